@@ -1,0 +1,194 @@
+"""Training: an optimizer that also runs the events of sparse training, and control of the density."""
+
+import dataclasses
+from typing import Any, Protocol
+
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array, lax
+
+from jsparse.rules.threshold import Threshold
+from jsparse.schedule import check_density, cubic
+from jsparse.sparse import Setting, Sparse
+from jsparse.surgery import advance_in_place, sparse_parts
+
+
+class Control(Protocol):
+    """What changes the settings of a model's rules while it trains."""
+
+    def init(self, model: nnx.Module) -> Array:
+        """The control's memory, a float array."""
+        ...
+
+    def apply(self, model: nnx.Module, memory: Array, step: Array) -> Array:
+        """Set the settings of the model in place; returns the new memory."""
+        ...
+
+
+class Optimizer(nnx.Optimizer):
+    """`nnx.Optimizer` whose `update` also runs all events of the train step.
+
+    After the weights: resets of dead layers, new samples, then the control, if there is one. So
+    nobody has to remember them. For train steps without it there are the pure `advance` and the
+    control's own `apply`.
+
+    Args:
+      model: the model to train.
+      tx: any optax transform.
+      wrt: which variables to train.
+      controls: what changes the rules' settings while training, such as `TargetDensity`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from flax import nnx
+      >>> from jsparse.rules import Threshold
+      >>> from jsparse.surgery import cost, sparsify
+      >>> model = sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", Threshold(alpha=0.1)))
+      >>> optimizer = Optimizer(model, optax.sgd(0.1))
+      >>> grads = nnx.grad(lambda model: model(jnp.ones((2, 4))).sum() + cost(model))(model)
+      >>> _ = optimizer.update(model, grads)
+      >>> int(optimizer.step[...])
+      1
+    """
+
+    def __init__(
+        self,
+        model: nnx.Module,
+        tx: optax.GradientTransformation,
+        *,
+        wrt: Any = nnx.Param,
+        controls: tuple[Control, ...] = (),
+    ):
+        super().__init__(model, tx, wrt=wrt)
+        self.controls = controls
+        self.memory = Setting(jnp.stack([c.init(model) for c in controls]) if controls else jnp.zeros(0))
+
+    def update(self, model: nnx.Module, grads: Any, /, **kwargs: Any) -> Any:
+        """Update the weights by the gradients, then run the events, in place.
+
+        Args:
+          model: the model given at the start.
+          grads: gradients of the loss, cost included, for the variables of `wrt`.
+          **kwargs: further arguments of the optax transform.
+
+        Returns:
+          What `nnx.Optimizer.update` returns.
+        """
+        step = self.step[...]
+        result = super().update(model, grads, **kwargs)
+        advance_in_place(model)
+        if self.controls:
+            self.memory[...] = jnp.stack(
+                [c.apply(model, m, step) for c, m in zip(self.controls, self.memory[...], strict=True)]
+            )
+        return result
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TargetDensity:
+    """Steer alpha so that a model with learned thresholds ends at a given density.
+
+    The goal falls from 1 to `density` on a cubic curve over the first `ramp` of the steps. With
+    e = log(density now / goal):
+
+        alpha = alpha_0 * exp(gain * e + memory),   memory += gain_memory * e
+
+    A layer nearer than a factor of two to its reset is pushed less, in proportion, and not at all
+    once there.
+
+    Args:
+      density: fraction of the weights under `Threshold` rules to keep at the end, in (0, 1].
+      steps: train steps of the whole run, counted as the optimizer counts them.
+      ramp: fraction of the steps after which the goal is the target.
+      gain: how strongly alpha answers to the present distance.
+      gain_memory: how strongly it answers to the distance added up, a step.
+      every: steps between corrections.
+
+    Raises:
+      ValueError: density outside (0, 1], steps below 1, ramp outside (0, 1].
+
+    Reference: none; the paper has no target density.
+    """
+
+    density: float
+    steps: int
+    ramp: float = 0.7
+    gain: float = 4.0
+    gain_memory: float = 0.002
+    every: int = 10
+
+    def __post_init__(self) -> None:
+        check_density(self.density)
+        if self.steps < 1:
+            raise ValueError(f"steps is the length of the run in train steps, got {self.steps}")
+        if not 0 < self.ramp <= 1:
+            raise ValueError(f"ramp is a fraction of the run in (0, 1], got {self.ramp}")
+
+    def init(self, model: nnx.Module) -> Array:
+        """Nothing added up yet, [].
+
+        Raises:
+          ValueError: the model has no learned thresholds, or one with alpha 0.
+        """
+        parts = threshold_parts(model)
+        if not parts or any(part.rule.alpha == 0 for part in parts.values()):
+            raise ValueError(
+                f"TargetDensity steers alpha of Threshold rules; found {len(parts)} weights under "
+                "Threshold, all need alpha > 0. For a fixed density use Top(density=...)"
+            )
+        return jnp.zeros(())
+
+    def apply(self, model: nnx.Module, memory: Array, step: Array) -> Array:
+        """Set each alpha for the next step; every `every` steps, else nothing changes.
+
+        Args:
+          model: under training; its alphas are set in place.
+          memory: [], what `init` or the last call returned.
+          step: [], integer, the number of steps done before this one.
+
+        Returns:
+          The new memory, [].
+        """
+        parts = list(threshold_parts(model).values())
+
+        def steer(_: None) -> tuple[Array, list[Array]]:
+            kept = [_kept(part) for part in parts]
+            total = sum(k.sum() for k in kept) / sum(part.weight[...].size for part in parts)
+            distance = jnp.log(jnp.maximum(total, 1e-6)) - jnp.log(self.goal(step))
+            grown = jnp.clip(memory + self.gain_memory * self.every * distance, -8.0, 8.0)
+            push = jnp.exp(jnp.clip(self.gain * distance + grown, -12.0, 12.0))
+            return grown, [push * _alpha(part, k) for part, k in zip(parts, kept, strict=True)]
+
+        def stay(_: None) -> tuple[Array, list[Array]]:
+            return memory, [part.alpha[...] for part in parts]
+
+        memory, alphas = lax.cond(step % self.every == 0, steer, stay, None)
+        for part, alpha in zip(parts, alphas, strict=True):
+            part.alpha[...] = alpha
+        return memory
+
+    def goal(self, step: Array) -> Array:
+        """The density aimed at after `step` steps, []."""
+        return cubic(1.0, self.density, 0, max(1, round(self.ramp * self.steps)))(step)
+
+
+def threshold_parts(model: nnx.Module) -> dict[str, Sparse]:
+    """The weights of a model under a `Threshold` rule, by path."""
+    return {p: part for p, part in sparse_parts(model).items() if isinstance(part.rule, Threshold)}
+
+
+def _kept(part: Sparse) -> Array:
+    """Number of weights kept in each layer of a stack, as alpha."""
+    mask = part.read_mask().astype(jnp.float32)
+    return mask.sum(axis=tuple(range(part.alpha[...].ndim, mask.ndim)))
+
+
+def _alpha(part: Sparse, kept: Array) -> Array:
+    """The rule's own alpha, less the nearer a layer is to its reset; as alpha."""
+    limit = part.rule.reset_limit
+    alpha = jnp.full_like(part.alpha[...], part.rule.alpha)
+    if limit == 0:
+        return alpha
+    size = part.weight[...].size / max(1, kept.size)
+    return alpha * jnp.clip(kept / (limit * size) - 1.0, 0.0, 1.0)

@@ -1,0 +1,261 @@
+"""Which weights fall together (unit), which units compete (scope), and how many survive (`top`).
+
+A weight of shape [..., inputs, outputs] is cut into tiles, one a unit; `pool` reduces it to the grid
+of its units and `spread` carries a value per unit back to the weights. A scope names the axes of
+that grid along which units compete, or share a threshold.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """What a layer knows about its weight: the meaning of each axis, counted from the last.
+
+    Axes that are neither outputs nor inputs are spatial. `stack` leading axes number whole layers
+    (a vmapped or scanned module); a rule never sees them.
+    """
+
+    outputs: tuple[int, ...] = (-1,)
+    inputs: tuple[int, ...] = (-2,)
+    stack: int = 0
+    recurrent: bool = False
+
+    def output_axes(self, ndim: int) -> tuple[int, ...]:
+        """Output axes of a weight of rank `ndim`, counted from the first."""
+        return tuple(ndim + a for a in self.outputs if ndim + a >= 0)
+
+    def input_axes(self, ndim: int) -> tuple[int, ...]:
+        """Input axes of a weight of rank `ndim`, counted from the first."""
+        return tuple(ndim + a for a in self.inputs if ndim + a >= 0)
+
+
+class Unit(Protocol):
+    """What falls together: `tile` gives the extent of one unit along each axis."""
+
+    def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Each weight is a unit of its own."""
+
+    def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
+        return (1,) * len(shape)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The spatial window between one input and one output channel; a weight where there is none."""
+
+    def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
+        apart = role.output_axes(len(shape)) + role.input_axes(len(shape))
+        return tuple(1 if a in apart else n for a, n in enumerate(shape))
+
+
+@dataclass(frozen=True)
+class Filter:
+    """All that feeds one output: a filter of a convolution, a column of a dense kernel."""
+
+    def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
+        apart = role.output_axes(len(shape))
+        return tuple(1 if a in apart else n for a, n in enumerate(shape))
+
+
+@dataclass(frozen=True)
+class Channel:
+    """All that reads one input: an input channel of a convolution, a row of a dense kernel."""
+
+    def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
+        apart = role.input_axes(len(shape))
+        return tuple(1 if a in apart else n for a, n in enumerate(shape))
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of the last axes, such as Block((4, 4)); the blocks at a ragged edge are smaller."""
+
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.shape or any(n < 1 for n in self.shape):
+            raise ValueError(f"Block got shape {self.shape}; give a size of 1 or more for each axis")
+
+    def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
+        if len(self.shape) > len(shape):
+            raise ValueError(
+                f"Block{self.shape} has {len(self.shape)} axes, the weight {shape} has "
+                f"{len(shape)}; give a block of at most {len(shape)}"
+            )
+        whole = (1,) * (len(shape) - len(self.shape)) + self.shape
+        return tuple(min(b, n) if n else b for b, n in zip(whole, shape, strict=True))
+
+
+class Scope(Protocol):
+    """Who competes: `axes` of the grid of units along which units are compared."""
+
+    def axes(self, ndim: int, role: Role) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """All units of the layer together."""
+
+    def axes(self, ndim: int, role: Role) -> tuple[int, ...]:
+        return tuple(range(ndim))
+
+
+@dataclass(frozen=True)
+class PerOutput:
+    """The units of one output against each other."""
+
+    def axes(self, ndim: int, role: Role) -> tuple[int, ...]:
+        return tuple(a for a in range(ndim) if a not in role.output_axes(ndim))
+
+
+@dataclass(frozen=True)
+class Each:
+    """Every unit by itself: nobody competes, each has a threshold of its own."""
+
+    def axes(self, ndim: int, role: Role) -> tuple[int, ...]:
+        return ()
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Each `size` neighbouring units along the last input axis: the M of N:M sparsity."""
+
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"Groups got size {self.size}; give 1 or more")
+
+    def axes(self, ndim: int, role: Role) -> tuple[int, ...]:
+        inputs = role.input_axes(ndim)
+        if not inputs:
+            raise ValueError(
+                f"Groups({self.size}) needs an input axis, this weight of rank {ndim} has none; "
+                "use Whole() or PerOutput()"
+            )
+        return inputs[-1:]
+
+
+def grid_shape(shape: tuple[int, ...], tile: tuple[int, ...]) -> tuple[int, ...]:
+    """Number of units along each axis; a ragged edge counts as one more.
+
+    Example:
+      >>> grid_shape((5, 8), (4, 4))
+      (2, 2)
+    """
+    return tuple(-(-n // t) for n, t in zip(shape, tile, strict=True))
+
+
+def pool(x: Array, tile: tuple[int, ...]) -> Array:
+    """Sum over each tile: [shape] -> [grid_shape(shape, tile)]; ragged edges sum what is there.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> pool(jnp.ones((5, 8)), (4, 4)).tolist()
+      [[16.0, 16.0], [4.0, 4.0]]
+    """
+    whole = tuple(a for a, (n, t) in enumerate(zip(x.shape, tile, strict=True)) if 1 < n == t)
+    x = x.sum(axis=whole, keepdims=True) if whole else x
+    grid = grid_shape(x.shape, tile)
+    partial = [a for a in range(x.ndim) if a not in whole and tile[a] > 1]
+    if not partial:
+        return x
+    rest = tuple(1 if a in whole else t for a, t in enumerate(tile))
+    x = jnp.pad(x, [(0, g * t - n) for n, g, t in zip(x.shape, grid, rest, strict=True)])
+    x = x.reshape([n for g, t in zip(grid, rest, strict=True) for n in (g, t)])
+    return x.sum(axis=tuple(range(1, x.ndim, 2)))
+
+
+def spread(units: Array, tile: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+    """Give each weight the value of its unit: [grid_shape(shape, tile)] -> [shape]."""
+    for axis, (t, n) in enumerate(zip(tile, shape, strict=True)):
+        if 1 < t < n:
+            units = jnp.repeat(units, t, axis=axis)
+            units = lax.slice_in_dim(units, 0, n, axis=axis)
+    return jnp.broadcast_to(units, shape)
+
+
+def unit_sizes(shape: tuple[int, ...], tile: tuple[int, ...]) -> Array:
+    """Number of weights in each unit, [1 or grid along each axis]; ragged edges count fewer."""
+    counts = jnp.ones((1,) * len(shape), jnp.float32)
+    for axis, (n, t, g) in enumerate(zip(shape, tile, grid_shape(shape, tile), strict=True)):
+        along = jnp.minimum(t, n - t * jnp.arange(g)).astype(jnp.float32)
+        counts = counts * along.reshape([g if a == axis else 1 for a in range(len(shape))])
+    return counts
+
+
+def top(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
+    """Mask of the highest scores along `axes`: exactly max(1, round(density * n)) of each n.
+
+    By counting, never by sorting: the k-th largest score is found bit by bit from the top, 32
+    counts in all, each a sum that a sharded array does with one all-reduce, so that 1 and 8 devices
+    give the same mask. Of equal scores the one with the lower index is kept. NaN counts as lowest.
+
+    Args:
+      score: [...], any real type.
+      density: fraction to keep, [] and in (0, 1]; may be traced.
+      axes: the axes along which scores compete; () keeps all.
+
+    Returns:
+      bool [...], True = kept.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> top(jnp.array([3.0, 1.0, 3.0, 3.0]), 0.5, (0,)).tolist()
+      [True, False, True, False]
+    """
+    size = math.prod(score.shape[a] for a in axes)
+    if not axes or score.size == 0:
+        return jnp.ones(score.shape, bool)
+    keep = jnp.clip(jnp.round(density * size), 1, size).astype(jnp.int32)
+    order = _ordered(score)
+    cut = _kth_largest(order, jnp.ones(score.shape, bool), keep, axes, 32)
+    above, level = order > cut, order == cut
+    left = keep - above.sum(axis=axes, keepdims=True)
+    early = _reversed_index(score.shape, axes, size)
+    first = _kth_largest(early, level, left, axes, max(1, size.bit_length()))
+    return above | (level & (early >= first))
+
+
+def _ordered(score: Array) -> Array:
+    """uint32 that sort as the scores do; 0 for NaN."""
+    # adding 0 turns -0 into +0, so that the two tie
+    bits = lax.bitcast_convert_type(score.astype(jnp.float32) + 0.0, jnp.uint32)
+    sign = jnp.uint32(1 << 31)
+    return jnp.where(jnp.isnan(score), jnp.uint32(0), jnp.where(bits >= sign, ~bits, bits | sign))
+
+
+def _kth_largest(value: Array, among: Array, k: Array, axes: tuple[int, ...], bits: int) -> Array:
+    """The k-th largest uint32 along axes among those marked, kept dimensions; 0 where k exceeds them."""
+
+    def set_bit(i: Array, found: Array) -> Array:
+        trial = found | (jnp.uint32(1) << (bits - 1 - i).astype(jnp.uint32))
+        count = ((value >= trial) & among).sum(axis=axes, keepdims=True, dtype=jnp.int32)
+        return jnp.where(count >= k, trial, found)
+
+    start = jnp.zeros_like(value, shape=[1 if a in axes else n for a, n in enumerate(value.shape)])
+    return lax.fori_loop(jnp.int32(0), jnp.int32(bits), set_bit, start)
+
+
+def _reversed_index(shape: tuple[int, ...], axes: tuple[int, ...], size: int) -> Array:
+    """uint32 index within the competing axes, counted down from `size` for the first."""
+    index = jnp.zeros((1,) * len(shape), jnp.uint32)
+    stride = size
+    for axis in axes:
+        stride //= shape[axis]
+        along = jax.lax.broadcasted_iota(
+            jnp.uint32, [n if a == axis else 1 for a, n in enumerate(shape)], axis
+        )
+        index = index + along * jnp.uint32(stride)
+    return jnp.broadcast_to(jnp.uint32(size) - index, shape)

@@ -1,0 +1,65 @@
+"""The interface of a rule.
+
+Throughout: mask 1 = kept, score high = kept, density = fraction kept.
+"""
+
+from typing import ClassVar, Protocol
+
+import jax.numpy as jnp
+from jax import Array
+
+from jsparse.pattern import Role
+
+State = dict[str, Array]
+
+
+class Rule(Protocol):
+    """Which weights of one layer count: pure functions of the weight and a small state.
+
+    A rule is a frozen, keyword-only dataclass of numbers, so that equal rules compare equal and
+    trace once. Arrays live in its state. `learned` names the entries of the state that gradients
+    train; the others change only in `advance`, or when a control sets them.
+    """
+
+    learned: ClassVar[tuple[str, ...]]
+
+    @property
+    def role(self) -> Role:
+        """What the layer knows of the axes of its weight."""
+        ...
+
+    def init(self, weight: Array, key: Array) -> State:
+        """State for a weight of one layer: weight [...], key [] -> arrays by name."""
+        ...
+
+    def mask(self, weight: Array, state: State) -> Array:
+        """[...] as the weight: 1 kept, 0 not, with the rule's soft backward pass."""
+        ...
+
+    def apply(self, weight: Array, state: State) -> Array:
+        """[...] as the weight: what the layer reads in its place."""
+        ...
+
+    def cost(self, state: State) -> Array:
+        """[]: what the rule adds to the loss; 0 where nothing is learned."""
+        ...
+
+    def advance(self, weight: Array, state: State) -> State:
+        """The state after the events of a train step, with the weight already updated."""
+        ...
+
+
+def check_weight(weight: Array) -> None:
+    """Refuse what cannot be masked.
+
+    Raises:
+      TypeError: the weight is not of a floating type.
+      ValueError: the weight has no axes.
+    """
+    if not jnp.issubdtype(weight.dtype, jnp.floating):
+        raise TypeError(
+            f"a rule needs a floating-point weight, got {weight.dtype} of shape {weight.shape}; "
+            "leave it out of the pattern"
+        )
+    if weight.ndim == 0:
+        raise ValueError("a rule needs a weight with axes, got a scalar; leave it out of the pattern")

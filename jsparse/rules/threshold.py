@@ -1,0 +1,120 @@
+"""Dynamic Sparse Training: learned thresholds.
+
+1. Each unit of weights has a score, |w| for a single weight.
+2. Each output unit has a threshold t, learned, 0 at the start. M = step(score - t).
+3. The layer reads W * M. Going back, the step has a long-tailed slope, so that both the weight,
+   also where it is masked, and the threshold receive gradients:
+       dW = G * (M + |W| H(|W| - t)),   dt = -sum(G * W * H(|W| - t)).
+4. The loss gains alpha * sum(exp(-t)), which drives thresholds up.
+5. A layer left with 1 % of its weights or less has its thresholds set back to 0; recurrent cells
+   are exempt.
+
+Numbers: Table 1 of the paper, in `experiments/dst_mnist.py` and `experiments/dst_lstm.py`.
+For thresholds on the norm of a unit no figure is published.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jsparse.pattern import PerOutput, Role, Scope, Unit, Weight, grid_shape, spread
+from jsparse.rules.rule import State, check_weight
+from jsparse.score import magnitude
+from jsparse.step import Slope, long_tailed, step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """Keep the units whose magnitude exceeds a learned threshold.
+
+        M = step(s(W) - t),   W' = W * M,   cost = alpha * sum(exp(-t))
+
+    with s the root mean square of a unit, |w| for a single weight.
+
+    Args:
+      alpha: weight of the regulariser, 0 or more; higher is sparser. A control such as
+        `TargetDensity` may change it while training.
+      unit: what falls together: Weight, Kernel, Filter, Channel or Block.
+      scope: who shares a threshold: PerOutput (the paper's), Whole (one a layer), Each (one a unit).
+      reset: density at or below which a layer's thresholds return to 0; 0 never resets.
+      reset_recurrent: the same for the weights of recurrent cells.
+      slope: the derivative that stands for the step's.
+      role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
+
+    Raises:
+      ValueError: alpha or a reset out of range; a scope that shares no threshold.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> rule = Threshold(alpha=1e-3)
+      >>> weight = jnp.array([[0.3, -0.1], [0.2, 0.5]])
+      >>> state = rule.init(weight, jax.random.key(0)) | {"threshold": jnp.array([0.25, 0.2])}
+      >>> rule.mask(weight, state).tolist()
+      [[1.0, 0.0], [0.0, 1.0]]
+
+    Reference: Liu et al., Dynamic Sparse Training, ICLR 2020, sections 3.2 to 3.4.
+    """
+
+    alpha: float = 5e-4
+    unit: Unit = Weight()
+    scope: Scope = PerOutput()
+    reset: float = 0.01
+    reset_recurrent: float = 0.0
+    slope: Slope = long_tailed
+    role: Role = Role()
+    learned: ClassVar[tuple[str, ...]] = ("threshold",)
+
+    def __post_init__(self) -> None:
+        if not self.alpha >= 0:
+            raise ValueError(f"alpha weighs the regulariser and is 0 or more, got {self.alpha}")
+        for name in ("reset", "reset_recurrent"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is a density in [0, 1), got {getattr(self, name)}")
+
+    @property
+    def reset_limit(self) -> float:
+        """Density at or below which this layer's thresholds return to 0; 0 never resets."""
+        return self.reset_recurrent if self.role.recurrent else self.reset
+
+    def init(self, weight: Array, key: Array) -> State:
+        """Thresholds at 0, one a group of the scope: [out] by default; and alpha, []."""
+        check_weight(weight)
+        dtype = jnp.promote_types(weight.dtype, jnp.float32)
+        groups = [n for n, along in self._grid(weight.shape) if not along]
+        return {"threshold": jnp.zeros(groups, dtype), "alpha": jnp.asarray(self.alpha, dtype)}
+
+    def mask(self, weight: Array, state: State) -> Array:
+        """[...] as the weight, 0 or 1; differentiable in weight and threshold."""
+        tile = self.unit.tile(weight.shape, self.role)
+        score = magnitude(weight, tile)
+        threshold = state["threshold"].reshape(
+            [1 if along else n for n, along in self._grid(weight.shape)]
+        )
+        kept = step(score - threshold, self.slope).astype(weight.dtype)
+        return spread(kept, tile, weight.shape)
+
+    def apply(self, weight: Array, state: State) -> Array:
+        """[...], the true product of weight and mask."""
+        return weight * self.mask(weight, state)
+
+    def cost(self, state: State) -> Array:
+        """[], alpha * sum(exp(-t)); alpha itself receives no gradient."""
+        return lax.stop_gradient(state["alpha"]) * jnp.exp(-state["threshold"]).sum()
+
+    def advance(self, weight: Array, state: State) -> State:
+        """Thresholds back to 0 where the layer keeps `reset` of its weights or less."""
+        limit = self.reset_limit
+        if limit == 0 or weight.size == 0:
+            return state
+        kept = self.mask(weight, state).astype(jnp.float32).sum()
+        threshold = state["threshold"]
+        dead = kept <= limit * weight.size
+        return state | {"threshold": jnp.where(dead, jnp.zeros_like(threshold), threshold)}
+
+    def _grid(self, shape: tuple[int, ...]) -> list[tuple[int, bool]]:
+        """For each axis of the grid of units: its length, and whether a threshold is shared along it."""
+        grid = grid_shape(shape, self.unit.tile(shape, self.role))
+        shared = self.scope.axes(len(shape), self.role)
+        return [(n, axis in shared) for axis, n in enumerate(grid)]

@@ -1,0 +1,28 @@
+"""What a unit of weights is worth; a high score is kept."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from jsparse.pattern import pool, unit_sizes
+
+
+def magnitude(weight: Array, tile: tuple[int, ...]) -> Array:
+    """Root mean square of each unit; |w| where a unit is one weight.
+
+        s_u = sqrt(sum_{i in u} w_i^2 / |u|)
+
+    The mean, not the sum, so that a threshold or slope means the same for units of any size.
+
+    Args:
+      weight: [...].
+      tile: extent of one unit along each axis.
+
+    Returns:
+      float32 or wider, [grid of units]. A unit of zeros has score 0 and gradient 0.
+    """
+    weight = weight.astype(jnp.promote_types(weight.dtype, jnp.float32))
+    if all(t == 1 for t in tile):
+        return jnp.abs(weight)
+    mean = pool(weight**2, tile) / unit_sizes(weight.shape, tile)
+    empty = mean == 0
+    return jnp.where(empty, 0.0, jnp.sqrt(jnp.where(empty, 1.0, mean)))

@@ -1,0 +1,143 @@
+"""`Sparse`: a module that stands where a Param stood, and reads as its masked weight."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+from jax import Array
+
+from jsparse.rules.rule import Rule, State
+
+
+class Learned(nnx.Param):
+    """State of a rule that gradients train: thresholds, logits of gates."""
+
+
+class Mask(nnx.Variable):
+    """A stored mask: 1 kept, 0 not. A float leaf, so that `jax.grad` over a whole model works."""
+
+
+class Setting(nnx.Variable):
+    """A number that events and controls change, never a gradient: alpha, a temperature."""
+
+
+KINDS = {"mask": Mask}
+
+
+class Sparse(nnx.Module):
+    """A weight and the rule that decides which of it counts; stands in place of an `nnx.Param`.
+
+    Stock layers read `self.kernel[...]` or `self.kernel.value`; both answer with the masked weight,
+    as do arithmetic, indexing and the attributes of an array. Nothing is written in a forward pass.
+    Leading axes beyond those of one layer (vmapped or scanned modules) are mapped over.
+
+    Args:
+      weight: the Param to stand for; kept, not copied, with its metadata.
+      rule: which weights count.
+      key: for rules whose state starts at random.
+
+    Attributes:
+      weight: the dense weight, an nnx.Param.
+      rule: the rule; static.
+      (state): each entry of the rule's state, by its name: Learned, Mask or Setting.
+    """
+
+    def __init__(self, weight: nnx.Param, rule: Rule, *, key: Array):
+        self.weight = weight
+        self.rule = rule
+        self.layer_ndim = weight[...].ndim - rule.role.stack
+        stack = weight[...].shape[: rule.role.stack]
+        init = _over_stack(rule.init, rule.role.stack)
+        state = init(weight[...], jax.random.split(key, stack) if stack else key)
+        self.state_names = tuple(state)
+        for name, value in state.items():
+            kind = Learned if name in rule.learned else KINDS.get(name, Setting)
+            setattr(self, name, kind(value))
+
+    @property
+    def state(self) -> State:
+        """The arrays of the rule's state, by name."""
+        return {name: getattr(self, name)[...] for name in self.state_names}
+
+    def set_state(self, state: State) -> None:
+        """Store new values in the state's variables."""
+        for name, value in state.items():
+            getattr(self, name)[...] = value
+
+    def read(self) -> Array:
+        """What a layer reads: the masked weight, [...] as the weight."""
+        return self._map(self.rule.apply)(self.weight[...], self.state)
+
+    def read_mask(self) -> Array:
+        """The mask, [...] as the weight: 1 kept, 0 not."""
+        return self._map(self.rule.mask)(self.weight[...], self.state)
+
+    def cost(self) -> Array:
+        """What the rule adds to the loss, []."""
+        stack = self.weight[...].ndim - self.layer_ndim
+        return _over_stack(self.rule.cost, stack)(self.state).sum()
+
+    def advanced(self) -> State:
+        """The rule's state after the events of a train step."""
+        return self._map(self.rule.advance)(self.weight[...], self.state)
+
+    def _map(self, method: Callable) -> Callable:
+        return _over_stack(method, self.weight[...].ndim - self.layer_ndim)
+
+    # The interface of a Param, answered with the masked weight.
+
+    @property
+    def value(self) -> Array:
+        """The masked weight; assigning sets the dense weight."""
+        return self.read()
+
+    @value.setter
+    def value(self, value: Array) -> None:
+        self.weight[...] = value
+
+    def get_value(self) -> Array:
+        """The masked weight."""
+        return self.read()
+
+    def __getitem__(self, index: Any) -> Array:
+        return self.read()[index]
+
+    def __setitem__(self, index: Any, value: Array) -> None:
+        self.weight[index] = value
+
+    def __jax_array__(self) -> Array:
+        return self.read()
+
+    def __len__(self) -> int:
+        return len(self.weight[...])
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or not hasattr(jax.Array, name):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        weight = vars(self)["weight"][...]
+        # shape and type are the weight's: no need to compute the mask for them
+        return getattr(weight if name in ("shape", "dtype", "ndim", "size") else self.read(), name)
+
+
+def _over_stack(method: Callable, stack: int) -> Callable:
+    """Map a method of a rule over the leading axes that stack whole layers."""
+    for _ in range(stack):
+        method = jax.vmap(method)
+    return method
+
+
+def _operator(name: str) -> Callable:
+    def operator(self: Sparse, *others: Any) -> Array:
+        others = tuple(o.read() if isinstance(o, Sparse) else o for o in others)
+        return getattr(self.read(), name)(*others)
+
+    operator.__name__ = name
+    return operator
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
+    setattr(Sparse, f"__{_name}__", _operator(f"__{_name}__"))
+    setattr(Sparse, f"__r{_name}__", _operator(f"__r{_name}__"))
+for _name in ("neg", "pos", "abs", "lt", "le", "gt", "ge"):
+    setattr(Sparse, f"__{_name}__", _operator(f"__{_name}__"))

@@ -1,0 +1,130 @@
+"""Every custom gradient of the library: the 0/1 step with a chosen slope, and two masked products.
+
+All three are forward-mode rules (`jax.custom_jvp`), so they work under `grad`, `jvp`, `hessian`,
+`vmap` and `scan`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+Slope = Callable[[Array], Array]
+
+
+def long_tailed(x: Array) -> Array:
+    """Slope of the step in Dynamic Sparse Training: high at 0, flat up to 1, then nothing.
+
+        H(x) = 2 - 4|x|  for |x| <= 0.4;   0.4  for 0.4 < |x| <= 1;   0  beyond.
+
+    Its antiderivative from 0 is the odd function `long_tailed_integral`; the integral over the
+    real line is 1.44.
+
+    Args:
+      x: [...], distance of a score to its threshold.
+
+    Returns:
+      [...], the slope that stands for the derivative of the step.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> long_tailed(jnp.array([0.0, 0.2, 0.4, 1.0, 1.01])).round(2).tolist()
+      [2.0, 1.2000000476837158, 0.4000000059604645, 0.4000000059604645, 0.0]
+
+    Reference: Liu et al., Dynamic Sparse Training, ICLR 2020, equation 3.
+    """
+    size = jnp.abs(x)
+    return jnp.where(size <= 1.0, jnp.maximum(2.0 - 4.0 * size, 0.4), 0.0).astype(x.dtype)
+
+
+def long_tailed_integral(x: Array) -> Array:
+    """Antiderivative of `long_tailed`, zero at zero; the tests compare slopes with it.
+
+    Args:
+      x: [...].
+
+    Returns:
+      [...], between -0.72 and 0.72.
+
+    Reference: Liu et al., Dynamic Sparse Training, ICLR 2020, equation 3 (integrated here).
+    """
+    size = jnp.abs(x)
+    near = 2.0 * size - 2.0 * size**2
+    far = 0.48 + 0.4 * (jnp.minimum(size, 1.0) - 0.4)
+    return jnp.sign(x) * jnp.where(size <= 0.4, near, far)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def step(x: Array, slope: Slope = long_tailed) -> Array:
+    """1 where x > 0, else 0; differentiated as if its derivative were `slope(x)`.
+
+    Args:
+      x: [...], floating.
+      slope: the derivative to use in its place; a named function, not a fresh lambda, or every
+        call traces anew.
+
+    Returns:
+      [...], 0 or 1 in the type of x.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> step(jnp.array([-0.1, 0.0, 0.1])).tolist()
+      [0.0, 0.0, 1.0]
+      >>> float(jax.grad(step)(0.25))
+      1.0
+    """
+    return (x > 0).astype(jnp.result_type(x))
+
+
+@step.defjvp
+def _step_jvp(slope: Slope, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    return step(x, slope), slope(x) * dx
+
+
+@jax.custom_jvp
+def gate(weight: Array, mask: Array) -> Array:
+    """weight * mask, whose mask receives the dense gradient.
+
+    With g the gradient of the result: d weight = g * mask, d mask = g. The mask's share is the
+    gradient that the dense weight would have had, which growth criteria (RigL) read. For a learned
+    mask use the plain product: this one would give it a wrong gradient.
+
+    Args:
+      weight: [...].
+      mask: same shape, 0 or 1, same type.
+
+    Returns:
+      [...], the masked weight.
+    """
+    return weight * mask
+
+
+@gate.defjvp
+def _gate_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (weight, mask), (d_weight, d_mask) = primals, tangents
+    return gate(weight, mask), d_weight * mask + d_mask
+
+
+@jax.custom_jvp
+def straight_through(weight: Array, mask: Array) -> Array:
+    """weight * mask, whose weight receives the dense gradient and whose mask receives none.
+
+    Args:
+      weight: [...].
+      mask: same shape, 0 or 1, same type.
+
+    Returns:
+      [...], the masked weight.
+
+    Reference: Bengio et al., Estimating or propagating gradients through stochastic neurons, 2013.
+    """
+    return weight * mask
+
+
+@straight_through.defjvp
+def _straight_through_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (weight, mask), (d_weight, _) = primals, tangents
+    return straight_through(weight, mask), d_weight

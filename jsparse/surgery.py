@@ -1,0 +1,314 @@
+"""Whole models: put rules on them by path, read them, take the rules off again."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, MutableSequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jsparse.pattern import Role
+from jsparse.rules.held import Held
+from jsparse.rules.rule import Rule
+from jsparse.sparse import Sparse
+from jsparse.tree import match, naming
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """A place in a model that holds a variable or a Sparse."""
+
+    path: str
+    parent: Any
+    key: str | int
+    value: Any
+    recurrent: bool
+
+    def put(self, value: Any) -> None:
+        """Store something else there."""
+        if isinstance(self.parent, MutableSequence | dict):
+            self.parent[self.key] = value
+        else:
+            setattr(self.parent, str(self.key), value)
+
+
+def slots(model: nnx.Module) -> list[Slot]:
+    """Every place that holds a variable or a Sparse, in order; shared ones once a place.
+
+    Raises:
+      TypeError: model is not an nnx.Module.
+    """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            f"expected an nnx.Module, got {type(model).__name__}; for Linen params or another tree "
+            "of arrays use jsparse.tree"
+        )
+    return list(_walk(model, "", False, ()))
+
+
+def _walk(node: Any, prefix: str, recurrent: bool, above: tuple[int, ...]) -> Iterator[Slot]:
+    if id(node) in above:
+        return
+    recurrent = recurrent or isinstance(node, nnx.RNNCellBase)
+    for key, value in _children(node):
+        path = f"{prefix}{key}"
+        if isinstance(value, nnx.Variable | Sparse):
+            yield Slot(path, node, key, value, recurrent)
+        elif isinstance(value, nnx.Module | list | tuple | dict):
+            yield from _walk(value, f"{path}/", recurrent, (*above, id(node)))
+
+
+def _children(node: Any) -> Iterator[tuple[str | int, Any]]:
+    if isinstance(node, dict):
+        yield from node.items()
+    elif isinstance(node, list | tuple):
+        yield from enumerate(node)
+    else:
+        for name, value in vars(node).items():
+            if not name.startswith("_"):
+                yield (int(name) if name.isdigit() else name), value
+
+
+def sparsify(model: Model, *rules: tuple[str, Rule], rngs: nnx.Rngs | None = None) -> Model:
+    """A copy of the model in which each parameter that a pattern matches is a `Sparse`.
+
+    Works on stock layers and on raw Params of any module. A parameter that is shared between
+    places stays shared; it counts as matched if any of its paths is. A parameter that is sparse
+    already gets the new rule.
+
+    Args:
+      model: any NNX module; left as it is.
+      *rules: pairs of a regular expression, matched against the whole slash-joined path, and a
+        rule. The first match wins; parameters without a match stay dense.
+      rngs: for rules whose state starts at random; a fixed key if not given, so results repeat.
+
+    Returns:
+      The sparse copy.
+
+    Raises:
+      TypeError: not an nnx.Module, or a matched parameter is not floating.
+      ValueError: no rules; a pattern that matches nothing (near misses are listed); a matched
+        parameter that is a scalar or whose shape does not suit the rule.
+
+    Example:
+      >>> from flax import nnx
+      >>> from jsparse.rules import Threshold
+      >>> model = sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", Threshold()))
+      >>> model.kernel.threshold.shape
+      (3,)
+    """
+    copy = nnx.clone(model)
+    sparsify_in_place(copy, *rules, rngs=rngs)
+    return copy
+
+
+def sparsify_in_place(
+    model: nnx.Module, *rules: tuple[str, Rule], rngs: nnx.Rngs | None = None
+) -> None:
+    """`sparsify`, done to the model itself."""
+    found = [s for s in slots(model) if isinstance(s.value, nnx.Param | Sparse)]
+    chosen = match({slot.path: slot for slot in found}, rules)
+    rngs = nnx.Rngs(0) if rngs is None else rngs
+    order = {id(rule): n for n, (_, rule) in enumerate(rules)}
+    best: dict[int, Slot] = {}
+    for slot in found:
+        if slot.path in chosen:
+            now = best.setdefault(id(slot.value), slot)
+            if order[id(chosen[slot.path])] < order[id(chosen[now.path])]:
+                best[id(slot.value)] = slot
+    made = {one: _sparse(slot, chosen[slot.path], rngs.params()) for one, slot in best.items()}
+    for slot in found:
+        if id(slot.value) in made:
+            slot.put(made[id(slot.value)])
+
+
+def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
+    weight = slot.value.weight if isinstance(slot.value, Sparse) else slot.value
+    with naming(slot.path):
+        return Sparse(weight, fit(rule, slot.parent, weight, slot.recurrent), key=key)
+
+
+def fit(rule: Rule, layer: Any, weight: nnx.Param, recurrent: bool = False) -> Rule:
+    """The rule with the role that the layer gives its weight; a role set by the user stays.
+
+    Args:
+      rule: any rule.
+      layer: the module that holds the weight.
+      weight: [...].
+      recurrent: whether the layer is part of a recurrent cell.
+
+    Returns:
+      The rule, or a copy with another role.
+    """
+    if rule.role != Role():
+        return rule
+    role = dataclasses.replace(role_of(layer, weight[...].ndim), recurrent=recurrent)
+    return dataclasses.replace(rule, role=role)  # type: ignore[type-var]
+
+
+def role_of(layer: Any, ndim: int) -> Role:
+    """The role of a stock layer's weight of rank `ndim`; for other modules [spatial, input, output]."""
+    match layer:
+        case nnx.Linear() | nnx.Embed():
+            role, layer_ndim = Role(), 2
+        case nnx.Conv():
+            role, layer_ndim = Role(), len(layer.kernel_size) + 2
+        case nnx.ConvTranspose():
+            role = Role(outputs=(-2,), inputs=(-1,)) if layer.transpose_kernel else Role()
+            layer_ndim = len(layer.kernel_size) + 2
+        case nnx.LinearGeneral():
+            outs, ins = len(layer.out_features), len(layer.in_features)
+            layer_ndim = len(getattr(layer, "batch_axis", ())) + outs + ins
+            batch = tuple(range(-layer_ndim, -outs - ins))
+            role = Role(
+                outputs=batch + tuple(range(-outs, 0)), inputs=tuple(range(-outs - ins, -outs))
+            )
+        case nnx.Einsum():
+            layer_ndim = len(layer.kernel_shape)
+            role = _einsum_role(layer.einsum_str, layer_ndim)
+        case _:
+            return Role()
+    return dataclasses.replace(role, stack=max(0, ndim - layer_ndim))
+
+
+def _einsum_role(equation: str, ndim: int) -> Role:
+    """Axes of the kernel that reach the result are outputs, the rest are summed: inputs."""
+    operands, result = equation.replace(" ", "").split("->")
+    kernel = operands.split(",")[1]
+    axes = {n - ndim: letter in result for n, letter in enumerate(kernel.replace("...", ""))}
+    return Role(
+        outputs=tuple(a for a, kept in axes.items() if kept),
+        inputs=tuple(a for a, kept in axes.items() if not kept),
+    )
+
+
+def sparse_parts(model: nnx.Module) -> dict[str, Sparse]:
+    """Each Sparse of the model by its first path."""
+    first: dict[int, tuple[str, Sparse]] = {}
+    for slot in slots(model):
+        if isinstance(slot.value, Sparse):
+            first.setdefault(id(slot.value), (slot.path, slot.value))
+    return dict(first.values())
+
+
+def cost(model: nnx.Module) -> Array:
+    """What the rules of the model add to the loss, []: the sum over its Sparse; 0 for a dense model."""
+    total = jnp.zeros(())
+    for part in sparse_parts(model).values():
+        total = total + part.cost()
+    return total
+
+
+def masks(model: nnx.Module) -> dict[str, Array]:
+    """The mask of each sparse weight by path: [...] as the weight, 1 kept, 0 not."""
+    return {path: part.read_mask() for path, part in sparse_parts(model).items()}
+
+
+def resolve(model: Model) -> Model:
+    """A copy in which each Sparse is read once; gradients flow through it.
+
+    For weights that are read many times in one pass: before a scan over time, for acting, or for a
+    target network. All other variables are shared with the model, so that what the pass writes
+    (batch statistics, counters) is not lost.
+
+    Args:
+      model: any NNX module.
+
+    Returns:
+      A model of plain layers.
+
+    Example:
+      >>> from flax import nnx
+      >>> from jsparse.rules import Top
+      >>> model = sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", Top(density=0.5)))
+      >>> type(resolve(model).kernel).__name__
+      'Param'
+    """
+    dense = {id(p): p.weight.replace(p.read()) for p in sparse_parts(model).values()}
+    copy = nnx.clone(model)
+    for old, new in zip(slots(model), slots(copy), strict=True):
+        new.put(dense.get(id(old.value), old.value))
+    return copy
+
+
+def fold(model: Model) -> Model:
+    """A plain dense copy with zeros in place: the same outputs, no rule left, nothing shared.
+
+    Args:
+      model: any NNX module.
+
+    Returns:
+      A model of plain layers, ready to save, export or train on without masks.
+
+    Example:
+      >>> from flax import nnx
+      >>> from jsparse.rules import Top
+      >>> model = sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", Top(density=0.5)))
+      >>> int((fold(model).kernel[...] == 0).sum())
+      6
+    """
+    return nnx.clone(resolve(model))
+
+
+def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
+    """A copy in which each Sparse keeps a stored mask: its present one, or the one given.
+
+    Args:
+      model: any NNX module.
+      new: masks by path, [...] as the weights; paths left out keep their present mask.
+
+    Returns:
+      A model whose rules are all `Held`.
+
+    Raises:
+      ValueError: a path that names no sparse weight, or a mask of another shape or with values
+        other than 0 and 1.
+    """
+    copy = nnx.clone(model)
+    parts = sparse_parts(copy)
+    new = {} if new is None else dict(new)
+    for path in new:
+        if path not in parts:
+            raise ValueError(f"{path!r} is no sparse weight; there are: {', '.join(parts) or 'none'}")
+    held = {}
+    for path, part in parts.items():
+        mask = jnp.asarray(new.get(path, part.read_mask()), part.weight[...].dtype)
+        if mask.shape != part.weight[...].shape:
+            raise ValueError(f"{path}: mask of shape {mask.shape}, the weight has {part.shape}")
+        if path in new and not bool(((mask == 0) | (mask == 1)).all()):
+            raise ValueError(f"{path}: a mask holds 0 and 1 only; compare scores with a threshold first")
+        held[id(part)] = Sparse(part.weight, Held(role=part.rule.role), key=jax.random.key(0))
+        held[id(part)].mask[...] = mask
+    for slot in slots(copy):
+        if id(slot.value) in held:
+            slot.put(held[id(slot.value)])
+    return copy
+
+
+def advance(model: Model) -> Model:
+    """The model after the events of a train step: resets, new samples, temperatures.
+
+    The pure form of what `Optimizer.update` does once the weights are updated, for train steps with
+    split and merge under `jax.jit`:
+
+        model = jsparse.advance(nnx.merge(graphdef, optax.apply_updates(params, updates), rest))
+
+    Args:
+      model: with its weights updated.
+
+    Returns:
+      A copy that shares nothing with the model.
+    """
+    copy = nnx.clone(model)
+    advance_in_place(copy)
+    return copy
+
+
+def advance_in_place(model: nnx.Module) -> None:
+    """`advance`, written into the model's own variables."""
+    for part in sparse_parts(model).values():
+        part.set_state(part.advanced())

@@ -1,0 +1,215 @@
+"""Rules on any tree of arrays: Linen params, or parameters in a dictionary of one's own.
+
+`plan` says which leaf has which rule, `init` makes the state, `apply` returns the tree that the
+model reads. State that gradients train (`learned`) and state that only events change (`held`) are
+two trees, so that an optimizer over the first never touches the second.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jsparse.rules.rule import Rule, State
+
+Plan = Mapping[str, Rule]
+States = dict[str, State]
+Choice = TypeVar("Choice")
+
+
+def plan(params: Any, *rules: tuple[str, Rule]) -> dict[str, Rule]:
+    """Which leaf has which rule.
+
+    Args:
+      params: tree of arrays; a leaf's path joins its keys by slashes, as in "Dense_0/kernel".
+      *rules: pairs of a regular expression, matched against the whole path, and a rule. The first
+        match wins; a leaf without a match stays dense.
+
+    Returns:
+      Rule by path.
+
+    Raises:
+      ValueError: no rules, or a pattern that matches no leaf; the error lists near misses.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jsparse.rules import Threshold
+      >>> sorted(plan({"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}},
+      ...             (".*/kernel", Threshold())))
+      ['dense/kernel']
+    """
+    return match({path: path for path in _leaves(params)}, rules)
+
+
+def init(plan: Plan, params: Any, key: Array) -> tuple[States, States]:
+    """State for each planned leaf.
+
+    Args:
+      plan: rule by path.
+      params: tree of arrays.
+      key: [], consumed.
+
+    Returns:
+      (learned, held): the arrays to train with the params, and those that only events change, each
+      by path and name.
+
+    Raises:
+      TypeError: a planned leaf is not floating.
+      ValueError: a planned leaf is a scalar, or its shape does not suit the rule.
+    """
+    leaves = _leaves(params)
+    learned: States = {}
+    held: States = {}
+    for path, part in zip(plan, jax.random.split(key, max(1, len(plan))), strict=False):
+        rule = plan[path]
+        with naming(path):
+            state = _map(rule, rule.init)(leaves[path], _keys(part, rule, leaves[path]))
+        learned[path] = {n: v for n, v in state.items() if n in rule.learned}
+        held[path] = {n: v for n, v in state.items() if n not in rule.learned}
+    return learned, held
+
+
+def apply(plan: Plan, params: Any, learned: States, held: States) -> Any:
+    """The tree that the model reads: each planned leaf replaced by its masked weight.
+
+    Args:
+      plan: rule by path.
+      params: tree of arrays.
+      learned: from `init`.
+      held: from `init`.
+
+    Returns:
+      A tree like params.
+    """
+    return _replace(plan, params, learned, held, lambda rule: rule.apply)
+
+
+def mask(plan: Plan, params: Any, learned: States, held: States) -> Any:
+    """A tree like params of masks, 1 kept and 0 not; ones where no rule is planned."""
+    ones = jax.tree.map(jnp.ones_like, params)
+    masks = _replace(plan, params, learned, held, lambda rule: rule.mask)
+    chosen = _leaves(masks)
+    return _with_leaves(ones, {path: chosen[path] for path in plan})
+
+
+def cost(plan: Plan, learned: States, held: States) -> Array:
+    """What the rules add to the loss, []."""
+    total = jnp.zeros(())
+    for path, rule in plan.items():
+        state = learned[path] | held[path]
+        total = total + _map(rule, rule.cost)(state).sum()
+    return total
+
+
+def advance(plan: Plan, params: Any, learned: States, held: States) -> tuple[States, States]:
+    """(learned, held) after the events of a train step, with params already updated."""
+    leaves = _leaves(params)
+    new_learned: States = {}
+    new_held: States = {}
+    for path, rule in plan.items():
+        state = _map(rule, rule.advance)(leaves[path], learned[path] | held[path])
+        new_learned[path] = {n: state[n] for n in learned[path]}
+        new_held[path] = {n: state[n] for n in held[path]}
+    return new_learned, new_held
+
+
+def match(names: Mapping[str, Any], rules: Sequence[tuple[str, Choice]]) -> dict[str, Choice]:
+    """The first choice whose pattern matches each name's whole path.
+
+    A path is also tried with a slash in front, so that ".*/kernel" finds a kernel at the top.
+
+    Args:
+      names: anything by path.
+      rules: pairs of a regular expression and a choice.
+
+    Returns:
+      Choice by path, for the paths that match.
+
+    Raises:
+      ValueError: no rules, not a pair, an invalid expression, or one that matches nothing.
+    """
+    if not rules:
+        raise ValueError('no rules given; pass pairs such as (".*/kernel", Threshold())')
+    chosen: dict[str, Choice] = {}
+    for rule in rules:
+        if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)):
+            raise ValueError(f'got {rule!r}; each rule is a pair such as (".*/kernel", Threshold())')
+        pattern, choice = rule
+        try:
+            expression = re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+        found = [n for n in names if expression.fullmatch(n) or expression.fullmatch("/" + n)]
+        if not found:
+            raise ValueError(_no_match(pattern, names))
+        for name in found:
+            chosen.setdefault(name, choice)
+    return chosen
+
+
+def _no_match(pattern: str, names: Iterable[str]) -> str:
+    paths = list(names)
+    plain = re.sub(r"[\\^$.*+?()\[\]{}|]", "", pattern).strip("/")
+    near = [p for p in paths if plain and plain.lower() in p.lower()]
+    near += [p for p in difflib.get_close_matches(plain, paths, 5, 0.4) if p not in near]
+    shown = near[:8] or paths[:8]
+    what = "nearest" if near else "there are"
+    more = f" and {len(paths) - len(shown)} more" if len(paths) > len(shown) else ""
+    return (
+        f"pattern {pattern!r} matches no parameter; {what}: {', '.join(shown) or 'none'}{more}. "
+        "A pattern is a regular expression for the whole path, such as '.*/kernel'"
+    )
+
+
+class naming:
+    """Put the path of a parameter in front of an error raised for it."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, TypeError | ValueError):
+            raise type(error)(f"{self.path}: {error}") from error
+        return False
+
+
+def _replace(
+    plan: Plan, params: Any, learned: States, held: States, method: Callable[[Rule], Callable]
+) -> Any:
+    leaves = _leaves(params)
+    new = {
+        path: _map(rule, method(rule))(leaves[path], learned[path] | held[path])
+        for path, rule in plan.items()
+    }
+    return _with_leaves(params, new)
+
+
+def _map(rule: Rule, method: Callable) -> Callable:
+    """Map a method of the rule over the leading axes that stack whole layers."""
+    for _ in range(rule.role.stack):
+        method = jax.vmap(method)
+    return method
+
+
+def _keys(key: Array, rule: Rule, weight: Array) -> Array:
+    stack = weight.shape[: rule.role.stack]
+    return jax.random.split(key, stack) if stack else key
+
+
+def _path(keys: tuple) -> str:
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
+def _leaves(params: Any) -> dict[str, Array]:
+    return {_path(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def _with_leaves(params: Any, new: Mapping[str, Array]) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda keys, leaf: new.get(_path(keys), leaf), params)
