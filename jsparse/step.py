@@ -75,7 +75,7 @@ def step(x: Array, slope: Slope = long_tailed) -> Array:
       >>> float(jax.grad(step)(0.25))
       1.0
     """
-    return (x > 0).astype(jnp.result_type(x))
+    return jnp.greater(x, 0).astype(jnp.result_type(x))
 
 
 @step.defjvp

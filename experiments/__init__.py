@@ -1,0 +1,1 @@
+"""One file per claim; run as `python -m experiments.<name>`."""

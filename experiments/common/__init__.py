@@ -1,0 +1,44 @@
+"""What every experiment shares: data, run folder, checkpoints, tables, progress and pictures.
+
+All densities and accuracies are fractions (0 to 1); only what is printed or drawn is in percent.
+"""
+
+from experiments.common.checkpoint import CorruptCheckpoint
+from experiments.common.convolution import convolution, max_pool
+from experiments.common.data import DataError, Images, digits, mnist
+from experiments.common.plots import plot_epochs, plot_first_layer, plot_kernels, plot_layers
+from experiments.common.recurrence import run_lstm
+from experiments.common.run import Diverged, Run, check_finite, open_run
+from experiments.common.show import Epochs, mean_std, table
+from experiments.common.study import Published, StudySettings, learning_rate, study
+from experiments.common.sweep import Sweep, in_turn, side_by_side, turns_on_cpu
+
+__all__ = [
+    "CorruptCheckpoint",
+    "DataError",
+    "Diverged",
+    "Epochs",
+    "Images",
+    "Published",
+    "Run",
+    "StudySettings",
+    "Sweep",
+    "check_finite",
+    "convolution",
+    "digits",
+    "in_turn",
+    "learning_rate",
+    "max_pool",
+    "mean_std",
+    "mnist",
+    "open_run",
+    "plot_epochs",
+    "plot_first_layer",
+    "plot_kernels",
+    "plot_layers",
+    "run_lstm",
+    "side_by_side",
+    "study",
+    "table",
+    "turns_on_cpu",
+]

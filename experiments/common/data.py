@@ -1,0 +1,259 @@
+"""MNIST from its four IDX files, or scikit-learn's small digits where there is no MNIST."""
+
+import dataclasses
+import hashlib
+import http.client
+import math
+import os
+import struct
+import sys
+import urllib.request
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from experiments.common.files import write_whole
+
+SIDE = 28
+TIMEOUT = 10.0
+CACHE = Path(".cache") / "jsparse"
+SUBFOLDERS = ("", "mnist", "MNIST/raw")
+SOURCES = (
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+)
+# SHA-256 of the unpacked official files.
+DIGESTS = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+
+
+class DataError(ValueError):
+    """A data file is missing or is not what it should be."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Images:
+    """Images with their classes, split for training and test.
+
+    Args:
+        train_x: uint8 `[n, 28, 28]`, 0 is background.
+        train_y: int32 `[n]`, 0 to 9.
+        test_x: uint8 `[m, 28, 28]`.
+        test_y: int32 `[m]`.
+        name: What the data are; results must be reported under this name.
+    """
+
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    name: str
+
+
+def mnist(folder: str = "") -> Images:
+    """MNIST, read from a folder, the cache or the network; else `digits()`, said aloud.
+
+    Args:
+        folder: Holds the four IDX files, gzipped or not, directly or in `mnist/` or `MNIST/raw/`.
+            Empty: the environment variable JSPARSE_DATA; where that is empty too, the cache
+            `~/.cache/jsparse`, then a download into it, then `digits()` with a line on stderr.
+
+    Raises:
+        DataError: A file is missing in a folder that was given, or a file is damaged.
+    """
+    given = str(folder) or os.environ.get("JSPARSE_DATA", "")
+    if given:
+        return _read(_find(Path(given).expanduser()))
+    cache = Path.home() / CACHE
+    try:
+        paths = _find(cache)
+    except DataError:
+        try:
+            paths = _download(cache)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            print(
+                "WARNING: no MNIST. It was neither in the cache nor could it be downloaded "
+                f"({error}).\nWARNING: scikit-learn's digits stand in (1797 images of 8x8): the "
+                "numbers of this run are NOT those of MNIST. For MNIST, put its four IDX files in "
+                "a folder and name it with --data or JSPARSE_DATA.",
+                file=sys.stderr,
+            )
+            return digits()
+    return _read(paths)
+
+
+def digits() -> Images:
+    """scikit-learn's bundled 8x8 digits, brought to 28x28: 1437 to train on and 360 to test.
+
+    Always the same shuffled split; the values 0 to 16 become 0 to 255.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DataError(
+            "the stand-in data need scikit-learn, which is not installed; install it, or put the "
+            "four MNIST files in a folder and name it with --data or JSPARSE_DATA"
+        ) from error
+    bundle = load_digits()
+    order = np.random.RandomState(0).permutation(len(bundle.images))  # a frozen stream
+    images, labels = _enlarge(bundle.images[order]), bundle.target[order].astype(np.int32)
+    return Images(
+        train_x=images[:1437],
+        train_y=labels[:1437],
+        test_x=images[1437:],
+        test_y=labels[1437:],
+        name="digits (scikit-learn, 8x8 enlarged to 28x28, NOT MNIST)",
+    )
+
+
+def _enlarge(images: np.ndarray) -> np.ndarray:
+    """Bilinear from 8x8 to 28x28: `W @ image @ W.T`, values 0..16 to 0..255."""
+    small = images.shape[-1]
+    centre = np.clip((np.arange(SIDE) + 0.5) * small / SIDE - 0.5, 0, small - 1)
+    weight = np.maximum(0.0, 1.0 - np.abs(centre[:, None] - np.arange(small)[None, :]))
+    return np.rint(weight @ images @ weight.T * (255 / 16)).astype(np.uint8)
+
+
+def _find(folder: Path) -> dict[str, Path]:
+    """The path of each file: all four from the first sub-folder that holds them all."""
+    places = [folder / sub for sub in SUBFOLDERS]
+    missing = list(DIGESTS)
+    for place in places:
+        found = {
+            name: path
+            for name in DIGESTS
+            for path in (place / name, place / f"{name}.gz")
+            if path.is_file()
+        }
+        if len(found) == len(DIGESTS):
+            return found
+        missing = min(missing, [name for name in DIGESTS if name not in found], key=len)
+    raise DataError(
+        f"{', '.join(missing)} (with or without .gz) not found; looked in "
+        f"{', '.join(str(place) for place in places)}; all four of {', '.join(DIGESTS)} must be in "
+        "one of these: put them there, point --data or JSPARSE_DATA at their folder, or leave both "
+        "empty to download them"
+    )
+
+
+def _download(cache: Path) -> dict[str, Path]:
+    """Fetches the four files from the first source that answers, checked before they are kept."""
+    refused = []
+    for source in SOURCES:
+        try:
+            for name in DIGESTS:
+                path = cache / f"{name}.gz"
+                if path.is_file():
+                    continue
+                with urllib.request.urlopen(f"{source}{name}.gz", timeout=TIMEOUT) as reply:
+                    content = reply.read()
+                got = hashlib.sha256(_unpack(content)).hexdigest()
+                if got != DIGESTS[name]:
+                    raise ValueError(f"{path.name} has SHA-256 {got}, not {DIGESTS[name]}")
+                write_whole(path, content)
+            return _find(cache)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            refused.append(f"{source}: {error}")
+    raise DataError("; ".join(refused))
+
+
+def _read(paths: dict[str, Path]) -> Images:
+    contents = {}
+    for name, path in paths.items():
+        contents[name] = path.read_bytes()
+        if path.suffix == ".gz":
+            try:
+                contents[name] = _unpack(contents[name])
+            except ValueError as error:
+                raise DataError(f"{path} is {error}; {_again(path)}") from error
+    train_images, train_labels, test_images, test_labels = DIGESTS
+    arrays = {}
+    for images, labels in ((train_images, train_labels), (test_images, test_labels)):
+        arrays[images] = _images(contents[images], paths[images])
+        arrays[labels] = _labels(contents[labels], paths[labels])
+        if len(arrays[images]) != len(arrays[labels]):
+            raise DataError(
+                f"{paths[images]} has {len(arrays[images])} images and {paths[labels]} has "
+                f"{len(arrays[labels])} labels, the counts must be equal; {_again(paths[labels])}"
+            )
+    got = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    mark = hashlib.sha256("".join(got[name] for name in DIGESTS).encode()).hexdigest()[:12]
+    return Images(
+        train_x=arrays[train_images],
+        train_y=arrays[train_labels],
+        test_x=arrays[test_images],
+        test_y=arrays[test_labels],
+        name="MNIST" if got == DIGESTS else f"IDX files that are NOT the official MNIST ({mark})",
+    )
+
+
+def _images(content: bytes, path: Path) -> np.ndarray:
+    count, rows, columns = _header(content, path, 2051, 3)
+    if (rows, columns) != (SIDE, SIDE):
+        raise DataError(
+            f"{path} holds images of {rows}x{columns}, only {SIDE}x{SIDE} is read; {_again(path)}"
+        )
+    return np.frombuffer(content, np.uint8, offset=16).reshape(count, rows, columns)
+
+
+def _labels(content: bytes, path: Path) -> np.ndarray:
+    _header(content, path, 2049, 1)
+    labels = np.frombuffer(content, np.uint8, offset=8).astype(np.int32)
+    if labels.size and labels.max() > 9:
+        raise DataError(f"{path} holds the label {labels.max()}, allowed are 0 to 9; {_again(path)}")
+    return labels
+
+
+def _header(content: bytes, path: Path, magic: int, axes: int) -> tuple[int, ...]:
+    """The axis lengths of an IDX file, after checking its magic number and its length."""
+    start = 4 + 4 * axes
+    if len(content) < start:
+        raise DataError(
+            f"{path} is cut off: {len(content)} bytes, the header alone has {start}; {_again(path)}"
+        )
+    got, *lengths = struct.unpack(f">{axes + 1}I", content[:start])
+    if got != magic:
+        raise DataError(
+            f"{path} starts with the magic number {got}, an IDX file of this kind starts with "
+            f"{magic} (is it gzipped without .gz in its name?); {_again(path)}"
+        )
+    expected = start + math.prod(lengths)
+    if len(content) != expected:
+        raise DataError(
+            f"{path} has {len(content)} bytes when unpacked, its header promises {expected}; "
+            f"{_again(path)}"
+        )
+    return tuple(lengths)
+
+
+def _unpack(content: bytes) -> bytes:
+    """What a gzip file holds; unlike `gzip.decompress` it can say how far it came."""
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        unpacked = stream.decompress(content)
+    except zlib.error as error:
+        raise ValueError(f"not good gzip data ({len(content)} bytes, {error})") from error
+    if not stream.eof:
+        raise ValueError(
+            f"cut off: its {len(content)} bytes unpack to {len(unpacked)}, then the gzip data stop "
+            f"({_promise(unpacked)})"
+        )
+    return unpacked
+
+
+def _promise(content: bytes) -> str:
+    """How long an IDX header says that its file is."""
+    axes = content[3] if len(content) > 3 else 0
+    if len(content) < 4 + 4 * axes:
+        return "not even the header is whole"
+    lengths = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
+    return f"the header promises {4 + 4 * axes + math.prod(lengths)} bytes"
+
+
+def _again(where: Path) -> str:
+    return f"delete {where} and fetch it again, for instance from {SOURCES[0]}"

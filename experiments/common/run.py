@@ -1,0 +1,248 @@
+"""A run's folder: settings.json, log.jsonl, checkpoints/ and, when all is done, final.json.
+
+A run killed at any moment is opened again with the same settings and goes on from its last
+checkpoint, as if nothing had happened:
+
+    run = open_run(settings.out, settings, data=images.name)
+    if not run.complete:
+        step, state = run.load(state)           # (0, state) in a new folder
+        for epoch in range(step + 1, settings.epochs + 1):
+            state, loss, accuracy = train(state)
+            check_finite(loss, epoch, densities, run)
+            run.log(epoch, accuracy=accuracy)   # log first, then save
+            run.save(epoch, state)
+        run.finish(accuracy=accuracy)
+    print(run.final())
+"""
+
+import dataclasses
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.common import checkpoint
+from experiments.common.files import write_whole
+from experiments.common.settings import environment, flatten, plain
+
+KEPT = 2
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer a number."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """The folder of one run; all its state is in the files. Made by `open_run`."""
+
+    folder: Path
+
+    @property
+    def complete(self) -> bool:
+        """Whether `finish` was called."""
+        return (self.folder / "final.json").is_file()
+
+    def final(self) -> dict[str, Any]:
+        """The numbers given to `finish`.
+
+        Raises:
+            FileNotFoundError: The run is not complete.
+        """
+        if not self.complete:
+            raise FileNotFoundError(f"{self.folder} has no final.json: the run is not complete")
+        return json.loads((self.folder / "final.json").read_text())
+
+    def finish(self, **numbers: Any) -> None:
+        """Writes final.json: the run is complete."""
+        write_whole(self.folder / "final.json", _json(numbers, indent=1))
+
+    def log(self, step: int, **numbers: Any) -> None:
+        """Adds one line to log.jsonl; call it before `save` of the same step."""
+        with (self.folder / "log.jsonl").open("ab") as file:
+            file.write(_json({"step": int(step), **numbers}))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The logged lines, oldest first; a torn last line is left out.
+
+        Raises:
+            ValueError: A line other than the last is damaged.
+        """
+        path = self.folder / "log.jsonl"
+        if not path.is_file():
+            return []
+        lines = path.read_bytes().split(b"\n")
+        rows = []
+        for index, line in enumerate(lines[:-1]):  # what follows the last line end was torn
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}, line {index + 1} is not JSON ({line[:40]!r}); delete this line, or "
+                    "delete the folder and run again"
+                ) from error
+        return rows
+
+    def save(self, step: int, tree: Any) -> None:
+        """Writes a checkpoint whole or not at all, and keeps the last two up to this step.
+
+        Args:
+            step: Steps or epochs done.
+            tree: A pytree of arrays, typed keys and numbers, such as `nnx.state(model)`.
+        """
+        write_whole(self._path(step), checkpoint.pack(step, tree))
+        upto = [path for path in self.checkpoints() if path <= self._path(step)]
+        for path in self.checkpoints():  # later ones come from a run that was begun anew
+            if path not in upto[-KEPT:]:
+                path.unlink()
+
+    def load(self, tree: Any) -> tuple[int, Any]:
+        """The newest good checkpoint, or `(0, tree)` where nothing was saved.
+
+        Rows logged after it are dropped, so that no step is logged twice.
+
+        Args:
+            tree: The state at the start; gives structure, shapes, dtypes and devices.
+
+        Returns:
+            The step it was saved at, and `tree` with the stored leaves.
+
+        Raises:
+            CorruptCheckpoint: There are checkpoints and all are damaged.
+            ValueError: A checkpoint has other paths, shapes or dtypes than `tree`.
+        """
+        faults = []
+        for path in reversed(self.checkpoints()):
+            try:
+                stored = checkpoint.read(path)
+            except checkpoint.CorruptCheckpoint as error:
+                faults.append(str(error))
+                print(f"refused: {error}; trying the one before", file=sys.stderr)
+                continue
+            tree = checkpoint.fill(tree, stored, path)
+            self._keep([row for row in self.rows() if row["step"] <= stored.step])
+            print(f"{self.folder}: goes on after step {stored.step}", file=sys.stderr)
+            return stored.step, tree
+        if faults:
+            raise checkpoint.CorruptCheckpoint(
+                f"no checkpoint is left: {'; '.join(faults)}; delete {self.folder} to begin anew, "
+                "or choose another --out"
+            )
+        self._keep([])
+        return 0, tree
+
+    def tidy(self) -> None:
+        """Removes what a kill left half done: a torn log line, files not yet in place."""
+        for path in [*self.folder.glob(".*.part"), *self.folder.glob("checkpoints/.*.part")]:
+            path.unlink()
+        log = self.folder / "log.jsonl"
+        if log.is_file() and not log.read_bytes().endswith(b"\n"):
+            self._keep(self.rows())
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoint files, oldest first."""
+        return sorted((self.folder / "checkpoints").glob("step_*.npz"))
+
+    def _path(self, step: int) -> Path:
+        return self.folder / "checkpoints" / f"step_{int(step):012d}.npz"
+
+    def _keep(self, rows: list[dict[str, Any]]) -> None:
+        write_whole(self.folder / "log.jsonl", b"".join(_json(row) for row in rows))
+
+
+def open_run(folder: str | Path, settings: Any, **facts: Any) -> Run:
+    """Opens a run's folder, new or left by a run with the same settings.
+
+    Args:
+        folder: Made where it does not exist.
+        settings: A dataclass. Fields with `metadata={"free": True}` (the output folder, the number
+            of epochs) may change between openings; all others must stay.
+        facts: Further things the results depend on, held to like settings: `data=images.name`.
+
+    Raises:
+        ValueError: The folder holds a run with other settings, or files of no known run.
+    """
+    run = Run(folder=Path(folder))
+    held, free = flatten(settings)
+    both = sorted(facts.keys() & (held.keys() | free.keys()))
+    if both:
+        raise ValueError(f"{both[0]} is a setting and a fact; give the fact another name")
+    held |= {name: plain(fact, name) for name, fact in facts.items()}
+    path = run.folder / "settings.json"
+    now = environment()
+    if path.is_file():
+        old = _read_settings(path)
+        _compare(old, held, free, run.folder)
+        environments = old["environments"]
+        if environments[-1] != now:
+            print(f"{run.folder}: the environment has changed, see {path}", file=sys.stderr)
+            environments.append(now)
+    else:
+        known = ("log.jsonl", "final.json", "checkpoints")
+        left = [name for name in known if (run.folder / name).exists()]
+        if left:
+            raise ValueError(
+                f"{run.folder} holds {', '.join(left)} but no settings.json, so it is not known "
+                "what run they belong to; choose another --out or delete the folder"
+            )
+        environments = [now]
+    write_whole(path, _json({"held": held, "free": free, "environments": environments}, indent=1))
+    run.tidy()
+    if run.complete:
+        print(f"{run.folder} holds a complete run: {run.final()}", file=sys.stderr)
+    return run
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        old = json.loads(path.read_text())
+        return {name: old[name] for name in ("held", "free", "environments")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a settings file of this version ({error!r}); choose another --out or "
+            f"delete {path.parent}"
+        ) from error
+
+
+def _compare(
+    old: dict[str, Any], held: dict[str, Any], free: dict[str, Any], folder: Path
+) -> None:
+    before = {**old["free"], **old["held"]}
+    gone = [name for name in old["held"] if name not in held and name not in free]
+    lines = []
+    for name in [*held, *gone]:
+        there = repr(before[name]) if name in before else "absent"
+        here = repr(held[name]) if name in held else "absent"
+        if name not in before or name not in held or before[name] != held[name]:
+            lines.append(f"  {name}: {there} there, {here} now")
+    if lines:
+        raise ValueError(
+            "\n".join([f"{folder} holds a run with other settings:", *lines])
+            + f"\nchoose another --out, or delete {folder}"
+        )
+
+
+def check_finite(loss: Any, step: int, densities: Mapping[str, Any], run: Run) -> None:
+    """Stops a run whose loss is no longer a number; call it before `Run.save`.
+
+    Raises:
+        Diverged: `loss` is nan or infinite.
+    """
+    if math.isfinite(loss):
+        return
+    layers = ", ".join(f"{name} {float(density):.2%}" for name, density in densities.items())
+    saved = run.checkpoints()
+    kept = f"the last good state is kept in {saved[-1]}" if saved else "no state was saved yet"
+    raise Diverged(
+        f"the loss is {float(loss)} at step {step}; densities: {layers or 'not given'}; {kept}; "
+        "try a smaller learning rate or a smaller alpha"
+    )
+
+
+def _json(value: Any, **options: Any) -> bytes:
+    return (json.dumps(plain(value, "value"), **options) + "\n").encode()

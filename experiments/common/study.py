@@ -1,0 +1,166 @@
+"""Dense against learned thresholds: the two studies of Dynamic Sparse Training on MNIST.
+
+The dense network and the sparse ones (each alpha, or a target density) are trained over the same
+seeds; a table puts the last epoch beside the published figures.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import optax
+import tyro
+from flax import nnx
+
+import jsparse
+from experiments.common.data import Images
+from experiments.common.plots import plot_first_layer, plot_kernels
+from experiments.common.run import Run, open_run
+from experiments.common.show import mean_std, table
+from experiments.common.sweep import Sweep
+from experiments.common.training import plot, plot_steps, results, train
+
+FREE = {"free": True}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """What every study of learned thresholds can set."""
+
+    alphas: tuple[float, ...]
+    """Weights of the regulariser; all are trained in one program."""
+    density: float = 1.0
+    """Below 1: steer alpha, from the one given, to end at this density."""
+    seeds: int = 5
+    """Runs for each alpha, in the same program."""
+    epochs: int
+    """Passes over the training data."""
+    batch: int
+    """Samples a step."""
+    learning_rate: float
+    """Constant, as in the paper, unless it decays."""
+    decay: float = 0.0
+    """Fraction of the run, at its end, over which the learning rate falls to 0 along a cosine."""
+    dense: bool = True
+    """Train the dense network too."""
+    data: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(default="", metadata=FREE)
+    """Folder with the four MNIST files; else $JSPARSE_DATA, a download, or scikit-learn's digits."""
+    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(default="", metadata=FREE)
+    """Run folder, by default one under runs/ named after the settings; a killed run goes on from there."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Published:
+    """A row of the paper's table, in percent."""
+
+    dense: str
+    sparse: str
+    density: str
+
+
+def learning_rate(settings: StudySettings, samples: int) -> optax.Schedule:
+    """The learning rate by step."""
+    steps = settings.epochs * (samples // settings.batch)
+    tail = round(settings.decay * steps)
+    flat = optax.constant_schedule(settings.learning_rate)
+    if not tail:
+        return flat
+    fall = optax.cosine_decay_schedule(settings.learning_rate, tail)
+    return optax.join_schedules([flat, fall], [steps - tail])
+
+
+def study(
+    settings: StudySettings,
+    make: Callable[[nnx.Rngs], nnx.Module],
+    pattern: str,
+    tx: optax.GradientTransformation,
+    images: Images,
+    published: Published,
+    over: Callable[[Callable], Callable],
+) -> None:
+    """Train, plot and print.
+
+    Args:
+      settings: of the study.
+      make: the dense network.
+      pattern: of the paths of the weights that become sparse.
+      tx: optax transform.
+      images: data.
+      published: the paper's figures.
+      over: how runs share a program, `side_by_side` or `in_turn`.
+    """
+    out = Path(settings.out)
+    lines = [["published", "dense", "", published.dense, ""]]
+    baseline: list[float] = []
+    if settings.dense:
+        run = open_run(out / "dense", dataclasses.replace(settings, alphas=(), density=1.0), dataset=images.name)
+        sweep = Sweep(make, tx, settings.batch, over)
+        final = finish(run, sweep, images, settings, [0.0])
+        baseline = final["0"]["accuracy"]
+        lines.append(_line("here", "dense", final["0"]))
+
+    def sparse(rngs: nnx.Rngs) -> nnx.Module:
+        return jsparse.sparsify(make(rngs), (pattern, jsparse.Threshold(alpha=settings.alphas[0])))
+
+    controls = []
+    if settings.density < 1:
+        steps = settings.epochs * (len(images.train_x) // settings.batch)
+        controls = [jsparse.TargetDensity(density=settings.density, steps=steps)]
+    run = open_run(out / "sparse", settings, dataset=images.name)
+    sweep = Sweep(sparse, tx, settings.batch, over, controls)
+    final = finish(run, sweep, images, settings, settings.alphas, baseline)
+    lines.append(["published", "sparse", published.density, published.sparse, ""])
+    for alpha in settings.alphas:
+        what = f"alpha {alpha:g}" if settings.density == 1 else f"target {settings.density:.1%}"
+        lines.append(_line("here", what, final[f"{alpha:g}"]))
+    print(f"{images.name}, {settings.epochs} epochs, {settings.seeds} seeds, last epoch (test data):\n")
+    print(table(["", "network", "density [%]", "accuracy [%]", "best epoch [%]"], lines))
+    for alpha in settings.alphas:
+        layers = dict(zip(sweep.layers, final[f"{alpha:g}"]["layers"], strict=True))
+        print(f"\nlayers at alpha {alpha:g}: " + ", ".join(f"{n} {d:.2%}" for n, d in layers.items()))
+    print(f"\npictures and log: {run.folder}")
+
+
+def finish(
+    run: Run,
+    sweep: Sweep,
+    images: Images,
+    settings: StudySettings,
+    alphas: list[float] | tuple[float, ...],
+    baseline: list[float] = (),  # type: ignore[assignment]
+) -> dict:
+    """Train to the end unless that is done, write the pictures and the final numbers."""
+    if run.complete:
+        return run.final()
+    pairs = [(alpha, seed) for alpha in alphas for seed in range(1, settings.seeds + 1)]
+    state = train(
+        run,
+        sweep,
+        images,
+        seeds=[seed for _, seed in pairs],
+        alphas=[alpha for alpha, _ in pairs],
+        epochs=settings.epochs,
+    )
+    numbers = {}
+    for n, alpha in enumerate(alphas):
+        which = range(n * settings.seeds, (n + 1) * settings.seeds)
+        numbers[f"{alpha:g}"] = results(run, which)
+        plot(run, which, f"epochs_{alpha:g}" if alpha else "epochs", baseline)
+    if sweep.layers:
+        plot_steps(run, sweep)
+        model = sweep.model(state, 0)
+        first = next(iter(jsparse.masks(model).values()))
+        draw = plot_first_layer if first.shape[0] == 784 else plot_kernels
+        if first.ndim == 4 or first.shape[0] == 784:
+            draw(first, run.folder / "first_layer.png")
+        (run.folder / "report.txt").write_text(f"{jsparse.report(model)}\n")
+    run.finish(**numbers)
+    return numbers
+
+
+def _line(source: str, what: str, numbers: dict) -> list[str]:
+    percent = {name: [100 * value for value in numbers[name]] for name in ("density", "accuracy", "best")}
+    sparse = min(numbers["density"]) < 1
+    density = mean_std(percent["density"]) if sparse else ""
+    return [source, what, density, mean_std(percent["accuracy"]), mean_std(percent["best"])]

@@ -1,0 +1,181 @@
+"""Many runs of one model in one compiled program: seeds and alphas side by side.
+
+Every array has a leading axis of runs; an epoch is one `lax.scan` inside a `vmap` over the runs, with
+the data on the device. Each run shuffles the data with its own key. Where a layer has no fast batched
+form on the CPU (convolutions, recurrences) the runs of the same program take turns instead.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array
+
+import jsparse
+from jsparse.optim import threshold_parts
+
+
+class Runs(NamedTuple):
+    """The state of all runs; each leaf is [runs, ...].
+
+    Attributes:
+      params: what gradients train.
+      rest: all other variables: alphas, masks, batch statistics.
+      optimizer: the optax state.
+      memory: of the control, zeros where there is none.
+      step: train steps done.
+      key: shuffles the data.
+    """
+
+    params: Any
+    rest: Any
+    optimizer: Any
+    memory: Array
+    step: Array
+    key: Array
+
+
+class Trace(NamedTuple):
+    """What an epoch showed, [runs, steps, ...].
+
+    Attributes:
+      loss: of the task alone.
+      density: of each sparse layer, [runs, steps, layers].
+    """
+
+    loss: np.ndarray
+    density: np.ndarray
+
+
+def side_by_side(epoch: Callable) -> Callable:
+    """All runs at once: `vmap` over their state, the data shared."""
+    return jax.vmap(epoch, in_axes=(0, None, None))
+
+
+def in_turn(epoch: Callable) -> Callable:
+    """One run after the other, in the same compiled program."""
+    return lambda runs, x, y: jax.lax.map(lambda run: epoch(run, x, y), runs)
+
+
+def turns_on_cpu() -> Callable[[Callable], Callable]:
+    """`in_turn` on a CPU, `side_by_side` elsewhere: for convolutions and recurrences."""
+    return in_turn if jax.default_backend() == "cpu" else side_by_side
+
+
+class Sweep:
+    """Trains runs that differ in seed and alpha.
+
+    Args:
+      make: builds the model from `nnx.Rngs`.
+      tx: optax transform.
+      batch: samples a step.
+      over: how one run's epoch becomes all runs': `side_by_side` or `in_turn`.
+      controls: at most one control, such as `jsparse.TargetDensity`.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[nnx.Rngs], nnx.Module],
+        tx: optax.GradientTransformation,
+        batch: int,
+        over: Callable[[Callable], Callable],
+        controls: Sequence[jsparse.TargetDensity] = (),
+    ):
+        self.make, self.tx, self.batch, self.controls = make, tx, batch, tuple(controls)
+        model = make(nnx.Rngs(0))
+        self.graphdef = nnx.split(model, nnx.Param, ...)[0]
+        self.layers = list(jsparse.masks(model))
+        self.sizes = np.array([mask.size for mask in jsparse.masks(model).values()])
+        self._epoch = jax.jit(over(self._one_epoch), donate_argnums=0)
+        self._accuracy = jax.jit(jax.vmap(self._one_accuracy, in_axes=(0, None, None)))
+
+    def start(self, seeds: Sequence[int], alphas: Sequence[float]) -> Runs:
+        """Fresh runs, one for each pair of a seed and an alpha; [len(seeds)] both."""
+
+        def one(key: Array, alpha: Array) -> Runs:
+            model = self.make(nnx.Rngs(jax.random.fold_in(key, 0)))
+            for part in threshold_parts(model).values():
+                part.alpha[...] = jnp.full_like(part.alpha[...], alpha)
+            memory = [control.init(model) for control in self.controls] or [jnp.zeros(())]
+            _, params, rest = nnx.split(model, nnx.Param, ...)
+            shuffle = jax.random.fold_in(key, 1)
+            return Runs(params, rest, self.tx.init(params), memory[0], jnp.zeros((), int), shuffle)
+
+        keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+        return jax.jit(jax.vmap(one))(keys, jnp.array(alphas))
+
+    def epoch(self, runs: Runs, x: Array, y: Array) -> tuple[Runs, Trace]:
+        """One pass over the data, uint8 images x [n, ...] and labels y [n]; `runs` is used up."""
+        runs, (loss, density) = self._epoch(runs, x, y)
+        return runs, Trace(np.asarray(loss), np.asarray(density))
+
+    def accuracy(self, runs: Runs, x: Array, y: Array) -> np.ndarray:
+        """Fraction right of each run, [runs]."""
+        return np.asarray(self._accuracy(runs, x, y))
+
+    def model(self, runs: Runs, run: int) -> nnx.Module:
+        """The model of one run."""
+        pick = lambda tree: jax.tree.map(lambda leaf: leaf[run], tree)
+        return nnx.merge(self.graphdef, pick(runs.params), pick(runs.rest))
+
+    def densities(self, runs: Runs) -> np.ndarray:
+        """Density of each sparse layer now, [runs, layers]."""
+
+        def one(params: Any, rest: Any) -> Array:
+            return _densities(nnx.merge(self.graphdef, params, rest))
+
+        return np.asarray(jax.jit(jax.vmap(one))(runs.params, runs.rest))
+
+    def total(self, densities: np.ndarray) -> np.ndarray:
+        """Density over all layers: [..., layers] -> [...]; 1 for a dense model."""
+        return densities @ self.sizes / self.sizes.sum() if self.layers else np.ones(densities.shape[:-1])
+
+    def _one_epoch(self, runs: Runs, x: Array, y: Array) -> tuple[Runs, tuple[Array, Array]]:
+        key, shuffle = jax.random.split(runs.key)
+        steps = len(x) // self.batch
+        order = jax.random.permutation(shuffle, len(x))[: steps * self.batch].reshape(steps, -1)
+
+        def step(runs: Runs, index: Array) -> tuple[Runs, tuple[Array, Array]]:
+            return self._one_step(runs, x[index], y[index])
+
+        runs, trace = jax.lax.scan(step, runs._replace(key=key), order)
+        return runs, trace
+
+    def _one_step(self, runs: Runs, x: Array, y: Array) -> tuple[Runs, tuple[Array, Array]]:
+        def loss_of(params: Any) -> tuple[Array, tuple[Array, Array]]:
+            model = nnx.merge(self.graphdef, params, runs.rest)
+            task = optax.softmax_cross_entropy_with_integer_labels(model(to_float(x)), y).mean()
+            return task + jsparse.cost(model), (task, _densities(model))
+
+        grads, trace = jax.grad(loss_of, has_aux=True)(runs.params)
+        updates, optimizer = self.tx.update(grads, runs.optimizer, runs.params)
+        params = optax.apply_updates(runs.params, updates)
+        model = jsparse.advance(nnx.merge(self.graphdef, params, runs.rest))
+        memory = runs.memory
+        for control in self.controls:
+            memory = control.apply(model, memory, runs.step)
+        _, params, rest = nnx.split(model, nnx.Param, ...)
+        return Runs(params, rest, optimizer, memory, runs.step + 1, runs.key), trace
+
+    def _one_accuracy(self, runs: Runs, x: Array, y: Array) -> Array:
+        model = jsparse.fold(nnx.merge(self.graphdef, runs.params, runs.rest))
+        size = next(n for n in range(min(500, len(x)), 0, -1) if len(x) % n == 0)
+        right = jax.lax.map(
+            lambda part: (model(to_float(part[0])).argmax(-1) == part[1]).sum(),
+            (x.reshape(-1, size, *x.shape[1:]), y.reshape(-1, size)),
+        )
+        return right.sum() / len(x)
+
+
+def to_float(images: Array) -> Array:
+    """uint8 pixels to [0, 1]."""
+    return images.astype(jnp.float32) / 255.0
+
+
+def _densities(model: nnx.Module) -> Array:
+    masks = jsparse.masks(model).values()
+    return jnp.stack([mask.mean() for mask in masks]) if masks else jnp.zeros(0)

@@ -1,0 +1,105 @@
+"""Trains a `Sweep` within a run folder: log, checkpoints, plots, final numbers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.common.data import Images
+from experiments.common.plots import plot_epochs, plot_layers
+from experiments.common.run import Run, check_finite
+from experiments.common.show import Epochs
+from experiments.common.sweep import Runs, Sweep
+
+EVERY = 20
+"""Steps between the densities that are logged."""
+
+
+def train(
+    run: Run, sweep: Sweep, images: Images, *, seeds: Sequence[int], alphas: Sequence[float], epochs: int
+) -> Runs:
+    """All epochs of all runs, from the last checkpoint on.
+
+    Each row of the log holds, for every run, the test accuracy and density after the epoch, and the
+    layers' densities every 20 steps within it (every step of the first 100).
+
+    Raises:
+      Diverged: a loss is not finite; the message gives step and densities.
+    """
+    x, y = jnp.asarray(images.train_x), jnp.asarray(images.train_y)
+    test_x, test_y = jnp.asarray(images.test_x), jnp.asarray(images.test_y)
+    done, runs = run.load(sweep.start(seeds, alphas))
+    progress = Epochs(done, epochs, run.folder.name)
+    for epoch in progress:
+        runs, trace = sweep.epoch(runs, x, y)
+        steps = trace.loss.shape[1]
+        _stop_if_lost(run, sweep, trace, (epoch - 1) * steps)
+        accuracy = sweep.accuracy(runs, test_x, test_y)
+        density = sweep.densities(runs)
+        total = sweep.total(density)
+        shown = [n for n in range(steps) if n % EVERY == 0 or (epoch == 1 and n < 100)]
+        seconds = progress.show(accuracy=accuracy.mean(), density=total.mean())
+        run.log(
+            epoch,
+            accuracy=accuracy,
+            density=total,
+            layers=density,
+            loss=trace.loss.mean(axis=1),
+            steps=[(epoch - 1) * steps + n for n in shown],
+            # the layers' densities of the first run only: the picture shows one
+            trace=trace.density[0, shown].round(5),
+            seconds=seconds,
+        )
+        run.save(epoch, runs)
+    return runs
+
+
+def _stop_if_lost(run: Run, sweep: Sweep, trace: Any, first: int) -> None:
+    lost = np.argwhere(~np.isfinite(trace.loss).T)
+    for step, which in lost[:1]:
+        densities = dict(zip(sweep.layers, trace.density[which, step], strict=True))
+        check_finite(float(trace.loss[which, step]), first + int(step), densities, run)
+
+
+def plot(run: Run, runs: Sequence[int], name: str, baseline: Sequence[float] = ()) -> None:
+    """Accuracy and density by epoch, mean and spread over the runs named by index.
+
+    Args:
+      run: with all epochs logged.
+      runs: which of its runs to show.
+      name: of the picture.
+      baseline: accuracy of the dense network, [seeds]; empty for none.
+    """
+    rows = run.rows()
+    epochs = [row["step"] for row in rows]
+    accuracy, density = (
+        np.array([row[n] for row in rows]).T[list(runs)] for n in ("accuracy", "density")
+    )
+    flat = np.repeat(np.reshape(baseline, (-1, 1)), len(epochs), axis=1)
+    plot_epochs(epochs, accuracy, density, run.folder / f"{name}.png", baseline=flat if len(baseline) else ())
+
+
+def plot_steps(run: Run, sweep: Sweep) -> None:
+    """Density of each layer over the steps of the first run: all of them, and the first hundred."""
+    rows = run.rows()
+    steps = [step for row in rows for step in row["steps"]]
+    layers = np.array([line for row in rows for line in row["trace"]]).T
+    named = dict(zip(sweep.layers, layers, strict=True))
+    plot_layers(steps, named, run.folder / "layers.png")
+    first = [n for n, step in enumerate(steps) if step < 100]
+    early = {name: values[first] for name, values in named.items()}
+    plot_layers([steps[n] for n in first], early, run.folder / "first_steps.png")
+
+
+def results(run: Run, runs: Sequence[int]) -> dict[str, list[float]]:
+    """Of the runs named by index: accuracy and density of the last epoch, and the best accuracy."""
+    rows = run.rows()
+    accuracy = np.array([row["accuracy"] for row in rows])[:, list(runs)]
+    density = np.array([row["density"] for row in rows])[:, list(runs)]
+    return {
+        "accuracy": accuracy[-1].tolist(),
+        "density": density[-1].tolist(),
+        "best": accuracy.max(axis=0).tolist(),
+        "layers": np.array(rows[-1]["layers"])[list(runs)].mean(axis=0).tolist(),
+    }

@@ -1,0 +1,168 @@
+"""Every rule and every layer, once: the contract tests walk these two lists.
+
+A new rule adds one line to RULES.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+import jsparse as js
+
+RULES = {
+    "keep": js.Keep(),
+    "held": js.Held(),
+    "threshold": js.Threshold(alpha=1e-2),
+    "threshold whole": js.Threshold(scope=js.Whole()),
+    "threshold each": js.Threshold(scope=js.Each()),
+    "threshold kernel": js.Threshold(unit=js.Kernel()),
+    "threshold filter": js.Threshold(unit=js.Filter()),
+    "threshold channel": js.Threshold(unit=js.Channel(), scope=js.Each()),
+    "threshold block": js.Threshold(unit=js.Block((2, 3)), scope=js.Each()),
+    "top": js.Top(density=0.4),
+    "top per output": js.Top(density=0.4, scope=js.PerOutput()),
+    "top 1:2": js.Top(density=0.5, scope=js.Groups(2)),
+    "top filter": js.Top(density=0.5, unit=js.Filter()),
+    "top channel": js.Top(density=0.5, unit=js.Channel()),
+    "top block": js.Top(density=0.5, unit=js.Block((2, 3))),
+}
+
+
+class Layer(NamedTuple):
+    """A stock layer.
+
+    Attributes:
+      make: builds it.
+      pattern: of the weights that become sparse.
+      weights: how many there are.
+      call: runs it on fixed inputs.
+      groupable: whether the length of its last input axis is even, so that 1:2 fits.
+    """
+
+    make: Callable[[nnx.Rngs], nnx.Module]
+    pattern: str
+    weights: int
+    call: Callable[[Any], Array]
+    groupable: bool = True
+
+
+class Raw(nnx.Module):
+    """A user's own module with a raw parameter, used the ways that people use them."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.w = nnx.Param(jax.random.normal(rngs.params(), (4, 6)))
+        self.scale = nnx.Param(jnp.ones(6))
+
+    def __call__(self, x: Array) -> Array:
+        return (x @ self.w + jnp.dot(x, self.w[...]) + x @ self.w.T.T) * self.scale[None]
+
+
+class Shared(nnx.Module):
+    """One parameter in two places."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.first = nnx.Linear(4, 4, rngs=rngs)
+        self.second = nnx.Linear(4, 4, rngs=rngs)
+        self.second.kernel = self.first.kernel
+
+    def __call__(self, x: Array) -> Array:
+        return self.second(nnx.relu(self.first(x)))
+
+
+class Stacked(nnx.Module):
+    """Three layers in one, run by a scan."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        @nnx.split_rngs(splits=3)
+        @nnx.vmap
+        def make(rngs: nnx.Rngs) -> nnx.Linear:
+            return nnx.Linear(4, 4, rngs=rngs)
+
+        self.layers = make(rngs)
+
+    def __call__(self, x: Array) -> Array:
+        @nnx.scan(in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
+        def forward(layer: nnx.Linear, x: Array) -> Array:
+            return nnx.relu(layer(x))
+
+        return forward(self.layers, x)
+
+
+def _inputs(*shape: int) -> Array:
+    return jax.random.normal(jax.random.key(7), shape)
+
+
+def _cell(cell: nnx.RNNCellBase) -> Array:
+    carry = cell.initialize_carry((2, 4), nnx.Rngs(0))
+    return cell(carry, _inputs(2, 4))[1]
+
+
+LAYERS = {
+    "linear": Layer(
+        lambda r: nnx.Linear(4, 6, rngs=r), "kernel", 1, lambda m: m(_inputs(2, 4))
+    ),
+    "linear general": Layer(
+        lambda r: nnx.LinearGeneral((2, 4), (3, 2), axis=(-2, -1), rngs=r),
+        "kernel", 1, lambda m: m(_inputs(2, 2, 4)),
+    ),
+    "conv": Layer(
+        lambda r: nnx.Conv(2, 6, (3, 3), rngs=r), "kernel", 1, lambda m: m(_inputs(2, 5, 5, 2))
+    ),
+    "grouped conv": Layer(
+        lambda r: nnx.Conv(4, 6, (3, 3), feature_group_count=2, rngs=r),
+        "kernel", 1, lambda m: m(_inputs(2, 5, 5, 4)),
+    ),
+    "depthwise conv": Layer(
+        lambda r: nnx.Conv(4, 4, (3, 3), feature_group_count=4, rngs=r),
+        "kernel", 1, lambda m: m(_inputs(2, 5, 5, 4)), False,
+    ),
+    "conv transpose": Layer(
+        lambda r: nnx.ConvTranspose(2, 6, (3,), rngs=r), "kernel", 1, lambda m: m(_inputs(2, 5, 2))
+    ),
+    "conv transposed kernel": Layer(
+        lambda r: nnx.ConvTranspose(6, 2, (3,), transpose_kernel=True, rngs=r),
+        "kernel", 1, lambda m: m(_inputs(2, 5, 6)),
+    ),
+    "einsum": Layer(
+        lambda r: nnx.Einsum("bi,hio->bho", (2, 4, 3), rngs=r),
+        "kernel", 1, lambda m: m(_inputs(2, 4)),
+    ),
+    "embed": Layer(
+        lambda r: nnx.Embed(6, 4, rngs=r), "embedding", 1, lambda m: m(jnp.arange(6)) @ m.attend(_inputs(2, 4)).T[:4]
+    ),
+    "attention": Layer(
+        lambda r: nnx.MultiHeadAttention(2, 4, decode=False, rngs=r),
+        ".*/kernel", 4, lambda m: m(_inputs(2, 3, 4)),
+    ),
+    "lstm": Layer(lambda r: nnx.LSTMCell(4, 6, rngs=r), ".*/kernel", 8, _cell),
+    "optimized lstm": Layer(lambda r: nnx.OptimizedLSTMCell(4, 6, rngs=r), ".*/kernel", 2, _cell),
+    "gru": Layer(lambda r: nnx.GRUCell(4, 6, rngs=r), ".*/kernel", 2, _cell),
+    "raw parameter": Layer(Raw, "w", 1, lambda m: m(_inputs(2, 4))),
+    "shared": Layer(Shared, "first/kernel", 1, lambda m: m(_inputs(2, 4))),
+    "stacked": Layer(Stacked, ".*/kernel", 1, lambda m: m(_inputs(2, 4))),
+}
+
+
+def sparse(rule: str, layer: str) -> nnx.Module:
+    """The layer under the rule, with weights of size about 1 and thresholds that cut some."""
+    case = LAYERS[layer]
+    model = js.sparsify(case.make(nnx.Rngs(0)), (case.pattern, RULES[rule]))
+    for path, part in enumerate(parts(model)):
+        key = jax.random.fold_in(jax.random.key(1), path)
+        part.weight[...] = jax.random.normal(key, part.weight.shape)
+        if "threshold" in part.state:
+            part.threshold[...] = jnp.full_like(part.threshold[...], 0.7)
+        if "mask" in part.state:
+            part.mask[...] = (jax.random.uniform(key, part.weight.shape) < 0.5).astype(jnp.float32)
+    return model
+
+
+def parts(model: nnx.Module) -> list[js.Sparse]:
+    """Each Sparse of a model, once."""
+    from jsparse.surgery import sparse_parts
+
+    return list(sparse_parts(model).values())

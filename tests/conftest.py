@@ -1,0 +1,38 @@
+"""Eight CPU devices, strict JAX, few and repeatable hypothesis examples.
+
+No persistent compilation cache is set: workers would share it, and a failed read or write of it is
+a warning, so an error here. Who wants one can set JAX_COMPILATION_CACHE_DIR.
+"""
+
+import os
+
+# Read once, when jax is imported or starts its backend; pytest-xdist workers inherit both.
+_DEVICES = "--xla_force_host_platform_device_count"
+if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from collections.abc import Iterator  # noqa: E402
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+hypothesis.settings.register_profile("local", deadline=None, max_examples=20)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=20, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(autouse=True)
+def _strict_dtypes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Strict dtype promotion, except where a test is marked `standard_dtypes`.
+
+    It cannot be set for the whole process: optax raises a Python float to an int32 count in every
+    bias correction (adam, lamb, muon, ...), and flax divides by integers in `avg_pool` and in its
+    metrics. Doctests run as users do, without it.
+    """
+    marked = request.node.get_closest_marker("standard_dtypes") is not None
+    with jax.numpy_dtype_promotion("standard" if marked else "strict"):
+        yield

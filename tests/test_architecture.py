@@ -1,0 +1,188 @@
+"""The shape of the package, read from its source: who imports whom, names, lengths.
+
+Everything is found by `violations`, which takes any folder laid out like the package, so the second
+half of this file can plant faults in a temporary one. Rooms that do not exist yet are no fault.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ["step", "pattern", "score", "schedule", "rules", "tree", "sparse", "surgery", "layers"]
+ROOMS += ["revise", "optim", "prune", "report", "export"]
+LIBRARIES = {room: {"jax", "numpy"} for room in ROOMS[: ROOMS.index("sparse")]}  # others: any
+LIBRARIES["revise"] = {"jax", "numpy", "optax"}
+OPEN = {"rules", "revise", "prune"}  # one method per file; the files never import one another
+CONTRACT = "jsparse.rules.rule"  # the one exception: the Protocol that the rules share
+READERS, WRITERS = {"report", "export"}, {"revise", "prune"}
+BANNED = {"manager", "updater", "calculator", "handler", "util", "helper"}
+LONG = "Long because"  # in the docstring of a file or function that must be longer
+
+
+def imports(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, dotted name) for each name a module imports; `from a import b` gives `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) + 1 - node.level]
+            base = ".".join(([*parents] if node.level else []) + [node.module or ""]).strip(".")
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def import_fault(room: str, module: str, target: str) -> str | None:
+    """Say what is wrong when `module` of `room` imports `target`, if anything is."""
+    top, _, rest = target.partition(".")
+    if top != "jsparse":
+        allowed = LIBRARIES.get(room)
+        if allowed and top not in allowed | set(sys.stdlib_module_names):
+            return f"{room} may import only {', '.join(sorted(allowed))}"
+        return None
+    other = rest.split(".")[0]
+    if other not in ROOMS:
+        return "import a room (jsparse.step), never the public facade"
+    if ROOMS.index(other) > ROOMS.index(room):
+        return f"{room} comes before {other}; imports point the other way"
+    if room in READERS and other in WRITERS:
+        return f"{room} only reads; it never imports {other}"
+    inside_open = room == other and room in OPEN and module != f"jsparse.{room}"
+    if inside_open and not f"{target}.".startswith(f"{CONTRACT}."):
+        return f"files in {room}/ never import one another"
+    return None
+
+
+def names(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield (line, name) for everything a module names itself."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.lineno, node.name
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+
+
+def banned(name: str) -> bool:
+    """Whether a word of a snake_case or CamelCase name is banned, in the singular or plural."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
+    return any(word.lower().removesuffix("s") in BANNED for word in words)
+
+
+def long_functions(tree: ast.Module, limit: int = 50) -> Iterator[tuple[int, str]]:
+    """Yield (line, name) of each function longer than `limit` lines, docstring not counted."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            doc = ast.get_docstring(node) or ""
+            first = node.body[1] if doc and len(node.body) > 1 else node.body[0]
+            doc_lines = first.lineno - node.body[0].lineno
+            if node.end_lineno - node.lineno + 1 - doc_lines > limit and LONG not in doc:
+                yield node.lineno, node.name
+
+
+def violations(package: Path) -> list[str]:
+    """List every breach of the house rules in a package folder, as `file:line: what`."""
+    found: list[str] = []
+    for path in sorted(package.rglob("*.py")):
+        text = path.read_text()
+        tree = ast.parse(text)
+        inner = path.relative_to(package)
+        place = f"jsparse/{inner.as_posix()}"
+        parts = ("jsparse", *inner.with_suffix("").parts)
+        module = ".".join(parts[:-1] if path.stem == "__init__" else parts)
+        holder = ".".join(parts[:-1])
+        if module != "jsparse":  # the facade itself may import every room
+            room = parts[1]
+            if room not in ROOMS:
+                found.append(f"{place}:1: {room} is not a room; the order is {' <- '.join(ROOMS)}")
+                continue
+            for line, target in imports(tree, holder):
+                if fault := import_fault(room, module, target):
+                    found.append(f"{place}:{line}: imports {target}: {fault}")
+        for line, name in [*names(tree), *((1, part) for part in parts)]:
+            if banned(name):
+                found.append(f"{place}:{line}: {name}: not one of this project's words")
+        for line, name in long_functions(tree):
+            found.append(f"{place}:{line}: {name} is over 50 lines; split it or say '{LONG}'")
+        if len(text.splitlines()) > 320 and LONG not in (ast.get_docstring(tree) or ""):
+            found.append(f"{place}:1: over 320 lines; split it or say '{LONG}'")
+    return found
+
+
+def test_the_package_keeps_its_shape():
+    assert violations(ROOT / "jsparse") == []
+
+
+def test_experiments_import_only_what_they_share():
+    files = sorted((ROOT / "experiments").glob("*.py"))
+    siblings = {path.stem for path in files}
+    for path in files:
+        for line, target in imports(ast.parse(path.read_text()), "experiments"):
+            top, _, rest = target.partition(".")
+            first = rest.split(".")[0] if top == "experiments" else top
+            assert first not in siblings - {"common"}, f"{path.name}:{line} imports {target}"
+
+
+LONG_BODY = "    x = 1\n" * 50
+PLANTED = {
+    "import_forward": ("step.py", "from jsparse.rules import rule", "the other way"),
+    "import_forward_from_package": ("score.py", "from jsparse import surgery", "the other way"),
+    "import_forward_plain": ("pattern.py", "import jsparse.optim as o", "the other way"),
+    "import_forward_relative": ("rules/top.py", "from ..sparse import Sparse", "the other way"),
+    "import_inside_function": ("step.py", "def f():\n    import jsparse.score", "the other way"),
+    "facade_name": ("optim.py", "from jsparse import Threshold", "facade"),
+    "facade_name_from_init": ("rules/__init__.py", "from .. import Threshold", "facade"),
+    "facade_plain": ("optim.py", "import jsparse", "facade"),
+    "facade_star": ("optim.py", "from jsparse import *", "facade"),
+    "flax_in_rules": ("rules/top.py", "from flax import nnx", "may import only jax, numpy"),
+    "optax_in_schedule": ("schedule.py", "import optax", "may import only jax, numpy"),
+    "flax_in_revise": ("revise/rigl.py", "import flax.nnx", "may import only jax, numpy, optax"),
+    "reader_revises": ("report/density.py", "from jsparse.revise import rigl", "only reads"),
+    "export_prunes": ("export/shrink.py", "import jsparse.prune.snip", "only reads"),
+    "sibling": ("rules/top.py", "from jsparse.rules.held import Held", "one another"),
+    "sibling_relative": ("revise/rigl.py", "from .set import set_", "one another"),
+    "sibling_by_folder": ("prune/snip.py", "from jsparse.prune import grasp", "one another"),
+    "unknown_room": ("misc.py", "", "not a room"),
+    "word_function": ("step.py", "def mask_helper(): ...", "mask_helper"),
+    "word_class": ("optim.py", "class MaskUpdater: ...", "MaskUpdater"),
+    "word_argument": ("step.py", "def f(handler): ...", "handler"),
+    "word_variable": ("step.py", "my_utils = 1", "my_utils"),
+    "word_file": ("report/utils.py", "", "utils"),
+    "long_function": ("step.py", f"def f():\n    '''Doc.'''\n{LONG_BODY}", "over 50 lines"),
+    "long_file": ("step.py", "x = 1\n" * 321, "over 320 lines"),
+}
+
+
+@pytest.mark.parametrize(("file", "source", "message"), PLANTED.values(), ids=PLANTED)
+def test_a_planted_fault_is_found(tmp_path, file, source, message):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(source)
+    (found,) = violations(tmp_path)
+    assert message in found
+
+
+ALLOWED = {
+    "facade": ("__init__.py", "from jsparse.rules import Threshold as Threshold"),
+    "earlier_room": ("rules/top.py", "from jsparse.step import gate\nfrom jsparse import score"),
+    "libraries": ("step.py", "import jax.numpy as jnp\nimport dataclasses\nimport numpy as np"),
+    "protocol": ("rules/top.py", "from jsparse.rules.rule import State\nfrom .rule import Rule"),
+    "folder_facade": ("rules/__init__.py", "from jsparse.rules.top import Top\nfrom . import top"),
+    "optax_in_revise": ("revise/rigl.py", "import optax\nfrom jsparse.score import magnitude"),
+    "flax_after_rules": ("sparse.py", "from flax import nnx\nfrom jsparse.rules import Rule"),
+    "closed_folder": ("report/table.py", "from jsparse.report.density import density"),
+    "foreign_words": ("optim.py", "from optax import tree_utils\nutility = tree_utils"),
+    "docstring": ("step.py", "def f():\n    '''Doc.\n" + "\n" * 60 + "    '''\n    return 1"),
+    "reason_function": ("step.py", f"def f():\n    '''Doc. {LONG} so.'''\n{LONG_BODY}"),
+    "reason_file": ("step.py", f"'''Doc. {LONG} so.'''\n" + "x = 1\n" * 321),
+}
+
+
+@pytest.mark.parametrize(("file", "source"), ALLOWED.values(), ids=ALLOWED)
+def test_what_is_allowed_is_not_reported(tmp_path, file, source):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(source)
+    assert violations(tmp_path) == []

@@ -1,0 +1,161 @@
+"""Every rule on every layer keeps the same promises."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from tests.cases import LAYERS, RULES, parts, sparse
+
+import jsparse as js
+
+PAIRS = [
+    pytest.param(rule, layer, id=f"{rule}-{layer}")
+    for rule in RULES
+    for layer, case in LAYERS.items()
+    if case.groupable or rule != "top 1:2"
+]
+
+
+SGD = optax.sgd(1e-2)
+
+
+def loss(model: nnx.Module, call: Callable[[Any], jax.Array]) -> jax.Array:
+    return (call(model) ** 2).sum() + js.cost(model)
+
+
+@pytest.mark.parametrize(("rule", "layer"), PAIRS)
+def test_every_rule_on_every_layer(rule: str, layer: str) -> None:
+    """Masks are 0/1; resolve, fold and hold give the masked pass; a train step does what it should."""
+    case, model = LAYERS[layer], sparse(rule, layer)
+    assert len(parts(model)) == case.weights
+    assert not parts(js.fold(model))
+    optimizer = js.Optimizer(model, SGD)
+    before = jax.tree.map(jnp.copy, nnx.state(model))
+
+    @nnx.jit
+    def run(model: nnx.Module, optimizer: js.Optimizer) -> tuple:
+        outs = [case.call(m) for m in (model, js.resolve(model), js.fold(model), js.hold(model))]
+        reads = [(part.weight[...], part.read_mask(), part.read()) for part in parts(model)]
+        grads = nnx.grad(loss)(model, case.call)
+        resolved = nnx.grad(loss)(model, lambda model: case.call(js.resolve(model)))
+        optimizer.update(model, grads)
+        return outs, reads, grads, resolved
+
+    outs, reads, grads, resolved = run(model, optimizer)
+    for weight, mask, read in reads:
+        assert mask.shape == weight.shape
+        assert set(np.unique(mask)) <= {0.0, 1.0}
+        np.testing.assert_array_equal(read, weight * mask)
+    for other in outs[1:]:
+        np.testing.assert_allclose(other, outs[0], rtol=1e-5, atol=1e-5)
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    jax.tree.map(close, nnx.to_pure_dict(grads), nnx.to_pure_dict(resolved))
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+    assert_only_learned_changed(before, nnx.state(model))
+
+
+def assert_only_learned_changed(before: nnx.State, after: nnx.State) -> None:
+    """A train step keeps masks and settings, moves weights and thresholds, and keeps all types."""
+    old, new = (dict(nnx.to_flat_state(state)) for state in (before, after))
+    assert old.keys() == new.keys()
+    for path in old:
+        a, b = (np.asarray(nnx.to_pure_dict(nnx.State({0: v[path]}))[0]) for v in (old, new))
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        if path[-1] in ("mask", "alpha"):
+            np.testing.assert_array_equal(a, b)
+        if path[-1] in ("threshold", "weight"):
+            assert (a != b).any(), path
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_equal_rules_trace_once_and_jit_is_eager(rule: str) -> None:
+    call, traces = LAYERS["linear"].call, 0
+
+    @nnx.jit
+    def jitted(model: nnx.Module) -> jax.Array:
+        nonlocal traces
+        traces += 1
+        return call(model)
+
+    for _ in range(2):
+        model = sparse(rule, "linear")
+        model.kernel.rule = dataclasses.replace(model.kernel.rule)
+        np.testing.assert_allclose(jitted(model), call(model), rtol=1e-5, atol=1e-5)
+    assert traces == 1
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_forward_pass_writes_nothing(rule: str) -> None:
+    model = sparse(rule, "linear")
+    before = jax.tree.map(jnp.copy, nnx.state(model))
+    LAYERS["linear"].call(model)
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(model), before)
+
+
+@pytest.mark.parametrize(
+    ("rule", "layer"),
+    [("threshold", layer) for layer in LAYERS]
+    + [(rule, "linear") for rule in ("threshold each", "threshold filter", "keep", "held")],
+)
+def test_a_fresh_model_is_the_dense_one(rule: str, layer: str) -> None:
+    case = LAYERS[layer]
+    dense = case.make(nnx.Rngs(0))
+    model = js.sparsify(dense, (case.pattern, RULES[rule]))
+    np.testing.assert_allclose(case.call(model), case.call(dense), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rule", "layer"),
+    [(rule, "linear") for rule in RULES] + [("threshold", layer) for layer in LAYERS],
+)
+def test_saved_and_loaded(rule: str, layer: str) -> None:
+    """The state as plain arrays, put into a model made anew, gives the same outputs."""
+    case, model = LAYERS[layer], sparse(rule, layer)
+    stored = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngState))))
+    fresh = js.sparsify(case.make(nnx.Rngs(9)), (case.pattern, RULES[rule]))
+    state = nnx.state(fresh, nnx.Not(nnx.RngState))
+    nnx.replace_by_pure_dict(state, stored)
+    nnx.update(fresh, state)
+    np.testing.assert_array_equal(case.call(fresh), case.call(model))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_bfloat16(rule: str) -> None:
+    model = js.sparsify(
+        nnx.Linear(4, 6, param_dtype=jnp.bfloat16, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)),
+        ("kernel", RULES[rule]),
+    )
+    x = jnp.ones((2, 4), jnp.bfloat16)
+    grads = nnx.grad(lambda model: model(x).astype(jnp.float32).sum() + js.cost(model))(model)
+    assert model(x).dtype == model.kernel.read_mask().dtype == jnp.bfloat16
+    assert all(np.isfinite(np.asarray(g, np.float32)).all() for g in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_stacked_layers_are_the_layers_one_by_one(rule: str) -> None:
+    stacked = sparse(rule, "stacked").layers.kernel
+    for n in range(3):
+        one = js.Sparse(nnx.Param(stacked.weight[n]), RULES[rule], key=jax.random.key(0))
+        one.set_state({name: value[n] for name, value in stacked.state.items()})
+        np.testing.assert_array_equal(one.read(), stacked.read()[n])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("rule", RULES)
+def test_same_mask_on_eight_devices(rule: str, axis: int) -> None:
+    if jax.device_count() < 8:
+        pytest.skip("needs 8 devices")
+    weight = jax.random.normal(jax.random.key(0), (16, 24))
+    state = RULES[rule].init(weight, jax.random.key(1))
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    parted = jax.P(*(["x"] if axis == 0 else [None, "x"]))
+    sharded = jax.device_put(weight, jax.sharding.NamedSharding(mesh, parted))
+    mask = jax.jit(RULES[rule].mask)
+    np.testing.assert_array_equal(mask(sharded, state), mask(weight, state))
