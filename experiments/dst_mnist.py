@@ -33,7 +33,9 @@ class Settings(common.StudySettings):
 
 
 PUBLISHED = {
-    "lenet-300-100": common.Published(dense="98.16 ± 0.06", sparse="97.69 ± 0.14", density="2.48 ± 0.21"),
+    "lenet-300-100": common.Published(
+        dense="98.16 ± 0.06", sparse="97.69 ± 0.14", density="2.48 ± 0.21"
+    ),
     "lenet-5": common.Published(dense="99.18 ± 0.05", sparse="99.11 ± 0.07", density="1.64 ± 0.13"),
 }
 
@@ -41,7 +43,9 @@ PUBLISHED = {
 def torch_init(fan_in: int) -> dict[str, Any]:
     """PyTorch's default start, the paper's: uniform within 1 / sqrt(fan_in), biases too."""
     bound = fan_in**-0.5
-    uniform = lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+    uniform = lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
     return {"kernel_init": uniform, "bias_init": uniform}
 
 
@@ -63,7 +67,9 @@ class LeNet5(nnx.Module):
     """LeNet-5-Caffe: two 5x5 convolutions, two dense layers; 430,500 weights."""
 
     def __init__(self, rngs: nnx.Rngs):
-        conv = partial(nnx.Conv, padding="VALID", conv_general_dilated=common.convolution(), rngs=rngs)
+        conv = partial(
+            nnx.Conv, padding="VALID", conv_general_dilated=common.convolution(), rngs=rngs
+        )
         self.conv1 = conv(1, 20, (5, 5), **torch_init(25))
         self.conv2 = conv(20, 50, (5, 5), **torch_init(500))
         self.fc1 = nnx.Linear(800, 500, rngs=rngs, **torch_init(800))

@@ -102,7 +102,9 @@ def LSTMCell(
     in_features: int, hidden_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.LSTMCell:
     """`nnx.LSTMCell` with eight sparse kernels, two a gate."""
-    return _sparse(nnx.LSTMCell(in_features, hidden_features, rngs=rngs, **stock), ".*/kernel", rule, rngs)
+    return _sparse(
+        nnx.LSTMCell(in_features, hidden_features, rngs=rngs, **stock), ".*/kernel", rule, rngs
+    )
 
 
 def OptimizedLSTMCell(
@@ -117,4 +119,6 @@ def GRUCell(
     in_features: int, hidden_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.GRUCell:
     """`nnx.GRUCell` with two sparse kernels [in, 3 hidden] and [hidden, 3 hidden]."""
-    return _sparse(nnx.GRUCell(in_features, hidden_features, rngs=rngs, **stock), ".*/kernel", rule, rngs)
+    return _sparse(
+        nnx.GRUCell(in_features, hidden_features, rngs=rngs, **stock), ".*/kernel", rule, rngs
+    )

@@ -62,7 +62,9 @@ class Optimizer(nnx.Optimizer):
     ):
         super().__init__(model, tx, wrt=wrt)
         self.controls = controls
-        self.memory = Setting(jnp.stack([c.init(model) for c in controls]) if controls else jnp.zeros(0))
+        self.memory = Setting(
+            jnp.stack([c.init(model) for c in controls]) if controls else jnp.zeros(0)
+        )
 
     def update(self, model: nnx.Module, grads: Any, /, **kwargs: Any) -> Any:
         """Update the weights by the gradients, then run the events, in place.
@@ -80,7 +82,10 @@ class Optimizer(nnx.Optimizer):
         advance_in_place(model)
         if self.controls:
             self.memory[...] = jnp.stack(
-                [c.apply(model, m, step) for c, m in zip(self.controls, self.memory[...], strict=True)]
+                [
+                    c.apply(model, m, step)
+                    for c, m in zip(self.controls, self.memory[...], strict=True)
+                ]
             )
         return result
 
@@ -92,17 +97,18 @@ class TargetDensity:
     The goal falls from 1 to `density` on a cubic curve over the first `ramp` of the steps. With
     e = log(density now / goal):
 
-        alpha = alpha_0 * exp(gain * e + memory),   memory += gain_memory * e
+        alpha = alpha_0 * exp(memory) * max(0, exp(gain * e) - 1),   memory += gain_memory * e / steps
 
-    A layer nearer than a factor of two to its reset is pushed less, in proportion, and not at all
-    once there.
+    so nothing pushes a model that is at or below its goal; only the data's gradient brings weights
+    back. A layer nearer than a factor of two to its reset is pushed less, in proportion, and not at
+    all once there.
 
     Args:
       density: fraction of the weights under `Threshold` rules to keep at the end, in (0, 1].
       steps: train steps of the whole run, counted as the optimizer counts them.
       ramp: fraction of the steps after which the goal is the target.
       gain: how strongly alpha answers to the present distance.
-      gain_memory: how strongly it answers to the distance added up, a step.
+      gain_memory: how strongly it answers to the distance averaged over the run so far.
       every: steps between corrections.
 
     Raises:
@@ -114,8 +120,8 @@ class TargetDensity:
     density: float
     steps: int
     ramp: float = 0.7
-    gain: float = 4.0
-    gain_memory: float = 0.002
+    gain: float = 8.0
+    gain_memory: float = 40.0
     every: int = 10
 
     def __post_init__(self) -> None:
@@ -151,13 +157,14 @@ class TargetDensity:
           The new memory, [].
         """
         parts = list(threshold_parts(model).values())
+        rate = self.gain_memory * self.every / self.steps
 
         def steer(_: None) -> tuple[Array, list[Array]]:
             kept = [_kept(part) for part in parts]
             total = sum(k.sum() for k in kept) / sum(part.weight[...].size for part in parts)
             distance = jnp.log(jnp.maximum(total, 1e-6)) - jnp.log(self.goal(step))
-            grown = jnp.clip(memory + self.gain_memory * self.every * distance, -8.0, 8.0)
-            push = jnp.exp(jnp.clip(self.gain * distance + grown, -12.0, 12.0))
+            grown = jnp.clip(memory + rate * distance, -8.0, 8.0)
+            push = jnp.exp(grown) * jnp.expm1(jnp.clip(self.gain * distance, 0.0, 4.0))
             return grown, [push * _alpha(part, k) for part, k in zip(parts, kept, strict=True)]
 
         def stay(_: None) -> tuple[Array, list[Array]]:

@@ -56,7 +56,7 @@ class Kernel:
 
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
         apart = role.output_axes(len(shape)) + role.input_axes(len(shape))
-        return tuple(1 if a in apart else n for a, n in enumerate(shape))
+        return _whole_but(shape, apart)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Filter:
 
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
         apart = role.output_axes(len(shape))
-        return tuple(1 if a in apart else n for a, n in enumerate(shape))
+        return _whole_but(shape, apart)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Channel:
 
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
         apart = role.input_axes(len(shape))
-        return tuple(1 if a in apart else n for a, n in enumerate(shape))
+        return _whole_but(shape, apart)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ class Block:
 
     def __post_init__(self) -> None:
         if not self.shape or any(n < 1 for n in self.shape):
-            raise ValueError(f"Block got shape {self.shape}; give a size of 1 or more for each axis")
+            raise ValueError(
+                f"Block got shape {self.shape}; give a size of 1 or more for each axis"
+            )
 
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
         if len(self.shape) > len(shape):
@@ -94,7 +96,12 @@ class Block:
                 f"{len(shape)}; give a block of at most {len(shape)}"
             )
         whole = (1,) * (len(shape) - len(self.shape)) + self.shape
-        return tuple(min(b, n) if n else b for b, n in zip(whole, shape, strict=True))
+        return tuple(max(1, min(b, n)) for b, n in zip(whole, shape, strict=True))
+
+
+def _whole_but(shape: tuple[int, ...], apart: tuple[int, ...]) -> tuple[int, ...]:
+    """A tile as long as every axis, but of length 1 along those apart."""
+    return tuple(1 if axis in apart else max(1, n) for axis, n in enumerate(shape))
 
 
 class Scope(Protocol):

@@ -84,7 +84,9 @@ def erdos_renyi(shapes: Shapes, density: float) -> dict[str, float]:
 
     Reference: Mocanu et al., Scalable training with adaptive sparse connectivity (SET), 2018.
     """
-    return _in_proportion(shapes, density, {n: sum(s[-2:]) / math.prod(s[-2:]) for n, s in shapes.items()})
+    return _in_proportion(
+        shapes, density, {n: sum(s[-2:]) / math.prod(s[-2:]) for n, s in shapes.items()}
+    )
 
 
 def erdos_renyi_kernel(shapes: Shapes, density: float) -> dict[str, float]:

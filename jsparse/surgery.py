@@ -229,9 +229,10 @@ def resolve(model: Model) -> Model:
       'Param'
     """
     dense = {id(p): p.weight.replace(p.read()) for p in sparse_parts(model).values()}
+    shared = {slot.path: dense.get(id(slot.value), slot.value) for slot in slots(model)}
     copy = nnx.clone(model)
-    for old, new in zip(slots(model), slots(copy), strict=True):
-        new.put(dense.get(id(old.value), old.value))
+    for slot in slots(copy):  # by path: a clone has its attributes in another order
+        slot.put(shared[slot.path])
     return copy
 
 
@@ -273,14 +274,18 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
     new = {} if new is None else dict(new)
     for path in new:
         if path not in parts:
-            raise ValueError(f"{path!r} is no sparse weight; there are: {', '.join(parts) or 'none'}")
+            raise ValueError(
+                f"{path!r} is no sparse weight; there are: {', '.join(parts) or 'none'}"
+            )
     held = {}
     for path, part in parts.items():
         mask = jnp.asarray(new.get(path, part.read_mask()), part.weight[...].dtype)
         if mask.shape != part.weight[...].shape:
             raise ValueError(f"{path}: mask of shape {mask.shape}, the weight has {part.shape}")
         if path in new and not bool(((mask == 0) | (mask == 1)).all()):
-            raise ValueError(f"{path}: a mask holds 0 and 1 only; compare scores with a threshold first")
+            raise ValueError(
+                f"{path}: a mask holds 0 and 1 only; compare scores with a threshold first"
+            )
         held[id(part)] = Sparse(part.weight, Held(role=part.rule.role), key=jax.random.key(0))
         held[id(part)].mask[...] = mask
     for slot in slots(copy):

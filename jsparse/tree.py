@@ -137,7 +137,9 @@ def match(names: Mapping[str, Any], rules: Sequence[tuple[str, Choice]]) -> dict
     chosen: dict[str, Choice] = {}
     for rule in rules:
         if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)):
-            raise ValueError(f'got {rule!r}; each rule is a pair such as (".*/kernel", Threshold())')
+            raise ValueError(
+                f'got {rule!r}; each rule is a pair such as (".*/kernel", Threshold())'
+            )
         pattern, choice = rule
         try:
             expression = re.compile(pattern)

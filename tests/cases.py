@@ -70,7 +70,7 @@ class Shared(nnx.Module):
         self.second.kernel = self.first.kernel
 
     def __call__(self, x: Array) -> Array:
-        return self.second(nnx.relu(self.first(x)))
+        return self.second(jnp.tanh(self.first(x)))
 
 
 class Stacked(nnx.Module):
@@ -87,7 +87,7 @@ class Stacked(nnx.Module):
     def __call__(self, x: Array) -> Array:
         @nnx.scan(in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
         def forward(layer: nnx.Linear, x: Array) -> Array:
-            return nnx.relu(layer(x))
+            return jnp.tanh(layer(x))
 
         return forward(self.layers, x)
 
@@ -98,45 +98,60 @@ def _inputs(*shape: int) -> Array:
 
 def _cell(cell: nnx.RNNCellBase) -> Array:
     carry = cell.initialize_carry((2, 4), nnx.Rngs(0))
+    carry = jax.tree.map(lambda c: c + 0.5, carry)  # from 0 the recurrent kernels get no gradient
     return cell(carry, _inputs(2, 4))[1]
 
 
 LAYERS = {
-    "linear": Layer(
-        lambda r: nnx.Linear(4, 6, rngs=r), "kernel", 1, lambda m: m(_inputs(2, 4))
-    ),
+    "linear": Layer(lambda r: nnx.Linear(4, 6, rngs=r), "kernel", 1, lambda m: m(_inputs(2, 4))),
     "linear general": Layer(
         lambda r: nnx.LinearGeneral((2, 4), (3, 2), axis=(-2, -1), rngs=r),
-        "kernel", 1, lambda m: m(_inputs(2, 2, 4)),
+        "kernel",
+        1,
+        lambda m: m(_inputs(2, 2, 4)),
     ),
     "conv": Layer(
         lambda r: nnx.Conv(2, 6, (3, 3), rngs=r), "kernel", 1, lambda m: m(_inputs(2, 5, 5, 2))
     ),
     "grouped conv": Layer(
         lambda r: nnx.Conv(4, 6, (3, 3), feature_group_count=2, rngs=r),
-        "kernel", 1, lambda m: m(_inputs(2, 5, 5, 4)),
+        "kernel",
+        1,
+        lambda m: m(_inputs(2, 5, 5, 4)),
     ),
     "depthwise conv": Layer(
         lambda r: nnx.Conv(4, 4, (3, 3), feature_group_count=4, rngs=r),
-        "kernel", 1, lambda m: m(_inputs(2, 5, 5, 4)), False,
+        "kernel",
+        1,
+        lambda m: m(_inputs(2, 5, 5, 4)),
+        False,
     ),
     "conv transpose": Layer(
         lambda r: nnx.ConvTranspose(2, 6, (3,), rngs=r), "kernel", 1, lambda m: m(_inputs(2, 5, 2))
     ),
     "conv transposed kernel": Layer(
         lambda r: nnx.ConvTranspose(6, 2, (3,), transpose_kernel=True, rngs=r),
-        "kernel", 1, lambda m: m(_inputs(2, 5, 6)),
+        "kernel",
+        1,
+        lambda m: m(_inputs(2, 5, 6)),
     ),
     "einsum": Layer(
         lambda r: nnx.Einsum("bi,hio->bho", (2, 4, 3), rngs=r),
-        "kernel", 1, lambda m: m(_inputs(2, 4)),
+        "kernel",
+        1,
+        lambda m: m(_inputs(2, 4)),
     ),
     "embed": Layer(
-        lambda r: nnx.Embed(6, 4, rngs=r), "embedding", 1, lambda m: m(jnp.arange(6)) @ m.attend(_inputs(2, 4)).T[:4]
+        lambda r: nnx.Embed(6, 4, rngs=r),
+        "embedding",
+        1,
+        lambda m: m(jnp.arange(6)) @ m.attend(_inputs(2, 4)).T[:4],
     ),
     "attention": Layer(
         lambda r: nnx.MultiHeadAttention(2, 4, decode=False, rngs=r),
-        ".*/kernel", 4, lambda m: m(_inputs(2, 3, 4)),
+        ".*/kernel",
+        4,
+        lambda m: m(_inputs(2, 3, 4)),
     ),
     "lstm": Layer(lambda r: nnx.LSTMCell(4, 6, rngs=r), ".*/kernel", 8, _cell),
     "optimized lstm": Layer(lambda r: nnx.OptimizedLSTMCell(4, 6, rngs=r), ".*/kernel", 2, _cell),

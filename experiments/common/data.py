@@ -205,7 +205,9 @@ def _labels(content: bytes, path: Path) -> np.ndarray:
     _header(content, path, 2049, 1)
     labels = np.frombuffer(content, np.uint8, offset=8).astype(np.int32)
     if labels.size and labels.max() > 9:
-        raise DataError(f"{path} holds the label {labels.max()}, allowed are 0 to 9; {_again(path)}")
+        raise DataError(
+            f"{path} holds the label {labels.max()}, allowed are 0 to 9; {_again(path)}"
+        )
     return labels
 
 

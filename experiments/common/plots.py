@@ -46,18 +46,20 @@ def plot_layers(
     axes = figure.add_subplot()
     _percent_axis(axes, np.concatenate(list(values.values())))
     low = axes.get_ylim()[0]
-    for index, (name, value) in enumerate(values.items()):
+    for index, value in enumerate(values.values()):
         axes.plot(
             steps,
             np.maximum(value, low),  # a dead layer runs along the lower edge
             color=COLOURS[index % len(COLOURS)],
             linestyle=STYLES[index // len(COLOURS) % len(STYLES)],
             linewidth=1.6,
+            marker=_marker(steps),
             clip_on=False,
         )
     axes.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
     axes.set_xlabel("training step")
     axes.set_ylabel("density of the layer [%]")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     _label_ends(axes, {name: value[-1] for name, value in values.items()}, low)
     _save(figure, path)
@@ -92,25 +94,31 @@ def plot_epochs(
         most = max(most, len(dense))
         _band(above, epochs, dense, COLOURS[1], "--")
         handles.append(
-            Line2D([], [], color=COLOURS[1], linestyle="--", linewidth=1.8, label="dense")
+            Line2D(
+                [],
+                [],
+                color=COLOURS[1],
+                linestyle="--",
+                linewidth=1.8,
+                label=f"dense, {dense[:, -1].mean():.2f} % at the end",
+            )
         )
     if most > 1:
-        handles.append(
-            Patch(color="0.75", label=f"± 1 standard deviation ({most} seeds), line: mean")
-        )
-    _percent_axis(below, density)
+        handles.append(Patch(color="0.75", label=f"mean ± 1 std ({most} seeds)"))
+    _percent_axis(below, np.vstack([density, density.mean(axis=0)]))
     _band(above, epochs, accuracy, COLOURS[0], "-")
-    _band(below, epochs, np.maximum(density, below.get_ylim()[0]), COLOURS[0], "-")
+    _band(below, epochs, density, COLOURS[0], "-")
     above.set_ylabel("test accuracy [%]")
     below.set_ylabel("density [%]")
     below.set_xlabel("epoch")
     below.xaxis.get_major_locator().set_params(integer=True)
     below.set_xlim(epochs[0], max(epochs[-1], epochs[0] + 1))
     for axes, value in ((above, accuracy), (below, density)):
+        end = value[:, -1].mean()
         axes.grid(color="0.9")
         axes.annotate(
-            f" {value[:, -1].mean():.3g} %",
-            (1, max(value[:, -1].mean(), axes.get_ylim()[0])),
+            f" {end:.2f} %",
+            (1, max(end, axes.get_ylim()[0])),
             xycoords=("axes fraction", "data"),
             va="center",
             color=COLOURS[0],
@@ -179,9 +187,7 @@ def plot_kernels(mask: Any, path: str | Path) -> None:
     axes = figure.add_subplot(facecolor="#B5CDE3")
     axes.imshow(sheet, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(f"{filters} filters of {height}×{width}, {mask.mean():.1%} kept (black)")
-    axes.set_yticks(
-        (height + 1) * np.arange(rows) + (height + 1) / 2, columns * np.arange(rows)
-    )
+    axes.set_yticks((height + 1) * np.arange(rows) + (height + 1) / 2, columns * np.arange(rows))
     axes.set_xticks((width + 1) * np.arange(columns) + (width + 1) / 2, np.arange(columns))
     axes.set_ylabel("first filter of the row")
     axes.set_xlabel("+ column")
@@ -214,10 +220,25 @@ def _seeds(values: Any, epochs: Sequence[int], name: str) -> np.ndarray:
 
 def _band(axes: Any, epochs: Sequence[int], values: np.ndarray, colour: str, style: str) -> None:
     mean = values.mean(axis=0)
-    axes.plot(epochs, mean, color=colour, linestyle=style, linewidth=1.8)
+    low = axes.get_ylim()[0] if axes.get_yscale() == "log" else -np.inf  # log has no place for 0
+    axes.plot(
+        epochs,
+        np.maximum(mean, low),
+        color=colour,
+        linestyle=style,
+        linewidth=1.8,
+        marker=_marker(epochs),
+        clip_on=len(epochs) > 1,
+    )
     if len(values) > 1:
         spread = values.std(axis=0, ddof=1)
-        axes.fill_between(epochs, mean - spread, mean + spread, color=colour, alpha=0.25, lw=0)
+        lower, upper = np.maximum(mean - spread, low), np.maximum(mean + spread, low)
+        axes.fill_between(epochs, lower, upper, color=colour, alpha=0.25, lw=0)
+
+
+def _marker(points: Sequence[int]) -> str:
+    """A dot where a single point would leave no line to see."""
+    return "o" if len(points) == 1 else ""
 
 
 def _percent_axis(axes: Any, values: np.ndarray) -> None:
@@ -246,12 +267,21 @@ def _label_ends(axes: Any, ends: Mapping[str, float], low: float) -> None:
     for index, (name, place) in enumerate(zip(ends, _apart(spots, gap), strict=True)):
         colour = COLOURS[index % len(COLOURS)]
         axes.plot(
-            [1.0, 1.02], [spots[index], place], transform=axes.transAxes, color=colour,
-            linewidth=0.7, clip_on=False,
+            [1.0, 1.02],
+            [spots[index], place],
+            transform=axes.transAxes,
+            color=colour,
+            linewidth=0.7,
+            clip_on=False,
         )
         axes.text(
-            1.025, place, f"{name}  {ends[name]:.3g} %", transform=axes.transAxes, color=colour,
-            va="center", fontsize=8,
+            1.025,
+            place,
+            f"{name}  {ends[name]:.3g} %",
+            transform=axes.transAxes,
+            color=colour,
+            va="center",
+            fontsize=8,
         )
 
 

@@ -209,9 +209,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _compare(
-    old: dict[str, Any], held: dict[str, Any], free: dict[str, Any], folder: Path
-) -> None:
+def _compare(old: dict[str, Any], held: dict[str, Any], free: dict[str, Any], folder: Path) -> None:
     before = {**old["free"], **old["held"]}
     gone = [name for name in old["held"] if name not in held and name not in free]
     lines = []

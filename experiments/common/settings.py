@@ -98,7 +98,11 @@ def _commit() -> str:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20,
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=20,
             check=True,
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):

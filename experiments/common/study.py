@@ -44,9 +44,13 @@ class StudySettings:
     """Fraction of the run, at its end, over which the learning rate falls to 0 along a cosine."""
     dense: bool = True
     """Train the dense network too."""
-    data: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(default="", metadata=FREE)
+    data: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
+        default="", metadata=FREE
+    )
     """Folder with the four MNIST files; else $JSPARSE_DATA, a download, or scikit-learn's digits."""
-    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(default="", metadata=FREE)
+    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
+        default="", metadata=FREE
+    )
     """Run folder, by default one under runs/ named after the settings; a killed run goes on from there."""
 
 
@@ -94,7 +98,11 @@ def study(
     lines = [["published", "dense", "", published.dense, ""]]
     baseline: list[float] = []
     if settings.dense:
-        run = open_run(out / "dense", dataclasses.replace(settings, alphas=(), density=1.0), dataset=images.name)
+        run = open_run(
+            out / "dense",
+            dataclasses.replace(settings, alphas=(), density=1.0),
+            dataset=images.name,
+        )
         sweep = Sweep(make, tx, settings.batch, over)
         final = finish(run, sweep, images, settings, [0.0])
         baseline = final["0"]["accuracy"]
@@ -114,11 +122,15 @@ def study(
     for alpha in settings.alphas:
         what = f"alpha {alpha:g}" if settings.density == 1 else f"target {settings.density:.1%}"
         lines.append(_line("here", what, final[f"{alpha:g}"]))
-    print(f"{images.name}, {settings.epochs} epochs, {settings.seeds} seeds, last epoch (test data):\n")
+    print(
+        f"{images.name}, {settings.epochs} epochs, {settings.seeds} seeds, last epoch (test data):\n"
+    )
     print(table(["", "network", "density [%]", "accuracy [%]", "best epoch [%]"], lines))
     for alpha in settings.alphas:
         layers = dict(zip(sweep.layers, final[f"{alpha:g}"]["layers"], strict=True))
-        print(f"\nlayers at alpha {alpha:g}: " + ", ".join(f"{n} {d:.2%}" for n, d in layers.items()))
+        print(
+            f"\nlayers at alpha {alpha:g}: " + ", ".join(f"{n} {d:.2%}" for n, d in layers.items())
+        )
     print(f"\npictures and log: {run.folder}")
 
 
@@ -160,7 +172,9 @@ def finish(
 
 
 def _line(source: str, what: str, numbers: dict) -> list[str]:
-    percent = {name: [100 * value for value in numbers[name]] for name in ("density", "accuracy", "best")}
+    percent = {
+        name: [100 * value for value in numbers[name]] for name in ("density", "accuracy", "best")
+    }
     sparse = min(numbers["density"]) < 1
     density = mean_std(percent["density"]) if sparse else ""
     return [source, what, density, mean_std(percent["accuracy"]), mean_std(percent["best"])]

@@ -132,7 +132,11 @@ class Sweep:
 
     def total(self, densities: np.ndarray) -> np.ndarray:
         """Density over all layers: [..., layers] -> [...]; 1 for a dense model."""
-        return densities @ self.sizes / self.sizes.sum() if self.layers else np.ones(densities.shape[:-1])
+        return (
+            densities @ self.sizes / self.sizes.sum()
+            if self.layers
+            else np.ones(densities.shape[:-1])
+        )
 
     def _one_epoch(self, runs: Runs, x: Array, y: Array) -> tuple[Runs, tuple[Array, Array]]:
         key, shuffle = jax.random.split(runs.key)

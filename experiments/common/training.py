@@ -17,7 +17,13 @@ EVERY = 20
 
 
 def train(
-    run: Run, sweep: Sweep, images: Images, *, seeds: Sequence[int], alphas: Sequence[float], epochs: int
+    run: Run,
+    sweep: Sweep,
+    images: Images,
+    *,
+    seeds: Sequence[int],
+    alphas: Sequence[float],
+    epochs: int,
 ) -> Runs:
     """All epochs of all runs, from the last checkpoint on.
 
@@ -77,7 +83,13 @@ def plot(run: Run, runs: Sequence[int], name: str, baseline: Sequence[float] = (
         np.array([row[n] for row in rows]).T[list(runs)] for n in ("accuracy", "density")
     )
     flat = np.repeat(np.reshape(baseline, (-1, 1)), len(epochs), axis=1)
-    plot_epochs(epochs, accuracy, density, run.folder / f"{name}.png", baseline=flat if len(baseline) else ())
+    plot_epochs(
+        epochs,
+        accuracy,
+        density,
+        run.folder / f"{name}.png",
+        baseline=flat if len(baseline) else (),
+    )
 
 
 def plot_steps(run: Run, sweep: Sweep) -> None:

@@ -70,14 +70,24 @@ class Report:
     def __str__(self) -> str:
         head = ("layer", "shape", "rule", "density", "kept", "of")
         body = [
-            (path, "x".join(map(str, r.shape)), r.rule, f"{r.density:.2%}", f"{r.kept:,}", f"{r.size:,}")
+            (
+                path,
+                "x".join(map(str, r.shape)),
+                r.rule,
+                f"{r.density:.2%}",
+                f"{r.kept:,}",
+                f"{r.size:,}",
+            )
             for path, r in self.rows.items()
         ]
         total = ("total", "", "", f"{self.density:.2%}", f"{self.kept:,}", f"{self.size:,}")
         widths = [max(len(line[n]) for line in (head, *body, total)) for n in range(len(head))]
         # names to the left, numbers to the right
         lines = [
-            "  ".join(c.ljust(w) if n < 3 else c.rjust(w) for n, (c, w) in enumerate(zip(line, widths, strict=True)))
+            "  ".join(
+                c.ljust(w) if n < 3 else c.rjust(w)
+                for n, (c, w) in enumerate(zip(line, widths, strict=True))
+            )
             for line in (head, *body, total)
         ]
         rule = "-" * len(lines[0])

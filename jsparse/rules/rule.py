@@ -62,4 +62,6 @@ def check_weight(weight: Array) -> None:
             "leave it out of the pattern"
         )
     if weight.ndim == 0:
-        raise ValueError("a rule needs a weight with axes, got a scalar; leave it out of the pattern")
+        raise ValueError(
+            "a rule needs a weight with axes, got a scalar; leave it out of the pattern"
+        )

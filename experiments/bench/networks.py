@@ -1,0 +1,181 @@
+"""The networks of the step benchmark, each with its batch of random data."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jax import lax
+
+import jsparse
+from experiments import common
+
+KERNELS = ".*/kernel"
+"""The weights that become sparse: all kernels, of attention too."""
+VGG = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
+
+
+class LeNet300(nnx.Module):
+    """784-300-100-10 with ReLU."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.fc1 = nnx.Linear(784, 300, rngs=rngs)
+        self.fc2 = nnx.Linear(300, 100, rngs=rngs)
+        self.fc3 = nnx.Linear(100, 10, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Images [n, 28, 28] to logits [n, 10]."""
+        x = nnx.relu(self.fc1(x.reshape(len(x), -1)))
+        return self.fc3(nnx.relu(self.fc2(x)))
+
+
+class LeNet5(nnx.Module):
+    """LeNet-5-Caffe: two 5x5 convolutions, two dense layers."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        conv = partial(
+            nnx.Conv, padding="VALID", conv_general_dilated=common.convolution(), rngs=rngs
+        )
+        self.conv1 = conv(1, 20, (5, 5))
+        self.conv2 = conv(20, 50, (5, 5))
+        self.fc1 = nnx.Linear(800, 500, rngs=rngs)
+        self.fc2 = nnx.Linear(500, 10, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Images [n, 28, 28] to logits [n, 10]."""
+        x = nnx.relu(common.max_pool(self.conv1(x[..., None])))
+        x = nnx.relu(common.max_pool(self.conv2(x)))
+        return self.fc2(nnx.relu(self.fc1(x.reshape(len(x), -1))))
+
+
+class VGG16(nnx.Module):
+    """VGG-16 for 32x32 images: 3x3 convolutions with batch norm and ReLU, then 512-512-10."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        convs, norms, inputs, side = [], [], 3, 32
+        for width in VGG:
+            if width == "M":
+                side //= 2
+                continue
+            # as a matrix product exactly where the kernel exceeds the map
+            conv = common.convolution() if side < 3 else lax.conv_general_dilated
+            convs.append(
+                nnx.Conv(
+                    inputs, width, (3, 3), use_bias=False, conv_general_dilated=conv, rngs=rngs
+                )
+            )
+            norms.append(nnx.BatchNorm(width, rngs=rngs))
+            inputs = width
+        self.convs, self.norms = nnx.List(convs), nnx.List(norms)
+        self.fc1 = nnx.Linear(512, 512, rngs=rngs)
+        self.fc2 = nnx.Linear(512, 10, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Images [n, 32, 32, 3] to logits [n, 10]."""
+        layers = iter(zip(self.convs, self.norms, strict=True))
+        for width in VGG:
+            if width == "M":
+                x = common.max_pool(x)
+            else:
+                conv, norm = next(layers)
+                x = nnx.relu(norm(conv(x)))
+        return self.fc2(nnx.relu(self.fc1(x.reshape(len(x), -1))))
+
+
+class MLP(nnx.Module):
+    """Four dense layers of 1024 x 1024 with ReLU."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.layers = nnx.List([nnx.Linear(1024, 1024, rngs=rngs) for _ in range(4)])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Features [n, 1024] to logits [n, 1024]."""
+        for layer in self.layers[:-1]:
+            x = nnx.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class Block(nnx.Module):
+    """A transformer block, norm first."""
+
+    def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
+        self.norm1 = nnx.LayerNorm(width, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(heads, width, decode=False, rngs=rngs)
+        self.norm2 = nnx.LayerNorm(width, rngs=rngs)
+        self.widen = nnx.Linear(width, 4 * width, rngs=rngs)
+        self.narrow = nnx.Linear(4 * width, width, rngs=rngs)
+
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        """[n, tokens, width] to the same; mask [n, 1, tokens, tokens]."""
+        x = x + self.attention(self.norm1(x), mask=mask)
+        return x + self.narrow(nnx.gelu(self.widen(self.norm2(x))))
+
+
+class Transformer(nnx.Module):
+    """Two blocks of width 256 with 4 heads, over 256 tokens; the embedding stays dense."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.embed = nnx.Embed(256, 256, rngs=rngs)
+        self.place = nnx.Embed(64, 256, rngs=rngs)
+        self.blocks = nnx.List([Block(256, 4, rngs) for _ in range(2)])
+        self.norm = nnx.LayerNorm(256, rngs=rngs)
+        self.out = nnx.Linear(256, 256, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Tokens [n, 64] to logits [n, 64, 256]."""
+        mask = nnx.make_causal_mask(x)
+        x = self.embed(x) + self.place.embedding[...]
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.out(self.norm(x))
+
+
+Draw = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
+
+
+def features(*shape: int, classes: int) -> Draw:
+    """Draws a batch of floats [shape] and its labels [shape[0]]."""
+
+    def draw(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return random.random(shape, np.float32), random.integers(classes, size=shape[0])
+
+    return draw
+
+
+def tokens(batch: int, length: int) -> Draw:
+    """Draws tokens [batch, length] and the next ones, as many."""
+
+    def draw(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        text = random.integers(256, size=(batch, length + 1))
+        return text[:, :-1], text[:, 1:]
+
+    return draw
+
+
+class Network(NamedTuple):
+    """A network, its data, and the most that masks may cost."""
+
+    make: Callable[[nnx.Rngs], nnx.Module]
+    draw: Draw
+    goal: float
+
+
+NETWORKS = {
+    "lenet-300-100": Network(LeNet300, features(64, 28, 28, classes=10), 1.2),
+    "lenet-5": Network(LeNet5, features(64, 28, 28, classes=10), 1.05),
+    "vgg-16": Network(VGG16, features(64, 32, 32, 3, classes=10), 1.05),
+    "mlp-1024": Network(MLP, features(128, 1024, classes=1024), float("inf")),
+    "transformer": Network(Transformer, tokens(16, 64), 1.05),
+}
+
+
+def variants(make: Callable[[nnx.Rngs], nnx.Module]) -> dict[str, nnx.Module]:
+    """The same weights dense, under learned thresholds, and under a stored mask.
+
+    All thresholds start at 0 and the stored mask full, so that the three compute the same.
+    """
+    rules: dict[str, Any] = {"Threshold": jsparse.Threshold(), "Held": jsparse.Held()}
+    sparse = {n: jsparse.sparsify(make(nnx.Rngs(0)), (KERNELS, r)) for n, r in rules.items()}
+    return {"dense": make(nnx.Rngs(0)), **sparse}

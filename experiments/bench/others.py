@@ -1,0 +1,158 @@
+"""Other people's train steps, each in a process of its own; `experiments.bench.step` starts it.
+
+Protocol: a line "ready" once compiled; then for each line with a number of steps, the seconds they
+took. Nothing runs in between.
+
+    python -m experiments.bench.others NAME FOLDER NETWORK
+
+Each function imports what it needs itself: torch and jax must not share a process.
+"""
+
+import importlib
+import sys
+import time
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+RATE, MOMENTUM, ALPHA = 1e-7, 0.9, 5e-4
+EVERY = 100
+"""Steps between new masks of jaxpruner's schedule."""
+BATCH = 64
+
+
+def data() -> tuple[np.ndarray, np.ndarray]:
+    """One batch of images [64, 28, 28] and labels [64]."""
+    random = np.random.default_rng(0)
+    return random.random((BATCH, 28, 28), np.float32), random.integers(10, size=BATCH)
+
+
+def authors(folder: str, network: str) -> Callable[[], Any]:
+    """A step of the published PyTorch code of Dynamic Sparse Training, as in its trainer."""
+    import torch
+
+    sys.path.insert(0, f"{folder}/mnist")
+    code: Any = importlib.import_module("model")
+    torch.manual_seed(0)
+    names = {"lenet-300-100": "LeNet_300_100_Masked", "lenet-5": "LeNet_5_Masked"}
+    model = getattr(code, names[network])()
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=0.0)
+    criterion = torch.nn.CrossEntropyLoss()
+    images, labels = data()
+    x, y = torch.from_numpy(images)[:, None], torch.from_numpy(labels)
+
+    def step() -> Any:
+        model.train()
+        loss = criterion(model(x), y)
+        for layer in model.modules():
+            if isinstance(layer, code.MaskedMLP) or isinstance(layer, code.MaskedConv2d):  # noqa: SIM101
+                loss += ALPHA * torch.sum(torch.exp(-layer.threshold))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def jaxpruner_static(folder: str, network: str) -> Callable[[], Any]:
+    """A step of jaxpruner under the mask of the largest tenth, which stays."""
+    pruner = import_jaxpruner(folder)
+    return jaxpruner_step(pruner, pruner.NoUpdateSchedule(), network)
+
+
+def jaxpruner_magnitude(folder: str, network: str) -> Callable[[], Any]:
+    """A step of jaxpruner under the mask of the largest tenth, made anew every 100 steps."""
+    pruner = import_jaxpruner(folder)
+    schedule = pruner.PolynomialSchedule(
+        update_freq=EVERY, update_start_step=0, update_end_step=10**6
+    )
+    return jaxpruner_step(pruner, schedule, network)
+
+
+def import_jaxpruner(folder: str) -> Any:
+    """jaxpruner as it is, with the two names it wants of other packages put back.
+
+    `jax.tree_map` is gone from JAX; `ml_collections` is imported only to annotate.
+    """
+    import jax
+
+    jax.tree_map = jax.tree.map
+    try:
+        importlib.import_module("ml_collections")
+    except ImportError:
+        sys.modules["ml_collections"] = types.ModuleType("ml_collections")
+    sys.path.insert(0, folder)
+    return importlib.import_module("jaxpruner")
+
+
+def jaxpruner_step(pruner: Any, schedule: Any, network: str) -> Callable[[], Any]:
+    """Its step: masks in the optax state, gradients dense, weights masked after the step."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from flax import nnx
+
+    from experiments.bench.networks import NETWORKS
+
+    graphdef, state = nnx.split(NETWORKS[network].make(nnx.Rngs(0)))
+    leaves, structure = jax.tree.flatten(state)
+    names = [f"leaf{n:02}" for n in range(len(leaves))]
+    params = dict(zip(names, leaves, strict=True))
+
+    def distribution(params: dict[str, jax.Array]) -> dict[str, Any]:
+        return {name: 0.9 if leaf.ndim > 1 else None for name, leaf in params.items()}
+
+    prune = pruner.MagnitudePruning(scheduler=schedule, sparsity_distribution_fn=distribution)
+    tx = prune.wrap_optax(optax.sgd(RATE, momentum=MOMENTUM))
+    params, masks = prune.instant_sparsify(params)
+    start = jax.tree.map(jnp.array, (params, tx.init(params)._replace(masks=masks)))
+    x, y = jax.tree.map(jnp.asarray, data())
+
+    def step(state: Any, x: jax.Array, y: jax.Array) -> tuple[Any, jax.Array]:
+        params, sparse = state
+
+        def loss_of(params: Any) -> jax.Array:
+            model = nnx.merge(graphdef, jax.tree.unflatten(structure, [params[n] for n in names]))
+            return optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()
+
+        loss, grads = jax.value_and_grad(loss_of)(params)
+        updates, sparse = tx.update(grads, sparse, params)
+        params = prune.post_gradient_update(optax.apply_updates(params, updates), sparse)
+        return (params, sparse), loss
+
+    jitted = jax.jit(step, donate_argnums=0)
+    box = [start]
+
+    def run() -> Any:
+        box[0], loss = jax.block_until_ready(jitted(box[0], x, y))
+        return loss
+
+    return run
+
+
+STEPS = {
+    "authors": authors,
+    "jaxpruner-static": jaxpruner_static,
+    "jaxpruner-magnitude": jaxpruner_magnitude,
+}
+
+
+def main(name: str, folder: str, network: str) -> None:
+    """Build the step, say how it starts, then time what is asked for."""
+    step = STEPS[name](folder, network)
+    loss = float(step())
+    for _ in range(3):
+        step()
+    print(f"ready {loss}", flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        for _ in range(int(line)):
+            step()
+        print(time.perf_counter() - start, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,143 @@
+"""How candidates are timed: in turns, round after round, and compared within a round.
+
+Each candidate runs for about 50 ms at a time, as whole steps, after a rest in which thread pools
+stop spinning and one call that is not counted. The starting point moves on by one every round.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+SAMPLE = 0.05
+"""Seconds a sample fills."""
+REST = 0.02
+"""Seconds before each."""
+ROOT = Path(__file__).parents[2]
+
+
+class Candidate(Protocol):
+    """Something that can do a number of calls, each of some train steps."""
+
+    steps: int
+    whole: int
+    """Calls come in multiples of this."""
+
+    def seconds(self, calls: int) -> float:
+        """What so many calls take."""
+        ...
+
+
+class Here:
+    """A function of this process from a state to the next one; the state is given up.
+
+    Args:
+      call: state -> (state, result).
+      state: the first.
+      steps: train steps a call.
+    """
+
+    whole = 1
+
+    def __init__(self, call: Callable[[Any], tuple[Any, Any]], state: Any, steps: int = 1):
+        self.call, self.state, self.steps = call, state, steps
+
+    def seconds(self, calls: int) -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            self.state, _ = jax.block_until_ready(self.call(self.state))
+        return time.perf_counter() - start
+
+
+class There:
+    """A step of `experiments.bench.others`, in a process that is idle unless asked.
+
+    Raises:
+      RuntimeError: the process ended.
+    """
+
+    steps = 1
+
+    def __init__(self, name: str, folder: str, network: str, whole: int = 1):
+        self.whole = whole
+        command = [sys.executable, "-m", "experiments.bench.others", name, folder, network]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+        self.loss = float(self._line().removeprefix("ready "))
+
+    def seconds(self, calls: int) -> float:
+        self.process.stdin.write(f"{calls}\n")
+        self.process.stdin.flush()
+        return float(self._line())
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.stdin.close()
+        self.process.wait()
+
+    def _line(self) -> str:
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{' '.join(self.process.args)} ended; its error is above")
+        return line.strip()
+
+
+def in_turns(candidates: Mapping[str, Candidate], rounds: int) -> dict[str, np.ndarray]:
+    """Seconds a step of each candidate, [rounds]."""
+    calls = {}
+    for name, candidate in candidates.items():
+        candidate.seconds(candidate.whole)
+        once = candidate.seconds(candidate.whole)
+        calls[name] = candidate.whole * max(1, round(SAMPLE / once))
+    order = list(candidates)
+    taken: dict[str, list[float]] = {name: [] for name in order}
+    for n in range(rounds):
+        first = n % len(order)
+        for name in order[first:] + order[:first]:
+            candidate = candidates[name]
+            time.sleep(REST)
+            candidate.seconds(candidate.whole)
+            taken[name].append(candidate.seconds(calls[name]) / (calls[name] * candidate.steps))
+    return {name: np.array(times) for name, times in taken.items()}
+
+
+def ratio(times: np.ndarray, reference: np.ndarray) -> list[str]:
+    """Median over rounds of the ratio within a round, and its quartiles, as text."""
+    low, middle, high = np.quantile(times / reference, [0.25, 0.5, 0.75])
+    return [f"{middle:.3f}", f"{low:.3f}-{high:.3f}"]
+
+
+class Load:
+    """What processes other than these used of the machine since it was made; Linux only."""
+
+    def __init__(self, processes: Sequence[int] = ()):
+        self.processes = [os.getpid(), *processes]
+        self.start, self.busy = time.perf_counter(), self._others()
+
+    def __str__(self) -> str:
+        if not Path("/proc/stat").exists():
+            return "use of the machine by others: unknown"
+        seconds = (time.perf_counter() - self.start) * os.cpu_count()
+        used = max(0.0, self._others() - self.busy) / seconds
+        return f"others used {used:.0%} of the machine" + (": NOISY" if used > 0.03 else "")
+
+    def _others(self) -> float:
+        """Seconds of processor time so far, less our own."""
+        if not Path("/proc/stat").exists():
+            return 0.0
+        user, nice, system, _, _, *rest = map(int, _words("/proc/stat", 1)[:8])
+        own = 0
+        for process in self.processes:
+            after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+            own += int(after_name[11]) + int(after_name[12])
+        return (user + nice + system + sum(rest) - own) / os.sysconf("SC_CLK_TCK")
+
+
+def _words(file: str, skip: int) -> list[str]:
+    return Path(file).read_text().splitlines()[0].split()[skip:]

@@ -1,0 +1,225 @@
+"""What masks cost in a train step, beside the dense network and beside other people's code.
+
+Claim: at batch 64 a step with learned thresholds takes at most 1.2 of the dense one's time on
+    LeNet-300-100 and 1.05 on convolutional networks and a transformer.
+Command: python -m experiments.bench.step [--authors FOLDER] [--jaxpruner FOLDER]
+    with checkouts of github.com/junjieliu2910/DynamicSparseTraining (needs torch) and of
+    github.com/google-research/jaxpruner.
+Minutes: 5 on two cores that do nothing else.
+
+A step is SGD with momentum on a donated state: loss, regulariser, gradients, weights, reset check.
+Ratios are medians over rounds of the ratio within a round, with quartiles. All that is compared
+takes turns in one run; other people's code has its own process, idle while the others are timed.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import platform
+from contextlib import ExitStack, closing
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from flax import nnx
+
+import jsparse
+from experiments import common
+from experiments.bench.networks import KERNELS, NETWORKS, LeNet300, Network, variants
+from experiments.bench.others import EVERY, MOMENTUM, RATE, data
+from experiments.bench.rounds import Candidate, Here, Load, There, in_turns, ratio
+from experiments.common.settings import environment
+
+SCANNED = 50
+"""Steps in one `lax.scan`."""
+SEEDS = 5
+TX = optax.sgd(RATE, momentum=MOMENTUM)  # so small a rate that the state stays where it is
+Name = Literal["lenet-300-100", "lenet-5", "vgg-16", "mlp-1024", "transformer", "seeds"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to measure."""
+
+    rounds: int = 15
+    """Samples of each candidate."""
+    only: tuple[Name, ...] = ()
+    """Networks to measure, and the five seeds in one program; by default all."""
+    authors: str = ""
+    """Checkout of the PyTorch code of Dynamic Sparse Training."""
+    jaxpruner: str = ""
+    """Checkout of jaxpruner."""
+
+
+def train_step(graphdef: Any, state: Any, x: jax.Array, y: jax.Array) -> tuple[Any, jax.Array]:
+    """(params, rest, optax state) to the next ones, and the loss of the task, []."""
+    params, rest, optimizer = state
+
+    def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        model = nnx.merge(graphdef, params, rest)
+        task = optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()
+        return task + jsparse.cost(model), (task, nnx.split(model, nnx.Param, ...)[2])
+
+    grads, (task, rest) = jax.grad(loss_of, has_aux=True)(params)
+    updates, optimizer = TX.update(grads, optimizer, params)
+    model = jsparse.advance(nnx.merge(graphdef, optax.apply_updates(params, updates), rest))
+    _, params, rest = nnx.split(model, nnx.Param, ...)
+    return (params, rest, optimizer), task
+
+
+class Step(Here):
+    """The jitted train step of a model, or many in a scan.
+
+    Attributes:
+      arena: bytes of temporary memory of the program.
+      loss: of the task at the start.
+    """
+
+    def __init__(self, model: nnx.Module, x: np.ndarray, y: np.ndarray, steps: int = 1):
+        graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+        def once(state: Any, batch: tuple) -> tuple[Any, jax.Array]:
+            return train_step(graphdef, state, *batch)
+
+        def many(state: Any, batch: tuple) -> tuple[Any, jax.Array]:
+            return jax.lax.scan(once, state, batch)
+
+        batch = (jnp.asarray(x), jnp.asarray(y))
+        if steps > 1:
+            batch = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], steps, axis=0), batch)
+        jitted = jax.jit(many if steps > 1 else once, donate_argnums=0)
+        state = jax.tree.map(jnp.array, (params, rest, TX.init(params)))
+        memory = jitted.lower(state, batch).compile().memory_analysis()
+        self.arena = memory.temp_size_in_bytes
+        state, loss = jitted(state, batch)
+        self.loss = float(loss.reshape(-1)[0])
+        super().__init__(lambda state: jitted(state, batch), state, steps)
+
+
+def measure(name: str, network: Network, rounds: int) -> None:
+    """Dense, learned thresholds and a stored mask, alone and in a scan; prints a table."""
+    x, y = network.draw(np.random.default_rng(0))
+    steps: dict[str, Step] = {}
+    scanned = [1, SCANNED] if name.startswith("lenet") else [1]
+    for what, model in variants(network.make).items():
+        for count in scanned if what != "Held" else [1]:
+            steps[_label(what, count)] = Step(model, x, y, count)
+    losses = [step.loss for step in steps.values()]
+    if not np.allclose(losses, losses[0], rtol=1e-4):
+        raise RuntimeError(f"{name}: nothing is masked yet, but the losses differ: {losses}")
+    load = Load()
+    times = in_turns(steps, rounds)
+    rows = []
+    for what, step in steps.items():
+        reference = times[_label("dense", step.steps)]
+        arena = f"{step.arena / 2**20:.1f}"
+        rows.append([what, _ms(times[what]), *ratio(times[what], reference), arena])
+    kernels = sum(mask.size for mask in jsparse.masks(variants(network.make)["Held"]).values())
+    goal = f", goal {network.goal:g}" if network.goal < float("inf") else ""
+    print(f"\n{name}: batch {len(x)}, {kernels:,} weights, loss {losses[0]:.3f}{goal}; {load}")
+    print(common.table(["step", "ms", "/ dense", "quartiles", "arena [MiB]"], rows), flush=True)
+
+
+def compare(name: str, network: Network, settings: Settings) -> None:
+    """Learned thresholds beside the authors' code and jaxpruner; prints a table."""
+    folders = {"authors": settings.authors, "jaxpruner": settings.jaxpruner}
+    if settings.authors and not importlib.util.find_spec("torch"):
+        print("\nthe authors' code needs torch, which is not installed: left out")
+        folders["authors"] = ""
+    names = {"authors": "authors", "jaxpruner-static": "jaxpruner"}
+    names["jaxpruner-magnitude"] = "jaxpruner"
+    ask = {n: str(Path(folders[f]).resolve()) for n, f in names.items() if folders[f]}
+    if not ask:
+        return
+    model = variants(network.make)["Threshold"]
+    ours = [_label("Threshold", count) for count in (1, SCANNED)]
+    with ExitStack() as stack:
+        candidates: dict[str, Candidate] = {
+            _label("Threshold", count): Step(model, *data(), count) for count in (1, SCANNED)
+        }
+        for other, folder in ask.items():
+            whole = EVERY if other == "jaxpruner-magnitude" else 1
+            there = There(other, folder, name, whole)
+            candidates[other] = stack.enter_context(closing(there))
+        load = Load([c.process.pid for c in candidates.values() if isinstance(c, There)])
+        times = in_turns(candidates, settings.rounds)
+        rows = [
+            [what, _ms(times[what]), f"{candidates[what].loss:.3f}"]
+            + [text for reference in ours for text in ratio(times[what], times[reference])]
+            for what in candidates
+        ]
+        print(f"\n{name}: batch {len(data()[0])}, the authors' loss is with regulariser; {load}")
+    header = ["step", "ms", "loss", "/ one step", "quartiles", "/ in a scan", "quartiles"]
+    print(common.table(header, rows), flush=True)
+
+
+def seeds(rounds: int) -> None:
+    """Five seeds of LeNet-300-100 in one program, against as many times one; prints a table."""
+    x, y = data()
+    x = jnp.asarray(np.tile((255 * x).astype(np.uint8), (SCANNED, 1, 1)))
+    y = jnp.asarray(np.tile(y, SCANNED))
+
+    def make(rngs: nnx.Rngs) -> nnx.Module:
+        return jsparse.sparsify(LeNet300(rngs), (KERNELS, jsparse.Threshold()))
+
+    def epoch(count: int) -> Here:
+        sweep = common.Sweep(make, TX, len(x) // SCANNED, common.side_by_side)
+        runs = sweep.start(range(count), [5e-4] * count)
+        return Here(lambda runs: sweep.epoch(runs, x, y), runs, SCANNED)
+
+    names = {"one seed": 1, f"{SEEDS} seeds": SEEDS}
+    load = Load()
+    times = in_turns({name: epoch(count) for name, count in names.items()}, rounds)
+    one = times["one seed"]
+    rows = [
+        [name, _ms(times[name]), *ratio(times[name], count * one)] for name, count in names.items()
+    ]
+    print(f"\nlenet-300-100: batch 64, seeds side by side, {SCANNED} steps in a scan; {load}")
+    print(common.table(["step", "ms", "/ as many alone", "quartiles"], rows), flush=True)
+
+
+def main(settings: Settings) -> None:
+    """Measure what was asked for, network by network."""
+    made_with = environment() | {"torch": _version("torch"), "rounds": settings.rounds}
+    print(f"{jax.default_backend()}: {_processor()}, {os.cpu_count()} cores")
+    print(", ".join(f"{name} {value}" for name, value in made_with.items()))
+    wanted = settings.only or (*NETWORKS, "seeds")
+    for name, network in NETWORKS.items():
+        if name in wanted:
+            measure(name, network, settings.rounds)
+            if name.startswith("lenet"):
+                compare(name, network, settings)
+            jax.clear_caches()
+    if "seeds" in wanted:
+        seeds(settings.rounds)
+
+
+def _label(what: str, steps: int) -> str:
+    return what if steps == 1 else f"{what}, {steps} in a scan"
+
+
+def _ms(times: np.ndarray) -> str:
+    return f"{1000 * np.median(times):.3f}"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,0 +1,640 @@
+"""The room that experiments share: data, run folders, checkpoints, tables, progress, pictures.
+
+Long because it mirrors one package, `experiments.common`, with a section for each of its files.
+"""
+
+import dataclasses
+import gzip
+import importlib.util
+import json
+import math
+import struct
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+pytest.importorskip("tyro", reason="the experiments need their extra packages")
+
+from experiments.common import checkpoint, data, show
+from experiments.common.checkpoint import CorruptCheckpoint
+from experiments.common.data import DataError, digits, mnist
+from experiments.common.plots import plot_epochs, plot_first_layer, plot_kernels, plot_layers
+from experiments.common.run import Diverged, Run, check_finite, open_run
+from experiments.common.settings import flatten
+
+TRAIN, LABELS, TEST, TEST_LABELS = data.DIGESTS
+
+
+def needs(package: str):
+    return pytest.mark.skipif(
+        importlib.util.find_spec(package) is None, reason=f"{package} is not installed"
+    )
+
+
+# ---------------------------------------------------------------- data
+
+
+def idx(array: np.ndarray) -> bytes:
+    header = struct.pack(f">{1 + array.ndim}I", 2048 + array.ndim, *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def contents() -> dict[str, bytes]:
+    random = np.random.RandomState(0)
+    return {
+        TRAIN: idx(random.randint(0, 256, (7, 28, 28))),
+        LABELS: idx(random.randint(0, 10, 7)),
+        TEST: idx(random.randint(0, 256, (3, 28, 28))),
+        TEST_LABELS: idx(random.randint(0, 10, 3)),
+    }
+
+
+def put(folder: Path, contents: dict[str, bytes], zipped: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        if zipped:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        else:
+            (folder / name).write_bytes(content)
+
+
+@pytest.fixture(autouse=True)
+def no_home_no_network(monkeypatch, tmp_path):
+    def blocked(url, **options):
+        raise urllib.error.URLError("blocked by the test")
+
+    monkeypatch.setattr(urllib.request, "urlopen", blocked)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("JSPARSE_DATA", raising=False)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("folder", ["", "mnist", "MNIST/raw"])
+def test_mnist_is_read_from_each_place(tmp_path, contents, folder, zipped):
+    put(tmp_path / folder, contents, zipped)
+    images = mnist(str(tmp_path))
+    assert images.train_x.shape == (7, 28, 28) and images.train_x.dtype == np.uint8
+    assert images.test_y.shape == (3,) and images.test_y.dtype == np.int32
+    assert images.train_x.tobytes() == contents[TRAIN][16:]
+    assert images.train_y.tolist() == list(contents[LABELS][8:])
+    assert "NOT the official MNIST" in images.name
+
+
+def test_folder_from_the_environment_and_argument_first(tmp_path, contents, monkeypatch):
+    put(tmp_path / "a", contents, False)
+    monkeypatch.setenv("JSPARSE_DATA", str(tmp_path / "a"))
+    assert len(mnist().train_x) == 7
+    with pytest.raises(DataError, match="absent"):
+        mnist(str(tmp_path / "absent"))
+
+
+def test_missing_file_names_file_places_and_remedy(tmp_path, contents):
+    put(tmp_path / "mnist", contents, True)
+    (tmp_path / "mnist" / f"{TEST}.gz").unlink()
+    with pytest.raises(DataError) as caught:
+        mnist(str(tmp_path))
+    text = str(caught.value)
+    assert text.startswith(f"{TEST} (with or without .gz) not found")
+    assert f"{tmp_path}/MNIST/raw" in text and "--data" in text and "JSPARSE_DATA" in text
+
+
+def damaged(contents: dict[str, bytes], kind: str) -> tuple[str, bytes, str]:
+    """A file's name, its damaged bytes and what the message must say."""
+    images, zipped = contents[TRAIN], gzip.compress(contents[TRAIN])
+    return {
+        "raw cut": (TRAIN, images[:-100], f"{len(images) - 100} bytes.*promises {len(images)}"),
+        "raw too long": (TRAIN, images + b"x", f"{len(images) + 1} bytes.*promises {len(images)}"),
+        "header cut": (TRAIN, images[:9], "cut off: 9 bytes, the header alone has 16"),
+        "empty": (LABELS, b"", "cut off: 0 bytes"),
+        "magic": (TRAIN, contents[LABELS] + bytes(9), "magic number 2049.*2051"),
+        "size": (TRAIN, idx(np.zeros((7, 8, 8))), "8x8, only 28x28"),
+        "label": (LABELS, idx(np.full(7, 11)), "label 11, allowed are 0 to 9"),
+        "count": (LABELS, idx(np.zeros(6)), "7 images.*6 labels"),
+        "gz cut": (f"{TRAIN}.gz", zipped[:-200], f"cut off.*promises {len(images)} bytes"),
+        "gz sum cut": (f"{TRAIN}.gz", zipped[:-4], f"cut off.*unpack to {len(images)}"),
+        "gz sum": (f"{TRAIN}.gz", zipped[:-8] + bytes(8), "not good gzip data"),
+        "not gz": (f"{TRAIN}.gz", images, "not good gzip data"),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["raw cut", "raw too long", "header cut", "empty", "magic", "size", "label", "count", "gz cut",
+     "gz sum cut", "gz sum", "not gz"],
+)  # fmt: skip
+def test_damaged_file_is_named_with_bytes_and_remedy(tmp_path, contents, kind):
+    put(tmp_path, contents, False)
+    name, content, message = damaged(contents, kind)
+    (tmp_path / name.removesuffix(".gz")).unlink()
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        mnist(str(tmp_path))
+    assert f"delete {tmp_path / name}" in str(caught.value)
+
+
+@needs("sklearn")
+def test_without_network_digits_stand_in_loudly(capsys):
+    images = mnist()
+    assert "NOT MNIST" in images.name
+    told = capsys.readouterr().err
+    assert "NOT those of MNIST" in told and "blocked by the test" in told and "--data" in told
+
+
+@needs("sklearn")
+def test_digits_are_the_same_each_time_and_look_like_mnist():
+    one, two = digits(), digits()
+    assert one.train_x.shape == (1437, 28, 28) and one.test_x.shape == (360, 28, 28)
+    assert one.train_x.dtype == np.uint8 and one.train_y.dtype == np.int32
+    assert one.train_x.max() == 255 and one.train_x.min() == 0
+    np.testing.assert_array_equal(one.test_x, two.test_x)
+    assert set(one.test_y) == set(range(10))
+
+
+def test_enlarging_keeps_constants_and_mean():
+    assert (data._enlarge(np.full((2, 8, 8), 16.0)) == 255).all()
+    ramp = np.broadcast_to(np.arange(8.0), (1, 8, 8))
+    assert abs(data._enlarge(ramp).mean() - 3.5 * 255 / 16) < 0.5
+
+
+class Reply:
+    def __init__(self, content):
+        self.content = content
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def read(self):
+        return self.content
+
+
+def test_download_fills_the_cache_and_is_used_again(contents, monkeypatch, tmp_path):
+    import hashlib
+
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    monkeypatch.setattr(data, "DIGESTS", sums)
+    asked = []
+
+    def serve(url, timeout):
+        asked.append(url)
+        if url.startswith(data.SOURCES[0]):
+            return Reply(gzip.compress(b"something else"))
+        return Reply(gzip.compress(contents[url.rsplit("/", 1)[1].removesuffix(".gz")]))
+
+    monkeypatch.setattr(urllib.request, "urlopen", serve)
+    assert mnist().name == "MNIST"
+    assert len(asked) == 5  # the first source is left at its first wrong file
+    assert mnist().name == "MNIST" and len(asked) == 5
+    files = sorted(path.name for path in (tmp_path / "home" / ".cache" / "jsparse").iterdir())
+    assert files == sorted(f"{name}.gz" for name in contents)
+
+
+# ---------------------------------------------------------------- run folder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inner:
+    alpha: float = 5e-4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Other(Inner):
+    pass
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    rate: float = 1e-3
+    sizes: tuple[int, ...] = (300, 100)
+    rule: Inner = dataclasses.field(default_factory=Inner)
+    out: Path = dataclasses.field(default=Path("runs"), metadata={"free": True})
+
+
+def test_settings_and_environment_are_written(tmp_path):
+    open_run(tmp_path, Settings(), data="MNIST")
+    written = json.loads((tmp_path / "settings.json").read_text())
+    assert written["held"] == {
+        "rate": 1e-3, "sizes": [300, 100], "rule": "Inner", "rule.alpha": 5e-4, "data": "MNIST",
+    }  # fmt: skip
+    assert written["free"] == {"out": "runs"}
+    assert written["environments"][0]["jax"] == jax.__version__
+    assert {"jaxlib", "flax", "optax", "python", "jsparse", "device", "devices", "commit"} <= set(
+        written["environments"][0]
+    )
+
+
+def test_same_settings_open_again_and_free_ones_may_change(tmp_path):
+    open_run(tmp_path, Settings())
+    open_run(tmp_path, Settings(out=Path("elsewhere")))
+    assert len(json.loads((tmp_path / "settings.json").read_text())["environments"]) == 1
+
+
+def test_other_settings_are_refused_one_by_one(tmp_path):
+    open_run(tmp_path, Settings(), data="MNIST")
+    other = Settings(rate=0.1, sizes=(300, 50), rule=Other(alpha=1e-3))
+    with pytest.raises(ValueError) as caught:
+        open_run(tmp_path, other, data="digits", extra=1)
+    lines = str(caught.value).split("\n")
+    assert lines[1:-1] == [
+        "  rate: 0.001 there, 0.1 now",
+        "  sizes: [300, 100] there, [300, 50] now",
+        "  rule: 'Inner' there, 'Other' now",
+        "  rule.alpha: 0.0005 there, 0.001 now",
+        "  data: 'MNIST' there, 'digits' now",
+        "  extra: absent there, 1 now",
+    ]
+    assert "--out" in lines[-1] and f"delete {tmp_path}" in lines[-1]
+    with pytest.raises(ValueError, match="data: 'MNIST' there, absent now"):
+        open_run(tmp_path, Settings())
+
+
+def test_foreign_or_broken_folders_are_refused(tmp_path):
+    (tmp_path / "log.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"no settings\.json"):
+        open_run(tmp_path, Settings())
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(ValueError, match="not a settings file"):
+        open_run(tmp_path, Settings())
+    with pytest.raises(ValueError, match="rate is a setting and a fact"):
+        open_run(tmp_path / "new", Settings(), rate=1)
+
+
+def test_what_json_cannot_hold_is_named():
+    @dataclasses.dataclass
+    class Odd:
+        thing: object
+
+    with pytest.raises(TypeError, match="thing is a set; allowed"):
+        flatten(Odd(thing={1}))
+    with pytest.raises(TypeError, match="give an instance of a dataclass"):
+        flatten({"a": 1})
+    assert flatten(Odd(thing=math.sqrt))[0]["thing"] == "math.sqrt"
+    assert flatten(Odd(thing=[Inner()]))[0]["thing"] == [{"class": "Inner", "alpha": 5e-4}]
+
+
+def test_rows_hold_arrays_as_numbers(tmp_path):
+    run = open_run(tmp_path, Settings())
+    run.log(1, a=jnp.float32(0.5), b=np.arange(2), c={"d": jnp.ones((), jnp.bfloat16)}, e=True)
+    assert run.rows() == [{"step": 1, "a": 0.5, "b": [0, 1], "c": {"d": 1.0}, "e": True}]
+
+
+def test_torn_last_line_is_dropped_and_a_torn_middle_line_told(tmp_path):
+    run = open_run(tmp_path, Settings())
+    run.log(1, loss=0.5)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 2, "lo')
+    assert [row["step"] for row in run.rows()] == [1]
+    run = open_run(tmp_path, Settings())
+    run.log(2, loss=0.25)
+    assert [row["step"] for row in run.rows()] == [1, 2]
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo\n{"step": 4}\n')
+    with pytest.raises(ValueError, match="line 3 is not JSON"):
+        run.rows()
+
+
+def test_complete_run(tmp_path, capsys):
+    run = open_run(tmp_path, Settings())
+    assert not run.complete
+    with pytest.raises(FileNotFoundError, match="not complete"):
+        run.final()
+    run.finish(accuracy=jnp.float32(0.5))
+    again = open_run(tmp_path, Settings())
+    assert again.complete and again.final() == {"accuracy": 0.5}
+    assert "complete run" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def tree(scale: float) -> dict:
+    return {
+        "w": jnp.arange(6, dtype=jnp.float32).reshape(2, 3) * scale,
+        "half": jnp.asarray([1 / 3, 2 / 3], jnp.bfloat16) * jnp.asarray(scale, jnp.bfloat16),
+        "half0": jnp.asarray(1 / 3, jnp.bfloat16),
+        "small": jnp.asarray([1.5, -2.0], jnp.float8_e4m3fn),
+        "key": jax.random.key(int(scale)),
+        "keys": jax.random.split(jax.random.key(int(scale), impl="rbg"), 3),
+        "count": jnp.asarray(int(scale), jnp.int32),
+        "flag": jnp.asarray([True, False]),
+        "empty": jnp.zeros((0, 4)),
+        "nested": [np.arange(3), (int(scale), scale, True)],
+        "weak": jnp.asarray(scale),
+    }
+
+
+def bits(leaf) -> bytes:
+    is_key = isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes()
+
+
+def assert_same(one, two) -> None:
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        assert type(a) is type(b)
+        assert getattr(a, "dtype", None) == getattr(b, "dtype", None)
+        assert getattr(a, "weak_type", None) == getattr(b, "weak_type", None)
+        assert getattr(a, "sharding", None) == getattr(b, "sharding", None)
+        assert np.shape(a) == np.shape(b) and bits(a) == bits(b)
+
+
+def test_every_kind_of_leaf_comes_back(tmp_path):
+    run = open_run(tmp_path, Settings())
+    assert run.load(tree(1.0))[0] == 0
+    run.save(3, tree(2.0))
+    step, got = run.load(tree(1.0))
+    assert step == 3
+    assert_same(got, tree(2.0))
+    assert jnp.array_equal(jax.random.uniform(got["key"]), jax.random.uniform(jax.random.key(2)))
+
+
+def test_a_bare_leaf_and_sharded_leaves_come_back(tmp_path):
+    run = open_run(tmp_path, Settings())
+    run.save(1, jnp.arange(3))
+    assert run.load(jnp.zeros(3, jnp.int32))[1].tolist() == [0, 1, 2]
+    mesh = jax.make_mesh((len(jax.devices()),), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.NamedSharding(mesh, jax.sharding.PartitionSpec("d"))
+    whole = jax.device_put(jnp.arange(16.0), spread)
+    run.save(2, whole)
+    assert_same(run.load(jnp.zeros_like(whole, device=spread))[1], whole)
+
+
+def test_the_last_two_are_kept(tmp_path):
+    run = open_run(tmp_path, Settings())
+    for step in (1, 2, 3, 10):
+        run.save(step, {"a": jnp.ones(step)})
+    assert [path.name for path in run.checkpoints()] == [
+        "step_000000000003.npz",
+        "step_000000000010.npz",
+    ]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+    run.save(1, {"a": jnp.ones(1)})  # begun anew: what came later is void
+    assert [path.name for path in run.checkpoints()] == ["step_000000000001.npz"]
+
+
+def test_half_written_files_are_cleared(tmp_path):
+    run = open_run(tmp_path, Settings())
+    run.save(1, jnp.ones(2))
+    (tmp_path / "checkpoints" / ".step_000000000002.npz.77.part").write_bytes(b"torn")
+    assert open_run(tmp_path, Settings()).load(jnp.zeros(2))[0] == 1
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    run = open_run(tmp_path, Settings())
+    run.finish(a=1)
+
+    def fail(*paths):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        run.finish(a=2)
+    assert run.final() == {"a": 1} and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("kind", ["cut", "empty", "flipped", "no zip"])
+def test_corrupt_checkpoint_is_refused_and_the_one_before_used(tmp_path, capsys, kind):
+    run = open_run(tmp_path, Settings())
+    for step in (1, 2):
+        run.log(step, loss=1 / step)
+        run.save(step, tree(float(step)))
+    path = run.checkpoints()[-1]
+    content = path.read_bytes()
+    middle = content.index(bits(tree(2.0)["w"])) + 7
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    path.write_bytes(
+        {"cut": content[:-50], "empty": b"", "flipped": flipped, "no zip": b"x" * 999}[kind]
+    )
+    step, got = run.load(tree(0.0))
+    assert step == 1
+    assert_same(got, tree(1.0))
+    assert f"refused: {path} is damaged" in capsys.readouterr().err
+    assert [row["step"] for row in run.rows()] == [1]
+    run.checkpoints()[0].write_bytes(b"")
+    with pytest.raises(CorruptCheckpoint, match="begin anew"):
+        run.load(tree(0.0))
+
+
+def test_no_flipped_byte_passes_unseen(tmp_path):
+    """Either the file is refused, or nothing that is read has changed."""
+    path = tmp_path / "one.npz"
+    start = {"a": jnp.arange(5.0), "key": jax.random.key(1), "h": jnp.ones(3, jnp.bfloat16)}
+    content = checkpoint.pack(4, start)
+    refused = 0
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
+        try:
+            stored = checkpoint.read(path)
+        except CorruptCheckpoint:
+            refused += 1
+            continue
+        assert stored.step == 4
+        assert_same(checkpoint.fill(start, stored, path), start)
+    assert refused > len(content) / 7 / 3
+
+
+def test_other_trees_are_refused_leaf_by_leaf(tmp_path):
+    run = open_run(tmp_path, Settings())
+    run.save(1, {"a": jnp.ones(2), "b": jnp.ones(3), "c": jnp.ones(1), "k": jax.random.key(0)})
+    with pytest.raises(ValueError) as caught:
+        run.load({
+            "a": jnp.ones(4), "b": jnp.ones(3, jnp.bfloat16), "d": jnp.ones(1),
+            "k": jax.random.key(0, impl="rbg"),
+        })  # fmt: skip
+    lines = str(caught.value).split("\n")
+    assert lines[1:-1] == [
+        "  tree['a']: float32[2] in the file, float32[4] wanted",
+        "  tree['b']: float32[3] in the file, bfloat16[3] wanted",
+        "  tree['d']: not in the file",
+        "  tree['k']: key<fry>[2] in the file, key<rbg>[4] wanted",
+        "  tree['c']: in the file, not wanted",
+    ]
+    assert "use the code that wrote it" in lines[-1]
+    with pytest.raises(ValueError, match="and 12 more"):
+        run.load([jnp.ones(1)] * 16)
+
+
+def test_leaves_that_are_not_numbers_are_named():
+    with pytest.raises(TypeError, match=r"tree\['a'\] is a str"):
+        checkpoint.pack(0, {"a": "text"})
+
+
+# ---------------------------------------------------------------- resume
+
+
+class Killed(Exception):
+    pass
+
+
+def train(folder: Path, killed_after: float) -> tuple[dict, Run]:
+    """A small model trained for 6 epochs, killed between log and save of an epoch."""
+    model = nnx.Sequential(
+        nnx.Linear(4, 8, rngs=nnx.Rngs(0)), nnx.Dropout(0.5, rngs=nnx.Rngs(1)),
+        nnx.Linear(8, 2, rngs=nnx.Rngs(2)),
+    )  # fmt: skip
+    tx = optax.sgd(0.1, momentum=0.9)
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    start = {"params": params, "rest": rest, "opt": tx.init(params), "key": jax.random.key(5)}
+
+    @jax.jit
+    def epoch_of(state):
+        key, part = jax.random.split(state["key"])
+        x = jax.random.normal(part, (16, 4))
+
+        def loss_of(params, rest):
+            net = nnx.merge(graph, params, rest, copy=True)
+            return (net(x) ** 2).mean(), nnx.state(net, nnx.Not(nnx.Param))
+
+        (loss, rest), grads = jax.value_and_grad(loss_of, has_aux=True)(
+            state["params"], state["rest"]
+        )
+        step, opt = tx.update(grads, state["opt"], state["params"])
+        params = optax.apply_updates(state["params"], step)
+        return {"params": params, "rest": rest, "opt": opt, "key": key}, loss
+
+    run = open_run(folder, Settings())
+    done, state = run.load(start)
+    for epoch in range(done + 1, 7):
+        state, loss = epoch_of(state)
+        run.log(epoch, loss=loss)
+        if epoch == killed_after:
+            raise Killed
+        run.save(epoch, state)
+    return state, run
+
+
+@pytest.mark.standard_dtypes
+def test_resumed_run_equals_an_unbroken_one(tmp_path):
+    whole, unbroken = train(tmp_path / "whole", math.inf)
+    for kill in (1, 4):  # before anything was saved, and in the middle
+        with pytest.raises(Killed):
+            train(tmp_path / "broken", kill)
+    state, run = train(tmp_path / "broken", math.inf)
+    assert_same(state, whole)
+    assert run.rows() == unbroken.rows()
+    assert [row["step"] for row in run.rows()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_diverged_tells_step_densities_state_and_remedy(tmp_path):
+    run = open_run(tmp_path, Settings())
+    check_finite(jnp.float32(1.0), 1, {}, run)
+    with pytest.raises(Diverged, match=r"inf at step 1; densities: not given; no state was saved"):
+        check_finite(np.inf, 1, {}, run)
+    run.save(7, jnp.ones(1))
+    with pytest.raises(Diverged) as caught:
+        check_finite(jnp.float32(jnp.nan), 8, {"fc1": jnp.float32(0.025), "fc2": 1}, run)
+    assert str(caught.value) == (
+        "the loss is nan at step 8; densities: fc1 2.50%, fc2 100.00%; the last good state is kept "
+        f"in {tmp_path}/checkpoints/step_000000000007.npz; try a smaller learning rate or a "
+        "smaller alpha"
+    )
+
+
+# ---------------------------------------------------------------- text
+
+
+def test_mean_and_deviation():
+    assert show.mean_std([1.0, 2.0, 3.0], digits=1) == "2.0 ± 1.0"
+    assert show.mean_std([2.0]) == "2.00 (one seed)"
+    with pytest.raises(ValueError, match="got no values"):
+        show.mean_std([])
+
+
+def test_table_aligns_and_refuses_ragged_rows():
+    lines = show.table(["layer", "kept"], [["a", 1], ["longer", 12345]]).split("\n")
+    assert lines == ["layer    kept", "------  -----", "a           1", "longer  12345"]
+    with pytest.raises(ValueError, match="row 1 has 1 cells, the header has 2"):
+        show.table(["a", "b"], [[1, 2], [1]])
+
+
+def test_progress_prints_one_line_for_each_epoch_off_a_terminal(capsys):
+    epochs = show.Epochs(8, 10, "lenet")
+    seconds = [epochs.show(accuracy=jnp.float32(0.5), density=0.025) for _ in epochs]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and min(seconds) >= 0
+    assert lines[1].startswith("lenet 10/10  ")
+    assert lines[0].startswith("lenet  9/10  accuracy 50.00%  density 2.50%  ")
+    assert lines[0].endswith(" s/epoch")
+
+
+@needs("tqdm")
+def test_progress_is_a_bar_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    epochs = show.Epochs(8, 10, "lenet")
+    assert [epochs.show(accuracy=0.5, density=0.025) >= 0 for _ in epochs] == [True, True]
+    bar = capsys.readouterr().err
+    assert "lenet: 100%" in bar and "10/10" in bar and "density 2.50%" in bar
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def assert_png(path: Path) -> None:
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n" and len(content) > 5000
+
+
+@needs("matplotlib")
+@pytest.mark.parametrize("low", [0.5, 0.01, 0.0])
+def test_plot_layers(tmp_path, low):
+    plot_layers([0, 10, 20], {"a": [1, 0.7, low], "b": [1, 0.6, low]}, tmp_path / "a" / "b.png")
+    assert_png(tmp_path / "a" / "b.png")
+
+
+@needs("matplotlib")
+def test_plot_layers_refuses_other_lengths(tmp_path):
+    with pytest.raises(ValueError, match=r"fc1 has densities of shape \[1\], the steps are \[2\]"):
+        plot_layers([0, 1], {"fc1": [1.0]}, tmp_path / "a.png")
+    with pytest.raises(ValueError, match="at least one layer"):
+        plot_layers([0, 1], {}, tmp_path / "a.png")
+
+
+@needs("matplotlib")
+@pytest.mark.parametrize("baseline", [(), 0.9, [0.8, 0.9, 0.9], [[0.8, 0.9, 0.9]] * 2])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_plot_epochs(tmp_path, seeds, baseline):
+    accuracy = np.linspace(0.8, 0.9, 3 * seeds).reshape(seeds, 3)
+    density = np.linspace(1.0, 0.0, 3 * seeds).reshape(seeds, 3)
+    plot_epochs([1, 2, 3], accuracy, density, tmp_path / "a.png", baseline=baseline)
+    assert_png(tmp_path / "a.png")
+
+
+@needs("matplotlib")
+def test_plot_epochs_of_one_epoch_and_wrong_shapes(tmp_path):
+    plot_epochs([1], [0.5], [0.5], tmp_path / "a.png")
+    assert_png(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"density has shape \[2\], \[seeds, 3\] is needed"):
+        plot_epochs([1, 2, 3], [[0.1, 0.2, 0.3]], [0.1, 0.2], tmp_path / "a.png")
+
+
+@needs("matplotlib")
+def test_plot_masks(tmp_path):
+    plot_first_layer(jnp.eye(784, 30), tmp_path / "dense.png")
+    plot_kernels(jnp.ones((5, 5, 1, 6)), tmp_path / "conv.png")
+    assert_png(tmp_path / "dense.png")
+    assert_png(tmp_path / "conv.png")
+    with pytest.raises(ValueError, match=r"shape \[64, 3\], \[784, units\]"):
+        plot_first_layer(jnp.ones((64, 3)), tmp_path / "a.png")
+    with pytest.raises(ValueError, match="choose one input channel"):
+        plot_kernels(jnp.ones((5, 5, 2, 6)), tmp_path / "a.png")
+
+
+def test_labels_are_moved_apart_and_keep_their_order():
+    from experiments.common.plots import _apart
+
+    places = _apart([0.5, 0.51, 0.0, 1.0, 1.0], 0.1)
+    order = np.argsort([0.5, 0.51, 0.0, 1.0, 1.0], kind="stable")
+    assert (np.diff(np.array(places)[order]) > 0.0999).all()
+    assert min(places) >= 0 and max(places) <= 1

@@ -1,0 +1,74 @@
+import jax.numpy as jnp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jsparse.schedule import constant, cubic, erdos_renyi, erdos_renyi_kernel, uniform
+
+
+def test_cubic_meets_both_ends_and_falls() -> None:
+    curve = cubic(1.0, 0.05, 100, 500)
+    values = [float(curve(jnp.array(step))) for step in range(0, 700, 10)]
+    assert values[0] == values[10] == 1.0
+    assert values[-1] == pytest.approx(0.05)
+    assert all(a >= b for a, b in zip(values, values[1:], strict=False))
+
+
+def test_constant() -> None:
+    assert float(constant(0.25)(jnp.array(10**6))) == 0.25
+
+
+def test_cubic_refuses_an_empty_span() -> None:
+    with pytest.raises(ValueError, match="last must be later than first"):
+        cubic(1.0, 0.0, 5, 5)
+
+
+def resnet50() -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {"stem": (7, 7, 3, 64)}
+    inputs = 64
+    for stage, (width, blocks) in enumerate([(64, 3), (128, 4), (256, 6), (512, 3)]):
+        for block in range(blocks):
+            name = f"{stage}.{block}"
+            shapes[f"{name}.1"] = (1, 1, inputs, width)
+            shapes[f"{name}.2"] = (3, 3, width, width)
+            shapes[f"{name}.3"] = (1, 1, width, 4 * width)
+            if block == 0:
+                shapes[f"{name}.projection"] = (1, 1, inputs, 4 * width)
+            inputs = 4 * width
+    return shapes | {"fc": (2048, 1000)}
+
+
+def test_golden_erk_of_resnet50_at_90_percent() -> None:
+    """Sparsities of the 54 layers, as in the budgets that STR's authors published."""
+    shapes = resnet50()
+    size = {name: jnp.prod(jnp.array(shape)) for name, shape in shapes.items()}
+    assert sum(int(n) for n in size.values()) == 25_502_912
+    got = [round(100 * (1 - d)) for d in erdos_renyi_kernel(shapes, 0.1).values()]
+    want = [58]
+    want += [0, 82, 4, 4] + [4, 82, 4] * 2
+    want += [43, 91, 52, 71] + [52, 91, 52] * 3
+    want += [71, 96, 76, 86] + [76, 96, 76] * 5
+    want += [86, 98, 88, 93] + [88, 98, 88] * 2
+    want += [93]
+    assert got == want
+
+
+shapes = st.dictionaries(
+    st.text("abc", min_size=1, max_size=3),
+    st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(1, 40)),
+    min_size=1,
+)
+
+
+@given(shapes, st.floats(0.01, 1.0), st.sampled_from([uniform, erdos_renyi, erdos_renyi_kernel]))
+def test_budgets_meet_the_total(shapes: dict, density: float, budget) -> None:
+    sizes = {name: s[0] * s[1] * s[2] for name, s in shapes.items()}
+    kept = budget(shapes, density)
+    assert all(0 <= d <= 1 for d in kept.values())
+    total = sum(kept[name] * sizes[name] for name in shapes)
+    assert total == pytest.approx(density * sum(sizes.values()), rel=1e-6)
+
+
+def test_budgets_refuse_a_sparsity() -> None:
+    with pytest.raises(ValueError, match=r"For a sparsity s give density = 1 - s"):
+        uniform({"a": (2, 2)}, -0.1)
