@@ -70,7 +70,7 @@ def ConvTranspose(
     rngs: nnx.Rngs,
     **stock: Any,
 ) -> nnx.ConvTranspose:
-    """`nnx.ConvTranspose` with a sparse kernel [spatial..., in, out], or as `transpose_kernel` says."""
+    """`nnx.ConvTranspose` with a sparse kernel [spatial..., in, out], or with the two swapped."""
     layer = nnx.ConvTranspose(in_features, out_features, kernel_size, rngs=rngs, **stock)
     return _sparse(layer, "kernel", rule, rngs)
 

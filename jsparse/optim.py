@@ -1,4 +1,4 @@
-"""Training: an optimizer that also runs the events of sparse training, and control of the density."""
+"""Training: an optimizer that runs the events of sparse training too, and density control."""
 
 import dataclasses
 from typing import Any, Protocol
@@ -97,7 +97,8 @@ class TargetDensity:
     The goal falls from 1 to `density` on a cubic curve over the first `ramp` of the steps. With
     e = log(density now / goal):
 
-        alpha = alpha_0 * exp(memory) * max(0, exp(gain * e) - 1),   memory += gain_memory * e / steps
+        alpha = alpha_0 * exp(memory) * max(0, exp(gain * e) - 1)
+        memory += gain_memory * e / steps
 
     so nothing pushes a model that is at or below its goal; only the data's gradient brings weights
     back. A layer nearer than a factor of two to its reset is pushed less, in proportion, and not at
@@ -138,7 +139,7 @@ class TargetDensity:
           ValueError: the model has no learned thresholds, or one with alpha 0.
         """
         parts = threshold_parts(model)
-        if not parts or any(part.rule.alpha == 0 for part in parts.values()):
+        if not parts or any(_rule(part).alpha == 0 for part in parts.values()):
             raise ValueError(
                 f"TargetDensity steers alpha of Threshold rules; found {len(parts)} weights under "
                 "Threshold, all need alpha > 0. For a fixed density use Top(density=...)"
@@ -185,6 +186,11 @@ def threshold_parts(model: nnx.Module) -> dict[str, Sparse]:
     return {p: part for p, part in sparse_parts(model).items() if isinstance(part.rule, Threshold)}
 
 
+def _rule(part: Sparse) -> Threshold:
+    assert isinstance(part.rule, Threshold)
+    return part.rule
+
+
 def _kept(part: Sparse) -> Array:
     """Number of weights kept in each layer of a stack, as alpha."""
     mask = part.read_mask().astype(jnp.float32)
@@ -193,8 +199,8 @@ def _kept(part: Sparse) -> Array:
 
 def _alpha(part: Sparse, kept: Array) -> Array:
     """The rule's own alpha, less the nearer a layer is to its reset; as alpha."""
-    limit = part.rule.reset_limit
-    alpha = jnp.full_like(part.alpha[...], part.rule.alpha)
+    limit = _rule(part).reset_limit
+    alpha = jnp.full_like(part.alpha[...], _rule(part).alpha)
     if limit == 0:
         return alpha
     size = part.weight[...].size / max(1, kept.size)

@@ -1,8 +1,8 @@
 """Which weights fall together (unit), which units compete (scope), and how many survive (`top`).
 
-A weight of shape [..., inputs, outputs] is cut into tiles, one a unit; `pool` reduces it to the grid
-of its units and `spread` carries a value per unit back to the weights. A scope names the axes of
-that grid along which units compete, or share a threshold.
+A weight of shape [..., inputs, outputs] is cut into tiles, one a unit; `pool` reduces it to the
+grid of its units and `spread` carries a value per unit back to the weights. A scope names the axes
+of that grid along which units compete, or share a threshold.
 """
 
 import math
@@ -244,7 +244,7 @@ def _ordered(score: Array) -> Array:
 
 
 def _kth_largest(value: Array, among: Array, k: Array, axes: tuple[int, ...], bits: int) -> Array:
-    """The k-th largest uint32 along axes among those marked, kept dimensions; 0 where k exceeds them."""
+    """The k-th largest uint32 along axes among those marked; 0 where there are fewer."""
 
     def set_bit(i: Array, found: Array) -> Array:
         trial = found | (jnp.uint32(1) << (bits - 1 - i).astype(jnp.uint32))

@@ -31,7 +31,7 @@ class Slot:
     def put(self, value: Any) -> None:
         """Store something else there."""
         if isinstance(self.parent, MutableSequence | dict):
-            self.parent[self.key] = value
+            self.parent[self.key] = value  # type: ignore[index]
         else:
             setattr(self.parent, str(self.key), value)
 
@@ -129,7 +129,8 @@ def sparsify_in_place(
 def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
     weight = slot.value.weight if isinstance(slot.value, Sparse) else slot.value
     with naming(slot.path):
-        return Sparse(weight, fit(rule, slot.parent, weight, slot.recurrent), key=key)
+        sparse = Sparse(weight, fit(rule, slot.parent, weight, slot.recurrent), key=key)
+    return sparse
 
 
 def fit(rule: Rule, layer: Any, weight: nnx.Param, recurrent: bool = False) -> Rule:
@@ -151,7 +152,7 @@ def fit(rule: Rule, layer: Any, weight: nnx.Param, recurrent: bool = False) -> R
 
 
 def role_of(layer: Any, ndim: int) -> Role:
-    """The role of a stock layer's weight of rank `ndim`; for other modules [spatial, input, output]."""
+    """The role of a stock layer's weight of rank `ndim`; else [spatial, input, output]."""
     match layer:
         case nnx.Linear() | nnx.Embed():
             role, layer_ndim = Role(), 2
@@ -196,7 +197,7 @@ def sparse_parts(model: nnx.Module) -> dict[str, Sparse]:
 
 
 def cost(model: nnx.Module) -> Array:
-    """What the rules of the model add to the loss, []: the sum over its Sparse; 0 for a dense model."""
+    """What the rules add to the loss, []: the sum over each Sparse; 0 for a dense model."""
     total = jnp.zeros(())
     for part in sparse_parts(model).values():
         total = total + part.cost()

@@ -5,9 +5,10 @@ model reads. State that gradients train (`learned`) and state that only events c
 two trees, so that an optimizer over the first never touches the second.
 """
 
+import contextlib
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -167,19 +168,13 @@ def _no_match(pattern: str, names: Iterable[str]) -> str:
     )
 
 
-class naming:
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
     """Put the path of a parameter in front of an error raised for it."""
-
-    def __init__(self, path: str):
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> bool:
-        if isinstance(error, TypeError | ValueError):
-            raise type(error)(f"{self.path}: {error}") from error
-        return False
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def _replace(

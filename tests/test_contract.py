@@ -11,9 +11,9 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from tests.cases import LAYERS, RULES, parts, sparse
 
 import jsparse as js
+from tests.cases import LAYERS, RULES, parts, sparse
 
 PAIRS = [
     pytest.param(rule, layer, id=f"{rule}-{layer}")
@@ -32,7 +32,7 @@ def loss(model: nnx.Module, call: Callable[[Any], jax.Array]) -> jax.Array:
 
 @pytest.mark.parametrize(("rule", "layer"), PAIRS)
 def test_every_rule_on_every_layer(rule: str, layer: str) -> None:
-    """Masks are 0/1; resolve, fold and hold give the masked pass; a train step does what it should."""
+    """Masks are 0/1; resolve, fold, hold give the masked pass; a train step does its work."""
     case, model = LAYERS[layer], sparse(rule, layer)
     assert len(parts(model)) == case.weights
     assert not parts(js.fold(model))

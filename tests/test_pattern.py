@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +60,7 @@ def test_top_breaks_ties_by_the_lower_index(size: int, seed: int) -> None:
 def test_top_masks_are_nested_as_density_falls() -> None:
     score = jax.random.normal(jax.random.key(0), (40, 7)).round(1)  # with ties
     masks = [np.asarray(top(score, d, (0, 1))) for d in (0.9, 0.5, 0.2, 0.01)]
-    assert all((small <= large).all() for large, small in zip(masks, masks[1:], strict=False))
+    assert all((small <= large).all() for large, small in itertools.pairwise(masks))
 
 
 def test_top_orders_nan_infinities_and_signed_zeros() -> None:

@@ -1,3 +1,5 @@
+import itertools
+
 import jax.numpy as jnp
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ def test_cubic_meets_both_ends_and_falls() -> None:
     values = [float(curve(jnp.array(step))) for step in range(0, 700, 10)]
     assert values[0] == values[10] == 1.0
     assert values[-1] == pytest.approx(0.05)
-    assert all(a >= b for a, b in zip(values, values[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(values))
 
 
 def test_constant() -> None:

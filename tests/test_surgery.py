@@ -220,11 +220,21 @@ def test_sparse_answers_as_a_param_does() -> None:
     kernel, dense = layer.kernel, np.asarray(layer.kernel.read())
     x = jnp.ones((2, 4))
     for got, want in [
-        (kernel[...], dense), (kernel.value, dense), (kernel.get_value(), dense), (kernel[1:, 0], dense[1:, 0]),
-        (x @ kernel, x @ dense), (kernel * 2, dense * 2), (2 - kernel, 2 - dense), (-kernel, -dense),
-        (kernel + kernel, dense + dense), (kernel.T, dense.T), (kernel.sum(), dense.sum()),
-        (jnp.einsum("bi,io->bo", x, kernel), x @ dense), (abs(kernel), abs(dense)), (kernel > 0, dense > 0),
-    ]:  # fmt: skip
+        (kernel[...], dense),
+        (kernel.value, dense),
+        (kernel.get_value(), dense),
+        (kernel[1:, 0], dense[1:, 0]),
+        (x @ kernel, x @ dense),
+        (kernel * 2, dense * 2),
+        (2 - kernel, 2 - dense),
+        (-kernel, -dense),
+        (kernel + kernel, dense + dense),
+        (kernel.T, dense.T),
+        (kernel.sum(), dense.sum()),
+        (jnp.einsum("bi,io->bo", x, kernel), x @ dense),
+        (abs(kernel), abs(dense)),
+        (kernel > 0, dense > 0),
+    ]:
         np.testing.assert_allclose(got, want, rtol=1e-6)
     assert (kernel.shape, kernel.ndim, kernel.size, len(kernel)) == ((4, 3), 2, 12, 4)
     assert kernel.dtype == jnp.float32
@@ -288,10 +298,17 @@ def test_layers_made_under_vmap() -> None:
 
 def test_layers_with_a_rule_are_stock_layers() -> None:
     made = {
-        js.Linear: (4, 3), js.LinearGeneral: ((4,), (3,)), js.Conv: (2, 4, (3,)),
-        js.ConvTranspose: (2, 4, (3,)), js.Einsum: ("bi,io->bo", (4, 3)), js.Embed: (6, 4),
-        js.MultiHeadAttention: (2, 4), js.LSTMCell: (4, 3), js.OptimizedLSTMCell: (4, 3), js.GRUCell: (4, 3),
-    }  # fmt: skip
+        js.Linear: (4, 3),
+        js.LinearGeneral: ((4,), (3,)),
+        js.Conv: (2, 4, (3,)),
+        js.ConvTranspose: (2, 4, (3,)),
+        js.Einsum: ("bi,io->bo", (4, 3)),
+        js.Embed: (6, 4),
+        js.MultiHeadAttention: (2, 4),
+        js.LSTMCell: (4, 3),
+        js.OptimizedLSTMCell: (4, 3),
+        js.GRUCell: (4, 3),
+    }
     for make, arguments in made.items():
         layer = make(*arguments, rule=RULE, rngs=nnx.Rngs(0))
         assert type(layer) is getattr(nnx, make.__name__)

@@ -1,8 +1,9 @@
 """Convolution and pooling for XLA:CPU, whose own are many times slower inside `lax.scan`.
 
 Both keep Flax's interface ([batch, height, width, channel], kernels [height, width, in, out]) and
-work inside with the batch as the last axis, so that each shifted slice is a copy of contiguous runs.
-The transposes between the two cancel where both are used. On other devices the stock functions serve.
+work inside with the batch as the last axis, so that each shifted slice is a copy of contiguous
+runs. The transposes between the two cancel where both are used. On other devices the stock
+functions serve.
 """
 
 from collections.abc import Callable, Sequence

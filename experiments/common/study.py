@@ -47,11 +47,11 @@ class StudySettings:
     data: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
         default="", metadata=FREE
     )
-    """Folder with the four MNIST files; else $JSPARSE_DATA, a download, or scikit-learn's digits."""
+    """Folder with the MNIST files; else $JSPARSE_DATA, a download, or scikit-learn's digits."""
     out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
         default="", metadata=FREE
     )
-    """Run folder, by default one under runs/ named after the settings; a killed run goes on from there."""
+    """Run folder, by default runs/EXPERIMENT/NETWORK; a killed run goes on from there."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,15 +122,13 @@ def study(
     for alpha in settings.alphas:
         what = f"alpha {alpha:g}" if settings.density == 1 else f"target {settings.density:.1%}"
         lines.append(_line("here", what, final[f"{alpha:g}"]))
-    print(
-        f"{images.name}, {settings.epochs} epochs, {settings.seeds} seeds, last epoch (test data):\n"
-    )
+    what = f"{settings.epochs} epochs, {settings.seeds} seeds"
+    print(f"{images.name}, {what}, last epoch (test data):\n")
     print(table(["", "network", "density [%]", "accuracy [%]", "best epoch [%]"], lines))
     for alpha in settings.alphas:
         layers = dict(zip(sweep.layers, final[f"{alpha:g}"]["layers"], strict=True))
-        print(
-            f"\nlayers at alpha {alpha:g}: " + ", ".join(f"{n} {d:.2%}" for n, d in layers.items())
-        )
+        kept = ", ".join(f"{name} {density:.2%}" for name, density in layers.items())
+        print(f"\nlayers at alpha {alpha:g}: {kept}")
     print(f"\npictures and log: {run.folder}")
 
 

@@ -1,8 +1,8 @@
 """Many runs of one model in one compiled program: seeds and alphas side by side.
 
-Every array has a leading axis of runs; an epoch is one `lax.scan` inside a `vmap` over the runs, with
-the data on the device. Each run shuffles the data with its own key. Where a layer has no fast batched
-form on the CPU (convolutions, recurrences) the runs of the same program take turns instead.
+Every array has a leading axis of runs; an epoch is one `lax.scan` inside a `vmap` over the runs,
+with the data on the device. Each run shuffles the data with its own key. Where a layer has no fast
+batched form on the CPU (convolutions, recurrences) the runs of the same program take turns.
 """
 
 from collections.abc import Callable, Sequence

@@ -6,8 +6,8 @@ import math
 import numpy as np
 from flax import nnx
 
-from jsparse.surgery import slots
 from jsparse.sparse import Sparse
+from jsparse.surgery import slots
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Threshold:
       alpha: weight of the regulariser, 0 or more; higher is sparser. A control such as
         `TargetDensity` may change it while training.
       unit: what falls together: Weight, Kernel, Filter, Channel or Block.
-      scope: who shares a threshold: PerOutput (the paper's), Whole (one a layer), Each (one a unit).
+      scope: who shares a threshold: PerOutput (the paper's), Whole or Each (one a unit).
       reset: density at or below which a layer's thresholds return to 0; 0 never resets.
       reset_recurrent: the same for the weights of recurrent cells.
       slope: the derivative that stands for the step's.
@@ -114,7 +114,7 @@ class Threshold:
         return state | {"threshold": jnp.where(dead, jnp.zeros_like(threshold), threshold)}
 
     def _grid(self, shape: tuple[int, ...]) -> list[tuple[int, bool]]:
-        """For each axis of the grid of units: its length, and whether a threshold is shared along it."""
+        """For each axis of the grid of units: its length, and whether it shares a threshold."""
         grid = grid_shape(shape, self.unit.tile(shape, self.role))
         shared = self.scope.axes(len(shape), self.role)
         return [(n, axis in shared) for axis, n in enumerate(grid)]
