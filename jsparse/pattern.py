@@ -227,7 +227,7 @@ def top(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
         return jnp.ones(score.shape, bool)
     keep = jnp.clip(jnp.round(density * size), 1, size).astype(jnp.int32)
     order = _ordered(score)
-    cut = _kth_largest(order, jnp.ones(score.shape, bool), keep, axes, 32)
+    cut = _kth_largest(order, jnp.ones_like(score, bool), keep, axes, 32)
     above, level = order > cut, order == cut
     left = keep - above.sum(axis=axes, keepdims=True)
     early = _reversed_index(score.shape, axes, size)
@@ -251,7 +251,8 @@ def _kth_largest(value: Array, among: Array, k: Array, axes: tuple[int, ...], bi
         count = ((value >= trial) & among).sum(axis=axes, keepdims=True, dtype=jnp.int32)
         return jnp.where(count >= k, trial, found)
 
-    start = jnp.zeros_like(value, shape=[1 if a in axes else n for a, n in enumerate(value.shape)])
+    # zeros, sharded as the counts will be
+    start = (among.astype(jnp.uint32) & jnp.uint32(0)).max(axis=axes, keepdims=True)
     return lax.fori_loop(jnp.int32(0), jnp.int32(bits), set_bit, start)
 
 

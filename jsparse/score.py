@@ -2,8 +2,14 @@
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
 
 from jsparse.pattern import pool, unit_sizes
+
+
+def wide(dtype: DTypeLike) -> DTypeLike:
+    """float32 for narrower types: scores and thresholds differ by less than a bfloat16 step."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
 def magnitude(weight: Array, tile: tuple[int, ...]) -> Array:
@@ -20,7 +26,7 @@ def magnitude(weight: Array, tile: tuple[int, ...]) -> Array:
     Returns:
       float32 or wider, [grid of units]. A unit of zeros has score 0 and gradient 0.
     """
-    weight = weight.astype(jnp.promote_types(weight.dtype, jnp.float32))
+    weight = weight.astype(wide(weight.dtype))
     if all(t == 1 for t in tile):
         return jnp.abs(weight)
     mean = pool(weight**2, tile) / unit_sizes(weight.shape, tile)

@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 from jax import Array
 
-from jsparse.rules.rule import Rule, State
+from jsparse.rules.rule import Rule, State, over_stack, stacked_cost, stacked_init
 
 
 class Learned(nnx.Param):
@@ -47,9 +47,7 @@ class Sparse(nnx.Module):
         self.weight = weight
         self.rule = rule
         self.layer_ndim = weight[...].ndim - rule.role.stack
-        stack = weight[...].shape[: rule.role.stack]
-        init = _over_stack(rule.init, rule.role.stack)
-        state = init(weight[...], jax.random.split(key, stack) if stack else key)
+        state = stacked_init(rule, weight[...], key)
         self.state_names = tuple(state)
         for name, value in state.items():
             kind = Learned if name in rule.learned else KINDS.get(name, Setting)
@@ -75,15 +73,18 @@ class Sparse(nnx.Module):
 
     def cost(self) -> Array:
         """What the rule adds to the loss, []."""
-        stack = self.weight[...].ndim - self.layer_ndim
-        return _over_stack(self.rule.cost, stack)(self.state).sum()
+        return stacked_cost(self.rule, self.state, self._stack)
 
     def advanced(self) -> State:
         """The rule's state after the events of a train step."""
         return self._map(self.rule.advance)(self.weight[...], self.state)
 
+    @property
+    def _stack(self) -> int:
+        return self.weight[...].ndim - self.layer_ndim
+
     def _map(self, method: Callable) -> Callable:
-        return _over_stack(method, self.weight[...].ndim - self.layer_ndim)
+        return over_stack(method, self._stack)
 
     # The interface of a Param, answered with the masked weight.
 
@@ -118,13 +119,6 @@ class Sparse(nnx.Module):
         weight = vars(self)["weight"][...]
         # shape and type are the weight's: no need to compute the mask for them
         return getattr(weight if name in ("shape", "dtype", "ndim", "size") else self.read(), name)
-
-
-def _over_stack(method: Callable, stack: int) -> Callable:
-    """Map a method of a rule over the leading axes that stack whole layers."""
-    for _ in range(stack):
-        method = jax.vmap(method)
-    return method
 
 
 def _operator(name: str) -> Callable:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsparse.rules.rule import Rule, State
+from jsparse.rules.rule import Rule, State, over_stack, stacked_cost, stacked_init
 
 Plan = Mapping[str, Rule]
 States = dict[str, State]
@@ -68,7 +68,7 @@ def init(plan: Plan, params: Any, key: Array) -> tuple[States, States]:
     for path, part in zip(plan, jax.random.split(key, max(1, len(plan))), strict=False):
         rule = plan[path]
         with naming(path):
-            state = _map(rule, rule.init)(leaves[path], _keys(part, rule, leaves[path]))
+            state = stacked_init(rule, leaves[path], part)
         learned[path] = {n: v for n, v in state.items() if n in rule.learned}
         held[path] = {n: v for n, v in state.items() if n not in rule.learned}
     return learned, held
@@ -101,8 +101,7 @@ def cost(plan: Plan, learned: States, held: States) -> Array:
     """What the rules add to the loss, []."""
     total = jnp.zeros(())
     for path, rule in plan.items():
-        state = learned[path] | held[path]
-        total = total + _map(rule, rule.cost)(state).sum()
+        total = total + stacked_cost(rule, learned[path] | held[path], rule.role.stack)
     return total
 
 
@@ -189,15 +188,7 @@ def _replace(
 
 
 def _map(rule: Rule, method: Callable) -> Callable:
-    """Map a method of the rule over the leading axes that stack whole layers."""
-    for _ in range(rule.role.stack):
-        method = jax.vmap(method)
-    return method
-
-
-def _keys(key: Array, rule: Rule, weight: Array) -> Array:
-    stack = weight.shape[: rule.role.stack]
-    return jax.random.split(key, stack) if stack else key
+    return over_stack(method, rule.role.stack)
 
 
 def _path(keys: tuple) -> str:

@@ -37,7 +37,11 @@ def step(model: Net, optimizer: nnx.Optimizer) -> jax.Array:
 
 def labels(params: nnx.State) -> nnx.State:
     """Thresholds to adam, the rest to sgd."""
-    return nnx.map_state(lambda path, _: "learned" if path[-1] == "threshold" else "weight", params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "learned" if "threshold" in jax.tree_util.keystr(path) else "weight",
+        params,
+        is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
+    )
 
 
 TRANSFORMS = {

@@ -61,7 +61,8 @@ def train_step(graphdef: Any, state: Any, x: jax.Array, y: jax.Array) -> tuple[A
     params, rest, optimizer = state
 
     def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        model = nnx.merge(graphdef, params, rest)
+        # a copy, for batch statistics are written within the trace of the gradient
+        model = nnx.merge(graphdef, params, rest, copy=True)
         task = optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()
         return task + jsparse.cost(model), (task, nnx.split(model, nnx.Param, ...)[2])
 
@@ -187,7 +188,7 @@ def main(settings: Settings) -> None:
     """Measure what was asked for, network by network."""
     made_with = environment() | {"torch": _version("torch"), "rounds": settings.rounds}
     print(f"{jax.default_backend()}: {_processor()}, {os.cpu_count()} cores")
-    print(", ".join(f"{name} {value}" for name, value in made_with.items()))
+    print(", ".join(f"{n} {value}" for n, value in made_with.items() if value != "not installed"))
     wanted = settings.only or (*NETWORKS, "seeds")
     for name, network in NETWORKS.items():
         if name in wanted:

@@ -3,8 +3,10 @@
 Throughout: mask 1 = kept, score high = kept, density = fraction kept.
 """
 
+from collections.abc import Callable
 from typing import ClassVar, Protocol
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -47,6 +49,26 @@ class Rule(Protocol):
     def advance(self, weight: Array, state: State) -> State:
         """The state after the events of a train step, with the weight already updated."""
         ...
+
+
+def over_stack(method: Callable, stack: int) -> Callable:
+    """A method of a rule, mapped over the leading axes that stack whole layers."""
+    for _ in range(stack):
+        method = jax.vmap(method)
+    return method
+
+
+def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
+    """State of each layer of a stack, with keys of their own: weight [stack..., layer...]."""
+    stack = weight.shape[: rule.role.stack]
+    keys = jax.random.split(key, stack) if stack else key
+    return over_stack(rule.init, len(stack))(weight, keys)
+
+
+def stacked_cost(rule: Rule, state: State, stack: int) -> Array:
+    """Cost of all layers of a stack, []."""
+    # a rule without state costs the same for each layer: nothing to map over
+    return over_stack(rule.cost, stack if state else 0)(state).sum()
 
 
 def check_weight(weight: Array) -> None:

@@ -21,7 +21,7 @@ from jax import Array, lax
 
 from jsparse.pattern import PerOutput, Role, Scope, Unit, Weight, grid_shape, spread
 from jsparse.rules.rule import State, check_weight
-from jsparse.score import magnitude
+from jsparse.score import magnitude, wide
 from jsparse.step import Slope, long_tailed, step
 
 
@@ -81,7 +81,7 @@ class Threshold:
     def init(self, weight: Array, key: Array) -> State:
         """Thresholds at 0, one a group of the scope: [out] by default; and alpha, []."""
         check_weight(weight)
-        dtype = jnp.promote_types(weight.dtype, jnp.float32)
+        dtype = wide(weight.dtype)
         groups = [n for n, along in self._grid(weight.shape) if not along]
         return {"threshold": jnp.zeros(groups, dtype), "alpha": jnp.asarray(self.alpha, dtype)}
 
