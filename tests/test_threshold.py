@@ -151,6 +151,21 @@ def test_a_layer_with_one_percent_left_starts_over(kept: int, reset: bool) -> No
     assert bool((after["threshold"] == 0).all()) is reset
 
 
+@pytest.mark.parametrize("seen", [True, False])
+@pytest.mark.parametrize(("kept", "reset"), [(199, True), (201, False), (5000, False)])
+def test_a_large_layer_is_counted_whole_where_its_sample_is_thin(
+    kept: int, reset: bool, seen: bool
+) -> None:
+    rows = np.arange(200)
+    rows = rows[np.argsort(rows % 4 != 0, kind="stable")]  # those that the sample sees first
+    weight = np.full((200, 100), 0.1, np.float32)
+    for n in range(kept):
+        weight[(rows if seen else rows[::-1])[n // 100], n % 100] = 1.0
+    rule = js.Threshold()
+    after = jax.jit(rule.advance)(weight, state(rule, jnp.asarray(weight), 0.5))
+    assert bool((after["threshold"] == 0).all()) is reset
+
+
 def test_recurrent_cells_do_not_start_over_by_default() -> None:
     for rule, left in ((js.Threshold(), 9.0), (js.Threshold(reset_recurrent=0.01), 0.0)):
         cell = js.OptimizedLSTMCell(4, 3, rule=rule, rngs=nnx.Rngs(0))

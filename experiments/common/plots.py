@@ -21,7 +21,10 @@ STYLES = ("-", "--", "-.", ":")
 
 
 def plot_layers(
-    steps: Sequence[int], densities: Mapping[str, Sequence[float]], path: str | Path
+    steps: Sequence[int],
+    densities: Mapping[str, Sequence[float]],
+    path: str | Path,
+    floor: float = 0.0,
 ) -> None:
     """Density of each layer over steps; logarithmic where a density falls below 5 %.
 
@@ -29,6 +32,7 @@ def plot_layers(
         steps: `[n]`.
         densities: Layer name to density `[n]`.
         path: The PNG file.
+        floor: Density at the lower edge, for a closer look at the top.
 
     Raises:
         ValueError: No layer, or a layer with more or fewer densities than steps.
@@ -45,6 +49,8 @@ def plot_layers(
     figure = _figure(7.0, max(4.0, 0.2 * len(values) + 1.2))
     axes = figure.add_subplot()
     _percent_axis(axes, np.concatenate(list(values.values())))
+    if floor > 0:
+        axes.set_ylim(bottom=100 * floor)
     low = axes.get_ylim()[0]
     for index, value in enumerate(values.values()):
         axes.plot(

@@ -150,15 +150,17 @@ class Sweep:
         return runs, trace
 
     def _one_step(self, runs: Runs, x: Array, y: Array) -> tuple[Runs, tuple[Array, Array]]:
-        def loss_of(params: Any) -> tuple[Array, tuple[Array, Array]]:
-            model = nnx.merge(self.graphdef, params, runs.rest)
+        def loss_of(params: Any) -> tuple[Array, tuple]:
+            rest = jax.tree.map(jnp.asarray, runs.rest)  # variables of this trace, to be written
+            model = nnx.merge(self.graphdef, params, rest)
             task = optax.softmax_cross_entropy_with_integer_labels(model(to_float(x)), y).mean()
-            return task + jsparse.cost(model), (task, _densities(model))
+            _, _, rest = nnx.split(model, nnx.Param, ...)  # with new batch statistics
+            return task + jsparse.cost(model), (rest, (task, _densities(model)))
 
-        grads, trace = jax.grad(loss_of, has_aux=True)(runs.params)
+        grads, (rest, trace) = jax.grad(loss_of, has_aux=True)(runs.params)
         updates, optimizer = self.tx.update(grads, runs.optimizer, runs.params)
         params = optax.apply_updates(runs.params, updates)
-        model = jsparse.advance(nnx.merge(self.graphdef, params, runs.rest))
+        model = jsparse.advance(nnx.merge(self.graphdef, params, rest))
         memory = runs.memory
         for control in self.controls:
             memory = control.apply(model, memory, runs.step)

@@ -101,7 +101,9 @@ def plot_steps(run: Run, sweep: Sweep) -> None:
     plot_layers(steps, named, run.folder / "layers.png")
     first = [n for n, step in enumerate(steps) if step < 100]
     early = {name: values[first] for name, values in named.items()}
-    plot_layers([steps[n] for n in first], early, run.folder / "first_steps.png")
+    lowest = min(values.min() for values in early.values())
+    path = run.folder / "first_steps.png"
+    plot_layers([steps[n] for n in first], early, path, floor=max(0.0, 1.1 * lowest - 0.1))
 
 
 def results(run: Run, runs: Sequence[int]) -> dict[str, list[float]]:
