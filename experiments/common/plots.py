@@ -50,7 +50,7 @@ def plot_layers(
     axes = figure.add_subplot()
     _percent_axis(axes, np.concatenate(list(values.values())))
     if floor > 0:
-        axes.set_ylim(bottom=100 * floor)
+        axes.set_ylim(100 * floor, 100 + 5 * (1 - floor))
     low = axes.get_ylim()[0]
     for index, value in enumerate(values.values()):
         axes.plot(

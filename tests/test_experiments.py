@@ -1,0 +1,188 @@
+"""Each experiment runs as a user runs it, briefly, on scikit-learn's digits."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import jsparse as js
+
+pytest.importorskip("tyro")
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+
+from experiments import common, dst_lstm, dst_mnist
+from experiments.common.convolution import conv_as_matmul, max_pool
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.standard_dtypes
+
+
+@pytest.fixture(autouse=True)
+def _digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
+
+
+def test_dst_mnist(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    settings = dst_mnist.Settings(alphas=(5e-3, 1e-2), seeds=2, epochs=3, out=str(tmp_path))
+    dst_mnist.main(settings)
+    printed = capsys.readouterr().out
+    assert "97.69 ± 0.14" in printed and "alpha 0.005" in printed and "digits" in printed
+    final = json.loads((tmp_path / "sparse/final.json").read_text())
+    low, high = final["0.005"], final["0.01"]
+    assert np.shape(low["accuracy"]) == np.shape(low["density"]) == (2,)
+    assert max(high["density"]) < min(low["density"]) < 0.95  # a higher alpha is sparser
+    assert min(json.loads((tmp_path / "dense/final.json").read_text())["0"]["accuracy"]) > 0.5
+    names = {path.name for path in (tmp_path / "sparse").glob("*.png")}
+    assert names == {
+        "epochs_0.005.png",
+        "epochs_0.01.png",
+        "layers.png",
+        "first_steps.png",
+        "first_layer.png",
+    }
+    dst_mnist.main(settings)  # complete: prints again, trains nothing
+    assert capsys.readouterr().out == printed
+    with pytest.raises(ValueError, match=r"learning_rate: 0.01 there, 0.02 now"):
+        dst_mnist.main(dataclasses.replace(settings, learning_rate=0.02))
+
+
+def test_lenet5_ends_at_a_given_density(tmp_path: Path) -> None:
+    dst_mnist.main(
+        dst_mnist.Settings(
+            network="lenet-5",
+            density=0.5,
+            alphas=(5e-3,),
+            seeds=1,
+            epochs=6,
+            dense=False,
+            decay=0.3,
+            out=str(tmp_path),
+        )  # fmt: skip
+    )
+    final = json.loads((tmp_path / "sparse/final.json").read_text())["0.005"]
+    assert final["density"][0] == pytest.approx(0.5, rel=0.1)
+
+
+def test_dst_lstm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(dst_lstm.UNITS, "lstm-a", 16)
+    dst_lstm.main(
+        dst_lstm.Settings(alphas=(1e-2,), seeds=1, epochs=2, dense=False, out=str(tmp_path))
+    )
+    final = json.loads((tmp_path / "sparse/final.json").read_text())["0.01"]
+    assert 0 < final["density"][0] < 1
+    assert len(final["layers"]) == 4  # input and recurrent kernels of two cells; not the classifier
+
+
+def test_a_lost_run_stops_with_step_and_densities(tmp_path: Path) -> None:
+    settings = dst_mnist.Settings(
+        seeds=1, epochs=2, learning_rate=1e6, dense=False, out=str(tmp_path)
+    )
+    with pytest.raises(common.Diverged, match=r"at step \d+; densities: fc1/kernel [\d.]+%"):
+        dst_mnist.main(settings)
+    assert not (tmp_path / "sparse/final.json").exists()
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "experiments.dst_mnist", "--seeds", "1", "--epochs", "6",
+        "--alphas", "5e-3", "--no-dense",
+    ]  # fmt: skip
+    # an address that refuses at once: no download, so the digits
+    environment = os.environ | {"HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9"}
+    environment.pop("JSPARSE_DATA", None)
+
+    def run(folder: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [*command, "--out", str(tmp_path / folder)], cwd=ROOT, env=environment,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    killed = run("killed")
+    for _ in range(1200):
+        if len(list((tmp_path / "killed/sparse/checkpoints").glob("*.npz"))) > 1:
+            break
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert run("killed").wait() == run("whole").wait() == 0
+    one, two = (
+        json.loads((tmp_path / f / "sparse/final.json").read_text()) for f in ("killed", "whole")
+    )
+    assert one == two
+
+
+def test_conv_as_matmul_is_the_stock_convolution() -> None:
+    keys = jax.random.split(jax.random.key(0), 2)
+    x, kernel = jax.random.normal(keys[0], (3, 8, 6, 2)), jax.random.normal(keys[1], (3, 3, 2, 4))
+    for padding in ("VALID", "SAME", [(1, 2), (0, 1)]):
+
+        def stock(x, kernel, padding=padding):
+            numbers = ("NHWC", "HWIO", "NHWC")
+            return jax.lax.conv_general_dilated(
+                x, kernel, (1, 1), padding, dimension_numbers=numbers
+            )
+
+        fast = lambda x, kernel, p=padding: conv_as_matmul(x, kernel, (1, 1), p)
+        out, pull = jax.vjp(stock, x, kernel)
+        ours, ours_pull = jax.vjp(fast, x, kernel)
+        np.testing.assert_allclose(ours, out, atol=1e-4)
+        for a, b in zip(ours_pull(out), pull(out), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_conv_as_matmul_refuses_strides() -> None:
+    with pytest.raises(ValueError, match="stride 1, one group"):
+        conv_as_matmul(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), (2, 2), "VALID")
+
+
+def test_max_pool_is_the_stock_one_and_its_gradient_too() -> None:
+    x = jax.random.randint(jax.random.key(0), (2, 4, 6, 3), 0, 3).astype(jnp.float32)  # with ties
+    stock = lambda x: nnx.max_pool(x, (2, 2), strides=(2, 2))
+    np.testing.assert_array_equal(max_pool(x), stock(x))
+    weigh = jax.random.normal(jax.random.key(1), (2, 2, 3, 3))
+    ours, theirs = (jax.grad(lambda x, f=f: (f(x) * weigh).sum())(x) for f in (max_pool, stock))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_run_lstm_is_the_stock_cell_over_time() -> None:
+    cell = js.OptimizedLSTMCell(5, 7, rule=js.Threshold(), rngs=nnx.Rngs(0))
+    cell.dense_h.kernel.threshold[...] = jnp.full(28, 0.2)
+    x = jax.random.normal(jax.random.key(1), (3, 6, 5))
+
+    def loss(cell, ours):
+        out = common.run_lstm(cell, x) if ours else nnx.RNN(cell)(x).swapaxes(0, 1)
+        return jnp.sin(out).sum()
+
+    for a, b in zip(
+        *(jax.tree.leaves(nnx.grad(loss)(cell, o)) for o in (True, False)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_runs_side_by_side_and_in_turn_agree() -> None:
+    images = common.digits()
+    x, y = jnp.asarray(images.train_x[:256]), jnp.asarray(images.train_y[:256])
+
+    def make(rngs):
+        return js.sparsify(dst_mnist.LeNet300(rngs), (".*/kernel", js.Threshold()))
+
+    losses = []
+    for over in (common.side_by_side, common.in_turn):
+        sweep = common.Sweep(make, optax.sgd(0.01), 64, over)
+        _, trace = sweep.epoch(sweep.start([1, 2], [1e-3, 1e-2]), x, y)
+        losses.append(trace.loss)
+        assert trace.density.shape == (2, 4, 3)
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    assert (losses[0][0] != losses[0][1]).all()
