@@ -7,6 +7,7 @@ of that grid along which units compete, or share a threshold.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import jax
@@ -202,6 +203,7 @@ def unit_sizes(shape: tuple[int, ...], tile: tuple[int, ...]) -> Array:
     return counts
 
 
+@partial(jax.jit, static_argnames="axes")  # or each call outside of jit would compile its loop anew
 def top(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
     """Mask of the highest scores along `axes`: exactly max(1, round(density * n)) of each n.
 

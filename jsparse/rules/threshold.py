@@ -14,6 +14,7 @@ For thresholds on the norm of a unit no figure is published.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import jax
@@ -113,6 +114,7 @@ class Threshold:
         dead = self._keeps_at_most(limit * weight.size, weight, state)
         return state | {"threshold": jnp.where(dead, jnp.zeros_like(threshold), threshold)}
 
+    @partial(jax.jit, static_argnums=(0, 1))
     def _keeps_at_most(self, limit: float, weight: Array, state: State) -> Array:
         """Whether no more than `limit` weights are kept, [].
 
