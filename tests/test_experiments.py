@@ -69,7 +69,7 @@ def test_lenet5_ends_at_a_given_density(tmp_path: Path) -> None:
             dense=False,
             decay=0.3,
             out=str(tmp_path),
-        )  # fmt: skip
+        )
     )
     final = json.loads((tmp_path / "sparse/final.json").read_text())["0.005"]
     assert final["density"][0] == pytest.approx(0.5, rel=0.1)
@@ -96,18 +96,29 @@ def test_a_lost_run_stops_with_step_and_densities(tmp_path: Path) -> None:
 
 def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "experiments.dst_mnist", "--seeds", "1", "--epochs", "6",
-        "--alphas", "5e-3", "--no-dense",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "experiments.dst_mnist",
+        "--seeds",
+        "1",
+        "--epochs",
+        "6",
+        "--alphas",
+        "5e-3",
+        "--no-dense",
+    ]
     # an address that refuses at once: no download, so the digits
     environment = os.environ | {"HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9"}
     environment.pop("JSPARSE_DATA", None)
 
     def run(folder: str) -> subprocess.Popen:
         return subprocess.Popen(
-            [*command, "--out", str(tmp_path / folder)], cwd=ROOT, env=environment,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [*command, "--out", str(tmp_path / folder)],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     killed = run("killed")
     for _ in range(1200):
