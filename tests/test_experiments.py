@@ -58,6 +58,24 @@ def test_dst_mnist(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         dst_mnist.main(dataclasses.replace(settings, learning_rate=0.02))
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"seeds": 0}, "--seeds got 0; give 1 or more"),
+        ({"epochs": 0}, "--epochs got 0"),
+        ({"density": 0.0}, "--density is a fraction"),
+        ({"decay": 2.0}, "--decay is a fraction"),
+        ({"alphas": (1e-3, 1e-3)}, "each once"),
+        ({"alphas": ()}, "give one or more"),
+        ({"alphas": (1e-3, 1e-2), "density": 0.1}, "one alpha above 0"),
+        ({"batch": 10_000}, "1437 training samples"),
+    ],
+)
+def test_bad_settings(changed: dict, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        dst_mnist.main(dst_mnist.Settings(out=str(tmp_path), **changed))
+
+
 def test_lenet5_ends_at_a_given_density(tmp_path: Path) -> None:
     dst_mnist.main(
         dst_mnist.Settings(

@@ -53,6 +53,22 @@ class StudySettings:
     )
     """Run folder, by default runs/EXPERIMENT/NETWORK; a killed run goes on from there."""
 
+    def __post_init__(self) -> None:
+        at_least_one = {"seeds": self.seeds, "epochs": self.epochs, "batch": self.batch}
+        for name, value in at_least_one.items():
+            if value < 1:
+                raise ValueError(f"--{name} got {value}; give 1 or more")
+        if not 0 < self.density <= 1:
+            raise ValueError(f"--density is a fraction in (0, 1], got {self.density}")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"--decay is a fraction of the run in [0, 1], got {self.decay}")
+        if not self.alphas or len(set(self.alphas)) < len(self.alphas) or min(self.alphas) < 0:
+            raise ValueError(f"--alphas got {self.alphas}; give one or more, each once, 0 or more")
+        if self.density < 1 and (len(self.alphas) > 1 or self.alphas[0] == 0):
+            raise ValueError(
+                f"--density {self.density} needs one alpha above 0, got --alphas {self.alphas}"
+            )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Published:
@@ -94,13 +110,18 @@ def study(
       published: the paper's figures.
       over: how runs share a program, `side_by_side` or `in_turn`.
     """
+    if settings.batch > len(images.train_x):
+        raise ValueError(
+            f"--batch got {settings.batch}; give at most the {len(images.train_x)} training samples "
+            f"of {images.name}"
+        )
     out = Path(settings.out)
     lines = [["published", "dense", "", published.dense, ""]]
     baseline: list[float] = []
     if settings.dense:
         run = open_run(
             out / "dense",
-            dataclasses.replace(settings, alphas=(), density=1.0),
+            dataclasses.replace(settings, alphas=(0.0,), density=1.0),
             dataset=images.name,
         )
         sweep = Sweep(make, tx, settings.batch, over)
