@@ -13,7 +13,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from flax import nnx
 
 from experiments import common
@@ -103,4 +102,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    common.start(main, Settings, __doc__)

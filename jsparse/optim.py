@@ -10,8 +10,9 @@ from jax import Array, lax
 
 from jsparse.rules.threshold import Threshold
 from jsparse.schedule import check_density, cubic
+from jsparse.slots import sparse_parts
 from jsparse.sparse import Setting, Sparse
-from jsparse.surgery import advance_in_place, sparse_parts
+from jsparse.surgery import advance_in_place
 
 
 class Control(Protocol):
@@ -60,6 +61,8 @@ class Optimizer(nnx.Optimizer):
         wrt: Any = nnx.Param,
         controls: tuple[Control, ...] = (),
     ):
+        if not isinstance(controls, tuple):
+            raise TypeError(f"controls is a tuple, such as (TargetDensity(...),); got {controls!r}")
         super().__init__(model, tx, wrt=wrt)
         self.controls = controls
         self.memory = Setting(
@@ -127,8 +130,15 @@ class TargetDensity:
 
     def __post_init__(self) -> None:
         check_density(self.density)
-        if self.steps < 1:
-            raise ValueError(f"steps is the length of the run in train steps, got {self.steps}")
+        if self.steps < 1 or self.every < 1:
+            raise ValueError(
+                f"steps is the length of the run in train steps and every the steps between "
+                f"corrections, 1 or more each; got steps={self.steps}, every={self.every}"
+            )
+        if self.gain <= 0 or self.gain_memory < 0:
+            raise ValueError(
+                f"gain is above 0 and gain_memory 0 or more; got {self.gain}, {self.gain_memory}"
+            )
         if not 0 < self.ramp <= 1:
             raise ValueError(f"ramp is a fraction of the run in (0, 1], got {self.ramp}")
 

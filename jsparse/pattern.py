@@ -28,6 +28,17 @@ class Role:
     stack: int = 0
     recurrent: bool = False
 
+    def __post_init__(self) -> None:
+        if any(a >= 0 for a in self.outputs + self.inputs) or set(self.outputs) & set(self.inputs):
+            raise ValueError(
+                f"Role got outputs {self.outputs} and inputs {self.inputs}; count axes from the "
+                "last (-1), each at most once"
+            )
+        if self.stack < 0:
+            raise ValueError(
+                f"Role got stack {self.stack}; give the number of leading axes, 0 or more"
+            )
+
     def output_axes(self, ndim: int) -> tuple[int, ...]:
         """Output axes of a weight of rank `ndim`, counted from the first."""
         return tuple(ndim + a for a in self.outputs if ndim + a >= 0)
@@ -85,9 +96,11 @@ class Block:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not self.shape or any(n < 1 for n in self.shape):
+        if not (isinstance(self.shape, tuple) and self.shape) or any(
+            not isinstance(n, int) or n < 1 for n in self.shape
+        ):
             raise ValueError(
-                f"Block got shape {self.shape}; give a size of 1 or more for each axis"
+                f"Block got {self.shape!r}; give a tuple with a size of 1 or more for each axis"
             )
 
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
@@ -212,7 +225,7 @@ def top(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
     give the same mask. Of equal scores the one with the lower index is kept. NaN counts as lowest.
 
     Args:
-      score: [...], any real type.
+      score: [...], any real type; compared as float32.
       density: fraction to keep, [] and in (0, 1]; may be traced.
       axes: the axes along which scores compete; () keeps all.
 
@@ -239,8 +252,8 @@ def top(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
 
 def _ordered(score: Array) -> Array:
     """uint32 that sort as the scores do; 0 for NaN."""
-    # adding 0 turns -0 into +0, so that the two tie
-    bits = lax.bitcast_convert_type(score.astype(jnp.float32) + 0.0, jnp.uint32)
+    bits = lax.bitcast_convert_type(score.astype(jnp.float32), jnp.uint32)
+    bits = jnp.where(score == 0, jnp.zeros_like(bits), bits)  # -0 ties with +0
     sign = jnp.uint32(1 << 31)
     return jnp.where(jnp.isnan(score), jnp.uint32(0), jnp.where(bits >= sign, ~bits, bits | sign))
 

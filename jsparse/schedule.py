@@ -133,9 +133,9 @@ def check_density(density: float) -> float:
     Raises:
       ValueError: it is not.
     """
-    if not 0.0 < density <= 1.0:
+    if not (isinstance(density, float | int) and 0.0 < density <= 1.0):
         raise ValueError(
-            f"density is the fraction of weights kept, in (0, 1]; got {density}. "
+            f"density is the fraction of weights kept, in (0, 1]; got {density!r}. "
             "For a sparsity s give density = 1 - s"
         )
     return float(density)

@@ -1,9 +1,10 @@
 """`Sparse`: a module that stands where a Param stood, and reads as its masked weight."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -46,7 +47,7 @@ class Sparse(nnx.Module):
     def __init__(self, weight: nnx.Param, rule: Rule, *, key: Array):
         self.weight = weight
         self.rule = rule
-        self.layer_ndim = weight[...].ndim - rule.role.stack
+        self.layer_ndim = weight.ndim - rule.role.stack
         state = stacked_init(rule, weight[...], key)
         self.state_names = tuple(state)
         for name, value in state.items():
@@ -81,7 +82,7 @@ class Sparse(nnx.Module):
 
     @property
     def _stack(self) -> int:
-        return self.weight[...].ndim - self.layer_ndim
+        return self.weight.ndim - self.layer_ndim
 
     def _map(self, method: Callable) -> Callable:
         return over_stack(method, self._stack)
@@ -95,6 +96,8 @@ class Sparse(nnx.Module):
 
     @value.setter
     def value(self, value: Array) -> None:
+        if value.shape != self.weight.shape:
+            raise ValueError(f"got shape {value.shape}; the weight has {self.weight.shape}")
         self.weight[...] = value
 
     def get_value(self) -> Array:
@@ -110,15 +113,24 @@ class Sparse(nnx.Module):
     def __jax_array__(self) -> Array:
         return self.read()
 
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.asarray(self.read(), dtype=dtype)
+
     def __len__(self) -> int:
         return len(self.weight[...])
+
+    def __iter__(self) -> Iterator[Array]:
+        return iter(self.read())
+
+    def __contains__(self, item: Any) -> bool:
+        return item in self.read()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or not hasattr(jax.Array, name):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        weight = vars(self)["weight"][...]
         # shape and type are the weight's: no need to compute the mask for them
-        return getattr(weight if name in ("shape", "dtype", "ndim", "size") else self.read(), name)
+        light = name in ("shape", "dtype", "ndim", "size")
+        return getattr(vars(self)["weight"] if light else self.read(), name)
 
 
 def _operator(name: str) -> Callable:
@@ -130,7 +142,7 @@ def _operator(name: str) -> Callable:
     return operator
 
 
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "matmul"):
     setattr(Sparse, f"__{_name}__", _operator(f"__{_name}__"))
     setattr(Sparse, f"__r{_name}__", _operator(f"__r{_name}__"))
 for _name in ("neg", "pos", "abs", "lt", "le", "gt", "ge"):

@@ -1,7 +1,7 @@
 """Whole models: put rules on them by path, read them, take the rules off again."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, MutableSequence
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -12,65 +12,11 @@ from jax import Array
 from jsparse.pattern import Role
 from jsparse.rules.held import Held
 from jsparse.rules.rule import Rule
+from jsparse.slots import Slot, slots, sparse_parts
 from jsparse.sparse import Sparse
 from jsparse.tree import match, naming
 
 Model = TypeVar("Model", bound=nnx.Module)
-
-
-@dataclasses.dataclass(frozen=True)
-class Slot:
-    """A place in a model that holds a variable or a Sparse."""
-
-    path: str
-    parent: Any
-    key: str | int
-    value: Any
-    recurrent: bool
-
-    def put(self, value: Any) -> None:
-        """Store something else there."""
-        if isinstance(self.parent, MutableSequence | dict):
-            self.parent[self.key] = value  # type: ignore[index]
-        else:
-            setattr(self.parent, str(self.key), value)
-
-
-def slots(model: nnx.Module) -> list[Slot]:
-    """Every place that holds a variable or a Sparse, in order; shared ones once a place.
-
-    Raises:
-      TypeError: model is not an nnx.Module.
-    """
-    if not isinstance(model, nnx.Module):
-        raise TypeError(
-            f"expected an nnx.Module, got {type(model).__name__}; for Linen params or another tree "
-            "of arrays use jsparse.tree"
-        )
-    return list(_walk(model, "", False, ()))
-
-
-def _walk(node: Any, prefix: str, recurrent: bool, above: tuple[int, ...]) -> Iterator[Slot]:
-    if id(node) in above:
-        return
-    recurrent = recurrent or isinstance(node, nnx.RNNCellBase)
-    for key, value in _children(node):
-        path = f"{prefix}{key}"
-        if isinstance(value, nnx.Variable | Sparse):
-            yield Slot(path, node, key, value, recurrent)
-        elif isinstance(value, nnx.Module | list | tuple | dict):
-            yield from _walk(value, f"{path}/", recurrent, (*above, id(node)))
-
-
-def _children(node: Any) -> Iterator[tuple[str | int, Any]]:
-    if isinstance(node, dict):
-        yield from node.items()
-    elif isinstance(node, list | tuple):
-        yield from enumerate(node)
-    else:
-        for name, value in vars(node).items():
-            if not name.startswith("_"):
-                yield (int(name) if name.isdigit() else name), value
 
 
 def sparsify(model: Model, *rules: tuple[str, Rule], rngs: nnx.Rngs | None = None) -> Model:
@@ -101,7 +47,7 @@ def sparsify(model: Model, *rules: tuple[str, Rule], rngs: nnx.Rngs | None = Non
       >>> model.kernel.threshold.shape
       (3,)
     """
-    copy = nnx.clone(model)
+    copy = _copy(model)
     sparsify_in_place(copy, *rules, rngs=rngs)
     return copy
 
@@ -112,6 +58,11 @@ def sparsify_in_place(
     """`sparsify`, done to the model itself."""
     found = [s for s in slots(model) if isinstance(s.value, nnx.Param | Sparse)]
     chosen = match({slot.path: slot for slot in found}, rules)
+    for pattern, rule in rules:
+        if isinstance(rule, type) or not hasattr(rule, "role"):
+            raise TypeError(
+                f"{pattern!r}: {rule!r} is no rule; give an instance such as Threshold(alpha=5e-4)"
+            )
     rngs = nnx.Rngs(0) if rngs is None else rngs
     order = {id(rule): n for n, (_, rule) in enumerate(rules)}
     best: dict[int, Slot] = {}
@@ -129,30 +80,37 @@ def sparsify_in_place(
 def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
     weight = slot.value.weight if isinstance(slot.value, Sparse) else slot.value
     with naming(slot.path):
-        sparse = Sparse(weight, fit(rule, slot.parent, weight, slot.recurrent), key=key)
+        sparse = Sparse(weight, fit(rule, slot, weight), key=key)
     return sparse
 
 
-def fit(rule: Rule, layer: Any, weight: nnx.Param, recurrent: bool = False) -> Rule:
-    """The rule with the role that the layer gives its weight; a role set by the user stays.
+def fit(rule: Rule, slot: Slot, weight: nnx.Param) -> Rule:
+    """The rule with the role that the layer gives its weight.
 
     Args:
-      rule: any rule.
-      layer: the module that holds the weight.
+      rule: any rule; a role other than the default stays as it is.
+      slot: where the weight lies.
       weight: [...].
-      recurrent: whether the layer is part of a recurrent cell.
 
     Returns:
       The rule, or a copy with another role.
     """
     if rule.role != Role():
         return rule
-    role = dataclasses.replace(role_of(layer, weight[...].ndim), recurrent=recurrent)
+    role = dataclasses.replace(
+        role_of(slot.parent, slot.key, weight.ndim), recurrent=slot.recurrent
+    )
     return dataclasses.replace(rule, role=role)  # type: ignore[type-var]
 
 
-def role_of(layer: Any, ndim: int) -> Role:
-    """The role of a stock layer's weight of rank `ndim`; else [spatial, input, output]."""
+def role_of(layer: Any, key: str | int, ndim: int) -> Role:
+    """The role of a stock layer's weight of rank `ndim`; else [spatial, input, output].
+
+    Leading axes beyond the layer's own stack whole layers, as `nnx.vmap` and `nnx.scan` make them
+    by default; for a stack along another axis give the rule a `Role` of your own.
+    """
+    if key == "bias" and hasattr(layer, "kernel"):
+        return Role(inputs=(), stack=role_of(layer, "kernel", layer.kernel.ndim).stack)
     match layer:
         case nnx.Linear() | nnx.Embed():
             role, layer_ndim = Role(), 2
@@ -187,13 +145,12 @@ def _einsum_role(equation: str, ndim: int) -> Role:
     )
 
 
-def sparse_parts(model: nnx.Module) -> dict[str, Sparse]:
-    """Each Sparse of the model by its first path."""
-    first: dict[int, tuple[str, Sparse]] = {}
-    for slot in slots(model):
-        if isinstance(slot.value, Sparse):
-            first.setdefault(id(slot.value), (slot.path, slot.value))
-    return dict(first.values())
+def _copy(model: Model) -> Model:
+    """A copy that shares neither variables nor buffers, so that donating one leaves the other."""
+    copy = nnx.clone(model)
+    own = lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) else leaf
+    nnx.update(copy, jax.tree.map(own, nnx.state(copy)))
+    return copy
 
 
 def cost(model: nnx.Module) -> Array:
@@ -253,7 +210,7 @@ def fold(model: Model) -> Model:
       >>> int((fold(model).kernel[...] == 0).sum())
       6
     """
-    return nnx.clone(resolve(model))
+    return _copy(resolve(model))
 
 
 def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
@@ -270,8 +227,12 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
       ValueError: a path that names no sparse weight, or a mask of another shape or with values
         other than 0 and 1.
     """
-    copy = nnx.clone(model)
+    copy = _copy(model)
     parts = sparse_parts(copy)
+    if new is not None and not isinstance(new, Mapping):
+        raise TypeError(
+            f"hold takes masks by path, such as {{'kernel': mask}}; got {type(new).__name__}"
+        )
     new = {} if new is None else dict(new)
     for path in new:
         if path not in parts:
@@ -282,7 +243,10 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
     for path, part in parts.items():
         mask = jnp.asarray(new.get(path, part.read_mask()), part.weight[...].dtype)
         if mask.shape != part.weight[...].shape:
-            raise ValueError(f"{path}: mask of shape {mask.shape}, the weight has {part.shape}")
+            raise ValueError(
+                f"{path}: got a mask of shape {mask.shape}; the weight, and so the mask, has "
+                f"shape {part.shape}"
+            )
         if path in new and not bool(((mask == 0) | (mask == 1)).all()):
             raise ValueError(
                 f"{path}: a mask holds 0 and 1 only; compare scores with a threshold first"
@@ -309,7 +273,7 @@ def advance(model: Model) -> Model:
     Returns:
       A copy that shares nothing with the model.
     """
-    copy = nnx.clone(model)
+    copy = _copy(model)
     advance_in_place(copy)
     return copy
 

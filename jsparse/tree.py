@@ -180,6 +180,9 @@ def _replace(
     plan: Plan, params: Any, learned: States, held: States, method: Callable[[Rule], Callable]
 ) -> Any:
     leaves = _leaves(params)
+    absent = [path for path in plan if path not in leaves]
+    if absent:
+        raise ValueError(f"params have no {absent[0]!r}, which the plan names; plan them anew")
     new = {
         path: _map(rule, method(rule))(leaves[path], learned[path] | held[path])
         for path, rule in plan.items()
@@ -196,7 +199,11 @@ def _path(keys: tuple) -> str:
 
 
 def _leaves(params: Any) -> dict[str, Array]:
-    return {_path(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    leaves: dict[str, Array] = {}
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if leaves.setdefault(_path(keys), leaf) is not leaf:
+            raise ValueError(f"two leaves have the path {_path(keys)!r}; rename a key with a slash")
+    return leaves
 
 
 def _with_leaves(params: Any, new: Mapping[str, Array]) -> Any:

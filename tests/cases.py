@@ -178,6 +178,6 @@ def sparse(rule: str, layer: str) -> nnx.Module:
 
 def parts(model: nnx.Module) -> list[js.Sparse]:
     """Each Sparse of a model, once."""
-    from jsparse.surgery import sparse_parts
+    from jsparse.slots import sparse_parts
 
     return list(sparse_parts(model).values())

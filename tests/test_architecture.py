@@ -13,7 +13,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ["step", "pattern", "score", "schedule", "rules", "tree", "sparse", "surgery", "layers"]
+ROOMS = [
+    "step",
+    "pattern",
+    "score",
+    "schedule",
+    "rules",
+    "tree",
+    "sparse",
+    "slots",
+    "surgery",
+    "layers",
+]
 ROOMS += ["revise", "optim", "prune", "report", "export"]
 LIBRARIES = {room: {"jax", "numpy"} for room in ROOMS[: ROOMS.index("sparse")]}  # others: any
 LIBRARIES["revise"] = {"jax", "numpy", "optax"}

@@ -68,7 +68,7 @@ def test_dst_mnist(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         ({"alphas": (1e-3, 1e-3)}, "each once"),
         ({"alphas": ()}, "give one or more"),
         ({"alphas": (1e-3, 1e-2), "density": 0.1}, "one alpha above 0"),
-        ({"batch": 10_000}, "1437 training samples"),
+        ({"batch": 10_000}, "at most the 1437 training samples"),
     ],
 )
 def test_bad_settings(changed: dict, words: str, tmp_path: Path) -> None:

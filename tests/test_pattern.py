@@ -70,6 +70,11 @@ def test_top_orders_nan_infinities_and_signed_zeros() -> None:
     assert top(score, 5 / 6, (0,)).tolist() == [False, True, True, True, True, True]
 
 
+def test_signed_zeros_tie_under_jit_too() -> None:
+    score = jnp.array([-0.0, 0.0, 0.0, -0.0])
+    assert jax.jit(lambda s: top(s, 0.5, (0,)))(score).tolist() == [True, True, False, False]
+
+
 def test_top_takes_a_traced_density() -> None:
     score = jnp.arange(10.0)
     counts = jax.vmap(lambda d: top(score, d, (0,)).sum())(jnp.array([0.1, 0.5, 1.0]))
@@ -106,8 +111,8 @@ def test_units_of_a_convolution(unit, grid: tuple) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: js.Block(()), "give a size of 1 or more"),
-        (lambda: js.Block((0, 2)), "give a size of 1 or more"),
+        (lambda: js.Block(()), "a size of 1 or more"),
+        (lambda: js.Block((0, 2)), "a size of 1 or more"),
         (lambda: js.Groups(0), "give 1 or more"),
         (lambda: js.Block((2, 2, 2)).tile((4, 4), js.Role()), "at most 2"),
         (lambda: js.Groups(2).axes(1, js.Role()), "needs an input axis"),

@@ -326,3 +326,83 @@ def test_remat_and_scan_over_time() -> None:
 
     a, b = (jax.grad(loss)(layer, r) for r in (True, False))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), a, b)
+
+
+class Odd(nnx.Module):
+    """A private attribute, and parameters in a tuple."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self._hidden = nnx.Linear(4, 4, rngs=rngs)
+        self.pair = nnx.data((nnx.Param(jnp.eye(4)), nnx.Param(jnp.ones((4, 4)))))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self._hidden(x) @ self.pair[0] @ self.pair[1]
+
+
+def test_private_attributes_and_tuples_of_parameters() -> None:
+    dense = Odd(nnx.Rngs(0))
+    model = js.sparsify(dense, (".*", js.Top(density=0.5)))
+    assert set(js.masks(model)) == {"_hidden/kernel", "_hidden/bias", "pair/0", "pair/1"}
+    x = jnp.ones((2, 4))
+    for copy in (js.fold(model), js.resolve(model), js.hold(model)):
+        np.testing.assert_allclose(copy(x), model(x), rtol=1e-6)
+    assert not parts(js.fold(model)) and len(parts(js.hold(model))) == 4
+    np.testing.assert_allclose(js.fold(dense)(x), dense(x))
+
+
+def test_a_copy_survives_a_donated_step() -> None:
+    dense = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    model = js.sparsify(dense, ("kernel", RULE))
+    copies = [dense, js.fold(model), js.hold(model), js.advance(model)]
+    jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)(nnx.state(model))
+    for copy in copies:
+        assert np.isfinite(np.asarray(copy(jnp.ones((2, 4))))).all()
+
+
+def test_sparse_iterates_and_converts_as_a_param() -> None:
+    kernel = js.Linear(4, 3, rule=js.Top(density=0.5), rngs=nnx.Rngs(0)).kernel
+    assert len(list(kernel)) == 4
+    np.testing.assert_array_equal(np.asarray(kernel), kernel[...])
+    with pytest.raises(ValueError, match=r"got shape \(3,\); the weight has \(4, 3\)"):
+        kernel.value = jnp.ones(3)
+
+
+def test_an_abstract_model_has_shapes() -> None:
+    layer = nnx.eval_shape(lambda: js.Linear(4, 3, rule=RULE, rngs=nnx.Rngs(0)))
+    assert (layer.kernel.shape, layer.kernel.ndim) == ((4, 3), 2)
+
+
+def test_the_bias_of_a_stack_has_its_own_state_a_layer() -> None:
+    @nnx.split_rngs(splits=5)
+    @nnx.vmap
+    def make(rngs: nnx.Rngs) -> nnx.Conv:
+        return nnx.Conv(2, 4, (3,), rngs=rngs)
+
+    model = js.sparsify(make(nnx.Rngs(0)), ("bias", js.Threshold()))
+    assert model.bias.threshold.shape == (5, 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: js.sparsify(net(), (".*/kernel", js.Threshold)), TypeError, "is no rule"),
+        (lambda: js.sparsify(net(), (".*/kernel", 0.5)), TypeError, "is no rule"),
+        (lambda: js.Threshold(scope=js.Groups(2)), ValueError, "groups share no threshold"),
+        (lambda: js.Top(density=0.1, scope=js.Each()), ValueError, "Top would keep all"),
+        (lambda: js.Top(density="0.5"), ValueError, r"in \(0, 1\]"),
+        (lambda: js.Role(outputs=(1,)), ValueError, "count axes from the last"),
+        (lambda: js.Block(4), ValueError, "give a tuple"),
+        (lambda: js.Threshold(alpha=float("inf")), ValueError, "got inf"),
+        (lambda: js.TargetDensity(density=0.5, steps=9, every=0), ValueError, "every=0"),
+        (lambda: js.TargetDensity(density=0.5, steps=9, gain=-1), ValueError, "gain is above 0"),
+        (lambda: js.hold(net(), jnp.ones(3)), TypeError, "masks by path"),
+        (
+            lambda: js.sparsify(net(), (".*/kernel", js.Threshold(role=js.Role(stack=2)))),
+            ValueError,
+            "give a smaller stack",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused(make, error: type, words: str) -> None:
+    with pytest.raises(error, match=words):
+        make()

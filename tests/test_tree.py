@@ -81,3 +81,15 @@ def test_errors_name_the_path() -> None:
     plan = tree.plan(params, ("dense/steps", js.Keep()))
     with pytest.raises(TypeError, match="dense/steps: a rule needs a floating-point weight"):
         tree.init(plan, params, KEY)
+
+
+def test_two_leaves_of_one_path_are_refused() -> None:
+    with pytest.raises(ValueError, match="two leaves have the path 'a/b'"):
+        tree.plan({"a/b": jnp.ones((2, 2)), "a": {"b": jnp.ones((3, 3))}}, (".*", js.Keep()))
+
+
+def test_other_params_than_planned_are_refused() -> None:
+    params = {"kernel": jnp.ones((2, 2))}
+    plan = tree.plan(params, ("kernel", js.Keep()))
+    with pytest.raises(ValueError, match="params have no 'kernel'"):
+        tree.apply(plan, {"weight": jnp.ones((2, 2))}, *tree.init(plan, params, KEY))

@@ -10,7 +10,7 @@ from experiments.common.plots import plot_epochs, plot_first_layer, plot_kernels
 from experiments.common.recurrence import run_lstm
 from experiments.common.run import Diverged, Run, check_finite, open_run
 from experiments.common.show import Epochs, mean_std, table
-from experiments.common.study import Published, StudySettings, learning_rate, study
+from experiments.common.study import Published, StudySettings, learning_rate, start, study
 from experiments.common.sweep import Sweep, in_turn, side_by_side, turns_on_cpu
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "plot_layers",
     "run_lstm",
     "side_by_side",
+    "start",
     "study",
     "table",
     "turns_on_cpu",

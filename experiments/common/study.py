@@ -5,6 +5,7 @@ seeds; a table puts the last epoch beside the published figures.
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,7 @@ from flax import nnx
 import jsparse
 from experiments.common.data import Images
 from experiments.common.plots import plot_first_layer, plot_kernels
-from experiments.common.run import Run, open_run
+from experiments.common.run import Diverged, Run, open_run
 from experiments.common.show import mean_std, table
 from experiments.common.sweep import Sweep
 from experiments.common.training import plot, plot_steps, results, train
@@ -79,6 +80,14 @@ class Published:
     density: str
 
 
+def start(main: Callable, settings: type, text: str) -> None:
+    """Run an experiment from the command line; what it refuses is one line, not a traceback."""
+    try:
+        main(tyro.cli(settings, description=text))
+    except (ValueError, Diverged) as error:
+        sys.exit(f"error: {error}")
+
+
 def learning_rate(settings: StudySettings, samples: int) -> optax.Schedule:
     """The learning rate by step."""
     steps = settings.epochs * (samples // settings.batch)
@@ -112,8 +121,8 @@ def study(
     """
     if settings.batch > len(images.train_x):
         raise ValueError(
-            f"--batch got {settings.batch}; give at most the {len(images.train_x)} training samples "
-            f"of {images.name}"
+            f"--batch got {settings.batch}; give at most the {len(images.train_x)} training "
+            f"samples of {images.name}"
         )
     out = Path(settings.out)
     lines = [["published", "dense", "", published.dense, ""]]

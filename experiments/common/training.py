@@ -36,6 +36,8 @@ def train(
     x, y = jnp.asarray(images.train_x), jnp.asarray(images.train_y)
     test_x, test_y = jnp.asarray(images.test_x), jnp.asarray(images.test_y)
     done, runs = run.load(sweep.start(seeds, alphas))
+    if not done:
+        run.save(0, runs)  # so that a run lost in its first epoch keeps a good state too
     progress = Epochs(done, epochs, run.folder.name)
     for epoch in progress:
         runs, trace = sweep.epoch(runs, x, y)

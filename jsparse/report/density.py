@@ -6,8 +6,8 @@ import math
 import numpy as np
 from flax import nnx
 
+from jsparse.slots import slots
 from jsparse.sparse import Sparse
-from jsparse.surgery import slots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +129,6 @@ def report(model: nnx.Module) -> Report:
             kept = int(np.count_nonzero(np.asarray(part.read_mask())))
             rows[slot.path] = Row(shape, type(part.rule).__name__, kept, math.prod(shape))
             learned += sum(part.state[name].size for name in part.rule.learned)
-        elif isinstance(slot.value, nnx.Param):
-            dense += slot.value[...].size
+        elif isinstance(slot.value, nnx.Param) and hasattr(slot.value, "size"):
+            dense += slot.value.size
     return Report(rows, dense, learned)

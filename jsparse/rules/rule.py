@@ -60,6 +60,11 @@ def over_stack(method: Callable, stack: int) -> Callable:
 
 def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
     """State of each layer of a stack, with keys of their own: weight [stack..., layer...]."""
+    if rule.role.stack and rule.role.stack >= weight.ndim:
+        raise ValueError(
+            f"the rule's role has {rule.role.stack} stacked axes, the weight {weight.shape} has "
+            f"{weight.ndim} in all; give a smaller stack"
+        )
     stack = weight.shape[: rule.role.stack]
     keys = jax.random.split(key, stack) if stack else key
     return over_stack(rule.init, len(stack))(weight, keys)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsparse.pattern import PerOutput, Role, Scope, Unit, Weight, grid_shape, spread
+from jsparse.pattern import Groups, PerOutput, Role, Scope, Unit, Weight, grid_shape, spread
 from jsparse.rules.rule import State, check_weight
 from jsparse.score import magnitude, wide
 from jsparse.step import Slope, long_tailed, step
@@ -69,8 +69,13 @@ class Threshold:
     learned: ClassVar[tuple[str, ...]] = ("threshold",)
 
     def __post_init__(self) -> None:
-        if not self.alpha >= 0:
+        if not 0 <= self.alpha < float("inf"):
             raise ValueError(f"alpha weighs the regulariser and is 0 or more, got {self.alpha}")
+        if isinstance(self.scope, Groups):
+            raise ValueError(
+                f"groups share no threshold, got scope {self.scope}; use PerOutput(), Whole() or "
+                "Each(), or Top(density=n / m, scope=Groups(m)) for N:M"
+            )
         for name in ("reset", "reset_recurrent"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is a density in [0, 1), got {getattr(self, name)}")

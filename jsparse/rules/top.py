@@ -13,7 +13,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsparse.pattern import Groups, Role, Scope, Unit, Weight, Whole, grid_shape, spread, top
+from jsparse.pattern import Each, Groups, Role, Scope, Unit, Weight, Whole, grid_shape, spread, top
 from jsparse.rules.rule import State, check_weight
 from jsparse.schedule import check_density
 from jsparse.score import magnitude
@@ -36,7 +36,7 @@ class Top:
       role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
 
     Raises:
-      ValueError: density outside (0, 1].
+      ValueError: density outside (0, 1]; a scope in which nothing competes.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -57,6 +57,11 @@ class Top:
 
     def __post_init__(self) -> None:
         check_density(self.density)
+        if isinstance(self.scope, Each):
+            raise ValueError(
+                "with scope Each() no unit competes, so Top would keep all; use Whole(), "
+                "PerOutput() or Groups(m)"
+            )
 
     def init(self, weight: Array, key: Array) -> State:
         """No state.

@@ -1,0 +1,95 @@
+"""The places of a model that hold variables, by path: what surgery looks at and writes to."""
+
+import dataclasses
+from collections.abc import Iterator, MutableSequence
+from typing import Any
+
+from flax import nnx
+
+from jsparse.sparse import Sparse
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """A place in a model that holds a variable or a Sparse."""
+
+    path: str
+    parent: Any
+    key: str | int
+    value: Any
+    recurrent: bool
+
+    def put(self, value: Any) -> None:
+        """Store something else there."""
+        if isinstance(self.parent, MutableSequence | dict | _Tuple):
+            self.parent[self.key] = value  # type: ignore[index]
+        else:
+            setattr(self.parent, str(self.key), value)
+
+
+class _Tuple:
+    """A tuple that can be written to: each change puts a new tuple in its place."""
+
+    def __init__(self, parent: Any, key: str | int, items: list):
+        self.parent, self.key, self.items = parent, key, items
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        if self.items[index] is value:
+            return
+        self.items[index] = value
+        whole = tuple(self.items)
+        inside_module = isinstance(self.parent, nnx.Module)
+        Slot("", self.parent, self.key, None, False).put(
+            nnx.data(whole) if inside_module else whole
+        )
+
+
+def slots(model: nnx.Module) -> list[Slot]:
+    """Every place that holds a variable or a Sparse, in order; shared ones once a place.
+
+    Raises:
+      TypeError: model is not an nnx.Module.
+    """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            f"expected an nnx.Module, got {type(model).__name__}; for Linen params or another tree "
+            "of arrays use jsparse.tree"
+        )
+    return list(_walk(model, "", False, ()))
+
+
+def _walk(node: Any, prefix: str, recurrent: bool, above: tuple[int, ...]) -> Iterator[Slot]:
+    if id(node) in above:
+        return
+    recurrent = recurrent or isinstance(node, nnx.RNNCellBase)
+    for key, value in _children(node):
+        path = f"{prefix}{key}"
+        if isinstance(value, nnx.Variable | Sparse):
+            yield Slot(path, node, key, value, recurrent)
+        elif isinstance(value, tuple):
+            held = _Tuple(node, key, list(value))
+            yield from _walk(held, f"{path}/", recurrent, (*above, id(node)))
+        elif isinstance(value, nnx.Module | list | dict):
+            yield from _walk(value, f"{path}/", recurrent, (*above, id(node)))
+
+
+def _children(node: Any) -> Iterator[tuple[str | int, Any]]:
+    if isinstance(node, dict):
+        yield from node.items()
+    elif isinstance(node, list):
+        yield from enumerate(node)
+    elif isinstance(node, _Tuple):
+        yield from enumerate(node.items)
+    else:
+        for name, value in vars(node).items():
+            if not name.startswith(("_pytree__", "_object__")):  # nnx's own
+                yield (int(name) if name.isdigit() else name), value
+
+
+def sparse_parts(model: nnx.Module) -> dict[str, Sparse]:
+    """Each Sparse of the model by its first path."""
+    first: dict[int, tuple[str, Sparse]] = {}
+    for slot in slots(model):
+        if isinstance(slot.value, Sparse):
+            first.setdefault(id(slot.value), (slot.path, slot.value))
+    return dict(first.values())
