@@ -1,8 +1,10 @@
 """Dynamic Sparse Training of two-layer LSTMs on MNIST, read row by row.
 
 Claim: learned thresholds make recurrent networks sparse to about one weight in a hundred.
+
 Paper: Liu et al., Dynamic Sparse Training, ICLR 2020, Table 1: LSTM-a (128 units) 98.64 -> 98.70 at
     1.93 %, LSTM-b (256 units) 98.87 -> 98.89 at 0.98 %.
+
 Command: python -m experiments.dst_lstm
 """
 

@@ -1,8 +1,10 @@
 """Dynamic Sparse Training of LeNet-300-100 and LeNet-5-Caffe on MNIST.
 
 Claim: learned thresholds train a network sparse from the start, at the accuracy of the dense one.
+
 Paper: Liu et al., Dynamic Sparse Training, ICLR 2020, Table 1: LeNet-300-100 98.16 -> 97.69 at
     2.48 %, LeNet-5-Caffe 99.18 -> 99.11 at 1.64 %.
+
 Command: python -m experiments.dst_mnist
 """
 
