@@ -15,7 +15,7 @@ from jsparse.surgery import sparsify_in_place
 Layer = TypeVar("Layer", bound=nnx.Module)
 
 
-def _sparse(layer: Layer, pattern: str, rule: Rule, rngs: nnx.Rngs) -> Layer:
+def _with_rule(layer: Layer, pattern: str, rule: Rule, rngs: nnx.Rngs) -> Layer:
     sparsify_in_place(layer, (pattern, rule), rngs=rngs)
     return layer
 
@@ -31,7 +31,9 @@ def Linear(
       >>> Linear(784, 300, rule=Threshold(), rngs=nnx.Rngs(0)).kernel.threshold.shape
       (300,)
     """
-    return _sparse(nnx.Linear(in_features, out_features, rngs=rngs, **stock), "kernel", rule, rngs)
+    return _with_rule(
+        nnx.Linear(in_features, out_features, rngs=rngs, **stock), "kernel", rule, rngs
+    )
 
 
 def LinearGeneral(
@@ -44,7 +46,7 @@ def LinearGeneral(
 ) -> nnx.LinearGeneral:
     """`nnx.LinearGeneral` with a sparse kernel [in..., out...]."""
     layer = nnx.LinearGeneral(in_features, out_features, rngs=rngs, **stock)
-    return _sparse(layer, "kernel", rule, rngs)
+    return _with_rule(layer, "kernel", rule, rngs)
 
 
 def Conv(
@@ -58,7 +60,7 @@ def Conv(
 ) -> nnx.Conv:
     """`nnx.Conv` with a sparse kernel [spatial..., in / groups, out]."""
     layer = nnx.Conv(in_features, out_features, kernel_size, rngs=rngs, **stock)
-    return _sparse(layer, "kernel", rule, rngs)
+    return _with_rule(layer, "kernel", rule, rngs)
 
 
 def ConvTranspose(
@@ -72,7 +74,7 @@ def ConvTranspose(
 ) -> nnx.ConvTranspose:
     """`nnx.ConvTranspose` with a sparse kernel [spatial..., in, out], or with the two swapped."""
     layer = nnx.ConvTranspose(in_features, out_features, kernel_size, rngs=rngs, **stock)
-    return _sparse(layer, "kernel", rule, rngs)
+    return _with_rule(layer, "kernel", rule, rngs)
 
 
 def Einsum(
@@ -80,14 +82,16 @@ def Einsum(
 ) -> nnx.Einsum:
     """`nnx.Einsum` with a sparse kernel; its axes that reach the result are the outputs."""
     layer = nnx.Einsum(einsum_str, tuple(kernel_shape), rngs=rngs, **stock)
-    return _sparse(layer, "kernel", rule, rngs)
+    return _with_rule(layer, "kernel", rule, rngs)
 
 
 def Embed(
     num_embeddings: int, features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.Embed:
     """`nnx.Embed` with a sparse embedding [num_embeddings, features]."""
-    return _sparse(nnx.Embed(num_embeddings, features, rngs=rngs, **stock), "embedding", rule, rngs)
+    return _with_rule(
+        nnx.Embed(num_embeddings, features, rngs=rngs, **stock), "embedding", rule, rngs
+    )
 
 
 def MultiHeadAttention(
@@ -95,14 +99,14 @@ def MultiHeadAttention(
 ) -> nnx.MultiHeadAttention:
     """`nnx.MultiHeadAttention` with sparse query, key, value [in, heads, width] and out kernels."""
     layer = nnx.MultiHeadAttention(num_heads, in_features, rngs=rngs, **stock)
-    return _sparse(layer, ".*/kernel", rule, rngs)
+    return _with_rule(layer, ".*/kernel", rule, rngs)
 
 
 def LSTMCell(
     in_features: int, hidden_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.LSTMCell:
     """`nnx.LSTMCell` with eight sparse kernels, two a gate."""
-    return _sparse(
+    return _with_rule(
         nnx.LSTMCell(in_features, hidden_features, rngs=rngs, **stock), ".*/kernel", rule, rngs
     )
 
@@ -112,13 +116,13 @@ def OptimizedLSTMCell(
 ) -> nnx.OptimizedLSTMCell:
     """`nnx.OptimizedLSTMCell` with two sparse kernels [in, 4 hidden] and [hidden, 4 hidden]."""
     layer = nnx.OptimizedLSTMCell(in_features, hidden_features, rngs=rngs, **stock)
-    return _sparse(layer, ".*/kernel", rule, rngs)
+    return _with_rule(layer, ".*/kernel", rule, rngs)
 
 
 def GRUCell(
     in_features: int, hidden_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.GRUCell:
     """`nnx.GRUCell` with two sparse kernels [in, 3 hidden] and [hidden, 3 hidden]."""
-    return _sparse(
+    return _with_rule(
         nnx.GRUCell(in_features, hidden_features, rngs=rngs, **stock), ".*/kernel", rule, rngs
     )

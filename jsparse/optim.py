@@ -40,6 +40,9 @@ class Optimizer(nnx.Optimizer):
       wrt: which variables to train.
       controls: what changes the rules' settings while training, such as `TargetDensity`.
 
+    Raises:
+      TypeError: controls is not a tuple.
+
     Example:
       >>> import jax, jax.numpy as jnp, optax
       >>> from flax import nnx
@@ -112,11 +115,11 @@ class TargetDensity:
       steps: train steps of the whole run, counted as the optimizer counts them.
       ramp: fraction of the steps after which the goal is the target.
       gain: how strongly alpha answers to the present distance.
-      gain_memory: how strongly it answers to the distance averaged over the run so far.
+      gain_memory: how strongly it answers to the distance added up, in units of the run.
       every: steps between corrections.
 
     Raises:
-      ValueError: density outside (0, 1], steps below 1, ramp outside (0, 1].
+      ValueError: density or ramp outside (0, 1], steps or every below 1, a gain out of range.
 
     Reference: none; the paper has no target density.
     """

@@ -36,7 +36,7 @@ def sparsify(model: Model, *rules: tuple[str, Rule], rngs: nnx.Rngs | None = Non
       The sparse copy.
 
     Raises:
-      TypeError: not an nnx.Module, or a matched parameter is not floating.
+      TypeError: not an nnx.Module, not a rule, or a matched parameter is not floating.
       ValueError: no rules; a pattern that matches nothing (near misses are listed); a matched
         parameter that is a scalar or whose shape does not suit the rule.
 
@@ -57,12 +57,7 @@ def sparsify_in_place(
 ) -> None:
     """`sparsify`, done to the model itself."""
     found = [s for s in slots(model) if isinstance(s.value, nnx.Param | Sparse)]
-    chosen = match({slot.path: slot for slot in found}, rules)
-    for pattern, rule in rules:
-        if isinstance(rule, type) or not hasattr(rule, "role"):
-            raise TypeError(
-                f"{pattern!r}: {rule!r} is no rule; give an instance such as Threshold(alpha=5e-4)"
-            )
+    chosen = match([slot.path for slot in found], rules)
     rngs = nnx.Rngs(0) if rngs is None else rngs
     order = {id(rule): n for n, (_, rule) in enumerate(rules)}
     best: dict[int, Slot] = {}
@@ -224,6 +219,7 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
       A model whose rules are all `Held`.
 
     Raises:
+      TypeError: `new` is not a mapping.
       ValueError: a path that names no sparse weight, or a mask of another shape or with values
         other than 0 and 1.
     """

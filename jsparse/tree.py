@@ -9,7 +9,7 @@ import contextlib
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,6 @@ from jsparse.rules.rule import Rule, State, over_stack, stacked_cost, stacked_in
 
 Plan = Mapping[str, Rule]
 States = dict[str, State]
-Choice = TypeVar("Choice")
 
 
 def plan(params: Any, *rules: tuple[str, Rule]) -> dict[str, Rule]:
@@ -43,7 +42,7 @@ def plan(params: Any, *rules: tuple[str, Rule]) -> dict[str, Rule]:
       ...             (".*/kernel", Threshold())))
       ['dense/kernel']
     """
-    return match({path: path for path in _leaves(params)}, rules)
+    return match(_leaves(params), rules)
 
 
 def init(plan: Plan, params: Any, key: Array) -> tuple[States, States]:
@@ -62,7 +61,7 @@ def init(plan: Plan, params: Any, key: Array) -> tuple[States, States]:
       TypeError: a planned leaf is not floating.
       ValueError: a planned leaf is a scalar, or its shape does not suit the rule.
     """
-    leaves = _leaves(params)
+    leaves = _planned(plan, params)
     learned: States = {}
     held: States = {}
     for path, part in zip(plan, jax.random.split(key, max(1, len(plan))), strict=False):
@@ -107,7 +106,7 @@ def cost(plan: Plan, learned: States, held: States) -> Array:
 
 def advance(plan: Plan, params: Any, learned: States, held: States) -> tuple[States, States]:
     """(learned, held) after the events of a train step, with params already updated."""
-    leaves = _leaves(params)
+    leaves = _planned(plan, params)
     new_learned: States = {}
     new_held: States = {}
     for path, rule in plan.items():
@@ -117,30 +116,35 @@ def advance(plan: Plan, params: Any, learned: States, held: States) -> tuple[Sta
     return new_learned, new_held
 
 
-def match(names: Mapping[str, Any], rules: Sequence[tuple[str, Choice]]) -> dict[str, Choice]:
-    """The first choice whose pattern matches each name's whole path.
+def match(names: Iterable[str], rules: Sequence[tuple[str, Rule]]) -> dict[str, Rule]:
+    """The first rule whose pattern matches each whole path.
 
     A path is also tried with a slash in front, so that ".*/kernel" finds a kernel at the top.
 
     Args:
-      names: anything by path.
-      rules: pairs of a regular expression and a choice.
+      names: the paths.
+      rules: pairs of a regular expression and a rule.
 
     Returns:
-      Choice by path, for the paths that match.
+      Rule by path, for the paths that match.
 
     Raises:
+      TypeError: the second of a pair is not a rule.
       ValueError: no rules, not a pair, an invalid expression, or one that matches nothing.
     """
     if not rules:
         raise ValueError('no rules given; pass pairs such as (".*/kernel", Threshold())')
-    chosen: dict[str, Choice] = {}
+    chosen: dict[str, Rule] = {}
     for rule in rules:
         if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)):
             raise ValueError(
                 f'got {rule!r}; each rule is a pair such as (".*/kernel", Threshold())'
             )
         pattern, choice = rule
+        if isinstance(choice, type) or not hasattr(choice, "role"):
+            raise TypeError(
+                f"{pattern!r}: {choice!r} is no rule; give an instance, as Threshold(alpha=5e-4)"
+            )
         try:
             expression = re.compile(pattern)
         except re.error as error:
@@ -173,16 +177,15 @@ def naming(path: str) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{path}: {error}") from error
+        # not type(error): some of JAX's own take other arguments than a text
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{path}: {error}") from error
 
 
 def _replace(
     plan: Plan, params: Any, learned: States, held: States, method: Callable[[Rule], Callable]
 ) -> Any:
-    leaves = _leaves(params)
-    absent = [path for path in plan if path not in leaves]
-    if absent:
-        raise ValueError(f"params have no {absent[0]!r}, which the plan names; plan them anew")
+    leaves = _planned(plan, params)
     new = {
         path: _map(rule, method(rule))(leaves[path], learned[path] | held[path])
         for path, rule in plan.items()
@@ -203,6 +206,15 @@ def _leaves(params: Any) -> dict[str, Array]:
     for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
         if leaves.setdefault(_path(keys), leaf) is not leaf:
             raise ValueError(f"two leaves have the path {_path(keys)!r}; rename a key with a slash")
+    return leaves
+
+
+def _planned(plan: Plan, params: Any) -> dict[str, Array]:
+    """The leaves by path, with all that the plan names."""
+    leaves = _leaves(params)
+    absent = [path for path in plan if path not in leaves]
+    if absent:
+        raise ValueError(f"params have no {absent[0]!r}, which the plan names; plan them anew")
     return leaves
 
 

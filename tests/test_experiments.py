@@ -205,7 +205,7 @@ def test_runs_side_by_side_and_in_turn_agree() -> None:
     x, y = jnp.asarray(images.train_x[:256]), jnp.asarray(images.train_y[:256])
 
     def make(rngs):
-        return js.sparsify(dst_mnist.LeNet300(rngs), (".*/kernel", js.Threshold()))
+        return js.sparsify(common.LeNet300(rngs), (".*/kernel", js.Threshold()))
 
     losses = []
     for over in (common.side_by_side, common.in_turn):

@@ -1,7 +1,6 @@
 """The networks of the step benchmark, each with its batch of random data."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,39 +14,6 @@ from experiments import common
 KERNELS = ".*/kernel"
 """The weights that become sparse: all kernels, of attention too."""
 VGG = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
-
-
-class LeNet300(nnx.Module):
-    """784-300-100-10 with ReLU."""
-
-    def __init__(self, rngs: nnx.Rngs):
-        self.fc1 = nnx.Linear(784, 300, rngs=rngs)
-        self.fc2 = nnx.Linear(300, 100, rngs=rngs)
-        self.fc3 = nnx.Linear(100, 10, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Images [n, 28, 28] to logits [n, 10]."""
-        x = nnx.relu(self.fc1(x.reshape(len(x), -1)))
-        return self.fc3(nnx.relu(self.fc2(x)))
-
-
-class LeNet5(nnx.Module):
-    """LeNet-5-Caffe: two 5x5 convolutions, two dense layers."""
-
-    def __init__(self, rngs: nnx.Rngs):
-        conv = partial(
-            nnx.Conv, padding="VALID", conv_general_dilated=common.convolution(), rngs=rngs
-        )
-        self.conv1 = conv(1, 20, (5, 5))
-        self.conv2 = conv(20, 50, (5, 5))
-        self.fc1 = nnx.Linear(800, 500, rngs=rngs)
-        self.fc2 = nnx.Linear(500, 10, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Images [n, 28, 28] to logits [n, 10]."""
-        x = nnx.relu(common.max_pool(self.conv1(x[..., None])))
-        x = nnx.relu(common.max_pool(self.conv2(x)))
-        return self.fc2(nnx.relu(self.fc1(x.reshape(len(x), -1))))
 
 
 class VGG16(nnx.Module):
@@ -163,8 +129,8 @@ class Network(NamedTuple):
 
 
 NETWORKS = {
-    "lenet-300-100": Network(LeNet300, features(64, 28, 28, classes=10), 1.2),
-    "lenet-5": Network(LeNet5, features(64, 28, 28, classes=10), 1.05),
+    "lenet-300-100": Network(common.LeNet300, features(64, 28, 28, classes=10), 1.2),
+    "lenet-5": Network(common.LeNet5, features(64, 28, 28, classes=10), 1.05),
     "vgg-16": Network(VGG16, features(64, 32, 32, 3, classes=10), 1.05),
     "mlp-1024": Network(MLP, features(128, 1024, classes=1024), float("inf")),
     "transformer": Network(Transformer, tokens(16, 64), 1.05),

@@ -30,7 +30,7 @@ from flax import nnx
 
 import jsparse
 from experiments import common
-from experiments.bench.networks import KERNELS, NETWORKS, LeNet300, Network, variants
+from experiments.bench.networks import KERNELS, NETWORKS, Network, variants
 from experiments.bench.others import EVERY, MOMENTUM, RATE, data
 from experiments.bench.rounds import Candidate, Here, Load, There, in_turns, ratio
 from experiments.common.settings import environment
@@ -166,7 +166,7 @@ def seeds(rounds: int) -> None:
     y = jnp.asarray(np.tile(y, SCANNED))
 
     def make(rngs: nnx.Rngs) -> nnx.Module:
-        return jsparse.sparsify(LeNet300(rngs), (KERNELS, jsparse.Threshold()))
+        return jsparse.sparsify(common.LeNet300(rngs), (KERNELS, jsparse.Threshold()))
 
     def epoch(count: int) -> Here:
         sweep = common.Sweep(make, TX, len(x) // SCANNED, common.side_by_side)

@@ -6,6 +6,7 @@ All densities and accuracies are fractions (0 to 1); only what is printed or dra
 from experiments.common.checkpoint import CorruptCheckpoint
 from experiments.common.convolution import convolution, max_pool
 from experiments.common.data import DataError, Images, digits, mnist
+from experiments.common.lenet import LeNet5, LeNet300
 from experiments.common.plots import plot_epochs, plot_first_layer, plot_kernels, plot_layers
 from experiments.common.recurrence import run_lstm
 from experiments.common.run import Diverged, Run, check_finite, open_run
@@ -19,6 +20,8 @@ __all__ = [
     "Diverged",
     "Epochs",
     "Images",
+    "LeNet5",
+    "LeNet300",
     "Published",
     "Run",
     "StudySettings",

@@ -123,8 +123,7 @@ class Threshold:
     def _keeps_at_most(self, limit: float, weight: Array, state: State) -> Array:
         """Whether no more than `limit` weights are kept, [].
 
-        A layer of which a quarter keeps more is alive, and the other three need not be counted: a
-        third of the cost of a count at each step.
+        A layer of which a quarter alone keeps more is alive: the rest need not be counted.
         """
 
         def few(part: Array) -> Array:

@@ -1,0 +1,51 @@
+"""The two LeNets of the pruning literature, started as PyTorch starts them."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from experiments.common.convolution import convolution, max_pool
+
+
+def torch_init(fan_in: int) -> dict[str, Any]:
+    """PyTorch's default start, the paper's: uniform within 1 / sqrt(fan_in), biases too."""
+    bound = fan_in**-0.5
+    uniform = lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+    return {"kernel_init": uniform, "bias_init": uniform}
+
+
+class LeNet300(nnx.Module):
+    """LeNet-300-100: 784-300-100-10 with ReLU; 266,200 weights."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.fc1 = nnx.Linear(784, 300, rngs=rngs, **torch_init(784))
+        self.fc2 = nnx.Linear(300, 100, rngs=rngs, **torch_init(300))
+        self.fc3 = nnx.Linear(100, 10, rngs=rngs, **torch_init(100))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Images [n, 28, 28] to logits [n, 10]."""
+        x = nnx.relu(self.fc1(x.reshape(len(x), -1)))
+        return self.fc3(nnx.relu(self.fc2(x)))
+
+
+class LeNet5(nnx.Module):
+    """LeNet-5-Caffe: two 5x5 convolutions, two dense layers; 430,500 weights."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        conv = partial(nnx.Conv, padding="VALID", conv_general_dilated=convolution(), rngs=rngs)
+        self.conv1 = conv(1, 20, (5, 5), **torch_init(25))
+        self.conv2 = conv(20, 50, (5, 5), **torch_init(500))
+        self.fc1 = nnx.Linear(800, 500, rngs=rngs, **torch_init(800))
+        self.fc2 = nnx.Linear(500, 10, rngs=rngs, **torch_init(500))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Images [n, 28, 28] to logits [n, 10]."""
+        # pooling first is the same function, on a quarter of the values
+        x = nnx.relu(max_pool(self.conv1(x[..., None])))
+        x = nnx.relu(max_pool(self.conv2(x)))
+        return self.fc2(nnx.relu(self.fc1(x.reshape(len(x), -1))))
