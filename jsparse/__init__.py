@@ -20,11 +20,13 @@ from jsparse.pattern import Channel as Channel
 from jsparse.pattern import Each as Each
 from jsparse.pattern import Filter as Filter
 from jsparse.pattern import Groups as Groups
+from jsparse.pattern import Head as Head
 from jsparse.pattern import Kernel as Kernel
 from jsparse.pattern import PerOutput as PerOutput
 from jsparse.pattern import Role as Role
 from jsparse.pattern import Weight as Weight
 from jsparse.pattern import Whole as Whole
+from jsparse.pattern import WholeModel as WholeModel
 from jsparse.report import Report as Report
 from jsparse.report import report as report
 from jsparse.rules import Held as Held

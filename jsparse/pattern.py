@@ -1,16 +1,13 @@
-"""Which weights fall together (unit), which units compete (scope), and how many survive (`top`).
+"""Which weights fall together (unit), and which units compete (scope).
 
 A weight of shape [..., inputs, outputs] is cut into tiles, one a unit; `pool` reduces it to the
 grid of its units and `spread` carries a value per unit back to the weights. A scope names the axes
 of that grid along which units compete, or share a threshold.
 """
 
-import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -20,15 +17,22 @@ class Role:
     """What a layer knows about its weight: the meaning of each axis, counted from the last.
 
     Axes that are neither outputs nor inputs are spatial. `stack` leading axes number whole layers
-    (a vmapped or scanned module); a rule never sees them.
+    (a vmapped or scanned module); a rule never sees them. `heads` is the output or input axis that
+    numbers attention heads.
     """
 
     outputs: tuple[int, ...] = (-1,)
     inputs: tuple[int, ...] = (-2,)
+    heads: tuple[int, ...] = ()
     stack: int = 0
     recurrent: bool = False
 
     def __post_init__(self) -> None:
+        if not set(self.heads) <= set(self.outputs + self.inputs):
+            raise ValueError(
+                f"Role got heads {self.heads}; name an axis among outputs {self.outputs} and "
+                f"inputs {self.inputs}"
+            )
         if any(a >= 0 for a in self.outputs + self.inputs) or set(self.outputs) & set(self.inputs):
             raise ValueError(
                 f"Role got outputs {self.outputs} and inputs {self.inputs}; count axes from the "
@@ -73,7 +77,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Filter:
-    """All that feeds one output: a filter of a convolution, a column of a dense kernel."""
+    """All that feeds one output unit: a filter of a convolution, a column of a dense kernel."""
 
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
         apart = role.output_axes(len(shape))
@@ -87,6 +91,19 @@ class Channel:
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
         apart = role.input_axes(len(shape))
         return _whole_but(shape, apart)
+
+
+@dataclass(frozen=True)
+class Head:
+    """All that one attention head has of a query, key, value or output projection."""
+
+    def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
+        if not role.heads:
+            raise ValueError(
+                f"Head() needs an axis of attention heads, this weight {shape} has none; use "
+                "Filter(), Channel() or Block(...), or give the rule a Role with heads"
+            )
+        return _whole_but(shape, tuple(len(shape) + a for a in role.heads))
 
 
 @dataclass(frozen=True)
@@ -127,6 +144,17 @@ class Scope(Protocol):
 @dataclass(frozen=True)
 class Whole:
     """All units of the layer together."""
+
+    def axes(self, ndim: int, role: Role) -> tuple[int, ...]:
+        return tuple(range(ndim))
+
+
+@dataclass(frozen=True)
+class WholeModel:
+    """All units of all layers under equal rules together: a global density.
+
+    Where the model is cut follows the weights at each train step.
+    """
 
     def axes(self, ndim: int, role: Role) -> tuple[int, ...]:
         return tuple(range(ndim))
@@ -214,71 +242,3 @@ def unit_sizes(shape: tuple[int, ...], tile: tuple[int, ...]) -> Array:
         along = jnp.minimum(t, n - t * jnp.arange(g)).astype(jnp.float32)
         counts = counts * along.reshape([g if a == axis else 1 for a in range(len(shape))])
     return counts
-
-
-@partial(jax.jit, static_argnames="axes")  # or each call outside of jit would compile its loop anew
-def top(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
-    """Mask of the highest scores along `axes`: exactly max(1, round(density * n)) of each n.
-
-    By counting, never by sorting: the k-th largest score is found bit by bit from the top, 32
-    counts in all, each a sum that a sharded array does with one all-reduce, so that 1 and 8 devices
-    give the same mask. Of equal scores the one with the lower index is kept. NaN counts as lowest.
-
-    Args:
-      score: [...], any real type; compared as float32.
-      density: fraction to keep, [] and in (0, 1]; may be traced.
-      axes: the axes along which scores compete; () keeps all.
-
-    Returns:
-      bool [...], True = kept.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> top(jnp.array([3.0, 1.0, 3.0, 3.0]), 0.5, (0,)).tolist()
-      [True, False, True, False]
-    """
-    size = math.prod(score.shape[a] for a in axes)
-    if not axes or score.size == 0:
-        return jnp.ones(score.shape, bool)
-    keep = jnp.clip(jnp.round(density * size), 1, size).astype(jnp.int32)
-    order = _ordered(score)
-    cut = _kth_largest(order, jnp.ones_like(score, bool), keep, axes, 32)
-    above, level = order > cut, order == cut
-    left = keep - above.sum(axis=axes, keepdims=True)
-    early = _reversed_index(score.shape, axes, size)
-    first = _kth_largest(early, level, left, axes, max(1, size.bit_length()))
-    return above | (level & (early >= first))
-
-
-def _ordered(score: Array) -> Array:
-    """uint32 that sort as the scores do; 0 for NaN."""
-    bits = lax.bitcast_convert_type(score.astype(jnp.float32), jnp.uint32)
-    bits = jnp.where(score == 0, jnp.zeros_like(bits), bits)  # -0 ties with +0
-    sign = jnp.uint32(1 << 31)
-    return jnp.where(jnp.isnan(score), jnp.uint32(0), jnp.where(bits >= sign, ~bits, bits | sign))
-
-
-def _kth_largest(value: Array, among: Array, k: Array, axes: tuple[int, ...], bits: int) -> Array:
-    """The k-th largest uint32 along axes among those marked; 0 where there are fewer."""
-
-    def set_bit(i: Array, found: Array) -> Array:
-        trial = found | (jnp.uint32(1) << (bits - 1 - i).astype(jnp.uint32))
-        count = ((value >= trial) & among).sum(axis=axes, keepdims=True, dtype=jnp.int32)
-        return jnp.where(count >= k, trial, found)
-
-    # zeros, sharded as the counts will be
-    start = (among.astype(jnp.uint32) & jnp.uint32(0)).max(axis=axes, keepdims=True)
-    return lax.fori_loop(jnp.int32(0), jnp.int32(bits), set_bit, start)
-
-
-def _reversed_index(shape: tuple[int, ...], axes: tuple[int, ...], size: int) -> Array:
-    """uint32 index within the competing axes, counted down from `size` for the first."""
-    index = jnp.zeros((1,) * len(shape), jnp.uint32)
-    stride = size
-    for axis in axes:
-        stride //= shape[axis]
-        along = jax.lax.broadcasted_iota(
-            jnp.uint32, [n if a == axis else 1 for a, n in enumerate(shape)], axis
-        )
-        index = index + along * jnp.uint32(stride)
-    return jnp.broadcast_to(jnp.uint32(size) - index, shape)

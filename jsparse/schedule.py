@@ -1,7 +1,11 @@
-"""Curves over steps, and budgets over layers."""
+"""Curves over steps, and budgets over layers.
+
+A curve is a frozen value that can be called, so that equal curves compare equal, as rules do.
+"""
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 from jax import Array
@@ -10,7 +14,8 @@ Schedule = Callable[[Array], Array]
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def constant(value: float) -> Schedule:
+@dataclass(frozen=True)
+class constant:
     """The same value at every step.
 
     Example:
@@ -18,10 +23,15 @@ def constant(value: float) -> Schedule:
       >>> float(constant(0.5)(jnp.array(7)))
       0.5
     """
-    return lambda step: jnp.full(jnp.shape(step), value, jnp.float32)
+
+    value: float
+
+    def __call__(self, step: Array) -> Array:
+        return jnp.full(jnp.shape(step), self.value, jnp.float32)
 
 
-def cubic(start: float, end: float, first: int, last: int) -> Schedule:
+@dataclass(frozen=True)
+class cubic:
     """From `start` to `end` between two steps, fast at first: the curve of gradual pruning.
 
         v(t) = end + (start - end) * (1 - (t - first) / (last - first))^3
@@ -43,14 +53,78 @@ def cubic(start: float, end: float, first: int, last: int) -> Schedule:
 
     Reference: Zhu and Gupta, To prune, or not to prune, 2017, equation 1.
     """
-    if last <= first:
-        raise ValueError(f"cubic got first={first}, last={last}; last must be later than first")
 
-    def curve(step: Array) -> Array:
-        time = (jnp.asarray(step, jnp.float32) - first) / (last - first)
-        return end + (start - end) * (1.0 - jnp.clip(time, 0.0, 1.0)) ** 3
+    start: float
+    end: float
+    first: int
+    last: int
 
-    return curve
+    def __post_init__(self) -> None:
+        _check_span(self)
+
+    def __call__(self, step: Array) -> Array:
+        return self.end + (self.start - self.end) * (1.0 - _progress(self, step)) ** 3
+
+
+@dataclass(frozen=True)
+class geometric:
+    """From `start` to `end` in equal ratios: the inverse temperature of annealing.
+
+        v(t) = start * (end / start)^((t - first) / (last - first))
+
+    Args:
+      start: value up to step `first`, above 0.
+      end: value from step `last` on, above 0.
+      first: step at which it leaves `start`.
+      last: step at which it reaches `end`; must be later than `first`.
+      every: steps between changes, such as those of an epoch.
+
+    Raises:
+      ValueError: last <= first, every below 1, or a value that is not above 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> curve = geometric(1.0, 100.0, 0, 10, every=5)
+      >>> [round(float(curve(jnp.array(t))), 3) for t in (0, 4, 5, 10, 20)]
+      [1.0, 1.0, 10.0, 100.0, 100.0]
+
+    Reference: Labach and Valaee, Gibbs pruning, 2020 (schedule of the authors' code).
+    """
+
+    start: float
+    end: float
+    first: int
+    last: int
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        _check_span(self)
+        if self.every < 1 or min(self.start, self.end) <= 0:
+            raise ValueError(f"{self}: start and end are above 0, and every is 1 or more")
+
+    def __call__(self, step: Array) -> Array:
+        stairs = jnp.floor(jnp.asarray(step, jnp.float32) / self.every) * self.every
+        return self.start * (self.end / self.start) ** _progress(self, stairs)
+
+
+def _check_span(curve: cubic | geometric) -> None:
+    if curve.last <= curve.first:
+        raise ValueError(
+            f"{type(curve).__name__} got first={curve.first}, last={curve.last}; last must be "
+            "later than first"
+        )
+
+
+def _progress(curve: cubic | geometric, step: Array) -> Array:
+    """0 up to the first step, 1 from the last one on."""
+    time = (jnp.asarray(step, jnp.float32) - curve.first) / (curve.last - curve.first)
+    return jnp.clip(time, 0.0, 1.0)
+
+
+def at(value: float | Schedule, step: Array) -> Array:
+    """A number, or a curve's value at a step: float32, [] as the step."""
+    curve = value if callable(value) else constant(value)
+    return curve(step)
 
 
 def uniform(shapes: Shapes, density: float) -> dict[str, float]:

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jsparse.rules.rule import Rule, State, over_stack, stacked_cost, stacked_init
+from jsparse.rules.rule import Rule, State, over_stack, settled, stacked_cost, stacked_init
 
 
 class Learned(nnx.Param):
@@ -32,6 +32,7 @@ class Sparse(nnx.Module):
     Stock layers read `self.kernel[...]` or `self.kernel.value`; both answer with the masked weight,
     as do arithmetic, indexing and the attributes of an array. Nothing is written in a forward pass.
     Leading axes beyond those of one layer (vmapped or scanned modules) are mapped over.
+    `model.eval()` makes rules that draw their masks deterministic, `model.train()` lets them draw.
 
     Args:
       weight: the Param to stand for; kept, not copied, with its metadata.
@@ -41,6 +42,7 @@ class Sparse(nnx.Module):
     Attributes:
       weight: the dense weight, an nnx.Param.
       rule: the rule; static.
+      deterministic: whether nothing is drawn; `train`, `eval` and `nnx.view` set it.
       (state): each entry of the rule's state, by its name: Learned, Mask or Setting.
     """
 
@@ -48,7 +50,10 @@ class Sparse(nnx.Module):
         self.weight = weight
         self.rule = rule
         self.layer_ndim = weight.ndim - rule.role.stack
+        self.deterministic = False
         state = stacked_init(rule, weight[...], key)
+        if "weight" in state:
+            weight[...] = state.pop("weight")
         self.state_names = tuple(state)
         for name, value in state.items():
             kind = Learned if name in rule.learned else KINDS.get(name, Setting)
@@ -64,13 +69,30 @@ class Sparse(nnx.Module):
         for name, value in state.items():
             getattr(self, name)[...] = value
 
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """What `nnx.view` calls, as it does for `nnx.Dropout`."""
+        if deterministic is not None:
+            self.deterministic = deterministic
+
     def read(self) -> Array:
         """What a layer reads: the masked weight, [...] as the weight."""
-        return self._map(self.rule.apply)(self.weight[...], self.state)
+        return self._map(self.rule.apply)(self.weight[...], self._seen)
 
     def read_mask(self) -> Array:
         """The mask, [...] as the weight: 1 kept, 0 not."""
-        return self._map(self.rule.mask)(self.weight[...], self.state)
+        return self._map(self.rule.mask)(self.weight[...], self._seen)
+
+    def read_final(self) -> Array:
+        """What a layer reads when nothing is drawn, [...] as the weight."""
+        return self._map(self.rule.apply)(self.weight[...], settled(self.state))
+
+    def read_final_mask(self) -> Array:
+        """The mask when nothing is drawn, [...] as the weight."""
+        return self._map(self.rule.mask)(self.weight[...], settled(self.state))
+
+    def score(self) -> Array:
+        """What competes, [stack..., grid of units]; for rules whose units do."""
+        return self._map(self.rule.score)(self.weight[...], self.state)  # type: ignore[attr-defined]
 
     def cost(self) -> Array:
         """What the rule adds to the loss, []."""
@@ -79,6 +101,12 @@ class Sparse(nnx.Module):
     def advanced(self) -> State:
         """The rule's state after the events of a train step."""
         return self._map(self.rule.advance)(self.weight[...], self.state)
+
+    @property
+    def _seen(self) -> State:
+        """The state that the mask depends on."""
+        state = self.state
+        return settled(state) if self.deterministic else state
 
     @property
     def _stack(self) -> int:

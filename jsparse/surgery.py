@@ -1,7 +1,7 @@
 """Whole models: put rules on them by path, read them, take the rules off again."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -14,7 +14,7 @@ from jsparse.rules.held import Held
 from jsparse.rules.rule import Rule
 from jsparse.slots import Slot, slots, sparse_parts
 from jsparse.sparse import Sparse
-from jsparse.tree import match, naming
+from jsparse.tree import match, naming, share_cuts
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -70,6 +70,7 @@ def sparsify_in_place(
     for slot in found:
         if id(slot.value) in made:
             slot.put(made[id(slot.value)])
+    _share_cuts(model)
 
 
 def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
@@ -116,10 +117,14 @@ def role_of(layer: Any, key: str | int, ndim: int) -> Role:
             layer_ndim = len(layer.kernel_size) + 2
         case nnx.LinearGeneral():
             outs, ins = len(layer.out_features), len(layer.in_features)
+            # the projections of attention: several outputs are [heads, width], or several inputs
+            heads = (-outs,) if outs > 1 else (-outs - ins,) if ins > 1 else ()
             layer_ndim = len(getattr(layer, "batch_axis", ())) + outs + ins
             batch = tuple(range(-layer_ndim, -outs - ins))
             role = Role(
-                outputs=batch + tuple(range(-outs, 0)), inputs=tuple(range(-outs - ins, -outs))
+                outputs=batch + tuple(range(-outs, 0)),
+                inputs=tuple(range(-outs - ins, -outs)),
+                heads=heads,
             )
         case nnx.Einsum():
             layer_ndim = len(layer.kernel_shape)
@@ -181,7 +186,11 @@ def resolve(model: Model) -> Model:
       >>> type(resolve(model).kernel).__name__
       'Param'
     """
-    dense = {id(p): p.weight.replace(p.read()) for p in sparse_parts(model).values()}
+    return _plain(model, Sparse.read)
+
+
+def _plain(model: Model, read: Callable[[Sparse], Array]) -> Model:
+    dense = {id(p): p.weight.replace(read(p)) for p in sparse_parts(model).values()}
     shared = {slot.path: dense.get(id(slot.value), slot.value) for slot in slots(model)}
     copy = nnx.clone(model)
     for slot in slots(copy):  # by path: a clone has its attributes in another order
@@ -190,7 +199,9 @@ def resolve(model: Model) -> Model:
 
 
 def fold(model: Model) -> Model:
-    """A plain dense copy with zeros in place: the same outputs, no rule left, nothing shared.
+    """A plain dense copy with zeros in place: no rule left, nothing shared.
+
+    The outputs are those of the model in eval mode: nothing is drawn, whichever mode it is in.
 
     Args:
       model: any NNX module.
@@ -205,15 +216,17 @@ def fold(model: Model) -> Model:
       >>> int((fold(model).kernel[...] == 0).sum())
       6
     """
-    return _copy(resolve(model))
+    return _copy(_plain(model, Sparse.read_final))
 
 
 def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
-    """A copy in which each Sparse keeps a stored mask: its present one, or the one given.
+    """A copy in which each Sparse keeps a stored mask: its own, as in eval mode, or the one given.
+
+    Where a rule changes what it keeps (gates, soft thresholds) the weight takes that value.
 
     Args:
       model: any NNX module.
-      new: masks by path, [...] as the weights; paths left out keep their present mask.
+      new: masks by path, [...] as the weights; paths left out keep their own mask.
 
     Returns:
       A model whose rules are all `Held`.
@@ -237,7 +250,8 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
             )
     held = {}
     for path, part in parts.items():
-        mask = jnp.asarray(new.get(path, part.read_mask()), part.weight[...].dtype)
+        own = part.read_final_mask()
+        mask = jnp.asarray(new.get(path, own), own.dtype)
         if mask.shape != part.weight[...].shape:
             raise ValueError(
                 f"{path}: got a mask of shape {mask.shape}; the weight, and so the mask, has "
@@ -247,6 +261,7 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
             raise ValueError(
                 f"{path}: a mask holds 0 and 1 only; compare scores with a threshold first"
             )
+        part.weight[...] = jnp.where(own > 0, part.read_final(), part.weight[...])
         held[id(part)] = Sparse(part.weight, Held(role=part.rule.role), key=jax.random.key(0))
         held[id(part)].mask[...] = mask
     for slot in slots(copy):
@@ -278,3 +293,16 @@ def advance_in_place(model: nnx.Module) -> None:
     """`advance`, written into the model's own variables."""
     for part in sparse_parts(model).values():
         part.set_state(part.advanced())
+    _share_cuts(model)
+
+
+def _share_cuts(model: nnx.Module) -> None:
+    """Cut whole models anew, in place."""
+    parts = [part for part in sparse_parts(model).values() if "cut" in part.state_names]
+    shared = share_cuts(
+        [part.rule for part in parts],
+        [part.state for part in parts],
+        [part.score() for part in parts],
+    )
+    for part, state in zip(parts, shared, strict=True):
+        part.set_state(state)

@@ -6,6 +6,7 @@ two trees, so that an optimizer over the first never touches the second.
 """
 
 import contextlib
+import dataclasses
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jsparse.pattern import Role
 from jsparse.rules.rule import Rule, State, over_stack, stacked_cost, stacked_init
+from jsparse.rules.rule import settled as settled_state
+from jsparse.selection import common_cut
 
 Plan = Mapping[str, Rule]
 States = dict[str, State]
@@ -48,6 +52,9 @@ def plan(params: Any, *rules: tuple[str, Rule]) -> dict[str, Rule]:
 def init(plan: Plan, params: Any, key: Array) -> tuple[States, States]:
     """State for each planned leaf.
 
+    A rule that reparameterises (`Powerpropagation`) keeps its weight in `learned`; the leaf itself
+    is then no longer read.
+
     Args:
       plan: rule by path.
       params: tree of arrays.
@@ -68,9 +75,11 @@ def init(plan: Plan, params: Any, key: Array) -> tuple[States, States]:
         rule = plan[path]
         with naming(path):
             state = stacked_init(rule, leaves[path], part)
-        learned[path] = {n: v for n, v in state.items() if n in rule.learned}
-        held[path] = {n: v for n, v in state.items() if n not in rule.learned}
-    return learned, held
+        # a reparameterised weight is trained in place of the leaf, so it is learned
+        mine = (*rule.learned, "weight")
+        learned[path] = {n: v for n, v in state.items() if n in mine}
+        held[path] = {n: v for n, v in state.items() if n not in mine}
+    return learned, _shared(plan, leaves, learned, held)
 
 
 def apply(plan: Plan, params: Any, learned: States, held: States) -> Any:
@@ -110,10 +119,16 @@ def advance(plan: Plan, params: Any, learned: States, held: States) -> tuple[Sta
     new_learned: States = {}
     new_held: States = {}
     for path, rule in plan.items():
-        state = _map(rule, rule.advance)(leaves[path], learned[path] | held[path])
+        weight, state = _entry(leaves[path], learned[path] | held[path])
+        state = learned[path] | _map(rule, rule.advance)(weight, state)
         new_learned[path] = {n: state[n] for n in learned[path]}
         new_held[path] = {n: state[n] for n in held[path]}
-    return new_learned, new_held
+    return new_learned, _shared(plan, leaves, new_learned, new_held)
+
+
+def settled(held: States) -> States:
+    """`held` without the draws: what to give `apply` and `mask` for evaluation."""
+    return {path: settled_state(state) for path, state in held.items()}
 
 
 def match(names: Iterable[str], rules: Sequence[tuple[str, Rule]]) -> dict[str, Rule]:
@@ -187,10 +202,56 @@ def _replace(
 ) -> Any:
     leaves = _planned(plan, params)
     new = {
-        path: _map(rule, method(rule))(leaves[path], learned[path] | held[path])
+        path: _map(rule, method(rule))(*_entry(leaves[path], learned[path] | held[path]))
         for path, rule in plan.items()
     }
     return _with_leaves(params, new)
+
+
+def _entry(leaf: Array, state: State) -> tuple[Array, State]:
+    """The weight of a rule, the leaf unless it was reparameterised, and the rest of the state."""
+    rest = {name: value for name, value in state.items() if name != "weight"}
+    return state.get("weight", leaf), rest
+
+
+def _shared(plan: Plan, leaves: Mapping[str, Array], learned: States, held: States) -> States:
+    """`held` with whole models cut anew."""
+    paths = [path for path in plan if "cut" in held[path]]
+    entries = [_entry(leaves[path], learned[path] | held[path]) for path in paths]
+    scores = [
+        _map(plan[path], plan[path].score)(*entry)  # type: ignore[attr-defined]
+        for path, entry in zip(paths, entries, strict=True)
+    ]
+    states = share_cuts([plan[path] for path in paths], [state for _, state in entries], scores)
+    cuts = {path: {"cut": state["cut"]} for path, state in zip(paths, states, strict=True)}
+    return {path: state | cuts.get(path, {}) for path, state in held.items()}
+
+
+def share_cuts(
+    rules: Sequence[Rule], states: Sequence[State], scores: Sequence[Array]
+) -> list[State]:
+    """The states of layers whose units compete over the whole model, with their common cut.
+
+    Layers compete if their rules are equal but for the role.
+
+    Args:
+      rules: of each layer, with scope `WholeModel`.
+      states: of each layer.
+      scores: of each layer, [stack..., grid of units].
+
+    Returns:
+      The states, in order.
+    """
+    groups: dict[Rule, list[int]] = {}
+    for n, rule in enumerate(rules):
+        groups.setdefault(dataclasses.replace(rule, role=Role()), []).append(n)  # type: ignore[type-var]
+    new = list(states)
+    for rule, members in groups.items():
+        kept = jnp.ravel(jnp.asarray(rule.kept(states[members[0]])))[0]  # type: ignore[attr-defined]
+        cut = common_cut([scores[n] for n in members], kept)
+        for n in members:
+            new[n] = new[n] | {"cut": jnp.full_like(new[n]["cut"], cut)}
+    return new
 
 
 def _map(rule: Rule, method: Callable) -> Callable:

@@ -29,6 +29,7 @@ RULES = {
     "top filter": js.Top(density=0.5, unit=js.Filter()),
     "top channel": js.Top(density=0.5, unit=js.Channel()),
     "top block": js.Top(density=0.5, unit=js.Block((2, 3))),
+    "top whole model": js.Top(density=0.4, scope=js.WholeModel()),
 }
 
 
@@ -173,7 +174,7 @@ def sparse(rule: str, layer: str) -> nnx.Module:
             part.threshold[...] = jnp.full_like(part.threshold[...], 0.7)
         if "mask" in part.state:
             part.mask[...] = (jax.random.uniform(key, part.weight.shape) < 0.5).astype(jnp.float32)
-    return model
+    return js.advance(model)  # what follows the weights, such as the cut of a whole model
 
 
 def parts(model: nnx.Module) -> list[js.Sparse]:

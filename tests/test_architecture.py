@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = [
     "step",
     "pattern",
+    "selection",
     "score",
     "schedule",
     "rules",

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jsparse as js
-from jsparse.pattern import grid_shape, pool, spread, top, unit_sizes
+from jsparse.pattern import grid_shape, pool, spread, unit_sizes
+from jsparse.selection import top
 
 shapes = st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple)
 

@@ -96,7 +96,7 @@ class Report:
 
 
 def report(model: nnx.Module) -> Report:
-    """Count what each sparse weight of a model keeps; shared weights count once.
+    """Count what each sparse weight of a model keeps once folded; shared weights count once.
 
     Args:
       model: any NNX module, outside of `jax.jit`.
@@ -126,7 +126,7 @@ def report(model: nnx.Module) -> Report:
         if isinstance(slot.value, Sparse):
             part = slot.value
             shape = tuple(part.weight[...].shape)
-            kept = int(np.count_nonzero(np.asarray(part.read_mask())))
+            kept = int(np.count_nonzero(np.asarray(part.read_final_mask())))
             rows[slot.path] = Row(shape, type(part.rule).__name__, kept, math.prod(shape))
             learned += sum(part.state[name].size for name in part.rule.learned)
         elif isinstance(slot.value, nnx.Param) and hasattr(slot.value, "size"):

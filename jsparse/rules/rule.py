@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsparse.pattern import Role
+from jsparse.pattern import Each, Groups, Role, Scope, WholeModel
+from jsparse.selection import common_cut, cuts, rivals, winners
 
 State = dict[str, Array]
 
@@ -20,7 +21,13 @@ class Rule(Protocol):
 
     A rule is a frozen, keyword-only dataclass of numbers, so that equal rules compare equal and
     trace once. Arrays live in its state. `learned` names the entries of the state that gradients
-    train; the others change only in `advance`, or when a control sets them.
+    train; the others change only in `advance`, or when a control sets them. Three entries mean the
+    same to every rule:
+
+      weight: takes the place of the weight itself (a reparameterisation), once, at the start.
+      draw: [2], where the rule's random numbers come from; see `new_draw`. `mask` and `apply` are
+        given a state without it when the model is to be deterministic.
+      cut: [], the score that separates kept from dropped over all layers, for `WholeModel`.
     """
 
     learned: ClassVar[tuple[str, ...]]
@@ -49,6 +56,102 @@ class Rule(Protocol):
     def advance(self, weight: Array, state: State) -> State:
         """The state after the events of a train step, with the weight already updated."""
         ...
+
+
+class Rival(Rule, Protocol):
+    """A rule whose units compete by score, so that those of a whole model can."""
+
+    @property
+    def scope(self) -> Scope:
+        """Who competes."""
+        ...
+
+    def score(self, weight: Array, state: State) -> Array:
+        """[grid of units]: what competes."""
+        ...
+
+    def kept(self, state: State) -> float | Array:
+        """[]: the fraction of the units to keep now."""
+        ...
+
+
+def compete(rule: Rival, score: Array, state: State) -> Array:
+    """Which units win: bool, [grid] as the score."""
+    if "cut" in state:
+        return score > state["cut"]
+    return winners(score, rule.kept(state), rule.scope, rule.role)
+
+
+def cut_of(rule: Rival, score: Array, state: State) -> Array:
+    """The score that separates kept from dropped, for each unit: float32, [grid] as the score."""
+    if "cut" in state:
+        return jnp.broadcast_to(state["cut"], score.shape)
+    return cuts(score, rule.kept(state), rule.scope, rule.role)
+
+
+def with_cut(rule: Rival, weight: Array, state: State) -> State:
+    """The state at the start, with the cut that units of a whole model need.
+
+    Raises:
+      ValueError: the groups of the scope do not divide the axis that they lie on.
+    """
+    score = rule.score(weight, state)
+    rivals(score.shape, rule.scope, rule.role)
+    if not isinstance(rule.scope, WholeModel):
+        return state
+    return state | {"cut": common_cut([score], rule.kept(state))}
+
+
+def check_rivalry(name: str, scope: Scope) -> None:
+    """Refuse a scope in which no unit competes with another.
+
+    Raises:
+      ValueError: the scope is `Each`.
+    """
+    if isinstance(scope, Each):
+        raise ValueError(
+            f"with scope Each() no unit competes, so {name} would keep all; use Whole(), "
+            "PerOutput(), Groups(m) or WholeModel()"
+        )
+
+
+def check_own(name: str, scope: Scope, units: str) -> None:
+    """Refuse a scope in which units compete, for rules whose units do not.
+
+    Raises:
+      ValueError: the scope is `Groups` or `WholeModel`.
+    """
+    if isinstance(scope, Groups | WholeModel):
+        raise ValueError(
+            f"{units}, got scope {scope}; use PerOutput(), Whole() or Each() with {name}, or "
+            f"Top(density=..., scope={scope})"
+        )
+
+
+def new_draw(key: Array) -> Array:
+    """A source of random numbers: float32 [2], a seed and the number of draws so far.
+
+    Whole numbers in floats, so that `jax.grad` over a whole model, numpy and every format of
+    checkpoint take them; exact up to 2^24, 16 million train steps.
+    """
+    seed = jax.random.bits(key, dtype=jnp.uint32) >> 8
+    return jnp.stack([seed.astype(jnp.float32), jnp.zeros((), jnp.float32)])
+
+
+def draw_key(draw: Array) -> Array:
+    """The key of the present draw, []."""
+    seed, count = draw.astype(jnp.uint32)
+    return jax.random.fold_in(jax.random.key(seed), count)
+
+
+def next_draw(draw: Array) -> Array:
+    """The source after one more train step."""
+    return draw + jnp.array([0.0, 1.0], draw.dtype)
+
+
+def settled(state: State) -> State:
+    """The state without its draw: what makes a rule deterministic."""
+    return {name: value for name, value in state.items() if name != "draw"}
 
 
 def over_stack(method: Callable, stack: int) -> Callable:

@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsparse.pattern import Groups, PerOutput, Role, Scope, Unit, Weight, grid_shape, spread
-from jsparse.rules.rule import State, check_weight
+from jsparse.pattern import PerOutput, Role, Scope, Unit, Weight, grid_shape, spread
+from jsparse.rules.rule import State, check_own, check_weight
 from jsparse.score import magnitude, wide
 from jsparse.step import Slope, long_tailed, step
 
@@ -38,7 +38,7 @@ class Threshold:
     Args:
       alpha: weight of the regulariser, 0 or more; higher is sparser. A control such as
         `TargetDensity` may change it while training.
-      unit: what falls together: Weight, Kernel, Filter, Channel or Block.
+      unit: what falls together: Weight, Kernel, Filter, Channel, Head or Block.
       scope: who shares a threshold: PerOutput (the paper's), Whole or Each (one a unit).
       reset: density at or below which a layer's thresholds return to 0; 0 never resets.
       reset_recurrent: the same for the weights of recurrent cells.
@@ -71,11 +71,7 @@ class Threshold:
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < float("inf"):
             raise ValueError(f"alpha weighs the regulariser and is 0 or more, got {self.alpha}")
-        if isinstance(self.scope, Groups):
-            raise ValueError(
-                f"groups share no threshold, got scope {self.scope}; use PerOutput(), Whole() or "
-                "Each(), or Top(density=n / m, scope=Groups(m)) for N:M"
-            )
+        check_own("Threshold", self.scope, "groups and whole models share no threshold")
         for name in ("reset", "reset_recurrent"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is a density in [0, 1), got {getattr(self, name)}")

@@ -13,8 +13,8 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsparse.pattern import Each, Groups, Role, Scope, Unit, Weight, Whole, grid_shape, spread, top
-from jsparse.rules.rule import State, check_weight
+from jsparse.pattern import Role, Scope, Unit, Weight, Whole, spread
+from jsparse.rules.rule import State, check_rivalry, check_weight, compete, with_cut
 from jsparse.schedule import check_density
 from jsparse.score import magnitude
 from jsparse.step import straight_through
@@ -31,8 +31,8 @@ class Top:
 
     Args:
       density: fraction of the units of each group to keep, in (0, 1]; at least one unit is kept.
-      unit: what falls together: Weight, Kernel, Filter, Channel or Block.
-      scope: who competes: Whole, PerOutput or Groups(m).
+      unit: what falls together: Weight, Kernel, Filter, Channel, Head or Block.
+      scope: who competes: Whole, PerOutput, Groups(m) or WholeModel.
       role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
 
     Raises:
@@ -40,6 +40,7 @@ class Top:
 
     Example:
       >>> import jax, jax.numpy as jnp
+      >>> from jsparse.pattern import Groups
       >>> rule = Top(density=0.5, scope=Groups(2))
       >>> weight = jnp.array([[0.3, -0.1], [0.2, 0.5]])
       >>> rule.mask(weight, rule.init(weight, jax.random.key(0))).tolist()
@@ -57,30 +58,31 @@ class Top:
 
     def __post_init__(self) -> None:
         check_density(self.density)
-        if isinstance(self.scope, Each):
-            raise ValueError(
-                "with scope Each() no unit competes, so Top would keep all; use Whole(), "
-                "PerOutput() or Groups(m)"
-            )
+        check_rivalry("Top", self.scope)
 
     def init(self, weight: Array, key: Array) -> State:
-        """No state.
+        """No state; for a whole model the cut, [].
 
         Raises:
           ValueError: the groups of the scope do not divide the axis that they lie on.
         """
         check_weight(weight)
+        return with_cut(self, weight, {})
+
+    def score(self, weight: Array, state: State) -> Array:
+        """[grid of units], the magnitude."""
         tile = self.unit.tile(weight.shape, self.role)
-        self._groups(grid_shape(weight.shape, tile))
-        return {}
+        return magnitude(lax.stop_gradient(weight), tile)
+
+    def kept(self, state: State) -> float:
+        """The density."""
+        return self.density
 
     def mask(self, weight: Array, state: State) -> Array:
         """[...] as the weight, 0 or 1, constant for differentiation."""
+        won = compete(self, self.score(weight, state), state)
         tile = self.unit.tile(weight.shape, self.role)
-        score = magnitude(lax.stop_gradient(weight), tile)
-        shape, axes = self._groups(score.shape)
-        kept = top(score.reshape(shape), self.density, axes).reshape(score.shape)
-        return spread(kept.astype(weight.dtype), tile, weight.shape)
+        return spread(won.astype(weight.dtype), tile, weight.shape)
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the masked weight; the gradient passes straight through to the dense weight."""
@@ -93,18 +95,3 @@ class Top:
     def advance(self, weight: Array, state: State) -> State:
         """Nothing happens between steps."""
         return state
-
-    def _groups(self, grid: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Shape in which to compare the units, and the axes along which they compete."""
-        axes = self.scope.axes(len(grid), self.role)
-        if not isinstance(self.scope, Groups):
-            return grid, axes
-        (axis,) = axes
-        size = self.scope.size
-        if grid[axis] % size:
-            raise ValueError(
-                f"axis {axis} has length {grid[axis]}, not a multiple of {size}; "
-                "pad it or choose another group size"
-            )
-        shape = (*grid[:axis], grid[axis] // size, size, *grid[axis + 1 :])
-        return shape, (axis + 1,)
