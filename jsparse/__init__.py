@@ -29,6 +29,7 @@ from jsparse.pattern import Whole as Whole
 from jsparse.pattern import WholeModel as WholeModel
 from jsparse.report import Report as Report
 from jsparse.report import report as report
+from jsparse.rules import Gibbs as Gibbs
 from jsparse.rules import Held as Held
 from jsparse.rules import Keep as Keep
 from jsparse.rules import Rule as Rule

@@ -242,3 +242,27 @@ def unit_sizes(shape: tuple[int, ...], tile: tuple[int, ...]) -> Array:
         along = jnp.minimum(t, n - t * jnp.arange(g)).astype(jnp.float32)
         counts = counts * along.reshape([g if a == axis else 1 for a in range(len(shape))])
     return counts
+
+
+def by_unit(x: Array, tile: tuple[int, ...]) -> Array:
+    """The weights of each unit along the first axis: [shape] -> [unit size, grid]; 0 past an edge.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> by_unit(jnp.arange(6.0).reshape(2, 3), (2, 1)).tolist()
+      [[[0.0, 1.0, 2.0]], [[3.0, 4.0, 5.0]]]
+    """
+    grid = grid_shape(x.shape, tile)
+    past = [(0, g * t - n) for n, g, t in zip(x.shape, grid, tile, strict=True)]
+    pairs = [n for g, t in zip(grid, tile, strict=True) for n in (g, t)]
+    axes = (*range(1, 2 * x.ndim, 2), *range(0, 2 * x.ndim, 2))
+    return jnp.pad(x, past).reshape(pairs).transpose(axes).reshape(-1, *grid)
+
+
+def from_units(units: Array, tile: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+    """The inverse of `by_unit`: [unit size, grid] -> [shape]."""
+    ndim = len(shape)
+    apart = units.reshape(*tile, *units.shape[1:])
+    axes = [n for a in range(ndim) for n in (ndim + a, a)]
+    whole = [g * t for g, t in zip(units.shape[1:], tile, strict=True)]
+    return lax.slice(apart.transpose(axes).reshape(whole), (0,) * ndim, shape)

@@ -12,6 +12,11 @@ def wide(dtype: DTypeLike) -> DTypeLike:
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
+def mean_square(weight: Array, tile: tuple[int, ...]) -> Array:
+    """Mean of the squares of each unit's weights: float32 or wider, [grid of units]."""
+    return pool(weight.astype(wide(weight.dtype)) ** 2, tile) / unit_sizes(weight.shape, tile)
+
+
 def magnitude(weight: Array, tile: tuple[int, ...]) -> Array:
     """Root mean square of each unit; |w| where a unit is one weight.
 
@@ -26,9 +31,8 @@ def magnitude(weight: Array, tile: tuple[int, ...]) -> Array:
     Returns:
       float32 or wider, [grid of units]. A unit of zeros has score 0 and gradient 0.
     """
-    weight = weight.astype(wide(weight.dtype))
     if all(t == 1 for t in tile):
-        return jnp.abs(weight)
-    mean = pool(weight**2, tile) / unit_sizes(weight.shape, tile)
+        return jnp.abs(weight.astype(wide(weight.dtype)))
+    mean = mean_square(weight, tile)
     empty = mean == 0
     return jnp.where(empty, 0.0, jnp.sqrt(jnp.where(empty, 1.0, mean)))
