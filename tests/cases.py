@@ -30,6 +30,10 @@ RULES = {
     "top channel": js.Top(density=0.5, unit=js.Channel()),
     "top block": js.Top(density=0.5, unit=js.Block((2, 3))),
     "top whole model": js.Top(density=0.4, scope=js.WholeModel()),
+    "gibbs": js.Gibbs(density=0.4, beta=1.0),
+    "gibbs kernel": js.Gibbs(density=0.4, beta=1.0, unit=js.Kernel(), coupling=0.02),
+    "gibbs filter": js.Gibbs(density=0.4, beta=0.1, unit=js.Filter(), sweeps=3),
+    "gibbs block": js.Gibbs(density=0.4, beta=1.0, unit=js.Block((2, 3)), scope=js.WholeModel()),
 }
 
 

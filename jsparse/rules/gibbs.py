@@ -213,24 +213,22 @@ class Gibbs:
         first = (place < tile[axis] // 2).reshape(
             [-1 if a == axis else 1 for a in range(field.ndim)]
         )
-        own = [jnp.broadcast_to(half, field.shape).astype(field.dtype) for half in (first, ~first)]
+        halves = (first, ~first)
 
-        def draw(key: Array, pull: Array) -> Array:
-            near = spread(self.coupling * pull, tile, field.shape)
-            return _bits(key, beta * (near - field)).astype(field.dtype)
-
-        def pull(kept: Array, half: int) -> Array:
-            return pool((2.0 * kept - 1.0) * own[half], tile)
+        def pull(kept: Array, half: Array) -> Array:
+            """The sum of the spins of a half of each unit, for each weight of the unit."""
+            spins = jnp.where(kept & half, 1.0, jnp.where(half, -1.0, 0.0)).astype(field.dtype)
+            return spread(pool(spins, tile), tile, field.shape)
 
         def sweep(n: Array, kept: Array) -> Array:
-            keys = jax.random.split(jax.random.fold_in(key, n))
-            for half in (0, 1):
-                new = draw(keys[half], pull(kept, 1 - half))
-                kept = jnp.where(own[half] > 0, new, kept)
+            noise = jax.random.logistic(jax.random.fold_in(key, n), field.shape, field.dtype)
+            level = noise + beta * field
+            for half, other in (halves, halves[::-1]):
+                new = level < beta * self.coupling * pull(kept, other)
+                kept = jnp.where(half, new, kept)
             return kept
 
-        start = spread(wins, tile, field.shape).astype(field.dtype)
-        return lax.fori_loop(0, self.sweeps, sweep, start) > 0
+        return lax.fori_loop(0, self.sweeps, sweep, spread(wins, tile, field.shape))
 
     def _split(self, tile: tuple[int, ...]) -> int:
         """The axis that is halved: the input channels, or else the longest."""
