@@ -30,10 +30,23 @@ RULES = {
     "top channel": js.Top(density=0.5, unit=js.Channel()),
     "top block": js.Top(density=0.5, unit=js.Block((2, 3))),
     "top whole model": js.Top(density=0.4, scope=js.WholeModel()),
+    "hard concrete": js.HardConcrete(lam=1e-2),
+    "hard concrete filter": js.HardConcrete(lam=1e-2, unit=js.Filter()),
+    "soft threshold": js.SoftThreshold(),
+    "soft threshold channel": js.SoftThreshold(unit=js.Channel(), scope=js.Each()),
+    "movement": js.Movement(density=js.schedule.cubic(0.6, 0.2, 0, 9)),
+    "movement block": js.Movement(density=0.4, unit=js.Block((2, 3)), scope=js.WholeModel()),
+    "soft movement": js.SoftMovement(lam=1.0),
+    "powerpropagation": js.Powerpropagation(density=0.4),
+    "powerpropagation filter": js.Powerpropagation(density=0.4, unit=js.Filter()),
+    # each read adds the decay once: here too little to see
+    "sr-ste 1:2": js.SRSTE(density=0.5, decay=1e-6, scope=js.Groups(2)),
     "gibbs": js.Gibbs(density=0.4, beta=1.0),
     "gibbs kernel": js.Gibbs(density=0.4, beta=1.0, unit=js.Kernel(), coupling=0.02),
     "gibbs filter": js.Gibbs(density=0.4, beta=0.1, unit=js.Filter(), sweeps=3),
-    "gibbs block": js.Gibbs(density=0.4, beta=1.0, unit=js.Block((2, 3)), scope=js.WholeModel()),
+    "gibbs block": js.Gibbs(
+        density=0.4, beta=1.0, unit=js.Block((2, 3)), scope=js.WholeModel(), coupling=0.02
+    ),
 }
 
 
@@ -176,6 +189,9 @@ def sparse(rule: str, layer: str) -> nnx.Module:
         part.weight[...] = jax.random.normal(key, part.weight.shape)
         if "threshold" in part.state:
             part.threshold[...] = jnp.full_like(part.threshold[...], 0.7)
+        for name in {"logits", "scores", "s"} & set(part.state):
+            random = jax.random.normal(jax.random.fold_in(key, 1), part.state[name].shape)
+            part.set_state({name: 3.0 * random if name != "s" else 0.3 * random})
         if "mask" in part.state:
             part.mask[...] = (jax.random.uniform(key, part.weight.shape) < 0.5).astype(jnp.float32)
     return js.advance(model)  # what follows the weights, such as the cut of a whole model

@@ -180,10 +180,10 @@ class Gibbs:
         sizes = unit_sizes(field.shape, tile)
         inside = by_unit(jnp.ones_like(field), tile) > 0
         ratio = jnp.where(inside, -2.0 * beta * by_unit(field, tile), -jnp.inf)  # log r
-        n, grid = ratio.shape[0], ratio.shape[1:]
-        kept = jnp.arange(n + 1, dtype=field.dtype).reshape(-1, *(1 for _ in grid))
+        n = len(ratio)
+        kept = jnp.arange(n + 1, dtype=field.dtype).reshape(-1, *(1 for _ in ratio.shape[1:]))
         last = beta * self.coupling * (2.0 * kept - sizes[None]) ** 2
-        last = jnp.broadcast_to(last, (n + 1, *grid))
+        last = last + jnp.zeros_like(ratio[:1])  # sharded as the fields are
 
         def shift(z: Array) -> Array:
             return jnp.concatenate([z[1:], z[-1:]])
@@ -201,7 +201,7 @@ class Gibbs:
             keep = here > noise
             return before + keep.astype(before.dtype), keep
 
-        _, keep = lax.scan(forward, jnp.zeros(grid, jnp.int32), (odds, noise))
+        _, keep = lax.scan(forward, jnp.zeros_like(ratio[0], jnp.int32), (odds, noise))
         return from_units(keep, tile, field.shape)
 
     def _halves(
@@ -228,7 +228,8 @@ class Gibbs:
                 kept = jnp.where(half, new, kept)
             return kept
 
-        return lax.fori_loop(0, self.sweeps, sweep, spread(wins, tile, field.shape))
+        start = spread(wins, tile, field.shape) | jnp.zeros_like(field, bool)  # sharded as it
+        return lax.fori_loop(0, self.sweeps, sweep, start)
 
     def _split(self, tile: tuple[int, ...]) -> int:
         """The axis that is halved: the input channels, or else the longest."""
