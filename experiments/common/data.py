@@ -1,23 +1,27 @@
 """MNIST from its four IDX files, or scikit-learn's small digits where there is no MNIST."""
 
-import dataclasses
 import hashlib
 import http.client
 import math
-import os
 import struct
-import sys
-import urllib.request
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from experiments.common.files import write_whole
+from experiments.common.sources import (
+    DataError,
+    Images,
+    Unavailable,
+    again,
+    fetch,
+    locate,
+    mark,
+    unpack,
+    warn,
+)
 
 SIDE = 28
-TIMEOUT = 10.0
-CACHE = Path(".cache") / "jsparse"
 SUBFOLDERS = ("", "mnist", "MNIST/raw")
 SOURCES = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -32,29 +36,6 @@ DIGESTS = {
 }
 
 
-class DataError(ValueError):
-    """A data file is missing or is not what it should be."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Images:
-    """Images with their classes, split for training and test.
-
-    Args:
-        train_x: uint8 `[n, 28, 28]`, 0 is background.
-        train_y: int32 `[n]`, 0 to 9.
-        test_x: uint8 `[m, 28, 28]`.
-        test_y: int32 `[m]`.
-        name: What the data are; results must be reported under this name.
-    """
-
-    train_x: np.ndarray
-    train_y: np.ndarray
-    test_x: np.ndarray
-    test_y: np.ndarray
-    name: str
-
-
 def mnist(folder: str = "") -> Images:
     """MNIST, read from a folder, the cache or the network; else `digits()`, said aloud.
 
@@ -66,55 +47,46 @@ def mnist(folder: str = "") -> Images:
     Raises:
         DataError: A file is missing in a folder that was given, or a file is damaged.
     """
-    given = str(folder) or os.environ.get("JSPARSE_DATA", "")
-    if given:
-        return _read(_find(Path(given).expanduser()))
-    cache = Path.home() / CACHE
     try:
-        paths = _find(cache)
-    except DataError:
-        try:
-            paths = _download(cache)
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            print(
-                "WARNING: no MNIST. It was neither in the cache nor could it be downloaded "
-                f"({error}).\nWARNING: scikit-learn's digits stand in (1797 images of 8x8): the "
-                "numbers of this run are NOT those of MNIST. For MNIST, put its four IDX files in "
-                "a folder and name it with --data or JSPARSE_DATA.",
-                file=sys.stderr,
-            )
-            return digits()
+        paths = locate(folder, _find, _download)
+    except Unavailable as error:
+        warn("MNIST", "its four IDX files", error)
+        return digits()
     return _read(paths)
 
 
-def digits() -> Images:
-    """scikit-learn's bundled 8x8 digits, brought to 28x28: 1437 to train on and 360 to test.
+def digits(side: int = SIDE, missing: str = "MNIST") -> Images:
+    """scikit-learn's bundled 8x8 digits, enlarged: 1437 to train on and 360 to test.
 
     Always the same shuffled split; the values 0 to 16 become 0 to 255.
+
+    Args:
+        side: Of the enlarged images.
+        missing: The data set that they stand in for.
     """
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise DataError(
             "the stand-in data need scikit-learn, which is not installed; install it, or put the "
-            "four MNIST files in a folder and name it with --data or JSPARSE_DATA"
+            f"files of {missing} in a folder and name it with --data or JSPARSE_DATA"
         ) from error
     bundle = load_digits()
     order = np.random.RandomState(0).permutation(len(bundle.images))  # a frozen stream
-    images, labels = _enlarge(bundle.images[order]), bundle.target[order].astype(np.int32)
+    images, labels = _enlarge(bundle.images[order], side), bundle.target[order].astype(np.int32)
     return Images(
         train_x=images[:1437],
         train_y=labels[:1437],
         test_x=images[1437:],
         test_y=labels[1437:],
-        name="digits (scikit-learn, 8x8 enlarged to 28x28, NOT MNIST)",
+        name=f"digits (scikit-learn, 8x8 enlarged to {side}x{side}, NOT {missing})",
     )
 
 
-def _enlarge(images: np.ndarray) -> np.ndarray:
-    """Bilinear from 8x8 to 28x28: `W @ image @ W.T`, values 0..16 to 0..255."""
+def _enlarge(images: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """Bilinear from 8x8 to side x side: `W @ image @ W.T`, values 0..16 to 0..255."""
     small = images.shape[-1]
-    centre = np.clip((np.arange(SIDE) + 0.5) * small / SIDE - 0.5, 0, small - 1)
+    centre = np.clip((np.arange(side) + 0.5) * small / side - 0.5, 0, small - 1)
     weight = np.maximum(0.0, 1.0 - np.abs(centre[:, None] - np.arange(small)[None, :]))
     return np.rint(weight @ images @ weight.T * (255 / 16)).astype(np.uint8)
 
@@ -150,9 +122,8 @@ def _download(cache: Path) -> dict[str, Path]:
                 path = cache / f"{name}.gz"
                 if path.is_file():
                     continue
-                with urllib.request.urlopen(f"{source}{name}.gz", timeout=TIMEOUT) as reply:
-                    content = reply.read()
-                got = hashlib.sha256(_unpack(content)).hexdigest()
+                content = fetch(f"{source}{name}.gz")
+                got = hashlib.sha256(unpack(content, _promise)).hexdigest()
                 if got != DIGESTS[name]:
                     raise ValueError(f"{path.name} has SHA-256 {got}, not {DIGESTS[name]}")
                 write_whole(path, content)
@@ -168,7 +139,7 @@ def _read(paths: dict[str, Path]) -> Images:
         contents[name] = path.read_bytes()
         if path.suffix == ".gz":
             try:
-                contents[name] = _unpack(contents[name])
+                contents[name] = unpack(contents[name], _promise)
             except ValueError as error:
                 raise DataError(f"{path} is {error}; {_again(path)}") from error
     train_images, train_labels, test_images, test_labels = DIGESTS
@@ -182,13 +153,13 @@ def _read(paths: dict[str, Path]) -> Images:
                 f"{len(arrays[labels])} labels, the counts must be equal; {_again(paths[labels])}"
             )
     got = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    mark = hashlib.sha256("".join(got[name] for name in DIGESTS).encode()).hexdigest()[:12]
+    ours = mark(got[name] for name in DIGESTS)
     return Images(
         train_x=arrays[train_images],
         train_y=arrays[train_labels],
         test_x=arrays[test_images],
         test_y=arrays[test_labels],
-        name="MNIST" if got == DIGESTS else f"IDX files that are NOT the official MNIST ({mark})",
+        name="MNIST" if got == DIGESTS else f"IDX files that are NOT the official MNIST ({ours})",
     )
 
 
@@ -233,21 +204,6 @@ def _header(content: bytes, path: Path, magic: int, axes: int) -> tuple[int, ...
     return tuple(lengths)
 
 
-def _unpack(content: bytes) -> bytes:
-    """What a gzip file holds; unlike `gzip.decompress` it can say how far it came."""
-    stream = zlib.decompressobj(wbits=31)
-    try:
-        unpacked = stream.decompress(content)
-    except zlib.error as error:
-        raise ValueError(f"not good gzip data ({len(content)} bytes, {error})") from error
-    if not stream.eof:
-        raise ValueError(
-            f"cut off: its {len(content)} bytes unpack to {len(unpacked)}, then the gzip data stop "
-            f"({_promise(unpacked)})"
-        )
-    return unpacked
-
-
 def _promise(content: bytes) -> str:
     """How long an IDX header says that its file is."""
     axes = content[3] if len(content) > 3 else 0
@@ -258,4 +214,4 @@ def _promise(content: bytes) -> str:
 
 
 def _again(where: Path) -> str:
-    return f"delete {where} and fetch it again, for instance from {SOURCES[0]}"
+    return again(where, SOURCES[0])

@@ -15,10 +15,10 @@ import tyro
 from flax import nnx
 
 import jsparse
-from experiments.common.data import Images
 from experiments.common.plots import plot_first_layer, plot_kernels
 from experiments.common.run import Diverged, Run, open_run
 from experiments.common.show import mean_std, table
+from experiments.common.sources import Images
 from experiments.common.sweep import Sweep
 from experiments.common.training import plot, plot_steps, results, train
 

@@ -6,10 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common.data import Images
 from experiments.common.plots import plot_epochs, plot_layers
 from experiments.common.run import Run, check_finite
 from experiments.common.show import Epochs
+from experiments.common.sources import Images
 from experiments.common.sweep import Runs, Sweep
 
 EVERY = 20

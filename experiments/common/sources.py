@@ -1,0 +1,121 @@
+"""Where data sets come from: a folder, the cache, a download; and what is said when none serves."""
+
+import dataclasses
+import hashlib
+import http.client
+import os
+import sys
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+TIMEOUT = 10.0
+CACHE = Path(".cache") / "jsparse"
+
+Found = TypeVar("Found")
+
+
+class DataError(ValueError):
+    """A data file is missing or is not what it should be."""
+
+
+class Unavailable(Exception):
+    """No folder was given, the cache lacks the data and they cannot be downloaded."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Images:
+    """Images with their classes, split for training and test.
+
+    Args:
+        train_x: uint8 `[n, height, width]`, or `[n, height, width, 3]` in colour.
+        train_y: int32 `[n]`, 0 to 9.
+        test_x: uint8, `[m, ...]` as `train_x`.
+        test_y: int32 `[m]`.
+        name: What the data are; results must be reported under this name.
+    """
+
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    name: str
+
+
+def locate(folder: str, find: Callable[[Path], Found], download: Callable[[Path], Found]) -> Found:
+    """The data's place: in `folder`, else in JSPARSE_DATA, else the cache, else downloaded to it.
+
+    Args:
+        folder: Given by the user; empty for none.
+        find: Looks into a folder; raises DataError where something is missing.
+        download: Fills the cache folder.
+
+    Raises:
+        DataError: A file is missing in a folder that was given.
+        Unavailable: None was given, and the download fails.
+    """
+    given = str(folder) or os.environ.get("JSPARSE_DATA", "")
+    if given:
+        return find(Path(given).expanduser())
+    cache = Path.home() / CACHE
+    try:
+        return find(cache)
+    except DataError:
+        try:
+            return download(cache)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise Unavailable(str(error)) from error
+
+
+def fetch(url: str) -> bytes:
+    """What is at an address."""
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as reply:
+        return reply.read()
+
+
+def unpack(content: bytes, promise: Callable[[bytes], str]) -> bytes:
+    """What a gzip file holds; unlike `gzip.decompress` it can say how far it came.
+
+    Args:
+        content: Of the file.
+        promise: What a whole file would hold, in words, from the part that could be unpacked.
+
+    Raises:
+        ValueError: The file is damaged or cut off.
+    """
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        unpacked = stream.decompress(content)
+    except zlib.error as error:
+        raise ValueError(f"not good gzip data ({len(content)} bytes, {error})") from error
+    if not stream.eof:
+        raise ValueError(
+            f"cut off: its {len(content)} bytes unpack to {len(unpacked)}, then the gzip data stop "
+            f"({promise(unpacked)})"
+        )
+    return unpacked
+
+
+def warn(what: str, files: str, error: Unavailable) -> None:
+    """Says on stderr that scikit-learn's digits stand in for the data set `what`."""
+    print(
+        f"WARNING: no {what}. It was neither in the cache nor could it be downloaded ({error}).\n"
+        "WARNING: scikit-learn's digits stand in (1797 images of 8x8): the numbers of this run are "
+        f"NOT those of {what}. For {what}, put {files} in a folder and name it with --data or "
+        "JSPARSE_DATA.",
+        file=sys.stderr,
+    )
+
+
+def again(where: Path, source: str) -> str:
+    """What to do about a bad file."""
+    return f"delete {where} and fetch it again, for instance from {source}"
+
+
+def mark(digests: Iterable[str]) -> str:
+    """A short name for exactly these contents."""
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:12]
