@@ -155,15 +155,16 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
 def test_conv_as_matmul_is_the_stock_convolution() -> None:
     keys = jax.random.split(jax.random.key(0), 2)
     x, kernel = jax.random.normal(keys[0], (3, 8, 6, 2)), jax.random.normal(keys[1], (3, 3, 2, 4))
-    for padding in ("VALID", "SAME", [(1, 2), (0, 1)]):
+    cases = [((1, 1), "VALID"), ((1, 1), [(1, 2), (0, 1)]), ((2, 2), "SAME"), ((1, 3), "VALID")]
+    for strides, padding in cases:
 
-        def stock(x, kernel, padding=padding):
+        def stock(x, kernel, strides=strides, padding=padding):
             numbers = ("NHWC", "HWIO", "NHWC")
             return jax.lax.conv_general_dilated(
-                x, kernel, (1, 1), padding, dimension_numbers=numbers
+                x, kernel, strides, padding, dimension_numbers=numbers
             )
 
-        fast = lambda x, kernel, p=padding: conv_as_matmul(x, kernel, (1, 1), p)
+        fast = lambda x, kernel, s=strides, p=padding: conv_as_matmul(x, kernel, s, p)
         out, pull = jax.vjp(stock, x, kernel)
         ours, ours_pull = jax.vjp(fast, x, kernel)
         np.testing.assert_allclose(ours, out, atol=1e-4)
@@ -171,9 +172,10 @@ def test_conv_as_matmul_is_the_stock_convolution() -> None:
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
-def test_conv_as_matmul_refuses_strides() -> None:
-    with pytest.raises(ValueError, match="stride 1, one group"):
-        conv_as_matmul(jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1)), (2, 2), "VALID")
+def test_conv_as_matmul_refuses_groups() -> None:
+    with pytest.raises(ValueError, match="one group"):
+        x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2))
+        conv_as_matmul(x, kernel, (1, 1), "VALID", feature_group_count=2)
 
 
 def test_max_pool_is_the_stock_one_and_its_gradient_too() -> None:
@@ -215,3 +217,44 @@ def test_runs_side_by_side_and_in_turn_agree() -> None:
         assert trace.density.shape == (2, 4, 3)
     np.testing.assert_allclose(*losses, rtol=1e-4)
     assert (losses[0][0] != losses[0][1]).all()
+
+
+class Mode(nnx.Module):
+    """Says class 1 in eval mode, class 0 in train mode."""
+
+    def __init__(self, rngs):
+        self.bias = nnx.Param(jnp.zeros((1, 2)))
+        self.deterministic = False
+
+    def __call__(self, x):
+        return 9.0 * jax.nn.one_hot(jnp.full(len(x), int(self.deterministic)), 2) + self.bias[...]
+
+
+def test_the_model_is_in_train_mode_for_the_loss_and_in_eval_mode_for_accuracy() -> None:
+    sweep = common.Sweep(Mode, optax.sgd(0.0), 4, common.side_by_side)
+    x, y = jnp.zeros((8, 2), jnp.uint8), jnp.ones(8, int)
+    runs, trace = sweep.epoch(sweep.start([1], [0.0]), x, y)
+    np.testing.assert_allclose(trace.loss, 9, atol=1e-3)
+    assert sweep.accuracy(runs, x, y) == [1.0] and sweep.model(runs, 0).deterministic
+
+
+@pytest.mark.parametrize("over", [common.side_by_side, common.in_turn])
+def test_each_step_prepares_its_images_with_a_new_key_of_the_run(over) -> None:
+    noise = lambda key, images: jax.random.normal(key, images.shape)
+    inputs = common.Inputs(train=noise, test=lambda images: jnp.ones(images.shape))
+    make = lambda rngs: nnx.Linear(3, 2, rngs=rngs)
+    x, y = jnp.zeros((8, 3), jnp.uint8), jnp.zeros(8, int)  # the loss depends on the noise alone
+
+    def two_epochs(seeds):
+        """Losses [runs, steps]; the second epoch in a new sweep, from a copy of the state."""
+        losses = []
+        runs = common.Sweep(make, optax.sgd(0.0), 4, over).start(seeds, [0.0] * len(seeds))
+        for _ in range(2):
+            sweep = common.Sweep(make, optax.sgd(0.0), 4, over, inputs=inputs)
+            runs, trace = sweep.epoch(jax.tree.map(jnp.copy, runs), x, y)
+            losses.append(trace.loss)
+        return np.concatenate(losses, axis=1)
+
+    losses = two_epochs([1, 2])
+    assert len(np.unique(losses)) == 8
+    np.testing.assert_allclose(two_epochs([2])[0], losses[1], rtol=1e-6)

@@ -28,7 +28,7 @@ class Runs(NamedTuple):
       optimizer: the optax state.
       memory: of the control, zeros where there is none.
       step: train steps done.
-      key: shuffles the data.
+      key: shuffles the data and prepares them.
     """
 
     params: Any
@@ -37,6 +37,27 @@ class Runs(NamedTuple):
     memory: Array
     step: Array
     key: Array
+
+
+def to_float(images: Array) -> Array:
+    """uint8 pixels to [0, 1]."""
+    return images.astype(jnp.float32) / 255.0
+
+
+class Inputs(NamedTuple):
+    """How uint8 images [n, ...] become what the model reads; both run inside jit.
+
+    Attributes:
+      train: from a key, new at each step, and a batch.
+      test: from a batch alone.
+    """
+
+    train: Callable[[Array, Array], Array] = lambda key, images: to_float(images)
+    test: Callable[[Array], Array] = to_float
+
+
+PIXELS = Inputs()
+"""Pixels become [0, 1]."""
 
 
 class Trace(NamedTuple):
@@ -69,12 +90,15 @@ def turns_on_cpu() -> Callable[[Callable], Callable]:
 class Sweep:
     """Trains runs that differ in seed and alpha.
 
+    The model is in train mode for the loss and in eval mode for accuracy and density.
+
     Args:
       make: builds the model from `nnx.Rngs`.
       tx: optax transform.
       batch: samples a step.
       over: how one run's epoch becomes all runs': `side_by_side` or `in_turn`.
       controls: at most one control, such as `jsparse.TargetDensity`.
+      inputs: how images are prepared; by default pixels become [0, 1].
     """
 
     def __init__(
@@ -84,14 +108,16 @@ class Sweep:
         batch: int,
         over: Callable[[Callable], Callable],
         controls: Sequence[jsparse.TargetDensity] = (),
+        inputs: Inputs = PIXELS,
     ):
         self.make, self.tx, self.batch, self.controls = make, tx, batch, tuple(controls)
+        self.inputs = inputs
         model = make(nnx.Rngs(0))
         self.graphdef = nnx.split(model, nnx.Param, ...)[0]
         self.layers = list(jsparse.masks(model))
         self.sizes = np.array([mask.size for mask in jsparse.masks(model).values()])
         self._epoch = jax.jit(over(self._one_epoch), donate_argnums=0)
-        self._accuracy = jax.jit(jax.vmap(self._one_accuracy, in_axes=(0, None, None)))
+        self._accuracy = jax.jit(over(self._one_accuracy))
 
     def start(self, seeds: Sequence[int], alphas: Sequence[float]) -> Runs:
         """Fresh runs, one for each pair of a seed and an alpha; [len(seeds)] both."""
@@ -118,17 +144,13 @@ class Sweep:
         return np.asarray(self._accuracy(runs, x, y))
 
     def model(self, runs: Runs, run: int) -> nnx.Module:
-        """The model of one run."""
-        pick = lambda tree: jax.tree.map(lambda leaf: leaf[run], tree)
-        return nnx.merge(self.graphdef, pick(runs.params), pick(runs.rest))
+        """The model of one run, in eval mode."""
+        return self._tested(jax.tree.map(lambda leaf: leaf[run], runs))
 
     def densities(self, runs: Runs) -> np.ndarray:
         """Density of each sparse layer now, [runs, layers]."""
 
-        def one(params: Any, rest: Any) -> Array:
-            return _densities(nnx.merge(self.graphdef, params, rest))
-
-        return np.asarray(jax.jit(jax.vmap(one))(runs.params, runs.rest))
+        return np.asarray(jax.jit(jax.vmap(lambda run: _densities(self._tested(run))))(runs))
 
     def total(self, densities: np.ndarray) -> np.ndarray:
         """Density over all layers: [..., layers] -> [...]; 1 for a dense model."""
@@ -138,29 +160,41 @@ class Sweep:
             else np.ones(densities.shape[:-1])
         )
 
+    def _trained(self, params: Any, rest: Any) -> nnx.Module:
+        model = nnx.merge(self.graphdef, params, rest)
+        model.train()
+        return model
+
+    def _tested(self, runs: Runs) -> nnx.Module:
+        model = nnx.merge(self.graphdef, runs.params, runs.rest)
+        model.eval()
+        return model
+
     def _one_epoch(self, runs: Runs, x: Array, y: Array) -> tuple[Runs, tuple[Array, Array]]:
         key, shuffle = jax.random.split(runs.key)
         steps = len(x) // self.batch
+        keys = jax.random.split(jax.random.fold_in(runs.key, 2), steps)  # 0 and 1 are those above
         order = jax.random.permutation(shuffle, len(x))[: steps * self.batch].reshape(steps, -1)
 
-        def step(runs: Runs, index: Array) -> tuple[Runs, tuple[Array, Array]]:
-            return self._one_step(runs, x[index], y[index])
+        def step(runs: Runs, at: tuple[Array, Array]) -> tuple[Runs, tuple[Array, Array]]:
+            key, index = at
+            return self._one_step(runs, self.inputs.train(key, x[index]), y[index])
 
-        runs, trace = jax.lax.scan(step, runs._replace(key=key), order)
+        runs, trace = jax.lax.scan(step, runs._replace(key=key), (keys, order))
         return runs, trace
 
     def _one_step(self, runs: Runs, x: Array, y: Array) -> tuple[Runs, tuple[Array, Array]]:
         def loss_of(params: Any) -> tuple[Array, tuple]:
             rest = jax.tree.map(jnp.asarray, runs.rest)  # variables of this trace, to be written
-            model = nnx.merge(self.graphdef, params, rest)
-            task = optax.softmax_cross_entropy_with_integer_labels(model(to_float(x)), y).mean()
+            model = self._trained(params, rest)
+            task = optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()
             _, _, rest = nnx.split(model, nnx.Param, ...)  # with new batch statistics
             return task + jsparse.cost(model), (rest, (task, _densities(model)))
 
         grads, (rest, trace) = jax.grad(loss_of, has_aux=True)(runs.params)
         updates, optimizer = self.tx.update(grads, runs.optimizer, runs.params)
         params = optax.apply_updates(runs.params, updates)
-        model = jsparse.advance(nnx.merge(self.graphdef, params, rest))
+        model = jsparse.advance(self._trained(params, rest))
         memory = runs.memory
         for control in self.controls:
             memory = control.apply(model, memory, runs.step)
@@ -168,18 +202,13 @@ class Sweep:
         return Runs(params, rest, optimizer, memory, runs.step + 1, runs.key), trace
 
     def _one_accuracy(self, runs: Runs, x: Array, y: Array) -> Array:
-        model = jsparse.fold(nnx.merge(self.graphdef, runs.params, runs.rest))
+        model = jsparse.fold(self._tested(runs))
         size = next(n for n in range(min(500, len(x)), 0, -1) if len(x) % n == 0)
         right = jax.lax.map(
-            lambda part: (model(to_float(part[0])).argmax(-1) == part[1]).sum(),
+            lambda part: (model(self.inputs.test(part[0])).argmax(-1) == part[1]).sum(),
             (x.reshape(-1, size, *x.shape[1:]), y.reshape(-1, size)),
         )
         return right.sum() / len(x)
-
-
-def to_float(images: Array) -> Array:
-    """uint8 pixels to [0, 1]."""
-    return images.astype(jnp.float32) / 255.0
 
 
 def _densities(model: nnx.Module) -> Array:
