@@ -3,16 +3,25 @@
 All densities and accuracies are fractions (0 to 1); only what is printed or drawn is in percent.
 """
 
+from experiments.common.augment import (
+    pad_crop_flip,
+    shift_flip,
+    standardise,
+    standardise_channels,
+)
 from experiments.common.checkpoint import CorruptCheckpoint
+from experiments.common.cifar import cifar10, colour_digits
 from experiments.common.convolution import convolution, max_pool
-from experiments.common.data import DataError, Images, digits, mnist
+from experiments.common.data import digits, mnist
 from experiments.common.lenet import LeNet5, LeNet300
 from experiments.common.plots import plot_epochs, plot_first_layer, plot_kernels, plot_layers
 from experiments.common.recurrence import run_lstm
+from experiments.common.resnet import ResNet
 from experiments.common.run import Diverged, Run, check_finite, open_run
 from experiments.common.show import Epochs, mean_std, table
+from experiments.common.sources import DataError, Images
 from experiments.common.study import Published, StudySettings, learning_rate, start, study
-from experiments.common.sweep import Sweep, in_turn, side_by_side, turns_on_cpu
+from experiments.common.sweep import Inputs, Sweep, in_turn, side_by_side, to_float, turns_on_cpu
 
 __all__ = [
     "CorruptCheckpoint",
@@ -20,13 +29,17 @@ __all__ = [
     "Diverged",
     "Epochs",
     "Images",
+    "Inputs",
     "LeNet5",
     "LeNet300",
     "Published",
+    "ResNet",
     "Run",
     "StudySettings",
     "Sweep",
     "check_finite",
+    "cifar10",
+    "colour_digits",
     "convolution",
     "digits",
     "in_turn",
@@ -35,14 +48,19 @@ __all__ = [
     "mean_std",
     "mnist",
     "open_run",
+    "pad_crop_flip",
     "plot_epochs",
     "plot_first_layer",
     "plot_kernels",
     "plot_layers",
     "run_lstm",
+    "shift_flip",
     "side_by_side",
+    "standardise",
+    "standardise_channels",
     "start",
     "study",
     "table",
+    "to_float",
     "turns_on_cpu",
 ]
