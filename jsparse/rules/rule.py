@@ -8,9 +8,10 @@ from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
-from jsparse.pattern import Each, Groups, Role, Scope, WholeModel
+from jsparse.pattern import Each, Groups, Role, Scope, Unit, WholeModel, grid_shape, spread
+from jsparse.score import magnitude
 from jsparse.selection import common_cut, cuts, rivals, winners
 
 State = dict[str, Array]
@@ -58,13 +59,26 @@ class Rule(Protocol):
         ...
 
 
-class Rival(Rule, Protocol):
-    """A rule whose units compete by score, so that those of a whole model can."""
+class Structured(Rule, Protocol):
+    """A rule under which weights fall together in units."""
+
+    @property
+    def unit(self) -> Unit:
+        """What falls together."""
+        ...
+
+
+class Scoped(Structured, Protocol):
+    """A rule whose units compete, or share a number, within a scope."""
 
     @property
     def scope(self) -> Scope:
-        """Who competes."""
+        """Who competes or shares."""
         ...
+
+
+class Rival(Scoped, Protocol):
+    """A rule whose units compete by score, so that those of a whole model can."""
 
     def score(self, weight: Array, state: State) -> Array:
         """[grid of units]: what competes."""
@@ -75,11 +89,38 @@ class Rival(Rule, Protocol):
         ...
 
 
+def unit_magnitude(rule: Structured, weight: Array) -> Array:
+    """`magnitude` of each unit of the rule: float32 or wider, [grid of units]."""
+    return magnitude(weight, rule.unit.tile(weight.shape, rule.role))
+
+
+def to_weights(rule: Structured, units: Array, weight: Array) -> Array:
+    """Give each weight the value of its unit: [grid of units] -> shape and type of the weight."""
+    tile = rule.unit.tile(weight.shape, rule.role)
+    return spread(units.astype(weight.dtype), tile, weight.shape)
+
+
+def sharing(rule: Scoped, shape: tuple[int, ...]) -> list[tuple[int, bool]]:
+    """For each axis of the grid of units: its length, and whether units share along it."""
+    grid = grid_shape(shape, rule.unit.tile(shape, rule.role))
+    shared = rule.scope.axes(len(shape), rule.role)
+    return [(n, axis in shared) for axis, n in enumerate(grid)]
+
+
 def compete(rule: Rival, score: Array, state: State) -> Array:
     """Which units win: bool, [grid] as the score."""
+    kept = rule.kept(state)
+    if isinstance(kept, float | int) and kept == 1:
+        return jnp.ones_like(score, bool)
     if "cut" in state:
         return score > state["cut"]
-    return winners(score, rule.kept(state), rule.scope, rule.role)
+    return winners(score, kept, rule.scope, rule.role)
+
+
+def winning(rule: Rival, weight: Array, state: State) -> Array:
+    """[...] as the weight: 1 where its unit wins, else 0, constant for differentiation."""
+    score = lax.stop_gradient(rule.score(weight, state))
+    return to_weights(rule, compete(rule, score, state), weight)
 
 
 def cut_of(rule: Rival, score: Array, state: State) -> Array:
@@ -126,6 +167,17 @@ def check_own(name: str, scope: Scope, units: str) -> None:
             f"{units}, got scope {scope}; use PerOutput(), Whole() or Each() with {name}, or "
             f"Top(density=..., scope={scope})"
         )
+
+
+def check_not_negative(**numbers: float) -> None:
+    """Refuse numbers below 0.
+
+    Raises:
+      ValueError: one is; infinite and NaN are refused too.
+    """
+    for name, value in numbers.items():
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name} is 0 or more, got {value}; 0 turns it off")
 
 
 def new_draw(key: Array) -> Array:

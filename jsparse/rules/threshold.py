@@ -21,9 +21,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsparse.pattern import PerOutput, Role, Scope, Unit, Weight, grid_shape, spread
-from jsparse.rules.rule import State, check_own, check_weight
-from jsparse.score import magnitude, wide
+from jsparse.pattern import PerOutput, Role, Scope, Unit, Weight
+from jsparse.rules.rule import (
+    State,
+    check_own,
+    check_weight,
+    sharing,
+    to_weights,
+    unit_magnitude,
+)
+from jsparse.score import wide
 from jsparse.step import Slope, long_tailed, step
 
 
@@ -85,18 +92,16 @@ class Threshold:
         """Thresholds at 0, one a group of the scope: [out] by default; and alpha, []."""
         check_weight(weight)
         dtype = wide(weight.dtype)
-        groups = [n for n, along in self._grid(weight.shape) if not along]
+        groups = [n for n, along in sharing(self, weight.shape) if not along]
         return {"threshold": jnp.zeros(groups, dtype), "alpha": jnp.asarray(self.alpha, dtype)}
 
     def mask(self, weight: Array, state: State) -> Array:
         """[...] as the weight, 0 or 1; differentiable in weight and threshold."""
-        tile = self.unit.tile(weight.shape, self.role)
-        score = magnitude(weight, tile)
+        score = unit_magnitude(self, weight)
         threshold = state["threshold"].reshape(
-            [1 if along else n for n, along in self._grid(weight.shape)]
+            [1 if along else n for n, along in sharing(self, weight.shape)]
         )
-        kept = step(score - threshold, self.slope).astype(weight.dtype)
-        return spread(kept, tile, weight.shape)
+        return to_weights(self, step(score - threshold, self.slope), weight)
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the true product of weight and mask."""
@@ -135,15 +140,9 @@ class Threshold:
 
         All of it where it is small, or split over devices, or where units or thresholds forbid it.
         """
-        sharing = [axis for axis, (_, along) in enumerate(self._grid(weight.shape)) if along]
+        shared = [axis for axis, (_, along) in enumerate(sharing(self, weight.shape)) if along]
         apart = any(jax.typeof(weight).sharding.spec)
-        if weight.size < 1 << 14 or self.unit != Weight() or not sharing or apart:
+        if weight.size < 1 << 14 or self.unit != Weight() or not shared or apart:
             return weight
-        axis = max(sharing, key=lambda a: weight.shape[a])
+        axis = max(shared, key=lambda a: weight.shape[a])
         return lax.slice_in_dim(weight, 0, weight.shape[axis], 4, axis)
-
-    def _grid(self, shape: tuple[int, ...]) -> list[tuple[int, bool]]:
-        """For each axis of the grid of units: its length, and whether it shares a threshold."""
-        grid = grid_shape(shape, self.unit.tile(shape, self.role))
-        shared = self.scope.axes(len(shape), self.role)
-        return [(n, axis in shared) for axis, n in enumerate(grid)]

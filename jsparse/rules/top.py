@@ -11,12 +11,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
-from jsparse.pattern import Role, Scope, Unit, Weight, Whole, spread
-from jsparse.rules.rule import State, check_rivalry, check_weight, compete, with_cut
+from jsparse.pattern import Role, Scope, Unit, Weight, Whole
+from jsparse.rules.rule import (
+    State,
+    check_rivalry,
+    check_weight,
+    unit_magnitude,
+    winning,
+    with_cut,
+)
 from jsparse.schedule import check_density
-from jsparse.score import magnitude
 from jsparse.step import straight_through
 
 
@@ -71,8 +77,7 @@ class Top:
 
     def score(self, weight: Array, state: State) -> Array:
         """[grid of units], the magnitude."""
-        tile = self.unit.tile(weight.shape, self.role)
-        return magnitude(lax.stop_gradient(weight), tile)
+        return unit_magnitude(self, weight)
 
     def kept(self, state: State) -> float:
         """The density."""
@@ -80,9 +85,7 @@ class Top:
 
     def mask(self, weight: Array, state: State) -> Array:
         """[...] as the weight, 0 or 1, constant for differentiation."""
-        won = compete(self, self.score(weight, state), state)
-        tile = self.unit.tile(weight.shape, self.role)
-        return spread(won.astype(weight.dtype), tile, weight.shape)
+        return winning(self, weight, state)
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the masked weight; the gradient passes straight through to the dense weight."""
