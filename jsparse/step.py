@@ -1,7 +1,6 @@
-"""Every custom gradient of the library: the 0/1 step with a chosen slope, and two masked products.
+"""Every custom gradient of the library: the 0/1 step, masked products, a signed power.
 
-All three are forward-mode rules (`jax.custom_jvp`), so they work under `grad`, `jvp`, `hessian`,
-`vmap` and `scan`.
+All but `refined` work under `grad`, `jvp`, `hessian`, `vmap` and `scan`; it says why not.
 """
 
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 Slope = Callable[[Array], Array]
 
@@ -128,3 +127,80 @@ def straight_through(weight: Array, mask: Array) -> Array:
 def _straight_through_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (weight, mask), (d_weight, _) = primals, tangents
     return straight_through(weight, mask), d_weight
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def refined(weight: Array, mask: Array, decay: float) -> Array:
+    """weight * mask, whose weight receives the dense gradient, and decays where it is masked.
+
+    With g the gradient of the result: d weight = g + decay * (1 - mask) * weight, d mask = 0. The
+    second term does not depend on g, so this is the derivative of no function: there is no
+    forward-mode rule (`jvp`, `hessian`), and each read of a weight adds the term once more. Read a
+    weight once a pass, with `resolve`, where layers share it or a scan repeats it.
+
+    Args:
+      weight: [...].
+      mask: same shape, 0 or 1, same type.
+      decay: how strongly masked weights are drawn to 0.
+
+    Returns:
+      [...], the masked weight.
+
+    Reference: Zhou et al., Learning N:M fine-grained structured sparse networks, 2021, section 3.
+    """
+    return weight * mask
+
+
+def _refined_forward(weight: Array, mask: Array, decay: float) -> tuple[Array, tuple]:
+    return refined(weight, mask, decay), (weight, mask)
+
+
+def _refined_backward(decay: float, kept: tuple, g: Array) -> tuple[Array, Array]:
+    weight, mask = kept
+    return g + decay * (1 - mask) * weight, jnp.zeros_like(mask)
+
+
+refined.defvjp(_refined_forward, _refined_backward)
+
+
+def passed_on(mask: Array, score: Array) -> Array:
+    """The mask, differentiated as if it were the score that it was made from.
+
+    Args:
+      mask: [...], 0 or 1, constant for differentiation.
+      score: same shape, finite, same type.
+
+    Returns:
+      [...], the mask.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> jax.value_and_grad(passed_on, 1)(jnp.array(1.0), jnp.array(0.3))[1].item()
+      1.0
+    """
+    return lax.stop_gradient(mask) + (score - lax.stop_gradient(score))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def signed_power(x: Array, exponent: float) -> Array:
+    """sign(x) |x|^exponent, with its derivative exponent |x|^(exponent - 1) finite at 0 too.
+
+    Args:
+      x: [...].
+      exponent: above 0; 1 or more where it is differentiated.
+
+    Returns:
+      [...].
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> signed_power(jnp.array([-2.0, 0.0, 3.0]), 2.0).tolist()
+      [-4.0, 0.0, 9.0]
+    """
+    return jnp.sign(x) * jnp.abs(x) ** exponent
+
+
+@signed_power.defjvp
+def _signed_power_jvp(exponent: float, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    return signed_power(x, exponent), exponent * jnp.abs(x) ** (exponent - 1) * dx
