@@ -29,10 +29,16 @@ from jsparse.pattern import Whole as Whole
 from jsparse.pattern import WholeModel as WholeModel
 from jsparse.report import Report as Report
 from jsparse.report import report as report
+from jsparse.rules import SRSTE as SRSTE
 from jsparse.rules import Gibbs as Gibbs
+from jsparse.rules import HardConcrete as HardConcrete
 from jsparse.rules import Held as Held
 from jsparse.rules import Keep as Keep
+from jsparse.rules import Movement as Movement
+from jsparse.rules import Powerpropagation as Powerpropagation
 from jsparse.rules import Rule as Rule
+from jsparse.rules import SoftMovement as SoftMovement
+from jsparse.rules import SoftThreshold as SoftThreshold
 from jsparse.rules import Threshold as Threshold
 from jsparse.rules import Top as Top
 from jsparse.sparse import Learned as Learned

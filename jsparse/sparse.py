@@ -42,6 +42,7 @@ class Sparse(nnx.Module):
     Attributes:
       weight: the dense weight, an nnx.Param.
       rule: the rule; static.
+      reparameterised: whether the Param holds something else than the dense weight.
       deterministic: whether nothing is drawn; `train`, `eval` and `nnx.view` set it.
       (state): each entry of the rule's state, by its name: Learned, Mask or Setting.
     """
@@ -52,7 +53,8 @@ class Sparse(nnx.Module):
         self.layer_ndim = weight.ndim - rule.role.stack
         self.deterministic = False
         state = stacked_init(rule, weight[...], key)
-        if "weight" in state:
+        self.reparameterised = "weight" in state
+        if self.reparameterised:
             weight[...] = state.pop("weight")
         self.state_names = tuple(state)
         for name, value in state.items():

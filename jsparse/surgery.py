@@ -76,6 +76,11 @@ def sparsify_in_place(
 def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
     weight = slot.value.weight if isinstance(slot.value, Sparse) else slot.value
     with naming(slot.path):
+        if isinstance(slot.value, Sparse) and slot.value.reparameterised:
+            raise ValueError(
+                f"{type(slot.value.rule).__name__} holds a parameter in place of the weight, which "
+                "another rule would misread; fold the model first: sparsify(fold(model), ...)"
+            )
         sparse = Sparse(weight, fit(rule, slot, weight), key=key)
     return sparse
 

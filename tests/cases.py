@@ -38,7 +38,7 @@ RULES = {
     "movement block": js.Movement(density=0.4, unit=js.Block((2, 3)), scope=js.WholeModel()),
     "soft movement": js.SoftMovement(lam=1.0),
     "powerpropagation": js.Powerpropagation(density=0.4),
-    "powerpropagation filter": js.Powerpropagation(density=0.4, unit=js.Filter()),
+    "powerpropagation channel": js.Powerpropagation(density=0.5, unit=js.Channel()),
     # each read adds the decay once: here too little to see
     "sr-ste 1:2": js.SRSTE(density=0.5, decay=1e-6, scope=js.Groups(2)),
     "gibbs": js.Gibbs(density=0.4, beta=1.0),

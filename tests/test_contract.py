@@ -19,7 +19,7 @@ PAIRS = [
     pytest.param(rule, layer, id=f"{rule}-{layer}")
     for rule in RULES
     for layer, case in LAYERS.items()
-    if case.groupable or rule != "top 1:2"
+    if case.groupable or "1:2" not in rule
 ]
 
 
@@ -148,6 +148,7 @@ def test_stacked_layers_are_the_layers_one_by_one(rule: str) -> None:
     stacked = sparse(rule, "stacked").layers.kernel
     for n in range(3):
         one = js.Sparse(nnx.Param(stacked.weight[n]), RULES[rule], key=jax.random.key(0))
+        one.weight[...] = stacked.weight[n]  # a reparameterised weight would be taken twice
         one.set_state({name: value[n] for name, value in stacked.state.items()})
         np.testing.assert_array_equal(one.read(), stacked.read()[n])
 
