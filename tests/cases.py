@@ -31,7 +31,7 @@ RULES = {
     "top block": js.Top(density=0.5, unit=js.Block((2, 3))),
     "top whole model": js.Top(density=0.4, scope=js.WholeModel()),
     "hard concrete": js.HardConcrete(lam=1e-2),
-    "hard concrete filter": js.HardConcrete(lam=1e-2, unit=js.Filter()),
+    "hard concrete channel": js.HardConcrete(lam=1e-2, unit=js.Channel()),
     "soft threshold": js.SoftThreshold(),
     "soft threshold channel": js.SoftThreshold(unit=js.Channel(), scope=js.Each()),
     "movement": js.Movement(density=js.schedule.cubic(0.6, 0.2, 0, 9)),
