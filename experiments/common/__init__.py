@@ -11,19 +11,37 @@ from experiments.common.augment import (
 )
 from experiments.common.checkpoint import CorruptCheckpoint
 from experiments.common.cifar import cifar10, colour_digits
+from experiments.common.compare import (
+    Contestant,
+    Point,
+    Results,
+    compare,
+    first_samples,
+    percent,
+    plot_ranks,
+    plot_tradeoff,
+)
 from experiments.common.convolution import convolution, max_pool
 from experiments.common.data import digits, mnist
-from experiments.common.lenet import LeNet5, LeNet300
+from experiments.common.lenet import LeNet5, LeNet300, SmallConvNet
 from experiments.common.plots import plot_epochs, plot_first_layer, plot_kernels, plot_layers
 from experiments.common.recurrence import run_lstm
 from experiments.common.resnet import ResNet
 from experiments.common.run import Diverged, Run, check_finite, open_run
 from experiments.common.show import Epochs, mean_std, table
 from experiments.common.sources import DataError, Images
-from experiments.common.study import Published, StudySettings, learning_rate, start, study
+from experiments.common.study import (
+    Published,
+    StudySettings,
+    TrainSettings,
+    learning_rate,
+    start,
+    study,
+)
 from experiments.common.sweep import Inputs, Sweep, in_turn, side_by_side, to_float, turns_on_cpu
 
 __all__ = [
+    "Contestant",
     "CorruptCheckpoint",
     "DataError",
     "Diverged",
@@ -32,16 +50,22 @@ __all__ = [
     "Inputs",
     "LeNet5",
     "LeNet300",
+    "Point",
     "Published",
     "ResNet",
+    "Results",
     "Run",
+    "SmallConvNet",
     "StudySettings",
     "Sweep",
+    "TrainSettings",
     "check_finite",
     "cifar10",
     "colour_digits",
+    "compare",
     "convolution",
     "digits",
+    "first_samples",
     "in_turn",
     "learning_rate",
     "max_pool",
@@ -49,10 +73,13 @@ __all__ = [
     "mnist",
     "open_run",
     "pad_crop_flip",
+    "percent",
     "plot_epochs",
     "plot_first_layer",
     "plot_kernels",
     "plot_layers",
+    "plot_ranks",
+    "plot_tradeoff",
     "run_lstm",
     "shift_flip",
     "side_by_side",

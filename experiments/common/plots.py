@@ -46,7 +46,7 @@ def plot_layers(
                 f"{name} has densities of shape {list(value.shape)}, the steps are "
                 f"[{len(steps)}]; give one density for each step"
             )
-    figure = _figure(7.0, max(4.0, 0.2 * len(values) + 1.2))
+    figure = figure_of(7.0, max(4.0, 0.2 * len(values) + 1.2))
     axes = figure.add_subplot()
     _percent_axis(axes, np.concatenate(list(values.values())))
     if floor > 0:
@@ -68,7 +68,7 @@ def plot_layers(
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     _label_ends(axes, {name: value[-1] for name, value in values.items()}, low)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_epochs(
@@ -89,7 +89,7 @@ def plot_epochs(
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    figure = _figure(7.0, 5.6)
+    figure = figure_of(7.0, 5.6)
     above, below = figure.subplots(2, 1, sharex=True)
     accuracy = _seeds(accuracy, epochs, "accuracy")
     density = _seeds(density, epochs, "density")
@@ -130,7 +130,7 @@ def plot_epochs(
             color=COLOURS[0],
         )
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_first_layer(mask: Any, path: str | Path, shape: tuple[int, int] = (28, 28)) -> None:
@@ -151,7 +151,7 @@ def plot_first_layer(mask: Any, path: str | Path, shape: tuple[int, int] = (28, 
             f"of {list(shape)}; give the mask of the first dense layer and the shape of its input"
         )
     pixels, units = mask.shape
-    figure = _figure(11.0, 6.4)
+    figure = figure_of(11.0, 6.4)
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
     picture = left.imshow(mask.sum(axis=1).reshape(shape), cmap="viridis", vmin=0)
     left.set_title("kept weights of each input pixel")
@@ -163,7 +163,7 @@ def plot_first_layer(mask: Any, path: str | Path, shape: tuple[int, int] = (28, 
     right.set_xlabel("unit of the first layer")
     right.set_ylabel(f"input pixel (row × {shape[1]} + column)")
     right.set_yticks(np.linspace(0, pixels, 8, endpoint=False).astype(int))
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_kernels(mask: Any, path: str | Path) -> None:
@@ -189,7 +189,7 @@ def plot_kernels(mask: Any, path: str | Path) -> None:
     for index in range(filters):
         top, left = (index // columns) * (height + 1) + 1, (index % columns) * (width + 1) + 1
         sheet[top : top + height, left : left + width] = mask[:, :, 0, index]
-    figure = _figure(7.0, 7.0 * sheet.shape[0] / sheet.shape[1] + 0.8)
+    figure = figure_of(7.0, 7.0 * sheet.shape[0] / sheet.shape[1] + 0.8)
     axes = figure.add_subplot(facecolor="#B5CDE3")
     axes.imshow(sheet, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(f"{filters} filters of {height}×{width}, {mask.mean():.1%} kept (black)")
@@ -198,16 +198,18 @@ def plot_kernels(mask: Any, path: str | Path) -> None:
     axes.set_ylabel("first filter of the row")
     axes.set_xlabel("+ column")
     axes.tick_params(length=0)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _figure(width: float, height: float) -> Any:
+def figure_of(width: float, height: float) -> Any:
+    """An empty figure of so many inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Any, path: str | Path) -> None:
+def save(figure: Any, path: str | Path) -> None:
+    """Writes a figure as PNG, whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight")
     write_whole(Path(path), buffer.getvalue())

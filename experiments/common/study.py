@@ -26,29 +26,21 @@ FREE = {"free": True}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StudySettings:
-    """What every study of learned thresholds can set."""
+class TrainSettings:
+    """What every experiment that trains can set."""
 
-    alphas: tuple[float, ...]
-    """Weights of the regulariser; all are trained in one program."""
-    density: float = 1.0
-    """Below 1: steer alpha, from the one given, to end at this density."""
     seeds: int = 5
-    """Runs for each alpha, in the same program."""
+    """Runs of each network, in the same program."""
     epochs: int
     """Passes over the training data."""
     batch: int
     """Samples a step."""
     learning_rate: float
-    """Constant, as in the paper, unless it decays."""
-    decay: float = 0.0
-    """Fraction of the run, at its end, over which the learning rate falls to 0 along a cosine."""
-    dense: bool = True
-    """Train the dense network too."""
+    """At the start."""
     data: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
         default="", metadata=FREE
     )
-    """Folder with the MNIST files; else $JSPARSE_DATA, a download, or scikit-learn's digits."""
+    """Folder with the official files; else $JSPARSE_DATA, a download, or scikit-learn's digits."""
     out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
         default="", metadata=FREE
     )
@@ -59,6 +51,35 @@ class StudySettings:
         for name, value in at_least_one.items():
             if value < 1:
                 raise ValueError(f"--{name} got {value}; give 1 or more")
+
+    def check_batch(self, images: Images) -> None:
+        """Refuse a batch larger than the training set.
+
+        Raises:
+          ValueError: it is.
+        """
+        if self.batch > len(images.train_x):
+            raise ValueError(
+                f"--batch got {self.batch}; give at most the {len(images.train_x)} training "
+                f"samples of {images.name}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudySettings(TrainSettings):
+    """What every study of learned thresholds can set."""
+
+    alphas: tuple[float, ...]
+    """Weights of the regulariser; all are trained in one program."""
+    density: float = 1.0
+    """Below 1: steer alpha, from the one given, to end at this density."""
+    decay: float = 0.0
+    """Fraction of the run, at its end, over which the learning rate falls to 0 along a cosine."""
+    dense: bool = True
+    """Train the dense network too."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.density <= 1:
             raise ValueError(f"--density is a fraction in (0, 1], got {self.density}")
         if not 0 <= self.decay <= 1:
@@ -80,16 +101,24 @@ class Published:
     density: str
 
 
-def start(main: Callable, settings: type, text: str) -> None:
-    """Run an experiment from the command line; what it refuses is one line, not a traceback."""
+def start(main: Callable, settings: type, text: str, *quick: TrainSettings) -> None:
+    """Run an experiment from the command line; what it refuses is one line, not a traceback.
+
+    Args:
+      main: takes the settings.
+      settings: their class.
+      text: the experiment's description.
+      *quick: the settings that --quick starts from, where there is such a flag.
+    """
     try:
-        main(tyro.cli(settings, description=text))
+        default = {"default": quick[0]} if quick and "--quick" in sys.argv else {}
+        main(tyro.cli(settings, description=text, **default))
     except (ValueError, Diverged) as error:
         sys.exit(f"error: {error}")
 
 
 def learning_rate(settings: StudySettings, samples: int) -> optax.Schedule:
-    """The learning rate by step."""
+    """Constant, as in the paper, until it decays; by step."""
     steps = settings.epochs * (samples // settings.batch)
     tail = round(settings.decay * steps)
     flat = optax.constant_schedule(settings.learning_rate)
@@ -119,11 +148,7 @@ def study(
       published: the paper's figures.
       over: how runs share a program, `side_by_side` or `in_turn`.
     """
-    if settings.batch > len(images.train_x):
-        raise ValueError(
-            f"--batch got {settings.batch}; give at most the {len(images.train_x)} training "
-            f"samples of {images.name}"
-        )
+    settings.check_batch(images)
     out = Path(settings.out)
     lines = [["published", "dense", "", published.dense, ""]]
     baseline: list[float] = []

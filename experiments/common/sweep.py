@@ -16,7 +16,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse
-from jsparse.optim import threshold_parts
+from jsparse.optim import Control, threshold_parts
 
 
 class Runs(NamedTuple):
@@ -107,7 +107,7 @@ class Sweep:
         tx: optax.GradientTransformation,
         batch: int,
         over: Callable[[Callable], Callable],
-        controls: Sequence[jsparse.TargetDensity] = (),
+        controls: Sequence[Control] = (),
         inputs: Inputs = PIXELS,
     ):
         self.make, self.tx, self.batch, self.controls = make, tx, batch, tuple(controls)
