@@ -236,9 +236,13 @@ def spread(units: Array, tile: tuple[int, ...], shape: tuple[int, ...]) -> Array
 
 
 def unit_sizes(shape: tuple[int, ...], tile: tuple[int, ...]) -> Array:
-    """Number of weights in each unit, [1 or grid along each axis]; ragged edges count fewer."""
+    """Number of weights in each unit; ragged edges count fewer.
+
+    Of length 1 along each axis that tiles fill without an edge, of the grid's along the others.
+    """
     counts = jnp.ones((1,) * len(shape), jnp.float32)
     for axis, (n, t, g) in enumerate(zip(shape, tile, grid_shape(shape, tile), strict=True)):
+        g = 1 if n % t == 0 else g
         along = jnp.minimum(t, n - t * jnp.arange(g)).astype(jnp.float32)
         counts = counts * along.reshape([g if a == axis else 1 for a in range(len(shape))])
     return counts

@@ -91,7 +91,7 @@ class HardConcrete:
             )
 
     def init(self, weight: Array, key: Array) -> State:
-        """Logits, [grid of units]; the price of each unit; where random numbers come from, [2]."""
+        """Logits, [grid of units]; prices of units, as many as differ; the source of draws, [2]."""
         check_weight(weight)
         tile = self.unit.tile(weight.shape, self.role)
         gates = jnp.zeros_like(unit_magnitude(self, weight))
