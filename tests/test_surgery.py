@@ -251,7 +251,11 @@ def test_the_bias_of_a_stack_has_its_own_state_a_layer() -> None:
     [
         (lambda: js.sparsify(net(), (".*/kernel", js.Threshold)), TypeError, "is no rule"),
         (lambda: js.sparsify(net(), (".*/kernel", 0.5)), TypeError, "is no rule"),
-        (lambda: js.Threshold(scope=js.Groups(2)), ValueError, "groups and whole models share no threshold"),
+        (
+            lambda: js.Threshold(scope=js.Groups(2)),
+            ValueError,
+            "groups and whole models share no threshold",
+        ),
         (lambda: js.Top(density=0.1, scope=js.Each()), ValueError, "Top would keep all"),
         (lambda: js.Top(density="0.5"), ValueError, r"in \(0, 1\]"),
         (lambda: js.Role(outputs=(1,)), ValueError, "count axes from the last"),
