@@ -1,7 +1,8 @@
 """The networks of the step benchmark, each with its batch of random data."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,6 +14,8 @@ from experiments import common
 
 KERNELS = ".*/kernel"
 """The weights that become sparse: all kernels, of attention too."""
+MASKS = {"Threshold": jsparse.Threshold(), "Held": jsparse.Held()}
+"""Thresholds start at 0 and the stored mask full: both compute what the dense network does."""
 VGG = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
 
 
@@ -126,6 +129,8 @@ class Network(NamedTuple):
     make: Callable[[nnx.Rngs], nnx.Module]
     draw: Draw
     goal: float
+    sparse: str = KERNELS
+    rules: Mapping[str, jsparse.Rule] = MASKS
 
 
 NETWORKS = {
@@ -133,15 +138,25 @@ NETWORKS = {
     "lenet-5": Network(common.LeNet5, features(64, 28, 28, classes=10), 1.05),
     "vgg-16": Network(VGG16, features(64, 32, 32, 3, classes=10), 1.05),
     "mlp-1024": Network(MLP, features(128, 1024, classes=1024), float("inf")),
+    "resnet-20": Network(
+        partial(common.ResNet, 20),
+        features(128, 32, 32, 3, classes=10),
+        1.15,
+        "blocks/.*/kernel",
+        {
+            "Gibbs, weight": jsparse.Gibbs(density=0.1, beta=100.0),
+            "Gibbs, kernel": jsparse.Gibbs(
+                density=0.1, beta=100.0, unit=jsparse.Kernel(), coupling=0.01
+            ),
+            "Gibbs, filter, 50 sweeps": jsparse.Gibbs(density=0.1, beta=0.1, unit=jsparse.Filter()),
+        },
+    ),
     "transformer": Network(Transformer, tokens(16, 64), 1.05),
 }
 
 
-def variants(make: Callable[[nnx.Rngs], nnx.Module]) -> dict[str, nnx.Module]:
-    """The same weights dense, under learned thresholds, and under a stored mask.
-
-    All thresholds start at 0 and the stored mask full, so that the three compute the same.
-    """
-    rules: dict[str, Any] = {"Threshold": jsparse.Threshold(), "Held": jsparse.Held()}
-    sparse = {n: jsparse.sparsify(make(nnx.Rngs(0)), (KERNELS, r)) for n, r in rules.items()}
-    return {"dense": make(nnx.Rngs(0)), **sparse}
+def variants(network: Network) -> dict[str, nnx.Module]:
+    """The same weights dense and under each of the network's rules."""
+    make = lambda: network.make(nnx.Rngs(0))
+    sparse = {n: jsparse.sparsify(make(), (network.sparse, r)) for n, r in network.rules.items()}
+    return {"dense": make(), **sparse}
