@@ -72,7 +72,7 @@ QUICK = Settings(
     batch=64,
     learning_rate=5e-3,
     falls=(0.8,),
-    samples=5000,
+    samples=4000,
     quick=True,
 )
 NETWORKS = {

@@ -227,7 +227,8 @@ def fold(model: Model) -> Model:
 def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
     """A copy in which each Sparse keeps a stored mask: its own, as in eval mode, or the one given.
 
-    Where a rule changes what it keeps (gates, soft thresholds) the weight takes that value.
+    Where a rule changes what it keeps (gates, soft thresholds) the weight takes that value. What is
+    not kept stays what it is, for masks to grow back; 0 under a reparameterisation.
 
     Args:
       model: any NNX module.
@@ -266,7 +267,8 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
             raise ValueError(
                 f"{path}: a mask holds 0 and 1 only; compare scores with a threshold first"
             )
-        part.weight[...] = jnp.where(own > 0, part.read_final(), part.weight[...])
+        read, weight = part.read_final(), part.weight[...]
+        part.weight[...] = read if part.reparameterised else jnp.where(own > 0, read, weight)
         held[id(part)] = Sparse(part.weight, Held(role=part.rule.role), key=jax.random.key(0))
         held[id(part)].mask[...] = mask
     for slot in slots(copy):

@@ -22,7 +22,7 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from experiments import common, dst_lstm, dst_mnist
+from experiments import common, dst_lstm, dst_mnist, gibbs_cifar, structured
 from experiments.common.convolution import conv_as_matmul, max_pool
 
 ROOT = Path(__file__).parent.parent
@@ -258,3 +258,66 @@ def test_each_step_prepares_its_images_with_a_new_key_of_the_run(over) -> None:
     losses = two_epochs([1, 2])
     assert len(np.unique(losses)) == 8
     np.testing.assert_allclose(two_epochs([2])[0], losses[1], rtol=1e-6)
+
+
+def test_gibbs_cifar_quick(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    settings = dataclasses.replace(
+        gibbs_cifar.QUICK, structures=("filter",), epochs=2, density=0.25, out=str(tmp_path)
+    )
+    gibbs_cifar.main(settings)
+    printed = capsys.readouterr().out
+    assert all(f"filter, {name}" in printed for name in ("Gibbs", "magnitude", "random"))
+    finals = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("*/final.json")}
+    assert len(finals) == 4 and finals["dense"]["accuracy"][0] > 0.5
+    for name in finals.keys() - {"dense"}:
+        assert finals[name]["density"] == [0.25]
+    assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+    gibbs_cifar.main(settings)  # complete: prints again, trains nothing
+    assert capsys.readouterr().out == printed
+
+
+def test_structured_quick(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    settings = dataclasses.replace(
+        structured.QUICK,
+        methods=("magnitude", "L0"),
+        densities=(0.25,),
+        prices=(1e-2,),
+        epochs=2,
+        out=str(tmp_path),
+    )
+    structured.main(settings)
+    printed = capsys.readouterr().out
+    assert "L0, channels, 0.01" in printed and "magnitude, N of 8, 0.25" in printed
+    finals = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("*/final.json")}
+    assert finals["magnitude, filters, 0.25"]["density"] == [0.25]
+    assert finals["magnitude, filters, 0.25"]["channels"][0] < 0.7
+    assert finals["magnitude, N of 8, 0.25"]["channels"][0] == 1.0
+    assert (tmp_path / "tradeoff.png").stat().st_size > 10_000
+
+
+def test_gradual_pruning_and_random_masks_keep_their_density() -> None:
+    unit = js.Kernel()
+    control = gibbs_cifar.Gradual(density=0.1, unit=unit, last=20, every=5)
+    model = js.sparsify(common.SmallConvNet(nnx.Rngs(0)), (gibbs_cifar.SPARSE, js.Held()))
+    densities = []
+    for step in range(26):
+        control.apply(model, jnp.zeros(()), jnp.array(step))
+        densities.append(js.report(model).density)
+    assert densities[0] == 1.0 and densities == sorted(densities, reverse=True)
+    assert densities[20:] == pytest.approx([0.1] * 6, abs=1e-3)
+    random = gibbs_cifar.with_random_masks(model, unit, 0.1, jax.random.key(0))
+    assert js.report(random).density == pytest.approx(0.1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: gibbs_cifar.Settings(density=1.0), "--density is a fraction"),
+        (lambda: gibbs_cifar.Settings(stretch=0), "--stretch and --samples are 1 or more"),
+        (lambda: structured.Settings(densities=(0.3,)), "multiples of 1/8"),
+        (lambda: structured.Settings(prices=(0.0,)), "--prices are above 0"),
+    ],
+)
+def test_bad_settings_of_comparisons(make, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()

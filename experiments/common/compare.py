@@ -149,8 +149,7 @@ def plot_tradeoff(
                     linewidth=1.5,
                     capsize=2,
                 )
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter("{x:g}")
+            axes.set_xlim(0, 104)
             axes.set_xlabel(label)
             axes.set_ylim(lowest - 0.05 * (top - lowest) - 0.1, top + 0.05 * (top - lowest) + 0.1)
             axes.grid(alpha=0.3)
@@ -158,7 +157,7 @@ def plot_tradeoff(
     for axes, panel in zip(grid[0], panels, strict=True):
         axes.set_title(panel, fontsize=11)
     handles = [_line(colour, "-", method) for colour, method in zip(COLOURS, methods, strict=False)]
-    handles.append(_line("0.4", "--", f"dense, {percent(dense)} %"))
+    handles.append(_line("0.4", "--", f"dense, {100 * np.mean(dense):.2f} %"))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
     save(figure, path)
 
@@ -209,6 +208,6 @@ def plot_ranks(
     axes.set_ylabel("test accuracy [%]")
     axes.grid(axis="y", alpha=0.3)
     handles = [_line(colour, "-", name) for colour, name in zip(COLOURS, methods, strict=False)]
-    handles.append(_line("0.4", "--", f"dense, {percent(dense)} %"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
+    handles.append(_line("0.4", "--", f"dense, {100 * np.mean(dense):.2f} %"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
     save(figure, path)
