@@ -1,6 +1,7 @@
 """Networks for MNIST: the two LeNets of the pruning literature, started as PyTorch starts them, and
 a small one for a quick look."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -53,12 +54,16 @@ class LeNet5(nnx.Module):
 
 
 class SmallConvNet(nnx.Module):
-    """Three 3x3 convolutions with batch norm on images of half size: learns digits in seconds.
+    """Three 3x3 convolutions with norms on images of half size: learns digits in seconds.
 
     The pattern `convs/.*/kernel` takes the last two, 13,824 weights, and leaves stem and head.
+
+    Args:
+      rngs: for the start.
+      norm: what normalises, such as `nnx.LayerNorm`.
     """
 
-    def __init__(self, rngs: nnx.Rngs):
+    def __init__(self, rngs: nnx.Rngs, norm: Callable = partial(nnx.BatchNorm, momentum=0.9)):
         def conv(inputs: int, outputs: int) -> nnx.Conv:
             return nnx.Conv(
                 inputs,
@@ -70,7 +75,7 @@ class SmallConvNet(nnx.Module):
                 rngs=rngs,
             )
 
-        norm = partial(nnx.BatchNorm, momentum=0.9, rngs=rngs)
+        norm = partial(norm, rngs=rngs)
         self.stem = nnx.Sequential(conv(1, 16), norm(16), nnx.relu)
         self.convs = nnx.Sequential(
             conv(16, 32), norm(32), nnx.relu, conv(32, 32), norm(32), nnx.relu
