@@ -71,8 +71,8 @@ QUICK = Settings(
     samples=5000,
     quick=True,
 )
-# Layer norm in the small net: in a short run, statistics of batches that were drawn with other masks
-# do not suit the last ones.
+# Layer norm in the small net: in a short run, batch statistics gathered under other masks do not suit
+# the last ones.
 NETWORKS = {
     "resnet-20": partial(common.ResNet, 20),
     "small": partial(common.SmallConvNet, norm=nnx.LayerNorm),

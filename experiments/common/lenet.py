@@ -53,6 +53,9 @@ class LeNet5(nnx.Module):
         return self.fc2(nnx.relu(self.fc1(x.reshape(len(x), -1))))
 
 
+batch_norm = partial(nnx.BatchNorm, momentum=0.9)
+
+
 class SmallConvNet(nnx.Module):
     """Three 3x3 convolutions with norms on images of half size: learns digits in seconds.
 
@@ -63,7 +66,7 @@ class SmallConvNet(nnx.Module):
       norm: what normalises, such as `nnx.LayerNorm`.
     """
 
-    def __init__(self, rngs: nnx.Rngs, norm: Callable = partial(nnx.BatchNorm, momentum=0.9)):
+    def __init__(self, rngs: nnx.Rngs, norm: Callable = batch_norm):
         def conv(inputs: int, outputs: int) -> nnx.Conv:
             return nnx.Conv(
                 inputs,
