@@ -71,8 +71,8 @@ QUICK = Settings(
     samples=5000,
     quick=True,
 )
-# Layer norm in the small net: in a short run, batch statistics gathered under other masks do not suit
-# the last ones.
+# Layer norm in the small net: in a short run, batch statistics gathered under other masks do not
+# suit the last ones.
 NETWORKS = {
     "resnet-20": partial(common.ResNet, 20),
     "small": partial(common.SmallConvNet, norm=nnx.LayerNorm),
@@ -136,11 +136,11 @@ def main(settings: Settings) -> None:
     rate = optax.piecewise_constant_schedule(settings.learning_rate, {round(0.8 * steps): 0.1})
     made = contestants(settings, steps)
     found = common.compare(settings, made, optax.adam(rate), images, inputs)
-    columns = ("density", "channels", "accuracy", "best")
+    columns = ("density", "channels", "accuracy")
     rows = [[name, *(common.percent(found[name][c]) for c in columns)] for name in found]
     what = f"{settings.network}, {settings.epochs} epochs, {settings.seeds} seeds"
     print(f"{images.name}, {what}, last epoch (test data):\n")
-    header = ["", "density [%]", "channels left [%]", "accuracy [%]", "best epoch [%]"]
+    header = ["", "density [%]", "channels left [%]", "accuracy [%]"]
     print(common.table(header, rows))
     points = [
         common.Point(*name.split(", ")[:2], numbers)
