@@ -31,7 +31,8 @@ def plan(params: Any, *rules: tuple[str, Rule]) -> dict[str, Rule]:
     Args:
       params: tree of arrays; a leaf's path joins its keys by slashes, as in "Dense_0/kernel".
       *rules: pairs of a regular expression, matched against the whole path, and a rule. The first
-        match wins; a leaf without a match stays dense.
+        match wins; a leaf without a match stays dense. Its axes are [spatial..., in, out]; for
+        others, such as the projections of attention, give the rule a `Role`.
 
     Returns:
       Rule by path.

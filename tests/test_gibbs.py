@@ -140,6 +140,23 @@ def test_for_high_beta_the_density_is_the_target(unit, density: float) -> None:
     np.testing.assert_array_equal(mask(weight, js.tree.settled({"": state})[""]), want)
 
 
+@pytest.mark.parametrize("coupling", [0.01, 100.0])
+@pytest.mark.parametrize("block", [(2, 4), (4, 4)])
+def test_ragged_blocks_and_strong_couplings_end_at_the_largest(block, coupling: float) -> None:
+    weight = 0.05 * jax.random.normal(KEY, (3, 10, 13))
+    rule = js.Gibbs(density=0.3, beta=1e6, unit=js.Block(block), coupling=coupling, sweeps=5)
+    state = rule.init(weight, KEY)
+    drawn = np.asarray(jax.jit(rule.mask)(weight, state))
+    assert (drawn == rule.mask(weight, {})).mean() > 0.97  # all but one unit, nearly at the cut
+
+
+def test_a_draw_that_was_cast_is_refused() -> None:
+    layer = js.Linear(4, 3, rule=js.Gibbs(density=0.5, beta=1.0), rngs=nnx.Rngs(0))
+    layer.kernel.draw[...] = layer.kernel.draw[...].astype(jnp.bfloat16)
+    with pytest.raises(TypeError, match="cannot count train steps; cast the parameters"):
+        js.advance(layer)
+
+
 def test_a_whole_model_is_cut_at_one_place() -> None:
     model = nnx.Sequential(*(nnx.Linear(20, 20, rngs=nnx.Rngs(n)) for n in range(2)))
     model.layers[1].kernel[...] *= 3.0
@@ -191,7 +208,9 @@ def test_only_drawn_weights_receive_the_gradient() -> None:
         ({"beta": -1.0}, "beta is 0 or more, got -1"),
         ({"beta": float("nan")}, "beta is 0 or more, got nan"),
         ({"coupling": -0.1}, "coupling is 0 or more"),
-        ({"sweeps": 0}, "sweeps is 1 or more, got 0"),
+        ({"sweeps": 0}, "sweeps is a whole number, 1 or more; got 0"),
+        ({"pairs_up_to": 9.5}, "pairs_up_to is a whole number, 1 or more; got 9.5"),
+        ({"beta": "x"}, "beta is a number or a curve of schedule, got 'x'"),
         ({"scope": js.Each()}, "no unit competes, so Gibbs would keep all"),
         ({"scope": js.Groups(4)}, "axis 2 has length 2, not a multiple of 4"),
     ],

@@ -80,6 +80,11 @@ def test_what_makes_no_sense_is_refused_with_a_way_out(make: Callable, scope, wo
         make(scope=scope)
 
 
+def test_a_class_in_place_of_a_unit_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"kernel: unit is the class Filter; give one: Filter\(\)"):
+        js.Linear(4, 4, rule=js.Top(density=0.5, unit=js.Filter), rngs=nnx.Rngs(0))
+
+
 def test_heads_need_an_axis_of_heads() -> None:
     with pytest.raises(ValueError, match=r"Head\(\) needs an axis of attention heads"):
         js.Top(density=0.5, unit=js.Head()).init(WEIGHT, KEY)

@@ -97,6 +97,11 @@ def percent(values: Sequence[float]) -> str:
     return mean_std([100 * value for value in values])
 
 
+def deviation(values: Sequence[float]) -> float:
+    """Sample standard deviation; 0 for one value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
 class Point(NamedTuple):
     """A contestant in a picture.
 
@@ -142,7 +147,7 @@ def plot_tradeoff(
                 axes.errorbar(
                     [100 * np.mean(n[key]) for n in mine],
                     [100 * np.mean(n["accuracy"]) for n in mine],
-                    yerr=[100 * np.std(n["accuracy"]) for n in mine],
+                    yerr=[100 * deviation(n["accuracy"]) for n in mine],
                     color=colour,
                     marker="o",
                     markersize=4,

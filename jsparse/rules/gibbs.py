@@ -17,7 +17,8 @@
    unit are drawn in turn, each given the other (chromatic Gibbs sampling), from the state in which
    the unit ends.
 4. beta rises while training: from fair coins at beta = 0 to the largest units for beta -> infinity.
-   In eval mode the largest units are kept.
+   In eval mode the largest units are kept. A weight that equals the cut, as all do in a layer of
+   zeros, is a fair coin at any beta.
 
 Numbers: `experiments/gibbs_cifar.py`. The paper's tables are not at hand; no figure is compared.
 """
@@ -28,6 +29,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jsparse.pattern import (
@@ -44,6 +46,7 @@ from jsparse.pattern import (
 )
 from jsparse.rules.rule import (
     State,
+    check_not_negative,
     check_rivalry,
     check_weight,
     compete,
@@ -62,6 +65,9 @@ class Gibbs:
     """Draw the mask from a Gibbs distribution over the squares of the weights.
 
         p(x) ~ exp(-beta H(x)),   W' = W * (x + 1) / 2,   dL/dW = dL/dW' * (x + 1) / 2
+
+    In eval mode the largest units are kept; the authors do so for kernels and filters, and draw
+    single weights at the last beta.
 
     The authors' code draws single weights and halves with beta where p(x) has 2 beta, and small
     units as p(x) has it. That is the default, so that their schedules transfer; `exact` draws all
@@ -109,15 +115,15 @@ class Gibbs:
     def __post_init__(self) -> None:
         check_density(self.density)
         check_rivalry("Gibbs", self.scope)
-        numbers = {"coupling": self.coupling}
+        check_not_negative(coupling=self.coupling)
         if not callable(self.beta):
-            numbers["beta"] = self.beta
-        for name, value in numbers.items():
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} is 0 or more, got {value}")
+            if not isinstance(self.beta, int | float):
+                raise ValueError(f"beta is a number or a curve of schedule, got {self.beta!r}")
+            check_not_negative(beta=self.beta)
         for name in ("sweeps", "pairs_up_to"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is 1 or more, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is a whole number, 1 or more; got {value!r}")
 
     def init(self, weight: Array, key: Array) -> State:
         """Where the random numbers come from, [2]; for a whole model the cut, [].
@@ -140,7 +146,7 @@ class Gibbs:
         """[...] as the weight, 0 or 1, constant for differentiation."""
         score = self.score(weight, state)
         tile = self.unit.tile(weight.shape, self.role)
-        if "draw" not in state or weight.size == 0:
+        if "draw" not in state or weight.size == 0 or self.density == 1:
             return spread(compete(self, score, state).astype(weight.dtype), tile, weight.shape)
         cut = cut_of(self, score, state)
         square = lax.stop_gradient(weight).astype(score.dtype) ** 2
@@ -153,7 +159,7 @@ class Gibbs:
         elif math.prod(tile) <= self.pairs_up_to:
             kept = self._pairs(key, field, tile, beta)
         else:
-            kept = self._halves(key, field, tile, factor * beta, score > cut)
+            kept = self._halves(key, field, tile, factor * beta, compete(self, score, state))
         return kept.astype(weight.dtype)
 
     def apply(self, weight: Array, state: State) -> Array:
@@ -173,7 +179,7 @@ class Gibbs:
 
         With r_i = exp(-2 beta b_i), and m of the weights before i kept, the weights from i on have
 
-            Z_i(m) = Z_{i+1}(m) + r_i Z_{i+1}(m + 1),   Z_{n+1}(m) = exp(beta c (2 m - n)^2),
+            Z_i(m) = Z_{i+1}(m) + r_i Z_{i+1}(m + 1),   Z_{n+1}(m) ~ exp(beta c (2 m - n)^2),
 
         and weight i is kept with probability r_i Z_{i+1}(m + 1) / Z_i(m).
         """
@@ -182,7 +188,7 @@ class Gibbs:
         ratio = jnp.where(inside, -2.0 * beta * by_unit(field, tile), -jnp.inf)  # log r
         n = len(ratio)
         kept = jnp.arange(n + 1, dtype=field.dtype).reshape(-1, *(1 for _ in ratio.shape[1:]))
-        last = beta * self.coupling * (2.0 * kept - sizes[None]) ** 2
+        last = -4.0 * beta * self.coupling * kept * (sizes[None] - kept)
         last = last + jnp.zeros_like(ratio[:1])  # sharded as the fields are
 
         def shift(z: Array) -> Array:
@@ -209,8 +215,11 @@ class Gibbs:
     ) -> Array:
         """Both halves of each unit drawn in turn, bool [...] as the field."""
         axis = self._split(tile)
-        place = jnp.arange(field.shape[axis]) % tile[axis]
-        first = (place < tile[axis] // 2).reshape(
+        length = tile[axis]
+        place = np.arange(field.shape[axis])
+        start = place - place % length
+        extent = np.minimum(length, field.shape[axis] - start)  # less at a ragged edge
+        first = jnp.asarray(place - start < extent // 2).reshape(
             [-1 if a == axis else 1 for a in range(field.ndim)]
         )
         halves = (first, ~first)

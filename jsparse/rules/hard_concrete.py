@@ -10,7 +10,7 @@
        P(z > 0) = sigmoid(log a - beta log(-gamma / zeta)).
 6. After each step log a is cut off at log 0.01 and log 100.
 
-Numbers: measured in `experiments/structured.py`, with Filter and Channel units.
+Numbers: measured in `experiments/structured.py`, with Filter, Channel and Block units.
 """
 
 import math

@@ -5,7 +5,7 @@
 3. Going back, dtheta = G alpha |theta|^(alpha - 1): small weights hardly move.
 4. The largest are kept: M = top(|theta|), dtheta times M.
 
-Numbers: the paper shows LeNet-300-100 as a curve only. Measured in `experiments/structured.py`; for
+Numbers: the paper shows LeNet-300-100 as a curve only; no experiment yet. For
 units larger than a weight no figure is published.
 """
 

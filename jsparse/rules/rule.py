@@ -197,7 +197,16 @@ def draw_key(draw: Array) -> Array:
 
 
 def next_draw(draw: Array) -> Array:
-    """The source after one more train step."""
+    """The source after one more train step.
+
+    Raises:
+      TypeError: the draw was cast to a narrower type, in which it would stop counting.
+    """
+    if jnp.finfo(draw.dtype).bits < 32:
+        raise TypeError(
+            f"the draw of a rule has become {draw.dtype}, which cannot count train steps; cast the "
+            "parameters (nnx.Param) only, not the whole state"
+        )
     return draw + jnp.array([0.0, 1.0], draw.dtype)
 
 
@@ -220,6 +229,10 @@ def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
             f"the rule's role has {rule.role.stack} stacked axes, the weight {weight.shape} has "
             f"{weight.ndim} in all; give a smaller stack"
         )
+    for name in ("unit", "scope"):
+        given = getattr(rule, name, rule)
+        if isinstance(given, type):
+            raise TypeError(f"{name} is the class {given.__name__}; give one: {given.__name__}()")
     stack = weight.shape[: rule.role.stack]
     keys = jax.random.split(key, stack) if stack else key
     return over_stack(rule.init, len(stack))(weight, keys)

@@ -4,8 +4,8 @@
 2. Going back, the mask is passed straight through, and the masked weights decay:
        dW = G + decay * (1 - M) * W.
 
-Numbers: the published tables are ImageNet and were not run. Measured in
-`experiments/structured.py`.
+Numbers: the published tables are ImageNet and were not run. N of 8 on a
+small net in `experiments/structured.py`.
 """
 
 from dataclasses import dataclass
