@@ -1,7 +1,7 @@
 """Structured sparsity: four ways to choose filters, channels, blocks and N of M weights.
 
-Claim: what a method removes, and what that costs in accuracy, depends on the unit more than on the
-    method; only whole filters and channels leave a smaller dense network.
+Claim: at the same number of weights single weights cost least and whole filters most, but only
+    filters and channels leave a smaller dense network; which method is best depends on the unit.
 
 Paper: none has this comparison. The methods: Dynamic Sparse Training (Liu et al. 2020, thresholds
     on units), Gibbs pruning (Labach and Valaee 2020), magnitude with a straight-through gradient,
@@ -78,8 +78,8 @@ NETWORKS = {
     "small": partial(common.SmallConvNet, norm=nnx.LayerNorm),
 }
 UNITS = {"filters": Filter(), "channels": Channel(), "4x4 blocks": Block((4, 4))}
-BETAS = (10**-2.5, 1.0)
-"""Inverse temperatures of whole units, the authors'."""
+SMALL, LARGE = (1.0, 1e4, 0.01), (10**-2.5, 1.0, 1.0)
+"""Of Gibbs, the authors' for kernels and for filters: beta at the start and the end, coupling."""
 ALPHA = 1e-3
 """Of the learned thresholds at the start; steered to the density."""
 SPARSE = "(blocks|convs)/.*/kernel"
@@ -95,25 +95,29 @@ def contestants(settings: Settings, steps: int) -> dict[str, common.Contestant]:
         return common.Contestant(model, alpha, controls)
 
     made = {"dense": common.Contestant(make)}
-    beta = jsparse.schedule.geometric(*BETAS, first=0, last=round(0.64 * steps))
+
+    def gibbs(kind: tuple[float, float, float], **structure: Any) -> common.Contestant:
+        start, end, coupling = kind
+        beta = jsparse.schedule.geometric(start, end, first=0, last=round(0.64 * steps))
+        rule = jsparse.Gibbs(beta=beta, coupling=coupling, pairs_up_to=16, **structure)
+        return ruled(rule)
+
     for panel, unit in UNITS.items():
+        kind = SMALL if isinstance(unit, Block) else LARGE
         for density in settings.densities:
             made[f"DST, {panel}, {density}"] = ruled(
                 jsparse.Threshold(alpha=ALPHA, unit=unit, scope=Each()),
                 jsparse.TargetDensity(density=density, steps=steps),
             )
-            made[f"Gibbs, {panel}, {density}"] = ruled(
-                jsparse.Gibbs(density=density, beta=beta, unit=unit)
-            )
+            made[f"Gibbs, {panel}, {density}"] = gibbs(kind, density=density, unit=unit)
             made[f"magnitude, {panel}, {density}"] = ruled(jsparse.Top(density=density, unit=unit))
         for price in settings.prices:
             rule = jsparse.HardConcrete(lam=price, unit=unit)
             made[f"L0, {panel}, {price:g}"] = ruled(rule)
-    weights = jsparse.schedule.geometric(1.0, 1e4, first=0, last=round(0.64 * steps))
     for density in settings.densities:
         options = {"density": density, "scope": Groups(GROUP)}
         panel = f"N of {GROUP}"
-        made[f"Gibbs, {panel}, {density}"] = ruled(jsparse.Gibbs(beta=weights, **options))
+        made[f"Gibbs, {panel}, {density}"] = gibbs(SMALL, **options)
         made[f"magnitude, {panel}, {density}"] = ruled(jsparse.Top(**options))
         made[f"SR-STE, {panel}, {density}"] = ruled(jsparse.SRSTE(**options))
     keep = (*settings.methods, "dense")

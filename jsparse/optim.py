@@ -12,7 +12,7 @@ from jsparse.rules.threshold import Threshold
 from jsparse.schedule import check_density, cubic
 from jsparse.slots import sparse_parts
 from jsparse.sparse import Setting, Sparse
-from jsparse.surgery import advance_in_place
+from jsparse.surgery import advance_in_place, share_cuts_in_place
 
 
 class Control(Protocol):
@@ -67,6 +67,7 @@ class Optimizer(nnx.Optimizer):
         if not isinstance(controls, tuple):
             raise TypeError(f"controls is a tuple, such as (TargetDensity(...),); got {controls!r}")
         super().__init__(model, tx, wrt=wrt)
+        share_cuts_in_place(model)
         self.controls = controls
         self.memory = Setting(
             jnp.stack([c.init(model) for c in controls]) if controls else jnp.zeros(0)

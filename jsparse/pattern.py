@@ -153,7 +153,8 @@ class Whole:
 class WholeModel:
     """All units of all layers under equal rules together: a global density.
 
-    Where the model is cut follows the weights at each train step. Equal scores at the cut are all
+    Where the model is cut follows the weights at each train step; after setting weights by hand
+    call `advance`. Equal scores at the cut are all
     kept, such as those of a layer of zeros.
     """
 

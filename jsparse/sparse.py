@@ -128,7 +128,7 @@ class Sparse(nnx.Module):
     def value(self, value: Array) -> None:
         if value.shape != self.weight.shape:
             raise ValueError(f"got shape {value.shape}; the weight has {self.weight.shape}")
-        self.weight[...] = value
+        self[...] = value
 
     def get_value(self) -> Array:
         """The masked weight."""
@@ -138,6 +138,11 @@ class Sparse(nnx.Module):
         return self.read()[index]
 
     def __setitem__(self, index: Any, value: Array) -> None:
+        if self.reparameterised:
+            raise ValueError(
+                f"{type(self.rule).__name__} holds a parameter in place of the weight; set the "
+                "weight before sparsify, or this parameter through .weight"
+            )
         self.weight[index] = value
 
     def __jax_array__(self) -> Array:

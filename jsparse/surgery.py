@@ -70,7 +70,7 @@ def sparsify_in_place(
     for slot in found:
         if id(slot.value) in made:
             slot.put(made[id(slot.value)])
-    _share_cuts(model)
+    share_cuts_in_place(model)
 
 
 def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
@@ -300,11 +300,11 @@ def advance_in_place(model: nnx.Module) -> None:
     """`advance`, written into the model's own variables."""
     for part in sparse_parts(model).values():
         part.set_state(part.advanced())
-    _share_cuts(model)
+    share_cuts_in_place(model)
 
 
-def _share_cuts(model: nnx.Module) -> None:
-    """Cut whole models anew, in place."""
+def share_cuts_in_place(model: nnx.Module) -> None:
+    """Cut a whole model anew where its units compete: weights were set, or layers joined."""
     parts = [part for part in sparse_parts(model).values() if "cut" in part.state_names]
     shared = share_cuts(
         [part.rule for part in parts],

@@ -140,6 +140,25 @@ def test_for_high_beta_the_density_is_the_target(unit, density: float) -> None:
     np.testing.assert_array_equal(mask(weight, js.tree.settled({"": state})[""]), want)
 
 
+@pytest.mark.parametrize(("beta", "coupling"), [(1e4, 0.01), (1e4, 1.0), (1e6, 1.0)])
+def test_strong_couplings_leave_all_or_nothing(beta: float, coupling: float) -> None:
+    """A kernel is kept whole with probability sigmoid(-2 beta sum b), here 0.73, also then."""
+    count = 4000
+    # squares 1 and a little beside: the cut lies half-way between the two kinds of kernels
+    square = np.where(np.arange(count) % 2, 1.0, 1.0 + 2.0 / (18 * beta))
+    weight = jnp.asarray(np.sqrt(np.broadcast_to(square, (3, 3, 1, count))), jnp.float32)
+    rule = js.Gibbs(density=0.5, beta=beta, unit=js.Kernel(), coupling=coupling)
+    kept = np.asarray(jax.jit(rule.mask)(weight, rule.init(weight, KEY))).reshape(9, count)
+    assert (kept == kept[:1]).all()
+    score = rule.score(weight, {})
+    gap = np.asarray(score - cuts(score, 0.5, rule.scope, rule.role), np.float64).ravel()
+    odds = 9 * 2 * beta * gap
+    want = 1 / (1 + np.exp(-odds))
+    # 4000 coins: 5 deviations, passed with a probability below 1e-6
+    deviation = np.sqrt((want * (1 - want)).sum())
+    assert abs(kept[0][want > 0.5].sum() - want[want > 0.5].sum()) < 5 * deviation
+
+
 @pytest.mark.parametrize("coupling", [0.01, 100.0])
 @pytest.mark.parametrize("block", [(2, 4), (4, 4)])
 def test_ragged_blocks_and_strong_couplings_end_at_the_largest(block, coupling: float) -> None:
@@ -152,7 +171,8 @@ def test_ragged_blocks_and_strong_couplings_end_at_the_largest(block, coupling: 
 
 def test_a_draw_that_was_cast_is_refused() -> None:
     layer = js.Linear(4, 3, rule=js.Gibbs(density=0.5, beta=1.0), rngs=nnx.Rngs(0))
-    layer.kernel.draw[...] = layer.kernel.draw[...].astype(jnp.bfloat16)
+    state = nnx.state(layer)
+    nnx.update(layer, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), state))
     with pytest.raises(TypeError, match="cannot count train steps; cast the parameters"):
         js.advance(layer)
 

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -61,6 +63,13 @@ def test_half_is_kept_in_every_scope(make: Callable, scope, axes) -> None:
     else:
         others = tuple(a for a in range(4) if a not in axes)
         np.testing.assert_array_equal(kept.mean(axis=others), 0.5)
+
+
+@pytest.mark.parametrize("make", COMPETING.values(), ids=COMPETING)
+def test_units_that_are_alone_in_their_scope_are_refused(make: Callable) -> None:
+    for scope in (js.PerOutput(), js.Groups(1)):
+        with pytest.raises(ValueError, match=r"each is alone .* use Whole\(\) or WholeModel"):
+            make(unit=js.Filter(), scope=scope).init(WEIGHT, KEY)
 
 
 REFUSED = [
@@ -121,6 +130,35 @@ def test_a_whole_model_keeps_the_largest_of_all_layers() -> None:
     planned = js.tree.mask(plan, params, *js.tree.init(plan, params, KEY))
     for ours, other in zip(js.masks(model).values(), planned.values(), strict=True):
         np.testing.assert_array_equal(ours, other)
+
+
+def test_layers_that_were_joined_are_cut_together_by_the_optimizer() -> None:
+    rule = js.Top(density=0.1, scope=js.WholeModel())
+    layers = [js.Linear(20, 20, rule=rule, rngs=nnx.Rngs(n)) for n in range(2)]
+    layers[1].kernel.weight[...] *= 5.0
+    model = nnx.Sequential(*layers)
+    js.Optimizer(model, optax.sgd(0.1))
+    first, second = (float(mask.mean()) for mask in js.masks(model).values())
+    assert first + second == pytest.approx(0.2) and second > 0.15
+
+
+def test_first_scores_know_nothing_of_the_weights() -> None:
+    """Though models and rules start from the same default keys."""
+    kernel = js.sparsify(
+        nnx.Linear(100, 100, rngs=nnx.Rngs(0)), ("kernel", js.Movement(density=0.1))
+    ).kernel
+    scores, weight = np.ravel(kernel.scores[...]), np.ravel(kernel.weight[...])
+    assert abs(np.corrcoef(scores / 1e-20, weight)[0, 1]) < 0.05  # 5 deviations of 10,000 pairs
+
+
+def test_a_reparameterised_weight_cannot_be_set_as_a_weight() -> None:
+    layer = js.Linear(3, 3, rule=js.Powerpropagation(), rngs=nnx.Rngs(0))
+    for setter in (
+        lambda: layer.kernel.__setitem__(..., 1.0),
+        lambda: setattr(layer.kernel, "value", jnp.ones((3, 3))),
+    ):
+        with pytest.raises(ValueError, match="set the weight before sparsify"):
+            setter()
 
 
 def _parts(model: nnx.Module) -> list[js.Sparse]:

@@ -196,7 +196,7 @@ class Gibbs:
 
         def back(z: Array, log_r: Array) -> tuple[Array, Array]:
             odds = log_r[None] + shift(z) - z
-            return z + jax.nn.softplus(odds), odds
+            return jnp.logaddexp(z, log_r[None] + shift(z)), odds
 
         _, odds = lax.scan(back, last, ratio, reverse=True)
         noise = jax.random.logistic(key, ratio.shape, field.dtype)

@@ -15,6 +15,8 @@ from jsparse.score import magnitude
 from jsparse.selection import common_cut, cuts, rivals, winners
 
 State = dict[str, Array]
+APART = 0x6A73
+"""Folded into the keys of rules: the layers of a model may have been started from the same keys."""
 
 
 class Rule(Protocol):
@@ -134,10 +136,16 @@ def with_cut(rule: Rival, weight: Array, state: State) -> State:
     """The state at the start, with the cut that units of a whole model need.
 
     Raises:
-      ValueError: the groups of the scope do not divide the axis that they lie on.
+      ValueError: the groups of the scope do not divide the axis that they lie on, or no unit
+        competes with another.
     """
     score = rule.score(weight, state)
-    rivals(score.shape, rule.scope, rule.role)
+    shape, axes = rivals(score.shape, rule.scope, rule.role)
+    if score.size > 1 and all(shape[a] == 1 for a in axes):
+        raise ValueError(
+            f"of units {rule.unit} on a weight {weight.shape}, each is alone in its scope "
+            f"{rule.scope} and nothing would be dropped; use Whole() or WholeModel(), or other units"
+        )
     if not isinstance(rule.scope, WholeModel):
         return state
     return state | {"cut": common_cut([score], rule.kept(state))}
@@ -233,6 +241,7 @@ def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
         given = getattr(rule, name, rule)
         if isinstance(given, type):
             raise TypeError(f"{name} is the class {given.__name__}; give one: {given.__name__}()")
+    key = jax.random.fold_in(key, APART)
     stack = weight.shape[: rule.role.stack]
     keys = jax.random.split(key, stack) if stack else key
     return over_stack(rule.init, len(stack))(weight, keys)
