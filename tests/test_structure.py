@@ -68,7 +68,7 @@ def test_half_is_kept_in_every_scope(make: Callable, scope, axes) -> None:
 @pytest.mark.parametrize("make", COMPETING.values(), ids=COMPETING)
 def test_units_that_are_alone_in_their_scope_are_refused(make: Callable) -> None:
     for scope in (js.PerOutput(), js.Groups(1)):
-        with pytest.raises(ValueError, match=r"each is alone .* use Whole\(\) or WholeModel"):
+        with pytest.raises(ValueError, match=r"each is alone .* use Whole\(\), WholeModel"):
             make(unit=js.Filter(), scope=scope).init(WEIGHT, KEY)
 
 

@@ -144,7 +144,7 @@ def with_cut(rule: Rival, weight: Array, state: State) -> State:
     if score.size > 1 and all(shape[a] == 1 for a in axes):
         raise ValueError(
             f"of units {rule.unit} on a weight {weight.shape}, each is alone in its scope "
-            f"{rule.scope} and nothing would be dropped; use Whole() or WholeModel(), or other units"
+            f"{rule.scope} and nothing would be dropped; use Whole(), WholeModel() or another unit"
         )
     if not isinstance(rule.scope, WholeModel):
         return state
