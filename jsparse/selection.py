@@ -83,32 +83,10 @@ def top(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
       [True, False, True, False]
     """
     size = math.prod(score.shape[a] for a in axes)
-    return highest(score, _keep(density, size), axes)
-
-
-@partial(jax.jit, static_argnames="axes")
-def highest(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
-    """`top` by number: exactly `keep` of the scores along `axes`.
-
-    Args:
-      score: [...], any real type; compared as float32.
-      keep: integer, [] or of length 1 along axes and of the score's elsewhere; from 0 to the number
-        of scores that compete; may be traced.
-      axes: the axes along which scores compete; () keeps all.
-
-    Returns:
-      bool [...], True = kept.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> highest(jnp.array([3.0, 1.0, 2.0]), jnp.array(2), (0,)).tolist()
-      [True, False, True]
-    """
-    size = math.prod(score.shape[a] for a in axes)
     if not axes or score.size == 0:
         return jnp.ones(score.shape, bool)
     count = lambda marked: marked.sum(axis=axes, keepdims=True, dtype=jnp.int32)
-    order = _ordered(score)
+    keep, order = _keep(density, size), _ordered(score)
     none = _zeros(order, axes)
     last = _largest(lambda trial: count(order >= trial) >= keep, none, 32)
     above, level = order > last, order == last
