@@ -1,4 +1,4 @@
-"""Structured sparsity: four ways to choose filters, channels, blocks and N of M weights.
+"""Structured sparsity: five ways to choose filters, channels, blocks and N of M weights.
 
 Claim: at the same number of weights single weights cost least and whole filters most, but only
     filters and channels leave a smaller dense network; which method is best depends on the unit.

@@ -15,7 +15,9 @@ from flax import nnx
 import jsparse as js
 from tests.cases import LAYERS, RULES, parts, sparse
 
-# the first rule of each class faces every layer and every property, its variants the main ones
+SCALING = (js.HardConcrete, js.SoftThreshold, js.Powerpropagation)
+"""Rules that change the value of what they keep."""
+# the first rule of each class faces every layer, its variants a few
 FIRST = tuple({type(rule): name for name, rule in reversed(RULES.items())}.values())
 FEW = ("linear", "grouped conv", "stacked")
 PAIRS = [
@@ -59,6 +61,8 @@ def test_every_rule_on_every_layer(rule: str, layer: str) -> None:
         assert mask.shape == weight.shape
         assert set(np.unique(mask)) <= {0.0, 1.0}
         np.testing.assert_array_equal(read != 0, mask == 1)
+        if not isinstance(RULES[rule], SCALING):
+            np.testing.assert_array_equal(read, weight * mask)
     for same in outs:
         for other in same[1:]:
             np.testing.assert_allclose(other, same[0], rtol=1e-5, atol=1e-5)
@@ -66,8 +70,10 @@ def test_every_rule_on_every_layer(rule: str, layer: str) -> None:
     assert_only_learned_changed(before, nnx.state(model))
 
 
-@pytest.mark.parametrize("layer", ["linear", "shared"])
-@pytest.mark.parametrize("rule", FIRST)
+@pytest.mark.parametrize(
+    ("rule", "layer"),
+    [(rule, "linear") for rule in RULES] + [("threshold", layer) for layer in LAYERS],
+)
 def test_gradients_flow_through_resolve(rule: str, layer: str) -> None:
     case, model = LAYERS[layer], sparse(rule, layer)
     of = nnx.jit(lambda m: nnx.grad(loss)(m, case.call))
@@ -89,7 +95,7 @@ def assert_only_learned_changed(before: nnx.State, after: nnx.State) -> None:
             assert (a != b).any(), path
 
 
-@pytest.mark.parametrize("rule", FIRST)
+@pytest.mark.parametrize("rule", RULES)
 def test_equal_rules_trace_once_and_jit_is_eager(rule: str) -> None:
     call, traces = LAYERS["linear"].call, 0
 
@@ -106,7 +112,7 @@ def test_equal_rules_trace_once_and_jit_is_eager(rule: str) -> None:
     assert traces == 1
 
 
-@pytest.mark.parametrize("rule", FIRST)
+@pytest.mark.parametrize("rule", RULES)
 def test_a_forward_pass_writes_nothing(rule: str) -> None:
     model = sparse(rule, "linear")
     before = jax.tree.map(jnp.copy, nnx.state(model))
@@ -128,7 +134,7 @@ def test_a_fresh_model_is_the_dense_one(rule: str, layer: str) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "layer"),
-    [(rule, "linear") for rule in FIRST] + [("threshold", layer) for layer in LAYERS],
+    [(rule, "linear") for rule in RULES] + [("threshold", layer) for layer in LAYERS],
 )
 def test_saved_and_loaded(rule: str, layer: str) -> None:
     """The state as plain arrays, put into a model made anew, gives the same outputs."""
@@ -141,7 +147,7 @@ def test_saved_and_loaded(rule: str, layer: str) -> None:
     np.testing.assert_array_equal(case.call(fresh), case.call(model))
 
 
-@pytest.mark.parametrize("rule", FIRST)
+@pytest.mark.parametrize("rule", RULES)
 def test_bfloat16(rule: str) -> None:
     model = js.sparsify(
         nnx.Linear(4, 6, param_dtype=jnp.bfloat16, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)),
@@ -179,7 +185,7 @@ def test_same_mask_on_eight_devices(rule: str, kind: str) -> None:
     mask = jax.jit(RULES[rule].mask)
     one = mask(weight, state)
     mesh = jax.make_mesh((8,), ("x",), axis_types=(getattr(jax.sharding.AxisType, kind),))
-    for parted in [jax.P("x"), jax.P(None, "x")][: 2 if rule in FIRST else 1]:
+    for parted in (jax.P("x"), jax.P(None, "x")):
         with jax.set_mesh(mesh):
             sharded = jax.device_put(weight, jax.sharding.NamedSharding(mesh, parted))
             state = RULES[rule].init(sharded, jax.random.key(1))
