@@ -1,6 +1,7 @@
 """jsparse: neural networks that become sparse while they train, in JAX and Flax."""
 
 from jsparse import layers as layers
+from jsparse import prune as prune
 from jsparse import schedule as schedule
 from jsparse import tree as tree
 from jsparse.layers import Conv as Conv

@@ -69,9 +69,13 @@ class Optimizer(nnx.Optimizer):
         super().__init__(model, tx, wrt=wrt)
         share_cuts_in_place(model)
         self.controls = controls
-        self.memory = Setting(
-            jnp.stack([c.init(model) for c in controls]) if controls else jnp.zeros(0)
-        )
+        memories = [c.init(model) for c in controls]
+        if len({jnp.shape(memory) for memory in memories}) > 1:
+            raise ValueError(
+                f"controls have memories of shapes {[jnp.shape(m) for m in memories]}; give them "
+                "one shape, padding the smaller"
+            )
+        self.memory = Setting(jnp.stack(memories) if controls else jnp.zeros(0))
 
     def update(self, model: nnx.Module, grads: Any, /, **kwargs: Any) -> Any:
         """Update the weights by the gradients, then run the events, in place.

@@ -154,8 +154,7 @@ class WholeModel:
     """All units of all layers under equal rules together: a global density.
 
     Where the model is cut follows the weights at each train step; after setting weights by hand
-    call `advance`. Equal scores at the cut are all
-    kept, such as those of a layer of zeros.
+    call `advance`. Of equal scores those of the first layers are kept.
     """
 
     def axes(self, ndim: int, role: Role) -> tuple[int, ...]:

@@ -6,7 +6,9 @@ A curve is a frozen value that can be called, so that equal curves compare equal
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -127,6 +129,19 @@ def at(value: float | Schedule, step: Array) -> Array:
     return curve(step)
 
 
+def ends(value: float | Schedule) -> tuple[float, float]:
+    """The number twice, or a curve's values at step 0 and after 2^24 steps.
+
+    Raises:
+      TypeError: neither a number nor a curve.
+    """
+    if not (callable(value) or isinstance(value, Real)):
+        raise TypeError(f"got {value!r}; give a number, or a curve such as schedule.cubic(...)")
+    with jax.ensure_compile_time_eval():
+        first, last = (float(at(value, jnp.asarray(step))) for step in (0, 2**24))
+    return first, last
+
+
 def uniform(shapes: Shapes, density: float) -> dict[str, float]:
     """The same density for each layer.
 
@@ -207,7 +222,7 @@ def check_density(density: float) -> float:
     Raises:
       ValueError: it is not.
     """
-    if not (isinstance(density, float | int) and 0.0 < density <= 1.0):
+    if not (isinstance(density, Real) and 0.0 < density <= 1.0):
         raise ValueError(
             f"density is the fraction of weights kept, in (0, 1]; got {density!r}. "
             "For a sparsity s give density = 1 - s"

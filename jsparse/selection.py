@@ -14,8 +14,6 @@ from jax import Array, lax
 
 from jsparse.pattern import Groups, Role, Scope
 
-Reduce = Callable[[Callable, Array], Array]
-
 
 def rivals(
     grid: tuple[int, ...], scope: Scope, role: Role
@@ -83,19 +81,34 @@ def top(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
       [True, False, True, False]
     """
     size = math.prod(score.shape[a] for a in axes)
+    return highest(score, _keep(density, size), axes)
+
+
+@partial(jax.jit, static_argnames="axes")
+def highest(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
+    """`top` by number: exactly `keep` of the scores along `axes`.
+
+    Args:
+      score: [...], any real type; compared as float32.
+      keep: integer, [] or of length 1 along axes and of the score's elsewhere; from 0 to the number
+        of scores that compete; may be traced.
+      axes: the axes along which scores compete; () keeps all.
+
+    Returns:
+      bool [...], True = kept.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> highest(jnp.array([3.0, 1.0, 2.0]), jnp.array(2), (0,)).tolist()
+      [True, False, True]
+    """
     if not axes or score.size == 0:
         return jnp.ones(score.shape, bool)
-    count = lambda marked: marked.sum(axis=axes, keepdims=True, dtype=jnp.int32)
-    keep, order = _keep(density, size), _ordered(score)
-    none = _zeros(order, axes)
-    last = _largest(lambda trial: count(order >= trial) >= keep, none, 32)
+    order = _ordered(score)
+    last = _largest(lambda trial: _count(order >= trial, axes) >= keep, _zeros(order, axes), 32)
     above, level = order > last, order == last
-    left = keep - count(above)
-    early = _reversed_index(score.shape, axes, size)
-    first = _largest(
-        lambda trial: count((early >= trial) & level) >= left, none, max(1, size.bit_length())
-    )
-    return above | (level & (early >= first))
+    first = _first(level, keep - _count(above, axes), axes)
+    return above | (level & (_reversed_index(score.shape, axes) >= first))
 
 
 @partial(jax.jit, static_argnames="axes")
@@ -121,45 +134,102 @@ def cut(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
     size = math.prod(score.shape[a] for a in axes)
     if score.size == 0:
         return jnp.zeros([1 if a in axes else n for a, n in enumerate(score.shape)])
-    along = lambda reduce, x: reduce(x, axis=axes, keepdims=True)
-    return _cut([score], size, density, along, _zeros(_ordered(score), axes))
-
-
-@jax.jit
-def common_cut(scores: Sequence[Array], density: float | Array) -> Array:
-    """`cut` over all scores of several arrays together, float32 []."""
-    size = sum(score.size for score in scores)
-    if size == 0:
-        return jnp.zeros(())
-    return _cut(scores, size, density, lambda reduce, x: reduce(x), jnp.uint32(0))
-
-
-def _cut(
-    scores: Sequence[Array], size: int, density: float | Array, along: Reduce, none: Array
-) -> Array:
-    keep = _keep(density, size)
-    orders = [_ordered(score) for score in scores if score.size]
-
-    def at_least(trial: Array) -> Array:
-        counts = [along(jnp.sum, (order >= trial).astype(jnp.int32)) for order in orders]
-        return sum(counts[1:], counts[0])
-
-    last = _largest(lambda trial: at_least(trial) >= keep, none, 32)
-    below = [along(jnp.max, jnp.where(o < last, o, jnp.zeros_like(o))) for o in orders]
-    lower = below[0]
-    for other in below[1:]:
-        lower = jnp.maximum(lower, other)
+    keep, order = _keep(density, size), _ordered(score)
+    none = _zeros(order, axes)
+    last = _largest(lambda trial: _count(order >= trial, axes) >= keep, none, 32)
+    lower = jnp.where(order < last, order, jnp.zeros_like(order)).max(axis=axes, keepdims=True)
     high = _score(last)
     # all are kept: as far below the last as that is from 0
     low = jnp.where(lower == 0, high - jnp.abs(high), _score(lower))
-    low = jnp.where(at_least(last) > keep, high, low)
+    low = jnp.where(_count(order >= last, axes) > keep, high, low)
     room = jnp.maximum(jnp.abs(high) * 2.0**-22, 1e-30)
     return jnp.minimum((high + low) / 2, high - room)
+
+
+@partial(jax.jit, static_argnames="stacks")
+def common_cut(
+    scores: Sequence[Array], density: float | Array, stacks: tuple[int, ...]
+) -> list[Array]:
+    """Where several arrays are cut together: exactly max(1, round(density * n)) of all n survive.
+
+    Of equal scores those of the first arrays, and in them of lower index, are kept.
+
+    Args:
+      scores: [stack..., grid] each, finite; compared as float32.
+      density: fraction to keep, [] and in (0, 1]; may be traced.
+      stacks: number of leading axes of each array that number whole layers.
+
+    Returns:
+      For each array float32 [stack..., 3]: half-way to the first score that is dropped, half-way to
+      the next score above the last that is kept, and where to stop among those in between; for
+      `above_cut`. (The last is a place, exact for layers of up to 2^24 units.)
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> a, b = jnp.array([3.0, 1.0]), jnp.array([1.0, 1.0, 0.0])
+      >>> [above_cut(s, c).tolist() for s, c in zip((a, b), common_cut([a, b], 0.6, (0, 0)))]
+      [[True, True], [True, False, False]]
+    """
+    size = sum(score.size for score in scores)
+    keep, orders = _keep(density, size), [_ordered(score) for score in scores]
+    count = lambda marks: sum((mark.sum(dtype=jnp.int32) for mark in marks), jnp.int32(0))
+    last = _largest(lambda trial: count(o >= trial for o in orders) >= keep, jnp.uint32(0), 32)
+    left = keep - count(o > last for o in orders)
+    cut, level = _beside(orders, last)
+    found = []
+    for order, stack in zip(orders, stacks, strict=True):
+        if not order.size:
+            found.append(jnp.zeros((*order.shape[:stack], 3)))
+            continue
+        axes = tuple(range(stack, order.ndim))
+        level_here = order == last
+        ties = level_here.sum(axis=axes, dtype=jnp.int32)
+        before = jnp.cumsum(ties.ravel()).reshape(ties.shape) - ties
+        kept = jnp.clip(left - before, 0, ties)
+        left = jnp.maximum(left - ties.sum(dtype=jnp.int32), 0)
+        first = _first(level_here, jnp.expand_dims(kept, axes), axes).reshape(ties.shape)
+        both = [jnp.full(ties.shape, edge) for edge in (cut, level)]
+        found.append(jnp.stack([*both, first.astype(jnp.float32)], axis=-1))
+    return found
+
+
+def above_cut(score: Array, cut: Array) -> Array:
+    """Who survives the cut of a whole model: score [grid], cut [3] -> bool [grid]."""
+    early = _reversed_index(score.shape, tuple(range(score.ndim))).astype(jnp.float32)
+    return (score > cut[0]) & ((score > cut[1]) | (early >= cut[2]))
+
+
+def _beside(orders: Sequence[Array], last: Array) -> tuple[Array, Array]:
+    """Half-way from a score to the next below and above over several arrays, float32 [] each."""
+    lower, higher = none, every = jnp.uint32(0), jnp.uint32(0xFFFFFFFF)
+    for order in orders:
+        if order.size:
+            lower = jnp.maximum(lower, jnp.where(order < last, order, lower).max())
+            higher = jnp.minimum(higher, jnp.where(order > last, order, higher).min())
+    here, below, above = _score(last), _score(lower), _score(higher)
+    # none below: as far as the score is from 0
+    below = jnp.where(lower == none, here - jnp.maximum(jnp.abs(here), 1e-30), below)
+    above = jnp.where(higher == every, jnp.inf, above)
+    down, up = (here + below) / 2, (here + above) / 2
+    return jnp.where(down < here, down, below), jnp.where(up < above, up, here)
 
 
 def _keep(density: float | Array, size: int) -> Array:
     """How many of `size` a density keeps: at least one."""
     return jnp.clip(jnp.round(density * size), 1, max(1, size)).astype(jnp.int32)
+
+
+def _count(marked: Array, axes: tuple[int, ...]) -> Array:
+    """How many are marked, int32, of length 1 along axes."""
+    return marked.sum(axis=axes, keepdims=True, dtype=jnp.int32)
+
+
+def _first(marked: Array, keep: Array, axes: tuple[int, ...]) -> Array:
+    """The reversed index from which exactly `keep` are marked: uint32, of length 1 along axes."""
+    early = _reversed_index(marked.shape, axes)
+    bits = 1 + math.prod(marked.shape[a] for a in axes).bit_length()  # one more, to keep none
+    none = _zeros(marked.astype(jnp.uint32), axes)
+    return _largest(lambda trial: _count((early >= trial) & marked, axes) >= keep, none, bits)
 
 
 def _zeros(order: Array, axes: tuple[int, ...]) -> Array:
@@ -191,12 +261,12 @@ def _largest(holds: Callable[[Array], Array], none: Array, bits: int) -> Array:
     return lax.fori_loop(jnp.int32(0), jnp.int32(bits), set_bit, none)
 
 
-def _reversed_index(shape: tuple[int, ...], axes: tuple[int, ...], size: int) -> Array:
-    """uint32 index within the competing axes, counted down from `size` for the first."""
+def _reversed_index(shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
+    """uint32 index within the competing axes, counted down from their size for the first."""
     index = jnp.zeros((1,) * len(shape), jnp.uint32)
-    stride = size
+    size = stride = math.prod(shape[a] for a in axes)
     for axis in axes:
-        stride //= shape[axis]
+        stride //= max(1, shape[axis])
         along = jax.lax.broadcasted_iota(
             jnp.uint32, [n if a == axis else 1 for a, n in enumerate(shape)], axis
         )

@@ -203,4 +203,6 @@ def signed_power(x: Array, exponent: float) -> Array:
 @signed_power.defjvp
 def _signed_power_jvp(exponent: float, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (x,), (dx,) = primals, tangents
-    return signed_power(x, exponent), exponent * jnp.abs(x) ** (exponent - 1) * dx
+    at_zero = x == 0  # apart, or further derivatives would be 0 times infinity
+    slope = exponent * jnp.abs(jnp.where(at_zero, jnp.ones_like(x), x)) ** (exponent - 1)
+    return signed_power(x, exponent), jnp.where(at_zero, float(exponent == 1), slope) * dx

@@ -249,9 +249,10 @@ def share_cuts(
     new = list(states)
     for rule, members in groups.items():
         kept = jnp.ravel(jnp.asarray(rule.kept(states[members[0]])))[0]  # type: ignore[attr-defined]
-        cut = common_cut([scores[n] for n in members], kept)
-        for n in members:
-            new[n] = new[n] | {"cut": jnp.full_like(new[n]["cut"], cut)}
+        stacks = tuple(new[n]["cut"].ndim - 1 for n in members)
+        found = common_cut([scores[n] for n in members], kept, stacks)
+        for n, cut in zip(members, found, strict=True):
+            new[n] = new[n] | {"cut": cut}
     return new
 
 

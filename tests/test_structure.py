@@ -170,3 +170,33 @@ def _scaled(model: nnx.Module) -> nnx.Module:
     model = js.advance(model)
     _parts(model)[0].weight[...] *= 9.0
     return js.advance(model)
+
+
+@pytest.mark.parametrize("weights", ["bfloat16", "zeros"])
+def test_a_whole_model_keeps_exactly_its_density_of_equal_weights(weights: str) -> None:
+    layer = lambda n: nnx.Linear(64, 32, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(n))
+    model = nnx.Sequential(layer(0), layer(1))
+    if weights == "zeros":
+        model.layers[0].kernel[...] *= 0
+        model.layers[1].kernel[...] *= (jnp.arange(32) < 1)[None].astype(
+            jnp.bfloat16
+        )  # 64 weights that are not
+    model = js.sparsify(model, (".*/kernel", js.Top(density=0.05, scope=js.WholeModel())))
+    kept = js.masks(js.advance(model))
+    assert sum(int(mask.sum()) for mask in kept.values()) == round(0.05 * 4096)
+    if weights == "zeros":
+        assert kept["layers/1/kernel"][:, 0].all()
+
+
+def test_a_count_of_steps_refuses_to_stop() -> None:
+    model = js.sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", js.Movement(density=0.5)))
+    nnx.update(model, jax.tree.map(lambda x: x.astype(jnp.bfloat16), nnx.state(model)))
+    with pytest.raises(TypeError, match=r"step of a rule has become bfloat16.*cast the parameters"):
+        js.advance(model)
+
+
+def test_curves_are_checked_at_their_ends() -> None:
+    with pytest.raises(ValueError, match=r"in \(0, 1\]; got 1.5"):
+        js.Movement(density=js.schedule.cubic(1.5, 0.1, 0, 9))
+    with pytest.raises(ValueError, match="beta is a number, 0 or more; got -1"):
+        js.Gibbs(density=0.1, beta=js.schedule.constant(-1.0))

@@ -56,7 +56,7 @@ from jsparse.rules.rule import (
     next_draw,
     with_cut,
 )
-from jsparse.schedule import Schedule, at, check_density
+from jsparse.schedule import Schedule, at, check_density, ends
 from jsparse.score import mean_square
 
 
@@ -116,17 +116,15 @@ class Gibbs:
         check_density(self.density)
         check_rivalry("Gibbs", self.scope)
         check_not_negative(coupling=self.coupling)
-        if not callable(self.beta):
-            if not isinstance(self.beta, int | float):
-                raise ValueError(f"beta is a number or a curve of schedule, got {self.beta!r}")
-            check_not_negative(beta=self.beta)
+        for beta in ends(self.beta):
+            check_not_negative(beta=beta)
         for name in ("sweeps", "pairs_up_to"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} is a whole number, 1 or more; got {value!r}")
 
     def init(self, weight: Array, key: Array) -> State:
-        """Where the random numbers come from, [2]; for a whole model the cut, [].
+        """Where the random numbers come from, [2]; for a whole model the cut, [3].
 
         Raises:
           ValueError: the groups of the scope do not divide the axis that they lie on.

@@ -29,11 +29,12 @@ from jsparse.rules.rule import (
     check_rivalry,
     check_weight,
     compete,
+    counted,
     to_weights,
     unit_magnitude,
     with_cut,
 )
-from jsparse.schedule import Schedule, at, check_density
+from jsparse.schedule import Schedule, at, check_density, ends
 from jsparse.selection import winners
 from jsparse.step import passed_on
 
@@ -74,12 +75,12 @@ class Movement:
     learned: ClassVar[tuple[str, ...]] = ("scores",)
 
     def __post_init__(self) -> None:
-        if not callable(self.density):
-            check_density(self.density)
+        for density in ends(self.density):
+            check_density(density)
         check_rivalry("Movement", self.scope)
 
     def init(self, weight: Array, key: Array) -> State:
-        """Scores, [grid of units]; steps so far, []; for a whole model the cut, [].
+        """Scores, [grid of units]; steps so far, []; for a whole model the cut, [3].
 
         Raises:
           ValueError: the groups of the scope do not divide the axis that they lie on.
@@ -110,7 +111,7 @@ class Movement:
 
     def advance(self, weight: Array, state: State) -> State:
         """One step more."""
-        return state | {"step": state["step"] + 1}
+        return state | {"step": counted("step", state["step"]) + 1}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,7 +74,7 @@ class Powerpropagation:
             raise ValueError(f"alpha is a power of 1 or more, got {self.alpha}; 1 changes nothing")
 
     def init(self, weight: Array, key: Array) -> State:
-        """theta, [...] as the weight and in its place; for a whole model the cut, [].
+        """theta, [...] as the weight and in its place; for a whole model the cut, [3].
 
         Raises:
           ValueError: the groups of the scope do not divide the axis that they lie on.

@@ -4,6 +4,7 @@ Throughout: mask 1 = kept, score high = kept, density = fraction kept.
 """
 
 from collections.abc import Callable
+from numbers import Real
 from typing import ClassVar, Protocol
 
 import jax
@@ -12,7 +13,7 @@ from jax import Array, lax
 
 from jsparse.pattern import Each, Groups, Role, Scope, Unit, WholeModel, grid_shape, spread
 from jsparse.score import magnitude
-from jsparse.selection import common_cut, cuts, rivals, winners
+from jsparse.selection import above_cut, common_cut, cuts, rivals, winners
 
 State = dict[str, Array]
 APART = 0x6A73
@@ -30,7 +31,7 @@ class Rule(Protocol):
       weight: takes the place of the weight itself (a reparameterisation), once, at the start.
       draw: [2], where the rule's random numbers come from; see `new_draw`. `mask` and `apply` are
         given a state without it when the model is to be deterministic.
-      cut: [], the score that separates kept from dropped over all layers, for `WholeModel`.
+      cut: [3], where scores are cut over all layers, for `WholeModel`; see `common_cut`.
     """
 
     learned: ClassVar[tuple[str, ...]]
@@ -115,7 +116,7 @@ def compete(rule: Rival, score: Array, state: State) -> Array:
     if isinstance(kept, float | int) and kept == 1:
         return jnp.ones_like(score, bool)
     if "cut" in state:
-        return score > state["cut"]
+        return above_cut(score, state["cut"])
     return winners(score, kept, rule.scope, rule.role)
 
 
@@ -128,7 +129,7 @@ def winning(rule: Rival, weight: Array, state: State) -> Array:
 def cut_of(rule: Rival, score: Array, state: State) -> Array:
     """The score that separates kept from dropped, for each unit: float32, [grid] as the score."""
     if "cut" in state:
-        return jnp.broadcast_to(state["cut"], score.shape)
+        return jnp.broadcast_to(state["cut"][0], score.shape)
     return cuts(score, rule.kept(state), rule.scope, rule.role)
 
 
@@ -148,7 +149,7 @@ def with_cut(rule: Rival, weight: Array, state: State) -> State:
         )
     if not isinstance(rule.scope, WholeModel):
         return state
-    return state | {"cut": common_cut([score], rule.kept(state))}
+    return state | {"cut": common_cut([score], rule.kept(state), (0,))[0]}
 
 
 def check_rivalry(name: str, scope: Scope) -> None:
@@ -181,11 +182,11 @@ def check_not_negative(**numbers: float) -> None:
     """Refuse numbers below 0.
 
     Raises:
-      ValueError: one is; infinite and NaN are refused too.
+      ValueError: one is; infinite, NaN and what is no number are refused too.
     """
     for name, value in numbers.items():
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{name} is 0 or more, got {value}; 0 turns it off")
+        if not (isinstance(value, Real) and 0 <= value < float("inf")):
+            raise ValueError(f"{name} is a number, 0 or more; got {value!r}")
 
 
 def new_draw(key: Array) -> Array:
@@ -210,12 +211,21 @@ def next_draw(draw: Array) -> Array:
     Raises:
       TypeError: the draw was cast to a narrower type, in which it would stop counting.
     """
-    if jnp.finfo(draw.dtype).bits < 32:
+    return counted("draw", draw) + jnp.array([0.0, 1.0], draw.dtype)
+
+
+def counted(name: str, value: Array) -> Array:
+    """An entry of a state that counts train steps in floats, if it can.
+
+    Raises:
+      TypeError: it was cast to a narrower type, in which it would stop counting.
+    """
+    if jnp.finfo(value.dtype).bits < 32:
         raise TypeError(
-            f"the draw of a rule has become {draw.dtype}, which cannot count train steps; cast the "
-            "parameters (nnx.Param) only, not the whole state"
+            f"the {name} of a rule has become {value.dtype}, which cannot count train steps; cast "
+            "the parameters (nnx.Param) only, not the whole state"
         )
-    return draw + jnp.array([0.0, 1.0], draw.dtype)
+    return value
 
 
 def settled(state: State) -> State:

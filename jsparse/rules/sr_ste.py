@@ -72,7 +72,7 @@ class SRSTE:
         check_rivalry("SRSTE", self.scope)
 
     def init(self, weight: Array, key: Array) -> State:
-        """No state; for a whole model the cut, [].
+        """No state; for a whole model the cut, [3].
 
         Raises:
           ValueError: the groups of the scope do not divide the axis that they lie on.

@@ -67,7 +67,7 @@ class Top:
         check_rivalry("Top", self.scope)
 
     def init(self, weight: Array, key: Array) -> State:
-        """No state; for a whole model the cut, [].
+        """No state; for a whole model the cut, [3].
 
         Raises:
           ValueError: the groups of the scope do not divide the axis that they lie on.
