@@ -129,14 +129,14 @@ def at(value: float | Schedule, step: Array) -> Array:
     return curve(step)
 
 
-def ends(value: float | Schedule) -> tuple[float, float]:
+def ends(name: str, value: float | Schedule) -> tuple[float, float]:
     """The number twice, or a curve's values at step 0 and after 2^24 steps.
 
     Raises:
       TypeError: neither a number nor a curve.
     """
     if not (callable(value) or isinstance(value, Real)):
-        raise TypeError(f"got {value!r}; give a number, or a curve such as schedule.cubic(...)")
+        raise TypeError(f"{name} is a number or a curve such as schedule.cubic(...); got {value!r}")
     with jax.ensure_compile_time_eval():
         first, last = (float(at(value, jnp.asarray(step))) for step in (0, 2**24))
     return first, last

@@ -116,7 +116,7 @@ class Gibbs:
         check_density(self.density)
         check_rivalry("Gibbs", self.scope)
         check_not_negative(coupling=self.coupling)
-        for beta in ends(self.beta):
+        for beta in ends("beta", self.beta):
             check_not_negative(beta=beta)
         for name in ("sweeps", "pairs_up_to"):
             value = getattr(self, name)

@@ -75,7 +75,7 @@ class Movement:
     learned: ClassVar[tuple[str, ...]] = ("scores",)
 
     def __post_init__(self) -> None:
-        for density in ends(self.density):
+        for density in ends("density", self.density):
             check_density(density)
         check_rivalry("Movement", self.scope)
 

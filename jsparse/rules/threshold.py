@@ -19,6 +19,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jsparse.pattern import PerOutput, Role, Scope, Unit, Weight
@@ -128,11 +129,11 @@ class Threshold:
         """
 
         def few(part: Array) -> Array:
-            return self.mask(part, state).astype(jnp.float32).sum() <= limit
+            return _count(self.mask(part, state)) <= limit
 
         quarter = self._quarter(weight)
         if quarter is weight:
-            return few(weight)
+            return self.mask(weight, state).astype(jnp.float32).sum() <= limit
         return lax.cond(few(quarter), lambda: few(weight), lambda: jnp.array(False))
 
     def _quarter(self, weight: Array) -> Array:
@@ -146,3 +147,10 @@ class Threshold:
             return weight
         axis = max(shared, key=lambda a: weight.shape[a])
         return lax.slice_in_dim(weight, 0, weight.shape[axis], 4, axis)
+
+
+def _count(mask: Array) -> Array:
+    """The sum of 0s and 1s, []; as a product with ones it is read once and never written."""
+    longest = int(np.argmax(mask.shape))
+    ones = jnp.ones(mask.shape[longest], jnp.float32)
+    return jnp.tensordot(ones, mask.astype(jnp.float32), (0, longest)).sum()
