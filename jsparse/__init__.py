@@ -16,6 +16,10 @@ from jsparse.layers import MultiHeadAttention as MultiHeadAttention
 from jsparse.layers import OptimizedLSTMCell as OptimizedLSTMCell
 from jsparse.optim import Optimizer as Optimizer
 from jsparse.optim import TargetDensity as TargetDensity
+from jsparse.optim import batch_schedule as batch_schedule
+from jsparse.optim import lamb as lamb
+from jsparse.optim import lars as lars
+from jsparse.optim import route as route
 from jsparse.pattern import Block as Block
 from jsparse.pattern import Channel as Channel
 from jsparse.pattern import Each as Each

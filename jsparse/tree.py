@@ -260,6 +260,12 @@ def _map(rule: Rule, method: Callable) -> Callable:
     return over_stack(method, rule.role.stack)
 
 
+def path_of(keys: tuple) -> str:
+    """A leaf's path, without the attribute in which a variable of NNX keeps its array."""
+    inside = [jax.tree_util.GetAttrKey(name) for name in ("value", "raw_value")]
+    return _path(keys[:-1] if keys and keys[-1] in inside else keys)
+
+
 def _path(keys: tuple) -> str:
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 
