@@ -5,9 +5,11 @@ grid of its units and `spread` carries a value per unit back to the weights. A s
 of that grid along which units compete, or share a threshold.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -217,22 +219,21 @@ def pool(x: Array, tile: tuple[int, ...]) -> Array:
     """
     whole = tuple(a for a, (n, t) in enumerate(zip(x.shape, tile, strict=True)) if 1 < n == t)
     x = x.sum(axis=whole, keepdims=True) if whole else x
-    grid = grid_shape(x.shape, tile)
     partial = [a for a in range(x.ndim) if a not in whole and tile[a] > 1]
     if not partial:
         return x
     rest = tuple(1 if a in whole else t for a, t in enumerate(tile))
-    x = jnp.pad(x, [(0, g * t - n) for n, g, t in zip(x.shape, grid, rest, strict=True)])
-    x = x.reshape([n for g, t in zip(grid, rest, strict=True) for n in (g, t)])
-    return x.sum(axis=tuple(range(1, x.ndim, 2)))
+    return _apart(x, rest).sum(axis=tuple(range(1, 2 * x.ndim, 2)))
 
 
 def spread(units: Array, tile: tuple[int, ...], shape: tuple[int, ...]) -> Array:
     """Give each weight the value of its unit: [grid_shape(shape, tile)] -> [shape]."""
-    for axis, (t, n) in enumerate(zip(tile, shape, strict=True)):
-        if 1 < t < n:
-            units = jnp.repeat(units, t, axis=axis)
-            units = lax.slice_in_dim(units, 0, n, axis=axis)
+    rest = tuple(t if t < n else 1 for t, n in zip(tile, shape, strict=True))
+    if any(t > 1 for t in rest):
+        pairs = [n for g, t in zip(units.shape, rest, strict=True) for n in (g, t)]
+        each = jnp.broadcast_to(jnp.expand_dims(units, tuple(range(1, 2 * units.ndim, 2))), pairs)
+        units = _together(each)
+        units = lax.slice(units, (0,) * units.ndim, tuple(map(min, units.shape, shape)))
     return jnp.broadcast_to(units, shape)
 
 
@@ -257,17 +258,58 @@ def by_unit(x: Array, tile: tuple[int, ...]) -> Array:
       >>> by_unit(jnp.arange(6.0).reshape(2, 3), (2, 1)).tolist()
       [[[0.0, 1.0, 2.0]], [[3.0, 4.0, 5.0]]]
     """
-    grid = grid_shape(x.shape, tile)
-    past = [(0, g * t - n) for n, g, t in zip(x.shape, grid, tile, strict=True)]
-    pairs = [n for g, t in zip(grid, tile, strict=True) for n in (g, t)]
     axes = (*range(1, 2 * x.ndim, 2), *range(0, 2 * x.ndim, 2))
-    return jnp.pad(x, past).reshape(pairs).transpose(axes).reshape(-1, *grid)
+    apart = _apart(x, tile).transpose(axes)
+    spec = _spec(apart)[x.ndim :]
+    return _reshape(apart, (-1, *apart.shape[x.ndim :]), (None, *spec))
 
 
 def from_units(units: Array, tile: tuple[int, ...], shape: tuple[int, ...]) -> Array:
     """The inverse of `by_unit`: [unit size, grid] -> [shape]."""
     ndim = len(shape)
-    apart = units.reshape(*tile, *units.shape[1:])
+    apart = _reshape(units, (*tile, *units.shape[1:]), (*(None,) * ndim, *_spec(units)[1:]))
     axes = [n for a in range(ndim) for n in (ndim + a, a)]
-    whole = [g * t for g, t in zip(units.shape[1:], tile, strict=True)]
-    return lax.slice(apart.transpose(axes).reshape(whole), (0,) * ndim, shape)
+    return lax.slice(_together(apart.transpose(axes)), (0,) * ndim, shape)
+
+
+def _apart(x: Array, tile: tuple[int, ...]) -> Array:
+    """Each axis as tiles and the places in them: [shape] -> [grid, tile, ...], 0 past an edge.
+
+    An axis that is split over devices on an Explicit mesh stays so if no tile is cut in two.
+    """
+    grid = grid_shape(x.shape, tile)
+    spec = _spec(x)
+    kept = tuple(
+        name if t == 1 or (n == g * t and g % _shards(x, name) == 0) else None
+        for n, g, t, name in zip(x.shape, grid, tile, spec, strict=True)
+    )
+    if kept != spec:
+        x = jax.sharding.reshard(x, jax.sharding.PartitionSpec(*kept))
+    x = jnp.pad(x, [(0, g * t - n) for n, g, t in zip(x.shape, grid, tile, strict=True)])
+    pairs = tuple(n for g, t in zip(grid, tile, strict=True) for n in (g, t))
+    return _reshape(x, pairs, tuple(n for name in kept for n in (name, None)))
+
+
+def _together(apart: Array) -> Array:
+    """The inverse of `_apart`: [grid, tile, ...] -> [shape], with what lies past an edge."""
+    shape = tuple(g * t for g, t in zip(apart.shape[::2], apart.shape[1::2], strict=True))
+    return _reshape(apart, shape, _spec(apart)[::2])
+
+
+def _reshape(x: Array, shape: tuple[int, ...], spec: tuple) -> Array:
+    """Reshape; `spec` says how axes of the result are split on an Explicit mesh."""
+    if not any(spec):
+        return x.reshape(shape)
+    return jnp.reshape(x, shape, out_sharding=jax.sharding.PartitionSpec(*spec))
+
+
+def _spec(x: Array) -> tuple:
+    """The mesh axes over which each axis is split, where the mesh is Explicit; None elsewhere."""
+    spec = jax.typeof(x).sharding.spec
+    return (*spec, *(None,) * (x.ndim - len(spec)))
+
+
+def _shards(x: Array, name: str | tuple[str, ...] | None) -> int:
+    """Over how many devices these mesh axes are."""
+    names = (name,) if isinstance(name, str) else name or ()
+    return math.prod(jax.typeof(x).sharding.mesh.shape[n] for n in names)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jsparse as js
-from jsparse.pattern import grid_shape, pool, spread, unit_sizes
+from jsparse.pattern import by_unit, from_units, grid_shape, pool, spread, unit_sizes
 from jsparse.selection import top
 
 shapes = st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple)
@@ -122,3 +122,18 @@ def test_units_of_a_convolution(unit, grid: tuple) -> None:
 def test_bad_patterns(make, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize(("rows", "kept"), [(32, ("x", None)), (16, (None, None))])
+def test_blocks_stay_on_their_devices_if_none_is_cut(rows: int, kept: tuple) -> None:
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+    x = jnp.arange(rows * 5.0).reshape(rows, 5)
+    with jax.set_mesh(mesh):
+        split = jax.device_put(x, jax.NamedSharding(mesh, jax.P("x")))
+        pooled = pool(split, (4, 2))
+        back = from_units(by_unit(split, (4, 2)), (4, 2), x.shape)
+        wide = spread(pooled, (4, 2), x.shape)
+    assert tuple(jax.typeof(pooled).sharding.spec) == kept
+    np.testing.assert_array_equal(pooled, pool(x, (4, 2)))
+    np.testing.assert_array_equal(wide, spread(pool(x, (4, 2)), (4, 2), x.shape))
+    np.testing.assert_array_equal(back, x)
