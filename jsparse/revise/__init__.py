@@ -6,5 +6,7 @@ A mask that stays needs none: put the rule `Held` on the weights, give it the ma
 
 from jsparse.revise.gradual import Gradual as Gradual
 from jsparse.revise.revision import Revision as Revision
+from jsparse.revise.rigl import RigL as RigL
+from jsparse.revise.set import SET as SET
 from jsparse.revise.transform import Revised as Revised
 from jsparse.revise.transform import revise as revise

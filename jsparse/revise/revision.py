@@ -1,5 +1,6 @@
 """The interface of a revision, and what several of them share."""
 
+from numbers import Real
 from typing import ClassVar, Protocol
 
 import jax.numpy as jnp
@@ -81,11 +82,56 @@ def check_competition(by: ByUnit) -> None:
         )
 
 
-def check_steps(**steps: int) -> None:
-    """Refuse steps that are not whole numbers of 1 or more."""
+class Exchange(ByUnit, Protocol):
+    """A revision that exchanges a fraction of the units now and then."""
+
+    @property
+    def first(self) -> int: ...
+
+    @property
+    def every(self) -> int: ...
+
+    @property
+    def last(self) -> int: ...
+
+    @property
+    def fraction(self) -> float: ...
+
+
+def check_steps(least: int = 1, **steps: int) -> None:
+    """Refuse steps that are not whole numbers.
+
+    Raises:
+      ValueError: one is not, or is below the least.
+    """
     for name, step in steps.items():
-        if not isinstance(step, int) or step < 1:
-            raise ValueError(f"{name} is a number of train steps, 1 or more; got {step!r}")
+        if not isinstance(step, int) or isinstance(step, bool) or step < least:
+            raise ValueError(f"{name} is a number of train steps, {least} or more; got {step!r}")
+
+
+def check_exchange(by: Exchange) -> None:
+    """Refuse numbers with which nothing would be exchanged.
+
+    Raises:
+      ValueError: steps or a fraction out of range, or units of a layer that do not compete.
+    """
+    check_steps(every=by.every, last=by.last)
+    check_steps(0, first=by.first)
+    if by.last < (by.first or by.every):
+        raise ValueError(
+            f"{type(by).__name__} got first={by.first}, every={by.every}, last={by.last}: no step "
+            "would exchange anything; last is a step of the run, such as three quarters of all"
+        )
+    if not (isinstance(by.fraction, Real) and 0 < by.fraction <= 1):
+        raise ValueError(
+            f"fraction is the part of the kept units to exchange, in (0, 1]; got {by.fraction!r}"
+        )
+    check_competition(by)
+
+
+def periodic(by: Exchange, step: Array) -> Array:
+    """bool []: whether a step is `first` and so many times `every`, up to `last`."""
+    return (step >= by.first) & (step <= by.last) & ((step - by.first) % by.every == 0)
 
 
 def unit_score(by: ByUnit, values: Array) -> Array:
