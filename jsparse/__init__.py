@@ -34,6 +34,11 @@ from jsparse.pattern import Whole as Whole
 from jsparse.pattern import WholeModel as WholeModel
 from jsparse.report import Report as Report
 from jsparse.report import report as report
+from jsparse.revise import SET as SET
+from jsparse.revise import Gradual as Gradual
+from jsparse.revise import Revision as Revision
+from jsparse.revise import RigL as RigL
+from jsparse.revise import revise as revise
 from jsparse.rules import SRSTE as SRSTE
 from jsparse.rules import Gibbs as Gibbs
 from jsparse.rules import HardConcrete as HardConcrete
@@ -46,6 +51,7 @@ from jsparse.rules import SoftMovement as SoftMovement
 from jsparse.rules import SoftThreshold as SoftThreshold
 from jsparse.rules import Threshold as Threshold
 from jsparse.rules import Top as Top
+from jsparse.slots import roles as roles
 from jsparse.sparse import Learned as Learned
 from jsparse.sparse import Mask as Mask
 from jsparse.sparse import Setting as Setting

@@ -6,6 +6,7 @@ from typing import Any
 
 from flax import nnx
 
+from jsparse.pattern import Role
 from jsparse.sparse import Sparse
 
 
@@ -93,3 +94,8 @@ def sparse_parts(model: nnx.Module) -> dict[str, Sparse]:
         if isinstance(slot.value, Sparse):
             first.setdefault(id(slot.value), (slot.path, slot.value))
     return dict(first.values())
+
+
+def roles(model: nnx.Module) -> dict[str, Role]:
+    """The meaning of the axes of each sparse weight, by path: for `jsparse.revise`."""
+    return {path: part.rule.role for path, part in sparse_parts(model).items()}

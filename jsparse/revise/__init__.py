@@ -1,0 +1,12 @@
+"""Revisions: stored masks that change while training, as an optax transform.
+
+A mask that stays needs none: put the rule `Held` on the weights, give it the mask with
+`jsparse.hold`, and train with `wrt=nnx.Param`.
+"""
+
+from jsparse.revise.gradual import Gradual as Gradual
+from jsparse.revise.revision import Revision as Revision
+from jsparse.revise.rigl import RigL as RigL
+from jsparse.revise.set import SET as SET
+from jsparse.revise.transform import Revised as Revised
+from jsparse.revise.transform import revise as revise
