@@ -28,7 +28,6 @@ from flax import nnx
 import jsparse
 from experiments import common
 from jsparse.pattern import grid_shape, spread
-from jsparse.score import magnitude
 from jsparse.selection import winners
 from jsparse.slots import sparse_parts
 
@@ -121,52 +120,20 @@ def with_random_masks(model: nnx.Module, unit: Any, density: float, key: jax.Arr
     return model
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Gradual:
-    """Gradual magnitude pruning: stored masks, made anew now and then at a falling density.
-
-    Reference: Zhu and Gupta, To prune, or not to prune, 2017.
-    """
-
-    density: float
-    unit: Any
-    last: int
-    every: int
-
-    def init(self, model: nnx.Module) -> jax.Array:
-        """Nothing to remember."""
-        return jnp.zeros(())
-
-    def apply(self, model: nnx.Module, memory: jax.Array, step: jax.Array) -> jax.Array:
-        """Masks for the next step, in place."""
-        density = jsparse.schedule.cubic(1.0, self.density, 0, self.last)(step)
-        due = ((step % self.every == 0) & (step < self.last)) | (step == self.last)
-        for part in sparse_parts(model).values():
-            role, weight, mask = part.rule.role, part.weight[...], part.mask[...]
-            tile = self.unit.tile(weight.shape, role)
-
-            def new(weight: Any = weight, role: Any = role, tile: Any = tile) -> jax.Array:
-                kept = winners(magnitude(weight, tile), density, jsparse.Whole(), role)
-                return spread(kept.astype(weight.dtype), tile, weight.shape)
-
-            part.mask[...] = jax.lax.cond(due, new, lambda mask=mask: mask)
-        return memory
-
-
 def contestants(settings: Settings, steps: int) -> dict[str, common.Contestant]:
     """The dense network, and for each structure Gibbs, gradual magnitude and random masks."""
     make, density = NETWORKS[settings.network], settings.density
 
-    def ruled(rule: jsparse.Rule, *controls: Gradual) -> common.Contestant:
+    def ruled(rule: jsparse.Rule, *revisions: jsparse.Gradual) -> common.Contestant:
         model = lambda rngs: jsparse.sparsify(make(rngs), (SPARSE, rule), rngs=rngs)
-        return common.Contestant(model, controls=controls)
+        return common.Contestant(model, revisions=tuple((".*", by) for by in revisions))
 
     made = {"dense": common.Contestant(make)}
     last = round(ANNEALED * settings.epochs) * steps
     for structure in settings.structures:
         unit = UNITS[structure]
         random = lambda rngs, unit=unit: with_random_masks(make(rngs), unit, density, rngs.params())
-        gradual = Gradual(density=density, unit=unit, last=last, every=max(1, steps // 4))
+        gradual = jsparse.Gradual(density=density, unit=unit, last=last, every=max(1, steps // 4))
         made[f"{structure}, Gibbs"] = ruled(gibbs(settings, structure, steps))
         made[f"{structure}, magnitude"] = ruled(jsparse.Held(), gradual)
         made[f"{structure}, random"] = common.Contestant(random)
@@ -203,9 +170,8 @@ def main(settings: Settings) -> None:
         train=lambda key, x: prepare(x) if small else augment(key, prepare(x)), test=prepare
     )
     steps = max(1, len(images.train_x) // settings.batch)
-    found = common.compare(
-        settings, contestants(settings, steps), optimizer(settings, steps), images, inputs
-    )
+    made, tx = contestants(settings, steps), optimizer(settings, steps)
+    found = common.compare(settings, made, tx, images, inputs, common.turns_on_cpu())
     dense = found["dense"]["accuracy"]
     rows = [
         [

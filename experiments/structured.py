@@ -139,7 +139,8 @@ def main(settings: Settings) -> None:
     steps = settings.epochs * max(1, len(images.train_x) // settings.batch)
     rate = optax.piecewise_constant_schedule(settings.learning_rate, {round(0.8 * steps): 0.1})
     made = contestants(settings, steps)
-    found = common.compare(settings, made, optax.adam(rate), images, inputs)
+    tx, turns = optax.adam(rate), common.turns_on_cpu()
+    found = common.compare(settings, made, tx, images, inputs, turns)
     columns = ("density", "channels", "accuracy")
     rows = [[name, *(common.percent(found[name][c]) for c in columns)] for name in found]
     what = f"{settings.network}, {settings.epochs} epochs, {settings.seeds} seeds"

@@ -11,14 +11,17 @@ from flax import nnx
 
 import jsparse
 from experiments.common.plots import COLOURS, figure_of, save
-from experiments.common.run import open_run
+from experiments.common.run import Run, open_run
 from experiments.common.show import mean_std
 from experiments.common.sources import Images
 from experiments.common.study import TrainSettings
-from experiments.common.sweep import PIXELS, Inputs, Sweep, turns_on_cpu
+from experiments.common.sweep import Inputs, Runs, Sweep
 from experiments.common.training import results, train
 from jsparse.optim import Control
 from jsparse.slots import sparse_parts
+
+Begin = Callable[[nnx.Module, nnx.Module, int], nnx.Module]
+"""From a new model, the one that `after` trained (else the new one), and the seed: the start."""
 
 
 class Contestant(NamedTuple):
@@ -28,11 +31,17 @@ class Contestant(NamedTuple):
       make: builds it.
       alpha: of its learned thresholds, if it has some.
       controls: at most one control, of what changes while training.
+      revisions: of its stored masks while training, pairs of a pattern and a revision.
+      begin: makes the model that is trained from the one that is built.
+      after: name of an earlier contestant, whose trained models `begin` is given.
     """
 
     make: Callable[[nnx.Rngs], nnx.Module]
     alpha: float = 0.0
     controls: tuple[Control, ...] = ()
+    revisions: tuple[tuple[str, jsparse.Revision], ...] = ()
+    begin: Begin = lambda new, earlier, seed: new
+    after: str = ""
 
 
 Results = dict[str, dict[str, list[float]]]
@@ -43,7 +52,8 @@ def compare(
     contestants: Mapping[str, Contestant],
     tx: optax.GradientTransformation,
     images: Images,
-    inputs: Inputs = PIXELS,
+    inputs: Inputs,
+    over: Callable[[Callable], Callable],
 ) -> Results:
     """Train each contestant over all seeds, unless its run folder says that it is done.
 
@@ -53,27 +63,63 @@ def compare(
       tx: optax transform.
       images: data.
       inputs: how images are prepared.
+      over: how the seeds share a program, `side_by_side` or `in_turn`.
 
     Returns:
       For each name, over the seeds: accuracy and density of the last epoch, the best accuracy, and
       the fraction of the channels that are left.
     """
     settings.check_batch(images)
-    found: Results = {}
-    for name, contestant in contestants.items():
-        run = open_run(Path(settings.out) / name, settings, dataset=images.name, contestant=name)
-        if not run.complete:
-            make, controls = contestant.make, contestant.controls
-            sweep = Sweep(make, tx, settings.batch, turns_on_cpu(), controls, inputs)
-            seeds = range(1, settings.seeds + 1)
-            alphas = [contestant.alpha] * settings.seeds
-            state = train(run, sweep, images, seeds=seeds, alphas=alphas, epochs=settings.epochs)
-            numbers = results(run, range(settings.seeds))
-            models = [sweep.model(state, n) for n in range(settings.seeds)]
-            (run.folder / "report.txt").write_text(f"{jsparse.report(models[0])}\n")
-            run.finish(**numbers, channels=[channels_left(model) for model in models])
-        found[name] = run.final()
-    return found
+    race = _Race(settings, contestants, tx, images, inputs, over)
+    return {name: race.run(name) for name in contestants}
+
+
+class _Race(NamedTuple):
+    """All that the contestants have in common."""
+
+    settings: TrainSettings
+    contestants: Mapping[str, Contestant]
+    tx: optax.GradientTransformation
+    images: Images
+    inputs: Inputs
+    over: Callable[[Callable], Callable]
+
+    def run(self, name: str) -> dict[str, list[float]]:
+        """Train one, unless that is done; its results."""
+        contestant, seeds = self.contestants[name], self.settings.seeds
+        folder = Path(self.settings.out) / name
+        run = open_run(folder, self.settings, dataset=self.images.name, contestant=name)
+        if run.complete:
+            return run.final()
+        earlier = self.trained(contestant.after) if contestant.after else []
+
+        def begin(new: nnx.Module, n: int) -> nnx.Module:
+            return contestant.begin(new, earlier[n] if earlier else new, n + 1)
+
+        sweep, start = self.sweep(name)
+        epochs = self.settings.epochs
+        state = train(run, sweep, self.images, start=start, epochs=epochs, begin=begin)
+        models = [sweep.model(state, n) for n in range(seeds)]
+        (run.folder / "report.txt").write_text(f"{jsparse.report(models[0])}\n")
+        channels = [channels_left(model) for model in models]
+        run.finish(**results(run, range(seeds)), channels=channels)
+        return run.final()
+
+    def trained(self, name: str) -> list[nnx.Module]:
+        """The models of a contestant that has been trained."""
+        sweep, start = self.sweep(name)
+        _, state = Run(folder=Path(self.settings.out) / name).load(start())
+        return [sweep.model(state, n) for n in range(self.settings.seeds)]
+
+    def sweep(self, name: str) -> tuple[Sweep, Callable[[], Runs]]:
+        """Its runs, and what makes their start."""
+        one, settings, tx, wrt = self.contestants[name], self.settings, self.tx, nnx.Param
+        if one.revisions:
+            roles = jsparse.roles(one.make(nnx.Rngs(0)))
+            tx, wrt = jsparse.revise(tx, *one.revisions, roles=roles), (nnx.Param, jsparse.Mask)
+        sweep = Sweep(one.make, tx, settings.batch, self.over, one.controls, self.inputs, wrt)
+        seeds = range(1, settings.seeds + 1)
+        return sweep, lambda: sweep.start(seeds, [one.alpha] * settings.seeds)
 
 
 def channels_left(model: nnx.Module) -> float:

@@ -199,14 +199,8 @@ def finish(
     if run.complete:
         return run.final()
     pairs = [(alpha, seed) for alpha in alphas for seed in range(1, settings.seeds + 1)]
-    state = train(
-        run,
-        sweep,
-        images,
-        seeds=[seed for _, seed in pairs],
-        alphas=[alpha for alpha, _ in pairs],
-        epochs=settings.epochs,
-    )
+    start = lambda: sweep.start([seed for _, seed in pairs], [alpha for alpha, _ in pairs])
+    state = train(run, sweep, images, start=start, epochs=settings.epochs)
     numbers = {}
     for n, alpha in enumerate(alphas):
         which = range(n * settings.seeds, (n + 1) * settings.seeds)

@@ -23,7 +23,7 @@ class Runs(NamedTuple):
     """The state of all runs; each leaf is [runs, ...].
 
     Attributes:
-      params: what gradients train.
+      params: what `tx` trains.
       rest: all other variables: alphas, masks, batch statistics.
       optimizer: the optax state.
       memory: of the control, zeros where there is none.
@@ -99,6 +99,7 @@ class Sweep:
       over: how one run's epoch becomes all runs': `side_by_side` or `in_turn`.
       controls: at most one control, such as `jsparse.TargetDensity`.
       inputs: how images are prepared; by default pixels become [0, 1].
+      wrt: which variables `tx` trains; (nnx.Param, jsparse.Mask) for `jsparse.revise`.
     """
 
     def __init__(
@@ -109,11 +110,12 @@ class Sweep:
         over: Callable[[Callable], Callable],
         controls: Sequence[Control] = (),
         inputs: Inputs = PIXELS,
+        wrt: Any = nnx.Param,
     ):
         self.make, self.tx, self.batch, self.controls = make, tx, batch, tuple(controls)
-        self.inputs = inputs
+        self.inputs, self.wrt = inputs, wrt
         model = make(nnx.Rngs(0))
-        self.graphdef = nnx.split(model, nnx.Param, ...)[0]
+        self.graphdef = nnx.split(model, wrt, ...)[0]
         self.layers = list(jsparse.masks(model))
         self.sizes = np.array([mask.size for mask in jsparse.masks(model).values()])
         self._epoch = jax.jit(over(self._one_epoch), donate_argnums=0)
@@ -127,7 +129,7 @@ class Sweep:
             for part in threshold_parts(model).values():
                 part.alpha[...] = jnp.full_like(part.alpha[...], alpha)
             memory = [control.init(model) for control in self.controls] or [jnp.zeros(())]
-            _, params, rest = nnx.split(model, nnx.Param, ...)
+            _, params, rest = nnx.split(model, self.wrt, ...)
             shuffle = jax.random.fold_in(key, 1)
             return Runs(params, rest, self.tx.init(params), memory[0], jnp.zeros((), int), shuffle)
 
@@ -146,6 +148,14 @@ class Sweep:
     def model(self, runs: Runs, run: int) -> nnx.Module:
         """The model of one run, in eval mode."""
         return self._tested(jax.tree.map(lambda leaf: leaf[run], runs))
+
+    def changed(self, runs: Runs, change: Callable[[nnx.Module, int], nnx.Module]) -> Runs:
+        """The runs with `change(model, run)` for each model; optimizer and steps as they were."""
+        count = len(runs.step)
+        models = [change(self.model(runs, run), run) for run in range(count)]
+        states = [nnx.split(model, self.wrt, ...)[1:] for model in models]
+        params, rest = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        return runs._replace(params=params, rest=rest)
 
     def densities(self, runs: Runs) -> np.ndarray:
         """Density of each sparse layer now, [runs, layers]."""
@@ -188,7 +198,7 @@ class Sweep:
             rest = jax.tree.map(jnp.asarray, runs.rest)  # variables of this trace, to be written
             model = self._trained(params, rest)
             task = optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()
-            _, _, rest = nnx.split(model, nnx.Param, ...)  # with new batch statistics
+            _, _, rest = nnx.split(model, self.wrt, ...)  # with new batch statistics
             return task + jsparse.cost(model), (rest, (task, _densities(model)))
 
         grads, (rest, trace) = jax.grad(loss_of, has_aux=True)(runs.params)
@@ -198,7 +208,7 @@ class Sweep:
         memory = runs.memory
         for control in self.controls:
             memory = control.apply(model, memory, runs.step)
-        _, params, rest = nnx.split(model, nnx.Param, ...)
+        _, params, rest = nnx.split(model, self.wrt, ...)
         return Runs(params, rest, optimizer, memory, runs.step + 1, runs.key), trace
 
     def _one_accuracy(self, runs: Runs, x: Array, y: Array) -> Array:

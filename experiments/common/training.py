@@ -1,10 +1,11 @@
 """Trains a `Sweep` within a run folder: log, checkpoints, plots, final numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from experiments.common.plots import plot_epochs, plot_layers
 from experiments.common.run import Run, check_finite
@@ -21,11 +22,13 @@ def train(
     sweep: Sweep,
     images: Images,
     *,
-    seeds: Sequence[int],
-    alphas: Sequence[float],
+    start: Callable[[], Runs],
     epochs: int,
+    begin: Callable[[nnx.Module, int], nnx.Module] = lambda model, run: model,
 ) -> Runs:
     """All epochs of all runs, from the last checkpoint on.
+
+    Without a checkpoint the runs are those of `start`, each model after `begin(model, run)`.
 
     Each row of the log holds, for every run, the test accuracy and density after the epoch, and the
     layers' densities every 20 steps within it (every step of the first 100).
@@ -35,8 +38,9 @@ def train(
     """
     x, y = jnp.asarray(images.train_x), jnp.asarray(images.train_y)
     test_x, test_y = jnp.asarray(images.test_x), jnp.asarray(images.test_y)
-    done, runs = run.load(sweep.start(seeds, alphas))
+    done, runs = run.load(start())
     if not done:
+        runs = sweep.changed(start(), begin)
         run.save(0, runs)  # so that a run lost in its first epoch keeps a good state too
     progress = Epochs(done, epochs, run.folder.name)
     for epoch in progress:
