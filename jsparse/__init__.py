@@ -34,10 +34,13 @@ from jsparse.pattern import Whole as Whole
 from jsparse.pattern import WholeModel as WholeModel
 from jsparse.report import Report as Report
 from jsparse.report import report as report
+from jsparse.revise import ACDC as ACDC
 from jsparse.revise import SET as SET
+from jsparse.revise import USN as USN
 from jsparse.revise import Gradual as Gradual
 from jsparse.revise import Revision as Revision
 from jsparse.revise import RigL as RigL
+from jsparse.revise import TopKAST as TopKAST
 from jsparse.revise import revise as revise
 from jsparse.rules import SRSTE as SRSTE
 from jsparse.rules import Gibbs as Gibbs

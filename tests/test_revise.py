@@ -1,5 +1,6 @@
 """Revisions: exact counts, what is trained, what is cleared, and every place they must work in."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -19,6 +20,9 @@ REVISIONS = {
     "gradual": js.Gradual(density=0.25, last=6, every=2),
     "set": js.SET(last=6, every=2, fraction=0.5),
     "rigl": js.RigL(last=8, every=2, fraction=0.5),
+    "top-kast": js.TopKAST(density=0.25, backward=0.5, every=2),
+    "ac/dc": js.ACDC(density=0.25, first=2, every=2, last=6),
+    "usn": js.USN(density=0.25),
 }
 SHAPE = (8, 16)
 
@@ -26,7 +30,9 @@ SHAPE = (8, 16)
 def labels(tree: Any) -> Any:
     """Kernels to one optimizer, the rest to another."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: "kernel" if "kernel" in jax.tree_util.keystr(path) else "rest", tree
+        lambda path, _: "kernel" if "kernel" in jax.tree_util.keystr(path) else "rest",
+        tree,
+        is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),  # flax 0.11 asks for it
     )
 
 
@@ -85,7 +91,7 @@ def kernels(seen: list) -> tuple[np.ndarray, np.ndarray]:
 def runs() -> dict:
     with jax.numpy_dtype_promotion("standard"):
         return {
-            name: run(js.revise(optax.adamw(1e-2), (".*", by)), tree())
+            name: run(js.revise(optax.adamw(0.1), (".*", by)), tree())
             for name, by in REVISIONS.items()
         }
 
@@ -140,21 +146,8 @@ def test_rigl_is_the_rule_of_the_paper() -> None:
         np.testing.assert_array_equal(masks[step], expected)
 
 
-def test_set_drops_the_smallest_and_grows_at_random(runs: dict) -> None:
-    by = js.SET(last=9, every=1, fraction=0.25)
-    mask, weight = np.asarray(tree()["kernel"]["mask"]), np.asarray(tree()["kernel"]["weight"])
-    new = lambda n: np.asarray(by(mask, weight, weight, step=jnp.array(1), key=jax.random.key(n)))
-    left = round(0.75 * mask.sum())
-    surely = mask * np.abs(weight) >= np.sort((mask * np.abs(weight)).ravel())[-left]
-    assert all((new(n)[surely] == 1).all() for n in range(5))
-    grown = np.mean([new(n) for n in range(50)], axis=0)[~surely]
-    assert (grown > 0).all() and grown.std() < 0.12  # all of the others, equally often
-
-
 @pytest.mark.parametrize("inner", INNERS)
 def test_what_enters_or_leaves_is_0_and_has_no_moments(inner: str) -> None:
-    if inner == "muon" and not hasattr(nnx, "as_pure"):
-        pytest.skip("muon of this optax looks for no masked nodes")
     seen = run(js.revise(INNERS[inner](), (".*", REVISIONS["rigl"])), tree(), 4)
     weights, masks = kernels(seen)
     moved = masks[4] != masks[3]
@@ -175,11 +168,12 @@ def test_masked_weights_stand_still(name: str, runs: dict) -> None:
     by = REVISIONS[name]
     for n in range(1, len(masks)):
         changed = weights[n] != weights[n - 1]
-        moved = masks[n] != masks[n - 1]
-        off = (masks[n - 1] == 0) & ~moved
-        assert not changed[off].any()
+        cleared = (masks[n] != masks[n - 1]) & by.clears
+        trained = np.asarray(by.trained(jnp.array(masks[n - 1]), jnp.array(weights[n - 1]))) == 1
+        assert (trained >= (masks[n - 1] == 1)).all()
+        assert not changed[~trained & ~cleared].any()
         if not (by.pauses and by.due(jnp.array(n))):
-            assert changed[(masks[n - 1] == 1) & ~moved].all()
+            assert changed[trained & ~cleared].all()
 
 
 def test_a_pause_trains_nothing_and_counts_nothing() -> None:
@@ -249,15 +243,29 @@ def test_clipping_inside_counts_what_is_trained_only() -> None:
     assert not changes["kernel"]["mask"].any()
 
 
-@pytest.mark.parametrize("name", REVISIONS)
+def changed_mask(by: js.Revision, seed: Array) -> Array:
+    """The update of the mask at the first step."""
+    start = tree()
+    tx = js.revise(optax.sgd(0.1), (".*", by), seed=seed)
+    changes, _ = tx.update(gradients(start, 0), tx.init(start), start)
+    return changes["kernel"]["mask"]
+
+
+@pytest.mark.parametrize("name", ["set", "rigl", "usn"])
 def test_the_seed_decides(name: str) -> None:
-    last = lambda seed: np.asarray(
-        run(js.revise(optax.sgd(0.1), (".*", REVISIONS[name]), seed=seed), tree(), 2)[-1][0][
-            "kernel"
-        ]["mask"]
-    )
-    np.testing.assert_array_equal(last(3), last(3))
-    assert (last(3) != last(4)).any() == (name in ("set", "usn"))
+    by = dataclasses.replace(REVISIONS[name], **({} if name == "usn" else {"every": 1}))
+    first = jax.jit(lambda seed: changed_mask(by, seed))
+    np.testing.assert_array_equal(first(3), first(3))
+    assert (first(3) != first(4)).any() == (name != "rigl")
+
+
+def test_seeds_of_one_program() -> None:
+    """Runs that differ in their seed alone, as in a sweep."""
+    by = js.SET(last=8, every=1, fraction=0.5)
+    once = lambda seed: changed_mask(by, seed)
+    many, alone = jax.vmap(once)(jnp.arange(3)), jax.jit(once)
+    for seed in range(3):
+        np.testing.assert_array_equal(many[seed], alone(seed))
 
 
 # Models.
@@ -333,8 +341,13 @@ def test_attention_biases_are_no_kernels() -> None:
     tx = js.revise(optax.sgd(0.1), (".*", js.Gradual(density=0.25, last=1)), roles=js.roles(model))
     optimizer = js.Optimizer(model, tx, wrt=BOTH)
     x = jax.random.normal(jax.random.key(0), (2, 3, 4))
-    grads = nnx.grad(lambda model: (model(x) ** 2).sum(), argnums=nnx.DiffState(0, BOTH))(model)
-    optimizer.update(model, grads)
+
+    @nnx.jit
+    def step(model: nnx.Module, optimizer: nnx.Optimizer) -> None:
+        loss = lambda model: (model(x) ** 2).sum()
+        optimizer.update(model, nnx.grad(loss, argnums=nnx.DiffState(0, BOTH))(model))
+
+    step(model, optimizer)
     assert {path: int(m.sum()) for path, m in js.masks(model).items()} == {
         f"{name}/kernel": 4 for name in ("query", "key", "value", "out")
     }
@@ -392,17 +405,17 @@ def test_eight_devices_agree_with_one_and_gather_nothing(name: str, kind: str) -
         )
         now = jax.tree.map(place, start)
         state = tx.init(now)
-        update = jax.jit(tx.update)
-        for step in range(4):
-            grads = jax.tree.map(place, gradients(expected[step][0], step))
-            if step == 0:
-                program = update.lower(grads, state, now).compile().as_text()
-                assert "all-reduce" in program and "all-gather" not in program
-            changes, state = update(grads, state, now)
+        grads = [jax.tree.map(place, gradients(expected[n][0], n)) for n in range(4)]
+        update = jax.jit(tx.update).lower(grads[0], state, now).compile()
+        for n in range(4):
+            given = jax.device_put((grads[n], state, now), update.input_shardings[0])
+            changes, state = update(*given)
             now = optax.apply_updates(now, changes)
             np.testing.assert_array_equal(
-                now["kernel"]["mask"], expected[step + 1][0]["kernel"]["mask"]
+                now["kernel"]["mask"], expected[n + 1][0]["kernel"]["mask"]
             )
+        assert "all-gather" not in update.as_text()
+        assert "all-reduce" in update.as_text() or name == "usn"  # it looks at no weight
 
 
 # What is refused.
@@ -444,17 +457,6 @@ REFUSED = {
         ),
         ValueError,
         "differ at 'mask'; masks need gradients",
-    ),
-    "span": (lambda: js.Gradual(density=0.1, first=3, last=3), ValueError, "later than first"),
-    "density": (lambda: js.Gradual(density=0.0, last=3), ValueError, "density"),
-    "every": (lambda: js.RigL(last=50, every=0), ValueError, "every is a number of train steps"),
-    "never": (lambda: js.RigL(last=50), ValueError, "no step would exchange"),
-    "fraction": (lambda: js.SET(last=500, fraction=1.5), ValueError, "fraction is the part"),
-    "each": (lambda: js.RigL(last=500, scope=js.Each()), ValueError, "would keep all"),
-    "whole model": (
-        lambda: js.SET(last=500, scope=js.WholeModel()),
-        ValueError,
-        "each layer by itself",
     ),
 }
 
