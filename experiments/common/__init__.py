@@ -18,6 +18,7 @@ from experiments.common.compare import (
     compare,
     first_samples,
     percent,
+    plot_league,
     plot_ranks,
     plot_tradeoff,
 )
@@ -39,6 +40,7 @@ from experiments.common.study import (
     study,
 )
 from experiments.common.sweep import Inputs, Sweep, in_turn, side_by_side, to_float, turns_on_cpu
+from experiments.common.wide_resnet import WideResNet
 
 __all__ = [
     "Contestant",
@@ -59,6 +61,7 @@ __all__ = [
     "StudySettings",
     "Sweep",
     "TrainSettings",
+    "WideResNet",
     "check_finite",
     "cifar10",
     "colour_digits",
@@ -78,6 +81,7 @@ __all__ = [
     "plot_first_layer",
     "plot_kernels",
     "plot_layers",
+    "plot_league",
     "plot_ranks",
     "plot_tradeoff",
     "run_lstm",

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import optax
@@ -34,6 +34,7 @@ class Contestant(NamedTuple):
       revisions: of its stored masks while training, pairs of a pattern and a revision.
       begin: makes the model that is trained from the one that is built.
       after: name of an earlier contestant, whose trained models `begin` is given.
+      rate: factor of its learning rate; 0 leaves it as `begin` made it.
     """
 
     make: Callable[[nnx.Rngs], nnx.Module]
@@ -42,6 +43,7 @@ class Contestant(NamedTuple):
     revisions: tuple[tuple[str, jsparse.Revision], ...] = ()
     begin: Begin = lambda new, earlier, seed: new
     after: str = ""
+    rate: float = 1.0
 
 
 Results = dict[str, dict[str, list[float]]]
@@ -114,6 +116,8 @@ class _Race(NamedTuple):
     def sweep(self, name: str) -> tuple[Sweep, Callable[[], Runs]]:
         """Its runs, and what makes their start."""
         one, settings, tx, wrt = self.contestants[name], self.settings, self.tx, nnx.Param
+        if one.rate != 1:
+            tx = optax.chain(tx, optax.scale(one.rate))
         if one.revisions:
             roles = jsparse.roles(one.make(nnx.Rngs(0)))
             tx, wrt = jsparse.revise(tx, *one.revisions, roles=roles), (nnx.Param, jsparse.Mask)
@@ -211,6 +215,72 @@ def plot_tradeoff(
     handles.append(_line("0.4", "--", f"dense, {100 * np.mean(dense):.2f} %"))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
     save(figure, path)
+
+
+def plot_league(
+    families: Mapping[str, Mapping[str, Sequence[dict[str, list[float]]]]],
+    dense: Sequence[float],
+    path: str | Path,
+    worst: float = 0.15,
+) -> None:
+    """Accuracy of many methods, a line each, best of a family on top; the colour is the density.
+
+    Args:
+      families: results of each method, one for each density, by family and method.
+      dense: accuracies of the dense network.
+      path: the PNG file.
+      worst: loss of accuracy beyond which a mark is put at the edge, as an arrow.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm
+
+    families = {family: methods for family, methods in families.items() if methods}
+    every = [n for methods in families.values() for marks in methods.values() for n in marks]
+    densities = [100 * np.mean(n["density"]) for n in every]
+    colours = LogNorm(max(0.1, min(densities)), max(densities))
+    lines = sum(map(len, families.values())) + len(families)
+    figure = figure_of(8.0, 0.27 * lines + 1.3)
+    axes, bar = figure.subplots(1, 2, width_ratios=(30, 1))
+    full = 100 * float(np.mean(dense))
+    lowest = min(100 * np.mean(n["accuracy"]) for n in every)
+    edge = max(full - 100 * worst, lowest - 0.2)
+    place, labels = 0, {}
+    for family, methods in families.items():
+        axes.text(0.01, place, family, transform=axes.get_yaxis_transform(), style="italic",
+                  va="center", color="0.35")  # fmt: skip
+        place += 1
+        last = lambda marks: min((np.mean(n["density"]), np.mean(n["accuracy"])) for n in marks)[1]
+        for name in sorted(methods, key=lambda name: last(methods[name]), reverse=True):
+            marks = sorted(methods[name], key=lambda n: np.mean(n["density"]))
+            x = np.array([100 * np.mean(n["accuracy"]) for n in marks])
+            spread = [100 * deviation(n["accuracy"]) for n in marks]
+            axes.plot(np.clip(x, edge, None), np.full(len(x), place), color="0.8", zorder=1)
+            for value, width, n in zip(x, spread, marks, strict=True):
+                colour = _density_colour(colours, 100 * np.mean(n["density"]))
+                if value < edge:
+                    axes.plot(edge, place, marker="<", color=colour, markersize=7, zorder=2)
+                else:
+                    axes.errorbar(value, place, xerr=width, fmt="o", color=colour, capsize=2,
+                                  markersize=6, linewidth=1.2, zorder=2)  # fmt: skip
+            labels[place] = name
+            place += 1
+    axes.axvline(full, color="0.4", linestyle="--", linewidth=1.2)
+    axes.set_yticks(list(labels), list(labels.values()))
+    axes.set_ylim(place - 0.4, -0.7)
+    axes.set_xlabel(f"test accuracy [%]; dense (dashed) {full:.2f}")
+    axes.grid(axis="x", alpha=0.3)
+    scale = ScalarMappable(colours, "viridis_r")
+    ticks = [t for t in (0.5, 1, 2, 5, 10, 20, 50, 100) if colours.vmin <= t <= colours.vmax]
+    drawn = figure.colorbar(scale, cax=bar, label="weights left [%]", ticks=ticks)
+    drawn.ax.set_yticklabels([f"{t:g}" for t in ticks])
+    drawn.ax.minorticks_off()
+    save(figure, path)
+
+
+def _density_colour(scale: Any, density: float) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["viridis_r"](scale(density))
 
 
 def _line(colour: str, style: str, label: str):

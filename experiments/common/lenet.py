@@ -64,9 +64,10 @@ class SmallConvNet(nnx.Module):
     Args:
       rngs: for the start.
       norm: what normalises, such as `nnx.LayerNorm`.
+      channels: of the images.
     """
 
-    def __init__(self, rngs: nnx.Rngs, norm: Callable = batch_norm):
+    def __init__(self, rngs: nnx.Rngs, norm: Callable = batch_norm, channels: int = 1):
         def conv(inputs: int, outputs: int) -> nnx.Conv:
             return nnx.Conv(
                 inputs,
@@ -79,13 +80,13 @@ class SmallConvNet(nnx.Module):
             )
 
         norm = partial(norm, rngs=rngs)
-        self.stem = nnx.Sequential(conv(1, 16), norm(16), nnx.relu)
+        self.stem = nnx.Sequential(conv(channels, 16), norm(16), nnx.relu)
         self.convs = nnx.Sequential(
             conv(16, 32), norm(32), nnx.relu, conv(32, 32), norm(32), nnx.relu
         )
         self.head = nnx.Linear(32, 10, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Images [n, 28, 28] to logits [n, 10]."""
-        x = max_pool(self.stem(max_pool(x[..., None])))
+        """Images [n, h, w] or [n, h, w, channels] to logits [n, 10]."""
+        x = max_pool(self.stem(max_pool(x.reshape(*x.shape[:3], -1))))
         return self.head(self.convs(x).mean(axis=(1, 2)))

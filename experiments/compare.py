@@ -1,0 +1,330 @@
+"""Every method of the library beside each other, at four densities on one network.
+
+Claim: none of a paper; a table to choose a method from. What moves or learns its masks while it
+    trains ends ahead of masks that are chosen at birth, the more so the sparser the network.
+
+Methods: rules (masks made from the weights at each step), revisions (stored masks that move),
+    pruning at birth, in rounds and in one shot; see each one's file for its paper. Where a method
+    wants a density for each layer it has that of the ERK budget. All are trained alike, with Adam
+    and a rate that falls along a cosine; rounds and Powerpropagation train one more run before each
+    density, and one-shot pruning nothing after it. L0, STR and soft movement have no density to aim
+    at: they have strengths, and stand where these led. N:M rules are not here, as groups of 5, 10,
+    20 or 50 fit no layer of these networks.
+
+Command: python -m experiments.compare                         (LeNet-300-100 on MNIST)
+         python -m experiments.compare --network resnet-20     (a GPU; CIFAR-10)
+         python -m experiments.compare --network small         (a small convolutional net, CIFAR-10)
+         python -m experiments.compare --quick                 (a part of MNIST, ten minutes)
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import jsparse
+from experiments import common
+from jsparse import prune, schedule
+
+Network = Literal["lenet-300-100", "small", "resnet-20"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(common.TrainSettings):
+    """The residual network wants a GPU."""
+
+    network: Network = "lenet-300-100"
+    """The first is for MNIST, the others for CIFAR-10."""
+    densities: tuple[float, ...] = (0.2, 0.1, 0.05, 0.02)
+    """Of the weights under a mask, falling."""
+    methods: tuple[str, ...] = ()
+    """Only these, by their names in the table; all where empty."""
+    seeds: int = 3
+    epochs: int = 20
+    batch: int = 100
+    learning_rate: float = 1.2e-3
+    """Of Adam, falling to 0 along a cosine."""
+    samples: int = 60_000
+    """Train on the first so many images."""
+    quick: bool = False
+    """LeNet-300-100 on a part of MNIST."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        falling = all(a > b for a, b in zip(self.densities, self.densities[1:], strict=False))
+        if not self.densities or not falling or not all(0 < d < 1 for d in self.densities):
+            raise ValueError(
+                f"--densities are fractions in (0, 1), from high to low; got {self.densities}"
+            )
+
+
+QUICK = Settings(seeds=2, epochs=6, samples=10_000, quick=True)
+NETWORKS: dict[str, tuple[Callable[[nnx.Rngs], nnx.Module], str]] = {
+    "lenet-300-100": (common.LeNet300, ".*/kernel"),
+    "small": (partial(common.SmallConvNet, channels=3, norm=nnx.LayerNorm), "convs/.*/kernel"),
+    "resnet-20": (partial(common.ResNet, 20), "blocks/.*/kernel"),
+}
+FAMILIES = {
+    "masks from the weights": (
+        "DST", "top", "Gibbs", "movement", "powerpropagation", "L0", "STR", "soft movement",
+    ),
+    "masks that move": ("gradual", "SET", "RigL", "Top-KAST", "AC/DC"),
+    "masks from birth": ("random", "even", "magnitude at birth", "SNIP", "GraSP", "SynFlow"),
+    "in rounds": ("lottery", "fine-tuned"),
+    "in one shot": ("magnitude",),
+}  # fmt: skip
+STRENGTHS = {"L0": (1e-6, 4e-6, 1.6e-5, 6.4e-5), "STR": (1e-4, 1e-3, 1e-2, 1e-1),
+             "soft movement": (0.3, 1.0, 3.0, 10.0)}  # fmt: skip
+"""Prices of a weight, decays of s, and weights of the cost, where no density can be given."""
+BATCHES = 10
+"""Batches that pruning at birth looks at."""
+
+
+class Entries:
+    """Makes the contestants of one network.
+
+    Args:
+      settings: of the experiment.
+      steps: train steps of a run.
+      batches: what pruning at birth looks at, prepared images and labels.
+    """
+
+    def __init__(self, settings: Settings, steps: int, batches: list[tuple[jax.Array, jax.Array]]):
+        self.network, self.pattern = NETWORKS[settings.network]
+        self.steps, self.batches = steps, batches
+        parts = jsparse.masks(self.held(nnx.Rngs(0)))
+        self.shapes = {path: mask.shape for path, mask in parts.items()}
+
+    def held(self, rngs: nnx.Rngs) -> nnx.Module:
+        """The network with stored masks, all ones."""
+        return jsparse.sparsify(self.network(rngs), (self.pattern, jsparse.Held()))
+
+    def layers(self, by: Callable[[float], Any], density: float) -> list[tuple[str, Any]]:
+        """Pairs of each layer's path and what `by` gives for its density."""
+        budget = schedule.erdos_renyi_kernel(self.shapes, density)
+        return [(re.escape(path), by(d)) for path, d in budget.items()]
+
+    def ruled(self, by: Callable[[float], Any], density: float, **more: Any) -> common.Contestant:
+        """Under a rule for each layer."""
+        pairs = self.layers(by, density)
+        return common.Contestant(
+            lambda rngs: jsparse.sparsify(self.network(rngs), *pairs, rngs=rngs), **more
+        )
+
+    def revised(self, by: Callable[[float], Any], density: float, begin: Any) -> common.Contestant:
+        """With stored masks that a revision moves."""
+        return common.Contestant(self.held, revisions=tuple(self.layers(by, density)), begin=begin)
+
+    def random(self, density: float) -> Callable:
+        """A start with random masks."""
+        choose = prune.by_layer(schedule.erdos_renyi_kernel)
+        return lambda new, _, seed: prune.random(
+            new, density=density, key=jax.random.key(seed), choose=choose
+        )
+
+    def rules(self, density: float) -> dict[str, common.Contestant]:
+        """Masks made from the weights at each step."""
+        steps = self.steps
+        beta = schedule.geometric(1.0, 1e4, first=0, last=round(0.64 * steps))
+        falls = lambda d: schedule.cubic(1.0, d, round(0.1 * steps), round(0.7 * steps))
+        power = lambda d: jsparse.Powerpropagation(density=d)
+        pruned = lambda new, before, _: jsparse.sparsify(
+            jsparse.fold(before), *self.layers(power, density)
+        )
+        target = jsparse.TargetDensity(density=density, steps=steps)
+        threshold = lambda rngs: jsparse.sparsify(
+            self.network(rngs), (self.pattern, jsparse.Threshold(alpha=1e-4))
+        )
+        return {
+            "DST": common.Contestant(threshold, 1e-4, (target,)),
+            "top": self.ruled(lambda d: jsparse.Top(density=d), density),
+            "Gibbs": self.ruled(
+                lambda d: jsparse.Gibbs(density=d, beta=beta, coupling=0.0), density
+            ),
+            "movement": self.ruled(lambda d: jsparse.Movement(density=falls(d)), density),
+            "powerpropagation": self.ruled(
+                power, density, begin=pruned, after="powerpropagation, dense"
+            ),
+        }
+
+    def moving(self, density: float) -> dict[str, common.Contestant]:
+        """Stored masks that move."""
+        steps, start = self.steps, self.random(density)
+        full = lambda new, _, seed: new
+        exchange = {"every": max(1, steps // 60), "last": round(0.75 * steps)}
+        phases = {"first": round(0.1 * steps), "every": max(1, round(0.05 * steps))}
+        gradual = partial(jsparse.Gradual, last=round(0.7 * steps), every=max(1, steps // 60))
+        kast = lambda d: jsparse.TopKAST(density=d, backward=min(1.0, 2 * d), every=10)
+        return {
+            "gradual": self.revised(lambda d: gradual(density=d), density, full),
+            "SET": self.revised(lambda d: jsparse.SET(**exchange), density, start),
+            "RigL": self.revised(lambda d: jsparse.RigL(**exchange), density, start),
+            "Top-KAST": self.revised(kast, density, start),
+            "AC/DC": self.revised(
+                lambda d: jsparse.ACDC(density=d, last=round(0.85 * steps), **phases), density, full
+            ),
+        }
+
+    def at_birth(self, density: float) -> dict[str, common.Contestant]:
+        """Masks that are chosen before the first step."""
+        held = lambda choice: common.Contestant(self.held, begin=choice)
+        pick = lambda by, **more: held(lambda new, _, seed: by(new, density=density, **more))
+        seen = {"loss": loss, "batches": self.batches}
+
+        def even(new: nnx.Module, _: nnx.Module, seed: int) -> nnx.Module:
+            budget = schedule.erdos_renyi_kernel(self.shapes, density)
+            keys = jax.random.split(jax.random.key(seed), len(budget))
+            wiring = {
+                path: jsparse.USN(density=d).links(self.shapes[path], key)
+                for (path, d), key in zip(budget.items(), keys, strict=True)
+            }
+            return jsparse.hold(new, wiring)
+
+        return {
+            "random": held(self.random(density)),
+            "even": held(even),
+            "magnitude at birth": pick(prune.magnitude),
+            "SNIP": pick(prune.snip, **seen),
+            "GraSP": pick(prune.grasp, **seen),
+            "SynFlow": pick(prune.synflow, shape=self.batches[0][0].shape[1:]),
+        }
+
+    def later(self, density: float, before: str) -> dict[str, common.Contestant]:
+        """Pruned after training: in rounds, `before` being the round before, or at once."""
+
+        def rewound(new: nnx.Module, trained: nnx.Module, seed: int) -> nnx.Module:
+            return jsparse.hold(new, jsparse.masks(smallest(trained)))
+
+        smallest = lambda model: prune.magnitude(model, density=density)
+        entry = partial(common.Contestant, self.held)
+        return {
+            "lottery": entry(begin=rewound, after=(before and f"lottery, {before}") or "dense"),
+            "fine-tuned": entry(
+                begin=lambda _, trained, seed: smallest(trained),
+                after=(before and f"fine-tuned, {before}") or "dense",
+            ),
+            "magnitude": entry(
+                begin=lambda _, trained, seed: smallest(trained), after="dense", rate=0.0
+            ),
+        }
+
+    def strengths(self) -> dict[str, common.Contestant]:
+        """What has a strength in place of a density."""
+        make = {
+            "L0": lambda s: jsparse.HardConcrete(lam=s),
+            "STR": lambda s: jsparse.SoftThreshold(decay=s),
+            "soft movement": lambda s: jsparse.SoftMovement(lam=s),
+        }
+        return {
+            f"{name}, {strength:g}": self.ruled(lambda _, s=strength, b=by: b(s), 1.0)
+            for name, by in make.items()
+            for strength in STRENGTHS[name]
+        }
+
+
+def loss(model: nnx.Module, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Cross entropy, []."""
+    x, y = batch
+    return optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()  # type: ignore
+
+
+def contestants(entries: Entries, settings: Settings) -> dict[str, common.Contestant]:
+    """By name "method, density" or "method, strength", in the order in which they are trained."""
+    dense = lambda rngs: jsparse.sparsify(
+        entries.network(rngs), (entries.pattern, jsparse.Powerpropagation())
+    )
+    made = {
+        "dense": common.Contestant(entries.held),
+        "powerpropagation, dense": common.Contestant(dense),
+    }
+    before = ""
+    for density in settings.densities:
+        for kind in (entries.rules, entries.moving, entries.at_birth):
+            made |= {f"{name}, {density}": one for name, one in kind(density).items()}
+        made |= {f"{name}, {density}": one for name, one in entries.later(density, before).items()}
+        before = str(density)
+    made |= entries.strengths()
+    wanted = settings.methods or [name for names in FAMILIES.values() for name in names]
+    needed = {name for name in made if name.split(", ")[0] in (*wanted, "dense")}
+    return {name: one for name, one in made.items() if name in needed}
+
+
+def main(settings: Settings) -> None:
+    """Train all contestants, print the table and draw the picture."""
+    known = [name for names in FAMILIES.values() for name in names]
+    unknown = [name for name in settings.methods if name not in known]
+    if unknown:
+        raise ValueError(f"--methods got {unknown[0]!r}; there are {', '.join(known)}")
+    mnist = settings.network == "lenet-300-100"
+    images = (common.mnist if mnist else common.cifar10)(settings.data)
+    images = common.first_samples(images, settings.samples)
+    out = Path(settings.out or f"runs/compare/{settings.network}{'-quick' * settings.quick}")
+    settings = dataclasses.replace(settings, out=str(out))
+    settings.check_batch(images)
+    prepare = common.standardise(images.train_x)
+    inputs = common.Inputs(
+        train=lambda key, x: prepare(x) if mnist else common.pad_crop_flip(key, prepare(x)),
+        test=prepare,
+    )
+    steps = settings.epochs * (len(images.train_x) // settings.batch)
+    rate = optax.cosine_decay_schedule(settings.learning_rate, steps)
+    looked_at = (
+        images.train_x[: BATCHES * settings.batch],
+        images.train_y[: BATCHES * settings.batch],
+    )
+    parts = [np.array_split(array, max(1, len(array) // settings.batch)) for array in looked_at]
+    batches = [(prepare(jnp.asarray(x)), jnp.asarray(y)) for x, y in zip(*parts, strict=True)]
+    made = contestants(Entries(settings, steps, batches), settings)
+    over = common.side_by_side if mnist else common.turns_on_cpu()
+    found = common.compare(settings, made, optax.adam(rate), images, inputs, over)
+    what = f"{settings.network}, {settings.epochs} epochs, {settings.seeds} seeds"
+    print(f"{images.name}, {what}, last epoch (test data):\n")
+    print(
+        common.table(["", *(f"{100 * d:g} %" for d in settings.densities)], rows(found, settings))
+    )
+    shown = {family: shown_of(found, names) for family, names in FAMILIES.items()}
+    common.plot_league(shown, found["dense"]["accuracy"], out / "compare.png")
+    print(f"\npicture: {out / 'compare.png'}")
+
+
+def rows(found: common.Results, settings: Settings) -> list[list[str]]:
+    """A line for each method, best first within its family; a column for each density."""
+    lines = [["dense", common.percent(found["dense"]["accuracy"])]]
+    for family, names in FAMILIES.items():
+        lines.append([family])
+        here = [n for n in names if f"{n}, {settings.densities[-1]}" in found]
+        mean = lambda name: np.mean(found[f"{name}, {settings.densities[-1]}"]["accuracy"])
+        for name in sorted(here, key=mean, reverse=True):
+            marks = (found[f"{name}, {d}"] for d in settings.densities)
+            lines.append([f"  {name}", *(common.percent(n["accuracy"]) for n in marks)])
+        for name in names:
+            for strength in STRENGTHS.get(name, ()):
+                numbers = found.get(f"{name}, {strength:g}")
+                if numbers:
+                    density = f"at {100 * np.mean(numbers['density']):.1f} %:"
+                    mark = f"{density} {common.percent(numbers['accuracy'])}"
+                    lines.append([f"  {name}, strength {strength:g}", mark])
+    width = 1 + len(settings.densities)
+    return [line + [""] * (width - len(line)) for line in lines]
+
+
+def shown_of(found: common.Results, names: tuple[str, ...]) -> dict[str, list[dict]]:
+    """The results of each method of a family, over densities or strengths."""
+    mine = {n: [r for key, r in found.items() if key.split(", ")[0] == n] for n in names}
+    return {
+        name: [r for r in results if np.mean(r["density"]) < 1]
+        for name, results in mine.items()
+        if results
+    }
+
+
+if __name__ == "__main__":
+    common.start(main, Settings, __doc__, QUICK)
