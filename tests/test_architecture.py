@@ -35,6 +35,7 @@ CONTRACT = {  # the exceptions: what the methods of a room share
     "jsparse.revise.revision",
     "jsparse.revise.pairs",
     "jsparse.prune.choice",
+    "jsparse.prune.folder",
     "jsparse.prune.rounds",
 }
 READERS, WRITERS = {"report", "export"}, {"revise", "prune"}
