@@ -119,8 +119,7 @@ class silo:
     numbers, which could not be checked.
 
     Args:
-      start: peak of rounds 0 to `delay`, above 0.
-      end: peak of a network pruned to almost nothing.
+      start: peak up to round `delay`; `end` that of a network pruned to almost nothing.
       kept: part of the weights left that each round keeps, in (0, 1).
       delay: rounds that the peak lags behind.
       slope: steepness around the middle, where half of the weights are left.
