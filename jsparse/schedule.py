@@ -109,6 +109,96 @@ class geometric:
         return self.start * (self.end / self.start) ** _progress(self, stairs)
 
 
+@dataclass(frozen=True)
+class silo:
+    """Peak learning rate of a pruning round: an S-shape in how much was pruned, from start to end.
+
+        peak(m) = start + (end - start) / (1 + (g / (1 - g))^-slope),   g = 1 - kept^(m - delay)
+
+    SILO is `warm_stairs` with this peak. S-Cyc is `triangle` with it: the paper's words, not its
+    numbers, which could not be checked.
+
+    Args:
+      start: peak up to round `delay`; `end` that of a network pruned to almost nothing.
+      kept: part of the weights left that each round keeps, in (0, 1).
+      delay: rounds that the peak lags behind.
+      slope: steepness around the middle, where half of the weights are left.
+
+    Raises:
+      ValueError: kept or start out of range.
+
+    Example:
+      >>> [round(float(silo(0.03, 0.07)(m)), 5) for m in (0, 2, 4, 6, 10)]
+      [0.03, 0.03004, 0.04761, 0.06893, 0.07]
+
+    Reference: Liu, Ghosh, Tan and Motani, Optimizing learning rate schedules for iterative pruning
+      of deep neural networks, TMLR 2023; formula and values of the authors' code.
+    """
+
+    start: float
+    end: float
+    kept: float = 0.8
+    delay: int = 1
+    slope: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.kept < 1 or min(self.start, self.end) <= 0:
+            raise ValueError(f"{self}: rates are above 0, and kept is a part in (0, 1)")
+
+    def __call__(self, step: Array | int) -> Array:
+        rounds = jnp.maximum(jnp.asarray(step, jnp.float32) - self.delay, 0.0)
+        left = self.kept**rounds
+        up, down = (1.0 - left) ** self.slope, left**self.slope
+        return self.start + (self.end - self.start) * up / (up + down)
+
+
+@dataclass(frozen=True)
+class warm_stairs:
+    """Up from 0 in a line over `warm` steps, then `peak`, a tenth of it after each fall.
+
+    Args:
+      peak: highest learning rate, such as `silo(0.03, 0.07)(round.number)`.
+      warm: steps of the rise, which a fall ends.
+      falls: steps at which the rate becomes peak / 10, peak / 100, ...
+
+    Example:
+      >>> curve = warm_stairs(1.0, 10, (20, 30))
+      >>> [round(float(curve(t)), 3) for t in (0, 5, 10, 20, 30)]
+      [0.0, 0.5, 1.0, 0.1, 0.01]
+    """
+
+    peak: float
+    warm: int = 0
+    falls: tuple[int, ...] = ()
+
+    def __call__(self, step: Array | int) -> Array:
+        time = jnp.asarray(step, jnp.float32)
+        rise = jnp.minimum(1.0, time / self.warm) if self.warm else jnp.ones_like(time)
+        for n, fall in enumerate(sorted(self.falls), start=1):
+            rise = jnp.where(time >= fall, 0.1**n, rise)
+        return self.peak * rise
+
+
+@dataclass(frozen=True)
+class triangle:
+    """From `low` to `high` and back in lines of `half` steps each, again and again.
+
+    Example:
+      >>> [float(triangle(0.0, 1.0, 4)(t)) for t in (0, 2, 4, 6, 8, 10)]
+      [0.0, 0.5, 1.0, 0.5, 0.0, 0.5]
+
+    Reference: Smith, Cyclical learning rates for training neural networks, WACV 2017.
+    """
+
+    low: float
+    high: float
+    half: int
+
+    def __call__(self, step: Array | int) -> Array:
+        time = jnp.asarray(step, jnp.float32) / self.half
+        return self.low + (self.high - self.low) * (1.0 - jnp.abs(time % 2.0 - 1.0))
+
+
 def _check_span(curve: cubic | geometric) -> None:
     if curve.last <= curve.first:
         raise ValueError(

@@ -36,6 +36,7 @@ CONTRACT = {  # the exceptions: what the methods of a room share
     "jsparse.revise.pairs",
     "jsparse.prune.choice",
     "jsparse.prune.weights",
+    "jsparse.prune.folder",
     "jsparse.prune.rounds",
 }
 READERS, WRITERS = {"report", "export"}, {"revise", "prune"}

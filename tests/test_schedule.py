@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jsparse.schedule import constant, cubic, erdos_renyi, erdos_renyi_kernel, uniform
+from jsparse.schedule import (
+    constant,
+    cubic,
+    erdos_renyi,
+    erdos_renyi_kernel,
+    silo,
+    triangle,
+    uniform,
+    warm_stairs,
+)
 
 
 def test_cubic_meets_both_ends_and_falls() -> None:
@@ -23,6 +32,50 @@ def test_constant() -> None:
 def test_cubic_refuses_an_empty_span() -> None:
     with pytest.raises(ValueError, match="last must be later than first"):
         cubic(1.0, 0.0, 5, 5)
+
+
+def test_golden_peaks_of_silo() -> None:
+    """As the authors' code has them for ResNet-20 and VGG-19, pruned by 20 % a round."""
+    resnet = [0.03, 0.03, 0.03004, 0.03213, 0.04761, 0.06446, 0.06893, 0.06977, 0.06995]
+    vgg = [0.04, 0.04, 0.04006, 0.0432, 0.06642, 0.09169, 0.09839, 0.09966, 0.09992]
+    rounds = jnp.arange(9)
+    assert silo(0.03, 0.07)(rounds).tolist() == pytest.approx(resnet, abs=5e-6)
+    assert silo(0.04, 0.10)(rounds).tolist() == pytest.approx(vgg, abs=6e-6)
+
+
+@given(st.floats(0.05, 0.95), st.integers(0, 3), st.floats(0.5, 8.0))
+def test_silo_rises_from_start_to_end_and_is_half_way_where_half_is_left(
+    kept: float, delay: int, slope: float
+) -> None:
+    curve = silo(0.1, 0.3, kept, delay, slope)
+    values = curve(jnp.arange(200))
+    assert values[: delay + 1].tolist() == pytest.approx([0.1] * (delay + 1))
+    assert (jnp.diff(values) >= -1e-7).all() and values[-1] <= 0.3 + 1e-6
+    half = jnp.log(0.5) / jnp.log(kept) + delay
+    assert float(curve(half)) == pytest.approx(0.2, rel=1e-3)
+
+
+def test_warm_stairs_are_those_of_silos_code_for_resnet20() -> None:
+    """Of 782 steps an epoch: slope peak / 20,000, falls after 25 and 32 epochs."""
+    curve = warm_stairs(0.07, 20_000, (25 * 782, 32 * 782))
+    steps = [0, 10_000, 25 * 782 - 1, 25 * 782, 32 * 782 - 1, 32 * 782, 10**6]
+    want = [0, 0.035, 0.07 * 19_549 / 20_000, 0.007, 0.007, 0.0007, 0.0007]
+    assert [float(curve(t)) for t in steps] == pytest.approx(want, rel=1e-5)
+    assert warm_stairs(0.5)(jnp.arange(2)).tolist() == [0.5, 0.5]
+
+
+def test_triangle_is_smiths_formula() -> None:
+    for t in range(0, 50):
+        cycle = (1 + t / 16) // 1
+        want = 0.1 + (0.4 - 0.1) * max(0.0, 1 - abs(t / 8 - 2 * cycle + 1))
+        assert float(triangle(0.1, 0.4, 8)(t)) == pytest.approx(want, rel=1e-5)
+
+
+def test_silo_refuses_what_is_no_rate() -> None:
+    with pytest.raises(ValueError, match="kept is a part in"):
+        silo(0.03, 0.07, kept=1.0)
+    with pytest.raises(ValueError, match="above 0"):
+        silo(0.0, 0.07)
 
 
 def resnet50() -> dict[str, tuple[int, ...]]:
