@@ -3,3 +3,11 @@
 from jsparse.report.density import Report as Report
 from jsparse.report.density import Row as Row
 from jsparse.report.density import report as report
+from jsparse.report.overlap import Overlap as Overlap
+from jsparse.report.overlap import Stability as Stability
+from jsparse.report.overlap import overlap as overlap
+from jsparse.report.overlap import stability as stability
+from jsparse.report.structure import Effective as Effective
+from jsparse.report.structure import Structure as Structure
+from jsparse.report.structure import effective as effective
+from jsparse.report.structure import structure as structure

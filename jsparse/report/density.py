@@ -6,6 +6,7 @@ import math
 import numpy as np
 from flax import nnx
 
+from jsparse.report.table import table
 from jsparse.slots import slots
 from jsparse.sparse import Sparse
 
@@ -81,18 +82,8 @@ class Report:
             for path, r in self.rows.items()
         ]
         total = ("total", "", "", f"{self.density:.2%}", f"{self.kept:,}", f"{self.size:,}")
-        widths = [max(len(line[n]) for line in (head, *body, total)) for n in range(len(head))]
-        # names to the left, numbers to the right
-        lines = [
-            "  ".join(
-                c.ljust(w) if n < 3 else c.rjust(w)
-                for n, (c, w) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in (head, *body, total)
-        ]
-        rule = "-" * len(lines[0])
         foot = f"and {self.dense:,} parameters without a rule"
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], foot])
+        return f"{table(head, body, total, 3)}\n{foot}"
 
 
 def report(model: nnx.Module) -> Report:
