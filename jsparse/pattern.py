@@ -284,7 +284,7 @@ def _apart(x: Array, tile: tuple[int, ...]) -> Array:
         for n, g, t, name in zip(x.shape, grid, tile, spec, strict=True)
     )
     if kept != spec:
-        x = jax.sharding.reshard(x, jax.sharding.PartitionSpec(*kept))
+        x = jax.sharding.reshard(x, _sharding(x, kept))
     x = jnp.pad(x, [(0, g * t - n) for n, g, t in zip(x.shape, grid, tile, strict=True)])
     pairs = tuple(n for g, t in zip(grid, tile, strict=True) for n in (g, t))
     return _reshape(x, pairs, tuple(n for name in kept for n in (name, None)))
@@ -300,7 +300,12 @@ def _reshape(x: Array, shape: tuple[int, ...], spec: tuple) -> Array:
     """Reshape; `spec` says how axes of the result are split on an Explicit mesh."""
     if not any(spec):
         return x.reshape(shape)
-    return jnp.reshape(x, shape, out_sharding=jax.sharding.PartitionSpec(*spec))
+    return jnp.reshape(x, shape, out_sharding=_sharding(x, spec))
+
+
+def _sharding(x: Array, spec: tuple) -> jax.sharding.NamedSharding:
+    """Split so over the mesh that an array is on."""
+    return jax.NamedSharding(jax.typeof(x).sharding.mesh, jax.P(*spec))
 
 
 def _spec(x: Array) -> tuple:

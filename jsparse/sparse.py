@@ -6,8 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from flax.nnx.spmd import get_var_pspec
 from jax import Array
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
+from jsparse.placement import follow, followed, padded, shards, where_is
 from jsparse.rules.rule import Rule, State, over_stack, settled, stacked_cost, stacked_init
 
 
@@ -24,6 +27,8 @@ class Setting(nnx.Variable):
 
 
 KINDS = {"mask": Mask}
+SHARDING = ("out_sharding", "sharding_names")  # where flax 0.12 and 0.11 keep the names of axes
+NAMES = (tuple, list, PartitionSpec)
 
 
 class Sparse(nnx.Module):
@@ -53,13 +58,16 @@ class Sparse(nnx.Module):
         self.layer_ndim = weight.ndim - rule.role.stack
         self.deterministic = False
         state = stacked_init(rule, weight[...], key)
+        state = follow(rule, weight[...], state, _where(weight))
+        names = _names(rule, weight, state)
         self.reparameterised = "weight" in state
         if self.reparameterised:
             weight[...] = state.pop("weight")
         self.state_names = tuple(state)
         for name, value in state.items():
             kind = Learned if name in rule.learned else KINDS.get(name, Setting)
-            setattr(self, name, kind(value))
+            # replaced, or a Variable with names would refuse to be made outside of a mesh
+            setattr(self, name, kind(value).replace(value, **names.get(name, {})))
 
     @property
     def state(self) -> State:
@@ -166,6 +174,40 @@ class Sparse(nnx.Module):
         # shape and type are the weight's: no need to compute the mask for them
         light = name in ("shape", "dtype", "ndim", "size")
         return getattr(vars(self)["weight"] if light else self.read(), name)
+
+
+def _where(weight: nnx.Param) -> NamedSharding:
+    """How the weight lies; under a jit on an Auto mesh as its names say, as flax constrains it."""
+    where, named = where_is(weight[...]), _on_mesh(weight)
+    hidden = isinstance(where.mesh, AbstractMesh) and not any(where.spec)
+    if not hidden or AxisType.Explicit in where.mesh.axis_types:
+        return where
+    known = all(shards(name, where.mesh) for name in named)
+    return NamedSharding(where.mesh, PartitionSpec(*named) if known else PartitionSpec())
+
+
+def _names(rule: Rule, weight: nnx.Param, state: State) -> dict[str, dict[str, Any]]:
+    """Metadata by entry of the state: the names of its axes, where the weight's have some."""
+    metadata = weight.get_metadata()
+    mesh, named = metadata.get("mesh") or where_is(weight[...]).mesh, _on_mesh(weight)
+    if not named:
+        return {}
+
+    def fits(axis: int, n: int) -> bool:
+        devices = shards(named[axis], mesh)
+        return n == weight.shape[axis] or (devices > 0 and n % devices == 0)
+
+    (kind,) = [kind for kind in SHARDING if kind in metadata]
+    specs = followed(rule, weight[...], padded(metadata[kind], weight.ndim), state, fits)
+    also = {name: metadata[name] for name in ("mesh", "sharding_rules") if name in metadata}
+    return {name: {kind: spec} | also for name, spec in specs.items() if any(spec)}
+
+
+def _on_mesh(weight: nnx.Param) -> tuple:
+    """The axes of a mesh that the names of the weight's axes stand for; () if it has no names."""
+    metadata = weight.get_metadata()
+    given = [metadata[kind] for kind in SHARDING if isinstance(metadata.get(kind), NAMES)]
+    return padded(get_var_pspec(weight) or (), weight.ndim) if given and any(given[0]) else ()
 
 
 def _operator(name: str) -> Callable:

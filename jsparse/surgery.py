@@ -10,6 +10,7 @@ from flax import nnx
 from jax import Array
 
 from jsparse.pattern import Role
+from jsparse.placement import beside
 from jsparse.rules.held import Held
 from jsparse.rules.rule import Rule
 from jsparse.slots import Slot, slots, sparse_parts
@@ -195,7 +196,8 @@ def resolve(model: Model) -> Model:
 
 
 def _plain(model: Model, read: Callable[[Sparse], Array]) -> Model:
-    dense = {id(p): p.weight.replace(read(p)) for p in sparse_parts(model).values()}
+    parts = sparse_parts(model).values()
+    dense = {id(p): p.weight.replace(beside(read(p), p.weight[...])) for p in parts}
     shared = {slot.path: dense.get(id(slot.value), slot.value) for slot in slots(model)}
     copy = nnx.clone(model)
     for slot in slots(copy):  # by path: a clone has its attributes in another order
@@ -256,9 +258,10 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
             )
     held = {}
     for path, part in parts.items():
-        own = part.read_final_mask()
+        weight = part.weight[...]
+        own = beside(part.read_final_mask(), weight)
         mask = jnp.asarray(new.get(path, own), own.dtype)
-        if mask.shape != part.weight[...].shape:
+        if mask.shape != weight.shape:
             raise ValueError(
                 f"{path}: got a mask of shape {mask.shape}; the weight, and so the mask, has "
                 f"shape {part.shape}"
@@ -267,10 +270,10 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
             raise ValueError(
                 f"{path}: a mask holds 0 and 1 only; compare scores with a threshold first"
             )
-        read, weight = part.read_final(), part.weight[...]
+        read = beside(part.read_final(), weight)
         part.weight[...] = read if part.reparameterised else jnp.where(own > 0, read, weight)
         held[id(part)] = Sparse(part.weight, Held(role=part.rule.role), key=jax.random.key(0))
-        held[id(part)].mask[...] = mask
+        held[id(part)].mask[...] = beside(mask, weight)
     for slot in slots(copy):
         if id(slot.value) in held:
             slot.put(held[id(slot.value)])

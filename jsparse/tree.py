@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse.pattern import Role
+from jsparse.placement import follow, where_is
 from jsparse.rules.rule import Rule, State, over_stack, stacked_cost, stacked_init
 from jsparse.rules.rule import settled as settled_state
 from jsparse.selection import common_cut
@@ -76,6 +77,7 @@ def init(plan: Plan, params: Any, key: Array) -> tuple[States, States]:
         rule = plan[path]
         with naming(path):
             state = stacked_init(rule, leaves[path], part)
+            state = follow(rule, leaves[path], state, where_is(leaves[path]))
         # a reparameterised weight is trained in place of the leaf, so it is learned
         mine = (*rule.learned, "weight")
         learned[path] = {n: v for n, v in state.items() if n in mine}

@@ -20,6 +20,7 @@ ROOMS = [
     "score",
     "schedule",
     "rules",
+    "placement",
     "tree",
     "sparse",
     "slots",
