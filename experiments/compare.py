@@ -76,7 +76,7 @@ FAMILIES = {
     "masks from the weights": (
         "DST", "top", "Gibbs", "movement", "powerpropagation", "L0", "STR", "soft movement",
     ),
-    "masks that move": ("gradual", "SET", "RigL", "Top-KAST", "AC/DC"),
+    "masks that move": ("gradual", "SET", "RigL", "Top-KAST", "ACDC"),
     "masks from birth": ("random", "even", "magnitude at birth", "SNIP", "GraSP", "SynFlow"),
     "in rounds": ("lottery", "fine-tuned"),
     "in one shot": ("magnitude",),
@@ -168,7 +168,7 @@ class Entries:
             "SET": self.revised(lambda d: jsparse.SET(**exchange), density, start),
             "RigL": self.revised(lambda d: jsparse.RigL(**exchange), density, start),
             "Top-KAST": self.revised(kast, density, start),
-            "AC/DC": self.revised(
+            "ACDC": self.revised(
                 lambda d: jsparse.ACDC(density=d, last=round(0.85 * steps), **phases), density, full
             ),
         }
@@ -193,8 +193,8 @@ class Entries:
             "even": held(even),
             "magnitude at birth": pick(prune.magnitude),
             "SNIP": pick(prune.snip, **seen),
-            "GraSP": pick(prune.grasp, **seen),
-            "SynFlow": pick(prune.synflow, shape=self.batches[0][0].shape[1:]),
+            "GraSP": pick(prune.grasp, **(seen | {"loss": calm_loss})),
+            "SynFlow": pick(prune.synflow, shape=(1, *self.batches[0][0].shape[1:])),
         }
 
     def later(self, density: float, before: str) -> dict[str, common.Contestant]:
@@ -230,10 +230,14 @@ class Entries:
         }
 
 
-def loss(model: nnx.Module, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+def loss(model: Any, batch: tuple[jax.Array, jax.Array], temperature: float = 1.0) -> jax.Array:
     """Cross entropy, []."""
     x, y = batch
-    return optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()  # type: ignore
+    return optax.softmax_cross_entropy_with_integer_labels(model(x) / temperature, y).mean()
+
+
+calm_loss = partial(loss, temperature=200.0)
+"""As the authors of GraSP have it."""
 
 
 def contestants(entries: Entries, settings: Settings) -> dict[str, common.Contestant]:
