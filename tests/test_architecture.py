@@ -35,6 +35,7 @@ CONTRACT = {  # the exceptions: what the methods of a room share
     "jsparse.rules.rule",
     "jsparse.revise.revision",
     "jsparse.revise.pairs",
+    "jsparse.prune.calibration",
     "jsparse.prune.choice",
     "jsparse.prune.weights",
     "jsparse.prune.folder",

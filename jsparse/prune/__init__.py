@@ -20,4 +20,6 @@ from jsparse.prune.rounds import Round as Round
 from jsparse.prune.rounds import each_round as each_round
 from jsparse.prune.rounds import in_rounds as in_rounds
 from jsparse.prune.snip import snip as snip
+from jsparse.prune.sparsegpt import sparsegpt as sparsegpt
 from jsparse.prune.synflow import synflow as synflow
+from jsparse.prune.wanda import wanda as wanda
