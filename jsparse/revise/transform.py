@@ -114,61 +114,62 @@ class _Run(NamedTuple):
             masks.add(m)
             trained[w] = on
 
-        def go() -> tuple[Any, Any]:
-            given = without(self.form, gradients, masks)
-            return self.inner.update(given, state, without(self.form, seen, masks), **extra)
-
-        def pause() -> tuple[Any, Any]:
-            still = jax.eval_shape(go)[0]
-            like = without(self.form, self.leaves, masks)
-            return jax.tree.map(lambda x, s: jnp.zeros_like(x, s.dtype), like, still), state
-
-        pausing = self._due([layer for layer in self.layers if layer.by and layer.by.pauses])
-        result, state = lax.cond(jnp.any(pausing), pause, go) if len(pausing) else go()
+        given = without(self.form, gradients, masks)
+        result, new = self.inner.update(given, state, without(self.form, seen, masks), **extra)
         rest = iter(jax.tree.leaves(result))
         updates = [jnp.zeros_like(x) if n in masks else next(rest) for n, x in enumerate(seen)]
         for w, on in trained.items():
             updates[w] = jnp.where(on, updates[w], 0.0).astype(updates[w].dtype)
-        return updates, state
+        pausing = [layer for layer in self.layers if layer.by and layer.by.pauses]
+        if not pausing:
+            return updates, new
+        # selected, not branched: so all that is done to a weight stays one loop over it
+        pause = self._due(pausing)
+        updates = [jnp.where(pause, jnp.zeros_like(u), u) for u in updates]
+        return updates, jax.tree.map(lambda old, now: jnp.where(pause, old, now), state, new)
 
     def change(self, updates: list[Array], state: Any) -> tuple[list[Array], Any]:
         """The updates and the inner state after the revisions that are due."""
         revised = [(layer, layer.by) for layer in self.layers if layer.by]
         key = jax.random.fold_in(jax.random.key(self.seed), self.step)
 
-        def jump(updates: list[Array], state: Any) -> tuple[list[Array], Any]:
-            new, still = list(updates), [jnp.ones((), bool)] * len(updates)
+        def jump() -> list[Array]:
+            jumps = []
             for n, ((path, w, m, _), by) in enumerate(revised):
                 weight, mask = self.leaves[w], self.leaves[m]
-                after = jnp.asarray(optax.apply_updates(weight, updates[w]))
+                if not by.pauses:
+                    weight = jnp.asarray(optax.apply_updates(weight, updates[w]))
                 with naming(path):
                     chosen = _stacked(by, self.step, jax.random.fold_in(key, n))(
-                        mask, after, self.gradients[m]
+                        mask, weight, self.gradients[m]
                     )
-                chosen = jnp.where(by.due(self.step), chosen, mask).astype(mask.dtype)
-                new[m] = chosen - mask
-                if by.clears:
-                    still[w] = (mask > 0) == (chosen > 0)
-                    new[w] = jnp.where(still[w], updates[w], -weight).astype(updates[w].dtype)
-            clean = without(self.form, still, {layer.mask for layer in self.layers})
-            return new, optax.tree_utils.tree_map_params(
-                self.inner, _cleared, state, clean, is_leaf=_is_masked
-            )
+                chosen = jnp.where(by.due(self.step), chosen, mask)
+                jumps.append((chosen - mask).astype(jnp.int8))  # so that few bytes leave the branch
+            return jumps
+
+        def stay() -> list[Array]:
+            return [jnp.zeros_like(self.leaves[m], jnp.int8) for (_, _, m, _), _ in revised]
 
         if not revised:
             return updates, state
-        return lax.cond(
-            jnp.any(self._due([layer for layer, _ in revised])),
-            jump,
-            lambda *given: given,
-            updates,
-            state,
-        )
+        jumps = lax.cond(self._due([layer for layer, _ in revised]), jump, stay)
+        new, still = list(updates), [jnp.ones((), bool)] * len(updates)
+        for ((_, w, m, _), by), change in zip(revised, jumps, strict=True):
+            new[m] = change.astype(self.leaves[m].dtype)
+            if by.clears:
+                still[w] = change == 0
+                new[w] = jnp.where(still[w], updates[w], -self.leaves[w]).astype(updates[w].dtype)
+        if any(by.clears for _, by in revised):
+            clean = without(self.form, still, {layer.mask for layer in self.layers})
+            state = optax.tree_utils.tree_map_params(
+                self.inner, _cleared, state, clean, is_leaf=_is_masked
+            )
+        return new, state
 
     def _due(self, layers: Sequence[Layer]) -> Array:
-        """bool [different revisions]: which are due."""
+        """bool []: whether one of their revisions is due."""
         different = dict.fromkeys(layer.by for layer in layers if layer.by)
-        return jnp.array([by.due(self.step) for by in different], bool)
+        return jnp.any(jnp.array([by.due(self.step) for by in different], bool))
 
 
 def _stacked(by: Revision, step: Array, key: Array) -> Any:
