@@ -202,10 +202,12 @@ def _enter(
     nothing: list[Origin | None] = [None] * len(eqn.outvars)
     match eqn.primitive.name:
         case "scan":
-            fixed = eqn.params["num_consts"] + eqn.params["num_carry"]
-            # a scanned weight is read slice by slice: its first axis is gone
-            slices = [o and dataclasses.replace(o, axes=o.axes[1:]) for o in ins[fixed:]]
-            _walk(inner[0], ins[:fixed] + slices, times * eqn.params["length"], tally)
+            # what is scanned is read slice by slice: its first axis is gone
+            read = [
+                o and dataclasses.replace(o, axes=o.axes[len(o.axes) - len(_shape(v)) :])
+                for o, v in zip(ins, inner[0].invars, strict=True)
+            ]
+            _walk(inner[0], read, times * eqn.params["length"], tally)
             return nothing
         case "while":
             first, second = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
