@@ -33,6 +33,7 @@ from jsparse.pattern import Weight as Weight
 from jsparse.pattern import Whole as Whole
 from jsparse.pattern import WholeModel as WholeModel
 from jsparse.report import Report as Report
+from jsparse.report import overlap as overlap
 from jsparse.report import report as report
 from jsparse.revise import ACDC as ACDC
 from jsparse.revise import SET as SET

@@ -3,6 +3,10 @@
 from jsparse.report.density import Report as Report
 from jsparse.report.density import Row as Row
 from jsparse.report.density import report as report
+from jsparse.report.efficiency import Costs as Costs
+from jsparse.report.efficiency import accuracy_density as accuracy_density
+from jsparse.report.efficiency import costs as costs
+from jsparse.report.efficiency import hardness_density as hardness_density
 from jsparse.report.overlap import Overlap as Overlap
 from jsparse.report.overlap import Stability as Stability
 from jsparse.report.overlap import overlap as overlap

@@ -1,0 +1,232 @@
+"""Multiplications of a traced computation, told apart by the weight that takes part in them.
+
+Walks a jaxpr. A weight is followed through what keeps its zeros in place (casts, transposes,
+reshapes, products with other numbers), into scans and compiled functions, to the matrix products
+and convolutions that read it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+LOST = -1
+"""An axis that is no axis of the weight any more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Which weight an array is.
+
+    Attributes:
+      path: of the weight.
+      axes: for each axis of the array the axis of the weight, or LOST.
+      turned: axes of the weight that run backwards.
+    """
+
+    path: str
+    axes: tuple[int, ...]
+    turned: frozenset[int] = frozenset()
+
+
+@dataclasses.dataclass
+class Tally:
+    """What was counted.
+
+    Attributes:
+      shapes: of the weights, by path.
+      uses: multiplications of each weight, by path: an array that broadcasts to the weight.
+      others: multiplications in products of which no side is one of the weights.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    uses: dict[str, np.ndarray]
+    others: float = 0.0
+
+    def total(self) -> float:
+        """All multiplications."""
+        own = (u.sum() * math.prod(self.shapes[p]) / u.size for p, u in self.uses.items())
+        return self.others + float(sum(own))
+
+
+def count(jaxpr: ClosedJaxpr, paths: Sequence[str]) -> Tally:
+    """Count the multiplications of matrix products and convolutions.
+
+    A `while` loop counts as one turn and a `cond` as its most expensive branch: how often they run
+    is not known before.
+
+    Args:
+      jaxpr: of a function whose first arguments are the weights.
+      paths: names of these arguments, in order.
+
+    Returns:
+      A Tally.
+    """
+    inner = jaxpr.jaxpr
+    shapes = {p: _shape(v) for p, v in zip(paths, inner.invars, strict=False)}
+    origins = [Origin(path, tuple(range(len(shape)))) for path, shape in shapes.items()]
+    tally = _empty(shapes)
+    _walk(inner, [*origins, *[None] * (len(inner.invars) - len(origins))], 1, tally)
+    return tally
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return tuple(variable.aval.shape)
+
+
+def _empty(shapes: Mapping[str, tuple[int, ...]]) -> Tally:
+    return Tally(shapes, {path: np.zeros((1,) * len(shape)) for path, shape in shapes.items()})
+
+
+def _walk(
+    jaxpr: Jaxpr, origins: Sequence[Origin | None], times: int, tally: Tally
+) -> list[Origin | None]:
+    """Count what a jaxpr does so many times; which of its results are weights."""
+    known: dict[Any, Origin] = {}
+    known.update((v, o) for v, o in zip(jaxpr.invars, origins, strict=True) if o is not None)
+    origin = lambda v: None if isinstance(v, Literal) else known.get(v)
+    for eqn in jaxpr.eqns:
+        ins = [origin(v) for v in eqn.invars]
+        name = eqn.primitive.name
+        if name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            depth = math.prod(_shape(eqn.invars[0])[a] for a in contracted)
+            uses = math.prod(_shape(eqn.outvars[0])) * depth * times
+            _add(tally, _single(ins), uses, {})
+        elif name == "conv_general_dilated":
+            windows = _windows(eqn)
+            spec = eqn.params["dimension_numbers"]
+            out, kernel = _shape(eqn.outvars[0]), _shape(eqn.invars[1])
+            pairs = out[spec.out_spec[0]] * out[spec.out_spec[1]] * kernel[spec.rhs_spec[1]]
+            uses = pairs * math.prod(int(w.sum()) for w in windows.values()) * times
+            _add(tally, _single(ins), uses, windows if ins[1] else {})
+        elif inner := list(_inside(eqn.params.values())):
+            outs = _enter(eqn, inner, ins, times, tally)
+            known.update((v, o) for v, o in zip(eqn.outvars, outs, strict=True) if o)
+        elif any(ins) and (kept := _followed(eqn, ins)):
+            known[eqn.outvars[0]] = kept
+    return [origin(v) for v in jaxpr.outvars]
+
+
+def _single(ins: Sequence[Origin | None]) -> Origin | None:
+    """The weight of a product; none where both sides are weights, whose zeros do not add up."""
+    found = [origin for origin in ins if origin]
+    return found[0] if len(found) == 1 else None
+
+
+def _add(tally: Tally, origin: Origin | None, uses: float, windows: dict[int, np.ndarray]) -> None:
+    """Add multiplications: to a weight, or to the others."""
+    if origin is None:
+        tally.others += uses
+        return
+    shape = tally.shapes[origin.path]
+    profile = np.ones((1,) * len(shape))
+    # a window at an edge uses its outer weights less often
+    for axis, often in windows.items():
+        own = origin.axes[axis]
+        if own == LOST or shape[own] != often.size:
+            continue
+        often = often[::-1] if own in origin.turned else often
+        profile = profile * often.reshape([-1 if a == own else 1 for a in range(len(shape))])
+    mean = profile.mean() * math.prod(shape)
+    if mean:
+        tally.uses[origin.path] = tally.uses[origin.path] + profile * (uses / mean)
+
+
+def _windows(eqn: Any) -> dict[int, np.ndarray]:
+    """By spatial axis of a kernel, at how many places of the output each offset meets an input."""
+    params, spec = eqn.params, eqn.params["dimension_numbers"]
+    left, kernel, out = (_shape(v) for v in (*eqn.invars, eqn.outvars[0]))
+    windows = {}
+    for n, axis in enumerate(spec.rhs_spec[2:]):
+        size, places = left[spec.lhs_spec[2 + n]], np.arange(out[spec.out_spec[2 + n]])
+        spread = params["lhs_dilation"][n]
+        offsets = np.arange(kernel[axis]) * params["rhs_dilation"][n] - params["padding"][n][0]
+        at = places[None] * params["window_strides"][n] + offsets[:, None]
+        inside = (at >= 0) & (at <= (size - 1) * spread) & (at % spread == 0)
+        windows[axis] = inside.sum(axis=1)
+    return windows
+
+
+SAME = {"convert_element_type", "copy", "copy_p", "reduce_precision", "optimization_barrier"}
+ZERO_KEEPING = {"neg", "mul", "div", "abs", "sign", "integer_pow", "tanh", "square"}
+MIXING = {"reshape", "slice", "dynamic_slice"}
+
+
+def _followed(eqn: Any, ins: Sequence[Origin | None]) -> Origin | None:
+    """The weight that the result still is, if any."""
+    name, params, out = eqn.primitive.name, eqn.params, eqn.outvars[0].aval
+    origin = _single(ins)
+    if origin is None:
+        return None
+    axes = origin.axes
+    if name in SAME or name in ZERO_KEEPING:
+        first = ins[0] is not None or name == "mul"
+        return origin if len(axes) == out.ndim and first else None
+    if name == "transpose":
+        return dataclasses.replace(origin, axes=tuple(axes[a] for a in params["permutation"]))
+    if name == "squeeze":
+        left = tuple(a for n, a in enumerate(axes) if n not in params["dimensions"])
+        return dataclasses.replace(origin, axes=left)
+    if name == "broadcast_in_dim":
+        spread = [LOST] * out.ndim
+        for axis, place in zip(axes, params["broadcast_dimensions"], strict=True):
+            spread[place] = axis
+        return dataclasses.replace(origin, axes=tuple(spread))
+    if name == "rev":
+        turned = frozenset(axes[a] for a in params["dimensions"])
+        return dataclasses.replace(origin, turned=origin.turned ^ turned)
+    if name in MIXING and ins[0] is not None:
+        return dataclasses.replace(origin, axes=(LOST,) * out.ndim)
+    return None
+
+
+def _inside(values: Iterable[Any]) -> Iterable[Jaxpr]:
+    """The jaxprs among the parameters of an operation."""
+    for value in values:
+        if isinstance(value, ClosedJaxpr):
+            yield value.jaxpr
+        elif isinstance(value, Jaxpr):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _inside(value)
+
+
+def _enter(
+    eqn: Any, inner: list[Jaxpr], ins: list[Origin | None], times: int, tally: Tally
+) -> list[Origin | None]:
+    """Count what an operation with jaxprs inside does; which of its results are weights."""
+    nothing: list[Origin | None] = [None] * len(eqn.outvars)
+    match eqn.primitive.name:
+        case "scan":
+            # what is scanned is read slice by slice: its first axis is gone
+            read = [
+                o and dataclasses.replace(o, axes=o.axes[len(o.axes) - len(_shape(v)) :])
+                for o, v in zip(ins, inner[0].invars, strict=True)
+            ]
+            _walk(inner[0], read, times * eqn.params["length"], tally)
+            return nothing
+        case "while":
+            first, second = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+            carry = ins[first + second :]
+            _walk(eqn.params["cond_jaxpr"].jaxpr, ins[:first] + carry, times, tally)
+            own = ins[first : first + second]
+            _walk(eqn.params["body_jaxpr"].jaxpr, own + carry, times, tally)
+            return nothing
+        case "cond":
+            branches = [_empty(tally.shapes) for _ in inner]
+            for branch, part in zip(inner, branches, strict=True):
+                _walk(branch, ins[1:], times, part)
+            most = max(branches, key=Tally.total)
+            tally.others += most.others
+            for path, uses in most.uses.items():
+                tally.uses[path] = tally.uses[path] + uses
+            return nothing
+        case _:  # a compiled, rematerialised or custom-gradient function: its first jaxpr runs
+            body = inner[0]
+            known = ins if len(body.invars) == len(ins) else [None] * len(body.invars)
+            outs = _walk(body, known, times, tally)
+            return outs if len(outs) == len(eqn.outvars) else nothing
