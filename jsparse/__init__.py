@@ -1,9 +1,11 @@
 """jsparse: neural networks that become sparse while they train, in JAX and Flax."""
 
+from jsparse import export as export
 from jsparse import layers as layers
 from jsparse import prune as prune
 from jsparse import schedule as schedule
 from jsparse import tree as tree
+from jsparse.export import shrink as shrink
 from jsparse.layers import Conv as Conv
 from jsparse.layers import ConvTranspose as ConvTranspose
 from jsparse.layers import Einsum as Einsum

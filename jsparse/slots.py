@@ -87,6 +87,25 @@ def _children(node: Any) -> Iterator[tuple[str | int, Any]]:
                 yield (int(name) if name.isdigit() else name), value
 
 
+def walk_modules(model: nnx.Module, path: str = "") -> Iterator[tuple[str, nnx.Module]]:
+    """Yield (path, module) for a model and the modules in it; shared ones once a place."""
+    yield from _modules(model, path, ())
+
+
+def _modules(
+    node: Any, path: str, above: tuple[int, ...]
+) -> Iterator[tuple[str, nnx.Module]]:
+    if id(node) in above:
+        return
+    if isinstance(node, nnx.Module):
+        yield path, node
+    held = list(enumerate(node)) if isinstance(node, tuple) else _children(node)
+    for key, value in held:
+        if isinstance(value, nnx.Module | list | dict | tuple):
+            inner = f"{path}/{key}" if path else str(key)
+            yield from _modules(value, inner, (*above, id(node)))
+
+
 def sparse_parts(model: nnx.Module) -> dict[str, Sparse]:
     """Each Sparse of the model by its first path."""
     first: dict[int, tuple[str, Sparse]] = {}

@@ -1,0 +1,189 @@
+"""Which elements of a computation are the same whatever the input: constants, and zeros above all.
+
+Each array has, per element, a value and whether that value is unknown (it depends on the input). An
+unknown element times a known zero is a known zero; so the output of a filter without weights is
+known, and so is what its bias, normalisation and activation make of it.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jsparse.export.graph import Graph, Node, Op
+
+ELEMENTWISE = {
+    "add", "sub", "mul", "div", "rem", "max", "min", "pow", "integer_pow", "neg", "exp", "exp2",
+    "expm1", "log", "log1p", "tanh", "logistic", "sin", "cos", "tan", "sinh", "cosh", "asin",
+    "acos", "atan", "atan2", "asinh", "acosh", "atanh", "erf", "erfc", "erf_inv", "rsqrt", "sqrt",
+    "square", "cbrt", "abs", "sign", "floor", "ceil", "round", "is_finite", "eq", "ne", "lt", "le",
+    "gt", "ge", "and", "or", "not", "xor", "select_n", "convert_element_type", "stop_gradient",
+    "copy", "copy_p", "clamp", "nextafter", "reduce_precision", "add_any", "pvary", "real", "imag",
+    "sharding_constraint", "reshard", "shift_left", "shift_right_logical", "lgamma", "digamma",
+}  # fmt: skip
+STRUCTURAL = {
+    "reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice", "rev",
+    "concatenate", "pad", "split",
+}  # fmt: skip
+REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
+REDUCTIONS |= {"argmax", "argmin"}
+WINDOWS = {"reduce_window_sum", "reduce_window_max"}
+PRODUCTS = {"dot_general", "conv_general_dilated"}
+PASSES = 20  # of a scan's body until what its carry holds is settled
+
+
+class Known(NamedTuple):
+    """Values, 0 where unknown, and where they are unknown: both [...] as the array."""
+
+    value: np.ndarray
+    unknown: np.ndarray
+
+
+Knowledge = dict[Node, Known | None]  # None: nothing is known
+
+
+def know(graph: Graph) -> Knowledge:
+    """What is known of each node whatever the inputs are, as long as they are finite."""
+    found: Knowledge = {}
+    _evaluate_all(graph.ops, found)
+    return found | {n: _of(n, found) for n in graph.variables}
+
+
+def nonzero(node: Node, knowledge: Knowledge) -> np.ndarray | None:
+    """Where a node may be other than 0, [...] as the node; None for everywhere."""
+    known = _of(node, knowledge)
+    return None if known is None else known.unknown | (known.value != 0)
+
+
+def _of(node: Node, knowledge: Knowledge) -> Known | None:
+    if node not in knowledge and node.value is not None:
+        knowledge[node] = Known(node.value, np.zeros(node.shape, bool))
+    return knowledge.get(node)
+
+
+def _evaluate_all(ops: Iterable[Op], knowledge: Knowledge) -> None:
+    for op in ops:
+        args = [_of(node, knowledge) for node in op.inputs]
+        knowledge.update(zip(op.outputs, _evaluate(op, args, knowledge), strict=True))
+
+
+def bind(op: Op, *values: Any, **params: Any) -> list[np.ndarray]:
+    """Run an operation's primitive, with some settings replaced."""
+    out = op.primitive.bind(*values, **(op.params | params))
+    return [np.asarray(o) for o in (out if op.primitive.multiple_results else [out])]
+
+
+def _evaluate(op: Op, args: list[Known | None], knowledge: Knowledge) -> list[Known | None]:
+    nothing: list[Known | None] = [None] * len(op.outputs)
+    if op.body is not None:
+        return _scan(op, args, knowledge)
+    if op.name.startswith("random_") or (args and all(a is None for a in args)):
+        return nothing
+    if all(a is not None and not a.unknown.any() for a in args):
+        made = bind(op, *(a.value for a in args if a is not None))
+        return [Known(m, np.zeros(m.shape, bool)) for m in made]
+    if op.name == "gather":
+        return [_gather(op, args[0])]
+    unknown = _unknown(op, args)
+    if unknown is None or all(u.all() for u in unknown):
+        return nothing
+    values = [
+        np.zeros(n.shape, n.dtype) if a is None else a.value
+        for n, a in zip(op.inputs, args, strict=True)
+    ]
+    with np.errstate(all="ignore"):
+        made = bind(op, *values)
+    return [
+        None if u.all() else Known(np.where(u, np.zeros((), m.dtype), m), u)
+        for m, u in zip(made, unknown, strict=True)
+    ]
+
+
+def _unknown(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
+    """Where each output is unknown; None if this operation is not understood."""
+    masks = [
+        np.ones(n.shape, bool) if a is None else a.unknown
+        for n, a in zip(op.inputs, args, strict=True)
+    ]
+    if op.name == "mul" or op.name in PRODUCTS:
+        may = [
+            np.ones(n.shape, bool) if a is None else a.unknown | (a.value != 0)
+            for n, a in zip(op.inputs, args, strict=True)
+        ]
+        if op.name == "mul":
+            return [(masks[0] & may[1]) | (may[0] & masks[1])]
+        count = lambda a, b: bind(
+            op, a.astype(np.float32), b.astype(np.float32), preferred_element_type=None
+        )[0]
+        return [(count(masks[0], may[1]) + count(may[0], masks[1])) > 0]
+    if op.name in ELEMENTWISE:
+        mask = np.zeros(op.outputs[0].shape, bool)
+        for one in masks:
+            mask = mask | one
+        return [mask]
+    if op.name in STRUCTURAL | WINDOWS:
+        return [m > 0 for m in bind(op, *(mask.astype(np.float32) for mask in masks))]
+    if op.name in REDUCTIONS:
+        return [masks[0].any(axis=tuple(op.params["axes"]))]
+    return None
+
+
+def _gather(op: Op, rows: Known | None) -> Known | None:
+    """Rows taken at unknown places: what all rows have in common, as the columns of an embedding.
+
+    Only for whole rows: one axis is indexed, and every other axis is taken whole.
+    """
+    sizes, dims = op.params["slice_sizes"], op.params["dimension_numbers"]
+    taken = [axis for axis, n in enumerate(op.inputs[0].shape) if sizes[axis] != n]
+    if rows is None or tuple(dims.collapsed_slice_dims) != tuple(taken) or len(taken) != 1:
+        return None
+    first = rows.value.take(0, axis=taken[0])
+    same = (rows.value == np.expand_dims(first, taken[0])).all(axis=taken[0])
+    unknown = rows.unknown.any(axis=taken[0]) | ~same
+    out = op.outputs[0].shape
+    spread = [out[axis] if axis in dims.offset_dims else 1 for axis in range(len(out))]
+    wide = [np.broadcast_to(a.reshape(spread), out) for a in (first, unknown)]
+    return None if unknown.all() else Known(np.where(wide[1], 0, wide[0]), wide[1])
+
+
+def _scan(op: Op, args: list[Known | None], knowledge: Knowledge) -> list[Known | None]:
+    assert op.body is not None
+    consts, carries = op.params["num_consts"], op.params["num_carry"]
+    carry = args[consts : consts + carries]
+    slices = [_common(a) for a in args[consts + carries :]]
+    for attempt in range(PASSES + 1):
+        given = [*args[:consts], *carry, *slices]
+        knowledge.update(zip(op.body.inputs, given, strict=True))
+        _evaluate_all(op.body.ops, knowledge)
+        made = [_of(node, knowledge) for node in op.body.outputs]
+        joined = [_join(a, b) for a, b in zip(carry, made[:carries], strict=True)]
+        if all(_same(a, b) for a, b in zip(carry, joined, strict=True)):
+            break
+        carry = joined if attempt < PASSES - 1 else [None] * carries
+    length = op.params["length"]
+    stacked = [
+        k and Known(*(np.broadcast_to(part, (length, *part.shape)) for part in k))
+        for k in made[carries:]
+    ]
+    return [*carry, *stacked]
+
+
+def _common(stack: Known | None) -> Known | None:
+    """What the slices along the first axis have in common."""
+    if stack is None or len(stack.value) == 0:
+        return None
+    unknown = stack.unknown.any(axis=0) | (stack.value != stack.value[:1]).any(axis=0)
+    return Known(np.where(unknown, np.zeros((), stack.value.dtype), stack.value[0]), unknown)
+
+
+def _join(a: Known | None, b: Known | None) -> Known | None:
+    if a is None or b is None:
+        return None
+    unknown = a.unknown | b.unknown | (a.value != b.value)
+    return Known(np.where(unknown, np.zeros((), a.value.dtype), a.value), unknown)
+
+
+def _same(a: Known | None, b: Known | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return bool((a.unknown == b.unknown).all())

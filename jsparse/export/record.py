@@ -1,0 +1,166 @@
+"""What was taken out of a model, as plain data: enough to make a fresh model that size."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from flax import nnx
+
+from jsparse.export.mend import Attributes
+from jsparse.slots import slots, walk_modules
+from jsparse.surgery import fold
+
+Model = TypeVar("Model", bound=nnx.Module)
+FORMAT = "jsparse.shrink"
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cut:
+    """What stays of one variable.
+
+    Attributes:
+      shape: before.
+      keep: the positions that stay, by axis; axes that stay whole are left out.
+    """
+
+    shape: tuple[int, ...]
+    keep: Mapping[int, tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """How a shrunk model comes from the original one: see `rebuild`.
+
+    Attributes:
+      cuts: by path of the variable.
+      attributes: new values by path of the module and name.
+    """
+
+    cuts: Mapping[str, Cut]
+    attributes: Attributes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Only dicts, lists, strings and numbers, as JSON has them."""
+        cuts = {
+            path: {
+                "shape": list(cut.shape),
+                "keep": {str(axis): list(kept) for axis, kept in cut.keep.items()},
+            }
+            for path, cut in self.cuts.items()
+        }
+        attributes = {
+            path: {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in values.items()
+            }
+            for path, values in self.attributes.items()
+        }
+        return {"format": FORMAT, "version": VERSION, "cuts": cuts, "attributes": attributes}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> "Record":
+        """The record that `to_dict` wrote.
+
+        Raises:
+          ValueError: the data is not such a record.
+        """
+        if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+            raise ValueError(f"this is no record of shrink: its format is not {FORMAT!r}")
+        if data.get("version") != VERSION:
+            raise ValueError(
+                f"this record has version {data.get('version')!r}, this jsparse reads {VERSION}; "
+                "use the jsparse that wrote it"
+            )
+        try:
+            cuts = {
+                path: Cut(
+                    shape=tuple(map(int, cut["shape"])),
+                    keep={int(axis): tuple(map(int, k)) for axis, k in cut["keep"].items()},
+                )
+                for path, cut in data["cuts"].items()
+            }
+            attributes = {
+                path: {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+                for path, values in data["attributes"].items()
+            }
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"this record of shrink is damaged: {error!r}") from error
+        return Record(cuts=cuts, attributes=attributes)
+
+
+def cut_in_place(model: nnx.Module, cuts: Mapping[str, Cut], add: Mapping[str, np.ndarray]) -> None:
+    """Put what stays in place of each variable; shared ones stay shared.
+
+    Args:
+      model: without rules.
+      cuts: by path; of a shared variable one path is enough.
+      add: to a variable before it is cut, by path: [...] as it.
+    """
+    places = slots(model)
+    chosen = {id(s.value): s.path for s in places if s.path in cuts or s.path in add}
+    made: dict[int, nnx.Variable] = {}
+    for slot in places:
+        path = chosen.get(id(slot.value))
+        if path is None:
+            continue
+        if id(slot.value) not in made:
+            value = slot.value[...]
+            if path in add:
+                value = value + np.asarray(add[path], value.dtype)
+            for axis, kept in cuts[path].keep.items() if path in cuts else ():
+                value = value.take(np.asarray(kept), axis=axis)
+            made[id(slot.value)] = slot.value.replace(value)
+        slot.put(made[id(slot.value)])
+
+
+def rebuild(model: Model, record: Record) -> Model:
+    """A model of the size that a record tells, from one of the original size.
+
+    Use it to read a shrunk model back: make the model as the training code does, rebuild it, and
+    load the saved values into it. The values that it has before are those of the model given,
+    without the constants that `shrink` moved into biases.
+
+    Args:
+      model: of the original size; left as it is.
+      record: from `shrink`, or `Record.from_dict(json.load(file))`.
+
+    Returns:
+      A copy without rules, smaller.
+
+    Raises:
+      ValueError: the record is not of such a model.
+
+    Example:
+      >>> from flax import nnx
+      >>> cut = {"kernel": Cut(shape=(4, 3), keep={1: (0, 2)}), "bias": Cut(shape=(3,), keep={0: (0, 2)})}
+      >>> record = Record(cuts=cut, attributes={"": {"out_features": 2}})
+      >>> rebuild(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), record).kernel.shape
+      (4, 2)
+    """
+    small = fold(model)
+    places = {slot.path: slot.value for slot in slots(small)}
+    for path, cut in record.cuts.items():
+        if path not in places:
+            raise ValueError(
+                f"the record names {path!r}, which this model lacks; it is of another model"
+            )
+        shape = tuple(places[path].shape)
+        if shape != cut.shape:
+            raise ValueError(
+                f"{path}: the record is of shape {cut.shape}, the model has {shape}; rebuild from a "
+                "model of the original size"
+            )
+        for axis, kept in cut.keep.items():
+            if not 0 <= axis < len(shape) or not all(0 <= k < shape[axis] for k in kept):
+                raise ValueError(f"{path}: the record keeps positions that {shape} does not have")
+    modules = dict(walk_modules(small))
+    for path in record.attributes:
+        if path not in modules:
+            raise ValueError(f"the record names {path!r}, which this model lacks")
+    cut_in_place(small, record.cuts, {})
+    for path, values in record.attributes.items():
+        for name, value in values.items():
+            setattr(modules[path], name, value)
+    return small

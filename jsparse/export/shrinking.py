@@ -1,0 +1,210 @@
+"""Take out of a model what is dead: units whose weights are zeros, with all that depends on them.
+
+1. Trace the model and find what is the same whatever the input (`known`).
+2. Let every position of every axis go; take back what an operation needs until nothing changes
+   (`removal`, `ties`, `products`). Inputs and outputs keep their axes.
+3. Cut the parameters, move constants into biases, set the sizes that layers hold as attributes.
+4. Trace the smaller model: it must do the same operations with the same constants, and give the
+   same outputs. Axes for which it does not (their size is written in the code) stay.
+
+Reference: Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023, groups coupled
+parameters in the same spirit; here the groups come from the operations alone, without rules for
+layers.
+"""
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jsparse.export.check import difference, largest_difference
+from jsparse.export.graph import Graph, Node, every, trace
+from jsparse.export.known import PRODUCTS, Knowledge, know
+from jsparse.export.mend import fixed_axes, mend_in_place
+from jsparse.export.products import foldable, sinks, taken_up, tie_product
+from jsparse.export.record import Cut, Record, cut_in_place
+from jsparse.export.removal import Axis, Removal
+from jsparse.export.ties import tie
+from jsparse.surgery import fold
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+class _Plan:
+    """A model traced once, and what may go from it."""
+
+    def __init__(self, model: nnx.Module, inputs: tuple):
+        self.model, self.inputs = model, inputs
+        self.graph = trace(model, inputs)
+        self.knowledge: Knowledge = know(self.graph)
+        self.sinks = sinks(self.graph)
+        self.foldable = {
+            op: foldable(op, sink, self.knowledge) for op, sink in self.sinks.items()
+        }
+        self.fixed = fixed_axes(model)
+
+    def removal(self, pinned: Iterable[Axis]) -> Removal:
+        """The most that may go while these axes stay."""
+        removal = Removal(self.graph)
+        self._pin(removal)
+        for node, axis in pinned:
+            removal.pin(node, axis)
+        self._settle(removal)
+        for node in self.graph.nodes():
+            for axis in range(len(node.shape)):
+                if removal.goes(node, axis).all():  # an axis keeps at least one position
+                    removal.narrow(node, axis, np.arange(node.shape[axis]) > 0)
+                    self._settle(removal)
+        return removal
+
+    def _pin(self, removal: Removal) -> None:
+        graph = self.graph
+        read = {node for op in every(graph.ops) for node in op.inputs}
+        for node in graph.nodes():
+            if node in graph.variables:
+                if node.value is None or node not in read:
+                    removal.pin(node)
+            elif node.value is not None:
+                removal.pin(node)
+        for node in [*graph.inputs, *graph.outputs]:
+            removal.pin(node)
+        for node in graph.variables:
+            for path, axis in self.fixed:
+                if node.path == path:
+                    removal.pin(node, axis % len(node.shape))
+        _pin_unread(graph, removal)
+
+    def _settle(self, removal: Removal) -> None:
+        ops = every(self.graph.ops)
+        removal.changed = True
+        while removal.changed:
+            removal.changed = False
+            for op in [*reversed(ops), *ops]:
+                if op.name in PRODUCTS:
+                    fold_at = self.foldable.get(op, np.zeros((), bool))
+                    tie_product(op, removal, self.knowledge, fold_at)
+                else:
+                    tie(op, removal)
+
+    def small(self, removal: Removal) -> tuple[Any, Record]:
+        """The model without what goes."""
+        cuts = {}
+        for node in self.graph.variables:
+            axes = range(len(node.shape))
+            keep = {
+                axis: tuple(map(int, np.flatnonzero(removal.stays(node, axis))))
+                for axis in axes
+                if removal.goes(node, axis).any()
+            }
+            if keep:
+                cuts[node.path] = Cut(shape=node.shape, keep=keep)
+        add: dict[str, np.ndarray] = {}
+        for op, sink in self.sinks.items():
+            if self.foldable[op].any():
+                more = taken_up(op, sink, removal, self.knowledge)
+                add[sink.bias.path] = add.get(sink.bias.path, np.zeros_like(more)) + more
+        groups = {
+            op.inputs[1].path: removal.kept_shape(op.extra[0])[0]
+            for op in every(self.graph.ops)
+            if op.extra
+        }
+        small = fold(self.model)
+        cut_in_place(small, cuts, add)
+        return small, Record(cuts=cuts, attributes=mend_in_place(small, groups))
+
+    def fault(self, small: nnx.Module, removal: Removal) -> str:
+        """What is wrong with a smaller model; empty if nothing is."""
+        try:
+            found = difference(self.graph, trace(small, self.inputs), removal)
+        except (TypeError, ValueError, IndexError, AssertionError) as error:  # sizes in the code
+            return f"{type(error).__name__}: {error}"
+        return found
+
+
+def _pin_unread(graph: Graph, removal: Removal) -> None:
+    """Keep positions that no slice reads on these inputs; longer inputs may read them."""
+    readers: dict[Node, list] = {}
+    for op in every(graph.ops):
+        for node in op.inputs:
+            readers.setdefault(node, []).append(op)
+    for node, ops in readers.items():
+        if all(op.name == "slice" for op in ops):
+            for axis, n in enumerate(node.shape):
+                seen = np.zeros(n, bool)
+                for op in ops:
+                    start, stop = (op.params[k][axis] for k in ("start_indices", "limit_indices"))
+                    seen[int(start) : int(stop)] = True
+                removal.narrow(node, axis, seen)
+
+
+def shrink(model: Model, *example_inputs: Any) -> tuple[Model, Record]:
+    """A plain model without what is dead, physically smaller, and how it came about.
+
+    A unit (an output of a layer, a channel, an attention head, a cell of an LSTM) goes when its
+    incoming or all its outgoing weights are zeros and nothing else needs it. Which axes of which
+    parameters belong together is read from the traced computation, so any NNX module will do.
+    Outputs are those of the folded model in eval mode; a constant that a dead unit gave to others
+    moves into their biases. Inputs, outputs and what a normalisation averages over keep their size.
+    Axes whose size is written in the model's own code stay as they are.
+
+    Args:
+      model: any NNX module, sparse or folded; left as it is.
+      *example_inputs: arguments of a call, of any batch size. Their values do not matter.
+
+    Returns:
+      (the smaller model, the record with which `rebuild` makes a fresh model that size).
+
+    Raises:
+      ValueError: the smaller model gives other outputs; please report it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 3, rngs=rngs))
+      >>> model.layers[0].kernel[...] = model.layers[0].kernel[...].at[:, 2:].set(0.0)
+      >>> small, record = shrink(model, jnp.ones((1, 4)))
+      >>> small.layers[0].kernel.shape, small.layers[2].in_features
+      ((4, 2), 2)
+    """
+    plan = _Plan(fold(model), example_inputs)
+    removal = plan.removal(())
+    small, record = plan.small(removal)
+    if plan.fault(small, removal):
+        removal, small, record = _without_faults(plan, removal)
+    apart = largest_difference(plan.model, small, example_inputs)
+    allowed = _tolerance(plan.graph)
+    if not apart <= allowed:
+        raise ValueError(
+            f"the smaller model's outputs are off by {apart:.1e} of the largest, more than "
+            f"{allowed:.1e}; keep the folded model, and please report the model"
+        )
+    return small, record
+
+
+def _tolerance(graph: Graph) -> float:
+    kinds = [n.dtype for n in graph.variables if jnp.issubdtype(n.dtype, jnp.floating)]
+    return min(0.1, 1e3 * max([float(jnp.finfo(kind).eps) for kind in kinds], default=0.0))
+
+
+def _without_faults(plan: _Plan, removal: Removal) -> tuple[Removal, Any, Record]:
+    """Keep the axes that alone make the smaller model fail; all of them if that is not enough."""
+    groups: dict[Axis, list[Axis]] = {}
+    for node in plan.graph.variables:
+        for axis in range(len(node.shape)):
+            if removal.goes(node, axis).any():
+                groups.setdefault(removal.root((node, axis)), []).append((node, axis))
+    faulty = []
+    for root in groups:
+        others = [axis for other, axes in groups.items() if other != root for axis in axes]
+        alone = plan.removal(others)
+        if plan.fault(plan.small(alone)[0], alone):
+            faulty += groups[root]
+    for pinned in (faulty, [axis for axes in groups.values() for axis in axes]):
+        removal = plan.removal(pinned)
+        small, record = plan.small(removal)
+        if not plan.fault(small, removal):
+            break
+    return removal, small, record
