@@ -6,6 +6,10 @@ a random number to its probability. `test_no_weight_is_on_an_edge` checks that n
 weights ever does, by far; 3000 random numbers do so with a chance of 3e-4, and are always the same.
 """
 
+import collections
+import re
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 
 import jsparse as js
 from tests.cases import RULES
-from tests.sharded import AXES
+from tests.sharded import AXES, LAYOUTS, STEPS, Net, Run, data, dense, on_mesh, start, step, train
 
 P = jax.P
 KINDS = ("Auto", "Explicit")
@@ -67,7 +71,7 @@ def test_state_lies_where_its_weight_does(rule: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rule", ["threshold block", "gibbs filter"])
+@pytest.mark.parametrize("rule", ["threshold filter", "gibbs filter"])
 def test_hold_and_fold_keep_placements(rule: str, kind: str) -> None:
     mesh = mesh_of(kind)
     with jax.set_mesh(mesh):
@@ -150,3 +154,136 @@ def test_the_stock_recipe_shards_the_state(rule: str, kind: str) -> None:
     assert lies(kernel.weight[...], mesh, WEIGHT)
     for name, spec in STATES[rule].items():
         assert lies(kernel.state[name], mesh, spec), (name, kernel.state[name].sharding)
+
+
+def test_names_stand_for_axes_of_a_mesh() -> None:
+    rules = (("in", None), ("out", "x"))
+    with jax.set_mesh(mesh_of("Auto")):
+        model = named(("in", "out"), js.Threshold(), sharding_rules=rules)
+        blocks = named(("in", "out"), RULES["threshold block"], sharding_rules=rules)
+    assert specs(model)["kernel/threshold"] == P("x")
+    assert specs(model)["kernel/alpha"] == P()
+    assert specs(blocks)["kernel/threshold"] == P(None, None)  # 6 columns of units
+
+
+@pytest.mark.parametrize("rule", ["held", "threshold", "threshold block"])
+def test_rules_are_put_on_names_without_a_mesh(rule: str) -> None:
+    with jax.set_mesh(mesh_of("Auto")):
+        layer = named(("y", "x"), js.Keep())
+    model = js.sparsify(layer, ("kernel", RULES[rule]))
+    if rule == "threshold block":  # how many units fit on a device is seen where the weight lies
+        placed = isinstance(layer.kernel.weight[...].sharding, NamedSharding)
+        expected = {"threshold": P("y", None) if placed else P(), "alpha": P()}
+    else:
+        expected = STATES[rule]
+    assert {k: specs(model)[f"kernel/{k}"] for k in expected} == expected
+    held = js.hold(model)
+    assert specs(held)["kernel/mask"] == specs(held)["kernel/weight"] == WEIGHT
+    assert specs(js.fold(model))["kernel"] == WEIGHT
+
+
+@pytest.mark.parametrize("rule", ["threshold", "held", "gibbs"])
+def test_names_of_stacked_layers_survive_a_scan(rule: str) -> None:
+    on_axis = {nnx.PARTITION_NAME: "y"}
+
+    @nnx.split_rngs(splits=2)
+    @nnx.vmap(transform_metadata=on_axis)
+    def make(rngs: nnx.Rngs) -> nnx.Linear:
+        init = nnx.with_partitioning(nnx.initializers.lecun_normal(), (None, "x"))
+        return nnx.Linear(8, 8, kernel_init=init, use_bias=False, rngs=rngs)
+
+    @nnx.scan(in_axes=(0, nnx.Carry), out_axes=nnx.Carry, transform_metadata=on_axis)
+    def forward(layer: nnx.Linear, x: Array) -> Array:
+        return layer(x)
+
+    with jax.set_mesh(mesh_of("Auto")):
+        layers = js.sparsify(make(nnx.Rngs(0)), ("kernel", RULES[rule]))
+        before = specs(layers)
+        for _ in range(2):
+            forward(layers, jnp.ones((4, 8)))
+    expected = {
+        "threshold": {"threshold": P("y", "x"), "alpha": P()},
+        "held": {"mask": P("y", None, "x")},
+        "gibbs": {"draw": P("y", None)},
+    }
+    assert before == specs(layers)
+    assert {k: before[f"kernel/{k}"] for k in expected[rule]} == expected[rule]
+
+
+# Training.
+
+
+@cache
+def one_device() -> tuple[list[float], dict[str, np.ndarray]]:
+    return train(start(Net(LAYOUTS["data parallel"], nnx.Rngs(0)), *map(jnp.asarray, data())))
+
+
+def test_no_weight_is_on_an_edge() -> None:
+    run = start(Net(LAYOUTS["data parallel"], nnx.Rngs(0)), *map(jnp.asarray, data()))
+    densities = []
+    for _ in range(STEPS):
+        step(*run)
+        threshold, top = run.net.threshold, np.asarray(run.net.top.weight[...])
+        size, cut = map(np.asarray, (threshold.weight[...], threshold.threshold[...]))
+        room = np.abs(np.abs(size) - cut)
+        kept = np.asarray(run.net.top.read_mask()) > 0
+        assert room.min() > 1e-4
+        assert np.abs(top)[kept].min() - np.abs(top)[~kept].max() > 1e-4
+        densities.append(float(threshold.read_mask().mean()))
+    assert densities[0] > densities[-1] + 0.1  # the masks do move
+    losses, _ = one_device()
+    assert losses[-1] != losses[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_eight_devices_train_as_one(layout: str, kind: str) -> None:
+    mesh = mesh_of(kind)
+    with jax.set_mesh(mesh):
+        run = start(*on_mesh(LAYOUTS[layout], mesh))
+        before = jax.tree.map(lambda x: x.sharding, nnx.state(run.net))
+        losses, masks = train(run)
+    np.testing.assert_allclose(losses, one_device()[0], rtol=2e-6)
+    for name, mask in one_device()[1].items():
+        np.testing.assert_array_equal(masks[name], mask, err_msg=name)
+    assert all(
+        x.sharding.is_equivalent_to(there, x.ndim)
+        for x, there in zip(
+            jax.tree.leaves(nnx.state(run.net)), jax.tree.leaves(before), strict=True
+        )
+    )
+
+
+# What devices tell one another.
+
+
+def exchanged(run: Run) -> collections.Counter:
+    """The collectives of a compiled train step: kind and shape of each array in them."""
+    text = step.lower(*run).compile().as_text()
+    kinds = r"all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+    calls = re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", text)
+    shapes = [
+        (kind, shape) for result, kind in calls for shape in re.findall(r"\w+\[[^]]*\]", result)
+    ]
+    return collections.Counter(shapes)
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind", "extra"),
+    [
+        # not even the thresholds' gradients: they follow from the weights', once those are added up
+        ("data parallel", "Auto", set()),
+        ("data parallel", "Explicit", set()),
+        # the cost, and the counts by which Top, Gibbs and TargetDensity choose, one number each
+        ("split weights", "Auto", {"f32[]", "s32[]", "u32[]"}),
+        # two devices have 8 thresholds, each half of the weights under them
+        ("data and outputs", "Explicit", {"f32[]", "s32[]", "u32[]", "f32[8]"}),
+    ],
+)
+def test_masks_make_devices_exchange_little_more(layout: str, kind: str, extra: set) -> None:
+    mesh = mesh_of(kind)
+    with jax.set_mesh(mesh):
+        masked = exchanged(start(*on_mesh(LAYOUTS[layout], mesh)))
+        plain = exchanged(dense(*on_mesh(LAYOUTS[layout], mesh)))
+    assert plain["all-reduce", "f32[16,16]"] >= 3 and not plain - masked
+    assert set(masked - plain) <= {("all-reduce", shape) for shape in extra}
