@@ -121,4 +121,9 @@ def shards(name: Any, mesh: Any) -> int:
 
 
 def _with_spec(where: NamedSharding, spec: tuple) -> NamedSharding:
+    """The sharding, of another array; equal to the old one where the names are."""
+    if spec == padded(where.spec, len(spec)):
+        return where
+    while spec and spec[-1] is None:
+        spec = spec[:-1]
     return NamedSharding(where.mesh, PartitionSpec(*spec), memory_kind=where.memory_kind)
