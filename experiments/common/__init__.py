@@ -23,12 +23,14 @@ from experiments.common.compare import (
     plot_tradeoff,
 )
 from experiments.common.convolution import convolution, max_pool
+from experiments.common.curves import Curve, plot_rounds
 from experiments.common.data import digits, mnist
 from experiments.common.lenet import LeNet5, LeNet300, SmallConvNet
 from experiments.common.plots import plot_epochs, plot_first_layer, plot_kernels, plot_layers
 from experiments.common.recurrence import run_lstm
 from experiments.common.resnet import ResNet
 from experiments.common.run import Diverged, Run, check_finite, open_run
+from experiments.common.seeds import Seeds, SeedTraining, build, networks, per_seed
 from experiments.common.show import Epochs, mean_std, table
 from experiments.common.sources import DataError, Images
 from experiments.common.study import (
@@ -45,6 +47,7 @@ from experiments.common.wide_resnet import WideResNet
 __all__ = [
     "Contestant",
     "CorruptCheckpoint",
+    "Curve",
     "DataError",
     "Diverged",
     "Epochs",
@@ -57,11 +60,14 @@ __all__ = [
     "ResNet",
     "Results",
     "Run",
+    "SeedTraining",
+    "Seeds",
     "SmallConvNet",
     "StudySettings",
     "Sweep",
     "TrainSettings",
     "WideResNet",
+    "build",
     "check_finite",
     "cifar10",
     "colour_digits",
@@ -74,8 +80,10 @@ __all__ = [
     "max_pool",
     "mean_std",
     "mnist",
+    "networks",
     "open_run",
     "pad_crop_flip",
+    "per_seed",
     "percent",
     "plot_epochs",
     "plot_first_layer",
@@ -83,6 +91,7 @@ __all__ = [
     "plot_layers",
     "plot_league",
     "plot_ranks",
+    "plot_rounds",
     "plot_tradeoff",
     "run_lstm",
     "shift_flip",

@@ -1,5 +1,10 @@
 """Pruning before the first step or between whole runs: one method a file."""
 
+from jsparse.prune.activity import AnyUnit as AnyUnit
+from jsparse.prune.activity import APoZ as APoZ
+from jsparse.prune.activity import Maximum as Maximum
+from jsparse.prune.activity import Minimum as Minimum
+from jsparse.prune.activity import after as after
 from jsparse.prune.amount import drop_lowest as drop_lowest
 from jsparse.prune.amount import drop_lowest_globally as drop_lowest_globally
 from jsparse.prune.amount import noise as noise
@@ -9,6 +14,8 @@ from jsparse.prune.choice import by_layer as by_layer
 from jsparse.prune.choice import globally as globally
 from jsparse.prune.choice import held_parts as held_parts
 from jsparse.prune.choice import keep_highest as keep_highest
+from jsparse.prune.dropnet import drop_units as drop_units
+from jsparse.prune.dropnet import dropnet as dropnet
 from jsparse.prune.folder import Folder as Folder
 from jsparse.prune.folder import Nowhere as Nowhere
 from jsparse.prune.grasp import grasp as grasp

@@ -196,9 +196,7 @@ def _matched(model: nnx.Module, pattern: str) -> dict[str, Sparse]:
     return {path: parts[path] for path in match(parts, [(pattern, Held())])}
 
 
-def _units(
-    part: Sparse, path: str, by: Worth, unit: Unit
-) -> tuple[tuple[int, ...], Array, Array]:
+def _units(part: Sparse, path: str, by: Worth, unit: Unit) -> tuple[tuple[int, ...], Array, Array]:
     """Of a weight: the tile of its units, their scores, and which have a weight left."""
     weight, mask, role = part.weight[...], part.mask[...], part.rule.role
     tile = (1,) * role.stack + unit.tile(weight.shape[role.stack :], role)

@@ -1,0 +1,218 @@
+"""Lottery tickets of LeNet-300-100 on MNIST: what to go back to after pruning, and how to train.
+
+Claim: pruned in rounds, a network rewound to its first weights trains to the accuracy of the dense
+    one far below its size, one drawn anew does not; going back with the learning rate alone does as
+    well as with the weights, and fine-tuning worse where little is left. A learning rate that rises
+    with the rounds (SILO, S-Cyc) does better than the same one in all of them.
+
+Paper: Frankle and Carbin, The lottery ticket hypothesis, ICLR 2019, figures 1 and 3; Renda et al.,
+    Comparing rewinding and fine-tuning in neural network pruning, ICLR 2020, figure 1; Liu et al.,
+    Optimizing learning rate schedules for iterative pruning of deep neural networks, TMLR 2023.
+    The first two show curves, and the third has no LeNet-300-100, so no figure is printed beside
+    ours. Data and optimizer are those of OpenLTH (SGD, no momentum); the last layer is not pruned.
+
+Command: python -m experiments.lottery            (5 seeds, 8 ways, 20 rounds: hours on two cores)
+         python -m experiments.lottery --quick    (two cores, about two minutes)
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import jsparse
+from experiments import common
+from jsparse.prune import FineTune, Folder, Reinitialise, Restart, Rewind, RewindRate, Round
+from jsparse.schedule import silo, triangle, warm_stairs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(common.TrainSettings):
+    """The defaults are those of OpenLTH, with falls of the learning rate added."""
+
+    seeds: int = 5
+    epochs: int = 40
+    batch: int = 128
+    learning_rate: float = 0.1
+    """Of SGD, at its peak; a tenth after half and again after three quarters of a round."""
+    last_rate: float = 0.23
+    """Peak that SILO and S-Cyc rise to; their authors' goes from 0.03 to 0.07."""
+    kept: float = 0.8
+    """Part of the weights left that each round keeps."""
+    rounds: int = 20
+    rewind_epoch: int = 1
+    """To which late rewinding goes back."""
+    samples: int = 60_000
+    """Train on the first so many images."""
+    quick: bool = False
+    """Few epochs on a part of MNIST, few rounds that halve the weights."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        jsparse.prune.each_round(self.kept, self.rounds)
+        if not 0 < self.rewind_epoch < self.epochs:
+            raise ValueError(
+                f"--rewind-epoch is at least 1 and below {self.epochs}, got {self.rewind_epoch}"
+            )
+
+
+QUICK = Settings(seeds=3, epochs=6, batch=50, kept=0.5, rounds=6, samples=5000, quick=True)
+SPARSE = "(fc1|fc2)/kernel"
+Rate = Callable[[jax.Array, int], jax.Array]
+"""(steps, round) -> learning rates."""
+
+
+class Way(NamedTuple):
+    """A way to go on after pruning.
+
+    Attributes:
+      restart: what it goes back to.
+      rate: the learning rate of the steps of a round.
+      panel: of the picture.
+    """
+
+    restart: Restart
+    rate: Rate
+    panel: str
+
+
+def sparse(model: common.Seeds) -> common.Seeds:
+    """The networks with what is pruned under stored masks."""
+    return jsparse.sparsify(model, (f".*/{SPARSE}", jsparse.Held()))
+
+
+def drawn(rngs: nnx.Rngs, seeds: int) -> common.Seeds:
+    """New networks from one stream of keys."""
+    return sparse(common.Seeds([common.LeNet300(rngs) for _ in range(seeds)]))
+
+
+def ways(settings: Settings, steps: int) -> dict[str, Way]:
+    """All of them by name; `steps` is the length of an epoch."""
+    total, peak = settings.epochs * steps, settings.learning_rate
+    late = settings.rewind_epoch * steps
+    stairs = partial(warm_stairs, warm=total // 11, falls=(total // 2, 3 * total // 4))
+    rising = silo(peak, settings.last_rate, settings.kept)
+    triangles = partial(triangle, peak / 10, half=max(1, total // 4))
+    same: Rate = lambda step, number: stairs(peak)(step)
+    anew = partial(drawn, seeds=settings.seeds)
+    back, rates = "what is restored", "learning rate, first weights restored"
+    return {
+        "first weights": Way(Rewind(), same, back),
+        f"weights of epoch {settings.rewind_epoch}": Way(Rewind(step=late), same, back),
+        "learning rate": Way(RewindRate(), same, back),
+        "nothing (fine-tuning)": Way(FineTune(step=total), same, back),
+        "new random weights": Way(Reinitialise(make=anew), same, back),
+        "constant": Way(Rewind(), lambda step, number: jnp.full(step.shape, peak), rates),
+        "SILO": Way(Rewind(), lambda step, number: stairs(float(rising(number)))(step), rates),
+        "cyclical": Way(Rewind(), lambda step, number: triangles(peak)(step), rates),
+        "S-Cyc": Way(Rewind(), lambda step, n: triangles(float(rising(n)))(step), rates),
+    }
+
+
+def train(
+    model: common.Seeds,
+    round: Round,
+    *,
+    training: common.SeedTraining,
+    rate: Rate,
+    epochs: int,
+    number: int,
+) -> common.Seeds:
+    """All seeds through the epochs of a round, from step `round.first` of the learning rate.
+
+    Args:
+      model: of all seeds.
+      round: says where the learning rate starts.
+      training: the compiled epoch.
+      rate: learning rate by step and round.
+      epochs: to train.
+      number: of the round, for the order of the samples and the rate.
+    """
+    params, rest = training.start(model)
+    seeds = len(common.networks(model))
+    for epoch in range(epochs):
+        step = round.first + epoch * training.steps + jnp.arange(training.steps)
+        rates = jnp.broadcast_to(rate(step, number), (seeds, training.steps))
+        order = training.shuffled(seeds, number, epoch)
+        params, losses = training.epoch(params, rest, rates, order)
+        if not np.isfinite(losses).all():
+            raise common.Diverged(
+                f"the loss is {losses.tolist()} in round {number}, epoch {epoch + 1}; try a "
+                "smaller --learning-rate or --last-rate"
+            )
+    return training.put(model, params)
+
+
+def pruned(
+    name: str, way: Way, settings: Settings, training: common.SeedTraining, images: common.Images
+) -> dict[str, list]:
+    """Accuracy of each round and seed, and the densities, of one way; its run folder's if done."""
+    run = common.open_run(Path(settings.out) / name, settings, dataset=images.name, way=name)
+    if run.complete:
+        return run.final()
+    start = sparse(common.build(common.LeNet300, settings.seeds))
+    go = partial(train, training=training, rate=way.rate)
+    epochs = settings.epochs
+    if isinstance(way.restart, Rewind) and way.restart.step:
+        start = go(start, Round(0, 1.0, 0), epochs=settings.rewind_epoch, number=0)
+        epochs -= settings.rewind_epoch
+    lottery = jsparse.prune.lottery(
+        start,
+        lambda model, round: go(model, round, epochs=epochs, number=round.number),
+        jsparse.prune.each_round(settings.kept, settings.rounds),
+        restart=way.restart,
+        choose=common.per_seed(jsparse.prune.globally),
+        keep=Folder(run.folder / "rounds", {"way": name, "epochs": epochs}),
+    )
+    densities, accuracies = [], []
+    for round, model in lottery:
+        densities.append(round.density)
+        accuracies.append(training.accuracy(model, images.test_x, images.test_y))
+        percent = 100 * np.mean(accuracies[-1])
+        print(
+            f"{name}: round {round.number}, {round.density:.2%} left, {percent:.2f} %", flush=True
+        )
+    run.finish(densities=densities, accuracies=accuracies)
+    return run.final()
+
+
+def main(settings: Settings) -> None:
+    """Prune in all ways, print the table and draw the picture."""
+    images = common.first_samples(common.mnist(settings.data), settings.samples)
+    settings.check_batch(images)
+    name = "quick" if settings.quick else "lenet-300-100"
+    settings = dataclasses.replace(settings, out=settings.out or f"runs/lottery/{name}")
+    training = common.SeedTraining(images, settings.batch)
+    made = ways(settings, training.steps)
+    found = {name: pruned(name, way, settings, training, images) for name, way in made.items()}
+    densities = found["first weights"]["densities"]
+    shown = np.unique(np.linspace(0, settings.rounds, 7).astype(int))
+    rows = [
+        [name, *(common.percent(numbers["accuracies"][n]) for n in shown)]
+        for name, numbers in found.items()
+    ]
+    print(f"\n{images.name}, {settings.epochs} epochs a round, {settings.seeds} seeds, test data:")
+    print("accuracy [%] by weights left\n")
+    print(common.table(["restored", *(f"{100 * densities[n]:.3g} %" for n in shown)], rows))
+    curves = [
+        common.Curve(way.panel, name, found[name]["densities"], found[name]["accuracies"])
+        for name, way in made.items()
+    ]
+    base = found["first weights"]
+    curves.insert(
+        5,
+        common.Curve(made["SILO"].panel, "falling", base["densities"], base["accuracies"]),
+    )
+    path = Path(settings.out) / "lottery.png"
+    common.plot_rounds(curves, "weights left [%]", path)
+    print(f"\npicture: {path}")
+
+
+if __name__ == "__main__":
+    common.start(main, Settings, __doc__, QUICK)
