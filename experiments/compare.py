@@ -257,8 +257,9 @@ def contestants(entries: Entries, settings: Settings) -> dict[str, common.Contes
         before = str(density)
     made |= entries.strengths()
     wanted = settings.methods or [name for names in FAMILIES.values() for name in names]
-    needed = {name for name in made if name.split(", ")[0] in (*wanted, "dense")}
-    return {name: one for name, one in made.items() if name in needed}
+    return {
+        name: one for name, one in made.items() if name == "dense" or name.split(", ")[0] in wanted
+    }
 
 
 def main(settings: Settings) -> None:
