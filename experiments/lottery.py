@@ -62,8 +62,20 @@ class Settings(common.TrainSettings):
             )
 
 
-QUICK = Settings(seeds=3, epochs=6, batch=50, kept=0.5, rounds=6, samples=5000, quick=True)
+QUICK = Settings(
+    seeds=3,
+    epochs=6,
+    batch=50,
+    learning_rate=0.3,
+    last_rate=0.7,
+    kept=0.5,
+    rounds=6,
+    samples=5000,
+    quick=True,
+)
 SPARSE = "(fc1|fc2)/kernel"
+ANEW = "new random weights"
+"""Falls out of the picture, which is of the others."""
 Rate = Callable[[jax.Array, int], jax.Array]
 """(steps, round) -> learning rates."""
 
@@ -107,7 +119,7 @@ def ways(settings: Settings, steps: int) -> dict[str, Way]:
         f"weights of epoch {settings.rewind_epoch}": Way(Rewind(step=late), same, back),
         "learning rate": Way(RewindRate(), same, back),
         "nothing (fine-tuning)": Way(FineTune(step=total), same, back),
-        "new random weights": Way(Reinitialise(make=anew), same, back),
+        ANEW: Way(Reinitialise(make=anew), same, back),
         "constant": Way(Rewind(), lambda step, number: jnp.full(step.shape, peak), rates),
         "SILO": Way(Rewind(), lambda step, number: stairs(float(rising(number)))(step), rates),
         "cyclical": Way(Rewind(), lambda step, number: triangles(peak)(step), rates),
@@ -174,10 +186,8 @@ def pruned(
     for round, model in lottery:
         densities.append(round.density)
         accuracies.append(training.accuracy(model, images.test_x, images.test_y))
-        percent = 100 * np.mean(accuracies[-1])
-        print(
-            f"{name}: round {round.number}, {round.density:.2%} left, {percent:.2f} %", flush=True
-        )
+        told = f"{round.density:.2%} left, accuracy {np.mean(accuracies[-1]):.2%}"
+        print(f"{name}: round {round.number}, {told}", file=sys.stderr, flush=True)
     run.finish(densities=densities, accuracies=accuracies)
     return run.final()
 
@@ -210,7 +220,8 @@ def main(settings: Settings) -> None:
         common.Curve(made["SILO"].panel, "falling", base["densities"], base["accuracies"]),
     )
     path = Path(settings.out) / "lottery.png"
-    common.plot_rounds(curves, "weights left [%]", path)
+    others = [np.mean(c.accuracies, axis=1) for c in curves if c.method != ANEW]
+    common.plot_rounds(curves, "weights left [%]", path, floor=np.min(others) - 0.03)
     print(f"\npicture: {path}")
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.common.plots import COLOURS, STYLES, figure_of, save
+from experiments.common.plots import COLOURS, figure_of, save
 
 
 class Curve(NamedTuple):
@@ -17,47 +17,62 @@ class Curve(NamedTuple):
       method: what it is called there.
       left: fraction left in each round, [rounds].
       accuracies: [rounds, seeds].
+      note: of a line drawn beside the method's own, such as "published"; it is dashed.
     """
 
     panel: str
     method: str
     left: Sequence[float]
     accuracies: Sequence[Sequence[float]]
+    note: str = ""
 
 
-def plot_rounds(curves: Sequence[Curve], label: str, path: str | Path) -> None:
-    """A column for each panel, a line with a band of one deviation for each method.
+def plot_rounds(curves: Sequence[Curve], label: str, path: str | Path, columns: int = 2) -> None:
+    """A line with a band of one deviation for each method, in a panel each.
 
     What is left falls to the right, on a logarithmic axis.
 
     Args:
-      curves: in order; the first of a panel has the first colour.
+      curves: a method has the same colour in all panels of a row.
       label: of the horizontal axis.
       path: the PNG file.
+      columns: panels side by side.
+      floor: accuracy at the lower edge; what is below leaves the picture. 0 to show all.
     """
     panels = list(dict.fromkeys(curve.panel for curve in curves))
-    figure = figure_of(4.2 * len(panels) + 0.6, 4.2)
-    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axes, panel in zip(grid, panels, strict=True):
+    rows = -(-len(panels) // columns)
+    figure = figure_of(4.2 * columns + 0.6, 3.8 * rows + 0.4)
+    share = "row" if rows == 1 else "col"
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=share)
+    for axes, panel in zip(grid.flat, panels, strict=False):
         mine = [curve for curve in curves if curve.panel == panel]
-        for n, curve in enumerate(mine):
-            accuracies = 100 * np.asarray(curve.accuracies)
-            left, mean = 100 * np.asarray(curve.left), accuracies.mean(axis=1)
-            colour, style = COLOURS[n % len(COLOURS)], STYLES[n // len(COLOURS)]
-            axes.plot(
-                left, mean, style, color=colour, marker="o", markersize=3.5, label=curve.method
-            )
-            if accuracies.shape[1] > 1:
-                spread = accuracies.std(axis=1, ddof=1)
-                low, high = mean - spread, mean + spread
-                axes.fill_between(left, low, high, color=colour, alpha=0.15, lw=0)
-        _axis(axes, [100 * one for curve in mine for one in curve.left])
+        colours = dict(zip(dict.fromkeys(curve.method for curve in mine), COLOURS, strict=False))
+        for curve in mine:
+            _line(axes, curve, colours[curve.method])
+        _axis(axes, [100 * one for curve in mine for one in curve.left if not curve.note])
         axes.set_title(panel, fontsize=11)
-        axes.set_xlabel(label)
         axes.grid(color="0.9")
-        axes.legend(fontsize=9, loc="lower left")
-    grid[0].set_ylabel("test accuracy [%]")
+        if floor:
+            axes.set_ylim(bottom=100 * floor)
+        axes.legend(fontsize=8.5, loc="lower left")
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes in grid[-1]:
+        axes.set_xlabel(label)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("test accuracy [%]")
     save(figure, path)
+
+
+def _line(axes, curve: Curve, colour: str) -> None:
+    accuracies = 100 * np.asarray(curve.accuracies)
+    left, mean = 100 * np.asarray(curve.left), accuracies.mean(axis=1)
+    style = {"linestyle": "--", "linewidth": 1.1} if curve.note else {"marker": "o"}
+    name = f"{curve.method}, {curve.note}" if curve.note else curve.method
+    axes.plot(left, mean, color=colour, markersize=3.5, label=name, **style)
+    if accuracies.shape[1] > 1:
+        spread = accuracies.std(axis=1, ddof=1)
+        axes.fill_between(left, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
 
 
 def _axis(axes, left: Sequence[float]) -> None:
