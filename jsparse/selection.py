@@ -170,8 +170,13 @@ def common_cut(
       >>> [above_cut(s, c).tolist() for s, c in zip((a, b), common_cut([a, b], 0.6, (0, 0)))]
       [[True, True], [True, False, False]]
     """
-    size = sum(score.size for score in scores)
-    keep, orders = _keep(density, size), [_ordered(score) for score in scores]
+    return common_cut_at(scores, _keep(density, sum(score.size for score in scores)), stacks)
+
+
+@partial(jax.jit, static_argnames="stacks")
+def common_cut_at(scores: Sequence[Array], keep: Array, stacks: tuple[int, ...]) -> list[Array]:
+    """`common_cut` by number: exactly `keep` of all scores survive; integer [], 1 or more."""
+    orders = [_ordered(score) for score in scores]
     count = lambda marks: sum((mark.sum(dtype=jnp.int32) for mark in marks), jnp.int32(0))
     last = _largest(lambda trial: count(o >= trial for o in orders) >= keep, jnp.uint32(0), 32)
     left = keep - count(o > last for o in orders)

@@ -1,5 +1,10 @@
 """Pruning before the first step or between whole runs: one method a file."""
 
+from jsparse.prune.amount import drop_lowest as drop_lowest
+from jsparse.prune.amount import drop_lowest_globally as drop_lowest_globally
+from jsparse.prune.amount import noise as noise
+from jsparse.prune.amount import norm as norm
+from jsparse.prune.amount import norm_of as norm_of
 from jsparse.prune.choice import by_layer as by_layer
 from jsparse.prune.choice import globally as globally
 from jsparse.prune.choice import held_parts as held_parts
