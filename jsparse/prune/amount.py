@@ -29,6 +29,7 @@ from jsparse.surgery import hold
 from jsparse.tree import match, naming
 
 Model = TypeVar("Model", bound=nnx.Module)
+SINGLE = Weight()
 
 
 class Worth(Protocol):
@@ -104,9 +105,7 @@ def _norm(weight: Array, n: float, tile: tuple[int, ...]) -> Array:
     return pool(size ** float(n), tile) ** (1 / n)
 
 
-def drop_lowest(
-    model: Model, pattern: str, amount: float, by: Worth, unit: Unit = Weight()
-) -> Model:
+def drop_lowest(model: Model, pattern: str, amount: float, by: Worth, unit: Unit = SINGLE) -> Model:
     """A copy without the lowest units of each matched weight, an amount of those that are left.
 
     Args:
@@ -175,7 +174,7 @@ def drop_lowest_globally(model: Model, pattern: str, amount: float, by: Worth) -
     scores, alive = {}, {}
     for path, part in parts.items():
         with naming(path):
-            _, scores[path], alive[path] = _units(part, path, by, Weight())
+            _, scores[path], alive[path] = _units(part, path, by, SINGLE)
     keep = _keep(amount, sum(int(a.sum()) for a in alive.values()))
     low = [jnp.where(alive[path], score, -jnp.inf) for path, score in scores.items()]
     cuts = common_cut_at(low, jnp.int32(keep), (0,) * len(low))

@@ -113,7 +113,10 @@ def main() -> None:
                 pruned = module.weight.detach().numpy().copy()
                 prune.remove(module, "weight")
                 assert (module.weight.detach().numpy() == pruned).all()
-    settings = {"torch": torch.__version__, "numpy": np.__version__, "seed": SEED}
+    public = [n for n, f in vars(prune).items() if getattr(f, "__module__", "") == prune.__name__]
+    functions = sorted(name for name in public if name[0] != "_" and name.islower())
+    versions = {"torch": torch.__version__, "numpy": np.__version__}
+    settings = versions | {"seed": SEED, "functions": functions}
     path = Path(__file__).with_suffix(".npz")
     np.savez_compressed(path, settings=np.array(json.dumps(settings)), **found)
     print(f"{path.name}: {len(found)} arrays, {settings}")
