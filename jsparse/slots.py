@@ -92,9 +92,7 @@ def walk_modules(model: nnx.Module, path: str = "") -> Iterator[tuple[str, nnx.M
     yield from _modules(model, path, ())
 
 
-def _modules(
-    node: Any, path: str, above: tuple[int, ...]
-) -> Iterator[tuple[str, nnx.Module]]:
+def _modules(node: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, nnx.Module]]:
     if id(node) in above:
         return
     if isinstance(node, nnx.Module):

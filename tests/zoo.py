@@ -11,16 +11,6 @@ def modules(items: list) -> list:
     return nnx.List(items) if hasattr(nnx, "List") else items
 
 
-def norm(features: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
-    """A batch normalisation with statistics that are no identity."""
-    made = nnx.BatchNorm(features, rngs=rngs)
-    spread = jnp.linspace(-0.4, 0.6, features)
-    made.mean[...] = spread
-    made.var[...] = 1.0 + spread**2
-    made.bias[...] = spread[::-1] - 0.2
-    return made
-
-
 class MLP(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
         self.a = nnx.Linear(6, 8, rngs=rngs)
@@ -48,7 +38,7 @@ class VGG(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
         widths = [(3, 6), (6, 8), (8, 8)]
         self.convs = modules([nnx.Conv(i, o, (3, 3), rngs=rngs) for i, o in widths])
-        self.norms = modules([norm(o, rngs) for _, o in widths])
+        self.norms = modules([nnx.BatchNorm(o, rngs=rngs) for _, o in widths])
         self.drop = nnx.Dropout(0.5, rngs=rngs)
         self.head = nnx.Linear(8, 3, rngs=rngs)
 
@@ -64,9 +54,9 @@ class Block(nnx.Module):
     def __init__(self, i: int, o: int, rngs: nnx.Rngs):
         stride = 1 if i == o else 2
         self.a = nnx.Conv(i, o, (3, 3), strides=stride, use_bias=False, rngs=rngs)
-        self.an = norm(o, rngs)
+        self.an = nnx.BatchNorm(o, rngs=rngs)
         self.b = nnx.Conv(o, o, (3, 3), use_bias=False, rngs=rngs)
-        self.bn = norm(o, rngs)
+        self.bn = nnx.BatchNorm(o, rngs=rngs)
         self.skip = modules([] if i == o else [nnx.Conv(i, o, (1, 1), strides=2, rngs=rngs)])
 
     def __call__(self, x: Array) -> Array:
@@ -108,9 +98,9 @@ class WRN(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs):
         self.stem = nnx.Conv(3, 6, (3, 3), rngs=rngs)
-        self.an, self.a = norm(6, rngs), nnx.Conv(6, 8, (3, 3), rngs=rngs)
-        self.bn, self.b = norm(8, rngs), nnx.Conv(8, 6, (3, 3), rngs=rngs)
-        self.cn, self.head = norm(6, rngs), nnx.Linear(6, 3, rngs=rngs)
+        self.an, self.a = nnx.BatchNorm(6, rngs=rngs), nnx.Conv(6, 8, (3, 3), rngs=rngs)
+        self.bn, self.b = nnx.BatchNorm(8, rngs=rngs), nnx.Conv(8, 6, (3, 3), rngs=rngs)
+        self.cn, self.head = nnx.BatchNorm(6, rngs=rngs), nnx.Linear(6, 3, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         x = self.stem(x)
@@ -122,7 +112,7 @@ class DenseNet(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
         self.a = nnx.Conv(3, 4, (3, 3), rngs=rngs)
         self.b = nnx.Conv(4, 5, (3, 3), rngs=rngs)
-        self.cn = norm(9, rngs)
+        self.cn = nnx.BatchNorm(9, rngs=rngs)
         self.c = nnx.Conv(9, 4, (1, 1), rngs=rngs)
         self.head = nnx.Linear(13, 3, rngs=rngs)
 
@@ -150,9 +140,9 @@ class UNet(nnx.Module):
 class MobileNet(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
         self.a = nnx.Conv(3, 8, (1, 1), rngs=rngs)
-        self.an = norm(8, rngs)
+        self.an = nnx.BatchNorm(8, rngs=rngs)
         self.b = nnx.Conv(8, 8, (3, 3), feature_group_count=8, rngs=rngs)
-        self.bn = norm(8, rngs)
+        self.bn = nnx.BatchNorm(8, rngs=rngs)
         self.c = nnx.Conv(8, 5, (1, 1), rngs=rngs)
         self.head = nnx.Linear(5, 3, rngs=rngs)
 

@@ -31,9 +31,7 @@ def difference(old: Graph, new: Graph, removal: Removal) -> str:
     return found or ("outputs differ" if any(_apart(a, b, pairs, removal) for a, b in ends) else "")
 
 
-def _walk(
-    old: Iterable[Op], new: Iterable[Op], pairs: dict[Node, Node], removal: Removal
-) -> str:
+def _walk(old: Iterable[Op], new: Iterable[Op], pairs: dict[Node, Node], removal: Removal) -> str:
     old, new = list(old), list(new)
     if [op.name for op in old] != [op.name for op in new]:
         return "other operations"

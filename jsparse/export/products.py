@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jsparse.export.graph import Graph, Node, Op
-from jsparse.export.known import Knowledge, bind, nonzero
+from jsparse.export.known import STRUCTURAL, Knowledge, bind, nonzero, rearrange
 from jsparse.export.removal import Removal
 
 LINKS = {"reshape", "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type", "copy"}
@@ -97,9 +97,7 @@ def tie_product(op: Op, removal: Removal, knowledge: Knowledge, foldable: np.nda
         removal.tie([(a, x)], [(b, y)])
 
 
-def _counts(
-    op: Op, removal: Removal, knowledge: Knowledge, shape: Shape, which: int
-) -> np.ndarray:
+def _counts(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape, which: int) -> np.ndarray:
     """Which positions of a summed axis reach something that is kept: [n]."""
     shared = [*shape.summed, *((x, y) for x, y, _ in shape.batch)]
     order = [shared[which], *(pair for k, pair in enumerate(shared) if k != which)]
@@ -205,8 +203,8 @@ def _sink(op: Op, readers: dict[Node, list[Op]], makers: dict[Node, Op]) -> Sink
             bias, links = chain
             index = np.arange(int(np.prod(bias.shape)), dtype=np.int32).reshape(bias.shape)
             for link in reversed(links):
-                if link.name != "convert_element_type":
-                    (index,) = bind(link, index)
+                if link.name in STRUCTURAL:
+                    (index,) = rearrange(link, index)
             return Sink(bias, sign * theirs, np.broadcast_to(index, node.shape))
         node = reader.outputs[0]
     return None
@@ -243,14 +241,18 @@ def foldable(op: Op, sink: Sink, knowledge: Knowledge) -> np.ndarray:
             continue
         along = sorted({*free.values(), *shape.pinned[2]} if side == 0 else free.values())
         # each element of the bias meets one output feature, wherever that is
-        head = sink.index[tuple(slice(1) if k in along else slice(None) for k in range(sink.index.ndim))]
+        head = sink.index[
+            tuple(slice(1) if k in along else slice(None) for k in range(sink.index.ndim))
+        ]
         if not (sink.index == head).all() or len(np.unique(head)) != head.size:
             continue
         if op.name != "dot_general" and side == 1:
             continue
         axis = shape.summed[0][side]
         rest = tuple(k for k in range(given.value.ndim) if k != axis)
-        corner = given.value[tuple(slice(None) if k == axis else slice(1) for k in range(given.value.ndim))]
+        corner = given.value[
+            tuple(slice(None) if k == axis else slice(1) for k in range(given.value.ndim))
+        ]
         return ~given.unknown.any(axis=rest) & (given.value == corner).all(axis=rest)
     return nothing
 

@@ -40,9 +40,7 @@ class _Plan:
         self.graph = trace(model, inputs)
         self.knowledge: Knowledge = know(self.graph)
         self.sinks = sinks(self.graph)
-        self.foldable = {
-            op: foldable(op, sink, self.knowledge) for op, sink in self.sinks.items()
-        }
+        self.foldable = {op: foldable(op, sink, self.knowledge) for op, sink in self.sinks.items()}
         self.fixed = fixed_axes(model)
 
     def removal(self, pinned: Iterable[Axis]) -> Removal:
