@@ -69,7 +69,7 @@ def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
         a, b = np.asarray(a), np.asarray(b)
         return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-    return bool(a == b)
+    return bool(a == b) or (a != a and b != b)  # the second: both are nan
 
 
 def _expected(op: Op, removal: Removal) -> dict[str, Any]:

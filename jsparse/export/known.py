@@ -22,11 +22,14 @@ ELEMENTWISE = {
     "sharding_constraint", "reshard", "shift_left", "shift_right_logical", "lgamma", "digamma",
 }  # fmt: skip
 STRUCTURAL = {
-    "reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice", "rev",
-    "concatenate", "pad", "split",
+    "reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice", "rev", "split",
+    "concatenate",
 }  # fmt: skip
 REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
 REDUCTIONS |= {"argmax", "argmin"}
+# the commonest on NumPy: to compile each for each shape takes longer than all the rest
+NUMPY = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
+NUMPY |= {"max": np.maximum, "min": np.minimum, "neg": np.negative, "sqrt": np.sqrt}
 WINDOWS = {"reduce_window_sum", "reduce_window_max"}
 PRODUCTS = {"dot_general", "conv_general_dilated"}
 PASSES = 20  # of a scan's body until what its carry holds is settled
@@ -67,8 +70,38 @@ def _evaluate_all(ops: Iterable[Op], knowledge: Knowledge) -> None:
         knowledge.update(zip(op.outputs, _evaluate(op, args, knowledge), strict=True))
 
 
+def rearrange(op: Op, *values: np.ndarray) -> list[np.ndarray]:
+    """What an operation of `STRUCTURAL` makes of arrays of any type."""
+    value, out, params = values[0], op.outputs[0].shape, op.params
+    match op.name:
+        case "transpose":
+            return [value.transpose(params["permutation"])]
+        case "broadcast_in_dim":
+            spread = [1] * len(out)
+            for axis, to in enumerate(params["broadcast_dimensions"]):
+                spread[to] = value.shape[axis]
+            return [np.broadcast_to(value.reshape(spread), out)]
+        case "slice":
+            steps = params["strides"] or [1] * value.ndim
+            limits = zip(params["start_indices"], params["limit_indices"], steps, strict=True)
+            return [value[tuple(slice(int(a), int(b), int(s)) for a, b, s in limits)]]
+        case "rev":
+            return [np.flip(value, tuple(map(int, params["dimensions"])))]
+        case "concatenate":
+            return [np.concatenate(values, axis=params["dimension"])]
+        case "split":
+            return np.split(value, np.cumsum(params["sizes"])[:-1], axis=params["axis"])
+        case _:  # reshape, squeeze, expand_dims
+            return [value.reshape(out)]
+
+
 def bind(op: Op, *values: Any, **params: Any) -> list[np.ndarray]:
     """Run an operation's primitive, with some settings replaced."""
+    if op.name in STRUCTURAL:
+        return rearrange(op, *values)
+    if op.name in NUMPY:
+        with np.errstate(all="ignore"):
+            return [np.asarray(NUMPY[op.name](*values))]
     out = op.primitive.bind(*values, **(op.params | params))
     return [np.asarray(o) for o in (out if op.primitive.multiple_results else [out])]
 
@@ -105,6 +138,8 @@ def _unknown(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
         np.ones(n.shape, bool) if a is None else a.unknown
         for n, a in zip(op.inputs, args, strict=True)
     ]
+    if op.name in PRODUCTS and any(a is None for a in args):
+        return _empty(op, args)
     if op.name == "mul" or op.name in PRODUCTS:
         may = [
             np.ones(n.shape, bool) if a is None else a.unknown | (a.value != 0)
@@ -121,11 +156,47 @@ def _unknown(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
         for one in masks:
             mask = mask | one
         return [mask]
-    if op.name in STRUCTURAL | WINDOWS:
+    if op.name in STRUCTURAL:
+        return rearrange(op, *masks)
+    if op.name in WINDOWS | {"pad"}:
         return [m > 0 for m in bind(op, *(mask.astype(np.float32) for mask in masks))]
     if op.name in REDUCTIONS:
         return [masks[0].any(axis=tuple(op.params["axes"]))]
     return None
+
+
+def _empty(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
+    """Unknown outputs of a product with an unknown factor: all but those of empty features."""
+    side = 0 if args[1] is None else 1
+    known = args[side]
+    if known is None:
+        return None
+    free = _free(op, side)
+    rest = tuple(axis for axis in range(known.value.ndim) if axis not in free)
+    some = (known.unknown | (known.value != 0)).any(axis=rest)
+    if some.all():
+        return None
+    out = op.outputs[0].shape
+    to = [free[axis] for axis in sorted(free)]
+    spread = [1] * len(out)
+    for k, axis in enumerate(to):
+        spread[axis] = some.shape[k]
+    return [np.broadcast_to(some.transpose(np.argsort(to)).reshape(spread), out)]
+
+
+def _free(op: Op, side: int) -> dict[int, int]:
+    """The axes of one factor that the output has, and which."""
+    if op.name == "conv_general_dilated":
+        dims = op.params["dimension_numbers"]
+        return (
+            {dims.rhs_spec[0]: dims.out_spec[1]} if side else {dims.lhs_spec[0]: dims.out_spec[0]}
+        )
+    summed, batch = op.params["dimension_numbers"]
+    ranks = [len(node.shape) for node in op.inputs[:2]]
+    free = [[a for a in range(ranks[k]) if a not in (*summed[k], *batch[k])] for k in range(2)]
+    first = len(batch[0]) + (len(free[0]) if side else 0)
+    shared = {axis: k for k, axis in enumerate(batch[side])}
+    return shared | {axis: first + k for k, axis in enumerate(free[side])}
 
 
 def _gather(op: Op, rows: Known | None) -> Known | None:

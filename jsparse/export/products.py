@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jsparse.export.graph import Graph, Node, Op
-from jsparse.export.known import Knowledge, bind, nonzero
+from jsparse.export.known import STRUCTURAL, Knowledge, bind, nonzero, rearrange
 from jsparse.export.removal import Removal
 
 LINKS = {"reshape", "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type", "copy"}
@@ -203,8 +203,8 @@ def _sink(op: Op, readers: dict[Node, list[Op]], makers: dict[Node, Op]) -> Sink
             bias, links = chain
             index = np.arange(int(np.prod(bias.shape)), dtype=np.int32).reshape(bias.shape)
             for link in reversed(links):
-                if link.name != "convert_element_type":
-                    (index,) = bind(link, index)
+                if link.name in STRUCTURAL:
+                    (index,) = rearrange(link, index)
             return Sink(bias, sign * theirs, np.broadcast_to(index, node.shape))
         node = reader.outputs[0]
     return None

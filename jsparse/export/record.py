@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -106,12 +107,12 @@ def cut_in_place(model: nnx.Module, cuts: Mapping[str, Cut], add: Mapping[str, n
         if path is None:
             continue
         if id(slot.value) not in made:
-            value = slot.value[...]
+            value = np.asarray(slot.value[...])
             if path in add:
                 value = value + np.asarray(add[path], value.dtype)
             for axis, kept in cuts[path].keep.items() if path in cuts else ():
-                value = value.take(np.asarray(kept), axis=axis)
-            made[id(slot.value)] = slot.value.replace(value)
+                value = value.take(kept, axis=axis)
+            made[id(slot.value)] = slot.value.replace(jnp.asarray(value))
         slot.put(made[id(slot.value)])
 
 
