@@ -19,6 +19,7 @@ from jsparse.prune.dropnet import dropnet as dropnet
 from jsparse.prune.folder import Folder as Folder
 from jsparse.prune.folder import Nowhere as Nowhere
 from jsparse.prune.grasp import grasp as grasp
+from jsparse.prune.grasp import grasp_scores as grasp_scores
 from jsparse.prune.lottery import FineTune as FineTune
 from jsparse.prune.lottery import Reinitialise as Reinitialise
 from jsparse.prune.lottery import RewindRate as RewindRate
@@ -32,6 +33,8 @@ from jsparse.prune.rounds import Round as Round
 from jsparse.prune.rounds import each_round as each_round
 from jsparse.prune.rounds import in_rounds as in_rounds
 from jsparse.prune.snip import snip as snip
+from jsparse.prune.snip import snip_scores as snip_scores
 from jsparse.prune.sparsegpt import sparsegpt as sparsegpt
 from jsparse.prune.synflow import synflow as synflow
+from jsparse.prune.synflow import synflow_scores as synflow_scores
 from jsparse.prune.wanda import wanda as wanda

@@ -1,0 +1,335 @@
+"""Pruning a trained transformer in one shot: Wanda and SparseGPT beside magnitude.
+
+Claim (the papers'): with a little calibration data and no training, half of the weights of a
+    language model fall at a small cost, where magnitude pruning costs much; more so for 2:4.
+
+Papers: Frantar and Alistarh, SparseGPT, ICML 2023; Sun et al., Wanda, ICLR 2024, whose table for
+    LLaMA-2-7B on WikiText has the perplexities dense 5.12; at 50 % magnitude 14.89, Wanda 6.42,
+    SparseGPT 6.51; at 2:4 magnitude 54.59, Wanda 11.02, SparseGPT 10.17. Here a small transformer
+    reads characters, so only the order can be compared.
+
+Command: python -m experiments.one_shot            (a GPU, or an hour on two cores)
+         python -m experiments.one_shot --quick    (two cores, two minutes)
+"""
+
+import argparse
+import ast
+import dataclasses
+import hashlib
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from flax import nnx
+from jax import Array
+
+import jsparse
+from experiments import common
+from experiments.common.files import write_whole
+from experiments.common.plots import COLOURS, figure_of, save
+from experiments.common.sources import Unavailable, fetch, locate
+from experiments.common.study import FREE
+from jsparse import prune
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All seeds are trained in one program."""
+
+    width: int = 128
+    """Of the transformer."""
+    blocks: int = 4
+    heads: int = 4
+    context: int = 128
+    """Characters that it sees."""
+    density: float = 0.5
+    """Of the unstructured masks."""
+    calibration: int = 128
+    """Stretches of training text that pruning looks at."""
+    seeds: int = 3
+    steps: int = 3000
+    batch: int = 32
+    learning_rate: float = 2e-3
+    """Of Adam, falling to 0 along a cosine."""
+    quick: bool = False
+    """A smaller transformer and a shorter run."""
+    data: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
+        default="", metadata=FREE
+    )
+    """Folder with tinyshakespeare.txt; else $JSPARSE_DATA, a download, or Python's own source."""
+    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
+        default="", metadata=FREE
+    )
+    """Run folder, by default runs/one_shot; a killed run goes on from there."""
+
+    def __post_init__(self) -> None:
+        numbers = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name, value in numbers.items():
+            if type(value) is int and value < 1:
+                raise ValueError(f"--{name} got {value}; give 1 or more")
+        if not 0 < self.density < 1:
+            raise ValueError(f"--density is a fraction in (0, 1), got {self.density}")
+        if self.width % (4 * self.heads):
+            raise ValueError(
+                f"--width got {self.width}; give a multiple of 4 times the {self.heads} heads"
+            )
+
+
+QUICK = Settings(
+    width=64, blocks=2, context=64, calibration=64, seeds=2, steps=600, batch=16, quick=True
+)
+PART = 100
+"""Train steps between checkpoints, and stretches of text in one go when testing."""
+TESTED = 400
+"""Stretches of test text."""
+SOURCE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+DIGEST = "6fb458f1232090904fb40fe944165e91"
+
+
+class Layer(nnx.Module):
+    """A block of a transformer, normalised before attention and before its two dense layers."""
+
+    def __init__(self, settings: Settings, rngs: nnx.Rngs):
+        width = settings.width
+        self.norm1, self.norm2 = (nnx.LayerNorm(width, rngs=rngs) for _ in range(2))
+        self.attention = nnx.MultiHeadAttention(settings.heads, width, decode=False, rngs=rngs)
+        self.wide = nnx.Linear(width, 4 * width, rngs=rngs)
+        self.narrow = nnx.Linear(4 * width, width, rngs=rngs)
+
+    def __call__(self, x: Array, mask: Array) -> Array:
+        """[n, context, width], which character sees which -> the same shape."""
+        x = x + self.attention(self.norm1(x), mask=mask)
+        return x + self.narrow(nnx.gelu(self.wide(self.norm2(x))))
+
+
+class Transformer(nnx.Module):
+    """Reads characters and says which comes next."""
+
+    def __init__(self, settings: Settings, characters: int, rngs: nnx.Rngs):
+        self.characters = nnx.Embed(characters, settings.width, rngs=rngs)
+        self.places = nnx.Embed(settings.context, settings.width, rngs=rngs)
+        self.blocks = nnx.Sequential(*(Layer(settings, rngs) for _ in range(settings.blocks)))
+        self.norm = nnx.LayerNorm(settings.width, rngs=rngs)
+        self.head = nnx.Linear(settings.width, characters, rngs=rngs)
+
+    def __call__(self, text: Array) -> Array:
+        """Characters [n, context] to logits [n, context, characters]."""
+        x = self.characters(text) + self.places(jnp.arange(text.shape[1]))[None]
+        mask = nnx.make_causal_mask(text)
+        for block in self.blocks.layers:
+            x = block(x, mask)
+        return self.head(self.norm(x))
+
+
+def cross_entropy(model: Transformer, text: Array) -> Array:
+    """Of each next character, a mean over text [n, context + 1]."""
+    logits = model(text[:, :-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, text[:, 1:]).mean()
+
+
+def find(folder: Path) -> Path:
+    """The text in a folder."""
+    places = [folder / "tinyshakespeare.txt", folder / "text" / "tinyshakespeare.txt"]
+    for place in places:
+        if place.is_file():
+            return place
+    raise common.DataError(f"no text; looked for {places[0]} and {places[1]}")
+
+
+def download(cache: Path) -> Path:
+    """The text, fetched to the cache."""
+    content = fetch(SOURCE)
+    if hashlib.md5(content).hexdigest() != DIGEST:
+        raise common.DataError(f"{SOURCE} is not the text that was expected; fetch it otherwise")
+    write_whole(cache / "tinyshakespeare.txt", content)
+    return cache / "tinyshakespeare.txt"
+
+
+def read(folder: str) -> tuple[str, str]:
+    """The name of a text, and the text."""
+    try:
+        return "tinyshakespeare", locate(folder, find, download).read_text()
+    except Unavailable:
+        modules = (argparse, ast, inspect, typing)
+        text = "".join(Path(str(m.__file__)).read_text() for m in modules)
+        return "Python's own source (no tinyshakespeare was found)", text
+
+
+def stretches(key: Array, text: Array, number: int, length: int) -> Array:
+    """Stretches of text from random places, [number, length]."""
+    places = jax.random.randint(key, (number, 1), 0, len(text) - length)
+    return text[places + jnp.arange(length)[None]]
+
+
+class Trainer:
+    """Trains the transformers of all seeds side by side."""
+
+    def __init__(self, settings: Settings, characters: int, text: Array):
+        self.settings, self.text = settings, text
+        self.make = partial(Transformer, settings, characters)
+        self.graph = nnx.graphdef(self.make(nnx.Rngs(0)))
+        rate = optax.cosine_decay_schedule(settings.learning_rate, settings.steps)
+        self.tx = optax.adamw(rate, weight_decay=0.1)
+        self.some = jax.jit(jax.vmap(self._some, in_axes=(0, 0, 0, None)))
+
+    def start(self) -> tuple[Any, Any, Array]:
+        """Parameters and optimizer of each seed, and the mean loss so far."""
+
+        def one(key: Array) -> tuple[Any, Any, Array]:
+            params = nnx.state(self.make(nnx.Rngs(key)), nnx.Param)
+            return params, self.tx.init(params), jnp.zeros(())
+
+        return jax.vmap(one)(jax.vmap(jax.random.key)(jnp.arange(1, self.settings.seeds + 1)))
+
+    def model(self, params: Any, seed: int) -> nnx.Module:
+        """The model of one seed."""
+        model = self.make(nnx.Rngs(0))
+        nnx.update(model, jax.tree.map(lambda leaf: leaf[seed], params))
+        return model
+
+    def train(self, run: common.Run) -> Any:
+        """All steps, from the last checkpoint on; the parameters."""
+        done, state = run.load(self.start())
+        for step in range(done, self.settings.steps, PART):
+            seeds = jnp.arange(1, self.settings.seeds + 1)
+            state = self.some(*state[:2], seeds, step)
+            common.check_finite(float(state[2].max()), step, {}, run)
+            run.log(step + PART, loss=state[2])
+            run.save(step + PART, state)
+            print(f"step {step + PART}: loss {float(state[2].mean()):.3f}", flush=True)
+        return state[0]
+
+    def _some(self, params: Any, optimizer: Any, seed: Array, first: Array) -> tuple:
+        key = jax.random.fold_in(jax.random.key(seed), first)
+        length = self.settings.context + 1
+
+        def step(state: tuple, key: Array) -> tuple:
+            params, optimizer = state
+            text = stretches(key, self.text, self.settings.batch, length)
+
+            def loss(params: Any) -> Array:
+                model = self.make(nnx.Rngs(0))
+                nnx.update(model, params)
+                return cross_entropy(model, text)
+
+            value, grads = jax.value_and_grad(loss)(params)
+            updates, optimizer = self.tx.update(grads, optimizer, params)
+            return (optax.apply_updates(params, updates), optimizer), value
+
+        keys = jax.random.split(key, PART)
+        (params, optimizer), losses = jax.lax.scan(step, (params, optimizer), keys)
+        return params, optimizer, losses.mean()
+
+
+Way = Callable[[nnx.Module, list[Array]], nnx.Module]
+
+
+def ways(density: float) -> dict[tuple[str, str], Way]:
+    """Pruned copies, by method and pattern; magnitude is compared within each layer."""
+    whole, groups = f"{100 * density:g} %", jsparse.Groups(4)
+    top = jsparse.Top(density=0.5, scope=groups)
+    layer = prune.by_layer()
+    return {
+        ("magnitude", whole): lambda m, _: prune.magnitude(m, density=density, choose=layer),
+        ("Wanda", whole): lambda m, text: prune.wanda(m, text, density=density),
+        ("SparseGPT", whole): lambda m, text: prune.sparsegpt(m, text, density=density),
+        ("magnitude", "2:4"): lambda m, _: jsparse.hold(jsparse.sparsify(m, (SPARSE, top))),
+        ("Wanda", "2:4"): lambda m, text: prune.wanda(m, text, density=0.5, scope=groups),
+        ("SparseGPT", "2:4"): lambda m, text: prune.sparsegpt(m, text, density=0.5, scope=groups),
+    }
+
+
+SPARSE = "blocks/.*/kernel"
+
+
+def perplexity(model: nnx.Module, tested: Array) -> float:
+    """Of the next character, on text [n, context + 1]."""
+    graph, state = nnx.split(jsparse.fold(model))
+    loss = jax.jit(lambda state, text: cross_entropy(nnx.merge(graph, state), text))
+    parts = np.split(tested, max(1, len(tested) // PART))
+    return float(np.exp(np.mean([loss(state, part) for part in parts])))
+
+
+def main(settings: Settings) -> None:
+    """Train, prune in each way, print the table and draw the picture."""
+    name, text = read(settings.data)
+    letters, codes = np.unique(list(text), return_inverse=True)
+    cut = round(0.9 * len(codes))
+    known, new = jnp.asarray(codes[:cut], jnp.int32), jnp.asarray(codes[cut:], jnp.int32)
+    out = Path(settings.out or f"runs/one_shot{'/quick' * settings.quick}")
+    settings = dataclasses.replace(settings, out=str(out))
+    run = common.open_run(out, settings, text=name)
+    if not run.complete:
+        trainer = Trainer(settings, len(letters), known)
+        params = trainer.train(run)
+        length = settings.context + 1
+        tested = stretches(jax.random.key(0), new, TESTED, length)
+        marks: dict[str, list[float]] = {}
+        for seed in range(settings.seeds):
+            held = jsparse.sparsify(trainer.model(params, seed), (SPARSE, jsparse.Held()))
+            key = jax.random.fold_in(jax.random.key(1), seed)
+            seen = stretches(key, known, settings.calibration, settings.context)
+            batches = jnp.split(seen, max(1, len(seen) // 32))
+            marks.setdefault("dense", []).append(perplexity(held, tested))
+            for (method, pattern), way in ways(settings.density).items():
+                mark = perplexity(way(held, batches), tested)
+                marks.setdefault(f"{method}, {pattern}", []).append(mark)
+                print(f"seed {seed + 1}, {method}, {pattern}: {mark:.3f}", flush=True)
+        run.finish(**marks)
+    found = run.final()
+    dense = found.pop("dense")
+    patterns = list(dict.fromkeys(key.split(", ")[1] for key in found))
+    methods = list(dict.fromkeys(key.split(", ")[0] for key in found))
+    rows = [["dense", common.mean_std(dense), *[""] * (len(patterns) - 1)]]
+    rows += [[m, *(common.mean_std(found[f"{m}, {p}"]) for p in patterns)] for m in methods]
+    what = f"{settings.blocks} blocks of width {settings.width}, {settings.steps} steps"
+    print(f"{name}, {what}, {settings.seeds} seeds, perplexity of a character (test text):\n")
+    print(common.table(["", *patterns], rows))
+    plot(found, dense, methods, patterns, out / "one_shot.png")
+    print(f"\npicture: {out / 'one_shot.png'}")
+
+
+def plot(
+    found: Mapping[str, list[float]],
+    dense: list[float],
+    methods: list[str],
+    patterns: list[str],
+    path: Path,
+) -> None:
+    """Perplexities: a group for each pattern, each seed a dot and their mean a bar."""
+    figure = figure_of(5.2, 3.6)
+    axes = figure.add_subplot()
+    mean = float(np.mean(dense))
+    line = axes.axhline(mean, color="0.4", linestyle="--", linewidth=1.2)
+    handles, labels = [line], [f"dense, {mean:.2f}"]
+    for n, method in enumerate(methods):
+        for place, pattern in enumerate(patterns):
+            values = found[f"{method}, {pattern}"]
+            x = place + 0.22 * (n - (len(methods) - 1) / 2)
+            axes.plot(np.full(len(values), x), values, "o", color=COLOURS[n], markersize=4)
+            high = float(np.mean(values))
+            bar = axes.hlines(high, x - 0.09, x + 0.09, color=COLOURS[n], linewidth=2.5)
+            axes.annotate(
+                f"{high:.2f}", (x, max(values)), (0, 5), textcoords="offset points", ha="center"
+            )
+        handles.append(bar)
+        labels.append(method)
+    axes.set_xticks(range(len(patterns)), [f"{p} kept" if "%" in p else p for p in patterns])
+    axes.set_xlim(-0.6, len(patterns) - 0.4)
+    axes.margins(y=0.12)
+    axes.set_ylabel("perplexity of a character")
+    axes.grid(axis="y", alpha=0.3)
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    save(figure, path)
+
+
+if __name__ == "__main__":
+    common.start(main, Settings, __doc__, QUICK)
