@@ -9,7 +9,7 @@ Paper: Tan and Motani, DropNet: reducing neural network complexity via iterative
     loses its last unit ends a method's rounds here; theirs go on at chance.
 
 Command: python -m experiments.dropnet            (a GPU; models A, B and C, 8 methods, 15 seeds)
-         python -m experiments.dropnet --quick    (two cores: narrow B and C, few images and rounds)
+         python -m experiments.dropnet --quick    (two cores, two minutes: A and a narrow B)
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ class Settings(common.TrainSettings):
     test_samples: int = 10_000
     """Test on the first so many."""
     quick: bool = False
-    """Narrow networks, few images, seeds and rounds."""
+    """Model A and a narrow B, few images, seeds and rounds."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,13 +74,15 @@ class Settings(common.TrainSettings):
 
 
 QUICK = Settings(
+    models=("A", "B"),
     methods_of_convolutions=("minimum", "random"),
     narrow=8,
     seeds=2,
     epochs=6,
+    batch=20,
     kept=0.6,
     rounds=3,
-    samples=2500,
+    samples=2000,
     test_samples=2000,
     quick=True,
 )

@@ -233,6 +233,10 @@ REFUSED = {
         lambda: drop_units(net(), {"conv/kernel": jnp.ones(10)}, 0.5),
         "fc/kernel has units",
     ),
+    "nan": (
+        lambda: drop_units(net(), {"conv/kernel": jnp.full(10, jnp.nan)}, 0.5),
+        "conv/kernel: scores are NaN",
+    ),
     "no batches": (lambda: Minimum(read, [])(net(), {"fc/kernel": (20,)}), "no batches"),
     "absent": (
         lambda: Minimum(after(nnx.relu, "fc"), [X])(net(), {"conv/kernel": (10,)}),

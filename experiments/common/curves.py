@@ -27,7 +27,13 @@ class Curve(NamedTuple):
     note: str = ""
 
 
-def plot_rounds(curves: Sequence[Curve], label: str, path: str | Path, columns: int = 2) -> None:
+def plot_rounds(
+    curves: Sequence[Curve],
+    label: str,
+    path: str | Path,
+    columns: int = 2,
+    floor: float = 0.0,
+) -> None:
     """A line with a band of one deviation for each method, in a panel each.
 
     What is left falls to the right, on a logarithmic axis.

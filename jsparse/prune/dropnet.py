@@ -97,6 +97,9 @@ def drop_units(
 ) -> Model:
     """A copy of the model that keeps the units with the highest scores; dropped ones stay dropped.
 
+    Exactly as many as `choose` keeps; of equal scores (dead units) those of lower index, where the
+    authors' code draws.
+
     Args:
       model: as for `dropnet`.
       scores: of units by path of their weight, [units].
@@ -116,6 +119,8 @@ def drop_units(
                 f"{path} has units {shape}; got scores of "
                 f"{ {name: jnp.shape(score) for name, score in scores.items()} }"
             )
+        if bool(jnp.isnan(scores[path]).any()):
+            raise ValueError(f"{path}: scores are NaN; look for NaN in the weights or the batches")
         axes = _axes(parts[path])
         there = parts[path].mask[...].max(axis=tuple(set(range(parts[path].mask.ndim)) - set(axes)))
         layers[path] = jnp.where(there > 0, scores[path], -jnp.inf)
