@@ -49,7 +49,14 @@ def run(layout: str, count: int) -> list[dict]:
     return [json.loads(out.splitlines()[-1]) for out, _ in printed]
 
 
-@pytest.mark.parametrize(("layout", "count"), [("data parallel", 2), ("split weights", 4)])
+@pytest.mark.parametrize(
+    ("layout", "count"),
+    [
+        ("data parallel", 2),
+        pytest.param("data parallel", 4, marks=pytest.mark.slow),
+        pytest.param("split weights", 4, marks=pytest.mark.slow),
+    ],
+)
 def test_processes_train_as_one(layout: str, count: int) -> None:
     net = Net(LAYOUTS[layout], nnx.Rngs(0))
     losses, masks = train(start(net, *map(jnp.asarray, data())))

@@ -7,6 +7,7 @@ weights ever does, by far; 3000 random numbers do so with a chance of 3e-4, and 
 """
 
 import collections
+import math
 import re
 from functools import cache
 
@@ -137,7 +138,10 @@ def specs(model: nnx.Module) -> dict[str, P]:
     return {js.tree.path_of(path): spec for path, spec in leaves}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+ON_EXPLICIT = hasattr(nnx, "use_eager_sharding")  # Flax 0.11 places by names on Auto meshes only
+
+
+@pytest.mark.parametrize("kind", KINDS if ON_EXPLICIT else ["Auto"])
 @pytest.mark.parametrize("rule", ["held", "threshold", "threshold block", "soft movement"])
 def test_the_stock_recipe_shards_the_state(rule: str, kind: str) -> None:
     @nnx.jit
@@ -218,21 +222,25 @@ def one_device() -> tuple[list[float], dict[str, np.ndarray]]:
     return train(start(Net(LAYOUTS["data parallel"], nnx.Rngs(0)), *map(jnp.asarray, data())))
 
 
+@nnx.jit
+def rooms(net: Net) -> tuple[Array, Array, Array]:
+    """How near a weight is to its threshold, and to the cut of `top`; the thresholds' density."""
+    size, top = jnp.abs(net.threshold.weight[...]), jnp.abs(net.top.weight[...])
+    kept = net.top.read_mask() > 0
+    gap = jnp.where(kept, top, jnp.inf).min() - jnp.where(kept, 0.0, top).max()
+    room = jnp.abs(size - net.threshold.threshold[...][None]).min()
+    return room, gap, net.threshold.read_mask().mean()
+
+
 def test_no_weight_is_on_an_edge() -> None:
     run = start(Net(LAYOUTS["data parallel"], nnx.Rngs(0)), *map(jnp.asarray, data()))
-    densities = []
+    found = []
     for _ in range(STEPS):
         step(*run)
-        threshold, top = run.net.threshold, np.asarray(run.net.top.weight[...])
-        size, cut = map(np.asarray, (threshold.weight[...], threshold.threshold[...]))
-        room = np.abs(np.abs(size) - cut)
-        kept = np.asarray(run.net.top.read_mask()) > 0
-        assert room.min() > 1e-4
-        assert np.abs(top)[kept].min() - np.abs(top)[~kept].max() > 1e-4
-        densities.append(float(threshold.read_mask().mean()))
-    assert densities[0] > densities[-1] + 0.1  # the masks do move
-    losses, _ = one_device()
-    assert losses[-1] != losses[0]
+        found.append([float(x) for x in rooms(run.net)])
+    room, gap, density = zip(*found, strict=True)
+    assert min(room) > 1e-4 and min(gap) > 1e-4
+    assert density[0] > density[-1] + 0.1  # the masks do move
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -269,21 +277,29 @@ def exchanged(run: Run) -> collections.Counter:
 
 
 @pytest.mark.parametrize(
-    ("layout", "kind", "extra"),
+    ("layout", "kind"),
     [
-        # not even the thresholds' gradients: they follow from the weights', once those are added up
-        ("data parallel", "Auto", set()),
-        ("data parallel", "Explicit", set()),
-        # the cost, and the counts by which Top, Gibbs and TargetDensity choose, one number each
-        ("split weights", "Auto", {"f32[]", "s32[]", "u32[]"}),
-        # two devices have 8 thresholds, each half of the weights under them
-        ("data and outputs", "Explicit", {"f32[]", "s32[]", "u32[]", "f32[8]"}),
+        ("data parallel", "Auto"),
+        ("split weights", "Auto"),
+        ("data and outputs", "Explicit"),
     ],
 )
-def test_masks_make_devices_exchange_little_more(layout: str, kind: str, extra: set) -> None:
+def test_masks_make_devices_exchange_little_more(layout: str, kind: str) -> None:
     mesh = mesh_of(kind)
     with jax.set_mesh(mesh):
         masked = exchanged(start(*on_mesh(LAYOUTS[layout], mesh)))
         plain = exchanged(dense(*on_mesh(LAYOUTS[layout], mesh)))
+    more = masked - plain
     assert plain["all-reduce", "f32[16,16]"] >= 3 and not plain - masked
-    assert set(masked - plain) <= {("all-reduce", shape) for shape in extra}
+    if layout == "data parallel":
+        # not even the thresholds' gradients: they follow from the weights', once those are added up
+        assert not more
+    else:
+        # counts by which Top, Gibbs and TargetDensity choose, the cost, thresholds of half a layer
+        assert {kind for kind, _ in more} == {"all-reduce"}
+        assert max(numbers(shape) for _, shape in more) <= 8
+
+
+def numbers(shape: str) -> int:
+    """How many there are in an array that a compiled program calls f32[4,2]."""
+    return math.prod(int(n) for n in re.findall(r"(?<=[\[,])\d+", shape))
