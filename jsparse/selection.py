@@ -1,7 +1,7 @@
 """Who survives: the highest scores of each group, found by counting.
 
-Never by sorting: the k-th largest score is found bit by bit from the top, 32 counts in all, each a
-sum that a sharded array does with one all-reduce, so that 1 and 8 devices give the same mask.
+Never by sorting: it is counted, 17 to 32 times, how many scores reach a number; each count is a sum
+that a sharded array does with all-reduces, so that 1 and 8 devices give the same mask.
 """
 
 import math
@@ -231,30 +231,23 @@ def _keep(density: float | Array, size: int) -> Array:
 
 def _count(marked: Array, axes: tuple[int, ...]) -> Array:
     """How many are marked, int32, of length 1 along axes."""
-    first, rest = axes[:1], axes[1:]
-    if math.prod(marked.shape[a] for a in first) < 2**16:  # narrow numbers add up faster
-        marked = marked.sum(axis=first, keepdims=True, dtype=jnp.uint16)
-        return marked.astype(jnp.uint32).sum(axis=rest, keepdims=True).astype(jnp.int32)
-    return marked.sum(axis=axes, keepdims=True, dtype=jnp.int32)
+    long = max(axes[:-1] or axes, key=lambda a: marked.shape[a], default=0)
+    if axes and marked.shape[long] < 2**16:  # narrow numbers add up faster
+        marked = marked.sum(axis=long, keepdims=True, dtype=jnp.uint16).astype(jnp.uint32)
+    return marked.sum(axis=axes, keepdims=True, dtype=jnp.uint32).astype(jnp.int32)
 
 
 def _last(order: Array, keep: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     """A number with `keep` of the orders at or above it, or else the `keep`-th largest order.
 
-    Numbers are tried between one with too many at or above it and one with too few: half-way ten
-    times and every sixth time, else where a straight line between the counts meets `keep`, with the
-    count of an end that stays twice halved (the Illinois method): some 17 counts instead of 32.
-
-    Returns:
-      The number, uint32, and the count at or above it; of length 1 along axes.
+    Tried are numbers between one with too many and one with too few: half-way ten times and every
+    sixth time, else where a straight line between the counts meets `keep`, with the count of an end
+    that stays twice halved (the Illinois method). Returns the number and its count, [1 along axes].
     """
-    zero, none = _zeros(order, axes), keep == 0
-    low = jnp.where(none, jnp.uint32(0xFFFFFFFF), zero)
-    high = zero + jnp.uint32(0xFFFFFFFF)
-    many = _count(order >= low, axes)
-
-    def done(low: Array, high: Array, many: Array) -> Array:
-        return (many == keep) | (high - low <= 1)
+    zero, size = _zeros(order, axes), math.prod(order.shape[a] for a in axes)
+    low, high = jnp.where(keep == 0, ~zero, zero), ~zero
+    many = jnp.where(keep == 0, 0, zero.astype(jnp.int32) + size)
+    done = lambda low, high, many: (many == keep) | (high - low <= 1)
 
     def closer(state: tuple) -> tuple:
         low, high, many, over, under, rose, turn = state
@@ -266,20 +259,15 @@ def _last(order: Array, keep: Array, axes: tuple[int, ...]) -> tuple[Array, Arra
         count = _count(order >= trial, axes)
         gap = (count - keep).astype(jnp.float32)
         rise, stop = gap >= 0, done(low, high, many)
-        return (
-            jnp.where(rise & ~stop, trial, low),
-            jnp.where(rise | stop, high, trial),
-            jnp.where(rise & ~stop, count, many),
-            jnp.where(rise, gap, jnp.where(rose, over, over / 2)),
-            jnp.where(rise, jnp.where(rose, under / 2, under), -gap),
-            rise,
-            turn + 1,
-        )
+        low, many = (jnp.where(rise & ~stop, *two) for two in ((trial, low), (count, many)))
+        high = jnp.where(rise | stop, high, trial)
+        over = jnp.where(rise, gap, jnp.where(rose, over, over / 2))
+        under = jnp.where(rise, jnp.where(rose, under / 2, under), -gap)
+        return low, high, many, over, under, rise, turn + 1
 
     over, under = (many - keep).astype(jnp.float32), (keep + 0 * many).astype(jnp.float32)
     start = (low, high, many, over, under, done(low, high, many), jnp.int32(0))
-    going = lambda state: ~jnp.all(done(*state[:3]))
-    low, _, many, *_ = lax.while_loop(going, closer, start)
+    low, _, many, *_ = lax.while_loop(lambda now: ~jnp.all(done(*now[:3])), closer, start)
     return low, many
 
 

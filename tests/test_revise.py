@@ -246,8 +246,8 @@ def test_clipping_inside_counts_what_is_trained_only() -> None:
 def changed_mask(by: js.Revision, seed: Array) -> Array:
     """The update of the mask at the first step."""
     start = tree()
-    tx = js.revise(optax.sgd(0.1), (".*", by), seed=seed)
-    changes, _ = tx.update(gradients(start, 0), tx.init(start), start)
+    tx = js.revise(optax.sgd(0.1), (".*", by))
+    changes, _ = tx.update(gradients(start, 0), tx.init(start)._replace(seed=seed), start)
     return changes["kernel"]["mask"]
 
 
@@ -257,6 +257,9 @@ def test_the_seed_decides(name: str) -> None:
     first = jax.jit(lambda seed: changed_mask(by, seed))
     np.testing.assert_array_equal(first(3), first(3))
     assert (first(3) != first(4)).any() == (name != "rigl")
+    start, tx = tree(), js.revise(optax.sgd(0.1), (".*", by), seed=3)
+    changes, _ = jax.jit(tx.update)(gradients(start, 0), tx.init(start), start)
+    np.testing.assert_array_equal(changes["kernel"]["mask"], first(3))
 
 
 def test_seeds_of_one_program() -> None:

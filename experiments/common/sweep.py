@@ -17,6 +17,7 @@ from jax import Array
 
 import jsparse
 from jsparse.optim import Control, threshold_parts
+from jsparse.revise import Revised
 
 
 class Runs(NamedTuple):
@@ -131,7 +132,11 @@ class Sweep:
             memory = [control.init(model) for control in self.controls] or [jnp.zeros(())]
             _, params, rest = nnx.split(model, self.wrt, ...)
             shuffle = jax.random.fold_in(key, 1)
-            return Runs(params, rest, self.tx.init(params), memory[0], jnp.zeros((), int), shuffle)
+            optimizer = self.tx.init(params)
+            if isinstance(optimizer, Revised):  # masks that move at random do so in each run anew
+                seed = jax.random.randint(jax.random.fold_in(key, 2), (), 0, 2**31 - 1)
+                optimizer = optimizer._replace(seed=seed)
+            return Runs(params, rest, optimizer, memory[0], jnp.zeros((), int), shuffle)
 
         keys = jax.vmap(jax.random.key)(jnp.array(seeds))
         return jax.jit(jax.vmap(one))(keys, jnp.array(alphas))

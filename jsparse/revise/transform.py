@@ -24,9 +24,16 @@ from jsparse.tree import naming
 
 
 class Revised(NamedTuple):
-    """State of `revise`: train steps done, and the state of the inner transform."""
+    """State of `revise`.
+
+    Attributes:
+      steps: train steps done.
+      seed: of the random numbers; put another one here for each run of one program.
+      inner: the state of the inner transform.
+    """
 
     steps: Array
+    seed: Array
     inner: Any
 
 
@@ -78,15 +85,16 @@ def revise(
     def init(params: Any) -> Any:
         names, leaves, form = flatten(params)
         masks = {layer.mask for layer in find_layers(names, leaves, revisions, roles)}
-        return Revised(jnp.zeros((), jnp.int32), inner.init(without(form, leaves, masks)))
+        given = inner.init(without(form, leaves, masks))
+        return Revised(jnp.zeros((), jnp.int32), jnp.asarray(seed), given)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         names, leaves, form = flatten(params)
         layers = find_layers(names, leaves, revisions, roles)
         step = state.steps + 1
-        run = _Run(inner, layers, form, leaves, matching(updates, names), step, seed)
+        run = _Run(inner, layers, form, leaves, matching(updates, names), step, state.seed)
         changes, inner_state = run.change(*run.train(state.inner, extra))
-        return jax.tree_util.tree_unflatten(form, changes), Revised(step, inner_state)
+        return jax.tree_util.tree_unflatten(form, changes), Revised(step, state.seed, inner_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -100,7 +108,7 @@ class _Run(NamedTuple):
     leaves: list[Array]
     gradients: list[Array]
     step: Array
-    seed: int | Array
+    seed: Array
 
     def train(self, state: Any, extra: Mapping[str, Any]) -> tuple[list[Array], Any]:
         """Updates by the inner transform, 0 for what is not trained and for masks; its state."""
