@@ -15,7 +15,7 @@ from experiments.common.run import Run, open_run
 from experiments.common.show import mean_std
 from experiments.common.sources import Images
 from experiments.common.study import TrainSettings
-from experiments.common.sweep import Inputs, Runs, Sweep
+from experiments.common.sweep import Inputs, Runs, Sweep, in_turn
 from experiments.common.training import results, train
 from jsparse.optim import Control
 from jsparse.slots import sparse_parts
@@ -121,7 +121,9 @@ class _Race(NamedTuple):
         if one.revisions:
             roles = jsparse.roles(one.make(nnx.Rngs(0)))
             tx, wrt = jsparse.revise(tx, *one.revisions, roles=roles), (nnx.Param, jsparse.Mask)
-        sweep = Sweep(one.make, tx, settings.batch, self.over, one.controls, self.inputs, wrt)
+        # side by side, a branch that moves masks now and then would be taken at every step
+        over = in_turn if one.revisions else self.over
+        sweep = Sweep(one.make, tx, settings.batch, over, one.controls, self.inputs, wrt)
         seeds = range(1, settings.seeds + 1)
         return sweep, lambda: sweep.start(seeds, [one.alpha] * settings.seeds)
 
