@@ -16,6 +16,7 @@ Command: python -m experiments.lottery            (5 seeds, 8 ways, 20 rounds: h
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
