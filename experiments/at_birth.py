@@ -2,8 +2,8 @@
 
 Claim (the papers'): masks that are chosen by gradients or paths at the start beat random ones, and
     SynFlow, which needs no data, does not cut the network in two however few weights are left. The
-    quick setting shows it for SNIP (from 5 %) and SynFlow; GraSP stays near random masks, and
-    magnitude loses a layer at 2 %.
+    quick setting shows it for SNIP, and from 5 % down for SynFlow; GraSP stays near random masks,
+    and magnitude loses a layer at 2 %.
 
 Papers: Lee et al., SNIP, ICLR 2019; Wang et al., GraSP, ICLR 2020; Tanaka et al., SynFlow, NeurIPS
     2020, whose figure 6 has these five methods on VGG and ResNet. At 1 % of VGG-16 on CIFAR-10 it
