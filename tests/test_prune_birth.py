@@ -46,7 +46,7 @@ METHODS = {
     "magnitude": js.prune.magnitude,
     "snip": lambda model, **k: js.prune.snip(model, loss, [batch()], **k),
     "grasp": lambda model, **k: js.prune.grasp(model, loss, [batch()], **k),
-    "synflow": lambda model, **k: js.prune.synflow(model, (4,), rounds=5, **k),
+    "synflow": lambda model, **k: js.prune.synflow(model, (1, 4), rounds=5, **k),
 }
 
 
@@ -103,7 +103,7 @@ def test_synflow_is_the_share_of_the_paths() -> None:
     for layer in (model.layers[0], model.layers[2]):
         layer.bias[...] = jnp.ones_like(layer.bias[...])
     a, b = map(np.abs, kernels(model))
-    first, second = synflow_scores(model, (4,)).values()
+    first, second = synflow_scores(model, (1, 4)).values()
     np.testing.assert_allclose(first, a * b.sum(1)[None], rtol=1e-5)
     np.testing.assert_allclose(second, b * a.sum(0)[:, None], rtol=1e-5)
     np.testing.assert_allclose(first.sum(), second.sum(), rtol=1e-5)  # conserved
@@ -114,7 +114,7 @@ def test_synflow_of_a_deep_net_is_scaled_not_lost() -> None:
     model = held(nnx.Sequential(*(nnx.Linear(4, 4, use_bias=False, rngs=rngs) for _ in range(30))))
     for part in js.prune.held_parts(model).values():
         part.weight[...] = 40 * part.weight[...]  # R is about 2^180
-    ours = synflow_scores(model, (4,))["layers/7/kernel"]
+    ours = synflow_scores(model, (1, 4))["layers/7/kernel"]
     w = [np.abs(a) for a in kernels(model)]
     before, after = np.ones(4), np.ones(4)
     for a in w[:7]:
@@ -133,8 +133,8 @@ def test_synflow_in_rounds_does_not_cut_the_network() -> None:
         nnx.Sequential(nnx.Linear(4, 40, rngs=rngs), nnx.relu, nnx.Linear(40, 40, rngs=rngs))
     )
     with pytest.raises(ValueError, match="collapse"):
-        js.prune.synflow(model, (4,), density=0.005, rounds=1)
-    few = js.masks(js.prune.synflow(model, (4,), density=0.005, rounds=50)).values()
+        js.prune.synflow(model, (1, 4), density=0.005, rounds=1)
+    few = js.masks(js.prune.synflow(model, (1, 4), density=0.005, rounds=50)).values()
     first, second = (np.asarray(mask) for mask in few)
     assert first.sum() + second.sum() == round(0.005 * 1760)
     assert (first.sum(0) @ second).sum() > 0  # a path from input to output
@@ -243,8 +243,8 @@ def test_random_masks_follow_their_key_and_favour_nothing() -> None:
 
 REFUSED = {
     "no batch": (lambda m: js.prune.snip(m, loss, [], density=0.5), "no batches"),
-    "rounds": (lambda m: js.prune.synflow(m, (4,), density=0.5, rounds=0), "rounds got 0"),
-    "density": (lambda m: js.prune.synflow(m, (4,), density=0.0), "in \\(0, 1\\]"),
+    "rounds": (lambda m: js.prune.synflow(m, (1, 4), density=0.5, rounds=0), "rounds got 0"),
+    "density": (lambda m: js.prune.synflow(m, (1, 4), density=0.0), "in \\(0, 1\\]"),
     "nothing held": (lambda m: js.prune.magnitude(js.fold(m), density=0.5), "say which can"),
     "nan": (
         lambda m: js.prune.snip(m, lambda *a: jnp.nan * loss(*a), [batch()], density=0.5),
@@ -252,7 +252,7 @@ REFUSED = {
     ),
     "cut": (
         lambda m: js.prune.synflow(
-            js.hold(m, {"layers/2/kernel": jnp.zeros((5, 3))}), (4,), density=0.5
+            js.hold(m, {"layers/2/kernel": jnp.zeros((5, 3))}), (1, 4), density=0.5
         ),
         "nothing passes",
     ),

@@ -48,7 +48,7 @@ def synflow(
 
     Args:
       model: with weights under `Held`; masked weights stay masked.
-      shape: of one input, without the batch axis: (28, 28).
+      shape: of an input, with its batch axis: (1, 28, 28).
       density: fraction of the weights to keep, in (0, 1].
       rounds: in how many steps.
       choose: who competes with whom.
@@ -65,7 +65,7 @@ def synflow(
       >>> from flax import nnx
       >>> model = jsparse.sparsify(nnx.Linear(4, 1, rngs=nnx.Rngs(0)), ("kernel", jsparse.Held()))
       >>> model.kernel[...] = jnp.array([[1.0], [-4.0], [3.0], [-2.0]])
-      >>> jsparse.masks(synflow(model, (4,), density=0.5, rounds=2))["kernel"].ravel().tolist()
+      >>> jsparse.masks(synflow(model, (1, 4), density=0.5, rounds=2))["kernel"].ravel().tolist()
       [0.0, 1.0, 1.0, 0.0]
 
     Reference: Tanaka et al., Pruning neural networks without any data by iteratively conserving
@@ -103,7 +103,7 @@ class _Flow:
             scale = jnp.exp2(exponent)
 
             def total(values: Arrays) -> Array:  # (2)
-                outputs = build(values, rest)(jnp.full((1, *shape), scale))  # type: ignore[operator]
+                outputs = build(values, rest)(jnp.full(shape, scale))  # type: ignore[operator]
                 leaves = [leaf for leaf in jax.tree.leaves(outputs) if _real(leaf)]
                 return scale * sum((x.astype(jnp.float32).sum() for x in leaves), jnp.zeros(()))
 
