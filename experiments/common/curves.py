@@ -39,7 +39,8 @@ def plot_rounds(
     What is left falls to the right, on a logarithmic axis.
 
     Args:
-      curves: a method has the same colour in all panels of a row.
+      curves: a method has the same colour in all panels, or, if there are too many methods for
+        that, in its own.
       label: of the horizontal axis.
       path: the PNG file.
       columns: panels side by side.
@@ -52,7 +53,8 @@ def plot_rounds(
     grid = figure.subplots(rows, columns, squeeze=False, sharey=share)
     for axes, panel in zip(grid.flat, panels, strict=False):
         mine = [curve for curve in curves if curve.panel == panel]
-        colours = dict(zip(dict.fromkeys(curve.method for curve in mine), COLOURS, strict=False))
+        named = mine if len({curve.method for curve in curves}) > len(COLOURS) else curves
+        colours = dict(zip(dict.fromkeys(curve.method for curve in named), COLOURS, strict=False))
         for curve in mine:
             _line(axes, curve, colours[curve.method])
         _axis(axes, [100 * one for curve in mine for one in curve.left if not curve.note])
