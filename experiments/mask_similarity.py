@@ -87,7 +87,7 @@ QUICK = Settings(
 
 
 class LeNet(nnx.Module):
-    """Convolutions of 6 and 16 windows 3x3 and layers 400-120-84-10; 48,000 weights."""
+    """Convolutions of 6 and 16 windows 3x3 and layers 400-120-84-10; 59,838 weights."""
 
     def __init__(self, rngs: nnx.Rngs):
         conv = partial(nnx.Conv, padding="VALID", conv_general_dilated=convolution(), rngs=rngs)
@@ -120,6 +120,15 @@ METHODS: dict[str, Prune] = {
     "L-∞ of units": lambda m, a, key: drop_lowest(m, ALL, a, norm(-np.inf), Channel()),
     "random units": lambda m, a, key: drop_lowest(m, ALL, a, noise(key), Channel()),
 }
+PAIRS = [
+    ("L1 of units", "L2 of units"),
+    ("L1", "L1, global"),
+    ("L1", "L1 of units"),
+    ("L1 of units", "L-∞ of units"),
+    ("L1", "random"),
+    ("L1 of units", "random units"),
+]
+"""Whose distance is drawn round by round."""
 Masks = Sequence[Mapping[str, np.ndarray]]
 """By path, of each seed."""
 
@@ -274,14 +283,14 @@ def draw(
         left.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=9)
     left.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     left.set_yticks(range(len(names)), names)
-    left.set_title("methods, rewound, last round", fontsize=11)
-    figure.colorbar(image, ax=left, shrink=0.75, label="Jaccard distance")
+    left.set_title("methods, rewound, last round: Jaccard distance", fontsize=11)
+    figure.colorbar(image, ax=left, shrink=0.75)
     rounds = np.arange(1, len(chance) + 1)
     for axes, curves, title in (
         (middle, pairs, "pairs of methods, rewound"),
         (right, restarts, "rewound against fine-tuned"),
     ):
-        axes.plot(rounds, chance, color="0.5", linestyle="--", linewidth=1.4, label="by chance")
+        axes.plot(rounds, chance, color="0.6", linestyle="--", label="by chance", zorder=5)
         for colour, (name, values) in zip(COLOURS, curves.items(), strict=False):
             mean, spread = values.mean(axis=1), values.std(axis=1)
             axes.plot(rounds, mean, color=colour, linewidth=1.7, label=name, marker="o", ms=3)
@@ -309,15 +318,7 @@ def compare_masks(study: Study, found: Mapping[tuple[str, Restart], common.Run])
     for (i, one), (j, other) in itertools.combinations(enumerate(METHODS), 2):
         ends = [masks[name, "rewind"][-1] for name in (one, other)]
         between[i, j] = between[j, i] = np.mean(distances(*ends))
-    picked = [
-        ("L1 of units", "L2 of units"),
-        ("L1", "L1, global"),
-        ("L1", "L1 of units"),
-        ("L1 of units", "L-∞ of units"),
-        ("L1", "random"),
-        ("L1 of units", "random units"),
-    ]
-    pairs = {f"{a} / {b}": curve((a, "rewind"), (b, "rewind")) for a, b in picked}
+    pairs = {f"{a} / {b}": curve((a, "rewind"), (b, "rewind")) for a, b in PAIRS}
     restarts = {name: curve((name, "rewind"), (name, "fine-tune")) for name in METHODS}
     ones = masks["L1", "rewind"]
     chance = np.array([overlap(one[0], one[0]).total.chance for one in ones])
