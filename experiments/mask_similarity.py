@@ -1,0 +1,373 @@
+"""Masks of seven pruning methods on the same networks: how alike they are, round by round.
+
+Claim: methods that reach similar accuracies keep largely different weights, more so with each
+    round; of all pairs L1 and L2 norms of units agree most; rewinding and fine-tuning lead to
+    different masks.
+
+Paper: Paganini and Forde, On Iterative Neural Network Pruning, Reinitialization, and the Similarity
+    of Masks (2020), and the same authors' Bespoke vs. Prêt-à-Porter Lottery Tickets (2020), whose
+    network and recipe these are: each round drops 20 % of what is left of each layer, 30 epochs of
+    SGD at 0.01 with batches of 32, six seeds. Its figures are curves; no table to put beside ours.
+
+Ours to choose: a unit is an input of a layer (the paper leaves the axis open), so that no class is
+    cut off; of the paper's two spellings of the third norm, minus infinity, the smallest weight.
+
+Command: python -m experiments.mask_similarity            (the paper's LeNet, 20 rounds; hours)
+         python -m experiments.mask_similarity --quick    (LeNet-300-100, part of MNIST, 2 cores)
+"""
+
+import dataclasses
+import io
+import itertools
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import jsparse
+from experiments import common
+from experiments.common.convolution import convolution, max_pool
+from experiments.common.files import write_whole
+from experiments.common.lenet import torch_init
+from experiments.common.plots import COLOURS, figure_of, save
+from experiments.common.sweep import Runs
+from jsparse import Channel
+from jsparse.prune import drop_lowest, drop_lowest_globally, noise, norm
+from jsparse.report import effective, overlap, stability, structure
+
+Restart = Literal["rewind", "fine-tune"]
+RESTARTS: tuple[Restart, ...] = ("rewind", "fine-tune")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(common.TrainSettings):
+    """The defaults are the paper's recipe."""
+
+    network: Literal["lenet", "lenet-300-100"] = "lenet"
+    """The paper's small network, or a dense one."""
+    rounds: int = 20
+    """Times of pruning and training."""
+    amount: float = 0.2
+    """Fraction of what is left that each round drops."""
+    seeds: int = 6
+    epochs: int = 30
+    batch: int = 32
+    learning_rate: float = 0.01
+    """Of SGD, constant."""
+    samples: int = 60_000
+    """Train on the first so many images."""
+    quick: bool = False
+    """LeNet-300-100, 8 rounds, a part of MNIST."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rounds < 1:
+            raise ValueError(f"--rounds got {self.rounds}; give 1 or more")
+        if not 0 < self.amount < 1:
+            raise ValueError(f"--amount is a fraction in (0, 1), got {self.amount}")
+
+
+QUICK = Settings(
+    network="lenet-300-100",
+    rounds=8,
+    seeds=3,
+    epochs=3,
+    batch=50,
+    learning_rate=0.1,
+    samples=3000,
+    quick=True,
+)
+
+
+class LeNet(nnx.Module):
+    """Convolutions of 6 and 16 windows 3x3 and layers 400-120-84-10; 59,838 weights."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        conv = partial(nnx.Conv, padding="VALID", conv_general_dilated=convolution(), rngs=rngs)
+        linear = lambda a, b: nnx.Linear(a, b, rngs=rngs, **torch_init(a))
+        self.conv1 = conv(1, 6, (3, 3), **torch_init(9))
+        self.conv2 = conv(6, 16, (3, 3), **torch_init(54))
+        self.fc1, self.fc2, self.fc3 = linear(400, 120), linear(120, 84), linear(84, 10)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Images [n, 28, 28] to logits [n, 10]."""
+        x = max_pool(nnx.relu(self.conv1(x[..., None])))
+        x = max_pool(nnx.relu(self.conv2(x))[:, :10, :10])  # 11x11: PyTorch's pool leaves the rest
+        x = nnx.relu(self.fc1(x.reshape(len(x), -1)))
+        return self.fc3(nnx.relu(self.fc2(x)))
+
+
+NETWORKS = {"lenet": LeNet, "lenet-300-100": common.LeNet300}
+CHAINS = {
+    "lenet": [f"{name}/kernel" for name in ("conv1", "conv2", "fc1", "fc2", "fc3")],
+    "lenet-300-100": [f"{name}/kernel" for name in ("fc1", "fc2", "fc3")],
+}
+ALL = ".*/kernel"
+Prune = Callable[[nnx.Module, float, jax.Array], nnx.Module]
+METHODS: dict[str, Prune] = {
+    "L1": lambda m, a, key: drop_lowest(m, ALL, a, norm(1)),
+    "L1, global": lambda m, a, key: drop_lowest_globally(m, ALL, a, norm(1)),
+    "random": lambda m, a, key: drop_lowest(m, ALL, a, noise(key)),
+    "L1 of units": lambda m, a, key: drop_lowest(m, ALL, a, norm(1), Channel()),
+    "L2 of units": lambda m, a, key: drop_lowest(m, ALL, a, norm(2), Channel()),
+    "L-∞ of units": lambda m, a, key: drop_lowest(m, ALL, a, norm(-np.inf), Channel()),
+    "random units": lambda m, a, key: drop_lowest(m, ALL, a, noise(key), Channel()),
+}
+PAIRS = [
+    ("L1 of units", "L2 of units"),
+    ("L1", "L1, global"),
+    ("L1", "L1 of units"),
+    ("L1 of units", "L-∞ of units"),
+    ("L1", "random"),
+    ("L1 of units", "random units"),
+]
+"""Whose distance is drawn round by round."""
+Masks = Sequence[Mapping[str, np.ndarray]]
+"""By path, of each seed."""
+
+
+class Study(NamedTuple):
+    """All that the methods have in common."""
+
+    settings: Settings
+    sweep: common.Sweep
+    images: common.Images
+    out: Path
+    first: Runs
+
+    def begin(self) -> Runs:
+        """The networks before training, the same for all methods."""
+        return copied(self.first)
+
+    def train(self, run: common.Run, runs: Runs, number: int) -> Runs:
+        """The epochs of one round."""
+        x, y = jnp.asarray(self.images.train_x), jnp.asarray(self.images.train_y)
+        for _ in range(self.settings.epochs):
+            runs, trace = self.sweep.epoch(runs, x, y)
+            common.check_finite(float(trace.loss.mean()), number, {}, run)
+        return runs
+
+    def accuracy(self, runs: Runs) -> np.ndarray:
+        """On the test data, [seeds]."""
+        x, y = jnp.asarray(self.images.test_x), jnp.asarray(self.images.test_y)
+        return self.sweep.accuracy(runs, x, y)
+
+    def dense(self) -> tuple[Runs, list[float]]:
+        """Round 0, trained once for all methods, and its accuracies."""
+        run = common.open_run(self.out / "dense", self.settings, dataset=self.images.name)
+        if not run.complete:
+            runs = self.train(run, self.begin(), 0)
+            accuracy = self.accuracy(runs)
+            run.save(1, runs)
+            run.finish(accuracy=accuracy)
+        return run.load(self.begin())[1], run.final()["accuracy"]
+
+    def method(self, name: str, restart: Restart, dense: Runs) -> common.Run:
+        """All rounds of a method, those that are not done yet; `dense` are the trained networks."""
+        folder = self.out / f"{name}, {restart}"
+        facts = {"dataset": self.images.name, "method": name, "restart": restart}
+        run = common.open_run(folder, self.settings, **facts)
+        if run.complete:
+            return run
+        starts = [self.sweep.model(self.begin(), n) for n in range(self.settings.seeds)]
+        done, runs = run.load(copied(dense))
+        progress = common.Epochs(done, self.settings.rounds, folder.name)
+        for number in progress:
+
+            def change(model: nnx.Module, n: int, number: int = number) -> nnx.Module:
+                # only drawn masks differ for the key, and all draws do
+                draw = jax.random.key(zlib.crc32(f"{n} {number} {name} {restart}".encode()))
+                pruned = METHODS[name](model, self.settings.amount, draw)
+                masks = jsparse.masks(pruned)
+                return jsparse.hold(starts[n], masks) if restart == "rewind" else pruned
+
+            runs = self.sweep.changed(runs, change)
+            if restart == "rewind":
+                first = self.begin()
+                runs = runs._replace(optimizer=first.optimizer, step=first.step, key=first.key)
+            runs = self.train(run, runs, number)
+            models = [self.sweep.model(runs, n) for n in range(self.settings.seeds)]
+            accuracy, density = self.accuracy(runs), [kept(model) for model in models]
+            progress.show(accuracy=accuracy.mean(), density=np.mean(density))
+            run.log(number, accuracy=accuracy, density=density)
+            write_masks(run, number, models)
+            run.save(number, runs)
+        models = [self.sweep.model(runs, n) for n in range(self.settings.seeds)]
+        shapes = [self.shape(*pair) for pair in zip(starts, models, strict=True)]
+        columns = {key: [shape[key] for shape in shapes] for key in shapes[0]}
+        last = run.rows()[-1]
+        run.finish(accuracy=last["accuracy"], density=last["density"], **columns)
+        return run
+
+    def shape(self, start: nnx.Module, model: nnx.Module) -> dict[str, float]:
+        """Of one network: weights on a path, inputs left empty beside chance, weights' way."""
+        masks, roles = jsparse.masks(model), jsparse.roles(model)
+        used = effective(masks, roles, CHAINS[self.settings.network]).total
+        empty = [kinds["channels"] for kinds in structure(masks, roles).rows.values()]
+        units = sum(one.units for one in empty)
+        way = stability(start, model).total
+        return {
+            "used": used.used / used.size,
+            "empty": sum(one.empty for one in empty) / units,
+            "chance": sum(one.chance for one in empty) / units,
+            "same_sign": way.same_sign,
+        }
+
+
+def copied(runs: Runs) -> Runs:
+    """The same runs for training, which uses them up."""
+    return jax.tree.map(lambda leaf: leaf.copy(), runs)
+
+
+def kept(model: nnx.Module) -> float:
+    """Fraction of the weights that the masks keep."""
+    masks = [np.asarray(mask) for mask in jsparse.masks(model).values()]
+    return float(sum(mask.sum() for mask in masks) / sum(mask.size for mask in masks))
+
+
+def write_masks(run: common.Run, number: int, models: Sequence[nnx.Module]) -> None:
+    """Keep the masks of a round."""
+    arrays = {}
+    for n, model in enumerate(models):
+        for path, mask in jsparse.masks(model).items():
+            arrays[f"{n}:{path}"] = np.asarray(mask) > 0
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    write_whole(run.folder / f"masks_{number:02d}.npz", file.getvalue())
+
+
+def read_masks(run: common.Run, number: int, seeds: int) -> Masks:
+    """The masks that `write_masks` kept."""
+    with np.load(run.folder / f"masks_{number:02d}.npz") as arrays:
+        return [
+            {key.partition(":")[2]: arrays[key] for key in arrays if key.startswith(f"{n}:")}
+            for n in range(seeds)
+        ]
+
+
+def distances(first: Masks, second: Masks) -> list[float]:
+    """The Jaccard distance of each seed's masks."""
+    return [overlap(*pair).distance for pair in zip(first, second, strict=True)]
+
+
+def draw(
+    between: np.ndarray,
+    pairs: Mapping[str, np.ndarray],
+    restarts: Mapping[str, np.ndarray],
+    chance: np.ndarray,
+    path: Path,
+) -> None:
+    """The picture.
+
+    Args:
+      between: distance of methods after the last round, [methods, methods].
+      pairs: distance of two methods by round, [rounds, seeds] by name.
+      restarts: distance of rewound and fine-tuned masks by round, [rounds, seeds] by method.
+      chance: distance of random masks of the same density by round, [rounds].
+      path: the PNG file.
+    """
+    figure = figure_of(14.0, 4.9)
+    left, middle, right = figure.subplots(1, 3)
+    names = list(METHODS)
+    image = left.imshow(between, vmin=0, vmax=1, cmap="viridis")
+    for row, column in itertools.product(range(len(names)), repeat=2):
+        value = between[row, column]
+        colour = "black" if value > 0.6 else "white"
+        left.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=9)
+    left.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    left.set_yticks(range(len(names)), names)
+    left.set_title("methods, rewound, last round: Jaccard distance", fontsize=11)
+    figure.colorbar(image, ax=left, shrink=0.75)
+    rounds = np.arange(1, len(chance) + 1)
+    for axes, curves, title in (
+        (middle, pairs, "pairs of methods, rewound"),
+        (right, restarts, "rewound against fine-tuned"),
+    ):
+        axes.plot(rounds, chance, color="0.6", linestyle="--", label="by chance", zorder=5)
+        for colour, (name, values) in zip(COLOURS, curves.items(), strict=False):
+            mean, spread = values.mean(axis=1), values.std(axis=1)
+            axes.plot(rounds, mean, color=colour, linewidth=1.7, label=name, marker="o", ms=3)
+            axes.fill_between(rounds, mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel("round")
+        axes.set_ylabel("Jaccard distance")
+        axes.set_ylim(-0.02, 1.02)
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(
+            fontsize=8.5, ncols=2, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16)
+        )
+    save(figure, path)
+
+
+def compare_masks(study: Study, found: Mapping[tuple[str, Restart], common.Run]) -> Path:
+    """Write distances.json's numbers and the picture; its path."""
+    seeds, last = study.settings.seeds, study.settings.rounds
+    masks: dict[tuple[str, Restart], list[Masks]] = {
+        key: [read_masks(run, n, seeds) for n in range(1, last + 1)] for key, run in found.items()
+    }
+    curve = lambda a, b: np.array([distances(*pair) for pair in zip(masks[a], masks[b])])  # noqa: B905
+    between = np.zeros((len(METHODS), len(METHODS)))
+    for (i, one), (j, other) in itertools.combinations(enumerate(METHODS), 2):
+        ends = [masks[name, "rewind"][-1] for name in (one, other)]
+        between[i, j] = between[j, i] = np.mean(distances(*ends))
+    pairs = {f"{a} / {b}": curve((a, "rewind"), (b, "rewind")) for a, b in PAIRS}
+    restarts = {name: curve((name, "rewind"), (name, "fine-tune")) for name in METHODS}
+    ones = masks["L1", "rewind"]
+    chance = np.array([overlap(one[0], one[0]).total.chance for one in ones])
+    numbers: dict[str, Any] = {"between": between, "pairs": pairs, "restarts": restarts}
+    run = common.open_run(study.out / "masks", study.settings, dataset=study.images.name)
+    run.finish(**numbers, chance=chance, methods=list(METHODS))
+    draw(between, pairs, restarts, chance, study.out / "similarity.png")
+    return study.out / "similarity.png"
+
+
+def main(settings: Settings) -> None:
+    """Prune with all methods, print the table and draw the picture."""
+    images = common.first_samples(common.mnist(settings.data), settings.samples)
+    settings.check_batch(images)
+    out = Path(settings.out or f"runs/mask_similarity/{settings.network}")
+    settings = dataclasses.replace(settings, out=str(out))
+    network = NETWORKS[settings.network]
+    make = lambda rngs: jsparse.sparsify(network(rngs), (ALL, jsparse.Held()))
+    over = common.side_by_side if network is common.LeNet300 else common.turns_on_cpu()
+    sweep = common.Sweep(make, optax.sgd(settings.learning_rate), settings.batch, over)
+    seeds = range(1, settings.seeds + 1)
+    first = sweep.start(seeds, [0.0] * settings.seeds)
+    study = Study(settings, sweep, images, out, first)
+    dense, accuracy = study.dense()
+    found = {(n, r): study.method(n, r, dense) for n in METHODS for r in RESTARTS}
+    picture = compare_masks(study, found)
+    restarts = common.Run(folder=out / "masks").final()["restarts"]
+    rows = []
+    for name in METHODS:
+        rewound, tuned = (found[name, restart].final() for restart in RESTARTS)
+        empty = f"{100 * np.mean(rewound['empty']):.1f} ({100 * np.mean(rewound['chance']):.1f})"
+        rows.append(
+            [
+                name,
+                *(common.percent(rewound[column]) for column in ("density", "used", "accuracy")),
+                common.percent(tuned["accuracy"]),
+                common.mean_std(restarts[name][-1]),
+                empty,
+                common.percent(rewound["same_sign"]),
+            ]
+        )
+    what = f"{settings.network}, {settings.rounds} rounds of {settings.epochs} epochs"
+    print(f"{images.name}, {what}, {settings.seeds} seeds, last round (test data):")
+    print(f"dense {common.percent(accuracy)}\n")
+    columns = ["density [%]", "on a path [%]", "rewound [%]", "fine-tuned [%]"]
+    columns += ["distance of the two", "inputs empty (chance) [%]", "sign kept [%]"]
+    print(common.table(["", *columns], rows))
+    print(f"\npicture: {picture}")
+
+
+if __name__ == "__main__":
+    common.start(main, Settings, __doc__, QUICK)
