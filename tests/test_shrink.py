@@ -311,6 +311,41 @@ CASES = {
         {"qkv": (6, 3, 3, 2), "out/kernel": (6, 3)},
         {"out/in_features": 6},
     ),
+    "group norm": Case(
+        zoo.GroupNormed,
+        images,
+        {"b/kernel": [(ALL, ALL, [0, 2, 3])]},
+        {
+            **layer("a", 3, 3, 3, 6),
+            "norm/scale": (6,),
+            "norm/bias": (6,),
+            "b/kernel": (3, 3, 6, 2),
+        },
+        {"norm/num_groups": 3, "norm/group_size": 2},
+    ),
+    # 3 only adds what the table holds: constants, other ones at each place; it stays
+    "positions": Case(
+        zoo.Positions,
+        lambda key, batch: jax.random.normal(jax.random.key(key), (batch, 2 + 3 * key, 6)),
+        {"a/kernel": [(ALL, 3)], "table": [(slice(2), 3)], "b/kernel": [(5,)]},
+        {**layer("a", 6, 7), "table": (9, 7), "b/kernel": (7, 3)},
+        {},
+    ),
+    # whatever is dead, only d has a width that nothing else fixes
+    "sizes in the code": Case(
+        zoo.Stubborn,
+        vectors,
+        {f"{name}/kernel": [(1,), (ALL, 2)] for name in "bcde"},
+        {**layer("d", 8, 3), "e/kernel": (3, 3)},
+        {},
+    ),
+    "loops": Case(
+        zoo.Looped,
+        vectors,
+        {"downs": [(ALL, [0, 4])], "a/kernel": [(ALL, 1)], "b/kernel": [(1,)]},
+        {"ups": (3, 8, 5), "downs": (3, 5, 8)},
+        {},
+    ),
     "tied": Case(zoo.Tied, vectors, {"w": [(ALL, [1, 4])]}, {"w": (6, 6), "hidden": (6,)}, {}),
 }
 
@@ -351,10 +386,15 @@ def shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
     return {s.path: s.value.shape for s in slots(model) if isinstance(s.value, kinds)}
 
 
+@nnx.jit
+def run(model: nnx.Module, x: Array) -> Array:
+    return model(x)
+
+
 def outputs(model: nnx.Module, x: Array) -> np.ndarray:
     model = nnx.clone(model)
     model.eval()
-    return np.asarray(nnx.jit(lambda m, x: m(x))(model, x))
+    return np.asarray(run(model, x))
 
 
 def attribute(model: nnx.Module, path: str) -> Any:

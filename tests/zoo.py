@@ -219,3 +219,61 @@ class Tied(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         return nnx.relu(x @ self.w[...] + self.hidden[None]) @ self.w[...].T
+
+
+class GroupNormed(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.a = nnx.Conv(3, 8, (3, 3), rngs=rngs)
+        self.norm = nnx.GroupNorm(8, num_groups=4, rngs=rngs)
+        self.b = nnx.Conv(8, 2, (3, 3), rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.b(nnx.relu(self.norm(self.a(x))))
+
+
+class Positions(nnx.Module):
+    """A table of positions of which short inputs read the first rows only."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.a = nnx.Linear(6, 8, rngs=rngs)
+        self.table = nnx.Param(jax.random.normal(rngs.params(), (9, 8)))
+        self.b = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.b(nnx.relu(self.a(x) + self.table[...][None, : x.shape[1]]))
+
+
+class Stubborn(nnx.Module):
+    """Sizes in the code: widths that are averaged over, split at a fixed place, or spelled out."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.a = nnx.Linear(6, 8, rngs=rngs)
+        self.b = nnx.Linear(8, 8, rngs=rngs)
+        self.c = nnx.Linear(8, 8, rngs=rngs)
+        self.d = nnx.Linear(8, 5, rngs=rngs)
+        self.e = nnx.Linear(5, 3, rngs=rngs)
+        self.width = 8
+
+    def __call__(self, x: Array) -> Array:
+        x = nnx.relu(self.a(x))
+        x = x - x.mean(axis=-1, keepdims=True)
+        x = self.b(x).reshape(-1, self.width)
+        x = nnx.relu(self.c(jnp.concatenate([x[:, :4], 2 * x[:, 4:]], axis=-1)))
+        return self.e(nnx.relu(self.d(x / x.shape[-1])))
+
+
+class Looped(nnx.Module):
+    """A loop and a branch, which are not looked into, and a stack of layers, which is."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.a = nnx.Linear(6, 8, rngs=rngs)
+        self.ups = nnx.Param(jax.random.normal(rngs.params(), (3, 8, 7)))
+        self.downs = nnx.Param(jax.random.normal(rngs.params(), (3, 7, 8)))
+        self.b = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        x = jnp.tanh(self.a(x))
+        layer = lambda x, w: (x + jnp.tanh(x @ w[0]) @ w[1], None)
+        x, _ = jax.lax.scan(layer, x, (self.ups[...], self.downs[...]))
+        x = jax.lax.fori_loop(0, 2, lambda n, y: 0.5 * y, x)
+        return jax.lax.cond(x.sum() > 0, lambda y: self.b(y), lambda y: self.b(-y), x)

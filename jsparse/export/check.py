@@ -66,9 +66,13 @@ def _apart(a: Node, b: Node, pairs: dict[Node, Node], removal: Removal) -> bool:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+    if isinstance(a, np.ndarray | jax.Array) or isinstance(b, np.ndarray | jax.Array):
         a, b = np.asarray(a), np.asarray(b)
         return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    if hasattr(a, "eqns"):  # jaxprs are equal only to themselves
+        return str(a) == str(b) and _equal(getattr(a, "consts", ()), getattr(b, "consts", ()))
+    if isinstance(a, tuple | list) and isinstance(b, tuple | list) and len(a) == len(b):
+        return all(_equal(x, y) for x, y in zip(a, b, strict=True))
     return bool(a == b) or (a != a and b != b)  # the second: both are nan
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
@@ -93,6 +94,26 @@ class Graph:
         found.update(dict.fromkeys(self.outputs))
         return list(found)
 
+    def partly_read(self) -> dict[Node, list[np.ndarray]]:
+        """Which positions of each axis are read, of arrays that only slices read: [n] each.
+
+        Longer inputs may read the others, as in a table of positions.
+        """
+        readers: dict[Node, list[Op]] = {}
+        for op in every(self.ops):
+            for node in op.inputs:
+                readers.setdefault(node, []).append(op)
+        found = {}
+        for node, ops in readers.items():
+            if all(op.name == "slice" for op in ops):
+                seen = [np.zeros(n, bool) for n in node.shape]
+                for op in ops:
+                    spans = zip(op.params["start_indices"], op.params["limit_indices"], strict=True)
+                    for mask, (start, stop) in zip(seen, spans, strict=True):
+                        mask[int(start) : int(stop)] = True
+                found[node] = seen
+        return found
+
 
 def every(ops: Iterable[Op]) -> list[Op]:
     """The operations and those of the bodies of scans."""
@@ -141,8 +162,12 @@ def trace(model: nnx.Module, inputs: tuple) -> Graph:
     return Graph(_needed(ops, outputs), nodes, given, outputs)
 
 
+def _node(var: Any) -> Node:
+    return Node(tuple(getattr(var.aval, "shape", ())), getattr(var.aval, "dtype", None))
+
+
 def _constant(value: Any) -> Node:
-    if jax.dtypes.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.extended):
+    if jnp.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.extended):
         return Node(value.shape, value.dtype)  # random keys
     value = np.asarray(value)
     return Node(value.shape, value.dtype, value=value)
@@ -162,7 +187,7 @@ def _inline(jaxpr: Jaxpr, consts: Sequence[Any], args: list[Node], ops: list[Op]
         if inner is not None and len(inner.jaxpr.invars) == len(inputs):
             outputs = _inline(inner.jaxpr, inner.consts, inputs, ops)
         else:
-            outputs = [Node(tuple(v.aval.shape), v.aval.dtype) for v in eqn.outvars]
+            outputs = [_node(var) for var in eqn.outvars]
             ops.append(_op(eqn, inputs, outputs))
         at.update(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
@@ -179,7 +204,7 @@ def _inner(params: dict[str, Any]) -> ClosedJaxpr | None:
 def _op(eqn: Any, inputs: list[Node], outputs: list[Node]) -> Op:
     if eqn.primitive.name == "scan":
         inner = eqn.params["jaxpr"]
-        args = [Node(tuple(v.aval.shape), v.aval.dtype) for v in inner.jaxpr.invars]
+        args = [_node(var) for var in inner.jaxpr.invars]
         ops: list[Op] = []
         made = _inline(inner.jaxpr, inner.consts, args, ops)
         body = Body(_needed(ops, made), args, made)

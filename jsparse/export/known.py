@@ -19,7 +19,7 @@ ELEMENTWISE = {
     "square", "cbrt", "abs", "sign", "floor", "ceil", "round", "is_finite", "eq", "ne", "lt", "le",
     "gt", "ge", "and", "or", "not", "xor", "select_n", "convert_element_type", "stop_gradient",
     "copy", "copy_p", "clamp", "nextafter", "reduce_precision", "add_any", "pvary", "real", "imag",
-    "sharding_constraint", "reshard", "shift_left", "shift_right_logical", "lgamma", "digamma",
+    "sharding_constraint", "reshard", "name", "shift_left", "lgamma", "digamma",
 }  # fmt: skip
 STRUCTURAL = {
     "reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice", "rev", "split",
@@ -43,13 +43,24 @@ class Known(NamedTuple):
 
 
 Knowledge = dict[Node, Known | None]  # None: nothing is known
+Seen = dict[Node, list[np.ndarray]]  # see Graph.partly_read
 
 
 def know(graph: Graph) -> Knowledge:
     """What is known of each node whatever the inputs are, as long as they are finite."""
     found: Knowledge = {}
-    _evaluate_all(graph.ops, found)
+    _evaluate_all(graph.ops, found, graph.partly_read())
     return found | {n: _of(n, found) for n in graph.variables}
+
+
+def _whatever_is_read(known: Known, seen: list[np.ndarray]) -> Known:
+    """Known only where the positions that these inputs do not reach have the same value."""
+    unknown = known.unknown
+    for axis, mask in enumerate(seen):
+        if not mask.all():
+            first = known.value.take([0], axis=axis)
+            unknown = unknown | (known.value != first).any(axis=axis, keepdims=True)
+    return Known(np.where(unknown, np.zeros((), known.value.dtype), known.value), unknown)
 
 
 def nonzero(node: Node, knowledge: Knowledge) -> np.ndarray | None:
@@ -64,10 +75,16 @@ def _of(node: Node, knowledge: Knowledge) -> Known | None:
     return knowledge.get(node)
 
 
-def _evaluate_all(ops: Iterable[Op], knowledge: Knowledge) -> None:
+def _evaluate_all(ops: Iterable[Op], knowledge: Knowledge, partly: Seen) -> None:
     for op in ops:
         args = [_of(node, knowledge) for node in op.inputs]
-        knowledge.update(zip(op.outputs, _evaluate(op, args, knowledge), strict=True))
+        if args and args[0] is not None and op.inputs[0] in partly:
+            args[0] = _whatever_is_read(args[0], partly[op.inputs[0]])
+        if op.body is not None:
+            made = _scan(op, args, knowledge, partly)
+        else:
+            made = _evaluate(op, args)
+        knowledge.update(zip(op.outputs, made, strict=True))
 
 
 def rearrange(op: Op, *values: np.ndarray) -> list[np.ndarray]:
@@ -92,7 +109,8 @@ def rearrange(op: Op, *values: np.ndarray) -> list[np.ndarray]:
         case "split":
             return np.split(value, np.cumsum(params["sizes"])[:-1], axis=params["axis"])
         case _:  # reshape, squeeze, expand_dims
-            return [value.reshape(out)]
+            first = params.get("dimensions") if op.name == "reshape" else None
+            return [(value if first is None else value.transpose(first)).reshape(out)]
 
 
 def bind(op: Op, *values: Any, **params: Any) -> list[np.ndarray]:
@@ -106,10 +124,8 @@ def bind(op: Op, *values: Any, **params: Any) -> list[np.ndarray]:
     return [np.asarray(o) for o in (out if op.primitive.multiple_results else [out])]
 
 
-def _evaluate(op: Op, args: list[Known | None], knowledge: Knowledge) -> list[Known | None]:
+def _evaluate(op: Op, args: list[Known | None]) -> list[Known | None]:
     nothing: list[Known | None] = [None] * len(op.outputs)
-    if op.body is not None:
-        return _scan(op, args, knowledge)
     if op.name.startswith("random_") or (args and all(a is None for a in args)):
         return nothing
     if all(a is not None and not a.unknown.any() for a in args):
@@ -161,7 +177,7 @@ def _unknown(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
     if op.name in WINDOWS | {"pad"}:
         return [m > 0 for m in bind(op, *(mask.astype(np.float32) for mask in masks))]
     if op.name in REDUCTIONS:
-        return [masks[0].any(axis=tuple(op.params["axes"]))]
+        return [np.asarray(masks[0].any(axis=tuple(op.params["axes"])))]
     return None
 
 
@@ -217,15 +233,17 @@ def _gather(op: Op, rows: Known | None) -> Known | None:
     return None if unknown.all() else Known(np.where(wide[1], 0, wide[0]), wide[1])
 
 
-def _scan(op: Op, args: list[Known | None], knowledge: Knowledge) -> list[Known | None]:
+def _scan(
+    op: Op, args: list[Known | None], knowledge: Knowledge, partly: Seen
+) -> list[Known | None]:
     assert op.body is not None
     consts, carries = op.params["num_consts"], op.params["num_carry"]
-    carry = args[consts : consts + carries]
+    carry, made = args[consts : consts + carries], []
     slices = [_common(a) for a in args[consts + carries :]]
     for attempt in range(PASSES + 1):
         given = [*args[:consts], *carry, *slices]
         knowledge.update(zip(op.body.inputs, given, strict=True))
-        _evaluate_all(op.body.ops, knowledge)
+        _evaluate_all(op.body.ops, knowledge, partly)
         made = [_of(node, knowledge) for node in op.body.outputs]
         joined = [_join(a, b) for a, b in zip(carry, made[:carries], strict=True)]
         if all(_same(a, b) for a, b in zip(carry, joined, strict=True)):

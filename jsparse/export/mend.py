@@ -113,7 +113,7 @@ def _attention(module: nnx.MultiHeadAttention) -> dict[str, Any]:
 
 
 def fixed_axes(model: nnx.Module) -> list[tuple[str, int]]:
-    """Axes of parameters that stay because an attribute fixes them: the width of attention heads."""
+    """Axes of parameters that stay as an attribute fixes them: the width of attention heads."""
     found = []
     for path, module in walk_modules(model):
         if isinstance(module, nnx.MultiHeadAttention):

@@ -113,7 +113,7 @@ def _counts(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape, which:
                 may = may & kept.reshape([-1 if k == axis else 1 for k in range(may.ndim)])
         axes = [pair[side] for pair in order]
         rest = tuple(k for k in range(may.ndim) if k not in axes)
-        mine = may.any(axis=rest, keepdims=True).transpose([*axes, *rest])
+        mine = np.transpose(may.any(axis=rest, keepdims=True), (*axes, *rest))
         parts.append(mine.reshape(mine.shape[: len(axes)]))
     sizes = [op.inputs[0].shape[pair[0]] for pair in order]
     both = np.ones(sizes, bool)
@@ -122,7 +122,7 @@ def _counts(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape, which:
     for k, pair in enumerate(order[1:], 1):
         kept = removal.stays(op.inputs[0], pair[0])
         both = both & kept.reshape([-1 if n == k else 1 for n in range(both.ndim)])
-    return both.any(axis=tuple(range(1, both.ndim)))
+    return np.asarray(both.any(axis=tuple(range(1, both.ndim))))
 
 
 def _tie_groups(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape) -> None:
@@ -151,7 +151,7 @@ def _tie_groups(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape) ->
         flat = np.moveaxis(may, (outer, inner), (0, 1)).reshape(b.shape[outer], depth, -1)
         kept = removal.stays(b, outer)[:, None]
         reaches &= (flat.any(axis=2) & kept).reshape(count, -1, depth).any(axis=1)
-    removal.narrow(b, inner, ~reaches[removal.stays(groups, 0)].any(axis=0))
+    removal.narrow(b, inner, ~np.asarray(reaches[removal.stays(groups, 0)].any(axis=0)))
 
 
 @dataclasses.dataclass(frozen=True)

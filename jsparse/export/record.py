@@ -135,8 +135,9 @@ def rebuild(model: Model, record: Record) -> Model:
 
     Example:
       >>> from flax import nnx
-      >>> cut = {"kernel": Cut(shape=(4, 3), keep={1: (0, 2)}), "bias": Cut(shape=(3,), keep={0: (0, 2)})}
-      >>> record = Record(cuts=cut, attributes={"": {"out_features": 2}})
+      >>> kernel, bias = Cut(shape=(4, 3), keep={1: (0, 2)}), Cut(shape=(3,), keep={0: (0, 2)})
+      >>> cuts = {"kernel": kernel, "bias": bias}
+      >>> record = Record(cuts=cuts, attributes={"": {"out_features": 2}})
       >>> rebuild(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), record).kernel.shape
       (4, 2)
     """
@@ -150,8 +151,8 @@ def rebuild(model: Model, record: Record) -> Model:
         shape = tuple(places[path].shape)
         if shape != cut.shape:
             raise ValueError(
-                f"{path}: the record is of shape {cut.shape}, the model has {shape}; rebuild from a "
-                "model of the original size"
+                f"{path}: the record is of shape {cut.shape}, the model has {shape}; rebuild from "
+                "a model of the original size"
             )
         for axis, kept in cut.keep.items():
             if not 0 <= axis < len(shape) or not all(0 <= k < shape[axis] for k in kept):

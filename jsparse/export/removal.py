@@ -70,7 +70,7 @@ class Removal:
             grid = both.reshape([node.shape[axis] for node, axis in side])
             for k, (node, axis) in enumerate(side):
                 others = tuple(n for n in range(grid.ndim) if n != k)
-                self.narrow(node, axis, grid.all(axis=others))
+                self.narrow(node, axis, np.asarray(grid.all(axis=others)))
 
     def tie_part(self, whole: Axis, start: int, part: Axis) -> None:
         """Let the positions of an axis go with those of another from `start` on."""

@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 
 from jsparse.export.check import difference, largest_difference
-from jsparse.export.graph import Graph, Node, every, trace
+from jsparse.export.graph import Graph, every, trace
 from jsparse.export.known import PRODUCTS, Knowledge, know
 from jsparse.export.mend import fixed_axes, mend_in_place
 from jsparse.export.products import foldable, sinks, taken_up, tie_product
@@ -72,7 +72,9 @@ class _Plan:
             for path, axis in self.fixed:
                 if node.path == path:
                     removal.pin(node, axis % len(node.shape))
-        _pin_unread(graph, removal)
+        for node, seen in graph.partly_read().items():
+            for axis, mask in enumerate(seen):
+                removal.narrow(node, axis, mask)
 
     def _settle(self, removal: Removal) -> None:
         ops = every(self.graph.ops)
@@ -119,22 +121,6 @@ class _Plan:
         except (TypeError, ValueError, IndexError, AssertionError) as error:  # sizes in the code
             return f"{type(error).__name__}: {error}"
         return found
-
-
-def _pin_unread(graph: Graph, removal: Removal) -> None:
-    """Keep positions that no slice reads on these inputs; longer inputs may read them."""
-    readers: dict[Node, list] = {}
-    for op in every(graph.ops):
-        for node in op.inputs:
-            readers.setdefault(node, []).append(op)
-    for node, ops in readers.items():
-        if all(op.name == "slice" for op in ops):
-            for axis, n in enumerate(node.shape):
-                seen = np.zeros(n, bool)
-                for op in ops:
-                    start, stop = (op.params[k][axis] for k in ("start_indices", "limit_indices"))
-                    seen[int(start) : int(stop)] = True
-                removal.narrow(node, axis, seen)
 
 
 def shrink(model: Model, *example_inputs: Any) -> tuple[Model, Record]:
