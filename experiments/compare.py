@@ -194,7 +194,7 @@ class Entries:
             "magnitude at birth": pick(prune.magnitude),
             "SNIP": pick(prune.snip, **seen),
             "GraSP": pick(prune.grasp, **(seen | {"loss": calm_loss})),
-            "SynFlow": pick(prune.synflow, shape=self.batches[0][0].shape[1:]),
+            "SynFlow": pick(prune.synflow, shape=(1, *self.batches[0][0].shape[1:])),
         }
 
     def later(self, density: float, before: str) -> dict[str, common.Contestant]:

@@ -3,12 +3,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import hypothesis
-import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 from jax import Array
