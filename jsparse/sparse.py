@@ -177,7 +177,7 @@ class Sparse(nnx.Module):
 
 
 def _where(weight: nnx.Param) -> NamedSharding:
-    """How the weight lies; under a jit on an Auto mesh as its names say, as flax constrains it."""
+    """How the weight lies; under a jit on an Auto mesh, where that does not show, as named."""
     where, named = where_is(weight[...]), _on_mesh(weight)
     hidden = isinstance(where.mesh, AbstractMesh) and not any(where.spec)
     if not hidden or AxisType.Explicit in where.mesh.axis_types:

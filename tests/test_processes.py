@@ -40,7 +40,7 @@ def run(layout: str, count: int) -> list[dict]:
         for index in range(count)
     ]
     try:
-        printed = [process.communicate(timeout=300) for process in started]
+        printed = [process.communicate(timeout=600) for process in started]
     finally:
         for process in started:
             process.kill()
