@@ -2,8 +2,7 @@
 
 Claim (the papers'): with a little calibration data and no training, half of the weights of a
     language model fall at a small cost, where magnitude pruning costs much; more so for 2:4. The
-    quick setting shows it for SparseGPT; Wanda is level with magnitude there: the inputs of a small
-    transformer after a short run are all of about the same size.
+    quick setting shows it for SparseGPT; Wanda is level with magnitude there.
 
 Papers: Frantar and Alistarh, SparseGPT, ICML 2023; Sun et al., Wanda, ICLR 2024, whose table for
     LLaMA-2-7B on WikiText has the perplexities dense 5.12; at 50 % magnitude 14.89, Wanda 6.42,
