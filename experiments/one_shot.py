@@ -1,15 +1,19 @@
 """Pruning a trained transformer in one shot: Wanda and SparseGPT beside magnitude.
 
 Claim (the papers'): with a little calibration data and no training, half of the weights of a
-    language model fall at a small cost, where magnitude pruning costs much; more so for 2:4.
+    language model fall at a small cost, where magnitude pruning costs much; more so for 2:4. The
+    quick setting shows it for SparseGPT; Wanda is level with magnitude there.
 
 Papers: Frantar and Alistarh, SparseGPT, ICML 2023; Sun et al., Wanda, ICLR 2024, whose table for
     LLaMA-2-7B on WikiText has the perplexities dense 5.12; at 50 % magnitude 14.89, Wanda 6.42,
     SparseGPT 6.51; at 2:4 magnitude 54.59, Wanda 11.02, SparseGPT 10.17. Here a small transformer
     reads characters, so only the order can be compared.
 
-Command: python -m experiments.one_shot            (a GPU, or an hour on two cores)
+Command: python -m experiments.one_shot            (a GPU)
          python -m experiments.one_shot --quick    (two cores, two minutes)
+
+Number: with --quick, 2 seeds, perplexity at 2:4: dense 10.25, magnitude 12.72, Wanda 12.74,
+    SparseGPT 11.25.
 """
 
 import argparse
