@@ -2,8 +2,13 @@
 
 Claim: pruned in rounds, a network rewound to its first weights trains to the accuracy of the dense
     one far below its size, one drawn anew does not; going back with the learning rate alone does as
-    well as with the weights, and fine-tuning worse where little is left. A learning rate that rises
-    with the rounds (SILO, S-Cyc) does better than the same one in all of them.
+    well as with the weights or better, and fine-tuning worse where little is left. A peak of the
+    learning rate that rises with the rounds (SILO, S-Cyc) does better than one that stays.
+
+Number (--quick, 3 seeds, 92.82 when dense): at 6.25 % of the weights 92.34 rewound, 94.00 with the
+    learning rate rewound, 90.81 fine-tuned, 86.19 drawn anew; rewound with SILO 94.14 and S-Cyc
+    94.06, with cyclical rates of one peak 92.57, with one rate throughout 93.41. Short trainings: a
+    higher peak all along might do as well as a rising one, which is not shown here.
 
 Paper: Frankle and Carbin, The lottery ticket hypothesis, ICLR 2019, figures 1 and 3; Renda et al.,
     Comparing rewinding and fine-tuning in neural network pruning, ICLR 2020, figure 1; Liu et al.,
