@@ -191,8 +191,7 @@ def common_cut_at(scores: Sequence[Array], keep: Array, stacks: tuple[int, ...])
         if not order.size:
             found.append(jnp.zeros((*order.shape[:stack], 3)))
             continue
-        axes = tuple(range(stack, order.ndim))
-        level_here = order == last
+        axes, level_here = tuple(range(stack, order.ndim)), order == last
         ties = level_here.sum(axis=axes, dtype=jnp.int32)
         before = jnp.cumsum(ties.ravel()).reshape(ties.shape) - ties
         kept = jnp.clip(left - before, 0, ties)
