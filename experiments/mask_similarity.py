@@ -12,6 +12,11 @@ Paper: Paganini and Forde, On Iterative Neural Network Pruning, Reinitialization
 Ours to choose: a unit is an input of a layer (the paper leaves the axis open), so that no class is
     cut off; of the paper's two spellings of the third norm, minus infinity, the smallest weight.
 
+Number: not run at the defaults. `--quick`, three seeds, 8 rounds, 16.8 % left: L1 and L2 of units
+    are 0.26 apart, L1 by layer and global 0.44, all other pairs 0.86 to 0.96, chance 0.91; rewound
+    and fine-tuned masks 0.50 to 0.54 for single weights, 0.59 to 0.70 for units by a norm. Of the
+    weights that methods on units keep a sixth lies on a path: 2.9 % of all.
+
 Command: python -m experiments.mask_similarity            (the paper's LeNet, 20 rounds; hours)
          python -m experiments.mask_similarity --quick    (LeNet-300-100, part of MNIST, 2 cores)
 """
