@@ -77,6 +77,8 @@ class StudySettings(TrainSettings):
     """Fraction of the run, at its end, over which the learning rate falls to 0 along a cosine."""
     dense: bool = True
     """Train the dense network too."""
+    first_seed: int = 1
+    """Of the runs; to add seeds to a study that is done, with another --out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -126,6 +128,10 @@ def learning_rate(settings: StudySettings, samples: int) -> optax.Schedule:
         return flat
     fall = optax.cosine_decay_schedule(settings.learning_rate, tail)
     return optax.join_schedules([flat, fall], [steps - tail])
+
+
+def _seeds(settings: StudySettings) -> range:
+    return range(settings.first_seed, settings.first_seed + settings.seeds)
 
 
 def study(
@@ -198,7 +204,7 @@ def finish(
     """Train to the end unless that is done, write the pictures and the final numbers."""
     if run.complete:
         return run.final()
-    pairs = [(alpha, seed) for alpha in alphas for seed in range(1, settings.seeds + 1)]
+    pairs = [(alpha, seed) for alpha in alphas for seed in _seeds(settings)]
     start = lambda: sweep.start([seed for _, seed in pairs], [alpha for alpha, _ in pairs])
     state = train(run, sweep, images, start=start, epochs=settings.epochs)
     numbers = {}
