@@ -11,7 +11,7 @@ from jsparse.export.graph import Graph, Node, Op, call
 from jsparse.export.removal import Removal
 
 SIZES = {"new_sizes", "shape", "slice_sizes"}  # follow from the shapes of inputs and outputs
-OTHER = {"jaxpr", "sharding", "out_sharding", "linear", "_split_transpose"}
+OTHER = {"ft_in", "ft_out", "jaxpr", "sharding", "out_sharding", "linear", "_split_transpose"}
 
 
 def difference(old: Graph, new: Graph, removal: Removal) -> str:

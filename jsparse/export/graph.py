@@ -22,6 +22,7 @@ OPENED = {
     "pjit", "jit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call",
     "custom_vjp_call", "custom_vjp_call_jaxpr",
 }  # fmt: skip
+SLICES = {"slice", "dynamic_slice", "gather"}
 
 
 @dataclasses.dataclass(eq=False)
@@ -69,11 +70,21 @@ class Op:
 
 @dataclasses.dataclass(eq=False)
 class Body:
-    """What a scan does at each step: consts, carry and slices in; carry and slices out."""
+    """What a scan does at each step: constants, carry and slices in; carry and slices out.
+
+    Attributes:
+      ops: in order.
+      inputs: constants, carry, slices.
+      outputs: carry, slices.
+      consts: how many constants.
+      carries: how many arrays are carried.
+    """
 
     ops: list[Op]
     inputs: list[Node]
     outputs: list[Node]
+    consts: int
+    carries: int
 
 
 @dataclasses.dataclass(eq=False)
@@ -105,14 +116,25 @@ class Graph:
                 readers.setdefault(node, []).append(op)
         found = {}
         for node, ops in readers.items():
-            if all(op.name == "slice" for op in ops):
+            slices = [op.name in SLICES and op.inputs[0] is node for op in ops]
+            if all(slices):
                 seen = [np.zeros(n, bool) for n in node.shape]
                 for op in ops:
-                    spans = zip(op.params["start_indices"], op.params["limit_indices"], strict=True)
-                    for mask, (start, stop) in zip(seen, spans, strict=True):
-                        mask[int(start) : int(stop)] = True
+                    for mask, span in zip(seen, _spans(op), strict=True):
+                        mask[span] = True
                 found[node] = seen
         return found
+
+
+def _spans(op: Op) -> list[slice]:
+    """What a slice reads along each axis, whatever the input; nothing where that depends on it."""
+    if op.name == "slice":
+        return [
+            slice(*map(int, span))
+            for span in zip(op.params["start_indices"], op.params["limit_indices"], strict=True)
+        ]
+    sizes = zip(op.inputs[0].shape, op.params["slice_sizes"], strict=True)
+    return [slice(0, n if n == size else 0) for n, size in sizes]
 
 
 def every(ops: Iterable[Op]) -> list[Op]:
@@ -207,7 +229,7 @@ def _op(eqn: Any, inputs: list[Node], outputs: list[Node]) -> Op:
         args = [_node(var) for var in inner.jaxpr.invars]
         ops: list[Op] = []
         made = _inline(inner.jaxpr, inner.consts, args, ops)
-        body = Body(_needed(ops, made), args, made)
+        body = Body(_needed(ops, made), args, made, *_counts(eqn.params))
         return Op(eqn.primitive, eqn.params, inputs, outputs, body=body)
     extra: tuple[Node, ...] = ()
     groups = eqn.params.get("feature_group_count", 1)
@@ -215,6 +237,14 @@ def _op(eqn: Any, inputs: list[Node], outputs: list[Node]) -> Op:
         width = inputs[1].shape[eqn.params["dimension_numbers"].rhs_spec[0]] // groups
         extra = (Node((groups,), np.int32), Node((width,), np.int32))
     return Op(eqn.primitive, eqn.params, inputs, outputs, extra)
+
+
+def _counts(params: dict[str, Any]) -> tuple[int, int]:
+    """How many constants a scan has, and how many arrays it carries."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()  # since jax 0.12
+    return len(consts.vals), len(carry.vals)
 
 
 def _needed(ops: list[Op], outputs: list[Node]) -> list[Op]:

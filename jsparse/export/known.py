@@ -23,7 +23,7 @@ ELEMENTWISE = {
 }  # fmt: skip
 STRUCTURAL = {
     "reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice", "rev", "split",
-    "concatenate",
+    "concatenate", "unstack",
 }  # fmt: skip
 REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
 REDUCTIONS |= {"argmax", "argmin"}
@@ -80,10 +80,7 @@ def _evaluate_all(ops: Iterable[Op], knowledge: Knowledge, partly: Seen) -> None
         args = [_of(node, knowledge) for node in op.inputs]
         if args and args[0] is not None and op.inputs[0] in partly:
             args[0] = _whatever_is_read(args[0], partly[op.inputs[0]])
-        if op.body is not None:
-            made = _scan(op, args, knowledge, partly)
-        else:
-            made = _evaluate(op, args)
+        made = _scan(op, args, knowledge, partly) if op.body else _evaluate(op, args)
         knowledge.update(zip(op.outputs, made, strict=True))
 
 
@@ -106,6 +103,8 @@ def rearrange(op: Op, *values: np.ndarray) -> list[np.ndarray]:
             return [np.flip(value, tuple(map(int, params["dimensions"])))]
         case "concatenate":
             return [np.concatenate(values, axis=params["dimension"])]
+        case "unstack":
+            return [part.reshape(out) for part in np.split(value, len(op.outputs), params["axis"])]
         case "split":
             return np.split(value, np.cumsum(params["sizes"])[:-1], axis=params["axis"])
         case _:  # reshape, squeeze, expand_dims
@@ -131,7 +130,7 @@ def _evaluate(op: Op, args: list[Known | None]) -> list[Known | None]:
     if all(a is not None and not a.unknown.any() for a in args):
         made = bind(op, *(a.value for a in args if a is not None))
         return [Known(m, np.zeros(m.shape, bool)) for m in made]
-    if op.name == "gather":
+    if op.name == "gather" and (args[1] is None or args[1].unknown.any()):
         return [_gather(op, args[0])]
     unknown = _unknown(op, args)
     if unknown is None or all(u.all() for u in unknown):
@@ -167,6 +166,10 @@ def _unknown(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
             op, a.astype(np.float32), b.astype(np.float32), preferred_element_type=None
         )[0]
         return [(count(masks[0], may[1]) + count(may[0], masks[1])) > 0]
+    if op.name in ("dynamic_slice", "gather"):
+        starts = [a.value for a in args[1:] if a is not None and not a.unknown.any()]
+        whole = len(starts) == len(args) - 1
+        return [m > 0 for m in bind(op, masks[0].astype(np.float32), *starts)] if whole else None
     if op.name in ELEMENTWISE:
         mask = np.zeros(op.outputs[0].shape, bool)
         for one in masks:
@@ -237,7 +240,7 @@ def _scan(
     op: Op, args: list[Known | None], knowledge: Knowledge, partly: Seen
 ) -> list[Known | None]:
     assert op.body is not None
-    consts, carries = op.params["num_consts"], op.params["num_carry"]
+    consts, carries = op.body.consts, op.body.carries
     carry, made = args[consts : consts + carries], []
     slices = [_common(a) for a in args[consts + carries :]]
     for attempt in range(PASSES + 1):

@@ -7,6 +7,8 @@ from flax import nnx
 
 from jsparse.slots import walk_modules
 
+NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm)
+NORMS += (getattr(nnx, "InstanceNorm", nnx.BatchNorm),)  # newer versions of flax have it
 Attributes = dict[str, dict[str, Any]]  # by path of the module, by name
 
 
@@ -55,7 +57,7 @@ def sizes(module: nnx.Module, groups: int) -> dict[str, Any]:
         case nnx.GroupNorm():
             features = _features(module)
             return {"num_groups": features // module.group_size} if features else {}
-        case nnx.BatchNorm() | nnx.LayerNorm() | nnx.RMSNorm() | nnx.InstanceNorm():
+        case norm if isinstance(norm, NORMS):
             features = _features(module)
             return {"num_features": features} if features else {}
         case nnx.MultiHeadAttention():

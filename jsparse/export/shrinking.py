@@ -50,7 +50,7 @@ class _Plan:
         for node, axis in pinned:
             removal.pin(node, axis)
         self._settle(removal)
-        for node in self.graph.nodes():
+        for node in reversed(self.graph.nodes()):  # what reads first, as it says what it needs
             for axis in range(len(node.shape)):
                 if removal.goes(node, axis).all():  # an axis keeps at least one position
                     removal.narrow(node, axis, np.arange(node.shape[axis]) > 0)

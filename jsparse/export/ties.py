@@ -37,12 +37,16 @@ def tie(op: Op, removal: Removal) -> None:
             _reshape(op, removal)
         case "concatenate" | "split":
             _pieces(op, removal)
+        case "unstack":
+            _unstack(op, removal)
         case "slice" | "pad":
             _windowed(op, removal)
         case "rev":
             _reverse(op, removal)
         case "gather":
             _gather(op, removal)
+        case "dynamic_slice":
+            _taken(op, removal)
         case "iota":
             removal.pin(op.outputs[0], op.params["dimension"])
         case name if name in CUMULATIVE:
@@ -135,6 +139,15 @@ def _pieces(op: Op, removal: Removal) -> None:
         start += piece.shape[along]
 
 
+def _unstack(op: Op, removal: Removal) -> None:
+    """The slices along an axis."""
+    node, along = op.inputs[0], op.params["axis"]
+    removal.pin(node, along)
+    for piece in op.outputs:
+        for axis in range(len(piece.shape)):
+            removal.tie([(node, axis + (axis >= along))], [(piece, axis)])
+
+
 def _windowed(op: Op, removal: Removal) -> None:
     """A slice or padding: the smaller array is a window of the larger one, along each axis."""
     node, out = op.inputs[0], op.outputs[0]
@@ -190,6 +203,17 @@ def _gather(op: Op, removal: Removal) -> None:
             removal.pin(out, to)
 
 
+def _taken(op: Op, removal: Removal) -> None:
+    """A slice at a place that may depend on the input: axes that are taken whole are the same."""
+    node, out = op.inputs[0], op.outputs[0]
+    for axis, (a, b) in enumerate(zip(node.shape, out.shape, strict=True)):
+        if a == b:
+            removal.tie([(node, axis)], [(out, axis)])
+        else:
+            removal.pin(node, axis)
+            removal.pin(out, axis)
+
+
 def _pool(op: Op, removal: Removal) -> None:
     node, out = op.inputs[0], op.outputs[0]
     settings = [op.params[k] for k in ("window_dimensions", "window_strides", "base_dilation")]
@@ -204,7 +228,7 @@ def _pool(op: Op, removal: Removal) -> None:
 def _scan(op: Op, removal: Removal) -> None:
     """Body and surroundings: constants and carries are the same arrays, slices lack an axis."""
     assert op.body is not None
-    consts, carries = op.params["num_consts"], op.params["num_carry"]
+    consts, carries = op.body.consts, op.body.carries
     same = list(zip(op.inputs, op.body.inputs, strict=True))[: consts + carries]
     same += list(zip(op.outputs, op.body.outputs, strict=True))[:carries]
     same += list(zip(op.body.inputs[consts:], op.body.outputs[:carries], strict=False))
