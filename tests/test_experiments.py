@@ -276,7 +276,10 @@ def test_gibbs_cifar_quick(tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
     assert capsys.readouterr().out == printed
 
 
-def test_structured_quick(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_structured_quick(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(structured, "UNITS", {"channels": js.Channel()})
     settings = dataclasses.replace(
         structured.QUICK,
         methods=("magnitude", "L0"),
@@ -289,8 +292,8 @@ def test_structured_quick(tmp_path: Path, capsys: pytest.CaptureFixture) -> None
     printed = capsys.readouterr().out
     assert "L0, channels, 0.01" in printed and "magnitude, N of 8, 0.25" in printed
     finals = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("*/final.json")}
-    assert finals["magnitude, filters, 0.25"]["density"] == [0.25]
-    assert finals["magnitude, filters, 0.25"]["channels"][0] < 0.7
+    assert finals["magnitude, channels, 0.25"]["density"] == [0.25]
+    assert finals["magnitude, channels, 0.25"]["channels"][0] < 0.7
     assert finals["magnitude, N of 8, 0.25"]["channels"][0] == 1.0
     assert (tmp_path / "tradeoff.png").stat().st_size > 10_000
 
