@@ -91,10 +91,10 @@ class Wild(nnx.Module):
     """Random joints between layers: sums, concatenations, reshapes, norms."""
 
     def __init__(self, joints: list[str], rngs: nnx.Rngs):
-        self.joints = tuple(joints)
-        self.layers, self.norms = zoo.modules([]), zoo.modules([])
+        self.layers, self.norms, self.joints = zoo.modules([]), zoo.modules([]), ()
         width = 6
         for joint in joints:
+            self.joints += (joint if joint != "sum" or width == 6 else "plain",)
             self.layers.append(nnx.Linear(width, 6, rngs=rngs))
             self.norms.append(nnx.BatchNorm(6, rngs=rngs))
             width = {"concatenate": width + 6, "pairs": 3}.get(joint, 6)
@@ -107,7 +107,7 @@ class Wild(nnx.Module):
                 case "concatenate":
                     x = jnp.concatenate([x, y], axis=-1)
                 case "sum":
-                    x = y + x if x.shape == y.shape else y
+                    x = x + y
                 case "pairs":
                     x = y.reshape(*y.shape[:-1], -1, 2).max(axis=-1)
                 case "gate":
@@ -179,6 +179,19 @@ def test_what_the_call_does_not_use_stays() -> None:
     model = prepared(Spare, {"spare/kernel": [(ALL,)], "c/kernel": [(2,)]})
     _, record = js.shrink(model, vectors(0, 2))
     assert set(record.cuts) == {"b/kernel", "b/bias", "c/kernel"}
+
+
+def test_what_is_spread_over_devices_stays_so() -> None:
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.NamedSharding(mesh, jax.P("x"))
+    model = prepared(zoo.MLP, {"c/kernel": [(2,)], "b/kernel": [([4, 5],)]})
+    for layer in (model.b, model.c):
+        layer.kernel[...] = jax.device_put(layer.kernel[...], jax.NamedSharding(mesh, jax.P()))
+    model.b.kernel[...] = jax.device_put(model.b.kernel[...], spread)
+    small, _ = js.shrink(model, vectors(0, 2))
+    assert small.b.kernel.shape == (6, 6)
+    assert small.b.kernel[...].sharding == spread
+    np.testing.assert_allclose(outputs(small, vectors(1, 2)), outputs(model, vectors(1, 2)), 1e-5)
 
 
 def test_errors() -> None:

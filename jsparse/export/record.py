@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -112,8 +113,19 @@ def cut_in_place(model: nnx.Module, cuts: Mapping[str, Cut], add: Mapping[str, n
                 value = value + np.asarray(add[path], value.dtype)
             for axis, kept in cuts[path].keep.items() if path in cuts else ():
                 value = value.take(kept, axis=axis)
-            made[id(slot.value)] = slot.value.replace(jnp.asarray(value))
+            made[id(slot.value)] = slot.value.replace(_placed(value, slot.value[...]))
         slot.put(made[id(slot.value)])
+
+
+def _placed(value: np.ndarray, like: jax.Array) -> jax.Array:
+    """An array on the devices of another one, spread as it where the new shape allows."""
+    if len(like.sharding.device_set) == 1:
+        return jnp.asarray(value)
+    try:
+        like.sharding.shard_shape(value.shape)
+    except ValueError:
+        return jnp.asarray(value)
+    return jax.device_put(value, like.sharding)
 
 
 def rebuild(model: Model, record: Record) -> Model:
