@@ -276,7 +276,7 @@ class Looped(nnx.Module):
         layer = lambda x, w: (x + jnp.tanh(x @ w[0]) @ w[1], None)
         x, _ = jax.lax.scan(layer, x, (self.ups[...], self.downs[...]))
         x = jax.lax.fori_loop(0, 2, lambda n, y: 0.5 * y, x)
-        return jax.lax.cond(x.sum() > 0, lambda y: self.b(y), lambda y: self.b(-y), x)
+        return jax.lax.cond(x.sum() > 0, lambda y: self.b(nnx.relu(y)), self.b, x)
 
 
 class SharedKeys(nnx.Module):
