@@ -276,4 +276,62 @@ class Looped(nnx.Module):
         layer = lambda x, w: (x + jnp.tanh(x @ w[0]) @ w[1], None)
         x, _ = jax.lax.scan(layer, x, (self.ups[...], self.downs[...]))
         x = jax.lax.fori_loop(0, 2, lambda n, y: 0.5 * y, x)
-        return jax.lax.cond(x.sum() > 0, lambda y: self.b(y), lambda y: self.b(-y), x)
+        return jax.lax.cond(x.sum() > 0, lambda y: self.b(nnx.relu(y)), self.b, x)
+
+
+class SharedKeys(nnx.Module):
+    """Attention in which two heads of queries share one of keys and values."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.query = nnx.LinearGeneral(6, (4, 2), rngs=rngs)
+        self.key = nnx.LinearGeneral(6, (2, 2), rngs=rngs)
+        self.value = nnx.LinearGeneral(6, (2, 2), rngs=rngs)
+        self.out = nnx.LinearGeneral((4, 2), 6, axis=(-2, -1), rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        y = jax.nn.dot_product_attention(self.query(x), self.key(x), self.value(x))
+        return self.out(y)
+
+
+class ShuffleNet(nnx.Module):
+    """Channels change places between groups; another branch weighs them."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.a = nnx.Conv(3, 8, (1, 1), rngs=rngs)
+        self.b = nnx.Conv(8, 8, (3, 3), feature_group_count=2, rngs=rngs)
+        self.down = nnx.Linear(8, 4, rngs=rngs)
+        self.up = nnx.Linear(4, 8, rngs=rngs)
+        self.c = nnx.Conv(8, 3, (1, 1), rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        x = self.b(nnx.relu(self.a(x)))
+        x = x.reshape(*x.shape[:-1], 2, -1).swapaxes(-1, -2).reshape(x.shape)
+        gate = nnx.sigmoid(self.up(nnx.silu(self.down(x.mean(axis=(1, 2))))))
+        return self.c(x * gate[:, None, None])
+
+
+class Residual(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.norm = nnx.LayerNorm(6, rngs=rngs)
+        self.up = nnx.Linear(6, 8, rngs=rngs)
+        self.down = nnx.Linear(8, 6, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return x + self.down(nnx.gelu(self.up(self.norm(x))))
+
+
+class Stacked(nnx.Module):
+    """Layers stacked by vmap and run by a scan that recomputes."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.blocks = nnx.split_rngs(splits=3)(nnx.vmap(Residual))(rngs)
+        self.head = nnx.Einsum("bi,iho->bho", (6, 4, 2), (4, 2), rngs=rngs)
+        self.out = nnx.Einsum("bho,hoz->bz", (4, 2, 3), rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        @nnx.scan(in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
+        @nnx.remat
+        def forward(block: Residual, x: Array) -> Array:
+            return block(x)
+
+        return self.out(nnx.relu(self.head(forward(self.blocks, x))))

@@ -325,6 +325,47 @@ CASES = {
         {**layer("a", 6, 7), "table": (9, 7), "b/kernel": (7, 3)},
         {},
     ),
+    # queries 2 and 3 share keys and values: these go with them
+    "shared keys": Case(
+        zoo.SharedKeys,
+        lambda key, batch: jax.random.normal(jax.random.key(key), (batch, 7, 6)),
+        {"out/kernel": [([2, 3],)]},
+        {
+            "query/kernel": (6, 2, 2),
+            "query/bias": (2, 2),
+            **{f"{name}/kernel": (6, 1, 2) for name in ("key", "value")},
+            **{f"{name}/bias": (1, 2) for name in ("key", "value")},
+            "out/kernel": (2, 2, 6),
+        },
+        {"query/out_features": (2, 2), "key/out_features": (1, 2), "out/in_features": (2, 2)},
+    ),
+    # 2 and 3 come from place 1 in each group, so that of each group goes
+    "shuffle net": Case(
+        zoo.ShuffleNet,
+        images,
+        {"c/kernel": [(ALL, ALL, [2, 3])], "down/kernel": [([2, 3],)], "up/kernel": [(1,)]},
+        {
+            **layer("b", 3, 3, 4, 6),
+            **layer("down", 6, 3),
+            **layer("up", 3, 6),
+            "c/kernel": (1, 1, 6, 3),
+        },
+        {"b/out_features": 6, "b/in_features": 8, "b/feature_group_count": 2},
+    ),
+    "stacked": Case(
+        zoo.Stacked,
+        vectors,
+        {"blocks/down/kernel": [(ALL, [1, 4]), (0, 2)], "out/kernel": [(1,), (ALL, 0)]},
+        {
+            "blocks/up/kernel": (3, 6, 6),
+            "blocks/up/bias": (3, 6),
+            "blocks/down/kernel": (3, 6, 6),
+            "head/kernel": (6, 3, 1),
+            "head/bias": (3, 1),
+            "out/kernel": (3, 1, 3),
+        },
+        {"head/kernel_shape": (6, 3, 1), "head/bias_shape": (3, 1), "blocks/up/out_features": 6},
+    ),
     # whatever is dead, only d has a width that nothing else fixes
     "sizes in the code": Case(
         zoo.Stubborn,

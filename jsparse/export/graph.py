@@ -105,6 +105,17 @@ class Graph:
         found.update(dict.fromkeys(self.outputs))
         return list(found)
 
+    def origins(self) -> dict[Node, Node]:
+        """The variable that a node is but for its type, as in half precision or inside a scan."""
+        found = {node: node for node in self.variables}
+        for op in every(self.ops):
+            if op.name == "convert_element_type" and op.inputs[0] in found:
+                found[op.outputs[0]] = found[op.inputs[0]]
+            if op.body is not None:
+                pairs = zip(op.body.inputs, op.inputs, strict=True)
+                found.update({inner: found[outer] for inner, outer in pairs if outer in found})
+        return found
+
     def partly_read(self) -> dict[Node, list[np.ndarray]]:
         """Which positions of each axis are read, of arrays that only slices read: [n] each.
 

@@ -80,7 +80,10 @@ def _evaluate_all(ops: Iterable[Op], knowledge: Knowledge, partly: Seen) -> None
         args = [_of(node, knowledge) for node in op.inputs]
         if args and args[0] is not None and op.inputs[0] in partly:
             args[0] = _whatever_is_read(args[0], partly[op.inputs[0]])
-        made = _scan(op, args, knowledge, partly) if op.body else _evaluate(op, args)
+        try:
+            made = _scan(op, args, knowledge, partly) if op.body else _evaluate(op, args)
+        except (TypeError, ValueError, NotImplementedError):
+            made = [None] * len(op.outputs)  # it does not run on its own, as on a mesh
         knowledge.update(zip(op.outputs, made, strict=True))
 
 
@@ -163,7 +166,11 @@ def _unknown(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
         if op.name == "mul":
             return [(masks[0] & may[1]) | (may[0] & masks[1])]
         count = lambda a, b: bind(
-            op, a.astype(np.float32), b.astype(np.float32), preferred_element_type=None
+            op,
+            a.astype(np.float32),
+            b.astype(np.float32),
+            preferred_element_type=None,
+            precision=None,
         )[0]
         return [(count(masks[0], may[1]) + count(may[0], masks[1])) > 0]
     if op.name in ("dynamic_slice", "gather"):

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -37,10 +38,12 @@ class Record:
     Attributes:
       cuts: by path of the variable.
       attributes: new values by path of the module and name.
+      stayed: why a variable stays that has dead units, by path: its size is written in the code.
     """
 
     cuts: Mapping[str, Cut]
     attributes: Attributes
+    stayed: Mapping[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """Only dicts, lists, strings and numbers, as JSON has them."""
@@ -58,7 +61,8 @@ class Record:
             }
             for path, values in self.attributes.items()
         }
-        return {"format": FORMAT, "version": VERSION, "cuts": cuts, "attributes": attributes}
+        head = {"format": FORMAT, "version": VERSION}
+        return head | {"cuts": cuts, "attributes": attributes, "stayed": dict(self.stayed)}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "Record":
@@ -86,9 +90,10 @@ class Record:
                 path: {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
                 for path, values in data["attributes"].items()
             }
+            stayed = {str(path): str(why) for path, why in data["stayed"].items()}
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"this record of shrink is damaged: {error!r}") from error
-        return Record(cuts=cuts, attributes=attributes)
+        return Record(cuts=cuts, attributes=attributes, stayed=stayed)
 
 
 def cut_in_place(model: nnx.Module, cuts: Mapping[str, Cut], add: Mapping[str, np.ndarray]) -> None:
@@ -112,8 +117,19 @@ def cut_in_place(model: nnx.Module, cuts: Mapping[str, Cut], add: Mapping[str, n
                 value = value + np.asarray(add[path], value.dtype)
             for axis, kept in cuts[path].keep.items() if path in cuts else ():
                 value = value.take(kept, axis=axis)
-            made[id(slot.value)] = slot.value.replace(jnp.asarray(value))
+            made[id(slot.value)] = slot.value.replace(_placed(value, slot.value[...]))
         slot.put(made[id(slot.value)])
+
+
+def _placed(value: np.ndarray, like: jax.Array) -> jax.Array:
+    """An array on the devices of another one, spread as it where the new shape allows."""
+    if len(like.sharding.device_set) == 1:
+        return jnp.asarray(value)
+    try:
+        like.sharding.shard_shape(value.shape)
+    except ValueError:
+        return jnp.asarray(value)
+    return jax.device_put(value, like.sharding)
 
 
 def rebuild(model: Model, record: Record) -> Model:
@@ -137,7 +153,7 @@ def rebuild(model: Model, record: Record) -> Model:
       >>> from flax import nnx
       >>> kernel, bias = Cut(shape=(4, 3), keep={1: (0, 2)}), Cut(shape=(3,), keep={0: (0, 2)})
       >>> cuts = {"kernel": kernel, "bias": bias}
-      >>> record = Record(cuts=cuts, attributes={"": {"out_features": 2}})
+      >>> record = Record(cuts=cuts, attributes={"": {"out_features": 2}}, stayed={})
       >>> rebuild(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), record).kernel.shape
       (4, 2)
     """

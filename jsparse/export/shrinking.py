@@ -12,6 +12,7 @@ parameters in the same spirit; here the groups come from the operations alone, w
 layers.
 """
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -105,22 +106,22 @@ class _Plan:
             if self.foldable[op].any():
                 more = taken_up(op, sink, removal, self.knowledge)
                 add[sink.bias.path] = add.get(sink.bias.path, np.zeros_like(more)) + more
+        origins = self.graph.origins()
         groups = {
-            op.inputs[1].path: removal.kept_shape(op.extra[0])[0]
+            origins[op.inputs[1]].path: removal.kept_shape(op.extra[0])[0]
             for op in every(self.graph.ops)
-            if op.extra
+            if op.extra and op.inputs[1] in origins
         }
         small = fold(self.model)
         cut_in_place(small, cuts, add)
-        return small, Record(cuts=cuts, attributes=mend_in_place(small, groups))
+        return small, Record(cuts=cuts, attributes=mend_in_place(small, groups), stayed={})
 
     def fault(self, small: nnx.Module, removal: Removal) -> str:
         """What is wrong with a smaller model; empty if nothing is."""
         try:
-            found = difference(self.graph, trace(small, self.inputs), removal)
-        except (TypeError, ValueError, IndexError, AssertionError) as error:  # sizes in the code
+            return difference(self.graph, trace(small, self.inputs), removal)
+        except Exception as error:  # the model's own code, with sizes in it, may raise anything
             return f"{type(error).__name__}: {error}"
-        return found
 
 
 def shrink(model: Model, *example_inputs: Any) -> tuple[Model, Record]:
@@ -131,11 +132,13 @@ def shrink(model: Model, *example_inputs: Any) -> tuple[Model, Record]:
     parameters belong together is read from the traced computation, so any NNX module will do.
     Outputs are those of the folded model in eval mode; a constant that a dead unit gave to others
     moves into their biases. Inputs, outputs and what a normalisation averages over keep their size.
-    Axes whose size is written in the model's own code stay as they are.
+    Axes whose size is written in the model's own code stay as they are, and so does what the call
+    in eval mode does not use; the record's `stayed` names the former.
 
     Args:
       model: any NNX module, sparse or folded; left as it is.
-      *example_inputs: arguments of a call, of any batch size. Their values do not matter.
+      *example_inputs: arguments of a call, of any batch size, and longer than 1 along axes whose
+        length varies. Their values matter only for the comparison of outputs.
 
     Returns:
       (the smaller model, the record with which `rebuild` makes a fresh model that size).
@@ -157,7 +160,7 @@ def shrink(model: Model, *example_inputs: Any) -> tuple[Model, Record]:
     removal = plan.removal(())
     small, record = plan.small(removal)
     if plan.fault(small, removal):
-        removal, small, record = _without_faults(plan, removal)
+        small, record = _without_faults(plan, removal)
     apart = largest_difference(plan.model, small, example_inputs)
     allowed = _tolerance(plan.graph)
     if not apart <= allowed:
@@ -173,22 +176,25 @@ def _tolerance(graph: Graph) -> float:
     return min(0.1, 1e3 * max([float(jnp.finfo(kind).eps) for kind in kinds], default=0.0))
 
 
-def _without_faults(plan: _Plan, removal: Removal) -> tuple[Removal, Any, Record]:
+def _without_faults(plan: _Plan, removal: Removal) -> tuple[Any, Record]:
     """Keep the axes that alone make the smaller model fail; all of them if that is not enough."""
     groups: dict[Axis, list[Axis]] = {}
     for node in plan.graph.variables:
         for axis in range(len(node.shape)):
             if removal.goes(node, axis).any():
                 groups.setdefault(removal.root((node, axis)), []).append((node, axis))
-    faulty = []
+    faulty: list[Axis] = []
+    stayed: dict[str, str] = {}
     for root in groups:
         others = [axis for other, axes in groups.items() if other != root for axis in axes]
         alone = plan.removal(others)
-        if plan.fault(plan.small(alone)[0], alone):
+        if fault := plan.fault(plan.small(alone)[0], alone):
             faulty += groups[root]
-    for pinned in (faulty, [axis for axes in groups.values() for axis in axes]):
-        removal = plan.removal(pinned)
-        small, record = plan.small(removal)
-        if not plan.fault(small, removal):
-            break
-    return removal, small, record
+            stayed |= {node.path: fault for node, _ in groups[root]}
+    removal = plan.removal(faulty)
+    small, record = plan.small(removal)
+    if fault := plan.fault(small, removal):
+        every_axis = [axis for axes in groups.values() for axis in axes]
+        small, record = plan.small(plan.removal(every_axis))
+        stayed |= {node.path: fault for node, _ in every_axis}
+    return small, dataclasses.replace(record, stayed=stayed)
