@@ -12,6 +12,7 @@ from jax import Array
 from jsparse.pattern import Role
 from jsparse.placement import beside
 from jsparse.rules.held import Held
+from jsparse.rules.keep import Keep
 from jsparse.rules.rule import Rule
 from jsparse.slots import Slot, slots, sparse_parts
 from jsparse.sparse import Sparse
@@ -237,12 +238,11 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
       new: masks by path, [...] as the weights; paths left out keep their own mask.
 
     Returns:
-      A model whose rules are all `Held`.
+      A model whose rules are all `Held`, or `Keep` where they were and all is kept.
 
     Raises:
       TypeError: `new` is not a mapping.
-      ValueError: a path that names no sparse weight, or a mask of another shape or with values
-        other than 0 and 1.
+      ValueError: a path that names no sparse weight; a mask of another shape, or not of 0 and 1.
     """
     copy = _copy(model)
     parts = sparse_parts(copy)
@@ -272,6 +272,8 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
             )
         read = beside(part.read_final(), weight)
         part.weight[...] = read if part.reparameterised else jnp.where(own > 0, read, weight)
+        if isinstance(part.rule, Keep) and bool(mask.all()):
+            continue
         held[id(part)] = Sparse(part.weight, Held(role=part.rule.role), key=jax.random.key(0))
         held[id(part)].mask[...] = beside(mask, weight)
     for slot in slots(copy):

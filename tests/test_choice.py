@@ -104,3 +104,21 @@ def test_what_is_refused(case: str) -> None:
     model = net()
     with pytest.raises(ValueError, match=message):
         call(model, sizes(model))
+
+
+def test_what_is_kept_dense_is_not_pruned() -> None:
+    model = nnx.Sequential(nnx.Linear(8, 6, rngs=nnx.Rngs(0)), nnx.Linear(6, 4, rngs=nnx.Rngs(1)))
+    model = js.sparsify(model, (".*/0/kernel", js.Keep()), (".*/kernel", js.Held()))
+    for _ in range(2):
+        model = js.prune.random(model, density=0.5, key=jax.random.key(0))
+    masks = js.masks(model)
+    assert [float(mask.mean()) for mask in masks.values()] == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("choose", [js.schedule.erdos_renyi, js.prune.by_layer, "erk"])
+def test_a_budget_is_no_choice(choose) -> None:
+    model = js.sparsify(nnx.Linear(8, 6, rngs=nnx.Rngs(0)), ("kernel", js.Held()))
+    with pytest.raises(TypeError, match="by_layer\\(budget\\)"):
+        js.prune.magnitude(model, density=0.5, choose=choose)
+    with pytest.raises(TypeError, match="by_layer\\(budget\\)"):
+        js.prune.lottery(model, lambda m, r: m, (0.5,), choose=choose)

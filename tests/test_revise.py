@@ -469,3 +469,30 @@ def test_what_is_refused(case: str) -> None:
     call, kind, message = REFUSED[case]
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_an_infinite_gradient_takes_no_more_than_its_share() -> None:
+    by = js.RigL(last=10, every=1, fraction=0.3)
+    mask, weight = jnp.array([0.0, 0, 0, 0, 1, 1, 1, 1]), jnp.array([0.0, 0, 0, 0, 1, 2, 3, 4])
+    gradient = jnp.array([jnp.inf] * 4 + [0.0] * 4)
+    new = by(mask, weight, gradient, step=jnp.array(1), key=jax.random.key(0))
+    assert new.tolist() == [1, 0, 0, 0, 0, 1, 1, 1]
+
+
+def test_parts_of_units_are_refused_at_the_start() -> None:
+    tree = {"weight": jnp.ones((4, 4)), "mask": jnp.eye(4)}
+    tx = js.revise(optax.sgd(0.1), (".*", js.RigL(last=9, every=1, unit=js.Filter())))
+    with pytest.raises(ValueError, match="keeps parts of Filter"):
+        tx.init(tree)
+    tree["mask"] = jnp.ones((4, 4)).at[:, 1:].set(0.0)
+    state = tx.init(tree)
+    with pytest.raises(ValueError, match="revise needs the tree itself"):
+        tx.update(tree, state)
+
+
+def test_a_parameter_of_ones_own_may_be_called_mask() -> None:
+    params = {"a": {"kernel": jnp.ones((3, 4)), "mask": jnp.ones(3)}}
+    _, held = js.tree.init({"a/kernel": js.Held()}, params, jax.random.key(0))
+    tx = js.revise(optax.sgd(0.1), (".*", js.SET(last=5, every=1)))
+    state = tx.init((params, held))
+    assert int(state.steps) == 0

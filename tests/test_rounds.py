@@ -330,3 +330,10 @@ def test_a_model_is_filled_on_its_devices() -> None:
     copy = js.prune.folder.with_arrays(model, *js.prune.folder.arrays_of(model))
     assert same(copy, model)
     assert copy.first.kernel.weight[...].sharding == place
+
+
+def test_narrow_types_are_counted_exactly() -> None:
+    layer = nnx.Linear(100, 100, rngs=nnx.Rngs(0), param_dtype=jnp.bfloat16)
+    model = js.sparsify(layer, ("kernel", js.Held()))
+    rounds = js.prune.lottery(model, lambda model, round: model, (0.5, 0.25))
+    assert [round.density for round, _ in rounds] == [1.0, 0.5, 0.25]

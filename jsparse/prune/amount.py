@@ -181,7 +181,8 @@ def drop_lowest_globally(model: Model, pattern: str, amount: float, by: Worth) -
     masks = {}
     for path, score, cut in zip(parts, low, cuts, strict=True):
         kept = alive[path] & above_cut(score, cut)
-        if not bool(kept.any()):
+        alone = tuple(range(parts[path].rule.role.stack, kept.ndim))
+        if not bool(kept.any(axis=alone).all()):
             raise ValueError(
                 f"{path}: nothing would be left of it and no signal would pass; drop less, or each "
                 "weight by itself with drop_lowest"

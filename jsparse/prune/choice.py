@@ -17,6 +17,7 @@ from jax import Array
 
 from jsparse.pattern import Role
 from jsparse.rules.held import Held
+from jsparse.rules.keep import Keep
 from jsparse.schedule import Shapes, check_density, uniform
 from jsparse.selection import above_cut, common_cut, top
 from jsparse.slots import sparse_parts
@@ -74,19 +75,26 @@ class by_layer:
 
     budget: Callable[[Shapes, float], dict[str, float]] = uniform
 
+    def __post_init__(self) -> None:
+        if not callable(self.budget):
+            raise TypeError(
+                f"by_layer got {self.budget!r}; give a budget such as "
+                "jsparse.schedule.erdos_renyi_kernel"
+            )
+
     def __call__(self, scores: Arrays, density: float, shapes: Shapes) -> dict[str, Array]:
         densities = self.budget(shapes, density)
         return {n: top(s, densities[n], tuple(range(s.ndim))) for n, s in scores.items()}
 
 
 def held_parts(model: nnx.Module) -> dict[str, Sparse]:
-    """The weights of a model that can be pruned, by path: those under the rule `Held`.
+    """The weights of a model that can be pruned, by path: those under `Held`, none under `Keep`.
 
     Raises:
       TypeError: not an nnx.Module.
       ValueError: no weight is under `Held`, or one is under another rule.
     """
-    parts = sparse_parts(model)
+    parts = {p: part for p, part in sparse_parts(model).items() if part.rule.__class__ is not Keep}
     for path, part in parts.items():
         if not isinstance(part.rule, Held):
             raise ValueError(
@@ -120,6 +128,7 @@ def keep_highest(model: Model, scores: Arrays, density: float, choose: Choice = 
         that would lose its last weight.
     """
     check_density(density)
+    check_choice(choose)
     parts = held_parts(model)
     layers: dict[str, Array] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -140,6 +149,20 @@ def keep_highest(model: Model, scores: Arrays, density: float, choose: Choice = 
         here = [kept[next(names)] for _ in np.ndindex(stack)]
         masks[path] = jnp.stack(here).reshape(part.weight[...].shape)
     return hold(model, masks)
+
+
+def check_choice(choose: Choice) -> None:
+    """Refuse a budget, or the class, in place of a choice.
+
+    Raises:
+      TypeError: it is one.
+    """
+    budget = getattr(choose, "__module__", "") == "jsparse.schedule"
+    if budget or isinstance(choose, type) or not callable(choose):
+        raise TypeError(
+            f"choose got {choose!r}; give jsparse.prune.globally, or "
+            "jsparse.prune.by_layer(budget), such as jsparse.schedule.erdos_renyi_kernel"
+        )
 
 
 def check_alive(kept: Arrays, density: float) -> None:

@@ -22,7 +22,14 @@ from typing import Protocol, TypeVar
 import jax.numpy as jnp
 from flax import nnx
 
-from jsparse.prune.choice import Arrays, Choice, check_alive, globally, held_parts
+from jsparse.prune.choice import (
+    Arrays,
+    Choice,
+    check_alive,
+    check_choice,
+    globally,
+    held_parts,
+)
 from jsparse.prune.folder import Keep, Nowhere
 from jsparse.prune.rounds import Restart, Rewind, Round, Train, in_rounds
 from jsparse.slots import slots
@@ -77,7 +84,8 @@ def dropnet(
 
     Reference: Tan and Motani, DropNet, ICML 2020.
     """
-    with_units(model, along)  # faults are said at once
+    check_choice(choose)  # faults are said at once
+    with_units(model, along)
 
     def prune(trained: Model, asked: float, number: int) -> Model:
         return drop_units(

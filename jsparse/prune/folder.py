@@ -7,6 +7,7 @@
 Numbers: no figure of its own.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -266,6 +267,10 @@ def described(value: Any) -> Any:
         )
     if isinstance(value, list | tuple):
         return [described(one) for one in value]
+    if isinstance(value, functools.partial):
+        return {"partial": described([value.func, value.args, value.keywords])}
+    if callable(getattr(value, "__wrapped__", None)):  # jitted
+        return described(value.__wrapped__)
     if is_dataclass(value) and not isinstance(value, type):
         inside = {one.name: described(getattr(value, one.name)) for one in fields(value)}
         return {"kind": type(value).__qualname__, **inside}

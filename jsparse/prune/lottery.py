@@ -18,7 +18,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jsparse.prune.choice import Arrays, Choice, globally, held_parts, keep_highest
+from jsparse.prune.choice import (
+    Arrays,
+    Choice,
+    check_choice,
+    globally,
+    held_parts,
+    keep_highest,
+)
 from jsparse.prune.folder import Keep, Nowhere
 from jsparse.prune.rounds import Restart, Rewind, Round, Train, in_rounds
 from jsparse.surgery import hold, masks
@@ -77,6 +84,7 @@ def lottery(
     Reference: Frankle and Carbin, The lottery ticket hypothesis, ICLR 2019; restarts compared by
       Renda et al., Comparing rewinding and fine-tuning in neural network pruning, ICLR 2020.
     """
+    check_choice(choose)
 
     def prune(trained: Model, asked: float, number: int) -> Model:
         return keep_highest(trained, score(trained), asked, choose)

@@ -138,6 +138,12 @@ def in_rounds(
       TypeError, ValueError: arguments are checked at once, before the first round is asked for.
     """
     held_parts(model)
+    if isinstance(restart, type):
+        raise TypeError(f"restart is the class {restart.__name__}; give one: {restart.__name__}()")
+    if not hasattr(keep, "open"):
+        raise TypeError(f"keep got {keep!r}; give jsparse.prune.Folder({keep!r}) or Nowhere()")
+    if not isinstance(densities, Sequence):
+        raise TypeError(f"densities got {densities!r}; give one a round, such as (0.5, 0.25)")
     densities = [1.0, *map(check_density, densities)]
     if any(one <= other for one, other in itertools.pairwise(densities)):
         raise ValueError(
@@ -172,7 +178,7 @@ def _rounds(
             before = {path: np.asarray(mask) for path, mask in masks(born).items()}
             told = Round(number, density(born), restart.first(number))
             trained = _checked(train(born, told), start, before)
-            layers = {path: float(mask.mean()) for path, mask in before.items()}
+            layers = {path: np.count_nonzero(mask) / mask.size for path, mask in before.items()}
             facts = {"round": number, "asked": asked, "density": told.density, "layers": layers}
             keep.save(number, trained, facts)
         # a copy, whatever is done with it before the next round is asked for
@@ -182,7 +188,7 @@ def _rounds(
 def density(model: nnx.Module) -> float:
     """Fraction kept of all weights under `Held`."""
     found = [np.asarray(mask) for mask in masks(model).values()]
-    return float(sum(mask.sum() for mask in found)) / sum(mask.size for mask in found)
+    return sum(map(np.count_nonzero, found)) / sum(mask.size for mask in found)
 
 
 def _checked(trained: Model, start: Model, before: Mapping[str, np.ndarray]) -> Model:

@@ -77,7 +77,7 @@ def synflow(
     flow = _Flow(model, shape)
     masks = {path: part.mask[...] for path, part in held_parts(model).items()}
     size = sum(mask.size for mask in masks.values())
-    start = sum(float(mask.sum()) for mask in masks.values()) / size
+    start = sum(int((mask > 0).sum()) for mask in masks.values()) / size
     for k in range(1, rounds + 1):
         part = min(1.0, start * (density / start) ** (k / rounds)) if density < start else density
         model = keep_highest(model, flow(masks), part, choose)  # (4)

@@ -60,7 +60,7 @@ class ACDC:
 
     def __post_init__(self) -> None:
         check_density(self.density)
-        check_steps(first=self.first, every=self.every)
+        check_steps(first=self.first, every=self.every, last=self.last)
         check_competition(self)
         if self.last < self.first + 2 * self.every:
             raise ValueError(

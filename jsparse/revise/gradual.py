@@ -24,6 +24,17 @@ from jsparse.selection import winners
 class Gradual:
     """Keep the largest units, fewer and fewer.
 
+    Args:
+      density: fraction of the units kept from `last` on, in (0, 1].
+      last: step of the last choice.
+      first: step of the first choice; before it the masks are those of the start.
+      every: steps between choices.
+      start: density on the curve at `first`. A mask that is sparser then grows back to the curve,
+        so for a model that is sparse already give the density that it has.
+      unit: what is kept together; units are scored by root mean squares.
+      scope: who competes: `Whole`, `PerOutput` or `Groups`.
+      role: the meaning of the weight's axes; see `roles` of `revise`.
+
     Reference: Zhu and Gupta, To prune, or not to prune, 2017, section 3.
     """
 
@@ -41,7 +52,8 @@ class Gradual:
     def __post_init__(self) -> None:
         check_density(self.density)
         check_density(self.start)
-        check_steps(every=self.every)
+        check_steps(every=self.every, last=self.last)
+        check_steps(0, first=self.first)
         check_competition(self)
         assert self.curve  # which checks its span
 

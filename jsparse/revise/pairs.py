@@ -94,6 +94,8 @@ def find_layers(
         beside, inner = f"{stem}/weight".lstrip("/"), stem.partition("/")[2]
         w = place.get(beside, place.get(f"0/{inner}", -1))
         path = stem or "weight" if beside in place else inner
+        if w < 0 and name.startswith("0/") and any(other.startswith("1/") for other in names):
+            continue  # of (params, held): a parameter of that name
         if w < 0:
             raise ValueError(
                 f"the mask {name!r} has no weight: there is neither {beside!r} nor '0/{inner}'. "

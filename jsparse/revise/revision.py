@@ -1,6 +1,6 @@
 """The interface of a revision, and what several of them share."""
 
-from numbers import Real
+from numbers import Integral, Real
 from typing import ClassVar, Protocol
 
 import jax.numpy as jnp
@@ -72,9 +72,13 @@ def check_competition(by: ByUnit) -> None:
     """Refuse scopes in which the units of one layer do not compete.
 
     Raises:
+      TypeError: a unit or scope is a class.
       ValueError: the scope is `Each` or `WholeModel`.
     """
     name = type(by).__name__
+    for given in (by.unit, by.scope):
+        if isinstance(given, type):
+            raise TypeError(f"{name} got the class {given.__name__}; give one: {given.__name__}()")
     check_rivalry(name, by.scope)
     if isinstance(by.scope, WholeModel):
         raise ValueError(
@@ -105,7 +109,7 @@ def check_steps(least: int = 1, **steps: int) -> None:
       ValueError: one is not, or is below the least.
     """
     for name, step in steps.items():
-        if not isinstance(step, int) or isinstance(step, bool) or step < least:
+        if not isinstance(step, Integral) or isinstance(step, bool) or step < least:
             raise ValueError(f"{name} is a number of train steps, {least} or more; got {step!r}")
 
 
@@ -169,5 +173,6 @@ def exchange(
     left = number - jnp.round(fraction * number.astype(jnp.float32)).astype(jnp.int32)
     size = unit_score(by, weight).reshape(shape)
     stay = highest(jnp.where(on, size, -1.0), left, axes)
-    new = highest(jnp.where(stay, jnp.inf, growth.reshape(shape)), number, axes)
+    others = jnp.where(stay, -jnp.inf, growth.reshape(shape))  # growth may be infinite
+    new = stay | highest(others, number - left, axes)
     return to_mask(by, new.reshape(growth.shape), mask)

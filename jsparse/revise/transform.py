@@ -8,6 +8,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -15,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
+from jax.core import Tracer
 
-from jsparse.pattern import Role
+from jsparse.pattern import Role, Weight
 from jsparse.revise.pairs import Layer, check_revisions, find_layers, flatten, matching, without
-from jsparse.revise.revision import Revision
+from jsparse.revise.revision import Revision, unit_score
 from jsparse.rules.rule import over_stack
 from jsparse.tree import naming
 
@@ -48,8 +50,9 @@ def revise(
     For NNX models the optimizer is built with `wrt=(nnx.Param, jsparse.Mask)` and the gradients are
     taken with `argnums=nnx.DiffState(0, (nnx.Param, jsparse.Mask))`; Linen users train the tuple
     (params, held). Clipping by a global norm belongs into `inner`: outside it would count the
-    gradients of the masks. `optax.MultiSteps` may wrap this or be wrapped. On steps that pause,
-    `inner` is not called, so that its schedules count the steps that train.
+    gradients of the masks. So does all that scales or clips updates: this is the last one of a
+    chain, as masks would be scaled too. `optax.MultiSteps` may wrap this or be wrapped. On steps
+    that pause, the state of `inner` stays, so that its schedules count the steps that train.
 
     Args:
       inner: any optax transform.
@@ -66,7 +69,7 @@ def revise(
     Raises:
       TypeError: the second of a pair is not a revision.
       ValueError: no pairs or a pattern that matches nothing; when it meets the tree: no masks, a
-        mask without a weight or of another shape, gradients without masks.
+        mask without a weight, of another shape or with parts of units, gradients without masks.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -84,11 +87,17 @@ def revise(
 
     def init(params: Any) -> Any:
         names, leaves, form = flatten(params)
-        masks = {layer.mask for layer in find_layers(names, leaves, revisions, roles)}
+        layers = find_layers(names, leaves, revisions, roles)
+        for layer in layers:
+            with naming(layer.path):
+                _check_start(layer.by, leaves[layer.mask])
+        masks = {layer.mask for layer in layers}
         given = inner.init(without(form, leaves, masks))
         return Revised(jnp.zeros((), jnp.int32), jnp.asarray(seed), given)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        if params is None:
+            raise ValueError("revise needs the tree itself: tx.update(gradients, state, tree)")
         names, leaves, form = flatten(params)
         layers = find_layers(names, leaves, revisions, roles)
         step = state.steps + 1
@@ -178,6 +187,18 @@ class _Run(NamedTuple):
         """bool []: whether one of their revisions is due."""
         different = dict.fromkeys(layer.by for layer in layers if layer.by)
         return jnp.any(jnp.array([by.due(self.step) for by in different], bool))
+
+
+def _check_start(by: Any, mask: Any) -> None:
+    """Refuse masks that keep a part of a unit, where they are known."""
+    if getattr(by, "unit", Weight()) == Weight() or isinstance(mask, Tracer):
+        return
+    filled = over_stack(partial(unit_score, by), by.role.stack)(mask)
+    if not bool(((filled == 0) | (jnp.abs(filled - 1) < 1e-3)).all()):
+        raise ValueError(
+            f"the mask keeps parts of {by.unit}; begin with whole units, as "
+            "jsparse.prune.drop_lowest(model, pattern, 0.9, jsparse.prune.noise(key), unit) does"
+        )
 
 
 def _stacked(by: Revision, step: Array, key: Array) -> Any:

@@ -80,7 +80,7 @@ class USN:
         inputs = tuple(a for a in range(len(shape)) if a not in outputs)
         size = lambda axes: math.prod(shape[a] for a in axes)
         n, m = size(inputs), size(outputs)
-        total = round(self.density * n * m)
+        total = max(1, round(self.density * n * m))
         table = _even(key, n, m, total) if n >= m else _even(key, m, n, total).T
         order = (*inputs, *outputs)
         apart = table.reshape([shape[a] for a in order])
