@@ -272,7 +272,7 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
             )
         read = beside(part.read_final(), weight)
         part.weight[...] = read if part.reparameterised else jnp.where(own > 0, read, weight)
-        if isinstance(part.rule, Keep) and bool(mask.all()):
+        if isinstance(part.rule, Keep) and (path not in new or bool(mask.all())):
             continue
         held[id(part)] = Sparse(part.weight, Held(role=part.rule.role), key=jax.random.key(0))
         held[id(part)].mask[...] = beside(mask, weight)
