@@ -37,11 +37,11 @@ from jax import Array
 
 import jsparse
 from experiments import common
-from experiments.common.files import write_whole
 from experiments.common.plots import COLOURS, figure_of, save
 from experiments.common.sources import Unavailable, fetch, locate
 from experiments.common.study import FREE
 from jsparse import prune
+from jsparse.files import write_whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

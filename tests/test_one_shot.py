@@ -214,7 +214,7 @@ REFUSED: dict[str, tuple[Callable, str]] = {
     ),
     "other layer": (
         lambda way, m: way(held(nnx.Conv(2, 3, (3,), rngs=nnx.Rngs(0))), [X], density=0.5),
-        "kernel is a weight of Conv; inputs are known of nnx.Linear",
+        "kernel of Conv is not pruned by its inputs",
     ),
     "groups": (lambda way, m: way(m, [X], density=0.5, scope=Groups(3), **more(way)), "multiple"),
     "whole model": (lambda way, m: way(m, [X], density=0.5, scope=WholeModel()), "Whole()"),

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from experiments.common.data import digits
-from experiments.common.files import write_whole
 from experiments.common.sources import (
     DataError,
     Images,
@@ -21,6 +20,7 @@ from experiments.common.sources import (
     unpack,
     warn,
 )
+from jsparse.files import write_whole
 
 SIDE = 32
 RECORD = 1 + 3 * SIDE * SIDE

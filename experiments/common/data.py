@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.common.files import write_whole
 from experiments.common.sources import (
     DataError,
     Images,
@@ -20,6 +19,7 @@ from experiments.common.sources import (
     unpack,
     warn,
 )
+from jsparse.files import write_whole
 
 SIDE = 28
 SUBFOLDERS = ("", "mnist", "MNIST/raw")

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common import checkpoint
-from experiments.common.files import write_whole
 from experiments.common.settings import environment, flatten, plain
+from jsparse.files import write_whole
 
 KEPT = 2
 

@@ -14,6 +14,7 @@ from jsparse.prune.choice import by_layer as by_layer
 from jsparse.prune.choice import globally as globally
 from jsparse.prune.choice import held_parts as held_parts
 from jsparse.prune.choice import keep_highest as keep_highest
+from jsparse.prune.choice import magnitudes as magnitudes
 from jsparse.prune.dropnet import drop_units as drop_units
 from jsparse.prune.dropnet import dropnet as dropnet
 from jsparse.prune.folder import Folder as Folder
@@ -24,7 +25,6 @@ from jsparse.prune.lottery import FineTune as FineTune
 from jsparse.prune.lottery import Reinitialise as Reinitialise
 from jsparse.prune.lottery import RewindRate as RewindRate
 from jsparse.prune.lottery import lottery as lottery
-from jsparse.prune.lottery import magnitudes as magnitudes
 from jsparse.prune.magnitude import magnitude as magnitude
 from jsparse.prune.random import random as random
 from jsparse.prune.rounds import Restart as Restart

@@ -160,7 +160,7 @@ def _check(slot: Slot) -> None:
     general = isinstance(layer, nnx.LinearGeneral) and not getattr(layer, "batch_axis", ())
     if slot.key != "kernel" or not (general or isinstance(layer, nnx.Linear)):
         raise ValueError(
-            f"{slot.path} is a weight of {type(layer).__name__}; inputs are known of nnx.Linear "
-            "and nnx.LinearGeneral (attention has these) without batch axes: leave it out of the "
-            "pattern of sparsify"
+            f"{slot.path} of {type(layer).__name__} is not pruned by its inputs; kernels of "
+            "nnx.Linear and nnx.LinearGeneral (attention has these) without batch axes are: leave "
+            "it out of the pattern of sparsify"
         )

@@ -19,6 +19,7 @@ from jsparse.pattern import Role
 from jsparse.rules.held import Held
 from jsparse.rules.keep import Keep
 from jsparse.schedule import Shapes, check_density, uniform
+from jsparse.score import wide
 from jsparse.selection import above_cut, common_cut, top
 from jsparse.slots import sparse_parts
 from jsparse.sparse import Sparse
@@ -107,6 +108,12 @@ def held_parts(model: nnx.Module) -> dict[str, Sparse]:
             "jsparse.sparsify(model, ('.*/kernel', jsparse.Held()))"
         )
     return parts
+
+
+def magnitudes(model: nnx.Module) -> dict[str, Array]:
+    """|w| of each weight under `Held` by path: float32 or wider, [...]."""
+    weights = {path: part.weight[...] for path, part in held_parts(model).items()}
+    return {path: jnp.abs(w.astype(wide(w.dtype))) for path, w in weights.items()}
 
 
 def keep_highest(model: Model, scores: Arrays, density: float, choose: Choice = globally) -> Model:

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jsparse.files import write_whole
 from jsparse.tree import path_of
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -183,20 +183,6 @@ def _json(path: Path, advice: str) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); {advice}") from error
     return found
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """A file that is whole or absent: written beside its place, forced to disk, then put there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def arrays_of(model: nnx.Module) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -23,7 +23,7 @@ from flax import nnx
 from jax import Array
 
 from jsparse.prune.choice import Arrays, Choice, globally, held_parts, keep_highest
-from jsparse.prune.weights import Loss, apart, mean_over
+from jsparse.prune.weights import Loss, apart, mean_over, slope
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -73,9 +73,7 @@ def grasp_scores(model: nnx.Module, loss: Loss, batches: Iterable[Any]) -> dict[
     values, rest, build = apart(model)
     masks = {path: part.mask[...] for path, part in held_parts(model).items()}
     batches = list(batches)
-
-    def gradient(values: Arrays, rest: Any, batch: Any) -> Arrays:
-        return jax.grad(lambda values: loss(build(values, rest), batch))(values)
+    gradient = slope(loss, build)
 
     @jax.jit
     def product(values: Arrays, rest: Any, batch: Any, g: Arrays) -> Arrays:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from jsparse.prune.choice import (
@@ -23,21 +22,15 @@ from jsparse.prune.choice import (
     Choice,
     check_choice,
     globally,
-    held_parts,
     keep_highest,
+    magnitudes,
 )
 from jsparse.prune.folder import Keep, Nowhere
-from jsparse.prune.rounds import Restart, Rewind, Round, Train, in_rounds
+from jsparse.prune.rounds import Restart, Rewind, Round, Train, check_step, in_rounds
 from jsparse.surgery import hold, masks
 
 Model = TypeVar("Model", bound=nnx.Module)
 REWIND, NOWHERE = Rewind(), Nowhere()
-
-
-def magnitudes(model: nnx.Module) -> dict[str, jax.Array]:
-    """|w| of each weight under `Held` by path: float32, [...]."""
-    parts = held_parts(model).items()
-    return {path: jnp.abs(part.weight[...]).astype(jnp.float32) for path, part in parts}
 
 
 def lottery(
@@ -94,7 +87,23 @@ def lottery(
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewindRate:
+class _AsTrained:
+    """Weights stay as trained; rounds after round 0 go on from a step of the schedule."""
+
+    step: int
+
+    def __post_init__(self) -> None:
+        check_step(self, self.step)
+
+    def first(self, number: int) -> int:
+        return self.step if number else 0
+
+    def restore(self, pruned: Model, start: Model, number: int) -> Model:
+        return pruned
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewindRate(_AsTrained):
     """Weights stay as trained; the learning rate starts over.
 
     Args:
@@ -109,18 +118,9 @@ class RewindRate:
 
     step: int = 0
 
-    def __post_init__(self) -> None:
-        _check_step(self, self.step)
-
-    def first(self, number: int) -> int:
-        return self.step if number else 0
-
-    def restore(self, pruned: Model, start: Model, number: int) -> Model:
-        return pruned
-
 
 @dataclass(frozen=True, kw_only=True)
-class FineTune:
+class FineTune(_AsTrained):
     """Weights stay as trained, and so does the last learning rate.
 
     Args:
@@ -132,17 +132,6 @@ class FineTune:
 
     Reference: Han et al., Learning both weights and connections, NIPS 2015; Renda et al., 2020.
     """
-
-    step: int
-
-    def __post_init__(self) -> None:
-        _check_step(self, self.step)
-
-    def first(self, number: int) -> int:
-        return self.step if number else 0
-
-    def restore(self, pruned: Model, start: Model, number: int) -> Model:
-        return pruned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,10 +154,3 @@ class Reinitialise:
     def restore(self, pruned: Model, start: Model, number: int) -> Model:
         key = jax.random.fold_in(jax.random.key(self.seed), number)
         return hold(self.make(nnx.Rngs(key)), masks(pruned))  # type: ignore[return-value]
-
-
-def _check_step(restart: RewindRate | FineTune, step: int) -> None:
-    if step < 0:
-        raise ValueError(
-            f"{type(restart).__name__} got step {step}; give a step of the schedule, 0 or more"
-        )

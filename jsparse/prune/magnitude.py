@@ -10,11 +10,9 @@ Numbers: the rows "magnitude" of experiments/at_birth.py and experiments/one_sho
 
 from typing import TypeVar
 
-import jax.numpy as jnp
 from flax import nnx
 
-from jsparse.prune.choice import Choice, globally, held_parts, keep_highest
-from jsparse.score import wide
+from jsparse.prune.choice import Choice, globally, keep_highest, magnitudes
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -43,6 +41,4 @@ def magnitude(model: Model, *, density: float, choose: Choice = globally) -> Mod
 
     Reference: Han et al., Learning both weights and connections, 2015, section 3.
     """
-    weights = {path: part.weight[...] for path, part in held_parts(model).items()}
-    scores = {path: jnp.abs(w.astype(wide(w.dtype))) for path, w in weights.items()}
-    return keep_highest(model, scores, density, choose)
+    return keep_highest(model, magnitudes(model), density, choose)

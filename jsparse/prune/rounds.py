@@ -12,6 +12,7 @@ Numbers: no figure of its own; the methods that use the loop name theirs.
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -58,6 +59,18 @@ class Restart(Protocol):
         ...
 
 
+def check_step(restart: Restart, step: int) -> None:
+    """Refuse what is no step of a schedule.
+
+    Raises:
+      ValueError: it is below 0, or no whole number.
+    """
+    if not isinstance(step, Integral) or step < 0:
+        raise ValueError(
+            f"{type(restart).__name__} got step {step}; give a step of the schedule, 0 or more"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rewind:
     """Every variable but the masks goes back to what round 0 began with.
@@ -78,8 +91,7 @@ class Rewind:
     step: int = 0
 
     def __post_init__(self) -> None:
-        if self.step < 0:
-            raise ValueError(f"Rewind got step {self.step}; give a step of the schedule, 0 or more")
+        check_step(self, self.step)
 
     def first(self, number: int) -> int:
         return self.step

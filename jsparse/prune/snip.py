@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jsparse.prune.choice import Arrays, Choice, globally, keep_highest
-from jsparse.prune.weights import Loss, apart, mean_over
+from jsparse.prune.choice import Choice, globally, keep_highest
+from jsparse.prune.weights import Loss, apart, mean_over, slope
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -62,10 +62,6 @@ def snip(
 def snip_scores(model: nnx.Module, loss: Loss, batches: Iterable[Any]) -> dict[str, Array]:
     """The scores of `snip` by path, [...] as the weights."""
     values, rest, build = apart(model)
-
-    @jax.jit
-    def gradient(values: Arrays, rest: Any, batch: Any) -> Arrays:
-        return jax.grad(lambda values: loss(build(values, rest), batch))(values)
-
+    gradient = jax.jit(slope(loss, build))
     g = mean_over(batches, lambda batch: dict(gradient(values, rest, batch)))  # (1)
     return {path: jnp.abs(g[path] * value.astype(g[path].dtype)) for path, value in values.items()}

@@ -67,6 +67,15 @@ def split(plain: nnx.Module, paths: Iterable[str]) -> Weights:
     return Weights(values, state, build)
 
 
+def slope(loss: Loss, build: Callable[[Arrays, Any], nnx.Module]) -> Callable[..., Arrays]:
+    """The gradient of a loss: (values, rest, batch) -> [...] by path, as the values."""
+
+    def gradient(values: Arrays, rest: Any, batch: Any) -> Arrays:
+        return jax.grad(lambda values: loss(build(values, rest), batch))(values)
+
+    return gradient
+
+
 def mean_over(batches: Iterable[Any], score: Callable[[Any], dict[str, Array]]) -> dict[str, Array]:
     """The mean of arrays by path over batches, float32 or wider.
 

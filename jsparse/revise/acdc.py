@@ -17,9 +17,9 @@ from typing import ClassVar
 from jax import Array
 
 from jsparse.pattern import Role, Scope, Unit, Weight, Whole
-from jsparse.revise.revision import check_competition, check_steps, to_mask, unit_score
+from jsparse.revise.revision import check_competition, check_steps, largest
+from jsparse.rules.rule import to_weights
 from jsparse.schedule import check_density
-from jsparse.selection import winners
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,5 +87,5 @@ class ACDC:
         self, mask: Array, weight: Array, gradient: Array, *, step: Array, key: Array
     ) -> Array:
         """2. and 3. [...], the mask of the largest units, or ones."""
-        largest = winners(unit_score(self, weight), self.density, self.scope, self.role)
-        return to_mask(self, largest | ~self.sparse(step), mask)
+        kept = largest(self, weight, self.density) | ~self.sparse(step)
+        return to_weights(self, kept, mask)

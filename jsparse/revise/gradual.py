@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse.pattern import Role, Scope, Unit, Weight, Whole
-from jsparse.revise.revision import check_competition, check_steps, to_mask, unit_score
+from jsparse.revise.revision import check_competition, check_steps, largest
+from jsparse.rules.rule import to_weights
 from jsparse.schedule import check_density, cubic
-from jsparse.selection import winners
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,5 @@ class Gradual:
         self, mask: Array, weight: Array, gradient: Array, *, step: Array, key: Array
     ) -> Array:
         """[...], the mask of the largest units."""
-        score = unit_score(self, weight)
-        kept = winners(score, self.curve(step).astype(jnp.float32), self.scope, self.role)
-        return to_mask(self, kept, mask)
+        kept = largest(self, weight, self.curve(step).astype(jnp.float32))
+        return to_weights(self, kept, mask)

@@ -6,10 +6,9 @@ from typing import ClassVar, Protocol
 import jax.numpy as jnp
 from jax import Array
 
-from jsparse.pattern import Role, Scope, Unit, WholeModel, spread
-from jsparse.rules.rule import check_rivalry
-from jsparse.score import magnitude
-from jsparse.selection import highest, rivals
+from jsparse.pattern import Role, Scope, Unit, WholeModel
+from jsparse.rules.rule import check_rivalry, to_weights, unit_magnitude
+from jsparse.selection import highest, rivals, winners
 
 
 class Revision(Protocol):
@@ -138,14 +137,9 @@ def periodic(by: Exchange, step: Array) -> Array:
     return (step >= by.first) & (step <= by.last) & ((step - by.first) % by.every == 0)
 
 
-def unit_score(by: ByUnit, values: Array) -> Array:
-    """`magnitude` of each unit: [...] as the weight -> [grid of units]."""
-    return magnitude(values, by.unit.tile(values.shape, by.role))
-
-
-def to_mask(by: ByUnit, units: Array, like: Array) -> Array:
-    """The mask that keeps some units: bool [grid] -> [...] of the shape and type of a mask."""
-    return spread(units.astype(like.dtype), by.unit.tile(like.shape, by.role), like.shape)
+def largest(by: ByUnit, weight: Array, density: float | Array) -> Array:
+    """The units of largest magnitude within each group of the scope: bool, [grid of units]."""
+    return winners(unit_magnitude(by, weight), density, by.scope, by.role)
 
 
 def exchange(
@@ -166,13 +160,13 @@ def exchange(
     Returns:
       The new mask, [...]; each group keeps as many units as before.
     """
-    on = unit_score(by, mask) > 0
+    on = unit_magnitude(by, mask) > 0
     shape, axes = rivals(on.shape, by.scope, by.role)
     on = on.reshape(shape)
     number = on.sum(axis=axes, keepdims=True, dtype=jnp.int32)
     left = number - jnp.round(fraction * number.astype(jnp.float32)).astype(jnp.int32)
-    size = unit_score(by, weight).reshape(shape)
+    size = unit_magnitude(by, weight).reshape(shape)
     stay = highest(jnp.where(on, size, -1.0), left, axes)
     others = jnp.where(stay, -jnp.inf, growth.reshape(shape))  # growth may be infinite
     new = stay | highest(others, number - left, axes)
-    return to_mask(by, new.reshape(growth.shape), mask)
+    return to_weights(by, new.reshape(growth.shape), mask)

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse.pattern import Role, Scope, Unit, Weight, Whole
-from jsparse.revise.revision import check_exchange, exchange, periodic, unit_score
+from jsparse.revise.revision import check_exchange, exchange, periodic
+from jsparse.rules.rule import unit_magnitude
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,4 +79,4 @@ class RigL:
         self, mask: Array, weight: Array, gradient: Array, *, step: Array, key: Array
     ) -> Array:
         """2. and 3. [...], the mask after an exchange."""
-        return exchange(self, mask, weight, unit_score(self, gradient), self.dropped(step))
+        return exchange(self, mask, weight, unit_magnitude(self, gradient), self.dropped(step))

@@ -18,7 +18,8 @@ import jax
 from jax import Array
 
 from jsparse.pattern import Role, Scope, Unit, Weight, Whole
-from jsparse.revise.revision import check_exchange, exchange, periodic, unit_score
+from jsparse.revise.revision import check_exchange, exchange, periodic
+from jsparse.rules.rule import unit_magnitude
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,5 +74,5 @@ class SET:
     ) -> Array:
         """2. [...], the mask after an exchange."""
         # the shape of the units: a random number for each
-        growth = jax.random.uniform(key, unit_score(self, mask).shape)
+        growth = jax.random.uniform(key, unit_magnitude(self, mask).shape)
         return exchange(self, mask, weight, growth, self.fraction)

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse.pattern import Role, Scope, Unit, Weight, Whole
-from jsparse.revise.revision import check_competition, check_steps, to_mask, unit_score
+from jsparse.revise.revision import check_competition, check_steps, largest
+from jsparse.rules.rule import to_weights
 from jsparse.schedule import check_density
-from jsparse.selection import winners
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,5 +91,4 @@ class TopKAST:
         return jnp.sum(jnp.abs(weight) * jnp.where(mask > 0, 1.0, 1.0 / self.density))
 
     def _largest(self, mask: Array, weight: Array, density: float) -> Array:
-        score = unit_score(self, weight)
-        return to_mask(self, winners(score, density, self.scope, self.role), mask)
+        return to_weights(self, largest(self, weight, density), mask)

@@ -20,8 +20,8 @@ from jax.core import Tracer
 
 from jsparse.pattern import Role, Weight
 from jsparse.revise.pairs import Layer, check_revisions, find_layers, flatten, matching, without
-from jsparse.revise.revision import Revision, unit_score
-from jsparse.rules.rule import over_stack
+from jsparse.revise.revision import Revision
+from jsparse.rules.rule import over_stack, unit_magnitude
 from jsparse.tree import naming
 
 
@@ -193,7 +193,7 @@ def _check_start(by: Any, mask: Any) -> None:
     """Refuse masks that keep a part of a unit, where they are known."""
     if getattr(by, "unit", Weight()) == Weight() or isinstance(mask, Tracer):
         return
-    filled = over_stack(partial(unit_score, by), by.role.stack)(mask)
+    filled = over_stack(partial(unit_magnitude, by), by.role.stack)(mask)
     if not bool(((filled == 0) | (jnp.abs(filled - 1) < 1e-3)).all()):
         raise ValueError(
             f"the mask keeps parts of {by.unit}; begin with whole units, as "

@@ -62,6 +62,16 @@ class Rule(Protocol):
         ...
 
 
+class Tiled(Protocol):
+    """What has units: a rule, or a revision."""
+
+    @property
+    def unit(self) -> Unit: ...
+
+    @property
+    def role(self) -> Role: ...
+
+
 class Structured(Rule, Protocol):
     """A rule under which weights fall together in units."""
 
@@ -92,12 +102,12 @@ class Rival(Scoped, Protocol):
         ...
 
 
-def unit_magnitude(rule: Structured, weight: Array) -> Array:
+def unit_magnitude(rule: Tiled, weight: Array) -> Array:
     """`magnitude` of each unit of the rule: float32 or wider, [grid of units]."""
     return magnitude(weight, rule.unit.tile(weight.shape, rule.role))
 
 
-def to_weights(rule: Structured, units: Array, weight: Array) -> Array:
+def to_weights(rule: Tiled, units: Array, weight: Array) -> Array:
     """Give each weight the value of its unit: [grid of units] -> shape and type of the weight."""
     tile = rule.unit.tile(weight.shape, rule.role)
     return spread(units.astype(weight.dtype), tile, weight.shape)
