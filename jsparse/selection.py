@@ -1,17 +1,23 @@
-"""Who survives: the highest scores of each group, found by counting.
-
-Never by sorting: it is counted, 17 to 32 times, how many scores reach a number; each count is a sum
-that a sharded array does with all-reduces, so that 1 and 8 devices give the same mask.
-"""
+"""Who survives: the highest scores of each group, found by counting and never by sorting."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jsparse.counting import (
+    HIGHEST,
+    count,
+    first_kept,
+    ordered,
+    reaching,
+    reversed_index,
+    score_of,
+    zeros,
+)
 from jsparse.pattern import Groups, Role, Scope
 
 
@@ -104,16 +110,17 @@ def highest(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     """
     if not axes or score.size == 0:
         return jnp.ones(score.shape, bool)
-    order = _ordered(score)
-    last, kept = _last(order, jnp.asarray(keep, jnp.int32), axes)
-    above, level = order > last, order == last
+    order, keep = ordered(score), jnp.asarray(keep, jnp.int32)
+    size = math.prod(score.shape[a] for a in axes)
+    last, kept = reaching(lambda trial: count(order >= trial, axes), keep, zeros(order, axes), size)
+
+    def early() -> Array:
+        above, level = order > last, order == last
+        first = first_kept(level, keep - count(above, axes), axes)
+        return above | (level & (reversed_index(score.shape, axes) >= first))
+
     # equal scores at the cut are rare: their places are looked at only then
-    first = lax.cond(
-        jnp.all(kept == keep),
-        lambda: _zeros(order, axes),
-        lambda: _first(level, keep - _count(above, axes), axes),
-    )
-    return above | (level & (_reversed_index(score.shape, axes) >= first))
+    return lax.cond(jnp.all(kept == keep), lambda: order >= last, early)
 
 
 @partial(jax.jit, static_argnames="axes")
@@ -139,14 +146,15 @@ def cut(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
     size = math.prod(score.shape[a] for a in axes)
     if score.size == 0:
         return jnp.zeros([1 if a in axes else n for a, n in enumerate(score.shape)])
-    keep, order = _keep(density, size), _ordered(score)
-    none = _zeros(order, axes)
-    last = _largest(lambda trial: _count(order >= trial, axes) >= keep, none, 32)
+    keep, order = _keep(density, size), ordered(score)
+    counted = lambda trial: count(order >= trial, axes)
+    reached, _ = reaching(counted, keep, zeros(order, axes), size)
+    last = jnp.where(order >= reached, order, HIGHEST).min(axis=axes, keepdims=True)
     lower = jnp.where(order < last, order, jnp.zeros_like(order)).max(axis=axes, keepdims=True)
-    high = _score(last)
+    high = score_of(last)
     # all are kept: as far below the last as that is from 0
-    low = jnp.where(lower == 0, high - jnp.abs(high), _score(lower))
-    low = jnp.where(_count(order >= last, axes) > keep, high, low)
+    low = jnp.where(lower == 0, high - jnp.abs(high), score_of(lower))
+    low = jnp.where(count(order >= last, axes) > keep, high, low)
     room = jnp.maximum(jnp.abs(high) * 2.0**-22, 1e-30)
     return jnp.minimum((high + low) / 2, high - room)
 
@@ -181,10 +189,16 @@ def common_cut(
 @partial(jax.jit, static_argnames="stacks")
 def common_cut_at(scores: Sequence[Array], keep: Array, stacks: tuple[int, ...]) -> list[Array]:
     """`common_cut` by number: exactly `keep` of all scores survive; integer [], 1 or more."""
-    orders = [_ordered(score) for score in scores]
-    count = lambda marks: sum((mark.sum(dtype=jnp.int32) for mark in marks), jnp.int32(0))
-    last = _largest(lambda trial: count(o >= trial for o in orders) >= keep, jnp.uint32(0), 32)
-    left = keep - count(o > last for o in orders)
+    orders = [ordered(score) for score in scores]
+    total = lambda marks: sum((mark.sum(dtype=jnp.int32) for mark in marks), jnp.int32(0))
+    counted = lambda trial: total(order >= trial for order in orders)
+    size = sum(order.size for order in orders)
+    reached, _ = reaching(counted, keep, jnp.uint32(0), size)
+    last = jnp.asarray(HIGHEST)
+    for order in orders:
+        if order.size:
+            last = jnp.minimum(last, jnp.where(order >= reached, order, HIGHEST).min())
+    left = keep - total(o > last for o in orders)
     cut, level = _beside(orders, last)
     found = []
     for order, stack in zip(orders, stacks, strict=True):
@@ -196,7 +210,7 @@ def common_cut_at(scores: Sequence[Array], keep: Array, stacks: tuple[int, ...])
         before = jnp.cumsum(ties.ravel()).reshape(ties.shape) - ties
         kept = jnp.clip(left - before, 0, ties)
         left = jnp.maximum(left - ties.sum(dtype=jnp.int32), 0)
-        first = _first(level_here, jnp.expand_dims(kept, axes), axes).reshape(ties.shape)
+        first = first_kept(level_here, jnp.expand_dims(kept, axes), axes).reshape(ties.shape)
         both = [jnp.full(ties.shape, edge) for edge in (cut, level)]
         found.append(jnp.stack([*both, first.astype(jnp.float32)], axis=-1))
     return found
@@ -204,18 +218,18 @@ def common_cut_at(scores: Sequence[Array], keep: Array, stacks: tuple[int, ...])
 
 def above_cut(score: Array, cut: Array) -> Array:
     """Who survives the cut of a whole model: score [grid], cut [3] -> bool [grid]."""
-    early = _reversed_index(score.shape, tuple(range(score.ndim))).astype(jnp.float32)
+    early = reversed_index(score.shape, tuple(range(score.ndim))).astype(jnp.float32)
     return (score > cut[0]) & ((score > cut[1]) | (early >= cut[2]))
 
 
 def _beside(orders: Sequence[Array], last: Array) -> tuple[Array, Array]:
     """Half-way from a score to the next below and above over several arrays, float32 [] each."""
-    lower, higher = none, every = jnp.uint32(0), jnp.uint32(0xFFFFFFFF)
+    lower, higher = none, every = jnp.uint32(0), jnp.asarray(HIGHEST)
     for order in orders:
         if order.size:
             lower = jnp.maximum(lower, jnp.where(order < last, order, lower).max())
             higher = jnp.minimum(higher, jnp.where(order > last, order, higher).min())
-    here, below, above = _score(last), _score(lower), _score(higher)
+    here, below, above = score_of(last), score_of(lower), score_of(higher)
     # none below: as far as the score is from 0
     below = jnp.where(lower == none, here - jnp.maximum(jnp.abs(here), 1e-30), below)
     above = jnp.where(higher == every, jnp.inf, above)
@@ -226,95 +240,3 @@ def _beside(orders: Sequence[Array], last: Array) -> tuple[Array, Array]:
 def _keep(density: float | Array, size: int) -> Array:
     """How many of `size` a density keeps: at least one."""
     return jnp.clip(jnp.round(density * size), 1, max(1, size)).astype(jnp.int32)
-
-
-def _count(marked: Array, axes: tuple[int, ...]) -> Array:
-    """How many are marked, int32, of length 1 along axes."""
-    long = max(axes[:-1] or axes, key=lambda a: marked.shape[a], default=0)
-    if axes and marked.shape[long] < 2**16:  # narrow numbers add up faster
-        marked = marked.sum(axis=long, keepdims=True, dtype=jnp.uint16).astype(jnp.uint32)
-    return marked.sum(axis=axes, keepdims=True, dtype=jnp.uint32).astype(jnp.int32)
-
-
-def _last(order: Array, keep: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """A number with `keep` of the orders at or above it, or else the `keep`-th largest order.
-
-    Tried are numbers between one with too many and one with too few: half-way ten times and every
-    sixth time, else where a straight line between the counts meets `keep`, with the count of an end
-    that stays twice halved (the Illinois method). Returns the number and its count, [1 along axes].
-    """
-    zero, size = _zeros(order, axes), math.prod(order.shape[a] for a in axes)
-    low, high = jnp.where(keep == 0, ~zero, zero), ~zero
-    many = jnp.where(keep == 0, 0, zero.astype(jnp.int32) + size)
-    done = lambda low, high, many: (many == keep) | (high - low <= 1)
-
-    def closer(state: tuple) -> tuple:
-        low, high, many, over, under, rose, turn = state
-        width = high - low
-        line = (over + 0.5) / (over + under + 1.0)
-        part = jnp.where((turn < 10) | (turn % 6 == 5), 0.5, jnp.minimum(line, 1.0 - 2.0**-12))
-        away = (part * width.astype(jnp.float32)).astype(jnp.uint32)
-        trial = low + jnp.maximum(jnp.minimum(away, width - 1), 1)
-        count = _count(order >= trial, axes)
-        gap = (count - keep).astype(jnp.float32)
-        rise, stop = gap >= 0, done(low, high, many)
-        low, many = (jnp.where(rise & ~stop, *two) for two in ((trial, low), (count, many)))
-        high = jnp.where(rise | stop, high, trial)
-        over = jnp.where(rise, gap, jnp.where(rose, over, over / 2))
-        under = jnp.where(rise, jnp.where(rose, under / 2, under), -gap)
-        return low, high, many, over, under, rise, turn + 1
-
-    over, under = (many - keep).astype(jnp.float32), (keep + 0 * many).astype(jnp.float32)
-    start = (low, high, many, over, under, done(low, high, many), jnp.int32(0))
-    low, _, many, *_ = lax.while_loop(lambda now: ~jnp.all(done(*now[:3])), closer, start)
-    return low, many
-
-
-def _first(marked: Array, keep: Array, axes: tuple[int, ...]) -> Array:
-    """The reversed index from which exactly `keep` are marked: uint32, of length 1 along axes."""
-    early = _reversed_index(marked.shape, axes)
-    bits = 1 + math.prod(marked.shape[a] for a in axes).bit_length()  # one more, to keep none
-    none = _zeros(marked.astype(jnp.uint32), axes)
-    return _largest(lambda trial: _count((early >= trial) & marked, axes) >= keep, none, bits)
-
-
-def _zeros(order: Array, axes: tuple[int, ...]) -> Array:
-    """Zeros of length 1 along axes, sharded as counts along them will be."""
-    return (order & jnp.uint32(0)).max(axis=axes, keepdims=True)
-
-
-def _ordered(score: Array) -> Array:
-    """uint32 that sort as the scores do; 0 for NaN."""
-    bits = lax.bitcast_convert_type(score.astype(jnp.float32), jnp.uint32)
-    bits = jnp.where(score == 0, jnp.zeros_like(bits), bits)  # -0 ties with +0
-    sign = jnp.uint32(1 << 31)
-    return jnp.where(jnp.isnan(score), jnp.uint32(0), jnp.where(bits >= sign, ~bits, bits | sign))
-
-
-def _score(order: Array) -> Array:
-    """The inverse of `_ordered`, float32."""
-    sign = jnp.uint32(1 << 31)
-    return lax.bitcast_convert_type(jnp.where(order >= sign, order ^ sign, ~order), jnp.float32)
-
-
-def _largest(holds: Callable[[Array], Array], none: Array, bits: int) -> Array:
-    """The largest uint32 of so many bits for which a condition holds, elementwise; 0 if none."""
-
-    def set_bit(i: Array, found: Array) -> Array:
-        trial = found | (jnp.uint32(1) << jnp.asarray(bits - 1 - i, jnp.uint32))
-        return jnp.where(holds(trial), trial, found)
-
-    return lax.fori_loop(jnp.int32(0), jnp.int32(bits), set_bit, none)
-
-
-def _reversed_index(shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
-    """uint32 index within the competing axes, counted down from their size for the first."""
-    index = jnp.zeros((1,) * len(shape), jnp.uint32)
-    size = stride = math.prod(shape[a] for a in axes)
-    for axis in axes:
-        stride //= max(1, shape[axis])
-        along = jax.lax.broadcasted_iota(
-            jnp.uint32, [n if a == axis else 1 for a, n in enumerate(shape)], axis
-        )
-        index = index + along * jnp.uint32(stride)
-    return jnp.broadcast_to(jnp.uint32(size) - index, shape)

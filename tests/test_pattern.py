@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import jsparse as js
 from jsparse.pattern import by_unit, from_units, grid_shape, pool, spread, unit_sizes
-from jsparse.selection import top
+from jsparse.selection import highest, top
 
 shapes = st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple)
 
@@ -86,11 +86,32 @@ def test_top_of_nothing_is_empty() -> None:
     assert top(jnp.zeros((0, 3)), 0.5, (0, 1)).shape == (0, 3)
 
 
-def test_top_on_a_sharded_score_gathers_nothing() -> None:
-    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
-    score = jax.device_put(jnp.ones((16, 8)), jax.sharding.NamedSharding(mesh, jax.P("x")))
-    text = jax.jit(lambda s: top(s, 0.3, (0, 1))).lower(score).compile().as_text()
-    assert "all-gather" not in text
+@pytest.mark.parametrize("exponent", [-44, -30, -12, -3, 0, 9, 30, 38])
+def test_top_of_any_size_and_spread(exponent: int) -> None:
+    """Far from where the search begins, close together, far apart, and mostly equal."""
+    draw = np.random.default_rng(0).normal(size=(64, 5))
+    with np.errstate(over="ignore"):
+        many = [draw, np.abs(draw), np.exp(9 * draw), 1 + draw / 1e6, np.maximum(draw, 1.5)]
+        scores = [(10.0**exponent * x).astype(np.float32) for x in many]
+    for score, keep in itertools.product(scores, (0, 1, 7, 319, 320)):
+        kept = np.asarray(highest(jnp.asarray(score), jnp.asarray(keep), (0, 1)))
+        flushed = np.where(np.abs(score) < np.finfo(np.float32).tiny, 0, score)  # as XLA may
+        first = np.argsort(-score.ravel(), kind="stable")[:keep]
+        also = np.argsort(-flushed.ravel(), kind="stable")[:keep]
+        assert np.flatnonzero(kept).tolist() in (sorted(first), sorted(also))
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("along", [("x", None), (None, "x")])
+def test_top_on_a_sharded_score_gathers_nothing(along: tuple, kind: str) -> None:
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(getattr(jax.sharding.AxisType, kind),))
+    score = jax.random.normal(jax.random.key(0), (128, 64))
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(score, jax.sharding.NamedSharding(mesh, jax.P(*along)))
+        for axes in ((0, 1), (0,), (1,)):
+            best = jax.jit(lambda s, axes=axes: top(s, 0.3, axes)).lower(sharded).compile()
+            assert "all-gather" not in best.as_text()
+            np.testing.assert_array_equal(best(sharded), top(score, 0.3, axes))
 
 
 @pytest.mark.parametrize(

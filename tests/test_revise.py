@@ -1,8 +1,10 @@
 """Revisions: exact counts, what is trained, what is cleared, and every place they must work in."""
 
 import dataclasses
+import re
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from flax import linen, nnx
 from jax import Array
 
 import jsparse as js
+from jsparse.revise.pause import pausing
 from tests.cases import Stacked
 
 pytestmark = pytest.mark.standard_dtypes  # optax itself needs it
@@ -79,6 +82,16 @@ def run(tx: Any, start: dict, steps: int = 7) -> list[tuple[dict, Any]]:
         now, state = seen[-1]
         changes, state = update(gradients(now, step), state, now)
         seen.append((optax.apply_updates(now, changes), state))
+    return seen
+
+
+def applied(tx: Any, start: dict, steps: int = 7) -> list[tuple[dict, Any]]:
+    """`run` by `apply`."""
+    apply = jax.jit(tx.apply)
+    seen = [(start, tx.init(start))]
+    for step in range(steps):
+        now, state = seen[-1]
+        seen.append(apply(gradients(now, step), state, now))
     return seen
 
 
@@ -184,6 +197,42 @@ def test_a_pause_trains_nothing_and_counts_nothing() -> None:
     np.testing.assert_array_equal(seen[1][0]["bias"], seen[2][0]["bias"])
     counts = [int(optax.tree_utils.tree_get(state.inner, "count")) for _, state in seen]
     assert counts == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("name", REVISIONS)
+@pytest.mark.parametrize("inner", ["sgd", "clipped adamw", "accumulated", "partitioned"])
+def test_apply_is_update_and_apply_updates(inner: str, name: str) -> None:
+    tx = js.revise(INNERS[inner](), (".*", REVISIONS[name]))
+    one, other = run(tx, tree(), 4), applied(tx, tree(), 4)
+    chex.assert_trees_all_close(one, other, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(kernels(one)[1], kernels(other)[1])
+
+
+def test_a_pause_keeps_the_whole_state() -> None:
+    """One that is passed on, one that stands for two, and one that a branch makes."""
+
+    def update(state: Any) -> tuple[Array, Any]:
+        big, small, same = state
+        new = jax.lax.cond(big > 0, lambda: big * 2, lambda: big * 3)
+        return new + small, (new, new, same)
+
+    state = (jnp.array(2.0), jnp.array(5.0), jnp.array(7.0))
+    paused = jax.jit(lambda pause: pausing(update, state, pause))
+    updates, new = paused(False)
+    assert (float(updates), [float(x) for x in new]) == (9.0, [4.0, 4.0, 7.0])
+    assert [float(x) for x in paused(True)[1]] == [2.0, 5.0, 7.0]
+
+
+def test_a_step_that_changes_no_mask_copies_nothing() -> None:
+    """So that masks cost nothing on most steps: all that stays is left in place."""
+    start = {"weight": jnp.ones((128, 64)), "mask": jnp.ones((128, 64))}
+    tx = js.revise(optax.sgd(0.1, momentum=0.9), (".*", REVISIONS["rigl"]))
+    step = jax.jit(
+        lambda tree, state, x: tx.apply(jax.tree.map(lambda w: x[0] * w, tree), state, tree),
+        donate_argnums=(0, 1),
+    )
+    text = step.lower(start, tx.init(start), jnp.ones(1)).compile().as_text()
+    assert "conditional(" in text and not re.search(r"f32\[128,64\]\S* copy\(", text)
 
 
 def test_a_mask_without_a_revision_stays() -> None:
@@ -410,15 +459,17 @@ def test_eight_devices_agree_with_one_and_gather_nothing(name: str, kind: str) -
         state = tx.init(now)
         grads = [jax.tree.map(place, gradients(expected[n][0], n)) for n in range(4)]
         update = jax.jit(tx.update).lower(grads[0], state, now).compile()
+        apply = jax.jit(tx.apply).lower(grads[0], state, now).compile()
         for n in range(4):
+            new, _ = apply(*jax.device_put((grads[n], state, now), apply.input_shardings[0]))
             given = jax.device_put((grads[n], state, now), update.input_shardings[0])
             changes, state = update(*given)
             now = optax.apply_updates(now, changes)
-            np.testing.assert_array_equal(
-                now["kernel"]["mask"], expected[n + 1][0]["kernel"]["mask"]
-            )
-        assert "all-gather" not in update.as_text()
-        assert "all-reduce" in update.as_text() or name == "usn"  # it looks at no weight
+            for mask in (now["kernel"]["mask"], new["kernel"]["mask"]):
+                np.testing.assert_array_equal(mask, expected[n + 1][0]["kernel"]["mask"])
+        for text in (update.as_text(), apply.as_text()):
+            assert "all-gather" not in text
+            assert "all-reduce" in text or name == "usn"  # it looks at no weight
 
 
 # What is refused.

@@ -7,6 +7,7 @@ import optax
 from flax import nnx
 from jax import Array
 
+from jsparse.revise import Revise
 from jsparse.sparse import Setting
 from jsparse.surgery import advance_in_place, share_cuts_in_place
 
@@ -82,10 +83,21 @@ class Optimizer(nnx.Optimizer):
           **kwargs: further arguments of the optax transform.
 
         Returns:
-          What `nnx.Optimizer.update` returns.
+          What `nnx.Optimizer.update` returns; None where a transform of `revise` changes masks.
         """
-        step = self.step[...]
-        result = super().update(model, grads, **kwargs)
+        step, result = self.step[...], None
+        if isinstance(self.tx, Revise):
+            tree, state, grads = (
+                _pure(nnx.state(model, self.wrt)),
+                _pure(self.opt_state),
+                _pure(grads),
+            )
+            tree, state = self.tx.apply(grads, state, tree, **_pure(kwargs))
+            nnx.update(model, tree)
+            nnx.update(self.opt_state, nnx.state(state))
+            self.step[...] += 1
+        else:
+            result = super().update(model, grads, **kwargs)
         advance_in_place(model)
         if self.controls:
             self.memory[...] = jnp.stack(
@@ -95,3 +107,9 @@ class Optimizer(nnx.Optimizer):
                 ]
             )
         return result
+
+
+def _pure(tree: Any) -> Any:
+    """The tree with arrays in the place of variables."""
+    newer = getattr(nnx, "as_pure", None)  # flax 0.12
+    return newer(tree) if newer else nnx.to_arrays(nnx.pure(tree))  # pyright: ignore

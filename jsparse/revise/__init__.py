@@ -10,6 +10,7 @@ from jsparse.revise.revision import Revision as Revision
 from jsparse.revise.rigl import RigL as RigL
 from jsparse.revise.set import SET as SET
 from jsparse.revise.topkast import TopKAST as TopKAST
+from jsparse.revise.transform import Revise as Revise
 from jsparse.revise.transform import Revised as Revised
 from jsparse.revise.transform import revise as revise
 from jsparse.revise.usn import USN as USN

@@ -6,6 +6,7 @@ from typing import ClassVar, Protocol
 import jax.numpy as jnp
 from jax import Array
 
+from jsparse.counting import count
 from jsparse.pattern import Role, Scope, Unit, WholeModel
 from jsparse.rules.rule import check_rivalry, to_weights, unit_magnitude
 from jsparse.selection import highest, rivals, winners
@@ -163,7 +164,7 @@ def exchange(
     on = unit_magnitude(by, mask) > 0
     shape, axes = rivals(on.shape, by.scope, by.role)
     on = on.reshape(shape)
-    number = on.sum(axis=axes, keepdims=True, dtype=jnp.int32)
+    number = count(on, axes)
     left = number - jnp.round(fraction * number.astype(jnp.float32)).astype(jnp.int32)
     size = unit_magnitude(by, weight).reshape(shape)
     stay = highest(jnp.where(on, size, -1.0), left, axes)

@@ -5,12 +5,15 @@
 2. Weights that are not trained stand still: no momentum and no decay moves them.
 3. On the steps that a revision names, the mask jumps: its update is the new mask less the old.
    Where the revision says so, weights that leave or enter become 0, and so do their moments.
+
+Masks stay on most steps. `update`, as all of optax, then adds zeros to them; `apply` leaves them
+where they are, in one branch with all that a jump changes, which XLA does in place.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +23,7 @@ from jax.core import Tracer
 
 from jsparse.pattern import Role, Weight
 from jsparse.revise.pairs import Layer, check_revisions, find_layers, flatten, matching, without
+from jsparse.revise.pause import pausing
 from jsparse.revise.revision import Revision
 from jsparse.rules.rule import over_stack, unit_magnitude
 from jsparse.tree import naming
@@ -39,12 +43,28 @@ class Revised(NamedTuple):
     inner: Any
 
 
+class Revise(optax.GradientTransformationExtraArgs):
+    """An optax transform for trees with masks, made by `revise`.
+
+    Attributes:
+      apply: (gradients, state, tree, **extra) to (tree, state): `update` and `optax.apply_updates`
+        in one, and faster. `jsparse.Optimizer` calls it.
+    """
+
+    apply: Callable[..., tuple[Any, Any]]
+
+    def __new__(cls, init: Any, update: Any, apply: Callable[..., tuple[Any, Any]]) -> Self:
+        made = super().__new__(cls, init, update)
+        made.apply = apply
+        return made
+
+
 def revise(
     inner: Any,
     *revisions: tuple[str, Revision],
     roles: Mapping[str, Role] = MappingProxyType({}),
     seed: int | Array = 0,
-) -> optax.GradientTransformationExtraArgs:
+) -> Revise:
     """Train the weights with `inner` and revise the stored masks beside them.
 
     For NNX models the optimizer is built with `wrt=(nnx.Param, jsparse.Mask)` and the gradients are
@@ -64,7 +84,8 @@ def revise(
       seed: of all random numbers; the same one gives the same masks.
 
     Returns:
-      An optax transform for trees with masks.
+      An optax transform for trees with masks. Where it is not wrapped by another, its `apply` is
+      the faster way to use it.
 
     Raises:
       TypeError: the second of a pair is not a revision.
@@ -95,21 +116,29 @@ def revise(
         given = inner.init(without(form, leaves, masks))
         return Revised(jnp.zeros((), jnp.int32), jnp.asarray(seed), given)
 
+    def begin(gradients: Any, state: Revised, params: Any) -> _Run:
+        names, leaves, form = flatten(params)
+        layers = find_layers(names, leaves, revisions, roles)
+        given = matching(gradients, names)
+        return _Run(inner, layers, form, leaves, given, state.steps + 1, state.seed)
+
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         if params is None:
             raise ValueError("revise needs the tree itself: tx.update(gradients, state, tree)")
-        names, leaves, form = flatten(params)
-        layers = find_layers(names, leaves, revisions, roles)
-        step = state.steps + 1
-        run = _Run(inner, layers, form, leaves, matching(updates, names), step, state.seed)
+        run = begin(updates, state, params)
         changes, inner_state = run.change(*run.train(state.inner, extra))
-        return jax.tree_util.tree_unflatten(form, changes), Revised(step, state.seed, inner_state)
+        return run.tree(changes), Revised(run.step, state.seed, inner_state)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    def apply(gradients: Any, state: Any, params: Any, **extra: Any) -> tuple[Any, Any]:
+        run = begin(gradients, state, params)
+        leaves, inner_state = run.apply(*run.train(state.inner, extra))
+        return run.tree(leaves), Revised(run.step, state.seed, inner_state)
+
+    return Revise(init, update, apply)
 
 
 class _Run(NamedTuple):
-    """One update, on flat lists of leaves."""
+    """One step, on flat lists of leaves."""
 
     inner: Any
     layers: Sequence[Layer]
@@ -119,69 +148,102 @@ class _Run(NamedTuple):
     step: Array
     seed: Array
 
+    @property
+    def masks(self) -> set[int]:
+        return {layer.mask for layer in self.layers}
+
+    @property
+    def revised(self) -> list[tuple[Layer, Revision]]:
+        return [(layer, layer.by) for layer in self.layers if layer.by]
+
+    def tree(self, leaves: Sequence[Array]) -> Any:
+        return jax.tree_util.tree_unflatten(self.form, leaves)
+
     def train(self, state: Any, extra: Mapping[str, Any]) -> tuple[list[Array], Any]:
         """Updates by the inner transform, 0 for what is not trained and for masks; its state."""
-        seen, gradients, masks, trained = list(self.leaves), list(self.gradients), set(), {}
+        seen, gradients, trained = list(self.leaves), list(self.gradients), {}
         for _, w, m, by in self.layers:
             mask, weight = self.leaves[m], self.leaves[w]
             on = (mask if by is None else over_stack(by.trained, by.role.stack)(mask, weight)) > 0
             dense = jnp.where(mask > 0, 0.0, self.gradients[m]).astype(gradients[w].dtype)
             gradients[w] = jnp.where(on, gradients[w] + dense, 0.0).astype(gradients[w].dtype)
             seen[w] = jnp.where(on, weight, 0.0).astype(weight.dtype)
-            masks.add(m)
             trained[w] = on
 
-        given = without(self.form, gradients, masks)
-        result, new = self.inner.update(given, state, without(self.form, seen, masks), **extra)
+        given, weights = (without(self.form, tree, self.masks) for tree in (gradients, seen))
+        update = lambda state: self.inner.update(given, state, weights, **extra)
+        pauses = [layer for layer, by in self.revised if by.pauses]
+        pause = self._due(pauses)
+        result, state = pausing(update, state, pause) if pauses else update(state)
         rest = iter(jax.tree.leaves(result))
-        updates = [jnp.zeros_like(x) if n in masks else next(rest) for n, x in enumerate(seen)]
+        updates = [jnp.zeros_like(x) if n in self.masks else next(rest) for n, x in enumerate(seen)]
         for w, on in trained.items():
             updates[w] = jnp.where(on, updates[w], 0.0).astype(updates[w].dtype)
-        pausing = [layer for layer in self.layers if layer.by and layer.by.pauses]
-        if not pausing:
-            return updates, new
-        # selected, not branched: so all that is done to a weight stays one loop over it
-        pause = self._due(pausing)
-        updates = [jnp.where(pause, jnp.zeros_like(u), u) for u in updates]
-        return updates, jax.tree.map(lambda old, now: jnp.where(pause, old, now), state, new)
+        if pauses:
+            updates = [jnp.where(pause, jnp.zeros_like(u), u) for u in updates]
+        return updates, state
 
     def change(self, updates: list[Array], state: Any) -> tuple[list[Array], Any]:
-        """The updates and the inner state after the revisions that are due."""
-        revised = [(layer, layer.by) for layer in self.layers if layer.by]
-        key = jax.random.fold_in(jax.random.key(self.seed), self.step)
-
-        def jump() -> list[Array]:
-            jumps = []
-            for n, ((path, w, m, _), by) in enumerate(revised):
-                weight, mask = self.leaves[w], self.leaves[m]
-                if not by.pauses:
-                    weight = jnp.asarray(optax.apply_updates(weight, updates[w]))
-                with naming(path):
-                    chosen = _stacked(by, self.step, jax.random.fold_in(key, n))(
-                        mask, weight, self.gradients[m]
-                    )
-                chosen = jnp.where(by.due(self.step), chosen, mask)
-                jumps.append((chosen - mask).astype(jnp.int8))  # so that few bytes leave the branch
-            return jumps
-
-        def stay() -> list[Array]:
-            return [jnp.zeros_like(self.leaves[m], jnp.int8) for (_, _, m, _), _ in revised]
-
-        if not revised:
-            return updates, state
-        jumps = lax.cond(self._due([layer for layer, _ in revised]), jump, stay)
-        new, still = list(updates), [jnp.ones((), bool)] * len(updates)
-        for ((_, w, m, _), by), change in zip(revised, jumps, strict=True):
-            new[m] = change.astype(self.leaves[m].dtype)
+        """The updates and the inner state, with what the revisions that are due change."""
+        jumps = self._jumps(lambda w: optax.apply_updates(self.leaves[w], updates[w]))
+        new = list(updates)
+        for (layer, by), jump in zip(self.revised, jumps, strict=True):
+            w, m = layer.weight, layer.mask
+            new[m] = jump.astype(self.leaves[m].dtype)
             if by.clears:
-                still[w] = change == 0
-                new[w] = jnp.where(still[w], updates[w], -self.leaves[w]).astype(updates[w].dtype)
-        if any(by.clears for _, by in revised):
-            clean = without(self.form, still, {layer.mask for layer in self.layers})
-            state = optax.tree_utils.tree_map_params(
-                self.inner, _cleared, state, clean, is_leaf=_is_masked
-            )
-        return new, state
+                new[w] = jnp.where(jump == 0, new[w], -self.leaves[w]).astype(new[w].dtype)
+        return new, self._cleared(state, jumps)
+
+    def apply(self, updates: list[Array], state: Any) -> tuple[list[Array], Any]:
+        """The leaves and the inner state after the step."""
+        keep = lambda n, leaf: leaf if n in self.masks else optax.apply_updates(leaf, updates[n])
+        leaves = [keep(n, leaf) for n, leaf in enumerate(self.leaves)]
+
+        def finish(now: tuple[list[Array], Any]) -> tuple[list[Array], Any]:
+            leaves, state = now
+            jumps = self._jumps(lambda w: leaves[w])
+            new = list(leaves)
+            for (layer, by), jump in zip(self.revised, jumps, strict=True):
+                w, m = layer.weight, layer.mask
+                new[m] = new[m] + jump.astype(new[m].dtype)
+                if by.clears:
+                    new[w] = jnp.where(jump == 0, new[w], 0.0).astype(new[w].dtype)
+            return new, self._cleared(state, jumps)
+
+        due = self._due([layer for layer, _ in self.revised])
+        return lax.cond(due, finish, lambda now: now, (leaves, state))
+
+    def _jumps(self, trained: Callable[[int], Any]) -> list[Array]:
+        """For each revised layer the new mask less the old one: int8, so that few bytes move.
+
+        Args:
+          trained: from the place of a weight to the weight after the step.
+        """
+        key = jax.random.fold_in(jax.random.key(self.seed), self.step)
+        jumps = []
+        for n, ((path, w, m, _), by) in enumerate(self.revised):
+            mask, one = self.leaves[m], _stacked(by, self.step, jax.random.fold_in(key, n))
+
+            def jump(path=path, w=w, m=m, mask=mask, one=one) -> Array:
+                with naming(path):
+                    chosen = one(mask, jnp.asarray(trained(w)), self.gradients[m])
+                return (chosen - mask).astype(jnp.int8)
+
+            stay = lambda mask=mask: jnp.zeros_like(mask, jnp.int8)
+            jumps.append(lax.cond(by.due(self.step), jump, stay))  # each by itself: less memory
+        return jumps
+
+    def _cleared(self, state: Any, jumps: list[Array]) -> Any:
+        """The inner state with moments of 0 for weights that leave or enter."""
+        pairs = list(zip(self.revised, jumps, strict=True))
+        still = {layer.weight: jump == 0 for (layer, by), jump in pairs if by.clears}
+        if not still:
+            return state
+        all_still = [still.get(n, jnp.ones((), bool)) for n in range(len(self.leaves))]
+        kept = without(self.form, all_still, self.masks)
+        return optax.tree_utils.tree_map_params(
+            self.inner, _cleared, state, kept, is_leaf=_is_masked
+        )
 
     def _due(self, layers: Sequence[Layer]) -> Array:
         """bool []: whether one of their revisions is due."""
