@@ -8,8 +8,9 @@ Methods: rules (masks made from the weights at each step), revisions (stored mas
     wants a density for each layer it has that of the ERK budget. All are trained alike, with Adam
     and a rate that falls along a cosine; rounds and Powerpropagation train one more run before each
     density, and one-shot pruning nothing after it. L0, STR and soft movement have no density to aim
-    at: they have strengths, and stand where these led. N:M rules are not here, as groups of 5, 10,
-    20 or 50 fit no layer of these networks.
+    at: they have strengths, and stand where these led. Wanda and SparseGPT prune dense layers, so
+    they are in the first table only. Not here: N:M rules, as groups of 5, 10, 20 or 50 fit no layer
+    of these networks, and DropNet, which keeps units and not weights (see dropnet.py).
 
 Command: python -m experiments.compare                         (LeNet-300-100 on MNIST)
          python -m experiments.compare --network resnet-20     (a GPU; CIFAR-10)
@@ -79,7 +80,7 @@ FAMILIES = {
     "masks that move": ("gradual", "SET", "RigL", "Top-KAST", "ACDC"),
     "masks from birth": ("random", "even", "magnitude at birth", "SNIP", "GraSP", "SynFlow"),
     "in rounds": ("lottery", "fine-tuned"),
-    "in one shot": ("magnitude",),
+    "in one shot": ("magnitude", "Wanda", "SparseGPT"),
 }  # fmt: skip
 STRENGTHS = {"L0": (1e-6, 4e-6, 1.6e-5, 6.4e-5), "STR": (1e-4, 1e-3, 1e-2, 1e-1),
              "soft movement": (0.3, 1.0, 3.0, 10.0)}  # fmt: skip
@@ -205,16 +206,25 @@ class Entries:
 
         smallest = lambda model: prune.magnitude(model, density=density)
         entry = partial(common.Contestant, self.held)
+        seen = {"batches": self.batches, "density": density, "forward": lambda m, b: m(b[0])}
+        at_once = lambda by: entry(
+            begin=lambda _, trained, seed: by(trained), after="dense", rate=0.0
+        )
         return {
             "lottery": entry(begin=rewound, after=(before and f"lottery, {before}") or "dense"),
             "fine-tuned": entry(
                 begin=lambda _, trained, seed: smallest(trained),
                 after=(before and f"fine-tuned, {before}") or "dense",
             ),
-            "magnitude": entry(
-                begin=lambda _, trained, seed: smallest(trained), after="dense", rate=0.0
-            ),
-        }
+            "magnitude": at_once(smallest),
+        } | (
+            {
+                "Wanda": at_once(lambda trained: prune.wanda(trained, **seen)),
+                "SparseGPT": at_once(lambda trained: prune.sparsegpt(trained, **seen)),
+            }
+            if self.network is common.LeNet300
+            else {}
+        )
 
     def strengths(self) -> dict[str, common.Contestant]:
         """What has a strength in place of a density."""

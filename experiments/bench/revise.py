@@ -26,7 +26,7 @@ from experiments import common
 from experiments.bench.networks import KERNELS, NETWORKS, Network
 from experiments.bench.rounds import Here, Load, in_turns, ratio
 from experiments.common.settings import environment
-from jsparse.revise import Revise
+from experiments.common.sweep import updated
 
 DENSITY, EVERY, FAR = 0.1, 100, 10**9
 INNER = optax.sgd(1e-6, momentum=0.9)  # so small a rate that the state stays where it is
@@ -67,11 +67,7 @@ def train_step(graphdef: Any, tx: Any, wrt: Any, batch: tuple, state: Any) -> tu
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean()
 
     loss, grads = jax.value_and_grad(loss_of)(trained)
-    if isinstance(tx, Revise):
-        trained, optimizer = tx.apply(grads, optimizer, trained)
-    else:
-        updates, optimizer = tx.update(grads, optimizer, trained)
-        trained = optax.apply_updates(trained, updates)
+    trained, optimizer = updated(tx, grads, optimizer, trained)
     return (trained, rest, optimizer), loss
 
 

@@ -17,7 +17,7 @@ from jax import Array
 
 import jsparse
 from jsparse.optim import Control, threshold_parts
-from jsparse.revise import Revised
+from jsparse.revise import Revise, Revised
 
 
 class Runs(NamedTuple):
@@ -207,8 +207,7 @@ class Sweep:
             return task + jsparse.cost(model), (rest, (task, _densities(model)))
 
         grads, (rest, trace) = jax.grad(loss_of, has_aux=True)(runs.params)
-        updates, optimizer = self.tx.update(grads, runs.optimizer, runs.params)
-        params = optax.apply_updates(runs.params, updates)
+        params, optimizer = updated(self.tx, grads, runs.optimizer, runs.params)
         model = jsparse.advance(self._trained(params, rest))
         memory = runs.memory
         for control in self.controls:
@@ -224,6 +223,14 @@ class Sweep:
             (x.reshape(-1, size, *x.shape[1:]), y.reshape(-1, size)),
         )
         return right.sum() / len(x)
+
+
+def updated(tx: Any, gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    """The parameters and the state of a transform after a step."""
+    if isinstance(tx, Revise):
+        return tx.apply(gradients, state, params)
+    updates, state = tx.update(gradients, state, params)
+    return optax.apply_updates(params, updates), state
 
 
 def _densities(model: nnx.Module) -> Array:
