@@ -29,6 +29,7 @@ def finals(folder: Path) -> dict[str, dict]:
     return {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/final.json")}
 
 
+@pytest.mark.slow
 def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     settings = dataclasses.replace(
         compare.QUICK,

@@ -76,6 +76,7 @@ def test_bad_settings(changed: dict, words: str, tmp_path: Path) -> None:
         dst_mnist.main(dst_mnist.Settings(out=str(tmp_path), **changed))
 
 
+@pytest.mark.slow
 def test_lenet5_ends_at_a_given_density(tmp_path: Path) -> None:
     dst_mnist.main(
         dst_mnist.Settings(
@@ -112,6 +113,7 @@ def test_a_lost_run_stops_with_step_and_densities(tmp_path: Path) -> None:
     assert not (tmp_path / "sparse/final.json").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -260,6 +262,7 @@ def test_each_step_prepares_its_images_with_a_new_key_of_the_run(over) -> None:
     np.testing.assert_allclose(two_epochs([2])[0], losses[1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gibbs_cifar_quick(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     settings = dataclasses.replace(
         gibbs_cifar.QUICK, structures=("filter",), epochs=2, density=0.25, out=str(tmp_path)
@@ -276,6 +279,7 @@ def test_gibbs_cifar_quick(tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
     assert capsys.readouterr().out == printed
 
 
+@pytest.mark.slow
 def test_structured_quick(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from experiments import common, mask_similarity
 pytestmark = pytest.mark.standard_dtypes
 
 
+@pytest.mark.slow
 def test_masks_are_compared_and_a_killed_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -55,6 +55,7 @@ def test_each_seed_has_masks_of_its_own() -> None:
         assert any((first[path] != second[path]).any() for path in first)
 
 
+@pytest.mark.slow
 def test_one_shot(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ def _digits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
 
 
+@pytest.mark.slow
 def test_lottery(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     settings = lottery.Settings(
         seeds=2, epochs=2, batch=50, samples=300, kept=0.5, rounds=1, out=str(tmp_path)
