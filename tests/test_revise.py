@@ -1,5 +1,6 @@
 """Revisions: exact counts, what is trained, what is cleared, and every place they must work in."""
 
+import copy
 import dataclasses
 import re
 from typing import Any
@@ -14,6 +15,7 @@ from flax import linen, nnx
 from jax import Array
 
 import jsparse as js
+from jsparse.revise import Revise
 from jsparse.revise.pause import pausing
 from tests.cases import Stacked
 
@@ -221,6 +223,29 @@ def test_a_pause_keeps_the_whole_state() -> None:
     updates, new = paused(False)
     assert (float(updates), [float(x) for x in new]) == (9.0, [4.0, 4.0, 7.0])
     assert [float(x) for x in paused(True)[1]] == [2.0, 5.0, 7.0]
+
+
+def test_a_pause_of_a_state_that_changes_its_type() -> None:
+    narrow = lambda state: (state.astype(jnp.bfloat16) * 2, (state + 1).astype(jnp.bfloat16))
+    assert [float(x) for x in pausing(narrow, jnp.array(1.0), jnp.array(False))] == [2.0, 2.0]
+    with pytest.raises((TypeError, ValueError)):
+        pausing(lambda state: (state, (state,)), jnp.array(1.0), jnp.array(False))
+
+
+def test_it_is_rebuilt_with_its_apply() -> None:
+    tx = js.revise(optax.sgd(0.1), (".*", REVISIONS["rigl"]))
+    for other in (jax.tree.map(lambda x: x, tx), copy.deepcopy(tx), tx._replace(init=tx.init)):
+        assert isinstance(other, Revise) and callable(other.apply)
+
+
+def test_gradients_of_more_than_is_trained() -> None:
+    model = held(Net(nnx.Rngs(0)), 0.4)
+    tx = js.revise(optax.sgd(0.1), (".*", REVISIONS["rigl"]))
+    optimizer = js.Optimizer(model, tx, wrt=BOTH)
+    more = (*BOTH, nnx.BatchStat)
+    grads = nnx.grad(lambda m: m(X).sum(), argnums=nnx.DiffState(0, more))(model)
+    optimizer.update(model, grads)
+    assert int(optimizer.step[...]) == 1
 
 
 def test_a_step_that_changes_no_mask_copies_nothing() -> None:

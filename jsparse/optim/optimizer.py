@@ -83,16 +83,12 @@ class Optimizer(nnx.Optimizer):
           **kwargs: further arguments of the optax transform.
 
         Returns:
-          What `nnx.Optimizer.update` returns; None where a transform of `revise` changes masks.
+          What `nnx.Optimizer.update` returns; None where the transform is one of `revise`.
         """
         step, result = self.step[...], None
         if isinstance(self.tx, Revise):
-            tree, state, grads = (
-                _pure(nnx.state(model, self.wrt)),
-                _pure(self.opt_state),
-                _pure(grads),
-            )
-            tree, state = self.tx.apply(grads, state, tree, **_pure(kwargs))
+            trees = nnx.state(grads, self.wrt), self.opt_state, nnx.state(model, self.wrt)
+            tree, state = self.tx.apply(*map(_pure, trees), **_pure(kwargs))
             nnx.update(model, tree)
             nnx.update(self.opt_state, nnx.state(state))
             self.step[...] += 1

@@ -3,6 +3,7 @@
 The state is to stay as it was where a step pauses. If the updates came from the new state and the
 result were chosen beside it, XLA would need both states at once: it would copy the old one, at each
 step, and compute the new one twice. So the choice comes first, and the updates from what is chosen.
+(What one jitted function computes at once, state and updates, is still computed twice.)
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ def pausing(update: Callable[[Any], tuple[Any, Any]], state: Any, pause: Array) 
     """`update(state)`, whose state is the old one, and whose updates mean nothing, on a pause.
 
     Args:
-      update: from a state to updates and the next state, of the same form.
+      update: from a state to updates and the next state, of the same form; it is traced.
       state: any tree of arrays.
       pause: bool [].
 
@@ -39,14 +40,15 @@ def pausing(update: Callable[[Any], tuple[Any, Any]], state: Any, pause: Array) 
     )(*old)
     jaxpr, number = closed.jaxpr, len(jax.tree.leaves(shapes[0]))
     results = jaxpr.outvars[number:]
-    new = jaxpr_as_fun(closed)(*old)[number:]
-    chosen = [jnp.where(pause, was, now) for was, now in zip(old, new, strict=True)]
+    new = jax.tree.unflatten(jax.tree.structure(shapes[1]), jaxpr_as_fun(closed)(*old)[number:])
+    held = jax.tree.map(lambda was, now: jnp.where(pause, was, now), state, new)
+    chosen = jax.tree.leaves(held)
 
     computed = {var for equation in jaxpr.eqns for var in equation.outvars}
     given = {
         var: value
         for var, value in zip(results, chosen, strict=True)
-        if not isinstance(var, Literal) and var in computed
+        if not isinstance(var, Literal) and var in computed and var.aval.dtype == value.dtype
     }
     rest = [equation for equation in jaxpr.eqns if not given.keys() >= set(equation.outvars)]
     again = {var for equation in rest for var in equation.outvars}
@@ -59,6 +61,4 @@ def pausing(update: Callable[[Any], tuple[Any, Any]], state: Any, pause: Array) 
             [*closed.consts, *given.values()],
         )
     )(*old)
-    return jax.tree.unflatten(jax.tree.structure(shapes[0]), updates), jax.tree.unflatten(
-        form, chosen
-    )
+    return jax.tree.unflatten(jax.tree.structure(shapes[0]), updates), held

@@ -13,7 +13,7 @@ where they are, in one branch with all that a jump changes, which XLA does in pl
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,19 +44,16 @@ class Revised(NamedTuple):
 
 
 class Revise(optax.GradientTransformationExtraArgs):
-    """An optax transform for trees with masks, made by `revise`.
+    """An optax transform for trees with masks, made by `revise`."""
 
-    Attributes:
-      apply: (gradients, state, tree, **extra) to (tree, state): `update` and `optax.apply_updates`
-        in one, and faster. `jsparse.Optimizer` calls it.
-    """
+    @property
+    def apply(self) -> Callable[..., tuple[Any, Any]]:
+        """(gradients, state, tree, **extra) to (tree, state), `update` and `optax.apply_updates`.
 
-    apply: Callable[..., tuple[Any, Any]]
-
-    def __new__(cls, init: Any, update: Any, apply: Callable[..., tuple[Any, Any]]) -> Self:
-        made = super().__new__(cls, init, update)
-        made.apply = apply
-        return made
+        In one, and faster: masks that stay are left where they are. `jsparse.Optimizer` calls it.
+        Weights that are cleared become 0 even where they are not finite.
+        """
+        return self.update.apply  # type: ignore  # beside `update`: trees rebuild this from fields
 
 
 def revise(
@@ -84,8 +81,8 @@ def revise(
       seed: of all random numbers; the same one gives the same masks.
 
     Returns:
-      An optax transform for trees with masks. Where it is not wrapped by another, its `apply` is
-      the faster way to use it.
+      An optax transform for trees with masks. Its `apply`, which a transform around it does not
+      have, is the faster way to use it.
 
     Raises:
       TypeError: the second of a pair is not a revision.
@@ -117,14 +114,14 @@ def revise(
         return Revised(jnp.zeros((), jnp.int32), jnp.asarray(seed), given)
 
     def begin(gradients: Any, state: Revised, params: Any) -> _Run:
+        if params is None:
+            raise ValueError("revise needs the tree itself: tx.update(gradients, state, tree)")
         names, leaves, form = flatten(params)
         layers = find_layers(names, leaves, revisions, roles)
         given = matching(gradients, names)
         return _Run(inner, layers, form, leaves, given, state.steps + 1, state.seed)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        if params is None:
-            raise ValueError("revise needs the tree itself: tx.update(gradients, state, tree)")
         run = begin(updates, state, params)
         changes, inner_state = run.change(*run.train(state.inner, extra))
         return run.tree(changes), Revised(run.step, state.seed, inner_state)
@@ -134,7 +131,8 @@ def revise(
         leaves, inner_state = run.apply(*run.train(state.inner, extra))
         return run.tree(leaves), Revised(run.step, state.seed, inner_state)
 
-    return Revise(init, update, apply)
+    update.apply = apply  # type: ignore
+    return Revise(init, update)
 
 
 class _Run(NamedTuple):
