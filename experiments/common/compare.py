@@ -189,6 +189,7 @@ def plot_tradeoff(
     lowest = min(100 * np.mean(p.numbers["accuracy"]) for p in points)
     top = 100 * max([np.mean(dense), *(np.mean(p.numbers["accuracy"]) for p in points)])
     for row, (key, label) in zip(grid, rows.items(), strict=True):
+        widest = max(100 * np.mean(p.numbers[key]) for p in points)
         for axes, panel in zip(row, panels, strict=True):
             axes.axhline(100 * np.mean(dense), color="0.4", linestyle="--", linewidth=1.2)
             for colour, method in zip(COLOURS, methods, strict=False):
@@ -206,7 +207,7 @@ def plot_tradeoff(
                     linewidth=1.5,
                     capsize=2,
                 )
-            axes.set_xlim(0, 104)
+            axes.set_xlim(0, 104 if widest > 50 else 1.1 * widest)
             axes.set_xlabel(label)
             axes.set_ylim(lowest - 0.05 * (top - lowest) - 0.1, top + 0.05 * (top - lowest) + 0.1)
             axes.grid(alpha=0.3)
