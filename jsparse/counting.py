@@ -27,8 +27,8 @@ def count(marked: Array, axes: tuple[int, ...]) -> Array:
     if axes and marked.shape[long] < 2**16:  # narrow numbers add up faster
         *before, length = marked.shape[: long + 1]
         if length % (8 * jax.device_count()) == 0:  # so that no shard is split
-            eights = marked.reshape(*before, length // 8, 8, *marked.shape[long + 1 :])
-            marked = eights.sum(axis=long + 1, dtype=jnp.uint8)
+            eighths = marked.reshape(*before, length // 8, 8, *marked.shape[long + 1 :])
+            marked = eighths.sum(axis=long + 1, dtype=jnp.uint8)
         marked = marked.sum(axis=long, keepdims=True, dtype=jnp.uint16).astype(jnp.uint32)
     return marked.sum(axis=axes, keepdims=True, dtype=jnp.uint32).astype(jnp.int32)
 

@@ -218,18 +218,18 @@ class _Run(NamedTuple):
           trained: from the place of a weight to the weight after the step.
         """
         key = jax.random.fold_in(jax.random.key(self.seed), self.step)
-        jumps = []
-        for n, ((path, w, m, _), by) in enumerate(self.revised):
-            mask, one = self.leaves[m], _stacked(by, self.step, jax.random.fold_in(key, n))
 
-            def jump(path=path, w=w, m=m, mask=mask, one=one) -> Array:
-                with naming(path):
-                    chosen = one(mask, jnp.asarray(trained(w)), self.gradients[m])
-                return (chosen - mask).astype(jnp.int8)
+        def jump(n: int, layer: Layer, by: Revision) -> Array:
+            mask, one = self.leaves[layer.mask], _stacked(by, self.step, jax.random.fold_in(key, n))
+            with naming(layer.path):
+                weight, gradient = jnp.asarray(trained(layer.weight)), self.gradients[layer.mask]
+                return (one(mask, weight, gradient) - mask).astype(jnp.int8)
 
-            stay = lambda mask=mask: jnp.zeros_like(mask, jnp.int8)
-            jumps.append(lax.cond(by.due(self.step), jump, stay))  # each by itself: less memory
-        return jumps
+        stay = lambda layer: jnp.zeros_like(self.leaves[layer.mask], jnp.int8)
+        return [  # a branch for each, which takes less memory than one for all
+            lax.cond(by.due(self.step), partial(jump, n, layer, by), partial(stay, layer))
+            for n, (layer, by) in enumerate(self.revised)
+        ]
 
     def _cleared(self, state: Any, jumps: list[Array]) -> Any:
         """The inner state with moments of 0 for weights that leave or enter."""
