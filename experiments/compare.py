@@ -314,7 +314,8 @@ def rows(found: common.Results, settings: Settings) -> list[list[str]]:
     """A line for each method, best first within its family; a column for each density."""
     lines = [["dense", common.percent(found["dense"]["accuracy"])]]
     for family, names in FAMILIES.items():
-        lines.append([family])
+        if any(key.split(", ")[0] in names for key in found):
+            lines.append([family])
         here = [n for n in names if f"{n}, {settings.densities[-1]}" in found]
         mean = lambda name: np.mean(found[f"{name}, {settings.densities[-1]}"]["accuracy"])
         for name in sorted(here, key=mean, reverse=True):
