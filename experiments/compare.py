@@ -5,7 +5,8 @@ Claim: none of a paper; a table to choose a method from. What moves or learns it
 
 Methods: rules (masks made from the weights at each step), revisions (stored masks that move),
     pruning at birth, in rounds and in one shot; see each one's file for its paper. Where a method
-    wants a density for each layer it has that of the ERK budget. All are trained alike, with Adam
+    wants a density for each layer it has that of the ERK budget; magnitude at birth too, as the
+    whole network's smallest weights would be all of one layer. All are trained alike, with Adam
     and a rate that falls along a cosine; rounds and Powerpropagation train one more run before each
     density, and one-shot pruning nothing after it. L0, STR and soft movement have no density to aim
     at: they have strengths, and stand where these led. Wanda and SparseGPT prune dense layers, so
@@ -89,6 +90,9 @@ BATCHES = 10
 """Batches that pruning at birth looks at."""
 
 
+by_budget = prune.by_layer(schedule.erdos_renyi_kernel)
+
+
 class Entries:
     """Makes the contestants of one network.
 
@@ -126,9 +130,8 @@ class Entries:
 
     def random(self, density: float) -> Callable:
         """A start with random masks."""
-        choose = prune.by_layer(schedule.erdos_renyi_kernel)
         return lambda new, _, seed: prune.random(
-            new, density=density, key=jax.random.key(seed), choose=choose
+            new, density=density, key=jax.random.key(seed), choose=by_budget
         )
 
     def rules(self, density: float) -> dict[str, common.Contestant]:
@@ -192,7 +195,7 @@ class Entries:
         return {
             "random": held(self.random(density)),
             "even": held(even),
-            "magnitude at birth": pick(prune.magnitude),
+            "magnitude at birth": pick(prune.magnitude, choose=by_budget),
             "SNIP": pick(prune.snip, **seen),
             "GraSP": pick(prune.grasp, **(seen | {"loss": calm_loss})),
             "SynFlow": pick(prune.synflow, shape=(1, *self.batches[0][0].shape[1:])),
