@@ -9,9 +9,10 @@ Methods: rules (masks made from the weights at each step), revisions (stored mas
     whole network's smallest weights would be all of one layer. All are trained alike, with Adam
     and a rate that falls along a cosine; rounds and Powerpropagation train one more run before each
     density, and one-shot pruning nothing after it. L0, STR and soft movement have no density to aim
-    at: they have strengths, and stand where these led. Wanda and SparseGPT prune dense layers, so
-    they are in the first table only. Not here: N:M rules, as groups of 5, 10, 20 or 50 fit no layer
-    of these networks, and DropNet, which keeps units and not weights (see dropnet.py).
+    at: they have strengths, and stand where these led; where they stayed dense they are not drawn.
+    Wanda and SparseGPT prune dense layers, so they are in the first table only. Not here: N:M
+    rules, as groups of 5, 10, 20 or 50 fit no layer of these networks, and DropNet, which keeps
+    units and not weights (see dropnet.py).
 
 Command: python -m experiments.compare                         (LeNet-300-100 on MNIST)
          python -m experiments.compare --network resnet-20     (a GPU; CIFAR-10)
@@ -338,11 +339,8 @@ def rows(found: common.Results, settings: Settings) -> list[list[str]]:
 def shown_of(found: common.Results, names: tuple[str, ...]) -> dict[str, list[dict]]:
     """The results of each method of a family, over densities or strengths."""
     mine = {n: [r for key, r in found.items() if key.split(", ")[0] == n] for n in names}
-    return {
-        name: [r for r in results if np.mean(r["density"]) < 1]
-        for name, results in mine.items()
-        if results
-    }
+    sparse = {n: [r for r in results if np.mean(r["density"]) < 1] for n, results in mine.items()}
+    return {name: results for name, results in sparse.items() if results}
 
 
 if __name__ == "__main__":
