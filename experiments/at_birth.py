@@ -65,8 +65,7 @@ class Settings(common.TrainSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.densities or not all(0 < d < 1 for d in self.densities):
-            raise ValueError(f"--densities are fractions in (0, 1), got {self.densities}")
+        self.check_densities(self.densities)
 
 
 QUICK = Settings(

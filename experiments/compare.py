@@ -21,6 +21,7 @@ Command: python -m experiments.compare                         (LeNet-300-100 on
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable
 from functools import partial
@@ -62,11 +63,9 @@ class Settings(common.TrainSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        falling = all(a > b for a, b in zip(self.densities, self.densities[1:], strict=False))
-        if not self.densities or not falling or not all(0 < d < 1 for d in self.densities):
-            raise ValueError(
-                f"--densities are fractions in (0, 1), from high to low; got {self.densities}"
-            )
+        self.check_densities(self.densities)
+        if not all(a > b for a, b in itertools.pairwise(self.densities)):
+            raise ValueError(f"--densities go from high to low; got {self.densities}")
 
 
 QUICK = Settings(seeds=2, epochs=6, samples=10_000, quick=True)
@@ -89,9 +88,8 @@ STRENGTHS = {"L0": (1e-6, 4e-6, 1.6e-5, 6.4e-5), "STR": (1e-4, 1e-3, 1e-2, 1e-1)
 """Prices of a weight, decays of s, and weights of the cost, where no density can be given."""
 BATCHES = 10
 """Batches that pruning at birth looks at."""
-
-
-by_budget = prune.by_layer(schedule.erdos_renyi_kernel)
+BY_BUDGET = prune.by_layer(schedule.erdos_renyi_kernel)
+"""Each layer has its share."""
 
 
 class Entries:
@@ -132,7 +130,7 @@ class Entries:
     def random(self, density: float) -> Callable:
         """A start with random masks."""
         return lambda new, _, seed: prune.random(
-            new, density=density, key=jax.random.key(seed), choose=by_budget
+            new, density=density, key=jax.random.key(seed), choose=BY_BUDGET
         )
 
     def rules(self, density: float) -> dict[str, common.Contestant]:
@@ -196,7 +194,7 @@ class Entries:
         return {
             "random": held(self.random(density)),
             "even": held(even),
-            "magnitude at birth": pick(prune.magnitude, choose=by_budget),
+            "magnitude at birth": pick(prune.magnitude, choose=BY_BUDGET),
             "SNIP": pick(prune.snip, **seen),
             "GraSP": pick(prune.grasp, **(seen | {"loss": calm_loss})),
             "SynFlow": pick(prune.synflow, shape=(1, *self.batches[0][0].shape[1:])),

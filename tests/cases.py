@@ -3,11 +3,13 @@
 A new rule adds one line to RULES.
 """
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import pytest
 from flax import nnx
 from jax import Array
 
@@ -202,3 +204,10 @@ def parts(model: nnx.Module) -> list[js.Sparse]:
     from jsparse.slots import sparse_parts
 
     return list(sparse_parts(model).values())
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    """Leave a test out where a package of the experiments is not installed."""
+    return pytest.mark.skipif(
+        importlib.util.find_spec(package) is None, reason=f"{package} is not installed"
+    )

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import importlib.util
 import io
 import tarfile
 import urllib.error
@@ -15,6 +14,7 @@ import pytest
 from flax import nnx
 
 import jsparse as js
+from tests.cases import needs
 
 pytest.importorskip("tyro", reason="the experiments need their extra packages")
 
@@ -144,12 +144,7 @@ def test_download_fills_the_cache_and_is_used_again(tmp_path, contents, monkeypa
     assert (tmp_path / "home/.cache/jsparse/cifar-10-binary.tar.gz").read_bytes() == packed
 
 
-needs_digits = pytest.mark.skipif(
-    importlib.util.find_spec("sklearn") is None, reason="scikit-learn is not installed"
-)
-
-
-@needs_digits
+@needs("sklearn")
 def test_without_network_digits_stand_in_loudly(capsys):
     images = cifar10()
     assert images.name == "digits (scikit-learn, 8x8 enlarged to 32x32, NOT CIFAR-10)"
@@ -159,7 +154,7 @@ def test_without_network_digits_stand_in_loudly(capsys):
     assert "NOT those of CIFAR-10" in told and "blocked by the test" in told and "--data" in told
 
 
-@needs_digits
+@needs("sklearn")
 def test_a_download_of_something_else_is_not_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cifar, "fetch", lambda url: b"something else")
     cifar10()

@@ -5,7 +5,6 @@ Long because it mirrors one package, `experiments.common`, with a section for ea
 
 import dataclasses
 import gzip
-import importlib.util
 import json
 import math
 import struct
@@ -29,14 +28,9 @@ from experiments.common.data import DataError, digits, mnist
 from experiments.common.plots import plot_epochs, plot_first_layer, plot_kernels, plot_layers
 from experiments.common.run import Diverged, Run, check_finite, open_run
 from experiments.common.settings import flatten
+from tests.cases import needs
 
 TRAIN, LABELS, TEST, TEST_LABELS = data.DIGESTS
-
-
-def needs(package: str):
-    return pytest.mark.skipif(
-        importlib.util.find_spec(package) is None, reason=f"{package} is not installed"
-    )
 
 
 # ---------------------------------------------------------------- data

@@ -6,7 +6,7 @@ seeds; a table puts the last epoch beside the published figures.
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -51,6 +51,15 @@ class TrainSettings:
         for name, value in at_least_one.items():
             if value < 1:
                 raise ValueError(f"--{name} got {value}; give 1 or more")
+
+    def check_densities(self, densities: Sequence[float]) -> None:
+        """Refuse densities at which nothing, or everything, would be left.
+
+        Raises:
+          ValueError: there are none, or one is not in (0, 1).
+        """
+        if not densities or not all(0 < d < 1 for d in densities):
+            raise ValueError(f"--densities are fractions in (0, 1), got {densities}")
 
     def check_batch(self, images: Images) -> None:
         """Refuse a batch larger than the training set.
