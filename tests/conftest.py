@@ -6,10 +6,14 @@ pytest's settings let workers share the folder.
 """
 
 import os
+from importlib.metadata import version
 
 # Read once, when jax is imported or starts its backend; pytest-xdist workers inherit both.
-# Tests compile much and compute little: without LLVM's optimisations they take half the time.
-_FLAGS = {"--xla_force_host_platform_device_count": 8, "--xla_backend_optimization_level": 0}
+# Tests compile much and compute little: without LLVM's optimisations they take half the time, and
+# a third less without fusion emitters, where the compiler can still do without.
+_FLAGS = {"--xla_force_host_platform_device_count": "8", "--xla_backend_optimization_level": "0"}
+if tuple(map(int, version("jaxlib").split(".")[:2])) <= (0, 10):
+    _FLAGS["--xla_cpu_use_fusion_emitters"] = "false"
 for _flag, _value in _FLAGS.items():
     if _flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}".strip()

@@ -76,6 +76,7 @@ def test_every_method_of_the_table_is_made() -> None:
     assert made == {"dense", *(name for names in compare.FAMILIES.values() for name in names)}
 
 
+@pytest.mark.slow
 def test_set_rigl(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

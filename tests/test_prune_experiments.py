@@ -18,6 +18,7 @@ from experiments import at_birth, common, one_shot
 pytestmark = pytest.mark.standard_dtypes
 
 
+@pytest.mark.slow
 def test_at_birth(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ INNERS = {
     "adam": lambda: optax.adam(1e-2),
     "lion": lambda: optax.lion(1e-2),
     "lamb": lambda: optax.lamb(1e-2),
+    "sm3": lambda: optax.sm3(1e-2, momentum=0.9),
     "muon": lambda: optax.contrib.muon(1e-2),
     "clipped adamw": lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2)),
     "schedule": lambda: optax.adam(optax.cosine_decay_schedule(1e-2, 100)),

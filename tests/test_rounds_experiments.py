@@ -46,6 +46,7 @@ def test_lottery(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         lottery.main(dataclasses.replace(settings, kept=0.6))
 
 
+@pytest.mark.slow
 def test_dropnet(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     settings = dropnet.Settings(
         models=("A",),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 from flax import nnx
@@ -19,6 +20,7 @@ from experiments.common.sweep import Inputs, Runs, Sweep, in_turn
 from experiments.common.training import results, train
 from jsparse.optim import Control
 from jsparse.slots import sparse_parts
+from jsparse.sparse import Learned
 
 Begin = Callable[[nnx.Module, nnx.Module, int], nnx.Module]
 """From a new model, the one that `after` trained (else the new one), and the seed: the start."""
@@ -35,6 +37,7 @@ class Contestant(NamedTuple):
       begin: makes the model that is trained from the one that is built.
       after: name of an earlier contestant, whose trained models `begin` is given.
       rate: factor of its learning rate; 0 leaves it as `begin` made it.
+      learned_rate: one more factor, of the rate of what its rules learn: gates, scores, thresholds.
     """
 
     make: Callable[[nnx.Rngs], nnx.Module]
@@ -44,6 +47,7 @@ class Contestant(NamedTuple):
     begin: Begin = lambda new, earlier, seed: new
     after: str = ""
     rate: float = 1.0
+    learned_rate: float = 1.0
 
 
 Results = dict[str, dict[str, list[float]]]
@@ -118,6 +122,8 @@ class _Race(NamedTuple):
         one, settings, tx, wrt = self.contestants[name], self.settings, self.tx, nnx.Param
         if one.rate != 1:
             tx = optax.chain(tx, optax.scale(one.rate))
+        if one.learned_rate != 1:
+            tx = optax.chain(tx, optax.masked(optax.scale(one.learned_rate), _is_learned))
         if one.revisions:
             roles = jsparse.roles(one.make(nnx.Rngs(0)))
             tx, wrt = jsparse.revise(tx, *one.revisions, roles=roles), (nnx.Param, jsparse.Mask)
@@ -126,6 +132,12 @@ class _Race(NamedTuple):
         sweep = Sweep(one.make, tx, settings.batch, over, one.controls, self.inputs, wrt)
         seeds = range(1, settings.seeds + 1)
         return sweep, lambda: sweep.start(seeds, [one.alpha] * settings.seeds)
+
+
+def _is_learned(params: Any) -> Any:
+    """True at what rules learn, a tree."""
+    variable = lambda leaf: isinstance(leaf, nnx.Variable)
+    return jax.tree.map(lambda leaf: isinstance(leaf, Learned), params, is_leaf=variable)
 
 
 def channels_left(model: nnx.Module) -> float:

@@ -239,8 +239,11 @@ class _Run(NamedTuple):
             return state
         all_still = [still.get(n, jnp.ones((), bool)) for n in range(len(self.leaves))]
         kept = without(self.form, all_still, self.masks)
-        return optax.tree_utils.tree_map_params(
-            self.inner, _cleared, state, kept, is_leaf=_is_masked
+        of_weights = lambda part: _is_over(part, kept)
+        return jax.tree.map(
+            lambda part: _cleared(part, kept) if of_weights(part) else part,
+            state,
+            is_leaf=of_weights,
         )
 
     def _due(self, layers: Sequence[Layer]) -> Array:
@@ -273,11 +276,29 @@ def _stacked(by: Revision, step: Array, key: Array) -> Any:
     return revised
 
 
-def _cleared(moment: Any, kept: Any) -> Any:
-    """A moment, 0 where its weight left or entered; those of another shape stay as they are."""
-    if _is_masked(moment) or _is_masked(kept) or jnp.shape(moment) != kept.shape:
-        return moment
-    return jnp.where(kept, moment, 0).astype(moment.dtype)
+def _is_over(part: Any, trained: Any) -> bool:
+    """Whether a part of an optax state has an entry, or none, for each leaf of the trained tree.
+
+    `optax.tree_map_params` cannot tell for states that go deeper than that, such as those of sm3.
+    """
+    if jax.tree_util.all_leaves([part]):
+        return False
+    try:
+        jax.tree.map(lambda *_: None, part, trained, is_leaf=_is_masked)
+    except ValueError:
+        return False
+    return True
+
+
+def _cleared(moments: Any, kept: Any) -> Any:
+    """The moments, 0 where a weight left or entered; those of another shape stay as they are."""
+
+    def clear(moment: Any, kept: Any) -> Any:
+        if _is_masked(moment) or jnp.shape(moment) != getattr(kept, "shape", None):
+            return moment
+        return jnp.where(kept, moment, 0).astype(moment.dtype)
+
+    return jax.tree.map(clear, moments, kept, is_leaf=_is_masked)
 
 
 def _is_masked(node: Any) -> bool:
