@@ -249,10 +249,8 @@ def killed(patch: pytest.MonkeyPatch, last: int) -> None:
     for name in ("rename", "replace"):
         patch.setattr(os, name, ending(getattr(os, name), lambda *paths: None))
     patch.setattr(shutil, "rmtree", ending(shutil.rmtree, lambda path: files(path)[0].unlink()))
-    write = arrays.write
-    patch.setattr(
-        arrays, "write", ending(write, lambda path, values: write(path, {"a": np.ones(1)}))
-    )
+    write, one = arrays.write, {"a": np.ones(1)}
+    patch.setattr(arrays, "write", ending(write, lambda path, values: write(path, one)))
 
 
 def test_a_kill_at_each_change_of_the_disk(saved, tmp_path, monkeypatch) -> None:
