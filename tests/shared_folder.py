@@ -46,10 +46,12 @@ def main(folder: str, positions: str, last: int, port: str, count: int, index: i
         shares = (a.reshape(count, -1, *a.shape[1:])[index] for a in data())
         begun = start(net, *(jax.make_array_from_process_local_data(batch, s) for s in shares))
         run = {"model": begun.net, "optimizer": begun.optimizer}
-        try:
-            checkpoints.save(1, {**run, "mine": np.int32(index)})
-        except ValueError as error:
-            refused = str(error)
+        refused = []
+        for into, tree in (folder, {**run, "mine": np.int32(index)}), (f"{folder}{index}", run):
+            try:
+                js.Checkpoints(into).save(1, tree)
+            except (ValueError, OSError) as error:
+                refused.append(str(error))
         first, run, position = checkpoints.restore(run, data="at the start")
         for _ in range(first, last):
             step(*begun)

@@ -83,7 +83,9 @@ def test_processes_share_a_folder(tmp_path) -> None:
     assert [each["first"] for each in then] == [4, 4]
     assert [each["position"] for each in then] == [{"read": 32, "process": n} for n in (0, 1)]
     for each in (*first, *then, *straight):
-        assert each["refused"].startswith("each process has its own mine, and they differ")
+        differ, apart = each["refused"]
+        assert differ.startswith("each process has its own mine, and they differ")
+        assert "is there for process 0 and not for [1]; give all processes one shared" in apart
     for each in (*then, *straight):
         assert each["sums"] == straight[0]["sums"]
     assert first[0]["sums"] != then[0]["sums"]
