@@ -103,8 +103,8 @@ class Checkpoints:
 
         Raises:
           TypeError: the tree or data hold something that cannot be saved.
-          ValueError: a step out of range; no numbers; two leaves with one path; with several processes,
-            a leaf that each has for itself and that differs.
+          ValueError: a step out of range; no numbers; two leaves with one path; with several
+            processes, a leaf that each has for itself and that differs.
           OSError: the disk is full, or the folder is not the same for all processes.
         """
         step = operator.index(step)
