@@ -10,7 +10,7 @@ from experiments.common.augment import (
     standardise_channels,
 )
 from experiments.common.checkpoint import CorruptCheckpoint
-from experiments.common.cifar import cifar10, colour_digits
+from experiments.common.cifar import cifar10, cifar100, colour_digits
 from experiments.common.compare import (
     Contestant,
     Point,
@@ -70,6 +70,7 @@ __all__ = [
     "build",
     "check_finite",
     "cifar10",
+    "cifar100",
     "colour_digits",
     "compare",
     "convolution",
