@@ -5,6 +5,8 @@ from jsparse import layers as layers
 from jsparse import prune as prune
 from jsparse import schedule as schedule
 from jsparse import tree as tree
+from jsparse.checkpoint import Checkpoints as Checkpoints
+from jsparse.checkpoint import CorruptCheckpoint as CorruptCheckpoint
 from jsparse.export import shrink as shrink
 from jsparse.layers import Conv as Conv
 from jsparse.layers import ConvTranspose as ConvTranspose

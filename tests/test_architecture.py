@@ -24,12 +24,13 @@ ROOMS = [
     "rules",
     "placement",
     "tree",
+    "leaves",
     "sparse",
     "slots",
     "surgery",
     "layers",
 ]
-ROOMS += ["revise", "optim", "prune", "report", "export"]
+ROOMS += ["revise", "optim", "checkpoint", "prune", "report", "export"]
 LIBRARIES = {room: {"jax", "numpy"} for room in ROOMS[: ROOMS.index("sparse")]}  # others: any
 LIBRARIES["revise"] = {"jax", "numpy", "optax"}
 OPEN = {"rules", "revise", "prune"}  # one method per file; the files never import one another

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jsparse.files import CorruptCheckpoint
+from jsparse.leaves import check_fit, describe, filled, plain
+
 NOTES = "notes"
-SHOWN = 8
-
-
-class CorruptCheckpoint(RuntimeError):
-    """A checkpoint file cannot be read back."""
+ADVICE = "use the code that wrote it, choose another --out, or delete the run's folder"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,12 +38,7 @@ def pack(step: int, tree: Any) -> bytes:
     arrays, dtypes = {}, {}
     for name, leaf in _named(tree):
         dtypes[name] = _dtype(leaf)
-        array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-        if array.dtype.kind in "OUSM":
-            raise TypeError(
-                f"{name} is a {type(leaf).__name__}; arrays, typed keys and numbers can be saved: "
-                "leave it out of the tree"
-            )
+        array = np.asarray(plain(name, leaf))
         if array.dtype.isbuiltin != 1:
             array = array.view(np.dtype(f"u{array.dtype.itemsize}"))
         arrays[name] = array
@@ -83,41 +76,12 @@ def fill(tree: Any, stored: Stored, where: Path) -> Any:
         ValueError: Paths, shapes or dtypes differ.
     """
     leaves = _named(tree)
-    faults = []
-    for name, leaf in leaves:
-        if name not in stored.arrays:
-            faults.append(f"{name}: not in the file")
-            continue
-        shape = stored.arrays[name].shape
-        want = np.shape(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-        got = f"{stored.dtypes[name]}{list(shape)}"
-        if got != f"{_dtype(leaf)}{list(want)}":
-            faults.append(f"{name}: {got} in the file, {_dtype(leaf)}{list(want)} wanted")
-    wanted = {name for name, _ in leaves}
-    faults += [f"{name}: in the file, not wanted" for name in stored.arrays if name not in wanted]
-    if faults:
-        more = [f"... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        raise ValueError(
-            "\n  ".join([f"{where} does not fit the model and optimizer:", *faults[:SHOWN], *more])
-            + "\nuse the code that wrote it, choose another --out, or delete the run's folder"
-        )
-    filled = [_like(stored.arrays[name], leaf) for name, leaf in leaves]
-    return jax.tree.unflatten(jax.tree.structure(tree), filled)
-
-
-def _like(array: np.ndarray, leaf: Any) -> Any:
-    if _is_key(leaf):
-        key = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
-        return jax.device_put(key, leaf.sharding)
-    if isinstance(leaf, bool | int | float | complex):
-        return type(leaf)(array.item())
-    dtype = np.dtype(leaf.dtype)
-    array = array if dtype.isbuiltin == 1 else array.view(dtype)
-    if not isinstance(leaf, jax.Array):
-        return array
-    if leaf.weak_type and leaf.ndim == 0:  # a Python number made an array promotes as a number
-        return jax.device_put(jnp.asarray(array.item()), leaf.sharding)
-    return jax.device_put(array, leaf.sharding)
+    kinds = {
+        name: f"{stored.dtypes[name]}{list(array.shape)}" for name, array in stored.arrays.items()
+    }
+    check_fit(kinds, {name: describe(leaf) for name, leaf in leaves}, where, ADVICE)
+    new = [filled(stored.arrays[name], leaf) for name, leaf in leaves]
+    return jax.tree.unflatten(jax.tree.structure(tree), new)
 
 
 def _named(tree: Any) -> list[tuple[str, Any]]:
@@ -131,10 +95,6 @@ def _named(tree: Any) -> list[tuple[str, Any]]:
     if twice:
         raise ValueError(f"two leaves have the path {twice[0]}; give each leaf a path of its own")
     return leaves
-
-
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _dtype(leaf: Any) -> str:

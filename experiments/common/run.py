@@ -26,7 +26,7 @@ from typing import Any
 
 from experiments.common import checkpoint
 from experiments.common.settings import environment, flatten, plain
-from jsparse.files import write_whole
+from jsparse.files import newest_whole, write_whole
 
 KEPT = 2
 
@@ -116,23 +116,18 @@ class Run:
             CorruptCheckpoint: There are checkpoints and all are damaged.
             ValueError: A checkpoint has other paths, shapes or dtypes than `tree`.
         """
-        faults = []
-        for path in reversed(self.checkpoints()):
-            try:
-                stored = checkpoint.read(path)
-            except checkpoint.CorruptCheckpoint as error:
-                faults.append(str(error))
-                print(f"refused: {error}; trying the one before", file=sys.stderr)
-                continue
+        found = newest_whole(
+            self.checkpoints(),
+            checkpoint.read,
+            lambda line: print(line, file=sys.stderr),
+            f"delete {self.folder} to begin anew, or choose another --out",
+        )
+        if found:
+            path, stored = found
             tree = checkpoint.fill(tree, stored, path)
             self._keep([row for row in self.rows() if row["step"] <= stored.step])
             print(f"{self.folder}: goes on after step {stored.step}", file=sys.stderr)
             return stored.step, tree
-        if faults:
-            raise checkpoint.CorruptCheckpoint(
-                f"no checkpoint is left: {'; '.join(faults)}; delete {self.folder} to begin anew, "
-                "or choose another --out"
-            )
         self._keep([])
         return 0, tree
 

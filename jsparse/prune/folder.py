@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from jsparse.files import write_whole
+from jsparse.leaves import filled, is_key
 from jsparse.tree import path_of
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -192,7 +192,7 @@ def arrays_of(model: nnx.Module) -> tuple[dict[str, np.ndarray], dict[str, str]]
     """
     arrays, dtypes = {}, {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(nnx.state(model)):
-        name, key = path_of(keys), _is_key(leaf)
+        name, key = path_of(keys), is_key(leaf)
         array = np.asarray(jax.random.key_data(leaf) if key else leaf)
         dtypes[name] = str(leaf.dtype)
         plain = array.dtype.isbuiltin == 1
@@ -208,8 +208,8 @@ def with_arrays(like: Model, arrays: Mapping[str, np.ndarray], dtypes: Mapping[s
     """
 
     def new(keys: tuple, leaf: jax.Array) -> jax.Array:
-        name, key = path_of(keys), _is_key(leaf)
-        shape = np.shape(jax.random.key_data(leaf) if key else leaf)
+        name = path_of(keys)
+        shape = np.shape(jax.random.key_data(leaf) if is_key(leaf) else leaf)
         if name not in arrays:
             raise ValueError(f"{name} is missing: the model is not that of the start")
         array = arrays[name]
@@ -218,19 +218,11 @@ def with_arrays(like: Model, arrays: Mapping[str, np.ndarray], dtypes: Mapping[s
                 f"{name} is {dtypes[name]}{list(array.shape)}, the model's {leaf.dtype}"
                 f"{list(shape)}; train returns a model of the same structure"
             )
-        if key:
-            wrapped = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
-            return jax.device_put(wrapped, leaf.sharding)
-        dtype = np.dtype(leaf.dtype)
-        return jax.device_put(array if dtype.isbuiltin == 1 else array.view(dtype), leaf.sharding)
+        return filled(array, leaf)
 
     copy = nnx.clone(like)
     nnx.update(copy, jax.tree_util.tree_map_with_path(new, nnx.state(copy)))
     return copy
-
-
-def _is_key(leaf: jax.Array) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def described(value: Any) -> Any:
