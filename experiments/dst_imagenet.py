@@ -16,12 +16,12 @@ Command: python -m experiments.dst_imagenet --data FOLDER        (accelerators; 
          ... --optimizer lamb --batch 4096 --bfloat16            (large batches)
          ... --distributed                                       (on each host of a cluster)
          ... --synthetic --epochs 1                              (images per second, no data)
-         python -m experiments.dst_imagenet --quick              (two cores: a tiny net, made-up data)
+         python -m experiments.dst_imagenet --quick              (two cores: a tiny network)
 """
 
 import dataclasses
+import statistics
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,10 +34,11 @@ from flax import nnx
 import jsparse
 from experiments import common
 from experiments.common.parallel import DataParallel, Trained
-from experiments.common.stream import Batch, Readers, Shard, Stream, Synthetic, Training, in_order
+from experiments.common.stream import Readers, Shard, Stream, Synthetic, Training, in_order
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
+LAMB_BATCH = 32_768
 FREE = {"free": True}
 
 
@@ -74,7 +75,7 @@ class Settings:
     every: int = 100
     """Steps between lines of the log."""
     save: int = 1000
-    """Steps between checkpoints within an epoch, a multiple of --every; each epoch ends with one."""
+    """Steps between checkpoints, a multiple of --every; there is one after each epoch too."""
     synthetic: bool = False
     """Made-up images from memory."""
     samples: int = 25_600
@@ -119,16 +120,16 @@ QUICK = Settings(
     density=0.5,
     alpha=1e-3,
     batch=32,
-    epochs=4,
+    epochs=8,
     scale=4.0,
     side=32,
     classes=10,
     blocks=(1, 1),
     width=16,
-    every=4,
-    save=8,
+    every=8,
+    save=16,
     synthetic=True,
-    samples=256,
+    samples=1024,
     quick=True,
 )
 PUBLISHED = [
@@ -147,8 +148,8 @@ def optimizer_of(settings: Settings, model: nnx.Module, samples: int) -> jsparse
             samples=samples,
             epochs=settings.epochs,
             learning_rate=0.04 * settings.scale,
-            at_batch=32_768,
-            warmup_epochs=20,
+            at_batch=LAMB_BATCH,
+            warmup_epochs=min(20, settings.epochs / 2 * LAMB_BATCH / settings.batch),
         )
         tx = jsparse.lamb(model, rate, weight_decay=0.01)
     else:
@@ -195,7 +196,7 @@ def data_of(settings: Settings) -> Data:
     shard = Shard()
     if settings.synthetic:
         batches = max(1, settings.samples // settings.batch)
-        stored = min(batches, 8)
+        stored = min(batches, max(2, 2048 // settings.batch))
         options = {"batch": settings.batch, "side": settings.side, "classes": settings.classes}
         options |= {"seed": settings.seed, "shard": shard}
         train = Synthetic(batches=stored, **options)
@@ -224,3 +225,105 @@ def connect(settings: Settings) -> None:
             f"--batch {settings.batch} cannot be split over {jax.device_count()} devices; give a "
             "multiple of their number"
         )
+
+
+def train(settings: Settings, run: common.Run, training: DataParallel, data: Data) -> Any:
+    """All steps, from the last checkpoint on; returns the last state."""
+    checkpoints = jsparse.Checkpoints(Path(settings.out) / "checkpoints")
+    state = training.start(settings.seed)
+    done, state, position = checkpoints.restore(state, data.train.get_state())
+    data.train.set_state(position)
+    run.forget_after(done)
+    steps = data.samples // settings.batch
+    losses: list[jax.Array] = []
+    start = time.perf_counter()
+    progress = common.Epochs(done // steps, settings.epochs, run.folder.name)
+    for epoch in progress:
+        for step in range(max(done, (epoch - 1) * steps) + 1, epoch * steps + 1):
+            state, loss = training.step(state, next(data.train))
+            losses.append(loss)
+            ended = step == epoch * steps
+            if step % settings.every and not ended:
+                continue
+            row = line(settings, training, state, losses, time.perf_counter() - start)
+            common.check_finite(row["loss"], step, row["layers"], run)
+            if ended:
+                accuracy = training.accuracy(state, data.test())
+                row |= {"epoch": epoch, **accuracy._asdict()}
+            run.log(step, **row)
+            if ended or step % settings.save == 0:
+                checkpoints.save(step, state, data.train.get_state())
+            if ended and jax.process_index() == 0:
+                progress.show(accuracy=accuracy.top1, density=row["density"])
+            losses, start = [], time.perf_counter()
+    return state
+
+
+def line(
+    settings: Settings, training: DataParallel, state: Any, losses: list, seconds: float
+) -> dict[str, Any]:
+    """What is logged of the last steps; waits for them."""
+    loss = sum(map(float, losses)) / len(losses)
+    layers = training.densities(state)
+    speed = settings.batch * len(losses) / seconds
+    density = training.total(layers)
+    return {"loss": loss, "density": density, "layers": layers, "images_per_second": speed}
+
+
+def finish(run: common.Run, training: DataParallel, state: Any) -> None:
+    """Writes the pictures, the report and the final numbers."""
+    rows = run.rows()
+    epochs = [row for row in rows if "epoch" in row]
+    last = epochs[-1]
+    common.plot_epochs(
+        [row["epoch"] for row in epochs],
+        [row["top1"] for row in epochs],
+        [row["density"] for row in epochs],
+        run.folder / "epochs.png",
+    )
+    if training.layers:
+        densities = {name: [row["layers"][name] for row in rows] for name in training.layers}
+        common.plot_layers([row["step"] for row in rows], densities, run.folder / "layers.png")
+        (run.folder / "report.txt").write_text(f"{jsparse.report(training.model(state))}\n")
+    speeds = [row["images_per_second"] for row in rows[1:] or rows]  # the first has compiled
+    numbers = {name: last[name] for name in ("top1", "top5", "density", "layers")}
+    run.finish(**numbers, images_per_second=statistics.median(speeds))
+
+
+def show(settings: Settings, final: dict[str, Any], name: str) -> None:
+    """Prints the table beside the paper's, and the speed."""
+    percents = [f"{100 * final[name]:.2f}" for name in ("density", "top1", "top5")]
+    kind = "dense" if settings.dense else "sparse"
+    rows = [] if settings.synthetic else PUBLISHED
+    percents[0] = "" if settings.dense else percents[0]
+    rows = [*rows, ["here", kind, *percents]]
+    print(f"{name}, {settings.optimizer}, batch {settings.batch}, {settings.epochs} epochs:\n")
+    print(common.table(["", "network", "density [%]", "top-1 [%]", "top-5 [%]"], rows))
+    where = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    print(f"\n{final['images_per_second']:,.0f} images per second in training, {where}")
+    print(f"\npictures and log: {settings.out}")
+
+
+def main(settings: Settings) -> None:
+    """Train, plot and print."""
+    connect(settings)
+    out = Path(settings.out or "runs/dst_imagenet")
+    settings = dataclasses.replace(settings, out=str(out))
+    process = jax.process_index()
+    data = data_of(settings)
+    # each process has its own log; the checkpoints are of all of them together
+    run = common.open_run(
+        out / f"process_{process}" if process else out, settings, dataset=data.name
+    )
+    first = common.Run(folder=out)
+    if not first.complete:
+        training = DataParallel(lambda seed: make(settings, data.samples, seed), standardised)
+        state = train(settings, run, training, data)
+        data.train.close()
+        finish(run, training, state)
+    if process == 0:
+        show(settings, first.final(), data.name)
+
+
+if __name__ == "__main__":
+    common.start(main, Settings, __doc__, QUICK)

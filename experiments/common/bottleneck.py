@@ -1,7 +1,7 @@
 """The residual network for ImageNet: bottleneck blocks, ResNet-50 by default.
 
-The variant known as v1.5, in which the 3x3 convolution of a block has the stride, not the 1x1 before
-it. Padding is the same on all sides, so the weights mean what they mean elsewhere.
+The variant known as v1.5: the 3x3 convolution of a block has the stride, not the 1x1 before it.
+Padding is the same on all sides, so the weights mean what they mean elsewhere.
 
 Reference: He et al., Deep residual learning for image recognition, CVPR 2016, section 4.1.
 """
@@ -28,7 +28,6 @@ def _conv(i: int, o: int, side: int, stride: int, dtype: Any, rngs: nnx.Rngs) ->
         padding=((side // 2, side // 2),) * 2,
         use_bias=False,
         kernel_init=he_fan_out,
-        
         dtype=dtype,
         rngs=rngs,
     )
