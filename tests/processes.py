@@ -1,4 +1,4 @@
-"""Trains the net of tests/sharded.py in one of several processes, as on several machines.
+"""Several processes, as on several machines; as a script, one that trains the net of tests/sharded.
 
     python -m tests.processes LAYOUT PORT COUNT INDEX
 
@@ -7,16 +7,58 @@ losses, and the masks as lists of 0 and 1.
 """
 
 import json
+import os
+import socket
+import subprocess
 import sys
+from pathlib import Path
 
 import jax
 
+ROOT = Path(__file__).parent.parent
 
-def main(layout: str, port: str, count: int, index: int) -> None:
+
+def run(module: str, *arguments: str, count: int) -> list[dict]:
+    """What each process of a module printed; it is given a port, the count and its index, too."""
+    own = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    command = [sys.executable, "-m", module, *arguments, str(free_port()), str(count)]
+    started = [
+        subprocess.Popen(
+            [*command, str(index)],
+            cwd=ROOT,
+            env=own | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
+    try:
+        printed = [process.communicate(timeout=600) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    for process, (_, errors) in zip(started, printed, strict=True):
+        assert process.returncode == 0, errors[-3000:]
+    return [json.loads(out.splitlines()[-1]) for out, _ in printed]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
+
+
+def join(port: str, count: int, index: int) -> None:
+    """Become one of several processes, with one CPU device."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_num_cpu_devices", 1)
     jax.distributed.initialize(f"localhost:{port}", count, index)
+
+
+def main(layout: str, port: str, count: int, index: int) -> None:
+    join(port, count, index)
 
     from tests.sharded import AXES, LAYOUTS, data, on_mesh, start, train
 

@@ -68,7 +68,8 @@ class Batches:
 def start(seed: int = 0, width: int = WIDTH) -> dict[str, Any]:
     """Model, optimizer and some leaves beside them."""
     model = js.sparsify(Net(seed, width), *RULES, rngs=nnx.Rngs(seed))
-    model.held.kernel.mask[...] = (jnp.arange(width)[:, None] + jnp.arange(width)[None]) % 2.0
+    places = np.arange(width)
+    model.held.kernel.mask[...] = jnp.asarray((places[:, None] + places) % 2, jnp.float32)
     tx = js.revise(optax.adam(1e-2), ("held/kernel", js.RigL(every=2, last=30)))
     control = js.TargetDensity(density=0.3, steps=40, every=2)
     wrt = (nnx.Param, js.Mask)

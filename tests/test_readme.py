@@ -9,7 +9,10 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 @pytest.mark.standard_dtypes
-def test_snippets_run(capsys: pytest.CaptureFixture) -> None:
+def test_snippets_run(
+    capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # what they save
     snippets = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     names: dict = {}
     for snippet in snippets:

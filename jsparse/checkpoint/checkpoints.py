@@ -9,6 +9,7 @@
    before it is used.
 """
 
+import operator
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ import jax
 from flax import nnx
 
 from jsparse.checkpoint import arrays, manifest, position
-from jsparse.checkpoint.processes import by_first, shared
+from jsparse.checkpoint.processes import by_first, check_seen, shared
 from jsparse.files import newest_whole, to_disk, write_whole
 from jsparse.leaves import check_fit, describe, filled, named, plain
 
@@ -102,17 +103,21 @@ class Checkpoints:
 
         Raises:
           TypeError: the tree or data hold something that cannot be saved.
-          ValueError: a step out of range; two leaves with one path; with several processes, a leaf
-            that each has for itself and that differs.
+          ValueError: a step out of range; no numbers; two leaves with one path; with several
+            processes, a leaf that each has for itself and that differs.
           OSError: the disk is full, or the folder is not the same for all processes.
         """
+        step = operator.index(step)
         if not 0 <= step <= LAST:
             raise ValueError(f"step is the number of train steps done, 0 to {LAST}; got {step}")
         leaves = named(_states(tree))
         values = shared({name: plain(name, leaf) for name, leaf in leaves.items()})
+        if not any(value.size for value in values.values()):
+            raise ValueError("the tree holds no numbers; give the model, the optimizer, ...")
         name, content = position.encode(data)
         part = self.folder / f".{self._path(step).name}.part"
         by_first(lambda: self._clear(part))
+        check_seen(part)
         write_whole(part / "data" / name, content)
         arrays.write(part / "arrays", values)
         kinds = {name: describe(leaf) for name, leaf in leaves.items()}
@@ -134,11 +139,13 @@ class Checkpoints:
           CorruptCheckpoint: there are checkpoints and all are damaged.
           ValueError: paths, shapes or types are not those of `like`, with a list of what differs;
             or the data positions are those of another number of processes.
+          OSError: the folder is not the same for all processes.
         """
         step = by_first(self._newest)
         if step == NONE:
             return Restored(0, like, data)
         path = self._path(step)
+        check_seen(path)
         facts = manifest.read(path)
         states = _states(like)
         leaves = named(states)
@@ -175,32 +182,29 @@ class Checkpoints:
 
     def _finish(self, part: Path, step: int, kinds: Mapping[str, str]) -> int:
         """Write the manifest, put the checkpoint in place, remove others."""
-        positions = len(list((part / "data").iterdir()))
-        if positions != jax.process_count():
-            raise OSError(
-                f"{part} has the data positions of {positions} processes of "
-                f"{jax.process_count()}; all need one shared folder"
-            )
         for path in [part, *part.rglob("*")]:
             to_disk(path)
-        manifest.write(part, {"step": step, "processes": positions, "leaves": dict(kinds)})
-        _remove(self._path(step))
+        facts = {"step": step, "processes": jax.process_count(), "leaves": dict(kinds)}
+        manifest.write(part, facts)
+        old = _hide(self._path(step))
         os.rename(part, self._path(step))
         to_disk(self.folder)
+        if old.exists():  # the step was saved before
+            shutil.rmtree(old)
         self._refused.discard(step)
         whole = [s for s in self.steps() if s <= step and s not in self._refused]
         for other in self.steps():  # later ones come from a run that was begun anew
             if other not in whole[-self.keep :]:
-                _remove(self._path(other))
+                shutil.rmtree(_hide(self._path(other)))
         return NONE
 
 
-def _remove(path: Path) -> None:
-    """Remove a checkpoint so that a kill leaves all of it or what is cleared later."""
+def _hide(path: Path) -> Path:
+    """Give a checkpoint, if it is there, a name under which it no longer counts."""
+    hidden = path.with_name(f".{path.name}.old")
     if path.exists():
-        hidden = path.with_name(f".{path.name}.old")
         os.rename(path, hidden)
-        shutil.rmtree(hidden)
+    return hidden
 
 
 def _is_module(leaf: Any) -> bool:

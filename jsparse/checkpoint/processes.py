@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,6 +32,23 @@ def by_first(task: Callable[[], int]) -> int:
     return result
 
 
+def check_seen(path: Path) -> None:
+    """Refuse a path of the first process that another one does not see, on all of them.
+
+    Raises:
+      OSError: one does not.
+    """
+    if jax.process_count() == 1:
+        return
+    seen = np.asarray(multihost_utils.process_allgather(np.int32(path.exists()))).ravel()
+    blind = [n for n, sees in enumerate(seen.tolist()) if not sees]
+    if blind:
+        raise OSError(
+            f"{path} is there for process 0 and not for {blind}; give all processes one shared "
+            "folder, by the same path"
+        )
+
+
 def shared(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays as Orbax takes them: those that each process has for itself by numpy.
 
@@ -39,7 +57,7 @@ def shared(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """
     if jax.process_count() == 1:
         return dict(arrays)
-    own = {
+    own: dict[str, np.ndarray] = {
         name: np.asarray(array)
         for name, array in arrays.items()
         if not isinstance(array, jax.Array) or array.is_fully_addressable
