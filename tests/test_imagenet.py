@@ -30,6 +30,7 @@ from PIL import Image
 from experiments import common, dst_imagenet
 from experiments.common import records, stream
 from experiments.common.imagenet import Record, imagenet
+from experiments.common.parallel import likelier
 from experiments.common.sources import DataError
 from experiments.common.stream import Readers, Shard, Synthetic, Training, decode, in_order
 
@@ -507,6 +508,15 @@ def test_the_network_computes_what_the_same_weights_do_in_torch():
     y = y.mean(dim=(2, 3)) @ torch.tensor(np.asarray(model.head.kernel[...]))
     ours = nnx.jit(lambda model, x: model(x))(model, jnp.asarray(x))
     np.testing.assert_allclose(ours, y.numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_an_image_is_right_only_where_its_class_stands_out():
+    labels = jnp.arange(7)
+    logits = jax.random.normal(jax.random.key(0), (7, 7))
+    order = np.argsort(-np.asarray(logits), axis=1).tolist()
+    assert likelier(logits, labels).tolist() == [order[n].index(n) for n in range(7)]
+    assert likelier(jnp.zeros((7, 7)), labels).tolist() == list(range(7))
+    assert likelier(jnp.full((7, 7), jnp.nan), labels).tolist() == 7 * [7]
 
 
 # ---------------------------------------------------------------- the experiment

@@ -114,16 +114,30 @@ class DataParallel:
         model = nnx.merge(self.graphdef, state).model
         model.eval()
         logits = jsparse.fold(model)(self.prepare(images))
+        ahead = likelier(logits, jnp.maximum(labels, 0))
         there = labels >= 0
-        own = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[:, None], axis=1)
-        likelier = jnp.sum(logits > own, axis=1)
-        return jnp.stack([there.sum(), *((there & (likelier < top)).sum() for top in TOP)])
+        return jnp.stack([there.sum(), *((there & (ahead < top)).sum() for top in TOP)])
 
     def _count_kept(self, state: Any) -> Array:
         model = nnx.merge(self.graphdef, state).model
         model.eval()
         masks = _masks_of(model).values()
         return jnp.stack([mask.mean() for mask in masks]) if masks else jnp.zeros(0)
+
+
+def likelier(logits: Array, labels: Array) -> Array:
+    """How many classes come before the label's, [n]; of equal ones the first is the likelier.
+
+    So a network that gives all classes the same logit, or nan, is not taken to be right.
+
+    Args:
+      logits: [n, classes].
+      labels: [n].
+    """
+    classes = jnp.arange(logits.shape[1])[None, :]
+    own = jnp.take_along_axis(logits, labels[:, None], axis=1)
+    ahead = jnp.where(classes < labels[:, None], ~(logits < own), ~(logits <= own))
+    return jnp.sum(ahead, axis=1)
 
 
 def _masks_of(model: nnx.Module) -> dict[str, Array]:
