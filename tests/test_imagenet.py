@@ -644,7 +644,7 @@ def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
         for each in [alone, *parts]
     ]
     for each in started:
-        told = each.communicate(timeout=300)
+        told = each.communicate(timeout=600)
         assert each.returncode == 0, told[1].decode()[-2000:]
     one, two = (common.Run(folder=tmp_path / name).rows() for name in ("alone", "two"))
     assert len(one) == len(two) == 4
@@ -656,7 +656,7 @@ def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
     for path in (tmp_path / "two/checkpoints").glob("step_*4"):
         shutil.rmtree(path)
     again = [*command, str(tmp_path / "two")]
-    done = subprocess.run(again, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(again, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "goes on after step 3" in done.stderr
     last = common.Run(folder=tmp_path / "two").rows()[-1]
