@@ -1,5 +1,6 @@
 """The shared parts of the CIFAR-10 experiments: reader, augmentation, residual networks."""
 
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -21,7 +22,8 @@ pytest.importorskip("tyro", reason="the experiments need their extra packages")
 from experiments import common
 from experiments.common import DataError, ResNet, cifar, cifar10
 
-TRAIN, TEST = list(cifar.DIGESTS)[:5], "test_batch.bin"
+TRAIN, TEST = list(cifar.CIFAR10.digests)[:5], "test_batch.bin"
+ARCHIVE = cifar.CIFAR10.archive
 
 # ---------------------------------------------------------------- reader
 
@@ -44,7 +46,7 @@ def contents() -> dict[str, bytes]:
         pixels = random.randint(0, 256, (count, 3072))
         return np.c_[random.randint(0, 10, count), pixels].astype(np.uint8).tobytes()
 
-    return {name: batch(n + 1) for n, name in enumerate(cifar.DIGESTS)}
+    return {name: batch(n + 1) for n, name in enumerate(cifar.CIFAR10.digests)}
 
 
 def archive(contents: dict[str, bytes]) -> bytes:
@@ -85,7 +87,7 @@ def test_each_place_gives_the_same_images(tmp_path, contents, monkeypatch):
 def test_only_the_official_files_are_named_cifar10(tmp_path, contents, monkeypatch):
     put(tmp_path, contents)
     sums = {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
-    monkeypatch.setattr(cifar, "DIGESTS", sums)
+    monkeypatch.setattr(cifar, "CIFAR10", dataclasses.replace(cifar.CIFAR10, digests=sums))
     assert cifar10(str(tmp_path)).name == "CIFAR-10"
     changed = bytearray(contents[TEST])
     changed[-1] ^= 1
@@ -111,14 +113,14 @@ def damaged(contents: dict[str, bytes], kind: str) -> tuple[str, bytes, str]:
         "cut": (TEST, image[:-1], f"{len(image) - 1} bytes, .*multiple of 3073"),
         "empty": (TEST, b"", "0 bytes, .*positive multiple of 3073"),
         "label": (TEST, image[:3073] + b"\x0b" + image[3074:], "record 1 .*label 11, .*0 to 9"),
-        "packed cut": (cifar.ARCHIVE, packed[:-300], f"cut off: its {len(packed) - 300} bytes"),
-        "packed nothing": (cifar.ARCHIVE, b"", "cut off: its 0 bytes unpack to 0"),
-        "packed sum": (cifar.ARCHIVE, packed[:-8] + bytes(8), f"gzip data .{len(packed)} bytes"),
-        "packed flip": (cifar.ARCHIVE, packed[:5000] + bytes(9) + packed[5009:], "gzip data"),
-        "not gz": (cifar.ARCHIVE, image, f"not good gzip data .{len(image)} bytes"),
-        "not tar": (cifar.ARCHIVE, gzip.compress(b"x" * 2000), "no good tar file"),
-        "packed lacks": (cifar.ARCHIVE, lacking, r"bytes. lacks test_batch\.bin"),
-        "packed short": (cifar.ARCHIVE, short, r"gz/test_batch\.bin has 9 bytes"),
+        "packed cut": (ARCHIVE, packed[:-300], f"cut off: its {len(packed) - 300} bytes"),
+        "packed nothing": (ARCHIVE, b"", "cut off: its 0 bytes unpack to 0"),
+        "packed sum": (ARCHIVE, packed[:-8] + bytes(8), f"gzip data .{len(packed)} bytes"),
+        "packed flip": (ARCHIVE, packed[:5000] + bytes(9) + packed[5009:], "gzip data"),
+        "not gz": (ARCHIVE, image, f"not good gzip data .{len(image)} bytes"),
+        "not tar": (ARCHIVE, gzip.compress(b"x" * 2000), "no good tar file"),
+        "packed lacks": (ARCHIVE, lacking, r"bytes. lacks test_batch\.bin"),
+        "packed short": (ARCHIVE, short, r"gz/test_batch\.bin has 9 bytes"),
     }[kind]
 
 
@@ -137,10 +139,12 @@ def test_damaged_file_is_named_with_bytes_and_remedy(tmp_path, contents, kind):
 
 def test_download_fills_the_cache_and_is_used_again(tmp_path, contents, monkeypatch):
     packed, asked = archive(contents), []
-    monkeypatch.setattr(cifar, "ARCHIVE_DIGEST", hashlib.md5(packed).hexdigest())
+    digest = hashlib.md5(packed).hexdigest()
+    official = dataclasses.replace(cifar.CIFAR10, archive_digest=digest)
+    monkeypatch.setattr(cifar, "CIFAR10", official)
     monkeypatch.setattr(cifar, "fetch", lambda url: (asked.append(url), packed)[1])
     assert len(cifar10().train_x) == len(cifar10().train_x) == 15
-    assert asked == [cifar.SOURCE]
+    assert asked == [cifar.CIFAR10.source]
     assert (tmp_path / "home/.cache/jsparse/cifar-10-binary.tar.gz").read_bytes() == packed
 
 
@@ -160,6 +164,37 @@ def test_a_download_of_something_else_is_not_kept(tmp_path, monkeypatch, capsys)
     cifar10()
     assert "14 bytes with MD5" in capsys.readouterr().err
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_cifar100_takes_the_fine_label(tmp_path, packed, monkeypatch):
+    layout, random = cifar.CIFAR100, np.random.RandomState(0)
+    records = random.randint(0, 256, (9, 3074)).astype(np.uint8)
+    records[:, 0], records[:, 1] = np.arange(9), [99, 0, 98, 20, 3, 7, 55, 61, 10]
+    both = {"train.bin": records[:6].tobytes(), "test.bin": records[6:].tobytes()}
+    content = archive(both)
+    put(tmp_path / "cifar-100-binary", both)
+    if packed:
+        put(tmp_path, {layout.archive: content})
+        for name in both:
+            (tmp_path / "cifar-100-binary" / name).unlink()
+    images = cifar.cifar100(str(tmp_path))
+    assert images.train_y.tolist() == [99, 0, 98, 20, 3, 7] and images.test_y.tolist() == [
+        55,
+        61,
+        10,
+    ]
+    assert images.train_x[4, 3, 30].tolist() == records[4, [128, 1152, 2176]].tolist()
+    assert images.name.startswith("CIFAR-100 files that are NOT the official ones (6 + 3 images, ")
+    digest = hashlib.md5(content).hexdigest()
+    monkeypatch.setattr(cifar, "CIFAR100", dataclasses.replace(layout, archive_digest=digest))
+    assert (cifar.cifar100(str(tmp_path)).name == "CIFAR-100") == packed
+
+
+def test_cifar100_refuses_a_label_above_99(tmp_path):
+    put(tmp_path, {"train.bin": bytes(3074), "test.bin": bytes([1, 100]) + bytes(3072)})
+    with pytest.raises(DataError, match=r"test\.bin, record 0 of 3074 .*label 100, .*0 to 99"):
+        cifar.cifar100(str(tmp_path))
 
 
 # ---------------------------------------------------------------- augmentation

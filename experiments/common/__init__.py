@@ -9,8 +9,9 @@ from experiments.common.augment import (
     standardise,
     standardise_channels,
 )
+from experiments.common.bottleneck import BottleneckNet
 from experiments.common.checkpoint import CorruptCheckpoint
-from experiments.common.cifar import cifar10, colour_digits
+from experiments.common.cifar import cifar10, cifar100, colour_digits
 from experiments.common.compare import (
     Contestant,
     Point,
@@ -25,6 +26,7 @@ from experiments.common.compare import (
 from experiments.common.convolution import convolution, max_pool
 from experiments.common.curves import Curve, plot_rounds
 from experiments.common.data import digits, mnist
+from experiments.common.imagenet import imagenet
 from experiments.common.lenet import LeNet5, LeNet300, SmallConvNet
 from experiments.common.plots import plot_epochs, plot_first_layer, plot_kernels, plot_layers
 from experiments.common.recurrence import run_lstm
@@ -45,6 +47,7 @@ from experiments.common.sweep import Inputs, Sweep, in_turn, side_by_side, to_fl
 from experiments.common.wide_resnet import WideResNet
 
 __all__ = [
+    "BottleneckNet",
     "Contestant",
     "CorruptCheckpoint",
     "Curve",
@@ -70,11 +73,13 @@ __all__ = [
     "build",
     "check_finite",
     "cifar10",
+    "cifar100",
     "colour_digits",
     "compare",
     "convolution",
     "digits",
     "first_samples",
+    "imagenet",
     "in_turn",
     "learning_rate",
     "max_pool",

@@ -1,9 +1,10 @@
-"""CIFAR-10 from its official binary files, or scikit-learn's digits where there is no CIFAR-10."""
+"""CIFAR-10 and CIFAR-100 from their official binary files, or scikit-learn's digits instead."""
 
 import dataclasses
 import hashlib
 import io
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,20 +24,70 @@ from experiments.common.sources import (
 from jsparse.files import write_whole
 
 SIDE = 32
-RECORD = 1 + 3 * SIDE * SIDE
-INNER = "cifar-10-batches-bin"
-ARCHIVE = "cifar-10-binary.tar.gz"
-SOURCE = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
-ARCHIVE_DIGEST = "c32a1d4ab5d03f1284b67883e8d87530"  # MD5, from the data set's page
-# MD5 of the six files, on which independent public projects that check them agree.
-DIGESTS = {
-    "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
-    "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
-    "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
-    "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
-    "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
-    "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
-}
+PIXELS = 3 * SIDE * SIDE
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How the binary version of a data set is laid out.
+
+    Args:
+        name: Of the data set.
+        archive: Its file name.
+        archive_digest: MD5, from the data set's page.
+        inner: The folder in the archive.
+        digests: MD5 of each file, the one to test on last.
+        labels: Bytes before the pixels of a record; the last of them is the class.
+        classes: How many.
+    """
+
+    name: str
+    archive: str
+    archive_digest: str
+    inner: str
+    digests: Mapping[str, str]
+    labels: int
+    classes: int
+
+    @property
+    def record(self) -> int:
+        """Bytes of an image with its labels."""
+        return self.labels + PIXELS
+
+    @property
+    def source(self) -> str:
+        """Where the archive is."""
+        return f"https://www.cs.toronto.edu/~kriz/{self.archive}"
+
+
+CIFAR10 = Layout(
+    name="CIFAR-10",
+    archive="cifar-10-binary.tar.gz",
+    archive_digest="c32a1d4ab5d03f1284b67883e8d87530",
+    inner="cifar-10-batches-bin",
+    digests={  # independent public projects that check the files agree on them
+        "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+        "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+        "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+        "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+        "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+        "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
+    },
+    labels=1,
+    classes=10,
+)
+CIFAR100 = Layout(
+    name="CIFAR-100",
+    archive="cifar-100-binary.tar.gz",
+    archive_digest="03b5dce01913d631647c71ecec9e9cb8",
+    inner="cifar-100-binary",
+    digests={  # given by one public project alone, so a good archive counts as official too
+        "train.bin": "6172c7755cfe09b2fe270c85cebc1b15",
+        "test.bin": "4499cfba6c016c1be1438163640a0898",
+    },
+    labels=2,  # the coarse one, then the fine one
+    classes=100,
+)
 
 
 def cifar10(folder: str = "") -> Images:
@@ -55,116 +106,150 @@ def cifar10(folder: str = "") -> Images:
     Raises:
         DataError: A file is missing in a folder that was given, or a file is damaged.
     """
+    return _images(CIFAR10, folder)
+
+
+def cifar100(folder: str = "") -> Images:
+    """CIFAR-100 with its 100 fine labels; found, named and replaced as `cifar10` does.
+
+    Args:
+        folder: Holds `train.bin` and `test.bin`, directly or in `cifar-100-binary/`, or the archive
+            `cifar-100-binary.tar.gz`; empty as for `cifar10`.
+
+    Returns:
+        Images `[n, 32, 32, 3]`, labels 0 to 99; only the official files get the name CIFAR-100.
+
+    Raises:
+        DataError: A file is missing in a folder that was given, or a file is damaged.
+    """
+    return _images(CIFAR100, folder)
+
+
+def _images(layout: Layout, folder: str) -> Images:
     try:
-        place = locate(folder, _find, _download)
+        find = lambda folder: _find(layout, folder)
+        place = locate(folder, find, lambda cache: _download(layout, cache))
     except Unavailable as error:
-        warn("CIFAR-10", f"its six binary files or {ARCHIVE}", error)
-        return colour_digits()
-    contents = _unpacked(place) if place.is_file() else _files(place)
-    batches = [_records(contents[name], place, name) for name in DIGESTS]
+        warn(layout.name, f"{_all(layout)} or {layout.archive}", error)
+        return colour_digits(layout.name)
+    contents = _unpacked(layout, place) if place.is_file() else _files(layout, place)
+    batches = [_records(layout, contents[name], place, name) for name in layout.digests]
     labels, images = (np.concatenate(part) for part in zip(*batches[:-1], strict=True))
+    counts = len(labels), len(batches[-1][0])
     return Images(
         train_x=images,
         train_y=labels,
         test_x=batches[-1][1],
         test_y=batches[-1][0],
-        name=_name(contents, len(labels), len(batches[-1][0])),
+        name=_name(layout, place, contents, counts),
     )
 
 
-def colour_digits() -> Images:
-    """scikit-learn's digits in the shape of CIFAR-10: 32x32, three equal channels."""
-    grey = digits(SIDE, "CIFAR-10")
+def colour_digits(missing: str = "CIFAR-10") -> Images:
+    """scikit-learn's digits in the shape of CIFAR-10: 32x32, three equal channels, 10 classes."""
+    grey = digits(SIDE, missing)
     colour = lambda images: np.repeat(images[..., None], 3, axis=-1)
     return dataclasses.replace(grey, train_x=colour(grey.train_x), test_x=colour(grey.test_x))
 
 
-def _find(folder: Path) -> Path:
-    """The folder that holds all six files, or the archive."""
-    places = [folder, folder / INNER]
-    missing = list(DIGESTS)
+def _all(layout: Layout) -> str:
+    return f"its {len(layout.digests)} binary files"
+
+
+def _find(layout: Layout, folder: Path) -> Path:
+    """The folder that holds all files, or the archive."""
+    places = [folder, folder / layout.inner]
+    missing = list(layout.digests)
     for place in places:
-        lacking = [name for name in DIGESTS if not (place / name).is_file()]
+        lacking = [name for name in layout.digests if not (place / name).is_file()]
         if not lacking:
             return place
         missing = min(missing, lacking, key=len)
-    archive = folder / ARCHIVE
+    archive = folder / layout.archive
     if archive.is_file():
         return archive
     raise DataError(
         f"{', '.join(missing)} not found; looked in {', '.join(map(str, places))}, and for "
-        f"{archive}; all six of {', '.join(DIGESTS)} must be in one of these folders, or the "
+        f"{archive}; all of {', '.join(layout.digests)} must be in one of these folders, or the "
         "archive beside them: put them there, point --data or JSPARSE_DATA at their folder, or "
         "leave both empty to download them"
     )
 
 
-def _download(cache: Path) -> Path:
+def _download(layout: Layout, cache: Path) -> Path:
     """Fetches the archive, checked before it is kept."""
-    content = fetch(SOURCE)
+    content = fetch(layout.source)
     got = hashlib.md5(content).hexdigest()
-    if got != ARCHIVE_DIGEST:
+    if got != layout.archive_digest:
         raise DataError(
-            f"{SOURCE}: {len(content)} bytes with MD5 {got}, not {ARCHIVE_DIGEST}; try again, or "
-            "fetch it by other means"
+            f"{layout.source}: {len(content)} bytes with MD5 {got}, not "
+            f"{layout.archive_digest}; try again, or fetch it by other means"
         )
-    write_whole(cache / ARCHIVE, content)
-    return cache / ARCHIVE
+    write_whole(cache / layout.archive, content)
+    return cache / layout.archive
 
 
-def _files(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in DIGESTS}
+def _files(layout: Layout, folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in layout.digests}
 
 
-def _unpacked(archive: Path) -> dict[str, bytes]:
-    """The six files in the archive, whatever folder they are in there; nothing is written."""
+def _unpacked(layout: Layout, archive: Path) -> dict[str, bytes]:
+    """The files in the archive, whatever folder they are in there; nothing is written."""
     content, found = archive.read_bytes(), {}
-    whole = lambda _: f"the images of the official one alone have {60_000 * RECORD}"
+    whole = lambda _: f"the images of the official one alone have {60_000 * layout.record}"
     try:
         with tarfile.open(fileobj=io.BytesIO(unpack(content, whole)), mode="r:") as tar:
             for member in tar:
                 name = Path(member.name).name
-                if name in DIGESTS and member.isfile():
+                if name in layout.digests and member.isfile():
                     found[name] = tar.extractfile(member).read()  # type: ignore[union-attr]
     except ValueError as error:
-        raise DataError(f"{archive} is {error}; {again(archive, SOURCE)}") from error
+        raise DataError(f"{archive} is {error}; {again(archive, layout.source)}") from error
     except tarfile.TarError as error:
         raise DataError(
             f"{archive} is no good tar file ({len(content)} bytes, {error}); "
-            f"{again(archive, SOURCE)}"
+            f"{again(archive, layout.source)}"
         ) from error
-    lacking = [name for name in DIGESTS if name not in found]
+    lacking = [name for name in layout.digests if name not in found]
     if lacking:
         raise DataError(
-            f"{archive} ({len(content)} bytes) lacks {', '.join(lacking)}; {again(archive, SOURCE)}"
+            f"{archive} ({len(content)} bytes) lacks {', '.join(lacking)}; "
+            f"{again(archive, layout.source)}"
         )
     return found
 
 
-def _records(content: bytes, place: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _records(
+    layout: Layout, content: bytes, place: Path, name: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Labels int32 [n] and images uint8 [n, 32, 32, 3] of a file, in a folder or the archive."""
     path = place / name
-    remedy = again(place if place.is_file() else path, SOURCE)
-    if not content or len(content) % RECORD:
+    remedy = again(place if place.is_file() else path, layout.source)
+    if not content or len(content) % layout.record:
         raise DataError(
-            f"{path} has {len(content)} bytes, which is not a positive multiple of {RECORD} (a "
-            f"label and {SIDE}x{SIDE} pixels in 3 planes); {remedy}"
+            f"{path} has {len(content)} bytes, which is not a positive multiple of {layout.record} "
+            f"({layout.labels} of labels and {SIDE}x{SIDE} pixels in 3 planes); {remedy}"
         )
-    records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
-    labels = records[:, 0].astype(np.int32)
-    if labels.max() > 9:
+    records = np.frombuffer(content, np.uint8).reshape(-1, layout.record)
+    labels = records[:, layout.labels - 1].astype(np.int32)
+    if labels.max() >= layout.classes:
         at = int(labels.argmax())
         raise DataError(
-            f"{path}, record {at} of {RECORD} bytes, holds the label {labels[at]}, allowed are 0 "
-            f"to 9; {remedy}"
+            f"{path}, record {at} of {layout.record} bytes, holds the label {labels[at]}, allowed "
+            f"are 0 to {layout.classes - 1}; {remedy}"
         )
-    planes = records[:, 1:].reshape(-1, 3, SIDE, SIDE)
+    planes = records[:, layout.labels :].reshape(-1, 3, SIDE, SIDE)
     return labels, np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
 
 
-def _name(contents: dict[str, bytes], train: int, test: int) -> str:
-    got = {name: hashlib.md5(contents[name]).hexdigest() for name in DIGESTS}
-    if got == DIGESTS:
-        return "CIFAR-10"
-    counts = "" if (train, test) == (50_000, 10_000) else f"{train} + {test} images, "
-    return f"CIFAR-10 files that are NOT the official ones ({counts}{mark(got.values())})"
+def _name(layout: Layout, place: Path, contents: dict[str, bytes], counts: tuple[int, int]) -> str:
+    got = {name: hashlib.md5(contents[name]).hexdigest() for name in layout.digests}
+    whole = place.is_file() and _digest(place) == layout.archive_digest
+    if whole or got == layout.digests:
+        return layout.name
+    size = "" if counts == (50_000, 10_000) else f"{counts[0]} + {counts[1]} images, "
+    return f"{layout.name} files that are NOT the official ones ({size}{mark(got.values())})"
+
+
+def _digest(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()

@@ -125,23 +125,29 @@ class Run:
         if found:
             path, stored = found
             tree = checkpoint.fill(tree, stored, path)
-            self._keep([row for row in self.rows() if row["step"] <= stored.step])
-            print(f"{self.folder}: goes on after step {stored.step}", file=sys.stderr)
+            self.forget_after(stored.step)
             return stored.step, tree
-        self._keep([])
+        self.forget_after(0)
         return 0, tree
+
+    def forget_after(self, step: int) -> None:
+        """Drops the rows logged after a step from which the run goes on, and says so."""
+        self._keep([row for row in self.rows() if row["step"] <= step])
+        if step:
+            print(f"{self.folder}: goes on after step {step}", file=sys.stderr)
 
     def tidy(self) -> None:
         """Removes what a kill left half done: a torn log line, files not yet in place."""
         for path in [*self.folder.glob(".*.part"), *self.folder.glob("checkpoints/.*.part")]:
-            path.unlink()
+            if path.is_file():  # a folder is one of `jsparse.Checkpoints`, which clears its own
+                path.unlink()
         log = self.folder / "log.jsonl"
         if log.is_file() and not log.read_bytes().endswith(b"\n"):
             self._keep(self.rows())
 
     def checkpoints(self) -> list[Path]:
-        """The checkpoint files, oldest first."""
-        return sorted((self.folder / "checkpoints").glob("step_*.npz"))
+        """The checkpoints, oldest first: files, or folders of `jsparse.Checkpoints`."""
+        return sorted((self.folder / "checkpoints").glob("step_*"))
 
     def _path(self, step: int) -> Path:
         return self.folder / "checkpoints" / f"step_{int(step):012d}.npz"

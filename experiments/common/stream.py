@@ -1,0 +1,348 @@
+"""Batches of images for training and testing: read ahead, shared out to processes, resumable.
+
+The order is one for all processes: a seed shuffles the records anew each epoch, batch number k of
+the run is made of the same images, cropped the same way, on 1 process and on 100, and each process
+reads its own part of it. So the number of batches done says all about the position, and a run may
+go on with another number of processes, threads or workers.
+"""
+
+import dataclasses
+import io
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple, Protocol, Self
+
+import jax
+import numpy as np
+
+from experiments.common.imagenet import Record, Source
+from experiments.common.sources import DataError
+
+TEST_PART = 224 / 256
+"""Side of the square that is tested on, of the shorter side."""
+
+
+class Batch(NamedTuple):
+    """This process's part of a batch.
+
+    Attributes:
+        images: uint8 `[n, side, side, 3]`.
+        labels: int32 `[n]`, -1 where a test batch is filled up.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Which process this is.
+
+    Args:
+        index: From 0.
+        count: Of all processes.
+    """
+
+    index: int = dataclasses.field(default_factory=jax.process_index)
+    count: int = dataclasses.field(default_factory=jax.process_count)
+
+    def part(self, batch: int) -> int:
+        """Images of a batch that are this process's.
+
+        Raises:
+            ValueError: The batch cannot be shared out evenly.
+        """
+        if batch < 1 or batch % self.count:
+            raise ValueError(
+                f"a batch of {batch} cannot be shared out to {self.count} processes; give a "
+                "multiple of it"
+            )
+        return batch // self.count
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Readers:
+    """How a process reads ahead; none of it changes what is read.
+
+    Args:
+        workers: Further Python processes; 0 to read in threads of this one alone. Threads serve up
+            to some ten cores, since decoding a JPEG releases Python's lock and little else does.
+        threads: In each worker, or in this process; each makes whole batches.
+        ahead: Batches kept ready, by each worker too.
+    """
+
+    workers: int = 0
+    threads: int = 8
+    ahead: int = 4
+
+    def __post_init__(self) -> None:
+        if self.workers < 0 or self.threads < 1 or self.ahead < 1:
+            raise ValueError(f"workers are 0 or more, threads and ahead 1 or more; got {self}")
+
+
+class Stream(Protocol):
+    """Batches without end, from any position on."""
+
+    def __next__(self) -> Batch: ...
+
+    def get_state(self) -> dict[str, int]:
+        """The position and what it is a position in, as plain integers."""
+        ...
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes to a position; refuses one of other data, batch or seed."""
+        ...
+
+    def close(self) -> None:
+        """Stops reading ahead."""
+        ...
+
+
+class _Positioned:
+    """The position of a stream: batches handed out, in this order of these records."""
+
+    def __init__(self, *, records: int, batch: int, seed: int):
+        if batch > records:
+            raise ValueError(f"a batch of {batch} is larger than the {records} training images")
+        self._order = {"records": records, "batch": batch, "seed": seed}
+        self._step = 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def get_state(self) -> dict[str, int]:
+        return {"step": self._step, **self._order}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        other = {name: state.get(name) for name in self._order}
+        if other != self._order or state.get("step", -1) < 0:
+            raise ValueError(
+                f"the position {state} is not one of this stream, {self.get_state()}; go on with "
+                "the data, batch and seed that the run began with"
+            )
+        self.close()
+        self._step = int(state["step"])
+
+    def close(self) -> None:
+        """Nothing is read ahead."""
+
+
+class Training(_Positioned):
+    """Random crops of shuffled records, batch after batch; the last incomplete batch is left out.
+
+    Crops as in GoogLeNet: 8 to 100 % of the image's area, sides 3:4 to 4:3, made square; then left
+    and right swapped half of the time.
+
+    Args:
+        source: Of the records.
+        batch: Images of all processes together.
+        side: Of the images, in pixels.
+        seed: Of order, crops and swaps.
+        shard: Which process this is.
+        readers: How to read ahead.
+
+    Reference: Szegedy et al., Going deeper with convolutions, CVPR 2015, section 6.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch: int,
+        side: int,
+        seed: int,
+        shard: Shard,
+        readers: Readers,
+    ):
+        super().__init__(records=len(source), batch=batch, seed=seed)
+        grain = _grain()
+        part, whole = shard.part(batch), len(source) // batch * batch
+        # the seeds of crops count records before the processes' parts are taken
+        made = grain.MapDataset.source(source).seed(seed).shuffle()[:whole]
+        made = made.random_map(partial(_training_image, side=side))
+        self._batches = made[shard.index :: shard.count].batch(part).repeat()
+        self._readers, self._iterator = readers, None
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = _read_ahead(self._batches[self._step :], self._readers)
+        batch = _next(self._iterator)
+        self._step += 1
+        return batch
+
+    def close(self) -> None:
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+
+def in_order(
+    source: Source, *, batch: int, side: int, shard: Shard, readers: Readers
+) -> Iterator[Batch]:
+    """Each record once, its centre cut out; the last batch is filled up with the label -1.
+
+    What is cut out is the square of 224 / 256 of the shorter side, scaled in one go.
+
+    Args:
+        source: Of the records.
+        batch: Images of all processes together.
+        side: Of the images, in pixels.
+        shard: Which process this is; all get the same number of batches.
+        readers: How to read ahead.
+    """
+    total = -(-len(source) // batch) * batch
+    numbers = _grain().MapDataset.range(total)[shard.index :: shard.count]
+    made = numbers.map(partial(_testing_image, source=source, side=side)).batch(shard.part(batch))
+    iterator = _read_ahead(made, readers)
+    try:
+        for _ in range(total // batch):
+            yield _next(iterator)
+    finally:
+        iterator.close()
+
+
+class Synthetic(_Positioned):
+    """Made-up images in the same shape, from memory: a speed run waits for no disk.
+
+    Each class has a coarse pattern of its own, which noise hides in part, so a network can learn.
+    The images of a few batches are made once and repeat.
+
+    Args:
+        batch: Images of all processes together.
+        side: Of the images, in pixels.
+        classes: How many there are.
+        seed: Of patterns and noise.
+        shard: Which process this is.
+        batches: How many are made.
+        first: Number of the first image; further ones have other noise, such as those to test on.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch: int,
+        side: int,
+        classes: int,
+        seed: int,
+        shard: Shard,
+        batches: int,
+        first: int = 0,
+    ):
+        super().__init__(records=batch * batches, batch=batch, seed=seed)
+        shard.part(batch)
+        patterns = np.random.default_rng([seed, 0]).integers(0, 256, (classes, 4, 4, 3))
+        numbers = np.arange(first, first + batch * batches).reshape(batches, batch)
+        self._batches = [
+            _made_up(some[shard.index :: shard.count], patterns, side, seed) for some in numbers
+        ]
+
+    def __next__(self) -> Batch:
+        batch = self._batches[self._step % len(self._batches)]
+        self._step += 1
+        return batch
+
+
+def _made_up(numbers: np.ndarray, patterns: np.ndarray, side: int, seed: int) -> Batch:
+    labels = (numbers * 7919 % len(patterns)).astype(np.int32)
+    cells = np.arange(side) * 4 // side
+    images = np.empty((len(numbers), side, side, 3), np.uint8)
+    for image, number, label in zip(images, numbers, labels, strict=True):
+        noise = np.random.default_rng([seed, 1, number]).integers(0, 128, (side, side, 3))
+        image[...] = patterns[label][np.ix_(cells, cells)] // 2 + noise
+    return Batch(images, labels)
+
+
+def decode(record: Record) -> Any:
+    """The image of a record in RGB, of Pillow.
+
+    Raises:
+        DataError: It cannot be decoded.
+    """
+    from PIL import Image
+
+    try:
+        return Image.open(io.BytesIO(record.image)).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{record.name} holds no good image ({len(record.image)} bytes, {error}); fetch it "
+            "again or take it out"
+        ) from error
+
+
+def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of a random crop; after ten tries that do not fit, the centre."""
+    for _ in range(10):
+        area = width * height * rng.uniform(0.08, 1.0)
+        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
+            return int(left), int(top), int(left) + w, int(top) + h
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def centre_box(width: int, height: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the square that is tested on."""
+    half = min(width, height) * TEST_PART / 2
+    return width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half
+
+
+def _training_image(record: Record, rng: np.random.Generator, *, side: int) -> Batch:
+    image = decode(record)
+    pixels = _scaled(image, random_box(*image.size, rng), side)
+    if rng.random() < 0.5:
+        pixels = np.ascontiguousarray(pixels[:, ::-1])
+    return Batch(pixels, np.int32(record.label))
+
+
+def _testing_image(number: int, *, source: Source, side: int) -> Batch:
+    if number >= len(source):
+        return Batch(np.zeros((side, side, 3), np.uint8), np.int32(-1))
+    record = source[number]
+    image = decode(record)
+    return Batch(_scaled(image, centre_box(*image.size), side), np.int32(record.label))
+
+
+def _scaled(image: Any, box: tuple[float, float, float, float], side: int) -> np.ndarray:
+    from PIL import Image
+
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box=box))
+
+
+def _grain() -> Any:
+    try:
+        import grain
+        from absl import flags
+    except ImportError as error:
+        raise DataError(
+            f"ImageNet is read with grain, array-record and pillow ({error}); install them with "
+            "pip install 'jsparse[imagenet]', or use --synthetic"
+        ) from error
+    if not flags.FLAGS.is_parsed():  # grain's workers read flags that only an absl app parses
+        flags.FLAGS.mark_as_parsed()
+    return grain
+
+
+def _read_ahead(batches: Any, readers: Readers) -> Any:
+    grain = _grain()
+    options = grain.ReadOptions(num_threads=readers.threads, prefetch_buffer_size=readers.ahead)
+    made = batches.to_iter_dataset(options)
+    if readers.workers:
+        made = made.mp_prefetch(
+            grain.MultiprocessingOptions(
+                num_workers=readers.workers, per_worker_buffer_size=readers.ahead
+            )
+        )
+    return iter(made)
+
+
+def _next(iterator: Any) -> Batch:
+    return Batch(*next(iterator))
