@@ -66,41 +66,6 @@ class MLP(nnx.Module):
         return self.layers[-1](x)
 
 
-class Block(nnx.Module):
-    """A transformer block, norm first."""
-
-    def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
-        self.norm1 = nnx.LayerNorm(width, rngs=rngs)
-        self.attention = nnx.MultiHeadAttention(heads, width, decode=False, rngs=rngs)
-        self.norm2 = nnx.LayerNorm(width, rngs=rngs)
-        self.widen = nnx.Linear(width, 4 * width, rngs=rngs)
-        self.narrow = nnx.Linear(4 * width, width, rngs=rngs)
-
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        """[n, tokens, width] to the same; mask [n, 1, tokens, tokens]."""
-        x = x + self.attention(self.norm1(x), mask=mask)
-        return x + self.narrow(nnx.gelu(self.widen(self.norm2(x))))
-
-
-class Transformer(nnx.Module):
-    """Two blocks of width 256 with 4 heads, over 256 tokens; the embedding stays dense."""
-
-    def __init__(self, rngs: nnx.Rngs):
-        self.embed = nnx.Embed(256, 256, rngs=rngs)
-        self.place = nnx.Embed(64, 256, rngs=rngs)
-        self.blocks = nnx.List([Block(256, 4, rngs) for _ in range(2)])
-        self.norm = nnx.LayerNorm(256, rngs=rngs)
-        self.out = nnx.Linear(256, 256, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Tokens [n, 64] to logits [n, 64, 256]."""
-        mask = nnx.make_causal_mask(x)
-        x = self.embed(x) + self.place.embedding[...]
-        for block in self.blocks:
-            x = block(x, mask)
-        return self.out(self.norm(x))
-
-
 Draw = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
 
@@ -151,7 +116,11 @@ NETWORKS = {
             "Gibbs, filter, 50 sweeps": jsparse.Gibbs(density=0.1, beta=0.1, unit=jsparse.Filter()),
         },
     ),
-    "transformer": Network(Transformer, tokens(16, 64), 1.05),
+    "transformer": Network(
+        partial(common.Transformer, 256, width=256, blocks=2, heads=4, context=64),
+        tokens(16, 64),
+        1.05,
+    ),
 }
 
 
