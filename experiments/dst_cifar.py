@@ -95,7 +95,8 @@ def network(settings: Settings):
 
 def normalised(images: jax.Array) -> jax.Array:
     """Pixels in [0, 1] to what the network reads, [n, h, w, 3] both."""
-    return (images - jnp.array(MEAN)) / jnp.array(DEVIATION)
+    mean, deviation = (jnp.array(of).reshape(1, 1, 1, 3) for of in (MEAN, DEVIATION))
+    return (images - mean) / deviation
 
 
 INPUTS = common.Inputs(  # black around the images, as the paper's code has it

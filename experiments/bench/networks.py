@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from jax import lax
 
 import jsparse
 from experiments import common
@@ -16,41 +15,6 @@ KERNELS = ".*/kernel"
 """The weights that become sparse: all kernels, of attention too."""
 MASKS = {"Threshold": jsparse.Threshold(), "Held": jsparse.Held()}
 """Thresholds start at 0 and the stored mask full: both compute what the dense network does."""
-VGG = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
-
-
-class VGG16(nnx.Module):
-    """VGG-16 for 32x32 images: 3x3 convolutions with batch norm and ReLU, then 512-512-10."""
-
-    def __init__(self, rngs: nnx.Rngs):
-        convs, norms, inputs, side = [], [], 3, 32
-        for width in VGG:
-            if width == "M":
-                side //= 2
-                continue
-            # as a matrix product exactly where the kernel exceeds the map
-            conv = common.convolution() if side < 3 else lax.conv_general_dilated
-            convs.append(
-                nnx.Conv(
-                    inputs, width, (3, 3), use_bias=False, conv_general_dilated=conv, rngs=rngs
-                )
-            )
-            norms.append(nnx.BatchNorm(width, rngs=rngs))
-            inputs = width
-        self.convs, self.norms = nnx.List(convs), nnx.List(norms)
-        self.fc1 = nnx.Linear(512, 512, rngs=rngs)
-        self.fc2 = nnx.Linear(512, 10, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Images [n, 32, 32, 3] to logits [n, 10]."""
-        layers = iter(zip(self.convs, self.norms, strict=True))
-        for width in VGG:
-            if width == "M":
-                x = common.max_pool(x)
-            else:
-                conv, norm = next(layers)
-                x = nnx.relu(norm(conv(x)))
-        return self.fc2(nnx.relu(self.fc1(x.reshape(len(x), -1))))
 
 
 class MLP(nnx.Module):
@@ -101,7 +65,10 @@ class Network(NamedTuple):
 NETWORKS = {
     "lenet-300-100": Network(common.LeNet300, features(64, 28, 28, classes=10), 1.2),
     "lenet-5": Network(common.LeNet5, features(64, 28, 28, classes=10), 1.05),
-    "vgg-16": Network(VGG16, features(64, 32, 32, 3, classes=10), 1.05),
+    "vgg-16": Network(common.VGG16, features(128, 32, 32, 3, classes=10), 1.05),
+    "wrn-16-8": Network(
+        partial(common.WideResNet, 16, 8), features(128, 32, 32, 3, classes=10), 1.05
+    ),
     "mlp-1024": Network(MLP, features(128, 1024, classes=1024), float("inf")),
     "resnet-20": Network(
         partial(common.ResNet, 20),
