@@ -67,6 +67,8 @@ class Settings:
     """Passes over the images."""
     samples: int = 50_000
     """Train on the first so many images."""
+    tested: int = 10_000
+    """Stretches of text, or images at most, to test on; a tenth is read at once."""
     warmup: float = 1 / 160
     """Part of the run, at batch 256."""
     scale: float = 1.0
@@ -93,6 +95,8 @@ class Settings:
                 f"--batches got {self.batches}; give at least one, each at most --part "
                 f"{self.part} or a multiple of it"
             )
+        if self.tested < 10 or self.tested % 10:
+            raise ValueError(f"--tested got {self.tested}; give a multiple of 10")
         if not 0 < self.density < 1:
             raise ValueError(f"--density is a fraction in (0, 1), got {self.density}")
 
@@ -108,6 +112,7 @@ QUICK = Settings(
     depth=8,
     epochs=2,
     samples=4096,
+    tested=1000,
     part=128,
     quick=True,
 )
@@ -119,9 +124,6 @@ REST = 3e-3
 """Rate, at batch 256, of the Adam that has what is no weight of a layer under LARS and SGD."""
 SAVES = 10
 """Checkpoints of a run."""
-TESTED = 2000
-"""Test images or stretches of text, of which a tenth is read at once."""
-
 Tx = Callable[[nnx.Module, optax.Schedule, optax.Schedule], optax.GradientTransformation]
 
 
@@ -192,7 +194,7 @@ def text(settings: Settings) -> Course:
     return Course(
         make,
         jax.jit(partial(some, source=data.train), static_argnums=1),
-        some(jax.random.key(0), TESTED, data.test),
+        some(jax.random.key(0), settings.tested, data.test),
         cross_entropy,
         settings.stretches,
         data.name,
@@ -205,6 +207,7 @@ def images(settings: Settings) -> Course:
     data = common.first_samples(common.cifar10(settings.data), settings.samples)
     prepare = common.standardise_channels(data.train_x)
     x, y = jnp.asarray(data.train_x), jnp.asarray(data.train_y)
+    last = min(settings.tested, len(data.test_x)) // 10 * 10
 
     def draw(key: Array, number: int) -> tuple[Array, Array]:
         which, changed = jax.random.split(key)
@@ -214,7 +217,7 @@ def images(settings: Settings) -> Course:
     return Course(
         lambda rngs: common.ResNet(settings.depth, rngs),
         jax.jit(draw, static_argnums=1),
-        (prepare(jnp.asarray(data.test_x[:TESTED])), jnp.asarray(data.test_y[:TESTED])),
+        (prepare(jnp.asarray(data.test_x[:last])), jnp.asarray(data.test_y[:last])),
         lambda logits, labels: 100 * (logits.argmax(-1) == labels).mean(),
         settings.epochs * len(x),
         data.name,
@@ -321,13 +324,19 @@ def mark(course: Course, model: nnx.Module) -> float:
     return float(np.mean([judge(model, *at) for at in zip(x, y, strict=True)]))
 
 
-Marks = dict[tuple[Task, Network, Way, int], list[float]]
-"""By run, over the seeds; NaN where it was lost."""
+class Result(NamedTuple):
+    """Of all seeds: marks, NaN where a run was lost, and densities of what can be sparse."""
+
+    marks: list[float]
+    densities: list[float]
 
 
-def race(settings: Settings, task: Task, course: Course) -> Marks:
-    """All runs of a task that are not done yet, and the marks of all."""
-    marks: Marks = {}
+Results = dict[tuple[Task, Network, Way, int], Result]
+
+
+def race(settings: Settings, task: Task, course: Course) -> Results:
+    """All runs of a task that are not done yet, and the results of all."""
+    results: Results = {}
     for network in settings.networks:
         for way in settings.ways:
             for batch in settings.batches:
@@ -339,12 +348,13 @@ def race(settings: Settings, task: Task, course: Course) -> Marks:
                         model = made(settings, network, course, seed)
                         tx = optimizer_of(settings, model, network, way, batch, course)
                         score = train(settings, course, model, tx, batch, seed, run)
-                        density = [float(m.mean()) for m in jsparse.masks(model).values()]
-                        run.finish(mark=str(score), densities=density)
+                        density = jsparse.report(model).density if network != "dense" else 1.0
+                        run.finish(mark=str(score), density=density)
                         print(f"{folder}: {score:.3f}", flush=True)
-                    found.append(float(run.final()["mark"]))
-                marks[task, network, way, batch] = found
-    return marks
+                    final = run.final()
+                    found.append((float(final["mark"]), final["density"]))
+                results[task, network, way, batch] = Result(*map(list, zip(*found, strict=True)))
+    return results
 
 
 def shown(marks: list[float]) -> str:
@@ -358,26 +368,31 @@ def main(settings: Settings) -> None:
     """Train, print a table for each task and network, and draw the picture."""
     out = Path(settings.out or f"runs/large_batch{'/quick' * settings.quick}")
     settings = dataclasses.replace(settings, out=str(out))
-    marks: Marks = {}
+    results: Results = {}
     labels = {}
     for task in settings.tasks:
         course = COURSES[task](settings)
         labels[task] = course.marked
-        marks |= race(settings, task, course)
+        found = race(settings, task, course)
+        results |= found
         for network in settings.networks:
             rows = [
-                [way, *(shown(marks[task, network, way, b]) for b in settings.batches)]
+                [way, *(shown(found[task, network, way, b].marks) for b in settings.batches)]
                 for way in settings.ways
             ]
             what = f"{course.name}, {course.samples:,} samples, {settings.seeds} seeds"
-            kept = "" if network == "dense" else f" at {settings.density:.0%}"
-            print(f"\n{what}, {network}{kept}; {course.marked} by batch (test data):\n")
+            print(f"\n{what}, {network}; {course.marked} by batch (test data):\n")
             print(common.table(["", *map(str, settings.batches)], rows))
-    plot(settings, marks, labels, out / "large_batch.png")
+            if network != "dense":
+                densities = [
+                    d for key, r in found.items() if key[1] == network for d in r.densities
+                ]
+                print(f"density of the blocks {min(densities):.1%} to {max(densities):.1%}")
+    plot(settings, results, labels, out / "large_batch.png")
     print(f"\npicture: {out / 'large_batch.png'}")
 
 
-def plot(settings: Settings, marks: Marks, labels: dict[Task, str], path: Path) -> None:
+def plot(settings: Settings, results: Results, labels: dict[Task, str], path: Path) -> None:
     """A panel for each task and network, a line for each optimizer, a dot for each seed."""
     rows, columns = len(settings.tasks), len(settings.networks)
     figure = figure_of(3.1 * columns + 0.8, 2.9 * rows + 0.6)
@@ -386,7 +401,7 @@ def plot(settings: Settings, marks: Marks, labels: dict[Task, str], path: Path) 
         for axes, network in zip(line, settings.networks, strict=True):
             handles = []
             for colour, way in zip(COLOURS, settings.ways, strict=False):
-                values = np.array([marks[task, network, way, b] for b in settings.batches])
+                values = np.array([results[task, network, way, b].marks for b in settings.batches])
                 handles += axes.plot(settings.batches, values.mean(axis=1), color=colour)
                 axes.plot(settings.batches, values, "o", color=colour, markersize=3)
             axes.set_xscale("log", base=2)
