@@ -230,12 +230,16 @@ COURSES = {"text": text, "images": images}
 
 def made(settings: Settings, network: Network, course: Course, seed: int) -> nnx.Module:
     """The network, dense or sparse."""
-    model = course.make(nnx.Rngs(seed))
     rules = {
         "top": jsparse.Top(density=settings.density),
         "thresholds": jsparse.Threshold(alpha=1e-4),
     }
-    return model if network == "dense" else jsparse.sparsify(model, (SPARSE, rules[network]))
+
+    def build() -> nnx.Module:
+        model = course.make(nnx.Rngs(seed))
+        return model if network == "dense" else jsparse.sparsify(model, (SPARSE, rules[network]))
+
+    return nnx.jit(build)()  # one program in place of one for each kind of layer
 
 
 def optimizer_of(
