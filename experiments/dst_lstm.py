@@ -77,7 +77,7 @@ def main(settings: Settings) -> None:
         "lstm./dense_./kernel",
         optax.adam(rate),
         images,
-        PUBLISHED[settings.network],
+        [PUBLISHED[settings.network]],
         common.turns_on_cpu(),
     )
 

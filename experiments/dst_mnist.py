@@ -51,7 +51,7 @@ def main(settings: Settings) -> None:
         ".*/kernel",
         optax.sgd(rate, momentum=0.9),
         images,
-        PUBLISHED[settings.network],
+        [PUBLISHED[settings.network]],
         common.side_by_side if settings.network == "lenet-300-100" else common.turns_on_cpu(),
     )
 

@@ -16,12 +16,7 @@ Number: with --quick, 2 seeds, perplexity at 2:4: dense 10.25, magnitude 12.72, 
     SparseGPT 11.25.
 """
 
-import argparse
-import ast
 import dataclasses
-import hashlib
-import inspect
-import typing
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -38,10 +33,8 @@ from jax import Array
 import jsparse
 from experiments import common
 from experiments.common.plots import COLOURS, figure_of, save
-from experiments.common.sources import Unavailable, fetch, locate
 from experiments.common.study import FREE
 from jsparse import prune
-from jsparse.files import write_whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,83 +87,6 @@ PART = 100
 """Train steps between checkpoints, and stretches of text in one go when testing."""
 TESTED = 400
 """Stretches of test text."""
-SOURCE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-DIGEST = "6fb458f1232090904fb40fe944165e91"
-
-
-class Layer(nnx.Module):
-    """A block of a transformer, normalised before attention and before its two dense layers."""
-
-    def __init__(self, settings: Settings, rngs: nnx.Rngs):
-        width = settings.width
-        self.norm1, self.norm2 = (nnx.LayerNorm(width, rngs=rngs) for _ in range(2))
-        self.attention = nnx.MultiHeadAttention(settings.heads, width, decode=False, rngs=rngs)
-        self.wide = nnx.Linear(width, 4 * width, rngs=rngs)
-        self.narrow = nnx.Linear(4 * width, width, rngs=rngs)
-
-    def __call__(self, x: Array, mask: Array) -> Array:
-        """[n, context, width], which character sees which -> the same shape."""
-        x = x + self.attention(self.norm1(x), mask=mask)
-        return x + self.narrow(nnx.gelu(self.wide(self.norm2(x))))
-
-
-class Transformer(nnx.Module):
-    """Reads characters and says which comes next."""
-
-    def __init__(self, settings: Settings, characters: int, rngs: nnx.Rngs):
-        self.characters = nnx.Embed(characters, settings.width, rngs=rngs)
-        self.places = nnx.Embed(settings.context, settings.width, rngs=rngs)
-        self.blocks = nnx.Sequential(*(Layer(settings, rngs) for _ in range(settings.blocks)))
-        self.norm = nnx.LayerNorm(settings.width, rngs=rngs)
-        self.head = nnx.Linear(settings.width, characters, rngs=rngs)
-
-    def __call__(self, text: Array) -> Array:
-        """Characters [n, context] to logits [n, context, characters]."""
-        x = self.characters(text) + self.places(jnp.arange(text.shape[1]))[None]
-        mask = nnx.make_causal_mask(text)
-        for block in self.blocks.layers:
-            x = block(x, mask)
-        return self.head(self.norm(x))
-
-
-def cross_entropy(model: Transformer, text: Array) -> Array:
-    """Of each next character, a mean over text [n, context + 1]."""
-    logits = model(text[:, :-1])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, text[:, 1:]).mean()
-
-
-def find(folder: Path) -> Path:
-    """The text in a folder."""
-    places = [folder / "tinyshakespeare.txt", folder / "text" / "tinyshakespeare.txt"]
-    for place in places:
-        if place.is_file():
-            return place
-    raise common.DataError(f"no text; looked for {places[0]} and {places[1]}")
-
-
-def download(cache: Path) -> Path:
-    """The text, fetched to the cache."""
-    content = fetch(SOURCE)
-    if hashlib.md5(content).hexdigest() != DIGEST:
-        raise common.DataError(f"{SOURCE} is not the text that was expected; fetch it otherwise")
-    write_whole(cache / "tinyshakespeare.txt", content)
-    return cache / "tinyshakespeare.txt"
-
-
-def read(folder: str) -> tuple[str, str]:
-    """The name of a text, and the text."""
-    try:
-        return "tinyshakespeare", locate(folder, find, download).read_text()
-    except Unavailable:
-        modules = (argparse, ast, inspect, typing)
-        text = "".join(Path(str(m.__file__)).read_text() for m in modules)
-        return "Python's own source (no tinyshakespeare was found)", text
-
-
-def stretches(key: Array, text: Array, number: int, length: int) -> Array:
-    """Stretches of text from random places, [number, length]."""
-    places = jax.random.randint(key, (number, 1), 0, len(text) - length)
-    return text[places + jnp.arange(length)[None]]
 
 
 class Trainer:
@@ -178,7 +94,14 @@ class Trainer:
 
     def __init__(self, settings: Settings, characters: int, text: Array):
         self.settings, self.text = settings, text
-        self.make = partial(Transformer, settings, characters)
+        self.make = partial(
+            common.Transformer,
+            characters,
+            width=settings.width,
+            blocks=settings.blocks,
+            heads=settings.heads,
+            context=settings.context,
+        )
         self.graph = nnx.graphdef(self.make(nnx.Rngs(0)))
         rate = optax.cosine_decay_schedule(settings.learning_rate, settings.steps)
         self.tx = optax.adamw(rate, weight_decay=0.1)
@@ -217,12 +140,12 @@ class Trainer:
 
         def step(state: tuple, key: Array) -> tuple:
             params, optimizer = state
-            text = stretches(key, self.text, self.settings.batch, length)
+            text = common.stretches(key, self.text, self.settings.batch, length)
 
             def loss(params: Any) -> Array:
                 model = self.make(nnx.Rngs(0))
                 nnx.update(model, params)
-                return cross_entropy(model, text)
+                return common.next_character_loss(model, text)
 
             value, grads = jax.value_and_grad(loss)(params)
             updates, optimizer = self.tx.update(grads, optimizer, params)
@@ -257,30 +180,27 @@ SPARSE = "blocks/.*/kernel"
 def perplexity(model: nnx.Module, tested: Array) -> float:
     """Of the next character, on text [n, context + 1]."""
     graph, state = nnx.split(jsparse.fold(model))
-    loss = jax.jit(lambda state, text: cross_entropy(nnx.merge(graph, state), text))
+    loss = jax.jit(lambda state, text: common.next_character_loss(nnx.merge(graph, state), text))
     parts = np.split(tested, max(1, len(tested) // PART))
     return float(np.exp(np.mean([loss(state, part) for part in parts])))
 
 
 def main(settings: Settings) -> None:
     """Train, prune in each way, print the table and draw the picture."""
-    name, text = read(settings.data)
-    letters, codes = np.unique(list(text), return_inverse=True)
-    cut = round(0.9 * len(codes))
-    known, new = jnp.asarray(codes[:cut], jnp.int32), jnp.asarray(codes[cut:], jnp.int32)
+    known, new, characters, name = common.shakespeare(settings.data)
     out = Path(settings.out or f"runs/one_shot{'/quick' * settings.quick}")
     settings = dataclasses.replace(settings, out=str(out))
     run = common.open_run(out, settings, text=name)
     if not run.complete:
-        trainer = Trainer(settings, len(letters), known)
+        trainer = Trainer(settings, characters, known)
         params = trainer.train(run)
         length = settings.context + 1
-        tested = stretches(jax.random.key(0), new, TESTED, length)
+        tested = common.stretches(jax.random.key(0), new, TESTED, length)
         marks: dict[str, list[float]] = {}
         for seed in range(settings.seeds):
             held = jsparse.sparsify(trainer.model(params, seed), (SPARSE, jsparse.Held()))
             key = jax.random.fold_in(jax.random.key(1), seed)
-            seen = stretches(key, known, settings.calibration, settings.context)
+            seen = common.stretches(key, known, settings.calibration, settings.context)
             batches = jnp.split(seen, max(1, len(seen) // 32))
             marks.setdefault("dense", []).append(perplexity(held, tested))
             for (method, pattern), way in ways(settings.density).items():

@@ -14,6 +14,8 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 from experiments import at_birth, common, one_shot
+from experiments.common import text
+from experiments.common.sources import Unavailable
 
 pytestmark = pytest.mark.standard_dtypes
 
@@ -61,9 +63,9 @@ def test_one_shot(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nowhere(*given):
-        raise one_shot.Unavailable("nothing is downloaded here")
+        raise Unavailable("nothing is downloaded here")
 
-    monkeypatch.setattr(one_shot, "locate", nowhere)
+    monkeypatch.setattr(text, "locate", nowhere)
     way = ("Wanda", "2:4")
     some = {way: one_shot.ways(0.5)[way]}
     monkeypatch.setattr(one_shot, "ways", lambda density: some)

@@ -41,6 +41,42 @@ def test_gradients_are_the_published_ones(seed: int) -> None:
     np.testing.assert_allclose(dt, -(g * w * slope).sum(0) - 1e-2 * jnp.exp(-t), atol=1e-5)
 
 
+def test_a_threshold_far_below_0_costs_a_finite_sum_and_comes_back() -> None:
+    """Plain exp(148) is infinite: with it the loss, and a step later every weight, is lost."""
+    rule = js.Threshold(alpha=1e-2)
+    w = jax.random.normal(KEY, (5, 3))
+    low = rule.init(w, KEY) | {"threshold": jnp.array([-148.0, -1.0, 0.3])}
+    cost, grads = jax.value_and_grad(rule.cost)(low)
+    e = np.e
+    assert float(cost) == pytest.approx(1e-2 * (e * (1 + 147) + e + np.exp(-0.3)), rel=1e-5)
+    np.testing.assert_allclose(
+        grads["threshold"], -1e-2 * np.array([e, e, np.exp(-0.3)]), rtol=1e-5
+    )
+    after = rule.advance(w, low)
+    np.testing.assert_array_equal(after["threshold"], jnp.array([-1.0, -1.0, 0.3]))
+    np.testing.assert_array_equal(rule.mask(w, after), rule.mask(w, low))
+
+
+def test_training_survives_a_step_that_throws_thresholds_far_down() -> None:
+    model = js.sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", js.Threshold(alpha=1e-3)))
+    optimizer = js.Optimizer(model, optax.sgd(0.1, momentum=0.9))
+    x, y = jax.random.normal(KEY, (8, 4)), jnp.ones((8, 3))
+
+    @nnx.jit
+    def step(model: nnx.Linear, optimizer: js.Optimizer, kick: jax.Array) -> jax.Array:
+        def loss(model: nnx.Linear) -> tuple[jax.Array, jax.Array]:
+            task = ((model(x) - y) ** 2).mean() + js.cost(model)
+            return task + kick * model.kernel.threshold[...].sum(), task
+
+        (_, task), grads = nnx.value_and_grad(loss, has_aux=True)(model)
+        optimizer.update(model, grads)
+        return task
+
+    losses = [float(step(model, optimizer, jnp.asarray(kick))) for kick in [2e3, *[0.0] * 20]]
+    assert losses[-1] < losses[0] < 10
+    assert float(model.kernel.threshold[...].min()) >= -1.0
+
+
 @pytest.mark.parametrize(
     ("scope", "shape"), [(js.Whole(), ()), (js.PerOutput(), (6,)), (js.Each(), (4, 6))]
 )

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from jax import lax
 
 import jsparse
 from experiments import common
@@ -16,41 +15,6 @@ KERNELS = ".*/kernel"
 """The weights that become sparse: all kernels, of attention too."""
 MASKS = {"Threshold": jsparse.Threshold(), "Held": jsparse.Held()}
 """Thresholds start at 0 and the stored mask full: both compute what the dense network does."""
-VGG = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
-
-
-class VGG16(nnx.Module):
-    """VGG-16 for 32x32 images: 3x3 convolutions with batch norm and ReLU, then 512-512-10."""
-
-    def __init__(self, rngs: nnx.Rngs):
-        convs, norms, inputs, side = [], [], 3, 32
-        for width in VGG:
-            if width == "M":
-                side //= 2
-                continue
-            # as a matrix product exactly where the kernel exceeds the map
-            conv = common.convolution() if side < 3 else lax.conv_general_dilated
-            convs.append(
-                nnx.Conv(
-                    inputs, width, (3, 3), use_bias=False, conv_general_dilated=conv, rngs=rngs
-                )
-            )
-            norms.append(nnx.BatchNorm(width, rngs=rngs))
-            inputs = width
-        self.convs, self.norms = nnx.List(convs), nnx.List(norms)
-        self.fc1 = nnx.Linear(512, 512, rngs=rngs)
-        self.fc2 = nnx.Linear(512, 10, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Images [n, 32, 32, 3] to logits [n, 10]."""
-        layers = iter(zip(self.convs, self.norms, strict=True))
-        for width in VGG:
-            if width == "M":
-                x = common.max_pool(x)
-            else:
-                conv, norm = next(layers)
-                x = nnx.relu(norm(conv(x)))
-        return self.fc2(nnx.relu(self.fc1(x.reshape(len(x), -1))))
 
 
 class MLP(nnx.Module):
@@ -64,41 +28,6 @@ class MLP(nnx.Module):
         for layer in self.layers[:-1]:
             x = nnx.relu(layer(x))
         return self.layers[-1](x)
-
-
-class Block(nnx.Module):
-    """A transformer block, norm first."""
-
-    def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
-        self.norm1 = nnx.LayerNorm(width, rngs=rngs)
-        self.attention = nnx.MultiHeadAttention(heads, width, decode=False, rngs=rngs)
-        self.norm2 = nnx.LayerNorm(width, rngs=rngs)
-        self.widen = nnx.Linear(width, 4 * width, rngs=rngs)
-        self.narrow = nnx.Linear(4 * width, width, rngs=rngs)
-
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        """[n, tokens, width] to the same; mask [n, 1, tokens, tokens]."""
-        x = x + self.attention(self.norm1(x), mask=mask)
-        return x + self.narrow(nnx.gelu(self.widen(self.norm2(x))))
-
-
-class Transformer(nnx.Module):
-    """Two blocks of width 256 with 4 heads, over 256 tokens; the embedding stays dense."""
-
-    def __init__(self, rngs: nnx.Rngs):
-        self.embed = nnx.Embed(256, 256, rngs=rngs)
-        self.place = nnx.Embed(64, 256, rngs=rngs)
-        self.blocks = nnx.List([Block(256, 4, rngs) for _ in range(2)])
-        self.norm = nnx.LayerNorm(256, rngs=rngs)
-        self.out = nnx.Linear(256, 256, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Tokens [n, 64] to logits [n, 64, 256]."""
-        mask = nnx.make_causal_mask(x)
-        x = self.embed(x) + self.place.embedding[...]
-        for block in self.blocks:
-            x = block(x, mask)
-        return self.out(self.norm(x))
 
 
 Draw = Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]]
@@ -136,7 +65,10 @@ class Network(NamedTuple):
 NETWORKS = {
     "lenet-300-100": Network(common.LeNet300, features(64, 28, 28, classes=10), 1.2),
     "lenet-5": Network(common.LeNet5, features(64, 28, 28, classes=10), 1.05),
-    "vgg-16": Network(VGG16, features(64, 32, 32, 3, classes=10), 1.05),
+    "vgg-16": Network(common.VGG16, features(128, 32, 32, 3, classes=10), 1.05),
+    "wrn-16-8": Network(
+        partial(common.WideResNet, 16, 8), features(128, 32, 32, 3, classes=10), 1.05
+    ),
     "mlp-1024": Network(MLP, features(128, 1024, classes=1024), float("inf")),
     "resnet-20": Network(
         partial(common.ResNet, 20),
@@ -151,7 +83,11 @@ NETWORKS = {
             "Gibbs, filter, 50 sweeps": jsparse.Gibbs(density=0.1, beta=0.1, unit=jsparse.Filter()),
         },
     ),
-    "transformer": Network(Transformer, tokens(16, 64), 1.05),
+    "transformer": Network(
+        partial(common.Transformer, 256, width=256, blocks=2, heads=4, context=64),
+        tokens(16, 64),
+        1.05,
+    ),
 }
 
 

@@ -27,7 +27,7 @@ from experiments.common.convolution import convolution, max_pool
 from experiments.common.curves import Curve, plot_rounds
 from experiments.common.data import digits, mnist
 from experiments.common.imagenet import imagenet
-from experiments.common.lenet import LeNet5, LeNet300, SmallConvNet
+from experiments.common.lenet import LeNet5, LeNet300, SmallConvNet, torch_init
 from experiments.common.plots import plot_epochs, plot_first_layer, plot_kernels, plot_layers
 from experiments.common.recurrence import run_lstm
 from experiments.common.resnet import ResNet
@@ -44,9 +44,13 @@ from experiments.common.study import (
     study,
 )
 from experiments.common.sweep import Inputs, Sweep, in_turn, side_by_side, to_float, turns_on_cpu
+from experiments.common.text import Text, shakespeare, stretches
+from experiments.common.transformer import Transformer, next_character_loss
+from experiments.common.vgg import VGG16
 from experiments.common.wide_resnet import WideResNet
 
 __all__ = [
+    "VGG16",
     "BottleneckNet",
     "Contestant",
     "CorruptCheckpoint",
@@ -68,7 +72,9 @@ __all__ = [
     "SmallConvNet",
     "StudySettings",
     "Sweep",
+    "Text",
     "TrainSettings",
+    "Transformer",
     "WideResNet",
     "build",
     "check_finite",
@@ -86,6 +92,7 @@ __all__ = [
     "mean_std",
     "mnist",
     "networks",
+    "next_character_loss",
     "open_run",
     "pad_crop_flip",
     "per_seed",
@@ -99,13 +106,16 @@ __all__ = [
     "plot_rounds",
     "plot_tradeoff",
     "run_lstm",
+    "shakespeare",
     "shift_flip",
     "side_by_side",
     "standardise",
     "standardise_channels",
     "start",
+    "stretches",
     "study",
     "table",
     "to_float",
+    "torch_init",
     "turns_on_cpu",
 ]

@@ -1,4 +1,4 @@
-"""Dense against learned thresholds: the two studies of Dynamic Sparse Training on MNIST.
+"""Dense against learned thresholds: the studies of Dynamic Sparse Training.
 
 The dense network and the sparse ones (each alpha, or a target density) are trained over the same
 seeds; a table puts the last epoch beside the published figures.
@@ -19,7 +19,7 @@ from experiments.common.plots import plot_first_layer, plot_kernels
 from experiments.common.run import Diverged, Run, open_run
 from experiments.common.show import mean_std, table
 from experiments.common.sources import Images
-from experiments.common.sweep import Sweep
+from experiments.common.sweep import PIXELS, Inputs, Sweep
 from experiments.common.training import plot, plot_steps, results, train
 
 FREE = {"free": True}
@@ -149,8 +149,9 @@ def study(
     pattern: str,
     tx: optax.GradientTransformation,
     images: Images,
-    published: Published,
+    published: Sequence[Published],
     over: Callable[[Callable], Callable],
+    inputs: Inputs = PIXELS,
 ) -> None:
     """Train, plot and print.
 
@@ -160,12 +161,13 @@ def study(
       pattern: of the paths of the weights that become sparse.
       tx: optax transform.
       images: data.
-      published: the paper's figures.
+      published: the paper's figures, of one dense network.
       over: how runs share a program, `side_by_side` or `in_turn`.
+      inputs: how images are prepared.
     """
     settings.check_batch(images)
     out = Path(settings.out)
-    lines = [["published", "dense", "", published.dense, ""]]
+    lines = [["published", "dense", "", published[0].dense, ""]]
     baseline: list[float] = []
     if settings.dense:
         run = open_run(
@@ -173,7 +175,7 @@ def study(
             dataclasses.replace(settings, alphas=(0.0,), density=1.0),
             dataset=images.name,
         )
-        sweep = Sweep(make, tx, settings.batch, over)
+        sweep = Sweep(make, tx, settings.batch, over, inputs=inputs)
         final = finish(run, sweep, images, settings, [0.0])
         baseline = final["0"]["accuracy"]
         lines.append(_line("here", "dense", final["0"]))
@@ -186,9 +188,9 @@ def study(
         steps = settings.epochs * (len(images.train_x) // settings.batch)
         controls = [jsparse.TargetDensity(density=settings.density, steps=steps)]
     run = open_run(out / "sparse", settings, dataset=images.name)
-    sweep = Sweep(sparse, tx, settings.batch, over, controls)
+    sweep = Sweep(sparse, tx, settings.batch, over, controls, inputs)
     final = finish(run, sweep, images, settings, settings.alphas, baseline)
-    lines.append(["published", "sparse", published.density, published.sparse, ""])
+    lines += [["published", "sparse", one.density, one.sparse, ""] for one in published]
     for alpha in settings.alphas:
         what = f"alpha {alpha:g}" if settings.density == 1 else f"target {settings.density:.1%}"
         lines.append(_line("here", what, final[f"{alpha:g}"]))

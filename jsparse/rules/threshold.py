@@ -8,6 +8,9 @@
 4. The loss gains alpha * sum(exp(-t)), which drives thresholds up.
 5. A layer left with 1 % of its weights or less has its thresholds set back to 0; recurrent cells
    are exempt.
+6. Not in the paper: a threshold below -1 is set back to -1. There all weights are kept and the
+   slope is 0, so nothing but the loss gains, and a steep step can take a threshold so low that
+   exp(-t) is infinite: with it the authors' code ends in NaN (`experiments/dst_cifar.py`).
 
 Numbers: Table 1 of the paper, in `experiments/dst_mnist.py` and `experiments/dst_lstm.py`.
 For thresholds on the norm of a unit no figure is published.
@@ -34,6 +37,9 @@ from jsparse.rules.rule import (
 from jsparse.score import wide
 from jsparse.step import Slope, long_tailed, step
 
+LOWEST = -1.0
+"""A threshold below means the same as this: all weights are kept, the slope is 0."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
@@ -41,7 +47,8 @@ class Threshold:
 
         M = step(s(W) - t),   W' = W * M,   cost = alpha * sum(exp(-t))
 
-    with s the root mean square of a unit, |w| for a single weight.
+    with s the root mean square of a unit, |w| for a single weight. Below t = -1 the exponential
+    goes on as its tangent, and the train step's events set t back to -1.
 
     Args:
       alpha: weight of the regulariser, 0 or more; higher is sparser. A control such as
@@ -110,14 +117,17 @@ class Threshold:
 
     def cost(self, state: State) -> Array:
         """[], alpha * sum(exp(-t)); alpha itself receives no gradient."""
-        return lax.stop_gradient(state["alpha"]) * jnp.exp(-state["threshold"]).sum()
+        threshold = state["threshold"]
+        bounded = jnp.maximum(threshold, LOWEST)
+        price = jnp.exp(-bounded) * (1 + (bounded - threshold))
+        return lax.stop_gradient(state["alpha"]) * price.sum()
 
     def advance(self, weight: Array, state: State) -> State:
-        """Thresholds back to 0 where the layer keeps `reset` of its weights or less."""
-        limit = self.reset_limit
+        """Thresholds back to -1 below it, and to 0 where the layer keeps `reset` or less."""
+        limit, threshold = self.reset_limit, jnp.maximum(state["threshold"], LOWEST)
+        state = state | {"threshold": threshold}
         if limit == 0 or weight.size == 0:
             return state
-        threshold = state["threshold"]
         dead = self._keeps_at_most(limit * weight.size, weight, state)
         return state | {"threshold": jnp.where(dead, jnp.zeros_like(threshold), threshold)}
 

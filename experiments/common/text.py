@@ -1,0 +1,87 @@
+"""Tinyshakespeare, or Python's own source where it is not to be had."""
+
+import argparse
+import ast
+import hashlib
+import inspect
+import typing
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from experiments.common.sources import DataError, Unavailable, fetch, locate
+from jsparse.files import write_whole
+
+SOURCE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+DIGEST = "6fb458f1232090904fb40fe944165e91"
+
+
+class Text(NamedTuple):
+    """Characters as numbers.
+
+    Attributes:
+      train: int32 [n].
+      test: int32 [m], what follows.
+      characters: how many different ones there are.
+      name: what the text is.
+    """
+
+    train: Array
+    test: Array
+    characters: int
+    name: str
+
+
+def shakespeare(folder: str = "") -> Text:
+    """The text, nine tenths of it to train on.
+
+    Args:
+      folder: holds tinyshakespeare.txt, or it is in `text/`; empty: JSPARSE_DATA, the cache, a
+        download, or at last Python's own source.
+
+    Raises:
+      DataError: the file is missing in a folder that was given.
+    """
+    name, text = _read(folder)
+    letters, codes = np.unique(list(text), return_inverse=True)
+    cut = round(0.9 * len(codes))
+    known, new = (jnp.asarray(part, jnp.int32) for part in (codes[:cut], codes[cut:]))
+    return Text(known, new, len(letters), name)
+
+
+def stretches(key: Array, text: Array, number: int, length: int) -> Array:
+    """Stretches of text from random places, [number, length]."""
+    places = jax.random.randint(key, (number, 1), 0, len(text) - length)
+    return text[places + jnp.arange(length)[None]]
+
+
+def _read(folder: str) -> tuple[str, str]:
+    """The name of a text, and the text."""
+    try:
+        return "tinyshakespeare", locate(folder, _find, _download).read_text()
+    except Unavailable:
+        modules = (argparse, ast, inspect, typing)
+        text = "".join(Path(str(m.__file__)).read_text() for m in modules)
+        return "Python's own source (no tinyshakespeare was found)", text
+
+
+def _find(folder: Path) -> Path:
+    """The text in a folder."""
+    places = [folder / "tinyshakespeare.txt", folder / "text" / "tinyshakespeare.txt"]
+    for place in places:
+        if place.is_file():
+            return place
+    raise DataError(f"no text; looked for {places[0]} and {places[1]}")
+
+
+def _download(cache: Path) -> Path:
+    """The text, fetched to the cache."""
+    content = fetch(SOURCE)
+    if hashlib.md5(content).hexdigest() != DIGEST:
+        raise DataError(f"{SOURCE} is not the text that was expected; fetch it otherwise")
+    write_whole(cache / "tinyshakespeare.txt", content)
+    return cache / "tinyshakespeare.txt"

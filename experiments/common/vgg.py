@@ -1,0 +1,62 @@
+"""VGG-16 for 32x32 images, as the paper of Dynamic Sparse Training has it."""
+
+import jax
+from flax import nnx
+
+from experiments.common.convolution import convolution, max_pool
+from experiments.common.lenet import batch_norm, torch_init
+
+STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+class VGG16(nnx.Module):
+    """Thirteen 3x3 convolutions in five stages, then two dense layers; 14,977,728 weights.
+
+    Every convolution and the first dense layer is normalised and rectified; the first four stages
+    end in max pooling, the last in a mean over its 2x2 map. Started as PyTorch starts layers, the
+    scales of the norms after convolutions at 0.5. `.*/kernel` takes all kernels, as in the paper.
+
+    Args:
+      rngs: for the start.
+      narrow: divisor of all widths, 1 to 64.
+
+    Raises:
+      ValueError: no network is so narrow.
+
+    Reference: Liu et al., Dynamic Sparse Training, ICLR 2020, section 4.2.
+    """
+
+    def __init__(self, rngs: nnx.Rngs, narrow: int = 1):
+        if not 1 <= narrow <= STAGES[0][0]:
+            raise ValueError(f"VGG16 got narrow {narrow}; give a divisor from 1 to {STAGES[0][0]}")
+        half, inputs, number = nnx.initializers.constant(0.5), 3, 0
+        for widths in STAGES:
+            for width in widths:
+                number, outputs = number + 1, width // narrow
+                conv = nnx.Conv(
+                    inputs,
+                    outputs,
+                    (3, 3),
+                    use_bias=False,
+                    conv_general_dilated=convolution(),
+                    rngs=rngs,
+                    **torch_init(9 * inputs),
+                )
+                setattr(self, f"conv{number:02}", conv)
+                setattr(self, f"norm{number:02}", batch_norm(outputs, scale_init=half, rngs=rngs))
+                inputs = outputs
+        self.fc1 = nnx.Linear(inputs, inputs, rngs=rngs, **torch_init(inputs))
+        self.norm = batch_norm(inputs, rngs=rngs)
+        self.fc2 = nnx.Linear(inputs, 10, rngs=rngs, **torch_init(inputs))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Images [n, 32, 32, 3] to logits [n, 10]."""
+        number = 0
+        for stage, widths in enumerate(STAGES):
+            x = max_pool(x) if stage else x
+            for _ in widths:
+                number += 1
+                conv, norm = getattr(self, f"conv{number:02}"), getattr(self, f"norm{number:02}")
+                x = nnx.relu(norm(conv(x)))
+        x = x.mean(axis=(1, 2))
+        return self.fc2(nnx.relu(self.norm(self.fc1(x))))
