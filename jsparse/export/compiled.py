@@ -19,10 +19,10 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from importlib import metadata
 from pathlib import Path
 
 import jax
-import jaxlib
 
 SOURCES = Path(__file__).parent / "kernels"
 FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-fPIC", "-shared", "-fno-exceptions", "-pthread", "-w")
@@ -109,7 +109,7 @@ def _key(compiler: str) -> str:
         [compiler, "--version"], capture_output=True, text=True, timeout=SECONDS
     ).stdout
     text = [path.read_text() for path in sorted(SOURCES.iterdir())]
-    place = [compiler, version, jaxlib.__version__, platform.machine(), sys.platform]
+    place = [compiler, version, metadata.version("jaxlib"), platform.machine(), sys.platform]
     return hashlib.sha256("\0".join([*text, *FLAGS, *place]).encode()).hexdigest()[:24]
 
 

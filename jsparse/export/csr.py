@@ -1,7 +1,7 @@
 """Layers that hold single kept weights: y = x W, with a kernel for the CPU.
 
-The kernel is C++ (`kernels/`); on other platforms, on meshes and where no compiler is, the matrix is
-filled in and multiplied as a whole, which is never wrong.
+The kernel is C++ (`kernels/`); on other platforms, on meshes and where no compiler is, the matrix
+is filled in and multiplied as a whole, which is never wrong.
 """
 
 import functools
@@ -13,13 +13,11 @@ import numpy as np
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax import Array
-from jax.custom_batching import custom_vmap
+from jax.custom_batching import sequential_vmap
 
 from jsparse.export import compiled
 from jsparse.export.formats import MOST, CsrArrays, Structure, csr_matrix, csr_places, on_mesh
-
-WIDEST = 16
-"""Floats in a vector of the kernels; the machine may have less."""
+from jsparse.export.rows import WIDEST, by_rows, on_cpu
 
 
 class Plan(NamedTuple):
@@ -55,7 +53,7 @@ def csr_dot(arrays: CsrArrays, x: Array, plan: Plan) -> Array:
         return x @ csr_matrix(arrays, (plan.inputs, plan.outputs), plan.width)
     rows = x.reshape(-1, plan.inputs).astype(jnp.float32)
     values = arrays.values.astype(jnp.float32)
-    y = _product(plan, values, rows, arrays.indices, arrays.starts)
+    y: Any = _product(plan, values, rows, arrays.indices, arrays.starts)
     return y.astype(x.dtype).reshape(*x.shape[:-1], plan.outputs)
 
 
@@ -87,9 +85,7 @@ _product.defvjp(_product_forward, _product_backward)
 
 
 def _matrix(plan: Plan, values: Array, indices: Array, starts: Array) -> Array:
-    return csr_matrix(
-        CsrArrays(values, indices, starts), (plan.inputs, plan.outputs), plan.width
-    )
+    return csr_matrix(CsrArrays(values, indices, starts), (plan.inputs, plan.outputs), plan.width)
 
 
 @functools.cache
@@ -103,7 +99,7 @@ def _forward(plan: Plan) -> Any:
         shape = (x.shape[0], plan.outputs)
         return _call("jsparse_csr_forward", shape, plan, values, indices, starts, x)
 
-    return _by_rows(cpu, plain)
+    return by_rows(on_cpu(cpu, plain), plain)
 
 
 @functools.cache
@@ -117,7 +113,7 @@ def _backward(plan: Plan) -> Any:
         shape = (dy.shape[0], plan.inputs)
         return _call("jsparse_csr_backward", shape, plan, values, indices, starts, dy)
 
-    return _by_rows(cpu, plain)
+    return by_rows(on_cpu(cpu, plain), plain)
 
 
 @functools.cache
@@ -131,27 +127,7 @@ def _weights(plan: Plan) -> Any:
     def cpu(indices: Array, starts: Array, x: Array, dy: Array) -> Array:
         return _call("jsparse_csr_weights", indices.shape, plan, indices, starts, x, dy)
 
-    return jax.custom_batching.sequential_vmap(_on_cpu(cpu, plain))
-
-
-def _on_cpu(cpu: Any, plain: Any) -> Any:
-    return lambda *args: jax.lax.platform_dependent(*args, cpu=cpu, default=plain)
-
-
-def _by_rows(cpu: Any, plain: Any) -> Any:
-    """A function whose last argument is rows; under vmap over them alone there are more rows."""
-    product = custom_vmap(_on_cpu(cpu, plain))
-
-    @product.def_vmap
-    def batched(size: int, in_batched: list, *args: Array) -> tuple[Array, bool]:
-        *matrix, rows = args
-        if any(in_batched[:-1]):
-            axes = [0 if batched else None for batched in in_batched]
-            return jax.vmap(plain, axes)(*args), True
-        out = product(*matrix, rows.reshape(-1, rows.shape[-1]))
-        return out.reshape(size, -1, out.shape[-1]), True
-
-    return product
+    return sequential_vmap(on_cpu(cpu, plain))
 
 
 def _call(name: str, shape: tuple[int, ...], plan: Plan, *args: Array) -> Array:
@@ -162,8 +138,8 @@ def _call(name: str, shape: tuple[int, ...], plan: Plan, *args: Array) -> Array:
 class Csr(nnx.Module):
     """A linear layer that holds only the weights it keeps: y = x W + b.
 
-    `jsparse.export.pack(model, jsparse.export.csr())` makes it from a trained layer; made by hand
-    it is all zeros, to be filled from a file. It trains on as any layer: the mask is fixed, the
+    `pack(model, csr())` makes it from a trained layer; made by hand it is all zeros, to be filled
+    from a file. It trains on as any layer: the mask is fixed, the
     values and the bias are its parameters.
 
     Args:
