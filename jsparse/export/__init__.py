@@ -8,6 +8,9 @@ from jsparse.export.pack import csr as csr
 from jsparse.export.pack import left_dense as left_dense
 from jsparse.export.pack import pack as pack
 from jsparse.export.pack import unpack as unpack
+from jsparse.export.pick import Choice as Choice
+from jsparse.export.pick import Picked as Picked
+from jsparse.export.pick import pick as pick
 from jsparse.export.record import Cut as Cut
 from jsparse.export.record import Record as Record
 from jsparse.export.record import rebuild as rebuild

@@ -121,8 +121,7 @@ class BlockSparse(nnx.Module):
     """A linear layer that holds only the blocks it keeps: y = x W + b.
 
     `pack(model, blocks((64, 64)))` makes it from a trained layer; made by hand it is all zeros, to
-    be filled from a file. A block is kept whole: zeros within one are trained on as its other values
-    are.
+    be filled from a file. A block is kept whole: zeros within one are trained on like the rest.
 
     Args:
       in_features: of x.

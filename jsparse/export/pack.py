@@ -106,7 +106,7 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
       (3,)
     """
     plain = fold(model)
-    places = [place for place in _layers(plain) if re.fullmatch(where, place.path)]
+    places = [place for place in layers_of(plain) if re.fullmatch(where, place.path)]
     why = left_dense(plain)
     if all(place.path in why for place in places):
         given = "; ".join(f"{place.path or 'the model'}: {why[place.path]}" for place in places)
@@ -152,7 +152,7 @@ def left_dense(model: nnx.Module) -> dict[str, str]:
     users: dict[int, set[int]] = {}
     for slot in slots(plain):
         users.setdefault(id(slot.value), set()).add(id(slot.parent))
-    why = {place.path: _fault(place.value, users) for place in _layers(plain)}
+    why = {place.path: _fault(place.value, users) for place in layers_of(plain)}
     return {path: reason for path, reason in why.items() if reason}
 
 
@@ -197,7 +197,8 @@ def _settings(layer: Dense) -> dict[str, Any]:
     }
 
 
-def _layers(model: nnx.Module) -> list[Slot]:
+def layers_of(model: nnx.Module) -> list[Slot]:
+    """Every place with a layer that has a kernel; the model itself has the empty path."""
     return _places(model, nnx.Linear | nnx.Conv | nnx.LinearGeneral | nnx.Einsum)
 
 
