@@ -143,10 +143,12 @@ def test_outputs_and_gradients_are_those_of_the_dense_layer(name, dtype):
         np.testing.assert_allclose(got, expected, atol=small)
 
 
-def test_a_vector_alone():
+@pytest.mark.parametrize("name", ["csr", "blocks"])
+def test_a_vector_alone_and_no_rows_at_all(name):
     layer = linear(matrix(30, 21))
-    x = jnp.asarray(draw(30))
-    np.testing.assert_allclose(pack(layer, csr())(x), layer(x), atol=1e-5)
+    packed, x = pack(layer, FORMATS[name]), jnp.asarray(draw(30))
+    np.testing.assert_allclose(packed(x), layer(x), atol=1e-5)
+    assert packed(jnp.zeros((0, 30))).shape == (0, 21)
 
 
 @pytest.mark.parametrize("name", ["csr", "blocks"])

@@ -9,6 +9,7 @@ Environment: JSPARSE_CXX, the compiler ("off" for none; else CXX, c++, g++ or cl
 JSPARSE_CACHE, the folder (else jsparse in XDG_CACHE_HOME or ~/.cache).
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -93,14 +94,13 @@ def build(compiler: str, folder: Path) -> Path:
     library = folder / f"sparse-{_key(compiler)}.so"
     if library.exists():
         return library
-    try:
+    with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part = _compile(compiler, folder)
-    except PermissionError:
-        part = _compile(compiler, Path(tempfile.mkdtemp(prefix="jsparse-")))
-        library = part.with_name(library.name)
-    os.replace(part, library)
-    return library
+    if not os.access(folder, os.W_OK):
+        folder = Path(tempfile.mkdtemp(prefix="jsparse-"))
+    part = _compile(compiler, folder)
+    os.replace(part, folder / library.name)
+    return folder / library.name
 
 
 def _key(compiler: str) -> str:

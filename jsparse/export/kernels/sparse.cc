@@ -235,6 +235,7 @@ ffi::Error csr_forward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::U16
   const int64_t outputs = y->dimensions()[1];
   const Csr m = csr(values, indices, starts, inputs, outputs, width);
   const Kernels& k = kernels(lanes);
+  if (batch == 0) return ffi::Error::Success();
   if (batch == 1) {
     const Cut cut(1, 1, outputs, 2 * std::max<int64_t>(1, pool.num_threads()));
     share(pool, cut.parts, [&](auto next) {
@@ -312,6 +313,7 @@ ffi::Error block_forward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::S
   const Blocks m = {values.typed_data(), rows.typed_data(), starts.typed_data(), wide, high,
                     inputs,              outputs};
   const Kernels& k = kernels(lanes);
+  if (batch == 0) return ffi::Error::Success();
   if (batch == 1) {
     const int64_t units = (outputs + high - 1) / high;
     const Cut cut(1, 1, 16 * units, std::max<int64_t>(1, pool.num_threads()));
