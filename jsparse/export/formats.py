@@ -136,8 +136,8 @@ def block_matrix(arrays: BlockArrays, shape: tuple[int, int]) -> Array:
 
 def _segments(starts: Array, kept: int) -> Array:
     """For each of `kept` entries the n with starts[n] <= entry < starts[n + 1]."""
-    lengths = starts[1:] - starts[:-1]
-    return jnp.repeat(jnp.arange(len(lengths)), lengths, total_repeat_length=kept)
+    begins = jnp.zeros((kept + 1,), jnp.int32).at[starts[1:-1]].add(1)  # several if some are empty
+    return jnp.cumsum(begins)[:kept]
 
 
 def on_mesh(*arrays: Array) -> bool:
