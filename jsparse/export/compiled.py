@@ -33,7 +33,7 @@ TARGETS = (
     "jsparse_csr_weights",
     "jsparse_block_forward",
 )
-SECONDS = 180
+SECONDS = 600
 """After which a compiler that has not ended is given up."""
 
 
