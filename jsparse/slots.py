@@ -45,8 +45,12 @@ class _Tuple:
         )
 
 
-def slots(model: nnx.Module) -> list[Slot]:
+def slots(model: nnx.Module, kinds: Any = nnx.Variable | Sparse) -> list[Slot]:
     """Every place that holds a variable or a Sparse, in order; shared ones once a place.
+
+    Args:
+      model: any NNX module.
+      kinds: what to look for instead, such as a class of layers.
 
     Raises:
       TypeError: model is not an nnx.Module.
@@ -56,22 +60,24 @@ def slots(model: nnx.Module) -> list[Slot]:
             f"expected an nnx.Module, got {type(model).__name__}; for Linen params or another tree "
             "of arrays use jsparse.tree"
         )
-    return list(_walk(model, "", False, ()))
+    return list(_walk(model, "", False, (), kinds))
 
 
-def _walk(node: Any, prefix: str, recurrent: bool, above: tuple[int, ...]) -> Iterator[Slot]:
+def _walk(
+    node: Any, prefix: str, recurrent: bool, above: tuple[int, ...], kinds: Any
+) -> Iterator[Slot]:
     if id(node) in above:
         return
     recurrent = recurrent or isinstance(node, nnx.RNNCellBase)
     for key, value in _children(node):
         path = f"{prefix}{key}"
-        if isinstance(value, nnx.Variable | Sparse):
+        if isinstance(value, kinds):
             yield Slot(path, node, key, value, recurrent)
         elif isinstance(value, tuple):
             held = _Tuple(node, key, list(value))
-            yield from _walk(held, f"{path}/", recurrent, (*above, id(node)))
-        elif isinstance(value, nnx.Module | list | dict):
-            yield from _walk(value, f"{path}/", recurrent, (*above, id(node)))
+            yield from _walk(held, f"{path}/", recurrent, (*above, id(node)), kinds)
+        elif isinstance(value, nnx.Module | list | dict) and not isinstance(value, Sparse):
+            yield from _walk(value, f"{path}/", recurrent, (*above, id(node)), kinds)
 
 
 def _children(node: Any) -> Iterator[tuple[str | int, Any]]:

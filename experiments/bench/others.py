@@ -1,4 +1,4 @@
-"""Other people's train steps, each in a process of its own; `experiments.bench.step` starts it.
+"""Other people's train steps and products, each in a process of its own; the benchmarks start it.
 
 Protocol: a line "ready" once compiled; then for each line with a number of steps, the seconds they
 took. Nothing runs in between.
@@ -133,7 +133,30 @@ def jaxpruner_step(pruner: Any, schedule: Any, network: str) -> Callable[[], Any
     return run
 
 
+def torch_csr(folder: str, case: str) -> Callable[[], Any]:
+    """PyTorch's product of a random CSR matrix [out, in] with x [in, batch].
+
+    Args:
+      folder: not used.
+      case: inputs, outputs, density and batch.
+    """
+    import warnings
+
+    import torch
+
+    warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+    inputs, outputs, density, batch = case.split()
+    torch.manual_seed(0)
+    matrix = torch.randn(int(outputs), int(inputs))
+    matrix *= torch.rand_like(matrix) < float(density)
+    sparse, x = matrix.to_sparse_csr(), torch.randn(int(inputs), int(batch))
+    if int(batch) == 1:
+        x = x[:, 0].contiguous()
+    return lambda: (sparse @ x).flatten()[0]
+
+
 STEPS = {
+    "torch-csr": torch_csr,
     "authors": authors,
     "jaxpruner-static": jaxpruner_static,
     "jaxpruner-magnitude": jaxpruner_magnitude,

@@ -1,5 +1,16 @@
-"""What is left of a sparse model, made small."""
+"""What is left of a sparse model, made small and fast."""
 
+from jsparse.export.block import BlockSparse as BlockSparse
+from jsparse.export.block import block_dot as block_dot
+from jsparse.export.csr import Csr as Csr
+from jsparse.export.pack import blocks as blocks
+from jsparse.export.pack import csr as csr
+from jsparse.export.pack import left_dense as left_dense
+from jsparse.export.pack import pack as pack
+from jsparse.export.pack import unpack as unpack
+from jsparse.export.pick import Choice as Choice
+from jsparse.export.pick import Picked as Picked
+from jsparse.export.pick import pick as pick
 from jsparse.export.record import Cut as Cut
 from jsparse.export.record import Record as Record
 from jsparse.export.record import rebuild as rebuild

@@ -1,0 +1,130 @@
+"""The C++ kernels, compiled on first use by the compiler of this machine, and kept.
+
+The shared library lies in a cache folder under a name that changes with the source, jaxlib, the
+compiler and its flags. A process writes it beside its place and puts it there in one step, so two
+processes that compile at once do no harm. Where there is no compiler, or no x86 or ARM Linux or
+macOS, `load` says so once and the caller takes its path of plain JAX.
+
+Environment: JSPARSE_CXX, the compiler ("off" for none; else CXX, c++, g++ or clang++);
+JSPARSE_CACHE, the folder (else jsparse in XDG_CACHE_HOME or ~/.cache).
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from importlib import metadata
+from pathlib import Path
+
+import jax
+
+SOURCES = Path(__file__).parent / "kernels"
+FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-fPIC", "-shared", "-fno-exceptions", "-pthread", "-w")
+TARGETS = (
+    "jsparse_csr_forward",
+    "jsparse_csr_backward",
+    "jsparse_csr_weights",
+    "jsparse_block_forward",
+)
+SECONDS = 600
+"""After which a compiler that has not ended is given up."""
+
+
+@functools.cache
+def load() -> bool:
+    """Whether the kernels are there for `jax.ffi.ffi_call`: compiled, loaded and registered."""
+    compiler = find_compiler()
+    if not compiler:
+        return False
+    try:
+        library = ctypes.CDLL(str(build(compiler, cache_folder())))
+        for name in TARGETS:
+            capsule = jax.ffi.pycapsule(getattr(library, name))
+            jax.ffi.register_ffi_target(name, capsule, platform="cpu")
+    except (OSError, AttributeError, RuntimeError) as error:
+        warnings.warn(
+            f"the sparse kernels could not be compiled, plain JAX is used instead: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def find_compiler() -> str:
+    """The path of a C++ compiler; empty if there is none."""
+    if sys.platform not in ("linux", "darwin"):
+        return ""
+    asked = os.environ.get("JSPARSE_CXX", "")
+    if asked == "off":
+        return ""
+    names = [asked] if asked else [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
+    found = (shutil.which(name) for name in names if name)
+    return next((path for path in found if path), "")
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept between processes."""
+    if asked := os.environ.get("JSPARSE_CACHE"):
+        return Path(asked)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jsparse"
+
+
+def build(compiler: str, folder: Path) -> Path:
+    """The shared library, compiled unless the folder has it.
+
+    Args:
+      compiler: path.
+      folder: where libraries are kept; another one of this process if it cannot be written.
+
+    Returns:
+      The library's path.
+
+    Raises:
+      OSError: the compiler does not start.
+      RuntimeError: it fails; with its last words.
+    """
+    library = folder / f"sparse-{_key(compiler)}.so"
+    if library.exists():
+        return library
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not os.access(folder, os.W_OK):
+        folder = Path(tempfile.mkdtemp(prefix="jsparse-"))
+    part = _compile(compiler, folder)
+    os.replace(part, folder / library.name)
+    return folder / library.name
+
+
+def _key(compiler: str) -> str:
+    """What the library depends on, in 24 letters."""
+    version = subprocess.run(
+        [compiler, "--version"], capture_output=True, text=True, timeout=SECONDS
+    ).stdout
+    text = [path.read_text() for path in sorted(SOURCES.iterdir())]
+    place = [compiler, version, metadata.version("jaxlib"), platform.machine(), sys.platform]
+    return hashlib.sha256("\0".join([*text, *FLAGS, *place]).encode()).hexdigest()[:24]
+
+
+def _compile(compiler: str, folder: Path) -> Path:
+    handle, name = tempfile.mkstemp(prefix=".sparse-", suffix=".part", dir=folder)
+    os.close(handle)
+    part = Path(name)
+    include = ["-isystem", jax.ffi.include_dir()]
+    command = [compiler, *FLAGS, *include, str(SOURCES / "sparse.cc"), "-o", str(part)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired as error:
+        part.unlink()
+        raise RuntimeError(f"{compiler} took more than {SECONDS} seconds") from error
+    if done.returncode:
+        part.unlink()
+        raise RuntimeError("\n".join([f"{' '.join(command)} failed", done.stderr[-1500:]]))
+    return part

@@ -1,0 +1,145 @@
+"""What is kept of a matrix, as plain arrays: single weights (`csr_arrays`) or blocks."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+MOST = 1 << 16
+"""Inputs that an index of 16 bits can tell apart."""
+
+
+class Structure(nnx.Variable):
+    """Where the kept weights lie: whole numbers that nothing trains."""
+
+
+class CsrArrays(NamedTuple):
+    """The kept weights of a matrix [in, out], by group of `width` inputs, then by output.
+
+    Attributes:
+      values: [kept].
+      indices: [kept], the input within its group.
+      starts: [groups * out + 1], where each output of each group begins; group after group.
+    """
+
+    values: Array
+    indices: Array
+    starts: Array
+
+
+class BlockArrays(NamedTuple):
+    """The kept blocks of a matrix, by output block; those at the edges are filled with zeros.
+
+    Attributes:
+      values: [kept, wide, high], blocks of `wide` inputs and `high` outputs.
+      rows: [kept], the input block of each.
+      starts: [output blocks + 1], where each output block begins.
+    """
+
+    values: Array
+    rows: Array
+    starts: Array
+
+
+def group_width(kernel: np.ndarray) -> int:
+    """Inputs a group for batches: some ten weights an output, whose inputs fit the nearest cache.
+
+    Args:
+      kernel: [in, out].
+
+    Returns:
+      256 or 512; all inputs (at most 65536) where so few are kept that groups cost more.
+    """
+    density = np.count_nonzero(kernel) / max(1, kernel.size)
+    width = 256 if density > 0.04 else 512 if density > 0.015 else MOST
+    return max(1, min(width, kernel.shape[0]))
+
+
+def csr_arrays(kernel: np.ndarray, width: int) -> CsrArrays:
+    """The weights of a matrix that are not zero.
+
+    Args:
+      kernel: [in, out].
+      width: inputs a group, 1 to 65536.
+
+    Returns:
+      Arrays on the default device.
+    """
+    inputs, outputs = kernel.shape
+    values, indices, counts = [], [], []
+    for first in range(0, max(1, inputs), width):
+        group = np.ascontiguousarray(kernel[first : first + width].T)
+        out, within = np.nonzero(group)
+        values.append(group[out, within])
+        indices.append(within.astype(np.uint16))
+        counts.append(np.bincount(out, minlength=outputs))
+    starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
+    return CsrArrays(
+        jnp.asarray(np.concatenate(values)),
+        jnp.asarray(np.concatenate(indices)),
+        jnp.asarray(starts.astype(np.int32)),
+    )
+
+
+def csr_places(arrays: CsrArrays, outputs: int, width: int) -> tuple[Array, Array]:
+    """(input, output) of each kept weight, [kept] both."""
+    segment = _segments(arrays.starts, arrays.indices.shape[0])
+    inputs = arrays.indices.astype(jnp.int32) + (segment // outputs) * width
+    return inputs, segment % outputs
+
+
+def csr_matrix(arrays: CsrArrays, shape: tuple[int, int], width: int) -> Array:
+    """The whole matrix [in, out], with zeros where nothing is kept."""
+    places = csr_places(arrays, shape[1], width)
+    return jnp.zeros(shape, arrays.values.dtype).at[places].set(arrays.values)
+
+
+def block_arrays(kernel: np.ndarray, block: tuple[int, int]) -> BlockArrays:
+    """The blocks of a matrix that are not all zeros.
+
+    Args:
+      kernel: [in, out].
+      block: inputs and outputs of a block; at the edges it may reach over.
+
+    Returns:
+      Arrays on the default device.
+    """
+    wide, high = block
+    down, across = (-(-length // size) for length, size in zip(kernel.shape, block, strict=True))
+    gaps = [(0, down * wide - kernel.shape[0]), (0, across * high - kernel.shape[1])]
+    tiles = np.pad(kernel, gaps).reshape(down, wide, across, high).transpose(2, 0, 1, 3)
+    column, row = np.nonzero((tiles != 0).any((2, 3)))
+    starts = np.concatenate([[0], np.cumsum(np.bincount(column, minlength=across))])
+    return BlockArrays(
+        jnp.asarray(tiles[column, row]),
+        jnp.asarray(row.astype(np.int32)),
+        jnp.asarray(starts.astype(np.int32)),
+    )
+
+
+def block_columns(arrays: BlockArrays) -> Array:
+    """The output block of each kept block, [kept]."""
+    return _segments(arrays.starts, arrays.rows.shape[0])
+
+
+def block_matrix(arrays: BlockArrays, shape: tuple[int, int]) -> Array:
+    """The whole matrix [in, out], with zeros where nothing is kept."""
+    _, wide, high = arrays.values.shape
+    down, across = -(-shape[0] // wide), -(-shape[1] // high)
+    tiles = jnp.zeros((down, across, wide, high), arrays.values.dtype)
+    tiles = tiles.at[arrays.rows, block_columns(arrays)].set(arrays.values)
+    return tiles.transpose(0, 2, 1, 3).reshape(down * wide, across * high)[: shape[0], : shape[1]]
+
+
+def _segments(starts: Array, kept: int) -> Array:
+    """For each of `kept` entries the n with starts[n] <= entry < starts[n + 1]."""
+    begins = jnp.zeros((kept + 1,), jnp.int32).at[starts[1:-1]].add(1)  # several if some are empty
+    return jnp.cumsum(begins)[:kept]
+
+
+def on_mesh(*arrays: Array) -> bool:
+    """Whether any array has a place on a mesh, where a kernel of one device does not belong."""
+    return any(not jax.typeof(array).sharding.mesh.empty for array in arrays)

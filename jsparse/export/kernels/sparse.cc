@@ -1,0 +1,354 @@
+// Products with sparse matrices for XLA on the CPU: y = x W with x [batch, inputs] and W [inputs,
+// outputs], of which only some values (Csr) or some blocks (Blocks) are stored, and the gradients.
+//
+// A worker takes a tile of the batch and a range of outputs, turns the tile so that features come
+// first (lanes.inc), multiplies, and turns the result back. Vectors are as wide as the machine's.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <thread>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace {
+
+// Kept weights by group of `width` inputs, then by output: those of output o in group g are
+// starts[g * outputs + o] <= n < starts[g * outputs + o + 1]. Indices count within the group.
+struct Csr {
+  const float* values;
+  const uint16_t* indices;
+  const int32_t* starts;
+  int64_t inputs, outputs, width, groups;
+};
+
+// Blocks [wide inputs, high outputs] by output block; rows[n] is the input block of block n.
+struct Blocks {
+  const float* values;
+  const int32_t* rows;
+  const int32_t* starts;
+  int64_t wide, high, across, down;  // the size of a block, and how many inputs and outputs have
+};
+
+#ifndef __has_builtin
+#define __has_builtin(x) 0
+#endif
+#define PLAIN(...) __VA_ARGS__
+#if __has_builtin(__builtin_shufflevector)
+#define SHUFFLE_(p, q, ...) __builtin_shufflevector(p, q, __VA_ARGS__)
+#define SHUFFLE(p, q, order) SHUFFLE_(p, q, PLAIN order)
+#else  // GCC before 12
+typedef int Order4 __attribute__((vector_size(16)));
+typedef int Order8 __attribute__((vector_size(32)));
+typedef int Order16 __attribute__((vector_size(64)));
+#define ORDER_(lanes) Order##lanes
+#define ORDER(lanes) ORDER_(lanes)
+#define SHUFFLE(p, q, order) __builtin_shuffle(p, q, (ORDER(LANES)){PLAIN order})
+#endif
+
+// The kernels of one instruction set; [0], [1], [2] are for tiles of 1, 2 and 4 vectors.
+struct Kernels {
+  int64_t lanes;
+  void (*to_tile[3])(const float*, int64_t, int64_t, int64_t, float*);
+  void (*from_tile[3])(const float*, int64_t, int64_t, int64_t, float*);
+  void (*csr_forward[3])(const Csr&, const float*, int64_t, int64_t, float*);
+  void (*csr_backward[3])(const Csr&, const float*, float*);
+  void (*csr_weights[3])(const Csr&, const float*, const float*, int64_t, int64_t, float*);
+  void (*csr_row)(const Csr&, const float*, int64_t, int64_t, float*);
+  void (*block_forward[3][2])(const Blocks&, const float*, int64_t, int64_t, float*);
+  void (*block_row)(const Blocks&, const float*, int64_t, int64_t, float*);
+};
+
+#define LANES 4
+#define UNROLL 2
+namespace lanes4 {
+#include "lanes.inc"
+}
+#undef LANES
+#undef UNROLL
+
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#define LANES 8
+#define UNROLL 4
+namespace lanes8 {
+#include "lanes.inc"
+}
+#undef LANES
+#undef UNROLL
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,fma"))), \
+                             apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,fma")
+#endif
+#define LANES 16
+#define UNROLL 4
+namespace lanes16 {
+#include "lanes.inc"
+}
+#undef LANES
+#undef UNROLL
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif  // __x86_64__
+
+const Kernels& kernels(int64_t most) {
+#if defined(__x86_64__)
+  static const bool avx512 = __builtin_cpu_supports("avx512f") &&
+                             __builtin_cpu_supports("avx512vl") &&
+                             __builtin_cpu_supports("avx512dq") &&
+                             __builtin_cpu_supports("avx512bw");
+  static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (avx512 && most >= 16) return lanes16::table;
+  if (avx2 && most >= 8) return lanes8::table;
+#endif
+  return lanes4::table;
+}
+
+// Memory of a thread, kept between calls; for vectors of any width.
+class Scratch {
+ public:
+  ~Scratch() { std::free(data_); }
+  float* floats(int64_t count) {
+    if (count > size_) {
+      std::free(data_);
+      size_ = (count + 15) / 16 * 16;
+      data_ = static_cast<float*>(std::aligned_alloc(64, size_ * sizeof(float)));
+      if (!data_) std::abort();
+    }
+    return data_;
+  }
+
+ private:
+  float* data_ = nullptr;
+  int64_t size_ = 0;
+};
+thread_local Scratch tile_memory, out_memory;
+
+// Calls work(next) on the threads of the pool and on this one; next() gives 0, 1, ..., items - 1 and
+// then -1. The pool may be busy: whoever comes finds what is left, and nobody waits for a thread that
+// has not started.
+template <typename Work>
+void share(ffi::ThreadPool pool, int64_t items, const Work& work) {
+  struct Shared {
+    std::atomic<int64_t> taken{0}, busy{0};
+    std::atomic<bool> closed{false};
+  };
+  auto shared = std::make_shared<Shared>();
+  auto run = [shared, items, &work] {
+    work([&] {
+      const int64_t item = shared->taken.fetch_add(1);
+      return item < items ? item : int64_t{-1};
+    });
+  };
+  const int64_t others = std::min<int64_t>(pool.num_threads(), items) - 1;
+  for (int64_t i = 0; i < others; ++i)
+    pool.Schedule([shared, run] {
+      shared->busy.fetch_add(1);
+      if (!shared->closed.load()) run();  // once closed, `work` may be gone
+      shared->busy.fetch_sub(1);
+    });
+  run();
+  shared->closed.store(true);
+  for (int spins = 0; shared->busy.load() > 0; ++spins)
+    if (spins > 1000) std::this_thread::yield();
+}
+
+int vectors(int64_t batch, int64_t lanes) { return batch <= lanes ? 0 : batch <= 2 * lanes ? 1 : 2; }
+
+constexpr int64_t kSpan = 256;  // outputs whose sums are kept near
+
+// How a product is cut into items: tiles of the batch, and parts of the outputs where tiles are few.
+struct Cut {
+  Cut(int64_t batch, int64_t rows, int64_t outputs, int64_t threads)
+      : tiles((batch + rows - 1) / rows) {
+    const int64_t wanted = tiles >= 4 * threads ? 1 : (2 * threads + tiles - 1) / tiles;
+    const int64_t most = std::max<int64_t>(1, outputs / 16);
+    parts = std::min(wanted, most);
+    part = (outputs + parts - 1) / parts;
+  }
+  int64_t tiles, parts, part;
+};
+
+// y = x W in tiles. `forward(tile, first, last, out)` writes outputs first <= o < last; `padded` is
+// the number of features a tile needs, `unit` what outputs come in.
+template <typename Forward>
+void in_tiles(const Kernels& k, ffi::ThreadPool pool, const float* x, int64_t batch, int64_t inputs,
+              int64_t padded, int64_t outputs, int64_t unit, float* y, const Forward& forward) {
+  const int v = vectors(batch, k.lanes);
+  const int64_t rows = k.lanes << v;
+  const int64_t units = (outputs + unit - 1) / unit, span = std::max<int64_t>(1, kSpan / unit);
+  const Cut cut(batch, rows, units, std::max<int64_t>(1, pool.num_threads()));
+  share(pool, cut.tiles * cut.parts, [&](auto next) {
+    float* tile = tile_memory.floats(padded * rows);
+    float* out = out_memory.floats(span * unit * rows);
+    int64_t held = -1;
+    for (int64_t item; (item = next()) >= 0;) {
+      const int64_t at = item % cut.tiles, row = at * rows;
+      const int64_t here = std::min(rows, batch - row);
+      if (held != at) {
+        k.to_tile[v](x + row * inputs, here, inputs, inputs, tile);
+        std::fill(tile + inputs * rows, tile + padded * rows, 0.0f);
+        held = at;
+      }
+      const int64_t begin = item / cut.tiles * cut.part, end = std::min(units, begin + cut.part);
+      for (int64_t first = begin; first < end; first += span) {
+        const int64_t last = std::min(end, first + span);
+        forward(v, tile, first, last, out);
+        const int64_t features = std::min(last * unit, outputs) - first * unit;
+        k.from_tile[v](out, here, outputs, features, y + row * outputs + first * unit);
+      }
+    }
+  });
+}
+
+using Floats = ffi::Buffer<ffi::F32>;
+using Result = ffi::Result<Floats>;
+
+Csr csr(const Floats& values, const ffi::Buffer<ffi::U16>& indices,
+        const ffi::Buffer<ffi::S32>& starts, int64_t inputs, int64_t outputs, int64_t width) {
+  return {values.typed_data(), indices.typed_data(), starts.typed_data(), inputs,
+          outputs,             width,                (inputs + width - 1) / width};
+}
+
+ffi::Error csr_forward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::U16> indices,
+                       ffi::Buffer<ffi::S32> starts, Floats x, Result y, int64_t width,
+                       int64_t lanes) {
+  const int64_t batch = x.dimensions()[0], inputs = x.dimensions()[1];
+  const int64_t outputs = y->dimensions()[1];
+  const Csr m = csr(values, indices, starts, inputs, outputs, width);
+  const Kernels& k = kernels(lanes);
+  if (batch == 0) return ffi::Error::Success();
+  if (batch == 1) {
+    const Cut cut(1, 1, outputs, 2 * std::max<int64_t>(1, pool.num_threads()));
+    share(pool, cut.parts, [&](auto next) {
+      for (int64_t i; (i = next()) >= 0;)
+        k.csr_row(m, x.typed_data(), i * cut.part, std::min(outputs, (i + 1) * cut.part),
+                  y->typed_data());
+    });
+    return ffi::Error::Success();
+  }
+  in_tiles(k, pool, x.typed_data(), batch, inputs, inputs, outputs, 1, y->typed_data(),
+           [&](int v, const float* tile, int64_t first, int64_t last, float* out) {
+             k.csr_forward[v](m, tile, first, last, out);
+           });
+  return ffi::Error::Success();
+}
+
+ffi::Error csr_backward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::U16> indices,
+                        ffi::Buffer<ffi::S32> starts, Floats dy, Result dx, int64_t width,
+                        int64_t lanes) {
+  const int64_t batch = dx->dimensions()[0], inputs = dx->dimensions()[1];
+  const int64_t outputs = dy.dimensions()[1];
+  const Csr m = csr(values, indices, starts, inputs, outputs, width);
+  const Kernels& k = kernels(lanes);
+  int v = vectors(batch, k.lanes);
+  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
+  while (v > 0 && (k.lanes << v) * threads > batch) --v;  // only tiles are shared here
+  const int64_t rows = k.lanes << v, tiles = (batch + rows - 1) / rows;
+  share(pool, tiles, [&](auto next) {
+    float* tile = tile_memory.floats(inputs * rows);
+    float* from = out_memory.floats(outputs * rows);
+    for (int64_t at; (at = next()) >= 0;) {
+      const int64_t row = at * rows, here = std::min(rows, batch - row);
+      k.to_tile[v](dy.typed_data() + row * outputs, here, outputs, outputs, from);
+      std::fill(tile, tile + inputs * rows, 0.0f);
+      k.csr_backward[v](m, from, tile);
+      k.from_tile[v](tile, here, inputs, inputs, dx->typed_data() + row * inputs);
+    }
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error csr_weights(ffi::ThreadPool pool, ffi::Buffer<ffi::U16> indices,
+                       ffi::Buffer<ffi::S32> starts, Floats x, Floats dy, Result dw, int64_t width,
+                       int64_t lanes) {
+  const int64_t batch = x.dimensions()[0], inputs = x.dimensions()[1];
+  const int64_t outputs = dy.dimensions()[1];
+  Csr m = csr(x, indices, starts, inputs, outputs, width);
+  m.values = nullptr;
+  const Kernels& k = kernels(lanes);
+  const int v = vectors(batch, k.lanes);
+  const int64_t rows = k.lanes << v;
+  std::fill(dw->typed_data(), dw->typed_data() + dw->element_count(), 0.0f);
+  const Cut cut(1, 1, outputs, std::max<int64_t>(1, pool.num_threads()));
+  share(pool, cut.parts, [&](auto next) {
+    float* tile = tile_memory.floats(inputs * rows);
+    float* from = out_memory.floats(cut.part * rows);
+    for (int64_t i; (i = next()) >= 0;) {
+      const int64_t first = i * cut.part, last = std::min(outputs, first + cut.part);
+      for (int64_t row = 0; row < batch && first < last; row += rows) {
+        const int64_t here = std::min(rows, batch - row);
+        k.to_tile[v](x.typed_data() + row * inputs, here, inputs, inputs, tile);
+        k.to_tile[v](dy.typed_data() + row * outputs + first, here, outputs, last - first, from);
+        k.csr_weights[v](m, tile, from, first, last, dw->typed_data());
+      }
+    }
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error block_forward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::S32> rows,
+                         ffi::Buffer<ffi::S32> starts, Floats x, Result y, int64_t lanes) {
+  const int64_t batch = x.dimensions()[0], inputs = x.dimensions()[1];
+  const int64_t outputs = y->dimensions()[1];
+  const int64_t wide = values.dimensions()[1], high = values.dimensions()[2];
+  const Blocks m = {values.typed_data(), rows.typed_data(), starts.typed_data(), wide, high,
+                    inputs,              outputs};
+  const Kernels& k = kernels(lanes);
+  if (batch == 0) return ffi::Error::Success();
+  if (batch == 1) {
+    const int64_t units = (outputs + high - 1) / high;
+    const Cut cut(1, 1, 16 * units, std::max<int64_t>(1, pool.num_threads()));
+    const int64_t part = (units + cut.parts - 1) / cut.parts;
+    share(pool, cut.parts, [&](auto next) {
+      for (int64_t i; (i = next()) >= 0;)
+        k.block_row(m, x.typed_data(), i * part, std::min(units, (i + 1) * part),
+                    y->typed_data());
+    });
+    return ffi::Error::Success();
+  }
+  const int many = high % 4 == 0;
+  const int64_t padded = (inputs + wide - 1) / wide * wide;
+  in_tiles(k, pool, x.typed_data(), batch, inputs, padded, outputs, high, y->typed_data(),
+           [&](int v, const float* tile, int64_t first, int64_t last, float* out) {
+             k.block_forward[v][many](m, tile, first, last, out);
+           });
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+#define WITH ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
+#define STRUCTURE Arg<ffi::Buffer<ffi::U16>>().Arg<ffi::Buffer<ffi::S32>>()
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jsparse_csr_forward, csr_forward,
+                              WITH.Arg<Floats>().STRUCTURE.Arg<Floats>().Ret<Floats>()
+                                  .Attr<int64_t>("width").Attr<int64_t>("lanes"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jsparse_csr_backward, csr_backward,
+                              WITH.Arg<Floats>().STRUCTURE.Arg<Floats>().Ret<Floats>()
+                                  .Attr<int64_t>("width").Attr<int64_t>("lanes"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jsparse_csr_weights, csr_weights,
+                              WITH.STRUCTURE.Arg<Floats>().Arg<Floats>().Ret<Floats>()
+                                  .Attr<int64_t>("width").Attr<int64_t>("lanes"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jsparse_block_forward, block_forward,
+                              WITH.Arg<Floats>().Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>().Arg<Floats>().Ret<Floats>()
+                                  .Attr<int64_t>("lanes"));
