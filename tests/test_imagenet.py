@@ -546,6 +546,7 @@ def few_devices(monkeypatch):
     monkeypatch.setattr(jax, "make_mesh", two)
 
 
+@pytest.mark.slow
 @pytest.mark.standard_dtypes
 def test_it_trains_on_images_with_lamb_in_bfloat16(tmp_path, few_devices, capsys):
     settings = dataclasses.replace(TINY, optimizer="lamb", bfloat16=True, epochs=4)

@@ -335,6 +335,7 @@ def test_a_whole_model():
     assert type(back.again) is nnx.Linear and back.again is back.twice[0]
 
 
+@pytest.mark.slow
 @pytest.mark.standard_dtypes
 def test_packed_layers_train_with_their_mask_fixed():
     import optax
@@ -373,6 +374,7 @@ class TestPick:
         )
         return js.sparsify(net, ("layers/2/kernel", js.Top(density=0.2, unit=js.Filter())))
 
+    @pytest.mark.slow
     def test_it_says_why_and_gives_what_the_model_gives(self):
         net, x = self.model(), jnp.asarray(draw(2, 5, 5, 4))
         picked = js.export.pick(net, x, formats={"csr": csr()})
