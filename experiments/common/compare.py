@@ -17,7 +17,7 @@ from experiments.common.show import mean_std
 from experiments.common.sources import Images
 from experiments.common.study import TrainSettings
 from experiments.common.sweep import Inputs, Runs, Sweep, in_turn
-from experiments.common.training import results, train
+from experiments.common.training import describe, results, train
 from jsparse.optim import Control
 from jsparse.slots import sparse_parts
 from jsparse.sparse import Learned
@@ -106,7 +106,7 @@ class _Race(NamedTuple):
         epochs = self.settings.epochs
         state = train(run, sweep, self.images, start=start, epochs=epochs, begin=begin)
         models = [sweep.model(state, n) for n in range(seeds)]
-        (run.folder / "report.txt").write_text(f"{jsparse.report(models[0])}\n")
+        describe(run, sweep, state, self.images)
         channels = [channels_left(model) for model in models]
         run.finish(**results(run, range(seeds)), channels=channels)
         return run.final()
