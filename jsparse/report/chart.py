@@ -11,7 +11,7 @@ from html import escape
 import numpy as np
 
 WIDTH, HEIGHT = 360, 230
-LEFT, RIGHT, TOP, BOTTOM = 48, 346, 12, 190  # edges of the plot
+LEFT, RIGHT, TOP, BOTTOM = 48, 340, 12, 190  # edges of the plot
 COLOURS = 7
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 LOG_BELOW = 0.05

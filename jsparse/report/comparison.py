@@ -70,7 +70,7 @@ def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html")
     parts = [
         f"<h1>{title}</h1>",
         note("Not on this page", _missing(runs, _short(paths))),
-        section("Accuracy and density", _frontier(entrants), _table(entrants)),
+        section("Accuracy and density", side_by_side([*_frontier(entrants), _table(entrants)])),
         section("Over time", side_by_side(_curves(entrants))),
         section("Settings that differ", _differences(_short(paths), [r.settings for r in runs])),
         section("Versions that differ", _differences(_short(paths), [_newest(r) for r in runs])),
@@ -134,18 +134,17 @@ def best(points: Sequence[Point]) -> list[Point]:
     return sorted((p for p in points if not beaten(p)), key=lambda p: p.x)
 
 
-def _frontier(entrants: Sequence[Entrant]) -> str:
+def _frontier(entrants: Sequence[Entrant]) -> list[str]:
     points = _points(entrants)
     if not points:
-        return ""
+        return []
     front = best(points)
     line = Line(name="frontier", x=[p.x for p in front], y=[p.y for p in front], style=11)
     heights = [y for p in points for y in (p.y - p.spread[1], p.y + p.spread[1])]
     horizontal = density_axis([p.x for p in points], "density at the end")
     lines = [line] if len(front) > 1 else []
-    return chart(
-        "Accuracy at the end, by density", horizontal, axis_of(heights, percent=True), lines, points
-    )
+    vertical = axis_of(heights, percent=True)
+    return [chart("Accuracy at the end, by density", horizontal, vertical, lines, points)]
 
 
 def _table(entrants: Sequence[Entrant]) -> str:
@@ -163,7 +162,7 @@ def _table(entrants: Sequence[Entrant]) -> str:
                 _latency(one.run.model),
             )
         )
-    head = ("run", "accuracy", "density", "FLOPs", "fastest form")
+    head = ("run", "accuracy", "density", "FLOPs", "fastest")
     return rows(head, body)
 
 

@@ -18,7 +18,7 @@ CSS = f"""
 *{{box-sizing:border-box}}
 body{{margin:0 auto;max-width:1080px;padding:16px;background:var(--paper);color:var(--ink);
 font:16px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;
-overflow-wrap:anywhere;-webkit-text-size-adjust:100%}}
+overflow-wrap:break-word;-webkit-text-size-adjust:100%}}
 h1{{font-size:1.5rem;line-height:1.2;margin:.2em 0}}
 h2{{font-size:1.15rem;margin:2em 0 .6em;border-bottom:1px solid var(--line);padding-bottom:.2em}}
 p,ul{{margin:.5em 0}} .soft,figcaption small,td small{{color:var(--soft)}}
@@ -26,6 +26,7 @@ p,ul{{margin:.5em 0}} .soft,figcaption small,td small{{color:var(--soft)}}
 grid-template-columns:repeat(auto-fit,minmax(150px,1fr))}}
 .card{{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:10px 12px}}
 .card b{{display:block;font-size:1.35rem;line-height:1.3}} .card span{{color:var(--soft)}}
+.card small{{font-size:.9rem;font-weight:400;color:var(--soft);white-space:nowrap}}
 .grid2{{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,340px),1fr));gap:24px}}
 figure{{margin:0;max-width:520px;min-width:0}} figcaption{{font-weight:600;margin-bottom:4px}}
 figcaption small{{display:block;font-weight:400;font-size:.85rem}}
@@ -36,11 +37,13 @@ svg text{{font-size:12px;fill:var(--soft)}} .end{{text-anchor:end}} .middle{{tex
 .band{{opacity:.2}} .bar{{fill:none;stroke-width:1.4}} .mark{{stroke:var(--paper)}}
 .keys{{display:flex;flex-wrap:wrap;gap:2px 14px;font-size:.85rem;margin:2px 0 0}}
 .key{{display:inline-flex;align-items:center;gap:5px}} .key svg{{flex:none}}
-.scroll{{overflow-x:auto}}
+.scroll{{overflow-x:auto;margin:.8em 0;min-width:0}}
 table{{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;width:100%}}
 th,td{{padding:5px 8px;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}}
 th{{color:var(--soft);font-weight:600;vertical-align:bottom}}
+td{{white-space:nowrap}} table.text{{width:auto}}
 th:first-child,td:first-child{{text-align:left;padding-left:0}}
+td:first-child,table.text td{{white-space:normal;overflow-wrap:anywhere}}
 table.text th,table.text td{{text-align:left}} table.text td:first-child{{color:var(--soft)}}
 tbody tr.total td{{font-weight:600;border-top:2px solid var(--soft)}}
 td small{{display:block}} .fill{{display:block;height:7px;background:var(--line);min-width:60px}}
@@ -79,9 +82,9 @@ def section(title: str, *parts: str) -> str:
 
 
 def cards(numbers: Sequence[tuple[str, str]]) -> str:
-    """Numbers in large letters, each with what it is."""
+    """Numbers, as HTML, in large letters, each with what it is."""
     body = "".join(
-        f'<div class="card"><b>{escape(number)}</b><span>{escape(what)}</span></div>'
+        f'<div class="card"><b>{number}</b><span>{escape(what)}</span></div>'
         for number, what in numbers
     )
     return f'<div class="cards">{body}</div>' if numbers else ""

@@ -56,7 +56,7 @@ def page(run_folder: str | Path) -> Path:
         note("Not on this page", run.missing),
         cards(_headline(run)),
         section("Over time", side_by_side(_curves(run))),
-        section("Density of the layers", side_by_side(_layer_curve(run)), _layer_table(run)),
+        section("Density of the layers", side_by_side([*_layer_curve(run), *_layer_table(run)])),
         section("Masks", side_by_side(_masks(run)), _left_out(run)),
         section("Before and after", _forms(run)),
         section("Settings", named(run.settings)),
@@ -80,12 +80,12 @@ def describe(run: Folder) -> str:
 
 
 def last(series: Series, fraction: bool) -> str:
-    """The last value: mean and sample standard deviation over the seeds."""
+    """The last value as HTML: mean and sample standard deviation over the seeds."""
     scale, digits = (100, ".2f") if fraction else (1, ".4g")
     mean, unit = f"{scale * series.mean[-1]:{digits}}", " %" if fraction else ""
     if not len(series.spread):
         return mean + unit
-    return f"{mean} ± {scale * series.spread[-1]:.2{'f' if fraction else 'g'}}{unit}"
+    return f"{mean}{unit} <small>± {scale * series.spread[-1]:.2{'f' if fraction else 'g'}}</small>"
 
 
 def _headline(run: Folder) -> list[tuple[str, str]]:
@@ -105,7 +105,7 @@ def _headline(run: Folder) -> list[tuple[str, str]]:
         ratio = forms[0]["seconds"]["median"] / best["seconds"]["median"]
         if best is not forms[0]:
             found.append(
-                (f"{ratio:.2f}×", f"as fast {best['name']} as {forms[0]['name']}, measured")
+                (f"{ratio:.2f}×", f"speed, {best['name']} to {forms[0]['name']}, measured")
             )
     return found
 
@@ -176,10 +176,10 @@ def _layer_curve(run: Folder) -> list[str]:
     ]
 
 
-def _layer_table(run: Folder) -> str:
+def _layer_table(run: Folder) -> list[str]:
     layers = run.model.get("layers", {})
     if not layers:
-        return ""
+        return []
     body = [
         (
             f"{escape(path)}<small>{_times(row['shape'])}, {escape(row['rule'])}</small>",
@@ -194,7 +194,7 @@ def _layer_table(run: Folder) -> str:
         f"{percent(total['density'])}{fill(total['density'])}",
         f"{total['kept']:,}<small>of {total['size']:,}</small>",
     )
-    return rows(("layer at the end", "density", "weights kept"), [*body, whole], total=True)
+    return [rows(("layer, at the end", "density", "kept"), [*body, whole], total=True)]
 
 
 def _times(shape: Sequence[int]) -> str:
@@ -227,10 +227,11 @@ def _image(run: Folder) -> list[int]:
 
 def _figure(title: str, picture: Picture) -> str:
     width, height = picture.size
-    ratio = min(max(width / height, 0.9), 8.0)  # a picture a pixel high would not be seen
+    ratio = min(max(width / height, 0.3), 8.0)  # a picture a pixel high would not be seen
+    style = f"aspect-ratio:{ratio:.3f};max-width:{420 * ratio:.0f}px"
     return (
         f"<figure><figcaption>{escape(title)}<small>{escape(picture.words)}</small></figcaption>"
-        f'<img class="mask" style="aspect-ratio:{ratio:.3f}" src="{picture.uri}" '
+        f'<img class="mask" style="{style}" src="{picture.uri}" '
         f'alt="{escape(title)}: {escape(picture.words)}"></figure>'
     )
 

@@ -53,15 +53,16 @@ def draw_mask(mask: np.ndarray, axes: Axes) -> Picture:
     """
     whole, window = _by_output(mask, axes)
     rows, columns, height, width = whole.shape
-    words = f"{rows:,} outputs (rows), {columns:,} inputs (columns)"
+    counts = [f"{n:,} {what}{'s' * (n != 1)}" for n, what in ((rows, "output"), (columns, "input"))]
+    words = f"{counts[0]} (rows), {counts[1]} (columns)"
     if not window:
         return _picture(shrink_to(whole[:, :, 0, 0], TALLEST, WIDEST), words)
     words += f", a {'×'.join(map(str, window))} window each"
     side = 1  # few inputs: the outputs stand in several columns
-    while rows * height > 2 * side * side * columns * width and side < rows:
+    while rows * height > side * side * columns * width and side < rows:
         side += 1
     if side > 1:
-        words = words.replace("outputs (rows)", f"outputs (rows, {side} beside each other)")
+        words = words.replace("(rows)", f"(rows, {side} beside each other)")
     blocks = -(-rows // side)
     padded = np.full((blocks * side, columns, height + 1, width + 1), np.nan)
     padded[:rows, :, :height, :width] = whole
