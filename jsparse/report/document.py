@@ -145,6 +145,30 @@ def fill(fraction: float) -> str:
     return f'<span class="fill"><i style="width:{100 * fraction:.2f}%"></i></span>'
 
 
+def bare_table(head: Sequence[str], body: Sequence[Sequence[str | float]]) -> str:
+    """A table without the style of a page, as a notebook shows it; the last row is the total.
+
+    Args:
+      head: plain text.
+      body: plain text, or a fraction, which is drawn as a bar too.
+    """
+    cell = '<td style="text-align:left{}">{}</td>'
+    bar = (
+        '<span style="display:block;width:80px;height:5px;background:rgba(128,128,128,.3)">'
+        '<span style="display:block;height:5px;background:#2b7cd0;width:{:.2f}%"></span></span>'
+    )
+    lines = []
+    for n, row in enumerate(body):
+        last = ";border-top:1px solid;font-weight:bold" if n == len(body) - 1 else ""
+        texts = [
+            percent(one) + bar.format(100 * one) if isinstance(one, float) else escape(one)
+            for one in row
+        ]
+        lines.append(f"<tr>{''.join(cell.format(last, text) for text in texts)}</tr>")
+    names = "".join(f'<th style="text-align:left">{escape(name)}</th>' for name in head)
+    return f"<table><thead><tr>{names}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
 def percent(fraction: float) -> str:
     """A fraction in percent, with as many digits as small ones need."""
     return f"{fraction:.2%}" if fraction >= 0.001 or fraction == 0 else f"{fraction:.2g}"
