@@ -42,7 +42,8 @@ class Entrant(NamedTuple):
 
     def series(self, name: str) -> Series | None:
         """A number of these runs over time; None where the log has none."""
-        return self.run.series(name).get(self.label)
+        found = self.run.series(name)
+        return found.get(self.label, found.get(""))
 
 
 def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html") -> Path:
@@ -91,10 +92,9 @@ def _short(paths: Sequence[Path]) -> list[str]:
 def _entrants(runs: Sequence[Folder], names: Sequence[str]) -> list[Entrant]:
     found: list[tuple[str, Folder, str]] = []
     for run, name in zip(runs, names, strict=True):
-        labels = list(
-            dict.fromkeys(label for number in run.names() for label in run.series(number))
-        )
-        found += [(f"{name}, {label}" if label else name, run, label) for label in labels or [""]]
+        labels = dict.fromkeys(label for number in run.names() for label in run.series(number))
+        kinds = [label for label in labels if label] or [""]
+        found += [(f"{name}, {label}" if label else name, run, label) for label in kinds]
     return [Entrant(*one, style) for style, one in enumerate(found)]
 
 

@@ -171,7 +171,7 @@ def bare_table(head: Sequence[str], body: Sequence[Sequence[str | float]]) -> st
 
 def percent(fraction: float) -> str:
     """A fraction in percent, with as many digits as small ones need."""
-    return f"{fraction:.2%}" if fraction >= 0.001 or fraction == 0 else f"{fraction:.2g}"
+    return f"{fraction:.2%}" if fraction >= 0.001 or fraction == 0 else f"{100 * fraction:.2g}%"
 
 
 def bytes_of(count: float) -> str:

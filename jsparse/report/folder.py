@@ -1,6 +1,7 @@
 """Reads the folder of a run: what is there, and what is not."""
 
 import dataclasses
+import io
 import json
 import math
 from pathlib import Path
@@ -80,6 +81,8 @@ class Folder:
     def series(self, name: str) -> dict[str, Series]:
         """One number by what its seeds have in common, such as "alpha 0.001"; "" for all.
 
+        The rows' "runs" names it for each seed. A lone number, such as "seconds", is of all.
+
         Raises:
           ValueError: the log has another number of runs from some row on.
         """
@@ -87,7 +90,8 @@ class Folder:
         if not rows:
             return {}
         values = [np.atleast_1d(np.array(_plain(row[name]), float)) for row in rows]
-        labels = rows[0].get("runs", [""] * len(values[0]))
+        many = isinstance(rows[0][name], list)
+        labels = rows[0].get("runs", [""] * len(values[0])) if many else [""]
         for row, value in zip(rows, values, strict=True):
             if len(value) != len(labels):
                 raise ValueError(
@@ -243,7 +247,7 @@ def _masks(path: Path, model: dict[str, Any], missing: list[str]) -> dict[str, n
         return {}
     masks = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             for name, layer in model["layers"].items():
                 flat = np.unpackbits(file[f"masks/{name}"], count=layer["size"]).astype(bool)
                 masks[name] = flat.reshape(layer["shape"])

@@ -38,7 +38,8 @@ def save(
 
     - settings.json: any JSON object;
     - log.jsonl: a JSON object a line, with "step" and numbers such as "accuracy", "density" and
-      "loss", each a number or a list with one for each seed; "layers" is a mapping from a layer's
+      "loss", each a number or a list with one for each seed ("runs" may name what each is, seeds
+      of one name are drawn as one); "layers" is a mapping from a layer's
       path to its density;
     - model.json and masks.npz, written here.
 
