@@ -43,7 +43,8 @@ th,td{{padding:5px 8px;text-align:right;border-bottom:1px solid var(--line);vert
 th{{color:var(--soft);font-weight:600;vertical-align:bottom}}
 td{{white-space:nowrap}} table.text{{width:auto}}
 th:first-child,td:first-child{{text-align:left;padding-left:0}}
-td:first-child,table.text td{{white-space:normal;overflow-wrap:anywhere}}
+td:first-child,table.text td,td small{{white-space:normal;overflow-wrap:anywhere}}
+table.text td:first-child{{overflow-wrap:break-word}} table.text th{{overflow-wrap:anywhere}}
 table.text th,table.text td{{text-align:left}} table.text td:first-child{{color:var(--soft)}}
 tbody tr.total td{{font-weight:600;border-top:2px solid var(--soft)}}
 td small{{display:block}} .fill{{display:block;height:7px;background:var(--line);min-width:60px}}

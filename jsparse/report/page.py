@@ -284,6 +284,5 @@ def _conditions(run: Folder, forms: list[dict[str, Any]]) -> str:
 def _versions(run: Folder) -> str:
     if not run.versions:
         return ""
-    earlier = len(run.versions) - 1
-    words = f"<p>Continued {earlier} times with other versions; the last:</p>" if earlier else ""
+    words = "<p>Begun with other versions; these are the last:</p>" if run.versions[1:] else ""
     return words + named(run.versions[-1])
