@@ -162,7 +162,7 @@ def bare_table(head: Sequence[str], body: Sequence[Sequence[str | float]]) -> st
     for n, row in enumerate(body):
         last = ";border-top:1px solid;font-weight:bold" if n == len(body) - 1 else ""
         texts = [
-            percent(one) + bar.format(100 * one) if isinstance(one, float) else escape(one)
+            percent(one) + bar.format(100 * one) if isinstance(one, float) else escape(str(one))
             for one in row
         ]
         lines.append(f"<tr>{''.join(cell.format(last, text) for text in texts)}</tr>")
