@@ -19,6 +19,7 @@ def test_snippets_run(
         exec(compile(snippet, "README.md", "exec"), names)
     assert len(snippets) >= 5
     assert "total" in capsys.readouterr().out
+    assert (tmp_path / "runs/mine/page.html").is_file()
 
 
 def test_every_table_is_filled_in() -> None:

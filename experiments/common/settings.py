@@ -2,17 +2,15 @@
 
 import dataclasses
 import enum
-import platform
 import subprocess
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-PACKAGES = ("jsparse", "jax", "jaxlib", "flax", "optax", "numpy")
+from jsparse.report import versions
 
 
 def plain(value: Any, name: str) -> Any:
@@ -78,19 +76,10 @@ def flatten(settings: Any, prefix: str = "") -> tuple[dict[str, Any], dict[str, 
 def environment() -> dict[str, Any]:
     """Versions, devices and the commit that a run is made with."""
     return {
-        "python": platform.python_version(),
-        **{package: _version(package) for package in PACKAGES},
-        "device": jax.devices()[0].device_kind,
+        **versions(),
         "devices": jax.device_count(),
         "commit": _commit(),
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _commit() -> str:

@@ -20,7 +20,7 @@ from experiments.common.run import Diverged, Run, open_run
 from experiments.common.show import mean_std, table
 from experiments.common.sources import Images
 from experiments.common.sweep import PIXELS, Inputs, Sweep
-from experiments.common.training import plot, plot_steps, results, train
+from experiments.common.training import describe, plot, plot_steps, results, train
 
 FREE = {"free": True}
 
@@ -217,7 +217,8 @@ def finish(
         return run.final()
     pairs = [(alpha, seed) for alpha in alphas for seed in _seeds(settings)]
     start = lambda: sweep.start([seed for _, seed in pairs], [alpha for alpha, _ in pairs])
-    state = train(run, sweep, images, start=start, epochs=settings.epochs)
+    names = [f"alpha {alpha:g}" for alpha, _ in pairs] if len(alphas) > 1 else []
+    state = train(run, sweep, images, start=start, epochs=settings.epochs, names=names)
     numbers = {}
     for n, alpha in enumerate(alphas):
         which = range(n * settings.seeds, (n + 1) * settings.seeds)
@@ -230,7 +231,7 @@ def finish(
         draw = plot_first_layer if first.shape[0] == 784 else plot_kernels
         if first.ndim == 4 or first.shape[0] == 784:
             draw(first, run.folder / "first_layer.png")
-        (run.folder / "report.txt").write_text(f"{jsparse.report(model)}\n")
+    describe(run, sweep, state, images)
     run.finish(**numbers)
     return numbers
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+import jsparse
 from experiments.common.plots import plot_epochs, plot_layers
 from experiments.common.run import Run, check_finite
 from experiments.common.show import Epochs
@@ -15,6 +16,8 @@ from experiments.common.sweep import Runs, Sweep
 
 EVERY = 20
 """Steps between the densities that are logged."""
+TIMED = 64
+"""Inputs that a trained model is timed on."""
 
 
 def train(
@@ -25,13 +28,15 @@ def train(
     start: Callable[[], Runs],
     epochs: int,
     begin: Callable[[nnx.Module, int], nnx.Module] = lambda model, run: model,
+    names: Sequence[str] = (),
 ) -> Runs:
     """All epochs of all runs, from the last checkpoint on.
 
     Without a checkpoint the runs are those of `start`, each model after `begin(model, run)`.
 
     Each row of the log holds, for every run, the test accuracy and density after the epoch, and the
-    layers' densities every 20 steps within it (every step of the first 100).
+    layers' densities every 20 steps within it (every step of the first 100). Where not all runs are
+    seeds of one thing, `names` says what each is; those of a name are drawn as one.
 
     Raises:
       Diverged: a loss is not finite; the message gives step and densities.
@@ -62,6 +67,7 @@ def train(
             # the layers' densities of the first run only: the picture shows one
             trace=trace.density[0, shown].round(5),
             seconds=seconds,
+            **({"runs": names} if names else {}),
         )
         run.save(epoch, runs)
     return runs
@@ -110,6 +116,18 @@ def plot_steps(run: Run, sweep: Sweep) -> None:
     lowest = min(values.min() for values in early.values())
     path = run.folder / "first_steps.png"
     plot_layers([steps[n] for n in first], early, path, floor=max(0.0, 1.1 * lowest - 0.1))
+
+
+def describe(run: Run, sweep: Sweep, state: Runs, images: Images) -> None:
+    """Write what the first run left: report.txt, and masks, sizes and times for a page."""
+    model = sweep.model(state, 0)
+    (run.folder / "report.txt").write_text(f"{jsparse.report(model)}\n")
+    x = sweep.inputs.test(jnp.asarray(images.test_x[:TIMED]))
+    folded = jsparse.fold(model)
+    forms = {"folded": folded}
+    if sweep.layers:
+        forms["shrunk"] = jsparse.shrink(folded, x)[0]
+    jsparse.report.save(model, run.folder, x, forms=forms)
 
 
 def results(run: Run, runs: Sequence[int]) -> dict[str, list[float]]:

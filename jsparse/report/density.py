@@ -6,6 +6,7 @@ import math
 import numpy as np
 from flax import nnx
 
+from jsparse.report.document import bare_table
 from jsparse.report.table import table
 from jsparse.slots import slots
 from jsparse.sparse import Sparse
@@ -84,6 +85,16 @@ class Report:
         total = ("total", "", "", f"{self.density:.2%}", f"{self.kept:,}", f"{self.size:,}")
         foot = f"and {self.dense:,} parameters without a rule"
         return f"{table(head, body, total, 3)}\n{foot}"
+
+    def _repr_html_(self) -> str:
+        """The table for a notebook, with a bar for each density."""
+        head = ("layer", "shape", "rule", "density", "kept", "of")
+        total = Row((), "", self.kept, self.size)
+        body = [
+            (path, "×".join(map(str, r.shape)), r.rule, r.density, f"{r.kept:,}", f"{r.size:,}")
+            for path, r in [*self.rows.items(), ("total", total)]
+        ]
+        return f"{bare_table(head, body)}<p>and {self.dense:,} parameters without a rule</p>"
 
 
 def report(model: nnx.Module) -> Report:

@@ -1,0 +1,319 @@
+"""Pages of runs: what is on them, what is not, and what a damaged folder says."""
+
+import json
+import re
+import struct
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jsparse as js
+from jsparse.report import compare, page, save
+from jsparse.report.chart import Axis, Line, Point, axis_of, chart, density_axis
+from jsparse.report.comparison import best
+from jsparse.report.document import bytes_of, count_of, percent, seconds_of
+from jsparse.report.picture import Axes, draw_inputs, draw_mask, shrink_to, write_png
+
+BAD = "<b>&\"x'"
+VOID = {"meta", "img", "circle", "path"}
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order, and keeps texts, tags and links."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [v for k, v in attrs if k in ("src", "href") or k.startswith("xlink")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.texts)
+
+
+def read(path: Path) -> Page:
+    return Page(path.read_text())
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.fc1 = nnx.Linear(48, 12, rngs=rngs)
+        self.fc2 = nnx.Linear(12, 4, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc2(nnx.relu(self.fc1(x.reshape(len(x), -1))))
+
+
+def net() -> Net:
+    return js.sparsify(Net(nnx.Rngs(0)), (".*/kernel", js.Top(density=0.25)))
+
+
+def write_log(folder: Path, accuracy: list, density: list, **more) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.json").write_text(json.dumps({"epochs": 3, "alpha": 5e-4, "name": BAD}))
+    rows = [
+        {"step": n + 1, "accuracy": a, "density": d, "loss": 1 / (n + 1), **more}
+        for n, (a, d) in enumerate(zip(accuracy, density, strict=True))
+    ]
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A whole folder, with two seeds."""
+    folder = tmp_path_factory.mktemp("pages") / "first<run>"
+    accuracy, density = [[0.5, 0.6], [0.7, 0.8], [0.91, 0.93]], [[1, 1], [0.5, 0.4], [0.04, 0.02]]
+    layers = {"fc1/kernel": [0.3, 0.4], "fc2/kernel": [0.2, 0.2]}
+    write_log(folder, accuracy, density, layers=layers)
+    model = net()
+    with jax.numpy_dtype_promotion("standard"):
+        plain = js.fold(model)
+        save(model, folder, jnp.ones((2, 4, 4, 3)), forms={"folded": plain, "other": plain})
+    return folder
+
+
+def test_public_names_are_one() -> None:
+    assert js.report.page is page and js.report.compare is compare and js.report.save is save
+    assert "report.page" in repr(js.report)
+
+
+def test_every_number_is_on_the_page(run: Path) -> None:
+    assert page(run) == run / "page.html"
+    shown = read(run / "page.html")
+    about = json.loads((run / "model.json").read_text())
+    assert "92.00 %" in shown.text and "± 1.41" in shown.text  # mean and deviation of 91 and 93
+    assert "3.00 %" in shown.text and "epoch 3 · 2 runs" in shown.text
+    assert "25.00%" in shown.text and "144" in shown.text and "of 576" in shown.text
+    total = about["costs"]["total"]
+    for name in ("flops", "dense_flops"):
+        assert count_of(total[name]) in shown.text
+    for form in about["forms"]:
+        assert {form["name"], seconds_of(form["seconds"]["median"])} <= set(shown.texts)
+        assert f"{form['parameters']:,}" in shown.text
+    for value in (*about["versions"].values(), "0.0005", "2×4×4×3", "fc1/kernel"):
+        assert value in shown.text
+    assert "Not on this page" not in shown.text
+    assert (shown.tags.count("svg"), shown.tags.count("img")) == (4 + 2, 3)  # two are of the legend
+
+
+def test_nothing_comes_from_elsewhere_and_names_are_escaped(run: Path) -> None:
+    text = page(run).read_text()
+    shown = Page(text)
+    assert all(link.startswith("data:image/png;base64,") for link in shown.links)
+    assert not {"script", "link", "iframe", "b>"} & set(shown.tags)
+    assert not re.search(r"https?:|@import|url\(", text)
+    assert BAD in shown.text and BAD not in text and "first<run>" in shown.text
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    folder = write_log(tmp_path / "a", [0.5, 0.6], [1, 0.5])
+    (folder / "settings.json").unlink()
+    with (folder / "log.jsonl").open("a") as log:
+        log.write('{"step": 3, "accu')  # killed here
+    text = read(page(folder)).text
+    assert "no settings.json" in text and "no model.json" in text and "cut off" in text
+    assert "60.00 %" in text
+    save(net(), folder)
+    text = read(page(folder)).text
+    assert "FLOPs: model.json was written without example inputs" in text and "latency" in text
+    (folder / "log.jsonl").unlink()
+    (folder / "masks.npz").unlink()
+    text = read(page(folder)).text
+    assert "no log.jsonl" in text and "no masks.npz" in text and "of 576" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("settings.json", b"{", "not JSON"),
+        ("settings.json", b"[1]", "holds a list"),
+        ("log.jsonl", b'{"step": 1\n{"step": 2}\n', "line 1 is not JSON"),
+        ("log.jsonl", b'{"accuracy": 1}\n', 'line 1 has no number "step"'),
+        (
+            "log.jsonl",
+            b'{"step":1,"a":[1,2]}\n{"step":2,"a":[1]}\n',
+            "step 2 has 1 numbers for 'a'",
+        ),
+        ("model.json", b"\xff\xfe", "not JSON"),
+        ("model.json", b'{"format": "other"}', "says 'other'"),
+        ("model.json", b'{"format": "jsparse.report", "version": 1}', "lacks layers, total"),
+        ("masks.npz", b"PK\x03\x04", "damaged"),
+        ("masks.npz", b"", "damaged"),
+    ],
+)
+def test_damaged_files_are_named(run: Path, tmp_path: Path, name, content, words) -> None:
+    for file in ("settings.json", "log.jsonl", "model.json", "masks.npz"):
+        (tmp_path / file).write_bytes((run / file).read_bytes())
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        page(tmp_path)
+    assert name in str(caught.value)
+
+
+def test_masks_of_another_run_are_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_bytes((run / "model.json").read_bytes())
+    other = js.sparsify(Net(nnx.Rngs(0)), (".*/kernel", js.Top(density=0.5)))
+    save(other, tmp_path / "other")
+    (tmp_path / "masks.npz").write_bytes((tmp_path / "other" / "masks.npz").read_bytes())
+    with pytest.raises(ValueError, match="keeps another number"):
+        page(tmp_path)
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        page(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"neither log\.jsonl nor model\.json; write one"):
+        page(tmp_path)
+    write_log(tmp_path / "inner", [0.5], [1])
+    with pytest.raises(FileNotFoundError, match="give one of its folders: inner"):
+        page(tmp_path)
+    with pytest.raises(ValueError, match="forms are timed on example inputs"):
+        save(net(), tmp_path, forms={"folded": js.fold(net())})
+    with pytest.raises(ValueError, match="give one or more, each once"):
+        compare([tmp_path / "inner"] * 2, tmp_path / "out.html")
+    with pytest.raises(ValueError, match="give one or more"):
+        compare([])
+
+
+def test_a_dense_run_and_a_run_that_got_lost_have_pages(tmp_path: Path) -> None:
+    folder = write_log(tmp_path / "lost", [[0.5, None], [0.6, float("nan")]], [[1, 1], [1, 1]])
+    save(Net(nnx.Rngs(0)), folder)
+    assert "nan" in read(page(folder)).text
+
+
+def test_compared_runs_and_their_frontier(run: Path, tmp_path: Path) -> None:
+    dense = write_log(tmp_path / "dense", [0.9, 0.95], [1, 1])
+    worse = write_log(tmp_path / "worse", [0.5, 0.6], [0.9, 0.5])
+    kinds = write_log(tmp_path / "kinds", [[0.5, 0.7]], [[0.1, 0.2]], runs=["low", "high"])
+    (worse / "settings.json").write_text(json.dumps({"epochs": 3, "alpha": 1e-3, "name": BAD}))
+    out = compare([run, dense, worse, kinds], tmp_path / "compare.html")
+    shown = read(out)
+    assert "95.00 %" in shown.text and "60.00 %" in shown.text and "0.001" in shown.text
+    assert "kinds, low" in shown.text and "kinds, high" in shown.text
+    assert shown.texts.count("on the frontier") == 2  # the sparse run and the dense one
+    assert shown.tags.count("svg") - len(re.findall('class="key"', out.read_text())) == 4
+    (dense / "log.jsonl").write_text('{"step": 1, "loss": 2}\n')
+    assert "no accuracy and no density" in read(compare([run, dense], out)).text
+
+
+def test_best_are_those_that_no_other_beats() -> None:
+    point = lambda x, y: Point(name="", x=x, y=y)
+    kept = best([point(1, 9), point(2, 8), point(2, 9.5), point(3, 9.5), point(0.5, 1)])
+    assert [(p.x, p.y) for p in kept] == [(0.5, 1), (1, 9), (2, 9.5)]
+
+
+def test_axes_have_round_ticks() -> None:
+    assert axis_of([0.915, 0.982], percent=True).ticks() == pytest.approx([0.92, 0.94, 0.96, 0.98])
+    log = density_axis([1.0, 0.02])
+    assert log.log and [log.write(t) for t in log.ticks()] == [
+        "2%",
+        "5%",
+        "10%",
+        "20%",
+        "50%",
+        "100%",
+    ]
+    assert not density_axis([1.0, 0.2]).log
+    assert Axis(low=0, high=60_000).write(20_000) == "20k"
+    for values in ([], [3.0], [0.0, 0.0], [float("nan")], [-2.0, 5.0], [1e-9, 2e-9]):
+        axis = axis_of(values)
+        assert axis.low < axis.high and 2 <= len(axis.ticks()) <= 8
+    for least in (1e-5, 1e-3, 0.03, 0.049):
+        assert 3 <= len(density_axis([least, 1]).ticks()) <= 7
+
+
+def test_a_line_breaks_where_a_value_is_no_number() -> None:
+    line = Line(name="a", x=[1, 2, 3, 4], y=[1.0, float("nan"), 2.0, 3.0])
+    drawn = chart("t", Axis(low=1, high=4), Axis(low=0, high=4), [line])
+    (d,) = re.findall(r'd="(M[^"]*)"><title>', drawn)
+    assert d.count("M") == 2 and "nan" not in d
+    Page(drawn)
+
+
+def decode(png: bytes) -> np.ndarray:
+    """The levels of a PNG as `write_png` makes them; checks its sums."""
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    at, parts = 8, {}
+    while at < len(png):
+        (size,) = struct.unpack(">I", png[at : at + 4])
+        name, content = png[at + 4 : at + 8], png[at + 8 : at + 8 + size]
+        assert zlib.crc32(name + content) == struct.unpack(">I", png[at + 8 + size :][:4])[0]
+        parts[name], at = content, at + 12 + size
+    width, height = struct.unpack(">II", parts[b"IHDR"][:8])
+    lines = np.frombuffer(zlib.decompress(parts[b"IDAT"]), np.uint8).reshape(height, width + 1)
+    assert not lines[:, 0].any() and len(parts[b"PLTE"]) == 3 * 256 == 3 * len(parts[b"tRNS"])
+    return lines[:, 1:]
+
+
+def test_pictures_hold_the_mask() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    np.testing.assert_array_equal(decode(write_png(levels)), levels)
+    mask = np.random.default_rng(0).random((5, 7)) < 0.5
+    dense = draw_mask(mask, Axes(stack=0, inputs=(0,), outputs=(1,)))
+    assert dense.size == (5, 7) and "7 outputs (rows), 5 inputs (columns)" in dense.words
+    kernel = draw_mask(np.ones((3, 3, 1, 4), bool), Axes(stack=0, inputs=(2,), outputs=(3,)))
+    assert kernel.size == (7, 7) and "2 beside each other" in kernel.words
+    looks = draw_inputs(np.ones((6, 9), bool), Axes(stack=0, inputs=(0,), outputs=(1,)), (2, 3))
+    assert looks.size == (3, 2) and "9 to 9 of 9" in looks.words
+    stacked = draw_mask(np.ones((3, 4, 5), bool), Axes(stack=1, inputs=(1,), outputs=(2,)))
+    assert stacked.size == (4, 15)
+    large = draw_mask(np.ones((2000, 900), bool), Axes(stack=0, inputs=(0,), outputs=(1,)))
+    assert large.size == (720, 480)
+
+
+def test_shrinking_keeps_the_mean() -> None:
+    values = np.random.default_rng(0).random((60, 90))
+    small = shrink_to(values, 20, 30)
+    assert small.shape == (20, 30)
+    np.testing.assert_allclose(small.mean(), values.mean())
+    np.testing.assert_allclose(small[0, 0], values[:3, :3].mean())
+
+
+def test_numbers_in_few_digits() -> None:
+    assert [percent(n) for n in (1.0, 0.0235, 0.0, 0.0004)] == [
+        "100.00%",
+        "2.35%",
+        "0.00%",
+        "0.04%",
+    ]
+    assert bytes_of(1_720_000) == "1.72 MB" and bytes_of(12) == "12 B"
+    assert count_of(36_700_000) == "36.7 M" and count_of(999) == "999"
+    assert [seconds_of(s) for s in (2.5, 0.0021, 8.2e-4)] == ["2.5 s", "2.1 ms", "820 µs"]
+
+
+def test_report_in_a_notebook() -> None:
+    html = js.report(
+        js.sparsify(Net(nnx.Rngs(0)), ("fc1/kernel", js.Top(density=0.25)))
+    )._repr_html_()
+    shown = Page(html)
+    assert {"fc1/kernel", "48×12", "Top", "25.00%", "144", "576"} <= set(shown.texts)
+    assert "and 64 parameters without a rule" in shown.text
