@@ -94,6 +94,7 @@ def test_lenet5_ends_at_a_given_density(tmp_path: Path) -> None:
     assert final["density"][0] == pytest.approx(0.5, rel=0.1)
 
 
+@pytest.mark.slow
 def test_dst_lstm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(dst_lstm.UNITS, "lstm-a", 16)
     dst_lstm.main(
