@@ -24,7 +24,7 @@ KILLS, STEPS = 20, 24
 
 def run_until(folder: Path, cache: Path, stop: str, times: int, wait: float) -> list[str]:
     """The lines of a run that is killed a while after it printed something so many times."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "tests.resumable", str(folder), str(STEPS)],
         cwd=ROOT,
         env=os.environ
@@ -35,21 +35,21 @@ def run_until(folder: Path, cache: Path, stop: str, times: int, wait: float) -> 
         },
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout
-    lines = []
-    try:
-        for line in process.stdout:
-            lines.append(line.strip())
-            times -= line.startswith(stop)
-            if times == 0:
-                time.sleep(wait)
-                process.kill()
-                break
-        lines += process.stdout.read().split("\n")[:-1]
-    finally:
-        process.kill()
-    assert process.wait() in (0, -9), lines
+    ) as process:
+        assert process.stdout
+        lines = []
+        try:
+            for line in process.stdout:
+                lines.append(line.strip())
+                times -= line.startswith(stop)
+                if times == 0:
+                    time.sleep(wait)
+                    process.kill()
+                    break
+            lines += process.stdout.read().split("\n")[:-1]
+        finally:
+            process.kill()
+    assert process.returncode in (0, -9), lines
     return lines
 
 

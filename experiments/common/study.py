@@ -228,9 +228,10 @@ def finish(
         plot_steps(run, sweep)
         model = sweep.model(state, 0)
         first = next(iter(jsparse.masks(model).values()))
-        draw = plot_first_layer if first.shape[0] == 784 else plot_kernels
-        if first.ndim == 4 or first.shape[0] == 784:
-            draw(first, run.folder / "first_layer.png")
+        if first.shape[0] == 784:
+            plot_first_layer(first, run.folder / "first_layer.png")
+        elif first.ndim == 4:  # of colours, the first
+            plot_kernels(first[:, :, :1], run.folder / "first_layer.png")
     describe(run, sweep, state, images)
     run.finish(**numbers)
     return numbers
