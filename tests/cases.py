@@ -122,6 +122,16 @@ def _cell(cell: nnx.RNNCellBase) -> Array:
     return cell(carry, _inputs(2, 4))[1]
 
 
+def _attention(rngs: nnx.Rngs) -> nnx.Module:
+    return nnx.MultiHeadAttention(2, 4, decode=False, rngs=rngs)
+
+
+def _lstm(rngs: nnx.Rngs) -> nnx.Module:
+    return nnx.LSTMCell(4, 6, rngs=rngs)
+
+
+WHOLE = ("every kernel of attention", "every kernel of lstm")
+"""Slow under every rule."""
 LAYERS = {
     "linear": Layer(lambda r: nnx.Linear(4, 6, rngs=r), "kernel", 1, lambda m: m(_inputs(2, 4))),
     "linear general": Layer(
@@ -167,14 +177,11 @@ LAYERS = {
         1,
         lambda m: m(jnp.arange(6)) @ m.attend(_inputs(2, 4)).T[:4],
     ),
-    "attention": Layer(
-        lambda r: nnx.MultiHeadAttention(2, 4, decode=False, rngs=r),
-        "(query|out)/kernel",  # all four would take twice as long to compile
-        2,
-        lambda m: m(_inputs(2, 3, 4)),
-    ),
-    # one of the inputs and one of the carry: eight would take four times as long to compile
-    "lstm": Layer(lambda r: nnx.LSTMCell(4, 6, rngs=r), "(ii|hf)/kernel", 2, _cell),
+    # two kernels here, which compile in a third of the time; WHOLE has them all
+    "attention": Layer(_attention, "(query|out)/kernel", 2, lambda m: m(_inputs(2, 3, 4))),
+    "lstm": Layer(_lstm, "(ii|hf)/kernel", 2, _cell),
+    "every kernel of attention": Layer(_attention, ".*/kernel", 4, lambda m: m(_inputs(2, 3, 4))),
+    "every kernel of lstm": Layer(_lstm, ".*/kernel", 8, _cell),
     "optimized lstm": Layer(lambda r: nnx.OptimizedLSTMCell(4, 6, rngs=r), ".*/kernel", 2, _cell),
     "gru": Layer(lambda r: nnx.GRUCell(4, 6, rngs=r), ".*/kernel", 2, _cell),
     "raw parameter": Layer(Raw, "w", 1, lambda m: m(_inputs(2, 4))),

@@ -13,15 +13,17 @@ import pytest
 from flax import nnx
 
 import jsparse as js
-from tests.cases import LAYERS, RULES, parts, sparse
+from tests.cases import LAYERS, RULES, WHOLE, parts, sparse
 
 SCALING = (js.HardConcrete, js.SoftThreshold, js.Powerpropagation)
 """Rules that change the value of what they keep."""
 # the first rule of each class faces every layer, its variants a few
 FIRST = tuple({type(rule): name for name, rule in reversed(RULES.items())}.values())
-FEW = ("grouped conv", "stacked")
+FEW = ("linear", "grouped conv", "stacked")
 PAIRS = [
-    pytest.param(rule, layer, id=f"{rule}-{layer}")
+    pytest.param(
+        rule, layer, id=f"{rule}-{layer}", marks=[pytest.mark.slow] if layer in WHOLE else []
+    )
     for rule in RULES
     for layer, case in LAYERS.items()
     if (rule in FIRST or layer in FEW) and (case.groupable or "1:2" not in rule)
@@ -175,9 +177,9 @@ def test_same_mask_on_eight_devices(rule: str, kind: str) -> None:
     weight = jax.random.normal(jax.random.key(0), (16, 24))
     init, mask = jax.jit(RULES[rule].init), jax.jit(RULES[rule].mask)
     one = mask(weight, init(weight, jax.random.key(1)))
-    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(getattr(jax.sharding.AxisType, kind),) * 2)
-    with jax.set_mesh(mesh):
-        parted = jax.sharding.NamedSharding(mesh, jax.P("x", "y"))
-        sharded = jax.device_put(weight, parted)
-        state = init(sharded, jax.random.key(1))
-        np.testing.assert_array_equal(mask(sharded, state), one)
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(getattr(jax.sharding.AxisType, kind),))
+    for spec in (jax.P("x"), jax.P(None, "x")):
+        with jax.set_mesh(mesh):
+            sharded = jax.device_put(weight, jax.sharding.NamedSharding(mesh, spec))
+            state = init(sharded, jax.random.key(1))
+            np.testing.assert_array_equal(mask(sharded, state), one)

@@ -84,22 +84,26 @@ def _pieces(x: Array, wide: int) -> Array:
     return x.reshape(x.shape[0], down, wide).transpose(1, 0, 2)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(outputs: int, values: Array, rows: Array, starts: Array, x: Array) -> Array:
-    return _forward(outputs)(values, rows, starts, x)
+def with_gradients(forward: Callable[[int], Any]) -> Any:
+    """The product (outputs, values, rows, starts, x) that `forward(outputs)` computes.
 
+    Its gradients are plain ones, for values and x [batch, in].
+    """
 
-def _product_forward(outputs: int, *args: Array) -> tuple[Array, Any]:
-    return _product(outputs, *args), args
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def product(outputs: int, *args: Array) -> Array:
+        return forward(outputs)(*args)
 
+    def ahead(outputs: int, *args: Array) -> tuple[Array, Any]:
+        return product(outputs, *args), args
 
-def _product_backward(outputs: int, saved: Any, dy: Array) -> tuple:
-    *arrays, x = saved
-    dvalues, dx = plain_gradients(BlockArrays(*arrays), x, dy, outputs)
-    return dvalues, None, None, dx
+    def back(outputs: int, saved: Any, dy: Array) -> tuple:
+        *arrays, x = saved
+        dvalues, dx = plain_gradients(BlockArrays(*arrays), x, dy, outputs)
+        return dvalues, None, None, dx
 
-
-_product.defvjp(_product_forward, _product_backward)
+    product.defvjp(ahead, back)
+    return product
 
 
 @functools.cache
@@ -115,6 +119,9 @@ def _forward(outputs: int) -> Any:
         return call(*args, lanes=np.int64(WIDEST))
 
     return by_rows(on_cpu(cpu, plain), plain)
+
+
+_product = with_gradients(_forward)
 
 
 class BlockSparse(nnx.Module):

@@ -21,7 +21,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from jsparse.export.block import block_dot, plain_dot, plain_gradients
+from jsparse.export.block import block_dot, plain_dot, with_gradients
 from jsparse.export.formats import BlockArrays, block_columns, on_mesh
 from jsparse.export.rows import by_rows
 
@@ -44,24 +44,6 @@ def pallas_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
     return y.reshape(*x.shape[:-1], outputs)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(outputs: int, values: Array, rows: Array, starts: Array, x: Array) -> Array:
-    return _forward(outputs)(values, rows, starts, x)
-
-
-def _product_forward(outputs: int, *args: Array) -> tuple[Array, Any]:
-    return _product(outputs, *args), args
-
-
-def _product_backward(outputs: int, saved: Any, dy: Array) -> tuple:
-    *arrays, x = saved
-    dvalues, dx = plain_gradients(BlockArrays(*arrays), x, dy, outputs)
-    return dvalues, None, None, dx
-
-
-_product.defvjp(_product_forward, _product_backward)
-
-
 @functools.cache
 def _forward(outputs: int) -> Any:
     def plain(*args: Array) -> Array:
@@ -77,6 +59,9 @@ def _forward(outputs: int) -> Any:
         return jax.lax.platform_dependent(*args, default=plain, **kernels)
 
     return by_rows(product, plain)
+
+
+_product = with_gradients(_forward)
 
 
 def has_triton() -> bool:
