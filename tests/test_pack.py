@@ -4,6 +4,8 @@ import functools
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import jax
 import jax.export
@@ -199,11 +201,22 @@ def test_no_compiler_is_no_error(asked, monkeypatch):
     assert not compiled.load.__wrapped__()
 
 
-@needs_compiler
+COMPILER = """#!/bin/sh
+if [ "$1" = --version ]; then echo test; exit; fi
+while [ "$1" != -o ]; do shift; done
+"""
+
+
+def compiler_that(does: str, folder: Path) -> Path:
+    """A shell script in place of a compiler; "$2" is the file it has to write."""
+    compiler = folder / "compiler"
+    compiler.write_text(COMPILER + does)
+    compiler.chmod(0o755)
+    return compiler
+
+
 def test_a_compiler_that_fails_is_said_once_and_plain_jax_used(monkeypatch, tmp_path):
-    broken = tmp_path / "broken"
-    broken.write_text("#!/bin/sh\necho out of order >&2\nexit 1\n")
-    broken.chmod(0o755)
+    broken = compiler_that("echo out of order >&2; exit 1", tmp_path)
     monkeypatch.setenv("JSPARSE_CXX", str(broken))
     monkeypatch.setenv("JSPARSE_CACHE", str(tmp_path / "cache"))
     with pytest.warns(RuntimeWarning, match="out of order"):
@@ -211,18 +224,20 @@ def test_a_compiler_that_fails_is_said_once_and_plain_jax_used(monkeypatch, tmp_
     assert not list((tmp_path / "cache").iterdir())  # nothing half made is left
 
 
-COMPILER = """#!/bin/sh
-if [ "$1" = --version ]; then echo test; exit; fi
-while [ "$1" != -o ]; do shift; done
-sleep 0.3; echo "$$" > "$2"
-"""
+def test_a_compiler_that_hangs_ends_with_all_it_started(monkeypatch, tmp_path):
+    child = f'(while :; do echo works >> "{tmp_path}/child"; sleep 0.05; done)'
+    hangs = compiler_that(f"{child} & wait", tmp_path)
+    monkeypatch.setattr(compiled, "SECONDS", 0.5)
+    with pytest.raises(RuntimeError, match=r"took more than 0\.5 seconds"):
+        compiled.build(str(hangs), tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+    written = len((tmp_path / "child").read_text())
+    time.sleep(0.3)
+    assert len((tmp_path / "child").read_text()) == written > 0
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
 def test_two_processes_compile_at_once(tmp_path):
-    compiler = tmp_path / "compiler"
-    compiler.write_text(COMPILER)
-    compiler.chmod(0o755)
+    compiler = compiler_that('sleep 0.3; echo "$$" > "$2"', tmp_path)
     program = (
         "import importlib.util as u; from pathlib import Path;"
         f"spec = u.spec_from_file_location('compiled', {compiled.__file__!r});"
