@@ -16,7 +16,7 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 
 import jsparse as js
-from jsparse.export import blocks, compiled, csr, left_dense, pack, unpack
+from jsparse.export import blocks, compiled, csr, formats, left_dense, pack, unpack
 from jsparse.export.block import block_dot, plain_dot
 from jsparse.export.csr import Plan, csr_dot
 from jsparse.export.formats import (
@@ -111,6 +111,19 @@ def test_every_kernel_of_csr(lanes):
         np.testing.assert_allclose(dvalues, dense, atol=1e-4)
 
 
+@needs_compiler
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_every_kernel_of_blocks(lanes):
+    assert compiled.load()
+    kernel = matrix(70, 37)
+    for batch, block in zip(BATCHES, ((8, 4), (7, 5), (8, 4), (100, 12)), strict=True):
+        x = jnp.asarray(draw(batch, 70, seed=2))
+        shape = jax.ShapeDtypeStruct((batch, 37), jnp.float32)
+        call = jax.ffi.ffi_call("jsparse_block_forward", shape)
+        y = call(*block_arrays(kernel, block), x, lanes=np.int64(lanes))
+        np.testing.assert_allclose(y, x @ kernel, atol=1e-4)
+
+
 CASES = [(name, "float32") for name in FORMATS] + [("csr", "bfloat16"), ("blocks", "bfloat16")]
 
 
@@ -151,6 +164,23 @@ def test_a_vector_alone_and_no_rows_at_all(name):
     packed, x = pack(layer, FORMATS[name]), jnp.asarray(draw(30))
     np.testing.assert_allclose(packed(x), layer(x), atol=1e-5)
     assert packed(jnp.zeros((0, 30))).shape == (0, 21)
+
+
+@pytest.mark.parametrize("density", [0.3, 0.0])
+@pytest.mark.parametrize("name", ["csr", "blocks"])
+def test_inputs_of_another_width_are_refused(name, density):
+    packed = pack(linear(matrix(30, 21, density)), FORMATS[name])
+    for shape in [(4, 28), (4, 60), (30, 2), ()]:
+        with pytest.raises(ValueError, match=r"the layer takes \[\.\.\., 30\]"):
+            packed(jnp.ones(shape))
+
+
+def test_more_weights_than_can_be_counted_are_refused(monkeypatch):
+    monkeypatch.setattr(formats, "MOST_KEPT", 7)
+    kernel = np.ones((4, 2), np.float32)
+    for make in (lambda: csr_arrays(kernel, 4), lambda: block_arrays(kernel, (1, 1))):
+        with pytest.raises(ValueError, match="keeps 8 weights or blocks, allowed are 7"):
+            make()
 
 
 @pytest.mark.parametrize("name", ["csr", "blocks"])
@@ -234,6 +264,18 @@ def test_a_compiler_that_hangs_ends_with_all_it_started(monkeypatch, tmp_path):
     written = len((tmp_path / "child").read_text())
     time.sleep(0.3)
     assert len((tmp_path / "child").read_text()) == written > 0
+
+
+def test_where_nothing_can_be_kept_the_library_ends_with_the_process(monkeypatch, tmp_path):
+    compiler = compiler_that('echo made > "$2"', tmp_path)
+    ends: list = []
+    monkeypatch.setattr(compiled.os, "access", lambda *_: False)
+    monkeypatch.setattr(compiled.atexit, "register", lambda *a, **k: ends.append((a, k)))
+    library = compiled.build(str(compiler), tmp_path / "cache")
+    assert library.read_text() == "made\n" and library.parent != tmp_path / "cache"
+    (((end, *args), options),) = ends
+    end(*args, **options)
+    assert not library.parent.exists()
 
 
 def test_two_processes_compile_at_once(tmp_path):
@@ -368,6 +410,16 @@ def test_packed_layers_train_with_their_mask_fixed():
 
 
 def test_what_cannot_be_packed_is_said():
+    rngs = nnx.Rngs(0)
+    stack = nnx.vmap(lambda rngs: nnx.Conv(2, 2, (1, 1), rngs=rngs), in_axes=0)
+    own = lambda arrays, *, dtype: arrays
+    odd = nnx.Sequential(
+        stack(rngs.split(3)) if hasattr(rngs, "split") else stack(rngs.fork(split=3)),
+        nnx.ConvTranspose(2, 2, (1,), rngs=rngs),
+        nnx.Linear(2, 2, promote_dtype=own, rngs=rngs),
+    )
+    why = [left_dense(odd)[f"layers/{n}"] for n in range(3)]
+    assert "5 axes" in why[0] and "ConvTranspose, not" in why[1] and "dtypes" in why[2]
     with pytest.raises(ValueError, match=r"no layer at 'b.*' can be packed"):
         pack(Net(nnx.Rngs(0)), csr(), "b.*")
     with pytest.raises(ValueError, match=r"window of \(3, 3\)"):

@@ -16,7 +16,15 @@ from jax import Array
 from jax.custom_batching import sequential_vmap
 
 from jsparse.export import compiled
-from jsparse.export.formats import MOST, CsrArrays, Structure, csr_matrix, csr_places, on_mesh
+from jsparse.export.formats import (
+    MOST,
+    CsrArrays,
+    Structure,
+    check_features,
+    csr_matrix,
+    csr_places,
+    on_mesh,
+)
 from jsparse.export.rows import WIDEST, by_rows, on_cpu
 
 
@@ -139,8 +147,8 @@ class Csr(nnx.Module):
     """A linear layer that holds only the weights it keeps: y = x W + b.
 
     `pack(model, csr())` makes it from a trained layer; made by hand it is all zeros, to be filled
-    from a file. It trains on as any layer: the mask is fixed, the
-    values and the bias are its parameters.
+    from a file. It trains on as any layer: the mask is fixed, the values and the bias are its
+    parameters.
 
     Args:
       in_features: of x.
@@ -181,6 +189,7 @@ class Csr(nnx.Module):
         """[..., in] -> [..., out]."""
         bias = self.bias[...] if self.bias is not None else None
         x, values, bias = promote_dtype((x, self.values[...], bias), dtype=self.dtype)
+        check_features(x, self.in_features)
         arrays = CsrArrays(values, self.indices[...], self.starts[...])
         y = csr_dot(arrays, x, Plan(self.in_features, self.out_features, self.width))
         return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
