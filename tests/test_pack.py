@@ -26,6 +26,7 @@ from jsparse.export.formats import (
     csr_matrix,
     group_width,
 )
+from jsparse.report import costs
 
 P = jax.P
 FORMATS = {
@@ -349,6 +350,14 @@ class TestPallas:
         np.testing.assert_allclose(
             pallas_dot(arrays, x, 300), x @ np.float32(self.kernel), atol=1e-4
         )
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["csr", "blocks"])
+def test_costs_are_those_of_what_is_kept(name):
+    packed = pack(linear(matrix(32, 20, 0.1)), FORMATS[name])
+    found = costs(packed, jnp.ones((5, 32)))
+    assert found.flops == 2 * 5 * packed.values.size < 2 * 5 * 32 * 20
 
 
 def test_csr_lowers_for_any_platform():

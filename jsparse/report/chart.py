@@ -16,6 +16,10 @@ COLOURS = 7
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 LOG_BELOW = 0.05
 """A density below it makes the axis of densities logarithmic."""
+LARGEST = 1e300
+"""What is larger leaves no room for an axis around it."""
+MOST = 1200
+"""Points of a line that are drawn: four for each unit of the plot."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +84,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 def axis_of(values: Sequence[float] | np.ndarray, label: str = "", percent: bool = False) -> Axis:
     """A linear axis around some values, with a little room."""
     finite = np.asarray(values, float)
-    finite = finite[np.isfinite(finite)]
+    finite = finite[np.abs(finite) < LARGEST]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     room = 0.05 * (high - low) or 0.05 * abs(high) or 0.5
     low, high = low - room if low < 0 or low > room else 0.0, high + room
@@ -143,6 +147,7 @@ class Point:
 
 def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line], points: Sequence[Point] = ()) -> str:
     """A figure with its title and legend, as HTML."""
+    lines = [thinned(line) for line in lines]
     across = lambda value: round(LEFT + (RIGHT - LEFT) * x.place(value), 1)
     up = lambda value: round(BOTTOM - (BOTTOM - TOP) * y.place(value), 1)
     parts = [*_grid(x, y, across, up)]
@@ -163,6 +168,17 @@ def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line], points: Sequence[
         + (f'<p class="keys">{legend}</p>' if legend else "")
         + "</figure>"
     )
+
+
+def thinned(line: Line) -> Line:
+    """A line of at most `MOST` points that looks the same: of each piece the lowest and highest."""
+    if len(line.x) <= MOST:
+        return line
+    y = np.asarray(line.y, float)
+    pieces = np.array_split(np.arange(len(y)), MOST // 2)  # what is no number is lowest, and stays
+    kept = {int(piece[at(y[piece])]) for piece in pieces for at in (np.argmin, np.argmax)}
+    take = lambda values: [values[n] for n in sorted(kept)] if len(values) else values
+    return dataclasses.replace(line, x=take(line.x), y=take(line.y), spread=take(line.spread))
 
 
 Place = Callable[[float], float]

@@ -73,7 +73,8 @@ def document(title: str, parts: Sequence[str]) -> bytes:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{CSS}</style></head><body>\n"
     )
-    return (head + "\n".join(part for part in parts if part) + "\n</body></html>\n").encode()
+    whole = head + "\n".join(part for part in parts if part) + "\n</body></html>\n"
+    return whole.encode(errors="replace")  # half a character, as a file's name may have
 
 
 def section(title: str, *parts: str) -> str:
