@@ -16,7 +16,7 @@ from flax import nnx
 
 import jsparse as js
 from jsparse.report import compare, page, save
-from jsparse.report.chart import Axis, Line, Point, axis_of, chart, density_axis, thinned
+from jsparse.report.chart import Axis, Line, Point, axis_of, chart, density_axis, step_axis, thinned
 from jsparse.report.comparison import best
 from jsparse.report.document import bytes_of, count_of, percent, seconds_of
 from jsparse.report.picture import Axes, draw_inputs, draw_mask, shrink_to, write_png
@@ -242,6 +242,18 @@ def test_a_long_log_makes_a_small_page(tmp_path: Path) -> None:
     rows = [{"step": n, "loss": [n % 7, 1], "layers": {"a": 0.5}} for n in range(20_000)]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert len(page(tmp_path).read_bytes()) < 100_000
+
+
+def test_a_lone_row_and_many_layers_can_be_seen(tmp_path: Path) -> None:
+    write_log(tmp_path, [0.5], [1], Top5_rate=0.9)
+    model = nnx.Sequential(*(nnx.Linear(2, 2, rngs=nnx.Rngs(0)) for _ in range(40)))
+    save(js.sparsify(model, (".*/kernel", js.Top(density=0.5))), tmp_path)
+    path = page(tmp_path)
+    shown = read(path)
+    assert 'm-3 0h6"' in path.read_text() and "Top5 rate" in shown.texts
+    assert "and 12 more layers" in shown.texts and shown.text.count("2×2, Top") == 40
+    axis = step_axis([1], "epoch")
+    assert axis.ticks() == [0, 1, 2] and step_axis([1, 4], "epoch").ticks() == [1, 2, 3, 4]
 
 
 def test_thinned_lines_keep_peaks_gaps_and_bands() -> None:

@@ -36,7 +36,8 @@ svg text{{font-size:12px;fill:var(--soft)}} .end{{text-anchor:end}} .middle{{tex
 .line{{fill:none;stroke-width:1.8;stroke-linejoin:round;stroke-linecap:round}}
 .band{{opacity:.2}} .bar{{fill:none;stroke-width:1.4}} .mark{{stroke:var(--paper)}}
 .keys{{display:flex;flex-wrap:wrap;gap:2px 14px;font-size:.85rem;margin:2px 0 0}}
-.key{{display:inline-flex;align-items:center;gap:5px}} .key svg{{flex:none}}
+.key{{display:inline-flex;align-items:center;gap:5px;min-width:0;overflow-wrap:anywhere}}
+summary{{cursor:pointer}} .key svg{{flex:none}}
 .scroll{{overflow-x:auto;margin:.8em 0;min-width:0}}
 table{{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;width:100%}}
 th,td{{padding:5px 8px;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}}
@@ -127,6 +128,11 @@ def named(values: Mapping[str, Any]) -> str:
     return rows(
         ("name", "value"), [(escape(n), escape(write(v))) for n, v in values.items()], text=True
     )
+
+
+def folded(title: str, inside: str) -> str:
+    """What shows at a click on its title; not on paper."""
+    return f"<details><summary>{escape(title)}</summary>{inside}</details>"
 
 
 def note(title: str, lines: Sequence[str]) -> str:

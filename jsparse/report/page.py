@@ -16,6 +16,7 @@ from jsparse.report.document import (
     count_of,
     document,
     fill,
+    folded,
     named,
     note,
     percent,
@@ -139,7 +140,7 @@ def over_time(name: str, lines: list[Line], unit: str, words: str) -> str:
         density_axis(values) if name == "density" else axis_of(values, percent=name in FRACTIONS)
     )
     steps = [step for line in lines for step in line.x]
-    title = f"{name.capitalize()}{words}"
+    title = f"{name[:1].upper()}{name[1:].replace('_', ' ')}{words}"
     return chart(title, step_axis(steps, unit), vertical, lines)
 
 
@@ -194,7 +195,11 @@ def _layer_table(run: Folder) -> list[str]:
         f"{percent(total['density'])}{fill(total['density'])}",
         f"{total['kept']:,}<small>of {total['size']:,}</small>",
     )
-    return [rows(("layer, at the end", "density", "kept"), [*body, whole], total=True)]
+    head = ("layer, at the end", "density", "kept")
+    parts = [rows(head, [*body[:MOST_LAYERS], whole], total=True)]
+    if more := body[MOST_LAYERS:]:
+        parts.append(folded(f"and {len(more)} more layers", rows(head, more)))
+    return [f"<div>{''.join(parts)}</div>"]
 
 
 def _times(shape: Sequence[int]) -> str:
