@@ -74,22 +74,48 @@ def _has_kernel(arrays: CsrArrays, x: Array) -> bool:
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(plan: Plan, values: Array, x: Array, indices: Array, starts: Array) -> Array:
-    return _forward(plan)(values, indices, starts, x)
+def _with_gradients(product: Any, gradients: Any) -> Any:
+    """A product (plan, one, other, *structure) that knows its gradients.
+
+    Args:
+      product: what to compute.
+      gradients: (plan, one, other, structure, gradient of the result) -> those of one and other.
+    """
+    found = jax.custom_vjp(product, nondiff_argnums=(0,))
+
+    def ahead(plan: Plan, *args: Array) -> tuple[Array, Any]:
+        return found(plan, *args), args
+
+    def back(plan: Plan, saved: Any, gradient: Array) -> tuple:
+        one, other, *structure = saved
+        return *gradients(plan, one, other, structure, gradient), None, None
+
+    found.defvjp(ahead, back)
+    return found
 
 
-def _product_forward(plan: Plan, values: Array, x: Array, *structure: Array) -> tuple[Array, Any]:
-    return _product(plan, values, x, *structure), (values, x, *structure)
-
-
-def _product_backward(plan: Plan, saved: Any, dy: Array) -> tuple:
-    values, x, *structure = saved
-    dx = _backward(plan)(values, *structure, dy)
-    return _weights(plan)(*structure, x, dy), dx, None, None
-
-
-_product.defvjp(_product_forward, _product_backward)
+# x W, dy W^T and x^T dy where W is kept: the gradients of each are the other two, to any order
+_product = _with_gradients(
+    lambda plan, values, x, *structure: _forward(plan)(values, *structure, x),
+    lambda plan, values, x, structure, dy: (
+        _outer(plan, x, dy, *structure),
+        _transposed(plan, values, dy, *structure),
+    ),
+)
+_transposed = _with_gradients(
+    lambda plan, values, dy, *structure: _backward(plan)(values, *structure, dy),
+    lambda plan, values, dy, structure, dx: (
+        _outer(plan, dx, dy, *structure),
+        _product(plan, values, dx, *structure),
+    ),
+)
+_outer = _with_gradients(
+    lambda plan, x, dy, *structure: _weights(plan)(*structure, x, dy),
+    lambda plan, x, dy, structure, values: (
+        _transposed(plan, values, dy, *structure),
+        _product(plan, values, x, *structure),
+    ),
+)
 
 
 def _matrix(plan: Plan, values: Array, indices: Array, starts: Array) -> Array:
