@@ -289,6 +289,7 @@ def test_compared_folders_have_names_of_their_own(tmp_path: Path) -> None:
     shown = read(compare([outer, inner], tmp_path / "out.html"))
     assert {"a", "a/a"} <= {text.strip() for text in shown.texts}
     assert shown.texts.count("on the frontier") == 1
+    assert "density" in shown.texts and "FLOPs" not in shown.texts  # no run knows them
     assert "A run: a" in read(compare([inner], tmp_path / "out.html")).text
     with pytest.raises(TypeError, match=r"a list of folders is asked: \['runs/a'\]"):
         compare("runs/a")

@@ -52,7 +52,7 @@ def load() -> bool:
             jax.ffi.register_ffi_target(name, capsule, platform="cpu")
     except (OSError, AttributeError, RuntimeError) as error:
         warnings.warn(
-            f"the sparse kernels could not be compiled, plain JAX is used instead: {error}",
+            f"the sparse kernels could not be compiled or loaded, plain JAX is used: {error}",
             RuntimeWarning,
             stacklevel=2,
         )

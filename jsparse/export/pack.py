@@ -84,7 +84,8 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
     `nnx.Linear` and convolutions with a window of 1 become layers in the format given. What is kept
     is what is not zero. All else stays dense: embeddings, other convolutions, stacked layers,
     layers with a kernel that is shared or with a product of their own; `left_dense` says which and
-    why.
+    why. The kernels skip what is not kept, so an input that is infinite or NaN reaches fewer
+    outputs than in a dense product, where 0 times it is NaN.
 
     Args:
       model: any NNX module, sparse or folded; left as it is.

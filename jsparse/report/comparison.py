@@ -171,7 +171,8 @@ def _table(entrants: Sequence[Entrant]) -> str:
             )
         )
     head = ("run", "accuracy", "density", "FLOPs", "fastest")
-    return rows(head, body)
+    known = [n for n in range(len(head)) if any(row[n] for row in body)]
+    return rows([head[n] for n in known], [[row[n] for n in known] for row in body])
 
 
 def _flops(model: dict[str, Any]) -> str:

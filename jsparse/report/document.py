@@ -58,7 +58,7 @@ footer{{margin-top:2.5em;color:var(--soft);font-size:.85rem}}
 body{{max-width:none;padding:0;font-size:10.5pt;print-color-adjust:exact;
 -webkit-print-color-adjust:exact}} .scroll{{overflow:visible}}
 h2{{break-after:avoid}} figure,tr,.card,.note{{break-inside:avoid}}
-.grid2{{grid-template-columns:1fr 1fr}}}}
+.grid2{{grid-template-columns:1fr 1fr}} .grid2>.scroll{{grid-column:1/-1}}}}
 """
 
 
