@@ -9,6 +9,7 @@ Environment: JSPARSE_CXX, the compiler ("off" for none; else CXX, c++, g++ or cl
 JSPARSE_CACHE, the folder (else jsparse in XDG_CACHE_HOME or ~/.cache).
 """
 
+import atexit
 import contextlib
 import ctypes
 import functools
@@ -51,7 +52,7 @@ def load() -> bool:
             jax.ffi.register_ffi_target(name, capsule, platform="cpu")
     except (OSError, AttributeError, RuntimeError) as error:
         warnings.warn(
-            f"the sparse kernels could not be compiled, plain JAX is used instead: {error}",
+            f"the sparse kernels could not be compiled or loaded, plain JAX is used: {error}",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -83,7 +84,7 @@ def build(compiler: str, folder: Path) -> Path:
 
     Args:
       compiler: path.
-      folder: where libraries are kept; another one of this process if it cannot be written.
+      folder: where libraries are kept; if it cannot be written, one that ends with this process.
 
     Returns:
       The library's path.
@@ -99,6 +100,7 @@ def build(compiler: str, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not os.access(folder, os.W_OK):
         folder = Path(tempfile.mkdtemp(prefix="jsparse-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     part = _compile(compiler, folder)
     os.replace(part, folder / library.name)
     return folder / library.name
