@@ -1,7 +1,7 @@
 """Whether the smaller model computes the same: operation by operation, then by its outputs."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -107,8 +107,13 @@ def largest_difference(old: nnx.Module, new: nnx.Module, inputs: tuple) -> float
     for model in (old, new):
         run, _, variables, arrays = call(model, inputs)
         results.append(jax.tree.leaves(jax.jit(run)(variables, arrays)))
+    return apart(*results)
+
+
+def apart(expected: Sequence[Any], found: Sequence[Any]) -> float:
+    """How far arrays are from others, as a share of the largest entry of each; inf if shapes differ."""
     worst = 0.0
-    for a, b in zip(*results, strict=True):
+    for a, b in zip(expected, found, strict=True):
         a, b = np.asarray(a), np.asarray(b)
         if a.shape != b.shape:
             return float("inf")

@@ -1,0 +1,255 @@
+"""A plain model as a pure function of its weights and inputs, and as a StableHLO program."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.export import Exported
+
+from jsparse.export.block import BlockSparse, plain_block_dot
+from jsparse.export.check import apart
+from jsparse.export.csr import Csr, plain_csr_dot
+from jsparse.leaves import named
+from jsparse.slots import sparse_parts, walk_modules
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+SHOWN = 4  # paths in one error
+
+
+class Pure(NamedTuple):
+    """A model in eval mode without its weights.
+
+    Attributes:
+      run: (weights by path, streams, *inputs) -> (output, weights and streams after the call).
+      weights: by path; each is there once.
+      streams: states of random streams.
+      kinds: the class of each variable, by path.
+    """
+
+    run: Callable[..., tuple[Any, tuple[dict[str, Any], Any]]]
+    weights: dict[str, np.ndarray]
+    streams: Any
+    kinds: dict[str, str]
+
+
+class Program(NamedTuple):
+    """A model as StableHLO.
+
+    Attributes:
+      exported: a function (weights by path, *inputs) -> output.
+      fixed: why all sizes of inputs are those of the examples; empty if the batch is free.
+    """
+
+    exported: Exported
+    fixed: str
+
+
+def pure(model: nnx.Module, options: Mapping[str, Any]) -> Pure:
+    """Split a plain model in eval mode, its packed layers in plain JAX.
+
+    Args:
+      model: any NNX module; left as it is.
+      options: further arguments of each call.
+
+    Raises:
+      ValueError: there are rules in it; or a weight is spread over processes.
+    """
+    if rules := list(sparse_parts(model)):
+        raise ValueError(
+            f"{_some(rules)} still has a rule, and a file holds no rules; fold the model first: "
+            "jsparse.fold(model)"
+        )
+    model = _portable(model)
+    graphdef, streams, rest = nnx.split(model, nnx.RngState, ...)
+    leaves, structure = named(rest), jax.tree.structure(rest)
+    variables = jax.tree.leaves(rest, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    kinds = {path: type(var).__name__ for path, var in zip(leaves, variables, strict=True)}
+
+    def run(weights: Mapping[str, Any], streams: Any, *inputs: Any) -> Any:
+        given = jax.tree.unflatten(structure, [weights[path] for path in leaves])
+        merged: Any = nnx.merge(graphdef, jax.tree.map(jnp.asarray, streams), given)
+        output = merged(*inputs, **options)
+        random, after = nnx.state(merged, nnx.RngState, ...)
+        return output, ({p: leaf for p, leaf in named(after).items() if p in leaves}, random)
+
+    weights = {path: _host(path, leaf) for path, leaf in leaves.items()}
+    return Pure(run, weights, streams, kinds)
+
+
+def _portable(model: nnx.Module) -> nnx.Module:
+    """A copy in eval mode whose packed layers need no kernel of this machine."""
+    copy = nnx.clone(model)
+    copy.eval()
+    for _, module in walk_modules(copy):
+        if isinstance(module, Csr):
+            module.product = plain_csr_dot
+        elif isinstance(module, BlockSparse):
+            module.product = plain_block_dot
+    return copy
+
+
+def _host(path: str, leaf: Any) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        raise ValueError(f"{path} is spread over processes; gather it to one first")
+    return np.asarray(leaf)
+
+
+def outputs(split: Pure, inputs: tuple) -> Any:
+    """The outputs of a model, which must be the same at each call.
+
+    Args:
+      split: from `pure`.
+      inputs: trees of arrays.
+
+    Raises:
+      ValueError: a second call gives others: a cache, a counter, a random stream moved on.
+    """
+    run = jax.jit(split.run)
+    first, (weights, streams) = run(split.weights, split.streams, *inputs)
+    second, _ = run(weights, streams, *inputs)
+    if difference := apart(jax.tree.leaves(first), jax.tree.leaves(second)):
+        moved = [path for path, leaf in weights.items() if _bytes(leaf) != _bytes(split.weights[path])]
+        raise ValueError(
+            f"a second call gives outputs that are off by {difference:.1e}, in eval mode too, after "
+            f"changes in {_some(moved) or 'random streams'}; a program has no memory and draws "
+            "nothing: leave that out, or make it inputs and outputs"
+        )
+    return first
+
+
+def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
+    """The program of a model, compared with it on the inputs.
+
+    Args:
+      split: from `pure`.
+      inputs: trees of arrays.
+      shapes: of each array, as `jax.export.symbolic_shape` reads them; if there are none the first
+        axes are free where that can be.
+
+    Raises:
+      TypeError: an input that is no array.
+      ValueError: shapes that do not fit; a model with a memory, or whose code takes another path
+        where sizes are free.
+    """
+    inputs = _arrays(inputs)
+    expected = outputs(split, inputs)
+    weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), split.weights)
+    function = jax.jit(lambda weights, *inputs: split.run(weights, split.streams, *inputs)[0])
+    fixed = ""
+    if shapes:
+        exported = _export(function, weights, _specs(inputs, shapes))
+    else:
+        try:
+            exported = _export(function, weights, _specs(inputs, _batched(inputs)))
+        except Exception as error:  # the model's own code may raise anything at a free size
+            fixed = f"{type(error).__name__}: {error}".split("\n")[0]
+            exported = _export(function, weights, _specs(inputs, ["..."] * _count(inputs)))
+    found = jax.jit(exported.call)(split.weights, *inputs)
+    compare(expected, found, "the program with free sizes (the code of the model asks for sizes)")
+    return Program(exported, fixed)
+
+
+def compare(expected: Any, found: Any, what: str) -> None:
+    """Refuse outputs that are not the model's.
+
+    Raises:
+      ValueError: they are further apart than rounding explains.
+    """
+    expected, found = jax.tree.leaves(expected), jax.tree.leaves(found)
+    kinds = [leaf.dtype for leaf in expected if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    allowed = min(0.1, 1e3 * max([float(jnp.finfo(kind).eps) for kind in kinds], default=0.0))
+    off = apart(expected, found)
+    if not off <= allowed:
+        raise ValueError(
+            f"{what} gives outputs that are off by {off:.1e} of the largest, more than "
+            f"{allowed:.1e}"
+        )
+
+
+def stablehlo(
+    model: nnx.Module, *inputs: Any, shapes: Sequence[str] = (), **options: Any
+) -> Exported:
+    """A plain model in eval mode as a StableHLO program, by `jax.export`.
+
+    The program is for CPU, CUDA and TPU where the model lowers for all of them. Packed layers are
+    in plain JAX in it, as the kernels of this machine are not on others.
+
+    Args:
+      model: any NNX module without rules: folded, shrunk or packed.
+      *inputs: arguments of a call, trees of arrays. The first axis, if all have the same, is free
+        in the program where the model allows it.
+      shapes: of each array, to say which sizes are free: `("batch, length", "batch, 28, 28, 1")`.
+      **options: further arguments, the same at each call.
+
+    Returns:
+      A function (weights by path, *inputs) -> output; `.mlir_module()` is its text, `.serialize()`
+      its bytes.
+
+    Raises:
+      TypeError: an input that is no array.
+      ValueError: a model with rules, or one that a call changes; shapes that do not fit.
+
+    Example:
+      >>> exported = stablehlo(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), jnp.ones((2, 4)))
+      >>> exported.out_avals[0].shape
+      (batch, 3)
+    """
+    return program(pure(model, options), inputs, shapes).exported
+
+
+def _export(function: Any, weights: Any, specs: tuple) -> Exported:
+    """For all platforms where that goes, else for the one at hand."""
+    try:
+        return jax.export.export(function, platforms=PLATFORMS)(weights, *specs)
+    except Exception:  # what another platform lacks shows in many ways; the second try tells
+        return jax.export.export(function)(weights, *specs)
+
+
+def _arrays(inputs: tuple) -> tuple:
+    for path, leaf in named(inputs).items():
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
+            raise TypeError(
+                f"input {path} is a {type(leaf).__name__}; inputs are arrays, and what is the same "
+                "at each call is given by name: save(folder, model, x, train=False)"
+            )
+    return jax.tree.map(np.asarray, inputs)
+
+
+def _count(inputs: tuple) -> int:
+    return len(jax.tree.leaves(inputs))
+
+
+def _batched(inputs: tuple) -> list[str]:
+    """Shapes whose first axis is free.
+
+    Raises:
+      ValueError: inputs differ in it.
+    """
+    arrays = jax.tree.leaves(inputs)
+    sizes = {array.shape[0] for array in arrays if array.ndim}
+    if len(sizes) != 1:
+        raise ValueError(f"the first axes of the inputs have the sizes {sorted(sizes)}")
+    return ["batch, ..." if array.ndim else "" for array in arrays]
+
+
+def _specs(inputs: tuple, shapes: Sequence[str]) -> tuple:
+    """Inputs with these shapes, which share their names of sizes.
+
+    Raises:
+      ValueError: not a shape for each array, or one that is not of its array.
+    """
+    arrays, structure = jax.tree.flatten(inputs)
+    if len(shapes) != len(arrays):
+        raise ValueError(
+            f"{len(shapes)} shapes for {len(arrays)} input arrays; give one each, in order"
+        )
+    specs = jax.export.symbolic_args_specs(arrays, list(shapes))
+    return jax.tree.unflatten(structure, specs)
+
+
+def _some(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    return ", ".join(paths[:SHOWN]) + more
