@@ -7,6 +7,7 @@ from jsparse.export.loading import DamagedModel as DamagedModel
 from jsparse.export.loading import Loaded as Loaded
 from jsparse.export.loading import load as load
 from jsparse.export.loading import restore as restore
+from jsparse.export.onnx import onnx as onnx
 from jsparse.export.pack import blocks as blocks
 from jsparse.export.pack import csr as csr
 from jsparse.export.pack import left_dense as left_dense

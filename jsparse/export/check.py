@@ -111,16 +111,16 @@ def largest_difference(old: nnx.Module, new: nnx.Module, inputs: tuple) -> float
 
 
 def apart(expected: Sequence[Any], found: Sequence[Any]) -> float:
-    """How far arrays are from others, as a share of the largest entry of each; inf if shapes differ."""
+    """How far arrays are from others, as a share of the largest entry; inf if shapes differ."""
     worst = 0.0
     for a, b in zip(expected, found, strict=True):
         a, b = np.asarray(a), np.asarray(b)
         if a.shape != b.shape:
             return float("inf")
         a, b = a.astype(np.float64), b.astype(np.float64)
-        apart = np.abs(np.where(a == b, 0.0, a - b))
-        apart[np.isnan(a) & np.isnan(b)] = 0.0
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        gaps = np.abs(np.where(same, 0.0, a - b))
         scale = np.abs(a, where=np.isfinite(a), out=np.zeros_like(a)).max(initial=0.0)
-        largest = apart.max(initial=0.0) / max(scale, 1e-30)
+        largest = gaps.max(initial=0.0) / max(scale, 1e-30)
         worst = max(worst, float("inf") if np.isnan(largest) else float(largest))
     return worst

@@ -191,10 +191,10 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
 
 
 def _empty(settings: Mapping[str, Any]) -> Packed:
-    given = {name: value for name, value in settings.items() if name != "format"}
+    given = {name: value for name, value in settings.items() if name not in ("format", "block")}
     if settings["format"] == "csr":
         return Csr(**given)
-    return BlockSparse(**given | {"block": tuple(given["block"])})
+    return BlockSparse(**given, block=tuple(settings["block"]))
 
 
 def left_dense(model: nnx.Module) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A plain model as a pure function of its weights and inputs, and as a StableHLO program."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jsparse.export.csr import Csr, plain_csr_dot
 from jsparse.leaves import named
 from jsparse.slots import sparse_parts, walk_modules
 
+Made = TypeVar("Made")
 PLATFORMS = ("cpu", "cuda", "tpu")
 SHOWN = 4  # paths in one error
 
@@ -110,11 +111,12 @@ def outputs(split: Pure, inputs: tuple) -> Any:
     run = jax.jit(split.run)
     first, (weights, streams) = run(split.weights, split.streams, *inputs)
     second, _ = run(weights, streams, *inputs)
-    if difference := apart(jax.tree.leaves(first), jax.tree.leaves(second)):
-        moved = [path for path, leaf in weights.items() if _bytes(leaf) != _bytes(split.weights[path])]
+    off = _off(first, second)
+    if off.by > off.allowed:
+        names = [p for p, x in weights.items() if not np.array_equal(x, split.weights[p])]
         raise ValueError(
-            f"a second call gives outputs that are off by {difference:.1e}, in eval mode too, after "
-            f"changes in {_some(moved) or 'random streams'}; a program has no memory and draws "
+            f"a second call gives outputs that are off by {off.by:.1e}, in eval mode too, after "
+            f"changes in {_some(names) or 'random streams'}; a program has no memory and draws "
             "nothing: leave that out, or make it inputs and outputs"
         )
     return first
@@ -134,19 +136,11 @@ def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
       ValueError: shapes that do not fit; a model with a memory, or whose code takes another path
         where sizes are free.
     """
-    inputs = _arrays(inputs)
+    specs = input_specs(inputs, shapes)
     expected = outputs(split, inputs)
     weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), split.weights)
     function = jax.jit(lambda weights, *inputs: split.run(weights, split.streams, *inputs)[0])
-    fixed = ""
-    if shapes:
-        exported = _export(function, weights, _specs(inputs, shapes))
-    else:
-        try:
-            exported = _export(function, weights, _specs(inputs, _batched(inputs)))
-        except Exception as error:  # the model's own code may raise anything at a free size
-            fixed = f"{type(error).__name__}: {error}".split("\n")[0]
-            exported = _export(function, weights, _specs(inputs, ["..."] * _count(inputs)))
+    exported, fixed = specs.first(lambda given: _export(function, weights, given))
     found = jax.jit(exported.call)(split.weights, *inputs)
     compare(expected, found, "the program with free sizes (the code of the model asks for sizes)")
     return Program(exported, fixed)
@@ -158,15 +152,25 @@ def compare(expected: Any, found: Any, what: str) -> None:
     Raises:
       ValueError: they are further apart than rounding explains.
     """
-    expected, found = jax.tree.leaves(expected), jax.tree.leaves(found)
-    kinds = [leaf.dtype for leaf in expected if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    allowed = min(0.1, 1e3 * max([float(jnp.finfo(kind).eps) for kind in kinds], default=0.0))
-    off = apart(expected, found)
-    if not off <= allowed:
+    off = _off(expected, found)
+    if not off.by <= off.allowed:
         raise ValueError(
-            f"{what} gives outputs that are off by {off:.1e} of the largest, more than "
-            f"{allowed:.1e}"
+            f"{what} gives outputs that are off by {off.by:.1e} of the largest, more than "
+            f"{off.allowed:.1e}"
         )
+
+
+class _Off(NamedTuple):
+    by: float
+    allowed: float
+
+
+def _off(expected: Any, found: Any) -> _Off:
+    """How far outputs are apart, and how far rounding may bring them."""
+    leaves = jax.tree.leaves(expected)
+    kinds = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    eps = max([float(jnp.finfo(kind).eps) for kind in kinds], default=0.0)
+    return _Off(apart(leaves, jax.tree.leaves(found)), min(0.1, 1e3 * eps))
 
 
 def stablehlo(
@@ -208,46 +212,66 @@ def _export(function: Any, weights: Any, specs: tuple) -> Exported:
         return jax.export.export(function)(weights, *specs)
 
 
-def _arrays(inputs: tuple) -> tuple:
+class Specs(NamedTuple):
+    """Shapes and dtypes of inputs.
+
+    Attributes:
+      free: with free sizes; empty where there can be none.
+      fixed: with the sizes of the examples; empty where that was not asked for.
+      why: there are none.
+    """
+
+    free: tuple
+    fixed: tuple
+    why: str
+
+    def first(self, make: Callable[[tuple], Made]) -> tuple[Made, str]:
+        """What is made of free sizes, or of fixed ones where that fails; and then why."""
+        why = self.why
+        if self.free:
+            try:
+                return make(self.free), ""
+            except Exception as error:  # the model's own code may raise anything at a free size
+                if not self.fixed:
+                    raise
+                why = f"{type(error).__name__}: {error}".split("\n")[0]
+        return make(self.fixed), why
+
+
+def input_specs(inputs: tuple, shapes: Sequence[str]) -> Specs:
+    """Free sizes of inputs: those that are asked for, else the first axes.
+
+    Args:
+      inputs: trees of arrays.
+      shapes: of each array; if there are none, fixed sizes are allowed.
+
+    Raises:
+      TypeError: an input that is no array.
+      ValueError: not a shape for each array, or one that is not of its array.
+    """
     for path, leaf in named(inputs).items():
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
             raise TypeError(
                 f"input {path} is a {type(leaf).__name__}; inputs are arrays, and what is the same "
                 "at each call is given by name: save(folder, model, x, train=False)"
             )
-    return jax.tree.map(np.asarray, inputs)
+    arrays, structure = jax.tree.flatten(inputs)
 
+    def specs(given: Sequence[str]) -> tuple:
+        found = jax.export.symbolic_args_specs(arrays, list(given))
+        return jax.tree.unflatten(structure, found)
 
-def _count(inputs: tuple) -> int:
-    return len(jax.tree.leaves(inputs))
-
-
-def _batched(inputs: tuple) -> list[str]:
-    """Shapes whose first axis is free.
-
-    Raises:
-      ValueError: inputs differ in it.
-    """
-    arrays = jax.tree.leaves(inputs)
+    if shapes:
+        if len(shapes) != len(arrays):
+            raise ValueError(
+                f"{len(shapes)} shapes for {len(arrays)} input arrays; give one each, in order"
+            )
+        return Specs(specs(shapes), (), "")
+    fixed = specs(["..."] * len(arrays))
     sizes = {array.shape[0] for array in arrays if array.ndim}
     if len(sizes) != 1:
-        raise ValueError(f"the first axes of the inputs have the sizes {sorted(sizes)}")
-    return ["batch, ..." if array.ndim else "" for array in arrays]
-
-
-def _specs(inputs: tuple, shapes: Sequence[str]) -> tuple:
-    """Inputs with these shapes, which share their names of sizes.
-
-    Raises:
-      ValueError: not a shape for each array, or one that is not of its array.
-    """
-    arrays, structure = jax.tree.flatten(inputs)
-    if len(shapes) != len(arrays):
-        raise ValueError(
-            f"{len(shapes)} shapes for {len(arrays)} input arrays; give one each, in order"
-        )
-    specs = jax.export.symbolic_args_specs(arrays, list(shapes))
-    return jax.tree.unflatten(structure, specs)
+        return Specs((), fixed, f"the first axes of the inputs have the sizes {sorted(sizes)}")
+    return Specs(specs(["batch, ..." if array.ndim else "" for array in arrays]), fixed, "")
 
 
 def _some(paths: Sequence[str]) -> str:
