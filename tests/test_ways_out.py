@@ -16,7 +16,7 @@ from jax import Array
 
 import jsparse as js
 from jsparse.checkpoint import manifest
-from jsparse.export import DamagedModel, load, restore, save, stablehlo
+from jsparse.export import DamagedModel, compiled, load, restore, save, stablehlo
 from jsparse.slots import slots
 from tests.zoo_cases import CASES, outputs, prepared, shapes
 
@@ -127,14 +127,19 @@ def test_zoo(name: str, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", ["csr", "blocks"])
-def test_packed(name: str, tmp_path) -> None:
+def test_packed(name: str, tmp_path, monkeypatch) -> None:
     model = js.sparsify(net(), ("./kernel", js.Top(density=0.3)))
     packed = js.export.pack(model, js.export.csr() if name == "csr" else js.export.blocks((4, 3)))
     save(tmp_path / "model", packed, draw(2, 6))
     loaded, fresh = load(tmp_path / "model"), draw(5, 6, seed=1)
     expected = outputs(packed, fresh)
     np.testing.assert_allclose(loaded(fresh), expected, rtol=1e-4, atol=1e-5)
-    assert "custom_call @jsparse" not in loaded.program.mlir_module()
+    assert "custom_call @jsparse" in loaded.program.mlir_module()
+    with monkeypatch.context() as patch:  # a machine without a compiler
+        patch.setattr(compiled, "load", lambda: False)
+        plain = load(tmp_path / "model")
+        np.testing.assert_allclose(plain(fresh), expected, rtol=1e-4, atol=1e-5)
+        assert "custom_call @jsparse" not in plain.program.mlir_module()
     assert loaded.weights["a/values"].shape == packed.a.values.shape
     again = restore(tmp_path / "model", net(seed=1))
     assert type(again.a) is type(packed.a)
@@ -162,13 +167,14 @@ class Odd(nnx.Module):
         kinds = ["float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"]
         kinds += ["int8", "uint16", "int32", "bool"]
         numbers = fill * np.arange(6).reshape(2, 3)
-        self.kinds = nnx.Dict({kind: nnx.Param(jnp.asarray(numbers, kind)) for kind in kinds})
+        for kind in kinds:
+            setattr(self, kind, nnx.Param(jnp.asarray(numbers, kind)))
         self.number = nnx.Param(jnp.asarray(fill, jnp.bfloat16))
         self.nothing = nnx.Param(jnp.zeros((0, 3)))
 
     def __call__(self, x: Array) -> dict[str, Array]:
-        small = self.kinds["float8_e4m3fn"][...].astype(jnp.float32)
-        return {"y": x @ small, "numbers": (self.number[...], self.kinds["uint16"][...])}
+        small = self.float8_e4m3fn[...].astype(jnp.float32)
+        return {"y": x @ small, "numbers": (self.number[...], self.uint16[...])}
 
 
 def test_dtypes_and_shapes_come_back_bit_by_bit(tmp_path) -> None:

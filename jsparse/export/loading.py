@@ -12,9 +12,10 @@ from flax import nnx
 from jax.export import Exported
 
 from jsparse.checkpoint import manifest
+from jsparse.export import compiled
 from jsparse.export.pack import put_packed
 from jsparse.export.record import Record, rebuild
-from jsparse.export.saving import ABOUT, DTYPES, FORMAT, PROGRAM, VERSION, WEIGHTS, require
+from jsparse.export.saving import ABOUT, DTYPES, FORMAT, KERNELS, PROGRAM, VERSION, WEIGHTS, require
 from jsparse.files import CorruptCheckpoint
 from jsparse.leaves import check_fit, describe, filled, named
 
@@ -86,15 +87,25 @@ def load(folder: str | Path) -> Loaded:
     require("export", "safetensors", "flatbuffers")
     folder = Path(folder).absolute()
     about, weights = _read(folder)
+    file = folder / (KERNELS if _has_kernels(about) else PROGRAM)
     try:
-        program = jax.export.deserialize(bytearray((folder / PROGRAM).read_bytes()))
+        program = jax.export.deserialize(bytearray(file.read_bytes()))
     except Exception as error:  # whole, as its check sum says; of a jax that this one cannot read
         raise ValueError(
-            f"{folder / PROGRAM} was written by jax {about['versions']['jax']}, and jax "
-            f"{jax.__version__} cannot read it ({error}); use that one, or `restore` the weights "
-            "into the model's class"
+            f"{file} was written by jax {about['versions']['jax']}, and jax {jax.__version__} "
+            f"cannot read it ({error}); use that one, or `restore` the weights into the model's "
+            "class"
         ) from error
     return Loaded({path: jnp.asarray(x) for path, x in weights.items()}, about, program)
+
+
+def _has_kernels(about: Mapping[str, Any]) -> bool:
+    """Whether the program with kernels can run here: saved, the same kernels, and compiled."""
+    return (
+        about.get("kernels") == compiled.sources_key()
+        and jax.default_backend() == "cpu"
+        and compiled.load()
+    )
 
 
 def restore(folder: str | Path, model: Model) -> Model:

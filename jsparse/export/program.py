@@ -9,13 +9,15 @@ import numpy as np
 from flax import nnx
 from jax.export import Exported
 
-from jsparse.export.block import BlockSparse, plain_block_dot
+from jsparse.export import compiled
+from jsparse.export.block import BlockSparse, block_dot, plain_block_dot
 from jsparse.export.check import apart
-from jsparse.export.csr import Csr, plain_csr_dot
+from jsparse.export.csr import Csr, csr_dot, plain_csr_dot
 from jsparse.leaves import named
 from jsparse.slots import sparse_parts, walk_modules
 
 Made = TypeVar("Made")
+Model = TypeVar("Model", bound=nnx.Module)
 PLATFORMS = ("cpu", "cuda", "tpu")
 SHOWN = 4  # paths in one error
 
@@ -41,15 +43,17 @@ class Program(NamedTuple):
 
     Attributes:
       exported: a function (weights by path, *inputs) -> output.
+      specs: of the inputs.
       fixed: why all sizes of inputs are those of the examples; empty if the batch is free.
     """
 
     exported: Exported
+    specs: tuple
     fixed: str
 
 
 def pure(model: nnx.Module, options: Mapping[str, Any]) -> Pure:
-    """Split a plain model in eval mode, its packed layers in plain JAX.
+    """Split a plain model in eval mode.
 
     Args:
       model: any NNX module; left as it is.
@@ -63,7 +67,8 @@ def pure(model: nnx.Module, options: Mapping[str, Any]) -> Pure:
             f"{_some(rules)} still has a rule, and a file holds no rules; fold the model first: "
             "jsparse.fold(model)"
         )
-    model = _portable(model)
+    model = nnx.clone(model)
+    model.eval()
     graphdef, streams, rest = nnx.split(model, nnx.RngState, ...)
     leaves, structure = named(rest), jax.tree.structure(rest)
     variables = jax.tree.leaves(rest, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
@@ -80,16 +85,26 @@ def pure(model: nnx.Module, options: Mapping[str, Any]) -> Pure:
     return Pure(run, weights, streams, kinds)
 
 
-def _portable(model: nnx.Module) -> nnx.Module:
-    """A copy in eval mode whose packed layers need no kernel of this machine."""
+def with_products(model: Model, csr: Any, block: Any) -> Model:
+    """A copy whose packed layers have other products, of the same values.
+
+    Args:
+      model: any NNX module.
+      csr: for each `Csr`.
+      block: for each `BlockSparse`.
+    """
     copy = nnx.clone(model)
-    copy.eval()
     for _, module in walk_modules(copy):
         if isinstance(module, Csr):
-            module.product = plain_csr_dot
+            module.product = csr
         elif isinstance(module, BlockSparse):
-            module.product = plain_block_dot
+            module.product = block
     return copy
+
+
+def portable(model: Model) -> Model:
+    """A copy whose packed layers need no kernel: plain JAX, for any machine."""
+    return with_products(model, plain_csr_dot, plain_block_dot)
 
 
 def _host(path: str, leaf: Any) -> np.ndarray:
@@ -138,12 +153,25 @@ def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
     """
     specs = input_specs(inputs, shapes)
     expected = outputs(split, inputs)
-    weights = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), split.weights)
-    function = jax.jit(lambda weights, *inputs: split.run(weights, split.streams, *inputs)[0])
-    exported, fixed = specs.first(lambda given: _export(function, weights, given))
+    make = lambda given: (_export(split, given), given)
+    (exported, free), fixed = specs.first(make)
     found = jax.jit(exported.call)(split.weights, *inputs)
     compare(expected, found, "the program with free sizes (the code of the model asks for sizes)")
-    return Program(exported, fixed)
+    return Program(exported, free, fixed)
+
+
+def kernel_program(model: nnx.Module, options: Mapping[str, Any], specs: tuple) -> Exported:
+    """The program of a packed model with the kernels for the CPU, which `compiled.load` registers.
+
+    Args:
+      model: any NNX module without rules.
+      options: further arguments of each call.
+      specs: of the inputs, as the portable program has them.
+    """
+    split = pure(with_products(model, csr_dot, block_dot), options)
+    checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in compiled.TARGETS]
+    exporter = jax.export.export(_function(split), platforms=("cpu",), disabled_checks=checks)
+    return exporter(_shapes(split.weights), *specs)
 
 
 def compare(expected: Any, found: Any, what: str) -> None:
@@ -179,7 +207,7 @@ def stablehlo(
     """A plain model in eval mode as a StableHLO program, by `jax.export`.
 
     The program is for CPU, CUDA and TPU where the model lowers for all of them. Packed layers are
-    in plain JAX in it, as the kernels of this machine are not on others.
+    in plain JAX in it, as other machines may have no kernels.
 
     Args:
       model: any NNX module without rules: folded, shrunk or packed.
@@ -201,15 +229,24 @@ def stablehlo(
       >>> exported.out_avals[0].shape
       (batch, 3)
     """
-    return program(pure(model, options), inputs, shapes).exported
+    return program(pure(portable(model), options), inputs, shapes).exported
 
 
-def _export(function: Any, weights: Any, specs: tuple) -> Exported:
+def _export(split: Pure, specs: tuple) -> Exported:
     """For all platforms where that goes, else for the one at hand."""
+    function, weights = _function(split), _shapes(split.weights)
     try:
         return jax.export.export(function, platforms=PLATFORMS)(weights, *specs)
     except Exception:  # what another platform lacks shows in many ways; the second try tells
         return jax.export.export(function)(weights, *specs)
+
+
+def _function(split: Pure) -> Any:
+    return jax.jit(lambda weights, *inputs: split.run(weights, split.streams, *inputs)[0])
+
+
+def _shapes(weights: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in weights.items()}
 
 
 class Specs(NamedTuple):

@@ -3,6 +3,7 @@
 - weights.safetensors: each variable by path, of packed layers what they hold.
 - program.stablehlo: the model in eval mode as `jax.export` writes it, a function of the weights and
   the inputs.
+- program.cpu.stablehlo: the same with the kernels of packed layers, where the CPU has them.
 - model.json: what these are, for people and for other programs.
 - manifest.json: sizes and check sums of the others.
 
@@ -23,15 +24,17 @@ import numpy as np
 from flax import nnx
 
 from jsparse.checkpoint import manifest
+from jsparse.export import compiled
 from jsparse.export.pack import packed_layers
-from jsparse.export.program import Program, Pure, program, pure
+from jsparse.export.program import Program, Pure, kernel_program, portable, program, pure
 from jsparse.export.record import Record
 from jsparse.files import to_disk, write_whole
 from jsparse.report.saving import versions
 from jsparse.slots import walk_modules
 
 FORMAT, VERSION = "jsparse.model", 1
-ABOUT, WEIGHTS, PROGRAM = "model.json", "weights.safetensors", "program.stablehlo"
+ABOUT, WEIGHTS = "model.json", "weights.safetensors"
+PROGRAM, KERNELS = "program.stablehlo", "program.cpu.stablehlo"
 WHOLE = Record(cuts={}, attributes={}, stayed={})
 DTYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64",
@@ -82,7 +85,7 @@ def save(
     folder = Path(folder).absolute()
     if folder.exists():
         raise FileExistsError(f"{folder} is there; choose another folder, or delete this one")
-    split = pure(model, options)
+    split = pure(portable(model), options)
     check_dtypes(split.weights)
     made = program(split, inputs, shapes)
     about = _describe(model, split, made, inputs, record)
@@ -92,6 +95,10 @@ def save(
         part.mkdir(parents=True)
         _write_weights(part / WEIGHTS, split.weights)
         write_whole(part / PROGRAM, bytes(made.exported.serialize()))
+        if about["packed"] and jax.default_backend() == "cpu" and compiled.load():
+            about["kernels"] = compiled.sources_key()
+            kernels = kernel_program(model, options, made.specs)
+            write_whole(part / KERNELS, bytes(kernels.serialize()))
         write_whole(part / ABOUT, (_indented(about, 2) + "\n").encode())
         manifest.write(part, {"format": FORMAT, "version": VERSION})
         os.rename(part, folder)
