@@ -170,7 +170,8 @@ def _check_kind(folder: Path) -> None:
     try:
         facts = manifest.read(folder)
     except CorruptCheckpoint as error:
-        raise DamagedModel(f"{error}, so it is damaged or no model that was saved") from error
+        told = str(error).replace("is damaged:", "is damaged, or no model that was saved:", 1)
+        raise DamagedModel(told) from error
     if facts.get("format") != FORMAT:
         raise ValueError(f"{folder} holds no model that `jsparse.export.save` wrote")
     if facts.get("version") != VERSION:

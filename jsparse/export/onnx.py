@@ -13,7 +13,8 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
 from jsparse.export.pack import unpack
-from jsparse.export.program import Pure, compare, input_specs, outputs, pure
+from jsparse.export.program import input_specs
+from jsparse.export.pure import Pure, compare, outputs, pure
 from jsparse.export.saving import require
 from jsparse.files import write_whole
 

@@ -7,7 +7,8 @@
 - model.json: what these are, for people and for other programs.
 - manifest.json: sizes and check sums of the others.
 
-None of them is pickled, and reading runs none of the code that made the model.
+None of them is pickled or names a folder of the machine that wrote it, and reading runs none of the
+code that made the model.
 """
 
 import importlib.util
@@ -26,7 +27,8 @@ from flax import nnx
 from jsparse.checkpoint import manifest
 from jsparse.export import compiled
 from jsparse.export.pack import packed_layers
-from jsparse.export.program import Program, Pure, kernel_program, portable, program, pure
+from jsparse.export.program import Program, kernel_program, program
+from jsparse.export.pure import Pure, portable, pure
 from jsparse.export.record import Record
 from jsparse.files import to_disk, write_whole
 from jsparse.report.saving import versions
@@ -93,7 +95,7 @@ def save(
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        _write_weights(part / WEIGHTS, split.weights)
+        write_whole(part / WEIGHTS, _serialised(split.weights))
         write_whole(part / PROGRAM, bytes(made.exported.serialize()))
         if about["packed"] and jax.default_backend() == "cpu" and compiled.load():
             about["kernels"] = compiled.sources_key()
@@ -134,11 +136,10 @@ def check_dtypes(weights: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def _write_weights(path: Path, weights: Mapping[str, np.ndarray]) -> None:
-    from safetensors.numpy import save_file
+def _serialised(weights: Mapping[str, np.ndarray]) -> bytes:
+    from safetensors.numpy import save
 
-    save_file({name: np.asarray(array, order="C") for name, array in weights.items()}, path)
-    to_disk(path)
+    return save({name: np.asarray(array, order="C") for name, array in weights.items()})
 
 
 def _describe(
