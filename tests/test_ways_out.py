@@ -22,6 +22,7 @@ from tests.zoo_cases import CASES, outputs, prepared, shapes
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
 ROOT = Path(__file__).parent.parent
+slow = lambda name: pytest.param(name, marks=pytest.mark.slow)
 
 
 class Net(nnx.Module):
@@ -117,7 +118,7 @@ def test_the_description_is_for_people_and_programs(saved) -> None:
     assert repr(load(folder)).startswith("Loaded(float32[batch, 6] -> float32[batch, 3]; 8 ")
 
 
-@pytest.mark.parametrize("name", ["mobile net", "lstm", "decoder"])
+@pytest.mark.parametrize("name", ["mobile net", "lstm", slow("decoder")])
 def test_zoo(name: str, tmp_path) -> None:
     case = CASES[name]
     model = prepared(case.make, case.dead)
