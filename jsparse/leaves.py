@@ -87,7 +87,7 @@ def check_fit(
     faults += [f"{name}: in the file, not wanted" for name in stored if name not in wanted]
     if faults:
         more = [f"... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        lines = [f"{where} does not fit the model and optimizer:", *faults[:SHOWN], *more]
+        lines = [f"{where} does not fit what is to be filled:", *faults[:SHOWN], *more]
         raise ValueError("\n  ".join(lines) + f"\n{advice}")
 
 

@@ -295,7 +295,7 @@ def test_what_differs_is_listed(tmp_path) -> None:
     with pytest.raises(ValueError) as caught:
         checkpoints.restore(like)
     assert str(caught.value).splitlines() == [
-        f"{tmp_path}/step_0000000004 does not fit the model and optimizer:",
+        f"{tmp_path}/step_0000000004 does not fit what is to be filled:",
         "  a: float32[2, 3] in the file, float32[3, 2] wanted",
         "  b: float32[3] in the file, bfloat16[3] wanted",
         "  d: not in the file",

@@ -40,17 +40,21 @@ def block_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
     Returns:
       [..., out].
     """
+    if arrays.values.size and on_mesh(x, *arrays):
+        return x @ block_matrix(arrays, (x.shape[-1], outputs))
+    if not arrays.values.size or not has_kernel(arrays, x):
+        return plain_block_dot(arrays, x, outputs)
+    rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+    single = arrays._replace(values=arrays.values.astype(jnp.float32))
+    y: Any = _product(outputs, *single, rows)
+    return y.astype(x.dtype).reshape(*x.shape[:-1], outputs)
+
+
+def plain_block_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
+    """`block_dot` in plain JAX, for any platform."""
     if not arrays.values.size:
         return jnp.zeros((*x.shape[:-1], outputs), x.dtype)
-    if on_mesh(x, *arrays):
-        return x @ block_matrix(arrays, (x.shape[-1], outputs))
-    rows = x.reshape(-1, x.shape[-1])
-    if has_kernel(arrays, x):
-        single = arrays._replace(values=arrays.values.astype(jnp.float32))
-        y: Any = _product(outputs, *single, rows.astype(jnp.float32))
-        y = y.astype(x.dtype)
-    else:
-        y = plain_dot(arrays, rows, outputs)
+    y = plain_dot(arrays, x.reshape(-1, x.shape[-1]), outputs)
     return y.reshape(*x.shape[:-1], outputs)
 
 
@@ -139,7 +143,8 @@ class BlockSparse(nnx.Module):
       use_bias: whether b is there.
       dtype: of the computation; that of x and the values if not given.
       param_dtype: of the values.
-      product: `block_dot`, or `pallas_dot` for GPU and TPU.
+      product: `block_dot`, `pallas_dot` for GPU and TPU, or `plain_block_dot` for programs that
+        leave this machine.
 
     Example:
       >>> BlockSparse(784, 300, block=(32, 32), kept=20).values.shape

@@ -1,7 +1,7 @@
 """Whether the smaller model computes the same: operation by operation, then by its outputs."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -107,15 +107,20 @@ def largest_difference(old: nnx.Module, new: nnx.Module, inputs: tuple) -> float
     for model in (old, new):
         run, _, variables, arrays = call(model, inputs)
         results.append(jax.tree.leaves(jax.jit(run)(variables, arrays)))
+    return apart(*results)
+
+
+def apart(expected: Sequence[Any], found: Sequence[Any]) -> float:
+    """How far arrays are from others, as a share of the largest entry; inf if shapes differ."""
     worst = 0.0
-    for a, b in zip(*results, strict=True):
+    for a, b in zip(expected, found, strict=True):
         a, b = np.asarray(a), np.asarray(b)
         if a.shape != b.shape:
             return float("inf")
         a, b = a.astype(np.float64), b.astype(np.float64)
-        apart = np.abs(np.where(a == b, 0.0, a - b))
-        apart[np.isnan(a) & np.isnan(b)] = 0.0
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        gaps = np.abs(np.where(same, 0.0, a - b))
         scale = np.abs(a, where=np.isfinite(a), out=np.zeros_like(a)).max(initial=0.0)
-        largest = apart.max(initial=0.0) / max(scale, 1e-30)
+        largest = gaps.max(initial=0.0) / max(scale, 1e-30)
         worst = max(worst, float("inf") if np.isnan(largest) else float(largest))
     return worst

@@ -106,12 +106,20 @@ def build(compiler: str, folder: Path) -> Path:
     return folder / library.name
 
 
+def sources_key() -> str:
+    """What programs that call the kernels depend on."""
+    return hashlib.sha256("\0".join(_sources()).encode()).hexdigest()[:24]
+
+
+def _sources() -> list[str]:
+    return [path.read_text() for path in sorted(SOURCES.iterdir())]
+
+
 def _key(compiler: str) -> str:
     """What the library depends on, in 24 letters."""
     version = _run([compiler, "--version"])
-    text = [path.read_text() for path in sorted(SOURCES.iterdir())]
     place = [compiler, version, metadata.version("jaxlib"), platform.machine(), sys.platform]
-    return hashlib.sha256("\0".join([*text, *FLAGS, *place]).encode()).hexdigest()[:24]
+    return hashlib.sha256("\0".join([*_sources(), *FLAGS, *place]).encode()).hexdigest()[:24]
 
 
 def _compile(compiler: str, folder: Path) -> Path:

@@ -5,6 +5,7 @@ is filled in and multiplied as a whole, which is never wrong.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -44,6 +45,9 @@ class Plan(NamedTuple):
     lanes: int = WIDEST
 
 
+Product = Callable[[CsrArrays, Array, Plan], Array]
+
+
 def csr_dot(arrays: CsrArrays, x: Array, plan: Plan) -> Array:
     """x W for a sparse matrix W.
 
@@ -55,14 +59,19 @@ def csr_dot(arrays: CsrArrays, x: Array, plan: Plan) -> Array:
     Returns:
       [..., out].
     """
-    if not arrays.values.size:
-        return jnp.zeros((*x.shape[:-1], plan.outputs), x.dtype)
-    if not _has_kernel(arrays, x):
-        return x @ csr_matrix(arrays, (plan.inputs, plan.outputs), plan.width)
+    if not arrays.values.size or not _has_kernel(arrays, x):
+        return plain_csr_dot(arrays, x, plan)
     rows = x.reshape(-1, plan.inputs).astype(jnp.float32)
     values = arrays.values.astype(jnp.float32)
     y: Any = _product(plan, values, rows, arrays.indices, arrays.starts)
     return y.astype(x.dtype).reshape(*x.shape[:-1], plan.outputs)
+
+
+def plain_csr_dot(arrays: CsrArrays, x: Array, plan: Plan) -> Array:
+    """`csr_dot` in plain JAX, for any platform: the matrix is filled in at each call."""
+    if not arrays.values.size:
+        return jnp.zeros((*x.shape[:-1], plan.outputs), x.dtype)
+    return x @ csr_matrix(arrays, (plan.inputs, plan.outputs), plan.width)
 
 
 def _has_kernel(arrays: CsrArrays, x: Array) -> bool:
@@ -184,6 +193,7 @@ class Csr(nnx.Module):
       use_bias: whether b is there.
       dtype: of the computation; that of x and the values if not given.
       param_dtype: of the values.
+      product: `csr_dot`, or `plain_csr_dot` for programs that leave this machine.
 
     Example:
       >>> Csr(784, 300, kept=1000, width=784).values.shape
@@ -200,12 +210,13 @@ class Csr(nnx.Module):
         use_bias: bool = True,
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
+        product: Product = csr_dot,
     ):
         if not 1 <= width <= MOST:
             raise ValueError(f"a group of {width} inputs; allowed are 1 to {MOST}")
         groups = -(-in_features // width)
         self.in_features, self.out_features, self.width = in_features, out_features, width
-        self.dtype, self.param_dtype = dtype, param_dtype
+        self.dtype, self.param_dtype, self.product = dtype, param_dtype, product
         self.values = nnx.Param(jnp.zeros((kept,), param_dtype))
         self.indices = Structure(jnp.zeros((kept,), jnp.uint16))
         self.starts = Structure(jnp.zeros((groups * out_features + 1,), jnp.int32))
@@ -217,7 +228,7 @@ class Csr(nnx.Module):
         x, values, bias = promote_dtype((x, self.values[...], bias), dtype=self.dtype)
         check_features(x, self.in_features)
         arrays = CsrArrays(values, self.indices[...], self.starts[...])
-        y = csr_dot(arrays, x, Plan(self.in_features, self.out_features, self.width))
+        y = self.product(arrays, x, Plan(self.in_features, self.out_features, self.width))
         return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
     def kernel_matrix(self) -> Array:

@@ -1,10 +1,11 @@
 """Put layers that hold only what is kept in place of linear ones, and back."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
@@ -143,6 +144,60 @@ def unpack(model: Model) -> Model:
             made[id(place.value)] = _linear(place.value)
         place.put(made[id(place.value)])
     return copy
+
+
+def packed_layers(model: nnx.Module) -> dict[str, dict[str, Any]]:
+    """What each packed layer was made with, by path, as JSON has it: see `put_packed`."""
+    return {place.path: _as_json(place.value) for place in _places(model, Packed)}
+
+
+def _as_json(layer: Packed) -> dict[str, Any]:
+    if isinstance(layer, Csr):
+        format = {"format": "csr", "width": layer.width}
+    else:
+        format = {"format": "blocks", "block": list(layer.block)}
+    return format | {
+        "in_features": layer.in_features,
+        "out_features": layer.out_features,
+        "kept": layer.values.shape[0],
+        "use_bias": layer.bias is not None,
+        "dtype": None if layer.dtype is None else jnp.dtype(layer.dtype).name,
+        "param_dtype": layer.values[...].dtype.name,
+    }
+
+
+def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
+    """A copy of a model with empty packed layers, to be filled from a file.
+
+    Args:
+      model: any NNX module, sparse or folded; left as it is.
+      layers: from `packed_layers`.
+
+    Raises:
+      ValueError: the model has no linear layer in such a place.
+    """
+    plain = fold(model)
+    places = {place.path: place for place in layers_of(plain)}
+    if wrong := [path for path in layers if path not in places]:
+        raise ValueError(
+            f"{wrong[0] or 'the model'} is a packed layer in the file, and the model has no linear "
+            "layer there; it is of another model"
+        )
+    if "" in layers:
+        return _empty(layers[""])  # type: ignore[return-value]
+    made: dict[int, Packed] = {}
+    for path, settings in layers.items():
+        place = places[path]
+        made.setdefault(id(place.value), _empty(settings))
+        place.put(made[id(place.value)])
+    return plain
+
+
+def _empty(settings: Mapping[str, Any]) -> Packed:
+    given = {name: value for name, value in settings.items() if name not in ("format", "block")}
+    if settings["format"] == "csr":
+        return Csr(**given)
+    return BlockSparse(**given, block=tuple(settings["block"]))
 
 
 def left_dense(model: nnx.Module) -> dict[str, str]:
