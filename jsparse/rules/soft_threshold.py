@@ -67,6 +67,7 @@ class SoftThreshold:
     scope: Scope = Whole()
     role: Role = Role()
     learned: ClassVar[tuple[str, ...]] = ("s",)
+    alone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_not_negative(decay=self.decay)

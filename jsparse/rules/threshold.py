@@ -16,6 +16,7 @@ Numbers: Table 1 of the paper, in `experiments/dst_mnist.py` and `experiments/ds
 For thresholds on the norm of a unit no figure is published.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -33,6 +34,7 @@ from jsparse.rules.rule import (
     sharing,
     to_weights,
     unit_magnitude,
+    whole_shape,
 )
 from jsparse.score import wide
 from jsparse.step import Slope, long_tailed, step
@@ -82,6 +84,7 @@ class Threshold:
     slope: Slope = long_tailed
     role: Role = Role()
     learned: ClassVar[tuple[str, ...]] = ("threshold",)
+    alone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < float("inf"):
@@ -128,7 +131,8 @@ class Threshold:
         state = state | {"threshold": threshold}
         if limit == 0 or weight.size == 0:
             return state
-        dead = self._keeps_at_most(limit * weight.size, weight, state)
+        size = math.prod(whole_shape(self, weight.shape))
+        dead = self._keeps_at_most(limit * size, weight, state)
         return state | {"threshold": jnp.where(dead, jnp.zeros_like(threshold), threshold)}
 
     @partial(jax.jit, static_argnums=(0, 1))
