@@ -3,6 +3,7 @@
 from jsparse.export.block import BlockSparse as BlockSparse
 from jsparse.export.block import block_dot as block_dot
 from jsparse.export.csr import Csr as Csr
+from jsparse.export.cut import Cut as Cut
 from jsparse.export.pack import blocks as blocks
 from jsparse.export.pack import csr as csr
 from jsparse.export.pack import left_dense as left_dense
@@ -11,7 +12,7 @@ from jsparse.export.pack import unpack as unpack
 from jsparse.export.pick import Choice as Choice
 from jsparse.export.pick import Picked as Picked
 from jsparse.export.pick import pick as pick
-from jsparse.export.record import Cut as Cut
 from jsparse.export.record import Record as Record
 from jsparse.export.record import rebuild as rebuild
 from jsparse.export.shrinking import shrink as shrink
+from jsparse.export.training import shrink_training as shrink_training

@@ -4,11 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
+from jsparse.export.cut import Cut, cut_in_place
 from jsparse.export.mend import Attributes
 from jsparse.slots import slots, walk_modules
 from jsparse.surgery import fold
@@ -16,19 +14,6 @@ from jsparse.surgery import fold
 Model = TypeVar("Model", bound=nnx.Module)
 FORMAT = "jsparse.shrink"
 VERSION = 1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cut:
-    """What stays of one variable.
-
-    Attributes:
-      shape: before.
-      keep: the positions that stay, by axis; axes that stay whole are left out.
-    """
-
-    shape: tuple[int, ...]
-    keep: Mapping[int, tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,42 +79,6 @@ class Record:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"this record of shrink is damaged: {error!r}") from error
         return Record(cuts=cuts, attributes=attributes, stayed=stayed)
-
-
-def cut_in_place(model: nnx.Module, cuts: Mapping[str, Cut], add: Mapping[str, np.ndarray]) -> None:
-    """Put what stays in place of each variable; shared ones stay shared.
-
-    Args:
-      model: without rules.
-      cuts: by path; of a shared variable one path is enough.
-      add: to a variable before it is cut, by path: [...] as it.
-    """
-    places = slots(model)
-    chosen = {id(s.value): s.path for s in places if s.path in cuts or s.path in add}
-    made: dict[int, nnx.Variable] = {}
-    for slot in places:
-        path = chosen.get(id(slot.value))
-        if path is None:
-            continue
-        if id(slot.value) not in made:
-            value = np.asarray(slot.value[...])
-            if path in add:
-                value = value + np.asarray(add[path], value.dtype)
-            for axis, kept in cuts[path].keep.items() if path in cuts else ():
-                value = value.take(kept, axis=axis)
-            made[id(slot.value)] = slot.value.replace(_placed(value, slot.value[...]))
-        slot.put(made[id(slot.value)])
-
-
-def _placed(value: np.ndarray, like: jax.Array) -> jax.Array:
-    """An array on the devices of another one, spread as it where the new shape allows."""
-    if len(like.sharding.device_set) == 1:
-        return jnp.asarray(value)
-    try:
-        like.sharding.shard_shape(value.shape)
-    except ValueError:
-        return jnp.asarray(value)
-    return jax.device_put(value, like.sharding)
 
 
 def rebuild(model: Model, record: Record) -> Model:
