@@ -1,6 +1,7 @@
 """Taking positions out of variables, and out of what lies beside them: rules and their state."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import jax
@@ -8,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jsparse.pattern import pool
 from jsparse.placement import followed
+from jsparse.rules.rule import over_stack, whole_shape
+from jsparse.score import squares
 from jsparse.slots import slots
-from jsparse.sparse import Sparse
+from jsparse.sparse import Setting, Sparse
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,6 +101,8 @@ def _cut_part(part: Sparse, cut: Cut) -> dict[str, Cut]:
     for axis, places in enumerate(whole, role.stack):
         stay = np.flatnonzero(places)[list(cut.keep.get(axis, range(weight.shape[axis])))]
         left.append(tuple(bool(one) for one in np.isin(np.arange(len(places)), stay)))
+    if getattr(part.rule, "measures", False):
+        _remember(part, cut)
     part.rule = dataclasses.replace(  # type: ignore[type-var]
         part.rule, role=dataclasses.replace(role, left=tuple(left))
     )
@@ -104,6 +110,25 @@ def _cut_part(part: Sparse, cut: Cut) -> dict[str, Cut]:
         old = getattr(part, name)
         setattr(part, name, old.replace(one.placed(old[...])))
     return found
+
+
+def _remember(part: Sparse, cut: Cut) -> None:
+    """Keep, as `gone`, what weights that go add to the mean squares of units that stay."""
+    weight, stack = part.weight[...], part.rule.role.stack
+    shape = weight.shape[stack:]
+    unit, role = part.rule.unit, part.rule.role  # type: ignore[attr-defined]
+    tile = unit.tile(shape, role)
+    whole = math.prod(unit.tile(whole_shape(part.rule, shape), role))
+    inside = {axis: kept for axis, kept in cut.keep.items() if tile[axis - stack] > 1}
+    if "gone" not in part.state_names and not inside:
+        return
+    going = weight - jnp.asarray(Cut(shape=cut.shape, keep=inside).zeroed(np.asarray(weight)))
+    total = over_stack(lambda one: pool(squares(one), tile), stack)(going) / whole
+    if "gone" in part.state_names:
+        total = total + part.state["gone"]
+    along = {axis: kept for axis, kept in cut.keep.items() if axis not in inside}
+    part.gone = Setting(Cut(shape=total.shape, keep=along).placed(total))
+    part.state_names = tuple(dict.fromkeys((*part.state_names, "gone")))
 
 
 def partly_tiled(part: Sparse) -> list[int]:

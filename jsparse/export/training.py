@@ -4,6 +4,7 @@
 2. Choose what may go, as `shrink` does; of units without weights also those whose constant no bias
    takes up.
 3. Cut the weights, the state of their rules, and all of the optimizer's state that mirrors them.
+   Rules go on as if the weights were whole: they draw for all units and compare whole norms.
 """
 
 from collections.abc import Mapping
@@ -36,16 +37,20 @@ def shrink_training(
     """The model without what is dead, its rules still on it, and the optimizer to train on with.
 
     What goes are units of which the rules keep no incoming weight, or no outgoing one, as in
-    `shrink`. They go for good, also where a rule might have brought them back: from here on the run
-    is that of the model of full size in which their weights, biases, scales and their moments were
-    set to 0, step by step to rounding, whatever the batches and the draws. What they cost is gone
-    from `cost`. Three things differ, and are not in that: the constant that a unit without weights
-    gave moves into a bias that follows, and is lost where none takes it up (behind padding), once;
-    `TargetDensity` counts as gone all weights of what went; dropout draws other samples.
+    `shrink`, and they go for good, also where a rule might have brought them back. From here on the
+    run is, step by step to rounding, that of the model of full size in which these units are held:
+    their biases are 0, their weights stay as they are and count as they did in the norms of units
+    that stay, and the others get the same gradients and random draws as before. The function of
+    the model is the same at this step but for this: the constant that a unit without weights gave
+    moves into a bias that follows, and is lost where none can take it up (behind padding).
 
-    Rules under which each unit has its own fate stay: `Threshold`, `SoftThreshold`, `HardConcrete`,
-    `Held`, `Keep`. A unit of `HardConcrete` goes when its gate is closed in eval mode. Under
-    `Held` with masks that no revision moves any more, nothing could have come back.
+    Not in that: `cost` no longer charges what went; `TargetDensity` counts all weights that went as
+    not kept; optimizers that take norms, of a layer (`lamb`) or of all, take those of what is left;
+    dropout draws other samples.
+
+    Rules under which each unit has its own fate stay: `Threshold`, `SoftThreshold`, `HardConcrete`
+    (a unit goes when its gate is closed in eval mode), `Held`, `Keep`. Under `Held` with masks that
+    no revision moves any more nothing could have come back, and the run is the masked one itself.
 
     Args:
       model: in training; left as it is.

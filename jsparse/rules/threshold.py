@@ -31,9 +31,9 @@ from jsparse.rules.rule import (
     State,
     check_own,
     check_weight,
+    lasting_magnitude,
     sharing,
     to_weights,
-    unit_magnitude,
     whole_shape,
 )
 from jsparse.score import wide
@@ -85,6 +85,7 @@ class Threshold:
     role: Role = Role()
     learned: ClassVar[tuple[str, ...]] = ("threshold",)
     alone: ClassVar[bool] = True
+    measures: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < float("inf"):
@@ -108,7 +109,7 @@ class Threshold:
 
     def mask(self, weight: Array, state: State) -> Array:
         """[...] as the weight, 0 or 1; differentiable in weight and threshold."""
-        score = unit_magnitude(self, weight)
+        score = lasting_magnitude(self, weight, state)
         threshold = state["threshold"].reshape(
             [1 if along else n for n, along in sharing(self, weight.shape)]
         )
