@@ -103,9 +103,8 @@ def _cut_part(part: Sparse, cut: Cut) -> dict[str, Cut]:
         left.append(tuple(bool(one) for one in np.isin(np.arange(len(places)), stay)))
     if getattr(part.rule, "measures", False):
         _remember(part, cut)
-    part.rule = dataclasses.replace(  # type: ignore[type-var]
-        part.rule, role=dataclasses.replace(role, left=tuple(left))
-    )
+    role = dataclasses.replace(role, left=tuple(left))
+    part.rule = dataclasses.replace(part.rule, role=role)  # type: ignore[type-var]
     for name, one in found.items():
         old = getattr(part, name)
         setattr(part, name, old.replace(one.placed(old[...])))
@@ -127,7 +126,7 @@ def _remember(part: Sparse, cut: Cut) -> None:
     if "gone" in part.state_names:
         total = total + part.state["gone"]
     along = {axis: kept for axis, kept in cut.keep.items() if axis not in inside}
-    part.gone = Setting(Cut(shape=total.shape, keep=along).placed(total))
+    setattr(part, "gone", Setting(Cut(shape=total.shape, keep=along).placed(total)))  # noqa: B010
     part.state_names = tuple(dict.fromkeys((*part.state_names, "gone")))
 
 

@@ -89,13 +89,13 @@ def shrink_training(
         return model, optimizer, Record(cuts={}, attributes={}, stayed=stayed)
     expected = plan.model if not _loses(plan, removal) else _held(plan, removal)
     small = copied(model)
-    before = {path: np.shape(leaf) for path, leaf in _leaves(small).items()}
+    paths = _by_path(nnx.state(small))
     cut = cut_in_place(small, cuts, add)
     attributes = mend_in_place(small, groups)
     plain = fold(small)
     settle_in_place(plain, example_inputs)
     check_outputs(plan, expected, plain)
-    smaller = _smaller(optimizer, small, before, cut)
+    smaller = _smaller(optimizer, small, paths, cut)
     return small, smaller, Record(cuts=cuts, attributes=attributes, stayed=stayed)
 
 
@@ -159,12 +159,6 @@ def _held(plan: Plan, removal: Removal) -> nnx.Module:
     return held
 
 
-def _leaves(tree: Any) -> dict[str, Any]:
-    return {
-        path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(nnx.state(tree))
-    }
-
-
 def _smaller(
     optimizer: Optim, small: nnx.Module, paths: Mapping[str, Any], cuts: Mapping[str, Cut]
 ) -> Optim:
@@ -196,11 +190,16 @@ def _smaller(
     return made
 
 
-def _wanted(optimizer: nnx.Optimizer, model: nnx.Module) -> list[tuple]:
-    """Shapes of the state that the transform would start with."""
+def _wanted(optimizer: nnx.Optimizer, model: nnx.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of the state that the transform would start with, by path."""
     params = arrays_of(nnx.state(model, optimizer.wrt))
-    return [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(optimizer.tx.init, params))]
+    return _by_path(jax.eval_shape(optimizer.tx.init, params))
 
 
-def _shapes(optimizer: nnx.Optimizer) -> list[tuple]:
-    return [np.shape(leaf) for leaf in jax.tree.leaves(arrays_of(optimizer.opt_state))]
+def _shapes(optimizer: nnx.Optimizer) -> dict[str, tuple[int, ...]]:
+    return _by_path(arrays_of(optimizer.opt_state))
+
+
+def _by_path(tree: Any) -> dict[str, tuple[int, ...]]:
+    pairs = jax.tree_util.tree_leaves_with_path(tree)
+    return {path_of(keys): np.shape(leaf) for keys, leaf in pairs}
