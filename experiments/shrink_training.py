@@ -301,7 +301,7 @@ def draw(all_three: Mapping[str, Contestant], settings: Settings, path: Path) ->
         left.plot(settings.turn * np.arange(1, len(losses) + 1), losses, **look)
         right.plot(one.clock, losses, label=f"{name}, {one.clock[-1]:.0f} s", **look)
     for step_ in range(settings.every, len(all_three["dense"].losses), settings.every):
-        left.axvline(step_, color="0.85", linewidth=0.8, zorder=0)
+        left.axvline(step_, color="0.55", linewidth=0.8, zorder=0)
     left.set_xlabel("train step (grey: made smaller)")
     right.set_xlabel("seconds of training")
     left.set_ylabel("loss of the task")

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jsparse.pattern import pool
 from jsparse.placement import followed
-from jsparse.rules.rule import over_stack, whole_shape
-from jsparse.score import squares
+from jsparse.rules.rule import whole_shape
+from jsparse.score import wide
 from jsparse.slots import slots
 from jsparse.sparse import Setting, Sparse
 
@@ -121,12 +120,15 @@ def _remember(part: Sparse, cut: Cut) -> None:
     inside = {axis: kept for axis, kept in cut.keep.items() if tile[axis - stack] > 1}
     if "gone" not in part.state_names and not inside:
         return
-    going = weight - jnp.asarray(Cut(shape=cut.shape, keep=inside).zeroed(np.asarray(weight)))
-    total = over_stack(lambda one: pool(squares(one), tile), stack)(going) / whole
+    value = np.asarray(weight, wide(weight.dtype))
+    going = value - Cut(shape=cut.shape, keep=inside).zeroed(value)
+    summed = tuple(axis for axis, n in enumerate(tile, stack) if n > 1)
+    total = (going**2).sum(axis=summed, keepdims=True) / np.asarray(whole, value.dtype)
     if "gone" in part.state_names:
-        total = total + part.state["gone"]
+        total = total + np.asarray(part.state["gone"])
     along = {axis: kept for axis, kept in cut.keep.items() if axis not in inside}
-    setattr(part, "gone", Setting(Cut(shape=total.shape, keep=along).placed(total)))  # noqa: B010
+    gone = placed_like(Cut(shape=total.shape, keep=along).of(total), weight)
+    setattr(part, "gone", Setting(gone))  # noqa: B010
     part.state_names = tuple(dict.fromkeys((*part.state_names, "gone")))
 
 

@@ -92,7 +92,7 @@ def shrink_training(
     paths = _by_path(nnx.state(small))
     cut = cut_in_place(small, cuts, add)
     attributes = mend_in_place(small, groups)
-    plain = fold(small)
+    plain = _folded(small)
     settle_in_place(plain, example_inputs)
     check_outputs(plan, expected, plain)
     smaller = _smaller(optimizer, small, paths, cut)
@@ -126,7 +126,7 @@ def _check(model: Any, optimizer: Any, inputs: tuple) -> None:
 
 
 def _plan(model: nnx.Module, inputs: tuple) -> Plan:
-    plain = fold(model)
+    plain = _folded(model)
     settle_in_place(plain, inputs)
     parts = {slot.path: slot.value for slot in slots(model, Sparse)}
     plan = Plan(plain, inputs, rigid=parts)
@@ -143,6 +143,9 @@ def _loses(plan: Plan, removal: Removal) -> bool:
         if (removal.goes(op.inputs[0], axis) & positions & ~taken).any():
             return True
     return False
+
+
+_folded = nnx.jit(fold)  # one program, where each operation alone would be compiled
 
 
 def _held(plan: Plan, removal: Removal) -> nnx.Module:
