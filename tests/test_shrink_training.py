@@ -13,6 +13,7 @@ from jax import Array
 
 import jsparse as js
 from jsparse.export import Record, rebuild, shrink_training
+from jsparse.tree import path_of
 from tests import zoo
 
 pytest.importorskip("tyro")
@@ -79,6 +80,11 @@ def close(model: nnx.Module, name: str, units: Any) -> None:
             variable[...] = variable[...].at[..., np.asarray(units)].set(value)
 
 
+def sizes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
+    pairs = jax.tree_util.tree_leaves_with_path(nnx.state(model))
+    return {path_of(keys): np.shape(leaf) for keys, leaf in pairs}
+
+
 @nnx.jit
 def step(model: nnx.Module, optimizer: nnx.Optimizer, x: Array) -> Array:
     def loss(model: nnx.Module) -> tuple[Array, Array]:
@@ -138,20 +144,16 @@ def test_the_run_is_the_masked_one_in_which_what_went_is_held(name: str) -> None
                 close(small, one, units)
                 left = np.flatnonzero(getattr(small, one).kernel.rule.role.left[-1])
                 close(whole, one, left[units])
-        before = jax.tree.map(np.shape, nnx.state(small))
-        was = small
+        before, was = sizes(small), small
         small, smaller, record = shrink_training(small, smaller, inputs(9))
-        assert jax.tree.map(np.shape, nnx.state(was)) == before  # left as it is
+        assert sizes(was) == before  # left as it is
         if event == 0:
             whole, whole_optimizer = js.surgery.copied(model), nnx.clone(optimizer)
-            sizes = {one: len(units) for one, units in dead.items()}
-            for one, gone in sizes.items():
-                assert getattr(small, one).out_features == getattr(model, one).out_features - gone
+            for one, units in dead.items():
+                expected = getattr(model, one).out_features - len(units)
+                assert getattr(small, one).out_features == expected
             again = rebuild(make(nnx.Rngs(1)), Record.from_dict(record.to_dict()))
-            plain = js.fold(small)
-            assert jax.tree.map(np.shape, nnx.state(again)) == jax.tree.map(
-                np.shape, nnx.state(plain)
-            )
+            assert sizes(again) == sizes(js.fold(small))
         cuts = together(cuts, record.cuts)
         held = Held(whole, small, cuts)
         for n in range(3):
