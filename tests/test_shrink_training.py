@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse as js
-from jsparse.export import Record, rebuild, shrink_training
+from jsparse.export import Record, rebuild, rebuild_training, shrink_training
 from jsparse.tree import path_of
 from tests import zoo
 
@@ -154,6 +154,9 @@ def test_the_run_is_the_masked_one_in_which_what_went_is_held(name: str) -> None
                 assert getattr(small, one).out_features == expected
             again = rebuild(make(nnx.Rngs(1)), Record.from_dict(record.to_dict()))
             assert sizes(again) == sizes(js.fold(small))
+            fresh = js.sparsify(make(nnx.Rngs(1)), (pattern, rule))
+            assert nnx.graphdef(rebuild_training(fresh, record)) == nnx.graphdef(small)
+            assert sizes(rebuild_training(fresh, record)) == sizes(small)
         cuts = together(cuts, record.cuts)
         held = Held(whole, small, cuts)
         for n in range(3):

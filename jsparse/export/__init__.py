@@ -14,5 +14,6 @@ from jsparse.export.pick import Picked as Picked
 from jsparse.export.pick import pick as pick
 from jsparse.export.record import Record as Record
 from jsparse.export.record import rebuild as rebuild
+from jsparse.export.record import rebuild_training as rebuild_training
 from jsparse.export.shrinking import shrink as shrink
 from jsparse.export.training import shrink_training as shrink_training

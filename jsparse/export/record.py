@@ -9,7 +9,7 @@ from flax import nnx
 from jsparse.export.cut import Cut, cut_in_place
 from jsparse.export.mend import Attributes
 from jsparse.slots import slots, walk_modules
-from jsparse.surgery import fold
+from jsparse.surgery import copied, fold
 
 Model = TypeVar("Model", bound=nnx.Module)
 FORMAT = "jsparse.shrink"
@@ -106,7 +106,30 @@ def rebuild(model: Model, record: Record) -> Model:
       >>> rebuild(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), record).kernel.shape
       (4, 2)
     """
-    small = fold(model)
+    return _rebuilt(fold(model), record)
+
+
+def rebuild_training(model: Model, record: Record) -> Model:
+    """As `rebuild`, for a record of `shrink_training`: with its rules, to train on.
+
+    To go on from a checkpoint: make the model and put the rules on it as the training code does,
+    rebuild it once for each record, in order, make the optimizer, and restore both.
+
+    Args:
+      model: of the original size; left as it is.
+      record: from `shrink_training`, or `Record.from_dict(json.load(file))`.
+
+    Returns:
+      A smaller copy.
+
+    Raises:
+      ValueError: the record is not of such a model.
+    """
+    return _rebuilt(copied(model), record)
+
+
+def _rebuilt(small: Model, record: Record) -> Model:
+    """Make the model itself smaller."""
     places = {slot.path: slot.value for slot in slots(small)}
     for path, cut in record.cuts.items():
         if path not in places:
