@@ -225,6 +225,16 @@ def test_what_cannot_be_done_is_refused() -> None:
         shrink_training(model, factored, vectors(0))
 
 
+def test_a_layer_is_reset_when_the_whole_one_would_be() -> None:
+    rule = js.Threshold(alpha=0.0, reset=0.2, **BY_UNIT)
+    model = js.sparsify(Dense(nnx.Rngs(0)), ("[ab]/kernel", rule))
+    close(model, "a", range(6))  # of b, 2 of 8 inputs and 4 of 7 units are left: 14 %, or 57 %
+    close(model, "b", range(3))
+    small, _, _ = shrink_training(model, js.Optimizer(model, optax.sgd(0.0)), vectors(0))
+    small.b.kernel.threshold[...] = jnp.full((1, 4), 1e-3)
+    np.testing.assert_array_equal(js.advance(small).b.kernel.threshold[...], np.float32(1e-3))
+
+
 def test_blocks_and_stacked_layers_keep_their_size() -> None:
     rule = js.Threshold(alpha=1e-2, unit=js.Block((2, 4)), scope=js.Each())
     model = js.sparsify(Dense(nnx.Rngs(0)), ("a/kernel", rule))

@@ -132,7 +132,9 @@ class Threshold:
         state = state | {"threshold": threshold}
         if limit == 0 or weight.size == 0:
             return state
-        size = math.prod(whole_shape(self, weight.shape))
+        whole = whole_shape(self, weight.shape)
+        tiles = [math.prod(self.unit.tile(shape, self.role)) for shape in (weight.shape, whole)]
+        size = math.prod(whole) * tiles[0] / tiles[1]  # units count, with all that they once had
         dead = self._keeps_at_most(limit * size, weight, state)
         return state | {"threshold": jnp.where(dead, jnp.zeros_like(threshold), threshold)}
 
