@@ -8,6 +8,7 @@ from jsparse import tree as tree
 from jsparse.checkpoint import Checkpoints as Checkpoints
 from jsparse.checkpoint import CorruptCheckpoint as CorruptCheckpoint
 from jsparse.export import shrink as shrink
+from jsparse.export import shrink_training as shrink_training
 from jsparse.layers import Conv as Conv
 from jsparse.layers import ConvTranspose as ConvTranspose
 from jsparse.layers import Einsum as Einsum

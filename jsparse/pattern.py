@@ -20,7 +20,8 @@ class Role:
 
     Axes that are neither outputs nor inputs are spatial. `stack` leading axes number whole layers
     (a vmapped or scanned module); a rule never sees them. `heads` is the output or input axis that
-    numbers attention heads.
+    numbers attention heads. `left` tells, where units were taken out, which positions of each axis
+    of the whole weight are left; it is empty where none were.
     """
 
     outputs: tuple[int, ...] = (-1,)
@@ -28,6 +29,7 @@ class Role:
     heads: tuple[int, ...] = ()
     stack: int = 0
     recurrent: bool = False
+    left: tuple[tuple[bool, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not set(self.heads) <= set(self.outputs + self.inputs):
@@ -73,8 +75,7 @@ class Kernel:
     """The spatial window between one input and one output channel; a weight where there is none."""
 
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
-        apart = role.output_axes(len(shape)) + role.input_axes(len(shape))
-        return _whole_but(shape, apart)
+        return _whole_but(shape, role.output_axes(len(shape)) + role.input_axes(len(shape)))
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,7 @@ class Filter:
     """All that feeds one output unit: a filter of a convolution, a column of a dense kernel."""
 
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
-        apart = role.output_axes(len(shape))
-        return _whole_but(shape, apart)
+        return _whole_but(shape, role.output_axes(len(shape)))
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,7 @@ class Channel:
     """All that reads one input: an input channel of a convolution, a row of a dense kernel."""
 
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
-        apart = role.input_axes(len(shape))
-        return _whole_but(shape, apart)
+        return _whole_but(shape, role.input_axes(len(shape)))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,18 @@ def wide(dtype: DTypeLike) -> DTypeLike:
 
 def mean_square(weight: Array, tile: tuple[int, ...]) -> Array:
     """Mean of the squares of each unit's weights: float32 or wider, [grid of units]."""
-    return pool(weight.astype(wide(weight.dtype)) ** 2, tile) / unit_sizes(weight.shape, tile)
+    return pool(squares(weight), tile) / unit_sizes(weight.shape, tile)
+
+
+def squares(weight: Array) -> Array:
+    """The square of each weight: float32 or wider, [...]."""
+    return weight.astype(wide(weight.dtype)) ** 2
+
+
+def root(mean: Array) -> Array:
+    """Square roots, with gradient 0 at 0: [...]."""
+    empty = mean == 0
+    return jnp.where(empty, 0.0, jnp.sqrt(jnp.where(empty, 1.0, mean)))
 
 
 def magnitude(weight: Array, tile: tuple[int, ...]) -> Array:
@@ -33,6 +44,4 @@ def magnitude(weight: Array, tile: tuple[int, ...]) -> Array:
     """
     if all(t == 1 for t in tile):
         return jnp.abs(weight.astype(wide(weight.dtype)))
-    mean = mean_square(weight, tile)
-    empty = mean == 0
-    return jnp.where(empty, 0.0, jnp.sqrt(jnp.where(empty, 1.0, mean)))
+    return root(mean_square(weight, tile))

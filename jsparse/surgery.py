@@ -49,7 +49,7 @@ def sparsify(model: Model, *rules: tuple[str, Rule], rngs: nnx.Rngs | None = Non
       >>> model.kernel.threshold.shape
       (3,)
     """
-    copy = _copy(model)
+    copy = copied(model)
     sparsify_in_place(copy, *rules, rngs=rngs)
     return copy
 
@@ -152,7 +152,7 @@ def _einsum_role(equation: str, ndim: int) -> Role:
     )
 
 
-def _copy(model: Model) -> Model:
+def copied(model: Model) -> Model:
     """A copy that shares neither variables nor buffers, so that donating one leaves the other."""
     copy = nnx.clone(model)
     own = lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) else leaf
@@ -224,7 +224,7 @@ def fold(model: Model) -> Model:
       >>> int((fold(model).kernel[...] == 0).sum())
       6
     """
-    return _copy(_plain(model, Sparse.read_final))
+    return copied(_plain(model, Sparse.read_final))
 
 
 def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
@@ -244,7 +244,7 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
       TypeError: `new` is not a mapping.
       ValueError: a path that names no sparse weight; a mask of another shape, or not of 0 and 1.
     """
-    copy = _copy(model)
+    copy = copied(model)
     parts = sparse_parts(copy)
     if new is not None and not isinstance(new, Mapping):
         raise TypeError(
@@ -296,7 +296,7 @@ def advance(model: Model) -> Model:
     Returns:
       A copy that shares nothing with the model.
     """
-    copy = _copy(model)
+    copy = copied(model)
     advance_in_place(copy)
     return copy
 

@@ -3,6 +3,7 @@
 from jsparse.export.block import BlockSparse as BlockSparse
 from jsparse.export.block import block_dot as block_dot
 from jsparse.export.csr import Csr as Csr
+from jsparse.export.cut import Cut as Cut
 from jsparse.export.loading import DamagedModel as DamagedModel
 from jsparse.export.loading import Loaded as Loaded
 from jsparse.export.loading import load as load
@@ -17,8 +18,9 @@ from jsparse.export.pick import Choice as Choice
 from jsparse.export.pick import Picked as Picked
 from jsparse.export.pick import pick as pick
 from jsparse.export.program import stablehlo as stablehlo
-from jsparse.export.record import Cut as Cut
 from jsparse.export.record import Record as Record
 from jsparse.export.record import rebuild as rebuild
+from jsparse.export.record import rebuild_training as rebuild_training
 from jsparse.export.saving import save as save
 from jsparse.export.shrinking import shrink as shrink
+from jsparse.export.training import shrink_training as shrink_training

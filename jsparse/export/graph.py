@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from jsparse.slots import slots
+from jsparse.slots import slots, walk_modules
 from jsparse.tree import path_of
 
 OPENED = {
@@ -153,7 +153,10 @@ def every(ops: Iterable[Op]) -> list[Op]:
     return [o for op in ops for o in (op, *(every(op.body.ops) if op.body else ()))]
 
 
-def call(model: nnx.Module, inputs: tuple) -> tuple[Callable, list[str], list[Any], list[Any]]:
+Run = tuple[Callable, list[str], list[Any], list[Any]]
+
+
+def call(model: nnx.Module, inputs: tuple) -> Run:
     """The model in eval mode as a function of two lists of arrays.
 
     Args:
@@ -165,6 +168,10 @@ def call(model: nnx.Module, inputs: tuple) -> tuple[Callable, list[str], list[An
     """
     model = nnx.clone(model)
     model.eval()
+    return _call(model, inputs, lambda model, output: output)
+
+
+def _call(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) -> Run:
     graphdef, state = nnx.split(model)
     entries, structure = jax.tree_util.tree_flatten_with_path(state)
     leaves, form = jax.tree.flatten(inputs)
@@ -174,7 +181,8 @@ def call(model: nnx.Module, inputs: tuple) -> tuple[Callable, list[str], list[An
         given = iter(arrays)
         full = [next(given) if t else leaf for leaf, t in zip(leaves, traced, strict=True)]
         merged = nnx.merge(graphdef, jax.tree.unflatten(structure, list(variables)))
-        return merged(*jax.tree.unflatten(form, full))  # type: ignore[operator]
+        output = merged(*jax.tree.unflatten(form, full))  # type: ignore[operator]
+        return result(merged, output)
 
     arrays = [leaf for leaf, t in zip(leaves, traced, strict=True) if t]
     return run, [path_of(keys) for keys, _ in entries], [leaf for _, leaf in entries], arrays
@@ -182,7 +190,26 @@ def call(model: nnx.Module, inputs: tuple) -> tuple[Callable, list[str], list[An
 
 def trace(model: nnx.Module, inputs: tuple) -> Graph:
     """The computation of a model without rules, in eval mode, on inputs of these shapes."""
-    run, paths, variables, arrays = call(model, inputs)
+    return _trace(model, call(model, inputs))
+
+
+def trace_statistics(model: nnx.Module, inputs: tuple) -> Graph:
+    """The computation of the statistics of one batch, as batch normalisation takes them.
+
+    Its outputs are what the model's `nnx.BatchStat` become if they follow the batch at once, in
+    the order of `nnx.state(model, nnx.BatchStat)`.
+    """
+    model = nnx.clone(model)
+    model.eval()
+    for _, module in walk_modules(model):
+        if isinstance(module, nnx.BatchNorm):
+            module.use_running_average, module.momentum = False, 0.0
+    statistics = lambda model, _: nnx.state(model, nnx.BatchStat)
+    return _trace(model, _call(model, inputs, statistics))
+
+
+def _trace(model: nnx.Module, called: Run) -> Graph:
+    run, paths, variables, arrays = called
     closed = jax.make_jaxpr(lambda v, a: jax.tree.leaves(run(v, a)))(variables, arrays)
     fixed = {s.path for s in slots(model) if isinstance(s.value, nnx.Param | nnx.BatchStat)}
     nodes = [

@@ -23,7 +23,7 @@ ELEMENTWISE = {
 }  # fmt: skip
 STRUCTURAL = {
     "reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice", "rev", "split",
-    "concatenate", "unstack",
+    "concatenate", "unstack", "layout_constraint",
 }  # fmt: skip
 REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
 REDUCTIONS |= {"argmax", "argmin"}
@@ -110,7 +110,7 @@ def rearrange(op: Op, *values: np.ndarray) -> list[np.ndarray]:
             return [part.reshape(out) for part in np.split(value, len(op.outputs), params["axis"])]
         case "split":
             return np.split(value, np.cumsum(params["sizes"])[:-1], axis=params["axis"])
-        case _:  # reshape, squeeze, expand_dims
+        case _:  # reshape, squeeze, expand_dims, layout_constraint
             first = params.get("dimensions") if op.name == "reshape" else None
             return [(value if first is None else value.transpose(first)).reshape(out)]
 

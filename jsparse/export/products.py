@@ -266,8 +266,10 @@ def _even(op: Op) -> bool:
     )
 
 
-def taken_up(op: Op, sink: Sink, removal: Removal, knowledge: Knowledge) -> np.ndarray:
-    """What the units that go gave to the sink's parameter: [...] as the parameter."""
+def taken_up(
+    op: Op, sink: Sink, removal: Removal, knowledge: Knowledge, foldable: np.ndarray
+) -> np.ndarray:
+    """What the foldable units that go gave to the sink's parameter: [...] as the parameter."""
     shape = shape_of(op)
     factors = []
     for side in (0, 1):
@@ -275,7 +277,7 @@ def taken_up(op: Op, sink: Sink, removal: Removal, knowledge: Knowledge) -> np.n
         axis = shape.summed[0][side]
         if known is None:
             return np.zeros(sink.bias.shape, sink.bias.dtype)
-        goes = removal.goes(op.inputs[side], axis)
+        goes = removal.goes(op.inputs[side], axis) & foldable
         spread = goes.reshape([-1 if k == axis else 1 for k in range(known.value.ndim)])
         factors.append(np.where(spread, known.value, np.zeros((), known.value.dtype)))
     (given,) = bind(op, *factors)

@@ -4,31 +4,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
+from jsparse.export.cut import Cut, cut_in_place
 from jsparse.export.mend import Attributes
 from jsparse.slots import slots, walk_modules
-from jsparse.surgery import fold
+from jsparse.surgery import copied, fold
 
 Model = TypeVar("Model", bound=nnx.Module)
 FORMAT = "jsparse.shrink"
 VERSION = 1
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cut:
-    """What stays of one variable.
-
-    Attributes:
-      shape: before.
-      keep: the positions that stay, by axis; axes that stay whole are left out.
-    """
-
-    shape: tuple[int, ...]
-    keep: Mapping[int, tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,42 +81,6 @@ class Record:
         return Record(cuts=cuts, attributes=attributes, stayed=stayed)
 
 
-def cut_in_place(model: nnx.Module, cuts: Mapping[str, Cut], add: Mapping[str, np.ndarray]) -> None:
-    """Put what stays in place of each variable; shared ones stay shared.
-
-    Args:
-      model: without rules.
-      cuts: by path; of a shared variable one path is enough.
-      add: to a variable before it is cut, by path: [...] as it.
-    """
-    places = slots(model)
-    chosen = {id(s.value): s.path for s in places if s.path in cuts or s.path in add}
-    made: dict[int, nnx.Variable] = {}
-    for slot in places:
-        path = chosen.get(id(slot.value))
-        if path is None:
-            continue
-        if id(slot.value) not in made:
-            value = np.asarray(slot.value[...])
-            if path in add:
-                value = value + np.asarray(add[path], value.dtype)
-            for axis, kept in cuts[path].keep.items() if path in cuts else ():
-                value = value.take(kept, axis=axis)
-            made[id(slot.value)] = slot.value.replace(_placed(value, slot.value[...]))
-        slot.put(made[id(slot.value)])
-
-
-def _placed(value: np.ndarray, like: jax.Array) -> jax.Array:
-    """An array on the devices of another one, spread as it where the new shape allows."""
-    if len(like.sharding.device_set) == 1:
-        return jnp.asarray(value)
-    try:
-        like.sharding.shard_shape(value.shape)
-    except ValueError:
-        return jnp.asarray(value)
-    return jax.device_put(value, like.sharding)
-
-
 def rebuild(model: Model, record: Record) -> Model:
     """A model of the size that a record tells, from one of the original size.
 
@@ -157,7 +106,30 @@ def rebuild(model: Model, record: Record) -> Model:
       >>> rebuild(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), record).kernel.shape
       (4, 2)
     """
-    small = fold(model)
+    return _rebuilt(fold(model), record)
+
+
+def rebuild_training(model: Model, record: Record) -> Model:
+    """As `rebuild`, for a record of `shrink_training`: with its rules, to train on.
+
+    To go on from a checkpoint: make the model and put the rules on it as the training code does,
+    rebuild it once for each record, in order, make the optimizer, and restore both.
+
+    Args:
+      model: of the original size; left as it is.
+      record: from `shrink_training`, or `Record.from_dict(json.load(file))`.
+
+    Returns:
+      A smaller copy.
+
+    Raises:
+      ValueError: the record is not of such a model.
+    """
+    return _rebuilt(copied(model), record)
+
+
+def _rebuilt(small: Model, record: Record) -> Model:
+    """Make the model itself smaller."""
     places = {slot.path: slot.value for slot in slots(small)}
     for path, cut in record.cuts.items():
         if path not in places:

@@ -13,19 +13,20 @@ layers.
 """
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from jsparse.export.check import difference, largest_difference
-from jsparse.export.graph import Graph, every, trace
+from jsparse.export.cut import Cut, cut_in_place
+from jsparse.export.graph import Graph, Op, every, trace
 from jsparse.export.known import PRODUCTS, Knowledge, know
 from jsparse.export.mend import fixed_axes, mend_in_place
 from jsparse.export.products import foldable, sinks, taken_up, tie_product
-from jsparse.export.record import Cut, Record, cut_in_place
+from jsparse.export.record import Record
 from jsparse.export.removal import Axis, Removal
 from jsparse.export.ties import tie
 from jsparse.surgery import fold
@@ -33,16 +34,42 @@ from jsparse.surgery import fold
 Model = TypeVar("Model", bound=nnx.Module)
 
 
-class _Plan:
-    """A model traced once, and what may go from it."""
+class Cutting(NamedTuple):
+    """What is to be done to a model.
 
-    def __init__(self, model: nnx.Module, inputs: tuple):
+    Attributes:
+      cuts: by path of the variable.
+      add: to a bias before it is cut, by path: [...] as it.
+      groups: that are left of grouped convolutions, by path of the kernel.
+    """
+
+    cuts: dict[str, Cut]
+    add: dict[str, np.ndarray]
+    groups: dict[str, int]
+
+
+class Plan:
+    """A model traced once, and what may go from it.
+
+    Args:
+      model: without rules.
+      inputs: of a call.
+      rigid: paths of biases that take up no constant.
+
+    Attributes:
+      fixed: pairs of a path and an axis that stays whole.
+      droppable: positions of the only summed axis of a product that may go whatever they give, [n].
+    """
+
+    def __init__(self, model: nnx.Module, inputs: tuple, rigid: Iterable[str] = ()):
         self.model, self.inputs = model, inputs
         self.graph = trace(model, inputs)
         self.knowledge: Knowledge = know(self.graph)
-        self.sinks = sinks(self.graph)
+        found = sinks(self.graph).items()
+        self.sinks = {op: sink for op, sink in found if sink.bias.path not in rigid}
         self.foldable = {op: foldable(op, sink, self.knowledge) for op, sink in self.sinks.items()}
         self.fixed = fixed_axes(model)
+        self.droppable: Mapping[Op, np.ndarray] = {}
 
     def removal(self, pinned: Iterable[Axis]) -> Removal:
         """The most that may go while these axes stay."""
@@ -84,13 +111,14 @@ class _Plan:
             removal.changed = False
             for op in [*reversed(ops), *ops]:
                 if op.name in PRODUCTS:
-                    fold_at = self.foldable.get(op, np.zeros((), bool))
-                    tie_product(op, removal, self.knowledge, fold_at)
+                    nowhere = np.zeros((), bool)
+                    may = self.foldable.get(op, nowhere) | self.droppable.get(op, nowhere)
+                    tie_product(op, removal, self.knowledge, may)
                 else:
                     tie(op, removal)
 
-    def small(self, removal: Removal) -> tuple[Any, Record]:
-        """The model without what goes."""
+    def cutting(self, removal: Removal) -> Cutting:
+        """What is to be done for what goes to be gone."""
         cuts = {}
         for node in self.graph.variables:
             axes = range(len(node.shape))
@@ -103,8 +131,8 @@ class _Plan:
                 cuts[node.path] = Cut(shape=node.shape, keep=keep)
         add: dict[str, np.ndarray] = {}
         for op, sink in self.sinks.items():
-            if self.foldable[op].any():
-                more = taken_up(op, sink, removal, self.knowledge)
+            if (constant := self.foldable[op]).any():
+                more = taken_up(op, sink, removal, self.knowledge, constant)
                 add[sink.bias.path] = add.get(sink.bias.path, np.zeros_like(more)) + more
         origins = self.graph.origins()
         groups = {
@@ -112,9 +140,21 @@ class _Plan:
             for op in every(self.graph.ops)
             if op.extra and op.inputs[1] in origins
         }
+        return Cutting(cuts, add, groups)
+
+    def small(self, removal: Removal) -> tuple[Any, Record]:
+        """The model without what goes."""
+        cuts, add, groups = self.cutting(removal)
         small = fold(self.model)
         cut_in_place(small, cuts, add)
         return small, Record(cuts=cuts, attributes=mend_in_place(small, groups), stayed={})
+
+    def choose(self) -> tuple[Removal, dict[str, str]]:
+        """The most that goes without a fault, and why a variable stays that might go, by path."""
+        removal = self.removal(())
+        if self.fault(self.small(removal)[0], removal):
+            return _without_faults(self, removal)
+        return removal, {}
 
     def fault(self, small: nnx.Module, removal: Removal) -> str:
         """What is wrong with a smaller model; empty if nothing is."""
@@ -156,19 +196,26 @@ def shrink(model: Model, *example_inputs: Any) -> tuple[Model, Record]:
       >>> small.layers[0].kernel.shape, small.layers[2].in_features
       ((4, 2), 2)
     """
-    plan = _Plan(fold(model), example_inputs)
-    removal = plan.removal(())
+    plan = Plan(fold(model), example_inputs)
+    removal, stayed = plan.choose()
     small, record = plan.small(removal)
-    if plan.fault(small, removal):
-        small, record = _without_faults(plan, removal)
-    apart = largest_difference(plan.model, small, example_inputs)
+    check_outputs(plan, plan.model, small)
+    return small, dataclasses.replace(record, stayed=stayed)
+
+
+def check_outputs(plan: Plan, expected: nnx.Module, small: nnx.Module) -> None:
+    """Compare a smaller model with one of full size.
+
+    Raises:
+      ValueError: it gives other outputs.
+    """
+    apart = largest_difference(expected, small, plan.inputs)
     allowed = _tolerance(plan.graph)
     if not apart <= allowed:
         raise ValueError(
             f"the smaller model's outputs are off by {apart:.1e} of the largest, more than "
             f"{allowed:.1e}; keep the folded model, and please report the model"
         )
-    return small, record
 
 
 def _tolerance(graph: Graph) -> float:
@@ -176,7 +223,7 @@ def _tolerance(graph: Graph) -> float:
     return min(0.1, 1e3 * max([float(jnp.finfo(kind).eps) for kind in kinds], default=0.0))
 
 
-def _without_faults(plan: _Plan, removal: Removal) -> tuple[Any, Record]:
+def _without_faults(plan: Plan, removal: Removal) -> tuple[Removal, dict[str, str]]:
     """Keep the axes that alone make the smaller model fail; all of them if that is not enough."""
     groups: dict[Axis, list[Axis]] = {}
     for node in plan.graph.variables:
@@ -192,9 +239,8 @@ def _without_faults(plan: _Plan, removal: Removal) -> tuple[Any, Record]:
             faulty += groups[root]
             stayed |= {node.path: fault for node, _ in groups[root]}
     removal = plan.removal(faulty)
-    small, record = plan.small(removal)
-    if fault := plan.fault(small, removal):
+    if fault := plan.fault(plan.small(removal)[0], removal):
         every_axis = [axis for axes in groups.values() for axis in axes]
-        small, record = plan.small(plan.removal(every_axis))
+        removal = plan.removal(every_axis)
         stayed |= {node.path: fault for node, _ in every_axis}
-    return small, dataclasses.replace(record, stayed=stayed)
+    return removal, stayed

@@ -18,7 +18,7 @@ def tie(op: Op, removal: Removal) -> None:
     match op.name:
         case name if name in ELEMENTWISE:
             _elementwise(op, removal)
-        case "optimization_barrier":
+        case "optimization_barrier" | "layout_constraint":
             for a, b in zip(op.inputs, op.outputs, strict=True):
                 removal.tie_all(a, b)
         case name if name in REDUCTIONS:

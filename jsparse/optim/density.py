@@ -1,11 +1,13 @@
 """Density control: alpha of learned thresholds steered to a density given for the end."""
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+from jsparse.rules.rule import whole_shape
 from jsparse.rules.threshold import Threshold
 from jsparse.schedule import check_density, cubic
 from jsparse.slots import sparse_parts
@@ -91,7 +93,7 @@ class TargetDensity:
 
         def steer(_: None) -> tuple[Array, list[Array]]:
             kept = [_kept(part) for part in parts]
-            total = sum(k.sum() for k in kept) / sum(part.weight[...].size for part in parts)
+            total = sum(k.sum() for k in kept) / sum(map(_size, parts))
             distance = jnp.log(jnp.maximum(total, 1e-6)) - jnp.log(self.goal(step))
             grown = jnp.clip(memory + rate * distance, -8.0, 8.0)
             push = jnp.exp(grown) * jnp.expm1(jnp.clip(self.gain * distance, 0.0, 4.0))
@@ -120,6 +122,13 @@ def _rule(part: Sparse) -> Threshold:
     return part.rule
 
 
+def _size(part: Sparse) -> int:
+    """Number of weights, with those of units that were taken out while training."""
+    shape = part.weight.shape
+    stack = part.rule.role.stack
+    return math.prod(shape[:stack]) * math.prod(whole_shape(part.rule, shape[stack:]))
+
+
 def _kept(part: Sparse) -> Array:
     """Number of weights kept in each layer of a stack, as alpha."""
     mask = part.read_mask().astype(jnp.float32)
@@ -132,5 +141,5 @@ def _alpha(part: Sparse, kept: Array) -> Array:
     alpha = jnp.full_like(part.alpha[...], _rule(part).alpha)
     if limit == 0:
         return alpha
-    size = part.weight[...].size / max(1, kept.size)
+    size = _size(part) / max(1, kept.size)
     return alpha * jnp.clip(kept / (limit * size) - 1.0, 0.0, 1.0)

@@ -88,7 +88,7 @@ class Optimizer(nnx.Optimizer):
         step, result = self.step[...], None
         if isinstance(self.tx, Revise):
             trees = nnx.state(grads, self.wrt), self.opt_state, nnx.state(model, self.wrt)
-            tree, state = self.tx.apply(*map(_pure, trees), **_pure(kwargs))
+            tree, state = self.tx.apply(*map(arrays_of, trees), **arrays_of(kwargs))
             nnx.update(model, tree)
             nnx.update(self.opt_state, nnx.state(state))
             self.step[...] += 1
@@ -105,7 +105,7 @@ class Optimizer(nnx.Optimizer):
         return result
 
 
-def _pure(tree: Any) -> Any:
+def arrays_of(tree: Any) -> Any:
     """The tree with arrays in the place of variables."""
     newer = getattr(nnx, "as_pure", None)  # flax 0.12
     return newer(tree) if newer else nnx.to_arrays(nnx.pure(tree))  # pyright: ignore

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsparse.pattern import Each, Role, Scope, Unit, Weight, unit_sizes
+from jsparse.pattern import Each, Role, Scope, Unit, Weight, grid_shape, unit_sizes
 from jsparse.rules.rule import (
     State,
     check_not_negative,
@@ -31,6 +31,8 @@ from jsparse.rules.rule import (
     next_draw,
     to_weights,
     unit_magnitude,
+    what_is_left,
+    whole_shape,
 )
 
 GAMMA, ZETA, BETA = -0.1, 1.1, 2 / 3
@@ -79,6 +81,7 @@ class HardConcrete:
     scope: Scope = Each()
     role: Role = Role()
     learned: ClassVar[tuple[str, ...]] = ("logits",)
+    alone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_not_negative(lam=self.lam)
@@ -105,11 +108,11 @@ class HardConcrete:
 
     def mask(self, weight: Array, state: State) -> Array:
         """[...] as the weight, 1 where its gate is open, constant for differentiation."""
-        return to_weights(self, gates(state) > 0, weight)
+        return to_weights(self, self._gates(weight, state) > 0, weight)
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and gates."""
-        return weight * to_weights(self, gates(state), weight)
+        return weight * to_weights(self, self._gates(weight, state), weight)
 
     def cost(self, state: State) -> Array:
         """[], the price times the chance of each gate to be open; it receives no gradient."""
@@ -121,12 +124,14 @@ class HardConcrete:
         logits = jnp.clip(state["logits"], -LIMIT, LIMIT)
         return state | {"logits": logits, "draw": next_draw(state["draw"])}
 
-
-def gates(state: State) -> Array:
-    """The gates z, in [0, 1]: [grid of units]; a sample where the state has a draw."""
-    logits = state["logits"]
-    if "draw" in state:
-        key = draw_key(state["draw"])
-        u = jax.random.uniform(key, logits.shape, logits.dtype, MARGIN, 1 - MARGIN)
-        logits = (jnp.log(u) - jnp.log1p(-u) + logits) / BETA
-    return jnp.clip(jax.nn.sigmoid(logits) * (ZETA - GAMMA) + GAMMA, 0.0, 1.0)
+    def _gates(self, weight: Array, state: State) -> Array:
+        """The gates z, in [0, 1]: [grid of units]; a sample where the state has a draw."""
+        logits = state["logits"]
+        if "draw" in state:
+            shape = whole_shape(self, weight.shape)  # or units would get the draws of others
+            grid = grid_shape(shape, self.unit.tile(shape, self.role))
+            key = draw_key(state["draw"])
+            u = jax.random.uniform(key, grid, logits.dtype, MARGIN, 1 - MARGIN)
+            u = what_is_left(self, u)
+            logits = (jnp.log(u) - jnp.log1p(-u) + logits) / BETA
+        return jnp.clip(jax.nn.sigmoid(logits) * (ZETA - GAMMA) + GAMMA, 0.0, 1.0)

@@ -37,6 +37,7 @@ class Held:
 
     role: Role = Role()
     learned: ClassVar[tuple[str, ...]] = ()
+    alone: ClassVar[bool] = True
 
     def init(self, weight: Array, key: Array) -> State:
         """A full mask, [...] as the weight."""

@@ -33,6 +33,7 @@ class Keep:
 
     role: Role = Role()
     learned: ClassVar[tuple[str, ...]] = ()
+    alone: ClassVar[bool] = True
 
     def init(self, weight: Array, key: Array) -> State:
         """No state."""

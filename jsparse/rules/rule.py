@@ -3,16 +3,18 @@
 Throughout: mask 1 = kept, score high = kept, density = fraction kept.
 """
 
+import math
 from collections.abc import Callable
 from numbers import Real
 from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
-from jsparse.pattern import Each, Groups, Role, Scope, Unit, WholeModel, grid_shape, spread
-from jsparse.score import magnitude
+from jsparse.pattern import Each, Groups, Role, Scope, Unit, WholeModel, grid_shape, pool, spread
+from jsparse.score import magnitude, root, squares
 from jsparse.selection import above_cut, common_cut, cuts, rivals, winners
 
 State = dict[str, Array]
@@ -32,6 +34,11 @@ class Rule(Protocol):
       draw: [2], where the rule's random numbers come from; see `new_draw`. `mask` and `apply` are
         given a state without it when the model is to be deterministic.
       cut: [3], where scores are cut over all layers, for `WholeModel`; see `common_cut`.
+      gone: [grid of units], what weights taken out of units add to their mean squares.
+
+    A rule under which no unit's fate depends on another's may say `alone: ClassVar[bool] = True`:
+    then units can be taken out of its weight for good while it trains (`Role.left`); and
+    `measures`, if it goes by `lasting_magnitude`.
     """
 
     learned: ClassVar[tuple[str, ...]]
@@ -105,6 +112,28 @@ class Rival(Scoped, Protocol):
 def unit_magnitude(rule: Tiled, weight: Array) -> Array:
     """`magnitude` of each unit of the rule: float32 or wider, [grid of units]."""
     return magnitude(weight, rule.unit.tile(weight.shape, rule.role))
+
+
+def lasting_magnitude(rule: Tiled, weight: Array, state: State) -> Array:
+    """`unit_magnitude`, to which weights that were taken out of a unit count as they were."""
+    if "gone" not in state:
+        return unit_magnitude(rule, weight)
+    whole = rule.unit.tile(whole_shape(rule, weight.shape), rule.role)
+    total = pool(squares(weight), rule.unit.tile(weight.shape, rule.role))
+    return root(total / math.prod(whole) + state["gone"])
+
+
+def whole_shape(rule: Rule | Tiled, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a weight of one layer had before units were taken out of it."""
+    return tuple(map(len, rule.role.left)) or shape
+
+
+def what_is_left(rule: Tiled, units: Array) -> Array:
+    """Of a number for each unit of the whole weight those left: [grid of then] -> [grid]."""
+    for axis, places in enumerate(rule.role.left):
+        if units.shape[axis] == len(places):
+            units = units.take(np.flatnonzero(places), axis=axis)
+    return units
 
 
 def to_weights(rule: Tiled, units: Array, weight: Array) -> Array:

@@ -22,9 +22,9 @@ from jsparse.rules.rule import (
     check_not_negative,
     check_own,
     check_weight,
+    lasting_magnitude,
     sharing,
     to_weights,
-    unit_magnitude,
 )
 from jsparse.score import wide
 
@@ -67,6 +67,8 @@ class SoftThreshold:
     scope: Scope = Whole()
     role: Role = Role()
     learned: ClassVar[tuple[str, ...]] = ("s",)
+    alone: ClassVar[bool] = True
+    measures: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_not_negative(decay=self.decay)
@@ -98,7 +100,7 @@ class SoftThreshold:
 
     def _left(self, weight: Array, state: State) -> Array:
         """What is left of each unit, relu(1 - g(s) / rms): [grid of units]."""
-        size = unit_magnitude(self, weight)
+        size = lasting_magnitude(self, weight, state)
         s = state["s"].reshape([1 if along else n for n, along in sharing(self, weight.shape)])
         above = size - jax.nn.sigmoid(s)
         # no division by 0 where a unit is below, in either pass

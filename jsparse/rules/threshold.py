@@ -16,6 +16,7 @@ Numbers: Table 1 of the paper, in `experiments/dst_mnist.py` and `experiments/ds
 For thresholds on the norm of a unit no figure is published.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -30,9 +31,10 @@ from jsparse.rules.rule import (
     State,
     check_own,
     check_weight,
+    lasting_magnitude,
     sharing,
     to_weights,
-    unit_magnitude,
+    whole_shape,
 )
 from jsparse.score import wide
 from jsparse.step import Slope, long_tailed, step
@@ -82,6 +84,8 @@ class Threshold:
     slope: Slope = long_tailed
     role: Role = Role()
     learned: ClassVar[tuple[str, ...]] = ("threshold",)
+    alone: ClassVar[bool] = True
+    measures: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < float("inf"):
@@ -105,7 +109,7 @@ class Threshold:
 
     def mask(self, weight: Array, state: State) -> Array:
         """[...] as the weight, 0 or 1; differentiable in weight and threshold."""
-        score = unit_magnitude(self, weight)
+        score = lasting_magnitude(self, weight, state)
         threshold = state["threshold"].reshape(
             [1 if along else n for n, along in sharing(self, weight.shape)]
         )
@@ -128,7 +132,10 @@ class Threshold:
         state = state | {"threshold": threshold}
         if limit == 0 or weight.size == 0:
             return state
-        dead = self._keeps_at_most(limit * weight.size, weight, state)
+        whole = whole_shape(self, weight.shape)
+        tiles = [math.prod(self.unit.tile(shape, self.role)) for shape in (weight.shape, whole)]
+        size = math.prod(whole) * tiles[0] / tiles[1]  # units count, with all that they once had
+        dead = self._keeps_at_most(limit * size, weight, state)
         return state | {"threshold": jnp.where(dead, jnp.zeros_like(threshold), threshold)}
 
     @partial(jax.jit, static_argnums=(0, 1))

@@ -1,0 +1,98 @@
+"""What shrinking gains at inference, against the ideal: the operations that are left.
+
+Claim: with half the channels of each layer gone, a shrunk VGG-16 (32x32) and MLP reach at least 0.9
+    of the speed-up that their operations would give; nothing shrunk is slower than it was.
+Command: python -m experiments.bench.shrunk
+Minutes: 2 on two cores that do nothing else.
+
+A part of the units of each layer but the last is set to zero, `jsparse.shrink` takes them out, and
+the forward pass in eval mode takes turns with that of the network before. A part such as 0.47
+leaves widths that are no multiples of 16, as learned ones are.
+"""
+
+import dataclasses
+import os
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+
+import jsparse
+from experiments import common
+from experiments.bench.networks import NETWORKS
+from experiments.bench.rounds import Here, Load, in_turns, ratio
+from experiments.common.settings import environment
+from jsparse.report import costs
+from jsparse.slots import walk_modules
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to measure."""
+
+    networks: tuple[Literal["mlp-1024", "vgg-16", "lenet-300-100"], ...] = ("mlp-1024", "vgg-16")
+    """Those of `bench.step`."""
+    parts: tuple[float, ...] = (0.5, 0.47)
+    """Of the units of each layer that stay."""
+    batches: tuple[int, ...] = (1, 128)
+    """Inputs a call."""
+    rounds: int = 9
+    """Samples of each candidate."""
+
+
+def thinned(model: nnx.Module, part: float) -> nnx.Module:
+    """The network with this part of the units of each layer but the last; the others are zeros."""
+    kept = nnx.clone(model)
+    layers = [m for _, m in walk_modules(kept) if isinstance(m, nnx.Linear | nnx.Conv)]
+    for layer in layers[:-1]:
+        width = layer.kernel.shape[-1]
+        stays = np.sort(np.random.default_rng(0).permutation(width)[: round(part * width)])
+        mask = jnp.asarray(np.isin(np.arange(width), stays), layer.kernel.dtype)
+        layer.kernel[...] = layer.kernel[...] * mask
+        if layer.bias is not None:
+            layer.bias[...] = layer.bias[...] * mask
+    return kept
+
+
+def call(model: nnx.Module, x: jax.Array) -> Here:
+    """The compiled forward pass in eval mode."""
+    model = nnx.clone(model)
+    model.eval()
+    graphdef, state = nnx.split(model)
+    jitted = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))
+    return Here(lambda state: (state, jitted(state, x)), state)
+
+
+def main(settings: Settings) -> None:
+    """Measure network by network."""
+    print(f"{jax.default_backend()}, {os.cpu_count()} cores")
+    print(", ".join(f"{name} {value}" for name, value in environment().items()))
+    for name in settings.networks:
+        network = NETWORKS[name]
+        x = jnp.asarray(network.draw(np.random.default_rng(0))[0])
+        dense = network.make(nnx.Rngs(0))
+        small = {p: jsparse.shrink(thinned(dense, p), x[:2])[0] for p in settings.parts}
+        rows, load = [], Load()
+        for batch in settings.batches:
+            given = jnp.tile(x, (-(-batch // len(x)), *(1,) * (x.ndim - 1)))[:batch]
+            calls = {"dense": call(dense, given)}
+            calls |= {f"{p:g}": call(model, given) for p, model in small.items()}
+            times = in_turns(calls, settings.rounds)
+            for part, model in small.items():
+                ideal = costs(dense, given).flops / costs(model, given).flops
+                gain, spread = ratio(times["dense"], times[f"{part:g}"])
+                reached = float(gain) / ideal
+                ms = f"{1e3 * np.median(times['dense']):.3f}"
+                rows.append(
+                    [batch, f"{part:g}", ms, gain, spread, f"{ideal:.2f}", f"{reached:.2f}"]
+                )
+        print(f"\n{name}: {load}")
+        header = ["batch", "units left", "dense ms", "times as fast", "quartiles", "ideal"]
+        print(common.table([*header, "of the ideal"], rows), flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
