@@ -28,7 +28,7 @@ import jsparse
 from experiments import common
 from experiments.common.plots import COLOURS, figure_of, save
 
-STEPS, ROUNDS = 100, 5
+STEPS, ROUNDS = 100, 3
 """What is timed: so many steps at a time, so often."""
 KERNELS = ".*/kernel"
 
@@ -155,12 +155,11 @@ def main(settings: Settings) -> None:
         jsparse.report.compare(folders, out / "frontier.html")
         run.finish(found=found, seconds=seconds(settings, tx, images, over))
     taken, runs = run.final()["seconds"], len(settings.alphas) * settings.seeds
-    times = taken["all"] / taken["one"]
+    times, devices = taken["all"] / taken["one"], min(runs, jax.local_device_count())
+    what = f"{runs} runs in one program on {devices} device{'s' * (devices > 1)}"
     print(
-        f"frontier: {out / 'frontier.png'}\n\n"
-        f"{runs} runs in one program on {jax.local_device_count()} device(s): {taken['all']:.2f} s "
-        f"where one run alone takes {taken['one']:.2f} s: {times:.2f} times one run, "
-        f"{times / runs:.2f} of one after another"
+        f"frontier: {out / 'frontier.png'}\n\n{what} take {taken['all']:.2f} s where one run takes "
+        f"{taken['one']:.2f} s: {times:.2f} times one run, {times / runs:.2f} of one after another"
     )
 
 

@@ -274,10 +274,89 @@ def test_a_kill_at_each_change_of_the_disk(saved, tmp_path, monkeypatch) -> None
         assert position == {"at": step}
         js.Checkpoints(folder).save(3, small(3.0))
         assert js.Checkpoints(folder).steps()[-1] == 3 and not list(folder.glob(".*"))
-    old, before, new = (2, 2.0), (1, 1.0), (2, 8.0)
-    first, then = found.index(before), found.index(new)
-    assert found == [old] * first + [before] * (then - first) + [new] * (len(found) - then)
-    assert first > 2 and then > first and len(found) > then
+    old, new = (2, 2.0), (2, 8.0)
+    first = found.index(new)
+    assert found == [old] * first + [new] * (len(found) - first)
+    assert first > 3 and len(found) > first + 1
+
+
+def test_the_only_checkpoint_outlives_a_kill_while_its_step_is_saved_again(
+    tmp_path, monkeypatch
+) -> None:
+    checkpoints = js.Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, layer(0))
+    rename = os.rename
+
+    def between(one, two) -> None:
+        if str(two).endswith("step_0000000001"):
+            raise Killed
+        rename(one, two)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "rename", between)
+        checkpoints.save(1, layer(1))
+    assert js.Checkpoints(tmp_path).restore(layer(2)).step == 1
+
+
+def test_what_systems_leave_in_folders_does_no_harm(saved, tmp_path) -> None:
+    shutil.copytree(saved, tmp_path / "run")
+    for path in [*tmp_path.rglob("*")]:
+        if path.is_dir():
+            (path / ".DS_Store").write_bytes(b"x")
+        else:
+            path.with_name(f"._{path.name}").write_bytes(b"x")
+    step, tree, position = js.Checkpoints(tmp_path / "run").restore(small(0.0))
+    assert step == 2 and position == {"at": 2}
+    assert_same(tree, small(2.0))
+
+
+def put_file(path: Path) -> None:
+    path.write_bytes(b"x")
+
+
+def put_link(path: Path) -> None:
+    path.symlink_to("nothing")
+
+
+def put_folder_for_manifest(path: Path) -> None:
+    (path / "manifest.json").mkdir(parents=True)
+
+
+def put_deep_manifest(path: Path) -> None:
+    path.mkdir()
+    (path / "manifest.json").write_bytes(b"[" * 100_000)
+
+
+@pytest.mark.parametrize("put", [put_file, put_link, put_folder_for_manifest, put_deep_manifest])
+def test_what_is_no_checkpoint_is_refused_and_makes_way(saved, tmp_path, put) -> None:
+    shutil.copytree(saved, tmp_path / "run")
+    put(tmp_path / "run" / "step_0000000005")
+    put_file(tmp_path / "run" / ".step_0000000007.part")
+    checkpoints = js.Checkpoints(tmp_path / "run")
+    with pytest.warns(UserWarning, match=r"refused: .*step_0000000005 is damaged: manifest.json"):
+        assert checkpoints.restore(small(0.0)).step == 2
+    checkpoints.save(3, small(3.0))
+    assert checkpoints.steps() == [2, 3] and not list((tmp_path / "run").glob(".*"))
+
+
+def test_a_full_disk_is_an_os_error(saved, tmp_path, monkeypatch) -> None:
+    import orbax.checkpoint
+
+    shutil.copytree(saved, tmp_path / "run")
+    checkpoints = js.Checkpoints(tmp_path / "run")
+
+    def full(*given, **options) -> None:
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device [os_error_code='28']")
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OSError, match=r"cannot be written to .*No sp"),
+    ):
+        patch.setattr(orbax.checkpoint.Checkpointer, "save", full)
+        checkpoints.save(3, small(3.0))
+    assert checkpoints.restore(small(0.0)).step == 2
+    checkpoints.save(3, small(3.0))
+    assert checkpoints.restore(small(0.0)).step == 3
 
 
 # What does not fit.
