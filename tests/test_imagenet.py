@@ -104,6 +104,8 @@ def example(**values) -> bytes:
         feature = message.features.feature[name.replace("__", "/")]
         if isinstance(value, bytes):
             feature.BytesList.value.append(value)
+        elif isinstance(value, list):
+            feature.Int64List.value.extend(value)
         elif isinstance(value, float):
             feature.FloatList.value.append(value)
         else:
@@ -224,6 +226,9 @@ def test_nothing_given_says_where_to_get_it(tmp_path, monkeypatch):
         imagenet()
 
 
+VALUES = {"text": b"1", "no label": [], "two labels": [1, 2]}
+
+
 def spoil_records(folder: Path, kind: str) -> str:
     file = folder / "train-00001-of-00002"
     if kind == "shard":
@@ -238,19 +243,35 @@ def spoil_records(folder: Path, kind: str) -> str:
     if kind == "sum":
         rewrite(file, lambda content: content[:8] + b"\0" + content[9:])
         return "byte 0: the check sum of a record's length is wrong"
+    if kind == "data":
+        rewrite(file, lambda content: content[:-50] + b"\0" + content[-49:])
+        return r"00002, byte \d+: the check sum of a record of \d+ bytes is wrong; make or fetch"
+    if kind == "none":
+        file.write_bytes(b"")
+        return "train-00001-of-00002 is empty; make or fetch it again"
+    if kind == "two sets":
+        shutil.copy(file, folder / "train-00000-of-00001")
+        return r"holds 2 sets of record files, such as those of .*-of-00001 and of .*-of-00002"
     if kind == "message":
         file.write_bytes(framed([b"\x0a\x99nonsense"]))
         return r"00002, byte 12: the record is no tf\.train\.Example"
     if kind == "features":
         file.write_bytes(framed([example(image__encoded=b"x", other=1)]))
         return r"has the features image/encoded, other; needed are image/encoded and image/class"
+    if kind in VALUES:
+        file.write_bytes(framed([example(image__encoded=b"x", image__class__label=VALUES[kind])]))
+        return "needed are .* or image and label, with one image and one number"
     label = {"zero": 0, "high": 4}[kind]
     file.write_bytes(framed([example(image__encoded=b"x", image__class__label=label)]))
     return f"image/class/label is {label}, allowed are 1 to 3; give the right --classes"
 
 
 @pytest.mark.parametrize(
-    "kind", ["shard", "cut", "head", "sum", "message", "features", "zero", "high"]
+    "kind",
+    [
+        *("shard", "cut", "head", "sum", "data", "none", "two sets", "message", "features"),
+        *(*VALUES, "zero", "high"),
+    ],
 )
 def test_bad_records_are_refused(tmp_path, kind):
     words = spoil_records(put_tfrecords(tmp_path), kind)
@@ -261,9 +282,78 @@ def test_bad_records_are_refused(tmp_path, kind):
 
 def test_a_bad_array_record_file_is_refused(tmp_path):
     put_array_records(tmp_path)
-    rewrite(next(tmp_path.glob("*/*train*")), lambda content: content[:50])
+    file = next(tmp_path.glob("*/*train*"))
+    whole = file.read_bytes()
+    place = whole.index(b"image")
+    file.write_bytes(whole[:place] + b"X" + whole[place + 1 :])
+    train = imagenet(str(tmp_path), classes=3).train
+    with pytest.raises(DataError, match=r"5\.1\.0, array record \d+ is damaged; make or fetch"):
+        for n in range(len(train)):
+            train[n]
+    file.write_bytes(whole[:50])
     with pytest.raises(DataError, match="not all are good array-record files"):
         imagenet(str(tmp_path), classes=3)
+
+
+def test_two_versions_of_array_records_are_refused(tmp_path):
+    put_array_records(tmp_path)
+    shutil.copytree(tmp_path / "5.1.0", tmp_path / "5.0.0")
+    with pytest.raises(DataError, match=r"2 sets .*5\.0\.0/.* and of .*5\.1\.0/.*; leave one"):
+        imagenet(str(tmp_path), classes=3)
+    assert len(imagenet(str(tmp_path / "5.0.0"), classes=3).train) == 11
+
+
+def test_a_shards_number_may_stand_before_the_suffix(tmp_path):
+    put_array_records(tmp_path)
+    for path in list((tmp_path / "5.1.0").iterdir()):
+        split = "train" if "train" in path.name else "val"
+        path.rename(tmp_path / f"{split}-00000-of-00001.array_record")
+    assert len(imagenet(str(tmp_path), classes=3).train) == 11
+    lone = tmp_path / "train-00000-of-00001.array_record"
+    lone = lone.rename(tmp_path / "train-00001-of-00002.array_record")
+    with pytest.raises(DataError, match="lacks 1 of 2 shards, the first is train-00000-of-00002"):
+        imagenet(str(tmp_path), classes=3)
+    lone.rename(tmp_path / "train.array_record")
+    assert len(imagenet(str(tmp_path), classes=3).train) == 11
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_systems_and_downloads_leave_is_not_read(tmp_path, layout):
+    data = LAYOUTS[layout](tmp_path)
+    for path in [*data.rglob("*")]:
+        if path.is_file():
+            path.with_name(f"._{path.name}").write_bytes(b"x")
+            shutil.copy(path, path.with_name(f"{path.name}.part"))
+    for name in (".cache", "__MACOSX"):
+        (data / "train" / name).mkdir(parents=True)
+    (data / "train" / "n01").mkdir(exist_ok=True)
+    (data / "train" / "n01" / "folder.jpeg").mkdir()
+    found = imagenet(str(data), classes=3)
+    for source, count in ((found.train, 11), (found.test, 4)):
+        assert len(source) == count
+        assert all(source[n].image.startswith(b"\xff\xd8") for n in range(count))
+
+
+def test_names_of_images_may_be_any(tmp_path):
+    put_folder(tmp_path)
+    names = [os.fsencode(name) for name in ("a b.jpg", "ü%20#?.Png")] + [b"\xff\xe9.JPEG"]
+    try:
+        for name in names:
+            with open(os.fsencode(tmp_path / "train/n02") + b"/" + name, "wb") as file:
+                file.write(name)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    train = imagenet(str(tmp_path), classes=3).train
+    assert {train[n].image for n in range(len(train)) if train[n].label == 1} > set(names)
+
+
+@pytest.mark.parametrize("module", ["grain", "grain.sources", "google_crc32c", "PIL.Image"])
+def test_a_missing_package_is_named(tmp_path, module, monkeypatch):
+    data = str((put_array_records if "grain" in module else put_tfrecords)(tmp_path))
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(DataError, match=rf"{module} .*pip install 'jsparse\[imagenet\]', or use"):
+        found = imagenet(data, classes=3)
+        Training(found.train, batch=2, side=8, seed=0, shard=ONE, readers=THREADS)
 
 
 def test_records_to_train_on_alone_are_refused(tmp_path):
@@ -611,6 +701,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, few_devices, monkeypa
     ("changed", "words"),
     [
         ({"batch": 0}, "--batch got 0; give 1 or more"),
+        ({"seed": -1}, "--seed got -1; give 0 or more"),
         ({"density": 0.0}, "--density is a fraction"),
         ({"alpha": 0.0}, "--alpha and --scale are above 0"),
         ({"every": 100, "save": 150}, "--save 150 is no multiple of --every 100"),
