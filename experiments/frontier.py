@@ -1,7 +1,7 @@
 """A whole frontier of accuracy and density in one program: several alphas and seeds side by side.
 
 Claim: K alphas x S seeds of a network train in one compiled program, split over the devices where
-    there are several, in less time than one after another.
+    there are several: by `vmap` on accelerators, in turn on a CPU, where that is faster.
 
 Command: python -m experiments.frontier
          python -m experiments.frontier --network lenet-5      (slow on a CPU; fast on a GPU)
@@ -139,7 +139,7 @@ def main(settings: Settings) -> None:
     out = Path(settings.out or f"runs/frontier/{settings.network}{'/quick' * settings.quick}")
     run = common.open_run(out, settings, dataset=images.name)
     tx = optax.sgd(common.learning_rate(settings, len(images.train_x)), momentum=0.9)
-    over = common.turns_on_cpu() if settings.network == "lenet-5" else common.side_by_side
+    over = common.turns_on_cpu()  # many runs side by side leave a CPU's caches
     found = common.study(
         dataclasses.replace(settings, out=str(out)),
         NETWORKS[settings.network],
