@@ -169,3 +169,15 @@ def test_the_mlp_has_three_inner_layers() -> None:
     assert kernels == [(784, 512), (512, 512), (512, 512), (512, 10)]
     images = jax.ShapeDtypeStruct((2, 28, 28), jnp.float32)
     assert nnx.eval_shape(lambda x: frontier.mlp(nnx.Rngs(0))(x), images).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError, ImportError, common.CorruptCheckpoint, common.Diverged]
+)
+def test_what_an_experiment_refuses_is_one_line(error, monkeypatch: pytest.MonkeyPatch) -> None:
+    def main(settings: frontier.Settings) -> None:
+        raise error("why")
+
+    monkeypatch.setattr(sys, "argv", ["frontier", "--quick"])
+    with pytest.raises(SystemExit, match=r"^error: why$"):
+        common.start(main, frontier.Settings, "text", frontier.QUICK)

@@ -21,6 +21,7 @@ from experiments.common.show import mean_std, table
 from experiments.common.sources import Images
 from experiments.common.sweep import PIXELS, Inputs, Sweep
 from experiments.common.training import describe, plot, plot_steps, results, train
+from jsparse.files import CorruptCheckpoint
 
 FREE = {"free": True}
 
@@ -124,7 +125,7 @@ def start(main: Callable, settings: type, text: str, *quick: TrainSettings) -> N
     try:
         default = {"default": quick[0]} if quick and "--quick" in sys.argv else {}
         main(tyro.cli(settings, description=text, **default))
-    except (ValueError, Diverged) as error:
+    except (ValueError, ImportError, CorruptCheckpoint, Diverged) as error:
         sys.exit(f"error: {error}")
 
 
