@@ -139,7 +139,7 @@ def main(settings: Settings) -> None:
     out = Path(settings.out or f"runs/frontier/{settings.network}{'/quick' * settings.quick}")
     run = common.open_run(out, settings, dataset=images.name)
     tx = optax.sgd(common.learning_rate(settings, len(images.train_x)), momentum=0.9)
-    over = common.turns_on_cpu()  # many runs side by side leave a CPU's caches
+    over = common.turns_on_cpu()  # many runs side by side are slower on a CPU
     found = common.study(
         dataclasses.replace(settings, out=str(out)),
         NETWORKS[settings.network],
