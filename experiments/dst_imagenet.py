@@ -105,6 +105,8 @@ class Settings:
         for name in ("batch", "epochs", "side", "classes", "every", "save", "samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} got {getattr(self, name)}; give 1 or more")
+        if self.seed < 0:
+            raise ValueError(f"--seed got {self.seed}; give 0 or more")
         if not 0 < self.density <= 1:
             raise ValueError(f"--density is a fraction in (0, 1], got {self.density}")
         if self.alpha <= 0 or self.scale <= 0:

@@ -1,65 +1,20 @@
-"""Checkpoints: every bit comes back, damage is refused, on any devices."""
-
-import contextlib
-import itertools
-import os
-import shutil
-import sys
-from collections.abc import Callable
-from pathlib import Path
+"""Checkpoints: every bit comes back, on any devices, and only into what was saved."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 
 import jsparse as js
-from jsparse.checkpoint import arrays, manifest
+from tests.checkpoint_trees import assert_same, layer, same_bits, small
 from tests.resumable import Batches, leaves, start, train
 from tests.sharded import AXES, LAYOUTS, Net, data, on_mesh
 from tests.sharded import start as start_sharded
 
 pytest.importorskip("orbax.checkpoint")
 P = jax.P
-
-
-def small(scale: float) -> dict:
-    """Every kind of leaf."""
-    return {
-        "w": jnp.arange(6.0).reshape(2, 3) * scale,
-        "half": jnp.asarray([1 / 3, 2 / 3], jnp.bfloat16) * jnp.asarray(scale, jnp.bfloat16),
-        "small": jnp.asarray([1.5, -2.0], jnp.float8_e4m3fn),
-        "key": jax.random.key(int(scale)),
-        "keys": jax.random.split(jax.random.key(int(scale), impl="rbg"), 3),
-        "flags": jnp.asarray([True, scale > 1]),
-        "empty": jnp.zeros((0, 4)),
-        "nested": [np.arange(3) * int(scale), (int(scale), scale, True, 2j * scale)],
-        "weak": jnp.asarray(scale),
-        "weak row": jnp.full(3, scale),
-        "numpy": np.float64(scale),
-        "on a device": jax.device_put(jnp.ones(2) * scale, jax.devices()[3]),
-    }
-
-
-def assert_same(one, two) -> None:
-    assert jax.tree.structure(one) == jax.tree.structure(two)
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True
-    ):
-        assert type(a) is type(b), path
-        for fact in ("dtype", "shape", "weak_type", "sharding", "committed"):
-            assert getattr(a, fact, None) == getattr(b, fact, None), (path, fact)
-    same_bits(leaves(one), leaves(two))
-
-
-def same_bits(one: dict, two: dict) -> None:
-    assert one.keys() == two.keys()
-    for name, array in one.items():
-        assert array.dtype == two[name].dtype and array.shape == two[name].shape, name
-        assert array.tobytes() == two[name].tobytes(), name
 
 
 # What comes back.
@@ -94,12 +49,6 @@ def test_modules_are_filled_in_place(tmp_path) -> None:
     checkpoints.save(2, run["model"])  # a tree that is one module
     assert checkpoints.restore(model).tree is model
     same_bits(leaves(model), leaves(run["model"]))
-
-
-def layer(seed: int, width: int = 3) -> dict:
-    model = nnx.Linear(4, width, rngs=nnx.Rngs(seed))
-    model = js.sparsify(model, ("kernel", js.Threshold()))
-    return {"model": model, "optimizer": js.Optimizer(model, optax.adam(1e-3))}
 
 
 def test_every_kind_of_leaf_comes_back(tmp_path) -> None:
@@ -152,132 +101,6 @@ def test_the_newest_are_kept(tmp_path) -> None:
         "step_0000000002",
         "step_0000000003",
     ]
-
-
-# Damage.
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> Path:
-    """Two checkpoints, of 1.0 and 2.0, that no test changes."""
-    folder = tmp_path_factory.mktemp("saved")
-    checkpoints = js.Checkpoints(folder)
-    for step in (1, 2):
-        checkpoints.save(step, small(float(step)), data={"at": step})
-    return folder
-
-
-def files(path: Path) -> list[Path]:
-    return sorted(one for one in path.rglob("*") if one.is_file())
-
-
-def flip(path: Path, place: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[place % len(content)] ^= 1 << place % 8
-    path.write_bytes(content)
-
-
-DAMAGES = {
-    "cut": lambda path: os.truncate(path, path.stat().st_size - 1),
-    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
-    "empty": lambda path: path.write_bytes(b""),
-    "flipped": lambda path: flip(path, path.stat().st_size // 2),
-    "missing": lambda path: path.unlink(),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_any_damaged_file_is_found(saved, tmp_path, damage) -> None:
-    whole = saved / "step_0000000002"
-    names = [file.relative_to(whole).as_posix() for file in files(whole)]
-    assert {"manifest.json", "data/0.json", "arrays/_METADATA"} <= set(names)
-    for name in names:
-        shutil.copytree(whole, tmp_path / "step")
-        if (tmp_path / "step" / name).stat().st_size or damage in ("longer", "missing"):
-            DAMAGES[damage](tmp_path / "step" / name)
-            with pytest.raises(js.CorruptCheckpoint, match=f"step is damaged.*{name}"):
-                manifest.check(tmp_path / "step")
-        shutil.rmtree(tmp_path / "step")
-
-
-def test_any_flipped_bit_of_the_manifest_is_found(saved, tmp_path) -> None:
-    content = (saved / "step_0000000002" / "manifest.json").read_bytes()
-    for place in range(0, len(content), 7):
-        (tmp_path / "manifest.json").write_bytes(content)
-        flip(tmp_path / "manifest.json", place)
-        with pytest.raises(js.CorruptCheckpoint, match=r"manifest\.json"):
-            manifest.read(tmp_path)
-
-
-def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(saved, tmp_path) -> None:
-    shutil.copytree(saved, tmp_path / "run")
-    checkpoints = js.Checkpoints(tmp_path / "run")
-    flip(files(tmp_path / "run" / "step_0000000002" / "arrays" / "d")[0], 60)
-    refused = r"refused: .*step_0000000002 is damaged: the check sum of arrays/d/"
-    with pytest.warns(UserWarning, match=refused) as caught:
-        step, tree, position = checkpoints.restore(small(0.0))
-    assert [warning.filename for warning in caught] == [__file__]
-    assert step == 1 and position == {"at": 1}
-    assert_same(tree, small(1.0))
-
-    checkpoints.save(5, small(5.0))  # nothing that can be read gave way to what cannot
-    assert checkpoints.steps() == [1, 5]
-
-    for step in (1, 5):
-        (tmp_path / "run" / f"step_000000000{step}" / "manifest.json").unlink()
-    with (
-        pytest.warns(UserWarning, match="refused"),
-        pytest.raises(js.CorruptCheckpoint, match=r"no checkpoint is left: .*is missing; delete"),
-    ):
-        checkpoints.restore(small(0.0))
-
-
-class Killed(BaseException):
-    """Not an Exception: nothing of the library may catch it."""
-
-
-def killed(patch: pytest.MonkeyPatch, last: int) -> None:
-    """Let the library make fewer than `last` changes of the disk, the first half of that one, and
-    then end it."""
-    count = itertools.count(1)
-
-    def ending(real: Callable, half: Callable) -> Callable:
-        def change(*paths):
-            if sys._getframe(1).f_globals["__name__"].startswith("jsparse") and next(count) >= last:
-                half(*paths)
-                raise Killed
-            return real(*paths)
-
-        return change
-
-    for name in ("rename", "replace"):
-        patch.setattr(os, name, ending(getattr(os, name), lambda *paths: None))
-    patch.setattr(shutil, "rmtree", ending(shutil.rmtree, lambda path: files(path)[0].unlink()))
-    write, one = arrays.write, {"a": np.ones(1)}
-    patch.setattr(arrays, "write", ending(write, lambda path, values: write(path, one)))
-
-
-def test_a_kill_at_each_change_of_the_disk(saved, tmp_path, monkeypatch) -> None:
-    """Step 2 is saved over step 2, the longest way; whatever is left is read, and saved over."""
-    found = []
-    for last in range(1, 99):
-        folder = tmp_path / str(last)
-        shutil.copytree(saved, folder)
-        with monkeypatch.context() as patch:
-            killed(patch, last)
-            with contextlib.suppress(Killed):
-                js.Checkpoints(folder, keep=1).save(2, small(8.0), data={"at": 2})
-                break
-        step, tree, position = js.Checkpoints(folder).restore(small(0.0))
-        found.append((step, float(tree["numpy"])))
-        assert_same(tree, small(found[-1][1]))
-        assert position == {"at": step}
-        js.Checkpoints(folder).save(3, small(3.0))
-        assert js.Checkpoints(folder).steps()[-1] == 3 and not list(folder.glob(".*"))
-    old, before, new = (2, 2.0), (1, 1.0), (2, 8.0)
-    first, then = found.index(before), found.index(new)
-    assert found == [old] * first + [before] * (then - first) + [new] * (len(found) - then)
-    assert first > 2 and then > first and len(found) > then
 
 
 # What does not fit.

@@ -43,7 +43,15 @@ from experiments.common.study import (
     start,
     study,
 )
-from experiments.common.sweep import Inputs, Sweep, in_turn, side_by_side, to_float, turns_on_cpu
+from experiments.common.sweep import (
+    Inputs,
+    Sweep,
+    in_turn,
+    over_devices,
+    side_by_side,
+    to_float,
+    turns_on_cpu,
+)
 from experiments.common.text import Text, shakespeare, stretches
 from experiments.common.transformer import Transformer, next_character_loss
 from experiments.common.vgg import VGG16
@@ -94,6 +102,7 @@ __all__ = [
     "networks",
     "next_character_loss",
     "open_run",
+    "over_devices",
     "pad_crop_flip",
     "per_seed",
     "percent",

@@ -5,15 +5,17 @@ its class, from any thread or process. Classes count from 0, in the order of the
 which is also the order of the labels in the usual TFRecords.
 """
 
+import contextlib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from experiments.common import records
-from experiments.common.sources import DataError, Unavailable, locate
+from experiments.common.sources import DataError, Unavailable, extra, locate
 
 CLASSES = 1000
 OFFICIAL = (1_281_167, 50_000)
@@ -30,7 +32,8 @@ ARRAY_RECORDS = {
     "train": ("*-train.array_record*", "*/*-train.array_record*", "train*.array_record*"),
     "test": ("*-validation.array_record*", "*/*-validation.array_record*", "val*.array_record*"),
 }
-SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})$")
+SHARD = re.compile(r"(.*?)(?:-(\d{5})-of-(\d{5}))?(\.array_record)?")
+"""Name, number and count of a shard, and a suffix; a file has a number, a suffix or both."""
 
 
 class Record(NamedTuple):
@@ -92,7 +95,7 @@ def _no_download(_: Path) -> ImageNet:
 def _open(folder: Path, classes: int) -> ImageNet:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; give one that holds ImageNet with --data")
-    kinds = (RECORDS, TFRecords), (ARRAY_RECORDS, ArrayRecords)
+    kinds = (ARRAY_RECORDS, ArrayRecords), (RECORDS, TFRecords)  # patterns of the last fit both
     for patterns, kind in kinds:
         found = {split: _shards(folder, patterns[split]) for split in patterns}
         if any(found.values()):
@@ -102,7 +105,7 @@ def _open(folder: Path, classes: int) -> ImageNet:
                     f"{folder} has record files, but none to {lacking[0]} on; looked for "
                     f"{', '.join(patterns[lacking[0]])}"
                 )
-            train, test = (kind(found[split], classes) for split in ("train", "test"))
+            train, test = (Examples(kind(found[split]), classes) for split in ("train", "test"))
             return ImageNet(train, test, _name(train, test, classes))
     lacking = [sub for sub in ("train", "val") if not (folder / sub).is_dir()]
     if lacking:
@@ -129,12 +132,12 @@ def _name(train: Source, test: Source, classes: int) -> str:
 
 
 def class_folders(folder: Path) -> list[str]:
-    """The names of the folders in a folder, in order.
+    """The names of the folders in a folder, in order; hidden ones are left out.
 
     Raises:
         DataError: There are none.
     """
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    classes = sorted(one.name for one in _shown(folder) if one.is_dir())
     if not classes:
         raise DataError(
             f"{folder} holds no classes: each class is a folder of its images, such as "
@@ -166,19 +169,26 @@ class Folder:
         found = [(self.classes.index(name), _images(folder / name)) for name in here]
         self._label = np.repeat([label for label, _ in found], [len(files) for _, files in found])
         # bytes of one width, since workers get a copy of more than a million names
-        self._file = np.array([name.encode() for _, files in found for name in files])
+        self._file = np.array([os.fsencode(name) for _, files in found for name in files])
 
     def __len__(self) -> int:
         return len(self._label)
 
     def __getitem__(self, n: int) -> Record:
         label = int(self._label[n])
-        path = self.folder / self.classes[label] / self._file[n].decode()
+        path = self.folder / self.classes[label] / os.fsdecode(self._file[n])
         return Record(str(path), path.read_bytes(), label)
 
 
+def _shown(folder: Path) -> Iterator[os.DirEntry]:
+    """What a folder holds; not what systems hide in it."""
+    with os.scandir(folder) as entries:
+        yield from (entry for entry in entries if not entry.name.startswith((".", "__MACOSX")))
+
+
 def _images(folder: Path) -> list[str]:
-    names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    files = (one.name for one in _shown(folder) if one.is_file())
+    names = sorted(name for name in files if name.lower().endswith(SUFFIXES))
     if not names:
         raise DataError(
             f"{folder} holds no image ({', '.join(SUFFIXES)}, in any case); add its images or "
@@ -187,54 +197,75 @@ def _images(folder: Path) -> list[str]:
     return names
 
 
+class Stored(Protocol):
+    """Messages by number: where each comes from, and its bytes."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, n: int) -> tuple[str, bytes]: ...
+
+
 class TFRecords:
-    """Images in TFRecord files; the files are indexed once, at the start.
+    """What TFRecord files hold; the files are indexed once, at the start."""
 
-    Args:
-        paths: The files.
-        classes: How many there are.
-    """
-
-    def __init__(self, paths: Sequence[Path], classes: int):
-        self.paths, self.classes = list(paths), classes
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = list(paths)
         self._spans = records.index(self.paths)
 
     def __len__(self) -> int:
         return len(self._spans.file)
 
-    def __getitem__(self, n: int) -> Record:
+    def __getitem__(self, n: int) -> tuple[str, bytes]:
         file, start, length = (int(column[n]) for column in self._spans)
         path = self.paths[file]
-        content = records.read(path, start, length)
-        return _from_example(f"{path}, byte {start}", content, self.classes)
+        return f"{path}, byte {start}", records.read(path, start, length)
 
 
 class ArrayRecords:
-    """Images in array-record files, as TensorFlow Datasets writes them.
+    """What array-record files hold, such as those of TensorFlow Datasets."""
 
-    Args:
-        paths: The files.
-        classes: How many there are.
-    """
-
-    def __init__(self, paths: Sequence[Path], classes: int):
-        from grain.sources import ArrayRecordDataSource
-
-        self.paths, self.classes = list(paths), classes
-        try:
-            self._source = ArrayRecordDataSource([str(path) for path in paths])
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = list(paths)
+        what = f"{paths[0]} to {paths[-1]}: not all are good array-record files"
+        with _named_faults(what):
+            self._source = extra("grain.sources").ArrayRecordDataSource([str(p) for p in paths])
             self._count = len(self._source)
-        except (RuntimeError, ValueError, OSError) as error:
-            raise DataError(
-                f"{paths[0]} to {paths[-1]}: not all are good array-record files ({error})"
-            ) from error
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, n: int) -> Record:
+    def __getitem__(self, n: int) -> tuple[str, bytes]:
         name = f"{self.paths[0].parent}, array record {n}"
-        return _from_example(name, self._source[n], self.classes)
+        with _named_faults(f"{name} is damaged; make or fetch its file again"):
+            return name, self._source[n]
+
+
+@contextlib.contextmanager
+def _named_faults(what: str) -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except (RuntimeError, ValueError, OSError) as error:
+        raise DataError(f"{what} ({error})") from error
+
+
+class Examples:
+    """Images in tf.train.Example messages.
+
+    Args:
+        stored: The messages.
+        classes: How many there are.
+    """
+
+    def __init__(self, stored: Stored, classes: int):
+        self.stored, self.classes = stored, classes
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, n: int) -> Record:
+        return _from_example(*self.stored[n], self.classes)
 
 
 LABELS = {"image/encoded": ("image/class/label", 1), "image": ("label", 0)}
@@ -249,34 +280,46 @@ def _from_example(name: str, content: bytes, classes: int) -> Record:
             f"{name}: the record is no tf.train.Example ({error}); make or fetch it again"
         ) from error
     for image, (label, first) in LABELS.items():
-        if image in found and label in found:
-            (encoded,), (number,) = found[image], found[label]
-            if not first <= number < first + classes:
-                raise DataError(
-                    f"{name}: {label} is {number}, allowed are {first} to {first + classes - 1}; "
-                    "give the right --classes, or make the files again"
-                )
-            return Record(name, encoded, number - first)
+        match found.get(image), found.get(label):
+            case [bytes() as encoded], [int() as number]:
+                if not first <= number < first + classes:
+                    raise DataError(
+                        f"{name}: {label} is {number}, allowed are {first} to "
+                        f"{first + classes - 1}; give the right --classes, or make the files again"
+                    )
+                return Record(name, encoded, number - first)
     raise DataError(
         f"{name}: the record has the features {', '.join(sorted(found)) or 'none'}; needed are "
-        f"{' or '.join(f'{image} and {label}' for image, (label, _) in LABELS.items())}"
+        f"{' or '.join(f'{image} and {label}' for image, (label, _) in LABELS.items())}, with one "
+        "image and one number"
     )
 
 
 def _shards(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    """The files of the first pattern that fits any, all shards there."""
+    """The files of the first pattern that fits any: one set, all shards there."""
     for pattern in patterns:
-        paths = sorted(path for path in folder.glob(pattern) if path.is_file())
-        if not paths:
+        sets: dict[tuple[Path, str, int], dict[int, Path]] = {}
+        for path in sorted(folder.glob(pattern)):
+            stem, number, count, suffix = SHARD.fullmatch(path.name).groups()  # type: ignore[union-attr]
+            if path.name.startswith(".") or not (number or suffix) or not path.is_file():
+                continue  # hidden, or half fetched
+            kind = (path.parent, stem if number else "", int(count or 0))
+            mine = sets.setdefault(kind, {})
+            mine[int(number or len(mine))] = path
+        if not sets:
             continue
-        named = [match for path in paths if (match := SHARD.match(path.name))]
-        for count in {int(match[3]) for match in named}:
-            there = {int(match[2]) for match in named if int(match[3]) == count}
-            lacking = sorted(set(range(count)) - there)
-            if lacking:
-                raise DataError(
-                    f"{paths[0].parent} lacks {len(lacking)} of {count} shards, the first is "
-                    f"{named[0][1]}-{lacking[0]:05d}-of-{count:05d}; fetch them all"
-                )
-        return paths
+        if len(sets) > 1:
+            one, other = (next(iter(found.values())) for found in list(sets.values())[:2])
+            raise DataError(
+                f"{folder} holds {len(sets)} sets of record files, such as those of {one} and of "
+                f"{other}; leave one there, or give its own folder"
+            )
+        (((place, stem, count), found),) = sets.items()
+        lacking = [n for n in range(count) if n not in found]
+        if lacking:
+            raise DataError(
+                f"{place} lacks {len(lacking)} of {count} shards, the first is "
+                f"{stem}-{lacking[0]:05d}-of-{count:05d}; fetch them all"
+            )
+        return list(found.values())
     return []

@@ -2,8 +2,8 @@
 
 A TFRecord file is a row of records: the length (uint64), a check sum of these 8 bytes (uint32), the
 data, a check sum of the data (uint32), all little-endian. A check sum is a CRC-32C, turned and
-shifted. The sum of each length is checked, which finds a torn file or one of another kind; the sum
-of the data is not, since nothing here computes it at the speed of a disk.
+shifted. The sums of all lengths are checked at the start, which finds a torn file or one of another
+kind; that of the data each time it is read.
 """
 
 import os
@@ -15,41 +15,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.common.sources import DataError
+from experiments.common.sources import DataError, extra
 
-HEAD = struct.Struct("<QI")
-FOOT = 4
+HEAD, FOOT = struct.Struct("<QI"), struct.Struct("<I")
 READERS = 16
 """Files indexed at a time."""
 
 
-def _crc_table() -> list[int]:
-    table = []
-    for byte in range(256):
-        for _ in range(8):
-            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
-        table.append(byte)
-    return table
-
-
-_CRC = _crc_table()
-
-
-def crc32c(content: bytes) -> int:
-    """The Castagnoli check sum.
-
-    >>> hex(crc32c(b"123456789"))
-    '0xe3069283'
-    """
-    crc = 0xFFFFFFFF
-    for byte in content:
-        crc = crc >> 8 ^ _CRC[(crc ^ byte) & 0xFF]
-    return crc ^ 0xFFFFFFFF
-
-
 def check_sum(content: bytes) -> int:
     """As TFRecord files store it: turned right by 15 bits, shifted by a constant."""
-    crc = crc32c(content)
+    crc = extra("google_crc32c").value(content)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -84,6 +59,8 @@ def index(paths: list[Path]) -> Spans:
 
 def _spans(path: Path) -> list[tuple[int, int]]:
     size, at, spans = path.stat().st_size, 0, []
+    if not size:
+        raise DataError(f"{path} is empty; make or fetch it again")
     with path.open("rb") as file:
         while at < size:
             file.seek(at)
@@ -96,7 +73,7 @@ def _spans(path: Path) -> list[tuple[int, int]]:
                         f"{path}, byte {at}: the check sum of a record's length is wrong; the file "
                         "is damaged or no TFRecord file: make or fetch it again"
                     )
-                end += length + FOOT
+                end += length + FOOT.size
             if end > size or len(head) < HEAD.size:
                 raise DataError(
                     f"{path} is cut off: record {len(spans)} ends at byte {end}, the file has "
@@ -108,12 +85,23 @@ def _spans(path: Path) -> list[tuple[int, int]]:
 
 
 def read(path: Path, start: int, length: int) -> bytes:
-    """Bytes of a file; safe in many threads at once."""
+    """The data of a record; safe in many threads at once.
+
+    Raises:
+        DataError: The data or their check sum are damaged.
+    """
     file = os.open(path, os.O_RDONLY)
     try:
-        return os.pread(file, length, start)
+        found = os.pread(file, length + FOOT.size, start)
     finally:
         os.close(file)
+    content, told = found[:length], found[length:]
+    if told != FOOT.pack(check_sum(content)):
+        raise DataError(
+            f"{path}, byte {start}: the check sum of a record of {length} bytes is wrong; make or "
+            "fetch the file again"
+        )
+    return content
 
 
 def features(message: bytes) -> dict[str, list[bytes] | list[int]]:

@@ -3,13 +3,14 @@
 import dataclasses
 import hashlib
 import http.client
+import importlib
 import os
 import sys
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -98,6 +99,21 @@ def unpack(content: bytes, promise: Callable[[bytes], str]) -> bytes:
             f"({promise(unpacked)})"
         )
     return unpacked
+
+
+def extra(module: str) -> Any:
+    """A module that reading ImageNet needs.
+
+    Raises:
+        DataError: It is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise DataError(
+            f"ImageNet is read with grain, array-record, google-crc32c and pillow ({error}); "
+            "install them with pip install 'jsparse[imagenet]', or use --synthetic"
+        ) from error
 
 
 def warn(what: str, files: str, error: Unavailable) -> None:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from experiments.common.imagenet import Record, Source
-from experiments.common.sources import DataError
+from experiments.common.sources import DataError, extra
 
 TEST_PART = 224 / 256
 """Side of the square that is tested on, of the shorter side."""
@@ -318,14 +318,7 @@ def _scaled(image: Any, box: tuple[float, float, float, float], side: int) -> np
 
 
 def _grain() -> Any:
-    try:
-        import grain
-        from absl import flags
-    except ImportError as error:
-        raise DataError(
-            f"ImageNet is read with grain, array-record and pillow ({error}); install them with "
-            "pip install 'jsparse[imagenet]', or use --synthetic"
-        ) from error
+    grain, flags, _ = map(extra, ("grain", "absl.flags", "PIL.Image"))
     if not flags.FLAGS.is_parsed():  # grain's workers read flags that only an absl app parses
         flags.FLAGS.mark_as_parsed()
     return grain

@@ -21,6 +21,7 @@ from experiments.common.show import mean_std, table
 from experiments.common.sources import Images
 from experiments.common.sweep import PIXELS, Inputs, Sweep
 from experiments.common.training import describe, plot, plot_steps, results, train
+from jsparse.files import CorruptCheckpoint
 
 FREE = {"free": True}
 
@@ -124,7 +125,7 @@ def start(main: Callable, settings: type, text: str, *quick: TrainSettings) -> N
     try:
         default = {"default": quick[0]} if quick and "--quick" in sys.argv else {}
         main(tyro.cli(settings, description=text, **default))
-    except (ValueError, Diverged) as error:
+    except (ValueError, ImportError, CorruptCheckpoint, Diverged) as error:
         sys.exit(f"error: {error}")
 
 
@@ -152,7 +153,7 @@ def study(
     published: Sequence[Published],
     over: Callable[[Callable], Callable],
     inputs: Inputs = PIXELS,
-) -> None:
+) -> dict[str, dict]:
     """Train, plot and print.
 
     Args:
@@ -161,14 +162,18 @@ def study(
       pattern: of the paths of the weights that become sparse.
       tx: optax transform.
       images: data.
-      published: the paper's figures, of one dense network.
-      over: how runs share a program, `side_by_side` or `in_turn`.
+      published: the paper's figures, of one dense network; may be empty.
+      over: how runs share a program: `side_by_side`, `in_turn` or `over_devices`.
       inputs: how images are prepared.
+
+    Returns:
+      Over the seeds, of each alpha (in "%g" format) and of "dense", where it was trained: accuracy
+      and density of the last epoch and the best accuracy; and the mean density of each layer.
     """
     settings.check_batch(images)
     out = Path(settings.out)
-    lines = [["published", "dense", "", published[0].dense, ""]]
-    baseline: list[float] = []
+    lines = [["published", "dense", "", one.dense, ""] for one in published[:1]]
+    found: dict[str, dict] = {}
     if settings.dense:
         run = open_run(
             out / "dense",
@@ -176,9 +181,8 @@ def study(
             dataset=images.name,
         )
         sweep = Sweep(make, tx, settings.batch, over, inputs=inputs)
-        final = finish(run, sweep, images, settings, [0.0])
-        baseline = final["0"]["accuracy"]
-        lines.append(_line("here", "dense", final["0"]))
+        found["dense"] = finish(run, sweep, images, settings, [0.0])["0"]
+        lines.append(_line("here", "dense", found["dense"]))
 
     def sparse(rngs: nnx.Rngs) -> nnx.Module:
         return jsparse.sparsify(make(rngs), (pattern, jsparse.Threshold(alpha=settings.alphas[0])))
@@ -189,6 +193,7 @@ def study(
         controls = [jsparse.TargetDensity(density=settings.density, steps=steps)]
     run = open_run(out / "sparse", settings, dataset=images.name)
     sweep = Sweep(sparse, tx, settings.batch, over, controls, inputs)
+    baseline = found["dense"]["accuracy"] if settings.dense else []
     final = finish(run, sweep, images, settings, settings.alphas, baseline)
     lines += [["published", "sparse", one.density, one.sparse, ""] for one in published]
     for alpha in settings.alphas:
@@ -202,6 +207,7 @@ def study(
         kept = ", ".join(f"{name} {density:.2%}" for name, density in layers.items())
         print(f"\nlayers at alpha {alpha:g}: {kept}")
     print(f"\npictures and log: {run.folder}")
+    return found | final
 
 
 def finish(

@@ -2,7 +2,8 @@
 
 Every array has a leading axis of runs; an epoch is one `lax.scan` inside a `vmap` over the runs,
 with the data on the device. Each run shuffles the data with its own key. Where a layer has no fast
-batched form on the CPU (convolutions, recurrences) the runs of the same program take turns.
+batched form on the CPU (convolutions, recurrences) the runs of the same program take turns. Several
+devices share the runs among them.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import Array
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import jsparse
 from jsparse.optim import Control, threshold_parts
@@ -88,6 +91,36 @@ def turns_on_cpu() -> Callable[[Callable], Callable]:
     return in_turn if jax.default_backend() == "cpu" else side_by_side
 
 
+def over_devices(over: Callable[[Callable], Callable]) -> Callable[[Callable], Callable]:
+    """The runs split over the devices, which do not speak to one another.
+
+    Where the devices do not share the runs evenly, the last run is done again on those left over.
+
+    Args:
+      over: how the runs of a device share it, `side_by_side` or `in_turn`.
+    """
+
+    def split(epoch: Callable) -> Callable:
+        def all_runs(runs: Any, x: Array, y: Array) -> Any:
+            count = len(jax.tree.leaves(runs)[0])
+            devices = jax.local_devices()[:count]
+            mesh = jax.make_mesh((len(devices),), ("runs",), (AxisType.Auto,), devices=devices)
+            own = np.minimum(np.arange(count + -count % len(devices)), count - 1)
+            even = jax.tree.map(lambda leaf: leaf[own], runs)
+            shared = jax.shard_map(
+                over(epoch),
+                mesh=mesh,
+                in_specs=(P("runs"), P(), P()),
+                out_specs=P("runs"),
+                check_vma=False,  # a scan's state starts with constants, which are on all devices
+            )
+            return jax.tree.map(lambda leaf: leaf[:count], shared(even, x, y))
+
+        return all_runs
+
+    return split
+
+
 class Sweep:
     """Trains runs that differ in seed and alpha.
 
@@ -97,7 +130,7 @@ class Sweep:
       make: builds the model from `nnx.Rngs`.
       tx: optax transform.
       batch: samples a step.
-      over: how one run's epoch becomes all runs': `side_by_side` or `in_turn`.
+      over: how one run's epoch becomes all runs': `side_by_side`, `in_turn` or `over_devices`.
       controls: at most one control, such as `jsparse.TargetDensity`.
       inputs: how images are prepared; by default pixels become [0, 1].
       wrt: which variables `tx` trains; (nnx.Param, jsparse.Mask) for `jsparse.revise`.
@@ -151,8 +184,8 @@ class Sweep:
         return np.asarray(self._accuracy(runs, x, y))
 
     def model(self, runs: Runs, run: int) -> nnx.Module:
-        """The model of one run, in eval mode."""
-        return self._tested(jax.tree.map(lambda leaf: leaf[run], runs))
+        """The model of one run, in eval mode, on one device."""
+        return self._tested(jax.tree.map(lambda leaf: _on_one_device(leaf[run]), runs))
 
     def changed(self, runs: Runs, change: Callable[[nnx.Module, int], nnx.Module]) -> Runs:
         """The runs with `change(model, run)` for each model; optimizer and steps as they were."""
@@ -236,3 +269,8 @@ def updated(tx: Any, gradients: Any, state: Any, params: Any) -> tuple[Any, Any]
 def _densities(model: nnx.Module) -> Array:
     masks = jsparse.masks(model).values()
     return jnp.stack([mask.mean() for mask in masks]) if masks else jnp.zeros(0)
+
+
+def _on_one_device(leaf: Array) -> Array:
+    many = len(leaf.sharding.device_set) > 1
+    return jax.device_put(leaf, jax.local_devices()[0]) if many else leaf

@@ -41,10 +41,10 @@ def shakespeare(folder: str = "") -> Text:
 
     Args:
       folder: holds tinyshakespeare.txt, or it is in `text/`; empty: JSPARSE_DATA, the cache, a
-        download, or at last Python's own source.
+        download, or at last Python's own source. Another text in that file has another name.
 
     Raises:
-      DataError: the file is missing in a folder that was given.
+      DataError: the file is missing in a folder that was given, or holds no text.
     """
     name, text = _read(folder)
     letters, codes = np.unique(list(text), return_inverse=True)
@@ -54,7 +54,16 @@ def shakespeare(folder: str = "") -> Text:
 
 
 def stretches(key: Array, text: Array, number: int, length: int) -> Array:
-    """Stretches of text from random places, [number, length]."""
+    """Stretches of text from random places, [number, length].
+
+    Raises:
+      ValueError: the text is not longer than a stretch.
+    """
+    if len(text) <= length:
+        raise ValueError(
+            f"stretches of {length} characters do not fit into a text of {len(text)}; give a "
+            "longer text or shorter stretches"
+        )
     places = jax.random.randint(key, (number, 1), 0, len(text) - length)
     return text[places + jnp.arange(length)[None]]
 
@@ -62,11 +71,19 @@ def stretches(key: Array, text: Array, number: int, length: int) -> Array:
 def _read(folder: str) -> tuple[str, str]:
     """The name of a text, and the text."""
     try:
-        return "tinyshakespeare", locate(folder, _find, _download).read_text()
+        path = locate(folder, _find, _download)
     except Unavailable:
         modules = (argparse, ast, inspect, typing)
-        text = "".join(Path(str(m.__file__)).read_text() for m in modules)
+        text = "".join(Path(str(m.__file__)).read_text(encoding="utf-8") for m in modules)
         return "Python's own source (no tinyshakespeare was found)", text
+    content = path.read_bytes()
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text in UTF-8 ({error}); fetch it again") from error
+    if hashlib.md5(content).hexdigest() == DIGEST:
+        return "tinyshakespeare", text
+    return f"a text of {len(text):,} characters that is not tinyshakespeare", text
 
 
 def _find(folder: Path) -> Path:

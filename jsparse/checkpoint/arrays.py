@@ -32,11 +32,20 @@ def _orbax() -> ModuleType:
 
 
 def write(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write arrays by path; every process gives its part."""
+    """Write arrays by path; every process gives its part.
+
+    Raises:
+      OSError: the disk is full, or cannot be written to.
+    """
     orbax = _orbax()
     filled = {name: array for name, array in arrays.items() if array.size}  # Orbax refuses others
     with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as writer:
-        writer.save(path, args=orbax.args.PyTreeSave(filled))
+        try:
+            writer.save(path, args=orbax.args.PyTreeSave(filled))
+        except ValueError as error:  # so TensorStore tells of a full disk
+            if "os_error_code" not in str(error):
+                raise
+            raise OSError(f"the arrays cannot be written to {path}: {error}") from error
 
 
 def read(path: Path, leaves: Mapping[str, Any]) -> dict[str, Any]:

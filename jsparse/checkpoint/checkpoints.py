@@ -4,7 +4,8 @@
    folder beside the checkpoints.
 2. The first process forces all files to disk and lists them, with sizes and check sums, in a
    manifest that has a check sum of its own.
-3. One rename makes the hidden folder a checkpoint. Older ones are removed only after it.
+3. One rename makes the hidden folder a checkpoint. Older ones are removed only after it; one of the
+   same step is moved aside before it, and brought back if a kill comes between.
 4. Before anything is read every file is checked. A damaged checkpoint is refused, and the one
    before it is used.
 """
@@ -163,6 +164,7 @@ class Checkpoints:
 
     def _newest(self) -> int:
         """The newest step that is whole; remembers which are not."""
+        self._bring_back()
         found = newest_whole(
             [self._path(step) for step in self.steps()],
             manifest.check,
@@ -175,8 +177,9 @@ class Checkpoints:
 
     def _clear(self, part: Path) -> int:
         """Remove what a kill left half done, and make room for the next checkpoint."""
+        self._bring_back()
         for path in self.folder.glob(".step_*"):
-            shutil.rmtree(path)
+            _remove(path)
         (part / "data").mkdir(parents=True)
         return NONE
 
@@ -186,25 +189,39 @@ class Checkpoints:
             to_disk(path)
         facts = {"step": step, "processes": jax.process_count(), "leaves": dict(kinds)}
         manifest.write(part, facts)
-        old = _hide(self._path(step))
+        old = _hide(self._path(step), "old")  # where the step was saved before
         os.rename(part, self._path(step))
         to_disk(self.folder)
-        if old.exists():  # the step was saved before
-            shutil.rmtree(old)
+        _remove(old)
         self._refused.discard(step)
         whole = [s for s in self.steps() if s <= step and s not in self._refused]
         for other in self.steps():  # later ones come from a run that was begun anew
             if other not in whole[-self.keep :]:
-                shutil.rmtree(_hide(self._path(other)))
+                _remove(_hide(self._path(other), "gone"))
         return NONE
 
+    def _bring_back(self) -> None:
+        """Undo the move of a checkpoint that was to be saved again and was not."""
+        for old in self.folder.glob(".step_*.old"):
+            path = self.folder / old.name.removeprefix(".").removesuffix(".old")
+            if not os.path.lexists(path):
+                os.rename(old, path)
 
-def _hide(path: Path) -> Path:
+
+def _hide(path: Path, why: str) -> Path:
     """Give a checkpoint, if it is there, a name under which it no longer counts."""
-    hidden = path.with_name(f".{path.name}.old")
-    if path.exists():
+    hidden = path.with_name(f".{path.name}.{why}")
+    if os.path.lexists(path):
         os.rename(path, hidden)
     return hidden
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, a file or a link, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_module(leaf: Any) -> bool:

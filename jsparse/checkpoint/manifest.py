@@ -46,9 +46,9 @@ def read(path: Path) -> dict[str, Any]:
         if _sealed(content) != found:
             raise ValueError("its check sum is wrong")
         return content
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise CorruptCheckpoint(f"{path} is damaged: {MANIFEST} is missing") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptCheckpoint(f"{path} is damaged: {MANIFEST}: {error}") from error
 
 

@@ -40,7 +40,7 @@ def read(folder: Path, processes: int) -> Any:
     Raises:
       ValueError: there are several, of another number of processes.
     """
-    files = {int(path.stem): path for path in folder.iterdir()}
+    files = {int(path.stem): path for path in folder.glob("[0-9]*")}  # not what systems add
     mine = files.get(jax.process_index(), files[0])
     if processes != jax.process_count() and len({p.read_bytes() for p in files.values()}) > 1:
         raise ValueError(

@@ -1,0 +1,167 @@
+"""A whole frontier of accuracy and density in one program: several alphas and seeds side by side.
+
+Claim: K alphas x S seeds of a network train in one compiled program, split over the devices where
+    there are several: by `vmap` on accelerators, in turn on a CPU, where that is faster.
+
+Command: python -m experiments.frontier
+         python -m experiments.frontier --network lenet-5      (slow on a CPU; fast on a GPU)
+         python -m experiments.frontier --quick                (two cores, a minute)
+
+The recipe is that of Dynamic Sparse Training (Liu et al., ICLR 2020), whose alpha says how hard
+thresholds are pushed up. It leaves what `dst_mnist` leaves, and a picture, frontier.png.
+"""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import jsparse
+from experiments import common
+from experiments.common.plots import COLOURS, figure_of, save
+
+STEPS, ROUNDS = 100, 3
+"""What is timed: so many steps at a time, so often."""
+KERNELS = ".*/kernel"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(common.StudySettings):
+    """The defaults are the paper's recipe at five strengths of the regulariser."""
+
+    network: Literal["lenet-300-100", "lenet-5", "mlp"] = "lenet-300-100"
+    """The MLP has three layers of 512."""
+    alphas: tuple[float, ...] = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3)
+    seeds: int = 3
+    epochs: int = 20
+    batch: int = 64
+    learning_rate: float = 0.01
+    """Of SGD with momentum 0.9."""
+    decay: float = 0.3
+    samples: int = 60_000
+    """Train on the first so many images."""
+    quick: bool = False
+    """Three alphas on a part of the data."""
+
+
+QUICK = Settings(alphas=(5e-4, 2e-3, 8e-3), seeds=2, epochs=5, samples=6_000, quick=True)
+
+
+def mlp(rngs: nnx.Rngs) -> nnx.Module:
+    """Images [n, 28, 28] to logits [n, 10] by three layers of 512 with ReLU."""
+    sizes = itertools.pairwise((784, 512, 512, 512, 10))
+    layers = [nnx.Linear(n, m, rngs=rngs, **common.torch_init(n)) for n, m in sizes]
+    inner = [step for layer in layers[:-1] for step in (layer, nnx.relu)]
+    return nnx.Sequential(lambda x: x.reshape(len(x), -1), *inner, layers[-1])
+
+
+NETWORKS = {"lenet-300-100": common.LeNet300, "lenet-5": common.LeNet5, "mlp": mlp}
+
+
+def seconds(
+    settings: Settings,
+    tx: optax.GradientTransformation,
+    images: common.Images,
+    over: Callable[[Callable], Callable],
+) -> dict[str, float]:
+    """Of some steps of all runs in one program, and of one run alone: medians, taken in turn."""
+
+    def make(rngs: nnx.Rngs) -> nnx.Module:
+        return jsparse.sparsify(NETWORKS[settings.network](rngs), (KERNELS, jsparse.Threshold()))
+
+    count = settings.batch * min(STEPS, len(images.train_x) // settings.batch)
+    x, y = jnp.asarray(images.train_x[:count]), jnp.asarray(images.train_y[:count])
+    alphas = [alpha for alpha in settings.alphas for _ in range(settings.seeds)]
+    programs = {
+        "all": (common.Sweep(make, tx, settings.batch, common.over_devices(over)), alphas),
+        "one": (common.Sweep(make, tx, settings.batch, over), alphas[:1]),
+    }
+    states = {n: sweep.start(range(len(of)), of) for n, (sweep, of) in programs.items()}
+    taken: dict[str, list[float]] = {name: [] for name in programs}
+    for _, (name, (sweep, _)) in itertools.product(range(1 + ROUNDS), programs.items()):
+        start = time.perf_counter()
+        states[name], _ = sweep.epoch(states[name], x, y)  # with numbers on the host: it is done
+        taken[name].append(time.perf_counter() - start)
+    return {
+        name: float(np.median(times[1:])) for name, times in taken.items()
+    }  # the first compiles
+
+
+def plot(found: Mapping[str, dict], settings: Settings, path: Path) -> None:
+    """Accuracy against density: the seeds of each alpha, their means, bars of one deviation."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    figure = figure_of(7.0, 4.6)
+    axes = figure.add_subplot()
+    points = sorted((np.mean(found[f"{a:g}"]["density"]), a) for a in settings.alphas)
+    ends = [
+        [100 * np.array(found[f"{a:g}"][n]) for _, a in points] for n in ("density", "accuracy")
+    ]
+    (x, y), (wide, tall) = np.mean(ends, axis=2), np.std(ends, axis=2, ddof=settings.seeds > 1)
+    label = f"mean ± 1 deviation, {settings.seeds} seeds" if settings.seeds > 1 else "one seed"
+    axes.errorbar(x, y, tall, wide, color=COLOURS[0], marker="o", capsize=3, label=label)
+    if settings.seeds > 1:
+        axes.plot(*map(np.ravel, ends), ".", color=COLOURS[0], alpha=0.4, label="a seed")
+    for (_, alpha), *at in zip(points, x, y, strict=True):
+        axes.annotate(f"{alpha:g}", at, (-6, 6), textcoords="offset points", ha="right")
+    if settings.dense:
+        dense = 100 * np.array(found["dense"]["accuracy"])
+        name = f"dense, {common.mean_std(dense)} %"
+        axes.axhline(dense.mean(), color=COLOURS[1], linestyle="--", label=name)
+        spread = dense.std(ddof=settings.seeds > 1)
+        axes.axhspan(
+            dense.mean() - spread, dense.mean() + spread, color=COLOURS[1], alpha=0.15, lw=0
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("density [%]; the numbers are alpha")
+    axes.set_ylabel("test accuracy [%]")
+    axes.set_title(f"{settings.network}, {settings.epochs} epochs", fontsize=11)
+    axes.grid(color="0.9")
+    axes.legend(loc="lower right", frameon=False)
+    save(figure, path)
+
+
+def main(settings: Settings) -> None:
+    """Train, time, draw and print."""
+    images = common.first_samples(common.mnist(settings.data), settings.samples)
+    settings.check_batch(images)
+    out = Path(settings.out or f"runs/frontier/{settings.network}{'/quick' * settings.quick}")
+    run = common.open_run(out, settings, dataset=images.name)
+    tx = optax.sgd(common.learning_rate(settings, len(images.train_x)), momentum=0.9)
+    over = common.turns_on_cpu()  # many runs side by side are slower on a CPU
+    found = common.study(
+        dataclasses.replace(settings, out=str(out)),
+        NETWORKS[settings.network],
+        KERNELS,
+        tx,
+        images,
+        [],
+        common.over_devices(over),
+    )
+    if not run.complete:
+        plot(found, settings, out / "frontier.png")
+        folders = [out / name for name in ("dense", "sparse")[not settings.dense :]]
+        jsparse.report.compare(folders, out / "frontier.html")
+        run.finish(found=found, seconds=seconds(settings, tx, images, over))
+    taken, runs = run.final()["seconds"], len(settings.alphas) * settings.seeds
+    times, devices = taken["all"] / taken["one"], min(runs, jax.local_device_count())
+    what = f"{runs} runs in one program on {devices} device{'s' * (devices > 1)}"
+    print(
+        f"frontier: {out / 'frontier.png'}\n\n{what} take {taken['all']:.2f} s where one run takes "
+        f"{taken['one']:.2f} s: {times:.2f} times one run, {times / runs:.2f} of one after another"
+    )
+
+
+if __name__ == "__main__":
+    common.start(main, Settings, __doc__, QUICK)
