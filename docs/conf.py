@@ -58,6 +58,6 @@ html_theme_options = {
     "use_download_button": False,
     "use_fullscreen_button": False,
     "home_page_in_toc": True,
-    "show_toc_level": 2,
+    "show_toc_level": 1,
     "launch_buttons": {"colab_url": "https://colab.research.google.com"},
 }

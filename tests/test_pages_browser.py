@@ -36,14 +36,19 @@ MEASURE = """() => ({
 })"""
 
 
+def chromium(started):
+    """The machine's Chromium; the test is left out where there is none."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    try:
+        return started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    except playwright.Error as error:
+        pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    path = next(filter(None, map(shutil.which, NAMES)), None)
     with playwright.sync_playwright() as started:
-        try:
-            opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+        opened = chromium(started)
         yield opened
         opened.close()
 

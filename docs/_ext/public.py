@@ -1,97 +1,21 @@
-"""The public names of jsparse, found by looking, and the directive that documents them.
+"""The directives that list and document public names.
 
 `.. public:: surgery sparse` documents every public name whose home is one of these rooms, with a
-table of them first. A name whose home no page asks for fails the build, so that a new name or room
-cannot be forgotten.
+table of them first; `{names} export` is the table alone. A name whose home no page asks for fails
+the build, so that a new name or room cannot be forgotten.
 """
 
-import importlib
 import inspect
-import pkgutil
-from types import ModuleType
 from typing import Any
 
 from docstrings import readable, sentence
 from docutils import nodes
+from names import callable_object, first_line, public
 from sphinx import addnodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-import jsparse
-
 log = logging.getLogger(__name__)
-
-
-def public() -> dict[str, dict[str, Any]]:
-    """Room -> qualified name -> object; each object once, under its shortest name.
-
-    Public is what `jsparse` has, what the packages in it have, and what is defined in the modules
-    that `jsparse` has.
-    """
-    rooms: dict[str, dict[str, Any]] = {}
-    seen: set[int] = set()
-    packages = {
-        module.name: importlib.import_module(f"jsparse.{module.name}")
-        for module in pkgutil.iter_modules(jsparse.__path__)
-        if module.ispkg
-    }
-    exported = {id(value): name for name, package in packages.items() for value in _names(package)}
-
-    def add(name: str, value: Any, found: str) -> None:
-        if id(value) not in seen:
-            seen.add(id(value))
-            home = exported.get(id(value)) or _home(value, found)
-            rooms.setdefault(home, {})[name] = value
-
-    for name, value in _named(jsparse).items():
-        add(f"jsparse.{name}", value, "")
-    for room, package in packages.items():
-        for name, value in _named(package).items():
-            add(f"jsparse.{room}.{name}", value, room)
-    source = inspect.getsource(jsparse)
-    for room, module in vars(jsparse).items():
-        meant = f"from jsparse import {room} as {room}\n" in source  # not only imported on the way
-        if meant and isinstance(module, ModuleType) and room not in packages:
-            for name, value in _named(module).items():
-                if _made_in(value) == module.__name__:
-                    add(f"jsparse.{room}.{name}", value, room)
-    return rooms
-
-
-def _named(module: ModuleType) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if name[0] != "_" and not isinstance(value, ModuleType)
-    }
-
-
-def _names(module: ModuleType) -> list[Any]:
-    return list(_named(module).values())
-
-
-def _made_in(value: Any) -> str:
-    named = inspect.isroutine(value) or inspect.isclass(value)
-    return (value if named else type(value)).__module__ or ""
-
-
-def _home(value: Any, found: str) -> str:
-    made = _made_in(value)
-    return made.split(".")[1] if made.startswith("jsparse.") else found
-
-
-def first_line(value: Any) -> str:
-    """The first sentence of a docstring; empty for an alias of a type."""
-    return "" if _is_alias(value) else (inspect.getdoc(value) or "").split("\n\n")[0]
-
-
-def _is_alias(value: Any) -> bool:
-    return not (inspect.isclass(value) or inspect.isroutine(value) or callable_object(value))
-
-
-def callable_object(value: Any) -> bool:
-    """Whether a value is an object of jsparse that is called like a function."""
-    return type(value).__module__.startswith("jsparse.") and callable(value)
 
 
 class Names(SphinxDirective):

@@ -1,25 +1,10 @@
-"""The directive {readme}: a part of README.md, marked `<!-- docs: name -->`, `<!-- end: name -->`."""
+"""The directive {readme}: what README.md has from `<!-- docs: name -->` to `<!-- end: name -->`."""
 
-from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from parts import README, part
 from sphinx.util.docutils import SphinxDirective
-
-README = Path(__file__).parents[2] / "README.md"
-
-
-def part(name: str) -> str:
-    """The part of README.md under a name.
-
-    Raises:
-      ValueError: there is none.
-    """
-    _, start, rest = README.read_text().partition(f"<!-- docs: {name} -->")
-    text, end, _ = rest.partition(f"<!-- end: {name} -->")
-    if not start or not end:
-        raise ValueError(f"README.md has no part marked <!-- docs: {name} --> ... <!-- end -->")
-    return text.strip("\n")
 
 
 class Readme(SphinxDirective):
