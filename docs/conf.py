@@ -19,7 +19,6 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
     "docstrings",
     "mathml",
     "public",
@@ -44,7 +43,6 @@ python_maximum_signature_line_length = 72
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
-viewcode_line_numbers = True
 
 html_theme = "sphinx_book_theme"
 html_title = "jsparse"

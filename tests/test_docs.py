@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
-LONG = {"coming", "pruning", "revisions", "shrinking", "training"}  # seconds of compiling
+LONG = {"coming", "pruning", "shrinking", "surgery", "training"}  # seconds of compiling
 
 
 def pages_with_code() -> list:
@@ -190,7 +190,7 @@ def test_links_inside_resolve_and_every_name_has_an_entry(site: Path) -> None:
         for path in site.rglob("*.html")
         if "_static" not in path.parts
     }
-    assert len(pages) > 30
+    assert len(pages) > 25
     for page, found in pages.items():
         for link in found.links:
             parts = urllib.parse.urlsplit(link)
@@ -212,8 +212,7 @@ def test_links_inside_resolve_and_every_name_has_an_entry(site: Path) -> None:
 
 MEASURE = """() => ({
     wide: document.documentElement.scrollWidth, screen: innerWidth,
-    equations: document.querySelectorAll('math').length,
-    flat: [...document.querySelectorAll('math')].filter(m => !m.getBoundingClientRect().width).length,
+    equations: [...document.querySelectorAll('math')].map(m => m.getBoundingClientRect().width),
 })"""
 
 
@@ -233,7 +232,9 @@ def test_pages_fit_the_screen_and_ask_for_nothing(site: Path) -> None:
                 shown.goto(page.as_uri())
                 found = shown.evaluate(MEASURE)
                 assert found["wide"] <= found["screen"] == width, page.name
-                assert found["flat"] == 0
-                assert found["equations"] > 10 or page.name != "rules.html"
+                assert all(found["equations"]), page.name
+                assert (
+                    page.name != "rules.html" or len(found["equations"]) > 10 or "api" in page.parts
+                )
             assert [url for url in asked if not url.startswith(("data:", "file:"))] == []
         browser.close()
