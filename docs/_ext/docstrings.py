@@ -12,6 +12,9 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.nodes import make_refnode
+
+import jsparse
 
 SECTION = re.compile(r"(Args|Attributes|Example|Examples|Raises|Returns|Yields):$")
 
@@ -51,6 +54,13 @@ def on_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: 
     lines[:] = readable(lines)
 
 
+def on_signature(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str
+) -> tuple[str | None, str]:
+    """The default role as it is written, not field by field."""
+    return signature and signature.replace(repr(jsparse.Role()), "Role()"), returns
+
+
 def find_public(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     """What stands in backticks is a link where it is a public name, in whatever room."""
     target = node.get("reftarget", "")
@@ -63,10 +73,8 @@ def find_public(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     if not names or (len(names) > 1 and names[0].count(".") > 1):
         return None
     found = domain.objects[names[0]]
-    from sphinx.util.nodes import make_refnode
-
-    builder = app.builder
-    return make_refnode(builder, node["refdoc"], found.docname, found.node_id, contnode, names[0])
+    refdoc, builder = node["refdoc"], app.builder
+    return make_refnode(builder, refdoc, found.docname, found.node_id, contnode, names[0])
 
 
 class Steps(SphinxDirective):
@@ -136,5 +144,6 @@ def setup(app: Any) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_directive("steps", Steps)
     app.connect("autodoc-process-docstring", on_docstring, priority=400)
+    app.connect("autodoc-process-signature", on_signature)
     app.connect("missing-reference", find_public)
     return {"parallel_read_safe": True}
