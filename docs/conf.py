@@ -39,6 +39,7 @@ nb_execution_raise_on_error = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # signatures stay short; arguments are described in words
 autodoc_class_signature = "mixed"
+toc_object_entries_show_parents = "hide"
 python_maximum_signature_line_length = 72
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False

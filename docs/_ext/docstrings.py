@@ -40,7 +40,7 @@ def readable(lines: list[str]) -> list[str]:
             section, block = bool(SECTION.match(line)), False
         if not section and indent >= 4 and line.strip():
             if not block:
-                out += ["", "::", ""]
+                out += ["", ".. code-block:: none", ""]
             block = True
             out.append(line)
         else:

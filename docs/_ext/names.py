@@ -68,8 +68,8 @@ def _home(value: Any, found: str) -> str:
 
 
 def first_line(value: Any) -> str:
-    """The first sentence of a docstring; empty for an alias of a type."""
-    return "" if _is_alias(value) else (inspect.getdoc(value) or "").split("\n\n")[0]
+    """The first sentence of a docstring; of an alias of a type what it stands for."""
+    return f"`{value}`" if _is_alias(value) else (inspect.getdoc(value) or "").split("\n\n")[0]
 
 
 def _is_alias(value: Any) -> bool:

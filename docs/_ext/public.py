@@ -75,7 +75,7 @@ def _entry(name: str, value: Any) -> list[str]:
         signature = str(inspect.signature(value))
         head = ["", f".. py:function:: {name}{signature}", ""]
         return [*head, *(f"   {line}" for line in readable(doc)), ""]
-    return ["", f".. py:data:: {name}", "", f"   ``{value}``", ""]
+    return ["", f".. py:data:: {name}", "", f"   Stands for ``{value}``.", ""]
 
 
 def check_all_asked_for(app: Any, env: Any) -> None:
