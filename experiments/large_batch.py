@@ -71,8 +71,8 @@ class Settings:
     """Stretches of text, or images at most, to test on; a tenth is read at once."""
     warmup: float = 1 / 160
     """Part of the run, at batch 256."""
-    scale: float = 1.0
-    """Factor of all rates."""
+    rates: tuple[float, ...] = ()
+    """At batch 256, one for each of --ways; empty for those of `WAYS`."""
     part: int = 1024
     """Samples that fit at once."""
     quick: bool = False
@@ -94,6 +94,10 @@ class Settings:
             raise ValueError(
                 f"--batches got {self.batches}; give at least one, each at most --part "
                 f"{self.part} or a multiple of it"
+            )
+        if self.rates and (len(self.rates) != len(self.ways) or min(self.rates) <= 0):
+            raise ValueError(
+                f"--rates got {self.rates} for {len(self.ways)} --ways; give one above 0 for each"
             )
         if self.tested < 10 or self.tested % 10:
             raise ValueError(f"--tested got {self.tested}; give a multiple of 10")
@@ -246,7 +250,8 @@ def optimizer_of(
     settings: Settings, model: nnx.Module, network: Network, way: Way, batch: int, course: Course
 ) -> jsparse.Optimizer:
     """The optimizer at a batch, with the control of thresholds where there are some."""
-    peak, tx = WAYS[way]
+    usual, tx = WAYS[way]
+    peak = settings.rates[settings.ways.index(way)] if settings.rates else usual
     rate, rest = (
         jsparse.batch_schedule(
             batch,
@@ -256,7 +261,7 @@ def optimizer_of(
             at_batch=AT,
             warmup_epochs=settings.warmup,
         )
-        for highest in (settings.scale * peak, settings.scale * REST)
+        for highest in (peak, REST)
     )
     steps = course.samples // batch
     control = jsparse.TargetDensity(density=settings.density, steps=steps, every=1)

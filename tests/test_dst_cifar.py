@@ -189,7 +189,7 @@ def test_thresholds_and_biases_take_the_same_steps_of_adam() -> None:
     """Also where the weights are for another optimizer."""
     course = large_batch.text(SMALL)
     model = large_batch.made(SMALL, "thresholds", course, 1)
-    settings = dataclasses.replace(SMALL, scale=1.0, stretches=512)
+    settings = dataclasses.replace(SMALL, ways=("Nesterov SGD",), rates=(0.2,), stretches=512)
     optimizer = large_batch.optimizer_of(settings, model, "dense", "Nesterov SGD", 4, course)
     head = np.asarray(model.head.bias[...])
     ones = jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param))
@@ -210,6 +210,7 @@ def test_thresholds_and_biases_take_the_same_steps_of_adam() -> None:
         (lambda: large_batch.Settings(tested=99), "--tested got 99; give a multiple of 10"),
         (lambda: large_batch.Settings(density=1.0), "--density is a fraction"),
         (lambda: large_batch.Settings(seeds=0), "--seeds got 0"),
+        (lambda: large_batch.Settings(rates=(0.1,)), "for 4 --ways; give one above 0 for each"),
     ],
 )
 def test_bad_settings(make, words: str) -> None:

@@ -4,6 +4,8 @@ import functools
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import jax
 import jax.export
@@ -14,7 +16,7 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 
 import jsparse as js
-from jsparse.export import blocks, compiled, csr, left_dense, pack, unpack
+from jsparse.export import blocks, compiled, csr, formats, left_dense, pack, unpack
 from jsparse.export.block import block_dot, plain_dot
 from jsparse.export.csr import Plan, csr_dot
 from jsparse.export.formats import (
@@ -24,6 +26,7 @@ from jsparse.export.formats import (
     csr_matrix,
     group_width,
 )
+from jsparse.report import costs
 
 P = jax.P
 FORMATS = {
@@ -109,6 +112,19 @@ def test_every_kernel_of_csr(lanes):
         np.testing.assert_allclose(dvalues, dense, atol=1e-4)
 
 
+@needs_compiler
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_every_kernel_of_blocks(lanes):
+    assert compiled.load()
+    kernel = matrix(70, 37)
+    for batch, block in zip(BATCHES, ((8, 4), (7, 5), (8, 4), (100, 12)), strict=True):
+        x = jnp.asarray(draw(batch, 70, seed=2))
+        shape = jax.ShapeDtypeStruct((batch, 37), jnp.float32)
+        call = jax.ffi.ffi_call("jsparse_block_forward", shape)
+        y = call(*block_arrays(kernel, block), x, lanes=np.int64(lanes))
+        np.testing.assert_allclose(y, x @ kernel, atol=1e-4)
+
+
 CASES = [(name, "float32") for name in FORMATS] + [("csr", "bfloat16"), ("blocks", "bfloat16")]
 
 
@@ -144,11 +160,46 @@ def test_outputs_and_gradients_are_those_of_the_dense_layer(name, dtype):
 
 
 @pytest.mark.parametrize("name", ["csr", "blocks"])
+def test_gradients_of_gradients(name):
+    layer = linear(matrix(12, 8), use_bias=False)
+    x, found = jnp.asarray(draw(5, 12)), []
+    for model in (pack(layer, FORMATS[name]), layer):
+        graphdef, *state = nnx.split(model, nnx.Param, ...)
+        call = lambda p, x, g=graphdef, s=state: (nnx.merge(g, p, *s[1:])(x) ** 3).sum()
+        penalty = lambda p, x, call=call: (jax.grad(call, 1)(p, x) ** 2).sum()
+        found.append(jax.jit(jax.grad(penalty, (0, 1)))(state[0], x))
+    (ours, dx), (dense, expected) = found
+    np.testing.assert_allclose(dx, expected, rtol=1e-3, atol=1e-3)
+    packed = pack(layer, FORMATS[name])
+    packed.values[...] = ours["values"][...]
+    kept = np.asarray(layer.kernel[...] != 0)
+    got, expected = (np.asarray(m)[kept] for m in (packed.kernel_matrix(), dense["kernel"][...]))
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["csr", "blocks"])
 def test_a_vector_alone_and_no_rows_at_all(name):
     layer = linear(matrix(30, 21))
     packed, x = pack(layer, FORMATS[name]), jnp.asarray(draw(30))
     np.testing.assert_allclose(packed(x), layer(x), atol=1e-5)
     assert packed(jnp.zeros((0, 30))).shape == (0, 21)
+
+
+@pytest.mark.parametrize("density", [0.3, 0.0])
+@pytest.mark.parametrize("name", ["csr", "blocks"])
+def test_inputs_of_another_width_are_refused(name, density):
+    packed = pack(linear(matrix(30, 21, density)), FORMATS[name])
+    for shape in [(4, 28), (4, 60), (30, 2), ()]:
+        with pytest.raises(ValueError, match=r"the layer takes \[\.\.\., 30\]"):
+            packed(jnp.ones(shape))
+
+
+def test_more_weights_than_can_be_counted_are_refused(monkeypatch):
+    monkeypatch.setattr(formats, "MOST_KEPT", 7)
+    kernel = np.ones((4, 2), np.float32)
+    for make in (lambda: csr_arrays(kernel, 4), lambda: block_arrays(kernel, (1, 1))):
+        with pytest.raises(ValueError, match="keeps 8 weights or blocks, allowed are 7"):
+            make()
 
 
 @pytest.mark.parametrize("name", ["csr", "blocks"])
@@ -199,11 +250,22 @@ def test_no_compiler_is_no_error(asked, monkeypatch):
     assert not compiled.load.__wrapped__()
 
 
-@needs_compiler
+COMPILER = """#!/bin/sh
+if [ "$1" = --version ]; then echo test; exit; fi
+while [ "$1" != -o ]; do shift; done
+"""
+
+
+def compiler_that(does: str, folder: Path) -> Path:
+    """A shell script in place of a compiler; "$2" is the file it has to write."""
+    compiler = folder / "compiler"
+    compiler.write_text(COMPILER + does)
+    compiler.chmod(0o755)
+    return compiler
+
+
 def test_a_compiler_that_fails_is_said_once_and_plain_jax_used(monkeypatch, tmp_path):
-    broken = tmp_path / "broken"
-    broken.write_text("#!/bin/sh\necho out of order >&2\nexit 1\n")
-    broken.chmod(0o755)
+    broken = compiler_that("echo out of order >&2; exit 1", tmp_path)
     monkeypatch.setenv("JSPARSE_CXX", str(broken))
     monkeypatch.setenv("JSPARSE_CACHE", str(tmp_path / "cache"))
     with pytest.warns(RuntimeWarning, match="out of order"):
@@ -211,18 +273,32 @@ def test_a_compiler_that_fails_is_said_once_and_plain_jax_used(monkeypatch, tmp_
     assert not list((tmp_path / "cache").iterdir())  # nothing half made is left
 
 
-COMPILER = """#!/bin/sh
-if [ "$1" = --version ]; then echo test; exit; fi
-while [ "$1" != -o ]; do shift; done
-sleep 0.3; echo "$$" > "$2"
-"""
+def test_a_compiler_that_hangs_ends_with_all_it_started(monkeypatch, tmp_path):
+    child = f'(while :; do echo works >> "{tmp_path}/child"; sleep 0.05; done)'
+    hangs = compiler_that(f"{child} & wait", tmp_path)
+    monkeypatch.setattr(compiled, "SECONDS", 0.5)
+    with pytest.raises(RuntimeError, match=r"took more than 0\.5 seconds"):
+        compiled.build(str(hangs), tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+    written = len((tmp_path / "child").read_text())
+    time.sleep(0.3)
+    assert len((tmp_path / "child").read_text()) == written > 0
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
+def test_where_nothing_can_be_kept_the_library_ends_with_the_process(monkeypatch, tmp_path):
+    compiler = compiler_that('echo made > "$2"', tmp_path)
+    ends: list = []
+    monkeypatch.setattr(compiled.os, "access", lambda *_: False)
+    monkeypatch.setattr(compiled.atexit, "register", lambda *a, **k: ends.append((a, k)))
+    library = compiled.build(str(compiler), tmp_path / "cache")
+    assert library.read_text() == "made\n" and library.parent != tmp_path / "cache"
+    (((end, *args), options),) = ends
+    end(*args, **options)
+    assert not library.parent.exists()
+
+
 def test_two_processes_compile_at_once(tmp_path):
-    compiler = tmp_path / "compiler"
-    compiler.write_text(COMPILER)
-    compiler.chmod(0o755)
+    compiler = compiler_that('sleep 0.3; echo "$$" > "$2"', tmp_path)
     program = (
         "import importlib.util as u; from pathlib import Path;"
         f"spec = u.spec_from_file_location('compiled', {compiled.__file__!r});"
@@ -294,6 +370,14 @@ class TestPallas:
         )
 
 
+@needs_compiler
+@pytest.mark.parametrize("name", ["csr", "blocks"])
+def test_costs_are_those_of_what_is_kept(name):
+    packed = pack(linear(matrix(32, 20, 0.1)), FORMATS[name])
+    found = costs(packed, jnp.ones((5, 32)))
+    assert found.flops == 2 * 5 * packed.values.size < 2 * 5 * 32 * 20
+
+
 def test_csr_lowers_for_any_platform():
     packed = pack(linear(matrix(30, 21)), csr())
     exported = jax.export.export(jax.jit(packed), platforms=("tpu", "cuda"))(jnp.ones((2, 30)))
@@ -353,6 +437,16 @@ def test_packed_layers_train_with_their_mask_fixed():
 
 
 def test_what_cannot_be_packed_is_said():
+    rngs = nnx.Rngs(0)
+    stack = nnx.vmap(lambda rngs: nnx.Conv(2, 2, (1, 1), rngs=rngs), in_axes=0)
+    own = lambda arrays, *, dtype: arrays
+    odd = nnx.Sequential(
+        stack(rngs.split(3)) if hasattr(nnx.Rngs, "split") else stack(rngs.fork(split=3)),
+        nnx.ConvTranspose(2, 2, (1,), rngs=rngs),
+        nnx.Linear(2, 2, promote_dtype=own, rngs=rngs),
+    )
+    why = [left_dense(odd)[f"layers/{n}"] for n in range(3)]
+    assert "5 axes" in why[0] and "ConvTranspose, not" in why[1] and "dtypes" in why[2]
     with pytest.raises(ValueError, match=r"no layer at 'b.*' can be packed"):
         pack(Net(nnx.Rngs(0)), csr(), "b.*")
     with pytest.raises(ValueError, match=r"window of \(3, 3\)"):
@@ -401,9 +495,10 @@ class TestPick:
         both = {"csr": csr(), "blocks": blocks((1, 1))}
         picked = module(nnx.Sequential(layer), jnp.ones((2, 16)), formats=both)
         assert (picked.layers[0].chosen, picked.chosen) == ("csr", "packed")
-        assert picked.layers[0].why == "2.0x dense"
+        assert picked.layers[0].why == "2.0x as fast as dense"
         picked = module(
             nnx.Sequential(layer), jnp.ones((2, 16)), formats={"blocks": both["blocks"]}
         )
         assert (picked.layers[0].chosen, picked.chosen) == ("dense", "dense")
+        assert picked.layers[0].why == "blocks is 1.05x as fast, 1.1x is asked"
         assert seen[0] == ["dense", "csr", "blocks"]

@@ -1,6 +1,7 @@
 """Pages of runs: what is on them, what is not, and what a damaged folder says."""
 
 import json
+import math
 import re
 import struct
 import zlib
@@ -15,7 +16,7 @@ from flax import nnx
 
 import jsparse as js
 from jsparse.report import compare, page, save
-from jsparse.report.chart import Axis, Line, Point, axis_of, chart, density_axis
+from jsparse.report.chart import Axis, Line, Point, axis_of, chart, density_axis, step_axis, thinned
 from jsparse.report.comparison import best
 from jsparse.report.document import bytes_of, count_of, percent, seconds_of
 from jsparse.report.picture import Axes, draw_inputs, draw_mask, shrink_to, write_png
@@ -151,6 +152,12 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert "no log.jsonl" in text and "no masks.npz" in text and "of 576" in text
 
 
+def about(**more) -> bytes:
+    """A model.json with hardly anything in it."""
+    head = {"format": "jsparse.report", "version": 1, "layers": {}, "total": {}, "dense": 0}
+    return json.dumps(head | {"learned": 0, "versions": {}} | more).encode()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -158,6 +165,11 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         ("settings.json", b"[1]", "holds a list"),
         ("log.jsonl", b'{"step": 1\n{"step": 2}\n', "line 1 is not JSON"),
         ("log.jsonl", b'{"accuracy": 1}\n', 'line 1 has no number "step"'),
+        ("log.jsonl", b'{"step": 1}\n{"step": NaN}\n', 'line 2 has no number "step"'),
+        ("log.jsonl", b'{"step": 1, "accuracy": 91.3}\n', "accuracy 91.3 is no fraction"),
+        ("log.jsonl", b'{"step": 1, "layers": {"a": "b"}}\n', '"layers"'),
+        ("log.jsonl", b'{"step": 1, "layers": [1]}\n{"step": 2, "layers": [1, 1]}\n', '"layers"'),
+        ("log.jsonl", b'{"step": 1, "steps": [1, 2], "trace": [[1]]}\n', "2 steps, 1 lines"),
         (
             "log.jsonl",
             b'{"step":1,"a":[1,2]}\n{"step":2,"a":[1]}\n',
@@ -166,6 +178,9 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         ("model.json", b"\xff\xfe", "not JSON"),
         ("model.json", b'{"format": "other"}', "says 'other'"),
         ("model.json", b'{"format": "jsparse.report", "version": 1}', "lacks layers, total"),
+        ("model.json", about(layers={"a": {"kept": 1}}), "lacks all about a"),
+        ("model.json", about(forms=[{"name": "a"}]), "lacks all about form 0"),
+        ("model.json", about(versions=None), "lacks versions"),
         ("masks.npz", b"PK\x03\x04", "damaged"),
         ("masks.npz", b"", "damaged"),
     ],
@@ -208,6 +223,78 @@ def test_a_dense_run_and_a_run_that_got_lost_have_pages(tmp_path: Path) -> None:
     folder = write_log(tmp_path / "lost", [[0.5, None], [0.6, float("nan")]], [[1, 1], [1, 1]])
     save(Net(nnx.Rngs(0)), folder)
     assert "nan" in read(page(folder)).text
+
+
+def test_odd_but_whole_logs_have_pages(tmp_path: Path) -> None:
+    rows = [
+        {"step": 1, "loss": [1e308, -1e308], "runs": [0.1, 0.01], "layers": {"a": 0.5}},
+        {"step": 2, "loss": [math.inf, None], "layers": {"a": None, "\ud800": 0.25}},
+        {"step": 3, "accuracy": [math.inf, 0.5], "runs": ["x", "x"]},
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "settings.json").write_text('{"held": {"a": 1}, "free": {}, "environments": null}')
+    shown = read(page(tmp_path))
+    assert {"0.1", "0.01", "a", "?"} <= {text.strip() for text in shown.texts}
+    assert "inf %" in shown.text
+
+
+def test_a_long_log_makes_a_small_page(tmp_path: Path) -> None:
+    rows = [{"step": n, "loss": [n % 7, 1], "layers": {"a": 0.5}} for n in range(20_000)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(page(tmp_path).read_bytes()) < 100_000
+
+
+def test_a_lone_row_and_many_layers_can_be_seen(tmp_path: Path) -> None:
+    write_log(tmp_path, [0.5], [1], Top5_rate=0.9)
+    model = nnx.Sequential(*(nnx.Linear(2, 2, rngs=nnx.Rngs(0)) for _ in range(40)))
+    save(js.sparsify(model, (".*/kernel", js.Top(density=0.5))), tmp_path)
+    path = page(tmp_path)
+    shown = read(path)
+    assert 'm-3 0h6"' in path.read_text() and "Top5 rate" in shown.texts
+    assert "and 12 more layers" in shown.texts and shown.text.count("2×2, Top") == 40
+    axis = step_axis([1], "epoch")
+    assert axis.ticks() == [0, 1, 2] and step_axis([1, 4], "epoch").ticks() == [1, 2, 3, 4]
+
+
+def test_thinned_lines_keep_peaks_gaps_and_bands() -> None:
+    y = np.zeros(50_000)
+    y[[1234, 40_000, 45_678]] = 9.0, -9.0, math.nan
+    line = Line(name="a", x=range(50_000), y=y.tolist(), spread=np.arange(50_000.0).tolist())
+    thin = thinned(line)
+    assert len(thin.x) == len(thin.y) == len(thin.spread) <= 1200
+    assert list(thin.x) == sorted(thin.x) == [int(s) for s in thin.spread]
+    assert dict(zip(thin.x, thin.y, strict=True))[1234] == 9.0 and -9.0 in thin.y
+    assert math.isnan(dict(zip(thin.x, thin.y, strict=True))[45_678])
+    short = Line(name="a", x=[1, 2], y=[1.0, 2.0])
+    assert thinned(short) is short
+
+
+def test_a_packed_form_weighs_what_it_stores(tmp_path: Path) -> None:
+    model, x = Net(nnx.Rngs(0)), jnp.ones((2, 4, 4, 3))
+    model.norm = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
+    packed = js.export.pack(
+        js.sparsify(model, (".*/kernel", js.Top(density=0.25))), js.export.csr()
+    )
+    save(model, tmp_path, x, forms={"packed": packed})
+    (form,) = json.loads((tmp_path / "model.json").read_text())["forms"]
+    kept = (48 * 12 + 12 * 4) // 4
+    floats = kept + 16 + 2 * 4
+    assert form["parameters"] == floats
+    assert form["bytes"] == 4 * (floats + 2 * 4) + 2 * kept + 4 * (12 + 1 + 4 + 1)
+
+
+def test_compared_folders_have_names_of_their_own(tmp_path: Path) -> None:
+    outer = write_log(tmp_path / "a", [0.5], [1])
+    inner = write_log(tmp_path / "a" / "a", [0.6], [1])
+    shown = read(compare([outer, inner], tmp_path / "out.html"))
+    assert {"a", "a/a"} <= {text.strip() for text in shown.texts}
+    assert shown.texts.count("on the frontier") == 1
+    assert "density" in shown.texts and "FLOPs" not in shown.texts  # no run knows them
+    assert "A run: a" in read(compare([inner], tmp_path / "out.html")).text
+    with pytest.raises(TypeError, match=r"a list of folders is asked: \['runs/a'\]"):
+        compare("runs/a")
+    with pytest.raises(IsADirectoryError, match=r"give a file, such as .*out\.html"):
+        compare([inner], tmp_path)
 
 
 def test_compared_runs_and_their_frontier(run: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from jsparse.export.formats import (
     Structure,
     block_columns,
     block_matrix,
+    check_features,
     on_mesh,
 )
 from jsparse.export.rows import WIDEST, by_rows, on_cpu
@@ -168,6 +169,7 @@ class BlockSparse(nnx.Module):
         """[..., in] -> [..., out]."""
         bias = self.bias[...] if self.bias is not None else None
         x, values, bias = promote_dtype((x, self.values[...], bias), dtype=self.dtype)
+        check_features(x, self.in_features)
         y = self.product(
             BlockArrays(values, self.rows[...], self.starts[...]), x, self.out_features
         )

@@ -9,6 +9,7 @@ Environment: JSPARSE_CXX, the compiler ("off" for none; else CXX, c++, g++ or cl
 JSPARSE_CACHE, the folder (else jsparse in XDG_CACHE_HOME or ~/.cache).
 """
 
+import atexit
 import contextlib
 import ctypes
 import functools
@@ -16,6 +17,7 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,7 +52,7 @@ def load() -> bool:
             jax.ffi.register_ffi_target(name, capsule, platform="cpu")
     except (OSError, AttributeError, RuntimeError) as error:
         warnings.warn(
-            f"the sparse kernels could not be compiled, plain JAX is used instead: {error}",
+            f"the sparse kernels could not be compiled or loaded, plain JAX is used: {error}",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -82,7 +84,7 @@ def build(compiler: str, folder: Path) -> Path:
 
     Args:
       compiler: path.
-      folder: where libraries are kept; another one of this process if it cannot be written.
+      folder: where libraries are kept; if it cannot be written, one that ends with this process.
 
     Returns:
       The library's path.
@@ -98,6 +100,7 @@ def build(compiler: str, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not os.access(folder, os.W_OK):
         folder = Path(tempfile.mkdtemp(prefix="jsparse-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     part = _compile(compiler, folder)
     os.replace(part, folder / library.name)
     return folder / library.name
@@ -105,9 +108,7 @@ def build(compiler: str, folder: Path) -> Path:
 
 def _key(compiler: str) -> str:
     """What the library depends on, in 24 letters."""
-    version = subprocess.run(
-        [compiler, "--version"], capture_output=True, text=True, timeout=SECONDS
-    ).stdout
+    version = _run([compiler, "--version"])
     text = [path.read_text() for path in sorted(SOURCES.iterdir())]
     place = [compiler, version, metadata.version("jaxlib"), platform.machine(), sys.platform]
     return hashlib.sha256("\0".join([*text, *FLAGS, *place]).encode()).hexdigest()[:24]
@@ -120,11 +121,27 @@ def _compile(compiler: str, folder: Path) -> Path:
     include = ["-isystem", jax.ffi.include_dir()]
     command = [compiler, *FLAGS, *include, str(SOURCES / "sparse.cc"), "-o", str(part)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    except subprocess.TimeoutExpired as error:
+        _run(command)
+    except (OSError, RuntimeError):
         part.unlink()
-        raise RuntimeError(f"{compiler} took more than {SECONDS} seconds") from error
-    if done.returncode:
-        part.unlink()
-        raise RuntimeError("\n".join([f"{' '.join(command)} failed", done.stderr[-1500:]]))
+        raise
     return part
+
+
+def _run(command: list[str]) -> str:
+    """What a command prints; it and what it started end after `SECONDS`."""
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a compiler is a driver and its passes: all of them end at once
+    ) as process:
+        try:
+            printed, errors = process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise RuntimeError(f"{command[0]} took more than {SECONDS} seconds") from error
+    if process.returncode:
+        raise RuntimeError("\n".join([f"{' '.join(command)} failed", errors[-1500:]]))
+    return printed

@@ -16,7 +16,15 @@ from jax import Array
 from jax.custom_batching import sequential_vmap
 
 from jsparse.export import compiled
-from jsparse.export.formats import MOST, CsrArrays, Structure, csr_matrix, csr_places, on_mesh
+from jsparse.export.formats import (
+    MOST,
+    CsrArrays,
+    Structure,
+    check_features,
+    csr_matrix,
+    csr_places,
+    on_mesh,
+)
 from jsparse.export.rows import WIDEST, by_rows, on_cpu
 
 
@@ -66,22 +74,48 @@ def _has_kernel(arrays: CsrArrays, x: Array) -> bool:
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(plan: Plan, values: Array, x: Array, indices: Array, starts: Array) -> Array:
-    return _forward(plan)(values, indices, starts, x)
+def _with_gradients(product: Any, gradients: Any) -> Any:
+    """A product (plan, one, other, *structure) that knows its gradients.
+
+    Args:
+      product: what to compute.
+      gradients: (plan, one, other, structure, gradient of the result) -> those of one and other.
+    """
+    found = jax.custom_vjp(product, nondiff_argnums=(0,))
+
+    def ahead(plan: Plan, *args: Array) -> tuple[Array, Any]:
+        return found(plan, *args), args
+
+    def back(plan: Plan, saved: Any, gradient: Array) -> tuple:
+        one, other, *structure = saved
+        return *gradients(plan, one, other, structure, gradient), None, None
+
+    found.defvjp(ahead, back)
+    return found
 
 
-def _product_forward(plan: Plan, values: Array, x: Array, *structure: Array) -> tuple[Array, Any]:
-    return _product(plan, values, x, *structure), (values, x, *structure)
-
-
-def _product_backward(plan: Plan, saved: Any, dy: Array) -> tuple:
-    values, x, *structure = saved
-    dx = _backward(plan)(values, *structure, dy)
-    return _weights(plan)(*structure, x, dy), dx, None, None
-
-
-_product.defvjp(_product_forward, _product_backward)
+# x W, dy W^T and x^T dy where W is kept: the gradients of each are the other two, to any order
+_product = _with_gradients(
+    lambda plan, values, x, *structure: _forward(plan)(values, *structure, x),
+    lambda plan, values, x, structure, dy: (
+        _outer(plan, x, dy, *structure),
+        _transposed(plan, values, dy, *structure),
+    ),
+)
+_transposed = _with_gradients(
+    lambda plan, values, dy, *structure: _backward(plan)(values, *structure, dy),
+    lambda plan, values, dy, structure, dx: (
+        _outer(plan, dx, dy, *structure),
+        _product(plan, values, dx, *structure),
+    ),
+)
+_outer = _with_gradients(
+    lambda plan, x, dy, *structure: _weights(plan)(*structure, x, dy),
+    lambda plan, x, dy, structure, values: (
+        _transposed(plan, values, dy, *structure),
+        _product(plan, values, x, *structure),
+    ),
+)
 
 
 def _matrix(plan: Plan, values: Array, indices: Array, starts: Array) -> Array:
@@ -139,8 +173,8 @@ class Csr(nnx.Module):
     """A linear layer that holds only the weights it keeps: y = x W + b.
 
     `pack(model, csr())` makes it from a trained layer; made by hand it is all zeros, to be filled
-    from a file. It trains on as any layer: the mask is fixed, the
-    values and the bias are its parameters.
+    from a file. It trains on as any layer: the mask is fixed, the values and the bias are its
+    parameters.
 
     Args:
       in_features: of x.
@@ -181,6 +215,7 @@ class Csr(nnx.Module):
         """[..., in] -> [..., out]."""
         bias = self.bias[...] if self.bias is not None else None
         x, values, bias = promote_dtype((x, self.values[...], bias), dtype=self.dtype)
+        check_features(x, self.in_features)
         arrays = CsrArrays(values, self.indices[...], self.starts[...])
         y = csr_dot(arrays, x, Plan(self.in_features, self.out_features, self.width))
         return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))

@@ -10,6 +10,8 @@ from jax import Array
 
 MOST = 1 << 16
 """Inputs that an index of 16 bits can tell apart."""
+MOST_KEPT = (1 << 31) - 1
+"""Weights, or blocks, that an index of 32 bits can count."""
 
 
 class Structure(nnx.Variable):
@@ -76,11 +78,10 @@ def csr_arrays(kernel: np.ndarray, width: int) -> CsrArrays:
         values.append(group[out, within])
         indices.append(within.astype(np.uint16))
         counts.append(np.bincount(out, minlength=outputs))
-    starts = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
     return CsrArrays(
         jnp.asarray(np.concatenate(values)),
         jnp.asarray(np.concatenate(indices)),
-        jnp.asarray(starts.astype(np.int32)),
+        _starts(np.concatenate(counts)),
     )
 
 
@@ -112,11 +113,10 @@ def block_arrays(kernel: np.ndarray, block: tuple[int, int]) -> BlockArrays:
     gaps = [(0, down * wide - kernel.shape[0]), (0, across * high - kernel.shape[1])]
     tiles = np.pad(kernel, gaps).reshape(down, wide, across, high).transpose(2, 0, 1, 3)
     column, row = np.nonzero((tiles != 0).any((2, 3)))
-    starts = np.concatenate([[0], np.cumsum(np.bincount(column, minlength=across))])
     return BlockArrays(
         jnp.asarray(tiles[column, row]),
         jnp.asarray(row.astype(np.int32)),
-        jnp.asarray(starts.astype(np.int32)),
+        _starts(np.bincount(column, minlength=across)),
     )
 
 
@@ -134,10 +134,29 @@ def block_matrix(arrays: BlockArrays, shape: tuple[int, int]) -> Array:
     return tiles.transpose(0, 2, 1, 3).reshape(down * wide, across * high)[: shape[0], : shape[1]]
 
 
+def _starts(counts: np.ndarray) -> Array:
+    """Where each of some parts begins, and where the last one ends."""
+    starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    if starts[-1] > MOST_KEPT:
+        raise ValueError(
+            f"a layer keeps {starts[-1]:,} weights or blocks, allowed are {MOST_KEPT:,}; leave it "
+            "dense, or split it"
+        )
+    return jnp.asarray(starts.astype(np.int32))
+
+
 def _segments(starts: Array, kept: int) -> Array:
     """For each of `kept` entries the n with starts[n] <= entry < starts[n + 1]."""
     begins = jnp.zeros((kept + 1,), jnp.int32).at[starts[1:-1]].add(1)  # several if some are empty
     return jnp.cumsum(begins)[:kept]
+
+
+def check_features(x: Array, inputs: int) -> None:
+    """Refuse x [..., features] that a matrix with so many inputs cannot take."""
+    if x.ndim < 1 or x.shape[-1] != inputs:
+        raise ValueError(
+            f"x has shape {x.shape}, the layer takes [..., {inputs}]; give it {inputs} features"
+        )
 
 
 def on_mesh(*arrays: Array) -> bool:

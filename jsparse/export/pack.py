@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
 
 from jsparse.export.block import BlockSparse, Product, block_dot
 from jsparse.export.csr import Csr
@@ -81,8 +82,10 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
     """A plain model whose linear layers hold only what is kept.
 
     `nnx.Linear` and convolutions with a window of 1 become layers in the format given. What is kept
-    is what is not zero. All else stays dense: other convolutions, stacked layers, layers with a
-    kernel that is shared or with a product of their own; `left_dense` says which and why.
+    is what is not zero. All else stays dense: embeddings, other convolutions, stacked layers,
+    layers with a kernel that is shared or with a product of their own; `left_dense` says which and
+    why. The kernels skip what is not kept, so an input that is infinite or NaN reaches fewer
+    outputs than in a dense product, where 0 times it is NaN.
 
     Args:
       model: any NNX module, sparse or folded; left as it is.
@@ -164,18 +167,21 @@ def kernel_of(layer: Dense) -> np.ndarray:
 
 def _fault(layer: Any, users: dict[int, set[int]]) -> str:
     if type(layer) not in (nnx.Linear, nnx.Conv):
-        return f"a {type(layer).__name__}, not a plain nnx.Linear"
+        return f"its type is {type(layer).__name__}, not nnx.Linear"
     if len(users[id(layer.kernel)]) > 1:
         return "its kernel is shared with another layer"
+    window = tuple(layer.kernel_size) if isinstance(layer, nnx.Conv) else ()
+    if layer.kernel.ndim != len(window) + 2:
+        return f"a stack of layers: its kernel has {layer.kernel.ndim} axes"
     if isinstance(layer, nnx.Conv):
         if not _is_linear(layer):
-            return f"a convolution with a window of {tuple(layer.kernel_size)}, strides or groups"
+            return f"a convolution with a window of {window}, strides or groups"
         if layer.conv_general_dilated is not jax.lax.conv_general_dilated:
             return "it has a product of its own"
-    elif layer.kernel.ndim != 2:
-        return f"a stack of layers: its kernel has {layer.kernel.ndim} axes"
     elif layer.dot_general is not jax.lax.dot_general:
         return "it has a product of its own"
+    if layer.promote_dtype is not promote_dtype:
+        return "it promotes dtypes in a way of its own"
     if getattr(layer, "preferred_element_type", None) is not None:
         return "its product has a dtype of its own"
     return ""
@@ -199,7 +205,8 @@ def _settings(layer: Dense) -> dict[str, Any]:
 
 def layers_of(model: nnx.Module) -> list[Slot]:
     """Every place with a layer that has a kernel; the model itself has the empty path."""
-    return _places(model, nnx.Linear | nnx.Conv | nnx.LinearGeneral | nnx.Einsum)
+    convolutions = nnx.Conv | nnx.ConvTranspose
+    return _places(model, nnx.Linear | convolutions | nnx.LinearGeneral | nnx.Einsum)
 
 
 def _places(model: nnx.Module, kinds: Any) -> list[Slot]:

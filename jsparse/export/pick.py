@@ -178,7 +178,7 @@ def _choose(
     if path in why:
         return stays(why[path])
     if seen is None:
-        return stays("it is not called: its kernel is read by others")
+        return stays("this call does not call it")
     made = {name: format(layer) for name, format in _worth_trying(layer, formats).items()}
     if not made:
         return stays(f"no format stores less than {WORTH:.0%} of it")
@@ -186,7 +186,11 @@ def _choose(
     models = {DENSE: layer, **made}
     seconds = in_turns({name: _call(one, (x,)) for name, one in models.items()})
     chosen = _fastest(seconds)
-    reason = f"{seconds[DENSE] / min(seconds[n] for n in made):.1f}x dense"
+    best = min(made, key=lambda name: seconds[name])
+    gain = seconds[DENSE] / seconds[best]
+    reason = f"{gain:.1f}x as fast as dense"
+    if chosen == DENSE:
+        reason = f"{best} is {gain:.2f}x as fast, {GAIN}x is asked"
     choice = Choice(**about, seconds=seconds, chosen=chosen, why=reason)
     return choice, formats.get(chosen, csr())
 

@@ -16,6 +16,10 @@ COLOURS = 7
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 LOG_BELOW = 0.05
 """A density below it makes the axis of densities logarithmic."""
+LARGEST = 1e300
+"""What is larger leaves no room for an axis around it."""
+MOST = 1200
+"""Points of a line that are drawn: four for each unit of the plot."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,7 @@ class Axis:
       high: its upper end.
       log: whether it is logarithmic.
       percent: whether values are fractions, to be written in percent.
+      whole: whether values are whole numbers.
       label: written below a horizontal axis.
     """
 
@@ -34,6 +39,7 @@ class Axis:
     high: float
     log: bool = False
     percent: bool = False
+    whole: bool = False
     label: str = ""
 
     def place(self, value: float) -> float:
@@ -49,7 +55,7 @@ class Axis:
         scale = 100 if self.percent else 1
         low, high = scale * self.low, scale * self.high
         found = _log_ticks(low, high) if self.log else []
-        return [tick / scale for tick in found or _linear_ticks(low, high)]
+        return [tick / scale for tick in found or _linear_ticks(low, high, self.whole)]
 
     def write(self, value: float) -> str:
         """A value as text."""
@@ -58,8 +64,8 @@ class Axis:
         return f"{short}%" if self.percent else short
 
 
-def _linear_ticks(low: float, high: float) -> list[float]:
-    rough = (high - low) / 5
+def _linear_ticks(low: float, high: float, whole: bool) -> list[float]:
+    rough = max((high - low) / 5, 1.0 if whole else 0.0)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
     first = math.ceil(low / step - 1e-6)
@@ -80,7 +86,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 def axis_of(values: Sequence[float] | np.ndarray, label: str = "", percent: bool = False) -> Axis:
     """A linear axis around some values, with a little room."""
     finite = np.asarray(values, float)
-    finite = finite[np.isfinite(finite)]
+    finite = finite[np.abs(finite) < LARGEST]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     room = 0.05 * (high - low) or 0.05 * abs(high) or 0.5
     low, high = low - room if low < 0 or low > room else 0.0, high + room
@@ -98,9 +104,11 @@ def density_axis(values: Sequence[float] | np.ndarray, label: str = "") -> Axis:
 
 
 def step_axis(steps: Sequence[float], label: str) -> Axis:
-    """An axis from the first step to the last."""
+    """An axis from the first step to the last; a lone one stands in the middle."""
     low, high = (min(steps), max(steps)) if len(steps) else (0, 1)
-    return Axis(low=low, high=max(high, low + 1), label=label)
+    room = 1 if low == high else 0
+    whole = all(step == int(step) for step in steps)
+    return Axis(low=low - room, high=high + room, whole=whole, label=label)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,6 +151,7 @@ class Point:
 
 def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line], points: Sequence[Point] = ()) -> str:
     """A figure with its title and legend, as HTML."""
+    lines = [thinned(line) for line in lines]
     across = lambda value: round(LEFT + (RIGHT - LEFT) * x.place(value), 1)
     up = lambda value: round(BOTTOM - (BOTTOM - TOP) * y.place(value), 1)
     parts = [*_grid(x, y, across, up)]
@@ -163,6 +172,17 @@ def chart(title: str, x: Axis, y: Axis, lines: Sequence[Line], points: Sequence[
         + (f'<p class="keys">{legend}</p>' if legend else "")
         + "</figure>"
     )
+
+
+def thinned(line: Line) -> Line:
+    """A line of at most `MOST` points that looks the same: of each piece the lowest and highest."""
+    if len(line.x) <= MOST:
+        return line
+    y = np.asarray(line.y, float)
+    pieces = np.array_split(np.arange(len(y)), MOST // 2)  # what is no number is lowest, and stays
+    kept = {int(piece[at(y[piece])]) for piece in pieces for at in (np.argmin, np.argmax)}
+    take = lambda values: [values[n] for n in sorted(kept)] if len(values) else values
+    return dataclasses.replace(line, x=take(line.x), y=take(line.y), spread=take(line.spread))
 
 
 Place = Callable[[float], float]
@@ -196,15 +216,14 @@ def _sample(line: Line) -> str:
 
 
 def _path(line: Line, across: Place, up: Place) -> str:
-    """The line, broken where a value is no number; a lone value is a dot."""
+    """The line, broken where a value is no number; a lone value is a dash."""
     pieces: list[list[str]] = [[]]
     for x, y in zip(line.x, line.y, strict=True):
         if math.isfinite(y):
             pieces[-1].append(f"{across(x)} {up(y)}")
         elif pieces[-1]:
             pieces.append([])
-    drawn = [["M", "L".join(p if len(p) > 1 else p * 2)] for p in pieces if p]
-    d = "".join(part for piece in drawn for part in piece)
+    d = "".join(f"M{'L'.join(p)}" if len(p) > 1 else f"M{p[0]}m-3 0h6" for p in pieces if p)
     title = f"<title>{escape(line.name)}</title>" if line.name else ""
     return f'<path class="line" style="{_style(line.style)}" d="{d}">{title}</path>'
 

@@ -21,8 +21,9 @@ from jsparse.report.document import (
     side_by_side,
     write,
 )
-from jsparse.report.folder import Folder, Series, read_folder
+from jsparse.report.folder import read_folder
 from jsparse.report.page import curve, last, over_time
+from jsparse.report.run import Folder, Series
 
 
 class Entrant(NamedTuple):
@@ -60,14 +61,20 @@ def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html")
 
     Raises:
       FileNotFoundError: a folder is not there, or there is nothing of a run in it.
+      IsADirectoryError: `out` is a folder.
+      TypeError: one folder in place of a list.
       ValueError: no folder, the same one twice, or a damaged file.
     """
+    if isinstance(run_folders, str | Path):
+        raise TypeError(f"got {run_folders!r}, a list of folders is asked: [{run_folders!r}]")
+    if Path(out).is_dir():
+        raise IsADirectoryError(f"{out} is a folder; give a file, such as {Path(out, 'out.html')}")
     paths = [Path(folder).resolve() for folder in run_folders]
     if not paths or len(set(paths)) < len(paths):
         raise ValueError(f"got folders {[str(p) for p in paths]}; give one or more, each once")
     runs = [read_folder(path) for path in paths]
     entrants = _entrants(runs, _short(paths))
-    title = f"{len(runs)} runs compared"
+    title = f"{len(runs)} runs compared" if len(runs) > 1 else f"A run: {paths[0].name}"
     parts = [
         f"<h1>{title}</h1>",
         note("Not on this page", _missing(runs, _short(paths))),
@@ -86,13 +93,14 @@ def _short(paths: Sequence[Path]) -> list[str]:
     if len(paths) == 1:
         return [paths[0].name]
     common = Path(os.path.commonpath(paths))
-    return [str(path.relative_to(common)) if path != common else path.name for path in paths]
+    common = common.parent if common in paths else common
+    return [str(path.relative_to(common)) for path in paths]
 
 
 def _entrants(runs: Sequence[Folder], names: Sequence[str]) -> list[Entrant]:
     found: list[tuple[str, Folder, str]] = []
     for run, name in zip(runs, names, strict=True):
-        labels = dict.fromkeys(label for number in run.names() for label in run.series(number))
+        labels = dict.fromkeys(label for number in run.names for label in run.series(number))
         kinds = [label for label in labels if label] or [""]
         found += [(f"{name}, {label}" if label else name, run, label) for label in kinds]
     return [Entrant(*one, style) for style, one in enumerate(found)]
@@ -101,7 +109,7 @@ def _entrants(runs: Sequence[Folder], names: Sequence[str]) -> list[Entrant]:
 def _missing(runs: Sequence[Folder], names: Sequence[str]) -> list[str]:
     found = []
     for run, name in zip(runs, names, strict=True):
-        lost = [what for what in ("accuracy", "density") if what not in run.names()]
+        lost = [what for what in ("accuracy", "density") if what not in run.names]
         if lost:
             found.append(f"{name}: its log has no {' and no '.join(lost)}")
     return found
@@ -163,7 +171,8 @@ def _table(entrants: Sequence[Entrant]) -> str:
             )
         )
     head = ("run", "accuracy", "density", "FLOPs", "fastest")
-    return rows(head, body)
+    known = [n for n in range(len(head)) if any(row[n] for row in body)]
+    return rows([head[n] for n in known], [[row[n] for n in known] for row in body])
 
 
 def _flops(model: dict[str, Any]) -> str:
@@ -183,7 +192,7 @@ def _latency(model: dict[str, Any]) -> str:
 
 def _curves(entrants: Sequence[Entrant]) -> list[str]:
     figures = []
-    names = dict.fromkeys(name for one in entrants for name in one.run.names())
+    names = dict.fromkeys(name for one in entrants for name in one.run.names)
     for name in names:
         found = [(one, one.series(name)) for one in entrants]
         lines = [curve(one.name, series, one.style) for one, series in found if series]

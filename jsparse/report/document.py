@@ -36,7 +36,8 @@ svg text{{font-size:12px;fill:var(--soft)}} .end{{text-anchor:end}} .middle{{tex
 .line{{fill:none;stroke-width:1.8;stroke-linejoin:round;stroke-linecap:round}}
 .band{{opacity:.2}} .bar{{fill:none;stroke-width:1.4}} .mark{{stroke:var(--paper)}}
 .keys{{display:flex;flex-wrap:wrap;gap:2px 14px;font-size:.85rem;margin:2px 0 0}}
-.key{{display:inline-flex;align-items:center;gap:5px}} .key svg{{flex:none}}
+.key{{display:inline-flex;align-items:center;gap:5px;min-width:0;overflow-wrap:anywhere}}
+summary{{cursor:pointer}} .key svg{{flex:none}}
 .scroll{{overflow-x:auto;margin:.8em 0;min-width:0}}
 table{{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;width:100%}}
 th,td{{padding:5px 8px;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}}
@@ -57,7 +58,7 @@ footer{{margin-top:2.5em;color:var(--soft);font-size:.85rem}}
 body{{max-width:none;padding:0;font-size:10.5pt;print-color-adjust:exact;
 -webkit-print-color-adjust:exact}} .scroll{{overflow:visible}}
 h2{{break-after:avoid}} figure,tr,.card,.note{{break-inside:avoid}}
-.grid2{{grid-template-columns:1fr 1fr}}}}
+.grid2{{grid-template-columns:1fr 1fr}} .grid2>.scroll{{grid-column:1/-1}}}}
 """
 
 
@@ -73,7 +74,8 @@ def document(title: str, parts: Sequence[str]) -> bytes:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{CSS}</style></head><body>\n"
     )
-    return (head + "\n".join(part for part in parts if part) + "\n</body></html>\n").encode()
+    whole = head + "\n".join(part for part in parts if part) + "\n</body></html>\n"
+    return whole.encode(errors="replace")  # half a character, as a file's name may have
 
 
 def section(title: str, *parts: str) -> str:
@@ -126,6 +128,11 @@ def named(values: Mapping[str, Any]) -> str:
     return rows(
         ("name", "value"), [(escape(n), escape(write(v))) for n, v in values.items()], text=True
     )
+
+
+def folded(title: str, inside: str) -> str:
+    """What shows at a click on its title; not on paper."""
+    return f"<details><summary>{escape(title)}</summary>{inside}</details>"
 
 
 def note(title: str, lines: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from jsparse.report.document import (
     count_of,
     document,
     fill,
+    folded,
     named,
     note,
     percent,
@@ -24,11 +25,11 @@ from jsparse.report.document import (
     section,
     side_by_side,
 )
-from jsparse.report.folder import Folder, Series, read_folder
+from jsparse.report.folder import read_folder
 from jsparse.report.picture import Axes, Picture, draw_inputs, draw_mask
+from jsparse.report.run import FRACTIONS, Folder, Series
 
 MOST_LAYERS, MOST_MASKS = 28, 40
-FRACTIONS = ("accuracy", "density")
 
 
 def page(run_folder: str | Path) -> Path:
@@ -71,7 +72,7 @@ def page(run_folder: str | Path) -> Path:
 def describe(run: Folder) -> str:
     """How long it trained and with how many runs, on what."""
     seeds = [
-        series.values.shape[1] for name in run.names()[:1] for series in run.series(name).values()
+        series.values.shape[1] for name in run.names[:1] for series in run.series(name).values()
     ]
     words = [f"{run.unit} {run.rows[-1]['step']:,}"] if run.rows else []
     words += [f"{sum(seeds)} runs"] if sum(seeds) > 1 else []
@@ -90,7 +91,7 @@ def last(series: Series, fraction: bool) -> str:
 
 def _headline(run: Folder) -> list[tuple[str, str]]:
     found = []
-    for name in [n for n in run.names() if n in FRACTIONS]:
+    for name in [n for n in run.names if n in FRACTIONS]:
         for label, series in run.series(name).items():
             found.append((last(series, True), f"{name}, {label}" if label else name))
     total = run.model.get("total", {})
@@ -112,7 +113,7 @@ def _headline(run: Folder) -> list[tuple[str, str]]:
 
 def _curves(run: Folder) -> list[str]:
     figures = []
-    for name in run.names():
+    for name in run.names:
         series = run.series(name)
         lines = [curve(label, one, n) for n, (label, one) in enumerate(series.items())]
         figures.append(over_time(name, lines, run.unit, _seeds(list(series.values()))))
@@ -139,7 +140,7 @@ def over_time(name: str, lines: list[Line], unit: str, words: str) -> str:
         density_axis(values) if name == "density" else axis_of(values, percent=name in FRACTIONS)
     )
     steps = [step for line in lines for step in line.x]
-    title = f"{name.capitalize()}{words}"
+    title = f"{name[:1].upper()}{name[1:].replace('_', ' ')}{words}"
     return chart(title, step_axis(steps, unit), vertical, lines)
 
 
@@ -194,7 +195,11 @@ def _layer_table(run: Folder) -> list[str]:
         f"{percent(total['density'])}{fill(total['density'])}",
         f"{total['kept']:,}<small>of {total['size']:,}</small>",
     )
-    return [rows(("layer, at the end", "density", "kept"), [*body, whole], total=True)]
+    head = ("layer, at the end", "density", "kept")
+    parts = [rows(head, [*body[:MOST_LAYERS], whole], total=True)]
+    if more := body[MOST_LAYERS:]:
+        parts.append(folded(f"and {len(more)} more layers", rows(head, more)))
+    return [f"<div>{''.join(parts)}</div>"]
 
 
 def _times(shape: Sequence[int]) -> str:

@@ -10,11 +10,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 LOST = -1
 """An axis that is no axis of the weight any more."""
+KERNELS = {"jsparse_csr_forward", "jsparse_block_forward"}
+"""Products with packed weights: the kept values come first, the rows they multiply last."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +59,8 @@ def count(jaxpr: ClosedJaxpr, paths: Sequence[str]) -> Tally:
     """Count the multiplications of matrix products and convolutions.
 
     A `while` loop counts as one turn and a `cond` as its most expensive branch: how often they run
-    is not known before.
+    is not known before. Of what differs by platform the CPU's part counts on a CPU, elsewhere the
+    one by default.
 
     Args:
       jaxpr: of a function whose first arguments are the weights.
@@ -103,6 +107,9 @@ def _walk(
             pairs = out[spec.out_spec[0]] * out[spec.out_spec[1]] * kernel[spec.rhs_spec[1]]
             uses = pairs * math.prod(int(w.sum()) for w in windows.values()) * times
             _add(tally, _single(ins), uses, windows if ins[1] else {})
+        elif name == "ffi_call" and eqn.params["target_name"] in KERNELS:
+            values, x = _shape(eqn.invars[0]), _shape(eqn.invars[-1])
+            _add(tally, _single(ins), math.prod(values) * x[0] * times, {})
         elif inner := list(_inside(eqn.params.values())):
             outs = _enter(eqn, inner, ins, times, tally)
             known.update((v, o) for v, o in zip(eqn.outvars, outs, strict=True) if o)
@@ -215,6 +222,11 @@ def _enter(
             _walk(eqn.params["cond_jaxpr"].jaxpr, ins[:first] + carry, times, tally)
             own = ins[first : first + second]
             _walk(eqn.params["body_jaxpr"].jaxpr, own + carry, times, tally)
+            return nothing
+        case "cond" if platforms := eqn.params.get("branches_platforms"):
+            # Pallas kernels do not tell how often they multiply; what is there by default does
+            here = ("cpu",) if jax.default_backend() == "cpu" else None
+            _walk(inner[platforms.index(here) if here in platforms else -1], ins[1:], times, tally)
             return nothing
         case "cond":
             branches = [_empty(tally.shapes) for _ in inner]

@@ -115,12 +115,14 @@ def _forms(forms: Mapping[str, nnx.Module], inputs: tuple, options: dict) -> lis
     times = latencies(forms, *inputs, **options)
     found = []
     for name, form in forms.items():
-        arrays = jax.tree.leaves(nnx.state(form, nnx.Param))
+        weights = jax.tree.leaves(nnx.state(form, nnx.Param))
+        # statistics and the places of packed weights are stored too
+        stored = jax.tree.leaves(nnx.state(form, nnx.Not(nnx.RngState)))
         found.append(
             {
                 "name": name,
-                "parameters": sum(array.size for array in arrays),
-                "bytes": sum(array.nbytes for array in arrays),
+                "parameters": sum(array.size for array in weights),
+                "bytes": sum(array.nbytes for array in stored),
                 "flops": costs(form, *inputs, **options).dense_flops,
                 "seconds": dataclasses.asdict(times[name]),
             }
