@@ -40,14 +40,19 @@ MEASURE = """() => ({
 LONG = "a_very_long_name_of_a_run_with_settings_lr=0.001_wd=1e-4"
 
 
+def chromium(started):
+    """The machine's Chromium; the test is left out where there is none."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    try:
+        return started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    except playwright.Error as error:
+        pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    path = next(filter(None, map(shutil.which, NAMES)), None)
     with playwright.sync_playwright() as started:
-        try:
-            opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium: {str(error).splitlines()[0]}")
+        opened = chromium(started)
         yield opened
         opened.close()
 

@@ -1,0 +1,250 @@
+"""The documentation: its code runs, every public name has an entry, links resolve, notebooks run.
+
+What needs Sphinx or a kernel is slow and left out where the extra `docs` is not installed.
+"""
+
+import fcntl
+import html.parser
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.parse
+from pathlib import Path
+
+import pytest
+
+from docs import address
+from docs._ext.names import public
+from tests.snippets import own, run, whole
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
+LONG = {
+    "coming",
+    "pruning",
+    "revisions",
+    "shrinking",
+    "surgery",
+    "training",
+}  # seconds of compiling
+
+
+def pages_with_code() -> list:
+    """Those with code of their own; what they only show is run where it stands, in README.md."""
+    slow = lambda page: [pytest.mark.slow] if page.stem in LONG else []
+    return [pytest.param(p, id=p.stem, marks=slow(p)) for p in PAGES if own(p)]
+
+
+@pytest.mark.standard_dtypes
+@pytest.mark.parametrize("page", pages_with_code())
+def test_the_code_of_a_page_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # what it saves
+    assert run(page)
+
+
+def test_no_page_repeats_the_readme() -> None:
+    readme = set(own(ROOT / "README.md"))
+    for page in PAGES:
+        assert not readme & set(own(page)), f"{page.name}: show it with {{readme}} instead"
+
+
+def exported() -> dict[str, set[str]]:
+    """What the facades export, read from their source: name by room, "" for jsparse itself."""
+    files = [ROOT / "jsparse" / "__init__.py", *sorted(ROOT.glob("jsparse/*/__init__.py"))]
+    return {
+        file.parent.name if file.parent.name != "jsparse" else "": set(
+            re.findall(r"^from .* import \w+ as (\w+)$", file.read_text(), re.MULTILINE)
+        )
+        for file in files
+    }
+
+
+def test_every_public_name_is_found() -> None:
+    found = {name for names in public().values() for name in names}
+    objects = {id(value) for names in public().values() for value in names.values()}
+    rooms = exported()
+    assert len(rooms) >= 8 and len(rooms[""]) > 60
+    for room, names in rooms.items():
+        module = sys.modules[f"jsparse.{room}" if room else "jsparse"]
+        for name in names:
+            value = getattr(module, name)
+            if type(value).__name__ != "module":
+                assert id(value) in objects, f"{module.__name__}.{name}"
+    for name in ("jsparse.tree.plan", "jsparse.schedule.cubic", "jsparse.Conv", "jsparse.roles"):
+        assert name in found
+
+
+def test_every_room_has_a_page() -> None:
+    asked = [
+        room
+        for page in (DOCS / "api").glob("*.rst")
+        for line in re.findall(r"^\.\. public:: (.*)$", page.read_text(), re.MULTILINE)
+        for room in line.split()
+    ]
+    assert sorted(asked) == sorted(public())
+
+
+def test_every_rule_revision_and_pruning_method_is_described() -> None:
+    described = "".join(whole(DOCS / f"{n}.md") for n in ("rules", "revisions", "pruning"))
+    shown = set(re.findall(r"^```\{steps\} jsparse\.(\S+)$", described, re.MULTILINE))
+    shared = {"rule", "revision", "transform", "pairs", "pause", "keep"}  # no method, or no steps
+    shared |= {"activity", "amount", "calibration", "choice", "folder", "rounds", "weights"}
+    shared |= {"magnitude", "random"}  # told in one line of a table
+    for room in ("rules", "revise", "prune"):
+        for file in (ROOT / "jsparse" / room).glob("[a-z]*.py"):
+            assert file.stem in shared or f"{room}.{file.stem}" in shown, f"{room}/{file.name}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_stripped_and_says_where_it_is(path: Path) -> None:
+    book = json.loads(path.read_text())
+    first, install = ("".join(cell["source"]) for cell in book["cells"][:2])
+    assert (book["nbformat"], book["metadata"]["kernelspec"]["name"]) == (4, "python3")
+    assert len({cell["id"] for cell in book["cells"]}) == len(book["cells"])
+    for cell in book["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+    repository = address.address()
+    assert f'%pip install -q "git+{repository}"' in install and "versions()" in install
+    slug = repository.removeprefix("https://github.com/")
+    colab = f"https://colab.research.google.com/github/{slug}/blob/main/docs/notebooks/{path.name}"
+    assert colab in first and colab in (ROOT / "README.md").read_text()
+    code = "".join("".join(cell["source"]) for cell in book["cells"])
+    assert code.count("JSPARSE_QUICK") == 1 and "experiments" not in code
+
+
+def test_the_address_is_written_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = address.PLACES
+    copies = tuple(tmp_path / place.name for place in address.PLACES)
+    for copy, place in zip(copies, places, strict=True):
+        copy.write_text(place.read_text())
+    monkeypatch.setattr(address, "PLACES", copies)
+    old = address.address()
+    address.main("https://github.com/me/sparse")
+    assert address.address() == "https://github.com/me/sparse"
+    for copy, place in zip(copies, places, strict=True):
+        slug = old.removeprefix("https://github.com/")
+        assert f"/{slug}" not in copy.read_text() and f"/{slug}" in place.read_text()
+    with pytest.raises(SystemExit, match="give an address"):
+        address.main("https://example.com/me/sparse")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    program = (
+        "import sys, nbformat, nbclient; book = nbformat.read(sys.argv[1], 4); "
+        "nbclient.NotebookClient(book, timeout=600).execute(); "
+        "print(*(o['output_type'] for c in book.cells for o in c.get('outputs', [])))"
+    )
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    nowhere = "http://127.0.0.1:9"  # downloads fail at once, so the bundled data are used
+    known = {"JSPARSE_QUICK": "1", "JSPARSE_DATA": str(tmp_path), "PYTHONPATH": paths}
+    known |= {"https_proxy": nowhere, "HTTPS_PROXY": nowhere}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)],
+        cwd=tmp_path,
+        env={**os.environ, **known},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "stream" in done.stdout
+
+
+class Links(html.parser.HTMLParser):
+    """The links and anchors of a page."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        for name, value in attrs:
+            if name == "id" and value:
+                self.anchors.add(value)
+            if name in ("href", "src") and value and tag != "base":
+                self.links.append(value)
+
+
+@pytest.fixture(scope="module")
+def site() -> Path:
+    """The built site; one build, also where several workers ask for it."""
+    pytest.importorskip("sphinx_book_theme")
+    pytest.importorskip("myst_nb")
+    out = DOCS / "_build" / "html"
+    out.mkdir(parents=True, exist_ok=True)
+    with (out.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", str(DOCS), str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.mark.slow
+def test_links_inside_resolve_and_every_name_has_an_entry(site: Path) -> None:
+    pages = {
+        path: Links(path.read_text())
+        for path in site.rglob("*.html")
+        if "_static" not in path.parts
+    }
+    assert len(pages) > 25
+    for page, found in pages.items():
+        for link in found.links:
+            parts = urllib.parse.urlsplit(link)
+            if parts.scheme or parts.netloc or link.startswith("data:"):
+                continue
+            target = (
+                (page.parent / urllib.parse.unquote(parts.path)).resolve() if parts.path else page
+            )
+            assert target.exists(), f"{page.name}: {link}"
+            if parts.fragment and target in pages:
+                anchor = urllib.parse.unquote(parts.fragment)
+                assert anchor in pages[target].anchors or anchor == "", f"{page.name}: {link}"
+    entries = set().union(
+        *(found.anchors for page, found in pages.items() if page.parent.name == "api")
+    )
+    for names in public().values():
+        assert set(names) <= entries
+
+
+MEASURE = """() => ({
+    wide: document.documentElement.scrollWidth, screen: innerWidth,
+    equations: [...document.querySelectorAll('math')].map(m => m.getBoundingClientRect().width),
+})"""
+
+
+@pytest.mark.slow
+def test_pages_fit_the_screen_and_ask_for_nothing(site: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    from tests.test_pages_browser import chromium
+
+    pages = [p for p in site.rglob("*.html") if p.parent.name in ("html", "api", "notebooks")]
+    with playwright.sync_playwright() as started:
+        browser = chromium(started)
+        for width in (390, 1200):
+            shown = browser.new_page(viewport={"width": width, "height": 800})
+            asked: list[str] = []
+            shown.on("request", lambda request, asked=asked: asked.append(request.url))
+            for page in pages:
+                shown.goto(page.as_uri())
+                found = shown.evaluate(MEASURE)
+                assert found["wide"] <= found["screen"] == width, page.name
+                assert all(found["equations"]), page.name
+                assert (
+                    page.name != "rules.html" or len(found["equations"]) > 10 or "api" in page.parts
+                )
+            badge = "https://colab.research.google.com/assets/colab-badge.svg"
+            assert {url for url in asked if not url.startswith(("data:", "file:"))} <= {badge}
+        browser.close()
