@@ -132,6 +132,8 @@ def _lstm(rngs: nnx.Rngs) -> nnx.Module:
 
 WHOLE = ("every kernel of attention", "every kernel of lstm")
 """Slow under every rule."""
+CELLS = ("optimized lstm", "gru")
+"""Slow under all rules but `Threshold`: a kernel of theirs is like one of "lstm"."""
 LAYERS = {
     "linear": Layer(lambda r: nnx.Linear(4, 6, rngs=r), "kernel", 1, lambda m: m(_inputs(2, 4))),
     "linear general": Layer(

@@ -13,16 +13,17 @@ import pytest
 from flax import nnx
 
 import jsparse as js
-from tests.cases import LAYERS, RULES, WHOLE, parts, sparse
+from tests.cases import CELLS, LAYERS, RULES, WHOLE, parts, sparse
 
 SCALING = (js.HardConcrete, js.SoftThreshold, js.Powerpropagation)
 """Rules that change the value of what they keep."""
 # the first rule of each class faces every layer, its variants a few
 FIRST = tuple({type(rule): name for name, rule in reversed(RULES.items())}.values())
 FEW = ("linear", "grouped conv", "stacked")
+SLOW = lambda rule, layer: layer in WHOLE or (layer in CELLS and rule != "threshold")
 PAIRS = [
     pytest.param(
-        rule, layer, id=f"{rule}-{layer}", marks=[pytest.mark.slow] if layer in WHOLE else []
+        rule, layer, id=f"{rule}-{layer}", marks=[pytest.mark.slow] if SLOW(rule, layer) else []
     )
     for rule in RULES
     for layer, case in LAYERS.items()

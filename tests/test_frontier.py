@@ -110,6 +110,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> frontier.Settin
     )
 
 
+@pytest.mark.slow
 def test_a_stopped_frontier_ends_as_one_that_was_not(
     settings: frontier.Settings,
     tmp_path: Path,
