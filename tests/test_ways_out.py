@@ -355,7 +355,7 @@ def test_folders_of_another_kind_are_refused(saved, tmp_path) -> None:
     ):
         load(folder)
     folder.mkdir()
-    with pytest.raises(DamagedModel, match=r"or no model that was saved: manifest\.json is mis"):
+    with pytest.raises(DamagedModel, match=r"manifest\.json is missing; or it is no folder of"):
         load(folder)
     manifest.write(folder, {"step": 3})
     with pytest.raises(ValueError, match=r"holds no model that `jsparse\.export\.save` wrote"):

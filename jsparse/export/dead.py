@@ -12,17 +12,7 @@ import numpy as np
 from flax import nnx
 
 from jsparse.export.graph import Graph, Node, Op, trace_statistics
-from jsparse.export.known import (
-    ELEMENTWISE,
-    PRODUCTS,
-    REDUCTIONS,
-    STRUCTURAL,
-    WINDOWS,
-    Knowledge,
-    bind,
-    know,
-    rearrange,
-)
+from jsparse.export.known import PRODUCTS, Knowledge, know, touched
 from jsparse.export.products import shape_of
 
 Dead = dict[Node, np.ndarray]
@@ -57,18 +47,7 @@ def _constants(op: Op, dead: Dead) -> list:
     masks = [dead.get(node, np.zeros(node.shape, bool)) for node in op.inputs]
     if op.name == "pad":  # the frame of a dead unit is as dead
         masks[1] = np.ones((), bool)
-    if op.name in ELEMENTWISE:
-        mask = np.zeros(op.outputs[0].shape, bool)
-        for one in masks:
-            mask = mask | one
-        return [mask]
-    if op.name in STRUCTURAL:
-        return list(rearrange(op, *masks))
-    if op.name in WINDOWS | {"pad"}:
-        return [m > 0 for m in bind(op, *(mask.astype(np.float32) for mask in masks))]
-    if op.name in REDUCTIONS:
-        return [np.asarray(masks[0].any(axis=tuple(op.params["axes"])))]
-    return nothing
+    return touched(op, masks) or nothing
 
 
 def settle_in_place(model: nnx.Module, inputs: tuple) -> None:

@@ -5,7 +5,8 @@ unknown element times a known zero is a known zero; so the output of a filter wi
 known, and so is what its bias, normalisation and activation make of it.
 """
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -177,11 +178,21 @@ def _unknown(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
         starts = [a.value for a in args[1:] if a is not None and not a.unknown.any()]
         whole = len(starts) == len(args) - 1
         return [m > 0 for m in bind(op, masks[0].astype(np.float32), *starts)] if whole else None
+    return touched(op, masks)
+
+
+def touched(op: Op, masks: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+    """Where each output is made of marked entries: [...] as it.
+
+    Args:
+      op: no product; of those zeros decide.
+      masks: the marks of each input, [...] as it.
+
+    Returns:
+      A mask for each output; None if this operation is not understood.
+    """
     if op.name in ELEMENTWISE:
-        mask = np.zeros(op.outputs[0].shape, bool)
-        for one in masks:
-            mask = mask | one
-        return [mask]
+        return [functools.reduce(np.logical_or, masks, np.zeros(op.outputs[0].shape, bool))]
     if op.name in STRUCTURAL:
         return rearrange(op, *masks)
     if op.name in WINDOWS | {"pad"}:

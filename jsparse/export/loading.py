@@ -170,8 +170,7 @@ def _check_kind(folder: Path) -> None:
     try:
         facts = manifest.read(folder)
     except CorruptCheckpoint as error:
-        told = str(error).replace("is damaged:", "is damaged, or no model that was saved:", 1)
-        raise DamagedModel(told) from error
+        raise DamagedModel(f"{error}; or it is no folder of `jsparse.export.save`") from error
     if facts.get("format") != FORMAT:
         raise ValueError(f"{folder} holds no model that `jsparse.export.save` wrote")
     if facts.get("version") != VERSION:
