@@ -16,6 +16,7 @@ turns, some steps each, so that all meet the same load. The clock of the shrunk 
 made smaller and while its step compiles anew; the first compilation counts for nobody.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping
@@ -59,6 +60,8 @@ class Settings(common.TrainSettings):
     """Of the weights (Adam)."""
     samples: int = 50_000
     """Train on the first so many images."""
+    double: bool = False
+    """In float64, where rounding does not bring units over their thresholds."""
     quick: bool = False
     """An MLP on a part of MNIST."""
 
@@ -105,7 +108,22 @@ def made(settings: Settings) -> tuple[nnx.Module, nnx.Module]:
     rngs, mlp = nnx.Rngs(0), settings.network == "mlp"
     dense = MLP(rngs) if mlp else common.VGG16(rngs, settings.narrow)
     rule = jsparse.Threshold(alpha=settings.alpha, unit=jsparse.Filter(), scope=jsparse.Each())
-    return dense, jsparse.sparsify(dense, (SPARSE[settings.network], rule))
+    both = dense, jsparse.sparsify(dense, (SPARSE[settings.network], rule))
+    if settings.double:
+        for model in both:
+            nnx.update(model, jax.tree.map(doubled, nnx.state(model)))
+    return both
+
+
+def doubled(leaf: jax.Array) -> jax.Array:
+    """Numbers of float32 as float64."""
+    return leaf.astype(jnp.float64) if leaf.dtype == jnp.float32 else leaf
+
+
+def enable_x64(on: bool) -> contextlib.AbstractContextManager:
+    """Whether JAX keeps float64, inside."""
+    here = jax if hasattr(jax, "enable_x64") else jax.experimental  # since jax 0.8
+    return here.enable_x64(on)
 
 
 @nnx.jit
@@ -237,7 +255,8 @@ def batches(
         order = random.permutation(len(images.train_x))
         for n in range(len(order) // settings.batch):
             chosen = order[n * settings.batch : (n + 1) * settings.batch]
-            now.append((np.asarray(prepare(images.train_x[chosen])), images.train_y[chosen]))
+            x = np.asarray(prepare(images.train_x[chosen]))
+            now.append((x.astype(np.float64) if settings.double else x, images.train_y[chosen]))
             if len(now) == settings.turn:
                 yield now
                 now = []
@@ -312,33 +331,39 @@ def draw(all_three: Mapping[str, Contestant], settings: Settings, path: Path) ->
     save(figure, path)
 
 
+def compared(
+    all_three: Mapping[str, Contestant], settings: Settings, images: common.Images, out: Path
+) -> dict[str, Any]:
+    """Draw the picture; how far apart the losses are, and what each network reached."""
+    draw(all_three, settings, out / "loss.png")
+    masked, shrunk = (np.asarray(all_three[name].losses) for name in ("masked", "shrunk"))
+    turns = max(1, settings.every // settings.turn // 2)
+    reached = {
+        name: {
+            "seconds": one.clock[-1],
+            "extra": one.extra,
+            "step_ms": 1e3 * last_turns(one, turns) / settings.turn,
+            "loss": float(np.mean(one.losses[-settings.turn :])),
+            "accuracy": accuracy(one.model, images),
+            "parameters": parameters(one.model),
+        }
+        for name, one in all_three.items()
+    }
+    return {"apart": float((np.abs(masked - shrunk) / masked).max())} | reached
+
+
 def main(settings: Settings) -> None:
     """Train dense, masked and shrunk; print the table and draw the picture."""
     images = (common.mnist if settings.network == "mlp" else common.cifar10)(settings.data)
     images = common.first_samples(images, settings.samples)
     settings.check_batch(images)
-    out = Path(settings.out or f"runs/shrink_training/{settings.network}")
+    name = settings.network + "-double" * settings.double
+    out = Path(settings.out or f"runs/shrink_training/{name}")
     run = common.open_run(out, dataclasses.replace(settings, out=str(out)), images=images.name)
     if not run.complete:
         run.forget_after(0)
-        all_three = train(settings, images, run)
-        draw(all_three, settings, out / "loss.png")
-        apart = np.abs(np.subtract(all_three["masked"].losses, all_three["shrunk"].losses))
-        turns = max(1, settings.every // settings.turn // 2)
-        run.finish(
-            apart=float((apart / np.asarray(all_three["masked"].losses)).max()),
-            **{
-                name: {
-                    "seconds": one.clock[-1],
-                    "extra": one.extra,
-                    "step_ms": 1e3 * last_turns(one, turns) / settings.turn,
-                    "loss": float(np.mean(one.losses[-settings.turn :])),
-                    "accuracy": accuracy(one.model, images),
-                    "parameters": parameters(one.model),
-                }
-                for name, one in all_three.items()
-            },
-        )
+        with enable_x64(settings.double):
+            run.finish(**compared(train(settings, images, run), settings, images, out))
     show(run.final(), settings, images, out)
 
 

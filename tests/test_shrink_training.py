@@ -1,6 +1,8 @@
 """Shrinking while training: the run goes on as the masked one in which what went is held."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +19,8 @@ from jsparse.tree import path_of
 from tests import zoo
 
 pytest.importorskip("tyro")
+from experiments import common
+from experiments import shrink_training as experiment
 from experiments.shrink_training import Held, together
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers and optax mix types
@@ -257,3 +261,23 @@ def test_sizes_are_those_of_the_whole() -> None:
     np.testing.assert_allclose(  # the norms of units that stay are whole
         js.masks(small)["b/kernel"], js.masks(model)["b/kernel"][jnp.array([0, 2, 3, 6, 7])]
     )
+
+
+def test_the_experiment_in_float64(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Digits, with thresholds fast enough to close units in a few steps."""
+    monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
+    settings = experiment.Settings(
+        network="mlp", batch=100, epochs=2, every=10, turn=5, threshold_rate=0.3, double=True,
+        out=str(tmp_path),
+    )  # fmt: skip
+    experiment.main(settings)
+    final = json.loads((tmp_path / "final.json").read_text())
+    assert final["shrunk"]["parameters"] < final["masked"]["parameters"]
+    assert final["apart"] < 1e-12
+    assert final["shrunk"]["accuracy"] == final["masked"]["accuracy"]
+    printed = capsys.readouterr().out
+    experiment.main(settings)  # complete: prints again, trains nothing
+    assert capsys.readouterr().out == printed and "of them shrinking" in printed
+    assert not jax.config.jax_enable_x64
