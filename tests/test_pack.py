@@ -1,11 +1,6 @@
 """Packed layers give what the dense ones give, on every path, and train on as they do."""
 
 import functools
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import jax
 import jax.export
@@ -18,7 +13,6 @@ from jax.sharding import AxisType, NamedSharding
 import jsparse as js
 from jsparse.export import blocks, compiled, csr, formats, left_dense, pack, unpack
 from jsparse.export.block import block_dot, plain_dot
-from jsparse.export.csr import Plan, csr_dot
 from jsparse.export.formats import (
     block_arrays,
     block_matrix,
@@ -27,47 +21,14 @@ from jsparse.export.formats import (
     group_width,
 )
 from jsparse.report import costs
+from tests.packing import FORMATS, draw, linear, matrix, needs_compiler
 
 P = jax.P
-FORMATS = {
-    "csr": csr(),
-    "csr in groups": csr(16),
-    "blocks": blocks((8, 4)),
-    "ragged": blocks((7, 5)),
-}
-BATCHES = (1, 3, 20, 67)  # a row; less than a vector; parts of a tile; several tiles
-
-
-def draw(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-
-
-def matrix(inputs: int, outputs: int, density: float = 0.3) -> np.ndarray:
-    """A sparse matrix with empty inputs and outputs."""
-    kept = np.random.default_rng(1).random((inputs, outputs)) < density
-    kept[:, ::7], kept[3] = False, False
-    return draw(inputs, outputs) * kept
-
-
-def linear(kernel: np.ndarray, **settings) -> nnx.Linear:
-    layer = nnx.Linear(*kernel.shape, rngs=nnx.Rngs(0), **settings)
-    layer.kernel[...] = jnp.asarray(kernel, layer.kernel[...].dtype)
-    if layer.bias is not None:
-        layer.bias[...] = jnp.asarray(draw(kernel.shape[1]), layer.kernel[...].dtype)
-    return layer
 
 
 @pytest.fixture
 def without_compiler(monkeypatch):
     monkeypatch.setattr(compiled, "load", lambda: False)
-
-
-needs_compiler = pytest.mark.skipif(not compiled.find_compiler(), reason="no C++ compiler")
-
-
-@needs_compiler
-def test_the_kernels_compile_here():
-    assert compiled.load()
 
 
 @pytest.mark.parametrize("width", [70, 16, 1])
@@ -91,38 +52,6 @@ def test_groups_are_for_weights_that_are_many_enough():
     assert group_width(matrix(1024, 64, 0.02)) == 512
     assert group_width(matrix(100, 64, 0.3)) == 100
     assert group_width(np.zeros((100_000, 2), np.float32)) == 65536
-
-
-def weighted(arrays, plan, weight, values, x):
-    return (csr_dot(arrays._replace(values=values), x, plan) * weight).sum()
-
-
-@needs_compiler
-@pytest.mark.parametrize("lanes", [4, 8, 16])
-def test_every_kernel_of_csr(lanes):
-    kernel = matrix(70, 37)
-    for batch, width in zip(BATCHES, (70, 16, 70, 16), strict=True):
-        arrays, plan = csr_arrays(kernel, width), Plan(70, 37, width, lanes)
-        x, weight = jnp.asarray(draw(batch, 70, seed=2)), jnp.asarray(draw(batch, 37, seed=3))
-        product = functools.partial(weighted, arrays, plan, weight)
-        np.testing.assert_allclose(csr_dot(arrays, x, plan), x @ kernel, atol=1e-4)
-        dvalues, dx = jax.grad(product, (0, 1))(arrays.values, x)
-        np.testing.assert_allclose(dx, weight @ kernel.T, atol=1e-4)
-        dense = csr_arrays(np.where(kernel != 0, x.T @ weight, 0), width).values
-        np.testing.assert_allclose(dvalues, dense, atol=1e-4)
-
-
-@needs_compiler
-@pytest.mark.parametrize("lanes", [4, 8, 16])
-def test_every_kernel_of_blocks(lanes):
-    assert compiled.load()
-    kernel = matrix(70, 37)
-    for batch, block in zip(BATCHES, ((8, 4), (7, 5), (8, 4), (100, 12)), strict=True):
-        x = jnp.asarray(draw(batch, 70, seed=2))
-        shape = jax.ShapeDtypeStruct((batch, 37), jnp.float32)
-        call = jax.ffi.ffi_call("jsparse_block_forward", shape)
-        y = call(*block_arrays(kernel, block), x, lanes=np.int64(lanes))
-        np.testing.assert_allclose(y, x @ kernel, atol=1e-4)
 
 
 CASES = [(name, "float32") for name in FORMATS] + [("csr", "bfloat16"), ("blocks", "bfloat16")]
@@ -241,76 +170,6 @@ def test_without_a_compiler(name, without_compiler):
     np.testing.assert_allclose(packed(x), layer(x), atol=1e-5)
     tangent = jax.jvp(packed, (x,), (x,))[1]  # plain JAX: any transformation
     np.testing.assert_allclose(tangent, layer(x) - layer.bias[...][None], atol=1e-5)
-
-
-@pytest.mark.parametrize("asked", ["off", "no-such-compiler"])
-def test_no_compiler_is_no_error(asked, monkeypatch):
-    monkeypatch.setenv("JSPARSE_CXX", asked)
-    assert compiled.find_compiler() == ""
-    assert not compiled.load.__wrapped__()
-
-
-COMPILER = """#!/bin/sh
-if [ "$1" = --version ]; then echo test; exit; fi
-while [ "$1" != -o ]; do shift; done
-"""
-
-
-def compiler_that(does: str, folder: Path) -> Path:
-    """A shell script in place of a compiler; "$2" is the file it has to write."""
-    compiler = folder / "compiler"
-    compiler.write_text(COMPILER + does)
-    compiler.chmod(0o755)
-    return compiler
-
-
-def test_a_compiler_that_fails_is_said_once_and_plain_jax_used(monkeypatch, tmp_path):
-    broken = compiler_that("echo out of order >&2; exit 1", tmp_path)
-    monkeypatch.setenv("JSPARSE_CXX", str(broken))
-    monkeypatch.setenv("JSPARSE_CACHE", str(tmp_path / "cache"))
-    with pytest.warns(RuntimeWarning, match="out of order"):
-        assert not compiled.load.__wrapped__()
-    assert not list((tmp_path / "cache").iterdir())  # nothing half made is left
-
-
-def test_a_compiler_that_hangs_ends_with_all_it_started(monkeypatch, tmp_path):
-    child = f'(while :; do echo works >> "{tmp_path}/child"; sleep 0.05; done)'
-    hangs = compiler_that(f"{child} & wait", tmp_path)
-    monkeypatch.setattr(compiled, "SECONDS", 0.5)
-    with pytest.raises(RuntimeError, match=r"took more than 0\.5 seconds"):
-        compiled.build(str(hangs), tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
-    written = len((tmp_path / "child").read_text())
-    time.sleep(0.3)
-    assert len((tmp_path / "child").read_text()) == written > 0
-
-
-def test_where_nothing_can_be_kept_the_library_ends_with_the_process(monkeypatch, tmp_path):
-    compiler = compiler_that('echo made > "$2"', tmp_path)
-    ends: list = []
-    monkeypatch.setattr(compiled.os, "access", lambda *_: False)
-    monkeypatch.setattr(compiled.atexit, "register", lambda *a, **k: ends.append((a, k)))
-    library = compiled.build(str(compiler), tmp_path / "cache")
-    assert library.read_text() == "made\n" and library.parent != tmp_path / "cache"
-    (((end, *args), options),) = ends
-    end(*args, **options)
-    assert not library.parent.exists()
-
-
-def test_two_processes_compile_at_once(tmp_path):
-    compiler = compiler_that('sleep 0.3; echo "$$" > "$2"', tmp_path)
-    program = (
-        "import importlib.util as u; from pathlib import Path;"
-        f"spec = u.spec_from_file_location('compiled', {compiled.__file__!r});"
-        "compiled = u.module_from_spec(spec); spec.loader.exec_module(compiled);"
-        f"print(compiled.build({str(compiler)!r}, Path({str(tmp_path / 'cache')!r})).read_text())"
-    )
-    command = [sys.executable, "-c", program]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ) for _ in range(2)]
-    said = [process.communicate()[0] for process in both]
-    assert all(word.strip().isdigit() for word in said), said
-    (left,) = (tmp_path / "cache").iterdir()
-    assert left.suffix == ".so"
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
@@ -455,50 +314,3 @@ def test_what_cannot_be_packed_is_said():
         blocks((0, 4))
     with pytest.raises(ValueError, match="allowed are 1 to 65536"):
         js.export.Csr(4, 3, kept=1, width=0)
-
-
-class TestPick:
-    def model(self):
-        rngs = nnx.Rngs(0)
-        net = nnx.Sequential(
-            nnx.Conv(4, 6, (3, 3), rngs=rngs),
-            nnx.relu,
-            nnx.Linear(6, 40, rngs=rngs),
-            nnx.Linear(40, 5, rngs=rngs),
-        )
-        return js.sparsify(net, ("layers/2/kernel", js.Top(density=0.2, unit=js.Filter())))
-
-    @pytest.mark.slow
-    def test_it_says_why_and_gives_what_the_model_gives(self):
-        net, x = self.model(), jnp.asarray(draw(2, 5, 5, 4))
-        picked = js.export.pick(net, x, formats={"csr": csr()})
-        window, first, _ = picked.layers
-        assert "window" in window.why and not window.seconds
-        assert first.shape == (6, 8) and first.rows == 50  # shrunk: 8 of 40
-        assert "no format" in first.why
-        assert picked.chosen in picked.seconds
-        np.testing.assert_allclose(picked.model(x), js.fold(net)(x), atol=1e-4)
-        assert "whole model: dense" in str(picked) and "window" in str(picked)
-
-    def test_the_fastest_is_taken_if_it_is_clearly_faster(self, monkeypatch):
-        from jsparse.export import pick as module
-
-        seen = []
-
-        def clock(calls):  # what a clock would say, so that no test depends on one
-            seen.append(list(calls))
-            times = {"dense": 1.0, "shrunk": 1.0, "csr": 0.5, "blocks": 0.95, "packed": 0.6}
-            return {name: times[name] for name in calls}
-
-        monkeypatch.setattr(sys.modules["jsparse.export.pick"], "in_turns", clock)
-        layer = linear(matrix(16, 12))
-        both = {"csr": csr(), "blocks": blocks((1, 1))}
-        picked = module(nnx.Sequential(layer), jnp.ones((2, 16)), formats=both)
-        assert (picked.layers[0].chosen, picked.chosen) == ("csr", "packed")
-        assert picked.layers[0].why == "2.0x as fast as dense"
-        picked = module(
-            nnx.Sequential(layer), jnp.ones((2, 16)), formats={"blocks": both["blocks"]}
-        )
-        assert (picked.layers[0].chosen, picked.chosen) == ("dense", "dense")
-        assert picked.layers[0].why == "blocks is 1.05x as fast, 1.1x is asked"
-        assert seen[0] == ["dense", "csr", "blocks"]

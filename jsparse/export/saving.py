@@ -88,7 +88,7 @@ def save(
     if folder.exists():
         raise FileExistsError(f"{folder} is there; choose another folder, or delete this one")
     split = pure(portable(model), options)
-    check_dtypes(split.weights)
+    _check_dtypes(split.weights)
     made = program(split, inputs, shapes)
     about = _describe(model, split, made, inputs, record)
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
@@ -123,7 +123,7 @@ def require(extra: str, *packages: str) -> None:
         )
 
 
-def check_dtypes(weights: Mapping[str, np.ndarray]) -> None:
+def _check_dtypes(weights: Mapping[str, np.ndarray]) -> None:
     """Refuse what a file cannot hold.
 
     Raises:
