@@ -23,7 +23,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 from experiments import common, dst_lstm, dst_mnist, gibbs_cifar, structured
-from experiments.common.convolution import conv_as_matmul, max_pool
+from experiments.common.convolution import conv_as_matmul, convolution, max_pool
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.standard_dtypes
@@ -173,6 +173,18 @@ def test_conv_as_matmul_is_the_stock_convolution() -> None:
         np.testing.assert_allclose(ours, out, atol=1e-4)
         for a, b in zip(ours_pull(out), pull(out), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 3)])
+def test_convolution_outside_a_scan(kernel: tuple[int, int]) -> None:
+    """By XLA, and as a product where the kernel is larger than the map."""
+    make = lambda **how: nnx.Conv(2, 3, kernel, rngs=nnx.Rngs(0), **how)
+    layer = make(conv_general_dilated=convolution(scanned=False))
+    call = jax.jit(lambda x: layer(x), compiler_options=common.compiler_options())
+    x = jax.random.normal(jax.random.key(0), (2, 4, 6, 2))
+    np.testing.assert_allclose(call(x), make()(x), atol=1e-5)
+    taken = [str(eqn.primitive) for eqn in jax.make_jaxpr(layer)(x).eqns]
+    assert ("conv_general_dilated" in taken) == (kernel == (3, 3))
 
 
 def test_conv_as_matmul_refuses_groups() -> None:

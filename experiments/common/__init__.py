@@ -23,7 +23,7 @@ from experiments.common.compare import (
     plot_ranks,
     plot_tradeoff,
 )
-from experiments.common.convolution import convolution, max_pool
+from experiments.common.convolution import compiler_options, convolution, max_pool
 from experiments.common.curves import Curve, plot_rounds
 from experiments.common.data import digits, mnist
 from experiments.common.imagenet import imagenet
@@ -90,6 +90,7 @@ __all__ = [
     "cifar100",
     "colour_digits",
     "compare",
+    "compiler_options",
     "convolution",
     "digits",
     "first_samples",

@@ -7,6 +7,7 @@ that its transposes, and those of the normalisation and the ReLU between two con
 nothing (ResNet-20: half the time of a step). On other devices the stock functions serve.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -21,9 +22,44 @@ BATCH_LAST = Layout((3, 1, 2, 0))
 """Of [batch, height, width, channel] in memory: the batch runs fastest, the channel slowest."""
 
 
-def convolution() -> Callable[..., Array]:
-    """What to give `nnx.Conv(conv_general_dilated=...)` on this device."""
-    return conv_as_matmul if jax.default_backend() == "cpu" else lax.conv_general_dilated
+def convolution(scanned: bool = True) -> Callable[..., Array]:
+    """What to give `nnx.Conv(conv_general_dilated=...)` on this device.
+
+    Args:
+      scanned: for train steps inside `lax.scan`; else for calls of their own, as at inference.
+    """
+    if jax.default_backend() != "cpu":
+        return lax.conv_general_dilated
+    return conv_as_matmul if scanned else conv_by_map
+
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+    """For `jax.jit` of what `convolution(scanned=False)` is in: Eigen's convolutions on a CPU.
+
+    XLA's choice of YNNPACK for convolutions costs up to twice the time, most at 64 channels and
+    fewer. Empty where this XLA does not know the option.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+    try:
+        jax.jit(jnp.negative, compiler_options=options)(jnp.zeros(()))
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options
+
+
+def conv_by_map(
+    x: Array, kernel: Array, strides: Sequence[int], padding: Any, *rest: Any, **options: Any
+) -> Array:
+    """As a matrix product where the kernel is larger than the map, else by XLA.
+
+    There XLA takes 65 times as long as the product; elsewhere, outside `lax.scan`, a third.
+    """
+    small = any(side < size for side, size in zip(x.shape[1:-1], kernel.shape, strict=False))
+    conv = conv_as_matmul if small else lax.conv_general_dilated
+    return conv(x, kernel, strides, padding, *rest, **options)
 
 
 def conv_as_matmul(
