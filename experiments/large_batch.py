@@ -16,6 +16,8 @@ than --part is read in parts whose gradients are added up, so norms see a part a
 
 Command: python -m experiments.large_batch            (a GPU)
          python -m experiments.large_batch --quick    (two cores, two minutes)
+
+Long because each study is one file.
 """
 
 import dataclasses

@@ -19,6 +19,8 @@ Number: not run at the defaults. `--quick`, three seeds, 8 rounds, 16.8 % left: 
 
 Command: python -m experiments.mask_similarity            (the paper's LeNet, 20 rounds; hours)
          python -m experiments.mask_similarity --quick    (LeNet-300-100, part of MNIST, 2 cores)
+
+Long because each study is one file.
 """
 
 import dataclasses

@@ -14,6 +14,8 @@ Three networks start alike and see the same batches: dense; masked, always of fu
 made smaller every so many steps, at which what is gone is held in the masked one. They train in
 turns, some steps each, so that all meet the same load. The clock of the shrunk one runs while it is
 made smaller and while its step compiles anew; the first compilation counts for nobody.
+
+Long because each study is one file.
 """
 
 import contextlib

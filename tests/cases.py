@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from jax import Array
@@ -221,3 +222,20 @@ def needs(package: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(
         importlib.util.find_spec(package) is None, reason=f"{package} is not installed"
     )
+
+
+UNITS = [js.Weight(), js.Filter(), js.Channel(), js.Block((2, 4))]
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def units_of(unit, shape: tuple) -> list[tuple]:
+    """(place in the grid, slices of the weight) of each unit."""
+    tile = unit.tile(shape, js.Role())
+    grid = [-(-n // t) for n, t in zip(shape, tile, strict=True)]
+    return [
+        (place, tuple(slice(i * t, (i + 1) * t) for i, t in zip(place, tile, strict=True)))
+        for place in np.ndindex(*grid)
+    ]

@@ -1,4 +1,7 @@
-"""The nets of the zoo with parts of them dead, and the sizes that shrinking must leave."""
+"""The nets of the zoo with parts of them dead, and the sizes that shrinking must leave.
+
+Long because it is one table.
+"""
 
 from collections.abc import Callable
 from functools import partial
