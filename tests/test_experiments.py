@@ -23,6 +23,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 from experiments import common, dst_lstm, dst_mnist, gibbs_cifar, structured
+from experiments.bench import blocks as bench_blocks
 from experiments.common.convolution import conv_as_matmul, convolution, max_pool
 
 ROOT = Path(__file__).parent.parent
@@ -185,6 +186,16 @@ def test_convolution_outside_a_scan(kernel: tuple[int, int]) -> None:
     np.testing.assert_allclose(call(x), make()(x), atol=1e-5)
     taken = [str(eqn.primitive) for eqn in jax.make_jaxpr(layer)(x).eqns]
     assert ("conv_general_dilated" in taken) == (kernel == (3, 3))
+
+
+def test_products_with_blocks_are_timed(capsys: pytest.CaptureFixture) -> None:
+    """And checked against the dense product, which would raise."""
+    small = {"sizes": (64,), "blocks": (16,), "batch": 8, "rounds": 1, "dtype": "float32"}
+    bench_blocks.main(bench_blocks.Settings(densities=(0.25, 0.01), **small))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[:2] for row in rows if row[:1] == ["16"]] == [["16", "25.0%"], ["16", "6.2%"]]
+    with pytest.raises(ValueError, match="multiple of --blocks 16"):
+        bench_blocks.Settings(**small | {"sizes": (40,)})
 
 
 def test_conv_as_matmul_refuses_groups() -> None:

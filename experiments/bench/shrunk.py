@@ -3,6 +3,7 @@
 Claim: with half the channels of each layer gone, a shrunk VGG-16 (32x32) and MLP reach at least 0.9
     of the speed-up that their operations would give; nothing shrunk is slower than it was.
 Command: python -m experiments.bench.shrunk
+         python -m experiments.bench.shrunk --networks vgg-16 resnet-20    (a GPU)
 Minutes: 1 on two cores that do nothing else.
 
 A part of the units of each layer but the last is set to zero, `jsparse.shrink` takes them out, and
@@ -33,7 +34,9 @@ from jsparse.slots import walk_modules
 class Settings:
     """What to measure."""
 
-    networks: tuple[Literal["mlp-1024", "vgg-16", "lenet-300-100"], ...] = ("mlp-1024", "vgg-16")
+    networks: tuple[
+        Literal["mlp-1024", "vgg-16", "resnet-20", "wrn-16-8", "lenet-300-100"], ...
+    ] = ("mlp-1024", "vgg-16")
     """Those of `bench.step`."""
     parts: tuple[float, ...] = (0.5, 0.47)
     """Of the units of each layer that stay."""
