@@ -11,8 +11,9 @@ Papers: You et al., Large batch optimization for deep learning (LAMB), ICLR 2020
 Every run sees the same number of samples. Rates are those of batch 256, times the square root of
 the batch over 256; the warm-up is that of batch 256, in proportion to the batch (`batch_schedule`).
 Thresholds, biases and norms take no part in ratios or decay (`jsparse.route`). Sparse networks end
-at one density: Top keeps it from the start, learned thresholds are steered there. A batch larger
-than --part is read in parts whose gradients are added up, so norms see a part at a time.
+at one density: Top keeps it from the start, learned thresholds are steered there, and miss it where
+the steps are too few: the table says where they end. A batch larger than --part is read in parts
+whose gradients are added up, so norms see a part at a time.
 
 Command: python -m experiments.large_batch            (a GPU)
          python -m experiments.large_batch --quick    (two cores, two minutes)
@@ -368,11 +369,13 @@ def race(settings: Settings, task: Task, course: Course) -> Results:
     return results
 
 
-def shown(marks: list[float]) -> str:
-    """Mean and deviation over the seeds; what was lost is said."""
-    lost = int(np.isnan(marks).sum())
-    kept = [one for one in marks if not np.isnan(one)]
-    return f"{lost} of {len(marks)} lost" if lost else common.mean_std(kept)
+def shown(result: Result) -> str:
+    """Mean and deviation over the seeds, with the density of what can be sparse; what was lost."""
+    lost = int(np.isnan(result.marks).sum())
+    if lost:
+        return f"{lost} of {len(result.marks)} lost"
+    density = float(np.mean(result.densities))
+    return common.mean_std(result.marks) + (f" at {density:.1%}" if density < 1 else "")
 
 
 def main(settings: Settings) -> None:
@@ -388,17 +391,12 @@ def main(settings: Settings) -> None:
         results |= found
         for network in settings.networks:
             rows = [
-                [way, *(shown(found[task, network, way, b].marks) for b in settings.batches)]
+                [way, *(shown(found[task, network, way, b]) for b in settings.batches)]
                 for way in settings.ways
             ]
             what = f"{course.name}, {course.samples:,} samples, {settings.seeds} seeds"
             print(f"\n{what}, {network}; {course.marked} by batch (test data):\n")
             print(common.table(["", *map(str, settings.batches)], rows))
-            if network != "dense":
-                densities = [
-                    d for key, r in found.items() if key[1] == network for d in r.densities
-                ]
-                print(f"density of the blocks {min(densities):.1%} to {max(densities):.1%}")
     plot(settings, results, labels, out / "large_batch.png")
     print(f"\npicture: {out / 'large_batch.png'}")
 
