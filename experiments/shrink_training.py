@@ -34,7 +34,7 @@ from flax import nnx
 import jsparse
 from experiments import common
 from experiments.common.plots import COLOURS, figure_of, save
-from jsparse.export import Cut, shrink_training
+from jsparse.export import Cut, Record, shrink_training
 from jsparse.surgery import copied
 from jsparse.tree import path_of
 
@@ -176,27 +176,14 @@ class Contestant:
                 self.held[-1].again()
         self.clock.append(seconds)
 
-    def shrink(self, x: np.ndarray, y: np.ndarray) -> Mapping[str, Cut]:
-        """Lose what is dead; what was cut."""
+    def shrink(self, x: np.ndarray, y: np.ndarray) -> Record:
+        """Lose what is dead."""
         start = time.perf_counter()
         self.model, self.optimizer, record = shrink_training(self.model, self.optimizer, x[:2])
         self.compile(x, y)
         self.extra += time.perf_counter() - start
         self.clock[-1] += time.perf_counter() - start
-        return record.cuts
-
-
-def together(first: Mapping[str, Cut], then: Mapping[str, Cut]) -> dict[str, Cut]:
-    """Two cuts, one after the other, as one."""
-    both = dict(first)
-    for path, cut in then.items():
-        old = first.get(path, Cut(shape=cut.shape, keep={}))
-        keep = dict(old.keep)
-        for axis, places in cut.keep.items():
-            before = np.asarray(old.keep.get(axis, range(old.shape[axis])))
-            keep[axis] = tuple(int(n) for n in before[list(places)])
-        both[path] = Cut(shape=old.shape, keep=keep)
-    return both
+        return record
 
 
 class Held:
@@ -280,14 +267,14 @@ def train(settings: Settings, images: common.Images, run: common.Run) -> dict[st
     all_three = {name: Contestant(sparse, settings) for name in ("masked", "shrunk")}
     all_three = {"dense": Contestant(dense, settings)} | all_three
     masked, shrunk = all_three["masked"], all_three["shrunk"]
-    cuts: dict[str, Cut] = {}
+    record = Record()
     for turn, now in enumerate(batches(images, settings)):
         if turn == 0:
             for one in all_three.values():
                 one.compile(*now[0])
         elif turn * settings.turn % settings.every == 0:
-            cuts = together(cuts, shrunk.shrink(*now[0]))
-            masked.held = [Held(masked.model, shrunk.model, cuts)]
+            record = record.then(shrunk.shrink(*now[0]))
+            masked.held = [Held(masked.model, shrunk.model, record.cuts)]
         order = list(all_three)[turn % 3 :] + list(all_three)[: turn % 3]
         for name in order:
             all_three[name].train(now)

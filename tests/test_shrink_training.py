@@ -21,7 +21,7 @@ from tests import zoo
 pytest.importorskip("tyro")
 from experiments import common
 from experiments import shrink_training as experiment
-from experiments.shrink_training import Held, together
+from experiments.shrink_training import Held
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers and optax mix types
 
@@ -140,7 +140,7 @@ def test_the_run_is_the_masked_one_in_which_what_went_is_held(name: str) -> None
         close(model, one, first[one])
     for n in range(2):
         step(model, optimizer, inputs(n))
-    whole, whole_optimizer, held, cuts = model, optimizer, None, {}
+    whole, whole_optimizer, held, records = model, optimizer, None, Record()
     small, smaller = model, optimizer
     for event, dead in enumerate((first, then)):
         if event:
@@ -161,8 +161,9 @@ def test_the_run_is_the_masked_one_in_which_what_went_is_held(name: str) -> None
             fresh = js.sparsify(make(nnx.Rngs(1)), (pattern, rule))
             assert nnx.graphdef(rebuild_training(fresh, record)) == nnx.graphdef(small)
             assert sizes(rebuild_training(fresh, record)) == sizes(small)
-        cuts = together(cuts, record.cuts)
-        held = Held(whole, small, cuts)
+        records = records.then(record)
+        assert sizes(rebuild(make(nnx.Rngs(1)), records)) == sizes(js.fold(small))
+        held = Held(whole, small, records.cuts)
         for n in range(3):
             loss = step(small, smaller, inputs(10 + n))
             expected = step(whole, whole_optimizer, inputs(10 + n))
@@ -208,6 +209,33 @@ def test_state_of_revisions_and_of_layer_wise_optimizers_is_cut_too() -> None:
     assert (6, 8) not in {leaf.shape for leaf in jax.tree.leaves(nnx.state(smaller))}
 
 
+class Statistics(nnx.Module):
+    """A layer named as a part of Adam's state, with one inside that is named as one outside."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.a = nnx.Linear(6, 6, rngs=rngs)
+        self.mu = Dense(rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.mu(nnx.relu(self.a(x)))
+
+
+def test_layers_named_as_parts_of_the_state_are_told_apart() -> None:
+    model = js.sparsify(Statistics(nnx.Rngs(0)), (".*/?kernel", js.Held()))
+    close(model, "a", [1, 4])
+    close(model.mu, "a", [0, 3])
+    adam = optax.scale_by_adam()
+    started = lambda params: adam.init(params)._replace(mu=params)
+    optimizer = js.Optimizer(model, optax.GradientTransformation(started, adam.update))
+    small, smaller, _ = shrink_training(model, optimizer, vectors(0))
+    moments = js.optim.optimizer.arrays_of(smaller.opt_state).mu
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        jax.tree.leaves(moments),
+        jax.tree.leaves(nnx.state(small, nnx.Param)),
+    )
+
+
 def test_what_cannot_be_done_is_refused() -> None:
     model = js.sparsify(Dense(nnx.Rngs(0)), (".*/kernel", js.Held()))
     optimizer = js.Optimizer(model, optax.adam(1e-2))
@@ -224,6 +252,12 @@ def test_what_cannot_be_done_is_refused() -> None:
     with pytest.raises(ValueError, match="a/kernel: under Top a unit may come back"):
         shrink_training(top, js.Optimizer(top, optax.adam(1e-2)), vectors(0))
     close(model, "a", [1])
+    with pytest.raises(TypeError, match="ModelAndOptimizer holds the model itself"):
+        shrink_training(model, nnx.ModelAndOptimizer(model, optax.adam(1e-2)), vectors(0))
+    tx = js.revise(optax.adam(1e-2), ("b/kernel", js.Gradual(density=0.5, last=4)))
+    gradual = js.Optimizer(model, tx, wrt=(nnx.Param, js.Mask))
+    with pytest.raises(ValueError, match=r"Gradual of 'b/kernel' still.*shrink after step 4"):
+        shrink_training(model, gradual, vectors(0))
     factored = js.Optimizer(model, optax.adafactor(1e-2, min_dim_size_to_factor=4))
     with pytest.raises(ValueError, match="in other shapes than theirs"):
         shrink_training(model, factored, vectors(0))

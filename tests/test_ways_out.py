@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jax import Array
 import jsparse as js
 from jsparse.checkpoint import manifest
 from jsparse.export import DamagedModel, compiled, load, restore, save, stablehlo
+from jsparse.export.check import apart
 from jsparse.slots import slots
 from tests.zoo_cases import CASES, outputs, prepared, shapes
 
@@ -242,6 +243,8 @@ def test_options_are_the_same_at_each_call(tmp_path) -> None:
     np.testing.assert_allclose(load(tmp_path / "model")(x), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(TypeError, match=r"input 1 is a float.*given by name"):
         save(tmp_path / "other", model, draw(2, 6), 3.0)
+    with pytest.raises(TypeError, match=r"got no inputs.*given by name is the same at each call"):
+        save(tmp_path / "other", model, x=draw(2, 6))
 
 
 # Models that cannot be saved.
@@ -264,6 +267,22 @@ class Counting(nnx.Module):
         return x + self.calls[...]
 
 
+class Pair(NamedTuple):
+    y: Array
+    z: Array
+
+
+class Named(nnx.Module):
+    def __call__(self, x: Array) -> Pair:
+        return Pair(x, x + 1)
+
+
+def keyed() -> nnx.Module:
+    layer = nnx.Linear(6, 3, rngs=nnx.Rngs(0))
+    layer.own = nnx.Variable(jax.random.key(0))
+    return layer
+
+
 def int4() -> nnx.Module:
     layer = nnx.Linear(6, 3, rngs=nnx.Rngs(0))
     layer.table = nnx.Variable(jnp.zeros(3, jnp.int4))
@@ -275,6 +294,8 @@ REFUSED = {
     "draws": (Drawing, ValueError, "a second call gives outputs.*random streams"),
     "counts": (Counting, ValueError, "a second call gives outputs.*changes in calls"),
     "int4": (int4, TypeError, "table is int4, which safetensors lacks"),
+    "keys": (keyed, TypeError, "own is a random key.*give it as an input"),
+    "named tuples": (Named, TypeError, "arrays in tuples, lists and dicts with strings.*Pair"),
     "no module": (lambda: jnp.sin, TypeError, r"expected an nnx\.Module"),
 }
 
@@ -285,6 +306,61 @@ def test_what_cannot_be_saved_is_refused(name: str, tmp_path) -> None:
     with pytest.raises(kind, match=message):
         save(tmp_path / "model", make(), draw(2, 6))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_inputs_of_another_shape_are_refused_with_what_is_wanted(saved) -> None:
+    loaded = load(saved[0])
+    for wrong in ((draw(2, 5),), (draw(2, 6), draw(2, 6)), (jnp.ones((2, 6), jnp.int32),)):
+        with pytest.raises(ValueError, match=r"The inputs are \[0\] float32\[batch, 6\]"):
+            loaded(*wrong)
+
+
+def test_a_record_of_another_step_is_refused(saved, tmp_path) -> None:
+    (path, cut), *_ = js.shrink(js.fold(sparse()), draw(2, 6))[1].cuts.items()
+    other = js.export.Cut(shape=cut.shape, keep={axis: (0,) for axis in cut.keep})
+    record = js.export.Record(cuts={path: other})
+    with pytest.raises(ValueError, match=r"leads to shape .* several steps first\.then\(second\)"):
+        save(tmp_path / "model", saved[1], draw(2, 6), record=record)
+    with pytest.raises(ValueError, match=rf"{path}: leads to shape"):
+        record.then(js.export.Record(cuts={path: cut}))
+
+
+class Number(nnx.Module):
+    """A variable that holds a number of Python."""
+
+    def __init__(self, number: float):
+        self.number = nnx.Variable(number)
+
+    def __call__(self, x: Array) -> Array:
+        return x * self.number[...]
+
+
+def test_numbers_come_back_as_numbers(tmp_path) -> None:
+    save(tmp_path / "model", Number(2.5), draw(2, 3), shapes="rows, 3")
+    assert load(tmp_path / "model")(jnp.ones((4, 3))).tolist() == [[2.5] * 3] * 4
+    (number,) = jax.tree.leaves(nnx.state(restore(tmp_path / "model", Number(0.0))))
+    assert type(number) is float and number == 2.5
+
+
+def test_a_program_in_64_bits_is_refused_where_they_are_off(tmp_path) -> None:
+    home = jax if hasattr(jax, "enable_x64") else jax.experimental  # since jax 0.8
+    with home.enable_x64(True):
+        save(tmp_path / "model", Number(2.5), jnp.ones((2, 3), jnp.float64))
+        assert load(tmp_path / "model")(jnp.ones((2, 3), jnp.float64)).dtype == jnp.float64
+    with pytest.raises(ValueError, match=r"computes in 64 bits.*jax_enable_x64"):
+        load(tmp_path / "model")
+
+
+def test_sizes_are_free_on_a_mesh_with_explicit_axes() -> None:
+    mesh = jax.make_mesh((1,), ("all",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        exported = stablehlo(nnx.Linear(6, 3, rngs=nnx.Rngs(0)), draw(2, 6))
+    assert str(exported.out_avals[0].shape) == "(batch, 3)"
+
+
+def test_complex_outputs_are_compared_whole() -> None:
+    assert apart([np.asarray(1 + 1j)], [np.asarray(1 - 1j)]) > 1
+    assert apart([np.asarray(1 + 1j)], [np.asarray(1 + 1j)]) == 0
 
 
 def test_a_folder_is_whole_or_absent(saved, tmp_path, monkeypatch) -> None:
@@ -299,6 +375,14 @@ def test_a_folder_is_whole_or_absent(saved, tmp_path, monkeypatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path / "model", Two(), draw(2, 5), {"w": draw(5, 3)})
     assert list(tmp_path.iterdir()) == []
+
+    def overtaken(*_: Any) -> None:
+        (tmp_path / "model" / "theirs").mkdir(parents=True)
+
+    monkeypatch.setattr(manifest, "write", overtaken)
+    with pytest.raises(FileExistsError, match="choose another folder"):
+        save(tmp_path / "model", Two(), draw(2, 5), {"w": draw(5, 3)})
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "theirs"]
 
 
 @pytest.mark.parametrize("package", ["safetensors", "flatbuffers"])

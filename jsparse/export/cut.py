@@ -28,6 +28,25 @@ class Cut:
     shape: tuple[int, ...]
     keep: Mapping[int, tuple[int, ...]]
 
+    @property
+    def left(self) -> tuple[int, ...]:
+        """The shape after."""
+        return tuple(len(self.keep.get(axis, range(n))) for axis, n in enumerate(self.shape))
+
+    def then(self, later: "Cut") -> "Cut":
+        """Both as one: this cut, and one of what it left.
+
+        Raises:
+          ValueError: the later one is of another shape.
+        """
+        if later.shape != self.left:
+            raise ValueError(f"leads to shape {self.left}, the later record is of {later.shape}")
+        keep = dict(self.keep)
+        for axis, kept in later.keep.items():
+            before = self.keep.get(axis, range(self.shape[axis]))
+            keep[axis] = tuple(before[n] for n in kept)
+        return Cut(shape=self.shape, keep=keep)
+
     def of(self, value: np.ndarray) -> np.ndarray:
         """What stays of an array of that shape."""
         for axis, kept in self.keep.items():

@@ -17,7 +17,7 @@ from jsparse.export.pack import put_packed
 from jsparse.export.record import Record, rebuild
 from jsparse.export.saving import ABOUT, DTYPES, FORMAT, KERNELS, PROGRAM, VERSION, WEIGHTS, require
 from jsparse.files import CorruptCheckpoint
-from jsparse.leaves import check_fit, describe, filled, named
+from jsparse.leaves import check_fit, describe, filled, named, plain
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -35,7 +35,7 @@ class Loaded:
       program: the function (weights, *inputs) -> output, as `jax.export` reads it.
 
     `loaded(*inputs)` calls it on the weights, `loaded.apply(weights, *inputs)` on others; both may
-    stand inside `jax.jit`.
+    stand inside `jax.jit`. For gradients, and under `jax.vmap`, `restore` the model.
     """
 
     def __init__(self, weights: dict[str, jax.Array], about: Mapping[str, Any], program: Exported):
@@ -43,8 +43,18 @@ class Loaded:
         self.apply = jax.jit(program.call)
 
     def __call__(self, *inputs: Any) -> Any:
-        """Outputs of the saved model."""
-        return self.apply(self.weights, *inputs)
+        """Outputs of the saved model.
+
+        Raises:
+          ValueError: inputs of other shapes, dtypes or number.
+        """
+        try:
+            return self.apply(self.weights, *inputs)
+        except ValueError as error:
+            wanted = ", ".join(f"{one['name']} {_shown(one)}" for one in self.about["inputs"])
+            raise ValueError(
+                f"{error}\nThe inputs are {wanted}; args[0] are the weights"
+            ) from error
 
     def __repr__(self) -> str:
         sides = (", ".join(map(_shown, self.about[side])) for side in ("inputs", "outputs"))
@@ -70,7 +80,8 @@ def load(folder: str | Path) -> Loaded:
       DamagedModel: a file is missing, cut, changed or of another model.
       FileNotFoundError: there is no such folder.
       ImportError: safetensors or flatbuffers is not installed.
-      ValueError: the folder holds something else, or was written by a newer jsparse or jax.
+      ValueError: the folder holds something else, or was written by a newer jsparse or jax, or
+        wants 64 bits, which are off.
 
     Example:
       >>> import tempfile
@@ -96,7 +107,16 @@ def load(folder: str | Path) -> Loaded:
             f"cannot read it ({error}); use that one, or `restore` the weights into the model's "
             "class"
         ) from error
+    if any(_canonical(x.dtype) != x.dtype for x in program.in_avals):
+        raise ValueError(
+            f"{folder} computes in 64 bits; first say jax.config.update('jax_enable_x64', True)"
+        )
     return Loaded({path: jnp.asarray(x) for path, x in weights.items()}, about, program)
+
+
+def _canonical(dtype: Any) -> Any:
+    """The type that an array gets when it is made here."""
+    return jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
 
 
 def _has_kernels(about: Mapping[str, Any]) -> bool:
@@ -144,7 +164,8 @@ def restore(folder: str | Path, model: Model) -> Model:
         "its record: save(folder, small, x, record=record)"
     )
     stored = {path: describe(array) for path, array in weights.items()}
-    check_fit(stored, {path: describe(leaf) for path, leaf in leaves.items()}, folder, advice)
+    wanted = {path: describe(plain(path, leaf)) for path, leaf in leaves.items()}
+    check_fit(stored, wanted, folder, advice)
     new = [filled(weights[path], leaf) for path, leaf in leaves.items()]
     nnx.update(copy, jax.tree.unflatten(jax.tree.structure(state), new))
     return copy

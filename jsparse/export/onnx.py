@@ -14,13 +14,14 @@ from jax.interpreters import partial_eval
 
 from jsparse.export.pack import unpack
 from jsparse.export.program import input_specs
-from jsparse.export.pure import Pure, compare, outputs, pure
+from jsparse.export.pure import Pure, compare, off_mesh, outputs, pure
 from jsparse.export.saving import require
 from jsparse.files import write_whole
 
 Function = Callable[..., list[Any]]
 
 
+@off_mesh()
 def onnx(
     path: str | Path, model: nnx.Module, *inputs: Any, shapes: Sequence[str] = (), **options: Any
 ) -> None:
@@ -40,7 +41,7 @@ def onnx(
     Raises:
       ImportError: jax2onnx is not installed.
       NotImplementedError: jax2onnx does not write what the model computes, or not rightly.
-      TypeError: an input that is no array.
+      TypeError: no inputs, or one that is no array.
       ValueError: a model with rules, or with a memory; shapes that do not fit.
     """
     split = pure(unpack(model), options)

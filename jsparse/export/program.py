@@ -12,7 +12,7 @@ from jax.export import Exported
 from jsparse.export import compiled
 from jsparse.export.block import block_dot
 from jsparse.export.csr import csr_dot
-from jsparse.export.pure import Pure, compare, outputs, portable, pure, with_products
+from jsparse.export.pure import Pure, compare, off_mesh, outputs, portable, pure, with_products
 from jsparse.leaves import named
 
 Made = TypeVar("Made")
@@ -59,6 +59,7 @@ class Specs(NamedTuple):
         return make(self.fixed), why
 
 
+@off_mesh()
 def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
     """The program of a model, compared with it on the inputs.
 
@@ -69,7 +70,7 @@ def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
         axes are free where that can be.
 
     Raises:
-      TypeError: an input that is no array.
+      TypeError: no inputs, or one that is no array.
       ValueError: shapes that do not fit; a model with a memory, or whose code takes another path
         where sizes are free.
     """
@@ -82,6 +83,7 @@ def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
     return Program(exported, free, fixed)
 
 
+@off_mesh()
 def kernel_program(model: nnx.Module, options: Mapping[str, Any], specs: tuple) -> Exported:
     """The program of a packed model with the kernels for the CPU, which `compiled.load` registers.
 
@@ -117,7 +119,7 @@ def stablehlo(
       its bytes.
 
     Raises:
-      TypeError: an input that is no array.
+      TypeError: no inputs, or one that is no array.
       ValueError: a model with rules, or one that a call changes; shapes that do not fit.
 
     Example:
@@ -137,7 +139,7 @@ def input_specs(inputs: tuple, shapes: Sequence[str]) -> Specs:
       shapes: of each array; if there are none, fixed sizes are allowed.
 
     Raises:
-      TypeError: an input that is no array.
+      TypeError: no inputs, or one that is no array.
       ValueError: not a shape for each array, or one that is not of its array.
     """
     for path, leaf in named(inputs).items():
@@ -147,6 +149,12 @@ def input_specs(inputs: tuple, shapes: Sequence[str]) -> Specs:
                 "at each call is given by name: save(folder, model, x, train=False)"
             )
     arrays, structure = jax.tree.flatten(inputs)
+    if not arrays:
+        raise TypeError(
+            "got no inputs; give the arguments of a call in order, as what is given by name is the "
+            "same at each call: save(folder, model, x)"
+        )
+    shapes = [shapes] if isinstance(shapes, str) else shapes
 
     def specs(given: Sequence[str]) -> tuple:
         found = jax.export.symbolic_args_specs(arrays, list(given))
@@ -195,4 +203,4 @@ def _function(split: Pure) -> Any:
 
 
 def _shapes(weights: Mapping[str, Any]) -> dict[str, Any]:
-    return {path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in weights.items()}
+    return jax.eval_shape(lambda same: same, dict(weights))  # with the dtypes that arrays get here

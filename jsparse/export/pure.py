@@ -1,17 +1,19 @@
 """A plain model as a pure function of its weights and inputs."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import AbstractMesh, AxisType, get_abstract_mesh, use_abstract_mesh
 
 from jsparse.export.block import BlockSparse, plain_block_dot
 from jsparse.export.check import apart
 from jsparse.export.csr import Csr, plain_csr_dot
-from jsparse.leaves import named
+from jsparse.leaves import is_key, named
 from jsparse.slots import sparse_parts, walk_modules
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -42,6 +44,7 @@ def pure(model: nnx.Module, options: Mapping[str, Any]) -> Pure:
       options: further arguments of each call.
 
     Raises:
+      TypeError: a variable holds random keys.
       ValueError: there are rules in it; or a weight is spread over processes.
     """
     if rules := list(sparse_parts(model)):
@@ -65,6 +68,16 @@ def pure(model: nnx.Module, options: Mapping[str, Any]) -> Pure:
 
     weights = {path: _host(path, leaf) for path, leaf in leaves.items()}
     return Pure(run, weights, streams, kinds)
+
+
+@contextlib.contextmanager
+def off_mesh() -> Iterator[None]:
+    """Leave a mesh with explicit axes, on which no size can be free."""
+    if AxisType.Explicit not in get_abstract_mesh().axis_types:
+        yield
+        return
+    with use_abstract_mesh(AbstractMesh((), ())):
+        yield
 
 
 def with_products(model: Model, csr: Any, block: Any) -> Model:
@@ -92,6 +105,11 @@ def portable(model: Model) -> Model:
 def _host(path: str, leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         raise ValueError(f"{path} is spread over processes; gather it to one first")
+    if is_key(leaf):
+        raise TypeError(
+            f"{path} is a random key, and what a file holds draws nothing; keep it in nnx.Rngs, or "
+            "give it as an input"
+        )
     return np.asarray(leaf)
 
 
@@ -141,7 +159,7 @@ class _Off(NamedTuple):
 def _off(expected: Any, found: Any) -> _Off:
     """How far outputs are apart, and how far rounding may bring them."""
     leaves = jax.tree.leaves(expected)
-    kinds = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    kinds = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     eps = max([float(jnp.finfo(kind).eps) for kind in kinds], default=0.0)
     return _Off(apart(leaves, jax.tree.leaves(found)), min(0.1, 1e3 * eps))
 

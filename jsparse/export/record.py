@@ -10,6 +10,7 @@ from jsparse.export.cut import Cut, cut_in_place
 from jsparse.export.mend import Attributes
 from jsparse.slots import slots, walk_modules
 from jsparse.surgery import copied, fold
+from jsparse.tree import naming
 
 Model = TypeVar("Model", bound=nnx.Module)
 FORMAT = "jsparse.shrink"
@@ -26,9 +27,33 @@ class Record:
       stayed: why a variable stays that has dead units, by path: its size is written in the code.
     """
 
-    cuts: Mapping[str, Cut]
-    attributes: Attributes
-    stayed: Mapping[str, str]
+    cuts: Mapping[str, Cut] = dataclasses.field(default_factory=dict)
+    attributes: Attributes = dataclasses.field(default_factory=dict)
+    stayed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def then(self, later: "Record") -> "Record":
+        """Both as one: this record, and one of the model that it led to.
+
+        Args:
+          later: from `shrink` or `shrink_training` of the smaller model.
+
+        Raises:
+          ValueError: the later one is not of that model.
+
+        Example:
+          >>> first = Record(cuts={"bias": Cut(shape=(4,), keep={0: (0, 2, 3)})})
+          >>> then = Record(cuts={"bias": Cut(shape=(3,), keep={0: (1, 2)})})
+          >>> first.then(then).cuts["bias"].keep
+          {0: (2, 3)}
+        """
+        cuts = dict(self.cuts)
+        for path, cut in later.cuts.items():
+            with naming(path):
+                cuts[path] = cuts[path].then(cut) if path in cuts else cut
+        attributes = dict(self.attributes)
+        for path, values in later.attributes.items():
+            attributes[path] = attributes.get(path, {}) | values
+        return Record(cuts=cuts, attributes=attributes, stayed=later.stayed)
 
     def to_dict(self) -> dict[str, Any]:
         """Only dicts, lists, strings and numbers, as JSON has them."""

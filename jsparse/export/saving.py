@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.export import Exported
 
 from jsparse.checkpoint import manifest
 from jsparse.export import compiled
@@ -37,7 +39,7 @@ from jsparse.slots import walk_modules
 FORMAT, VERSION = "jsparse.model", 1
 ABOUT, WEIGHTS = "model.json", "weights.safetensors"
 PROGRAM, KERNELS = "program.stablehlo", "program.cpu.stablehlo"
-WHOLE = Record(cuts={}, attributes={}, stayed={})
+WHOLE = Record()
 DTYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64",
     "int32": "I32", "int16": "I16", "int8": "I8", "uint64": "U64", "uint32": "U32",
@@ -65,15 +67,17 @@ def save(
       model: any NNX module without rules: from `fold`, `shrink` or `pack`.
       *inputs: arguments of a call, trees of arrays. The first axis, if all have the same, is free
         in what `load` gives where the model allows it (else model.json says why not).
-      record: from `shrink`, for `restore`.
+      record: from `shrink`, for `restore`; of several steps `first.then(second)`.
       shapes: of each input array, to say which sizes are free: `("batch, length",)`.
       **options: further arguments, the same at each call.
 
     Raises:
       FileExistsError: the folder is there.
       ImportError: safetensors or flatbuffers is not installed.
-      TypeError: an input that is no array, or a dtype that safetensors lacks.
-      ValueError: a model with rules, or with a memory; shapes that do not fit.
+      TypeError: no inputs, or one that is no array; a dtype that safetensors lacks; inputs or
+        outputs in containers that a file cannot name, such as named tuples.
+      ValueError: a model with rules, or with a memory; shapes that do not fit; a record of another
+        model.
 
     Example:
       >>> import tempfile
@@ -85,28 +89,47 @@ def save(
     """
     require("export", "safetensors", "flatbuffers")
     folder = Path(folder).absolute()
-    if folder.exists():
-        raise FileExistsError(f"{folder} is there; choose another folder, or delete this one")
+    _check_new(folder)
     split = pure(portable(model), options)
     _check_dtypes(split.weights)
+    _check_record(record, split.weights)
     made = program(split, inputs, shapes)
     about = _describe(model, split, made, inputs, record)
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part = folder.with_name(f".{folder.name}.{os.getpid()}-{threading.get_ident()}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
         write_whole(part / WEIGHTS, _serialised(split.weights))
-        write_whole(part / PROGRAM, bytes(made.exported.serialize()))
+        write_whole(part / PROGRAM, _bytes(made.exported))
         if about["packed"] and jax.default_backend() == "cpu" and compiled.load():
             about["kernels"] = compiled.sources_key()
             kernels = kernel_program(model, options, made.specs)
-            write_whole(part / KERNELS, bytes(kernels.serialize()))
+            write_whole(part / KERNELS, _bytes(kernels))
         write_whole(part / ABOUT, (_indented(about, 2) + "\n").encode())
         manifest.write(part, {"format": FORMAT, "version": VERSION})
-        os.rename(part, folder)
+        try:
+            os.rename(part, folder)
+        except OSError:
+            _check_new(folder)  # another process may have been faster
+            raise
         to_disk(folder.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _check_new(folder: Path) -> None:
+    if os.path.lexists(folder):
+        raise FileExistsError(f"{folder} is there; choose another folder, or delete this one")
+
+
+def _check_record(record: Record, weights: Mapping[str, np.ndarray]) -> None:
+    for path, cut in record.cuts.items():
+        if path in weights and weights[path].shape != cut.left:
+            raise ValueError(
+                f"{path}: the record leads to shape {cut.left}, the model has "
+                f"{weights[path].shape}; give the record that came with this model, of several "
+                "steps first.then(second)"
+            )
 
 
 def require(extra: str, *packages: str) -> None:
@@ -140,6 +163,16 @@ def _serialised(weights: Mapping[str, np.ndarray]) -> bytes:
     from safetensors.numpy import save
 
     return save({name: np.asarray(array, order="C") for name, array in weights.items()})
+
+
+def _bytes(exported: Exported) -> bytes:
+    try:
+        return bytes(exported.serialize())
+    except (TypeError, ValueError) as error:  # named tuples, dataclasses, keys that are numbers
+        raise TypeError(
+            "inputs and outputs in a file are arrays in tuples, lists and dicts with strings as "
+            f"keys; give and return these ({error})"
+        ) from error
 
 
 def _describe(

@@ -7,7 +7,9 @@
    Rules go on as if the weights were whole: they draw for all units and compare whole norms.
 """
 
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -45,12 +47,15 @@ def shrink_training(
     moves into a bias that follows, and is lost where none can take it up (behind padding).
 
     Not in that: `cost` no longer charges what went; `TargetDensity` counts all weights that went as
-    not kept; optimizers that take norms, of a layer (`lamb`) or of all, take those of what is left;
-    dropout draws other samples.
+    not kept; optimizers that look at whole arrays (norms as in `lamb`, clipping, noise) see what is
+    left; dropout draws other samples.
 
     Rules under which each unit has its own fate stay: `Threshold`, `SoftThreshold`, `HardConcrete`
     (a unit goes when its gate is closed in eval mode), `Held`, `Keep`. Under `Held` with masks that
-    no revision moves any more nothing could have come back, and the run is the masked one itself.
+    no revision moves any more nothing could have come back, and the run is the masked one itself
+    but for biases of units without weights, which there train on (behind a ReLU not from 0).
+    Revisions to a density (`Gradual`) count what is left, so they must be over, also where another
+    transform wraps `revise` and this cannot be checked.
 
     Args:
       model: in training; left as it is.
@@ -62,9 +67,11 @@ def shrink_training(
       train step compiles again for them. If nothing goes, the objects given and an empty record.
 
     Raises:
-      TypeError: not an NNX module and its optimizer, or no example inputs.
+      TypeError: not an NNX module and its optimizer, one that holds the model, or no example
+        inputs.
       ValueError: the optimizer is of another model, or has state that follows a parameter in
-        another shape; a rule chooses among all units, as `Top`: `hold` the model first.
+        another shape; a rule chooses among all units, as `Top`: `hold` the model first; a revision
+        to a density is not over.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -86,7 +93,7 @@ def shrink_training(
     removal, stayed = plan.choose()
     cuts, add, groups = plan.cutting(removal)
     if not cuts:
-        return model, optimizer, Record(cuts={}, attributes={}, stayed=stayed)
+        return model, optimizer, Record(stayed=stayed)
     expected = plan.model if not _loses(plan, removal) else _held(plan, removal)
     small = copied(model)
     paths = _by_path(nnx.state(small))
@@ -104,6 +111,11 @@ def _check(model: Any, optimizer: Any, inputs: tuple) -> None:
         raise TypeError(
             f"expected the model's jsparse.Optimizer or nnx.Optimizer, got "
             f"{type(optimizer).__name__}; without one use jsparse.shrink"
+        )
+    if hasattr(optimizer, "model"):
+        raise TypeError(
+            f"{type(optimizer).__name__} holds the model itself, which would stay whole; train "
+            "with jsparse.Optimizer or nnx.Optimizer"
         )
     parts = sparse_parts(model)
     if not inputs:
@@ -123,6 +135,20 @@ def _check(model: Any, optimizer: Any, inputs: tuple) -> None:
             "the optimizer's state does not fit this model's parameters; give the optimizer that "
             "trains this model"
         )
+    _check_revisions(optimizer)
+
+
+def _check_revisions(optimizer: nnx.Optimizer) -> None:
+    """Refuse revisions that would go on to a fraction of what is left."""
+    done = int(optimizer.step[...])
+    for pattern, by in getattr(optimizer.tx, "revisions", ()):
+        if hasattr(by, "density") and done < getattr(by, "last", math.inf):
+            until = f"after step {by.last}" if hasattr(by, "last") else "once it is over"
+            raise ValueError(
+                f"{type(by).__name__} of {pattern!r} still brings masks to a density, after step "
+                f"{done}, and would count what is left as all; shrink {until}, or put masks that "
+                "stay and a new optimizer in its place"
+            )
 
 
 def _plan(model: nnx.Module, inputs: tuple) -> Plan:
@@ -173,16 +199,15 @@ def _smaller(
       paths: of all its variables.
       cuts: of those that became smaller.
     """
+    graphdef, state = nnx.split(optimizer)
+    mirrors = _mirrors(_by_path(state), paths)
 
     def smaller(keys: Any, leaf: Any) -> Any:
-        steps = path_of(keys).split("/")
-        ends = ("/".join(steps[n:]) for n in range(len(steps)))
-        mirrored = next((path for path in ends if path in paths), "")
+        mirrored = mirrors.get(path_of(keys), "")
         if mirrored in cuts and np.shape(leaf) == cuts[mirrored].shape:
             return cuts[mirrored].placed(leaf)
         return leaf.copy() if isinstance(leaf, jax.Array) else leaf
 
-    graphdef, state = nnx.split(optimizer)
     made = nnx.merge(graphdef, jax.tree_util.tree_map_with_path(smaller, state))
     if _wanted(made, small) != _shapes(made):
         raise ValueError(
@@ -191,6 +216,25 @@ def _smaller(
             "such an optimizer, or a new one for the smaller model"
         )
     return made
+
+
+def _mirrors(leaves: Iterable[str], paths: Collection[str]) -> dict[str, str]:
+    """The variable that a leaf of the optimizer's state mirrors, by path.
+
+    A layer may have the name of a part of the state, such as `mu`: then that reading is right under
+    which most variables have a leaf.
+    """
+    readings = {}
+    for leaf in leaves:
+        steps = leaf.split("/")
+        ends = [("/".join(steps[:n]), "/".join(steps[n:])) for n in range(len(steps))]
+        readings[leaf] = [(start, path) for start, path in ends if path in paths]
+    under = Counter(start for found in readings.values() for start, _ in found)
+    return {
+        leaf: max(found, key=lambda one: under[one[0]])[1]
+        for leaf, found in readings.items()
+        if found
+    }
 
 
 def _wanted(optimizer: nnx.Optimizer, model: nnx.Module) -> dict[str, tuple[int, ...]]:

@@ -55,6 +55,11 @@ class Revise(optax.GradientTransformationExtraArgs):
         """
         return self.update.apply  # type: ignore  # beside `update`: trees rebuild this from fields
 
+    @property
+    def revisions(self) -> tuple[tuple[str, Revision], ...]:
+        """The pairs that it was made of."""
+        return self.update.revisions  # type: ignore
+
 
 def revise(
     inner: Any,
@@ -132,6 +137,7 @@ def revise(
         return run.tree(leaves), Revised(run.step, state.seed, inner_state)
 
     update.apply = apply  # type: ignore
+    update.revisions = revisions  # type: ignore
     return Revise(init, update)
 
 
