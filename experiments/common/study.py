@@ -207,7 +207,7 @@ def study(
     for alpha in settings.alphas:
         what = f"alpha {alpha:g}" if settings.density == 1 else f"target {settings.density:.1%}"
         lines.append(_line("here", what, final[f"{alpha:g}"]))
-    what = f"{settings.epochs} epochs, {settings.seeds} seeds"
+    what = f"{settings.epochs} epochs, {settings.seeds} seed{'s' * (settings.seeds > 1)}"
     print(f"{images.name}, {what}, last epoch (test data):\n")
     print(table(["", "network", "density [%]", "accuracy [%]", "best epoch [%]"], lines))
     for alpha in settings.alphas:
