@@ -121,6 +121,7 @@ def plot(found: Mapping[str, dict], settings: Settings, path: Path) -> None:
             dense.mean() - spread, dense.mean() + spread, color=COLOURS[1], alpha=0.15, lw=0
         )
     axes.set_xscale("log")
+    axes.margins(x=0.12)  # room for the first alpha
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -17,7 +17,7 @@ import pytest
 
 from docs import address
 from docs._ext.names import public
-from tests.snippets import own, run, whole
+from tests.snippets import CODE, own, run, whole
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -28,15 +28,16 @@ LONG = {
     "pruning",
     "revisions",
     "shrinking",
+    "start",
     "surgery",
     "training",
 }  # seconds of compiling
 
 
 def pages_with_code() -> list:
-    """Those with code of their own; what they only show is run where it stands, in README.md."""
+    """Those with code, of their own or of README.md: what it needs must stand on the page too."""
     slow = lambda page: [pytest.mark.slow] if page.stem in LONG else []
-    return [pytest.param(p, id=p.stem, marks=slow(p)) for p in PAGES if own(p)]
+    return [pytest.param(p, id=p.stem, marks=slow(p)) for p in PAGES if CODE.search(whole(p))]
 
 
 @pytest.mark.standard_dtypes
@@ -191,6 +192,13 @@ def site() -> Path:
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
+
+
+def test_a_prime_stands_beside_its_letter() -> None:
+    mathml = pytest.importorskip("docs._ext.mathml").mathml
+    small = mathml(r"W_{ij}^{\prime} = W^{\prime} x_i^2")
+    assert small.count("′") == small.count(">′</mo></mrow>") == 2
+    assert (small.count("<msub>"), small.count("<msubsup>"), small.count("<msup>")) == (1, 1, 0)
 
 
 @pytest.mark.slow

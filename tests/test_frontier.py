@@ -150,6 +150,29 @@ def test_a_stopped_frontier_ends_as_one_that_was_not(
     assert captured.out.replace(str(tmp_path / "stopped"), str(tmp_path / "whole")) == printed
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"alphas": ()},
+        {"alphas": (1e-4, 1.00000001e-4)},  # one name for the results of both
+        {"alphas": (1e-4, float("nan"))},
+        {"alphas": (float("inf"),)},
+        {"learning_rate": float("nan")},
+        {"learning_rate": 0.0},
+    ],
+    ids=str,
+)
+def test_settings_without_a_frontier_are_refused(wrong: dict) -> None:
+    name = next(iter(wrong)).replace("_", "-")
+    with pytest.raises(ValueError, match=f"--{name} got .*; give"):
+        dataclasses.replace(frontier.QUICK, **wrong)
+
+
+def test_a_negative_number_of_samples_is_refused() -> None:
+    with pytest.raises(ValueError, match="--samples got -5; give 1 or more"):
+        common.first_samples(common.digits(), -5)
+
+
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_picture(settings: frontier.Settings, tmp_path: Path, seeds: int) -> None:
     marks = {"5e-4": 0.9, "5e-3": 0.8, "dense": 0.92}

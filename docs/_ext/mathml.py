@@ -12,7 +12,17 @@ def mathml(tex: str, as_block: bool = False) -> str:
     """The equation; bars come in pairs, as those of an absolute value, and stand close."""
     sides = itertools.cycle(("prefix", "postfix"))
     bar = lambda found: f'<mo form="{next(sides)}" stretchy="false">{found.group(1)}</mo>'
-    return re.sub(r"<mo[^>]*>([|∥‖])</mo>", bar, tex2mathml(tex, as_block=as_block))
+    return primed(re.sub(r"<mo[^>]*>([|∥‖])</mo>", bar, tex2mathml(tex, as_block=as_block)))
+
+
+def primed(text: str) -> str:
+    """Primes beside their letter: raised, most fonts draw them too small to be seen."""
+    letter, prime = r"\s*(<mi>[^<]*</mi>)\s*", r"\s*<mi>′</mi>\s*"
+    below = r"(<mrow>(?:(?!<mrow>).)*?</mrow>|<mi>[^<]*</mi>)"
+    beside = r'<mrow>\1<mo lspace="0" rspace="0">′</mo></mrow>'
+    text = re.sub(f"<msup>{letter}{prime}</msup>", beside, text)
+    both = f"<msubsup>{letter}{below}{prime}</msubsup>"
+    return re.sub(both, rf"<msub>{beside}\2</msub>", text, flags=re.DOTALL)
 
 
 def inline(writer: Any, node: nodes.math) -> None:

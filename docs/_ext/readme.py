@@ -1,10 +1,17 @@
 """The directive {readme}: what README.md has from `<!-- docs: name -->` to `<!-- end: name -->`."""
 
+import re
 from typing import Any
 
 from docutils import nodes
 from parts import README, part
 from sphinx.util.docutils import SphinxDirective
+
+
+def whole_cells(text: str) -> str:
+    """The text with the numbers of its tables unbreakable: 97.92 ± 0.06, 2.35 %."""
+    row = lambda found: re.sub(r" (?=[±%])|(?<=±) ", "\u00a0", found.group())
+    return re.sub(r"^\|.*$", row, text, flags=re.MULTILINE)
 
 
 class Readme(SphinxDirective):
@@ -15,7 +22,7 @@ class Readme(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         self.env.note_dependency(str(README))
-        return self.parse_text_to_nodes(part(self.arguments[0]))
+        return self.parse_text_to_nodes(whole_cells(part(self.arguments[0])))
 
 
 def setup(app: Any) -> dict[str, bool]:

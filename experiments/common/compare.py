@@ -305,7 +305,13 @@ def _line(colour: str, style: str, label: str):
 
 
 def first_samples(images: Images, samples: int) -> Images:
-    """The images with at most so many to train on, the first ones; named accordingly."""
+    """The images with at most so many to train on, the first ones; named accordingly.
+
+    Raises:
+      ValueError: less than one.
+    """
+    if samples < 1:
+        raise ValueError(f"--samples got {samples}; give 1 or more")
     if samples >= len(images.train_x):
         return images
     return dataclasses.replace(

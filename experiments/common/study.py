@@ -5,6 +5,7 @@ seeds; a table puts the last epoch beside the published figures.
 """
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,6 +53,8 @@ class TrainSettings:
         for name, value in at_least_one.items():
             if value < 1:
                 raise ValueError(f"--{name} got {value}; give 1 or more")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"--learning-rate got {self.learning_rate}; give a number above 0")
 
     def check_densities(self, densities: Sequence[float]) -> None:
         """Refuse densities at which nothing, or everything, would be left.
@@ -96,8 +99,13 @@ class StudySettings(TrainSettings):
             raise ValueError(f"--density is a fraction in (0, 1], got {self.density}")
         if not 0 <= self.decay <= 1:
             raise ValueError(f"--decay is a fraction of the run in [0, 1], got {self.decay}")
-        if not self.alphas or len(set(self.alphas)) < len(self.alphas) or min(self.alphas) < 0:
-            raise ValueError(f"--alphas got {self.alphas}; give one or more, each once, 0 or more")
+        names = {f"{alpha:g}" for alpha in self.alphas}  # under which results are kept
+        right = all(0 <= alpha < math.inf for alpha in self.alphas)
+        if not self.alphas or len(names) < len(self.alphas) or not right:
+            raise ValueError(
+                f"--alphas got {self.alphas}; give one or more, each once, 0 or more, with at most "
+                "six digits"
+            )
         if self.density < 1 and (len(self.alphas) > 1 or self.alphas[0] == 0):
             raise ValueError(
                 f"--density {self.density} needs one alpha above 0, got --alphas {self.alphas}"
@@ -199,7 +207,7 @@ def study(
     for alpha in settings.alphas:
         what = f"alpha {alpha:g}" if settings.density == 1 else f"target {settings.density:.1%}"
         lines.append(_line("here", what, final[f"{alpha:g}"]))
-    what = f"{settings.epochs} epochs, {settings.seeds} seeds"
+    what = f"{settings.epochs} epochs, {settings.seeds} seed{'s' * (settings.seeds > 1)}"
     print(f"{images.name}, {what}, last epoch (test data):\n")
     print(table(["", "network", "density [%]", "accuracy [%]", "best epoch [%]"], lines))
     for alpha in settings.alphas:

@@ -83,7 +83,7 @@ def describe(run: Folder) -> str:
 def last(series: Series, fraction: bool) -> str:
     """The last value as HTML: mean and sample standard deviation over the seeds."""
     scale, digits = (100, ".2f") if fraction else (1, ".4g")
-    mean, unit = f"{scale * series.mean[-1]:{digits}}", " %" if fraction else ""
+    mean, unit = f"{scale * series.mean[-1]:{digits}}", "%" if fraction else ""
     if not len(series.spread):
         return mean + unit
     return f"{mean}{unit} <small>± {scale * series.spread[-1]:.2{'f' if fraction else 'g'}}</small>"

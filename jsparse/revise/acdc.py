@@ -8,7 +8,8 @@
    so that the last dense phase may be longer.
 4. From `last` on it is compressed for good.
 
-Numbers: no figure of the paper is reproduced here yet.
+Numbers: no figure of the paper is reproduced here yet. Beside other methods on small networks in
+`experiments/compare.py`.
 """
 
 from dataclasses import dataclass

@@ -5,7 +5,9 @@
 2. The units of largest magnitude are kept, so many that the density is d(t).
 3. Masked weights are not trained, but keep their value and compete on.
 
-Numbers: no figure of the paper is reproduced here yet.
+Numbers: no figure of the paper is reproduced here yet. Beside other methods on small networks in
+`experiments/set_rigl.py` and
+`experiments/compare.py`.
 """
 
 from dataclasses import dataclass

@@ -9,7 +9,9 @@
 
 The first masks (1) are chosen with `jsparse.prune` or `jsparse.hold`.
 
-Numbers: no figure of the paper is reproduced here yet.
+Numbers: no figure of the paper is reproduced here yet. Beside other methods on small networks in
+`experiments/set_rigl.py` and
+`experiments/compare.py`.
 """
 
 import math

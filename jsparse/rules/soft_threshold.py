@@ -5,8 +5,8 @@
 3. Gradients are those of this formula: none reaches a weight below the threshold.
 4. Weight decay on s raises the threshold from s_init, where it is nearly 0.
 
-Numbers: Table 1 of the paper is ImageNet and was not run; no experiment yet. For
-units larger than a weight no figure is published.
+Numbers: Table 1 of the paper is ImageNet and was not run. Beside other methods on small networks in
+`experiments/compare.py`. For units larger than a weight no figure is published.
 """
 
 from dataclasses import dataclass
