@@ -135,7 +135,7 @@ class Load:
         own = 0
         for process in self.processes:
             after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-            own += int(after_name[11]) + int(after_name[12])
+            own += sum(map(int, after_name[11:15]))  # children that ended, too
         return (user + nice + system + sum(rest) - own) / os.sysconf("SC_CLK_TCK")
 
 
