@@ -145,7 +145,7 @@ def test_large_batch(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     printed = capsys.readouterr().out
     assert (
         "Python's own source" in printed
-        and "density of the blocks 20.0% to 20.0%" in printed
+        and "(one seed) at 20.0%" in printed
         and "LAMB" in printed
     )
     finals = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("*/*/final.json")}
