@@ -144,9 +144,7 @@ def test_large_batch(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     large_batch.main(settings)
     printed = capsys.readouterr().out
     assert (
-        "Python's own source" in printed
-        and "(one seed) at 20.0%" in printed
-        and "LAMB" in printed
+        "Python's own source" in printed and "(one seed) at 20.0%" in printed and "LAMB" in printed
     )
     finals = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("*/*/final.json")}
     assert set(finals) == {"top, LAMB, 4, 1", "top, LAMB, 8, 1"}
