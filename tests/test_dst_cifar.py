@@ -165,16 +165,15 @@ from experiments import common, large_batch
 
 common.cifar10 = lambda folder: common.colour_digits()
 settings = dataclasses.replace(
-    large_batch.QUICK, tasks=("images",), networks=("thresholds",), ways=("Nesterov SGD", "LARS"),
+    large_batch.QUICK, tasks=("images",), networks=("thresholds",), ways=("LARS",),
     batches=(64,), part=64, samples=640, tested=100, epochs=20, out={str(tmp_path)!r},
 )
 large_batch.main(settings)
 """
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment, cwd=ROOT)
-    finals = [json.loads(path.read_text()) for path in tmp_path.glob("*/*/final.json")]
-    assert len(finals) == 2
-    assert max(float(final["mark"]) for final in finals) > 30
+    (final,) = (json.loads(path.read_text()) for path in tmp_path.glob("*/*/final.json"))
+    assert float(final["mark"]) > 30
 
 
 def test_a_batch_in_parts_gives_the_gradient_of_the_whole() -> None:

@@ -156,6 +156,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     assert one == two
 
 
+@pytest.mark.slow
 def test_conv_as_matmul_is_the_stock_convolution() -> None:
     keys = jax.random.split(jax.random.key(0), 2)
     x, kernel = jax.random.normal(keys[0], (3, 8, 6, 2)), jax.random.normal(keys[1], (3, 3, 2, 4))

@@ -71,6 +71,7 @@ def on(devices: int, monkeypatch: pytest.MonkeyPatch) -> jax.Device:
     return here[0]
 
 
+@pytest.mark.slow
 def test_devices_share_the_runs(together, monkeypatch: pytest.MonkeyPatch) -> None:
     first = on(2, monkeypatch)  # an uneven share: 3 and 2
     over = common.over_devices(common.side_by_side)

@@ -12,7 +12,7 @@ from tests.sharded import LAYOUTS, Net, data, start, train
 @pytest.mark.parametrize(
     ("layout", "count"),
     [
-        ("data parallel", 2),
+        pytest.param("data parallel", 2, marks=pytest.mark.slow),
         pytest.param("data parallel", 4, marks=pytest.mark.slow),
         pytest.param("split weights", 4, marks=pytest.mark.slow),
     ],

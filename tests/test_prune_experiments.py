@@ -48,6 +48,7 @@ def test_at_birth(
     assert capsys.readouterr().out == printed
 
 
+@pytest.mark.slow
 def test_each_seed_has_masks_of_its_own() -> None:
     images = common.digits()
     settings = dataclasses.replace(at_birth.QUICK, seeds=2, batches=1, densities=(0.1,))

@@ -59,6 +59,7 @@ def alive(kernels: list[np.ndarray]) -> list[int]:
     return [int((r & w).sum()) for r, w in zip(reached, wanted, strict=True)][1:-1]
 
 
+@pytest.mark.slow
 @hypothesis.given(
     widths=st.lists(st.integers(1, 7), min_size=3, max_size=5),
     density=st.sampled_from([0.15, 0.3, 0.6]),
@@ -117,6 +118,7 @@ class Wild(nnx.Module):
         return self.head(x)
 
 
+@pytest.mark.slow
 @hypothesis.given(
     joints=st.lists(
         st.sampled_from(["plain", "concatenate", "sum", "pairs", "gate"]), min_size=2, max_size=4

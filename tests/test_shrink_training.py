@@ -297,13 +297,14 @@ def test_sizes_are_those_of_the_whole() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_experiment_in_float64(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """Digits, with thresholds fast enough to close units in a few steps."""
     monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
     settings = experiment.Settings(
-        network="mlp", batch=100, epochs=2, every=10, turn=5, threshold_rate=0.3, double=True,
+        network="mlp", batch=100, epochs=2, every=15, turn=5, threshold_rate=0.3, double=True,
         out=str(tmp_path),
     )  # fmt: skip
     experiment.main(settings)

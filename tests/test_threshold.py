@@ -108,6 +108,7 @@ def test_a_structured_threshold_acts_on_the_norm_of_its_unit(unit, scope, shape:
         assert (mask[unit_of] == (norm > 1.0)).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=4)  # each shape is compiled anew
 @given(
     st.lists(st.integers(1, 5), min_size=2, max_size=4), st.sampled_from([(1, 1), (2, 3), (4, 4)])
