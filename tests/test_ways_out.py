@@ -1,4 +1,4 @@
-"""Saved models: read back without their class and with it, refused when damaged or foreign."""
+"""Saved models: read back without their class and with it; what cannot be saved is refused."""
 
 import json
 import shutil
@@ -16,40 +16,15 @@ from jax import Array
 
 import jsparse as js
 from jsparse.checkpoint import manifest
-from jsparse.export import DamagedModel, compiled, load, restore, save, stablehlo
+from jsparse.export import compiled, load, restore, save, stablehlo
 from jsparse.export.check import apart
 from jsparse.slots import slots
+from tests.saved import Net, draw, net, saved_model, sparse
 from tests.zoo_cases import CASES, outputs, prepared, shapes
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
 ROOT = Path(__file__).parent.parent
 slow = lambda name: pytest.param(name, marks=pytest.mark.slow)
-
-
-class Net(nnx.Module):
-    """Layers that differ between training and eval, and a random stream."""
-
-    def __init__(self, width: int, rngs: nnx.Rngs):
-        self.a = nnx.Linear(6, width, rngs=rngs)
-        self.norm = nnx.BatchNorm(width, rngs=rngs)
-        self.drop = nnx.Dropout(0.5, rngs=rngs)
-        self.b = nnx.Linear(width, 3, rngs=rngs)
-
-    def __call__(self, x: Array, scale: float = 1.0) -> Array:
-        return scale * self.b(self.drop(nnx.relu(self.norm(self.a(x)))))
-
-
-def net(width: int = 8, seed: int = 0) -> Net:
-    return Net(width, nnx.Rngs(seed))
-
-
-def sparse() -> Net:
-    rule = js.Top(density=0.5, unit=js.Filter())
-    return js.sparsify(net(), ("a/kernel", rule))
-
-
-def draw(*shape: int, seed: int = 0) -> Array:
-    return jax.random.normal(jax.random.key(seed), shape)
 
 
 def variables(model: nnx.Module) -> dict[str, Any]:
@@ -59,11 +34,8 @@ def variables(model: nnx.Module) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> tuple[Path, Net]:
-    """A shrunk model in a folder, with its record."""
     folder = tmp_path_factory.mktemp("saved") / "model"
-    small, record = js.shrink(js.fold(sparse()), draw(2, 6))
-    save(folder, small, draw(2, 6), record=record)
-    return folder, small
+    return folder, saved_model(folder)
 
 
 ELSEWHERE = """
@@ -393,95 +365,6 @@ def test_what_is_not_installed_is_named(package: str, saved, tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(ImportError, match=r"pip install 'jsparse\[onnx\]'"):
         js.export.onnx(tmp_path / "model.onnx", Two(), draw(2, 5), {"w": draw(5, 3)})
-
-
-# Folders that cannot be read.
-
-FILES = ["weights.safetensors", "model.json", "program.stablehlo", "manifest.json"]
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(content)
-
-
-def foreign(path: Path) -> None:
-    from safetensors.numpy import save
-
-    path.write_bytes(save({"kernel": np.zeros(3, np.float32)}))
-
-
-@pytest.mark.parametrize("damage", [cut, flip, foreign, Path.unlink])
-@pytest.mark.parametrize("file", FILES)
-def test_a_damaged_folder_is_refused(file: str, damage, saved, tmp_path) -> None:
-    shutil.copytree(saved[0], tmp_path / "model")
-    damage(tmp_path / "model" / file)
-    for read in (lambda: load(tmp_path / "model"), lambda: restore(tmp_path / "model", net())):
-        with pytest.raises(DamagedModel, match=rf"model is damaged.*{file}"):
-            read()
-
-
-def resealed(folder: Path, **facts: Any) -> None:
-    """Make the manifest anew, as another program may."""
-    (folder / "manifest.json").unlink()
-    manifest.write(folder, {"format": "jsparse.model", "version": 1} | facts)
-
-
-def test_folders_of_another_kind_are_refused(saved, tmp_path) -> None:
-    folder = tmp_path / "model"
-    with pytest.raises(
-        FileNotFoundError, match=r"no folder; give one that `jsparse\.export\.save`"
-    ):
-        load(folder)
-    folder.mkdir()
-    with pytest.raises(DamagedModel, match=r"manifest\.json is missing; or it is no folder of"):
-        load(folder)
-    manifest.write(folder, {"step": 3})
-    with pytest.raises(ValueError, match=r"holds no model that `jsparse\.export\.save` wrote"):
-        load(folder)
-    resealed(folder)
-    with pytest.raises(DamagedModel, match=r"its manifest lacks model\.json, program\.stable"):
-        load(folder)
-    resealed(folder, version=2)
-    with pytest.raises(ValueError, match=r"has version 2 of the format.*update jsparse"):
-        load(folder)
-
-
-def test_files_that_do_not_belong_together_are_refused(saved, tmp_path) -> None:
-    folder = shutil.copytree(saved[0], tmp_path / "model")
-    foreign(folder / "weights.safetensors")
-    resealed(folder)
-    with pytest.raises(DamagedModel, match=r"does not hold the variables that model\.json names"):
-        load(folder)
-    (folder / "weights.safetensors").write_bytes(b"PK")
-    resealed(folder)
-    with pytest.raises(DamagedModel, match="header too small"):
-        load(folder)
-    folder = shutil.copytree(saved[0], tmp_path / "newer")
-    (folder / "program.stablehlo").write_bytes(b"a program of some other jax")
-    resealed(folder)
-    with pytest.raises(ValueError, match=r"was written by jax.*cannot read it"):
-        load(folder)
-
-
-def test_another_class_is_refused_with_what_differs(saved, tmp_path) -> None:
-    folder, small = saved
-    with pytest.raises(ValueError, match=r"the record names 'a/bias', which this model lacks"):
-        restore(folder, nnx.Linear(6, 3, rngs=nnx.Rngs(0)))
-    with pytest.raises(ValueError, match=r"is of shape \(8,\), the model has \(9,\)"):
-        restore(folder, net(9))
-    save(tmp_path / "model", small, draw(2, 6))  # without its record
-    with pytest.raises(ValueError) as caught:
-        restore(tmp_path / "model", net())
-    lines = str(caught.value).splitlines()
-    assert lines[0] == f"{tmp_path}/model does not fit what is to be filled:"
-    assert "  a/kernel: float32[6, 4] in the file, float32[6, 8] wanted" in lines
-    assert "save(folder, small, x, record=record)" in lines[-1]
 
 
 @pytest.mark.slow

@@ -17,7 +17,6 @@ from experiments.common.compare import (
     Point,
     Results,
     compare,
-    first_samples,
     percent,
     plot_league,
     plot_ranks,
@@ -34,7 +33,7 @@ from experiments.common.resnet import ResNet
 from experiments.common.run import Diverged, Run, check_finite, open_run
 from experiments.common.seeds import Seeds, SeedTraining, build, networks, per_seed
 from experiments.common.show import Epochs, mean_std, table
-from experiments.common.sources import DataError, Images
+from experiments.common.sources import DataError, Images, first_samples
 from experiments.common.study import (
     Published,
     StudySettings,

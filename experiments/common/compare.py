@@ -1,6 +1,5 @@
 """Many sparse networks beside each other: same network, data and seeds, one run folder each."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -302,24 +301,6 @@ def _line(colour: str, style: str, label: str):
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=colour, linestyle=style, linewidth=1.8, label=label)
-
-
-def first_samples(images: Images, samples: int) -> Images:
-    """The images with at most so many to train on, the first ones; named accordingly.
-
-    Raises:
-      ValueError: less than one.
-    """
-    if samples < 1:
-        raise ValueError(f"--samples got {samples}; give 1 or more")
-    if samples >= len(images.train_x):
-        return images
-    return dataclasses.replace(
-        images,
-        train_x=images.train_x[:samples],
-        train_y=images.train_y[:samples],
-        name=f"{images.name}, first {samples} training images",
-    )
 
 
 def plot_ranks(

@@ -47,6 +47,24 @@ class Images:
     name: str
 
 
+def first_samples(images: Images, samples: int) -> Images:
+    """The images with at most so many to train on, the first ones; named accordingly.
+
+    Raises:
+      ValueError: less than one.
+    """
+    if samples < 1:
+        raise ValueError(f"--samples got {samples}; give 1 or more")
+    if samples >= len(images.train_x):
+        return images
+    return dataclasses.replace(
+        images,
+        train_x=images.train_x[:samples],
+        train_y=images.train_y[:samples],
+        name=f"{images.name}, first {samples} training images",
+    )
+
+
 def locate(folder: str, find: Callable[[Path], Found], download: Callable[[Path], Found]) -> Found:
     """The data's place: in `folder`, else in JSPARSE_DATA, else the cache, else downloaded to it.
 
