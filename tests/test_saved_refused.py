@@ -1,16 +1,20 @@
-"""Saved models that are damaged, foreign, newer or of another class are refused."""
+"""Models that cannot be saved, and folders that cannot be read, are refused with what is wrong."""
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax import Array
 
+import jsparse as js
 from jsparse.checkpoint import manifest
 from jsparse.export import DamagedModel, load, restore, save
-from tests.saved import Net, draw, net, saved_model
+from tests.saved import Net, draw, net, saved_model, sparse
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
 
@@ -20,6 +24,86 @@ def saved(tmp_path_factory) -> tuple[Path, Net]:
     folder = tmp_path_factory.mktemp("saved") / "model"
     return folder, saved_model(folder)
 
+
+# Models that cannot be saved.
+
+
+class Drawing(nnx.Module):
+    def __init__(self):
+        self.rngs = nnx.Rngs(0)
+
+    def __call__(self, x: Array) -> Array:
+        return x + jax.random.normal(self.rngs.noise(), x.shape)
+
+
+class Counting(nnx.Module):
+    def __init__(self):
+        self.calls = nnx.Variable(jnp.zeros(()))
+
+    def __call__(self, x: Array) -> Array:
+        self.calls[...] += 1
+        return x + self.calls[...]
+
+
+class Pair(NamedTuple):
+    y: Array
+    z: Array
+
+
+class Named(nnx.Module):
+    def __call__(self, x: Array) -> Pair:
+        return Pair(x, x + 1)
+
+
+def keyed() -> nnx.Module:
+    layer = nnx.Linear(6, 3, rngs=nnx.Rngs(0))
+    layer.own = nnx.Variable(jax.random.key(0))
+    return layer
+
+
+def int4() -> nnx.Module:
+    layer = nnx.Linear(6, 3, rngs=nnx.Rngs(0))
+    layer.table = nnx.Variable(jnp.zeros(3, jnp.int4))
+    return layer
+
+
+REFUSED = {
+    "rules": (sparse, ValueError, r"a/kernel still has a rule.*jsparse\.fold"),
+    "draws": (Drawing, ValueError, "a second call gives outputs.*random streams"),
+    "counts": (Counting, ValueError, "a second call gives outputs.*changes in calls"),
+    "int4": (int4, TypeError, "table is int4, which safetensors lacks"),
+    "keys": (keyed, TypeError, "own is a random key.*give it as an input"),
+    "named tuples": (Named, TypeError, "arrays in tuples, lists and dicts with strings.*Pair"),
+    "no module": (lambda: jnp.sin, TypeError, r"expected an nnx\.Module"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_saved_is_refused(name: str, tmp_path) -> None:
+    make, kind, message = REFUSED[name]
+    with pytest.raises(kind, match=message):
+        save(tmp_path / "model", make(), draw(2, 6))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_inputs_of_another_shape_are_refused_with_what_is_wanted(saved) -> None:
+    loaded = load(saved[0])
+    for wrong in ((draw(2, 5),), (draw(2, 6), draw(2, 6)), (jnp.ones((2, 6), jnp.int32),)):
+        with pytest.raises(ValueError, match=r"The inputs are \[0\] float32\[batch, 6\]"):
+            loaded(*wrong)
+
+
+def test_a_record_of_another_step_is_refused(saved, tmp_path) -> None:
+    (path, cut), *_ = js.shrink(js.fold(sparse()), draw(2, 6))[1].cuts.items()
+    other = js.export.Cut(shape=cut.shape, keep={axis: (0,) for axis in cut.keep})
+    record = js.export.Record(cuts={path: other})
+    with pytest.raises(ValueError, match=r"leads to shape .* several steps first\.then\(second\)"):
+        save(tmp_path / "model", saved[1], draw(2, 6), record=record)
+    with pytest.raises(ValueError, match=rf"{path}: leads to shape"):
+        record.then(js.export.Record(cuts={path: cut}))
+
+
+# Folders that cannot be read.
 
 FILES = ["weights.safetensors", "model.json", "program.stablehlo", "manifest.json"]
 
