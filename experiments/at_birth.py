@@ -178,7 +178,7 @@ def main(settings: Settings) -> None:
         final = run.final()
         pairs = zip(final["accuracy"], final["density"], strict=True)
         found[name] = [{"accuracy": a, "density": d} for a, d in pairs]
-    what = f"{settings.network}, {settings.epochs} epochs, {settings.seeds} seeds"
+    what = f"{settings.network}, {settings.extent}"
     print(f"{images.name}, {what}, last epoch (test data), accuracy [%]:\n")
     header = ["", *(f"{100 * d:g} %" for d in settings.densities)]
     dense = found.pop("dense")[0]["accuracy"]

@@ -307,7 +307,7 @@ def main(settings: Settings) -> None:
     made = contestants(Entries(settings, steps, batches), settings)
     over = common.side_by_side if mnist else common.turns_on_cpu()
     found = common.compare(settings, made, optax.adam(rate), images, inputs, over)
-    what = f"{settings.network}, {settings.epochs} epochs, {settings.seeds} seeds"
+    what = f"{settings.network}, {settings.extent}"
     print(f"{images.name}, {what}, last epoch (test data):\n")
     print(
         common.table(["", *(f"{100 * d:g} %" for d in settings.densities)], rows(found, settings))

@@ -298,8 +298,8 @@ def study(model: Model, settings: Settings) -> list[common.Curve]:
                     common.Curve(panel, name, LEFT[scope], [[a / 100] for a in known], "published")
                 )
                 rows.append(["  published", *_nearest(densities, LEFT[scope], known)])
-    what = f"{settings.seeds} seeds, filters / {settings.narrow}" if model != "A" else ""
-    what = what or f"{settings.seeds} seeds"
+    seeds = common.counted(settings.seeds, "seed")
+    what = seeds if model == "A" else f"{seeds}, filters / {settings.narrow}"
     tested = f"accuracy [%] on {len(images.test_x)} test images"
     print(f"\nModel {model}, {images.name}, {what}: {tested}")
     print(common.table(["by units left", *(f"{100 * d:.3g} %" for d in densities)], rows))

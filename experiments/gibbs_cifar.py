@@ -181,7 +181,7 @@ def main(settings: Settings) -> None:
         ]
         for name, numbers in found.items()
     ]
-    what = f"{settings.network}, {settings.epochs} epochs, {settings.seeds} seeds"
+    what = f"{settings.network}, {settings.extent}"
     print(f"{images.name}, {what}, last epoch (test data):\n")
     print(common.table(["", "density [%]", "accuracy [%]"], rows))
     methods = {n: n.split(", ") for n in found if n != "dense"}

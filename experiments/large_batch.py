@@ -394,8 +394,9 @@ def main(settings: Settings) -> None:
                 [way, *(shown(found[task, network, way, b]) for b in settings.batches)]
                 for way in settings.ways
             ]
-            what = f"{course.name}, {course.samples:,} samples, {settings.seeds} seeds"
-            print(f"\n{what}, {network}; {course.marked} by batch (test data):\n")
+            seeds = common.counted(settings.seeds, "seed")
+            what = f"{course.name}, {course.samples:,} samples, {seeds}, {network}"
+            print(f"\n{what}; {course.marked} by batch (test data):\n")
             print(common.table(["", *map(str, settings.batches)], rows))
     plot(settings, results, labels, out / "large_batch.png")
     print(f"\npicture: {out / 'large_batch.png'}")

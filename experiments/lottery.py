@@ -216,7 +216,8 @@ def main(settings: Settings) -> None:
         [name, *(common.percent(numbers["accuracies"][n]) for n in shown)]
         for name, numbers in found.items()
     ]
-    print(f"\n{images.name}, {settings.epochs} epochs a round, {settings.seeds} seeds, test data:")
+    seeds = common.counted(settings.seeds, "seed")
+    print(f"\n{images.name}, {settings.epochs} epochs a round, {seeds}, test data:")
     print("accuracy [%] by weights left\n")
     print(common.table(["restored", *(f"{100 * densities[n]:.3g} %" for n in shown)], rows))
     curves = [

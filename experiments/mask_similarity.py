@@ -368,7 +368,8 @@ def main(settings: Settings) -> None:
             ]
         )
     what = f"{settings.network}, {settings.rounds} rounds of {settings.epochs} epochs"
-    print(f"{images.name}, {what}, {settings.seeds} seeds, last round (test data):")
+    count = common.counted(settings.seeds, "seed")
+    print(f"{images.name}, {what}, {count}, last round (test data):")
     print(f"dense {common.percent(accuracy)}\n")
     columns = ["density [%]", "on a path [%]", "rewound [%]", "fine-tuned [%]"]
     columns += ["distance of the two", "inputs empty (chance) [%]", "sign kept [%]"]

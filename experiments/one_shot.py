@@ -215,7 +215,8 @@ def main(settings: Settings) -> None:
     rows = [["dense", common.mean_std(dense), *[""] * (len(patterns) - 1)]]
     rows += [[m, *(common.mean_std(found[f"{m}, {p}"]) for p in patterns)] for m in methods]
     what = f"{settings.blocks} blocks of width {settings.width}, {settings.steps} steps"
-    print(f"{name}, {what}, {settings.seeds} seeds, perplexity of a character (test text):\n")
+    seeds = common.counted(settings.seeds, "seed")
+    print(f"{name}, {what}, {seeds}, perplexity of a character (test text):\n")
     print(common.table(["", *patterns], rows))
     plot(found, dense, methods, patterns, out / "one_shot.png")
     print(f"\npicture: {out / 'one_shot.png'}")

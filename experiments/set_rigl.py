@@ -147,7 +147,7 @@ def main(settings: Settings) -> None:
                 "" if small else str(published),
             ]
         )
-    what = f"{settings.network}, {settings.epochs} epochs, {settings.seeds} seeds"
+    what = f"{settings.network}, {settings.extent}"
     print(f"{images.name}, {what}, last epoch (test data):\n")
     print(common.table(["", "density [%]", "accuracy [%]", "" if small else "published"], rows))
     points = [

@@ -143,7 +143,7 @@ def main(settings: Settings) -> None:
     found = common.compare(settings, made, tx, images, inputs, turns)
     columns = ("density", "channels", "accuracy")
     rows = [[name, *(common.percent(found[name][c]) for c in columns)] for name in found]
-    what = f"{settings.network}, {settings.epochs} epochs, {settings.seeds} seeds"
+    what = f"{settings.network}, {settings.extent}"
     print(f"{images.name}, {what}, last epoch (test data):\n")
     header = ["", "density [%]", "channels left [%]", "accuracy [%]"]
     print(common.table(header, rows))

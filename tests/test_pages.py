@@ -301,6 +301,7 @@ def test_compared_runs_and_their_frontier(run: Path, tmp_path: Path) -> None:
     out = compare([run, dense, worse, kinds], tmp_path / "compare.html")
     shown = read(out)
     assert "95.00%" in shown.text and "60.00%" in shown.text and "0.001" in shown.text
+    assert shown.texts.count("epoch 2 of 3") == 2  # "dense" and "worse" ended early
     assert "kinds, low" in shown.text and "kinds, high" in shown.text
     assert shown.texts.count("on the frontier") == 2  # the sparse run and the dense one
     assert shown.tags.count("svg") - len(re.findall('class="key"', out.read_text())) == 4

@@ -32,7 +32,7 @@ from experiments.common.recurrence import run_lstm
 from experiments.common.resnet import ResNet
 from experiments.common.run import Diverged, Run, check_finite, open_run
 from experiments.common.seeds import Seeds, SeedTraining, build, networks, per_seed
-from experiments.common.show import Epochs, mean_std, table
+from experiments.common.show import Epochs, counted, mean_std, table
 from experiments.common.sources import DataError, Images, first_samples
 from experiments.common.study import (
     Published,
@@ -91,6 +91,7 @@ __all__ = [
     "compare",
     "compiler_options",
     "convolution",
+    "counted",
     "digits",
     "first_samples",
     "imagenet",

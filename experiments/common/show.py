@@ -27,6 +27,15 @@ def mean_std(values: Sequence[float], digits: int = 2) -> str:
     return f"{numbers.mean():.{digits}f} ± {numbers.std(ddof=1):.{digits}f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things that take an s.
+
+    >>> counted(1, "seed"), counted(3, "seed")
+    ('1 seed', '3 seeds')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Lines with aligned columns: the first to the left, the others to the right.
 

@@ -18,7 +18,7 @@ from flax import nnx
 import jsparse
 from experiments.common.plots import plot_first_layer, plot_kernels
 from experiments.common.run import Diverged, Run, open_run
-from experiments.common.show import mean_std, table
+from experiments.common.show import counted, mean_std, table
 from experiments.common.sources import Images
 from experiments.common.sweep import PIXELS, Inputs, Sweep
 from experiments.common.training import describe, plot, plot_steps, results, train
@@ -55,6 +55,11 @@ class TrainSettings:
                 raise ValueError(f"--{name} got {value}; give 1 or more")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"--learning-rate got {self.learning_rate}; give a number above 0")
+
+    @property
+    def extent(self) -> str:
+        """Epochs and seeds, for the line above a table."""
+        return f"{counted(self.epochs, 'epoch')}, {counted(self.seeds, 'seed')}"
 
     def check_densities(self, densities: Sequence[float]) -> None:
         """Refuse densities at which nothing, or everything, would be left.
@@ -207,8 +212,7 @@ def study(
     for alpha in settings.alphas:
         what = f"alpha {alpha:g}" if settings.density == 1 else f"target {settings.density:.1%}"
         lines.append(_line("here", what, final[f"{alpha:g}"]))
-    what = f"{settings.epochs} epochs, {settings.seeds} seed{'s' * (settings.seeds > 1)}"
-    print(f"{images.name}, {what}, last epoch (test data):\n")
+    print(f"{images.name}, {settings.extent}, last epoch (test data):\n")
     print(table(["", "network", "density [%]", "accuracy [%]", "best epoch [%]"], lines))
     for alpha in settings.alphas:
         layers = dict(zip(sweep.layers, final[f"{alpha:g}"]["layers"], strict=True))

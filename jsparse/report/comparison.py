@@ -166,11 +166,12 @@ def _table(entrants: Sequence[Entrant]) -> str:
                 escape(one.name) + mark,
                 last(accuracy, True) if accuracy else "",
                 last(density, True) if density else "",
+                one.run.end,
                 _flops(one.run.model),
                 _latency(one.run.model),
             )
         )
-    head = ("run", "accuracy", "density", "FLOPs", "fastest")
+    head = ("run", "accuracy", "density", "at", "FLOPs", "fastest")
     known = [n for n in range(len(head)) if any(row[n] for row in body)]
     return rows([head[n] for n in known], [[row[n] for n in known] for row in body])
 

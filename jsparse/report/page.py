@@ -74,7 +74,7 @@ def describe(run: Folder) -> str:
     seeds = [
         series.values.shape[1] for name in run.names[:1] for series in run.series(name).values()
     ]
-    words = [f"{run.unit} {run.rows[-1]['step']:,}"] if run.rows else []
+    words = [run.end] if run.rows else []
     words += [f"{sum(seeds)} runs"] if sum(seeds) > 1 else []
     words += [str(run.settings[name]) for name in ("dataset", "network") if name in run.settings]
     return " · ".join(words)

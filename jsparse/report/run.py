@@ -66,6 +66,15 @@ class Folder:
         counts = isinstance(epochs, int) and bool(self.rows) and self.rows[-1]["step"] <= epochs
         return "epoch" if counts else "step"
 
+    @property
+    def end(self) -> str:
+        """Where the log ends, such as "epoch 8 of 20"; empty where it has no row."""
+        if not self.rows:
+            return ""
+        step, epochs = self.rows[-1]["step"], self.settings.get("epochs")
+        early = self.unit == "epoch" and step < epochs
+        return f"{self.unit} {step:,}" + (f" of {epochs:,}" if early else "")
+
     @functools.cached_property
     def names(self) -> list[str]:
         """Numbers that the log has of the whole run, accuracy and density first."""
