@@ -160,18 +160,17 @@ def _table(entrants: Sequence[Entrant]) -> str:
     body = []
     for one in entrants:
         accuracy, density = one.series("accuracy"), one.series("density")
-        mark = "<small>on the frontier</small>" if one.name in front else ""
+        marks = [one.run.end, "on the frontier" if one.name in front else ""]
         body.append(
             (
-                escape(one.name) + mark,
+                escape(one.name) + "".join(f"<small>{mark}</small>" for mark in marks if mark),
                 last(accuracy, True) if accuracy else "",
                 last(density, True) if density else "",
-                one.run.end,
                 _flops(one.run.model),
                 _latency(one.run.model),
             )
         )
-    head = ("run", "accuracy", "density", "at", "FLOPs", "fastest")
+    head = ("run", "accuracy", "density", "FLOPs", "fastest")
     known = [n for n in range(len(head)) if any(row[n] for row in body)]
     return rows([head[n] for n in known], [[row[n] for n in known] for row in body])
 
