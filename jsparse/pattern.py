@@ -7,6 +7,7 @@ of that grid along which units compete, or share a threshold.
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Protocol
 
 import jax
@@ -185,8 +186,8 @@ class Groups:
     size: int
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"Groups got size {self.size}; give 1 or more")
+        if not (isinstance(self.size, Integral) and self.size >= 1):
+            raise ValueError(f"Groups got size {self.size!r}; give a whole number, 1 or more")
 
     def axes(self, ndim: int, role: Role) -> tuple[int, ...]:
         inputs = role.input_axes(ndim)

@@ -9,6 +9,10 @@ from flax import nnx
 from jsparse.pattern import Role
 from jsparse.sparse import Sparse
 
+HOLDERS = (nnx.Pytree, list, dict)
+"""What may hold variables; a module is an nnx.Pytree."""
+NOT_OPENED = (Sparse, nnx.Rngs, nnx.RngStream)
+
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
@@ -31,17 +35,18 @@ class Slot:
 class _Tuple:
     """A tuple that can be written to: each change puts a new tuple in its place."""
 
-    def __init__(self, parent: Any, key: str | int, items: list):
-        self.parent, self.key, self.items = parent, key, items
+    def __init__(self, parent: Any, key: str | int, old: tuple):
+        self.parent, self.key, self.items = parent, key, list(old)
+        self.kind = getattr(type(old), "_make", tuple)  # of a NamedTuple, another one
 
     def __setitem__(self, index: int, value: Any) -> None:
         if self.items[index] is value:
             return
         self.items[index] = value
-        whole = tuple(self.items)
-        inside_module = isinstance(self.parent, nnx.Module)
+        whole = self.kind(self.items)
+        inside_object = isinstance(self.parent, nnx.Pytree)
         Slot("", self.parent, self.key, None, False).put(
-            nnx.data(whole) if inside_module else whole
+            nnx.data(whole) if inside_object else whole
         )
 
 
@@ -74,9 +79,9 @@ def _walk(
         if isinstance(value, kinds):
             yield Slot(path, node, key, value, recurrent)
         elif isinstance(value, tuple):
-            held = _Tuple(node, key, list(value))
+            held = _Tuple(node, key, value)
             yield from _walk(held, f"{path}/", recurrent, (*above, id(node)), kinds)
-        elif isinstance(value, nnx.Module | list | dict) and not isinstance(value, Sparse):
+        elif isinstance(value, HOLDERS) and not isinstance(value, NOT_OPENED):
             yield from _walk(value, f"{path}/", recurrent, (*above, id(node)), kinds)
 
 
@@ -105,7 +110,7 @@ def _modules(node: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str
         yield path, node
     held = list(enumerate(node)) if isinstance(node, tuple) else _children(node)
     for key, value in held:
-        if isinstance(value, nnx.Module | list | dict | tuple):
+        if isinstance(value, (*HOLDERS, tuple)) and not isinstance(value, nnx.Rngs | nnx.RngStream):
             inner = f"{path}/{key}" if path else str(key)
             yield from _modules(value, inner, (*above, id(node)))
 

@@ -53,6 +53,11 @@ class Sparse(nnx.Module):
     """
 
     def __init__(self, weight: nnx.Param, rule: Rule, *, key: Array):
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(weight)):
+            raise TypeError(
+                "the weight is abstract, without numbers; sparsify within what makes the model: "
+                "nnx.eval_shape(lambda: sparsify(make(), ...))"
+            )
         self.weight = weight
         self.rule = rule
         self.layer_ndim = weight.ndim - rule.role.stack

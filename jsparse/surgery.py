@@ -61,6 +61,8 @@ def sparsify_in_place(
     found = [s for s in slots(model) if isinstance(s.value, nnx.Param | Sparse)]
     chosen = match([slot.path for slot in found], rules)
     rngs = nnx.Rngs(0) if rngs is None else rngs
+    if not isinstance(rngs, nnx.Rngs):
+        raise TypeError(f"rngs is {rngs!r}; give nnx.Rngs, such as nnx.Rngs(0)")
     order = {id(rule): n for n, (_, rule) in enumerate(rules)}
     best: dict[int, Slot] = {}
     for slot in found:
@@ -83,8 +85,7 @@ def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
                 f"{type(slot.value.rule).__name__} holds a parameter in place of the weight, which "
                 "another rule would misread; fold the model first: sparsify(fold(model), ...)"
             )
-        sparse = Sparse(weight, fit(rule, slot, weight), key=key)
-    return sparse
+        return Sparse(weight, fit(rule, slot, weight), key=key)
 
 
 def fit(rule: Rule, slot: Slot, weight: nnx.Param) -> Rule:
@@ -263,8 +264,7 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
         mask = jnp.asarray(new.get(path, own), own.dtype)
         if mask.shape != weight.shape:
             raise ValueError(
-                f"{path}: got a mask of shape {mask.shape}; the weight, and so the mask, has "
-                f"shape {part.shape}"
+                f"{path}: got a mask of shape {mask.shape}; the weight has shape {part.shape}"
             )
         if path in new and not bool(((mask == 0) | (mask == 1)).all()):
             raise ValueError(

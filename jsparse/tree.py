@@ -33,7 +33,9 @@ def plan(params: Any, *rules: tuple[str, Rule]) -> dict[str, Rule]:
       params: tree of arrays; a leaf's path joins its keys by slashes, as in "Dense_0/kernel".
       *rules: pairs of a regular expression, matched against the whole path, and a rule. The first
         match wins; a leaf without a match stays dense. Its axes are [spatial..., in, out]; for
-        others, such as the projections of attention, give the rule a `Role`.
+        others, such as the projections of attention, give the rule a `Role`. A tree does not show
+        which cells are recurrent: Role(recurrent=True) there, or `Threshold` resets thresholds of
+        those that keep 1 % or less too.
 
     Returns:
       Rule by path.

@@ -93,6 +93,7 @@ def damaged(contents: dict[str, bytes], kind: str) -> tuple[str, bytes, str]:
         "empty": (LABELS, b"", "cut off: 0 bytes"),
         "magic": (TRAIN, contents[LABELS] + bytes(9), "magic number 2049.*2051"),
         "size": (TRAIN, idx(np.zeros((7, 8, 8))), "8x8, only 28x28"),
+        "no image": (TRAIN, idx(np.zeros((0, 28, 28))), "holds no image"),
         "label": (LABELS, idx(np.full(7, 11)), "label 11, allowed are 0 to 9"),
         "count": (LABELS, idx(np.zeros(6)), "7 images.*6 labels"),
         "gz cut": (f"{TRAIN}.gz", zipped[:-200], f"cut off.*promises {len(images)} bytes"),
@@ -104,8 +105,8 @@ def damaged(contents: dict[str, bytes], kind: str) -> tuple[str, bytes, str]:
 
 @pytest.mark.parametrize(
     "kind",
-    ["raw cut", "raw too long", "header cut", "empty", "magic", "size", "label", "count", "gz cut",
-     "gz sum cut", "gz sum", "not gz"],
+    ["raw cut", "raw too long", "header cut", "empty", "magic", "size", "no image", "label",
+     "count", "gz cut", "gz sum cut", "gz sum", "not gz"],
 )  # fmt: skip
 def test_damaged_file_is_named_with_bytes_and_remedy(tmp_path, contents, kind):
     put(tmp_path, contents, False)

@@ -25,6 +25,7 @@ pytest.importorskip("matplotlib")
 from experiments import common, dst_lstm, dst_mnist, gibbs_cifar, structured
 from experiments.bench import blocks as bench_blocks
 from experiments.common.convolution import conv_as_matmul, convolution, max_pool
+from experiments.common.training import train
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.standard_dtypes
@@ -37,7 +38,12 @@ def _digits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_dst_mnist(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     settings = dst_mnist.Settings(alphas=(5e-3, 1e-2), seeds=2, epochs=3, out=str(tmp_path))
-    dst_mnist.main(settings)
+    dst_mnist.main(dataclasses.replace(settings, dense=False))
+    with pytest.raises(ValueError, match=r"learning_rate: 0.01 there, 0.02 now"):
+        dst_mnist.main(dataclasses.replace(settings, learning_rate=0.02))
+    assert not (tmp_path / "dense").exists()  # refused before anything is trained
+    capsys.readouterr()
+    dst_mnist.main(settings)  # the dense network, added later
     printed = capsys.readouterr().out
     assert "97.69 ± 0.14" in printed and "alpha 0.005" in printed and "digits" in printed
     final = json.loads((tmp_path / "sparse/final.json").read_text())
@@ -55,8 +61,6 @@ def test_dst_mnist(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     }
     dst_mnist.main(settings)  # complete: prints again, trains nothing
     assert capsys.readouterr().out == printed
-    with pytest.raises(ValueError, match=r"learning_rate: 0.01 there, 0.02 now"):
-        dst_mnist.main(dataclasses.replace(settings, learning_rate=0.02))
 
 
 @pytest.mark.parametrize(
@@ -113,6 +117,16 @@ def test_a_lost_run_stops_with_step_and_densities(tmp_path: Path) -> None:
     with pytest.raises(common.Diverged, match=r"at step \d+; densities: fc1/kernel [\d.]+%"):
         dst_mnist.main(settings)
     assert not (tmp_path / "sparse/final.json").exists()
+
+
+def test_weights_lost_in_the_last_step_of_an_epoch_are_not_saved(tmp_path: Path) -> None:
+    overflow = optax.stateless(lambda updates, _: jax.tree.map(lambda g: g * jnp.inf, updates))
+    images = common.first_samples(common.digits(), 64)
+    sweep = common.Sweep(common.LeNet300, overflow, 64, common.side_by_side)
+    run = common.open_run(tmp_path, dst_mnist.Settings())
+    with pytest.raises(common.Diverged, match=r"a weight of run 1 is nan at step 0; .*step_0+\."):
+        train(run, sweep, images, start=lambda: sweep.start([1, 2], [0.0, 0.0]), epochs=2)
+    assert [path.stem for path in run.checkpoints()] == ["step_000000000000"]
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import jsparse as js
 from tests.cases import Raw, Shared, parts
 
 RULE = js.Threshold(alpha=1e-2)
+CURVE = js.schedule.cubic(1.0, 0.1, first=0, last=9)
 
 
 class Net(nnx.Module):
@@ -227,6 +230,35 @@ def test_private_attributes_and_tuples_of_parameters() -> None:
     np.testing.assert_allclose(js.fold(dense)(x), dense(x))
 
 
+class Pair(NamedTuple):
+    w: nnx.Param
+    b: nnx.Param
+
+
+class Held(nnx.Pytree):
+    def __init__(self):
+        self.w = nnx.Param(jnp.ones((4, 4)))
+        self.pair = nnx.data(Pair(nnx.Param(jnp.ones((4, 3))), nnx.Param(jnp.ones(3))))
+
+
+class Holder(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.held, self.dropout = Held(), nnx.Dropout(0.0, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.dropout(x @ self.held.w @ self.held.pair.w * self.held.pair.b[None])
+
+
+def test_pytrees_and_named_tuples_of_parameters() -> None:
+    dense = Holder(nnx.Rngs(0))
+    model = js.sparsify(dense, (".*w", js.Threshold()), ("held/pair/.*", js.Threshold()))
+    assert set(js.masks(model)) == {"held/w", "held/pair/0", "held/pair/1"}
+    x = jnp.ones((2, 4))
+    for copy in (model, js.fold(model), js.resolve(model)):
+        np.testing.assert_allclose(copy(x), dense(x))
+    assert not parts(js.fold(model))
+
+
 def test_a_copy_survives_a_donated_step() -> None:
     dense = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
     model = js.sparsify(dense, ("kernel", RULE))
@@ -258,6 +290,30 @@ def test_the_bias_of_a_stack_has_its_own_state_a_layer() -> None:
         ),
         (lambda: js.Top(density=0.1, scope=js.Each()), ValueError, "Top would keep all"),
         (lambda: js.Top(density="0.5"), ValueError, r"in \(0, 1\]"),
+        (
+            lambda: js.Top(density=CURVE),
+            ValueError,
+            r"got cubic\(.*use Gradual or Movement",
+        ),
+        (lambda: js.Threshold(alpha=CURVE), ValueError, "is a number, .* such as TargetDensity"),
+        (lambda: js.Groups("4"), ValueError, "got size '4'; give a whole number"),
+        (
+            lambda: js.sparsify(net(), (".*/kernel", js.Threshold(unit="filter"))),
+            TypeError,
+            r"unit is 'filter', no unit; give one, such as Filter\(\)",
+        ),
+        (
+            lambda: js.sparsify(net(), (".*/kernel", js.Threshold(scope="output"))),
+            TypeError,
+            "scope is 'output', no scope",
+        ),
+        (lambda: js.sparsify(net(), (".*/kernel", RULE), rngs=0), TypeError, "rngs is 0; give"),
+        (
+            lambda: js.sparsify(nnx.eval_shape(net), (".*/kernel", RULE)),
+            TypeError,
+            "the weight is abstract, .* nnx.eval_shape",
+        ),
+        (lambda: js.TargetDensity(density=0.5, steps="9"), ValueError, "steps='9', every=10"),
         (lambda: js.Role(outputs=(1,)), ValueError, "count axes from the last"),
         (lambda: js.Block(4), ValueError, "give a tuple"),
         (lambda: js.Threshold(alpha=float("inf")), ValueError, "got inf"),

@@ -222,7 +222,7 @@ def test_pruned_weights_can_return() -> None:
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: js.Threshold(alpha=-1), ValueError, "0 or more, got -1"),
+        (lambda: js.Threshold(alpha=-1), ValueError, "0 or more; got -1"),
         (lambda: js.Threshold(alpha=float("nan")), ValueError, "got nan"),
         (lambda: js.Threshold(reset=1.0), ValueError, "reset is a density in"),
         (lambda: js.Top(density=0.0), ValueError, r"in \(0, 1\]; got 0"),

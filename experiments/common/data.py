@@ -165,6 +165,8 @@ def _read(paths: dict[str, Path]) -> Images:
 
 def _images(content: bytes, path: Path) -> np.ndarray:
     count, rows, columns = _header(content, path, 2051, 3)
+    if count == 0:
+        raise DataError(f"{path} holds no image; {_again(path)}")
     if (rows, columns) != (SIDE, SIDE):
         raise DataError(
             f"{path} holds images of {rows}x{columns}, only {SIDE}x{SIDE} is read; {_again(path)}"

@@ -32,7 +32,7 @@ KEPT = 2
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer a number."""
+    """The loss or a weight is no longer a number."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -226,19 +226,23 @@ def _compare(old: dict[str, Any], held: dict[str, Any], free: dict[str, Any], fo
         )
 
 
-def check_finite(loss: Any, step: int, densities: Mapping[str, Any], run: Run) -> None:
-    """Stops a run whose loss is no longer a number; call it before `Run.save`.
+def check_finite(
+    value: Any, step: int, densities: Mapping[str, Any], run: Run, name: str = "the loss"
+) -> None:
+    """Stops a run whose loss, or what else is named, is no longer a number.
+
+    Call it before `Run.save`, so that what is saved is good.
 
     Raises:
-        Diverged: `loss` is nan or infinite.
+        Diverged: `value` is nan or infinite.
     """
-    if math.isfinite(loss):
+    if math.isfinite(value):
         return
     layers = ", ".join(f"{name} {float(density):.2%}" for name, density in densities.items())
     saved = run.checkpoints()
     kept = f"the last good state is kept in {saved[-1]}" if saved else "no state was saved yet"
     raise Diverged(
-        f"the loss is {float(loss)} at step {step}; densities: {layers or 'not given'}; {kept}; "
+        f"{name} is {float(value)} at step {step}; densities: {layers or 'not given'}; {kept}; "
         "try a smaller learning rate or a smaller alpha"
     )
 

@@ -93,8 +93,8 @@ class StudySettings(TrainSettings):
     """Below 1: steer alpha, from the one given, to end at this density."""
     decay: float = 0.0
     """Fraction of the run, at its end, over which the learning rate falls to 0 along a cosine."""
-    dense: bool = True
-    """Train the dense network too."""
+    dense: bool = dataclasses.field(default=True, metadata=FREE)
+    """Train the dense network too; may also be done later, into the same folder."""
     first_seed: int = 1
     """Of the runs; to add seeds to a study that is done, with another --out."""
 
@@ -137,8 +137,10 @@ def start(main: Callable, settings: type, text: str, *quick: TrainSettings) -> N
     """
     try:
         default = {"default": quick[0]} if quick and "--quick" in sys.argv else {}
-        main(tyro.cli(settings, description=text, **default))
-    except (ValueError, ImportError, CorruptCheckpoint, Diverged) as error:
+        called = sys.modules["__main__"].__spec__  # of `python -m experiments.NAME`
+        prog = f"python -m {called.name}" if called else None
+        main(tyro.cli(settings, prog=prog, description=text, **default))
+    except (OSError, ValueError, ImportError, CorruptCheckpoint, Diverged) as error:
         sys.exit(f"error: {error}")
 
 
@@ -187,14 +189,12 @@ def study(
     out = Path(settings.out)
     lines = [["published", "dense", "", one.dense, ""] for one in published[:1]]
     found: dict[str, dict] = {}
+    run = open_run(out / "sparse", settings, dataset=images.name)  # refused before hours of dense
     if settings.dense:
-        run = open_run(
-            out / "dense",
-            dataclasses.replace(settings, alphas=(0.0,), density=1.0),
-            dataset=images.name,
-        )
+        dense = dataclasses.replace(settings, alphas=(0.0,), density=1.0)
+        dense_run = open_run(out / "dense", dense, dataset=images.name)
         sweep = Sweep(make, tx, settings.batch, over, inputs=inputs)
-        found["dense"] = finish(run, sweep, images, settings, [0.0])["0"]
+        found["dense"] = finish(dense_run, sweep, images, settings, [0.0])["0"]
         lines.append(_line("here", "dense", found["dense"]))
 
     def sparse(rngs: nnx.Rngs) -> nnx.Module:
@@ -204,7 +204,6 @@ def study(
     if settings.density < 1:
         steps = settings.epochs * (len(images.train_x) // settings.batch)
         controls = [jsparse.TargetDensity(density=settings.density, steps=steps)]
-    run = open_run(out / "sparse", settings, dataset=images.name)
     sweep = Sweep(sparse, tx, settings.batch, over, controls, inputs)
     baseline = found["dense"]["accuracy"] if settings.dense else []
     final = finish(run, sweep, images, settings, settings.alphas, baseline)

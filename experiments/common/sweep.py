@@ -183,6 +183,14 @@ class Sweep:
         """Fraction right of each run, [runs]."""
         return np.asarray(self._accuracy(runs, x, y))
 
+    def largest(self, runs: Runs) -> np.ndarray:
+        """Largest magnitude among the parameters of each run, [runs]; NaN where one is NaN."""
+
+        def one(params: Any) -> Array:
+            return jnp.stack([abs(p).max(initial=0) for p in jax.tree.leaves(params)]).max()
+
+        return np.asarray(jax.jit(jax.vmap(one))(runs.params))
+
     def model(self, runs: Runs, run: int) -> nnx.Module:
         """The model of one run, in eval mode, on one device."""
         return self._tested(jax.tree.map(lambda leaf: _on_one_device(leaf[run]), runs))

@@ -1,7 +1,6 @@
 """Trains a `Sweep` within a run folder: log, checkpoints, plots, final numbers."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +11,7 @@ from experiments.common.plots import plot_epochs, plot_layers
 from experiments.common.run import Run, check_finite
 from experiments.common.show import Epochs
 from experiments.common.sources import Images
-from experiments.common.sweep import Runs, Sweep
+from experiments.common.sweep import Runs, Sweep, Trace
 
 EVERY = 20
 """Steps between the densities that are logged."""
@@ -39,7 +38,8 @@ def train(
     seeds of one thing, `names` says what each is; those of a name are drawn as one.
 
     Raises:
-      Diverged: a loss is not finite; the message gives step and densities.
+      Diverged: a loss, or a weight after an epoch, is not finite; the message gives step and
+        densities.
     """
     x, y = jnp.asarray(images.train_x), jnp.asarray(images.train_y)
     test_x, test_y = jnp.asarray(images.test_x), jnp.asarray(images.test_y)
@@ -51,9 +51,12 @@ def train(
     for epoch in progress:
         runs, trace = sweep.epoch(runs, x, y)
         steps = trace.loss.shape[1]
-        _stop_if_lost(run, sweep, trace, (epoch - 1) * steps)
-        accuracy = sweep.accuracy(runs, test_x, test_y)
         density = sweep.densities(runs)
+        _stop_if_lost(run, sweep, trace, (epoch - 1) * steps)
+        for which, largest in enumerate(sweep.largest(runs)):
+            layers = dict(zip(sweep.layers, density[which], strict=True))
+            check_finite(largest, epoch * steps - 1, layers, run, f"a weight{_of(trace, which)}")
+        accuracy = sweep.accuracy(runs, test_x, test_y)
         total = sweep.total(density)
         shown = [n for n in range(steps) if n % EVERY == 0 or (epoch == 1 and n < 100)]
         seconds = progress.show(accuracy=accuracy.mean(), density=total.mean())
@@ -73,11 +76,17 @@ def train(
     return runs
 
 
-def _stop_if_lost(run: Run, sweep: Sweep, trace: Any, first: int) -> None:
+def _stop_if_lost(run: Run, sweep: Sweep, trace: Trace, first: int) -> None:
     lost = np.argwhere(~np.isfinite(trace.loss).T)
     for step, which in lost[:1]:
         densities = dict(zip(sweep.layers, trace.density[which, step], strict=True))
-        check_finite(float(trace.loss[which, step]), first + int(step), densities, run)
+        loss, name = float(trace.loss[which, step]), f"the loss{_of(trace, which)}"
+        check_finite(loss, first + int(step), densities, run, name)
+
+
+def _of(trace: Trace, which: int) -> str:
+    """Names the run, where there are several."""
+    return f" of run {which + 1}" if len(trace.loss) > 1 else ""
 
 
 def plot(run: Run, runs: Sequence[int], name: str, baseline: Sequence[float] = ()) -> None:

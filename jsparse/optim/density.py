@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from numbers import Integral
 
 import jax.numpy as jnp
 from flax import nnx
@@ -51,10 +52,11 @@ class TargetDensity:
 
     def __post_init__(self) -> None:
         check_density(self.density)
-        if self.steps < 1 or self.every < 1:
+        if not all(isinstance(n, Integral) and n >= 1 for n in (self.steps, self.every)):
             raise ValueError(
-                f"steps is the length of the run in train steps and every the steps between "
-                f"corrections, 1 or more each; got steps={self.steps}, every={self.every}"
+                "steps is the length of the run in train steps and every the steps between "
+                "corrections, whole numbers, 1 or more; "
+                f"got steps={self.steps!r}, every={self.every!r}"
             )
         if self.gain <= 0 or self.gain_memory < 0:
             raise ValueError(

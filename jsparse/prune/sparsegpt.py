@@ -28,7 +28,8 @@ from jax import Array, lax
 
 from jsparse.pattern import Groups, Scope, Whole
 from jsparse.prune.calibration import Forward, call, in_order, inputs_of, matrix
-from jsparse.rules.rule import check_not_negative, over_stack
+from jsparse.rules.checks import check_not_negative
+from jsparse.rules.rule import over_stack
 from jsparse.schedule import check_density
 from jsparse.selection import top
 from jsparse.sparse import Sparse

@@ -19,7 +19,8 @@ from jax import Array
 
 from jsparse.pattern import PerOutput, Scope, WholeModel
 from jsparse.prune.calibration import Forward, call, in_order, matrix
-from jsparse.rules.rule import check_rivalry, over_stack
+from jsparse.rules.checks import check_rivalry
+from jsparse.rules.rule import over_stack
 from jsparse.schedule import check_density
 from jsparse.score import wide
 from jsparse.selection import winners

@@ -8,7 +8,8 @@ from jax import Array
 
 from jsparse.counting import count
 from jsparse.pattern import Role, Scope, Unit, WholeModel
-from jsparse.rules.rule import check_rivalry, to_weights, unit_magnitude
+from jsparse.rules.checks import check_rivalry
+from jsparse.rules.rule import to_weights, unit_magnitude
 from jsparse.selection import highest, rivals, winners
 
 

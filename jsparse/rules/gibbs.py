@@ -44,18 +44,8 @@ from jsparse.pattern import (
     spread,
     unit_sizes,
 )
-from jsparse.rules.rule import (
-    State,
-    check_not_negative,
-    check_rivalry,
-    check_weight,
-    compete,
-    cut_of,
-    draw_key,
-    new_draw,
-    next_draw,
-    with_cut,
-)
+from jsparse.rules.checks import check_not_negative, check_rivalry, check_weight
+from jsparse.rules.rule import State, compete, cut_of, draw_key, new_draw, next_draw, with_cut
 from jsparse.schedule import Schedule, at, check_density, ends
 from jsparse.score import mean_square
 

@@ -22,10 +22,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsparse.pattern import Each, Role, Scope, Unit, Weight, grid_shape, unit_sizes
+from jsparse.rules.checks import check_not_negative, check_weight
 from jsparse.rules.rule import (
     State,
-    check_not_negative,
-    check_weight,
     draw_key,
     new_draw,
     next_draw,

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse.pattern import Role
-from jsparse.rules.rule import State, check_weight
+from jsparse.rules.checks import check_weight
+from jsparse.rules.rule import State
 from jsparse.step import gate
 
 

@@ -16,14 +16,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse.pattern import Role, Scope, Unit, Weight, Whole
-from jsparse.rules.rule import (
-    State,
-    check_rivalry,
-    check_weight,
-    unit_magnitude,
-    winning,
-    with_cut,
-)
+from jsparse.rules.checks import check_rivalry, check_weight
+from jsparse.rules.rule import State, unit_magnitude, winning, with_cut
 from jsparse.schedule import check_density
 from jsparse.step import signed_power
 

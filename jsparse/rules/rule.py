@@ -5,7 +5,6 @@ Throughout: mask 1 = kept, score high = kept, density = fraction kept.
 
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import ClassVar, Protocol
 
 import jax
@@ -13,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsparse.pattern import Each, Groups, Role, Scope, Unit, WholeModel, grid_shape, pool, spread
+from jsparse.pattern import Role, Scope, Unit, WholeModel, grid_shape, pool, spread
+from jsparse.rules.checks import check_structure
 from jsparse.score import magnitude, root, squares
 from jsparse.selection import above_cut, common_cut, cuts, rivals, winners
 
@@ -191,43 +191,6 @@ def with_cut(rule: Rival, weight: Array, state: State) -> State:
     return state | {"cut": common_cut([score], rule.kept(state), (0,))[0]}
 
 
-def check_rivalry(name: str, scope: Scope) -> None:
-    """Refuse a scope in which no unit competes with another.
-
-    Raises:
-      ValueError: the scope is `Each`.
-    """
-    if isinstance(scope, Each):
-        raise ValueError(
-            f"with scope Each() no unit competes, so {name} would keep all; use Whole(), "
-            "PerOutput(), Groups(m) or WholeModel()"
-        )
-
-
-def check_own(name: str, scope: Scope, units: str) -> None:
-    """Refuse a scope in which units compete, for rules whose units do not.
-
-    Raises:
-      ValueError: the scope is `Groups` or `WholeModel`.
-    """
-    if isinstance(scope, Groups | WholeModel):
-        raise ValueError(
-            f"{units}, got scope {scope}; use PerOutput(), Whole() or Each() with {name}, or "
-            f"Top(density=..., scope={scope})"
-        )
-
-
-def check_not_negative(**numbers: float) -> None:
-    """Refuse numbers below 0.
-
-    Raises:
-      ValueError: one is; infinite, NaN and what is no number are refused too.
-    """
-    for name, value in numbers.items():
-        if not (isinstance(value, Real) and 0 <= value < float("inf")):
-            raise ValueError(f"{name} is a number, 0 or more; got {value!r}")
-
-
 def new_draw(key: Array) -> Array:
     """A source of random numbers: float32 [2], a seed and the number of draws so far.
 
@@ -286,10 +249,7 @@ def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
             f"the rule's role has {rule.role.stack} stacked axes, the weight {weight.shape} has "
             f"{weight.ndim} in all; give a smaller stack"
         )
-    for name in ("unit", "scope"):
-        given = getattr(rule, name, rule)
-        if isinstance(given, type):
-            raise TypeError(f"{name} is the class {given.__name__}; give one: {given.__name__}()")
+    check_structure(rule)
     key = jax.random.fold_in(key, APART)
     stack = weight.shape[: rule.role.stack]
     keys = jax.random.split(key, stack) if stack else key
@@ -300,21 +260,3 @@ def stacked_cost(rule: Rule, state: State, stack: int) -> Array:
     """Cost of all layers of a stack, []."""
     # a rule without state costs the same for each layer: nothing to map over
     return over_stack(rule.cost, stack if state else 0)(state).sum()
-
-
-def check_weight(weight: Array) -> None:
-    """Refuse what cannot be masked.
-
-    Raises:
-      TypeError: the weight is not of a floating type.
-      ValueError: the weight has no axes.
-    """
-    if not jnp.issubdtype(weight.dtype, jnp.floating):
-        raise TypeError(
-            f"a rule needs a floating-point weight, got {weight.dtype} of shape {weight.shape}; "
-            "leave it out of the pattern"
-        )
-    if weight.ndim == 0:
-        raise ValueError(
-            "a rule needs a weight with axes, got a scalar; leave it out of the pattern"
-        )

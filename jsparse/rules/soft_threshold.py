@@ -17,15 +17,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse.pattern import Role, Scope, Unit, Weight, Whole
-from jsparse.rules.rule import (
-    State,
-    check_not_negative,
-    check_own,
-    check_weight,
-    lasting_magnitude,
-    sharing,
-    to_weights,
-)
+from jsparse.rules.checks import check_not_negative, check_own, check_weight
+from jsparse.rules.rule import State, lasting_magnitude, sharing, to_weights
 from jsparse.score import wide
 
 

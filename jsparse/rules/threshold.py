@@ -19,6 +19,7 @@ For thresholds on the norm of a unit no figure is published.
 import math
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import ClassVar
 
 import jax
@@ -27,15 +28,8 @@ import numpy as np
 from jax import Array, lax
 
 from jsparse.pattern import PerOutput, Role, Scope, Unit, Weight
-from jsparse.rules.rule import (
-    State,
-    check_own,
-    check_weight,
-    lasting_magnitude,
-    sharing,
-    to_weights,
-    whole_shape,
-)
+from jsparse.rules.checks import check_own, check_weight
+from jsparse.rules.rule import State, lasting_magnitude, sharing, to_weights, whole_shape
 from jsparse.score import wide
 from jsparse.step import Slope, long_tailed, step
 
@@ -58,7 +52,8 @@ class Threshold:
       unit: what falls together: Weight, Kernel, Filter, Channel, Head or Block.
       scope: who shares a threshold: PerOutput (the paper's), Whole or Each (one a unit).
       reset: density at or below which a layer's thresholds return to 0; 0 never resets.
-      reset_recurrent: the same for the weights of recurrent cells.
+      reset_recurrent: the same for the weights of recurrent cells: those in an nnx.RNNCellBase,
+        and those whose role says so.
       slope: the derivative that stands for the step's.
       role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
 
@@ -88,8 +83,11 @@ class Threshold:
     measures: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha < float("inf"):
-            raise ValueError(f"alpha weighs the regulariser and is 0 or more, got {self.alpha}")
+        if not (isinstance(self.alpha, Real) and 0 <= self.alpha < float("inf")):
+            raise ValueError(
+                f"alpha weighs the regulariser and is a number, 0 or more; got {self.alpha!r}. A "
+                "control of Optimizer, such as TargetDensity, changes it while training"
+            )
         check_own("Threshold", self.scope, "groups and whole models share no threshold")
         for name in ("reset", "reset_recurrent"):
             if not 0 <= getattr(self, name) < 1:
