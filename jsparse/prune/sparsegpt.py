@@ -26,9 +26,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+from jsparse.checks import check_not_negative
 from jsparse.pattern import Groups, Scope, Whole
 from jsparse.prune.calibration import Forward, call, in_order, inputs_of, matrix
-from jsparse.rules.checks import check_not_negative
 from jsparse.rules.rule import over_stack
 from jsparse.schedule import check_density
 from jsparse.selection import top

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from jsparse.checks import check_rivalry
 from jsparse.pattern import PerOutput, Scope, WholeModel
 from jsparse.prune.calibration import Forward, call, in_order, matrix
-from jsparse.rules.checks import check_rivalry
 from jsparse.rules.rule import over_stack
 from jsparse.schedule import check_density
 from jsparse.score import wide

@@ -6,9 +6,9 @@ from typing import ClassVar, Protocol
 import jax.numpy as jnp
 from jax import Array
 
+from jsparse.checks import check_rivalry
 from jsparse.counting import count
 from jsparse.pattern import Role, Scope, Unit, WholeModel
-from jsparse.rules.checks import check_rivalry
 from jsparse.rules.rule import to_weights, unit_magnitude
 from jsparse.selection import highest, rivals, winners
 

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jsparse.checks import check_not_negative, check_rivalry, check_weight
 from jsparse.pattern import (
     Role,
     Scope,
@@ -44,7 +45,6 @@ from jsparse.pattern import (
     spread,
     unit_sizes,
 )
-from jsparse.rules.checks import check_not_negative, check_rivalry, check_weight
 from jsparse.rules.rule import State, compete, cut_of, draw_key, new_draw, next_draw, with_cut
 from jsparse.schedule import Schedule, at, check_density, ends
 from jsparse.score import mean_square

@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jsparse.checks import check_not_negative, check_weight
 from jsparse.pattern import Each, Role, Scope, Unit, Weight, grid_shape, unit_sizes
-from jsparse.rules.checks import check_not_negative, check_weight
 from jsparse.rules.rule import (
     State,
     draw_key,

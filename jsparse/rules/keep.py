@@ -9,8 +9,8 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax import Array
 
+from jsparse.checks import check_weight
 from jsparse.pattern import Role
-from jsparse.rules.checks import check_weight
 from jsparse.rules.rule import State
 
 

@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jsparse.checks import check_not_negative, check_rivalry, check_weight
 from jsparse.pattern import Role, Scope, Unit, Weight, Whole
-from jsparse.rules.checks import check_not_negative, check_rivalry, check_weight
 from jsparse.rules.rule import (
     State,
     Structured,

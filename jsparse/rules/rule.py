@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jsparse.checks import check_structure
 from jsparse.pattern import Role, Scope, Unit, WholeModel, grid_shape, pool, spread
-from jsparse.rules.checks import check_structure
 from jsparse.score import magnitude, root, squares
 from jsparse.selection import above_cut, common_cut, cuts, rivals, winners
 

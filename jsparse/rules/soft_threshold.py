@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jsparse.checks import check_not_negative, check_own, check_weight
 from jsparse.pattern import Role, Scope, Unit, Weight, Whole
-from jsparse.rules.checks import check_not_negative, check_own, check_weight
 from jsparse.rules.rule import State, lasting_magnitude, sharing, to_weights
 from jsparse.score import wide
 

@@ -14,8 +14,8 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax import Array
 
+from jsparse.checks import check_not_negative, check_rivalry, check_weight
 from jsparse.pattern import Role, Scope, Unit, Weight, Whole
-from jsparse.rules.checks import check_not_negative, check_rivalry, check_weight
 from jsparse.rules.rule import State, unit_magnitude, winning, with_cut
 from jsparse.schedule import check_density
 from jsparse.step import refined

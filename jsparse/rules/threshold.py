@@ -27,8 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jsparse.checks import check_own, check_weight
 from jsparse.pattern import PerOutput, Role, Scope, Unit, Weight
-from jsparse.rules.checks import check_own, check_weight
 from jsparse.rules.rule import State, lasting_magnitude, sharing, to_weights, whole_shape
 from jsparse.score import wide
 from jsparse.step import Slope, long_tailed, step
