@@ -313,8 +313,8 @@ def check_density(density: float) -> float:
       ValueError: it is not.
     """
     if not (isinstance(density, Real) and 0.0 < density <= 1.0):
-        what = "a curve use Gradual or Movement" if callable(density) else "a sparsity s give 1 - s"
+        what = "curve use Gradual" if callable(density) else "sparsity s give density = 1 - s"
         raise ValueError(
-            f"density is the fraction of weights kept, in (0, 1]; got {density!r}. For {what}"
+            f"density is the fraction of weights kept, in (0, 1]; got {density!r}. For a {what}"
         )
     return float(density)

@@ -125,5 +125,5 @@ def test_budgets_meet_the_total(shapes: dict, density: float, budget) -> None:
 
 
 def test_budgets_refuse_a_sparsity() -> None:
-    with pytest.raises(ValueError, match=r"For a sparsity s give 1 - s"):
+    with pytest.raises(ValueError, match=r"For a sparsity s give density = 1 - s"):
         uniform({"a": (2, 2)}, -0.1)

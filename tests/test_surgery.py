@@ -293,7 +293,7 @@ def test_the_bias_of_a_stack_has_its_own_state_a_layer() -> None:
         (
             lambda: js.Top(density=CURVE),
             ValueError,
-            r"got cubic\(.*use Gradual or Movement",
+            r"got cubic\(.*For a curve use Gradual",
         ),
         (lambda: js.Threshold(alpha=CURVE), ValueError, "is a number, .* such as TargetDensity"),
         (lambda: js.Groups("4"), ValueError, "got size '4'; give a whole number"),
