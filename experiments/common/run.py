@@ -238,7 +238,7 @@ def check_finite(
     """
     if math.isfinite(value):
         return
-    layers = ", ".join(f"{name} {float(density):.2%}" for name, density in densities.items())
+    layers = ", ".join(f"{path} {float(density):.2%}" for path, density in densities.items())
     saved = run.checkpoints()
     kept = f"the last good state is kept in {saved[-1]}" if saved else "no state was saved yet"
     raise Diverged(
