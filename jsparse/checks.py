@@ -1,4 +1,4 @@
-"""What rules refuse, with what to do instead."""
+"""What rules, revisions and pruning refuse, with what to do instead."""
 
 from numbers import Real
 
