@@ -10,8 +10,10 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
+import jsparse  # noqa: E402
+
 _project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
-project, author, release = _project["name"], "The jsparse authors", _project["version"]
+project, author, release = _project["name"], "The jsparse authors", jsparse.__version__
 copyright = author
 repository = _project["urls"]["Repository"]
 

@@ -286,7 +286,7 @@ def finish(run: common.Run, training: DataParallel, state: Any) -> None:
     if training.layers:
         densities = {name: [row["layers"][name] for row in rows] for name in training.layers}
         common.plot_layers([row["step"] for row in rows], densities, run.folder / "layers.png")
-        (run.folder / "report.txt").write_text(f"{jsparse.report(training.model(state))}\n")
+        (run.folder / "report.txt").write_text(f"{jsparse.summary(training.model(state))}\n")
     speeds = [row["images_per_second"] for row in rows[1:] or rows]  # the first has compiled
     numbers = {name: last[name] for name in ("top1", "top5", "density", "layers")}
     run.finish(**numbers, images_per_second=statistics.median(speeds))

@@ -27,9 +27,9 @@ from flax import nnx
 
 import jsparse
 from experiments import common
-from jsparse.pattern import grid_shape, spread
-from jsparse.selection import winners
-from jsparse.slots import sparse_parts
+from jsparse._pattern import grid_shape, spread
+from jsparse._slots import sparse_parts
+from jsparse._topk import winners
 
 Structure = Literal["weight", "kernel", "filter"]
 

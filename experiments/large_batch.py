@@ -360,7 +360,7 @@ def race(settings: Settings, task: Task, course: Course) -> Results:
                         model = made(settings, network, course, seed)
                         tx = optimizer_of(settings, model, network, way, batch, course)
                         score = train(settings, course, model, tx, batch, seed, run)
-                        density = jsparse.report(model).density if network != "dense" else 1.0
+                        density = jsparse.summary(model).density if network != "dense" else 1.0
                         run.finish(mark=str(score), density=density)
                         print(f"{folder}: {score:.3f}", flush=True)
                     final = run.final()

@@ -45,7 +45,7 @@ from experiments.common.lenet import torch_init
 from experiments.common.plots import COLOURS, figure_of, save
 from experiments.common.sweep import Runs
 from jsparse import Channel
-from jsparse.files import write_whole
+from jsparse._storage.files import write_whole
 from jsparse.prune import drop_lowest, drop_lowest_globally, noise, norm
 from jsparse.report import effective, overlap, stability, structure
 

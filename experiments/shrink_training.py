@@ -34,8 +34,8 @@ from flax import nnx
 import jsparse
 from experiments import common
 from experiments.common.plots import COLOURS, figure_of, save
+from jsparse._surgery import copied
 from jsparse.export import Cut, Record, shrink_training
-from jsparse.surgery import copied
 from jsparse.tree import path_of
 
 

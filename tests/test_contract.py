@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 import jsparse as js
-from tests.cases import CELLS, LAYERS, RULES, WHOLE, parts, sparse
+from tests.support.cases import CELLS, LAYERS, RULES, WHOLE, parts, sparse
 
 SCALING = (js.HardConcrete, js.SoftThreshold, js.Powerpropagation)
 """Rules that change the value of what they keep."""

@@ -1,7 +1,7 @@
 from flax import nnx
 
 import jsparse as js
-from tests.cases import parts
+from tests.support.cases import parts
 
 RULE = js.Threshold(alpha=1e-2)
 
@@ -15,7 +15,7 @@ def test_layers_made_under_vmap() -> None:
     layers = make(nnx.Rngs(0))
     assert layers.kernel.threshold.shape == (3, 5)
     assert js.fold(layers).kernel.shape == (3, 4, 5)
-    assert js.report(layers).size == 60
+    assert js.summary(layers).size == 60
 
 
 def test_layers_with_a_rule_are_stock_layers() -> None:

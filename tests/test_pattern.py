@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jsparse as js
-from jsparse.pattern import by_unit, from_units, grid_shape, pool, spread, unit_sizes
-from jsparse.selection import highest, top
+from jsparse._pattern import by_unit, from_units, grid_shape, pool, spread, unit_sizes
+from jsparse._topk import highest, top
 
 shapes = st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.snippets import run
+from tests.support.snippets import run
 
 README = Path(__file__).parent.parent / "README.md"
 

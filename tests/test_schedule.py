@@ -5,16 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jsparse.schedule import (
-    constant,
-    cubic,
-    erdos_renyi,
-    erdos_renyi_kernel,
-    silo,
-    triangle,
-    uniform,
-    warm_stairs,
-)
+from jsparse._budget import erdos_renyi, erdos_renyi_kernel, uniform
+from jsparse._schedule import constant, cubic, silo, triangle, warm_stairs
 
 
 def test_cubic_meets_both_ends_and_falls() -> None:

@@ -20,8 +20,20 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 import jsparse as js
-from tests.cases import RULES
-from tests.sharded import AXES, LAYOUTS, STEPS, Net, Run, data, dense, on_mesh, start, step, train
+from tests.support.cases import RULES
+from tests.support.sharded import (
+    AXES,
+    LAYOUTS,
+    STEPS,
+    Net,
+    Run,
+    data,
+    dense,
+    on_mesh,
+    start,
+    step,
+    train,
+)
 
 P = jax.P
 KINDS = ("Auto", "Explicit")

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 import jsparse as js
-from tests.cases import Raw
+from tests.support.cases import Raw
 
 RULE = js.Threshold(alpha=1e-2)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jsparse.step import gate, long_tailed, long_tailed_integral, step, straight_through
+from jsparse._step import gate, long_tailed, long_tailed_integral, step, straight_through
 
 numbers = st.floats(-2, 2, width=32, allow_subnormal=False)
 

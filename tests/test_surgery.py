@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import jsparse as js
-from tests.cases import Raw, Shared, parts
+from tests.support.cases import Raw, Shared, parts
 
 RULE = js.Threshold(alpha=1e-2)
 CURVE = js.schedule.cubic(1.0, 0.1, first=0, last=9)
@@ -41,7 +41,7 @@ def net() -> Net:
 
 def test_paths_and_first_match_wins() -> None:
     model = js.sparsify(net(), ("layers/1/kernel", js.Keep()), (".*/kernel", RULE))
-    rules = {path: row.rule for path, row in js.report(model).rows.items()}
+    rules = {path: row.rule for path, row in js.summary(model).rows.items()}
     assert rules == {
         "conv/kernel": "Threshold",
         "layers/0/kernel": "Threshold",
@@ -100,7 +100,7 @@ def test_shared_weights_stay_shared_and_count_once() -> None:
     for pattern in ("first/kernel", "second/kernel", ".*/kernel"):
         model = js.sparsify(Shared(nnx.Rngs(0)), (pattern, RULE))
         assert model.first.kernel is model.second.kernel
-        assert js.report(model).size == 16
+        assert js.summary(model).size == 16
         assert float(js.cost(model)) == pytest.approx(4 * 1e-2)
         for other in (js.fold(model), js.resolve(model), js.hold(model), js.advance(model)):
             assert other.first.kernel is other.second.kernel

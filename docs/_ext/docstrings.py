@@ -2,7 +2,7 @@
 
 Equations stand indented, without a marker; bars and stars are those of mathematics. So outside of
 the sections (Args, Returns, ...) an indented block becomes a literal one, and what RST would take
-for markup is escaped. `.. steps:: jsparse.rules.threshold` (or ```{steps} in Markdown) shows the
+for markup is escaped. `.. steps:: jsparse.rules._threshold` (or ```{steps} in Markdown) shows the
 numbered steps at the head of a file.
 """
 

@@ -1,8 +1,6 @@
 """The public names of jsparse, found by looking."""
 
-import importlib
 import inspect
-import pkgutil
 from types import ModuleType
 from typing import Any
 
@@ -12,59 +10,30 @@ import jsparse
 def public() -> dict[str, dict[str, Any]]:
     """Room -> qualified name -> object; each object once, under its shortest name.
 
-    Public is what `jsparse` has, what the packages in it have, and what is defined in the modules
-    that `jsparse` has.
+    The room of a name is the public module below `jsparse` that has it, or else the private one
+    that defines it, without the underscore.
     """
+    modules = {n: m for n, m in _public(jsparse).items() if isinstance(m, ModuleType)}
+    exported = {id(value): room for room, m in modules.items() for value in _public(m).values()}
     rooms: dict[str, dict[str, Any]] = {}
     seen: set[int] = set()
-    packages = {
-        module.name: importlib.import_module(f"jsparse.{module.name}")
-        for module in pkgutil.iter_modules(jsparse.__path__)
-        if module.ispkg
-    }
-    exported = {id(value): name for name, package in packages.items() for value in _names(package)}
-
-    def add(name: str, value: Any, found: str) -> None:
-        if id(value) not in seen:
+    for place, module in {"": jsparse, **modules}.items():
+        for name, value in _public(module).items():
+            if id(value) in seen or isinstance(value, ModuleType | str):
+                continue
             seen.add(id(value))
-            home = exported.get(id(value)) or _home(value, found)
-            rooms.setdefault(home, {})[name] = value
-
-    for name, value in _named(jsparse).items():
-        add(f"jsparse.{name}", value, "")
-    for room, package in packages.items():
-        for name, value in _named(package).items():
-            add(f"jsparse.{room}.{name}", value, room)
-    source = inspect.getsource(jsparse)
-    for room, module in vars(jsparse).items():
-        meant = f"from jsparse import {room} as {room}\n" in source  # not only imported on the way
-        if meant and isinstance(module, ModuleType) and room not in packages:
-            for name, value in _named(module).items():
-                if _made_in(value) == module.__name__:
-                    add(f"jsparse.{room}.{name}", value, room)
+            room = exported.get(id(value)) or _home(value)
+            rooms.setdefault(room, {})[".".join(filter(None, ("jsparse", place, name)))] = value
     return rooms
 
 
-def _named(module: ModuleType) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if name[0] != "_" and not isinstance(value, ModuleType)
-    }
+def _public(module: ModuleType) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if name[0] != "_"}
 
 
-def _names(module: ModuleType) -> list[Any]:
-    return list(_named(module).values())
-
-
-def _made_in(value: Any) -> str:
+def _home(value: Any) -> str:
     named = inspect.isroutine(value) or inspect.isclass(value)
-    return (value if named else type(value)).__module__ or ""
-
-
-def _home(value: Any, found: str) -> str:
-    made = _made_in(value)
-    return made.split(".")[1] if made.startswith("jsparse.") else found
+    return (value if named else type(value)).__module__.split(".")[1].lstrip("_")
 
 
 def first_line(value: Any) -> str:

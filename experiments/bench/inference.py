@@ -27,8 +27,8 @@ from experiments import common
 from experiments.bench.rounds import Candidate, Here, Load, There, in_turns, ratio
 from experiments.common.settings import environment
 from jsparse import export
-from jsparse.export.block import plain_dot
-from jsparse.export.formats import BlockArrays, CsrArrays, block_matrix, csr_matrix
+from jsparse.export._packing.block import plain_dot
+from jsparse.export._packing.formats import BlockArrays, CsrArrays, block_matrix, csr_matrix
 
 BLOCK = 64
 

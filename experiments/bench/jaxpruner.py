@@ -29,7 +29,7 @@ import jsparse
 from experiments import common
 from experiments.bench.others import import_jaxpruner
 from experiments.common.settings import environment
-from jsparse.step import gate
+from jsparse._step import gate
 
 WIDTHS = (784, 300, 100, 10)
 DENSITY, EVERY, FRACTION = 0.1, 20, 0.3

@@ -26,8 +26,8 @@ from experiments import common
 from experiments.bench.networks import NETWORKS
 from experiments.bench.rounds import Here, Load, in_turns, ratio
 from experiments.common.settings import environment
+from jsparse._slots import walk_modules
 from jsparse.report import costs
-from jsparse.slots import walk_modules
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

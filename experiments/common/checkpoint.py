@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jsparse.files import CorruptCheckpoint
-from jsparse.leaves import check_fit, describe, filled, plain
+from jsparse._storage.files import CorruptCheckpoint
+from jsparse._storage.leaves import check_fit, describe, filled, plain
 
 NOTES = "notes"
 ADVICE = "use the code that wrote it, choose another --out, or delete the run's folder"

@@ -21,7 +21,7 @@ from experiments.common.sources import (
     unpack,
     warn,
 )
-from jsparse.files import write_whole
+from jsparse._storage.files import write_whole
 
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE

@@ -17,9 +17,9 @@ from experiments.common.sources import Images
 from experiments.common.study import TrainSettings
 from experiments.common.sweep import Inputs, Runs, Sweep, in_turn
 from experiments.common.training import results, train
+from jsparse._slots import sparse_parts
+from jsparse._sparse import Learned
 from jsparse.optim import Control
-from jsparse.slots import sparse_parts
-from jsparse.sparse import Learned
 
 Begin = Callable[[nnx.Module, nnx.Module, int], nnx.Module]
 """From a new model, the one that `after` trained (else the new one), and the seed: the start."""
@@ -105,7 +105,7 @@ class _Race(NamedTuple):
         epochs = self.settings.epochs
         state = train(run, sweep, self.images, start=start, epochs=epochs, begin=begin)
         models = [sweep.model(state, n) for n in range(seeds)]
-        (run.folder / "report.txt").write_text(f"{jsparse.report(models[0])}\n")
+        (run.folder / "report.txt").write_text(f"{jsparse.summary(models[0])}\n")
         channels = [channels_left(model) for model in models]
         run.finish(**results(run, range(seeds)), channels=channels)
         return run.final()

@@ -19,7 +19,7 @@ from experiments.common.sources import (
     unpack,
     warn,
 )
-from jsparse.files import write_whole
+from jsparse._storage.files import write_whole
 
 SIDE = 28
 SUBFOLDERS = ("", "mnist", "MNIST/raw")

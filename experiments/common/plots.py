@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jsparse.files import write_whole
+from jsparse._storage.files import write_whole
 
 DPI = 150
 LOG_BELOW = 5.0  # percent: below it a density axis is logarithmic

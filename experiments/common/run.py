@@ -26,7 +26,7 @@ from typing import Any
 
 from experiments.common import checkpoint
 from experiments.common.settings import environment, flatten, plain
-from jsparse.files import newest_whole, write_whole
+from jsparse._storage.files import newest_whole, write_whole
 
 KEPT = 2
 

@@ -18,7 +18,7 @@ from jax import Array
 import jsparse
 from experiments.common.sources import Images
 from experiments.common.sweep import PIXELS, Inputs, side_by_side
-from jsparse.prune.choice import Choice
+from jsparse.prune._choice import Choice
 
 
 class Seeds(nnx.Module):

@@ -22,7 +22,7 @@ from experiments.common.show import counted, mean_std, table
 from experiments.common.sources import Images
 from experiments.common.sweep import PIXELS, Inputs, Sweep
 from experiments.common.training import describe, plot, plot_steps, results, train
-from jsparse.files import CorruptCheckpoint
+from jsparse._storage.files import CorruptCheckpoint
 
 FREE = {"free": True}
 

@@ -19,8 +19,8 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import jsparse
+from jsparse import Revise, Revised
 from jsparse.optim import Control, threshold_parts
-from jsparse.revise import Revise, Revised
 
 
 class Runs(NamedTuple):

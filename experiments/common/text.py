@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from experiments.common.sources import DataError, Unavailable, fetch, locate
-from jsparse.files import write_whole
+from jsparse._storage.files import write_whole
 
 SOURCE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 DIGEST = "6fb458f1232090904fb40fe944165e91"

@@ -130,7 +130,7 @@ def plot_steps(run: Run, sweep: Sweep) -> None:
 def describe(run: Run, sweep: Sweep, state: Runs, images: Images) -> None:
     """Write what the first run left: report.txt, and masks, sizes and times for a page."""
     model = sweep.model(state, 0)
-    (run.folder / "report.txt").write_text(f"{jsparse.report(model)}\n")
+    (run.folder / "report.txt").write_text(f"{jsparse.summary(model)}\n")
     x = sweep.inputs.test(jnp.asarray(images.test_x[:TIMED]))
     folded = jsparse.fold(model)
     forms = {"folded": folded}

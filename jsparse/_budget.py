@@ -1,0 +1,82 @@
+"""Densities of layers that keep a fraction of all weights: uniform, Erdos-Renyi, ERK."""
+
+import math
+from collections.abc import Mapping
+
+from jsparse._checks import check_density
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def uniform(shapes: Shapes, density: float) -> dict[str, float]:
+    """The same density for each layer.
+
+    Args:
+      shapes: shape of each layer's weight, by name.
+      density: fraction kept, in (0, 1].
+
+    Returns:
+      Density of each layer.
+
+    Raises:
+      ValueError: density outside (0, 1].
+    """
+    return dict.fromkeys(shapes, check_density(density))
+
+
+def erdos_renyi(shapes: Shapes, density: float) -> dict[str, float]:
+    """More density for thin layers: in proportion to (inputs + outputs) / (inputs * outputs).
+
+    Args:
+      shapes: [..., inputs, outputs] of each layer's weight, by name.
+      density: fraction kept over all layers, in (0, 1].
+
+    Returns:
+      Density of each layer; a layer that would exceed 1 is dense and the rest share what is left.
+
+    Raises:
+      ValueError: density outside (0, 1].
+
+    Reference: Mocanu et al., Scalable training with adaptive sparse connectivity (SET), 2018.
+    """
+    return _in_proportion(
+        shapes, density, {n: sum(s[-2:]) / math.prod(s[-2:]) for n, s in shapes.items()}
+    )
+
+
+def erdos_renyi_kernel(shapes: Shapes, density: float) -> dict[str, float]:
+    """As `erdos_renyi`, with the kernel's width and height counted too.
+
+    Args:
+      shapes: [..., inputs, outputs] of each layer's weight, by name.
+      density: fraction kept over all layers, in (0, 1].
+
+    Returns:
+      Density of each layer.
+
+    Raises:
+      ValueError: density outside (0, 1].
+
+    Example:
+      >>> kept = erdos_renyi_kernel({"conv": (3, 3, 16, 16), "out": (16, 10)}, 0.2)
+      >>> {name: round(d, 3) for name, d in kept.items()}
+      {'conv': 0.144, 'out': 1.0}
+
+    Reference: Evci et al., Rigging the lottery (RigL), ICML 2020, section 3.
+    """
+    return _in_proportion(shapes, density, {n: sum(s) / math.prod(s) for n, s in shapes.items()})
+
+
+def _in_proportion(shapes: Shapes, density: float, raw: dict[str, float]) -> dict[str, float]:
+    """Densities min(1, eps * raw), with eps such that the total is met."""
+    size = {name: math.prod(shape) for name, shape in shapes.items()}
+    budget = check_density(density) * sum(size.values())
+    dense: set[str] = set()
+    while True:
+        rest = [name for name in shapes if name not in dense]
+        free = budget - sum(size[name] for name in dense)
+        epsilon = free / sum(raw[name] * size[name] for name in rest) if rest else 0.0
+        over = [name for name in rest if epsilon * raw[name] > 1]
+        if not over:
+            return {name: 1.0 if name in dense else epsilon * raw[name] for name in shapes}
+        dense.add(max(over, key=lambda name: raw[name]))

@@ -1,0 +1,91 @@
+"""What rules, revisions and pruning refuse, with what to do instead."""
+
+from numbers import Real
+
+import jax.numpy as jnp
+from jax import Array
+
+from jsparse._pattern import Each, Filter, Groups, PerOutput, Scope, WholeModel
+
+
+def check_structure(rule: object) -> None:
+    """Refuse a rule whose unit or scope is none.
+
+    Raises:
+      TypeError: it is a class, a name or something else.
+    """
+    for name, method, example in (("unit", "tile", Filter()), ("scope", "axes", PerOutput())):
+        given = getattr(rule, name, example)
+        if isinstance(given, type):
+            raise TypeError(f"{name} is the class {given.__name__}; give one: {given.__name__}()")
+        if not hasattr(given, method):
+            raise TypeError(f"{name} is {given!r}, no {name}; give one, such as {example}")
+
+
+def check_rivalry(name: str, scope: Scope) -> None:
+    """Refuse a scope in which no unit competes with another.
+
+    Raises:
+      ValueError: the scope is `Each`.
+    """
+    if isinstance(scope, Each):
+        raise ValueError(
+            f"with scope Each() no unit competes, so {name} would keep all; use Whole(), "
+            "PerOutput(), Groups(m) or WholeModel()"
+        )
+
+
+def check_own(name: str, scope: Scope, units: str) -> None:
+    """Refuse a scope in which units compete, for rules whose units do not.
+
+    Raises:
+      ValueError: the scope is `Groups` or `WholeModel`.
+    """
+    if isinstance(scope, Groups | WholeModel):
+        raise ValueError(
+            f"{units}, got scope {scope}; use PerOutput(), Whole() or Each() with {name}, or "
+            f"Top(density=..., scope={scope})"
+        )
+
+
+def check_not_negative(**numbers: float) -> None:
+    """Refuse numbers below 0.
+
+    Raises:
+      ValueError: one is; infinite, NaN and what is no number are refused too.
+    """
+    for name, value in numbers.items():
+        if not (isinstance(value, Real) and 0 <= value < float("inf")):
+            raise ValueError(f"{name} is a number, 0 or more; got {value!r}")
+
+
+def check_weight(weight: Array) -> None:
+    """Refuse what cannot be masked.
+
+    Raises:
+      TypeError: the weight is not of a floating type.
+      ValueError: the weight has no axes.
+    """
+    if not jnp.issubdtype(weight.dtype, jnp.floating):
+        raise TypeError(
+            f"a rule needs a floating-point weight, got {weight.dtype} of shape {weight.shape}; "
+            "leave it out of the pattern"
+        )
+    if weight.ndim == 0:
+        raise ValueError(
+            "a rule needs a weight with axes, got a scalar; leave it out of the pattern"
+        )
+
+
+def check_density(density: float) -> float:
+    """The density itself, if it is in (0, 1].
+
+    Raises:
+      ValueError: it is not.
+    """
+    if not (isinstance(density, Real) and 0.0 < density <= 1.0):
+        what = "curve use Gradual" if callable(density) else "sparsity s give density = 1 - s"
+        raise ValueError(
+            f"density is the fraction of weights kept, in (0, 1]; got {density!r}. For a {what}"
+        )
+    return float(density)

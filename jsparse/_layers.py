@@ -1,0 +1,128 @@
+"""Stock Flax layers with `rule=`, for models written by hand.
+
+Each returns the layer of the same name of `flax.nnx` with its weights made `Sparse`. All further
+keyword arguments are the stock layer's own.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from flax import nnx
+
+from jsparse._surgery import sparsify_in_place
+from jsparse.rules._rule import Rule
+
+Layer = TypeVar("Layer", bound=nnx.Module)
+
+
+def _with_rule(layer: Layer, pattern: str, rule: Rule, rngs: nnx.Rngs) -> Layer:
+    sparsify_in_place(layer, (pattern, rule), rngs=rngs)
+    return layer
+
+
+def Linear(
+    in_features: int, out_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
+) -> nnx.Linear:
+    """`nnx.Linear` with a sparse kernel [in, out].
+
+    Example:
+      >>> from flax import nnx
+      >>> from jsparse.rules import Threshold
+      >>> Linear(784, 300, rule=Threshold(), rngs=nnx.Rngs(0)).kernel.threshold.shape
+      (300,)
+    """
+    return _with_rule(
+        nnx.Linear(in_features, out_features, rngs=rngs, **stock), "kernel", rule, rngs
+    )
+
+
+def LinearGeneral(
+    in_features: int | Sequence[int],
+    out_features: int | Sequence[int],
+    *,
+    rule: Rule,
+    rngs: nnx.Rngs,
+    **stock: Any,
+) -> nnx.LinearGeneral:
+    """`nnx.LinearGeneral` with a sparse kernel [in..., out...]."""
+    layer = nnx.LinearGeneral(in_features, out_features, rngs=rngs, **stock)
+    return _with_rule(layer, "kernel", rule, rngs)
+
+
+def Conv(
+    in_features: int,
+    out_features: int,
+    kernel_size: int | Sequence[int],
+    *,
+    rule: Rule,
+    rngs: nnx.Rngs,
+    **stock: Any,
+) -> nnx.Conv:
+    """`nnx.Conv` with a sparse kernel [spatial..., in / groups, out]."""
+    layer = nnx.Conv(in_features, out_features, kernel_size, rngs=rngs, **stock)
+    return _with_rule(layer, "kernel", rule, rngs)
+
+
+def ConvTranspose(
+    in_features: int,
+    out_features: int,
+    kernel_size: int | Sequence[int],
+    *,
+    rule: Rule,
+    rngs: nnx.Rngs,
+    **stock: Any,
+) -> nnx.ConvTranspose:
+    """`nnx.ConvTranspose` with a sparse kernel [spatial..., in, out], or with the two swapped."""
+    layer = nnx.ConvTranspose(in_features, out_features, kernel_size, rngs=rngs, **stock)
+    return _with_rule(layer, "kernel", rule, rngs)
+
+
+def Einsum(
+    einsum_str: str, kernel_shape: Sequence[int], *, rule: Rule, rngs: nnx.Rngs, **stock: Any
+) -> nnx.Einsum:
+    """`nnx.Einsum` with a sparse kernel; its axes that reach the result are the outputs."""
+    layer = nnx.Einsum(einsum_str, tuple(kernel_shape), rngs=rngs, **stock)
+    return _with_rule(layer, "kernel", rule, rngs)
+
+
+def Embed(
+    num_embeddings: int, features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
+) -> nnx.Embed:
+    """`nnx.Embed` with a sparse embedding [num_embeddings, features]."""
+    return _with_rule(
+        nnx.Embed(num_embeddings, features, rngs=rngs, **stock), "embedding", rule, rngs
+    )
+
+
+def MultiHeadAttention(
+    num_heads: int, in_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
+) -> nnx.MultiHeadAttention:
+    """`nnx.MultiHeadAttention` with sparse query, key, value [in, heads, width] and out kernels."""
+    layer = nnx.MultiHeadAttention(num_heads, in_features, rngs=rngs, **stock)
+    return _with_rule(layer, ".*/kernel", rule, rngs)
+
+
+def LSTMCell(
+    in_features: int, hidden_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
+) -> nnx.LSTMCell:
+    """`nnx.LSTMCell` with eight sparse kernels, two a gate."""
+    return _with_rule(
+        nnx.LSTMCell(in_features, hidden_features, rngs=rngs, **stock), ".*/kernel", rule, rngs
+    )
+
+
+def OptimizedLSTMCell(
+    in_features: int, hidden_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
+) -> nnx.OptimizedLSTMCell:
+    """`nnx.OptimizedLSTMCell` with two sparse kernels [in, 4 hidden] and [hidden, 4 hidden]."""
+    layer = nnx.OptimizedLSTMCell(in_features, hidden_features, rngs=rngs, **stock)
+    return _with_rule(layer, ".*/kernel", rule, rngs)
+
+
+def GRUCell(
+    in_features: int, hidden_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
+) -> nnx.GRUCell:
+    """`nnx.GRUCell` with two sparse kernels [in, 3 hidden] and [hidden, 3 hidden]."""
+    return _with_rule(
+        nnx.GRUCell(in_features, hidden_features, rngs=rngs, **stock), ".*/kernel", rule, rngs
+    )

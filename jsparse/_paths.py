@@ -1,0 +1,107 @@
+"""Paths of leaves: how they are written, which patterns match them, and errors that name them."""
+
+import contextlib
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import jax
+
+Ruled = TypeVar("Ruled")
+
+
+def match(names: Iterable[str], rules: Sequence[tuple[str, Ruled]]) -> dict[str, Ruled]:
+    """The first rule whose pattern matches each whole path.
+
+    A path is also tried with a slash in front, so that ".*/kernel" finds a kernel at the top.
+
+    Args:
+      names: the paths.
+      rules: pairs of a regular expression and a rule.
+
+    Returns:
+      Rule by path, for the paths that match.
+
+    Raises:
+      TypeError: the second of a pair is not a rule.
+      ValueError: no rules, not a pair, an invalid expression, or one that matches nothing.
+    """
+    if not rules:
+        raise ValueError('no rules given; pass pairs such as (".*/kernel", Threshold())')
+    chosen: dict[str, Ruled] = {}
+    for rule in rules:
+        if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)):
+            raise ValueError(
+                f'got {rule!r}; each rule is a pair such as (".*/kernel", Threshold())'
+            )
+        pattern, choice = rule
+        if isinstance(choice, type) or not hasattr(choice, "role"):
+            raise TypeError(
+                f"{pattern!r}: {choice!r} is no rule; give an instance, as Threshold(alpha=5e-4)"
+            )
+        try:
+            expression = re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+        found = [n for n in names if expression.fullmatch(n) or expression.fullmatch("/" + n)]
+        if not found:
+            raise ValueError(_no_match(pattern, names))
+        for name in found:
+            chosen.setdefault(name, choice)
+    return chosen
+
+
+def _no_match(pattern: str, names: Iterable[str]) -> str:
+    paths = list(names)
+    plain = re.sub(r"[\\^$.*+?()\[\]{}|]", "", pattern).strip("/")
+    near = [p for p in paths if plain and plain.lower() in p.lower()]
+    near += [p for p in difflib.get_close_matches(plain, paths, 5, 0.4) if p not in near]
+    shown = near[:8] or paths[:8]
+    what = "nearest" if near else "there are"
+    more = f" and {len(paths) - len(shown)} more" if len(paths) > len(shown) else ""
+    return (
+        f"pattern {pattern!r} matches no parameter; {what}: {', '.join(shown) or 'none'}{more}. "
+        "A pattern is a regular expression for the whole path, such as '.*/kernel'"
+    )
+
+
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Put the path of a parameter in front of an error raised for it."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        # not type(error): some of JAX's own take other arguments than a text
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{path}: {error}") from error
+
+
+def path_of(keys: tuple) -> str:
+    """A leaf's path, without the attribute in which a variable of NNX keeps its array."""
+    inside = [jax.tree_util.GetAttrKey(name) for name in ("value", "raw_value")]
+    return joined(keys[:-1] if keys and keys[-1] in inside else keys)
+
+
+def joined(keys: tuple) -> str:
+    """A leaf's path: its keys joined by slashes."""
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by path, in order.
+
+    Raises:
+      ValueError: two leaves have one path.
+
+    Example:
+      >>> named({"a": {"b": 1, "c": [2.0]}})
+      {'a/b': 1, 'a/c/0': 2.0}
+    """
+    leaves: dict[str, Any] = {}
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = path_of(keys)
+        if name in leaves:
+            raise ValueError(f"two leaves have the path {name!r}; rename a key with a slash")
+        leaves[name] = leaf
+    return leaves

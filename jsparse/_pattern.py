@@ -1,0 +1,299 @@
+"""Which weights fall together (unit), and which units compete (scope).
+
+A weight of shape [..., inputs, outputs] is cut into tiles, one a unit; `pool` reduces it to the
+grid of its units and `spread` carries a value per unit back to the weights. A scope names the axes
+of that grid along which units compete, or share a threshold.
+"""
+
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jsparse._sharding import on_mesh_of, reshaped, shards, split_axes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """What a layer knows about its weight: the meaning of each axis, counted from the last.
+
+    Axes that are neither outputs nor inputs are spatial. `stack` leading axes number whole layers
+    (a vmapped or scanned module); a rule never sees them. `heads` is the output or input axis that
+    numbers attention heads. `left` tells, where units were taken out, which positions of each axis
+    of the whole weight are left; it is empty where none were.
+    """
+
+    outputs: tuple[int, ...] = (-1,)
+    inputs: tuple[int, ...] = (-2,)
+    heads: tuple[int, ...] = ()
+    stack: int = 0
+    recurrent: bool = False
+    left: tuple[tuple[bool, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not set(self.heads) <= set(self.outputs + self.inputs):
+            raise ValueError(
+                f"Role got heads {self.heads}; name an axis among outputs {self.outputs} and "
+                f"inputs {self.inputs}"
+            )
+        if any(a >= 0 for a in self.outputs + self.inputs) or set(self.outputs) & set(self.inputs):
+            raise ValueError(
+                f"Role got outputs {self.outputs} and inputs {self.inputs}; count axes from the "
+                "last (-1), each at most once"
+            )
+        if self.stack < 0:
+            raise ValueError(
+                f"Role got stack {self.stack}; give the number of leading axes, 0 or more"
+            )
+
+    def output_axes(self, ndim: int) -> tuple[int, ...]:
+        """Output axes of a weight of rank `ndim`, counted from the first."""
+        return tuple(ndim + a for a in self.outputs if ndim + a >= 0)
+
+    def input_axes(self, ndim: int) -> tuple[int, ...]:
+        """Input axes of a weight of rank `ndim`, counted from the first."""
+        return tuple(ndim + a for a in self.inputs if ndim + a >= 0)
+
+
+class Unit(Protocol):
+    """What falls together: `tile` gives the extent of one unit along each axis."""
+
+    def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Each weight is a unit of its own."""
+
+    def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
+        return (1,) * len(shape)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The spatial window between one input and one output channel; a weight where there is none."""
+
+    def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
+        return _whole_but(shape, role.output_axes(len(shape)) + role.input_axes(len(shape)))
+
+
+@dataclass(frozen=True)
+class Filter:
+    """All that feeds one output unit: a filter of a convolution, a column of a dense kernel."""
+
+    def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
+        return _whole_but(shape, role.output_axes(len(shape)))
+
+
+@dataclass(frozen=True)
+class Channel:
+    """All that reads one input: an input channel of a convolution, a row of a dense kernel."""
+
+    def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
+        return _whole_but(shape, role.input_axes(len(shape)))
+
+
+@dataclass(frozen=True)
+class Head:
+    """All that one attention head has of a query, key, value or output projection."""
+
+    def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
+        if not role.heads:
+            raise ValueError(
+                f"Head() needs an axis of attention heads, this weight {shape} has none; use "
+                "Filter(), Channel() or Block(...), or give the rule a Role with heads"
+            )
+        return _whole_but(shape, tuple(len(shape) + a for a in role.heads))
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of the last axes, such as Block((4, 4)); the blocks at a ragged edge are smaller."""
+
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.shape, tuple) and self.shape) or any(
+            not isinstance(n, int) or n < 1 for n in self.shape
+        ):
+            raise ValueError(
+                f"Block got {self.shape!r}; give a tuple with a size of 1 or more for each axis"
+            )
+
+    def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
+        if len(self.shape) > len(shape):
+            raise ValueError(
+                f"Block{self.shape} has {len(self.shape)} axes, the weight {shape} has "
+                f"{len(shape)}; give a block of at most {len(shape)}"
+            )
+        whole = (1,) * (len(shape) - len(self.shape)) + self.shape
+        return tuple(max(1, min(b, n)) for b, n in zip(whole, shape, strict=True))
+
+
+def _whole_but(shape: tuple[int, ...], apart: tuple[int, ...]) -> tuple[int, ...]:
+    """A tile as long as every axis, but of length 1 along those apart."""
+    return tuple(1 if axis in apart else max(1, n) for axis, n in enumerate(shape))
+
+
+class Scope(Protocol):
+    """Who competes: `axes` of the grid of units along which units are compared."""
+
+    def axes(self, ndim: int, role: Role) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """All units of the layer together."""
+
+    def axes(self, ndim: int, role: Role) -> tuple[int, ...]:
+        return tuple(range(ndim))
+
+
+@dataclass(frozen=True)
+class WholeModel:
+    """All units of all layers under equal rules together: a global density.
+
+    Where the model is cut follows the weights at each train step; after setting weights by hand
+    call `advance`. Of equal scores those of the first layers are kept.
+    """
+
+    def axes(self, ndim: int, role: Role) -> tuple[int, ...]:
+        return tuple(range(ndim))
+
+
+@dataclass(frozen=True)
+class PerOutput:
+    """The units of one output against each other."""
+
+    def axes(self, ndim: int, role: Role) -> tuple[int, ...]:
+        return tuple(a for a in range(ndim) if a not in role.output_axes(ndim))
+
+
+@dataclass(frozen=True)
+class Each:
+    """Every unit by itself: nobody competes, each has a threshold of its own."""
+
+    def axes(self, ndim: int, role: Role) -> tuple[int, ...]:
+        return ()
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Each `size` neighbouring units along the last input axis: the M of N:M sparsity."""
+
+    size: int
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.size, Integral) and self.size >= 1):
+            raise ValueError(f"Groups got size {self.size!r}; give a whole number, 1 or more")
+
+    def axes(self, ndim: int, role: Role) -> tuple[int, ...]:
+        inputs = role.input_axes(ndim)
+        if not inputs:
+            raise ValueError(
+                f"Groups({self.size}) needs an input axis, this weight of rank {ndim} has none; "
+                "use Whole() or PerOutput()"
+            )
+        return inputs[-1:]
+
+
+def grid_shape(shape: tuple[int, ...], tile: tuple[int, ...]) -> tuple[int, ...]:
+    """Number of units along each axis; a ragged edge counts as one more.
+
+    Example:
+      >>> grid_shape((5, 8), (4, 4))
+      (2, 2)
+    """
+    return tuple(-(-n // t) for n, t in zip(shape, tile, strict=True))
+
+
+def pool(x: Array, tile: tuple[int, ...]) -> Array:
+    """Sum over each tile: [shape] -> [grid_shape(shape, tile)]; ragged edges sum what is there.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> pool(jnp.ones((5, 8)), (4, 4)).tolist()
+      [[16.0, 16.0], [4.0, 4.0]]
+    """
+    whole = tuple(a for a, (n, t) in enumerate(zip(x.shape, tile, strict=True)) if 1 < n == t)
+    x = x.sum(axis=whole, keepdims=True) if whole else x
+    partial = [a for a in range(x.ndim) if a not in whole and tile[a] > 1]
+    if not partial:
+        return x
+    rest = tuple(1 if a in whole else t for a, t in enumerate(tile))
+    return _apart(x, rest).sum(axis=tuple(range(1, 2 * x.ndim, 2)))
+
+
+def spread(units: Array, tile: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+    """Give each weight the value of its unit: [grid_shape(shape, tile)] -> [shape]."""
+    rest = tuple(t if t < n else 1 for t, n in zip(tile, shape, strict=True))
+    if any(t > 1 for t in rest):
+        pairs = [n for g, t in zip(units.shape, rest, strict=True) for n in (g, t)]
+        each = jnp.broadcast_to(jnp.expand_dims(units, tuple(range(1, 2 * units.ndim, 2))), pairs)
+        units = _together(each)
+        units = lax.slice(units, (0,) * units.ndim, tuple(map(min, units.shape, shape)))
+    return jnp.broadcast_to(units, shape)
+
+
+def unit_sizes(shape: tuple[int, ...], tile: tuple[int, ...]) -> Array:
+    """Number of weights in each unit; ragged edges count fewer.
+
+    Of length 1 along each axis that tiles fill without an edge, of the grid's along the others.
+    """
+    counts = jnp.ones((1,) * len(shape), jnp.float32)
+    for axis, (n, t, g) in enumerate(zip(shape, tile, grid_shape(shape, tile), strict=True)):
+        g = 1 if n % t == 0 else g
+        along = jnp.minimum(t, n - t * jnp.arange(g)).astype(jnp.float32)
+        counts = counts * along.reshape([g if a == axis else 1 for a in range(len(shape))])
+    return counts
+
+
+def by_unit(x: Array, tile: tuple[int, ...]) -> Array:
+    """The weights of each unit along the first axis: [shape] -> [unit size, grid]; 0 past an edge.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> by_unit(jnp.arange(6.0).reshape(2, 3), (2, 1)).tolist()
+      [[[0.0, 1.0, 2.0]], [[3.0, 4.0, 5.0]]]
+    """
+    axes = (*range(1, 2 * x.ndim, 2), *range(0, 2 * x.ndim, 2))
+    apart = _apart(x, tile).transpose(axes)
+    spec = split_axes(apart)[x.ndim :]
+    return reshaped(apart, (-1, *apart.shape[x.ndim :]), (None, *spec))
+
+
+def from_units(units: Array, tile: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+    """The inverse of `by_unit`: [unit size, grid] -> [shape]."""
+    ndim = len(shape)
+    apart = reshaped(units, (*tile, *units.shape[1:]), (*(None,) * ndim, *split_axes(units)[1:]))
+    axes = [n for a in range(ndim) for n in (ndim + a, a)]
+    return lax.slice(_together(apart.transpose(axes)), (0,) * ndim, shape)
+
+
+def _apart(x: Array, tile: tuple[int, ...]) -> Array:
+    """Each axis as tiles and the places in them: [shape] -> [grid, tile, ...], 0 past an edge.
+
+    An axis that is split over devices on an Explicit mesh stays so if no tile is cut in two.
+    """
+    grid = grid_shape(x.shape, tile)
+    spec = split_axes(x)
+    kept = tuple(
+        name
+        if t == 1 or (n == g * t and g % shards(name, jax.typeof(x).sharding.mesh) == 0)
+        else None
+        for n, g, t, name in zip(x.shape, grid, tile, spec, strict=True)
+    )
+    if kept != spec:
+        x = jax.sharding.reshard(x, on_mesh_of(x, kept))
+    x = jnp.pad(x, [(0, g * t - n) for n, g, t in zip(x.shape, grid, tile, strict=True)])
+    pairs = tuple(n for g, t in zip(grid, tile, strict=True) for n in (g, t))
+    return reshaped(x, pairs, tuple(n for name in kept for n in (name, None)))
+
+
+def _together(apart: Array) -> Array:
+    """The inverse of `_apart`: [grid, tile, ...] -> [shape], with what lies past an edge."""
+    shape = tuple(g * t for g, t in zip(apart.shape[::2], apart.shape[1::2], strict=True))
+    return reshaped(apart, shape, split_axes(apart)[::2])

@@ -1,0 +1,82 @@
+"""Gradual magnitude pruning: the density falls on a cubic curve, the largest weights stay.
+
+1. At the steps t = first, first + every, ..., last the density is
+   d(t) = end + (start - end) (1 - (t - first) / (last - first))^3.
+2. The units of largest magnitude are kept, so many that the density is d(t).
+3. Masked weights are not trained, but keep their value and compete on.
+
+Numbers: no figure of the paper is reproduced here yet. Beside other methods on small networks in
+`experiments/set_rigl.py` and
+`experiments/compare.py`.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax import Array
+
+from jsparse._checks import check_density
+from jsparse._pattern import Role, Scope, Unit, Weight, Whole
+from jsparse._revise.revision import check_competition, check_steps, largest
+from jsparse._schedule import cubic
+from jsparse.rules._rule import to_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gradual:
+    """Keep the largest units, fewer and fewer.
+
+    Args:
+      density: fraction of the units kept from `last` on, in (0, 1].
+      last: step of the last choice.
+      first: step of the first choice; before it the masks are those of the start.
+      every: steps between choices.
+      start: density on the curve at `first`. A mask that is sparser then grows back to the curve,
+        so for a model that is sparse already give the density that it has.
+      unit: what is kept together; units are scored by root mean squares.
+      scope: who competes: `Whole`, `PerOutput` or `Groups`.
+      role: the meaning of the weight's axes; see `roles` of `revise`.
+
+    Reference: Zhu and Gupta, To prune, or not to prune, 2017, section 3.
+    """
+
+    density: float
+    last: int
+    first: int = 0
+    every: int = 1
+    start: float = 1.0
+    unit: Unit = Weight()
+    scope: Scope = Whole()
+    role: Role = Role()
+    pauses: ClassVar[bool] = False
+    clears: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_density(self.density)
+        check_density(self.start)
+        check_steps(every=self.every, last=self.last)
+        check_steps(0, first=self.first)
+        check_competition(self)
+        assert self.curve  # which checks its span
+
+    @property
+    def curve(self) -> cubic:
+        """The density over the train steps."""
+        return cubic(self.start, self.density, self.first, self.last)
+
+    def due(self, step: Array) -> Array:
+        """Every so many steps from `first`, and at `last`."""
+        periodic = (step - self.first) % self.every == 0
+        return (step >= self.first) & (step <= self.last) & (periodic | (step == self.last))
+
+    def trained(self, mask: Array, weight: Array) -> Array:
+        """[...], the mask."""
+        return mask
+
+    def __call__(
+        self, mask: Array, weight: Array, gradient: Array, *, step: Array, key: Array
+    ) -> Array:
+        """[...], the mask of the largest units."""
+        kept = largest(self, weight, self.curve(step).astype(jnp.float32))
+        return to_weights(self, kept, mask)

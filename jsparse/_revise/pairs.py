@@ -1,0 +1,144 @@
+"""A tree to train as pairs of a weight and its mask: where they lie, and what revises the mask.
+
+Masks are the leaves named "mask"; the weight of `a/mask` is `a/weight`, as NNX models hold them, or
+the leaf at `a` in the first part of a tuple such as (params, held), as `jsparse.tree` holds them.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jsparse._paths import match, path_of
+from jsparse._pattern import Role
+from jsparse._revise.revision import Revision
+
+
+class Layer(NamedTuple):
+    """Where in the flat tree a weight and its mask lie, and what revises the mask.
+
+    Attributes:
+      path: of the weight.
+      weight: place of the weight.
+      mask: place of the mask.
+      by: the revision, or None for a mask that stays.
+    """
+
+    path: str
+    weight: int
+    mask: int
+    by: Revision | None
+
+
+def flatten(tree: Any) -> tuple[list[str], list[Array], Any]:
+    """Paths and leaves of a tree, and its form."""
+    pairs, form = jax.tree_util.tree_flatten_with_path(tree)
+    return [path_of(keys) for keys, _ in pairs], [leaf for _, leaf in pairs], form
+
+
+def without(form: Any, leaves: Sequence[Any], masks: set[int]) -> Any:
+    """The tree with `optax.MaskedNode` in the place of masks, and of variables that hold them."""
+    kept = [_Gone if n in masks else leaf for n, leaf in enumerate(leaves)]
+    tree = jax.tree_util.tree_unflatten(form, kept)
+    return jax.tree.map(lambda x: optax.MaskedNode() if _is_gone(x) else x, tree, is_leaf=_is_gone)
+
+
+class _Gone:
+    """Stands for a mask until it is taken out."""
+
+
+def _is_gone(node: Any) -> bool:
+    if hasattr(type(node), "get_metadata"):  # an NNX variable
+        return any(leaf is _Gone for leaf in jax.tree.leaves(node))
+    return node is _Gone
+
+
+def matching(gradients: Any, names: list[str]) -> list[Array]:
+    """The leaves of the gradients, which are to have the paths of the tree.
+
+    Raises:
+      ValueError: they have others.
+    """
+    found, leaves, _ = flatten(gradients)
+    if found != names:
+        absent = sorted(set(names) - set(found)) or sorted(set(found) - set(names))
+        raise ValueError(
+            f"the gradients and the tree to train differ at {absent[0]!r}; masks need gradients "
+            "too: for NNX take them with argnums=nnx.DiffState(0, (nnx.Param, jsparse.Mask)), for "
+            "other trees differentiate by (params, held)"
+        )
+    return leaves
+
+
+def find_layers(
+    names: list[str],
+    leaves: list[Any],
+    revisions: Sequence[tuple[str, Revision]],
+    roles: Mapping[str, Role],
+) -> list[Layer]:
+    """Each mask of a flat tree with its weight and its revision.
+
+    Raises:
+      ValueError: no masks, a mask without a weight or of another shape, a pattern without a match.
+    """
+    place = {name: n for n, name in enumerate(names)}
+    found: dict[str, tuple[int, int]] = {}
+    for name, m in place.items():
+        if name.rpartition("/")[2] != "mask":
+            continue
+        stem = name.rpartition("/")[0]
+        beside, inner = f"{stem}/weight".lstrip("/"), stem.partition("/")[2]
+        w = place.get(beside, place.get(f"0/{inner}", -1))
+        path = stem or "weight" if beside in place else inner
+        if w < 0 and name.startswith("0/") and any(other.startswith("1/") for other in names):
+            continue  # of (params, held): a parameter of that name
+        if w < 0:
+            raise ValueError(
+                f"the mask {name!r} has no weight: there is neither {beside!r} nor '0/{inner}'. "
+                "Keep them side by side or train (params, held), and under optax.partition give "
+                "both one label"
+            )
+        if jnp.shape(leaves[w]) != jnp.shape(leaves[m]):
+            raise ValueError(
+                f"{path}: the mask has shape {jnp.shape(leaves[m])}, the weight "
+                f"{jnp.shape(leaves[w])}; make masks with the rule Held"
+            )
+        found[path] = (w, m)
+    if not found:
+        raise ValueError(
+            "the tree to train has no masks; put the rule Held on the weights and build the "
+            "optimizer with wrt=(nnx.Param, jsparse.Mask), or train the tuple (params, held)"
+        )
+    chosen = match(found, revisions)  # type: ignore[arg-type]
+    return [Layer(p, w, m, _fitted(chosen.get(p), roles.get(p))) for p, (w, m) in found.items()]
+
+
+def _fitted(by: Any, role: Role | None) -> Any:
+    """The revision with the role of its layer, unless it has one of its own."""
+    if by is None or role is None or by.role != Role():
+        return by
+    return dataclasses.replace(by, role=role)
+
+
+def check_revisions(revisions: Sequence[Any]) -> None:
+    """Refuse what are not pairs of a pattern and a revision.
+
+    Raises:
+      TypeError: the second of a pair is not a revision.
+      ValueError: no pairs.
+    """
+    for pair in revisions:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise ValueError(
+                f'got {pair!r}; each revision is a pair such as (".*", RigL(last=750))'
+            )
+        if isinstance(pair[1], type) or not hasattr(pair[1], "trained"):
+            raise TypeError(
+                f"{pair[0]!r}: {pair[1]!r} is no revision; give an instance, as RigL(last=750)"
+            )
+    if not revisions:
+        raise ValueError('no revisions given; pass pairs such as (".*", RigL(last=750))')

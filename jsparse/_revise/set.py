@@ -1,0 +1,80 @@
+"""SET: the smallest weights make room for random ones.
+
+1. The masks start at random, with the density of each layer by the Erdos-Renyi budget.
+2. Every so many steps a fraction of the kept weights of each layer, those of smallest magnitude,
+   is dropped, and as many of the masked are grown at random.
+3. A grown weight starts at 0 and without momentum. (The authors draw it anew; at 0 it changes the
+   network by nothing, as in the comparisons of the RigL paper.)
+
+The first masks (1) are chosen with `jsparse.prune` or `jsparse.hold`.
+
+Numbers: no figure of the paper is reproduced here yet. Beside other methods on small networks in
+`experiments/set_rigl.py` and
+`experiments/compare.py`.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+from jax import Array
+
+from jsparse._pattern import Role, Scope, Unit, Weight, Whole
+from jsparse._revise.revision import check_exchange, exchange, periodic
+from jsparse.rules._rule import unit_magnitude
+
+
+@dataclass(frozen=True, kw_only=True)
+class SET:
+    """Drop small weights, grow random ones; the density stays.
+
+    Args:
+      last: step of the last exchange.
+      every: steps between exchanges, such as those of an epoch.
+      fraction: of the kept units, exchanged each time.
+      first: step from which on to count: exchanges are at first + every, first + 2 every, ..., and
+        at `first` itself unless it is 0.
+      unit: what is exchanged together; units are scored by root mean squares.
+      scope: within which the number of kept units stays: `Whole`, `PerOutput` or `Groups`.
+      role: the meaning of the weight's axes; see `roles` of `revise`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> mask, weight = jnp.array([1.0, 1.0, 0.0]), jnp.array([0.1, 3.0, 0.0])
+      >>> new = SET(last=10, every=1, fraction=0.5)(
+      ...     mask, weight, weight, step=jnp.array(1), key=jax.random.key(0))
+      >>> float(new[1]), float(new.sum())
+      (1.0, 2.0)
+
+    Reference: Mocanu et al., Scalable training of artificial neural networks with adaptive sparse
+    connectivity inspired by network science, 2018, algorithm 1.
+    """
+
+    last: int
+    every: int = 100
+    fraction: float = 0.3
+    first: int = 0
+    unit: Unit = Weight()
+    scope: Scope = Whole()
+    role: Role = Role()
+    pauses: ClassVar[bool] = False
+    clears: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_exchange(self)
+
+    def due(self, step: Array) -> Array:
+        """2. Every so many steps from `first` up to `last`."""
+        return periodic(self, step)
+
+    def trained(self, mask: Array, weight: Array) -> Array:
+        """[...], the mask."""
+        return mask
+
+    def __call__(
+        self, mask: Array, weight: Array, gradient: Array, *, step: Array, key: Array
+    ) -> Array:
+        """2. [...], the mask after an exchange."""
+        # the shape of the units: a random number for each
+        growth = jax.random.uniform(key, unit_magnitude(self, mask).shape)
+        return exchange(self, mask, weight, growth, self.fraction)

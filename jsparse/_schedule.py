@@ -1,0 +1,230 @@
+"""Curves over steps.
+
+A curve is a frozen value that can be called, so that equal curves compare equal, as rules do.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Real
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+Schedule = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class constant:
+    """The same value at every step.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(constant(0.5)(jnp.array(7)))
+      0.5
+    """
+
+    value: float
+
+    def __call__(self, step: Array) -> Array:
+        return jnp.full(jnp.shape(step), self.value, jnp.float32)
+
+
+@dataclass(frozen=True)
+class cubic:
+    """From `start` to `end` between two steps, fast at first: the curve of gradual pruning.
+
+        v(t) = end + (start - end) * (1 - (t - first) / (last - first))^3
+
+    Args:
+      start: value up to step `first`.
+      end: value from step `last` on.
+      first: step at which it leaves `start`.
+      last: step at which it reaches `end`; must be later than `first`.
+
+    Raises:
+      ValueError: last <= first.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> curve = cubic(1.0, 0.0, 0, 10)
+      >>> [round(float(curve(jnp.array(t))), 3) for t in (0, 5, 10, 20)]
+      [1.0, 0.125, 0.0, 0.0]
+
+    Reference: Zhu and Gupta, To prune, or not to prune, 2017, equation 1.
+    """
+
+    start: float
+    end: float
+    first: int
+    last: int
+
+    def __post_init__(self) -> None:
+        _check_span(self)
+
+    def __call__(self, step: Array) -> Array:
+        return self.end + (self.start - self.end) * (1.0 - _progress(self, step)) ** 3
+
+
+@dataclass(frozen=True)
+class geometric:
+    """From `start` to `end` in equal ratios: the inverse temperature of annealing.
+
+        v(t) = start * (end / start)^((t - first) / (last - first))
+
+    Args:
+      start: value up to step `first`, above 0.
+      end: value from step `last` on, above 0.
+      first: step at which it leaves `start`.
+      last: step at which it reaches `end`; must be later than `first`.
+      every: steps between changes, such as those of an epoch.
+
+    Raises:
+      ValueError: last <= first, every below 1, or a value that is not above 0.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> curve = geometric(1.0, 100.0, 0, 10, every=5)
+      >>> [round(float(curve(jnp.array(t))), 3) for t in (0, 4, 5, 10, 20)]
+      [1.0, 1.0, 10.0, 100.0, 100.0]
+
+    Reference: Labach and Valaee, Gibbs pruning, 2020 (schedule of the authors' code).
+    """
+
+    start: float
+    end: float
+    first: int
+    last: int
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        _check_span(self)
+        if self.every < 1 or min(self.start, self.end) <= 0:
+            raise ValueError(f"{self}: start and end are above 0, and every is 1 or more")
+
+    def __call__(self, step: Array) -> Array:
+        stairs = jnp.floor(jnp.asarray(step, jnp.float32) / self.every) * self.every
+        return self.start * (self.end / self.start) ** _progress(self, stairs)
+
+
+@dataclass(frozen=True)
+class silo:
+    """Peak learning rate of a pruning round: an S-shape in how much was pruned, from start to end.
+
+        peak(m) = start + (end - start) / (1 + (g / (1 - g))^-slope),   g = 1 - kept^(m - delay)
+
+    SILO is `warm_stairs` with this peak. S-Cyc is `triangle` with it: the paper's words, not its
+    numbers, which could not be checked.
+
+    Args:
+      start: peak up to round `delay`; `end` that of a network pruned to almost nothing.
+      kept: part of the weights left that each round keeps, in (0, 1).
+      delay: rounds that the peak lags behind.
+      slope: steepness around the middle, where half of the weights are left.
+
+    Raises:
+      ValueError: kept or start out of range.
+
+    Example:
+      >>> [round(float(silo(0.03, 0.07)(m)), 5) for m in (0, 2, 4, 6, 10)]
+      [0.03, 0.03004, 0.04761, 0.06893, 0.07]
+
+    Reference: Liu, Ghosh, Tan and Motani, Optimizing learning rate schedules for iterative pruning
+      of deep neural networks, TMLR 2023; formula and values of the authors' code.
+    """
+
+    start: float
+    end: float
+    kept: float = 0.8
+    delay: int = 1
+    slope: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.kept < 1 or min(self.start, self.end) <= 0:
+            raise ValueError(f"{self}: rates are above 0, and kept is a part in (0, 1)")
+
+    def __call__(self, step: Array | int) -> Array:
+        rounds = jnp.maximum(jnp.asarray(step, jnp.float32) - self.delay, 0.0)
+        left = self.kept**rounds
+        up, down = (1.0 - left) ** self.slope, left**self.slope
+        return self.start + (self.end - self.start) * up / (up + down)
+
+
+@dataclass(frozen=True)
+class warm_stairs:
+    """Up from 0 in a line over `warm` steps, then `peak`, a tenth of it after each fall.
+
+    Args:
+      peak: highest learning rate, such as `silo(0.03, 0.07)(round.number)`.
+      warm: steps of the rise, which a fall ends.
+      falls: steps at which the rate becomes peak / 10, peak / 100, ...
+
+    Example:
+      >>> curve = warm_stairs(1.0, 10, (20, 30))
+      >>> [round(float(curve(t)), 3) for t in (0, 5, 10, 20, 30)]
+      [0.0, 0.5, 1.0, 0.1, 0.01]
+    """
+
+    peak: float
+    warm: int = 0
+    falls: tuple[int, ...] = ()
+
+    def __call__(self, step: Array | int) -> Array:
+        time = jnp.asarray(step, jnp.float32)
+        rise = jnp.minimum(1.0, time / self.warm) if self.warm else jnp.ones_like(time)
+        for n, fall in enumerate(sorted(self.falls), start=1):
+            rise = jnp.where(time >= fall, 0.1**n, rise)
+        return self.peak * rise
+
+
+@dataclass(frozen=True)
+class triangle:
+    """From `low` to `high` and back in lines of `half` steps each, again and again.
+
+    Example:
+      >>> [float(triangle(0.0, 1.0, 4)(t)) for t in (0, 2, 4, 6, 8, 10)]
+      [0.0, 0.5, 1.0, 0.5, 0.0, 0.5]
+
+    Reference: Smith, Cyclical learning rates for training neural networks, WACV 2017.
+    """
+
+    low: float
+    high: float
+    half: int
+
+    def __call__(self, step: Array | int) -> Array:
+        time = jnp.asarray(step, jnp.float32) / self.half
+        return self.low + (self.high - self.low) * (1.0 - jnp.abs(time % 2.0 - 1.0))
+
+
+def _check_span(curve: cubic | geometric) -> None:
+    if curve.last <= curve.first:
+        raise ValueError(
+            f"{type(curve).__name__} got first={curve.first}, last={curve.last}; last must be "
+            "later than first"
+        )
+
+
+def _progress(curve: cubic | geometric, step: Array) -> Array:
+    """0 up to the first step, 1 from the last one on."""
+    time = (jnp.asarray(step, jnp.float32) - curve.first) / (curve.last - curve.first)
+    return jnp.clip(time, 0.0, 1.0)
+
+
+def at(value: float | Schedule, step: Array) -> Array:
+    """A number, or a curve's value at a step: float32, [] as the step."""
+    curve = value if callable(value) else constant(value)
+    return curve(step)
+
+
+def ends(name: str, value: float | Schedule) -> tuple[float, float]:
+    """The number twice, or a curve's values at step 0 and after 2^24 steps.
+
+    Raises:
+      TypeError: neither a number nor a curve.
+    """
+    if not (callable(value) or isinstance(value, Real)):
+        raise TypeError(f"{name} is a number or a curve such as schedule.cubic(...); got {value!r}")
+    with jax.ensure_compile_time_eval():
+        first, last = (float(at(value, jnp.asarray(step))) for step in (0, 2**24))
+    return first, last

@@ -1,0 +1,129 @@
+"""The places of a model that hold variables, by path: what surgery looks at and writes to."""
+
+import dataclasses
+from collections.abc import Iterator, MutableSequence
+from typing import Any
+
+from flax import nnx
+
+from jsparse._pattern import Role
+from jsparse._sparse import Sparse
+
+HOLDERS = (nnx.Pytree, list, dict)
+"""What may hold variables; a module is an nnx.Pytree."""
+NOT_OPENED = (Sparse, nnx.Rngs, nnx.RngStream)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """A place in a model that holds a variable or a Sparse."""
+
+    path: str
+    parent: Any
+    key: str | int
+    value: Any
+    recurrent: bool
+
+    def put(self, value: Any) -> None:
+        """Store something else there."""
+        if isinstance(self.parent, MutableSequence | dict | _Tuple):
+            self.parent[self.key] = value  # type: ignore[index]
+        else:
+            setattr(self.parent, str(self.key), value)
+
+
+class _Tuple:
+    """A tuple that can be written to: each change puts a new tuple in its place."""
+
+    def __init__(self, parent: Any, key: str | int, old: tuple):
+        self.parent, self.key, self.items = parent, key, list(old)
+        self.kind = getattr(type(old), "_make", tuple)  # of a NamedTuple, another one
+
+    def __setitem__(self, index: int, value: Any) -> None:
+        if self.items[index] is value:
+            return
+        self.items[index] = value
+        whole = self.kind(self.items)
+        inside_object = isinstance(self.parent, nnx.Pytree)
+        Slot("", self.parent, self.key, None, False).put(
+            nnx.data(whole) if inside_object else whole
+        )
+
+
+def slots(model: nnx.Module, kinds: Any = nnx.Variable | Sparse) -> list[Slot]:
+    """Every place that holds a variable or a Sparse, in order; shared ones once a place.
+
+    Args:
+      model: any NNX module.
+      kinds: what to look for instead, such as a class of layers.
+
+    Raises:
+      TypeError: model is not an nnx.Module.
+    """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            f"expected an nnx.Module, got {type(model).__name__}; for Linen params or another tree "
+            "of arrays use jsparse.tree"
+        )
+    return list(_walk(model, "", False, (), kinds))
+
+
+def _walk(
+    node: Any, prefix: str, recurrent: bool, above: tuple[int, ...], kinds: Any
+) -> Iterator[Slot]:
+    if id(node) in above:
+        return
+    recurrent = recurrent or isinstance(node, nnx.RNNCellBase)
+    for key, value in _children(node):
+        path = f"{prefix}{key}"
+        if isinstance(value, kinds):
+            yield Slot(path, node, key, value, recurrent)
+        elif isinstance(value, tuple):
+            held = _Tuple(node, key, value)
+            yield from _walk(held, f"{path}/", recurrent, (*above, id(node)), kinds)
+        elif isinstance(value, HOLDERS) and not isinstance(value, NOT_OPENED):
+            yield from _walk(value, f"{path}/", recurrent, (*above, id(node)), kinds)
+
+
+def _children(node: Any) -> Iterator[tuple[str | int, Any]]:
+    if isinstance(node, dict):
+        yield from node.items()
+    elif isinstance(node, list):
+        yield from enumerate(node)
+    elif isinstance(node, _Tuple):
+        yield from enumerate(node.items)
+    else:
+        for name, value in vars(node).items():
+            if not name.startswith(("_pytree__", "_object__")):  # nnx's own
+                yield (int(name) if name.isdigit() else name), value
+
+
+def walk_modules(model: nnx.Module, path: str = "") -> Iterator[tuple[str, nnx.Module]]:
+    """Yield (path, module) for a model and the modules in it; shared ones once a place."""
+    yield from _modules(model, path, ())
+
+
+def _modules(node: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, nnx.Module]]:
+    if id(node) in above:
+        return
+    if isinstance(node, nnx.Module):
+        yield path, node
+    held = list(enumerate(node)) if isinstance(node, tuple) else _children(node)
+    for key, value in held:
+        if isinstance(value, (*HOLDERS, tuple)) and not isinstance(value, nnx.Rngs | nnx.RngStream):
+            inner = f"{path}/{key}" if path else str(key)
+            yield from _modules(value, inner, (*above, id(node)))
+
+
+def sparse_parts(model: nnx.Module) -> dict[str, Sparse]:
+    """Each Sparse of the model by its first path."""
+    first: dict[int, tuple[str, Sparse]] = {}
+    for slot in slots(model):
+        if isinstance(slot.value, Sparse):
+            first.setdefault(id(slot.value), (slot.path, slot.value))
+    return dict(first.values())
+
+
+def roles(model: nnx.Module) -> dict[str, Role]:
+    """The meaning of the axes of each sparse weight, by path: for `jsparse.revise`."""
+    return {path: part.rule.role for path, part in sparse_parts(model).items()}

@@ -1,0 +1,70 @@
+"""The list of a checkpoint's files, with sizes and check sums, and a check sum of its own."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jsparse._storage.files import CorruptCheckpoint, write_whole
+
+MANIFEST = "manifest.json"
+SHOWN = 8  # files in one error
+
+
+def write(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write the manifest of a folder, whose other files are all there: facts, and the files."""
+    write_whole(folder / MANIFEST, _sealed({**facts, "files": _sums(folder)}))
+
+
+def _sums(folder: Path) -> dict[str, list]:
+    """Size and check sum of each file in a folder, by relative path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _sum(path) for path in files}
+
+
+def _sum(path: Path) -> list:
+    with path.open("rb") as file:
+        return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+
+
+def _sealed(content: Mapping[str, Any]) -> bytes:
+    text = json.dumps(content, indent=1)
+    return json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), **content}).encode()
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What is noted of a checkpoint.
+
+    Raises:
+      CorruptCheckpoint: the note is missing or damaged.
+    """
+    try:
+        found = (path / MANIFEST).read_bytes()
+        content = json.loads(found)
+        del content["sha256"]
+        if _sealed(content) != found:
+            raise ValueError("its check sum is wrong")
+        return content
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise CorruptCheckpoint(f"{path} is damaged: {MANIFEST} is missing") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CorruptCheckpoint(f"{path} is damaged: {MANIFEST}: {error}") from error
+
+
+def check(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint, after a look at every file."""
+    manifest = read(path)
+    faults = []
+    for name, (size, total) in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            faults.append(f"{name} is missing")
+        elif file.stat().st_size != size:
+            faults.append(f"{name} has {file.stat().st_size} bytes of {size}")
+        elif _sum(file)[1] != total:
+            faults.append(f"the check sum of {name} is wrong")
+    if faults:
+        more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+        raise CorruptCheckpoint(f"{path} is damaged: {', '.join([*faults[:SHOWN], *more])}")
+    return manifest

@@ -1,0 +1,180 @@
+"""Rules on any tree of arrays: Linen params, or parameters in a dictionary of one's own.
+
+`plan` says which leaf has which rule, `init` makes the state, `apply` returns the tree that the
+model reads. State that gradients train (`learned`) and state that only events change (`held`) are
+two trees, so that an optimizer over the first never touches the second.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jsparse._paths import match, named, naming, path_of
+from jsparse._sharding import follow, where_is
+from jsparse.rules._rule import Rule, State, grown, over_stack, stacked_cost, stacked_init
+from jsparse.rules._rule import settled as settled_state
+from jsparse.rules._shared_cut import share_cuts
+
+Plan = Mapping[str, Rule]
+States = dict[str, State]
+
+
+def plan(params: Any, *rules: tuple[str, Rule]) -> dict[str, Rule]:
+    """Which leaf has which rule.
+
+    Args:
+      params: tree of arrays; a leaf's path joins its keys by slashes, as in "Dense_0/kernel".
+      *rules: pairs of a regular expression, matched against the whole path, and a rule. The first
+        match wins; a leaf without a match stays dense. Its axes are [spatial..., in, out]; for
+        others, such as the projections of attention, give the rule a `Role`. A tree does not show
+        which cells are recurrent: Role(recurrent=True) there, or `Threshold` resets thresholds of
+        those that keep 1 % or less too.
+
+    Returns:
+      Rule by path.
+
+    Raises:
+      ValueError: no rules, or a pattern that matches no leaf; the error lists near misses.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jsparse.rules import Threshold
+      >>> sorted(plan({"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}},
+      ...             (".*/kernel", Threshold())))
+      ['dense/kernel']
+    """
+    return match(named(params), rules)
+
+
+def init(plan: Plan, params: Any, key: Array) -> tuple[States, States]:
+    """State for each planned leaf.
+
+    A rule that reparameterises (`Powerpropagation`) keeps its weight in `learned`; the leaf itself
+    is then no longer read.
+
+    Args:
+      plan: rule by path.
+      params: tree of arrays.
+      key: [], consumed.
+
+    Returns:
+      (learned, held): the arrays to train with the params, and those that only events change, each
+      by path and name.
+
+    Raises:
+      TypeError: a planned leaf is not floating.
+      ValueError: a planned leaf is a scalar, or its shape does not suit the rule.
+    """
+    leaves = _planned(plan, params)
+    learned: States = {}
+    held: States = {}
+    for path, part in zip(plan, jax.random.split(key, max(1, len(plan))), strict=False):
+        rule = plan[path]
+        with naming(path):
+            state = stacked_init(rule, leaves[path], part)
+            where = where_is(leaves[path])
+            state = follow(grown(rule, leaves[path]), rule.role.stack, state, where)
+        # a reparameterised weight is trained in place of the leaf, so it is learned
+        mine = (*rule.learned, "weight")
+        learned[path] = {n: v for n, v in state.items() if n in mine}
+        held[path] = {n: v for n, v in state.items() if n not in mine}
+    return learned, _shared(plan, leaves, learned, held)
+
+
+def apply(plan: Plan, params: Any, learned: States, held: States) -> Any:
+    """The tree that the model reads: each planned leaf replaced by its masked weight.
+
+    Args:
+      plan: rule by path.
+      params: tree of arrays.
+      learned: from `init`.
+      held: from `init`.
+
+    Returns:
+      A tree like params.
+    """
+    return _replace(plan, params, learned, held, lambda rule: rule.apply)
+
+
+def mask(plan: Plan, params: Any, learned: States, held: States) -> Any:
+    """A tree like params of masks, 1 kept and 0 not; ones where no rule is planned."""
+    ones = jax.tree.map(jnp.ones_like, params)
+    masks = _replace(plan, params, learned, held, lambda rule: rule.mask)
+    chosen = named(masks)
+    return _with_leaves(ones, {path: chosen[path] for path in plan})
+
+
+def cost(plan: Plan, learned: States, held: States) -> Array:
+    """What the rules add to the loss, []."""
+    total = jnp.zeros(())
+    for path, rule in plan.items():
+        total = total + stacked_cost(rule, learned[path] | held[path], rule.role.stack)
+    return total
+
+
+def advance(plan: Plan, params: Any, learned: States, held: States) -> tuple[States, States]:
+    """(learned, held) after the events of a train step, with params already updated."""
+    leaves = _planned(plan, params)
+    new_learned: States = {}
+    new_held: States = {}
+    for path, rule in plan.items():
+        weight, state = _entry(leaves[path], learned[path] | held[path])
+        state = learned[path] | _map(rule, rule.advance)(weight, state)
+        new_learned[path] = {n: state[n] for n in learned[path]}
+        new_held[path] = {n: state[n] for n in held[path]}
+    return new_learned, _shared(plan, leaves, new_learned, new_held)
+
+
+def settled(held: States) -> States:
+    """`held` without the draws: what to give `apply` and `mask` for evaluation."""
+    return {path: settled_state(state) for path, state in held.items()}
+
+
+def _replace(
+    plan: Plan, params: Any, learned: States, held: States, method: Callable[[Rule], Callable]
+) -> Any:
+    leaves = _planned(plan, params)
+    new = {
+        path: _map(rule, method(rule))(*_entry(leaves[path], learned[path] | held[path]))
+        for path, rule in plan.items()
+    }
+    return _with_leaves(params, new)
+
+
+def _entry(leaf: Array, state: State) -> tuple[Array, State]:
+    """The weight of a rule, the leaf unless it was reparameterised, and the rest of the state."""
+    rest = {name: value for name, value in state.items() if name != "weight"}
+    return state.get("weight", leaf), rest
+
+
+def _shared(plan: Plan, leaves: Mapping[str, Array], learned: States, held: States) -> States:
+    """`held` with whole models cut anew."""
+    paths = [path for path in plan if "cut" in held[path]]
+    entries = [_entry(leaves[path], learned[path] | held[path]) for path in paths]
+    scores = [
+        _map(plan[path], plan[path].score)(*entry)  # type: ignore[attr-defined]
+        for path, entry in zip(paths, entries, strict=True)
+    ]
+    states = share_cuts([plan[path] for path in paths], [state for _, state in entries], scores)
+    cuts = {path: {"cut": state["cut"]} for path, state in zip(paths, states, strict=True)}
+    return {path: state | cuts.get(path, {}) for path, state in held.items()}
+
+
+def _map(rule: Rule, method: Callable) -> Callable:
+    return over_stack(method, rule.role.stack)
+
+
+def _planned(plan: Plan, params: Any) -> dict[str, Array]:
+    """The leaves by path, with all that the plan names."""
+    leaves = named(params)
+    absent = [path for path in plan if path not in leaves]
+    if absent:
+        raise ValueError(f"params have no {absent[0]!r}, which the plan names; plan them anew")
+    return leaves
+
+
+def _with_leaves(params: Any, new: Mapping[str, Array]) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda keys, leaf: new.get(path_of(keys), leaf), params)

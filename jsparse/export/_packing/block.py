@@ -1,0 +1,186 @@
+"""Layers that hold kept blocks: y = x W, with a kernel for the CPU and a path of plain JAX.
+
+Plain JAX takes the inputs of all blocks, multiplies them at once and adds up by output block; the
+kernel keeps some outputs of a tile in registers. `jsparse.export.pallas` has those for GPU and TPU.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
+from jax import Array
+
+from jsparse.export._packing import compiled
+from jsparse.export._packing.batching import WIDEST, by_rows, on_cpu
+from jsparse.export._packing.formats import (
+    BlockArrays,
+    Structure,
+    block_columns,
+    block_matrix,
+    check_features,
+    on_mesh,
+)
+
+Product = Callable[[BlockArrays, Array, int], Array]
+
+
+def block_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
+    """x W for a matrix W of which some blocks are kept.
+
+    Args:
+      arrays: what is kept of W.
+      x: [..., in], of the same dtype as the values.
+      outputs: of W.
+
+    Returns:
+      [..., out].
+    """
+    if arrays.values.size and on_mesh(x, *arrays):
+        return x @ block_matrix(arrays, (x.shape[-1], outputs))
+    if not arrays.values.size or not has_kernel(arrays, x):
+        return plain_block_dot(arrays, x, outputs)
+    rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+    single = arrays._replace(values=arrays.values.astype(jnp.float32))
+    y: Any = _product(outputs, *single, rows)
+    return y.astype(x.dtype).reshape(*x.shape[:-1], outputs)
+
+
+def plain_block_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
+    """`block_dot` in plain JAX, for any platform."""
+    if not arrays.values.size:
+        return jnp.zeros((*x.shape[:-1], outputs), x.dtype)
+    y = plain_dot(arrays, x.reshape(-1, x.shape[-1]), outputs)
+    return y.reshape(*x.shape[:-1], outputs)
+
+
+def has_kernel(arrays: BlockArrays, x: Array) -> bool:
+    """Whether the kernel for the CPU can do it: dtypes, platform, compiler."""
+    return (
+        x.dtype in (jnp.float32, jnp.bfloat16, jnp.float16)
+        and jax.default_backend() == "cpu"
+        and compiled.load()
+    )
+
+
+def plain_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
+    """x W in plain JAX for x [batch, in]: all blocks at once, then sums by output block."""
+    _, wide, high = arrays.values.shape
+    across = arrays.starts.shape[0] - 1
+    each = jnp.einsum("nbw,nwh->nbh", _pieces(x, wide)[arrays.rows], arrays.values)
+    y = jax.ops.segment_sum(each, block_columns(arrays), across, indices_are_sorted=True)
+    return y.transpose(1, 0, 2).reshape(x.shape[0], across * high)[:, :outputs]
+
+
+def plain_gradients(arrays: BlockArrays, x: Array, dy: Array, outputs: int) -> tuple[Array, Array]:
+    """(d values, dx) of x W, from x [batch, in] and dy [batch, out]."""
+    product = lambda values, x: plain_dot(arrays._replace(values=values), x, outputs)
+    return jax.vjp(product, arrays.values, x)[1](dy)
+
+
+def _pieces(x: Array, wide: int) -> Array:
+    """[batch, in] -> [input blocks, batch, wide], with zeros at the end."""
+    down = -(-x.shape[1] // wide)
+    x = jnp.pad(x, ((0, 0), (0, down * wide - x.shape[1])))
+    return x.reshape(x.shape[0], down, wide).transpose(1, 0, 2)
+
+
+def with_gradients(forward: Callable[[int], Any]) -> Any:
+    """The product (outputs, values, rows, starts, x) that `forward(outputs)` computes.
+
+    Its gradients are plain ones, for values and x [batch, in].
+    """
+
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def product(outputs: int, *args: Array) -> Array:
+        return forward(outputs)(*args)
+
+    def ahead(outputs: int, *args: Array) -> tuple[Array, Any]:
+        return product(outputs, *args), args
+
+    def back(outputs: int, saved: Any, dy: Array) -> tuple:
+        *arrays, x = saved
+        dvalues, dx = plain_gradients(BlockArrays(*arrays), x, dy, outputs)
+        return dvalues, None, None, dx
+
+    product.defvjp(ahead, back)
+    return product
+
+
+@functools.cache
+def _forward(outputs: int) -> Any:
+    """(values, rows, starts, x [batch, in]) -> [batch, out]."""
+
+    def plain(values: Array, rows: Array, starts: Array, x: Array) -> Array:
+        return plain_dot(BlockArrays(values, rows, starts), x, outputs)
+
+    def cpu(*args: Array) -> Array:
+        shape = jax.ShapeDtypeStruct((args[-1].shape[0], outputs), jnp.float32)
+        call = jax.ffi.ffi_call("jsparse_block_forward", shape)
+        return call(*args, lanes=np.int64(WIDEST))
+
+    return by_rows(on_cpu(cpu, plain), plain)
+
+
+_product = with_gradients(_forward)
+
+
+class BlockSparse(nnx.Module):
+    """A linear layer that holds only the blocks it keeps: y = x W + b.
+
+    `pack(model, blocks((64, 64)))` makes it from a trained layer; made by hand it is all zeros, to
+    be filled from a file. A block is kept whole: zeros within one are trained on like the rest.
+
+    Args:
+      in_features: of x.
+      out_features: of y.
+      block: inputs and outputs of a block.
+      kept: blocks.
+      use_bias: whether b is there.
+      dtype: of the computation; that of x and the values if not given.
+      param_dtype: of the values.
+      product: `block_dot`, `pallas_dot` for GPU and TPU, or `plain_block_dot` for programs that
+        leave this machine.
+
+    Example:
+      >>> BlockSparse(784, 300, block=(32, 32), kept=20).values.shape
+      (20, 32, 32)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        block: tuple[int, int],
+        kept: int,
+        use_bias: bool = True,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        product: Product = block_dot,
+    ):
+        self.in_features, self.out_features, self.block = in_features, out_features, tuple(block)
+        self.dtype, self.param_dtype, self.product = dtype, param_dtype, product
+        self.values = nnx.Param(jnp.zeros((kept, *block), param_dtype))
+        self.rows = Structure(jnp.zeros((kept,), jnp.int32))
+        self.starts = Structure(jnp.zeros((-(-out_features // block[1]) + 1,), jnp.int32))
+        self.bias = nnx.Param(jnp.zeros((out_features,), param_dtype)) if use_bias else None
+
+    def __call__(self, x: Array) -> Array:
+        """[..., in] -> [..., out]."""
+        bias = self.bias[...] if self.bias is not None else None
+        x, values, bias = promote_dtype((x, self.values[...], bias), dtype=self.dtype)
+        check_features(x, self.in_features)
+        y = self.product(
+            BlockArrays(values, self.rows[...], self.starts[...]), x, self.out_features
+        )
+        return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+    def kernel_matrix(self) -> Array:
+        """The whole kernel [in, out], with zeros where nothing is kept."""
+        arrays = BlockArrays(self.values[...], self.rows[...], self.starts[...])
+        return block_matrix(arrays, (self.in_features, self.out_features))

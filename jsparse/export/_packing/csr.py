@@ -1,0 +1,237 @@
+"""Layers that hold single kept weights: y = x W, with a kernel for the CPU.
+
+The kernel is C++ (`kernels/`); on other platforms, on meshes and where no compiler is, the matrix
+is filled in and multiplied as a whole, which is never wrong.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
+from jax import Array
+from jax.custom_batching import sequential_vmap
+
+from jsparse.export._packing import compiled
+from jsparse.export._packing.batching import WIDEST, by_rows, on_cpu
+from jsparse.export._packing.formats import (
+    MOST,
+    CsrArrays,
+    Structure,
+    check_features,
+    csr_matrix,
+    csr_places,
+    on_mesh,
+)
+
+
+class Plan(NamedTuple):
+    """Sizes of a sparse product, known when it is compiled.
+
+    Attributes:
+      inputs: of the matrix.
+      outputs: of the matrix.
+      width: inputs a group.
+      lanes: floats in a vector, at most.
+    """
+
+    inputs: int
+    outputs: int
+    width: int
+    lanes: int = WIDEST
+
+
+Product = Callable[[CsrArrays, Array, Plan], Array]
+
+
+def csr_dot(arrays: CsrArrays, x: Array, plan: Plan) -> Array:
+    """x W for a sparse matrix W.
+
+    Args:
+      arrays: what is kept of W.
+      x: [..., in], of the same dtype as the values.
+      plan: the sizes.
+
+    Returns:
+      [..., out].
+    """
+    if not arrays.values.size or not _has_kernel(arrays, x):
+        return plain_csr_dot(arrays, x, plan)
+    rows = x.reshape(-1, plan.inputs).astype(jnp.float32)
+    values = arrays.values.astype(jnp.float32)
+    y: Any = _product(plan, values, rows, arrays.indices, arrays.starts)
+    return y.astype(x.dtype).reshape(*x.shape[:-1], plan.outputs)
+
+
+def plain_csr_dot(arrays: CsrArrays, x: Array, plan: Plan) -> Array:
+    """`csr_dot` in plain JAX, for any platform: the matrix is filled in at each call."""
+    if not arrays.values.size:
+        return jnp.zeros((*x.shape[:-1], plan.outputs), x.dtype)
+    return x @ csr_matrix(arrays, (plan.inputs, plan.outputs), plan.width)
+
+
+def _has_kernel(arrays: CsrArrays, x: Array) -> bool:
+    return (
+        x.dtype in (jnp.float32, jnp.bfloat16, jnp.float16)
+        and not on_mesh(x, *arrays)
+        and jax.default_backend() == "cpu"
+        and compiled.load()
+    )
+
+
+def _with_gradients(product: Any, gradients: Any) -> Any:
+    """A product (plan, one, other, *structure) that knows its gradients.
+
+    Args:
+      product: what to compute.
+      gradients: (plan, one, other, structure, gradient of the result) -> those of one and other.
+    """
+    found = jax.custom_vjp(product, nondiff_argnums=(0,))
+
+    def ahead(plan: Plan, *args: Array) -> tuple[Array, Any]:
+        return found(plan, *args), args
+
+    def back(plan: Plan, saved: Any, gradient: Array) -> tuple:
+        one, other, *structure = saved
+        return *gradients(plan, one, other, structure, gradient), None, None
+
+    found.defvjp(ahead, back)
+    return found
+
+
+# x W, dy W^T and x^T dy where W is kept: the gradients of each are the other two, to any order
+_product = _with_gradients(
+    lambda plan, values, x, *structure: _forward(plan)(values, *structure, x),
+    lambda plan, values, x, structure, dy: (
+        _outer(plan, x, dy, *structure),
+        _transposed(plan, values, dy, *structure),
+    ),
+)
+_transposed = _with_gradients(
+    lambda plan, values, dy, *structure: _backward(plan)(values, *structure, dy),
+    lambda plan, values, dy, structure, dx: (
+        _outer(plan, dx, dy, *structure),
+        _product(plan, values, dx, *structure),
+    ),
+)
+_outer = _with_gradients(
+    lambda plan, x, dy, *structure: _weights(plan)(*structure, x, dy),
+    lambda plan, x, dy, structure, values: (
+        _transposed(plan, values, dy, *structure),
+        _product(plan, values, x, *structure),
+    ),
+)
+
+
+def _matrix(plan: Plan, values: Array, indices: Array, starts: Array) -> Array:
+    return csr_matrix(CsrArrays(values, indices, starts), (plan.inputs, plan.outputs), plan.width)
+
+
+@functools.cache
+def _forward(plan: Plan) -> Any:
+    """(values, indices, starts, x [batch, in]) -> [batch, out]."""
+
+    def plain(values: Array, indices: Array, starts: Array, x: Array) -> Array:
+        return x @ _matrix(plan, values, indices, starts)
+
+    def cpu(values: Array, indices: Array, starts: Array, x: Array) -> Array:
+        shape = (x.shape[0], plan.outputs)
+        return _call("jsparse_csr_forward", shape, plan, values, indices, starts, x)
+
+    return by_rows(on_cpu(cpu, plain), plain)
+
+
+@functools.cache
+def _backward(plan: Plan) -> Any:
+    """(values, indices, starts, dy [batch, out]) -> dx [batch, in]."""
+
+    def plain(values: Array, indices: Array, starts: Array, dy: Array) -> Array:
+        return dy @ _matrix(plan, values, indices, starts).T
+
+    def cpu(values: Array, indices: Array, starts: Array, dy: Array) -> Array:
+        shape = (dy.shape[0], plan.inputs)
+        return _call("jsparse_csr_backward", shape, plan, values, indices, starts, dy)
+
+    return by_rows(on_cpu(cpu, plain), plain)
+
+
+@functools.cache
+def _weights(plan: Plan) -> Any:
+    """(indices, starts, x [batch, in], dy [batch, out]) -> d values [kept]."""
+
+    def plain(indices: Array, starts: Array, x: Array, dy: Array) -> Array:
+        arrays = CsrArrays(indices, indices, starts)
+        return (x.T @ dy)[csr_places(arrays, plan.outputs, plan.width)]
+
+    def cpu(indices: Array, starts: Array, x: Array, dy: Array) -> Array:
+        return _call("jsparse_csr_weights", indices.shape, plan, indices, starts, x, dy)
+
+    return sequential_vmap(on_cpu(cpu, plain))
+
+
+def _call(name: str, shape: tuple[int, ...], plan: Plan, *args: Array) -> Array:
+    call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(shape, jnp.float32))
+    return call(*args, width=np.int64(plan.width), lanes=np.int64(plan.lanes))
+
+
+class Csr(nnx.Module):
+    """A linear layer that holds only the weights it keeps: y = x W + b.
+
+    `pack(model, csr())` makes it from a trained layer; made by hand it is all zeros, to be filled
+    from a file. It trains on as any layer: the mask is fixed, the values and the bias are its
+    parameters.
+
+    Args:
+      in_features: of x.
+      out_features: of y.
+      kept: weights.
+      width: inputs a group, at most 65536: see `jsparse.export.csr`.
+      use_bias: whether b is there.
+      dtype: of the computation; that of x and the values if not given.
+      param_dtype: of the values.
+      product: `csr_dot`, or `plain_csr_dot` for programs that leave this machine.
+
+    Example:
+      >>> Csr(784, 300, kept=1000, width=784).values.shape
+      (1000,)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        kept: int,
+        width: int,
+        use_bias: bool = True,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        product: Product = csr_dot,
+    ):
+        if not 1 <= width <= MOST:
+            raise ValueError(f"a group of {width} inputs; allowed are 1 to {MOST}")
+        groups = -(-in_features // width)
+        self.in_features, self.out_features, self.width = in_features, out_features, width
+        self.dtype, self.param_dtype, self.product = dtype, param_dtype, product
+        self.values = nnx.Param(jnp.zeros((kept,), param_dtype))
+        self.indices = Structure(jnp.zeros((kept,), jnp.uint16))
+        self.starts = Structure(jnp.zeros((groups * out_features + 1,), jnp.int32))
+        self.bias = nnx.Param(jnp.zeros((out_features,), param_dtype)) if use_bias else None
+
+    def __call__(self, x: Array) -> Array:
+        """[..., in] -> [..., out]."""
+        bias = self.bias[...] if self.bias is not None else None
+        x, values, bias = promote_dtype((x, self.values[...], bias), dtype=self.dtype)
+        check_features(x, self.in_features)
+        arrays = CsrArrays(values, self.indices[...], self.starts[...])
+        y = self.product(arrays, x, Plan(self.in_features, self.out_features, self.width))
+        return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+    def kernel_matrix(self) -> Array:
+        """The whole kernel [in, out], with zeros where nothing is kept."""
+        arrays = CsrArrays(self.values[...], self.indices[...], self.starts[...])
+        return csr_matrix(arrays, (self.in_features, self.out_features), self.width)

@@ -1,0 +1,1 @@
+"""Models as folders, StableHLO programs and ONNX files."""

@@ -1,0 +1,229 @@
+"""Plain models as folders: weights, a description and a program, whole or absent.
+
+- weights.safetensors: each variable by path, of packed layers what they hold.
+- program.stablehlo: the model in eval mode as `jax.export` writes it, a function of the weights and
+  the inputs.
+- program.cpu.stablehlo: the same with the kernels of packed layers, where the CPU has them.
+- model.json: what these are, for people and for other programs.
+- manifest.json: sizes and check sums of the others.
+
+None of them is pickled or names a folder of the machine that wrote it, and reading runs none of the
+code that made the model.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.export import Exported
+
+from jsparse._slots import walk_modules
+from jsparse._storage import manifest
+from jsparse._storage.files import to_disk, write_whole
+from jsparse._versions import versions
+from jsparse.export._packing import compiled
+from jsparse.export._packing.layers import packed_layers
+from jsparse.export._saving.functional import Pure, portable, pure
+from jsparse.export._saving.stablehlo import Program, kernel_program, program
+from jsparse.export._shrinking.record import Record
+
+FORMAT, VERSION = "jsparse.model", 1
+ABOUT, WEIGHTS = "model.json", "weights.safetensors"
+PROGRAM, KERNELS = "program.stablehlo", "program.cpu.stablehlo"
+WHOLE = Record()
+DTYPES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64",
+    "int32": "I32", "int16": "I16", "int8": "I8", "uint64": "U64", "uint32": "U32",
+    "uint16": "U16", "uint8": "U8", "bool": "BOOL", "complex64": "C64", "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0", "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+}  # fmt: skip
+"""What safetensors calls each dtype."""
+
+
+def save(
+    folder: str | Path,
+    model: nnx.Module,
+    *inputs: Any,
+    record: Record = WHOLE,
+    shapes: Sequence[str] = (),
+    **options: Any,
+) -> None:
+    """Save a plain model so that `load` calls it without its class, and `restore` with it.
+
+    The model is saved in eval mode. What its random streams hold is left out.
+
+    Args:
+      folder: to make; it appears when all is written.
+      model: any NNX module without rules: from `fold`, `shrink` or `pack`.
+      *inputs: arguments of a call, trees of arrays. The first axis, if all have the same, is free
+        in what `load` gives where the model allows it (else model.json says why not).
+      record: from `shrink`, for `restore`; of several steps `first.then(second)`.
+      shapes: of each input array, to say which sizes are free: `("batch, length",)`.
+      **options: further arguments, the same at each call.
+
+    Raises:
+      FileExistsError: the folder is there.
+      ImportError: safetensors or flatbuffers is not installed.
+      TypeError: no inputs, or one that is no array; a dtype that safetensors lacks; inputs or
+        outputs in containers that a file cannot name, such as named tuples.
+      ValueError: a model with rules, or with a memory; shapes that do not fit; a record of another
+        model.
+
+    Example:
+      >>> import tempfile
+      >>> model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+      >>> with tempfile.TemporaryDirectory() as place:
+      ...     save(f"{place}/model", model, jnp.ones((1, 4)))
+      ...     sorted(os.listdir(f"{place}/model"))
+      ['manifest.json', 'model.json', 'program.stablehlo', 'weights.safetensors']
+    """
+    require("export", "safetensors", "flatbuffers")
+    folder = Path(folder).absolute()
+    _check_new(folder)
+    split = pure(portable(model), options)
+    _check_dtypes(split.weights)
+    _check_record(record, split.weights)
+    made = program(split, inputs, shapes)
+    about = _describe(model, split, made, inputs, record)
+    part = folder.with_name(f".{folder.name}.{os.getpid()}-{threading.get_ident()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        write_whole(part / WEIGHTS, _serialised(split.weights))
+        write_whole(part / PROGRAM, _bytes(made.exported))
+        if about["packed"] and jax.default_backend() == "cpu" and compiled.load():
+            about["kernels"] = compiled.sources_key()
+            kernels = kernel_program(model, options, made.specs)
+            write_whole(part / KERNELS, _bytes(kernels))
+        write_whole(part / ABOUT, (_indented(about, 2) + "\n").encode())
+        manifest.write(part, {"format": FORMAT, "version": VERSION})
+        try:
+            os.rename(part, folder)
+        except OSError:
+            _check_new(folder)  # another process may have been faster
+            raise
+        to_disk(folder.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _check_new(folder: Path) -> None:
+    if os.path.lexists(folder):
+        raise FileExistsError(f"{folder} is there; choose another folder, or delete this one")
+
+
+def _check_record(record: Record, weights: Mapping[str, np.ndarray]) -> None:
+    for path, cut in record.cuts.items():
+        if path in weights and weights[path].shape != cut.left:
+            raise ValueError(
+                f"{path}: the record leads to shape {cut.left}, the model has "
+                f"{weights[path].shape}; give the record that came with this model, of several "
+                "steps first.then(second)"
+            )
+
+
+def require(extra: str, *packages: str) -> None:
+    """Find packages without importing them.
+
+    Raises:
+      ImportError: one is not installed; with the lines that install it.
+    """
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ImportError(
+            f"this needs {' and '.join(missing)}, not installed: pip install 'jsparse[{extra}]' or "
+            f"pip install {' '.join(missing)}"
+        )
+
+
+def _check_dtypes(weights: Mapping[str, np.ndarray]) -> None:
+    """Refuse what a file cannot hold.
+
+    Raises:
+      TypeError: safetensors has no such dtype.
+    """
+    for path, array in weights.items():
+        if str(array.dtype) not in DTYPES:
+            raise TypeError(
+                f"{path} is {array.dtype}, which safetensors lacks; it has {', '.join(DTYPES)}"
+            )
+
+
+def _serialised(weights: Mapping[str, np.ndarray]) -> bytes:
+    from safetensors.numpy import save
+
+    return save({name: np.asarray(array, order="C") for name, array in weights.items()})
+
+
+def _bytes(exported: Exported) -> bytes:
+    try:
+        return bytes(exported.serialize())
+    except (TypeError, ValueError) as error:  # named tuples, dataclasses, keys that are numbers
+        raise TypeError(
+            "inputs and outputs in a file are arrays in tuples, lists and dicts with strings as "
+            f"keys; give and return these ({error})"
+        ) from error
+
+
+def _describe(
+    model: nnx.Module, split: Pure, made: Program, inputs: tuple, record: Record
+) -> dict[str, Any]:
+    """What model.json tells."""
+    exported = made.exported
+    arguments = exported.in_avals[len(split.weights) :]
+    names = [jax.tree_util.keystr(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(inputs)]
+    shown = zip(names, arguments, strict=True)
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "versions": versions(),
+        "platforms": list(exported.platforms),
+        "inputs": [{"name": name, **_array(aval)} for name, aval in shown],
+        "outputs": [_array(aval) for aval in exported.out_avals],
+        "sizes are fixed because": made.fixed,
+        "variables": {
+            path: {**_array(array), "kind": split.kinds[path]}
+            for path, array in split.weights.items()
+        },
+        "layers": {path: _layer(layer) for path, layer in walk_modules(model)},
+        "packed": packed_layers(model),
+        "record": record.to_dict(),
+    }
+
+
+def _array(array: Any) -> dict[str, Any]:
+    shape = [n if isinstance(n, int) else str(n) for n in array.shape]
+    return {"shape": shape, "dtype": str(array.dtype)}
+
+
+def _layer(layer: nnx.Module) -> dict[str, Any]:
+    """Class and settings of a module: those that JSON can hold, and dtypes."""
+    found: dict[str, Any] = {"class": f"{type(layer).__module__}.{type(layer).__qualname__}"}
+    for name, value in vars(layer).items():
+        if isinstance(value, type) and issubclass(value, np.generic | jnp.generic):
+            value = jnp.dtype(value)
+        if isinstance(value, np.dtype):
+            value = value.name
+        plain = value if isinstance(value, list | tuple) else [value]
+        if name[0] != "_" and all(type(one) in (bool, int, float, str) for one in plain):
+            found[name] = value
+    return found
+
+
+def _indented(value: Any, depth: int) -> str:
+    """JSON with the entries of the outer dicts on lines of their own."""
+    if not isinstance(value, dict) or not value or not depth:
+        return json.dumps(value)
+    space, end = (" " * (3 - depth), " " * (2 - depth))
+    lines = [f"{space}{json.dumps(k)}: {_indented(v, depth - 1)}" for k, v in value.items()]
+    return "\n".join(["{", ",\n".join(lines), f"{end}}}"])

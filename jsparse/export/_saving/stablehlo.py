@@ -1,0 +1,214 @@
+"""A plain model as a StableHLO program."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.export import Exported
+
+from jsparse._paths import named
+from jsparse.export._packing import compiled
+from jsparse.export._packing.block import block_dot
+from jsparse.export._packing.csr import csr_dot
+from jsparse.export._saving.functional import (
+    Pure,
+    compare,
+    off_mesh,
+    outputs,
+    portable,
+    pure,
+    with_products,
+)
+
+Made = TypeVar("Made")
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+class Program(NamedTuple):
+    """A model as StableHLO.
+
+    Attributes:
+      exported: a function (weights by path, *inputs) -> output.
+      specs: of the inputs.
+      fixed: why all sizes of inputs are those of the examples; empty if the batch is free.
+    """
+
+    exported: Exported
+    specs: tuple
+    fixed: str
+
+
+class Specs(NamedTuple):
+    """Shapes and dtypes of inputs.
+
+    Attributes:
+      free: with free sizes; empty where there can be none.
+      fixed: with the sizes of the examples; empty where that was not asked for.
+      why: there are none.
+    """
+
+    free: tuple
+    fixed: tuple
+    why: str
+
+    def first(self, make: Callable[[tuple], Made]) -> tuple[Made, str]:
+        """What is made of free sizes, or of fixed ones where that fails; and then why."""
+        why = self.why
+        if self.free:
+            try:
+                return make(self.free), ""
+            except Exception as error:  # the model's own code may raise anything at a free size
+                if not self.fixed:
+                    raise
+                why = f"{type(error).__name__}: {error}".split("\n")[0]
+        return make(self.fixed), why
+
+
+@off_mesh()
+def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
+    """The program of a model, compared with it on the inputs.
+
+    Args:
+      split: from `pure`.
+      inputs: trees of arrays.
+      shapes: of each array, as `jax.export.symbolic_shape` reads them; if there are none the first
+        axes are free where that can be.
+
+    Raises:
+      TypeError: no inputs, or one that is no array.
+      ValueError: shapes that do not fit; a model with a memory, or whose code takes another path
+        where sizes are free.
+    """
+    specs = input_specs(inputs, shapes)
+    expected = outputs(split, inputs)
+    make = lambda given: (_export(split, given), given)
+    (exported, free), fixed = specs.first(make)
+    found = jax.jit(exported.call)(split.weights, *inputs)
+    compare(expected, found, "the program with free sizes (the code of the model asks for sizes)")
+    return Program(exported, free, fixed)
+
+
+@off_mesh()
+def kernel_program(model: nnx.Module, options: Mapping[str, Any], specs: tuple) -> Exported:
+    """The program of a packed model with the kernels for the CPU, which `compiled.load` registers.
+
+    Args:
+      model: any NNX module without rules.
+      options: further arguments of each call.
+      specs: of the inputs, as the portable program has them.
+    """
+    split = pure(with_products(model, csr_dot, block_dot), options)
+    checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in compiled.TARGETS]
+    with _without_places():
+        exporter = jax.export.export(_function(split), platforms=("cpu",), disabled_checks=checks)
+        return exporter(_shapes(split.weights), *specs)
+
+
+def stablehlo(
+    model: nnx.Module, *inputs: Any, shapes: Sequence[str] = (), **options: Any
+) -> Exported:
+    """A plain model in eval mode as a StableHLO program, by `jax.export`.
+
+    The program is for CPU, CUDA and TPU where the model lowers for all of them. Packed layers are
+    in plain JAX in it, as other machines may have no kernels.
+
+    Args:
+      model: any NNX module without rules: folded, shrunk or packed.
+      *inputs: arguments of a call, trees of arrays. The first axis, if all have the same, is free
+        in the program where the model allows it.
+      shapes: of each array, to say which sizes are free: `("batch, length", "batch, 28, 28, 1")`.
+      **options: further arguments, the same at each call.
+
+    Returns:
+      A function (weights by path, *inputs) -> output; `.mlir_module()` is its text, `.serialize()`
+      its bytes.
+
+    Raises:
+      TypeError: no inputs, or one that is no array.
+      ValueError: a model with rules, or one that a call changes; shapes that do not fit.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> exported = stablehlo(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), jnp.ones((2, 4)))
+      >>> exported.out_avals[0].shape
+      (batch, 3)
+    """
+    return program(pure(portable(model), options), inputs, shapes).exported
+
+
+def input_specs(inputs: tuple, shapes: Sequence[str]) -> Specs:
+    """Free sizes of inputs: those that are asked for, else the first axes.
+
+    Args:
+      inputs: trees of arrays.
+      shapes: of each array; if there are none, fixed sizes are allowed.
+
+    Raises:
+      TypeError: no inputs, or one that is no array.
+      ValueError: not a shape for each array, or one that is not of its array.
+    """
+    for path, leaf in named(inputs).items():
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
+            raise TypeError(
+                f"input {path} is a {type(leaf).__name__}; inputs are arrays, and what is the same "
+                "at each call is given by name: save(folder, model, x, train=False)"
+            )
+    arrays, structure = jax.tree.flatten(inputs)
+    if not arrays:
+        raise TypeError(
+            "got no inputs; give the arguments of a call in order, as what is given by name is the "
+            "same at each call: save(folder, model, x)"
+        )
+    shapes = [shapes] if isinstance(shapes, str) else shapes
+
+    def specs(given: Sequence[str]) -> tuple:
+        found = jax.export.symbolic_args_specs(arrays, list(given))
+        return jax.tree.unflatten(structure, found)
+
+    if shapes:
+        if len(shapes) != len(arrays):
+            raise ValueError(
+                f"{len(shapes)} shapes for {len(arrays)} input arrays; give one each, in order"
+            )
+        return Specs(specs(shapes), (), "")
+    fixed = specs(["..."] * len(arrays))
+    sizes = {array.shape[0] for array in arrays if array.ndim}
+    if len(sizes) != 1:
+        return Specs((), fixed, f"the first axes of the inputs have the sizes {sorted(sizes)}")
+    return Specs(specs(["batch, ..." if array.ndim else "" for array in arrays]), fixed, "")
+
+
+def _export(split: Pure, specs: tuple) -> Exported:
+    """For all platforms where that goes, else for the one at hand."""
+    function, weights = _function(split), _shapes(split.weights)
+    with _without_places():
+        try:
+            return jax.export.export(function, platforms=PLATFORMS)(weights, *specs)
+        except Exception:  # what another platform lacks shows in many ways; the second try tells
+            return jax.export.export(function)(weights, *specs)
+
+
+@contextlib.contextmanager
+def _without_places() -> Iterator[None]:
+    """Leave the places of source files out of programs: they name folders of this machine."""
+    name = "jax_traceback_in_locations_limit"
+    old = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, old)
+
+
+def _function(split: Pure) -> Any:
+    def model(weights: Mapping[str, Any], *inputs: Any) -> Any:
+        return split.run(weights, split.streams, *inputs)[0]
+
+    return jax.jit(model)
+
+
+def _shapes(weights: Mapping[str, Any]) -> dict[str, Any]:
+    return jax.eval_shape(lambda same: same, dict(weights))  # with the dtypes that arrays get here

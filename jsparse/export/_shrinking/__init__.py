@@ -1,0 +1,1 @@
+"""Smaller models: what is dead in the traced computation, and the model without it."""

@@ -1,0 +1,124 @@
+"""The sizes that stock layers keep as attributes, read from their parameters."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+
+from jsparse._slots import walk_modules
+
+NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm)
+NORMS += (getattr(nnx, "InstanceNorm", nnx.BatchNorm),)  # newer versions of flax have it
+Attributes = dict[str, dict[str, Any]]  # by path of the module, by name
+
+
+def mend_in_place(model: nnx.Module, groups: Mapping[str, int]) -> Attributes:
+    """Set the attributes of stock layers to what their parameters say.
+
+    Args:
+      model: whose parameters have been cut.
+      groups: of grouped convolutions, by path of the kernel.
+
+    Returns:
+      What has changed.
+    """
+    changed: Attributes = {}
+    modules = list(walk_modules(model))
+    for path, module in reversed(modules):  # what is inside first
+        kernel = f"{path}/kernel" if path else "kernel"
+        for name, value in sizes(module, groups.get(kernel, 1)).items():
+            if getattr(module, name, value) != value:
+                setattr(module, name, value)
+                changed.setdefault(path, {})[name] = value
+    return changed
+
+
+def sizes(module: nnx.Module, groups: int) -> dict[str, Any]:
+    """The sizes that a stock layer holds, by attribute; empty for others.
+
+    Args:
+      module: its parameters may have leading axes of a stack.
+      groups: of a convolution.
+    """
+    match module:
+        case nnx.Linear():
+            return {"in_features": module.kernel.shape[-2], "out_features": module.kernel.shape[-1]}
+        case nnx.LinearGeneral():
+            outs, ins = len(module.out_features), len(module.in_features)
+            shape = tuple(module.kernel.shape)
+            return {"in_features": shape[-outs - ins : -outs], "out_features": shape[-outs:]}
+        case nnx.Einsum():
+            return _einsum(module)
+        case nnx.Conv() | nnx.ConvTranspose():
+            return _conv(module, groups)
+        case nnx.Embed():
+            rows, features = module.embedding.shape[-2:]
+            return {"num_embeddings": rows, "features": features}
+        case nnx.GroupNorm():
+            features = _features(module)
+            return {"num_groups": features // module.group_size} if features else {}
+        case norm if isinstance(norm, NORMS):
+            features = _features(module)
+            return {"num_features": features} if features else {}
+        case nnx.MultiHeadAttention():
+            return _attention(module)
+        case nnx.LSTMCell():
+            return {"in_features": _ins(module.ii), "hidden_features": _ins(module.hi)}
+        case nnx.OptimizedLSTMCell() | nnx.GRUCell() | nnx.SimpleCell():
+            return {"in_features": _ins(module.dense_i), "hidden_features": _ins(module.dense_h)}
+    return {}
+
+
+def _ins(layer: Any) -> int:
+    return layer.kernel.shape[-2]
+
+
+def _features(norm: Any) -> int:
+    """The number of features of a normalisation; 0 if it has no parameters to tell."""
+    for name in ("mean", "scale", "bias"):
+        variable = getattr(norm, name, None)
+        if isinstance(variable, nnx.Variable) and len(variable.shape) > 0:
+            return variable.shape[-1]
+    return 0
+
+
+def _einsum(module: nnx.Einsum) -> dict[str, Any]:
+    found = {"kernel_shape": tuple(module.kernel.shape[-len(module.kernel_shape) :])}
+    if module.bias_shape is not None and module.bias is not None:
+        found["bias_shape"] = tuple(module.bias.shape[-len(module.bias_shape) :])
+    return found
+
+
+def _conv(module: Any, groups: int) -> dict[str, Any]:
+    shape = tuple(module.kernel.shape[-len(module.kernel_size) - 2 :])
+    if getattr(module, "transpose_kernel", False):
+        return {"kernel_shape": shape, "in_features": shape[-1], "out_features": shape[-2]}
+    found = {"kernel_shape": shape, "in_features": shape[-2] * groups, "out_features": shape[-1]}
+    if isinstance(module, nnx.Conv):
+        found["feature_group_count"] = groups
+    return found
+
+
+def _attention(module: nnx.MultiHeadAttention) -> dict[str, Any]:
+    heads, width = module.query.kernel.shape[-2:]
+    found = {
+        "num_heads": heads,
+        "num_kv_heads": module.key.kernel.shape[-2],
+        "head_dim": width,
+        "qkv_features": heads * width,
+        "in_features": module.query.kernel.shape[-3],
+        "in_kv_features": module.key.kernel.shape[-3],
+        "out_features": module.out.kernel.shape[-1],
+    }
+    # older versions of flax have fewer of them
+    return {name: value for name, value in found.items() if hasattr(module, name)}
+
+
+def fixed_axes(model: nnx.Module) -> list[tuple[str, int]]:
+    """Axes of parameters that stay as an attribute fixes them: the width of attention heads."""
+    found = []
+    for path, module in walk_modules(model):
+        if isinstance(module, nnx.MultiHeadAttention):
+            prefix = f"{path}/" if path else ""
+            found += [(f"{prefix}{name}/kernel", -1) for name in ("query", "key", "value")]
+    return found

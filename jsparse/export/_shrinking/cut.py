@@ -1,0 +1,172 @@
+"""Taking positions out of variables, and out of what lies beside them: rules and their state."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jsparse._score import wide
+from jsparse._sharding import followed
+from jsparse._slots import slots
+from jsparse._sparse import Setting, Sparse
+from jsparse.rules._rule import grown, whole_shape
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cut:
+    """What stays of one variable.
+
+    Attributes:
+      shape: before.
+      keep: the positions that stay, by axis; axes that stay whole are left out.
+    """
+
+    shape: tuple[int, ...]
+    keep: Mapping[int, tuple[int, ...]]
+
+    @property
+    def left(self) -> tuple[int, ...]:
+        """The shape after."""
+        return tuple(len(self.keep.get(axis, range(n))) for axis, n in enumerate(self.shape))
+
+    def then(self, later: "Cut") -> "Cut":
+        """Both as one: this cut, and one of what it left.
+
+        Raises:
+          ValueError: the later one is of another shape.
+        """
+        if later.shape != self.left:
+            raise ValueError(f"leads to shape {self.left}, the later record is of {later.shape}")
+        keep = dict(self.keep)
+        for axis, kept in later.keep.items():
+            before = self.keep.get(axis, range(self.shape[axis]))
+            keep[axis] = tuple(before[n] for n in kept)
+        return Cut(shape=self.shape, keep=keep)
+
+    def of(self, value: np.ndarray) -> np.ndarray:
+        """What stays of an array of that shape."""
+        for axis, kept in self.keep.items():
+            value = value.take(kept, axis=axis)
+        return value
+
+    def placed(self, value: jax.Array) -> jax.Array:
+        """What stays, where the array was."""
+        return placed_like(self.of(np.asarray(value)), value)
+
+    def zeroed(self, value: np.ndarray) -> np.ndarray:
+        """An array of that shape with zeros in place of what goes."""
+        for axis, kept in self.keep.items():
+            stays = np.isin(np.arange(self.shape[axis]), kept)
+            value = value * stays.reshape([-1 if a == axis else 1 for a in range(value.ndim)])
+        return value
+
+
+def cut_in_place(
+    model: nnx.Module, cuts: Mapping[str, Cut], add: Mapping[str, np.ndarray]
+) -> dict[str, Cut]:
+    """Put what stays in place of each variable; shared ones stay shared.
+
+    Args:
+      model: plain, or with rules that are `alone`.
+      cuts: by path, of a Sparse its own; of a shared variable one path is enough.
+      add: to a plain variable before it is cut, by path: [...] as it.
+
+    Returns:
+      What was cut, the state of rules too, by its path in `nnx.state(model)`, at each place.
+    """
+    places = slots(model)
+    chosen = {id(s.value): s.path for s in places if s.path in cuts or s.path in add}
+    made: dict[int, nnx.Variable] = {}
+    done: dict[int, dict[str, Cut]] = {}
+    found: dict[str, Cut] = {}
+    for slot in places:
+        held, path = slot.value, chosen.get(id(slot.value))
+        if path is None:
+            continue
+        if isinstance(held, Sparse):
+            if id(held) not in done:
+                done[id(held)] = _cut_part(held, cuts[path])
+            found |= {f"{slot.path}/{name}": cut for name, cut in done[id(held)].items()}
+            continue
+        if id(held) not in made:
+            value = np.asarray(held[...])
+            if path in add:
+                value = value + np.asarray(add[path], value.dtype)
+            value = cuts[path].of(value) if path in cuts else value
+            made[id(held)] = held.replace(placed_like(value, held[...]))
+        slot.put(made[id(held)])
+        if path in cuts:
+            found[slot.path] = cuts[path]
+    return found
+
+
+def _cut_part(part: Sparse, cut: Cut) -> dict[str, Cut]:
+    """Cut the weight, the rule's state and what the rule knows of the weight; what was cut."""
+    weight, state, role = part.weight[...], part.state, part.rule.role
+    axes = tuple(range(weight.ndim))
+    longer, stack = grown(part.rule, weight), role.stack
+    follow = followed(longer, stack, axes, state, lambda axis, n: n == weight.shape[axis])
+    found = {"weight": cut}
+    for name, along in follow.items():
+        keep = {k: cut.keep[axis] for k, axis in enumerate(along) if axis in cut.keep}
+        if keep:
+            found[name] = Cut(shape=state[name].shape, keep=keep)
+    whole = role.left or tuple((True,) * n for n in weight.shape[role.stack :])
+    left = []
+    for axis, places in enumerate(whole, role.stack):
+        stay = np.flatnonzero(places)[list(cut.keep.get(axis, range(weight.shape[axis])))]
+        left.append(tuple(bool(one) for one in np.isin(np.arange(len(places)), stay)))
+    if getattr(part.rule, "measures", False):
+        _remember(part, cut)
+    role = dataclasses.replace(role, left=tuple(left))
+    part.rule = dataclasses.replace(part.rule, role=role)  # type: ignore[type-var]
+    for name, one in found.items():
+        old = getattr(part, name)
+        setattr(part, name, old.replace(one.placed(old[...])))
+    return found
+
+
+def _remember(part: Sparse, cut: Cut) -> None:
+    """Keep, as `gone`, what weights that go add to the mean squares of units that stay."""
+    weight, stack = part.weight[...], part.rule.role.stack
+    shape = weight.shape[stack:]
+    unit, role = part.rule.unit, part.rule.role  # type: ignore[attr-defined]
+    tile = unit.tile(shape, role)
+    whole = math.prod(unit.tile(whole_shape(part.rule, shape), role))
+    inside = {axis: kept for axis, kept in cut.keep.items() if tile[axis - stack] > 1}
+    if "gone" not in part.state_names and not inside:
+        return
+    value = np.asarray(weight, wide(weight.dtype))
+    going = value - Cut(shape=cut.shape, keep=inside).zeroed(value)
+    summed = tuple(axis for axis, n in enumerate(tile, stack) if n > 1)
+    total = (going**2).sum(axis=summed, keepdims=True) / np.asarray(whole, value.dtype)
+    if "gone" in part.state_names:
+        total = total + np.asarray(part.state["gone"])
+    along = {axis: kept for axis, kept in cut.keep.items() if axis not in inside}
+    gone = placed_like(Cut(shape=total.shape, keep=along).of(total), weight)
+    setattr(part, "gone", Setting(gone))  # noqa: B010
+    part.state_names = tuple(dict.fromkeys((*part.state_names, "gone")))
+
+
+def partly_tiled(part: Sparse) -> list[int]:
+    """Axes of a weight that must stay whole: of stacked layers, and those that blocks divide."""
+    stack, shape = part.rule.role.stack, part.weight.shape
+    unit = getattr(part.rule, "unit", None)
+    tile = unit.tile(shape[stack:], part.rule.role) if unit else (1,) * len(shape[stack:])
+    divided = [a for a, t in enumerate(tile, stack) if 1 < t < shape[a]]
+    return [*range(stack), *divided]
+
+
+def placed_like(value: np.ndarray, like: jax.Array) -> jax.Array:
+    """An array on the devices of another one, spread as it where the new shape allows."""
+    if len(like.sharding.device_set) == 1:
+        return jnp.asarray(value)
+    try:
+        like.sharding.shard_shape(value.shape)
+    except ValueError:
+        return jnp.asarray(value)
+    return jax.device_put(value, like.sharding)

@@ -1,0 +1,108 @@
+"""Which positions of which axes go, and how operations tie them.
+
+Each axis of each array of the computation has a mask of positions that go. All start as "goes",
+and each rule only ever takes positions back, so going over the operations until nothing changes
+ends in the greatest choice that every operation allows: cutting its inputs at these positions then
+gives exactly its outputs, cut. What an operation that is not understood touches stays whole.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jsparse.export._shrinking.graph import Graph, Node
+
+Axis = tuple[Node, int]
+
+
+class Removal:
+    """The masks, and which axes hang together.
+
+    Args:
+      graph: what the model computes. Axes of length 1 stay.
+    """
+
+    def __init__(self, graph: Graph):
+        self.changed = False
+        self._above: dict[Axis, Axis] = {}
+        self._goes: dict[Node, list[np.ndarray]] = {
+            node: [np.full(n, n > 1) for n in node.shape] for node in graph.nodes()
+        }
+
+    def goes(self, node: Node, axis: int) -> np.ndarray:
+        """Which positions of an axis go: [n]."""
+        return self._goes[node][axis]
+
+    def stays(self, node: Node, axis: int) -> np.ndarray:
+        """Which positions of an axis stay: [n]."""
+        return ~self._goes[node][axis]
+
+    def kept_shape(self, node: Node) -> tuple[int, ...]:
+        """The shape of what is left of a node."""
+        return tuple(int((~mask).sum()) for mask in self._goes[node])
+
+    def narrow(self, node: Node, axis: int, mask: np.ndarray) -> None:
+        """Let positions go only where the mask does, too: [n]."""
+        old = self._goes[node][axis]
+        if (old & ~mask).any():
+            self._goes[node][axis] = old & mask
+            self.changed = True
+
+    def pin(self, node: Node, *axes: int) -> None:
+        """Keep these axes whole; all of them if none is named."""
+        for axis in axes or range(len(node.shape)):
+            self.narrow(node, axis, np.zeros(node.shape[axis], bool))
+
+    def tie(self, *sides: Sequence[Axis]) -> None:
+        """Let several views of the same positions go together.
+
+        Args:
+          *sides: each the axes of a grid, in C order, of the same number of positions. A position
+            of a grid goes if it does along any of its axes, as when a reshape joins them.
+        """
+        for side in sides:
+            for axis in side:
+                self.join(sides[0][0], axis)
+        both = np.ones(int(np.prod([n.shape[a] for n, a in sides[0]])), bool)
+        for side in sides:
+            both &= self._grid(side).ravel()
+        for side in sides:
+            grid = both.reshape([node.shape[axis] for node, axis in side])
+            for k, (node, axis) in enumerate(side):
+                others = tuple(n for n in range(grid.ndim) if n != k)
+                self.narrow(node, axis, np.asarray(grid.all(axis=others)))
+
+    def tie_part(self, whole: Axis, start: int, part: Axis) -> None:
+        """Let the positions of an axis go with those of another from `start` on."""
+        self.join(whole, part)
+        node, axis = whole
+        span = slice(start, start + part[0].shape[part[1]])
+        mask = np.ones(node.shape[axis], bool)
+        mask[span] = self.goes(*part)
+        self.narrow(node, axis, mask)
+        self.narrow(*part, self.goes(node, axis)[span])
+
+    def tie_all(self, a: Node, b: Node) -> None:
+        """Tie each axis of a node to that of another of the same shape."""
+        for axis in range(len(a.shape)):
+            self.tie([(a, axis)], [(b, axis)])
+
+    def root(self, axis: Axis) -> Axis:
+        """One axis that stands for all that are tied to this one."""
+        while axis in self._above:
+            axis = self._above[axis]
+        return axis
+
+    def join(self, a: Axis, b: Axis) -> None:
+        """Note that two axes hang together."""
+        a, b = self.root(a), self.root(b)
+        if a != b:
+            self._above[b] = a
+
+    def _grid(self, side: Sequence[Axis]) -> np.ndarray:
+        grid = np.zeros([node.shape[axis] for node, axis in side], bool)
+        for k, (node, axis) in enumerate(side):
+            spread = [1] * len(side)
+            spread[k] = -1
+            grid |= self.goes(node, axis).reshape(spread)
+        return grid

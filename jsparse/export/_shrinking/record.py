@@ -1,0 +1,181 @@
+"""What was taken out of a model, as plain data: enough to make a fresh model that size."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from flax import nnx
+
+from jsparse._paths import naming
+from jsparse._slots import slots, walk_modules
+from jsparse._surgery import copied, fold
+from jsparse.export._shrinking.attributes import Attributes
+from jsparse.export._shrinking.cut import Cut, cut_in_place
+
+Model = TypeVar("Model", bound=nnx.Module)
+FORMAT = "jsparse.shrink"
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """How a shrunk model comes from the original one: see `rebuild`.
+
+    Attributes:
+      cuts: by path of the variable.
+      attributes: new values by path of the module and name.
+      stayed: why a variable stays that has dead units, by path: its size is written in the code.
+    """
+
+    cuts: Mapping[str, Cut] = dataclasses.field(default_factory=dict)
+    attributes: Attributes = dataclasses.field(default_factory=dict)
+    stayed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def then(self, later: "Record") -> "Record":
+        """Both as one: this record, and one of the model that it led to.
+
+        Args:
+          later: from `shrink` or `shrink_training` of the smaller model.
+
+        Raises:
+          ValueError: the later one is not of that model.
+
+        Example:
+          >>> first = Record(cuts={"bias": Cut(shape=(4,), keep={0: (0, 2, 3)})})
+          >>> then = Record(cuts={"bias": Cut(shape=(3,), keep={0: (1, 2)})})
+          >>> first.then(then).cuts["bias"].keep
+          {0: (2, 3)}
+        """
+        cuts = dict(self.cuts)
+        for path, cut in later.cuts.items():
+            with naming(path):
+                cuts[path] = cuts[path].then(cut) if path in cuts else cut
+        attributes = dict(self.attributes)
+        for path, values in later.attributes.items():
+            attributes[path] = attributes.get(path, {}) | values
+        return Record(cuts=cuts, attributes=attributes, stayed=later.stayed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Only dicts, lists, strings and numbers, as JSON has them."""
+        cuts = {
+            path: {
+                "shape": list(cut.shape),
+                "keep": {str(axis): list(kept) for axis, kept in cut.keep.items()},
+            }
+            for path, cut in self.cuts.items()
+        }
+        attributes = {
+            path: {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in values.items()
+            }
+            for path, values in self.attributes.items()
+        }
+        head = {"format": FORMAT, "version": VERSION}
+        return head | {"cuts": cuts, "attributes": attributes, "stayed": dict(self.stayed)}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> "Record":
+        """The record that `to_dict` wrote.
+
+        Raises:
+          ValueError: the data is not such a record.
+        """
+        if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+            raise ValueError(f"this is no record of shrink: its format is not {FORMAT!r}")
+        if data.get("version") != VERSION:
+            raise ValueError(
+                f"this record has version {data.get('version')!r}, this jsparse reads {VERSION}; "
+                "use the jsparse that wrote it"
+            )
+        try:
+            cuts = {
+                path: Cut(
+                    shape=tuple(map(int, cut["shape"])),
+                    keep={int(axis): tuple(map(int, k)) for axis, k in cut["keep"].items()},
+                )
+                for path, cut in data["cuts"].items()
+            }
+            attributes = {
+                path: {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+                for path, values in data["attributes"].items()
+            }
+            stayed = {str(path): str(why) for path, why in data["stayed"].items()}
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"this record of shrink is damaged: {error!r}") from error
+        return Record(cuts=cuts, attributes=attributes, stayed=stayed)
+
+
+def rebuild(model: Model, record: Record) -> Model:
+    """A model of the size that a record tells, from one of the original size.
+
+    Use it to read a shrunk model back: make the model as the training code does, rebuild it, and
+    load the saved values into it. The values that it has before are those of the model given,
+    without the constants that `shrink` moved into biases.
+
+    Args:
+      model: of the original size; left as it is.
+      record: from `shrink`, or `Record.from_dict(json.load(file))`.
+
+    Returns:
+      A copy without rules, smaller.
+
+    Raises:
+      ValueError: the record is not of such a model.
+
+    Example:
+      >>> from flax import nnx
+      >>> kernel, bias = Cut(shape=(4, 3), keep={1: (0, 2)}), Cut(shape=(3,), keep={0: (0, 2)})
+      >>> cuts = {"kernel": kernel, "bias": bias}
+      >>> record = Record(cuts=cuts, attributes={"": {"out_features": 2}}, stayed={})
+      >>> rebuild(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), record).kernel.shape
+      (4, 2)
+    """
+    return _rebuilt(fold(model), record)
+
+
+def rebuild_training(model: Model, record: Record) -> Model:
+    """As `rebuild`, for a record of `shrink_training`: with its rules, to train on.
+
+    To go on from a checkpoint: make the model and put the rules on it as the training code does,
+    rebuild it once for each record, in order, make the optimizer, and restore both.
+
+    Args:
+      model: of the original size; left as it is.
+      record: from `shrink_training`, or `Record.from_dict(json.load(file))`.
+
+    Returns:
+      A smaller copy.
+
+    Raises:
+      ValueError: the record is not of such a model.
+    """
+    return _rebuilt(copied(model), record)
+
+
+def _rebuilt(small: Model, record: Record) -> Model:
+    """Make the model itself smaller."""
+    places = {slot.path: slot.value for slot in slots(small)}
+    for path, cut in record.cuts.items():
+        if path not in places:
+            raise ValueError(
+                f"the record names {path!r}, which this model lacks; it is of another model"
+            )
+        shape = tuple(places[path].shape)
+        if shape != cut.shape:
+            raise ValueError(
+                f"{path}: the record is of shape {cut.shape}, the model has {shape}; rebuild from "
+                "a model of the original size"
+            )
+        for axis, kept in cut.keep.items():
+            if not 0 <= axis < len(shape) or not all(0 <= k < shape[axis] for k in kept):
+                raise ValueError(f"{path}: the record keeps positions that {shape} does not have")
+    modules = dict(walk_modules(small))
+    for path in record.attributes:
+        if path not in modules:
+            raise ValueError(f"the record names {path!r}, which this model lacks")
+    cut_in_place(small, record.cuts, {})
+    for path, values in record.attributes.items():
+        for name, value in values.items():
+            setattr(modules[path], name, value)
+    return small

@@ -1,0 +1,252 @@
+"""Make a model smaller while it trains, its optimizer with it.
+
+1. Fold the model, and set the statistics of units without weights to what they converge to.
+2. Choose what may go, as `shrink` does; of units without weights also those whose constant no bias
+   takes up.
+3. Cut the weights, the state of their rules, and all of the optimizer's state that mirrors them.
+   Rules go on as if the weights were whole: they draw for all units and compare whole norms.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jsparse._paths import path_of
+from jsparse._slots import slots, sparse_parts
+from jsparse._sparse import Sparse
+from jsparse._surgery import copied, fold
+from jsparse.export._shrinking.attributes import mend_in_place
+from jsparse.export._shrinking.contractions import shape_of
+from jsparse.export._shrinking.cut import Cut, cut_in_place, partly_tiled
+from jsparse.export._shrinking.dead import droppable, settle_in_place
+from jsparse.export._shrinking.liveness import Removal
+from jsparse.export._shrinking.record import Record
+from jsparse.export._shrinking.shrink import Plan, check_outputs
+from jsparse.optim._optimizer import arrays_of
+
+Model = TypeVar("Model", bound=nnx.Module)
+Optim = TypeVar("Optim", bound=nnx.Optimizer)
+
+
+def shrink_training(
+    model: Model, optimizer: Optim, *example_inputs: Any
+) -> tuple[Model, Optim, Record]:
+    """The model without what is dead, its rules still on it, and the optimizer to train on with.
+
+    What goes are units of which the rules keep no incoming weight, or no outgoing one, as in
+    `shrink`, and they go for good, also where a rule might have brought them back. From here on the
+    run is, step by step to rounding, that of the model of full size in which these units are held:
+    their biases are 0, their weights stay as they are and count as they did in the norms of units
+    that stay, and the others get the same gradients and random draws as before. The function of
+    the model is the same at this step but for this: the constant that a unit without weights gave
+    moves into a bias that follows, and is lost where none can take it up (behind padding).
+
+    Not in that: `cost` no longer charges what went; `TargetDensity` counts all weights that went as
+    not kept; optimizers that look at whole arrays (norms as in `lamb`, clipping, noise) see what is
+    left; dropout draws other samples.
+
+    Rules under which each unit has its own fate stay: `Threshold`, `SoftThreshold`, `HardConcrete`
+    (a unit goes when its gate is closed in eval mode), `Held`, `Keep`. Under `Held` with masks that
+    no revision moves any more nothing could have come back, and the run is the masked one itself
+    but for biases of units without weights, which there train on (behind a ReLU not from 0).
+    Revisions to a density (`Gradual`) count what is left, so they must be over, also where another
+    transform wraps `revise` and this cannot be checked.
+
+    Args:
+      model: in training; left as it is.
+      optimizer: of this model; left as it is.
+      *example_inputs: as for `shrink`.
+
+    Returns:
+      (the smaller model, an optimizer for it that goes on at the same step, the record). A compiled
+      train step compiles again for them. If nothing goes, the objects given and an empty record.
+
+    Raises:
+      TypeError: not an NNX module and its optimizer, one that holds the model, or no example
+        inputs.
+      ValueError: the optimizer is of another model, or has state that follows a parameter in
+        another shape; a rule chooses among all units, as `Top`: `hold` the model first; a revision
+        to a density is not over.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from flax import nnx
+      >>> from jsparse.optim import Optimizer
+      >>> from jsparse.rules import Held
+      >>> from jsparse._surgery import hold, sparsify
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 3, rngs=rngs))
+      >>> model = sparsify(model, (".*/kernel", Held()))
+      >>> model = hold(model, {"layers/0/kernel": jnp.ones((4, 8)).at[:, 2:].set(0.0)})
+      >>> optimizer = Optimizer(model, optax.adam(1e-3))
+      >>> model, optimizer, record = shrink_training(model, optimizer, jnp.ones((1, 4)))
+      >>> model.layers[0].kernel.weight.shape, model.layers[2].kernel.mask.shape
+      ((4, 2), (2, 3))
+    """
+    _check(model, optimizer, example_inputs)
+    plan = _plan(model, example_inputs)
+    removal, stayed = plan.choose()
+    cuts, add, groups = plan.cutting(removal)
+    if not cuts:
+        return model, optimizer, Record(stayed=stayed)
+    expected = plan.model if not _loses(plan, removal) else _held(plan, removal)
+    small = copied(model)
+    paths = _by_path(nnx.state(small))
+    cut = cut_in_place(small, cuts, add)
+    attributes = mend_in_place(small, groups)
+    plain = _folded(small)
+    settle_in_place(plain, example_inputs)
+    check_outputs(plan, expected, plain)
+    smaller = _smaller(optimizer, small, paths, cut)
+    return small, smaller, Record(cuts=cuts, attributes=attributes, stayed=stayed)
+
+
+def _check(model: Any, optimizer: Any, inputs: tuple) -> None:
+    if not isinstance(optimizer, nnx.Optimizer):
+        raise TypeError(
+            f"expected the model's jsparse.Optimizer or nnx.Optimizer, got "
+            f"{type(optimizer).__name__}; without one use jsparse.shrink"
+        )
+    if hasattr(optimizer, "model"):
+        raise TypeError(
+            f"{type(optimizer).__name__} holds the model itself, which would stay whole; train "
+            "with jsparse.Optimizer or nnx.Optimizer"
+        )
+    parts = sparse_parts(model)
+    if not inputs:
+        raise TypeError(
+            "shrink_training got no example inputs; give the arguments of a call, such as one batch"
+        )
+    for path, part in parts.items():
+        if not getattr(part.rule, "alone", False):
+            name = type(part.rule).__name__
+            raise ValueError(
+                f"{path}: under {name} a unit may come back whenever others fall, so none is ever "
+                "gone; keep its masks with model = jsparse.hold(model) and a new optimizer, or use "
+                "Threshold, SoftThreshold, HardConcrete or Held"
+            )
+    if _wanted(optimizer, model) != _shapes(optimizer):
+        raise ValueError(
+            "the optimizer's state does not fit this model's parameters; give the optimizer that "
+            "trains this model"
+        )
+    _check_revisions(optimizer)
+
+
+def _check_revisions(optimizer: nnx.Optimizer) -> None:
+    """Refuse revisions that would go on to a fraction of what is left."""
+    done = int(optimizer.step[...])
+    for pattern, by in getattr(optimizer.tx, "revisions", ()):
+        if hasattr(by, "density") and done < getattr(by, "last", math.inf):
+            until = f"after step {by.last}" if hasattr(by, "last") else "once it is over"
+            raise ValueError(
+                f"{type(by).__name__} of {pattern!r} still brings masks to a density, after step "
+                f"{done}, and would count what is left as all; shrink {until}, or put masks that "
+                "stay and a new optimizer in its place"
+            )
+
+
+def _plan(model: nnx.Module, inputs: tuple) -> Plan:
+    plain = _folded(model)
+    settle_in_place(plain, inputs)
+    parts = {slot.path: slot.value for slot in slots(model, Sparse)}
+    plan = Plan(plain, inputs, rigid=parts)
+    plan.fixed += [(path, axis) for path, part in parts.items() for axis in partly_tiled(part)]
+    plan.droppable = droppable(plan.graph, plan.knowledge)
+    return plan
+
+
+def _loses(plan: Plan, removal: Removal) -> bool:
+    """Whether a constant goes that no bias takes up."""
+    for op, positions in plan.droppable.items():
+        ((axis, _),) = shape_of(op).summed
+        taken = plan.foldable.get(op, np.zeros((), bool))
+        if (removal.goes(op.inputs[0], axis) & positions & ~taken).any():
+            return True
+    return False
+
+
+_folded = nnx.jit(fold)  # one program, where each operation alone would be compiled
+
+
+def _held(plan: Plan, removal: Removal) -> nnx.Module:
+    """The model of full size with zeros in place of what goes."""
+    held = fold(plan.model)
+    cuts, add, _ = plan.cutting(removal)
+    for slot in slots(held):
+        value = np.asarray(slot.value[...])
+        if slot.path in add:
+            value = value + np.asarray(add[slot.path], value.dtype)
+        if slot.path in cuts:
+            value = cuts[slot.path].zeroed(value)
+        slot.value[...] = jax.numpy.asarray(value)
+    return held
+
+
+def _smaller(
+    optimizer: Optim, small: nnx.Module, paths: Mapping[str, Any], cuts: Mapping[str, Cut]
+) -> Optim:
+    """The optimizer with all that mirrors a variable cut as that variable was.
+
+    Args:
+      optimizer: of the model of full size.
+      small: the model without what went.
+      paths: of all its variables.
+      cuts: of those that became smaller.
+    """
+    graphdef, state = nnx.split(optimizer)
+    mirrors = _mirrors(_by_path(state), paths)
+
+    def smaller(keys: Any, leaf: Any) -> Any:
+        mirrored = mirrors.get(path_of(keys), "")
+        if mirrored in cuts and np.shape(leaf) == cuts[mirrored].shape:
+            return cuts[mirrored].placed(leaf)
+        return leaf.copy() if isinstance(leaf, jax.Array) else leaf
+
+    made = nnx.merge(graphdef, jax.tree_util.tree_map_with_path(smaller, state))
+    if _wanted(made, small) != _shapes(made):
+        raise ValueError(
+            "the optimizer's state follows parameters in other shapes than theirs, as factored "
+            "moments do; shrink_training cuts what mirrors a parameter, as Adam's moments do: use "
+            "such an optimizer, or a new one for the smaller model"
+        )
+    return made
+
+
+def _mirrors(leaves: Iterable[str], paths: Collection[str]) -> dict[str, str]:
+    """The variable that a leaf of the optimizer's state mirrors, by path.
+
+    A layer may have the name of a part of the state, such as `mu`: then that reading is right under
+    which most variables have a leaf.
+    """
+    readings = {}
+    for leaf in leaves:
+        steps = leaf.split("/")
+        ends = [("/".join(steps[:n]), "/".join(steps[n:])) for n in range(len(steps))]
+        readings[leaf] = [(start, path) for start, path in ends if path in paths]
+    under = Counter(start for found in readings.values() for start, _ in found)
+    return {
+        leaf: max(found, key=lambda one: under[one[0]])[1]
+        for leaf, found in readings.items()
+        if found
+    }
+
+
+def _wanted(optimizer: nnx.Optimizer, model: nnx.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of the state that the transform would start with, by path."""
+    params = arrays_of(nnx.state(model, optimizer.wrt))
+    return _by_path(jax.eval_shape(optimizer.tx.init, params))
+
+
+def _shapes(optimizer: nnx.Optimizer) -> dict[str, tuple[int, ...]]:
+    return _by_path(arrays_of(optimizer.opt_state))
+
+
+def _by_path(tree: Any) -> dict[str, tuple[int, ...]]:
+    pairs = jax.tree_util.tree_leaves_with_path(tree)
+    return {path_of(keys): np.shape(leaf) for keys, leaf in pairs}

@@ -1,0 +1,148 @@
+"""Density control: alpha of learned thresholds steered to a density given for the end."""
+
+import dataclasses
+import math
+from numbers import Integral
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array, lax
+
+from jsparse._checks import check_density
+from jsparse._schedule import cubic
+from jsparse._slots import sparse_parts
+from jsparse._sparse import Sparse
+from jsparse.rules._rule import whole_shape
+from jsparse.rules._threshold import Threshold
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TargetDensity:
+    """Steer alpha so that a model with learned thresholds ends at a given density.
+
+    The goal falls from 1 to `density` on a cubic curve over the first `ramp` of the steps. With
+    e = log(density now / goal):
+
+        alpha = alpha_0 * exp(memory) * max(0, exp(gain * e) - 1)
+        memory += gain_memory * e / steps
+
+    so nothing pushes a model that is at or below its goal; only the data's gradient brings weights
+    back. A layer nearer than a factor of two to its reset is pushed less, in proportion, and not at
+    all once there.
+
+    Args:
+      density: fraction of the weights under `Threshold` rules to keep at the end, in (0, 1].
+      steps: train steps of the whole run, counted as the optimizer counts them.
+      ramp: fraction of the steps after which the goal is the target.
+      gain: how strongly alpha answers to the present distance.
+      gain_memory: how strongly it answers to the distance added up, in units of the run.
+      every: steps between corrections.
+
+    Raises:
+      ValueError: density or ramp outside (0, 1], steps or every below 1, a gain out of range.
+
+    Reference: none; the paper has no target density.
+    """
+
+    density: float
+    steps: int
+    ramp: float = 0.7
+    gain: float = 8.0
+    gain_memory: float = 40.0
+    every: int = 10
+
+    def __post_init__(self) -> None:
+        check_density(self.density)
+        if not all(isinstance(n, Integral) and n >= 1 for n in (self.steps, self.every)):
+            raise ValueError(
+                "steps is the length of the run in train steps and every the steps between "
+                "corrections, whole numbers, 1 or more; "
+                f"got steps={self.steps!r}, every={self.every!r}"
+            )
+        if self.gain <= 0 or self.gain_memory < 0:
+            raise ValueError(
+                f"gain is above 0 and gain_memory 0 or more; got {self.gain}, {self.gain_memory}"
+            )
+        if not 0 < self.ramp <= 1:
+            raise ValueError(f"ramp is a fraction of the run in (0, 1], got {self.ramp}")
+
+    def init(self, model: nnx.Module) -> Array:
+        """Nothing added up yet, [].
+
+        Raises:
+          ValueError: the model has no learned thresholds, or one with alpha 0.
+        """
+        parts = threshold_parts(model)
+        if not parts or any(_rule(part).alpha == 0 for part in parts.values()):
+            raise ValueError(
+                f"TargetDensity steers alpha of Threshold rules; found {len(parts)} weights under "
+                "Threshold, all need alpha > 0. For a fixed density use Top(density=...)"
+            )
+        return jnp.zeros(())
+
+    def apply(self, model: nnx.Module, memory: Array, step: Array) -> Array:
+        """Set each alpha for the next step; every `every` steps, else nothing changes.
+
+        Args:
+          model: under training; its alphas are set in place.
+          memory: [], what `init` or the last call returned.
+          step: [], integer, the number of steps done before this one.
+
+        Returns:
+          The new memory, [].
+        """
+        parts = list(threshold_parts(model).values())
+        rate = self.gain_memory * self.every / self.steps
+
+        def steer(_: None) -> tuple[Array, list[Array]]:
+            kept = [_kept(part) for part in parts]
+            total = sum(k.sum() for k in kept) / sum(map(_size, parts))
+            distance = jnp.log(jnp.maximum(total, 1e-6)) - jnp.log(self.goal(step))
+            grown = jnp.clip(memory + rate * distance, -8.0, 8.0)
+            push = jnp.exp(grown) * jnp.expm1(jnp.clip(self.gain * distance, 0.0, 4.0))
+            return grown, [push * _alpha(part, k) for part, k in zip(parts, kept, strict=True)]
+
+        def stay(_: None) -> tuple[Array, list[Array]]:
+            return memory, [part.alpha[...] for part in parts]
+
+        memory, alphas = lax.cond(step % self.every == 0, steer, stay, None)
+        for part, alpha in zip(parts, alphas, strict=True):
+            part.alpha[...] = alpha
+        return memory
+
+    def goal(self, step: Array) -> Array:
+        """The density aimed at after `step` steps, []."""
+        return cubic(1.0, self.density, 0, max(1, round(self.ramp * self.steps)))(step)
+
+
+def threshold_parts(model: nnx.Module) -> dict[str, Sparse]:
+    """The weights of a model under a `Threshold` rule, by path."""
+    return {p: part for p, part in sparse_parts(model).items() if isinstance(part.rule, Threshold)}
+
+
+def _rule(part: Sparse) -> Threshold:
+    assert isinstance(part.rule, Threshold)
+    return part.rule
+
+
+def _size(part: Sparse) -> int:
+    """Number of weights, with those of units that were taken out while training."""
+    shape = part.weight.shape
+    stack = part.rule.role.stack
+    return math.prod(shape[:stack]) * math.prod(whole_shape(part.rule, shape[stack:]))
+
+
+def _kept(part: Sparse) -> Array:
+    """Number of weights kept in each layer of a stack, as alpha."""
+    mask = part.read_mask().astype(jnp.float32)
+    return mask.sum(axis=tuple(range(part.alpha[...].ndim, mask.ndim)))
+
+
+def _alpha(part: Sparse, kept: Array) -> Array:
+    """The rule's own alpha, less the nearer a layer is to its reset; as alpha."""
+    limit = _rule(part).reset_limit
+    alpha = jnp.full_like(part.alpha[...], _rule(part).alpha)
+    if limit == 0:
+        return alpha
+    size = _size(part) / max(1, kept.size)
+    return alpha * jnp.clip(kept / (limit * size) - 1.0, 0.0, 1.0)

@@ -1,0 +1,283 @@
+"""Large batches: LAMB and LARS as the papers have them, for models with thresholds and gates.
+
+1. Weights of layers take steps in proportion to their own norm: the trust ratio of each layer.
+2. Thresholds, gate logits, biases and norm scales take none: they begin at 0, where a step in
+   proportion to the norm is no step, so they go to Adam, without decay.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+
+from jsparse._paths import path_of
+from jsparse._slots import slots
+from jsparse._sparse import Sparse
+from jsparse._surgery import role_of
+
+Rate = optax.ScalarOrSchedule
+_NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm)
+
+
+def lamb(
+    model: Any,
+    learning_rate: Rate,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-6,
+    weight_decay: float = 0.01,
+    bounds: tuple[float, float] = (0.0, float("inf")),
+) -> optax.GradientTransformationExtraArgs:
+    """Adam whose step in each layer is phi(norm of the weights) / (norm of the step) times as long.
+
+    With Adam's bias-corrected r, the step is u = r + weight_decay * w, times
+    phi(|w|) / |u|, where phi keeps |w| within `bounds`; times 1 where a norm is 0. What is no
+    weight of a layer (`route`) takes Adam's own step at the same rate. `optax.lamb` differs: its
+    trust ratio covers everything, and with it thresholds that begin at 0 hardly move.
+
+    Args:
+      model: nnx.Module, or another tree of arrays to train.
+      learning_rate: a number or a schedule, such as `batch_schedule` makes.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: added to the root of the second moment.
+      weight_decay: of the weights of layers alone.
+      bounds: lowest and highest norm that counts.
+
+    Returns:
+      An optax transform for `jsparse.Optimizer`.
+
+    Raises:
+      ValueError: bounds out of order; the model has no weights of layers.
+
+    Example:
+      >>> from flax import nnx
+      >>> model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+      >>> optimizer = nnx.Optimizer(model, lamb(model, 1e-2), wrt=nnx.Param)
+
+    Reference: You et al., Large batch optimization for deep learning, ICLR 2020, algorithm 2.
+    """
+    low, high = bounds
+    if not 0 <= low < high:
+        raise ValueError(f"bounds are a lower and a higher norm, 0 or more each; got {bounds}")
+
+    def scaled(step: Array, weight: Array, stack: int) -> Array:
+        size, length = _norm(weight, stack), _norm(step, stack)
+        return _or_one(size, length, jnp.clip(size, low, high) / length) * step
+
+    weights = optax.chain(
+        optax.scale_by_adam(b1, b2, eps),
+        optax.add_decayed_weights(weight_decay),
+        _by_layer(scaled, _weight_stacks(model)),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    return route(model, weights, optax.adam(learning_rate, b1, b2, eps))
+
+
+def lars(
+    model: Any,
+    learning_rate: Rate,
+    *,
+    rest_learning_rate: Rate = 1e-3,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 1e-4,
+    coefficient: float = 1e-3,
+) -> optax.GradientTransformationExtraArgs:
+    """SGD with momentum whose rate in each layer is in proportion to |w| / |g|.
+
+    The gradient g + weight_decay * w is taken coefficient * |w| / (|g| + weight_decay * |w|) times,
+    1 times where a norm is 0, then the learning rate and then the momentum. `optax.lars` divides by
+    the norm of the sum instead. What is no weight of a layer (`route`) goes to Adam at a rate of
+    its own, since the rates of LARS are hundreds of times Adam's.
+
+    Args:
+      model: nnx.Module, or another tree of arrays to train.
+      learning_rate: of the weights of layers, a number or a schedule.
+      rest_learning_rate: of everything else, Adam's.
+      momentum: decay of the sum of steps.
+      nesterov: whether the momentum looks ahead.
+      weight_decay: of the weights of layers alone.
+      coefficient: of the trust in a layer's step.
+
+    Returns:
+      An optax transform for `jsparse.Optimizer`.
+
+    Raises:
+      ValueError: the model has no weights of layers.
+
+    Reference: You et al., Large batch training of convolutional networks, 2017, algorithm 1.
+    """
+
+    def scaled(gradient: Array, weight: Array, stack: int) -> Array:
+        size, slope = _norm(weight, stack), _norm(gradient, stack)
+        local = coefficient * size / (slope + weight_decay * size)
+        return _or_one(size, slope, local) * (gradient + weight_decay * weight)
+
+    weights = optax.chain(
+        _by_layer(scaled, _weight_stacks(model)),
+        optax.scale_by_learning_rate(learning_rate),
+        optax.trace(momentum, nesterov),
+    )
+    return route(model, weights, optax.adam(rest_learning_rate))
+
+
+def route(
+    model: Any, weights: optax.GradientTransformation, rest: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """One transform for the weights of layers, another for everything else.
+
+    Everything else are thresholds, gate logits, scores and all else that a rule learns, biases,
+    parameters of normalisation, and parameters of rank 1. In a tree of arrays that is a tuple, such
+    as (params, learned) of `jsparse.tree`, only the first part has weights of layers.
+
+    Args:
+      model: nnx.Module, or another tree of arrays to train.
+      weights: any optax transform, for kernels, embeddings and other weights.
+      rest: any optax transform, for everything else.
+
+    Returns:
+      An optax transform.
+
+    Raises:
+      ValueError: the model has no weights of layers.
+
+    Example:
+      >>> import optax
+      >>> from flax import nnx
+      >>> model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+      >>> tx = route(model, optax.adamw(1e-3, weight_decay=0.1), optax.adam(1e-3))
+      >>> optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    """
+    stacks = _weight_stacks(model)
+
+    def labels(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda keys, _: "weights" if path_of(keys) in stacks else "rest",
+            params,
+            is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
+        )
+
+    return optax.partition({"weights": weights, "rest": rest}, labels)
+
+
+def batch_schedule(
+    batch: int,
+    *,
+    samples: int,
+    epochs: float,
+    learning_rate: float,
+    at_batch: int,
+    warmup_epochs: float,
+) -> optax.Schedule:
+    """The learning rate of a run at one batch size, from the recipe that is known at another.
+
+    The rate grows with the square root of the batch and the warm-up in proportion to it; after a
+    linear warm-up the rate falls to 0 on a line.
+
+    Args:
+      batch: samples a step.
+      samples: samples an epoch.
+      epochs: length of the run.
+      learning_rate: the highest, at `at_batch`.
+      at_batch: batch size of the recipe.
+      warmup_epochs: length of the warm-up, at `at_batch`.
+
+    Returns:
+      An optax schedule over train steps.
+
+    Raises:
+      ValueError: a number out of range; the warm-up fills the run.
+
+    Example:
+      >>> rate = batch_schedule(
+      ...     256, samples=50_000, epochs=10, learning_rate=4e-2, at_batch=1024, warmup_epochs=2
+      ... )
+      >>> [round(float(rate(step)), 4) for step in (0, 97, 1950)]
+      [0.0, 0.02, 0.0]
+
+    Reference: You et al., Large batch optimization for deep learning, ICLR 2020, section 4.3.
+    """
+    numbers = {"batch": batch, "at_batch": at_batch, "samples": samples, "epochs": epochs}
+    for name, number in (numbers | {"learning_rate": learning_rate}).items():
+        if not number > 0:
+            raise ValueError(f"{name} is above 0; got {number}")
+    steps = int(epochs * (samples // batch))
+    warmup = int(warmup_epochs * batch / at_batch * (samples // batch))
+    if not 0 <= warmup < steps:
+        raise ValueError(
+            f"at batch {batch} the run has {steps} steps and the warm-up {warmup}; train for more "
+            "epochs, warm up for fewer, or take a smaller batch"
+        )
+    peak = learning_rate * (batch / at_batch) ** 0.5
+    rise = optax.linear_schedule(0.0, peak, max(1, warmup))
+    fall = optax.linear_schedule(peak, 0.0, steps - warmup)
+    return optax.join_schedules([rise, fall], [warmup])
+
+
+def _by_layer(
+    scaled: Callable[[Array, Array, int], Array], stacks: Mapping[str, int]
+) -> optax.GradientTransformation:
+    """Scale the step of each weight by a function of it, the weight and its stacked axes."""
+
+    def scale(steps: Any, weights: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda keys, step, weight: scaled(step, weight, stacks[path_of(keys)]).astype(
+                step.dtype
+            ),
+            steps,
+            weights,
+        )
+
+    return optax.stateless(scale)
+
+
+def _or_one(size: Array, length: Array, ratio: Array) -> Array:
+    """The ratio of two norms, 1 where one of them is 0."""
+    return jnp.where((size > 0) & (length > 0), ratio, 1.0)
+
+
+def _norm(array: Array, stack: int) -> Array:
+    """Of each layer of a stack: [stack..., rest...] -> [stack..., 1...], float32."""
+    wide = array.astype(jnp.float32)
+    return jnp.sqrt(jnp.sum(wide * wide, axis=tuple(range(stack, array.ndim)), keepdims=True))
+
+
+def _weight_stacks(model: Any) -> dict[str, int]:
+    """Number of leading axes that stack layers, for each weight of a layer, by path."""
+    stacks = _in_module(model) if isinstance(model, nnx.Module) else _in_tree(model)
+    if not stacks:
+        raise ValueError(
+            "the model has no weights of layers: no array of rank 2 or more that is not a bias or "
+            "part of a normalisation"
+        )
+    return stacks
+
+
+def _in_module(model: nnx.Module) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for slot in slots(model):
+        if isinstance(slot.value, Sparse):
+            found[f"{slot.path}/weight"] = slot.value.rule.role.stack
+        elif isinstance(slot.value, nnx.Param) and not isinstance(slot.parent, _NORMS):
+            rank = slot.value[...].ndim
+            stack = role_of(slot.parent, slot.key, rank).stack
+            if slot.key != "bias" and rank - stack >= 2:
+                found[slot.path] = stack
+    return found
+
+
+def _in_tree(tree: Any) -> dict[str, int]:
+    leaves = {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        path: 0
+        for path, leaf in leaves.items()
+        if jnp.ndim(leaf) >= 2
+        and path.rpartition("/")[2] not in ("bias", "scale")
+        and (not isinstance(tree, tuple) or path.startswith("0/"))
+    }

@@ -1,0 +1,111 @@
+"""Training: an optimizer that runs the events of sparse training too."""
+
+from typing import Any, Protocol
+
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+
+from jsparse._revise import Revise
+from jsparse._sparse import Setting
+from jsparse._surgery import advance_in_place, share_cuts_in_place
+
+
+class Control(Protocol):
+    """What changes the settings of a model's rules while it trains."""
+
+    def init(self, model: nnx.Module) -> Array:
+        """The control's memory, a float array."""
+        ...
+
+    def apply(self, model: nnx.Module, memory: Array, step: Array) -> Array:
+        """Set the settings of the model in place; returns the new memory."""
+        ...
+
+
+class Optimizer(nnx.Optimizer):
+    """`nnx.Optimizer` whose `update` also runs all events of the train step.
+
+    After the weights: resets of dead layers, new samples, then the control, if there is one. So
+    nobody has to remember them. For train steps without it there are the pure `advance` and the
+    control's own `apply`.
+
+    Args:
+      model: the model to train.
+      tx: any optax transform.
+      wrt: which variables to train.
+      controls: what changes the rules' settings while training, such as `TargetDensity`.
+
+    Raises:
+      TypeError: controls is not a tuple.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from flax import nnx
+      >>> from jsparse.rules import Threshold
+      >>> from jsparse._surgery import cost, sparsify
+      >>> model = sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", Threshold(alpha=0.1)))
+      >>> optimizer = Optimizer(model, optax.sgd(0.1))
+      >>> grads = nnx.grad(lambda model: model(jnp.ones((2, 4))).sum() + cost(model))(model)
+      >>> _ = optimizer.update(model, grads)
+      >>> int(optimizer.step[...])
+      1
+    """
+
+    def __init__(
+        self,
+        model: nnx.Module,
+        tx: optax.GradientTransformation,
+        *,
+        wrt: Any = nnx.Param,
+        controls: tuple[Control, ...] = (),
+    ):
+        if not isinstance(controls, tuple):
+            raise TypeError(f"controls is a tuple, such as (TargetDensity(...),); got {controls!r}")
+        super().__init__(model, tx, wrt=wrt)
+        share_cuts_in_place(model)
+        self.controls = controls
+        memories = [c.init(model) for c in controls]
+        if len({jnp.shape(memory) for memory in memories}) > 1:
+            raise ValueError(
+                f"controls have memories of shapes {[jnp.shape(m) for m in memories]}; give them "
+                "one shape, padding the smaller"
+            )
+        self.memory = Setting(jnp.stack(memories) if controls else jnp.zeros(0))
+
+    def update(self, model: nnx.Module, grads: Any, /, **kwargs: Any) -> Any:
+        """Update the weights by the gradients, then run the events, in place.
+
+        Args:
+          model: the model given at the start.
+          grads: gradients of the loss, cost included, for the variables of `wrt`.
+          **kwargs: further arguments of the optax transform.
+
+        Returns:
+          What `nnx.Optimizer.update` returns; None where the transform is one of `revise`.
+        """
+        step, result = self.step[...], None
+        if isinstance(self.tx, Revise):
+            trees = nnx.state(grads, self.wrt), self.opt_state, nnx.state(model, self.wrt)
+            tree, state = self.tx.apply(*map(arrays_of, trees), **arrays_of(kwargs))
+            nnx.update(model, tree)
+            nnx.update(self.opt_state, nnx.state(state))
+            self.step[...] += 1
+        else:
+            result = super().update(model, grads, **kwargs)
+        advance_in_place(model)
+        if self.controls:
+            self.memory[...] = jnp.stack(
+                [
+                    c.apply(model, m, step)
+                    for c, m in zip(self.controls, self.memory[...], strict=True)
+                ]
+            )
+        return result
+
+
+def arrays_of(tree: Any) -> Any:
+    """The tree with arrays in the place of variables."""
+    newer = getattr(nnx, "as_pure", None)  # flax 0.12
+    return newer(tree) if newer else nnx.to_arrays(nnx.pure(tree))  # pyright: ignore

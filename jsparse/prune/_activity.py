@@ -1,0 +1,215 @@
+"""What output units are worth by how active they are, after the nonlinearity.
+
+1. Run the model on batches and read activations [samples, places..., units].
+2. A unit is worth the mean over samples and places of |a|, of -|a|, or of a != 0.
+
+Numbers: experiments/dropnet.py.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from jsparse._surgery import hold
+from jsparse.prune._choice import Arrays
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+Activations = Callable[[Any, Any], Arrays]
+"""(model, batch) -> activations after the nonlinearity, [samples, ..., units], by the path of the
+weight whose outputs they are, such as {"fc1/kernel": nnx.relu(model.fc1(batch))}."""
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Drop the units of least mean |activation|: DropNet's own choice.
+
+    Args:
+      activations: of a model and a batch; the model is in eval mode.
+      batches: gone through once a round, such as a list of arrays of inputs.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> layer = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+      >>> score = Minimum(lambda model, x: {"kernel": nnx.relu(model(x))}, [jnp.ones((4, 2))])
+      >>> score(layer, {"kernel": (3,)})["kernel"].shape
+      (3,)
+    """
+
+    activations: Activations
+    batches: Iterable[Any] = field(repr=False)
+
+    def __call__(self, model: nnx.Module, shapes: Shapes) -> Arrays:
+        return unit_means(self.activations, self.batches, jnp.abs, model, shapes)
+
+
+@dataclass(frozen=True)
+class Maximum:
+    """Drop the units of greatest mean |activation|, to see that it matters; as `Minimum`."""
+
+    activations: Activations
+    batches: Iterable[Any] = field(repr=False)
+
+    def __call__(self, model: nnx.Module, shapes: Shapes) -> Arrays:
+        return unit_means(self.activations, self.batches, lambda a: -jnp.abs(a), model, shapes)
+
+
+@dataclass(frozen=True)
+class APoZ:
+    """Drop the units that are 0 most often (average percentage of zeros); as `Minimum`.
+
+    Reference: Hu et al., Network trimming, 2016, equation 1. (DropNet's code counts zeros of a
+      filter's mean, not of its map, as the paper of APoZ and this do.)
+    """
+
+    activations: Activations
+    batches: Iterable[Any] = field(repr=False)
+
+    def __call__(self, model: nnx.Module, shapes: Shapes) -> Arrays:
+        alive = lambda a: (a != 0).astype(jnp.float32)
+        return unit_means(self.activations, self.batches, alive, model, shapes)
+
+
+@dataclass(frozen=True)
+class AnyUnit:
+    """Drop units at random: each run of a seed has its own order, in which they fall."""
+
+    seed: int
+
+    def __call__(self, model: nnx.Module, shapes: Shapes) -> Arrays:
+        keys = jax.random.split(jax.random.key(self.seed), len(shapes))
+        pairs = zip(shapes.items(), keys, strict=True)
+        return {path: jax.random.uniform(key, shape) for (path, shape), key in pairs}
+
+
+def unit_means(
+    activations: Activations,
+    batches: Iterable[Any],
+    worth: Callable[[Array], Array],
+    model: nnx.Module,
+    shapes: Shapes,
+) -> dict[str, Array]:
+    """Mean over all samples and places of what each unit's activation is worth.
+
+    Args:
+      activations: of a model and a batch.
+      batches: of samples, each counted once.
+      worth: elementwise.
+      model: copied and put in eval mode.
+      shapes: of the units of each weight, by path.
+
+    Returns:
+      float32 [units], by path.
+
+    Raises:
+      ValueError: no batches, no activations of a weight, or of another shape.
+    """
+    model = hold(model)
+    model.eval()
+    totals = {path: np.zeros(shape) for path, shape in shapes.items()}
+    counts = dict.fromkeys(shapes, 0)
+    for batch in batches:
+        found = activations(model, batch)
+        for path, shape in shapes.items():
+            if path not in found:
+                raise ValueError(
+                    f"{path} has no activations; there are {', '.join(found) or 'none'}. Give "
+                    "those after the nonlinearity under the path of the weight that they come "
+                    "from, or do not put it under Held"
+                )
+            values = jnp.asarray(found[path], jnp.float32)
+            places = values.ndim - len(shape)
+            if places < 1 or values.shape[places:] != shape or not values.size:
+                raise ValueError(
+                    f"{path}: the activations have shape {values.shape}; the last axes are the "
+                    f"units {shape}, after one or more of samples and places"
+                )
+            mean = np.asarray(worth(values).mean(axis=tuple(range(places))), np.float64)
+            size = len(values)
+            totals[path], counts[path] = totals[path] + size * mean, counts[path] + size
+    if not all(counts.values()):
+        raise ValueError("there are no batches; give some, as a list that can be read again")
+    return {path: jnp.asarray(totals[path] / counts[path], jnp.float32) for path in shapes}
+
+
+@dataclass(frozen=True)
+class after:
+    """Activations of layers: their outputs through a nonlinearity, read as the model runs.
+
+    The layers are modules with a `kernel` that the model calls once a pass. To run faster wrap it:
+    `nnx.jit(after(nnx.relu, "fc1", "fc2"))`. Where this does not fit (an activation behind a norm,
+    layers that are scanned) write the function yourself.
+
+    Args:
+      nonlinearity: as the model applies it.
+      *layers: paths of the layers, such as "fc1" or "layers/0".
+
+    Example:
+      >>> net = nnx.Sequential(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.relu)
+      >>> found = after(nnx.relu, "layers/0")(net, jnp.ones((4, 2)))
+      >>> {path: a.shape for path, a in found.items()}
+      {'layers/0/kernel': (4, 3)}
+    """
+
+    nonlinearity: Callable[[Array], Array]
+    layers: tuple[str, ...]
+
+    def __init__(self, nonlinearity: Callable[[Array], Array], *layers: str):
+        object.__setattr__(self, "nonlinearity", nonlinearity)
+        object.__setattr__(self, "layers", layers)
+
+    def __call__(self, model: nnx.Module, batch: Any) -> dict[str, Array]:
+        """By path of the kernel, [samples, places..., units].
+
+        Raises:
+          ValueError: no such layer, or one that is called twice or never.
+        """
+        copy, seen = nnx.clone(model), {path: [] for path in self.layers}
+        for path, outputs in seen.items():
+            _record(copy, path, outputs.append)
+        copy(batch)
+        for path, outputs in seen.items():
+            if len(outputs) != 1:
+                raise ValueError(
+                    f"{path} was called {len(outputs)} times in a pass, once is needed; write the "
+                    "function of activations yourself"
+                )
+        return {f"{path}/kernel": self.nonlinearity(out[0]) for path, out in seen.items()}
+
+
+class _Recorded(nnx.Module):
+    """A layer that shows its outputs."""
+
+    def __init__(self, layer: Callable, show: Callable[[Array], None]):
+        self.layer, self.show = layer, show
+
+    def __call__(self, *args: Any, **options: Any) -> Array:
+        out = self.layer(*args, **options)
+        self.show(out)
+        return out
+
+
+def _record(model: nnx.Module, path: str, show: Callable[[Array], None]) -> None:
+    """Put a recorded layer in the place of one."""
+    *above, last = path.split("/")
+    parent: Any = model
+    try:
+        for key in above:
+            parent = parent[int(key)] if key.isdigit() else getattr(parent, key)
+        layer = parent[int(last)] if last.isdigit() else getattr(parent, last)
+        recorded = _Recorded(layer, show)
+        if last.isdigit():
+            parent[int(last)] = recorded
+        else:
+            setattr(parent, last, recorded)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path!r} is no layer that can be read ({error}); give paths such as 'fc1', or write "
+            "the function of activations yourself"
+        ) from error

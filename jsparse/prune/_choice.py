@@ -1,0 +1,211 @@
+"""Which weights a pruning method keeps, once it has scored them: the part that all methods share.
+
+1. Each weight has a score, high = keep; what is masked already has none and stays masked.
+2. `globally` keeps the highest of all layers together, `by_layer` those of each layer, as many as a
+   budget gives it.
+3. A layer left without a single weight would cut the network in two: that is refused.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from jsparse._budget import Shapes, uniform
+from jsparse._checks import check_density
+from jsparse._paths import naming
+from jsparse._pattern import Role
+from jsparse._score import wide
+from jsparse._slots import sparse_parts
+from jsparse._sparse import Sparse
+from jsparse._surgery import hold
+from jsparse._topk import above_cut, common_cut, top
+from jsparse.rules._held import Held
+from jsparse.rules._keep import Keep
+
+Model = TypeVar("Model", bound=nnx.Module)
+Arrays = Mapping[str, Array]
+
+
+class Choice(Protocol):
+    """Who survives: a function of the scores of all layers, such as `globally`."""
+
+    def __call__(self, scores: Arrays, density: float, shapes: Shapes) -> dict[str, Array]:
+        """The weights kept, bool by layer.
+
+        Args:
+          scores: of the weights of each layer, [...]; -inf for those masked already.
+          density: fraction of the weights of all layers to keep, in (0, 1].
+          shapes: of each layer, (spatial..., inputs, outputs), whatever the order of its axes.
+        """
+        ...
+
+
+def globally(scores: Arrays, density: float, shapes: Shapes) -> dict[str, Array]:
+    """Keep the highest of all layers together: exactly max(1, round(density * all)).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> scores = {"a": jnp.array([3.0, 1.0]), "b": jnp.array([2.0, 0.0])}
+      >>> {name: kept.tolist() for name, kept in globally(scores, 0.5, {}).items()}
+      {'a': [True, False], 'b': [True, False]}
+    """
+    cuts = common_cut(list(scores.values()), density, (0,) * len(scores))
+    return {
+        name: above_cut(score, cut) for (name, score), cut in zip(scores.items(), cuts, strict=True)
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class by_layer:
+    """Keep the highest of each layer, as many as a budget gives it, one at least.
+
+    Args:
+      budget: `schedule.uniform`, `schedule.erdos_renyi` or `schedule.erdos_renyi_kernel`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> scores = {"a": jnp.array([[3.0, 2.0]]), "b": jnp.array([[1.0, 0.0]])}
+      >>> kept = by_layer()(scores, 0.5, {name: s.shape for name, s in scores.items()})
+      >>> {name: mask.tolist() for name, mask in kept.items()}
+      {'a': [[True, False]], 'b': [[True, False]]}
+    """
+
+    budget: Callable[[Shapes, float], dict[str, float]] = uniform
+
+    def __post_init__(self) -> None:
+        if not callable(self.budget):
+            raise TypeError(
+                f"by_layer got {self.budget!r}; give a budget such as "
+                "jsparse.schedule.erdos_renyi_kernel"
+            )
+
+    def __call__(self, scores: Arrays, density: float, shapes: Shapes) -> dict[str, Array]:
+        densities = self.budget(shapes, density)
+        return {n: top(s, densities[n], tuple(range(s.ndim))) for n, s in scores.items()}
+
+
+def held_parts(model: nnx.Module) -> dict[str, Sparse]:
+    """The weights of a model that can be pruned, by path: those under `Held`, none under `Keep`.
+
+    Raises:
+      TypeError: not an nnx.Module.
+      ValueError: no weight is under `Held`, or one is under another rule.
+    """
+    parts = {p: part for p, part in sparse_parts(model).items() if part.rule.__class__ is not Keep}
+    for path, part in parts.items():
+        if not isinstance(part.rule, Held):
+            raise ValueError(
+                f"{path} is under {type(part.rule).__name__}, which chooses its own mask; take the "
+                "masks that it has now with jsparse.hold(model), then prune"
+            )
+    if not parts:
+        raise ValueError(
+            "no weight can be pruned; say which can: "
+            "jsparse.sparsify(model, ('.*/kernel', jsparse.Held()))"
+        )
+    return parts
+
+
+def magnitudes(model: nnx.Module) -> dict[str, Array]:
+    """|w| of each weight under `Held` by path: float32 or wider, [...]."""
+    weights = {path: part.weight[...] for path, part in held_parts(model).items()}
+    return {path: jnp.abs(w.astype(wide(w.dtype))) for path, w in weights.items()}
+
+
+def keep_highest(model: Model, scores: Arrays, density: float, choose: Choice = globally) -> Model:
+    """A copy of the model that keeps the weights with the highest scores.
+
+    Masked weights stay masked: a model can become sparser, never denser.
+
+    Args:
+      model: with weights under `Held`.
+      scores: of each of them by path, [...] as the weight.
+      density: fraction of all weights under `Held` to keep, in (0, 1].
+      choose: who competes with whom.
+
+    Returns:
+      The model with new stored masks.
+
+    Raises:
+      ValueError: density out of range; scores that do not fit the weights or are NaN; a layer
+        that would lose its last weight.
+    """
+    check_density(density)
+    check_choice(choose)
+    parts = held_parts(model)
+    layers: dict[str, Array] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, part in parts.items():
+        with naming(path):
+            score = _score(part, scores, path)
+        for place in np.ndindex(score.shape[: part.rule.role.stack]):
+            name = path + "".join(f"[{n}]" for n in place)
+            layers[name] = score[place]
+            shapes[name] = _shape(score[place].shape, part.rule.role)
+    kept = choose(layers, density, shapes)
+    kept = {name: kept[name] & (score > -jnp.inf) for name, score in layers.items()}
+    check_alive(kept, density)
+    names = iter(kept)
+    masks = {}
+    for path, part in parts.items():
+        stack = part.weight[...].shape[: part.rule.role.stack]
+        here = [kept[next(names)] for _ in np.ndindex(stack)]
+        masks[path] = jnp.stack(here).reshape(part.weight[...].shape)
+    return hold(model, masks)
+
+
+def check_choice(choose: Choice) -> None:
+    """Refuse a budget, or the class, in place of a choice.
+
+    Raises:
+      TypeError: it is one.
+    """
+    budget = getattr(choose, "__module__", "") == "jsparse.schedule"
+    if budget or isinstance(choose, type) or not callable(choose):
+        raise TypeError(
+            f"choose got {choose!r}; give jsparse.prune.globally, or "
+            "jsparse.prune.by_layer(budget), such as jsparse.schedule.erdos_renyi_kernel"
+        )
+
+
+def check_alive(kept: Arrays, density: float) -> None:
+    """Refuse masks that leave nothing of a layer.
+
+    Raises:
+      ValueError: they do.
+    """
+    dead = [name for name, mask in kept.items() if mask.size and not bool(mask.any())]
+    if dead:
+        raise ValueError(
+            f"at density {density} nothing would be left of {', '.join(dead)} and no signal would "
+            "pass (layer collapse); keep more, or give each layer its share with "
+            "choose=jsparse.prune.by_layer(jsparse.schedule.erdos_renyi_kernel)"
+        )
+
+
+def _score(part: Sparse, scores: Arrays, path: str) -> Array:
+    """The scores of a weight, -inf where it is masked."""
+    weight = part.weight[...]
+    if path not in scores:
+        raise ValueError(f"has no score; there are {', '.join(scores) or 'none'}")
+    score = jnp.asarray(scores[path])
+    if score.shape != weight.shape:
+        raise ValueError(f"the scores have shape {score.shape}, the weight {weight.shape}")
+    if bool(jnp.isnan(score).any()):
+        raise ValueError(
+            "scores are NaN; look for NaN in the weights, or in the loss of the batches"
+        )
+    return jnp.where(part.mask[...] > 0, score, -jnp.inf)
+
+
+def _shape(shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
+    """(spatial..., inputs, outputs) of a weight."""
+    outputs, inputs = role.output_axes(len(shape)), role.input_axes(len(shape))
+    spatial = [n for axis, n in enumerate(shape) if axis not in outputs + inputs]
+    size = lambda axes: int(np.prod([shape[a] for a in axes], dtype=np.int64))
+    return (*spatial, size(inputs), size(outputs))

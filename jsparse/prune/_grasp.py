@@ -1,0 +1,91 @@
+"""GraSP: keep the weights that carry the gradient's flow, before the first step.
+
+1. g = dL/dw at the start, over all batches; L is computed from logits / 200.
+2. Hg, the product of the Hessian of the same loss with g, once more over all batches.
+3. Importance: -w * Hg, half of what the squared norm of the gradient gains without the weight, to
+   first order. The weights of the LARGEST importance are removed, since without them the gradient
+   is larger; so here score = w * Hg, high = kept.
+4. The highest of all layers together are kept.
+
+The sign is the trap: scores are not absolute values, and a weight whose removal would shrink the
+gradient most is kept first. Only the prunable weights have a part in g and H. Dropout is off, batch
+norm uses the statistics of each batch.
+
+Numbers: the rows "GraSP" of experiments/at_birth.py.
+"""
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jsparse.prune._choice import Arrays, Choice, globally, held_parts, keep_highest
+from jsparse.prune._weights import Loss, apart, mean_over, slope
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+def grasp(
+    model: Model, loss: Loss, batches: Iterable[Any], *, density: float, choose: Choice = globally
+) -> Model:
+    """A copy of the model that keeps the weights that preserve the gradient's flow.
+
+    The authors use 10 samples of each class (25 for 200 classes) and divide the logits by 200:
+
+        loss = lambda model, batch: cross_entropy(model(batch[0]) / 200, batch[1]).mean()
+
+    Args:
+      model: with weights under `Held`, at its start; masked weights stay masked.
+      loss: loss(model, batch) -> [], the mean over the batch; twice differentiable.
+      batches: one or more, of one shape: each new shape is compiled anew. They are gone through
+        twice.
+      density: fraction of the weights to keep, in (0, 1].
+      choose: who competes with whom.
+
+    Returns:
+      The model with new stored masks.
+
+    Raises:
+      ValueError: density out of range; no weight under `Held`; no batch; scores that are NaN; a
+        layer that would lose all.
+
+    Example:
+      >>> import jax.numpy as jnp, jsparse
+      >>> from flax import nnx
+      >>> model = jsparse.sparsify(nnx.Linear(2, 1, rngs=nnx.Rngs(0)), ("kernel", jsparse.Held()))
+      >>> model.kernel[...] = jnp.ones((2, 1))
+      >>> loss = lambda model, x: (model(x) ** 2).mean()
+      >>> small = grasp(model, loss, [jnp.array([[1.0, 3.0]])], density=0.5)
+      >>> jsparse.masks(small)["kernel"].tolist()
+      [[0.0], [1.0]]
+
+    Reference: Wang, Zhang and Grosse, Picking winning tickets before training by preserving
+    gradient flow, ICLR 2020, algorithm 1 and equation 8.
+    """
+    return keep_highest(model, grasp_scores(model, loss, batches), density, choose)
+
+
+def grasp_scores(model: nnx.Module, loss: Loss, batches: Iterable[Any]) -> dict[str, Array]:
+    """The scores of `grasp` by path, [...] as the weights."""
+    values, rest, build = apart(model)
+    masks = {path: part.mask[...] for path, part in held_parts(model).items()}
+    batches = list(batches)
+    gradient = slope(loss, build)
+
+    @jax.jit
+    def product(values: Arrays, rest: Any, batch: Any, g: Arrays) -> Arrays:
+        # twice backward: forward mode would stop at rules for the backward pass alone
+        def along(values: Arrays) -> Array:
+            slopes = gradient(values, rest, batch)
+            return sum((jnp.vdot(slopes[path], g[path]) for path in g), jnp.zeros(()))
+
+        return jax.grad(along)(values)
+
+    first = jax.jit(gradient)
+    g = mean_over(batches, lambda batch: dict(first(values, rest, batch)))  # (1)
+    g = {path: (masks[path] * g[path]).astype(value.dtype) for path, value in values.items()}
+    hg = mean_over(batches, lambda batch: dict(product(values, rest, batch, g)))  # (2)
+    return {path: values[path].astype(hg[path].dtype) * hg[path] for path in values}  # (3)

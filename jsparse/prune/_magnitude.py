@@ -1,0 +1,44 @@
+"""Magnitude: the largest weights stay.
+
+1. Score: |w|.
+2. The highest are kept.
+
+At birth it prunes the starting values; in a trained model it is the one-shot baseline.
+
+Numbers: the rows "magnitude" of experiments/at_birth.py and experiments/one_shot.py.
+"""
+
+from typing import TypeVar
+
+from flax import nnx
+
+from jsparse.prune._choice import Choice, globally, keep_highest, magnitudes
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+def magnitude(model: Model, *, density: float, choose: Choice = globally) -> Model:
+    """A copy of the model that keeps its largest weights.
+
+    Args:
+      model: with weights under `Held`; masked weights stay masked.
+      density: fraction of all of them to keep, in (0, 1].
+      choose: who competes with whom.
+
+    Returns:
+      The model with new stored masks.
+
+    Raises:
+      ValueError: density out of range; no weight under `Held`; a layer that would lose all.
+
+    Example:
+      >>> import jax.numpy as jnp, jsparse
+      >>> from flax import nnx
+      >>> model = jsparse.sparsify(nnx.Linear(1, 4, rngs=nnx.Rngs(0)), ("kernel", jsparse.Held()))
+      >>> model.kernel[...] = jnp.array([[1.0, -4.0, 3.0, -2.0]])
+      >>> jsparse.masks(magnitude(model, density=0.5))["kernel"].tolist()
+      [[0.0, 1.0, 1.0, 0.0]]
+
+    Reference: Han et al., Learning both weights and connections, 2015, section 3.
+    """
+    return keep_highest(model, magnitudes(model), density, choose)

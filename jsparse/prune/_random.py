@@ -1,0 +1,52 @@
+"""Random masks: the baseline of every method, and the first masks of SET and RigL.
+
+1. Each weight has a random score.
+2. The highest of each layer are kept, as many as a budget gives it.
+
+Numbers: the rows "random" of experiments/at_birth.py.
+"""
+
+from typing import TypeVar
+
+import jax
+from flax import nnx
+from jax import Array
+
+from jsparse.prune._choice import Choice, by_layer, held_parts, keep_highest
+
+Model = TypeVar("Model", bound=nnx.Module)
+EVENLY = by_layer()
+
+
+def random(model: Model, *, density: float, key: Array, choose: Choice = EVENLY) -> Model:
+    """A copy of the model that keeps weights drawn at random.
+
+    With `choose=by_layer(jsparse.schedule.erdos_renyi_kernel)` thin layers keep more: where SET and
+    RigL start.
+
+    Args:
+      model: with weights under `Held`; masked weights stay masked.
+      density: fraction of all of them to keep, in (0, 1].
+      key: of the draw; the same key, the same masks.
+      choose: how many each layer keeps.
+
+    Returns:
+      The model with new stored masks.
+
+    Raises:
+      ValueError: density out of range; no weight under `Held`.
+
+    Example:
+      >>> import jax, jsparse
+      >>> from flax import nnx
+      >>> model = jsparse.sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", jsparse.Held()))
+      >>> int(jsparse.masks(random(model, density=0.5, key=jax.random.key(0)))["kernel"].sum())
+      6
+
+    Reference: Evci et al., Rigging the lottery (RigL), ICML 2020, section 3 ("static").
+    """
+    scores = {
+        path: jax.random.uniform(jax.random.fold_in(key, n), part.weight[...].shape)
+        for n, (path, part) in enumerate(held_parts(model).items())
+    }
+    return keep_highest(model, scores, density, choose)

@@ -1,0 +1,67 @@
+"""SNIP: keep the weights that the loss is most sensitive to, before the first step.
+
+1. g = dL/dw at the start, summed over the batches (accumulated, then the absolute value is taken).
+2. Score: |g * w|, how fast the loss changes as the weight's connection c is taken from 1 to 0,
+   |dL/dc|; the authors divide by the sum over all weights, which changes no order.
+3. The highest of all layers together are kept.
+
+Dropout is off, batch norm uses the statistics of each batch.
+
+Numbers: the rows "SNIP" of experiments/at_birth.py.
+"""
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jsparse.prune._choice import Choice, globally, keep_highest
+from jsparse.prune._weights import Loss, apart, mean_over, slope
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+def snip(
+    model: Model, loss: Loss, batches: Iterable[Any], *, density: float, choose: Choice = globally
+) -> Model:
+    """A copy of the model that keeps the weights of highest connection sensitivity.
+
+    Args:
+      model: with weights under `Held`, at its start; masked weights stay masked.
+      loss: loss(model, batch) -> [], the mean over the batch.
+      batches: one or more, of one shape: each new shape is compiled anew.
+      density: fraction of the weights to keep, in (0, 1].
+      choose: who competes with whom.
+
+    Returns:
+      The model with new stored masks.
+
+    Raises:
+      ValueError: density out of range; no weight under `Held`; no batch; scores that are NaN; a
+        layer that would lose all.
+
+    Example:
+      >>> import jax.numpy as jnp, jsparse
+      >>> from flax import nnx
+      >>> model = jsparse.sparsify(nnx.Linear(4, 1, rngs=nnx.Rngs(0)), ("kernel", jsparse.Held()))
+      >>> model.kernel[...] = jnp.ones((4, 1))
+      >>> loss = lambda model, x: model(x).sum()
+      >>> small = snip(model, loss, [jnp.array([[1.0, -3.0, 2.0, 0.0]])], density=0.5)
+      >>> jsparse.masks(small)["kernel"].ravel().tolist()
+      [0.0, 1.0, 1.0, 0.0]
+
+    Reference: Lee, Ajanthan and Torr, SNIP: single-shot network pruning based on connection
+    sensitivity, ICLR 2019, algorithm 1.
+    """
+    return keep_highest(model, snip_scores(model, loss, batches), density, choose)
+
+
+def snip_scores(model: nnx.Module, loss: Loss, batches: Iterable[Any]) -> dict[str, Array]:
+    """The scores of `snip` by path, [...] as the weights."""
+    values, rest, build = apart(model)
+    gradient = jax.jit(slope(loss, build))
+    g = mean_over(batches, lambda batch: dict(gradient(values, rest, batch)))  # (1)
+    return {path: jnp.abs(g[path] * value.astype(g[path].dtype)) for path, value in values.items()}

@@ -1,0 +1,191 @@
+"""SparseGPT: prune a trained layer so that its outputs stay, by updating the weights that remain.
+
+For a layer with weights W [inputs, outputs] and inputs X [n, inputs]:
+
+1. H = X^T X. An input that is always 0 gets H_jj = 1, and its weights become 0.
+2. H + damping * mean(diagonal H) * I; U is upper triangular with U^T U = its inverse.
+3. The inputs are gone through in blocks. Of each block the highest w_ij^2 / U_ii^2 are kept,
+   compared over all outputs together; or, for N:M, of each M inputs the N highest of each output,
+   chosen when the first of the M is reached.
+4. For input i, in order: e = (w_i - w_i * mask_i) / U_ii; the rest of the block becomes
+   w_j - U_ij e, j >= i. This is the optimal brain surgeon's update of what comes later.
+5. After a block, the same update for all later inputs at once.
+6. The next layer sees the inputs that the pruned one gives.
+
+The authors go on block by block of the transformer, here weight by weight.
+
+Numbers: the rows "SparseGPT" of experiments/one_shot.py.
+"""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array, lax
+
+from jsparse._checks import check_density, check_not_negative
+from jsparse._pattern import Groups, Scope, Whole
+from jsparse._sparse import Sparse
+from jsparse._topk import top
+from jsparse.prune._calibration import Forward, call, in_order, inputs_of, matrix
+from jsparse.rules._rule import over_stack
+
+Model = TypeVar("Model", bound=nnx.Module)
+WHOLE = Whole()
+
+
+def sparsegpt(
+    model: Model,
+    batches: Iterable[Any],
+    *,
+    density: float,
+    scope: Scope = WHOLE,
+    forward: Forward = call,
+    block: int = 128,
+    damping: float = 0.01,
+) -> Model:
+    """A copy of the model, pruned and updated so that each layer gives nearly the same outputs.
+
+    N of M is `density=n / m, scope=Groups(m)`.
+
+    Args:
+      model: trained, with weights under `Held` in layers `nnx.Linear` or `nnx.LinearGeneral`
+        (attention has these); masked weights stay masked.
+      batches: calibration data, of one shape: each new shape is compiled anew. The model is run on
+        all of them once for each weight.
+      density: fraction of the weights of each block, or group, to keep, in (0, 1].
+      scope: who competes: `Whole()`, all of a block of inputs, or `Groups(m)`.
+      forward: runs the model on a batch; by default `model(batch)`. In eval mode.
+      block: inputs whose weights compete, and that are updated together.
+      damping: added to the diagonal of H, in parts of its mean.
+
+    Returns:
+      The model with new weights and stored masks. Masked weights keep their values.
+
+    Raises:
+      ValueError: density, block or damping out of range; another scope; groups that divide neither
+        the block nor the inputs; a weight of another layer, or of one that is not called; no
+        batch; inputs that are not finite, or too alike for so little damping.
+
+    Example:
+      >>> import jax.numpy as jnp, jsparse
+      >>> from flax import nnx
+      >>> model = jsparse.sparsify(nnx.Linear(2, 1, rngs=nnx.Rngs(0)), ("kernel", jsparse.Held()))
+      >>> model.kernel[...] = jnp.array([[1.0], [3.0]])
+      >>> x = jnp.array([[1.0, 1.0], [1.0, 1.0], [0.0, 1.0]])
+      >>> small = sparsegpt(model, [x], density=0.5, damping=0.0)
+      >>> [round(float(w), 2) for w in small.kernel[...].ravel()]  # least squares: 3 + 2 / 3
+      [0.0, 3.67]
+
+    Reference: Frantar and Alistarh, SparseGPT: massive language models can be accurately pruned in
+    one-shot, ICML 2023, algorithm 1 and section 3.4.
+    """
+    check_density(density)
+    check_not_negative(damping=damping)
+    if not isinstance(scope, Whole | Groups):
+        raise ValueError(f"sparsegpt got scope {scope}; use Whole() or Groups(m)")
+    group = scope.size if isinstance(scope, Groups) else block
+    if block < 1 or block % group:
+        raise ValueError(f"block got {block}; give 1 or more, a multiple of the group size {group}")
+
+    def prune(part: Sparse, gram: Array) -> tuple[Array, Array]:
+        weight, mask = part.weight[...], part.mask[...]
+        axes = part.rule.role.input_axes(weight.ndim)
+        if isinstance(scope, Groups) and weight.shape[axes[-1]] % group:
+            raise ValueError(
+                f"axis {axes[-1]} of a weight {weight.shape} has length {weight.shape[axes[-1]]}, "
+                f"not a multiple of {group}; leave it out of the pattern or choose another group"
+            )
+        size = min(block, inputs_of(part))
+        together = (0,) if isinstance(scope, Groups) else (0, 1)
+        solve = lambda w, m, h: _solve(w, m, h, density, damping, size, min(group, size), together)
+        wide = matrix(part, weight).astype(gram.dtype)
+        new, kept = over_stack(solve, part.rule.role.stack)(wide, matrix(part, mask), gram)
+        if not bool(jnp.isfinite(new).all()):
+            raise ValueError(
+                f"H of a weight {weight.shape} cannot be inverted: its inputs are too alike; raise "
+                f"damping, now {damping}, or give more calibration data"
+            )
+        kept = kept.reshape(mask.shape)
+        new = jnp.where(kept > 0, new.reshape(weight.shape).astype(weight.dtype), weight)
+        return new, kept
+
+    return in_order(model, batches, forward, _gram, prune)
+
+
+def _gram(x: Array) -> Array:
+    return jnp.matmul(x.T, x, precision=lax.Precision.HIGHEST)
+
+
+@partial(jax.jit, static_argnames=("block", "group", "together"))
+@jax.default_matmul_precision("highest")
+def _solve(
+    weight: Array,
+    mask: Array,
+    gram: Array,
+    density: Array,
+    damping: Array,
+    block: int,
+    group: int,
+    together: tuple[int, ...],
+) -> tuple[Array, Array]:
+    """One layer: [inputs, outputs] twice, [inputs, inputs] -> new weight and mask.
+
+    Long list of arguments because nothing can be left out of a compiled function.
+    """
+    dead = jnp.diagonal(gram) == 0
+    weight = jnp.where(dead[:, None], 0.0, weight)
+    upper = _factor(gram + jnp.diag(dead.astype(gram.dtype)), damping)
+    kept = []
+    for start in range(0, len(weight), block):
+        stop = min(start + block, len(weight))
+        here = slice(start, stop)
+        new, chosen, error = _block(
+            weight[here], mask[here], upper[here, here], density, min(group, stop - start), together
+        )
+        later = weight[stop:] - upper[here, stop:].T @ error  # (5)
+        weight = jnp.concatenate([weight[:start], new, later])
+        kept.append(chosen)
+    return weight, jnp.concatenate(kept)
+
+
+def _factor(hessian: Array, damping: Array) -> Array:
+    """U of step 2, [inputs, inputs]."""
+    eye = jnp.eye(len(hessian), dtype=hessian.dtype)
+    damped = hessian + damping * jnp.diagonal(hessian).mean() * eye
+    lower = jnp.linalg.cholesky(damped)
+    inverse = jax.scipy.linalg.cho_solve((lower, True), eye)
+    return jnp.linalg.cholesky((inverse + inverse.T) / 2).T
+
+
+def _block(
+    weight: Array,
+    mask: Array,
+    upper: Array,
+    density: Array,
+    group: int,
+    together: tuple[int, ...],
+) -> tuple[Array, Array, Array]:
+    """New weight, mask and error e of a block of inputs (3, 4); all [block, outputs]."""
+    scale = jnp.diagonal(upper)[:, None]
+
+    def one(i: Array, state: tuple) -> tuple:
+        weight, kept, error = state
+        stays = weight[i] * kept[i]
+        e = (weight[i] - stays) / scale[i]
+        weight = (weight - upper[i][:, None] * e[None]).at[i].set(stays)
+        return weight, kept, error.at[i].set(e)
+
+    def some(g: Array, state: tuple) -> tuple:
+        weight, kept, error = state
+        rows = lambda x: lax.dynamic_slice_in_dim(x, g * group, group)
+        score = jnp.where(rows(mask) > 0, (rows(weight) / rows(scale)) ** 2, -jnp.inf)
+        chosen = rows(mask) * top(score, density, together).astype(mask.dtype)
+        kept = lax.dynamic_update_slice_in_dim(kept, chosen, g * group, 0)
+        return lax.fori_loop(g * group, (g + 1) * group, one, (weight, kept, error))
+
+    start = (weight, jnp.zeros_like(mask), jnp.zeros_like(weight))
+    return lax.fori_loop(0, len(weight) // group, some, start)

@@ -1,0 +1,155 @@
+"""SynFlow: keep the weights on the strongest paths, without any data.
+
+1. The network is made linear: each parameter is replaced by its absolute value, offsets (biases and
+   means) by 0; batch norm is in eval mode, dropout off.
+2. R = 1^T |W_L| ... |W_1| 1: the sum of the outputs for an input of ones.
+3. Score: w * dR/dw, the share of R that passes through the weight; of each layer they sum to R.
+4. The highest of all layers together are kept, density^(k/n) of them in round k of n.
+5. Steps 2 to 4 again with the new masks, for n = 100 rounds; in one round a whole layer may fall.
+
+R grows like a product over the layers and can overflow float32; the authors compute in float64.
+Here the input and the output are scaled by powers of two, under which scores keep their order to
+the last bit: the linear network has no offsets.
+
+Numbers: the rows "SynFlow" of experiments/at_birth.py.
+"""
+
+import math
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jsparse._checks import check_density
+from jsparse._score import wide
+from jsparse._slots import slots
+from jsparse._surgery import fold
+from jsparse.prune._choice import Arrays, Choice, globally, held_parts, keep_highest
+from jsparse.prune._weights import Weights, split
+
+Model = TypeVar("Model", bound=nnx.Module)
+LARGEST = 120
+"""Of the exponents of the scale."""
+
+
+def synflow(
+    model: Model,
+    shape: tuple[int, ...],
+    *,
+    density: float,
+    rounds: int = 100,
+    choose: Choice = globally,
+) -> Model:
+    """A copy of the model that keeps the weights of highest synaptic flow.
+
+    Made for layers that are linear but for ReLU, pooling and batch norm.
+
+    Args:
+      model: with weights under `Held`; masked weights stay masked.
+      shape: of an input, with its batch axis: (1, 28, 28).
+      density: fraction of the weights to keep, in (0, 1].
+      rounds: in how many steps.
+      choose: who competes with whom.
+
+    Returns:
+      The model with new stored masks.
+
+    Raises:
+      ValueError: density out of range; rounds below 1; no weight under `Held`; a model through
+        which nothing passes, or too much even when scaled; a layer that would lose all.
+
+    Example:
+      >>> import jax.numpy as jnp, jsparse
+      >>> from flax import nnx
+      >>> model = jsparse.sparsify(nnx.Linear(4, 1, rngs=nnx.Rngs(0)), ("kernel", jsparse.Held()))
+      >>> model.kernel[...] = jnp.array([[1.0], [-4.0], [3.0], [-2.0]])
+      >>> jsparse.masks(synflow(model, (1, 4), density=0.5, rounds=2))["kernel"].ravel().tolist()
+      [0.0, 1.0, 1.0, 0.0]
+
+    Reference: Tanaka et al., Pruning neural networks without any data by iteratively conserving
+    synaptic flow, NeurIPS 2020, algorithm 1 and equation 2.
+    """
+    check_density(density)
+    if rounds < 1:
+        raise ValueError(f"rounds got {rounds}; give 1 or more")
+    flow = _Flow(model, shape)
+    masks = {path: part.mask[...] for path, part in held_parts(model).items()}
+    size = sum(mask.size for mask in masks.values())
+    start = sum(int((mask > 0).sum()) for mask in masks.values()) / size
+    for k in range(1, rounds + 1):
+        part = min(1.0, start * (density / start) ** (k / rounds)) if density < start else density
+        model = keep_highest(model, flow(masks), part, choose)  # (4)
+        masks = {path: part.mask[...] for path, part in held_parts(model).items()}
+    return model
+
+
+def synflow_scores(model: nnx.Module, shape: tuple[int, ...]) -> dict[str, Array]:
+    """The scores of one round of `synflow` by path, [...] as the weights, up to a power of two."""
+    masks = {path: part.mask[...] for path, part in held_parts(model).items()}
+    return _Flow(model, shape)(masks)
+
+
+class _Flow:
+    """The scores of a model under any masks, scaled by what the masks before needed."""
+
+    def __init__(self, model: nnx.Module, shape: tuple[int, ...]):
+        self.values, self.rest, build = _linear(model)
+        self.exponent = 0
+
+        @jax.jit
+        def scores(values: Arrays, masks: Arrays, rest: Any, exponent: Array) -> Arrays:
+            scale = jnp.exp2(exponent)
+
+            def total(values: Arrays) -> Array:  # (2)
+                outputs = build(values, rest)(jnp.full(shape, scale))  # type: ignore[operator]
+                leaves = [leaf for leaf in jax.tree.leaves(outputs) if _real(leaf)]
+                return scale * sum((x.astype(jnp.float32).sum() for x in leaves), jnp.zeros(()))
+
+            values = {path: value * masks[path] for path, value in values.items()}
+            slopes = jax.grad(total)(values)
+            return {path: value * slopes[path] for path, value in values.items()}  # (3)
+
+        self.scores = scores
+
+    def __call__(self, masks: Arrays) -> dict[str, Array]:
+        """The scores, their highest near 1 where the scale had to be found."""
+        tries = [self.exponent, *(sign * n for n in range(30, LARGEST + 1, 30) for sign in (-1, 1))]
+        finite = False
+        for exponent in tries:
+            found = dict(self.scores(self.values, masks, self.rest, jnp.float32(exponent)))
+            highest = max(float(score.max()) for score in found.values())
+            whole = all(bool(jnp.isfinite(score).all()) for score in found.values())
+            finite = finite or whole
+            if whole and highest > 2.0**-100:
+                if not 2.0**-40 < highest < 2.0**100:
+                    near = exponent - round(math.log2(highest) / 2)
+                    self.exponent = max(-LARGEST, min(LARGEST, near))
+                return found
+        if finite:
+            raise ValueError(
+                "nothing passes from the input to the output through the weights that are kept; "
+                "begin with denser masks, and without layers that are 0"
+            )
+        raise ValueError(
+            f"the flow overflows float32 even with inputs of 2^-{LARGEST}; begin with smaller "
+            "weights: a factor for a whole layer changes no order of scores in a plain chain"
+        )
+
+
+def _linear(model: nnx.Module) -> Weights:
+    """The model with absolute values and without offsets (1), taken apart."""
+    plain = fold(model)
+    plain.eval()
+    for slot in slots(plain):
+        value = slot.value[...]
+        if _real(value):
+            value = jnp.abs(value.astype(wide(value.dtype)))
+            offset = slot.key in ("bias", "mean")
+            slot.value[...] = jnp.zeros_like(value) if offset else value
+    return split(plain, held_parts(model))
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, Array) and jnp.issubdtype(value.dtype, jnp.floating)

@@ -1,0 +1,86 @@
+"""Wanda: weights times the norm of their inputs, for a trained model, without any update.
+
+1. |X_j|: the norm of input j of the layer over all tokens of the calibration data.
+2. Score: |w_ij| * |X_j|.
+3. Within each output the highest are kept; or N of each M neighbouring inputs.
+4. The weights stay as they are. The next layer sees the inputs that the pruned one gives.
+
+The authors go on block by block of the transformer, here weight by weight.
+
+Numbers: the rows "Wanda" of experiments/one_shot.py.
+"""
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jsparse._checks import check_density, check_rivalry
+from jsparse._pattern import PerOutput, Scope, WholeModel
+from jsparse._score import wide
+from jsparse._sparse import Sparse
+from jsparse._topk import winners
+from jsparse.prune._calibration import Forward, call, in_order, matrix
+from jsparse.rules._rule import over_stack
+
+Model = TypeVar("Model", bound=nnx.Module)
+EACH_OUTPUT = PerOutput()
+
+
+def wanda(
+    model: Model,
+    batches: Iterable[Any],
+    *,
+    density: float,
+    scope: Scope = EACH_OUTPUT,
+    forward: Forward = call,
+) -> Model:
+    """A copy of the model that keeps weights that are large and have large inputs.
+
+    N of M is `density=n / m, scope=Groups(m)`.
+
+    Args:
+      model: trained, with weights under `Held` in layers `nnx.Linear` or `nnx.LinearGeneral`
+        (attention has these); masked weights stay masked.
+      batches: calibration data, of one shape: each new shape is compiled anew. The model is run on
+        all of them once for each weight.
+      density: fraction of the weights of each group of the scope to keep, in (0, 1].
+      scope: who competes: `PerOutput()`, `Groups(m)` or `Whole()`.
+      forward: runs the model on a batch; by default `model(batch)`. In eval mode.
+
+    Returns:
+      The model with new stored masks.
+
+    Raises:
+      ValueError: density out of range; a scope in which nothing competes; a weight of another
+        layer, or of one that is not called; no batch; inputs that are not finite.
+
+    Example:
+      >>> import jax.numpy as jnp, jsparse
+      >>> from flax import nnx
+      >>> model = jsparse.sparsify(nnx.Linear(4, 1, rngs=nnx.Rngs(0)), ("kernel", jsparse.Held()))
+      >>> model.kernel[...] = jnp.array([[1.0], [-4.0], [3.0], [-2.0]])
+      >>> x = jnp.array([[5.0, 0.1, 1.0, 3.0]])
+      >>> jsparse.masks(wanda(model, [x], density=0.5))["kernel"].ravel().tolist()
+      [1.0, 0.0, 0.0, 1.0]
+
+    Reference: Sun, Liu, Bair and Kolter, A simple and effective pruning approach for large language
+    models, ICLR 2024, equation 1 and algorithm 1.
+    """
+    check_density(density)
+    check_rivalry("wanda", scope)
+    if isinstance(scope, WholeModel):
+        raise ValueError("wanda compares within a layer; use PerOutput(), Groups(m) or Whole()")
+
+    def prune(part: Sparse, squares: Array) -> tuple[Array, Array]:
+        weight, mask = part.weight[...], part.mask[...]
+        norm = jnp.sqrt(squares)[..., None]  # (1)
+        size = jnp.abs(matrix(part, weight.astype(wide(weight.dtype))))
+        score = jnp.where(mask > 0, (size * norm).reshape(weight.shape), -jnp.inf)  # (2)
+        best = lambda score: winners(score, density, scope, part.rule.role)
+        kept = over_stack(best, part.rule.role.stack)(score)  # (3)
+        return weight, mask * kept.astype(mask.dtype)
+
+    return in_order(model, batches, forward, lambda x: (x**2).sum(0), prune)

@@ -1,0 +1,93 @@
+"""A model as a function of the weights that can be pruned: what scores are derivatives of."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jsparse._score import wide
+from jsparse._slots import slots
+from jsparse._surgery import fold
+from jsparse.prune._choice import Arrays, held_parts
+
+Loss = Callable[[Any, Any], Array]
+"""loss(model, batch) -> [], the mean over the batch."""
+
+
+class Weights(NamedTuple):
+    """A model, apart from the weights that can be pruned.
+
+    Attributes:
+      values: of the masked weights by path, [...].
+      rest: the state of all variables; an argument of compiled functions, not a constant in them.
+      build: from values and rest, the plain model that reads these values.
+    """
+
+    values: dict[str, Array]
+    rest: Any
+    build: Callable[[Arrays, Any], nnx.Module]
+
+
+def apart(model: nnx.Module) -> Weights:
+    """Take a model apart; dropout is off, batch norm uses the statistics of the batch.
+
+    What the model writes in a forward pass is lost. Tied weights have one value.
+
+    Args:
+      model: with weights under `Held`.
+    """
+    plain = scoring(model)
+    return split(plain, held_parts(model))
+
+
+def scoring(model: nnx.Module) -> nnx.Module:
+    """A plain copy in the mode in which gradients are scored."""
+    plain = fold(model)
+    plain.train()
+    plain.set_attributes(deterministic=True, raise_if_not_found=False)
+    return plain
+
+
+def split(plain: nnx.Module, paths: Iterable[str]) -> Weights:
+    """Take a plain model apart as it is; `paths` are of the weights."""
+    found = {slot.path: slot.value for slot in slots(plain)}
+    values = {path: jnp.asarray(found[path][...]) for path in paths}
+    graph, state = nnx.split(plain)
+
+    def build(values: Arrays, rest: Any) -> nnx.Module:
+        model = nnx.merge(graph, jax.tree.map(jnp.asarray, rest))  # variables of this trace
+        for slot in slots(model):
+            if slot.path in values:
+                slot.value[...] = values[slot.path]
+        return model
+
+    return Weights(values, state, build)
+
+
+def slope(loss: Loss, build: Callable[[Arrays, Any], nnx.Module]) -> Callable[..., Arrays]:
+    """The gradient of a loss: (values, rest, batch) -> [...] by path, as the values."""
+
+    def gradient(values: Arrays, rest: Any, batch: Any) -> Arrays:
+        return jax.grad(lambda values: loss(build(values, rest), batch))(values)
+
+    return gradient
+
+
+def mean_over(batches: Iterable[Any], score: Callable[[Any], dict[str, Array]]) -> dict[str, Array]:
+    """The mean of arrays by path over batches, float32 or wider.
+
+    Raises:
+      ValueError: there is no batch.
+    """
+    total: dict[str, Array] = {}
+    count = 0
+    for batch in batches:
+        new = {path: g.astype(wide(g.dtype)) for path, g in score(batch).items()}
+        total = {path: total[path] + g for path, g in new.items()} if count else new
+        count += 1
+    if not count:
+        raise ValueError("there are no batches; give a list with one at least")
+    return {path: g / count for path, g in total.items()}

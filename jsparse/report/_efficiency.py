@@ -1,0 +1,263 @@
+"""What a sparse model costs, in multiplications and bytes, and what accuracy that buys."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jsparse._checks import check_density
+from jsparse._slots import slots
+from jsparse._sparse import Sparse
+from jsparse._surgery import fold
+from jsparse.report._flops import count
+from jsparse.report._table import table
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """One sparse weight.
+
+    Attributes:
+      size: number of weights.
+      kept: number of weights kept.
+      dense_flops: floating-point operations with all weights, two a multiplication.
+      flops: operations with the weights kept.
+      itemsize: bytes of one weight.
+    """
+
+    size: int
+    kept: int
+    dense_flops: float
+    flops: float
+    itemsize: int
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of all weights."""
+        return self.size * self.itemsize
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the weights kept and of a bit for each place; of all where that is less."""
+        return min(self.dense_bytes, self.kept * self.itemsize + -(-self.size // 8))
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """What one call of a model costs; print it, or read its fields.
+
+    Attributes:
+      rows: a Cost for each sparse weight, by its path.
+      other_flops: operations of products with weights that have no rule, or with no weight at all,
+        such as attention's query times key.
+      other_bytes: of the parameters without a rule.
+    """
+
+    rows: dict[str, Cost]
+    other_flops: float
+    other_bytes: int
+
+    @property
+    def flops(self) -> float:
+        """Operations of one call, masked weights left out."""
+        return self.other_flops + sum(row.flops for row in self.rows.values())
+
+    @property
+    def dense_flops(self) -> float:
+        """Operations of one call of the dense model."""
+        return self.other_flops + sum(row.dense_flops for row in self.rows.values())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the parameters, masked ones as a bitmap."""
+        return self.other_bytes + sum(row.bytes for row in self.rows.values())
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the parameters of the dense model."""
+        return self.other_bytes + sum(row.dense_bytes for row in self.rows.values())
+
+    def at(self, densities: Mapping[str, float]) -> "Costs":
+        """The costs at other densities, each place of a weight as likely kept as any.
+
+        Args:
+          densities: by path, for instance of `jsparse.schedule.erdos_renyi_kernel`; rows left out
+            stay.
+
+        Raises:
+          ValueError: a path that names no row, or a density outside (0, 1].
+        """
+        rows = dict(self.rows)
+        for path, density in densities.items():
+            if path not in rows:
+                raise ValueError(
+                    f"{path!r} is no sparse weight; there are {', '.join(rows) or 'none'}"
+                )
+            check_density(density)
+            row = rows[path]
+            kept = max(1, round(density * row.size))
+            flops = row.dense_flops * kept / row.size if row.size else 0.0
+            rows[path] = dataclasses.replace(row, kept=kept, flops=flops)
+        return dataclasses.replace(self, rows=rows)
+
+    def to_dict(self) -> dict:
+        """The same as plain numbers, ready for JSON."""
+        names = ("flops", "dense_flops", "bytes", "dense_bytes")
+        plain = lambda one: {name: getattr(one, name) for name in names}
+        layers = {
+            path: {"size": row.size, "kept": row.kept} | plain(row)
+            for path, row in self.rows.items()
+        }
+        return {"layers": layers, "total": plain(self)}
+
+    def __str__(self) -> str:
+        head = ("layer", "density", "FLOPs", "dense", "", "bytes", "dense")
+        lines = [
+            (path, f"{row.kept / row.size:.2%}" if row.size else "", *_cells(row))
+            for path, row in self.rows.items()
+        ]
+        rest = Cost(0, 0, self.other_flops, self.other_flops, 1)
+        others = ("others", "", *_cells(rest)[:3], *[f"{self.other_bytes:,}"] * 2)
+        return table(head, [*lines, others], ("total", "", *_cells(self)), 1)
+
+
+def _cells(one: Cost | Costs) -> tuple[str, ...]:
+    share = one.flops / one.dense_flops if one.dense_flops else 1.0
+    numbers = (one.flops, one.dense_flops, one.bytes, one.dense_bytes)
+    flops, dense_flops, size, dense_size = (f"{n:,.0f}" for n in numbers)
+    return flops, dense_flops, f"{share:.2%}", size, dense_size
+
+
+def costs(model: nnx.Module, *inputs: Any, **options: Any) -> Costs:
+    """What one call `model(*inputs)` costs, in eval mode: counted in the traced computation.
+
+    Counted are matrix products and convolutions, two operations a multiplication, as compilers
+    count them: a convolution's zeros of padding and dilation are left out. Sums, norms, softmax and
+    other elementwise work do not get less with sparsity and are not counted. A weight is followed
+    through what keeps its zeros in place; of a weight that is cut up, all parts count as equally
+    dense.
+
+    Args:
+      model: any NNX module; not changed.
+      *inputs: arrays, or `jax.ShapeDtypeStruct`; with a batch, the cost is that of the batch.
+      **options: further arguments of the call, such as `decode=False`.
+
+    Returns:
+      A Costs, which prints as a table.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from jsparse.rules import Top
+      >>> from jsparse._surgery import sparsify
+      >>> model = sparsify(nnx.Linear(64, 32, rngs=nnx.Rngs(0)), ("kernel", Top(density=0.25)))
+      >>> print(costs(model, jnp.ones((1, 64))))
+      layer   density  FLOPs  dense           bytes  dense
+      ----------------------------------------------------
+      kernel   25.00%  1,024  4,096   25.00%  2,304  8,192
+      others               0      0  100.00%    128    128
+      ----------------------------------------------------
+      total            1,024  4,096   25.00%  2,432  8,320
+    """
+    first: dict[int, str] = {}
+    names = {slot.path: first.setdefault(id(slot.value), slot.path) for slot in slots(model)}
+    parts = {slot.path: slot.value for slot in slots(model) if slot.path in first.values()}
+    plain = fold(model)
+    plain.eval()
+    kinds = {names[slot.path]: slot.value for slot in slots(plain)}
+    weights = {
+        path: value[...]
+        for path, value in kinds.items()
+        if isinstance(value, nnx.Param) and isinstance(value[...], jax.Array)
+    }
+
+    def call(values: dict[str, jax.Array], *inputs: Any) -> Any:
+        copy = nnx.clone(plain)
+        for slot in slots(copy):
+            if names[slot.path] in values:
+                slot.put(slot.value.replace(values[names[slot.path]]))
+        return copy(*inputs, **options)  # type: ignore[operator]
+
+    order = sorted(weights)  # as a dictionary's leaves are
+    tally = count(jax.make_jaxpr(call)(weights, *inputs), order)
+    rows = {}
+    other_flops, other_bytes = 2 * tally.others, 0
+    for path, part in parts.items():
+        if isinstance(part, Sparse):
+            mask, uses = np.asarray(part.read_final_mask()) > 0, tally.uses[path]
+            dense = 2 * float(uses.sum()) * mask.size / uses.size
+            flops = 2 * float((mask * uses).sum())
+            size = part.weight[...].dtype.itemsize
+            rows[path] = Cost(mask.size, int(mask.sum()), dense, flops, size)
+        elif path in weights:
+            uses = tally.uses[path]
+            other_flops += 2 * float(uses.sum()) * weights[path].size / uses.size
+            other_bytes += weights[path].size * weights[path].dtype.itemsize
+    return Costs(rows, other_flops, other_bytes)
+
+
+def accuracy_density(accuracy: float, parameters: int) -> float:
+    """Accuracy in percent for each million parameters.
+
+        100 accuracy / (parameters / 10^6)
+
+    It prefers small networks however bad: compare networks of about the same accuracy with it.
+
+    Args:
+      accuracy: fraction right, in [0, 1].
+      parameters: number that is not zero, such as `jsparse.summary(model).kept` plus `.dense`.
+
+    Raises:
+      ValueError: accuracy is no fraction, or there are no parameters.
+
+    Example:
+      >>> accuracy_density(0.95, 500_000)
+      190.0
+
+    Reference: Bianco et al., Benchmark analysis of representative deep neural network
+    architectures, 2018.
+    """
+    _check(accuracy, parameters)
+    return 1e8 * accuracy / parameters
+
+
+def hardness_density(accuracy: float, parameters: int, chance: float) -> float:
+    """Halvings of the error for each million parameters: accuracy normalised by its hardness.
+
+        log2((1 - chance) / (1 - accuracy)) / (parameters / 10^6)
+
+    From 90 to 95 % counts as much as from 98 to 99 %, where a point is harder to gain; 0 for
+    guessing, infinite without an error.
+
+    Args:
+      accuracy: fraction right, in [0, 1].
+      parameters: number that is not zero.
+      chance: accuracy of guessing, in [0, 1), such as 0.1 for ten classes alike in number.
+
+    Raises:
+      ValueError: one of them is out of range.
+
+    Example:
+      >>> hardness_density(0.95, 1_000_000, 0.9)
+      1.0
+
+    Reference: Hoefler et al., Sparsity in deep learning, 2021, propose to normalise accuracy per
+    parameter by hardness; their formula was not at hand, this one is ours.
+    """
+    _check(accuracy, parameters)
+    if not 0 <= chance < 1:
+        raise ValueError(f"chance is the accuracy of guessing, in [0, 1); got {chance}")
+    if accuracy == 1:
+        return math.inf
+    return 1e6 * math.log2((1 - chance) / (1 - accuracy)) / parameters
+
+
+def _check(accuracy: float, parameters: int) -> None:
+    if not 0 <= accuracy <= 1:
+        raise ValueError(f"accuracy is a fraction in [0, 1], got {accuracy}; divide percent by 100")
+    if parameters < 1:
+        raise ValueError(f"parameters got {parameters}; give 1 or more")

@@ -1,0 +1,296 @@
+"""What shape the kept weights have: paths through the network, and units left empty."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jsparse._pattern import Channel, Filter, Kernel, Role, Unit
+from jsparse.report._overlap import Masks, read_mask
+from jsparse.report._table import table
+
+
+@dataclasses.dataclass(frozen=True)
+class Used:
+    """One weight, or all.
+
+    Attributes:
+      kept: number of weights that the mask keeps.
+      used: number of them that lie on a path from the input to the output.
+      size: number of weights.
+      mask: bool, [...] as the weight: those used; [0] for all weights together.
+    """
+
+    kept: int
+    used: int
+    size: int
+    mask: np.ndarray = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction masked."""
+        return 1 - self.kept / self.size if self.size else 0.0
+
+    @property
+    def effective_sparsity(self) -> float:
+        """Fraction masked or cut off."""
+        return 1 - self.used / self.size if self.size else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Effective:
+    """Weights kept and weights used; print it, or read its fields.
+
+    Attributes:
+      rows: a Used for each layer of the chain, by its path.
+    """
+
+    rows: dict[str, Used]
+
+    @property
+    def total(self) -> Used:
+        """All layers together."""
+        rows = self.rows.values()
+        kept, used, size = (sum(getattr(r, n) for r in rows) for n in ("kept", "used", "size"))
+        return Used(kept, used, size, np.zeros(0, bool))
+
+    def to_dict(self) -> dict:
+        """The same as plain numbers, ready for JSON."""
+        plain = lambda r: {"kept": r.kept, "used": r.used, "size": r.size}
+        layers = {path: plain(row) for path, row in self.rows.items()}
+        return {"layers": layers, "total": plain(self.total)}
+
+    def __str__(self) -> str:
+        head = ("layer", "kept", "used", "of", "sparsity", "effective")
+        lines = [
+            (
+                path,
+                *(f"{n:,}" for n in (r.kept, r.used, r.size)),
+                f"{r.sparsity:.2%}",
+                f"{r.effective_sparsity:.2%}",
+            )
+            for path, r in [*self.rows.items(), ("total", self.total)]
+        ]
+        return table(head, lines[:-1], lines[-1], 1)
+
+
+def effective(masks: Masks, roles: Mapping[str, Role], chain: Sequence[str]) -> Effective:
+    """Which of the kept weights lie on a path from the input to the output.
+
+    A weight from unit i to unit o is used if i is reached from the input and o reaches the output.
+    Biases make no path: a unit with a bias and no input is a constant.
+
+    The layers are a chain: each reads only the one before. Between two layers may lie what keeps
+    channels apart (activations, norms, pooling), and a reshape of [..., height, width, channels] to
+    a vector, which is recognised by its length; a layer that reads fewer channels than the one
+    before has is grouped. A channel of a convolution is alive at all places or at none: what a
+    window with few weights leaves untouched at an edge is not seen. Branches, residual connections
+    and recurrent cells are no chain.
+
+    Args:
+      masks: by path, such as `jsparse.masks(model)`; ones for a dense layer of the chain.
+      roles: the meaning of their axes, `jsparse.roles(model)`; a layer that is not named has axes
+        [spatial..., inputs, outputs].
+      chain: paths of the layers from the input to the output; a model does not know their order.
+
+    Returns:
+      An Effective, which prints as a table.
+
+    Raises:
+      ValueError: a layer without a mask, stacked or recurrent; sizes that do not follow.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> first = jnp.array([[1.0, 1.0], [0.0, 1.0]])  # [inputs, units]
+      >>> second = jnp.array([[1.0], [0.0]])  # the second unit is read by nobody
+      >>> effective({"a": first, "b": second}, {}, ["a", "b"]).rows["a"].used
+      1
+
+    Reference: Paganini and Forde, Bespoke vs. Prêt-à-Porter Lottery Tickets, 2020, on explicit and
+    effective sparsity.
+    """
+    if not chain:
+        raise ValueError("the chain is empty; name the layers from the input to the output")
+    links = [_links(path, masks, roles) for path in chain]
+    joined = [links[0]]
+    for n in range(1, len(links)):
+        joined.append(_join(joined[-1].shape[1], links[n], chain[n - 1], chain[n]))
+    reached = [np.ones(joined[0].shape[0], bool)]
+    for n, link in enumerate(joined):
+        out = link[reached[n]].any(axis=0)
+        if n + 1 < len(joined):
+            reached.append(np.tile(out, len(joined[n + 1]) // out.size))
+    reaching = [np.ones(joined[-1].shape[1], bool)]
+    for n in range(len(joined) - 1, 0, -1):
+        ins = joined[n][:, reaching[0]].any(axis=1)
+        whole = np.reshape(ins, (-1, joined[n - 1].shape[1]))
+        reaching.insert(0, np.asarray(whole.any(axis=0)))
+    rows = {}
+    for n, path in enumerate(chain):
+        mask = read_mask(path, masks[path])
+        role = roles.get(path, Role())
+        on_path = joined[n] & reached[n][:, None] & reaching[n]
+        used = mask & _spread(on_path, links[n].shape[0], mask.shape, role)
+        rows[path] = Used(int(mask.sum()), int(used.sum()), mask.size, used)
+    return Effective(rows)
+
+
+def _links(path: str, masks: Masks, roles: Mapping[str, Role]) -> np.ndarray:
+    """Which input a layer's outputs read: bool [inputs, outputs]."""
+    if path not in masks:
+        raise ValueError(
+            f"{path} has no mask; there are {', '.join(masks) or 'none'}. Give ones for a layer "
+            "without a rule"
+        )
+    mask, role = read_mask(path, masks[path]), roles.get(path, Role())
+    if role.stack or role.recurrent:
+        what = "recurrent" if role.recurrent else "a stack of layers"
+        raise ValueError(
+            f"{path} is {what}, which is no layer of a chain; give each layer of a stack a path "
+            "and a mask of its own, and leave recurrent cells out"
+        )
+    ins, outs = role.input_axes(mask.ndim), role.output_axes(mask.ndim)
+    rest = tuple(a for a in range(mask.ndim) if a not in ins + outs)
+    sizes = [math.prod(mask.shape[a] for a in axes) for axes in (ins, outs)]
+    return np.asarray(mask.transpose(rest + ins + outs).reshape(-1, *sizes).any(axis=0))
+
+
+def _join(before: int, link: np.ndarray, first: str, second: str) -> np.ndarray:
+    """The links with an input for each that the layer before gives, several after a reshape."""
+    inputs, outputs = link.shape
+    groups = before // inputs if inputs else 0
+    if inputs and before and inputs % before == 0:
+        return link
+    if not groups or before % inputs or outputs % groups:
+        raise ValueError(
+            f"{first} has {before} outputs and {second} has {inputs} inputs and {outputs} outputs, "
+            "which do not follow one another; give the layers in order, with ones for those that "
+            "have no rule"
+        )
+    parts = link.reshape(inputs, groups, outputs // groups)
+    whole = np.zeros((groups, inputs, groups, outputs // groups), bool)
+    for group in range(groups):
+        whole[group, :, group] = parts[:, group]
+    return whole.reshape(before, outputs)
+
+
+def _spread(on_path: np.ndarray, inputs: int, shape: tuple[int, ...], role: Role) -> np.ndarray:
+    """[inputs of all groups, outputs] to what broadcasts to the shape of the weight."""
+    groups, outputs = len(on_path) // inputs, on_path.shape[1]
+    parts = on_path.reshape(groups, inputs, groups, outputs // groups)
+    own = np.stack([parts[group, :, group] for group in range(groups)], axis=1)
+    ins, outs = role.input_axes(len(shape)), role.output_axes(len(shape))
+    ordered = own.reshape([shape[a] for a in ins + outs])
+    # back from (inputs, outputs) to the order of the weight's axes
+    ordered = ordered.transpose(np.argsort(ins + outs))
+    return np.expand_dims(ordered, tuple(a for a in range(len(shape)) if a not in ins + outs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Empty:
+    """How many units of a kind a mask leaves empty.
+
+    Attributes:
+      units: number of them.
+      empty: number without a weight.
+      chance: number to expect of a random mask that keeps as many weights.
+      spread: standard deviation of that number.
+    """
+
+    units: int
+    empty: int
+    chance: float
+    spread: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """Units left empty, beside chance; print it, or read its fields.
+
+    Attributes:
+      rows: by path and kind: "filters" (of a dense kernel, columns: outputs), "channels" (rows:
+        inputs) and, where there is a window, "kernels".
+    """
+
+    rows: dict[str, dict[str, Empty]]
+
+    def to_dict(self) -> dict:
+        """The same as plain numbers, ready for JSON."""
+        return {
+            path: {kind: dataclasses.asdict(one) for kind, one in kinds.items()}
+            for path, kinds in self.rows.items()
+        }
+
+    def __str__(self) -> str:
+        cells = lambda e: (f"{e.empty:,}", f"{e.chance:,.1f} ± {e.spread:,.1f}", f"{e.units:,}")
+        all_of = [one for kinds in self.rows.values() for one in kinds.values()]
+        total = Empty(
+            sum(e.units for e in all_of),
+            sum(e.empty for e in all_of),
+            sum(e.chance for e in all_of),
+            math.hypot(*(e.spread for e in all_of)),
+        )
+        head = ("layer", "unit", "empty", "by chance", "of")
+        body = [
+            (path, kind, *cells(one))
+            for path, kinds in self.rows.items()
+            for kind, one in kinds.items()
+        ]
+        return table(head, body, ("total", "", *cells(total)), 2)
+
+
+UNITS: dict[str, Unit] = {"filters": Filter(), "channels": Channel(), "kernels": Kernel()}
+
+
+def structure(masks: Masks, roles: Mapping[str, Role]) -> Structure:
+    """Filters, channels and kernels that a mask leaves empty, beside what chance would.
+
+    Of units of n weights among N, of which K are kept, a random mask leaves each empty with
+    probability C(N - n, K) / C(N, K).
+
+    Args:
+      masks: by path, such as `jsparse.masks(model)`.
+      roles: the meaning of their axes, `jsparse.roles(model)`; a weight that is not named has axes
+        [spatial..., inputs, outputs].
+
+    Returns:
+      A Structure, which prints as a table; stacked layers have a row each.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> found = structure({"a": jnp.array([[1.0, 0.0], [1.0, 0.0]])}, {}).rows["a"]
+      >>> found["filters"].empty, round(found["filters"].chance, 3)
+      (1, 0.333)
+
+    Reference: Paganini and Forde, On Iterative Neural Network Pruning, 2020, name the question;
+    chance as the measure is ours.
+    """
+    rows: dict[str, dict[str, Empty]] = {}
+    for path, mask in masks.items():
+        whole, role = read_mask(path, mask), roles.get(path, Role())
+        for place in np.ndindex(whole.shape[: role.stack]):
+            layer = whole[place]
+            tiles = {name: unit.tile(layer.shape, role) for name, unit in UNITS.items()}
+            kinds = {
+                name: _empty(layer, tile) for name, tile in tiles.items() if math.prod(tile) > 1
+            }
+            rows[path + "".join(f"[{n}]" for n in place)] = kinds
+    return Structure(rows)
+
+
+def _empty(mask: np.ndarray, tile: tuple[int, ...]) -> Empty:
+    inside = tuple(a for a in range(mask.ndim) if tile[a] > 1)
+    alive = mask.any(axis=inside)
+    size, kept, n, units = mask.size, int(mask.sum()), math.prod(tile), alive.size
+    one, two = (math.exp(_log_chance(size, kept, n * together)) for together in (1, 2))
+    variance = units * one * (1 - one) + units * (units - 1) * (two - one**2)
+    return Empty(units, units - int(alive.sum()), units * one, math.sqrt(max(0.0, variance)))
+
+
+def _log_chance(size: int, kept: int, n: int) -> float:
+    """log C(size - n, kept) / C(size, kept): of n places, that none is among the kept."""
+    if n > size - kept:
+        return -math.inf
+    choose = lambda m: math.lgamma(m + 1) - math.lgamma(m - kept + 1)
+    return choose(size - n) - choose(size)

@@ -1,0 +1,136 @@
+"""What a sparse model keeps, layer by layer, as a table over a dictionary."""
+
+import dataclasses
+import math
+
+import numpy as np
+from flax import nnx
+
+from jsparse._slots import slots
+from jsparse._sparse import Sparse
+from jsparse.report._document import bare_table
+from jsparse.report._table import table
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One sparse weight.
+
+    Attributes:
+      shape: of the weight.
+      rule: name of the rule's class.
+      kept: number of weights kept.
+      size: number of weights.
+    """
+
+    shape: tuple[int, ...]
+    rule: str
+    kept: int
+    size: int
+
+    @property
+    def density(self) -> float:
+        """Fraction kept; 1 where there is no weight."""
+        return self.kept / self.size if self.size else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A table of the sparse weights of a model; print it, or read its fields.
+
+    Attributes:
+      rows: a Row for each sparse weight, by its path.
+      dense: number of parameters without a rule (biases, norms, unmatched weights).
+      learned: number of parameters that the rules add for training, gone once folded.
+    """
+
+    rows: dict[str, Row]
+    dense: int
+    learned: int
+
+    @property
+    def kept(self) -> int:
+        """Weights kept, over all rows."""
+        return sum(row.kept for row in self.rows.values())
+
+    @property
+    def size(self) -> int:
+        """Weights under a rule, over all rows."""
+        return sum(row.size for row in self.rows.values())
+
+    @property
+    def density(self) -> float:
+        """Fraction kept of the weights under a rule; 1 where there is none."""
+        return self.kept / self.size if self.size else 1.0
+
+    def to_dict(self) -> dict:
+        """The same as plain numbers, ready for JSON."""
+        rows = {p: dataclasses.asdict(r) | {"density": r.density} for p, r in self.rows.items()}
+        total = {"kept": self.kept, "size": self.size, "density": self.density}
+        return {"layers": rows, "total": total, "dense": self.dense, "learned": self.learned}
+
+    def __str__(self) -> str:
+        head = ("layer", "shape", "rule", "density", "kept", "of")
+        body = [
+            (
+                path,
+                "x".join(map(str, r.shape)),
+                r.rule,
+                f"{r.density:.2%}",
+                f"{r.kept:,}",
+                f"{r.size:,}",
+            )
+            for path, r in self.rows.items()
+        ]
+        total = ("total", "", "", f"{self.density:.2%}", f"{self.kept:,}", f"{self.size:,}")
+        foot = f"and {self.dense:,} parameters without a rule"
+        return f"{table(head, body, total, 3)}\n{foot}"
+
+    def _repr_html_(self) -> str:
+        """The table for a notebook, with a bar for each density."""
+        head = ("layer", "shape", "rule", "density", "kept", "of")
+        total = Row((), "", self.kept, self.size)
+        body = [
+            (path, "×".join(map(str, r.shape)), r.rule, r.density, f"{r.kept:,}", f"{r.size:,}")
+            for path, r in [*self.rows.items(), ("total", total)]
+        ]
+        return f"{bare_table(head, body)}<p>and {self.dense:,} parameters without a rule</p>"
+
+
+def summary(model: nnx.Module) -> Summary:
+    """Count what each sparse weight of a model keeps once folded; shared weights count once.
+
+    Args:
+      model: any NNX module, outside of `jax.jit`.
+
+    Returns:
+      A Summary, which prints as a table.
+
+    Example:
+      >>> from flax import nnx
+      >>> from jsparse.rules import Top
+      >>> from jsparse._surgery import sparsify
+      >>> print(summary(sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", Top(density=0.5)))))
+      layer   shape  rule  density  kept  of
+      --------------------------------------
+      kernel  4x3    Top    50.00%     6  12
+      --------------------------------------
+      total                 50.00%     6  12
+      and 3 parameters without a rule
+    """
+    rows: dict[str, Row] = {}
+    dense = learned = 0
+    seen: set[int] = set()
+    for slot in slots(model):
+        if id(slot.value) in seen:
+            continue
+        seen.add(id(slot.value))
+        if isinstance(slot.value, Sparse):
+            part = slot.value
+            shape = tuple(part.weight[...].shape)
+            kept = int(np.count_nonzero(np.asarray(part.read_final_mask())))
+            rows[slot.path] = Row(shape, type(part.rule).__name__, kept, math.prod(shape))
+            learned += sum(part.state[name].size for name in part.rule.learned)
+        elif isinstance(slot.value, nnx.Param) and hasattr(slot.value, "size"):
+            dense += slot.value.size
+    return Summary(rows, dense, learned)

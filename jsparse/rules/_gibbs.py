@@ -1,0 +1,239 @@
+"""Gibbs pruning: a random mask at every train step, annealed to a fixed one.
+
+1. Each weight has a spin x, +1 kept or -1 pruned, and a field b = Q - w^2, where Q separates the
+   `density` of the units with the largest mean square from the rest, taken from the present
+   weights.
+2. The spins of a layer follow p(x) ~ exp(-beta H(x)) with
+
+     H(x) = sum_i b_i x_i                               single weights,
+     H(x) = sum_i b_i x_i - c sum_{i != j} x_i x_j      i, j of one small unit, such as a kernel,
+     H(x) = sum_i b_i x_i - c sum_{i in A, j in B} x_i x_j   A, B the halves of a large unit, such
+                                                        as the input channels of a filter.
+
+   The coupling c makes the weights of a unit agree.
+3. One sample serves a train step. Single weights are drawn at once. A small unit is drawn exactly:
+   all pairs being coupled alike, H depends on the fields and on how many are kept, so that the sum
+   over the 2^n states is a recursion over the n weights and the number kept. The halves of a large
+   unit are drawn in turn, each given the other (chromatic Gibbs sampling), from the state in which
+   the unit ends.
+4. beta rises while training: from fair coins at beta = 0 to the largest units for beta -> infinity.
+   In eval mode the largest units are kept. A weight that equals the cut, as all do in a layer of
+   zeros, is a fair coin at any beta.
+
+Numbers: `experiments/gibbs_cifar.py`. The paper's tables are not at hand; no figure is compared.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jsparse._checks import check_density, check_not_negative, check_rivalry, check_weight
+from jsparse._pattern import (
+    Role,
+    Scope,
+    Unit,
+    Weight,
+    Whole,
+    by_unit,
+    from_units,
+    pool,
+    spread,
+    unit_sizes,
+)
+from jsparse._schedule import Schedule, at, ends
+from jsparse._score import mean_square
+from jsparse.rules._rule import State, compete, cut_of, draw_key, new_draw, next_draw, with_cut
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gibbs:
+    """Draw the mask from a Gibbs distribution over the squares of the weights.
+
+        p(x) ~ exp(-beta H(x)),   W' = W * (x + 1) / 2,   dL/dW = dL/dW' * (x + 1) / 2
+
+    In eval mode the largest units are kept; the authors do so for kernels and filters, and draw
+    single weights at the last beta.
+
+    The authors' code draws single weights and halves with beta where p(x) has 2 beta, and small
+    units as p(x) has it. That is the default, so that their schedules transfer; `exact` draws all
+    as p(x) has it.
+
+    Args:
+      density: fraction of the units of each group to keep in the end, in (0, 1].
+      beta: inverse temperature, 0 or more, or its curve over the train steps. The authors': for
+        weights and kernels `geometric(1, 1e4, ...)`, for filters `geometric(10**-2.5, 1, ...)`,
+        over the first 64 % of the run.
+      unit: what falls together: Weight, Kernel, Filter, Channel, Head or Block.
+      scope: who competes: Whole, PerOutput, Groups(m) or WholeModel.
+      coupling: c, 0 or more; the authors' is 0.01 for kernels and 1 for filters.
+      sweeps: how often both halves of a large unit are drawn.
+      pairs_up_to: weights of a unit that is still small; time and memory of an exact sample grow
+        with the square.
+      exact: draw all units with the beta of p(x).
+      role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
+
+    Raises:
+      ValueError: an argument out of range; a scope in which nothing competes.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> rule = Gibbs(density=0.5, beta=1e4)
+      >>> weight = jnp.array([[0.3, -0.1], [0.2, 0.5]])
+      >>> rule.mask(weight, rule.init(weight, jax.random.key(0))).tolist()
+      [[1.0, 0.0], [0.0, 1.0]]
+
+    Reference: Labach and Valaee, A framework for neural network pruning using Gibbs distributions,
+    GLOBECOM 2020 (arXiv 2006.04981), sections 3 and 4; constants from the authors' code.
+    """
+
+    density: float
+    beta: float | Schedule
+    unit: Unit = Weight()
+    scope: Scope = Whole()
+    coupling: float = 1.0
+    sweeps: int = 50
+    pairs_up_to: int = 9
+    exact: bool = False
+    role: Role = Role()
+    learned: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        check_density(self.density)
+        check_rivalry("Gibbs", self.scope)
+        check_not_negative(coupling=self.coupling)
+        for beta in ends("beta", self.beta):
+            check_not_negative(beta=beta)
+        for name in ("sweeps", "pairs_up_to"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is a whole number, 1 or more; got {value!r}")
+
+    def init(self, weight: Array, key: Array) -> State:
+        """Where the random numbers come from, [2]; for a whole model the cut, [3].
+
+        Raises:
+          ValueError: the groups of the scope do not divide the axis that they lie on.
+        """
+        check_weight(weight)
+        return with_cut(self, weight, {"draw": new_draw(key)})
+
+    def score(self, weight: Array, state: State) -> Array:
+        """[grid of units], the mean square."""
+        return mean_square(lax.stop_gradient(weight), self.unit.tile(weight.shape, self.role))
+
+    def kept(self, state: State) -> float:
+        """The density."""
+        return self.density
+
+    def mask(self, weight: Array, state: State) -> Array:
+        """[...] as the weight, 0 or 1, constant for differentiation."""
+        score = self.score(weight, state)
+        tile = self.unit.tile(weight.shape, self.role)
+        if "draw" not in state or weight.size == 0 or self.density == 1:
+            return spread(compete(self, score, state).astype(weight.dtype), tile, weight.shape)
+        cut = cut_of(self, score, state)
+        square = lax.stop_gradient(weight).astype(score.dtype) ** 2
+        field = spread(cut, tile, weight.shape).astype(score.dtype) - square
+        beta = at(self.beta, state["draw"][1]).astype(score.dtype)
+        key = draw_key(state["draw"])
+        factor = 2.0 if self.exact else 1.0
+        if self.unit == Weight():
+            kept = _bits(key, -factor * beta * field)
+        elif math.prod(tile) <= self.pairs_up_to:
+            kept = self._pairs(key, field, tile, beta)
+        else:
+            kept = self._halves(key, field, tile, factor * beta, compete(self, score, state))
+        return kept.astype(weight.dtype)
+
+    def apply(self, weight: Array, state: State) -> Array:
+        """[...], the product of weight and mask."""
+        return weight * self.mask(weight, state)
+
+    def cost(self, state: State) -> Array:
+        """[], nothing is learned."""
+        return jnp.zeros(())
+
+    def advance(self, weight: Array, state: State) -> State:
+        """The next draw."""
+        return state | {"draw": next_draw(state["draw"])}
+
+    def _pairs(self, key: Array, field: Array, tile: tuple[int, ...], beta: Array) -> Array:
+        """An exact sample of each unit, bool [...] as the field.
+
+        With r_i = exp(-2 beta b_i), and m of the weights before i kept, the weights from i on have
+
+            Z_i(m) = Z_{i+1}(m) + r_i Z_{i+1}(m + 1),   Z_{n+1}(m) ~ exp(beta c (2 m - n)^2),
+
+        and weight i is kept with probability r_i Z_{i+1}(m + 1) / Z_i(m).
+        """
+        sizes = unit_sizes(field.shape, tile)
+        inside = by_unit(jnp.ones_like(field), tile) > 0
+        ratio = jnp.where(inside, -2.0 * beta * by_unit(field, tile), -jnp.inf)  # log r
+        n = len(ratio)
+        kept = jnp.arange(n + 1, dtype=field.dtype).reshape(-1, *(1 for _ in ratio.shape[1:]))
+        last = -4.0 * beta * self.coupling * kept * (sizes[None] - kept)
+        last = last + jnp.zeros_like(ratio[:1])  # sharded as the fields are
+
+        def shift(z: Array) -> Array:
+            return jnp.concatenate([z[1:], z[-1:]])
+
+        def back(z: Array, log_r: Array) -> tuple[Array, Array]:
+            odds = log_r[None] + shift(z) - z
+            return jnp.logaddexp(z, log_r[None] + shift(z)), odds
+
+        _, odds = lax.scan(back, last, ratio, reverse=True)
+        noise = jax.random.logistic(key, ratio.shape, field.dtype)
+
+        def forward(before: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
+            odds, noise = now
+            here = jnp.take_along_axis(odds, before[None], axis=0)[0]
+            keep = here > noise
+            return before + keep.astype(before.dtype), keep
+
+        _, keep = lax.scan(forward, jnp.zeros_like(ratio[0], jnp.int32), (odds, noise))
+        return from_units(keep, tile, field.shape)
+
+    def _halves(
+        self, key: Array, field: Array, tile: tuple[int, ...], beta: Array, wins: Array
+    ) -> Array:
+        """Both halves of each unit drawn in turn, bool [...] as the field."""
+        axis = self._split(tile)
+        length = tile[axis]
+        place = np.arange(field.shape[axis])
+        start = place - place % length
+        extent = np.minimum(length, field.shape[axis] - start)  # less at a ragged edge
+        first = jnp.asarray(place - start < extent // 2).reshape(
+            [-1 if a == axis else 1 for a in range(field.ndim)]
+        )
+        halves = (first, ~first)
+
+        def pull(kept: Array, half: Array) -> Array:
+            """The sum of the spins of a half of each unit, for each weight of the unit."""
+            spins = jnp.where(kept & half, 1.0, jnp.where(half, -1.0, 0.0)).astype(field.dtype)
+            return spread(pool(spins, tile), tile, field.shape)
+
+        def sweep(n: Array, kept: Array) -> Array:
+            noise = jax.random.logistic(jax.random.fold_in(key, n), field.shape, field.dtype)
+            level = noise + beta * field
+            for half, other in (halves, halves[::-1]):
+                new = level < beta * self.coupling * pull(kept, other)
+                kept = jnp.where(half, new, kept)
+            return kept
+
+        start = spread(wins, tile, field.shape) | jnp.zeros_like(field, bool)  # sharded as it
+        return lax.fori_loop(0, self.sweeps, sweep, start)
+
+    def _split(self, tile: tuple[int, ...]) -> int:
+        """The axis that is halved: the input channels, or else the longest."""
+        inputs = [a for a in self.role.input_axes(len(tile)) if tile[a] > 1]
+        return inputs[-1] if inputs else max(range(len(tile)), key=lambda a: tile[a])
+
+
+def _bits(key: Array, log_odds: Array) -> Array:
+    """Independent bits, True with probability sigmoid(log_odds)."""
+    return jax.random.uniform(key, log_odds.shape, log_odds.dtype) < jax.nn.sigmoid(log_odds)

@@ -1,0 +1,62 @@
+"""A stored mask.
+
+1. The mask is an array beside the weight. It starts full.
+2. The weight receives G * mask, the mask the dense gradient G, which growth criteria read.
+3. Only events change the mask.
+
+Numbers: no figure of its own; the carrier of masks that other methods choose.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax import Array
+
+from jsparse._checks import check_weight
+from jsparse._pattern import Role
+from jsparse._step import gate
+from jsparse.rules._rule import State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """Keep what a stored mask says: W' = W * mask.
+
+    Args:
+      role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> rule = Held()
+      >>> state = {"mask": jnp.array([1.0, 0.0])}
+      >>> rule.apply(jnp.array([2.0, 3.0]), state).tolist()
+      [2.0, 0.0]
+
+    Reference: none; the mask of any pruning method.
+    """
+
+    role: Role = Role()
+    learned: ClassVar[tuple[str, ...]] = ()
+    alone: ClassVar[bool] = True
+
+    def init(self, weight: Array, key: Array) -> State:
+        """A full mask, [...] as the weight."""
+        check_weight(weight)
+        return {"mask": jnp.ones_like(weight)}
+
+    def mask(self, weight: Array, state: State) -> Array:
+        """[...], the stored mask."""
+        return state["mask"]
+
+    def apply(self, weight: Array, state: State) -> Array:
+        """[...], the masked weight."""
+        return gate(weight, state["mask"])
+
+    def cost(self, state: State) -> Array:
+        """[], nothing is learned."""
+        return jnp.zeros(())
+
+    def advance(self, weight: Array, state: State) -> State:
+        """Nothing happens between steps."""
+        return state

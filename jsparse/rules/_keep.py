@@ -1,0 +1,58 @@
+"""Every weight counts: the exception in a list of patterns, and the dense baseline.
+
+Numbers: none; the layer is dense.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax import Array
+
+from jsparse._checks import check_weight
+from jsparse._pattern import Role
+from jsparse.rules._rule import State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """Keep every weight: W' = W.
+
+    As the first match wins, `sparsify(model, ("head/kernel", Keep()), (".*/kernel", rule))` leaves
+    the head dense and still lists it in reports.
+
+    Args:
+      role: the meaning of the weight's axes.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> Keep().apply(jnp.array([2.0, 3.0]), {}).tolist()
+      [2.0, 3.0]
+
+    Reference: none.
+    """
+
+    role: Role = Role()
+    learned: ClassVar[tuple[str, ...]] = ()
+    alone: ClassVar[bool] = True
+
+    def init(self, weight: Array, key: Array) -> State:
+        """No state."""
+        check_weight(weight)
+        return {}
+
+    def mask(self, weight: Array, state: State) -> Array:
+        """[...] of ones."""
+        return jnp.ones_like(weight)
+
+    def apply(self, weight: Array, state: State) -> Array:
+        """[...], the weight itself."""
+        return weight
+
+    def cost(self, state: State) -> Array:
+        """[], nothing is learned."""
+        return jnp.zeros(())
+
+    def advance(self, weight: Array, state: State) -> State:
+        """Nothing happens between steps."""
+        return state

@@ -1,0 +1,193 @@
+"""Movement pruning: learned scores, which rise where weights move away from 0.
+
+1. Each unit has a score S, learned, 0 at the start.
+2. Movement: M = 1 for the highest `density` of the scores, on a falling curve.
+   SoftMovement: M = 1 where sigmoid(S) > tau, and the loss gains lam * mean(sigmoid(S)).
+3. The layer reads W * M. Going back, M passes its gradient on to S as if it were S:
+       dW = G * M,   dS_u = sum_{i in u} G_i W_i,
+   so S falls where a step of the weight against its gradient brings it nearer to 0.
+
+Equal scores have no order, and a network of first rows is no fair start. So the scores start with
+noise of size 1e-20, which any update drowns: the first mask is a random one. (The authors' code
+starts from exact zeros and leaves ties to the sort; its density starts at 1.)
+
+Numbers: the published tables are of BERT and were not run. Beside other methods on small networks
+in `experiments/compare.py`.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jsparse._checks import check_density, check_not_negative, check_rivalry, check_weight
+from jsparse._pattern import Role, Scope, Unit, Weight, Whole
+from jsparse._schedule import Schedule, at, ends
+from jsparse._step import passed_on
+from jsparse._topk import winners
+from jsparse.rules._rule import (
+    State,
+    Structured,
+    compete,
+    counted,
+    to_weights,
+    unit_magnitude,
+    with_cut,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Movement:
+    """Keep the units with the highest learned scores.
+
+        W' = W * top(S),   dL/dW = G * top(S),   dL/dS_u = sum_{i in u} G_i W_i
+
+    Args:
+      density: fraction of the units of each group to keep, in (0, 1], or its curve over the train
+        steps, such as `schedule.cubic(1.0, 0.1, first, last)`.
+      unit: what falls together: Weight, Kernel, Filter, Channel, Head or Block.
+      scope: who competes: Whole (the paper's), PerOutput, Groups(m) or WholeModel.
+      role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
+
+    Raises:
+      ValueError: density outside (0, 1]; a scope in which nothing competes.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> rule = Movement(density=0.5)
+      >>> weight = jnp.array([[0.3, -0.1], [0.2, 0.5]])
+      >>> state = rule.init(weight, jax.random.key(0))
+      >>> state |= {"scores": jnp.array([[0.1, 0.2], [0.3, -0.4]])}
+      >>> rule.mask(weight, state).tolist()
+      [[0.0, 1.0], [1.0, 0.0]]
+
+    Reference: Sanh et al., Movement pruning, NeurIPS 2020, section 4; in blocks, Lagunas et al.,
+    Block pruning for faster transformers, EMNLP 2021.
+    """
+
+    density: float | Schedule
+    unit: Unit = Weight()
+    scope: Scope = Whole()
+    role: Role = Role()
+    learned: ClassVar[tuple[str, ...]] = ("scores",)
+
+    def __post_init__(self) -> None:
+        for density in ends("density", self.density):
+            check_density(density)
+        check_rivalry("Movement", self.scope)
+
+    def init(self, weight: Array, key: Array) -> State:
+        """Scores, [grid of units]; steps so far, []; for a whole model the cut, [3].
+
+        Raises:
+          ValueError: the groups of the scope do not divide the axis that they lie on.
+        """
+        state = {"scores": first_scores(self, weight, key), "step": jnp.zeros((), jnp.float32)}
+        return with_cut(self, weight, state)
+
+    def score(self, weight: Array, state: State) -> Array:
+        """[grid of units], the learned scores."""
+        return state["scores"]
+
+    def kept(self, state: State) -> Array:
+        """The density now."""
+        return at(self.density, state["step"])
+
+    def mask(self, weight: Array, state: State) -> Array:
+        """[...] as the weight, 0 or 1; the gradient passes on to the scores."""
+        won = compete(self, lax.stop_gradient(state["scores"]), state)
+        return learned_mask(self, weight, won, state)
+
+    def apply(self, weight: Array, state: State) -> Array:
+        """[...], the product of weight and mask."""
+        return weight * self.mask(weight, state)
+
+    def cost(self, state: State) -> Array:
+        """[], nothing is charged."""
+        return jnp.zeros(())
+
+    def advance(self, weight: Array, state: State) -> State:
+        """One step more."""
+        return state | {"step": counted("step", state["step"]) + 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftMovement:
+    """Keep the units whose learned score exceeds a fixed threshold, and charge for scores.
+
+        W' = W * [sigmoid(S) > tau],   cost = lam * mean_u sigmoid(S_u)
+
+    The mean over the layer's units is that of the authors' code (the paper writes a sum); there the
+    layers are averaged, here they add up as all costs do.
+
+    Args:
+      lam: weight of the cost, 0 or more; higher is sparser.
+      tau: threshold, in (0, 1); below 0.5 all is kept at the start.
+      least: fraction of a layer's units kept in any case, in (0, 1], so that no layer dies.
+      unit: what falls together: Weight, Kernel, Filter, Channel, Head or Block.
+      role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
+
+    Raises:
+      ValueError: lam, tau or least out of range.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> rule = SoftMovement(lam=1.0)
+      >>> weight = jnp.array([[0.3, -0.1], [0.2, 0.5]])
+      >>> state = {"scores": jnp.array([[0.0, -4.0], [-1.0, 4.0]])}
+      >>> rule.mask(weight, state).tolist()
+      [[1.0, 0.0], [1.0, 1.0]]
+
+    Reference: Sanh et al., Movement pruning, NeurIPS 2020, section 4; threshold and least from the
+    authors' code.
+    """
+
+    lam: float
+    tau: float = 0.1
+    least: float = 0.005
+    unit: Unit = Weight()
+    role: Role = Role()
+    learned: ClassVar[tuple[str, ...]] = ("scores",)
+
+    def __post_init__(self) -> None:
+        check_not_negative(lam=self.lam)
+        check_density(self.least)
+        if not 0 < self.tau < 1:
+            raise ValueError(f"tau is a threshold for sigmoid(S), in (0, 1); got {self.tau}")
+
+    def init(self, weight: Array, key: Array) -> State:
+        """Scores, [grid of units]."""
+        return {"scores": first_scores(self, weight, key)}
+
+    def mask(self, weight: Array, state: State) -> Array:
+        """[...] as the weight, 0 or 1; the gradient passes on to the scores."""
+        scores = lax.stop_gradient(state["scores"])
+        won = (jax.nn.sigmoid(scores) > self.tau) | winners(scores, self.least, Whole(), self.role)
+        return learned_mask(self, weight, won, state)
+
+    def apply(self, weight: Array, state: State) -> Array:
+        """[...], the product of weight and mask."""
+        return weight * self.mask(weight, state)
+
+    def cost(self, state: State) -> Array:
+        """[], lam times the mean of sigmoid(S)."""
+        return self.lam * jax.nn.sigmoid(state["scores"]).sum() / max(1, state["scores"].size)
+
+    def advance(self, weight: Array, state: State) -> State:
+        """Nothing happens between steps."""
+        return state
+
+
+def first_scores(rule: Structured, weight: Array, key: Array) -> Array:
+    """Zeros but for the order of ties: float32 or wider, [grid of units]."""
+    check_weight(weight)
+    zeros = jnp.zeros_like(unit_magnitude(rule, weight))
+    return zeros + 1e-20 * jax.random.normal(key, zeros.shape, zeros.dtype)
+
+
+def learned_mask(rule: Structured, weight: Array, won: Array, state: State) -> Array:
+    """[...] as the weight: 1 where its unit has won, with the gradient of its score."""
+    scores = state["scores"]
+    return to_weights(rule, passed_on(won.astype(scores.dtype), scores), weight)

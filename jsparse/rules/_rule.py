@@ -1,0 +1,277 @@
+"""The interface of a rule.
+
+Throughout: mask 1 = kept, score high = kept, density = fraction kept.
+"""
+
+import math
+from collections.abc import Callable
+from typing import ClassVar, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jsparse._checks import check_structure
+from jsparse._pattern import Role, Scope, Unit, WholeModel, grid_shape, pool, spread
+from jsparse._score import magnitude, root, squares
+from jsparse._topk import above_cut, common_cut, cuts, rivals, winners
+
+State = dict[str, Array]
+APART = 0x6A73
+"""Folded into the keys of rules: the layers of a model may have been started from the same keys."""
+
+
+class Rule(Protocol):
+    """Which weights of one layer count: pure functions of the weight and a small state.
+
+    A rule is a frozen, keyword-only dataclass of numbers, so that equal rules compare equal and
+    trace once. Arrays live in its state. `learned` names the entries of the state that gradients
+    train; the others change only in `advance`, or when a control sets them. Three entries mean the
+    same to every rule:
+
+      weight: takes the place of the weight itself (a reparameterisation), once, at the start.
+      draw: [2], where the rule's random numbers come from; see `new_draw`. `mask` and `apply` are
+        given a state without it when the model is to be deterministic.
+      cut: [3], where scores are cut over all layers, for `WholeModel`; see `common_cut`.
+      gone: [grid of units], what weights taken out of units add to their mean squares.
+
+    A rule under which no unit's fate depends on another's may say `alone: ClassVar[bool] = True`:
+    then units can be taken out of its weight for good while it trains (`Role.left`); and
+    `measures`, if it goes by `lasting_magnitude`.
+    """
+
+    learned: ClassVar[tuple[str, ...]]
+
+    @property
+    def role(self) -> Role:
+        """What the layer knows of the axes of its weight."""
+        ...
+
+    def init(self, weight: Array, key: Array) -> State:
+        """State for a weight of one layer: weight [...], key [] -> arrays by name."""
+        ...
+
+    def mask(self, weight: Array, state: State) -> Array:
+        """[...] as the weight: 1 kept, 0 not, with the rule's soft backward pass."""
+        ...
+
+    def apply(self, weight: Array, state: State) -> Array:
+        """[...] as the weight: what the layer reads in its place."""
+        ...
+
+    def cost(self, state: State) -> Array:
+        """[]: what the rule adds to the loss; 0 where nothing is learned."""
+        ...
+
+    def advance(self, weight: Array, state: State) -> State:
+        """The state after the events of a train step, with the weight already updated."""
+        ...
+
+
+class Tiled(Protocol):
+    """What has units: a rule, or a revision."""
+
+    @property
+    def unit(self) -> Unit: ...
+
+    @property
+    def role(self) -> Role: ...
+
+
+class Structured(Rule, Protocol):
+    """A rule under which weights fall together in units."""
+
+    @property
+    def unit(self) -> Unit:
+        """What falls together."""
+        ...
+
+
+class Scoped(Structured, Protocol):
+    """A rule whose units compete, or share a number, within a scope."""
+
+    @property
+    def scope(self) -> Scope:
+        """Who competes or shares."""
+        ...
+
+
+class Rival(Scoped, Protocol):
+    """A rule whose units compete by score, so that those of a whole model can."""
+
+    def score(self, weight: Array, state: State) -> Array:
+        """[grid of units]: what competes."""
+        ...
+
+    def kept(self, state: State) -> float | Array:
+        """[]: the fraction of the units to keep now."""
+        ...
+
+
+def unit_magnitude(rule: Tiled, weight: Array) -> Array:
+    """`magnitude` of each unit of the rule: float32 or wider, [grid of units]."""
+    return magnitude(weight, rule.unit.tile(weight.shape, rule.role))
+
+
+def lasting_magnitude(rule: Tiled, weight: Array, state: State) -> Array:
+    """`unit_magnitude`, to which weights that were taken out of a unit count as they were."""
+    if "gone" not in state:
+        return unit_magnitude(rule, weight)
+    whole = rule.unit.tile(whole_shape(rule, weight.shape), rule.role)
+    total = pool(squares(weight), rule.unit.tile(weight.shape, rule.role))
+    return root(total / math.prod(whole) + state["gone"])
+
+
+def whole_shape(rule: Rule | Tiled, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a weight of one layer had before units were taken out of it."""
+    return tuple(map(len, rule.role.left)) or shape
+
+
+def what_is_left(rule: Tiled, units: Array) -> Array:
+    """Of a number for each unit of the whole weight those left: [grid of then] -> [grid]."""
+    for axis, places in enumerate(rule.role.left):
+        if units.shape[axis] == len(places):
+            units = units.take(np.flatnonzero(places), axis=axis)
+    return units
+
+
+def to_weights(rule: Tiled, units: Array, weight: Array) -> Array:
+    """Give each weight the value of its unit: [grid of units] -> shape and type of the weight."""
+    tile = rule.unit.tile(weight.shape, rule.role)
+    return spread(units.astype(weight.dtype), tile, weight.shape)
+
+
+def sharing(rule: Scoped, shape: tuple[int, ...]) -> list[tuple[int, bool]]:
+    """For each axis of the grid of units: its length, and whether units share along it."""
+    grid = grid_shape(shape, rule.unit.tile(shape, rule.role))
+    shared = rule.scope.axes(len(shape), rule.role)
+    return [(n, axis in shared) for axis, n in enumerate(grid)]
+
+
+def compete(rule: Rival, score: Array, state: State) -> Array:
+    """Which units win: bool, [grid] as the score."""
+    kept = rule.kept(state)
+    if isinstance(kept, float | int) and kept == 1:
+        return jnp.ones_like(score, bool)
+    if "cut" in state:
+        return above_cut(score, state["cut"])
+    return winners(score, kept, rule.scope, rule.role)
+
+
+def winning(rule: Rival, weight: Array, state: State) -> Array:
+    """[...] as the weight: 1 where its unit wins, else 0, constant for differentiation."""
+    score = lax.stop_gradient(rule.score(weight, state))
+    return to_weights(rule, compete(rule, score, state), weight)
+
+
+def cut_of(rule: Rival, score: Array, state: State) -> Array:
+    """The score that separates kept from dropped, for each unit: float32, [grid] as the score."""
+    if "cut" in state:
+        return jnp.broadcast_to(state["cut"][0], score.shape)
+    return cuts(score, rule.kept(state), rule.scope, rule.role)
+
+
+def with_cut(rule: Rival, weight: Array, state: State) -> State:
+    """The state at the start, with the cut that units of a whole model need.
+
+    Raises:
+      ValueError: the groups of the scope do not divide the axis that they lie on, or no unit
+        competes with another.
+    """
+    score = rule.score(weight, state)
+    shape, axes = rivals(score.shape, rule.scope, rule.role)
+    if score.size > 1 and all(shape[a] == 1 for a in axes):
+        raise ValueError(
+            f"of units {rule.unit} on a weight {weight.shape}, each is alone in its scope "
+            f"{rule.scope} and nothing would be dropped; use Whole(), WholeModel() or another unit"
+        )
+    if not isinstance(rule.scope, WholeModel):
+        return state
+    return state | {"cut": common_cut([score], rule.kept(state), (0,))[0]}
+
+
+def new_draw(key: Array) -> Array:
+    """A source of random numbers: float32 [2], a seed and the number of draws so far.
+
+    Whole numbers in floats, so that `jax.grad` over a whole model, numpy and every format of
+    checkpoint take them; exact up to 2^24, 16 million train steps.
+    """
+    seed = jax.random.bits(key, dtype=jnp.uint32) >> 8
+    return jnp.stack([seed.astype(jnp.float32), jnp.zeros((), jnp.float32)])
+
+
+def draw_key(draw: Array) -> Array:
+    """The key of the present draw, []."""
+    seed, count = draw.astype(jnp.uint32)
+    return jax.random.fold_in(jax.random.key(seed), count)
+
+
+def next_draw(draw: Array) -> Array:
+    """The source after one more train step.
+
+    Raises:
+      TypeError: the draw was cast to a narrower type, in which it would stop counting.
+    """
+    return counted("draw", draw) + jnp.array([0.0, 1.0], draw.dtype)
+
+
+def counted(name: str, value: Array) -> Array:
+    """An entry of a state that counts train steps in floats, if it can.
+
+    Raises:
+      TypeError: it was cast to a narrower type, in which it would stop counting.
+    """
+    if jnp.finfo(value.dtype).bits < 32:
+        raise TypeError(
+            f"the {name} of a rule has become {value.dtype}, which cannot count train steps; cast "
+            "the parameters (nnx.Param) only, not the whole state"
+        )
+    return value
+
+
+def settled(state: State) -> State:
+    """The state without its draw: what makes a rule deterministic."""
+    return {name: value for name, value in state.items() if name != "draw"}
+
+
+def over_stack(method: Callable, stack: int) -> Callable:
+    """A method of a rule, mapped over the leading axes that stack whole layers."""
+    for _ in range(stack):
+        method = jax.vmap(method)
+    return method
+
+
+def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
+    """State of each layer of a stack, with keys of their own: weight [stack..., layer...]."""
+    if rule.role.stack and rule.role.stack >= weight.ndim:
+        raise ValueError(
+            f"the rule's role has {rule.role.stack} stacked axes, the weight {weight.shape} has "
+            f"{weight.ndim} in all; give a smaller stack"
+        )
+    check_structure(rule)
+    key = jax.random.fold_in(key, APART)
+    stack = weight.shape[: rule.role.stack]
+    keys = jax.random.split(key, stack) if stack else key
+    return over_stack(rule.init, len(stack))(weight, keys)
+
+
+def stacked_cost(rule: Rule, state: State, stack: int) -> Array:
+    """Cost of all layers of a stack, []."""
+    # a rule without state costs the same for each layer: nothing to map over
+    return over_stack(rule.cost, stack if state else 0)(state).sum()
+
+
+def grown(rule: Rule, weight: Array) -> Callable[[int], dict[str, tuple[int, ...]]]:
+    """The shapes that the state would have if an axis of the weight were twice as long, by axis."""
+
+    def shapes(axis: int) -> dict[str, tuple[int, ...]]:
+        shape = tuple(2 * n if a == axis else n for a, n in enumerate(weight.shape))
+        longer = jax.ShapeDtypeStruct(shape, weight.dtype)
+        try:
+            state = jax.eval_shape(lambda w: stacked_init(rule, w, jax.random.key(0)), longer)
+        except ValueError:  # a single unit, which would have become several that are alone: no axis
+            return {}
+        return {name: value.shape for name, value in state.items()}
+
+    return shapes

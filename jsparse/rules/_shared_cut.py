@@ -1,0 +1,42 @@
+"""The common cut of layers whose units compete over the whole model.
+
+Numbers: no figure of its own.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jax import Array
+
+from jsparse._pattern import Role
+from jsparse._topk import common_cut
+from jsparse.rules._rule import Rival, State
+
+
+def share_cuts(
+    rules: Sequence[Rival], states: Sequence[State], scores: Sequence[Array]
+) -> list[State]:
+    """The states of layers whose units compete over the whole model, with their common cut.
+
+    Layers compete if their rules are equal but for the role.
+
+    Args:
+      rules: of each layer, with scope `WholeModel`.
+      states: of each layer.
+      scores: of each layer, [stack..., grid of units].
+
+    Returns:
+      The states, in order.
+    """
+    groups: dict[Rival, list[int]] = {}
+    for n, rule in enumerate(rules):
+        groups.setdefault(dataclasses.replace(rule, role=Role()), []).append(n)  # type: ignore[type-var]
+    new = list(states)
+    for rule, members in groups.items():
+        kept = jnp.ravel(jnp.asarray(rule.kept(states[members[0]])))[0]  # type: ignore[attr-defined]
+        stacks = tuple(new[n]["cut"].ndim - 1 for n in members)
+        found = common_cut([scores[n] for n in members], kept, stacks)
+        for n, cut in zip(members, found, strict=True):
+            new[n] = new[n] | {"cut": cut}
+    return new

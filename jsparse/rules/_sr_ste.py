@@ -1,0 +1,97 @@
+"""SR-STE: the largest are kept, and what is not kept decays, so that the choice settles.
+
+1. Within each group of the scope the largest `density` of the units is kept, as in `Top`.
+2. Going back, the mask is passed straight through, and the masked weights decay:
+       dW = G + decay * (1 - M) * W.
+
+Numbers: the published tables are ImageNet and were not run. N of 8 on a
+small net in `experiments/structured.py`.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax import Array
+
+from jsparse._checks import check_density, check_not_negative, check_rivalry, check_weight
+from jsparse._pattern import Role, Scope, Unit, Weight, Whole
+from jsparse._step import refined
+from jsparse.rules._rule import State, unit_magnitude, winning, with_cut
+
+
+@dataclass(frozen=True, kw_only=True)
+class SRSTE:
+    """Keep the fraction of the units with the largest magnitude; let the others decay.
+
+        W' = W * M,   dL/dW = dL/dW' + decay * (1 - M) * W
+
+    N:M sparsity, the paper's, is `SRSTE(density=n / m, scope=Groups(m))`. Each read of a weight
+    adds the decay once, and there is no forward mode; see `jsparse.step.refined`.
+
+    Args:
+      density: fraction of the units of each group to keep, in (0, 1]; at least one unit is kept.
+      decay: how strongly masked weights are drawn to 0, 0 or more.
+      unit: what falls together: Weight, Kernel, Filter, Channel, Head or Block.
+      scope: who competes: Whole, PerOutput, Groups(m) or WholeModel.
+      role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
+
+    Raises:
+      ValueError: density outside (0, 1]; decay below 0; a scope in which nothing competes.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jsparse._pattern import Groups
+      >>> rule = SRSTE(density=0.5, decay=0.1, scope=Groups(2))
+      >>> weight = jnp.array([[4.0], [-3.0]])
+      >>> state = rule.init(weight, jax.random.key(0))
+      >>> jax.grad(lambda w: rule.apply(w, state).sum())(weight).round(1).tolist()
+      [[1.0], [0.7]]
+
+    Reference: Zhou et al., Learning N:M fine-grained structured sparse networks, 2021, section 3.
+    """
+
+    density: float
+    decay: float = 2e-4
+    unit: Unit = Weight()
+    scope: Scope = Whole()
+    role: Role = Role()
+    learned: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        check_density(self.density)
+        check_not_negative(decay=self.decay)
+        check_rivalry("SRSTE", self.scope)
+
+    def init(self, weight: Array, key: Array) -> State:
+        """No state; for a whole model the cut, [3].
+
+        Raises:
+          ValueError: the groups of the scope do not divide the axis that they lie on.
+        """
+        check_weight(weight)
+        return with_cut(self, weight, {})
+
+    def score(self, weight: Array, state: State) -> Array:
+        """[grid of units], the magnitude."""
+        return unit_magnitude(self, weight)
+
+    def kept(self, state: State) -> float:
+        """The density."""
+        return self.density
+
+    def mask(self, weight: Array, state: State) -> Array:
+        """[...] as the weight, 0 or 1, constant for differentiation."""
+        return winning(self, weight, state)
+
+    def apply(self, weight: Array, state: State) -> Array:
+        """[...], the masked weight; the gradient is that of step 2."""
+        return refined(weight, self.mask(weight, state), self.decay)
+
+    def cost(self, state: State) -> Array:
+        """[], nothing is learned."""
+        return jnp.zeros(())
+
+    def advance(self, weight: Array, state: State) -> State:
+        """Nothing happens between steps."""
+        return state

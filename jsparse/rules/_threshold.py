@@ -1,0 +1,171 @@
+"""Dynamic Sparse Training: learned thresholds.
+
+1. Each unit of weights has a score, |w| for a single weight.
+2. Each output unit has a threshold t, learned, 0 at the start. M = step(score - t).
+3. The layer reads W * M. Going back, the step has a long-tailed slope, so that both the weight,
+   also where it is masked, and the threshold receive gradients:
+       dW = G * (M + |W| H(|W| - t)),   dt = -sum(G * W * H(|W| - t)).
+4. The loss gains alpha * sum(exp(-t)), which drives thresholds up.
+5. A layer left with 1 % of its weights or less has its thresholds set back to 0; recurrent cells
+   are exempt.
+6. Not in the paper: a threshold below -1 is set back to -1. There all weights are kept and the
+   slope is 0, so nothing but the loss gains, and a steep step can take a threshold so low that
+   exp(-t) is infinite: with it the authors' code ends in NaN (`experiments/dst_cifar.py`).
+
+Numbers: Table 1 of the paper, in `experiments/dst_mnist.py` and `experiments/dst_lstm.py`.
+For thresholds on the norm of a unit no figure is published.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from numbers import Real
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jsparse._checks import check_own, check_weight
+from jsparse._pattern import PerOutput, Role, Scope, Unit, Weight
+from jsparse._score import wide
+from jsparse._step import Slope, long_tailed, step
+from jsparse.rules._rule import State, lasting_magnitude, sharing, to_weights, whole_shape
+
+LOWEST = -1.0
+"""A threshold below means the same as this: all weights are kept, the slope is 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """Keep the units whose magnitude exceeds a learned threshold.
+
+        M = step(s(W) - t),   W' = W * M,   cost = alpha * sum(exp(-t))
+
+    with s the root mean square of a unit, |w| for a single weight. Below t = -1 the exponential
+    goes on as its tangent, and the train step's events set t back to -1.
+
+    Args:
+      alpha: weight of the regulariser, 0 or more; higher is sparser. A control such as
+        `TargetDensity` may change it while training.
+      unit: what falls together: Weight, Kernel, Filter, Channel, Head or Block.
+      scope: who shares a threshold: PerOutput (the paper's), Whole or Each (one a unit).
+      reset: density at or below which a layer's thresholds return to 0; 0 never resets.
+      reset_recurrent: the same for the weights of recurrent cells: those in an nnx.RNNCellBase,
+        and those whose role says so.
+      slope: the derivative that stands for the step's.
+      role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
+
+    Raises:
+      ValueError: alpha or a reset out of range; a scope that shares no threshold.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> rule = Threshold(alpha=1e-3)
+      >>> weight = jnp.array([[0.3, -0.1], [0.2, 0.5]])
+      >>> state = rule.init(weight, jax.random.key(0)) | {"threshold": jnp.array([0.25, 0.2])}
+      >>> rule.mask(weight, state).tolist()
+      [[1.0, 0.0], [0.0, 1.0]]
+
+    Reference: Liu et al., Dynamic Sparse Training, ICLR 2020, sections 3.2 to 3.4.
+    """
+
+    alpha: float = 5e-4
+    unit: Unit = Weight()
+    scope: Scope = PerOutput()
+    reset: float = 0.01
+    reset_recurrent: float = 0.0
+    slope: Slope = long_tailed
+    role: Role = Role()
+    learned: ClassVar[tuple[str, ...]] = ("threshold",)
+    alone: ClassVar[bool] = True
+    measures: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.alpha, Real) and 0 <= self.alpha < float("inf")):
+            raise ValueError(
+                f"alpha weighs the regulariser and is a number, 0 or more; got {self.alpha!r}. A "
+                "control of Optimizer, such as TargetDensity, changes it while training"
+            )
+        check_own("Threshold", self.scope, "groups and whole models share no threshold")
+        for name in ("reset", "reset_recurrent"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is a density in [0, 1), got {getattr(self, name)}")
+
+    @property
+    def reset_limit(self) -> float:
+        """Density at or below which this layer's thresholds return to 0; 0 never resets."""
+        return self.reset_recurrent if self.role.recurrent else self.reset
+
+    def init(self, weight: Array, key: Array) -> State:
+        """Thresholds at 0, one a group of the scope: [out] by default; and alpha, []."""
+        check_weight(weight)
+        dtype = wide(weight.dtype)
+        groups = [n for n, along in sharing(self, weight.shape) if not along]
+        return {"threshold": jnp.zeros(groups, dtype), "alpha": jnp.asarray(self.alpha, dtype)}
+
+    def mask(self, weight: Array, state: State) -> Array:
+        """[...] as the weight, 0 or 1; differentiable in weight and threshold."""
+        score = lasting_magnitude(self, weight, state)
+        threshold = state["threshold"].reshape(
+            [1 if along else n for n, along in sharing(self, weight.shape)]
+        )
+        return to_weights(self, step(score - threshold, self.slope), weight)
+
+    def apply(self, weight: Array, state: State) -> Array:
+        """[...], the true product of weight and mask."""
+        return weight * self.mask(weight, state)
+
+    def cost(self, state: State) -> Array:
+        """[], alpha * sum(exp(-t)); alpha itself receives no gradient."""
+        threshold = state["threshold"]
+        bounded = jnp.maximum(threshold, LOWEST)
+        price = jnp.exp(-bounded) * (1 + (bounded - threshold))
+        return lax.stop_gradient(state["alpha"]) * price.sum()
+
+    def advance(self, weight: Array, state: State) -> State:
+        """Thresholds back to -1 below it, and to 0 where the layer keeps `reset` or less."""
+        limit, threshold = self.reset_limit, jnp.maximum(state["threshold"], LOWEST)
+        state = state | {"threshold": threshold}
+        if limit == 0 or weight.size == 0:
+            return state
+        whole = whole_shape(self, weight.shape)
+        tiles = [math.prod(self.unit.tile(shape, self.role)) for shape in (weight.shape, whole)]
+        size = math.prod(whole) * tiles[0] / tiles[1]  # units count, with all that they once had
+        dead = self._keeps_at_most(limit * size, weight, state)
+        return state | {"threshold": jnp.where(dead, jnp.zeros_like(threshold), threshold)}
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    def _keeps_at_most(self, limit: float, weight: Array, state: State) -> Array:
+        """Whether no more than `limit` weights are kept, [].
+
+        A layer of which a quarter alone keeps more is alive: the rest need not be counted.
+        """
+
+        def few(part: Array) -> Array:
+            return _count(self.mask(part, state)) <= limit
+
+        quarter = self._quarter(weight)
+        if quarter is weight:
+            return self.mask(weight, state).astype(jnp.float32).sum() <= limit
+        return lax.cond(few(quarter), lambda: few(weight), lambda: jnp.array(False))
+
+    def _quarter(self, weight: Array) -> Array:
+        """Every fourth weight along the longest axis that shares its thresholds.
+
+        All of it where it is small, or split over devices, or where units or thresholds forbid it.
+        """
+        shared = [axis for axis, (_, along) in enumerate(sharing(self, weight.shape)) if along]
+        apart = any(jax.typeof(weight).sharding.spec)
+        if weight.size < 1 << 14 or self.unit != Weight() or not shared or apart:
+            return weight
+        axis = max(shared, key=lambda a: weight.shape[a])
+        return lax.slice_in_dim(weight, 0, weight.shape[axis], 4, axis)
+
+
+def _count(mask: Array) -> Array:
+    """The sum of 0s and 1s, []; as a product with ones it is read once and never written."""
+    longest = int(np.argmax(mask.shape))
+    ones = jnp.ones(mask.shape[longest], jnp.float32)
+    return jnp.tensordot(ones, mask.astype(jnp.float32), (0, longest)).sum()

@@ -1,0 +1,93 @@
+"""Magnitude: keep the largest, chosen anew from the dense weight at each forward pass.
+
+1. Each unit has a score, its root mean square.
+2. Within each group of the scope the highest `density` of the units is kept.
+3. Going back the mask is passed straight through: dW = G.
+
+Numbers: the baseline of other methods' experiments; no figure of its own is published.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax import Array
+
+from jsparse._checks import check_density, check_rivalry, check_weight
+from jsparse._pattern import Role, Scope, Unit, Weight, Whole
+from jsparse._step import straight_through
+from jsparse.rules._rule import State, unit_magnitude, winning, with_cut
+
+
+@dataclass(frozen=True, kw_only=True)
+class Top:
+    """Keep the fraction of the units with the largest magnitude, with a straight-through gradient.
+
+        W' = W * M,   dL/dW = dL/dW'
+
+    N:M sparsity is `Top(density=n / m, scope=Groups(m))`. The density counts units: where an edge
+    cuts blocks, the density in weights differs a little.
+
+    Args:
+      density: fraction of the units of each group to keep, in (0, 1]; at least one unit is kept.
+      unit: what falls together: Weight, Kernel, Filter, Channel, Head or Block.
+      scope: who competes: Whole, PerOutput, Groups(m) or WholeModel.
+      role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
+
+    Raises:
+      ValueError: density outside (0, 1]; a scope in which nothing competes.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jsparse._pattern import Groups
+      >>> rule = Top(density=0.5, scope=Groups(2))
+      >>> weight = jnp.array([[0.3, -0.1], [0.2, 0.5]])
+      >>> rule.mask(weight, rule.init(weight, jax.random.key(0))).tolist()
+      [[1.0, 0.0], [0.0, 1.0]]
+
+    Reference: Han et al., Learning both weights and connections, 2015, section 3; Zhou et al.,
+    Learning N:M fine-grained structured sparse networks, 2021, section 3.1.
+    """
+
+    density: float
+    unit: Unit = Weight()
+    scope: Scope = Whole()
+    role: Role = Role()
+    learned: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        check_density(self.density)
+        check_rivalry("Top", self.scope)
+
+    def init(self, weight: Array, key: Array) -> State:
+        """No state; for a whole model the cut, [3].
+
+        Raises:
+          ValueError: the groups of the scope do not divide the axis that they lie on.
+        """
+        check_weight(weight)
+        return with_cut(self, weight, {})
+
+    def score(self, weight: Array, state: State) -> Array:
+        """[grid of units], the magnitude."""
+        return unit_magnitude(self, weight)
+
+    def kept(self, state: State) -> float:
+        """The density."""
+        return self.density
+
+    def mask(self, weight: Array, state: State) -> Array:
+        """[...] as the weight, 0 or 1, constant for differentiation."""
+        return winning(self, weight, state)
+
+    def apply(self, weight: Array, state: State) -> Array:
+        """[...], the masked weight; the gradient passes straight through to the dense weight."""
+        return straight_through(weight, self.mask(weight, state))
+
+    def cost(self, state: State) -> Array:
+        """[], nothing is learned."""
+        return jnp.zeros(())
+
+    def advance(self, weight: Array, state: State) -> State:
+        """Nothing happens between steps."""
+        return state

@@ -1,0 +1,234 @@
+"""ImageNet: its three layouts, and what is read of them."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("tyro", reason="the experiments need their extra packages")
+pytest.importorskip("grain", reason="reading ImageNet needs the extra packages of `imagenet`")
+pytest.importorskip("PIL")
+pytest.importorskip("google_crc32c")
+
+from experiments.common import records
+from experiments.common.imagenet import imagenet
+from experiments.common.sources import DataError
+from experiments.common.stream import Training
+from tests.support.imagenet_files import (
+    LAYOUTS,
+    NAMES,
+    ONE,
+    THREADS,
+    example,
+    framed,
+    put_array_records,
+    put_folder,
+    put_tfrecords,
+    split_of,
+)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_layout_gives_the_same_records(tmp_path, layout, monkeypatch):
+    monkeypatch.setenv("JSPARSE_DATA", str(LAYOUTS[layout](tmp_path / "data")))
+    data = imagenet(classes=3)
+    for source, split in ((data.train, "train"), (data.test, "val")):
+        found = [source[n] for n in range(len(source))]
+        wanted = [(content, NAMES.index(name)) for name, content in split_of(split)]
+        assert [(record.image, record.label) for record in found] == wanted
+        assert all(str(tmp_path) in record.name for record in found)
+    assert data.name == "data in ImageNet's layout (11 + 4 images, 3 classes)"
+
+
+def test_negative_and_unpacked_integers_are_read():
+    assert records.features(example(a=-5, b=2**40)) == {"a": [-5], "b": [2**40]}
+    unpacked = b"\x08\x07\x08\x01"  # field 1, an integer, twice
+    feature = b"\x1a" + bytes([len(unpacked)]) + unpacked
+    entry = b"\x0a\x01a\x12" + bytes([len(feature)]) + feature
+    inner = b"\x0a" + bytes([len(entry)]) + entry
+    assert records.features(b"\x0a" + bytes([len(inner)]) + inner) == {"a": [7, 1]}
+
+
+def rewrite(path: Path, change) -> None:
+    path.write_bytes(change(path.read_bytes()))
+
+
+def spoil_folder(folder: Path, kind: str) -> str:
+    """Damages a folder; returns what the message must say."""
+    if kind == "no val":
+        (folder / "val").rename(folder / "validation")
+        return "val not found"
+    if kind == "flat":
+        for path in list((folder / "val").iterdir()):
+            path.rename(folder / path.name)
+        return r"val holds no classes: .*n01440764_18\.JPEG"
+    if kind == "strange":
+        (folder / "val/n01").rename(folder / "val/n99")
+        return "has the class n99, which is not among the 3"
+    if kind == "empty":
+        (folder / "train/n55").mkdir()
+        return "has 4 class folders, 3 are wanted; give --classes 4"
+    for path in list((folder / "train/n02").iterdir()):
+        path.unlink()
+    return r"n02 holds no image \(.jpeg"
+
+
+@pytest.mark.parametrize("kind", ["no val", "flat", "strange", "empty", "no images"])
+def test_a_bad_folder_is_refused(tmp_path, kind):
+    words = spoil_folder(put_folder(tmp_path), kind)
+    with pytest.raises(DataError, match=words):
+        imagenet(str(tmp_path), classes=3)
+
+
+def test_a_missing_folder_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match=f"{tmp_path}/nothing is no folder; give one"):
+        imagenet(str(tmp_path / "nothing"))
+    with pytest.raises(DataError, match=r"holds no ImageNet: train and val not found, nor TFRec"):
+        imagenet(str(tmp_path))
+
+
+def test_nothing_given_says_where_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("JSPARSE_DATA", raising=False)
+    with pytest.raises(DataError, match=r"image-net\.org and name its folder with --data .*--syn"):
+        imagenet()
+
+
+VALUES = {"text": b"1", "no label": [], "two labels": [1, 2]}
+
+
+def spoil_records(folder: Path, kind: str) -> str:
+    file = folder / "train-00001-of-00002"
+    if kind == "shard":
+        file.unlink()
+        return "lacks 1 of 2 shards, the first is train-00001-of-00002"
+    if kind == "cut":
+        rewrite(file, lambda content: content[:-5])
+        return r"train-00001-of-00002 is cut off: record 5 ends at byte \d+, the file has \d+"
+    if kind == "head":
+        rewrite(file, lambda content: content + b"123")
+        return "is cut off: record 6 ends"
+    if kind == "sum":
+        rewrite(file, lambda content: content[:8] + b"\0" + content[9:])
+        return "byte 0: the check sum of a record's length is wrong"
+    if kind == "data":
+        rewrite(file, lambda content: content[:-50] + b"\0" + content[-49:])
+        return r"00002, byte \d+: the check sum of a record of \d+ bytes is wrong; make or fetch"
+    if kind == "none":
+        file.write_bytes(b"")
+        return "train-00001-of-00002 is empty; make or fetch it again"
+    if kind == "two sets":
+        shutil.copy(file, folder / "train-00000-of-00001")
+        return r"holds 2 sets of record files, such as those of .*-of-00001 and of .*-of-00002"
+    if kind == "message":
+        file.write_bytes(framed([b"\x0a\x99nonsense"]))
+        return r"00002, byte 12: the record is no tf\.train\.Example"
+    if kind == "features":
+        file.write_bytes(framed([example(image__encoded=b"x", other=1)]))
+        return r"has the features image/encoded, other; needed are image/encoded and image/class"
+    if kind in VALUES:
+        file.write_bytes(framed([example(image__encoded=b"x", image__class__label=VALUES[kind])]))
+        return "needed are .* or image and label, with one image and one number"
+    label = {"zero": 0, "high": 4}[kind]
+    file.write_bytes(framed([example(image__encoded=b"x", image__class__label=label)]))
+    return f"image/class/label is {label}, allowed are 1 to 3; give the right --classes"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("shard", "cut", "head", "sum", "data", "none", "two sets", "message", "features"),
+        *(*VALUES, "zero", "high"),
+    ],
+)
+def test_bad_records_are_refused(tmp_path, kind):
+    words = spoil_records(put_tfrecords(tmp_path), kind)
+    with pytest.raises(DataError, match=words):
+        train = imagenet(str(tmp_path), classes=3).train
+        train[len(train) - 1]
+
+
+def test_a_bad_array_record_file_is_refused(tmp_path):
+    put_array_records(tmp_path)
+    file = next(tmp_path.glob("*/*train*"))
+    whole = file.read_bytes()
+    place = whole.index(b"image")
+    file.write_bytes(whole[:place] + b"X" + whole[place + 1 :])
+    train = imagenet(str(tmp_path), classes=3).train
+    with pytest.raises(DataError, match=r"5\.1\.0, array record \d+ is damaged; make or fetch"):
+        for n in range(len(train)):
+            train[n]
+    file.write_bytes(whole[:50])
+    with pytest.raises(DataError, match="not all are good array-record files"):
+        imagenet(str(tmp_path), classes=3)
+
+
+def test_two_versions_of_array_records_are_refused(tmp_path):
+    put_array_records(tmp_path)
+    shutil.copytree(tmp_path / "5.1.0", tmp_path / "5.0.0")
+    with pytest.raises(DataError, match=r"2 sets .*5\.0\.0/.* and of .*5\.1\.0/.*; leave one"):
+        imagenet(str(tmp_path), classes=3)
+    assert len(imagenet(str(tmp_path / "5.0.0"), classes=3).train) == 11
+
+
+def test_a_shards_number_may_stand_before_the_suffix(tmp_path):
+    put_array_records(tmp_path)
+    for path in list((tmp_path / "5.1.0").iterdir()):
+        split = "train" if "train" in path.name else "val"
+        path.rename(tmp_path / f"{split}-00000-of-00001.array_record")
+    assert len(imagenet(str(tmp_path), classes=3).train) == 11
+    lone = tmp_path / "train-00000-of-00001.array_record"
+    lone = lone.rename(tmp_path / "train-00001-of-00002.array_record")
+    with pytest.raises(DataError, match="lacks 1 of 2 shards, the first is train-00000-of-00002"):
+        imagenet(str(tmp_path), classes=3)
+    lone.rename(tmp_path / "train.array_record")
+    assert len(imagenet(str(tmp_path), classes=3).train) == 11
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_systems_and_downloads_leave_is_not_read(tmp_path, layout):
+    data = LAYOUTS[layout](tmp_path)
+    for path in [*data.rglob("*")]:
+        if path.is_file():
+            path.with_name(f"._{path.name}").write_bytes(b"x")
+            shutil.copy(path, path.with_name(f"{path.name}.part"))
+    for name in (".cache", "__MACOSX"):
+        (data / "train" / name).mkdir(parents=True)
+    (data / "train" / "n01").mkdir(exist_ok=True)
+    (data / "train" / "n01" / "folder.jpeg").mkdir()
+    found = imagenet(str(data), classes=3)
+    for source, count in ((found.train, 11), (found.test, 4)):
+        assert len(source) == count
+        assert all(source[n].image.startswith(b"\xff\xd8") for n in range(count))
+
+
+def test_names_of_images_may_be_any(tmp_path):
+    put_folder(tmp_path)
+    names = [os.fsencode(name) for name in ("a b.jpg", "ü%20#?.Png")] + [b"\xff\xe9.JPEG"]
+    try:
+        for name in names:
+            with open(os.fsencode(tmp_path / "train/n02") + b"/" + name, "wb") as file:
+                file.write(name)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    train = imagenet(str(tmp_path), classes=3).train
+    assert {train[n].image for n in range(len(train)) if train[n].label == 1} > set(names)
+
+
+@pytest.mark.parametrize("module", ["grain", "grain.sources", "google_crc32c", "PIL.Image"])
+def test_a_missing_package_is_named(tmp_path, module, monkeypatch):
+    data = str((put_array_records if "grain" in module else put_tfrecords)(tmp_path))
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(DataError, match=rf"{module} .*pip install 'jsparse\[imagenet\]', or use"):
+        found = imagenet(data, classes=3)
+        Training(found.train, batch=2, side=8, seed=0, shard=ONE, readers=THREADS)
+
+
+def test_records_to_train_on_alone_are_refused(tmp_path):
+    put_tfrecords(tmp_path)
+    for path in tmp_path.glob("validation*"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"but none to test on; looked for validation-\*-of-\*"):
+        imagenet(str(tmp_path), classes=3)

@@ -1,0 +1,47 @@
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from flax import nnx
+
+import jsparse as js
+from jsparse._slots import walk_modules
+from jsparse.export import Record, rebuild
+from tests.support.zoo_cases import CASES, FRESH, attribute, outputs, prepared, shapes
+
+pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
+
+
+def plain(module: nnx.Module) -> dict[str, Any]:
+    kinds = int | float | str | bool | tuple
+    return {k: v for k, v in vars(module).items() if isinstance(v, kinds) and k[0] != "_"}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_zoo(name: str) -> None:
+    case = CASES[name]
+    model = prepared(case.make, case.dead)
+    before = shapes(model)
+    small, record = js.shrink(model, case.inputs(0, 2))
+    assert shapes(model) == before
+    changed = {path: s for path, s in shapes(small).items() if s != before[path]}
+    if case.shapes:
+        assert changed == case.shapes
+    for path, value in case.attributes.items():
+        assert attribute(small, path) == value, path
+    found = dict(walk_modules(small))
+    for path, make in FRESH.get(name, {}).items():  # as if made at that size
+        for inner, module in walk_modules(
+            nnx.eval_shape(lambda make=make: make(nnx.Rngs(0))), path
+        ):
+            assert plain(found[inner]) == plain(module)
+    fresh = case.inputs(1, 3)
+    expected = outputs(model, fresh)
+    np.testing.assert_allclose(outputs(small, fresh), expected, rtol=1e-4, atol=1e-5)
+
+    data = json.loads(json.dumps(record.to_dict()))
+    again = rebuild(case.make(rngs=nnx.Rngs(1)), Record.from_dict(data))
+    assert shapes(again) == shapes(small)
+    nnx.update(again, nnx.state(small))
+    np.testing.assert_array_equal(outputs(again, fresh), outputs(small, fresh))

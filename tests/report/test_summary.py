@@ -1,0 +1,56 @@
+import json
+
+import jax.numpy as jnp
+from flax import nnx
+
+import jsparse as js
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        self.a_layer_with_a_long_name = nnx.Conv(3, 16, (3, 3), rngs=rngs)
+        self.fc = nnx.Linear(1000, 2000, rngs=rngs)
+
+
+def model() -> Net:
+    return js.sparsify(
+        Net(nnx.Rngs(0)), ("fc/kernel", js.Top(density=0.1)), (".*/kernel", js.Threshold())
+    )
+
+
+def test_counts() -> None:
+    report = js.summary(model())
+    assert (report.kept, report.size) == (200_000 + 432, 2_000_000 + 432)
+    assert (report.dense, report.learned) == (16 + 2000, 16)
+    assert report.rows["fc/kernel"].density == 0.1
+
+
+def test_columns_line_up_whatever_their_width() -> None:
+    lines = str(js.summary(model())).splitlines()
+    assert len({len(line) for line in lines[:-1]}) == 1
+    assert lines[0].split() == ["layer", "shape", "rule", "density", "kept", "of"]
+    assert lines[-1] == "and 2,016 parameters without a rule"
+    ends = [line.rstrip()[-9:] for line in lines[2:]]
+    assert "2,000,432" in ends
+
+
+def test_the_dictionary_is_plain() -> None:
+    data = json.loads(json.dumps(js.summary(model()).to_dict()))
+    assert data["layers"]["fc/kernel"]["kept"] == 200_000
+    assert data["total"]["size"] == 2_000_432
+
+
+def test_a_dense_model_has_an_empty_table() -> None:
+    report = js.summary(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+    assert (report.rows, report.density, report.dense) == ({}, 1.0, 9)
+    assert "total" in str(report)
+
+
+class Empty(nnx.Module):
+    def __init__(self) -> None:
+        self.w = nnx.Param(jnp.zeros((0, 3)))
+
+
+def test_an_empty_weight_has_density_one() -> None:
+    for rule in (js.Held(), js.Threshold(), js.Top(density=0.5)):
+        assert js.summary(js.sparsify(Empty(), ("w", rule))).density == 1.0

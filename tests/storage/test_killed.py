@@ -1,0 +1,106 @@
+"""Runs that are killed go on as if nothing had happened; and so do several processes."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jsparse as js
+from tests.support.processes import ROOT, run
+from tests.support.sharded import LAYOUTS, Net, data, start
+from tests.support.shared_folder import sums
+
+pytest.importorskip("orbax.checkpoint")
+pytestmark = pytest.mark.slow
+KILLS, STEPS = 20, 24
+
+
+def run_until(folder: Path, cache: Path, stop: str, times: int, wait: float) -> list[str]:
+    """The lines of a run that is killed a while after it printed something so many times."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.support.resumable", str(folder), str(STEPS)],
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        lines = []
+        try:
+            for line in process.stdout:
+                lines.append(line.strip())
+                times -= line.startswith(stop)
+                if times == 0:
+                    time.sleep(wait)
+                    process.kill()
+                    break
+            lines += process.stdout.read().split("\n")[:-1]
+        finally:
+            process.kill()
+    assert process.returncode in (0, -9), lines
+    return lines
+
+
+def test_killed_at_random_moments(tmp_path) -> None:
+    cache = tmp_path / "cache"
+    expected = run_until(tmp_path / "whole", cache, "never", 1, 0.0)[-1]
+    assert len(expected) == 64
+    random = np.random.default_rng()  # the moments differ each time in any case
+    ends, finals, folder = [], [], tmp_path / "0"
+    while len(ends) < KILLS or not finals:
+        stop = random.choice(["ready", "saving", "saving", "saved"])
+        times = 1 if stop == "ready" else random.integers(1, 4)
+        lines = run_until(folder, cache, stop, times, random.uniform(0, 0.3))
+        if len(lines[-1]) == 64:
+            finals.append(lines[-1])
+            folder = tmp_path / str(len(finals))
+        else:
+            ends.append(lines[-1])
+    finals.append(run_until(folder, cache, "never", 1, 0.0)[-1])
+    print(f"killed after: {', '.join(ends)}; {len(finals)} runs")
+    assert set(finals) == {expected}
+    assert sum(end.startswith("saving") for end in ends) >= 2  # half written checkpoints, too
+
+
+def test_processes_share_a_folder(tmp_path) -> None:
+    def train(folder: str, positions: str, steps: int) -> list[dict]:
+        return run(
+            "tests.support.shared_folder", str(tmp_path / folder), positions, str(steps), count=2
+        )
+
+    first, then, straight = train("a", "own", 4), train("a", "own", 8), train("b", "common", 8)
+    assert [each["position"] for each in first] == ["at the start"] * 2
+    assert [each["first"] for each in then] == [4, 4]
+    assert [each["position"] for each in then] == [{"read": 32, "process": n} for n in (0, 1)]
+    for each in (*first, *then, *straight):
+        differ, apart = each["refused"]
+        assert differ.startswith("each process has its own mine, and they differ")
+        assert "is there for process 0 and not for [1]; give all processes one shared" in apart
+    for each in (*then, *straight):
+        assert each["sums"] == straight[0]["sums"]
+    assert first[0]["sums"] != then[0]["sums"]
+
+    # one process reads what two have written, and the other way round
+    begun = start(Net(LAYOUTS["data parallel"], nnx.Rngs(1)), *map(jnp.asarray, data()))
+    one = {"model": begun.net, "optimizer": begun.optimizer}
+    with pytest.raises(ValueError, match="position for each of 2 processes and now there are 1"):
+        js.Checkpoints(tmp_path / "a").restore(one)
+    step, one, position = js.Checkpoints(tmp_path / "b").restore(one)
+    assert (step, position) == (8, {"read": 64}) and sums(one) == straight[0]["sums"]
+    assert len(jax.tree.leaves(nnx.state(begun.net))[0].sharding.device_set) == 1
+    js.Checkpoints(tmp_path / "c").save(8, one, data=position)
+    for each in train("c", "common", 8):
+        assert each["first"] == 8 and each["position"] == {"read": 64}
+        assert each["sums"] == straight[0]["sums"]

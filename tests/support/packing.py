@@ -1,0 +1,39 @@
+"""Formats and layers that tests of packing share."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jsparse.export import blocks, csr
+from jsparse.export._packing import compiled
+
+FORMATS = {
+    "csr": csr(),
+    "csr in groups": csr(16),
+    "blocks": blocks((8, 4)),
+    "ragged": blocks((7, 5)),
+}
+BATCHES = (1, 3, 20, 67)  # a row; less than a vector; parts of a tile; several tiles
+
+
+def draw(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def matrix(inputs: int, outputs: int, density: float = 0.3) -> np.ndarray:
+    """A sparse matrix with empty inputs and outputs."""
+    kept = np.random.default_rng(1).random((inputs, outputs)) < density
+    kept[:, ::7], kept[3] = False, False
+    return draw(inputs, outputs) * kept
+
+
+def linear(kernel: np.ndarray, **settings) -> nnx.Linear:
+    layer = nnx.Linear(*kernel.shape, rngs=nnx.Rngs(0), **settings)
+    layer.kernel[...] = jnp.asarray(kernel, layer.kernel[...].dtype)
+    if layer.bias is not None:
+        layer.bias[...] = jnp.asarray(draw(kernel.shape[1]), layer.kernel[...].dtype)
+    return layer
+
+
+needs_compiler = pytest.mark.skipif(not compiled.find_compiler(), reason="no C++ compiler")
