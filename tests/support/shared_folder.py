@@ -2,7 +2,7 @@
 
     python -m tests.support.shared_folder FOLDER POSITIONS STEPS PORT COUNT INDEX
 
-Trains the net of tests/support/sharded.py, its weights split, until STEPS steps are done. POSITIONS is
+Trains the net of sharded.py, its weights split, until STEPS steps are done. POSITIONS is
 `own` for a data position of each process, `common` for one that all have. Prints a line of JSON:
 the step and position it began with, the check sum of each array at the end, and what was refused.
 """
