@@ -16,7 +16,9 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from jsparse._slots import walk_modules
 from jsparse._surgery import hold
+from jsparse._watch import watch_in_place
 from jsparse.prune._choice import Arrays
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -171,8 +173,14 @@ class after:
           ValueError: no such layer, or one that is called twice or never.
         """
         copy, seen = nnx.clone(model), {path: [] for path in self.layers}
-        for path, outputs in seen.items():
-            _record(copy, path, outputs.append)
+        layers = dict(walk_modules(copy))
+        for path in seen:
+            if path not in layers:
+                raise ValueError(
+                    f"{path!r} is not a layer of this model; give paths such as 'fc1', or write "
+                    "the function of activations yourself"
+                )
+            watch_in_place(layers[path], lambda _, x, out, path=path: seen[path].append(out))
         copy(batch)
         for path, outputs in seen.items():
             if len(outputs) != 1:
@@ -181,35 +189,3 @@ class after:
                     "function of activations yourself"
                 )
         return {f"{path}/kernel": self.nonlinearity(out[0]) for path, out in seen.items()}
-
-
-class _Recorded(nnx.Module):
-    """A layer that shows its outputs."""
-
-    def __init__(self, layer: Callable, show: Callable[[Array], None]):
-        self.layer, self.show = layer, show
-
-    def __call__(self, *args: Any, **options: Any) -> Array:
-        out = self.layer(*args, **options)
-        self.show(out)
-        return out
-
-
-def _record(model: nnx.Module, path: str, show: Callable[[Array], None]) -> None:
-    """Put a recorded layer in the place of one."""
-    *above, last = path.split("/")
-    parent: Any = model
-    try:
-        for key in above:
-            parent = parent[int(key)] if key.isdigit() else getattr(parent, key)
-        layer = parent[int(last)] if last.isdigit() else getattr(parent, last)
-        recorded = _Recorded(layer, show)
-        if last.isdigit():
-            parent[int(last)] = recorded
-        else:
-            setattr(parent, last, recorded)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path!r} is no layer that can be read ({error}); give paths such as 'fc1', or write "
-            "the function of activations yourself"
-        ) from error
