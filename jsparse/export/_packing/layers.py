@@ -115,15 +115,26 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
     if all(place.path in why for place in places):
         given = "; ".join(f"{place.path or 'the model'}: {why[place.path]}" for place in places)
         raise ValueError(f"no layer at {where!r} can be packed: {given or 'no linear layer there'}")
-    if not places[0].path:
-        return format(plain)  # type: ignore[return-value]
-    made: dict[int, Packed] = {}
+    able = [place for place in places if place.path not in why]
+    return put_in_place(plain, able, lambda place: format(place.value))
+
+
+def put_in_place(model: Model, places: list[Slot], make: Callable[[Slot], nnx.Module]) -> Model:
+    """The model itself with new layers in some places; shared layers stay shared.
+
+    Args:
+      model: changed, unless it is a layer itself, at the empty path: then the new layer.
+      places: from `layers_of` the model.
+      make: the new layer for a place.
+    """
+    made: dict[int, Any] = {}
     for place in places:
-        if place.path not in why:
-            if id(place.value) not in made:
-                made[id(place.value)] = format(place.value)
-            place.put(made[id(place.value)])
-    return plain
+        if id(place.value) not in made:
+            made[id(place.value)] = make(place)
+        if not place.path:
+            return made[id(place.value)]
+        place.put(made[id(place.value)])
+    return model
 
 
 def unpack(model: Model) -> Model:
@@ -136,14 +147,7 @@ def unpack(model: Model) -> Model:
       The copy. Convolutions with a window of 1 that were packed come back as linear layers.
     """
     copy = fold(model)
-    if isinstance(copy, Packed):
-        return _linear(copy)  # type: ignore[return-value]
-    made: dict[int, nnx.Linear] = {}
-    for place in _places(copy, Packed):
-        if id(place.value) not in made:
-            made[id(place.value)] = _linear(place.value)
-        place.put(made[id(place.value)])
-    return copy
+    return put_in_place(copy, _places(copy, Packed), lambda place: _linear(place.value))
 
 
 def packed_layers(model: nnx.Module) -> dict[str, dict[str, Any]]:
@@ -183,14 +187,8 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
             f"{wrong[0] or 'the model'} is a packed layer in the file, and the model has no linear "
             "layer there; it is of another model"
         )
-    if "" in layers:
-        return _empty(layers[""])  # type: ignore[return-value]
-    made: dict[int, Packed] = {}
-    for path, settings in layers.items():
-        place = places[path]
-        made.setdefault(id(place.value), _empty(settings))
-        place.put(made[id(place.value)])
-    return plain
+    chosen = [places[path] for path in layers]
+    return put_in_place(plain, chosen, lambda place: _empty(layers[place.path]))
 
 
 def _empty(settings: Mapping[str, Any]) -> Packed:
