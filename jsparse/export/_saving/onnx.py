@@ -12,9 +12,10 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
+from jsparse._pure import Pure
 from jsparse._storage.files import write_whole
 from jsparse.export._packing.layers import unpack
-from jsparse.export._saving.functional import Pure, compare, off_mesh, outputs, pure
+from jsparse.export._saving.functional import compare, off_mesh, outputs, saved
 from jsparse.export._saving.saving import require
 from jsparse.export._saving.stablehlo import input_specs
 
@@ -44,7 +45,7 @@ def onnx(
       TypeError: no inputs, or one that is no array.
       ValueError: a model with rules, or with a memory; shapes that do not fit.
     """
-    split = pure(unpack(model), options)
+    split = saved(unpack(model), options)
     specs, expected = input_specs(inputs, shapes), outputs(split, inputs)
     require("onnx", "jax2onnx", "onnx")
     faults = []
@@ -70,7 +71,7 @@ def _by_layer(split: Pure, specs: tuple) -> Function:
 
     def function(*arrays: Any) -> list[Any]:
         inputs = jax.tree.unflatten(structure, arrays)
-        return jax.tree.leaves(split.run(split.weights, split.streams, *inputs)[0])
+        return jax.tree.leaves(split.run(split.variables, *inputs)[0])
 
     return function
 

@@ -26,13 +26,14 @@ import numpy as np
 from flax import nnx
 from jax.export import Exported
 
+from jsparse._pure import Pure
 from jsparse._slots import walk_modules
 from jsparse._storage import manifest
 from jsparse._storage.files import to_disk, write_whole
 from jsparse._versions import versions
 from jsparse.export._packing import compiled
 from jsparse.export._packing.layers import packed_layers
-from jsparse.export._saving.functional import Pure, portable, pure
+from jsparse.export._saving.functional import portable, saved
 from jsparse.export._saving.stablehlo import Program, kernel_program, program
 from jsparse.export._shrinking.record import Record
 
@@ -90,16 +91,16 @@ def save(
     require("export", "safetensors", "flatbuffers")
     folder = Path(folder).absolute()
     _check_new(folder)
-    split = pure(portable(model), options)
-    _check_dtypes(split.weights)
-    _check_record(record, split.weights)
+    split = saved(portable(model), options)
+    _check_dtypes(split.variables)
+    _check_record(record, split.variables)
     made = program(split, inputs, shapes)
     about = _describe(model, split, made, inputs, record)
     part = folder.with_name(f".{folder.name}.{os.getpid()}-{threading.get_ident()}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        write_whole(part / WEIGHTS, _serialised(split.weights))
+        write_whole(part / WEIGHTS, _serialised(split.variables))
         write_whole(part / PROGRAM, _bytes(made.exported))
         if about["packed"] and jax.default_backend() == "cpu" and compiled.load():
             about["kernels"] = compiled.sources_key()
@@ -180,7 +181,7 @@ def _describe(
 ) -> dict[str, Any]:
     """What model.json tells."""
     exported = made.exported
-    arguments = exported.in_avals[len(split.weights) :]
+    arguments = exported.in_avals[len(split.variables) :]
     names = [jax.tree_util.keystr(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(inputs)]
     shown = zip(names, arguments, strict=True)
     return {
@@ -192,8 +193,8 @@ def _describe(
         "outputs": [_array(aval) for aval in exported.out_avals],
         "sizes are fixed because": made.fixed,
         "variables": {
-            path: {**_array(array), "kind": split.kinds[path]}
-            for path, array in split.weights.items()
+            path: {**_array(array), "kind": split.kinds[path].__name__}
+            for path, array in split.variables.items()
         },
         "layers": {path: _layer(layer) for path, layer in walk_modules(model)},
         "packed": packed_layers(model),

@@ -10,16 +10,16 @@ from flax import nnx
 from jax.export import Exported
 
 from jsparse._paths import named
+from jsparse._pure import Pure
 from jsparse.export._packing import compiled
 from jsparse.export._packing.block import block_dot
 from jsparse.export._packing.csr import csr_dot
 from jsparse.export._saving.functional import (
-    Pure,
     compare,
     off_mesh,
     outputs,
     portable,
-    pure,
+    saved,
     with_products,
 )
 
@@ -72,7 +72,7 @@ def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
     """The program of a model, compared with it on the inputs.
 
     Args:
-      split: from `pure`.
+      split: from `saved`.
       inputs: trees of arrays.
       shapes: of each array, as `jax.export.symbolic_shape` reads them; if there are none the first
         axes are free where that can be.
@@ -86,7 +86,7 @@ def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
     expected = outputs(split, inputs)
     make = lambda given: (_export(split, given), given)
     (exported, free), fixed = specs.first(make)
-    found = jax.jit(exported.call)(split.weights, *inputs)
+    found = jax.jit(exported.call)(split.variables, *inputs)
     compare(expected, found, "the program with free sizes (the code of the model asks for sizes)")
     return Program(exported, free, fixed)
 
@@ -100,11 +100,11 @@ def kernel_program(model: nnx.Module, options: Mapping[str, Any], specs: tuple) 
       options: further arguments of each call.
       specs: of the inputs, as the portable program has them.
     """
-    split = pure(with_products(model, csr_dot, block_dot), options)
+    split = saved(with_products(model, csr_dot, block_dot), options)
     checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in compiled.TARGETS]
     with _without_places():
         exporter = jax.export.export(_function(split), platforms=("cpu",), disabled_checks=checks)
-        return exporter(_shapes(split.weights), *specs)
+        return exporter(_shapes(split.variables), *specs)
 
 
 def stablehlo(
@@ -136,7 +136,7 @@ def stablehlo(
       >>> exported.out_avals[0].shape
       (batch, 3)
     """
-    return program(pure(portable(model), options), inputs, shapes).exported
+    return program(saved(portable(model), options), inputs, shapes).exported
 
 
 def input_specs(inputs: tuple, shapes: Sequence[str]) -> Specs:
@@ -183,7 +183,7 @@ def input_specs(inputs: tuple, shapes: Sequence[str]) -> Specs:
 
 def _export(split: Pure, specs: tuple) -> Exported:
     """For all platforms where that goes, else for the one at hand."""
-    function, weights = _function(split), _shapes(split.weights)
+    function, weights = _function(split), _shapes(split.variables)
     with _without_places():
         try:
             return jax.export.export(function, platforms=PLATFORMS)(weights, *specs)
@@ -205,7 +205,7 @@ def _without_places() -> Iterator[None]:
 
 def _function(split: Pure) -> Any:
     def model(weights: Mapping[str, Any], *inputs: Any) -> Any:
-        return split.run(weights, split.streams, *inputs)[0]
+        return split.run(weights, *inputs)[0]
 
     return jax.jit(model)
 

@@ -16,7 +16,6 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -26,10 +25,10 @@ from jsparse.export._shrinking.constants import PRODUCTS, Knowledge, know
 from jsparse.export._shrinking.contractions import foldable, sinks, taken_up, tie_product
 from jsparse.export._shrinking.couplings import tie
 from jsparse.export._shrinking.cut import Cut, cut_in_place
-from jsparse.export._shrinking.graph import Graph, Op, every, trace
+from jsparse.export._shrinking.graph import Op, every, trace
 from jsparse.export._shrinking.liveness import Axis, Removal
 from jsparse.export._shrinking.record import Record
-from jsparse.export._shrinking.verify import difference, largest_difference
+from jsparse.export._shrinking.verify import difference, largest_difference, rounding
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -210,17 +209,12 @@ def check_outputs(plan: Plan, expected: nnx.Module, small: nnx.Module) -> None:
       ValueError: it gives other outputs.
     """
     apart = largest_difference(expected, small, plan.inputs)
-    allowed = _tolerance(plan.graph)
+    allowed = rounding(plan.graph.variables)
     if not apart <= allowed:
         raise ValueError(
             f"the smaller model's outputs are off by {apart:.1e} of the largest, more than "
             f"{allowed:.1e}; keep the folded model, and please report the model"
         )
-
-
-def _tolerance(graph: Graph) -> float:
-    kinds = [n.dtype for n in graph.variables if jnp.issubdtype(n.dtype, jnp.floating)]
-    return min(0.1, 1e3 * max([float(jnp.finfo(kind).eps) for kind in kinds], default=0.0))
 
 
 def _without_faults(plan: Plan, removal: Removal) -> tuple[Removal, dict[str, str]]:

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jsparse._pure import evaluated
 from jsparse.export._shrinking.graph import Graph, Node, Op, call
 from jsparse.export._shrinking.liveness import Removal
 
@@ -105,8 +107,9 @@ def largest_difference(old: nnx.Module, new: nnx.Module, inputs: tuple) -> float
     """How far the outputs are apart in eval mode, as a share of the largest output."""
     results = []
     for model in (old, new):
-        run, _, variables, arrays = call(model, inputs)
-        results.append(jax.tree.leaves(jax.jit(run)(variables, arrays)))
+        run, variables, arrays = call(evaluated(model), inputs)
+        output = jax.jit(lambda *given, run=run: run(*given)[0])
+        results.append(jax.tree.leaves(output(variables, arrays)))
     return apart(*results)
 
 
@@ -125,3 +128,13 @@ def apart(expected: Sequence[Any], found: Sequence[Any]) -> float:
         largest = gaps.max(initial=0.0) / max(scale, 1e-30)
         worst = max(worst, float("inf") if np.isnan(largest) else float(largest))
     return worst
+
+
+def rounding(leaves: Iterable[Any]) -> float:
+    """How far rounding may move outputs of a model, as a share of the largest.
+
+    Args:
+      leaves: arrays; the least precise dtype among them counts.
+    """
+    kinds = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return min(0.1, 1e3 * max([float(jnp.finfo(kind).eps) for kind in kinds], default=0.0))
