@@ -1,4 +1,4 @@
-"""jsparse: neural networks that become sparse while they train, in JAX and Flax."""
+"""jsparse: sparse training of neural networks in JAX and Flax."""
 
 from jsparse import export as export
 from jsparse import layers as layers

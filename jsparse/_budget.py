@@ -1,4 +1,4 @@
-"""Densities of layers that keep a fraction of all weights: uniform, Erdos-Renyi, ERK."""
+"""Density budgets over the layers of a model: uniform, Erdos-Renyi, ERK."""
 
 import math
 from collections.abc import Mapping
@@ -25,14 +25,15 @@ def uniform(shapes: Shapes, density: float) -> dict[str, float]:
 
 
 def erdos_renyi(shapes: Shapes, density: float) -> dict[str, float]:
-    """More density for thin layers: in proportion to (inputs + outputs) / (inputs * outputs).
+    """Densities proportional to (inputs + outputs) / (inputs * outputs): higher for thin layers.
 
     Args:
       shapes: [..., inputs, outputs] of each layer's weight, by name.
       density: fraction kept over all layers, in (0, 1].
 
     Returns:
-      Density of each layer; a layer that would exceed 1 is dense and the rest share what is left.
+      Density of each layer; a layer whose density would exceed 1 stays dense, and the others share
+      the rest.
 
     Raises:
       ValueError: density outside (0, 1].
@@ -45,7 +46,7 @@ def erdos_renyi(shapes: Shapes, density: float) -> dict[str, float]:
 
 
 def erdos_renyi_kernel(shapes: Shapes, density: float) -> dict[str, float]:
-    """As `erdos_renyi`, with the kernel's width and height counted too.
+    """Like `erdos_renyi`, but also counting the width and height of the kernel.
 
     Args:
       shapes: [..., inputs, outputs] of each layer's weight, by name.
@@ -68,7 +69,7 @@ def erdos_renyi_kernel(shapes: Shapes, density: float) -> dict[str, float]:
 
 
 def _in_proportion(shapes: Shapes, density: float, raw: dict[str, float]) -> dict[str, float]:
-    """Densities min(1, eps * raw), with eps such that the total is met."""
+    """Densities min(1, eps * raw), with eps chosen to meet the total."""
     size = {name: math.prod(shape) for name, shape in shapes.items()}
     budget = check_density(density) * sum(size.values())
     dense: set[str] = set()

@@ -1,4 +1,4 @@
-"""What rules, revisions and pruning refuse, with what to do instead."""
+"""Argument checks for rules, revisions and pruning; each error says what to do instead."""
 
 from numbers import Real
 
@@ -9,17 +9,18 @@ from jsparse._pattern import Each, Filter, Groups, PerOutput, Scope, WholeModel
 
 
 def check_structure(rule: object) -> None:
-    """Refuse a rule whose unit or scope is none.
+    """Refuse a rule whose unit or scope is not valid.
 
     Raises:
-      TypeError: it is a class, a name or something else.
+      TypeError: a unit or scope is a class, a string or another object.
     """
     for name, method, example in (("unit", "tile", Filter()), ("scope", "axes", PerOutput())):
         given = getattr(rule, name, example)
         if isinstance(given, type):
-            raise TypeError(f"{name} is the class {given.__name__}; give one: {given.__name__}()")
+            kind = given.__name__
+            raise TypeError(f"{name} is the class {kind}; pass an instance: {kind}()")
         if not hasattr(given, method):
-            raise TypeError(f"{name} is {given!r}, no {name}; give one, such as {example}")
+            raise TypeError(f"{name} is {given!r}, not a {name}; pass one, such as {example}")
 
 
 def check_rivalry(name: str, scope: Scope) -> None:
@@ -36,7 +37,7 @@ def check_rivalry(name: str, scope: Scope) -> None:
 
 
 def check_own(name: str, scope: Scope, units: str) -> None:
-    """Refuse a scope in which units compete, for rules whose units do not.
+    """Refuse a scope in which units compete, for rules whose units do not compete.
 
     Raises:
       ValueError: the scope is `Groups` or `WholeModel`.
@@ -49,18 +50,18 @@ def check_own(name: str, scope: Scope, units: str) -> None:
 
 
 def check_not_negative(**numbers: float) -> None:
-    """Refuse numbers below 0.
+    """Refuse anything but finite numbers of 0 or more.
 
     Raises:
-      ValueError: one is; infinite, NaN and what is no number are refused too.
+      ValueError: a value is negative, infinite, NaN or not a number.
     """
     for name, value in numbers.items():
         if not (isinstance(value, Real) and 0 <= value < float("inf")):
-            raise ValueError(f"{name} is a number, 0 or more; got {value!r}")
+            raise ValueError(f"{name} must be a number, 0 or more; got {value!r}")
 
 
 def check_weight(weight: Array) -> None:
-    """Refuse what cannot be masked.
+    """Refuse a weight that cannot be masked.
 
     Raises:
       TypeError: the weight is not of a floating type.
@@ -69,22 +70,22 @@ def check_weight(weight: Array) -> None:
     if not jnp.issubdtype(weight.dtype, jnp.floating):
         raise TypeError(
             f"a rule needs a floating-point weight, got {weight.dtype} of shape {weight.shape}; "
-            "leave it out of the pattern"
+            "exclude it from the pattern"
         )
     if weight.ndim == 0:
         raise ValueError(
-            "a rule needs a weight with axes, got a scalar; leave it out of the pattern"
+            "a rule needs a weight with axes, got a scalar; exclude it from the pattern"
         )
 
 
 def check_density(density: float) -> float:
-    """The density itself, if it is in (0, 1].
+    """Return the density, if it is in (0, 1].
 
     Raises:
-      ValueError: it is not.
+      ValueError: it is outside (0, 1], or not a number.
     """
     if not (isinstance(density, Real) and 0.0 < density <= 1.0):
-        what = "curve use Gradual" if callable(density) else "sparsity s give density = 1 - s"
+        what = "curve, use Gradual" if callable(density) else "sparsity s, pass density = 1 - s"
         raise ValueError(
             f"density is the fraction of weights kept, in (0, 1]; got {density!r}. For a {what}"
         )

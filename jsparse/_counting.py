@@ -1,8 +1,10 @@
-"""Counting: numbers that sort as scores do, and the number that so many of them reach.
+"""Selection by counting: find a cut that a given number of scores reach, without sorting.
 
-Never sorting: it is counted how many scores reach a trial number, 10 to 20 times, up to 50 where
-most scores are equal. Each count is a sum, which a sharded array does with an all-reduce, so that 1
-and 8 devices find the same.
+The search counts how many scores reach a trial value, 10 to 20 times, or up to 50 times where most
+scores are equal. Each count is a sum, which costs a sharded array one all-reduce, and the result is
+the same on 1 and on 8 devices.
+
+Scores are compared by their *order*: a uint32 for each float32, which sorts the same way.
 """
 
 import math
@@ -16,17 +18,17 @@ from jax import Array, lax
 
 HIGHEST = np.uint32(0xFFFFFFFF)
 OCTAVE = 1 << 23
-"""Distance of the orders of a score and of twice that score."""
+"""Distance between the orders of a score and of twice that score."""
 FIRST = 0xBC000000
-"""The order of 2^-7: where the search for a weight or gradient begins."""
+"""The order of 2^-7, a typical weight or gradient: the search starts here."""
 
 
 def count(marked: Array, axes: tuple[int, ...]) -> Array:
-    """How many are marked, int32, of length 1 along axes."""
+    """The number of marked entries: int32, of length 1 along axes."""
     long = max(axes[:-1] or axes, key=lambda a: marked.shape[a], default=0)
-    if axes and marked.shape[long] < 2**16:  # narrow numbers add up faster
+    if axes and marked.shape[long] < 2**16:  # narrow integers add up faster
         *before, length = marked.shape[: long + 1]
-        if length % (8 * jax.device_count()) == 0:  # so that no shard is split
+        if length % (8 * jax.device_count()) == 0:  # no shard may be split
             eighths = marked.reshape(*before, length // 8, 8, *marked.shape[long + 1 :])
             marked = eighths.sum(axis=long + 1, dtype=jnp.uint8)
         marked = marked.sum(axis=long, keepdims=True, dtype=jnp.uint16).astype(jnp.uint32)
@@ -36,23 +38,42 @@ def count(marked: Array, axes: tuple[int, ...]) -> Array:
 def reaching(
     counted: Callable[[Array], Any], keep: Array, zero: Array, size: int
 ) -> tuple[Array, Array]:
-    """A number that `keep` of the orders reach, or else the `keep`-th largest order.
+    """Find a value that exactly `keep` orders reach, or else the `keep`-th largest order.
 
-    Tried are numbers between one with too many at or above it and one with too few:
+    The search keeps a bracket: `low`, which `keep` or more orders reach, and `high`, which fewer
+    reach. Each trial value replaces one of the two. The trial is
 
-    1. 2^-7 first, then 6, 12, 24, 48, 48, ... octaves on, until there are both.
-    2. Half-way while they are more than 2 octaves apart, later every eighth time and after 16.
-    3. Else where a straight line between the counts meets `keep`. Where the same end moved twice,
-       the count of the other one is scaled down (Anderson and Bjorck), so that it moves too.
+    1. 2^-7 at first, then 6, 12, 24, 48, 48, ... octaves away, until both ends are known;
+    2. the midpoint while the ends are more than 2 octaves apart, and later at every eighth trial
+       and after 16 trials;
+    3. otherwise the point at which the straight line between the two counts equals `keep`. When the
+       same end moves twice in a row, the count of the other end is scaled down (Anderson and
+       Bjorck), which makes that end move as well.
 
     Args:
-      counted: uint32 [groups...] to int32 of that shape: how many orders reach a number.
+      counted: uint32 [groups...] -> int32 [groups...], the number of orders that reach a value.
       keep: int32, [] or [groups...]; from 0 to the size.
-      zero: uint32 [groups...], zeros that are sharded as the counts are.
+      zero: uint32 [groups...], zeros that are sharded like the counts.
       size: number of orders in a group.
 
     Returns:
-      The number, uint32 [groups...], and how many reach it, int32.
+      The value, uint32 [groups...], and how many orders reach it, int32.
+
+    Example: the 4 largest of 9 scores. Reading the trials as scores, 9 of them reach 2^-7 (too
+    many, so low = 2^-7), 9 reach 2^-1 (6 octaves up), 0 reach 2^11 (12 octaves up, so the bracket
+    is closed), 0 reach 32 (midpoint) and 4 reach 4 (midpoint): done after five counts.
+      >>> order = ordered(jnp.array([[3.0, 1.0, 2.0], [8.0, 5.0, 1.0], [0.5, 6.0, 4.0]]))
+      >>> counted = lambda trial: count(order >= trial, (0, 1))
+      >>> found, reached = reaching(counted, jnp.int32(4), zeros(order, (0, 1)), 9)
+      >>> score_of(found).item(), reached.item()
+      (4.0, 4)
+
+    With ties no value may have exactly `keep`. In the next array 3 scores lie above 2 and 7 reach
+    it, so for `keep` = 4 the 4th largest order, that of 2, is found with all 7.
+      >>> order = ordered(jnp.array([[3.0, 2.0, 2.0], [8.0, 2.0, 1.0], [0.5, 6.0, 2.0]]))
+      >>> found, reached = reaching(counted, jnp.int32(4), zeros(order, (0, 1)), 9)
+      >>> score_of(found).item(), reached.item()
+      (2.0, 7)
 
     Reference: Anderson and Bjorck, A new high order method of regula falsi type, BIT 13, 1973.
     """
@@ -90,9 +111,19 @@ def reaching(
 
 
 def first_kept(marked: Array, keep: Array, axes: tuple[int, ...]) -> Array:
-    """The reversed index from which exactly `keep` are marked: uint32, of length 1 along axes."""
+    """The reversed index that exactly `keep` marked entries reach: uint32, of length 1 along axes.
+
+    Found bit by bit from the highest one. `reversed_index` counts down, so the entries that reach
+    it are the first `keep` marked ones.
+
+    Example: the reversed indices of a 3x3 array are 9 8 7 / 6 5 4 / 3 2 1. Of the marked 8, 6, 3
+    and 1, exactly two reach 6.
+      >>> marked = jnp.array([[0, 1, 0], [1, 0, 0], [1, 0, 1]], bool)
+      >>> first_kept(marked, jnp.int32(2), (0, 1)).item()
+      6
+    """
     early = reversed_index(marked.shape, axes)
-    bits = 1 + math.prod(marked.shape[a] for a in axes).bit_length()  # one more, to keep none
+    bits = 1 + math.prod(marked.shape[a] for a in axes).bit_length()  # one more, for keep = 0
 
     def set_bit(i: Array, found: Array) -> Array:
         trial = found | (jnp.uint32(1) << jnp.asarray(bits - 1 - i, jnp.uint32))
@@ -103,12 +134,12 @@ def first_kept(marked: Array, keep: Array, axes: tuple[int, ...]) -> Array:
 
 
 def zeros(order: Array, axes: tuple[int, ...]) -> Array:
-    """Zeros of length 1 along axes, sharded as counts along them will be."""
+    """Zeros of length 1 along axes, sharded like counts along them."""
     return (order & jnp.uint32(0)).max(axis=axes, keepdims=True)
 
 
 def ordered(score: Array) -> Array:
-    """uint32 that sort as the scores do; 0 for NaN."""
+    """uint32 values that sort like the scores; 0 for NaN."""
     bits = lax.bitcast_convert_type(score.astype(jnp.float32), jnp.uint32)
     bits = jnp.where(score == 0, jnp.zeros_like(bits), bits)  # -0 ties with +0
     sign = jnp.uint32(1 << 31)
@@ -122,7 +153,7 @@ def score_of(order: Array) -> Array:
 
 
 def reversed_index(shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
-    """uint32 index within the competing axes, counted down from their size for the first."""
+    """uint32 index along the competing axes, counting down from their size to 1."""
     index = jnp.zeros((1,) * len(shape), jnp.uint32)
     size = stride = math.prod(shape[a] for a in axes)
     for axis in axes:

@@ -1,7 +1,7 @@
 """Stock Flax layers with `rule=`, for models written by hand.
 
-Each returns the layer of the same name of `flax.nnx` with its weights made `Sparse`. All further
-keyword arguments are the stock layer's own.
+Each function returns the `flax.nnx` layer of the same name, with its weights replaced by `Sparse`.
+All other keyword arguments are passed to the stock layer.
 """
 
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ def ConvTranspose(
     rngs: nnx.Rngs,
     **stock: Any,
 ) -> nnx.ConvTranspose:
-    """`nnx.ConvTranspose` with a sparse kernel [spatial..., in, out], or with the two swapped."""
+    """`nnx.ConvTranspose` with a sparse kernel [spatial..., in, out], or [spatial..., out, in]."""
     layer = nnx.ConvTranspose(in_features, out_features, kernel_size, rngs=rngs, **stock)
     return _with_rule(layer, "kernel", rule, rngs)
 
@@ -80,7 +80,7 @@ def ConvTranspose(
 def Einsum(
     einsum_str: str, kernel_shape: Sequence[int], *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.Einsum:
-    """`nnx.Einsum` with a sparse kernel; its axes that reach the result are the outputs."""
+    """`nnx.Einsum` with a sparse kernel; its outputs are the axes that appear in the result."""
     layer = nnx.Einsum(einsum_str, tuple(kernel_shape), rngs=rngs, **stock)
     return _with_rule(layer, "kernel", rule, rngs)
 
@@ -105,7 +105,7 @@ def MultiHeadAttention(
 def LSTMCell(
     in_features: int, hidden_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.LSTMCell:
-    """`nnx.LSTMCell` with eight sparse kernels, two a gate."""
+    """`nnx.LSTMCell` with eight sparse kernels, two per gate."""
     return _with_rule(
         nnx.LSTMCell(in_features, hidden_features, rngs=rngs, **stock), ".*/kernel", rule, rngs
     )

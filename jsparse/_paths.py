@@ -1,4 +1,4 @@
-"""Paths of leaves: how they are written, which patterns match them, and errors that name them."""
+"""Paths of leaves: writing them, matching patterns against them, and naming them in errors."""
 
 import contextlib
 import difflib
@@ -12,9 +12,9 @@ Ruled = TypeVar("Ruled")
 
 
 def match(names: Iterable[str], rules: Sequence[tuple[str, Ruled]]) -> dict[str, Ruled]:
-    """The first rule whose pattern matches each whole path.
+    """For each path, the first rule whose pattern matches the whole path.
 
-    A path is also tried with a slash in front, so that ".*/kernel" finds a kernel at the top.
+    A path is also tried with a slash in front, so ".*/kernel" also finds a top-level kernel.
 
     Args:
       names: the paths.
@@ -24,8 +24,9 @@ def match(names: Iterable[str], rules: Sequence[tuple[str, Ruled]]) -> dict[str,
       Rule by path, for the paths that match.
 
     Raises:
-      TypeError: the second of a pair is not a rule.
-      ValueError: no rules, not a pair, an invalid expression, or one that matches nothing.
+      TypeError: the second element of a pair is not a rule.
+      ValueError: no rules, an entry that is not a pair, or an expression that is invalid or matches
+        nothing.
     """
     if not rules:
         raise ValueError('no rules given; pass pairs such as (".*/kernel", Threshold())')
@@ -38,7 +39,8 @@ def match(names: Iterable[str], rules: Sequence[tuple[str, Ruled]]) -> dict[str,
         pattern, choice = rule
         if isinstance(choice, type) or not hasattr(choice, "role"):
             raise TypeError(
-                f"{pattern!r}: {choice!r} is no rule; give an instance, as Threshold(alpha=5e-4)"
+                f"{pattern!r}: {choice!r} is not a rule; pass an instance, such as "
+                "Threshold(alpha=5e-4)"
             )
         try:
             expression = re.compile(pattern)
@@ -66,17 +68,17 @@ def _no_match(pattern: str, names: Iterable[str]) -> str:
 
 @contextlib.contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Put the path of a parameter in front of an error raised for it."""
+    """Prefix errors raised in the block with the path of a parameter."""
     try:
         yield
     except (TypeError, ValueError) as error:
-        # not type(error): some of JAX's own take other arguments than a text
+        # not type(error): some of JAX's own exceptions take other arguments than a message
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{path}: {error}") from error
 
 
 def path_of(keys: tuple) -> str:
-    """A leaf's path, without the attribute in which a variable of NNX keeps its array."""
+    """A leaf's path, without the attribute in which an NNX variable stores its array."""
     inside = [jax.tree_util.GetAttrKey(name) for name in ("value", "raw_value")]
     return joined(keys[:-1] if keys and keys[-1] in inside else keys)
 
@@ -90,7 +92,7 @@ def named(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by path, in order.
 
     Raises:
-      ValueError: two leaves have one path.
+      ValueError: two leaves have the same path.
 
     Example:
       >>> named({"a": {"b": 1, "c": [2.0]}})

@@ -1,8 +1,8 @@
-"""Which weights fall together (unit), and which units compete (scope).
+"""Which weights are pruned together (unit), and which units compete (scope).
 
-A weight of shape [..., inputs, outputs] is cut into tiles, one a unit; `pool` reduces it to the
-grid of its units and `spread` carries a value per unit back to the weights. A scope names the axes
-of that grid along which units compete, or share a threshold.
+A weight of shape [..., inputs, outputs] is divided into tiles, one per unit. `pool` reduces the
+weight to the grid of its units, and `spread` broadcasts a value per unit back to the weights. A
+scope names the axes of that grid along which units compete, or share a threshold.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from jsparse._sharding import on_mesh_of, reshaped, shards, split_axes
 
 @dataclass(frozen=True, kw_only=True)
 class Role:
-    """What a layer knows about its weight: the meaning of each axis, counted from the last.
+    """The meaning of each axis of a weight, counted from the last.
 
-    Axes that are neither outputs nor inputs are spatial. `stack` leading axes number whole layers
-    (a vmapped or scanned module); a rule never sees them. `heads` is the output or input axis that
-    numbers attention heads. `left` tells, where units were taken out, which positions of each axis
-    of the whole weight are left; it is empty where none were.
+    Axes that are neither outputs nor inputs are spatial. The first `stack` axes index whole layers
+    (of a vmapped or scanned module); a rule never sees them. `heads` is the output or input axis
+    that indexes attention heads. Once units have been removed, `left` says which positions of each
+    axis of the full weight remain; until then it is empty.
     """
 
     outputs: tuple[int, ...] = (-1,)
@@ -36,13 +36,13 @@ class Role:
     def __post_init__(self) -> None:
         if not set(self.heads) <= set(self.outputs + self.inputs):
             raise ValueError(
-                f"Role got heads {self.heads}; name an axis among outputs {self.outputs} and "
-                f"inputs {self.inputs}"
+                f"Role got heads {self.heads}; name an axis among the outputs "
+                f"{self.outputs} and inputs {self.inputs}"
             )
         if any(a >= 0 for a in self.outputs + self.inputs) or set(self.outputs) & set(self.inputs):
             raise ValueError(
                 f"Role got outputs {self.outputs} and inputs {self.inputs}; count axes from the "
-                "last (-1), each at most once"
+                "last (-1), and name each at most once"
             )
         if self.stack < 0:
             raise ValueError(
@@ -59,7 +59,7 @@ class Role:
 
 
 class Unit(Protocol):
-    """What falls together: `tile` gives the extent of one unit along each axis."""
+    """What is pruned together: `tile` gives the extent of one unit along each axis."""
 
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]: ...
 
@@ -74,7 +74,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Kernel:
-    """The spatial window between one input and one output channel; a weight where there is none."""
+    """The spatial window between one input and one output; a single weight in a dense layer."""
 
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
         return _whole_but(shape, role.output_axes(len(shape)) + role.input_axes(len(shape)))
@@ -82,7 +82,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Filter:
-    """All that feeds one output unit: a filter of a convolution, a column of a dense kernel."""
+    """All weights that feed one output: a filter of a convolution, a column of a dense kernel."""
 
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
         return _whole_but(shape, role.output_axes(len(shape)))
@@ -90,7 +90,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Channel:
-    """All that reads one input: an input channel of a convolution, a row of a dense kernel."""
+    """All weights that read one input: an input channel of a convolution, a row of a dense one."""
 
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
         return _whole_but(shape, role.input_axes(len(shape)))
@@ -98,12 +98,12 @@ class Channel:
 
 @dataclass(frozen=True)
 class Head:
-    """All that one attention head has of a query, key, value or output projection."""
+    """All weights of one attention head in a query, key, value or output projection."""
 
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
         if not role.heads:
             raise ValueError(
-                f"Head() needs an axis of attention heads, this weight {shape} has none; use "
+                f"Head() needs an axis of attention heads, but the weight {shape} has none; use "
                 "Filter(), Channel() or Block(...), or give the rule a Role with heads"
             )
         return _whole_but(shape, tuple(len(shape) + a for a in role.heads))
@@ -111,7 +111,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Block:
-    """A block of the last axes, such as Block((4, 4)); the blocks at a ragged edge are smaller."""
+    """A block of the last axes, such as Block((4, 4)); blocks at a ragged edge are smaller."""
 
     shape: tuple[int, ...]
 
@@ -120,26 +120,26 @@ class Block:
             not isinstance(n, int) or n < 1 for n in self.shape
         ):
             raise ValueError(
-                f"Block got {self.shape!r}; give a tuple with a size of 1 or more for each axis"
+                f"Block got {self.shape!r}; pass a tuple with a size of 1 or more for each axis"
             )
 
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
         if len(self.shape) > len(shape):
             raise ValueError(
-                f"Block{self.shape} has {len(self.shape)} axes, the weight {shape} has "
-                f"{len(shape)}; give a block of at most {len(shape)}"
+                f"Block{self.shape} has {len(self.shape)} axes, but the weight {shape} has "
+                f"{len(shape)}; pass a block of at most {len(shape)} axes"
             )
         whole = (1,) * (len(shape) - len(self.shape)) + self.shape
         return tuple(max(1, min(b, n)) for b, n in zip(whole, shape, strict=True))
 
 
 def _whole_but(shape: tuple[int, ...], apart: tuple[int, ...]) -> tuple[int, ...]:
-    """A tile as long as every axis, but of length 1 along those apart."""
+    """A tile that spans every axis except those in `apart`, along which its length is 1."""
     return tuple(1 if axis in apart else max(1, n) for axis, n in enumerate(shape))
 
 
 class Scope(Protocol):
-    """Who competes: `axes` of the grid of units along which units are compared."""
+    """Which units compete: `axes` names the axes of the grid of units to compare along."""
 
     def axes(self, ndim: int, role: Role) -> tuple[int, ...]: ...
 
@@ -156,8 +156,8 @@ class Whole:
 class WholeModel:
     """All units of all layers under equal rules together: a global density.
 
-    Where the model is cut follows the weights at each train step; after setting weights by hand
-    call `advance`. Of equal scores those of the first layers are kept.
+    The cut is updated from the weights at each train step; call `advance` after setting weights by
+    hand. Ties are resolved in favour of the first layers.
     """
 
     def axes(self, ndim: int, role: Role) -> tuple[int, ...]:
@@ -166,7 +166,7 @@ class WholeModel:
 
 @dataclass(frozen=True)
 class PerOutput:
-    """The units of one output against each other."""
+    """The units of each output compete among themselves."""
 
     def axes(self, ndim: int, role: Role) -> tuple[int, ...]:
         return tuple(a for a in range(ndim) if a not in role.output_axes(ndim))
@@ -174,7 +174,7 @@ class PerOutput:
 
 @dataclass(frozen=True)
 class Each:
-    """Every unit by itself: nobody competes, each has a threshold of its own."""
+    """Every unit by itself: units do not compete, and each has its own threshold."""
 
     def axes(self, ndim: int, role: Role) -> tuple[int, ...]:
         return ()
@@ -182,20 +182,20 @@ class Each:
 
 @dataclass(frozen=True)
 class Groups:
-    """Each `size` neighbouring units along the last input axis: the M of N:M sparsity."""
+    """Groups of `size` consecutive units along the last input axis: the M of N:M sparsity."""
 
     size: int
 
     def __post_init__(self) -> None:
         if not (isinstance(self.size, Integral) and self.size >= 1):
-            raise ValueError(f"Groups got size {self.size!r}; give a whole number, 1 or more")
+            raise ValueError(f"Groups got size {self.size!r}; pass a whole number, 1 or more")
 
     def axes(self, ndim: int, role: Role) -> tuple[int, ...]:
         inputs = role.input_axes(ndim)
         if not inputs:
             raise ValueError(
-                f"Groups({self.size}) needs an input axis, this weight of rank {ndim} has none; "
-                "use Whole() or PerOutput()"
+                f"Groups({self.size}) needs an input axis, but this weight of rank {ndim} has "
+                "none; use Whole() or PerOutput()"
             )
         return inputs[-1:]
 
@@ -211,7 +211,7 @@ def grid_shape(shape: tuple[int, ...], tile: tuple[int, ...]) -> tuple[int, ...]
 
 
 def pool(x: Array, tile: tuple[int, ...]) -> Array:
-    """Sum over each tile: [shape] -> [grid_shape(shape, tile)]; ragged edges sum what is there.
+    """Sum over each tile: [shape] -> [grid_shape(shape, tile)]; a ragged edge sums fewer.
 
     Example:
       >>> import jax.numpy as jnp
@@ -239,9 +239,10 @@ def spread(units: Array, tile: tuple[int, ...], shape: tuple[int, ...]) -> Array
 
 
 def unit_sizes(shape: tuple[int, ...], tile: tuple[int, ...]) -> Array:
-    """Number of weights in each unit; ragged edges count fewer.
+    """Number of weights in each unit; units at a ragged edge have fewer.
 
-    Of length 1 along each axis that tiles fill without an edge, of the grid's along the others.
+    The result has length 1 along each axis that the tiles divide evenly, and the length of the grid
+    along the others.
     """
     counts = jnp.ones((1,) * len(shape), jnp.float32)
     for axis, (n, t, g) in enumerate(zip(shape, tile, grid_shape(shape, tile), strict=True)):
@@ -252,7 +253,7 @@ def unit_sizes(shape: tuple[int, ...], tile: tuple[int, ...]) -> Array:
 
 
 def by_unit(x: Array, tile: tuple[int, ...]) -> Array:
-    """The weights of each unit along the first axis: [shape] -> [unit size, grid]; 0 past an edge.
+    """The weights of each unit along the first axis: [shape] -> [unit size, grid], 0 past an edge.
 
     Example:
       >>> import jax.numpy as jnp
@@ -274,9 +275,9 @@ def from_units(units: Array, tile: tuple[int, ...], shape: tuple[int, ...]) -> A
 
 
 def _apart(x: Array, tile: tuple[int, ...]) -> Array:
-    """Each axis as tiles and the places in them: [shape] -> [grid, tile, ...], 0 past an edge.
+    """Split each axis into tiles: [shape] -> [grid, tile, grid, tile, ...], 0 past an edge.
 
-    An axis that is split over devices on an Explicit mesh stays so if no tile is cut in two.
+    An axis that an Explicit mesh splits over devices stays split unless that would divide a tile.
     """
     grid = grid_shape(x.shape, tile)
     spec = split_axes(x)
@@ -294,6 +295,6 @@ def _apart(x: Array, tile: tuple[int, ...]) -> Array:
 
 
 def _together(apart: Array) -> Array:
-    """The inverse of `_apart`: [grid, tile, ...] -> [shape], with what lies past an edge."""
+    """The inverse of `_apart`: [grid, tile, ...] -> [shape], padding past an edge included."""
     shape = tuple(g * t for g, t in zip(apart.shape[::2], apart.shape[1::2], strict=True))
     return reshaped(apart, shape, split_axes(apart)[::2])

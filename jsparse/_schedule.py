@@ -1,6 +1,6 @@
 """Curves over steps.
 
-A curve is a frozen value that can be called, so that equal curves compare equal, as rules do.
+A curve is a frozen, callable dataclass, so equal curves compare equal, just like rules.
 """
 
 from collections.abc import Callable
@@ -32,14 +32,14 @@ class constant:
 
 @dataclass(frozen=True)
 class cubic:
-    """From `start` to `end` between two steps, fast at first: the curve of gradual pruning.
+    """From `start` to `end` between two steps, steep at first: the curve of gradual pruning.
 
         v(t) = end + (start - end) * (1 - (t - first) / (last - first))^3
 
     Args:
       start: value up to step `first`.
       end: value from step `last` on.
-      first: step at which it leaves `start`.
+      first: step at which the curve starts to change.
       last: step at which it reaches `end`; must be later than `first`.
 
     Raises:
@@ -68,16 +68,16 @@ class cubic:
 
 @dataclass(frozen=True)
 class geometric:
-    """From `start` to `end` in equal ratios: the inverse temperature of annealing.
+    """From `start` to `end` in equal ratios: an inverse temperature for annealing.
 
         v(t) = start * (end / start)^((t - first) / (last - first))
 
     Args:
       start: value up to step `first`, above 0.
       end: value from step `last` on, above 0.
-      first: step at which it leaves `start`.
+      first: step at which the curve starts to change.
       last: step at which it reaches `end`; must be later than `first`.
-      every: steps between changes, such as those of an epoch.
+      every: steps between changes, such as the steps of an epoch.
 
     Raises:
       ValueError: last <= first, every below 1, or a value that is not above 0.
@@ -100,7 +100,7 @@ class geometric:
     def __post_init__(self) -> None:
         _check_span(self)
         if self.every < 1 or min(self.start, self.end) <= 0:
-            raise ValueError(f"{self}: start and end are above 0, and every is 1 or more")
+            raise ValueError(f"{self}: start and end must be above 0, and every 1 or more")
 
     def __call__(self, step: Array) -> Array:
         stairs = jnp.floor(jnp.asarray(step, jnp.float32) / self.every) * self.every
@@ -109,18 +109,19 @@ class geometric:
 
 @dataclass(frozen=True)
 class silo:
-    """Peak learning rate of a pruning round: an S-shape in how much was pruned, from start to end.
+    """Peak learning rate of a pruning round: an S-curve in the fraction pruned so far.
 
         peak(m) = start + (end - start) / (1 + (g / (1 - g))^-slope),   g = 1 - kept^(m - delay)
 
-    SILO is `warm_stairs` with this peak. S-Cyc is `triangle` with it: the paper's words, not its
-    numbers, which could not be checked.
+    SILO is `warm_stairs` with this peak. S-Cyc is `triangle` with this peak; that follows the
+    text of the paper, as its numbers could not be checked.
 
     Args:
-      start: peak up to round `delay`; `end` that of a network pruned to almost nothing.
-      kept: part of the weights left that each round keeps, in (0, 1).
-      delay: rounds that the peak lags behind.
-      slope: steepness around the middle, where half of the weights are left.
+      start: peak up to round `delay`.
+      end: peak for a network pruned to almost nothing.
+      kept: fraction of the remaining weights that each round keeps, in (0, 1).
+      delay: number of rounds by which the peak lags behind.
+      slope: steepness around the middle, where half of the weights remain.
 
     Raises:
       ValueError: kept or start out of range.
@@ -141,7 +142,7 @@ class silo:
 
     def __post_init__(self) -> None:
         if not 0 < self.kept < 1 or min(self.start, self.end) <= 0:
-            raise ValueError(f"{self}: rates are above 0, and kept is a part in (0, 1)")
+            raise ValueError(f"{self}: rates must be above 0, and kept is a fraction in (0, 1)")
 
     def __call__(self, step: Array | int) -> Array:
         rounds = jnp.maximum(jnp.asarray(step, jnp.float32) - self.delay, 0.0)
@@ -152,12 +153,12 @@ class silo:
 
 @dataclass(frozen=True)
 class warm_stairs:
-    """Up from 0 in a line over `warm` steps, then `peak`, a tenth of it after each fall.
+    """A linear warm-up over `warm` steps to `peak`, which is divided by 10 at each of `falls`.
 
     Args:
       peak: highest learning rate, such as `silo(0.03, 0.07)(round.number)`.
-      warm: steps of the rise, which a fall ends.
-      falls: steps at which the rate becomes peak / 10, peak / 100, ...
+      warm: steps of the warm-up, which the first of `falls` ends if it comes earlier.
+      falls: steps from which the rate is peak / 10, peak / 100, ...
 
     Example:
       >>> curve = warm_stairs(1.0, 10, (20, 30))
@@ -179,7 +180,7 @@ class warm_stairs:
 
 @dataclass(frozen=True)
 class triangle:
-    """From `low` to `high` and back in lines of `half` steps each, again and again.
+    """Linear from `low` to `high` in `half` steps and back in as many, repeatedly.
 
     Example:
       >>> [float(triangle(0.0, 1.0, 4)(t)) for t in (0, 2, 4, 6, 8, 10)]
@@ -212,16 +213,16 @@ def _progress(curve: cubic | geometric, step: Array) -> Array:
 
 
 def at(value: float | Schedule, step: Array) -> Array:
-    """A number, or a curve's value at a step: float32, [] as the step."""
+    """A number, or the value of a curve at a step: float32, [] like the step."""
     curve = value if callable(value) else constant(value)
     return curve(step)
 
 
 def ends(name: str, value: float | Schedule) -> tuple[float, float]:
-    """The number twice, or a curve's values at step 0 and after 2^24 steps.
+    """A number twice, or the values of a curve at step 0 and after 2^24 steps.
 
     Raises:
-      TypeError: neither a number nor a curve.
+      TypeError: the value is neither a number nor a curve.
     """
     if not (callable(value) or isinstance(value, Real)):
         raise TypeError(f"{name} is a number or a curve such as schedule.cubic(...); got {value!r}")

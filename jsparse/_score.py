@@ -1,4 +1,4 @@
-"""What a unit of weights is worth; a high score is kept."""
+"""Scores of units of weights; units with high scores are kept."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -8,7 +8,7 @@ from jsparse._pattern import pool, unit_sizes
 
 
 def wide(dtype: DTypeLike) -> DTypeLike:
-    """float32 for narrower types: scores and thresholds differ by less than a bfloat16 step."""
+    """The type, or float32 if it is narrower: bfloat16 cannot resolve scores and thresholds."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
@@ -33,7 +33,7 @@ def magnitude(weight: Array, tile: tuple[int, ...]) -> Array:
 
         s_u = sqrt(sum_{i in u} w_i^2 / |u|)
 
-    The mean, not the sum, so that a threshold or slope means the same for units of any size.
+    The mean rather than the sum makes a threshold or slope mean the same for units of any size.
 
     Args:
       weight: [...].

@@ -1,4 +1,4 @@
-"""Where arrays lie: the state of a rule is split over devices as its weight is."""
+"""Sharding: the state of a rule is split over devices like its weight."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -16,16 +16,16 @@ Grown = Callable[[int], Mapping[str, tuple[int, ...]]]
 
 
 def follow(grown: Grown, stack: int, state: State, where: NamedSharding) -> dict[str, Array]:
-    """The state of a rule, split over devices as its weight, which lies as `where` says.
+    """The state of a rule, sharded like its weight.
 
     Args:
       grown: shapes of the state if an axis of the weight [stack..., layer...] were twice as long.
       stack: number of leading axes that stack layers.
-      state: the rule's arrays; what has no axis of the weight's is put on all devices.
-      where: of the weight, from `where_is`.
+      state: the rule's arrays; those that share no axis with the weight are put on all devices.
+      where: the sharding of the weight, from `where_is`.
 
     Returns:
-      The state, elsewhere.
+      The state, moved to the devices of the weight.
     """
     mesh, names = where.mesh, tuple(where.spec)
     if mesh.empty:
@@ -39,18 +39,18 @@ def follow(grown: Grown, stack: int, state: State, where: NamedSharding) -> dict
 
 
 def followed(grown: Grown, stack: int, names: tuple, state: State, fits: Fits) -> dict[str, tuple]:
-    """Names for the axes of each entry of a state: those of the weight's axes that they follow.
+    """Names for the axes of each entry of a state, taken from the axes of the weight.
 
-    An axis follows that axis of the weight with which it grows: those of a mask all, of a grid of
-    units those that hold several units, of thresholds the outputs. All others are None.
+    An axis takes the name of the axis of the weight with which it grows: in a mask every axis, in a
+    grid of units the axes with several units, in thresholds the outputs. Other axes get None.
 
     Args:
       grown: shapes of the state if an axis of the weight [stack..., layer...] were twice as long.
       stack: number of leading axes that stack layers.
-      names: of each axis of the weight; None where it has none.
+      names: the name of each axis of the weight; None for an axis without a name.
       state: its arrays, or their shapes.
-      fits: whether an axis of the state, of some length, can have the name of an axis of the
-        weight.
+      fits: whether an axis of the state with a given length can take the name of a given axis of
+        the weight.
 
     Returns:
       Names by entry, one for each axis.
@@ -64,15 +64,15 @@ def followed(grown: Grown, stack: int, names: tuple, state: State, fits: Fits) -
             for place, (n, more) in enumerate(zip(state[entry].shape, longer, strict=True)):
                 if n != more and name not in here and here[place] is None and fits(axis, n):
                     here[place] = name
-    # one number a layer is on all devices: flax cannot scan over a name that is all there is
+    # one number per layer goes on all devices: flax cannot scan over an array's only named axis
     several = {name for name, value in state.items() if value.ndim > stack}
     return {e: tuple(here) if e in several else (None,) * len(here) for e, here in found.items()}
 
 
 def where_is(x: Any) -> NamedSharding:
-    """How an array lies on a mesh; on an empty one if it lies on none, or if that does not show.
+    """The sharding of an array; over an empty mesh if it has none, or if it is not visible.
 
-    Under `jax.jit` the axes of an Explicit mesh show, those of an Auto mesh do not.
+    Under `jax.jit` the axes of an Explicit mesh are visible, those of an Auto mesh are not.
     """
     if not isinstance(x, Tracer):
         sharding = getattr(x, "sharding", None)
@@ -83,12 +83,12 @@ def where_is(x: Any) -> NamedSharding:
 
 
 def beside(x: Array, other: Array) -> Array:
-    """The array, moved to where another one of its shape is."""
+    """The array, moved to the devices of another array of the same shape."""
     return placed(x, where_is(other))
 
 
 def placed(x: Array, where: NamedSharding) -> Array:
-    """The array, split over devices so; under a jit constrained to it."""
+    """The array with a given sharding; under jit, constrained to it."""
     mesh, split = where.mesh, any(where.spec)
     if isinstance(mesh, jax.sharding.Mesh):
         return jax.device_put(x, where)
@@ -105,13 +105,13 @@ def padded(spec: Iterable, ndim: int) -> tuple:
 
 
 def shards(name: Any, mesh: Any) -> int:
-    """Over how many devices of a mesh an axis of this name is split; 0 if the mesh has no such."""
+    """How many devices an axis of this name is split over; 0 if the mesh does not have the name."""
     names = (name,) if isinstance(name, str) else name or ()
     return math.prod(mesh.shape.get(n, 0) for n in names)
 
 
 def _with_spec(where: NamedSharding, spec: tuple) -> NamedSharding:
-    """The sharding, of another array; equal to the old one where the names are."""
+    """The sharding with another specification; the same object if the names are equal."""
     if spec == padded(where.spec, len(spec)):
         return where
     while spec and spec[-1] is None:
@@ -120,17 +120,17 @@ def _with_spec(where: NamedSharding, spec: tuple) -> NamedSharding:
 
 
 def reshaped(x: Array, shape: tuple[int, ...], spec: tuple) -> Array:
-    """Reshape; `spec` says how the axes of the result are split on an Explicit mesh."""
+    """Reshape; `spec` says how an Explicit mesh splits the axes of the result."""
     if not any(spec):
         return x.reshape(shape)
     return jnp.reshape(x, shape, out_sharding=on_mesh_of(x, spec))
 
 
 def on_mesh_of(x: Array, spec: tuple) -> NamedSharding:
-    """The sharding of this specification over the mesh that an array is on."""
+    """The sharding with this specification over the mesh of an array."""
     return NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec(*spec))
 
 
 def split_axes(x: Array) -> tuple:
-    """The mesh axes over which each axis is split, where the mesh is Explicit; None elsewhere."""
+    """The axes of an Explicit mesh over which each axis is split; None for the others."""
     return padded(jax.typeof(x).sharding.spec, x.ndim)

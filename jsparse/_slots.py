@@ -1,4 +1,4 @@
-"""The places of a model that hold variables, by path: what surgery looks at and writes to."""
+"""The places in a model that hold variables, by path: surgery reads and writes them."""
 
 import dataclasses
 from collections.abc import Iterator, MutableSequence
@@ -10,7 +10,7 @@ from jsparse._pattern import Role
 from jsparse._sparse import Sparse
 
 HOLDERS = (nnx.Pytree, list, dict)
-"""What may hold variables; a module is an nnx.Pytree."""
+"""Types that may hold variables; a module is an nnx.Pytree."""
 NOT_OPENED = (Sparse, nnx.Rngs, nnx.RngStream)
 
 
@@ -25,7 +25,7 @@ class Slot:
     recurrent: bool
 
     def put(self, value: Any) -> None:
-        """Store something else there."""
+        """Store another value in this place."""
         if isinstance(self.parent, MutableSequence | dict | _Tuple):
             self.parent[self.key] = value  # type: ignore[index]
         else:
@@ -33,11 +33,11 @@ class Slot:
 
 
 class _Tuple:
-    """A tuple that can be written to: each change puts a new tuple in its place."""
+    """A writable tuple: each change replaces the tuple in the model by a new one."""
 
     def __init__(self, parent: Any, key: str | int, old: tuple):
         self.parent, self.key, self.items = parent, key, list(old)
-        self.kind = getattr(type(old), "_make", tuple)  # of a NamedTuple, another one
+        self.kind = getattr(type(old), "_make", tuple)  # a NamedTuple stays a NamedTuple
 
     def __setitem__(self, index: int, value: Any) -> None:
         if self.items[index] is value:
@@ -51,7 +51,7 @@ class _Tuple:
 
 
 def slots(model: nnx.Module, kinds: Any = nnx.Variable | Sparse) -> list[Slot]:
-    """Every place that holds a variable or a Sparse, in order; shared ones once a place.
+    """Every place that holds a variable or a Sparse, in order; shared values once per place.
 
     Args:
       model: any NNX module.
@@ -94,12 +94,12 @@ def _children(node: Any) -> Iterator[tuple[str | int, Any]]:
         yield from enumerate(node.items)
     else:
         for name, value in vars(node).items():
-            if not name.startswith(("_pytree__", "_object__")):  # nnx's own
+            if not name.startswith(("_pytree__", "_object__")):  # internals of nnx
                 yield (int(name) if name.isdigit() else name), value
 
 
 def walk_modules(model: nnx.Module, path: str = "") -> Iterator[tuple[str, nnx.Module]]:
-    """Yield (path, module) for a model and the modules in it; shared ones once a place."""
+    """Yield (path, module) for a model and the modules in it; shared modules once per place."""
     yield from _modules(model, path, ())
 
 

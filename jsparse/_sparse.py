@@ -1,4 +1,4 @@
-"""`Sparse`: a module that stands where a Param stood, and reads as its masked weight."""
+"""`Sparse`: a drop-in replacement for `nnx.Param` that reads as the masked weight."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,48 +15,48 @@ from jsparse.rules._rule import Rule, State, grown, over_stack, settled, stacked
 
 
 class Learned(nnx.Param):
-    """State of a rule that gradients train: thresholds, logits of gates."""
+    """Rule state trained by gradients: thresholds, logits of gates."""
 
 
 class Mask(nnx.Variable):
-    """A stored mask: 1 kept, 0 not. A float leaf, so that `jax.grad` over a whole model works."""
+    """A stored mask: 1 kept, 0 dropped. A float leaf, so `jax.grad` over a whole model works."""
 
 
 class Setting(nnx.Variable):
-    """A number that events and controls change, never a gradient: alpha, a temperature."""
+    """A number changed by events and controls, never by gradients: alpha, a temperature."""
 
 
 KINDS = {"mask": Mask}
-SHARDING = ("out_sharding", "sharding_names")  # where flax 0.12 and 0.11 keep the names of axes
+SHARDING = ("out_sharding", "sharding_names")  # names of axes in flax 0.12 and in 0.11
 NAMES = (tuple, list, PartitionSpec)
 
 
 class Sparse(nnx.Module):
-    """A weight and the rule that decides which of it counts; stands in place of an `nnx.Param`.
+    """A weight and the rule that masks it: a drop-in replacement for an `nnx.Param`.
 
-    Stock layers read `self.kernel[...]` or `self.kernel.value`; both answer with the masked weight,
-    as do arithmetic, indexing and the attributes of an array. Nothing is written in a forward pass.
-    Leading axes beyond those of one layer (vmapped or scanned modules) are mapped over.
-    `model.eval()` makes rules that draw their masks deterministic, `model.train()` lets them draw.
+    Stock layers read `self.kernel[...]` or `self.kernel.value`. Both return the masked weight, as
+    do arithmetic, indexing and the attributes of an array. A forward pass writes nothing. Leading
+    axes beyond those of one layer (vmapped or scanned modules) are mapped over. `model.train()`
+    makes stochastic rules sample their masks, `model.eval()` makes them deterministic.
 
     Args:
-      weight: the Param to stand for; kept, not copied, with its metadata.
-      rule: which weights count.
-      key: for rules whose state starts at random.
+      weight: the Param to replace; it is kept, not copied, and so is its metadata.
+      rule: which weights are kept.
+      key: for rules with a random initial state.
 
     Attributes:
       weight: the dense weight, an nnx.Param.
       rule: the rule; static.
-      reparameterised: whether the Param holds something else than the dense weight.
-      deterministic: whether nothing is drawn; `train`, `eval` and `nnx.view` set it.
+      reparameterised: whether the Param holds something other than the dense weight.
+      deterministic: whether sampling is off; `train`, `eval` and `nnx.view` set it.
       (state): each entry of the rule's state, by its name: Learned, Mask or Setting.
     """
 
     def __init__(self, weight: nnx.Param, rule: Rule, *, key: Array):
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(weight)):
             raise TypeError(
-                "the weight is abstract, without numbers; sparsify within what makes the model: "
-                "nnx.eval_shape(lambda: sparsify(make(), ...))"
+                "the weight is abstract, without values; call sparsify inside the function that "
+                "makes the model: nnx.eval_shape(lambda: sparsify(make(), ...))"
             )
         self.weight = weight
         self.rule = rule
@@ -71,7 +71,7 @@ class Sparse(nnx.Module):
         self.state_names = tuple(state)
         for name, value in state.items():
             kind = Learned if name in rule.learned else KINDS.get(name, Setting)
-            # replaced, or a Variable with names would refuse to be made outside of a mesh
+            # by replace: a Variable with names cannot be created outside a mesh
             setattr(self, name, kind(value).replace(value, **names.get(name, {})))
 
     @property
@@ -85,32 +85,32 @@ class Sparse(nnx.Module):
             getattr(self, name)[...] = value
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """What `nnx.view` calls, as it does for `nnx.Dropout`."""
+        """Called by `nnx.view`, as for `nnx.Dropout`."""
         if deterministic is not None:
             self.deterministic = deterministic
 
     def read(self) -> Array:
-        """What a layer reads: the masked weight, [...] as the weight."""
+        """The masked weight, which the layer reads: [...] like the weight."""
         return self._map(self.rule.apply)(self.weight[...], self._seen)
 
     def read_mask(self) -> Array:
-        """The mask, [...] as the weight: 1 kept, 0 not."""
+        """The mask, [...] like the weight: 1 kept, 0 dropped."""
         return self._map(self.rule.mask)(self.weight[...], self._seen)
 
     def read_final(self) -> Array:
-        """What a layer reads when nothing is drawn, [...] as the weight."""
+        """The masked weight without sampling, as in eval mode: [...] like the weight."""
         return self._map(self.rule.apply)(self.weight[...], settled(self.state))
 
     def read_final_mask(self) -> Array:
-        """The mask when nothing is drawn, [...] as the weight."""
+        """The mask without sampling, as in eval mode: [...] like the weight."""
         return self._map(self.rule.mask)(self.weight[...], settled(self.state))
 
     def score(self) -> Array:
-        """What competes, [stack..., grid of units]; for rules whose units do."""
+        """The scores of the units, [stack..., grid of units]; for rules whose units compete."""
         return self._map(self.rule.score)(self.weight[...], self.state)  # type: ignore[attr-defined]
 
     def cost(self) -> Array:
-        """What the rule adds to the loss, []."""
+        """The term that the rule adds to the loss, []."""
         return stacked_cost(self.rule, self.state, self._stack)
 
     def advanced(self) -> State:
@@ -119,7 +119,7 @@ class Sparse(nnx.Module):
 
     @property
     def _seen(self) -> State:
-        """The state that the mask depends on."""
+        """The state on which the mask depends in the current mode."""
         state = self.state
         return settled(state) if self.deterministic else state
 
@@ -130,7 +130,7 @@ class Sparse(nnx.Module):
     def _map(self, method: Callable) -> Callable:
         return over_stack(method, self._stack)
 
-    # The interface of a Param, answered with the masked weight.
+    # The interface of a Param, for the masked weight.
 
     @property
     def value(self) -> Array:
@@ -154,7 +154,7 @@ class Sparse(nnx.Module):
         if self.reparameterised:
             raise ValueError(
                 f"{type(self.rule).__name__} holds a parameter in place of the weight; set the "
-                "weight before sparsify, or this parameter through .weight"
+                "weight before sparsify, or set this parameter through .weight"
             )
         self.weight[index] = value
 
@@ -176,13 +176,13 @@ class Sparse(nnx.Module):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or not hasattr(jax.Array, name):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        # shape and type are the weight's: no need to compute the mask for them
+        # shape and type are those of the weight, so the mask need not be computed
         light = name in ("shape", "dtype", "ndim", "size")
         return getattr(vars(self)["weight"] if light else self.read(), name)
 
 
 def _where(weight: nnx.Param) -> NamedSharding:
-    """How the weight lies; under a jit on an Auto mesh, where that does not show, as named."""
+    """The sharding of the weight; under jit on an Auto mesh, which hides it, the one it names."""
     where, named = where_is(weight[...]), _on_mesh(weight)
     hidden = isinstance(where.mesh, AbstractMesh) and not any(where.spec)
     if not hidden or AxisType.Explicit in where.mesh.axis_types:
@@ -192,7 +192,7 @@ def _where(weight: nnx.Param) -> NamedSharding:
 
 
 def _names(rule: Rule, weight: nnx.Param, state: State) -> dict[str, dict[str, Any]]:
-    """Metadata by entry of the state: the names of its axes, where the weight's have some."""
+    """Metadata by entry of the state: the names of its axes, if those of the weight have names."""
     metadata = weight.get_metadata()
     mesh, named = metadata.get("mesh") or where_is(weight[...]).mesh, _on_mesh(weight)
     if not named:
@@ -210,7 +210,7 @@ def _names(rule: Rule, weight: nnx.Param, state: State) -> dict[str, dict[str, A
 
 
 def _on_mesh(weight: nnx.Param) -> tuple:
-    """The axes of a mesh that the names of the weight's axes stand for; () if it has no names."""
+    """The mesh axes that the names of the weight's axes refer to; () if it has no names."""
     metadata = weight.get_metadata()
     given = [metadata[kind] for kind in SHARDING if isinstance(metadata.get(kind), NAMES)]
     return padded(get_var_pspec(weight) or (), weight.ndim) if given and any(given[0]) else ()

@@ -1,6 +1,6 @@
 """Every custom gradient of the library: the 0/1 step, masked products, a signed power.
 
-All but `refined` work under `grad`, `jvp`, `hessian`, `vmap` and `scan`; it says why not.
+All except `refined` work under `grad`, `jvp`, `hessian`, `vmap` and `scan`; its docstring says why.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Slope = Callable[[Array], Array]
 
 
 def long_tailed(x: Array) -> Array:
-    """Slope of the step in Dynamic Sparse Training: high at 0, flat up to 1, then nothing.
+    """Slope of the step in Dynamic Sparse Training: high at 0, flat up to 1, then 0.
 
         H(x) = 2 - 4|x|  for |x| <= 0.4;   0.4  for 0.4 < |x| <= 1;   0  beyond.
 
@@ -22,10 +22,10 @@ def long_tailed(x: Array) -> Array:
     real line is 1.44.
 
     Args:
-      x: [...], distance of a score to its threshold.
+      x: [...], a score minus its threshold.
 
     Returns:
-      [...], the slope that stands for the derivative of the step.
+      [...], the slope used as the derivative of the step.
 
     Example:
       >>> import jax.numpy as jnp
@@ -39,7 +39,7 @@ def long_tailed(x: Array) -> Array:
 
 
 def long_tailed_integral(x: Array) -> Array:
-    """Antiderivative of `long_tailed`, zero at zero; the tests compare slopes with it.
+    """Antiderivative of `long_tailed`, zero at zero; the tests compare gradients with it.
 
     Args:
       x: [...].
@@ -61,8 +61,8 @@ def step(x: Array, slope: Slope = long_tailed) -> Array:
 
     Args:
       x: [...], floating.
-      slope: the derivative to use in its place; a named function, not a fresh lambda, or every
-        call traces anew.
+      slope: the derivative to use; a named function, since a new lambda would be traced again at
+        every call.
 
     Returns:
       [...], 0 or 1 in the type of x.
@@ -79,7 +79,7 @@ def step(x: Array, slope: Slope = long_tailed) -> Array:
 
 @step.defjvp
 def _step_jvp(slope: Slope, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    x, dx = jnp.asarray(primals[0]), tangents[0]  # jax 0.7 passes Python numbers on as they are
+    x, dx = jnp.asarray(primals[0]), tangents[0]  # jax 0.7 passes Python numbers through unchanged
     return step(x, slope), slope(x) * dx
 
 
@@ -87,9 +87,9 @@ def _step_jvp(slope: Slope, primals: tuple, tangents: tuple) -> tuple[Array, Arr
 def gate(weight: Array, mask: Array) -> Array:
     """weight * mask, whose mask receives the dense gradient.
 
-    With g the gradient of the result: d weight = g * mask, d mask = g. The mask's share is the
-    gradient that the dense weight would have had, which growth criteria (RigL) read. For a learned
-    mask use the plain product: this one would give it a wrong gradient.
+    With g the gradient of the result: d weight = g * mask, d mask = g. The mask thus receives the
+    gradient that the dense weight would have had, which growth criteria (RigL) read. Do not use it
+    for a learned mask, which would get a wrong gradient; use the plain product.
 
     Args:
       weight: [...].
@@ -131,17 +131,17 @@ def _straight_through_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def refined(weight: Array, mask: Array, decay: float) -> Array:
-    """weight * mask, whose weight receives the dense gradient, and decays where it is masked.
+    """weight * mask, whose weight receives the dense gradient, plus decay where it is masked.
 
     With g the gradient of the result: d weight = g + decay * (1 - mask) * weight, d mask = 0. The
-    second term does not depend on g, so this is the derivative of no function: there is no
-    forward-mode rule (`jvp`, `hessian`), and each read of a weight adds the term once more. Read a
-    weight once a pass, with `resolve`, where layers share it or a scan repeats it.
+    second term does not depend on g, so this is not the derivative of any function: there is no
+    forward-mode rule (`jvp`, `hessian`), and each read of a weight adds the term once more. If
+    layers share a weight or a scan reads it repeatedly, use `resolve` to read it once per pass.
 
     Args:
       weight: [...].
       mask: same shape, 0 or 1, same type.
-      decay: how strongly masked weights are drawn to 0.
+      decay: how strongly masked weights decay towards 0.
 
     Returns:
       [...], the masked weight.
@@ -164,10 +164,10 @@ refined.defvjp(_refined_forward, _refined_backward)
 
 
 def passed_on(mask: Array, score: Array) -> Array:
-    """The mask, differentiated as if it were the score that it was made from.
+    """The mask, differentiated as if it were the score from which it was computed.
 
     Args:
-      mask: [...], 0 or 1, constant for differentiation.
+      mask: [...], 0 or 1, treated as a constant by differentiation.
       score: same shape, finite, same type.
 
     Returns:
@@ -183,11 +183,11 @@ def passed_on(mask: Array, score: Array) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def signed_power(x: Array, exponent: float) -> Array:
-    """sign(x) |x|^exponent, with its derivative exponent |x|^(exponent - 1) finite at 0 too.
+    """sign(x) |x|^exponent, whose derivative exponent |x|^(exponent - 1) is finite at 0 as well.
 
     Args:
       x: [...].
-      exponent: above 0; 1 or more where it is differentiated.
+      exponent: above 0; 1 or more if differentiated.
 
     Returns:
       [...].
@@ -203,6 +203,6 @@ def signed_power(x: Array, exponent: float) -> Array:
 @signed_power.defjvp
 def _signed_power_jvp(exponent: float, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (x,), (dx,) = primals, tangents
-    at_zero = x == 0  # apart, or further derivatives would be 0 times infinity
+    at_zero = x == 0  # separately, or higher derivatives would be 0 times infinity
     slope = exponent * jnp.abs(jnp.where(at_zero, jnp.ones_like(x), x)) ** (exponent - 1)
     return signed_power(x, exponent), jnp.where(at_zero, float(exponent == 1), slope) * dx

@@ -1,4 +1,4 @@
-"""Who survives: the highest scores of each group, found by counting and never by sorting."""
+"""Top-k selection: the highest scores of each group, found by counting instead of sorting."""
 
 import math
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ def rivals(
 
     Args:
       grid: number of units along each axis.
-      scope: who competes.
+      scope: which units compete.
       role: the meaning of the axes.
 
     Returns:
-      The shape to give the scores, and the axes along which they then compete.
+      The shape to give to the scores, and the axes along which they then compete.
 
     Raises:
-      ValueError: the groups of the scope do not divide the axis that they lie on.
+      ValueError: the group size of the scope does not divide the length of its axis.
 
     Example:
       >>> rivals((8, 3), Groups(4), Role())
@@ -48,30 +48,30 @@ def rivals(
     if grid[axis] % scope.size:
         raise ValueError(
             f"axis {axis} has length {grid[axis]}, not a multiple of {scope.size}; "
-            "pad it or choose another group size, or a unit that does not span it"
+            "pad it, or choose another group size or a unit that does not span the axis"
         )
     shape = (*grid[:axis], grid[axis] // scope.size, scope.size, *grid[axis + 1 :])
     return shape, (axis + 1,)
 
 
 def winners(score: Array, density: float | Array, scope: Scope, role: Role) -> Array:
-    """`top` within each group of a scope: bool, [grid] as the score."""
+    """`top` within each group of a scope: bool, [grid] like the score."""
     shape, axes = rivals(score.shape, scope, role)
     return top(score.reshape(shape), density, axes).reshape(score.shape)
 
 
 def cuts(score: Array, density: float | Array, scope: Scope, role: Role) -> Array:
-    """`cut` of each unit's group: float32, [grid] as the score."""
+    """The `cut` of each unit's group: float32, [grid] like the score."""
     shape, axes = rivals(score.shape, scope, role)
     found = cut(score.reshape(shape), density, axes)
     return jnp.broadcast_to(found, shape).reshape(score.shape)
 
 
-@partial(jax.jit, static_argnames="axes")  # or each call outside of jit would compile its loop anew
+@partial(jax.jit, static_argnames="axes")  # or each call outside jit would recompile the loop
 def top(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
     """Mask of the highest scores along `axes`: exactly max(1, round(density * n)) of each n.
 
-    Of equal scores the one with the lower index is kept. NaN counts as lowest.
+    Ties are resolved in favour of the lower index. NaN counts as the lowest score.
 
     Args:
       score: [...], any real type; compared as float32.
@@ -92,12 +92,12 @@ def top(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
 
 @partial(jax.jit, static_argnames="axes")
 def highest(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
-    """`top` by number: exactly `keep` of the scores along `axes`.
+    """`top` by number: exactly the `keep` highest scores along `axes`.
 
     Args:
       score: [...], any real type; compared as float32.
-      keep: integer, [] or of length 1 along axes and of the score's elsewhere; from 0 to the number
-        of scores that compete; may be traced.
+      keep: integer, [] or shaped like the score with length 1 along axes; from 0 to the number of
+        scores that compete; may be traced.
       axes: the axes along which scores compete; () keeps all.
 
     Returns:
@@ -119,16 +119,16 @@ def highest(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
         first = first_kept(level, keep - count(above, axes), axes)
         return above | (level & (reversed_index(score.shape, axes) >= first))
 
-    # equal scores at the cut are rare: their places are looked at only then
+    # ties at the cut are rare: only then are positions compared
     return lax.cond(jnp.all(kept == keep), lambda: order >= last, early)
 
 
 @partial(jax.jit, static_argnames="axes")
 def cut(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
-    """Half-way between the last score that `top` keeps and the first that it does not.
+    """Half-way between the lowest score that `top` keeps and the highest that it drops.
 
-    Always below the last kept, so that `score > cut` keeps what `top` does, and of equal scores at
-    the cut all.
+    The cut is always below the lowest kept score, so `score > cut` keeps everything that `top`
+    keeps, along with any scores tied with the lowest.
 
     Args:
       score: [...], finite; compared as float32.
@@ -152,7 +152,7 @@ def cut(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
     last = jnp.where(order >= reached, order, HIGHEST).min(axis=axes, keepdims=True)
     lower = jnp.where(order < last, order, jnp.zeros_like(order)).max(axis=axes, keepdims=True)
     high = score_of(last)
-    # all are kept: as far below the last as that is from 0
+    # if all are kept: as far below the lowest as that is from 0
     low = jnp.where(lower == 0, high - jnp.abs(high), score_of(lower))
     low = jnp.where(count(order >= last, axes) > keep, high, low)
     room = jnp.maximum(jnp.abs(high) * 2.0**-22, 1e-30)
@@ -163,19 +163,20 @@ def cut(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
 def common_cut(
     scores: Sequence[Array], density: float | Array, stacks: tuple[int, ...]
 ) -> list[Array]:
-    """Where several arrays are cut together: exactly max(1, round(density * n)) of all n survive.
+    """Cut several arrays together, keeping exactly max(1, round(density * n)) of all n scores.
 
-    Of equal scores those of the first arrays, and in them of lower index, are kept.
+    Ties are resolved in favour of the first arrays, and within an array of the lower index.
 
     Args:
       scores: [stack..., grid] each, finite; compared as float32.
       density: fraction to keep, [] and in (0, 1]; may be traced.
-      stacks: number of leading axes of each array that number whole layers.
+      stacks: number of leading axes of each array that index whole layers.
 
     Returns:
-      For each array float32 [stack..., 3]: half-way to the first score that is dropped, half-way to
-      the next score above the last that is kept, and where to stop among those in between; for
-      `above_cut`. (The last is a place, exact for layers of up to 2^24 units.)
+      For each array float32 [stack..., 3], to pass to `above_cut`. With `last` the lowest kept
+      score: the midpoint of `last` and the next lower score, the midpoint of `last` and the next
+      higher score, and the `reversed_index` that scores equal to `last` must reach to be kept (a
+      whole number, exact for layers of up to 2^24 units).
 
     Example:
       >>> import jax.numpy as jnp
@@ -188,7 +189,22 @@ def common_cut(
 
 @partial(jax.jit, static_argnames="stacks")
 def common_cut_at(scores: Sequence[Array], keep: Array, stacks: tuple[int, ...]) -> list[Array]:
-    """`common_cut` by number: exactly `keep` of all scores survive; integer [], 1 or more."""
+    """`common_cut` by number: keep exactly `keep` of all scores; integer [], 1 or more.
+
+    Example: of these 18 scores keep 7. Three are above 2 (3 and 5 in `a`, 4 in `b`), and five are
+    tied at 2. Four of these are still to be kept: all three in `a`, then the first in `b`. Scores
+    above 2.5 are therefore kept, those below 1.5 are dropped, and those in between are kept if
+    their reversed index (9 8 7 / 6 5 4 / 3 2 1) is 3 or more in `a`, or 9 in `b`.
+      >>> a = jnp.array([[3.0, 1.0, 2.0], [2.0, 0.0, 1.0], [2.0, 5.0, 0.0]])
+      >>> b = jnp.array([[2.0, 4.0, 1.0], [0.0, 2.0, 1.0], [1.0, 0.0, 0.0]])
+      >>> cut_a, cut_b = common_cut_at([a, b], jnp.int32(7), (0, 0))
+      >>> cut_a.tolist(), cut_b.tolist()
+      ([1.5, 2.5, 3.0], [1.5, 2.5, 9.0])
+      >>> above_cut(a, cut_a).astype(int).tolist()
+      [[1, 0, 1], [1, 0, 0], [1, 1, 0]]
+      >>> above_cut(b, cut_b).astype(int).tolist()
+      [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
+    """
     orders = [ordered(score) for score in scores]
     total = lambda marks: sum((mark.sum(dtype=jnp.int32) for mark in marks), jnp.int32(0))
     counted = lambda trial: total(order >= trial for order in orders)
@@ -217,20 +233,20 @@ def common_cut_at(scores: Sequence[Array], keep: Array, stacks: tuple[int, ...])
 
 
 def above_cut(score: Array, cut: Array) -> Array:
-    """Who survives the cut of a whole model: score [grid], cut [3] -> bool [grid]."""
+    """Which units are kept by the cut of a whole model: score [grid], cut [3] -> bool [grid]."""
     early = reversed_index(score.shape, tuple(range(score.ndim))).astype(jnp.float32)
     return (score > cut[0]) & ((score > cut[1]) | (early >= cut[2]))
 
 
 def _beside(orders: Sequence[Array], last: Array) -> tuple[Array, Array]:
-    """Half-way from a score to the next below and above over several arrays, float32 [] each."""
+    """Midpoints of a score and the next lower and higher one in several arrays: float32 [] each."""
     lower, higher = none, every = jnp.uint32(0), jnp.asarray(HIGHEST)
     for order in orders:
         if order.size:
             lower = jnp.maximum(lower, jnp.where(order < last, order, lower).max())
             higher = jnp.minimum(higher, jnp.where(order > last, order, higher).min())
     here, below, above = score_of(last), score_of(lower), score_of(higher)
-    # none below: as far as the score is from 0
+    # if there is no lower score: as far below as the score is from 0
     below = jnp.where(lower == none, here - jnp.maximum(jnp.abs(here), 1e-30), below)
     above = jnp.where(higher == every, jnp.inf, above)
     down, up = (here + below) / 2, (here + above) / 2
@@ -238,5 +254,5 @@ def _beside(orders: Sequence[Array], last: Array) -> tuple[Array, Array]:
 
 
 def _keep(density: float | Array, size: int) -> Array:
-    """How many of `size` a density keeps: at least one."""
+    """The number of `size` scores that a density keeps: at least one."""
     return jnp.clip(jnp.round(density * size), 1, max(1, size)).astype(jnp.int32)

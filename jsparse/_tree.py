@@ -1,8 +1,8 @@
-"""Rules on any tree of arrays: Linen params, or parameters in a dictionary of one's own.
+"""Rules on any tree of arrays: Linen params, or a dictionary of parameters.
 
-`plan` says which leaf has which rule, `init` makes the state, `apply` returns the tree that the
-model reads. State that gradients train (`learned`) and state that only events change (`held`) are
-two trees, so that an optimizer over the first never touches the second.
+`plan` assigns rules to leaves, `init` makes the state, and `apply` returns the tree that the model
+reads. State trained by gradients (`learned`) and state changed only by events (`held`) are separate
+trees, so an optimizer for the first never touches the second.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,15 +23,15 @@ States = dict[str, State]
 
 
 def plan(params: Any, *rules: tuple[str, Rule]) -> dict[str, Rule]:
-    """Which leaf has which rule.
+    """Assign rules to leaves by path.
 
     Args:
-      params: tree of arrays; a leaf's path joins its keys by slashes, as in "Dense_0/kernel".
+      params: tree of arrays; a leaf's path joins its keys with slashes, as in "Dense_0/kernel".
       *rules: pairs of a regular expression, matched against the whole path, and a rule. The first
-        match wins; a leaf without a match stays dense. Its axes are [spatial..., in, out]; for
-        others, such as the projections of attention, give the rule a `Role`. A tree does not show
-        which cells are recurrent: Role(recurrent=True) there, or `Threshold` resets thresholds of
-        those that keep 1 % or less too.
+        match wins; a leaf without a match stays dense. Axes are taken to be [spatial..., in, out];
+        for other weights, such as the projections of attention, give the rule a `Role`. A tree does
+        not show which cells are recurrent: mark them with Role(recurrent=True), or `Threshold` also
+        resets the thresholds of those that keep 1 % or less.
 
     Returns:
       Rule by path.
@@ -52,8 +52,8 @@ def plan(params: Any, *rules: tuple[str, Rule]) -> dict[str, Rule]:
 def init(plan: Plan, params: Any, key: Array) -> tuple[States, States]:
     """State for each planned leaf.
 
-    A rule that reparameterises (`Powerpropagation`) keeps its weight in `learned`; the leaf itself
-    is then no longer read.
+    A rule that reparameterises its weight (`Powerpropagation`) stores it in `learned`; the leaf
+    itself is then no longer read.
 
     Args:
       plan: rule by path.
@@ -61,11 +61,11 @@ def init(plan: Plan, params: Any, key: Array) -> tuple[States, States]:
       key: [], consumed.
 
     Returns:
-      (learned, held): the arrays to train with the params, and those that only events change, each
-      by path and name.
+      (learned, held): the arrays to train along with the params, and those changed only by events,
+      each by path and name.
 
     Raises:
-      TypeError: a planned leaf is not floating.
+      TypeError: a planned leaf is not of a floating type.
       ValueError: a planned leaf is a scalar, or its shape does not suit the rule.
     """
     leaves = _planned(plan, params)
@@ -100,7 +100,7 @@ def apply(plan: Plan, params: Any, learned: States, held: States) -> Any:
 
 
 def mask(plan: Plan, params: Any, learned: States, held: States) -> Any:
-    """A tree like params of masks, 1 kept and 0 not; ones where no rule is planned."""
+    """A tree of masks like params, 1 kept and 0 dropped; ones for leaves without a rule."""
     ones = jax.tree.map(jnp.ones_like, params)
     masks = _replace(plan, params, learned, held, lambda rule: rule.mask)
     chosen = named(masks)
@@ -108,7 +108,7 @@ def mask(plan: Plan, params: Any, learned: States, held: States) -> Any:
 
 
 def cost(plan: Plan, learned: States, held: States) -> Array:
-    """What the rules add to the loss, []."""
+    """The term that the rules add to the loss, []."""
     total = jnp.zeros(())
     for path, rule in plan.items():
         total = total + stacked_cost(rule, learned[path] | held[path], rule.role.stack)
@@ -129,7 +129,7 @@ def advance(plan: Plan, params: Any, learned: States, held: States) -> tuple[Sta
 
 
 def settled(held: States) -> States:
-    """`held` without the draws: what to give `apply` and `mask` for evaluation."""
+    """`held` without the draws, to pass to `apply` and `mask` for evaluation."""
     return {path: settled_state(state) for path, state in held.items()}
 
 
@@ -145,13 +145,13 @@ def _replace(
 
 
 def _entry(leaf: Array, state: State) -> tuple[Array, State]:
-    """The weight of a rule, the leaf unless it was reparameterised, and the rest of the state."""
+    """The weight, which is the leaf unless it was reparameterised, and the rest of the state."""
     rest = {name: value for name, value in state.items() if name != "weight"}
     return state.get("weight", leaf), rest
 
 
 def _shared(plan: Plan, leaves: Mapping[str, Array], learned: States, held: States) -> States:
-    """`held` with whole models cut anew."""
+    """`held` with the cuts of whole models recomputed."""
     paths = [path for path in plan if "cut" in held[path]]
     entries = [_entry(leaves[path], learned[path] | held[path]) for path in paths]
     scores = [
@@ -168,11 +168,11 @@ def _map(rule: Rule, method: Callable) -> Callable:
 
 
 def _planned(plan: Plan, params: Any) -> dict[str, Array]:
-    """The leaves by path, with all that the plan names."""
+    """The leaves by path; every path of the plan must be among them."""
     leaves = named(params)
     absent = [path for path in plan if path not in leaves]
     if absent:
-        raise ValueError(f"params have no {absent[0]!r}, which the plan names; plan them anew")
+        raise ValueError(f"params have no {absent[0]!r}, which is in the plan; call plan again")
     return leaves
 
 

@@ -1,4 +1,4 @@
-"""The version of jsparse, and of what a number was made with."""
+"""The version of jsparse, and the versions behind a measurement."""
 
 import platform
 from importlib import metadata
@@ -10,7 +10,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """What a number was made with: Python, libraries and the device."""
+    """The versions behind a measurement: Python, libraries and the device."""
     return {
         "python": platform.python_version(),
         "jsparse": __version__,

@@ -135,7 +135,7 @@ def test_units_of_a_convolution(unit, grid: tuple) -> None:
     [
         (lambda: js.Block(()), "a size of 1 or more"),
         (lambda: js.Block((0, 2)), "a size of 1 or more"),
-        (lambda: js.Groups(0), "give a whole number, 1 or more"),
+        (lambda: js.Groups(0), "pass a whole number, 1 or more"),
         (lambda: js.Block((2, 2, 2)).tile((4, 4), js.Role()), "at most 2"),
         (lambda: js.Groups(2).axes(1, js.Role()), "needs an input axis"),
     ],

@@ -64,7 +64,7 @@ def test_triangle_is_smiths_formula() -> None:
 
 
 def test_silo_refuses_what_is_no_rate() -> None:
-    with pytest.raises(ValueError, match="kept is a part in"):
+    with pytest.raises(ValueError, match="kept is a fraction in"):
         silo(0.03, 0.07, kept=1.0)
     with pytest.raises(ValueError, match="above 0"):
         silo(0.0, 0.07)
@@ -117,5 +117,5 @@ def test_budgets_meet_the_total(shapes: dict, density: float, budget) -> None:
 
 
 def test_budgets_refuse_a_sparsity() -> None:
-    with pytest.raises(ValueError, match=r"For a sparsity s give density = 1 - s"):
+    with pytest.raises(ValueError, match=r"For a sparsity s, pass density = 1 - s"):
         uniform({"a": (2, 2)}, -0.1)

@@ -197,9 +197,9 @@ def test_hold_keeps_the_present_or_the_given_mask() -> None:
 @pytest.mark.parametrize(
     ("new", "words"),
     [
-        ({"v": jnp.ones((4, 6))}, "'v' is no sparse weight; there are: w"),
+        ({"v": jnp.ones((4, 6))}, "'v' is not a sparse weight; available: w"),
         ({"w": jnp.ones((4, 5))}, r"mask of shape \(4, 5\)"),
-        ({"w": jnp.full((4, 6), 0.5)}, "0 and 1 only"),
+        ({"w": jnp.full((4, 6), 0.5)}, "only 0 and 1"),
     ],
 )
 def test_hold_refuses(new: dict, words: str) -> None:
@@ -281,33 +281,33 @@ def test_the_bias_of_a_stack_has_its_own_state_a_layer() -> None:
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda: js.sparsify(net(), (".*/kernel", js.Threshold)), TypeError, "is no rule"),
-        (lambda: js.sparsify(net(), (".*/kernel", 0.5)), TypeError, "is no rule"),
+        (lambda: js.sparsify(net(), (".*/kernel", js.Threshold)), TypeError, "is not a rule"),
+        (lambda: js.sparsify(net(), (".*/kernel", 0.5)), TypeError, "is not a rule"),
         (
             lambda: js.Threshold(scope=js.Groups(2)),
             ValueError,
-            "groups and whole models share no threshold",
+            "groups and whole models cannot share a threshold",
         ),
         (lambda: js.Top(density=0.1, scope=js.Each()), ValueError, "Top would keep all"),
         (lambda: js.Top(density="0.5"), ValueError, r"in \(0, 1\]"),
         (
             lambda: js.Top(density=CURVE),
             ValueError,
-            r"got cubic\(.*For a curve use Gradual",
+            r"got cubic\(.*For a curve, use Gradual",
         ),
         (lambda: js.Threshold(alpha=CURVE), ValueError, "is a number, .* such as TargetDensity"),
-        (lambda: js.Groups("4"), ValueError, "got size '4'; give a whole number"),
+        (lambda: js.Groups("4"), ValueError, "got size '4'; pass a whole number"),
         (
             lambda: js.sparsify(net(), (".*/kernel", js.Threshold(unit="filter"))),
             TypeError,
-            r"unit is 'filter', no unit; give one, such as Filter\(\)",
+            r"unit is 'filter', not a unit; pass one, such as Filter\(\)",
         ),
         (
             lambda: js.sparsify(net(), (".*/kernel", js.Threshold(scope="output"))),
             TypeError,
-            "scope is 'output', no scope",
+            "scope is 'output', not a scope",
         ),
-        (lambda: js.sparsify(net(), (".*/kernel", RULE), rngs=0), TypeError, "rngs is 0; give"),
+        (lambda: js.sparsify(net(), (".*/kernel", RULE), rngs=0), TypeError, "rngs is 0; pass"),
         (
             lambda: js.sparsify(nnx.eval_shape(net), (".*/kernel", RULE)),
             TypeError,
@@ -315,15 +315,19 @@ def test_the_bias_of_a_stack_has_its_own_state_a_layer() -> None:
         ),
         (lambda: js.TargetDensity(density=0.5, steps="9"), ValueError, "steps='9', every=10"),
         (lambda: js.Role(outputs=(1,)), ValueError, "count axes from the last"),
-        (lambda: js.Block(4), ValueError, "give a tuple"),
+        (lambda: js.Block(4), ValueError, "pass a tuple"),
         (lambda: js.Threshold(alpha=float("inf")), ValueError, "got inf"),
         (lambda: js.TargetDensity(density=0.5, steps=9, every=0), ValueError, "every=0"),
-        (lambda: js.TargetDensity(density=0.5, steps=9, gain=-1), ValueError, "gain is above 0"),
+        (
+            lambda: js.TargetDensity(density=0.5, steps=9, gain=-1),
+            ValueError,
+            "gain must be above 0",
+        ),
         (lambda: js.hold(net(), jnp.ones(3)), TypeError, "masks by path"),
         (
             lambda: js.sparsify(net(), (".*/kernel", js.Threshold(role=js.Role(stack=2)))),
             ValueError,
-            "give a smaller stack",
+            "give the role a smaller stack",
         ),
     ],
 )

@@ -1,6 +1,6 @@
-"""Revisions: stored masks that change while training, as an optax transform.
+"""Revisions: stored masks that change during training, as an optax transform.
 
-A mask that stays needs none: put the rule `Held` on the weights, give it the mask with
+A fixed mask needs no revision: put the rule `Held` on the weights, set the mask with
 `jsparse.hold`, and train with `wrt=nnx.Param`.
 """
 

@@ -1,15 +1,15 @@
-"""AC/DC: sparse and dense phases of training take turns.
+"""AC/DC: training alternates between sparse and dense phases.
 
-1. Up to step `first` the network trains dense.
-2. Then it is compressed: of each layer the largest weights stay, the others become 0, and for
-   `every` steps this mask is held.
-3. Then it is decompressed: for as many steps all weights train, those that were 0 from there and
-   without momentum. 2. and 3. repeat; a phase that would be sparse up to `last` is dense instead,
-   so that the last dense phase may be longer.
-4. From `last` on it is compressed for good.
+1. Up to step `first` the network is trained dense.
+2. Then it is compressed: the largest weights of each layer are kept, the others are set to 0, and
+   this mask is fixed for `every` steps.
+3. Then it is decompressed: all weights are trained for the same number of steps, and those that
+   were dropped start from 0 without momentum. Steps 2 and 3 repeat. A sparse phase that would last
+   until `last` is dense instead, so the last dense phase may be longer.
+4. From `last` on the network stays compressed.
 
-Numbers: no figure of the paper is reproduced here yet. Beside other methods on small networks in
-`experiments/compare.py`.
+Numbers: no figure of the paper is reproduced here yet; `experiments/compare.py` compares methods on
+small networks.
 """
 
 from dataclasses import dataclass
@@ -25,18 +25,19 @@ from jsparse.rules._rule import to_weights
 
 @dataclass(frozen=True, kw_only=True)
 class ACDC:
-    """Compress and decompress in turns; the run ends sparse.
+    """Compress and decompress alternately; the run ends sparse.
 
-    The authors' schedule of 100 epochs, with n steps each: first = 10n, every = 5n, last = 85n.
-    Each layer has the density (their uniform variant); the masks start full, as `Held` makes them.
+    The authors' schedule for 100 epochs of n steps each is first = 10n, every = 5n, last = 85n.
+    Every layer has the same density (their uniform variant). The masks must start with all weights
+    kept, as `Held` makes them.
 
     Args:
       density: fraction of the units kept in sparse phases, in (0, 1].
-      first: dense steps at the start.
-      every: steps of a phase.
-      last: step from which on the mask is final.
-      unit: what is kept together; units are scored by root mean squares.
-      scope: who competes: `Whole`, `PerOutput` or `Groups`.
+      first: number of dense steps at the start.
+      every: length of a phase in steps.
+      last: step from which the mask is final.
+      unit: what is kept together; units are scored by root mean square.
+      scope: which units compete: `Whole`, `PerOutput` or `Groups`.
       role: the meaning of the weight's axes; see `roles` of `revise`.
 
     Example:
@@ -65,19 +66,19 @@ class ACDC:
         check_competition(self)
         if self.last < self.first + 2 * self.every:
             raise ValueError(
-                f"ACDC got first={self.first}, every={self.every}, last={self.last}; between "
-                "first and last there is a sparse and a dense phase at least, of `every` steps each"
+                f"ACDC got first={self.first}, every={self.every}, last={self.last}; leave "
+                "room between first and last for a sparse and a dense phase of `every` steps each"
             )
 
     def sparse(self, step: Array) -> Array:
-        """bool, [] as the step: whether the network is compressed after so many steps."""
+        """bool, [] like the step: whether the network is compressed after this step."""
         phase = (step - self.first) // self.every
-        ends = self.first + (phase + 1) * self.every  # a sparse phase is to end before `last`
+        ends = self.first + (phase + 1) * self.every  # a sparse phase must end before `last`
         turn = (step >= self.first) & (phase % 2 == 0) & (ends < self.last)
         return turn | (step >= self.last)
 
     def due(self, step: Array) -> Array:
-        """Where a phase begins."""
+        """True where a phase begins."""
         return self.sparse(step) != self.sparse(step - 1)
 
     def trained(self, mask: Array, weight: Array) -> Array:

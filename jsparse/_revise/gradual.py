@@ -1,13 +1,12 @@
-"""Gradual magnitude pruning: the density falls on a cubic curve, the largest weights stay.
+"""Gradual magnitude pruning: the density decreases along a cubic curve; the largest stay.
 
-1. At the steps t = first, first + every, ..., last the density is
+1. At steps t = first, first + every, ..., last the density is
    d(t) = end + (start - end) (1 - (t - first) / (last - first))^3.
-2. The units of largest magnitude are kept, so many that the density is d(t).
-3. Masked weights are not trained, but keep their value and compete on.
+2. The units of largest magnitude are kept, as many as d(t) allows.
+3. Masked weights are not trained, but they keep their values and continue to compete.
 
-Numbers: no figure of the paper is reproduced here yet. Beside other methods on small networks in
-`experiments/set_rigl.py` and
-`experiments/compare.py`.
+Numbers: no figure of the paper is reproduced here yet; `experiments/set_rigl.py` and
+`experiments/compare.py` compare methods on small networks.
 """
 
 from dataclasses import dataclass
@@ -25,17 +24,17 @@ from jsparse.rules._rule import to_weights
 
 @dataclass(frozen=True, kw_only=True)
 class Gradual:
-    """Keep the largest units, fewer and fewer.
+    """Keep the largest units, and fewer of them over time.
 
     Args:
       density: fraction of the units kept from `last` on, in (0, 1].
-      last: step of the last choice.
-      first: step of the first choice; before it the masks are those of the start.
-      every: steps between choices.
-      start: density on the curve at `first`. A mask that is sparser then grows back to the curve,
-        so for a model that is sparse already give the density that it has.
-      unit: what is kept together; units are scored by root mean squares.
-      scope: who competes: `Whole`, `PerOutput` or `Groups`.
+      last: step of the last update of the mask.
+      first: step of the first update; until then the mask is the initial one.
+      every: steps between updates.
+      start: density of the curve at `first`. A sparser mask would grow back to the curve, so for a
+        model that is already sparse pass its current density.
+      unit: what is kept together; units are scored by root mean square.
+      scope: which units compete: `Whole`, `PerOutput` or `Groups`.
       role: the meaning of the weight's axes; see `roles` of `revise`.
 
     Reference: Zhu and Gupta, To prune, or not to prune, 2017, section 3.
@@ -58,7 +57,7 @@ class Gradual:
         check_steps(every=self.every, last=self.last)
         check_steps(0, first=self.first)
         check_competition(self)
-        assert self.curve  # which checks its span
+        assert self.curve  # cubic checks the span
 
     @property
     def curve(self) -> cubic:
@@ -66,7 +65,7 @@ class Gradual:
         return cubic(self.start, self.density, self.first, self.last)
 
     def due(self, step: Array) -> Array:
-        """Every so many steps from `first`, and at `last`."""
+        """Every `every` steps from `first`, and at `last`."""
         periodic = (step - self.first) % self.every == 0
         return (step >= self.first) & (step <= self.last) & (periodic | (step == self.last))
 

@@ -1,7 +1,7 @@
-"""A tree to train as pairs of a weight and its mask: where they lie, and what revises the mask.
+"""Pairs of a weight and its mask: where they are in the tree to train, and their revisions.
 
-Masks are the leaves named "mask"; the weight of `a/mask` is `a/weight`, as NNX models hold them, or
-the leaf at `a` in the first part of a tuple such as (params, held), as `jsparse.tree` holds them.
+Masks are the leaves named "mask". The weight of `a/mask` is `a/weight`, as in NNX models, or the
+leaf at `a` in the first element of a tuple such as (params, held), as in `jsparse.tree`.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ from jsparse._revise.revision import Revision
 
 
 class Layer(NamedTuple):
-    """Where in the flat tree a weight and its mask lie, and what revises the mask.
+    """The positions of a weight and its mask in the flat tree, and the revision of the mask.
 
     Attributes:
-      path: of the weight.
-      weight: place of the weight.
-      mask: place of the mask.
-      by: the revision, or None for a mask that stays.
+      path: path of the weight.
+      weight: position of the weight.
+      mask: position of the mask.
+      by: the revision, or None for a fixed mask.
     """
 
     path: str
@@ -35,20 +35,20 @@ class Layer(NamedTuple):
 
 
 def flatten(tree: Any) -> tuple[list[str], list[Array], Any]:
-    """Paths and leaves of a tree, and its form."""
+    """The paths and leaves of a tree, and its structure."""
     pairs, form = jax.tree_util.tree_flatten_with_path(tree)
     return [path_of(keys) for keys, _ in pairs], [leaf for _, leaf in pairs], form
 
 
 def without(form: Any, leaves: Sequence[Any], masks: set[int]) -> Any:
-    """The tree with `optax.MaskedNode` in the place of masks, and of variables that hold them."""
+    """The tree with `optax.MaskedNode` in place of masks, and of variables that hold masks."""
     kept = [_Gone if n in masks else leaf for n, leaf in enumerate(leaves)]
     tree = jax.tree_util.tree_unflatten(form, kept)
     return jax.tree.map(lambda x: optax.MaskedNode() if _is_gone(x) else x, tree, is_leaf=_is_gone)
 
 
 class _Gone:
-    """Stands for a mask until it is taken out."""
+    """A placeholder for a mask until it is removed."""
 
 
 def _is_gone(node: Any) -> bool:
@@ -58,18 +58,18 @@ def _is_gone(node: Any) -> bool:
 
 
 def matching(gradients: Any, names: list[str]) -> list[Array]:
-    """The leaves of the gradients, which are to have the paths of the tree.
+    """The leaves of the gradients, which must have the same paths as the tree.
 
     Raises:
-      ValueError: they have others.
+      ValueError: the paths differ.
     """
     found, leaves, _ = flatten(gradients)
     if found != names:
         absent = sorted(set(names) - set(found)) or sorted(set(found) - set(names))
         raise ValueError(
             f"the gradients and the tree to train differ at {absent[0]!r}; masks need gradients "
-            "too: for NNX take them with argnums=nnx.DiffState(0, (nnx.Param, jsparse.Mask)), for "
-            "other trees differentiate by (params, held)"
+            "too: for NNX take them with argnums=nnx.DiffState(0, (nnx.Param, jsparse.Mask)); for "
+            "other trees differentiate with respect to (params, held)"
         )
     return leaves
 
@@ -95,16 +95,16 @@ def find_layers(
         w = place.get(beside, place.get(f"0/{inner}", -1))
         path = stem or "weight" if beside in place else inner
         if w < 0 and name.startswith("0/") and any(other.startswith("1/") for other in names):
-            continue  # of (params, held): a parameter of that name
+            continue  # in (params, held): a parameter with this name
         if w < 0:
             raise ValueError(
                 f"the mask {name!r} has no weight: there is neither {beside!r} nor '0/{inner}'. "
-                "Keep them side by side or train (params, held), and under optax.partition give "
-                "both one label"
+                "Keep the two side by side or train (params, held), and give both the same label "
+                "under optax.partition"
             )
         if jnp.shape(leaves[w]) != jnp.shape(leaves[m]):
             raise ValueError(
-                f"{path}: the mask has shape {jnp.shape(leaves[m])}, the weight "
+                f"{path}: the mask has shape {jnp.shape(leaves[m])}, but the weight "
                 f"{jnp.shape(leaves[w])}; make masks with the rule Held"
             )
         found[path] = (w, m)
@@ -118,18 +118,18 @@ def find_layers(
 
 
 def _fitted(by: Any, role: Role | None) -> Any:
-    """The revision with the role of its layer, unless it has one of its own."""
+    """The revision with the role of its layer, unless it has its own role."""
     if by is None or role is None or by.role != Role():
         return by
     return dataclasses.replace(by, role=role)
 
 
 def check_revisions(revisions: Sequence[Any]) -> None:
-    """Refuse what are not pairs of a pattern and a revision.
+    """Refuse anything but pairs of a pattern and a revision.
 
     Raises:
-      TypeError: the second of a pair is not a revision.
-      ValueError: no pairs.
+      TypeError: the second element of a pair is not a revision.
+      ValueError: an entry is not a pair, or there are no pairs.
     """
     for pair in revisions:
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
@@ -138,7 +138,7 @@ def check_revisions(revisions: Sequence[Any]) -> None:
             )
         if isinstance(pair[1], type) or not hasattr(pair[1], "trained"):
             raise TypeError(
-                f"{pair[0]!r}: {pair[1]!r} is no revision; give an instance, as RigL(last=750)"
+                f"{pair[0]!r}: {pair[1]!r} is not a revision; pass an instance: RigL(last=750)"
             )
     if not revisions:
         raise ValueError('no revisions given; pass pairs such as (".*", RigL(last=750))')

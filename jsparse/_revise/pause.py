@@ -1,9 +1,10 @@
-"""Steps that train nothing, without a copy of what the optimizer holds.
+"""Steps that do not train, without copying the optimizer state.
 
-The state is to stay as it was where a step pauses. If the updates came from the new state and the
-result were chosen beside it, XLA would need both states at once: it would copy the old one, at each
-step, and compute the new one twice. So the choice comes first, and the updates from what is chosen.
-(What one jitted function computes at once, state and updates, is still computed twice.)
+On a paused step the state must not change. Computing the updates from the new state and selecting
+between the old and the new state afterwards would keep both alive: XLA would copy the old state at
+each step and compute the new one twice. So the state is selected first, and the updates are
+computed from the selected state. (If a single jitted function computes both the state and the
+updates, it still runs twice.)
 """
 
 from collections.abc import Callable
@@ -16,15 +17,15 @@ from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 
 def pausing(update: Callable[[Any], tuple[Any, Any]], state: Any, pause: Array) -> tuple[Any, Any]:
-    """`update(state)`, whose state is the old one, and whose updates mean nothing, on a pause.
+    """`update(state)`, except that a pause keeps the old state; its updates are then meaningless.
 
     Args:
-      update: from a state to updates and the next state, of the same form; it is traced.
+      update: state -> (updates, next state of the same structure); it is traced.
       state: any tree of arrays.
       pause: bool [].
 
     Returns:
-      The updates, those of `update` unless there is a pause, and the state.
+      The updates, which are those of `update` unless paused, and the state.
 
     Example:
       >>> import jax.numpy as jnp

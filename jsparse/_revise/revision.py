@@ -1,4 +1,4 @@
-"""The interface of a revision, and what several of them share."""
+"""The interface of a revision, and code that several revisions share."""
 
 from numbers import Integral, Real
 from typing import ClassVar, Protocol
@@ -14,14 +14,14 @@ from jsparse.rules._rule import to_weights, unit_magnitude
 
 
 class Revision(Protocol):
-    """When the stored mask of one layer changes while training, and to what: pure functions.
+    """When and how the stored mask of one layer changes during training: pure functions.
 
-    A revision is a frozen, keyword-only dataclass of numbers, as a rule is. A step counts the train
-    steps done, this one included.
+    Like a rule, a revision is a frozen, keyword-only dataclass of numbers. A step is the number of
+    train steps so far, including the current one.
 
     Attributes:
-      pauses: whether nothing is trained on a step that revises.
-      clears: whether weights that leave or enter the mask become 0, with their moments.
+      pauses: whether training pauses on a step that revises.
+      clears: whether weights that are dropped or grown, and their moments, are set to 0.
       role: the meaning of the weight's axes.
     """
 
@@ -30,7 +30,7 @@ class Revision(Protocol):
 
     @property
     def role(self) -> Role:
-        """What is known of the axes of the weight."""
+        """The meaning of the weight's axes."""
         ...
 
     def due(self, step: Array) -> Array:
@@ -38,20 +38,20 @@ class Revision(Protocol):
         ...
 
     def trained(self, mask: Array, weight: Array) -> Array:
-        """[...] as the weight: 1 where a weight is trained, 0 where it stands still."""
+        """[...] like the weight: 1 where a weight is trained, 0 where it is frozen."""
         ...
 
     def __call__(
         self, mask: Array, weight: Array, gradient: Array, *, step: Array, key: Array
     ) -> Array:
-        """The new mask, [...] as the weight, 0 or 1, of its type.
+        """The new mask, 0 or 1: [...] like the weight, and with its type.
 
         Args:
-          mask: [...], the mask of this step.
-          weight: [...], after this step.
-          gradient: [...], of the loss for the dense weight.
+          mask: [...], the mask during this step.
+          weight: [...], the weight after this step.
+          gradient: [...], the gradient of the loss for the dense weight.
           step: [], integer.
-          key: [], of this layer and step.
+          key: [], for this layer and step.
         """
         ...
 
@@ -73,13 +73,14 @@ def check_competition(by: ByUnit) -> None:
     """Refuse scopes in which the units of one layer do not compete.
 
     Raises:
-      TypeError: a unit or scope is a class.
+      TypeError: the unit or the scope is a class.
       ValueError: the scope is `Each` or `WholeModel`.
     """
     name = type(by).__name__
     for given in (by.unit, by.scope):
         if isinstance(given, type):
-            raise TypeError(f"{name} got the class {given.__name__}; give one: {given.__name__}()")
+            kind = given.__name__
+            raise TypeError(f"{name} got the class {kind}; pass an instance: {kind}()")
     check_rivalry(name, by.scope)
     if isinstance(by.scope, WholeModel):
         raise ValueError(
@@ -88,7 +89,7 @@ def check_competition(by: ByUnit) -> None:
 
 
 class Exchange(ByUnit, Protocol):
-    """A revision that exchanges a fraction of the units now and then."""
+    """A revision that exchanges a fraction of the units periodically."""
 
     @property
     def first(self) -> int: ...
@@ -104,10 +105,10 @@ class Exchange(ByUnit, Protocol):
 
 
 def check_steps(least: int = 1, **steps: int) -> None:
-    """Refuse steps that are not whole numbers.
+    """Refuse numbers of steps that are not whole numbers.
 
     Raises:
-      ValueError: one is not, or is below the least.
+      ValueError: a number is not whole, or below `least`.
     """
     for name, step in steps.items():
         if not isinstance(step, Integral) or isinstance(step, bool) or step < least:
@@ -115,27 +116,27 @@ def check_steps(least: int = 1, **steps: int) -> None:
 
 
 def check_exchange(by: Exchange) -> None:
-    """Refuse numbers with which nothing would be exchanged.
+    """Refuse settings under which nothing would be exchanged.
 
     Raises:
-      ValueError: steps or a fraction out of range, or units of a layer that do not compete.
+      ValueError: steps or a fraction out of range, or a scope in which units do not compete.
     """
     check_steps(every=by.every, last=by.last)
     check_steps(0, first=by.first)
     if by.last < (by.first or by.every):
         raise ValueError(
             f"{type(by).__name__} got first={by.first}, every={by.every}, last={by.last}: no step "
-            "would exchange anything; last is a step of the run, such as three quarters of all"
+            "would exchange anything; last is a step of the run, for example at three quarters"
         )
     if not (isinstance(by.fraction, Real) and 0 < by.fraction <= 1):
         raise ValueError(
-            f"fraction is the part of the kept units to exchange, in (0, 1]; got {by.fraction!r}"
+            f"fraction is that of the kept units to exchange, in (0, 1]; got {by.fraction!r}"
         )
     check_competition(by)
 
 
 def periodic(by: Exchange, step: Array) -> Array:
-    """bool []: whether a step is `first` and so many times `every`, up to `last`."""
+    """bool []: whether a step is `first` plus a multiple of `every`, up to `last`."""
     return (step >= by.first) & (step <= by.last) & ((step - by.first) % by.every == 0)
 
 
@@ -150,11 +151,12 @@ def exchange(
     """Drop the units of smallest magnitude, then grow as many of the highest growth score.
 
     1. Of the n kept units of each group, k = round(fraction * n) are dropped.
-    2. Of all that are then not kept, the k of highest growth enter. One that was dropped may stay.
+    2. Of all units that are then not kept, the k with the highest growth are grown. These may
+       include units that were just dropped.
 
     Args:
-      by: whose units, scope and role are meant.
-      mask: [...], 0 or 1 by unit.
+      by: the revision, for its unit, scope and role.
+      mask: [...], 0 or 1, equal within each unit.
       weight: [...].
       growth: [grid of units], 0 or more.
       fraction: [], between 0 and 1.

@@ -1,17 +1,19 @@
-"""RigL: the smallest weights make room for masked ones of the largest gradients.
+"""RigL: drop the smallest weights and grow those with the largest gradients.
 
-1. The masks start at random, with the density of each layer by a budget: uniform, ER or ERK.
-2. Every so many steps, and up to step T, weights are exchanged instead of trained. Of the n kept
-   weights of a layer, f(t) n of smallest magnitude are dropped, with
+1. The initial masks are random, with the density of each layer given by a budget: uniform, ER or
+   ERK.
+2. Every `every` steps up to step T, weights are exchanged instead of trained. Of the n kept weights
+   of a layer, the f(t) n weights of smallest magnitude are dropped, with
    f(t) = fraction/2 (1 + cos(pi t / T)).
-3. As many of all that are then masked are grown: those whose dense gradient is largest.
-4. A grown weight starts at 0 and without momentum. One that was dropped and grown at once stays.
+3. Of all weights that are then masked, the same number is grown: those with the largest dense
+   gradients.
+4. A grown weight starts at 0 without momentum. A weight that is dropped and grown in the same step
+   is left as it is.
 
-The first masks (1) are chosen with `jsparse.prune` or `jsparse.hold`.
+To choose the initial masks (1), use `jsparse.prune` or `jsparse.hold`.
 
-Numbers: no figure of the paper is reproduced here yet. Beside other methods on small networks in
-`experiments/set_rigl.py` and
-`experiments/compare.py`.
+Numbers: no figure of the paper is reproduced here yet; `experiments/set_rigl.py` and
+`experiments/compare.py` compare methods on small networks.
 """
 
 import math
@@ -28,16 +30,16 @@ from jsparse.rules._rule import unit_magnitude
 
 @dataclass(frozen=True, kw_only=True)
 class RigL:
-    """Drop small weights, grow those with large gradients; the density stays.
+    """Drop small weights and grow those with large gradients; the density is constant.
 
     Args:
-      last: step of the last exchange, such as three quarters of the steps; T in the cosine.
+      last: step of the last exchange, for example at three quarters of the run; T in the cosine.
       every: steps between exchanges.
-      fraction: of the kept units, exchanged at the start; it falls to 0 at `last`.
-      first: step from which on to count: exchanges are at first + every, first + 2 every, ..., and
-        at `first` itself unless it is 0.
-      unit: what is exchanged together; units are scored by root mean squares.
-      scope: within which the number of kept units stays: `Whole`, `PerOutput` or `Groups`.
+      fraction: fraction of the kept units to exchange at the start; it decreases to 0 at `last`.
+      first: step from which exchanges are counted: they happen at first + every, first + 2 every,
+        ..., and at `first` itself unless it is 0.
+      unit: what is exchanged together; units are scored by root mean square.
+      scope: where the number of kept units is constant: `Whole`, `PerOutput` or `Groups`.
       role: the meaning of the weight's axes; see `roles` of `revise`.
 
     Example:
@@ -65,7 +67,7 @@ class RigL:
         check_exchange(self)
 
     def due(self, step: Array) -> Array:
-        """2. Every so many steps from `first` up to `last`."""
+        """2. Every `every` steps from `first` up to `last`."""
         return periodic(self, step)
 
     def trained(self, mask: Array, weight: Array) -> Array:
@@ -73,7 +75,7 @@ class RigL:
         return mask
 
     def dropped(self, step: Array) -> Array:
-        """[], the fraction of the kept units that is exchanged at a step."""
+        """[], the fraction of the kept units to exchange at a step."""
         part = jnp.clip(step.astype(jnp.float32) / self.last, 0.0, 1.0)
         return self.fraction / 2 * (1 + jnp.cos(math.pi * part))
 

@@ -1,16 +1,15 @@
-"""SET: the smallest weights make room for random ones.
+"""SET: drop the smallest weights and grow random ones.
 
-1. The masks start at random, with the density of each layer by the Erdos-Renyi budget.
-2. Every so many steps a fraction of the kept weights of each layer, those of smallest magnitude,
-   is dropped, and as many of the masked are grown at random.
-3. A grown weight starts at 0 and without momentum. (The authors draw it anew; at 0 it changes the
-   network by nothing, as in the comparisons of the RigL paper.)
+1. The initial masks are random, with the density of each layer given by the Erdos-Renyi budget.
+2. Every `every` steps, a fraction of the kept weights of each layer, those of smallest magnitude,
+   is dropped, and the same number of masked weights is grown at random.
+3. A grown weight starts at 0 without momentum. (The authors sample a new value; a value of 0 does
+   not change the network, and is used in the comparisons of the RigL paper.)
 
-The first masks (1) are chosen with `jsparse.prune` or `jsparse.hold`.
+To choose the initial masks (1), use `jsparse.prune` or `jsparse.hold`.
 
-Numbers: no figure of the paper is reproduced here yet. Beside other methods on small networks in
-`experiments/set_rigl.py` and
-`experiments/compare.py`.
+Numbers: no figure of the paper is reproduced here yet; `experiments/set_rigl.py` and
+`experiments/compare.py` compare methods on small networks.
 """
 
 from dataclasses import dataclass
@@ -26,16 +25,16 @@ from jsparse.rules._rule import unit_magnitude
 
 @dataclass(frozen=True, kw_only=True)
 class SET:
-    """Drop small weights, grow random ones; the density stays.
+    """Drop small weights and grow random ones; the density is constant.
 
     Args:
       last: step of the last exchange.
-      every: steps between exchanges, such as those of an epoch.
-      fraction: of the kept units, exchanged each time.
-      first: step from which on to count: exchanges are at first + every, first + 2 every, ..., and
-        at `first` itself unless it is 0.
-      unit: what is exchanged together; units are scored by root mean squares.
-      scope: within which the number of kept units stays: `Whole`, `PerOutput` or `Groups`.
+      every: steps between exchanges, such as the steps of an epoch.
+      fraction: fraction of the kept units to exchange each time.
+      first: step from which exchanges are counted: they happen at first + every, first + 2 every,
+        ..., and at `first` itself unless it is 0.
+      unit: what is exchanged together; units are scored by root mean square.
+      scope: where the number of kept units is constant: `Whole`, `PerOutput` or `Groups`.
       role: the meaning of the weight's axes; see `roles` of `revise`.
 
     Example:
@@ -64,7 +63,7 @@ class SET:
         check_exchange(self)
 
     def due(self, step: Array) -> Array:
-        """2. Every so many steps from `first` up to `last`."""
+        """2. Every `every` steps from `first` up to `last`."""
         return periodic(self, step)
 
     def trained(self, mask: Array, weight: Array) -> Array:
@@ -75,6 +74,6 @@ class SET:
         self, mask: Array, weight: Array, gradient: Array, *, step: Array, key: Array
     ) -> Array:
         """2. [...], the mask after an exchange."""
-        # the shape of the units: a random number for each
+        # one random number per unit
         growth = jax.random.uniform(key, unit_magnitude(self, mask).shape)
         return exchange(self, mask, weight, growth, self.fraction)

@@ -1,14 +1,15 @@
-"""Top-KAST: a sparse forward pass, and a gradient for somewhat more weights.
+"""Top-KAST: a sparse forward pass, and gradients for a larger set of weights.
 
-1. Forward, the largest weights of each layer count: a fraction `density` of them.
-2. Backward, a larger fraction is trained, `backward`: of the weights that do not count those that
-   are nearest to it, with the gradient that they would have if they did.
-3. All others stand still, with the value that they have, until the trained ones fall below them.
-4. A penalty draws all weights that are trained to 0, those that do not count 1 / density times as
-   much, so that only what is useful stays: add `cost` of each layer to the loss.
+1. The forward pass uses the largest weights of each layer, a fraction `density` of them.
+2. The backward pass trains a larger fraction, `backward`: also the largest of the other weights,
+   with the gradients that they would have if the forward pass used them.
+3. The remaining weights are frozen at their values, until trained weights shrink below them.
+4. A penalty pulls all trained weights towards 0, by a factor 1 / density more strongly if the
+   forward pass does not use them, so only useful weights persist: add the `cost` of each layer to
+   the loss.
 
-Numbers: no figure of the paper is reproduced here yet. Beside other methods on small networks in
-`experiments/compare.py`.
+Numbers: no figure of the paper is reproduced here yet; `experiments/compare.py` compares methods on
+small networks.
 """
 
 from dataclasses import dataclass
@@ -25,17 +26,17 @@ from jsparse.rules._rule import to_weights
 
 @dataclass(frozen=True, kw_only=True)
 class TopKAST:
-    """Keep the largest weights, train some more.
+    """Use the largest weights, and train some more.
 
-    The trained set is chosen at each step. Before the first choice of masks, after step `every`,
-    the masks are those that the model starts with.
+    The trained set is chosen at each step. The model keeps its initial masks until they are first
+    updated, after step `every`.
 
     Args:
-      density: fraction of the units that count, in (0, 1].
+      density: fraction of the units that the forward pass uses, in (0, 1].
       backward: fraction of the units that are trained, from `density` to 1.
-      every: steps between choices of the mask.
-      unit: what is kept together; units are scored by root mean squares.
-      scope: who competes: `Whole`, `PerOutput` or `Groups`.
+      every: steps between updates of the mask.
+      unit: what is kept together; units are scored by root mean square.
+      scope: which units compete: `Whole`, `PerOutput` or `Groups`.
       role: the meaning of the weight's axes; see `roles` of `revise`.
 
     Example:
@@ -64,16 +65,16 @@ class TopKAST:
         check_competition(self)
         if self.backward < self.density:
             raise ValueError(
-                f"TopKAST got density={self.density}, backward={self.backward}; what counts is "
-                "trained too, so give a backward of density or more"
+                f"TopKAST got density={self.density}, backward={self.backward}; kept units "
+                "are trained too, so give a backward of density or more"
             )
 
     def due(self, step: Array) -> Array:
-        """Every so many steps."""
+        """Every `every` steps."""
         return step % self.every == 0
 
     def trained(self, mask: Array, weight: Array) -> Array:
-        """2. [...], the mask and the largest of the other units."""
+        """2. [...], the mask together with the largest of the other units."""
         return jnp.maximum(mask, self._largest(mask, weight, self.backward))
 
     def __call__(
@@ -83,11 +84,11 @@ class TopKAST:
         return self._largest(mask, weight, self.density)
 
     def cost(self, mask: Array, weight: Array) -> Array:
-        """4. []: the penalty of a layer, to add to the loss with a factor of one's own.
+        """4. []: the penalty of a layer, to add to the loss with a coefficient of your choice.
 
             sum_i |w_i| where the mask is 1, |w_i| / density elsewhere
 
-        What is not trained has no share in the gradient, whatever its penalty.
+        Weights that are not trained get no gradient from the penalty either.
         """
         return jnp.sum(jnp.abs(weight) * jnp.where(mask > 0, 1.0, 1.0 / self.density))
 

@@ -1,13 +1,15 @@
 """The optax transform that runs revisions on a tree.
 
-1. The inner transform sees the weights that are trained and all dense leaves, never a mask; the
-   gradient of a weight outside the mask is the dense one, which `Held` gives to the mask.
-2. Weights that are not trained stand still: no momentum and no decay moves them.
-3. On the steps that a revision names, the mask jumps: its update is the new mask less the old.
-   Where the revision says so, weights that leave or enter become 0, and so do their moments.
+1. The inner transform gets the trained weights and all dense leaves, but no masks. For weights
+   outside the mask, the gradient is the dense one, which `Held` passes to the mask.
+2. Weights that are not trained are frozen: neither momentum nor decay moves them.
+3. On the steps that a revision selects, the update of the mask is the new mask minus the old one.
+   If the revision says so, weights that are dropped or grown are set to 0, and so are their
+   moments.
 
-Masks stay on most steps. `update`, as all of optax, then adds zeros to them; `apply` leaves them
-where they are, in one branch with all that a jump changes, which XLA does in place.
+On most steps the masks do not change. `update`, like any optax transform, then adds zeros to them;
+`apply` does not touch them, as one branch contains everything that a revision changes, and XLA runs
+it in place.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +25,7 @@ from jax.core import Tracer
 
 from jsparse._paths import naming
 from jsparse._pattern import Role, Weight
+from jsparse._revise.moments import cleared
 from jsparse._revise.pairs import Layer, check_revisions, find_layers, flatten, matching, without
 from jsparse._revise.pause import pausing
 from jsparse._revise.revision import Revision
@@ -33,9 +36,9 @@ class Revised(NamedTuple):
     """State of `revise`.
 
     Attributes:
-      steps: train steps done.
-      seed: of the random numbers; put another one here for each run of one program.
-      inner: the state of the inner transform.
+      steps: number of train steps so far.
+      seed: seed of the random numbers; replace it to vary it between runs of one program.
+      inner: state of the inner transform.
     """
 
     steps: Array
@@ -48,16 +51,16 @@ class Revise(optax.GradientTransformationExtraArgs):
 
     @property
     def apply(self) -> Callable[..., tuple[Any, Any]]:
-        """(gradients, state, tree, **extra) to (tree, state), `update` and `optax.apply_updates`.
+        """(gradients, state, tree, **extra) -> (tree, state): `update` and `apply_updates` in one.
 
-        In one, and faster: masks that stay are left where they are. `jsparse.Optimizer` calls it.
-        Weights that are cleared become 0 even where they are not finite.
+        This is faster, because unchanged masks are not touched. `jsparse.Optimizer` uses it.
+        Cleared weights become 0 even if they are not finite.
         """
-        return self.update.apply  # type: ignore  # beside `update`: trees rebuild this from fields
+        return self.update.apply  # type: ignore  # on `update`: trees rebuild this object
 
     @property
     def revisions(self) -> tuple[tuple[str, Revision], ...]:
-        """The pairs that it was made of."""
+        """The pairs of patterns and revisions."""
         return self.update.revisions  # type: ignore
 
 
@@ -67,32 +70,33 @@ def revise(
     roles: Mapping[str, Role] = MappingProxyType({}),
     seed: int | Array = 0,
 ) -> Revise:
-    """Train the weights with `inner` and revise the stored masks beside them.
+    """Train the weights with `inner`, and revise their stored masks.
 
-    For NNX models the optimizer is built with `wrt=(nnx.Param, jsparse.Mask)` and the gradients are
-    taken with `argnums=nnx.DiffState(0, (nnx.Param, jsparse.Mask))`; Linen users train the tuple
-    (params, held). Clipping by a global norm belongs into `inner`: outside it would count the
-    gradients of the masks. So does all that scales or clips updates: this is the last one of a
-    chain, as masks would be scaled too. `optax.MultiSteps` may wrap this or be wrapped. On steps
-    that pause, the state of `inner` stays, so that its schedules count the steps that train.
+    For NNX models, build the optimizer with `wrt=(nnx.Param, jsparse.Mask)` and take gradients with
+    `argnums=nnx.DiffState(0, (nnx.Param, jsparse.Mask))`; with Linen, train the tuple
+    (params, held). Put clipping by a global norm into `inner`, since outside it would count the
+    gradients of the masks. The same holds for anything that scales or clips updates: this transform
+    must be the last of a chain, or masks would be scaled too. `optax.MultiSteps` may wrap this
+    transform or be wrapped by it. On steps that pause, the state of `inner` does not change, so its
+    schedules count only the steps that train.
 
     Args:
       inner: any optax transform.
       *revisions: pairs of a regular expression, matched against the whole path of a weight, and a
-        revision. The first match wins; masks without a match stay as they are.
-      roles: role by path, for revisions that give none: `jsparse.roles(model)`, or
+        revision. The first match wins; masks without a match are fixed.
+      roles: role by path, for revisions without a role: `jsparse.roles(model)`, or
         `{path: rule.role for path, rule in plan.items()}`. Needed for stacked layers, and for units
         and scopes of layers whose weight is not [..., inputs, outputs].
-      seed: of all random numbers; the same one gives the same masks.
+      seed: seed of all random numbers; the same seed gives the same masks.
 
     Returns:
-      An optax transform for trees with masks. Its `apply`, which a transform around it does not
-      have, is the faster way to use it.
+      An optax transform for trees with masks. Its `apply` is the faster way to use it; a transform
+      that wraps it does not have this method.
 
     Raises:
-      TypeError: the second of a pair is not a revision.
-      ValueError: no pairs or a pattern that matches nothing; when it meets the tree: no masks, a
-        mask without a weight, of another shape or with parts of units, gradients without masks.
+      TypeError: the second element of a pair is not a revision.
+      ValueError: no pairs, or a pattern that matches nothing. On first use: no masks; a mask that
+        has no weight, another shape than its weight, or parts of units; gradients without masks.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -142,7 +146,7 @@ def revise(
 
 
 class _Run(NamedTuple):
-    """One step, on flat lists of leaves."""
+    """One train step, on flat lists of leaves."""
 
     inner: Any
     layers: Sequence[Layer]
@@ -164,7 +168,7 @@ class _Run(NamedTuple):
         return jax.tree_util.tree_unflatten(self.form, leaves)
 
     def train(self, state: Any, extra: Mapping[str, Any]) -> tuple[list[Array], Any]:
-        """Updates by the inner transform, 0 for what is not trained and for masks; its state."""
+        """Updates and state of the inner transform; updates are 0 for masks and frozen weights."""
         seen, gradients, trained = list(self.leaves), list(self.gradients), {}
         for _, w, m, by in self.layers:
             mask, weight = self.leaves[m], self.leaves[w]
@@ -188,7 +192,7 @@ class _Run(NamedTuple):
         return updates, state
 
     def change(self, updates: list[Array], state: Any) -> tuple[list[Array], Any]:
-        """The updates and the inner state, with what the revisions that are due change."""
+        """The updates and the inner state, with the changes of the revisions that are due."""
         jumps = self._jumps(lambda w: optax.apply_updates(self.leaves[w], updates[w]))
         new = list(updates)
         for (layer, by), jump in zip(self.revised, jumps, strict=True):
@@ -218,10 +222,10 @@ class _Run(NamedTuple):
         return lax.cond(due, finish, lambda now: now, (leaves, state))
 
     def _jumps(self, trained: Callable[[int], Any]) -> list[Array]:
-        """For each revised layer the new mask less the old one: int8, so that few bytes move.
+        """The new mask minus the old one for each revised layer: int8, to move few bytes.
 
         Args:
-          trained: from the place of a weight to the weight after the step.
+          trained: position of a weight -> the weight after the step.
         """
         key = jax.random.fold_in(jax.random.key(self.seed), self.step)
 
@@ -232,46 +236,41 @@ class _Run(NamedTuple):
                 return (one(mask, weight, gradient) - mask).astype(jnp.int8)
 
         stay = lambda layer: jnp.zeros_like(self.leaves[layer.mask], jnp.int8)
-        return [  # a branch for each, which takes less memory than one for all
+        return [  # one branch per layer takes less memory than one for all
             lax.cond(by.due(self.step), partial(jump, n, layer, by), partial(stay, layer))
             for n, (layer, by) in enumerate(self.revised)
         ]
 
     def _cleared(self, state: Any, jumps: list[Array]) -> Any:
-        """The inner state with moments of 0 for weights that leave or enter."""
+        """The inner state, with moments of 0 for weights that are dropped or grown."""
         pairs = list(zip(self.revised, jumps, strict=True))
         still = {layer.weight: jump == 0 for (layer, by), jump in pairs if by.clears}
         if not still:
             return state
         all_still = [still.get(n, jnp.ones((), bool)) for n in range(len(self.leaves))]
         kept = without(self.form, all_still, self.masks)
-        of_weights = lambda part: _is_over(part, kept)
-        return jax.tree.map(
-            lambda part: _cleared(part, kept) if of_weights(part) else part,
-            state,
-            is_leaf=of_weights,
-        )
+        return cleared(state, kept)
 
     def _due(self, layers: Sequence[Layer]) -> Array:
-        """bool []: whether one of their revisions is due."""
+        """bool []: whether a revision of these layers is due."""
         different = dict.fromkeys(layer.by for layer in layers if layer.by)
         return jnp.any(jnp.array([by.due(self.step) for by in different], bool))
 
 
 def _check_start(by: Any, mask: Any) -> None:
-    """Refuse masks that keep a part of a unit, where they are known."""
+    """Refuse masks that keep a part of a unit, if their values are known."""
     if getattr(by, "unit", Weight()) == Weight() or isinstance(mask, Tracer):
         return
     filled = over_stack(partial(unit_magnitude, by), by.role.stack)(mask)
     if not bool(((filled == 0) | (jnp.abs(filled - 1) < 1e-3)).all()):
         raise ValueError(
-            f"the mask keeps parts of {by.unit}; begin with whole units, as "
+            f"the mask keeps parts of {by.unit}; start with whole units, as "
             "jsparse.prune.drop_lowest(model, pattern, 0.9, jsparse.prune.noise(key), unit) does"
         )
 
 
 def _stacked(by: Revision, step: Array, key: Array) -> Any:
-    """The revision of one step, mapped over stacked layers with keys of their own."""
+    """The revision at one step, mapped over stacked layers with separate keys."""
 
     def revised(mask: Array, weight: Array, gradient: Array) -> Array:
         shape = mask.shape[: by.role.stack]
@@ -280,32 +279,3 @@ def _stacked(by: Revision, step: Array, key: Array) -> Any:
         return over_stack(one, len(shape))(mask, weight, gradient, keys)
 
     return revised
-
-
-def _is_over(part: Any, trained: Any) -> bool:
-    """Whether a part of an optax state has an entry, or none, for each leaf of the trained tree.
-
-    `optax.tree_map_params` cannot tell for states that go deeper than that, such as those of sm3.
-    """
-    if jax.tree_util.all_leaves([part]):
-        return False
-    try:
-        jax.tree.map(lambda *_: None, part, trained, is_leaf=_is_masked)
-    except ValueError:
-        return False
-    return True
-
-
-def _cleared(moments: Any, kept: Any) -> Any:
-    """The moments, 0 where a weight left or entered; those of another shape stay as they are."""
-
-    def clear(moment: Any, kept: Any) -> Any:
-        if _is_masked(moment) or jnp.shape(moment) != getattr(kept, "shape", None):
-            return moment
-        return jnp.where(kept, moment, 0).astype(moment.dtype)
-
-    return jax.tree.map(clear, moments, kept, is_leaf=_is_masked)
-
-
-def _is_masked(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)

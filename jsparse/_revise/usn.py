@@ -1,18 +1,20 @@
-"""Uniform sparse networks: a random wiring, as even as it can be, that stays.
+"""Uniform sparse networks: a fixed random wiring that is as even as possible.
 
 For n inputs and m outputs, with K = round(density n m) links:
 
 1. Each unit of the larger side has K / max(n, m) links, rounded down or up.
-2. As many units of the larger side as there are units of the smaller make a square block. In it
-   each links to the same random set of places, counted from a place of its own: so each unit of the
-   smaller side has as many links too. The order of the places is random, another in each block.
-3. The units that are left over, and the links that are left over by the rounding, go round the
-   units of the smaller side in turn: no unit of either side has two links more than another.
-4. The wiring is drawn once and never searched nor changed.
+2. The units of the larger side are divided into square blocks, each with as many units as the
+   smaller side. In a block, every unit links to the same random set of positions, relative to a
+   position of its own, so each unit of the smaller side also has that many links. The order of
+   positions is random and differs between blocks.
+3. Leftover units, and the links left over from rounding, are dealt out to the units of the smaller
+   side in turn: on either side, the numbers of links differ by at most one.
+4. The wiring is drawn once and never changed.
 
-(The authors' generator has one run of neighbouring places in 2, and in 3 the smaller side may
-differ by more. They draw the weights from a far smaller range than usual; to keep the size of the
-signals, divide the weights of a dense layer by the root of the density.)
+(In the authors' generator the set in 2 is one run of adjacent positions, and in 3 the numbers on
+the smaller side may differ by more. They draw the weights from a much smaller range than usual; to
+preserve the scale of the signals, divide the weights of a dense layer by the square root of the
+density.)
 
 Numbers: no figure of the paper is reproduced here yet.
 """
@@ -32,15 +34,15 @@ from jsparse._topk import highest
 
 @dataclass(frozen=True, kw_only=True)
 class USN:
-    """Draw an even wiring at the first step.
+    """Draw an even wiring at the first step, which does not train.
 
-    Nothing is trained on that step. To have the wiring before it, and no revision at all:
+    To have the wiring from the start, without a revision, use
     `jsparse.hold(model, {path: USN(density=0.3).links(mask.shape, key)})`.
 
     Args:
       density: fraction of the weights kept in each layer, in (0, 1].
-      role: the meaning of the weight's axes; see `roles` of `revise`. All axes that are no outputs
-        count as inputs.
+      role: the meaning of the weight's axes; see `roles` of `revise`. All axes other than
+        outputs count as inputs.
 
     Example:
       >>> import jax
@@ -72,7 +74,7 @@ class USN:
     ) -> Array:
         """[...], the wiring."""
         wiring = self.links(mask.shape, key).astype(mask.dtype)
-        return wiring + jnp.zeros_like(mask)  # laid out over devices as the mask is
+        return wiring + jnp.zeros_like(mask)  # sharded like the mask
 
     def links(self, shape: tuple[int, ...], key: Array) -> Array:
         """A wiring: float32, [shape], 0 or 1."""
@@ -88,18 +90,18 @@ class USN:
 
 
 def _even(key: Array, larger: int, smaller: int, total: int) -> Array:
-    """bool [larger, smaller], with `total` True, evenly along both axes."""
+    """bool [larger, smaller], with `total` entries True, spread evenly along both axes."""
     keys = jax.random.split(key, 3)
     each, over = divmod(total, larger)
     blocks, rest = divmod(larger, smaller)
-    spare = min(over, blocks * smaller)  # links left over that the square blocks take
-    placed = rest * each + over - spare  # links of the units left over
-    turn = jax.random.permutation(keys[0], smaller)  # 3. who comes when
+    spare = min(over, blocks * smaller)  # leftover links in the square blocks
+    placed = rest * each + over - spare  # links of the leftover units
+    turn = jax.random.permutation(keys[0], smaller)  # 3. the order of the units
 
     def square(key: Array, block: Array) -> Array:
         first, second = jax.random.split(key)
         place, draw = jax.random.permutation(first, smaller), jax.random.uniform(second, (smaller,))
-        away = (place[None] - jnp.arange(smaller)[:, None]) % smaller  # 2. from a unit's own place
+        away = (place[None] - jnp.arange(smaller)[:, None]) % smaller  # 2. relative positions
         chosen = highest(draw, jnp.asarray(each), (0,))
         one_more = highest(draw, jnp.asarray(min(each + 1, smaller)), (0,))
         late = block * smaller + (turn - placed) % smaller >= spare

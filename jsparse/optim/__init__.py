@@ -1,4 +1,4 @@
-"""Training: the optimizer with the events of sparse training, density control, large batches."""
+"""Training: an optimizer that runs sparse-training events, density control, large batches."""
 
 from jsparse.optim._density import TargetDensity as TargetDensity
 from jsparse.optim._density import threshold_parts as threshold_parts

@@ -1,4 +1,4 @@
-"""Density control: alpha of learned thresholds steered to a density given for the end."""
+"""Density control: adjust alpha of learned thresholds to reach a given final density."""
 
 import dataclasses
 import math
@@ -18,24 +18,25 @@ from jsparse.rules._threshold import Threshold
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TargetDensity:
-    """Steer alpha so that a model with learned thresholds ends at a given density.
+    """Adjust alpha during training so a model with learned thresholds ends at a given density.
 
-    The goal falls from 1 to `density` on a cubic curve over the first `ramp` of the steps. With
-    e = log(density now / goal):
+    The goal decreases from 1 to `density` along a cubic curve over the first fraction `ramp` of the
+    steps. With e = log(current density / goal):
 
         alpha = alpha_0 * exp(memory) * max(0, exp(gain * e) - 1)
         memory += gain_memory * e / steps
 
-    so nothing pushes a model that is at or below its goal; only the data's gradient brings weights
-    back. A layer nearer than a factor of two to its reset is pushed less, in proportion, and not at
-    all once there.
+    so a model at or below its goal is not pushed, and only the gradient of the data brings weights
+    back. Within a factor of two of its reset density, a layer's alpha is scaled down linearly,
+    reaching 0 at the reset.
 
     Args:
       density: fraction of the weights under `Threshold` rules to keep at the end, in (0, 1].
-      steps: train steps of the whole run, counted as the optimizer counts them.
-      ramp: fraction of the steps after which the goal is the target.
-      gain: how strongly alpha answers to the present distance.
-      gain_memory: how strongly it answers to the distance added up, in units of the run.
+      steps: train steps of the whole run, as counted by the optimizer.
+      ramp: fraction of the steps after which the goal equals `density`.
+      gain: how strongly alpha responds to the current distance.
+      gain_memory: how strongly it responds to the distance accumulated over the run, which counts
+        as one unit of time.
       every: steps between corrections.
 
     Raises:
@@ -55,19 +56,20 @@ class TargetDensity:
         check_density(self.density)
         if not all(isinstance(n, Integral) and n >= 1 for n in (self.steps, self.every)):
             raise ValueError(
-                "steps is the length of the run in train steps and every the steps between "
-                "corrections, whole numbers, 1 or more; "
+                "steps, the length of the run in train steps, and every, the number of steps "
+                "between corrections, must be whole numbers, 1 or more; "
                 f"got steps={self.steps!r}, every={self.every!r}"
             )
         if self.gain <= 0 or self.gain_memory < 0:
             raise ValueError(
-                f"gain is above 0 and gain_memory 0 or more; got {self.gain}, {self.gain_memory}"
+                f"gain must be above 0 and gain_memory 0 or more; got {self.gain} and "
+                f"{self.gain_memory}"
             )
         if not 0 < self.ramp <= 1:
             raise ValueError(f"ramp is a fraction of the run in (0, 1], got {self.ramp}")
 
     def init(self, model: nnx.Module) -> Array:
-        """Nothing added up yet, [].
+        """The initial memory, []: nothing is accumulated yet.
 
         Raises:
           ValueError: the model has no learned thresholds, or one with alpha 0.
@@ -75,18 +77,18 @@ class TargetDensity:
         parts = threshold_parts(model)
         if not parts or any(_rule(part).alpha == 0 for part in parts.values()):
             raise ValueError(
-                f"TargetDensity steers alpha of Threshold rules; found {len(parts)} weights under "
-                "Threshold, all need alpha > 0. For a fixed density use Top(density=...)"
+                f"TargetDensity adjusts alpha of Threshold rules, but found {len(parts)} weights "
+                "under Threshold; all need alpha > 0. For a fixed density use Top(density=...)"
             )
         return jnp.zeros(())
 
     def apply(self, model: nnx.Module, memory: Array, step: Array) -> Array:
-        """Set each alpha for the next step; every `every` steps, else nothing changes.
+        """Set each alpha for the next step, every `every` steps; on other steps nothing changes.
 
         Args:
-          model: under training; its alphas are set in place.
+          model: the model in training; its alphas are set in place.
           memory: [], what `init` or the last call returned.
-          step: [], integer, the number of steps done before this one.
+          step: [], integer, the number of steps before this one.
 
         Returns:
           The new memory, [].
@@ -111,7 +113,7 @@ class TargetDensity:
         return memory
 
     def goal(self, step: Array) -> Array:
-        """The density aimed at after `step` steps, []."""
+        """The goal for the density after `step` steps, []."""
         return cubic(1.0, self.density, 0, max(1, round(self.ramp * self.steps)))(step)
 
 
@@ -126,20 +128,20 @@ def _rule(part: Sparse) -> Threshold:
 
 
 def _size(part: Sparse) -> int:
-    """Number of weights, with those of units that were taken out while training."""
+    """Number of weights, including those of units removed during training."""
     shape = part.weight.shape
     stack = part.rule.role.stack
     return math.prod(shape[:stack]) * math.prod(whole_shape(part.rule, shape[stack:]))
 
 
 def _kept(part: Sparse) -> Array:
-    """Number of weights kept in each layer of a stack, as alpha."""
+    """Number of weights kept in each layer of a stack: shaped like alpha."""
     mask = part.read_mask().astype(jnp.float32)
     return mask.sum(axis=tuple(range(part.alpha[...].ndim, mask.ndim)))
 
 
 def _alpha(part: Sparse, kept: Array) -> Array:
-    """The rule's own alpha, less the nearer a layer is to its reset; as alpha."""
+    """The rule's own alpha, scaled down near the layer's reset: shaped like alpha."""
     limit = _rule(part).reset_limit
     alpha = jnp.full_like(part.alpha[...], _rule(part).alpha)
     if limit == 0:

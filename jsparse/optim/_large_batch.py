@@ -1,8 +1,8 @@
-"""Large batches: LAMB and LARS as the papers have them, for models with thresholds and gates.
+"""Large batches: LAMB and LARS as in the papers, for models with thresholds and gates.
 
-1. Weights of layers take steps in proportion to their own norm: the trust ratio of each layer.
-2. Thresholds, gate logits, biases and norm scales take none: they begin at 0, where a step in
-   proportion to the norm is no step, so they go to Adam, without decay.
+1. The weights of layers take steps proportional to their own norm: the trust ratio of each layer.
+2. Thresholds, gate logits, biases and norm scales do not. Parameters that start at 0 would hardly
+   move with steps proportional to their norm, so all of these go to Adam, without decay.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,9 +15,9 @@ from flax import nnx
 from jax import Array
 
 from jsparse._paths import path_of
+from jsparse._roles import role_of
 from jsparse._slots import slots
 from jsparse._sparse import Sparse
-from jsparse._surgery import role_of
 
 Rate = optax.ScalarOrSchedule
 _NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm)
@@ -35,19 +35,19 @@ def lamb(
 ) -> optax.GradientTransformationExtraArgs:
     """Adam whose step in each layer is phi(norm of the weights) / (norm of the step) times as long.
 
-    With Adam's bias-corrected r, the step is u = r + weight_decay * w, times
-    phi(|w|) / |u|, where phi keeps |w| within `bounds`; times 1 where a norm is 0. What is no
-    weight of a layer (`route`) takes Adam's own step at the same rate. `optax.lamb` differs: its
-    trust ratio covers everything, and with it thresholds that begin at 0 hardly move.
+    With Adam's bias-corrected r, the step is u = r + weight_decay * w, multiplied by
+    phi(|w|) / |u|, where phi clips |w| to `bounds`, or by 1 where a norm is 0. All parameters other
+    than weights of layers (see `route`) take Adam's own step at the same rate. `optax.lamb` differs
+    in applying the trust ratio to every parameter; thresholds that start at 0 then hardly move.
 
     Args:
       model: nnx.Module, or another tree of arrays to train.
-      learning_rate: a number or a schedule, such as `batch_schedule` makes.
+      learning_rate: a number or a schedule, such as one from `batch_schedule`.
       b1: decay of the first moment.
       b2: decay of the second moment.
-      eps: added to the root of the second moment.
-      weight_decay: of the weights of layers alone.
-      bounds: lowest and highest norm that counts.
+      eps: added to the square root of the second moment.
+      weight_decay: for the weights of layers only.
+      bounds: lower and upper bound of the norm in the trust ratio.
 
     Returns:
       An optax transform for `jsparse.Optimizer`.
@@ -64,7 +64,7 @@ def lamb(
     """
     low, high = bounds
     if not 0 <= low < high:
-        raise ValueError(f"bounds are a lower and a higher norm, 0 or more each; got {bounds}")
+        raise ValueError(f"bounds must be a lower and a higher norm, both 0 or more; got {bounds}")
 
     def scaled(step: Array, weight: Array, stack: int) -> Array:
         size, length = _norm(weight, stack), _norm(step, stack)
@@ -89,21 +89,22 @@ def lars(
     weight_decay: float = 1e-4,
     coefficient: float = 1e-3,
 ) -> optax.GradientTransformationExtraArgs:
-    """SGD with momentum whose rate in each layer is in proportion to |w| / |g|.
+    """SGD with momentum whose rate in each layer is proportional to |w| / |g|.
 
-    The gradient g + weight_decay * w is taken coefficient * |w| / (|g| + weight_decay * |w|) times,
-    1 times where a norm is 0, then the learning rate and then the momentum. `optax.lars` divides by
-    the norm of the sum instead. What is no weight of a layer (`route`) goes to Adam at a rate of
-    its own, since the rates of LARS are hundreds of times Adam's.
+    The gradient g + weight_decay * w is multiplied by
+    coefficient * |w| / (|g| + weight_decay * |w|), or by 1 where a norm is 0; the learning rate and
+    then the momentum follow. `optax.lars` divides by the norm of the sum instead. All parameters
+    other than weights of layers (see `route`) go to Adam with a separate rate, since the rates of
+    LARS are hundreds of times those of Adam.
 
     Args:
       model: nnx.Module, or another tree of arrays to train.
-      learning_rate: of the weights of layers, a number or a schedule.
-      rest_learning_rate: of everything else, Adam's.
-      momentum: decay of the sum of steps.
-      nesterov: whether the momentum looks ahead.
-      weight_decay: of the weights of layers alone.
-      coefficient: of the trust in a layer's step.
+      learning_rate: for the weights of layers, a number or a schedule.
+      rest_learning_rate: for everything else, the rate of Adam.
+      momentum: decay of the accumulated steps.
+      nesterov: whether to use Nesterov momentum.
+      weight_decay: for the weights of layers only.
+      coefficient: the trust coefficient of the paper.
 
     Returns:
       An optax transform for `jsparse.Optimizer`.
@@ -132,9 +133,9 @@ def route(
 ) -> optax.GradientTransformationExtraArgs:
     """One transform for the weights of layers, another for everything else.
 
-    Everything else are thresholds, gate logits, scores and all else that a rule learns, biases,
-    parameters of normalisation, and parameters of rank 1. In a tree of arrays that is a tuple, such
-    as (params, learned) of `jsparse.tree`, only the first part has weights of layers.
+    Everything else means thresholds, gate logits, scores and whatever else a rule learns, biases,
+    parameters of normalisation, and parameters of rank 1. If a tree of arrays is a tuple, such as
+    (params, learned) from `jsparse.tree`, only its first element has weights of layers.
 
     Args:
       model: nnx.Module, or another tree of arrays to train.
@@ -175,24 +176,24 @@ def batch_schedule(
     at_batch: int,
     warmup_epochs: float,
 ) -> optax.Schedule:
-    """The learning rate of a run at one batch size, from the recipe that is known at another.
+    """The learning rate of a run at one batch size, from a recipe known for another.
 
-    The rate grows with the square root of the batch and the warm-up in proportion to it; after a
-    linear warm-up the rate falls to 0 on a line.
+    The rate is proportional to the square root of the batch size, and the length of the warm-up to
+    the batch size. After a linear warm-up, the rate decreases linearly to 0.
 
     Args:
-      batch: samples a step.
-      samples: samples an epoch.
+      batch: samples per step.
+      samples: samples per epoch.
       epochs: length of the run.
-      learning_rate: the highest, at `at_batch`.
+      learning_rate: peak rate at batch size `at_batch`.
       at_batch: batch size of the recipe.
-      warmup_epochs: length of the warm-up, at `at_batch`.
+      warmup_epochs: length of the warm-up at batch size `at_batch`.
 
     Returns:
       An optax schedule over train steps.
 
     Raises:
-      ValueError: a number out of range; the warm-up fills the run.
+      ValueError: a number out of range; a warm-up as long as the run.
 
     Example:
       >>> rate = batch_schedule(
@@ -206,13 +207,13 @@ def batch_schedule(
     numbers = {"batch": batch, "at_batch": at_batch, "samples": samples, "epochs": epochs}
     for name, number in (numbers | {"learning_rate": learning_rate}).items():
         if not number > 0:
-            raise ValueError(f"{name} is above 0; got {number}")
+            raise ValueError(f"{name} must be above 0; got {number}")
     steps = int(epochs * (samples // batch))
     warmup = int(warmup_epochs * batch / at_batch * (samples // batch))
     if not 0 <= warmup < steps:
         raise ValueError(
             f"at batch {batch} the run has {steps} steps and the warm-up {warmup}; train for more "
-            "epochs, warm up for fewer, or take a smaller batch"
+            "epochs, warm up for fewer, or use a smaller batch"
         )
     peak = learning_rate * (batch / at_batch) ** 0.5
     rise = optax.linear_schedule(0.0, peak, max(1, warmup))
@@ -223,7 +224,7 @@ def batch_schedule(
 def _by_layer(
     scaled: Callable[[Array, Array, int], Array], stacks: Mapping[str, int]
 ) -> optax.GradientTransformation:
-    """Scale the step of each weight by a function of it, the weight and its stacked axes."""
+    """Scale the step of each weight by a function of step, weight and number of stacked axes."""
 
     def scale(steps: Any, weights: Any) -> Any:
         return jax.tree_util.tree_map_with_path(
@@ -243,7 +244,7 @@ def _or_one(size: Array, length: Array, ratio: Array) -> Array:
 
 
 def _norm(array: Array, stack: int) -> Array:
-    """Of each layer of a stack: [stack..., rest...] -> [stack..., 1...], float32."""
+    """The norm of each layer of a stack: [stack..., rest...] -> [stack..., 1...], float32."""
     wide = array.astype(jnp.float32)
     return jnp.sqrt(jnp.sum(wide * wide, axis=tuple(range(stack, array.ndim)), keepdims=True))
 

@@ -1,4 +1,4 @@
-"""Training: an optimizer that runs the events of sparse training too."""
+"""Training: an optimizer that also runs the events of sparse training."""
 
 from typing import Any, Protocol
 
@@ -13,29 +13,29 @@ from jsparse._surgery import advance_in_place, share_cuts_in_place
 
 
 class Control(Protocol):
-    """What changes the settings of a model's rules while it trains."""
+    """Changes the settings of a model's rules during training."""
 
     def init(self, model: nnx.Module) -> Array:
-        """The control's memory, a float array."""
+        """The initial memory of the control, a float array."""
         ...
 
     def apply(self, model: nnx.Module, memory: Array, step: Array) -> Array:
-        """Set the settings of the model in place; returns the new memory."""
+        """Change the settings of the model in place, and return the new memory."""
         ...
 
 
 class Optimizer(nnx.Optimizer):
     """`nnx.Optimizer` whose `update` also runs all events of the train step.
 
-    After the weights: resets of dead layers, new samples, then the control, if there is one. So
-    nobody has to remember them. For train steps without it there are the pure `advance` and the
-    control's own `apply`.
+    After updating the weights, it resets dead layers, draws new samples and applies the controls,
+    so you need not remember to. Train steps without this class can use the pure function `advance`
+    and the `apply` method of each control.
 
     Args:
       model: the model to train.
       tx: any optax transform.
       wrt: which variables to train.
-      controls: what changes the rules' settings while training, such as `TargetDensity`.
+      controls: objects that change the rules' settings during training, such as `TargetDensity`.
 
     Raises:
       TypeError: controls is not a tuple.
@@ -70,20 +70,20 @@ class Optimizer(nnx.Optimizer):
         if len({jnp.shape(memory) for memory in memories}) > 1:
             raise ValueError(
                 f"controls have memories of shapes {[jnp.shape(m) for m in memories]}; give them "
-                "one shape, padding the smaller"
+                "the same shape by padding the smaller ones"
             )
         self.memory = Setting(jnp.stack(memories) if controls else jnp.zeros(0))
 
     def update(self, model: nnx.Module, grads: Any, /, **kwargs: Any) -> Any:
-        """Update the weights by the gradients, then run the events, in place.
+        """Update the weights with the gradients and run the events, in place.
 
         Args:
-          model: the model given at the start.
+          model: the model that the optimizer was created with.
           grads: gradients of the loss, cost included, for the variables of `wrt`.
-          **kwargs: further arguments of the optax transform.
+          **kwargs: further arguments for the optax transform.
 
         Returns:
-          What `nnx.Optimizer.update` returns; None where the transform is one of `revise`.
+          The result of `nnx.Optimizer.update`; None if the transform was made by `revise`.
         """
         step, result = self.step[...], None
         if isinstance(self.tx, Revise):
@@ -106,6 +106,6 @@ class Optimizer(nnx.Optimizer):
 
 
 def arrays_of(tree: Any) -> Any:
-    """The tree with arrays in the place of variables."""
+    """The tree with arrays in place of variables."""
     newer = getattr(nnx, "as_pure", None)  # flax 0.12
     return newer(tree) if newer else nnx.to_arrays(nnx.pure(tree))  # pyright: ignore

@@ -114,7 +114,7 @@ def drop_lowest(model: Model, pattern: str, amount: float, by: Worth, unit: Unit
       amount: an int is a number of units, a float in [0, 1] a fraction of those left, rounded half
         to even; of each weight, and of each layer of a stack.
       by: what units are worth: `norm(n)`, `norm_of(scores, n)`, `noise(key)` or a function.
-      unit: what falls together: Weight, Kernel, Filter, Channel, Head or Block.
+      unit: what is pruned together: Weight, Kernel, Filter, Channel, Head or Block.
 
     Returns:
       The model with new stored masks.

@@ -54,7 +54,7 @@ def wanda(
       The model with new stored masks.
 
     Raises:
-      ValueError: density out of range; a scope in which nothing competes; a weight of another
+      ValueError: density out of range; a scope in which no units compete; a weight of another
         layer, or of one that is not called; no batch; inputs that are not finite.
 
     Example:

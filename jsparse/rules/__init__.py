@@ -1,4 +1,4 @@
-"""Rules: which weights count, computed from the weight and a small state at each forward pass."""
+"""Rules: masks computed from the weight and a small state at each forward pass."""
 
 from jsparse.rules._gibbs import Gibbs as Gibbs
 from jsparse.rules._hard_concrete import HardConcrete as HardConcrete

@@ -1,26 +1,27 @@
-"""Gibbs pruning: a random mask at every train step, annealed to a fixed one.
+"""Gibbs pruning: a random mask at each train step, annealed to a fixed one.
 
-1. Each weight has a spin x, +1 kept or -1 pruned, and a field b = Q - w^2, where Q separates the
-   `density` of the units with the largest mean square from the rest, taken from the present
-   weights.
+1. Each weight has a spin x, +1 kept or -1 pruned, and a field b = Q - w^2. Q is the cut that
+   separates the fraction `density` of the units, those with the largest mean square of their
+   current weights, from the rest.
 2. The spins of a layer follow p(x) ~ exp(-beta H(x)) with
 
      H(x) = sum_i b_i x_i                               single weights,
-     H(x) = sum_i b_i x_i - c sum_{i != j} x_i x_j      i, j of one small unit, such as a kernel,
+     H(x) = sum_i b_i x_i - c sum_{i != j} x_i x_j      i, j in a small unit, such as a kernel,
      H(x) = sum_i b_i x_i - c sum_{i in A, j in B} x_i x_j   A, B the halves of a large unit, such
                                                         as the input channels of a filter.
 
    The coupling c makes the weights of a unit agree.
-3. One sample serves a train step. Single weights are drawn at once. A small unit is drawn exactly:
-   all pairs being coupled alike, H depends on the fields and on how many are kept, so that the sum
-   over the 2^n states is a recursion over the n weights and the number kept. The halves of a large
-   unit are drawn in turn, each given the other (chromatic Gibbs sampling), from the state in which
-   the unit ends.
-4. beta rises while training: from fair coins at beta = 0 to the largest units for beta -> infinity.
-   In eval mode the largest units are kept. A weight that equals the cut, as all do in a layer of
-   zeros, is a fair coin at any beta.
+3. Each train step uses one sample. Single weights are sampled independently. A small unit is
+   sampled exactly: since all pairs have the same coupling, H depends only on the fields and on the
+   number of kept weights, and the sum over the 2^n states becomes a recursion over the n weights
+   and the number kept. The halves of a large unit are sampled alternately, each given the other
+   (chromatic Gibbs sampling), starting from the mask of the largest units.
+4. beta rises during training: masks change from fair coin flips at beta = 0 to the largest units
+   as beta -> infinity. In eval mode the largest units are kept. A weight that equals the cut, as
+   every weight does in a layer of zeros, is a fair coin flip at any beta.
 
-Numbers: `experiments/gibbs_cifar.py`. The paper's tables are not at hand; no figure is compared.
+Numbers: `experiments/gibbs_cifar.py`. They are not compared with the tables of the paper, which
+were not available.
 """
 
 import math
@@ -52,33 +53,33 @@ from jsparse.rules._rule import State, compete, cut_of, draw_key, new_draw, next
 
 @dataclass(frozen=True, kw_only=True)
 class Gibbs:
-    """Draw the mask from a Gibbs distribution over the squares of the weights.
+    """Sample the mask from a Gibbs distribution over the squares of the weights.
 
         p(x) ~ exp(-beta H(x)),   W' = W * (x + 1) / 2,   dL/dW = dL/dW' * (x + 1) / 2
 
-    In eval mode the largest units are kept; the authors do so for kernels and filters, and draw
-    single weights at the last beta.
+    In eval mode the largest units are kept; the authors do this for kernels and filters, and sample
+    single weights at the final beta.
 
-    The authors' code draws single weights and halves with beta where p(x) has 2 beta, and small
-    units as p(x) has it. That is the default, so that their schedules transfer; `exact` draws all
-    as p(x) has it.
+    For single weights and halves, the authors' code uses beta where p(x) implies 2 beta; for small
+    units it follows p(x). That is the default, because their schedules then transfer; with `exact`
+    all units follow p(x).
 
     Args:
       density: fraction of the units of each group to keep in the end, in (0, 1].
-      beta: inverse temperature, 0 or more, or its curve over the train steps. The authors': for
-        weights and kernels `geometric(1, 1e4, ...)`, for filters `geometric(10**-2.5, 1, ...)`,
-        over the first 64 % of the run.
-      unit: what falls together: Weight, Kernel, Filter, Channel, Head or Block.
-      scope: who competes: Whole, PerOutput, Groups(m) or WholeModel.
-      coupling: c, 0 or more; the authors' is 0.01 for kernels and 1 for filters.
-      sweeps: how often both halves of a large unit are drawn.
-      pairs_up_to: weights of a unit that is still small; time and memory of an exact sample grow
-        with the square.
-      exact: draw all units with the beta of p(x).
+      beta: inverse temperature, 0 or more, or its curve over the train steps. The authors use
+        `geometric(1, 1e4, ...)` for weights and kernels and `geometric(10**-2.5, 1, ...)` for
+        filters, over the first 64 % of the run.
+      unit: what is pruned together: Weight, Kernel, Filter, Channel, Head or Block.
+      scope: which units compete: Whole, PerOutput, Groups(m) or WholeModel.
+      coupling: c, 0 or more; the authors use 0.01 for kernels and 1 for filters.
+      sweeps: how often both halves of a large unit are sampled.
+      pairs_up_to: largest number of weights in a unit that counts as small; the time and memory of
+        an exact sample grow with its square.
+      exact: sample all units with the beta of p(x).
       role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
 
     Raises:
-      ValueError: an argument out of range; a scope in which nothing competes.
+      ValueError: an argument out of range; a scope in which no units compete.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -111,13 +112,13 @@ class Gibbs:
         for name in ("sweeps", "pairs_up_to"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is a whole number, 1 or more; got {value!r}")
+                raise ValueError(f"{name} must be a whole number, 1 or more; got {value!r}")
 
     def init(self, weight: Array, key: Array) -> State:
-        """Where the random numbers come from, [2]; for a whole model the cut, [3].
+        """The source of random numbers, [2]; with scope `WholeModel` also the cut, [3].
 
         Raises:
-          ValueError: the groups of the scope do not divide the axis that they lie on.
+          ValueError: the group size of the scope does not divide the length of its axis.
         """
         check_weight(weight)
         return with_cut(self, weight, {"draw": new_draw(key)})
@@ -131,7 +132,7 @@ class Gibbs:
         return self.density
 
     def mask(self, weight: Array, state: State) -> Array:
-        """[...] as the weight, 0 or 1, constant for differentiation."""
+        """[...] like the weight, 0 or 1; constant for differentiation."""
         score = self.score(weight, state)
         tile = self.unit.tile(weight.shape, self.role)
         if "draw" not in state or weight.size == 0 or self.density == 1:
@@ -155,7 +156,7 @@ class Gibbs:
         return weight * self.mask(weight, state)
 
     def cost(self, state: State) -> Array:
-        """[], nothing is learned."""
+        """[], 0: nothing is learned."""
         return jnp.zeros(())
 
     def advance(self, weight: Array, state: State) -> State:
@@ -163,13 +164,34 @@ class Gibbs:
         return state | {"draw": next_draw(state["draw"])}
 
     def _pairs(self, key: Array, field: Array, tile: tuple[int, ...], beta: Array) -> Array:
-        """An exact sample of each unit, bool [...] as the field.
+        """An exact sample of each unit, bool [...] like the field.
 
         With r_i = exp(-2 beta b_i), and m of the weights before i kept, the weights from i on have
+        the partition function
 
             Z_i(m) = Z_{i+1}(m) + r_i Z_{i+1}(m + 1),   Z_{n+1}(m) ~ exp(beta c (2 m - n)^2),
 
         and weight i is kept with probability r_i Z_{i+1}(m + 1) / Z_i(m).
+
+        Example: a unit of n = 3 weights with r = (2, 1, 1/2) and beta c = log(2) / 8. Divided by
+        exp(beta c n^2), Z_4(m) = 2^(-m (3 - m) / 2). From the last weight back to the first:
+
+            m         0      1     2     3
+            Z_4(m)    1     1/2   1/2    1
+            Z_3(m)   5/4    3/4    1            Z_4(m) + Z_4(m + 1) / 2
+            Z_2(m)    2     7/4                 Z_3(m) + Z_3(m + 1)
+            Z_1(m)  11/2                        Z_2(m) + 2 Z_2(m + 1)
+
+        Weight 1 is kept with probability 2 Z_2(1) / Z_1(0) = 7/11; then weight 2 with probability
+        Z_3(2) / Z_2(1) = 4/7; then weight 3 with probability Z_4(3) / (2 Z_3(2)) = 1/2. All three
+        are therefore kept with probability 7/11 * 4/7 * 1/2 = 2/11, none with 1 / Z_1(0) = 2/11.
+          >>> rule = Gibbs(density=0.5, beta=1.0, coupling=math.log(2) / 8)
+          >>> field = -jnp.log(jnp.array([[2.0], [1.0], [0.5]])) / 2  # b, of r = exp(-2 b)
+          >>> many = jnp.tile(field, (1, 100_000))
+          >>> kept = rule._pairs(jax.random.key(0), many, (3, 1), jnp.float32(1.0))
+          >>> frequencies = kept[0].mean(), kept.all(0).mean(), (~kept).all(0).mean()
+          >>> [round(float(p), 2) for p in frequencies]  # of 7/11, 2/11 and 2/11
+          [0.64, 0.18, 0.18]
         """
         sizes = unit_sizes(field.shape, tile)
         inside = by_unit(jnp.ones_like(field), tile) > 0
@@ -177,7 +199,7 @@ class Gibbs:
         n = len(ratio)
         kept = jnp.arange(n + 1, dtype=field.dtype).reshape(-1, *(1 for _ in ratio.shape[1:]))
         last = -4.0 * beta * self.coupling * kept * (sizes[None] - kept)
-        last = last + jnp.zeros_like(ratio[:1])  # sharded as the fields are
+        last = last + jnp.zeros_like(ratio[:1])  # sharded like the fields
 
         def shift(z: Array) -> Array:
             return jnp.concatenate([z[1:], z[-1:]])
@@ -201,19 +223,19 @@ class Gibbs:
     def _halves(
         self, key: Array, field: Array, tile: tuple[int, ...], beta: Array, wins: Array
     ) -> Array:
-        """Both halves of each unit drawn in turn, bool [...] as the field."""
+        """Sample the halves of each unit alternately: bool [...] like the field."""
         axis = self._split(tile)
         length = tile[axis]
         place = np.arange(field.shape[axis])
         start = place - place % length
-        extent = np.minimum(length, field.shape[axis] - start)  # less at a ragged edge
+        extent = np.minimum(length, field.shape[axis] - start)  # smaller at a ragged edge
         first = jnp.asarray(place - start < extent // 2).reshape(
             [-1 if a == axis else 1 for a in range(field.ndim)]
         )
         halves = (first, ~first)
 
         def pull(kept: Array, half: Array) -> Array:
-            """The sum of the spins of a half of each unit, for each weight of the unit."""
+            """For each weight, the sum of the spins in one half of its unit."""
             spins = jnp.where(kept & half, 1.0, jnp.where(half, -1.0, 0.0)).astype(field.dtype)
             return spread(pool(spins, tile), tile, field.shape)
 
@@ -225,11 +247,11 @@ class Gibbs:
                 kept = jnp.where(half, new, kept)
             return kept
 
-        start = spread(wins, tile, field.shape) | jnp.zeros_like(field, bool)  # sharded as it
+        start = spread(wins, tile, field.shape) | jnp.zeros_like(field, bool)  # and its sharding
         return lax.fori_loop(0, self.sweeps, sweep, start)
 
     def _split(self, tile: tuple[int, ...]) -> int:
-        """The axis that is halved: the input channels, or else the longest."""
+        """The axis to halve: the input channels, or else the longest axis."""
         inputs = [a for a in self.role.input_axes(len(tile)) if tile[a] > 1]
         return inputs[-1] if inputs else max(range(len(tile)), key=lambda a: tile[a])
 

@@ -1,14 +1,15 @@
 """L0 regularisation: a learned random gate for each unit.
 
 1. Each unit has a gate with a learned logit log a, and at each train step a uniform number u.
-2. Training: s = sigmoid((log u - log(1 - u) + log a) / beta), stretched to (gamma, zeta), cut off:
-       z = min(1, max(0, s * (zeta - gamma) + gamma)),
-   so that z is exactly 0 or 1 with a probability above 0, and differentiable in log a between.
-3. Testing: the same with s = sigmoid(log a).
+2. In training, s = sigmoid((log u - log(1 - u) + log a) / beta) is stretched to (gamma, zeta) and
+   clipped:
+       z = min(1, max(0, s * (zeta - gamma) + gamma)).
+   Thus z is exactly 0 or 1 with positive probability, and differentiable in log a in between.
+3. At test time, the same with s = sigmoid(log a).
 4. The layer reads W * z.
 5. The loss gains lam * sum_u |u| P(z_u > 0), with |u| the number of weights of the unit and
        P(z > 0) = sigmoid(log a - beta log(-gamma / zeta)).
-6. After each step log a is cut off at log 0.01 and log 100.
+6. After each step log a is clipped to [log 0.01, log 100].
 
 Numbers: measured in `experiments/structured.py`, with Filter, Channel and Block units.
 """
@@ -35,26 +36,26 @@ from jsparse.rules._rule import (
 )
 
 GAMMA, ZETA, BETA = -0.1, 1.1, 2 / 3
-LIMIT = math.log(100.0)  # of the logits, both ways
-MARGIN = 1e-6  # of u to 0 and 1
-NOISE = 1e-2  # of the logits at the start
+LIMIT = math.log(100.0)  # of the logits, in both directions
+MARGIN = 1e-6  # of u from 0 and 1
+NOISE = 1e-2  # added to the logits at the start
 
 
 @dataclass(frozen=True, kw_only=True)
 class HardConcrete:
-    """Multiply each unit by a random gate that can be exactly 0, and charge for open gates.
+    """Multiply each unit by a random gate that can be exactly 0, and penalise open gates.
 
         W' = W * z,   cost = lam * sum_u |u| sigmoid(log a_u - beta log(-gamma / zeta))
 
-    A train step has one sample; `model.eval()`, `fold` and `hold` use the gates of step 3.
+    Each train step uses one sample; `model.eval()`, `fold` and `hold` use the gates of step 3.
 
     Args:
-      lam: price of one weight, 0 or more; the paper's is 0.1 / 60,000 for MNIST.
-      unit: what falls together: Weight, Kernel, Filter, Channel, Head or Block. The authors gate
-        the inputs of dense layers (Channel) and the outputs of convolutions (Filter).
-      start: sigmoid(log a) at the start, in (0, 1); up to noise of size 0.01 on log a. More gates
-        are open: 83 % at 0.5.
-      scope: Each only: gates do not compete.
+      lam: penalty per weight, 0 or more; the paper uses 0.1 / 60,000 for MNIST.
+      unit: what is pruned together: Weight, Kernel, Filter, Channel, Head or Block. The authors
+        gate the inputs of dense layers (Channel) and the outputs of convolutions (Filter).
+      start: initial sigmoid(log a), in (0, 1), before noise of size 0.01 is added to log a. The
+        fraction of open gates is higher: 83 % for start = 0.5.
+      scope: only Each, since gates do not compete.
       role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
 
     Raises:
@@ -85,15 +86,15 @@ class HardConcrete:
     def __post_init__(self) -> None:
         check_not_negative(lam=self.lam)
         if not 0 < self.start < 1:
-            raise ValueError(f"start is sigmoid(log a) at the start, in (0, 1); got {self.start}")
+            raise ValueError(f"start is the initial sigmoid(log a), in (0, 1); got {self.start}")
         if self.scope != Each():
             raise ValueError(
-                f"each unit has a gate of its own, got scope {self.scope}; leave it at Each(), or "
-                f"let units compete with Top(density=..., scope={self.scope}) or Gibbs(...)"
+                f"each unit has its own gate, so the scope must be Each(); got {self.scope}. For "
+                f"units that compete use Top(density=..., scope={self.scope}) or Gibbs(...)"
             )
 
     def init(self, weight: Array, key: Array) -> State:
-        """Logits, [grid of units]; prices of units, as many as differ; the source of draws, [2]."""
+        """Logits, [grid of units]; a penalty for each size of unit; the source of draws, [2]."""
         check_weight(weight)
         tile = self.unit.tile(weight.shape, self.role)
         gates = jnp.zeros_like(unit_magnitude(self, weight))
@@ -106,7 +107,7 @@ class HardConcrete:
         }
 
     def mask(self, weight: Array, state: State) -> Array:
-        """[...] as the weight, 1 where its gate is open, constant for differentiation."""
+        """[...] like the weight, 1 where the gate is open; constant for differentiation."""
         return to_weights(self, self._gates(weight, state) > 0, weight)
 
     def apply(self, weight: Array, state: State) -> Array:
@@ -114,20 +115,20 @@ class HardConcrete:
         return weight * to_weights(self, self._gates(weight, state), weight)
 
     def cost(self, state: State) -> Array:
-        """[], the price times the chance of each gate to be open; it receives no gradient."""
+        """[], the sum of penalty times P(gate is open); penalties receive no gradient."""
         opening = jax.nn.sigmoid(state["logits"] - BETA * math.log(-GAMMA / ZETA))
         return (lax.stop_gradient(state["price"]) * opening).sum()
 
     def advance(self, weight: Array, state: State) -> State:
-        """Logits within their limits, and the next draw."""
+        """The state with clipped logits and the next draw."""
         logits = jnp.clip(state["logits"], -LIMIT, LIMIT)
         return state | {"logits": logits, "draw": next_draw(state["draw"])}
 
     def _gates(self, weight: Array, state: State) -> Array:
-        """The gates z, in [0, 1]: [grid of units]; a sample where the state has a draw."""
+        """The gates z, in [0, 1]: [grid of units]; sampled if the state has a draw."""
         logits = state["logits"]
         if "draw" in state:
-            shape = whole_shape(self, weight.shape)  # or units would get the draws of others
+            shape = whole_shape(self, weight.shape)  # or units would get each other's draws
             grid = grid_shape(shape, self.unit.tile(shape, self.role))
             key = draw_key(state["draw"])
             u = jax.random.uniform(key, grid, logits.dtype, MARGIN, 1 - MARGIN)

@@ -1,10 +1,11 @@
 """A stored mask.
 
-1. The mask is an array beside the weight. It starts full.
-2. The weight receives G * mask, the mask the dense gradient G, which growth criteria read.
+1. The mask is an array stored with the weight. At the start it keeps all weights.
+2. The weight receives the gradient G * mask; the mask receives the dense gradient G, which growth
+   criteria read.
 3. Only events change the mask.
 
-Numbers: no figure of its own; the carrier of masks that other methods choose.
+Numbers: no figure of its own; it carries masks chosen by other methods.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from jsparse.rules._rule import State
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """Keep what a stored mask says: W' = W * mask.
+    """Apply a stored mask: W' = W * mask.
 
     Args:
       role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
@@ -41,7 +42,7 @@ class Held:
     alone: ClassVar[bool] = True
 
     def init(self, weight: Array, key: Array) -> State:
-        """A full mask, [...] as the weight."""
+        """A mask of ones, [...] like the weight."""
         check_weight(weight)
         return {"mask": jnp.ones_like(weight)}
 
@@ -54,9 +55,9 @@ class Held:
         return gate(weight, state["mask"])
 
     def cost(self, state: State) -> Array:
-        """[], nothing is learned."""
+        """[], 0: nothing is learned."""
         return jnp.zeros(())
 
     def advance(self, weight: Array, state: State) -> State:
-        """Nothing happens between steps."""
+        """The state, unchanged."""
         return state

@@ -1,4 +1,4 @@
-"""Every weight counts: the exception in a list of patterns, and the dense baseline.
+"""Keep every weight: for exceptions in a list of patterns, and for the dense baseline.
 
 Numbers: none; the layer is dense.
 """
@@ -18,8 +18,8 @@ from jsparse.rules._rule import State
 class Keep:
     """Keep every weight: W' = W.
 
-    As the first match wins, `sparsify(model, ("head/kernel", Keep()), (".*/kernel", rule))` leaves
-    the head dense and still lists it in reports.
+    Since the first match wins, `sparsify(model, ("head/kernel", Keep()), (".*/kernel", rule))`
+    leaves the head dense and still lists it in reports.
 
     Args:
       role: the meaning of the weight's axes.
@@ -50,9 +50,9 @@ class Keep:
         return weight
 
     def cost(self, state: State) -> Array:
-        """[], nothing is learned."""
+        """[], 0: nothing is learned."""
         return jnp.zeros(())
 
     def advance(self, weight: Array, state: State) -> State:
-        """Nothing happens between steps."""
+        """The state, unchanged."""
         return state

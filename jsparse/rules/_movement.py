@@ -1,18 +1,19 @@
-"""Movement pruning: learned scores, which rise where weights move away from 0.
+"""Movement pruning: learned scores that increase for weights that move away from 0.
 
-1. Each unit has a score S, learned, 0 at the start.
-2. Movement: M = 1 for the highest `density` of the scores, on a falling curve.
+1. Each unit has a learned score S, 0 at the start.
+2. Movement: M = 1 for the fraction `density` of units with the highest scores; the density may
+   follow a decreasing curve.
    SoftMovement: M = 1 where sigmoid(S) > tau, and the loss gains lam * mean(sigmoid(S)).
-3. The layer reads W * M. Going back, M passes its gradient on to S as if it were S:
+3. The layer reads W * M. In the backward pass, M passes its gradient to S as if it were S:
        dW = G * M,   dS_u = sum_{i in u} G_i W_i,
-   so S falls where a step of the weight against its gradient brings it nearer to 0.
+   so S decreases where a gradient step brings the weight closer to 0.
 
-Equal scores have no order, and a network of first rows is no fair start. So the scores start with
-noise of size 1e-20, which any update drowns: the first mask is a random one. (The authors' code
-starts from exact zeros and leaves ties to the sort; its density starts at 1.)
+If all scores were exactly 0, ties would keep the first rows. The scores therefore start with noise
+of size 1e-20, negligible beside any update, which makes the first mask random. (The authors' code
+starts from exact zeros and lets the sort break ties; its density starts at 1.)
 
-Numbers: the published tables are of BERT and were not run. Beside other methods on small networks
-in `experiments/compare.py`.
+Numbers: the published tables are for BERT and were not reproduced; `experiments/compare.py`
+compares methods on small networks.
 """
 
 from dataclasses import dataclass
@@ -47,12 +48,12 @@ class Movement:
     Args:
       density: fraction of the units of each group to keep, in (0, 1], or its curve over the train
         steps, such as `schedule.cubic(1.0, 0.1, first, last)`.
-      unit: what falls together: Weight, Kernel, Filter, Channel, Head or Block.
-      scope: who competes: Whole (the paper's), PerOutput, Groups(m) or WholeModel.
+      unit: what is pruned together: Weight, Kernel, Filter, Channel, Head or Block.
+      scope: which units compete: Whole (the paper's), PerOutput, Groups(m) or WholeModel.
       role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
 
     Raises:
-      ValueError: density outside (0, 1]; a scope in which nothing competes.
+      ValueError: density outside (0, 1]; a scope in which no units compete.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -79,10 +80,10 @@ class Movement:
         check_rivalry("Movement", self.scope)
 
     def init(self, weight: Array, key: Array) -> State:
-        """Scores, [grid of units]; steps so far, []; for a whole model the cut, [3].
+        """Scores, [grid of units]; steps so far, []; with scope `WholeModel` also the cut, [3].
 
         Raises:
-          ValueError: the groups of the scope do not divide the axis that they lie on.
+          ValueError: the group size of the scope does not divide the length of its axis.
         """
         state = {"scores": first_scores(self, weight, key), "step": jnp.zeros((), jnp.float32)}
         return with_cut(self, weight, state)
@@ -92,11 +93,11 @@ class Movement:
         return state["scores"]
 
     def kept(self, state: State) -> Array:
-        """The density now."""
+        """The density at this step."""
         return at(self.density, state["step"])
 
     def mask(self, weight: Array, state: State) -> Array:
-        """[...] as the weight, 0 or 1; the gradient passes on to the scores."""
+        """[...] like the weight, 0 or 1; the gradient passes to the scores."""
         won = compete(self, lax.stop_gradient(state["scores"]), state)
         return learned_mask(self, weight, won, state)
 
@@ -105,28 +106,28 @@ class Movement:
         return weight * self.mask(weight, state)
 
     def cost(self, state: State) -> Array:
-        """[], nothing is charged."""
+        """[], 0: the rule has no cost."""
         return jnp.zeros(())
 
     def advance(self, weight: Array, state: State) -> State:
-        """One step more."""
+        """The state, with one more step counted."""
         return state | {"step": counted("step", state["step"]) + 1}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SoftMovement:
-    """Keep the units whose learned score exceeds a fixed threshold, and charge for scores.
+    """Keep the units whose learned score exceeds a fixed threshold, and penalise high scores.
 
         W' = W * [sigmoid(S) > tau],   cost = lam * mean_u sigmoid(S_u)
 
-    The mean over the layer's units is that of the authors' code (the paper writes a sum); there the
-    layers are averaged, here they add up as all costs do.
+    The mean over the units of a layer follows the authors' code (the paper writes a sum). Their
+    code averages over layers; here the costs of layers add up, as for every rule.
 
     Args:
       lam: weight of the cost, 0 or more; higher is sparser.
-      tau: threshold, in (0, 1); below 0.5 all is kept at the start.
-      least: fraction of a layer's units kept in any case, in (0, 1], so that no layer dies.
-      unit: what falls together: Weight, Kernel, Filter, Channel, Head or Block.
+      tau: threshold, in (0, 1); below 0.5 all units are kept at the start.
+      least: minimum fraction of a layer's units to keep, in (0, 1]; it prevents layer collapse.
+      unit: what is pruned together: Weight, Kernel, Filter, Channel, Head or Block.
       role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
 
     Raises:
@@ -140,7 +141,7 @@ class SoftMovement:
       >>> rule.mask(weight, state).tolist()
       [[1.0, 0.0], [1.0, 1.0]]
 
-    Reference: Sanh et al., Movement pruning, NeurIPS 2020, section 4; threshold and least from the
+    Reference: Sanh et al., Movement pruning, NeurIPS 2020, section 4; tau and least from the
     authors' code.
     """
 
@@ -162,7 +163,7 @@ class SoftMovement:
         return {"scores": first_scores(self, weight, key)}
 
     def mask(self, weight: Array, state: State) -> Array:
-        """[...] as the weight, 0 or 1; the gradient passes on to the scores."""
+        """[...] like the weight, 0 or 1; the gradient passes to the scores."""
         scores = lax.stop_gradient(state["scores"])
         won = (jax.nn.sigmoid(scores) > self.tau) | winners(scores, self.least, Whole(), self.role)
         return learned_mask(self, weight, won, state)
@@ -176,18 +177,18 @@ class SoftMovement:
         return self.lam * jax.nn.sigmoid(state["scores"]).sum() / max(1, state["scores"].size)
 
     def advance(self, weight: Array, state: State) -> State:
-        """Nothing happens between steps."""
+        """The state, unchanged."""
         return state
 
 
 def first_scores(rule: Structured, weight: Array, key: Array) -> Array:
-    """Zeros but for the order of ties: float32 or wider, [grid of units]."""
+    """Zeros with noise to break ties: float32 or wider, [grid of units]."""
     check_weight(weight)
     zeros = jnp.zeros_like(unit_magnitude(rule, weight))
     return zeros + 1e-20 * jax.random.normal(key, zeros.shape, zeros.dtype)
 
 
 def learned_mask(rule: Structured, weight: Array, won: Array, state: State) -> Array:
-    """[...] as the weight: 1 where its unit has won, with the gradient of its score."""
+    """[...] like the weight: 1 where its unit is kept, with the gradient passed to its score."""
     scores = state["scores"]
     return to_weights(rule, passed_on(won.astype(scores.dtype), scores), weight)

@@ -1,12 +1,12 @@
-"""Powerpropagation: weights that grow the faster the larger they are, then prune well.
+"""Powerpropagation: the larger a weight, the faster it grows; such weights prune well.
 
 1. The trained parameter is theta, and w = theta |theta|^(alpha - 1), with alpha 1 or more.
-2. It starts at theta = sign(w) |w|^(1 / alpha), so that w starts as the layer initialises it.
-3. Going back, dtheta = G alpha |theta|^(alpha - 1): small weights hardly move.
-4. The largest are kept: M = top(|theta|), dtheta times M.
+2. It starts at theta = sign(w) |w|^(1 / alpha), so w starts at the initial value of the layer.
+3. In the backward pass, dtheta = G alpha |theta|^(alpha - 1): small weights hardly move.
+4. The largest weights are kept, M = top(|theta|), and dtheta is multiplied by M.
 
-Numbers: the paper shows LeNet-300-100 as a curve only. Beside other methods on small networks in
-`experiments/compare.py`. For units larger than a weight no figure is published.
+Numbers: the paper reports LeNet-300-100 only as a curve; `experiments/compare.py` compares methods
+on small networks. No figure is published for units larger than a single weight.
 """
 
 from dataclasses import dataclass
@@ -23,24 +23,25 @@ from jsparse.rules._rule import State, unit_magnitude, winning, with_cut
 
 @dataclass(frozen=True, kw_only=True)
 class Powerpropagation:
-    """Train theta where the layer reads a power of it, and keep the largest.
+    """Train theta, let the layer read a power of it, and keep the largest units.
 
         W' = theta |theta|^(alpha - 1) * top(|theta|)
 
-    The Param holds theta from then on. Train with density 1; then
-    `sparsify(fold(model), (pattern, Powerpropagation(density=...)))` prunes and trains on. A theta
-    of exactly 0 stays there, as its gradient is 0: give layers that start at 0 another rule.
+    The Param holds theta instead of the weight. First train with density 1; then
+    `sparsify(fold(model), (pattern, Powerpropagation(density=...)))` prunes the model for further
+    training. A theta of exactly 0 stays 0, because its gradient is 0: use another rule for layers
+    that are initialised with zeros.
 
     Args:
       density: fraction of the units of each group to keep, in (0, 1]; 1 trains a dense model.
-      alpha: the power, 1 or more; 1 is `Top` without its straight-through gradient.
-      unit: what falls together: Weight, Kernel, Filter, Channel, Head or Block; units are compared
-        by the root mean square of theta.
-      scope: who competes: Whole, PerOutput, Groups(m) or WholeModel.
+      alpha: the power, 1 or more; with 1 the rule is `Top` without a straight-through gradient.
+      unit: what is pruned together: Weight, Kernel, Filter, Channel, Head or Block; units are
+        compared by the root mean square of theta.
+      scope: which units compete: Whole, PerOutput, Groups(m) or WholeModel.
       role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
 
     Raises:
-      ValueError: density outside (0, 1]; alpha below 1; a scope in which nothing competes.
+      ValueError: density outside (0, 1]; alpha below 1; a scope in which no units compete.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -64,13 +65,13 @@ class Powerpropagation:
         check_density(self.density)
         check_rivalry("Powerpropagation", self.scope)
         if not 1 <= self.alpha < float("inf"):
-            raise ValueError(f"alpha is a power of 1 or more, got {self.alpha}; 1 changes nothing")
+            raise ValueError(f"alpha is a power, 1 or more, got {self.alpha}; 1 has no effect")
 
     def init(self, weight: Array, key: Array) -> State:
-        """theta, [...] as the weight and in its place; for a whole model the cut, [3].
+        """theta, [...], which replaces the weight; with scope `WholeModel` also the cut, [3].
 
         Raises:
-          ValueError: the groups of the scope do not divide the axis that they lie on.
+          ValueError: the group size of the scope does not divide the length of its axis.
         """
         check_weight(weight)
         theta = signed_power(weight, 1 / self.alpha)
@@ -85,7 +86,7 @@ class Powerpropagation:
         return self.density
 
     def mask(self, weight: Array, state: State) -> Array:
-        """[...] as theta, 0 or 1, constant for differentiation."""
+        """[...] like theta, 0 or 1; constant for differentiation."""
         return winning(self, weight, state)
 
     def apply(self, weight: Array, state: State) -> Array:
@@ -93,9 +94,9 @@ class Powerpropagation:
         return signed_power(weight, self.alpha) * self.mask(weight, state)
 
     def cost(self, state: State) -> Array:
-        """[], nothing is learned beside theta."""
+        """[], 0: nothing is learned besides theta."""
         return jnp.zeros(())
 
     def advance(self, weight: Array, state: State) -> State:
-        """Nothing happens between steps."""
+        """The state, unchanged."""
         return state

@@ -19,33 +19,33 @@ from jsparse._topk import above_cut, common_cut, cuts, rivals, winners
 
 State = dict[str, Array]
 APART = 0x6A73
-"""Folded into the keys of rules: the layers of a model may have been started from the same keys."""
+"""Folded into the keys of rules, because layers may have been initialised from the same keys."""
 
 
 class Rule(Protocol):
-    """Which weights of one layer count: pure functions of the weight and a small state.
+    """Which weights of one layer are kept: pure functions of the weight and a small state.
 
-    A rule is a frozen, keyword-only dataclass of numbers, so that equal rules compare equal and
-    trace once. Arrays live in its state. `learned` names the entries of the state that gradients
-    train; the others change only in `advance`, or when a control sets them. Three entries mean the
-    same to every rule:
+    A rule is a frozen, keyword-only dataclass of numbers, so equal rules compare equal and are
+    traced once. Arrays belong in its state. `learned` names the entries of the state that are
+    trained by gradients; the others change only in `advance`, or when a control sets them. Four
+    entries mean the same in every rule:
 
-      weight: takes the place of the weight itself (a reparameterisation), once, at the start.
-      draw: [2], where the rule's random numbers come from; see `new_draw`. `mask` and `apply` are
-        given a state without it when the model is to be deterministic.
-      cut: [3], where scores are cut over all layers, for `WholeModel`; see `common_cut`.
-      gone: [grid of units], what weights taken out of units add to their mean squares.
+      weight: replaces the weight itself (a reparameterisation), once, at the start.
+      draw: [2], the source of the rule's random numbers; see `new_draw`. To make a model
+        deterministic, `mask` and `apply` get a state without it.
+      cut: [3], the cut of the scores over all layers, for `WholeModel`; see `common_cut`.
+      gone: [grid of units], what weights removed from a unit contribute to its mean square.
 
-    A rule under which no unit's fate depends on another's may say `alone: ClassVar[bool] = True`:
-    then units can be taken out of its weight for good while it trains (`Role.left`); and
-    `measures`, if it goes by `lasting_magnitude`.
+    A rule that decides each unit independently of the others may set `alone: ClassVar[bool] =
+    True`: units can then be permanently removed from its weight during training (`Role.left`). It
+    sets `measures` as well if it compares units by `lasting_magnitude`.
     """
 
     learned: ClassVar[tuple[str, ...]]
 
     @property
     def role(self) -> Role:
-        """What the layer knows of the axes of its weight."""
+        """The meaning of the weight's axes."""
         ...
 
     def init(self, weight: Array, key: Array) -> State:
@@ -53,15 +53,15 @@ class Rule(Protocol):
         ...
 
     def mask(self, weight: Array, state: State) -> Array:
-        """[...] as the weight: 1 kept, 0 not, with the rule's soft backward pass."""
+        """[...] like the weight: 1 kept, 0 dropped, with the rule's soft backward pass."""
         ...
 
     def apply(self, weight: Array, state: State) -> Array:
-        """[...] as the weight: what the layer reads in its place."""
+        """[...] like the weight: the masked weight, which the layer reads in its place."""
         ...
 
     def cost(self, state: State) -> Array:
-        """[]: what the rule adds to the loss; 0 where nothing is learned."""
+        """[]: the term that the rule adds to the loss; 0 if nothing is learned."""
         ...
 
     def advance(self, weight: Array, state: State) -> State:
@@ -70,7 +70,7 @@ class Rule(Protocol):
 
 
 class Tiled(Protocol):
-    """What has units: a rule, or a revision."""
+    """A rule or a revision that has units."""
 
     @property
     def unit(self) -> Unit: ...
@@ -80,11 +80,11 @@ class Tiled(Protocol):
 
 
 class Structured(Rule, Protocol):
-    """A rule under which weights fall together in units."""
+    """A rule that prunes weights together, in units."""
 
     @property
     def unit(self) -> Unit:
-        """What falls together."""
+        """What is pruned together."""
         ...
 
 
@@ -93,19 +93,19 @@ class Scoped(Structured, Protocol):
 
     @property
     def scope(self) -> Scope:
-        """Who competes or shares."""
+        """Which units compete, or share a number."""
         ...
 
 
 class Rival(Scoped, Protocol):
-    """A rule whose units compete by score, so that those of a whole model can."""
+    """A rule whose units compete by score, and so may compete over a whole model."""
 
     def score(self, weight: Array, state: State) -> Array:
-        """[grid of units]: what competes."""
+        """[grid of units]: the scores of the units."""
         ...
 
     def kept(self, state: State) -> float | Array:
-        """[]: the fraction of the units to keep now."""
+        """[]: the fraction of the units to keep at this step."""
         ...
 
 
@@ -115,7 +115,7 @@ def unit_magnitude(rule: Tiled, weight: Array) -> Array:
 
 
 def lasting_magnitude(rule: Tiled, weight: Array, state: State) -> Array:
-    """`unit_magnitude`, to which weights that were taken out of a unit count as they were."""
+    """`unit_magnitude`, in which weights removed from a unit count with their last values."""
     if "gone" not in state:
         return unit_magnitude(rule, weight)
     whole = rule.unit.tile(whole_shape(rule, weight.shape), rule.role)
@@ -124,12 +124,12 @@ def lasting_magnitude(rule: Tiled, weight: Array, state: State) -> Array:
 
 
 def whole_shape(rule: Rule | Tiled, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that a weight of one layer had before units were taken out of it."""
+    """The shape of the weight of one layer before units were removed from it."""
     return tuple(map(len, rule.role.left)) or shape
 
 
 def what_is_left(rule: Tiled, units: Array) -> Array:
-    """Of a number for each unit of the whole weight those left: [grid of then] -> [grid]."""
+    """Select the remaining units from values for all original units: [original grid] -> [grid]."""
     for axis, places in enumerate(rule.role.left):
         if units.shape[axis] == len(places):
             units = units.take(np.flatnonzero(places), axis=axis)
@@ -143,14 +143,14 @@ def to_weights(rule: Tiled, units: Array, weight: Array) -> Array:
 
 
 def sharing(rule: Scoped, shape: tuple[int, ...]) -> list[tuple[int, bool]]:
-    """For each axis of the grid of units: its length, and whether units share along it."""
+    """The length of each axis of the grid of units, and whether units share along it."""
     grid = grid_shape(shape, rule.unit.tile(shape, rule.role))
     shared = rule.scope.axes(len(shape), rule.role)
     return [(n, axis in shared) for axis, n in enumerate(grid)]
 
 
 def compete(rule: Rival, score: Array, state: State) -> Array:
-    """Which units win: bool, [grid] as the score."""
+    """Which units are kept: bool, [grid] like the score."""
     kept = rule.kept(state)
     if isinstance(kept, float | int) and kept == 1:
         return jnp.ones_like(score, bool)
@@ -160,20 +160,20 @@ def compete(rule: Rival, score: Array, state: State) -> Array:
 
 
 def winning(rule: Rival, weight: Array, state: State) -> Array:
-    """[...] as the weight: 1 where its unit wins, else 0, constant for differentiation."""
+    """[...] like the weight: 1 where its unit is kept, else 0; constant for differentiation."""
     score = lax.stop_gradient(rule.score(weight, state))
     return to_weights(rule, compete(rule, score, state), weight)
 
 
 def cut_of(rule: Rival, score: Array, state: State) -> Array:
-    """The score that separates kept from dropped, for each unit: float32, [grid] as the score."""
+    """For each unit, the cut between kept and dropped scores: float32, [grid] like the score."""
     if "cut" in state:
         return jnp.broadcast_to(state["cut"][0], score.shape)
     return cuts(score, rule.kept(state), rule.scope, rule.role)
 
 
 def with_cut(rule: Rival, weight: Array, state: State) -> State:
-    """The state at the start, with the cut that units of a whole model need.
+    """The initial state, with the cut that the scope `WholeModel` needs.
 
     Raises:
       ValueError: the groups of the scope do not divide the axis that they lie on, or no unit
@@ -183,8 +183,8 @@ def with_cut(rule: Rival, weight: Array, state: State) -> State:
     shape, axes = rivals(score.shape, rule.scope, rule.role)
     if score.size > 1 and all(shape[a] == 1 for a in axes):
         raise ValueError(
-            f"of units {rule.unit} on a weight {weight.shape}, each is alone in its scope "
-            f"{rule.scope} and nothing would be dropped; use Whole(), WholeModel() or another unit"
+            f"with unit {rule.unit} on a weight {weight.shape}, each unit is alone in its scope "
+            f"{rule.scope} and none would be dropped; use Whole(), WholeModel() or another unit"
         )
     if not isinstance(rule.scope, WholeModel):
         return state
@@ -194,44 +194,44 @@ def with_cut(rule: Rival, weight: Array, state: State) -> State:
 def new_draw(key: Array) -> Array:
     """A source of random numbers: float32 [2], a seed and the number of draws so far.
 
-    Whole numbers in floats, so that `jax.grad` over a whole model, numpy and every format of
-    checkpoint take them; exact up to 2^24, 16 million train steps.
+    Both are whole numbers stored as floats, which `jax.grad` over a whole model, numpy and every
+    checkpoint format accept; they are exact up to 2^24, 16 million train steps.
     """
     seed = jax.random.bits(key, dtype=jnp.uint32) >> 8
     return jnp.stack([seed.astype(jnp.float32), jnp.zeros((), jnp.float32)])
 
 
 def draw_key(draw: Array) -> Array:
-    """The key of the present draw, []."""
+    """The key of the current draw, []."""
     seed, count = draw.astype(jnp.uint32)
     return jax.random.fold_in(jax.random.key(seed), count)
 
 
 def next_draw(draw: Array) -> Array:
-    """The source after one more train step.
+    """The source for the next train step.
 
     Raises:
-      TypeError: the draw was cast to a narrower type, in which it would stop counting.
+      TypeError: the draw was cast to a narrower type, which cannot count train steps.
     """
     return counted("draw", draw) + jnp.array([0.0, 1.0], draw.dtype)
 
 
 def counted(name: str, value: Array) -> Array:
-    """An entry of a state that counts train steps in floats, if it can.
+    """Return an entry of a state that counts train steps in floats, after checking its type.
 
     Raises:
-      TypeError: it was cast to a narrower type, in which it would stop counting.
+      TypeError: it was cast to a narrower type, which cannot count train steps.
     """
     if jnp.finfo(value.dtype).bits < 32:
         raise TypeError(
             f"the {name} of a rule has become {value.dtype}, which cannot count train steps; cast "
-            "the parameters (nnx.Param) only, not the whole state"
+            "only the parameters (nnx.Param), not the whole state"
         )
     return value
 
 
 def settled(state: State) -> State:
-    """The state without its draw: what makes a rule deterministic."""
+    """The state without its draw, which makes a rule deterministic."""
     return {name: value for name, value in state.items() if name != "draw"}
 
 
@@ -243,11 +243,11 @@ def over_stack(method: Callable, stack: int) -> Callable:
 
 
 def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
-    """State of each layer of a stack, with keys of their own: weight [stack..., layer...]."""
+    """The state of a stack of layers, each with its own key: weight [stack..., layer...]."""
     if rule.role.stack and rule.role.stack >= weight.ndim:
         raise ValueError(
-            f"the rule's role has {rule.role.stack} stacked axes, the weight {weight.shape} has "
-            f"{weight.ndim} in all; give a smaller stack"
+            f"the rule's role has {rule.role.stack} stacked axes, but the weight {weight.shape} "
+            f"has only {weight.ndim} axes; give the role a smaller stack"
         )
     check_structure(rule)
     key = jax.random.fold_in(key, APART)
@@ -257,20 +257,20 @@ def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
 
 
 def stacked_cost(rule: Rule, state: State, stack: int) -> Array:
-    """Cost of all layers of a stack, []."""
-    # a rule without state costs the same for each layer: nothing to map over
+    """The total cost of a stack of layers, []."""
+    # a rule without state has nothing to map over
     return over_stack(rule.cost, stack if state else 0)(state).sum()
 
 
 def grown(rule: Rule, weight: Array) -> Callable[[int], dict[str, tuple[int, ...]]]:
-    """The shapes that the state would have if an axis of the weight were twice as long, by axis."""
+    """By axis, the shapes of the state if that axis of the weight were twice as long."""
 
     def shapes(axis: int) -> dict[str, tuple[int, ...]]:
         shape = tuple(2 * n if a == axis else n for a, n in enumerate(weight.shape))
         longer = jax.ShapeDtypeStruct(shape, weight.dtype)
         try:
             state = jax.eval_shape(lambda w: stacked_init(rule, w, jax.random.key(0)), longer)
-        except ValueError:  # a single unit, which would have become several that are alone: no axis
+        except ValueError:  # a single unit would become several, each alone: no axis grows
             return {}
         return {name: value.shape for name, value in state.items()}
 

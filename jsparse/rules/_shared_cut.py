@@ -1,4 +1,4 @@
-"""The common cut of layers whose units compete over the whole model.
+"""The global cut of layers whose units compete over the whole model.
 
 Numbers: no figure of its own.
 """
@@ -17,14 +17,14 @@ from jsparse.rules._rule import Rival, State
 def share_cuts(
     rules: Sequence[Rival], states: Sequence[State], scores: Sequence[Array]
 ) -> list[State]:
-    """The states of layers whose units compete over the whole model, with their common cut.
+    """The states of layers whose units compete over the whole model, with their global cut.
 
-    Layers compete if their rules are equal but for the role.
+    Layers compete if their rules are equal apart from the role.
 
     Args:
-      rules: of each layer, with scope `WholeModel`.
-      states: of each layer.
-      scores: of each layer, [stack..., grid of units].
+      rules: the rule of each layer, with scope `WholeModel`.
+      states: the state of each layer.
+      scores: the scores of each layer, [stack..., grid of units].
 
     Returns:
       The states, in order.

@@ -1,11 +1,11 @@
-"""SR-STE: the largest are kept, and what is not kept decays, so that the choice settles.
+"""SR-STE: keep the largest units and let the others decay, which stabilises the mask.
 
-1. Within each group of the scope the largest `density` of the units is kept, as in `Top`.
-2. Going back, the mask is passed straight through, and the masked weights decay:
+1. Within each group of the scope, the fraction `density` of largest units is kept, as in `Top`.
+2. In the backward pass, gradients go straight through the mask, and masked weights decay:
        dW = G + decay * (1 - M) * W.
 
-Numbers: the published tables are ImageNet and were not run. N of 8 on a
-small net in `experiments/structured.py`.
+Numbers: the published tables are for ImageNet and were not reproduced; `experiments/structured.py`
+measures N of 8 on a small network.
 """
 
 from dataclasses import dataclass
@@ -22,22 +22,23 @@ from jsparse.rules._rule import State, unit_magnitude, winning, with_cut
 
 @dataclass(frozen=True, kw_only=True)
 class SRSTE:
-    """Keep the fraction of the units with the largest magnitude; let the others decay.
+    """Keep the fraction of units with the largest magnitude; let the others decay.
 
         W' = W * M,   dL/dW = dL/dW' + decay * (1 - M) * W
 
-    N:M sparsity, the paper's, is `SRSTE(density=n / m, scope=Groups(m))`. Each read of a weight
-    adds the decay once, and there is no forward mode; see `jsparse.step.refined`.
+    N:M sparsity, the subject of the paper, is `SRSTE(density=n / m, scope=Groups(m))`. Each read of
+    a weight adds the decay once, and forward-mode differentiation is not supported; `refined` in
+    `jsparse/_step.py` says why.
 
     Args:
       density: fraction of the units of each group to keep, in (0, 1]; at least one unit is kept.
-      decay: how strongly masked weights are drawn to 0, 0 or more.
-      unit: what falls together: Weight, Kernel, Filter, Channel, Head or Block.
-      scope: who competes: Whole, PerOutput, Groups(m) or WholeModel.
+      decay: how strongly masked weights decay towards 0, 0 or more.
+      unit: what is pruned together: Weight, Kernel, Filter, Channel, Head or Block.
+      scope: which units compete: Whole, PerOutput, Groups(m) or WholeModel.
       role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
 
     Raises:
-      ValueError: density outside (0, 1]; decay below 0; a scope in which nothing competes.
+      ValueError: density outside (0, 1]; decay below 0; a scope in which no units compete.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -64,10 +65,10 @@ class SRSTE:
         check_rivalry("SRSTE", self.scope)
 
     def init(self, weight: Array, key: Array) -> State:
-        """No state; for a whole model the cut, [3].
+        """No state; with scope `WholeModel` the cut, [3].
 
         Raises:
-          ValueError: the groups of the scope do not divide the axis that they lie on.
+          ValueError: the group size of the scope does not divide the length of its axis.
         """
         check_weight(weight)
         return with_cut(self, weight, {})
@@ -81,7 +82,7 @@ class SRSTE:
         return self.density
 
     def mask(self, weight: Array, state: State) -> Array:
-        """[...] as the weight, 0 or 1, constant for differentiation."""
+        """[...] like the weight, 0 or 1; constant for differentiation."""
         return winning(self, weight, state)
 
     def apply(self, weight: Array, state: State) -> Array:
@@ -89,9 +90,9 @@ class SRSTE:
         return refined(weight, self.mask(weight, state), self.decay)
 
     def cost(self, state: State) -> Array:
-        """[], nothing is learned."""
+        """[], 0: nothing is learned."""
         return jnp.zeros(())
 
     def advance(self, weight: Array, state: State) -> State:
-        """Nothing happens between steps."""
+        """The state, unchanged."""
         return state

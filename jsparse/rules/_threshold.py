@@ -1,19 +1,19 @@
 """Dynamic Sparse Training: learned thresholds.
 
 1. Each unit of weights has a score, |w| for a single weight.
-2. Each output unit has a threshold t, learned, 0 at the start. M = step(score - t).
-3. The layer reads W * M. Going back, the step has a long-tailed slope, so that both the weight,
-   also where it is masked, and the threshold receive gradients:
+2. Each output unit has a learned threshold t, 0 at the start. M = step(score - t).
+3. The layer reads W * M. In the backward pass, the step has a long-tailed slope H, so the weight
+   (even where it is masked) and the threshold both receive gradients:
        dW = G * (M + |W| H(|W| - t)),   dt = -sum(G * W * H(|W| - t)).
-4. The loss gains alpha * sum(exp(-t)), which drives thresholds up.
-5. A layer left with 1 % of its weights or less has its thresholds set back to 0; recurrent cells
-   are exempt.
-6. Not in the paper: a threshold below -1 is set back to -1. There all weights are kept and the
-   slope is 0, so nothing but the loss gains, and a steep step can take a threshold so low that
-   exp(-t) is infinite: with it the authors' code ends in NaN (`experiments/dst_cifar.py`).
+4. The loss gains alpha * sum(exp(-t)), which pushes thresholds up.
+5. If a layer has dropped to 1 % of its weights or fewer, its thresholds are reset to 0; recurrent
+   cells are exempt.
+6. Not in the paper: a threshold below -1 is set to -1. Below -1 all weights are kept and the slope
+   is 0, so only the cost acts on the threshold, and one large step can take it so low that exp(-t)
+   overflows; this is how the authors' code ends in NaN (`experiments/dst_cifar.py`).
 
 Numbers: Table 1 of the paper, in `experiments/dst_mnist.py` and `experiments/dst_lstm.py`.
-For thresholds on the norm of a unit no figure is published.
+No figure is published for thresholds on the norm of a unit.
 """
 
 import math
@@ -34,7 +34,7 @@ from jsparse._step import Slope, long_tailed, step
 from jsparse.rules._rule import State, lasting_magnitude, sharing, to_weights, whole_shape
 
 LOWEST = -1.0
-"""A threshold below means the same as this: all weights are kept, the slope is 0."""
+"""Any lower threshold has the same effect: all weights are kept and the slope is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,22 +43,22 @@ class Threshold:
 
         M = step(s(W) - t),   W' = W * M,   cost = alpha * sum(exp(-t))
 
-    with s the root mean square of a unit, |w| for a single weight. Below t = -1 the exponential
-    goes on as its tangent, and the train step's events set t back to -1.
+    where s is the root mean square of a unit, |w| for a single weight. Below t = -1 the exponential
+    continues as its tangent, and the events of the train step set t back to -1.
 
     Args:
       alpha: weight of the regulariser, 0 or more; higher is sparser. A control such as
         `TargetDensity` may change it while training.
-      unit: what falls together: Weight, Kernel, Filter, Channel, Head or Block.
-      scope: who shares a threshold: PerOutput (the paper's), Whole or Each (one a unit).
-      reset: density at or below which a layer's thresholds return to 0; 0 never resets.
+      unit: what is pruned together: Weight, Kernel, Filter, Channel, Head or Block.
+      scope: which units share a threshold: PerOutput (as in the paper), Whole or Each.
+      reset: density at or below which the thresholds of a layer are reset to 0; 0 disables resets.
       reset_recurrent: the same for the weights of recurrent cells: those in an nnx.RNNCellBase,
-        and those whose role says so.
-      slope: the derivative that stands for the step's.
+        and those with Role(recurrent=True).
+      slope: used as the derivative of the step.
       role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
 
     Raises:
-      ValueError: alpha or a reset out of range; a scope that shares no threshold.
+      ValueError: alpha or a reset out of range; a scope in which units do not share a threshold.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -85,28 +85,28 @@ class Threshold:
     def __post_init__(self) -> None:
         if not (isinstance(self.alpha, Real) and 0 <= self.alpha < float("inf")):
             raise ValueError(
-                f"alpha weighs the regulariser and is a number, 0 or more; got {self.alpha!r}. A "
-                "control of Optimizer, such as TargetDensity, changes it while training"
+                f"alpha, the weight of the cost, is a number, 0 or more; got {self.alpha!r}. To "
+                "change it during training, pass Optimizer a control such as TargetDensity"
             )
-        check_own("Threshold", self.scope, "groups and whole models share no threshold")
+        check_own("Threshold", self.scope, "groups and whole models cannot share a threshold")
         for name in ("reset", "reset_recurrent"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is a density in [0, 1), got {getattr(self, name)}")
 
     @property
     def reset_limit(self) -> float:
-        """Density at or below which this layer's thresholds return to 0; 0 never resets."""
+        """Density at or below which the thresholds of this layer are reset; 0 disables resets."""
         return self.reset_recurrent if self.role.recurrent else self.reset
 
     def init(self, weight: Array, key: Array) -> State:
-        """Thresholds at 0, one a group of the scope: [out] by default; and alpha, []."""
+        """Thresholds at 0, one per group of the scope: [out] by default; and alpha, []."""
         check_weight(weight)
         dtype = wide(weight.dtype)
         groups = [n for n, along in sharing(self, weight.shape) if not along]
         return {"threshold": jnp.zeros(groups, dtype), "alpha": jnp.asarray(self.alpha, dtype)}
 
     def mask(self, weight: Array, state: State) -> Array:
-        """[...] as the weight, 0 or 1; differentiable in weight and threshold."""
+        """[...] like the weight, 0 or 1; differentiable in weight and threshold."""
         score = lasting_magnitude(self, weight, state)
         threshold = state["threshold"].reshape(
             [1 if along else n for n, along in sharing(self, weight.shape)]
@@ -125,14 +125,14 @@ class Threshold:
         return lax.stop_gradient(state["alpha"]) * price.sum()
 
     def advance(self, weight: Array, state: State) -> State:
-        """Thresholds back to -1 below it, and to 0 where the layer keeps `reset` or less."""
+        """The state with thresholds raised to at least -1, or reset to 0 in a nearly dead layer."""
         limit, threshold = self.reset_limit, jnp.maximum(state["threshold"], LOWEST)
         state = state | {"threshold": threshold}
         if limit == 0 or weight.size == 0:
             return state
         whole = whole_shape(self, weight.shape)
         tiles = [math.prod(self.unit.tile(shape, self.role)) for shape in (weight.shape, whole)]
-        size = math.prod(whole) * tiles[0] / tiles[1]  # units count, with all that they once had
+        size = math.prod(whole) * tiles[0] / tiles[1]  # removed units count as dropped
         dead = self._keeps_at_most(limit * size, weight, state)
         return state | {"threshold": jnp.where(dead, jnp.zeros_like(threshold), threshold)}
 
@@ -140,7 +140,7 @@ class Threshold:
     def _keeps_at_most(self, limit: float, weight: Array, state: State) -> Array:
         """Whether no more than `limit` weights are kept, [].
 
-        A layer of which a quarter alone keeps more is alive: the rest need not be counted.
+        If a quarter of the layer already keeps more, the rest need not be counted.
         """
 
         def few(part: Array) -> Array:
@@ -154,7 +154,7 @@ class Threshold:
     def _quarter(self, weight: Array) -> Array:
         """Every fourth weight along the longest axis that shares its thresholds.
 
-        All of it where it is small, or split over devices, or where units or thresholds forbid it.
+        The whole weight if it is small or split over devices, or if units or thresholds span it.
         """
         shared = [axis for axis, (_, along) in enumerate(sharing(self, weight.shape)) if along]
         apart = any(jax.typeof(weight).sharding.spec)
@@ -165,7 +165,7 @@ class Threshold:
 
 
 def _count(mask: Array) -> Array:
-    """The sum of 0s and 1s, []; as a product with ones it is read once and never written."""
+    """The sum of a mask, []; as a product with ones, the mask is read once and never stored."""
     longest = int(np.argmax(mask.shape))
     ones = jnp.ones(mask.shape[longest], jnp.float32)
     return jnp.tensordot(ones, mask.astype(jnp.float32), (0, longest)).sum()

@@ -1,8 +1,8 @@
-"""Magnitude: keep the largest, chosen anew from the dense weight at each forward pass.
+"""Magnitude: at each forward pass, keep the largest units of the dense weight.
 
 1. Each unit has a score, its root mean square.
-2. Within each group of the scope the highest `density` of the units is kept.
-3. Going back the mask is passed straight through: dW = G.
+2. Within each group of the scope, the fraction `density` of units with the highest scores is kept.
+3. In the backward pass, gradients go straight through the mask: dW = G.
 
 Numbers: the baseline of other methods' experiments; no figure of its own is published.
 """
@@ -21,21 +21,21 @@ from jsparse.rules._rule import State, unit_magnitude, winning, with_cut
 
 @dataclass(frozen=True, kw_only=True)
 class Top:
-    """Keep the fraction of the units with the largest magnitude, with a straight-through gradient.
+    """Keep the fraction of units with the largest magnitude, with a straight-through gradient.
 
         W' = W * M,   dL/dW = dL/dW'
 
-    N:M sparsity is `Top(density=n / m, scope=Groups(m))`. The density counts units: where an edge
-    cuts blocks, the density in weights differs a little.
+    N:M sparsity is `Top(density=n / m, scope=Groups(m))`. The density counts units: if blocks
+    at an edge are smaller, the density in weights differs slightly.
 
     Args:
       density: fraction of the units of each group to keep, in (0, 1]; at least one unit is kept.
-      unit: what falls together: Weight, Kernel, Filter, Channel, Head or Block.
-      scope: who competes: Whole, PerOutput, Groups(m) or WholeModel.
+      unit: what is pruned together: Weight, Kernel, Filter, Channel, Head or Block.
+      scope: which units compete: Whole, PerOutput, Groups(m) or WholeModel.
       role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
 
     Raises:
-      ValueError: density outside (0, 1]; a scope in which nothing competes.
+      ValueError: density outside (0, 1]; a scope in which no units compete.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -60,10 +60,10 @@ class Top:
         check_rivalry("Top", self.scope)
 
     def init(self, weight: Array, key: Array) -> State:
-        """No state; for a whole model the cut, [3].
+        """No state; with scope `WholeModel` the cut, [3].
 
         Raises:
-          ValueError: the groups of the scope do not divide the axis that they lie on.
+          ValueError: the group size of the scope does not divide the length of its axis.
         """
         check_weight(weight)
         return with_cut(self, weight, {})
@@ -77,7 +77,7 @@ class Top:
         return self.density
 
     def mask(self, weight: Array, state: State) -> Array:
-        """[...] as the weight, 0 or 1, constant for differentiation."""
+        """[...] like the weight, 0 or 1; constant for differentiation."""
         return winning(self, weight, state)
 
     def apply(self, weight: Array, state: State) -> Array:
@@ -85,9 +85,9 @@ class Top:
         return straight_through(weight, self.mask(weight, state))
 
     def cost(self, state: State) -> Array:
-        """[], nothing is learned."""
+        """[], 0: nothing is learned."""
         return jnp.zeros(())
 
     def advance(self, weight: Array, state: State) -> State:
-        """Nothing happens between steps."""
+        """The state, unchanged."""
         return state

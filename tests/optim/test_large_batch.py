@@ -150,12 +150,12 @@ def test_the_rate_grows_with_the_root_of_the_batch() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda m: js.lamb(m, 1.0, bounds=(2.0, 1.0)), "bounds are a lower and a higher norm"),
+        (lambda m: js.lamb(m, 1.0, bounds=(2.0, 1.0)), "bounds must be a lower and a higher norm"),
         (lambda m: js.lamb({"bias": jnp.ones(3)}, 1.0), "no weights of layers"),
         (lambda m: js.route(nnx.LayerNorm(3, rngs=nnx.Rngs(0)), optax.sgd(1.0), optax.sgd(1.0)),
          "no weights of layers"),
         (lambda m: js.batch_schedule(0, samples=1, epochs=1, learning_rate=1, at_batch=1,
-                                     warmup_epochs=0), "batch is above 0; got 0"),
+                                     warmup_epochs=0), "batch must be above 0; got 0"),
         (lambda m: js.batch_schedule(8, samples=8, epochs=2, learning_rate=1, at_batch=1,
                                      warmup_epochs=1), "has 2 steps and the warm-up 8"),
     ],

@@ -145,7 +145,7 @@ REFUSED = {
     "density": (lambda: js.Gradual(density=0.0, last=3), "density"),
     "every": (lambda: js.RigL(last=50, every=0), "every is a number of train steps"),
     "never": (lambda: js.RigL(last=50), "no step would exchange"),
-    "fraction": (lambda: js.SET(last=500, fraction=1.5), "fraction is the part"),
+    "fraction": (lambda: js.SET(last=500, fraction=1.5), "fraction is that of the kept units"),
     "each": (lambda: js.RigL(last=500, scope=js.Each()), "would keep all"),
     "whole model": (
         lambda: js.SET(last=500, scope=js.WholeModel()),

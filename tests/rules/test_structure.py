@@ -90,7 +90,9 @@ def test_what_makes_no_sense_is_refused_with_a_way_out(make: Callable, scope, wo
 
 
 def test_a_class_in_place_of_a_unit_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"kernel: unit is the class Filter; give one: Filter\(\)"):
+    with pytest.raises(
+        TypeError, match=r"kernel: unit is the class Filter; pass an instance: Filter\(\)"
+    ):
         js.Linear(4, 4, rule=js.Top(density=0.5, unit=js.Filter), rngs=nnx.Rngs(0))
 
 
@@ -198,5 +200,5 @@ def test_a_count_of_steps_refuses_to_stop() -> None:
 def test_curves_are_checked_at_their_ends() -> None:
     with pytest.raises(ValueError, match=r"in \(0, 1\]; got 1.5"):
         js.Movement(density=js.schedule.cubic(1.5, 0.1, 0, 9))
-    with pytest.raises(ValueError, match="beta is a number, 0 or more; got -1"):
+    with pytest.raises(ValueError, match="beta must be a number, 0 or more; got -1"):
         js.Gibbs(density=0.1, beta=js.schedule.constant(-1.0))

@@ -1,0 +1,75 @@
+"""The roles of weights: what each axis of a stock layer's parameter means."""
+
+import dataclasses
+from typing import Any
+
+from flax import nnx
+
+from jsparse._pattern import Role
+from jsparse._slots import Slot
+from jsparse.rules._rule import Rule
+
+
+def fit(rule: Rule, slot: Slot, weight: nnx.Param) -> Rule:
+    """The rule, with the role that the layer gives to its weight.
+
+    Args:
+      rule: any rule; a role other than the default is kept.
+      slot: where the weight is.
+      weight: [...].
+
+    Returns:
+      The rule, or a copy of it with another role.
+    """
+    if rule.role != Role():
+        return rule
+    role = dataclasses.replace(
+        role_of(slot.parent, slot.key, weight.ndim), recurrent=slot.recurrent
+    )
+    return dataclasses.replace(rule, role=role)  # type: ignore[type-var]
+
+
+def role_of(layer: Any, key: str | int, ndim: int) -> Role:
+    """The role of a stock layer's weight of rank `ndim`; in other layers [spatial, input, output].
+
+    Leading axes beyond those of the layer stack whole layers, the default of `nnx.vmap` and
+    `nnx.scan`; for a stack along another axis, give the rule a `Role` of its own.
+    """
+    if key == "bias" and hasattr(layer, "kernel"):
+        return Role(inputs=(), stack=role_of(layer, "kernel", layer.kernel.ndim).stack)
+    match layer:
+        case nnx.Linear() | nnx.Embed():
+            role, layer_ndim = Role(), 2
+        case nnx.Conv():
+            role, layer_ndim = Role(), len(layer.kernel_size) + 2
+        case nnx.ConvTranspose():
+            role = Role(outputs=(-2,), inputs=(-1,)) if layer.transpose_kernel else Role()
+            layer_ndim = len(layer.kernel_size) + 2
+        case nnx.LinearGeneral():
+            outs, ins = len(layer.out_features), len(layer.in_features)
+            # in the projections of attention, several outputs or inputs are [heads, width]
+            heads = (-outs,) if outs > 1 else (-outs - ins,) if ins > 1 else ()
+            layer_ndim = len(getattr(layer, "batch_axis", ())) + outs + ins
+            batch = tuple(range(-layer_ndim, -outs - ins))
+            role = Role(
+                outputs=batch + tuple(range(-outs, 0)),
+                inputs=tuple(range(-outs - ins, -outs)),
+                heads=heads,
+            )
+        case nnx.Einsum():
+            layer_ndim = len(layer.kernel_shape)
+            role = _einsum_role(layer.einsum_str, layer_ndim)
+        case _:
+            return Role()
+    return dataclasses.replace(role, stack=max(0, ndim - layer_ndim))
+
+
+def _einsum_role(equation: str, ndim: int) -> Role:
+    """The role of a kernel in an einsum: axes in the result are outputs, summed axes are inputs."""
+    operands, result = equation.replace(" ", "").split("->")
+    kernel = operands.split(",")[1]
+    axes = {n - ndim: letter in result for n, letter in enumerate(kernel.replace("...", ""))}
+    return Role(
+        outputs=tuple(a for a, kept in axes.items() if kept),
+        inputs=tuple(a for a, kept in axes.items() if not kept),
+    )
