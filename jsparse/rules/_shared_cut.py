@@ -3,7 +3,6 @@
 Numbers: no figure of its own.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from jax import Array
 
 from jsparse._pattern import Role
 from jsparse._topk import common_cut
-from jsparse.rules._rule import Rival, State
+from jsparse.rules._rule import Rival, State, with_role
 
 
 def share_cuts(
@@ -31,10 +30,10 @@ def share_cuts(
     """
     groups: dict[Rival, list[int]] = {}
     for n, rule in enumerate(rules):
-        groups.setdefault(dataclasses.replace(rule, role=Role()), []).append(n)  # type: ignore[type-var]
+        groups.setdefault(with_role(rule, Role()), []).append(n)
     new = list(states)
     for rule, members in groups.items():
-        kept = jnp.ravel(jnp.asarray(rule.kept(states[members[0]])))[0]  # type: ignore[attr-defined]
+        kept = jnp.ravel(jnp.asarray(rule.kept(states[members[0]])))[0]
         stacks = tuple(new[n]["cut"].ndim - 1 for n in members)
         found = common_cut([scores[n] for n in members], kept, stacks)
         for n, cut in zip(members, found, strict=True):

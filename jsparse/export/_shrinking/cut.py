@@ -1,7 +1,6 @@
 """Taking positions out of variables, and out of what lies beside them: rules and their state."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 import jax
@@ -9,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jsparse._score import wide
 from jsparse._sharding import followed
 from jsparse._slots import slots
 from jsparse._sparse import Setting, Sparse
-from jsparse.rules._rule import grown, whole_shape
+from jsparse.rules._remaining import gone_after, left_after
+from jsparse.rules._rule import grown, with_role
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,50 +114,16 @@ def _cut_part(part: Sparse, cut: Cut) -> dict[str, Cut]:
         keep = {k: cut.keep[axis] for k, axis in enumerate(along) if axis in cut.keep}
         if keep:
             found[name] = Cut(shape=state[name].shape, keep=keep)
-    whole = role.left or tuple((True,) * n for n in weight.shape[role.stack :])
-    left = []
-    for axis, places in enumerate(whole, role.stack):
-        stay = np.flatnonzero(places)[list(cut.keep.get(axis, range(weight.shape[axis])))]
-        left.append(tuple(bool(one) for one in np.isin(np.arange(len(places)), stay)))
-    if getattr(part.rule, "measures", False):
-        _remember(part, cut)
-    role = dataclasses.replace(role, left=tuple(left))
-    part.rule = dataclasses.replace(part.rule, role=role)  # type: ignore[type-var]
+    gone = gone_after(part.rule, weight, state, cut.keep)
+    left = left_after(role, weight.shape, cut.keep)
+    part.rule = with_role(part.rule, dataclasses.replace(role, left=left))
     for name, one in found.items():
         old = getattr(part, name)
         setattr(part, name, old.replace(one.placed(old[...])))
+    for name, value in gone.items():
+        setattr(part, name, Setting(placed_like(value, weight)))
+    part.state_names = tuple(dict.fromkeys((*part.state_names, *gone)))
     return found
-
-
-def _remember(part: Sparse, cut: Cut) -> None:
-    """Keep, as `gone`, what weights that go add to the mean squares of units that stay."""
-    weight, stack = part.weight[...], part.rule.role.stack
-    shape = weight.shape[stack:]
-    unit, role = part.rule.unit, part.rule.role  # type: ignore[attr-defined]
-    tile = unit.tile(shape, role)
-    whole = math.prod(unit.tile(whole_shape(part.rule, shape), role))
-    inside = {axis: kept for axis, kept in cut.keep.items() if tile[axis - stack] > 1}
-    if "gone" not in part.state_names and not inside:
-        return
-    value = np.asarray(weight, wide(weight.dtype))
-    going = value - Cut(shape=cut.shape, keep=inside).zeroed(value)
-    summed = tuple(axis for axis, n in enumerate(tile, stack) if n > 1)
-    total = (going**2).sum(axis=summed, keepdims=True) / np.asarray(whole, value.dtype)
-    if "gone" in part.state_names:
-        total = total + np.asarray(part.state["gone"])
-    along = {axis: kept for axis, kept in cut.keep.items() if axis not in inside}
-    gone = placed_like(Cut(shape=total.shape, keep=along).of(total), weight)
-    setattr(part, "gone", Setting(gone))  # noqa: B010
-    part.state_names = tuple(dict.fromkeys((*part.state_names, "gone")))
-
-
-def partly_tiled(part: Sparse) -> list[int]:
-    """Axes of a weight that must stay whole: of stacked layers, and those that blocks divide."""
-    stack, shape = part.rule.role.stack, part.weight.shape
-    unit = getattr(part.rule, "unit", None)
-    tile = unit.tile(shape[stack:], part.rule.role) if unit else (1,) * len(shape[stack:])
-    divided = [a for a, t in enumerate(tile, stack) if 1 < t < shape[a]]
-    return [*range(stack), *divided]
 
 
 def placed_like(value: np.ndarray, like: jax.Array) -> jax.Array:

@@ -22,12 +22,13 @@ from jsparse._sparse import Sparse
 from jsparse._surgery import copied, fold
 from jsparse.export._shrinking.attributes import mend_in_place
 from jsparse.export._shrinking.contractions import shape_of
-from jsparse.export._shrinking.cut import Cut, cut_in_place, partly_tiled
+from jsparse.export._shrinking.cut import Cut, cut_in_place
 from jsparse.export._shrinking.dead import droppable, settle_in_place
 from jsparse.export._shrinking.liveness import Removal
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.shrink import Plan, check_outputs
 from jsparse.optim._optimizer import arrays_of
+from jsparse.rules._remaining import removable, whole_axes
 
 Model = TypeVar("Model", bound=nnx.Module)
 Optim = TypeVar("Optim", bound=nnx.Optimizer)
@@ -123,7 +124,7 @@ def _check(model: Any, optimizer: Any, inputs: tuple) -> None:
             "shrink_training got no example inputs; give the arguments of a call, such as one batch"
         )
     for path, part in parts.items():
-        if not getattr(part.rule, "alone", False):
+        if not removable(part.rule):
             name = type(part.rule).__name__
             raise ValueError(
                 f"{path}: under {name} a unit may come back whenever others fall, so none is ever "
@@ -156,7 +157,8 @@ def _plan(model: nnx.Module, inputs: tuple) -> Plan:
     settle_in_place(plain, inputs)
     parts = {slot.path: slot.value for slot in slots(model, Sparse)}
     plan = Plan(plain, inputs, rigid=parts)
-    plan.fixed += [(path, axis) for path, part in parts.items() for axis in partly_tiled(part)]
+    for path, part in parts.items():
+        plan.fixed += [(path, axis) for axis in whole_axes(part.rule, part.shape)]
     plan.droppable = droppable(plan.graph, plan.knowledge)
     return plan
 
