@@ -10,11 +10,11 @@ from jax import Array
 
 from jsparse._pattern import Role
 from jsparse._topk import common_cut
-from jsparse.rules._rule import Rival, State, with_role
+from jsparse.rules._rule import Rival, Rule, State, rival, with_role
 
 
 def share_cuts(
-    rules: Sequence[Rival], states: Sequence[State], scores: Sequence[Array]
+    rules: Sequence[Rule], states: Sequence[State], scores: Sequence[Array]
 ) -> list[State]:
     """The states of layers whose units compete over the whole model, with their global cut.
 
@@ -30,7 +30,7 @@ def share_cuts(
     """
     groups: dict[Rival, list[int]] = {}
     for n, rule in enumerate(rules):
-        groups.setdefault(with_role(rule, Role()), []).append(n)
+        groups.setdefault(with_role(rival(rule), Role()), []).append(n)
     new = list(states)
     for rule, members in groups.items():
         kept = jnp.ravel(jnp.asarray(rule.kept(states[members[0]])))[0]

@@ -15,6 +15,7 @@ from jax import Array
 
 import jsparse as js
 from jsparse._paths import path_of
+from jsparse._surgery import copied
 from jsparse.export import Record, rebuild, rebuild_training, shrink_training
 from tests.support import zoo
 
@@ -152,7 +153,7 @@ def test_the_run_is_the_masked_one_in_which_what_went_is_held(name: str) -> None
         small, smaller, record = shrink_training(small, smaller, inputs(9))
         assert sizes(was) == before  # left as it is
         if event == 0:
-            whole, whole_optimizer = js.surgery.copied(model), nnx.clone(optimizer)
+            whole, whole_optimizer = copied(model), nnx.clone(optimizer)
             for one, units in dead.items():
                 expected = getattr(model, one).out_features - len(units)
                 assert getattr(small, one).out_features == expected

@@ -174,7 +174,7 @@ def _choose(
         chosen=DENSE,
         why=why.get(path, "" if seen else "this call does not call it"),
     )
-    if stays.why:
+    if stays.why or seen is None:
         return stays
     made = _worth_trying(layer, formats)
     if not made:
