@@ -17,6 +17,7 @@ import jsparse as js
 from jsparse._paths import path_of
 from jsparse._surgery import copied
 from jsparse.export import Record, rebuild, rebuild_training, shrink_training
+from jsparse.optim._optimizer import arrays_of
 from tests.support import zoo
 
 pytest.importorskip("tyro")
@@ -229,7 +230,7 @@ def test_layers_named_as_parts_of_the_state_are_told_apart() -> None:
     started = lambda params: adam.init(params)._replace(mu=params)
     optimizer = js.Optimizer(model, optax.GradientTransformation(started, adam.update))
     small, smaller, _ = shrink_training(model, optimizer, vectors(0))
-    moments = js.optim.optimizer.arrays_of(smaller.opt_state).mu
+    moments = arrays_of(smaller.opt_state).mu
     jax.tree.map(
         np.testing.assert_array_equal,
         jax.tree.leaves(moments),

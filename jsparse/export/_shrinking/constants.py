@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jsparse.export._shrinking.graph import Graph, Node, Op
+from jsparse.export._shrinking.products import shape_of
 
 ELEMENTWISE = {
     "add", "sub", "mul", "div", "rem", "max", "min", "pow", "integer_pow", "neg", "exp", "exp2",
@@ -54,14 +55,21 @@ def know(graph: Graph) -> Knowledge:
     return found | {n: _of(n, found) for n in graph.variables}
 
 
-def _whatever_is_read(known: Known, seen: list[np.ndarray]) -> Known:
+def _partly(value: np.ndarray, unknown: np.ndarray) -> Known | None:
+    """What is known of an array with such values where it is not unknown; None for nothing."""
+    if unknown.all():
+        return None
+    return Known(np.where(unknown, np.zeros((), value.dtype), value), unknown)
+
+
+def _whatever_is_read(known: Known, seen: list[np.ndarray]) -> Known | None:
     """Known only where the positions that these inputs do not reach have the same value."""
     unknown = known.unknown
     for axis, mask in enumerate(seen):
         if not mask.all():
             first = known.value.take([0], axis=axis)
             unknown = unknown | (known.value != first).any(axis=axis, keepdims=True)
-    return Known(np.where(unknown, np.zeros((), known.value.dtype), known.value), unknown)
+    return _partly(known.value, unknown)
 
 
 def nonzero(node: Node, knowledge: Knowledge) -> np.ndarray | None:
@@ -145,14 +153,19 @@ def _evaluate(op: Op, args: list[Known | None]) -> list[Known | None]:
     ]
     with np.errstate(all="ignore"):
         made = bind(op, *values)
-    return [
-        None if u.all() else Known(np.where(u, np.zeros((), m.dtype), m), u)
-        for m, u in zip(made, unknown, strict=True)
-    ]
+    return [_partly(m, u) for m, u in zip(made, unknown, strict=True)]
 
 
 def _unknown(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
-    """Where each output is unknown; None if this operation is not understood."""
+    """Where each output is unknown; None if this operation is not understood.
+
+    A product is unknown where an unknown element meets one that may be other than 0; so it is
+    enough to multiply masks, and to count. Example, x [3, 3] times W [3, 3], ? for unknown:
+
+        x: ? 2 0    W: 1 0 0    x W: ? 6 0    x[0, 0] and x[1, 0] reach output 0 alone, x[2, 2]
+           ? 2 0       0 3 0         ? 6 0    meets zeros only, and output 2 has no weights.
+           0 2 ?       0 0 0         0 6 0
+    """
     masks = [
         np.ones(n.shape, bool) if a is None else a.unknown
         for n, a in zip(op.inputs, args, strict=True)
@@ -208,32 +221,15 @@ def _empty(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
     known = args[side]
     if known is None:
         return None
-    free = _free(op, side)
+    free = shape_of(op).to_output(side)
     rest = tuple(axis for axis in range(known.value.ndim) if axis not in free)
     some = (known.unknown | (known.value != 0)).any(axis=rest)
     if some.all():
         return None
     out = op.outputs[0].shape
     to = [free[axis] for axis in sorted(free)]
-    spread = [1] * len(out)
-    for k, axis in enumerate(to):
-        spread[axis] = some.shape[k]
+    spread = [n if axis in to else 1 for axis, n in enumerate(out)]
     return [np.broadcast_to(some.transpose(np.argsort(to)).reshape(spread), out)]
-
-
-def _free(op: Op, side: int) -> dict[int, int]:
-    """The axes of one factor that the output has, and which."""
-    if op.name == "conv_general_dilated":
-        dims = op.params["dimension_numbers"]
-        return (
-            {dims.rhs_spec[0]: dims.out_spec[1]} if side else {dims.lhs_spec[0]: dims.out_spec[0]}
-        )
-    summed, batch = op.params["dimension_numbers"]
-    ranks = [len(node.shape) for node in op.inputs[:2]]
-    free = [[a for a in range(ranks[k]) if a not in (*summed[k], *batch[k])] for k in range(2)]
-    first = len(batch[0]) + (len(free[0]) if side else 0)
-    shared = {axis: k for k, axis in enumerate(batch[side])}
-    return shared | {axis: first + k for k, axis in enumerate(free[side])}
 
 
 def _gather(op: Op, rows: Known | None) -> Known | None:
@@ -245,13 +241,10 @@ def _gather(op: Op, rows: Known | None) -> Known | None:
     taken = [axis for axis, n in enumerate(op.inputs[0].shape) if sizes[axis] != n]
     if rows is None or tuple(dims.collapsed_slice_dims) != tuple(taken) or len(taken) != 1:
         return None
-    first = rows.value.take(0, axis=taken[0])
-    same = (rows.value == np.expand_dims(first, taken[0])).all(axis=taken[0])
-    unknown = rows.unknown.any(axis=taken[0]) | ~same
     out = op.outputs[0].shape
-    spread = [out[axis] if axis in dims.offset_dims else 1 for axis in range(len(out))]
-    wide = [np.broadcast_to(a.reshape(spread), out) for a in (first, unknown)]
-    return None if unknown.all() else Known(np.where(wide[1], 0, wide[0]), wide[1])
+    spread = [n if axis in dims.offset_dims else 1 for axis, n in enumerate(out)]
+    row = _common(rows, taken[0])
+    return row and Known(*(np.broadcast_to(part.reshape(spread), out) for part in row))
 
 
 def _scan(
@@ -278,19 +271,19 @@ def _scan(
     return [*carry, *stacked]
 
 
-def _common(stack: Known | None) -> Known | None:
-    """What the slices along the first axis have in common."""
-    if stack is None or len(stack.value) == 0:
+def _common(stack: Known | None, axis: int = 0) -> Known | None:
+    """What the slices along an axis have in common."""
+    if stack is None or stack.value.shape[axis] == 0:
         return None
-    unknown = stack.unknown.any(axis=0) | (stack.value != stack.value[:1]).any(axis=0)
-    return Known(np.where(unknown, np.zeros((), stack.value.dtype), stack.value[0]), unknown)
+    first = stack.value.take(0, axis=axis)
+    differ = (stack.value != np.expand_dims(first, axis)).any(axis=axis)
+    return _partly(first, stack.unknown.any(axis=axis) | differ)
 
 
 def _join(a: Known | None, b: Known | None) -> Known | None:
     if a is None or b is None:
         return None
-    unknown = a.unknown | b.unknown | (a.value != b.value)
-    return Known(np.where(unknown, np.zeros((), a.value.dtype), a.value), unknown)
+    return _partly(a.value, a.unknown | b.unknown | (a.value != b.value))
 
 
 def _same(a: Known | None, b: Known | None) -> bool:

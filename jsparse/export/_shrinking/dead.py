@@ -12,8 +12,8 @@ import numpy as np
 from flax import nnx
 
 from jsparse.export._shrinking.constants import PRODUCTS, Knowledge, know, touched
-from jsparse.export._shrinking.contractions import shape_of
 from jsparse.export._shrinking.graph import Graph, Node, Op, trace_statistics
+from jsparse.export._shrinking.products import shape_of
 
 Dead = dict[Node, np.ndarray]
 

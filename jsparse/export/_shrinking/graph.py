@@ -122,12 +122,8 @@ class Graph:
 
         Longer inputs may read the others, as in a table of positions.
         """
-        readers: dict[Node, list[Op]] = {}
-        for op in every(self.ops):
-            for node in op.inputs:
-                readers.setdefault(node, []).append(op)
         found = {}
-        for node, ops in readers.items():
+        for node, ops in readers_in(every(self.ops)).items():
             slices = [op.name in SLICES and op.inputs[0] is node for op in ops]
             if all(slices):
                 seen = [np.zeros(n, bool) for n in node.shape]
@@ -147,6 +143,15 @@ def _spans(op: Op) -> list[slice]:
         ]
     sizes = zip(op.inputs[0].shape, op.params["slice_sizes"], strict=True)
     return [slice(0, n if n == size else 0) for n, size in sizes]
+
+
+def readers_in(ops: Iterable[Op]) -> dict[Node, list[Op]]:
+    """The operations that read each node, one entry for each time they do."""
+    readers: dict[Node, list[Op]] = {}
+    for op in ops:
+        for node in op.inputs:
+            readers.setdefault(node, []).append(op)
+    return readers
 
 
 def every(ops: Iterable[Op]) -> list[Op]:

@@ -21,10 +21,10 @@ from jsparse._slots import slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, fold
 from jsparse.export._shrinking.attributes import mend_in_place
-from jsparse.export._shrinking.contractions import shape_of
 from jsparse.export._shrinking.cut import Cut, cut_in_place
 from jsparse.export._shrinking.dead import droppable, settle_in_place
 from jsparse.export._shrinking.liveness import Removal
+from jsparse.export._shrinking.products import shape_of
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.shrink import Plan, check_outputs
 from jsparse.optim._optimizer import arrays_of
