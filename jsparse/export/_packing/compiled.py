@@ -36,7 +36,7 @@ TARGETS = (
     "jsparse_block_forward",
 )
 SECONDS = 600
-"""After which a compiler that has not ended is given up."""
+"""Compiler timeout in seconds."""
 
 
 @functools.cache

@@ -1,21 +1,16 @@
-"""What is kept of a matrix, as plain arrays: single weights (`csr_arrays`) or blocks."""
+"""The kept part of a matrix as plain arrays: single weights (`csr_arrays`) or blocks."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import Array
 
 MOST = 1 << 16
 """Inputs that an index of 16 bits can tell apart."""
 MOST_KEPT = (1 << 31) - 1
 """Weights, or blocks, that an index of 32 bits can count."""
-
-
-class Structure(nnx.Variable):
-    """Where the kept weights lie: whole numbers that nothing trains."""
 
 
 class CsrArrays(NamedTuple):
@@ -149,14 +144,6 @@ def _segments(starts: Array, kept: int) -> Array:
     """For each of `kept` entries the n with starts[n] <= entry < starts[n + 1]."""
     begins = jnp.zeros((kept + 1,), jnp.int32).at[starts[1:-1]].add(1)  # several if some are empty
     return jnp.cumsum(begins)[:kept]
-
-
-def check_features(x: Array, inputs: int) -> None:
-    """Refuse x [..., features] that a matrix with so many inputs cannot take."""
-    if x.ndim < 1 or x.shape[-1] != inputs:
-        raise ValueError(
-            f"x has shape {x.shape}, the layer takes [..., {inputs}]; give it {inputs} features"
-        )
 
 
 def on_mesh(*arrays: Array) -> bool:

@@ -15,10 +15,10 @@ from jsparse._surgery import fold
 from jsparse.export._packing.block import BlockSparse, Product, block_dot
 from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.formats import MOST, block_arrays, csr_arrays, group_width
+from jsparse.export._packing.packed import Packed
 
 Model = TypeVar("Model", bound=nnx.Module)
 Dense = nnx.Linear | nnx.Conv
-Packed = Csr | BlockSparse
 Format = Callable[[Dense], Packed]
 
 
@@ -51,7 +51,7 @@ def blocks(block: tuple[int, int], product: Product = block_dot) -> Format:
 
     Args:
       block: inputs and outputs of a block; at the edges it may reach over.
-      product: `block_dot`, or `jsparse.export.pallas.pallas_dot` for GPU and TPU.
+      product: `block_dot`, or `jsparse.export.pallas_dot` for GPU and TPU.
 
     Returns:
       A function from a layer to a `BlockSparse`, for `pack`.
@@ -156,9 +156,8 @@ def packed_layers(model: nnx.Module) -> dict[str, dict[str, Any]]:
 
 
 def _as_json(layer: Packed) -> dict[str, Any]:
-    if isinstance(layer, Csr):
-        format = {"format": "csr", "width": layer.width}
-    else:
+    format: dict[str, Any] = {"format": "csr", "width": getattr(layer, "width", 0)}
+    if isinstance(layer, BlockSparse):
         format = {"format": "blocks", "block": list(layer.block)}
     return format | {
         "in_features": layer.in_features,
