@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
+from jsparse._checks import require
 from jsparse._paths import named
 from jsparse._storage import arrays, manifest, position
 from jsparse._storage.files import newest_whole, to_disk, write_whole
@@ -84,7 +85,7 @@ class Checkpoints:
     def __init__(self, folder: str | Path, *, keep: int = 2):
         if keep < 1:
             raise ValueError(f"keep is the number of checkpoints that stay, 1 or more; got {keep}")
-        arrays.require()
+        require("orbax-checkpoint", "checkpoint", "a checkpoint")
         self.folder = Path(folder).absolute()
         self.keep = keep
         self._refused: set[int] = set()

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.export import Exported
 
+from jsparse._checks import require
 from jsparse._paths import named
 from jsparse._storage import manifest
 from jsparse._storage.files import CorruptCheckpoint
@@ -25,7 +26,6 @@ from jsparse.export._saving.saving import (
     PROGRAM,
     VERSION,
     WEIGHTS,
-    require,
 )
 from jsparse.export._shrinking.record import Record, rebuild
 
@@ -105,7 +105,7 @@ def load(folder: str | Path) -> Loaded:
       >>> loaded(jnp.ones((5, 4))).shape
       (5, 3)
     """
-    require("export", "safetensors", "flatbuffers")
+    require("safetensors flatbuffers", "export", "loading a model")
     folder = Path(folder).absolute()
     about, weights = _read(folder)
     file = folder / (KERNELS if _has_kernels(about) else PROGRAM)
@@ -163,7 +163,7 @@ def restore(folder: str | Path, model: Model) -> Model:
       >>> bool((same.kernel[...] == model.kernel[...]).all())
       True
     """
-    require("export", "safetensors")
+    require("safetensors", "export", "restoring a model")
     folder = Path(folder).absolute()
     about, weights = _read(folder)
     copy = put_packed(rebuild(model, Record.from_dict(about["record"])), about["packed"])

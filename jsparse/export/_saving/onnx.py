@@ -12,11 +12,11 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
+from jsparse._checks import require
 from jsparse._pure import Pure
 from jsparse._storage.files import write_whole
 from jsparse.export._packing.layers import unpack
 from jsparse.export._saving.functional import compare, off_mesh, outputs, saved
-from jsparse.export._saving.saving import require
 from jsparse.export._saving.stablehlo import input_specs
 
 Function = Callable[..., list[Any]]
@@ -46,10 +46,11 @@ def onnx(
       ValueError: a model with rules, or with a memory; shapes that do not fit.
     """
     split = saved(unpack(model), options)
-    specs, expected = input_specs(inputs, shapes), outputs(split, inputs)
-    require("onnx", "jax2onnx", "onnx")
+    candidates, _ = input_specs(inputs, shapes)
+    expected = outputs(split, inputs)
+    require("jax2onnx onnx", "onnx", "writing ONNX")
     faults = []
-    for given in filter(None, (specs.free, specs.fixed)):
+    for given in candidates:
         for function in (_by_layer, _by_operation):
             try:
                 made = _converted(function(split, given), given)

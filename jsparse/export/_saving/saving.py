@@ -11,7 +11,6 @@ None of them is pickled or names a folder of the machine that wrote it, and read
 code that made the model.
 """
 
-import importlib.util
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ import numpy as np
 from flax import nnx
 from jax.export import Exported
 
+from jsparse._checks import require
 from jsparse._pure import Pure
 from jsparse._slots import walk_modules
 from jsparse._storage import manifest
@@ -88,11 +88,15 @@ def save(
       ...     sorted(os.listdir(f"{place}/model"))
       ['manifest.json', 'model.json', 'program.stablehlo', 'weights.safetensors']
     """
-    require("export", "safetensors", "flatbuffers")
+    require("safetensors flatbuffers", "export", "saving a model")
     folder = Path(folder).absolute()
     _check_new(folder)
     split = saved(portable(model), options)
-    _check_dtypes(split.variables)
+    for path, array in split.variables.items():
+        if str(array.dtype) not in DTYPES:
+            raise TypeError(
+                f"{path} is {array.dtype}, which safetensors lacks; it has {', '.join(DTYPES)}"
+            )
     _check_record(record, split.variables)
     made = program(split, inputs, shapes)
     about = _describe(model, split, made, inputs, record)
@@ -130,33 +134,6 @@ def _check_record(record: Record, weights: Mapping[str, np.ndarray]) -> None:
                 f"{path}: the record leads to shape {cut.left}, the model has "
                 f"{weights[path].shape}; give the record that came with this model, of several "
                 "steps first.then(second)"
-            )
-
-
-def require(extra: str, *packages: str) -> None:
-    """Find packages without importing them.
-
-    Raises:
-      ImportError: one is not installed; with the lines that install it.
-    """
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        raise ImportError(
-            f"this needs {' and '.join(missing)}, not installed: pip install 'jsparse[{extra}]' or "
-            f"pip install {' '.join(missing)}"
-        )
-
-
-def _check_dtypes(weights: Mapping[str, np.ndarray]) -> None:
-    """Refuse what a file cannot hold.
-
-    Raises:
-      TypeError: safetensors has no such dtype.
-    """
-    for path, array in weights.items():
-        if str(array.dtype) not in DTYPES:
-            raise TypeError(
-                f"{path} is {array.dtype}, which safetensors lacks; it has {', '.join(DTYPES)}"
             )
 
 

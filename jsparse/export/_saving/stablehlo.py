@@ -1,8 +1,8 @@
 """A plain model as a StableHLO program."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,7 +23,6 @@ from jsparse.export._saving.functional import (
     with_products,
 )
 
-Made = TypeVar("Made")
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -41,32 +40,6 @@ class Program(NamedTuple):
     fixed: str
 
 
-class Specs(NamedTuple):
-    """Shapes and dtypes of inputs.
-
-    Attributes:
-      free: with free sizes; empty where there can be none.
-      fixed: with the sizes of the examples; empty where that was not asked for.
-      why: there are none.
-    """
-
-    free: tuple
-    fixed: tuple
-    why: str
-
-    def first(self, make: Callable[[tuple], Made]) -> tuple[Made, str]:
-        """What is made of free sizes, or of fixed ones where that fails; and then why."""
-        why = self.why
-        if self.free:
-            try:
-                return make(self.free), ""
-            except Exception as error:  # the model's own code may raise anything at a free size
-                if not self.fixed:
-                    raise
-                why = f"{type(error).__name__}: {error}".split("\n")[0]
-        return make(self.fixed), why
-
-
 @off_mesh()
 def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
     """The program of a model, compared with it on the inputs.
@@ -82,13 +55,19 @@ def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
       ValueError: shapes that do not fit; a model with a memory, or whose code takes another path
         where sizes are free.
     """
-    specs = input_specs(inputs, shapes)
+    candidates, why = input_specs(inputs, shapes)
     expected = outputs(split, inputs)
-    make = lambda given: (_export(split, given), given)
-    (exported, free), fixed = specs.first(make)
+    for specs in candidates:
+        try:
+            exported = _export(split, specs)
+            break
+        except Exception as error:  # the model's own code may raise anything at a free size
+            if specs is candidates[-1]:
+                raise
+            why = f"{type(error).__name__}: {error}".split("\n")[0]
     found = jax.jit(exported.call)(split.variables, *inputs)
     compare(expected, found, "the program with free sizes (the code of the model asks for sizes)")
-    return Program(exported, free, fixed)
+    return Program(exported, specs, why)
 
 
 @off_mesh()
@@ -139,16 +118,19 @@ def stablehlo(
     return program(saved(portable(model), options), inputs, shapes).exported
 
 
-def input_specs(inputs: tuple, shapes: Sequence[str]) -> Specs:
-    """Free sizes of inputs: those that are asked for, else the first axes.
+def input_specs(inputs: tuple, shapes: Sequence[str]) -> tuple[list[tuple], str]:
+    """Shapes and dtypes of inputs, with free sizes first.
 
     Args:
       inputs: trees of arrays.
-      shapes: of each array; if there are none, fixed sizes are allowed.
+      shapes: of each array; without any the first axes are free, or all sizes fixed.
+
+    Returns:
+      (candidates, why none of them has free sizes).
 
     Raises:
-      TypeError: no inputs, or one that is no array.
-      ValueError: not a shape for each array, or one that is not of its array.
+      TypeError: no inputs, or one that is not an array.
+      ValueError: not a shape for each array, or one that does not fit its array.
     """
     for path, leaf in named(inputs).items():
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
@@ -173,12 +155,12 @@ def input_specs(inputs: tuple, shapes: Sequence[str]) -> Specs:
             raise ValueError(
                 f"{len(shapes)} shapes for {len(arrays)} input arrays; give one each, in order"
             )
-        return Specs(specs(shapes), (), "")
+        return [specs(shapes)], ""
     fixed = specs(["..."] * len(arrays))
     sizes = {array.shape[0] for array in arrays if array.ndim}
     if len(sizes) != 1:
-        return Specs((), fixed, f"the first axes of the inputs have the sizes {sorted(sizes)}")
-    return Specs(specs(["batch, ..." if array.ndim else "" for array in arrays]), fixed, "")
+        return [fixed], f"the first axes of the inputs have the sizes {sorted(sizes)}"
+    return [specs(["batch, ..." if array.ndim else "" for array in arrays]), fixed], ""
 
 
 def _export(split: Pure, specs: tuple) -> Exported:
