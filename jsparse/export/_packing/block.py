@@ -1,6 +1,6 @@
 """Layers that hold kept blocks: y = x W, with a kernel for the CPU and a path of plain JAX.
 
-Plain JAX takes the inputs of all blocks, multiplies them at once and adds up by output block; the
+Plain JAX gathers the inputs of all blocks, multiplies them at once and sums by output block; the
 kernel keeps some outputs of a tile in registers. `jsparse.export.pallas_dot` is for GPU and TPU.
 """
 
@@ -113,8 +113,8 @@ _product = with_gradients(_forward)
 class BlockSparse(Packed):
     """A linear layer that holds only the blocks it keeps: y = x W + b.
 
-    `pack(model, blocks((64, 64)))` makes it from a trained layer; made by hand it is all zeros, to
-    be filled from a file. A block is kept whole: zeros within one are trained on like the rest.
+    `pack(model, blocks((64, 64)))` makes it from a trained layer; a new one is all zeros, to be
+    filled from a file. A block is kept whole: zeros within one are trained like the rest.
 
     Args:
       in_features: of x.

@@ -1,7 +1,7 @@
 """Layers that hold single kept weights: y = x W, with a kernel for the CPU.
 
-The kernel is C++ (`kernels/`); on other platforms, on meshes and where no compiler is, the matrix
-is filled in and multiplied as a whole, which is never wrong.
+The kernel is C++ (`kernels/`); on other platforms, on meshes and without a compiler, the matrix is
+filled in and multiplied as a whole, which is always correct.
 """
 
 import functools
@@ -158,8 +158,8 @@ def _call(name: str, shape: tuple[int, ...], plan: Plan, *args: Array) -> Array:
 class Csr(Packed):
     """A linear layer that holds only the weights it keeps: y = x W + b.
 
-    `pack(model, csr())` makes it from a trained layer; made by hand it is all zeros, to be filled
-    from a file. It trains on as any layer: the mask is fixed, the values and the bias are its
+    `pack(model, csr())` makes it from a trained layer; a new one is all zeros, to be filled from a
+    file. It can be trained like any layer: the mask is fixed, the values and the bias are its
     parameters.
 
     Args:

@@ -8,9 +8,9 @@ import numpy as np
 from jax import Array
 
 MOST = 1 << 16
-"""Inputs that an index of 16 bits can tell apart."""
+"""Inputs that a 16-bit index can address."""
 MOST_KEPT = (1 << 31) - 1
-"""Weights, or blocks, that an index of 32 bits can count."""
+"""Weights, or blocks, that a 32-bit index can count."""
 
 
 class CsrArrays(NamedTuple):
@@ -42,7 +42,7 @@ class BlockArrays(NamedTuple):
 
 
 def group_width(kernel: np.ndarray) -> int:
-    """Inputs a group for batches: some ten weights an output, whose inputs fit the nearest cache.
+    """Inputs a group for batches: about ten weights an output, whose inputs fit the nearest cache.
 
     Args:
       kernel: [in, out].
@@ -98,7 +98,7 @@ def block_arrays(kernel: np.ndarray, block: tuple[int, int]) -> BlockArrays:
 
     Args:
       kernel: [in, out].
-      block: inputs and outputs of a block; at the edges it may reach over.
+      block: inputs and outputs of a block; at the edges it may extend past the matrix.
 
     Returns:
       Arrays on the default device.
@@ -130,7 +130,7 @@ def block_matrix(arrays: BlockArrays, shape: tuple[int, int]) -> Array:
 
 
 def _starts(counts: np.ndarray) -> Array:
-    """Where each of some parts begins, and where the last one ends."""
+    """Where each part begins, and where the last one ends."""
     starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     if starts[-1] > MOST_KEPT:
         raise ValueError(
@@ -147,5 +147,5 @@ def _segments(starts: Array, kept: int) -> Array:
 
 
 def on_mesh(*arrays: Array) -> bool:
-    """Whether any array has a place on a mesh, where a kernel of one device does not belong."""
+    """Whether any array is on a mesh, where a kernel for one device cannot run."""
     return any(not jax.typeof(array).sharding.mesh.empty for array in arrays)

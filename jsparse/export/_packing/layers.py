@@ -1,4 +1,4 @@
-"""Put layers that hold only what is kept in place of linear ones, and back."""
+"""Replace linear layers by packed ones, which hold only the kept weights, and back."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -23,12 +23,12 @@ Format = Callable[[Dense], Packed]
 
 
 def csr(width: int = 0) -> Format:
-    """The format that holds single weights, for masks without structure.
+    """The format that holds single weights, for unstructured masks.
 
     Args:
-      width: inputs a group: weights are stored by group, then by output, so that the inputs of a
-        group stay in the nearest cache. 256 to 512 suits batches; 65536, no groups, suits single
-        rows and densities below 2 %. By default it is chosen by the density, for batches.
+      width: inputs a group: weights are stored by group, then by output, to keep the inputs of a
+        group in the nearest cache. 256 to 512 suits batches; 65536, no groups, suits single rows and
+        densities below 2 %. By default the density decides, for batches.
 
     Returns:
       A function from a layer to a `Csr`, for `pack`.
@@ -47,10 +47,10 @@ def csr(width: int = 0) -> Format:
 
 
 def blocks(block: tuple[int, int], product: Product = block_dot) -> Format:
-    """The format that holds whole blocks, for masks by block.
+    """The format that holds whole blocks, for block masks.
 
     Args:
-      block: inputs and outputs of a block; at the edges it may reach over.
+      block: inputs and outputs of a block; at the edges it may extend past the matrix.
       product: `block_dot`, or `jsparse.export.pallas_dot` for GPU and TPU.
 
     Returns:
@@ -80,25 +80,25 @@ def blocks(block: tuple[int, int], product: Product = block_dot) -> Format:
 
 
 def pack(model: Model, format: Format, where: str = ".*") -> Model:
-    """A plain model whose linear layers hold only what is kept.
+    """A plain model whose linear layers hold only the kept weights.
 
-    `nnx.Linear` and convolutions with a window of 1 become layers in the format given. What is kept
-    is what is not zero. All else stays dense: embeddings, other convolutions, stacked layers,
-    layers with a kernel that is shared or with a product of their own; `left_dense` says which and
-    why. The kernels skip what is not kept, so an input that is infinite or NaN reaches fewer
-    outputs than in a dense product, where 0 times it is NaN.
+    `nnx.Linear` and convolutions with a window of 1 become layers in the given format, which hold
+    the nonzero weights. Everything else stays dense: embeddings, other convolutions, stacked
+    layers, layers with a shared kernel or a product of their own; `left_dense` says which and why.
+    The kernels skip pruned weights, so an infinite or NaN input reaches fewer outputs than in a
+    dense product, where 0 times it is NaN.
 
     Args:
-      model: any NNX module, sparse or folded; left as it is.
+      model: any NNX module, sparse or folded; not changed.
       format: `csr()`, or `blocks((64, 64))`.
       where: a regular expression, matched against the whole path of a layer.
 
     Returns:
-      A model without rules. It trains on with its masks fixed: the kept values are `nnx.Param`s,
-      their places are not (so take gradients with `nnx.grad`).
+      A model without rules, which can be trained further with fixed masks: the kept values are
+      `nnx.Param`s, their positions are not (so take gradients with `nnx.grad`).
 
     Raises:
-      ValueError: no layer there can be packed; says why.
+      ValueError: no layer there can be packed; the error says why.
 
     Example:
       >>> from flax import nnx
@@ -138,7 +138,7 @@ def put_in_place(model: Model, places: list[Slot], make: Callable[[Slot], nnx.Mo
 
 
 def unpack(model: Model) -> Model:
-    """A plain dense copy: each packed layer becomes an `nnx.Linear` with zeros in place.
+    """A plain dense copy: each packed layer becomes an `nnx.Linear` with zeros.
 
     Args:
       model: any NNX module.
@@ -151,7 +151,7 @@ def unpack(model: Model) -> Model:
 
 
 def packed_layers(model: nnx.Module) -> dict[str, dict[str, Any]]:
-    """What each packed layer was made with, by path, as JSON has it: see `put_packed`."""
+    """The settings of each packed layer, by path, ready for JSON: see `put_packed`."""
     return {place.path: _as_json(place.value) for place in _places(model, Packed)}
 
 
@@ -173,7 +173,7 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
     """A copy of a model with empty packed layers, to be filled from a file.
 
     Args:
-      model: any NNX module, sparse or folded; left as it is.
+      model: any NNX module, sparse or folded; not changed.
       layers: from `packed_layers`.
 
     Raises:

@@ -16,19 +16,19 @@ WIDEST = 16
 
 
 def on_cpu(cpu: Any, plain: Any) -> Any:
-    """A function that is `cpu` where it is lowered for the CPU and `plain` elsewhere."""
+    """A function that is `cpu` when lowered for the CPU and `plain` elsewhere."""
     return lambda *args: jax.lax.platform_dependent(*args, cpu=cpu, default=plain)
 
 
 def by_rows(product: Any, plain: Any) -> Any:
-    """A product whose last argument is rows, for vmap too.
+    """A product whose last argument is rows, also under vmap.
 
     Args:
       product: (matrix..., x [batch, in]) -> [batch, out].
       plain: the same in plain JAX.
 
     Returns:
-      The product; under vmap over x alone there are more rows, else it is `plain`.
+      The product; under vmap over x alone it gets more rows, otherwise it is `plain`.
     """
     wrapped = custom_vmap(product)
 

@@ -1,4 +1,4 @@
-"""A plain model as a pure function of its weights and inputs."""
+"""A plain model as a pure function of its weights and inputs, and checks of its outputs."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -49,7 +49,7 @@ def saved(model: nnx.Module, options: Mapping[str, Any]) -> Pure:
 
 @contextlib.contextmanager
 def off_mesh() -> Iterator[None]:
-    """Leave a mesh with explicit axes, on which no size can be free."""
+    """Leave a mesh with explicit axes, where sizes cannot be free."""
     if AxisType.Explicit not in get_abstract_mesh().axis_types:
         yield
         return
@@ -58,7 +58,7 @@ def off_mesh() -> Iterator[None]:
 
 
 def with_products(model: Model, csr: Any, block: Any) -> Model:
-    """A copy whose packed layers have other products, of the same values.
+    """A copy whose packed layers compute the same products in another way.
 
     Args:
       model: any NNX module.
@@ -84,14 +84,14 @@ def _host(path: str, leaf: Any) -> np.ndarray:
         raise ValueError(f"{path} is spread over processes; gather it to one first")
     if is_key(leaf):
         raise TypeError(
-            f"{path} is a random key, and what a file holds draws nothing; keep it in nnx.Rngs, or "
+            f"{path} is a random key, and a saved model cannot draw; keep it in nnx.Rngs, or "
             "give it as an input"
         )
     return np.asarray(leaf)
 
 
 def outputs(split: Pure, inputs: tuple) -> Any:
-    """The outputs of a model, which must be the same at each call.
+    """The outputs of a model, which must be the same at every call.
 
     Args:
       split: from `saved`.

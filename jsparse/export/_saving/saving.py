@@ -1,13 +1,13 @@
-"""Plain models as folders: weights, a description and a program, whole or absent.
+"""Plain models as folders of weights, a description and a program, written whole or not at all.
 
-- weights.safetensors: each variable by path, of packed layers what they hold.
+- weights.safetensors: each variable by path; for packed layers the arrays that they hold.
 - program.stablehlo: the model in eval mode as `jax.export` writes it, a function of the weights and
   the inputs.
 - program.cpu.stablehlo: the same with the kernels of packed layers, where the CPU has them.
-- model.json: what these are, for people and for other programs.
+- model.json: a description for people and other programs.
 - manifest.json: sizes and check sums of the others.
 
-None of them is pickled or names a folder of the machine that wrote it, and reading runs none of the
+None of them is pickled or names a folder of the machine that wrote it, and loading runs none of the
 code that made the model.
 """
 
@@ -61,10 +61,10 @@ def save(
 ) -> None:
     """Save a plain model so that `load` calls it without its class, and `restore` with it.
 
-    The model is saved in eval mode. What its random streams hold is left out.
+    The model is saved in eval mode, without its random streams.
 
     Args:
-      folder: to make; it appears when all is written.
+      folder: to make; it appears when everything is written.
       model: any NNX module without rules: from `fold`, `shrink` or `pack`.
       *inputs: arguments of a call, trees of arrays. The first axis, if all have the same, is free
         in what `load` gives where the model allows it (else model.json says why not).
@@ -73,9 +73,9 @@ def save(
       **options: further arguments, the same at each call.
 
     Raises:
-      FileExistsError: the folder is there.
+      FileExistsError: the folder exists.
       ImportError: safetensors or flatbuffers is not installed.
-      TypeError: no inputs, or one that is no array; a dtype that safetensors lacks; inputs or
+      TypeError: no inputs, or one that is not an array; a dtype that safetensors lacks; inputs or
         outputs in containers that a file cannot name, such as named tuples.
       ValueError: a model with rules, or with a memory; shapes that do not fit; a record of another
         model.
@@ -124,7 +124,7 @@ def save(
 
 def _check_new(folder: Path) -> None:
     if os.path.lexists(folder):
-        raise FileExistsError(f"{folder} is there; choose another folder, or delete this one")
+        raise FileExistsError(f"{folder} exists; choose another folder, or delete this one")
 
 
 def _check_record(record: Record, weights: Mapping[str, np.ndarray]) -> None:
@@ -156,7 +156,7 @@ def _bytes(exported: Exported) -> bytes:
 def _describe(
     model: nnx.Module, split: Pure, made: Program, inputs: tuple, record: Record
 ) -> dict[str, Any]:
-    """What model.json tells."""
+    """The content of model.json."""
     exported = made.exported
     arguments = exported.in_avals[len(split.variables) :]
     names = [jax.tree_util.keystr(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(inputs)]

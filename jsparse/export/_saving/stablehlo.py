@@ -32,7 +32,7 @@ class Program(NamedTuple):
     Attributes:
       exported: a function (weights by path, *inputs) -> output.
       specs: of the inputs.
-      fixed: why all sizes of inputs are those of the examples; empty if the batch is free.
+      fixed: why all input sizes are those of the examples; empty if the batch is free.
     """
 
     exported: Exported
@@ -47,13 +47,13 @@ def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
     Args:
       split: from `saved`.
       inputs: trees of arrays.
-      shapes: of each array, as `jax.export.symbolic_shape` reads them; if there are none the first
-        axes are free where that can be.
+      shapes: of each array, as `jax.export.symbolic_shape` reads them; without any the first axes
+        are free if possible.
 
     Raises:
-      TypeError: no inputs, or one that is no array.
+      TypeError: no inputs, or one that is not an array.
       ValueError: shapes that do not fit; a model with a memory, or whose code takes another path
-        where sizes are free.
+        if sizes are free.
     """
     candidates, why = input_specs(inputs, shapes)
     expected = outputs(split, inputs)
@@ -91,8 +91,8 @@ def stablehlo(
 ) -> Exported:
     """A plain model in eval mode as a StableHLO program, by `jax.export`.
 
-    The program is for CPU, CUDA and TPU where the model lowers for all of them. Packed layers are
-    in plain JAX in it, as other machines may have no kernels.
+    The program is for CPU, CUDA and TPU if the model lowers for all of them. Packed layers are in
+    plain JAX, as other machines may lack the kernels.
 
     Args:
       model: any NNX module without rules: folded, shrunk or packed.
@@ -106,7 +106,7 @@ def stablehlo(
       its bytes.
 
     Raises:
-      TypeError: no inputs, or one that is no array.
+      TypeError: no inputs, or one that is not an array.
       ValueError: a model with rules, or one that a call changes; shapes that do not fit.
 
     Example:
@@ -164,18 +164,18 @@ def input_specs(inputs: tuple, shapes: Sequence[str]) -> tuple[list[tuple], str]
 
 
 def _export(split: Pure, specs: tuple) -> Exported:
-    """For all platforms where that goes, else for the one at hand."""
+    """Export for all platforms if possible, else for the current one."""
     function, weights = _function(split), _shapes(split.variables)
     with _without_places():
         try:
             return jax.export.export(function, platforms=PLATFORMS)(weights, *specs)
-        except Exception:  # what another platform lacks shows in many ways; the second try tells
+        except Exception:  # in many ways where a platform is missing; others are raised again
             return jax.export.export(function)(weights, *specs)
 
 
 @contextlib.contextmanager
 def _without_places() -> Iterator[None]:
-    """Leave the places of source files out of programs: they name folders of this machine."""
+    """Keep the locations of source files out of programs: they name folders of this machine."""
     name = "jax_traceback_in_locations_limit"
     old = getattr(jax.config, name)
     jax.config.update(name, 0)

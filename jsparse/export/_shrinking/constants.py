@@ -1,8 +1,8 @@
-"""Which elements of a computation are the same whatever the input: constants, and zeros above all.
+"""Which elements of a computation are the same for every input: constants, mostly zeros.
 
 Each array has, per element, a value and whether that value is unknown (it depends on the input). An
-unknown element times a known zero is a known zero; so the output of a filter without weights is
-known, and so is what its bias, normalisation and activation make of it.
+unknown element times a known zero is a known zero, so the output of a filter without weights is
+known, and so are its bias, normalisation and activation.
 """
 
 import functools
@@ -29,7 +29,7 @@ STRUCTURAL = {
 }  # fmt: skip
 REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
 REDUCTIONS |= {"argmax", "argmin"}
-# the commonest on NumPy: to compile each for each shape takes longer than all the rest
+# the most common ones by NumPy: compiling each for each shape takes longer than all the rest
 NUMPY = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
 NUMPY |= {"max": np.maximum, "min": np.minimum, "neg": np.negative, "sqrt": np.sqrt}
 WINDOWS = {"reduce_window_sum", "reduce_window_max"}
@@ -49,7 +49,7 @@ Seen = dict[Node, list[np.ndarray]]  # see Graph.partly_read
 
 
 def know(graph: Graph) -> Knowledge:
-    """What is known of each node whatever the inputs are, as long as they are finite."""
+    """What is known of each node for all inputs, as long as they are finite."""
     found: Knowledge = {}
     _evaluate_all(graph.ops, found, graph.partly_read())
     return found | {n: _of(n, found) for n in graph.variables}
@@ -92,12 +92,12 @@ def _evaluate_all(ops: Iterable[Op], knowledge: Knowledge, partly: Seen) -> None
         try:
             made = _scan(op, args, knowledge, partly) if op.body else _evaluate(op, args)
         except (TypeError, ValueError, NotImplementedError):
-            made = [None] * len(op.outputs)  # it does not run on its own, as on a mesh
+            made = [None] * len(op.outputs)  # some do not run on their own, as on a mesh
         knowledge.update(zip(op.outputs, made, strict=True))
 
 
 def rearrange(op: Op, *values: np.ndarray) -> list[np.ndarray]:
-    """What an operation of `STRUCTURAL` makes of arrays of any type."""
+    """The result of an operation of `STRUCTURAL` on arrays of any type."""
     value, out, params = values[0], op.outputs[0].shape, op.params
     match op.name:
         case "transpose":
@@ -125,7 +125,7 @@ def rearrange(op: Op, *values: np.ndarray) -> list[np.ndarray]:
 
 
 def bind(op: Op, *values: Any, **params: Any) -> list[np.ndarray]:
-    """Run an operation's primitive, with some settings replaced."""
+    """Run the primitive of an operation, with some settings replaced."""
     if op.name in STRUCTURAL:
         return rearrange(op, *values)
     if op.name in NUMPY:
@@ -195,11 +195,11 @@ def _unknown(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
 
 
 def touched(op: Op, masks: Sequence[np.ndarray]) -> list[np.ndarray] | None:
-    """Where each output is made of marked entries: [...] as it.
+    """Where each output depends on marked entries: [...] like the output.
 
     Args:
-      op: no product; of those zeros decide.
-      masks: the marks of each input, [...] as it.
+      op: not a product; for products it depends on zeros.
+      masks: the marks of each input, [...] like the input.
 
     Returns:
       A mask for each output; None if this operation is not understood.
@@ -233,7 +233,7 @@ def _empty(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
 
 
 def _gather(op: Op, rows: Known | None) -> Known | None:
-    """Rows taken at unknown places: what all rows have in common, as the columns of an embedding.
+    """Rows at unknown positions: what all rows have in common, such as columns of an embedding.
 
     Only for whole rows: one axis is indexed, and every other axis is taken whole.
     """

@@ -25,7 +25,7 @@ def tie_product(op: Op, removal: Removal, knowledge: Knowledge, foldable: np.nda
       op: dot_general or conv_general_dilated.
       removal: changed in place.
       knowledge: of all nodes.
-      foldable: positions of its only summed axis that may go as constants, [n], or [].
+      foldable: positions of its only summed axis that may be removed as constants, [n], or [].
     """
     a, b = op.inputs[:2]
     out = op.outputs[0]
@@ -69,18 +69,18 @@ def _counts(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape, which:
         if may is None:
             continue
         for axis, to in free.items():
-            kept = removal.stays(op.outputs[0], to)
+            kept = removal.kept(op.outputs[0], to)
             may = may if kept.all() else may & along(kept, axis, may.ndim)
         axes = [pair[side] for pair in order]
         rest = [k for k in range(may.ndim) if k not in axes]
         both &= may.transpose(*axes, *rest).any(axis=tuple(range(len(axes), may.ndim)))
     for k, (x, _) in enumerate(order[1:], 1):
-        both = both & along(removal.stays(op.inputs[0], x), k, both.ndim)
+        both = both & along(removal.kept(op.inputs[0], x), k, both.ndim)
     return np.asarray(both.any(axis=tuple(range(1, both.ndim))))
 
 
 def _tie_groups(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape) -> None:
-    """A grouped convolution: whole groups go, or the same channel of each group.
+    """A grouped convolution: whole groups are removed, or the same channel of each group.
 
     The input channels are a grid of groups and inputs of a group; the output channels of groups and
     outputs of a group.
@@ -103,14 +103,14 @@ def _tie_groups(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape) ->
     may = nonzero(b, knowledge)
     if may is not None:
         flat = np.moveaxis(may, (outer, inner), (0, 1)).reshape(b.shape[outer], depth, -1)
-        kept = removal.stays(b, outer)[:, None]
+        kept = removal.kept(b, outer)[:, None]
         reaches &= (flat.any(axis=2) & kept).reshape(count, -1, depth).any(axis=1)
-    removal.narrow(b, inner, ~np.asarray(reaches[removal.stays(groups, 0)].any(axis=0)))
+    removal.narrow(b, inner, ~np.asarray(reaches[removal.kept(groups, 0)].any(axis=0)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Sink:
-    """A parameter that is added to a product, and so can take up what a constant unit gives.
+    """A parameter that is added to a product, and so can absorb what a constant unit gives.
 
     Attributes:
       bias: the parameter.
@@ -124,10 +124,10 @@ class Sink:
 
 
 def sinks(graph: Graph) -> dict[Op, Sink]:
-    """The parameter that takes up constants, for each product at the top level that has one."""
+    """The parameter that absorbs constants, for each top-level product that has one."""
     readers = readers_in(graph.ops)
     makers = {node: op for op in graph.ops for node in op.outputs}
-    for node in graph.outputs:  # read by the caller, so nothing may change there
+    for node in graph.outputs:  # the caller reads them, so nothing may change there
         readers.pop(node, None)
     found = {}
     for op in graph.ops:
@@ -163,7 +163,7 @@ def _sink(op: Op, readers: dict[Node, list[Op]], makers: dict[Node, Op]) -> Sink
 def _chain(
     node: Node, readers: dict[Node, list[Op]], makers: dict[Node, Op]
 ) -> tuple[Node, list[Op]] | None:
-    """The parameter that a node is, but for its shape and type, and what lies between."""
+    """The parameter behind a node, up to shape and type, and the operations between."""
     links = []
     while len(readers.get(node, [])) == 1:
         if node.path and node.value is not None:
@@ -221,7 +221,7 @@ def _even(op: Op) -> bool:
 def taken_up(
     op: Op, sink: Sink, removal: Removal, knowledge: Knowledge, foldable: np.ndarray
 ) -> np.ndarray:
-    """What the foldable units that go gave to the sink's parameter: [...] as the parameter."""
+    """What removed foldable units gave to the sink's parameter: [...] like the parameter."""
     shape = shape_of(op)
     factors = []
     for side in (0, 1):
@@ -229,7 +229,7 @@ def taken_up(
         axis = shape.summed[0][side]
         if known is None:
             return np.zeros(sink.bias.shape, sink.bias.dtype)
-        goes = removal.goes(op.inputs[side], axis) & foldable
+        goes = removal.removed(op.inputs[side], axis) & foldable
         goes = along(goes, axis, known.value.ndim)
         factors.append(np.where(goes, known.value, np.zeros((), known.value.dtype)))
     (given,) = bind(op, *factors)

@@ -176,8 +176,8 @@ def _reverse(op: Op, removal: Removal) -> None:
     node, out = op.inputs[0], op.outputs[0]
     for axis in range(len(node.shape)):
         if axis in op.params["dimensions"]:
-            removal.narrow(out, axis, removal.goes(node, axis)[::-1])
-            removal.narrow(node, axis, removal.goes(out, axis)[::-1])
+            removal.narrow(out, axis, removal.removed(node, axis)[::-1])
+            removal.narrow(node, axis, removal.removed(out, axis)[::-1])
             removal.join((node, axis), (out, axis))
         else:
             removal.tie([(node, axis)], [(out, axis)])

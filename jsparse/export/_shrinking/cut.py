@@ -1,4 +1,4 @@
-"""Taking positions out of variables, and out of what lies beside them: rules and their state."""
+"""Cutting positions out of variables, and out of the rules and states that belong to them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from jsparse.rules._rule import grown, with_role
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cut:
-    """What stays of one variable.
+    """What is kept of one variable.
 
     Attributes:
       shape: before.
-      keep: the positions that stay, by axis; axes that stay whole are left out.
+      keep: the positions to keep, by axis; whole axes are omitted.
     """
 
     shape: tuple[int, ...]
@@ -33,10 +33,10 @@ class Cut:
         return tuple(len(self.keep.get(axis, range(n))) for axis, n in enumerate(self.shape))
 
     def then(self, later: "Cut") -> "Cut":
-        """Both as one: this cut, and one of what it left.
+        """This cut and a later one of its result, as one.
 
         Raises:
-          ValueError: the later one is of another shape.
+          ValueError: the later one has another shape.
         """
         if later.shape != self.left:
             raise ValueError(f"leads to shape {self.left}, the later record is of {later.shape}")
@@ -47,17 +47,17 @@ class Cut:
         return Cut(shape=self.shape, keep=keep)
 
     def of(self, value: np.ndarray) -> np.ndarray:
-        """What stays of an array of that shape."""
+        """An array of that shape after the cut."""
         for axis, kept in self.keep.items():
             value = value.take(kept, axis=axis)
         return value
 
     def placed(self, value: jax.Array) -> jax.Array:
-        """What stays, where the array was."""
+        """The same, on the devices of the array."""
         return placed_like(self.of(np.asarray(value)), value)
 
     def zeroed(self, value: np.ndarray) -> np.ndarray:
-        """An array of that shape with zeros in place of what goes."""
+        """An array of that shape with zeros in place of what is cut."""
         for axis, kept in self.keep.items():
             stays = np.isin(np.arange(self.shape[axis]), kept)
             value = value * stays.reshape([-1 if a == axis else 1 for a in range(value.ndim)])
@@ -67,15 +67,15 @@ class Cut:
 def cut_in_place(
     model: nnx.Module, cuts: Mapping[str, Cut], add: Mapping[str, np.ndarray]
 ) -> dict[str, Cut]:
-    """Put what stays in place of each variable; shared ones stay shared.
+    """Cut each variable; shared ones stay shared.
 
     Args:
       model: plain, or with rules that are `alone`.
-      cuts: by path, of a Sparse its own; of a shared variable one path is enough.
+      cuts: by path; for a Sparse its own path, for a shared variable one of its paths.
       add: to a plain variable before it is cut, by path: [...] as it.
 
     Returns:
-      What was cut, the state of rules too, by its path in `nnx.state(model)`, at each place.
+      What was cut, including the state of rules, by its path in `nnx.state(model)`, at each place.
     """
     places = slots(model)
     chosen = {id(s.value): s.path for s in places if s.path in cuts or s.path in add}
@@ -104,7 +104,7 @@ def cut_in_place(
 
 
 def _cut_part(part: Sparse, cut: Cut) -> dict[str, Cut]:
-    """Cut the weight, the rule's state and what the rule knows of the weight; what was cut."""
+    """Cut the weight, the rule's state and role; return what was cut."""
     weight, state, role = part.weight[...], part.state, part.rule.role
     axes = tuple(range(weight.ndim))
     longer, stack = grown(part.rule, weight), role.stack

@@ -19,37 +19,37 @@ class Removal:
     """The masks, and which axes are coupled.
 
     Args:
-      graph: what the model computes. Axes of length 1 stay.
+      graph: what the model computes. Axes of length 1 are kept.
     """
 
     def __init__(self, graph: Graph):
         self.changed = False
         self._above: dict[Axis, Axis] = {}
-        self._goes: dict[Node, list[np.ndarray]] = {
+        self._removed: dict[Node, list[np.ndarray]] = {
             node: [np.full(n, n > 1) for n in node.shape] for node in graph.nodes()
         }
 
-    def goes(self, node: Node, axis: int) -> np.ndarray:
+    def removed(self, node: Node, axis: int) -> np.ndarray:
         """Which positions of an axis are removed: [n]."""
-        return self._goes[node][axis]
+        return self._removed[node][axis]
 
-    def stays(self, node: Node, axis: int) -> np.ndarray:
-        """Which positions of an axis stay: [n]."""
-        return ~self._goes[node][axis]
+    def kept(self, node: Node, axis: int) -> np.ndarray:
+        """Which positions of an axis are kept: [n]."""
+        return ~self._removed[node][axis]
 
     def kept_shape(self, node: Node) -> tuple[int, ...]:
-        """The shape of what is left of a node."""
-        return tuple(int((~mask).sum()) for mask in self._goes[node])
+        """The shape of a node after the cut."""
+        return tuple(int((~mask).sum()) for mask in self._removed[node])
 
     def narrow(self, node: Node, axis: int, mask: np.ndarray) -> None:
         """Un-mark the positions that are not in the mask: [n]."""
-        old = self._goes[node][axis]
+        old = self._removed[node][axis]
         if (old & ~mask).any():
-            self._goes[node][axis] = old & mask
+            self._removed[node][axis] = old & mask
             self.changed = True
 
     def pin(self, node: Node, *axes: int) -> None:
-        """Keep these axes whole; all of them if none is named."""
+        """Keep these axes whole; without any, all of them."""
         for axis in axes or range(len(node.shape)):
             self.narrow(node, axis, np.zeros(node.shape[axis], bool))
 
@@ -86,9 +86,9 @@ class Removal:
         node, axis = whole
         span = slice(start, start + part[0].shape[part[1]])
         mask = np.ones(node.shape[axis], bool)
-        mask[span] = self.goes(*part)
+        mask[span] = self.removed(*part)
         self.narrow(node, axis, mask)
-        self.narrow(*part, self.goes(node, axis)[span])
+        self.narrow(*part, self.removed(node, axis)[span])
 
     def tie_all(self, a: Node, b: Node) -> None:
         """Tie each axis of a node to that of another of the same shape."""
@@ -112,5 +112,5 @@ class Removal:
         for k, (node, axis) in enumerate(side):
             spread = [1] * len(side)
             spread[k] = -1
-            grid |= self.goes(node, axis).reshape(spread)
+            grid |= self.removed(node, axis).reshape(spread)
         return grid
