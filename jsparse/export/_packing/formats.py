@@ -56,15 +56,7 @@ def group_width(kernel: np.ndarray) -> int:
 
 
 def csr_arrays(kernel: np.ndarray, width: int) -> CsrArrays:
-    """The weights of a matrix that are not zero.
-
-    Args:
-      kernel: [in, out].
-      width: inputs a group, 1 to 65536.
-
-    Returns:
-      Arrays on the default device.
-    """
+    """The nonzero weights of a matrix [in, out], in groups of 1 to 65536 inputs."""
     inputs, outputs = kernel.shape
     values, indices, counts = [], [], []
     for first in range(0, max(1, inputs), width):
@@ -94,15 +86,7 @@ def csr_matrix(arrays: CsrArrays, shape: tuple[int, int], width: int) -> Array:
 
 
 def block_arrays(kernel: np.ndarray, block: tuple[int, int]) -> BlockArrays:
-    """The blocks of a matrix that are not all zeros.
-
-    Args:
-      kernel: [in, out].
-      block: inputs and outputs of a block; at the edges it may extend past the matrix.
-
-    Returns:
-      Arrays on the default device.
-    """
+    """The blocks of a matrix [in, out] that are not all zeros; they may extend past its edges."""
     wide, high = block
     down, across = (-(-length // size) for length, size in zip(kernel.shape, block, strict=True))
     gaps = [(0, down * wide - kernel.shape[0]), (0, across * high - kernel.shape[1])]

@@ -27,8 +27,8 @@ def csr(width: int = 0) -> Format:
 
     Args:
       width: inputs a group: weights are stored by group, then by output, to keep the inputs of a
-        group in the nearest cache. 256 to 512 suits batches; 65536, no groups, suits single rows and
-        densities below 2 %. By default the density decides, for batches.
+        group in the nearest cache. 256 to 512 suits batches; 65536, no groups, suits single rows
+        and densities below 2 %. By default the density decides, for batches.
 
     Returns:
       A function from a layer to a `Csr`, for `pack`.
@@ -38,7 +38,9 @@ def csr(width: int = 0) -> Format:
         kernel = kernel_of(layer)
         chosen = min(width or group_width(kernel), MOST, max(1, kernel.shape[0]))
         arrays = csr_arrays(kernel, chosen)
-        made = Csr(*kernel.shape, kept=len(arrays.values), width=chosen, **_settings(layer))
+        made = Csr(
+            *kernel.shape, kept=len(arrays.values), width=chosen, **_settings(layer, kernel.dtype)
+        )
         made.indices[...], made.starts[...] = arrays.indices, arrays.starts
         made.values[...], made.bias = arrays.values, layer.bias
         return made
@@ -70,7 +72,7 @@ def blocks(block: tuple[int, int], product: Product = block_dot) -> Format:
             block=block,
             kept=len(arrays.values),
             product=product,
-            **_settings(layer),
+            **_settings(layer, kernel.dtype),
         )
         made.rows[...], made.starts[...] = arrays.rows, arrays.starts
         made.values[...], made.bias = arrays.values, layer.bias
@@ -122,10 +124,7 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
 def put_in_place(model: Model, places: list[Slot], make: Callable[[Slot], nnx.Module]) -> Model:
     """The model itself with new layers in some places; shared layers stay shared.
 
-    Args:
-      model: changed, unless it is a layer itself, at the empty path: then the new layer.
-      places: from `layers_of` the model.
-      make: the new layer for a place.
+    The new layer instead, if the model is the layer itself, at the empty path.
     """
     made: dict[int, Any] = {}
     for place in places:
@@ -247,12 +246,10 @@ def _is_linear(layer: nnx.Conv) -> bool:
     return window and not padded and layer.feature_group_count == 1 and layer.mask is None
 
 
-def _settings(layer: Dense) -> dict[str, Any]:
-    return {
-        "use_bias": layer.bias is not None,
-        "dtype": layer.dtype,
-        "param_dtype": layer.kernel[...].dtype,
-    }
+def _settings(layer: Any, param_dtype: Any) -> dict[str, Any]:
+    """What dense and packed layers have in common."""
+    use_bias = layer.bias is not None
+    return {"use_bias": use_bias, "dtype": layer.dtype, "param_dtype": param_dtype}
 
 
 def layers_of(model: nnx.Module) -> list[Slot]:
@@ -269,13 +266,7 @@ def _places(model: nnx.Module, kinds: Any) -> list[Slot]:
 
 
 def _linear(layer: Packed) -> nnx.Linear:
-    settings = {"use_bias": layer.bias is not None, "dtype": layer.dtype}
-    dense = nnx.Linear(
-        layer.in_features,
-        layer.out_features,
-        param_dtype=layer.param_dtype,
-        rngs=nnx.Rngs(0),
-        **settings,
-    )
+    sizes = layer.in_features, layer.out_features
+    dense = nnx.Linear(*sizes, rngs=nnx.Rngs(0), **_settings(layer, layer.param_dtype))
     dense.kernel[...], dense.bias = layer.kernel_matrix(), layer.bias
     return dense

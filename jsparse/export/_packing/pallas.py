@@ -129,18 +129,7 @@ def tpu_dot(
 def gpu_dot(
     arrays: BlockArrays, x: Array, outputs: int, *, tile: int = GPU_TILE, interpret: bool = False
 ) -> Array:
-    """x W on a GPU, for x [batch, in] and blocks whose sides are powers of two from 16 to 128.
-
-    Args:
-      arrays: what is kept of W; at least one block.
-      x: [batch, in].
-      outputs: of W.
-      tile: rows of x at a time.
-      interpret: run it on any platform, to test it.
-
-    Returns:
-      [batch, out].
-    """
+    """`tpu_dot` on a GPU, for blocks whose sides are powers of two from 16 to 128."""
     from jax.experimental import pallas as pl
 
     triton: Any = importlib.import_module(TRITON)

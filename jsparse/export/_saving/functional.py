@@ -58,13 +58,7 @@ def off_mesh() -> Iterator[None]:
 
 
 def with_products(model: Model, csr: Any, block: Any) -> Model:
-    """A copy whose packed layers compute the same products in another way.
-
-    Args:
-      model: any NNX module.
-      csr: for each `Csr`.
-      block: for each `BlockSparse`.
-    """
+    """A copy with other products in its `Csr` and `BlockSparse` layers, of the same values."""
     copy = nnx.clone(model)
     for _, module in walk_modules(copy):
         if isinstance(module, Csr):
@@ -92,10 +86,6 @@ def _host(path: str, leaf: Any) -> np.ndarray:
 
 def outputs(split: Pure, inputs: tuple) -> Any:
     """The outputs of a model, which must be the same at every call.
-
-    Args:
-      split: from `saved`.
-      inputs: trees of arrays.
 
     Raises:
       ValueError: a second call gives others: a cache, a counter or a random stream has changed.

@@ -42,29 +42,22 @@ class Program(NamedTuple):
 
 @off_mesh()
 def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
-    """The program of a model, compared with it on the inputs.
-
-    Args:
-      split: from `saved`.
-      inputs: trees of arrays.
-      shapes: of each array, as `jax.export.symbolic_shape` reads them; without any the first axes
-        are free if possible.
+    """The program of a model from `saved`, compared with it on the inputs; see `stablehlo`.
 
     Raises:
-      TypeError: no inputs, or one that is not an array.
-      ValueError: shapes that do not fit; a model with a memory, or whose code takes another path
-        if sizes are free.
+      ValueError: the model has a memory, or its code takes another path if sizes are free.
     """
     candidates, why = input_specs(inputs, shapes)
     expected = outputs(split, inputs)
-    for specs in candidates:
+    *free, last = candidates
+    for specs in free:
         try:
             exported = _export(split, specs)
             break
         except Exception as error:  # the model's own code may raise anything at a free size
-            if specs is candidates[-1]:
-                raise
             why = f"{type(error).__name__}: {error}".split("\n")[0]
+    else:
+        exported, specs = _export(split, last), last
     found = jax.jit(exported.call)(split.variables, *inputs)
     compare(expected, found, "the program with free sizes (the code of the model asks for sizes)")
     return Program(exported, specs, why)
@@ -74,10 +67,7 @@ def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
 def kernel_program(model: nnx.Module, options: Mapping[str, Any], specs: tuple) -> Exported:
     """The program of a packed model with the kernels for the CPU, which `compiled.load` registers.
 
-    Args:
-      model: any NNX module without rules.
-      options: further arguments of each call.
-      specs: of the inputs, as the portable program has them.
+    `specs` are those of the portable program.
     """
     split = saved(with_products(model, csr_dot, block_dot), options)
     checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in compiled.TARGETS]

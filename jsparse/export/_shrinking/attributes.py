@@ -13,14 +13,9 @@ Attributes = dict[str, dict[str, Any]]  # by path of the module, by name
 
 
 def mend_in_place(model: nnx.Module, groups: Mapping[str, int]) -> Attributes:
-    """Set the attributes of stock layers to the sizes of their parameters.
+    """Set the attributes of stock layers to the sizes of their parameters; return the changes.
 
-    Args:
-      model: whose parameters have been cut.
-      groups: of grouped convolutions, by path of the kernel.
-
-    Returns:
-      What has changed.
+    `groups` has the number of groups of grouped convolutions, by path of the kernel.
     """
     changed: Attributes = {}
     modules = list(walk_modules(model))
@@ -36,9 +31,7 @@ def mend_in_place(model: nnx.Module, groups: Mapping[str, int]) -> Attributes:
 def sizes(module: nnx.Module, groups: int) -> dict[str, Any]:
     """The sizes that a stock layer stores, by attribute; empty for others.
 
-    Args:
-      module: its parameters may have leading axes of a stack.
-      groups: of a convolution.
+    Its parameters may have leading axes of a stack; `groups` is that of a convolution.
     """
     match module:
         case nnx.Linear():

@@ -163,11 +163,7 @@ Run = tuple[Callable, dict[str, Any], list[Any]]
 
 
 def call(model: nnx.Module, inputs: tuple) -> Run:
-    """The model, in the mode it is in, as a function of variables and arrays.
-
-    Args:
-      model: any NNX module; not changed.
-      inputs: arguments of a call; anything but an array is taken as a constant.
+    """The model, in the mode it is in, as a function of variables and the arrays among its inputs.
 
     Returns:
       (function(variables, arrays) -> (output, variables after), variables by path, arrays).

@@ -129,8 +129,8 @@ def _check(model: Any, optimizer: Any, inputs: tuple) -> None:
             name = type(part.rule).__name__
             raise ValueError(
                 f"{path}: under {name} a unit may come back when others are dropped, so none can "
-                "be removed; fix its masks with model = jsparse.hold(model) and a new optimizer, or "
-                "use Threshold, SoftThreshold, HardConcrete or Held"
+                "be removed; fix its masks with model = jsparse.hold(model) and a new optimizer, "
+                "or use Threshold, SoftThreshold, HardConcrete or Held"
             )
     if _wanted(optimizer, model) != _shapes(optimizer):
         raise ValueError(
@@ -194,14 +194,7 @@ def _held(plan: Plan, removal: Removal) -> nnx.Module:
 def _smaller(
     optimizer: Optim, small: nnx.Module, paths: Mapping[str, Any], cuts: Mapping[str, Cut]
 ) -> Optim:
-    """The optimizer, in which everything that mirrors a variable is cut like the variable.
-
-    Args:
-      optimizer: of the full-size model.
-      small: the smaller model.
-      paths: of all its variables.
-      cuts: of those that became smaller.
-    """
+    """The optimizer, in which everything that mirrors a variable is cut like the variable."""
     graphdef, state = nnx.split(optimizer)
     mirrors = _mirrors(_by_path(state), paths)
 
