@@ -318,7 +318,11 @@ def test_the_bias_of_a_stack_has_its_own_state_a_layer() -> None:
         (lambda: js.Block(4), ValueError, "pass a tuple"),
         (lambda: js.Threshold(alpha=float("inf")), ValueError, "got inf"),
         (lambda: js.TargetDensity(density=0.5, steps=9, every=0), ValueError, "every=0"),
-        (lambda: js.TargetDensity(density=0.5, steps=9, gain=-1), ValueError, "gain must be above 0"),
+        (
+            lambda: js.TargetDensity(density=0.5, steps=9, gain=-1),
+            ValueError,
+            "gain must be above 0",
+        ),
         (lambda: js.hold(net(), jnp.ones(3)), TypeError, "masks by path"),
         (
             lambda: js.sparsify(net(), (".*/kernel", js.Threshold(role=js.Role(stack=2)))),

@@ -291,18 +291,18 @@ def changed_mask(model: nnx.Module, round: Round) -> nnx.Module:
 
 
 REFUSED = {
-    "nothing returned": (lambda: list(lottery(net(), lambda m, r: None, (0.5,))), "returns the tr"),
+    "nothing returned": (lambda: list(lottery(net(), lambda m, r: None, (0.5,))), "return the tr"),
     "masks": (lambda: list(lottery(net(), changed_mask, (0.5,))), "changed the mask of first/ke"),
     "other model": (
         lambda: list(lottery(net(), lambda m, r: nnx.Linear(2, 2, rngs=nnx.Rngs(0)), (0.5,))),
         "is missing: the model",
     ),
-    "rising": (lambda: lottery(net(), train, (0.5, 0.6)), "fall from round to round"),
-    "one": (lambda: lottery(net(), train, (1.0,)), "fall from round to round"),
+    "rising": (lambda: lottery(net(), train, (0.5, 0.6)), "decrease from round to round"),
+    "one": (lambda: lottery(net(), train, (1.0,)), "decrease from round to round"),
     "sparsity": (lambda: lottery(net(), train, (-0.1,)), "density = 1 - s"),
-    "not callable": (lambda: lottery(net(), 3, (0.5,)), "train is a function"),
-    "no weights": (lambda: lottery(Net(nnx.Rngs(0)), train, (0.5,)), "say which can"),
-    "each_round": (lambda: each_round(1.0, 3), "keeps a part in"),
+    "not callable": (lambda: lottery(net(), 3, (0.5,)), "train must be a function"),
+    "no weights": (lambda: lottery(Net(nnx.Rngs(0)), train, (0.5,)), "choose weights with"),
+    "each_round": (lambda: each_round(1.0, 3), "kept is a fraction in"),
     "step": (lambda: Rewind(step=-1), "0 or more"),
     "fine-tuning": (lambda: js.prune.FineTune(step=-1), "0 or more"),
 }
