@@ -165,7 +165,7 @@ def check_choice(choose: Choice) -> None:
     Raises:
       TypeError: it is one.
     """
-    budget = getattr(choose, "__module__", "") == "jsparse.schedule"
+    budget = getattr(choose, "__module__", "") == "jsparse._budget"
     if budget or isinstance(choose, type) or not callable(choose):
         raise TypeError(
             f"choose got {choose!r}; give jsparse.prune.globally, or "
