@@ -7,6 +7,7 @@ and 8 devices find the same.
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import jax
@@ -15,6 +16,8 @@ import numpy as np
 from jax import Array, lax
 
 HIGHEST = np.uint32(0xFFFFFFFF)
+MOST = 2**32 - 2
+"""How many scores can compete at most: counts, and places one past the last, are uint32."""
 OCTAVE = 1 << 23
 """Distance of the orders of a score and of twice that score."""
 FIRST = 0xBC000000
@@ -22,7 +25,7 @@ FIRST = 0xBC000000
 
 
 def count(marked: Array, axes: tuple[int, ...]) -> Array:
-    """How many are marked, int32, of length 1 along axes."""
+    """How many are marked, uint32, of length 1 along axes."""
     long = max(axes[:-1] or axes, key=lambda a: marked.shape[a], default=0)
     if axes and marked.shape[long] < 2**16:  # narrow numbers add up faster
         *before, length = marked.shape[: long + 1]
@@ -30,7 +33,41 @@ def count(marked: Array, axes: tuple[int, ...]) -> Array:
             eighths = marked.reshape(*before, length // 8, 8, *marked.shape[long + 1 :])
             marked = eighths.sum(axis=long + 1, dtype=jnp.uint8)
         marked = marked.sum(axis=long, keepdims=True, dtype=jnp.uint16).astype(jnp.uint32)
-    return marked.sum(axis=axes, keepdims=True, dtype=jnp.uint32).astype(jnp.int32)
+    return marked.sum(axis=axes, keepdims=True, dtype=jnp.uint32)
+
+
+def portion(fraction: float | Array, size: int | Array) -> Array:
+    """round(fraction * size) to the nearest integer, exactly: of two equally near, the even one.
+
+    Of a fraction that is a Python number the product is taken in float64. A float32 holds 24 bits,
+    so that of an array is put together from products of 12 bits by 12, each of which is exact.
+
+    Args:
+      fraction: [], in [0, 1]; an array is used as float32.
+      size: integer, [...], from 0 to `MOST`.
+
+    Returns:
+      uint32 [...] as the size.
+
+    Example:
+      >>> int(portion(0.9, 4096 * 4099)), int(portion(jnp.float32(0.75), 2**32 - 2))
+      (15110554, 3221225470)
+    """
+    if isinstance(fraction, Real) and isinstance(size, int):
+        return jnp.asarray(np.uint32(round(float(fraction) * size)))
+    fraction, size = jnp.asarray(fraction, jnp.float32), jnp.asarray(size, jnp.uint32)
+    bits = lax.bitcast_convert_type(fraction, jnp.uint32) & jnp.uint32(0xFFFFF000)
+    coarse = lax.bitcast_convert_type(bits, jnp.float32)
+    whole, rest = jnp.zeros_like(size), jnp.zeros(size.shape)
+    for part in (coarse, fraction - coarse):
+        for shift in (24, 12, 0):
+            digits = (size >> jnp.uint32(shift)) & jnp.uint32(0xFFF)
+            product = part * digits.astype(jnp.float32) * float(1 << shift)
+            whole += jnp.floor(product).astype(jnp.uint32)
+            rest += product - jnp.floor(product)
+    whole, rest = whole + jnp.floor(rest).astype(jnp.uint32), rest - jnp.floor(rest)
+    up = (rest > 0.5) | ((rest == 0.5) & (whole % 2 == 1))
+    return whole + up.astype(jnp.uint32)
 
 
 def reaching(
@@ -46,24 +83,24 @@ def reaching(
        the count of the other one is scaled down (Anderson and Bjorck), so that it moves too.
 
     Args:
-      counted: uint32 [groups...] to int32 of that shape: how many orders reach a number.
-      keep: int32, [] or [groups...]; from 0 to the size.
+      counted: uint32 [groups...] to uint32 of that shape: how many orders reach a number.
+      keep: uint32, [] or [groups...]; from 0 to the size.
       zero: uint32 [groups...], zeros that are sharded as the counts are.
       size: number of orders in a group.
 
     Returns:
-      The number, uint32 [groups...], and how many reach it, int32.
+      The number, uint32 [groups...], and how many reach it, uint32.
 
     Reference: Anderson and Bjorck, A new high order method of regula falsi type, BIT 13, 1973.
     """
     low, high = jnp.where(keep == 0, ~zero, zero), ~zero
-    many = jnp.where(keep == 0, 0, zero.astype(jnp.int32) + size)
+    many = jnp.where(keep == 0, zero, zero + jnp.uint32(size))
     done = lambda low, high, many: (many == keep) | (high - low <= 1)
 
     def closer(state: tuple) -> tuple:
         low, high, many, over, under, rose, lines, turn = state
         width, stop = high - low, done(low, high, many)
-        reach = jnp.uint32(3 * OCTAVE) << jnp.minimum(turn, 4).astype(jnp.uint32)
+        reach = jnp.uint32(3 * OCTAVE) << jnp.minimum(turn, 4)
         near = width <= 2 * OCTAVE
         line = jnp.minimum((over + 0.5) / (over + under + 1.0), 1.0 - 2.0**-12)
         part = jnp.where(near & (lines % 8 != 7) & (lines < 16), line, 0.5)
@@ -74,17 +111,17 @@ def reaching(
         trial = low + jnp.maximum(step, 1)
         reached = counted(trial)
         rise = reached >= keep
-        gap = jnp.abs(reached - keep).astype(jnp.float32)
+        gap = jnp.where(rise, reached - keep, keep - reached).astype(jnp.float32)
         scale = 1.0 - gap / jnp.maximum(jnp.where(rise, over, under), 1.0)
         scale = jnp.where(scale > 0, scale, 0.5)
         scale = jnp.where(rise == rose, scale, 1.0)
         low, many = (jnp.where(rise & ~stop, *two) for two in ((trial, low), (reached, many)))
         high = jnp.where(rise | stop, high, trial)
         over, under = jnp.where(rise, gap, over * scale), jnp.where(rise, under * scale, gap)
-        return low, high, many, over, under, rise, lines + near.astype(jnp.int32), turn + 1
+        return low, high, many, over, under, rise, lines + near.astype(jnp.uint32), turn + 1
 
     over, under = (many - keep).astype(jnp.float32), (keep + 0 * many).astype(jnp.float32)
-    begin = (low, high, many, over, under, done(low, high, many), 0 * many, jnp.int32(0))
+    begin = (low, high, many, over, under, done(low, high, many), 0 * many, jnp.uint32(0))
     low, _, many, *_ = lax.while_loop(lambda now: ~jnp.all(done(*now[:3])), closer, begin)
     return low, many
 
@@ -110,7 +147,7 @@ def zeros(order: Array, axes: tuple[int, ...]) -> Array:
 def ordered(score: Array) -> Array:
     """uint32 that sort as the scores do; 0 for NaN."""
     bits = lax.bitcast_convert_type(score.astype(jnp.float32), jnp.uint32)
-    bits = jnp.where(score == 0, jnp.zeros_like(bits), bits)  # -0 ties with +0
+    bits = jnp.where(bits << 1 == 0, jnp.zeros_like(bits), bits)  # -0 ties with +0
     sign = jnp.uint32(1 << 31)
     return jnp.where(jnp.isnan(score), jnp.uint32(0), jnp.where(bits >= sign, ~bits, bits | sign))
 

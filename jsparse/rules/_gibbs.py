@@ -47,6 +47,7 @@ from jsparse._pattern import (
 )
 from jsparse._schedule import Schedule, at, ends
 from jsparse._score import mean_square
+from jsparse._step import masked
 from jsparse.rules._rule import State, compete, cut_of, draw_key, new_draw, next_draw, with_cut
 
 
@@ -152,7 +153,7 @@ class Gibbs:
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""
-        return weight * self.mask(weight, state)
+        return masked(weight, self.mask(weight, state))
 
     def cost(self, state: State) -> Array:
         """[], nothing is learned."""

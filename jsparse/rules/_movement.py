@@ -25,7 +25,7 @@ from jax import Array, lax
 from jsparse._checks import check_density, check_not_negative, check_rivalry, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._schedule import Schedule, at, ends
-from jsparse._step import passed_on
+from jsparse._step import masked, passed_on
 from jsparse._topk import winners
 from jsparse.rules._rule import (
     State,
@@ -102,7 +102,7 @@ class Movement:
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""
-        return weight * self.mask(weight, state)
+        return masked(weight, self.mask(weight, state))
 
     def cost(self, state: State) -> Array:
         """[], nothing is charged."""
@@ -169,7 +169,7 @@ class SoftMovement:
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""
-        return weight * self.mask(weight, state)
+        return masked(weight, self.mask(weight, state))
 
     def cost(self, state: State) -> Array:
         """[], lam times the mean of sigmoid(S)."""

@@ -17,7 +17,7 @@ from jax import Array
 
 from jsparse._checks import check_density, check_rivalry, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
-from jsparse._step import signed_power
+from jsparse._step import masked, signed_power
 from jsparse.rules._rule import State, unit_magnitude, winning, with_cut
 
 
@@ -90,7 +90,7 @@ class Powerpropagation:
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the masked power of theta."""
-        return signed_power(weight, self.alpha) * self.mask(weight, state)
+        return masked(signed_power(weight, self.alpha), self.mask(weight, state))
 
     def cost(self, state: State) -> Array:
         """[], nothing is learned beside theta."""

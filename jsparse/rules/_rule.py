@@ -33,7 +33,7 @@ class Rule(Protocol):
       weight: takes the place of the weight itself (a reparameterisation), once, at the start.
       draw: [2], where the rule's random numbers come from; see `new_draw`. `mask` and `apply` are
         given a state without it when the model is to be deterministic.
-      cut: [3], where scores are cut over all layers, for `WholeModel`; see `common_cut`.
+      cut: [4], where scores are cut over all layers, for `WholeModel`; see `common_cut`.
       gone: [grid of units], what weights taken out of units add to their mean squares.
 
     A rule under which no unit's fate depends on another's may say `alone: ClassVar[bool] = True`:
