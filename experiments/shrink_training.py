@@ -36,7 +36,7 @@ from experiments import common
 from experiments.common.plots import COLOURS, figure_of, save
 from jsparse._surgery import copied
 from jsparse.export import Cut, Record, shrink_training
-from jsparse.tree import path_of
+from jsparse._paths import path_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

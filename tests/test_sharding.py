@@ -20,6 +20,7 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 import jsparse as js
+from jsparse._paths import path_of
 from tests.support.cases import RULES
 from tests.support.sharded import (
     AXES,
@@ -147,7 +148,7 @@ def specs(model: nnx.Module) -> dict[str, P]:
     leaves = jax.tree_util.tree_leaves_with_path(
         nnx.get_partition_spec(nnx.state(model)), is_leaf=lambda x: isinstance(x, P)
     )
-    return {js.tree.path_of(path): spec for path, spec in leaves}
+    return {path_of(path): spec for path, spec in leaves}
 
 
 ON_EXPLICIT = hasattr(nnx, "use_eager_sharding")  # Flax 0.11 places by names on Auto meshes only

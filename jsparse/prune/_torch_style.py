@@ -177,7 +177,7 @@ def drop_lowest_globally(model: Model, pattern: str, amount: float, by: Worth) -
             _, scores[path], alive[path] = _units(part, path, by, SINGLE)
     keep = _keep(amount, sum(int(a.sum()) for a in alive.values()))
     low = [jnp.where(alive[path], score, -jnp.inf) for path, score in scores.items()]
-    cuts = common_cut_at(low, jnp.int32(keep), (0,) * len(low))
+    cuts = common_cut_at(low, jnp.uint32(keep), (0,) * len(low))
     masks = {}
     for path, score, cut in zip(parts, low, cuts, strict=True):
         kept = alive[path] & above_cut(score, cut)

@@ -218,7 +218,7 @@ def stability(before: nnx.Module, after: nnx.Module) -> Stability:
 
     Example:
       >>> from flax import nnx
-      >>> from jsparse.rules import Top
+      >>> from jsparse import Top
       >>> from jsparse._surgery import sparsify
       >>> start = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
       >>> end = sparsify(start, ("kernel", Top(density=0.5)))

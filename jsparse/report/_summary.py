@@ -108,7 +108,7 @@ def summary(model: nnx.Module) -> Summary:
 
     Example:
       >>> from flax import nnx
-      >>> from jsparse.rules import Top
+      >>> from jsparse import Top
       >>> from jsparse._surgery import sparsify
       >>> print(summary(sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", Top(density=0.5)))))
       layer   shape  rule  density  kept  of

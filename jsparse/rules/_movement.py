@@ -26,7 +26,7 @@ from jax import Array, lax
 from jsparse._checks import check_density, check_not_negative, check_rivalry, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._schedule import Schedule, at, ends
-from jsparse._step import passed_on
+from jsparse._step import masked, passed_on
 from jsparse._topk import winners
 from jsparse.rules._rule import (
     State,
@@ -80,7 +80,7 @@ class Movement:
         check_rivalry("Movement", self.scope)
 
     def init(self, weight: Array, key: Array) -> State:
-        """Scores, [grid of units]; steps so far, []; with scope `WholeModel` also the cut, [3].
+        """Scores, [grid of units]; steps so far, []; with scope `WholeModel` also the cut, [4].
 
         Raises:
           ValueError: the group size of the scope does not divide the length of its axis.
@@ -103,7 +103,7 @@ class Movement:
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""
-        return weight * self.mask(weight, state)
+        return masked(weight, self.mask(weight, state))
 
     def cost(self, state: State) -> Array:
         """[], 0: the rule has no cost."""
@@ -170,7 +170,7 @@ class SoftMovement:
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""
-        return weight * self.mask(weight, state)
+        return masked(weight, self.mask(weight, state))
 
     def cost(self, state: State) -> Array:
         """[], lam times the mean of sigmoid(S)."""

@@ -33,7 +33,7 @@ class Rule(Protocol):
       weight: replaces the weight itself (a reparameterisation), once, at the start.
       draw: [2], the source of the rule's random numbers; see `new_draw`. To make a model
         deterministic, `mask` and `apply` get a state without it.
-      cut: [3], the cut of the scores over all layers, for `WholeModel`; see `common_cut`.
+      cut: [4], the cut of the scores over all layers, for `WholeModel`; see `common_cut`.
       gone: [grid of units], what weights removed from a unit contribute to its mean square.
 
     A rule that decides each unit independently of the others may set `alone: ClassVar[bool] =

@@ -30,7 +30,7 @@ from jax import Array, lax
 from jsparse._checks import check_own, check_weight
 from jsparse._pattern import PerOutput, Role, Scope, Unit, Weight
 from jsparse._score import wide
-from jsparse._step import Slope, long_tailed, step
+from jsparse._step import Slope, long_tailed, masked, step
 from jsparse.rules._rule import State, lasting_magnitude, sharing, to_weights, whole_shape
 
 LOWEST = -1.0
@@ -115,7 +115,7 @@ class Threshold:
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the true product of weight and mask."""
-        return weight * self.mask(weight, state)
+        return masked(weight, self.mask(weight, state))
 
     def cost(self, state: State) -> Array:
         """[], alpha * sum(exp(-t)); alpha itself receives no gradient."""

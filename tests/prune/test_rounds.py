@@ -14,6 +14,7 @@ from flax import nnx
 
 import jsparse as js
 from jsparse.prune import Folder, Rewind, Round, each_round, lottery
+from jsparse.prune import _folder as folder
 from jsparse.prune._folder import described
 
 WEIGHTS = 6 * 8 + 8 * 4
@@ -38,7 +39,7 @@ def net(seed: int = 0) -> nnx.Module:
 
 
 def variables(model: nnx.Module) -> dict[str, np.ndarray]:
-    return js.prune.folder.arrays_of(model)[0]
+    return folder.arrays_of(model)[0]
 
 
 def noise(model: nnx.Module, seed: int) -> nnx.Module:
@@ -316,8 +317,8 @@ def test_what_is_refused(case: str) -> None:
 
 
 def test_settings_are_described_by_what_they_hold() -> None:
-    assert described(js.prune.globally) == "jsparse.prune.choice.globally"
-    assert described(js.prune.by_layer())["budget"] == "jsparse.schedule.uniform"
+    assert described(js.prune.globally) == "jsparse.prune._choice.globally"
+    assert described(js.prune.by_layer())["budget"] == "jsparse._budget.uniform"
     assert described(jnp.ones(3)) == described(np.ones(3, np.float32)) != described(jnp.zeros(3))
     assert described(net(0)) == described(net(0)) != described(net(1))
 
@@ -327,7 +328,7 @@ def test_a_model_is_filled_on_its_devices() -> None:
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "x"))
     model = net()
     model.first.kernel.weight[...] = jax.device_put(model.first.kernel.weight[...], place)
-    copy = js.prune.folder.with_arrays(model, *js.prune.folder.arrays_of(model))
+    copy = folder.with_arrays(model, *folder.arrays_of(model))
     assert same(copy, model)
     assert copy.first.kernel.weight[...].sharding == place
 

@@ -100,7 +100,6 @@ def run(tmp_path_factory) -> Path:
 
 def test_public_names_are_one() -> None:
     assert js.report.page is page and js.report.compare is compare and js.report.save is save
-    assert "report.page" in repr(js.report)
 
 
 def test_every_number_is_on_the_page(run: Path) -> None:

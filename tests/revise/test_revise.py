@@ -14,8 +14,8 @@ import pytest
 from jax import Array
 
 import jsparse as js
-from jsparse._revise import Revise
 from jsparse._revise.pause import pausing
+from jsparse._revise.transform import Revise
 from tests.support.revising import (
     INNERS,
     REVISIONS,

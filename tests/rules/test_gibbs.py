@@ -16,6 +16,7 @@ from scipy.stats import chi2
 
 import jsparse as js
 from jsparse import schedule
+from jsparse._pattern import spread
 from jsparse._topk import cuts
 
 KEY = jax.random.key(0)
@@ -59,7 +60,7 @@ def fields(rule: js.Gibbs, weight: jax.Array) -> np.ndarray:
     """Q - w^2."""
     tile = rule.unit.tile(weight.shape, rule.role)
     cut = cuts(rule.score(weight, {}), rule.density, rule.scope, rule.role)
-    return np.asarray(js.pattern.spread(cut, tile, weight.shape) - weight**2)
+    return np.asarray(spread(cut, tile, weight.shape) - weight**2)
 
 
 @pytest.mark.parametrize(("exact", "factor"), [(False, 1.0), (True, 2.0)])
