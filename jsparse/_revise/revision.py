@@ -130,7 +130,7 @@ def check_exchange(by: Exchange) -> None:
         )
     if not (isinstance(by.fraction, Real) and 0 < by.fraction <= 1):
         raise ValueError(
-            f"fraction is that of the kept units to exchange, in (0, 1]; got {by.fraction!r}"
+            f"fraction, of the kept units to exchange, must be in (0, 1]; got {by.fraction!r}"
         )
     check_competition(by)
 

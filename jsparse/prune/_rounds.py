@@ -134,7 +134,7 @@ def in_rounds(
     """The loop of a method: train, prune, restore, train, ...
 
     Args:
-      model: a model with weights under `Held`; left as it is.
+      model: a model with weights under `Held`; it is not changed.
       train: the user's training function.
       prune: the pruning function of the method; the same arguments must give the same result.
       restart: the weights and learning rate from which training continues.

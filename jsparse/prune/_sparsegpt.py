@@ -67,8 +67,8 @@ def sparsegpt(
 
     Raises:
       ValueError: density, block or damping out of range; another scope; a group size that does not
-        divide the block or the inputs; a weight of another layer, or of one that is not called; no
-        batch; inputs that are not finite, or too similar for this damping.
+        divide the block or the inputs; a weight of another kind of layer, or of a layer that is
+        not called; no batches; inputs that are not finite, or too similar for this damping.
 
     Example:
       >>> import jax.numpy as jnp, jsparse

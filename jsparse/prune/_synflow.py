@@ -88,7 +88,7 @@ def synflow(
 
 
 def synflow_scores(model: nnx.Module, shape: tuple[int, ...]) -> dict[str, Array]:
-    """The scores of one round of `synflow` by path, [...] as the weights, up to a power of two."""
+    """The scores of one `synflow` round by path, [...] like the weights, up to a power of two."""
     masks = {path: part.mask[...] for path, part in held_parts(model).items()}
     return _Flow(model, shape)(masks)
 

@@ -49,7 +49,7 @@ class Movement:
       density: fraction of the units of each group to keep, in (0, 1], or its curve over the train
         steps, such as `schedule.cubic(1.0, 0.1, first, last)`.
       unit: what is pruned together: Weight, Kernel, Filter, Channel, Head or Block.
-      scope: which units compete: Whole (the paper's), PerOutput, Groups(m) or WholeModel.
+      scope: which units compete: Whole (as in the paper), PerOutput, Groups(m) or WholeModel.
       role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
 
     Raises:

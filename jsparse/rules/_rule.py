@@ -176,7 +176,7 @@ def with_cut(rule: Rival, weight: Array, state: State) -> State:
     """The initial state, with the cut that the scope `WholeModel` needs.
 
     Raises:
-      ValueError: the groups of the scope do not divide the axis that they lie on, or no unit
+      ValueError: the group size of the scope does not divide the length of its axis, or no unit
         competes with another.
     """
     score = rule.score(weight, state)

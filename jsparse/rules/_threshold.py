@@ -154,7 +154,8 @@ class Threshold:
     def _quarter(self, weight: Array) -> Array:
         """Every fourth weight along the longest axis that shares its thresholds.
 
-        The whole weight if it is small or split over devices, or if units or thresholds span it.
+        The whole weight if it is small or split over devices, if its units are larger than one
+        weight, or if no axis shares a threshold.
         """
         shared = [axis for axis, (_, along) in enumerate(sharing(self, weight.shape)) if along]
         apart = any(jax.typeof(weight).sharding.spec)
