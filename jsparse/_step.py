@@ -103,7 +103,9 @@ def masked(weight: Array, mask: Array) -> Array:
       >>> masked(jnp.array([-2.0, jnp.inf, -3.0]), jnp.array([0.0, 0.0, 1.0])).tolist()
       [0.0, 0.0, -3.0]
     """
-    return jnp.where(mask == 0, jnp.zeros_like(weight), weight * mask)
+    product = weight * mask
+    off = (mask == 0) | jnp.zeros_like(product, bool)  # sharded as the product, unlike the mask
+    return jnp.where(off, jnp.zeros_like(product), product)
 
 
 @masked.defjvp
