@@ -1,6 +1,7 @@
 """Settings of the documentation: python -m sphinx -W -b html docs docs/_build/html.
 
-Notebooks are shown as they are stored, without outputs; `-D nb_execution_mode=force` runs them.
+Notebooks run in the build, which keeps their outputs in docs/_build/.jupyter_cache; JSPARSE_QUICK=1
+makes them short.
 """
 
 import sys
@@ -15,16 +16,16 @@ import jsparse  # noqa: E402
 _project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
 project, author, release = _project["name"], "The jsparse authors", jsparse.__version__
 copyright = author
-repository = _project["urls"]["Repository"]
+repository = _project.get("urls", {}).get("Repository", "")
 
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "docstrings",
+    "sphinx_copybutton",
     "mathml",
     "public",
-    "readme",
 ]
 exclude_patterns = ["_build", "**/.ipynb_checkpoints", "**/jupyter_execute"]
 default_role = "py:obj"
@@ -34,7 +35,7 @@ myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 myst_dmath_double_inline = True
 html_math_renderer = "mathml"
-nb_execution_mode = "off"
+nb_execution_mode = "cache"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 
@@ -54,11 +55,17 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
-    "repository_url": repository,
-    "path_to_docs": "docs",
     "use_download_button": False,
     "use_fullscreen_button": False,
     "home_page_in_toc": True,
     "show_toc_level": 1,
-    "launch_buttons": {"colab_url": "https://colab.research.google.com"},
+    **(
+        {"launch_buttons": {"colab_url": "https://colab.research.google.com"}} if repository else {}
+    ),
 }
+if repository:
+    html_theme_options |= {
+        "repository_url": repository,
+        "path_to_docs": "docs",
+        "launch_buttons": {"colab_url": "https://colab.research.google.com"},
+    }

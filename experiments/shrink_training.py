@@ -34,9 +34,9 @@ from flax import nnx
 import jsparse
 from experiments import common
 from experiments.common.plots import COLOURS, figure_of, save
+from jsparse._paths import path_of
 from jsparse._surgery import copied
 from jsparse.export import Cut, Record, shrink_training
-from jsparse._paths import path_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

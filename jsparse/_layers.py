@@ -27,7 +27,7 @@ def Linear(
 
     Example:
       >>> from flax import nnx
-      >>> from jsparse.rules import Threshold
+      >>> from jsparse import Threshold
       >>> Linear(784, 300, rule=Threshold(), rngs=nnx.Rngs(0)).kernel.threshold.shape
       (300,)
     """

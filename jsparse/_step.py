@@ -84,8 +84,39 @@ def _step_jvp(slope: Slope, primals: tuple, tangents: tuple) -> tuple[Array, Arr
 
 
 @jax.custom_jvp
+def masked(weight: Array, mask: Array) -> Array:
+    """weight * mask, which is +0.0 wherever the mask is 0, whatever the weight.
+
+    A plain product would give -0.0 for a negative weight, which compresses badly, and NaN for an
+    infinite or NaN weight. The derivatives are those of the product: with g the gradient of
+    the result, d weight = g * mask and d mask = g * weight.
+
+    Args:
+      weight: [...].
+      mask: same shape and type; 0 or 1, or a gate in between.
+
+    Returns:
+      [...], the masked weight.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> masked(jnp.array([-2.0, jnp.inf, -3.0]), jnp.array([0.0, 0.0, 1.0])).tolist()
+      [0.0, 0.0, -3.0]
+    """
+    product = weight * mask
+    off = (mask == 0) | jnp.zeros_like(product, bool)  # sharded as the product, unlike the mask
+    return jnp.where(off, jnp.zeros_like(product), product)
+
+
+@masked.defjvp
+def _masked_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (weight, mask), (d_weight, d_mask) = primals, tangents
+    return masked(weight, mask), d_weight * mask + d_mask * weight
+
+
+@jax.custom_jvp
 def gate(weight: Array, mask: Array) -> Array:
-    """weight * mask, whose mask receives the dense gradient.
+    """`masked`, whose mask receives the dense gradient.
 
     With g the gradient of the result: d weight = g * mask, d mask = g. The mask thus receives the
     gradient that the dense weight would have had, which growth criteria (RigL) read. Do not use it
@@ -98,7 +129,7 @@ def gate(weight: Array, mask: Array) -> Array:
     Returns:
       [...], the masked weight.
     """
-    return weight * mask
+    return masked(weight, mask)
 
 
 @gate.defjvp
@@ -109,7 +140,7 @@ def _gate_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def straight_through(weight: Array, mask: Array) -> Array:
-    """weight * mask, whose weight receives the dense gradient and whose mask receives none.
+    """`masked`, whose weight receives the dense gradient and whose mask receives none.
 
     Args:
       weight: [...].
@@ -120,7 +151,7 @@ def straight_through(weight: Array, mask: Array) -> Array:
 
     Reference: Bengio et al., Estimating or propagating gradients through stochastic neurons, 2013.
     """
-    return weight * mask
+    return masked(weight, mask)
 
 
 @straight_through.defjvp
@@ -131,7 +162,7 @@ def _straight_through_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def refined(weight: Array, mask: Array, decay: float) -> Array:
-    """weight * mask, whose weight receives the dense gradient, plus decay where it is masked.
+    """`masked`, whose weight receives the dense gradient, plus decay where it is masked.
 
     With g the gradient of the result: d weight = g + decay * (1 - mask) * weight, d mask = 0. The
     second term does not depend on g, so this is not the derivative of any function: there is no
@@ -148,7 +179,7 @@ def refined(weight: Array, mask: Array, decay: float) -> Array:
 
     Reference: Zhou et al., Learning N:M fine-grained structured sparse networks, 2021, section 3.
     """
-    return weight * mask
+    return masked(weight, mask)
 
 
 def _refined_forward(weight: Array, mask: Array, decay: float) -> tuple[Array, tuple]:

@@ -45,7 +45,7 @@ def sparsify(model: Model, *rules: tuple[str, Rule], rngs: nnx.Rngs | None = Non
 
     Example:
       >>> from flax import nnx
-      >>> from jsparse.rules import Threshold
+      >>> from jsparse import Threshold
       >>> model = sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", Threshold()))
       >>> model.kernel.threshold.shape
       (3,)
@@ -125,7 +125,7 @@ def resolve(model: Model) -> Model:
 
     Example:
       >>> from flax import nnx
-      >>> from jsparse.rules import Top
+      >>> from jsparse import Top
       >>> model = sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", Top(density=0.5)))
       >>> type(resolve(model).kernel).__name__
       'Param'
@@ -156,7 +156,7 @@ def fold(model: Model) -> Model:
 
     Example:
       >>> from flax import nnx
-      >>> from jsparse.rules import Top
+      >>> from jsparse import Top
       >>> model = sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", Top(density=0.5)))
       >>> int((fold(model).kernel[...] == 0).sum())
       6

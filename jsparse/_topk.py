@@ -6,19 +6,24 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jsparse._counting import (
     HIGHEST,
+    MOST,
     count,
     first_kept,
     ordered,
+    portion,
     reaching,
     reversed_index,
     score_of,
     zeros,
 )
 from jsparse._pattern import Groups, Role, Scope
+
+BASE = np.uint32(1 << 16)
 
 
 def rivals(
@@ -67,7 +72,6 @@ def cuts(score: Array, density: float | Array, scope: Scope, role: Role) -> Arra
     return jnp.broadcast_to(found, shape).reshape(score.shape)
 
 
-@partial(jax.jit, static_argnames="axes")  # or each call outside jit would recompile the loop
 def top(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
     """Mask of the highest scores along `axes`: exactly max(1, round(density * n)) of each n.
 
@@ -86,11 +90,10 @@ def top(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
       >>> top(jnp.array([3.0, 1.0, 3.0, 3.0]), 0.5, (0,)).tolist()
       [True, False, True, False]
     """
-    size = math.prod(score.shape[a] for a in axes)
-    return highest(score, _keep(density, size), axes)
+    return highest(score, _keep(density, math.prod(score.shape[a] for a in axes)), axes)
 
 
-@partial(jax.jit, static_argnames="axes")
+@partial(jax.jit, static_argnames="axes")  # or each call outside jit would recompile the loop
 def highest(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     """`top` by number: exactly the `keep` highest scores along `axes`.
 
@@ -110,8 +113,8 @@ def highest(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     """
     if not axes or score.size == 0:
         return jnp.ones(score.shape, bool)
-    order, keep = ordered(score), jnp.asarray(keep, jnp.int32)
     size = math.prod(score.shape[a] for a in axes)
+    order, keep = ordered(score), jnp.asarray(keep).astype(jnp.uint32)
     last, kept = reaching(lambda trial: count(order >= trial, axes), keep, zeros(order, axes), size)
 
     def early() -> Array:
@@ -123,7 +126,6 @@ def highest(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     return lax.cond(jnp.all(kept == keep), lambda: order >= last, early)
 
 
-@partial(jax.jit, static_argnames="axes")
 def cut(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
     """Half-way between the lowest score that `top` keeps and the highest that it drops.
 
@@ -143,10 +145,14 @@ def cut(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
       >>> cut(jnp.array([3.0, 1.0, 2.0, 4.0]), 0.5, (0,)).tolist()
       [2.5]
     """
-    size = math.prod(score.shape[a] for a in axes)
+    return _cut(score, _keep(density, math.prod(score.shape[a] for a in axes)), axes)
+
+
+@partial(jax.jit, static_argnames="axes")
+def _cut(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     if score.size == 0:
         return jnp.zeros([1 if a in axes else n for a, n in enumerate(score.shape)])
-    keep, order = _keep(density, size), ordered(score)
+    size, order = math.prod(score.shape[a] for a in axes), ordered(score)
     counted = lambda trial: count(order >= trial, axes)
     reached, _ = reaching(counted, keep, zeros(order, axes), size)
     last = jnp.where(order >= reached, order, HIGHEST).min(axis=axes, keepdims=True)
@@ -159,7 +165,6 @@ def cut(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
     return jnp.minimum((high + low) / 2, high - room)
 
 
-@partial(jax.jit, static_argnames="stacks")
 def common_cut(
     scores: Sequence[Array], density: float | Array, stacks: tuple[int, ...]
 ) -> list[Array]:
@@ -173,10 +178,10 @@ def common_cut(
       stacks: number of leading axes of each array that index whole layers.
 
     Returns:
-      For each array float32 [stack..., 3], to pass to `above_cut`. With `last` the lowest kept
+      For each array float32 [stack..., 4], to pass to `above_cut`. With `last` the lowest kept
       score: the midpoint of `last` and the next lower score, the midpoint of `last` and the next
-      higher score, and the `reversed_index` that scores equal to `last` must reach to be kept (a
-      whole number, exact for layers of up to 2^24 units).
+      higher score, and the `reversed_index` that scores equal to `last` must reach to be kept, as
+      two digits to the base 2^16.
 
     Example:
       >>> import jax.numpy as jnp
@@ -197,16 +202,16 @@ def common_cut_at(scores: Sequence[Array], keep: Array, stacks: tuple[int, ...])
     their reversed index (9 8 7 / 6 5 4 / 3 2 1) is 3 or more in `a`, or 9 in `b`.
       >>> a = jnp.array([[3.0, 1.0, 2.0], [2.0, 0.0, 1.0], [2.0, 5.0, 0.0]])
       >>> b = jnp.array([[2.0, 4.0, 1.0], [0.0, 2.0, 1.0], [1.0, 0.0, 0.0]])
-      >>> cut_a, cut_b = common_cut_at([a, b], jnp.int32(7), (0, 0))
+      >>> cut_a, cut_b = common_cut_at([a, b], jnp.uint32(7), (0, 0))
       >>> cut_a.tolist(), cut_b.tolist()
-      ([1.5, 2.5, 3.0], [1.5, 2.5, 9.0])
+      ([1.5, 2.5, 0.0, 3.0], [1.5, 2.5, 0.0, 9.0])
       >>> above_cut(a, cut_a).astype(int).tolist()
       [[1, 0, 1], [1, 0, 0], [1, 1, 0]]
       >>> above_cut(b, cut_b).astype(int).tolist()
       [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
     """
     orders = [ordered(score) for score in scores]
-    total = lambda marks: sum((mark.sum(dtype=jnp.int32) for mark in marks), jnp.int32(0))
+    total = lambda marks: sum((mark.sum(dtype=jnp.uint32) for mark in marks), jnp.uint32(0))
     counted = lambda trial: total(order >= trial for order in orders)
     size = sum(order.size for order in orders)
     reached, _ = reaching(counted, keep, jnp.uint32(0), size)
@@ -214,28 +219,30 @@ def common_cut_at(scores: Sequence[Array], keep: Array, stacks: tuple[int, ...])
     for order in orders:
         if order.size:
             last = jnp.minimum(last, jnp.where(order >= reached, order, HIGHEST).min())
-    left = keep - total(o > last for o in orders)
+    left = keep - total(o > last for o in orders)  # of the ties at the cut
     cut, level = _beside(orders, last)
     found = []
     for order, stack in zip(orders, stacks, strict=True):
         if not order.size:
-            found.append(jnp.zeros((*order.shape[:stack], 3)))
+            found.append(jnp.zeros((*order.shape[:stack], 4)))
             continue
         axes, level_here = tuple(range(stack, order.ndim)), order == last
-        ties = level_here.sum(axis=axes, dtype=jnp.int32)
+        ties = level_here.sum(axis=axes, dtype=jnp.uint32)
         before = jnp.cumsum(ties.ravel()).reshape(ties.shape) - ties
-        kept = jnp.clip(left - before, 0, ties)
-        left = jnp.maximum(left - ties.sum(dtype=jnp.int32), 0)
+        kept = jnp.minimum(left - jnp.minimum(left, before), ties)
+        left -= jnp.minimum(left, ties.sum(dtype=jnp.uint32))
         first = first_kept(level_here, jnp.expand_dims(kept, axes), axes).reshape(ties.shape)
         both = [jnp.full(ties.shape, edge) for edge in (cut, level)]
-        found.append(jnp.stack([*both, first.astype(jnp.float32)], axis=-1))
+        place = [digit.astype(jnp.float32) for digit in (first // BASE, first % BASE)]
+        found.append(jnp.stack([*both, *place], axis=-1))
     return found
 
 
 def above_cut(score: Array, cut: Array) -> Array:
-    """Which units are kept by the cut of a whole model: score [grid], cut [3] -> bool [grid]."""
-    early = reversed_index(score.shape, tuple(range(score.ndim))).astype(jnp.float32)
-    return (score > cut[0]) & ((score > cut[1]) | (early >= cut[2]))
+    """Which units are kept by the cut of a whole model: score [grid], cut [4] -> bool [grid]."""
+    early = reversed_index(score.shape, tuple(range(score.ndim)))
+    high, low = cut[2:].astype(jnp.uint32)
+    return (score > cut[0]) & ((score > cut[1]) | (early >= high * BASE + low))
 
 
 def _beside(orders: Sequence[Array], last: Array) -> tuple[Array, Array]:
@@ -254,5 +261,14 @@ def _beside(orders: Sequence[Array], last: Array) -> tuple[Array, Array]:
 
 
 def _keep(density: float | Array, size: int) -> Array:
-    """The number of `size` scores that a density keeps: at least one."""
-    return jnp.clip(jnp.round(density * size), 1, max(1, size)).astype(jnp.int32)
+    """The number of `size` scores that a density keeps: at least one.
+
+    Raises:
+      ValueError: more scores compete than can be counted.
+    """
+    if size > MOST:
+        raise ValueError(
+            f"{size} units compete, and at most {MOST} can be counted; use the scope PerOutput(), "
+            "Whole() or Groups(m), or a larger unit"
+        )
+    return jnp.clip(portion(density, size), jnp.uint32(1), jnp.uint32(max(1, size)))

@@ -41,7 +41,7 @@ def plan(params: Any, *rules: tuple[str, Rule]) -> dict[str, Rule]:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from jsparse.rules import Threshold
+      >>> from jsparse import Threshold
       >>> sorted(plan({"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}},
       ...             (".*/kernel", Threshold())))
       ['dense/kernel']

@@ -124,6 +124,25 @@ def test_a_forward_pass_writes_nothing(rule: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("rule", "hidden"),
+    [(rule, hidden) for rule in RULES for hidden in (-1e-3, jnp.nan)]
+    + [(rule, jnp.inf) for rule in ("held", "hard concrete", "movement", "soft movement")],
+)
+def test_a_masked_weight_reads_as_plus_zero(rule: str, hidden: float) -> None:
+    model = sparse(rule, "linear")
+    model.eval()
+    part = model.kernel
+    place = np.argwhere(part.read_mask() == 0)[:1]
+    if len(place):  # `Keep` masks nothing
+        part.weight[...] = part.weight[...].at[tuple(place[0])].set(hidden)
+    off = np.asarray(part.read_mask()) == 0
+    assert off.any() or not len(place)
+    for form in (lambda model: model, js.fold, js.resolve, js.hold):
+        read = np.asarray(form(model).kernel[...])[off]
+        assert not read.any() and not np.signbit(read).any(), form
+
+
+@pytest.mark.parametrize(
     ("rule", "layer"),
     [("threshold", layer) for layer in LAYERS]
     + [(rule, "linear") for rule in ("threshold each", "threshold filter", "keep", "held")],

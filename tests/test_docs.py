@@ -17,7 +17,7 @@ import pytest
 
 from docs import address
 from docs._ext.names import public
-from tests.support.snippets import CODE, own, run, whole
+from tests.support.snippets import CODE, run
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -35,9 +35,9 @@ LONG = {
 
 
 def pages_with_code() -> list:
-    """Those with code, of their own or of README.md: what it needs must stand on the page too."""
+    """Those with code: what it needs must stand on the page too."""
     slow = lambda page: [pytest.mark.slow] if page.stem in LONG else []
-    return [pytest.param(p, id=p.stem, marks=slow(p)) for p in PAGES if CODE.search(whole(p))]
+    return [pytest.param(p, id=p.stem, marks=slow(p)) for p in PAGES if CODE.search(p.read_text())]
 
 
 @pytest.mark.standard_dtypes
@@ -47,12 +47,6 @@ def test_the_code_of_a_page_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # what it saves
     assert run(page)
-
-
-def test_no_page_repeats_the_readme() -> None:
-    readme = set(own(ROOT / "README.md"))
-    for page in PAGES:
-        assert not readme & set(own(page)), f"{page.name}: show it with {{readme}} instead"
 
 
 def test_every_public_name_is_found() -> None:
@@ -72,11 +66,11 @@ def test_every_room_has_a_page() -> None:
 
 
 def test_every_rule_revision_and_pruning_method_is_described() -> None:
-    described = "".join(whole(DOCS / f"{n}.md") for n in ("rules", "revisions", "pruning"))
+    described = "".join((DOCS / f"{n}.md").read_text() for n in ("rules", "revisions", "pruning"))
     shown = set(re.findall(r"^```\{steps\} jsparse\.(\S+)$", described, re.MULTILINE))
     shared = {"rule", "shared_cut", "revision", "transform", "pairs", "pause", "keep"}  # no steps
     shared |= {"activity", "torch_style", "calibration", "choice", "folder", "rounds", "weights"}
-    shared |= {"magnitude", "random", "__init__"}  # told in one line of a table
+    shared |= {"moments", "magnitude", "random", "__init__"}  # no steps, or one line of a table
     for room in ("rules", "_revise", "prune"):
         for file in (ROOT / "jsparse" / room).glob("*.py"):
             known = file.stem in shared or file.stem.lstrip("_") in shared
@@ -92,30 +86,36 @@ def test_a_notebook_is_stripped_and_says_where_it_is(path: Path) -> None:
     for cell in book["cells"]:
         if cell["cell_type"] == "code":
             assert cell["outputs"] == [] and cell["execution_count"] is None
-    repository = address.address()
-    assert re.search(rf'%pip install -q "(jsparse\[export\] @ )?git\+{repository}"', install)
     assert "versions()" in install
-    slug = repository.removeprefix("https://github.com/")
-    colab = f"https://colab.research.google.com/github/{slug}/blob/main/docs/notebooks/{path.name}"
-    assert colab in first and colab in (ROOT / "README.md").read_text()
+    if url := address.address():
+        assert address.badge(url, path.name) in first and f"git+{url}" in install
+    else:
+        assert address.UPLOAD in first and "%pip install -q jsparse-*.whl" in install
     code = "".join("".join(cell["source"]) for cell in book["cells"])
     assert code.count("JSPARSE_QUICK") == 1 and "experiments" not in code
 
 
 def test_the_address_is_written_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = address.PLACES
-    copies = tuple(tmp_path / place.name for place in address.PLACES)
-    for copy, place in zip(copies, places, strict=True):
-        copy.write_text(place.read_text())
-    monkeypatch.setattr(address, "PLACES", copies)
-    old = address.address()
-    address.main("https://github.com/me/sparse")
-    assert address.address() == "https://github.com/me/sparse"
-    for copy, place in zip(copies, places, strict=True):
-        slug = old.removeprefix("https://github.com/")
-        assert f"/{slug}" not in copy.read_text() and f"/{slug}" in place.read_text()
+    project, *books = (tmp_path / path.name for path in (address.PROJECT, *NOTEBOOKS))
+    for copy, path in zip((project, *books), (address.PROJECT, *NOTEBOOKS), strict=True):
+        copy.write_text(path.read_text())
+    monkeypatch.setattr(address, "PROJECT", project)
+    monkeypatch.setattr(address, "NOTEBOOKS", books)
+    for url in ("https://github.com/me/sparse", "https://github.com/you/jsparse"):  # twice
+        address.main(url)
+        assert address.address() == url
+        for copy in books:
+            text = copy.read_text()
+            assert text.count(address.badge(url, copy.name)) == text.count(f"git+{url}") == 1
+            assert "Upload notebook" not in text and text.count("github.com/me") in (0, 1)
+    assert "/me/" not in "".join(copy.read_text() for copy in (project, *books))
     with pytest.raises(SystemExit, match="give an address"):
         address.main("https://example.com/me/sparse")
+
+
+def test_nothing_names_an_address_that_is_not_known() -> None:
+    shown = [ROOT / "README.md", ROOT / "pyproject.toml", *PAGES, *NOTEBOOKS]
+    assert [path.name for path in shown if "_owner_" in path.read_text()] == []
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 
 def pausing(update: Callable[[Any], tuple[Any, Any]], state: Any, pause: Array) -> tuple[Any, Any]:
-    """`update(state)`, except that a pause keeps the old state; its updates are then meaningless.
+    """`update(state)`, but on a pause the state is the old one and the updates are meaningless.
 
     Args:
       update: state -> (updates, next state of the same structure); it is traced.

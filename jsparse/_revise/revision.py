@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse._checks import check_rivalry
-from jsparse._counting import count
+from jsparse._counting import count, portion
 from jsparse._pattern import Role, Scope, Unit, WholeModel
 from jsparse._topk import highest, rivals, winners
 from jsparse.rules._rule import to_weights, unit_magnitude
@@ -130,7 +130,7 @@ def check_exchange(by: Exchange) -> None:
         )
     if not (isinstance(by.fraction, Real) and 0 < by.fraction <= 1):
         raise ValueError(
-            f"fraction is that of the kept units to exchange, in (0, 1]; got {by.fraction!r}"
+            f"fraction, of the kept units to exchange, must be in (0, 1]; got {by.fraction!r}"
         )
     check_competition(by)
 
@@ -168,7 +168,7 @@ def exchange(
     shape, axes = rivals(on.shape, by.scope, by.role)
     on = on.reshape(shape)
     number = count(on, axes)
-    left = number - jnp.round(fraction * number.astype(jnp.float32)).astype(jnp.int32)
+    left = number - portion(fraction, number)
     size = unit_magnitude(by, weight).reshape(shape)
     stay = highest(jnp.where(on, size, -1.0), left, axes)
     others = jnp.where(stay, -jnp.inf, growth.reshape(shape))  # growth may be infinite

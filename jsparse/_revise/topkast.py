@@ -66,7 +66,7 @@ class TopKAST:
         if self.backward < self.density:
             raise ValueError(
                 f"TopKAST got density={self.density}, backward={self.backward}; kept units "
-                "are trained too, so give a backward of density or more"
+                "are trained too, so set backward to density or more"
             )
 
     def due(self, step: Array) -> Array:

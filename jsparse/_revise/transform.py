@@ -100,7 +100,7 @@ def revise(
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
-      >>> from jsparse._revise import Gradual, revise
+      >>> from jsparse import Gradual, revise
       >>> tx = revise(optax.sgd(0.1), (".*", Gradual(density=0.5, last=1)))
       >>> tree = {"weight": jnp.array([3.0, 1.0]), "mask": jnp.ones(2)}
       >>> updates, _ = tx.update(jax.tree.map(jnp.zeros_like, tree), tx.init(tree), tree)

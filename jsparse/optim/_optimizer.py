@@ -7,7 +7,7 @@ import optax
 from flax import nnx
 from jax import Array
 
-from jsparse._revise import Revise
+from jsparse._revise.transform import Revise
 from jsparse._sparse import Setting
 from jsparse._surgery import advance_in_place, share_cuts_in_place
 
@@ -43,7 +43,7 @@ class Optimizer(nnx.Optimizer):
     Example:
       >>> import jax, jax.numpy as jnp, optax
       >>> from flax import nnx
-      >>> from jsparse.rules import Threshold
+      >>> from jsparse import Threshold
       >>> from jsparse._surgery import cost, sparsify
       >>> model = sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", Threshold(alpha=0.1)))
       >>> optimizer = Optimizer(model, optax.sgd(0.1))

@@ -1,4 +1,4 @@
-"""Pruning before the first step or between whole runs: one method a file."""
+"""Pruning before training, after training or between whole runs: one method per file."""
 
 from jsparse.prune._activity import AnyUnit as AnyUnit
 from jsparse.prune._activity import APoZ as APoZ

@@ -1,9 +1,9 @@
-"""Which weights a pruning method keeps, once it has scored them: the part that all methods share.
+"""From scores to masks: the part that all pruning methods share.
 
-1. Each weight has a score, high = keep; what is masked already has none and stays masked.
-2. `globally` keeps the highest of all layers together, `by_layer` those of each layer, as many as a
-   budget gives it.
-3. A layer left without a single weight would cut the network in two: that is refused.
+1. Each weight has a score, high = keep; weights that are already masked have none and stay masked.
+2. `globally` keeps the highest scores over all layers, `by_layer` the highest of each layer, with
+   the number for each layer given by a budget.
+3. A layer without a single weight would disconnect the network, so it is refused.
 """
 
 import dataclasses
@@ -32,21 +32,21 @@ Arrays = Mapping[str, Array]
 
 
 class Choice(Protocol):
-    """Who survives: a function of the scores of all layers, such as `globally`."""
+    """Decides which weights are kept, from the scores of all layers: such as `globally`."""
 
     def __call__(self, scores: Arrays, density: float, shapes: Shapes) -> dict[str, Array]:
         """The weights kept, bool by layer.
 
         Args:
-          scores: of the weights of each layer, [...]; -inf for those masked already.
+          scores: scores of the weights of each layer, [...]; -inf for weights already masked.
           density: fraction of the weights of all layers to keep, in (0, 1].
-          shapes: of each layer, (spatial..., inputs, outputs), whatever the order of its axes.
+          shapes: (spatial..., inputs, outputs) of each layer, whatever the order of its axes.
         """
         ...
 
 
 def globally(scores: Arrays, density: float, shapes: Shapes) -> dict[str, Array]:
-    """Keep the highest of all layers together: exactly max(1, round(density * all)).
+    """Keep the highest scores over all layers: exactly max(1, round(density * all)).
 
     Example:
       >>> import jax.numpy as jnp
@@ -62,7 +62,7 @@ def globally(scores: Arrays, density: float, shapes: Shapes) -> dict[str, Array]
 
 @dataclasses.dataclass(frozen=True)
 class by_layer:
-    """Keep the highest of each layer, as many as a budget gives it, one at least.
+    """Keep the highest scores of each layer: as many as a budget says, but at least one.
 
     Args:
       budget: `schedule.uniform`, `schedule.erdos_renyi` or `schedule.erdos_renyi_kernel`.
@@ -80,7 +80,7 @@ class by_layer:
     def __post_init__(self) -> None:
         if not callable(self.budget):
             raise TypeError(
-                f"by_layer got {self.budget!r}; give a budget such as "
+                f"by_layer got {self.budget!r}; pass a budget such as "
                 "jsparse.schedule.erdos_renyi_kernel"
             )
 
@@ -90,22 +90,22 @@ class by_layer:
 
 
 def held_parts(model: nnx.Module) -> dict[str, Sparse]:
-    """The weights of a model that can be pruned, by path: those under `Held`, none under `Keep`.
+    """The prunable weights of a model by path: those under `Held`; `Keep` excludes a weight.
 
     Raises:
-      TypeError: not an nnx.Module.
+      TypeError: the model is not an nnx.Module.
       ValueError: no weight is under `Held`, or one is under another rule.
     """
     parts = {p: part for p, part in sparse_parts(model).items() if part.rule.__class__ is not Keep}
     for path, part in parts.items():
         if not isinstance(part.rule, Held):
             raise ValueError(
-                f"{path} is under {type(part.rule).__name__}, which chooses its own mask; take the "
-                "masks that it has now with jsparse.hold(model), then prune"
+                f"{path} is under {type(part.rule).__name__}, which chooses its own mask; store "
+                "the current masks with jsparse.hold(model), then prune"
             )
     if not parts:
         raise ValueError(
-            "no weight can be pruned; say which can: "
+            "no weight can be pruned; choose weights with "
             "jsparse.sparsify(model, ('.*/kernel', jsparse.Held()))"
         )
     return parts
@@ -123,16 +123,16 @@ def keep_highest(model: Model, scores: Arrays, density: float, choose: Choice = 
     Masked weights stay masked: a model can become sparser, never denser.
 
     Args:
-      model: with weights under `Held`.
-      scores: of each of them by path, [...] as the weight.
+      model: a model with weights under `Held`.
+      scores: their scores by path, [...] like the weight.
       density: fraction of all weights under `Held` to keep, in (0, 1].
-      choose: who competes with whom.
+      choose: which weights compete: `globally`, or `by_layer(budget)`.
 
     Returns:
       The model with new stored masks.
 
     Raises:
-      ValueError: density out of range; scores that do not fit the weights or are NaN; a layer
+      ValueError: density out of range; scores that do not match the weights or are NaN; a layer
         that would lose its last weight.
     """
     check_density(density)
@@ -160,30 +160,30 @@ def keep_highest(model: Model, scores: Arrays, density: float, choose: Choice = 
 
 
 def check_choice(choose: Choice) -> None:
-    """Refuse a budget, or the class, in place of a choice.
+    """Refuse a budget or a class in place of a choice.
 
     Raises:
-      TypeError: it is one.
+      TypeError: it is a budget, a class or not callable.
     """
     budget = getattr(choose, "__module__", "") == "jsparse._budget"
     if budget or isinstance(choose, type) or not callable(choose):
         raise TypeError(
-            f"choose got {choose!r}; give jsparse.prune.globally, or "
+            f"choose got {choose!r}; pass jsparse.prune.globally, or "
             "jsparse.prune.by_layer(budget), such as jsparse.schedule.erdos_renyi_kernel"
         )
 
 
 def check_alive(kept: Arrays, density: float) -> None:
-    """Refuse masks that leave nothing of a layer.
+    """Refuse masks that drop a whole layer.
 
     Raises:
-      ValueError: they do.
+      ValueError: a layer would lose all its weights.
     """
     dead = [name for name, mask in kept.items() if mask.size and not bool(mask.any())]
     if dead:
         raise ValueError(
-            f"at density {density} nothing would be left of {', '.join(dead)} and no signal would "
-            "pass (layer collapse); keep more, or give each layer its share with "
+            f"at density {density} {', '.join(dead)} would lose all weights and block the signal "
+            "(layer collapse); keep more, or give each layer its share with "
             "choose=jsparse.prune.by_layer(jsparse.schedule.erdos_renyi_kernel)"
         )
 
@@ -192,13 +192,13 @@ def _score(part: Sparse, scores: Arrays, path: str) -> Array:
     """The scores of a weight, -inf where it is masked."""
     weight = part.weight[...]
     if path not in scores:
-        raise ValueError(f"has no score; there are {', '.join(scores) or 'none'}")
+        raise ValueError(f"has no score; available: {', '.join(scores) or 'none'}")
     score = jnp.asarray(scores[path])
     if score.shape != weight.shape:
-        raise ValueError(f"the scores have shape {score.shape}, the weight {weight.shape}")
+        raise ValueError(f"the scores have shape {score.shape}, but the weight {weight.shape}")
     if bool(jnp.isnan(score).any()):
         raise ValueError(
-            "scores are NaN; look for NaN in the weights, or in the loss of the batches"
+            "scores are NaN; look for NaN in the weights, or in the loss on the batches"
         )
     return jnp.where(part.mask[...] > 0, score, -jnp.inf)
 

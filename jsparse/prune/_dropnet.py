@@ -1,19 +1,21 @@
-"""DropNet: drop whole units by how much they are active, in rounds.
+"""DropNet: drop whole units in rounds, according to their activity.
 
-1. Train the network from its first weights, with the units that are left.
-2. Run it on the training data; a unit is worth its mean absolute activation after the nonlinearity,
-   a filter the mean of its map.
-3. Drop the units worth least (`Minimum`), or most (`Maximum`), or any (`AnyUnit`), of the whole
-   network or of each layer; or those that are most often exactly 0 (`APoZ`).
-4. Rewind the weights and repeat, until few units or too little accuracy are left.
+1. Train the network from its initial weights, with the remaining units.
+2. Run it on the training data. The score of a unit is its mean absolute activation after the
+   nonlinearity; for a filter, the mean over its feature map.
+3. Drop the units with the lowest scores (`Minimum`), the highest scores (`Maximum`) or at random
+   (`AnyUnit`), from the whole network or from each layer; or the units that are most often exactly
+   0 (`APoZ`).
+4. Rewind the weights and repeat, until few units remain or the accuracy is too low.
 
-In the authors' code a mask multiplies the activations, so a dropped unit gives 0. Here the masks of
-all its weights are 0, and that of its bias too: without it the unit would give nonlinearity(bias)
-for every input. So a layer's bias is put under `Held` with its kernel, and what else would give the
-unit back a value (the bias of a norm behind it) is named in `along`. Where the nonlinearity of 0 is
-not 0 (a sigmoid) this is no dropping; that is not checked.
+In the authors' code a mask multiplies the activations, so a dropped unit outputs 0. Here the masks
+of all its weights are 0, and so is the mask of its bias; otherwise the unit would output
+nonlinearity(bias) for every input. A layer's bias therefore goes under `Held` along with its
+kernel, and any other parameter that would give the unit a value (such as the bias of a norm that
+follows) is listed in `along`. If the nonlinearity of 0 is not 0 (a sigmoid), units are not really
+dropped; this is not checked.
 
-Numbers: experiments/dropnet.py, Model C of the paper on CIFAR-10, beside its published table.
+Numbers: experiments/dropnet.py, Model C of the paper on CIFAR-10, next to its published table.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,10 +44,10 @@ ALONE: Mapping[str, Sequence[str]] = {}
 
 
 class UnitScore(Protocol):
-    """What units are worth; a high score is kept."""
+    """Scores units; units with high scores are kept."""
 
     def __call__(self, model: nnx.Module, shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
-        """By path of the weight, [units] as in `shapes`."""
+        """Scores by path of the weight, [units] as in `shapes`."""
         ...
 
 
@@ -60,31 +62,31 @@ def dropnet(
     along: Mapping[str, Sequence[str]] = ALONE,
     keep: Keep = NOWHERE,
 ) -> Iterator[tuple[Round, Model]]:
-    """Train and drop units in turns.
+    """Alternate between training and dropping units.
 
     Args:
-      model: the kernels of the layers that lose units under `Held`, with the biases of these
-        layers; that of the last layer, whose outputs are wanted, is not.
+      model: a model with the kernels and biases of the layers that lose units under `Held`, but
+        not those of the last layer, whose outputs are needed.
       train: train(model, round) returns the trained model.
       score: `Minimum(...)`, `Maximum(...)`, `APoZ(...)` or `AnyUnit(seed)`.
-      densities: fraction of the units, not of the weights, to keep after each round, as
-        `each_round(0.8, 10)`. (`round.density` is that of the weights under `Held`.)
-      restart: `Rewind()`, or another.
-      choose: who competes: `globally`, or `by_layer()`.
-      along: other parameters under `Held` that a weight's units have, by its path: the scale and
-        bias of a norm, {"conv1/kernel": ("norm1/scale", "norm1/bias")}.
-      keep: `Folder("runs/a")` to go on after a kill.
+      densities: fraction of the units, not of the weights, to keep after each round, such as
+        `each_round(0.8, 10)`. (`round.density` is the density of the weights under `Held`.)
+      restart: `Rewind()`, or another restart.
+      choose: which units compete: `globally`, or `by_layer()`.
+      along: other parameters under `Held` that belong to a weight's units, by the path of the
+        weight: the scale and bias of a norm, {"conv1/kernel": ("norm1/scale", "norm1/bias")}.
+      keep: `Folder("runs/a")` to resume a run that was killed.
 
     Yields:
       Each round and the model that it trained, round 0 first.
 
     Raises:
-      ValueError: a bias that would bring units back; densities that do not fall; a layer that
-        loses its last unit; other settings in the folder.
+      ValueError: a bias that would reactivate units; densities that do not decrease; a layer that
+        loses its last unit; a folder with other settings.
 
     Reference: Tan and Motani, DropNet, ICML 2020.
     """
-    check_choice(choose)  # faults are said at once
+    check_choice(choose)  # report errors at once
     with_units(model, along)
 
     def prune(trained: Model, asked: float, number: int) -> Model:
@@ -105,18 +107,18 @@ def drop_units(
 ) -> Model:
     """A copy of the model that keeps the units with the highest scores; dropped ones stay dropped.
 
-    Exactly as many as `choose` keeps; of equal scores (dead units) those of lower index, where the
-    authors' code draws.
+    Exactly as many units as `choose` says are kept. Ties (dead units) are resolved in favour of the
+    lower index, whereas the authors' code picks at random.
 
     Args:
       model: as for `dropnet`.
-      scores: of units by path of their weight, [units].
+      scores: scores of units by path of their weight, [units].
       density: fraction of all units to keep, in (0, 1].
-      choose: who competes.
+      choose: which units compete.
       along: as for `dropnet`.
 
     Raises:
-      ValueError: as `dropnet`, or scores that do not fit.
+      ValueError: as for `dropnet`, or scores that do not match the units.
     """
     parts, units = held_parts(model), with_units(model, along)
     shapes = unit_shapes(model, along)
@@ -124,7 +126,7 @@ def drop_units(
     for path, shape in shapes.items():
         if path not in scores or jnp.shape(scores[path]) != shape:
             raise ValueError(
-                f"{path} has units {shape}; got scores of "
+                f"{path} has units {shape}, but the scores have shapes "
                 f"{ {name: jnp.shape(score) for name, score in scores.items()} }"
             )
         if bool(jnp.isnan(scores[path]).any()):
@@ -147,7 +149,7 @@ def drop_units(
 def unit_shapes(
     model: nnx.Module, along: Mapping[str, Sequence[str]] = ALONE
 ) -> dict[str, tuple[int, ...]]:
-    """The number of output units of each weight that loses them, along each axis, by path."""
+    """The shape of the output units of each weight that loses units, by path."""
     parts = held_parts(model)
     return {path: _unit_shape(parts[path]) for path in with_units(model, along)}
 
@@ -155,10 +157,10 @@ def unit_shapes(
 def with_units(
     model: nnx.Module, along: Mapping[str, Sequence[str]] = ALONE
 ) -> dict[str, list[str]]:
-    """Each weight that loses units, and what falls with them: the layer's bias and `along`.
+    """Each weight that loses units, and what is dropped with them: the layer's bias and `along`.
 
     Raises:
-      ValueError: something would bring dropped units back, or would fall with none.
+      ValueError: a parameter would reactivate dropped units, or belongs to no units.
     """
     parts = held_parts(model)
     units: dict[str, list[str]] = {}
@@ -169,14 +171,14 @@ def with_units(
         if part.rule.role.stack:
             raise ValueError(
                 f"{slot.path} stacks several layers along its first axis; units can be dropped "
-                "where each layer is a module of its own"
+                "only if each layer is a separate module"
             )
         units[slot.path] = list(along.get(slot.path, ()))
         bias = slot.path.removesuffix("kernel") + "bias"
         if slot.key == "kernel" and getattr(slot.parent, "bias", None) is not None:
             if not isinstance(slot.parent.bias, Sparse):
                 raise ValueError(
-                    f"{bias} would bring dropped units back; put it under Held with the kernel: "
+                    f"{bias} would reactivate dropped units; put it under Held with the kernel: "
                     "jsparse.sparsify(model, ('.*/(kernel|bias)', jsparse.Held()))"
                 )
             units[slot.path].append(bias)
@@ -185,19 +187,22 @@ def with_units(
     lost += [name for name in parts if name not in falling]
     if lost:
         raise ValueError(
-            f"{lost[0]} falls with no units; put weights, their biases and what `along` names by "
-            f"the weight's path under Held, and nothing else; there are {', '.join(parts)}"
+            f"{lost[0]} does not belong to any units; put only weights, their biases and the "
+            "parameters in `along` (by the weight's path) under Held; available: "
+            f"{', '.join(parts)}"
         )
     for path, names in units.items():
         for name in names:
             there, here = _unit_shape(parts[name]), _unit_shape(parts[path])
             if there != here:
-                raise ValueError(f"{name} has units {there}, {path} has {here}; they fall together")
+                raise ValueError(
+                    f"{name} has units {there}, but {path} has {here}; they are dropped together"
+                )
     return units
 
 
 def _axes(part: Sparse) -> tuple[int, ...]:
-    """The axes that number units: the outputs of a weight, all axes of a bias or scale."""
+    """The axes that index units: the outputs of a weight, all axes of a bias or scale."""
     role, ndim = part.rule.role, part.weight.ndim
     return role.output_axes(ndim) if role.input_axes(ndim) else tuple(range(ndim))
 

@@ -1,15 +1,15 @@
-"""GraSP: keep the weights that carry the gradient's flow, before the first step.
+"""GraSP: keep the weights that preserve gradient flow, before the first step.
 
-1. g = dL/dw at the start, over all batches; L is computed from logits / 200.
-2. Hg, the product of the Hessian of the same loss with g, once more over all batches.
-3. Importance: -w * Hg, half of what the squared norm of the gradient gains without the weight, to
-   first order. The weights of the LARGEST importance are removed, since without them the gradient
-   is larger; so here score = w * Hg, high = kept.
-4. The highest of all layers together are kept.
+1. g = dL/dw at initialisation, over all batches; L is computed from logits / 200.
+2. Hg, the product of the Hessian of the same loss with g, again over all batches.
+3. Importance: -w * Hg, to first order half of the increase in the squared norm of the gradient when
+   the weight is removed. The weights with the LARGEST importance are removed, since the gradient is
+   larger without them; hence score = w * Hg here, high = kept.
+4. The highest scores over all layers are kept.
 
-The sign is the trap: scores are not absolute values, and a weight whose removal would shrink the
-gradient most is kept first. Only the prunable weights have a part in g and H. Dropout is off, batch
-norm uses the statistics of each batch.
+Mind the sign: scores are not absolute values, and the weights kept first are those whose removal
+would shrink the gradient most. Only prunable weights enter g and H. Dropout is off, and batch norm
+uses the statistics of each batch.
 
 Numbers: the rows "GraSP" of experiments/at_birth.py.
 """
@@ -31,26 +31,26 @@ Model = TypeVar("Model", bound=nnx.Module)
 def grasp(
     model: Model, loss: Loss, batches: Iterable[Any], *, density: float, choose: Choice = globally
 ) -> Model:
-    """A copy of the model that keeps the weights that preserve the gradient's flow.
+    """A copy of the model that keeps the weights that preserve gradient flow.
 
-    The authors use 10 samples of each class (25 for 200 classes) and divide the logits by 200:
+    The authors use 10 samples per class (25 for 200 classes) and divide the logits by 200:
 
         loss = lambda model, batch: cross_entropy(model(batch[0]) / 200, batch[1]).mean()
 
     Args:
-      model: with weights under `Held`, at its start; masked weights stay masked.
+      model: a model with weights under `Held`, at initialisation; masked weights stay masked.
       loss: loss(model, batch) -> [], the mean over the batch; twice differentiable.
-      batches: one or more, of one shape: each new shape is compiled anew. They are gone through
-        twice.
+      batches: one or more, of the same shape, since each new shape is compiled separately. They are
+        processed twice.
       density: fraction of the weights to keep, in (0, 1].
-      choose: who competes with whom.
+      choose: which weights compete: `globally`, or `by_layer(budget)`.
 
     Returns:
       The model with new stored masks.
 
     Raises:
-      ValueError: density out of range; no weight under `Held`; no batch; scores that are NaN; a
-        layer that would lose all.
+      ValueError: density out of range; no weight under `Held`; no batches; NaN scores; a layer
+        that would lose all its weights.
 
     Example:
       >>> import jax.numpy as jnp, jsparse
@@ -69,7 +69,7 @@ def grasp(
 
 
 def grasp_scores(model: nnx.Module, loss: Loss, batches: Iterable[Any]) -> dict[str, Array]:
-    """The scores of `grasp` by path, [...] as the weights."""
+    """The scores of `grasp` by path, [...] like the weights."""
     values, rest, build = apart(model)
     masks = {path: part.mask[...] for path, part in held_parts(model).items()}
     batches = list(batches)
@@ -77,7 +77,7 @@ def grasp_scores(model: nnx.Module, loss: Loss, batches: Iterable[Any]) -> dict[
 
     @jax.jit
     def product(values: Arrays, rest: Any, batch: Any, g: Arrays) -> Arrays:
-        # twice backward: forward mode would stop at rules for the backward pass alone
+        # reverse mode twice: forward mode fails for rules with only a custom backward pass
         def along(values: Arrays) -> Array:
             slopes = gradient(values, rest, batch)
             return sum((jnp.vdot(slopes[path], g[path]) for path in g), jnp.zeros(()))

@@ -1,10 +1,10 @@
 """Lottery tickets: iterative magnitude pruning.
 
 1. Train.
-2. Prune a part of the weights that are left, those of smallest magnitude.
-3. Go back: to the weights of the start or of step k (`Rewind`), to the learning rate of the start
-   with the weights as they are (`RewindRate`), to nothing (`FineTune`: weights and last learning
-   rate stay), or, to see what the start was worth, to new random weights (`Reinitialise`).
+2. Prune a fraction of the remaining weights, those of smallest magnitude.
+3. Restart: from the initial weights or those of step k (`Rewind`); from the trained weights with
+   the initial learning rate (`RewindRate`) or with the final one (`FineTune`); or, to measure the
+   value of the initialisation, from new random weights (`Reinitialise`).
 4. Repeat.
 
 Numbers: experiments/lottery.py, LeNet-300-100 on MNIST; the paper's figures are curves, not tables.
@@ -43,38 +43,40 @@ def lottery(
     score: Callable[[Model], Arrays] = magnitudes,
     keep: Keep = NOWHERE,
 ) -> Iterator[tuple[Round, Model]]:
-    """Train and prune in turns, a ticket a round.
+    """Alternate between training and pruning; each round yields a ticket.
 
     Args:
-      model: with weights under `Held`, not trained or trained to step k; left as it is.
-      train: train(model, round) returns the trained model. The model is a copy; the learning rate
-        starts at step `round.first` of the schedule. Optimizer and its state are its own.
-      densities: fraction of the weights to keep after each pruning, as `each_round(0.8, 10)`.
+      model: a model with weights under `Held`, untrained or trained to step k; it is not
+        changed.
+      train: train(model, round) returns the trained model. It gets a copy of the model, should
+        start at step `round.first` of the learning-rate schedule, and makes its own optimizer.
+      densities: fraction of the weights to keep after each pruning, such as `each_round(0.8, 10)`.
       restart: `Rewind()`, `RewindRate()`, `FineTune(...)` or `Reinitialise(...)`.
-      choose: who competes: `globally`, or `by_layer()`.
-      score: of the trained weights, high = kept.
-      keep: `Folder("runs/a")` to go on after a kill.
+      choose: which weights compete: `globally`, or `by_layer()`.
+      score: scores the trained weights, high = kept.
+      keep: `Folder("runs/a")` to resume a run that was killed.
 
     Yields:
-      Each round and the model that it trained; round 0 is not pruned. A round is run when it is
-      asked for.
+      Each round and the model that it trained; round 0 is not pruned. Rounds run lazily, one per
+      iteration.
 
     Raises:
-      ValueError: no weight under `Held`, densities that do not fall, other settings in the folder.
+      ValueError: no weight under `Held`; densities that do not decrease; a folder with other
+        settings.
 
     Example:
       >>> from flax import nnx
       >>> import jsparse
       >>> from jsparse.prune import each_round
       >>> net = jsparse.sparsify(nnx.Linear(8, 5, rngs=nnx.Rngs(0)), ("kernel", jsparse.Held()))
-      >>> train = lambda model, round: model  # yours
+      >>> train = lambda model, round: model  # your training loop
       >>> for round, ticket in lottery(net, train, each_round(0.5, 2)):
       ...     print(round.number, round.density)
       0 1.0
       1 0.5
       2 0.25
 
-    Reference: Frankle and Carbin, The lottery ticket hypothesis, ICLR 2019; restarts compared by
+    Reference: Frankle and Carbin, The lottery ticket hypothesis, ICLR 2019; for the restarts
       Renda et al., Comparing rewinding and fine-tuning in neural network pruning, ICLR 2020.
     """
     check_choice(choose)
@@ -88,7 +90,7 @@ def lottery(
 
 @dataclass(frozen=True, kw_only=True)
 class _AsTrained:
-    """Weights stay as trained; rounds after round 0 go on from a step of the schedule."""
+    """Weights stay as trained; rounds after round 0 start at a given step of the schedule."""
 
     step: int
 
@@ -104,11 +106,11 @@ class _AsTrained:
 
 @dataclass(frozen=True, kw_only=True)
 class RewindRate(_AsTrained):
-    """Weights stay as trained; the learning rate starts over.
+    """Weights stay as trained; the learning-rate schedule is rewound.
 
     Args:
-      step: of the schedule, at which the rounds after round 0 start: 0 is the whole schedule, T - t
-        its last t steps.
+      step: step of the schedule at which the rounds after round 0 start: 0 repeats the whole
+        schedule, T - t its last t steps.
 
     Raises:
       ValueError: step below 0.
@@ -121,11 +123,11 @@ class RewindRate(_AsTrained):
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune(_AsTrained):
-    """Weights stay as trained, and so does the last learning rate.
+    """Weights stay as trained, and training continues with the final learning rate.
 
     Args:
-      step: the steps of a whole schedule: rounds after round 0 go on with what it gives from there.
-        For a schedule that ends at 0 give an earlier step.
+      step: length of the schedule: rounds after round 0 continue with its values from there on. For
+        a schedule that ends at 0, pass an earlier step.
 
     Raises:
       ValueError: step below 0.
@@ -136,11 +138,11 @@ class FineTune(_AsTrained):
 
 @dataclass(frozen=True, kw_only=True)
 class Reinitialise:
-    """The masks stay, all else is drawn anew at each round: what a ticket's start was worth.
+    """Keep the masks and reinitialise everything else: measures the value of the initialisation.
 
     Args:
-      make: builds the sparse model from `nnx.Rngs`, as the start was built, `sparsify` included.
-      seed: of the draws; each round has its own.
+      make: builds the sparse model from `nnx.Rngs` as it was built at first, `sparsify` included.
+      seed: seed of the new weights, which differ between rounds.
 
     Reference: Frankle and Carbin, 2019, section 2 (random reinitialisation).
     """

@@ -1,9 +1,9 @@
-"""Magnitude: the largest weights stay.
+"""Magnitude pruning: keep the largest weights.
 
 1. Score: |w|.
-2. The highest are kept.
+2. The highest scores are kept.
 
-At birth it prunes the starting values; in a trained model it is the one-shot baseline.
+Before training it prunes the initial values; in a trained model it is the one-shot baseline.
 
 Numbers: the rows "magnitude" of experiments/at_birth.py and experiments/one_shot.py.
 """
@@ -21,15 +21,16 @@ def magnitude(model: Model, *, density: float, choose: Choice = globally) -> Mod
     """A copy of the model that keeps its largest weights.
 
     Args:
-      model: with weights under `Held`; masked weights stay masked.
-      density: fraction of all of them to keep, in (0, 1].
-      choose: who competes with whom.
+      model: a model with weights under `Held`; masked weights stay masked.
+      density: fraction of these weights to keep, in (0, 1].
+      choose: which weights compete: `globally`, or `by_layer(budget)`.
 
     Returns:
       The model with new stored masks.
 
     Raises:
-      ValueError: density out of range; no weight under `Held`; a layer that would lose all.
+      ValueError: density out of range; no weight under `Held`; a layer that would lose all its
+        weights.
 
     Example:
       >>> import jax.numpy as jnp, jsparse

@@ -1,7 +1,7 @@
-"""Random masks: the baseline of every method, and the first masks of SET and RigL.
+"""Random masks: the baseline for every method, and the initial masks of SET and RigL.
 
 1. Each weight has a random score.
-2. The highest of each layer are kept, as many as a budget gives it.
+2. The highest scores of each layer are kept, as many as a budget says.
 
 Numbers: the rows "random" of experiments/at_birth.py.
 """
@@ -19,16 +19,16 @@ EVENLY = by_layer()
 
 
 def random(model: Model, *, density: float, key: Array, choose: Choice = EVENLY) -> Model:
-    """A copy of the model that keeps weights drawn at random.
+    """A copy of the model that keeps random weights.
 
-    With `choose=by_layer(jsparse.schedule.erdos_renyi_kernel)` thin layers keep more: where SET and
-    RigL start.
+    With `choose=by_layer(jsparse.schedule.erdos_renyi_kernel)` thin layers keep more; SET and RigL
+    start from such masks.
 
     Args:
-      model: with weights under `Held`; masked weights stay masked.
-      density: fraction of all of them to keep, in (0, 1].
-      key: of the draw; the same key, the same masks.
-      choose: how many each layer keeps.
+      model: a model with weights under `Held`; masked weights stay masked.
+      density: fraction of these weights to keep, in (0, 1].
+      key: random key; the same key gives the same masks.
+      choose: how many weights each layer keeps.
 
     Returns:
       The model with new stored masks.

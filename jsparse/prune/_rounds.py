@@ -1,12 +1,12 @@
-"""Training and pruning in turns: the loop that every method in rounds shares.
+"""Alternating training and pruning: the loop shared by all methods that work in rounds.
 
-1. Round 0 trains the model as it comes.
-2. Each further round prunes what the last one trained, sets back the weights that are left (to
-   those of the start, or not at all, or to new ones) and trains again.
-3. What each round leaves is kept: its density and every variable of the trained model, masks and
-   weights alike. The next round needs no more, so a killed run goes on where it was.
+1. Round 0 trains the given model.
+2. Each further round prunes the model trained by the previous one, resets the remaining weights (to
+   the initial weights, to new ones, or not at all) and trains again.
+3. Each round stores its density and all variables of the trained model, masks and weights alike.
+   The next round needs nothing else, so a run that was killed can be resumed.
 
-Numbers: no figure of its own; the methods that use the loop name theirs.
+Numbers: no figure of its own; see the methods that use this loop.
 """
 
 import itertools
@@ -15,25 +15,29 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import jax
 import numpy as np
 from flax import nnx
 
 from jsparse._checks import check_density
+from jsparse._paths import named
+from jsparse._storage.described import described
+from jsparse._storage.leaves import describe, filled, plain
 from jsparse._surgery import hold, masks
 from jsparse.prune._choice import held_parts
-from jsparse.prune._folder import Keep, arrays_of, described, with_arrays
+from jsparse.prune._folder import Keep
 
 Model = TypeVar("Model", bound=nnx.Module)
 
 
 class Round(NamedTuple):
-    """What a round is.
+    """One round of training.
 
     Attributes:
-      number: 0 for the model as it came.
-      density: fraction kept of all weights under `Held`, counted.
-      first: the step of the learning-rate schedule from which its training starts, so that an
-        optimizer takes `lambda step: schedule(step + round.first)`.
+      number: number of the round; round 0 trains the model before any pruning.
+      density: fraction of all weights under `Held` that are kept, as counted.
+      first: the step of the learning-rate schedule at which training starts: pass an optimizer
+        `lambda step: schedule(step + round.first)`.
     """
 
     number: int
@@ -42,44 +46,44 @@ class Round(NamedTuple):
 
 
 Train = Callable[[Model, Round], Model]
-"""The user's: trains the model it is given, a copy of its own, and returns it."""
+"""The user's training function: it gets its own copy of the model, and returns it trained."""
 Prune = Callable[[Model, float, int], Model]
-"""(trained model, density asked for, number of the coming round) -> a copy with fewer weights."""
+"""(trained model, target density, number of the next round) -> a copy with fewer weights."""
 
 
 class Restart(Protocol):
-    """From where weights and learning rate go on after pruning."""
+    """The weights and learning rate from which training continues after pruning."""
 
     def first(self, number: int) -> int:
-        """The step of the learning-rate schedule from which a round starts."""
+        """The step of the learning-rate schedule at which a round starts."""
         ...
 
     def restore(self, pruned: Model, start: Model, number: int) -> Model:
-        """The masks of `pruned` with the weights to train; `start` is what round 0 began with."""
+        """The masks of `pruned` with the weights to train; round 0 began with `start`."""
         ...
 
 
 def check_step(restart: Restart, step: int) -> None:
-    """Refuse what is no step of a schedule.
+    """Refuse anything but a step of a schedule.
 
     Raises:
-      ValueError: it is below 0, or no whole number.
+      ValueError: the step is below 0, or not a whole number.
     """
     if not isinstance(step, Integral) or step < 0:
         raise ValueError(
-            f"{type(restart).__name__} got step {step}; give a step of the schedule, 0 or more"
+            f"{type(restart).__name__} got step {step}; pass a step of the schedule, 0 or more"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rewind:
-    """Every variable but the masks goes back to what round 0 began with.
+    """Reset all variables except the masks to their values at the start of round 0.
 
-    For late rewinding train to step k first, give the method that model, and k here: each round,
-    round 0 too, then goes on from step k of the schedule.
+    For late rewinding, first train to step k, then pass that model to the method and k here: each
+    round, including round 0, then starts at step k of the schedule.
 
     Args:
-      step: of the schedule, at which all rounds start.
+      step: step of the schedule at which all rounds start.
 
     Raises:
       ValueError: step below 0.
@@ -101,14 +105,14 @@ class Rewind:
 
 
 def each_round(kept: float, rounds: int) -> tuple[float, ...]:
-    """Densities when each round keeps the same part of what is left: kept, kept^2, ...
+    """Densities if each round keeps the same fraction of the remaining weights: kept, kept^2, ...
 
     Args:
-      kept: part of what is left that a round keeps, in (0, 1).
-      rounds: how many times is pruned.
+      kept: fraction of the remaining weights that a round keeps, in (0, 1).
+      rounds: number of times to prune.
 
     Raises:
-      ValueError: out of range.
+      ValueError: an argument is out of range.
 
     Example:
       >>> each_round(0.5, 3)
@@ -116,8 +120,8 @@ def each_round(kept: float, rounds: int) -> tuple[float, ...]:
     """
     if not 0 < kept < 1 or rounds < 1:
         raise ValueError(
-            f"each_round got kept={kept}, rounds={rounds}; a round keeps a part in (0, 1) of what "
-            "is left, such as 0.8, and there is one round or more"
+            f"each_round got kept={kept}, rounds={rounds}; kept is a fraction in (0, 1), such as "
+            "0.8, and rounds is 1 or more"
         )
     return tuple(kept**n for n in range(1, rounds + 1))
 
@@ -131,39 +135,39 @@ def in_rounds(
     keep: Keep,
     settings: Mapping[str, Any],
 ) -> Iterator[tuple[Round, Model]]:
-    """The loop of a method: trains, prunes, restores, trains, ...
+    """The loop of a method: train, prune, restore, train, ...
 
     Args:
-      model: with weights under `Held`; left as it is.
-      train: the user's.
-      prune: the method's; same result for the same arguments.
-      restart: from where weights and learning rate go on.
-      densities: asked for at each pruning, falling; 1.0 stands for round 0.
-      keep: where rounds are kept.
-      settings: of the method, for `keep` to compare.
+      model: a model with weights under `Held`; it is not changed.
+      train: the user's training function.
+      prune: the pruning function of the method; the same arguments must give the same result.
+      restart: the weights and learning rate from which training continues.
+      densities: target density of each pruning, decreasing; round 0 is not listed.
+      keep: where rounds are stored.
+      settings: settings of the method, for `keep` to compare.
 
     Yields:
-      Each round and the model that it trained, round 0 first. A round is run when it is asked for;
-      to stop, stop asking.
+      Each round and the model that it trained, round 0 first. Rounds run lazily, one per iteration.
 
     Raises:
-      TypeError, ValueError: arguments are checked at once, before the first round is asked for.
+      TypeError, ValueError: arguments are checked at the call, before the first round runs.
     """
     held_parts(model)
     if isinstance(restart, type):
-        raise TypeError(f"restart is the class {restart.__name__}; give one: {restart.__name__}()")
+        kind = restart.__name__
+        raise TypeError(f"restart is the class {kind}; pass an instance: {kind}()")
     if not hasattr(keep, "open"):
-        raise TypeError(f"keep got {keep!r}; give jsparse.prune.Folder({keep!r}) or Nowhere()")
+        raise TypeError(f"keep got {keep!r}; pass jsparse.prune.Folder({keep!r}) or Nowhere()")
     if not isinstance(densities, Sequence):
-        raise TypeError(f"densities got {densities!r}; give one a round, such as (0.5, 0.25)")
+        raise TypeError(f"densities got {densities!r}; pass one per round, such as (0.5, 0.25)")
     densities = [1.0, *map(check_density, densities)]
     if any(one <= other for one, other in itertools.pairwise(densities)):
         raise ValueError(
-            f"densities got {densities[1:]}; they fall from round to round and start below 1, as "
-            "jsparse.prune.each_round(0.8, rounds=10) does"
+            f"densities got {densities[1:]}; they must start below 1 and decrease from round to "
+            "round, as in jsparse.prune.each_round(0.8, rounds=10)"
         )
     if not callable(train):
-        raise TypeError(f"train is a function train(model, round) -> model; got {train!r}")
+        raise TypeError(f"train must be a function train(model, round) -> model; got {train!r}")
     start = hold(model)
     keep.open(
         {**described(dict(settings)), "restart": described(restart), "start": described(start)}
@@ -184,38 +188,59 @@ def _rounds(
         if keep.has(number, asked):
             trained = keep.load(number, start)
         else:
-            born = hold(start)
+            ticket = hold(start)
             if number:
-                born = restart.restore(prune(trained, asked, number), start, number)
-            before = {path: np.asarray(mask) for path, mask in masks(born).items()}
-            told = Round(number, density(born), restart.first(number))
-            trained = _checked(train(born, told), start, before)
+                ticket = restart.restore(prune(trained, asked, number), start, number)
+            before = {path: np.asarray(mask) for path, mask in masks(ticket).items()}
+            current = Round(number, density(ticket), restart.first(number))
+            trained = _checked(train(ticket, current), start, before)
             layers = {path: np.count_nonzero(mask) / mask.size for path, mask in before.items()}
-            facts = {"round": number, "asked": asked, "density": told.density, "layers": layers}
+            facts = {"round": number, "asked": asked, "density": current.density, "layers": layers}
             keep.save(number, trained, facts)
-        # a copy, whatever is done with it before the next round is asked for
+        # a copy, which the caller may change
         yield Round(number, density(trained), restart.first(number)), hold(trained)
 
 
 def density(model: nnx.Module) -> float:
-    """Fraction kept of all weights under `Held`."""
+    """The fraction of all weights under `Held` that are kept."""
     found = [np.asarray(mask) for mask in masks(model).values()]
     return sum(map(np.count_nonzero, found)) / sum(mask.size for mask in found)
 
 
 def _checked(trained: Model, start: Model, before: Mapping[str, np.ndarray]) -> Model:
-    """What `train` returned, with the structure of the start and the masks of the round."""
+    """The model that `train` returned; it must have the structure and masks that it was given."""
     if not isinstance(trained, nnx.Module):
         raise TypeError(
-            f"train returned {type(trained).__name__}; it returns the trained model, also where it "
-            "trained the model in place"
+            f"train returned {type(trained).__name__}; it must return the trained model, even if "
+            "it trains the model in place"
         )
-    trained = with_arrays(start, *arrays_of(trained))
+    trained = _copied_into(start, trained)
     after = masks(trained)
     changed = [path for path in before if not np.array_equal(before[path], after[path])]
     if changed:
         raise ValueError(
-            f"train changed the mask of {changed[0]}; masks stay as they are within a round: take "
-            "jsparse.revise, or weight decay of all variables, out of its optimizer"
+            f"train changed the mask of {changed[0]}, but masks must not change in a round; remove "
+            "jsparse.revise, or weight decay of all variables, from its optimizer"
         )
     return trained
+
+
+def _copied_into(start: Model, trained: nnx.Module) -> Model:
+    """A copy of `start` with the variables of the trained model; others of that are left out.
+
+    Raises:
+      ValueError: one is missing, or has another shape or type.
+    """
+    copy = nnx.clone(start)
+    state, found = nnx.state(copy), named(nnx.state(trained))
+    for name, leaf in named(state).items():
+        if name not in found:
+            raise ValueError(f"{name} is missing: the model is not that of the start")
+        if describe(found[name]) != describe(leaf):
+            raise ValueError(
+                f"{name} is {describe(found[name])}, the model's {describe(leaf)}; train must "
+                "return a model of the same structure"
+            )
+    values = [filled(plain(name, found[name]), leaf) for name, leaf in named(state).items()]
+    nnx.update(copy, jax.tree.unflatten(jax.tree.structure(state), values))
+    return copy

@@ -1,11 +1,11 @@
-"""SNIP: keep the weights that the loss is most sensitive to, before the first step.
+"""SNIP: keep the weights to which the loss is most sensitive, before the first step.
 
-1. g = dL/dw at the start, summed over the batches (accumulated, then the absolute value is taken).
-2. Score: |g * w|, how fast the loss changes as the weight's connection c is taken from 1 to 0,
-   |dL/dc|; the authors divide by the sum over all weights, which changes no order.
-3. The highest of all layers together are kept.
+1. g = dL/dw at initialisation, accumulated over the batches before the absolute value is taken.
+2. Score: |g * w| = |dL/dc|, how fast the loss changes as the weight's connection c moves from 1 to
+   0; the authors divide by the sum over all weights, which does not change the order.
+3. The highest scores over all layers are kept.
 
-Dropout is off, batch norm uses the statistics of each batch.
+Dropout is off, and batch norm uses the statistics of each batch.
 
 Numbers: the rows "SNIP" of experiments/at_birth.py.
 """
@@ -27,21 +27,21 @@ Model = TypeVar("Model", bound=nnx.Module)
 def snip(
     model: Model, loss: Loss, batches: Iterable[Any], *, density: float, choose: Choice = globally
 ) -> Model:
-    """A copy of the model that keeps the weights of highest connection sensitivity.
+    """A copy of the model that keeps the weights with the highest connection sensitivity.
 
     Args:
-      model: with weights under `Held`, at its start; masked weights stay masked.
+      model: a model with weights under `Held`, at initialisation; masked weights stay masked.
       loss: loss(model, batch) -> [], the mean over the batch.
-      batches: one or more, of one shape: each new shape is compiled anew.
+      batches: one or more, of the same shape, since each new shape is compiled separately.
       density: fraction of the weights to keep, in (0, 1].
-      choose: who competes with whom.
+      choose: which weights compete: `globally`, or `by_layer(budget)`.
 
     Returns:
       The model with new stored masks.
 
     Raises:
-      ValueError: density out of range; no weight under `Held`; no batch; scores that are NaN; a
-        layer that would lose all.
+      ValueError: density out of range; no weight under `Held`; no batches; NaN scores; a layer
+        that would lose all its weights.
 
     Example:
       >>> import jax.numpy as jnp, jsparse
@@ -60,7 +60,7 @@ def snip(
 
 
 def snip_scores(model: nnx.Module, loss: Loss, batches: Iterable[Any]) -> dict[str, Array]:
-    """The scores of `snip` by path, [...] as the weights."""
+    """The scores of `snip` by path, [...] like the weights."""
     values, rest, build = apart(model)
     gradient = jax.jit(slope(loss, build))
     g = mean_over(batches, lambda batch: dict(gradient(values, rest, batch)))  # (1)

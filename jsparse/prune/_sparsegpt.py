@@ -1,18 +1,18 @@
-"""SparseGPT: prune a trained layer so that its outputs stay, by updating the weights that remain.
+"""SparseGPT: prune a trained layer and update the kept weights to preserve its outputs.
 
 For a layer with weights W [inputs, outputs] and inputs X [n, inputs]:
 
 1. H = X^T X. An input that is always 0 gets H_jj = 1, and its weights become 0.
 2. H + damping * mean(diagonal H) * I; U is upper triangular with U^T U = its inverse.
-3. The inputs are gone through in blocks. Of each block the highest w_ij^2 / U_ii^2 are kept,
-   compared over all outputs together; or, for N:M, of each M inputs the N highest of each output,
+3. The inputs are processed in blocks. Within each block, the highest w_ij^2 / U_ii^2 are kept,
+   compared across all outputs. For N:M, the N highest of each M inputs are kept for each output,
    chosen when the first of the M is reached.
 4. For input i, in order: e = (w_i - w_i * mask_i) / U_ii; the rest of the block becomes
-   w_j - U_ij e, j >= i. This is the optimal brain surgeon's update of what comes later.
-5. After a block, the same update for all later inputs at once.
-6. The next layer sees the inputs that the pruned one gives.
+   w_j - U_ij e, j >= i. This is the optimal brain surgeon's update of the later weights.
+5. After a block, the same update is applied to all later inputs at once.
+6. The next layer is calibrated with the inputs that the pruned one gives it.
 
-The authors go on block by block of the transformer, here weight by weight.
+The authors proceed block by block through the transformer; here it is weight by weight.
 
 Numbers: the rows "SparseGPT" of experiments/one_shot.py.
 """
@@ -54,21 +54,21 @@ def sparsegpt(
     Args:
       model: trained, with weights under `Held` in layers `nnx.Linear` or `nnx.LinearGeneral`
         (attention has these); masked weights stay masked.
-      batches: calibration data, of one shape: each new shape is compiled anew. The model is run on
-        all of them once for each weight.
+      batches: calibration data, of the same shape, since each new shape is compiled separately.
+        The model runs on all of them once for each weight.
       density: fraction of the weights of each block, or group, to keep, in (0, 1].
-      scope: who competes: `Whole()`, all of a block of inputs, or `Groups(m)`.
-      forward: runs the model on a batch; by default `model(batch)`. In eval mode.
-      block: inputs whose weights compete, and that are updated together.
-      damping: added to the diagonal of H, in parts of its mean.
+      scope: which weights compete: `Whole()`, all those of a block of inputs, or `Groups(m)`.
+      forward: runs the model on a batch, in eval mode; by default `model(batch)`.
+      block: number of inputs whose weights compete and are updated together.
+      damping: added to the diagonal of H, as a fraction of its mean.
 
     Returns:
       The model with new weights and stored masks. Masked weights keep their values.
 
     Raises:
-      ValueError: density, block or damping out of range; another scope; groups that divide neither
-        the block nor the inputs; a weight of another layer, or of one that is not called; no
-        batch; inputs that are not finite, or too alike for so little damping.
+      ValueError: density, block or damping out of range; another scope; a group size that does not
+        divide the block or the inputs; a weight of another kind of layer, or of a layer that is
+        not called; no batches; inputs that are not finite, or too similar for this damping.
 
     Example:
       >>> import jax.numpy as jnp, jsparse
@@ -89,7 +89,7 @@ def sparsegpt(
         raise ValueError(f"sparsegpt got scope {scope}; use Whole() or Groups(m)")
     group = scope.size if isinstance(scope, Groups) else block
     if block < 1 or block % group:
-        raise ValueError(f"block got {block}; give 1 or more, a multiple of the group size {group}")
+        raise ValueError(f"block got {block}; pass 1 or more, a multiple of the group size {group}")
 
     def prune(part: Sparse, gram: Array) -> tuple[Array, Array]:
         weight, mask = part.weight[...], part.mask[...]
@@ -97,7 +97,7 @@ def sparsegpt(
         if isinstance(scope, Groups) and weight.shape[axes[-1]] % group:
             raise ValueError(
                 f"axis {axes[-1]} of a weight {weight.shape} has length {weight.shape[axes[-1]]}, "
-                f"not a multiple of {group}; leave it out of the pattern or choose another group"
+                f"not a multiple of {group}; exclude it from the pattern or choose another group"
             )
         size = min(block, inputs_of(part))
         together = (0,) if isinstance(scope, Groups) else (0, 1)
@@ -106,8 +106,8 @@ def sparsegpt(
         new, kept = over_stack(solve, part.rule.role.stack)(wide, matrix(part, mask), gram)
         if not bool(jnp.isfinite(new).all()):
             raise ValueError(
-                f"H of a weight {weight.shape} cannot be inverted: its inputs are too alike; raise "
-                f"damping, now {damping}, or give more calibration data"
+                f"H of a weight {weight.shape} cannot be inverted: its inputs are too similar; "
+                f"raise damping, now {damping}, or use more calibration data"
             )
         kept = kept.reshape(mask.shape)
         new = jnp.where(kept > 0, new.reshape(weight.shape).astype(weight.dtype), weight)
@@ -134,7 +134,7 @@ def _solve(
 ) -> tuple[Array, Array]:
     """One layer: [inputs, outputs] twice, [inputs, inputs] -> new weight and mask.
 
-    Long list of arguments because nothing can be left out of a compiled function.
+    The list of arguments is long because a compiled function needs all of them.
     """
     dead = jnp.diagonal(gram) == 0
     weight = jnp.where(dead[:, None], 0.0, weight)

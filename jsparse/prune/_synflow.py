@@ -1,15 +1,16 @@
 """SynFlow: keep the weights on the strongest paths, without any data.
 
-1. The network is made linear: each parameter is replaced by its absolute value, offsets (biases and
-   means) by 0; batch norm is in eval mode, dropout off.
+1. The network is made linear: each parameter is replaced by its absolute value, and offsets (biases
+   and means) by 0; batch norm is in eval mode, and dropout is off.
 2. R = 1^T |W_L| ... |W_1| 1: the sum of the outputs for an input of ones.
-3. Score: w * dR/dw, the share of R that passes through the weight; of each layer they sum to R.
-4. The highest of all layers together are kept, density^(k/n) of them in round k of n.
-5. Steps 2 to 4 again with the new masks, for n = 100 rounds; in one round a whole layer may fall.
+3. Score: w * dR/dw, the part of R that flows through the weight; the scores of each layer sum to R.
+4. The highest scores over all layers are kept, a fraction density^(k/n) of them in round k of n.
+5. Steps 2 to 4 are repeated with the new masks, for n = 100 rounds; a single round may drop a whole
+   layer.
 
 R grows like a product over the layers and can overflow float32; the authors compute in float64.
-Here the input and the output are scaled by powers of two, under which scores keep their order to
-the last bit: the linear network has no offsets.
+Here the input and the output are scaled by powers of two, which preserves the order of the scores
+to the last bit, because the linear network has no offsets.
 
 Numbers: the rows "SynFlow" of experiments/at_birth.py.
 """
@@ -31,7 +32,7 @@ from jsparse.prune._weights import Weights, split
 
 Model = TypeVar("Model", bound=nnx.Module)
 LARGEST = 120
-"""Of the exponents of the scale."""
+"""Largest exponent of the scale."""
 
 
 def synflow(
@@ -42,23 +43,24 @@ def synflow(
     rounds: int = 100,
     choose: Choice = globally,
 ) -> Model:
-    """A copy of the model that keeps the weights of highest synaptic flow.
+    """A copy of the model that keeps the weights with the highest synaptic flow.
 
-    Made for layers that are linear but for ReLU, pooling and batch norm.
+    For networks whose layers are linear apart from ReLU, pooling and batch norm.
 
     Args:
-      model: with weights under `Held`; masked weights stay masked.
-      shape: of an input, with its batch axis: (1, 28, 28).
+      model: a model with weights under `Held`; masked weights stay masked.
+      shape: shape of an input, with its batch axis: (1, 28, 28).
       density: fraction of the weights to keep, in (0, 1].
-      rounds: in how many steps.
-      choose: who competes with whom.
+      rounds: number of pruning rounds.
+      choose: which weights compete: `globally`, or `by_layer(budget)`.
 
     Returns:
       The model with new stored masks.
 
     Raises:
       ValueError: density out of range; rounds below 1; no weight under `Held`; a model through
-        which nothing passes, or too much even when scaled; a layer that would lose all.
+        which no signal passes, or whose flow overflows even when scaled; a layer that would lose
+        all its weights.
 
     Example:
       >>> import jax.numpy as jnp, jsparse
@@ -73,7 +75,7 @@ def synflow(
     """
     check_density(density)
     if rounds < 1:
-        raise ValueError(f"rounds got {rounds}; give 1 or more")
+        raise ValueError(f"rounds got {rounds}; pass 1 or more")
     flow = _Flow(model, shape)
     masks = {path: part.mask[...] for path, part in held_parts(model).items()}
     size = sum(mask.size for mask in masks.values())
@@ -86,13 +88,13 @@ def synflow(
 
 
 def synflow_scores(model: nnx.Module, shape: tuple[int, ...]) -> dict[str, Array]:
-    """The scores of one round of `synflow` by path, [...] as the weights, up to a power of two."""
+    """The scores of one `synflow` round by path, [...] like the weights, up to a power of two."""
     masks = {path: part.mask[...] for path, part in held_parts(model).items()}
     return _Flow(model, shape)(masks)
 
 
 class _Flow:
-    """The scores of a model under any masks, scaled by what the masks before needed."""
+    """The scores of a model under given masks, scaled as for the previous masks."""
 
     def __init__(self, model: nnx.Module, shape: tuple[int, ...]):
         self.values, self.rest, build = _linear(model)
@@ -114,7 +116,7 @@ class _Flow:
         self.scores = scores
 
     def __call__(self, masks: Arrays) -> dict[str, Array]:
-        """The scores, their highest near 1 where the scale had to be found."""
+        """The scores; if a new scale is needed, it is set to bring the highest score near 1."""
         tries = [self.exponent, *(sign * n for n in range(30, LARGEST + 1, 30) for sign in (-1, 1))]
         finite = False
         for exponent in tries:
@@ -129,17 +131,17 @@ class _Flow:
                 return found
         if finite:
             raise ValueError(
-                "nothing passes from the input to the output through the weights that are kept; "
-                "begin with denser masks, and without layers that are 0"
+                "no signal passes from the input to the output through the kept weights; start "
+                "with denser masks, and without layers of zeros"
             )
         raise ValueError(
-            f"the flow overflows float32 even with inputs of 2^-{LARGEST}; begin with smaller "
-            "weights: a factor for a whole layer changes no order of scores in a plain chain"
+            f"the flow overflows float32 even with inputs of 2^-{LARGEST}; start with smaller "
+            "weights: scaling a whole layer keeps the order of the scores in a plain chain"
         )
 
 
 def _linear(model: nnx.Module) -> Weights:
-    """The model with absolute values and without offsets (1), taken apart."""
+    """The model with absolute values and without offsets (1), split into its parts."""
     plain = fold(model)
     plain.eval()
     for slot in slots(plain):

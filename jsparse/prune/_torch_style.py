@@ -1,9 +1,9 @@
-"""Pruning by an amount of what is left, tensor by tensor or over several: in the manner of PyTorch.
+"""Pruning an amount of the remaining units, per tensor or over several tensors, as in PyTorch.
 
-1. Each unit of a weight has a score; a unit of which nothing is left no longer takes part.
-2. Of the units that are left, an amount is dropped, a number of them or a fraction, those with the
+1. Each unit of a weight has a score; units that are already fully masked no longer compete.
+2. An amount of the remaining units is dropped, given as a number or a fraction: those with the
    lowest scores. A fraction is rounded half to even.
-3. What was masked stays masked, so pruning twice by 20 % leaves 64 %.
+3. Masked weights stay masked, so pruning by 20 % twice keeps 64 %.
 
 Numbers: no figure is published; tests compare the masks with PyTorch's.
 """
@@ -33,21 +33,21 @@ SINGLE = Weight()
 
 
 class Worth(Protocol):
-    """What units are worth: a function such as `norm(1)`."""
+    """Scores units: a function such as `norm(1)`."""
 
     def __call__(self, path: str, weight: Array, tile: tuple[int, ...]) -> Array:
         """The scores, [grid of units]; the lowest are dropped.
 
         Args:
-          path: of the weight.
-          weight: [...], masked; stacked layers together.
+          path: path of the weight.
+          weight: [...], masked, with all layers of a stack.
           tile: extent of one unit along each axis.
         """
         ...
 
 
 def norm(n: float) -> Worth:
-    """The Ln norm of a unit's weights, |w| of a single one; n is any number, or ±infinity.
+    """The Ln norm of a unit's weights, |w| for a single weight; n is any number, or ±infinity.
 
     Example:
       >>> import jax.numpy as jnp
@@ -58,7 +58,7 @@ def norm(n: float) -> Worth:
 
 
 def norm_of(scores: Mapping[str, Array], n: float) -> Worth:
-    """The Ln norm of scores of your own in place of the weights, by path: [...] as the weight.
+    """The Ln norm of your own scores in place of the weights, by path: [...] like the weight.
 
     Example:
       >>> import jax.numpy as jnp
@@ -69,17 +69,17 @@ def norm_of(scores: Mapping[str, Array], n: float) -> Worth:
 
     def worth(path: str, weight: Array, tile: tuple[int, ...]) -> Array:
         if path not in scores:
-            raise ValueError(f"has no score; there are {', '.join(scores) or 'none'}")
+            raise ValueError(f"has no score; available: {', '.join(scores) or 'none'}")
         score = jnp.asarray(scores[path])
         if score.shape != weight.shape:
-            raise ValueError(f"the scores have shape {score.shape}, the weight {weight.shape}")
+            raise ValueError(f"the scores have shape {score.shape}, but the weight {weight.shape}")
         return _norm(score, n, tile)
 
     return worth
 
 
 def noise(key: Array) -> Worth:
-    """Random scores, so that random units fall; each path has its own.
+    """Random scores, which drop random units; they differ between paths.
 
     Args:
       key: [], consumed.
@@ -106,23 +106,23 @@ def _norm(weight: Array, n: float, tile: tuple[int, ...]) -> Array:
 
 
 def drop_lowest(model: Model, pattern: str, amount: float, by: Worth, unit: Unit = SINGLE) -> Model:
-    """A copy without the lowest units of each matched weight, an amount of those that are left.
+    """A copy that drops an amount of the remaining units of each matched weight, the lowest ones.
 
     Args:
-      model: with weights under `Held`.
+      model: a model with weights under `Held`.
       pattern: regular expression for the whole path of the weights to prune.
-      amount: an int is a number of units, a float in [0, 1] a fraction of those left, rounded half
-        to even; of each weight, and of each layer of a stack.
-      by: what units are worth: `norm(n)`, `norm_of(scores, n)`, `noise(key)` or a function.
+      amount: an int is a number of units, a float in [0, 1] a fraction of the remaining units,
+        rounded half to even; it applies to each weight, and to each layer of a stack.
+      by: scores units: `norm(n)`, `norm_of(scores, n)`, `noise(key)` or a function.
       unit: what is pruned together: Weight, Kernel, Filter, Channel, Head or Block.
 
     Returns:
       The model with new stored masks.
 
     Raises:
-      TypeError: amount is no number.
-      ValueError: amount is out of range, or nothing of a weight would be left; a pattern that
-        matches nothing; scores of another shape, or not finite.
+      TypeError: amount is not a number.
+      ValueError: amount is out of range, or would drop all of a weight; a pattern that matches
+        nothing; scores that have another shape or are not finite.
 
     Example:
       >>> from flax import nnx
@@ -151,21 +151,21 @@ def drop_lowest(model: Model, pattern: str, amount: float, by: Worth, unit: Unit
 
 
 def drop_lowest_globally(model: Model, pattern: str, amount: float, by: Worth) -> Model:
-    """`drop_lowest` of all matched weights together: an amount of what is left of all of them.
+    """`drop_lowest` over all matched weights together: an amount of all their remaining weights.
 
-    Units are single weights, as norms of units of different size do not compare.
+    Units are single weights, because norms of units of different sizes are not comparable.
 
     Args:
-      model: with weights under `Held`.
+      model: a model with weights under `Held`.
       pattern: regular expression for the whole path of the weights to prune.
-      amount: an int is a number of weights, a float in [0, 1] a fraction of those left.
-      by: what weights are worth.
+      amount: an int is a number of weights, a float in [0, 1] a fraction of the remaining weights.
+      by: scores weights.
 
     Returns:
       The model with new stored masks.
 
     Raises:
-      TypeError: amount is no number.
+      TypeError: amount is not a number.
       ValueError: as for `drop_lowest`.
 
     Reference: torch.nn.utils.prune, global_unstructured.
@@ -177,15 +177,15 @@ def drop_lowest_globally(model: Model, pattern: str, amount: float, by: Worth) -
             _, scores[path], alive[path] = _units(part, path, by, SINGLE)
     keep = _keep(amount, sum(int(a.sum()) for a in alive.values()))
     low = [jnp.where(alive[path], score, -jnp.inf) for path, score in scores.items()]
-    cuts = common_cut_at(low, jnp.int32(keep), (0,) * len(low))
+    cuts = common_cut_at(low, jnp.uint32(keep), (0,) * len(low))
     masks = {}
     for path, score, cut in zip(parts, low, cuts, strict=True):
         kept = alive[path] & above_cut(score, cut)
         alone = tuple(range(parts[path].rule.role.stack, kept.ndim))
         if not bool(kept.any(axis=alone).all()):
             raise ValueError(
-                f"{path}: nothing would be left of it and no signal would pass; drop less, or each "
-                "weight by itself with drop_lowest"
+                f"{path}: nothing would be left, and no signal would pass; drop less, or prune "
+                "each weight by itself with drop_lowest"
             )
         masks[path] = _masked(parts[path], kept, (1,) * score.ndim)
     return hold(model, masks)
@@ -197,15 +197,15 @@ def _matched(model: nnx.Module, pattern: str) -> dict[str, Sparse]:
 
 
 def _units(part: Sparse, path: str, by: Worth, unit: Unit) -> tuple[tuple[int, ...], Array, Array]:
-    """Of a weight: the tile of its units, their scores, and which have a weight left."""
+    """The tile of a weight's units, their scores, and which of them still keep a weight."""
     weight, mask, role = part.weight[...], part.mask[...], part.rule.role
     tile = (1,) * role.stack + unit.tile(weight.shape[role.stack :], role)
     alive = pool(mask, tile) > 0
     score = by(path, weight * mask, tile)
     if score.shape != alive.shape:
         raise ValueError(
-            f"there are units {alive.shape} and the scores have shape {score.shape}; give one for "
-            "each unit"
+            f"the units have shape {alive.shape}, but the scores {score.shape}; give one score "
+            "for each unit"
         )
     if not bool(jnp.where(alive, jnp.isfinite(score), True).all()):
         raise ValueError("a score is NaN or infinite; look for NaN in the weights")
@@ -218,10 +218,10 @@ def _masked(part: Sparse, kept: Array, tile: tuple[int, ...]) -> Array:
 
 
 def _keep(amount: float, left: int) -> int:
-    """How many stay of those that are left."""
+    """How many of the remaining units are kept."""
     if not isinstance(amount, Real) or isinstance(amount, bool):
         raise TypeError(
-            f"amount is an int, the number of units to drop, or a float, their fraction; got "
+            f"amount is an int, the number of units to drop, or a float, the fraction; got "
             f"{amount!r}"
         )
     if amount < 0 or (not isinstance(amount, Integral) and not amount <= 1):
@@ -229,7 +229,7 @@ def _keep(amount: float, left: int) -> int:
     drop = int(amount) if isinstance(amount, Integral) else round(float(amount) * left)
     if drop > left or (drop == left and left):
         raise ValueError(
-            f"amount {amount} would drop {drop} of the {left} units that are left and no signal "
+            f"amount {amount} would drop {drop} of the {left} remaining units, and no signal "
             f"would pass; drop at most {left - 1}"
         )
     return left - drop

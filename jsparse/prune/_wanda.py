@@ -1,11 +1,11 @@
-"""Wanda: weights times the norm of their inputs, for a trained model, without any update.
+"""Wanda: prune a trained model by |weight| times the norm of its input, without weight updates.
 
 1. |X_j|: the norm of input j of the layer over all tokens of the calibration data.
 2. Score: |w_ij| * |X_j|.
-3. Within each output the highest are kept; or N of each M neighbouring inputs.
-4. The weights stay as they are. The next layer sees the inputs that the pruned one gives.
+3. The highest scores of each output are kept, or N of each M consecutive inputs.
+4. Weights are not updated. The next layer is calibrated with the inputs that the pruned one gives.
 
-The authors go on block by block of the transformer, here weight by weight.
+The authors proceed block by block through the transformer; here it is weight by weight.
 
 Numbers: the rows "Wanda" of experiments/one_shot.py.
 """
@@ -37,25 +37,25 @@ def wanda(
     scope: Scope = EACH_OUTPUT,
     forward: Forward = call,
 ) -> Model:
-    """A copy of the model that keeps weights that are large and have large inputs.
+    """A copy of the model that keeps large weights with large inputs.
 
     N of M is `density=n / m, scope=Groups(m)`.
 
     Args:
       model: trained, with weights under `Held` in layers `nnx.Linear` or `nnx.LinearGeneral`
         (attention has these); masked weights stay masked.
-      batches: calibration data, of one shape: each new shape is compiled anew. The model is run on
-        all of them once for each weight.
+      batches: calibration data, of the same shape, since each new shape is compiled separately.
+        The model runs on all of them once for each weight.
       density: fraction of the weights of each group of the scope to keep, in (0, 1].
-      scope: who competes: `PerOutput()`, `Groups(m)` or `Whole()`.
-      forward: runs the model on a batch; by default `model(batch)`. In eval mode.
+      scope: which weights compete: `PerOutput()`, `Groups(m)` or `Whole()`.
+      forward: runs the model on a batch, in eval mode; by default `model(batch)`.
 
     Returns:
       The model with new stored masks.
 
     Raises:
       ValueError: density out of range; a scope in which no units compete; a weight of another
-        layer, or of one that is not called; no batch; inputs that are not finite.
+        kind of layer, or of a layer that is not called; no batches; inputs that are not finite.
 
     Example:
       >>> import jax.numpy as jnp, jsparse

@@ -1,4 +1,4 @@
-"""Readers of sparse models: nothing here changes a model."""
+"""Reports on sparse models; nothing here changes a model."""
 
 from jsparse._versions import versions as versions
 from jsparse.report._comparison import compare as compare

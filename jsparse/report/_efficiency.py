@@ -152,7 +152,7 @@ def costs(model: nnx.Module, *inputs: Any, **options: Any) -> Costs:
     Example:
       >>> import jax.numpy as jnp
       >>> from flax import nnx
-      >>> from jsparse.rules import Top
+      >>> from jsparse import Top
       >>> from jsparse._surgery import sparsify
       >>> model = sparsify(nnx.Linear(64, 32, rngs=nnx.Rngs(0)), ("kernel", Top(density=0.25)))
       >>> print(costs(model, jnp.ones((1, 64))))

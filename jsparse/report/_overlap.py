@@ -1,6 +1,6 @@
-"""How alike two masks are, and how far training carried the weights that a mask keeps.
+"""How similar two masks are, and how far training moved the weights that a mask keeps.
 
-Both compare networks that were started alike: a mask says nothing about another start.
+Both compare networks with the same initialisation: a mask is meaningless for another one.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ Masks = Mapping[str, ArrayLike]
 
 @dataclasses.dataclass(frozen=True)
 class Shared:
-    """Two masks of one weight, or of all.
+    """Two masks of one weight, or of all weights.
 
     Attributes:
       first: number of weights that the first mask keeps.
-      second: number that the second keeps.
-      both: number that both keep.
+      second: number of weights that the second mask keeps.
+      both: number of weights that both keep.
       size: number of weights.
     """
 
@@ -37,31 +37,31 @@ class Shared:
 
     @property
     def either(self) -> int:
-        """Number of weights that one of the masks keeps, or both."""
+        """Number of weights that at least one of the masks keeps."""
         return self.first + self.second - self.both
 
     @property
     def distance(self) -> float:
-        """Jaccard distance, 1 - both / either: 0 the same, 1 nothing shared; 0 of empty masks."""
+        """Jaccard distance, 1 - both / either: 0 for equal or empty masks, 1 for disjoint masks."""
         return 1 - self.both / self.either if self.either else 0.0
 
     @property
     def chance(self) -> float:
-        """The distance to expect of masks drawn at random, as large as these."""
+        """The expected distance of random masks with the same numbers of weights."""
         both = self.first * self.second / self.size if self.size else 0.0
         either = self.first + self.second - both
         return 1 - both / either if either else 0.0
 
     @property
     def fraction(self) -> float:
-        """Overlap: the fraction of the smaller mask that the larger one keeps too; 1 if empty."""
+        """Overlap: the fraction of the smaller mask that the larger one also keeps; 1 if empty."""
         smaller = min(self.first, self.second)
         return self.both / smaller if smaller else 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Overlap:
-    """Two sets of masks compared; print it, or read its fields.
+    """A comparison of two sets of masks; print it, or read its fields.
 
     Attributes:
       rows: a Shared for each sparse weight, by its path.
@@ -81,7 +81,7 @@ class Overlap:
         return self.total.distance
 
     def to_dict(self) -> dict:
-        """The same as plain numbers, ready for JSON."""
+        """The comparison as plain numbers, ready for JSON."""
         plain = lambda r: dataclasses.asdict(r) | {"distance": r.distance, "chance": r.chance}
         layers = {path: plain(row) for path, row in self.rows.items()}
         return {"layers": layers, "total": plain(self.total)}
@@ -107,15 +107,15 @@ def overlap(first: Masks, second: Masks) -> Overlap:
         distance = 1 - |first and second| / |first or second|
 
     Args:
-      first: masks by path, such as `jsparse.masks(model)`; 1 kept, 0 not.
+      first: masks by path, such as `jsparse.masks(model)`; 1 kept, 0 dropped.
       second: masks of the same weights.
 
     Returns:
-      An Overlap, which prints as a table. The total weighs layers by what their masks keep, as the
-      distance of all masks laid end to end does.
+      An Overlap, which prints as a table. The total is the distance of all masks concatenated, so
+      layers are weighted by the number of weights that they keep.
 
     Raises:
-      ValueError: the paths or shapes differ, or there are none.
+      ValueError: the paths or shapes differ, or there are no masks.
 
     Example:
       >>> import jax.numpy as jnp
@@ -124,15 +124,15 @@ def overlap(first: Masks, second: Masks) -> Overlap:
       (0.667, 1)
 
     Reference: Paganini and Forde, Bespoke vs. Prêt-à-Porter Lottery Tickets, 2020 (the Jaccard
-    distance of masks); the distance by chance is ours.
+    distance of masks); the expected distance is ours.
     """
     if not first or first.keys() != second.keys():
         odd = sorted(first.keys() ^ second.keys())
         raise ValueError(
             f"{odd[0]} has a mask on one side only; compare masks of the same weights, such as "
-            "jsparse.masks(model) of two models made alike"
+            "jsparse.masks(model) of two models built the same way"
             if odd
-            else "there are no masks; give jsparse.masks(model) of a model with sparse weights"
+            else "there are no masks; pass jsparse.masks(model) of a model with sparse weights"
         )
     rows = {}
     for path in first:
@@ -148,26 +148,27 @@ def read_mask(path: str, mask: ArrayLike) -> np.ndarray:
     """A mask as bool.
 
     Raises:
-      ValueError: it holds something else than 0 and 1.
+      ValueError: it contains values other than 0 and 1.
     """
     values = np.asarray(mask)
     kept = values == 1
     if not (kept | (values == 0)).all():
         raise ValueError(
-            f"{path}: a mask holds 0 and 1 only; for gates between, compare jsparse.hold(model)"
+            f"{path}: a mask may contain only 0 and 1; for gates in between, compare "
+            "jsparse.hold(model)"
         )
     return kept
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """How far the weights that a mask keeps went.
+    """How far the weights that a mask keeps moved.
 
     Attributes:
-      kept: how many they are.
-      moved: |after - before| / |before|, Euclidean; infinite if it started at zero.
-      cosine: of the angle between before and after; 0 where one of them is all zeros.
-      same_sign: fraction that kept its sign.
+      kept: number of weights that the mask keeps.
+      moved: |after - before| / |before|, Euclidean; infinite if the weights started at zero.
+      cosine: cosine of the angle between before and after; 0 if one of them is all zeros.
+      same_sign: fraction of weights that kept their sign.
     """
 
     kept: int
@@ -178,18 +179,18 @@ class Change:
 
 @dataclasses.dataclass(frozen=True)
 class Stability:
-    """Weights before and after training; print it, or read its fields.
+    """Changes of weights during training; print it, or read its fields.
 
     Attributes:
       rows: a Change for each sparse weight, by its path.
-      total: all weights together.
+      total: the Change of all weights together.
     """
 
     rows: dict[str, Change]
     total: Change
 
     def to_dict(self) -> dict:
-        """The same as plain numbers, ready for JSON."""
+        """The changes as plain numbers, ready for JSON."""
         layers = {path: dataclasses.asdict(row) for path, row in self.rows.items()}
         return {"layers": layers, "total": dataclasses.asdict(self.total)}
 
@@ -203,21 +204,21 @@ class Stability:
 
 
 def stability(before: nnx.Module, after: nnx.Module) -> Stability:
-    """How far training carried the weights that are kept in the end.
+    """How far training moved the weights that are kept in the end.
 
     Args:
-      before: the model at its start, dense or sparse.
-      after: the same model trained, with sparse weights; its masks say which weights count.
+      before: the model at initialisation, dense or sparse.
+      after: the same model after training, with sparse weights; its masks select the weights.
 
     Returns:
       A Stability, which prints as a table.
 
     Raises:
-      ValueError: `after` has no sparse weight, or `before` lacks one of them.
+      ValueError: `after` has no sparse weights, or `before` lacks one of them.
 
     Example:
       >>> from flax import nnx
-      >>> from jsparse.rules import Top
+      >>> from jsparse import Top
       >>> from jsparse._surgery import sparsify
       >>> start = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
       >>> end = sparsify(start, ("kernel", Top(density=0.5)))
@@ -226,17 +227,18 @@ def stability(before: nnx.Module, after: nnx.Module) -> Stability:
       >>> round(found.moved, 3), round(found.cosine, 3), found.same_sign
       (1.0, 1.0, 1.0)
 
-    Reference: Paganini and Forde, On Iterative Neural Network Pruning, 2020, name the question; the
-    three numbers are ours.
+    Reference: Paganini and Forde, On Iterative Neural Network Pruning, 2020, raise the question;
+    the three numbers are ours.
     """
     parts = sparse_parts(after)
     there = {slot.path: slot.value for slot in slots(before)}
     absent = [path for path in parts if path not in there]
     if not parts or absent:
         raise ValueError(
-            f"{absent[0]} is sparse after, and not there before; give the model that it was made of"
+            f"{absent[0]} is sparse after training, but does not exist before; pass the model that "
+            "training started from"
             if absent
-            else "no weight is sparse after training; stability is about those that a mask keeps"
+            else "no weight is sparse after training; stability compares weights that a mask keeps"
         )
     pairs = {}
     for path, part in parts.items():
@@ -252,7 +254,7 @@ def stability(before: nnx.Module, after: nnx.Module) -> Stability:
 
 
 def _weight(place: Any) -> np.ndarray:
-    """The weight itself, without its mask where that can be told apart; float64."""
+    """The weight as float64; without its mask, unless the rule reparameterises it."""
     if isinstance(place, Sparse):
         weight = place.read_final() if place.reparameterised else place.weight[...]
     else:

@@ -58,7 +58,7 @@ def save(
     Example:
       >>> import tempfile
       >>> from flax import nnx
-      >>> from jsparse.rules import Top
+      >>> from jsparse import Top
       >>> from jsparse._surgery import sparsify
       >>> model = sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", Top(density=0.5)))
       >>> with tempfile.TemporaryDirectory() as folder:

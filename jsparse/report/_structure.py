@@ -1,4 +1,4 @@
-"""What shape the kept weights have: paths through the network, and units left empty."""
+"""The structure of masks: which weights lie on a path through the network, and empty units."""
 
 import dataclasses
 import math
@@ -13,13 +13,13 @@ from jsparse.report._table import table
 
 @dataclasses.dataclass(frozen=True)
 class Used:
-    """One weight, or all.
+    """Kept and used weights of one layer, or of all layers.
 
     Attributes:
       kept: number of weights that the mask keeps.
-      used: number of them that lie on a path from the input to the output.
+      used: number of kept weights that lie on a path from the input to the output.
       size: number of weights.
-      mask: bool, [...] as the weight: those used; [0] for all weights together.
+      mask: the used weights, bool, [...] like the weight; [0] for all layers together.
     """
 
     kept: int
@@ -29,18 +29,18 @@ class Used:
 
     @property
     def sparsity(self) -> float:
-        """Fraction masked."""
+        """Fraction of weights that are masked."""
         return 1 - self.kept / self.size if self.size else 0.0
 
     @property
     def effective_sparsity(self) -> float:
-        """Fraction masked or cut off."""
+        """Fraction of weights that are masked or disconnected."""
         return 1 - self.used / self.size if self.size else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Effective:
-    """Weights kept and weights used; print it, or read its fields.
+    """Kept and used weights, layer by layer; print it, or read its fields.
 
     Attributes:
       rows: a Used for each layer of the chain, by its path.
@@ -56,7 +56,7 @@ class Effective:
         return Used(kept, used, size, np.zeros(0, bool))
 
     def to_dict(self) -> dict:
-        """The same as plain numbers, ready for JSON."""
+        """The counts as plain numbers, ready for JSON."""
         plain = lambda r: {"kept": r.kept, "used": r.used, "size": r.size}
         layers = {path: plain(row) for path, row in self.rows.items()}
         return {"layers": layers, "total": plain(self.total)}
@@ -76,34 +76,36 @@ class Effective:
 
 
 def effective(masks: Masks, roles: Mapping[str, Role], chain: Sequence[str]) -> Effective:
-    """Which of the kept weights lie on a path from the input to the output.
+    """Find the kept weights that lie on a path from the input to the output.
 
-    A weight from unit i to unit o is used if i is reached from the input and o reaches the output.
-    Biases make no path: a unit with a bias and no input is a constant.
+    A weight from unit i to unit o is used if i is reachable from the input and the output is
+    reachable from o. Biases do not form paths: a unit with a bias but no input is a constant.
 
-    The layers are a chain: each reads only the one before. Between two layers may lie what keeps
-    channels apart (activations, norms, pooling), and a reshape of [..., height, width, channels] to
-    a vector, which is recognised by its length; a layer that reads fewer channels than the one
-    before has is grouped. A channel of a convolution is alive at all places or at none: what a
-    window with few weights leaves untouched at an edge is not seen. Branches, residual connections
-    and recurrent cells are no chain.
+    The layers form a chain: each reads only the previous one. Between two layers there may be
+    operations that do not mix channels (activations, norms, pooling), and a reshape of
+    [..., height, width, channels] to a vector, which is recognised by its length. A layer that
+    reads fewer channels than the previous one has is taken to be grouped. A channel of a
+    convolution counts as alive everywhere or nowhere, so positions at an edge that a window with
+    few weights never reaches are not detected. Branches, residual connections and recurrent cells
+    do not form a chain.
 
     Args:
       masks: by path, such as `jsparse.masks(model)`; ones for a dense layer of the chain.
-      roles: the meaning of their axes, `jsparse.roles(model)`; a layer that is not named has axes
+      roles: the meaning of their axes, `jsparse.roles(model)`; layers not listed have axes
         [spatial..., inputs, outputs].
-      chain: paths of the layers from the input to the output; a model does not know their order.
+      chain: paths of the layers from the input to the output, since a model does not record their
+        order.
 
     Returns:
       An Effective, which prints as a table.
 
     Raises:
-      ValueError: a layer without a mask, stacked or recurrent; sizes that do not follow.
+      ValueError: a layer without a mask, a stacked or recurrent layer, or sizes that do not match.
 
     Example:
       >>> import jax.numpy as jnp
       >>> first = jnp.array([[1.0, 1.0], [0.0, 1.0]])  # [inputs, units]
-      >>> second = jnp.array([[1.0], [0.0]])  # the second unit is read by nobody
+      >>> second = jnp.array([[1.0], [0.0]])  # nothing reads the second unit
       >>> effective({"a": first, "b": second}, {}, ["a", "b"]).rows["a"].used
       1
 
@@ -137,18 +139,18 @@ def effective(masks: Masks, roles: Mapping[str, Role], chain: Sequence[str]) -> 
 
 
 def _links(path: str, masks: Masks, roles: Mapping[str, Role]) -> np.ndarray:
-    """Which input a layer's outputs read: bool [inputs, outputs]."""
+    """Which inputs each output of a layer reads: bool [inputs, outputs]."""
     if path not in masks:
         raise ValueError(
-            f"{path} has no mask; there are {', '.join(masks) or 'none'}. Give ones for a layer "
+            f"{path} has no mask; available: {', '.join(masks) or 'none'}. Pass ones for a layer "
             "without a rule"
         )
     mask, role = read_mask(path, masks[path]), roles.get(path, Role())
     if role.stack or role.recurrent:
         what = "recurrent" if role.recurrent else "a stack of layers"
         raise ValueError(
-            f"{path} is {what}, which is no layer of a chain; give each layer of a stack a path "
-            "and a mask of its own, and leave recurrent cells out"
+            f"{path} is {what}, which cannot be part of a chain; give each layer of a stack its "
+            "own path and mask, and leave recurrent cells out"
         )
     ins, outs = role.input_axes(mask.ndim), role.output_axes(mask.ndim)
     rest = tuple(a for a in range(mask.ndim) if a not in ins + outs)
@@ -157,7 +159,7 @@ def _links(path: str, masks: Masks, roles: Mapping[str, Role]) -> np.ndarray:
 
 
 def _join(before: int, link: np.ndarray, first: str, second: str) -> np.ndarray:
-    """The links with an input for each that the layer before gives, several after a reshape."""
+    """The links with one input per output of the previous layer, also for grouped layers."""
     inputs, outputs = link.shape
     groups = before // inputs if inputs else 0
     if inputs and before and inputs % before == 0:
@@ -165,8 +167,8 @@ def _join(before: int, link: np.ndarray, first: str, second: str) -> np.ndarray:
     if not groups or before % inputs or outputs % groups:
         raise ValueError(
             f"{first} has {before} outputs and {second} has {inputs} inputs and {outputs} outputs, "
-            "which do not follow one another; give the layers in order, with ones for those that "
-            "have no rule"
+            "which do not match; list the layers in order, with masks of ones for those without "
+            "a rule"
         )
     parts = link.reshape(inputs, groups, outputs // groups)
     whole = np.zeros((groups, inputs, groups, outputs // groups), bool)
@@ -176,25 +178,25 @@ def _join(before: int, link: np.ndarray, first: str, second: str) -> np.ndarray:
 
 
 def _spread(on_path: np.ndarray, inputs: int, shape: tuple[int, ...], role: Role) -> np.ndarray:
-    """[inputs of all groups, outputs] to what broadcasts to the shape of the weight."""
+    """[inputs of all groups, outputs] -> an array that broadcasts to the shape of the weight."""
     groups, outputs = len(on_path) // inputs, on_path.shape[1]
     parts = on_path.reshape(groups, inputs, groups, outputs // groups)
     own = np.stack([parts[group, :, group] for group in range(groups)], axis=1)
     ins, outs = role.input_axes(len(shape)), role.output_axes(len(shape))
     ordered = own.reshape([shape[a] for a in ins + outs])
-    # back from (inputs, outputs) to the order of the weight's axes
+    # from (inputs, outputs) back to the order of the weight's axes
     ordered = ordered.transpose(np.argsort(ins + outs))
     return np.expand_dims(ordered, tuple(a for a in range(len(shape)) if a not in ins + outs))
 
 
 @dataclasses.dataclass(frozen=True)
 class Empty:
-    """How many units of a kind a mask leaves empty.
+    """Number of units of one kind in which a mask keeps no weight.
 
     Attributes:
-      units: number of them.
-      empty: number without a weight.
-      chance: number to expect of a random mask that keeps as many weights.
+      units: number of units.
+      empty: number of units without a kept weight.
+      chance: expected number for a random mask that keeps as many weights.
       spread: standard deviation of that number.
     """
 
@@ -206,17 +208,17 @@ class Empty:
 
 @dataclasses.dataclass(frozen=True)
 class Structure:
-    """Units left empty, beside chance; print it, or read its fields.
+    """Empty units, compared with chance; print it, or read its fields.
 
     Attributes:
-      rows: by path and kind: "filters" (of a dense kernel, columns: outputs), "channels" (rows:
-        inputs) and, where there is a window, "kernels".
+      rows: by path and kind: "filters" (in a dense kernel the columns, its outputs), "channels"
+        (the rows, its inputs) and, in convolutions, "kernels".
     """
 
     rows: dict[str, dict[str, Empty]]
 
     def to_dict(self) -> dict:
-        """The same as plain numbers, ready for JSON."""
+        """The counts as plain numbers, ready for JSON."""
         return {
             path: {kind: dataclasses.asdict(one) for kind, one in kinds.items()}
             for path, kinds in self.rows.items()
@@ -244,18 +246,18 @@ UNITS: dict[str, Unit] = {"filters": Filter(), "channels": Channel(), "kernels":
 
 
 def structure(masks: Masks, roles: Mapping[str, Role]) -> Structure:
-    """Filters, channels and kernels that a mask leaves empty, beside what chance would.
+    """Count the filters, channels and kernels that a mask leaves empty, and compare with chance.
 
-    Of units of n weights among N, of which K are kept, a random mask leaves each empty with
-    probability C(N - n, K) / C(N, K).
+    A random mask that keeps K of N weights leaves a unit of n weights empty with probability
+    C(N - n, K) / C(N, K).
 
     Args:
       masks: by path, such as `jsparse.masks(model)`.
-      roles: the meaning of their axes, `jsparse.roles(model)`; a weight that is not named has axes
+      roles: the meaning of their axes, `jsparse.roles(model)`; weights not listed have axes
         [spatial..., inputs, outputs].
 
     Returns:
-      A Structure, which prints as a table; stacked layers have a row each.
+      A Structure, which prints as a table with one row for each layer of a stack.
 
     Example:
       >>> import jax.numpy as jnp
@@ -263,8 +265,8 @@ def structure(masks: Masks, roles: Mapping[str, Role]) -> Structure:
       >>> found["filters"].empty, round(found["filters"].chance, 3)
       (1, 0.333)
 
-    Reference: Paganini and Forde, On Iterative Neural Network Pruning, 2020, name the question;
-    chance as the measure is ours.
+    Reference: Paganini and Forde, On Iterative Neural Network Pruning, 2020, raise the
+    question; the comparison with chance is ours.
     """
     rows: dict[str, dict[str, Empty]] = {}
     for path, mask in masks.items():
@@ -289,7 +291,7 @@ def _empty(mask: np.ndarray, tile: tuple[int, ...]) -> Empty:
 
 
 def _log_chance(size: int, kept: int, n: int) -> float:
-    """log C(size - n, kept) / C(size, kept): of n places, that none is among the kept."""
+    """log C(size - n, kept) / C(size, kept): the log-probability that none of n weights is kept."""
     if n > size - kept:
         return -math.inf
     choose = lambda m: math.lgamma(m + 1) - math.lgamma(m - kept + 1)

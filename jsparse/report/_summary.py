@@ -1,4 +1,4 @@
-"""What a sparse model keeps, layer by layer, as a table over a dictionary."""
+"""Density of a sparse model, layer by layer: a table that is also a dictionary."""
 
 import dataclasses
 import math
@@ -17,8 +17,8 @@ class Row:
     """One sparse weight.
 
     Attributes:
-      shape: of the weight.
-      rule: name of the rule's class.
+      shape: shape of the weight.
+      rule: class name of the rule.
       kept: number of weights kept.
       size: number of weights.
     """
@@ -30,7 +30,7 @@ class Row:
 
     @property
     def density(self) -> float:
-        """Fraction kept; 1 where there is no weight."""
+        """Fraction kept; 1 for an empty weight."""
         return self.kept / self.size if self.size else 1.0
 
 
@@ -41,7 +41,7 @@ class Summary:
     Attributes:
       rows: a Row for each sparse weight, by its path.
       dense: number of parameters without a rule (biases, norms, unmatched weights).
-      learned: number of parameters that the rules add for training, gone once folded.
+      learned: number of parameters that the rules add for training; folding removes them.
     """
 
     rows: dict[str, Row]
@@ -50,21 +50,21 @@ class Summary:
 
     @property
     def kept(self) -> int:
-        """Weights kept, over all rows."""
+        """Number of weights kept, over all rows."""
         return sum(row.kept for row in self.rows.values())
 
     @property
     def size(self) -> int:
-        """Weights under a rule, over all rows."""
+        """Number of weights under a rule, over all rows."""
         return sum(row.size for row in self.rows.values())
 
     @property
     def density(self) -> float:
-        """Fraction kept of the weights under a rule; 1 where there is none."""
+        """Fraction kept of the weights under a rule; 1 if there are none."""
         return self.kept / self.size if self.size else 1.0
 
     def to_dict(self) -> dict:
-        """The same as plain numbers, ready for JSON."""
+        """The summary as plain numbers, ready for JSON."""
         rows = {p: dataclasses.asdict(r) | {"density": r.density} for p, r in self.rows.items()}
         total = {"kept": self.kept, "size": self.size, "density": self.density}
         return {"layers": rows, "total": total, "dense": self.dense, "learned": self.learned}
@@ -87,7 +87,7 @@ class Summary:
         return f"{table(head, body, total, 3)}\n{foot}"
 
     def _repr_html_(self) -> str:
-        """The table for a notebook, with a bar for each density."""
+        """The table as HTML for notebooks, with a bar for each density."""
         head = ("layer", "shape", "rule", "density", "kept", "of")
         total = Row((), "", self.kept, self.size)
         body = [
@@ -98,17 +98,17 @@ class Summary:
 
 
 def summary(model: nnx.Module) -> Summary:
-    """Count what each sparse weight of a model keeps once folded; shared weights count once.
+    """Count the weights that each sparse weight of a model keeps when folded; shared ones once.
 
     Args:
-      model: any NNX module, outside of `jax.jit`.
+      model: any NNX module, outside `jax.jit`.
 
     Returns:
       A Summary, which prints as a table.
 
     Example:
       >>> from flax import nnx
-      >>> from jsparse.rules import Top
+      >>> from jsparse import Top
       >>> from jsparse._surgery import sparsify
       >>> print(summary(sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", Top(density=0.5)))))
       layer   shape  rule  density  kept  of

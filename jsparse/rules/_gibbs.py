@@ -48,6 +48,7 @@ from jsparse._pattern import (
 )
 from jsparse._schedule import Schedule, at, ends
 from jsparse._score import mean_square
+from jsparse._step import masked
 from jsparse.rules._rule import State, compete, cut_of, draw_key, new_draw, next_draw, with_cut
 
 
@@ -115,7 +116,7 @@ class Gibbs:
                 raise ValueError(f"{name} must be a whole number, 1 or more; got {value!r}")
 
     def init(self, weight: Array, key: Array) -> State:
-        """The source of random numbers, [2]; with scope `WholeModel` also the cut, [3].
+        """The source of random numbers, [2]; with scope `WholeModel` also the cut, [4].
 
         Raises:
           ValueError: the group size of the scope does not divide the length of its axis.
@@ -153,7 +154,7 @@ class Gibbs:
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""
-        return weight * self.mask(weight, state)
+        return masked(weight, self.mask(weight, state))
 
     def cost(self, state: State) -> Array:
         """[], 0: nothing is learned."""

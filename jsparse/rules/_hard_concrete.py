@@ -24,6 +24,7 @@ from jax import Array, lax
 
 from jsparse._checks import check_not_negative, check_weight
 from jsparse._pattern import Each, Role, Scope, Unit, Weight, grid_shape, unit_sizes
+from jsparse._step import masked
 from jsparse.rules._remaining import what_is_left, whole_shape
 from jsparse.rules._rule import (
     State,
@@ -111,7 +112,7 @@ class HardConcrete:
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and gates."""
-        return weight * to_weights(self, self._gates(weight, state), weight)
+        return masked(weight, to_weights(self, self._gates(weight, state), weight))
 
     def cost(self, state: State) -> Array:
         """[], the sum of penalty times P(gate is open); penalties receive no gradient."""

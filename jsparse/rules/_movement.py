@@ -26,7 +26,7 @@ from jax import Array, lax
 from jsparse._checks import check_density, check_not_negative, check_rivalry, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._schedule import Schedule, at, ends
-from jsparse._step import passed_on
+from jsparse._step import masked, passed_on
 from jsparse._topk import winners
 from jsparse.rules._rule import (
     State,
@@ -49,7 +49,7 @@ class Movement:
       density: fraction of the units of each group to keep, in (0, 1], or its curve over the train
         steps, such as `schedule.cubic(1.0, 0.1, first, last)`.
       unit: what is pruned together: Weight, Kernel, Filter, Channel, Head or Block.
-      scope: which units compete: Whole (the paper's), PerOutput, Groups(m) or WholeModel.
+      scope: which units compete: Whole (as in the paper), PerOutput, Groups(m) or WholeModel.
       role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.
 
     Raises:
@@ -80,7 +80,7 @@ class Movement:
         check_rivalry("Movement", self.scope)
 
     def init(self, weight: Array, key: Array) -> State:
-        """Scores, [grid of units]; steps so far, []; with scope `WholeModel` also the cut, [3].
+        """Scores, [grid of units]; steps so far, []; with scope `WholeModel` also the cut, [4].
 
         Raises:
           ValueError: the group size of the scope does not divide the length of its axis.
@@ -103,7 +103,7 @@ class Movement:
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""
-        return weight * self.mask(weight, state)
+        return masked(weight, self.mask(weight, state))
 
     def cost(self, state: State) -> Array:
         """[], 0: the rule has no cost."""
@@ -170,7 +170,7 @@ class SoftMovement:
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""
-        return weight * self.mask(weight, state)
+        return masked(weight, self.mask(weight, state))
 
     def cost(self, state: State) -> Array:
         """[], lam times the mean of sigmoid(S)."""

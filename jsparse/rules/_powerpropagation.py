@@ -17,7 +17,7 @@ from jax import Array
 
 from jsparse._checks import check_density, check_rivalry, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
-from jsparse._step import signed_power
+from jsparse._step import masked, signed_power
 from jsparse.rules._rule import State, unit_magnitude, winning, with_cut
 
 
@@ -68,7 +68,7 @@ class Powerpropagation:
             raise ValueError(f"alpha is a power, 1 or more, got {self.alpha}; 1 has no effect")
 
     def init(self, weight: Array, key: Array) -> State:
-        """theta, [...], which replaces the weight; with scope `WholeModel` also the cut, [3].
+        """theta, [...], which replaces the weight; with scope `WholeModel` also the cut, [4].
 
         Raises:
           ValueError: the group size of the scope does not divide the length of its axis.
@@ -91,7 +91,7 @@ class Powerpropagation:
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the masked power of theta."""
-        return signed_power(weight, self.alpha) * self.mask(weight, state)
+        return masked(signed_power(weight, self.alpha), self.mask(weight, state))
 
     def cost(self, state: State) -> Array:
         """[], 0: nothing is learned besides theta."""

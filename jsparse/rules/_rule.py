@@ -32,7 +32,7 @@ class Rule(Protocol):
       weight: replaces the weight itself (a reparameterisation), once, at the start.
       draw: [2], the source of the rule's random numbers; see `new_draw`. To make a model
         deterministic, `mask` and `apply` get a state without it.
-      cut: [3], the cut of the scores over all layers, for `WholeModel`; see `common_cut`.
+      cut: [4], the cut of the scores over all layers, for `WholeModel`; see `common_cut`.
       gone: [grid of units], what weights removed from a unit contribute to its mean square; see
         `jsparse.rules._remaining`.
 
@@ -166,7 +166,7 @@ def with_cut(rule: Rival, weight: Array, state: State) -> State:
     """The initial state, with the cut that the scope `WholeModel` needs.
 
     Raises:
-      ValueError: the groups of the scope do not divide the axis that they lie on, or no unit
+      ValueError: the group size of the scope does not divide the length of its axis, or no unit
         competes with another.
     """
     score = rule.score(weight, state)

@@ -19,6 +19,7 @@ from jax import Array
 from jsparse._checks import check_not_negative, check_own, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._score import wide
+from jsparse._step import masked
 from jsparse.rules._remaining import lasting_magnitude
 from jsparse.rules._rule import State, sharing, to_weights
 
@@ -83,7 +84,7 @@ class SoftThreshold:
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the shrunk weight."""
-        return weight * to_weights(self, self._left(weight, state), weight)
+        return masked(weight, to_weights(self, self._left(weight, state), weight))
 
     def cost(self, state: State) -> Array:
         """[], the decay of s."""

@@ -30,7 +30,7 @@ from jax import Array, lax
 from jsparse._checks import check_own, check_weight
 from jsparse._pattern import PerOutput, Role, Scope, Unit, Weight
 from jsparse._score import wide
-from jsparse._step import Slope, long_tailed, step
+from jsparse._step import Slope, long_tailed, masked, step
 from jsparse.rules._remaining import lasting_magnitude, whole_shape
 from jsparse.rules._rule import State, sharing, to_weights
 
@@ -116,7 +116,7 @@ class Threshold:
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the true product of weight and mask."""
-        return weight * self.mask(weight, state)
+        return masked(weight, self.mask(weight, state))
 
     def cost(self, state: State) -> Array:
         """[], alpha * sum(exp(-t)); alpha itself receives no gradient."""
@@ -155,7 +155,8 @@ class Threshold:
     def _quarter(self, weight: Array) -> Array:
         """Every fourth weight along the longest axis that shares its thresholds.
 
-        The whole weight if it is small or split over devices, or if units or thresholds span it.
+        The whole weight if it is small or split over devices, if its units are larger than one
+        weight, or if no axis shares a threshold.
         """
         shared = [axis for axis, (_, along) in enumerate(sharing(self, weight.shape)) if along]
         apart = any(jax.typeof(weight).sharding.spec)

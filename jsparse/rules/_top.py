@@ -60,7 +60,7 @@ class Top:
         check_rivalry("Top", self.scope)
 
     def init(self, weight: Array, key: Array) -> State:
-        """No state; with scope `WholeModel` the cut, [3].
+        """No state; with scope `WholeModel` the cut, [4].
 
         Raises:
           ValueError: the group size of the scope does not divide the length of its axis.

@@ -245,7 +245,7 @@ REFUSED = {
     "no batch": (lambda m: js.prune.snip(m, loss, [], density=0.5), "no batches"),
     "rounds": (lambda m: js.prune.synflow(m, (1, 4), density=0.5, rounds=0), "rounds got 0"),
     "density": (lambda m: js.prune.synflow(m, (1, 4), density=0.0), "in \\(0, 1\\]"),
-    "nothing held": (lambda m: js.prune.magnitude(js.fold(m), density=0.5), "say which can"),
+    "nothing held": (lambda m: js.prune.magnitude(js.fold(m), density=0.5), "choose weights with"),
     "nan": (
         lambda m: js.prune.snip(m, lambda *a: jnp.nan * loss(*a), [batch()], density=0.5),
         "scores are NaN",
@@ -254,7 +254,7 @@ REFUSED = {
         lambda m: js.prune.synflow(
             js.hold(m, {"layers/2/kernel": jnp.zeros((5, 3))}), (1, 4), density=0.5
         ),
-        "nothing passes",
+        "no signal passes",
     ),
 }
 

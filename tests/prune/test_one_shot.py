@@ -237,9 +237,9 @@ def test_what_is_refused(method: str, case: str) -> None:
 def test_what_sparsegpt_refuses() -> None:
     model = linear(8, 4)
     gpt = lambda **more: js.prune.sparsegpt(model, [X], density=0.5, **more)
-    with pytest.raises(ValueError, match=r"too alike.*raise damping, now 0"):
+    with pytest.raises(ValueError, match=r"too similar.*raise damping, now 0"):
         gpt(damping=0.0)
-    with pytest.raises(ValueError, match="damping is a number, 0 or more"):
+    with pytest.raises(ValueError, match="damping must be a number, 0 or more"):
         gpt(damping=-1.0)
     with pytest.raises(ValueError, match="multiple of the group size 4"):
         gpt(block=6, scope=Groups(4))

@@ -197,11 +197,11 @@ REFUSED = {
     "nan": (float("nan"), norm(1), ValueError, "fraction in"),
     "word": ("half", norm(1), TypeError, "got 'half'"),
     "flag": (True, norm(1), TypeError, "got True"),
-    "too many": (241, norm(1), ValueError, "241 of the 240 units"),
+    "too many": (241, norm(1), ValueError, "241 of the 240 remaining units"),
     "all": (1.0, norm(1), ValueError, "no signal would pass; drop at most 239"),
-    "absent": (0.1, norm_of({}, 1), ValueError, "has no score; there are none"),
+    "absent": (0.1, norm_of({}, 1), ValueError, "has no score; available: none"),
     "shape": (0.1, norm_of({"fc/kernel": jnp.ones(3)}, 1), ValueError, "shape \\(3,\\)"),
-    "grid": (0.1, lambda p, w, t: jnp.ones(3), ValueError, "one for each unit"),
+    "grid": (0.1, lambda p, w, t: jnp.ones(3), ValueError, "one score for each unit"),
     "score": (0.1, lambda p, w, t: w * jnp.nan, ValueError, "NaN or infinite"),
 }
 

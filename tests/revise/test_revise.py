@@ -14,8 +14,8 @@ import pytest
 from jax import Array
 
 import jsparse as js
-from jsparse._revise import Revise
 from jsparse._revise.pause import pausing
+from jsparse._revise.transform import Revise
 from tests.support.revising import (
     INNERS,
     REVISIONS,
@@ -275,8 +275,8 @@ REFUSED = {
         ValueError,
         "is a pair such as",
     ),
-    "class": (lambda: js.revise(optax.sgd(0.1), (".*", js.SET)), TypeError, "give an instance"),
-    "rule": (lambda: js.revise(optax.sgd(0.1), (".*", js.Held())), TypeError, "no revision"),
+    "class": (lambda: js.revise(optax.sgd(0.1), (".*", js.SET)), TypeError, "pass an instance"),
+    "rule": (lambda: js.revise(optax.sgd(0.1), (".*", js.Held())), TypeError, "is not a revision"),
     "pattern": (
         lambda: js.revise(optax.sgd(0.1), ("z", MOVES[1])).init({"a": PAIR}),
         ValueError,

@@ -145,14 +145,14 @@ REFUSED = {
     "density": (lambda: js.Gradual(density=0.0, last=3), "density"),
     "every": (lambda: js.RigL(last=50, every=0), "every is a number of train steps"),
     "never": (lambda: js.RigL(last=50), "no step would exchange"),
-    "fraction": (lambda: js.SET(last=500, fraction=1.5), "fraction is that of the kept units"),
+    "fraction": (lambda: js.SET(last=500, fraction=1.5), "fraction, of the kept units"),
     "each": (lambda: js.RigL(last=500, scope=js.Each()), "would keep all"),
     "whole model": (
         lambda: js.SET(last=500, scope=js.WholeModel()),
         "each layer by itself",
     ),
     "last": (lambda: js.ACDC(density=0.1, first=5, every=5, last=12), "a sparse and a dense phase"),
-    "backward": (lambda: js.TopKAST(density=0.5, backward=0.2), "give a backward of density"),
+    "backward": (lambda: js.TopKAST(density=0.5, backward=0.2), "set backward to density"),
     "no density": (lambda: js.USN(density=1.5), "fraction of weights kept"),
 }
 

@@ -174,7 +174,7 @@ def test_a_draw_that_was_cast_is_refused() -> None:
     layer = js.Linear(4, 3, rule=js.Gibbs(density=0.5, beta=1.0), rngs=nnx.Rngs(0))
     state = nnx.state(layer)
     nnx.update(layer, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), state))
-    with pytest.raises(TypeError, match="cannot count train steps; cast the parameters"):
+    with pytest.raises(TypeError, match="cannot count train steps; cast only the parameters"):
         js.advance(layer)
 
 

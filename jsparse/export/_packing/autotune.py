@@ -117,7 +117,7 @@ def pick(
     Example:
       >>> import jax.numpy as jnp
       >>> from flax import nnx
-      >>> from jsparse.rules import Top
+      >>> from jsparse import Top
       >>> from jsparse._surgery import sparsify
       >>> model = sparsify(nnx.Sequential(nnx.Linear(64, 32, rngs=nnx.Rngs(0))),
       ...                  (".*/kernel", Top(density=0.1)))

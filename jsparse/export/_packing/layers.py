@@ -104,7 +104,7 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
 
     Example:
       >>> from flax import nnx
-      >>> from jsparse.rules import Top
+      >>> from jsparse import Top
       >>> from jsparse._surgery import sparsify
       >>> model = sparsify(nnx.Sequential(nnx.Linear(4, 3, rngs=nnx.Rngs(0))),
       ...                  (".*/kernel", Top(density=0.25)))

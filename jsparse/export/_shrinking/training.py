@@ -79,7 +79,7 @@ def shrink_training(
       >>> import jax.numpy as jnp, optax
       >>> from flax import nnx
       >>> from jsparse.optim import Optimizer
-      >>> from jsparse.rules import Held
+      >>> from jsparse import Held
       >>> from jsparse._surgery import hold, sparsify
       >>> rngs = nnx.Rngs(0)
       >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 3, rngs=rngs))
