@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jsparse._paths import listed
 from jsparse._storage.files import CorruptCheckpoint, write_whole
 
 MANIFEST = "manifest.json"
-SHOWN = 8  # files in one error
 Kind = TypeVar("Kind")
 
 
@@ -100,6 +100,5 @@ def check(path: Path) -> dict[str, Any]:
         elif _sum(file)[1] != total:
             faults.append(f"the checksum of {name} is wrong")
     if faults:
-        more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        raise CorruptCheckpoint(f"{path} is damaged: {', '.join([*faults[:SHOWN], *more])}")
+        raise CorruptCheckpoint(f"{path} is damaged: {listed(faults)}")
     return manifest

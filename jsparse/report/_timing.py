@@ -1,6 +1,5 @@
 """How long calls take: several candidates in turns, so that all meet the same load."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -17,39 +16,20 @@ Clock = Callable[[int], float]
 """How many seconds so many calls take."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Latency:
-    """Seconds that a call takes.
-
-    Attributes:
-      median: over the rounds.
-      low: lower quartile.
-      high: upper quartile.
-      rounds: number of calls that were timed.
-    """
-
-    median: float
-    low: float
-    high: float
-    rounds: int
-
-
-def latencies(models: Mapping[str, nnx.Module], *inputs: Any, **options: Any) -> dict[str, Latency]:
-    """Time calls in eval mode, compiled, the models in turns.
-
-    Args:
-      models: by name; not changed.
-      *inputs: of a call `model(*inputs)`.
-      **options: further arguments of the call.
+def latencies(
+    models: Mapping[str, nnx.Module], *inputs: Any, **options: Any
+) -> dict[str, dict[str, float]]:
+    """Time calls `model(*inputs, **options)` in eval mode, compiled, the models in turns.
 
     Returns:
-      A Latency by name: of 30 rounds, or as many as fit into 3 seconds, at least 3.
+      By name the seconds of a call: the median, the lower and upper quartile (low, high), and the
+      number of rounds: 30, or as many as fit into 3 seconds, at least 3.
     """
     clocks = {name: clock(model, *inputs, **options) for name, model in models.items()}
     found = {}
     for name, times in in_turns(clocks, ROUNDS, limit=SECONDS).items():
         low, middle, high = map(float, np.quantile(times, (0.25, 0.5, 0.75)))
-        found[name] = Latency(median=middle, low=low, high=high, rounds=len(times))
+        found[name] = {"median": middle, "low": low, "high": high, "rounds": len(times)}
     return found
 
 
