@@ -111,7 +111,7 @@ def chart(
     import matplotlib
     from matplotlib.figure import Figure
 
-    settings = {"svg.fonttype": "none", "font.size": 12, "path.simplify": False}
+    settings: Any = {"svg.fonttype": "none", "font.size": 12, "path.simplify": False}
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout=None)
         axes = figure.add_axes((48 / WIDTH, 40 / HEIGHT, 292 / WIDTH, 178 / HEIGHT))
