@@ -273,20 +273,13 @@ def line(
 
 
 def finish(run: common.Run, training: DataParallel, state: Any) -> None:
-    """Writes the pictures, the report and the final numbers."""
+    """Writes the page and the final numbers."""
     rows = run.rows()
     epochs = [row for row in rows if "epoch" in row]
     last = epochs[-1]
-    common.plot_epochs(
-        [row["epoch"] for row in epochs],
-        [row["top1"] for row in epochs],
-        [row["density"] for row in epochs],
-        run.folder / "epochs.png",
-    )
-    if training.layers:
-        densities = {name: [row["layers"][name] for row in rows] for name in training.layers}
-        common.plot_layers([row["step"] for row in rows], densities, run.folder / "layers.png")
-        (run.folder / "report.txt").write_text(f"{jsparse.summary(training.model(state))}\n")
+    if jax.process_index() == 0:
+        jsparse.report.save(training.model(state), run.folder)
+        jsparse.report.page(run.folder)
     speeds = [row["images_per_second"] for row in rows[1:] or rows]  # the first has compiled
     numbers = {name: last[name] for name in ("top1", "top5", "density", "layers")}
     run.finish(**numbers, images_per_second=statistics.median(speeds))
@@ -303,7 +296,7 @@ def show(settings: Settings, final: dict[str, Any], name: str) -> None:
     print(common.table(["", "network", "density [%]", "top-1 [%]", "top-5 [%]"], rows))
     where = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"\n{final['images_per_second']:,.0f} images per second in training, {where}")
-    print(f"\npictures and log: {settings.out}")
+    print(f"\npage: {Path(settings.out) / 'page.html'}")
 
 
 def main(settings: Settings) -> None:

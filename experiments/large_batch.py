@@ -37,7 +37,6 @@ from jax import Array
 
 import jsparse
 from experiments import common
-from experiments.common.plots import COLOURS, figure_of, save
 from experiments.common.study import FREE
 
 Task = Literal["text", "images"]
@@ -379,7 +378,7 @@ def shown(result: Result) -> str:
 
 
 def main(settings: Settings) -> None:
-    """Train, print a table for each task and network, and draw the picture."""
+    """Train, print a table for each task and network, and draw the pictures."""
     out = Path(settings.out or f"runs/large_batch{'/quick' * settings.quick}")
     settings = dataclasses.replace(settings, out=str(out))
     results: Results = {}
@@ -398,33 +397,20 @@ def main(settings: Settings) -> None:
             what = f"{course.name}, {course.samples:,} samples, {seeds}, {network}"
             print(f"\n{what}; {course.marked} by batch (test data):\n")
             print(common.table(["", *map(str, settings.batches)], rows))
-    plot(settings, results, labels, out / "large_batch.png")
-    print(f"\npicture: {out / 'large_batch.png'}")
-
-
-def plot(settings: Settings, results: Results, labels: dict[Task, str], path: Path) -> None:
-    """A panel for each task and network, a line for each optimizer, a dot for each seed."""
-    rows, columns = len(settings.tasks), len(settings.networks)
-    figure = figure_of(3.1 * columns + 0.8, 2.9 * rows + 0.6)
-    grid = figure.subplots(rows, columns, squeeze=False, sharey="row", sharex=True)
-    for line, task in zip(grid, settings.tasks, strict=True):
-        for axes, network in zip(line, settings.networks, strict=True):
-            handles = []
-            for colour, way in zip(COLOURS, settings.ways, strict=False):
-                values = np.array([results[task, network, way, b].marks for b in settings.batches])
-                handles += axes.plot(settings.batches, values.mean(axis=1), color=colour)
-                axes.plot(settings.batches, values, "o", color=colour, markersize=3)
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(settings.batches, [f"{b}" for b in settings.batches])
-            axes.set_title(f"{task}, {network}", fontsize=11)
-            axes.grid(color="0.9")
-        line[0].set_ylabel(labels[task])
-    for axes in grid[-1]:
-        axes.set_xlabel("batch")
-    figure.legend(
-        handles, settings.ways, loc="outside upper center", ncols=len(settings.ways), frameon=False
-    )
-    save(figure, path)
+    for task in settings.tasks:
+        panels = {
+            f"{task}, {network}": {
+                way: (
+                    [f"{b}" for b in settings.batches],
+                    [results[task, network, way, b].marks for b in settings.batches],
+                )
+                for way in settings.ways
+            }
+            for network in settings.networks
+        }
+        common.draw(panels, out / f"large_batch_{task}.png", "batch", labels[task])
+    pictures = ", ".join(str(out / f"large_batch_{task}.png") for task in settings.tasks)
+    print(f"\npictures: {pictures}")
 
 
 if __name__ == "__main__":

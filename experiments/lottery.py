@@ -220,18 +220,15 @@ def main(settings: Settings) -> None:
     print(f"\n{images.name}, {settings.epochs} epochs a round, {seeds}, test data:")
     print("accuracy [%] by weights left\n")
     print(common.table(["restored", *(f"{100 * densities[n]:.3g} %" for n in shown)], rows))
-    curves = [
-        common.Curve(way.panel, name, found[name]["densities"], found[name]["accuracies"])
-        for name, way in made.items()
-    ]
-    base = found["first weights"]
-    curves.insert(
-        5,
-        common.Curve(made["SILO"].panel, "falling", base["densities"], base["accuracies"]),
-    )
+    panels: dict[str, dict] = {}
+    for name, way in made.items():
+        numbers = found[name]
+        curve = (100 * np.array(numbers["densities"]), 100 * np.array(numbers["accuracies"]))
+        panels.setdefault(way.panel, {})[name] = curve
+    # its rate falls in each round, beside those that are made to differ
+    panels[made["SILO"].panel]["falling"] = panels[made["first weights"].panel]["first weights"]
     path = Path(settings.out) / "lottery.png"
-    others = [np.mean(c.accuracies, axis=1) for c in curves if c.method != ANEW]
-    common.plot_rounds(curves, "weights left [%]", path, floor=np.min(others) - 0.03)
+    common.draw(panels, path, "weights left [%]", "test accuracy [%]", log="x")
     print(f"\npicture: {path}")
 
 

@@ -17,7 +17,7 @@ Number: with --quick, 2 seeds, perplexity at 2:4: dense 10.25, magnitude 12.72, 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +32,6 @@ from jax import Array
 
 import jsparse
 from experiments import common
-from experiments.common.plots import COLOURS, figure_of, save
 from experiments.common.study import FREE
 from jsparse import prune
 
@@ -218,42 +217,10 @@ def main(settings: Settings) -> None:
     seeds = common.counted(settings.seeds, "seed")
     print(f"{name}, {what}, {seeds}, perplexity of a character (test text):\n")
     print(common.table(["", *patterns], rows))
-    plot(found, dense, methods, patterns, out / "one_shot.png")
-    print(f"\npicture: {out / 'one_shot.png'}")
-
-
-def plot(
-    found: Mapping[str, list[float]],
-    dense: list[float],
-    methods: list[str],
-    patterns: list[str],
-    path: Path,
-) -> None:
-    """Perplexities: a group for each pattern, each seed a dot and their mean a bar."""
-    figure = figure_of(5.2, 3.6)
-    axes = figure.add_subplot()
-    mean = float(np.mean(dense))
-    line = axes.axhline(mean, color="0.4", linestyle="--", linewidth=1.2)
-    handles, labels = [line], [f"dense, {mean:.2f}"]
-    for n, method in enumerate(methods):
-        for place, pattern in enumerate(patterns):
-            values = found[f"{method}, {pattern}"]
-            x = place + 0.22 * (n - (len(methods) - 1) / 2)
-            axes.plot(np.full(len(values), x), values, "o", color=COLOURS[n], markersize=4)
-            high = float(np.mean(values))
-            bar = axes.hlines(high, x - 0.09, x + 0.09, color=COLOURS[n], linewidth=2.5)
-            axes.annotate(
-                f"{high:.2f}", (x, max(values)), (0, 5), textcoords="offset points", ha="center"
-            )
-        handles.append(bar)
-        labels.append(method)
-    axes.set_xticks(range(len(patterns)), [f"{p} kept" if "%" in p else p for p in patterns])
-    axes.set_xlim(-0.6, len(patterns) - 0.4)
-    axes.margins(y=0.12)
-    axes.set_ylabel("perplexity of a character")
-    axes.grid(axis="y", alpha=0.3)
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
-    save(figure, path)
+    curves = {m: (patterns, [found[f"{m}, {p}"] for p in patterns]) for m in methods}
+    labels = ("weights kept", "perplexity of a character")
+    common.draw({what: curves}, out / "one_shot.png", *labels, level=float(np.mean(dense)))
+    print(f"\npicture: {out / 'one_shot.png'}\npage: {jsparse.report.page(out)}")
 
 
 if __name__ == "__main__":

@@ -33,10 +33,9 @@ from flax import nnx
 
 import jsparse
 from experiments import common
-from experiments.common.plots import COLOURS, figure_of, save
+from jsparse._paths import path_of
 from jsparse._surgery import copied
 from jsparse.export import Cut, Record, shrink_training
-from jsparse._paths import path_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -298,26 +297,12 @@ def last_turns(one: Contestant, turns: int) -> float:
 
 def draw(all_three: Mapping[str, Contestant], settings: Settings, path: Path) -> None:
     """Loss over steps and over seconds, each point the mean of a turn."""
-    figure = figure_of(9.0, 3.8)
-    left, right = figure.subplots(1, 2, sharey=True)
-    styles = {"dense": (COLOURS[4], "-", 1.2), "masked": (COLOURS[0], "-", 3.0)}
-    styles["shrunk"] = (COLOURS[5], "--", 1.4)
-    for name, (colour, style, width) in styles.items():
-        one = all_three[name]
+    panels: dict[str, dict] = {"over train steps": {}, "over seconds of training": {}}
+    for name, one in all_three.items():
         losses = np.asarray(one.losses).reshape(-1, settings.turn).mean(axis=1)
-        look = {"color": colour, "linestyle": style, "linewidth": width}
-        left.plot(settings.turn * np.arange(1, len(losses) + 1), losses, **look)
-        right.plot(one.clock, losses, label=f"{name}, {one.clock[-1]:.0f} s", **look)
-    for step_ in range(settings.every, len(all_three["dense"].losses), settings.every):
-        left.axvline(step_, color="0.55", linewidth=0.8, zorder=0)
-    left.set_xlabel("train step (grey: made smaller)")
-    right.set_xlabel("seconds of training")
-    left.set_ylabel("loss of the task")
-    for axes in (left, right):
-        axes.set_yscale("log")
-        axes.grid(color="0.93")
-    right.legend(frameon=False)
-    save(figure, path)
+        panels["over train steps"][name] = (settings.turn * np.arange(1, len(losses) + 1), losses)
+        panels["over seconds of training"][name] = (one.clock[-len(losses) :], losses)
+    common.draw(panels, path, "", "loss of the task", log="y")
 
 
 def compared(

@@ -1,11 +1,23 @@
-"""Numbers in text: means over seeds, aligned tables, progress by epoch."""
+"""What a user sees: means over seeds, aligned tables, progress by epoch, and pictures of studies.
 
+A single run is shown by its page (`jsparse.report.page`); `draw` is for what compares many.
+"""
+
+import io
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jsparse._storage.files import write_whole
+
+# Okabe and Ito (2008), without the yellow, which is too light for lines.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+Curves = Mapping[str, tuple[Sequence[Any], Any]]
+"""By name: x [n], numbers or words, and y, [n] or [n, seeds]."""
 
 
 def mean_std(values: Sequence[float], digits: int = 2) -> str:
@@ -25,6 +37,11 @@ def mean_std(values: Sequence[float], digits: int = 2) -> str:
     if numbers.size == 1:
         return f"{numbers[0]:.{digits}f} (one seed)"
     return f"{numbers.mean():.{digits}f} ± {numbers.std(ddof=1):.{digits}f}"
+
+
+def percent(values: Sequence[float]) -> str:
+    """Mean and deviation of fractions, in percent."""
+    return mean_std([100 * value for value in values])
 
 
 def counted(number: int, noun: str) -> str:
@@ -61,6 +78,65 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         right = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
         lines.append("  ".join([first.ljust(widths[0]), *right]).rstrip())
     return "\n".join(lines)
+
+
+def draw(
+    panels: Mapping[str, Curves],
+    path: str | Path,
+    x: str,
+    y: str,
+    *,
+    log: str = "",
+    level: float | None = None,
+    columns: int = 3,
+) -> None:
+    """Curves with a bar of one deviation over the seeds, a panel for each title; a PNG file.
+
+    Args:
+      panels: curves by title; a name has the same colour in all panels.
+      path: the file.
+      x: label of the horizontal axes.
+      y: label of the vertical axes.
+      log: which axes are logarithmic: "", "x", "y" or "xy".
+      level: drawn across all panels, dashed: that of the dense network.
+      columns: panels side by side, at most.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.2 * columns + 0.8, 3.9 * rows + 0.3), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey="row")
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    for axes, (title, curves) in zip(grid.flat, panels.items(), strict=False):
+        for name, (places, values) in curves.items():
+            values = np.asarray(values, float).reshape(len(places), -1)
+            spread = values.std(axis=1, ddof=1) if values.shape[1] > 1 else None
+            number, few = names.index(name), len(places) < 30
+            axes.errorbar(
+                places, values.mean(axis=1), spread, label=name, capsize=2, linewidth=1.5,
+                color=COLOURS[number % len(COLOURS)], markersize=4, marker="o" if few else "",
+                linestyle=("-", "--", ":")[number // len(COLOURS) % 3],
+            )  # fmt: skip
+        if level is not None:
+            axes.axhline(level, color="0.4", linestyle="--", linewidth=1.2, label="dense")
+        axes.set(title=title, xlabel=x, ylabel=y)
+        if "x" in log:
+            axes.set_xscale("log")
+        if "y" in log:
+            axes.set_yscale("log")
+        axes.grid(color="0.9")
+        axes.legend(fontsize=8, frameon=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    save(figure, path)
+
+
+def save(figure: Any, path: str | Path) -> None:
+    """Write a figure of matplotlib as PNG, whole or not at all."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    write_whole(Path(path), content.getvalue())
 
 
 class Epochs:

@@ -16,12 +16,11 @@ import tyro
 from flax import nnx
 
 import jsparse
-from experiments.common.plots import plot_first_layer, plot_kernels
 from experiments.common.run import Diverged, Run, open_run
 from experiments.common.show import counted, mean_std, table
 from experiments.common.sources import Images
 from experiments.common.sweep import PIXELS, Inputs, Sweep
-from experiments.common.training import describe, plot, plot_steps, results, train
+from experiments.common.training import describe, results, train
 from jsparse._storage.files import CorruptCheckpoint
 
 FREE = {"free": True}
@@ -205,8 +204,7 @@ def study(
         steps = settings.epochs * (len(images.train_x) // settings.batch)
         controls = [jsparse.TargetDensity(density=settings.density, steps=steps)]
     sweep = Sweep(sparse, tx, settings.batch, over, controls, inputs)
-    baseline = found["dense"]["accuracy"] if settings.dense else []
-    final = finish(run, sweep, images, settings, settings.alphas, baseline)
+    final = finish(run, sweep, images, settings, settings.alphas)
     lines += [["published", "sparse", one.density, one.sparse, ""] for one in published]
     for alpha in settings.alphas:
         what = f"alpha {alpha:g}" if settings.density == 1 else f"target {settings.density:.1%}"
@@ -217,7 +215,11 @@ def study(
         layers = dict(zip(sweep.layers, final[f"{alpha:g}"]["layers"], strict=True))
         kept = ", ".join(f"{name} {density:.2%}" for name, density in layers.items())
         print(f"\nlayers at alpha {alpha:g}: {kept}")
-    print(f"\npictures and log: {run.folder}")
+    pages = [run.folder / "page.html"]
+    if settings.dense:
+        folders = [out / "dense", out / "sparse"]
+        pages.insert(0, jsparse.report.compare(folders, out / "compare.html"))
+    print(f"\npage: {', '.join(map(str, pages))}")
     return found | final
 
 
@@ -226,10 +228,9 @@ def finish(
     sweep: Sweep,
     images: Images,
     settings: StudySettings,
-    alphas: list[float] | tuple[float, ...],
-    baseline: list[float] = (),  # type: ignore[assignment]
+    alphas: Sequence[float],
 ) -> dict:
-    """Train to the end unless that is done, write the pictures and the final numbers."""
+    """Train to the end unless that is done, write the page and the final numbers."""
     if run.complete:
         return run.final()
     pairs = [(alpha, seed) for alpha in alphas for seed in _seeds(settings)]
@@ -240,15 +241,6 @@ def finish(
     for n, alpha in enumerate(alphas):
         which = range(n * settings.seeds, (n + 1) * settings.seeds)
         numbers[f"{alpha:g}"] = results(run, which)
-        plot(run, which, f"epochs_{alpha:g}" if alpha else "epochs", baseline)
-    if sweep.layers:
-        plot_steps(run, sweep)
-        model = sweep.model(state, 0)
-        first = next(iter(jsparse.masks(model).values()))
-        if first.shape[0] == 784:
-            plot_first_layer(first, run.folder / "first_layer.png")
-        elif first.ndim == 4:  # of colours, the first
-            plot_kernels(first[:, :, :1], run.folder / "first_layer.png")
     describe(run, sweep, state, images)
     run.finish(**numbers)
     return numbers

@@ -7,9 +7,8 @@ import numpy as np
 from flax import nnx
 
 import jsparse
-from experiments.common.plots import plot_epochs, plot_layers
 from experiments.common.run import Run, check_finite
-from experiments.common.show import Epochs
+from experiments.common.show import Epochs, draw
 from experiments.common.sources import Images
 from experiments.common.sweep import Runs, Sweep, Trace
 
@@ -89,54 +88,28 @@ def _of(trace: Trace, which: int) -> str:
     return f" of run {which + 1}" if len(trace.loss) > 1 else ""
 
 
-def plot(run: Run, runs: Sequence[int], name: str, baseline: Sequence[float] = ()) -> None:
-    """Accuracy and density by epoch, mean and spread over the runs named by index.
-
-    Args:
-      run: with all epochs logged.
-      runs: which of its runs to show.
-      name: of the picture.
-      baseline: accuracy of the dense network, [seeds]; empty for none.
-    """
-    rows = run.rows()
-    epochs = [row["step"] for row in rows]
-    accuracy, density = (
-        np.array([row[n] for row in rows]).T[list(runs)] for n in ("accuracy", "density")
-    )
-    flat = np.repeat(np.reshape(baseline, (-1, 1)), len(epochs), axis=1)
-    plot_epochs(
-        epochs,
-        accuracy,
-        density,
-        run.folder / f"{name}.png",
-        baseline=flat if len(baseline) else (),
-    )
-
-
-def plot_steps(run: Run, sweep: Sweep) -> None:
-    """Density of each layer over the steps of the first run: all of them, and the first hundred."""
-    rows = run.rows()
-    steps = [step for row in rows for step in row["steps"]]
-    layers = np.array([line for row in rows for line in row["trace"]]).T
-    named = dict(zip(sweep.layers, layers, strict=True))
-    plot_layers(steps, named, run.folder / "layers.png")
-    first = [n for n, step in enumerate(steps) if step < 100]
-    early = {name: values[first] for name, values in named.items()}
-    lowest = min(values.min() for values in early.values())
-    path = run.folder / "first_steps.png"
-    plot_layers([steps[n] for n in first], early, path, floor=max(0.0, 1.1 * lowest - 0.1))
-
-
 def describe(run: Run, sweep: Sweep, state: Runs, images: Images) -> None:
-    """Write what the first run left: report.txt, and masks, sizes and times for a page."""
+    """Write what the first run left, and the page of all: page.html.
+
+    What the page has no room for is in first_steps.png: the density of each layer at the start.
+    """
     model = sweep.model(state, 0)
-    (run.folder / "report.txt").write_text(f"{jsparse.summary(model)}\n")
     x = sweep.inputs.test(jnp.asarray(images.test_x[:TIMED]))
     folded = jsparse.fold(model)
     forms = {"folded": folded}
     if sweep.layers:
         forms["shrunk"] = jsparse.shrink(folded, x)[0]
     jsparse.report.save(model, run.folder, x, forms=forms)
+    if sweep.layers:
+        first = run.rows()[0]
+        early = np.array(
+            [line for step, line in zip(first["steps"], first["trace"], strict=True) if step < 100]
+        )
+        curves = {
+            name: (range(len(early)), 100 * early[:, n]) for n, name in enumerate(sweep.layers)
+        }
+        draw({"the first steps": curves}, run.folder / "first_steps.png", "step", "density [%]")
+    jsparse.report.page(run.folder)
 
 
 def results(run: Run, runs: Sequence[int]) -> dict[str, list[float]]:

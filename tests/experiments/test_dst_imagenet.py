@@ -128,8 +128,8 @@ def test_it_trains_on_images_with_lamb_in_bfloat16(tmp_path, few_devices, capsys
     assert [row["step"] for row in rows] == [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert rows[-1]["density"] < 1 and 0 <= rows[-1]["top1"] <= rows[-1]["top5"] == 1
     names = {path.name for path in out.iterdir()}
-    pictures = {"epochs.png", "layers.png", "report.txt"}
-    assert names == pictures | {"checkpoints", "settings.json", "log.jsonl", "final.json"}
+    page = {"page.html", "model.json", "masks.npz"}
+    assert names == page | {"checkpoints", "settings.json", "log.jsonl", "final.json"}
 
 
 def test_made_up_images_stand_beside_no_published_number(capsys):

@@ -50,14 +50,11 @@ def test_dst_mnist(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert np.shape(low["accuracy"]) == np.shape(low["density"]) == (2,)
     assert max(high["density"]) < min(low["density"]) < 0.95  # a higher alpha is sparser
     assert min(json.loads((tmp_path / "dense/final.json").read_text())["0"]["accuracy"]) > 0.5
-    names = {path.name for path in (tmp_path / "sparse").glob("*.png")}
-    assert names == {
-        "epochs_0.005.png",
-        "epochs_0.01.png",
-        "layers.png",
-        "first_steps.png",
-        "first_layer.png",
-    }
+    names = {path.name for path in (tmp_path / "sparse").iterdir()}
+    assert {"page.html", "first_steps.png", "model.json", "masks.npz"} <= names
+    assert f"page: {tmp_path / 'compare.html'}, {tmp_path / 'sparse/page.html'}" in printed
+    page = (tmp_path / "sparse/page.html").read_text()
+    assert "alpha 0.005" in page and "fc1/kernel" in page and "shrunk" in page
     dst_mnist.main(settings)  # complete: prints again, trains nothing
     assert capsys.readouterr().out == printed
 
@@ -265,6 +262,7 @@ def test_gibbs_cifar_quick(tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
     for name in finals.keys() - {"dense"}:
         assert finals[name]["density"] == [0.25]
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+    assert "dense" in (tmp_path / "compare.html").read_text()
     gibbs_cifar.main(settings)  # complete: prints again, trains nothing
     assert capsys.readouterr().out == printed
 
@@ -290,6 +288,7 @@ def test_structured_quick(
     assert finals["magnitude, channels, 0.25"]["channels"][0] < 0.7
     assert finals["magnitude, N of 8, 0.25"]["channels"][0] == 1.0
     assert (tmp_path / "tradeoff.png").stat().st_size > 10_000
+    assert "dense" in (tmp_path / "compare.html").read_text()
 
 
 def test_random_masks_keep_their_density() -> None:
