@@ -34,7 +34,7 @@ from flax import nnx
 import jsparse
 from experiments import common
 from experiments.common.parallel import DataParallel, Trained
-from experiments.common.stream import Readers, Shard, Stream, Synthetic, Training, in_order
+from experiments.common.stream import Readers, Shard, Stream, in_order, synthetic, training
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
@@ -93,7 +93,7 @@ class Settings:
     data: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
         default="", metadata=FREE
     )
-    """Folder with train/ and val/, TFRecords or array records; else $JSPARSE_DATA."""
+    """Folder with train/ and val/ or with array records; else $JSPARSE_DATA."""
     out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
         default="", metadata=FREE
     )
@@ -201,15 +201,15 @@ def data_of(settings: Settings) -> Data:
         stored = min(batches, max(2, 2048 // settings.batch))
         options = {"batch": settings.batch, "side": settings.side, "classes": settings.classes}
         options |= {"seed": settings.seed, "shard": shard}
-        train = Synthetic(batches=stored, **options)
-        test = Synthetic(batches=1, first=stored * settings.batch, **options)
+        train = synthetic(batches=stored, **options)
+        test = synthetic(batches=1, first=stored * settings.batch, **options)
         name = f"made-up images ({stored * settings.batch} of {settings.side}x{settings.side})"
         samples = batches * settings.batch
         return Data(train=train, test=lambda: [next(test)], samples=samples, name=name)
     found = common.imagenet(settings.data, settings.classes)
     options = {"batch": settings.batch, "side": settings.side, "shard": shard}
     options |= {"readers": settings.readers}
-    train = Training(found.train, seed=settings.seed, **options)
+    train = training(found.train, seed=settings.seed, **options)
     test = lambda: in_order(found.test, **options)
     return Data(train=train, test=test, samples=len(found.train), name=found.name)
 
@@ -229,10 +229,10 @@ def connect(settings: Settings) -> None:
         )
 
 
-def train(settings: Settings, run: common.Run, training: DataParallel, data: Data) -> Any:
+def train(settings: Settings, run: common.Run, parallel: DataParallel, data: Data) -> Any:
     """All steps, from the last checkpoint on; returns the last state."""
     checkpoints = jsparse.Checkpoints(Path(settings.out) / "checkpoints")
-    state = training.start(settings.seed)
+    state = parallel.start(settings.seed)
     done, state, position = checkpoints.restore(state, data.train.get_state())
     data.train.set_state(position)
     run.forget_after(done)
@@ -242,15 +242,15 @@ def train(settings: Settings, run: common.Run, training: DataParallel, data: Dat
     progress = common.Epochs(done // steps, settings.epochs, run.folder.name)
     for epoch in progress:
         for step in range(max(done, (epoch - 1) * steps) + 1, epoch * steps + 1):
-            state, loss = training.step(state, next(data.train))
+            state, loss = parallel.step(state, next(data.train))
             losses.append(loss)
             ended = step == epoch * steps
             if step % settings.every and not ended:
                 continue
-            row = line(settings, training, state, losses, time.perf_counter() - start)
+            row = line(settings, parallel, state, losses, time.perf_counter() - start)
             common.check_finite(row["loss"], step, row["layers"], run)
             if ended:
-                accuracy = training.accuracy(state, data.test())
+                accuracy = parallel.accuracy(state, data.test())
                 row |= {"epoch": epoch, **accuracy._asdict()}
             run.log(step, **row)
             if ended or step % settings.save == 0:
@@ -262,23 +262,23 @@ def train(settings: Settings, run: common.Run, training: DataParallel, data: Dat
 
 
 def line(
-    settings: Settings, training: DataParallel, state: Any, losses: list, seconds: float
+    settings: Settings, parallel: DataParallel, state: Any, losses: list, seconds: float
 ) -> dict[str, Any]:
     """What is logged of the last steps; waits for them."""
     loss = sum(map(float, losses)) / len(losses)
-    layers = training.densities(state)
+    layers = parallel.densities(state)
     speed = settings.batch * len(losses) / seconds
-    density = training.total(layers)
+    density = parallel.total(layers)
     return {"loss": loss, "density": density, "layers": layers, "images_per_second": speed}
 
 
-def finish(run: common.Run, training: DataParallel, state: Any) -> None:
+def finish(run: common.Run, parallel: DataParallel, state: Any) -> None:
     """Writes the page and the final numbers."""
     rows = run.rows()
     epochs = [row for row in rows if "epoch" in row]
     last = epochs[-1]
     if jax.process_index() == 0:
-        jsparse.report.save(training.model(state), run.folder)
+        jsparse.report.save(parallel.model(state), run.folder)
         jsparse.report.page(run.folder)
     speeds = [row["images_per_second"] for row in rows[1:] or rows]  # the first has compiled
     numbers = {name: last[name] for name in ("top1", "top5", "density", "layers")}
@@ -312,10 +312,10 @@ def main(settings: Settings) -> None:
     )
     first = common.Run(folder=out)
     if not first.complete:
-        training = DataParallel(lambda seed: make(settings, data.samples, seed), standardised)
-        state = train(settings, run, training, data)
+        parallel = DataParallel(lambda seed: make(settings, data.samples, seed), standardised)
+        state = train(settings, run, parallel, data)
         data.train.close()
-        finish(run, training, state)
+        finish(run, parallel, state)
     if process == 0:
         show(settings, first.final(), data.name)
 

@@ -1,39 +1,30 @@
-"""ImageNet's records from a folder of JPEGs, from TFRecords or from array records, by number.
+"""ImageNet's records from a folder of JPEGs or from array records, by number.
 
-Every layout gives the same thing: `len(source)` records, and `source[n]` with the encoded image and
+Both layouts give the same thing: `len(source)` records, and `source[n]` with the encoded image and
 its class, from any thread or process. Classes count from 0, in the order of the folders' names,
-which is also the order of the labels in the usual TFRecords.
+which is also the order of the labels in the usual record files.
 """
 
-import contextlib
+import functools
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from experiments.common import records
 from experiments.common.sources import DataError, Unavailable, extra, locate
 
 CLASSES = 1000
 OFFICIAL = (1_281_167, 50_000)
 """Images to train and to test on in ILSVRC 2012."""
 SUFFIXES = (".jpeg", ".jpg", ".png")
-RECORDS = {
-    "train": ("train-*-of-*", "train/train-*-of-*", "*/*-train.tfrecord-*", "*-train.tfrecord-*"),
-    "test": (
-        *("validation-*-of-*", "validation/validation-*-of-*", "val/validation-*-of-*"),
-        *("*/*-validation.tfrecord-*", "*-validation.tfrecord-*"),
-    ),
-}
-ARRAY_RECORDS = {
-    "train": ("*-train.array_record*", "*/*-train.array_record*", "train*.array_record*"),
-    "test": ("*-validation.array_record*", "*/*-validation.array_record*", "val*.array_record*"),
-}
-SHARD = re.compile(r"(.*?)(?:-(\d{5})-of-(\d{5}))?(\.array_record)?")
-"""Name, number and count of a shard, and a suffix; a file has a number, a suffix or both."""
+SHARD = re.compile(
+    r"((?:.*-)?(train|val(?:idation)?))(\.array_record)?(?:-(\d{5})-of-(\d{5}))?(\.array_record)?"
+)
+"""Name, split, suffix or not, number and count of a shard, suffix or not."""
+CONVERT = "see dst_imagenet in experiments/README.md for the line that converts them"
 
 
 class Record(NamedTuple):
@@ -67,13 +58,14 @@ class ImageNet(NamedTuple):
 
 
 def imagenet(folder: str = "", classes: int = CLASSES) -> ImageNet:
-    """ImageNet, or data laid out like it, in whichever of three ways a folder holds them.
+    """ImageNet, or data laid out like it, in whichever of two ways a folder holds them.
 
     Args:
-        folder: Holds `train/CLASS/*.JPEG` and `val/CLASS/*.JPEG`; or TFRecords, `train-*-of-*` and
-            `validation-*-of-*` with `image/encoded` and `image/class/label` from 1; or files as
-            TensorFlow Datasets writes them, `*-train.array_record-*` (or `.tfrecord-*`), with
-            `image` and `label` from 0, in the folder or one below it. Empty: JSPARSE_DATA.
+        folder: Holds `train/CLASS/*.JPEG` and `val/CLASS/*.JPEG`; or array records of
+            tf.train.Example, in the folder or one below it: `*-train.array_record-*` as TensorFlow
+            Datasets writes them, with `image` and `label` from 0, or `train-*.array_record` and
+            `validation-*.array_record` with `image/encoded` and `image/class/label` from 1.
+            Empty: JSPARSE_DATA.
         classes: How many there are.
 
     Raises:
@@ -94,25 +86,30 @@ def _no_download(_: Path) -> ImageNet:
 
 def _open(folder: Path, classes: int) -> ImageNet:
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; give one that holds ImageNet with --data")
-    kinds = (ARRAY_RECORDS, ArrayRecords), (RECORDS, TFRecords)  # patterns of the last fit both
-    for patterns, kind in kinds:
-        found = {split: _shards(folder, patterns[split]) for split in patterns}
-        if any(found.values()):
-            lacking = [split for split in found if not found[split]]
-            if lacking:
-                raise DataError(
-                    f"{folder} has record files, but none to {lacking[0]} on; looked for "
-                    f"{', '.join(patterns[lacking[0]])}"
-                )
-            train, test = (Examples(kind(found[split]), classes) for split in ("train", "test"))
-            return ImageNet(train, test, _name(train, test, classes))
+        raise DataError(f"{folder} is not a folder; give one that holds ImageNet with --data")
+    shards = {split: _shards(folder, split) for split in ("train", "val")}
+    if all(shards.values()):
+        train, test = (ArrayRecords(paths, classes) for paths in shards.values())
+    elif any(shards.values()):
+        lacking = "train" if shards["val"] else "validation"
+        raise DataError(f"{folder} has array records, but no {lacking}*.array_record*; add them")
+    else:
+        train, test = _folders(folder, classes)
+    counts = len(train), len(test)
+    name = f"data in ImageNet's layout ({counts[0]} + {counts[1]} images, {classes} classes)"
+    return ImageNet(train, test, "ImageNet" if (*counts, classes) == (*OFFICIAL, CLASSES) else name)
+
+
+def _folders(folder: Path, classes: int) -> tuple["Folder", "Folder"]:
     lacking = [sub for sub in ("train", "val") if not (folder / sub).is_dir()]
     if lacking:
+        old = any(
+            "tfrecord" in p.name or re.search(r"-\d{5}-of-\d{5}$", p.name) for p in _shown(folder)
+        )
         raise DataError(
-            f"{folder} holds no ImageNet: {' and '.join(lacking)} not found, nor TFRecords "
-            f"({RECORDS['train'][0]}), nor array records ({ARRAY_RECORDS['train'][0]}); point "
-            "--data or JSPARSE_DATA at the folder that holds train and val"
+            f"{folder} holds no ImageNet: {' and '.join(lacking)} not found, nor array records "
+            "(*train*.array_record*); point --data or JSPARSE_DATA at the folder that holds train "
+            f"and val{f'; its TFRecords are not read, {CONVERT}' if old else ''}"
         )
     names = class_folders(folder / "train")
     if len(names) != classes:
@@ -120,15 +117,7 @@ def _open(folder: Path, classes: int) -> ImageNet:
             f"{folder / 'train'} has {len(names)} class folders, {classes} are wanted; give "
             f"--classes {len(names)} if these are all"
         )
-    train, test = Folder(folder / "train", names), Folder(folder / "val", names)
-    return ImageNet(train, test, _name(train, test, classes))
-
-
-def _name(train: Source, test: Source, classes: int) -> str:
-    counts = len(train), len(test)
-    if (*counts, classes) == (*OFFICIAL, CLASSES):
-        return "ImageNet"
-    return f"data in ImageNet's layout ({counts[0]} + {counts[1]} images, {classes} classes)"
+    return Folder(folder / "train", names), Folder(folder / "val", names)
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -197,75 +186,39 @@ def _images(folder: Path) -> list[str]:
     return names
 
 
-class Stored(Protocol):
-    """Messages by number: where each comes from, and its bytes."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, n: int) -> tuple[str, bytes]: ...
-
-
-class TFRecords:
-    """What TFRecord files hold; the files are indexed once, at the start."""
-
-    def __init__(self, paths: Sequence[Path]):
-        self.paths = list(paths)
-        self._spans = records.index(self.paths)
-
-    def __len__(self) -> int:
-        return len(self._spans.file)
-
-    def __getitem__(self, n: int) -> tuple[str, bytes]:
-        file, start, length = (int(column[n]) for column in self._spans)
-        path = self.paths[file]
-        return f"{path}, byte {start}", records.read(path, start, length)
-
-
 class ArrayRecords:
-    """What array-record files hold, such as those of TensorFlow Datasets."""
+    """Images in tf.train.Example messages in array-record files, read by Grain.
 
-    def __init__(self, paths: Sequence[Path]):
-        self.paths = list(paths)
-        what = f"{paths[0]} to {paths[-1]}: not all are good array-record files"
-        with _named_faults(what):
-            self._source = extra("grain.sources").ArrayRecordDataSource([str(p) for p in paths])
+    Args:
+        paths: The files.
+        classes: How many there are.
+
+    Raises:
+        DataError: A file is damaged.
+    """
+
+    def __init__(self, paths: Sequence[Path], classes: int):
+        self.folder, self.classes = paths[0].parent, classes
+        source = extra("grain.sources").ArrayRecordDataSource
+        extra("google.protobuf")
+        try:
+            self._source = source([str(path) for path in paths])
             self._count = len(self._source)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise DataError(
+                f"{paths[0]} to {paths[-1]}: not all are good array-record files ({error})"
+            ) from error
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, n: int) -> tuple[str, bytes]:
-        name = f"{self.paths[0].parent}, array record {n}"
-        with _named_faults(f"{name} is damaged; make or fetch its file again"):
-            return name, self._source[n]
-
-
-@contextlib.contextmanager
-def _named_faults(what: str) -> Iterator[None]:
-    try:
-        yield
-    except DataError:
-        raise
-    except (RuntimeError, ValueError, OSError) as error:
-        raise DataError(f"{what} ({error})") from error
-
-
-class Examples:
-    """Images in tf.train.Example messages.
-
-    Args:
-        stored: The messages.
-        classes: How many there are.
-    """
-
-    def __init__(self, stored: Stored, classes: int):
-        self.stored, self.classes = stored, classes
-
-    def __len__(self) -> int:
-        return len(self.stored)
-
     def __getitem__(self, n: int) -> Record:
-        return _from_example(*self.stored[n], self.classes)
+        name = f"{self.folder}, array record {n}"
+        try:
+            content = self._source[n]
+        except (RuntimeError, ValueError, OSError) as error:
+            raise DataError(f"{name} is damaged; make or fetch its file again ({error})") from error
+        return _from_example(name, content, self.classes)
 
 
 LABELS = {"image/encoded": ("image/class/label", 1), "image": ("label", 0)}
@@ -273,48 +226,80 @@ LABELS = {"image/encoded": ("image/class/label", 1), "image": ("label", 0)}
 
 
 def _from_example(name: str, content: bytes, classes: int) -> Record:
+    from google.protobuf.message import DecodeError
+
     try:
-        found = records.features(content)
-    except ValueError as error:
+        features = _example().FromString(content).features.feature
+    except DecodeError as error:
         raise DataError(
-            f"{name}: the record is no tf.train.Example ({error}); make or fetch it again"
+            f"{name} is not a tf.train.Example ({error}); make or fetch its file again"
         ) from error
     for image, (label, first) in LABELS.items():
-        match found.get(image), found.get(label):
-            case [bytes() as encoded], [int() as number]:
-                if not first <= number < first + classes:
-                    raise DataError(
-                        f"{name}: {label} is {number}, allowed are {first} to "
-                        f"{first + classes - 1}; give the right --classes, or make the files again"
-                    )
-                return Record(name, encoded, number - first)
+        if image not in features or label not in features:
+            continue
+        images, numbers = features[image].bytes_list.value, features[label].int64_list.value
+        if len(images) == len(numbers) == 1:
+            if not first <= numbers[0] < first + classes:
+                raise DataError(
+                    f"{name}: {label} is {numbers[0]}, allowed are {first} to "
+                    f"{first + classes - 1}; give the right --classes, or make the files again"
+                )
+            return Record(name, images[0], numbers[0] - first)
     raise DataError(
-        f"{name}: the record has the features {', '.join(sorted(found)) or 'none'}; needed are "
+        f"{name} has the features {', '.join(sorted(features)) or 'none'}; needed are "
         f"{' or '.join(f'{image} and {label}' for image, (label, _) in LABELS.items())}, with one "
         "image and one number"
     )
 
 
-def _shards(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    """The files of the first pattern that fits any: one set, all shards there."""
-    for pattern in patterns:
-        sets: dict[tuple[Path, str, int], dict[int, Path]] = {}
-        for path in sorted(folder.glob(pattern)):
-            stem, number, count, suffix = SHARD.fullmatch(path.name).groups()  # type: ignore[union-attr]
-            if path.name.startswith(".") or not (number or suffix) or not path.is_file():
-                continue  # hidden, or half fetched
-            kind = (path.parent, stem if number else "", int(count or 0))
-            mine = sets.setdefault(kind, {})
-            mine[int(number or len(mine))] = path
-        if not sets:
-            continue
-        if len(sets) > 1:
-            one, other = (next(iter(found.values())) for found in list(sets.values())[:2])
-            raise DataError(
-                f"{folder} holds {len(sets)} sets of record files, such as those of {one} and of "
-                f"{other}; leave one there, or give its own folder"
-            )
-        (((place, stem, count), found),) = sets.items()
+@functools.cache
+def _example() -> Any:
+    """tf.train.Example as protobuf's class; what is not read of it (floats) is left out."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+
+    def field(name: str, number: int, kind: str, many: bool = False) -> dict:
+        of = {"typeName": f".tf.{kind}"} if kind[0].isupper() else {"type": f"TYPE_{kind.upper()}"}
+        label = "LABEL_REPEATED" if many else "LABEL_OPTIONAL"
+        return {"name": name, "number": number, "label": label, **of}
+
+    entry = {"name": "FeatureEntry", "options": {"mapEntry": True}}
+    entry["field"] = [field("key", 1, "string"), field("value", 2, "Feature")]
+    lists = [field("bytes_list", 1, "BytesList"), field("int64_list", 3, "Int64List")]
+    file = {"name": "example.proto", "package": "tf", "syntax": "proto3"}
+    file["messageType"] = [
+        {"name": "BytesList", "field": [field("value", 1, "bytes", many=True)]},
+        {"name": "Int64List", "field": [field("value", 1, "int64", many=True)]},
+        {"name": "Feature", "field": lists},
+        {
+            "name": "Features",
+            "nestedType": [entry],
+            "field": [field("feature", 1, "Features.FeatureEntry", many=True)],
+        },
+        {"name": "Example", "field": [field("features", 1, "Features")]},
+    ]
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(json_format.ParseDict(file, descriptor_pb2.FileDescriptorProto()))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tf.Example"))
+
+
+def _shards(folder: Path, split: str) -> list[Path]:
+    """The array-record files of "train" or "val": one set, all shards there."""
+    sets: dict[tuple[Path, str, int], dict[int, Path]] = {}
+    for path in sorted([*folder.glob("*.array_record*"), *folder.glob("*/*.array_record*")]):
+        match = SHARD.fullmatch(path.name)
+        if path.name.startswith(".") or not match or not path.is_file():
+            continue  # hidden, half fetched, or another split
+        stem, kind, early, number, count, _ = match.groups()
+        if kind.startswith(split):
+            mine = sets.setdefault((path.parent, stem + (early or ""), int(count or 1)), {})
+            mine[int(number or 0)] = path
+    if len(sets) > 1:
+        one, other = (next(iter(found.values())) for found in list(sets.values())[:2])
+        raise DataError(
+            f"{folder} holds {len(sets)} sets of record files, such as those of {one} and of "
+            f"{other}; leave one there, or give its own folder"
+        )
+    for (place, stem, count), found in sets.items():
         lacking = [n for n in range(count) if n not in found]
         if lacking:
             raise DataError(

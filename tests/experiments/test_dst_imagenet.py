@@ -19,12 +19,11 @@ import jsparse as js
 pytest.importorskip("tyro", reason="the experiments need their extra packages")
 pytest.importorskip("grain", reason="reading ImageNet needs the extra packages of `imagenet`")
 pytest.importorskip("PIL")
-pytest.importorskip("google_crc32c")
 
 from experiments import common, dst_imagenet
 from experiments.common.parallel import likelier
-from experiments.common.stream import Training
-from tests.support.imagenet_files import THREADS, put_folder, put_tfrecords
+from experiments.common.stream import Stream
+from tests.support.imagenet_files import THREADS, put_converted, put_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -152,7 +151,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, few_devices, monkeypa
     whole = dataclasses.replace(settings, out=str(tmp_path / "whole"))
     dst_imagenet.main(whole)
     cut = dataclasses.replace(settings, out=str(tmp_path / "cut"))
-    real, calls = Training.__next__, []
+    real, calls = Stream.__next__, []
 
     def killed(self):
         calls.append(0)
@@ -160,7 +159,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, few_devices, monkeypa
             raise KeyboardInterrupt
         return real(self)
 
-    monkeypatch.setattr(Training, "__next__", killed)
+    monkeypatch.setattr(Stream, "__next__", killed)
     with pytest.raises(KeyboardInterrupt):
         dst_imagenet.main(cut)
     dst_imagenet.main(cut)
@@ -196,7 +195,7 @@ def test_bad_settings(changed, words, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
-    data = put_tfrecords(tmp_path / "data")
+    data = put_converted(tmp_path / "data")
     options = (
         f"--data {data} --alpha 1e-2 --density 0.5 --batch 8 --side 16 --classes 3 --blocks 1 "
         "--width 4 --every 1 --save 1 --epochs 4 --readers.threads 2"
