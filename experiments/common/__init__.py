@@ -8,7 +8,6 @@ from experiments.common.augment import shift_flip as shift_flip
 from experiments.common.augment import standardise as standardise
 from experiments.common.augment import standardise_channels as standardise_channels
 from experiments.common.bottleneck import BottleneckNet as BottleneckNet
-from experiments.common.checkpoint import CorruptCheckpoint as CorruptCheckpoint
 from experiments.common.cifar import cifar10 as cifar10
 from experiments.common.cifar import cifar100 as cifar100
 from experiments.common.cifar import colour_digits as colour_digits

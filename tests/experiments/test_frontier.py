@@ -197,7 +197,7 @@ def test_the_mlp_has_three_inner_layers() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError, OSError, ImportError, common.CorruptCheckpoint, common.Diverged]
+    "error", [ValueError, OSError, ImportError, js.CorruptCheckpoint, common.Diverged]
 )
 def test_what_an_experiment_refuses_is_one_line(error, monkeypatch: pytest.MonkeyPatch) -> None:
     def main(settings: frontier.Settings) -> None:
