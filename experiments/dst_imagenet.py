@@ -33,8 +33,8 @@ from flax import nnx
 
 import jsparse
 from experiments import common
+from experiments.common.data.stream import Readers, Shard, Stream, in_order, synthetic, training
 from experiments.common.parallel import DataParallel, Trained
-from experiments.common.stream import Readers, Shard, Stream, in_order, synthetic, training
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)

@@ -40,8 +40,8 @@ from flax import nnx
 
 import jsparse
 from experiments import common
-from experiments.common.convolution import convolution, max_pool
-from experiments.common.lenet import torch_init
+from experiments.common.networks.convolution import convolution, max_pool
+from experiments.common.networks.lenet import torch_init
 from experiments.common.sweep import Runs
 from jsparse import Channel
 from jsparse._storage.files import write_whole

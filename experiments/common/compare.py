@@ -10,9 +10,9 @@ import optax
 from flax import nnx
 
 import jsparse
+from experiments.common.data.sources import Images
 from experiments.common.run import Run, open_run
 from experiments.common.show import draw
-from experiments.common.sources import Images
 from experiments.common.study import TrainSettings
 from experiments.common.sweep import Inputs, Runs, Sweep, in_turn
 from experiments.common.training import results, train

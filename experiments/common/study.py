@@ -16,9 +16,9 @@ import tyro
 from flax import nnx
 
 import jsparse
+from experiments.common.data.sources import Images
 from experiments.common.run import Diverged, Run, open_run
 from experiments.common.show import counted, mean_std, table
-from experiments.common.sources import Images
 from experiments.common.sweep import PIXELS, Inputs, Sweep
 from experiments.common.training import describe, results, train
 from jsparse._storage.files import CorruptCheckpoint

@@ -7,9 +7,9 @@ import numpy as np
 from flax import nnx
 
 import jsparse
+from experiments.common.data.sources import Images
 from experiments.common.run import Run, check_finite
 from experiments.common.show import Epochs, draw
-from experiments.common.sources import Images
 from experiments.common.sweep import Runs, Sweep, Trace
 
 EVERY = 20

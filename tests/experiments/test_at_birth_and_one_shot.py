@@ -14,8 +14,8 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 from experiments import at_birth, common, one_shot
-from experiments.common import text
-from experiments.common.sources import Unavailable
+from experiments.common.data import text
+from experiments.common.data.sources import Unavailable
 
 pytestmark = pytest.mark.standard_dtypes
 

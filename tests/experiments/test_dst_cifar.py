@@ -21,8 +21,8 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 from experiments import common, dst_cifar, large_batch
-from experiments.common import text
-from experiments.common.sources import Unavailable
+from experiments.common.data import text
+from experiments.common.data.sources import Unavailable
 
 pytestmark = pytest.mark.standard_dtypes
 

@@ -21,8 +21,8 @@ pytest.importorskip("grain", reason="reading ImageNet needs the extra packages o
 pytest.importorskip("PIL")
 
 from experiments import common, dst_imagenet
+from experiments.common.data.stream import Stream
 from experiments.common.parallel import likelier
-from experiments.common.stream import Stream
 from tests.support.imagenet_files import THREADS, put_converted, put_folder
 
 ROOT = Path(__file__).parents[2]
