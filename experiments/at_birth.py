@@ -32,7 +32,6 @@ from flax import nnx
 
 import jsparse
 from experiments import common
-from experiments.common.training import results, train
 from jsparse import prune
 
 Name = Literal["random", "magnitude", "SNIP", "GraSP", "SynFlow"]
@@ -171,8 +170,8 @@ def main(settings: Settings) -> None:
         if not run.complete:
             start = lambda many=many: sweep.start([*seeds] * many, [0.0] * settings.seeds * many)
             how = {} if name == "dense" else {"begin": begin}
-            train(run, sweep, images, start=start, epochs=settings.epochs, **how)
-            whole = results(run, range(settings.seeds * many))
+            common.train(run, sweep, images, start=start, epochs=settings.epochs, **how)
+            whole = common.results(run, range(settings.seeds * many))
             run.finish(**{k: np.reshape(whole[k], (many, -1)) for k in ("accuracy", "density")})
         final = run.final()
         pairs = zip(final["accuracy"], final["density"], strict=True)

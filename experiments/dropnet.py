@@ -248,12 +248,15 @@ def dropped(
         keep=Folder(folder / "rounds"),
     )
     left, accuracies, end = [], [], ""
+    run.forget_after(0)  # the rounds that are done come again, from their files
+    common.header(folder, f"Model {model}", settings.seeds, f"{settings.rounds + 1} rounds")
+    progress = common.Epochs(0, settings.rounds + 1, method, "round")
     try:
-        for round, net in rounds:
+        for _, (round, net) in zip(progress, rounds, strict=False):
             left.append(units_left(net))
             accuracies.append(training.accuracy(net, images.test_x, images.test_y))
-            told = f"{left[-1]:.1%} of the units left, accuracy {np.mean(accuracies[-1]):.2%}"
-            print(f"{method}: round {round.number}, {told}", file=sys.stderr, flush=True)
+            run.log(round.number, accuracy=accuracies[-1], density=[left[-1]] * settings.seeds)
+            progress.show(accuracy=np.mean(accuracies[-1]), density=left[-1])
     except ValueError as error:
         if "layer collapse" not in str(error):
             raise
@@ -321,7 +324,8 @@ def main(settings: Settings) -> None:
         panels |= study(model, settings)
     path = Path(settings.out) / "dropnet.png"
     common.draw(panels, path, "units left [%]", "test accuracy [%]", log="x", columns=2)
-    print(f"\npicture: {path}")
+    names = sorted(found.parent.name for found in path.parent.glob("*/final.json"))
+    common.show_pages(names, path.parent, path)
 
 
 if __name__ == "__main__":

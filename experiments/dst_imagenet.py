@@ -23,12 +23,11 @@ import dataclasses
 import statistics
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from flax import nnx
 
 import jsparse
@@ -39,11 +38,10 @@ from experiments.common.parallel import DataParallel, Trained
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 LAMB_BATCH = 32_768
-FREE = {"free": True}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(common.RunSettings):
     """The defaults want accelerators and ImageNet."""
 
     alpha: float = 5e-6
@@ -80,31 +78,21 @@ class Settings:
     """Made-up images from memory."""
     samples: int = 25_600
     """Made-up images in an epoch."""
-    readers: Readers = dataclasses.field(default_factory=Readers, metadata=FREE)
+    readers: Readers = dataclasses.field(default_factory=Readers, metadata=common.FREE)
     """How each process reads ahead."""
-    distributed: bool = dataclasses.field(default=False, metadata=FREE)
+    distributed: bool = dataclasses.field(default=False, metadata=common.FREE)
     """One of several processes, each started with this flag; a cluster tells each its part."""
-    coordinator: str = dataclasses.field(default="", metadata=FREE)
+    coordinator: str = dataclasses.field(default="", metadata=common.FREE)
     """HOST:PORT of process 0, where no cluster tells it."""
-    processes: int = dataclasses.field(default=1, metadata=FREE)
+    processes: int = dataclasses.field(default=1, metadata=common.FREE)
     """How many, with --coordinator."""
-    process: int = dataclasses.field(default=0, metadata=FREE)
+    process: int = dataclasses.field(default=0, metadata=common.FREE)
     """Which one this is, with --coordinator."""
-    data: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
-        default="", metadata=FREE
-    )
-    """Folder with train/ and val/ or with array records; else $JSPARSE_DATA."""
-    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
-        default="", metadata=FREE
-    )
-    """Run folder, by default runs/dst_imagenet; a killed run goes on from there."""
     quick: bool = False
     """A tiny network on tiny made-up images."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "epochs", "side", "classes", "every", "save", "samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} got {getattr(self, name)}; give 1 or more")
+        self.check_positive("batch", "epochs", "side", "classes", "every", "save", "samples")
         if self.seed < 0:
             raise ValueError(f"--seed got {self.seed}; give 0 or more")
         if not 0 < self.density <= 1:
@@ -240,6 +228,9 @@ def train(settings: Settings, run: common.Run, parallel: DataParallel, data: Dat
     losses: list[jax.Array] = []
     start = time.perf_counter()
     progress = common.Epochs(done // steps, settings.epochs, run.folder.name)
+    if jax.process_index() == 0:
+        what = f"a bottleneck network on {data.name}"
+        common.header(run.folder, what, 1, f"steps {done + 1} to {settings.epochs * steps}")
     for epoch in progress:
         for step in range(max(done, (epoch - 1) * steps) + 1, epoch * steps + 1):
             state, loss = parallel.step(state, next(data.train))
@@ -253,6 +244,8 @@ def train(settings: Settings, run: common.Run, parallel: DataParallel, data: Dat
                 accuracy = parallel.accuracy(state, data.test())
                 row |= {"epoch": epoch, **accuracy._asdict()}
             run.log(step, **row)
+            if jax.process_index() == 0:
+                progress.within(step - (epoch - 1) * steps, steps)
             if ended or step % settings.save == 0:
                 checkpoints.save(step, state, data.train.get_state())
             if ended and jax.process_index() == 0:

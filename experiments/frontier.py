@@ -125,8 +125,6 @@ def main(settings: Settings) -> None:
     )
     if not run.complete:
         plot(found, settings, out / "frontier.png")
-        folders = [out / name for name in ("dense", "sparse")[not settings.dense :]]
-        jsparse.report.compare(folders, out / "frontier.html")
         run.finish(found=found, seconds=seconds(settings, tx, images, over))
     taken, runs = run.final()["seconds"], len(settings.alphas) * settings.seeds
     times, devices = taken["all"] / taken["one"], min(runs, jax.local_device_count())

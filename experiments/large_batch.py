@@ -25,19 +25,17 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 from jax import Array
 
 import jsparse
 from experiments import common
-from experiments.common.study import FREE
 
 Task = Literal["text", "images"]
 Way = Literal["LAMB", "LARS", "AdamW", "Nesterov SGD"]
@@ -45,7 +43,7 @@ Network = Literal["dense", "top", "thresholds"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(common.RunSettings):
     """One run for each task, network, optimizer, batch and seed."""
 
     tasks: tuple[Task, ...] = ("text", "images")
@@ -79,19 +77,9 @@ class Settings:
     """Samples that fit at once."""
     quick: bool = False
     """Small networks, few samples, two batches."""
-    data: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
-        default="", metadata=FREE
-    )
-    """Folder with the text and the images; else $JSPARSE_DATA, a download, or what stands in."""
-    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
-        default="", metadata=FREE
-    )
-    """Folder of all runs, by default runs/large_batch; a killed one goes on from there."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "stretches", "width", "context", "blocks", "epochs", "part"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} got {getattr(self, name)}; give 1 or more")
+        self.check_positive("seeds", "stretches", "width", "context", "blocks", "epochs", "part")
         if not self.batches or any(b < 1 or b % min(b, self.part) for b in self.batches):
             raise ValueError(
                 f"--batches got {self.batches}; give at least one, each at most --part "
@@ -311,6 +299,8 @@ def train(
     nnx.update(model, found["model"])
     nnx.update(optimizer, found["optimizer"])
     model.train()
+    progress = common.Epochs(0, 1, run.folder.name)
+    common.header(run.folder, course.name, 1, f"steps {done + 1} to {steps} at batch {batch}")
     for step in range(done, steps):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), step), batch // part)
         losses, grads = zip(
@@ -320,6 +310,7 @@ def train(
         loss = float(mean(list(losses)))
         if not np.isfinite(loss):
             return float("nan")
+        progress.within(step + 1, steps)
         if (step + 1) % max(1, steps // SAVES) == 0:
             run.log(step + 1, loss=loss)
             run.save(step + 1, state())

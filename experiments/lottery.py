@@ -24,7 +24,6 @@ Command: python -m experiments.lottery            (5 seeds, 8 ways, 20 rounds: h
 """
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -192,11 +191,15 @@ def pruned(
         keep=Folder(run.folder / "rounds", {"way": name, "epochs": epochs}),
     )
     densities, accuracies = [], []
-    for round, model in lottery:
+    run.forget_after(0)  # the rounds that are done come again, from their files
+    common.header(run.folder, "LeNet300", settings.seeds, f"{settings.rounds + 1} rounds")
+    progress = common.Epochs(0, settings.rounds + 1, name, "round")
+    for _, (round, model) in zip(progress, lottery, strict=False):
         densities.append(round.density)
         accuracies.append(training.accuracy(model, images.test_x, images.test_y))
-        told = f"{round.density:.2%} left, accuracy {np.mean(accuracies[-1]):.2%}"
-        print(f"{name}: round {round.number}, {told}", file=sys.stderr, flush=True)
+        density = [round.density] * settings.seeds
+        run.log(round.number, accuracy=accuracies[-1], density=density)
+        progress.show(accuracy=np.mean(accuracies[-1]), density=round.density)
     run.finish(densities=densities, accuracies=accuracies)
     return run.final()
 
@@ -229,7 +232,7 @@ def main(settings: Settings) -> None:
     panels[made["SILO"].panel]["falling"] = panels[made["first weights"].panel]["first weights"]
     path = Path(settings.out) / "lottery.png"
     common.draw(panels, path, "weights left [%]", "test accuracy [%]", log="x")
-    print(f"\npicture: {path}")
+    common.show_pages(made, path.parent, path)
 
 
 if __name__ == "__main__":

@@ -184,7 +184,9 @@ class Study(NamedTuple):
             return run
         starts = [self.sweep.model(self.begin(), n) for n in range(self.settings.seeds)]
         done, runs = run.load(copied(dense))
-        progress = common.Epochs(done, self.settings.rounds, folder.name)
+        progress = common.Epochs(done, self.settings.rounds, folder.name, "round")
+        length = f"rounds {done + 1} to {self.settings.rounds}"
+        common.header(folder, self.sweep.name, self.settings.seeds, length)
         for number in progress:
 
             def change(model: nnx.Module, n: int, number: int = number) -> nnx.Module:
@@ -357,7 +359,8 @@ def main(settings: Settings) -> None:
     columns = ["density [%]", "on a path [%]", "rewound [%]", "fine-tuned [%]"]
     columns += ["distance of the two", "inputs empty (chance) [%]", "sign kept [%]"]
     print(common.table(["", *columns], rows))
-    print(f"\npicture: {picture}")
+    names = [f"{name}, {restart}" for name, restart in found]
+    common.show_pages(names, out, picture, picture.with_name("methods.png"))
 
 
 if __name__ == "__main__":

@@ -20,24 +20,22 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 from jax import Array
 
 import jsparse
 from experiments import common
-from experiments.common.study import FREE
 from jsparse import prune
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(common.RunSettings):
     """All seeds are trained in one program."""
 
     width: int = 128
@@ -57,20 +55,10 @@ class Settings:
     """Of Adam, falling to 0 along a cosine."""
     quick: bool = False
     """A smaller transformer and a shorter run."""
-    data: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
-        default="", metadata=FREE
-    )
-    """Folder with tinyshakespeare.txt; else $JSPARSE_DATA, a download, or Python's own source."""
-    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
-        default="", metadata=FREE
-    )
-    """Run folder, by default runs/one_shot; a killed run goes on from there."""
 
     def __post_init__(self) -> None:
-        numbers = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for name, value in numbers.items():
-            if type(value) is int and value < 1:
-                raise ValueError(f"--{name} got {value}; give 1 or more")
+        self.check_positive("width", "blocks", "heads", "context", "calibration")
+        self.check_positive("seeds", "steps", "batch")
         if not 0 < self.density < 1:
             raise ValueError(f"--density is a fraction in (0, 1), got {self.density}")
         if self.width % (4 * self.heads):
@@ -124,13 +112,16 @@ class Trainer:
     def train(self, run: common.Run) -> Any:
         """All steps, from the last checkpoint on; the parameters."""
         done, state = run.load(self.start())
-        for step in range(done, self.settings.steps, PART):
-            seeds = jnp.arange(1, self.settings.seeds + 1)
+        seeds, steps = jnp.arange(1, self.settings.seeds + 1), self.settings.steps
+        common.header(run.folder, "a transformer on text", len(seeds), f"{steps} steps")
+        progress = common.Epochs(done // PART, -(-steps // PART), "transformer", f"{PART} steps")
+        for part in progress:
+            step = (part - 1) * PART
             state = self.some(*state[:2], seeds, step)
             common.check_finite(float(state[2].max()), step, {}, run)
             run.log(step + PART, loss=state[2])
             run.save(step + PART, state)
-            print(f"step {step + PART}: loss {float(state[2].mean()):.3f}", flush=True)
+            progress.show(loss=float(state[2].mean()))
         return state[0]
 
     def _some(self, params: Any, optimizer: Any, seed: Array, first: Array) -> tuple:

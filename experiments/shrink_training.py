@@ -267,6 +267,9 @@ def train(settings: Settings, images: common.Images, run: common.Run) -> dict[st
     all_three = {"dense": Contestant(dense, settings)} | all_three
     masked, shrunk = all_three["masked"], all_three["shrunk"]
     record = Record()
+    steps = settings.epochs * (len(images.train_x) // settings.batch)
+    common.header(run.folder, f"{settings.network} on {images.name}", 3, f"{steps} steps")
+    progress = common.Epochs(0, 1, settings.network)
     for turn, now in enumerate(batches(images, settings)):
         if turn == 0:
             for one in all_three.values():
@@ -282,6 +285,7 @@ def train(settings: Settings, images: common.Images, run: common.Run) -> dict[st
             numbers[f"{name}_loss"] = float(np.mean(one.losses[-settings.turn :]))
             numbers[f"{name}_seconds"] = one.clock[-1]
         run.log((turn + 1) * settings.turn, **numbers)
+        progress.within((turn + 1) * settings.turn, steps)
     return all_three
 
 
@@ -361,7 +365,7 @@ def show(final: Mapping[str, Any], settings: Settings, images: common.Images, ou
     header = ["", "parameters", "seconds", "of them shrinking", "last steps [ms]", "/ dense"]
     print(common.table([*header, "loss", "accuracy [%]"], rows))
     print(f"\nshrunk against masked, largest relative difference of a loss: {final['apart']:.1e}")
-    print(f"picture: {out / 'loss.png'}")
+    print(f"picture: {out / 'loss.png'}\npage: {jsparse.report.page(out)}")
 
 
 if __name__ == "__main__":

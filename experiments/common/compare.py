@@ -12,10 +12,10 @@ from flax import nnx
 import jsparse
 from experiments.common.data.sources import Images
 from experiments.common.run import Run, open_run
+from experiments.common.settings import TrainSettings
 from experiments.common.show import draw
-from experiments.common.study import TrainSettings
 from experiments.common.sweep import Inputs, Runs, Sweep, in_turn
-from experiments.common.training import results, train
+from experiments.common.train import results, train
 from jsparse._slots import sparse_parts
 from jsparse._sparse import Learned
 from jsparse.optim import Control
@@ -105,7 +105,6 @@ class _Race(NamedTuple):
         state = train(run, sweep, self.images, start=start, epochs=epochs, begin=begin)
         models = [sweep.model(state, n) for n in range(seeds)]
         jsparse.report.save(models[0], run.folder)
-        jsparse.report.page(run.folder)
         channels = [channels_left(model) for model in models]
         run.finish(**results(run, range(seeds)), channels=channels)
         return run.final()
@@ -181,7 +180,11 @@ def tradeoff(
     show_pages(found, out, out / "tradeoff.png")
 
 
-def show_pages(found: Iterable[str], out: Path, picture: Path) -> None:
-    """Write compare.html of all runs and say where it and the picture are."""
-    page = jsparse.report.compare([out / name for name in found], out / "compare.html")
-    print(f"\npicture: {picture}\npage: {page}, and page.html of each run beside its log")
+def show_pages(names: Iterable[str], out: Path, *pictures: Path) -> None:
+    """Write page.html of each run and compare.html of all, and say where pictures and pages are."""
+    folders = [out / name for name in names]
+    for folder in folders:
+        jsparse.report.page(folder)
+    page = jsparse.report.compare(folders, out / "compare.html")
+    print(f"\npicture: {', '.join(map(str, pictures))}")
+    print(f"page: {page}, and page.html in the folder of each run")

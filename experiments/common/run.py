@@ -26,12 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import jsparse
-from experiments.common.settings import environment, flatten, plain
+from experiments.common.settings import Diverged, environment, flatten, plain
 from jsparse._storage.files import write_whole
-
-
-class Diverged(RuntimeError):
-    """The loss or a weight is no longer a number."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,10 +117,10 @@ class Run:
         return step, tree
 
     def forget_after(self, step: int) -> None:
-        """Drops the rows logged after a step from which the run goes on, and says so."""
+        """Drops the rows logged after a step from which the run continues, and says so."""
         self._keep([row for row in self.rows() if row["step"] <= step])
         if step:
-            print(f"{self.folder}: goes on after step {step}", file=sys.stderr)
+            print(f"{self.folder}: continues after step {step}", file=sys.stderr)
 
     def tidy(self) -> None:
         """Removes what a kill left half done: a torn log line, files not yet in place."""

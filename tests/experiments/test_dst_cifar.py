@@ -15,6 +15,7 @@ import pytest
 from flax import nnx
 
 import jsparse as js
+from jsparse._sparse import Learned
 
 pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
@@ -56,7 +57,7 @@ def test_networks_have_the_papers_weights(network: str, weights: int, thresholds
     def sparse() -> None:
         model = js.sparsify(make(nnx.Rngs(0)), (".*/kernel", js.Threshold()))
         found.append(sum(mask.size for mask in js.masks(model).values()))
-        learned = jax.tree.leaves(nnx.state(model, js.sparse.Learned))
+        learned = jax.tree.leaves(nnx.state(model, Learned))
         found.append(sum(math.prod(leaf.shape) for leaf in learned))
 
     jax.eval_shape(sparse)

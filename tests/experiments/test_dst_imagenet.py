@@ -164,7 +164,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, few_devices, monkeypa
         dst_imagenet.main(cut)
     dst_imagenet.main(cut)
     assert len(calls) == 4 + 3  # three steps, the kill, the three that were left
-    assert "goes on after step 3" in capsys.readouterr().err
+    assert "continues after step 3" in capsys.readouterr().err
     rows = [common.Run(folder=Path(s.out)).rows() for s in (whole, cut)]
     for row in [*rows[0], *rows[1]]:
         assert row.pop("images_per_second") > 0
@@ -227,6 +227,6 @@ def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
     again = [*command, str(tmp_path / "two")]
     done = subprocess.run(again, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "goes on after step 3" in done.stderr
+    assert "continues after step 3" in done.stderr
     last = common.Run(folder=tmp_path / "two").rows()[-1]
     assert last["loss"] == pytest.approx(two[-1]["loss"], rel=1e-2)

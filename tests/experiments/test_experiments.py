@@ -24,7 +24,7 @@ pytest.importorskip("matplotlib")
 
 from experiments import common, dst_lstm, dst_mnist, gibbs_cifar, structured
 from experiments.bench import blocks as bench_blocks
-from experiments.common.training import train
+from experiments.common.train import train
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.standard_dtypes
@@ -43,7 +43,9 @@ def test_dst_mnist(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert not (tmp_path / "dense").exists()  # refused before anything is trained
     capsys.readouterr()
     dst_mnist.main(settings)  # the dense network, added later
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
+    assert "dense: LeNet300 (266,610 parameters, dense) on digits" in progress
+    assert "2 runs at once, epochs 1 to 3 of 22 steps" in progress
     assert "97.69 ± 0.14" in printed and "alpha 0.005" in printed and "digits" in printed
     final = json.loads((tmp_path / "sparse/final.json").read_text())
     low, high = final["0.005"], final["0.01"]
@@ -52,7 +54,9 @@ def test_dst_mnist(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert min(json.loads((tmp_path / "dense/final.json").read_text())["0"]["accuracy"]) > 0.5
     names = {path.name for path in (tmp_path / "sparse").iterdir()}
     assert {"page.html", "first_steps.png", "model.json", "masks.npz"} <= names
-    assert f"page: {tmp_path / 'compare.html'}, {tmp_path / 'sparse/page.html'}" in printed
+    assert (
+        f"page: {tmp_path / 'sparse/page.html'}\ncompared: {tmp_path / 'compare.html'}" in printed
+    )
     page = (tmp_path / "sparse/page.html").read_text()
     assert "alpha 0.005" in page and "fc1/kernel" in page and "shrunk" in page
     dst_mnist.main(settings)  # complete: prints again, trains nothing

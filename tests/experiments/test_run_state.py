@@ -12,7 +12,8 @@ from flax import nnx
 
 pytest.importorskip("tyro", reason="the experiments need their extra packages")
 
-from experiments.common.run import Diverged, Run, check_finite, open_run
+from experiments.common.run import Run, check_finite, open_run
+from experiments.common.settings import Diverged
 from jsparse import CorruptCheckpoint
 from tests.experiments.test_run_folder import Settings
 

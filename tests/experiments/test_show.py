@@ -36,6 +36,18 @@ def test_progress_prints_one_line_for_each_epoch_off_a_terminal(capsys):
     assert lines[0].endswith(" s/epoch")
 
 
+def test_how_long_it_takes_is_said_once_something_is_measured(capsys, monkeypatch):
+    clock = iter([0.0, 0.0, 5.0, 7.0, 9.0])  # the first ten steps are also compiled
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    epochs = show.Epochs(0, 20, "lenet")
+    for _ in epochs:
+        for done in (10, 20, 30):
+            epochs.within(done, 100)
+        break
+    assert capsys.readouterr().err == "lenet: about 7 min left\n"  # 1980 steps at 0.2 s
+    assert [show.duration(s) for s in (4, 200, 9000)] == ["4 s", "3 min", "2.5 h"]
+
+
 @needs("tqdm")
 def test_progress_is_a_bar_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
