@@ -150,14 +150,7 @@ def main(settings: Settings) -> None:
     what = f"{settings.network}, {settings.extent}"
     print(f"{images.name}, {what}, last epoch (test data):\n")
     print(common.table(["", "density [%]", "accuracy [%]", "" if small else "published"], rows))
-    points = [
-        common.Point(*name.split(", ")[:2], numbers)
-        for name, numbers in found.items()
-        if name != "dense"
-    ]
-    counted = {"density": "weights left [%]"}
-    common.plot_tradeoff(points, found["dense"]["accuracy"], counted, out / "tradeoff.png")
-    print(f"\npicture: {out / 'tradeoff.png'}")
+    common.tradeoff(found, out)
 
 
 if __name__ == "__main__":

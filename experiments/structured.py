@@ -147,14 +147,7 @@ def main(settings: Settings) -> None:
     print(f"{images.name}, {what}, last epoch (test data):\n")
     header = ["", "density [%]", "channels left [%]", "accuracy [%]"]
     print(common.table(header, rows))
-    points = [
-        common.Point(*name.split(", ")[:2], numbers)
-        for name, numbers in found.items()
-        if name != "dense"
-    ]
-    counted = {"density": "weights left [%]", "channels": "channels left [%]"}
-    common.plot_tradeoff(points, found["dense"]["accuracy"], counted, out / "tradeoff.png")
-    print(f"\npicture: {out / 'tradeoff.png'}")
+    common.tradeoff(found, out, {"density": "weights", "channels": "channels"})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.common.convolution import convolution
+from experiments.common.networks.convolution import convolution
 
 Start = Callable[[int], dict[str, Any]]
 """From the inputs of a unit, the initialisers of its layer."""

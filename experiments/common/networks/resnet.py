@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.common.convolution import convolution
+from experiments.common.networks.convolution import convolution
 
 he_normal = jax.nn.initializers.he_normal()
 
