@@ -148,11 +148,7 @@ def main(settings: Settings) -> None:
     settings.check_batch(images)
     out = Path(settings.out or f"runs/at_birth/{settings.network}{'-quick' * settings.quick}")
     settings = dataclasses.replace(settings, out=str(out))
-    prepare = common.standardise(images.train_x)
-    inputs = common.Inputs(
-        train=lambda key, x: prepare(x) if mnist else common.pad_crop_flip(key, prepare(x)),
-        test=prepare,
-    )
+    inputs = common.standardised(images, None if mnist else common.pad_crop_flip)
     steps = settings.epochs * (len(images.train_x) // settings.batch)
     tx = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, steps))
     over = common.side_by_side if mnist else common.turns_on_cpu()
@@ -160,7 +156,7 @@ def main(settings: Settings) -> None:
         NETWORKS[settings.network](rngs), (".*/kernel", jsparse.Held())
     )
     sweep = common.Sweep(held, tx, settings.batch, over, inputs=inputs)
-    pruner = Pruner(settings, images, prepare)
+    pruner = Pruner(settings, images, inputs.test)
     seeds = range(1, settings.seeds + 1)
     found: dict[str, list[dict[str, list[float]]]] = {}
     for name in ("dense", *settings.methods):

@@ -291,11 +291,7 @@ def main(settings: Settings) -> None:
     out = Path(settings.out or f"runs/compare/{settings.network}{'-quick' * settings.quick}")
     settings = dataclasses.replace(settings, out=str(out))
     settings.check_batch(images)
-    prepare = common.standardise(images.train_x)
-    inputs = common.Inputs(
-        train=lambda key, x: prepare(x) if mnist else common.pad_crop_flip(key, prepare(x)),
-        test=prepare,
-    )
+    inputs = common.standardised(images, None if mnist else common.pad_crop_flip)
     steps = settings.epochs * (len(images.train_x) // settings.batch)
     rate = optax.cosine_decay_schedule(settings.learning_rate, steps)
     looked_at = (
@@ -303,7 +299,7 @@ def main(settings: Settings) -> None:
         images.train_y[: BATCHES * settings.batch],
     )
     parts = [np.array_split(array, max(1, len(array) // settings.batch)) for array in looked_at]
-    batches = [(prepare(jnp.asarray(x)), jnp.asarray(y)) for x, y in zip(*parts, strict=True)]
+    batches = [(inputs.test(jnp.asarray(x)), jnp.asarray(y)) for x, y in zip(*parts, strict=True)]
     made = contestants(Entries(settings, steps, batches), settings)
     over = common.side_by_side if mnist else common.turns_on_cpu()
     found = common.compare(settings, made, optax.adam(rate), images, inputs, over)

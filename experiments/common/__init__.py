@@ -66,6 +66,7 @@ from experiments.common.sweep import Sweep as Sweep
 from experiments.common.sweep import in_turn as in_turn
 from experiments.common.sweep import over_devices as over_devices
 from experiments.common.sweep import side_by_side as side_by_side
+from experiments.common.sweep import standardised as standardised
 from experiments.common.sweep import to_float as to_float
 from experiments.common.sweep import turns_on_cpu as turns_on_cpu
 from experiments.common.train import Published as Published
