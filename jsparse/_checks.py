@@ -6,22 +6,7 @@ from numbers import Real
 import jax.numpy as jnp
 from jax import Array
 
-from jsparse._pattern import Each, Filter, Groups, PerOutput, Scope, WholeModel
-
-
-def check_structure(rule: object) -> None:
-    """Refuse a rule whose unit or scope is not valid.
-
-    Raises:
-      TypeError: a unit or scope is a class, a string or another object.
-    """
-    for name, method, example in (("unit", "tile", Filter()), ("scope", "axes", PerOutput())):
-        given = getattr(rule, name, example)
-        if isinstance(given, type):
-            kind = given.__name__
-            raise TypeError(f"{name} is the class {kind}; pass an instance: {kind}()")
-        if not hasattr(given, method):
-            raise TypeError(f"{name} is {given!r}, not a {name}; pass one, such as {example}")
+from jsparse._pattern import Each, Groups, Scope, WholeModel
 
 
 def check_rivalry(name: str, scope: Scope) -> None:

@@ -1,7 +1,7 @@
 """Sharding: the state of a rule is split over devices like its weight."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,24 +12,23 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 State = Mapping[str, Array]
 Fits = Callable[[int, int], bool]
-Grown = Callable[[int], Mapping[str, tuple[int, ...]]]
+Grown = Sequence[Mapping[str, tuple[int, ...]]]
 
 
 def follow(grown: Grown, stack: int, state: State, where: NamedSharding) -> dict[str, Array]:
     """The state of a rule, sharded like its weight.
 
     Args:
-      grown: shapes of the state if an axis of the weight [stack..., layer...] were twice as long.
+      grown: by axis of the weight [stack..., layer...], the shapes of the state if that axis were
+        twice as long.
       stack: number of leading axes that stack layers.
       state: the rule's arrays; those that share no axis with the weight are put on all devices.
-      where: the sharding of the weight, from `where_is`.
+      where: the sharding of the weight over a mesh, from `where_is`.
 
     Returns:
       The state, moved to the devices of the weight.
     """
     mesh, names = where.mesh, tuple(where.spec)
-    if mesh.empty:
-        return dict(state)
 
     def fits(axis: int, length: int) -> bool:
         return length % shards(names[axis], mesh) == 0
@@ -45,7 +44,8 @@ def followed(grown: Grown, stack: int, names: tuple, state: State, fits: Fits) -
     grid of units the axes with several units, in thresholds the outputs. Other axes get None.
 
     Args:
-      grown: shapes of the state if an axis of the weight [stack..., layer...] were twice as long.
+      grown: by axis of the weight [stack..., layer...], the shapes of the state if that axis were
+        twice as long.
       stack: number of leading axes that stack layers.
       names: the name of each axis of the weight; None for an axis without a name.
       state: its arrays, or their shapes.
@@ -59,7 +59,7 @@ def followed(grown: Grown, stack: int, names: tuple, state: State, fits: Fits) -
     for axis, name in enumerate(names):
         if name is None:
             continue
-        for entry, longer in grown(axis).items():
+        for entry, longer in grown[axis].items():
             here = found[entry]
             for place, (n, more) in enumerate(zip(state[entry].shape, longer, strict=True)):
                 if n != more and name not in here and here[place] is None and fits(axis, n):

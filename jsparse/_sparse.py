@@ -10,7 +10,7 @@ from flax.nnx.spmd import get_var_pspec
 from jax import Array
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from jsparse._sharding import follow, followed, padded, shards, where_is
+from jsparse._sharding import Grown, follow, followed, padded, shards, where_is
 from jsparse.rules._rule import (
     Rule,
     State,
@@ -72,8 +72,7 @@ class Sparse(nnx.Module):
         self.layer_ndim = weight.ndim - rule.role.stack
         self.deterministic = False
         state = stacked_init(rule, weight[...], key)
-        state = follow(grown(rule, weight[...]), rule.role.stack, state, _where(weight))
-        names = _names(rule, weight, state)
+        state, names = _placed(weight, rule, state)
         self.reparameterised = "weight" in state
         if self.reparameterised:
             weight[...] = state.pop("weight")
@@ -200,20 +199,30 @@ def _where(weight: nnx.Param) -> NamedSharding:
     return NamedSharding(where.mesh, PartitionSpec(*named) if known else PartitionSpec())
 
 
-def _names(rule: Rule, weight: nnx.Param, state: State) -> dict[str, dict[str, Any]]:
-    """Metadata by entry of the state: the names of its axes, if those of the weight have names."""
+def _placed(weight: nnx.Param, rule: Rule, state: State) -> tuple[State, dict[str, dict[str, Any]]]:
+    """The state, sharded like the weight, and by entry the metadata that names its axes."""
+    where, named, stack = _where(weight), _on_mesh(weight), rule.role.stack
+    if where.mesh.empty and not named:
+        return state, {}
+    longer = grown(rule, weight[...])
+    if not where.mesh.empty:
+        state = follow(longer, stack, state, where)
+    return state, _names(weight, named, longer, stack, state) if named else {}
+
+
+def _names(
+    weight: nnx.Param, named: tuple, longer: Grown, stack: int, state: State
+) -> dict[str, dict[str, Any]]:
+    """Metadata by entry of the state: the names of its axes, taken from the weight's."""
     metadata = weight.get_metadata()
-    mesh, named = metadata.get("mesh") or where_is(weight[...]).mesh, _on_mesh(weight)
-    if not named:
-        return {}
+    mesh = metadata.get("mesh") or where_is(weight[...]).mesh
 
     def fits(axis: int, n: int) -> bool:
         devices = shards(named[axis], mesh)
         return n == weight.shape[axis] or (devices > 0 and n % devices == 0)
 
     (kind,) = [kind for kind in SHARDING if kind in metadata]
-    names = padded(metadata[kind], weight.ndim)
-    specs = followed(grown(rule, weight[...]), rule.role.stack, names, state, fits)
+    specs = followed(longer, stack, padded(metadata[kind], weight.ndim), state, fits)
     also = {name: metadata[name] for name in ("mesh", "sharding_rules") if name in metadata}
     return {name: {kind: spec} | also for name, spec in specs.items() if any(spec)}
 

@@ -76,7 +76,8 @@ def init(plan: Plan, params: Any, key: Array) -> tuple[States, States]:
         with naming(path):
             state = stacked_init(rule, leaves[path], part)
             where = where_is(leaves[path])
-            state = follow(grown(rule, leaves[path]), rule.role.stack, state, where)
+            if not where.mesh.empty:
+                state = follow(grown(rule, leaves[path]), rule.role.stack, state, where)
         # a reparameterised weight is trained in place of the leaf, so it is learned
         mine = (*rule.learned, "weight")
         learned[path] = {n: v for n, v in state.items() if n in mine}

@@ -11,8 +11,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsparse._checks import check_structure
-from jsparse._pattern import Role, Scope, Unit, Weight, WholeModel, grid_shape, spread
+from jsparse._pattern import (
+    Filter,
+    PerOutput,
+    Role,
+    Scope,
+    Unit,
+    Weight,
+    WholeModel,
+    grid_shape,
+    spread,
+)
 from jsparse._score import magnitude
 from jsparse._topk import above_cut, common_cut, cuts, rivals, winners
 
@@ -232,6 +241,21 @@ def over_stack(method: Callable, stack: int) -> Callable:
     return method
 
 
+def check_structure(rule: object) -> None:
+    """Refuse a rule whose unit or scope is not valid.
+
+    Raises:
+      TypeError: a unit or scope is a class, a string or another object.
+    """
+    for name, method, example in (("unit", "tile", Filter()), ("scope", "axes", PerOutput())):
+        given = getattr(rule, name, example)
+        if isinstance(given, type):
+            kind = given.__name__
+            raise TypeError(f"{name} is the class {kind}; pass an instance: {kind}()")
+        if not hasattr(given, method):
+            raise TypeError(f"{name} is {given!r}, not a {name}; pass one, such as {example}")
+
+
 def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
     """The state of a stack of layers, each with its own key: weight [stack..., layer...]."""
     if rule.role.stack and rule.role.stack >= weight.ndim:
@@ -252,8 +276,8 @@ def stacked_cost(rule: Rule, state: State, stack: int) -> Array:
     return over_stack(rule.cost, stack if state else 0)(state).sum()
 
 
-def grown(rule: Rule, weight: Array) -> Callable[[int], dict[str, tuple[int, ...]]]:
-    """By axis, the shapes of the state if that axis of the weight were twice as long."""
+def grown(rule: Rule, weight: Array) -> list[dict[str, tuple[int, ...]]]:
+    """By axis of the weight, the shapes of the state if that axis were twice as long."""
 
     def shapes(axis: int) -> dict[str, tuple[int, ...]]:
         shape = tuple(2 * n if a == axis else n for a, n in enumerate(weight.shape))
@@ -264,4 +288,4 @@ def grown(rule: Rule, weight: Array) -> Callable[[int], dict[str, tuple[int, ...
             return {}
         return {name: value.shape for name, value in state.items()}
 
-    return shapes
+    return [shapes(axis) for axis in range(weight.ndim)]
