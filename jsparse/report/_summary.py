@@ -8,8 +8,7 @@ from flax import nnx
 
 from jsparse._slots import slots
 from jsparse._sparse import Sparse
-from jsparse.report._document import bare_table
-from jsparse.report._table import table
+from jsparse.report._table import html_table, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +93,7 @@ class Summary:
             (path, "×".join(map(str, r.shape)), r.rule, r.density, f"{r.kept:,}", f"{r.size:,}")
             for path, r in [*self.rows.items(), ("total", total)]
         ]
-        return f"{bare_table(head, body)}<p>and {self.dense:,} parameters without a rule</p>"
+        return f"{html_table(head, body)}<p>and {self.dense:,} parameters without a rule</p>"
 
 
 def summary(model: nnx.Module) -> Summary:

@@ -1,0 +1,316 @@
+"""Charts and pictures of masks for the pages, drawn by matplotlib and Pillow.
+
+A chart is SVG with the colours of the page's style sheet, so it follows dark mode and print. It is
+360 units wide: about one pixel each on a phone.
+"""
+
+import base64
+import dataclasses
+import io
+import math
+import re
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from jsparse.report._units import percent
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b8508f", "#222222", "#b97f00", "#2b9fd9")
+DASHES = ("", "7 3", "2 3", "9 3 2 3")
+MARKS, SIGNS = "os^D", "●■▲◆"
+LIGHT = ("#010101", "#020202")  # stand for the colours of text and grid of the style sheet
+STYLE = {
+    "axes.edgecolor": LIGHT[0],
+    "axes.labelcolor": LIGHT[0],
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 12,
+    "grid.color": LIGHT[1],
+    "lines.linewidth": 1.8,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "jsparse",
+    "text.color": LIGHT[0],
+    "xtick.bottom": False,
+    "xtick.color": LIGHT[0],
+    "ytick.color": LIGHT[0],
+    "ytick.left": False,
+}
+LOG_BELOW = 0.05  # a density below it makes the axis of densities logarithmic
+LARGEST = 1e300  # values beyond leave no room for an axis around them
+MOST = 1200  # points of a line that are drawn, about four for each unit of the width
+WIDEST, TALLEST = 720, 480  # of a picture, in pixels
+INK, GAP = (43, 124, 208), 255  # seen on white and on black; between the windows of a convolution
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line, or a point with error bars, of a chart.
+
+    Attributes:
+      name: for the legend; none without.
+      x: [n].
+      y: [n].
+      spread: half the height of the band, [n]; of a point half the bars along x and y, [2].
+      style: which colour and dash or mark.
+      point: whether it is a point.
+    """
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    spread: np.ndarray | None = None
+    style: int = 0
+    point: bool = False
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Its entry in the legend: name, colour, and dash or sign."""
+        turn, colour = divmod(self.style, len(COLOURS))
+        sign = SIGNS[turn % len(SIGNS)] if self.point else ""
+        dash = DASHES[turn % len(DASHES)]
+        return {"name": self.name, "colour": colour, "dash": dash, "sign": sign}
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A chart or picture on a page.
+
+    Attributes:
+      title: plain text.
+      svg: of a chart.
+      keys: its legend.
+      uri: of a picture, with its PNG.
+      size: (width, height) of the picture in pixels.
+      words: what its rows and columns are.
+    """
+
+    title: str
+    svg: str = ""
+    keys: Sequence[dict[str, Any]] = ()
+    uri: str = ""
+    size: tuple[int, int] = (1, 1)
+    words: str = ""
+
+
+def chart(
+    title: str, lines: Sequence[Line], label: str, *, densities: str = "", fractions: str = ""
+) -> Figure:
+    """Draw lines and points.
+
+    Args:
+      title: plain text.
+      lines: at least one.
+      label: below the horizontal axis.
+      densities: the axes with densities, such as "y": up to 100 %, logarithmic for small ones.
+      fractions: the axes in percent without those.
+    """
+    import matplotlib.figure
+    import matplotlib.style
+
+    lines = [thinned(line) for line in lines]
+    with matplotlib.style.context(["default", STYLE]):
+        figure = matplotlib.figure.Figure(figsize=(5, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_xlabel(label)
+        for n, line in enumerate(lines):
+            _draw(axes, line, f"line{n}")
+        _scale(axes.xaxis, np.concatenate([line.x for line in lines]), "x" in densities, False, True)
+        edges = [line.y + side for line in lines for side in _sides(line)]
+        _scale(axes.yaxis, np.concatenate(edges), "y" in densities, "y" in fractions, False)
+        content = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(content, format="svg", transparent=True, metadata=nothing)
+    keys = [line.key for line in lines if line.name]
+    return Figure(title, _svg(content.getvalue(), title, lines), keys)
+
+
+def thinned(line: Line) -> Line:
+    """A line of at most `MOST` points that looks the same: of each piece the lowest and highest."""
+    if len(line.x) <= MOST:
+        return line
+    pieces = np.array_split(np.arange(len(line.y)), MOST // 2)  # NaN counts as lowest, and stays
+    kept = sorted({int(p[at(line.y[p])]) for p in pieces for at in (np.argmin, np.argmax)})
+    spread = None if line.spread is None else line.spread[kept]
+    return dataclasses.replace(line, x=line.x[kept], y=line.y[kept], spread=spread)
+
+
+def _sides(line: Line) -> list[Any]:
+    if line.spread is None:
+        return [0.0]
+    half = line.spread[1] if line.point else line.spread
+    return [-half, half]
+
+
+def _draw(axes: Any, line: Line, name: str) -> None:
+    """A point with bars, or a line with a band: both broken where a value is not a number."""
+    turn, n = divmod(line.style, len(COLOURS))
+    colour, mark = COLOURS[n], MARKS[turn % len(MARKS)]
+    y = np.where(np.abs(line.y) < LARGEST, line.y, np.nan)
+    if line.point:
+        if line.spread is not None:
+            x_bar, y_bar = line.spread
+            axes.errorbar(line.x, y, y_bar, x_bar, fmt="none", ecolor=colour, elinewidth=1.4)
+        axes.plot(line.x, y, mark, color=colour, markersize=8, gid=name)
+        return
+    if line.spread is not None:
+        half = np.where(line.spread < LARGEST, line.spread, np.nan)
+        axes.fill_between(line.x, y - half, y + half, color=colour, alpha=0.2, linewidth=0)
+    dash = DASHES[turn % len(DASHES)]
+    pattern = (0, tuple(float(d) / 1.8 for d in dash.split())) if dash else "-"
+    axes.plot(line.x, y, color=colour, linestyle=pattern, gid=name)
+    seen = np.pad(np.isfinite(y), 1)
+    alone = seen[1:-1] & ~seen[:-2] & ~seen[2:]  # a line of one point would not be seen
+    axes.plot(line.x[alone], y[alone], "_", color=colour, markersize=7)
+
+
+def _scale(axis: Any, values: np.ndarray, density: bool, fraction: bool, steps: bool) -> None:
+    """Limits and ticks of one axis."""
+    from matplotlib import ticker
+
+    values = values[np.abs(values) < LARGEST]
+    positive = values[values > 0]
+    least = float(positive.min()) if positive.size else 1.0
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    locator: ticker.Locator = ticker.MaxNLocator(5, steps=[1, 2, 5, 10])
+    logarithmic = density and least < LOG_BELOW
+    if logarithmic:
+        low, high = least / 1.3, 1.0
+        span = -math.log10(low)
+        locator = ticker.LogLocator(subs=(1, 2, 5) if span < 2.2 else (1, 3) if span < 3.2 else (1,))
+    elif density:
+        low, high = 0.0, 1.0
+    elif steps:
+        whole = bool((values == values.round()).all())
+        locator = ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=whole)
+        low, high = (low - 1, high + 1) if low == high else (low, high)
+    else:
+        room = 0.05 * (high - low) or 0.05 * abs(high) or 0.5
+        low, high = low - room if low < 0 or low > room else 0.0, high + room
+        high = min(high, 1.0) if fraction else high
+    name, scale = axis.axis_name, "log" if logarithmic else "linear"
+    axis.axes.set(**{f"{name}scale": scale, f"{name}lim": (low, high)})
+    axis.set_major_locator(locator)
+    axis.set_minor_locator(ticker.NullLocator())
+    axis.set_major_formatter(lambda value, _: _tick(value, density or fraction))
+
+
+def _tick(value: float, in_percent: bool) -> str:
+    if in_percent:
+        return f"{100 * value:.6g}%"
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if 10 * size <= abs(value) < 1e9:
+            return f"{value / size:g}{unit}"
+    return f"{value:.6g}"
+
+
+def _svg(text: str, title: str, lines: Sequence[Line]) -> str:
+    """What matplotlib wrote, to stand inside the page: its colours, and names where one points."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<svg[^>]*viewBox", "<svg viewBox", text, count=1)
+    text = re.sub(r' version="1.1"', f' role="img" aria-label="{escape(title)}"', text, count=1)
+    short = lambda found: re.sub(r"(\.\d\d)\d+|\s*\n", lambda m: m[1] or "", found[0])
+    text = re.sub(r' d="[^"]*"', short, text)
+    for n, line in enumerate(lines):
+        place = f": {percent(line.x[0])}, {percent(line.y[0])}" if line.point else ""
+        words = f"<title>{escape(line.name + place)}</title>" if line.name else ""
+        text = text.replace(f'<g id="line{n}">', f"<g>{words}")
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # they would be on the page several times
+    for n, colour in enumerate(COLOURS):
+        text = text.replace(colour, f"var(--c{n})")
+    return text.replace(LIGHT[0], "currentColor").replace(LIGHT[1], "var(--line)")
+
+
+def mask_picture(title: str, mask: np.ndarray, axes: dict[str, Any]) -> Figure:
+    """A mask with a row for each output and a column for each input.
+
+    Args:
+      title: plain text.
+      mask: bool, [...] as the weight.
+      axes: "stack", the number of leading axes that count layers; "inputs", the axes that are
+        summed over, the window of a convolution left out; "outputs", the axes that stay.
+    """
+    whole, window = _by_output(mask, axes)
+    rows, columns, height, width = whole.shape
+    counts = [f"{n:,} {what}{'s' * (n != 1)}" for n, what in ((rows, "output"), (columns, "input"))]
+    if not window:
+        words = f"{counts[0]} (rows), {counts[1]} (columns)"
+        return _picture(title, shrink_to(whole[:, :, 0, 0], TALLEST, WIDEST), words)
+    side = 1  # few inputs: the outputs stand in several columns
+    while rows * height > side * side * columns * width and side < rows:
+        side += 1
+    beside = f", {side} beside each other" if side > 1 else ""
+    words = f"{counts[0]} (rows{beside}), {counts[1]} (columns)"
+    words += f", a {'×'.join(map(str, window))} window each"
+    blocks = -(-rows // side)
+    gap = blocks * (height + 1) - 1 <= TALLEST and side * columns * (width + 1) - 1 <= WIDEST
+    padded = np.full((blocks * side, columns, height + gap, width + gap), np.nan)
+    padded[:rows, :, :height, :width] = whole
+    sheet = padded.reshape(blocks, side * columns, height + gap, width + gap)
+    flat = sheet.transpose(0, 2, 1, 3).reshape(blocks * (height + gap), -1)
+    flat = flat[:-1, :-1] if gap else shrink_to(np.nan_to_num(flat), TALLEST, WIDEST)
+    return _picture(title, flat, words)
+
+
+def input_picture(title: str, mask: np.ndarray, axes: dict[str, Any], image: list[int]) -> Figure:
+    """How many weights read each place of an input image; the darkest place has the most.
+
+    Args:
+      title: plain text.
+      mask: bool, [...] as the weight of a layer that reads the whole image.
+      axes: as for `mask_picture`.
+      image: height, width and, if there are any, channels; they multiply to the inputs.
+    """
+    whole, _ = _by_output(mask, axes)
+    counts = whole.sum(axis=(0, 2, 3)).reshape(*image[:2], -1).sum(axis=-1)
+    words = (
+        f"weights kept for each of {image[0]}×{image[1]} pixels: {counts.min():.0f} to "
+        f"{counts.max():.0f} of {whole.size // math.prod(image[:2]):,}"
+    )
+    return _picture(title, shrink_to(counts / max(1, counts.max()), TALLEST, WIDEST), words)
+
+
+def _by_output(mask: np.ndarray, axes: dict[str, Any]) -> tuple[np.ndarray, tuple[int, ...]]:
+    """[outputs, inputs, window height, window width], and the window's shape."""
+    first = (*range(axes["stack"]), *axes["outputs"])
+    ins = tuple(axes["inputs"])
+    rest = tuple(a for a in range(mask.ndim) if a not in first + ins)
+    window = tuple(mask.shape[a] for a in rest)
+    size = lambda of: math.prod(mask.shape[a] for a in of)
+    shape = (size(first), size(ins), math.prod(window[:-1]), math.prod(window[-1:]))
+    return mask.transpose(first + ins + rest).reshape(shape).astype(np.float32), window
+
+
+def shrink_to(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Means over cells, such that there are at most so many rows and columns.
+
+    Args:
+      values: [height, width].
+      rows: at most.
+      columns: at most.
+    """
+    for axis, most in ((0, rows), (1, columns)):
+        size = values.shape[axis]
+        if size > most:
+            edges = np.linspace(0, size, most, endpoint=False).astype(int)
+            sums = np.add.reduceat(values, edges, axis=axis)
+            counts = np.diff([*edges, size])
+            values = sums / (counts[:, None] if axis == 0 else counts)
+    return values
+
+
+def _picture(title: str, values: np.ndarray, words: str) -> Figure:
+    """A PNG of fractions [height, width], NaN for a gap: one colour, as opaque as the fraction."""
+    from PIL import Image
+
+    levels = np.where(np.isnan(values), GAP, np.round(254 * np.nan_to_num(values)))
+    image = Image.fromarray(levels.astype(np.uint8))
+    image.putpalette(bytes(INK) * GAP + bytes((128, 128, 128)))
+    opacity = bytes(round(255 * level / 254) for level in range(GAP)) + bytes((70,))
+    content = io.BytesIO()
+    image.save(content, "PNG", optimize=True, transparency=opacity)
+    uri = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return Figure(title, uri=uri, size=image.size, words=words)
