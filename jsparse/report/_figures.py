@@ -75,57 +75,37 @@ class Line:
         return {"name": self.name, "colour": colour, "dash": dash, "sign": sign}
 
 
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """A chart or picture on a page.
-
-    Attributes:
-      title: plain text.
-      svg: of a chart.
-      keys: its legend.
-      uri: of a picture, with its PNG.
-      size: (width, height) of the picture in pixels.
-      words: what its rows and columns are.
-    """
-
-    title: str
-    svg: str = ""
-    keys: Sequence[dict[str, Any]] = ()
-    uri: str = ""
-    size: tuple[int, int] = (1, 1)
-    words: str = ""
+Figure = dict[str, Any]
+"""What the template shows: a title with svg and keys (a legend), or with uri, size and words."""
 
 
-def chart(
-    title: str, lines: Sequence[Line], label: str, *, densities: str = "", fractions: str = ""
-) -> Figure:
+def chart(title: str, lines: Sequence[Line], label: str, x: str = "step", y: str = "") -> Figure:
     """Draw lines and points.
 
     Args:
       title: plain text.
       lines: at least one.
       label: below the horizontal axis.
-      densities: the axes with densities, such as "y": up to 100 %, logarithmic for small ones.
-      fractions: the axes in percent without those.
+      x: what is on it, "step" or "density".
+      y: what is on the other: "density", "accuracy" or anything.
     """
     import matplotlib.figure
     import matplotlib.style
 
-    lines = [thinned(line) for line in lines]
     with matplotlib.style.context(["default", STYLE]):
         figure = matplotlib.figure.Figure(figsize=(5, 3.2), layout="constrained")
         axes = figure.add_subplot()
         axes.set_xlabel(label)
+        axes.grid(clip_on=False)
+        _scale(axes.xaxis, x, np.concatenate([line.x for line in lines]))
+        _scale(axes.yaxis, y, np.concatenate([edge for line in lines for edge in _edges(line)]))
         for n, line in enumerate(lines):
-            _draw(axes, line, f"line{n}")
-        _scale(axes.xaxis, np.concatenate([line.x for line in lines]), "x" in densities, False, True)
-        edges = [line.y + side for line in lines for side in _sides(line)]
-        _scale(axes.yaxis, np.concatenate(edges), "y" in densities, "y" in fractions, False)
+            _draw(axes, thinned(line), f"line{n}")
         content = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(content, format="svg", transparent=True, metadata=nothing)
     keys = [line.key for line in lines if line.name]
-    return Figure(title, _svg(content.getvalue(), title, lines), keys)
+    return {"title": title, "svg": _svg(content.getvalue(), title, lines), "keys": keys}
 
 
 def thinned(line: Line) -> Line:
@@ -138,11 +118,11 @@ def thinned(line: Line) -> Line:
     return dataclasses.replace(line, x=line.x[kept], y=line.y[kept], spread=spread)
 
 
-def _sides(line: Line) -> list[Any]:
+def _edges(line: Line) -> list[np.ndarray]:
     if line.spread is None:
-        return [0.0]
+        return [line.y]
     half = line.spread[1] if line.point else line.spread
-    return [-half, half]
+    return [line.y - half, line.y + half]
 
 
 def _draw(axes: Any, line: Line, name: str) -> None:
@@ -154,7 +134,7 @@ def _draw(axes: Any, line: Line, name: str) -> None:
         if line.spread is not None:
             x_bar, y_bar = line.spread
             axes.errorbar(line.x, y, y_bar, x_bar, fmt="none", ecolor=colour, elinewidth=1.4)
-        axes.plot(line.x, y, mark, color=colour, markersize=8, gid=name)
+        axes.plot(line.x, y, mark, color=colour, markersize=8, gid=name, clip_on=False)
         return
     if line.spread is not None:
         half = np.where(line.spread < LARGEST, line.spread, np.nan)
@@ -167,35 +147,34 @@ def _draw(axes: Any, line: Line, name: str) -> None:
     axes.plot(line.x[alone], y[alone], "_", color=colour, markersize=7)
 
 
-def _scale(axis: Any, values: np.ndarray, density: bool, fraction: bool, steps: bool) -> None:
+def _scale(axis: Any, kind: str, values: np.ndarray) -> None:
     """Limits and ticks of one axis."""
     from matplotlib import ticker
 
     values = values[np.abs(values) < LARGEST]
-    positive = values[values > 0]
-    least = float(positive.min()) if positive.size else 1.0
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
-    locator: ticker.Locator = ticker.MaxNLocator(5, steps=[1, 2, 5, 10])
-    logarithmic = density and least < LOG_BELOW
-    if logarithmic:
-        low, high = least / 1.3, 1.0
-        span = -math.log10(low)
-        locator = ticker.LogLocator(subs=(1, 2, 5) if span < 2.2 else (1, 3) if span < 3.2 else (1,))
-    elif density:
-        low, high = 0.0, 1.0
-    elif steps:
-        whole = bool((values == values.round()).all())
-        locator = ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=whole)
+    least = min(values[values > 0], default=1.0)
+    scale = "log" if kind == "density" and least < LOG_BELOW else "linear"
+    whole = kind == "step" and bool((values == values.round()).all())
+    locator: ticker.Locator = ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=whole)
+    if kind == "density":
+        low, high = least / 1.3 if scale == "log" else 0.0, 1.0
+    elif kind == "step":
         low, high = (low - 1, high + 1) if low == high else (low, high)
     else:
         room = 0.05 * (high - low) or 0.05 * abs(high) or 0.5
         low, high = low - room if low < 0 or low > room else 0.0, high + room
-        high = min(high, 1.0) if fraction else high
-    name, scale = axis.axis_name, "log" if logarithmic else "linear"
+        high = min(high, 1.0) if kind == "accuracy" else high
+    if scale == "log":
+        span = -math.log10(low)
+        locator = ticker.LogLocator(
+            subs=(1, 2, 5) if span < 2.2 else (1, 3) if span < 3.2 else (1,)
+        )
+    name = axis.axis_name
     axis.axes.set(**{f"{name}scale": scale, f"{name}lim": (low, high)})
     axis.set_major_locator(locator)
     axis.set_minor_locator(ticker.NullLocator())
-    axis.set_major_formatter(lambda value, _: _tick(value, density or fraction))
+    axis.set_major_formatter(lambda value, _: _tick(value, kind in ("accuracy", "density")))
 
 
 def _tick(value: float, in_percent: bool) -> str:
@@ -238,7 +217,7 @@ def mask_picture(title: str, mask: np.ndarray, axes: dict[str, Any]) -> Figure:
     counts = [f"{n:,} {what}{'s' * (n != 1)}" for n, what in ((rows, "output"), (columns, "input"))]
     if not window:
         words = f"{counts[0]} (rows), {counts[1]} (columns)"
-        return _picture(title, shrink_to(whole[:, :, 0, 0], TALLEST, WIDEST), words)
+        return _picture(title, whole[:, :, 0, 0], words)
     side = 1  # few inputs: the outputs stand in several columns
     while rows * height > side * side * columns * width and side < rows:
         side += 1
@@ -251,7 +230,7 @@ def mask_picture(title: str, mask: np.ndarray, axes: dict[str, Any]) -> Figure:
     padded[:rows, :, :height, :width] = whole
     sheet = padded.reshape(blocks, side * columns, height + gap, width + gap)
     flat = sheet.transpose(0, 2, 1, 3).reshape(blocks * (height + gap), -1)
-    flat = flat[:-1, :-1] if gap else shrink_to(np.nan_to_num(flat), TALLEST, WIDEST)
+    flat = flat[:-1, :-1] if gap else np.nan_to_num(flat)
     return _picture(title, flat, words)
 
 
@@ -270,7 +249,7 @@ def input_picture(title: str, mask: np.ndarray, axes: dict[str, Any], image: lis
         f"weights kept for each of {image[0]}×{image[1]} pixels: {counts.min():.0f} to "
         f"{counts.max():.0f} of {whole.size // math.prod(image[:2]):,}"
     )
-    return _picture(title, shrink_to(counts / max(1, counts.max()), TALLEST, WIDEST), words)
+    return _picture(title, counts / max(1, counts.max()), words)
 
 
 def _by_output(mask: np.ndarray, axes: dict[str, Any]) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -284,28 +263,14 @@ def _by_output(mask: np.ndarray, axes: dict[str, Any]) -> tuple[np.ndarray, tupl
     return mask.transpose(first + ins + rest).reshape(shape).astype(np.float32), window
 
 
-def shrink_to(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Means over cells, such that there are at most so many rows and columns.
-
-    Args:
-      values: [height, width].
-      rows: at most.
-      columns: at most.
-    """
-    for axis, most in ((0, rows), (1, columns)):
-        size = values.shape[axis]
-        if size > most:
-            edges = np.linspace(0, size, most, endpoint=False).astype(int)
-            sums = np.add.reduceat(values, edges, axis=axis)
-            counts = np.diff([*edges, size])
-            values = sums / (counts[:, None] if axis == 0 else counts)
-    return values
-
-
 def _picture(title: str, values: np.ndarray, words: str) -> Figure:
     """A PNG of fractions [height, width], NaN for a gap: one colour, as opaque as the fraction."""
     from PIL import Image
 
+    size = (min(values.shape[1], WIDEST), min(values.shape[0], TALLEST))
+    if size != values.shape[::-1]:  # means over cells
+        image = Image.fromarray(values.astype(np.float32))
+        values = np.asarray(image.resize(size, Image.Resampling.BOX))
     levels = np.where(np.isnan(values), GAP, np.round(254 * np.nan_to_num(values)))
     image = Image.fromarray(levels.astype(np.uint8))
     image.putpalette(bytes(INK) * GAP + bytes((128, 128, 128)))
@@ -313,4 +278,4 @@ def _picture(title: str, values: np.ndarray, words: str) -> Figure:
     content = io.BytesIO()
     image.save(content, "PNG", optimize=True, transparency=opacity)
     uri = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
-    return Figure(title, uri=uri, size=image.size, words=words)
+    return {"title": title, "uri": uri, "size": image.size, "words": words}

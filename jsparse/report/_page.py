@@ -6,7 +6,7 @@ Both are written by the template _page.html.j2, from what `_run` reads and `_fig
 import importlib.util
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +41,7 @@ def page(run_folder: str | Path) -> Path:
     """
     _check_libraries()
     run = read_run(run_folder)
+    kinds = _kinds({"": run})
     seeds = sum(one.values.shape[1] for n in run.names[:1] for one in run.series(n).values())
     about = [run.end, f"{seeds} runs" if seeds > 1 else ""]
     about += [str(run.settings.get(name, "")) for name in ("dataset", "network")]
@@ -50,16 +51,16 @@ def page(run_folder: str | Path) -> Path:
         "missing": run.missing,
         "run": run,
         "reached": [
-            (_last(series), f"{name}, {label}" if label else name)
-            for name in run.names
-            if name in FRACTIONS
-            for label, series in run.series(name).items()
+            (kind.last(name), f"{name}, {kind.label}" if kind.label else name)
+            for name in FRACTIONS
+            if name in run.names
+            for kind in kinds
         ],
-        "curves": [_over_time(name, run.series(name), run.unit) for name in run.names],
+        "curves": [_curves(name, kinds) for name in run.names],
         "layer_curves": _layer_curves(run),
         "pictures": _pictures(run),
-        "settings": (("name", "value"), _written(run.settings)),
-        "versions": (("name", "value"), _written(run.versions[-1] if run.versions else {})),
+        "settings": (("name", "value"), _named(run.settings)),
+        "versions": (("name", "value"), _named(_newest(run))),
     }
     return _write(Path(run_folder) / "page.html", content)
 
@@ -92,24 +93,24 @@ def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html")
     if not paths or len(set(paths)) < len(paths):
         raise ValueError(f"got the folders {[str(p) for p in paths]}; give one or more, each once")
     runs = dict(zip(_short(paths), map(read_run, paths), strict=True))
-    rivals = _rivals(runs)
-    points = [rival.point for rival in rivals if rival.point]
-    front = [p.name for p in best(points)]
+    kinds = _kinds(runs)
+    points = [point for kind in kinds if (point := _end(kind))]
+    front = [point.name for point in best(points)]
     names = dict.fromkeys(name for run in runs.values() for name in run.names)
-    newest = [run.versions[-1] if run.versions else {} for run in runs.values()]
-    count = len(runs)
+    head, count = ("name", *runs), len(runs)
     content = {
-        "title": f"{count} runs compared" if count > 1 else f"A run: {next(iter(runs))}",
+        "title": f"{count} runs compared" if count > 1 else f"A run: {paths[0].name}",
         "missing": [
             f"{name}: its log has no {' and no '.join(lost)}"
             for name, run in runs.items()
             if (lost := [what for what in FRACTIONS if what not in run.names])
         ],
         "frontier": _frontier(points),
-        "rivals": [(rival, rival.name in front) for rival in rivals],
-        "curves": [_compared(name, rivals) for name in names],
-        "settings": _differences(list(runs), [run.settings for run in runs.values()]),
-        "versions": _differences(list(runs), newest),
+        "kinds": kinds,
+        "front": front,
+        "curves": [_curves(name, kinds) for name in names],
+        "settings": (head, _differences([run.settings for run in runs.values()])),
+        "versions": (head, _differences([_newest(run) for run in runs.values()])),
     }
     return _write(Path(out), content)
 
@@ -118,7 +119,7 @@ def _check_libraries() -> None:
     missing = [name for name in ("jinja2", "matplotlib") if not importlib.util.find_spec(name)]
     if missing:
         raise ImportError(
-            f"pages need {' and '.join(missing)}, not installed: pip install \"jsparse[report]\""
+            f'pages need {" and ".join(missing)}, not installed: pip install "jsparse[report]"'
         )
 
 
@@ -141,49 +142,38 @@ def _write(path: Path, content: dict[str, Any]) -> Path:
     return path
 
 
-class Rival(NamedTuple):
+class Kind(NamedTuple):
     """The runs of a folder that have all but the seed in common.
 
     Attributes:
-      name: of the folder, and of these runs where it has several kinds.
+      folder: its name.
+      label: of these runs in it, such as "alpha 0.001"; "" for all.
       run: the folder.
-      label: of these runs in it.
-      style: its colour and mark.
+      style: colour, and dash or mark.
     """
 
-    name: str
-    run: Run
+    folder: str
     label: str
+    run: Run
     style: int
+
+    @property
+    def name(self) -> str:
+        """For legends."""
+        return ", ".join(filter(None, (self.folder, self.label)))
 
     def series(self, name: str) -> Series | None:
         """A number of these runs over time; None where the log has none."""
         found = self.run.series(name)
         return found.get(self.label, found.get(""))
 
-    def last(self, name: str) -> tuple[str, str]:
-        """Where a fraction ends, as text; empty where the log has none."""
-        series = self.series(name)
-        return _last(series) if series else ("", "")
-
-    @property
-    def point(self) -> Line | None:
-        """Where it ends: x is the density, y the accuracy."""
-        ends = [self.series("density"), self.series("accuracy")]
-        if not all(one and np.isfinite(one.mean[-1]) for one in ends):
-            return None
-        x, y = (one.mean[-1:] for one in ends if one)
-        spread = np.array([0.0 if one.spread is None else one.spread[-1] for one in ends if one])
-        return Line(self.name, x, y, spread, self.style, point=True)
-
-
-def _rivals(runs: dict[str, Run]) -> list[Rival]:
-    found: list[tuple[str, Run, str]] = []
-    for name, run in runs.items():
-        labels = dict.fromkeys(label for number in run.names for label in run.series(number))
-        kinds = [label for label in labels if label] or [""]
-        found += [(f"{name}, {label}" if label else name, run, label) for label in kinds]
-    return [Rival(*one, style) for style, one in enumerate(found)]
+    def _end(kind: Kind) -> Line | None:
+    """The point where these runs end: x is the density, y the accuracy."""
+    ends = [one for name in ("density", "accuracy") if (one := kind.series(name))]
+    if len(ends) < 2 or not all(np.isfinite(one.mean[-1]) for one in ends):
+        return None
+    spread = np.array([0.0 if one.spread is None else one.spread[-1] for one in ends])
+    return Line(kind.name, *(one.mean[-1:] for one in ends), spread, kind.style, point=True)
 
 
 def best(points: Sequence[Line]) -> list[Line]:
@@ -200,42 +190,31 @@ def _frontier(points: Sequence[Line]) -> Figure | None:
     if not points:
         return None
     front = best(points)
-    x, y = (np.concatenate([getattr(p, name) for p in front]) for name in "xy")
+    x, y = (np.concatenate([getattr(point, name) for point in front]) for name in "xy")
     lines = [Line("frontier", x, y, style=11)] if len(front) > 1 else []
-    title, label = "Accuracy at the end, by density", "density at the end"
-    return chart(title, [*lines, *points], label, densities="x", fractions="y")
+    title = "Accuracy at the end, by density"
+    return chart(title, [*lines, *points], "density at the end", "density", "accuracy")
 
 
-def _last(series: Series) -> tuple[str, str]:
-    """The last value in percent, and the sample standard deviation over the seeds."""
-    mean = f"{100 * series.mean[-1]:.2f}%"
-    return mean, "" if series.spread is None else f"± {100 * series.spread[-1]:.2f}"
+def _curves(name: str, kinds: Sequence[Kind]) -> Figure:
+    """A number of all runs over the steps of their logs."""
+    found: dict[str, tuple[Kind, Series]] = {}
+    for kind in kinds:
+        series = kind.run.series(name)
+        own = kind if kind.label in series else kind._replace(label="")  # a number of all its runs
+        if own.label in series:
+            found.setdefault(own.name, (own, series[own.label]))
+    lines = [_line(label, one, kind.style) for label, (kind, one) in found.items()]
+    seeds = {one.values.shape[1] for _, one in found.values()}
+    many = ": mean ± 1 deviation" if max(seeds) > 1 else ""
+    count = f" of {max(seeds)} runs" if many and len(seeds) == 1 else ""
+    title = f"{name[:1].upper()}{name[1:].replace('_', ' ')}{many}{count}"
+    units = sorted({kind.run.unit for kind, _ in found.values()})
+    return chart(title, lines, " or ".join(units), y=name)
 
 
 def _line(name: str, series: Series, style: int) -> Line:
     return Line(name, series.steps, series.mean, series.spread, style)
-
-
-def _over_time(name: str, series: dict[str, Series], unit: str) -> Figure:
-    """A number of a run over the steps of its log."""
-    most = max(one.values.shape[1] for one in series.values())
-    words = f": mean ± 1 deviation of {most} runs" if most > 1 else ""
-    lines = [_line(label, one, n) for n, (label, one) in enumerate(series.items())]
-    return _curves(name, words, lines, unit)
-
-
-def _compared(name: str, rivals: Sequence[Rival]) -> Figure:
-    """A number of all runs over the steps of their logs."""
-    found = [(rival, one) for rival in rivals if (one := rival.series(name))]
-    lines = [_line(rival.name, one, rival.style) for rival, one in found]
-    words = ": mean ± 1 deviation" if any(one.spread is not None for _, one in found) else ""
-    return _curves(name, words, lines, " or ".join(sorted({rival.run.unit for rival, _ in found})))
-
-
-def _curves(name: str, words: str, lines: Sequence[Line], unit: str) -> Figure:
-    title = f"{name[:1].upper()}{name[1:].replace('_', ' ')}{words}"
-    densities, fractions = ("y" if name == kind else "" for kind in ("density", "accuracy"))
-    return chart(title, lines, unit, densities=densities, fractions=fractions)
 
 
 def _layer_curves(run: Run) -> Figure | None:
@@ -248,7 +227,7 @@ def _layer_curves(run: Run) -> Figure | None:
     kind = ", the first run" if fine and many else ", mean of the runs" if many else ""
     more = f", the first {len(shown)} of {len(layers)}" if len(shown) < len(layers) else ""
     unit = "step" if fine else run.unit
-    return chart(f"Density of each layer{kind}{more}", lines, unit, densities="y")
+    return chart(f"Density of each layer{kind}{more}", lines, unit, y="density")
 
 
 def _pictures(run: Run) -> list[Figure]:
@@ -274,21 +253,22 @@ def _short(paths: Sequence[Path]) -> list[str]:
     return [str(path.relative_to(common)) for path in paths]
 
 
-Table = tuple[Iterable[str], list[list[str]]]
+def _newest(run: Run) -> dict[str, Any]:
+    return run.versions[-1] if run.versions else {}
 
 
-def _differences(names: list[str], values: Sequence[dict[str, Any]]) -> Table:
-    """A row for each setting that is not the same in all runs."""
+def _differences(values: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """A row for each setting that is not the same in all: its name and its values."""
     keys = dict.fromkeys(key for one in values for key in one)
-    rows = [[key, *(_write_value(one.get(key, ABSENT)) for one in values)] for key in keys]
-    return ("name", *names), [row for row in rows if len(set(row[1:])) > 1]
+    rows = [[key, *(_text(one.get(key, ABSENT)) for one in values)] for key in keys]
+    return [row for row in rows if len(set(row[1:])) > 1]
 
 
-def _written(values: dict[str, Any]) -> list[list[str]]:
-    return [[name, _write_value(value)] for name, value in values.items()]
+def _named(values: dict[str, Any]) -> list[list[str]]:
+    return [[name, _text(value)] for name, value in values.items()]
 
 
-def _write_value(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(_write_value, value))
+        return ", ".join(map(_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -131,34 +131,30 @@ class Run:
         Raises:
           ValueError: the rows have different layers.
         """
-        try:
-            fine = [row for row in self.rows if row.get("trace") and row.get("steps")]
+        fine = [row for row in self.rows if row.get("trace") and row.get("steps")]
+        steps = [step for row in fine for step in row["steps"]]
+        lines = [line for row in fine for line in row["trace"]]
+        if not fine:
             rows = [row for row in self.rows if row.get("layers")]
-            if fine:
-                steps = [step for row in fine for step in row["steps"]]
-                table = [line for row in fine for line in row["trace"]]
-                if len(steps) != len(table):
-                    raise ValueError(f"{len(steps)} steps, {len(table)} lines of the trace")
+            steps, lines = [row["step"] for row in rows], [row["layers"] for row in rows]
+        try:
+            if len(steps) != len(lines):
+                raise ValueError(f"{len(steps)} steps, {len(lines)} lines of the trace")
+            if not all(isinstance(line, dict) for line in lines):
+                table = np.array([np.atleast_2d(_array(line)).mean(axis=0) for line in lines]).T
+                known = list(self.model.get("layers", ()))
+                numbered = [f"layer {n + 1}" for n in range(len(table))]
+                names = known if len(known) == len(table) else numbered
             else:
-                steps = [row["step"] for row in rows]
-                table = [row["layers"] for row in rows]
-                if rows and isinstance(table[0], dict):
-                    paths = dict.fromkeys(path for line in table for path in line)
-                    table = [[np.mean(_array(line.get(p))) for p in paths] for line in table]
-                    columns = zip(paths, _array(table).T, strict=True)
-                    return {p: Series(np.array(steps), c[:, None]) for p, c in columns}, False
-                table = [np.atleast_2d(_array(line)).mean(axis=0) for line in table]
-            names = list(self.model.get("layers", ()))
-            columns = _array(table).T if table else []
-            if len(names) != len(columns):
-                names = [f"layer {n + 1}" for n in range(len(columns))]
-            pairs = zip(names, columns, strict=True)
-            return {name: Series(np.array(steps), c[:, None]) for name, c in pairs}, bool(fine)
+                names = list(dict.fromkeys(path for line in lines for path in line))
+                table = [[_array(line.get(path)).mean() for line in lines] for path in names]
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(
                 f'{self.path / "log.jsonl"}: "layers", or "steps" and "trace", do not fit together '
                 f"({error}); give each row the same layers, with numbers"
             ) from error
+        columns = zip(names, table, strict=True)
+        return {n: Series(np.array(steps), _array(c)[:, None]) for n, c in columns}, bool(fine)
 
 
 def read_run(path: str | Path) -> Run:
