@@ -167,7 +167,24 @@ class Kind(NamedTuple):
         found = self.run.series(name)
         return found.get(self.label, found.get(""))
 
-    def _end(kind: Kind) -> Line | None:
+    def last(self, name: str) -> tuple[str, str]:
+        """Where a fraction ends, in percent, and the sample standard deviation over the seeds."""
+        series = self.series(name)
+        if series is None:
+            return "", ""
+        spread = "" if series.spread is None else f"± {100 * series.spread[-1]:.2f}"
+        return f"{100 * series.mean[-1]:.2f}%", spread
+
+
+def _kinds(runs: dict[str, Run]) -> list[Kind]:
+    found = []
+    for name, run in runs.items():
+        labels = dict.fromkeys(label for number in run.names for label in run.series(number))
+        found += [(name, label, run) for label in [one for one in labels if one] or [""]]
+    return [Kind(*one, style) for style, one in enumerate(found)]
+
+
+def _end(kind: Kind) -> Line | None:
     """The point where these runs end: x is the density, y the accuracy."""
     ends = [one for name in ("density", "accuracy") if (one := kind.series(name))]
     if len(ends) < 2 or not all(np.isfinite(one.mean[-1]) for one in ends):

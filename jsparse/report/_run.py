@@ -226,7 +226,7 @@ def _rows(path: Path, missing: list[str]) -> list[dict[str, Any]]:
                 f"{path}, line {n} is not JSON ({line[:40]!r}); delete this line"
             ) from error
         step = row.get("step") if isinstance(row, dict) else None
-        if not _is_number(step) or not math.isfinite(step):
+        if not _is_number(step) or not math.isfinite(step):  # type: ignore[arg-type]
             raise ValueError(
                 f'{path}, line {n} has no number "step" ({line[:40]!r}); give each row the step or '
                 "epoch it was written after"
