@@ -76,7 +76,7 @@ class Line:
 
 
 Figure = dict[str, Any]
-"""What the template shows: a title with svg and keys (a legend), or with uri, size and words."""
+"""What the template shows: a title with svg and legend, or with uri, size and words."""
 
 
 def chart(title: str, lines: Sequence[Line], label: str, x: str = "step", y: str = "") -> Figure:
@@ -105,7 +105,7 @@ def chart(title: str, lines: Sequence[Line], label: str, x: str = "step", y: str
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(content, format="svg", transparent=True, metadata=nothing)
     keys = [line.key for line in lines if line.name]
-    return {"title": title, "svg": _svg(content.getvalue(), title, lines), "keys": keys}
+    return {"title": title, "svg": _svg(content.getvalue(), title, lines), "legend": keys}
 
 
 def thinned(line: Line) -> Line:

@@ -177,7 +177,7 @@ class Kind(NamedTuple):
 
 
 def _kinds(runs: dict[str, Run]) -> list[Kind]:
-    found = []
+    found: list[tuple[str, str, Run]] = []
     for name, run in runs.items():
         labels = dict.fromkeys(label for number in run.names for label in run.series(number))
         found += [(name, label, run) for label in [one for one in labels if one] or [""]]
@@ -190,7 +190,8 @@ def _end(kind: Kind) -> Line | None:
     if len(ends) < 2 or not all(np.isfinite(one.mean[-1]) for one in ends):
         return None
     spread = np.array([0.0 if one.spread is None else one.spread[-1] for one in ends])
-    return Line(kind.name, *(one.mean[-1:] for one in ends), spread, kind.style, point=True)
+    x, y = (one.mean[-1:] for one in ends)
+    return Line(kind.name, x, y, spread, kind.style, point=True)
 
 
 def best(points: Sequence[Line]) -> list[Line]:
