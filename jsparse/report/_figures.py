@@ -30,6 +30,7 @@ STYLE = {
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 12,
     "grid.color": LIGHT[1],
+    "lines.dash_capstyle": "round",
     "lines.linewidth": 1.8,
     "svg.fonttype": "none",
     "svg.hashsalt": "jsparse",
@@ -128,23 +129,30 @@ def _edges(line: Line) -> list[np.ndarray]:
 def _draw(axes: Any, line: Line, name: str) -> None:
     """A point with bars, or a line with a band: both broken where a value is not a number."""
     turn, n = divmod(line.style, len(COLOURS))
-    colour, mark = COLOURS[n], MARKS[turn % len(MARKS)]
-    y = np.where(np.abs(line.y) < LARGEST, line.y, np.nan)
+    free = {"color": COLOURS[n], "clip_on": False, "zorder": 3}  # whole on the edge of the plot too
+    inside = [
+        lambda values, ends=ends: np.clip(values, *ends)
+        for ends in (axes.get_xlim(), axes.get_ylim())
+    ]
+    y = inside[1](np.where(np.abs(line.y) < LARGEST, line.y, np.nan))
     if line.point:
-        if line.spread is not None:
-            x_bar, y_bar = line.spread
-            axes.errorbar(line.x, y, y_bar, x_bar, fmt="none", ecolor=colour, elinewidth=1.4)
-        axes.plot(line.x, y, mark, color=colour, markersize=8, gid=name, clip_on=False)
+        bars = np.zeros(2) if line.spread is None else line.spread
+        across, up = (np.array([-bar, bar]) for bar in bars)
+        axes.plot(inside[0](line.x + across), [*y, *y], linewidth=1.4, **free)
+        axes.plot([*line.x, *line.x], inside[1](line.y + up), linewidth=1.4, **free)
+        mark = MARKS[turn % len(MARKS)]
+        axes.plot(inside[0](line.x), y, mark, markersize=8, gid=name, **free)
         return
     if line.spread is not None:
         half = np.where(line.spread < LARGEST, line.spread, np.nan)
-        axes.fill_between(line.x, y - half, y + half, color=colour, alpha=0.2, linewidth=0)
+        low, high = inside[1](y - half), inside[1](y + half)
+        axes.fill_between(line.x, low, high, alpha=0.2, linewidth=0, **free)
     dash = DASHES[turn % len(DASHES)]
     pattern = (0, tuple(float(d) / 1.8 for d in dash.split())) if dash else "-"
-    axes.plot(line.x, y, color=colour, linestyle=pattern, gid=name)
+    axes.plot(line.x, y, linestyle=pattern, gid=name, **free)
     seen = np.pad(np.isfinite(y), 1)
     alone = seen[1:-1] & ~seen[:-2] & ~seen[2:]  # a line of one point would not be seen
-    axes.plot(line.x[alone], y[alone], "_", color=colour, markersize=7)
+    axes.plot(line.x[alone], y[alone], "_", markersize=7, **free)
 
 
 def _scale(axis: Any, kind: str, values: np.ndarray) -> None:
@@ -189,8 +197,8 @@ def _tick(value: float, in_percent: bool) -> str:
 def _svg(text: str, title: str, lines: Sequence[Line]) -> str:
     """What matplotlib wrote, to stand inside the page: its colours, and names where one points."""
     text = text[text.index("<svg") :]
-    text = re.sub(r"<svg[^>]*viewBox", "<svg viewBox", text, count=1)
-    text = re.sub(r' version="1.1"', f' role="img" aria-label="{escape(title)}"', text, count=1)
+    head = f'<svg viewBox="0 0 360 230.4" role="img" aria-label="{escape(title)}">'
+    text = re.sub(r"<svg[^>]*>", lambda _: head, text, count=1)
     short = lambda found: re.sub(r"(\.\d\d)\d+|\s*\n", lambda m: m[1] or "", found[0])
     text = re.sub(r' d="[^"]*"', short, text)
     for n, line in enumerate(lines):
