@@ -278,8 +278,8 @@ def _newest(run: Run) -> dict[str, Any]:
 def _differences(values: Sequence[dict[str, Any]]) -> list[list[str]]:
     """A row for each setting that is not the same in all: its name and its values."""
     keys = dict.fromkeys(key for one in values for key in one)
-    rows = [[key, *(_text(one.get(key, ABSENT)) for one in values)] for key in keys]
-    return [row for row in rows if len(set(row[1:])) > 1]
+    rows = {key: [one.get(key, ABSENT) for one in values] for key in keys}
+    return [[k, *map(_text, row)] for k, row in rows.items() if any(v != row[0] for v in row)]
 
 
 def _named(values: dict[str, Any]) -> list[list[str]]:
