@@ -196,19 +196,18 @@ def _tick(value: float, in_percent: bool) -> str:
 
 def _svg(text: str, title: str, lines: Sequence[Line]) -> str:
     """What matplotlib wrote, to stand inside the page: its colours, and names where one points."""
-    text = text[text.index("<svg") :]
-    head = f'<svg viewBox="0 0 360 230.4" role="img" aria-label="{escape(title)}">'
-    text = re.sub(r"<svg[^>]*>", lambda _: head, text, count=1)
+    text = text[text.index(">", text.index("<svg")) + 1 :]
     short = lambda found: re.sub(r"(\.\d\d)\d+|\s*\n", lambda m: m[1] or "", found[0])
     text = re.sub(r' d="[^"]*"', short, text)
-    for n, line in enumerate(lines):
+    for n, colour in enumerate(COLOURS):
+        text = text.replace(colour, f"var(--c{n})")
+    text = text.replace(LIGHT[0], "currentColor").replace(LIGHT[1], "var(--line)")
+    for n, line in enumerate(lines):  # texts of the run come last, so that none is changed
         place = f": {percent(line.x[0])}, {percent(line.y[0])}" if line.point else ""
         words = f"<title>{escape(line.name + place)}</title>" if line.name else ""
         text = text.replace(f'<g id="line{n}">', f"<g>{words}")
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # they would be on the page several times
-    for n, colour in enumerate(COLOURS):
-        text = text.replace(colour, f"var(--c{n})")
-    return text.replace(LIGHT[0], "currentColor").replace(LIGHT[1], "var(--line)")
+    return f'<svg viewBox="0 0 360 230.4" role="img" aria-label="{escape(title)}">{text}'
 
 
 def mask_picture(title: str, mask: np.ndarray, axes: dict[str, Any]) -> Figure:
