@@ -32,8 +32,6 @@ from flax import nnx
 
 import jsparse
 from experiments import common
-from experiments.common.plots import COLOURS, figure_of, save
-from experiments.common.training import results, train
 from jsparse import prune
 
 Name = Literal["random", "magnitude", "SNIP", "GraSP", "SynFlow"]
@@ -150,11 +148,7 @@ def main(settings: Settings) -> None:
     settings.check_batch(images)
     out = Path(settings.out or f"runs/at_birth/{settings.network}{'-quick' * settings.quick}")
     settings = dataclasses.replace(settings, out=str(out))
-    prepare = common.standardise(images.train_x)
-    inputs = common.Inputs(
-        train=lambda key, x: prepare(x) if mnist else common.pad_crop_flip(key, prepare(x)),
-        test=prepare,
-    )
+    inputs = common.standardised(images, None if mnist else common.pad_crop_flip)
     steps = settings.epochs * (len(images.train_x) // settings.batch)
     tx = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, steps))
     over = common.side_by_side if mnist else common.turns_on_cpu()
@@ -162,7 +156,7 @@ def main(settings: Settings) -> None:
         NETWORKS[settings.network](rngs), (".*/kernel", jsparse.Held())
     )
     sweep = common.Sweep(held, tx, settings.batch, over, inputs=inputs)
-    pruner = Pruner(settings, images, prepare)
+    pruner = Pruner(settings, images, inputs.test)
     seeds = range(1, settings.seeds + 1)
     found: dict[str, list[dict[str, list[float]]]] = {}
     for name in ("dense", *settings.methods):
@@ -172,8 +166,8 @@ def main(settings: Settings) -> None:
         if not run.complete:
             start = lambda many=many: sweep.start([*seeds] * many, [0.0] * settings.seeds * many)
             how = {} if name == "dense" else {"begin": begin}
-            train(run, sweep, images, start=start, epochs=settings.epochs, **how)
-            whole = results(run, range(settings.seeds * many))
+            common.train(run, sweep, images, start=start, epochs=settings.epochs, **how)
+            whole = common.results(run, range(settings.seeds * many))
             run.finish(**{k: np.reshape(whole[k], (many, -1)) for k in ("accuracy", "density")})
         final = run.final()
         pairs = zip(final["accuracy"], final["density"], strict=True)
@@ -185,8 +179,19 @@ def main(settings: Settings) -> None:
     rows = [["dense", common.percent(dense), *[""] * (len(settings.densities) - 1)]]
     rows += [[name, *map(cell, numbers)] for name, numbers in found.items()]
     print(common.table(header, rows))
-    plot(found, settings, dense, out / "at_birth.png")
-    print(f"\npicture: {out / 'at_birth.png'}")
+    whole = {n: [p for p in points if min(p["density"]) > 0] for n, points in found.items()}
+    curves = {
+        name: tuple(
+            [100 * np.mean(p[key], axis=-1 if key == "density" else ()) for p in points]
+            for key in ("density", "accuracy")
+        )
+        for name, points in whole.items()
+        if points
+    }
+    labels = ("weights left [%]", "test accuracy [%]")
+    level = 100 * float(np.mean(dense))
+    common.draw({what: curves}, out / "at_birth.png", *labels, log="x", level=level)
+    common.show_pages(["dense", *found], out, out / "at_birth.png")
 
 
 def cell(numbers: Mapping[str, list[float]]) -> str:
@@ -195,46 +200,6 @@ def cell(numbers: Mapping[str, list[float]]) -> str:
     if not lost:
         return common.percent(numbers["accuracy"])
     return f"{lost} of {len(numbers['density'])} lose a layer"
-
-
-def plot(
-    found: Mapping[str, list[dict[str, list[float]]]],
-    settings: Settings,
-    dense: list[float],
-    path: Path,
-) -> None:
-    """Accuracy against density, logarithmic: mean and deviation over the seeds of each method."""
-    figure = figure_of(6.4, 4.2)
-    axes = figure.add_subplot()
-    mean = 100 * float(np.mean(dense))
-    line = axes.axhline(mean, color="0.4", linestyle="--", linewidth=1.2)
-    handles, labels = [line], [f"dense, {mean:.2f} %"]
-    for n, (name, points) in enumerate(found.items()):
-        whole = [p for p in points if min(p["density"]) > 0]
-        if not whole:
-            continue
-        shift = 1.03 ** (n - (len(found) - 1) / 2)  # beside each other
-        drawn = axes.errorbar(
-            [100 * np.mean(p["density"]) * shift for p in whole],
-            [100 * np.mean(p["accuracy"]) for p in whole],
-            yerr=[100 * np.std(p["accuracy"], ddof=min(1, settings.seeds - 1)) for p in whole],
-            color=COLOURS[n],
-            marker="o",
-            markersize=4,
-            linewidth=1.5,
-            capsize=2,
-        )
-        handles.append(drawn)
-        labels.append(name if len(whole) == len(points) else f"{name} (then a layer is lost)")
-    axes.set_xscale("log")
-    ticks = [100 * d for d in settings.densities]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel("weights left [%]")
-    axes.set_ylabel("test accuracy [%]")
-    axes.grid(alpha=0.3)
-    axes.legend(handles, labels, loc="lower right", frameon=False)
-    save(figure, path)
 
 
 if __name__ == "__main__":

@@ -291,11 +291,7 @@ def main(settings: Settings) -> None:
     out = Path(settings.out or f"runs/compare/{settings.network}{'-quick' * settings.quick}")
     settings = dataclasses.replace(settings, out=str(out))
     settings.check_batch(images)
-    prepare = common.standardise(images.train_x)
-    inputs = common.Inputs(
-        train=lambda key, x: prepare(x) if mnist else common.pad_crop_flip(key, prepare(x)),
-        test=prepare,
-    )
+    inputs = common.standardised(images, None if mnist else common.pad_crop_flip)
     steps = settings.epochs * (len(images.train_x) // settings.batch)
     rate = optax.cosine_decay_schedule(settings.learning_rate, steps)
     looked_at = (
@@ -303,7 +299,7 @@ def main(settings: Settings) -> None:
         images.train_y[: BATCHES * settings.batch],
     )
     parts = [np.array_split(array, max(1, len(array) // settings.batch)) for array in looked_at]
-    batches = [(prepare(jnp.asarray(x)), jnp.asarray(y)) for x, y in zip(*parts, strict=True)]
+    batches = [(inputs.test(jnp.asarray(x)), jnp.asarray(y)) for x, y in zip(*parts, strict=True)]
     made = contestants(Entries(settings, steps, batches), settings)
     over = common.side_by_side if mnist else common.turns_on_cpu()
     found = common.compare(settings, made, optax.adam(rate), images, inputs, over)
@@ -312,9 +308,12 @@ def main(settings: Settings) -> None:
     print(
         common.table(["", *(f"{100 * d:g} %" for d in settings.densities)], rows(found, settings))
     )
-    shown = {family: shown_of(found, names) for family, names in FAMILIES.items()}
-    common.plot_league(shown, found["dense"]["accuracy"], out / "compare.png")
-    print(f"\npicture: {out / 'compare.png'}")
+    panels = {family: shown_of(found, names) for family, names in FAMILIES.items()}
+    panels = {family: methods for family, methods in panels.items() if methods}
+    labels = ("weights left [%]", "test accuracy [%]")
+    level = 100 * float(np.mean(found["dense"]["accuracy"]))
+    common.draw(panels, out / "compare.png", *labels, log="x", level=level)
+    common.show_pages(found, out, out / "compare.png")
 
 
 def rows(found: common.Results, settings: Settings) -> list[list[str]]:
@@ -339,11 +338,16 @@ def rows(found: common.Results, settings: Settings) -> list[list[str]]:
     return [line + [""] * (width - len(line)) for line in lines]
 
 
-def shown_of(found: common.Results, names: tuple[str, ...]) -> dict[str, list[dict]]:
-    """The results of each method of a family, over densities or strengths."""
-    mine = {n: [r for key, r in found.items() if key.split(", ")[0] == n] for n in names}
-    sparse = {n: [r for r in results if np.mean(r["density"]) < 1] for n, results in mine.items()}
-    return {name: results for name, results in sparse.items() if results}
+def shown_of(found: common.Results, names: tuple[str, ...]) -> dict[str, tuple]:
+    """Density and accuracies in percent of each method of a family, over densities or strengths."""
+    curves = {}
+    for name in names:
+        mine = [r for key, r in found.items() if key.split(", ")[0] == name]
+        mine = sorted((r for r in mine if np.mean(r["density"]) < 1), key=lambda r: r["density"])
+        if mine:
+            x = [100 * np.mean(r["density"]) for r in mine]
+            curves[name] = (x, [100 * np.array(r["accuracy"]) for r in mine])
+    return curves
 
 
 if __name__ == "__main__":

@@ -248,12 +248,15 @@ def dropped(
         keep=Folder(folder / "rounds"),
     )
     left, accuracies, end = [], [], ""
+    run.forget_after(0)  # the rounds that are done come again, from their files
+    common.header(folder, f"Model {model}", settings.seeds, f"{settings.rounds + 1} rounds")
+    progress = common.Epochs(0, settings.rounds + 1, method, "round")
     try:
-        for round, net in rounds:
+        for _, (round, net) in zip(progress, rounds, strict=False):
             left.append(units_left(net))
             accuracies.append(training.accuracy(net, images.test_x, images.test_y))
-            told = f"{left[-1]:.1%} of the units left, accuracy {np.mean(accuracies[-1]):.2%}"
-            print(f"{method}: round {round.number}, {told}", file=sys.stderr, flush=True)
+            run.log(round.number, accuracy=accuracies[-1], density=[left[-1]] * settings.seeds)
+            progress.show(accuracy=np.mean(accuracies[-1]), density=left[-1])
     except ValueError as error:
         if "layer collapse" not in str(error):
             raise
@@ -269,8 +272,8 @@ def units_left(model: common.Seeds) -> float:
     return float(sum(m.sum() for m in masks) / sum(m.size for m in masks))
 
 
-def study(model: Model, settings: Settings) -> list[common.Curve]:
-    """All methods on a model: prints its table."""
+def study(model: Model, settings: Settings) -> dict[str, dict]:
+    """All methods on a model: prints its table; the curves of each panel of the picture."""
     images = (common.cifar10 if model == "C" else common.mnist)(settings.data)
     images = common.first_samples(images, settings.samples)
     few = slice(settings.test_samples)
@@ -281,29 +284,28 @@ def study(model: Model, settings: Settings) -> list[common.Curve]:
     part = dataclasses.replace(images, train_x=images.train_x[:rest], train_y=images.train_y[:rest])
     over = common.side_by_side if model == "A" else common.turns_on_cpu()
     training = common.SeedTraining(part, settings.batch, over=over)
-    curves, rows = [], []
+    panels: dict[str, dict] = {}
+    rows = []
     densities = (1.0, *jsparse.prune.each_round(settings.kept, settings.rounds))
     for scope in (WHOLE, LAYER):
         names = settings.methods if model == "A" else settings.methods_of_convolutions
         for name in names:
             found = dropped(model, name, scope, settings, training, images, held_out)
-            panel = f"Model {model}, {scope}"
-            curves.append(common.Curve(panel, name, found["left"], found["accuracies"]))
+            curves = panels.setdefault(f"Model {model}, {scope}", {})
+            curves[name] = tuple(100 * np.array(found[key]) for key in ("left", "accuracies"))
             cells = [common.percent(one) for one in found["accuracies"]]
             cells += ["a layer is lost"] * (len(densities) - len(cells))
             rows.append([f"{name}, {scope}", *cells])
             if model == "C" and (name, scope) in PUBLISHED:
                 known = PUBLISHED[name, scope]
-                curves.append(
-                    common.Curve(panel, name, LEFT[scope], [[a / 100] for a in known], "published")
-                )
+                curves[f"{name}, published"] = (100 * np.array(LEFT[scope]), known)
                 rows.append(["  published", *_nearest(densities, LEFT[scope], known)])
     seeds = common.counted(settings.seeds, "seed")
     what = seeds if model == "A" else f"{seeds}, filters / {settings.narrow}"
     tested = f"accuracy [%] on {len(images.test_x)} test images"
     print(f"\nModel {model}, {images.name}, {what}: {tested}")
     print(common.table(["by units left", *(f"{100 * d:.3g} %" for d in densities)], rows))
-    return curves
+    return panels
 
 
 def _nearest(wanted: tuple, left: tuple, known: tuple) -> list[str]:
@@ -317,12 +319,13 @@ def main(settings: Settings) -> None:
     """Drop units in all ways, print the tables and draw the picture."""
     name = "quick" if settings.quick else "paper"
     settings = dataclasses.replace(settings, out=settings.out or f"runs/dropnet/{name}")
-    curves = [curve for model in settings.models for curve in study(model, settings)]
-    panels = [f"Model {model}, {scope}" for scope in (WHOLE, LAYER) for model in settings.models]
-    curves.sort(key=lambda curve: panels.index(curve.panel))
+    panels: dict[str, dict] = {}
+    for model in settings.models:
+        panels |= study(model, settings)
     path = Path(settings.out) / "dropnet.png"
-    common.plot_rounds(curves, "units left [%]", path, columns=len(settings.models))
-    print(f"\npicture: {path}")
+    common.draw(panels, path, "units left [%]", "test accuracy [%]", log="x", columns=2)
+    names = sorted(found.parent.name for found in path.parent.glob("*/final.json"))
+    common.show_pages(names, path.parent, path)
 
 
 if __name__ == "__main__":

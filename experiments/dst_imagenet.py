@@ -23,27 +23,25 @@ import dataclasses
 import statistics
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from flax import nnx
 
 import jsparse
 from experiments import common
+from experiments.common.data.stream import Readers, Shard, Stream, in_order, synthetic, training
 from experiments.common.parallel import DataParallel, Trained
-from experiments.common.stream import Readers, Shard, Stream, Synthetic, Training, in_order
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 LAMB_BATCH = 32_768
-FREE = {"free": True}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(common.RunSettings):
     """The defaults want accelerators and ImageNet."""
 
     alpha: float = 5e-6
@@ -80,31 +78,21 @@ class Settings:
     """Made-up images from memory."""
     samples: int = 25_600
     """Made-up images in an epoch."""
-    readers: Readers = dataclasses.field(default_factory=Readers, metadata=FREE)
+    readers: Readers = dataclasses.field(default_factory=Readers, metadata=common.FREE)
     """How each process reads ahead."""
-    distributed: bool = dataclasses.field(default=False, metadata=FREE)
+    distributed: bool = dataclasses.field(default=False, metadata=common.FREE)
     """One of several processes, each started with this flag; a cluster tells each its part."""
-    coordinator: str = dataclasses.field(default="", metadata=FREE)
+    coordinator: str = dataclasses.field(default="", metadata=common.FREE)
     """HOST:PORT of process 0, where no cluster tells it."""
-    processes: int = dataclasses.field(default=1, metadata=FREE)
+    processes: int = dataclasses.field(default=1, metadata=common.FREE)
     """How many, with --coordinator."""
-    process: int = dataclasses.field(default=0, metadata=FREE)
+    process: int = dataclasses.field(default=0, metadata=common.FREE)
     """Which one this is, with --coordinator."""
-    data: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
-        default="", metadata=FREE
-    )
-    """Folder with train/ and val/, TFRecords or array records; else $JSPARSE_DATA."""
-    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
-        default="", metadata=FREE
-    )
-    """Run folder, by default runs/dst_imagenet; a killed run goes on from there."""
     quick: bool = False
     """A tiny network on tiny made-up images."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "epochs", "side", "classes", "every", "save", "samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} got {getattr(self, name)}; give 1 or more")
+        self.check_positive("batch", "epochs", "side", "classes", "every", "save", "samples")
         if self.seed < 0:
             raise ValueError(f"--seed got {self.seed}; give 0 or more")
         if not 0 < self.density <= 1:
@@ -201,15 +189,15 @@ def data_of(settings: Settings) -> Data:
         stored = min(batches, max(2, 2048 // settings.batch))
         options = {"batch": settings.batch, "side": settings.side, "classes": settings.classes}
         options |= {"seed": settings.seed, "shard": shard}
-        train = Synthetic(batches=stored, **options)
-        test = Synthetic(batches=1, first=stored * settings.batch, **options)
+        train = synthetic(batches=stored, **options)
+        test = synthetic(batches=1, first=stored * settings.batch, **options)
         name = f"made-up images ({stored * settings.batch} of {settings.side}x{settings.side})"
         samples = batches * settings.batch
         return Data(train=train, test=lambda: [next(test)], samples=samples, name=name)
     found = common.imagenet(settings.data, settings.classes)
     options = {"batch": settings.batch, "side": settings.side, "shard": shard}
     options |= {"readers": settings.readers}
-    train = Training(found.train, seed=settings.seed, **options)
+    train = training(found.train, seed=settings.seed, **options)
     test = lambda: in_order(found.test, **options)
     return Data(train=train, test=test, samples=len(found.train), name=found.name)
 
@@ -229,10 +217,10 @@ def connect(settings: Settings) -> None:
         )
 
 
-def train(settings: Settings, run: common.Run, training: DataParallel, data: Data) -> Any:
+def train(settings: Settings, run: common.Run, parallel: DataParallel, data: Data) -> Any:
     """All steps, from the last checkpoint on; returns the last state."""
     checkpoints = jsparse.Checkpoints(Path(settings.out) / "checkpoints")
-    state = training.start(settings.seed)
+    state = parallel.start(settings.seed)
     done, state, position = checkpoints.restore(state, data.train.get_state())
     data.train.set_state(position)
     run.forget_after(done)
@@ -240,19 +228,24 @@ def train(settings: Settings, run: common.Run, training: DataParallel, data: Dat
     losses: list[jax.Array] = []
     start = time.perf_counter()
     progress = common.Epochs(done // steps, settings.epochs, run.folder.name)
+    if jax.process_index() == 0:
+        what = f"a bottleneck network on {data.name}"
+        common.header(run.folder, what, 1, f"steps {done + 1} to {settings.epochs * steps}")
     for epoch in progress:
         for step in range(max(done, (epoch - 1) * steps) + 1, epoch * steps + 1):
-            state, loss = training.step(state, next(data.train))
+            state, loss = parallel.step(state, next(data.train))
             losses.append(loss)
             ended = step == epoch * steps
             if step % settings.every and not ended:
                 continue
-            row = line(settings, training, state, losses, time.perf_counter() - start)
+            row = line(settings, parallel, state, losses, time.perf_counter() - start)
             common.check_finite(row["loss"], step, row["layers"], run)
             if ended:
-                accuracy = training.accuracy(state, data.test())
+                accuracy = parallel.accuracy(state, data.test())
                 row |= {"epoch": epoch, **accuracy._asdict()}
             run.log(step, **row)
+            if jax.process_index() == 0:
+                progress.within(step - (epoch - 1) * steps, steps)
             if ended or step % settings.save == 0:
                 checkpoints.save(step, state, data.train.get_state())
             if ended and jax.process_index() == 0:
@@ -262,31 +255,24 @@ def train(settings: Settings, run: common.Run, training: DataParallel, data: Dat
 
 
 def line(
-    settings: Settings, training: DataParallel, state: Any, losses: list, seconds: float
+    settings: Settings, parallel: DataParallel, state: Any, losses: list, seconds: float
 ) -> dict[str, Any]:
     """What is logged of the last steps; waits for them."""
     loss = sum(map(float, losses)) / len(losses)
-    layers = training.densities(state)
+    layers = parallel.densities(state)
     speed = settings.batch * len(losses) / seconds
-    density = training.total(layers)
+    density = parallel.total(layers)
     return {"loss": loss, "density": density, "layers": layers, "images_per_second": speed}
 
 
-def finish(run: common.Run, training: DataParallel, state: Any) -> None:
-    """Writes the pictures, the report and the final numbers."""
+def finish(run: common.Run, parallel: DataParallel, state: Any) -> None:
+    """Writes the page and the final numbers."""
     rows = run.rows()
     epochs = [row for row in rows if "epoch" in row]
     last = epochs[-1]
-    common.plot_epochs(
-        [row["epoch"] for row in epochs],
-        [row["top1"] for row in epochs],
-        [row["density"] for row in epochs],
-        run.folder / "epochs.png",
-    )
-    if training.layers:
-        densities = {name: [row["layers"][name] for row in rows] for name in training.layers}
-        common.plot_layers([row["step"] for row in rows], densities, run.folder / "layers.png")
-        (run.folder / "report.txt").write_text(f"{jsparse.summary(training.model(state))}\n")
+    if jax.process_index() == 0:
+        jsparse.report.save(parallel.model(state), run.folder)
+        jsparse.report.page(run.folder)
     speeds = [row["images_per_second"] for row in rows[1:] or rows]  # the first has compiled
     numbers = {name: last[name] for name in ("top1", "top5", "density", "layers")}
     run.finish(**numbers, images_per_second=statistics.median(speeds))
@@ -303,7 +289,7 @@ def show(settings: Settings, final: dict[str, Any], name: str) -> None:
     print(common.table(["", "network", "density [%]", "top-1 [%]", "top-5 [%]"], rows))
     where = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"\n{final['images_per_second']:,.0f} images per second in training, {where}")
-    print(f"\npictures and log: {settings.out}")
+    print(f"\npage: {Path(settings.out) / 'page.html'}")
 
 
 def main(settings: Settings) -> None:
@@ -319,10 +305,10 @@ def main(settings: Settings) -> None:
     )
     first = common.Run(folder=out)
     if not first.complete:
-        training = DataParallel(lambda seed: make(settings, data.samples, seed), standardised)
-        state = train(settings, run, training, data)
+        parallel = DataParallel(lambda seed: make(settings, data.samples, seed), standardised)
+        state = train(settings, run, parallel, data)
         data.train.close()
-        finish(run, training, state)
+        finish(run, parallel, state)
     if process == 0:
         show(settings, first.final(), data.name)
 

@@ -26,7 +26,6 @@ from flax import nnx
 
 import jsparse
 from experiments import common
-from experiments.common.plots import COLOURS, figure_of, save
 
 STEPS, ROUNDS = 100, 3
 """What is timed: so many steps at a time, so often."""
@@ -96,41 +95,15 @@ def seconds(
 
 
 def plot(found: Mapping[str, dict], settings: Settings, path: Path) -> None:
-    """Accuracy against density: the seeds of each alpha, their means, bars of one deviation."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    figure = figure_of(7.0, 4.6)
-    axes = figure.add_subplot()
+    """Accuracy against density: means and bars of one deviation, a mark for each alpha."""
     points = sorted((np.mean(found[f"{a:g}"]["density"]), a) for a in settings.alphas)
-    ends = [
-        [100 * np.array(found[f"{a:g}"][n]) for _, a in points] for n in ("density", "accuracy")
-    ]
-    (x, y), (wide, tall) = np.mean(ends, axis=2), np.std(ends, axis=2, ddof=settings.seeds > 1)
-    label = f"mean ± 1 deviation, {settings.seeds} seeds" if settings.seeds > 1 else "one seed"
-    axes.errorbar(x, y, tall, wide, color=COLOURS[0], marker="o", capsize=3, label=label)
-    if settings.seeds > 1:
-        axes.plot(*map(np.ravel, ends), ".", color=COLOURS[0], alpha=0.4, label="a seed")
-    for (_, alpha), *at in zip(points, x, y, strict=True):
-        axes.annotate(f"{alpha:g}", at, (-6, 6), textcoords="offset points", ha="right")
-    if settings.dense:
-        dense = 100 * np.array(found["dense"]["accuracy"])
-        name = f"dense, {common.mean_std(dense)} %"
-        axes.axhline(dense.mean(), color=COLOURS[1], linestyle="--", label=name)
-        spread = dense.std(ddof=settings.seeds > 1)
-        axes.axhspan(
-            dense.mean() - spread, dense.mean() + spread, color=COLOURS[1], alpha=0.15, lw=0
-        )
-    axes.set_xscale("log")
-    axes.margins(x=0.12)  # room for the first alpha
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("density [%]; the numbers are alpha")
-    axes.set_ylabel("test accuracy [%]")
-    axes.set_title(f"{settings.network}, {settings.epochs} epochs", fontsize=11)
-    axes.grid(color="0.9")
-    axes.legend(loc="lower right", frameon=False)
-    save(figure, path)
+    x = [100 * density for density, _ in points]
+    y = [100 * np.array(found[f"{alpha:g}"]["accuracy"]) for _, alpha in points]
+    dense = 100 * float(np.mean(found["dense"]["accuracy"])) if settings.dense else None
+    name = f"alpha {', '.join(f'{alpha:g}' for _, alpha in points)}"
+    title = f"{settings.network}, {settings.extent}"
+    labels = ("density [%]", "test accuracy [%]")
+    common.draw({title: {name: (x, y)}}, path, *labels, log="x", level=dense)
 
 
 def main(settings: Settings) -> None:
@@ -152,8 +125,6 @@ def main(settings: Settings) -> None:
     )
     if not run.complete:
         plot(found, settings, out / "frontier.png")
-        folders = [out / name for name in ("dense", "sparse")[not settings.dense :]]
-        jsparse.report.compare(folders, out / "frontier.html")
         run.finish(found=found, seconds=seconds(settings, tx, images, over))
     taken, runs = run.final()["seconds"], len(settings.alphas) * settings.seeds
     times, devices = taken["all"] / taken["one"], min(runs, jax.local_device_count())

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -164,11 +165,7 @@ def main(settings: Settings) -> None:
     settings = dataclasses.replace(
         settings, out=str(out), epochs=settings.epochs * settings.stretch
     )
-    prepare = common.standardise(images.train_x)
-    augment = common.shift_flip
-    inputs = common.Inputs(
-        train=lambda key, x: prepare(x) if small else augment(key, prepare(x)), test=prepare
-    )
+    inputs = common.standardised(images, None if small else common.shift_flip)
     steps = max(1, len(images.train_x) // settings.batch)
     made, tx = contestants(settings, steps), optimizer(settings, steps)
     found = common.compare(settings, made, tx, images, inputs, common.turns_on_cpu())
@@ -184,10 +181,16 @@ def main(settings: Settings) -> None:
     what = f"{settings.network}, {settings.extent}"
     print(f"{images.name}, {what}, last epoch (test data):\n")
     print(common.table(["", "density [%]", "accuracy [%]"], rows))
-    methods = {n: n.split(", ") for n in found if n != "dense"}
-    marks = {(method, unit): found[n]["accuracy"] for n, (unit, method) in methods.items()}
-    common.plot_ranks(marks, dense, out / "accuracy.png")
-    print(f"\npicture: {out / 'accuracy.png'}")
+    methods = dict.fromkeys(name.split(", ")[1] for name in found if name != "dense")
+    units = list(settings.structures)
+    curves = {
+        method: (units, [100 * np.array(found[f"{unit}, {method}"]["accuracy"]) for unit in units])
+        for method in methods
+    }
+    labels = ("what falls together", "test accuracy [%]")
+    level = 100 * float(np.mean(dense))
+    common.draw({what: curves}, out / "accuracy.png", *labels, level=level)
+    common.show_pages(found, out, out / "accuracy.png")
 
 
 if __name__ == "__main__":

@@ -25,20 +25,17 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 from jax import Array
 
 import jsparse
 from experiments import common
-from experiments.common.plots import COLOURS, figure_of, save
-from experiments.common.study import FREE
 
 Task = Literal["text", "images"]
 Way = Literal["LAMB", "LARS", "AdamW", "Nesterov SGD"]
@@ -46,7 +43,7 @@ Network = Literal["dense", "top", "thresholds"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(common.RunSettings):
     """One run for each task, network, optimizer, batch and seed."""
 
     tasks: tuple[Task, ...] = ("text", "images")
@@ -80,19 +77,9 @@ class Settings:
     """Samples that fit at once."""
     quick: bool = False
     """Small networks, few samples, two batches."""
-    data: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
-        default="", metadata=FREE
-    )
-    """Folder with the text and the images; else $JSPARSE_DATA, a download, or what stands in."""
-    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
-        default="", metadata=FREE
-    )
-    """Folder of all runs, by default runs/large_batch; a killed one goes on from there."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "stretches", "width", "context", "blocks", "epochs", "part"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} got {getattr(self, name)}; give 1 or more")
+        self.check_positive("seeds", "stretches", "width", "context", "blocks", "epochs", "part")
         if not self.batches or any(b < 1 or b % min(b, self.part) for b in self.batches):
             raise ValueError(
                 f"--batches got {self.batches}; give at least one, each at most --part "
@@ -312,6 +299,8 @@ def train(
     nnx.update(model, found["model"])
     nnx.update(optimizer, found["optimizer"])
     model.train()
+    progress = common.Epochs(0, 1, run.folder.name)
+    common.header(run.folder, course.name, 1, f"steps {done + 1} to {steps} at batch {batch}")
     for step in range(done, steps):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), step), batch // part)
         losses, grads = zip(
@@ -321,6 +310,7 @@ def train(
         loss = float(mean(list(losses)))
         if not np.isfinite(loss):
             return float("nan")
+        progress.within(step + 1, steps)
         if (step + 1) % max(1, steps // SAVES) == 0:
             run.log(step + 1, loss=loss)
             run.save(step + 1, state())
@@ -379,7 +369,7 @@ def shown(result: Result) -> str:
 
 
 def main(settings: Settings) -> None:
-    """Train, print a table for each task and network, and draw the picture."""
+    """Train, print a table for each task and network, and draw the pictures."""
     out = Path(settings.out or f"runs/large_batch{'/quick' * settings.quick}")
     settings = dataclasses.replace(settings, out=str(out))
     results: Results = {}
@@ -398,33 +388,20 @@ def main(settings: Settings) -> None:
             what = f"{course.name}, {course.samples:,} samples, {seeds}, {network}"
             print(f"\n{what}; {course.marked} by batch (test data):\n")
             print(common.table(["", *map(str, settings.batches)], rows))
-    plot(settings, results, labels, out / "large_batch.png")
-    print(f"\npicture: {out / 'large_batch.png'}")
-
-
-def plot(settings: Settings, results: Results, labels: dict[Task, str], path: Path) -> None:
-    """A panel for each task and network, a line for each optimizer, a dot for each seed."""
-    rows, columns = len(settings.tasks), len(settings.networks)
-    figure = figure_of(3.1 * columns + 0.8, 2.9 * rows + 0.6)
-    grid = figure.subplots(rows, columns, squeeze=False, sharey="row", sharex=True)
-    for line, task in zip(grid, settings.tasks, strict=True):
-        for axes, network in zip(line, settings.networks, strict=True):
-            handles = []
-            for colour, way in zip(COLOURS, settings.ways, strict=False):
-                values = np.array([results[task, network, way, b].marks for b in settings.batches])
-                handles += axes.plot(settings.batches, values.mean(axis=1), color=colour)
-                axes.plot(settings.batches, values, "o", color=colour, markersize=3)
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(settings.batches, [f"{b}" for b in settings.batches])
-            axes.set_title(f"{task}, {network}", fontsize=11)
-            axes.grid(color="0.9")
-        line[0].set_ylabel(labels[task])
-    for axes in grid[-1]:
-        axes.set_xlabel("batch")
-    figure.legend(
-        handles, settings.ways, loc="outside upper center", ncols=len(settings.ways), frameon=False
-    )
-    save(figure, path)
+    for task in settings.tasks:
+        panels = {
+            f"{task}, {network}": {
+                way: (
+                    [f"{b}" for b in settings.batches],
+                    [results[task, network, way, b].marks for b in settings.batches],
+                )
+                for way in settings.ways
+            }
+            for network in settings.networks
+        }
+        common.draw(panels, out / f"large_batch_{task}.png", "batch", labels[task])
+    pictures = ", ".join(str(out / f"large_batch_{task}.png") for task in settings.tasks)
+    print(f"\npictures: {pictures}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ Command: python -m experiments.lottery            (5 seeds, 8 ways, 20 rounds: h
 """
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -192,11 +191,15 @@ def pruned(
         keep=Folder(run.folder / "rounds", {"way": name, "epochs": epochs}),
     )
     densities, accuracies = [], []
-    for round, model in lottery:
+    run.forget_after(0)  # the rounds that are done come again, from their files
+    common.header(run.folder, "LeNet300", settings.seeds, f"{settings.rounds + 1} rounds")
+    progress = common.Epochs(0, settings.rounds + 1, name, "round")
+    for _, (round, model) in zip(progress, lottery, strict=False):
         densities.append(round.density)
         accuracies.append(training.accuracy(model, images.test_x, images.test_y))
-        told = f"{round.density:.2%} left, accuracy {np.mean(accuracies[-1]):.2%}"
-        print(f"{name}: round {round.number}, {told}", file=sys.stderr, flush=True)
+        density = [round.density] * settings.seeds
+        run.log(round.number, accuracy=accuracies[-1], density=density)
+        progress.show(accuracy=np.mean(accuracies[-1]), density=round.density)
     run.finish(densities=densities, accuracies=accuracies)
     return run.final()
 
@@ -220,19 +223,16 @@ def main(settings: Settings) -> None:
     print(f"\n{images.name}, {settings.epochs} epochs a round, {seeds}, test data:")
     print("accuracy [%] by weights left\n")
     print(common.table(["restored", *(f"{100 * densities[n]:.3g} %" for n in shown)], rows))
-    curves = [
-        common.Curve(way.panel, name, found[name]["densities"], found[name]["accuracies"])
-        for name, way in made.items()
-    ]
-    base = found["first weights"]
-    curves.insert(
-        5,
-        common.Curve(made["SILO"].panel, "falling", base["densities"], base["accuracies"]),
-    )
+    panels: dict[str, dict] = {}
+    for name, way in made.items():
+        numbers = found[name]
+        curve = (100 * np.array(numbers["densities"]), 100 * np.array(numbers["accuracies"]))
+        panels.setdefault(way.panel, {})[name] = curve
+    # its rate falls in each round, beside those that are made to differ
+    panels[made["SILO"].panel]["falling"] = panels[made["first weights"].panel]["first weights"]
     path = Path(settings.out) / "lottery.png"
-    others = [np.mean(c.accuracies, axis=1) for c in curves if c.method != ANEW]
-    common.plot_rounds(curves, "weights left [%]", path, floor=np.min(others) - 0.03)
-    print(f"\npicture: {path}")
+    common.draw(panels, path, "weights left [%]", "test accuracy [%]", log="x")
+    common.show_pages(made, path.parent, path)
 
 
 if __name__ == "__main__":

@@ -40,9 +40,8 @@ from flax import nnx
 
 import jsparse
 from experiments import common
-from experiments.common.convolution import convolution, max_pool
-from experiments.common.lenet import torch_init
-from experiments.common.plots import COLOURS, figure_of, save
+from experiments.common.networks.convolution import convolution, max_pool
+from experiments.common.networks.lenet import torch_init
 from experiments.common.sweep import Runs
 from jsparse import Channel
 from jsparse._storage.files import write_whole
@@ -185,7 +184,9 @@ class Study(NamedTuple):
             return run
         starts = [self.sweep.model(self.begin(), n) for n in range(self.settings.seeds)]
         done, runs = run.load(copied(dense))
-        progress = common.Epochs(done, self.settings.rounds, folder.name)
+        progress = common.Epochs(done, self.settings.rounds, folder.name, "round")
+        length = f"rounds {done + 1} to {self.settings.rounds}"
+        common.header(folder, self.sweep.name, self.settings.seeds, length)
         for number in progress:
 
             def change(model: nnx.Module, n: int, number: int = number) -> nnx.Module:
@@ -271,7 +272,7 @@ def draw(
     chance: np.ndarray,
     path: Path,
 ) -> None:
-    """The picture.
+    """The pictures: curves over the rounds, and beside them methods.png.
 
     Args:
       between: distance of methods after the last round, [methods, methods].
@@ -280,38 +281,22 @@ def draw(
       chance: distance of random masks of the same density by round, [rounds].
       path: the PNG file.
     """
-    figure = figure_of(14.0, 4.9)
-    left, middle, right = figure.subplots(1, 3)
-    names = list(METHODS)
-    image = left.imshow(between, vmin=0, vmax=1, cmap="viridis")
+    from matplotlib.figure import Figure
+
+    names, rounds = list(METHODS), range(1, len(chance) + 1)
+    panels = {
+        title: {name: (rounds, values) for name, values in {**curves, "by chance": chance}.items()}
+        for title, curves in (("pairs, rewound", pairs), ("rewound and fine-tuned", restarts))
+    }
+    common.draw(panels, path, "round", "Jaccard distance")
+    figure = Figure(figsize=(5.6, 4.9), layout="constrained")
+    axes = figure.add_subplot(title="methods, rewound, last round: Jaccard distance")
+    figure.colorbar(axes.imshow(between, vmin=0, vmax=1), shrink=0.75)
     for row, column in itertools.product(range(len(names)), repeat=2):
-        value = between[row, column]
-        colour = "black" if value > 0.6 else "white"
-        left.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=9)
-    left.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
-    left.set_yticks(range(len(names)), names)
-    left.set_title("methods, rewound, last round: Jaccard distance", fontsize=11)
-    figure.colorbar(image, ax=left, shrink=0.75)
-    rounds = np.arange(1, len(chance) + 1)
-    for axes, curves, title in (
-        (middle, pairs, "pairs of methods, rewound"),
-        (right, restarts, "rewound against fine-tuned"),
-    ):
-        axes.plot(rounds, chance, color="0.6", linestyle="--", label="by chance", zorder=5)
-        for colour, (name, values) in zip(COLOURS, curves.items(), strict=False):
-            mean, spread = values.mean(axis=1), values.std(axis=1)
-            axes.plot(rounds, mean, color=colour, linewidth=1.7, label=name, marker="o", ms=3)
-            axes.fill_between(rounds, mean - spread, mean + spread, color=colour, alpha=0.2, lw=0)
-        axes.set_title(title, fontsize=11)
-        axes.set_xlabel("round")
-        axes.set_ylabel("Jaccard distance")
-        axes.set_ylim(-0.02, 1.02)
-        axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(
-            fontsize=8.5, ncols=2, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16)
-        )
-    save(figure, path)
+        axes.text(column, row, f"{between[row, column]:.2f}", ha="center", va="center", color="red")
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
+    common.save(figure, path.with_name("methods.png"))
 
 
 def compare_masks(study: Study, found: Mapping[tuple[str, Restart], common.Run]) -> Path:
@@ -374,7 +359,8 @@ def main(settings: Settings) -> None:
     columns = ["density [%]", "on a path [%]", "rewound [%]", "fine-tuned [%]"]
     columns += ["distance of the two", "inputs empty (chance) [%]", "sign kept [%]"]
     print(common.table(["", *columns], rows))
-    print(f"\npicture: {picture}")
+    names = [f"{name}, {restart}" for name, restart in found]
+    common.show_pages(names, out, picture, picture.with_name("methods.png"))
 
 
 if __name__ == "__main__":

@@ -17,28 +17,25 @@ Number: with --quick, 2 seeds, perplexity at 2:4: dense 10.25, magnitude 12.72, 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 from jax import Array
 
 import jsparse
 from experiments import common
-from experiments.common.plots import COLOURS, figure_of, save
-from experiments.common.study import FREE
 from jsparse import prune
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(common.RunSettings):
     """All seeds are trained in one program."""
 
     width: int = 128
@@ -58,20 +55,10 @@ class Settings:
     """Of Adam, falling to 0 along a cosine."""
     quick: bool = False
     """A smaller transformer and a shorter run."""
-    data: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
-        default="", metadata=FREE
-    )
-    """Folder with tinyshakespeare.txt; else $JSPARSE_DATA, a download, or Python's own source."""
-    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
-        default="", metadata=FREE
-    )
-    """Run folder, by default runs/one_shot; a killed run goes on from there."""
 
     def __post_init__(self) -> None:
-        numbers = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for name, value in numbers.items():
-            if type(value) is int and value < 1:
-                raise ValueError(f"--{name} got {value}; give 1 or more")
+        self.check_positive("width", "blocks", "heads", "context", "calibration")
+        self.check_positive("seeds", "steps", "batch")
         if not 0 < self.density < 1:
             raise ValueError(f"--density is a fraction in (0, 1), got {self.density}")
         if self.width % (4 * self.heads):
@@ -125,13 +112,16 @@ class Trainer:
     def train(self, run: common.Run) -> Any:
         """All steps, from the last checkpoint on; the parameters."""
         done, state = run.load(self.start())
-        for step in range(done, self.settings.steps, PART):
-            seeds = jnp.arange(1, self.settings.seeds + 1)
+        seeds, steps = jnp.arange(1, self.settings.seeds + 1), self.settings.steps
+        common.header(run.folder, "a transformer on text", len(seeds), f"{steps} steps")
+        progress = common.Epochs(done // PART, -(-steps // PART), "transformer", f"{PART} steps")
+        for part in progress:
+            step = (part - 1) * PART
             state = self.some(*state[:2], seeds, step)
             common.check_finite(float(state[2].max()), step, {}, run)
             run.log(step + PART, loss=state[2])
             run.save(step + PART, state)
-            print(f"step {step + PART}: loss {float(state[2].mean()):.3f}", flush=True)
+            progress.show(loss=float(state[2].mean()))
         return state[0]
 
     def _some(self, params: Any, optimizer: Any, seed: Array, first: Array) -> tuple:
@@ -218,42 +208,10 @@ def main(settings: Settings) -> None:
     seeds = common.counted(settings.seeds, "seed")
     print(f"{name}, {what}, {seeds}, perplexity of a character (test text):\n")
     print(common.table(["", *patterns], rows))
-    plot(found, dense, methods, patterns, out / "one_shot.png")
-    print(f"\npicture: {out / 'one_shot.png'}")
-
-
-def plot(
-    found: Mapping[str, list[float]],
-    dense: list[float],
-    methods: list[str],
-    patterns: list[str],
-    path: Path,
-) -> None:
-    """Perplexities: a group for each pattern, each seed a dot and their mean a bar."""
-    figure = figure_of(5.2, 3.6)
-    axes = figure.add_subplot()
-    mean = float(np.mean(dense))
-    line = axes.axhline(mean, color="0.4", linestyle="--", linewidth=1.2)
-    handles, labels = [line], [f"dense, {mean:.2f}"]
-    for n, method in enumerate(methods):
-        for place, pattern in enumerate(patterns):
-            values = found[f"{method}, {pattern}"]
-            x = place + 0.22 * (n - (len(methods) - 1) / 2)
-            axes.plot(np.full(len(values), x), values, "o", color=COLOURS[n], markersize=4)
-            high = float(np.mean(values))
-            bar = axes.hlines(high, x - 0.09, x + 0.09, color=COLOURS[n], linewidth=2.5)
-            axes.annotate(
-                f"{high:.2f}", (x, max(values)), (0, 5), textcoords="offset points", ha="center"
-            )
-        handles.append(bar)
-        labels.append(method)
-    axes.set_xticks(range(len(patterns)), [f"{p} kept" if "%" in p else p for p in patterns])
-    axes.set_xlim(-0.6, len(patterns) - 0.4)
-    axes.margins(y=0.12)
-    axes.set_ylabel("perplexity of a character")
-    axes.grid(axis="y", alpha=0.3)
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
-    save(figure, path)
+    curves = {m: (patterns, [found[f"{m}, {p}"] for p in patterns]) for m in methods}
+    labels = ("weights kept", "perplexity of a character")
+    common.draw({what: curves}, out / "one_shot.png", *labels, level=float(np.mean(dense)))
+    print(f"\npicture: {out / 'one_shot.png'}\npage: {jsparse.report.page(out)}")
 
 
 if __name__ == "__main__":

@@ -125,11 +125,7 @@ def main(settings: Settings) -> None:
     images = common.first_samples(images, settings.samples)
     out = Path(settings.out or f"runs/set_rigl/{settings.network}")
     settings = dataclasses.replace(settings, out=str(out))
-    prepare = common.standardise(images.train_x)
-    inputs = common.Inputs(
-        train=lambda key, x: prepare(x) if small else common.pad_crop_flip(key, prepare(x)),
-        test=prepare,
-    )
+    inputs = common.standardised(images, None if small else common.pad_crop_flip)
     steps = settings.epochs * max(1, len(images.train_x) // settings.batch)
     rate = optax.cosine_decay_schedule(settings.learning_rate, steps)
     tx = optax.chain(optax.add_decayed_weights(settings.decay), optax.sgd(rate, 0.9))
@@ -150,14 +146,7 @@ def main(settings: Settings) -> None:
     what = f"{settings.network}, {settings.extent}"
     print(f"{images.name}, {what}, last epoch (test data):\n")
     print(common.table(["", "density [%]", "accuracy [%]", "" if small else "published"], rows))
-    points = [
-        common.Point(*name.split(", ")[:2], numbers)
-        for name, numbers in found.items()
-        if name != "dense"
-    ]
-    counted = {"density": "weights left [%]"}
-    common.plot_tradeoff(points, found["dense"]["accuracy"], counted, out / "tradeoff.png")
-    print(f"\npicture: {out / 'tradeoff.png'}")
+    common.tradeoff(found, out)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,6 @@ from flax import nnx
 
 import jsparse
 from experiments import common
-from experiments.common.plots import COLOURS, figure_of, save
 from jsparse._paths import path_of
 from jsparse._surgery import copied
 from jsparse.export import Cut, Record, shrink_training
@@ -268,6 +267,9 @@ def train(settings: Settings, images: common.Images, run: common.Run) -> dict[st
     all_three = {"dense": Contestant(dense, settings)} | all_three
     masked, shrunk = all_three["masked"], all_three["shrunk"]
     record = Record()
+    steps = settings.epochs * (len(images.train_x) // settings.batch)
+    common.header(run.folder, f"{settings.network} on {images.name}", 3, f"{steps} steps")
+    progress = common.Epochs(0, 1, settings.network)
     for turn, now in enumerate(batches(images, settings)):
         if turn == 0:
             for one in all_three.values():
@@ -283,6 +285,7 @@ def train(settings: Settings, images: common.Images, run: common.Run) -> dict[st
             numbers[f"{name}_loss"] = float(np.mean(one.losses[-settings.turn :]))
             numbers[f"{name}_seconds"] = one.clock[-1]
         run.log((turn + 1) * settings.turn, **numbers)
+        progress.within((turn + 1) * settings.turn, steps)
     return all_three
 
 
@@ -298,26 +301,12 @@ def last_turns(one: Contestant, turns: int) -> float:
 
 def draw(all_three: Mapping[str, Contestant], settings: Settings, path: Path) -> None:
     """Loss over steps and over seconds, each point the mean of a turn."""
-    figure = figure_of(9.0, 3.8)
-    left, right = figure.subplots(1, 2, sharey=True)
-    styles = {"dense": (COLOURS[4], "-", 1.2), "masked": (COLOURS[0], "-", 3.0)}
-    styles["shrunk"] = (COLOURS[5], "--", 1.4)
-    for name, (colour, style, width) in styles.items():
-        one = all_three[name]
+    panels: dict[str, dict] = {"over train steps": {}, "over seconds of training": {}}
+    for name, one in all_three.items():
         losses = np.asarray(one.losses).reshape(-1, settings.turn).mean(axis=1)
-        look = {"color": colour, "linestyle": style, "linewidth": width}
-        left.plot(settings.turn * np.arange(1, len(losses) + 1), losses, **look)
-        right.plot(one.clock, losses, label=f"{name}, {one.clock[-1]:.0f} s", **look)
-    for step_ in range(settings.every, len(all_three["dense"].losses), settings.every):
-        left.axvline(step_, color="0.55", linewidth=0.8, zorder=0)
-    left.set_xlabel("train step (grey: made smaller)")
-    right.set_xlabel("seconds of training")
-    left.set_ylabel("loss of the task")
-    for axes in (left, right):
-        axes.set_yscale("log")
-        axes.grid(color="0.93")
-    right.legend(frameon=False)
-    save(figure, path)
+        panels["over train steps"][name] = (settings.turn * np.arange(1, len(losses) + 1), losses)
+        panels["over seconds of training"][name] = (one.clock[-len(losses) :], losses)
+    common.draw(panels, path, "", "loss of the task", log="y")
 
 
 def compared(
@@ -376,7 +365,7 @@ def show(final: Mapping[str, Any], settings: Settings, images: common.Images, ou
     header = ["", "parameters", "seconds", "of them shrinking", "last steps [ms]", "/ dense"]
     print(common.table([*header, "loss", "accuracy [%]"], rows))
     print(f"\nshrunk against masked, largest relative difference of a loss: {final['apart']:.1e}")
-    print(f"picture: {out / 'loss.png'}")
+    print(f"picture: {out / 'loss.png'}\npage: {jsparse.report.page(out)}")
 
 
 if __name__ == "__main__":

@@ -131,11 +131,7 @@ def main(settings: Settings) -> None:
     images = common.first_samples(images, settings.samples)
     out = Path(settings.out or f"runs/structured/{settings.network}")
     settings = dataclasses.replace(settings, out=str(out))
-    prepare = common.standardise(images.train_x)
-    augment = common.pad_crop_flip
-    inputs = common.Inputs(
-        train=lambda key, x: prepare(x) if small else augment(key, prepare(x)), test=prepare
-    )
+    inputs = common.standardised(images, None if small else common.pad_crop_flip)
     steps = settings.epochs * max(1, len(images.train_x) // settings.batch)
     rate = optax.piecewise_constant_schedule(settings.learning_rate, {round(0.8 * steps): 0.1})
     made = contestants(settings, steps)
@@ -147,14 +143,7 @@ def main(settings: Settings) -> None:
     print(f"{images.name}, {what}, last epoch (test data):\n")
     header = ["", "density [%]", "channels left [%]", "accuracy [%]"]
     print(common.table(header, rows))
-    points = [
-        common.Point(*name.split(", ")[:2], numbers)
-        for name, numbers in found.items()
-        if name != "dense"
-    ]
-    counted = {"density": "weights left [%]", "channels": "channels left [%]"}
-    common.plot_tradeoff(points, found["dense"]["accuracy"], counted, out / "tradeoff.png")
-    print(f"\npicture: {out / 'tradeoff.png'}")
+    common.tradeoff(found, out, {"density": "weights", "channels": "channels"})
 
 
 if __name__ == "__main__":

@@ -3,129 +3,73 @@
 All densities and accuracies are fractions (0 to 1); only what is printed or drawn is in percent.
 """
 
-from experiments.common.augment import (
-    pad_crop_flip,
-    shift_flip,
-    standardise,
-    standardise_channels,
-)
-from experiments.common.bottleneck import BottleneckNet
-from experiments.common.checkpoint import CorruptCheckpoint
-from experiments.common.cifar import cifar10, cifar100, colour_digits
-from experiments.common.compare import (
-    Contestant,
-    Point,
-    Results,
-    compare,
-    percent,
-    plot_league,
-    plot_ranks,
-    plot_tradeoff,
-)
-from experiments.common.convolution import compiler_options, convolution, max_pool
-from experiments.common.curves import Curve, plot_rounds
-from experiments.common.data import digits, mnist
-from experiments.common.imagenet import imagenet
-from experiments.common.lenet import LeNet5, LeNet300, SmallConvNet, torch_init
-from experiments.common.plots import plot_epochs, plot_first_layer, plot_kernels, plot_layers
-from experiments.common.recurrence import run_lstm
-from experiments.common.resnet import ResNet
-from experiments.common.run import Diverged, Run, check_finite, open_run
-from experiments.common.seeds import Seeds, SeedTraining, build, networks, per_seed
-from experiments.common.show import Epochs, counted, mean_std, table
-from experiments.common.sources import DataError, Images, first_samples
-from experiments.common.study import (
-    Published,
-    StudySettings,
-    TrainSettings,
-    learning_rate,
-    start,
-    study,
-)
-from experiments.common.sweep import (
-    Inputs,
-    Sweep,
-    in_turn,
-    over_devices,
-    side_by_side,
-    to_float,
-    turns_on_cpu,
-)
-from experiments.common.text import Text, shakespeare, stretches
-from experiments.common.transformer import Transformer, next_character_loss
-from experiments.common.vgg import VGG16
-from experiments.common.wide_resnet import WideResNet
-
-__all__ = [
-    "VGG16",
-    "BottleneckNet",
-    "Contestant",
-    "CorruptCheckpoint",
-    "Curve",
-    "DataError",
-    "Diverged",
-    "Epochs",
-    "Images",
-    "Inputs",
-    "LeNet5",
-    "LeNet300",
-    "Point",
-    "Published",
-    "ResNet",
-    "Results",
-    "Run",
-    "SeedTraining",
-    "Seeds",
-    "SmallConvNet",
-    "StudySettings",
-    "Sweep",
-    "Text",
-    "TrainSettings",
-    "Transformer",
-    "WideResNet",
-    "build",
-    "check_finite",
-    "cifar10",
-    "cifar100",
-    "colour_digits",
-    "compare",
-    "compiler_options",
-    "convolution",
-    "counted",
-    "digits",
-    "first_samples",
-    "imagenet",
-    "in_turn",
-    "learning_rate",
-    "max_pool",
-    "mean_std",
-    "mnist",
-    "networks",
-    "next_character_loss",
-    "open_run",
-    "over_devices",
-    "pad_crop_flip",
-    "per_seed",
-    "percent",
-    "plot_epochs",
-    "plot_first_layer",
-    "plot_kernels",
-    "plot_layers",
-    "plot_league",
-    "plot_ranks",
-    "plot_rounds",
-    "plot_tradeoff",
-    "run_lstm",
-    "shakespeare",
-    "shift_flip",
-    "side_by_side",
-    "standardise",
-    "standardise_channels",
-    "start",
-    "stretches",
-    "study",
-    "table",
-    "to_float",
-    "torch_init",
-    "turns_on_cpu",
-]
+from experiments.common.compare import Contestant as Contestant
+from experiments.common.compare import Results as Results
+from experiments.common.compare import compare as compare
+from experiments.common.compare import show_pages as show_pages
+from experiments.common.compare import tradeoff as tradeoff
+from experiments.common.data.augment import pad_crop_flip as pad_crop_flip
+from experiments.common.data.augment import shift_flip as shift_flip
+from experiments.common.data.augment import standardise as standardise
+from experiments.common.data.augment import standardise_channels as standardise_channels
+from experiments.common.data.cifar import cifar10 as cifar10
+from experiments.common.data.cifar import cifar100 as cifar100
+from experiments.common.data.cifar import colour_digits as colour_digits
+from experiments.common.data.imagenet import imagenet as imagenet
+from experiments.common.data.mnist import digits as digits
+from experiments.common.data.mnist import mnist as mnist
+from experiments.common.data.sources import DataError as DataError
+from experiments.common.data.sources import Images as Images
+from experiments.common.data.sources import first_samples as first_samples
+from experiments.common.data.text import Text as Text
+from experiments.common.data.text import shakespeare as shakespeare
+from experiments.common.data.text import stretches as stretches
+from experiments.common.networks.bottleneck import BottleneckNet as BottleneckNet
+from experiments.common.networks.convolution import compiler_options as compiler_options
+from experiments.common.networks.convolution import convolution as convolution
+from experiments.common.networks.convolution import max_pool as max_pool
+from experiments.common.networks.lenet import LeNet5 as LeNet5
+from experiments.common.networks.lenet import LeNet300 as LeNet300
+from experiments.common.networks.lenet import SmallConvNet as SmallConvNet
+from experiments.common.networks.lenet import torch_init as torch_init
+from experiments.common.networks.recurrence import run_lstm as run_lstm
+from experiments.common.networks.resnet import ResNet as ResNet
+from experiments.common.networks.transformer import Transformer as Transformer
+from experiments.common.networks.transformer import next_character_loss as next_character_loss
+from experiments.common.networks.vgg import VGG16 as VGG16
+from experiments.common.networks.wide_resnet import WideResNet as WideResNet
+from experiments.common.run import Run as Run
+from experiments.common.run import check_finite as check_finite
+from experiments.common.run import open_run as open_run
+from experiments.common.seeds import Seeds as Seeds
+from experiments.common.seeds import SeedTraining as SeedTraining
+from experiments.common.seeds import build as build
+from experiments.common.seeds import networks as networks
+from experiments.common.seeds import per_seed as per_seed
+from experiments.common.settings import FREE as FREE
+from experiments.common.settings import Diverged as Diverged
+from experiments.common.settings import RunSettings as RunSettings
+from experiments.common.settings import StudySettings as StudySettings
+from experiments.common.settings import TrainSettings as TrainSettings
+from experiments.common.settings import learning_rate as learning_rate
+from experiments.common.settings import start as start
+from experiments.common.show import Epochs as Epochs
+from experiments.common.show import counted as counted
+from experiments.common.show import draw as draw
+from experiments.common.show import header as header
+from experiments.common.show import mean_std as mean_std
+from experiments.common.show import percent as percent
+from experiments.common.show import save as save
+from experiments.common.show import table as table
+from experiments.common.sweep import Inputs as Inputs
+from experiments.common.sweep import Sweep as Sweep
+from experiments.common.sweep import in_turn as in_turn
+from experiments.common.sweep import over_devices as over_devices
+from experiments.common.sweep import side_by_side as side_by_side
+from experiments.common.sweep import standardised as standardised
+from experiments.common.sweep import to_float as to_float
+from experiments.common.sweep import turns_on_cpu as turns_on_cpu
+from experiments.common.train import Published as Published
+from experiments.common.train import results as results
+from experiments.common.train import study as study
+from experiments.common.train import train as train

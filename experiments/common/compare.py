@@ -1,6 +1,6 @@
 """Many sparse networks beside each other: same network, data and seeds, one run folder each."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +10,12 @@ import optax
 from flax import nnx
 
 import jsparse
-from experiments.common.plots import COLOURS, figure_of, save
+from experiments.common.data.sources import Images
 from experiments.common.run import Run, open_run
-from experiments.common.show import mean_std
-from experiments.common.sources import Images
-from experiments.common.study import TrainSettings
+from experiments.common.settings import TrainSettings
+from experiments.common.show import draw
 from experiments.common.sweep import Inputs, Runs, Sweep, in_turn
-from experiments.common.training import results, train
+from experiments.common.train import results, train
 from jsparse._slots import sparse_parts
 from jsparse._sparse import Learned
 from jsparse.optim import Control
@@ -105,7 +104,7 @@ class _Race(NamedTuple):
         epochs = self.settings.epochs
         state = train(run, sweep, self.images, start=start, epochs=epochs, begin=begin)
         models = [sweep.model(state, n) for n in range(seeds)]
-        (run.folder / "report.txt").write_text(f"{jsparse.summary(models[0])}\n")
+        jsparse.report.save(models[0], run.folder)
         channels = [channels_left(model) for model in models]
         run.finish(**results(run, range(seeds)), channels=channels)
         return run.final()
@@ -155,182 +154,37 @@ def channels_left(model: nnx.Module) -> float:
     return left / total if total else 1.0
 
 
-def percent(values: Sequence[float]) -> str:
-    """Mean and deviation of fractions, in percent."""
-    return mean_std([100 * value for value in values])
-
-
-def deviation(values: Sequence[float]) -> float:
-    """Sample standard deviation; 0 for one value."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-
-
-class Point(NamedTuple):
-    """A contestant in a picture.
-
-    Attributes:
-      method: what is compared; a colour each.
-      panel: the column it belongs to.
-      numbers: its results.
-    """
-
-    method: str
-    panel: str
-    numbers: dict[str, list[float]]
-
-
-def plot_tradeoff(
-    points: Sequence[Point],
-    dense: Sequence[float],
-    rows: Mapping[str, str],
-    path: str | Path,
+def tradeoff(
+    found: Results,
+    out: Path,
+    counts: Mapping[str, str] = {"density": "weights"},
 ) -> None:
-    """Accuracy against what is left: a column for each panel, a row for each way of counting.
+    """Draw tradeoff.png, accuracy against what is left, and write compare.html; say where.
 
     Args:
-      points: with the results of each contestant.
-      dense: accuracy of the dense network, [seeds].
-      rows: label of the horizontal axis by the key of the results that it shows.
-      path: the PNG file.
+      found: results of contestants called "METHOD, PANEL, ..." and "dense".
+      out: the folder of all runs.
+      counts: what is counted, by the key of the results that says how much of it is left.
     """
-    panels = list(dict.fromkeys(point.panel for point in points))
-    methods = list(dict.fromkeys(point.method for point in points))
-    figure = figure_of(2.8 * len(panels) + 0.6, 2.6 * len(rows) + 0.7)
-    grid = figure.subplots(len(rows), len(panels), squeeze=False, sharey=True, sharex="row")
-    lowest = min(100 * np.mean(p.numbers["accuracy"]) for p in points)
-    top = 100 * max([np.mean(dense), *(np.mean(p.numbers["accuracy"]) for p in points)])
-    for row, (key, label) in zip(grid, rows.items(), strict=True):
-        widest = max(100 * np.mean(p.numbers[key]) for p in points)
-        for axes, panel in zip(row, panels, strict=True):
-            axes.axhline(100 * np.mean(dense), color="0.4", linestyle="--", linewidth=1.2)
-            for colour, method in zip(COLOURS, methods, strict=False):
-                mine = [p.numbers for p in points if (p.method, p.panel) == (method, panel)]
-                mine.sort(key=lambda n: np.mean(n[key]))
-                if not mine:
-                    continue
-                axes.errorbar(
-                    [100 * np.mean(n[key]) for n in mine],
-                    [100 * np.mean(n["accuracy"]) for n in mine],
-                    yerr=[100 * deviation(n["accuracy"]) for n in mine],
-                    color=colour,
-                    marker="o",
-                    markersize=4,
-                    linewidth=1.5,
-                    capsize=2,
-                )
-            axes.set_xlim(0, 104 if widest > 50 else 1.1 * widest)
-            axes.set_xlabel(label)
-            axes.set_ylim(lowest - 0.05 * (top - lowest) - 0.1, top + 0.05 * (top - lowest) + 0.1)
-            axes.grid(alpha=0.3)
-        row[0].set_ylabel("test accuracy [%]")
-    for axes, panel in zip(grid[0], panels, strict=True):
-        axes.set_title(panel, fontsize=11)
-    handles = [_line(colour, "-", method) for colour, method in zip(COLOURS, methods, strict=False)]
-    handles.append(_line("0.4", "--", f"dense, {100 * np.mean(dense):.2f} %"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
-    save(figure, path)
+    panels: dict[str, dict[str, list]] = {}
+    for key, what in counts.items():
+        for name in sorted(found.keys() - {"dense"}, key=lambda n: np.mean(found[n][key])):
+            method, panel = name.split(", ")[:2]
+            title = f"{panel}: {what}" if len(counts) > 1 else panel
+            panels.setdefault(title, {}).setdefault(method, []).append(
+                (100 * np.mean(found[name][key]), 100 * np.array(found[name]["accuracy"]))
+            )
+    drawn = {t: {m: tuple(zip(*p, strict=True)) for m, p in ms.items()} for t, ms in panels.items()}
+    level = 100 * float(np.mean(found["dense"]["accuracy"]))
+    draw(drawn, out / "tradeoff.png", "left [%]", "test accuracy [%]", level=level)
+    show_pages(found, out, out / "tradeoff.png")
 
 
-def plot_league(
-    families: Mapping[str, Mapping[str, Sequence[dict[str, list[float]]]]],
-    dense: Sequence[float],
-    path: str | Path,
-    worst: float = 0.15,
-) -> None:
-    """Accuracy of many methods, a line each, best of a family on top; the colour is the density.
-
-    Args:
-      families: results of each method, one for each density, by family and method.
-      dense: accuracies of the dense network.
-      path: the PNG file.
-      worst: loss of accuracy beyond which a mark is put at the edge, as an arrow.
-    """
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import LogNorm
-
-    families = {family: methods for family, methods in families.items() if methods}
-    every = [n for methods in families.values() for marks in methods.values() for n in marks]
-    densities = [100 * np.mean(n["density"]) for n in every]
-    colours = LogNorm(max(0.1, min(densities)), max(densities))
-    lines = sum(map(len, families.values())) + len(families)
-    figure = figure_of(8.0, 0.27 * lines + 1.3)
-    axes, bar = figure.subplots(1, 2, width_ratios=(30, 1))
-    full = 100 * float(np.mean(dense))
-    lowest = min(100 * np.mean(n["accuracy"]) for n in every)
-    edge = max(full - 100 * worst, lowest - 0.2)
-    place, labels = 0, {}
-    for family, methods in families.items():
-        axes.text(0.01, place, family, transform=axes.get_yaxis_transform(), style="italic",
-                  va="center", color="0.35")  # fmt: skip
-        place += 1
-        last = lambda marks: min((np.mean(n["density"]), np.mean(n["accuracy"])) for n in marks)[1]
-        for name in sorted(methods, key=lambda name: last(methods[name]), reverse=True):
-            marks = sorted(methods[name], key=lambda n: np.mean(n["density"]))
-            x = np.array([100 * np.mean(n["accuracy"]) for n in marks])
-            spread = [100 * deviation(n["accuracy"]) for n in marks]
-            axes.plot(np.clip(x, edge, None), np.full(len(x), place), color="0.8", zorder=1)
-            for value, width, n in zip(x, spread, marks, strict=True):
-                colour = _density_colour(colours, 100 * np.mean(n["density"]))
-                if value < edge:
-                    axes.plot(edge, place, marker="<", color=colour, markersize=7, zorder=2)
-                else:
-                    axes.errorbar(value, place, xerr=width, fmt="o", color=colour, capsize=2,
-                                  markersize=6, linewidth=1.2, zorder=2)  # fmt: skip
-            labels[place] = name
-            place += 1
-    axes.axvline(full, color="0.4", linestyle="--", linewidth=1.2)
-    axes.set_yticks(list(labels), list(labels.values()))
-    axes.set_ylim(place - 0.4, -0.7)
-    axes.set_xlabel(f"test accuracy [%]; dense (dashed) {full:.2f}")
-    axes.grid(axis="x", alpha=0.3)
-    scale = ScalarMappable(colours, "viridis_r")
-    ticks = [t for t in (0.5, 1, 2, 5, 10, 20, 50, 100) if colours.vmin <= t <= colours.vmax]
-    drawn = figure.colorbar(scale, cax=bar, label="weights left [%]", ticks=ticks)
-    drawn.ax.set_yticklabels([f"{t:g}" for t in ticks])
-    drawn.ax.minorticks_off()
-    save(figure, path)
-
-
-def _density_colour(scale: Any, density: float) -> Any:
-    from matplotlib import colormaps
-
-    return colormaps["viridis_r"](scale(density))
-
-
-def _line(colour: str, style: str, label: str):
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=colour, linestyle=style, linewidth=1.8, label=label)
-
-
-def plot_ranks(
-    marks: Mapping[tuple[str, str], Sequence[float]], dense: Sequence[float], path: str | Path
-) -> None:
-    """Accuracy of methods (colours) in groups (columns): each seed a dot, their mean a bar.
-
-    Args:
-      marks: accuracies over the seeds, by method and group.
-      dense: those of the dense network.
-      path: the PNG file.
-    """
-    methods = list(dict.fromkeys(method for method, _ in marks))
-    groups = list(dict.fromkeys(group for _, group in marks))
-    figure = figure_of(1.6 * len(groups) + 2.0, 3.6)
-    axes = figure.add_subplot()
-    axes.axhline(100 * np.mean(dense), color="0.4", linestyle="--", linewidth=1.2)
-    for n, method in enumerate(methods):
-        for place, group in enumerate(groups):
-            values = 100 * np.asarray(marks.get((method, group), ()))
-            if not values.size:
-                continue
-            x = place + 0.22 * (n - (len(methods) - 1) / 2)
-            axes.plot(np.full(values.shape, x), values, "o", color=COLOURS[n], markersize=4)
-            axes.hlines(values.mean(), x - 0.09, x + 0.09, color=COLOURS[n], linewidth=2.5)
-    axes.set_xticks(range(len(groups)), groups)
-    axes.set_xlim(-0.6, len(groups) - 0.4)
-    axes.set_ylabel("test accuracy [%]")
-    axes.grid(axis="y", alpha=0.3)
-    handles = [_line(colour, "-", name) for colour, name in zip(COLOURS, methods, strict=False)]
-    handles.append(_line("0.4", "--", f"dense, {100 * np.mean(dense):.2f} %"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
-    save(figure, path)
+def show_pages(names: Iterable[str], out: Path, *pictures: Path) -> None:
+    """Write page.html of each run and compare.html of all, and say where pictures and pages are."""
+    folders = [out / name for name in names]
+    for folder in folders:
+        jsparse.report.page(folder)
+    page = jsparse.report.compare(folders, out / "compare.html")
+    print(f"\npicture: {', '.join(map(str, pictures))}")
+    print(f"page: {page}, and page.html in the folder of each run")

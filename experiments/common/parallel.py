@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jsparse
-from experiments.common.stream import Batch
+from experiments.common.data.stream import Batch
 
 TOP = (1, 5)
 """An image counts as right where its class is among so many of the likeliest."""

@@ -1,7 +1,7 @@
 """A run's folder: settings.json, log.jsonl, checkpoints/ and, when all is done, final.json.
 
-A run killed at any moment is opened again with the same settings and goes on from its last
-checkpoint, as if nothing had happened:
+A run killed at any moment is opened again with the same settings and continues from its last
+checkpoint (`jsparse.Checkpoints`) as if nothing had happened:
 
     run = open_run(settings.out, settings, data=images.name)
     if not run.complete:
@@ -16,6 +16,7 @@ checkpoint, as if nothing had happened:
 """
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -24,15 +25,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.common import checkpoint
-from experiments.common.settings import environment, flatten, plain
-from jsparse._storage.files import newest_whole, write_whole
-
-KEPT = 2
-
-
-class Diverged(RuntimeError):
-    """The loss or a weight is no longer a number."""
+import jsparse
+from experiments.common.settings import Diverged, environment, flatten, plain
+from jsparse._storage.files import write_whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,23 +83,24 @@ class Run:
                 ) from error
         return rows
 
+    @functools.cached_property
+    def checkpoints(self) -> jsparse.Checkpoints:
+        """The last two states."""
+        return jsparse.Checkpoints(self.folder / "checkpoints")
+
     def save(self, step: int, tree: Any) -> None:
-        """Writes a checkpoint whole or not at all, and keeps the last two up to this step.
+        """Save a state, whole or not at all: modules, arrays, typed keys and numbers in a tree.
 
         Args:
             step: Steps or epochs done.
-            tree: A pytree of arrays, typed keys and numbers, such as `nnx.state(model)`.
+            tree: The state.
         """
-        write_whole(self._path(step), checkpoint.pack(step, tree))
-        upto = [path for path in self.checkpoints() if path <= self._path(step)]
-        for path in self.checkpoints():  # later ones come from a run that was begun anew
-            if path not in upto[-KEPT:]:
-                path.unlink()
+        self.checkpoints.save(step, tree)
 
     def load(self, tree: Any) -> tuple[int, Any]:
         """The newest good checkpoint, or `(0, tree)` where nothing was saved.
 
-        Rows logged after it are dropped, so that no step is logged twice.
+        Rows logged after it are dropped, so no step is logged twice.
 
         Args:
             tree: The state at the start; gives structure, shapes, dtypes and devices.
@@ -116,41 +112,23 @@ class Run:
             CorruptCheckpoint: There are checkpoints and all are damaged.
             ValueError: A checkpoint has other paths, shapes or dtypes than `tree`.
         """
-        found = newest_whole(
-            self.checkpoints(),
-            checkpoint.read,
-            lambda line: print(line, file=sys.stderr),
-            f"delete {self.folder} to begin anew, or choose another --out",
-        )
-        if found:
-            path, stored = found
-            tree = checkpoint.fill(tree, stored, path)
-            self.forget_after(stored.step)
-            return stored.step, tree
-        self.forget_after(0)
-        return 0, tree
+        step, tree, _ = self.checkpoints.restore(tree)
+        self.forget_after(step)
+        return step, tree
 
     def forget_after(self, step: int) -> None:
-        """Drops the rows logged after a step from which the run goes on, and says so."""
+        """Drops the rows logged after a step from which the run continues, and says so."""
         self._keep([row for row in self.rows() if row["step"] <= step])
         if step:
-            print(f"{self.folder}: goes on after step {step}", file=sys.stderr)
+            print(f"{self.folder}: continues after step {step}", file=sys.stderr)
 
     def tidy(self) -> None:
         """Removes what a kill left half done: a torn log line, files not yet in place."""
-        for path in [*self.folder.glob(".*.part"), *self.folder.glob("checkpoints/.*.part")]:
-            if path.is_file():  # a folder is one of `jsparse.Checkpoints`, which clears its own
-                path.unlink()
+        for path in self.folder.glob(".*.part"):
+            path.unlink()
         log = self.folder / "log.jsonl"
         if log.is_file() and not log.read_bytes().endswith(b"\n"):
             self._keep(self.rows())
-
-    def checkpoints(self) -> list[Path]:
-        """The checkpoints, oldest first: files, or folders of `jsparse.Checkpoints`."""
-        return sorted((self.folder / "checkpoints").glob("step_*"))
-
-    def _path(self, step: int) -> Path:
-        return self.folder / "checkpoints" / f"step_{int(step):012d}.npz"
 
     def _keep(self, rows: list[dict[str, Any]]) -> None:
         write_whole(self.folder / "log.jsonl", b"".join(_json(row) for row in rows))
@@ -239,8 +217,8 @@ def check_finite(
     if math.isfinite(value):
         return
     layers = ", ".join(f"{path} {float(density):.2%}" for path, density in densities.items())
-    saved = run.checkpoints()
-    kept = f"the last good state is kept in {saved[-1]}" if saved else "no state was saved yet"
+    saved = run.checkpoints.steps()
+    kept = f"step {saved[-1]} is kept in {run.checkpoints.folder}" if saved else "nothing was saved"
     raise Diverged(
         f"{name} is {float(value)} at step {step}; densities: {layers or 'not given'}; {kept}; "
         "try a smaller learning rate or a smaller alpha"

@@ -16,7 +16,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse
-from experiments.common.sources import Images
+from experiments.common.data.sources import Images
 from experiments.common.sweep import PIXELS, Inputs, side_by_side
 from jsparse.prune._choice import Choice
 

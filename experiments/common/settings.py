@@ -1,16 +1,161 @@
-"""Settings as plain JSON values, and where a run was made."""
+"""What experiments can set, how settings become JSON, and where a run was made."""
 
 import dataclasses
 import enum
+import math
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
+import optax
+import tyro
 
+import jsparse
+from experiments.common.data.sources import Images
+from experiments.common.show import counted
 from jsparse.report import versions
+
+FREE = {"free": True}
+
+
+class Diverged(RuntimeError):
+    """The loss or a weight is no longer a number."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What every experiment can set; neither changes a number, so both may change later."""
+
+    data: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
+        default="", metadata=FREE
+    )
+    """Folder with the official files; else $JSPARSE_DATA, a download, or a stand-in (said)."""
+    out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
+        default="", metadata=FREE
+    )
+    """Run folder, by default runs/EXPERIMENT/...; a killed run continues from there."""
+
+    def check_positive(self, *names: str) -> None:
+        """Refuse numbers below 1.
+
+        Raises:
+          ValueError: a setting with one of these names is below 1.
+        """
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} got {getattr(self, name)}; give 1 or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings(RunSettings):
+    """What every experiment that trains can set."""
+
+    seeds: int = 5
+    """Runs of each network, in the same program."""
+    epochs: int
+    """Passes over the training data."""
+    batch: int
+    """Samples a step."""
+    learning_rate: float
+    """At the start."""
+
+    def __post_init__(self) -> None:
+        self.check_positive("seeds", "epochs", "batch")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"--learning-rate got {self.learning_rate}; give a number above 0")
+
+    @property
+    def extent(self) -> str:
+        """Epochs and seeds, for the line above a table."""
+        return f"{counted(self.epochs, 'epoch')}, {counted(self.seeds, 'seed')}"
+
+    def check_densities(self, densities: Sequence[float]) -> None:
+        """Refuse densities at which nothing, or everything, would be left.
+
+        Raises:
+          ValueError: there are none, or one is not in (0, 1).
+        """
+        if not densities or not all(0 < d < 1 for d in densities):
+            raise ValueError(f"--densities are fractions in (0, 1), got {densities}")
+
+    def check_batch(self, images: Images) -> None:
+        """Refuse a batch larger than the training set.
+
+        Raises:
+          ValueError: it is.
+        """
+        if self.batch > len(images.train_x):
+            raise ValueError(
+                f"--batch got {self.batch}; give at most the {len(images.train_x)} training "
+                f"samples of {images.name}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudySettings(TrainSettings):
+    """What every study of learned thresholds can set."""
+
+    alphas: tuple[float, ...]
+    """Weights of the regulariser; all are trained in one program."""
+    density: float = 1.0
+    """Below 1: steer alpha, from the one given, to end at this density."""
+    decay: float = 0.0
+    """Fraction of the run, at its end, over which the learning rate falls to 0 along a cosine."""
+    dense: bool = dataclasses.field(default=True, metadata=FREE)
+    """Train the dense network too; may also be done later, into the same folder."""
+    first_seed: int = 1
+    """Of the runs; to add seeds to a study that is done, with another --out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.density <= 1:
+            raise ValueError(f"--density is a fraction in (0, 1], got {self.density}")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"--decay is a fraction of the run in [0, 1], got {self.decay}")
+        names = {f"{alpha:g}" for alpha in self.alphas}  # under which results are kept
+        right = all(0 <= alpha < math.inf for alpha in self.alphas)
+        if not self.alphas or len(names) < len(self.alphas) or not right:
+            raise ValueError(
+                f"--alphas got {self.alphas}; give one or more, each once, 0 or more, with at most "
+                "six digits"
+            )
+        if self.density < 1 and (len(self.alphas) > 1 or self.alphas[0] == 0):
+            raise ValueError(
+                f"--density {self.density} needs one alpha above 0, got --alphas {self.alphas}"
+            )
+
+
+def start(main: Callable, settings: type, text: str, *quick: TrainSettings) -> None:
+    """Run an experiment from the command line; what it refuses is one line, not a traceback.
+
+    Args:
+      main: takes the settings.
+      settings: their class.
+      text: the experiment's description.
+      *quick: the settings that --quick starts from, where there is such a flag.
+    """
+    try:
+        default = {"default": quick[0]} if quick and "--quick" in sys.argv else {}
+        called = sys.modules["__main__"].__spec__  # of `python -m experiments.NAME`
+        prog = f"python -m {called.name}" if called else None
+        main(tyro.cli(settings, prog=prog, description=text, **default))
+    except (OSError, ValueError, ImportError, jsparse.CorruptCheckpoint, Diverged) as error:
+        sys.exit(f"error: {error}")
+
+
+def learning_rate(settings: StudySettings, samples: int) -> optax.Schedule:
+    """Constant, as in the paper, until it decays; by step."""
+    steps = settings.epochs * (samples // settings.batch)
+    tail = round(settings.decay * steps)
+    flat = optax.constant_schedule(settings.learning_rate)
+    if not tail:
+        return flat
+    fall = optax.cosine_decay_schedule(settings.learning_rate, tail)
+    return optax.join_schedules([flat, fall], [steps - tail])
 
 
 def plain(value: Any, name: str) -> Any:

@@ -1,11 +1,23 @@
-"""Numbers in text: means over seeds, aligned tables, progress by epoch."""
+"""What a user sees: means over seeds, aligned tables, progress by epoch, and pictures of studies.
 
+A single run is shown by its page (`jsparse.report.page`); `draw` is for what compares many.
+"""
+
+import io
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jsparse._storage.files import write_whole
+
+# Okabe and Ito (2008), without the yellow, which is too light for lines.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+Curves = Mapping[str, tuple[Sequence[Any], Any]]
+"""By name: x [n], numbers or words, and y, [n] or [n, seeds]."""
 
 
 def mean_std(values: Sequence[float], digits: int = 2) -> str:
@@ -25,6 +37,11 @@ def mean_std(values: Sequence[float], digits: int = 2) -> str:
     if numbers.size == 1:
         return f"{numbers[0]:.{digits}f} (one seed)"
     return f"{numbers.mean():.{digits}f} ± {numbers.std(ddof=1):.{digits}f}"
+
+
+def percent(values: Sequence[float]) -> str:
+    """Mean and deviation of fractions, in percent."""
+    return mean_std([100 * value for value in values])
 
 
 def counted(number: int, noun: str) -> str:
@@ -63,46 +80,154 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(lines)
 
 
-class Epochs:
-    """Counts epochs `first + 1 .. last` and shows how they went.
+def draw(
+    panels: Mapping[str, Curves],
+    path: str | Path,
+    x: str,
+    y: str,
+    *,
+    log: str = "",
+    level: float | None = None,
+    columns: int = 3,
+) -> None:
+    """Curves with a bar of one deviation over the seeds, a panel for each title; a PNG file.
 
-    A bar (tqdm) where stderr is a terminal, else one line for each epoch.
+    Args:
+      panels: curves by title; a name has the same colour in all panels.
+      path: the file.
+      x: label of the horizontal axes.
+      y: label of the vertical axes.
+      log: which axes are logarithmic: "", "x", "y" or "xy".
+      level: drawn across all panels, dashed: that of the dense network.
+      columns: panels side by side, at most.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.2 * columns + 0.8, 3.9 * rows + 0.3), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey="row")
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    for axes, (title, curves) in zip(grid.flat, panels.items(), strict=False):
+        for name, (places, values) in curves.items():
+            values = np.asarray(values, float).reshape(len(places), -1)
+            spread = values.std(axis=1, ddof=1) if values.shape[1] > 1 else None
+            number, few = names.index(name), len(places) < 30
+            axes.errorbar(
+                places, values.mean(axis=1), spread, label=name, capsize=2, linewidth=1.5,
+                color=COLOURS[number % len(COLOURS)], markersize=4, marker="o" if few else "",
+                linestyle=("-", "--", ":")[number // len(COLOURS) % 3],
+            )  # fmt: skip
+        if level is not None:
+            axes.axhline(level, color="0.4", linestyle="--", linewidth=1.2, label="dense")
+        axes.set(title=title, xlabel=x, ylabel=y)
+        if "x" in log:
+            axes.set_xscale("log")
+        if "y" in log:
+            axes.set_yscale("log")
+        axes.grid(color="0.9")
+        axes.legend(fontsize=8, frameon=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    save(figure, path)
+
+
+def save(figure: Any, path: str | Path) -> None:
+    """Write a figure of matplotlib as PNG, whole or not at all."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    write_whole(Path(path), content.getvalue())
+
+
+def header(folder: Path, what: str, runs: int, length: str) -> None:
+    """Say on stderr what is trained, how many runs at once, and for how long."""
+    print(f"{folder}: {what}, {counted(runs, 'run')} at once, {length}", file=sys.stderr)
+
+
+def duration(seconds: float) -> str:
+    """Roughly how long.
+
+    >>> duration(4), duration(200), duration(9000)
+    ('4 s', '3 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+class Epochs:
+    """Counts epochs `first + 1 .. last` and shows their progress.
+
+    A bar (tqdm) where stderr is a terminal, else one line for each epoch. As soon as something is
+    measured, a line says how long all will take.
 
     Args:
         first: Epochs already done, the step that `Run.load` returned.
         last: Epochs wanted.
         name: What is being trained, shown in front.
+        unit: What an epoch is called.
     """
 
-    def __init__(self, first: int, last: int, name: str = "epoch"):
-        self._first, self._last, self._name = first, last, name
-        self._epoch, self._start = first, time.perf_counter()
-        self._terminal = sys.stderr.isatty()
-
-    def __iter__(self) -> Iterator[int]:
-        numbers = range(self._first + 1, self._last + 1)
-        if self._terminal:
+    def __init__(self, first: int, last: int, name: str = "epoch", unit: str = "epoch"):
+        self._first, self._last, self._name, self._unit = first, last, name, unit
+        self._epoch, self._start = first + 1, time.perf_counter()
+        self._mark: tuple[float, int] | None = None
+        self._told = False
+        self._bar: Any = None
+        if sys.stderr.isatty():
             from tqdm.auto import tqdm
 
-            self._bar = tqdm(numbers, desc=self._name, initial=self._first, total=self._last)
-            numbers = self._bar
-        for epoch in numbers:
+            form = "{desc}: {percentage:3.0f}%|{bar}| {n:.3g}/{total} [{elapsed}{postfix}]"
+            self._bar = tqdm(desc=name, initial=first, total=last, bar_format=form)
+
+    def __iter__(self) -> Iterator[int]:
+        for epoch in range(self._first + 1, self._last + 1):
             self._epoch, self._start = epoch, time.perf_counter()
             yield epoch
+        if self._bar is not None:
+            self._bar.close()
 
-    def show(self, *, accuracy: float, density: float) -> float:
-        """Shows the epoch in progress; returns the seconds it took so far."""
+    def within(self, done: int, steps: int) -> None:
+        """Show that some of the steps of the epoch in progress are done."""
+        now = time.perf_counter()
+        self._move(self._epoch - 1 + done / steps)
+        if self._mark is None:
+            self._mark = now, done  # what came before was also compiling
+        elif not self._told and done > self._mark[1]:
+            left = steps * (self._last - self._epoch + 1) - done
+            self._tell((now - self._mark[0]) / (done - self._mark[1]) * left)
+
+    def show(self, **numbers: Any) -> float:
+        """Show numbers of the epoch in progress, fractions in percent; the seconds it took so far.
+
+        `accuracy` and `density` are fractions.
+        """
         seconds = time.perf_counter() - self._start
-        text = (
-            f"accuracy {float(accuracy):.2%}  density {float(density):.2%}  {seconds:.1f} s/epoch"
-        )
-        if self._terminal:
+        if not self._told and self._epoch == self._first + 2:  # the first was also compiling
+            self._tell(seconds * (self._last - self._epoch))
+        forms = {"accuracy": ".2%", "density": ".2%"}
+        shown = [f"{name} {float(one):{forms.get(name, '.3f')}}" for name, one in numbers.items()]
+        text = "  ".join([*shown, f"{seconds:.1f} s/{self._unit}"])
+        if self._bar is not None:
             self._bar.set_postfix_str(text)
+            self._move(self._epoch)
         else:
             width = len(str(self._last))
-            print(
-                f"{self._name} {self._epoch:{width}d}/{self._last}  {text}",
-                file=sys.stderr,
-                flush=True,
-            )
+            self._say(f"{self._name} {self._epoch:{width}d}/{self._last}  {text}")
         return seconds
+
+    def _move(self, place: float) -> None:
+        if self._bar is not None:
+            self._bar.n = place
+            self._bar.refresh()
+
+    def _tell(self, seconds: float) -> None:
+        self._told = True
+        if seconds >= 1:
+            self._say(f"{self._name}: about {duration(seconds)} left")
+
+    def _say(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)

@@ -1,11 +1,12 @@
 """Many runs of one model in one compiled program: seeds and alphas side by side.
 
-Every array has a leading axis of runs; an epoch is one `lax.scan` inside a `vmap` over the runs,
-with the data on the device. Each run shuffles the data with its own key. Where a layer has no fast
-batched form on the CPU (convolutions, recurrences) the runs of the same program take turns. Several
-devices share the runs among them.
+Every array has a leading axis of runs; an epoch is a few compiled loops inside a `vmap` over the
+runs, with the data on the device. Each run shuffles the data with its own key. Where a layer has no
+fast batched form on the CPU (convolutions, recurrences) the runs of the same program take turns.
+Several devices share the runs among them.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,8 +20,13 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import jsparse
+from experiments.common.data.augment import standardise
+from experiments.common.data.sources import Images
 from jsparse import Revise, Revised
 from jsparse.optim import Control, threshold_parts
+
+PARTS = 10
+"""Of an epoch, between which progress is shown."""
 
 
 class Runs(NamedTuple):
@@ -62,6 +68,13 @@ class Inputs(NamedTuple):
 
 PIXELS = Inputs()
 """Pixels become [0, 1]."""
+
+
+def standardised(images: Images, augment: Callable[[Array, Array], Array] | None = None) -> Inputs:
+    """Images by the mean and deviation of the training set, then augmented for training."""
+    prepare = standardise(images.train_x)
+    train = lambda key, x: augment(key, prepare(x)) if augment else prepare(x)
+    return Inputs(train=train, test=prepare)
 
 
 class Trace(NamedTuple):
@@ -149,10 +162,14 @@ class Sweep:
         self.make, self.tx, self.batch, self.controls = make, tx, batch, tuple(controls)
         self.inputs, self.wrt = inputs, wrt
         model = make(nnx.Rngs(0))
-        self.graphdef = nnx.split(model, wrt, ...)[0]
+        self.graphdef, params, _ = nnx.split(model, wrt, ...)
         self.layers = list(jsparse.masks(model))
         self.sizes = np.array([mask.size for mask in jsparse.masks(model).values()])
-        self._epoch = jax.jit(over(self._one_epoch), donate_argnums=0)
+        count = sum(leaf.size for leaf in jax.tree.leaves(params))
+        sparse = f"{len(self.layers)} sparse layers" if self.layers else "dense"
+        self.name = f"{type(model).__name__} ({count:,} parameters, {sparse})"
+        self._planned = jax.jit(jax.vmap(self._plan, in_axes=(0, None)), static_argnums=1)
+        self._part = jax.jit(over(self._one_part), donate_argnums=0)
         self._accuracy = jax.jit(over(self._one_accuracy))
 
     def start(self, seeds: Sequence[int], alphas: Sequence[float]) -> Runs:
@@ -174,9 +191,24 @@ class Sweep:
         keys = jax.vmap(jax.random.key)(jnp.array(seeds))
         return jax.jit(jax.vmap(one))(keys, jnp.array(alphas))
 
-    def epoch(self, runs: Runs, x: Array, y: Array) -> tuple[Runs, Trace]:
-        """One pass over the data, uint8 images x [n, ...] and labels y [n]; `runs` is used up."""
-        runs, (loss, density) = self._epoch(runs, x, y)
+    def epoch(
+        self, runs: Runs, x: Array, y: Array, tell: Callable[[int, int], Any] = lambda *_: None
+    ) -> tuple[Runs, Trace]:
+        """One pass over the data, uint8 images x [n, ...] and labels y [n]; `runs` is used up.
+
+        It is made in some parts; after each of them `tell` is given the steps done and those of the
+        whole epoch.
+        """
+        count, steps = len(runs.step), len(x) // self.batch
+        runs, plan = self._planned(runs, len(x))
+        trace = jnp.zeros((count, steps)), jnp.zeros((count, steps, len(self.layers)))
+        at = (runs, plan, trace)
+        for first, last in itertools.pairwise(
+            np.linspace(0, steps, min(PARTS, steps) + 1, dtype=int)
+        ):
+            at = jax.block_until_ready(self._part(at, x, (y, first, last)))
+            tell(int(last), steps)
+        runs, _, (loss, density) = at
         return runs, Trace(np.asarray(loss), np.asarray(density))
 
     def accuracy(self, runs: Runs, x: Array, y: Array) -> np.ndarray:
@@ -226,18 +258,28 @@ class Sweep:
         model.eval()
         return model
 
-    def _one_epoch(self, runs: Runs, x: Array, y: Array) -> tuple[Runs, tuple[Array, Array]]:
+    def _plan(self, runs: Runs, samples: int) -> tuple[Runs, tuple[Array, Array]]:
+        """The key and the samples of each step of the next epoch."""
         key, shuffle = jax.random.split(runs.key)
-        steps = len(x) // self.batch
+        steps = samples // self.batch
         keys = jax.random.split(jax.random.fold_in(runs.key, 2), steps)  # 0 and 1 are those above
-        order = jax.random.permutation(shuffle, len(x))[: steps * self.batch].reshape(steps, -1)
+        order = jax.random.permutation(shuffle, samples)[: steps * self.batch]
+        return runs._replace(key=key), (keys, order.reshape(steps, -1))
 
-        def step(runs: Runs, at: tuple[Array, Array]) -> tuple[Runs, tuple[Array, Array]]:
-            key, index = at
-            return self._one_step(runs, self.inputs.train(key, x[index]), y[index])
+    def _one_part(self, at: tuple, x: Array, y: tuple[Array, Array, Array]) -> tuple:
+        """Steps first .. last of an epoch: y is (labels, first, last)."""
+        runs, (keys, order), trace = at
+        labels, first, last = y
 
-        runs, trace = jax.lax.scan(step, runs._replace(key=key), (keys, order))
-        return runs, trace
+        def step(n: Array, so_far: tuple) -> tuple:
+            runs, (loss, density) = so_far
+            index = order[n]
+            images = self.inputs.train(keys[n], x[index])
+            runs, (task, kept) = self._one_step(runs, images, labels[index])
+            return runs, (loss.at[n].set(task), density.at[n].set(kept))
+
+        runs, trace = jax.lax.fori_loop(first, last, step, (runs, trace))
+        return runs, (keys, order), trace
 
     def _one_step(self, runs: Runs, x: Array, y: Array) -> tuple[Runs, tuple[Array, Array]]:
         def loss_of(params: Any) -> tuple[Array, tuple]:

@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
+from jsparse._checks import require
 from jsparse._paths import named
-from jsparse._storage import arrays, manifest, position
-from jsparse._storage.files import newest_whole, to_disk, write_whole
+from jsparse._storage import manifest, orbax_arrays, position
+from jsparse._storage.files import CorruptCheckpoint, newest_whole, to_disk, write_whole
 from jsparse._storage.leaves import check_fit, describe, filled, plain
 from jsparse._storage.processes import by_first, check_seen, shared
 
@@ -84,7 +85,7 @@ class Checkpoints:
     def __init__(self, folder: str | Path, *, keep: int = 2):
         if keep < 1:
             raise ValueError(f"keep is the number of checkpoints that stay, 1 or more; got {keep}")
-        arrays.require()
+        require("orbax-checkpoint", "checkpoint", "a checkpoint")
         self.folder = Path(folder).absolute()
         self.keep = keep
         self._refused: set[int] = set()
@@ -121,7 +122,7 @@ class Checkpoints:
         by_first(lambda: self._clear(part))
         check_seen(part)
         write_whole(part / "data" / name, content)
-        arrays.write(part / "arrays", values)
+        orbax_arrays.write(part / "arrays", values)
         kinds = {name: describe(leaf) for name, leaf in leaves.items()}
         by_first(lambda: self._finish(part, step, kinds))
 
@@ -148,14 +149,14 @@ class Checkpoints:
             return Restored(0, like, data)
         path = self._path(step)
         check_seen(path)
-        facts = manifest.read(path)
+        facts = _facts(path, manifest.read(path))
         states = _states(like)
         leaves = named(states)
         kinds = {name: describe(leaf) for name, leaf in leaves.items()}
         advice = f"restore into the model and optimizer that were saved, or move {path} away"
         check_fit(facts["leaves"], kinds, path, advice)
         data = position.read(path / "data", facts["processes"])
-        values = arrays.read(path / "arrays", leaves)
+        values = orbax_arrays.read(path / "arrays", leaves)
         new = [filled(values[name], leaf) for name, leaf in leaves.items()]
         states = jax.tree.unflatten(jax.tree.structure(states), new)
         return Restored(step, jax.tree.map(_put, like, states, is_leaf=_is_module), data)
@@ -168,7 +169,7 @@ class Checkpoints:
         self._bring_back()
         found = newest_whole(
             [self._path(step) for step in self.steps()],
-            manifest.check,
+            _checked,
             lambda line: warnings.warn(line, stacklevel=6),  # where `restore` is called
             f"delete {self.folder} to begin anew, or choose another folder",
         )
@@ -207,6 +208,26 @@ class Checkpoints:
             path = self.folder / old.name.removeprefix(".").removesuffix(".old")
             if not os.path.lexists(path):
                 os.rename(old, path)
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """What a checkpoint's manifest says, after a look at every file."""
+    return _facts(path, manifest.check(path))
+
+
+def _facts(path: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """A manifest, if it has the fields of a checkpoint.
+
+    Raises:
+      CorruptCheckpoint: one is missing or of another type.
+    """
+    if f"step_{manifest.field(path, found, 'step', int):010d}" != path.name:
+        raise CorruptCheckpoint(f"{path} is damaged: its manifest is that of step {found['step']}")
+    manifest.field(path, found, "processes", int)
+    leaves = manifest.field(path, found, "leaves", dict)
+    for name in leaves:
+        manifest.field(path, leaves, name, str)
+    return found
 
 
 def _hide(path: Path, why: str) -> Path:

@@ -1,10 +1,12 @@
-"""Where the data goes on: one file for each process."""
+"""Data-iterator position: one file for each process."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from jsparse._storage.files import CorruptCheckpoint
 
 
 def encode(data: Any) -> tuple[str, bytes]:
@@ -29,7 +31,7 @@ def _check_json(value: Any, name: str) -> None:
             _check_json(one, f"{name}[{key!r}]")
     elif value is not None and type(value) not in (bool, int, float, str):
         raise TypeError(
-            f"{name} is a {type(value).__name__}: {value!r}; give bytes, or None, bool, int, "
+            f"{name} is a {type(value).__name__}: {value!r}; pass bytes, or None, bool, int, "
             "float, str, lists, and dicts with str keys"
         )
 
@@ -38,14 +40,23 @@ def read(folder: Path, processes: int) -> Any:
     """This process's position; one that all processes have in common fits any number of them.
 
     Raises:
+      CorruptCheckpoint: the position is missing, or is not JSON.
       ValueError: there are several, of another number of processes.
     """
-    files = {int(path.stem): path for path in folder.glob("[0-9]*")}  # not what systems add
-    mine = files.get(jax.process_index(), files[0])
+    found = [path for path in folder.glob("[0-9]*") if path.stem.isdecimal()]
+    files = {int(path.stem): path for path in found}  # not what systems add
+    mine = files.get(jax.process_index(), files.get(0))
+    if mine is None:
+        raise CorruptCheckpoint(f"{folder} is damaged: the data position 0 is missing")
     if processes != jax.process_count() and len({p.read_bytes() for p in files.values()}) > 1:
         raise ValueError(
             f"{folder} has a data position for each of {processes} processes and now there are "
-            f"{jax.process_count()}; go on with {processes}, or save a position that is the same "
-            "for all, such as the number of samples read"
+            f"{jax.process_count()}; continue with {processes}, or save a position that all share, "
+            "such as the number of samples read"
         )
-    return mine.read_bytes() if mine.suffix == ".bin" else json.loads(mine.read_bytes())
+    if mine.suffix == ".bin":
+        return mine.read_bytes()
+    try:
+        return json.loads(mine.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CorruptCheckpoint(f"{mine} is damaged: {error}") from error

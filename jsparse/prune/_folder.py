@@ -7,22 +7,19 @@
 Numbers: no figure of its own.
 """
 
-import functools
 import hashlib
-import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import jax
-import numpy as np
 from flax import nnx
 
-from jsparse._paths import path_of
+from jsparse._storage import tree_file
+from jsparse._storage.described import described
 from jsparse._storage.files import write_whole
-from jsparse._storage.leaves import filled, is_key
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -133,26 +130,20 @@ class Folder:
 
     def load(self, number: int, like: Model) -> Model:
         """The model that the round trained, a copy of `like` with its variables."""
-        note = self._read(number)
-        content = self._note(number).with_suffix(".npz").read_bytes()
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        return with_arrays(like, arrays, note["dtypes"])
+        self._read(number)
+        path, copy = self._note(number).with_suffix(".npz"), nnx.clone(like)
+        advice = "train must return a model of the same structure"
+        nnx.update(copy, tree_file.fill(nnx.state(copy), tree_file.read(path), path, advice))
+        return copy
 
     def save(self, number: int, model: nnx.Module, facts: Mapping[str, Any]) -> None:
         """Write the round; until its last file is in place there is no such round."""
-        arrays, dtypes = arrays_of(model)
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]
-        note = {
-            **facts,
-            "after": self._before(number),
-            "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
-            "dtypes": dtypes,
-        }
+        arrays = tree_file.content(nnx.state(model))
+        digest = hashlib.sha256(arrays).hexdigest()
+        note = {**facts, "after": self._before(number), "sha256": digest}
         path = self._note(number)
         path.unlink(missing_ok=True)
-        write_whole(path.with_suffix(".npz"), buffer.getvalue())
+        write_whole(path.with_suffix(".npz"), arrays)
         write_whole(path, json.dumps(note, indent=1).encode())
 
     def _note(self, number: int) -> Path:
@@ -167,8 +158,10 @@ class Folder:
         advice = f"delete {path.stem}.*: this round and those after it are then run again"
         note = _json(path, advice)
         arrays = path.with_suffix(".npz")
-        whole = {"asked", "after", "sha256", "dtypes"} <= note.keys() and arrays.exists()
-        if not whole or hashlib.sha256(arrays.read_bytes()).hexdigest() != note["sha256"]:
+        for name, kind in (("asked", Real), ("after", str), ("sha256", str)):
+            if not isinstance(note.get(name), kind):
+                raise ValueError(f"{path} is damaged: {name} is {note.get(name)!r}; {advice}")
+        if not arrays.exists() or hashlib.sha256(arrays.read_bytes()).hexdigest() != note["sha256"]:
             raise ValueError(
                 f"{arrays} is damaged: its check sum is not that of the json; {advice}"
             )
@@ -180,77 +173,6 @@ def _json(path: Path, advice: str) -> dict[str, Any]:
         found = json.loads(path.read_bytes())
         if not isinstance(found, dict):
             raise TypeError("not an object")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError, OSError) as error:
         raise ValueError(f"{path} is damaged ({error}); {advice}") from error
     return found
-
-
-def arrays_of(model: nnx.Module) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Every variable of a model by path, as arrays that numpy can store, and their own types.
-
-    Random keys become their data; types that numpy lacks, as bfloat16, unsigned integers.
-    """
-    arrays, dtypes = {}, {}
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(nnx.state(model)):
-        name, key = path_of(keys), is_key(leaf)
-        array = np.asarray(jax.random.key_data(leaf) if key else leaf)
-        dtypes[name] = str(leaf.dtype)
-        plain = array.dtype.isbuiltin == 1
-        arrays[name] = array if plain else array.view(f"u{array.dtype.itemsize}")
-    return arrays, dtypes
-
-
-def with_arrays(like: Model, arrays: Mapping[str, np.ndarray], dtypes: Mapping[str, str]) -> Model:
-    """A copy of a model with the variables that `arrays_of` gave; others in it are left out.
-
-    Raises:
-      ValueError: one is missing, or has another shape or type.
-    """
-
-    def new(keys: tuple, leaf: jax.Array) -> jax.Array:
-        name = path_of(keys)
-        shape = np.shape(jax.random.key_data(leaf) if is_key(leaf) else leaf)
-        if name not in arrays:
-            raise ValueError(f"{name} is missing: the model is not that of the start")
-        array = arrays[name]
-        if array.shape != shape or dtypes[name] != str(leaf.dtype):
-            raise ValueError(
-                f"{name} is {dtypes[name]}{list(array.shape)}, the model's {leaf.dtype}"
-                f"{list(shape)}; train returns a model of the same structure"
-            )
-        return filled(array, leaf)
-
-    copy = nnx.clone(like)
-    nnx.update(copy, jax.tree_util.tree_map_with_path(new, nnx.state(copy)))
-    return copy
-
-
-def described(value: Any) -> Any:
-    """A setting as JSON can hold it: functions by name, values by their fields, arrays by sum."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(name): described(one) for name, one in value.items()}
-    if isinstance(value, nnx.Module):
-        arrays, _ = arrays_of(value)
-        total = hashlib.sha256()
-        for name in sorted(arrays):
-            total.update(f"{name}{arrays[name].shape}{arrays[name].dtype}".encode())
-            total.update(arrays[name].tobytes())
-        return f"{type(value).__qualname__} {total.hexdigest()[:16]}"
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        array = np.asarray(value)
-        return (
-            f"{array.dtype}{list(array.shape)} {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
-        )
-    if isinstance(value, list | tuple):
-        return [described(one) for one in value]
-    if isinstance(value, functools.partial):
-        return {"partial": described([value.func, value.args, value.keywords])}
-    if callable(getattr(value, "__wrapped__", None)):  # jitted
-        return described(value.__wrapped__)
-    if is_dataclass(value) and not isinstance(value, type):
-        inside = {one.name: described(getattr(value, one.name)) for one in fields(value)}
-        return {"kind": type(value).__qualname__, **inside}
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"

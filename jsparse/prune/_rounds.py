@@ -15,13 +15,17 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import jax
 import numpy as np
 from flax import nnx
 
 from jsparse._checks import check_density
+from jsparse._paths import named
+from jsparse._storage.described import described
+from jsparse._storage.leaves import describe, filled, plain
 from jsparse._surgery import hold, masks
 from jsparse.prune._choice import held_parts
-from jsparse.prune._folder import Keep, arrays_of, described, with_arrays
+from jsparse.prune._folder import Keep
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -210,7 +214,7 @@ def _checked(trained: Model, start: Model, before: Mapping[str, np.ndarray]) -> 
             f"train returned {type(trained).__name__}; it must return the trained model, even if "
             "it trains the model in place"
         )
-    trained = with_arrays(start, *arrays_of(trained))
+    trained = _copied_into(start, trained)
     after = masks(trained)
     changed = [path for path in before if not np.array_equal(before[path], after[path])]
     if changed:
@@ -219,3 +223,24 @@ def _checked(trained: Model, start: Model, before: Mapping[str, np.ndarray]) -> 
             "jsparse.revise, or weight decay of all variables, from its optimizer"
         )
     return trained
+
+
+def _copied_into(start: Model, trained: nnx.Module) -> Model:
+    """A copy of `start` with the variables of the trained model; others of that are left out.
+
+    Raises:
+      ValueError: one is missing, or has another shape or type.
+    """
+    copy = nnx.clone(start)
+    state, found = nnx.state(copy), named(nnx.state(trained))
+    for name, leaf in named(state).items():
+        if name not in found:
+            raise ValueError(f"{name} is missing: the model is not that of the start")
+        if describe(found[name]) != describe(leaf):
+            raise ValueError(
+                f"{name} is {describe(found[name])}, the model's {describe(leaf)}; train must "
+                "return a model of the same structure"
+            )
+    values = [filled(plain(name, found[name]), leaf) for name, leaf in named(state).items()]
+    nnx.update(copy, jax.tree.unflatten(jax.tree.structure(state), values))
+    return copy

@@ -3,7 +3,6 @@
 Both are written by the template _page.html.j2, from what `_run` reads and `_figures` draws.
 """
 
-import importlib.util
 import math
 import os
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jsparse._checks import require
 from jsparse._storage.files import write_whole
 from jsparse.report import _units
 from jsparse.report._figures import Figure, Line, chart, input_picture, mask_picture
@@ -39,7 +39,7 @@ def page(run_folder: str | Path) -> Path:
       ValueError: a file in it is damaged.
       ImportError: matplotlib or Jinja2 is not installed.
     """
-    _check_libraries()
+    require("jinja2 matplotlib", "report", "a page")
     run = read_run(run_folder)
     kinds = _kinds({"": run})
     seeds = sum(one.values.shape[1] for n in run.names[:1] for one in run.series(n).values())
@@ -84,14 +84,14 @@ def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html")
       TypeError: one folder in place of a list.
       ValueError: no folder, one given twice, or one that holds a damaged file.
     """
-    _check_libraries()
+    require("jinja2 matplotlib", "report", "a page")
     if isinstance(run_folders, str | Path):
-        raise TypeError(f"got {run_folders!r}; give a list of folders: [{str(run_folders)!r}]")
+        raise TypeError(f"got {run_folders!r}; pass a list of folders: [{str(run_folders)!r}]")
     if Path(out).is_dir():
-        raise IsADirectoryError(f"{out} is a folder; give a file, such as {Path(out, 'out.html')}")
+        raise IsADirectoryError(f"{out} is a folder; pass a file, such as {Path(out, 'out.html')}")
     paths = [Path(folder).resolve() for folder in run_folders]
     if not paths or len(set(paths)) < len(paths):
-        raise ValueError(f"got the folders {[str(p) for p in paths]}; give one or more, each once")
+        raise ValueError(f"got the folders {[str(p) for p in paths]}; pass one or more, each once")
     runs = dict(zip(_short(paths), map(read_run, paths), strict=True))
     kinds = _kinds(runs)
     points = [point for kind in kinds if (point := _end(kind))]
@@ -115,14 +115,6 @@ def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html")
     return _write(Path(out), content)
 
 
-def _check_libraries() -> None:
-    missing = [name for name in ("jinja2", "matplotlib") if not importlib.util.find_spec(name)]
-    if missing:
-        raise ImportError(
-            f'pages need {" and ".join(missing)}, not installed: pip install "jsparse[report]"'
-        )
-
-
 def _write(path: Path, content: dict[str, Any]) -> Path:
     """Fill in the template, which escapes all texts."""
     import jinja2
@@ -133,9 +125,8 @@ def _write(path: Path, content: dict[str, Any]) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (_units.percent, _units.bytes_of, _units.count_of, _units.seconds_of)
+    filters = (_units.times, _units.percent, _units.bytes_of, _units.count_of, _units.seconds_of)
     environment.filters.update({one.__name__: one for one in filters})
-    environment.filters["times"] = lambda shape: "×".join(map(str, shape))
     template = environment.get_template("_page.html.j2")
     text = template.render(content, most_layers=MOST_LAYERS, most_masks=MOST_MASKS)
     write_whole(path, text.encode(errors="replace"))  # half a character, as a file's name may have

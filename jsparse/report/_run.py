@@ -166,10 +166,10 @@ def read_run(path: str | Path) -> Run:
     """
     path = Path(path)
     if not path.is_dir():
-        raise FileNotFoundError(f"{path} is not a folder; give the folder of a run")
+        raise FileNotFoundError(f"{path} is not a folder; pass the folder of a run")
     if not (path / "log.jsonl").is_file() and not (path / "model.json").is_file():
         inside = sorted(p.parent.name for p in path.glob("*/log.jsonl"))
-        remedy = f"give one of its folders: {', '.join(inside)}" if inside else f"write one: {SAVE}"
+        remedy = f"pass one of its folders: {', '.join(inside)}" if inside else f"write one: {SAVE}"
         raise FileNotFoundError(f"{path} has neither log.jsonl nor model.json; {remedy}")
     missing: list[str] = []
     settings, versions = _settings(path / "settings.json", missing)

@@ -1,4 +1,7 @@
-"""Numbers as text, in few digits."""
+"""Numbers and settings as short text."""
+
+from collections.abc import Sequence
+from typing import Any
 
 
 def percent(fraction: float) -> str:
@@ -7,24 +10,36 @@ def percent(fraction: float) -> str:
 
 
 def bytes_of(count: float) -> str:
-    """Bytes, such as 1.72 MB."""
+    """Bytes, in units that leave few digits."""
     return _scaled(count, ("B", "kB", "MB", "GB", "TB"))
 
 
 def count_of(number: float) -> str:
-    """A large number, such as 36.7 M."""
+    """A large number, in units that leave few digits."""
     return _scaled(number, ("", "k", "M", "G", "T", "P")).strip()
 
 
 def seconds_of(seconds: float) -> str:
-    """A time, such as 2.1 ms."""
+    """A time, in units that leave few digits."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds / 1e-6:.3g} µs"
 
 
-def _scaled(number: float, units: tuple[str, ...]) -> str:
+def times(shape: Sequence[int]) -> str:
+    """A shape, such as 3×3×16."""
+    return "×".join(map(str, shape))
+
+
+def written(value: Any) -> str:
+    """A setting."""
+    if isinstance(value, list):
+        return ", ".join(map(written, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _scaled(number: float, units: Sequence[str]) -> str:
     for unit in units[:-1]:
         if abs(number) < 999.5:
             return f"{number:.3g} {unit}"

@@ -14,8 +14,8 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 from experiments import at_birth, common, one_shot
-from experiments.common import text
-from experiments.common.sources import Unavailable
+from experiments.common.data import text
+from experiments.common.data.sources import Unavailable
 
 pytestmark = pytest.mark.standard_dtypes
 
@@ -44,6 +44,7 @@ def test_at_birth(
     one, other = finals["SNIP"]["accuracy"][0]
     assert one != other and min(one, other) > 0.3
     assert (tmp_path / "at_birth.png").stat().st_size > 10_000
+    assert "dense" in (tmp_path / "compare.html").read_text()
     at_birth.main(settings)  # complete: prints again, trains nothing
     assert capsys.readouterr().out == printed
 

@@ -20,7 +20,8 @@ from tests.support.cases import needs
 pytest.importorskip("tyro", reason="the experiments need their extra packages")
 
 from experiments import common
-from experiments.common import DataError, ResNet, cifar, cifar10
+from experiments.common import DataError, ResNet, cifar10
+from experiments.common.data import cifar
 
 TRAIN, TEST = list(cifar.CIFAR10.digests)[:5], "test_batch.bin"
 ARCHIVE = cifar.CIFAR10.archive

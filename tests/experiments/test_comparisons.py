@@ -49,6 +49,7 @@ def test_compare(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
             )
     assert found["dense"]["density"] == [1.0, 1.0]
     assert (tmp_path / "compare.png").stat().st_size > 10_000
+    assert "dense" in (tmp_path / "compare.html").read_text()
     compare.main(settings)  # complete: prints again, trains nothing
     assert capsys.readouterr().out == printed
 
@@ -93,6 +94,7 @@ def test_set_rigl(
     for name, numbers in finals(tmp_path).items():
         assert numbers["density"] == pytest.approx([1.0 if name == "dense" else 0.1], rel=1e-3)
     assert (tmp_path / "tradeoff.png").stat().st_size > 10_000
+    assert "dense" in (tmp_path / "compare.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from flax import nnx
 pytest.importorskip("tyro")
 
 from experiments import common
-from experiments.common.convolution import conv_as_matmul, convolution, max_pool
+from experiments.common.networks.convolution import conv_as_matmul, convolution, max_pool
 
 pytestmark = pytest.mark.standard_dtypes
 

@@ -19,12 +19,11 @@ import jsparse as js
 pytest.importorskip("tyro", reason="the experiments need their extra packages")
 pytest.importorskip("grain", reason="reading ImageNet needs the extra packages of `imagenet`")
 pytest.importorskip("PIL")
-pytest.importorskip("google_crc32c")
 
 from experiments import common, dst_imagenet
+from experiments.common.data.stream import Stream
 from experiments.common.parallel import likelier
-from experiments.common.stream import Training
-from tests.support.imagenet_files import THREADS, put_folder, put_tfrecords
+from tests.support.imagenet_files import THREADS, put_converted, put_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,8 +127,8 @@ def test_it_trains_on_images_with_lamb_in_bfloat16(tmp_path, few_devices, capsys
     assert [row["step"] for row in rows] == [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert rows[-1]["density"] < 1 and 0 <= rows[-1]["top1"] <= rows[-1]["top5"] == 1
     names = {path.name for path in out.iterdir()}
-    pictures = {"epochs.png", "layers.png", "report.txt"}
-    assert names == pictures | {"checkpoints", "settings.json", "log.jsonl", "final.json"}
+    page = {"page.html", "model.json", "masks.npz"}
+    assert names == page | {"checkpoints", "settings.json", "log.jsonl", "final.json"}
 
 
 def test_made_up_images_stand_beside_no_published_number(capsys):
@@ -152,7 +151,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, few_devices, monkeypa
     whole = dataclasses.replace(settings, out=str(tmp_path / "whole"))
     dst_imagenet.main(whole)
     cut = dataclasses.replace(settings, out=str(tmp_path / "cut"))
-    real, calls = Training.__next__, []
+    real, calls = Stream.__next__, []
 
     def killed(self):
         calls.append(0)
@@ -160,12 +159,12 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, few_devices, monkeypa
             raise KeyboardInterrupt
         return real(self)
 
-    monkeypatch.setattr(Training, "__next__", killed)
+    monkeypatch.setattr(Stream, "__next__", killed)
     with pytest.raises(KeyboardInterrupt):
         dst_imagenet.main(cut)
     dst_imagenet.main(cut)
     assert len(calls) == 4 + 3  # three steps, the kill, the three that were left
-    assert "goes on after step 3" in capsys.readouterr().err
+    assert "continues after step 3" in capsys.readouterr().err
     rows = [common.Run(folder=Path(s.out)).rows() for s in (whole, cut)]
     for row in [*rows[0], *rows[1]]:
         assert row.pop("images_per_second") > 0
@@ -196,7 +195,7 @@ def test_bad_settings(changed, words, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
-    data = put_tfrecords(tmp_path / "data")
+    data = put_converted(tmp_path / "data")
     options = (
         f"--data {data} --alpha 1e-2 --density 0.5 --batch 8 --side 16 --classes 3 --blocks 1 "
         "--width 4 --every 1 --save 1 --epochs 4 --readers.threads 2"
@@ -228,6 +227,6 @@ def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
     again = [*command, str(tmp_path / "two")]
     done = subprocess.run(again, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "goes on after step 3" in done.stderr
+    assert "continues after step 3" in done.stderr
     last = common.Run(folder=tmp_path / "two").rows()[-1]
     assert last["loss"] == pytest.approx(two[-1]["loss"], rel=1e-2)

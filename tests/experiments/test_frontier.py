@@ -127,7 +127,7 @@ def test_a_stopped_frontier_ends_as_one_that_was_not(
     assert np.shape(low["accuracy"]) == np.shape(low["density"]) == (2,)
     assert min(final["seconds"].values()) > 0
     assert (tmp_path / "whole/frontier.png").stat().st_size > 10_000
-    assert "frontier" in (tmp_path / "whole/frontier.html").read_text()
+    assert "alpha 0.0005" in (tmp_path / "whole/compare.html").read_text()
     frontier.main(settings)  # complete: prints again, trains and measures nothing
     assert capsys.readouterr().out == printed
 
@@ -147,7 +147,7 @@ def test_a_stopped_frontier_ends_as_one_that_was_not(
     assert not (tmp_path / "stopped/final.json").exists()
     frontier.main(settings)
     captured = capsys.readouterr()
-    assert "sparse: goes on after step 1" in captured.err
+    assert "sparse: continues after step 1" in captured.err
     assert captured.out.replace(str(tmp_path / "stopped"), str(tmp_path / "whole")) == printed
 
 
@@ -197,7 +197,7 @@ def test_the_mlp_has_three_inner_layers() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError, OSError, ImportError, common.CorruptCheckpoint, common.Diverged]
+    "error", [ValueError, OSError, ImportError, js.CorruptCheckpoint, common.Diverged]
 )
 def test_what_an_experiment_refuses_is_one_line(error, monkeypatch: pytest.MonkeyPatch) -> None:
     def main(settings: frontier.Settings) -> None:

@@ -1,4 +1,4 @@
-"""ImageNet: its three layouts, and what is read of them."""
+"""ImageNet: its layouts, and what is read of them."""
 
 import os
 import shutil
@@ -10,23 +10,21 @@ import pytest
 pytest.importorskip("tyro", reason="the experiments need their extra packages")
 pytest.importorskip("grain", reason="reading ImageNet needs the extra packages of `imagenet`")
 pytest.importorskip("PIL")
-pytest.importorskip("google_crc32c")
 
-from experiments.common import records
-from experiments.common.imagenet import imagenet
-from experiments.common.sources import DataError
-from experiments.common.stream import Training
+from experiments.common.data.imagenet import imagenet
+from experiments.common.data.sources import DataError
+from experiments.common.data.stream import training
 from tests.support.imagenet_files import (
     LAYOUTS,
     NAMES,
     ONE,
     THREADS,
     example,
-    framed,
     put_array_records,
+    put_converted,
     put_folder,
-    put_tfrecords,
     split_of,
+    write,
 )
 
 
@@ -42,13 +40,18 @@ def test_each_layout_gives_the_same_records(tmp_path, layout, monkeypatch):
     assert data.name == "data in ImageNet's layout (11 + 4 images, 3 classes)"
 
 
-def test_negative_and_unpacked_integers_are_read():
-    assert records.features(example(a=-5, b=2**40)) == {"a": [-5], "b": [2**40]}
-    unpacked = b"\x08\x07\x08\x01"  # field 1, an integer, twice
-    feature = b"\x1a" + bytes([len(unpacked)]) + unpacked
-    entry = b"\x0a\x01a\x12" + bytes([len(feature)]) + feature
-    inner = b"\x0a" + bytes([len(entry)]) + entry
-    assert records.features(b"\x0a" + bytes([len(inner)]) + inner) == {"a": [7, 1]}
+def test_unpacked_integers_are_read(tmp_path):
+    """As another writer of protocol buffers may store them; other features may hold any number."""
+    value = b"\x08\x02"  # field 1, the integer 2, not packed
+
+    def inner(content: bytes, tag: bytes = b"\x0a") -> bytes:
+        return tag + bytes([len(content)]) + content
+
+    label = inner(inner(b"label") + inner(inner(value, b"\x1a"), b"\x12"))
+    content = example(image=b"x", other=-5, big=2**40) + inner(label)
+    put_array_records(tmp_path)
+    write(next(tmp_path.glob("*/*train*")), [content])
+    assert imagenet(str(tmp_path), classes=3).train[0][1:] == (b"x", 2)
 
 
 def rewrite(path: Path, change) -> None:
@@ -83,9 +86,9 @@ def test_a_bad_folder_is_refused(tmp_path, kind):
 
 
 def test_a_missing_folder_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match=f"{tmp_path}/nothing is no folder; give one"):
+    with pytest.raises(DataError, match=f"{tmp_path}/nothing is not a folder; give one"):
         imagenet(str(tmp_path / "nothing"))
-    with pytest.raises(DataError, match=r"holds no ImageNet: train and val not found, nor TFRec"):
+    with pytest.raises(DataError, match=r"holds no ImageNet: train and val not found, nor array"):
         imagenet(str(tmp_path))
 
 
@@ -100,54 +103,47 @@ VALUES = {"text": b"1", "no label": [], "two labels": [1, 2]}
 
 
 def spoil_records(folder: Path, kind: str) -> str:
-    file = folder / "train-00001-of-00002"
+    file = folder / "train-00001-of-00002.array_record"
     if kind == "shard":
         file.unlink()
         return "lacks 1 of 2 shards, the first is train-00001-of-00002"
     if kind == "cut":
         rewrite(file, lambda content: content[:-5])
-        return r"train-00001-of-00002 is cut off: record 5 ends at byte \d+, the file has \d+"
-    if kind == "head":
-        rewrite(file, lambda content: content + b"123")
-        return "is cut off: record 6 ends"
-    if kind == "sum":
-        rewrite(file, lambda content: content[:8] + b"\0" + content[9:])
-        return "byte 0: the check sum of a record's length is wrong"
-    if kind == "data":
-        rewrite(file, lambda content: content[:-50] + b"\0" + content[-49:])
-        return r"00002, byte \d+: the check sum of a record of \d+ bytes is wrong; make or fetch"
+        return "not all are good array-record files"
     if kind == "none":
         file.write_bytes(b"")
-        return "train-00001-of-00002 is empty; make or fetch it again"
+        return "not all are good array-record files"
     if kind == "two sets":
-        shutil.copy(file, folder / "train-00000-of-00001")
-        return r"holds 2 sets of record files, such as those of .*-of-00001 and of .*-of-00002"
+        shutil.copy(file, folder / "train-00000-of-00001.array_record")
+        return r"holds 2 sets of record files, such as those of .*-of-00001.* and of .*-of-00002"
     if kind == "message":
-        file.write_bytes(framed([b"\x0a\x99nonsense"]))
-        return r"00002, byte 12: the record is no tf\.train\.Example"
+        write(file, [b"\x0a\x99nonsense"])
+        return r"array record \d+ is not a tf\.train\.Example"
     if kind == "features":
-        file.write_bytes(framed([example(image__encoded=b"x", other=1)]))
+        write(file, [example(image__encoded=b"x", other=1)])
         return r"has the features image/encoded, other; needed are image/encoded and image/class"
     if kind in VALUES:
-        file.write_bytes(framed([example(image__encoded=b"x", image__class__label=VALUES[kind])]))
+        write(file, [example(image__encoded=b"x", image__class__label=VALUES[kind])])
         return "needed are .* or image and label, with one image and one number"
     label = {"zero": 0, "high": 4}[kind]
-    file.write_bytes(framed([example(image__encoded=b"x", image__class__label=label)]))
+    write(file, [example(image__encoded=b"x", image__class__label=label)])
     return f"image/class/label is {label}, allowed are 1 to 3; give the right --classes"
 
 
 @pytest.mark.parametrize(
-    "kind",
-    [
-        *("shard", "cut", "head", "sum", "data", "none", "two sets", "message", "features"),
-        *(*VALUES, "zero", "high"),
-    ],
+    "kind", ["shard", "cut", "none", "two sets", "message", "features", *VALUES, "zero", "high"]
 )
 def test_bad_records_are_refused(tmp_path, kind):
-    words = spoil_records(put_tfrecords(tmp_path), kind)
+    words = spoil_records(put_converted(tmp_path), kind)
     with pytest.raises(DataError, match=words):
         train = imagenet(str(tmp_path), classes=3).train
         train[len(train) - 1]
+
+
+def test_tfrecords_are_refused_with_what_to_do(tmp_path):
+    (tmp_path / "train-00000-of-00001").write_bytes(b"x")
+    with pytest.raises(DataError, match="its TFRecords are not read, see dst_imagenet in experim"):
+        imagenet(str(tmp_path), classes=3)
 
 
 def test_a_bad_array_record_file_is_refused(tmp_path):
@@ -217,18 +213,18 @@ def test_names_of_images_may_be_any(tmp_path):
     assert {train[n].image for n in range(len(train)) if train[n].label == 1} > set(names)
 
 
-@pytest.mark.parametrize("module", ["grain", "grain.sources", "google_crc32c", "PIL.Image"])
+@pytest.mark.parametrize("module", ["grain", "grain.sources", "google.protobuf", "PIL.Image"])
 def test_a_missing_package_is_named(tmp_path, module, monkeypatch):
-    data = str((put_array_records if "grain" in module else put_tfrecords)(tmp_path))
+    data = str(put_array_records(tmp_path))
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(DataError, match=rf"{module} .*pip install 'jsparse\[imagenet\]', or use"):
         found = imagenet(data, classes=3)
-        Training(found.train, batch=2, side=8, seed=0, shard=ONE, readers=THREADS)
+        training(found.train, batch=2, side=8, seed=0, shard=ONE, readers=THREADS)
 
 
 def test_records_to_train_on_alone_are_refused(tmp_path):
-    put_tfrecords(tmp_path)
+    put_converted(tmp_path)
     for path in tmp_path.glob("validation*"):
         path.unlink()
-    with pytest.raises(DataError, match=r"but none to test on; looked for validation-\*-of-\*"):
+    with pytest.raises(DataError, match=r"array records, but no validation\*\.array_record\*"):
         imagenet(str(tmp_path), classes=3)

@@ -1,7 +1,6 @@
 """What a study shows: tables, progress and pictures."""
 
 import sys
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 pytest.importorskip("tyro", reason="the experiments need their extra packages")
 
 from experiments.common import show
-from experiments.common.plots import plot_epochs, plot_first_layer, plot_kernels, plot_layers
 from tests.support.cases import needs
 
 
@@ -38,6 +36,18 @@ def test_progress_prints_one_line_for_each_epoch_off_a_terminal(capsys):
     assert lines[0].endswith(" s/epoch")
 
 
+def test_how_long_it_takes_is_said_once_something_is_measured(capsys, monkeypatch):
+    clock = iter([0.0, 0.0, 5.0, 7.0, 9.0])  # the first ten steps are also compiled
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    epochs = show.Epochs(0, 20, "lenet")
+    for _ in epochs:
+        for done in (10, 20, 30):
+            epochs.within(done, 100)
+        break
+    assert capsys.readouterr().err == "lenet: about 7 min left\n"  # 1980 steps at 0.2 s
+    assert [show.duration(s) for s in (4, 200, 9000)] == ["4 s", "3 min", "2.5 h"]
+
+
 @needs("tqdm")
 def test_progress_is_a_bar_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -47,60 +57,25 @@ def test_progress_is_a_bar_on_a_terminal(capsys, monkeypatch):
     assert "lenet: 100%" in bar and "10/10" in bar and "density 2.50%" in bar
 
 
-def assert_png(path: Path) -> None:
-    content = path.read_bytes()
-    assert content[:8] == b"\x89PNG\r\n\x1a\n" and len(content) > 5000
-
-
 @needs("matplotlib")
-@pytest.mark.parametrize("low", [0.5, 0.01, 0.0])
-def test_plot_layers(tmp_path, low):
-    plot_layers([0, 10, 20], {"a": [1, 0.7, low], "b": [1, 0.6, low]}, tmp_path / "a" / "b.png")
-    assert_png(tmp_path / "a" / "b.png")
-
-
-@needs("matplotlib")
-def test_plot_layers_refuses_other_lengths(tmp_path):
-    with pytest.raises(ValueError, match=r"fc1 has densities of shape \[1\], the steps are \[2\]"):
-        plot_layers([0, 1], {"fc1": [1.0]}, tmp_path / "a.png")
-    with pytest.raises(ValueError, match="at least one layer"):
-        plot_layers([0, 1], {}, tmp_path / "a.png")
-
-
-@needs("matplotlib")
-@pytest.mark.parametrize("baseline", [(), 0.9, [0.8, 0.9, 0.9], [[0.8, 0.9, 0.9]] * 2])
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_plot_epochs(tmp_path, seeds, baseline):
-    accuracy = np.linspace(0.8, 0.9, 3 * seeds).reshape(seeds, 3)
-    density = np.linspace(1.0, 0.0, 3 * seeds).reshape(seeds, 3)
-    plot_epochs([1, 2, 3], accuracy, density, tmp_path / "a.png", baseline=baseline)
-    assert_png(tmp_path / "a.png")
+@pytest.mark.parametrize("log", ["", "xy"])
+def test_curves_of_one_or_more_seeds_are_drawn(tmp_path, seeds, log):
+    values = np.linspace(0.8, 0.9, 2 * seeds).reshape(2, seeds)
+    names = [f"method {n}" for n in range(9)]  # more than there are colours
+    panels = {
+        "densities": dict.fromkeys(names, ([2.0, 10.0], values)),
+        "alone": {"a": ([5.0], values[:1])},
+    }
+    show.draw(panels, tmp_path / "a" / "b.png", "left [%]", "accuracy", log=log, level=0.85)
+    content = (tmp_path / "a" / "b.png").read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n" and len(content) > 10_000
 
 
 @needs("matplotlib")
-def test_plot_epochs_of_one_epoch_and_wrong_shapes(tmp_path):
-    plot_epochs([1], [0.5], [0.5], tmp_path / "a.png")
-    assert_png(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"density has shape \[2\], \[seeds, 3\] is needed"):
-        plot_epochs([1, 2, 3], [[0.1, 0.2, 0.3]], [0.1, 0.2], tmp_path / "a.png")
-
-
-@needs("matplotlib")
-def test_plot_masks(tmp_path):
-    plot_first_layer(jnp.eye(784, 30), tmp_path / "dense.png")
-    plot_kernels(jnp.ones((5, 5, 1, 6)), tmp_path / "conv.png")
-    assert_png(tmp_path / "dense.png")
-    assert_png(tmp_path / "conv.png")
-    with pytest.raises(ValueError, match=r"shape \[64, 3\], \[784, units\]"):
-        plot_first_layer(jnp.ones((64, 3)), tmp_path / "a.png")
-    with pytest.raises(ValueError, match="choose one input channel"):
-        plot_kernels(jnp.ones((5, 5, 2, 6)), tmp_path / "a.png")
-
-
-def test_labels_are_moved_apart_and_keep_their_order():
-    from experiments.common.plots import _apart
-
-    places = _apart([0.5, 0.51, 0.0, 1.0, 1.0], 0.1)
-    order = np.argsort([0.5, 0.51, 0.0, 1.0, 1.0], kind="stable")
-    assert (np.diff(np.array(places)[order]) > 0.0999).all()
-    assert min(places) >= 0 and max(places) <= 1
+def test_curves_over_words_are_drawn_and_ragged_ones_refused(tmp_path):
+    curve = (["filter", "weight"], [[0.8, 0.9], [0.9, 0.8]])
+    show.draw({"": {"Gibbs": curve}}, tmp_path / "a.png", "what falls", "accuracy")
+    assert (tmp_path / "a.png").stat().st_size > 5000
+    with pytest.raises(ValueError, match="cannot reshape"):
+        show.draw({"": {"Gibbs": (["filter", "weight"], [1.0] * 3)}}, tmp_path / "a.png", "", "")

@@ -11,10 +11,10 @@ pytest.importorskip("PIL")
 
 from PIL import Image
 
-from experiments.common import stream
-from experiments.common.imagenet import Record
-from experiments.common.sources import DataError
-from experiments.common.stream import Readers, Shard, Synthetic, Training, decode, in_order
+from experiments.common.data import stream
+from experiments.common.data.imagenet import Record
+from experiments.common.data.sources import DataError
+from experiments.common.data.stream import Readers, Shard, Stream, decode, in_order
 from tests.support.imagenet_files import ONE, THREADS, jpeg
 
 
@@ -28,8 +28,8 @@ class Numbered:
         return Record(f"record {n}", jpeg((10 * n, 0, 0), 0, size=(16, 12)), n)
 
 
-def training(shard=ONE, seed=3, readers=THREADS, batch=4) -> Training:
-    return Training(Numbered(), batch=batch, side=8, seed=seed, shard=shard, readers=readers)
+def training(shard=ONE, seed=3, readers=THREADS, batch=4) -> Stream:
+    return stream.training(Numbered(), batch=batch, side=8, seed=seed, shard=shard, readers=readers)
 
 
 def take(made, count: int) -> list:
@@ -93,7 +93,7 @@ def test_workers_read_the_same_batches():
     made = training(readers=readers)
     made.set_state({**made.get_state(), "step": 3})
     assert list(map(as_set, take(made, 5))) == list(map(as_set, whole[3:]))
-    bad = Training(Torn(), batch=2, side=8, seed=0, shard=ONE, readers=readers)
+    bad = stream.training(Torn(), batch=2, side=8, seed=0, shard=ONE, readers=readers)
     with bad, pytest.raises(Exception, match="record 3 holds no good image"):
         for _ in range(2):
             next(bad)
@@ -127,7 +127,7 @@ class Torn(Numbered):
 def test_a_torn_image_is_named():
     with pytest.raises(DataError, match=r"record 3 holds no good image \(200 bytes, .*take it out"):
         decode(Torn()[3])
-    made = Training(Torn(), batch=2, side=8, seed=0, shard=ONE, readers=THREADS)
+    made = stream.training(Torn(), batch=2, side=8, seed=0, shard=ONE, readers=THREADS)
     with made, pytest.raises(DataError, match="record 3 holds no good image"):
         for _ in range(2):
             next(made)
@@ -183,9 +183,9 @@ def test_what_cannot_be_read_is_refused(make, words):
         make()
 
 
-def synthetic(shard=ONE, **changed) -> Synthetic:
+def synthetic(shard=ONE, **changed) -> Stream:
     options = {"batch": 4, "side": 8, "classes": 3, "seed": 1, "batches": 3}
-    return Synthetic(shard=shard, **{**options, **changed})
+    return stream.synthetic(shard=shard, **{**options, **changed})
 
 
 def test_made_up_images_have_the_shape_of_real_ones():

@@ -13,9 +13,11 @@ import pytest
 from flax import nnx
 
 import jsparse as js
+from jsparse._paths import named
+from jsparse._storage.described import described
+from jsparse._storage.leaves import plain
 from jsparse.prune import Folder, Rewind, Round, each_round, lottery
-from jsparse.prune import _folder as folder
-from jsparse.prune._folder import described
+from jsparse.prune._rounds import _copied_into
 
 WEIGHTS = 6 * 8 + 8 * 4
 
@@ -39,7 +41,7 @@ def net(seed: int = 0) -> nnx.Module:
 
 
 def variables(model: nnx.Module) -> dict[str, np.ndarray]:
-    return folder.arrays_of(model)[0]
+    return {name: plain(name, leaf) for name, leaf in named(nnx.state(model)).items()}
 
 
 def noise(model: nnx.Module, seed: int) -> nnx.Module:
@@ -317,8 +319,8 @@ def test_what_is_refused(case: str) -> None:
 
 
 def test_settings_are_described_by_what_they_hold() -> None:
-    assert described(js.prune.globally) == "jsparse.prune._choice.globally"
-    assert described(js.prune.by_layer())["budget"] == "jsparse._budget.uniform"
+    assert described(js.prune.globally) == "jsparse.prune.globally"
+    assert described(js.prune.by_layer())["budget"] == "jsparse.uniform"
     assert described(jnp.ones(3)) == described(np.ones(3, np.float32)) != described(jnp.zeros(3))
     assert described(net(0)) == described(net(0)) != described(net(1))
 
@@ -328,7 +330,7 @@ def test_a_model_is_filled_on_its_devices() -> None:
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "x"))
     model = net()
     model.first.kernel.weight[...] = jax.device_put(model.first.kernel.weight[...], place)
-    copy = folder.with_arrays(model, *folder.arrays_of(model))
+    copy = _copied_into(model, model)
     assert same(copy, model)
     assert copy.first.kernel.weight[...].sharding == place
 

@@ -207,13 +207,13 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"neither log\.jsonl nor model\.json; write one"):
         page(tmp_path)
     write_log(tmp_path / "inner", [0.5], [1])
-    with pytest.raises(FileNotFoundError, match="give one of its folders: inner"):
+    with pytest.raises(FileNotFoundError, match="pass one of its folders: inner"):
         page(tmp_path)
     with pytest.raises(ValueError, match="forms are timed on example inputs"):
         save(net(), tmp_path, forms={"folded": js.fold(net())})
-    with pytest.raises(ValueError, match="give one or more, each once"):
+    with pytest.raises(ValueError, match="pass one or more, each once"):
         compare([tmp_path / "inner"] * 2, tmp_path / "out.html")
-    with pytest.raises(ValueError, match="give one or more"):
+    with pytest.raises(ValueError, match="pass one or more"):
         compare([])
 
 
@@ -287,9 +287,9 @@ def test_compared_folders_have_names_of_their_own(tmp_path: Path) -> None:
     assert shown.texts.count("on the frontier") == 1
     assert "density" in shown.texts and "FLOPs" not in shown.texts  # no run knows them
     assert "A run: a" in read(compare([inner], tmp_path / "out.html")).text
-    with pytest.raises(TypeError, match=r"give a list of folders: \['runs/a'\]"):
+    with pytest.raises(TypeError, match=r"pass a list of folders: \['runs/a'\]"):
         compare("runs/a")
-    with pytest.raises(IsADirectoryError, match=r"give a file, such as .*out\.html"):
+    with pytest.raises(IsADirectoryError, match=r"pass a file, such as .*out\.html"):
         compare([inner], tmp_path)
 
 
@@ -318,9 +318,9 @@ def test_a_line_breaks_where_a_value_is_not_a_number() -> None:
 
 
 def test_without_its_libraries_a_page_says_what_to_install(run: Path, monkeypatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda *name: None)
     for make in (page, lambda folder: compare([folder])):
-        with pytest.raises(ImportError, match=re.escape('pip install "jsparse[report]"')):
+        with pytest.raises(ImportError, match=re.escape("pip install 'jsparse[report]'")):
             make(run)
 
 

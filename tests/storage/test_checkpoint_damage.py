@@ -1,10 +1,14 @@
 """Checkpoints: damage is refused, and a kill at any moment leaves one that is whole."""
 
 import contextlib
+import copy
+import functools
 import itertools
+import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +16,7 @@ import numpy as np
 import pytest
 
 import jsparse as js
-from jsparse._storage import arrays, manifest
+from jsparse._storage import manifest, orbax_arrays
 from tests.support.checkpoint_trees import assert_same, layer, small
 
 pytest.importorskip("orbax.checkpoint")
@@ -61,6 +65,52 @@ def test_any_damaged_file_is_found(saved, tmp_path, damage) -> None:
         shutil.rmtree(tmp_path / "step")
 
 
+def places(content: object) -> list[tuple]:
+    """Where each value of a JSON document is, as keys and indices."""
+    items = content.items() if isinstance(content, dict) else enumerate(content)
+    inside = [(key, value) for key, value in items]
+    deeper = [(key, *rest) for key, v in inside if isinstance(v, dict | list) for rest in places(v)]
+    return [(key,) for key, _ in inside] + deeper
+
+
+def test_a_well_sealed_manifest_with_wrong_content_is_refused_by_name(saved, tmp_path) -> None:
+    random = np.random.default_rng(0)
+    values = [None, True, -1, 0, 2**70, 0.5, "", "x", "../x", "/x", "a\0b", [], [1], {}, {"a": []}]
+    whole = saved / "step_0000000002"
+    shutil.copytree(whole, tmp_path / "step_0000000002")
+    path = tmp_path / "step_0000000002" / "manifest.json"
+    original = {k: v for k, v in json.loads(path.read_bytes()).items() if k != "sha256"}
+    refused = 0
+    for _ in range(400):
+        content = copy.deepcopy(original)
+        *way, last = places(content)[random.integers(len(places(content)))]
+        holder = functools.reduce(lambda inside, key: inside[key], way, content)
+        value = values[random.integers(len(values))]
+        if isinstance(holder, dict) and random.random() < 0.3:
+            holder[str(value)] = holder.pop(last)  # another name
+        else:
+            holder[last] = value
+        path.write_bytes(manifest._sealed(content))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                js.Checkpoints(tmp_path).restore(small(0.0))
+        except (js.CorruptCheckpoint, ValueError) as error:
+            refused += 1
+            assert "step_0000000002" in str(error), error
+    assert refused > 300
+
+
+def test_a_manifest_that_names_files_outside_is_refused(saved, tmp_path) -> None:
+    whole = tmp_path / "step_0000000002"
+    shutil.copytree(saved / "step_0000000002", whole)
+    data = whole / "data" / "0.json"
+    shutil.move(data, tmp_path / "elsewhere.json")
+    data.symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(js.CorruptCheckpoint, match=r"data/0\.json' is outside the folder"):
+        manifest.check(whole)
+
+
 def test_any_flipped_bit_of_the_manifest_is_found(saved, tmp_path) -> None:
     content = (saved / "step_0000000002" / "manifest.json").read_bytes()
     for place in range(0, len(content), 7):
@@ -74,7 +124,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(saved, tmp_path
     shutil.copytree(saved, tmp_path / "run")
     checkpoints = js.Checkpoints(tmp_path / "run")
     flip(files(tmp_path / "run" / "step_0000000002" / "arrays" / "d")[0], 60)
-    refused = r"refused: .*step_0000000002 is damaged: the check sum of arrays/d/"
+    refused = r"refused: .*step_0000000002 is damaged: the checksum of arrays/d/"
     with pytest.warns(UserWarning, match=refused) as caught:
         step, tree, position = checkpoints.restore(small(0.0))
     assert [warning.filename for warning in caught] == [__file__]
@@ -114,8 +164,8 @@ def killed(patch: pytest.MonkeyPatch, last: int) -> None:
     for name in ("rename", "replace"):
         patch.setattr(os, name, ending(getattr(os, name), lambda *paths: None))
     patch.setattr(shutil, "rmtree", ending(shutil.rmtree, lambda path: files(path)[0].unlink()))
-    write, one = arrays.write, {"a": np.ones(1)}
-    patch.setattr(arrays, "write", ending(write, lambda path, values: write(path, one)))
+    write, one = orbax_arrays.write, {"a": np.ones(1)}
+    patch.setattr(orbax_arrays, "write", ending(write, lambda path, values: write(path, one)))
 
 
 def test_a_kill_at_each_change_of_the_disk(saved, tmp_path, monkeypatch) -> None:

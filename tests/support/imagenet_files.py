@@ -1,14 +1,12 @@
-"""ImageNet in its three layouts, made here: JPEGs of 40x30 pixels, each class of one colour."""
+"""ImageNet in its layouts, made here: JPEGs of 40x30 pixels, each class of one colour."""
 
 import io
-import struct
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from experiments.common import records
-from experiments.common.stream import Readers, Shard
+from experiments.common.data.stream import Readers, Shard
 
 NAMES = ["n01", "n02", "n10"]
 COLOURS = {"n01": (200, 30, 30), "n02": (30, 200, 30), "n10": (30, 30, 200)}
@@ -92,39 +90,36 @@ def usual(content: bytes, label: int) -> bytes:
     return example(image__encoded=content, image__class__label=label + 1, **extra)
 
 
-def framed(contents: list[bytes]) -> bytes:
-    def sums(content: bytes) -> bytes:
-        return struct.pack("<I", records.check_sum(content))
+def write(path: Path, contents: list[bytes]) -> None:
+    """An array-record file."""
+    from array_record.python.array_record_module import ArrayRecordWriter
 
-    heads = [struct.pack("<Q", len(content)) for content in contents]
-    both = zip(heads, contents, strict=True)
-    return b"".join(head + sums(head) + content + sums(content) for head, content in both)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for content in contents:
+        writer.write(content)
+    writer.close()
 
 
-def put_tfrecords(folder: Path) -> Path:
+def put_converted(folder: Path) -> Path:
+    """As the usual TFRecords are after conversion: two shards, labels from 1, more features."""
     for split, stem in (("train", "train"), ("val", "validation")):
         made = [usual(content, NAMES.index(name)) for name, content in split_of(split)]
-        folder.mkdir(parents=True, exist_ok=True)
-        for shard in range(2):
-            file = folder / f"{stem}-{shard:05d}-of-00002"
-            half = made[: len(made) // 2] if shard == 0 else made[len(made) // 2 :]
-            file.write_bytes(framed(half))
+        for shard, half in enumerate((made[: len(made) // 2], made[len(made) // 2 :])):
+            write(folder / f"{stem}-{shard:05d}-of-00002.array_record", half)
     return folder
 
 
 def put_array_records(folder: Path) -> Path:
-    from array_record.python.array_record_module import ArrayRecordWriter
-
+    """As TensorFlow Datasets writes them: labels from 0."""
     for split, stem in (("train", "train"), ("val", "validation")):
-        place = folder / "5.1.0"
-        place.mkdir(parents=True, exist_ok=True)
         name = f"imagenet2012-{stem}.array_record-00000-of-00001"
-        writer = ArrayRecordWriter(str(place / name), "group_size:1")
-        for folder_name, content in split_of(split):
-            label = NAMES.index(folder_name)
-            writer.write(example(image=content, label=label, file_name=b"x.JPEG"))
-        writer.close()
+        made = [
+            example(image=content, label=NAMES.index(folder_name), file_name=b"x.JPEG")
+            for folder_name, content in split_of(split)
+        ]
+        write(folder / "5.1.0" / name, made)
     return folder
 
 
-LAYOUTS = {"folder": put_folder, "tfrecords": put_tfrecords, "array": put_array_records}
+LAYOUTS = {"folder": put_folder, "converted": put_converted, "array": put_array_records}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.common.convolution import convolution, max_pool
+from experiments.common.networks.convolution import conv, convolution, max_pool
 
 
 def torch_init(fan_in: int) -> dict[str, Any]:
@@ -39,9 +39,9 @@ class LeNet5(nnx.Module):
     """LeNet-5-Caffe: two 5x5 convolutions, two dense layers; 430,500 weights."""
 
     def __init__(self, rngs: nnx.Rngs):
-        conv = partial(nnx.Conv, padding="VALID", conv_general_dilated=convolution(), rngs=rngs)
-        self.conv1 = conv(1, 20, (5, 5), **torch_init(25))
-        self.conv2 = conv(20, 50, (5, 5), **torch_init(500))
+        layer = partial(nnx.Conv, padding="VALID", conv_general_dilated=convolution(), rngs=rngs)
+        self.conv1 = layer(1, 20, (5, 5), **torch_init(25))
+        self.conv2 = layer(20, 50, (5, 5), **torch_init(500))
         self.fc1 = nnx.Linear(800, 500, rngs=rngs, **torch_init(800))
         self.fc2 = nnx.Linear(500, 10, rngs=rngs, **torch_init(500))
 
@@ -68,21 +68,12 @@ class SmallConvNet(nnx.Module):
     """
 
     def __init__(self, rngs: nnx.Rngs, norm: Callable = batch_norm, channels: int = 1):
-        def conv(inputs: int, outputs: int) -> nnx.Conv:
-            return nnx.Conv(
-                inputs,
-                outputs,
-                (3, 3),
-                use_bias=False,
-                kernel_init=jax.nn.initializers.he_normal(),
-                conv_general_dilated=convolution(),
-                rngs=rngs,
-            )
-
+        he = {"kernel_init": jax.nn.initializers.he_normal()}
         norm = partial(norm, rngs=rngs)
-        self.stem = nnx.Sequential(conv(channels, 16), norm(16), nnx.relu)
+        self.stem = nnx.Sequential(conv(channels, 16, 3, 1, rngs, **he), norm(16), nnx.relu)
         self.convs = nnx.Sequential(
-            conv(16, 32), norm(32), nnx.relu, conv(32, 32), norm(32), nnx.relu
+            *(conv(16, 32, 3, 1, rngs, **he), norm(32), nnx.relu),
+            *(conv(32, 32, 3, 1, rngs, **he), norm(32), nnx.relu),
         )
         self.head = nnx.Linear(32, 10, rngs=rngs)
 

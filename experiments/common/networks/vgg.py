@@ -3,8 +3,8 @@
 import jax
 from flax import nnx
 
-from experiments.common.convolution import convolution, max_pool
-from experiments.common.lenet import batch_norm, torch_init
+from experiments.common.networks.convolution import conv, max_pool
+from experiments.common.networks.lenet import batch_norm, torch_init
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -33,16 +33,8 @@ class VGG16(nnx.Module):
         for widths in STAGES:
             for width in widths:
                 number, outputs = number + 1, width // narrow
-                conv = nnx.Conv(
-                    inputs,
-                    outputs,
-                    (3, 3),
-                    use_bias=False,
-                    conv_general_dilated=convolution(),
-                    rngs=rngs,
-                    **torch_init(9 * inputs),
-                )
-                setattr(self, f"conv{number:02}", conv)
+                layer = conv(inputs, outputs, 3, 1, rngs, **torch_init(9 * inputs))
+                setattr(self, f"conv{number:02}", layer)
                 setattr(self, f"norm{number:02}", batch_norm(outputs, scale_init=half, rngs=rngs))
                 inputs = outputs
         self.fc1 = nnx.Linear(inputs, inputs, rngs=rngs, **torch_init(inputs))
@@ -56,7 +48,7 @@ class VGG16(nnx.Module):
             x = max_pool(x) if stage else x
             for _ in widths:
                 number += 1
-                conv, norm = getattr(self, f"conv{number:02}"), getattr(self, f"norm{number:02}")
-                x = nnx.relu(norm(conv(x)))
+                layer, norm = getattr(self, f"conv{number:02}"), getattr(self, f"norm{number:02}")
+                x = nnx.relu(norm(layer(x)))
         x = x.mean(axis=(1, 2))
         return self.fc2(nnx.relu(self.norm(self.fc1(x))))

@@ -12,24 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.common.convolution import convolution
+from experiments.common.networks.convolution import conv
 
 he_normal = jax.nn.initializers.he_normal()
 
 
-def _conv(inputs: int, outputs: int, side: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(
-        inputs,
-        outputs,
-        (side, side),
-        strides=(stride, stride),
-        use_bias=False,
-        kernel_init=he_normal,
-        conv_general_dilated=convolution(),
-        rngs=rngs,
-    )
-
-
+_conv = partial(conv, kernel_init=he_normal)
 _norm = partial(nnx.BatchNorm, momentum=0.99, epsilon=1e-3)
 
 

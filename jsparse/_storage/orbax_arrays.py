@@ -1,6 +1,5 @@
 """Arrays on disk, by Orbax, which is imported on first use."""
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -10,19 +9,6 @@ import jax
 import numpy as np
 
 from jsparse._storage.leaves import plain
-
-
-def require() -> None:
-    """Find Orbax, without importing it.
-
-    Raises:
-      ImportError: it is not installed.
-    """
-    if not (importlib.util.find_spec("orbax") and importlib.util.find_spec("orbax.checkpoint")):
-        raise ImportError(
-            "checkpoints are written with Orbax, which is not installed: "
-            "pip install 'jsparse[checkpoint]' or pip install orbax-checkpoint"
-        )
 
 
 def _orbax() -> ModuleType:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.common.data import digits
-from experiments.common.sources import (
+from experiments.common.data.mnist import digits
+from experiments.common.data.sources import (
     DataError,
     Images,
     Unavailable,

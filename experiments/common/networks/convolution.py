@@ -33,6 +33,16 @@ def convolution(scanned: bool = True) -> Callable[..., Array]:
     return conv_as_matmul if scanned else conv_by_map
 
 
+def conv(
+    inputs: int, outputs: int, side: int, stride: int, rngs: nnx.Rngs, **options: Any
+) -> nnx.Conv:
+    """A layer with square kernels and no bias, fast on this device."""
+    return nnx.Conv(
+        inputs, outputs, (side, side), strides=(stride, stride), use_bias=False,
+        conv_general_dilated=convolution(), rngs=rngs, **options,
+    )  # fmt: skip
+
+
 @functools.cache
 def compiler_options() -> dict[str, str]:
     """For `jax.jit` of what `convolution(scanned=False)` is in: Eigen's convolutions on a CPU.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.common.sources import (
+from experiments.common.data.sources import (
     DataError,
     Images,
     Unavailable,

@@ -129,7 +129,7 @@ def extra(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise DataError(
-            f"ImageNet is read with grain, array-record, google-crc32c and pillow ({error}); "
+            f"ImageNet is read with grain, array-record, protobuf and pillow ({error}); "
             "install them with pip install 'jsparse[imagenet]', or use --synthetic"
         ) from error
 

@@ -8,15 +8,15 @@ go on with another number of processes, threads or workers.
 
 import dataclasses
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
 
-from experiments.common.imagenet import Record, Source
-from experiments.common.sources import DataError, extra
+from experiments.common.data.imagenet import Record, Source
+from experiments.common.data.sources import DataError, extra
 
 TEST_PART = 224 / 256
 """Side of the square that is tested on, of the shorter side."""
@@ -80,35 +80,33 @@ class Readers:
             raise ValueError(f"workers are 0 or more, threads and ahead 1 or more; got {self}")
 
 
-class Stream(Protocol):
-    """Batches without end, from any position on."""
+class Stream:
+    """Batches without end; a position is the number of batches handed out.
 
-    def __next__(self) -> Batch: ...
+    Args:
+        read: Batches from a position on.
+        records: In an epoch.
+        batch: Images of all processes together.
+        seed: Of the order.
+    """
 
-    def get_state(self) -> dict[str, int]:
-        """The position and what it is a position in, as plain integers."""
-        ...
-
-    def set_state(self, state: dict[str, int]) -> None:
-        """Goes to a position; refuses one of other data, batch or seed."""
-        ...
-
-    def close(self) -> None:
-        """Stops reading ahead."""
-        ...
-
-
-class _Positioned:
-    """The position of a stream: batches handed out, in this order of these records."""
-
-    def __init__(self, *, records: int, batch: int, seed: int):
+    def __init__(
+        self, read: Callable[[int], Iterator[Batch]], *, records: int, batch: int, seed: int
+    ):
         if batch > records:
             raise ValueError(f"a batch of {batch} is larger than the {records} training images")
+        self._read, self._batches, self._step = read, None, 0
         self._order = {"records": records, "batch": batch, "seed": seed}
-        self._step = 0
 
     def __iter__(self) -> Self:
         return self
+
+    def __next__(self) -> Batch:
+        if self._batches is None:
+            self._batches = self._read(self._step)
+        batch = Batch(*next(self._batches))
+        self._step += 1
+        return batch
 
     def __enter__(self) -> Self:
         return self
@@ -117,9 +115,11 @@ class _Positioned:
         self.close()
 
     def get_state(self) -> dict[str, int]:
+        """The position and what it is a position in, as plain integers."""
         return {"step": self._step, **self._order}
 
     def set_state(self, state: dict[str, int]) -> None:
+        """Go to a position; refuses one of other data, batch or seed."""
         other = {name: state.get(name) for name in self._order}
         if other != self._order or state.get("step", -1) < 0:
             raise ValueError(
@@ -130,10 +130,15 @@ class _Positioned:
         self._step = int(state["step"])
 
     def close(self) -> None:
-        """Nothing is read ahead."""
+        """Stop reading ahead."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
 
 
-class Training(_Positioned):
+def training(
+    source: Source, *, batch: int, side: int, seed: int, shard: Shard, readers: Readers
+) -> Stream:
     """Random crops of shuffled records, batch after batch; the last incomplete batch is left out.
 
     Crops as in GoogLeNet: 8 to 100 % of the image's area, sides 3:4 to 4:3, made square; then left
@@ -149,37 +154,13 @@ class Training(_Positioned):
 
     Reference: Szegedy et al., Going deeper with convolutions, CVPR 2015, section 6.
     """
-
-    def __init__(
-        self,
-        source: Source,
-        *,
-        batch: int,
-        side: int,
-        seed: int,
-        shard: Shard,
-        readers: Readers,
-    ):
-        super().__init__(records=len(source), batch=batch, seed=seed)
-        grain = _grain()
-        part, whole = shard.part(batch), len(source) // batch * batch
-        # the seeds of crops count records before the processes' parts are taken
-        made = grain.MapDataset.source(source).seed(seed).shuffle()[:whole]
-        made = made.random_map(partial(_training_image, side=side))
-        self._batches = made[shard.index :: shard.count].batch(part).repeat()
-        self._readers, self._iterator = readers, None
-
-    def __next__(self) -> Batch:
-        if self._iterator is None:
-            self._iterator = _read_ahead(self._batches[self._step :], self._readers)
-        batch = _next(self._iterator)
-        self._step += 1
-        return batch
-
-    def close(self) -> None:
-        if self._iterator is not None:
-            self._iterator.close()
-            self._iterator = None
+    part, whole = shard.part(batch), len(source) // batch * batch
+    # the seeds of crops count records before the processes' parts are taken
+    made = _grain().MapDataset.source(source).seed(seed).shuffle()[:whole]
+    made = made.random_map(partial(_training_image, side=side))
+    made = made[shard.index :: shard.count].batch(part).repeat()
+    read = lambda step: _read_ahead(made[step:], readers)
+    return Stream(read, records=len(source), batch=batch, seed=seed)
 
 
 def in_order(
@@ -202,13 +183,15 @@ def in_order(
     iterator = _read_ahead(made, readers)
     try:
         for _ in range(total // batch):
-            yield _next(iterator)
+            yield Batch(*next(iterator))
     finally:
         iterator.close()
 
 
-class Synthetic(_Positioned):
-    """Made-up images in the same shape, from memory: a speed run waits for no disk.
+def synthetic(
+    *, batch: int, side: int, classes: int, seed: int, shard: Shard, batches: int, first: int = 0
+) -> Stream:
+    """Made-up images in the same shape, from memory, so a speed run does not wait for a disk.
 
     Each class has a coarse pattern of its own, which noise hides in part, so a network can learn.
     The images of a few batches are made once and repeat.
@@ -222,30 +205,17 @@ class Synthetic(_Positioned):
         batches: How many are made.
         first: Number of the first image; further ones have other noise, such as those to test on.
     """
+    shard.part(batch)
+    patterns = np.random.default_rng([seed, 0]).integers(0, 256, (classes, 4, 4, 3))
+    numbers = np.arange(first, first + batch * batches).reshape(batches, batch)
+    made = [_made_up(some[shard.index :: shard.count], patterns, side, seed) for some in numbers]
 
-    def __init__(
-        self,
-        *,
-        batch: int,
-        side: int,
-        classes: int,
-        seed: int,
-        shard: Shard,
-        batches: int,
-        first: int = 0,
-    ):
-        super().__init__(records=batch * batches, batch=batch, seed=seed)
-        shard.part(batch)
-        patterns = np.random.default_rng([seed, 0]).integers(0, 256, (classes, 4, 4, 3))
-        numbers = np.arange(first, first + batch * batches).reshape(batches, batch)
-        self._batches = [
-            _made_up(some[shard.index :: shard.count], patterns, side, seed) for some in numbers
-        ]
+    def read(step: int) -> Iterator[Batch]:
+        while True:
+            yield made[step % batches]
+            step += 1
 
-    def __next__(self) -> Batch:
-        batch = self._batches[self._step % len(self._batches)]
-        self._step += 1
-        return batch
+    return Stream(read, records=batch * batches, batch=batch, seed=seed)
 
 
 def _made_up(numbers: np.ndarray, patterns: np.ndarray, side: int, seed: int) -> Batch:
@@ -335,7 +305,3 @@ def _read_ahead(batches: Any, readers: Readers) -> Any:
             )
         )
     return iter(made)
-
-
-def _next(iterator: Any) -> Batch:
-    return Batch(*next(iterator))

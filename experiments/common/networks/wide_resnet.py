@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.common.convolution import convolution
+from experiments.common.networks.convolution import conv
 
 Start = Callable[[int], dict[str, Any]]
 """From the inputs of a unit, the initialisers of its layer."""
@@ -24,19 +24,8 @@ def he_init(fan_in: int) -> dict[str, Any]:
     return {"kernel_init": jax.nn.initializers.he_normal()}
 
 
-def _conv(
-    inputs: int, outputs: int, side: int, stride: int, rngs: nnx.Rngs, start: Start
-) -> nnx.Conv:
-    return nnx.Conv(
-        inputs,
-        outputs,
-        (side, side),
-        strides=(stride, stride),
-        use_bias=False,
-        conv_general_dilated=convolution(),
-        rngs=rngs,
-        **start(side * side * inputs),
-    )
+def _conv(i: int, o: int, side: int, stride: int, rngs: nnx.Rngs, start: Start) -> nnx.Conv:
+    return conv(i, o, side, stride, rngs, **start(side * side * i))
 
 
 class WideBlock(nnx.Module):

@@ -1,0 +1,1 @@
+"""The networks that are trained here, and convolutions that are fast on a CPU."""

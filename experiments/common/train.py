@@ -1,0 +1,241 @@
+"""Trains a `Sweep` within a run folder, and the studies of Dynamic Sparse Training with it.
+
+In a study the dense network and the sparse ones (each alpha, or a target density) are trained over
+the same seeds; a table puts the last epoch beside the published figures.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import jsparse
+from experiments.common.data.sources import Images
+from experiments.common.run import Run, check_finite, open_run
+from experiments.common.settings import StudySettings
+from experiments.common.show import Epochs, draw, header, mean_std, table
+from experiments.common.sweep import PIXELS, Inputs, Runs, Sweep, Trace
+
+EVERY = 20
+"""Steps between the densities that are logged."""
+TIMED = 64
+"""Inputs that a trained model is timed on."""
+
+
+def train(
+    run: Run,
+    sweep: Sweep,
+    images: Images,
+    *,
+    start: Callable[[], Runs],
+    epochs: int,
+    begin: Callable[[nnx.Module, int], nnx.Module] = lambda model, run: model,
+    names: Sequence[str] = (),
+) -> Runs:
+    """All epochs of all runs, from the last checkpoint on.
+
+    Without a checkpoint the runs are those of `start`, each model after `begin(model, run)`.
+
+    Each row of the log holds, for every run, the test accuracy and density after the epoch, and the
+    layers' densities every 20 steps within it (every step of the first 100). Where not all runs are
+    seeds of one thing, `names` says what each is; those of a name are drawn as one.
+
+    Raises:
+      Diverged: a loss, or a weight after an epoch, is not finite; the message gives step and
+        densities.
+    """
+    x, y = jnp.asarray(images.train_x), jnp.asarray(images.train_y)
+    test_x, test_y = jnp.asarray(images.test_x), jnp.asarray(images.test_y)
+    done, runs = run.load(start())
+    if not done:
+        runs = sweep.changed(start(), begin)
+        run.save(0, runs)  # so that a run lost in its first epoch keeps a good state too
+    progress = Epochs(done, epochs, run.folder.name)
+    if done < epochs:
+        length = f"epochs {done + 1} to {epochs} of {len(x) // sweep.batch} steps"
+        header(run.folder, f"{sweep.name} on {images.name}", len(runs.step), length)
+    for epoch in progress:
+        runs, trace = sweep.epoch(runs, x, y, progress.within)
+        steps = trace.loss.shape[1]
+        density = sweep.densities(runs)
+        _stop_if_lost(run, sweep, trace, (epoch - 1) * steps)
+        for which, largest in enumerate(sweep.largest(runs)):
+            layers = dict(zip(sweep.layers, density[which], strict=True))
+            check_finite(largest, epoch * steps - 1, layers, run, f"a weight{_of(trace, which)}")
+        accuracy = sweep.accuracy(runs, test_x, test_y)
+        total = sweep.total(density)
+        shown = [n for n in range(steps) if n % EVERY == 0 or (epoch == 1 and n < 100)]
+        seconds = progress.show(accuracy=accuracy.mean(), density=total.mean())
+        run.log(
+            epoch,
+            accuracy=accuracy,
+            density=total,
+            layers=density,
+            loss=trace.loss.mean(axis=1),
+            steps=[(epoch - 1) * steps + n for n in shown],
+            # the layers' densities of the first run only: the picture shows one
+            trace=trace.density[0, shown].round(5),
+            seconds=seconds,
+            **({"runs": names} if names else {}),
+        )
+        run.save(epoch, runs)
+    return runs
+
+
+def _stop_if_lost(run: Run, sweep: Sweep, trace: Trace, first: int) -> None:
+    lost = np.argwhere(~np.isfinite(trace.loss).T)
+    for step, which in lost[:1]:
+        densities = dict(zip(sweep.layers, trace.density[which, step], strict=True))
+        loss, name = float(trace.loss[which, step]), f"the loss{_of(trace, which)}"
+        check_finite(loss, first + int(step), densities, run, name)
+
+
+def _of(trace: Trace, which: int) -> str:
+    """Names the run, where there are several."""
+    return f" of run {which + 1}" if len(trace.loss) > 1 else ""
+
+
+def describe(run: Run, sweep: Sweep, state: Runs, images: Images) -> None:
+    """Write what the first run left, and the page of all: page.html.
+
+    What the page has no room for is in first_steps.png: the density of each layer at the start.
+    """
+    model = sweep.model(state, 0)
+    x = sweep.inputs.test(jnp.asarray(images.test_x[:TIMED]))
+    folded = jsparse.fold(model)
+    forms = {"folded": folded}
+    if sweep.layers:
+        forms["shrunk"] = jsparse.shrink(folded, x)[0]
+    jsparse.report.save(model, run.folder, x, forms=forms)
+    if sweep.layers:
+        first = run.rows()[0]
+        early = np.array(
+            [line for step, line in zip(first["steps"], first["trace"], strict=True) if step < 100]
+        )
+        curves = {
+            name: (range(len(early)), 100 * early[:, n]) for n, name in enumerate(sweep.layers)
+        }
+        draw({"the first steps": curves}, run.folder / "first_steps.png", "step", "density [%]")
+    jsparse.report.page(run.folder)
+
+
+def results(run: Run, runs: Sequence[int]) -> dict[str, list[float]]:
+    """Of the runs named by index: accuracy and density of the last epoch, and the best accuracy."""
+    rows = run.rows()
+    accuracy = np.array([row["accuracy"] for row in rows])[:, list(runs)]
+    density = np.array([row["density"] for row in rows])[:, list(runs)]
+    return {
+        "accuracy": accuracy[-1].tolist(),
+        "density": density[-1].tolist(),
+        "best": accuracy.max(axis=0).tolist(),
+        "layers": np.array(rows[-1]["layers"])[list(runs)].mean(axis=0).tolist(),
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Published:
+    """A row of the paper's table, in percent."""
+
+    dense: str
+    sparse: str
+    density: str
+
+
+def study(
+    settings: StudySettings,
+    make: Callable[[nnx.Rngs], nnx.Module],
+    pattern: str,
+    tx: optax.GradientTransformation,
+    images: Images,
+    published: Sequence[Published],
+    over: Callable[[Callable], Callable],
+    inputs: Inputs = PIXELS,
+) -> dict[str, dict]:
+    """Train, plot and print.
+
+    Args:
+      settings: of the study.
+      make: the dense network.
+      pattern: of the paths of the weights that become sparse.
+      tx: optax transform.
+      images: data.
+      published: the paper's figures, of one dense network; may be empty.
+      over: how runs share a program: `side_by_side`, `in_turn` or `over_devices`.
+      inputs: how images are prepared.
+
+    Returns:
+      Over the seeds, of each alpha (in "%g" format) and of "dense", where it was trained: accuracy
+      and density of the last epoch and the best accuracy; and the mean density of each layer.
+    """
+    settings.check_batch(images)
+    out = Path(settings.out)
+    lines = [["published", "dense", "", one.dense, ""] for one in published[:1]]
+    found: dict[str, dict] = {}
+    run = open_run(out / "sparse", settings, dataset=images.name)  # refused before hours of dense
+    if settings.dense:
+        dense = dataclasses.replace(settings, alphas=(0.0,), density=1.0)
+        dense_run = open_run(out / "dense", dense, dataset=images.name)
+        sweep = Sweep(make, tx, settings.batch, over, inputs=inputs)
+        found["dense"] = finish(dense_run, sweep, images, settings, [0.0])["0"]
+        lines.append(_line("here", "dense", found["dense"]))
+
+    def sparse(rngs: nnx.Rngs) -> nnx.Module:
+        return jsparse.sparsify(make(rngs), (pattern, jsparse.Threshold(alpha=settings.alphas[0])))
+
+    controls = []
+    if settings.density < 1:
+        steps = settings.epochs * (len(images.train_x) // settings.batch)
+        controls = [jsparse.TargetDensity(density=settings.density, steps=steps)]
+    sweep = Sweep(sparse, tx, settings.batch, over, controls, inputs)
+    final = finish(run, sweep, images, settings, settings.alphas)
+    lines += [["published", "sparse", one.density, one.sparse, ""] for one in published]
+    for alpha in settings.alphas:
+        what = f"alpha {alpha:g}" if settings.density == 1 else f"target {settings.density:.1%}"
+        lines.append(_line("here", what, final[f"{alpha:g}"]))
+    print(f"{images.name}, {settings.extent}, last epoch (test data):\n")
+    print(table(["", "network", "density [%]", "accuracy [%]", "best epoch [%]"], lines))
+    for alpha in settings.alphas:
+        layers = dict(zip(sweep.layers, final[f"{alpha:g}"]["layers"], strict=True))
+        kept = ", ".join(f"{name} {density:.2%}" for name, density in layers.items())
+        print(f"\nlayers at alpha {alpha:g}: {kept}")
+    folders = [out / name for name in ("dense", "sparse")[not settings.dense :]]
+    print(f"\npage: {run.folder / 'page.html'}")
+    print(f"compared: {jsparse.report.compare(folders, out / 'compare.html')}")
+    return found | final
+
+
+def finish(
+    run: Run,
+    sweep: Sweep,
+    images: Images,
+    settings: StudySettings,
+    alphas: Sequence[float],
+) -> dict:
+    """Train to the end unless that is done, write the page and the final numbers."""
+    if run.complete:
+        return run.final()
+    seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+    pairs = [(alpha, seed) for alpha in alphas for seed in seeds]
+    start = lambda: sweep.start([seed for _, seed in pairs], [alpha for alpha, _ in pairs])
+    names = [f"alpha {alpha:g}" for alpha, _ in pairs] if len(alphas) > 1 else []
+    state = train(run, sweep, images, start=start, epochs=settings.epochs, names=names)
+    numbers = {}
+    for n, alpha in enumerate(alphas):
+        which = range(n * settings.seeds, (n + 1) * settings.seeds)
+        numbers[f"{alpha:g}"] = results(run, which)
+    describe(run, sweep, state, images)
+    run.finish(**numbers)
+    return numbers
+
+
+def _line(source: str, what: str, numbers: dict) -> list[str]:
+    percent = {
+        name: [100 * value for value in numbers[name]] for name in ("density", "accuracy", "best")
+    }
+    sparse = min(numbers["density"]) < 1
+    density = mean_std(percent["density"]) if sparse else ""
+    return [source, what, density, mean_std(percent["accuracy"]), mean_std(percent["best"])]
