@@ -270,14 +270,10 @@ def _differences(values: Sequence[dict[str, Any]]) -> list[list[str]]:
     """A row for each setting that is not the same in all: its name and its values."""
     keys = dict.fromkeys(key for one in values for key in one)
     rows = {key: [one.get(key, ABSENT) for one in values] for key in keys}
-    return [[k, *map(_text, row)] for k, row in rows.items() if any(v != row[0] for v in row)]
+    return [
+        [k, *map(_units.written, row)] for k, row in rows.items() if any(v != row[0] for v in row)
+    ]
 
 
 def _named(values: dict[str, Any]) -> list[list[str]]:
-    return [[name, _text(value)] for name, value in values.items()]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_text, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return [[name, _units.written(value)] for name, value in values.items()]
