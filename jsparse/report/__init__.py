@@ -1,7 +1,6 @@
 """Reports on sparse models; nothing here changes a model."""
 
 from jsparse._versions import versions as versions
-from jsparse.report._comparison import compare as compare
 from jsparse.report._efficiency import Costs as Costs
 from jsparse.report._efficiency import accuracy_density as accuracy_density
 from jsparse.report._efficiency import costs as costs
@@ -10,6 +9,7 @@ from jsparse.report._overlap import Overlap as Overlap
 from jsparse.report._overlap import Stability as Stability
 from jsparse.report._overlap import overlap as overlap
 from jsparse.report._overlap import stability as stability
+from jsparse.report._page import compare as compare
 from jsparse.report._page import page as page
 from jsparse.report._saving import save as save
 from jsparse.report._structure import Effective as Effective

@@ -1,202 +1,288 @@
-"""Charts as SVG, drawn with matplotlib in the colours of the page.
+"""Charts and pictures of masks for the pages, drawn by matplotlib and Pillow.
 
-Charts are 360 units wide, so a unit is about a pixel on a phone. They are drawn in fixed colours,
-each of which then becomes the page's: a line of colour 2 is `var(--c2)`, in light and dark mode.
+A chart is SVG with the colours of the page's style sheet, so it follows dark mode and print. It is
+360 units wide: about one pixel each on a phone.
 """
 
+import base64
 import dataclasses
 import io
 import math
 import re
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
 
-from jsparse._checks import require
-from jsparse.report._document import Chart, Key
+from jsparse.report._units import percent
 
-WIDTH, HEIGHT = 360, 230
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b8508f", "#222222", "#b97f00", "#2b9fd9")
-TEXT, GRID, PAPER = "#010203", "#040506", "#fefdfc"
-PAGE = {colour: f"var(--c{n})" for n, colour in enumerate(COLOURS)}
-PAGE |= {TEXT: "currentColor", GRID: "var(--line)", PAPER: "var(--paper)"}
-DASHES, SHOWN = ("solid", "dashed", "dotted", "dashdot"), ("solid", "dashed", "dotted", "double")
+DASHES = ("", "7 3", "2 3", "9 3 2 3")
 MARKS, SIGNS = "os^D", "●■▲◆"
-LOG_BELOW = 0.05
-"""A density below it makes the axis of densities logarithmic."""
-LARGEST = 1e300
-"""A larger number leaves no room for an axis around it."""
-MOST = 1200
-"""Points of a line that are drawn: about four for each unit of the plot."""
+LIGHT = ("#010101", "#020202")  # stand for the colours of text and grid of the style sheet
+STYLE = {
+    "axes.edgecolor": LIGHT[0],
+    "axes.labelcolor": LIGHT[0],
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 12,
+    "grid.color": LIGHT[1],
+    "lines.dash_capstyle": "round",
+    "lines.linewidth": 1.8,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "jsparse",
+    "text.color": LIGHT[0],
+    "xtick.bottom": False,
+    "xtick.color": LIGHT[0],
+    "ytick.color": LIGHT[0],
+    "ytick.left": False,
+}
+LOG_BELOW = 0.05  # a density below it makes the axis of densities logarithmic
+LARGEST = 1e300  # values beyond leave no room for an axis around them
+MOST = 1200  # points of a line that are drawn, about four for each unit of the width
+WIDEST, TALLEST = 720, 480  # of a picture, in pixels
+INK, GAP = (43, 124, 208), 255  # seen on white and on black; between the windows of a convolution
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Axis:
-    """An axis from `low` to `high`, in percent, in whole numbers, or logarithmic."""
-
-    low: float
-    high: float
-    log: bool = False
-    percent: bool = False
-    whole: bool = False
-    label: str = ""
-
-    def written(self, value: float) -> str:
-        """A value as text."""
-        value = 100 * value if self.percent else value
-        short = f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{round(value, 8):g}"
-        return f"{short}%" if self.percent else short
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Line:
-    """A line of [n] points, with a band of half the height `spread`, [n] or empty."""
+    """A line, or a point with error bars, of a chart.
 
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    spread: Sequence[float] = ()
-    style: int = 0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Point:
-    """A point, with bars of half the length `spread` along x and y."""
-
-    name: str
-    x: float
-    y: float
-    spread: tuple[float, float] = (0.0, 0.0)
-    style: int = 0
-
-
-def axis_of(values: Sequence[float] | np.ndarray, label: str = "", percent: bool = False) -> Axis:
-    """A linear axis around some values, with a little room."""
-    finite = np.asarray(values, float)
-    finite = finite[np.abs(finite) < LARGEST]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    room = 0.05 * (high - low) or 0.05 * abs(high) or 0.5
-    low, high = low - room if low < 0 or low > room else 0.0, high + room
-    return Axis(low=low, high=min(high, 1.0) if percent else high, percent=percent, label=label)
-
-
-def density_axis(values: Sequence[float] | np.ndarray, label: str = "") -> Axis:
-    """An axis of densities up to 100 %, logarithmic where they fall below 5 %."""
-    finite = np.asarray(values, float)
-    positive = finite[np.isfinite(finite) & (finite > 0)]
-    least = float(positive.min()) if positive.size else 1.0
-    if least >= LOG_BELOW:
-        return Axis(low=0.0, high=1.0, percent=True, label=label)
-    return Axis(low=least / 1.3, high=1.0, log=True, percent=True, label=label)
-
-
-def step_axis(steps: Sequence[float], label: str) -> Axis:
-    """An axis from the first step to the last; a lone one is in the middle."""
-    low, high = (min(steps), max(steps)) if len(steps) else (0, 1)
-    room = 1 if low == high else 0
-    whole = all(step == int(step) for step in steps)
-    return Axis(low=low - room, high=high + room, whole=whole, label=label)
-
-
-def chart(
-    title: str, x: Axis, y: Axis, lines: Sequence[Line], points: Sequence[Point] = ()
-) -> Chart:
-    """Lines and points on two axes.
-
-    Raises:
-      ImportError: matplotlib is not installed.
+    Attributes:
+      name: for the legend; none without.
+      x: [n].
+      y: [n].
+      spread: half the height of the band, [n]; of a point half the bars along x and y, [2].
+      style: which colour and dash or mark.
+      point: whether it is a point.
     """
-    require("matplotlib", extra="report", what="pages")
-    import matplotlib
-    from matplotlib.figure import Figure
 
-    settings: Any = {"svg.fonttype": "none", "font.size": 12, "path.simplify": False}
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout=None)
-        axes = figure.add_axes((48 / WIDTH, 40 / HEIGHT, 292 / WIDTH, 178 / HEIGHT))
-        _frame(axes, x, y)
-        for line in map(thinned, lines):
-            _draw_line(axes, line, y)
-        for point in points:
-            _draw_point(axes, point)
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    spread: np.ndarray | None = None
+    style: int = 0
+    point: bool = False
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Its entry in the legend: name, colour, and dash or sign."""
+        turn, colour = divmod(self.style, len(COLOURS))
+        sign = SIGNS[turn % len(SIGNS)] if self.point else ""
+        dash = DASHES[turn % len(DASHES)]
+        return {"name": self.name, "colour": colour, "dash": dash, "sign": sign}
+
+
+Figure = dict[str, Any]
+"""What the template shows: a title with svg and legend, or with uri, size and words."""
+
+
+def chart(title: str, lines: Sequence[Line], label: str, x: str = "step", y: str = "") -> Figure:
+    """Draw lines and points.
+
+    Args:
+      title: plain text.
+      lines: at least one.
+      label: below the horizontal axis.
+      x: what is on it, "step" or "density".
+      y: what is on the other: "density", "accuracy" or anything.
+    """
+    import matplotlib.figure
+    import matplotlib.style
+
+    with matplotlib.style.context(["default", STYLE]):
+        figure = matplotlib.figure.Figure(figsize=(5, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_xlabel(label)
+        axes.grid(clip_on=False)
+        _scale(axes.xaxis, x, np.concatenate([line.x for line in lines]))
+        _scale(axes.yaxis, y, np.concatenate([edge for line in lines for edge in _edges(line)]))
+        for n, line in enumerate(lines):
+            _draw(axes, thinned(line), f"line{n}")
         content = io.StringIO()
-        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
-    keys = [Key(o.name, o.style % 7, dash=_of(SHOWN, o.style)) for o in lines if o.name]
-    keys += [Key(o.name, o.style % 7, mark=_of(SIGNS, o.style)) for o in points]
-    return Chart(title, _inline(content.getvalue()), keys)
-
-
-def _of(kinds: Sequence[str], style: int) -> str:
-    """The dash or mark of a style: another one each time the colours are used up."""
-    return kinds[style // len(COLOURS) % len(kinds)]
-
-
-def _frame(axes: Any, x: Axis, y: Axis) -> None:
-    from matplotlib import ticker
-
-    axes.grid(color=GRID, linewidth=1)
-    axes.set_axisbelow(True)
-    axes.tick_params(which="both", length=0, colors=TEXT, pad=6)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(TEXT)
-    axes.set_xlabel(x.label, color=TEXT)
-    for one, shown in ((x, axes.xaxis), (y, axes.yaxis)):
-        if one.log:
-            decades = math.log10(one.high / one.low)
-            parts = (1, 2, 5) if decades < 2 else (1, 3) if decades < 3 else (1,)
-            (axes.set_xscale if one is x else axes.set_yscale)("log")
-            shown.set_major_locator(ticker.LogLocator(subs=parts, numticks=20))
-            shown.set_minor_locator(ticker.NullLocator())
-        else:
-            shown.set_major_locator(ticker.MaxNLocator(5, integer=one.whole, steps=[1, 2, 5, 10]))
-        shown.set_major_formatter(ticker.FuncFormatter(lambda v, _, one=one: one.written(v)))
-    axes.set_xlim(x.low, x.high)
-    axes.set_ylim(y.low, y.high)
-
-
-def _draw_line(axes: Any, line: Line, y: Axis) -> None:
-    colour, values = COLOURS[line.style % 7], np.asarray(line.y, float)
-    inside = lambda v: np.clip(np.where(np.isfinite(v), v, np.nan), y.low, y.high)
-    alone = "_" if len(values) == 1 else ""  # or nothing would be seen
-    look = {"linestyle": _of(DASHES, line.style), "marker": alone, "linewidth": 1.8}
-    axes.plot(line.x, inside(values), color=colour, clip_on=False, **look)
-    if len(line.spread):
-        spread = np.asarray(line.spread, float)
-        edges = inside(values - spread), inside(values + spread)
-        axes.fill_between(line.x, *edges, color=colour, alpha=0.2, linewidth=0, clip_on=False)
-
-
-def _draw_point(axes: Any, point: Point) -> None:
-    colour, mark = COLOURS[point.style % 7], _of(MARKS, point.style)
-    length = {"xerr": point.spread[0], "yerr": point.spread[1]}
-    bars = axes.errorbar(point.x, point.y, fmt=mark, color=colour, elinewidth=1.4, **length)
-    bars[0].set(markersize=8, markeredgecolor=PAPER)
-    for part in (bars[0], *bars[2]):
-        part.set_clip_on(False)
-
-
-def _inline(svg: str) -> str:
-    """An SVG file as a part of a page: no header, no names that two charts would share."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"<svg[^>]*>", f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">', svg, count=1)
-    svg = re.sub(r'<g id="[^"]*_\d+"', "<g", svg).replace("xlink:href", "href")
-    svg = re.sub(r"<!--.*?-->", "", svg)
-    for colour, name in PAGE.items():
-        svg = svg.replace(colour, name)
-    svg = re.sub(r"(\d\.\d{1,2})\d+", r"\1", svg)  # of a unit, which is a pixel on a phone
-    return re.sub(r"\s*\n\s*", " ", svg)
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(content, format="svg", transparent=True, metadata=nothing)
+    keys = [line.key for line in lines if line.name]
+    return {"title": title, "svg": _svg(content.getvalue(), title, lines), "legend": keys}
 
 
 def thinned(line: Line) -> Line:
     """A line of at most `MOST` points that looks the same: of each piece the lowest and highest."""
     if len(line.x) <= MOST:
         return line
-    y = np.asarray(line.y, float)
-    pieces = np.array_split(np.arange(len(y)), MOST // 2)  # NaN counts as lowest, and stays
-    kept = {int(piece[at(y[piece])]) for piece in pieces for at in (np.argmin, np.argmax)}
-    take = lambda values: [values[n] for n in sorted(kept)] if len(values) else values
-    return dataclasses.replace(line, x=take(line.x), y=take(line.y), spread=take(line.spread))
+    pieces = np.array_split(np.arange(len(line.y)), MOST // 2)  # NaN counts as lowest, and stays
+    kept = sorted({int(p[at(line.y[p])]) for p in pieces for at in (np.argmin, np.argmax)})
+    spread = None if line.spread is None else line.spread[kept]
+    return dataclasses.replace(line, x=line.x[kept], y=line.y[kept], spread=spread)
+
+
+def _edges(line: Line) -> list[np.ndarray]:
+    if line.spread is None:
+        return [line.y]
+    half = line.spread[1] if line.point else line.spread
+    return [line.y - half, line.y + half]
+
+
+def _draw(axes: Any, line: Line, name: str) -> None:
+    """A point with bars, or a line with a band: both broken where a value is not a number."""
+    turn, n = divmod(line.style, len(COLOURS))
+    free = {"color": COLOURS[n], "clip_on": False, "zorder": 3}  # whole on the edge of the plot too
+    inside = [
+        lambda values, ends=ends: np.clip(values, *ends)
+        for ends in (axes.get_xlim(), axes.get_ylim())
+    ]
+    y = inside[1](np.where(np.abs(line.y) < LARGEST, line.y, np.nan))
+    if line.point:
+        bars = np.zeros(2) if line.spread is None else line.spread
+        across, up = (np.array([-bar, bar]) for bar in bars)
+        axes.plot(inside[0](line.x + across), [*y, *y], linewidth=1.4, **free)
+        axes.plot([*line.x, *line.x], inside[1](line.y + up), linewidth=1.4, **free)
+        mark = MARKS[turn % len(MARKS)]
+        axes.plot(inside[0](line.x), y, mark, markersize=8, gid=name, **free)
+        return
+    if line.spread is not None:
+        half = np.where(line.spread < LARGEST, line.spread, np.nan)
+        low, high = inside[1](y - half), inside[1](y + half)
+        axes.fill_between(line.x, low, high, alpha=0.2, linewidth=0, **free)
+    dash = DASHES[turn % len(DASHES)]
+    pattern = (0, tuple(float(d) / 1.8 for d in dash.split())) if dash else "-"
+    axes.plot(line.x, y, linestyle=pattern, gid=name, **free)
+    seen = np.pad(np.isfinite(y), 1)
+    alone = seen[1:-1] & ~seen[:-2] & ~seen[2:]  # a line of one point would not be seen
+    axes.plot(line.x[alone], y[alone], "_", markersize=7, **free)
+
+
+def _scale(axis: Any, kind: str, values: np.ndarray) -> None:
+    """Limits and ticks of one axis."""
+    from matplotlib import ticker
+
+    values = values[np.abs(values) < LARGEST]
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    least = min(values[values > 0], default=1.0)
+    scale = "log" if kind == "density" and least < LOG_BELOW else "linear"
+    whole = kind == "step" and bool((values == values.round()).all())
+    locator: ticker.Locator = ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=whole)
+    if kind == "density":
+        low, high = least / 1.3 if scale == "log" else 0.0, 1.0
+    elif kind == "step":
+        low, high = (low - 1, high + 1) if low == high else (low, high)
+    else:
+        room = 0.05 * (high - low) or 0.05 * abs(high) or 0.5
+        low, high = low - room if low < 0 or low > room else 0.0, high + room
+        high = min(high, 1.0) if kind == "accuracy" else high
+    if scale == "log":
+        span = -math.log10(low)
+        locator = ticker.LogLocator(
+            subs=(1, 2, 5) if span < 2.2 else (1, 3) if span < 3.2 else (1,)
+        )
+    name = axis.axis_name
+    axis.axes.set(**{f"{name}scale": scale, f"{name}lim": (low, high)})
+    axis.set_major_locator(locator)
+    axis.set_minor_locator(ticker.NullLocator())
+    axis.set_major_formatter(lambda value, _: _tick(value, kind in ("accuracy", "density")))
+
+
+def _tick(value: float, in_percent: bool) -> str:
+    if in_percent:
+        return f"{100 * value:.6g}%"
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if 10 * size <= abs(value) < 1e9:
+            return f"{value / size:g}{unit}"
+    return f"{value:.6g}"
+
+
+def _svg(text: str, title: str, lines: Sequence[Line]) -> str:
+    """What matplotlib wrote, to stand inside the page: its colours, and names where one points."""
+    text = text[text.index(">", text.index("<svg")) + 1 :]
+    short = lambda found: re.sub(r"(\.\d\d)\d+|\s*\n", lambda m: m[1] or "", found[0])
+    text = re.sub(r' d="[^"]*"', short, text)
+    for n, colour in enumerate(COLOURS):
+        text = text.replace(colour, f"var(--c{n})")
+    text = text.replace(LIGHT[0], "currentColor").replace(LIGHT[1], "var(--line)")
+    for n, line in enumerate(lines):  # texts of the run come last, so that none is changed
+        place = f": {percent(line.x[0])}, {percent(line.y[0])}" if line.point else ""
+        words = f"<title>{escape(line.name + place)}</title>" if line.name else ""
+        text = text.replace(f'<g id="line{n}">', f"<g>{words}")
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # they would be on the page several times
+    return f'<svg viewBox="0 0 360 230.4" role="img" aria-label="{escape(title)}">{text}'
+
+
+def mask_picture(title: str, mask: np.ndarray, axes: dict[str, Any]) -> Figure:
+    """A mask with a row for each output and a column for each input.
+
+    Args:
+      title: plain text.
+      mask: bool, [...] as the weight.
+      axes: "stack", the number of leading axes that count layers; "inputs", the axes that are
+        summed over, the window of a convolution left out; "outputs", the axes that stay.
+    """
+    whole, window = _by_output(mask, axes)
+    rows, columns, height, width = whole.shape
+    counts = [f"{n:,} {what}{'s' * (n != 1)}" for n, what in ((rows, "output"), (columns, "input"))]
+    if not window:
+        words = f"{counts[0]} (rows), {counts[1]} (columns)"
+        return _picture(title, whole[:, :, 0, 0], words)
+    side = 1  # few inputs: the outputs stand in several columns
+    while rows * height > side * side * columns * width and side < rows:
+        side += 1
+    beside = f", {side} beside each other" if side > 1 else ""
+    words = f"{counts[0]} (rows{beside}), {counts[1]} (columns)"
+    words += f", a {'×'.join(map(str, window))} window each"
+    blocks = -(-rows // side)
+    gap = blocks * (height + 1) - 1 <= TALLEST and side * columns * (width + 1) - 1 <= WIDEST
+    padded = np.full((blocks * side, columns, height + gap, width + gap), np.nan)
+    padded[:rows, :, :height, :width] = whole
+    sheet = padded.reshape(blocks, side * columns, height + gap, width + gap)
+    flat = sheet.transpose(0, 2, 1, 3).reshape(blocks * (height + gap), -1)
+    flat = flat[:-1, :-1] if gap else np.nan_to_num(flat)
+    return _picture(title, flat, words)
+
+
+def input_picture(title: str, mask: np.ndarray, axes: dict[str, Any], image: list[int]) -> Figure:
+    """How many weights read each place of an input image; the darkest place has the most.
+
+    Args:
+      title: plain text.
+      mask: bool, [...] as the weight of a layer that reads the whole image.
+      axes: as for `mask_picture`.
+      image: height, width and, if there are any, channels; they multiply to the inputs.
+    """
+    whole, _ = _by_output(mask, axes)
+    counts = whole.sum(axis=(0, 2, 3)).reshape(*image[:2], -1).sum(axis=-1)
+    words = (
+        f"weights kept for each of {image[0]}×{image[1]} pixels: {counts.min():.0f} to "
+        f"{counts.max():.0f} of {whole.size // math.prod(image[:2]):,}"
+    )
+    return _picture(title, counts / max(1, counts.max()), words)
+
+
+def _by_output(mask: np.ndarray, axes: dict[str, Any]) -> tuple[np.ndarray, tuple[int, ...]]:
+    """[outputs, inputs, window height, window width], and the window's shape."""
+    first = (*range(axes["stack"]), *axes["outputs"])
+    ins = tuple(axes["inputs"])
+    rest = tuple(a for a in range(mask.ndim) if a not in first + ins)
+    window = tuple(mask.shape[a] for a in rest)
+    size = lambda of: math.prod(mask.shape[a] for a in of)
+    shape = (size(first), size(ins), math.prod(window[:-1]), math.prod(window[-1:]))
+    return mask.transpose(first + ins + rest).reshape(shape).astype(np.float32), window
+
+
+def _picture(title: str, values: np.ndarray, words: str) -> Figure:
+    """A PNG of fractions [height, width], NaN for a gap: one colour, as opaque as the fraction."""
+    from PIL import Image
+
+    size = (min(values.shape[1], WIDEST), min(values.shape[0], TALLEST))
+    if size != values.shape[::-1]:  # means over cells
+        image = Image.fromarray(values.astype(np.float32))
+        values = np.asarray(image.resize(size, Image.Resampling.BOX))
+    levels = np.where(np.isnan(values), GAP, np.round(254 * np.nan_to_num(values)))
+    image = Image.fromarray(levels.astype(np.uint8))
+    image.putpalette(bytes(INK) * GAP + bytes((128, 128, 128)))
+    opacity = bytes(round(255 * level / 254) for level in range(GAP)) + bytes((70,))
+    content = io.BytesIO()
+    image.save(content, "PNG", optimize=True, transparency=opacity)
+    uri = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return {"title": title, "uri": uri, "size": image.size, "words": words}

@@ -1,19 +1,24 @@
-"""One page about one run: what it reached, how it got there, what is left of the model."""
+"""Pages of runs: one run (`page`), or several and the frontier of accuracy and density (`compare`).
+
+Both are written by the template _page.html.j2, from what `_run` reads and `_figures` draws.
+"""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jsparse.report._document import Cell, Chart, Picture, Section, Table, named, write_page
-from jsparse.report._figures import Line, axis_of, chart, density_axis, step_axis
-from jsparse.report._folder import read_folder
-from jsparse.report._picture import Axes, draw_inputs, draw_mask
-from jsparse.report._run import FRACTIONS, Folder, Series
-from jsparse.report._units import bytes_of, count_of, percent, seconds_of, times
+from jsparse._checks import require
+from jsparse._storage.files import write_whole
+from jsparse.report import _units
+from jsparse.report._figures import Figure, Line, chart, input_picture, mask_picture
+from jsparse.report._run import FRACTIONS, Run, Series, read_run
 
 MOST_LAYERS, MOST_MASKS = 28, 40
+ABSENT = "–"
 
 
 def page(run_folder: str | Path) -> Path:
@@ -31,194 +36,244 @@ def page(run_folder: str | Path) -> Path:
 
     Raises:
       FileNotFoundError: no folder, or nothing of a run in it.
-      ImportError: the extra `report` is not installed.
       ValueError: a file in it is damaged.
+      ImportError: matplotlib or Jinja2 is not installed.
     """
-    run = read_folder(run_folder)
-    sections = [
-        Section("Over time", _curves(run)),
-        Section("Density of the layers", [*_layer_curve(run), *_layer_table(run)]),
-        Section("Masks", *_masks(run)),
-        Section("Before and after", tables=[*_counted(run), *_measured(run)]),
-        Section("Settings", tables=named(run.settings)),
-        Section("Versions", tables=_versions(run)),
-    ]
-    path, title = Path(run_folder) / "page.html", run.path.resolve().name
-    write_page(
-        path, title, sections, lead=_described(run), missing=run.missing, cards=_headline(run)
+    require("jinja2 matplotlib", "report", "a page")
+    run = read_run(run_folder)
+    kinds = _kinds({"": run})
+    seeds = sum(one.values.shape[1] for n in run.names[:1] for one in run.series(n).values())
+    about = [run.end, f"{seeds} runs" if seeds > 1 else ""]
+    about += [str(run.settings.get(name, "")) for name in ("dataset", "network")]
+    content = {
+        "title": run.path.resolve().name,
+        "about": " · ".join(word for word in about if word),
+        "missing": run.missing,
+        "run": run,
+        "reached": [
+            (kind.last(name), f"{name}, {kind.label}" if kind.label else name)
+            for name in FRACTIONS
+            if name in run.names
+            for kind in kinds
+        ],
+        "curves": [_curves(name, kinds) for name in run.names],
+        "layer_curves": _layer_curves(run),
+        "pictures": _pictures(run),
+        "settings": (("name", "value"), _named(run.settings)),
+        "versions": (("name", "value"), _named(_newest(run))),
+    }
+    return _write(Path(run_folder) / "page.html", content)
+
+
+def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html") -> Path:
+    """Write one HTML page about several runs, with the frontier of accuracy and density.
+
+    The frontier joins the runs that no other one beats in both.
+
+    Args:
+      run_folders: one or more; see `save` for what they hold.
+      out: the file.
+
+    Returns:
+      Its path.
+
+    Raises:
+      FileNotFoundError: no folder, or nothing of a run in it.
+      IsADirectoryError: `out` is a folder.
+      ImportError: matplotlib or Jinja2 is not installed.
+      TypeError: one folder in place of a list.
+      ValueError: no folder, one given twice, or one that holds a damaged file.
+    """
+    require("jinja2 matplotlib", "report", "a page")
+    if isinstance(run_folders, str | Path):
+        raise TypeError(f"got {run_folders!r}; pass a list of folders: [{str(run_folders)!r}]")
+    if Path(out).is_dir():
+        raise IsADirectoryError(f"{out} is a folder; pass a file, such as {Path(out, 'out.html')}")
+    paths = [Path(folder).resolve() for folder in run_folders]
+    if not paths or len(set(paths)) < len(paths):
+        raise ValueError(f"got the folders {[str(p) for p in paths]}; pass one or more, each once")
+    runs = dict(zip(_short(paths), map(read_run, paths), strict=True))
+    kinds = _kinds(runs)
+    points = [point for kind in kinds if (point := _end(kind))]
+    front = [point.name for point in best(points)]
+    names = dict.fromkeys(name for run in runs.values() for name in run.names)
+    head, count = ("name", *runs), len(runs)
+    content = {
+        "title": f"{count} runs compared" if count > 1 else f"A run: {paths[0].name}",
+        "missing": [
+            f"{name}: its log has no {' and no '.join(lost)}"
+            for name, run in runs.items()
+            if (lost := [what for what in FRACTIONS if what not in run.names])
+        ],
+        "frontier": _frontier(points),
+        "kinds": kinds,
+        "front": front,
+        "curves": [_curves(name, kinds) for name in names],
+        "settings": (head, _differences([run.settings for run in runs.values()])),
+        "versions": (head, _differences([_newest(run) for run in runs.values()])),
+    }
+    return _write(Path(out), content)
+
+
+def _write(path: Path, content: dict[str, Any]) -> Path:
+    """Fill in the template, which escapes all texts."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    filters = (_units.times, _units.percent, _units.bytes_of, _units.count_of, _units.seconds_of)
+    environment.filters.update({one.__name__: one for one in filters})
+    template = environment.get_template("_page.html.j2")
+    text = template.render(content, most_layers=MOST_LAYERS, most_masks=MOST_MASKS)
+    write_whole(path, text.encode(errors="replace"))  # half a character, as a file's name may have
     return path
 
 
-def last(series: Series, fraction: bool) -> Cell:
-    """The last value: mean and sample standard deviation over the seeds."""
-    scale, digits, unit = (100, ".2f", "%") if fraction else (1, ".4g", "")
-    mean = f"{scale * series.mean[-1]:{digits}}{unit}"
-    if not len(series.spread):
-        return Cell(mean)
-    return Cell(mean, small=f"± {scale * series.spread[-1]:.2{'f' if fraction else 'g'}}")
+class Kind(NamedTuple):
+    """The runs of a folder that have all but the seed in common.
+
+    Attributes:
+      folder: its name.
+      label: of these runs in it, such as "alpha 0.001"; "" for all.
+      run: the folder.
+      style: colour, and dash or mark.
+    """
+
+    folder: str
+    label: str
+    run: Run
+    style: int
+
+    @property
+    def name(self) -> str:
+        """For legends."""
+        return ", ".join(filter(None, (self.folder, self.label)))
+
+    def series(self, name: str) -> Series | None:
+        """A number of these runs over time; None where the log has none."""
+        found = self.run.series(name)
+        return found.get(self.label, found.get(""))
+
+    def last(self, name: str) -> tuple[str, str]:
+        """Where a fraction ends, in percent, and the sample standard deviation over the seeds."""
+        series = self.series(name)
+        if series is None:
+            return "", ""
+        spread = "" if series.spread is None else f"± {100 * series.spread[-1]:.2f}"
+        return f"{100 * series.mean[-1]:.2f}%", spread
 
 
-def curve(label: str, series: Series, style: int) -> Line:
-    """The mean of a series, with a band of one deviation."""
-    steps, mean, spread = (x.tolist() for x in (series.steps, series.mean, series.spread))
-    return Line(name=label, x=steps, y=mean, spread=spread, style=style)
+def _kinds(runs: dict[str, Run]) -> list[Kind]:
+    found: list[tuple[str, str, Run]] = []
+    for name, run in runs.items():
+        labels = dict.fromkeys(label for number in run.names for label in run.series(number))
+        found += [(name, label, run) for label in [one for one in labels if one] or [""]]
+    return [Kind(*one, style) for style, one in enumerate(found)]
 
 
-def over_time(name: str, lines: Sequence[Line], unit: str, words: str) -> Chart:
-    """A chart of one number over the steps of the log."""
-    values = np.concatenate([edge for line in lines for edge in _edges(line)] or [np.zeros(0)])
-    vertical = (
-        density_axis(values) if name == "density" else axis_of(values, percent=name in FRACTIONS)
-    )
-    steps = [step for line in lines for step in line.x]
-    title = f"{name[:1].upper()}{name[1:].replace('_', ' ')}{words}"
-    return chart(title, step_axis(steps, unit), vertical, lines)
+def _end(kind: Kind) -> Line | None:
+    """The point where these runs end: x is the density, y the accuracy."""
+    ends = [one for name in ("density", "accuracy") if (one := kind.series(name))]
+    if len(ends) < 2 or not all(np.isfinite(one.mean[-1]) for one in ends):
+        return None
+    spread = np.array([0.0 if one.spread is None else one.spread[-1] for one in ends])
+    x, y = (one.mean[-1:] for one in ends)
+    return Line(kind.name, x, y, spread, kind.style, point=True)
 
 
-def _edges(line: Line) -> list[np.ndarray]:
-    y, spread = np.asarray(line.y, float), np.asarray(line.spread, float)
-    return [y - spread, y + spread] if len(spread) else [y]
+def best(points: Sequence[Line]) -> list[Line]:
+    """Those that no other beats: none is sparser or more accurate, and as good in the other."""
+    at = lambda point: (float(point.x[0]), float(point.y[0]))
+
+    def beaten(x: float, y: float) -> bool:
+        return any(a <= x and b >= y and (a, b) != (x, y) for a, b in map(at, points))
+
+    return sorted((point for point in points if not beaten(*at(point))), key=at)
 
 
-def _described(run: Folder) -> str:
-    """How long it trained and with how many runs, on what."""
-    seeds = [one.values.shape[1] for name in run.names[:1] for one in run.series(name).values()]
-    words = [run.end] if run.rows else []
-    words += [f"{sum(seeds)} runs"] if sum(seeds) > 1 else []
-    words += [str(run.settings[name]) for name in ("dataset", "network") if name in run.settings]
-    return " · ".join(words)
+def _frontier(points: Sequence[Line]) -> Figure | None:
+    if not points:
+        return None
+    front = best(points)
+    x, y = (np.concatenate([getattr(point, name) for point in front]) for name in "xy")
+    lines = [Line("frontier", x, y, style=11)] if len(front) > 1 else []
+    title = "Accuracy at the end, by density"
+    return chart(title, [*lines, *points], "density at the end", "density", "accuracy")
 
 
-def _headline(run: Folder) -> list[tuple[Cell, str]]:
-    found = []
-    for name in [n for n in run.names if n in FRACTIONS]:
-        for label, series in run.series(name).items():
-            found.append((last(series, True), f"{name}, {label}" if label else name))
-    total, sums = run.model.get("total", {}), run.model.get("costs", {}).get("total", {})
-    if total.get("size"):
-        found.append((Cell(f"{total['kept']:,}"), f"weights kept of {total['size']:,}"))
-    if sums.get("dense_flops"):
-        found.append((Cell(percent(sums["flops"] / sums["dense_flops"])), "of the dense FLOPs"))
-    forms = run.model.get("forms", [])
-    best = min(forms, key=lambda form: form["seconds"]["median"], default=None)
-    if best and best is not forms[0]:
-        ratio = forms[0]["seconds"]["median"] / best["seconds"]["median"]
-        words = f"speed, {best['name']} to {forms[0]['name']}, measured"
-        found.append((Cell(f"{ratio:.2f}×"), words))
-    return found
+def _curves(name: str, kinds: Sequence[Kind]) -> Figure:
+    """A number of all runs over the steps of their logs."""
+    found: dict[str, tuple[Kind, Series]] = {}
+    for kind in kinds:
+        series = kind.run.series(name)
+        own = kind if kind.label in series else kind._replace(label="")  # a number of all its runs
+        if own.label in series:
+            found.setdefault(own.name, (own, series[own.label]))
+    lines = [_line(label, one, kind.style) for label, (kind, one) in found.items()]
+    seeds = {one.values.shape[1] for _, one in found.values()}
+    many = ": mean ± 1 deviation" if max(seeds) > 1 else ""
+    count = f" of {max(seeds)} runs" if many and len(seeds) == 1 else ""
+    title = f"{name[:1].upper()}{name[1:].replace('_', ' ')}{many}{count}"
+    units = sorted({kind.run.unit for kind, _ in found.values()})
+    return chart(title, lines, " or ".join(units), y=name)
 
 
-def _curves(run: Folder) -> list[Chart]:
-    figures = []
-    for name in run.names:
-        series = run.series(name)
-        lines = [curve(label, one, n) for n, (label, one) in enumerate(series.items())]
-        most = max(one.values.shape[1] for one in series.values())
-        words = f": mean ± 1 deviation of {most} runs" if most > 1 else ""
-        figures.append(over_time(name, lines, run.unit, words))
-    return figures
+def _line(name: str, series: Series, style: int) -> Line:
+    return Line(name, series.steps, series.mean, series.spread, style)
 
 
-def _layer_curve(run: Folder) -> list[Chart]:
-    steps, layers, fine = run.layers()
+def _layer_curves(run: Run) -> Figure | None:
+    layers, fine = run.layers()
     if not layers:
-        return []
+        return None
     shown = list(layers.items())[:MOST_LAYERS]
-    lines = [
-        Line(name=name, x=steps.tolist(), y=values.tolist(), style=n)
-        for n, (name, values) in enumerate(shown)
-    ]
-    every = np.concatenate([values for _, values in shown])
+    lines = [_line(path, series, n) for n, (path, series) in enumerate(shown)]
     many = sum(series.values.shape[1] for series in run.series("density").values()) > 1
     kind = ", the first run" if fine and many else ", mean of the runs" if many else ""
     more = f", the first {len(shown)} of {len(layers)}" if len(shown) < len(layers) else ""
-    across = step_axis(steps.tolist(), "step" if fine else run.unit)
-    return [chart(f"Density of each layer{kind}{more}", across, density_axis(every), lines)]
+    unit = "step" if fine else run.unit
+    return chart(f"Density of each layer{kind}{more}", lines, unit, y="density")
 
 
-def _layer_table(run: Folder) -> list[Table]:
-    layers = run.model.get("layers", {})
-    if not layers:
-        return []
-    total = run.model["total"]
-    row = lambda name, small, one: (
-        Cell(name, small),
-        Cell(percent(one["density"]), bar=one["density"]),
-        Cell(f"{one['kept']:,}", f"of {one['size']:,}"),
-    )
-    body = [row(path, f"{times(o['shape'])}, {o['rule']}", o) for path, o in layers.items()]
-    whole = row("all", f"and {run.model['dense']:,} parameters without a rule", total)
-    head = ("layer, at the end", "density", "kept")
-    tables = [Table(head, [*body[:MOST_LAYERS], whole], total=True)]
-    if more := body[MOST_LAYERS:]:
-        tables.append(Table(head, more, title=f"and {len(more)} more layers", folded=True))
-    return tables
-
-
-def _masks(run: Folder) -> tuple[list[Picture], list[Table]]:
+def _pictures(run: Run) -> list[Figure]:
+    """Of each mask, and for the first what it reads of an image."""
     figures = []
-    image = _image(run)
-    for n, (path, mask) in enumerate(list(run.masks.items())[:MOST_MASKS]):
-        axes = Axes(**run.model["layers"][path]["axes"])
-        inputs = math.prod(mask.shape[axis] for axis in axes.inputs)
-        if n == 0 and image and inputs == math.prod(image):
-            figures.append(draw_inputs(f"{path}: what it reads", mask, axes, image))
-        figures.append(draw_mask(path, mask, axes))
-    more = [(path,) for path in list(run.masks)[MOST_MASKS:]]
-    title = f"and {len(more)} more masks"
-    return figures, [Table(("mask",), more, text=True, title=title, folded=True)] if more else []
-
-
-def _image(run: Folder) -> list[int]:
-    """Shape of an input without its batch, if it is an image."""
     shape = next((one["shape"] for one in run.model.get("inputs", ())), [])
-    return shape[1:] if len(shape) in (3, 4) else []
+    image = shape[1:] if len(shape) in (3, 4) else []  # without the batch
+    for n, (path, mask) in enumerate(list(run.masks.items())[:MOST_MASKS]):
+        axes = run.model["layers"][path]["axes"]
+        inputs = math.prod(mask.shape[axis] for axis in axes["inputs"])
+        if n == 0 and image and inputs == math.prod(image):
+            figures.append(input_picture(f"{path}: what it looks at", mask, axes, image))
+        figures.append(mask_picture(path, mask, axes))
+    return figures
 
 
-def _counted(run: Folder) -> list[Table]:
-    sums = run.model.get("costs", {}).get("total")
-    if not sums:
-        return []
-    shown = [
-        ("multiplications and additions (FLOPs) of a call", "flops", count_of),
-        ("size, masked weights as a bitmap", "bytes", bytes_of),
+def _short(paths: Sequence[Path]) -> list[str]:
+    """Names of the folders, with as much of what is above as tells them apart."""
+    if len(paths) == 1:
+        return [paths[0].name]
+    common = Path(os.path.commonpath(paths))
+    common = common.parent if common in paths else common
+    return [str(path.relative_to(common)) for path in paths]
+
+
+def _newest(run: Run) -> dict[str, Any]:
+    return run.versions[-1] if run.versions else {}
+
+
+def _differences(values: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """A row for each setting that is not the same in all: its name and its values."""
+    keys = dict.fromkeys(key for one in values for key in one)
+    rows = {key: [one.get(key, ABSENT) for one in values] for key in keys}
+    return [
+        [k, *map(_units.written, row)] for k, row in rows.items() if any(v != row[0] for v in row)
     ]
-    body = []
-    for what, name, write in shown:
-        dense, sparse = sums[f"dense_{name}"], sums[name]
-        body.append((what, write(dense), write(sparse), percent(sparse / dense if dense else 1.0)))
-    return [Table(("counted", "dense", "sparse", "left"), body)]
 
 
-def _measured(run: Folder) -> list[Table]:
-    forms = run.model.get("forms", [])
-    if not forms:
-        return []
-    first, shapes = forms[0]["seconds"], [times(one["shape"]) for one in run.model["inputs"]]
-    body = []
-    for form in forms:
-        seconds = form["seconds"]
-        spread = f"{seconds_of(seconds['low'])} to {seconds_of(seconds['high'])}"
-        body.append(
-            (
-                form["name"],
-                Cell(f"{form['parameters']:,}", bytes_of(form["bytes"])),
-                count_of(form["flops"]),
-                Cell(seconds_of(seconds["median"]), spread),
-                f"{first['median'] / seconds['median']:.2f}×",
-            )
-        )
-    title = (
-        f"Measured on {run.model['versions']['device']}, inputs {', '.join(shapes)}, median and "
-        f"quartiles of {first['rounds']} calls:"
-    )
-    head = ("plain model", "parameters", "FLOPs", "latency", "speed")
-    return [Table(head, body, title=title)]
-
-
-def _versions(run: Folder) -> list[Table]:
-    if not run.versions:
-        return []
-    several = "The run began with other versions; these are the last:" if run.versions[1:] else ""
-    return named(run.versions[-1], several)
+def _named(values: dict[str, Any]) -> list[list[str]]:
+    return [[name, _units.written(value)] for name, value in values.items()]

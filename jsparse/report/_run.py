@@ -1,17 +1,25 @@
-"""A run as its files tell it: its numbers over time, for all seeds."""
+"""The folder of a run: reads its files, names what is missing, refuses what is damaged."""
 
 import dataclasses
 import functools
+import io
+import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jsparse.report._saving import FORMAT, VERSION
+
 FRACTIONS = ("accuracy", "density")
+SAVE = "jsparse.report.save(model, folder, x)"
+PARTS = {"layers": dict, "total": dict, "dense": int, "learned": int, "versions": dict}
+OF_LAYER = {"shape", "rule", "kept", "size", "density", "axes"}
+OF_FORM = {"name", "parameters", "bytes", "flops", "seconds"}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Series:
     """A number over the course of a run, for all seeds.
 
@@ -23,22 +31,21 @@ class Series:
     steps: np.ndarray
     values: np.ndarray
 
-    @property
+    @functools.cached_property
     def mean(self) -> np.ndarray:
         """Over the seeds, [n]."""
-        with np.errstate(invalid="ignore"):  # of infinities
+        with np.errstate(invalid="ignore", over="ignore"):
             return self.values.mean(axis=1)
 
-    @property
-    def spread(self) -> np.ndarray:
-        """Sample standard deviation over the seeds, [n]; empty for one seed."""
-        many = self.values.shape[1] > 1
-        with np.errstate(invalid="ignore"):
-            return self.values.std(axis=1, ddof=1) if many else np.zeros(0)
+    @functools.cached_property
+    def spread(self) -> np.ndarray | None:
+        """Sample standard deviation over the seeds, [n]; None for one seed."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            return self.values.std(axis=1, ddof=1) if self.values.shape[1] > 1 else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Folder:
+class Run:
     """A run, read from its files.
 
     Attributes:
@@ -78,13 +85,9 @@ class Folder:
     @functools.cached_property
     def names(self) -> list[str]:
         """Numbers that the log has of the whole run, accuracy and density first."""
+        apart = ("step", "steps", "trace", "layers", "runs")
+        found = {n for row in self.rows for n, v in row.items() if n not in apart and _numbers(v)}
         known = (*FRACTIONS, "loss")
-        found = {
-            name
-            for row in self.rows
-            for name, value in row.items()
-            if name not in ("step", "steps", "trace", "layers", "runs") and _numbers(value)
-        }
         return [n for n in known if n in found] + sorted(found - set(known))
 
     def series(self, name: str) -> dict[str, Series]:
@@ -93,99 +96,209 @@ class Folder:
         The rows' "runs" names it for each seed. A lone number, such as "seconds", is of all.
 
         Raises:
-          ValueError: the log has another number of runs from some row on, or an accuracy or
-            density that is not a fraction.
+          ValueError: the number of runs changes within the log, or an accuracy or density is not a
+            fraction.
         """
         rows = [row for row in self.rows if _numbers(row.get(name))]
         if not rows:
             return {}
-        values = [np.atleast_1d(np.array(_plain(row[name]), float)) for row in rows]
-        many = isinstance(rows[0][name], list)
-        runs = rows[0].get("runs")
-        labels = [str(label) for label in runs] if isinstance(runs, list) else [""] * len(values[0])
-        labels = labels if many else [""]
+        log = self.path / "log.jsonl"
+        values = [np.atleast_1d(np.array(row[name], float)) for row in rows]  # null becomes NaN
+        labels, runs = [""], rows[0].get("runs")
+        if isinstance(rows[0][name], list):
+            labels = [str(one) for one in runs] if isinstance(runs, list) else [""] * len(values[0])
         for row, value in zip(rows, values, strict=True):
             if len(value) != len(labels):
                 raise ValueError(
-                    f"{self.path / 'log.jsonl'}: step {row['step']} has {len(value)} numbers for "
-                    f"{name!r}, but there are {len(labels)} runs; give each row one per run"
+                    f"{log}: step {row['step']} has {len(value)} numbers for {name!r} but the log "
+                    f"has {len(labels)} runs; give each row one number for each run"
                 )
         steps, table = np.array([row["step"] for row in rows]), np.array(values)
-        if (
-            name in FRACTIONS
-            and (wrong := table[np.isfinite(table) & ((table < 0) | (table > 1 + 1e-6))]).size
-        ):
+        wrong = table[np.isfinite(table) & ((table < 0) | (table > 1 + 1e-6))]
+        if name in FRACTIONS and wrong.size:
             raise ValueError(
-                f"{self.path / 'log.jsonl'}: {name} {wrong[0]:g} is not a fraction in [0, 1]; "
-                "divide percentages by 100, or use another name"
+                f"{log}: {name} {wrong[0]:g} is not a fraction in [0, 1]; divide percentages by "
+                "100, or use another name"
             )
         which = {label: [n for n, own in enumerate(labels) if own == label] for label in labels}
-        return {label: Series(steps=steps, values=table[:, own]) for label, own in which.items()}
+        return {label: Series(steps, table[:, own]) for label, own in which.items()}
 
-    def layers(self) -> tuple[np.ndarray, dict[str, np.ndarray], bool]:
-        """Density of each layer over time: steps [n], values [n] by path, and if these are fine.
+    def layers(self) -> tuple[dict[str, Series], bool]:
+        """Density of each layer over time, by path, and whether these are fine.
 
         Fine is a trace within the epochs, of the first run; else it is the mean over the seeds.
 
         Raises:
           ValueError: the rows have different layers.
         """
+        fine = [row for row in self.rows if row.get("trace") and row.get("steps")]
+        steps = [step for row in fine for step in row["steps"]]
+        lines = [line for row in fine for line in row["trace"]]
+        if not fine:
+            rows = [row for row in self.rows if row.get("layers")]
+            steps, lines = [row["step"] for row in rows], [row["layers"] for row in rows]
         try:
-            return self._layers()
+            if len(steps) != len(lines):
+                raise ValueError(f"{len(steps)} steps, {len(lines)} lines of the trace")
+            if not all(isinstance(line, dict) for line in lines):
+                table = np.array([np.atleast_2d(_array(line)).mean(axis=0) for line in lines]).T
+                known = list(self.model.get("layers", ()))
+                numbered = [f"layer {n + 1}" for n in range(len(table))]
+                names = known if len(known) == len(table) else numbered
+            else:
+                names = list(dict.fromkeys(path for line in lines for path in line))
+                table = [[_array(line.get(path)).mean() for line in lines] for path in names]
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(
                 f'{self.path / "log.jsonl"}: "layers", or "steps" and "trace", do not fit together '
                 f"({error}); give each row the same layers, with numbers"
             ) from error
-
-    def _layers(self) -> tuple[np.ndarray, dict[str, np.ndarray], bool]:
-        fine = [row for row in self.rows if row.get("trace") and row.get("steps")]
-        if fine:
-            steps = [step for row in fine for step in row["steps"]]
-            table = np.array([line for row in fine for line in row["trace"]], float)
-            if len(steps) != len(table):
-                raise ValueError(f"{len(steps)} steps, {len(table)} lines of the trace")
-            return np.array(steps), self._named(table), True
-        rows = [row for row in self.rows if row.get("layers")]
-        if not rows:
-            return np.zeros(0), {}, False
-        steps = np.array([row["step"] for row in rows])
-        if isinstance(rows[0]["layers"], dict):
-            paths = dict.fromkeys(path for row in rows for path in row["layers"])
-            table = [[_mean(row["layers"].get(path)) for path in paths] for row in rows]
-            named = dict(zip(paths, np.array(table, float).T, strict=True))
-            return steps, named, False
-        table = np.array([np.atleast_2d(row["layers"]).mean(axis=0) for row in rows])
-        return steps, self._named(table), False
-
-    def _named(self, table: np.ndarray) -> dict[str, np.ndarray]:
-        """Columns by layer; by number where model.json does not know as many."""
-        names = list(self.model.get("layers", ()))
-        if len(names) != table.shape[1]:
-            names = [f"layer {n + 1}" for n in range(table.shape[1])]
-        return dict(zip(names, table.T, strict=True))
+        columns = zip(names, table, strict=True)
+        return {n: Series(np.array(steps), _array(c)[:, None]) for n, c in columns}, bool(fine)
 
 
-def is_number(value: Any) -> bool:
-    """Whether JSON holds a number here."""
+def read_run(path: str | Path) -> Run:
+    """Read the folder of a run.
+
+    Raises:
+      FileNotFoundError: no such folder, or nothing of a run in it.
+      ValueError: a file is damaged, or of another format.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is not a folder; pass the folder of a run")
+    if not (path / "log.jsonl").is_file() and not (path / "model.json").is_file():
+        inside = sorted(p.parent.name for p in path.glob("*/log.jsonl"))
+        remedy = f"pass one of its folders: {', '.join(inside)}" if inside else f"write one: {SAVE}"
+        raise FileNotFoundError(f"{path} has neither log.jsonl nor model.json; {remedy}")
+    missing: list[str] = []
+    settings, versions = _settings(path / "settings.json", missing)
+    rows = _rows(path / "log.jsonl", missing)
+    model = _model(path / "model.json", missing)
+    return Run(
+        path=path,
+        settings=settings,
+        versions=versions or ([model["versions"]] if model else []),
+        rows=rows,
+        model=model,
+        masks=_masks(path / "masks.npz", model, missing),
+        missing=missing,
+    )
+
+
+def _json(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not an object; {remedy}")
+    return content
+
+
+def _settings(path: Path, missing: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    if not path.is_file():
+        missing.append("settings: there is no settings.json; write one, any JSON object")
+        return {}, []
+    content = _json(path, "write it again, or delete it for a page without settings")
+    if isinstance(content.get("held"), dict) and isinstance(content.get("free"), dict):
+        environments = content.get("environments") or ()
+        return content["held"] | content["free"], [e for e in environments if isinstance(e, dict)]
+    return content, []
+
+
+def _rows(path: Path, missing: list[str]) -> list[dict[str, Any]]:
+    if not path.is_file():
+        missing.append("curves: there is no log.jsonl; write one JSON object per line, with a step")
+        return []
+    lines = path.read_bytes().split(b"\n")
+    rows = []
+    for n, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            if n == len(lines):  # the run was killed in the middle of it
+                missing.append("the last row of log.jsonl: it is cut off")
+                continue
+            raise ValueError(
+                f"{path}, line {n} is not JSON ({line[:40]!r}); delete this line"
+            ) from error
+        step = row.get("step") if isinstance(row, dict) else None
+        if not _is_number(step) or not math.isfinite(step):  # type: ignore[arg-type]
+            raise ValueError(
+                f'{path}, line {n} has no number "step" ({line[:40]!r}); give each row the step or '
+                "epoch it was written after"
+            )
+        rows.append(row)
+    if not rows:
+        missing.append("curves: log.jsonl has no row yet")
+    return rows
+
+
+def _model(path: Path, missing: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        missing.append(
+            f"masks, sizes, FLOPs and latency: there is no model.json; at the end call {SAVE}"
+        )
+        return {}
+    content = _json(path, f"write it again with {SAVE}")
+    if content.get("format") != FORMAT or content.get("version") != VERSION:
+        raise ValueError(
+            f"{path} is not a file of {SAVE} in its version {VERSION} (it says "
+            f"{content.get('format')!r}, {content.get('version')!r}); write it again"
+        )
+    lost = [name for name, kind in PARTS.items() if not isinstance(content.get(name), kind)]
+    if not lost:
+        layers, forms = content["layers"], content.get("forms", [])
+        lost = [f"all about {name}" for name, one in layers.items() if not one.keys() >= OF_LAYER]
+        lost += [f"all about form {n}" for n, one in enumerate(forms) if not one.keys() >= OF_FORM]
+    if lost:
+        raise ValueError(f"{path} lacks {', '.join(lost)}; write it again with {SAVE}")
+    if "costs" not in content:
+        missing.append(f"FLOPs: model.json was written without example inputs; call {SAVE}")
+    if not content.get("forms"):
+        missing.append(
+            "latency: no form of the model was timed; give them to save: "
+            'forms={"folded": jsparse.fold(model)}'
+        )
+    return content
+
+
+def _masks(path: Path, model: dict[str, Any], missing: list[str]) -> dict[str, np.ndarray]:
+    if not model or not model["layers"]:
+        return {}
+    if not path.is_file():
+        missing.append(f"pictures of the masks: there is no masks.npz; write it with {SAVE}")
+        return {}
+    masks = {}
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            for name, layer in model["layers"].items():
+                flat = np.unpackbits(file[f"masks/{name}"], count=layer["size"]).astype(bool)
+                masks[name] = flat.reshape(layer["shape"])
+                if masks[name].sum() != layer["kept"]:
+                    raise ValueError(f"{name} keeps another number than model.json says")
+    except Exception as error:  # a flipped byte makes zipfile raise nearly anything
+        raise ValueError(
+            f"{path} is damaged or of another run ({error}); write it again with {SAVE}, or delete "
+            "it for a page without pictures"
+        ) from error
+    return masks
+
+
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _numbers(value: Any) -> bool:
-    """Whether this is a number, or a list with one for each run."""
+    """Whether this is a number, or a list with one (or null) for each run."""
     if isinstance(value, list):
-        return bool(value) and all(is_number(one) or one is None for one in value)
-    return is_number(value)
+        return bool(value) and all(_is_number(one) or one is None for one in value)
+    return _is_number(value)
 
 
-def _mean(value: Any) -> Any:
-    """Of a list with one for each run."""
-    value = _plain(value)
-    return np.mean(value) if isinstance(value, list) else value
-
-
-def _plain(value: Any) -> Any:
-    """JSON's null as NaN."""
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return math.nan if value is None else value
+def _array(value: Any) -> np.ndarray:
+    """Numbers, NaN for JSON's null."""
+    return np.array(value, float)

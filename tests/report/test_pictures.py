@@ -5,72 +5,72 @@ import io
 import re
 
 import numpy as np
-import pytest
+from PIL import Image
 
-from jsparse.report._comparison import best
-from jsparse.report._figures import Axis, Line, Point, axis_of, chart, density_axis
-from jsparse.report._picture import Axes, draw_inputs, draw_mask, shrink_to
+from jsparse.report._figures import Line, chart, input_picture, mask_picture
+from jsparse.report._page import best
 from jsparse.report._units import bytes_of, count_of, percent, seconds_of
-
-Image = pytest.importorskip("PIL.Image")
-
-
-def ticks(axis: Axis) -> list[str]:
-    """What a vertical axis says, from below."""
-    drawn = chart("t", Axis(low=0, high=1, label="x"), axis, [Line(name="", x=[], y=[])]).svg
-    texts = re.findall(r"<text [^>]*text-anchor: (\w+)[^>]*>([^<]+)<", drawn)
-    return [text for anchor, text in texts if anchor == "end"]
 
 
 def test_best_are_those_that_no_other_beats() -> None:
-    point = lambda x, y: Point(name="", x=x, y=y)
+    point = lambda x, y: Line("", np.array([x]), np.array([y]), point=True)
     kept = best([point(1, 9), point(2, 8), point(2, 9.5), point(3, 9.5), point(0.5, 1)])
-    assert [(p.x, p.y) for p in kept] == [(0.5, 1), (1, 9), (2, 9.5)]
+    assert [(p.x[0], p.y[0]) for p in kept] == [(0.5, 1), (1, 9), (2, 9.5)]
+
+
+def ticks(values: list, y: str = "", steps: list | None = None) -> tuple[list[str], list[str]]:
+    """What is written along the two axes of a chart."""
+    x = np.array(steps if steps else range(len(values)))
+    svg = chart("t", [Line("", x, np.array(values, float))], "step", y=y)["svg"]
+    texts = re.findall(r">([^<>]*)</text>", svg)
+    middle = texts.index("step")
+    return texts[:middle], texts[middle + 1 :]
 
 
 def test_axes_have_round_ticks() -> None:
-    assert ticks(axis_of([0.915, 0.982], percent=True)) == ["92%", "94%", "96%", "98%"]
-    log = density_axis([1.0, 0.02])
-    assert log.log and ticks(log) == ["2%", "5%", "10%", "20%", "50%", "100%"]
-    assert not density_axis([1.0, 0.2]).log
-    assert Axis(low=0, high=60_000).written(20_000) == "20k"
-    for values in ([], [3.0], [0.0, 0.0], [float("nan")], [-2.0, 5.0], [1e-9, 2e-9]):
-        axis = axis_of(values)
-        assert axis.low < axis.high and 2 <= len(ticks(axis)) <= 8
+    assert ticks([0.915, 0.982], "accuracy")[1] == ["92%", "94%", "96%", "98%"]
+    assert ticks([1.0, 0.02], "density")[1] == ["2%", "5%", "10%", "20%", "50%", "100%"]
+    assert ticks([1.0, 0.2], "density")[1][0] == "0%"
+    assert ticks([0, 1, 1], steps=[0, 20_000, 60_000])[0] == ["0", "20k", "40k", "60k"]
+    assert ticks([1], steps=[1])[0] == ["0", "1", "2"]
+    assert ticks([1] * 4, steps=[1, 2, 3, 4])[0] == ["1", "2", "3", "4"]
+    for values in ([3.0], [0.0, 0.0], [float("nan")], [-2.0, 5.0], [1e-9, 2e-9], [1e308, -1e308]):
+        assert 2 <= len(set(ticks(values)[1])) <= 8
     for least in (1e-5, 1e-3, 0.03, 0.049):
-        assert 3 <= len(ticks(density_axis([least, 1]))) <= 7
+        assert 3 <= len(ticks([least, 1], "density")[1]) <= 7
 
 
-def levels(uri: str) -> np.ndarray:
-    """The opacity of a picture, [height, width]."""
-    content = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
+def opacity(picture: dict) -> np.ndarray:
+    """What the PNG of a picture holds: 0 is clear, 255 full."""
+    content = base64.b64decode(picture["uri"].removeprefix("data:image/png;base64,"))
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGBA"))[..., 3]
+
+
+def axes(stack: int, inputs: tuple, outputs: tuple) -> dict:
+    return {"stack": stack, "inputs": inputs, "outputs": outputs}
 
 
 def test_pictures_hold_the_mask() -> None:
     mask = np.random.default_rng(0).random((5, 7)) < 0.5
-    dense = draw_mask("a", mask, Axes(stack=0, inputs=(0,), outputs=(1,)))
-    np.testing.assert_array_equal(levels(dense.uri), 255 * mask.T)
-    assert dense.size == (5, 7) and "7 outputs (rows), 5 inputs (columns)" in dense.words
-    kernel = draw_mask("a", np.ones((3, 3, 1, 4), bool), Axes(stack=0, inputs=(2,), outputs=(3,)))
-    assert kernel.size == (7, 7) and "2 beside each other" in kernel.words
-    assert np.unique(levels(kernel.uri)).tolist() == [70, 255]  # the windows and gaps between them
-    looks = draw_inputs(
-        "a", np.ones((6, 9), bool), Axes(stack=0, inputs=(0,), outputs=(1,)), (2, 3)
-    )
-    assert looks.size == (3, 2) and "9 to 9 of 9" in looks.words
-    stacked = draw_mask("a", np.ones((3, 4, 5), bool), Axes(stack=1, inputs=(1,), outputs=(2,)))
-    assert stacked.size == (4, 15)
-    large = draw_mask("a", np.ones((2000, 900), bool), Axes(stack=0, inputs=(0,), outputs=(1,)))
-    assert large.size == (720, 480)
+    dense = mask_picture("t", mask, axes(0, (0,), (1,)))
+    np.testing.assert_array_equal(opacity(dense), 255 * mask.T)
+    assert dense["size"] == (5, 7) and "7 outputs (rows), 5 inputs (columns)" in dense["words"]
+    kernel = mask_picture("t", np.ones((3, 3, 1, 4), bool), axes(0, (2,), (3,)))
+    assert kernel["size"] == (7, 7) and "2 beside each other" in kernel["words"]
+    shown = opacity(kernel)
+    assert (shown[:3, :3] == 255).all() and (shown[3] == 70).all() and (shown[:, 3] == 70).all()
+    looks = input_picture("t", np.ones((6, 9), bool), axes(0, (0,), (1,)), [2, 3])
+    assert looks["size"] == (3, 2) and "9 to 9 of 9" in looks["words"]
+    stacked = mask_picture("t", np.ones((3, 4, 5), bool), axes(1, (1,), (2,)))
+    assert stacked["size"] == (4, 15)
 
 
-def test_shrinking_keeps_the_mean() -> None:
-    values = np.random.default_rng(0).random((60, 90))
-    small = shrink_to(values, 20, 30)
-    assert small.shape == (20, 30)
-    np.testing.assert_allclose(small.mean(), values.mean())
-    np.testing.assert_allclose(small[0, 0], values[:3, :3].mean())
+def test_large_masks_shrink_and_keep_the_mean() -> None:
+    mask = np.random.default_rng(0).random((2160, 960)) < 0.3
+    large = mask_picture("t", mask, axes(0, (0,), (1,)))
+    assert large["size"] == (720, 480)
+    np.testing.assert_allclose(opacity(large).mean() / 255, mask.mean(), atol=1e-3)
+    np.testing.assert_allclose(opacity(large)[0, 0] / 255, mask[:3, :2].mean(), atol=3e-3)
 
 
 def test_numbers_in_few_digits() -> None:
