@@ -24,6 +24,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 LONG = {
+    "accumulation",
     "coming",
     "pretrained",
     "pruning",
