@@ -24,8 +24,16 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 LONG = {
+    "accumulation",
     "coming",
+    "decay",
+    "deploy",
+    "freezing",
+    "ninety",
+    "precision",
+    "pretrained",
     "pruning",
+    "resume",
     "revisions",
     "shrinking",
     "start",
