@@ -238,3 +238,12 @@ def test_pages_fit_the_screen_and_ask_for_nothing(site: Path) -> None:
             badge = "https://colab.research.google.com/assets/colab-badge.svg"
             assert {url for url in asked if not url.startswith(("data:", "file:"))} <= {badge}
         browser.close()
+
+
+def test_no_page_is_left_unfinished() -> None:
+    for page in (ROOT / "README.md", *DOCS.rglob("*.md"), *DOCS.rglob("*.rst")):
+        if "_build" not in page.parts:
+            found = re.findall(
+                r"\{readme\}|\bMINUTES\b|\bTODO\b|^[A-Z]+_TABLE$", page.read_text(), re.M
+            )
+            assert found == [], page.name
