@@ -59,9 +59,6 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "home_page_in_toc": True,
     "show_toc_level": 1,
-    **(
-        {"launch_buttons": {"colab_url": "https://colab.research.google.com"}} if repository else {}
-    ),
 }
 if repository:
     html_theme_options |= {

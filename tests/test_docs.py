@@ -78,7 +78,7 @@ def test_every_rule_revision_and_pruning_method_is_described() -> None:
     shown = set(re.findall(r"^```\{steps\} jsparse\.(\S+)$", described, re.MULTILINE))
     shared = {"rule", "shared_cut", "revision", "transform", "pairs", "pause", "keep"}  # no steps
     shared |= {"activity", "torch_style", "calibration", "choice", "folder", "rounds", "weights"}
-    shared |= {"moments", "magnitude", "random", "__init__"}  # no steps, or one line of a table
+    shared |= {"remaining", "moments", "magnitude", "random", "__init__"}  # no steps
     for room in ("rules", "_revise", "prune"):
         for file in (ROOT / "jsparse" / room).glob("*.py"):
             known = file.stem in shared or file.stem.lstrip("_") in shared
@@ -246,3 +246,12 @@ def test_pages_fit_the_screen_and_ask_for_nothing(site: Path) -> None:
             badge = "https://colab.research.google.com/assets/colab-badge.svg"
             assert {url for url in asked if not url.startswith(("data:", "file:"))} <= {badge}
         browser.close()
+
+
+def test_no_page_is_left_unfinished() -> None:
+    for page in (ROOT / "README.md", *DOCS.rglob("*.md"), *DOCS.rglob("*.rst")):
+        if "_build" not in page.parts:
+            found = re.findall(
+                r"\{readme\}|\bMINUTES\b|\bTODO\b|^[A-Z]+_TABLE$", page.read_text(), re.M
+            )
+            assert found == [], page.name
