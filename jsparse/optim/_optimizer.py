@@ -7,7 +7,7 @@ import optax
 from flax import nnx
 from jax import Array
 
-from jsparse._revise.transform import Revise
+from jsparse._revise.transform import Revise, Revised
 from jsparse._sparse import Setting
 from jsparse._surgery import advance_in_place, share_cuts_in_place
 
@@ -39,6 +39,7 @@ class Optimizer(nnx.Optimizer):
 
     Raises:
       TypeError: controls is not a tuple.
+      ValueError: `revise` is part of an `optax.chain`.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -64,6 +65,11 @@ class Optimizer(nnx.Optimizer):
         if not isinstance(controls, tuple):
             raise TypeError(f"controls is a tuple, such as (TargetDensity(...),); got {controls!r}")
         super().__init__(model, tx, wrt=wrt)
+        if _chains_a_revision(self.opt_state):
+            raise ValueError(
+                "revise is part of a chain, where clipping counts the gradients of masks and "
+                "scaling changes masks; put the chain inside: revise(optax.chain(...), ...)"
+            )
         share_cuts_in_place(model)
         self.controls = controls
         memories = [c.init(model) for c in controls]
@@ -109,3 +115,12 @@ def arrays_of(tree: Any) -> Any:
     """The tree with arrays in place of variables."""
     newer = getattr(nnx, "as_pure", None)  # flax 0.12
     return newer(tree) if newer else nnx.to_arrays(nnx.pure(tree))  # pyright: ignore
+
+
+def _chains_a_revision(state: Any) -> bool:
+    """Whether a state is that of a chain, a plain tuple, with a revision among its parts."""
+    if isinstance(state, Revised) or not isinstance(state, tuple | list | dict):
+        return False
+    parts = list(state.values()) if isinstance(state, dict) else list(state)
+    chained = type(state) is tuple and any(isinstance(part, Revised) for part in parts)
+    return chained or any(map(_chains_a_revision, parts))

@@ -172,3 +172,14 @@ def test_eight_devices_agree_with_one_and_gather_nothing(name: str, kind: str) -
         for text in (update.as_text(), apply.as_text()):
             assert "all-gather" not in text
             assert "all-reduce" in text or name == "usn"  # it looks at no weight
+
+
+@pytest.mark.parametrize("order", ["before", "after", "nested"])
+def test_a_revision_inside_a_chain_is_refused(order: str) -> None:
+    model = js.sparsify(nnx.Linear(8, 6, rngs=nnx.Rngs(0)), ("kernel", js.Held()))
+    by = js.revise(optax.sgd(0.1), ("kernel", js.Gradual(density=0.5, last=9)))
+    clip = optax.clip_by_global_norm(1.0)
+    parts = {"before": (clip, by), "after": (by, clip), "nested": (optax.chain(clip, by), clip)}
+    with pytest.raises(ValueError, match=r"put the chain inside: revise\(optax\.chain"):
+        js.Optimizer(model, optax.chain(*parts[order]), wrt=(nnx.Param, js.Mask))
+    js.Optimizer(model, optax.MultiSteps(by, 2), wrt=(nnx.Param, js.Mask))
