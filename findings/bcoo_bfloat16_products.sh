@@ -31,9 +31,7 @@ from jax.experimental.sparse import BCOO, BCSR, bcoo_dot_general
 
 def wide(A, x):
     contract = (((1,), (0,)), ((), ()))
-    return bcoo_dot_general(
-        A, x, dimension_numbers=contract, preferred_element_type=jnp.float32
-    )
+    return bcoo_dot_general(A, x, dimension_numbers=contract, preferred_element_type=jnp.float32)
 
 
 def products(weight, x):

@@ -27,7 +27,6 @@ python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet flax==0.12.8 jax==0.10.2 jaxlib==0.10.2 numpy==2.4.6 \
     ml_dtypes==0.6.0 optax==0.2.8 orbax-checkpoint==0.12.8
 JAX_PLATFORMS=cpu "$folder/venv/bin/python" - <<'PYTHON'
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx

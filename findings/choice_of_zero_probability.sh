@@ -35,7 +35,7 @@ inactive = jnp.zeros(SIZE).at[order[:FREE]].set(1)
 p = inactive / inactive.sum()
 
 try:
-    np.random.default_rng(0).choice(SIZE, GROW, replace=False, p=np.float64(p) / np.float64(p).sum())
+    np.random.default_rng(0).choice(SIZE, GROW, replace=False, p=np.asarray(p, np.float64))
     raise SystemExit("NumPy no longer refuses")
 except ValueError as error:
     print("NumPy:", error)

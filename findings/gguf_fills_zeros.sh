@@ -30,23 +30,23 @@ python3 -m venv "$folder/venv"
 import gguf
 import numpy as np
 
+
+def back(w, name):
+    kind = gguf.GGMLQuantizationType[name]
+    return gguf.dequantize(gguf.quantize(w, kind), kind)
+
+
 weight = np.random.default_rng(0).normal(size=(256, 1024)).astype(np.float32)
+size = np.abs(weight)
 found = {}
 print("format  density of 50 % pruned  2:4 groups intact  density of 90 % pruned")
 for name in ("Q8_0", "MXFP4", "Q5_0", "Q5_1", "Q4_0", "Q4_1"):
-    kind = gguf.GGMLQuantizationType[name]
-
-    def back(w):
-        return gguf.dequantize(gguf.quantize(w, kind), kind)
-
-    half, tenth = (
-        np.where(np.abs(weight) > np.quantile(np.abs(weight), zeros), weight, 0) for zeros in (0.5, 0.9)
-    )
+    half, tenth = (back(np.where(size > np.quantile(size, q), weight, 0), name) for q in (0.5, 0.9))
     groups = weight.reshape(-1, 4)
     rank = np.argsort(np.argsort(np.abs(groups), axis=1), axis=1)
-    pairs = back(np.where(rank >= 2, groups, 0).reshape(weight.shape)).reshape(-1, 4)
+    pairs = back(np.where(rank >= 2, groups, 0).reshape(weight.shape), name).reshape(-1, 4)
     intact = np.mean(np.count_nonzero(pairs, axis=1) <= 2)
-    found[name] = np.mean(back(half) != 0), intact, np.mean(back(tenth) != 0)
+    found[name] = np.mean(half != 0), intact, np.mean(tenth != 0)
     print(f"{name:<7} {found[name][0]:<23.4f} {found[name][1]:<18.4f} {found[name][2]:.4f}")
 
 for name in ("Q8_0", "MXFP4", "Q5_0", "Q4_0"):

@@ -34,7 +34,7 @@ final = (jnp.abs(target) > 1).astype(jnp.float32)
 
 
 def train(optimizer, evaluation):
-    """100 steps dense, then 100 with the mask on the forward pass and, after each step, on the weights."""
+    """100 steps dense, then 100 with the mask in the loss and on the weights after each step."""
     weight = jax.random.normal(jax.random.key(0), (1000,))
     state = optimizer.init(weight)
 
