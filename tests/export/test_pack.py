@@ -187,6 +187,16 @@ def test_on_a_mesh(name, kind):
         np.testing.assert_allclose(run(state, split), layer(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_blocks_in_plain_jax_add_up_in_float32(dtype):
+    wide = block_arrays(np.ones((4096, 4), np.float32), (4, 4))
+    long = block_arrays(np.ones((4, 4096), np.float32), (4, 4))
+    narrow = lambda arrays: arrays._replace(values=jnp.asarray(arrays.values, dtype))
+    assert plain_dot(narrow(wide), jnp.ones((1, 4096), dtype), 4).tolist() == [[4096.0] * 4]
+    total = lambda x: plain_dot(narrow(long), x, 4096).astype(jnp.float32).sum()
+    assert jax.grad(total)(jnp.ones((1, 4), dtype)).tolist() == [[4096.0] * 4]
+
+
 def test_blocks_in_plain_jax_are_the_matrix():
     kernel = matrix(30, 21) * np.kron(np.eye(2), np.ones((15, 11)))[:, :21].astype(np.float32)
     arrays, x = block_arrays(kernel, (8, 4)), jnp.asarray(draw(5, 30))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jsparse._score import wide as wide_type
 from jsparse.export._packing.formats import BlockArrays, block_columns, block_matrix, on_mesh
 from jsparse.export._packing.packed import (
     WIDEST,
@@ -56,12 +57,17 @@ def plain_block_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
 
 
 def plain_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
-    """x W in plain JAX for x [batch, in]: all blocks at once, then sums by output block."""
+    """x W in plain JAX for x [batch, in]: all blocks at once, then sums by output block.
+
+    Sums are float32 or wider, forward and backward: in bfloat16, 4096 ones would add up to 1024.
+    """
     _, wide, high = arrays.values.shape
     across = arrays.starts.shape[0] - 1
-    each = jnp.einsum("nbw,nwh->nbh", _pieces(x, wide)[arrays.rows], arrays.values)
+    sums = wide_type(x.dtype)
+    pieces = _pieces(x.astype(sums), wide)[arrays.rows].astype(x.dtype)  # sums dx in float32 too
+    each = jnp.einsum("nbw,nwh->nbh", pieces, arrays.values, preferred_element_type=sums)
     y = jax.ops.segment_sum(each, block_columns(arrays), across, indices_are_sorted=True)
-    return y.transpose(1, 0, 2).reshape(x.shape[0], across * high)[:, :outputs]
+    return y.transpose(1, 0, 2).reshape(x.shape[0], across * high)[:, :outputs].astype(x.dtype)
 
 
 def _pieces(x: Array, wide: int) -> Array:
