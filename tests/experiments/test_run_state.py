@@ -155,11 +155,11 @@ def test_other_trees_are_refused_leaf_by_leaf(tmp_path):
         })  # fmt: skip
     lines = str(caught.value).split("\n")
     assert lines[1:-1] == [
-        "  tree['a']: float32[2] in the file, float32[4] wanted",
-        "  tree['b']: float32[3] in the file, bfloat16[3] wanted",
-        "  tree['d']: not in the file",
-        "  tree['k']: key<fry>[2] in the file, key<rbg>[4] wanted",
-        "  tree['c']: in the file, not wanted",
+        "  tree['a']: got float32[2], expected float32[4]",
+        "  tree['b']: got float32[3], expected bfloat16[3]",
+        "  tree['d']: missing",
+        "  tree['k']: got key<fry>[2], expected key<rbg>[4]",
+        "  tree['c']: unexpected",
     ]
     assert "use the code that wrote it" in lines[-1]
     with pytest.raises(ValueError, match="and 12 more"):
