@@ -49,7 +49,7 @@ def _stored_dtype(dtype: np.dtype) -> np.dtype:
 
 
 def describe(leaf: Any) -> str:
-    """Type and shape, for a typed key those of its data: `float32[2, 3]`, `key<fry>[2]`, `int[]`."""
+    """Type and shape (of a typed key, of its data): `float32[2, 3]`, `key<fry>[2]`, `int[]`."""
     kind = str(leaf.dtype) if hasattr(leaf, "dtype") else type(leaf).__name__
     return f"{kind}{list(np.shape(jax.random.key_data(leaf) if is_key(leaf) else leaf))}"
 

@@ -1,70 +1,68 @@
-"""The list of a checkpoint's files, with sizes and check sums, and a check sum of its own."""
+"""The manifest of a folder: its files with sizes and check sums, and facts about the folder."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jsparse._storage.files import CorruptCheckpoint, write_whole
+from jsparse._storage import sealed_json
+from jsparse._storage.files import CorruptCheckpoint, inside
 
 MANIFEST = "manifest.json"
+FILES = {"files": dict[str, tuple[int, str]]}
 SHOWN = 8  # files in one error
 
 
 def write(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write the manifest of a folder, whose other files are all there: facts, and the files."""
-    write_whole(folder / MANIFEST, _sealed({**facts, "files": _sums(folder)}))
+    """Write the manifest of a folder once all its other files are there."""
+    sealed_json.write(folder / MANIFEST, {**facts, "files": _sums(folder)})
 
 
 def _sums(folder: Path) -> dict[str, list]:
     """Size and check sum of each file in a folder, by relative path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _sum(path) for path in files}
+    return {
+        path.relative_to(folder).as_posix(): [path.stat().st_size, _sum(path)] for path in files
+    }
 
 
-def _sum(path: Path) -> list:
+def _sum(path: Path) -> str:
     with path.open("rb") as file:
-        return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sealed(content: Mapping[str, Any]) -> bytes:
-    text = json.dumps(content, indent=1)
-    return json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), **content}).encode()
+def read(folder: Path, fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The manifest of a folder.
 
-
-def read(path: Path) -> dict[str, Any]:
-    """What is noted of a checkpoint.
+    Args:
+      folder: with a manifest.
+      fields: the kinds of its facts, as for `sealed_json.check_fields`.
 
     Raises:
-      CorruptCheckpoint: the note is missing or damaged.
+      CorruptCheckpoint: the manifest is missing or damaged, or a field is not as expected.
     """
-    try:
-        found = (path / MANIFEST).read_bytes()
-        content = json.loads(found)
-        del content["sha256"]
-        if _sealed(content) != found:
-            raise ValueError("its check sum is wrong")
-        return content
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise CorruptCheckpoint(f"{path} is damaged: {MANIFEST} is missing") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorruptCheckpoint(f"{path} is damaged: {MANIFEST}: {error}") from error
+    return sealed_json.read(folder, MANIFEST, {**FILES, **(fields or {})})
 
 
-def check(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint, after a look at every file."""
-    manifest = read(path)
-    faults = []
-    for name, (size, total) in manifest["files"].items():
-        file = path / name
-        if not file.is_file():
-            faults.append(f"{name} is missing")
-        elif file.stat().st_size != size:
-            faults.append(f"{name} has {file.stat().st_size} bytes of {size}")
-        elif _sum(file)[1] != total:
-            faults.append(f"the check sum of {name} is wrong")
+def check(folder: Path, fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The manifest of a folder, after comparing every file with it.
+
+    Raises:
+      CorruptCheckpoint: as for `read`; or a file is missing, changed, or not in the folder.
+    """
+    facts = read(folder, fields)
+    faults = [_fault(folder, name, *noted) for name, noted in facts["files"].items()]
+    faults = [fault for fault in faults if fault]
     if faults:
         more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        raise CorruptCheckpoint(f"{path} is damaged: {', '.join([*faults[:SHOWN], *more])}")
-    return manifest
+        raise CorruptCheckpoint(f"{folder} is damaged: {', '.join([*faults[:SHOWN], *more])}")
+    return facts
+
+
+def _fault(folder: Path, name: str, size: int, total: str) -> str:
+    file = inside(folder, name)
+    if not file.is_file():
+        return f"{name} is missing"
+    if file.stat().st_size != size:
+        return f"{name} has {file.stat().st_size} bytes, expected {size}"
+    return "" if _sum(file) == total else f"the check sum of {name} is wrong"

@@ -104,9 +104,8 @@ def read(path: Path) -> Stored:
             arrays = {name.removesuffix(".npy"): _array(archive, name) for name in names}
     except Exception as error:  # a flipped byte makes zipfile and numpy raise nearly anything
         raise CorruptCheckpoint(f"{path} is damaged ({size} bytes; {error})") from error
-    where = f"{NOTES} in {path}"
-    found = parse(notes, where)
-    check_fields(found, FIELDS, where)
+    found = parse(notes, f"{path} is damaged: {NOTES}")
+    check_fields(found, FIELDS, f"{path} is damaged: {NOTES}")
     if arrays.keys() != found["leaves"].keys():
         name = min(arrays.keys() ^ found["leaves"].keys())
         raise CorruptCheckpoint(f"{path} is damaged: {name} is only in its arrays or in its notes")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jsparse as js
-from jsparse._storage import arrays, manifest
+from jsparse._storage import manifest, orbax_arrays
 from tests.support.checkpoint_trees import assert_same, layer, small
 
 pytest.importorskip("orbax.checkpoint")
@@ -114,8 +114,8 @@ def killed(patch: pytest.MonkeyPatch, last: int) -> None:
     for name in ("rename", "replace"):
         patch.setattr(os, name, ending(getattr(os, name), lambda *paths: None))
     patch.setattr(shutil, "rmtree", ending(shutil.rmtree, lambda path: files(path)[0].unlink()))
-    write, one = arrays.write, {"a": np.ones(1)}
-    patch.setattr(arrays, "write", ending(write, lambda path, values: write(path, one)))
+    write, one = orbax_arrays.write, {"a": np.ones(1)}
+    patch.setattr(orbax_arrays, "write", ending(write, lambda path, values: write(path, one)))
 
 
 def test_a_kill_at_each_change_of_the_disk(saved, tmp_path, monkeypatch) -> None:

@@ -87,7 +87,7 @@ def test_processes_share_a_folder(tmp_path) -> None:
     for each in (*first, *then, *straight):
         differ, apart = each["refused"]
         assert differ.startswith("each process has its own mine, and they differ")
-        assert "is there for process 0 and not for [1]; give all processes one shared" in apart
+        assert "and [1] do not; give all processes one shared" in apart
     for each in (*then, *straight):
         assert each["sums"] == straight[0]["sums"]
     assert first[0]["sums"] != then[0]["sums"]

@@ -96,10 +96,10 @@ def notes(**changed: Any) -> bytes:
 
 WRONG = {
     "no notes": ({"notes.json": None}, "notes.json"),
-    "text": ({"notes.json": b"leaves"}, "notes.json in .* is not JSON"),
-    "deep": ({"notes.json": b"[" * 100_000}, "notes.json in .* is not JSON"),
-    "bytes": ({"notes.json": b"\xff\xfe\xff"}, "notes.json in .* is not JSON"),
-    "a list": ({"notes.json": b"[1]"}, "notes.json in .* list, expected an object"),
+    "text": ({"notes.json": b"leaves"}, "damaged: notes.json: not JSON"),
+    "deep": ({"notes.json": b"[" * 100_000}, "damaged: notes.json: not JSON"),
+    "bytes": ({"notes.json": b"\xff\xfe\xff"}, "damaged: notes.json: not JSON"),
+    "a list": ({"notes.json": b"[1]"}, "damaged: notes.json: it holds a list, expected an object"),
     "leaves": ({"notes.json": notes(leaves={"a": 1})}, "leaves is {'a': 1}, expected dict"),
     "facts": ({"notes.json": notes(facts=3)}, "facts is 3, expected dict"),
     "fewer": ({"n.npy": None}, "n is only in"),
