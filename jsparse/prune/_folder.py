@@ -1,55 +1,55 @@
-"""Rounds on disk: whole or absent, whatever kills the process; nothing is pickled.
+"""Rounds on disk: whole or absent, even if the process is killed; nothing is pickled.
 
-1. `round_003.npz` holds every variable of the model that round 3 trained, masks and weights.
+1. `round_003.npz` holds all variables of the model trained by round 3, masks and weights alike.
 2. `round_003.json` is written after it: density, check sums of the arrays and of the round before.
-3. A round counts if both are there and it follows from the round before that is there now.
+3. A round counts if both files exist and it follows from the current previous round.
 
 Numbers: no figure of its own.
 """
 
-import functools
 import hashlib
-import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import jax
-import numpy as np
 from flax import nnx
 
-from jsparse._paths import path_of
-from jsparse._storage.files import write_whole
-from jsparse._storage.leaves import filled, is_key
+from jsparse._storage import sealed_json
+from jsparse._storage.files import CorruptCheckpoint, write_whole
+from jsparse._storage.settings import described
+from jsparse._storage.tree_file import Stored, fill, read, write
 
 Model = TypeVar("Model", bound=nnx.Module)
+SETTINGS = "settings.json"
+ANOTHER = "choose another folder or delete this one"
+FIELDS = {"asked": int | float, "after": str, "arrays": str}  # of a round's JSON
 
 
 class Keep(Protocol):
-    """Where rounds are kept: `Folder` or `Nowhere`."""
+    """Where rounds are stored: `Folder` or `Nowhere`."""
 
     def open(self, settings: Mapping[str, Any]) -> None:
-        """Refuse what was kept under other settings."""
+        """Refuse rounds that were stored under other settings."""
         ...
 
     def has(self, number: int, asked: float) -> bool:
-        """Whether a round is there."""
+        """Whether a round is stored."""
         ...
 
     def load(self, number: int, like: Model) -> Model:
-        """The model that a round trained; `like` gives structure and devices."""
+        """The model that a round trained; `like` gives its structure and devices."""
         ...
 
     def save(self, number: int, model: nnx.Module, facts: Mapping[str, Any]) -> None:
-        """Keep the model that a round trained."""
+        """Store the model that a round trained."""
         ...
 
 
 @dataclass(frozen=True)
 class Nowhere:
-    """Nothing is kept: a run that is killed starts from the beginning."""
+    """Nothing is stored: a run that is killed starts again from the beginning."""
 
     def open(self, settings: Mapping[str, Any]) -> None:
         """Nothing to check."""
@@ -59,12 +59,12 @@ class Nowhere:
         return False
 
     def load(self, number: int, like: Model) -> Model:
-        """Nothing to load.
+        """Nothing can be loaded.
 
         Raises:
           FileNotFoundError: always.
         """
-        raise FileNotFoundError("rounds were not kept; give keep=jsparse.prune.Folder('runs/a')")
+        raise FileNotFoundError("rounds were not stored; pass keep=jsparse.prune.Folder('runs/a')")
 
     def save(self, number: int, model: nnx.Module, facts: Mapping[str, Any]) -> None:
         """Nothing is written."""
@@ -72,16 +72,16 @@ class Nowhere:
 
 @dataclass(frozen=True)
 class Folder:
-    """Rounds are kept in a folder: of each its density, its masks and its weights.
+    """Stores the rounds in a folder: the density, masks and weights of each.
 
-    A run with the same settings goes on with the first round that is not there. More rounds may be
-    asked for than last time, or fewer. Results are the same as without a kill if `train` gives the
-    same for the same model and round.
+    A run with the same settings resumes with the first round that is missing. It may ask for more
+    or fewer rounds than before. A killed run gives the same results as one without interruption if
+    `train` is deterministic for a given model and round.
 
     Args:
-      path: made where it does not exist.
-      facts: what results depend on and the method cannot see, such as {"epochs": 20}; held to like
-        the settings.
+      path: the folder, created if it does not exist.
+      facts: what the results depend on and the method cannot see, such as {"epochs": 20}; compared
+        like the settings.
 
     Raises:
       ValueError: other settings, or a damaged file; when the method starts or reads a round.
@@ -94,29 +94,31 @@ class Folder:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def open(self, settings: Mapping[str, Any]) -> None:
-        """Write the settings down, or compare them with those that are there."""
-        path = Path(self.path) / "settings.json"
+        """Write the settings, or compare them with the stored ones."""
+        folder = Path(self.path)
         now = json.loads(json.dumps({**settings, "facts": described(self.facts)}))
-        if not path.exists():
-            left = sorted(file.name for file in path.parent.glob("round_*"))
+        if not (folder / SETTINGS).exists():
+            left = sorted(file.name for file in folder.glob("round_*"))
             if left:
                 raise ValueError(
-                    f"{path.parent} holds {left[0]} but no settings.json, so it is not known what "
-                    "run it belongs to; choose another folder or delete this one"
+                    f"{folder} holds {left[0]} but no {SETTINGS}, so its run is unknown; {ANOTHER}"
                 )
-            write_whole(path, json.dumps(now, indent=1).encode())
+            write_whole(folder / SETTINGS, json.dumps(now, indent=1).encode())
             return
-        there = _json(path, f"choose another folder or delete {path.parent}")
+        try:
+            there = sealed_json.read_object(folder, SETTINGS)
+        except CorruptCheckpoint as error:
+            raise ValueError(f"{error}; {ANOTHER}") from error
         for name in sorted(now.keys() | there.keys()):
             old, new = there.get(name, "absent"), now.get(name, "absent")
             if old != new:
                 raise ValueError(
-                    f"{path.parent} holds rounds with other settings: {name} is {old!r} there and "
-                    f"{new!r} now; choose another folder or delete this one"
+                    f"{folder} holds rounds with other settings: {name} is {old!r} there and "
+                    f"{new!r} now; {ANOTHER}"
                 )
 
     def has(self, number: int, asked: float) -> bool:
-        """Whether the round is there, whole, and follows the one before it.
+        """Whether the round is stored and follows from the one before it.
 
         Raises:
           ValueError: it is damaged, or has another density.
@@ -127,130 +129,56 @@ class Folder:
         if note["asked"] != asked:
             raise ValueError(
                 f"{self._note(number)} is a round at density {note['asked']}, now it is {asked}; "
-                "choose another folder or delete this one"
+                f"{ANOTHER}"
             )
         return note["after"] == self._before(number)
 
     def load(self, number: int, like: Model) -> Model:
-        """The model that the round trained, a copy of `like` with its variables."""
-        note = self._read(number)
-        content = self._note(number).with_suffix(".npz").read_bytes()
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        return with_arrays(like, arrays, note["dtypes"])
+        """The model that the round trained: a copy of `like` with the stored variables."""
+        self._read(number)
+        path = self._note(number).with_suffix(".npz")
+        try:
+            return with_stored(like, read(path), path, _again(path))
+        except CorruptCheckpoint as error:
+            raise ValueError(f"{error}; {_again(path)}") from error
 
     def save(self, number: int, model: nnx.Module, facts: Mapping[str, Any]) -> None:
-        """Write the round; until its last file is in place there is no such round."""
-        arrays, dtypes = arrays_of(model)
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]
-        note = {
-            **facts,
-            "after": self._before(number),
-            "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
-            "dtypes": dtypes,
-        }
-        path = self._note(number)
-        path.unlink(missing_ok=True)
-        write_whole(path.with_suffix(".npz"), buffer.getvalue())
-        write_whole(path, json.dumps(note, indent=1).encode())
+        """Write the round; it does not count until its last file is in place."""
+        content, note = write(nnx.state(model)), self._note(number)
+        sums = {"after": self._before(number), "arrays": hashlib.sha256(content).hexdigest()}
+        note.unlink(missing_ok=True)
+        write_whole(note.with_suffix(".npz"), content)
+        sealed_json.write(note, {**facts, **sums})
 
     def _note(self, number: int) -> Path:
         return Path(self.path) / f"round_{number:03d}.json"
 
     def _before(self, number: int) -> str:
-        return self._read(number - 1)["sha256"] if number else "start"
+        return self._read(number - 1)["arrays"] if number else "start"
 
     def _read(self, number: int) -> dict[str, Any]:
-        """What is noted of a round, its arrays checked."""
+        """The JSON of a round, after comparing the check sum of its arrays."""
         path = self._note(number)
-        advice = f"delete {path.stem}.*: this round and those after it are then run again"
-        note = _json(path, advice)
         arrays = path.with_suffix(".npz")
-        whole = {"asked", "after", "sha256", "dtypes"} <= note.keys() and arrays.exists()
-        if not whole or hashlib.sha256(arrays.read_bytes()).hexdigest() != note["sha256"]:
-            raise ValueError(
-                f"{arrays} is damaged: its check sum is not that of the json; {advice}"
-            )
+        try:
+            note = sealed_json.read(path.parent, path.name, FIELDS)
+            if not arrays.exists():
+                raise CorruptCheckpoint(f"{path.parent} is damaged: {arrays.name} is missing")
+            if hashlib.sha256(arrays.read_bytes()).hexdigest() != note["arrays"]:
+                raise CorruptCheckpoint(
+                    f"{path.parent} is damaged: {arrays.name}: its check sum is wrong"
+                )
+        except CorruptCheckpoint as error:
+            raise ValueError(f"{error}; {_again(path)}") from error
         return note
 
 
-def _json(path: Path, advice: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-        if not isinstance(found, dict):
-            raise TypeError("not an object")
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); {advice}") from error
-    return found
+def _again(path: Path) -> str:
+    return f"delete {path.stem}.*, and this round and the later ones will run again"
 
 
-def arrays_of(model: nnx.Module) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Every variable of a model by path, as arrays that numpy can store, and their own types.
-
-    Random keys become their data; types that numpy lacks, as bfloat16, unsigned integers.
-    """
-    arrays, dtypes = {}, {}
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(nnx.state(model)):
-        name, key = path_of(keys), is_key(leaf)
-        array = np.asarray(jax.random.key_data(leaf) if key else leaf)
-        dtypes[name] = str(leaf.dtype)
-        plain = array.dtype.isbuiltin == 1
-        arrays[name] = array if plain else array.view(f"u{array.dtype.itemsize}")
-    return arrays, dtypes
-
-
-def with_arrays(like: Model, arrays: Mapping[str, np.ndarray], dtypes: Mapping[str, str]) -> Model:
-    """A copy of a model with the variables that `arrays_of` gave; others in it are left out.
-
-    Raises:
-      ValueError: one is missing, or has another shape or type.
-    """
-
-    def new(keys: tuple, leaf: jax.Array) -> jax.Array:
-        name = path_of(keys)
-        shape = np.shape(jax.random.key_data(leaf) if is_key(leaf) else leaf)
-        if name not in arrays:
-            raise ValueError(f"{name} is missing: the model is not that of the start")
-        array = arrays[name]
-        if array.shape != shape or dtypes[name] != str(leaf.dtype):
-            raise ValueError(
-                f"{name} is {dtypes[name]}{list(array.shape)}, the model's {leaf.dtype}"
-                f"{list(shape)}; train returns a model of the same structure"
-            )
-        return filled(array, leaf)
-
+def with_stored(like: Model, stored: Stored, where: Path | str, advice: str) -> Model:
+    """A copy of a model with stored variables; arguments as for `tree_file.fill`."""
     copy = nnx.clone(like)
-    nnx.update(copy, jax.tree_util.tree_map_with_path(new, nnx.state(copy)))
+    nnx.update(copy, fill(nnx.state(copy), stored, where, advice))
     return copy
-
-
-def described(value: Any) -> Any:
-    """A setting as JSON can hold it: functions by name, values by their fields, arrays by sum."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(name): described(one) for name, one in value.items()}
-    if isinstance(value, nnx.Module):
-        arrays, _ = arrays_of(value)
-        total = hashlib.sha256()
-        for name in sorted(arrays):
-            total.update(f"{name}{arrays[name].shape}{arrays[name].dtype}".encode())
-            total.update(arrays[name].tobytes())
-        return f"{type(value).__qualname__} {total.hexdigest()[:16]}"
-    if isinstance(value, np.ndarray | np.generic | jax.Array):
-        array = np.asarray(value)
-        return (
-            f"{array.dtype}{list(array.shape)} {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
-        )
-    if isinstance(value, list | tuple):
-        return [described(one) for one in value]
-    if isinstance(value, functools.partial):
-        return {"partial": described([value.func, value.args, value.keywords])}
-    if callable(getattr(value, "__wrapped__", None)):  # jitted
-        return described(value.__wrapped__)
-    if is_dataclass(value) and not isinstance(value, type):
-        inside = {one.name: described(getattr(value, one.name)) for one in fields(value)}
-        return {"kind": type(value).__qualname__, **inside}
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"

@@ -19,9 +19,12 @@ import numpy as np
 from flax import nnx
 
 from jsparse._checks import check_density
+from jsparse._paths import named
+from jsparse._storage.settings import described
+from jsparse._storage.tree_file import take
 from jsparse._surgery import hold, masks
 from jsparse.prune._choice import held_parts
-from jsparse.prune._folder import Keep, arrays_of, described, with_arrays
+from jsparse.prune._folder import Keep, with_stored
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -210,7 +213,10 @@ def _checked(trained: Model, start: Model, before: Mapping[str, np.ndarray]) -> 
             f"train returned {type(trained).__name__}; it must return the trained model, even if "
             "it trains the model in place"
         )
-    trained = with_arrays(start, *arrays_of(trained))
+    wanted = named(nnx.state(start))  # variables that training added are left out
+    found = {path: leaf for path, leaf in named(nnx.state(trained)).items() if path in wanted}
+    advice = "train must return a model of the same structure"
+    trained = with_stored(start, take(found), "the model that train returned", advice)
     after = masks(trained)
     changed = [path for path in before if not np.array_equal(before[path], after[path])]
     if changed:

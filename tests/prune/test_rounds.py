@@ -13,9 +13,10 @@ import pytest
 from flax import nnx
 
 import jsparse as js
+from jsparse._storage.settings import described
+from jsparse._storage.tree_file import take
 from jsparse.prune import Folder, Rewind, Round, each_round, lottery
-from jsparse.prune import _folder as folder
-from jsparse.prune._folder import described
+from jsparse.prune._folder import with_stored
 
 WEIGHTS = 6 * 8 + 8 * 4
 
@@ -39,7 +40,7 @@ def net(seed: int = 0) -> nnx.Module:
 
 
 def variables(model: nnx.Module) -> dict[str, np.ndarray]:
-    return folder.arrays_of(model)[0]
+    return take(nnx.state(model)).arrays
 
 
 def noise(model: nnx.Module, seed: int) -> nnx.Module:
@@ -251,7 +252,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, case: str) -> None:
     content = (tmp_path / name).read_bytes()
     assert harm(content) != content
     (tmp_path / name).write_bytes(harm(content))
-    with pytest.raises(ValueError, match=r"round_001.*damaged.*delete round_001"):
+    with pytest.raises(ValueError, match=r"damaged: round_001.*delete round_001"):
         list(lottery(net(), train, (0.5,), keep=keep))
 
 
@@ -296,7 +297,7 @@ REFUSED = {
     "masks": (lambda: list(lottery(net(), changed_mask, (0.5,))), "changed the mask of first/ke"),
     "other model": (
         lambda: list(lottery(net(), lambda m, r: nnx.Linear(2, 2, rngs=nnx.Rngs(0)), (0.5,))),
-        "is missing: the model",
+        r"train returned does not match.*\n  first/bias: missing",
     ),
     "rising": (lambda: lottery(net(), train, (0.5, 0.6)), "decrease from round to round"),
     "one": (lambda: lottery(net(), train, (1.0,)), "decrease from round to round"),
@@ -328,7 +329,7 @@ def test_a_model_is_filled_on_its_devices() -> None:
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "x"))
     model = net()
     model.first.kernel.weight[...] = jax.device_put(model.first.kernel.weight[...], place)
-    copy = folder.with_arrays(model, *folder.arrays_of(model))
+    copy = with_stored(model, take(nnx.state(model)), "memory", "advice")
     assert same(copy, model)
     assert copy.first.kernel.weight[...].sharding == place
 

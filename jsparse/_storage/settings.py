@@ -1,0 +1,59 @@
+"""Settings in a form that JSON can hold, so that two runs can be compared."""
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from collections.abc import Set as AnySet
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jsparse._storage.tree_file import take
+
+
+def described(value: Any) -> Any:
+    """A setting as JSON: functions by name, objects by their fields, arrays by check sum.
+
+    Args:
+      value: a setting; an object that has neither fields nor a text of its own (`repr`) is
+        described by its class alone.
+
+    Example:
+      >>> described({"rate": 0.1, "sizes": (2, 3), "make": described})
+      {'rate': 0.1, 'sizes': [2, 3], 'make': 'jsparse._storage.settings.described'}
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): described(one) for name, one in value.items()}
+    if isinstance(value, nnx.Module):
+        return f"{type(value).__qualname__} {_sum(take(nnx.state(value)).arrays)}"
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        array = np.asarray(value)
+        return f"{array.dtype}{list(array.shape)} {_sum({'': array})}"
+    if isinstance(value, list | tuple):
+        return [described(one) for one in value]
+    if isinstance(value, AnySet):
+        return sorted((described(one) for one in value), key=str)
+    if isinstance(value, functools.partial):
+        return {"partial": described([value.func, value.args, value.keywords])}
+    if callable(getattr(value, "__wrapped__", None)):  # jitted
+        return described(value.__wrapped__)
+    if is_dataclass(value) and not isinstance(value, type):
+        inside = {one.name: described(getattr(value, one.name)) for one in fields(value)}
+        return {"kind": type(value).__qualname__, **inside}
+    if hasattr(value, "__qualname__"):  # a function or a class
+        return f"{value.__module__}.{value.__qualname__}"
+    text = repr(value)  # of a path, a dtype, bytes; not with an address, which changes
+    return text if " at 0x" not in text else f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _sum(arrays: Mapping[str, np.ndarray]) -> str:
+    total = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        total.update(f"{name}{array.shape}{array.dtype}".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()[:16]
