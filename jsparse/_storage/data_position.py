@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
+from jsparse._storage.checked_json import parse
 from jsparse._storage.files import CorruptCheckpoint
-from jsparse._storage.sealed_json import parse
 
 NAME = re.compile(r"data/([0-9]{1,9})\.(bin|json)")
 

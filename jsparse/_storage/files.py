@@ -28,21 +28,6 @@ def write_whole(path: Path, content: bytes) -> None:
     to_disk(path.parent)
 
 
-def inside(folder: Path, name: str) -> Path:
-    """A file of a folder, by a name that a file of the folder gives.
-
-    Raises:
-      CorruptCheckpoint: the name, or a symbolic link, leads out of the folder.
-    """
-    try:
-        file = folder / name
-        if file.resolve().is_relative_to(folder.resolve()):
-            return file
-    except (OSError, RuntimeError, ValueError):  # too long, links in a circle, a null character
-        pass
-    raise CorruptCheckpoint(f"{folder} is damaged: {name!r:.200} leads out of the folder")
-
-
 def to_disk(path: Path) -> None:
     """Force a file, or the list of files in a folder, to disk."""
     with contextlib.suppress(OSError):  # some systems cannot open a folder

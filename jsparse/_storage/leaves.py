@@ -77,7 +77,7 @@ def check_fit(
     faults += [f"{name}: unexpected" for name in stored if name not in wanted]
     if faults:
         more = [f"... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        lines = [f"{where} does not match what is to be filled:", *faults[:SHOWN], *more]
+        lines = [f"{where} does not have the expected structure:", *faults[:SHOWN], *more]
         raise ValueError("\n  ".join(lines) + f"\n{advice}")
 
 

@@ -1,7 +1,6 @@
 """Settings in a form that JSON can hold, so that two runs can be compared."""
 
 import functools
-import hashlib
 from collections.abc import Mapping
 from collections.abc import Set as AnySet
 from dataclasses import fields, is_dataclass
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from jsparse._storage.leaves import describe
 from jsparse._storage.tree_file import take
 
 
@@ -30,10 +30,9 @@ def described(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): described(one) for name, one in value.items()}
     if isinstance(value, nnx.Module):
-        return f"{type(value).__qualname__} {_sum(take(nnx.state(value)).arrays)}"
+        return f"{type(value).__qualname__} {take(nnx.state(value)).sha256[:16]}"
     if isinstance(value, np.ndarray | np.generic | jax.Array):
-        array = np.asarray(value)
-        return f"{array.dtype}{list(array.shape)} {_sum({'': array})}"
+        return f"{describe(value)} {take(value).sha256[:16]}"
     if isinstance(value, list | tuple):
         return [described(one) for one in value]
     if isinstance(value, AnySet):
@@ -49,11 +48,3 @@ def described(value: Any) -> Any:
         return f"{value.__module__}.{value.__qualname__}"
     text = repr(value)  # of a path, a dtype, bytes; not with an address, which changes
     return text if " at 0x" not in text else f"{type(value).__module__}.{type(value).__qualname__}"
-
-
-def _sum(arrays: Mapping[str, np.ndarray]) -> str:
-    total = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        total.update(f"{name}{array.shape}{array.dtype}".encode())
-        total.update(array.tobytes())
-    return total.hexdigest()[:16]

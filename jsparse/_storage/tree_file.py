@@ -1,25 +1,24 @@
 """One tree in one npz file: its leaves by path, and notes about them; nothing is pickled.
 
-The file is a zip archive, so each part has a check sum (CRC-32), which `read` compares:
-
     a/kernel.npy    a leaf, which `numpy.load` can read too
-    notes.json      the type and shape of each leaf, and the facts given to `write`
+    notes.json      type and shape of each leaf, the facts given to `write`, a check sum of it all
 
 A typed key is stored as its key data; a type that numpy lacks, such as bfloat16, as unsigned
 integers of the same size. The same tree gives the same bytes.
 
 Example:
+  >>> content = write({"a": np.ones(2), "n": 3}, {"step": 7})  # for `files.write_whole`
   >>> import tempfile
-  >>> content = write({"a": np.ones(2), "n": 3}, {"step": 7})
   >>> path = Path(tempfile.mkdtemp()) / "tree.npz"
-  >>> _ = path.write_bytes(content)  # or jsparse._storage.files.write_whole
+  >>> _ = path.write_bytes(content)
   >>> stored = read(path)
   >>> stored.facts["step"], stored.leaves
   (7, {'a': 'float64[2]', 'n': 'int[]'})
-  >>> fill({"a": np.zeros(2), "n": 0}, stored, path, "train again")
+  >>> fill({"a": np.zeros(2), "n": 0}, stored, path, "delete the file to start again")
   {'a': array([1., 1.]), 'n': 3}
 """
 
+import hashlib
 import io
 import json
 import zipfile
@@ -31,40 +30,45 @@ import jax
 import numpy as np
 
 from jsparse._paths import named
+from jsparse._storage.checked_json import check_fields, parse
 from jsparse._storage.files import CorruptCheckpoint
 from jsparse._storage.leaves import check_fit, describe, filled, plain, storable
-from jsparse._storage.sealed_json import check_fields, parse
 
 Tree = TypeVar("Tree")
 NOTES = "notes.json"
-FIELDS = {"leaves": dict[str, str], "facts": dict[str, object]}
+FIELDS = {"sha256": str, "leaves": dict[str, str], "facts": dict[str, object]}
 
 
 class Stored(NamedTuple):
-    """The leaves of a tree as a file holds them.
+    """A tree as a file holds it.
 
     Attributes:
-      arrays: by path, of types that numpy can store.
-      leaves: by path, the type and shape of each leaf, as `leaves.describe` writes them.
+      arrays: the leaves by path, of types that numpy can store.
+      leaves: type and shape of each, as `leaves.describe` writes them.
       facts: what was noted beside the tree.
+      sha256: check sum of all of these.
     """
 
     arrays: dict[str, np.ndarray]
     leaves: dict[str, str]
     facts: dict[str, Any]
+    sha256: str
 
 
 def take(tree: Any, facts: Mapping[str, Any] | None = None) -> Stored:
-    """The leaves of a tree as `write` stores them.
+    """What `write` stores; arguments and errors are the same."""
+    found, noted = named(tree), dict(facts or {})
+    arrays = {name: storable(np.asarray(plain(name, leaf))) for name, leaf in found.items()}
+    leaves = {name: describe(leaf) for name, leaf in found.items()}
+    return Stored(arrays, leaves, noted, _sum(arrays, leaves, noted))
 
-    Raises:
-      TypeError: a leaf is not an array, a typed key or a number.
-      ValueError: two leaves have the same path.
-    """
-    leaves = named(tree)
-    arrays = {name: storable(np.asarray(plain(name, leaf))) for name, leaf in leaves.items()}
-    kinds = {name: describe(leaf) for name, leaf in leaves.items()}
-    return Stored(arrays, kinds, dict(facts or {}))
+
+def _sum(arrays: Mapping[str, np.ndarray], leaves: Any, facts: Any) -> str:
+    total = hashlib.sha256(json.dumps([leaves, facts]).encode())
+    for name, array in sorted(arrays.items()):
+        total.update(json.dumps([name, str(array.dtype), array.shape]).encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
 
 
 def write(tree: Any, facts: Mapping[str, Any] | None = None) -> bytes:
@@ -78,19 +82,19 @@ def write(tree: Any, facts: Mapping[str, Any] | None = None) -> bytes:
       TypeError: a leaf is something else, or JSON cannot hold a fact.
       ValueError: two leaves have the same path.
     """
-    stored = take(tree, facts)
+    arrays, leaves, facts, total = take(tree, facts)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name, array in stored.arrays.items():  # ZipInfo: without the time of day
+        for name, array in arrays.items():  # a ZipInfo made like this does not note the time
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as part:
                 np.lib.format.write_array(part, array, allow_pickle=False)
-        notes = {"leaves": stored.leaves, "facts": stored.facts}
-        archive.writestr(zipfile.ZipInfo(NOTES), json.dumps(notes))
+        notes = {"sha256": total, "leaves": leaves, "facts": facts}
+        archive.writestr(zipfile.ZipInfo(NOTES), json.dumps(notes, indent=1))
     return buffer.getvalue()
 
 
 def read(path: Path) -> Stored:
-    """Read a file that `write` made, after comparing every check sum.
+    """Read a file that `write` made, and compare its check sum.
 
     Raises:
       CorruptCheckpoint: the file is damaged, or is not of this format.
@@ -104,20 +108,21 @@ def read(path: Path) -> Stored:
             arrays = {name.removesuffix(".npy"): _array(archive, name) for name in names}
     except Exception as error:  # a flipped byte makes zipfile and numpy raise nearly anything
         raise CorruptCheckpoint(f"{path} is damaged ({size} bytes; {error})") from error
-    found = parse(notes, f"{path} is damaged: {NOTES}")
-    check_fields(found, FIELDS, f"{path} is damaged: {NOTES}")
-    if arrays.keys() != found["leaves"].keys():
-        name = min(arrays.keys() ^ found["leaves"].keys())
-        raise CorruptCheckpoint(f"{path} is damaged: {name} is only in its arrays or in its notes")
-    return Stored(arrays, found["leaves"], found["facts"])
+    where = f"{path} is damaged: {NOTES}"
+    found = parse(notes, where)
+    check_fields(found, FIELDS, where)
+    leaves, facts = found["leaves"], found["facts"]
+    if found["sha256"] != _sum(arrays, leaves, facts):
+        raise CorruptCheckpoint(f"{path} is damaged: its check sum is wrong")
+    if arrays.keys() != leaves.keys():
+        name = min(arrays.keys() ^ leaves.keys())
+        raise CorruptCheckpoint(f"{where}: leaves and arrays differ in {name}")
+    return Stored(arrays, leaves, facts, found["sha256"])
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     with archive.open(name) as part:
-        array = np.lib.format.read_array(part, allow_pickle=False)
-        if part.read(1):  # only at its end does zipfile compare the check sum
-            raise ValueError(f"{name} is longer than its array")
-    return array
+        return np.lib.format.read_array(part, allow_pickle=False)
 
 
 def fill(tree: Tree, stored: Stored, where: Path | str, advice: str) -> Tree:

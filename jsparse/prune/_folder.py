@@ -1,13 +1,12 @@
 """Rounds on disk: whole or absent, even if the process is killed; nothing is pickled.
 
-1. `round_003.npz` holds all variables of the model trained by round 3, masks and weights alike.
-2. `round_003.json` is written after it: density, check sums of the arrays and of the round before.
-3. A round counts if both files exist and it follows from the current previous round.
+1. `round_003.npz` holds all variables of the model trained by round 3, masks and weights alike, and
+   notes: its density, and the check sum of the round before.
+2. A round counts if it follows from the round before that is there now.
 
 Numbers: no figure of its own.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,15 +15,14 @@ from typing import Any, Protocol, TypeVar
 
 from flax import nnx
 
-from jsparse._storage import sealed_json
+from jsparse._storage.checked_json import check_fields, parse
 from jsparse._storage.files import CorruptCheckpoint, write_whole
 from jsparse._storage.settings import described
 from jsparse._storage.tree_file import Stored, fill, read, write
 
 Model = TypeVar("Model", bound=nnx.Module)
-SETTINGS = "settings.json"
 ANOTHER = "choose another folder or delete this one"
-FIELDS = {"asked": int | float, "after": str, "arrays": str}  # of a round's JSON
+FIELDS = {"asked": int | float, "after": str}  # in the notes of a round
 
 
 class Keep(Protocol):
@@ -97,16 +95,18 @@ class Folder:
         """Write the settings, or compare them with the stored ones."""
         folder = Path(self.path)
         now = json.loads(json.dumps({**settings, "facts": described(self.facts)}))
-        if not (folder / SETTINGS).exists():
+        path = folder / "settings.json"
+        if not path.exists():
             left = sorted(file.name for file in folder.glob("round_*"))
             if left:
                 raise ValueError(
-                    f"{folder} holds {left[0]} but no {SETTINGS}, so its run is unknown; {ANOTHER}"
+                    f"{folder} holds {left[0]} of an unknown run: no settings.json; {ANOTHER}"
                 )
-            write_whole(folder / SETTINGS, json.dumps(now, indent=1).encode())
+            write_whole(path, json.dumps(now, indent=1).encode())
             return
         try:
-            there = sealed_json.read_object(folder, SETTINGS)
+            there = parse(path.read_bytes(), f"{path} is damaged")
+            check_fields(there, {}, f"{path} is damaged")
         except CorruptCheckpoint as error:
             raise ValueError(f"{error}; {ANOTHER}") from error
         for name in sorted(now.keys() | there.keys()):
@@ -123,58 +123,47 @@ class Folder:
         Raises:
           ValueError: it is damaged, or has another density.
         """
-        if not self._note(number).exists():
+        if not self._path(number).exists():
             return False
-        note = self._read(number)
-        if note["asked"] != asked:
+        facts = self._read(number).facts
+        if facts["asked"] != asked:
             raise ValueError(
-                f"{self._note(number)} is a round at density {note['asked']}, now it is {asked}; "
+                f"{self._path(number)} is a round at density {facts['asked']}, now it is {asked}; "
                 f"{ANOTHER}"
             )
-        return note["after"] == self._before(number)
+        return facts["after"] == self._before(number)
 
     def load(self, number: int, like: Model) -> Model:
         """The model that the round trained: a copy of `like` with the stored variables."""
-        self._read(number)
-        path = self._note(number).with_suffix(".npz")
+        path = self._path(number)
         try:
-            return with_stored(like, read(path), path, _again(path))
+            return with_stored(like, self._read(number), path, _again(path))
         except CorruptCheckpoint as error:
             raise ValueError(f"{error}; {_again(path)}") from error
 
     def save(self, number: int, model: nnx.Module, facts: Mapping[str, Any]) -> None:
-        """Write the round; it does not count until its last file is in place."""
-        content, note = write(nnx.state(model)), self._note(number)
-        sums = {"after": self._before(number), "arrays": hashlib.sha256(content).hexdigest()}
-        note.unlink(missing_ok=True)
-        write_whole(note.with_suffix(".npz"), content)
-        sealed_json.write(note, {**facts, **sums})
+        """Write the round, whole or not at all."""
+        content = write(nnx.state(model), {**facts, "after": self._before(number)})
+        write_whole(self._path(number), content)
 
-    def _note(self, number: int) -> Path:
-        return Path(self.path) / f"round_{number:03d}.json"
+    def _path(self, number: int) -> Path:
+        return Path(self.path) / f"round_{number:03d}.npz"
 
     def _before(self, number: int) -> str:
-        return self._read(number - 1)["arrays"] if number else "start"
+        return self._read(number - 1).sha256 if number else "start"
 
-    def _read(self, number: int) -> dict[str, Any]:
-        """The JSON of a round, after comparing the check sum of its arrays."""
-        path = self._note(number)
-        arrays = path.with_suffix(".npz")
+    def _read(self, number: int) -> Stored:
+        path = self._path(number)
         try:
-            note = sealed_json.read(path.parent, path.name, FIELDS)
-            if not arrays.exists():
-                raise CorruptCheckpoint(f"{path.parent} is damaged: {arrays.name} is missing")
-            if hashlib.sha256(arrays.read_bytes()).hexdigest() != note["arrays"]:
-                raise CorruptCheckpoint(
-                    f"{path.parent} is damaged: {arrays.name}: its check sum is wrong"
-                )
+            stored = read(path)
+            check_fields(stored.facts, FIELDS, f"{path} is damaged: facts")
         except CorruptCheckpoint as error:
             raise ValueError(f"{error}; {_again(path)}") from error
-        return note
+        return stored
 
 
 def _again(path: Path) -> str:
-    return f"delete {path.stem}.*, and this round and the later ones will run again"
+    return f"delete {path.name}, and this round and the later ones will run again"
 
 
 def with_stored(like: Model, stored: Stored, where: Path | str, advice: str) -> Model:

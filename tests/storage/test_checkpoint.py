@@ -118,7 +118,7 @@ def test_what_differs_is_listed(tmp_path) -> None:
     with pytest.raises(ValueError) as caught:
         checkpoints.restore(like)
     assert str(caught.value).splitlines() == [
-        f"{tmp_path}/step_0000000004 does not match what is to be filled:",
+        f"{tmp_path}/step_0000000004 does not have the expected structure:",
         "  a: got float32[2, 3], expected float32[3, 2]",
         "  b: got float32[3], expected bfloat16[3]",
         "  d: missing",

@@ -1,8 +1,6 @@
 """Trees in one file: every bit comes back, and damage never passes unseen."""
 
 import io
-import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jsparse._storage import tree_file
 from jsparse._storage.files import CorruptCheckpoint
 from jsparse._storage.tree_file import fill, read, take, write
 from tests.support.checkpoint_trees import assert_same, small
+from tests.support.tree_files import rewritten
 
 
 def put(folder: Path, content: bytes) -> Path:
@@ -71,56 +71,58 @@ def test_a_file_that_was_cut_is_refused(tmp_path: Path, length: int) -> None:
         read(path)
 
 
-def rewritten(content: bytes, **parts: bytes | None) -> bytes:
-    """The file with other parts, which a check sum does not give away."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        there = {name: archive.read(name) for name in archive.namelist()} | parts
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, part in there.items():
-            if part is not None:
-                archive.writestr(name, part)
-    return buffer.getvalue()
-
-
 def array(value: Any) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, value)
     return buffer.getvalue()
 
 
-def notes(**changed: Any) -> bytes:
-    leaves = {"a": "float32[2]", "n": "int[]"}
-    return json.dumps({"leaves": leaves, "facts": {}} | changed).encode()
+def resealed(**arrays: Any) -> bytes:
+    """A file whose check sum is right, with arrays that its notes do not describe."""
+    stored = take({"a": jnp.ones(2), "n": 1})
+    put = {name: np.asarray(one) for name, one in arrays.items() if one is not None}
+    total = tree_file._sum(put, stored.leaves, {})
+    parts = {f"{name}.npy": None if one is None else array(one) for name, one in arrays.items()}
+    content = write({"a": jnp.ones(2), "n": 1})
+    return rewritten(content, lambda notes: notes | {"sha256": total}, parts)
 
 
+def notes(content: bytes | None) -> bytes:
+    return rewritten(write({"a": jnp.ones(2), "n": 1}), parts={"notes.json": content})
+
+
+def noted(**changed: Any) -> bytes:
+    return rewritten(write({"a": jnp.ones(2), "n": 1}), lambda notes: notes | changed)
+
+
+A, N = np.ones(2, np.float32), np.asarray(1)
 WRONG = {
-    "no notes": ({"notes.json": None}, "notes.json"),
-    "text": ({"notes.json": b"leaves"}, "damaged: notes.json: not JSON"),
-    "deep": ({"notes.json": b"[" * 100_000}, "damaged: notes.json: not JSON"),
-    "bytes": ({"notes.json": b"\xff\xfe\xff"}, "damaged: notes.json: not JSON"),
-    "a list": ({"notes.json": b"[1]"}, "damaged: notes.json: it holds a list, expected an object"),
-    "leaves": ({"notes.json": notes(leaves={"a": 1})}, "leaves is {'a': 1}, expected dict"),
-    "facts": ({"notes.json": notes(facts=3)}, "facts is 3, expected dict"),
-    "fewer": ({"n.npy": None}, "n is only in"),
-    "more": ({"b.npy": array(1)}, "b is only in"),
-    "no array": ({"a.npy": b"x"}, "damaged"),
-    "longer": ({"a.npy": array(np.ones(2, np.float32)) + b"x"}, "a.npy is longer"),
-    "objects": ({"a.npy": array(np.array([{}, {}]))}, "allow_pickle=False"),
-    "shape": ({"a.npy": array(np.ones(3, np.float32))}, r": a is damaged: .*\[3\], expected f"),
-    "dtype": ({"a.npy": array(np.ones(2, np.int32))}, r": a is damaged: .*int32\[2\], expected"),
-    "bytes of others": ({"a.npy": array(np.ones(8, np.uint8))}, r"uint8\[8\], expected float32"),
-    "no number": ({"n.npy": array(1j)}, r": n is damaged: .*complex128\[\], expected int64"),
+    "no notes": (notes(None), "notes.json"),
+    "text": (notes(b"leaves"), "damaged: notes.json: not JSON"),
+    "deep": (notes(b"[" * 100_000), "damaged: notes.json: not JSON"),
+    "bytes": (notes(b"\xff\xfe\xff"), "damaged: notes.json: not JSON"),
+    "a list": (notes(b"[1]"), "damaged: notes.json: it holds a list, expected an object"),
+    "an empty object": (notes(b"{}"), "notes.json: the field sha256 is missing"),
+    "leaves": (noted(leaves={"a": 1}), r"leaves is \{'a': 1\}, expected dict"),
+    "facts": (noted(facts=3), "facts is 3, expected dict"),
+    "other facts": (noted(facts={"a": 3}), "its check sum is wrong"),
+    "fewer": (resealed(a=A, n=None), "leaves and arrays differ in n"),
+    "more": (resealed(a=A, n=N, b=N), "leaves and arrays differ in b"),
+    "no array": (rewritten(write(1.0), parts={".npy": b"x"}), "is damaged"),
+    "objects": (rewritten(write(1.0), parts={".npy": array([{}])}), "allow_pickle=False"),
+    "shape": (resealed(a=np.ones(3, np.float32), n=N), r": a is damaged: .*\[3\], expected f"),
+    "dtype": (resealed(a=np.ones(2, np.int32), n=N), r": a is damaged: .*int32\[2\], expected"),
+    "bytes of others": (resealed(a=np.ones(8, np.uint8), n=N), r"uint8\[8\], expected float32"),
+    "no number": (resealed(a=A, n=1j), r": n is damaged: .*complex128\[\], expected int64"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_a_file_that_is_whole_and_wrong_is_refused(tmp_path: Path, case: str) -> None:
-    tree = {"a": jnp.ones(2), "n": 1}
-    parts, message = WRONG[case]
-    path = put(tmp_path, rewritten(write(tree), **parts))
+    content, message = WRONG[case]
+    path = put(tmp_path, content)
     with pytest.raises(CorruptCheckpoint, match=message) as caught:
-        fill(tree, read(path), path, "advice")
+        fill({"a": jnp.ones(2), "n": 1}, read(path), path, "advice")
     assert str(path) in str(caught.value)
 
 
@@ -129,7 +131,7 @@ def test_other_trees_are_refused_leaf_by_leaf() -> None:
     with pytest.raises(ValueError) as caught:
         fill({"a": jnp.ones(3), "c": 1.0, "d": 1}, stored, "tree.npz", "Train again.")
     assert str(caught.value).split("\n") == [
-        "tree.npz does not match what is to be filled:",
+        "tree.npz does not have the expected structure:",
         "  a: got float32[2], expected float32[3]",
         "  d: missing",
         "  b: unexpected",
