@@ -218,3 +218,96 @@ def test_a_full_disk_is_an_os_error(saved, tmp_path, monkeypatch) -> None:
     assert checkpoints.restore(small(0.0)).step == 2
     checkpoints.save(3, small(3.0))
     assert checkpoints.restore(small(0.0)).step == 3
+
+
+# Sealed well, and wrong.
+
+
+def resealed(folder: Path, **changed) -> None:
+    """Write a manifest of the files as they are now, with other facts."""
+    facts = manifest.read(folder)
+    del facts["files"]
+    (folder / "manifest.json").unlink()
+    manifest.write(folder, facts | changed)
+
+
+def link_a_file(folder: Path) -> None:
+    (folder / "data" / "0.json").rename(folder.parent / "outside")
+    (folder / "data" / "0.json").symlink_to(folder.parent / "outside")
+
+
+def link_a_folder(folder: Path) -> None:
+    (folder / "data").rename(folder.parent / "outside")
+    (folder / "data").symlink_to("../outside")
+
+
+def link_the_manifest(folder: Path) -> None:
+    (folder / "manifest.json").rename(folder.parent / "outside")
+    (folder / "manifest.json").symlink_to("../outside")
+
+
+def name_a_file_outside(folder: Path) -> None:
+    content = manifest.read(folder)
+    content["files"]["../outside"] = content["files"].pop("data/0.json")
+    (folder / "data" / "0.json").rename(folder.parent / "outside")
+    (folder / "manifest.json").write_bytes(manifest._sealed(content))
+
+
+def name_a_file_by_its_full_path(folder: Path) -> None:
+    content = manifest.read(folder)
+    content["files"][str(folder.parent / "outside")] = content["files"].pop("data/0.json")
+    (folder / "data" / "0.json").rename(folder.parent / "outside")
+    (folder / "manifest.json").write_bytes(manifest._sealed(content))
+
+
+def put_text(folder: Path) -> None:
+    (folder / "data" / "0.json").write_bytes(b"[" * 100_000)
+    resealed(folder)
+
+
+def leave_out_the_position(folder: Path) -> None:
+    (folder / "data" / "0.json").unlink()
+    resealed(folder)
+
+
+def leave_out_an_array(folder: Path) -> None:
+    shutil.rmtree(folder / "arrays" / "d")
+    resealed(folder)
+
+
+def leave_out_all_arrays(folder: Path) -> None:
+    shutil.rmtree(folder / "arrays")
+    resealed(folder)
+
+
+def put_text_for_the_list_of_arrays(folder: Path) -> None:
+    (folder / "arrays" / "_METADATA").write_bytes(b"[]")
+    resealed(folder)
+
+
+WRONG = {
+    link_a_file: "'data/0.json' is not a file inside it",
+    link_a_folder: "'data/0.json' is not a file inside it",
+    link_the_manifest: "'manifest.json' is not a file inside it",
+    name_a_file_outside: "'../outside' is not a file inside it",
+    name_a_file_by_its_full_path: "/outside' is not a file inside it",
+    put_text: "data/0.json: not JSON",
+    leave_out_the_position: r"files has data positions of the processes \[\], expected 1",
+    leave_out_an_array: "arrays is damaged: Orbax cannot read it",
+    leave_out_all_arrays: "arrays is damaged: Orbax cannot read it",
+    put_text_for_the_list_of_arrays: "arrays is damaged: Orbax cannot read it",
+    lambda folder: resealed(folder, step=7): "manifest.json: step is 7, expected that of",
+    lambda folder: resealed(folder, step=True): "manifest.json: step is True, expected int",
+    lambda folder: resealed(folder, leaves={"a": 1}): r"leaves is \{'a': 1\}, expected dict",
+    lambda folder: resealed(folder, processes=2**70): "expected 1180591620717411303424, numb",
+}
+
+
+@pytest.mark.parametrize("harm", WRONG)
+@pytest.mark.filterwarnings("ignore:refused")
+def test_what_is_sealed_and_wrong_is_one_clear_error(saved, tmp_path, harm) -> None:
+    shutil.copytree(saved / "step_0000000002", tmp_path / "step_0000000002")
+    harm(tmp_path / "step_0000000002")
+    with pytest.raises(js.CorruptCheckpoint, match=WRONG[harm]) as caught:
+        js.Checkpoints(tmp_path).restore(small(0.0))
+    assert "step_0000000002" in str(caught.value)
