@@ -39,9 +39,7 @@ def write(path: Path, arrays: Mapping[str, Any]) -> None:
       OSError: the disk is full or not writable.
     """
     orbax = _orbax()
-    filled = {
-        name: array for name, array in arrays.items() if array.size
-    }  # Orbax refuses empty ones
+    filled = {name: one for name, one in arrays.items() if one.size}  # Orbax refuses empty ones
     with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as writer:
         try:
             writer.save(path, args=orbax.args.PyTreeSave(filled))

@@ -31,6 +31,8 @@ def described(value: Any) -> Any:
         return {str(name): described(one) for name, one in value.items()}
     if isinstance(value, nnx.Module):
         return f"{type(value).__qualname__} {take(nnx.state(value)).sha256[:16]}"
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OUSM":  # of text, dates, objects
+        return described(value.tolist())
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         return f"{describe(value)} {take(value).sha256[:16]}"
     if isinstance(value, list | tuple):

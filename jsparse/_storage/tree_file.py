@@ -1,4 +1,4 @@
-"""One tree in one npz file: its leaves by path, and notes about them; nothing is pickled.
+"""A tree in an npz file: its leaves by path, and notes about them; nothing is pickled.
 
     a/kernel.npy    a leaf, which `numpy.load` can read too
     notes.json      type and shape of each leaf, the facts given to `write`, a check sum of it all

@@ -99,9 +99,7 @@ class Folder:
         if not path.exists():
             left = sorted(file.name for file in folder.glob("round_*"))
             if left:
-                raise ValueError(
-                    f"{folder} holds {left[0]} of an unknown run: no settings.json; {ANOTHER}"
-                )
+                raise ValueError(f"{folder} holds {left[0]} but no settings.json; {ANOTHER}")
             write_whole(path, json.dumps(now, indent=1).encode())
             return
         try:

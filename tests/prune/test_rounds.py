@@ -361,7 +361,7 @@ def test_settings_are_described_by_what_they_hold() -> None:
     assert described(js.prune.by_layer())["budget"] == "jsparse._budget.uniform"
     assert described(jnp.ones(3)) == described(np.ones(3, np.float32)) != described(jnp.zeros(3))
     assert described(net(0)) == described(net(0)) != described(net(1))
-    assert described({"b", "a"}) == ["a", "b"]
+    assert described({"b", "a"}) == described(np.array(["a", "b"])) == ["a", "b"]
     assert described(Path("a")) != described(Path("b"))
     assert described(object()) == "builtins.object"
 

@@ -94,7 +94,7 @@ def test_the_newest_are_kept(tmp_path) -> None:
     for step in (1, 2, 3, 10):
         checkpoints.save(step, jnp.full(2, step))
     assert checkpoints.steps() == [2, 3, 10]
-    checkpoints.save(3, jnp.full(2, 30))  # begun anew: what came later is void
+    checkpoints.save(3, jnp.full(2, 30))  # a restart makes later ones void
     assert checkpoints.steps() == [2, 3]
     assert checkpoints.restore(jnp.zeros(2, jnp.int32)).tree.tolist() == [30, 30]
     assert sorted(path.name for path in tmp_path.iterdir()) == [

@@ -1,4 +1,4 @@
-"""Checkpoints: damage is refused, and a kill at any moment leaves one that is whole."""
+"""Checkpoints: damage is refused, and a kill at any moment leaves a whole one."""
 
 import contextlib
 import itertools
@@ -81,7 +81,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(saved, tmp_path
     assert step == 1 and position == {"at": 1}
     assert_same(tree, small(1.0))
 
-    checkpoints.save(5, small(5.0))  # nothing that can be read gave way to what cannot
+    checkpoints.save(5, small(5.0))  # no readable checkpoint was removed for a damaged one
     assert checkpoints.steps() == [1, 5]
 
     for step in (1, 5):
@@ -94,12 +94,11 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(saved, tmp_path
 
 
 class Killed(BaseException):
-    """Not an Exception: nothing of the library may catch it."""
+    """Not an Exception: the library must not catch it."""
 
 
 def killed(patch: pytest.MonkeyPatch, last: int) -> None:
-    """Let the library make fewer than `last` changes of the disk, the first half of that one, and
-    then end it."""
+    """Kill the library halfway through its change number `last` to the disk."""
     count = itertools.count(1)
 
     def ending(real: Callable, half: Callable) -> Callable:
@@ -119,7 +118,7 @@ def killed(patch: pytest.MonkeyPatch, last: int) -> None:
 
 
 def test_a_kill_at_each_change_of_the_disk(saved, tmp_path, monkeypatch) -> None:
-    """Step 2 is saved over step 2, the longest way; whatever is left is read, and saved over."""
+    """Step 2 replaces step 2, which takes most changes; what is left can be read and replaced."""
     found = []
     for last in range(1, 99):
         folder = tmp_path / str(last)

@@ -1,4 +1,4 @@
-"""Runs that are killed go on as if nothing had happened; and so do several processes."""
+"""Killed runs resume as if nothing had happened, with one process or several."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ KILLS, STEPS = 20, 24
 
 
 def run_until(folder: Path, cache: Path, stop: str, times: int, wait: float) -> list[str]:
-    """The lines of a run that is killed a while after it printed something so many times."""
+    """The lines printed by a run that is killed `wait` seconds after `times` lines of `stop`."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.support.resumable", str(folder), str(STEPS)],
         cwd=ROOT,
