@@ -1,5 +1,6 @@
 """Argument checks for rules, revisions and pruning; each error says what to do instead."""
 
+import importlib.util
 from numbers import Real
 
 import jax.numpy as jnp
@@ -90,3 +91,29 @@ def check_density(density: float) -> float:
             f"density is the fraction of weights kept, in (0, 1]; got {density!r}. For a {what}"
         )
     return float(density)
+
+
+def require(packages: str, extra: str, what: str) -> None:
+    """Look for optional packages, without importing them.
+
+    Args:
+      packages: separated by spaces, as pip names them.
+      extra: of jsparse, which installs them.
+      what: needs them, such as "saving a model".
+
+    Raises:
+      ImportError: one is not installed; with the lines that install it.
+    """
+    missing = [package for package in packages.split() if not _installed(package)]
+    if missing:
+        raise ImportError(
+            f"{what} needs {' and '.join(missing)}, not installed: pip install 'jsparse[{extra}]' "
+            f"or pip install {' '.join(missing)}"
+        )
+
+
+def _installed(package: str) -> bool:
+    """Whether a package is there; of orbax-checkpoint, whose module is orbax.checkpoint, both."""
+    parts = package.split("-")
+    names = [".".join(parts[: n + 1]) for n in range(len(parts))]
+    return all(importlib.util.find_spec(name) is not None for name in names)

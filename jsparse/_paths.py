@@ -59,11 +59,9 @@ def _no_match(pattern: str, names: Iterable[str]) -> str:
     plain = re.sub(r"[\\^$.*+?()\[\]{}|]", "", pattern).strip("/")
     near = [p for p in paths if plain and plain.lower() in p.lower()]
     near += [p for p in difflib.get_close_matches(plain, paths, 5, 0.4) if p not in near]
-    shown = near[:8] or paths[:8]
-    what = "nearest" if near else "available"
-    more = f" and {len(paths) - len(shown)} more" if len(paths) > len(shown) else ""
+    what, found = ("nearest", near) if near else ("available", paths)
     return (
-        f"pattern {pattern!r} matches no parameter; {what}: {', '.join(shown) or 'none'}{more}. "
+        f"pattern {pattern!r} matches no parameter; {what}: {listed(found)}. "
         "A pattern is a regular expression for the whole path, such as '.*/kernel'"
     )
 
@@ -107,3 +105,15 @@ def named(tree: Any) -> dict[str, Any]:
             raise ValueError(f"two leaves have the path {name!r}; rename a key with a slash")
         leaves[name] = leaf
     return leaves
+
+
+def listed(names: Iterable[Any], most: int = 8) -> str:
+    """Names for an error, separated by commas, no more than so many.
+
+    Example:
+      >>> listed(["a", "b", "c"], 2), listed([])
+      ('a, b and 1 more', 'none')
+    """
+    found = list(map(str, names))
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return (", ".join(found[:most]) or "none") + more

@@ -7,7 +7,7 @@ from flax import nnx
 
 from jsparse._pattern import Role
 from jsparse._slots import Slot
-from jsparse.rules._rule import Rule
+from jsparse.rules._rule import Rule, with_role
 
 
 def fit(rule: Rule, slot: Slot, weight: nnx.Param) -> Rule:
@@ -26,7 +26,7 @@ def fit(rule: Rule, slot: Slot, weight: nnx.Param) -> Rule:
     role = dataclasses.replace(
         role_of(slot.parent, slot.key, weight.ndim), recurrent=slot.recurrent
     )
-    return dataclasses.replace(rule, role=role)  # type: ignore[type-var]
+    return with_role(rule, role)
 
 
 def role_of(layer: Any, key: str | int, ndim: int) -> Role:

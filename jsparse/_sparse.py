@@ -11,7 +11,16 @@ from jax import Array
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from jsparse._sharding import follow, followed, padded, shards, where_is
-from jsparse.rules._rule import Rule, State, grown, over_stack, settled, stacked_cost, stacked_init
+from jsparse.rules._rule import (
+    Rule,
+    State,
+    grown,
+    over_stack,
+    rival,
+    settled,
+    stacked_cost,
+    stacked_init,
+)
 
 
 class Learned(nnx.Param):
@@ -107,7 +116,7 @@ class Sparse(nnx.Module):
 
     def score(self) -> Array:
         """The scores of the units, [stack..., grid of units]; for rules whose units compete."""
-        return self._map(self.rule.score)(self.weight[...], self.state)  # type: ignore[attr-defined]
+        return self._map(rival(self.rule).score)(self.weight[...], self.state)
 
     def cost(self) -> Array:
         """The term that the rule adds to the loss, []."""

@@ -14,7 +14,7 @@ from jax import Array
 
 from jsparse._paths import match, named, naming, path_of
 from jsparse._sharding import follow, where_is
-from jsparse.rules._rule import Rule, State, grown, over_stack, stacked_cost, stacked_init
+from jsparse.rules._rule import Rule, State, grown, over_stack, rival, stacked_cost, stacked_init
 from jsparse.rules._rule import settled as settled_state
 from jsparse.rules._shared_cut import share_cuts
 
@@ -155,7 +155,7 @@ def _shared(plan: Plan, leaves: Mapping[str, Array], learned: States, held: Stat
     paths = [path for path in plan if "cut" in held[path]]
     entries = [_entry(leaves[path], learned[path] | held[path]) for path in paths]
     scores = [
-        _map(plan[path], plan[path].score)(*entry)  # type: ignore[attr-defined]
+        _map(plan[path], rival(plan[path]).score)(*entry)
         for path, entry in zip(paths, entries, strict=True)
     ]
     states = share_cuts([plan[path] for path in paths], [state for _, state in entries], scores)

@@ -22,7 +22,7 @@ from experiments import common
 from experiments.bench.rounds import Here, Load, in_turns, ratio
 from experiments.common.settings import environment
 from jsparse import export
-from jsparse.export._packing.pallas import pallas_dot
+from jsparse.export import pallas_dot
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from jsparse.report import _timing
+
 SAMPLE = 0.05
 """Seconds a sample fills."""
 REST = 0.02
@@ -90,21 +92,12 @@ class There:
 
 def in_turns(candidates: Mapping[str, Candidate], rounds: int) -> dict[str, np.ndarray]:
     """Seconds a step of each candidate, [rounds]."""
-    calls = {}
-    for name, candidate in candidates.items():
-        candidate.seconds(candidate.whole)
-        once = candidate.seconds(candidate.whole)
-        calls[name] = candidate.whole * max(1, round(SAMPLE / once))
-    order = list(candidates)
-    taken: dict[str, list[float]] = {name: [] for name in order}
-    for n in range(rounds):
-        first = n % len(order)
-        for name in order[first:] + order[:first]:
-            candidate = candidates[name]
-            time.sleep(REST)
-            candidate.seconds(candidate.whole)
-            taken[name].append(candidate.seconds(calls[name]) / (calls[name] * candidate.steps))
-    return {name: np.array(times) for name, times in taken.items()}
+    clocks = {
+        name: lambda calls, one=one: one.seconds(calls * one.whole)
+        for name, one in candidates.items()
+    }
+    taken = _timing.in_turns(clocks, rounds, sample=SAMPLE, rest=REST)
+    return {name: taken[name] / (one.whole * one.steps) for name, one in candidates.items()}
 
 
 def ratio(times: np.ndarray, reference: np.ndarray) -> list[str]:

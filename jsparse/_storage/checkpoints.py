@@ -2,8 +2,8 @@
 
 1. Every process writes its shards of the arrays, by Orbax, and its data position to a hidden folder
    beside the checkpoints.
-2. The first process forces all files to disk and lists them, with sizes and check sums, in a
-   manifest that has its own check sum.
+2. The first process forces all files to disk and lists them, with sizes and checksums, in a
+   manifest that has its own checksum.
 3. One rename turns the hidden folder into a checkpoint. Older ones are removed only afterwards; one
    of the same step is first moved aside, and restored if the process is killed in between.
 4. Every file is checked before anything is read. A damaged checkpoint is refused and the previous
@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
+from jsparse._checks import require
 from jsparse._paths import named
-from jsparse._storage import data_position, manifest, orbax_arrays
+from jsparse._storage import manifest, orbax_arrays, position
 from jsparse._storage.files import CorruptCheckpoint, newest_whole, to_disk, write_whole
 from jsparse._storage.leaves import check_fit, describe, filled, plain
 from jsparse._storage.processes import by_first, check_seen, shared
@@ -85,7 +86,7 @@ class Checkpoints:
     def __init__(self, folder: str | Path, *, keep: int = 2):
         if keep < 1:
             raise ValueError(f"keep is the number of checkpoints to keep, 1 or more; got {keep}")
-        orbax_arrays.require()
+        require("orbax-checkpoint", "checkpoint", "a checkpoint")
         self.folder = Path(folder).absolute()
         self.keep = keep
         self._refused: set[int] = set()
@@ -117,7 +118,7 @@ class Checkpoints:
         values = shared({name: plain(name, leaf) for name, leaf in leaves.items()})
         if not any(value.size for value in values.values()):
             raise ValueError("the tree holds no numbers; give the model, the optimizer, ...")
-        name, content = data_position.encode(data)
+        name, content = position.encode(data)
         part = self.folder / f".{self._path(step).name}.part"
         by_first(lambda: self._clear(part))
         check_seen(part)
@@ -155,7 +156,7 @@ class Checkpoints:
         kinds = {name: describe(leaf) for name, leaf in leaves.items()}
         advice = f"restore into the model and optimizer that were saved, or move {path} away"
         check_fit(facts["leaves"], kinds, path, advice)
-        data = data_position.read(path, facts["files"], facts["processes"])
+        data = position.read(path, facts["files"], facts["processes"])
         values = orbax_arrays.read(path / "arrays", leaves)
         new = [filled(values[name], leaf, f"{path}: {name}") for name, leaf in leaves.items()]
         states = jax.tree.unflatten(jax.tree.structure(states), new)

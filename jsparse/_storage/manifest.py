@@ -1,4 +1,4 @@
-"""The manifest of a folder: facts, the size and check sum of each file, and a sum of its own."""
+"""The manifest of a folder: facts, the size and checksum of each file, and a sum of its own."""
 
 import hashlib
 import json
@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jsparse._paths import listed
 from jsparse._storage.checked_json import check_fields, parse
 from jsparse._storage.files import CorruptCheckpoint, write_whole
 
 MANIFEST = "manifest.json"
 FILES = {"files": dict[str, tuple[int, str]]}
-SHOWN = 8  # files in one error
 
 
 def write(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -53,7 +53,7 @@ def read(folder: Path, fields: Mapping[str, Any] | None = None) -> dict[str, Any
     check_fields(content, {"sha256": str}, where)
     del content["sha256"]
     if _sealed(content) != found:
-        raise CorruptCheckpoint(f"{where}: its check sum is wrong")
+        raise CorruptCheckpoint(f"{where}: its checksum is wrong")
     check_fields(content, {**FILES, **(fields or {})}, where)
     return content
 
@@ -66,10 +66,8 @@ def check(folder: Path, fields: Mapping[str, Any] | None = None) -> dict[str, An
     """
     facts = read(folder, fields)
     faults = [_fault(folder, name, *noted) for name, noted in facts["files"].items()]
-    faults = [fault for fault in faults if fault]
-    if faults:
-        more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        raise CorruptCheckpoint(f"{folder} is damaged: {', '.join([*faults[:SHOWN], *more])}")
+    if faults := [fault for fault in faults if fault]:
+        raise CorruptCheckpoint(f"{folder} is damaged: {listed(faults)}")
     return facts
 
 
@@ -79,7 +77,7 @@ def _fault(folder: Path, name: str, size: int, total: str) -> str:
         return f"{name:.200} is missing"
     if file.stat().st_size != size:
         return f"{name} has {file.stat().st_size} bytes, expected {size}"
-    return "" if _sum(file) == total else f"the check sum of {name} is wrong"
+    return "" if _sum(file) == total else f"the checksum of {name} is wrong"
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -90,4 +88,4 @@ def _inside(folder: Path, name: str) -> Path:
             return file
     except (OSError, RuntimeError, ValueError):  # too long, links in a circle, a null character
         pass
-    raise CorruptCheckpoint(f"{folder} is damaged: {name!r:.200} is not a file inside it")
+    raise CorruptCheckpoint(f"{folder} is damaged: {name!r:.200} is outside the folder")

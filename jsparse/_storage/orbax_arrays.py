@@ -1,6 +1,5 @@
 """Arrays by path, written and read by Orbax, which is imported on first use."""
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -11,19 +10,6 @@ import numpy as np
 
 from jsparse._storage.files import CorruptCheckpoint
 from jsparse._storage.leaves import plain
-
-
-def require() -> None:
-    """Check that Orbax is installed, without importing it.
-
-    Raises:
-      ImportError: it is not.
-    """
-    if not (importlib.util.find_spec("orbax") and importlib.util.find_spec("orbax.checkpoint")):
-        raise ImportError(
-            "checkpoints are written with Orbax, which is not installed: "
-            "pip install 'jsparse[checkpoint]' or pip install orbax-checkpoint"
-        )
 
 
 def _orbax() -> ModuleType:

@@ -1,7 +1,7 @@
 """A tree in an npz file: its leaves by path, and notes about them; nothing is pickled.
 
     a/kernel.npy    a leaf, which `numpy.load` can read too
-    notes.json      type and shape of each leaf, the facts given to `write`, a check sum of it all
+    notes.json      type and shape of each leaf, the facts given to `write`, a checksum of it all
 
 A typed key is stored as its key data; a type that numpy lacks, such as bfloat16, as unsigned
 integers of the same size. The same tree gives the same bytes.
@@ -46,7 +46,7 @@ class Stored(NamedTuple):
       arrays: the leaves by path, of types that numpy can store.
       leaves: type and shape of each, as `leaves.describe` writes them.
       facts: what was noted beside the tree.
-      sha256: check sum of all of these.
+      sha256: checksum of all of these.
     """
 
     arrays: dict[str, np.ndarray]
@@ -94,7 +94,7 @@ def write(tree: Any, facts: Mapping[str, Any] | None = None) -> bytes:
 
 
 def read(path: Path) -> Stored:
-    """Read a file that `write` made, and compare its check sum.
+    """Read a file that `write` made, and compare its checksum.
 
     Raises:
       CorruptCheckpoint: the file is damaged, or is not of this format.
@@ -113,7 +113,7 @@ def read(path: Path) -> Stored:
     check_fields(found, FIELDS, where)
     leaves, facts = found["leaves"], found["facts"]
     if found["sha256"] != _sum(arrays, leaves, facts):
-        raise CorruptCheckpoint(f"{path} is damaged: its check sum is wrong")
+        raise CorruptCheckpoint(f"{path} is damaged: its checksum is wrong")
     if arrays.keys() != leaves.keys():
         name = min(arrays.keys() ^ leaves.keys())
         raise CorruptCheckpoint(f"{where}: leaves and arrays differ in {name}")

@@ -11,6 +11,7 @@ from jsparse.export._packing.layers import csr as csr
 from jsparse.export._packing.layers import left_dense as left_dense
 from jsparse.export._packing.layers import pack as pack
 from jsparse.export._packing.layers import unpack as unpack
+from jsparse.export._packing.pallas import pallas_dot as pallas_dot
 from jsparse.export._saving.loading import DamagedModel as DamagedModel
 from jsparse.export._saving.loading import Loaded as Loaded
 from jsparse.export._saving.loading import load as load

@@ -12,7 +12,7 @@ from jsparse._checks import check_density
 from jsparse._schedule import cubic
 from jsparse._slots import sparse_parts
 from jsparse._sparse import Sparse
-from jsparse.rules._rule import whole_shape
+from jsparse.rules._remaining import whole_shape
 from jsparse.rules._threshold import Threshold
 
 

@@ -1,14 +1,14 @@
-"""What output units are worth by how active they are, after the nonlinearity.
+"""Scores of output units by their activations, after the nonlinearity.
 
 1. Run the model on batches and read activations [samples, places..., units].
-2. A unit is worth the mean over samples and places of |a|, of -|a|, or of a != 0.
+2. A unit's score is the mean over samples and places of |a|, of -|a|, or of a != 0.
 
 Numbers: experiments/dropnet.py.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,10 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from jsparse._paths import listed
+from jsparse._slots import walk_modules
 from jsparse._surgery import hold
+from jsparse._watch import watch_in_place
 from jsparse.prune._choice import Arrays
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -27,12 +30,23 @@ weight whose outputs they are, such as {"fc1/kernel": nnx.relu(model.fc1(batch))
 
 
 @dataclass(frozen=True)
-class Minimum:
-    """Drop the units of least mean |activation|: DropNet's own choice.
+class _Mean:
+    """Scores units by a mean over samples and places."""
+
+    activations: Activations
+    batches: Iterable[Any] = field(repr=False)
+    worth: ClassVar[Callable[[Array], Array]]
+
+    def __call__(self, model: nnx.Module, shapes: Shapes) -> Arrays:
+        return unit_means(self.activations, self.batches, type(self).worth, model, shapes)
+
+
+class Minimum(_Mean):
+    """Drop the units with the lowest mean |activation|: DropNet's own choice.
 
     Args:
       activations: of a model and a batch; the model is in eval mode.
-      batches: gone through once a round, such as a list of arrays of inputs.
+      batches: read once a round, such as a list of arrays of inputs.
 
     Example:
       >>> import jax.numpy as jnp
@@ -42,43 +56,28 @@ class Minimum:
       (3,)
     """
 
-    activations: Activations
-    batches: Iterable[Any] = field(repr=False)
-
-    def __call__(self, model: nnx.Module, shapes: Shapes) -> Arrays:
-        return unit_means(self.activations, self.batches, jnp.abs, model, shapes)
+    worth = staticmethod(jnp.abs)
 
 
-@dataclass(frozen=True)
-class Maximum:
-    """Drop the units of greatest mean |activation|, to see that it matters; as `Minimum`."""
+class Maximum(_Mean):
+    """Drop the units with the highest mean |activation|, as a control; see `Minimum`."""
 
-    activations: Activations
-    batches: Iterable[Any] = field(repr=False)
-
-    def __call__(self, model: nnx.Module, shapes: Shapes) -> Arrays:
-        return unit_means(self.activations, self.batches, lambda a: -jnp.abs(a), model, shapes)
+    worth = staticmethod(lambda a: -jnp.abs(a))
 
 
-@dataclass(frozen=True)
-class APoZ:
-    """Drop the units that are 0 most often (average percentage of zeros); as `Minimum`.
+class APoZ(_Mean):
+    """Drop the units that are most often 0 (average percentage of zeros); see `Minimum`.
 
     Reference: Hu et al., Network trimming, 2016, equation 1. (DropNet's code counts zeros of a
       filter's mean, not of its map, as the paper of APoZ and this do.)
     """
 
-    activations: Activations
-    batches: Iterable[Any] = field(repr=False)
-
-    def __call__(self, model: nnx.Module, shapes: Shapes) -> Arrays:
-        alive = lambda a: (a != 0).astype(jnp.float32)
-        return unit_means(self.activations, self.batches, alive, model, shapes)
+    worth = staticmethod(lambda a: (a != 0).astype(jnp.float32))
 
 
 @dataclass(frozen=True)
 class AnyUnit:
-    """Drop units at random: each run of a seed has its own order, in which they fall."""
+    """Drop units at random; the seed decides the order."""
 
     seed: int
 
@@ -95,7 +94,7 @@ def unit_means(
     model: nnx.Module,
     shapes: Shapes,
 ) -> dict[str, Array]:
-    """Mean over all samples and places of what each unit's activation is worth.
+    """The mean over all samples and places of a score of each unit's activations.
 
     Args:
       activations: of a model and a batch.
@@ -119,9 +118,9 @@ def unit_means(
         for path, shape in shapes.items():
             if path not in found:
                 raise ValueError(
-                    f"{path} has no activations; there are {', '.join(found) or 'none'}. Give "
-                    "those after the nonlinearity under the path of the weight that they come "
-                    "from, or do not put it under Held"
+                    f"{path} has no activations; available: {listed(found)}. Give those after the "
+                    "nonlinearity under the path of the weight that computes them, or do not put "
+                    "the weight under Held"
                 )
             values = jnp.asarray(found[path], jnp.float32)
             places = values.ndim - len(shape)
@@ -140,11 +139,11 @@ def unit_means(
 
 @dataclass(frozen=True)
 class after:
-    """Activations of layers: their outputs through a nonlinearity, read as the model runs.
+    """Activations of layers: their outputs, put through a nonlinearity, as the model runs.
 
-    The layers are modules with a `kernel` that the model calls once a pass. To run faster wrap it:
-    `nnx.jit(after(nnx.relu, "fc1", "fc2"))`. Where this does not fit (an activation behind a norm,
-    layers that are scanned) write the function yourself.
+    The layers are modules with a `kernel` that the model calls once a pass. Compile it for speed:
+    `nnx.jit(after(nnx.relu, "fc1", "fc2"))`. Where this does not fit (an activation after a norm,
+    scanned layers) write the function yourself.
 
     Args:
       nonlinearity: as the model applies it.
@@ -171,8 +170,14 @@ class after:
           ValueError: no such layer, or one that is called twice or never.
         """
         copy, seen = nnx.clone(model), {path: [] for path in self.layers}
-        for path, outputs in seen.items():
-            _record(copy, path, outputs.append)
+        layers = dict(walk_modules(copy))
+        for path in seen:
+            if path not in layers:
+                raise ValueError(
+                    f"{path!r} is not a layer of this model; give paths such as 'fc1', or write "
+                    "the function of activations yourself"
+                )
+            watch_in_place(layers[path], lambda _, x, out, path=path: seen[path].append(out))
         copy(batch)
         for path, outputs in seen.items():
             if len(outputs) != 1:
@@ -181,35 +186,3 @@ class after:
                     "function of activations yourself"
                 )
         return {f"{path}/kernel": self.nonlinearity(out[0]) for path, out in seen.items()}
-
-
-class _Recorded(nnx.Module):
-    """A layer that shows its outputs."""
-
-    def __init__(self, layer: Callable, show: Callable[[Array], None]):
-        self.layer, self.show = layer, show
-
-    def __call__(self, *args: Any, **options: Any) -> Array:
-        out = self.layer(*args, **options)
-        self.show(out)
-        return out
-
-
-def _record(model: nnx.Module, path: str, show: Callable[[Array], None]) -> None:
-    """Put a recorded layer in the place of one."""
-    *above, last = path.split("/")
-    parent: Any = model
-    try:
-        for key in above:
-            parent = parent[int(key)] if key.isdigit() else getattr(parent, key)
-        layer = parent[int(last)] if last.isdigit() else getattr(parent, last)
-        recorded = _Recorded(layer, show)
-        if last.isdigit():
-            parent[int(last)] = recorded
-        else:
-            setattr(parent, last, recorded)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path!r} is no layer that can be read ({error}); give paths such as 'fc1', or write "
-            "the function of activations yourself"
-        ) from error

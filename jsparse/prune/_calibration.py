@@ -1,4 +1,4 @@
-"""What flows into each weight on calibration data, and pruning in the order in which it flows.
+"""What flows into each weight on calibration data, and pruning in that order.
 
 1. The model is run on all batches; each layer with a weight to prune adds up a moment of its
    inputs.
@@ -19,6 +19,7 @@ from jsparse._score import wide
 from jsparse._slots import Slot, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import hold
+from jsparse._watch import watch_in_place
 from jsparse.prune._choice import held_parts
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -50,7 +51,7 @@ def in_order(
 
     Args:
       model: with weights under `Held` in layers `nnx.Linear` or `nnx.LinearGeneral`.
-      batches: calibration data, of one shape: each new shape is compiled anew.
+      batches: calibration data, of one shape: each new shape is compiled again.
       forward: runs the model on a batch; in eval mode.
       moment: what `prune` needs to know of the inputs.
       prune: of one weight.
@@ -117,33 +118,19 @@ def inputs_of(part: Sparse) -> int:
 def _watch(model: nnx.Module, moment: Moment, order: dict[str, None]) -> None:
     """Make the layers add up their inputs, in a variable of the Sparse that they read."""
     first: dict[int, str] = {}
-    done: set[int] = set()
-    for slot in slots(model):
-        if isinstance(slot.value, Sparse) and id(slot.parent) not in done:
-            path = first.setdefault(id(slot.value), slot.path)
-            done.add(id(slot.parent))
-            _check(slot)
-            part = slot.value
-            stack = part.weight[...].shape[: part.rule.role.stack]
-            one = jax.eval_shape(moment, jax.ShapeDtypeStruct((1, inputs_of(part)), jnp.float32))
-            setattr(part, SEEN, Sum(jnp.zeros((*stack, *one.shape))))
-            watching = _watching(type(slot.parent), str(slot.key), moment, path, order)
-            object.__setattr__(slot.parent, "__class__", watching)
+    for slot in slots(model, Sparse):
+        part, path = slot.value, first.setdefault(id(slot.value), slot.path)
+        _check(slot)
+        stack = part.weight[...].shape[: part.rule.role.stack]
+        one = jax.eval_shape(moment, jax.ShapeDtypeStruct((1, inputs_of(part)), jnp.float32))
+        setattr(part, SEEN, Sum(jnp.zeros((*stack, *one.shape))))
 
+        def add(layer: Any, inputs: Array, _: Array, path: str = path) -> None:
+            order.setdefault(path)
+            seen = seen_by(layer.kernel)
+            seen[...] = seen[...] + moment(_rows(layer, inputs).astype(wide(inputs.dtype)))
 
-def _watching(
-    layer: type, key: str, moment: Moment, path: str, order: dict[str, None]
-) -> type[nnx.Module]:
-    """The class of a layer that adds up its inputs before it runs as before."""
-
-    def __call__(self: Any, inputs: Array, *others: Any, **named: Any) -> Array:
-        order.setdefault(path)
-        seen = seen_by(getattr(self, key))
-        seen[...] = seen[...] + moment(_rows(self, inputs).astype(wide(inputs.dtype)))
-        return layer.__call__(self, inputs, *others, **named)  # type: ignore[operator]
-
-    watching: Any = type(layer.__name__, (layer,), {"__call__": __call__})
-    return watching
+        watch_in_place(slot.parent, add)
 
 
 def _rows(layer: Any, inputs: Array) -> Array:

@@ -1,7 +1,7 @@
 """Rounds on disk: whole or absent, even if the process is killed; nothing is pickled.
 
 1. `round_003.npz` holds all variables of the model trained by round 3, masks and weights alike, and
-   notes: its density, and the check sum of the round before.
+   notes: its density, and the checksum of the round before.
 2. A round counts if it follows from the round before that is there now.
 
 Numbers: no figure of its own.
@@ -16,8 +16,8 @@ from typing import Any, Protocol, TypeVar
 from flax import nnx
 
 from jsparse._storage.checked_json import check_fields, parse
+from jsparse._storage.described import described
 from jsparse._storage.files import CorruptCheckpoint, write_whole
-from jsparse._storage.settings import described
 from jsparse._storage.tree_file import Stored, fill, read, write
 
 Model = TypeVar("Model", bound=nnx.Module)

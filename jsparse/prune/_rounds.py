@@ -20,7 +20,7 @@ from flax import nnx
 
 from jsparse._checks import check_density
 from jsparse._paths import named
-from jsparse._storage.settings import described
+from jsparse._storage.described import described
 from jsparse._storage.tree_file import take
 from jsparse._surgery import hold, masks
 from jsparse.prune._choice import held_parts

@@ -2,28 +2,17 @@
 
 import os
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jsparse._storage.files import write_whole
-from jsparse.report._chart import Line, Point, axis_of, chart, density_axis
-from jsparse.report._document import (
-    count_of,
-    document,
-    note,
-    percent,
-    rows,
-    seconds_of,
-    section,
-    side_by_side,
-    write,
-)
+from jsparse.report._document import Cell, Chart, Section, Table, write_page
+from jsparse.report._figures import Line, Point, axis_of, chart, density_axis
 from jsparse.report._folder import read_folder
 from jsparse.report._page import curve, last, over_time
 from jsparse.report._run import Folder, Series
+from jsparse.report._units import count_of, percent, seconds_of, written
 
 
 class Entrant(NamedTuple):
@@ -62,29 +51,28 @@ def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html")
     Raises:
       FileNotFoundError: a folder is not there, or there is nothing of a run in it.
       IsADirectoryError: `out` is a folder.
+      ImportError: the extra `report` is not installed.
       TypeError: one folder in place of a list.
       ValueError: no folder, the same one twice, or a damaged file.
     """
     if isinstance(run_folders, str | Path):
-        raise TypeError(f"got {run_folders!r}, a list of folders is asked: [{run_folders!r}]")
+        raise TypeError(f"got {run_folders!r}, pass a list of folders: [{run_folders!r}]")
     if Path(out).is_dir():
-        raise IsADirectoryError(f"{out} is a folder; give a file, such as {Path(out, 'out.html')}")
+        raise IsADirectoryError(f"{out} is a folder; pass a file, such as {Path(out, 'out.html')}")
     paths = [Path(folder).resolve() for folder in run_folders]
     if not paths or len(set(paths)) < len(paths):
-        raise ValueError(f"got folders {[str(p) for p in paths]}; give one or more, each once")
+        raise ValueError(f"got folders {[str(p) for p in paths]}; pass one or more, each once")
     runs = [read_folder(path) for path in paths]
     entrants = _entrants(runs, _short(paths))
     title = f"{len(runs)} runs compared" if len(runs) > 1 else f"A run: {paths[0].name}"
-    parts = [
-        f"<h1>{title}</h1>",
-        note("Not on this page", _missing(runs, _short(paths))),
-        section("Accuracy and density", side_by_side([*_frontier(entrants), _table(entrants)])),
-        section("Over time", side_by_side(_curves(entrants))),
-        section("Settings that differ", _differences(_short(paths), [r.settings for r in runs])),
-        section("Versions that differ", _differences(_short(paths), [_newest(r) for r in runs])),
-        "<footer>Made by jsparse.</footer>",
+    names = _short(paths)
+    sections = [
+        Section("Accuracy and density", [*_frontier(entrants), _table(entrants)]),
+        Section("Over time", _curves(entrants)),
+        Section("Settings that differ", tables=_differences(names, [r.settings for r in runs])),
+        Section("Versions that differ", tables=_differences(names, [_newest(r) for r in runs])),
     ]
-    write_whole(Path(out), document(title, parts))
+    write_page(Path(out), title, sections, missing=_missing(runs, names))
     return Path(out)
 
 
@@ -142,7 +130,7 @@ def best(points: Sequence[Point]) -> list[Point]:
     return sorted((p for p in points if not beaten(p)), key=lambda p: p.x)
 
 
-def _frontier(entrants: Sequence[Entrant]) -> list[str]:
+def _frontier(entrants: Sequence[Entrant]) -> list[Chart]:
     points = _points(entrants)
     if not points:
         return []
@@ -155,7 +143,7 @@ def _frontier(entrants: Sequence[Entrant]) -> list[str]:
     return [chart("Accuracy at the end, by density", horizontal, vertical, lines, points)]
 
 
-def _table(entrants: Sequence[Entrant]) -> str:
+def _table(entrants: Sequence[Entrant]) -> Table:
     front = {point.name for point in best(_points(entrants))}
     body = []
     for one in entrants:
@@ -163,7 +151,7 @@ def _table(entrants: Sequence[Entrant]) -> str:
         marks = [one.run.end, "on the frontier" if one.name in front else ""]
         body.append(
             (
-                escape(one.name) + "".join(f"<small>{mark}</small>" for mark in marks if mark),
+                Cell(one.name, "\n".join(marks)),
                 last(accuracy, True) if accuracy else "",
                 last(density, True) if density else "",
                 _flops(one.run.model),
@@ -172,33 +160,32 @@ def _table(entrants: Sequence[Entrant]) -> str:
         )
     head = ("run", "accuracy", "density", "FLOPs", "fastest")
     known = [n for n in range(len(head)) if any(row[n] for row in body)]
-    return rows([head[n] for n in known], [[row[n] for n in known] for row in body])
+    return Table([head[n] for n in known], [[row[n] for n in known] for row in body])
 
 
-def _flops(model: dict[str, Any]) -> str:
+def _flops(model: dict[str, Any]) -> Cell | str:
     sums = model.get("costs", {}).get("total", {})
     if not sums.get("dense_flops"):
         return ""
-    return f"{count_of(sums['flops'])}<small>{percent(sums['flops'] / sums['dense_flops'])}</small>"
+    return Cell(count_of(sums["flops"]), percent(sums["flops"] / sums["dense_flops"]))
 
 
-def _latency(model: dict[str, Any]) -> str:
+def _latency(model: dict[str, Any]) -> Cell | str:
     forms = model.get("forms", [])
     if not forms:
         return ""
     fastest = min(forms, key=lambda form: form["seconds"]["median"])
-    return f"{seconds_of(fastest['seconds']['median'])}<small>{escape(fastest['name'])}</small>"
+    return Cell(seconds_of(fastest["seconds"]["median"]), fastest["name"])
 
 
-def _curves(entrants: Sequence[Entrant]) -> list[str]:
+def _curves(entrants: Sequence[Entrant]) -> list[Chart]:
     figures = []
     names = dict.fromkeys(name for one in entrants for name in one.run.names)
     for name in names:
         found = [(one, one.series(name)) for one in entrants]
         lines = [curve(one.name, series, one.style) for one, series in found if series]
         units = {one.run.unit for one, series in found if series}
-        many = any(len(line.spread) for line in lines)
-        words = ": mean ± 1 deviation" if many else ""
+        words = ": mean ± 1 deviation" if any(len(line.spread) for line in lines) else ""
         figures.append(over_time(name, lines, " or ".join(sorted(units)), words))
     return figures
 
@@ -207,12 +194,11 @@ def _newest(run: Folder) -> dict[str, Any]:
     return run.versions[-1] if run.versions else {}
 
 
-def _differences(names: Sequence[str], values: Sequence[dict[str, Any]]) -> str:
+def _differences(names: Sequence[str], values: Sequence[dict[str, Any]]) -> list[Table]:
     keys = dict.fromkeys(key for one in values for key in one)
-    absent = "–"
     body = [
-        (escape(key), *(escape(write(one.get(key, absent))) for one in values))
+        (key, *(written(one.get(key, "–")) for one in values))
         for key in keys
-        if any(one.get(key, absent) != values[0].get(key, absent) for one in values)
+        if any(one.get(key, "–") != values[0].get(key, "–") for one in values)
     ]
-    return rows(("name", *names), body, text=True)
+    return [Table(("name", *names), body, text=True)] if body else []

@@ -10,6 +10,8 @@ import numpy as np
 from flax import nnx
 
 from jsparse._checks import check_density
+from jsparse._paths import listed
+from jsparse._pure import evaluated, pure
 from jsparse._slots import slots
 from jsparse._sparse import Sparse
 from jsparse._surgery import fold
@@ -94,9 +96,7 @@ class Costs:
         rows = dict(self.rows)
         for path, density in densities.items():
             if path not in rows:
-                raise ValueError(
-                    f"{path!r} is no sparse weight; there are {', '.join(rows) or 'none'}"
-                )
+                raise ValueError(f"{path!r} is not a sparse weight; available: {listed(rows)}")
             check_density(density)
             row = rows[path]
             kept = max(1, round(density * row.size))
@@ -135,11 +135,11 @@ def _cells(one: Cost | Costs) -> tuple[str, ...]:
 def costs(model: nnx.Module, *inputs: Any, **options: Any) -> Costs:
     """What one call `model(*inputs)` costs, in eval mode: counted in the traced computation.
 
-    Counted are matrix products and convolutions, two operations a multiplication, as compilers
-    count them: a convolution's zeros of padding and dilation are left out. Sums, norms, softmax and
-    other elementwise work do not get less with sparsity and are not counted. A weight is followed
-    through what keeps its zeros in place; of a weight that is cut up, all parts count as equally
-    dense.
+    Matrix products and convolutions are counted, with two operations for each multiplication, as
+    compilers count them: zeros from padding and dilation are left out. Sums, norms, softmax and
+    other elementwise work do not shrink with sparsity and are not counted. A weight is followed
+    through operations that keep its zeros in place; if a weight is split, all parts count as
+    equally dense.
 
     Args:
       model: any NNX module; not changed.
@@ -166,21 +166,13 @@ def costs(model: nnx.Module, *inputs: Any, **options: Any) -> Costs:
     first: dict[int, str] = {}
     names = {slot.path: first.setdefault(id(slot.value), slot.path) for slot in slots(model)}
     parts = {slot.path: slot.value for slot in slots(model) if slot.path in first.values()}
-    plain = fold(model)
-    plain.eval()
-    kinds = {names[slot.path]: slot.value for slot in slots(plain)}
-    weights = {
-        path: value[...]
-        for path, value in kinds.items()
-        if isinstance(value, nnx.Param) and isinstance(value[...], jax.Array)
-    }
+    run, variables, kinds = pure(evaluated(fold(model)), **options)
+    params = [path for path, kind in kinds.items() if issubclass(kind, nnx.Param)]
+    weights = {names[p]: variables[p] for p in params if isinstance(variables[p], jax.Array)}
 
     def call(values: dict[str, jax.Array], *inputs: Any) -> Any:
-        copy = nnx.clone(plain)
-        for slot in slots(copy):
-            if names[slot.path] in values:
-                slot.put(slot.value.replace(values[names[slot.path]]))
-        return copy(*inputs, **options)  # type: ignore[operator]
+        given = {path: values.get(names.get(path, path), x) for path, x in variables.items()}
+        return run(given, *inputs)[0]
 
     order = sorted(weights)  # as a dictionary's leaves are
     tally = count(jax.make_jaxpr(call)(weights, *inputs), order)
@@ -212,7 +204,7 @@ def accuracy_density(accuracy: float, parameters: int) -> float:
       parameters: number that is not zero, such as `jsparse.summary(model).kept` plus `.dense`.
 
     Raises:
-      ValueError: accuracy is no fraction, or there are no parameters.
+      ValueError: accuracy is not a fraction, or there are no parameters.
 
     Example:
       >>> accuracy_density(0.95, 500_000)

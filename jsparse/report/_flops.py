@@ -1,4 +1,4 @@
-"""Multiplications of a traced computation, told apart by the weight that takes part in them.
+"""Multiplications of a traced computation, by the weight that takes part in them.
 
 Walks a jaxpr. A weight is followed through what keeps its zeros in place (casts, transposes,
 reshapes, products with other numbers), into scans and compiled functions, to the matrix products
@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 LOST = -1
-"""An axis that is no axis of the weight any more."""
+"""An axis that is not an axis of the weight any more."""
 KERNELS = {"jsparse_csr_forward", "jsparse_block_forward"}
 """Products with packed weights: the kept values come first, the rows they multiply last."""
 
@@ -58,9 +58,9 @@ class Tally:
 def count(jaxpr: ClosedJaxpr, paths: Sequence[str]) -> Tally:
     """Count the multiplications of matrix products and convolutions.
 
-    A `while` loop counts as one turn and a `cond` as its most expensive branch: how often they run
-    is not known before. Of what differs by platform the CPU's part counts on a CPU, elsewhere the
-    one by default.
+    A `while` loop counts as one iteration and a `cond` as its most expensive branch, as how often
+    they run is not known in advance. If the computation depends on the platform, the CPU's branch
+    is counted on a CPU and the default branch elsewhere.
 
     Args:
       jaxpr: of a function whose first arguments are the weights.

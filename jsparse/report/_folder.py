@@ -26,10 +26,10 @@ def read_folder(path: str | Path) -> Folder:
     """
     path = Path(path)
     if not path.is_dir():
-        raise FileNotFoundError(f"{path} is no folder; give the folder of a run")
+        raise FileNotFoundError(f"{path} is not a folder; pass the folder of a run")
     if not (path / "log.jsonl").is_file() and not (path / "model.json").is_file():
         inside = sorted(p.parent.name for p in path.glob("*/log.jsonl"))
-        remedy = f"give one of its folders: {', '.join(inside)}" if inside else f"write one: {SAVE}"
+        remedy = f"pass one of its folders: {', '.join(inside)}" if inside else f"write one: {SAVE}"
         raise FileNotFoundError(f"{path} has neither log.jsonl nor model.json; {remedy}")
     missing: list[str] = []
     settings, environments = _settings(path / "settings.json", missing)
@@ -61,9 +61,9 @@ def _json(path: Path, remedy: str) -> dict[str, Any]:
 
 def _settings(path: Path, missing: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if not path.is_file():
-        missing.append("settings: there is no settings.json; write one, any JSON object")
+        missing.append("settings: no settings.json; write one, any JSON object")
         return {}, []
-    content = _json(path, "write it anew, or delete it for a page without settings")
+    content = _json(path, "write it again, or delete it for a page without settings")
     if isinstance(content.get("held"), dict) and isinstance(content.get("free"), dict):
         environments = content.get("environments") or ()
         return content["held"] | content["free"], [e for e in environments if isinstance(e, dict)]
@@ -72,7 +72,7 @@ def _settings(path: Path, missing: list[str]) -> tuple[dict[str, Any], list[dict
 
 def _rows(path: Path, missing: list[str]) -> list[dict[str, Any]]:
     if not path.is_file():
-        missing.append("curves: there is no log.jsonl; write a JSON object a line, with its step")
+        missing.append("curves: no log.jsonl; write one JSON object per line, with its step")
         return []
     *lines, rest = path.read_bytes().split(b"\n")
     rows = []
@@ -101,15 +101,13 @@ def _rows(path: Path, missing: list[str]) -> list[dict[str, Any]]:
 
 def _model(path: Path, missing: list[str]) -> dict[str, Any]:
     if not path.is_file():
-        missing.append(
-            f"masks, sizes, FLOPs and latency: there is no model.json; at the end call {SAVE}"
-        )
+        missing.append(f"masks, sizes, FLOPs and latency: no model.json; at the end call {SAVE}")
         return {}
-    content = _json(path, f"write it anew with {SAVE}")
+    content = _json(path, f"write it again with {SAVE}")
     if content.get("format") != FORMAT or content.get("version") != VERSION:
         raise ValueError(
-            f"{path} is no file of {SAVE} in its version {VERSION} (it says "
-            f"{content.get('format')!r}, {content.get('version')!r}); write it anew"
+            f"{path} is not a file of {SAVE} in version {VERSION} (it says "
+            f"{content.get('format')!r}, {content.get('version')!r}); write it again"
         )
     lost = [name for name, kind in PARTS.items() if not isinstance(content.get(name), kind)]
     if not lost:
@@ -117,12 +115,12 @@ def _model(path: Path, missing: list[str]) -> dict[str, Any]:
         lost = [f"all about {path}" for path, one in layers.items() if not one.keys() >= OF_LAYER]
         lost += [f"all about form {n}" for n, one in enumerate(forms) if not one.keys() >= OF_FORM]
     if lost:
-        raise ValueError(f"{path} lacks {', '.join(lost)}; write it anew with {SAVE}")
+        raise ValueError(f"{path} lacks {', '.join(lost)}; write it again with {SAVE}")
     if "costs" not in content:
         missing.append(f"FLOPs: model.json was written without example inputs; call {SAVE}")
     if not content.get("forms"):
         missing.append(
-            "latency: no form of the model was timed; give them to save: "
+            "latency: no form of the model was timed; pass them to save: "
             'forms={"folded": jsparse.fold(model)}'
         )
     return content
@@ -132,7 +130,7 @@ def _masks(path: Path, model: dict[str, Any], missing: list[str]) -> dict[str, n
     if not model or not model["layers"]:
         return {}
     if not path.is_file():
-        missing.append(f"pictures of the masks: there is no masks.npz; write it with {SAVE}")
+        missing.append(f"pictures of the masks: no masks.npz; write it with {SAVE}")
         return {}
     masks = {}
     try:
@@ -144,7 +142,7 @@ def _masks(path: Path, model: dict[str, Any], missing: list[str]) -> dict[str, n
                     raise ValueError(f"{name} keeps another number than model.json says")
     except Exception as error:  # a flipped byte makes zipfile raise nearly anything
         raise ValueError(
-            f"{path} is damaged or of another run ({error}); write it anew with {SAVE}, or delete "
+            f"{path} is damaged or of another run ({error}); write it again with {SAVE}, or delete "
             "it for a page without pictures"
         ) from error
     return masks

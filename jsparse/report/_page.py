@@ -1,33 +1,17 @@
 """One page about one run: what it reached, how it got there, what is left of the model."""
 
 import math
-from collections.abc import Callable, Sequence
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from jsparse._storage.files import write_whole
-from jsparse.report._chart import Line, axis_of, chart, density_axis, step_axis
-from jsparse.report._document import (
-    bytes_of,
-    cards,
-    count_of,
-    document,
-    fill,
-    folded,
-    named,
-    note,
-    percent,
-    rows,
-    seconds_of,
-    section,
-    side_by_side,
-)
+from jsparse.report._document import Cell, Chart, Picture, Section, Table, named, write_page
+from jsparse.report._figures import Line, axis_of, chart, density_axis, step_axis
 from jsparse.report._folder import read_folder
-from jsparse.report._picture import Axes, Picture, draw_inputs, draw_mask
+from jsparse.report._picture import Axes, draw_inputs, draw_mask
 from jsparse.report._run import FRACTIONS, Folder, Series
+from jsparse.report._units import bytes_of, count_of, percent, seconds_of, times
 
 MOST_LAYERS, MOST_MASKS = 28, 40
 
@@ -47,95 +31,43 @@ def page(run_folder: str | Path) -> Path:
 
     Raises:
       FileNotFoundError: no folder, or nothing of a run in it.
+      ImportError: the extra `report` is not installed.
       ValueError: a file in it is damaged.
     """
     run = read_folder(run_folder)
-    title = run.path.resolve().name
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="soft">{escape(describe(run))}</p>',
-        note("Not on this page", run.missing),
-        cards(_headline(run)),
-        section("Over time", side_by_side(_curves(run))),
-        section("Density of the layers", side_by_side([*_layer_curve(run), *_layer_table(run)])),
-        section("Masks", side_by_side(_masks(run)), _left_out(run)),
-        section("Before and after", _forms(run)),
-        section("Settings", named(run.settings)),
-        section("Versions", _versions(run)),
-        "<footer>Made by jsparse.</footer>",
+    sections = [
+        Section("Over time", _curves(run)),
+        Section("Density of the layers", [*_layer_curve(run), *_layer_table(run)]),
+        Section("Masks", *_masks(run)),
+        Section("Before and after", tables=[*_counted(run), *_measured(run)]),
+        Section("Settings", tables=named(run.settings)),
+        Section("Versions", tables=_versions(run)),
     ]
-    path = Path(run_folder) / "page.html"
-    write_whole(path, document(title, parts))
+    path, title = Path(run_folder) / "page.html", run.path.resolve().name
+    write_page(
+        path, title, sections, lead=_described(run), missing=run.missing, cards=_headline(run)
+    )
     return path
 
 
-def describe(run: Folder) -> str:
-    """How long it trained and with how many runs, on what."""
-    seeds = [
-        series.values.shape[1] for name in run.names[:1] for series in run.series(name).values()
-    ]
-    words = [run.end] if run.rows else []
-    words += [f"{sum(seeds)} runs"] if sum(seeds) > 1 else []
-    words += [str(run.settings[name]) for name in ("dataset", "network") if name in run.settings]
-    return " · ".join(words)
-
-
-def last(series: Series, fraction: bool) -> str:
-    """The last value as HTML: mean and sample standard deviation over the seeds."""
-    scale, digits = (100, ".2f") if fraction else (1, ".4g")
-    mean, unit = f"{scale * series.mean[-1]:{digits}}", "%" if fraction else ""
+def last(series: Series, fraction: bool) -> Cell:
+    """The last value: mean and sample standard deviation over the seeds."""
+    scale, digits, unit = (100, ".2f", "%") if fraction else (1, ".4g", "")
+    mean = f"{scale * series.mean[-1]:{digits}}{unit}"
     if not len(series.spread):
-        return mean + unit
-    return f"{mean}{unit} <small>± {scale * series.spread[-1]:.2{'f' if fraction else 'g'}}</small>"
-
-
-def _headline(run: Folder) -> list[tuple[str, str]]:
-    found = []
-    for name in [n for n in run.names if n in FRACTIONS]:
-        for label, series in run.series(name).items():
-            found.append((last(series, True), f"{name}, {label}" if label else name))
-    total = run.model.get("total", {})
-    if total.get("size"):
-        found.append((f"{total['kept']:,}", f"weights kept of {total['size']:,}"))
-    sums = run.model.get("costs", {}).get("total", {})
-    if sums.get("dense_flops"):
-        found.append((percent(sums["flops"] / sums["dense_flops"]), "of the dense FLOPs"))
-    forms = run.model.get("forms", [])
-    if len(forms) > 1:
-        best = min(forms, key=lambda form: form["seconds"]["median"])
-        ratio = forms[0]["seconds"]["median"] / best["seconds"]["median"]
-        if best is not forms[0]:
-            found.append(
-                (f"{ratio:.2f}×", f"speed, {best['name']} to {forms[0]['name']}, measured")
-            )
-    return found
-
-
-def _curves(run: Folder) -> list[str]:
-    figures = []
-    for name in run.names:
-        series = run.series(name)
-        lines = [curve(label, one, n) for n, (label, one) in enumerate(series.items())]
-        figures.append(over_time(name, lines, run.unit, _seeds(list(series.values()))))
-    return figures
+        return Cell(mean)
+    return Cell(mean, small=f"± {scale * series.spread[-1]:.2{'f' if fraction else 'g'}}")
 
 
 def curve(label: str, series: Series, style: int) -> Line:
     """The mean of a series, with a band of one deviation."""
-    return Line(
-        name=label,
-        x=series.steps.tolist(),
-        y=series.mean.tolist(),
-        spread=series.spread.tolist(),
-        style=style,
-    )
+    steps, mean, spread = (x.tolist() for x in (series.steps, series.mean, series.spread))
+    return Line(name=label, x=steps, y=mean, spread=spread, style=style)
 
 
-def over_time(name: str, lines: list[Line], unit: str, words: str) -> str:
+def over_time(name: str, lines: Sequence[Line], unit: str, words: str) -> Chart:
     """A chart of one number over the steps of the log."""
-    values = np.concatenate(
-        [np.asarray(e) for line in lines for e in _edges(line)] or [np.zeros(0)]
-    )
+    values = np.concatenate([edge for line in lines for edge in _edges(line)] or [np.zeros(0)])
     vertical = (
         density_axis(values) if name == "density" else axis_of(values, percent=name in FRACTIONS)
     )
@@ -145,16 +77,50 @@ def over_time(name: str, lines: list[Line], unit: str, words: str) -> str:
 
 
 def _edges(line: Line) -> list[np.ndarray]:
-    y = np.asarray(line.y)
-    return [y - np.asarray(line.spread), y + np.asarray(line.spread)] if len(line.spread) else [y]
+    y, spread = np.asarray(line.y, float), np.asarray(line.spread, float)
+    return [y - spread, y + spread] if len(spread) else [y]
 
 
-def _seeds(series: list[Series]) -> str:
-    most = max(one.values.shape[1] for one in series)
-    return f": mean ± 1 deviation of {most} runs" if most > 1 else ""
+def _described(run: Folder) -> str:
+    """How long it trained and with how many runs, on what."""
+    seeds = [one.values.shape[1] for name in run.names[:1] for one in run.series(name).values()]
+    words = [run.end] if run.rows else []
+    words += [f"{sum(seeds)} runs"] if sum(seeds) > 1 else []
+    words += [str(run.settings[name]) for name in ("dataset", "network") if name in run.settings]
+    return " · ".join(words)
 
 
-def _layer_curve(run: Folder) -> list[str]:
+def _headline(run: Folder) -> list[tuple[Cell, str]]:
+    found = []
+    for name in [n for n in run.names if n in FRACTIONS]:
+        for label, series in run.series(name).items():
+            found.append((last(series, True), f"{name}, {label}" if label else name))
+    total, sums = run.model.get("total", {}), run.model.get("costs", {}).get("total", {})
+    if total.get("size"):
+        found.append((Cell(f"{total['kept']:,}"), f"weights kept of {total['size']:,}"))
+    if sums.get("dense_flops"):
+        found.append((Cell(percent(sums["flops"] / sums["dense_flops"])), "of the dense FLOPs"))
+    forms = run.model.get("forms", [])
+    best = min(forms, key=lambda form: form["seconds"]["median"], default=None)
+    if best and best is not forms[0]:
+        ratio = forms[0]["seconds"]["median"] / best["seconds"]["median"]
+        words = f"speed, {best['name']} to {forms[0]['name']}, measured"
+        found.append((Cell(f"{ratio:.2f}×"), words))
+    return found
+
+
+def _curves(run: Folder) -> list[Chart]:
+    figures = []
+    for name in run.names:
+        series = run.series(name)
+        lines = [curve(label, one, n) for n, (label, one) in enumerate(series.items())]
+        most = max(one.values.shape[1] for one in series.values())
+        words = f": mean ± 1 deviation of {most} runs" if most > 1 else ""
+        figures.append(over_time(name, lines, run.unit, words))
+    return figures
+
+
+def _layer_curve(run: Folder) -> list[Chart]:
     steps, layers, fine = run.layers()
     if not layers:
         return []
@@ -167,61 +133,41 @@ def _layer_curve(run: Folder) -> list[str]:
     many = sum(series.values.shape[1] for series in run.series("density").values()) > 1
     kind = ", the first run" if fine and many else ", mean of the runs" if many else ""
     more = f", the first {len(shown)} of {len(layers)}" if len(shown) < len(layers) else ""
-    return [
-        chart(
-            f"Density of each layer{kind}{more}",
-            step_axis(steps.tolist(), "step" if fine else run.unit),
-            density_axis(every),
-            lines,
-        )
-    ]
+    across = step_axis(steps.tolist(), "step" if fine else run.unit)
+    return [chart(f"Density of each layer{kind}{more}", across, density_axis(every), lines)]
 
 
-def _layer_table(run: Folder) -> list[str]:
+def _layer_table(run: Folder) -> list[Table]:
     layers = run.model.get("layers", {})
     if not layers:
         return []
-    body = [
-        (
-            f"{escape(path)}<small>{_times(row['shape'])}, {escape(row['rule'])}</small>",
-            f"{percent(row['density'])}{fill(row['density'])}",
-            f"{row['kept']:,}<small>of {row['size']:,}</small>",
-        )
-        for path, row in layers.items()
-    ]
     total = run.model["total"]
-    whole = (
-        f"all<small>and {run.model['dense']:,} parameters without a rule</small>",
-        f"{percent(total['density'])}{fill(total['density'])}",
-        f"{total['kept']:,}<small>of {total['size']:,}</small>",
+    row = lambda name, small, one: (
+        Cell(name, small),
+        Cell(percent(one["density"]), bar=one["density"]),
+        Cell(f"{one['kept']:,}", f"of {one['size']:,}"),
     )
+    body = [row(path, f"{times(o['shape'])}, {o['rule']}", o) for path, o in layers.items()]
+    whole = row("all", f"and {run.model['dense']:,} parameters without a rule", total)
     head = ("layer, at the end", "density", "kept")
-    parts = [rows(head, [*body[:MOST_LAYERS], whole], total=True)]
+    tables = [Table(head, [*body[:MOST_LAYERS], whole], total=True)]
     if more := body[MOST_LAYERS:]:
-        parts.append(folded(f"and {len(more)} more layers", rows(head, more)))
-    return [f"<div>{''.join(parts)}</div>"]
+        tables.append(Table(head, more, title=f"and {len(more)} more layers", folded=True))
+    return tables
 
 
-def _times(shape: Sequence[int]) -> str:
-    """A shape as text, 3×3×16."""
-    return "×".join(map(str, shape))
-
-
-def _masks(run: Folder) -> list[str]:
+def _masks(run: Folder) -> tuple[list[Picture], list[Table]]:
     figures = []
     image = _image(run)
     for n, (path, mask) in enumerate(list(run.masks.items())[:MOST_MASKS]):
         axes = Axes(**run.model["layers"][path]["axes"])
         inputs = math.prod(mask.shape[axis] for axis in axes.inputs)
         if n == 0 and image and inputs == math.prod(image):
-            figures.append(_figure(f"{path}: what it looks at", draw_inputs(mask, axes, image)))
-        figures.append(_figure(path, draw_mask(mask, axes)))
-    return figures
-
-
-def _left_out(run: Folder) -> str:
-    more = len(run.masks) - MOST_MASKS
-    return f'<p class="soft">and {more} more masks</p>' if more > 0 else ""
+            figures.append(draw_inputs(f"{path}: what it reads", mask, axes, image))
+        figures.append(draw_mask(path, mask, axes))
+    more = [(path,) for path in list(run.masks)[MOST_MASKS:]]
+    title = f"and {len(more)} more masks"
+    return figures, [Table(("mask",), more, text=True, title=title, folded=True)] if more else []
 
 
 def _image(run: Folder) -> list[int]:
@@ -230,64 +176,49 @@ def _image(run: Folder) -> list[int]:
     return shape[1:] if len(shape) in (3, 4) else []
 
 
-def _figure(title: str, picture: Picture) -> str:
-    width, height = picture.size
-    ratio = min(max(width / height, 0.3), 8.0)  # a picture a pixel high would not be seen
-    style = f"aspect-ratio:{ratio:.3f};max-width:{420 * ratio:.0f}px"
-    return (
-        f"<figure><figcaption>{escape(title)}<small>{escape(picture.words)}</small></figcaption>"
-        f'<img class="mask" style="{style}" src="{picture.uri}" '
-        f'alt="{escape(title)}: {escape(picture.words)}"></figure>'
-    )
+def _counted(run: Folder) -> list[Table]:
+    sums = run.model.get("costs", {}).get("total")
+    if not sums:
+        return []
+    shown = [
+        ("multiplications and additions (FLOPs) of a call", "flops", count_of),
+        ("size, masked weights as a bitmap", "bytes", bytes_of),
+    ]
+    body = []
+    for what, name, write in shown:
+        dense, sparse = sums[f"dense_{name}"], sums[name]
+        body.append((what, write(dense), write(sparse), percent(sparse / dense if dense else 1.0)))
+    return [Table(("counted", "dense", "sparse", "left"), body)]
 
 
-def _forms(run: Folder) -> str:
-    sums, forms = run.model.get("costs", {}).get("total"), run.model.get("forms", [])
-    parts = []
-    if sums:
-        shown: list[tuple[str, str, Callable[[float], str]]] = [
-            ("multiplications and additions (FLOPs) of a call", "flops", count_of),
-            ("size, masked weights as a bitmap", "bytes", bytes_of),
-        ]
-        body = [
+def _measured(run: Folder) -> list[Table]:
+    forms = run.model.get("forms", [])
+    if not forms:
+        return []
+    first, shapes = forms[0]["seconds"], [times(one["shape"]) for one in run.model["inputs"]]
+    body = []
+    for form in forms:
+        seconds = form["seconds"]
+        spread = f"{seconds_of(seconds['low'])} to {seconds_of(seconds['high'])}"
+        body.append(
             (
-                what,
-                write(sums[f"dense_{name}"]),
-                write(sums[name]),
-                percent(sums[name] / sums[f"dense_{name}"] if sums[f"dense_{name}"] else 1.0),
+                form["name"],
+                Cell(f"{form['parameters']:,}", bytes_of(form["bytes"])),
+                count_of(form["flops"]),
+                Cell(seconds_of(seconds["median"]), spread),
+                f"{first['median'] / seconds['median']:.2f}×",
             )
-            for what, name, write in shown
-        ]
-        parts.append(rows(("counted", "dense", "sparse", "left"), body))
-    if forms:
-        first = forms[0]["seconds"]["median"]
-        body = [_form(form, first) for form in forms]
-        head = ("plain model", "parameters", "FLOPs", "latency", "speed")
-        parts.append(f"<p>Measured{escape(_conditions(run, forms))}:</p>")
-        parts.append(rows(head, body))
-    return "\n".join(parts)
-
-
-def _form(form: dict[str, Any], first: float) -> tuple[str, ...]:
-    seconds = form["seconds"]
-    return (
-        escape(form["name"]),
-        f"{form['parameters']:,}<small>{bytes_of(form['bytes'])}</small>",
-        count_of(form["flops"]),
-        f"{seconds_of(seconds['median'])}<small>{seconds_of(seconds['low'])} to "
-        f"{seconds_of(seconds['high'])}</small>",
-        f"{first / seconds['median']:.2f}×",
+        )
+    title = (
+        f"Measured on {run.model['versions']['device']}, inputs {', '.join(shapes)}, median and "
+        f"quartiles of {first['rounds']} calls:"
     )
+    head = ("plain model", "parameters", "FLOPs", "latency", "speed")
+    return [Table(head, body, title=title)]
 
 
-def _conditions(run: Folder, forms: list[dict[str, Any]]) -> str:
-    shapes = ", ".join(_times(one["shape"]) for one in run.model["inputs"])
-    device, rounds = run.model["versions"]["device"], forms[0]["seconds"]["rounds"]
-    return f" on {device}, inputs {shapes}, median and quartiles of {rounds} calls"
-
-
-def _versions(run: Folder) -> str:
+def _versions(run: Folder) -> list[Table]:
     if not run.versions:
-        return ""
-    words = "<p>Begun with other versions; these are the last:</p>" if run.versions[1:] else ""
-    return words + named(run.versions[-1])
+        return []
+    several = "The run began with other versions; these are the last:" if run.versions[1:] else ""
+    return named(run.versions[-1], several)

@@ -1,16 +1,19 @@
-"""Masks as small PNG pictures, written with the standard library alone."""
+"""Masks as small PNG pictures, written with Pillow."""
 
 import base64
 import dataclasses
+import io
 import math
-import struct
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
 
+from jsparse._checks import require
+from jsparse.report._document import Picture
+from jsparse.report._units import times
+
 WIDEST, TALLEST = 720, 480
-INK = (43, 124, 208)  # seen on white and on black
+INK = (43, 124, 208)  # visible on white and on black
 GAP = 255  # between the windows of a convolution; 0 to 254 are the fraction kept
 
 
@@ -29,25 +32,11 @@ class Axes:
     outputs: Sequence[int]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A picture inside a page.
-
-    Attributes:
-      uri: its PNG, as a data URI.
-      size: (width, height) in pixels.
-      words: what rows and columns are.
-    """
-
-    uri: str
-    size: tuple[int, int]
-    words: str
-
-
-def draw_mask(mask: np.ndarray, axes: Axes) -> Picture:
+def draw_mask(title: str, mask: np.ndarray, axes: Axes) -> Picture:
     """A mask with a row for each output and a column for each input.
 
     Args:
+      title: of the picture.
       mask: bool, [...] as the weight.
       axes: of the weight.
     """
@@ -56,8 +45,8 @@ def draw_mask(mask: np.ndarray, axes: Axes) -> Picture:
     counts = [f"{n:,} {what}{'s' * (n != 1)}" for n, what in ((rows, "output"), (columns, "input"))]
     words = f"{counts[0]} (rows), {counts[1]} (columns)"
     if not window:
-        return _picture(shrink_to(whole[:, :, 0, 0], TALLEST, WIDEST), words)
-    words += f", a {'×'.join(map(str, window))} window each"
+        return _picture(title, shrink_to(whole[:, :, 0, 0], TALLEST, WIDEST), words)
+    words += f", a {times(window)} window each"
     side = 1  # few inputs: the outputs stand in several columns
     while rows * height > side * side * columns * width and side < rows:
         side += 1
@@ -72,13 +61,14 @@ def draw_mask(mask: np.ndarray, axes: Axes) -> Picture:
         flat = padded[:, :, :height, :width].reshape(blocks, side * columns, height, width)
         flat = flat.transpose(0, 2, 1, 3).reshape(blocks * height, -1)
         flat = shrink_to(np.nan_to_num(flat), TALLEST, WIDEST)
-    return _picture(flat, words)
+    return _picture(title, flat, words)
 
 
-def draw_inputs(mask: np.ndarray, axes: Axes, image: Sequence[int]) -> Picture:
+def draw_inputs(title: str, mask: np.ndarray, axes: Axes, image: Sequence[int]) -> Picture:
     """How many weights read each place of an input image; the darkest place has the most.
 
     Args:
+      title: of the picture.
       mask: bool, [...] as the weight of a layer that reads the whole image.
       axes: of the weight.
       image: height, width and, if there are any, channels; they multiply to the inputs.
@@ -89,7 +79,7 @@ def draw_inputs(mask: np.ndarray, axes: Axes, image: Sequence[int]) -> Picture:
         f"weights kept for each of {image[0]}×{image[1]} pixels: {counts.min():.0f} to "
         f"{counts.max():.0f} of {whole.size // math.prod(image[:2]):,}"
     )
-    return _picture(shrink_to(counts / max(1, counts.max()), TALLEST, WIDEST), words)
+    return _picture(title, shrink_to(counts / max(1, counts.max()), TALLEST, WIDEST), words)
 
 
 def _by_output(mask: np.ndarray, axes: Axes) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -121,30 +111,25 @@ def shrink_to(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return values
 
 
-def _picture(values: np.ndarray, words: str) -> Picture:
+def _picture(title: str, values: np.ndarray, words: str) -> Picture:
     """Fractions [height, width], NaN for a gap."""
     levels = np.where(np.isnan(values), GAP, np.round(254 * np.nan_to_num(values)))
-    content = base64.b64encode(write_png(levels.astype(np.uint8))).decode()
+    content = base64.b64encode(_png(levels.astype(np.uint8))).decode()
     size = (values.shape[1], values.shape[0])
-    return Picture(uri=f"data:image/png;base64,{content}", size=size, words=words)
+    return Picture(title, words, f"data:image/png;base64,{content}", size)
 
 
-def write_png(levels: np.ndarray) -> bytes:
+def _png(levels: np.ndarray) -> bytes:
     """A PNG in one colour, as opaque as the level says: 0 is clear, 254 full, 255 a grey gap.
 
-    Args:
-      levels: uint8, [height, width].
+    Raises:
+      ImportError: matplotlib is not installed.
     """
-    height, width = levels.shape
-    head = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    colours = bytes(INK) * GAP + bytes((128, 128, 128))
+    require("matplotlib", extra="report", what="pages")  # which brings Pillow
+    from PIL import Image
+
+    image, content = Image.fromarray(levels).convert("P"), io.BytesIO()
+    image.putpalette([*INK * GAP, 128, 128, 128])
     opacity = bytes(round(255 * level / 254) for level in range(GAP)) + bytes((70,))
-    lines = np.pad(levels, ((0, 0), (1, 0))).tobytes()  # each line begins with its filter: none
-    parts = {b"IHDR": head, b"PLTE": colours, b"tRNS": opacity, b"IDAT": zlib.compress(lines, 9)}
-    chunks = [_chunk(name, content) for name, content in (*parts.items(), (b"IEND", b""))]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
-def _chunk(name: bytes, content: bytes) -> bytes:
-    check = struct.pack(">I", zlib.crc32(name + content))
-    return struct.pack(">I", len(content)) + name + content + check
+    image.save(content, "PNG", transparency=opacity, optimize=True)
+    return content.getvalue()

@@ -17,7 +17,7 @@ class Series:
 
     Attributes:
       steps: [n].
-      values: [n, seeds]; NaN where a run lost its way.
+      values: [n, seeds]; NaN where a run diverged.
     """
 
     steps: np.ndarray
@@ -94,7 +94,7 @@ class Folder:
 
         Raises:
           ValueError: the log has another number of runs from some row on, or an accuracy or
-            density that is no fraction.
+            density that is not a fraction.
         """
         rows = [row for row in self.rows if _numbers(row.get(name))]
         if not rows:
@@ -108,7 +108,7 @@ class Folder:
             if len(value) != len(labels):
                 raise ValueError(
                     f"{self.path / 'log.jsonl'}: step {row['step']} has {len(value)} numbers for "
-                    f"{name!r}, there are {len(labels)} runs; give each row one for each run"
+                    f"{name!r}, but there are {len(labels)} runs; give each row one per run"
                 )
         steps, table = np.array([row["step"] for row in rows]), np.array(values)
         if (
@@ -116,8 +116,8 @@ class Folder:
             and (wrong := table[np.isfinite(table) & ((table < 0) | (table > 1 + 1e-6))]).size
         ):
             raise ValueError(
-                f"{self.path / 'log.jsonl'}: {name} {wrong[0]:g} is no fraction, in [0, 1]; divide "
-                "percent by 100, or name it otherwise"
+                f"{self.path / 'log.jsonl'}: {name} {wrong[0]:g} is not a fraction in [0, 1]; "
+                "divide percentages by 100, or use another name"
             )
         which = {label: [n for n, own in enumerate(labels) if own == label] for label in labels}
         return {label: Series(steps=steps, values=table[:, own]) for label, own in which.items()}
@@ -185,7 +185,7 @@ def _mean(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """JSON's null is no number."""
+    """JSON's null as NaN."""
     if isinstance(value, list):
         return [_plain(one) for one in value]
     return math.nan if value is None else value

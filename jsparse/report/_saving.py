@@ -1,6 +1,5 @@
 """What a page needs to know of a model, written beside the log of its training."""
 
-import dataclasses
 import io
 import json
 from collections.abc import Mapping
@@ -106,7 +105,7 @@ def _forms(forms: Mapping[str, nnx.Module], inputs: tuple, options: dict) -> lis
                 "parameters": sum(array.size for array in weights),
                 "bytes": sum(array.nbytes for array in stored),
                 "flops": costs(form, *inputs, **options).dense_flops,
-                "seconds": dataclasses.asdict(times[name]),
+                "seconds": times[name],
             }
         )
     return found

@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
+from html import escape
 
 import numpy as np
 from flax import nnx
 
 from jsparse._slots import slots
 from jsparse._sparse import Sparse
-from jsparse.report._document import bare_table
 from jsparse.report._table import table
+from jsparse.report._units import percent, times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +88,21 @@ class Summary:
         return f"{table(head, body, total, 3)}\n{foot}"
 
     def _repr_html_(self) -> str:
-        """The table as HTML for notebooks, with a bar for each density."""
+        """The table for a notebook, with a bar for each density."""
         head = ("layer", "shape", "rule", "density", "kept", "of")
-        total = Row((), "", self.kept, self.size)
-        body = [
-            (path, "×".join(map(str, r.shape)), r.rule, r.density, f"{r.kept:,}", f"{r.size:,}")
-            for path, r in [*self.rows.items(), ("total", total)]
-        ]
-        return f"{bare_table(head, body)}<p>and {self.dense:,} parameters without a rule</p>"
+        lines = ["".join(f'<th style="text-align:left">{name}</th>' for name in head)]
+        for path, row in [*self.rows.items(), ("total", Row((), "", self.kept, self.size))]:
+            bar = (
+                '<span style="display:block;width:80px;height:5px;background:rgba(128,128,128,.3)">'
+                f'<span style="display:block;height:5px;background:#2b7cd0;width:'
+                f'{100 * row.density:.2f}%"></span></span>'
+            )
+            texts = (escape(path), times(row.shape), row.rule, percent(row.density) + bar)
+            cells = (*texts, f"{row.kept:,}", f"{row.size:,}")
+            edge = ";border-top:1px solid;font-weight:bold" if path == "total" else ""
+            lines.append("".join(f'<td style="text-align:left{edge}">{c}</td>' for c in cells))
+        body = "".join(f"<tr>{line}</tr>" for line in lines)
+        return f"<table>{body}</table><p>and {self.dense:,} parameters without a rule</p>"
 
 
 def summary(model: nnx.Module) -> Summary:

@@ -4,18 +4,22 @@ from collections.abc import Sequence
 
 
 def table(
-    head: Sequence[str], body: Sequence[Sequence[str]], total: Sequence[str], text: int
+    head: Sequence[str],
+    body: Sequence[Sequence[str]],
+    total: Sequence[str] = (),
+    text: int | None = None,
 ) -> str:
     """Lines with aligned columns, the total under a rule.
 
     Args:
       head: names of the columns.
       body: rows of cells.
-      total: the last row.
-      text: so many columns are text, to the left; the others are numbers, to the right.
+      total: the last row; without it there are no rules.
+      text: this many columns hold text, aligned to the left; the others are numbers, aligned to
+        the right. All hold text unless given.
 
     Returns:
-      The lines, all of the same length.
+      The lines; with a total all of the same length.
 
     Example:
       >>> print(table(["layer", "kept"], [["first", "120"]], ["total", "120"], 1))
@@ -25,14 +29,17 @@ def table(
       -----------
       total   120
     """
-    rows = (head, *body, total)
+    rows = [row for row in (head, *body, total) if row]
     widths = [max(len(row[n]) for row in rows) for n in range(len(head))]
+    count = len(head) if text is None else text
     lines = [
         "  ".join(
-            cell.ljust(width) if n < text else cell.rjust(width)
+            cell.ljust(width) if n < count else cell.rjust(width)
             for n, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     ]
+    if not total:
+        return "\n".join(line.rstrip() for line in lines)
     rule = "-" * len(lines[0])
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])

@@ -1,73 +1,87 @@
-"""How long a model takes: several beside each other, in turn."""
+"""How long calls take: several candidates in turns, so that all meet the same load."""
 
-import dataclasses
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
+from jsparse._pure import evaluated, pure
+
 ROUNDS, SECONDS = 30, 3.0
+Clock = Callable[[int], float]
+"""How many seconds so many calls take."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Latency:
-    """Seconds that a call takes.
-
-    Attributes:
-      median: over the rounds.
-      low: lower quartile.
-      high: upper quartile.
-      rounds: number of calls that were timed.
-    """
-
-    median: float
-    low: float
-    high: float
-    rounds: int
-
-
-def latencies(models: Mapping[str, nnx.Module], *inputs: Any, **options: Any) -> dict[str, Latency]:
-    """Time calls in eval mode, compiled, the models in turn so that all meet the same load.
-
-    Args:
-      models: by name; not changed.
-      *inputs: of a call `model(*inputs)`.
-      **options: further arguments of the call.
+def latencies(
+    models: Mapping[str, nnx.Module], *inputs: Any, **options: Any
+) -> dict[str, dict[str, float]]:
+    """Time calls `model(*inputs, **options)` in eval mode, compiled, the models in turns.
 
     Returns:
-      A Latency by name: of 30 rounds, or as many as fit into 3 seconds, at least 3.
+      By name the seconds of a call: the median, the lower and upper quartile (low, high), and the
+      number of rounds: 30, or as many as fit into 3 seconds, at least 3.
     """
-    calls = {name: _compiled(model, options) for name, model in models.items()}
-    for call in calls.values():
-        jax.block_until_ready(call(*inputs))  # compiles
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+    clocks = {name: clock(model, *inputs, **options) for name, model in models.items()}
+    found = {}
+    for name, times in in_turns(clocks, ROUNDS, limit=SECONDS).items():
+        low, middle, high = map(float, np.quantile(times, (0.25, 0.5, 0.75)))
+        found[name] = {"median": middle, "low": low, "high": high, "rounds": len(times)}
+    return found
+
+
+def clock(model: nnx.Module, *inputs: Any, **options: Any) -> Clock:
+    """Times calls of a model in eval mode; the first one compiles."""
+    run, variables, _ = pure(evaluated(model), **options)
+    call = jax.jit(lambda *arguments: run(*arguments)[0])
+
+    def seconds(calls: int) -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            jax.block_until_ready(call(variables, *inputs))
+        return time.perf_counter() - start
+
+    return seconds
+
+
+def in_turns(
+    clocks: Mapping[str, Clock],
+    rounds: int,
+    *,
+    sample: float = 0.0,
+    rest: float = 0.0,
+    limit: float = math.inf,
+) -> dict[str, np.ndarray]:
+    """Seconds a call takes, in several rounds in which every candidate has its turn.
+
+    Args:
+      clocks: by name. Each round starts with another one.
+      rounds: number of them.
+      sample: seconds that the calls of a turn fill; there is one call at least.
+      rest: seconds of sleep before a turn, in which thread pools stop spinning; the first call
+        after it does not count.
+      limit: seconds after which no further round begins, if there were 3.
+
+    Returns:
+      [rounds] by name.
+    """
+    calls = {}
+    for name, seconds in clocks.items():
+        seconds(1)  # compiles
+        calls[name] = max(1, round(sample / seconds(1))) if sample else 1
+    order = list(clocks)
+    taken: dict[str, list[float]] = {name: [] for name in order}
     start = time.perf_counter()
-    for done in range(ROUNDS):
-        if done >= 3 and time.perf_counter() - start > SECONDS:
+    for n in range(rounds):
+        if n >= 3 and time.perf_counter() - start > limit:
             break
-        for name, call in calls.items():
-            before = time.perf_counter()
-            jax.block_until_ready(call(*inputs))
-            taken[name].append(time.perf_counter() - before)
-    quartiles = {name: np.quantile(times, (0.25, 0.5, 0.75)) for name, times in taken.items()}
-    return {
-        name: Latency(
-            median=float(middle), low=float(low), high=float(high), rounds=len(taken[name])
-        )
-        for name, (low, middle, high) in quartiles.items()
-    }
-
-
-def _compiled(model: nnx.Module, options: Mapping[str, Any]) -> Any:
-    copy = nnx.clone(model)
-    copy.eval()
-    graphdef, state = nnx.split(copy)
-
-    @jax.jit
-    def call(state: Any, *inputs: Any) -> Any:
-        return nnx.merge(graphdef, state)(*inputs, **options)  # type: ignore[operator]
-
-    return lambda *inputs: call(state, *inputs)
+        first = n % len(order)
+        for name in order[first:] + order[:first]:
+            if rest:
+                time.sleep(rest)
+                clocks[name](1)
+            taken[name].append(clocks[name](calls[name]) / calls[name])
+    return {name: np.array(times) for name, times in taken.items()}

@@ -25,6 +25,7 @@ from jax import Array, lax
 from jsparse._checks import check_not_negative, check_weight
 from jsparse._pattern import Each, Role, Scope, Unit, Weight, grid_shape, unit_sizes
 from jsparse._step import masked
+from jsparse.rules._remaining import what_is_left, whole_shape
 from jsparse.rules._rule import (
     State,
     draw_key,
@@ -32,8 +33,6 @@ from jsparse.rules._rule import (
     next_draw,
     to_weights,
     unit_magnitude,
-    what_is_left,
-    whole_shape,
 )
 
 GAMMA, ZETA, BETA = -0.1, 1.1, 2 / 3

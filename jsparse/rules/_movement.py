@@ -30,7 +30,7 @@ from jsparse._step import masked, passed_on
 from jsparse._topk import winners
 from jsparse.rules._rule import (
     State,
-    Structured,
+    Tiled,
     compete,
     counted,
     to_weights,
@@ -181,14 +181,14 @@ class SoftMovement:
         return state
 
 
-def first_scores(rule: Structured, weight: Array, key: Array) -> Array:
+def first_scores(rule: Tiled, weight: Array, key: Array) -> Array:
     """Zeros with noise to break ties: float32 or wider, [grid of units]."""
     check_weight(weight)
     zeros = jnp.zeros_like(unit_magnitude(rule, weight))
     return zeros + 1e-20 * jax.random.normal(key, zeros.shape, zeros.dtype)
 
 
-def learned_mask(rule: Structured, weight: Array, won: Array, state: State) -> Array:
+def learned_mask(rule: Tiled, weight: Array, won: Array, state: State) -> Array:
     """[...] like the weight: 1 where its unit is kept, with the gradient passed to its score."""
     scores = state["scores"]
     return to_weights(rule, passed_on(won.astype(scores.dtype), scores), weight)

@@ -3,18 +3,17 @@
 Throughout: mask 1 = kept, score high = kept, density = fraction kept.
 """
 
-import math
+import dataclasses
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from jsparse._checks import check_structure
-from jsparse._pattern import Role, Scope, Unit, WholeModel, grid_shape, pool, spread
-from jsparse._score import magnitude, root, squares
+from jsparse._pattern import Role, Scope, Unit, Weight, WholeModel, grid_shape, spread
+from jsparse._score import magnitude
 from jsparse._topk import above_cut, common_cut, cuts, rivals, winners
 
 State = dict[str, Array]
@@ -34,11 +33,17 @@ class Rule(Protocol):
       draw: [2], the source of the rule's random numbers; see `new_draw`. To make a model
         deterministic, `mask` and `apply` get a state without it.
       cut: [4], the cut of the scores over all layers, for `WholeModel`; see `common_cut`.
-      gone: [grid of units], what weights removed from a unit contribute to its mean square.
+      gone: [grid of units], what weights removed from a unit contribute to its mean square; see
+        `jsparse.rules._remaining`.
 
-    A rule that decides each unit independently of the others may set `alone: ClassVar[bool] =
-    True`: units can then be permanently removed from its weight during training (`Role.left`). It
-    sets `measures` as well if it compares units by `lasting_magnitude`.
+    A rule may have more members, which a Protocol cannot declare. The functions that read them are
+    named; without a member its default holds:
+
+      unit: what is pruned together, a `Unit`; default Weight(). See `unit_of`.
+      scope: which units compete, or share a number, a `Scope`; no default. See `Scoped`.
+      score, kept: how units compete; needed with the state's `cut`. See `Rival` and `rival`.
+      alone, measures: class variables, whether units can be removed during training; default
+        False. See `jsparse.rules._remaining`.
     """
 
     learned: ClassVar[tuple[str, ...]]
@@ -79,25 +84,14 @@ class Tiled(Protocol):
     def role(self) -> Role: ...
 
 
-class Structured(Rule, Protocol):
-    """A rule that prunes weights together, in units."""
-
-    @property
-    def unit(self) -> Unit:
-        """What is pruned together."""
-        ...
-
-
-class Scoped(Structured, Protocol):
+class Scoped(Tiled, Protocol):
     """A rule whose units compete, or share a number, within a scope."""
 
     @property
-    def scope(self) -> Scope:
-        """Which units compete, or share a number."""
-        ...
+    def scope(self) -> Scope: ...
 
 
-class Rival(Scoped, Protocol):
+class Rival(Rule, Scoped, Protocol):
     """A rule whose units compete by score, and so may compete over a whole model."""
 
     def score(self, weight: Array, state: State) -> Array:
@@ -109,31 +103,27 @@ class Rival(Scoped, Protocol):
         ...
 
 
+AnyRule = TypeVar("AnyRule", bound=Rule)
+
+
+def unit_of(rule: Rule) -> Unit:
+    """What the rule prunes together."""
+    return getattr(rule, "unit", Weight())
+
+
+def rival(rule: Rule) -> Rival:
+    """The rule, whose units are known to compete, as where its state has a `cut`."""
+    return cast(Rival, rule)
+
+
+def with_role(rule: AnyRule, role: Role) -> AnyRule:
+    """The rule with another role."""
+    return dataclasses.replace(rule, role=role)  # type: ignore[type-var]
+
+
 def unit_magnitude(rule: Tiled, weight: Array) -> Array:
     """`magnitude` of each unit of the rule: float32 or wider, [grid of units]."""
     return magnitude(weight, rule.unit.tile(weight.shape, rule.role))
-
-
-def lasting_magnitude(rule: Tiled, weight: Array, state: State) -> Array:
-    """`unit_magnitude`, in which weights removed from a unit count with their last values."""
-    if "gone" not in state:
-        return unit_magnitude(rule, weight)
-    whole = rule.unit.tile(whole_shape(rule, weight.shape), rule.role)
-    total = pool(squares(weight), rule.unit.tile(weight.shape, rule.role))
-    return root(total / math.prod(whole) + state["gone"])
-
-
-def whole_shape(rule: Rule | Tiled, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of the weight of one layer before units were removed from it."""
-    return tuple(map(len, rule.role.left)) or shape
-
-
-def what_is_left(rule: Tiled, units: Array) -> Array:
-    """Select the remaining units from values for all original units: [original grid] -> [grid]."""
-    for axis, places in enumerate(rule.role.left):
-        if units.shape[axis] == len(places):
-            units = units.take(np.flatnonzero(places), axis=axis)
-    return units
 
 
 def to_weights(rule: Tiled, units: Array, weight: Array) -> Array:

@@ -3,7 +3,6 @@
 Numbers: no figure of its own.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -11,11 +10,11 @@ from jax import Array
 
 from jsparse._pattern import Role
 from jsparse._topk import common_cut
-from jsparse.rules._rule import Rival, State
+from jsparse.rules._rule import Rival, Rule, State, rival, with_role
 
 
 def share_cuts(
-    rules: Sequence[Rival], states: Sequence[State], scores: Sequence[Array]
+    rules: Sequence[Rule], states: Sequence[State], scores: Sequence[Array]
 ) -> list[State]:
     """The states of layers whose units compete over the whole model, with their global cut.
 
@@ -31,10 +30,10 @@ def share_cuts(
     """
     groups: dict[Rival, list[int]] = {}
     for n, rule in enumerate(rules):
-        groups.setdefault(dataclasses.replace(rule, role=Role()), []).append(n)  # type: ignore[type-var]
+        groups.setdefault(with_role(rival(rule), Role()), []).append(n)
     new = list(states)
     for rule, members in groups.items():
-        kept = jnp.ravel(jnp.asarray(rule.kept(states[members[0]])))[0]  # type: ignore[attr-defined]
+        kept = jnp.ravel(jnp.asarray(rule.kept(states[members[0]])))[0]
         stacks = tuple(new[n]["cut"].ndim - 1 for n in members)
         found = common_cut([scores[n] for n in members], kept, stacks)
         for n, cut in zip(members, found, strict=True):

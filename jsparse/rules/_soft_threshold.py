@@ -20,7 +20,8 @@ from jsparse._checks import check_not_negative, check_own, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._score import wide
 from jsparse._step import masked
-from jsparse.rules._rule import State, lasting_magnitude, sharing, to_weights
+from jsparse.rules._remaining import lasting_magnitude
+from jsparse.rules._rule import State, sharing, to_weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,8 @@ from jsparse._checks import check_own, check_weight
 from jsparse._pattern import PerOutput, Role, Scope, Unit, Weight
 from jsparse._score import wide
 from jsparse._step import Slope, long_tailed, masked, step
-from jsparse.rules._rule import State, lasting_magnitude, sharing, to_weights, whole_shape
+from jsparse.rules._remaining import lasting_magnitude, whole_shape
+from jsparse.rules._rule import State, sharing, to_weights
 
 LOWEST = -1.0
 """Any lower threshold has the same effect: all weights are kept and the slope is 0."""

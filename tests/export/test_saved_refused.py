@@ -143,14 +143,14 @@ def resealed(folder: Path, **facts: Any) -> None:
 def test_folders_of_another_kind_are_refused(saved, tmp_path) -> None:
     folder = tmp_path / "model"
     with pytest.raises(
-        FileNotFoundError, match=r"no folder; give one that `jsparse\.export\.save`"
+        FileNotFoundError, match=r"not a folder; give one that `jsparse\.export\.save`"
     ):
         load(folder)
     folder.mkdir()
-    with pytest.raises(DamagedModel, match=r"manifest\.json is missing; or it is no folder of"):
+    with pytest.raises(DamagedModel, match=r"manifest\.json is missing; or `jsparse\.export"):
         load(folder)
     manifest.write(folder, {"step": 3})
-    with pytest.raises(ValueError, match=r"holds no model that `jsparse\.export\.save` wrote"):
+    with pytest.raises(ValueError, match=r"is not a model that `jsparse\.export\.save` wrote"):
         load(folder)
     resealed(folder)
     with pytest.raises(DamagedModel, match=r"its manifest lacks model\.json, program\.stable"):

@@ -218,7 +218,7 @@ def test_errors() -> None:
     model = prepared(zoo.MLP, {"c/kernel": [(2,)]})
     _, record = js.shrink(model, vectors(0, 2))
     data = record.to_dict()
-    with pytest.raises(ValueError, match="no record of shrink"):
+    with pytest.raises(ValueError, match="not a record of shrink"):
         Record.from_dict({"format": "other"})
     with pytest.raises(ValueError, match="version 7"):
         Record.from_dict({**data, "version": 7})

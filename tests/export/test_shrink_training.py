@@ -15,7 +15,9 @@ from jax import Array
 
 import jsparse as js
 from jsparse._paths import path_of
+from jsparse._surgery import copied
 from jsparse.export import Record, rebuild, rebuild_training, shrink_training
+from jsparse.optim._optimizer import arrays_of
 from tests.support import zoo
 
 pytest.importorskip("tyro")
@@ -152,7 +154,7 @@ def test_the_run_is_the_masked_one_in_which_what_went_is_held(name: str) -> None
         small, smaller, record = shrink_training(small, smaller, inputs(9))
         assert sizes(was) == before  # left as it is
         if event == 0:
-            whole, whole_optimizer = js.surgery.copied(model), nnx.clone(optimizer)
+            whole, whole_optimizer = copied(model), nnx.clone(optimizer)
             for one, units in dead.items():
                 expected = getattr(model, one).out_features - len(units)
                 assert getattr(small, one).out_features == expected
@@ -228,7 +230,7 @@ def test_layers_named_as_parts_of_the_state_are_told_apart() -> None:
     started = lambda params: adam.init(params)._replace(mu=params)
     optimizer = js.Optimizer(model, optax.GradientTransformation(started, adam.update))
     small, smaller, _ = shrink_training(model, optimizer, vectors(0))
-    moments = js.optim.optimizer.arrays_of(smaller.opt_state).mu
+    moments = arrays_of(smaller.opt_state).mu
     jax.tree.map(
         np.testing.assert_array_equal,
         jax.tree.leaves(moments),

@@ -249,7 +249,7 @@ REFUSED = {
         lambda: Minimum(read, [X])(net(), {"fc/kernel": (21,)}),
         r"fc/kernel: the activations have shape \(6, 20\)",
     ),
-    "no layer": (lambda: after(nnx.relu, "fc9")(net(), X), "'fc9' is no layer"),
+    "no layer": (lambda: after(nnx.relu, "fc9")(net(), X), "'fc9' is not a layer"),
     "twice": (
         lambda: after(nnx.relu, "fc")(Twice(nnx.Rngs(0)), jnp.ones((2, 5))),
         "called 2 times",

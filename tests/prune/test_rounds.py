@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 import jsparse as js
-from jsparse._storage.settings import described
+from jsparse._storage.described import described
 from jsparse._storage.tree_file import read, take, write
 from jsparse.prune import Folder, Rewind, Round, each_round, lottery
 from jsparse.prune._folder import with_stored
@@ -236,12 +236,12 @@ def test_a_round_that_was_deleted_is_run_again_and_so_are_those_that_followed(
 
 
 def noted(**changed: Any) -> Callable[[bytes], bytes]:
-    """Other notes, in an archive whose own check sums are right."""
+    """Other notes, in an archive whose own checksums are right."""
     return lambda content: rewritten(content, lambda notes: notes | changed)
 
 
 def resealed(**changed: Any) -> Callable[[bytes], bytes]:
-    """Other facts, and a check sum of the file that is right."""
+    """Other facts, and a checksum of the file that is right."""
 
     def harm(content: bytes) -> bytes:
         stored = unpacked(content)
@@ -357,8 +357,8 @@ def test_what_is_refused(case: str) -> None:
 
 
 def test_settings_are_described_by_what_they_hold() -> None:
-    assert described(js.prune.globally) == "jsparse.prune._choice.globally"
-    assert described(js.prune.by_layer())["budget"] == "jsparse._budget.uniform"
+    assert described(js.prune.globally) == "jsparse.prune.globally"
+    assert described(js.prune.by_layer())["budget"] == "jsparse.uniform"
     assert described(jnp.ones(3)) == described(np.ones(3, np.float32)) != described(jnp.zeros(3))
     assert described(net(0)) == described(net(0)) != described(net(1))
     assert described({"b", "a"}) == described(np.array(["a", "b"])) == ["a", "b"]

@@ -167,7 +167,7 @@ def test_costs_at_other_densities() -> None:
     both = full.at({path: 0.5 for path in full.rows})
     assert both == costs(held, jnp.ones((1, 20)))
     assert half.flops == full.flops - 600 and half.rows["layers/2/kernel"].kept == 300
-    with pytest.raises(ValueError, match="'x' is no sparse weight; there are layers/0/kernel"):
+    with pytest.raises(ValueError, match="'x' is not a sparse weight; available: layers/0/kernel"):
         full.at({"x": 0.5})
     with pytest.raises(ValueError, match="density"):
         full.at({"layers/0/kernel": 0.0})

@@ -148,7 +148,7 @@ def test_another_model_is_left_as_it_was(tmp_path) -> None:
         (1, {"a": "text"}, None, TypeError, "a is a str; arrays"),
         (1, {"a/b": 1, "a": {"b": 2}}, None, ValueError, "two leaves have the path 'a/b'"),
         (1, 1, {"a": (1, 2)}, TypeError, r"data\['a'\] is a tuple"),
-        (1, 1, [{1: 2}], TypeError, r"data\[0\] is a dict: \{1: 2\}; give bytes, or None"),
+        (1, 1, [{1: 2}], TypeError, r"data\[0\] is a dict: \{1: 2\}; pass bytes, or None"),
         (1, 1, np.int64(3), TypeError, "data is a int64"),
     ],
 )

@@ -74,7 +74,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(saved, tmp_path
     shutil.copytree(saved, tmp_path / "run")
     checkpoints = js.Checkpoints(tmp_path / "run")
     flip(files(tmp_path / "run" / "step_0000000002" / "arrays" / "d")[0], 60)
-    refused = r"refused: .*step_0000000002 is damaged: the check sum of arrays/d/"
+    refused = r"refused: .*step_0000000002 is damaged: the checksum of arrays/d/"
     with pytest.warns(UserWarning, match=refused) as caught:
         step, tree, position = checkpoints.restore(small(0.0))
     assert [warning.filename for warning in caught] == [__file__]
@@ -285,11 +285,11 @@ def put_text_for_the_list_of_arrays(folder: Path) -> None:
 
 
 WRONG = {
-    link_a_file: "'data/0.json' is not a file inside it",
-    link_a_folder: "'data/0.json' is not a file inside it",
-    link_the_manifest: "'manifest.json' is not a file inside it",
-    name_a_file_outside: "'../outside' is not a file inside it",
-    name_a_file_by_its_full_path: "/outside' is not a file inside it",
+    link_a_file: "'data/0.json' is outside the folder",
+    link_a_folder: "'data/0.json' is outside the folder",
+    link_the_manifest: "'manifest.json' is outside the folder",
+    name_a_file_outside: "'../outside' is outside the folder",
+    name_a_file_by_its_full_path: "/outside' is outside the folder",
     put_text: "data/0.json: not JSON",
     leave_out_the_position: r"files has data positions of the processes \[\], expected 1",
     leave_out_an_array: "arrays is damaged: Orbax cannot read it",

@@ -78,7 +78,7 @@ def array(value: Any) -> bytes:
 
 
 def resealed(**arrays: Any) -> bytes:
-    """A file whose check sum is right, with arrays that its notes do not describe."""
+    """A file whose checksum is right, with arrays that its notes do not describe."""
     stored = take({"a": jnp.ones(2), "n": 1})
     put = {name: np.asarray(one) for name, one in arrays.items() if one is not None}
     total = tree_file._sum(put, stored.leaves, {})
@@ -105,7 +105,7 @@ WRONG = {
     "an empty object": (notes(b"{}"), "notes.json: the field sha256 is missing"),
     "leaves": (noted(leaves={"a": 1}), r"leaves is \{'a': 1\}, expected dict"),
     "facts": (noted(facts=3), "facts is 3, expected dict"),
-    "other facts": (noted(facts={"a": 3}), "its check sum is wrong"),
+    "other facts": (noted(facts={"a": 3}), "its checksum is wrong"),
     "fewer": (resealed(a=A, n=None), "leaves and arrays differ in n"),
     "more": (resealed(a=A, n=N, b=N), "leaves and arrays differ in b"),
     "no array": (rewritten(write(1.0), parts={".npy": b"x"}), "is damaged"),

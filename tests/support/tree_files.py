@@ -1,4 +1,4 @@
-"""Files of `jsparse._storage.tree_file` with other content, whose zip check sums are right."""
+"""Files of `jsparse._storage.tree_file` with other content, whose zip checksums are right."""
 
 import io
 import json

@@ -1,7 +1,7 @@
 """Layers that hold kept blocks: y = x W, with a kernel for the CPU and a path of plain JAX.
 
-Plain JAX takes the inputs of all blocks, multiplies them at once and adds up by output block; the
-kernel keeps some outputs of a tile in registers. `jsparse.export.pallas` has those for GPU and TPU.
+Plain JAX gathers the inputs of all blocks, multiplies them at once and sums by output block; the
+kernel keeps some outputs of a tile in registers. `jsparse.export.pallas_dot` is for GPU and TPU.
 """
 
 import functools
@@ -11,19 +11,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from flax.nnx.nn.dtypes import promote_dtype
 from jax import Array
 
-from jsparse.export._packing import compiled
-from jsparse.export._packing.batching import WIDEST, by_rows, on_cpu
-from jsparse.export._packing.formats import (
-    BlockArrays,
+from jsparse.export._packing.formats import BlockArrays, block_columns, block_matrix, on_mesh
+from jsparse.export._packing.packed import (
+    WIDEST,
+    Packed,
     Structure,
-    block_columns,
-    block_matrix,
-    check_features,
-    on_mesh,
+    by_rows,
+    has_kernel,
+    on_cpu,
 )
 
 Product = Callable[[BlockArrays, Array, int], Array]
@@ -42,7 +39,7 @@ def block_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
     """
     if arrays.values.size and on_mesh(x, *arrays):
         return x @ block_matrix(arrays, (x.shape[-1], outputs))
-    if not arrays.values.size or not has_kernel(arrays, x):
+    if not arrays.values.size or not has_kernel(x):
         return plain_block_dot(arrays, x, outputs)
     rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     single = arrays._replace(values=arrays.values.astype(jnp.float32))
@@ -58,15 +55,6 @@ def plain_block_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
     return y.reshape(*x.shape[:-1], outputs)
 
 
-def has_kernel(arrays: BlockArrays, x: Array) -> bool:
-    """Whether the kernel for the CPU can do it: dtypes, platform, compiler."""
-    return (
-        x.dtype in (jnp.float32, jnp.bfloat16, jnp.float16)
-        and jax.default_backend() == "cpu"
-        and compiled.load()
-    )
-
-
 def plain_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
     """x W in plain JAX for x [batch, in]: all blocks at once, then sums by output block."""
     _, wide, high = arrays.values.shape
@@ -74,12 +62,6 @@ def plain_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
     each = jnp.einsum("nbw,nwh->nbh", _pieces(x, wide)[arrays.rows], arrays.values)
     y = jax.ops.segment_sum(each, block_columns(arrays), across, indices_are_sorted=True)
     return y.transpose(1, 0, 2).reshape(x.shape[0], across * high)[:, :outputs]
-
-
-def plain_gradients(arrays: BlockArrays, x: Array, dy: Array, outputs: int) -> tuple[Array, Array]:
-    """(d values, dx) of x W, from x [batch, in] and dy [batch, out]."""
-    product = lambda values, x: plain_dot(arrays._replace(values=values), x, outputs)
-    return jax.vjp(product, arrays.values, x)[1](dy)
 
 
 def _pieces(x: Array, wide: int) -> Array:
@@ -103,8 +85,9 @@ def with_gradients(forward: Callable[[int], Any]) -> Any:
         return product(outputs, *args), args
 
     def back(outputs: int, saved: Any, dy: Array) -> tuple:
-        *arrays, x = saved
-        dvalues, dx = plain_gradients(BlockArrays(*arrays), x, dy, outputs)
+        values, rows, starts, x = saved
+        plain = lambda values, x: plain_dot(BlockArrays(values, rows, starts), x, outputs)
+        dvalues, dx = jax.vjp(plain, values, x)[1](dy)
         return dvalues, None, None, dx
 
     product.defvjp(ahead, back)
@@ -114,9 +97,7 @@ def with_gradients(forward: Callable[[int], Any]) -> Any:
 @functools.cache
 def _forward(outputs: int) -> Any:
     """(values, rows, starts, x [batch, in]) -> [batch, out]."""
-
-    def plain(values: Array, rows: Array, starts: Array, x: Array) -> Array:
-        return plain_dot(BlockArrays(values, rows, starts), x, outputs)
+    plain = lambda *args: plain_dot(BlockArrays(*args[:3]), args[3], outputs)
 
     def cpu(*args: Array) -> Array:
         shape = jax.ShapeDtypeStruct((args[-1].shape[0], outputs), jnp.float32)
@@ -129,11 +110,11 @@ def _forward(outputs: int) -> Any:
 _product = with_gradients(_forward)
 
 
-class BlockSparse(nnx.Module):
+class BlockSparse(Packed):
     """A linear layer that holds only the blocks it keeps: y = x W + b.
 
-    `pack(model, blocks((64, 64)))` makes it from a trained layer; made by hand it is all zeros, to
-    be filled from a file. A block is kept whole: zeros within one are trained on like the rest.
+    `pack(model, blocks((64, 64)))` makes it from a trained layer; a new one is all zeros, to be
+    filled from a file. A block is kept whole: zeros within one are trained like the rest.
 
     Args:
       in_features: of x.
@@ -164,23 +145,21 @@ class BlockSparse(nnx.Module):
         product: Product = block_dot,
     ):
         self.in_features, self.out_features, self.block = in_features, out_features, tuple(block)
-        self.dtype, self.param_dtype, self.product = dtype, param_dtype, product
-        self.values = nnx.Param(jnp.zeros((kept, *block), param_dtype))
+        self.product = product
+        self._settle((kept, *block), use_bias, dtype, param_dtype)
         self.rows = Structure(jnp.zeros((kept,), jnp.int32))
         self.starts = Structure(jnp.zeros((-(-out_features // block[1]) + 1,), jnp.int32))
-        self.bias = nnx.Param(jnp.zeros((out_features,), param_dtype)) if use_bias else None
 
-    def __call__(self, x: Array) -> Array:
-        """[..., in] -> [..., out]."""
-        bias = self.bias[...] if self.bias is not None else None
-        x, values, bias = promote_dtype((x, self.values[...], bias), dtype=self.dtype)
-        check_features(x, self.in_features)
-        y = self.product(
-            BlockArrays(values, self.rows[...], self.starts[...]), x, self.out_features
-        )
-        return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+    @property
+    def plan(self) -> int:
+        """The number of outputs."""
+        return self.out_features
+
+    def arrays(self, values: Array) -> BlockArrays:
+        """These values with their input blocks and where each output block begins."""
+        return BlockArrays(values, self.rows[...], self.starts[...])
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out], with zeros where nothing is kept."""
-        arrays = BlockArrays(self.values[...], self.rows[...], self.starts[...])
+        arrays = self.arrays(self.values[...])
         return block_matrix(arrays, (self.in_features, self.out_features))

@@ -1,9 +1,9 @@
-"""The C++ kernels, compiled on first use by the compiler of this machine, and kept.
+"""The C++ kernels, compiled on first use by the compiler of this machine, and cached.
 
-The shared library lies in a cache folder under a name that changes with the source, jaxlib, the
-compiler and its flags. A process writes it beside its place and puts it there in one step, so two
-processes that compile at once do no harm. Where there is no compiler, or no x86 or ARM Linux or
-macOS, `load` says so once and the caller takes its path of plain JAX.
+The shared library is in a cache folder under a name that changes with the source, jaxlib, the
+compiler and its flags. A process writes it beside its final path and renames it in one step, so two
+processes that compile at once do no harm. Without a compiler, or on anything but Linux or macOS on
+x86 or ARM, `load` is False and the caller uses plain JAX.
 
 Environment: JSPARSE_CXX, the compiler ("off" for none; else CXX, c++, g++ or clang++);
 JSPARSE_CACHE, the folder (else jsparse in XDG_CACHE_HOME or ~/.cache).
@@ -36,12 +36,12 @@ TARGETS = (
     "jsparse_block_forward",
 )
 SECONDS = 600
-"""After which a compiler that has not ended is given up."""
+"""Compiler timeout in seconds."""
 
 
 @functools.cache
 def load() -> bool:
-    """Whether the kernels are there for `jax.ffi.ffi_call`: compiled, loaded and registered."""
+    """Whether `jax.ffi.ffi_call` can call the kernels: compiled, loaded and registered."""
     compiler = find_compiler()
     if not compiler:
         return False
@@ -84,7 +84,7 @@ def build(compiler: str, folder: Path) -> Path:
 
     Args:
       compiler: path.
-      folder: where libraries are kept; if it cannot be written, one that ends with this process.
+      folder: where libraries are kept; if it is not writable, a temporary one is used.
 
     Returns:
       The library's path.
@@ -137,7 +137,7 @@ def _compile(compiler: str, folder: Path) -> Path:
 
 
 def _run(command: list[str]) -> str:
-    """What a command prints; it and what it started end after `SECONDS`."""
+    """What a command prints; it and its child processes are killed after `SECONDS`."""
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

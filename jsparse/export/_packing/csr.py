@@ -1,7 +1,7 @@
 """Layers that hold single kept weights: y = x W, with a kernel for the CPU.
 
-The kernel is C++ (`kernels/`); on other platforms, on meshes and where no compiler is, the matrix
-is filled in and multiplied as a whole, which is never wrong.
+The kernel is C++ (`kernels/`); on other platforms, on meshes and without a compiler, the matrix is
+filled in and multiplied as a whole, which is always correct.
 """
 
 import functools
@@ -11,21 +11,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from flax.nnx.nn.dtypes import promote_dtype
 from jax import Array
 from jax.custom_batching import sequential_vmap
 
-from jsparse.export._packing import compiled
-from jsparse.export._packing.batching import WIDEST, by_rows, on_cpu
-from jsparse.export._packing.formats import (
-    MOST,
-    CsrArrays,
+from jsparse.export._packing.formats import MOST, CsrArrays, csr_matrix, csr_places, on_mesh
+from jsparse.export._packing.packed import (
+    WIDEST,
+    Packed,
     Structure,
-    check_features,
-    csr_matrix,
-    csr_places,
-    on_mesh,
+    by_rows,
+    has_kernel,
+    on_cpu,
 )
 
 
@@ -59,7 +55,7 @@ def csr_dot(arrays: CsrArrays, x: Array, plan: Plan) -> Array:
     Returns:
       [..., out].
     """
-    if not arrays.values.size or not _has_kernel(arrays, x):
+    if not arrays.values.size or on_mesh(x, *arrays) or not has_kernel(x):
         return plain_csr_dot(arrays, x, plan)
     rows = x.reshape(-1, plan.inputs).astype(jnp.float32)
     values = arrays.values.astype(jnp.float32)
@@ -72,15 +68,6 @@ def plain_csr_dot(arrays: CsrArrays, x: Array, plan: Plan) -> Array:
     if not arrays.values.size:
         return jnp.zeros((*x.shape[:-1], plan.outputs), x.dtype)
     return x @ csr_matrix(arrays, (plan.inputs, plan.outputs), plan.width)
-
-
-def _has_kernel(arrays: CsrArrays, x: Array) -> bool:
-    return (
-        x.dtype in (jnp.float32, jnp.bfloat16, jnp.float16)
-        and not on_mesh(x, *arrays)
-        and jax.default_backend() == "cpu"
-        and compiled.load()
-    )
 
 
 def _with_gradients(product: Any, gradients: Any) -> Any:
@@ -131,32 +118,24 @@ def _matrix(plan: Plan, values: Array, indices: Array, starts: Array) -> Array:
     return csr_matrix(CsrArrays(values, indices, starts), (plan.inputs, plan.outputs), plan.width)
 
 
+def _by_rows(name: str, plan: Plan, size: int, plain: Any) -> Any:
+    """(values, indices, starts, rows [batch, ...]) -> [batch, size], by a kernel on the CPU."""
+    kernel = lambda *args: _call(name, (args[-1].shape[0], size), plan, *args)
+    return by_rows(on_cpu(kernel, plain), plain)
+
+
 @functools.cache
 def _forward(plan: Plan) -> Any:
     """(values, indices, starts, x [batch, in]) -> [batch, out]."""
-
-    def plain(values: Array, indices: Array, starts: Array, x: Array) -> Array:
-        return x @ _matrix(plan, values, indices, starts)
-
-    def cpu(values: Array, indices: Array, starts: Array, x: Array) -> Array:
-        shape = (x.shape[0], plan.outputs)
-        return _call("jsparse_csr_forward", shape, plan, values, indices, starts, x)
-
-    return by_rows(on_cpu(cpu, plain), plain)
+    plain = lambda *args: args[3] @ _matrix(plan, *args[:3])
+    return _by_rows("jsparse_csr_forward", plan, plan.outputs, plain)
 
 
 @functools.cache
 def _backward(plan: Plan) -> Any:
     """(values, indices, starts, dy [batch, out]) -> dx [batch, in]."""
-
-    def plain(values: Array, indices: Array, starts: Array, dy: Array) -> Array:
-        return dy @ _matrix(plan, values, indices, starts).T
-
-    def cpu(values: Array, indices: Array, starts: Array, dy: Array) -> Array:
-        shape = (dy.shape[0], plan.inputs)
-        return _call("jsparse_csr_backward", shape, plan, values, indices, starts, dy)
-
-    return by_rows(on_cpu(cpu, plain), plain)
+    plain = lambda *args: args[3] @ _matrix(plan, *args[:3]).T
+    return _by_rows("jsparse_csr_backward", plan, plan.inputs, plain)
 
 
 @functools.cache
@@ -164,13 +143,11 @@ def _weights(plan: Plan) -> Any:
     """(indices, starts, x [batch, in], dy [batch, out]) -> d values [kept]."""
 
     def plain(indices: Array, starts: Array, x: Array, dy: Array) -> Array:
-        arrays = CsrArrays(indices, indices, starts)
-        return (x.T @ dy)[csr_places(arrays, plan.outputs, plan.width)]
+        places = csr_places(CsrArrays(indices, indices, starts), plan.outputs, plan.width)
+        return (x.T @ dy)[places]
 
-    def cpu(indices: Array, starts: Array, x: Array, dy: Array) -> Array:
-        return _call("jsparse_csr_weights", indices.shape, plan, indices, starts, x, dy)
-
-    return sequential_vmap(on_cpu(cpu, plain))
+    kernel = lambda *args: _call("jsparse_csr_weights", args[0].shape, plan, *args)
+    return sequential_vmap(on_cpu(kernel, plain))
 
 
 def _call(name: str, shape: tuple[int, ...], plan: Plan, *args: Array) -> Array:
@@ -178,11 +155,11 @@ def _call(name: str, shape: tuple[int, ...], plan: Plan, *args: Array) -> Array:
     return call(*args, width=np.int64(plan.width), lanes=np.int64(plan.lanes))
 
 
-class Csr(nnx.Module):
+class Csr(Packed):
     """A linear layer that holds only the weights it keeps: y = x W + b.
 
-    `pack(model, csr())` makes it from a trained layer; made by hand it is all zeros, to be filled
-    from a file. It trains on as any layer: the mask is fixed, the values and the bias are its
+    `pack(model, csr())` makes it from a trained layer; a new one is all zeros, to be filled from a
+    file. It can be trained like any layer: the mask is fixed, the values and the bias are its
     parameters.
 
     Args:
@@ -216,22 +193,21 @@ class Csr(nnx.Module):
             raise ValueError(f"a group of {width} inputs; allowed are 1 to {MOST}")
         groups = -(-in_features // width)
         self.in_features, self.out_features, self.width = in_features, out_features, width
-        self.dtype, self.param_dtype, self.product = dtype, param_dtype, product
-        self.values = nnx.Param(jnp.zeros((kept,), param_dtype))
+        self.product = product
+        self._settle((kept,), use_bias, dtype, param_dtype)
         self.indices = Structure(jnp.zeros((kept,), jnp.uint16))
         self.starts = Structure(jnp.zeros((groups * out_features + 1,), jnp.int32))
-        self.bias = nnx.Param(jnp.zeros((out_features,), param_dtype)) if use_bias else None
 
-    def __call__(self, x: Array) -> Array:
-        """[..., in] -> [..., out]."""
-        bias = self.bias[...] if self.bias is not None else None
-        x, values, bias = promote_dtype((x, self.values[...], bias), dtype=self.dtype)
-        check_features(x, self.in_features)
-        arrays = CsrArrays(values, self.indices[...], self.starts[...])
-        y = self.product(arrays, x, Plan(self.in_features, self.out_features, self.width))
-        return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+    @property
+    def plan(self) -> Plan:
+        """The sizes."""
+        return Plan(self.in_features, self.out_features, self.width)
+
+    def arrays(self, values: Array) -> CsrArrays:
+        """These values with their inputs and where each output begins."""
+        return CsrArrays(values, self.indices[...], self.starts[...])
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out], with zeros where nothing is kept."""
-        arrays = CsrArrays(self.values[...], self.indices[...], self.starts[...])
-        return csr_matrix(arrays, (self.in_features, self.out_features), self.width)
+        shape = (self.in_features, self.out_features)
+        return csr_matrix(self.arrays(self.values[...]), shape, self.width)

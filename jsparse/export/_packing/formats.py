@@ -1,21 +1,16 @@
-"""What is kept of a matrix, as plain arrays: single weights (`csr_arrays`) or blocks."""
+"""The kept part of a matrix as plain arrays: single weights (`csr_arrays`) or blocks."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import Array
 
 MOST = 1 << 16
-"""Inputs that an index of 16 bits can tell apart."""
+"""Inputs that a 16-bit index can address."""
 MOST_KEPT = (1 << 31) - 1
-"""Weights, or blocks, that an index of 32 bits can count."""
-
-
-class Structure(nnx.Variable):
-    """Where the kept weights lie: whole numbers that nothing trains."""
+"""Weights, or blocks, that a 32-bit index can count."""
 
 
 class CsrArrays(NamedTuple):
@@ -47,7 +42,7 @@ class BlockArrays(NamedTuple):
 
 
 def group_width(kernel: np.ndarray) -> int:
-    """Inputs a group for batches: some ten weights an output, whose inputs fit the nearest cache.
+    """Inputs a group for batches: about ten weights an output, whose inputs fit the nearest cache.
 
     Args:
       kernel: [in, out].
@@ -61,15 +56,7 @@ def group_width(kernel: np.ndarray) -> int:
 
 
 def csr_arrays(kernel: np.ndarray, width: int) -> CsrArrays:
-    """The weights of a matrix that are not zero.
-
-    Args:
-      kernel: [in, out].
-      width: inputs a group, 1 to 65536.
-
-    Returns:
-      Arrays on the default device.
-    """
+    """The nonzero weights of a matrix [in, out], in groups of 1 to 65536 inputs."""
     inputs, outputs = kernel.shape
     values, indices, counts = [], [], []
     for first in range(0, max(1, inputs), width):
@@ -99,15 +86,7 @@ def csr_matrix(arrays: CsrArrays, shape: tuple[int, int], width: int) -> Array:
 
 
 def block_arrays(kernel: np.ndarray, block: tuple[int, int]) -> BlockArrays:
-    """The blocks of a matrix that are not all zeros.
-
-    Args:
-      kernel: [in, out].
-      block: inputs and outputs of a block; at the edges it may reach over.
-
-    Returns:
-      Arrays on the default device.
-    """
+    """The blocks of a matrix [in, out] that are not all zeros; they may extend past its edges."""
     wide, high = block
     down, across = (-(-length // size) for length, size in zip(kernel.shape, block, strict=True))
     gaps = [(0, down * wide - kernel.shape[0]), (0, across * high - kernel.shape[1])]
@@ -135,7 +114,7 @@ def block_matrix(arrays: BlockArrays, shape: tuple[int, int]) -> Array:
 
 
 def _starts(counts: np.ndarray) -> Array:
-    """Where each of some parts begins, and where the last one ends."""
+    """Where each part begins, and where the last one ends."""
     starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     if starts[-1] > MOST_KEPT:
         raise ValueError(
@@ -151,14 +130,6 @@ def _segments(starts: Array, kept: int) -> Array:
     return jnp.cumsum(begins)[:kept]
 
 
-def check_features(x: Array, inputs: int) -> None:
-    """Refuse x [..., features] that a matrix with so many inputs cannot take."""
-    if x.ndim < 1 or x.shape[-1] != inputs:
-        raise ValueError(
-            f"x has shape {x.shape}, the layer takes [..., {inputs}]; give it {inputs} features"
-        )
-
-
 def on_mesh(*arrays: Array) -> bool:
-    """Whether any array has a place on a mesh, where a kernel of one device does not belong."""
+    """Whether any array is on a mesh, where a kernel for one device cannot run."""
     return any(not jax.typeof(array).sharding.mesh.empty for array in arrays)

@@ -1,4 +1,4 @@
-"""Put layers that hold only what is kept in place of linear ones, and back."""
+"""Replace linear layers by packed ones, which hold only the kept weights, and back."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -15,20 +15,20 @@ from jsparse._surgery import fold
 from jsparse.export._packing.block import BlockSparse, Product, block_dot
 from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.formats import MOST, block_arrays, csr_arrays, group_width
+from jsparse.export._packing.packed import Packed
 
 Model = TypeVar("Model", bound=nnx.Module)
 Dense = nnx.Linear | nnx.Conv
-Packed = Csr | BlockSparse
 Format = Callable[[Dense], Packed]
 
 
 def csr(width: int = 0) -> Format:
-    """The format that holds single weights, for masks without structure.
+    """The format that holds single weights, for unstructured masks.
 
     Args:
-      width: inputs a group: weights are stored by group, then by output, so that the inputs of a
-        group stay in the nearest cache. 256 to 512 suits batches; 65536, no groups, suits single
-        rows and densities below 2 %. By default it is chosen by the density, for batches.
+      width: inputs a group: weights are stored by group, then by output, to keep the inputs of a
+        group in the nearest cache. 256 to 512 suits batches; 65536, no groups, suits single rows
+        and densities below 2 %. By default the density decides, for batches.
 
     Returns:
       A function from a layer to a `Csr`, for `pack`.
@@ -38,7 +38,9 @@ def csr(width: int = 0) -> Format:
         kernel = kernel_of(layer)
         chosen = min(width or group_width(kernel), MOST, max(1, kernel.shape[0]))
         arrays = csr_arrays(kernel, chosen)
-        made = Csr(*kernel.shape, kept=len(arrays.values), width=chosen, **_settings(layer))
+        made = Csr(
+            *kernel.shape, kept=len(arrays.values), width=chosen, **_settings(layer, kernel.dtype)
+        )
         made.indices[...], made.starts[...] = arrays.indices, arrays.starts
         made.values[...], made.bias = arrays.values, layer.bias
         return made
@@ -47,11 +49,11 @@ def csr(width: int = 0) -> Format:
 
 
 def blocks(block: tuple[int, int], product: Product = block_dot) -> Format:
-    """The format that holds whole blocks, for masks by block.
+    """The format that holds whole blocks, for block masks.
 
     Args:
-      block: inputs and outputs of a block; at the edges it may reach over.
-      product: `block_dot`, or `jsparse.export.pallas.pallas_dot` for GPU and TPU.
+      block: inputs and outputs of a block; at the edges it may extend past the matrix.
+      product: `block_dot`, or `jsparse.export.pallas_dot` for GPU and TPU.
 
     Returns:
       A function from a layer to a `BlockSparse`, for `pack`.
@@ -70,7 +72,7 @@ def blocks(block: tuple[int, int], product: Product = block_dot) -> Format:
             block=block,
             kept=len(arrays.values),
             product=product,
-            **_settings(layer),
+            **_settings(layer, kernel.dtype),
         )
         made.rows[...], made.starts[...] = arrays.rows, arrays.starts
         made.values[...], made.bias = arrays.values, layer.bias
@@ -80,25 +82,25 @@ def blocks(block: tuple[int, int], product: Product = block_dot) -> Format:
 
 
 def pack(model: Model, format: Format, where: str = ".*") -> Model:
-    """A plain model whose linear layers hold only what is kept.
+    """A plain model whose linear layers hold only the kept weights.
 
-    `nnx.Linear` and convolutions with a window of 1 become layers in the format given. What is kept
-    is what is not zero. All else stays dense: embeddings, other convolutions, stacked layers,
-    layers with a kernel that is shared or with a product of their own; `left_dense` says which and
-    why. The kernels skip what is not kept, so an input that is infinite or NaN reaches fewer
-    outputs than in a dense product, where 0 times it is NaN.
+    `nnx.Linear` and convolutions with a window of 1 become layers in the given format, which hold
+    the nonzero weights. Everything else stays dense: embeddings, other convolutions, stacked
+    layers, layers with a shared kernel or a product of their own; `left_dense` says which and why.
+    The kernels skip pruned weights, so an infinite or NaN input reaches fewer outputs than in a
+    dense product, where 0 times it is NaN.
 
     Args:
-      model: any NNX module, sparse or folded; left as it is.
+      model: any NNX module, sparse or folded; not changed.
       format: `csr()`, or `blocks((64, 64))`.
       where: a regular expression, matched against the whole path of a layer.
 
     Returns:
-      A model without rules. It trains on with its masks fixed: the kept values are `nnx.Param`s,
-      their places are not (so take gradients with `nnx.grad`).
+      A model without rules, which can be trained further with fixed masks: the kept values are
+      `nnx.Param`s, their positions are not (so take gradients with `nnx.grad`).
 
     Raises:
-      ValueError: no layer there can be packed; says why.
+      ValueError: no layer there can be packed; the error says why.
 
     Example:
       >>> from flax import nnx
@@ -115,19 +117,27 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
     if all(place.path in why for place in places):
         given = "; ".join(f"{place.path or 'the model'}: {why[place.path]}" for place in places)
         raise ValueError(f"no layer at {where!r} can be packed: {given or 'no linear layer there'}")
-    if not places[0].path:
-        return format(plain)  # type: ignore[return-value]
-    made: dict[int, Packed] = {}
+    able = [place for place in places if place.path not in why]
+    return put_in_place(plain, able, lambda place: format(place.value))
+
+
+def put_in_place(model: Model, places: list[Slot], make: Callable[[Slot], nnx.Module]) -> Model:
+    """The model itself with new layers in some places; shared layers stay shared.
+
+    The new layer instead, if the model is the layer itself, at the empty path.
+    """
+    made: dict[int, Any] = {}
     for place in places:
-        if place.path not in why:
-            if id(place.value) not in made:
-                made[id(place.value)] = format(place.value)
-            place.put(made[id(place.value)])
-    return plain
+        if id(place.value) not in made:
+            made[id(place.value)] = make(place)
+        if not place.path:
+            return made[id(place.value)]
+        place.put(made[id(place.value)])
+    return model
 
 
 def unpack(model: Model) -> Model:
-    """A plain dense copy: each packed layer becomes an `nnx.Linear` with zeros in place.
+    """A plain dense copy: each packed layer becomes an `nnx.Linear` with zeros.
 
     Args:
       model: any NNX module.
@@ -136,25 +146,17 @@ def unpack(model: Model) -> Model:
       The copy. Convolutions with a window of 1 that were packed come back as linear layers.
     """
     copy = fold(model)
-    if isinstance(copy, Packed):
-        return _linear(copy)  # type: ignore[return-value]
-    made: dict[int, nnx.Linear] = {}
-    for place in _places(copy, Packed):
-        if id(place.value) not in made:
-            made[id(place.value)] = _linear(place.value)
-        place.put(made[id(place.value)])
-    return copy
+    return put_in_place(copy, _places(copy, Packed), lambda place: _linear(place.value))
 
 
 def packed_layers(model: nnx.Module) -> dict[str, dict[str, Any]]:
-    """What each packed layer was made with, by path, as JSON has it: see `put_packed`."""
+    """The settings of each packed layer, by path, ready for JSON: see `put_packed`."""
     return {place.path: _as_json(place.value) for place in _places(model, Packed)}
 
 
 def _as_json(layer: Packed) -> dict[str, Any]:
-    if isinstance(layer, Csr):
-        format = {"format": "csr", "width": layer.width}
-    else:
+    format: dict[str, Any] = {"format": "csr", "width": getattr(layer, "width", 0)}
+    if isinstance(layer, BlockSparse):
         format = {"format": "blocks", "block": list(layer.block)}
     return format | {
         "in_features": layer.in_features,
@@ -170,7 +172,7 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
     """A copy of a model with empty packed layers, to be filled from a file.
 
     Args:
-      model: any NNX module, sparse or folded; left as it is.
+      model: any NNX module, sparse or folded; not changed.
       layers: from `packed_layers`.
 
     Raises:
@@ -183,14 +185,8 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
             f"{wrong[0] or 'the model'} is a packed layer in the file, and the model has no linear "
             "layer there; it is of another model"
         )
-    if "" in layers:
-        return _empty(layers[""])  # type: ignore[return-value]
-    made: dict[int, Packed] = {}
-    for path, settings in layers.items():
-        place = places[path]
-        made.setdefault(id(place.value), _empty(settings))
-        place.put(made[id(place.value)])
-    return plain
+    chosen = [places[path] for path in layers]
+    return put_in_place(plain, chosen, lambda place: _empty(layers[place.path]))
 
 
 def _empty(settings: Mapping[str, Any]) -> Packed:
@@ -250,12 +246,10 @@ def _is_linear(layer: nnx.Conv) -> bool:
     return window and not padded and layer.feature_group_count == 1 and layer.mask is None
 
 
-def _settings(layer: Dense) -> dict[str, Any]:
-    return {
-        "use_bias": layer.bias is not None,
-        "dtype": layer.dtype,
-        "param_dtype": layer.kernel[...].dtype,
-    }
+def _settings(layer: Any, param_dtype: Any) -> dict[str, Any]:
+    """What dense and packed layers have in common."""
+    use_bias = layer.bias is not None
+    return {"use_bias": use_bias, "dtype": layer.dtype, "param_dtype": param_dtype}
 
 
 def layers_of(model: nnx.Module) -> list[Slot]:
@@ -272,13 +266,7 @@ def _places(model: nnx.Module, kinds: Any) -> list[Slot]:
 
 
 def _linear(layer: Packed) -> nnx.Linear:
-    settings = {"use_bias": layer.bias is not None, "dtype": layer.dtype}
-    dense = nnx.Linear(
-        layer.in_features,
-        layer.out_features,
-        param_dtype=layer.param_dtype,
-        rngs=nnx.Rngs(0),
-        **settings,
-    )
+    sizes = layer.in_features, layer.out_features
+    dense = nnx.Linear(*sizes, rngs=nnx.Rngs(0), **_settings(layer, layer.param_dtype))
     dense.kernel[...], dense.bias = layer.kernel_matrix(), layer.bias
     return dense

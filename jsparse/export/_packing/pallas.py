@@ -1,11 +1,12 @@
 """Products with kept blocks as Pallas kernels: one for TPU, one for GPU, plain JAX elsewhere.
 
-TPU: the grid goes over tiles of the batch and over the blocks, which come by output block; their
-places, fetched beforehand, tell which inputs and outputs to bring (scalar prefetch). The outputs of
-a block stay in fast memory until the next output block begins.
+TPU: the grid runs over tiles of the batch and over the blocks, sorted by output block; their
+positions are fetched beforehand and say which inputs and outputs to load (scalar prefetch). The
+outputs of a block stay in fast memory until the next output block begins.
 GPU (Triton): a program for each tile and output block, with a loop over its blocks.
 
-Both are tested interpreted, and lowered for their platforms; neither has been measured on one yet.
+Both are tested in interpret mode and lowered for their platforms; their speed has not been measured
+yet. Pallas itself is imported on first use.
 
 Reference: Gale et al., "Sparse GPU Kernels for Deep Learning", SC 2020, on why blocks; the form for
 TPU follows the JAX documentation on scalar prefetch.
@@ -18,12 +19,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
-from jsparse.export._packing.batching import by_rows
 from jsparse.export._packing.block import block_dot, plain_dot, with_gradients
 from jsparse.export._packing.formats import BlockArrays, block_columns, on_mesh
+from jsparse.export._packing.packed import by_rows
 
 TPU_TILE, TPU_UNIT = 128, 128
 """Rows of x a program takes, and what a block's sides are multiples of."""
@@ -46,16 +45,16 @@ def pallas_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
 
 @functools.cache
 def _forward(outputs: int) -> Any:
-    def plain(*args: Array) -> Array:
-        return plain_dot(BlockArrays(*args[:3]), args[3], outputs)
+    bound = lambda dot: lambda *args: dot(BlockArrays(*args[:3]), args[3], outputs)
+    plain = bound(plain_dot)
 
     def product(*args: Array) -> Array:
         sides = args[0].shape[1:]
-        kernels = {"cpu": lambda *args: block_dot(BlockArrays(*args[:3]), args[3], outputs)}
+        kernels = {"cpu": bound(block_dot)}
         if all(side % TPU_UNIT == 0 for side in sides):
-            kernels["tpu"] = lambda *args: tpu_dot(BlockArrays(*args[:3]), args[3], outputs)
+            kernels["tpu"] = bound(tpu_dot)
         if has_triton() and all(side in GPU_SIDES for side in sides):
-            kernels["cuda"] = lambda *args: gpu_dot(BlockArrays(*args[:3]), args[3], outputs)
+            kernels["cuda"] = bound(gpu_dot)
         return jax.lax.platform_dependent(*args, default=plain, **kernels)
 
     return by_rows(product, plain)
@@ -65,12 +64,12 @@ _product = with_gradients(_forward)
 
 
 def has_triton() -> bool:
-    """Whether this JAX can make Triton kernels; it is to lose that."""
+    """Whether this JAX can make Triton kernels; later versions will not."""
     return importlib.util.find_spec(TRITON) is not None
 
 
 def _padded(x: Array, tile: int, wide: int) -> Array:
-    """x with zeros behind, so that tiles and blocks are whole."""
+    """x with zeros at the end, to fill whole tiles and blocks."""
     return jnp.pad(x, ((0, -x.shape[0] % tile), (0, -x.shape[1] % wide)))
 
 
@@ -89,6 +88,9 @@ def tpu_dot(
     Returns:
       [batch, out].
     """
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import tpu as pltpu
+
     kept, wide, high = arrays.values.shape
     across, columns = arrays.starts.shape[0] - 1, block_columns(arrays)
     rows = _padded(x, tile, wide)
@@ -127,18 +129,9 @@ def tpu_dot(
 def gpu_dot(
     arrays: BlockArrays, x: Array, outputs: int, *, tile: int = GPU_TILE, interpret: bool = False
 ) -> Array:
-    """x W on a GPU, for x [batch, in] and blocks whose sides are powers of two from 16 to 128.
+    """`tpu_dot` on a GPU, for blocks whose sides are powers of two from 16 to 128."""
+    from jax.experimental import pallas as pl
 
-    Args:
-      arrays: what is kept of W; at least one block.
-      x: [batch, in].
-      outputs: of W.
-      tile: rows of x at a time.
-      interpret: run it on any platform, to test it.
-
-    Returns:
-      [batch, out].
-    """
     triton: Any = importlib.import_module(TRITON)
     _, wide, high = arrays.values.shape
     across = arrays.starts.shape[0] - 1

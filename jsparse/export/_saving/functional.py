@@ -1,79 +1,55 @@
-"""A plain model as a pure function of its weights and inputs."""
+"""A plain model as a pure function of its weights and inputs, and checks of its outputs."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, get_abstract_mesh, use_abstract_mesh
 
-from jsparse._paths import named
+from jsparse._paths import listed
+from jsparse._pure import Pure, evaluated, pure
 from jsparse._slots import sparse_parts, walk_modules
 from jsparse._storage.leaves import is_key
 from jsparse.export._packing.block import BlockSparse, plain_block_dot
 from jsparse.export._packing.csr import Csr, plain_csr_dot
-from jsparse.export._shrinking.verify import apart
+from jsparse.export._shrinking.verify import apart, rounding
 
 Model = TypeVar("Model", bound=nnx.Module)
 SHOWN = 4  # paths in one error
 
 
-class Pure(NamedTuple):
-    """A model in eval mode without its weights.
-
-    Attributes:
-      run: (weights by path, streams, *inputs) -> (output, weights and streams after the call).
-      weights: by path; each is there once.
-      streams: states of random streams.
-      kinds: the class of each variable, by path.
-    """
-
-    run: Callable[..., tuple[Any, tuple[dict[str, Any], Any]]]
-    weights: dict[str, np.ndarray]
-    streams: Any
-    kinds: dict[str, str]
-
-
-def pure(model: nnx.Module, options: Mapping[str, Any]) -> Pure:
-    """Split a plain model in eval mode.
+def saved(model: nnx.Module, options: Mapping[str, Any]) -> Pure:
+    """A plain model in eval mode, taken apart into its weights and a function of them.
 
     Args:
-      model: any NNX module; left as it is.
+      model: any NNX module; not changed.
       options: further arguments of each call.
+
+    Returns:
+      Weights as numpy arrays. Random streams are constants of the function unless its first
+      argument holds them, as what it returns does.
 
     Raises:
       TypeError: a variable holds random keys.
-      ValueError: there are rules in it; or a weight is spread over processes.
+      ValueError: the model has rules; or a weight is spread over processes.
     """
     if rules := list(sparse_parts(model)):
         raise ValueError(
-            f"{_some(rules)} still has a rule, and a file holds no rules; fold the model first: "
-            "jsparse.fold(model)"
+            f"{listed(rules, SHOWN)} still has a rule, and a file holds no rules; fold the model "
+            "first: jsparse.fold(model)"
         )
-    model = nnx.clone(model)
-    model.eval()
-    graphdef, streams, rest = nnx.split(model, nnx.RngState, ...)
-    leaves, structure = named(rest), jax.tree.structure(rest)
-    variables = jax.tree.leaves(rest, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
-    kinds = {path: type(var).__name__ for path, var in zip(leaves, variables, strict=True)}
-
-    def run(weights: Mapping[str, Any], streams: Any, *inputs: Any) -> Any:
-        given = jax.tree.unflatten(structure, [weights[path] for path in leaves])
-        merged: Any = nnx.merge(graphdef, jax.tree.map(jnp.asarray, streams), given)
-        output = merged(*inputs, **options)
-        random, after = nnx.state(merged, nnx.RngState, ...)
-        return output, ({p: leaf for p, leaf in named(after).items() if p in leaves}, random)
-
-    weights = {path: _host(path, leaf) for path, leaf in leaves.items()}
-    return Pure(run, weights, streams, kinds)
+    run, variables, kinds = pure(evaluated(model), **options)
+    streams = {p: x for p, x in variables.items() if issubclass(kinds[p], nnx.RngState)}
+    weights = {p: _host(p, x) for p, x in variables.items() if p not in streams}
+    return Pure(lambda given, *inputs: run({**streams, **given}, *inputs), weights, kinds)
 
 
 @contextlib.contextmanager
 def off_mesh() -> Iterator[None]:
-    """Leave a mesh with explicit axes, on which no size can be free."""
+    """Leave a mesh with explicit axes, where sizes cannot be free."""
     if AxisType.Explicit not in get_abstract_mesh().axis_types:
         yield
         return
@@ -82,13 +58,7 @@ def off_mesh() -> Iterator[None]:
 
 
 def with_products(model: Model, csr: Any, block: Any) -> Model:
-    """A copy whose packed layers have other products, of the same values.
-
-    Args:
-      model: any NNX module.
-      csr: for each `Csr`.
-      block: for each `BlockSparse`.
-    """
+    """A copy with other products in its `Csr` and `BlockSparse` layers, of the same values."""
     copy = nnx.clone(model)
     for _, module in walk_modules(copy):
         if isinstance(module, Csr):
@@ -108,32 +78,29 @@ def _host(path: str, leaf: Any) -> np.ndarray:
         raise ValueError(f"{path} is spread over processes; gather it to one first")
     if is_key(leaf):
         raise TypeError(
-            f"{path} is a random key, and what a file holds draws nothing; keep it in nnx.Rngs, or "
+            f"{path} is a random key, and a saved model cannot draw; keep it in nnx.Rngs, or "
             "give it as an input"
         )
     return np.asarray(leaf)
 
 
 def outputs(split: Pure, inputs: tuple) -> Any:
-    """The outputs of a model, which must be the same at each call.
-
-    Args:
-      split: from `pure`.
-      inputs: trees of arrays.
+    """The outputs of a model, which must be the same at every call.
 
     Raises:
-      ValueError: a second call gives others: a cache, a counter, a random stream moved on.
+      ValueError: a second call gives others: a cache, a counter or a random stream has changed.
     """
     run = jax.jit(split.run)
-    first, (weights, streams) = run(split.weights, split.streams, *inputs)
-    second, _ = run(weights, streams, *inputs)
-    off = _off(first, second)
-    if off.by > off.allowed:
-        names = [p for p, x in weights.items() if not np.array_equal(x, split.weights[p])]
+    first, after = run(split.variables, *inputs)
+    second, _ = run(after, *inputs)
+    by, allowed = _off(first, second)
+    if by > allowed:
+        weights = split.variables.items()
+        changed = [path for path, x in weights if not np.array_equal(x, after[path])]
         raise ValueError(
-            f"a second call gives outputs that are off by {off.by:.1e}, in eval mode too, after "
-            f"changes in {_some(names) or 'random streams'}; a program has no memory and draws "
-            "nothing: leave that out, or make it inputs and outputs"
+            f"a second call gives outputs that are off by {by:.1e}, in eval mode too, after "
+            f"changes in {listed(changed or ['random streams'], SHOWN)}; a program has no memory "
+            "and draws nothing: leave that out, or make it inputs and outputs"
         )
     return first
 
@@ -144,27 +111,14 @@ def compare(expected: Any, found: Any, what: str) -> None:
     Raises:
       ValueError: they are further apart than rounding explains.
     """
-    off = _off(expected, found)
-    if not off.by <= off.allowed:
+    by, allowed = _off(expected, found)
+    if not by <= allowed:
         raise ValueError(
-            f"{what} gives outputs that are off by {off.by:.1e} of the largest, more than "
-            f"{off.allowed:.1e}"
+            f"{what} gives outputs that are off by {by:.1e} of the largest, more than {allowed:.1e}"
         )
 
 
-class _Off(NamedTuple):
-    by: float
-    allowed: float
-
-
-def _off(expected: Any, found: Any) -> _Off:
+def _off(expected: Any, found: Any) -> tuple[float, float]:
     """How far outputs are apart, and how far rounding may bring them."""
     leaves = jax.tree.leaves(expected)
-    kinds = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    eps = max([float(jnp.finfo(kind).eps) for kind in kinds], default=0.0)
-    return _Off(apart(leaves, jax.tree.leaves(found)), min(0.1, 1e3 * eps))
-
-
-def _some(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
-    return ", ".join(paths[:SHOWN]) + more
+    return apart(leaves, jax.tree.leaves(found)), rounding(leaves)

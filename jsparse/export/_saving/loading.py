@@ -1,4 +1,4 @@
-"""Saved models: called without their class, or read back into it."""
+"""Saved models: called without their class, or restored into it."""
 
 import json
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.export import Exported
 
+from jsparse._checks import require
 from jsparse._paths import named
 from jsparse._storage import manifest
 from jsparse._storage.files import CorruptCheckpoint
@@ -25,7 +26,6 @@ from jsparse.export._saving.saving import (
     PROGRAM,
     VERSION,
     WEIGHTS,
-    require,
 )
 from jsparse.export._shrinking.record import Record, rebuild
 
@@ -33,7 +33,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 class DamagedModel(RuntimeError):
-    """A saved model cannot be read back whole."""
+    """A saved model is incomplete or changed."""
 
 
 class Loaded:
@@ -41,7 +41,7 @@ class Loaded:
 
     Attributes:
       weights: by path, as they were saved.
-      about: what model.json tells: inputs, outputs, variables, layers, versions.
+      about: the content of model.json: inputs, outputs, variables, layers, versions.
       program: the function (weights, *inputs) -> output, as `jax.export` reads it.
 
     `loaded(*inputs)` calls it on the weights, `loaded.apply(weights, *inputs)` on others; both may
@@ -76,7 +76,7 @@ def _shown(array: Mapping[str, Any]) -> str:
 
 
 def load(folder: str | Path) -> Loaded:
-    """A saved model as a function; the code that made the model is not needed.
+    """Load a saved model as a function, without the code that made the model.
 
     Every file is checked before it is read.
 
@@ -90,8 +90,8 @@ def load(folder: str | Path) -> Loaded:
       DamagedModel: a file is missing, cut, changed or of another model.
       FileNotFoundError: there is no such folder.
       ImportError: safetensors or flatbuffers is not installed.
-      ValueError: the folder holds something else, or was written by a newer jsparse or jax, or
-        wants 64 bits, which are off.
+      ValueError: the folder holds something else, was written by a newer jsparse or jax, or needs
+        64 bits, which are off.
 
     Example:
       >>> import tempfile
@@ -105,13 +105,13 @@ def load(folder: str | Path) -> Loaded:
       >>> loaded(jnp.ones((5, 4))).shape
       (5, 3)
     """
-    require("export", "safetensors", "flatbuffers")
+    require("safetensors flatbuffers", "export", "loading a model")
     folder = Path(folder).absolute()
     about, weights = _read(folder)
     file = folder / (KERNELS if _has_kernels(about) else PROGRAM)
     try:
         program = jax.export.deserialize(bytearray(file.read_bytes()))
-    except Exception as error:  # whole, as its check sum says; of a jax that this one cannot read
+    except Exception as error:  # the check sum is right, so another jax wrote it
         raise ValueError(
             f"{file} was written by jax {about['versions']['jax']}, and jax {jax.__version__} "
             f"cannot read it ({error}); use that one, or `restore` the weights into the model's "
@@ -119,18 +119,18 @@ def load(folder: str | Path) -> Loaded:
         ) from error
     if any(_canonical(x.dtype) != x.dtype for x in program.in_avals):
         raise ValueError(
-            f"{folder} computes in 64 bits; first say jax.config.update('jax_enable_x64', True)"
+            f"{folder} computes in 64 bits; first call jax.config.update('jax_enable_x64', True)"
         )
     return Loaded({path: jnp.asarray(x) for path, x in weights.items()}, about, program)
 
 
 def _canonical(dtype: Any) -> Any:
-    """The type that an array gets when it is made here."""
+    """The dtype that an array gets when it is made here."""
     return jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
 
 
 def _has_kernels(about: Mapping[str, Any]) -> bool:
-    """Whether the program with kernels can run here: saved, the same kernels, and compiled."""
+    """Whether the program with kernels can run here: saved, with the same kernels, compiled."""
     return (
         about.get("kernels") == compiled.sources_key()
         and jax.default_backend() == "cpu"
@@ -139,15 +139,15 @@ def _has_kernels(about: Mapping[str, Any]) -> bool:
 
 
 def restore(folder: str | Path, model: Model) -> Model:
-    """A model of its own class with what was saved: smaller or packed, as it was.
+    """Restore a saved model into its own class: smaller or packed, as it was.
 
     Args:
       folder: from `save`.
-      model: as the training code makes it, of the original size; left as it is.
+      model: as the training code makes it, of the original size; not changed.
 
     Returns:
-      A copy without rules, cut as the saved record says, with packed layers where there were, and
-      with the saved values where those of the model lay. Random streams stay the model's.
+      A copy without rules, cut as the saved record says, with the packed layers and the saved
+      values, on the devices of the model's own. Random streams are those of the model.
 
     Raises:
       DamagedModel, FileNotFoundError, ImportError: as for `load`.
@@ -163,7 +163,7 @@ def restore(folder: str | Path, model: Model) -> Model:
       >>> bool((same.kernel[...] == model.kernel[...]).all())
       True
     """
-    require("export", "safetensors")
+    require("safetensors", "export", "restoring a model")
     folder = Path(folder).absolute()
     about, weights = _read(folder)
     copy = put_packed(rebuild(model, Record.from_dict(about["record"])), about["packed"])
@@ -182,9 +182,11 @@ def restore(folder: str | Path, model: Model) -> Model:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What model.json tells, and the weights by path, of a folder that is whole."""
+    """The content of model.json and the weights by path, of a folder that is whole."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder; give one that `jsparse.export.save` made")
+        raise FileNotFoundError(
+            f"{folder} is not a folder; give one that `jsparse.export.save` made"
+        )
     _check_kind(folder)
     try:
         files = manifest.check(folder)["files"]
@@ -197,13 +199,13 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _check_kind(folder: Path) -> None:
-    """Refuse a folder with something else, or of a later format."""
+    """Refuse a folder that holds something else, or has a later format."""
     try:
         facts = manifest.read(folder)
     except CorruptCheckpoint as error:
-        raise DamagedModel(f"{error}; or it is no folder of `jsparse.export.save`") from error
+        raise DamagedModel(f"{error}; or `jsparse.export.save` did not write it") from error
     if facts.get("format") != FORMAT:
-        raise ValueError(f"{folder} holds no model that `jsparse.export.save` wrote")
+        raise ValueError(f"{folder} is not a model that `jsparse.export.save` wrote")
     if facts.get("version") != VERSION:
         raise ValueError(
             f"{folder} has version {facts.get('version')} of the format, and this jsparse reads "
@@ -212,7 +214,7 @@ def _check_kind(folder: Path) -> None:
 
 
 def _weights(path: Path, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays of a file, which must be those that are described."""
+    """The arrays of a file, which must be those that model.json describes."""
     from safetensors import SafetensorError, deserialize
 
     try:

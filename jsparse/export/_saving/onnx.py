@@ -12,10 +12,11 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
+from jsparse._checks import require
+from jsparse._pure import Pure
 from jsparse._storage.files import write_whole
 from jsparse.export._packing.layers import unpack
-from jsparse.export._saving.functional import Pure, compare, off_mesh, outputs, pure
-from jsparse.export._saving.saving import require
+from jsparse.export._saving.functional import compare, off_mesh, outputs, saved
 from jsparse.export._saving.stablehlo import input_specs
 
 Function = Callable[..., list[Any]]
@@ -27,11 +28,11 @@ def onnx(
 ) -> None:
     """Write a plain model in eval mode as an ONNX file, its weights inside.
 
-    Packed layers are written dense, as ONNX has no sparse products. Where onnxruntime is installed
+    Packed layers are written dense, as ONNX has no sparse products. If onnxruntime is installed,
     the file must give the outputs of the model on the inputs before it is put in place.
 
     Args:
-      path: of the file; one that is there is replaced.
+      path: of the file; an existing one is replaced.
       model: any NNX module without rules: folded, shrunk or packed; below 2 GB.
       *inputs: arguments of a call, trees of arrays. The first axis, if all have the same, is free
         in the file where the model and jax2onnx allow it.
@@ -40,21 +41,22 @@ def onnx(
 
     Raises:
       ImportError: jax2onnx is not installed.
-      NotImplementedError: jax2onnx does not write what the model computes, or not rightly.
-      TypeError: no inputs, or one that is no array.
+      NotImplementedError: jax2onnx cannot write what the model computes, or writes it wrongly.
+      TypeError: no inputs, or one that is not an array.
       ValueError: a model with rules, or with a memory; shapes that do not fit.
     """
-    split = pure(unpack(model), options)
-    specs, expected = input_specs(inputs, shapes), outputs(split, inputs)
-    require("onnx", "jax2onnx", "onnx")
+    split = saved(unpack(model), options)
+    candidates, _ = input_specs(inputs, shapes)
+    expected = outputs(split, inputs)
+    require("jax2onnx onnx", "onnx", "writing ONNX")
     faults = []
-    for given in filter(None, (specs.free, specs.fixed)):
+    for given in candidates:
         for function in (_by_layer, _by_operation):
             try:
                 made = _converted(function(split, given), given)
                 if importlib.util.find_spec("onnxruntime"):
                     compare(expected, _run(made, inputs), "onnxruntime")
-            except Exception as error:  # jax2onnx and onnxruntime raise what they like
+            except Exception as error:  # jax2onnx and onnxruntime may raise anything
                 faults.append(f"{type(error).__name__}: {error}".split("\n")[0])
             else:
                 return write_whole(Path(path).absolute(), made)
@@ -65,18 +67,18 @@ def onnx(
 
 
 def _by_layer(split: Pure, specs: tuple) -> Function:
-    """A function in which jax2onnx finds layers that it knows."""
+    """A function in which jax2onnx recognises layers."""
     structure = jax.tree.structure(specs)
 
     def function(*arrays: Any) -> list[Any]:
         inputs = jax.tree.unflatten(structure, arrays)
-        return jax.tree.leaves(split.run(split.weights, split.streams, *inputs)[0])
+        return jax.tree.leaves(split.run(split.variables, *inputs)[0])
 
     return function
 
 
 def _by_operation(split: Pure, specs: tuple) -> Function:
-    """The same as single operations of JAX, without those that nothing needs, such as keys."""
+    """The same as single operations of JAX, without unused ones, such as random keys."""
     closed = jax.make_jaxpr(_by_layer(split, specs))(*jax.tree.leaves(specs))
     wanted = [True] * len(closed.jaxpr.outvars)
     needed, _ = partial_eval.dce_jaxpr(closed.jaxpr, wanted, instantiate=True)
@@ -89,7 +91,7 @@ def _converted(function: Function, specs: tuple) -> bytes:
 
 
 def _run(made: bytes, inputs: tuple) -> list[np.ndarray]:
-    """Outputs in onnxruntime, which tells its faults by raising."""
+    """Outputs in onnxruntime, which raises if the file has faults."""
     onnxruntime = importlib.import_module("onnxruntime")
     quiet = onnxruntime.SessionOptions()
     quiet.log_severity_level = 4

@@ -1,17 +1,16 @@
-"""Plain models as folders: weights, a description and a program, whole or absent.
+"""Plain models as folders of weights, a description and a program, written whole or not at all.
 
-- weights.safetensors: each variable by path, of packed layers what they hold.
+- weights.safetensors: each variable by path; for packed layers the arrays that they hold.
 - program.stablehlo: the model in eval mode as `jax.export` writes it, a function of the weights and
   the inputs.
 - program.cpu.stablehlo: the same with the kernels of packed layers, where the CPU has them.
-- model.json: what these are, for people and for other programs.
+- model.json: a description for people and other programs.
 - manifest.json: sizes and check sums of the others.
 
-None of them is pickled or names a folder of the machine that wrote it, and reading runs none of the
+None of them is pickled or names a folder of the machine that wrote it, and loading runs none of the
 code that made the model.
 """
 
-import importlib.util
 import json
 import os
 import shutil
@@ -26,13 +25,15 @@ import numpy as np
 from flax import nnx
 from jax.export import Exported
 
+from jsparse._checks import require
+from jsparse._pure import Pure
 from jsparse._slots import walk_modules
 from jsparse._storage import manifest
 from jsparse._storage.files import to_disk, write_whole
 from jsparse._versions import versions
 from jsparse.export._packing import compiled
 from jsparse.export._packing.layers import packed_layers
-from jsparse.export._saving.functional import Pure, portable, pure
+from jsparse.export._saving.functional import portable, saved
 from jsparse.export._saving.stablehlo import Program, kernel_program, program
 from jsparse.export._shrinking.record import Record
 
@@ -60,10 +61,10 @@ def save(
 ) -> None:
     """Save a plain model so that `load` calls it without its class, and `restore` with it.
 
-    The model is saved in eval mode. What its random streams hold is left out.
+    The model is saved in eval mode, without its random streams.
 
     Args:
-      folder: to make; it appears when all is written.
+      folder: to make; it appears when everything is written.
       model: any NNX module without rules: from `fold`, `shrink` or `pack`.
       *inputs: arguments of a call, trees of arrays. The first axis, if all have the same, is free
         in what `load` gives where the model allows it (else model.json says why not).
@@ -72,9 +73,9 @@ def save(
       **options: further arguments, the same at each call.
 
     Raises:
-      FileExistsError: the folder is there.
+      FileExistsError: the folder exists.
       ImportError: safetensors or flatbuffers is not installed.
-      TypeError: no inputs, or one that is no array; a dtype that safetensors lacks; inputs or
+      TypeError: no inputs, or one that is not an array; a dtype that safetensors lacks; inputs or
         outputs in containers that a file cannot name, such as named tuples.
       ValueError: a model with rules, or with a memory; shapes that do not fit; a record of another
         model.
@@ -87,19 +88,23 @@ def save(
       ...     sorted(os.listdir(f"{place}/model"))
       ['manifest.json', 'model.json', 'program.stablehlo', 'weights.safetensors']
     """
-    require("export", "safetensors", "flatbuffers")
+    require("safetensors flatbuffers", "export", "saving a model")
     folder = Path(folder).absolute()
     _check_new(folder)
-    split = pure(portable(model), options)
-    _check_dtypes(split.weights)
-    _check_record(record, split.weights)
+    split = saved(portable(model), options)
+    for path, array in split.variables.items():
+        if str(array.dtype) not in DTYPES:
+            raise TypeError(
+                f"{path} is {array.dtype}, which safetensors lacks; it has {', '.join(DTYPES)}"
+            )
+    _check_record(record, split.variables)
     made = program(split, inputs, shapes)
     about = _describe(model, split, made, inputs, record)
     part = folder.with_name(f".{folder.name}.{os.getpid()}-{threading.get_ident()}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        write_whole(part / WEIGHTS, _serialised(split.weights))
+        write_whole(part / WEIGHTS, _serialised(split.variables))
         write_whole(part / PROGRAM, _bytes(made.exported))
         if about["packed"] and jax.default_backend() == "cpu" and compiled.load():
             about["kernels"] = compiled.sources_key()
@@ -119,7 +124,7 @@ def save(
 
 def _check_new(folder: Path) -> None:
     if os.path.lexists(folder):
-        raise FileExistsError(f"{folder} is there; choose another folder, or delete this one")
+        raise FileExistsError(f"{folder} exists; choose another folder, or delete this one")
 
 
 def _check_record(record: Record, weights: Mapping[str, np.ndarray]) -> None:
@@ -129,33 +134,6 @@ def _check_record(record: Record, weights: Mapping[str, np.ndarray]) -> None:
                 f"{path}: the record leads to shape {cut.left}, the model has "
                 f"{weights[path].shape}; give the record that came with this model, of several "
                 "steps first.then(second)"
-            )
-
-
-def require(extra: str, *packages: str) -> None:
-    """Find packages without importing them.
-
-    Raises:
-      ImportError: one is not installed; with the lines that install it.
-    """
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        raise ImportError(
-            f"this needs {' and '.join(missing)}, not installed: pip install 'jsparse[{extra}]' or "
-            f"pip install {' '.join(missing)}"
-        )
-
-
-def _check_dtypes(weights: Mapping[str, np.ndarray]) -> None:
-    """Refuse what a file cannot hold.
-
-    Raises:
-      TypeError: safetensors has no such dtype.
-    """
-    for path, array in weights.items():
-        if str(array.dtype) not in DTYPES:
-            raise TypeError(
-                f"{path} is {array.dtype}, which safetensors lacks; it has {', '.join(DTYPES)}"
             )
 
 
@@ -178,9 +156,9 @@ def _bytes(exported: Exported) -> bytes:
 def _describe(
     model: nnx.Module, split: Pure, made: Program, inputs: tuple, record: Record
 ) -> dict[str, Any]:
-    """What model.json tells."""
+    """The content of model.json."""
     exported = made.exported
-    arguments = exported.in_avals[len(split.weights) :]
+    arguments = exported.in_avals[len(split.variables) :]
     names = [jax.tree_util.keystr(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(inputs)]
     shown = zip(names, arguments, strict=True)
     return {
@@ -192,8 +170,8 @@ def _describe(
         "outputs": [_array(aval) for aval in exported.out_avals],
         "sizes are fixed because": made.fixed,
         "variables": {
-            path: {**_array(array), "kind": split.kinds[path]}
-            for path, array in split.weights.items()
+            path: {**_array(array), "kind": split.kinds[path].__name__}
+            for path, array in split.variables.items()
         },
         "layers": {path: _layer(layer) for path, layer in walk_modules(model)},
         "packed": packed_layers(model),

@@ -1,8 +1,8 @@
 """A plain model as a StableHLO program."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,20 +10,19 @@ from flax import nnx
 from jax.export import Exported
 
 from jsparse._paths import named
+from jsparse._pure import Pure
 from jsparse.export._packing import compiled
 from jsparse.export._packing.block import block_dot
 from jsparse.export._packing.csr import csr_dot
 from jsparse.export._saving.functional import (
-    Pure,
     compare,
     off_mesh,
     outputs,
     portable,
-    pure,
+    saved,
     with_products,
 )
 
-Made = TypeVar("Made")
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -33,7 +32,7 @@ class Program(NamedTuple):
     Attributes:
       exported: a function (weights by path, *inputs) -> output.
       specs: of the inputs.
-      fixed: why all sizes of inputs are those of the examples; empty if the batch is free.
+      fixed: why all input sizes are those of the examples; empty if the batch is free.
     """
 
     exported: Exported
@@ -41,70 +40,40 @@ class Program(NamedTuple):
     fixed: str
 
 
-class Specs(NamedTuple):
-    """Shapes and dtypes of inputs.
-
-    Attributes:
-      free: with free sizes; empty where there can be none.
-      fixed: with the sizes of the examples; empty where that was not asked for.
-      why: there are none.
-    """
-
-    free: tuple
-    fixed: tuple
-    why: str
-
-    def first(self, make: Callable[[tuple], Made]) -> tuple[Made, str]:
-        """What is made of free sizes, or of fixed ones where that fails; and then why."""
-        why = self.why
-        if self.free:
-            try:
-                return make(self.free), ""
-            except Exception as error:  # the model's own code may raise anything at a free size
-                if not self.fixed:
-                    raise
-                why = f"{type(error).__name__}: {error}".split("\n")[0]
-        return make(self.fixed), why
-
-
 @off_mesh()
 def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
-    """The program of a model, compared with it on the inputs.
-
-    Args:
-      split: from `pure`.
-      inputs: trees of arrays.
-      shapes: of each array, as `jax.export.symbolic_shape` reads them; if there are none the first
-        axes are free where that can be.
+    """The program of a model from `saved`, compared with it on the inputs; see `stablehlo`.
 
     Raises:
-      TypeError: no inputs, or one that is no array.
-      ValueError: shapes that do not fit; a model with a memory, or whose code takes another path
-        where sizes are free.
+      ValueError: the model has a memory, or its code takes another path if sizes are free.
     """
-    specs = input_specs(inputs, shapes)
+    candidates, why = input_specs(inputs, shapes)
     expected = outputs(split, inputs)
-    make = lambda given: (_export(split, given), given)
-    (exported, free), fixed = specs.first(make)
-    found = jax.jit(exported.call)(split.weights, *inputs)
+    *free, last = candidates
+    for specs in free:
+        try:
+            exported = _export(split, specs)
+            break
+        except Exception as error:  # the model's own code may raise anything at a free size
+            why = f"{type(error).__name__}: {error}".split("\n")[0]
+    else:
+        exported, specs = _export(split, last), last
+    found = jax.jit(exported.call)(split.variables, *inputs)
     compare(expected, found, "the program with free sizes (the code of the model asks for sizes)")
-    return Program(exported, free, fixed)
+    return Program(exported, specs, why)
 
 
 @off_mesh()
 def kernel_program(model: nnx.Module, options: Mapping[str, Any], specs: tuple) -> Exported:
     """The program of a packed model with the kernels for the CPU, which `compiled.load` registers.
 
-    Args:
-      model: any NNX module without rules.
-      options: further arguments of each call.
-      specs: of the inputs, as the portable program has them.
+    `specs` are those of the portable program.
     """
-    split = pure(with_products(model, csr_dot, block_dot), options)
+    split = saved(with_products(model, csr_dot, block_dot), options)
     checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in compiled.TARGETS]
     with _without_places():
         exporter = jax.export.export(_function(split), platforms=("cpu",), disabled_checks=checks)
-        return exporter(_shapes(split.weights), *specs)
+        return exporter(_shapes(split.variables), *specs)
 
 
 def stablehlo(
@@ -112,8 +81,8 @@ def stablehlo(
 ) -> Exported:
     """A plain model in eval mode as a StableHLO program, by `jax.export`.
 
-    The program is for CPU, CUDA and TPU where the model lowers for all of them. Packed layers are
-    in plain JAX in it, as other machines may have no kernels.
+    The program is for CPU, CUDA and TPU if the model lowers for all of them. Packed layers are in
+    plain JAX, as other machines may lack the kernels.
 
     Args:
       model: any NNX module without rules: folded, shrunk or packed.
@@ -127,7 +96,7 @@ def stablehlo(
       its bytes.
 
     Raises:
-      TypeError: no inputs, or one that is no array.
+      TypeError: no inputs, or one that is not an array.
       ValueError: a model with rules, or one that a call changes; shapes that do not fit.
 
     Example:
@@ -136,19 +105,22 @@ def stablehlo(
       >>> exported.out_avals[0].shape
       (batch, 3)
     """
-    return program(pure(portable(model), options), inputs, shapes).exported
+    return program(saved(portable(model), options), inputs, shapes).exported
 
 
-def input_specs(inputs: tuple, shapes: Sequence[str]) -> Specs:
-    """Free sizes of inputs: those that are asked for, else the first axes.
+def input_specs(inputs: tuple, shapes: Sequence[str]) -> tuple[list[tuple], str]:
+    """Shapes and dtypes of inputs, with free sizes first.
 
     Args:
       inputs: trees of arrays.
-      shapes: of each array; if there are none, fixed sizes are allowed.
+      shapes: of each array; without any the first axes are free, or all sizes fixed.
+
+    Returns:
+      (candidates, why none of them has free sizes).
 
     Raises:
-      TypeError: no inputs, or one that is no array.
-      ValueError: not a shape for each array, or one that is not of its array.
+      TypeError: no inputs, or one that is not an array.
+      ValueError: not a shape for each array, or one that does not fit its array.
     """
     for path, leaf in named(inputs).items():
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
@@ -173,27 +145,27 @@ def input_specs(inputs: tuple, shapes: Sequence[str]) -> Specs:
             raise ValueError(
                 f"{len(shapes)} shapes for {len(arrays)} input arrays; give one each, in order"
             )
-        return Specs(specs(shapes), (), "")
+        return [specs(shapes)], ""
     fixed = specs(["..."] * len(arrays))
     sizes = {array.shape[0] for array in arrays if array.ndim}
     if len(sizes) != 1:
-        return Specs((), fixed, f"the first axes of the inputs have the sizes {sorted(sizes)}")
-    return Specs(specs(["batch, ..." if array.ndim else "" for array in arrays]), fixed, "")
+        return [fixed], f"the first axes of the inputs have the sizes {sorted(sizes)}"
+    return [specs(["batch, ..." if array.ndim else "" for array in arrays]), fixed], ""
 
 
 def _export(split: Pure, specs: tuple) -> Exported:
-    """For all platforms where that goes, else for the one at hand."""
-    function, weights = _function(split), _shapes(split.weights)
+    """Export for all platforms if possible, else for the current one."""
+    function, weights = _function(split), _shapes(split.variables)
     with _without_places():
         try:
             return jax.export.export(function, platforms=PLATFORMS)(weights, *specs)
-        except Exception:  # what another platform lacks shows in many ways; the second try tells
+        except Exception:  # in many ways where a platform is missing; others are raised again
             return jax.export.export(function)(weights, *specs)
 
 
 @contextlib.contextmanager
 def _without_places() -> Iterator[None]:
-    """Leave the places of source files out of programs: they name folders of this machine."""
+    """Keep the locations of source files out of programs: they name folders of this machine."""
     name = "jax_traceback_in_locations_limit"
     old = getattr(jax.config, name)
     jax.config.update(name, 0)
@@ -205,7 +177,7 @@ def _without_places() -> Iterator[None]:
 
 def _function(split: Pure) -> Any:
     def model(weights: Mapping[str, Any], *inputs: Any) -> Any:
-        return split.run(weights, split.streams, *inputs)[0]
+        return split.run(weights, *inputs)[0]
 
     return jax.jit(model)
 

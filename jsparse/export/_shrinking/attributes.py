@@ -1,4 +1,4 @@
-"""The sizes that stock layers keep as attributes, read from their parameters."""
+"""The sizes that stock layers store as attributes, read from their parameters."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,23 +8,18 @@ from flax import nnx
 from jsparse._slots import walk_modules
 
 NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm)
-NORMS += (getattr(nnx, "InstanceNorm", nnx.BatchNorm),)  # newer versions of flax have it
+NORMS += (getattr(nnx, "InstanceNorm", nnx.BatchNorm),)  # in newer versions of flax
 Attributes = dict[str, dict[str, Any]]  # by path of the module, by name
 
 
 def mend_in_place(model: nnx.Module, groups: Mapping[str, int]) -> Attributes:
-    """Set the attributes of stock layers to what their parameters say.
+    """Set the attributes of stock layers to the sizes of their parameters; return the changes.
 
-    Args:
-      model: whose parameters have been cut.
-      groups: of grouped convolutions, by path of the kernel.
-
-    Returns:
-      What has changed.
+    `groups` has the number of groups of grouped convolutions, by path of the kernel.
     """
     changed: Attributes = {}
     modules = list(walk_modules(model))
-    for path, module in reversed(modules):  # what is inside first
+    for path, module in reversed(modules):  # inner modules first
         kernel = f"{path}/kernel" if path else "kernel"
         for name, value in sizes(module, groups.get(kernel, 1)).items():
             if getattr(module, name, value) != value:
@@ -34,11 +29,9 @@ def mend_in_place(model: nnx.Module, groups: Mapping[str, int]) -> Attributes:
 
 
 def sizes(module: nnx.Module, groups: int) -> dict[str, Any]:
-    """The sizes that a stock layer holds, by attribute; empty for others.
+    """The sizes that a stock layer stores, by attribute; empty for others.
 
-    Args:
-      module: its parameters may have leading axes of a stack.
-      groups: of a convolution.
+    Its parameters may have leading axes of a stack; `groups` is that of a convolution.
     """
     match module:
         case nnx.Linear():
@@ -74,7 +67,7 @@ def _ins(layer: Any) -> int:
 
 
 def _features(norm: Any) -> int:
-    """The number of features of a normalisation; 0 if it has no parameters to tell."""
+    """The number of features of a normalisation; 0 if it has no parameters."""
     for name in ("mean", "scale", "bias"):
         variable = getattr(norm, name, None)
         if isinstance(variable, nnx.Variable) and len(variable.shape) > 0:
@@ -110,12 +103,12 @@ def _attention(module: nnx.MultiHeadAttention) -> dict[str, Any]:
         "in_kv_features": module.key.kernel.shape[-3],
         "out_features": module.out.kernel.shape[-1],
     }
-    # older versions of flax have fewer of them
+    # older versions of flax have fewer
     return {name: value for name, value in found.items() if hasattr(module, name)}
 
 
 def fixed_axes(model: nnx.Module) -> list[tuple[str, int]]:
-    """Axes of parameters that stay as an attribute fixes them: the width of attention heads."""
+    """Axes of parameters that an attribute fixes: the width of attention heads."""
     found = []
     for path, module in walk_modules(model):
         if isinstance(module, nnx.MultiHeadAttention):

@@ -1,8 +1,8 @@
-"""Which elements of a computation are the same whatever the input: constants, and zeros above all.
+"""Which elements of a computation are the same for every input: constants, mostly zeros.
 
 Each array has, per element, a value and whether that value is unknown (it depends on the input). An
-unknown element times a known zero is a known zero; so the output of a filter without weights is
-known, and so is what its bias, normalisation and activation make of it.
+unknown element times a known zero is a known zero, so the output of a filter without weights is
+known, and so are its bias, normalisation and activation.
 """
 
 import functools
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jsparse.export._shrinking.graph import Graph, Node, Op
+from jsparse.export._shrinking.products import shape_of
 
 ELEMENTWISE = {
     "add", "sub", "mul", "div", "rem", "max", "min", "pow", "integer_pow", "neg", "exp", "exp2",
@@ -28,7 +29,7 @@ STRUCTURAL = {
 }  # fmt: skip
 REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
 REDUCTIONS |= {"argmax", "argmin"}
-# the commonest on NumPy: to compile each for each shape takes longer than all the rest
+# the most common ones by NumPy: compiling each for each shape takes longer than all the rest
 NUMPY = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
 NUMPY |= {"max": np.maximum, "min": np.minimum, "neg": np.negative, "sqrt": np.sqrt}
 WINDOWS = {"reduce_window_sum", "reduce_window_max"}
@@ -48,20 +49,27 @@ Seen = dict[Node, list[np.ndarray]]  # see Graph.partly_read
 
 
 def know(graph: Graph) -> Knowledge:
-    """What is known of each node whatever the inputs are, as long as they are finite."""
+    """What is known of each node for all inputs, as long as they are finite."""
     found: Knowledge = {}
     _evaluate_all(graph.ops, found, graph.partly_read())
     return found | {n: _of(n, found) for n in graph.variables}
 
 
-def _whatever_is_read(known: Known, seen: list[np.ndarray]) -> Known:
+def _partly(value: np.ndarray, unknown: np.ndarray) -> Known | None:
+    """What is known of an array with such values where it is not unknown; None for nothing."""
+    if unknown.all():
+        return None
+    return Known(np.where(unknown, np.zeros((), value.dtype), value), unknown)
+
+
+def _whatever_is_read(known: Known, seen: list[np.ndarray]) -> Known | None:
     """Known only where the positions that these inputs do not reach have the same value."""
     unknown = known.unknown
     for axis, mask in enumerate(seen):
         if not mask.all():
             first = known.value.take([0], axis=axis)
             unknown = unknown | (known.value != first).any(axis=axis, keepdims=True)
-    return Known(np.where(unknown, np.zeros((), known.value.dtype), known.value), unknown)
+    return _partly(known.value, unknown)
 
 
 def nonzero(node: Node, knowledge: Knowledge) -> np.ndarray | None:
@@ -84,12 +92,12 @@ def _evaluate_all(ops: Iterable[Op], knowledge: Knowledge, partly: Seen) -> None
         try:
             made = _scan(op, args, knowledge, partly) if op.body else _evaluate(op, args)
         except (TypeError, ValueError, NotImplementedError):
-            made = [None] * len(op.outputs)  # it does not run on its own, as on a mesh
+            made = [None] * len(op.outputs)  # some do not run on their own, as on a mesh
         knowledge.update(zip(op.outputs, made, strict=True))
 
 
 def rearrange(op: Op, *values: np.ndarray) -> list[np.ndarray]:
-    """What an operation of `STRUCTURAL` makes of arrays of any type."""
+    """The result of an operation of `STRUCTURAL` on arrays of any type."""
     value, out, params = values[0], op.outputs[0].shape, op.params
     match op.name:
         case "transpose":
@@ -117,7 +125,7 @@ def rearrange(op: Op, *values: np.ndarray) -> list[np.ndarray]:
 
 
 def bind(op: Op, *values: Any, **params: Any) -> list[np.ndarray]:
-    """Run an operation's primitive, with some settings replaced."""
+    """Run the primitive of an operation, with some settings replaced."""
     if op.name in STRUCTURAL:
         return rearrange(op, *values)
     if op.name in NUMPY:
@@ -145,14 +153,19 @@ def _evaluate(op: Op, args: list[Known | None]) -> list[Known | None]:
     ]
     with np.errstate(all="ignore"):
         made = bind(op, *values)
-    return [
-        None if u.all() else Known(np.where(u, np.zeros((), m.dtype), m), u)
-        for m, u in zip(made, unknown, strict=True)
-    ]
+    return [_partly(m, u) for m, u in zip(made, unknown, strict=True)]
 
 
 def _unknown(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
-    """Where each output is unknown; None if this operation is not understood."""
+    """Where each output is unknown; None if this operation is not understood.
+
+    A product is unknown where an unknown element meets one that may be other than 0; so it is
+    enough to multiply masks, and to count. Example, x [3, 3] times W [3, 3], ? for unknown:
+
+        x: ? 2 0    W: 1 0 0    x W: ? 6 0    x[0, 0] and x[1, 0] reach output 0 alone, x[2, 2]
+           ? 2 0       0 3 0         ? 6 0    meets zeros only, and output 2 has no weights.
+           0 2 ?       0 0 0         0 6 0
+    """
     masks = [
         np.ones(n.shape, bool) if a is None else a.unknown
         for n, a in zip(op.inputs, args, strict=True)
@@ -182,11 +195,11 @@ def _unknown(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
 
 
 def touched(op: Op, masks: Sequence[np.ndarray]) -> list[np.ndarray] | None:
-    """Where each output is made of marked entries: [...] as it.
+    """Where each output depends on marked entries: [...] like the output.
 
     Args:
-      op: no product; of those zeros decide.
-      masks: the marks of each input, [...] as it.
+      op: not a product; for products it depends on zeros.
+      masks: the marks of each input, [...] like the input.
 
     Returns:
       A mask for each output; None if this operation is not understood.
@@ -208,36 +221,19 @@ def _empty(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
     known = args[side]
     if known is None:
         return None
-    free = _free(op, side)
+    free = shape_of(op).to_output(side)
     rest = tuple(axis for axis in range(known.value.ndim) if axis not in free)
     some = (known.unknown | (known.value != 0)).any(axis=rest)
     if some.all():
         return None
     out = op.outputs[0].shape
     to = [free[axis] for axis in sorted(free)]
-    spread = [1] * len(out)
-    for k, axis in enumerate(to):
-        spread[axis] = some.shape[k]
+    spread = [n if axis in to else 1 for axis, n in enumerate(out)]
     return [np.broadcast_to(some.transpose(np.argsort(to)).reshape(spread), out)]
 
 
-def _free(op: Op, side: int) -> dict[int, int]:
-    """The axes of one factor that the output has, and which."""
-    if op.name == "conv_general_dilated":
-        dims = op.params["dimension_numbers"]
-        return (
-            {dims.rhs_spec[0]: dims.out_spec[1]} if side else {dims.lhs_spec[0]: dims.out_spec[0]}
-        )
-    summed, batch = op.params["dimension_numbers"]
-    ranks = [len(node.shape) for node in op.inputs[:2]]
-    free = [[a for a in range(ranks[k]) if a not in (*summed[k], *batch[k])] for k in range(2)]
-    first = len(batch[0]) + (len(free[0]) if side else 0)
-    shared = {axis: k for k, axis in enumerate(batch[side])}
-    return shared | {axis: first + k for k, axis in enumerate(free[side])}
-
-
 def _gather(op: Op, rows: Known | None) -> Known | None:
-    """Rows taken at unknown places: what all rows have in common, as the columns of an embedding.
+    """Rows at unknown positions: what all rows have in common, such as columns of an embedding.
 
     Only for whole rows: one axis is indexed, and every other axis is taken whole.
     """
@@ -245,13 +241,10 @@ def _gather(op: Op, rows: Known | None) -> Known | None:
     taken = [axis for axis, n in enumerate(op.inputs[0].shape) if sizes[axis] != n]
     if rows is None or tuple(dims.collapsed_slice_dims) != tuple(taken) or len(taken) != 1:
         return None
-    first = rows.value.take(0, axis=taken[0])
-    same = (rows.value == np.expand_dims(first, taken[0])).all(axis=taken[0])
-    unknown = rows.unknown.any(axis=taken[0]) | ~same
     out = op.outputs[0].shape
-    spread = [out[axis] if axis in dims.offset_dims else 1 for axis in range(len(out))]
-    wide = [np.broadcast_to(a.reshape(spread), out) for a in (first, unknown)]
-    return None if unknown.all() else Known(np.where(wide[1], 0, wide[0]), wide[1])
+    spread = [n if axis in dims.offset_dims else 1 for axis, n in enumerate(out)]
+    row = _common(rows, taken[0])
+    return row and Known(*(np.broadcast_to(part.reshape(spread), out) for part in row))
 
 
 def _scan(
@@ -278,19 +271,19 @@ def _scan(
     return [*carry, *stacked]
 
 
-def _common(stack: Known | None) -> Known | None:
-    """What the slices along the first axis have in common."""
-    if stack is None or len(stack.value) == 0:
+def _common(stack: Known | None, axis: int = 0) -> Known | None:
+    """What the slices along an axis have in common."""
+    if stack is None or stack.value.shape[axis] == 0:
         return None
-    unknown = stack.unknown.any(axis=0) | (stack.value != stack.value[:1]).any(axis=0)
-    return Known(np.where(unknown, np.zeros((), stack.value.dtype), stack.value[0]), unknown)
+    first = stack.value.take(0, axis=axis)
+    differ = (stack.value != np.expand_dims(first, axis)).any(axis=axis)
+    return _partly(first, stack.unknown.any(axis=axis) | differ)
 
 
 def _join(a: Known | None, b: Known | None) -> Known | None:
     if a is None or b is None:
         return None
-    unknown = a.unknown | b.unknown | (a.value != b.value)
-    return Known(np.where(unknown, np.zeros((), a.value.dtype), a.value), unknown)
+    return _partly(a.value, a.unknown | b.unknown | (a.value != b.value))
 
 
 def _same(a: Known | None, b: Known | None) -> bool:

@@ -1,65 +1,21 @@
-"""Matrix products and convolutions: where a unit stops to matter.
+"""Matrix products and convolutions: where a unit stops mattering.
 
-1. What is summed over goes where each product that reaches something kept is 0 whatever the input:
-   the incoming weights, or the outgoing ones, are zeros.
-2. It may also go where it is a constant, if a bias follows that takes the constant up.
-3. What is not summed over only goes along with the output.
+1. A position that is summed over is removable where each product that reaches a kept output is 0
+   whatever the input: the incoming weights, or the outgoing ones, are zeros.
+2. It is also removable where it is constant, if a bias follows that can absorb the constant.
+3. A position that is not summed over is removed only together with the output.
 """
 
 import dataclasses
-from collections.abc import Mapping
 
 import numpy as np
 
 from jsparse.export._shrinking.constants import STRUCTURAL, Knowledge, bind, nonzero, rearrange
-from jsparse.export._shrinking.graph import Graph, Node, Op
+from jsparse.export._shrinking.graph import Graph, Node, Op, readers_in
 from jsparse.export._shrinking.liveness import Removal
+from jsparse.export._shrinking.products import Shape, along, first_along, shape_of
 
 LINKS = {"reshape", "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type", "copy"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """Which axes of a product's two factors are what.
-
-    Attributes:
-      summed: pairs of axes, one of each factor.
-      batch: triples of axes: of each factor and of the output.
-      left: axes of the first factor that the output has, and which.
-      right: axes of the second factor that the output has, and which.
-      pinned: axes that stay, of each factor and of the output.
-    """
-
-    summed: tuple[tuple[int, int], ...]
-    batch: tuple[tuple[int, int, int], ...]
-    left: Mapping[int, int]
-    right: Mapping[int, int]
-    pinned: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-
-
-def shape_of(op: Op) -> Shape:
-    """What the axes of a dot_general or an ungrouped convolution mean."""
-    if op.name == "dot_general":
-        (sum_a, sum_b), (batch_a, batch_b) = op.params["dimension_numbers"]
-        left = [a for a in range(len(op.inputs[0].shape)) if a not in (*sum_a, *batch_a)]
-        right = [b for b in range(len(op.inputs[1].shape)) if b not in (*sum_b, *batch_b)]
-        n, m = len(batch_a), len(left)
-        return Shape(
-            summed=tuple(zip(map(int, sum_a), map(int, sum_b), strict=True)),
-            batch=tuple(zip(map(int, batch_a), map(int, batch_b), range(n), strict=True)),
-            left={a: n + k for k, a in enumerate(left)},
-            right={b: n + m + k for k, b in enumerate(right)},
-            pinned=((), (), ()),
-        )
-    dims = op.params["dimension_numbers"]
-    a, b, out = dims.lhs_spec, dims.rhs_spec, dims.out_spec
-    return Shape(
-        summed=((a[1], b[1]),),
-        batch=(),
-        left={a[0]: out[0]},
-        right={b[0]: out[1]},
-        pinned=(tuple(a[2:]), tuple(b[2:]), tuple(out[2:])),
-    )
 
 
 def tie_product(op: Op, removal: Removal, knowledge: Knowledge, foldable: np.ndarray) -> None:
@@ -69,7 +25,7 @@ def tie_product(op: Op, removal: Removal, knowledge: Knowledge, foldable: np.nda
       op: dot_general or conv_general_dilated.
       removal: changed in place.
       knowledge: of all nodes.
-      foldable: positions of its only summed axis that may go as constants, [n], or [].
+      foldable: positions of its only summed axis that may be removed as constants, [n], or [].
     """
     a, b = op.inputs[:2]
     out = op.outputs[0]
@@ -86,47 +42,45 @@ def tie_product(op: Op, removal: Removal, knowledge: Knowledge, foldable: np.nda
     if op.extra:
         _tie_groups(op, removal, knowledge, shape)
         return
-    for factor, free in ((a, shape.left), (b, shape.right)):
+    for factor, free in zip((a, b), shape.free, strict=True):
         for axis, to in free.items():
             removal.tie([(factor, axis)], [(out, to)])
     for k, (x, y) in enumerate(shape.summed):
         useless = ~_counts(op, removal, knowledge, shape, k)
-        if foldable.ndim:
-            useless |= foldable
-        removal.narrow(a, x, useless)
+        removal.narrow(a, x, useless | foldable)
         removal.tie([(a, x)], [(b, y)])
 
 
 def _counts(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape, which: int) -> np.ndarray:
-    """Which positions of a summed axis reach something that is kept: [n]."""
-    shared = [*shape.summed, *((x, y) for x, y, _ in shape.batch)]
-    order = [shared[which], *(pair for k, pair in enumerate(shared) if k != which)]
-    parts = []
-    for side, free in enumerate((shape.left, shape.right)):
-        node = op.inputs[side]
-        may = nonzero(node, knowledge)
+    """Which positions of a summed axis reach something that is kept: [n].
+
+    Example: A [3, 3] times B [3, 3], summed over k, * for what may be other than 0. Position 0 of k
+    is nowhere in A, and position 2 reaches only output 2, which is removed already:
+
+        A: . * .    B: * * *    kept outputs: 0, 1    counts: k = 1 alone
+           . * *       * . .
+           . * .       . . *
+    """
+    pairs = [*shape.summed, *((x, y) for x, y, _ in shape.batch)]
+    order = [pairs[which], *(pair for k, pair in enumerate(pairs) if k != which)]
+    both = np.ones([op.inputs[0].shape[x] for x, _ in order], bool)
+    for side, free in enumerate(shape.free):
+        may = nonzero(op.inputs[side], knowledge)
         if may is None:
             continue
         for axis, to in free.items():
-            kept = removal.stays(op.outputs[0], to)
-            if not kept.all():
-                may = may & kept.reshape([-1 if k == axis else 1 for k in range(may.ndim)])
+            kept = removal.kept(op.outputs[0], to)
+            may = may if kept.all() else may & along(kept, axis, may.ndim)
         axes = [pair[side] for pair in order]
-        rest = tuple(k for k in range(may.ndim) if k not in axes)
-        mine = np.transpose(may.any(axis=rest, keepdims=True), (*axes, *rest))
-        parts.append(mine.reshape(mine.shape[: len(axes)]))
-    sizes = [op.inputs[0].shape[pair[0]] for pair in order]
-    both = np.ones(sizes, bool)
-    for part in parts:
-        both &= part
-    for k, pair in enumerate(order[1:], 1):
-        kept = removal.stays(op.inputs[0], pair[0])
-        both = both & kept.reshape([-1 if n == k else 1 for n in range(both.ndim)])
+        rest = [k for k in range(may.ndim) if k not in axes]
+        both &= may.transpose(*axes, *rest).any(axis=tuple(range(len(axes), may.ndim)))
+    for k, (x, _) in enumerate(order[1:], 1):
+        both = both & along(removal.kept(op.inputs[0], x), k, both.ndim)
     return np.asarray(both.any(axis=tuple(range(1, both.ndim))))
 
 
 def _tie_groups(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape) -> None:
-    """A grouped convolution: whole groups go, or the same channel of each group.
+    """A grouped convolution: whole groups are removed, or the same channel of each group.
 
     The input channels are a grid of groups and inputs of a group; the output channels of groups and
     outputs of a group.
@@ -134,8 +88,8 @@ def _tie_groups(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape) ->
     (a, b), out = op.inputs[:2], op.outputs[0]
     groups, width = op.extra
     ((channel, inner),) = shape.summed
-    ((outer, made),) = shape.right.items()
-    for axis, to in shape.left.items():
+    ((outer, made),) = shape.free[1].items()
+    for axis, to in shape.free[0].items():
         removal.tie([(a, axis)], [(out, to)])
     removal.tie([(a, channel)], [(groups, 0), (b, inner)])
     removal.tie([(out, made)], [(b, outer)], [(groups, 0), (width, 0)])
@@ -149,14 +103,14 @@ def _tie_groups(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape) ->
     may = nonzero(b, knowledge)
     if may is not None:
         flat = np.moveaxis(may, (outer, inner), (0, 1)).reshape(b.shape[outer], depth, -1)
-        kept = removal.stays(b, outer)[:, None]
+        kept = removal.kept(b, outer)[:, None]
         reaches &= (flat.any(axis=2) & kept).reshape(count, -1, depth).any(axis=1)
-    removal.narrow(b, inner, ~np.asarray(reaches[removal.stays(groups, 0)].any(axis=0)))
+    removal.narrow(b, inner, ~np.asarray(reaches[removal.kept(groups, 0)].any(axis=0)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Sink:
-    """A parameter that is added to a product, and so can take up what a constant unit gives.
+    """A parameter that is added to a product, and so can absorb what a constant unit gives.
 
     Attributes:
       bias: the parameter.
@@ -170,14 +124,10 @@ class Sink:
 
 
 def sinks(graph: Graph) -> dict[Op, Sink]:
-    """The parameter that takes up constants, for each product at the top level that has one."""
-    readers: dict[Node, list[Op]] = {}
-    makers: dict[Node, Op] = {}
-    for op in graph.ops:
-        makers.update(dict.fromkeys(op.outputs, op))
-        for node in op.inputs:
-            readers.setdefault(node, []).append(op)
-    for node in graph.outputs:  # read by the caller, so nothing may change there
+    """The parameter that absorbs constants, for each top-level product that has one."""
+    readers = readers_in(graph.ops)
+    makers = {node: op for op in graph.ops for node in op.outputs}
+    for node in graph.outputs:  # the caller reads them, so nothing may change there
         readers.pop(node, None)
     found = {}
     for op in graph.ops:
@@ -213,7 +163,7 @@ def _sink(op: Op, readers: dict[Node, list[Op]], makers: dict[Node, Op]) -> Sink
 def _chain(
     node: Node, readers: dict[Node, list[Op]], makers: dict[Node, Op]
 ) -> tuple[Node, list[Op]] | None:
-    """The parameter that a node is, but for its shape and type, and what lies between."""
+    """The parameter behind a node, up to shape and type, and the operations between."""
     links = []
     while len(readers.get(node, [])) == 1:
         if node.path and node.value is not None:
@@ -230,30 +180,32 @@ def foldable(op: Op, sink: Sink, knowledge: Knowledge) -> np.ndarray:
     """Which positions of the summed axis give the sink's elements a constant each: [n], or [].
 
     One factor is known and the same along all axes of its own there, the other factor is known.
+
+    Example: x [3, 3] times W [3, 3] plus a bias [3], ? for what depends on the input. Position 1 of
+    the summed axis holds the constant 2 in each row of x, so 2 W[1] can move into the bias and the
+    position be removed; position 2 holds constants that differ between rows:
+
+        x: ? 2 5    W: a b c    b + 2 (d e f)    foldable: k = 1 alone
+           ? 2 6       d e f
+           ? 2 7       g h i
     """
     shape = shape_of(op)
     nothing = np.zeros((), bool)
     if len(shape.summed) != 1 or shape.batch or not _even(op):
         return nothing
-    for side, free in enumerate((shape.left, shape.right)):
+    for side, free in enumerate(shape.free):
         given, weight = (knowledge.get(op.inputs[k]) for k in (side, 1 - side))
         if given is None or weight is None or weight.unknown.any():
             continue
-        along = sorted({*free.values(), *shape.pinned[2]} if side == 0 else free.values())
         # each element of the bias meets one output feature, wherever that is
-        head = sink.index[
-            tuple(slice(1) if k in along else slice(None) for k in range(sink.index.ndim))
-        ]
+        head = first_along(sink.index, {*free.values(), *(() if side else shape.pinned[2])})
         if not (sink.index == head).all() or len(np.unique(head)) != head.size:
             continue
         if op.name != "dot_general" and side == 1:
             continue
-        axis = shape.summed[0][side]
-        rest = tuple(k for k in range(given.value.ndim) if k != axis)
-        corner = given.value[
-            tuple(slice(None) if k == axis else slice(1) for k in range(given.value.ndim))
-        ]
-        return ~given.unknown.any(axis=rest) & (given.value == corner).all(axis=rest)
+        rest = tuple(k for k in range(given.value.ndim) if k != shape.summed[0][side])
+        same = (given.value == first_along(given.value, rest)).all(axis=rest)
+        return same & ~given.unknown.any(axis=rest)
     return nothing
 
 
@@ -269,7 +221,7 @@ def _even(op: Op) -> bool:
 def taken_up(
     op: Op, sink: Sink, removal: Removal, knowledge: Knowledge, foldable: np.ndarray
 ) -> np.ndarray:
-    """What the foldable units that go gave to the sink's parameter: [...] as the parameter."""
+    """What removed foldable units gave to the sink's parameter: [...] like the parameter."""
     shape = shape_of(op)
     factors = []
     for side in (0, 1):
@@ -277,9 +229,9 @@ def taken_up(
         axis = shape.summed[0][side]
         if known is None:
             return np.zeros(sink.bias.shape, sink.bias.dtype)
-        goes = removal.goes(op.inputs[side], axis) & foldable
-        spread = goes.reshape([-1 if k == axis else 1 for k in range(known.value.ndim)])
-        factors.append(np.where(spread, known.value, np.zeros((), known.value.dtype)))
+        goes = removal.removed(op.inputs[side], axis) & foldable
+        goes = along(goes, axis, known.value.ndim)
+        factors.append(np.where(goes, known.value, np.zeros((), known.value.dtype)))
     (given,) = bind(op, *factors)
     total = np.zeros(int(np.prod(sink.bias.shape)), given.dtype)
     total[sink.index.ravel()] = given.ravel()

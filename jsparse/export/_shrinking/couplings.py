@@ -1,4 +1,4 @@
-"""How each operation ties the axes of its inputs and outputs (see `Removal`)."""
+"""How each operation couples the axes of its inputs and outputs (see `Removal`)."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ WINDOWS = {"reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduc
 def tie(op: Op, removal: Removal) -> None:
     """Apply what one operation demands; products have their own file.
 
-    An operation that is not understood keeps all that it touches.
+    What an operation that is not understood reads and makes stays whole.
     """
     match op.name:
         case name if name in ELEMENTWISE:
@@ -21,71 +21,81 @@ def tie(op: Op, removal: Removal) -> None:
         case "optimization_barrier" | "layout_constraint":
             for a, b in zip(op.inputs, op.outputs, strict=True):
                 removal.tie_all(a, b)
-        case name if name in REDUCTIONS:
-            for axis in op.params["axes"]:
-                removal.pin(op.inputs[0], int(axis))
-            rest = [a for a in range(len(op.inputs[0].shape)) if a not in op.params["axes"]]
-            _map_axes(op, removal, rest)
-        case "transpose":
-            _map_axes(op, removal, op.params["permutation"])
-        case "squeeze":
-            gone = [d % len(op.inputs[0].shape) for d in op.params["dimensions"]]
-            _map_axes(op, removal, [a for a in range(len(op.inputs[0].shape)) if a not in gone])
         case "broadcast_in_dim":
-            _broadcast(op, removal)
+            node, out = op.inputs[0], op.outputs[0]
+            for axis, to in enumerate(op.params["broadcast_dimensions"]):
+                if node.shape[axis] == out.shape[to]:
+                    removal.tie([(node, axis)], [(out, int(to))])
         case "reshape":
             _reshape(op, removal)
         case "concatenate" | "split":
             _pieces(op, removal)
-        case "unstack":
-            _unstack(op, removal)
         case "slice" | "pad":
             _windowed(op, removal)
         case "rev":
             _reverse(op, removal)
-        case "gather":
-            _gather(op, removal)
-        case "dynamic_slice":
-            _taken(op, removal)
         case "iota":
             removal.pin(op.outputs[0], op.params["dimension"])
-        case name if name in CUMULATIVE:
-            removal.tie_all(op.inputs[0], op.outputs[0])
-            removal.pin(op.inputs[0], op.params["axis"])
-        case name if name in WINDOWS:
-            _pool(op, removal)
         case "scan":
             _scan(op, removal)
         case _:
+            pairs = _same_axes(op) if op.inputs else []
+            for axis, to in pairs:
+                for out in op.outputs:
+                    removal.tie([(op.inputs[0], axis)], [(out, to)])
+            tied = [(node, axis) for axis, _ in pairs for node in op.inputs[:1]]
+            tied += [(node, to) for _, to in pairs for node in op.outputs]
             for node in [*op.inputs, *op.outputs]:
-                removal.pin(node)
+                for axis in range(len(node.shape)):
+                    if (node, axis) not in tied:
+                        removal.pin(node, axis)
 
 
-def _map_axes(op: Op, removal: Removal, axes: list[int] | tuple[int, ...]) -> None:
-    """Tie output axis n to input axis axes[n]."""
-    for n, axis in enumerate(axes):
-        removal.tie([(op.inputs[0], int(axis))], [(op.outputs[0], n)])
+def _same_axes(op: Op) -> list[tuple[int, int]]:
+    """Axes of the first input with the same positions as axes of the output, in pairs.
+
+    All other axes of the operation stay whole.
+    """
+    node, out, params = op.inputs[0], op.outputs[0], op.params
+    axes = range(len(node.shape))
+    equal = [a for a in axes if a < len(out.shape) and node.shape[a] == out.shape[a]]
+    match op.name:
+        case "transpose":
+            return [(int(a), n) for n, a in enumerate(params["permutation"])]
+        case "squeeze":
+            gone = [a % len(axes) for a in params["dimensions"]]
+            return [(a, n) for n, a in enumerate(a for a in axes if a not in gone)]
+        case name if name in REDUCTIONS:
+            return [(a, n) for n, a in enumerate(a for a in axes if a not in params["axes"])]
+        case "unstack":
+            along = params["axis"]
+            return [(a, a - (a > along)) for a in axes if a != along]
+        case name if name in CUMULATIVE:
+            return [(a, a) for a in axes if a != params["axis"]]
+        case "dynamic_slice":  # at a place that may depend on the input
+            return [(a, a) for a in equal]
+        case name if name in WINDOWS:
+            sizes = [params[k] for k in ("window_dimensions", "window_strides", "base_dilation")]
+            plain = [all(s[a] == 1 for s in sizes) and not any(params["padding"][a]) for a in axes]
+            return [(a, a) for a in axes if plain[a]]
+        case "gather":  # axes that are taken whole, as the columns of an embedding
+            dims = params["dimension_numbers"]
+            dropped = {*dims.collapsed_slice_dims, *getattr(dims, "operand_batching_dims", ())}
+            taken = zip((a for a in axes if a not in dropped), dims.offset_dims, strict=True)
+            return [(a, to) for a, to in taken if params["slice_sizes"][a] == node.shape[a]]
+    return []
 
 
 def _elementwise(op: Op, removal: Removal) -> None:
     out = op.outputs[0]
     for node in op.inputs:
-        if node.shape == out.shape:
-            removal.tie_all(out, node)
-        elif len(node.shape) == len(out.shape):  # 1 against n
+        if len(node.shape) == len(out.shape):
             for axis, (a, b) in enumerate(zip(node.shape, out.shape, strict=True)):
-                if a == b:
+                if a == b:  # else 1 against n
                     removal.tie([(out, axis)], [(node, axis)])
         elif node.shape:
             removal.pin(node)
             removal.pin(out)
-
-
-def _broadcast(op: Op, removal: Removal) -> None:
-    node, out = op.inputs[0], op.outputs[0]
-    for axis, to in enumerate(op.params["broadcast_dimensions"]):
-        if node.shape[axis] == out.shape[to]:
-            removal.tie([(node, axis)], [(out, int(to))])
 
 
 def _reshape(op: Op, removal: Removal) -> None:
@@ -139,15 +149,6 @@ def _pieces(op: Op, removal: Removal) -> None:
         start += piece.shape[along]
 
 
-def _unstack(op: Op, removal: Removal) -> None:
-    """The slices along an axis."""
-    node, along = op.inputs[0], op.params["axis"]
-    removal.pin(node, along)
-    for piece in op.outputs:
-        for axis in range(len(piece.shape)):
-            removal.tie([(node, axis + (axis >= along))], [(piece, axis)])
-
-
 def _windowed(op: Op, removal: Removal) -> None:
     """A slice or padding: the smaller array is a window of the larger one, along each axis."""
     node, out = op.inputs[0], op.outputs[0]
@@ -175,54 +176,11 @@ def _reverse(op: Op, removal: Removal) -> None:
     node, out = op.inputs[0], op.outputs[0]
     for axis in range(len(node.shape)):
         if axis in op.params["dimensions"]:
-            removal.narrow(out, axis, removal.goes(node, axis)[::-1])
-            removal.narrow(node, axis, removal.goes(out, axis)[::-1])
+            removal.narrow(out, axis, removal.removed(node, axis)[::-1])
+            removal.narrow(node, axis, removal.removed(out, axis)[::-1])
             removal.join((node, axis), (out, axis))
         else:
             removal.tie([(node, axis)], [(out, axis)])
-
-
-def _gather(op: Op, removal: Removal) -> None:
-    """Axes that are taken whole, as the columns of an embedding, keep their positions."""
-    node, indices = op.inputs
-    out = op.outputs[0]
-    dims, sizes = op.params["dimension_numbers"], op.params["slice_sizes"]
-    removal.pin(indices)
-    dropped = {*dims.collapsed_slice_dims, *getattr(dims, "operand_batching_dims", ())}
-    taken = [a for a in range(len(node.shape)) if a not in dropped]
-    for axis in range(len(node.shape)):
-        if axis in dropped or sizes[axis] != node.shape[axis]:
-            removal.pin(node, axis)
-    for axis in range(len(out.shape)):
-        if axis not in dims.offset_dims:
-            removal.pin(out, axis)
-    for axis, to in zip(taken, dims.offset_dims, strict=True):
-        if sizes[axis] == node.shape[axis]:
-            removal.tie([(node, axis)], [(out, to)])
-        else:
-            removal.pin(out, to)
-
-
-def _taken(op: Op, removal: Removal) -> None:
-    """A slice at a place that may depend on the input: axes that are taken whole are the same."""
-    node, out = op.inputs[0], op.outputs[0]
-    for axis, (a, b) in enumerate(zip(node.shape, out.shape, strict=True)):
-        if a == b:
-            removal.tie([(node, axis)], [(out, axis)])
-        else:
-            removal.pin(node, axis)
-            removal.pin(out, axis)
-
-
-def _pool(op: Op, removal: Removal) -> None:
-    node, out = op.inputs[0], op.outputs[0]
-    settings = [op.params[k] for k in ("window_dimensions", "window_strides", "base_dilation")]
-    for axis, (low, high) in enumerate(op.params["padding"]):
-        if all(s[axis] == 1 for s in settings) and low == high == 0:
-            removal.tie([(node, axis)], [(out, axis)])
-        else:
-            removal.pin(node, axis)
-            removal.pin(out, axis)
 
 
 def _scan(op: Op, removal: Removal) -> None:

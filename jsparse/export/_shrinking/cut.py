@@ -1,7 +1,6 @@
-"""Taking positions out of variables, and out of what lies beside them: rules and their state."""
+"""Cutting positions out of variables, and out of the rules and states that belong to them."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 import jax
@@ -9,20 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jsparse._score import wide
 from jsparse._sharding import followed
 from jsparse._slots import slots
 from jsparse._sparse import Setting, Sparse
-from jsparse.rules._rule import grown, whole_shape
+from jsparse.rules._remaining import gone_after, left_after
+from jsparse.rules._rule import grown, with_role
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cut:
-    """What stays of one variable.
+    """What is kept of one variable.
 
     Attributes:
       shape: before.
-      keep: the positions that stay, by axis; axes that stay whole are left out.
+      keep: the positions to keep, by axis; whole axes are omitted.
     """
 
     shape: tuple[int, ...]
@@ -34,10 +33,10 @@ class Cut:
         return tuple(len(self.keep.get(axis, range(n))) for axis, n in enumerate(self.shape))
 
     def then(self, later: "Cut") -> "Cut":
-        """Both as one: this cut, and one of what it left.
+        """This cut and a later one of its result, as one.
 
         Raises:
-          ValueError: the later one is of another shape.
+          ValueError: the later one has another shape.
         """
         if later.shape != self.left:
             raise ValueError(f"leads to shape {self.left}, the later record is of {later.shape}")
@@ -48,17 +47,17 @@ class Cut:
         return Cut(shape=self.shape, keep=keep)
 
     def of(self, value: np.ndarray) -> np.ndarray:
-        """What stays of an array of that shape."""
+        """An array of that shape after the cut."""
         for axis, kept in self.keep.items():
             value = value.take(kept, axis=axis)
         return value
 
     def placed(self, value: jax.Array) -> jax.Array:
-        """What stays, where the array was."""
+        """The same, on the devices of the array."""
         return placed_like(self.of(np.asarray(value)), value)
 
     def zeroed(self, value: np.ndarray) -> np.ndarray:
-        """An array of that shape with zeros in place of what goes."""
+        """An array of that shape with zeros in place of what is cut."""
         for axis, kept in self.keep.items():
             stays = np.isin(np.arange(self.shape[axis]), kept)
             value = value * stays.reshape([-1 if a == axis else 1 for a in range(value.ndim)])
@@ -68,15 +67,15 @@ class Cut:
 def cut_in_place(
     model: nnx.Module, cuts: Mapping[str, Cut], add: Mapping[str, np.ndarray]
 ) -> dict[str, Cut]:
-    """Put what stays in place of each variable; shared ones stay shared.
+    """Cut each variable; shared ones stay shared.
 
     Args:
       model: plain, or with rules that are `alone`.
-      cuts: by path, of a Sparse its own; of a shared variable one path is enough.
+      cuts: by path; for a Sparse its own path, for a shared variable one of its paths.
       add: to a plain variable before it is cut, by path: [...] as it.
 
     Returns:
-      What was cut, the state of rules too, by its path in `nnx.state(model)`, at each place.
+      What was cut, including the state of rules, by its path in `nnx.state(model)`, at each place.
     """
     places = slots(model)
     chosen = {id(s.value): s.path for s in places if s.path in cuts or s.path in add}
@@ -105,7 +104,7 @@ def cut_in_place(
 
 
 def _cut_part(part: Sparse, cut: Cut) -> dict[str, Cut]:
-    """Cut the weight, the rule's state and what the rule knows of the weight; what was cut."""
+    """Cut the weight, the rule's state and role; return what was cut."""
     weight, state, role = part.weight[...], part.state, part.rule.role
     axes = tuple(range(weight.ndim))
     longer, stack = grown(part.rule, weight), role.stack
@@ -115,50 +114,16 @@ def _cut_part(part: Sparse, cut: Cut) -> dict[str, Cut]:
         keep = {k: cut.keep[axis] for k, axis in enumerate(along) if axis in cut.keep}
         if keep:
             found[name] = Cut(shape=state[name].shape, keep=keep)
-    whole = role.left or tuple((True,) * n for n in weight.shape[role.stack :])
-    left = []
-    for axis, places in enumerate(whole, role.stack):
-        stay = np.flatnonzero(places)[list(cut.keep.get(axis, range(weight.shape[axis])))]
-        left.append(tuple(bool(one) for one in np.isin(np.arange(len(places)), stay)))
-    if getattr(part.rule, "measures", False):
-        _remember(part, cut)
-    role = dataclasses.replace(role, left=tuple(left))
-    part.rule = dataclasses.replace(part.rule, role=role)  # type: ignore[type-var]
+    gone = gone_after(part.rule, weight, state, cut.keep)
+    left = left_after(role, weight.shape, cut.keep)
+    part.rule = with_role(part.rule, dataclasses.replace(role, left=left))
     for name, one in found.items():
         old = getattr(part, name)
         setattr(part, name, old.replace(one.placed(old[...])))
+    for name, value in gone.items():
+        setattr(part, name, Setting(placed_like(value, weight)))
+    part.state_names = tuple(dict.fromkeys((*part.state_names, *gone)))
     return found
-
-
-def _remember(part: Sparse, cut: Cut) -> None:
-    """Keep, as `gone`, what weights that go add to the mean squares of units that stay."""
-    weight, stack = part.weight[...], part.rule.role.stack
-    shape = weight.shape[stack:]
-    unit, role = part.rule.unit, part.rule.role  # type: ignore[attr-defined]
-    tile = unit.tile(shape, role)
-    whole = math.prod(unit.tile(whole_shape(part.rule, shape), role))
-    inside = {axis: kept for axis, kept in cut.keep.items() if tile[axis - stack] > 1}
-    if "gone" not in part.state_names and not inside:
-        return
-    value = np.asarray(weight, wide(weight.dtype))
-    going = value - Cut(shape=cut.shape, keep=inside).zeroed(value)
-    summed = tuple(axis for axis, n in enumerate(tile, stack) if n > 1)
-    total = (going**2).sum(axis=summed, keepdims=True) / np.asarray(whole, value.dtype)
-    if "gone" in part.state_names:
-        total = total + np.asarray(part.state["gone"])
-    along = {axis: kept for axis, kept in cut.keep.items() if axis not in inside}
-    gone = placed_like(Cut(shape=total.shape, keep=along).of(total), weight)
-    setattr(part, "gone", Setting(gone))  # noqa: B010
-    part.state_names = tuple(dict.fromkeys((*part.state_names, "gone")))
-
-
-def partly_tiled(part: Sparse) -> list[int]:
-    """Axes of a weight that must stay whole: of stacked layers, and those that blocks divide."""
-    stack, shape = part.rule.role.stack, part.weight.shape
-    unit = getattr(part.rule, "unit", None)
-    tile = unit.tile(shape[stack:], part.rule.role) if unit else (1,) * len(shape[stack:])
-    divided = [a for a, t in enumerate(tile, stack) if 1 < t < shape[a]]
-    return [*range(stack), *divided]
 
 
 def placed_like(value: np.ndarray, like: jax.Array) -> jax.Array:

@@ -1,9 +1,9 @@
-"""Which units are constants because they have no weights, and statistics that are constants too.
+"""Units that are constants because they have no weights, and statistics that are constants too.
 
-1. A product with a column of zeros gives zeros, whatever it reads.
-2. What is made of these and of known numbers alone is a constant of a dead unit: its bias, what a
-   normalisation makes of it, its activation, the largest of several such.
-3. Where a product sums over such units alone, they may go, whatever constant they give.
+1. A product with a column of zeros gives zeros, whatever its input.
+2. Whatever depends on these and on known numbers alone is a constant of a dead unit: its bias, its
+   normalised value, its activation, a maximum of several.
+3. Where a product sums over such units alone, they are removable, whatever constant they give.
 """
 
 import jax
@@ -12,14 +12,14 @@ import numpy as np
 from flax import nnx
 
 from jsparse.export._shrinking.constants import PRODUCTS, Knowledge, know, touched
-from jsparse.export._shrinking.contractions import shape_of
 from jsparse.export._shrinking.graph import Graph, Node, Op, trace_statistics
+from jsparse.export._shrinking.products import shape_of
 
 Dead = dict[Node, np.ndarray]
 
 
 def droppable(graph: Graph, knowledge: Knowledge) -> dict[Op, np.ndarray]:
-    """Positions of the only summed axis of each product that hold nothing but dead units: [n]."""
+    """Positions of the only summed axis of each product that hold only dead units: [n]."""
     dead: Dead = {}
     found = {}
     for op in graph.ops:
@@ -38,23 +38,23 @@ def droppable(graph: Graph, knowledge: Knowledge) -> dict[Op, np.ndarray]:
 
 
 def _constants(op: Op, dead: Dead) -> list:
-    """Where each output is made of a dead unit, wherever it is known; None for nowhere."""
+    """Where each output depends on dead units alone, if it is known; None for nowhere."""
     if op.name in PRODUCTS:
         return [np.ones(op.outputs[0].shape, bool)]
     nothing = [None] * len(op.outputs)
     if op.body is not None or not any(node in dead for node in op.inputs):
         return nothing
     masks = [dead.get(node, np.zeros(node.shape, bool)) for node in op.inputs]
-    if op.name == "pad":  # the frame of a dead unit is as dead
+    if op.name == "pad":  # the padding of a dead unit is dead too
         masks[1] = np.ones((), bool)
     return touched(op, masks) or nothing
 
 
 def settle_in_place(model: nnx.Module, inputs: tuple) -> None:
-    """Set the statistics of what does not depend on the input to what they converge to.
+    """Set statistics of values that do not depend on the input to what they converge to.
 
-    In train mode a normalisation takes the statistics of the batch, so that a unit without weights
-    leaves it as its bias; with settled statistics it does so in eval mode too.
+    In train mode a normalisation uses the statistics of the batch, so a unit without weights
+    becomes its bias; with settled statistics it does so in eval mode too.
 
     Args:
       model: without rules.

@@ -15,7 +15,8 @@ import numpy as np
 from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from jsparse._paths import path_of
+from jsparse._paths import named
+from jsparse._pure import evaluated, pure
 from jsparse._slots import slots, walk_modules
 
 OPENED = {
@@ -121,12 +122,8 @@ class Graph:
 
         Longer inputs may read the others, as in a table of positions.
         """
-        readers: dict[Node, list[Op]] = {}
-        for op in every(self.ops):
-            for node in op.inputs:
-                readers.setdefault(node, []).append(op)
         found = {}
-        for node, ops in readers.items():
+        for node, ops in readers_in(every(self.ops)).items():
             slices = [op.name in SLICES and op.inputs[0] is node for op in ops]
             if all(slices):
                 seen = [np.zeros(n, bool) for n in node.shape]
@@ -148,49 +145,44 @@ def _spans(op: Op) -> list[slice]:
     return [slice(0, n if n == size else 0) for n, size in sizes]
 
 
+def readers_in(ops: Iterable[Op]) -> dict[Node, list[Op]]:
+    """The operations that read each node, one entry for each time they do."""
+    readers: dict[Node, list[Op]] = {}
+    for op in ops:
+        for node in op.inputs:
+            readers.setdefault(node, []).append(op)
+    return readers
+
+
 def every(ops: Iterable[Op]) -> list[Op]:
     """The operations and those of the bodies of scans."""
     return [o for op in ops for o in (op, *(every(op.body.ops) if op.body else ()))]
 
 
-Run = tuple[Callable, list[str], list[Any], list[Any]]
+Run = tuple[Callable, dict[str, Any], list[Any]]
 
 
 def call(model: nnx.Module, inputs: tuple) -> Run:
-    """The model in eval mode as a function of two lists of arrays.
-
-    Args:
-      model: any NNX module; left as it is.
-      inputs: arguments of a call; what is no array is taken as a constant.
+    """The model, in the mode it is in, as a function of variables and the arrays among its inputs.
 
     Returns:
-      (function(variables, arrays) -> output, paths of the variables, variables, arrays).
+      (function(variables, arrays) -> (output, variables after), variables by path, arrays).
     """
-    model = nnx.clone(model)
-    model.eval()
-    return _call(model, inputs, lambda model, output: output)
-
-
-def _call(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) -> Run:
-    graphdef, state = nnx.split(model)
-    entries, structure = jax.tree_util.tree_flatten_with_path(state)
+    run, variables, _ = pure(model)
     leaves, form = jax.tree.flatten(inputs)
-    traced = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
+    places = [n for n, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
 
-    def run(variables: Sequence[Any], arrays: Sequence[Any]) -> Any:
-        given = iter(arrays)
-        full = [next(given) if t else leaf for leaf, t in zip(leaves, traced, strict=True)]
-        merged = nnx.merge(graphdef, jax.tree.unflatten(structure, list(variables)))
-        output = merged(*jax.tree.unflatten(form, full))  # type: ignore[operator]
-        return result(merged, output)
+    def function(variables: dict[str, Any], arrays: list[Any]) -> tuple[Any, dict[str, Any]]:
+        given = dict(zip(places, arrays, strict=True))
+        full = [given.get(n, leaf) for n, leaf in enumerate(leaves)]
+        return run(variables, *jax.tree.unflatten(form, full))
 
-    arrays = [leaf for leaf, t in zip(leaves, traced, strict=True) if t]
-    return run, [path_of(keys) for keys, _ in entries], [leaf for _, leaf in entries], arrays
+    return function, variables, [leaves[n] for n in places]
 
 
 def trace(model: nnx.Module, inputs: tuple) -> Graph:
     """The computation of a model without rules, in eval mode, on inputs of these shapes."""
-    return _trace(model, call(model, inputs))
+    return _trace(evaluated(model), inputs, lambda output, after: output)
 
 
 def trace_statistics(model: nnx.Module, inputs: tuple) -> Graph:
@@ -199,22 +191,21 @@ def trace_statistics(model: nnx.Module, inputs: tuple) -> Graph:
     Its outputs are what the model's `nnx.BatchStat` become if they follow the batch at once, in
     the order of `nnx.state(model, nnx.BatchStat)`.
     """
-    model = nnx.clone(model)
-    model.eval()
+    model = evaluated(model)
     for _, module in walk_modules(model):
         if isinstance(module, nnx.BatchNorm):
             module.use_running_average, module.momentum = False, 0.0
-    statistics = lambda model, _: nnx.state(model, nnx.BatchStat)
-    return _trace(model, _call(model, inputs, statistics))
+    paths = named(nnx.state(model, nnx.BatchStat))
+    return _trace(model, inputs, lambda output, after: [after[path] for path in paths])
 
 
-def _trace(model: nnx.Module, called: Run) -> Graph:
-    run, paths, variables, arrays = called
-    closed = jax.make_jaxpr(lambda v, a: jax.tree.leaves(run(v, a)))(variables, arrays)
+def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) -> Graph:
+    run, variables, arrays = call(model, inputs)
+    closed = jax.make_jaxpr(lambda v, a: jax.tree.leaves(result(*run(v, a))))(variables, arrays)
     fixed = {s.path for s in slots(model) if isinstance(s.value, nnx.Param | nnx.BatchStat)}
     nodes = [
         Node(tuple(leaf.shape), leaf.dtype, path, np.asarray(leaf) if path in fixed else None)
-        for path, leaf in zip(paths, variables, strict=True)
+        for path, leaf in sorted(variables.items())  # as the leaves of a dict are
     ]
     given = [Node(tuple(leaf.shape), leaf.dtype) for leaf in arrays]
     ops: list[Op] = []

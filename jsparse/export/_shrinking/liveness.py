@@ -1,9 +1,9 @@
-"""Which positions of which axes go, and how operations tie them.
+"""Which positions of which axes are removed, and how operations couple them.
 
-Each axis of each array of the computation has a mask of positions that go. All start as "goes",
-and each rule only ever takes positions back, so going over the operations until nothing changes
-ends in the greatest choice that every operation allows: cutting its inputs at these positions then
-gives exactly its outputs, cut. What an operation that is not understood touches stays whole.
+Each axis of each array of the computation has a mask of positions to remove. Everything is
+initially marked removable, and constraints only ever un-mark positions, so iterating to a fixed
+point yields the largest removable set: an operation on inputs that are cut there then gives exactly
+its outputs, cut. The arrays of an operation that is not understood stay whole.
 """
 
 from collections.abc import Sequence
@@ -16,49 +16,57 @@ Axis = tuple[Node, int]
 
 
 class Removal:
-    """The masks, and which axes hang together.
+    """The masks, and which axes are coupled.
 
     Args:
-      graph: what the model computes. Axes of length 1 stay.
+      graph: what the model computes. Axes of length 1 are kept.
     """
 
     def __init__(self, graph: Graph):
         self.changed = False
         self._above: dict[Axis, Axis] = {}
-        self._goes: dict[Node, list[np.ndarray]] = {
+        self._removed: dict[Node, list[np.ndarray]] = {
             node: [np.full(n, n > 1) for n in node.shape] for node in graph.nodes()
         }
 
-    def goes(self, node: Node, axis: int) -> np.ndarray:
-        """Which positions of an axis go: [n]."""
-        return self._goes[node][axis]
+    def removed(self, node: Node, axis: int) -> np.ndarray:
+        """Which positions of an axis are removed: [n]."""
+        return self._removed[node][axis]
 
-    def stays(self, node: Node, axis: int) -> np.ndarray:
-        """Which positions of an axis stay: [n]."""
-        return ~self._goes[node][axis]
+    def kept(self, node: Node, axis: int) -> np.ndarray:
+        """Which positions of an axis are kept: [n]."""
+        return ~self._removed[node][axis]
 
     def kept_shape(self, node: Node) -> tuple[int, ...]:
-        """The shape of what is left of a node."""
-        return tuple(int((~mask).sum()) for mask in self._goes[node])
+        """The shape of a node after the cut."""
+        return tuple(int((~mask).sum()) for mask in self._removed[node])
 
     def narrow(self, node: Node, axis: int, mask: np.ndarray) -> None:
-        """Let positions go only where the mask does, too: [n]."""
-        old = self._goes[node][axis]
+        """Un-mark the positions that are not in the mask: [n]."""
+        old = self._removed[node][axis]
         if (old & ~mask).any():
-            self._goes[node][axis] = old & mask
+            self._removed[node][axis] = old & mask
             self.changed = True
 
     def pin(self, node: Node, *axes: int) -> None:
-        """Keep these axes whole; all of them if none is named."""
+        """Keep these axes whole; without any, all of them."""
         for axis in axes or range(len(node.shape)):
             self.narrow(node, axis, np.zeros(node.shape[axis], bool))
 
     def tie(self, *sides: Sequence[Axis]) -> None:
-        """Let several views of the same positions go together.
+        """Couple several views of the same positions.
 
         Args:
           *sides: each the axes of a grid, in C order, of the same number of positions. A position
-            of a grid goes if it does along any of its axes, as when a reshape joins them.
+            of a grid is removed if it is removed along any of its axes.
+
+        Example: a reshape [3, 3] -> [9], x for removable. Row 1 and column 2 of the grid are
+        removable (left), and all of [9] but position 4 (middle). Both agree on the right: so row 1
+        is un-marked, column 2 is not, and the next call leaves positions 2, 5 and 8 of [9]:
+
+            . . x     x x x     . . x
+            x x x     x . x     x . x
+            . . x     x x x     . . x
         """
         for side in sides:
             for axis in side:
@@ -73,14 +81,14 @@ class Removal:
                 self.narrow(node, axis, np.asarray(grid.all(axis=others)))
 
     def tie_part(self, whole: Axis, start: int, part: Axis) -> None:
-        """Let the positions of an axis go with those of another from `start` on."""
+        """Couple the positions of an axis from `start` on with those of another."""
         self.join(whole, part)
         node, axis = whole
         span = slice(start, start + part[0].shape[part[1]])
         mask = np.ones(node.shape[axis], bool)
-        mask[span] = self.goes(*part)
+        mask[span] = self.removed(*part)
         self.narrow(node, axis, mask)
-        self.narrow(*part, self.goes(node, axis)[span])
+        self.narrow(*part, self.removed(node, axis)[span])
 
     def tie_all(self, a: Node, b: Node) -> None:
         """Tie each axis of a node to that of another of the same shape."""
@@ -88,13 +96,13 @@ class Removal:
             self.tie([(a, axis)], [(b, axis)])
 
     def root(self, axis: Axis) -> Axis:
-        """One axis that stands for all that are tied to this one."""
+        """One axis that stands for all that are coupled with this one."""
         while axis in self._above:
             axis = self._above[axis]
         return axis
 
     def join(self, a: Axis, b: Axis) -> None:
-        """Note that two axes hang together."""
+        """Note that two axes are coupled."""
         a, b = self.root(a), self.root(b)
         if a != b:
             self._above[b] = a
@@ -104,5 +112,5 @@ class Removal:
         for k, (node, axis) in enumerate(side):
             spread = [1] * len(side)
             spread[k] = -1
-            grid |= self.goes(node, axis).reshape(spread)
+            grid |= self.removed(node, axis).reshape(spread)
         return grid

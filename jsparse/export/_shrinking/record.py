@@ -1,6 +1,7 @@
-"""What was taken out of a model, as plain data: enough to make a fresh model that size."""
+"""What was removed from a model, as plain data: enough to make a fresh model of that size."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -19,12 +20,12 @@ VERSION = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Record:
-    """How a shrunk model comes from the original one: see `rebuild`.
+    """How to get a shrunk model from the original one: see `rebuild`.
 
     Attributes:
       cuts: by path of the variable.
       attributes: new values by path of the module and name.
-      stayed: why a variable stays that has dead units, by path: its size is written in the code.
+      stayed: why a variable with dead units was not cut, by path: its size is fixed in the code.
     """
 
     cuts: Mapping[str, Cut] = dataclasses.field(default_factory=dict)
@@ -57,22 +58,8 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Only dicts, lists, strings and numbers, as JSON has them."""
-        cuts = {
-            path: {
-                "shape": list(cut.shape),
-                "keep": {str(axis): list(kept) for axis, kept in cut.keep.items()},
-            }
-            for path, cut in self.cuts.items()
-        }
-        attributes = {
-            path: {
-                name: list(value) if isinstance(value, tuple) else value
-                for name, value in values.items()
-            }
-            for path, values in self.attributes.items()
-        }
-        head = {"format": FORMAT, "version": VERSION}
-        return head | {"cuts": cuts, "attributes": attributes, "stayed": dict(self.stayed)}
+        plain = json.loads(json.dumps(dataclasses.asdict(self)))  # keys as strings, tuples as lists
+        return {"format": FORMAT, "version": VERSION, **plain}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "Record":
@@ -82,7 +69,7 @@ class Record:
           ValueError: the data is not such a record.
         """
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
-            raise ValueError(f"this is no record of shrink: its format is not {FORMAT!r}")
+            raise ValueError(f"this is not a record of shrink: its format is not {FORMAT!r}")
         if data.get("version") != VERSION:
             raise ValueError(
                 f"this record has version {data.get('version')!r}, this jsparse reads {VERSION}; "
@@ -107,14 +94,14 @@ class Record:
 
 
 def rebuild(model: Model, record: Record) -> Model:
-    """A model of the size that a record tells, from one of the original size.
+    """Cut a model of the original size as a record says.
 
-    Use it to read a shrunk model back: make the model as the training code does, rebuild it, and
-    load the saved values into it. The values that it has before are those of the model given,
-    without the constants that `shrink` moved into biases.
+    Use it to load a shrunk model: make the model as the training code does, rebuild it, and load
+    the saved values into it. Until then its values are those of the given model, without the
+    constants that `shrink` moved into biases.
 
     Args:
-      model: of the original size; left as it is.
+      model: of the original size; not changed.
       record: from `shrink`, or `Record.from_dict(json.load(file))`.
 
     Returns:
@@ -137,11 +124,11 @@ def rebuild(model: Model, record: Record) -> Model:
 def rebuild_training(model: Model, record: Record) -> Model:
     """As `rebuild`, for a record of `shrink_training`: with its rules, to train on.
 
-    To go on from a checkpoint: make the model and put the rules on it as the training code does,
+    To resume from a checkpoint: make the model and put the rules on it as the training code does,
     rebuild it once for each record, in order, make the optimizer, and restore both.
 
     Args:
-      model: of the original size; left as it is.
+      model: of the original size; not changed.
       record: from `shrink_training`, or `Record.from_dict(json.load(file))`.
 
     Returns:
@@ -154,7 +141,7 @@ def rebuild_training(model: Model, record: Record) -> Model:
 
 
 def _rebuilt(small: Model, record: Record) -> Model:
-    """Make the model itself smaller."""
+    """Cut the model itself."""
     places = {slot.path: slot.value for slot in slots(small)}
     for path, cut in record.cuts.items():
         if path not in places:

@@ -1,11 +1,11 @@
-"""Take out of a model what is dead: units whose weights are zeros, with all that depends on them.
+"""Remove dead units, whose weights are zeros, from a model with everything that belongs to them.
 
-1. Trace the model and find what is the same whatever the input (`known`).
-2. Let every position of every axis go; take back what an operation needs until nothing changes
-   (`removal`, `ties`, `products`). Inputs and outputs keep their axes.
-3. Cut the parameters, move constants into biases, set the sizes that layers hold as attributes.
+1. Trace the model and find what is the same for every input (`constants`).
+2. Mark every position of every axis as removable; un-mark what an operation needs until nothing
+   changes (`liveness`, `couplings`, `contractions`). Inputs and outputs keep their axes.
+3. Cut the parameters, move constants into biases, set the sizes that layers store as attributes.
 4. Trace the smaller model: it must do the same operations with the same constants, and give the
-   same outputs. Axes for which it does not (their size is written in the code) stay.
+   same outputs (`verify`). Axes for which it does not (the code fixes their size) are kept.
 
 Reference: Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023, groups coupled
 parameters in the same spirit; here the groups come from the operations alone, without rules for
@@ -16,7 +16,6 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -26,21 +25,21 @@ from jsparse.export._shrinking.constants import PRODUCTS, Knowledge, know
 from jsparse.export._shrinking.contractions import foldable, sinks, taken_up, tie_product
 from jsparse.export._shrinking.couplings import tie
 from jsparse.export._shrinking.cut import Cut, cut_in_place
-from jsparse.export._shrinking.graph import Graph, Op, every, trace
+from jsparse.export._shrinking.graph import Op, every, trace
 from jsparse.export._shrinking.liveness import Axis, Removal
 from jsparse.export._shrinking.record import Record
-from jsparse.export._shrinking.verify import difference, largest_difference
+from jsparse.export._shrinking.verify import difference, largest_difference, rounding
 
 Model = TypeVar("Model", bound=nnx.Module)
 
 
 class Cutting(NamedTuple):
-    """What is to be done to a model.
+    """The changes to a model.
 
     Attributes:
       cuts: by path of the variable.
       add: to a bias before it is cut, by path: [...] as it.
-      groups: that are left of grouped convolutions, by path of the kernel.
+      groups: how many remain of grouped convolutions, by path of the kernel.
     """
 
     cuts: dict[str, Cut]
@@ -49,16 +48,17 @@ class Cutting(NamedTuple):
 
 
 class Plan:
-    """A model traced once, and what may go from it.
+    """A model traced once, and what can be removed from it.
 
     Args:
       model: without rules.
       inputs: of a call.
-      rigid: paths of biases that take up no constant.
+      rigid: paths of biases that absorb no constant.
 
     Attributes:
-      fixed: pairs of a path and an axis that stays whole.
-      droppable: positions of the only summed axis of a product that may go whatever they give, [n].
+      fixed: pairs of a path and an axis that is kept whole.
+      droppable: positions of the only summed axis of a product that are removable with whatever
+        they give, [n].
     """
 
     def __init__(self, model: nnx.Module, inputs: tuple, rigid: Iterable[str] = ()):
@@ -72,15 +72,15 @@ class Plan:
         self.droppable: Mapping[Op, np.ndarray] = {}
 
     def removal(self, pinned: Iterable[Axis]) -> Removal:
-        """The most that may go while these axes stay."""
+        """The largest removable set while these axes are kept."""
         removal = Removal(self.graph)
         self._pin(removal)
         for node, axis in pinned:
             removal.pin(node, axis)
         self._settle(removal)
-        for node in reversed(self.graph.nodes()):  # what reads first, as it says what it needs
+        for node in reversed(self.graph.nodes()):  # readers first, as they decide what is needed
             for axis in range(len(node.shape)):
-                if removal.goes(node, axis).all():  # an axis keeps at least one position
+                if removal.removed(node, axis).all():  # an axis keeps at least one position
                     removal.narrow(node, axis, np.arange(node.shape[axis]) > 0)
                     self._settle(removal)
         return removal
@@ -118,14 +118,14 @@ class Plan:
                     tie(op, removal)
 
     def cutting(self, removal: Removal) -> Cutting:
-        """What is to be done for what goes to be gone."""
+        """The changes that remove it."""
         cuts = {}
         for node in self.graph.variables:
             axes = range(len(node.shape))
             keep = {
-                axis: tuple(map(int, np.flatnonzero(removal.stays(node, axis))))
+                axis: tuple(map(int, np.flatnonzero(removal.kept(node, axis))))
                 for axis in axes
-                if removal.goes(node, axis).any()
+                if removal.removed(node, axis).any()
             }
             if keep:
                 cuts[node.path] = Cut(shape=node.shape, keep=keep)
@@ -143,14 +143,14 @@ class Plan:
         return Cutting(cuts, add, groups)
 
     def small(self, removal: Removal) -> tuple[Any, Record]:
-        """The model without what goes."""
+        """The smaller model, and its record."""
         cuts, add, groups = self.cutting(removal)
         small = fold(self.model)
         cut_in_place(small, cuts, add)
         return small, Record(cuts=cuts, attributes=mend_in_place(small, groups), stayed={})
 
     def choose(self) -> tuple[Removal, dict[str, str]]:
-        """The most that goes without a fault, and why a variable stays that might go, by path."""
+        """The largest removable set without a fault, and why other variables are kept, by path."""
         removal = self.removal(())
         if self.fault(self.small(removal)[0], removal):
             return _without_faults(self, removal)
@@ -160,28 +160,28 @@ class Plan:
         """What is wrong with a smaller model; empty if nothing is."""
         try:
             return difference(self.graph, trace(small, self.inputs), removal)
-        except Exception as error:  # the model's own code, with sizes in it, may raise anything
+        except Exception as error:  # the model's own code may fix sizes and raise anything
             return f"{type(error).__name__}: {error}"
 
 
 def shrink(model: Model, *example_inputs: Any) -> tuple[Model, Record]:
-    """A plain model without what is dead, physically smaller, and how it came about.
+    """Remove dead units from a model; return the physically smaller plain model and a record.
 
-    A unit (an output of a layer, a channel, an attention head, a cell of an LSTM) goes when its
-    incoming or all its outgoing weights are zeros and nothing else needs it. Which axes of which
-    parameters belong together is read from the traced computation, so any NNX module will do.
-    Outputs are those of the folded model in eval mode; a constant that a dead unit gave to others
-    moves into their biases. Inputs, outputs and what a normalisation averages over keep their size.
-    Axes whose size is written in the model's own code stay as they are, and so does what the call
-    in eval mode does not use; the record's `stayed` names the former.
+    A unit (an output of a layer, a channel, an attention head, a cell of an LSTM) is removed when
+    its incoming or all its outgoing weights are zeros and nothing else needs it. Which axes of
+    which parameters belong together is read from the traced computation, so any NNX module works.
+    Outputs are those of the folded model in eval mode; the constant of a dead unit moves into the
+    biases that follow. Inputs, outputs and axes that a normalisation averages over keep their size.
+    Axes whose size is fixed in the model's own code are kept (the record's `stayed` names them), as
+    is whatever the call in eval mode does not use.
 
     Args:
-      model: any NNX module, sparse or folded; left as it is.
+      model: any NNX module, sparse or folded; not changed.
       *example_inputs: arguments of a call, of any batch size, and longer than 1 along axes whose
         length varies. Their values matter only for the comparison of outputs.
 
     Returns:
-      (the smaller model, the record with which `rebuild` makes a fresh model that size).
+      (the smaller model, the record from which `rebuild` makes a fresh model of that size).
 
     Raises:
       ValueError: the smaller model gives other outputs; please report it.
@@ -210,7 +210,7 @@ def check_outputs(plan: Plan, expected: nnx.Module, small: nnx.Module) -> None:
       ValueError: it gives other outputs.
     """
     apart = largest_difference(expected, small, plan.inputs)
-    allowed = _tolerance(plan.graph)
+    allowed = rounding(plan.graph.variables)
     if not apart <= allowed:
         raise ValueError(
             f"the smaller model's outputs are off by {apart:.1e} of the largest, more than "
@@ -218,17 +218,12 @@ def check_outputs(plan: Plan, expected: nnx.Module, small: nnx.Module) -> None:
         )
 
 
-def _tolerance(graph: Graph) -> float:
-    kinds = [n.dtype for n in graph.variables if jnp.issubdtype(n.dtype, jnp.floating)]
-    return min(0.1, 1e3 * max([float(jnp.finfo(kind).eps) for kind in kinds], default=0.0))
-
-
 def _without_faults(plan: Plan, removal: Removal) -> tuple[Removal, dict[str, str]]:
     """Keep the axes that alone make the smaller model fail; all of them if that is not enough."""
     groups: dict[Axis, list[Axis]] = {}
     for node in plan.graph.variables:
         for axis in range(len(node.shape)):
-            if removal.goes(node, axis).any():
+            if removal.removed(node, axis).any():
                 groups.setdefault(removal.root((node, axis)), []).append((node, axis))
     faulty: list[Axis] = []
     stayed: dict[str, str] = {}

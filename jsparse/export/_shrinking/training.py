@@ -1,10 +1,11 @@
-"""Make a model smaller while it trains, its optimizer with it.
+"""Shrink a model during training, and its optimizer with it.
 
 1. Fold the model, and set the statistics of units without weights to what they converge to.
-2. Choose what may go, as `shrink` does; of units without weights also those whose constant no bias
-   takes up.
-3. Cut the weights, the state of their rules, and all of the optimizer's state that mirrors them.
-   Rules go on as if the weights were whole: they draw for all units and compare whole norms.
+2. Choose what to remove, as `shrink` does; of units without weights also those whose constant no
+   bias absorbs.
+3. Cut the weights, the state of their rules, and everything in the optimizer's state that mirrors
+   them. The rules still decide as if the weights were whole: they draw for all units and compare
+   whole norms.
 """
 
 import math
@@ -16,18 +17,19 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jsparse._paths import path_of
+from jsparse._paths import named, path_of
 from jsparse._slots import slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, fold
 from jsparse.export._shrinking.attributes import mend_in_place
-from jsparse.export._shrinking.contractions import shape_of
-from jsparse.export._shrinking.cut import Cut, cut_in_place, partly_tiled
+from jsparse.export._shrinking.cut import Cut, cut_in_place
 from jsparse.export._shrinking.dead import droppable, settle_in_place
 from jsparse.export._shrinking.liveness import Removal
+from jsparse.export._shrinking.products import shape_of
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.shrink import Plan, check_outputs
 from jsparse.optim._optimizer import arrays_of
+from jsparse.rules._remaining import removable, whole_axes
 
 Model = TypeVar("Model", bound=nnx.Module)
 Optim = TypeVar("Optim", bound=nnx.Optimizer)
@@ -36,35 +38,35 @@ Optim = TypeVar("Optim", bound=nnx.Optimizer)
 def shrink_training(
     model: Model, optimizer: Optim, *example_inputs: Any
 ) -> tuple[Model, Optim, Record]:
-    """The model without what is dead, its rules still on it, and the optimizer to train on with.
+    """Remove dead units from a model in training, keeping its rules and optimizer state.
 
-    What goes are units of which the rules keep no incoming weight, or no outgoing one, as in
-    `shrink`, and they go for good, also where a rule might have brought them back. From here on the
-    run is, step by step to rounding, that of the model of full size in which these units are held:
-    their biases are 0, their weights stay as they are and count as they did in the norms of units
-    that stay, and the others get the same gradients and random draws as before. The function of
-    the model is the same at this step but for this: the constant that a unit without weights gave
-    moves into a bias that follows, and is lost where none can take it up (behind padding).
+    Units are removed when the rules keep none of their incoming or none of their outgoing weights,
+    as in `shrink`, and for good: a rule cannot bring them back. From here on each step equals, up
+    to rounding, that of the full-size model in which these units are frozen: their biases are 0,
+    their weights keep their values and still count in the norms of the units that remain, and the
+    other units get the same gradients and random draws as before. The model's outputs stay the
+    same, except that the constant of a unit without weights moves into a following bias, and is
+    lost where none can absorb it (after padding).
 
-    Not in that: `cost` no longer charges what went; `TargetDensity` counts all weights that went as
-    not kept; optimizers that look at whole arrays (norms as in `lamb`, clipping, noise) see what is
-    left; dropout draws other samples.
+    Exceptions: `cost` no longer charges removed units; `TargetDensity` counts all removed weights
+    as not kept; optimizers that look at whole arrays (norms as in `lamb`, clipping, noise) see only
+    what remains; dropout draws other samples.
 
-    Rules under which each unit has its own fate stay: `Threshold`, `SoftThreshold`, `HardConcrete`
-    (a unit goes when its gate is closed in eval mode), `Held`, `Keep`. Under `Held` with masks that
-    no revision moves any more nothing could have come back, and the run is the masked one itself
-    but for biases of units without weights, which there train on (behind a ReLU not from 0).
-    Revisions to a density (`Gradual`) count what is left, so they must be over, also where another
-    transform wraps `revise` and this cannot be checked.
+    The rules must decide each unit independently: `Threshold`, `SoftThreshold`, `HardConcrete` (a
+    unit is removed when its gate is closed in eval mode), `Held`, `Keep`. Under `Held`, with masks
+    that no revision changes any more, nothing could have come back, and the run is the masked one
+    itself, except for biases of units without weights, which would have been trained there (after
+    a ReLU not from 0). Revisions to a density (`Gradual`) count only what remains, so they must be
+    over; this cannot be checked if another transform wraps `revise`.
 
     Args:
-      model: in training; left as it is.
-      optimizer: of this model; left as it is.
+      model: in training; not changed.
+      optimizer: of this model; not changed.
       *example_inputs: as for `shrink`.
 
     Returns:
-      (the smaller model, an optimizer for it that goes on at the same step, the record). A compiled
-      train step compiles again for them. If nothing goes, the objects given and an empty record.
+      (the smaller model, its optimizer at the same step, the record). A compiled train step is
+      recompiled once for them. If nothing is removed, the given objects and an empty record.
 
     Raises:
       TypeError: not an NNX module and its optimizer, one that holds the model, or no example
@@ -123,12 +125,12 @@ def _check(model: Any, optimizer: Any, inputs: tuple) -> None:
             "shrink_training got no example inputs; give the arguments of a call, such as one batch"
         )
     for path, part in parts.items():
-        if not getattr(part.rule, "alone", False):
+        if not removable(part.rule):
             name = type(part.rule).__name__
             raise ValueError(
-                f"{path}: under {name} a unit may come back whenever others fall, so none is ever "
-                "gone; keep its masks with model = jsparse.hold(model) and a new optimizer, or use "
-                "Threshold, SoftThreshold, HardConcrete or Held"
+                f"{path}: under {name} a unit may come back when others are dropped, so none can "
+                "be removed; fix its masks with model = jsparse.hold(model) and a new optimizer, "
+                "or use Threshold, SoftThreshold, HardConcrete or Held"
             )
     if _wanted(optimizer, model) != _shapes(optimizer):
         raise ValueError(
@@ -139,7 +141,7 @@ def _check(model: Any, optimizer: Any, inputs: tuple) -> None:
 
 
 def _check_revisions(optimizer: nnx.Optimizer) -> None:
-    """Refuse revisions that would go on to a fraction of what is left."""
+    """Refuse revisions that would aim at a fraction of what remains."""
     done = int(optimizer.step[...])
     for pattern, by in getattr(optimizer.tx, "revisions", ()):
         if hasattr(by, "density") and done < getattr(by, "last", math.inf):
@@ -156,17 +158,18 @@ def _plan(model: nnx.Module, inputs: tuple) -> Plan:
     settle_in_place(plain, inputs)
     parts = {slot.path: slot.value for slot in slots(model, Sparse)}
     plan = Plan(plain, inputs, rigid=parts)
-    plan.fixed += [(path, axis) for path, part in parts.items() for axis in partly_tiled(part)]
+    for path, part in parts.items():
+        plan.fixed += [(path, axis) for axis in whole_axes(part.rule, part.shape)]
     plan.droppable = droppable(plan.graph, plan.knowledge)
     return plan
 
 
 def _loses(plan: Plan, removal: Removal) -> bool:
-    """Whether a constant goes that no bias takes up."""
+    """Whether a constant is removed that no bias absorbs."""
     for op, positions in plan.droppable.items():
         ((axis, _),) = shape_of(op).summed
         taken = plan.foldable.get(op, np.zeros((), bool))
-        if (removal.goes(op.inputs[0], axis) & positions & ~taken).any():
+        if (removal.removed(op.inputs[0], axis) & positions & ~taken).any():
             return True
     return False
 
@@ -175,7 +178,7 @@ _folded = nnx.jit(fold)  # one program, where each operation alone would be comp
 
 
 def _held(plan: Plan, removal: Removal) -> nnx.Module:
-    """The model of full size with zeros in place of what goes."""
+    """The full-size model with zeros in place of what is removed."""
     held = fold(plan.model)
     cuts, add, _ = plan.cutting(removal)
     for slot in slots(held):
@@ -191,14 +194,7 @@ def _held(plan: Plan, removal: Removal) -> nnx.Module:
 def _smaller(
     optimizer: Optim, small: nnx.Module, paths: Mapping[str, Any], cuts: Mapping[str, Cut]
 ) -> Optim:
-    """The optimizer with all that mirrors a variable cut as that variable was.
-
-    Args:
-      optimizer: of the model of full size.
-      small: the model without what went.
-      paths: of all its variables.
-      cuts: of those that became smaller.
-    """
+    """The optimizer, in which everything that mirrors a variable is cut like the variable."""
     graphdef, state = nnx.split(optimizer)
     mirrors = _mirrors(_by_path(state), paths)
 
@@ -248,5 +244,4 @@ def _shapes(optimizer: nnx.Optimizer) -> dict[str, tuple[int, ...]]:
 
 
 def _by_path(tree: Any) -> dict[str, tuple[int, ...]]:
-    pairs = jax.tree_util.tree_leaves_with_path(tree)
-    return {path_of(keys): np.shape(leaf) for keys, leaf in pairs}
+    return {path: np.shape(leaf) for path, leaf in named(tree).items()}

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jsparse._pure import evaluated
 from jsparse.export._shrinking.graph import Graph, Node, Op, call
 from jsparse.export._shrinking.liveness import Removal
 
@@ -16,11 +18,11 @@ OTHER = {"ft_in", "ft_out", "jaxpr", "sharding", "out_sharding", "linear", "_spl
 
 
 def difference(old: Graph, new: Graph, removal: Removal) -> str:
-    """How two computations differ in more than what was taken out; empty if they do not.
+    """How two computations differ beyond the cut itself; empty if they do not.
 
-    Each operation of the new one must be that of the old one on inputs that lack what goes, with
-    the same constants: then its outputs are those of the old one, cut. A division by the number of
-    features, or a slice at a fixed place, shows here.
+    Each operation of the new one must be that of the old one, on the cut inputs and with the same
+    constants: then its outputs are those of the old one, cut. A division by the number of features,
+    or a slice at a fixed position, is found here.
     """
     pairs: dict[Node, Node] = {}
     for a, b in zip(old.variables + old.inputs, new.variables + new.inputs, strict=True):
@@ -58,7 +60,7 @@ def _walk(old: Iterable[Op], new: Iterable[Op], pairs: dict[Node, Node], removal
 
 
 def _apart(a: Node, b: Node, pairs: dict[Node, Node], removal: Removal) -> bool:
-    """Whether the new node is not what the old one became."""
+    """Whether the new node is not the old one after the cut."""
     if a in pairs or a.value is None:
         return pairs.get(a) is not b
     if b.value is None or b.path:
@@ -79,7 +81,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _expected(op: Op, removal: Removal) -> dict[str, Any]:
-    """The settings of an operation after the cut; those that only name sizes are left out."""
+    """The settings of an operation after the cut, without those that only name sizes."""
     expected = {
         name: value
         for name, value in op.params.items()
@@ -87,7 +89,7 @@ def _expected(op: Op, removal: Removal) -> dict[str, Any]:
     }
     if op.name == "slice":
         before = [
-            np.concatenate([[0], np.cumsum(removal.stays(op.inputs[0], axis))])
+            np.concatenate([[0], np.cumsum(removal.kept(op.inputs[0], axis))])
             for axis in range(len(op.inputs[0].shape))
         ]
         for name in ("start_indices", "limit_indices"):
@@ -105,8 +107,9 @@ def largest_difference(old: nnx.Module, new: nnx.Module, inputs: tuple) -> float
     """How far the outputs are apart in eval mode, as a share of the largest output."""
     results = []
     for model in (old, new):
-        run, _, variables, arrays = call(model, inputs)
-        results.append(jax.tree.leaves(jax.jit(run)(variables, arrays)))
+        run, variables, arrays = call(evaluated(model), inputs)
+        output = jax.jit(lambda *given, run=run: run(*given)[0])
+        results.append(jax.tree.leaves(output(variables, arrays)))
     return apart(*results)
 
 
@@ -125,3 +128,13 @@ def apart(expected: Sequence[Any], found: Sequence[Any]) -> float:
         largest = gaps.max(initial=0.0) / max(scale, 1e-30)
         worst = max(worst, float("inf") if np.isnan(largest) else float(largest))
     return worst
+
+
+def rounding(leaves: Iterable[Any]) -> float:
+    """How far rounding may move outputs of a model, as a share of the largest.
+
+    Args:
+      leaves: arrays; the least precise dtype among them counts.
+    """
+    kinds = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return min(0.1, 1e3 * max([float(jnp.finfo(kind).eps) for kind in kinds], default=0.0))

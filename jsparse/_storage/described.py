@@ -15,7 +15,7 @@ from jsparse._storage.tree_file import take
 
 
 def described(value: Any) -> Any:
-    """A setting as JSON: functions by name, objects by their fields, arrays by check sum.
+    """A setting as JSON: functions by name, objects by their fields, arrays by checksum.
 
     Args:
       value: a setting; an object that has neither fields nor a text of its own (`repr`) is
@@ -23,7 +23,7 @@ def described(value: Any) -> Any:
 
     Example:
       >>> described({"rate": 0.1, "sizes": (2, 3), "make": described})
-      {'rate': 0.1, 'sizes': [2, 3], 'make': 'jsparse._storage.settings.described'}
+      {'rate': 0.1, 'sizes': [2, 3], 'make': 'jsparse.described.described'}
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -46,7 +46,8 @@ def described(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         inside = {one.name: described(getattr(value, one.name)) for one in fields(value)}
         return {"kind": type(value).__qualname__, **inside}
-    if hasattr(value, "__qualname__"):  # a function or a class
-        return f"{value.__module__}.{value.__qualname__}"
-    text = repr(value)  # of a path, a dtype, bytes; not with an address, which changes
-    return text if " at 0x" not in text else f"{type(value).__module__}.{type(value).__qualname__}"
+    if not hasattr(value, "__qualname__"):  # neither a function nor a class
+        text = repr(value)  # of a path, a dtype, bytes; not with an address, which changes
+        return text if " at 0x" not in text else described(type(value))
+    public = [part for part in value.__module__.split(".") if part[0] != "_"]
+    return ".".join([*public, value.__qualname__])

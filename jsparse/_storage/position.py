@@ -36,7 +36,7 @@ def _check_json(value: Any, name: str) -> None:
             _check_json(one, f"{name}[{key!r}]")
     elif value is not None and type(value) not in (bool, int, float, str):
         raise TypeError(
-            f"{name} is a {type(value).__name__}: {value!r}; give bytes, or None, bool, int, "
+            f"{name} is a {type(value).__name__}: {value!r}; pass bytes, or None, bool, int, "
             "float, str, lists, and dicts with str keys"
         )
 

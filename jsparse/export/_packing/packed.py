@@ -1,0 +1,96 @@
+"""What packed layers and their products share."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
+from jax import Array
+from jax.custom_batching import custom_vmap
+
+from jsparse.export._packing import compiled
+
+WIDEST = 16
+"""Floats in a vector of the kernels for the CPU; the machine may have less."""
+
+
+def on_cpu(cpu: Any, plain: Any) -> Any:
+    """A function that is `cpu` when lowered for the CPU and `plain` elsewhere."""
+    return lambda *args: jax.lax.platform_dependent(*args, cpu=cpu, default=plain)
+
+
+def by_rows(product: Any, plain: Any) -> Any:
+    """A product whose last argument is rows, also under vmap.
+
+    Args:
+      product: (matrix..., x [batch, in]) -> [batch, out].
+      plain: the same in plain JAX.
+
+    Returns:
+      The product; under vmap over x alone it gets more rows, otherwise it is `plain`.
+    """
+    wrapped = custom_vmap(product)
+
+    @wrapped.def_vmap
+    def batched(size: int, in_batched: list, *args: Array) -> tuple[Array, bool]:
+        *matrix, rows = args
+        if any(in_batched[:-1]):
+            axes = [0 if batched else None for batched in in_batched]
+            return jax.vmap(plain, axes)(*args), True
+        out = wrapped(*matrix, rows.reshape(-1, rows.shape[-1]))
+        return out.reshape(size, -1, out.shape[-1]), True
+
+    return wrapped
+
+
+def has_kernel(x: Array) -> bool:
+    """Whether the kernels for the CPU can take such an x: dtype, platform, compiler."""
+    kinds = (jnp.float32, jnp.bfloat16, jnp.float16)
+    return x.dtype in kinds and jax.default_backend() == "cpu" and compiled.load()
+
+
+class Structure(nnx.Variable):
+    """The positions of the kept weights: whole numbers that nothing trains."""
+
+
+class Packed(nnx.Module):
+    """A linear layer that holds part of its kernel: y = x W + b. Abstract: `Csr`, `BlockSparse`."""
+
+    in_features: int
+    out_features: int
+    values: nnx.Param
+    bias: nnx.Param | None
+    product: Any
+    plan: Any
+    """What the product is told besides the arrays."""
+
+    def _settle(self, shape: tuple[int, ...], use_bias: bool, dtype: Any, param_dtype: Any) -> None:
+        """Set what every packed layer has: values of this shape, a bias, dtypes."""
+        self.dtype, self.param_dtype = dtype, param_dtype
+        self.values = nnx.Param(jnp.zeros(shape, param_dtype))
+        self.bias = nnx.Param(jnp.zeros((self.out_features,), param_dtype)) if use_bias else None
+
+    def arrays(self, values: Array) -> Any:
+        """These values with the positions where they are."""
+        raise NotImplementedError
+
+    def kernel_matrix(self) -> Array:
+        """The whole kernel [in, out], with zeros where nothing is kept."""
+        raise NotImplementedError
+
+    def __call__(self, x: Array) -> Array:
+        """[..., in] -> [..., out].
+
+        Raises:
+          ValueError: x has another number of features.
+        """
+        if x.ndim < 1 or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"x has shape {x.shape}, the layer takes [..., {self.in_features}]; give it "
+                f"{self.in_features} features"
+            )
+        bias = self.bias[...] if self.bias is not None else None
+        x, values, bias = promote_dtype((x, self.values[...], bias), dtype=self.dtype)
+        y = self.product(self.arrays(values), x, self.plan)
+        return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
