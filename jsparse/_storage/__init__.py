@@ -1,4 +1,4 @@
-"""Checkpoints of training runs: whole or refused, on any number of devices and processes."""
+"""Arrays by path on disk: checkpoints of training runs, and trees in one file."""
 
 from jsparse._storage.checkpoints import Checkpoints as Checkpoints
 from jsparse._storage.checkpoints import Restored as Restored

@@ -1,13 +1,13 @@
 """Checkpoints of a training run: whole or refused, on any number of devices and processes.
 
-1. Every process gives its part of the arrays to Orbax, and writes its data position, in a hidden
-   folder beside the checkpoints.
-2. The first process forces all files to disk and lists them, with sizes and check sums, in a
-   manifest that has a check sum of its own.
-3. One rename makes the hidden folder a checkpoint. Older ones are removed only after it; one of the
-   same step is moved aside before it, and brought back if a kill comes between.
-4. Before anything is read every file is checked. A damaged checkpoint is refused, and the one
-   before it is used.
+1. Every process writes its shards of the arrays, by Orbax, and its data position to a hidden folder
+   beside the checkpoints.
+2. The first process forces all files to disk and lists them, with sizes and checksums, in a
+   manifest that has its own checksum.
+3. One rename turns the hidden folder into a checkpoint. Older ones are removed only afterwards; one
+   of the same step is first moved aside, and restored if the process is killed in between.
+4. Every file is checked before anything is read. A damaged checkpoint is refused and the previous
+   one is used.
 """
 
 import operator
@@ -30,16 +30,17 @@ from jsparse._storage.leaves import check_fit, describe, filled, plain
 from jsparse._storage.processes import by_first, check_seen, shared
 
 NAME = re.compile(r"step_(\d{10})")
-LAST = 2**31 - 1  # what processes can tell one another without 64 bit integers
-NONE = -1  # in place of a step
+LAST = 2**31 - 1  # the largest number that processes can exchange without 64-bit integers
+NONE = -1  # no step
+FIELDS = {"step": int, "processes": int, "leaves": dict[str, str]}  # in the manifest
 
 
 class Restored(NamedTuple):
-    """What `Checkpoints.restore` gives back.
+    """The result of `Checkpoints.restore`.
 
     Attributes:
-      step: train steps done; 0 where nothing was saved.
-      tree: as it was given, with what was saved; modules are the same objects.
+      step: train steps done; 0 if nothing was saved.
+      tree: the given tree with the saved values; modules are the same objects.
       data: the data position.
     """
 
@@ -51,15 +52,15 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of one training run, in a folder: saved whole, checked before they are read.
 
-    What is saved is any tree (dict, tuple, ...) of modules, optimizers, `nnx.Rngs`, arrays, typed
-    keys and numbers. Of a module that is all its variables: weights, thresholds, masks, keys and
-    counts of random streams; of an optimizer its moments, its step and the memory of its controls.
-    A run that is killed at any moment, also while it saves, goes on from the last checkpoint as if
-    nothing had happened. With several processes all of them call each method, on one shared folder.
+    They hold any tree (dict, tuple, ...) of modules, optimizers, `nnx.Rngs`, arrays, typed keys and
+    numbers. All variables of a module are saved: weights, thresholds, masks, and the keys and
+    counts of random streams; for an optimizer its moments, its step and the state of its controls.
+    A run that is killed at any moment, even while saving, resumes from the last checkpoint as if
+    nothing had happened. With several processes, all of them call each method, on a shared folder.
 
     Args:
-      folder: made where it does not exist; on a file system in which a rename is one step.
-      keep: how many checkpoints stay, the newest ones.
+      folder: created if it does not exist; on a file system where a rename is atomic.
+      keep: the number of checkpoints to keep, the newest ones.
 
     Raises:
       ImportError: Orbax is not installed.
@@ -73,7 +74,7 @@ class Checkpoints:
       >>> model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
       >>> run = {"model": model, "optimizer": Optimizer(model, optax.adam(1e-3))}
       >>> checkpoints = Checkpoints(tempfile.mkdtemp())
-      >>> step, run, epoch = checkpoints.restore(run, data=0)  # nothing is saved yet
+      >>> step, run, epoch = checkpoints.restore(run, data=0)  # nothing has been saved yet
       >>> step, epoch
       (0, 0)
       >>> checkpoints.save(100, run, data=3)
@@ -84,31 +85,31 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path, *, keep: int = 2):
         if keep < 1:
-            raise ValueError(f"keep is the number of checkpoints that stay, 1 or more; got {keep}")
+            raise ValueError(f"keep is the number of checkpoints to keep, 1 or more; got {keep}")
         require("orbax-checkpoint", "checkpoint", "a checkpoint")
         self.folder = Path(folder).absolute()
         self.keep = keep
         self._refused: set[int] = set()
 
     def steps(self) -> list[int]:
-        """The steps that were saved, oldest first; whether they can be read is not checked."""
+        """The steps that were saved, oldest first, without checking that they can be read."""
         found = (NAME.fullmatch(path.name) for path in self.folder.glob("step_*"))
         return sorted(int(name[1]) for name in found if name)
 
     def save(self, step: int, tree: Any, data: Any = None) -> None:
-        """Save a checkpoint, and then remove those that are too many, later or damaged.
+        """Save a checkpoint, then remove surplus, later and damaged ones.
 
         Args:
           step: train steps done, below 2**31.
           tree: modules, arrays, typed keys and numbers.
-          data: where the data goes on, of this process: bytes, or what JSON can hold unchanged, as
-            from `get_state()` of a Grain iterator.
+          data: the data-iterator position of this process: bytes, or what JSON can hold unchanged,
+            such as `get_state()` of a Grain iterator.
 
         Raises:
           TypeError: the tree or data hold something that cannot be saved.
-          ValueError: a step out of range; no numbers; two leaves with one path; with several
-            processes, a leaf that each has for itself and that differs.
-          OSError: the disk is full, or the folder is not the same for all processes.
+          ValueError: the step is out of range; the tree holds no numbers; two leaves have the same
+            path; with several processes, a leaf that each has whole differs between them.
+          OSError: the disk is full, or the processes do not share the folder.
         """
         step = operator.index(step)
         if not 0 <= step <= LAST:
@@ -121,43 +122,43 @@ class Checkpoints:
         part = self.folder / f".{self._path(step).name}.part"
         by_first(lambda: self._clear(part))
         check_seen(part)
-        write_whole(part / "data" / name, content)
+        write_whole(part / name, content)
         orbax_arrays.write(part / "arrays", values)
         kinds = {name: describe(leaf) for name, leaf in leaves.items()}
         by_first(lambda: self._finish(part, step, kinds))
 
     def restore(self, like: Any, data: Any = None) -> Restored:
-        """Read the newest checkpoint that is whole; a warning names those that are refused.
+        """Read the newest whole checkpoint; a warning names each damaged one that is skipped.
 
         Args:
-          like: a tree as it was saved. Modules in it are filled in place; other leaves are new in
-            the tree that comes back. Arrays lie where those of `like` do, whatever the number of
-            devices that saved them.
-          data: the data position to give back where nothing was saved.
+          like: a tree like the saved one. Its modules are filled in place; other leaves are new
+            in the returned tree. Arrays get the sharding of those in `like`, whatever the number
+            of devices that saved them.
+          data: the data position to return if nothing was saved.
 
         Returns:
-          (step, tree, data); (0, like, data) where nothing was saved.
+          (step, tree, data); (0, like, data) if nothing was saved.
 
         Raises:
           CorruptCheckpoint: there are checkpoints and all are damaged.
-          ValueError: paths, shapes or types are not those of `like`, with a list of what differs;
-            or the data positions are those of another number of processes.
-          OSError: the folder is not the same for all processes.
+          ValueError: paths, shapes or types are not those of `like`, with a list of differences;
+            or data positions differ between processes, and their number is another one now.
+          OSError: the processes do not share the folder.
         """
         step = by_first(self._newest)
         if step == NONE:
             return Restored(0, like, data)
         path = self._path(step)
         check_seen(path)
-        facts = _facts(path, manifest.read(path))
+        facts = manifest.read(path, FIELDS)
         states = _states(like)
         leaves = named(states)
         kinds = {name: describe(leaf) for name, leaf in leaves.items()}
         advice = f"restore into the model and optimizer that were saved, or move {path} away"
         check_fit(facts["leaves"], kinds, path, advice)
-        data = position.read(path / "data", facts["processes"])
+        data = position.read(path, facts["files"], facts["processes"])
         values = orbax_arrays.read(path / "arrays", leaves)
-        new = [filled(values[name], leaf) for name, leaf in leaves.items()]
+        new = [filled(values[name], leaf, f"{path}: {name}") for name, leaf in leaves.items()]
         states = jax.tree.unflatten(jax.tree.structure(states), new)
         return Restored(step, jax.tree.map(_put, like, states, is_leaf=_is_module), data)
 
@@ -165,20 +166,20 @@ class Checkpoints:
         return self.folder / f"step_{step:010d}"
 
     def _newest(self) -> int:
-        """The newest step that is whole; remembers which are not."""
+        """The newest step that is whole; remembers the damaged ones."""
         self._bring_back()
         found = newest_whole(
             [self._path(step) for step in self.steps()],
-            _checked,
+            _check,
             lambda line: warnings.warn(line, stacklevel=6),  # where `restore` is called
-            f"delete {self.folder} to begin anew, or choose another folder",
+            f"delete {self.folder} to start again, or choose another folder",
         )
-        step = NONE if found is None else found[1]["step"]
+        step = NONE if found is None else found[1]
         self._refused = {later for later in self.steps() if later > step}
         return step
 
     def _clear(self, part: Path) -> int:
-        """Remove what a kill left half done, and make room for the next checkpoint."""
+        """Remove what a killed process left unfinished, and make an empty folder."""
         self._bring_back()
         for path in self.folder.glob(".step_*"):
             _remove(path)
@@ -186,52 +187,48 @@ class Checkpoints:
         return NONE
 
     def _finish(self, part: Path, step: int, kinds: Mapping[str, str]) -> int:
-        """Write the manifest, put the checkpoint in place, remove others."""
+        """Write the manifest, put the checkpoint in place, and remove others."""
         for path in [part, *part.rglob("*")]:
             to_disk(path)
         facts = {"step": step, "processes": jax.process_count(), "leaves": dict(kinds)}
         manifest.write(part, facts)
-        old = _hide(self._path(step), "old")  # where the step was saved before
+        old = _hide(self._path(step), "old")  # an earlier checkpoint of the same step
         os.rename(part, self._path(step))
         to_disk(self.folder)
         _remove(old)
         self._refused.discard(step)
         whole = [s for s in self.steps() if s <= step and s not in self._refused]
-        for other in self.steps():  # later ones come from a run that was begun anew
+        for other in self.steps():  # later ones belong to a run that was restarted
             if other not in whole[-self.keep :]:
                 _remove(_hide(self._path(other), "gone"))
         return NONE
 
     def _bring_back(self) -> None:
-        """Undo the move of a checkpoint that was to be saved again and was not."""
+        """Undo the move of a checkpoint whose replacement was never finished."""
         for old in self.folder.glob(".step_*.old"):
             path = self.folder / old.name.removeprefix(".").removesuffix(".old")
             if not os.path.lexists(path):
                 os.rename(old, path)
 
 
-def _checked(path: Path) -> dict[str, Any]:
-    """What a checkpoint's manifest says, after a look at every file."""
-    return _facts(path, manifest.check(path))
-
-
-def _facts(path: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """A manifest, if it has the fields of a checkpoint.
+def _check(path: Path) -> int:
+    """The step of a checkpoint that is whole.
 
     Raises:
-      CorruptCheckpoint: one is missing or of another type.
+      CorruptCheckpoint: it is not.
     """
-    if f"step_{manifest.field(path, found, 'step', int):010d}" != path.name:
-        raise CorruptCheckpoint(f"{path} is damaged: its manifest is that of step {found['step']}")
-    manifest.field(path, found, "processes", int)
-    leaves = manifest.field(path, found, "leaves", dict)
-    for name in leaves:
-        manifest.field(path, leaves, name, str)
-    return found
+    facts = manifest.check(path, FIELDS)
+    found = NAME.fullmatch(path.name)
+    if found is None or facts["step"] != int(found[1]):
+        raise CorruptCheckpoint(
+            f"{path} is damaged: {manifest.MANIFEST}: step is {facts['step']}, expected that of "
+            "the folder's name"
+        )
+    return facts["step"]
 
 
 def _hide(path: Path, why: str) -> Path:
-    """Give a checkpoint, if it is there, a name under which it no longer counts."""
+    """Rename a checkpoint, if it exists, so that it no longer counts as one."""
     hidden = path.with_name(f".{path.name}.{why}")
     if os.path.lexists(path):
         os.rename(path, hidden)
@@ -239,7 +236,7 @@ def _hide(path: Path, why: str) -> Path:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder, a file or a link, if it is there."""
+    """Remove a folder, a file or a link, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -247,17 +244,17 @@ def _remove(path: Path) -> None:
 
 
 def _is_module(leaf: Any) -> bool:
-    """Whether it is a module, an optimizer, random streams: what `nnx.update` fills in place."""
+    """Whether `nnx.update` can fill it in place: a module, an optimizer, random streams."""
     return isinstance(leaf, nnx.Pytree)
 
 
 def _states(tree: Any) -> Any:
-    """A tree with the state of each module in its place."""
+    """A tree in which each module is replaced by its state."""
     return jax.tree.map(lambda x: nnx.state(x) if _is_module(x) else x, tree, is_leaf=_is_module)
 
 
 def _put(old: Any, new: Any) -> Any:
-    """New leaves in the place of old ones: in a module itself."""
+    """The new leaf; an old module is updated in place and returned."""
     if not _is_module(old):
         return new
     nnx.update(old, new)

@@ -1,8 +1,8 @@
-"""Settings as JSON, to compare those of a run with those that a folder was written under."""
+"""Settings in a form that JSON can hold, so that two runs can be compared."""
 
 import functools
-import hashlib
 from collections.abc import Mapping
+from collections.abc import Set as AnySet
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -10,29 +10,35 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jsparse._paths import named
-from jsparse._storage.leaves import describe, plain
+from jsparse._storage.leaves import describe
+from jsparse._storage.tree_file import take
 
 
 def described(value: Any) -> Any:
-    """A setting as JSON can hold it: functions by name, values by their fields, arrays by sum."""
+    """A setting as JSON: functions by name, objects by their fields, arrays by checksum.
+
+    Args:
+      value: a setting; an object that has neither fields nor a text of its own (`repr`) is
+        described by its class alone.
+
+    Example:
+      >>> described({"rate": 0.1, "sizes": (2, 3), "make": described})
+      {'rate': 0.1, 'sizes': [2, 3], 'make': 'jsparse.described.described'}
+    """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
         return {str(name): described(one) for name, one in value.items()}
     if isinstance(value, nnx.Module):
-        total = hashlib.sha256()
-        for name, leaf in sorted(named(nnx.state(value)).items()):
-            total.update(f"{name}{describe(leaf)}".encode())
-            total.update(np.asarray(plain(name, leaf)).tobytes())
-        return f"{type(value).__qualname__} {total.hexdigest()[:16]}"
+        return f"{type(value).__qualname__} {take(nnx.state(value)).sha256[:16]}"
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OUSM":  # of text, dates, objects
+        return described(value.tolist())
     if isinstance(value, np.ndarray | np.generic | jax.Array):
-        array = np.asarray(value)
-        return (
-            f"{array.dtype}{list(array.shape)} {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
-        )
+        return f"{describe(value)} {take(value).sha256[:16]}"
     if isinstance(value, list | tuple):
         return [described(one) for one in value]
+    if isinstance(value, AnySet):
+        return sorted((described(one) for one in value), key=str)
     if isinstance(value, functools.partial):
         return {"partial": described([value.func, value.args, value.keywords])}
     if callable(getattr(value, "__wrapped__", None)):  # jitted
@@ -40,6 +46,8 @@ def described(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         inside = {one.name: described(getattr(value, one.name)) for one in fields(value)}
         return {"kind": type(value).__qualname__, **inside}
-    kind = value if hasattr(value, "__qualname__") else type(value)
-    public = [part for part in kind.__module__.split(".") if part[0] != "_"]
-    return ".".join([*public, kind.__qualname__])
+    if not hasattr(value, "__qualname__"):  # neither a function nor a class
+        text = repr(value)  # of a path, a dtype, bytes; not with an address, which changes
+        return text if " at 0x" not in text else described(type(value))
+    public = [part for part in value.__module__.split(".") if part[0] != "_"]
+    return ".".join([*public, value.__qualname__])

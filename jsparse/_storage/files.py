@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever kills the process."""
+"""Files that are whole or absent, even if the process is killed while writing."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ class CorruptCheckpoint(RuntimeError):
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` beside `path`, force it to disk, then put it in place in one step."""
+    """Write `content` beside `path`, force it to disk, then move it to `path` in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -29,7 +29,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def to_disk(path: Path) -> None:
-    """Force a file, or the list of files of a folder, to disk."""
+    """Force a file, or the list of files in a folder, to disk."""
     with contextlib.suppress(OSError):  # some systems cannot open a folder
         opened = os.open(path, os.O_RDONLY)
         try:
@@ -44,19 +44,19 @@ def newest_whole(
     tell: Callable[[str], None],
     advice: str,
 ) -> tuple[Path, Content] | None:
-    """The last of some checkpoints that can be read, and what it holds.
+    """The newest checkpoint that can be read, and its content.
 
     Args:
-      paths: oldest first.
-      read: raises `CorruptCheckpoint` for a damaged one.
-      tell: what to do with a line about each that is refused.
-      advice: for the user, if none is left.
+      paths: checkpoints, oldest first.
+      read: raises `CorruptCheckpoint` if a checkpoint is damaged.
+      tell: receives one line for each checkpoint that is refused.
+      advice: what the user can do if all are damaged.
 
     Returns:
-      Path and content; None where there are no checkpoints.
+      Path and content; None if there are no checkpoints.
 
     Raises:
-      CorruptCheckpoint: there are some and all are damaged.
+      CorruptCheckpoint: there are checkpoints and all are damaged.
     """
     faults = []
     for path in reversed(paths):

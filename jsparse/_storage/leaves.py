@@ -1,4 +1,4 @@
-"""Leaves of any tree by path, as plain arrays that files can hold, and back in their places."""
+"""Leaves of a tree as plain arrays that files can hold, and back again."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jsparse._storage.files import CorruptCheckpoint
 
 SHOWN = 8  # faults in one error
 
@@ -17,7 +19,7 @@ def is_key(leaf: Any) -> bool:
 
 
 def plain(name: str, leaf: Any) -> jax.Array | np.ndarray:
-    """The array that stands for a leaf in a file: of a typed key its data.
+    """The array that a file stores for a leaf; for a typed key, its data.
 
     Args:
       name: the path, for errors.
@@ -37,22 +39,31 @@ def plain(name: str, leaf: Any) -> jax.Array | np.ndarray:
     return array
 
 
+def storable(array: np.ndarray) -> np.ndarray:
+    """The same bits in a type that numpy itself knows: bfloat16 becomes uint16."""
+    return array.view(_stored_dtype(array.dtype))
+
+
+def _stored_dtype(dtype: np.dtype) -> np.dtype:
+    return dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")
+
+
 def describe(leaf: Any) -> str:
-    """Type and shape, of a typed key those of its data: `float32[2, 3]`, `key<fry>[2]`, `int[]`."""
+    """Type and shape (of a typed key, of its data): `float32[2, 3]`, `key<fry>[2]`, `int[]`."""
     kind = str(leaf.dtype) if hasattr(leaf, "dtype") else type(leaf).__name__
     return f"{kind}{list(np.shape(jax.random.key_data(leaf) if is_key(leaf) else leaf))}"
 
 
 def check_fit(
-    stored: Mapping[str, str], wanted: Mapping[str, str], where: Path, advice: str
+    stored: Mapping[str, str], wanted: Mapping[str, str], where: Path | str, advice: str
 ) -> None:
-    """Compare the leaves in a file with those that are to be filled.
+    """Compare stored leaves with those of the tree to fill.
 
     Args:
-      stored: by path, as `describe` has them.
-      wanted: the same of the tree to fill.
-      where: the file.
-      advice: what to do about it.
+      stored: by path, as `describe` writes them.
+      wanted: the same for the tree to fill.
+      where: the file, for errors.
+      advice: what the user can do about it.
 
     Raises:
       ValueError: paths, shapes or types differ; the error lists which.
@@ -60,32 +71,43 @@ def check_fit(
     faults = []
     for name, want in wanted.items():
         if name not in stored:
-            faults.append(f"{name}: not in the file")
+            faults.append(f"{name}: missing")
         elif stored[name] != want:
-            faults.append(f"{name}: {stored[name]} in the file, {want} wanted")
-    faults += [f"{name}: in the file, not wanted" for name in stored if name not in wanted]
+            faults.append(f"{name}: got {stored[name]}, expected {want}")
+    faults += [f"{name}: unexpected" for name in stored if name not in wanted]
     if faults:
         more = [f"... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        lines = [f"{where} does not fit what is to be filled:", *faults[:SHOWN], *more]
+        lines = [f"{where} does not have the expected structure:", *faults[:SHOWN], *more]
         raise ValueError("\n  ".join(lines) + f"\n{advice}")
 
 
-def filled(stored: jax.Array | np.ndarray, leaf: Any) -> Any:
-    """What a file holds, as a leaf of the kind, type and place of another.
+def filled(stored: jax.Array | np.ndarray, leaf: Any, where: str = "the file") -> Any:
+    """A stored array as a leaf of the same kind, type and devices as another leaf.
 
     Args:
-      stored: from `plain`, with the shape of `leaf`; an unsigned integer of the same size may stand
-        for a type that numpy lacks.
-      leaf: gives the rest.
+      stored: an array from `plain`, or from `storable` of it.
+      leaf: gives kind, type and devices.
+      where: file and path, for errors.
 
     Returns:
-      The leaf. An array that was on no device by choice still is not.
+      The leaf. It is committed to devices only if `leaf` is.
+
+    Raises:
+      CorruptCheckpoint: the array does not have the shape and type of `leaf`.
     """
+    want = plain(where, leaf)
+    count = describe(leaf) == "int[]" and stored.dtype.kind in "iu"  # of any size
+    if stored.shape != want.shape or not (
+        count or stored.dtype in (want.dtype, _stored_dtype(want.dtype))
+    ):
+        raise CorruptCheckpoint(
+            f"{where} is damaged: it holds {describe(stored)}, expected {describe(want)}"
+        )
     if is_key(leaf):
         keys = jax.random.wrap_key_data(jnp.asarray(stored), impl=jax.random.key_impl(leaf))
         return _placed(keys, leaf)
-    if isinstance(leaf, jax.Array | np.ndarray | np.generic) and stored.dtype != leaf.dtype:
-        stored = np.asarray(stored).view(leaf.dtype)
+    if not count and stored.dtype != want.dtype:
+        stored = np.asarray(stored).view(want.dtype)
     if isinstance(leaf, jax.Array):  # a weak type promotes as a Python number does
         return _placed(leaf.at[...].set(stored) if leaf.weak_type else stored, leaf)
     if isinstance(leaf, np.ndarray):

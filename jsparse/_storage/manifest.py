@@ -1,36 +1,32 @@
-"""The list of a folder's files, with sizes and checksums, and a checksum of its own.
-
-The checksum finds damage; it is not a signature. So what is read here is checked as well: every
-field has its type, and every file is inside the folder.
-"""
+"""The manifest of a folder: facts, the size and checksum of each file, and a sum of its own."""
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from jsparse._paths import listed
+from jsparse._storage.checked_json import check_fields, parse
 from jsparse._storage.files import CorruptCheckpoint, write_whole
 
 MANIFEST = "manifest.json"
-Kind = TypeVar("Kind")
+FILES = {"files": dict[str, tuple[int, str]]}
 
 
 def write(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write the manifest of a folder, whose other files are all there: facts, and the files."""
-    write_whole(folder / MANIFEST, _sealed({**facts, "files": _sums(folder)}))
-
-
-def _sums(folder: Path) -> dict[str, list]:
-    """Size and checksum of each file in a folder, by relative path."""
+    """Write the manifest of a folder once all its other files are there."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _sum(path) for path in files}
+    sums = {
+        path.relative_to(folder).as_posix(): [path.stat().st_size, _sum(path)] for path in files
+    }
+    write_whole(folder / MANIFEST, _sealed({**facts, "files": sums}))
 
 
-def _sum(path: Path) -> list:
+def _sum(path: Path) -> str:
     with path.open("rb") as file:
-        return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sealed(content: Mapping[str, Any]) -> bytes:
@@ -38,67 +34,58 @@ def _sealed(content: Mapping[str, Any]) -> bytes:
     return json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), **content}).encode()
 
 
-def read(path: Path) -> dict[str, Any]:
-    """What is noted of a checkpoint.
+def read(folder: Path, fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The manifest of a folder.
+
+    Args:
+      folder: with a manifest.
+      fields: kinds of the required facts, as for `check_fields`.
 
     Raises:
-      CorruptCheckpoint: the note is missing or damaged.
+      CorruptCheckpoint: the manifest is missing or damaged, or a field is not as expected.
     """
+    where = f"{folder} is damaged: {MANIFEST}"
     try:
-        found = (path / MANIFEST).read_bytes()
-        content = json.loads(found)
-        del content["sha256"]
-        if _sealed(content) != found:
-            raise ValueError("its checksum is wrong")
+        found = _inside(folder, MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise CorruptCheckpoint(f"{path} is damaged: {MANIFEST} is missing") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CorruptCheckpoint(f"{path} is damaged: {MANIFEST}: {error}") from error
-    files = field(path, content, "files", dict)
-    for name, entry in files.items():
-        facts = field(path, files, name, list)
-        if [type(fact) for fact in facts] != [int, str]:
-            raise _wrong(path, name, entry, "a size and a checksum")
+        raise CorruptCheckpoint(f"{where} is missing") from error
+    content = parse(found, where)
+    check_fields(content, {"sha256": str}, where)
+    del content["sha256"]
+    if _sealed(content) != found:
+        raise CorruptCheckpoint(f"{where}: its checksum is wrong")
+    check_fields(content, {**FILES, **(fields or {})}, where)
     return content
 
 
-def field(path: Path, content: Mapping[str, Any], name: str, kind: type[Kind]) -> Kind:
-    """An entry of a manifest, which must be there and of a type.
-
-    Args:
-      path: the folder, for errors.
-      content: from `read`, or an object inside.
-      name: of the entry.
-      kind: the type; a bool is not an int.
+def check(folder: Path, fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The manifest of a folder, after comparing every file with it.
 
     Raises:
-      CorruptCheckpoint: it is missing or of another type.
+      CorruptCheckpoint: as for `read`; or a file is missing, changed, or outside the folder.
     """
-    value = content.get(name)
-    if type(value) is not kind:
-        raise _wrong(path, name, value, {int: "an integer", str: "a text"}.get(kind, kind.__name__))
-    return value
+    facts = read(folder, fields)
+    faults = [_fault(folder, name, *noted) for name, noted in facts["files"].items()]
+    if faults := [fault for fault in faults if fault]:
+        raise CorruptCheckpoint(f"{folder} is damaged: {listed(faults)}")
+    return facts
 
 
-def _wrong(path: Path, name: str, value: Any, wanted: str) -> CorruptCheckpoint:
-    shown = repr(value)[:60]
-    return CorruptCheckpoint(f"{path} is damaged: {MANIFEST}: {name} is {shown}, not {wanted}")
+def _fault(folder: Path, name: str, size: int, total: str) -> str:
+    file = _inside(folder, name)
+    if not os.path.isfile(file):  # Path.is_file raises on names that are too long
+        return f"{name:.200} is missing"
+    if file.stat().st_size != size:
+        return f"{name} has {file.stat().st_size} bytes, expected {size}"
+    return "" if _sum(file) == total else f"the checksum of {name} is wrong"
 
 
-def check(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint, after a look at every file."""
-    manifest = read(path)
-    faults = []
-    for name, (size, total) in manifest["files"].items():
-        file = path / name
-        if "\0" in name or not file.resolve().is_relative_to(path.resolve()):
-            faults.append(f"{name!r} is outside the folder")
-        elif not file.is_file():
-            faults.append(f"{name} is missing")
-        elif file.stat().st_size != size:
-            faults.append(f"{name} has {file.stat().st_size} bytes of {size}")
-        elif _sum(file)[1] != total:
-            faults.append(f"the checksum of {name} is wrong")
-    if faults:
-        raise CorruptCheckpoint(f"{path} is damaged: {listed(faults)}")
-    return manifest
+def _inside(folder: Path, name: str) -> Path:
+    """A file of the folder; neither its name nor a symbolic link may lead out of it."""
+    try:
+        file = folder / name
+        if file.resolve().is_relative_to(folder.resolve()):
+            return file
+    except (OSError, RuntimeError, ValueError):  # too long, links in a circle, a null character
+        pass
+    raise CorruptCheckpoint(f"{folder} is damaged: {name!r:.200} is outside the folder")

@@ -1,4 +1,4 @@
-"""Arrays on disk, by Orbax, which is imported on first use."""
+"""Arrays by path, written and read by Orbax, which is imported on first use."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jsparse._storage.files import CorruptCheckpoint
 from jsparse._storage.leaves import plain
 
 
@@ -18,24 +19,28 @@ def _orbax() -> ModuleType:
 
 
 def write(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write arrays by path; every process gives its part.
+    """Write arrays by path; each process writes its own shards.
 
     Raises:
-      OSError: the disk is full, or cannot be written to.
+      OSError: the disk is full or not writable.
     """
     orbax = _orbax()
-    filled = {name: array for name, array in arrays.items() if array.size}  # Orbax refuses others
+    filled = {name: one for name, one in arrays.items() if one.size}  # Orbax refuses empty ones
     with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as writer:
         try:
             writer.save(path, args=orbax.args.PyTreeSave(filled))
-        except ValueError as error:  # so TensorStore tells of a full disk
+        except ValueError as error:  # how TensorStore reports a full disk
             if "os_error_code" not in str(error):
                 raise
             raise OSError(f"the arrays cannot be written to {path}: {error}") from error
 
 
 def read(path: Path, leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Arrays by path; those of several devices on the devices of their leaves, others by numpy."""
+    """Arrays by path: on the devices of their leaves if these are several, else in numpy.
+
+    Raises:
+      CorruptCheckpoint: Orbax cannot find or decode an array.
+    """
     orbax = _orbax()
     plans, empty = {}, {}
     for name, leaf in leaves.items():
@@ -50,5 +55,10 @@ def read(path: Path, leaves: Mapping[str, Any]) -> dict[str, Any]:
             plans[name] = orbax.RestoreArgs(restore_type=np.ndarray)
     item = dict.fromkeys(plans, 0)
     with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as reader:
-        found = reader.restore(path, args=orbax.args.PyTreeRestore(item=item, restore_args=plans))
+        try:
+            found = reader.restore(
+                path, args=orbax.args.PyTreeRestore(item=item, restore_args=plans)
+            )
+        except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CorruptCheckpoint(f"{path} is damaged: Orbax cannot read it: {error}") from error
     return {**found, **empty}

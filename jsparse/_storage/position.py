@@ -1,24 +1,29 @@
-"""Data-iterator position: one file for each process."""
+"""Data-iterator positions in a checkpoint: one file for each process."""
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from jsparse._storage.checked_json import parse
 from jsparse._storage.files import CorruptCheckpoint
+
+NAME = re.compile(r"data/([0-9]{1,9})\.(bin|json)")
 
 
 def encode(data: Any) -> tuple[str, bytes]:
-    """Name and content of this process's file.
+    """Name and content of the file of this process.
 
     Raises:
-      TypeError: JSON would change it.
+      TypeError: JSON would change the position.
     """
     if isinstance(data, bytes):
-        return f"{jax.process_index()}.bin", data
+        return f"data/{jax.process_index()}.bin", data
     _check_json(data, "data")
-    return f"{jax.process_index()}.json", json.dumps(data).encode()
+    return f"data/{jax.process_index()}.json", json.dumps(data).encode()
 
 
 def _check_json(value: Any, name: str) -> None:
@@ -36,27 +41,32 @@ def _check_json(value: Any, name: str) -> None:
         )
 
 
-def read(folder: Path, processes: int) -> Any:
-    """This process's position; one that all processes have in common fits any number of them.
+def read(folder: Path, files: Mapping[str, Any], processes: int) -> Any:
+    """The position of this process; one that all processes share fits any number of them.
+
+    Args:
+      folder: of the checkpoint.
+      files: by name, from its manifest.
+      processes: how many processes saved it.
 
     Raises:
-      CorruptCheckpoint: the position is missing, or is not JSON.
-      ValueError: there are several, of another number of processes.
+      CorruptCheckpoint: the position of a process is missing, or is not JSON.
+      ValueError: positions differ between processes, and their number is another one now.
     """
-    found = [path for path in folder.glob("[0-9]*") if path.stem.isdecimal()]
-    files = {int(path.stem): path for path in found}  # not what systems add
-    mine = files.get(jax.process_index(), files.get(0))
-    if mine is None:
-        raise CorruptCheckpoint(f"{folder} is damaged: the data position 0 is missing")
-    if processes != jax.process_count() and len({p.read_bytes() for p in files.values()}) > 1:
+    names = {int(found[1]): name for name in files if (found := NAME.fullmatch(name))}
+    if len(names) != processes or sorted(names) != list(range(processes)):
+        raise CorruptCheckpoint(
+            f"{folder} is damaged: manifest.json: files has data positions of the processes "
+            f"{sorted(names)}, expected {processes}, numbered from 0"
+        )
+    contents = {process: (folder / name).read_bytes() for process, name in names.items()}
+    if processes != jax.process_count() and len(set(contents.values())) > 1:
         raise ValueError(
             f"{folder} has a data position for each of {processes} processes and now there are "
-            f"{jax.process_count()}; continue with {processes}, or save a position that all share, "
-            "such as the number of samples read"
+            f"{jax.process_count()}; resume with {processes}, or save a position that is the same "
+            "for all, such as the number of samples read"
         )
-    if mine.suffix == ".bin":
-        return mine.read_bytes()
-    try:
-        return json.loads(mine.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CorruptCheckpoint(f"{mine} is damaged: {error}") from error
+    mine = jax.process_index() if jax.process_index() in names else 0
+    if names[mine].endswith(".bin"):
+        return contents[mine]
+    return parse(contents[mine], f"{folder} is damaged: {names[mine]}")

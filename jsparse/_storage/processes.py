@@ -1,4 +1,4 @@
-"""What one of several processes does for all, and what they must agree on."""
+"""Work that the first of several processes does for all, and checks that they agree."""
 
 import zlib
 from collections.abc import Callable, Mapping
@@ -9,12 +9,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-FAILED = -2  # a result that no task has
+FAILED = -2  # not the result of any task
 SHOWN = 8  # leaves in one error
 
 
 def by_first(task: Callable[[], int]) -> int:
-    """What the first process returns from a task, while all others wait for it."""
+    """The result of a task that the first process runs while all others wait."""
     if jax.process_count() == 1:
         return task()
     errors: list[Exception] = []
@@ -22,21 +22,21 @@ def by_first(task: Callable[[], int]) -> int:
     if jax.process_index() == 0:
         try:
             result = task()
-        except Exception as error:  # told to the others, which would wait for ever
+        except Exception as error:  # the others must hear of it, or they would wait forever
             errors.append(error)
     result = int(multihost_utils.broadcast_one_to_all(np.int32(result)))
     if errors:
         raise errors[0]
     if result == FAILED:
-        raise RuntimeError("the first process could not go on; its error says why")
+        raise RuntimeError("the first process failed; see its error")
     return result
 
 
 def check_seen(path: Path) -> None:
-    """Refuse a path of the first process that another one does not see, on all of them.
+    """Check on every process that all of them see a path of the first one.
 
     Raises:
-      OSError: one does not.
+      OSError: one does not see it.
     """
     if jax.process_count() == 1:
         return
@@ -44,16 +44,16 @@ def check_seen(path: Path) -> None:
     blind = [n for n, sees in enumerate(seen.tolist()) if not sees]
     if blind:
         raise OSError(
-            f"{path} is there for process 0 and not for {blind}; give all processes one shared "
-            "folder, by the same path"
+            f"process 0 sees {path} and {blind} do not; give all processes one shared folder, "
+            "by the same path"
         )
 
 
 def shared(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays as Orbax takes them: those that each process has for itself by numpy.
+    """The arrays in the form that Orbax takes: numpy for arrays that each process has whole.
 
     Raises:
-      ValueError: one of those is not the same on all processes.
+      ValueError: such an array differs between processes.
     """
     if jax.process_count() == 1:
         return dict(arrays)

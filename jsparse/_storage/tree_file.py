@@ -1,101 +1,144 @@
-"""A tree of arrays in one npz file, its leaves under their paths; nothing is pickled."""
+"""A tree in an npz file: its leaves by path, and notes about them; nothing is pickled.
 
-import dataclasses
+    a/kernel.npy    a leaf, which `numpy.load` can read too
+    notes.json      type and shape of each leaf, the facts given to `write`, a checksum of it all
+
+A typed key is stored as its key data; a type that numpy lacks, such as bfloat16, as unsigned
+integers of the same size. The same tree gives the same bytes.
+
+Example:
+  >>> content = write({"a": np.ones(2), "n": 3}, {"step": 7})  # for `files.write_whole`
+  >>> import tempfile
+  >>> path = Path(tempfile.mkdtemp()) / "tree.npz"
+  >>> _ = path.write_bytes(content)
+  >>> stored = read(path)
+  >>> stored.facts["step"], stored.leaves
+  (7, {'a': 'float64[2]', 'n': 'int[]'})
+  >>> fill({"a": np.zeros(2), "n": 0}, stored, path, "delete the file to start again")
+  {'a': array([1., 1.]), 'n': 3}
+"""
+
+import hashlib
 import io
 import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from jsparse._paths import named
+from jsparse._storage.checked_json import check_fields, parse
 from jsparse._storage.files import CorruptCheckpoint
-from jsparse._storage.leaves import check_fit, describe, filled, plain
+from jsparse._storage.leaves import check_fit, describe, filled, plain, storable
 
-NOTES = "notes"
+Tree = TypeVar("Tree")
+NOTES = "notes.json"
+FIELDS = {"sha256": str, "leaves": dict[str, str], "facts": dict[str, object]}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Stored:
-    """What a file holds.
+class Stored(NamedTuple):
+    """A tree as a file holds it.
 
     Attributes:
-      arrays: by path, as NumPy stores them.
-      kinds: type and shape of each leaf, by path, as `describe` has them.
-      notes: what was noted beside them.
+      arrays: the leaves by path, of types that numpy can store.
+      leaves: type and shape of each, as `leaves.describe` writes them.
+      facts: what was noted beside the tree.
+      sha256: checksum of all of these.
     """
 
     arrays: dict[str, np.ndarray]
-    kinds: dict[str, str]
-    notes: dict[str, Any]
+    leaves: dict[str, str]
+    facts: dict[str, Any]
+    sha256: str
 
 
-def content(tree: Any, notes: Mapping[str, Any] = MappingProxyType({})) -> bytes:
-    """The file of a tree of arrays, typed keys and numbers.
+def take(tree: Any, facts: Mapping[str, Any] | None = None) -> Stored:
+    """What `write` stores; arguments and errors are the same."""
+    found, noted = named(tree), dict(facts or {})
+    arrays = {name: storable(np.asarray(plain(name, leaf))) for name, leaf in found.items()}
+    leaves = {name: describe(leaf) for name, leaf in found.items()}
+    return Stored(arrays, leaves, noted, _sum(arrays, leaves, noted))
 
-    Typed keys are stored as their data, and types that NumPy lacks, such as bfloat16, as unsigned
-    integers of the same size.
+
+def _sum(arrays: Mapping[str, np.ndarray], leaves: Any, facts: Any) -> str:
+    total = hashlib.sha256(json.dumps([leaves, facts]).encode())
+    for name, array in sorted(arrays.items()):
+        total.update(json.dumps([name, str(array.dtype), array.shape]).encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+
+def write(tree: Any, facts: Mapping[str, Any] | None = None) -> bytes:
+    """The content of a file for a tree; `files.write_whole` puts it on disk.
 
     Args:
-      tree: any pytree; see `named` for paths.
-      notes: JSON to keep beside it.
+      tree: arrays, typed keys and numbers, such as `nnx.state(model)`.
+      facts: to note beside the tree; anything that JSON can hold.
 
     Raises:
-      TypeError: a leaf is neither an array nor a number.
+      TypeError: a leaf is something else, or JSON cannot hold a fact.
       ValueError: two leaves have the same path.
     """
-    arrays, kinds = {}, {}
-    for name, leaf in named(tree).items():
-        array = np.asarray(plain(name, leaf))
-        known = array.dtype.isbuiltin == 1
-        arrays[name] = array if known else array.view(f"u{array.dtype.itemsize}")
-        kinds[name] = describe(leaf)
-    text = json.dumps({"kinds": kinds, "notes": dict(notes)})
+    arrays, leaves, facts, total = take(tree, facts)
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays, **{NOTES: np.frombuffer(text.encode(), np.uint8)})  # type: ignore[arg-type]
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():  # a ZipInfo made like this does not note the time
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as part:
+                np.lib.format.write_array(part, array, allow_pickle=False)
+        notes = {"sha256": total, "leaves": leaves, "facts": facts}
+        archive.writestr(zipfile.ZipInfo(NOTES), json.dumps(notes, indent=1))
     return buffer.getvalue()
 
 
 def read(path: Path) -> Stored:
-    """A file, read whole.
+    """Read a file that `write` made, and compare its checksum.
 
     Raises:
-      CorruptCheckpoint: it is cut off or damaged.
+      CorruptCheckpoint: the file is damaged, or is not of this format.
+      OSError: the file cannot be opened.
     """
+    size = path.stat().st_size
     try:
-        with zipfile.ZipFile(path) as file:
-            bad = file.testzip()  # checks every sum; NumPy alone may stop before the end
-        if bad:
-            raise ValueError(f"the checksum of {bad} is wrong")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        text = json.loads(arrays.pop(NOTES).tobytes())
-        kinds, notes = dict(text["kinds"]), dict(text["notes"])
-        if kinds.keys() != arrays.keys():
-            raise ValueError("its notes name other arrays")
-        return Stored(arrays, kinds, notes)
-    except Exception as error:  # a flipped byte makes zipfile raise nearly anything
-        size = f"{path.stat().st_size} bytes" if path.exists() else "no file"
-        raise CorruptCheckpoint(f"{path} is damaged ({size}; {error})") from error
+        with zipfile.ZipFile(path) as archive:
+            notes = archive.read(NOTES)
+            names = [name for name in archive.namelist() if name != NOTES]
+            arrays = {name.removesuffix(".npy"): _array(archive, name) for name in names}
+    except Exception as error:  # a flipped byte makes zipfile and numpy raise nearly anything
+        raise CorruptCheckpoint(f"{path} is damaged ({size} bytes; {error})") from error
+    where = f"{path} is damaged: {NOTES}"
+    found = parse(notes, where)
+    check_fields(found, FIELDS, where)
+    leaves, facts = found["leaves"], found["facts"]
+    if found["sha256"] != _sum(arrays, leaves, facts):
+        raise CorruptCheckpoint(f"{path} is damaged: its checksum is wrong")
+    if arrays.keys() != leaves.keys():
+        name = min(arrays.keys() ^ leaves.keys())
+        raise CorruptCheckpoint(f"{where}: leaves and arrays differ in {name}")
+    return Stored(arrays, leaves, facts, found["sha256"])
 
 
-def fill(tree: Any, stored: Stored, where: Path, advice: str) -> Any:
-    """`tree` with its leaves replaced by the stored ones; devices and kinds of leaf stay.
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(name) as part:
+        return np.lib.format.read_array(part, allow_pickle=False)
+
+
+def fill(tree: Tree, stored: Stored, where: Path | str, advice: str) -> Tree:
+    """A tree with its leaves replaced by stored ones, on the devices of the old ones.
 
     Args:
-      tree: of the structure that was stored.
-      stored: from `read`.
+      tree: gives structure, kinds of leaves, shapes, types and devices.
+      stored: from `read` or `take`.
       where: the file, for errors.
-      advice: what to do if it does not fit.
+      advice: what the user can do if the two do not match.
 
     Raises:
-      ValueError: paths, shapes or types differ.
+      CorruptCheckpoint: an array is not what the notes say.
+      ValueError: paths, shapes or types differ; the error lists which.
     """
     leaves = named(tree)
-    check_fit(stored.kinds, {n: describe(leaf) for n, leaf in leaves.items()}, where, advice)
-    new = [filled(stored.arrays[name], leaf) for name, leaf in leaves.items()]
+    check_fit(stored.leaves, {name: describe(leaf) for name, leaf in leaves.items()}, where, advice)
+    new = [filled(stored.arrays[name], leaf, f"{where}: {name}") for name, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(tree), new)

@@ -1,52 +1,53 @@
-"""Rounds on disk: whole or absent, whatever kills the process; nothing is pickled.
+"""Rounds on disk: whole or absent, even if the process is killed; nothing is pickled.
 
-1. `round_003.npz` holds every variable of the model that round 3 trained, masks and weights.
-2. `round_003.json` is written after it: density, check sums of the arrays and of the round before.
-3. A round counts if both are there and it follows from the round before that is there now.
+1. `round_003.npz` holds all variables of the model trained by round 3, masks and weights alike, and
+   notes: its density, and the checksum of the round before.
+2. A round counts if it follows from the round before that is there now.
 
 Numbers: no figure of its own.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from flax import nnx
 
-from jsparse._storage import tree_file
+from jsparse._storage.checked_json import check_fields, parse
 from jsparse._storage.described import described
-from jsparse._storage.files import write_whole
+from jsparse._storage.files import CorruptCheckpoint, write_whole
+from jsparse._storage.tree_file import Stored, fill, read, write
 
 Model = TypeVar("Model", bound=nnx.Module)
+ANOTHER = "choose another folder or delete this one"
+FIELDS = {"asked": int | float, "after": str}  # in the notes of a round
 
 
 class Keep(Protocol):
-    """Where rounds are kept: `Folder` or `Nowhere`."""
+    """Where rounds are stored: `Folder` or `Nowhere`."""
 
     def open(self, settings: Mapping[str, Any]) -> None:
-        """Refuse what was kept under other settings."""
+        """Refuse rounds that were stored under other settings."""
         ...
 
     def has(self, number: int, asked: float) -> bool:
-        """Whether a round is there."""
+        """Whether a round is stored."""
         ...
 
     def load(self, number: int, like: Model) -> Model:
-        """The model that a round trained; `like` gives structure and devices."""
+        """The model that a round trained; `like` gives its structure and devices."""
         ...
 
     def save(self, number: int, model: nnx.Module, facts: Mapping[str, Any]) -> None:
-        """Keep the model that a round trained."""
+        """Store the model that a round trained."""
         ...
 
 
 @dataclass(frozen=True)
 class Nowhere:
-    """Nothing is kept: a run that is killed starts from the beginning."""
+    """Nothing is stored: a run that is killed starts again from the beginning."""
 
     def open(self, settings: Mapping[str, Any]) -> None:
         """Nothing to check."""
@@ -56,12 +57,12 @@ class Nowhere:
         return False
 
     def load(self, number: int, like: Model) -> Model:
-        """Nothing to load.
+        """Nothing can be loaded.
 
         Raises:
           FileNotFoundError: always.
         """
-        raise FileNotFoundError("rounds were not kept; give keep=jsparse.prune.Folder('runs/a')")
+        raise FileNotFoundError("rounds were not stored; pass keep=jsparse.prune.Folder('runs/a')")
 
     def save(self, number: int, model: nnx.Module, facts: Mapping[str, Any]) -> None:
         """Nothing is written."""
@@ -69,16 +70,16 @@ class Nowhere:
 
 @dataclass(frozen=True)
 class Folder:
-    """Rounds are kept in a folder: of each its density, its masks and its weights.
+    """Stores the rounds in a folder: the density, masks and weights of each.
 
-    A run with the same settings goes on with the first round that is not there. More rounds may be
-    asked for than last time, or fewer. Results are the same as without a kill if `train` gives the
-    same for the same model and round.
+    A run with the same settings resumes with the first round that is missing. It may ask for more
+    or fewer rounds than before. A killed run gives the same results as one without interruption if
+    `train` is deterministic for a given model and round.
 
     Args:
-      path: made where it does not exist.
-      facts: what results depend on and the method cannot see, such as {"epochs": 20}; held to like
-        the settings.
+      path: the folder, created if it does not exist.
+      facts: what the results depend on and the method cannot see, such as {"epochs": 20}; compared
+        like the settings.
 
     Raises:
       ValueError: other settings, or a damaged file; when the method starts or reads a round.
@@ -91,88 +92,80 @@ class Folder:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def open(self, settings: Mapping[str, Any]) -> None:
-        """Write the settings down, or compare them with those that are there."""
-        path = Path(self.path) / "settings.json"
+        """Write the settings, or compare them with the stored ones."""
+        folder = Path(self.path)
         now = json.loads(json.dumps({**settings, "facts": described(self.facts)}))
+        path = folder / "settings.json"
         if not path.exists():
-            left = sorted(file.name for file in path.parent.glob("round_*"))
+            left = sorted(file.name for file in folder.glob("round_*"))
             if left:
-                raise ValueError(
-                    f"{path.parent} holds {left[0]} but no settings.json, so it is not known what "
-                    "run it belongs to; choose another folder or delete this one"
-                )
+                raise ValueError(f"{folder} holds {left[0]} but no settings.json; {ANOTHER}")
             write_whole(path, json.dumps(now, indent=1).encode())
             return
-        there = _json(path, f"choose another folder or delete {path.parent}")
+        try:
+            there = parse(path.read_bytes(), f"{path} is damaged")
+            check_fields(there, {}, f"{path} is damaged")
+        except CorruptCheckpoint as error:
+            raise ValueError(f"{error}; {ANOTHER}") from error
         for name in sorted(now.keys() | there.keys()):
             old, new = there.get(name, "absent"), now.get(name, "absent")
             if old != new:
                 raise ValueError(
-                    f"{path.parent} holds rounds with other settings: {name} is {old!r} there and "
-                    f"{new!r} now; choose another folder or delete this one"
+                    f"{folder} holds rounds with other settings: {name} is {old!r} there and "
+                    f"{new!r} now; {ANOTHER}"
                 )
 
     def has(self, number: int, asked: float) -> bool:
-        """Whether the round is there, whole, and follows the one before it.
+        """Whether the round is stored and follows from the one before it.
 
         Raises:
           ValueError: it is damaged, or has another density.
         """
-        if not self._note(number).exists():
+        if not self._path(number).exists():
             return False
-        note = self._read(number)
-        if note["asked"] != asked:
+        facts = self._read(number).facts
+        if facts["asked"] != asked:
             raise ValueError(
-                f"{self._note(number)} is a round at density {note['asked']}, now it is {asked}; "
-                "choose another folder or delete this one"
+                f"{self._path(number)} is a round at density {facts['asked']}, now it is {asked}; "
+                f"{ANOTHER}"
             )
-        return note["after"] == self._before(number)
+        return facts["after"] == self._before(number)
 
     def load(self, number: int, like: Model) -> Model:
-        """The model that the round trained, a copy of `like` with its variables."""
-        self._read(number)
-        path, copy = self._note(number).with_suffix(".npz"), nnx.clone(like)
-        advice = "train must return a model of the same structure"
-        nnx.update(copy, tree_file.fill(nnx.state(copy), tree_file.read(path), path, advice))
-        return copy
+        """The model that the round trained: a copy of `like` with the stored variables."""
+        path = self._path(number)
+        try:
+            return with_stored(like, self._read(number), path, _again(path))
+        except CorruptCheckpoint as error:
+            raise ValueError(f"{error}; {_again(path)}") from error
 
     def save(self, number: int, model: nnx.Module, facts: Mapping[str, Any]) -> None:
-        """Write the round; until its last file is in place there is no such round."""
-        arrays = tree_file.content(nnx.state(model))
-        digest = hashlib.sha256(arrays).hexdigest()
-        note = {**facts, "after": self._before(number), "sha256": digest}
-        path = self._note(number)
-        path.unlink(missing_ok=True)
-        write_whole(path.with_suffix(".npz"), arrays)
-        write_whole(path, json.dumps(note, indent=1).encode())
+        """Write the round, whole or not at all."""
+        content = write(nnx.state(model), {**facts, "after": self._before(number)})
+        write_whole(self._path(number), content)
 
-    def _note(self, number: int) -> Path:
-        return Path(self.path) / f"round_{number:03d}.json"
+    def _path(self, number: int) -> Path:
+        return Path(self.path) / f"round_{number:03d}.npz"
 
     def _before(self, number: int) -> str:
-        return self._read(number - 1)["sha256"] if number else "start"
+        return self._read(number - 1).sha256 if number else "start"
 
-    def _read(self, number: int) -> dict[str, Any]:
-        """What is noted of a round, its arrays checked."""
-        path = self._note(number)
-        advice = f"delete {path.stem}.*: this round and those after it are then run again"
-        note = _json(path, advice)
-        arrays = path.with_suffix(".npz")
-        for name, kind in (("asked", Real), ("after", str), ("sha256", str)):
-            if not isinstance(note.get(name), kind):
-                raise ValueError(f"{path} is damaged: {name} is {note.get(name)!r}; {advice}")
-        if not arrays.exists() or hashlib.sha256(arrays.read_bytes()).hexdigest() != note["sha256"]:
-            raise ValueError(
-                f"{arrays} is damaged: its check sum is not that of the json; {advice}"
-            )
-        return note
+    def _read(self, number: int) -> Stored:
+        path = self._path(number)
+        try:
+            stored = read(path)
+            check_fields(stored.facts, FIELDS, f"{path} is damaged: facts")
+        except CorruptCheckpoint as error:
+            raise ValueError(f"{error}; {_again(path)}") from error
+        return stored
 
 
-def _json(path: Path, advice: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-        if not isinstance(found, dict):
-            raise TypeError("not an object")
-    except (ValueError, TypeError, RecursionError, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}); {advice}") from error
-    return found
+def _again(path: Path) -> str:
+    return f"delete {path.name}, and this round and the later ones will run again"
+
+
+def with_stored(like: Model, stored: Stored, where: Path | str, advice: str) -> Model:
+    """A copy of a model with stored variables; arguments as for `tree_file.fill`."""
+    copy = nnx.clone(like)
+    nnx.update(copy, fill(nnx.state(copy), stored, where, advice))
+    return copy

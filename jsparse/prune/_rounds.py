@@ -15,17 +15,16 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-import jax
 import numpy as np
 from flax import nnx
 
 from jsparse._checks import check_density
 from jsparse._paths import named
 from jsparse._storage.described import described
-from jsparse._storage.leaves import describe, filled, plain
+from jsparse._storage.tree_file import take
 from jsparse._surgery import hold, masks
 from jsparse.prune._choice import held_parts
-from jsparse.prune._folder import Keep
+from jsparse.prune._folder import Keep, with_stored
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -214,7 +213,10 @@ def _checked(trained: Model, start: Model, before: Mapping[str, np.ndarray]) -> 
             f"train returned {type(trained).__name__}; it must return the trained model, even if "
             "it trains the model in place"
         )
-    trained = _copied_into(start, trained)
+    wanted = named(nnx.state(start))  # variables that training added are left out
+    found = {path: leaf for path, leaf in named(nnx.state(trained)).items() if path in wanted}
+    advice = "train must return a model of the same structure"
+    trained = with_stored(start, take(found), "the model that train returned", advice)
     after = masks(trained)
     changed = [path for path in before if not np.array_equal(before[path], after[path])]
     if changed:
@@ -223,24 +225,3 @@ def _checked(trained: Model, start: Model, before: Mapping[str, np.ndarray]) -> 
             "jsparse.revise, or weight decay of all variables, from its optimizer"
         )
     return trained
-
-
-def _copied_into(start: Model, trained: nnx.Module) -> Model:
-    """A copy of `start` with the variables of the trained model; others of that are left out.
-
-    Raises:
-      ValueError: one is missing, or has another shape or type.
-    """
-    copy = nnx.clone(start)
-    state, found = nnx.state(copy), named(nnx.state(trained))
-    for name, leaf in named(state).items():
-        if name not in found:
-            raise ValueError(f"{name} is missing: the model is not that of the start")
-        if describe(found[name]) != describe(leaf):
-            raise ValueError(
-                f"{name} is {describe(found[name])}, the model's {describe(leaf)}; train must "
-                "return a model of the same structure"
-            )
-    values = [filled(plain(name, found[name]), leaf) for name, leaf in named(state).items()]
-    nnx.update(copy, jax.tree.unflatten(jax.tree.structure(state), values))
-    return copy

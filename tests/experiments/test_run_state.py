@@ -128,7 +128,7 @@ def test_corrupt_checkpoint_is_refused_and_the_one_before_used(tmp_path, kind):
     damage(run.checkpoints.folder / "step_0000000001", "empty")
     with (
         pytest.warns(UserWarning, match="refused"),
-        pytest.raises(CorruptCheckpoint, match="begin anew"),
+        pytest.raises(CorruptCheckpoint, match="start again"),
     ):
         run.load(tree(0.0))
 
@@ -160,11 +160,11 @@ def test_other_trees_are_refused_leaf_by_leaf(tmp_path):
         })  # fmt: skip
     lines = str(caught.value).split("\n")
     assert lines[1:-1] == [
-        "  a: float32[2] in the file, float32[4] wanted",
-        "  b: float32[3] in the file, bfloat16[3] wanted",
-        "  d: not in the file",
-        "  k: key<fry>[2] in the file, key<rbg>[4] wanted",
-        "  c: in the file, not wanted",
+        "  a: got float32[2], expected float32[4]",
+        "  b: got float32[3], expected bfloat16[3]",
+        "  d: missing",
+        "  k: got key<fry>[2], expected key<rbg>[4]",
+        "  c: unexpected",
     ]
     assert "restore into the model and optimizer that were saved" in lines[-1]
     with pytest.raises(ValueError, match="and 12 more"):

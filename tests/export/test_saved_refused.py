@@ -187,6 +187,6 @@ def test_another_class_is_refused_with_what_differs(saved, tmp_path) -> None:
     with pytest.raises(ValueError) as caught:
         restore(tmp_path / "model", net())
     lines = str(caught.value).splitlines()
-    assert lines[0] == f"{tmp_path}/model does not fit what is to be filled:"
-    assert "  a/kernel: float32[6, 4] in the file, float32[6, 8] wanted" in lines
+    assert lines[0] == f"{tmp_path}/model does not have the expected structure:"
+    assert "  a/kernel: got float32[6, 4], expected float32[6, 8]" in lines
     assert "save(folder, small, x, record=record)" in lines[-1]

@@ -1,8 +1,8 @@
 """Rounds of training and pruning: densities, masks, what goes back, and what a kill leaves."""
 
 import itertools
-import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import pytest
 from flax import nnx
 
 import jsparse as js
-from jsparse._paths import named
 from jsparse._storage.described import described
-from jsparse._storage.leaves import plain
+from jsparse._storage.tree_file import read, take, write
 from jsparse.prune import Folder, Rewind, Round, each_round, lottery
-from jsparse.prune._rounds import _copied_into
+from jsparse.prune._folder import with_stored
+from tests.support.tree_files import rewritten, unpacked
 
 WEIGHTS = 6 * 8 + 8 * 4
 
@@ -41,7 +41,7 @@ def net(seed: int = 0) -> nnx.Module:
 
 
 def variables(model: nnx.Module) -> dict[str, np.ndarray]:
-    return {name: plain(name, leaf) for name, leaf in named(nnx.state(model)).items()}
+    return take(nnx.state(model)).arrays
 
 
 def noise(model: nnx.Module, seed: int) -> nnx.Module:
@@ -175,7 +175,7 @@ def test_a_kill_at_any_point_changes_nothing(
         calls.clear()
         monkeypatch.setattr(os, "replace", dying_replace)
 
-    points = [(at, when) for at in range(1, 8) for when in ("before", "after")]
+    points = [(at, when) for at in range(1, 5) for when in ("before", "after")]
     for at, when in points:
         keep = Folder(tmp_path / f"{at} {when}", {"epochs": 3})
         lose(at, when)
@@ -185,7 +185,7 @@ def test_a_kill_at_any_point_changes_nothing(
         monkeypatch.setattr(os, "replace", replace)
         again = Seen()
         found = list(lottery(start, again, asked, keep=keep))
-        kept = max(0, at - (2 if when == "before" else 1)) // 2  # complete rounds: 2 files each
+        kept = max(0, at - (2 if when == "before" else 1))  # the first file has the settings
         assert [round.number for round in again.rounds] == list(range(kept, 3))
         assert files(Path(keep.path)) == files(Path(whole.path))
         assert all(a[0] == b[0] and same(a[1], b[1]) for a, b in zip(found, want, strict=True))
@@ -213,7 +213,7 @@ def test_rounds_can_be_added_and_are_not_run_twice(tmp_path: Path) -> None:
     seen = Seen()
     list(lottery(net(), seen, (0.5, 0.2), keep=keep))
     assert [round.number for round in seen.rounds] == [2]
-    note = json.loads((tmp_path / "round_002.json").read_text())
+    note = read(tmp_path / "round_002.npz").facts
     assert note["density"] == pytest.approx(0.2) and set(note["layers"]) == set(js.masks(net()))
     with np.load(tmp_path / "round_002.npz", allow_pickle=False) as file:
         assert {"first/kernel/mask", "first/kernel/weight", "norm/mean"} <= set(file.files)
@@ -224,8 +224,7 @@ def test_a_round_that_was_deleted_is_run_again_and_so_are_those_that_followed(
 ) -> None:
     keep = Folder(tmp_path)
     list(lottery(net(), train, (0.5, 0.2), keep=keep))
-    for path in tmp_path.glob("round_001.*"):
-        path.unlink()
+    (tmp_path / "round_001.npz").unlink()
     numbers = []
 
     def other(model: nnx.Module, round: Round) -> nnx.Module:  # a train function that changed
@@ -236,25 +235,64 @@ def test_a_round_that_was_deleted_is_run_again_and_so_are_those_that_followed(
     assert numbers == [1, 2]
 
 
+def noted(**changed: Any) -> Callable[[bytes], bytes]:
+    """Other notes, in an archive whose own checksums are right."""
+    return lambda content: rewritten(content, lambda notes: notes | changed)
+
+
+def resealed(**changed: Any) -> Callable[[bytes], bytes]:
+    """Other facts, and a checksum of the file that is right."""
+
+    def harm(content: bytes) -> bytes:
+        stored = unpacked(content)
+        facts = {name: fact for name, fact in (stored.facts | changed).items() if fact != "absent"}
+        return write(stored.arrays, facts)
+
+    return harm
+
+
 DAMAGED = {
-    "cut arrays": ("round_001.npz", lambda content: content[: len(content) // 2]),
-    "cut note": ("round_001.json", lambda content: content[: len(content) // 2]),
-    "flipped bit": ("round_001.npz", lambda content: content[:-9] + b"\0" + content[-8:]),
-    "other sum": ("round_001.json", lambda content: content.replace(b'6": "', b'6": "0')),
-    "no sum": ("round_001.json", lambda content: b"{}"),
+    "cut": lambda content: content[: len(content) // 2],
+    "cut by one byte": lambda content: content[:-1],
+    "flipped bit": lambda content: content[:-9] + b"\0" + content[-8:],
+    "flipped bit of a weight": lambda content: flipped(content, content.index(b"NUMPY") + 200),
+    "other sum": noted(sha256="0"),
+    "no sum": noted(sha256=None),
+    "other leaves": noted(leaves={}),
+    "other facts": noted(facts={"asked": 0.5, "after": "start"}),
+    "no density": resealed(asked="absent"),
+    "density": resealed(asked=[0.5]),
+    "after": resealed(after=3),
 }
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
 @pytest.mark.parametrize("case", DAMAGED)
 def test_a_damaged_file_is_refused(tmp_path: Path, case: str) -> None:
-    name, harm = DAMAGED[case]
     keep = Folder(tmp_path)
     list(lottery(net(), train, (0.5,), keep=keep))
-    content = (tmp_path / name).read_bytes()
-    assert harm(content) != content
-    (tmp_path / name).write_bytes(harm(content))
-    with pytest.raises(ValueError, match=r"round_001.*damaged.*delete round_001"):
+    path = tmp_path / "round_001.npz"
+    content = path.read_bytes()
+    harmed = DAMAGED[case](content)
+    assert harmed != content
+    path.write_bytes(harmed)
+    with pytest.raises(ValueError, match=r"round_001\.npz is damaged.*delete round_001\.npz"):
         list(lottery(net(), train, (0.5,), keep=keep))
+
+
+SETTINGS = [b"", b"{", b"[]", b"null", b"3", b"\xff\xfe", b"[" * 100_000, b'{"a": ' * 100_000]
+
+
+@pytest.mark.parametrize("content", SETTINGS)
+def test_damaged_settings_are_refused(tmp_path: Path, content: bytes) -> None:
+    keep = Folder(tmp_path)
+    list(lottery(net(), train, (0.5,), keep=keep))
+    (tmp_path / "settings.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"settings\.json is damaged: .*choose another folder"):
+        lottery(net(), train, (0.5,), keep=keep)
 
 
 OTHERS = {
@@ -298,7 +336,7 @@ REFUSED = {
     "masks": (lambda: list(lottery(net(), changed_mask, (0.5,))), "changed the mask of first/ke"),
     "other model": (
         lambda: list(lottery(net(), lambda m, r: nnx.Linear(2, 2, rngs=nnx.Rngs(0)), (0.5,))),
-        "is missing: the model",
+        "(?s)train returned does not have the expected.*first/bias: missing",
     ),
     "rising": (lambda: lottery(net(), train, (0.5, 0.6)), "decrease from round to round"),
     "one": (lambda: lottery(net(), train, (1.0,)), "decrease from round to round"),
@@ -323,6 +361,9 @@ def test_settings_are_described_by_what_they_hold() -> None:
     assert described(js.prune.by_layer())["budget"] == "jsparse.uniform"
     assert described(jnp.ones(3)) == described(np.ones(3, np.float32)) != described(jnp.zeros(3))
     assert described(net(0)) == described(net(0)) != described(net(1))
+    assert described({"b", "a"}) == described(np.array(["a", "b"])) == ["a", "b"]
+    assert described(Path("a")) != described(Path("b"))
+    assert described(object()) == "builtins.object"
 
 
 def test_a_model_is_filled_on_its_devices() -> None:
@@ -330,7 +371,7 @@ def test_a_model_is_filled_on_its_devices() -> None:
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "x"))
     model = net()
     model.first.kernel.weight[...] = jax.device_put(model.first.kernel.weight[...], place)
-    copy = _copied_into(model, model)
+    copy = with_stored(model, take(nnx.state(model)), "memory", "advice")
     assert same(copy, model)
     assert copy.first.kernel.weight[...].sharding == place
 

@@ -94,7 +94,7 @@ def test_the_newest_are_kept(tmp_path) -> None:
     for step in (1, 2, 3, 10):
         checkpoints.save(step, jnp.full(2, step))
     assert checkpoints.steps() == [2, 3, 10]
-    checkpoints.save(3, jnp.full(2, 30))  # begun anew: what came later is void
+    checkpoints.save(3, jnp.full(2, 30))  # a restart makes later ones void
     assert checkpoints.steps() == [2, 3]
     assert checkpoints.restore(jnp.zeros(2, jnp.int32)).tree.tolist() == [30, 30]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -118,12 +118,12 @@ def test_what_differs_is_listed(tmp_path) -> None:
     with pytest.raises(ValueError) as caught:
         checkpoints.restore(like)
     assert str(caught.value).splitlines() == [
-        f"{tmp_path}/step_0000000004 does not fit what is to be filled:",
-        "  a: float32[2, 3] in the file, float32[3, 2] wanted",
-        "  b: float32[3] in the file, bfloat16[3] wanted",
-        "  d: not in the file",
-        "  k: key<fry>[2] in the file, key<rbg>[4] wanted",
-        "  c: in the file, not wanted",
+        f"{tmp_path}/step_0000000004 does not have the expected structure:",
+        "  a: got float32[2, 3], expected float32[3, 2]",
+        "  b: got float32[3], expected bfloat16[3]",
+        "  d: missing",
+        "  k: got key<fry>[2], expected key<rbg>[4]",
+        "  c: unexpected",
         "restore into the model and optimizer that were saved, or move "
         f"{tmp_path}/step_0000000004 away",
     ]
@@ -134,7 +134,7 @@ def test_another_model_is_left_as_it_was(tmp_path) -> None:
     checkpoints.save(1, layer(0))
     wide = layer(1, width=5)
     before = leaves(wide)
-    with pytest.raises(ValueError, match=r"model/kernel/threshold: float32\[3\] in the file"):
+    with pytest.raises(ValueError, match=r"model/kernel/threshold: got float32\[3\]"):
         checkpoints.restore(wide)
     same_bits(leaves(wide), before)
 

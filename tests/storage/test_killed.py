@@ -1,4 +1,4 @@
-"""Runs that are killed go on as if nothing had happened; and so do several processes."""
+"""Killed runs resume as if nothing had happened, with one process or several."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ KILLS, STEPS = 20, 24
 
 
 def run_until(folder: Path, cache: Path, stop: str, times: int, wait: float) -> list[str]:
-    """The lines of a run that is killed a while after it printed something so many times."""
+    """The lines printed by a run that is killed `wait` seconds after `times` lines of `stop`."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.support.resumable", str(folder), str(STEPS)],
         cwd=ROOT,
@@ -87,7 +87,7 @@ def test_processes_share_a_folder(tmp_path) -> None:
     for each in (*first, *then, *straight):
         differ, apart = each["refused"]
         assert differ.startswith("each process has its own mine, and they differ")
-        assert "is there for process 0 and not for [1]; give all processes one shared" in apart
+        assert "and [1] do not; give all processes one shared" in apart
     for each in (*then, *straight):
         assert each["sums"] == straight[0]["sums"]
     assert first[0]["sums"] != then[0]["sums"]
