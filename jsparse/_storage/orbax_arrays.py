@@ -41,6 +41,8 @@ def read(path: Path, leaves: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       CorruptCheckpoint: Orbax cannot find or decode an array.
     """
+    if not (path / "_METADATA").is_file():  # without it Orbax's threads fail one after another
+        raise CorruptCheckpoint(f"{path} is damaged: Orbax cannot read it: no _METADATA")
     orbax = _orbax()
     plans, empty = {}, {}
     for name, leaf in leaves.items():
