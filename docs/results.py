@@ -2,9 +2,8 @@
 
     python docs/results.py
 
-A number stands in one place: the JSON file of the run that it is from, which says the command, the
-hardware and the seeds. `recorded_in` is the commit that recorded the run; `readme` says which rows
-and columns README.md shows. Without JSON, the numbers cannot change.
+The JSON file of a run has its numbers, command, hardware and seeds. `recorded_in` is the
+commit that recorded the run; `readme` says which rows and columns README.md shows.
 """
 
 import json

@@ -92,8 +92,8 @@ def require(packages: str, extra: str, what: str) -> None:
     missing = [package for package in packages.split() if not _installed(package)]
     if missing:
         raise ImportError(
-            f"{what} needs {' and '.join(missing)}, not installed: pip install 'jsparse[{extra}]' "
-            f"or pip install {' '.join(missing)}"
+            f"{what} needs {' and '.join(missing)}, not installed: pip install "
+            f"{' '.join(missing)}, or jsparse with its extra {extra}"
         )
 
 

@@ -33,7 +33,7 @@ class RunSettings:
     data: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
         default="", metadata=FREE
     )
-    """Folder with the official files; else $JSPARSE_DATA, a download, or a stand-in (said)."""
+    """Folder with the official files; else $JSPARSE_DATA, a download, or scikit-learn's digits."""
     out: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
         default="", metadata=FREE
     )

@@ -26,7 +26,7 @@ from jsparse.rules._rule import to_weights
 
 @dataclass(frozen=True, kw_only=True)
 class TopKAST:
-    """Use the largest weights, and train some more.
+    """Use the largest weights, in the forward pass; train a larger set.
 
     The trained set is chosen at each step. The model keeps its initial masks until they are first
     updated, after step `every`.

@@ -63,6 +63,11 @@ class Revise(optax.GradientTransformationExtraArgs):
         """The pairs of patterns and revisions."""
         return self.update.revisions  # type: ignore
 
+    @property
+    def roles(self) -> Mapping[str, Role]:
+        """Role by path, for revisions without a role."""
+        return self.update.roles  # type: ignore
+
 
 def revise(
     inner: Any,
@@ -75,9 +80,9 @@ def revise(
     For NNX models, build the optimizer with `wrt=(nnx.Param, jsparse.Mask)` and take gradients with
     `argnums=nnx.DiffState(0, (nnx.Param, jsparse.Mask))`; with Linen, train the tuple
     (params, held). Put clipping by a global norm into `inner`, since outside it would count the
-    gradients of the masks. The same holds for anything that scales or clips updates: this transform
-    must be the last of a chain, or masks would be scaled too. `optax.MultiSteps` may wrap this
-    transform or be wrapped by it. On steps that pause, the state of `inner` does not change, so its
+    gradients of the masks. The same holds for anything that scales or clips updates, which would
+    change masks: put the chain inside, `revise(optax.chain(...), ...)`. Only `optax.MultiSteps` may
+    wrap this transform. On steps that pause, the state of `inner` does not change, so its
     schedules count only the steps that train.
 
     Args:
@@ -142,6 +147,7 @@ def revise(
 
     update.apply = apply  # type: ignore
     update.revisions = revisions  # type: ignore
+    update.roles = roles  # type: ignore
     return Revise(init, update)
 
 

@@ -7,7 +7,10 @@ import optax
 from flax import nnx
 from jax import Array
 
+from jsparse._paths import match
+from jsparse._pattern import Role
 from jsparse._revise.transform import Revise, Revised
+from jsparse._slots import sparse_parts
 from jsparse._sparse import Setting
 from jsparse._surgery import advance_in_place, share_cuts_in_place
 
@@ -39,7 +42,7 @@ class Optimizer(nnx.Optimizer):
 
     Raises:
       TypeError: controls is not a tuple.
-      ValueError: `revise` is part of an `optax.chain`.
+      ValueError: `revise` is in an `optax.chain`, or lacks the roles of stacked layers.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -70,6 +73,8 @@ class Optimizer(nnx.Optimizer):
                 "revise is part of a chain, where clipping counts the gradients of masks and "
                 "scaling changes masks; put the chain inside: revise(optax.chain(...), ...)"
             )
+        if isinstance(tx, Revise):
+            _check_stacks(model, tx)
         share_cuts_in_place(model)
         self.controls = controls
         memories = [c.init(model) for c in controls]
@@ -115,6 +120,18 @@ def arrays_of(tree: Any) -> Any:
     """The tree with arrays in place of variables."""
     newer = getattr(nnx, "as_pure", None)  # flax 0.12
     return newer(tree) if newer else nnx.to_arrays(nnx.pure(tree))  # pyright: ignore
+
+
+def _check_stacks(model: nnx.Module, tx: Revise) -> None:
+    """Refuse a revision that would make the layers of a stack compete with each other."""
+    parts = {p: part for p, part in sparse_parts(model).items() if "mask" in part.state_names}
+    for path, by in match(parts, tx.revisions).items():
+        role = by.role if by.role != Role() else tx.roles.get(path, by.role)  # type: ignore[attr-defined]
+        if role.stack != parts[path].rule.role.stack:
+            raise ValueError(
+                f"{path} stacks {parts[path].weight.shape[0]} layers, which would compete with "
+                "each other; pass roles=jsparse.roles(model) to revise"
+            )
 
 
 def _chains_a_revision(state: Any) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jsparse._budget import Shapes, uniform
+from jsparse._budget import Shapes, erdos_renyi, erdos_renyi_kernel, uniform
 from jsparse._checks import check_density
 from jsparse._paths import naming
 from jsparse._pattern import Role
@@ -165,7 +165,7 @@ def check_choice(choose: Choice) -> None:
     Raises:
       TypeError: it is a budget, a class or not callable.
     """
-    budget = getattr(choose, "__module__", "") == "jsparse._budget"
+    budget = choose in (uniform, erdos_renyi, erdos_renyi_kernel)
     if budget or isinstance(choose, type) or not callable(choose):
         raise TypeError(
             f"choose got {choose!r}; pass jsparse.prune.globally, or "

@@ -197,7 +197,8 @@ def accuracy_density(accuracy: float, parameters: int) -> float:
 
         100 accuracy / (parameters / 10^6)
 
-    It prefers small networks however bad: compare networks of about the same accuracy with it.
+    It favours small networks even when they are inaccurate: compare networks of about the same
+    accuracy with it.
 
     Args:
       accuracy: fraction right, in [0, 1].
@@ -228,7 +229,7 @@ def hardness_density(accuracy: float, parameters: int, chance: float) -> float:
     Args:
       accuracy: fraction right, in [0, 1].
       parameters: number that is not zero.
-      chance: accuracy of guessing, in [0, 1), such as 0.1 for ten classes alike in number.
+      chance: accuracy of guessing, in [0, 1), such as 0.1 for ten equally frequent classes.
 
     Raises:
       ValueError: one of them is out of range.

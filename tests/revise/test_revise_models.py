@@ -183,3 +183,11 @@ def test_a_revision_inside_a_chain_is_refused(order: str) -> None:
     with pytest.raises(ValueError, match=r"put the chain inside: revise\(optax\.chain"):
         js.Optimizer(model, optax.chain(*parts[order]), wrt=(nnx.Param, js.Mask))
     js.Optimizer(model, optax.MultiSteps(by, 2), wrt=(nnx.Param, js.Mask))
+
+
+def test_layers_of_a_stack_never_compete_unnoticed() -> None:
+    model = js.sparsify(Stacked(nnx.Rngs(0)), (".*/kernel", js.Held()))
+    pair, trained = (".*/kernel", js.RigL(every=2, last=9)), (nnx.Param, js.Mask)
+    with pytest.raises(ValueError, match=r"layers/kernel stacks 3 layers.*roles=jsparse\.roles"):
+        js.Optimizer(model, js.revise(optax.sgd(0.1), pair), wrt=trained)
+    js.Optimizer(model, js.revise(optax.sgd(0.1), pair, roles=js.roles(model)), wrt=trained)

@@ -165,7 +165,7 @@ def test_keep_is_checked(tmp_path) -> None:
 
 def test_without_orbax(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install 'jsparse\[checkpoint\]'"):
+    with pytest.raises(ImportError, match="with its extra checkpoint"):
         js.Checkpoints(tmp_path)
 
 

@@ -3,7 +3,7 @@
     python -m tests.support.resumable FOLDER STEPS
 
 Prints "ready" before its first step, "saving N" and "saved N" about each checkpoint, and at last
-the check sum of its final state.
+the checksum of its final state.
 """
 
 import hashlib

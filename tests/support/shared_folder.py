@@ -4,7 +4,7 @@
 
 Trains the net of sharded.py, its weights split, until STEPS steps are done. POSITIONS is
 `own` for a data position of each process, `common` for one that all have. Prints a line of JSON:
-the step and position it began with, the check sum of each array at the end, and what was refused.
+the step and position it began with, the checksum of each array at the end, and what was refused.
 """
 
 import hashlib

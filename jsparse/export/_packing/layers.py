@@ -111,6 +111,8 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
       >>> pack(model, csr()).layers[0].values.shape
       (3,)
     """
+    if format in (csr, blocks):
+        raise TypeError(f"got the function {format.__name__}; call it: {format.__name__}(...)")
     plain = fold(model)
     places = [place for place in layers_of(plain) if re.fullmatch(where, place.path)]
     why = left_dense(plain)

@@ -99,8 +99,9 @@ def outputs(split: Pure, inputs: tuple) -> Any:
         changed = [path for path, x in weights if not np.array_equal(x, after[path])]
         raise ValueError(
             f"a second call gives outputs that are off by {by:.1e}, in eval mode too, after "
-            f"changes in {listed(changed or ['random streams'], SHOWN)}; a program has no memory "
-            "and draws nothing: leave that out, or make it inputs and outputs"
+            f"changes in {listed(changed or ['random streams'], SHOWN)}; an exported "
+            "program cannot keep state or draw random numbers: remove these, or make them inputs and "
+            "outputs"
         )
     return first
 

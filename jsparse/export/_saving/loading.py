@@ -111,7 +111,7 @@ def load(folder: str | Path) -> Loaded:
     file = folder / (KERNELS if _has_kernels(about) else PROGRAM)
     try:
         program = jax.export.deserialize(bytearray(file.read_bytes()))
-    except Exception as error:  # the check sum is right, so another jax wrote it
+    except Exception as error:  # the checksum is right, so another jax wrote it
         raise ValueError(
             f"{file} was written by jax {about['versions']['jax']}, and jax {jax.__version__} "
             f"cannot read it ({error}); use that one, or `restore` the weights into the model's "

@@ -5,7 +5,7 @@
   the inputs.
 - program.cpu.stablehlo: the same with the kernels of packed layers, where the CPU has them.
 - model.json: a description for people and other programs.
-- manifest.json: sizes and check sums of the others.
+- manifest.json: sizes and checksums of the others.
 
 None of them is pickled or names a folder of the machine that wrote it, and loading runs none of the
 code that made the model.

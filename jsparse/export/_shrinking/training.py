@@ -116,8 +116,8 @@ def _check(model: Any, optimizer: Any, inputs: tuple) -> None:
         )
     if hasattr(optimizer, "model"):
         raise TypeError(
-            f"{type(optimizer).__name__} holds the model itself, which would stay whole; train "
-            "with jsparse.Optimizer or nnx.Optimizer"
+            f"{type(optimizer).__name__} holds the full-size model, which shrinking cannot reach; "
+            "train with jsparse.Optimizer or nnx.Optimizer"
         )
     parts = sparse_parts(model)
     if not inputs:
