@@ -182,16 +182,25 @@ def _scale(axis: Any, kind: str, values: np.ndarray) -> None:
     axis.axes.set(**{f"{name}scale": scale, f"{name}lim": (low, high)})
     axis.set_major_locator(locator)
     axis.set_minor_locator(ticker.NullLocator())
-    axis.set_major_formatter(lambda value, _: _tick(value, kind in ("accuracy", "density")))
+    formatter = ticker.FuncFormatter(lambda value, _: f"{value:g}")
+    formatter.format_ticks = lambda values: _tick_texts(values, kind in ("accuracy", "density"))
+    axis.set_major_formatter(formatter)
 
 
-def _tick(value: float, in_percent: bool) -> str:
-    if in_percent:
-        return f"{100 * value:.6g}%"
-    for unit, size in (("M", 1e6), ("k", 1e3)):
-        if 10 * size <= abs(value) < 1e9:
-            return f"{value / size:g}{unit}"
-    return f"{value:.6g}"
+def _tick_texts(values: Sequence[float], in_percent: bool) -> list[str]:
+    """Ticks in one unit, with as few digits as give each its own value."""
+    largest = max(map(abs, values), default=0.0)
+    units = (("M", 1e6), ("k", 1e3))
+    unit, size = next((u for u in units if 10 * u[1] <= largest < 1e9), ("", 1.0))
+    unit, size = ("%", 0.01) if in_percent else (unit, size)
+    gap = min(np.diff(np.unique(values)), default=largest)
+    texts: list[str] = []
+    for digits in range(3, 16):
+        texts = [f"{value / size:.{digits}g}" for value in values]
+        off = [abs(float(text) * size - v) for text, v in zip(texts, values, strict=True)]
+        if max(off, default=0.0) <= 1e-3 * gap:
+            break
+    return [text if text == "0" and not in_percent else text + unit for text in texts]
 
 
 def _svg(text: str, title: str, lines: Sequence[Line]) -> str:

@@ -33,6 +33,9 @@ def test_axes_have_round_ticks() -> None:
     assert ticks([1.0, 0.2], "density")[1][0] == "0%"
     assert ticks([0, 1, 1], steps=[0, 20_000, 60_000])[0] == ["0", "20k", "40k", "60k"]
     assert ticks([1], steps=[1])[0] == ["0", "1", "2"]
+    for near in ([1e6, 1e6 + 1], [3e9, 3e9 + 10], [123456.1, 123456.9], [-4e6, 4e6], [2e-7, 3e-7]):
+        shown = ticks(near)[1]
+        assert len(set(shown)) == len(shown) >= 2, shown
     assert ticks([1] * 4, steps=[1, 2, 3, 4])[0] == ["1", "2", "3", "4"]
     for values in ([3.0], [0.0, 0.0], [float("nan")], [-2.0, 5.0], [1e-9, 2e-9], [1e308, -1e308]):
         assert 2 <= len(set(ticks(values)[1])) <= 8

@@ -100,8 +100,8 @@ def outputs(split: Pure, inputs: tuple) -> Any:
         raise ValueError(
             f"a second call gives outputs that are off by {by:.1e}, in eval mode too, after "
             f"changes in {listed(changed or ['random streams'], SHOWN)}; an exported "
-            "program cannot keep state or draw random numbers: remove these, or make them inputs and "
-            "outputs"
+            "program cannot keep state or draw random numbers: remove these, or make them inputs "
+            "and outputs"
         )
     return first
 
