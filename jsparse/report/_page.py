@@ -15,7 +15,8 @@ from jsparse._checks import require
 from jsparse._storage.files import write_whole
 from jsparse.report import _units
 from jsparse.report._figures import Figure, Line, chart, input_picture, mask_picture
-from jsparse.report._run import FRACTIONS, Run, Series, read_run
+from jsparse.report._folder import read_run
+from jsparse.report._run import FRACTIONS, Run, Series
 
 MOST_LAYERS, MOST_MASKS = 28, 40
 ABSENT = "–"
@@ -48,7 +49,7 @@ def page(run_folder: str | Path) -> Path:
     content = {
         "title": run.path.resolve().name,
         "about": " · ".join(word for word in about if word),
-        "missing": run.missing,
+        "missing": [*run.missing, *run.diverged()],
         "run": run,
         "reached": [
             (kind.last(name), f"{name}, {kind.label}" if kind.label else name)

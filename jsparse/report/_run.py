@@ -1,22 +1,13 @@
-"""The folder of a run: reads its files, names what is missing, refuses what is damaged."""
+"""A run as its files describe it: its numbers over time, for all seeds."""
 
 import dataclasses
 import functools
-import io
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jsparse.report._saving import FORMAT, VERSION
-
 FRACTIONS = ("accuracy", "density")
-SAVE = "jsparse.report.save(model, folder, x)"
-PARTS = {"layers": dict, "total": dict, "dense": int, "learned": int, "versions": dict}
-OF_LAYER = {"shape", "rule", "kept", "size", "density", "axes"}
-OF_FORM = {"name", "parameters", "bytes", "flops", "seconds"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +114,19 @@ class Run:
         which = {label: [n for n, own in enumerate(labels) if own == label] for label in labels}
         return {label: Series(steps, table[:, own]) for label, own in which.items()}
 
+    def diverged(self) -> list[str]:
+        """Where some of several runs have no number at the end, so that their mean has none."""
+        lines = []
+        for name in self.names:
+            for label, series in self.series(name).items():
+                lost = ~np.isfinite(series.values)
+                if lost[-1].any() and lost.shape[1] > 1:
+                    first = series.steps[lost.any(axis=1).argmax()]
+                    what = f"{name}, {label}" if label else name
+                    many = f"{lost[-1].sum()} of {lost.shape[1]} runs"
+                    lines.append(f"{what}: {many} diverged, the first at {self.unit} {first:g}")
+        return lines
+
     def layers(self) -> tuple[dict[str, Series], bool]:
         """Density of each layer over time, by path, and whether these are fine.
 
@@ -132,12 +136,12 @@ class Run:
           ValueError: the rows have different layers.
         """
         fine = [row for row in self.rows if row.get("trace") and row.get("steps")]
-        steps = [step for row in fine for step in row["steps"]]
-        lines = [line for row in fine for line in row["trace"]]
-        if not fine:
-            rows = [row for row in self.rows if row.get("layers")]
-            steps, lines = [row["step"] for row in rows], [row["layers"] for row in rows]
         try:
+            steps = [step for row in fine for step in row["steps"]]
+            lines = [line for row in fine for line in row["trace"]]
+            if not fine:
+                rows = [row for row in self.rows if row.get("layers")]
+                steps, lines = [row["step"] for row in rows], [row["layers"] for row in rows]
             if len(steps) != len(lines):
                 raise ValueError(f"{len(steps)} steps, {len(lines)} lines of the trace")
             if not all(isinstance(line, dict) for line in lines):
@@ -157,146 +161,16 @@ class Run:
         return {n: Series(np.array(steps), _array(c)[:, None]) for n, c in columns}, bool(fine)
 
 
-def read_run(path: str | Path) -> Run:
-    """Read the folder of a run.
-
-    Raises:
-      FileNotFoundError: no such folder, or nothing of a run in it.
-      ValueError: a file is damaged, or of another format.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path} is not a folder; pass the folder of a run")
-    if not (path / "log.jsonl").is_file() and not (path / "model.json").is_file():
-        inside = sorted(p.parent.name for p in path.glob("*/log.jsonl"))
-        remedy = f"pass one of its folders: {', '.join(inside)}" if inside else f"write one: {SAVE}"
-        raise FileNotFoundError(f"{path} has neither log.jsonl nor model.json; {remedy}")
-    missing: list[str] = []
-    settings, versions = _settings(path / "settings.json", missing)
-    rows = _rows(path / "log.jsonl", missing)
-    model = _model(path / "model.json", missing)
-    return Run(
-        path=path,
-        settings=settings,
-        versions=versions or ([model["versions"]] if model else []),
-        rows=rows,
-        model=model,
-        masks=_masks(path / "masks.npz", model, missing),
-        missing=missing,
-    )
-
-
-def _json(path: Path, remedy: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); {remedy}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not an object; {remedy}")
-    return content
-
-
-def _settings(path: Path, missing: list[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    if not path.is_file():
-        missing.append("settings: there is no settings.json; write one, any JSON object")
-        return {}, []
-    content = _json(path, "write it again, or delete it for a page without settings")
-    if isinstance(content.get("held"), dict) and isinstance(content.get("free"), dict):
-        environments = content.get("environments") or ()
-        return content["held"] | content["free"], [e for e in environments if isinstance(e, dict)]
-    return content, []
-
-
-def _rows(path: Path, missing: list[str]) -> list[dict[str, Any]]:
-    if not path.is_file():
-        missing.append("curves: there is no log.jsonl; write one JSON object per line, with a step")
-        return []
-    lines = path.read_bytes().split(b"\n")
-    rows = []
-    for n, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            if n == len(lines):  # the run was killed in the middle of it
-                missing.append("the last row of log.jsonl: it is cut off")
-                continue
-            raise ValueError(
-                f"{path}, line {n} is not JSON ({line[:40]!r}); delete this line"
-            ) from error
-        step = row.get("step") if isinstance(row, dict) else None
-        if not _is_number(step) or not math.isfinite(step):  # type: ignore[arg-type]
-            raise ValueError(
-                f'{path}, line {n} has no number "step" ({line[:40]!r}); give each row the step or '
-                "epoch it was written after"
-            )
-        rows.append(row)
-    if not rows:
-        missing.append("curves: log.jsonl has no row yet")
-    return rows
-
-
-def _model(path: Path, missing: list[str]) -> dict[str, Any]:
-    if not path.is_file():
-        missing.append(
-            f"masks, sizes, FLOPs and latency: there is no model.json; at the end call {SAVE}"
-        )
-        return {}
-    content = _json(path, f"write it again with {SAVE}")
-    if content.get("format") != FORMAT or content.get("version") != VERSION:
-        raise ValueError(
-            f"{path} is not a file of {SAVE} in its version {VERSION} (it says "
-            f"{content.get('format')!r}, {content.get('version')!r}); write it again"
-        )
-    lost = [name for name, kind in PARTS.items() if not isinstance(content.get(name), kind)]
-    if not lost:
-        layers, forms = content["layers"], content.get("forms", [])
-        lost = [f"all about {name}" for name, one in layers.items() if not one.keys() >= OF_LAYER]
-        lost += [f"all about form {n}" for n, one in enumerate(forms) if not one.keys() >= OF_FORM]
-    if lost:
-        raise ValueError(f"{path} lacks {', '.join(lost)}; write it again with {SAVE}")
-    if "costs" not in content:
-        missing.append(f"FLOPs: model.json was written without example inputs; call {SAVE}")
-    if not content.get("forms"):
-        missing.append(
-            "latency: no form of the model was timed; give them to save: "
-            'forms={"folded": jsparse.fold(model)}'
-        )
-    return content
-
-
-def _masks(path: Path, model: dict[str, Any], missing: list[str]) -> dict[str, np.ndarray]:
-    if not model or not model["layers"]:
-        return {}
-    if not path.is_file():
-        missing.append(f"pictures of the masks: there is no masks.npz; write it with {SAVE}")
-        return {}
-    masks = {}
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            for name, layer in model["layers"].items():
-                flat = np.unpackbits(file[f"masks/{name}"], count=layer["size"]).astype(bool)
-                masks[name] = flat.reshape(layer["shape"])
-                if masks[name].sum() != layer["kept"]:
-                    raise ValueError(f"{name} keeps another number than model.json says")
-    except Exception as error:  # a flipped byte makes zipfile raise nearly anything
-        raise ValueError(
-            f"{path} is damaged or of another run ({error}); write it again with {SAVE}, or delete "
-            "it for a page without pictures"
-        ) from error
-    return masks
-
-
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether JSON holds a number here."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _numbers(value: Any) -> bool:
     """Whether this is a number, or a list with one (or null) for each run."""
     if isinstance(value, list):
-        return bool(value) and all(_is_number(one) or one is None for one in value)
-    return _is_number(value)
+        return bool(value) and all(is_number(one) or one is None for one in value)
+    return is_number(value)
 
 
 def _array(value: Any) -> np.ndarray:

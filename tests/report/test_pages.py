@@ -167,6 +167,7 @@ def about(**more) -> bytes:
         ("log.jsonl", b'{"step": 1, "accuracy": 91.3}\n', "accuracy 91.3 is not a fraction"),
         ("log.jsonl", b'{"step": 1, "layers": {"a": "b"}}\n', '"layers"'),
         ("log.jsonl", b'{"step": 1, "layers": [1]}\n{"step": 2, "layers": [1, 1]}\n', '"layers"'),
+        ("log.jsonl", b'{"step": 1, "steps": 1, "trace": [[1]]}\n', '"steps" and "trace"'),
         ("log.jsonl", b'{"step": 1, "steps": [1, 2], "trace": [[1]]}\n', "2 steps, 1 lines"),
         (
             "log.jsonl",
@@ -234,6 +235,15 @@ def test_odd_but_whole_logs_have_pages(tmp_path: Path) -> None:
     shown = read(page(tmp_path))
     assert {"0.1", "0.01", "a", "?"} <= {text.strip() for text in shown.texts}
     assert "inf%" in shown.text
+
+
+def test_runs_that_diverged_are_named_and_large_integers_read(tmp_path: Path) -> None:
+    rows = [
+        '{"step": 1, "loss": [1, 2], "count": 1' + 400 * "0" + "}",
+        '{"step": 2, "loss": [1, null]}',
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(rows) + "\n")
+    assert "loss: 1 of 2 runs diverged, the first at step 2" in read(page(tmp_path)).text
 
 
 def test_a_long_log_makes_a_small_page(tmp_path: Path) -> None:
