@@ -47,6 +47,7 @@ python_maximum_signature_line_length = 72
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # they name private files; attributes are described in words
 
 html_theme = "sphinx_book_theme"
 html_title = "jsparse"
