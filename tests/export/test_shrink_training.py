@@ -254,7 +254,7 @@ def test_what_cannot_be_done_is_refused() -> None:
     with pytest.raises(ValueError, match="a/kernel: under Top a unit may come back"):
         shrink_training(top, js.Optimizer(top, optax.adam(1e-2)), vectors(0))
     close(model, "a", [1])
-    with pytest.raises(TypeError, match="ModelAndOptimizer holds the model itself"):
+    with pytest.raises(TypeError, match="ModelAndOptimizer holds the full-size model"):
         shrink_training(model, nnx.ModelAndOptimizer(model, optax.adam(1e-2)), vectors(0))
     tx = js.revise(optax.adam(1e-2), ("b/kernel", js.Gradual(density=0.5, last=4)))
     gradual = js.Optimizer(model, tx, wrt=(nnx.Param, js.Mask))
