@@ -133,7 +133,7 @@ def unit_means(
             size = len(values)
             totals[path], counts[path] = totals[path] + size * mean, counts[path] + size
     if not all(counts.values()):
-        raise ValueError("there are no batches; give some, as a list that can be read again")
+        raise ValueError("no batches; pass a list, which can be read again")
     return {path: jnp.asarray(totals[path] / counts[path], jnp.float32) for path in shapes}
 
 

@@ -65,7 +65,7 @@ def in_order(
     """
     batches = list(batches)
     if not batches:
-        raise ValueError("there are no batches; give a list with one at least")
+        raise ValueError("no batches; pass a list with at least one")
     watched = hold(model)
     watched.eval()
     order: dict[str, None] = {}

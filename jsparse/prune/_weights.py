@@ -80,7 +80,7 @@ def mean_over(batches: Iterable[Any], score: Callable[[Any], dict[str, Array]]) 
     """The mean of arrays by path over batches, float32 or wider.
 
     Raises:
-      ValueError: there is no batch.
+      ValueError: no batches.
     """
     total: dict[str, Array] = {}
     count = 0
@@ -89,5 +89,5 @@ def mean_over(batches: Iterable[Any], score: Callable[[Any], dict[str, Array]]) 
         total = {path: total[path] + g for path, g in new.items()} if count else new
         count += 1
     if not count:
-        raise ValueError("there are no batches; give a list with one at least")
+        raise ValueError("no batches; pass a list with at least one")
     return {path: g / count for path, g in total.items()}
