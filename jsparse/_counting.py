@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.custom_batching import custom_vmap
 
 HIGHEST = np.uint32(0xFFFFFFFF)
 MOST = 2**32 - 2
@@ -36,6 +37,34 @@ def count(marked: Array, axes: tuple[int, ...]) -> Array:
             marked = eighths.sum(axis=long + 1, dtype=jnp.uint8)
         marked = marked.sum(axis=long, keepdims=True, dtype=jnp.uint16).astype(jnp.uint32)
     return marked.sum(axis=axes, keepdims=True, dtype=jnp.uint32)
+
+
+@custom_vmap
+def anywhere(when: Array) -> Array:
+    """`when`; under vmap, whether it is true in any element, so that `lax.cond` stays a branch.
+
+    With a batched predicate `lax.cond` runs both branches for every element, at every step. With
+    `anywhere(when)` the expensive branch runs only if an element needs it, and then for all: it
+    must give the other branch's result where `when` is false.
+
+    Args:
+      when: bool, [].
+
+    Returns:
+      bool, [], not batched.
+
+    Example:
+      >>> long = lambda x: lax.fori_loop(0, 100, lambda _, x: jnp.minimum(2 * x, 8.0), x)
+      >>> grow = lambda x: lax.cond(anywhere(x < 8), long, lambda x: x, x)
+      >>> jax.vmap(grow)(jnp.array([8.0, 3.0])).tolist()
+      [8.0, 8.0]
+    """
+    return when
+
+
+@anywhere.def_vmap
+def _anywhere_batched(size: int, batched: list[bool], when: Array) -> tuple[Array, bool]:
+    return anywhere(when.any(axis=0)), False
 
 
 def portion(fraction: float | Array, size: int | Array) -> Array:

@@ -12,6 +12,7 @@ from jax import Array, lax
 from jsparse._counting import (
     HIGHEST,
     MOST,
+    anywhere,
     count,
     first_kept,
     ordered,
@@ -123,7 +124,7 @@ def highest(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
         return above | (level & (reversed_index(score.shape, axes) >= first))
 
     # ties at the cut are rare: only then are positions compared
-    return lax.cond(jnp.all(kept == keep), lambda: order >= last, early)
+    return lax.cond(anywhere(jnp.any(kept != keep)), early, lambda: order >= last)
 
 
 def cut(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:

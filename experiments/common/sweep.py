@@ -25,6 +25,8 @@ from experiments.common.data.sources import Images
 from jsparse import Revise, Revised
 from jsparse.optim import Control, threshold_parts
 
+EVERY = 20
+"""Steps between two measurements of the density."""
 PARTS = 10
 """Of an epoch, between which progress is shown."""
 
@@ -77,12 +79,23 @@ def standardised(images: Images, augment: Callable[[Array, Array], Array] | None
     return Inputs(train=train, test=prepare)
 
 
+def shown(n: Any, before: Any) -> Any:
+    """Whether densities are measured at step n of an epoch: every 20th, and the run's first 100.
+
+    Args:
+      n: step within the epoch, from 0.
+      before: steps done before the epoch.
+    """
+    return (n % EVERY == 0) | (before + n < 100)
+
+
 class Trace(NamedTuple):
     """What an epoch showed, [runs, steps, ...].
 
     Attributes:
       loss: of the task alone.
-      density: of each sparse layer, [runs, steps, layers].
+      density: of each sparse layer, [runs, steps, layers]; measured at the steps for which
+        `shown` is true, and repeated until the next of them.
     """
 
     loss: np.ndarray
@@ -200,13 +213,14 @@ class Sweep:
         whole epoch.
         """
         count, steps = len(runs.step), len(x) // self.batch
+        before = runs.step.min()
         runs, plan = self._planned(runs, len(x))
         trace = jnp.zeros((count, steps)), jnp.zeros((count, steps, len(self.layers)))
         at = (runs, plan, trace)
         for first, last in itertools.pairwise(
             np.linspace(0, steps, min(PARTS, steps) + 1, dtype=int)
         ):
-            at = jax.block_until_ready(self._part(at, x, (y, first, last)))
+            at = jax.block_until_ready(self._part(at, x, (y, before, first, last)))
             tell(int(last), steps)
         runs, _, (loss, density) = at
         return runs, Trace(np.asarray(loss), np.asarray(density))
@@ -266,37 +280,39 @@ class Sweep:
         order = jax.random.permutation(shuffle, samples)[: steps * self.batch]
         return runs._replace(key=key), (keys, order.reshape(steps, -1))
 
-    def _one_part(self, at: tuple, x: Array, y: tuple[Array, Array, Array]) -> tuple:
-        """Steps first .. last of an epoch: y is (labels, first, last)."""
+    def _one_part(self, at: tuple, x: Array, y: tuple[Array, Array, Array, Array]) -> tuple:
+        """Steps first .. last of an epoch: y is (labels, steps before the epoch, first, last)."""
         runs, (keys, order), trace = at
-        labels, first, last = y
+        labels, before, first, last = y
 
         def step(n: Array, so_far: tuple) -> tuple:
             runs, (loss, density) = so_far
             index = order[n]
             images = self.inputs.train(keys[n], x[index])
-            runs, (task, kept) = self._one_step(runs, images, labels[index])
+            now = lambda: _densities(self._trained(runs.params, runs.rest))
+            kept = jax.lax.cond(shown(n, before), now, lambda: density[n - 1])
+            runs, task = self._one_step(runs, images, labels[index])
             return runs, (loss.at[n].set(task), density.at[n].set(kept))
 
         runs, trace = jax.lax.fori_loop(first, last, step, (runs, trace))
         return runs, (keys, order), trace
 
-    def _one_step(self, runs: Runs, x: Array, y: Array) -> tuple[Runs, tuple[Array, Array]]:
+    def _one_step(self, runs: Runs, x: Array, y: Array) -> tuple[Runs, Array]:
         def loss_of(params: Any) -> tuple[Array, tuple]:
             rest = jax.tree.map(jnp.asarray, runs.rest)  # variables of this trace, to be written
             model = self._trained(params, rest)
             task = optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()
             _, _, rest = nnx.split(model, self.wrt, ...)  # with new batch statistics
-            return task + jsparse.cost(model), (rest, (task, _densities(model)))
+            return task + jsparse.cost(model), (rest, task)
 
-        grads, (rest, trace) = jax.grad(loss_of, has_aux=True)(runs.params)
+        grads, (rest, task) = jax.grad(loss_of, has_aux=True)(runs.params)
         params, optimizer = updated(self.tx, grads, runs.optimizer, runs.params)
         model = jsparse.advance(self._trained(params, rest))
         memory = runs.memory
         for control in self.controls:
             memory = control.apply(model, memory, runs.step)
         _, params, rest = nnx.split(model, self.wrt, ...)
-        return Runs(params, rest, optimizer, memory, runs.step + 1, runs.key), trace
+        return Runs(params, rest, optimizer, memory, runs.step + 1, runs.key), task
 
     def _one_accuracy(self, runs: Runs, x: Array, y: Array) -> Array:
         model = jsparse.fold(self._tested(runs))

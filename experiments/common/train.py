@@ -18,10 +18,8 @@ from experiments.common.data.sources import Images
 from experiments.common.run import Run, check_finite, open_run
 from experiments.common.settings import StudySettings
 from experiments.common.show import Epochs, draw, header, mean_std, table
-from experiments.common.sweep import PIXELS, Inputs, Runs, Sweep, Trace
+from experiments.common.sweep import PIXELS, Inputs, Runs, Sweep, Trace, shown
 
-EVERY = 20
-"""Steps between the densities that are logged."""
 TIMED = 64
 """Inputs that a trained model is timed on."""
 
@@ -68,7 +66,7 @@ def train(
             check_finite(largest, epoch * steps - 1, layers, run, f"a weight{_of(trace, which)}")
         accuracy = sweep.accuracy(runs, test_x, test_y)
         total = sweep.total(density)
-        shown = [n for n in range(steps) if n % EVERY == 0 or (epoch == 1 and n < 100)]
+        drawn = [n for n in range(steps) if shown(n, (epoch - 1) * steps)]
         seconds = progress.show(accuracy=accuracy.mean(), density=total.mean())
         run.log(
             epoch,
@@ -76,9 +74,9 @@ def train(
             density=total,
             layers=density,
             loss=trace.loss.mean(axis=1),
-            steps=[(epoch - 1) * steps + n for n in shown],
+            steps=[(epoch - 1) * steps + n for n in drawn],
             # the layers' densities of the first run only: the picture shows one
-            trace=trace.density[0, shown].round(5),
+            trace=trace.density[0, drawn].round(5),
             seconds=seconds,
             **({"runs": names} if names else {}),
         )

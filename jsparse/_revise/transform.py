@@ -23,6 +23,7 @@ import optax
 from jax import Array, lax
 from jax.core import Tracer
 
+from jsparse._counting import anywhere
 from jsparse._paths import naming
 from jsparse._pattern import Role, Weight
 from jsparse._revise.moments import cleared
@@ -225,7 +226,7 @@ class _Run(NamedTuple):
             return new, self._cleared(state, jumps)
 
         due = self._due([layer for layer, _ in self.revised])
-        return lax.cond(due, finish, lambda now: now, (leaves, state))
+        return lax.cond(anywhere(due), finish, lambda now: now, (leaves, state))
 
     def _jumps(self, trained: Callable[[int], Any]) -> list[Array]:
         """The new mask minus the old one for each revised layer: int8, to move few bytes.
@@ -239,11 +240,12 @@ class _Run(NamedTuple):
             mask, one = self.leaves[layer.mask], _stacked(by, self.step, jax.random.fold_in(key, n))
             with naming(layer.path):
                 weight, gradient = jnp.asarray(trained(layer.weight)), self.gradients[layer.mask]
-                return (one(mask, weight, gradient) - mask).astype(jnp.int8)
+                moved = one(mask, weight, gradient) - mask
+                return jnp.where(by.due(self.step), moved, 0).astype(jnp.int8)
 
         stay = lambda layer: jnp.zeros_like(self.leaves[layer.mask], jnp.int8)
         return [  # one branch per layer takes less memory than one for all
-            lax.cond(by.due(self.step), partial(jump, n, layer, by), partial(stay, layer))
+            lax.cond(anywhere(by.due(self.step)), partial(jump, n, layer, by), partial(stay, layer))
             for n, (layer, by) in enumerate(self.revised)
         ]
 

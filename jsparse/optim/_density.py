@@ -2,13 +2,16 @@
 
 import dataclasses
 import math
+from functools import partial
 from numbers import Integral
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
 from jsparse._checks import check_density
+from jsparse._counting import anywhere
 from jsparse._schedule import cubic
 from jsparse._slots import sparse_parts
 from jsparse._sparse import Sparse
@@ -94,6 +97,7 @@ class TargetDensity:
           The new memory, [].
         """
         parts = list(threshold_parts(model).values())
+        due = step % self.every == 0
         rate = self.gain_memory * self.every / self.steps
 
         def steer(_: None) -> tuple[Array, list[Array]]:
@@ -102,12 +106,13 @@ class TargetDensity:
             distance = jnp.log(jnp.maximum(total, 1e-6)) - jnp.log(self.goal(step))
             grown = jnp.clip(memory + rate * distance, -8.0, 8.0)
             push = jnp.exp(grown) * jnp.expm1(jnp.clip(self.gain * distance, 0.0, 4.0))
-            return grown, [push * _alpha(part, k) for part, k in zip(parts, kept, strict=True)]
+            new = grown, [push * _alpha(part, k) for part, k in zip(parts, kept, strict=True)]
+            return jax.tree.map(partial(jnp.where, due), new, stay(None))
 
         def stay(_: None) -> tuple[Array, list[Array]]:
             return memory, [part.alpha[...] for part in parts]
 
-        memory, alphas = lax.cond(step % self.every == 0, steer, stay, None)
+        memory, alphas = lax.cond(anywhere(due), steer, stay, None)
         for part, alpha in zip(parts, alphas, strict=True):
             part.alpha[...] = alpha
         return memory

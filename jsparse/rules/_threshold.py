@@ -28,6 +28,7 @@ import numpy as np
 from jax import Array, lax
 
 from jsparse._checks import check_own, check_weight
+from jsparse._counting import anywhere
 from jsparse._pattern import PerOutput, Role, Scope, Unit, Weight
 from jsparse._score import wide
 from jsparse._step import Slope, long_tailed, masked, step
@@ -150,7 +151,7 @@ class Threshold:
         quarter = self._quarter(weight)
         if quarter is weight:
             return self.mask(weight, state).astype(jnp.float32).sum() <= limit
-        return lax.cond(few(quarter), lambda: few(weight), lambda: jnp.array(False))
+        return lax.cond(anywhere(few(quarter)), lambda: few(weight), lambda: jnp.array(False))
 
     def _quarter(self, weight: Array) -> Array:
         """Every fourth weight along the longest axis that shares its thresholds.
