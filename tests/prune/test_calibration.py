@@ -293,3 +293,15 @@ def test_any_model_as_if_it_ran_again_for_each_weight(way: str, method: str) -> 
         np.testing.assert_allclose(
             getattr(small, name).kernel[...], getattr(model, name).kernel[...], rtol=2e-3, atol=2e-4
         )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_batches_split_over_devices(method: str) -> None:
+    """The same masks on one device and on eight."""
+    model = held(Wrapped(WAYS["plain"], nnx.Rngs(0)))
+    x = jax.random.normal(jax.random.key(0), (16, 8))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    found = [METHODS[method](model, [b], density=0.5) for b in (x, jax.device_put(x, where))]
+    for path, mask in js.masks(found[0]).items():
+        np.testing.assert_array_equal(mask, js.masks(found[1])[path])
