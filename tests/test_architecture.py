@@ -15,17 +15,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = ["_versions", "_step", "_sharding", "_pattern", "_counting", "_topk", "_score", "_schedule"]
 ROOMS += ["_checks", "_budget", "schedule", "_paths", "rules", "_tree", "tree", "_sparse", "_slots"]
-ROOMS += [
-    "_roles",
-    "_surgery",
-    "_pure",
-    "_opened",
-    "_watch",
-    "_layers",
-    "layers",
-    "_revise",
-    "optim",
-]
+ROOMS += ["_roles", "_surgery", "_pure", "_opened", "_watch", "_layers", "layers", "_revise"]
+ROOMS += ["optim"]
 ROOMS += ["_storage", "prune", "report", "export._shrinking", "export._packing"]
 ROOMS += ["export._saving", "export"]
 LIBRARIES = {room: {"jax", "numpy"} for room in ROOMS[: ROOMS.index("_sparse")]}  # others: any
