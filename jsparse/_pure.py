@@ -25,6 +25,40 @@ class Pure(NamedTuple):
     kinds: dict[str, type]
 
 
+class Apart(NamedTuple):
+    """A model and its variables.
+
+    Attributes:
+      build: variables by path -> the model.
+      variables: arrays by path; a shared one is listed once.
+      kinds: the class of each variable, by path.
+    """
+
+    build: Callable[[Mapping[str, Any]], Any]
+    variables: dict[str, Any]
+    kinds: dict[str, type]
+
+
+def taken_apart(model: nnx.Module) -> Apart:
+    """Take the variables out of a model, which stays as it is.
+
+    Example:
+      >>> build, variables, _ = taken_apart(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
+      >>> build({path: 2 * array for path, array in variables.items()}).kernel.shape
+      (4, 3)
+    """
+    graphdef, state = nnx.split(model)
+    variables, structure = named(state), jax.tree.structure(state)
+    holders = jax.tree.leaves(state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    kinds = {path: type(holder) for path, holder in zip(variables, holders, strict=True)}
+
+    def build(given: Mapping[str, Any]) -> Any:
+        leaves = [given[path] for path in variables]
+        return nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))
+
+    return Apart(build, variables, kinds)
+
+
 def pure(model: nnx.Module, **options: Any) -> Pure:
     """Take a model apart, in the mode it is in; it stays as it is.
 
@@ -38,14 +72,10 @@ def pure(model: nnx.Module, **options: Any) -> Pure:
       >>> list(variables), run(variables, jnp.ones((2, 4)))[0].shape
       (['bias', 'kernel'], (2, 3))
     """
-    graphdef, state = nnx.split(model)
-    variables, structure = named(state), jax.tree.structure(state)
-    holders = jax.tree.leaves(state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
-    kinds = {path: type(holder) for path, holder in zip(variables, holders, strict=True)}
+    build, variables, kinds = taken_apart(model)
 
     def run(given: Mapping[str, Any], *inputs: Any) -> tuple[Any, dict[str, Any]]:
-        state = jax.tree.unflatten(structure, [given[path] for path in variables])
-        merged: Any = nnx.merge(graphdef, state)
+        merged = build(given)
         output = merged(*inputs, **options)
         after = named(nnx.state(merged))
         return output, {path: after[path] for path in variables}

@@ -1,6 +1,7 @@
 """SparseGPT: prune a trained layer and update the kept weights to preserve its outputs.
 
-For a layer with weights W [inputs, outputs] and inputs X [n, inputs]:
+For a layer with weights W [inputs, outputs] and inputs X [n, inputs] (in a convolution the windows
+of its input, [n, window * channels]):
 
 1. H = X^T X. An input that is always 0 gets H_jj = 1, and its weights become 0.
 2. H + damping * mean(diagonal H) * I; U is upper triangular with U^T U = its inverse.
@@ -12,7 +13,8 @@ For a layer with weights W [inputs, outputs] and inputs X [n, inputs]:
 5. After a block, the same update is applied to all later inputs at once.
 6. The next layer is calibrated with the inputs that the pruned one gives it.
 
-The authors proceed block by block through the transformer; here it is weight by weight.
+Here it is weight by weight; the authors proceed block by block through the transformer, which the
+argument `together` does.
 
 Numbers: the rows "SparseGPT" of experiments/one_shot.py.
 """
@@ -30,7 +32,8 @@ from jsparse._checks import check_density, check_not_negative
 from jsparse._pattern import Groups, Scope, Whole
 from jsparse._sparse import Sparse
 from jsparse._topk import top
-from jsparse.prune._calibration import Forward, call, in_order, inputs_of, matrix
+from jsparse.prune._calibration import ALONE, Forward, call, in_order
+from jsparse.prune._inputs import from_matrices, inputs_of, matrices
 from jsparse.rules._rule import over_stack
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -46,19 +49,24 @@ def sparsegpt(
     forward: Forward = call,
     block: int = 128,
     damping: float = 0.01,
+    together: str = ALONE,
 ) -> Model:
     """A copy of the model, pruned and updated so that each layer gives nearly the same outputs.
 
     N of M is `density=n / m, scope=Groups(m)`.
 
     Args:
-      model: trained, with weights under `Held` in layers `nnx.Linear` or `nnx.LinearGeneral`
-        (attention has these); masked weights stay masked.
-      batches: calibration data, of the same shape, since each new shape is compiled separately.
-        The model runs on all of them once for each weight.
+      model: trained, with weights under `Held` in layers `nnx.Linear`, `nnx.LinearGeneral`
+        (attention has these) or `nnx.Conv`; masked weights stay masked.
+      batches: calibration data; each new shape is traced and compiled by itself. An operation of
+        the model runs once on each, whatever the depth; layers that share weights, and the body
+        of a scan, run once for each weight in them.
       density: fraction of the weights of each block, or group, to keep, in (0, 1].
       scope: which weights compete: `Whole()`, all those of a block of inputs, or `Groups(m)`.
       forward: runs the model on a batch, in eval mode; by default `model(batch)`.
+      together: a regular expression for the beginning of a path. Weights in which it matches the
+        same text are calibrated before any of them is pruned: "blocks/[0-9]+" a block at a time, in
+        two runs, as the authors do; "" all weights on the dense model. By default each by itself.
       block: number of inputs whose weights compete and are updated together.
       damping: added to the diagonal of H, as a fraction of its mean.
 
@@ -68,7 +76,8 @@ def sparsegpt(
     Raises:
       ValueError: density, block or damping out of range; another scope; a group size that does not
         divide the block or the inputs; a weight of another kind of layer, or of a layer that is
-        not called; no batches; inputs that are not finite, or too similar for this damping.
+        not called; no batches; inputs that are not finite, or too similar for this damping; an
+        expression that is invalid or matches no path.
 
     Example:
       >>> import jax.numpy as jnp, jsparse
@@ -102,18 +111,20 @@ def sparsegpt(
         size = min(block, inputs_of(part))
         together = (0,) if isinstance(scope, Groups) else (0, 1)
         solve = lambda w, m, h: _solve(w, m, h, density, damping, size, min(group, size), together)
-        wide = matrix(part, weight).astype(gram.dtype)
-        new, kept = over_stack(solve, part.rule.role.stack)(wide, matrix(part, mask), gram)
+        stack = part.rule.role.stack
+        split = lambda array: matrices(part, array, gram.shape[stack])
+        wide = split(weight).astype(gram.dtype)
+        new, kept = over_stack(solve, stack + 1)(wide, split(mask), gram)
         if not bool(jnp.isfinite(new).all()):
             raise ValueError(
                 f"H of a weight {weight.shape} cannot be inverted: its inputs are too similar; "
                 f"raise damping, now {damping}, or use more calibration data"
             )
-        kept = kept.reshape(mask.shape)
-        new = jnp.where(kept > 0, new.reshape(weight.shape).astype(weight.dtype), weight)
+        kept = from_matrices(part, kept)
+        new = jnp.where(kept > 0, from_matrices(part, new).astype(weight.dtype), weight)
         return new, kept
 
-    return in_order(model, batches, forward, _gram, prune)
+    return in_order(model, batches, forward, _gram, prune, together)
 
 
 def _gram(x: Array) -> Array:
@@ -153,12 +164,15 @@ def _solve(
 
 
 def _factor(hessian: Array, damping: Array) -> Array:
-    """U of step 2, [inputs, inputs]."""
+    """U of step 2, [inputs, inputs].
+
+    With the order of the inputs reversed H = L L^T, so U is the inverse of L in the old order: one
+    factorisation, and closer to float64 than a factor of the inverse.
+    """
     eye = jnp.eye(len(hessian), dtype=hessian.dtype)
     damped = hessian + damping * jnp.diagonal(hessian).mean() * eye
-    lower = jnp.linalg.cholesky(damped)
-    inverse = jax.scipy.linalg.cho_solve((lower, True), eye)
-    return jnp.linalg.cholesky((inverse + inverse.T) / 2).T
+    lower = jnp.linalg.cholesky(damped[::-1, ::-1])
+    return jax.scipy.linalg.solve_triangular(lower, eye, lower=True)[::-1, ::-1]
 
 
 def _block(

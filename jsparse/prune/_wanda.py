@@ -1,11 +1,13 @@
 """Wanda: prune a trained model by |weight| times the norm of its input, without weight updates.
 
-1. |X_j|: the norm of input j of the layer over all tokens of the calibration data.
+1. |X_j|: the norm of input j of the layer over all tokens of the calibration data; in a
+   convolution, of each place in the window, over all places of the window.
 2. Score: |w_ij| * |X_j|.
 3. The highest scores of each output are kept, or N of each M consecutive inputs.
 4. Weights are not updated. The next layer is calibrated with the inputs that the pruned one gives.
 
-The authors proceed block by block through the transformer; here it is weight by weight.
+Here it is weight by weight; the authors proceed block by block through the transformer, which the
+argument `together` does.
 
 Numbers: the rows "Wanda" of experiments/one_shot.py.
 """
@@ -22,7 +24,8 @@ from jsparse._pattern import PerOutput, Scope, WholeModel
 from jsparse._score import wide
 from jsparse._sparse import Sparse
 from jsparse._topk import winners
-from jsparse.prune._calibration import Forward, call, in_order, matrix
+from jsparse.prune._calibration import ALONE, Forward, call, in_order
+from jsparse.prune._inputs import from_matrices, matrices
 from jsparse.rules._rule import over_stack
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -36,26 +39,32 @@ def wanda(
     density: float,
     scope: Scope = EACH_OUTPUT,
     forward: Forward = call,
+    together: str = ALONE,
 ) -> Model:
     """A copy of the model that keeps large weights with large inputs.
 
     N of M is `density=n / m, scope=Groups(m)`.
 
     Args:
-      model: trained, with weights under `Held` in layers `nnx.Linear` or `nnx.LinearGeneral`
-        (attention has these); masked weights stay masked.
-      batches: calibration data, of the same shape, since each new shape is compiled separately.
-        The model runs on all of them once for each weight.
+      model: trained, with weights under `Held` in layers `nnx.Linear`, `nnx.LinearGeneral`
+        (attention has these) or `nnx.Conv`; masked weights stay masked.
+      batches: calibration data; each new shape is traced and compiled by itself. An operation of
+        the model runs once on each, whatever the depth; layers that share weights, and the body
+        of a scan, run once for each weight in them.
       density: fraction of the weights of each group of the scope to keep, in (0, 1].
       scope: which weights compete: `PerOutput()`, `Groups(m)` or `Whole()`.
       forward: runs the model on a batch, in eval mode; by default `model(batch)`.
+      together: a regular expression for the beginning of a path. Weights in which it matches the
+        same text are calibrated before any of them is pruned: "blocks/[0-9]+" a block at a time, in
+        two runs, as the authors do; "" all weights on the dense model. By default each by itself.
 
     Returns:
       The model with new stored masks.
 
     Raises:
       ValueError: density out of range; a scope in which no units compete; a weight of another
-        kind of layer, or of a layer that is not called; no batches; inputs that are not finite.
+        kind of layer, or of a layer that is not called; no batches; inputs that are not finite; an
+        expression that is invalid or matches no path.
 
     Example:
       >>> import jax.numpy as jnp, jsparse
@@ -77,10 +86,11 @@ def wanda(
     def prune(part: Sparse, squares: Array) -> tuple[Array, Array]:
         weight, mask = part.weight[...], part.mask[...]
         norm = jnp.sqrt(squares)[..., None]  # (1)
-        size = jnp.abs(matrix(part, weight.astype(wide(weight.dtype))))
-        score = jnp.where(mask > 0, (size * norm).reshape(weight.shape), -jnp.inf)  # (2)
+        groups = norm.shape[part.rule.role.stack]
+        size = jnp.abs(matrices(part, weight.astype(wide(weight.dtype)), groups))
+        score = jnp.where(mask > 0, from_matrices(part, size * norm), -jnp.inf)  # (2)
         best = lambda score: winners(score, density, scope, part.rule.role)
         kept = over_stack(best, part.rule.role.stack)(score)  # (3)
         return weight, mask * kept.astype(mask.dtype)
 
-    return in_order(model, batches, forward, lambda x: (x**2).sum(0), prune)
+    return in_order(model, batches, forward, lambda x: (x**2).sum(0), prune, together)

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from jsparse._pure import taken_apart
 from jsparse._score import wide
 from jsparse._slots import slots
 from jsparse._surgery import fold
@@ -22,7 +22,7 @@ class Weights(NamedTuple):
 
     Attributes:
       values: of the masked weights by path, [...].
-      rest: the state of all variables; an argument of compiled functions, not a constant in them.
+      rest: the other variables by path; an argument of compiled functions, not a constant in them.
       build: from values and rest, the plain model that reads these values.
     """
 
@@ -53,18 +53,16 @@ def scoring(model: nnx.Module) -> nnx.Module:
 
 def split(plain: nnx.Module, paths: Iterable[str]) -> Weights:
     """Take a plain model apart as it is; `paths` are of the weights."""
-    found = {slot.path: slot.value for slot in slots(plain)}
-    values = {path: jnp.asarray(found[path][...]) for path in paths}
-    graph, state = nnx.split(plain)
+    build, variables, _ = taken_apart(plain)
+    places = slots(plain)
+    own = {id(slot.value): slot.path for slot in places if slot.path in variables}
+    at = {slot.path: own[id(slot.value)] for slot in places if slot.path in set(paths)}
+    rest = {path: variables[path] for path in variables if path not in at.values()}
 
-    def build(values: Arrays, rest: Any) -> nnx.Module:
-        model = nnx.merge(graph, jax.tree.map(jnp.asarray, rest))  # variables of this trace
-        for slot in slots(model):
-            if slot.path in values:
-                slot.value[...] = values[slot.path]
-        return model
+    def whole(values: Arrays, rest: Any) -> nnx.Module:
+        return build(rest | {at[path]: value for path, value in values.items()})
 
-    return Weights(values, state, build)
+    return Weights({path: variables[at[path]] for path in at}, rest, whole)
 
 
 def slope(loss: Loss, build: Callable[[Arrays, Any], nnx.Module]) -> Callable[..., Arrays]:

@@ -213,11 +213,16 @@ REFUSED: dict[str, tuple[Callable, str]] = {
         "kernel: no layer that reads it is called",
     ),
     "other layer": (
-        lambda way, m: way(held(nnx.Conv(2, 3, (3,), rngs=nnx.Rngs(0))), [X], density=0.5),
-        "kernel of Conv is not pruned by its inputs",
+        lambda way, m: way(held(nnx.ConvTranspose(2, 3, (3,), rngs=nnx.Rngs(0))), [X], density=0.5),
+        "kernel of ConvTranspose is not pruned by its inputs",
     ),
     "groups": (lambda way, m: way(m, [X], density=0.5, scope=Groups(3), **more(way)), "multiple"),
     "whole model": (lambda way, m: way(m, [X], density=0.5, scope=WholeModel()), "Whole()"),
+    "expression": (lambda way, m: way(m, [X], density=0.5, together="("), "no regular expression"),
+    "nowhere": (
+        lambda way, m: way(m, [X], density=0.5, together="blocks"),
+        "matches no path; available: kernel",
+    ),
     "each": (lambda way, m: way(m, [X], density=0.5, scope=Each()), "Whole()"),
 }
 

@@ -13,16 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import Jaxpr, Literal
 
+from jsparse._opened import opened
 from jsparse._paths import named
 from jsparse._pure import evaluated, pure
 from jsparse._slots import slots, walk_modules
 
-OPENED = {
-    "pjit", "jit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call",
-    "custom_vjp_call", "custom_vjp_call_jaxpr",
-}  # fmt: skip
 SLICES = {"slice", "dynamic_slice", "gather"}
 
 
@@ -234,22 +231,14 @@ def _inline(jaxpr: Jaxpr, consts: Sequence[Any], args: list[Node], ops: list[Op]
 
     for eqn in jaxpr.eqns:
         inputs = [read(atom) for atom in eqn.invars]
-        inner = _inner(eqn.params) if eqn.primitive.name in OPENED else None
-        if inner is not None and len(inner.jaxpr.invars) == len(inputs):
+        inner = opened(eqn)
+        if inner is not None:
             outputs = _inline(inner.jaxpr, inner.consts, inputs, ops)
         else:
             outputs = [_node(var) for var in eqn.outvars]
             ops.append(_op(eqn, inputs, outputs))
         at.update(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
-
-
-def _inner(params: dict[str, Any]) -> ClosedJaxpr | None:
-    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        inner = params.get(name)
-        if inner is not None:
-            return inner if hasattr(inner, "consts") else ClosedJaxpr(inner, [])
-    return None
 
 
 def _op(eqn: Any, inputs: list[Node], outputs: list[Node]) -> Op:

@@ -1,0 +1,22 @@
+"""Operations of a jaxpr that only wrap others."""
+
+from typing import Any
+
+from jax.extend.core import ClosedJaxpr
+
+WRAPPERS = {
+    "pjit", "jit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call",
+    "custom_vjp_call", "custom_vjp_call_jaxpr",
+}  # fmt: skip
+
+
+def opened(eqn: Any) -> ClosedJaxpr | None:
+    """What an operation wraps (`jit`, `remat`, a custom gradient), or None if it is no wrapper."""
+    if eqn.primitive.name not in WRAPPERS:
+        return None
+    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        inner = eqn.params.get(name)
+        if inner is not None:
+            inner = inner if hasattr(inner, "consts") else ClosedJaxpr(inner, [])
+            return inner if len(inner.jaxpr.invars) == len(eqn.invars) else None
+    return None

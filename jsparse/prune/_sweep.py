@@ -1,0 +1,294 @@
+"""A computation cut into parts: each operation runs once, and what is not read again is freed.
+
+1. The computation is traced. Calls that only wrap other operations are opened in place; a `scan`
+   or `cond` is one operation.
+2. Part k is what the k-th group of results needs and no earlier part has made.
+3. After it some variables change. What was made from them is out of date: it is made again in a
+   later part that needs it, and only then.
+4. A value stays at hand until the last part that reads it.
+"""
+
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend.core import Literal
+
+from jsparse._opened import opened
+
+
+class Op(NamedTuple):
+    """An operation on numbered values, or on constants (`Literal`)."""
+
+    eqn: Any
+    inputs: tuple[Any, ...]
+    outputs: tuple[int, ...]
+
+
+class Traced(NamedTuple):
+    """A function as a list of operations.
+
+    Attributes:
+      ops: in order.
+      inputs: numbers of the leaves of the arguments.
+      results: numbers of the results by path, or constants.
+      constants: values by number.
+    """
+
+    ops: list[Op]
+    inputs: list[int]
+    results: dict[str, Any]
+    constants: dict[int, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Operations that run together. Those of equal blocks of a model are equal: compiled once.
+
+    Attributes:
+      form: all that is compiled.
+      ops: in order.
+      reads: numbers of the values it reads.
+      makes: numbers of the values that are read after it.
+      stays: numbers of all values that are read after it.
+    """
+
+    form: Hashable
+    ops: Sequence[Op] = field(compare=False, repr=False)
+    reads: tuple[int, ...] = field(compare=False)
+    makes: tuple[int, ...] = field(compare=False)
+    stays: frozenset[int] = field(compare=False)
+
+
+class Group(NamedTuple):
+    """Results that are needed next, and variables that change then; by number."""
+
+    results: Sequence[Any]
+    changes: Sequence[int]
+
+
+class Sweep:
+    """A function, part by part over all batches.
+
+    Attributes:
+      variables: arrays by path, which may be replaced between two parts.
+
+    Args:
+      function: (variables, batch) -> arrays by path.
+      variables: its first argument.
+      batches: each new shape is traced and compiled by itself.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], variables: dict[str, Any], batches: Sequence[Any]
+    ):
+        self.variables, self.kinds = variables, list(map(_kind, batches))
+        self.leaves = list(map(jax.tree.leaves, batches))
+        first = dict(zip(reversed(self.kinds), reversed(batches), strict=True))
+        first = {kind: first[kind] for kind in dict.fromkeys(self.kinds)}  # in order
+        self.traces = {k: traced(function, variables, one) for k, one in first.items()}
+
+    def run(
+        self, groups: Sequence[tuple[Sequence[str], Sequence[str]]]
+    ) -> Iterator[dict[str, Any]]:
+        """The sum over batches of each group's results by path, one group after the other.
+
+        Args:
+          groups: paths of results, and paths of the variables that change after them.
+        """
+        numbers = {path: n for n, path in enumerate(sorted(self.variables))}
+        names = {n: path for path, n in numbers.items()}
+        parts = {
+            kind: cut(
+                one.ops,
+                [
+                    Group([one.results[p] for p in wanted], [numbers[p] for p in changed])
+                    for wanted, changed in groups
+                ],
+            )
+            for kind, one in self.traces.items()
+        }
+        at_hand = [
+            dict(zip(self.traces[kind].inputs[len(numbers) :], leaves, strict=True))
+            | self.traces[kind].constants
+            for kind, leaves in zip(self.kinds, self.leaves, strict=True)
+        ]
+        do = _compiled()
+        for k, (wanted, _) in enumerate(groups):
+            sums: dict[str, Any] = {}
+            for n, kind in enumerate(self.kinds):
+                part = parts[kind][k]
+                lookup = lambda i, n=n: self.variables[names[i]] if i in names else at_hand[n][i]
+                made = do(part, [lookup(i) for i in part.reads])
+                at_hand[n] |= zip(part.makes, made, strict=True)
+                for path in wanted:
+                    atom = self.traces[kind].results[path]
+                    value = atom.val if isinstance(atom, Literal) else lookup(atom)
+                    sums[path] = sums[path] + value if path in sums else value
+                at_hand[n] = {i: at_hand[n][i] for i in part.stays if i in at_hand[n]}
+            yield sums
+
+
+def _kind(batch: Any) -> Hashable:
+    """The structure, shapes and types of a batch."""
+    leaves, form = jax.tree.flatten(batch)
+    return form, tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
+
+
+def traced(function: Callable[..., Any], *args: Any) -> Traced:
+    """The operations of a function of arrays, which returns others by path (1)."""
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    numbers, ops, constants = itertools.count(), [], {}
+
+    def inline(inner: Any, inputs: Sequence[Any]) -> list[Any]:
+        known = dict(zip(inner.jaxpr.invars, inputs, strict=True))
+        for var, value in zip(inner.jaxpr.constvars, inner.consts, strict=True):
+            known[var] = next(numbers)
+            constants[known[var]] = value
+        read = lambda atom: atom if isinstance(atom, Literal) else known[atom]
+        for eqn in inner.jaxpr.eqns:
+            given = tuple(map(read, eqn.invars))
+            deeper = opened(eqn)
+            if deeper is None:
+                made: Sequence[Any] = tuple(next(numbers) for _ in eqn.outvars)
+                ops.append(Op(eqn, given, tuple(made)))
+            else:
+                made = inline(deeper, given)
+            known.update(zip(eqn.outvars, made, strict=True))
+        return list(map(read, inner.jaxpr.outvars))
+
+    inputs = [next(numbers) for _ in closed.jaxpr.invars]
+    results = dict(zip(sorted(shapes), inline(closed, inputs), strict=True))
+    return Traced(ops, inputs, results, constants)
+
+
+def cut(ops: Sequence[Op], groups: Iterable[Group]) -> list[Part]:
+    """The parts of a computation, one for each group (2, 3, 4)."""
+    maker = {value: n for n, op in enumerate(ops) for value in op.outputs}
+    readers: dict[int, list[int]] = {}
+    for n, op in enumerate(ops):
+        for value in _numbers(op.inputs):
+            readers.setdefault(value, []).append(n)
+    done: set[int] = set()
+    chosen = []
+    for group in groups:
+        now = _needed(ops, maker, done, _numbers(group.results))
+        chosen.append([ops[n] for n in sorted(now)])
+        done |= now
+        _out_of_date(ops, readers, done, group.changes)
+    return _with_last_uses(chosen, [_numbers(group.results) for group in groups])
+
+
+def _needed(
+    ops: Sequence[Op], maker: Mapping[int, int], done: set[int], wanted: list[int]
+) -> set[int]:
+    """The operations still to be done for some values."""
+    wanted, now = list(wanted), set()
+    while wanted:
+        n = maker.get(wanted.pop())
+        if n is not None and n not in done and n not in now:
+            now.add(n)
+            wanted += _numbers(ops[n].inputs)
+    return now
+
+
+def _out_of_date(
+    ops: Sequence[Op], readers: Mapping[int, list[int]], done: set[int], changed: Sequence[int]
+) -> None:
+    """Take back what was done with values that have changed."""
+    changed = list(changed)
+    while changed:
+        for n in readers.get(changed.pop(), ()):
+            if n in done:
+                done.remove(n)
+                changed += ops[n].outputs
+
+
+def _with_last_uses(chosen: Sequence[Sequence[Op]], results: Sequence[list[int]]) -> list[Part]:
+    parts = []
+    later: frozenset[int] = frozenset()
+    for ops, wanted in zip(reversed(chosen), reversed(results), strict=True):
+        made = {value for op in ops for value in op.outputs}
+        read = {value for op in ops for value in _numbers(op.inputs)} - made
+        reads = tuple(sorted(read))
+        makes = tuple(sorted(made & (later | set(wanted))))
+        form = _listed(ops, reads, makes)
+        parts.append(Part(form, ops, reads, makes, later))
+        later = (later - made) | read | (set(wanted) - made)
+    return parts[::-1]
+
+
+def _compiled() -> Callable[[Part, Sequence[Any]], list[Any]]:
+    """A function that does a part: (part, the values it reads) -> the values it makes.
+
+    Made for one sweep, since what it has compiled is forgotten with it.
+    """
+
+    def do(part: Part, values: Sequence[Any]) -> list[Any]:
+        at_hand = dict(zip(part.reads, values, strict=True))
+        read = lambda atom: atom.val if isinstance(atom, Literal) else at_hand[atom]
+        for eqn, inputs, outputs in part.ops:
+            bound = eqn.primitive.get_bind_params(eqn.params)
+            functions, params = bound if isinstance(bound, tuple) else ((), bound)
+            with eqn.ctx.manager:
+                made = eqn.primitive.bind(*functions, *map(read, inputs), **params)
+            made = made if eqn.primitive.multiple_results else [made]
+            at_hand.update(zip(outputs, made, strict=True))
+        return [at_hand[value] for value in part.makes]
+
+    return jax.jit(do, static_argnums=0)
+
+
+def _numbers(atoms: Iterable[Any]) -> list[int]:
+    return [atom for atom in atoms if not isinstance(atom, Literal)]
+
+
+def _listed(ops: Sequence[Op], reads: Sequence[int], makes: Sequence[int]) -> Hashable:
+    """What a part does, whatever the numbers of its values."""
+    own = {value: n for n, value in enumerate(reads)}
+    rows = []
+    for eqn, inputs, outputs in ops:
+        for value in outputs:
+            own[value] = len(own)
+        given = tuple(_form(a) if isinstance(a, Literal) else own[a] for a in inputs)
+        rows.append((eqn.primitive, _form(eqn.params), given, len(outputs)))
+    return tuple(rows), tuple(own[value] for value in makes)
+
+
+def _form(value: Any) -> Hashable:
+    """Equal for equal settings of operations; an array or a jaxpr is equal by its contents."""
+    if isinstance(value, Literal):
+        return _form(value.val), str(value.aval)
+    if isinstance(value, dict):
+        return tuple((name, _form(one)) for name, one in sorted(value.items()))
+    if isinstance(value, tuple | list):
+        return type(value), tuple(map(_form, value))
+    if isinstance(value, np.ndarray):
+        return value.shape, str(value.dtype), value.tobytes()
+    if hasattr(value, "eqns"):  # a jaxpr, closed or not
+        return _jaxpr_form(value)
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return type(value), value
+
+
+def _jaxpr_form(value: Any) -> Hashable:
+    jaxpr = getattr(value, "jaxpr", value)
+    own: dict[Any, int] = {}
+    for var in [*jaxpr.constvars, *jaxpr.invars]:
+        own[var] = len(own)
+    shapes = tuple(str(var.aval) for var in own)
+    read = lambda atom: _form(atom) if isinstance(atom, Literal) else own[atom]
+    rows = []
+    for eqn in jaxpr.eqns:
+        given = tuple(map(read, eqn.invars))
+        for var in eqn.outvars:
+            own[var] = len(own)
+        rows.append((eqn.primitive, _form(eqn.params), given))
+    consts = tuple(map(id, getattr(value, "consts", ())))
+    return shapes, tuple(rows), tuple(map(read, jaxpr.outvars)), consts
