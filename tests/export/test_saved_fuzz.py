@@ -123,8 +123,9 @@ def test_records_of_every_stock_layer_are_still_taken() -> None:
             return self.end(nnx.relu(self.general(nnx.relu(self.norm(self.conv(x))))))
 
     model = Stock(nnx.Rngs(0))
-    model.general.kernel[...] = model.general.kernel[...].at[..., 1].set(0)
-    model.general.bias[...] = model.general.bias[...].at[..., 1].set(0)
+    layer: Any = model.general
+    for part in (layer.kernel, layer.bias):
+        part[...] = part[...].at[..., 1].set(0)
     small, made = js.shrink(model, jnp.ones((2, 4, 4, 3)))
     assert made.attributes
     again = rebuild(model, Record.from_dict(json.loads(json.dumps(made.to_dict()))))

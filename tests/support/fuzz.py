@@ -43,7 +43,7 @@ def holders(content: Any) -> Iterator[tuple[Any, Any]]:
             yield from holders(value)
 
 
-def check(path: Path, call: Callable[[], None]) -> bool:
+def check(path: Path, call: Callable[[], object]) -> bool:
     """Whether the call passed; an error must be one of ours, and must name the file."""
     try:
         call()
