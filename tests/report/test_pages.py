@@ -166,6 +166,7 @@ def about(**more) -> bytes:
         ("log.jsonl", b'{"step": 1}\n{"step": NaN}\n', 'line 2 has no number "step"'),
         ("log.jsonl", b'{"step": 1, "accuracy": 91.3}\n', "accuracy 91.3 is not a fraction"),
         ("log.jsonl", b'{"step": 1, "layers": {"a": "b"}}\n', '"layers"'),
+        ("log.jsonl", b'{"step": 1, "layers": {"a": []}}\n', "a list is empty"),
         ("log.jsonl", b'{"step": 1, "layers": [1]}\n{"step": 2, "layers": [1, 1]}\n', '"layers"'),
         ("log.jsonl", b'{"step": 1, "steps": 1, "trace": [[1]]}\n', '"steps" and "trace"'),
         ("log.jsonl", b'{"step": 1, "steps": [1, 2], "trace": [[1]]}\n', "2 steps, 1 lines"),
