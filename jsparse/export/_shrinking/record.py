@@ -82,16 +82,20 @@ class Record:
         cuts = {path: _cut(path, cut) for path, cut in _object(data, "cuts").items()}
         inside = _object(data, "attributes")
         attributes = {path: _sizes(path, _object(inside, path)) for path in inside}
-        stayed = _object(data, "stayed")
-        if wrong := [path for path, why in stayed.items() if not isinstance(why, str)]:
-            raise ValueError(f"this record is damaged: stayed has no reason for {wrong[0]!r:.80}")
-        return Record(cuts=cuts, attributes=attributes, stayed=stayed)
+        return Record(cuts=cuts, attributes=attributes, stayed=_reasons(data, "stayed"))
 
 
 def _object(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(data.get(name), Mapping):
         raise ValueError(f"this record is damaged: {name!r:.80} is missing or not an object")
     return data[name]
+
+
+def _reasons(data: Mapping[str, Any], name: str) -> Mapping[str, str]:
+    found = _object(data, name)
+    if wrong := [path for path, why in found.items() if not isinstance(why, str)]:
+        raise ValueError(f"this record is damaged: {name} has no reason for {wrong[0]!r:.80}")
+    return found
 
 
 def _cut(path: str, cut: Any) -> Cut:
