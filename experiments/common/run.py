@@ -27,7 +27,8 @@ from typing import Any
 
 import jsparse
 from experiments.common.settings import Diverged, environment, flatten, plain
-from jsparse._storage.files import write_whole
+from jsparse._storage.files import told_if_full, write_whole
+from jsparse._storage.writers import claim
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,10 +58,17 @@ class Run:
 
     def log(self, step: int, **numbers: Any) -> None:
         """Adds one line to log.jsonl; call it before `save` of the same step."""
-        with (self.folder / "log.jsonl").open("ab") as file:
-            file.write(_json({"step": int(step), **numbers}))
-            file.flush()
-            os.fsync(file.fileno())
+        path, line = self.folder / "log.jsonl", _json({"step": int(step), **numbers})
+        before = path.stat().st_size if path.exists() else 0
+        with told_if_full(path, len(line)):
+            try:
+                with path.open("ab") as file:
+                    file.write(line)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError:
+                os.truncate(path, before)  # no torn line
+                raise
 
     def rows(self) -> list[dict[str, Any]]:
         """The logged lines, oldest first; a torn last line is left out.
@@ -144,9 +152,11 @@ def open_run(folder: str | Path, settings: Any, **facts: Any) -> Run:
         facts: Further things the results depend on, held to like settings: `data=images.name`.
 
     Raises:
+        BlockingIOError: Another process writes to the folder.
         ValueError: The folder holds a run with other settings, or files of no known run.
     """
     run = Run(folder=Path(folder))
+    claim(run.folder, run)
     held, free = flatten(settings)
     both = sorted(facts.keys() & (held.keys() | free.keys()))
     if both:

@@ -29,7 +29,7 @@ def check_fields(content: Any, fields: Mapping[str, Any], where: str) -> None:
     Args:
       content: from `parse`.
       fields: the kind of each: a type such as `int | float`, `dict[str, kind]` for an object with
-        any names, `tuple[kind, kind]` for a list of that length.
+        any names, `list[kind]`, `tuple[kind, kind]` for a list of that length.
       where: as for `parse`.
 
     Raises:
@@ -50,6 +50,9 @@ def _is(value: Any, kind: Any) -> bool:
     if get_origin(kind) is dict:
         inner = get_args(kind)[1]
         return isinstance(value, dict) and all(_is(one, inner) for one in value.values())
+    if get_origin(kind) is list:
+        inner = get_args(kind)[0]
+        return isinstance(value, list) and all(_is(one, inner) for one in value)
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
         return isinstance(value, list) and len(value) == len(kinds) and all(map(_is, value, kinds))

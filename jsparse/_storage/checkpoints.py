@@ -10,6 +10,7 @@
    one is used.
 """
 
+import contextlib
 import operator
 import os
 import re
@@ -25,9 +26,16 @@ from flax import nnx
 from jsparse._checks import require
 from jsparse._paths import named
 from jsparse._storage import manifest, orbax_arrays, position
-from jsparse._storage.files import CorruptCheckpoint, newest_whole, to_disk, write_whole
+from jsparse._storage.files import (
+    CorruptCheckpoint,
+    newest_whole,
+    to_disk,
+    told_if_full,
+    write_whole,
+)
 from jsparse._storage.leaves import check_fit, describe, filled, plain
 from jsparse._storage.processes import by_first, check_seen, shared
+from jsparse._storage.writers import claim
 
 NAME = re.compile(r"step_(\d{10})")
 LAST = 2**31 - 1  # the largest number that processes can exchange without 64-bit integers
@@ -56,7 +64,9 @@ class Checkpoints:
     numbers. All variables of a module are saved: weights, thresholds, masks, and the keys and
     counts of random streams; for an optimizer its moments, its step and the state of its controls.
     A run that is killed at any moment, even while saving, resumes from the last checkpoint as if
-    nothing had happened. With several processes, all of them call each method, on a shared folder.
+    nothing had happened. While an object that has saved lives, no other process can save to its
+    folder; others may read it. With several processes, all of them call each method, on a shared
+    folder.
 
     Args:
       folder: created if it does not exist; on a file system where a rename is atomic.
@@ -109,6 +119,7 @@ class Checkpoints:
           TypeError: the tree or data hold something that cannot be saved.
           ValueError: the step is out of range; the tree holds no numbers; two leaves have the same
             path; with several processes, a leaf that each has whole differs between them.
+          BlockingIOError: another process saves to the folder.
           OSError: the disk is full, or the processes do not share the folder.
         """
         step = operator.index(step)
@@ -122,10 +133,15 @@ class Checkpoints:
         part = self.folder / f".{self._path(step).name}.part"
         by_first(lambda: self._clear(part))
         check_seen(part)
-        write_whole(part / name, content)
-        orbax_arrays.write(part / "arrays", values)
-        kinds = {name: describe(leaf) for name, leaf in leaves.items()}
-        by_first(lambda: self._finish(part, step, kinds))
+        try:
+            write_whole(part / name, content)
+            orbax_arrays.write(part / "arrays", values)
+            kinds = {name: describe(leaf) for name, leaf in leaves.items()}
+            by_first(lambda: self._finish(part, step, kinds))
+        except OSError:
+            if jax.process_count() == 1:  # other processes may still be writing
+                shutil.rmtree(part, ignore_errors=True)
+            raise
 
     def restore(self, like: Any, data: Any = None) -> Restored:
         """Read the newest whole checkpoint; a warning names each damaged one that is skipped.
@@ -167,7 +183,11 @@ class Checkpoints:
 
     def _newest(self) -> int:
         """The newest step that is whole; remembers the damaged ones."""
-        self._bring_back()
+        if list(self.folder.glob(".step_*.old")):
+            with contextlib.suppress(BlockingIOError):  # not while another process moves them
+                guest = Checkpoints(self.folder)
+                claim(self.folder, guest)
+                self._bring_back()
         found = newest_whole(
             [self._path(step) for step in self.steps()],
             _check,
@@ -180,10 +200,12 @@ class Checkpoints:
 
     def _clear(self, part: Path) -> int:
         """Remove what a killed process left unfinished, and make an empty folder."""
+        claim(self.folder, self)
         self._bring_back()
         for path in self.folder.glob(".step_*"):
             _remove(path)
-        (part / "data").mkdir(parents=True)
+        with told_if_full(part, 0):
+            (part / "data").mkdir(parents=True)
         return NONE
 
     def _finish(self, part: Path, step: int, kinds: Mapping[str, str]) -> int:

@@ -1,12 +1,15 @@
 """Files that are whole or absent, even if the process is killed while writing."""
 
 import contextlib
+import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 Content = TypeVar("Content")
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Errors of a full disk, a full quota, and a file that is larger than allowed."""
 
 
 class CorruptCheckpoint(RuntimeError):
@@ -14,18 +17,66 @@ class CorruptCheckpoint(RuntimeError):
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` beside `path`, force it to disk, then move it to `path` in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Write `content` beside `path`, force it to disk, then move it to `path` in one step.
+
+    Raises:
+      OSError: the disk is full, and nothing was written; or the folder cannot be written to.
+    """
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write some files: all of them beside their places first, so that a full disk changes none.
+
+    Raises:
+      OSError: as for `write_whole`.
+    """
+    parts = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in contents}
     try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        for path, part in parts.items():
+            with told_if_full(path, len(contents[path])):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with part.open("wb") as file:
+                    file.write(contents[path])
+                    file.flush()
+                    os.fsync(file.fileno())
+        for path, part in parts.items():
+            os.replace(part, path)
     finally:
-        part.unlink(missing_ok=True)
-    to_disk(path.parent)
+        for part in parts.values():
+            with contextlib.suppress(OSError):
+                part.unlink()
+    for folder in {path.parent for path in contents}:
+        to_disk(folder)
+
+
+@contextlib.contextmanager
+def told_if_full(path: Path, size: int) -> Iterator[None]:
+    """Turn the error of a full disk into one that says what did not fit, and nothing else.
+
+    Args:
+      path: of the file or folder to write.
+      size: how many bytes that is; 0 if it is not known.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise no_room(path, size, error.errno) from None
+
+
+def no_room(path: Path, size: int, number: int) -> OSError:
+    """The error of a full disk.
+
+    Args:
+      path: what was to be written.
+      size: how many bytes that is; 0 if it is not known.
+      number: of the system's error.
+    """
+    what = f"{size:,} bytes" if size else "it"
+    why = f"{os.strerror(number)}: there is no room for {what}, and nothing was written; free some"
+    return OSError(number, f"{why} and run again", str(path))
 
 
 def to_disk(path: Path) -> None:

@@ -1,5 +1,8 @@
 """Arrays by path, written and read by Orbax, which is imported on first use."""
 
+import logging
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -8,8 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jsparse._storage.files import CorruptCheckpoint
+from jsparse._storage.files import FULL, CorruptCheckpoint, no_room
 from jsparse._storage.leaves import plain
+
+OS_ERROR = re.compile(r"os_error_code='(\d+)'")
+"""How TensorStore gives the number of the system's error."""
 
 
 def _orbax() -> ModuleType:
@@ -27,12 +33,33 @@ def write(path: Path, arrays: Mapping[str, Any]) -> None:
     orbax = _orbax()
     filled = {name: one for name, one in arrays.items() if one.size}  # Orbax refuses empty ones
     with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as writer:
+        log = logging.getLogger("absl")
+        log.addFilter(_is_news)
         try:
             writer.save(path, args=orbax.args.PyTreeSave(filled))
-        except ValueError as error:  # how TensorStore reports a full disk
-            if "os_error_code" not in str(error):
+        except Exception as error:  # how TensorStore reports a full disk is a matter of its version
+            number = _system_error(error)
+            if not number:
                 raise
-            raise OSError(f"the arrays cannot be written to {path}: {error}") from error
+            size = sum(one.nbytes for one in filled.values())
+            if number in FULL:
+                raise no_room(path, size, number) from None
+            raise OSError(number, os.strerror(number), str(path)) from error
+        finally:
+            log.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of a log says what no error will say: Orbax's threads log theirs at length."""
+    return OS_ERROR.search(record.getMessage()) is None
+
+
+def _system_error(error: BaseException) -> int:
+    """The number of the system's error in one of Orbax; 0 if there is none."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    found = OS_ERROR.search(str(error))
+    return int(found[1]) if found else 0
 
 
 def read(path: Path, leaves: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from jsparse._storage.checked_json import check_fields, parse
 from jsparse._storage.described import described
 from jsparse._storage.files import CorruptCheckpoint, write_whole
 from jsparse._storage.tree_file import Stored, fill, read, write
+from jsparse._storage.writers import claim
 
 Model = TypeVar("Model", bound=nnx.Module)
 ANOTHER = "choose another folder or delete this one"
@@ -82,6 +83,7 @@ class Folder:
         like the settings.
 
     Raises:
+      BlockingIOError: another process stores rounds there; when the method starts.
       ValueError: other settings, or a damaged file; when the method starts or reads a round.
 
     Example:
@@ -92,8 +94,9 @@ class Folder:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def open(self, settings: Mapping[str, Any]) -> None:
-        """Write the settings, or compare them with the stored ones."""
+        """Write the settings, or compare them with the stored ones; refuse a second writer."""
         folder = Path(self.path)
+        claim(folder, self)
         now = json.loads(json.dumps({**settings, "facts": described(self.facts)}))
         path = folder / "settings.json"
         if not path.exists():

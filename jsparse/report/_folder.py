@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from jsparse._storage.files import CorruptCheckpoint
+from jsparse.report._about import check_about
 from jsparse.report._run import Run, is_number
 from jsparse.report._saving import FORMAT, VERSION
 
 SAVE = "jsparse.report.save(model, folder, x)"
-PARTS = {"layers": dict, "total": dict, "dense": int, "learned": int, "versions": dict}
-OF_LAYER = {"shape", "rule", "kept", "size", "density", "axes"}
-OF_FORM = {"name", "parameters", "bytes", "flops", "seconds"}
 
 
 def read_run(path: str | Path) -> Run:
@@ -49,7 +48,7 @@ def read_run(path: str | Path) -> Run:
 def _json(path: Path, remedy: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); {remedy}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not an object; {remedy}")
@@ -78,7 +77,7 @@ def _rows(path: Path, missing: list[str]) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line, parse_int=_integer)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if n == len(lines):  # the run was killed in the middle of it
                 missing.append("the last row of log.jsonl: it is cut off")
                 continue
@@ -109,13 +108,10 @@ def _model(path: Path, missing: list[str]) -> dict[str, Any]:
             f"{path} is not a file of {SAVE} in its version {VERSION} (it says "
             f"{content.get('format')!r}, {content.get('version')!r}); write it again"
         )
-    lost = [name for name, kind in PARTS.items() if not isinstance(content.get(name), kind)]
-    if not lost:
-        layers, forms = content["layers"], content.get("forms", [])
-        lost = [f"all about {name}" for name, one in layers.items() if not one.keys() >= OF_LAYER]
-        lost += [f"all about form {n}" for n, one in enumerate(forms) if not one.keys() >= OF_FORM]
-    if lost:
-        raise ValueError(f"{path} lacks {', '.join(lost)}; write it again with {SAVE}")
+    try:
+        check_about(content, str(path))
+    except CorruptCheckpoint as error:
+        raise ValueError(f"{error}; write it again with {SAVE}") from error
     if "costs" not in content:
         missing.append(f"FLOPs: model.json was written without example inputs; call {SAVE}")
     if not content.get("forms"):
@@ -136,7 +132,10 @@ def _masks(path: Path, model: dict[str, Any], missing: list[str]) -> dict[str, n
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             for name, layer in model["layers"].items():
-                flat = np.unpackbits(file[f"masks/{name}"], count=layer["size"]).astype(bool)
+                bits = file[f"masks/{name}"]
+                if bits.size != -(-layer["size"] // 8):
+                    raise ValueError(f"{name} has another size than model.json says")
+                flat = np.unpackbits(bits, count=layer["size"]).astype(bool)
                 masks[name] = flat.reshape(layer["shape"])
                 if masks[name].sum() != layer["kept"]:
                     raise ValueError(f"{name} keeps another number than model.json says")

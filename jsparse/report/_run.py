@@ -151,7 +151,7 @@ class Run:
                 names = known if len(known) == len(table) else numbered
             else:
                 names = list(dict.fromkeys(path for line in lines for path in line))
-                table = [[_array(line.get(path)).mean() for line in lines] for path in names]
+                table = [[_mean(line.get(path)) for line in lines] for path in names]
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(
                 f'{self.path / "log.jsonl"}: "layers", or "steps" and "trace", do not fit together '
@@ -171,6 +171,14 @@ def _numbers(value: Any) -> bool:
     if isinstance(value, list):
         return bool(value) and all(is_number(one) or one is None for one in value)
     return is_number(value)
+
+
+def _mean(value: Any) -> float:
+    """Over the seeds."""
+    array = _array(value)
+    if not array.size:
+        raise ValueError("a list is empty")
+    return float(array.mean())
 
 
 def _array(value: Any) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from jsparse._slots import sparse_parts
-from jsparse._storage.files import write_whole
+from jsparse._storage.files import write_together
 from jsparse._versions import versions
 from jsparse.report._efficiency import costs
 from jsparse.report._summary import summary
@@ -87,8 +87,9 @@ def save(
     content = io.BytesIO()
     bits = {f"masks/{path}": np.packbits(mask) for path, mask in masks.items()}
     np.savez_compressed(content, **bits)  # type: ignore[arg-type]
-    write_whole(Path(folder) / "masks.npz", content.getvalue())
-    write_whole(Path(folder) / "model.json", (json.dumps(about, indent=1) + "\n").encode())
+    files = {"masks.npz": content.getvalue()}
+    files["model.json"] = (json.dumps(about, indent=1) + "\n").encode()
+    write_together({Path(folder) / name: file for name, file in files.items()})
 
 
 def _forms(forms: Mapping[str, nnx.Module], inputs: tuple, options: dict) -> list[dict[str, Any]]:

@@ -1,9 +1,9 @@
 """Every C++ kernel gives the right numbers; without a compiler, or with a bad one, all goes on."""
 
 import functools
-import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -113,17 +113,88 @@ def test_where_nothing_can_be_kept_the_library_ends_with_the_process(monkeypatch
     assert not library.parent.exists()
 
 
-def test_two_processes_compile_at_once(tmp_path):
-    compiler = compiler_that('sleep 0.3; echo "$$" > "$2"', tmp_path)
-    program = (
-        "import importlib.util as u; from pathlib import Path;"
-        f"spec = u.spec_from_file_location('compiled', {compiled.__file__!r});"
-        "compiled = u.module_from_spec(spec); spec.loader.exec_module(compiled);"
-        f"print(compiled.build({str(compiler)!r}, Path({str(tmp_path / 'cache')!r})).read_text())"
-    )
-    command = [sys.executable, "-c", program]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ) for _ in range(2)]
-    said = [process.communicate()[0] for process in both]
-    assert all(word.strip().isdigit() for word in said), said
-    (left,) = (tmp_path / "cache").iterdir()
-    assert left.suffix == ".so"
+BUILDS = """
+import os, sys, threading
+from pathlib import Path
+from jsparse.export._packing import compiled
+compiler, folder = sys.argv[1], Path(sys.argv[2])
+"""
+ONE = "print(compiled.build(compiler, folder).read_text(), end='')"
+THREADS = """
+found = []
+build = lambda: found.append(compiled.build(compiler, folder).read_text())
+threads = [threading.Thread(target=build) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(*set(found), sep='', end='')
+"""
+FORKS = """
+import time
+thread = threading.Thread(target=lambda: compiled.build(compiler, folder))
+thread.start()
+time.sleep(0.2)  # it compiles
+child = os.fork()
+path = compiled.build(compiler, folder)
+if not child: os._exit(3 if path.read_text() else 4)
+thread.join()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+print(path.read_text(), end='')
+"""
+
+
+def slow_compiler(folder: Path) -> Path:
+    """It takes a second, and counts how often it was called."""
+    return compiler_that(f'echo $$ >> "{folder}/calls"; sleep 1; echo "$$" > "$2"', folder)
+
+
+@pytest.mark.parametrize(("program", "count"), [(ONE, 4), (THREADS, 1), (FORKS, 1)])
+def test_who_compiles_at_once_waits_for_one(program, count, tmp_path):
+    compiler = slow_compiler(tmp_path)
+    call = [sys.executable, "-W", "ignore", "-c", BUILDS + program, compiler, tmp_path / "cache"]
+    many = [subprocess.Popen(call, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    said = [process.communicate()[0] for process in many]
+    assert [process.returncode for process in many] == [0] * count
+    assert said == [(tmp_path / "calls").read_text()] * count  # called once, for all
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".so", ".sum"]
+
+
+def test_a_damaged_library_is_compiled_anew(tmp_path):
+    cache, compiler = tmp_path / "cache", str(compiler_that('echo made > "$2"', tmp_path))
+    library = compiled.build(compiler, cache)
+    total = library.with_suffix(".sum")
+    before = total.read_bytes()
+    for path, content in ((library, b"mad\n"), (library, b""), (library, b"Made\n"), (total, b"")):
+        path.write_bytes(content)
+        with pytest.warns(RuntimeWarning, match=rf"{library} is not what was compiled.*anew"):
+            assert compiled.build(compiler, cache) == library
+        assert library.read_text() == "made\n" and total.read_bytes() == before
+    assert compiled.build(compiler, cache) == library  # without a warning
+    library.unlink()
+    assert compiled.build(compiler, cache) == library
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_full_disk_leaves_no_library(tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv("JSPARSE_CXX", str(compiler_that('echo made > "$2"', tmp_path)))
+    monkeypatch.setenv("JSPARSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(compiled, "write_whole", full)
+    with pytest.warns(RuntimeWarning, match="No space left on device"):
+        assert not compiled.load.__wrapped__()
+    assert not list((tmp_path / "cache").iterdir())
+
+
+@needs_compiler
+def test_threads_load_once(monkeypatch):
+    registered = []
+    compiled._register.cache_clear()
+    note = lambda name, *given, **options: registered.append(name)
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", note)
+    threads = [threading.Thread(target=compiled.load.__wrapped__) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert registered == list(compiled.TARGETS)

@@ -98,6 +98,7 @@ def test_the_newest_are_kept(tmp_path) -> None:
     assert checkpoints.steps() == [2, 3]
     assert checkpoints.restore(jnp.zeros(2, jnp.int32)).tree.tolist() == [30, 30]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "lock",
         "step_0000000002",
         "step_0000000003",
     ]

@@ -23,6 +23,7 @@ from jsparse.export._packing.packed import (
     has_kernel,
     on_cpu,
 )
+from jsparse.export._packing.structure import BlockSizes
 
 Product = Callable[[BlockArrays, Array, int], Array]
 
@@ -133,6 +134,9 @@ class BlockSparse(Packed):
       product: `block_dot`, `pallas_dot` for GPU and TPU, or `plain_block_dot` for programs that
         leave this machine.
 
+    Raises:
+      ValueError: sizes that no matrix has.
+
     Example:
       >>> BlockSparse(784, 300, block=(32, 32), kept=20).values.shape
       (20, 32, 32)
@@ -151,10 +155,17 @@ class BlockSparse(Packed):
         product: Product = block_dot,
     ):
         self.in_features, self.out_features, self.block = in_features, out_features, tuple(block)
+        BlockSizes(in_features, out_features, kept, *block).check()
         self.product = product
         self._settle((kept, *block), use_bias, dtype, param_dtype)
         self.rows = Structure(jnp.zeros((kept,), jnp.int32))
         self.starts = Structure(jnp.zeros((-(-out_features // block[1]) + 1,), jnp.int32))
+
+    @property
+    def sizes(self) -> BlockSizes:
+        """Of the matrix."""
+        kept, *sides = self.values.shape
+        return BlockSizes(self.in_features, self.out_features, kept, *sides)
 
     @property
     def plan(self) -> int:

@@ -1,9 +1,10 @@
 """The C++ kernels, compiled on first use by the compiler of this machine, and cached.
 
 The shared library is in a cache folder under a name that changes with the source, jaxlib, the
-compiler and its flags. A process writes it beside its final path and renames it in one step, so two
-processes that compile at once do no harm. Without a compiler, or on anything but Linux or macOS on
-x86 or ARM, `load` is False and the caller uses plain JAX.
+compiler and its flags; a file beside it has its size and checksum, which are compared before it is
+loaded. Both are written whole. Processes and threads that need it at once wait for the first one.
+Without a compiler, or on anything but Linux or macOS on x86 or ARM, `load` is False and the caller
+uses plain JAX.
 
 Environment: JSPARSE_CXX, the compiler ("off" for none; else CXX, c++, g++ or clang++);
 JSPARSE_CACHE, the folder (else jsparse in XDG_CACHE_HOME or ~/.cache).
@@ -21,11 +22,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from importlib import metadata
 from pathlib import Path
 
 import jax
+
+from jsparse._storage.files import to_disk, write_whole
+from jsparse._storage.writers import one_at_a_time
 
 SOURCES = Path(__file__).parent / "kernels"
 FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-fPIC", "-shared", "-fno-exceptions", "-pthread", "-w")
@@ -39,6 +44,19 @@ SECONDS = 600
 """Compiler timeout in seconds."""
 
 
+_loading = threading.Lock()
+
+
+def _unlock() -> None:
+    """In a forked process, whose parent may have been loading."""
+    global _loading
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock)
+
+
 @functools.cache
 def load() -> bool:
     """Whether `jax.ffi.ffi_call` can call the kernels: compiled, loaded and registered."""
@@ -46,10 +64,8 @@ def load() -> bool:
     if not compiler:
         return False
     try:
-        library = ctypes.CDLL(str(build(compiler, cache_folder())))
-        for name in TARGETS:
-            capsule = jax.ffi.pycapsule(getattr(library, name))
-            jax.ffi.register_ffi_target(name, capsule, platform="cpu")
+        with _loading:
+            _register(build(compiler, cache_folder()))
     except (OSError, AttributeError, RuntimeError) as error:
         warnings.warn(
             f"the sparse kernels could not be compiled or loaded, plain JAX is used: {error}",
@@ -58,6 +74,14 @@ def load() -> bool:
         )
         return False
     return True
+
+
+@functools.cache
+def _register(path: Path) -> None:
+    library = ctypes.CDLL(str(path))
+    for name in TARGETS:
+        capsule = jax.ffi.pycapsule(getattr(library, name))
+        jax.ffi.register_ffi_target(name, capsule, platform="cpu")
 
 
 def find_compiler() -> str:
@@ -94,16 +118,52 @@ def build(compiler: str, folder: Path) -> Path:
       RuntimeError: it fails; with its last words.
     """
     library = folder / f"sparse-{_key(compiler)}.so"
-    if library.exists():
+    if library.exists() and _is_whole(library):
         return library
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not os.access(folder, os.W_OK):
         folder = Path(tempfile.mkdtemp(prefix="jsparse-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    part = _compile(compiler, folder)
-    os.replace(part, folder / library.name)
-    return folder / library.name
+        library = folder / library.name
+    with one_at_a_time(folder):
+        if library.exists():
+            if _is_whole(library):  # another process was faster
+                return library
+            warnings.warn(
+                f"{library} is not what was compiled: its size or checksum differs from those in "
+                f"{_sum_of(library).name}; it is compiled anew",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        part = _compile(compiler, folder)
+        try:
+            to_disk(part)
+            # first: whoever sees the library sees its sum
+            write_whole(_sum_of(library), _sum(part))
+            os.replace(part, library)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+        to_disk(folder)
+    return library
+
+
+def _sum_of(library: Path) -> Path:
+    return library.with_suffix(".sum")
+
+
+def _sum(path: Path) -> bytes:
+    content = path.read_bytes()
+    return f"{len(content)} {hashlib.sha256(content).hexdigest()}\n".encode()
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether a library is what was compiled, of that size."""
+    try:
+        return _sum_of(library).read_bytes() == _sum(library)
+    except OSError:
+        return False
 
 
 def sources_key() -> str:

@@ -23,6 +23,7 @@ from jsparse.export._packing.packed import (
     has_kernel,
     on_cpu,
 )
+from jsparse.export._packing.structure import CsrSizes
 
 
 class Plan(NamedTuple):
@@ -172,6 +173,9 @@ class Csr(Packed):
       param_dtype: of the values.
       product: `csr_dot`, or `plain_csr_dot` for programs that leave this machine.
 
+    Raises:
+      ValueError: sizes that no matrix has.
+
     Example:
       >>> Csr(784, 300, kept=1000, width=784).values.shape
       (1000,)
@@ -193,10 +197,16 @@ class Csr(Packed):
             raise ValueError(f"a group of {width} inputs; allowed are 1 to {MOST}")
         groups = -(-in_features // width)
         self.in_features, self.out_features, self.width = in_features, out_features, width
+        CsrSizes(in_features, out_features, kept, width).check()
         self.product = product
         self._settle((kept,), use_bias, dtype, param_dtype)
         self.indices = Structure(jnp.zeros((kept,), jnp.uint16))
         self.starts = Structure(jnp.zeros((groups * out_features + 1,), jnp.int32))
+
+    @property
+    def sizes(self) -> CsrSizes:
+        """Of the matrix."""
+        return CsrSizes(self.in_features, self.out_features, self.values.size, self.width)
 
     @property
     def plan(self) -> Plan:

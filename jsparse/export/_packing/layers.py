@@ -1,5 +1,6 @@
 """Replace linear layers by packed ones, which hold only the kept weights, and back."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from jsparse.export._packing.block import BlockSparse, Product, block_dot
 from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.formats import MOST, block_arrays, csr_arrays, group_width
 from jsparse.export._packing.packed import Packed
+from jsparse.export._packing.structure import sizes_of
 
 Model = TypeVar("Model", bound=nnx.Module)
 Dense = nnx.Linear | nnx.Conv
@@ -43,6 +45,7 @@ def csr(width: int = 0) -> Format:
         )
         made.indices[...], made.starts[...] = arrays.indices, arrays.starts
         made.values[...], made.bias = arrays.values, layer.bias
+        made.check()
         return made
 
     return packed
@@ -76,6 +79,7 @@ def blocks(block: tuple[int, int], product: Product = block_dot) -> Format:
         )
         made.rows[...], made.starts[...] = arrays.rows, arrays.starts
         made.values[...], made.bias = arrays.values, layer.bias
+        made.check()
         return made
 
     return packed
@@ -178,7 +182,7 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
       layers: from `packed_layers`.
 
     Raises:
-      ValueError: the model has no linear layer in such a place.
+      ValueError: the model has no linear layer in such a place, or one of another size.
     """
     plain = fold(model)
     places = {place.path: place for place in layers_of(plain)}
@@ -188,6 +192,14 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
             "layer there; it is of another model"
         )
     chosen = [places[path] for path in layers]
+    for place in chosen:
+        shape, sizes = tuple(place.value.kernel.shape), sizes_of(layers[place.path])
+        if shape[-2:] != sizes[:2] or math.prod(shape[:-2]) != 1:
+            raise ValueError(
+                f"{place.path or 'the model'} is packed in the file, from {sizes.inputs} to "
+                f"{sizes.outputs} features, and the model has a kernel {list(shape)} there; it is "
+                "of another model"
+            )
     return put_in_place(plain, chosen, lambda place: _empty(layers[place.path]))
 
 

@@ -64,6 +64,8 @@ class Packed(nnx.Module):
     product: Any
     plan: Any
     """What the product is told besides the arrays."""
+    sizes: Any
+    """Of the matrix: `CsrSizes` or `BlockSizes`."""
 
     def _settle(self, shape: tuple[int, ...], use_bias: bool, dtype: Any, param_dtype: Any) -> None:
         """Set what every packed layer has: values of this shape, a bias, dtypes."""
@@ -78,6 +80,16 @@ class Packed(nnx.Module):
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out], with zeros where nothing is kept."""
         raise NotImplementedError
+
+    def check(self) -> None:
+        """Refuse positions that are not those of a matrix of this size, as damaged files have them.
+
+        Files are checked where they are loaded; call it after filling a layer in another way.
+
+        Raises:
+          ValueError: it names the array and the place.
+        """
+        self.sizes.check_arrays(self.arrays(self.values[...])._asdict())
 
     def __call__(self, x: Array) -> Array:
         """[..., in] -> [..., out].

@@ -73,6 +73,13 @@ def _padded(x: Array, tile: int, wide: int) -> Array:
     return jnp.pad(x, ((0, -x.shape[0] % tile), (0, -x.shape[1] % wide)))
 
 
+def _inside(arrays: BlockArrays, inputs: int) -> BlockArrays:
+    """The same arrays; positions outside the matrix, as damaged ones have, are moved inside."""
+    kept, wide, _ = arrays.values.shape
+    rows = jnp.clip(arrays.rows, 0, -(-inputs // wide) - 1)
+    return arrays._replace(rows=rows, starts=jnp.clip(arrays.starts, 0, kept))
+
+
 def tpu_dot(
     arrays: BlockArrays, x: Array, outputs: int, *, tile: int = TPU_TILE, interpret: Any = False
 ) -> Array:
@@ -91,6 +98,7 @@ def tpu_dot(
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu as pltpu
 
+    arrays = _inside(arrays, x.shape[1])
     kept, wide, high = arrays.values.shape
     across, columns = arrays.starts.shape[0] - 1, block_columns(arrays)
     rows = _padded(x, tile, wide)
@@ -133,6 +141,7 @@ def gpu_dot(
     from jax.experimental import pallas as pl
 
     triton: Any = importlib.import_module(TRITON)
+    arrays = _inside(arrays, x.shape[1])
     _, wide, high = arrays.values.shape
     across = arrays.starts.shape[0] - 1
     rows = _padded(x, tile, wide)

@@ -1,9 +1,9 @@
 """Saved models: called without their class, or restored into it."""
 
-import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jsparse._storage.files import CorruptCheckpoint
 from jsparse._storage.leaves import check_fit, describe, filled, plain
 from jsparse.export._packing import compiled
 from jsparse.export._packing.layers import put_packed
+from jsparse.export._saving.about import check_packed, read_about, same
 from jsparse.export._saving.saving import (
     ABOUT,
     DTYPES,
@@ -26,10 +27,13 @@ from jsparse.export._saving.saving import (
     PROGRAM,
     VERSION,
     WEIGHTS,
+    array_about,
 )
 from jsparse.export._shrinking.record import Record, rebuild
 
 Model = TypeVar("Model", bound=nnx.Module)
+CALLS = re.compile(rb"\w*python\w*callback\w*")
+"""Targets of custom calls that hold an address in the process that wrote them."""
 
 
 class DamagedModel(RuntimeError):
@@ -107,21 +111,44 @@ def load(folder: str | Path) -> Loaded:
     """
     require("safetensors flatbuffers", "export", "loading a model")
     folder = Path(folder).absolute()
-    about, weights = _read(folder)
+    about, _, weights, files = _read(folder)
     file = folder / (KERNELS if _has_kernels(about) else PROGRAM)
+    if file.name not in files:
+        raise DamagedModel(f"{folder} is damaged: {file.name} is missing")
+    content = file.read_bytes()
     try:
-        program = jax.export.deserialize(bytearray(file.read_bytes()))
+        program = jax.export.deserialize(bytearray(content))
     except Exception as error:  # the checksum is right, so another jax wrote it
         raise ValueError(
             f"{file} was written by jax {about['versions']['jax']}, and jax {jax.__version__} "
             f"cannot read it ({error}); use that one, or `restore` the weights into the model's "
             "class"
         ) from error
+    _check_program(program, about, f"{folder} is damaged: {file.name}")
     if any(_canonical(x.dtype) != x.dtype for x in program.in_avals):
         raise ValueError(
             f"{folder} computes in 64 bits; first call jax.config.update('jax_enable_x64', True)"
         )
     return Loaded({path: jnp.asarray(x) for path, x in weights.items()}, about, program)
+
+
+def _check_program(program: Exported, about: Mapping[str, Any], where: str) -> None:
+    """Refuse a program of another model, and one that would run code of this process.
+
+    Raises:
+      DamagedModel: arguments or results are not those of model.json, or it calls back into Python.
+    """
+    if calls := CALLS.search(program.mlir_module_serialized):
+        raise DamagedModel(f"{where} calls {calls[0].decode()}: code of the process that wrote it")
+    found, results = (list(map(array_about, x)) for x in (program.in_avals, program.out_avals))
+    shapes = [one["shape"] for _, one in sorted(about["variables"].items())]
+    count = len(shapes)
+    if not (
+        [one["shape"] for one in found[:count]] == shapes  # of 64 bits some have 32 here
+        and same(about["inputs"], found[count:])
+        and same(about["outputs"], results)
+    ):
+        raise DamagedModel(f"{where} does not take and return what {ABOUT} says")
 
 
 def _canonical(dtype: Any) -> Any:
@@ -165,8 +192,11 @@ def restore(folder: str | Path, model: Model) -> Model:
     """
     require("safetensors", "export", "restoring a model")
     folder = Path(folder).absolute()
-    about, weights = _read(folder)
-    copy = put_packed(rebuild(model, Record.from_dict(about["record"])), about["packed"])
+    about, record, weights, _ = _read(folder)
+    try:
+        copy = put_packed(rebuild(model, record), about["packed"])
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
     state = nnx.state(copy, nnx.Not(nnx.RngState))
     leaves = named(state)
     advice = (
@@ -181,21 +211,31 @@ def restore(folder: str | Path, model: Model) -> Model:
     return copy
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The content of model.json and the weights by path, of a folder that is whole."""
+class _Read(NamedTuple):
+    about: dict[str, Any]
+    record: Record
+    weights: dict[str, np.ndarray]
+    files: Mapping[str, Any]
+
+
+def _read(folder: Path) -> _Read:
+    """What a folder holds, if it is whole and what it says fits together."""
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder} is not a folder; give one that `jsparse.export.save` made"
         )
     _check_kind(folder)
+    where = f"{folder} is damaged"
     try:
         files = manifest.check(folder)["files"]
+        if missing := {ABOUT, WEIGHTS, PROGRAM} - set(files):
+            raise CorruptCheckpoint(f"{where}: its manifest lacks {', '.join(sorted(missing))}")
+        about, record = read_about((folder / ABOUT).read_bytes(), f"{where}: {ABOUT}")
+        weights = _weights(folder / WEIGHTS, about["variables"])
+        check_packed(about["packed"], weights, f"{where}: {WEIGHTS}")
     except CorruptCheckpoint as error:
         raise DamagedModel(str(error)) from error
-    if missing := {ABOUT, WEIGHTS, PROGRAM} - set(files):
-        raise DamagedModel(f"{folder} is damaged: its manifest lacks {', '.join(sorted(missing))}")
-    about = json.loads((folder / ABOUT).read_bytes())
-    return about, _weights(folder / WEIGHTS, about["variables"])
+    return _Read(about, record, weights, files)
 
 
 def _check_kind(folder: Path) -> None:

@@ -166,11 +166,11 @@ def _describe(
         "version": VERSION,
         "versions": versions(),
         "platforms": list(exported.platforms),
-        "inputs": [{"name": name, **_array(aval)} for name, aval in shown],
-        "outputs": [_array(aval) for aval in exported.out_avals],
+        "inputs": [{"name": name, **array_about(aval)} for name, aval in shown],
+        "outputs": [array_about(aval) for aval in exported.out_avals],
         "sizes are fixed because": made.fixed,
         "variables": {
-            path: {**_array(array), "kind": split.kinds[path].__name__}
+            path: {**array_about(array), "kind": split.kinds[path].__name__}
             for path, array in split.variables.items()
         },
         "layers": {path: _layer(layer) for path, layer in walk_modules(model)},
@@ -179,7 +179,8 @@ def _describe(
     }
 
 
-def _array(array: Any) -> dict[str, Any]:
+def array_about(array: Any) -> dict[str, Any]:
+    """Shape and dtype of an array as model.json has them; a size that is free by its name."""
     shape = [n if isinstance(n, int) else str(n) for n in array.shape]
     return {"shape": shape, "dtype": str(array.dtype)}
 

@@ -1,21 +1,25 @@
 """What was removed from a model, as plain data: enough to make a fresh model of that size."""
 
 import dataclasses
+import itertools
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import numpy as np
 from flax import nnx
 
 from jsparse._paths import naming
 from jsparse._slots import slots, walk_modules
 from jsparse._surgery import copied, fold
-from jsparse.export._shrinking.attributes import Attributes
+from jsparse.export._shrinking.attributes import Attributes, sizes
 from jsparse.export._shrinking.cut import Cut, cut_in_place
 
 Model = TypeVar("Model", bound=nnx.Module)
 FORMAT = "jsparse.shrink"
 VERSION = 1
+_AXIS = re.compile(r"[0-9]{1,4}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,22 +79,50 @@ class Record:
                 f"this record has version {data.get('version')!r}, this jsparse reads {VERSION}; "
                 "use the jsparse that wrote it"
             )
-        try:
-            cuts = {
-                path: Cut(
-                    shape=tuple(map(int, cut["shape"])),
-                    keep={int(axis): tuple(map(int, k)) for axis, k in cut["keep"].items()},
-                )
-                for path, cut in data["cuts"].items()
-            }
-            attributes = {
-                path: {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
-                for path, values in data["attributes"].items()
-            }
-            stayed = {str(path): str(why) for path, why in data["stayed"].items()}
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"this record of shrink is damaged: {error!r}") from error
-        return Record(cuts=cuts, attributes=attributes, stayed=stayed)
+        cuts = {path: _cut(path, cut) for path, cut in _object(data, "cuts").items()}
+        inside = _object(data, "attributes")
+        attributes = {path: _sizes(path, _object(inside, path)) for path in inside}
+        return Record(cuts=cuts, attributes=attributes, stayed=_reasons(data, "stayed"))
+
+
+def _object(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    if not isinstance(data.get(name), Mapping):
+        raise ValueError(f"this record is damaged: {name!r:.80} is missing or not an object")
+    return data[name]
+
+
+def _reasons(data: Mapping[str, Any], name: str) -> Mapping[str, str]:
+    found = _object(data, name)
+    if wrong := [path for path, why in found.items() if not isinstance(why, str)]:
+        raise ValueError(f"this record is damaged: {name} has no reason for {wrong[0]!r:.80}")
+    return found
+
+
+def _cut(path: str, cut: Any) -> Cut:
+    keep = cut.get("keep") if isinstance(cut, Mapping) else None
+    if not isinstance(keep, Mapping) or not all(_AXIS.fullmatch(axis) for axis in keep):
+        raise ValueError(f"this record is damaged: the cut of {path!r:.80} has no axes to keep")
+    if not all(map(_is_sizes, (cut.get("shape"), *keep.values()))):
+        raise ValueError(
+            f"this record is damaged: the cut of {path!r:.80} has a shape or positions that are "
+            "not lists of whole numbers"
+        )
+    return Cut(shape=tuple(cut["shape"]), keep={int(a): tuple(k) for a, k in keep.items()})
+
+
+def _sizes(path: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    for name, size in values.items():
+        if not _is_sizes([size]) and not _is_sizes(size):
+            raise ValueError(
+                f"this record is damaged: {name!r:.80} of {path!r:.80} is {size!r:.80}, expected a "
+                "size or several"
+            )
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+
+
+def _is_sizes(value: Any) -> bool:
+    whole = isinstance(value, list | tuple)
+    return whole and all(type(one) is int and one >= 0 for one in value)
 
 
 def rebuild(model: Model, record: Record) -> Model:
@@ -140,6 +172,23 @@ def rebuild_training(model: Model, record: Record) -> Model:
     return _rebuilt(copied(model), record)
 
 
+def _check_attributes(path: str, module: nnx.Module, values: Mapping[str, Any]) -> None:
+    """Refuse what `shrink` never changes: it sets sizes of stock layers, to smaller ones."""
+    able = sizes(module, 1)
+    for name, value in values.items():
+        now = getattr(module, name, None) if name in able else None
+        if now is None:
+            raise ValueError(
+                f"the record sets {name} of {path or 'the model'}, a {type(module).__name__}; "
+                f"shrink changes only {', '.join(able) or 'none of its attributes'}"
+            )
+        if np.shape(value) != np.shape(now) or np.any(np.greater(value, now)):
+            raise ValueError(
+                f"the record sets {name} of {path or 'the model'} to {value}, the model has {now}; "
+                "it is of another model"
+            )
+
+
 def _rebuilt(small: Model, record: Record) -> Model:
     """Cut the model itself."""
     places = {slot.path: slot.value for slot in slots(small)}
@@ -157,10 +206,13 @@ def _rebuilt(small: Model, record: Record) -> Model:
         for axis, kept in cut.keep.items():
             if not 0 <= axis < len(shape) or not all(0 <= k < shape[axis] for k in kept):
                 raise ValueError(f"{path}: the record keeps positions that {shape} does not have")
+            if any(one >= other for one, other in itertools.pairwise(kept)):
+                raise ValueError(f"{path}: the positions that the record keeps do not rise")
     modules = dict(walk_modules(small))
-    for path in record.attributes:
+    for path, values in record.attributes.items():
         if path not in modules:
             raise ValueError(f"the record names {path!r}, which this model lacks")
+        _check_attributes(path, modules[path], values)
     cut_in_place(small, record.cuts, {})
     for path, values in record.attributes.items():
         for name, value in values.items():

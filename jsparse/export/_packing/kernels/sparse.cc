@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <string>
 #include <thread>
 
 #include "xla/ffi/api/ffi.h"
@@ -62,6 +63,8 @@ struct Kernels {
   void (*csr_row)(const Csr&, const float*, int64_t, int64_t, float*);
   void (*block_forward[3][2])(const Blocks&, const float*, int64_t, int64_t, float*);
   void (*block_row)(const Blocks&, const float*, int64_t, int64_t, float*);
+  bool (*falls)(const int32_t*, int64_t);
+  int64_t (*most)(const uint16_t*, int64_t);
 };
 
 #define LANES 4
@@ -222,19 +225,66 @@ void in_tiles(const Kernels& k, ffi::ThreadPool pool, const float* x, int64_t ba
 using Floats = ffi::Buffer<ffi::F32>;
 using Result = ffi::Result<Floats>;
 
-Csr csr(const Floats& values, const ffi::Buffer<ffi::U16>& indices,
-        const ffi::Buffer<ffi::S32>& starts, int64_t inputs, int64_t outputs, int64_t width) {
-  return {values.typed_data(), indices.typed_data(), starts.typed_data(), inputs,
-          outputs,             width,                (inputs + width - 1) / width};
+// The products trust what they are given, and files and users can give anything. So each call looks
+// at sizes and positions first: nothing is read or written out of bounds.
+
+ffi::Error refused(const std::string& what) {
+  return ffi::Error::InvalidArgument("the structure of a packed layer is damaged: " + what);
+}
+
+ffi::Error bad_sizes() { return refused("sizes of its arrays do not fit together"); }
+
+bool is_matrix(const Floats& x) { return x.dimensions().size() == 2; }
+
+bool rise(const Kernels& k, const int32_t* starts, int64_t parts, int64_t kept) {
+  return starts[0] >= 0 && starts[parts] <= kept && !k.falls(starts, parts);
+}
+
+ffi::Error fault(const Kernels& k, const Csr& m, int64_t kept, int64_t starts) {
+  if (starts != m.groups * m.outputs + 1) return bad_sizes();
+  if (!rise(k, m.starts, starts - 1, kept))
+    return refused("starts do not rise from 0 to what is kept");
+  for (int64_t g = 0; g < m.groups; ++g) {
+    const int64_t width = std::min(m.width, m.inputs - g * m.width);
+    const int64_t begin = m.starts[g * m.outputs], end = m.starts[(g + 1) * m.outputs];
+    if (k.most(m.indices + begin, end - begin) >= width)
+      return refused("an index is outside its group of inputs");
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error fault(const Kernels& k, const Blocks& m, int64_t kept, int64_t rows, int64_t starts) {
+  if (m.wide < 1 || m.high < 1 || rows != kept || starts != (m.down + m.high - 1) / m.high + 1)
+    return bad_sizes();
+  if (!rise(k, m.starts, starts - 1, kept))
+    return refused("starts do not rise from 0 to what is kept");
+  const int64_t down = (m.across + m.wide - 1) / m.wide;
+  for (int64_t n = 0; n < rows; ++n)
+    if (m.rows[n] < 0 || m.rows[n] >= down) return refused("a row of blocks is outside the matrix");
+  return ffi::Error::Success();
+}
+
+// A product of x [batch, inputs] and y [batch, outputs]; `values` has what is kept.
+ffi::Error csr(const Floats& values, const ffi::Buffer<ffi::U16>& indices,
+               const ffi::Buffer<ffi::S32>& starts, const Floats& x, const Floats& y, int64_t width,
+               const Kernels& k, Csr* m) {
+  if (!is_matrix(x) || !is_matrix(y) || x.dimensions()[0] != y.dimensions()[0] || width < 1 ||
+      width > 65536 || values.element_count() != indices.element_count())
+    return bad_sizes();
+  const int64_t inputs = x.dimensions()[1], outputs = y.dimensions()[1];
+  *m = {values.typed_data(), indices.typed_data(), starts.typed_data(), inputs,
+        outputs,             width,                (inputs + width - 1) / width};
+  return fault(k, *m, values.element_count(), starts.element_count());
 }
 
 ffi::Error csr_forward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::U16> indices,
                        ffi::Buffer<ffi::S32> starts, Floats x, Result y, int64_t width,
                        int64_t lanes) {
-  const int64_t batch = x.dimensions()[0], inputs = x.dimensions()[1];
-  const int64_t outputs = y->dimensions()[1];
-  const Csr m = csr(values, indices, starts, inputs, outputs, width);
   const Kernels& k = kernels(lanes);
+  Csr m;
+  if (ffi::Error error = csr(values, indices, starts, x, *y, width, k, &m); error.failure())
+    return error;
+  const int64_t batch = x.dimensions()[0], inputs = m.inputs, outputs = m.outputs;
   if (batch == 0) return ffi::Error::Success();
   if (batch == 1) {
     const Cut cut(1, 1, outputs, 2 * std::max<int64_t>(1, pool.num_threads()));
@@ -255,10 +305,11 @@ ffi::Error csr_forward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::U16
 ffi::Error csr_backward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::U16> indices,
                         ffi::Buffer<ffi::S32> starts, Floats dy, Result dx, int64_t width,
                         int64_t lanes) {
-  const int64_t batch = dx->dimensions()[0], inputs = dx->dimensions()[1];
-  const int64_t outputs = dy.dimensions()[1];
-  const Csr m = csr(values, indices, starts, inputs, outputs, width);
   const Kernels& k = kernels(lanes);
+  Csr m;
+  if (ffi::Error error = csr(values, indices, starts, *dx, dy, width, k, &m); error.failure())
+    return error;
+  const int64_t batch = dy.dimensions()[0], inputs = m.inputs, outputs = m.outputs;
   int v = vectors(batch, k.lanes);
   const int64_t threads = std::max<int64_t>(1, pool.num_threads());
   while (v > 0 && (k.lanes << v) * threads > batch) --v;  // only tiles are shared here
@@ -280,11 +331,11 @@ ffi::Error csr_backward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::U1
 ffi::Error csr_weights(ffi::ThreadPool pool, ffi::Buffer<ffi::U16> indices,
                        ffi::Buffer<ffi::S32> starts, Floats x, Floats dy, Result dw, int64_t width,
                        int64_t lanes) {
-  const int64_t batch = x.dimensions()[0], inputs = x.dimensions()[1];
-  const int64_t outputs = dy.dimensions()[1];
-  Csr m = csr(x, indices, starts, inputs, outputs, width);
-  m.values = nullptr;
   const Kernels& k = kernels(lanes);
+  Csr m;
+  if (ffi::Error error = csr(*dw, indices, starts, x, dy, width, k, &m); error.failure())
+    return error;
+  const int64_t batch = x.dimensions()[0], inputs = m.inputs, outputs = m.outputs;
   const int v = vectors(batch, k.lanes);
   const int64_t rows = k.lanes << v;
   std::fill(dw->typed_data(), dw->typed_data() + dw->element_count(), 0.0f);
@@ -307,12 +358,23 @@ ffi::Error csr_weights(ffi::ThreadPool pool, ffi::Buffer<ffi::U16> indices,
 
 ffi::Error block_forward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::S32> rows,
                          ffi::Buffer<ffi::S32> starts, Floats x, Result y, int64_t lanes) {
+  if (!is_matrix(x) || !is_matrix(*y) || x.dimensions()[0] != y->dimensions()[0] ||
+      values.dimensions().size() != 3)
+    return bad_sizes();
+  if (!values.element_count()) {
+    std::fill(y->typed_data(), y->typed_data() + y->element_count(), 0.0f);
+    return ffi::Error::Success();
+  }
   const int64_t batch = x.dimensions()[0], inputs = x.dimensions()[1];
   const int64_t outputs = y->dimensions()[1];
   const int64_t wide = values.dimensions()[1], high = values.dimensions()[2];
   const Blocks m = {values.typed_data(), rows.typed_data(), starts.typed_data(), wide, high,
                     inputs,              outputs};
   const Kernels& k = kernels(lanes);
+  if (ffi::Error error = fault(k, m, values.dimensions()[0], rows.element_count(),
+                               starts.element_count());
+      error.failure())
+    return error;
   if (batch == 0) return ffi::Error::Success();
   if (batch == 1) {
     const int64_t units = (outputs + high - 1) / high;

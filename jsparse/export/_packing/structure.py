@@ -1,0 +1,152 @@
+"""Whether arrays are the structure of a packed layer: sizes, and positions that name kept weights.
+
+The kernels refuse what would make them read or write out of bounds. This is stricter and says more:
+what `csr_arrays` and `block_arrays` make passes.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jsparse.export._packing.formats import MOST, MOST_KEPT
+
+
+class CsrSizes(NamedTuple):
+    """Of a matrix whose kept weights are stored one by one.
+
+    Attributes:
+      inputs: of the matrix.
+      outputs: of the matrix.
+      kept: weights.
+      width: inputs a group.
+    """
+
+    inputs: int
+    outputs: int
+    kept: int
+    width: int
+
+    def check(self) -> None:
+        """Refuse sizes that no matrix has.
+
+        Raises:
+          ValueError: it names the size.
+        """
+        if not 1 <= self.width <= MOST:
+            raise ValueError(f"a group of {self.width} inputs; allowed are 1 to {MOST}")
+        _check_sizes(self.inputs, self.outputs, self.kept, self.inputs * self.outputs)
+
+    def check_arrays(self, arrays: Mapping[str, Any]) -> None:
+        """Refuse arrays that are not such a matrix.
+
+        Args:
+          arrays: values [kept], indices [kept] and starts [groups * outputs + 1].
+
+        Raises:
+          ValueError: an array is missing, its shape or dtype is another one, a position is outside
+            the matrix or not after the one before it, or starts do not rise from 0 to `kept`.
+        """
+        self.check()
+        parts = -(-self.inputs // self.width) * self.outputs
+        _check_array(arrays, "values", (self.kept,))
+        indices = _check_array(arrays, "indices", (self.kept,), "uint16").astype(np.int32)
+        starts = _check_starts(arrays, parts, self.kept)
+        part = np.repeat(np.arange(parts), np.diff(starts))
+        first = part // max(1, self.outputs) * self.width
+        _check_places("indices", indices, np.minimum(self.width, self.inputs - first), part)
+
+
+class BlockSizes(NamedTuple):
+    """Of a matrix whose kept blocks are stored.
+
+    Attributes:
+      inputs: of the matrix.
+      outputs: of the matrix.
+      kept: blocks.
+      wide: inputs a block.
+      high: outputs a block.
+    """
+
+    inputs: int
+    outputs: int
+    kept: int
+    wide: int
+    high: int
+
+    def check(self) -> None:
+        """Refuse sizes that no matrix has.
+
+        Raises:
+          ValueError: it names the size.
+        """
+        if min(self.wide, self.high) < 1:
+            raise ValueError(f"a block of {self.wide} by {self.high}; its sides are at least 1")
+        down, across = -(-self.inputs // self.wide), -(-self.outputs // self.high)
+        _check_sizes(self.inputs, self.outputs, self.kept, down * across)
+
+    def check_arrays(self, arrays: Mapping[str, Any]) -> None:
+        """Refuse arrays that are not such a matrix.
+
+        Args:
+          arrays: values [kept, wide, high], rows [kept] and starts [output blocks + 1].
+
+        Raises:
+          ValueError: as for `CsrSizes.check_arrays`.
+        """
+        self.check()
+        down, across = -(-self.inputs // self.wide), -(-self.outputs // self.high)
+        _check_array(arrays, "values", (self.kept, self.wide, self.high))
+        rows = _check_array(arrays, "rows", (self.kept,), "int32")
+        starts = _check_starts(arrays, across, self.kept)
+        part = np.repeat(np.arange(across), np.diff(starts))
+        _check_places("rows", rows, np.full(self.kept, down), part)
+
+
+def _check_sizes(inputs: int, outputs: int, kept: int, most: int) -> None:
+    if min(inputs, outputs) < 0:
+        raise ValueError(f"{inputs} inputs and {outputs} outputs; give 0 or more of both")
+    if not 0 <= kept <= min(most, MOST_KEPT):
+        raise ValueError(
+            f"{kept} weights or blocks are kept; a matrix of {inputs} by {outputs} has "
+            f"{min(most, MOST_KEPT)}"
+        )
+
+
+def _check_array(
+    arrays: Mapping[str, Any], name: str, shape: tuple[int, ...], dtype: str = ""
+) -> np.ndarray:
+    if name not in arrays:
+        raise ValueError(f"{name} is missing")
+    found = arrays[name]
+    if tuple(found.shape) != shape or (dtype and str(found.dtype) != dtype):
+        kind = f"{found.dtype}{list(found.shape)}"
+        raise ValueError(f"{name} is {kind}, expected {dtype or found.dtype}{list(shape)}")
+    return np.asarray(found)
+
+
+def _check_starts(arrays: Mapping[str, Any], parts: int, kept: int) -> np.ndarray:
+    starts = _check_array(arrays, "starts", (parts + 1,), "int32")
+    if starts[0] != 0 or starts[-1] != kept or (starts[1:] < starts[:-1]).any():
+        raise ValueError(f"starts do not rise from 0 to {kept}, the number that is kept")
+    return starts
+
+
+def _check_places(name: str, places: np.ndarray, end: np.ndarray, part: np.ndarray) -> None:
+    """Positions rise within each part, and are below its end."""
+    wrong = (places < 0) | (places >= end)
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise ValueError(f"{name}[{at}] is {places[at]}, expected 0 to {end[at] - 1}")
+    wrong = (places[1:] <= places[:-1]) & (part[1:] == part[:-1])
+    if wrong.any():
+        at = int(wrong.argmax()) + 1
+        raise ValueError(f"{name}[{at}] is {places[at]}, not above the one before it")
+
+
+def sizes_of(settings: Mapping[str, Any]) -> CsrSizes | BlockSizes:
+    """The sizes in the settings of a packed layer, as a file has them."""
+    sizes = settings["in_features"], settings["out_features"], settings["kept"]
+    if settings["format"] == "csr":
+        return CsrSizes(*sizes, settings["width"])
+    return BlockSizes(*sizes, *settings["block"])

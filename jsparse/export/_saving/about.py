@@ -1,0 +1,113 @@
+"""model.json, checked field by field, with errors that name the file and the field."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from jsparse._storage.checked_json import check_fields, parse
+from jsparse._storage.files import CorruptCheckpoint
+from jsparse.export._packing.structure import sizes_of
+from jsparse.export._shrinking.record import Record
+
+FIELDS = {
+    "versions": dict[str, object], "inputs": list[object], "outputs": list[object],
+    "variables": dict[str, object], "layers": dict[str, object], "packed": dict[str, object],
+    "record": dict[str, object],
+}  # fmt: skip
+VERSIONS = {"jax": str}
+VARIABLE = {"shape": list[int], "dtype": str, "kind": str}
+OUTPUT = {"shape": list[int | str], "dtype": str}
+INPUT = {"name": str, **OUTPUT}
+PACKED = {
+    "format": str, "in_features": int, "out_features": int, "kept": int, "use_bias": bool,
+    "dtype": str | None, "param_dtype": str,
+}  # fmt: skip
+OF_FORMAT = {"csr": {"width": int}, "blocks": {"block": tuple[int, int]}}
+"""What the settings of a packed layer are, besides `PACKED`."""
+
+
+def read_about(content: bytes, where: str) -> tuple[dict[str, Any], Record]:
+    """The description of a saved model, and the record in it.
+
+    Args:
+      content: of model.json.
+      where: begins every error, such as "models/a is damaged: model.json".
+
+    Raises:
+      CorruptCheckpoint: it is not JSON, or a field is missing or not as expected.
+    """
+    about = parse(content, where)
+    check_fields(about, FIELDS, where)
+    check_fields(about["versions"], VERSIONS, f"{where}: versions")
+    if not isinstance(about.get("kernels", ""), str):
+        raise CorruptCheckpoint(f"{where}: kernels is {about['kernels']!r:.80}, expected str")
+    for side, fields in (("inputs", INPUT), ("outputs", OUTPUT)):
+        for n, one in enumerate(about[side]):
+            check_fields(one, fields, f"{where}: {side}[{n}]")
+    for path, one in about["variables"].items():
+        check_fields(one, VARIABLE, f"{where}: variables, {path!r:.80}")
+    for path, one in about["packed"].items():
+        _check_packed(one, f"{where}: packed, {path!r:.80}")
+    try:
+        return about, Record.from_dict(about["record"])
+    except ValueError as error:
+        raise CorruptCheckpoint(f"{where}: record: {error}") from error
+
+
+def _check_packed(settings: Any, where: str) -> None:
+    check_fields(settings, PACKED, where)
+    if settings["format"] not in OF_FORMAT:
+        formats = " or ".join(map(repr, OF_FORMAT))
+        raise CorruptCheckpoint(
+            f"{where}: format is {settings['format']!r:.80}, expected {formats}"
+        )
+    check_fields(settings, OF_FORMAT[settings["format"]], where)
+    for name in ("dtype", "param_dtype"):
+        if settings[name] is not None and not _is_floating(settings[name]):
+            raise CorruptCheckpoint(
+                f"{where}: {name} is {settings[name]!r:.80}, expected a floating type"
+            )
+
+
+def _is_floating(name: str) -> bool:
+    try:
+        return jnp.issubdtype(jnp.dtype(name), jnp.floating)
+    except (TypeError, ValueError):
+        return False
+
+
+def check_packed(
+    packed: Mapping[str, Mapping[str, Any]], weights: Mapping[str, Any], where: str
+) -> None:
+    """Refuse packed layers whose arrays in the file are not what their settings say.
+
+    Args:
+      packed: settings by path, from `read_about`.
+      weights: all arrays of the file, by path.
+      where: the file, for errors.
+
+    Raises:
+      CorruptCheckpoint: sizes, shapes, dtypes or positions are wrong.
+    """
+    for path, settings in packed.items():
+        prefix = f"{path}/" if path else ""
+        own = {
+            name.removeprefix(prefix): x for name, x in weights.items() if name.startswith(prefix)
+        }
+        kind, bias = settings["param_dtype"], (settings["out_features"],)
+        try:
+            sizes_of(settings).check_arrays(own)
+            if str(own["values"].dtype) != kind:
+                raise ValueError(f"values are {own['values'].dtype}, expected {kind}")
+            if settings["use_bias"] and ("bias" not in own or own["bias"].shape != bias):
+                raise ValueError(f"bias is missing, or its shape is not {list(bias)}")
+        except ValueError as error:
+            raise CorruptCheckpoint(f"{where}: {path or 'the model'}: {error}") from error
+
+
+def same(told: list[dict[str, Any]], found: list[dict[str, Any]]) -> bool:
+    """Whether two descriptions of arrays agree in shapes and dtypes."""
+    plain = lambda arrays: [(one["shape"], one["dtype"]) for one in json.loads(json.dumps(arrays))]
+    return plain(told) == plain(found)

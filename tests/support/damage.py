@@ -1,0 +1,102 @@
+"""Random structures of packed layers, whole and damaged; a program that runs kernels on them."""
+
+import random
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jsparse.export._packing import compiled
+from jsparse.export._packing.formats import block_arrays, csr_arrays
+from jsparse.export._packing.structure import BlockSizes, CsrSizes
+
+SANITIZED = ("-std=c++17", "-O1", "-g", "-fno-exceptions", "-pthread", "-w")
+SANITIZED += ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+WRONG = [-(2**31), -1, 0, 1, 3, 255, 65535, 65536, 2**20, 2**31 - 1]
+
+
+class Structure(NamedTuple):
+    """What a kernel is told of a matrix, and `places`: indices or rows."""
+
+    sizes: CsrSizes | BlockSizes
+    places: np.ndarray
+    starts: np.ndarray
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        kind = "rows" if isinstance(self.sizes, BlockSizes) else "indices"
+        sides = self.sizes[3:] if isinstance(self.sizes, BlockSizes) else ()
+        values = np.zeros((self.sizes.kept, *sides), np.float32)
+        return {"values": values, kind: self.places, "starts": self.starts}
+
+    def fault(self) -> str:
+        """What our check says; empty if the structure passes."""
+        try:
+            self.sizes.check_arrays(self.arrays())
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def words(self, batch: int, lanes: int) -> np.ndarray:
+        """The structure as the program in kernels.cc reads it."""
+        inputs, outputs, kept, *more = self.sizes
+        head = [isinstance(self.sizes, BlockSizes), batch, inputs, outputs, lanes, kept, *more]
+        parts = [[self.places.size], self.places, [self.starts.size], self.starts]
+        return np.concatenate([np.asarray(part, np.int64) for part in (head, *parts)])
+
+
+def structure(choice: random.Random) -> Structure:
+    """That of a random matrix, with empty inputs and outputs."""
+    inputs, outputs = choice.randint(1, 90), choice.randint(1, 60)
+    drawn = np.random.default_rng(choice.randrange(2**32))
+    kernel = drawn.random((inputs, outputs)) * (drawn.random((inputs, outputs)) < choice.random())
+    kernel[drawn.random(inputs) < 0.1] = 0.0
+    if choice.random() < 0.5:
+        width = choice.randint(1, inputs)
+        arrays = csr_arrays(kernel.astype(np.float32), width)
+        sizes = CsrSizes(inputs, outputs, len(arrays.values), width)
+        return Structure(sizes, np.asarray(arrays.indices), np.asarray(arrays.starts))
+    block = choice.randint(1, inputs + 9), choice.randint(1, outputs + 9)
+    arrays = block_arrays(kernel.astype(np.float32), block)
+    sizes = BlockSizes(inputs, outputs, len(arrays.values), *block)
+    return Structure(sizes, np.asarray(arrays.rows), np.asarray(arrays.starts))
+
+
+def damaged(given: Structure, choice: random.Random) -> Structure:
+    """One array or size changed at random."""
+    name = choice.choice(["places", "places", "starts", "starts", "sizes"])
+    if name == "sizes":
+        which = choice.choice(given.sizes._fields)
+        size = max(0, getattr(given.sizes, which) + choice.choice([-9, -1, 1, 2, 9]))
+        return given._replace(sizes=given.sizes._replace(**{which: size}))
+    array = getattr(given, name)
+    kind = choice.random()
+    if kind < 0.2 or not array.size:
+        return given._replace(
+            **{name: np.resize(array, max(0, array.size + choice.choice([-1, 1, 5])))}
+        )
+    array = array.copy()
+    for _ in range(choice.randint(1, 3)):
+        near = [int(array.flat[choice.randrange(array.size)]), array.size]
+        wrong = choice.choice([*WRONG, *near])
+        array[choice.randrange(array.size)] = np.asarray(wrong).astype(array.dtype)
+    return given._replace(**{name: array})
+
+
+def build(folder: Path) -> Path:
+    """The program in kernels.cc, compiled with sanitizers."""
+    program, source = folder / "kernels", Path(__file__).with_name("kernels.cc")
+    include = ["-isystem", jax.ffi.include_dir(), "-I", str(compiled.SOURCES)]
+    command = [compiled.find_compiler(), *SANITIZED, *include, str(source), "-o", str(program)]
+    subprocess.run(command, check=True, timeout=600)
+    return program
+
+
+def run(program: Path, words: Sequence[np.ndarray]) -> list[str]:
+    """What the program says of each structure; an error of a sanitizer is one here."""
+    content = np.concatenate(words).tobytes()
+    done = subprocess.run([str(program)], input=content, capture_output=True, timeout=600)
+    assert done.returncode == 0 and not done.stderr, done.stderr.decode()[-3000:]
+    return done.stdout.decode().split()
