@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.nnx.spmd import get_var_pspec
 from jax import Array
+from jax.core import Tracer
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from jsparse._sharding import Grown, follow, followed, padded, shards, where_is
@@ -33,6 +35,21 @@ class Mask(nnx.Variable):
 
 class Setting(nnx.Variable):
     """A number changed by events and controls, never by gradients: alpha, a temperature."""
+
+
+def write(variable: nnx.Variable, value: Array) -> None:
+    """`variable[...] = value`, at the same cost however long the trace is.
+
+    On flax 0.12.8 the plain form asks a tracer for its sharding, and the error that answers looks
+    through the whole trace for its origin, so that a step of n writes traces in time n squared.
+    """
+    now = variable[...]
+    traced = any(isinstance(one, Tracer) for one in (now, value))
+    alike = traced and (now.shape, now.dtype) == (jnp.shape(value), jnp.result_type(value))
+    if alike and hasattr(variable, "set_value"):  # not in flax 0.11, where the plain form is cheap
+        variable.set_value(value)
+    else:
+        variable[...] = value
 
 
 KINDS = {"mask": Mask}
@@ -90,7 +107,7 @@ class Sparse(nnx.Module):
     def set_state(self, state: State) -> None:
         """Store new values in the state's variables."""
         for name, value in state.items():
-            getattr(self, name)[...] = value
+            write(getattr(self, name), value)
 
     def set_view(self, deterministic: bool | None = None) -> None:
         """Called by `nnx.view`, as for `nnx.Dropout`."""

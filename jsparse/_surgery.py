@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.core import Tracer
 
 from jsparse._paths import match, naming
 from jsparse._roles import fit
@@ -92,7 +93,8 @@ def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
 def copied(model: Model) -> Model:
     """A copy that shares no variables and no buffers, so either of the two can be donated."""
     copy = nnx.clone(model)
-    own = lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) else leaf
+    traced = lambda leaf: isinstance(leaf, Tracer)  # a trace has no buffers to share
+    own = lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) and not traced(leaf) else leaf
     nnx.update(copy, jax.tree.map(own, nnx.state(copy)))
     return copy
 

@@ -14,7 +14,7 @@ from jsparse._checks import check_density
 from jsparse._counting import anywhere
 from jsparse._schedule import cubic
 from jsparse._slots import sparse_parts
-from jsparse._sparse import Sparse
+from jsparse._sparse import Sparse, write
 from jsparse.rules._remaining import whole_shape
 from jsparse.rules._threshold import Threshold
 
@@ -114,7 +114,7 @@ class TargetDensity:
 
         memory, alphas = lax.cond(anywhere(due), steer, stay, None)
         for part, alpha in zip(parts, alphas, strict=True):
-            part.alpha[...] = alpha
+            write(part.alpha, alpha)
         return memory
 
     def goal(self, step: Array) -> Array:

@@ -11,7 +11,7 @@ from jsparse._paths import match
 from jsparse._pattern import Role
 from jsparse._revise.transform import Revise, Revised
 from jsparse._slots import sparse_parts
-from jsparse._sparse import Setting
+from jsparse._sparse import Setting, write
 from jsparse._surgery import advance_in_place, share_cuts_in_place
 
 
@@ -102,17 +102,13 @@ class Optimizer(nnx.Optimizer):
             tree, state = self.tx.apply(*map(arrays_of, trees), **arrays_of(kwargs))
             nnx.update(model, tree)
             nnx.update(self.opt_state, nnx.state(state))
-            self.step[...] += 1
+            write(self.step, step + 1)
         else:
             result = super().update(model, grads, **kwargs)
         advance_in_place(model)
         if self.controls:
-            self.memory[...] = jnp.stack(
-                [
-                    c.apply(model, m, step)
-                    for c, m in zip(self.controls, self.memory[...], strict=True)
-                ]
-            )
+            memories = zip(self.controls, self.memory[...], strict=True)
+            write(self.memory, jnp.stack([c.apply(model, m, step) for c, m in memories]))
         return result
 
 
