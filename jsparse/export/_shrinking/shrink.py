@@ -21,16 +21,26 @@ from flax import nnx
 
 from jsparse._surgery import fold
 from jsparse.export._shrinking.attributes import fixed_axes, mend_in_place
-from jsparse.export._shrinking.constants import PRODUCTS, Knowledge, know
+from jsparse.export._shrinking.blame import at_error, explain, removed_near
+from jsparse.export._shrinking.constants import Knowledge, know
 from jsparse.export._shrinking.contractions import foldable, sinks, taken_up, tie_product
 from jsparse.export._shrinking.couplings import tie
 from jsparse.export._shrinking.cut import Cut, cut_in_place
-from jsparse.export._shrinking.graph import Op, every, trace
-from jsparse.export._shrinking.liveness import Axis, Removal
+from jsparse.export._shrinking.graph import Node, Op, every, readers_in
+from jsparse.export._shrinking.liveness import (
+    ENDS,
+    NEEDS_WHOLE,
+    WHOLE,
+    Reason,
+    Removal,
+)
+from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.record import Record
-from jsparse.export._shrinking.verify import difference, largest_difference, rounding
+from jsparse.export._shrinking.tracing import trace
+from jsparse.export._shrinking.verify import Fault, faults, largest_difference, rounding
 
 Model = TypeVar("Model", bound=nnx.Module)
+ROUNDS = 8  # of tracing a smaller model; each settles every fault that it shows
 
 
 class Cutting(NamedTuple):
@@ -45,6 +55,14 @@ class Cutting(NamedTuple):
     cuts: dict[str, Cut]
     add: dict[str, np.ndarray]
     groups: dict[str, int]
+
+
+class Choice(NamedTuple):
+    """What is removed, the smaller model, and its record."""
+
+    removal: Removal
+    small: Any
+    record: Record
 
 
 class Plan:
@@ -69,53 +87,80 @@ class Plan:
         self.sinks = {op: sink for op, sink in found if sink.bias.path not in rigid}
         self.foldable = {op: foldable(op, sink, self.knowledge) for op, sink in self.sinks.items()}
         self.fixed = fixed_axes(model)
+        self._order: dict[Op, int] = {}
+        self._next_to: dict[Node, list[Op]] = {}
+        for n, op in enumerate(every(self.graph.ops)):
+            self._order[op] = n
+            inner = [node for body in op.bodies for node in (*body.inputs, *body.outputs)]
+            for node in dict.fromkeys([*op.inputs, *op.outputs, *op.extra, *inner]):
+                self._next_to.setdefault(node, []).append(op)
         self.droppable: Mapping[Op, np.ndarray] = {}
 
-    def removal(self, pinned: Iterable[Axis]) -> Removal:
-        """The largest removable set while these axes are kept."""
+    def removal(self) -> Removal:
+        """The largest removable set."""
         removal = Removal(self.graph)
         self._pin(removal)
-        for node, axis in pinned:
-            removal.pin(node, axis)
-        self._settle(removal)
-        for node in reversed(self.graph.nodes()):  # readers first, as they decide what is needed
-            for axis in range(len(node.shape)):
-                if removal.removed(node, axis).all():  # an axis keeps at least one position
-                    removal.narrow(node, axis, np.arange(node.shape[axis]) > 0)
-                    self._settle(removal)
+        self._settle(removal, every(self.graph.ops))
         return removal
 
     def _pin(self, removal: Removal) -> None:
         graph = self.graph
         read = {node for op in every(graph.ops) for node in op.inputs}
+        readers = readers_in(every(graph.ops))
         for node in graph.nodes():
             if node in graph.variables:
                 if node.value is None or node not in read:
+                    removal.because(Reason(WHOLE, None, "is no weight"))
                     removal.pin(node)
-            elif node.value is not None:
+            elif node.value is not None and node.shape:
+                op = next(iter(readers.get(node, [])), None)
+                removal.because(Reason(WHOLE, op, f"reads a constant array of shape {node.shape}"))
                 removal.pin(node)
+        removal.because(Reason(ENDS))
         for node in [*graph.inputs, *graph.outputs]:
             removal.pin(node)
         for node in graph.variables:
             for path, axis in self.fixed:
                 if node.path == path:
+                    removal.because(Reason(WHOLE, None, "has a width that an attribute fixes"))
                     removal.pin(node, axis % len(node.shape))
+        removal.because(Reason(WHOLE, None, "is not read everywhere, and longer inputs may"))
         for node, seen in graph.partly_read().items():
             for axis, mask in enumerate(seen):
                 removal.narrow(node, axis, mask)
 
-    def _settle(self, removal: Removal) -> None:
-        ops = every(self.graph.ops)
-        removal.changed = True
-        while removal.changed:
-            removal.changed = False
-            for op in [*reversed(ops), *ops]:
-                if op.name in PRODUCTS:
-                    nowhere = np.zeros((), bool)
-                    may = self.foldable.get(op, nowhere) | self.droppable.get(op, nowhere)
-                    tie_product(op, removal, self.knowledge, may)
-                else:
-                    tie(op, removal)
+    def _settle(self, removal: Removal, ops: Iterable[Op]) -> None:
+        self._spread(removal, ops)
+        for node in reversed(self.graph.nodes()):  # readers first, as they decide what is needed
+            for axis in range(len(node.shape)):
+                if node.shape[axis] and removal.removed(node, axis).all():
+                    removal.because(Reason(ENDS))  # an axis keeps at least one position
+                    removal.narrow(node, axis, np.arange(node.shape[axis]) > 0)
+                    self._spread(removal, self._around(removal))
+
+    def _spread(self, removal: Removal, ops: Iterable[Op]) -> None:
+        """Apply operations until nothing changes: last ones first, as they decide what counts."""
+        waiting = {self._order[op]: op for op in ops}
+        while waiting:
+            for turn in (sorted(waiting, reverse=True), None):
+                for n in turn if turn is not None else sorted(waiting):
+                    self._apply(waiting.pop(n), removal)
+                    more = self._around(removal)
+                    waiting |= {self._order[op]: op for op in more}
+
+    def _apply(self, op: Op, removal: Removal) -> None:
+        if op.name in PRODUCTS:
+            nowhere = np.zeros((), bool)
+            may = self.foldable.get(op, nowhere) | self.droppable.get(op, nowhere)
+            tie_product(op, removal, self.knowledge, may)
+        else:
+            removal.because(Reason(WHOLE, op, NEEDS_WHOLE))
+            tie(op, removal, self.knowledge)
+
+    def _around(self, removal: Removal) -> list[Op]:
+        """The operations next to what changed last."""
+        changed, removal.changed = removal.changed, set()
+        return [op for node in changed for op in self._next_to.get(node, ())]
 
     def cutting(self, removal: Removal) -> Cutting:
         """The changes that remove it."""
@@ -145,23 +190,44 @@ class Plan:
     def small(self, removal: Removal) -> tuple[Any, Record]:
         """The smaller model, and its record."""
         cuts, add, groups = self.cutting(removal)
-        small = fold(self.model)
+        small = nnx.clone(self.model)
         cut_in_place(small, cuts, add)
         return small, Record(cuts=cuts, attributes=mend_in_place(small, groups), stayed={})
 
-    def choose(self) -> tuple[Removal, dict[str, str]]:
-        """The largest removable set without a fault, and why other variables are kept, by path."""
-        removal = self.removal(())
-        if self.fault(self.small(removal)[0], removal):
-            return _without_faults(self, removal)
-        return removal, {}
+    def choose(self) -> "Choice":
+        """The largest removable set without a fault, and why other dead units are kept.
 
-    def fault(self, small: nnx.Module, removal: Removal) -> str:
-        """What is wrong with a smaller model; empty if nothing is."""
+        Each round keeps all axes at which the smaller model is not the cut one.
+        """
+        removal = self.removal()
+        small, record = self.small(removal)
+        for turn in range(ROUNDS):
+            found = self.faults(small, removal)
+            if not found:
+                break
+            self._give_way(removal, found, everywhere=turn == ROUNDS - 1)
+            small, record = self.small(removal)
+        stayed = explain(self.graph, self.knowledge, removal)
+        return Choice(removal, small, dataclasses.replace(record, stayed=stayed))
+
+    def _give_way(self, removal: Removal, found: list[Fault], everywhere: bool) -> None:
+        """Keep the axes at fault; all of them if that is not known, or `everywhere`."""
+        for fault in found:
+            removal.because(Reason(WHOLE, fault.op, fault.text))
+            for node, axis in removed_near(self.graph, removal, fault):
+                removal.pin(node, axis)
+        if everywhere or not removal.changed:
+            removal.because(Reason(WHOLE, found[0].op, found[0].text))
+            for node in self.graph.variables:
+                removal.pin(node)
+        self._settle(removal, self._around(removal))
+
+    def faults(self, small: nnx.Module, removal: Removal) -> list[Fault]:
+        """What is wrong with a smaller model."""
         try:
-            return difference(self.graph, trace(small, self.inputs), removal)
+            return faults(self.graph, trace(small, self.inputs), removal)
         except Exception as error:  # the model's own code may fix sizes and raise anything
-            return f"{type(error).__name__}: {error}"
+            return at_error(self.graph, removal, error)
 
 
 def shrink(model: Model, *example_inputs: Any) -> tuple[Model, Record]:
@@ -197,10 +263,9 @@ def shrink(model: Model, *example_inputs: Any) -> tuple[Model, Record]:
       ((4, 2), 2)
     """
     plan = Plan(fold(model), example_inputs)
-    removal, stayed = plan.choose()
-    small, record = plan.small(removal)
+    _, small, record = plan.choose()
     check_outputs(plan, plan.model, small)
-    return small, dataclasses.replace(record, stayed=stayed)
+    return small, record
 
 
 def check_outputs(plan: Plan, expected: nnx.Module, small: nnx.Module) -> None:
@@ -216,26 +281,3 @@ def check_outputs(plan: Plan, expected: nnx.Module, small: nnx.Module) -> None:
             f"the smaller model's outputs are off by {apart:.1e} of the largest, more than "
             f"{allowed:.1e}; keep the folded model, and please report the model"
         )
-
-
-def _without_faults(plan: Plan, removal: Removal) -> tuple[Removal, dict[str, str]]:
-    """Keep the axes that alone make the smaller model fail; all of them if that is not enough."""
-    groups: dict[Axis, list[Axis]] = {}
-    for node in plan.graph.variables:
-        for axis in range(len(node.shape)):
-            if removal.removed(node, axis).any():
-                groups.setdefault(removal.root((node, axis)), []).append((node, axis))
-    faulty: list[Axis] = []
-    stayed: dict[str, str] = {}
-    for root in groups:
-        others = [axis for other, axes in groups.items() if other != root for axis in axes]
-        alone = plan.removal(others)
-        if fault := plan.fault(plan.small(alone)[0], alone):
-            faulty += groups[root]
-            stayed |= {node.path: fault for node, _ in groups[root]}
-    removal = plan.removal(faulty)
-    if fault := plan.fault(plan.small(removal)[0], removal):
-        every_axis = [axis for axes in groups.values() for axis in axes]
-        removal = plan.removal(every_axis)
-        stayed |= {node.path: fault for node, _ in every_axis}
-    return removal, stayed

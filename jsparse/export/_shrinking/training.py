@@ -92,10 +92,10 @@ def shrink_training(
     """
     _check(model, optimizer, example_inputs)
     plan = _plan(model, example_inputs)
-    removal, stayed = plan.choose()
+    removal, _, record = plan.choose()
     cuts, add, groups = plan.cutting(removal)
     if not cuts:
-        return model, optimizer, Record(stayed=stayed)
+        return model, optimizer, record
     expected = plan.model if not _loses(plan, removal) else _held(plan, removal)
     small = copied(model)
     paths = _by_path(nnx.state(small))
@@ -105,7 +105,7 @@ def shrink_training(
     settle_in_place(plain, example_inputs)
     check_outputs(plan, expected, plain)
     smaller = _smaller(optimizer, small, paths, cut)
-    return small, smaller, Record(cuts=cuts, attributes=attributes, stayed=stayed)
+    return small, smaller, Record(cuts=cuts, attributes=attributes, stayed=record.stayed)
 
 
 def _check(model: Any, optimizer: Any, inputs: tuple) -> None:

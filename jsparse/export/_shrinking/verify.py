@@ -1,5 +1,6 @@
 """Whether the smaller model computes the same: operation by operation, then by its outputs."""
 
+import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,53 +11,99 @@ import numpy as np
 from flax import nnx
 
 from jsparse._pure import evaluated
-from jsparse.export._shrinking.graph import Graph, Node, Op, call
+from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.liveness import Removal
+from jsparse.export._shrinking.tracing import call
 
 SIZES = {"new_sizes", "shape", "slice_sizes"}  # follow from the shapes of inputs and outputs
 OTHER = {"ft_in", "ft_out", "jaxpr", "sharding", "out_sharding", "linear", "_split_transpose"}
+OTHER |= {"cond_jaxpr", "body_jaxpr", "branches"}  # walked through
 
 
-def difference(old: Graph, new: Graph, removal: Removal) -> str:
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """Where a smaller computation is not the cut one.
+
+    Attributes:
+      text: what is wrong.
+      op: of the full-size computation at which it shows; none if it ends otherwise.
+      nodes: of that computation in which something was removed that may not go.
+    """
+
+    text: str
+    op: Op | None = None
+    nodes: tuple[Node, ...] = ()
+
+
+def faults(old: Graph, new: Graph, removal: Removal) -> list[Fault]:
     """How two computations differ beyond the cut itself; empty if they do not.
 
     Each operation of the new one must be that of the old one, on the cut inputs and with the same
     constants: then its outputs are those of the old one, cut. A division by the number of features,
-    or a slice at a fixed position, is found here.
+    or a slice at a fixed position, is found here. All faults are found that do not change which
+    operations follow.
     """
     pairs: dict[Node, Node] = {}
+    found = []
     for a, b in zip(old.variables + old.inputs, new.variables + new.inputs, strict=True):
         pairs[a] = b
         if b.shape != removal.kept_shape(a):
-            return f"{a.path} has shape {b.shape}, not {removal.kept_shape(a)}"
-    found = _walk(old.ops, new.ops, pairs, removal)
-    ends = zip(old.outputs, new.outputs, strict=True)
-    return found or ("outputs differ" if any(_apart(a, b, pairs, removal) for a, b in ends) else "")
+            text = f"{a.path} has shape {b.shape}, not {removal.kept_shape(a)}"
+            found.append(Fault(text, None, (a,)))
+    found += _walk(old.ops, new.ops, pairs, removal)
+    if len(old.outputs) != len(new.outputs):
+        return [*found, Fault("it has other outputs", None, tuple(old.outputs))]
+    for a, b in zip(old.outputs, new.outputs, strict=True):
+        if _apart(a, b, pairs, removal):
+            found.append(Fault("an output is another value", None, (a,)))
+    return found
 
 
-def _walk(old: Iterable[Op], new: Iterable[Op], pairs: dict[Node, Node], removal: Removal) -> str:
-    old, new = list(old), list(new)
-    if [op.name for op in old] != [op.name for op in new]:
-        return "other operations"
-    for a, b in zip(old, new, strict=True):
-        if len(a.inputs) != len(b.inputs) or any(
-            _apart(x, y, pairs, removal) for x, y in zip(a.inputs, b.inputs, strict=True)
-        ):
-            return f"{a.name} reads other values"
-        if a.body is not None and b.body is not None:
-            pairs.update(zip(a.body.inputs, b.body.inputs, strict=True))
-            inner = _walk(a.body.ops, b.body.ops, pairs, removal)
-            ends = zip(a.body.outputs, b.body.outputs, strict=True)
-            if inner or any(_apart(x, y, pairs, removal) for x, y in ends):
-                return inner or "a scan returns other values"
-        for name, value in _expected(a, removal).items():
-            if not _equal(value, b.params.get(name)):
-                return f"{a.name}: {name} is {b.params.get(name)}, not {value}"
+def _walk(
+    old: Sequence[Op], new: Sequence[Op], pairs: dict[Node, Node], removal: Removal
+) -> list[Fault]:
+    found: list[Fault] = []
+    for a, b in zip(old, new, strict=False):
+        if a.name != b.name or len(a.inputs) != len(b.inputs):
+            text = f"`{b.name}` is called in its place"
+            return [*found, Fault(text, a, (*a.inputs, *a.outputs))]
         for x, y in zip(a.outputs, b.outputs, strict=True):
             pairs[x] = y
-            if y.shape != removal.kept_shape(x):
-                return f"{a.name}: a shape of {y.shape}, not {removal.kept_shape(x)}"
-    return ""
+        found += _changed(a, b, pairs, removal)
+        for one, other in zip(a.bodies, b.bodies, strict=True):
+            pairs.update(zip(one.inputs, other.inputs, strict=True))
+            found += _walk(one.ops, other.ops, pairs, removal)
+            for x, y in zip(one.outputs, other.outputs, strict=True):
+                if _apart(x, y, pairs, removal):
+                    found.append(Fault("it returns another value", a, (x,)))
+    if len(old) != len(new):
+        rest = old[len(new) :]
+        nodes = tuple(node for op in rest[:1] for node in op.inputs)
+        found.append(Fault("it has more or fewer operations", rest[0] if rest else None, nodes))
+    return found
+
+
+def _changed(a: Op, b: Op, pairs: dict[Node, Node], removal: Removal) -> list[Fault]:
+    """The faults at one operation."""
+    found = []
+    for x, y in zip(a.inputs, b.inputs, strict=True):
+        if _apart(x, y, pairs, removal):
+            found.append(Fault(_other_value(x, y), a, tuple(n for n in a.inputs if n is not x)))
+    for name, value in _expected(a, removal).items():
+        if not _equal(value, b.params.get(name)):
+            text = f"its {name} should become {value}, the code has {b.params.get(name)}"
+            found.append(Fault(text, a, tuple(a.inputs)))
+    for x, y in zip(a.outputs, b.outputs, strict=True):
+        if y.shape != removal.kept_shape(x):
+            text = f"its result should become {removal.kept_shape(x)}, the code gives {y.shape}"
+            found.append(Fault(text, a, (x,)))
+    return found
+
+
+def _other_value(x: Node, y: Node) -> str:
+    if x.value is not None and y.value is not None and x.value.size == y.value.size == 1:
+        return f"its constant {x.value.item()} would become {y.value.item()}"
+    return "it would read another value"
 
 
 def _apart(a: Node, b: Node, pairs: dict[Node, Node], removal: Removal) -> bool:
