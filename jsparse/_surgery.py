@@ -92,7 +92,10 @@ def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
 def copied(model: Model) -> Model:
     """A copy that shares no variables and no buffers, so either of the two can be donated."""
     copy = nnx.clone(model)
-    own = lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) else leaf
+    # not `leaf.copy()`, which compiles a program for each shape
+    own = lambda leaf: (
+        jax.device_put(leaf, may_alias=False) if isinstance(leaf, jax.Array) else leaf
+    )
     nnx.update(copy, jax.tree.map(own, nnx.state(copy)))
     return copy
 

@@ -20,7 +20,7 @@ from jsparse.export._shrinking.liveness import (
     Reason,
     Removal,
 )
-from jsparse.export._shrinking.operations import PRODUCTS, touched
+from jsparse.export._shrinking.operations import NEUTRAL, PRODUCTS, touched
 from jsparse.export._shrinking.products import along, shape_of
 from jsparse.export._shrinking.source import frames, place, raised, told
 from jsparse.export._shrinking.verify import Fault
@@ -94,7 +94,7 @@ def explain(graph: Graph, knowledge: Knowledge, removal: Removal) -> dict[str, s
 
 def _say(reason: Reason) -> str:
     if reason.op is None:
-        return f"the weight {reason.text}"
+        return reason.text
     return f"`{reason.op.name}` at {place(reason.op)} {reason.text}"
 
 
@@ -147,6 +147,8 @@ class _Ways:
             op = waiting.pop(min(waiting))
             if op.name in PRODUCTS:
                 return Reason(WHOLE, op, CONSTANT)
+            if op.name in NEUTRAL and self._changes_nothing(op, marks[op.inputs[0]]):
+                continue
             given = [marks.get(n, np.zeros(n.shape, bool)) for n in op.inputs]
             made = None if op.bodies else touched(op, given)
             if made is None:
@@ -159,3 +161,7 @@ class _Ways:
                 if mask.any():
                     waiting |= {self._order[o]: o for o in self._readers.get(out, [])}
         return None
+
+    def _changes_nothing(self, op: Op, marks: np.ndarray) -> bool:
+        known = self._knowledge.get(op.inputs[0])
+        return known is not None and bool((known.value[marks] == NEUTRAL[op.name]).all())

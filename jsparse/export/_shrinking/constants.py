@@ -8,6 +8,7 @@ known, and so are its bias, normalisation and activation.
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from jsparse.export._shrinking.graph import Body, Graph, Node, Op
@@ -15,9 +16,11 @@ from jsparse.export._shrinking.operations import (
     NEUTRAL,
     PRODUCTS,
     SCATTERS,
+    UPDATES,
     bind,
+    gathered,
     touched,
-    windows_of,
+    updated,
 )
 from jsparse.export._shrinking.products import first_along, shape_of
 
@@ -94,6 +97,8 @@ def _evaluate(op: Op, args: list[Known | None]) -> list[Known | None]:
         return [_gather(op, args[0])]
     if op.name == "dynamic_update_slice" or op.name in SCATTERS:
         return [_updated(op, args)]
+    if op.name in PRODUCTS and (zeros := _zeros(op, *args)) is not None:
+        return [_partly(np.zeros(op.outputs[0].shape, op.outputs[0].dtype), zeros)]
     unknown = _unknown(op, args)
     if unknown is None or all(u.all() for u in unknown):
         return nothing
@@ -150,6 +155,36 @@ def _unknown(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
     return touched(op, masks)
 
 
+def _zeros(op: Op, given: Known | None, weight: Known | None) -> np.ndarray | None:
+    """Where a product is unknown, if it is 0 elsewhere: [...]; None if that takes its values.
+
+    For the usual layer, whose inputs are unknown or not feature by feature: it is enough to look at
+    the features, without computing the product.
+    """
+    shape = shape_of(op)
+    if given is None or weight is None or weight.unknown.any() or op.extra:
+        return None
+    if len(shape.summed) != 1 or shape.batch:
+        return None
+    ((mine, theirs),) = shape.summed
+    rest = tuple(k for k in range(given.value.ndim) if k != mine)
+    if (given.unknown != first_along(given.unknown, rest)).any():
+        return None
+    unknown = first_along(given.unknown, rest).ravel()
+    known = ((given.value != 0) & ~given.unknown).any(axis=rest)
+    free = shape.free[1]
+    may = (weight.value != 0).any(axis=shape.pinned[1], keepdims=True)
+    may = may.transpose(theirs, *free, *shape.pinned[1]).reshape(len(unknown), -1)
+    reached = may[unknown].any(axis=0)
+    if (may[known].any(axis=0) & ~reached).any():
+        return None
+    out = op.outputs[0].shape
+    ends = [free[axis] for axis in free]
+    spread = reached.reshape([weight.value.shape[axis] for axis in free])
+    spread = spread.transpose(np.argsort(ends))
+    return np.broadcast_to(spread.reshape([n if k in ends else 1 for k, n in enumerate(out)]), out)
+
+
 def neutral(op: Op, node: Node, axis: int, knowledge: Knowledge) -> np.ndarray:
     """Positions of an axis that change nothing where it is reduced, as zeros do in a sum: [n]."""
     known = knowledge.get(node)
@@ -182,18 +217,13 @@ def _empty(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
 
 
 def _gather(op: Op, rows: Known | None) -> Known | None:
-    """Rows at unknown positions: what all rows have in common, such as columns of an embedding.
-
-    Only for whole rows: one axis is indexed, and every other axis is taken whole.
-    """
-    sizes, dims = op.params["slice_sizes"], op.params["dimension_numbers"]
-    taken = [axis for axis, n in enumerate(op.inputs[0].shape) if sizes[axis] != n]
-    if rows is None or tuple(dims.collapsed_slice_dims) != tuple(taken) or len(taken) != 1:
+    """Rows at unknown positions: what all rows have in common, such as columns of an embedding."""
+    if rows is None or 0 in rows.value.shape:
         return None
-    out = op.outputs[0].shape
-    spread = [n if axis in dims.offset_dims else 1 for axis, n in enumerate(out)]
-    row = _common(rows, taken[0])
-    return row and Known(*(np.broadcast_to(part.reshape(spread), out) for part in row))
+    rest, onto = gathered(op)
+    first = first_along(rows.value, rest)
+    differ = (rows.unknown | (rows.value != first)).any(axis=rest, keepdims=True)
+    return _partly(onto(first), onto(differ))
 
 
 def _updated(op: Op, args: list[Known | None]) -> Known | None:
@@ -202,24 +232,32 @@ def _updated(op: Op, args: list[Known | None]) -> Known | None:
     Along axes that the updates take whole, a position is known if all updates there leave it as it
     is: zeros that are added, or the same values.
     """
-    whole, update = args[0], args[1 if op.name == "dynamic_update_slice" else 2]
+    whole, update = args[0], args[UPDATES[op.name]]
     if whole is None or update is None:
         return None
-    windows = windows_of(op)
-    sizes = op.inputs[0].shape
-    lanes = [a for a, to in windows.items() if sizes[a] == update.value.shape[to]]
-    rest = tuple(k for k in range(update.value.ndim) if k not in [windows[a] for a in lanes])
+    if op.name in SCATTERS and (at := args[1]) is not None and not at.unknown.any():
+        return _scattered(op, whole, at.value, update)
     if update.value.size == 0:
         return whole
+    rest, onto = updated(op)
     first = first_along(update.value, rest)
     varies = (update.unknown | (update.value != first)).any(axis=rest, keepdims=True)
-    spread = [sizes[axis] if axis in lanes else 1 for axis in range(len(sizes))]
-    order = [windows[axis] for axis in lanes]
-    flat = lambda part: part.transpose(*order, *rest).reshape(spread)
-    given, varies = flat(first), flat(varies)
     idle = {"scatter-add": 0, "scatter-sub": 0, "scatter-mul": 1}.get(op.name)
-    same = given == (whole.value if idle is None else idle)
-    return _partly(whole.value, whole.unknown | varies | ~same)
+    same = onto(first) == (whole.value if idle is None else idle)
+    return _partly(whole.value, whole.unknown | onto(varies) | ~same)
+
+
+def _scattered(op: Op, whole: Known, places: np.ndarray, update: Known) -> Known | None:
+    """The same at known places: unknown is what an unknown element is put or added to."""
+    touched = jax.lax.scatter_add(
+        whole.unknown.astype(np.float32),
+        places,
+        update.unknown.astype(np.float32),
+        op.params["dimension_numbers"],
+        mode=op.params["mode"],
+    )
+    (made,) = bind(op, whole.value, places, update.value)
+    return _partly(made, np.asarray(touched) > 0)
 
 
 def _bodies(

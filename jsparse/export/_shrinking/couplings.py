@@ -9,14 +9,13 @@ from jsparse.export._shrinking.operations import (
     CUMULATIVE,
     ELEMENTWISE,
     REDUCTIONS,
-    SCATTERS,
+    UPDATES,
+    lanes_of,
+    whole_axes_of,
     windows_of,
 )
 
 WINDOWS = {"reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window"}
-
-UPDATES = dict.fromkeys(SCATTERS, 2) | {"dynamic_update_slice": 1}
-"""Which input holds the updates."""
 
 
 def tie(op: Op, removal: Removal, knowledge: Knowledge) -> None:
@@ -46,6 +45,12 @@ def tie(op: Op, removal: Removal, knowledge: Knowledge) -> None:
             _windowed(op, removal)
         case "rev":
             _reverse(op, removal)
+        case "stack":
+            along = op.params["axis"]
+            for axis in range(len(op.inputs[0].shape)):
+                to = axis + (axis >= along)
+                removal.tie([(op.outputs[0], to)], *([(node, axis)] for node in op.inputs))
+            removal.pin(op.outputs[0], along)
         case "tile":
             _tile(op, removal)
         case "iota":
@@ -66,6 +71,10 @@ def _in_lanes(op: Op, removal: Removal, knowledge: Knowledge) -> None:
         nodes = [*op.inputs, *op.outputs]
         axes = [axis for axis in range(len(nodes[0].shape)) if axis != along]
         groups = [[(node, axis) for node in nodes] for axis in axes]
+    elif op.name == "gather":  # axes that are taken whole, as the columns of an embedding
+        node, indices, out = *op.inputs, op.outputs[0]
+        groups = [[(node, axis), (out, to)] for axis, to in whole_axes_of(op)]
+        groups += [[(node, a), (indices, b), (out, c)] for a, b, c in lanes_of(op)]
     else:
         pairs = _same_axes(op) if op.inputs else []
         groups = [[(op.inputs[0], a), *((out, to) for out in op.outputs)] for a, to in pairs]
@@ -118,11 +127,6 @@ def _same_axes(op: Op) -> list[tuple[int, int]]:
             sizes = [params[k] for k in ("window_dimensions", "window_strides", "base_dilation")]
             plain = [all(s[a] == 1 for s in sizes) and not any(params["padding"][a]) for a in axes]
             return [(a, a) for a in axes if plain[a]]
-        case "gather":  # axes that are taken whole, as the columns of an embedding
-            dims = params["dimension_numbers"]
-            dropped = {*dims.collapsed_slice_dims, *getattr(dims, "operand_batching_dims", ())}
-            taken = zip((a for a in axes if a not in dropped), dims.offset_dims, strict=True)
-            return [(a, to) for a, to in taken if params["slice_sizes"][a] == node.shape[a]]
     return []
 
 
@@ -216,8 +220,9 @@ def _reverse(op: Op, removal: Removal) -> None:
     node, out = op.inputs[0], op.outputs[0]
     for axis in range(len(node.shape)):
         if axis in op.params["dimensions"]:
-            removal.narrow(out, axis, removal.removed(node, axis)[::-1])
-            removal.narrow(node, axis, removal.removed(out, axis)[::-1])
+            for a, b in ((node, out), (out, node)):
+                why = removal.numbers(a, axis)[::-1]
+                removal.narrow(b, axis, removal.removed(a, axis)[::-1], why)
         else:
             removal.tie([(node, axis)], [(out, axis)])
 
@@ -227,8 +232,10 @@ def _tile(op: Op, removal: Removal) -> None:
     node, out = op.inputs[0], op.outputs[0]
     for axis, count in enumerate(op.params["reps"]):
         copies = removal.removed(out, axis).reshape(count, -1)
-        removal.narrow(node, axis, np.asarray(copies.all(axis=0)))
-        removal.narrow(out, axis, np.tile(removal.removed(node, axis), count))
+        why = removal.numbers(out, axis).reshape(count, -1).max(axis=0)
+        removal.narrow(node, axis, np.asarray(copies.all(axis=0)), why)
+        why = np.tile(removal.numbers(node, axis), count)
+        removal.narrow(out, axis, np.tile(removal.removed(node, axis), count), why)
 
 
 def _bodies(op: Op, removal: Removal) -> None:

@@ -5,7 +5,7 @@ lists of their own. What the outputs do not depend on is left out.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -104,12 +104,21 @@ class Body:
 
 @dataclasses.dataclass(eq=False)
 class Graph:
-    """What a model computes from its variables and inputs."""
+    """What a model computes from its variables and inputs.
+
+    Attributes:
+      ops: in order.
+      variables: by path.
+      inputs: the arrays among the inputs of the call.
+      outputs: of the call.
+      run: computes the outputs.
+    """
 
     ops: list[Op]
     variables: list[Node]
     inputs: list[Node]
     outputs: list[Node]
+    run: Callable[[], list[Any]]
 
     def nodes(self) -> list[Node]:
         """Every node once: variables, inputs, then in the order in which they are made."""

@@ -75,7 +75,7 @@ class Removal:
 
     def why(self, node: Node, axis: int) -> list[Reason]:
         """Why each position of an axis was un-marked: [n]; only of those that are kept."""
-        return [self._reasons[n] for n in self._whys(node, axis)]
+        return [self._reasons[n] for n in self.numbers(node, axis)]
 
     def narrow(
         self, node: Node, axis: int, mask: np.ndarray, why: np.ndarray | None = None
@@ -87,9 +87,10 @@ class Removal:
             self._removed[node][axis] = old & mask
             self.changed.add(node)
             now = len(self._reasons) - 1
-            self._whys(node, axis)[gone] = now if why is None else np.where(why, why, now)[gone]
+            self.numbers(node, axis)[gone] = now if why is None else np.where(why, why, now)[gone]
 
-    def _whys(self, node: Node, axis: int) -> np.ndarray:
+    def numbers(self, node: Node, axis: int) -> np.ndarray:
+        """The number of the reason of each position of an axis, 0 for none: [n]."""
         if (node, axis) not in self._why:
             self._why[node, axis] = np.zeros(node.shape[axis], np.int32)
         return self._why[node, axis]
@@ -144,9 +145,9 @@ class Removal:
         mask = np.ones(node.shape[axis], bool)
         mask[span] = self.removed(*part)
         why = np.zeros(node.shape[axis], np.int32)
-        why[span] = self._whys(*part)
+        why[span] = self.numbers(*part)
         self.narrow(node, axis, mask, why)
-        self.narrow(*part, self.removed(node, axis)[span], self._whys(node, axis)[span])
+        self.narrow(*part, self.removed(node, axis)[span], self.numbers(node, axis)[span])
 
     def tie_all(self, a: Node, b: Node) -> None:
         """Tie each axis of a node to that of another of the same shape."""
@@ -159,7 +160,7 @@ class Removal:
         for k, (node, axis) in enumerate(side):
             spread = [1] * len(side)
             spread[k] = -1
-            grid = np.maximum(grid, self._whys(node, axis).reshape(spread))
+            grid = np.maximum(grid, self.numbers(node, axis).reshape(spread))
         return grid
 
     def _grid(self, side: Sequence[Axis]) -> np.ndarray:

@@ -5,7 +5,7 @@ that it ties.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,20 +20,26 @@ ELEMENTWISE = {
     "gt", "ge", "and", "or", "not", "xor", "select_n", "convert_element_type", "stop_gradient",
     "copy", "copy_p", "clamp", "nextafter", "reduce_precision", "add_any", "pvary", "real", "imag",
     "sharding_constraint", "reshard", "name", "shift_left", "lgamma", "digamma",
+    "conj", "complex", "clz", "population_count", "shift_right_arithmetic", "mulhi",
+    "shift_right_logical", "eq_to", "le_to", "lt_to", "igamma", "igammac", "bessel_i0e",
+    "bessel_i1e", "polygamma",
 }  # fmt: skip
 STRUCTURAL = {
     "reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice", "rev", "split",
-    "concatenate", "unstack", "layout_constraint", "tile", "optimization_barrier",
+    "concatenate", "unstack", "layout_constraint", "tile", "stack",
+    "optimization_barrier",
 }  # fmt: skip
 REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
 REDUCTIONS |= {"argmax", "argmin"}
 # the most common ones by NumPy: compiling each for each shape takes longer than all the rest
 NUMPY = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
 NUMPY |= {"max": np.maximum, "min": np.minimum, "neg": np.negative, "sqrt": np.sqrt}
+NUMPY |= {"rsqrt": lambda v: 1 / np.sqrt(v), "exp": np.exp, "tanh": np.tanh, "abs": np.abs}
 NEUTRAL = {"reduce_sum": 0, "reduce_or": 0, "reduce_prod": 1, "reduce_and": 1}
 CUMULATIVE = {"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"}
 WINDOWS = {"reduce_window_sum", "reduce_window_max"}
 SCATTERS = {"scatter", "scatter-add", "scatter-sub", "scatter-mul", "scatter-min", "scatter-max"}
+UPDATES = dict.fromkeys(SCATTERS, 2) | {"dynamic_update_slice": 1}  # which input holds the updates
 PRODUCTS = {"dot_general", "conv_general_dilated"}
 
 
@@ -58,6 +64,8 @@ def rearrange(op: Op, *values: np.ndarray) -> list[np.ndarray]:
             return list(values)
         case "tile":
             return [np.tile(value, params["reps"])]
+        case "stack":
+            return [np.stack(values, axis=params["axis"])]
         case "concatenate":
             return [np.concatenate(values, axis=params["dimension"])]
         case "unstack":
@@ -108,6 +116,12 @@ def touched(op: Op, masks: Sequence[np.ndarray]) -> list[np.ndarray] | None:
         along = op.params.get("dimension", op.params.get("axis", -1))
         lanes = functools.reduce(np.logical_or, masks).any(axis=along, keepdims=True)
         return [np.broadcast_to(lanes, node.shape) for node in op.outputs]
+    if op.name == "gather":
+        rest, onto = gathered(op)
+        return [onto(masks[0].any(axis=rest, keepdims=True))]
+    if op.name in UPDATES:
+        rest, onto = updated(op)
+        return [masks[0] | onto(masks[UPDATES[op.name]].any(axis=rest, keepdims=True))]
     return None
 
 
@@ -119,3 +133,51 @@ def windows_of(op: Op) -> dict[int, int]:
     gone = {*dims.inserted_window_dims, *getattr(dims, "operand_batching_dims", ())}
     axes = [axis for axis in range(len(op.inputs[0].shape)) if axis not in gone]
     return dict(zip(axes, dims.update_window_dims, strict=True))
+
+
+def lanes_of(op: Op) -> list[tuple[int, int, int]]:
+    """Triples of axes of a gather: of the array, of its indices and of the output, [n] each."""
+    dims = op.params["dimension_numbers"]
+    batch = [a for a in range(len(op.outputs[0].shape)) if a not in dims.offset_dims]
+    pairs = zip(
+        getattr(dims, "operand_batching_dims", ()),
+        getattr(dims, "start_indices_batching_dims", ()),
+        strict=True,
+    )
+    return [(axis, along, batch[along]) for axis, along in pairs]
+
+
+def whole_axes_of(op: Op) -> list[tuple[int, int]]:
+    """Axes of an array that a gather takes whole, and those of the output."""
+    dims, sizes = op.params["dimension_numbers"], op.params["slice_sizes"]
+    dropped = {*dims.collapsed_slice_dims, *getattr(dims, "operand_batching_dims", ())}
+    shape = op.inputs[0].shape
+    taken = zip((a for a in range(len(shape)) if a not in dropped), dims.offset_dims, strict=True)
+    return [(axis, to) for axis, to in taken if sizes[axis] == shape[axis]]
+
+
+Onto = Callable[[np.ndarray], np.ndarray]
+
+
+def gathered(op: Op) -> tuple[tuple[int, ...], Onto]:
+    """The axes of an array along which a gather takes anything, and what spreads the rest of it.
+
+    Returns:
+      (axes, function from the array, of length 1 along these axes, to the output).
+    """
+    kept = whole_axes_of(op) + [(axis, to) for axis, _, to in lanes_of(op)]
+    order = [axis for axis, _ in sorted(kept, key=lambda pair: pair[1])]
+    rest = tuple(a for a in range(len(op.inputs[0].shape)) if a not in order)
+    out, ends = op.outputs[0].shape, [to for _, to in kept]
+    spread = [n if to in ends else 1 for to, n in enumerate(out)]
+    return rest, lambda part: np.broadcast_to(part.transpose(*order, *rest).reshape(spread), out)
+
+
+def updated(op: Op) -> tuple[tuple[int, ...], Onto]:
+    """The same for updates: their axes that lie anywhere, and what spreads them on the array."""
+    whole, update = op.inputs[0].shape, op.inputs[UPDATES[op.name]].shape
+    order = [to for axis, to in windows_of(op).items() if whole[axis] == update[to]]
+    axes = [axis for axis, to in windows_of(op).items() if whole[axis] == update[to]]
+    rest = tuple(k for k in range(len(update)) if k not in order)
+    spread = [n if axis in axes else 1 for axis, n in enumerate(whole)]
+    return rest, lambda part: part.transpose(*order, *rest).reshape(spread)

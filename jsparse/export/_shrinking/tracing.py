@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 from jsparse._paths import named
 from jsparse._pure import evaluated, pure
@@ -16,7 +16,7 @@ from jsparse.export._shrinking.graph import Body, Graph, Node, Op
 
 OPENED = {
     "pjit", "jit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call",
-    "custom_vjp_call", "custom_vjp_call_jaxpr",
+    "custom_vjp_call", "custom_vjp_call_jaxpr", "composite",
 }  # fmt: skip
 STATES = tuple(
     getattr(nnx, name)
@@ -85,7 +85,15 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
     given = [Node(tuple(leaf.shape), leaf.dtype) for leaf in arrays]
     ops: list[Op] = []
     outputs = _inline(closed.jaxpr, closed.consts, [*nodes, *given], ops, ())[:made]
-    return Graph(_needed(ops, outputs), nodes, given, outputs)
+    values = [*(variables[path] for path in paths), *arrays]
+    return Graph(_needed(ops, outputs), nodes, given, outputs, lambda: _run(closed, values, made))
+
+
+def _run(closed: ClosedJaxpr, values: list[Any], count: int) -> list[Any]:
+    """The first outputs of a program that runs once."""
+    program = jax.jit(lambda *given: jaxpr_as_fun(closed)(*given)[:count]).lower(*values)
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return program.compile(quick)(*values)
 
 
 def _fixed(kind: type, unwritten: bool) -> bool:

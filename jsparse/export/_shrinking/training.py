@@ -28,6 +28,7 @@ from jsparse.export._shrinking.liveness import Removal
 from jsparse.export._shrinking.products import shape_of
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.shrink import Plan, check_outputs
+from jsparse.export._shrinking.tracing import trace
 from jsparse.optim._optimizer import arrays_of
 from jsparse.rules._remaining import removable, whole_axes
 
@@ -92,18 +93,19 @@ def shrink_training(
     """
     _check(model, optimizer, example_inputs)
     plan = _plan(model, example_inputs)
-    removal, _, record = plan.choose()
+    removal, _, _, record = plan.choose()
     cuts, add, groups = plan.cutting(removal)
     if not cuts:
         return model, optimizer, record
-    expected = plan.model if not _loses(plan, removal) else _held(plan, removal)
+    lost = _loses(plan, removal)
+    expected = trace(_held(plan, removal), example_inputs) if lost else plan.graph
     small = copied(model)
     paths = _by_path(nnx.state(small))
     cut = cut_in_place(small, cuts, add)
     attributes = mend_in_place(small, groups)
     plain = _folded(small)
     settle_in_place(plain, example_inputs)
-    check_outputs(plan, expected, plain)
+    check_outputs(expected, trace(plain, example_inputs))
     smaller = _smaller(optimizer, small, paths, cut)
     return small, smaller, Record(cuts=cuts, attributes=attributes, stayed=record.stayed)
 

@@ -8,12 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from jsparse._pure import evaluated
 from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.liveness import Removal
-from jsparse.export._shrinking.tracing import call
 
 SIZES = {"new_sizes", "shape", "slice_sizes"}  # follow from the shapes of inputs and outputs
 OTHER = {"ft_in", "ft_out", "jaxpr", "sharding", "out_sharding", "linear", "_split_transpose"}
@@ -52,10 +49,10 @@ def faults(old: Graph, new: Graph, removal: Removal) -> list[Fault]:
             found.append(Fault(text, None, (a,)))
     found += _walk(old.ops, new.ops, pairs, removal)
     if len(old.outputs) != len(new.outputs):
-        return [*found, Fault("it has other outputs", None, tuple(old.outputs))]
+        return [*found, Fault("the smaller model has other outputs", None, tuple(old.outputs))]
     for a, b in zip(old.outputs, new.outputs, strict=True):
         if _apart(a, b, pairs, removal):
-            found.append(Fault("an output is another value", None, (a,)))
+            found.append(Fault("an output of the smaller model is another value", None, (a,)))
     return found
 
 
@@ -79,7 +76,7 @@ def _walk(
     if len(old) != len(new):
         rest = old[len(new) :]
         nodes = tuple(node for op in rest[:1] for node in op.inputs)
-        found.append(Fault("it has more or fewer operations", rest[0] if rest else None, nodes))
+        found.append(Fault("fewer operations follow", rest[0] if rest else None, nodes))
     return found
 
 
@@ -148,16 +145,6 @@ def _expected(op: Op, removal: Removal) -> dict[str, Any]:
     elif op.extra:
         expected["feature_group_count"] = removal.kept_shape(op.extra[0])[0]
     return expected
-
-
-def largest_difference(old: nnx.Module, new: nnx.Module, inputs: tuple) -> float:
-    """How far the outputs are apart in eval mode, as a share of the largest output."""
-    results = []
-    for model in (old, new):
-        run, variables, arrays = call(evaluated(model), inputs)
-        output = jax.jit(lambda *given, run=run: run(*given)[0])
-        results.append(jax.tree.leaves(output(variables, arrays)))
-    return apart(*results)
 
 
 def apart(expected: Sequence[Any], found: Sequence[Any]) -> float:
