@@ -44,6 +44,36 @@ def removed_near(graph: Graph, removal: Removal, fault: Fault) -> list[Axis]:
     return []
 
 
+class Groups:
+    """Arrays that lose positions together: their lengths, and the variables among them."""
+
+    def __init__(self, graph: Graph, removal: Removal):
+        self._removal = removal
+        self._next: dict[Node, set[Node]] = {}
+        for op in every(graph.ops):
+            inner = [node for body in op.bodies for node in (*body.inputs, *body.outputs)]
+            near = [n for n in (*op.inputs, *op.outputs, *inner) if _removed_axes(removal, n)]
+            for node in near:
+                self._next.setdefault(node, set()).update(near)
+        self._found: dict[Node, tuple[set[int], set[str]]] = {}
+
+    def around(self, node: Node) -> tuple[set[int], set[str]]:
+        """The lengths and the paths of variables of the group of a node."""
+        if node not in self._found:
+            found: tuple[set[int], set[str]] = (set(), set())
+            waiting = [node]
+            self._found[node] = found
+            while waiting:
+                one = waiting.pop()
+                found[0].update(n.shape[axis] for n, axis in _removed_axes(self._removal, one))
+                found[1].update([one.path] if one.path else [])
+                for other in self._next.get(one, ()):
+                    if other not in self._found:
+                        self._found[other] = found
+                        waiting.append(other)
+        return self._found[node]
+
+
 def _removed_axes(removal: Removal, node: Node) -> list[Axis]:
     axes = range(len(node.shape))
     return [(node, axis) for axis in axes if removal.removed(node, axis).any()]

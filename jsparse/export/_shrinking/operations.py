@@ -114,14 +114,15 @@ def touched(op: Op, masks: Sequence[np.ndarray]) -> list[np.ndarray] | None:
         return [np.flip(mask, along) if back else mask]
     if op.name in ("sort", "top_k"):
         along = op.params.get("dimension", op.params.get("axis", -1))
-        lanes = functools.reduce(np.logical_or, masks).any(axis=along, keepdims=True)
+        lanes = np.asarray(functools.reduce(np.logical_or, masks).any(axis=along, keepdims=True))
         return [np.broadcast_to(lanes, node.shape) for node in op.outputs]
     if op.name == "gather":
         rest, onto = gathered(op)
-        return [onto(masks[0].any(axis=rest, keepdims=True))]
+        return [onto(np.asarray(masks[0].any(axis=rest, keepdims=True)))]
     if op.name in UPDATES:
         rest, onto = updated(op)
-        return [masks[0] | onto(masks[UPDATES[op.name]].any(axis=rest, keepdims=True))]
+        update = masks[UPDATES[op.name]]
+        return [masks[0] | onto(np.asarray(update.any(axis=rest, keepdims=True)))]
     return None
 
 

@@ -92,7 +92,8 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
 def _run(closed: ClosedJaxpr, values: list[Any], count: int) -> list[Any]:
     """The first outputs of a program that runs once."""
     program = jax.jit(lambda *given: jaxpr_as_fun(closed)(*given)[:count]).lower(*values)
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    cpu = jax.default_backend() == "cpu"
+    quick: dict[str, str | bool] = {"xla_backend_optimization_level": "0"} if cpu else {}
     return program.compile(quick)(*values)
 
 
