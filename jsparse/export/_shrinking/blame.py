@@ -5,7 +5,7 @@
 3. A dead unit that a product needs is followed to the operation that mixes it with other values.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -97,10 +97,15 @@ def at_error(graph: Graph, removal: Removal, error: Exception) -> list[Fault]:
     return [Fault(f"{text} at {told(lines)}")]
 
 
-def explain(graph: Graph, knowledge: Knowledge, removal: Removal) -> dict[str, str]:
-    """Why weights with dead units were not cut there, by path."""
+def explain(
+    graph: Graph, knowledge: Knowledge, removal: Removal, foldable: Mapping[Op, np.ndarray]
+) -> dict[str, str]:
+    """Why weights with dead units were not cut there, by path.
+
+    `foldable`: positions that may be removed as constants, by product: [n], or [].
+    """
     texts: dict[str, dict[str, None]] = {}
-    ways = _Ways(graph, knowledge)
+    ways = _Ways(graph, knowledge, foldable)
     for op in every(graph.ops):
         if op.name not in PRODUCTS:
             continue
@@ -148,8 +153,9 @@ def _dead(op: Op, knowledge: Knowledge) -> Iterator[tuple[int, Node, int, np.nda
 class _Ways:
     """Which nodes lead to which, back to variables and on to readers."""
 
-    def __init__(self, graph: Graph, knowledge: Knowledge):
+    def __init__(self, graph: Graph, knowledge: Knowledge, foldable: Mapping[Op, np.ndarray]):
         ops = every(graph.ops)
+        self._foldable = foldable
         self._knowledge, self._readers = knowledge, readers_in(ops)
         self._order = {op: n for n, op in enumerate(ops)}
         self._before: dict[Node, list[Node]] = {}
@@ -176,6 +182,8 @@ class _Ways:
         while waiting:
             op = waiting.pop(min(waiting))
             if op.name in PRODUCTS:
+                if self._folds(op, marks):
+                    continue
                 return Reason(WHOLE, op, CONSTANT)
             if op.name in NEUTRAL and self._changes_nothing(op, marks[op.inputs[0]]):
                 continue
@@ -195,3 +203,14 @@ class _Ways:
     def _changes_nothing(self, op: Op, marks: np.ndarray) -> bool:
         known = self._knowledge.get(op.inputs[0])
         return known is not None and bool((known.value[marks] == NEUTRAL[op.name]).all())
+
+    def _folds(self, op: Op, marks: Mapping[Node, np.ndarray]) -> bool:
+        """Whether a product passes all marked units of its inputs to a bias."""
+        taken = self._foldable.get(op, np.zeros((), bool))
+        for side, node in enumerate(op.inputs[:2]):
+            if taken.ndim and node in marks:
+                axis = shape_of(op).summed[0][side]
+                rest = tuple(k for k in range(len(node.shape)) if k != axis)
+                if (marks[node].any(axis=rest) & ~taken).any():
+                    return False
+        return bool(taken.ndim)

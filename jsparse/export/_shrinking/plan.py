@@ -201,7 +201,7 @@ class Plan:
                 break
             self._give_way(removal, found, everywhere=turn == ROUNDS - 1)
             small, record = self.small(removal)
-        stayed = explain(self.graph, self.knowledge, removal)
+        stayed = explain(self.graph, self.knowledge, removal, self.foldable)
         return Choice(removal, small, graph, dataclasses.replace(record, stayed=stayed))
 
     def _give_way(self, removal: Removal, found: list[Fault], everywhere: bool) -> None:

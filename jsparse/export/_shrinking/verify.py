@@ -62,7 +62,7 @@ def _walk(
     found: list[Fault] = []
     for a, b in zip(old, new, strict=False):
         if a.name != b.name or len(a.inputs) != len(b.inputs):
-            text = f"`{b.name}` is called in its place"
+            text = f"is not reached: the smaller model calls `{b.name}` in its place"
             return [*found, Fault(text, a, (*a.inputs, *a.outputs))]
         for x, y in zip(a.outputs, b.outputs, strict=True):
             pairs[x] = y
@@ -72,11 +72,12 @@ def _walk(
             found += _walk(one.ops, other.ops, pairs, removal)
             for x, y in zip(one.outputs, other.outputs, strict=True):
                 if _apart(x, y, pairs, removal):
-                    found.append(Fault("it returns another value", a, (x,)))
-    if len(old) != len(new):
-        rest = old[len(new) :]
-        nodes = tuple(node for op in rest[:1] for node in op.inputs)
-        found.append(Fault("fewer operations follow", rest[0] if rest else None, nodes))
+                    found.append(Fault("would return another value", a, (x,)))
+    if len(old) > len(new):
+        op = old[len(new)]
+        found.append(Fault("has no counterpart in the smaller model", op, tuple(op.inputs)))
+    elif len(old) < len(new):
+        found.append(Fault("the smaller model has more operations"))
     return found
 
 
@@ -88,19 +89,21 @@ def _changed(a: Op, b: Op, pairs: dict[Node, Node], removal: Removal) -> list[Fa
             found.append(Fault(_other_value(x, y), a, tuple(n for n in a.inputs if n is not x)))
     for name, value in _expected(a, removal).items():
         if not _equal(value, b.params.get(name)):
-            text = f"its {name} should become {value}, the code has {b.params.get(name)}"
+            text = f"has {name} {b.params.get(name)} in the code, where {value} would be right"
             found.append(Fault(text, a, tuple(a.inputs)))
     for x, y in zip(a.outputs, b.outputs, strict=True):
         if y.shape != removal.kept_shape(x):
-            text = f"its result should become {removal.kept_shape(x)}, the code gives {y.shape}"
+            text = (
+                f"gives shape {y.shape} by the code, where {removal.kept_shape(x)} would be right"
+            )
             found.append(Fault(text, a, (x,)))
     return found
 
 
 def _other_value(x: Node, y: Node) -> str:
     if x.value is not None and y.value is not None and x.value.size == y.value.size == 1:
-        return f"its constant {x.value.item()} would become {y.value.item()}"
-    return "it would read another value"
+        return f"reads the constant {x.value.item()}, which would become {y.value.item()}"
+    return "would read another value"
 
 
 def _apart(a: Node, b: Node, pairs: dict[Node, Node], removal: Removal) -> bool:
