@@ -1,5 +1,6 @@
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 import jsparse as js
 from jsparse.export import rebuild
-from tests.support.published_cases import MODELS, removed
+from tests.support.published_cases import MODELS, removed, row
 from tests.support.zoo_cases import outputs, prepared, shapes
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
@@ -35,3 +36,8 @@ def test_published_models_lose_their_dead_units(name: str) -> None:
     assert np.isfinite(wanted).all()
     np.testing.assert_allclose(outputs(small, fresh), wanted, rtol=1e-4, atol=1e-5)
     assert shapes(rebuild(model, record)) == shapes(small)
+
+
+def test_the_guide_lists_them() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "shrinking.md").read_text().splitlines()
+    assert [row(name) for name in MODELS if row(name) not in guide] == []

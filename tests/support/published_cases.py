@@ -30,6 +30,7 @@ class Published(NamedTuple):
       why: what `stayed` of the record says, by path.
       mend: see `shrink`.
       layout: whose it is, for the guide.
+      note: what stays, for the guide.
     """
 
     make: Callable[..., nnx.Module]
@@ -37,6 +38,7 @@ class Published(NamedTuple):
     dead: Mapping[str, list[tuple]]
     units: Mapping[tuple[str, int], int]
     layout: str
+    note: str = ""
     stayed: Mapping[tuple[str, int], int] = {}
     why: Mapping[str, str] = {}
     mend: Callable[[nnx.Module], Mapping[str, Any]] = lambda module: {}
@@ -79,7 +81,8 @@ MODELS = {
         {"leave/kernel": [([1, 5],)], "up/kernel": [last(0, 3, 7)]},
         {("up/kernel", 1): 3, ("enter/kernel", 1): 2},
         "Radford et al. 2019",
-        stayed={("enter/kernel", 1): 2},  # the values alone: three equal parts no more
+        "values alone: `split` makes three equal parts of one product",
+        stayed={("enter/kernel", 1): 2},
         why={"leave/kernel": r"2 of 8 .*`split` at .*published_sequences.py:\d+ fixes a size"},
     ),
     "Gemma": Published(
@@ -161,6 +164,7 @@ MODELS = {
         },
         {("up/kernel", 3): 3, ("squeeze/kernel", 1): 1},
         "Tan and Le 2019",
+        "a constant that the padding of the depthwise convolution turns into a frame",
         stayed={("up/kernel", 3): 1},
         why={"up/kernel": r"1 of 12 .*`conv_\w+` at .*published_images.py:\d+ reads it"},
     ),
@@ -222,3 +226,10 @@ def removed(
     """How many positions some axes of weights have lost, by path and axis."""
     old, new = shapes(before), shapes(after)
     return {(path, axis): old[path][axis] - new[path][axis] for path, axis in weights}
+
+
+def row(name: str) -> str:
+    """The line of a model in the guide."""
+    case = MODELS[name]
+    dead, left = sum(case.units.values()), sum(case.stayed.values())
+    return f"| {name} | {case.layout} | {dead - left} of {dead} | {case.note} |"

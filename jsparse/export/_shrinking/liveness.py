@@ -115,6 +115,10 @@ class Removal:
             x x x     x . x     x . x
             . . x     x x x     . . x
         """
+        if all(len(side) == 1 for side in sides):  # most often, with nothing to do
+            first, *others = (self._removed[side[0][0]][side[0][1]] for side in sides)
+            if all((first == other).all() for other in others):
+                return
         grids = [self._grid(side).ravel() for side in sides]
         both = np.logical_and.reduce(grids)
         if not any((grid & ~both).any() for grid in grids):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from jsparse._paths import named
 from jsparse._pure import evaluated, pure
@@ -71,7 +71,8 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
         output, after = run(given, arrays)
         return jax.tree.leaves(result(output, after)), after
 
-    closed = jax.make_jaxpr(traced)(variables, arrays)
+    program = jax.jit(traced).trace(variables, arrays)
+    closed = program.jaxpr
     paths = sorted(variables)  # as the leaves of a dict are
     made = len(closed.jaxpr.outvars) - len(paths)
     ends = zip(closed.jaxpr.invars, closed.jaxpr.outvars[made:], strict=False)
@@ -85,16 +86,14 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
     given = [Node(tuple(leaf.shape), leaf.dtype) for leaf in arrays]
     ops: list[Op] = []
     outputs = _inline(closed.jaxpr, closed.consts, [*nodes, *given], ops, ())[:made]
-    values = [*(variables[path] for path in paths), *arrays]
-    return Graph(_needed(ops, outputs), nodes, given, outputs, lambda: _run(closed, values, made))
+    outcome = lambda: _quick(program.lower())(variables, arrays)[0]
+    return Graph(_needed(ops, outputs), nodes, given, outputs, outcome)
 
 
-def _run(closed: ClosedJaxpr, values: list[Any], count: int) -> list[Any]:
-    """The first outputs of a program that runs once."""
-    program = jax.jit(lambda *given: jaxpr_as_fun(closed)(*given)[:count]).lower(*values)
+def _quick(program: Any) -> Callable[..., Any]:
+    """Compile a program that runs once."""
     cpu = jax.default_backend() == "cpu"
-    quick: dict[str, str | bool] = {"xla_backend_optimization_level": "0"} if cpu else {}
-    return program.compile(quick)(*values)
+    return program.compile({"xla_backend_optimization_level": "0"} if cpu else {})
 
 
 def _fixed(kind: type, unwritten: bool) -> bool:
