@@ -115,7 +115,9 @@ def explain(
                 continue
             made = node is op.outputs[0]
             reasons = [r for r, k in zip(removal.why(node, axis), kept, strict=True) if k]
-            reasons = [r for r in reasons if r.kind != ENDS and (made or r.kind != COUNTS)]
+            hidden = made and ways.leads_on(node)
+            shown = {WHOLE: True, COUNTS: made, ENDS: hidden}
+            reasons = [r for r in reasons if shown[r.kind] and (r.text or r.kind == COUNTS)]
             for reason in dict.fromkeys(reasons):
                 if reason.kind == COUNTS:
                     reason = ways.mixing(node, axis, kept)
@@ -174,6 +176,17 @@ class _Ways:
                     found[before] = None
                     waiting.append(before)
         return [one.path for one in found if one.path]
+
+    def leads_on(self, node: Node) -> bool:
+        """Whether another product reads what becomes of a node."""
+        found, waiting = {node}, [node]
+        while waiting:
+            for op in self._readers.get(waiting.pop(), ()):
+                if op.name in PRODUCTS or op.bodies:
+                    return True
+                waiting += [out for out in op.outputs if out not in found]
+                found.update(op.outputs)
+        return False
 
     def mixing(self, node: Node, axis: int, dead: np.ndarray) -> Reason | None:
         """The first operation at which dead units stop being constants, or are read as ones."""

@@ -108,7 +108,10 @@ class Plan:
                 removal.because(Reason(WHOLE, op, f"reads a constant array of shape {node.shape}"))
                 removal.pin(node)
         removal.because(Reason(ENDS))
-        for node in [*graph.inputs, *graph.outputs]:
+        for node in graph.inputs:
+            removal.pin(node)
+        removal.because(Reason(ENDS, None, "the model returns them"))
+        for node in graph.outputs:
             removal.pin(node)
         for node in graph.variables:
             for path, axis in self.fixed:
