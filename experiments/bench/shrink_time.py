@@ -1,9 +1,9 @@
 """What shrinking costs, against tracing and compiling the model itself.
 
-Claim: ResNet-50 and a transformer of 24 layers shrink in at most 3 times one trace and compile of
+Claim: ResNet-50 and a transformer of 24 layers shrink in about 3 times one trace and compile of
     the model, and the time grows linearly with depth.
 Command: python -m experiments.bench.shrink_time
-Minutes: 10 on two cores.
+Minutes: 2 on two cores.
 
 A quarter of the units of each layer inside a block is zero. Times are CPU seconds of the process,
 of all threads, so that other work on the machine does not count; each is the least of some runs in

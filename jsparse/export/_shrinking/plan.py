@@ -139,8 +139,8 @@ class Plan:
             for turn in (sorted(waiting, reverse=True), None):
                 for n in turn if turn is not None else sorted(waiting):
                     self._apply(waiting.pop(n), removal)
-                    more = self._around(removal)
-                    waiting |= {self._order[op]: op for op in more}
+                    if removal.changed:
+                        waiting.update((self._order[op], op) for op in self._around(removal))
 
     def _apply(self, op: Op, removal: Removal) -> None:
         if op.name in PRODUCTS:
@@ -224,11 +224,14 @@ class Plan:
     def _told(self, removal: Removal, found: list[Fault], axes: list[list[Axis]]) -> Iterator[str]:
         """Each fault with the attributes that may have caused it."""
         groups = Groups(self.graph, removal)
+        by_group: dict[int, list[str]] = {}
         for fault, near in zip(found, axes, strict=True):
             stored: dict[str, None] = {}
             for node, _ in near:
-                lengths, paths = groups.around(node)
-                stored |= dict.fromkeys(stored_as(self.model, paths, lengths))
+                lengths, paths = group = groups.around(node)
+                if id(group) not in by_group:
+                    by_group[id(group)] = stored_as(self.model, paths, lengths)
+                stored |= dict.fromkeys(by_group[id(group)])
             names = ", ".join(list(stored)[:5])
             yield f"{fault.text}; `mend` may set {names}" if names else fault.text
 
