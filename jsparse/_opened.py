@@ -6,7 +6,7 @@ from jax.extend.core import ClosedJaxpr
 
 WRAPPERS = {
     "pjit", "jit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call",
-    "custom_vjp_call", "custom_vjp_call_jaxpr",
+    "custom_vjp_call", "custom_vjp_call_jaxpr", "composite",
 }  # fmt: skip
 
 

@@ -93,8 +93,9 @@ def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
 def copied(model: Model) -> Model:
     """A copy that shares no variables and no buffers, so either of the two can be donated."""
     copy = nnx.clone(model)
-    traced = lambda leaf: isinstance(leaf, Tracer)  # a trace has no buffers to share
-    own = lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) and not traced(leaf) else leaf
+    # not `leaf.copy()`, which compiles a program for each shape; a trace has no buffers to share
+    real = lambda leaf: isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
+    own = lambda leaf: jax.device_put(leaf, may_alias=False) if real(leaf) else leaf
     nnx.update(copy, jax.tree.map(own, nnx.state(copy)))
     return copy
 

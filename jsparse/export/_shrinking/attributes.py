@@ -1,6 +1,6 @@
-"""The sizes that stock layers store as attributes, read from their parameters."""
+"""The sizes that layers store as attributes, read from their parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from flax import nnx
@@ -10,22 +10,90 @@ from jsparse._slots import walk_modules
 NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm)
 NORMS += (getattr(nnx, "InstanceNorm", nnx.BatchNorm),)  # in newer versions of flax
 Attributes = dict[str, dict[str, Any]]  # by path of the module, by name
+Mend = Callable[[nnx.Module], Mapping[str, Any]]
+"""The sizes that a module of people's own stores, by attribute; see `shrink`."""
 
 
-def mend_in_place(model: nnx.Module, groups: Mapping[str, int]) -> Attributes:
-    """Set the attributes of stock layers to the sizes of their parameters; return the changes.
+def stock(module: nnx.Module) -> Mapping[str, Any]:
+    """No sizes beyond those of stock layers."""
+    return {}
 
-    `groups` has the number of groups of grouped convolutions, by path of the kernel.
+
+def mend_in_place(model: nnx.Module, groups: Mapping[str, int], mend: Mend) -> Attributes:
+    """Set attributes to the sizes of the parameters, of stock layers first; return the changes.
+
+    Args:
+      model: changed.
+      groups: of grouped convolutions, how many, by path of the kernel.
+      mend: for all modules, inner ones first.
+
+    Raises:
+      TypeError, ValueError: `mend` gives what is no size, or not of the module.
     """
     changed: Attributes = {}
-    modules = list(walk_modules(model))
-    for path, module in reversed(modules):  # inner modules first
+    modules = list(walk_modules(model))[::-1]  # inner modules first
+    for path, module in modules:
         kernel = f"{path}/kernel" if path else "kernel"
         for name, value in sizes(module, groups.get(kernel, 1)).items():
             if getattr(module, name, value) != value:
                 setattr(module, name, value)
                 changed.setdefault(path, {})[name] = value
+    for path, module in modules:
+        given = mend(module)
+        _check(given, module, path)
+        for name, value in given.items():
+            if getattr(module, name) != value:
+                setattr(module, name, value)
+                changed.setdefault(path, {})[name] = value
     return changed
+
+
+def _check(given: Any, module: nnx.Module, path: str) -> None:
+    place = f"mend of {path or 'the model'} ({type(module).__name__})"
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"{place} gave {type(given).__name__}; return a dict of sizes by attribute, empty for "
+            "modules that store none"
+        )
+    for name, value in given.items():
+        if name not in vars(module):
+            known = ", ".join(sorted(_sizes_stored(module))) or "none"
+            raise ValueError(f"{place} names {name!r}; the sizes that it stores are: {known}")
+        if not _is_size(value):
+            raise TypeError(f"{place}: {name} is {value!r}; give an int or a tuple of ints")
+
+
+def _is_size(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_size(one) for one in value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _sizes_stored(module: nnx.Module) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and _is_size(value)
+    }
+
+
+def stored_as(model: nnx.Module, paths: Iterable[str], lengths: Collection[int]) -> list[str]:
+    """Attributes of people's own modules around some variables that store one of these sizes.
+
+    Returns:
+      What to name in an error, as `layers/0.width (64)`.
+    """
+    around = {path.rpartition("/")[0] for path in paths}
+    found = []
+    for path, module in walk_modules(model):
+        inside = any(place == path or place.startswith(f"{path}/") or not path for place in around)
+        if inside and not type(module).__module__.startswith("flax."):
+            found += [
+                f"{path}.{name} ({value})" if path else f"{name} ({value})"
+                for name, value in _sizes_stored(module).items()
+                if value in lengths or (isinstance(value, tuple) and set(value) & set(lengths))
+            ]
+    return found
 
 
 def sizes(module: nnx.Module, groups: int) -> dict[str, Any]:

@@ -5,36 +5,26 @@ unknown element times a known zero is a known zero, so the output of a filter wi
 known, and so are its bias, normalisation and activation.
 """
 
-import functools
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
+import jax
 import numpy as np
 
-from jsparse.export._shrinking.graph import Graph, Node, Op
-from jsparse.export._shrinking.products import shape_of
+from jsparse.export._shrinking.graph import Body, Graph, Node, Op
+from jsparse.export._shrinking.operations import (
+    NEUTRAL,
+    PRODUCTS,
+    SCATTERS,
+    UPDATES,
+    bind,
+    gathered,
+    touched,
+    updated,
+)
+from jsparse.export._shrinking.products import first_along, shape_of
 
-ELEMENTWISE = {
-    "add", "sub", "mul", "div", "rem", "max", "min", "pow", "integer_pow", "neg", "exp", "exp2",
-    "expm1", "log", "log1p", "tanh", "logistic", "sin", "cos", "tan", "sinh", "cosh", "asin",
-    "acos", "atan", "atan2", "asinh", "acosh", "atanh", "erf", "erfc", "erf_inv", "rsqrt", "sqrt",
-    "square", "cbrt", "abs", "sign", "floor", "ceil", "round", "is_finite", "eq", "ne", "lt", "le",
-    "gt", "ge", "and", "or", "not", "xor", "select_n", "convert_element_type", "stop_gradient",
-    "copy", "copy_p", "clamp", "nextafter", "reduce_precision", "add_any", "pvary", "real", "imag",
-    "sharding_constraint", "reshard", "name", "shift_left", "lgamma", "digamma",
-}  # fmt: skip
-STRUCTURAL = {
-    "reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice", "rev", "split",
-    "concatenate", "unstack", "layout_constraint",
-}  # fmt: skip
-REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
-REDUCTIONS |= {"argmax", "argmin"}
-# the most common ones by NumPy: compiling each for each shape takes longer than all the rest
-NUMPY = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
-NUMPY |= {"max": np.maximum, "min": np.minimum, "neg": np.negative, "sqrt": np.sqrt}
-WINDOWS = {"reduce_window_sum", "reduce_window_max"}
-PRODUCTS = {"dot_general", "conv_general_dilated"}
-PASSES = 20  # of a scan's body until what its carry holds is settled
+PASSES = 20  # of a loop's body until what its carry holds is settled
 
 
 class Known(NamedTuple):
@@ -90,49 +80,10 @@ def _evaluate_all(ops: Iterable[Op], knowledge: Knowledge, partly: Seen) -> None
         if args and args[0] is not None and op.inputs[0] in partly:
             args[0] = _whatever_is_read(args[0], partly[op.inputs[0]])
         try:
-            made = _scan(op, args, knowledge, partly) if op.body else _evaluate(op, args)
+            made = _bodies(op, args, knowledge, partly) if op.bodies else _evaluate(op, args)
         except (TypeError, ValueError, NotImplementedError):
             made = [None] * len(op.outputs)  # some do not run on their own, as on a mesh
         knowledge.update(zip(op.outputs, made, strict=True))
-
-
-def rearrange(op: Op, *values: np.ndarray) -> list[np.ndarray]:
-    """The result of an operation of `STRUCTURAL` on arrays of any type."""
-    value, out, params = values[0], op.outputs[0].shape, op.params
-    match op.name:
-        case "transpose":
-            return [value.transpose(params["permutation"])]
-        case "broadcast_in_dim":
-            spread = [1] * len(out)
-            for axis, to in enumerate(params["broadcast_dimensions"]):
-                spread[to] = value.shape[axis]
-            return [np.broadcast_to(value.reshape(spread), out)]
-        case "slice":
-            steps = params["strides"] or [1] * value.ndim
-            limits = zip(params["start_indices"], params["limit_indices"], steps, strict=True)
-            return [value[tuple(slice(int(a), int(b), int(s)) for a, b, s in limits)]]
-        case "rev":
-            return [np.flip(value, tuple(map(int, params["dimensions"])))]
-        case "concatenate":
-            return [np.concatenate(values, axis=params["dimension"])]
-        case "unstack":
-            return [part.reshape(out) for part in np.split(value, len(op.outputs), params["axis"])]
-        case "split":
-            return np.split(value, np.cumsum(params["sizes"])[:-1], axis=params["axis"])
-        case _:  # reshape, squeeze, expand_dims, layout_constraint
-            first = params.get("dimensions") if op.name == "reshape" else None
-            return [(value if first is None else value.transpose(first)).reshape(out)]
-
-
-def bind(op: Op, *values: Any, **params: Any) -> list[np.ndarray]:
-    """Run the primitive of an operation, with some settings replaced."""
-    if op.name in STRUCTURAL:
-        return rearrange(op, *values)
-    if op.name in NUMPY:
-        with np.errstate(all="ignore"):
-            return [np.asarray(NUMPY[op.name](*values))]
-    out = op.primitive.bind(*values, **(op.params | params))
-    return [np.asarray(o) for o in (out if op.primitive.multiple_results else [out])]
 
 
 def _evaluate(op: Op, args: list[Known | None]) -> list[Known | None]:
@@ -144,6 +95,10 @@ def _evaluate(op: Op, args: list[Known | None]) -> list[Known | None]:
         return [Known(m, np.zeros(m.shape, bool)) for m in made]
     if op.name == "gather" and (args[1] is None or args[1].unknown.any()):
         return [_gather(op, args[0])]
+    if op.name == "dynamic_update_slice" or op.name in SCATTERS:
+        return [_updated(op, args)]
+    if op.name in PRODUCTS and (zeros := _zeros(op, *args)) is not None:
+        return [_partly(np.zeros(op.outputs[0].shape, op.outputs[0].dtype), zeros)]
     unknown = _unknown(op, args)
     if unknown is None or all(u.all() for u in unknown):
         return nothing
@@ -151,6 +106,9 @@ def _evaluate(op: Op, args: list[Known | None]) -> list[Known | None]:
         np.zeros(n.shape, n.dtype) if a is None else a.value
         for n, a in zip(op.inputs, args, strict=True)
     ]
+    if op.name == "div":
+        divisor = np.ones((), bool) if args[1] is None else args[1].unknown
+        values[1] = np.where(divisor, np.ones((), values[1].dtype), values[1])
     with np.errstate(all="ignore"):
         made = bind(op, *values)
     return [_partly(m, u) for m, u in zip(made, unknown, strict=True)]
@@ -172,6 +130,9 @@ def _unknown(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
     ]
     if op.name in PRODUCTS and any(a is None for a in args):
         return _empty(op, args)
+    if op.name == "div" and args[0] is not None:
+        zero = ~args[0].unknown & (args[0].value == 0)  # over what may be anything but 0
+        return [(masks[0] | masks[1]) & ~(zero & masks[1])]
     if op.name == "mul" or op.name in PRODUCTS:
         may = [
             np.ones(n.shape, bool) if a is None else a.unknown | (a.value != 0)
@@ -194,25 +155,48 @@ def _unknown(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
     return touched(op, masks)
 
 
-def touched(op: Op, masks: Sequence[np.ndarray]) -> list[np.ndarray] | None:
-    """Where each output depends on marked entries: [...] like the output.
+def _zeros(op: Op, given: Known | None, weight: Known | None) -> np.ndarray | None:
+    """Where a product is unknown, if it is 0 elsewhere: [...]; None if that takes its values.
 
-    Args:
-      op: not a product; for products it depends on zeros.
-      masks: the marks of each input, [...] like the input.
-
-    Returns:
-      A mask for each output; None if this operation is not understood.
+    For the usual layer, whose inputs are unknown or not feature by feature: it is enough to look at
+    the features, without computing the product.
     """
-    if op.name in ELEMENTWISE:
-        return [functools.reduce(np.logical_or, masks, np.zeros(op.outputs[0].shape, bool))]
-    if op.name in STRUCTURAL:
-        return rearrange(op, *masks)
-    if op.name in WINDOWS | {"pad"}:
-        return [m > 0 for m in bind(op, *(mask.astype(np.float32) for mask in masks))]
-    if op.name in REDUCTIONS:
-        return [np.asarray(masks[0].any(axis=tuple(op.params["axes"])))]
-    return None
+    shape = shape_of(op)
+    if given is None or weight is None or weight.unknown.any() or op.extra:
+        return None
+    if len(shape.summed) != 1 or shape.batch:
+        return None
+    ((mine, theirs),) = shape.summed
+    rest = tuple(k for k in range(given.value.ndim) if k != mine)
+    if (given.unknown != first_along(given.unknown, rest)).any():
+        return None
+    unknown = first_along(given.unknown, rest).ravel()
+    known = ((given.value != 0) & ~given.unknown).any(axis=rest)
+    free = shape.free[1]
+    may = (weight.value != 0).any(axis=shape.pinned[1], keepdims=True)
+    may = may.transpose(theirs, *free, *shape.pinned[1]).reshape(len(unknown), -1)
+    reached = may[unknown].any(axis=0)
+    if (may[known].any(axis=0) & ~reached).any():
+        return None
+    out = op.outputs[0].shape
+    ends = [free[axis] for axis in free]
+    spread = reached.reshape([weight.value.shape[axis] for axis in free])
+    spread = spread.transpose(np.argsort(ends))
+    return np.broadcast_to(spread.reshape([n if k in ends else 1 for k, n in enumerate(out)]), out)
+
+
+def neutral(op: Op, node: Node, axis: int, knowledge: Knowledge) -> np.ndarray:
+    """Positions of an axis that change nothing where it is reduced, as zeros do in a sum: [n]."""
+    known = knowledge.get(node)
+    if (
+        op.name not in NEUTRAL
+        or known is None
+        or node is not op.inputs[0]
+        or axis not in op.params["axes"]
+    ):
+        return np.zeros(node.shape[axis], bool)
+    rest = tuple(k for k in range(len(node.shape)) if k != axis)
+    return np.asarray((~known.unknown & (known.value == NEUTRAL[op.name])).all(axis=rest))
 
 
 def _empty(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
@@ -233,42 +217,83 @@ def _empty(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
 
 
 def _gather(op: Op, rows: Known | None) -> Known | None:
-    """Rows at unknown positions: what all rows have in common, such as columns of an embedding.
-
-    Only for whole rows: one axis is indexed, and every other axis is taken whole.
-    """
-    sizes, dims = op.params["slice_sizes"], op.params["dimension_numbers"]
-    taken = [axis for axis, n in enumerate(op.inputs[0].shape) if sizes[axis] != n]
-    if rows is None or tuple(dims.collapsed_slice_dims) != tuple(taken) or len(taken) != 1:
+    """Rows at unknown positions: what all rows have in common, such as columns of an embedding."""
+    if rows is None or 0 in rows.value.shape:
         return None
-    out = op.outputs[0].shape
-    spread = [n if axis in dims.offset_dims else 1 for axis, n in enumerate(out)]
-    row = _common(rows, taken[0])
-    return row and Known(*(np.broadcast_to(part.reshape(spread), out) for part in row))
+    rest, onto = gathered(op)
+    first = first_along(rows.value, rest)
+    differ = (rows.unknown | (rows.value != first)).any(axis=rest, keepdims=True)
+    return _partly(onto(first), onto(differ))
 
 
-def _scan(
+def _updated(op: Op, args: list[Known | None]) -> Known | None:
+    """An array of which parts are overwritten, or added to, at places that may be anywhere.
+
+    Along axes that the updates take whole, a position is known if all updates there leave it as it
+    is: zeros that are added, or the same values.
+    """
+    whole, update = args[0], args[UPDATES[op.name]]
+    if whole is None or update is None:
+        return None
+    if op.name in SCATTERS and (at := args[1]) is not None and not at.unknown.any():
+        return _scattered(op, whole, at.value, update)
+    if update.value.size == 0:
+        return whole
+    rest, onto = updated(op)
+    first = first_along(update.value, rest)
+    varies = (update.unknown | (update.value != first)).any(axis=rest, keepdims=True)
+    idle = {"scatter-add": 0, "scatter-sub": 0, "scatter-mul": 1}.get(op.name)
+    same = onto(first) == (whole.value if idle is None else idle)
+    return _partly(whole.value, whole.unknown | onto(varies) | ~same)
+
+
+def _scattered(op: Op, whole: Known, places: np.ndarray, update: Known) -> Known | None:
+    """The same at known places: unknown is what an unknown element is put or added to."""
+    touched = jax.lax.scatter_add(
+        whole.unknown.astype(np.float32),
+        places,
+        update.unknown.astype(np.float32),
+        op.params["dimension_numbers"],
+        mode=op.params["mode"],
+    )
+    (made,) = bind(op, whole.value, places, update.value)
+    return _partly(made, np.asarray(touched) > 0)
+
+
+def _bodies(
     op: Op, args: list[Known | None], knowledge: Knowledge, partly: Seen
 ) -> list[Known | None]:
-    assert op.body is not None
-    consts, carries = op.body.consts, op.body.carries
-    carry, made = args[consts : consts + carries], []
-    slices = [_common(a) for a in args[consts + carries :]]
-    for attempt in range(PASSES + 1):
-        given = [*args[:consts], *carry, *slices]
-        knowledge.update(zip(op.body.inputs, given, strict=True))
-        _evaluate_all(op.body.ops, knowledge, partly)
-        made = [_of(node, knowledge) for node in op.body.outputs]
-        joined = [_join(a, b) for a, b in zip(carry, made[:carries], strict=True)]
-        if all(_same(a, b) for a, b in zip(carry, joined, strict=True)):
-            break
-        carry = joined if attempt < PASSES - 1 else [None] * carries
-    length = op.params["length"]
-    stacked = [
+    """What loops and branches make, whichever is taken and however often."""
+    ran = [_run(body, args, knowledge, partly) for body in op.bodies if body.makes]
+    made = ran[0]
+    for other in ran[1:]:
+        made = [_join(a, b) for a, b in zip(made, other, strict=True)]
+    length = op.params.get("length", 0)  # of a scan
+    stacked = op.bodies[-1].stacked
+    return [
         k and Known(*(np.broadcast_to(part, (length, *part.shape)) for part in k))
-        for k in made[carries:]
+        if n in stacked
+        else k
+        for n, k in enumerate(made)
     ]
-    return [*carry, *stacked]
+
+
+def _run(
+    body: Body, args: list[Known | None], knowledge: Knowledge, partly: Seen
+) -> list[Known | None]:
+    """What a body makes, at each step the same; of what it carries, at the start too."""
+    given = [_common(args[n]) if k in body.sliced else args[n] for k, n in enumerate(body.reads)]
+    made: list[Known | None] = []
+    for attempt in range(PASSES + 1):
+        knowledge.update(zip(body.inputs, given, strict=True))
+        _evaluate_all(body.ops, knowledge, partly)
+        made = [_of(node, knowledge) for node in body.outputs]
+        joined = {k: _join(given[k], made[o]) for o, k in body.carried.items()}
+        if all(_same(given[k], known) for k, known in joined.items()):
+            break
+        for k, known in joined.items():
+            given[k] = known if attempt < PASSES - 1 else None
+    return [given[body.carried[o]] if o in body.carried else m for o, m in enumerate(made)]
 
 
 def _common(stack: Known | None, axis: int = 0) -> Known | None:

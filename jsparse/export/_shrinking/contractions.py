@@ -10,11 +10,13 @@ import dataclasses
 
 import numpy as np
 
-from jsparse.export._shrinking.constants import STRUCTURAL, Knowledge, bind, nonzero, rearrange
+from jsparse.export._shrinking.constants import Knowledge, nonzero
 from jsparse.export._shrinking.graph import Graph, Node, Op, readers_in
-from jsparse.export._shrinking.liveness import Removal
+from jsparse.export._shrinking.liveness import COUNTS, NEEDS_WHOLE, WHOLE, Reason, Removal
+from jsparse.export._shrinking.operations import STRUCTURAL, bind, rearrange
 from jsparse.export._shrinking.products import Shape, along, first_along, shape_of
 
+GROUPS = "gives each group as many inputs, so one goes only where it is dead in all groups"
 LINKS = {"reshape", "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type", "copy"}
 
 
@@ -29,6 +31,7 @@ def tie_product(op: Op, removal: Removal, knowledge: Knowledge, foldable: np.nda
     """
     a, b = op.inputs[:2]
     out = op.outputs[0]
+    removal.because(Reason(WHOLE, op, NEEDS_WHOLE))
     if op.params.get("batch_group_count", 1) > 1:
         for node in (a, b, out):
             removal.pin(node)
@@ -37,6 +40,7 @@ def tie_product(op: Op, removal: Removal, knowledge: Knowledge, foldable: np.nda
     for node, axes in zip((a, b, out), shape.pinned, strict=True):
         for axis in axes:
             removal.pin(node, axis)
+    removal.because(Reason(COUNTS, op))
     for x, y, z in shape.batch:
         removal.tie([(a, x)], [(b, y)], [(out, z)])
     if op.extra:
@@ -105,7 +109,10 @@ def _tie_groups(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape) ->
         flat = np.moveaxis(may, (outer, inner), (0, 1)).reshape(b.shape[outer], depth, -1)
         kept = removal.kept(b, outer)[:, None]
         reaches &= (flat.any(axis=2) & kept).reshape(count, -1, depth).any(axis=1)
-    removal.narrow(b, inner, ~np.asarray(reaches[removal.kept(groups, 0)].any(axis=0)))
+    counts = np.asarray(reaches[removal.kept(groups, 0)])
+    if not counts.all(axis=0).all():
+        removal.because(Reason(WHOLE, op, GROUPS))
+    removal.narrow(b, inner, np.asarray(~counts.any(axis=0)))
 
 
 @dataclasses.dataclass(frozen=True)

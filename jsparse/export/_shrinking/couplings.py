@@ -2,19 +2,30 @@
 
 import numpy as np
 
-from jsparse.export._shrinking.constants import ELEMENTWISE, REDUCTIONS
+from jsparse.export._shrinking.constants import Knowledge, neutral
 from jsparse.export._shrinking.graph import Op
-from jsparse.export._shrinking.liveness import Removal
+from jsparse.export._shrinking.liveness import Axis, Removal
+from jsparse.export._shrinking.operations import (
+    CUMULATIVE,
+    ELEMENTWISE,
+    REDUCTIONS,
+    UPDATES,
+    lanes_of,
+    whole_axes_of,
+    windows_of,
+)
 
-CUMULATIVE = {"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"}
 WINDOWS = {"reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window"}
 
 
-def tie(op: Op, removal: Removal) -> None:
+def tie(op: Op, removal: Removal, knowledge: Knowledge) -> None:
     """Apply what one operation demands; products have their own file.
 
     What an operation that is not understood reads and makes stays whole.
     """
+    if op.bodies:
+        _bodies(op, removal)
+        return
     match op.name:
         case name if name in ELEMENTWISE:
             _elementwise(op, removal)
@@ -34,21 +45,56 @@ def tie(op: Op, removal: Removal) -> None:
             _windowed(op, removal)
         case "rev":
             _reverse(op, removal)
+        case "stack":
+            along = op.params["axis"]
+            for axis in range(len(op.inputs[0].shape)):
+                to = axis + (axis >= along)
+                removal.tie([(op.outputs[0], to)], *([(node, axis)] for node in op.inputs))
+            removal.pin(op.outputs[0], along)
+        case "tile":
+            _tile(op, removal)
         case "iota":
             removal.pin(op.outputs[0], op.params["dimension"])
-        case "scan":
-            _scan(op, removal)
         case _:
-            pairs = _same_axes(op) if op.inputs else []
-            for axis, to in pairs:
-                for out in op.outputs:
-                    removal.tie([(op.inputs[0], axis)], [(out, to)])
-            tied = [(node, axis) for axis, _ in pairs for node in op.inputs[:1]]
-            tied += [(node, to) for _, to in pairs for node in op.outputs]
-            for node in [*op.inputs, *op.outputs]:
-                for axis in range(len(node.shape)):
-                    if (node, axis) not in tied:
-                        removal.pin(node, axis)
+            _in_lanes(op, removal, knowledge)
+
+
+def _in_lanes(op: Op, removal: Removal, knowledge: Knowledge) -> None:
+    """Tie the axes along which the operation does the same at each position; keep all others.
+
+    Of an axis that is reduced, positions go that change nothing: zeros of a sum.
+    """
+    if op.name in UPDATES:
+        groups = _updated_axes(op)
+    elif op.name == "sort":
+        along = op.params["dimension"]
+        nodes = [*op.inputs, *op.outputs]
+        axes = [axis for axis in range(len(nodes[0].shape)) if axis != along]
+        groups = [[(node, axis) for node in nodes] for axis in axes]
+    elif op.name == "gather":  # axes that are taken whole, as the columns of an embedding
+        node, indices, out = *op.inputs, op.outputs[0]
+        groups = [[(node, axis), (out, to)] for axis, to in whole_axes_of(op)]
+        groups += [[(node, a), (indices, b), (out, c)] for a, b, c in lanes_of(op)]
+    else:
+        pairs = _same_axes(op) if op.inputs else []
+        groups = [[(op.inputs[0], a), *((out, to) for out in op.outputs)] for a, to in pairs]
+    for group in groups:
+        removal.tie(*([axis] for axis in group))
+    tied = [axis for group in groups for axis in group]
+    for node in [*op.inputs, *op.outputs]:
+        for axis in range(len(node.shape)):
+            if (node, axis) not in tied:
+                removal.narrow(node, axis, neutral(op, node, axis, knowledge))
+
+
+def _updated_axes(op: Op) -> list[list[Axis]]:
+    """Of an array that is partly overwritten or added to, the axes that updates take whole."""
+    whole, update, out = op.inputs[0], op.inputs[UPDATES[op.name]], op.outputs[0]
+    return [
+        [(whole, axis), (update, along), (out, axis)]
+        for axis, along in windows_of(op).items()
+        if whole.shape[axis] == update.shape[along]
+    ]
 
 
 def _same_axes(op: Op) -> list[tuple[int, int]]:
@@ -72,17 +118,15 @@ def _same_axes(op: Op) -> list[tuple[int, int]]:
             return [(a, a - (a > along)) for a in axes if a != along]
         case name if name in CUMULATIVE:
             return [(a, a) for a in axes if a != params["axis"]]
+        case "top_k":
+            along = params.get("axis", -1) % len(axes)
+            return [(a, a) for a in axes if a != along]
         case "dynamic_slice":  # at a place that may depend on the input
             return [(a, a) for a in equal]
         case name if name in WINDOWS:
             sizes = [params[k] for k in ("window_dimensions", "window_strides", "base_dilation")]
             plain = [all(s[a] == 1 for s in sizes) and not any(params["padding"][a]) for a in axes]
             return [(a, a) for a in axes if plain[a]]
-        case "gather":  # axes that are taken whole, as the columns of an embedding
-            dims = params["dimension_numbers"]
-            dropped = {*dims.collapsed_slice_dims, *getattr(dims, "operand_batching_dims", ())}
-            taken = zip((a for a in axes if a not in dropped), dims.offset_dims, strict=True)
-            return [(a, to) for a, to in taken if params["slice_sizes"][a] == node.shape[a]]
     return []
 
 
@@ -176,25 +220,30 @@ def _reverse(op: Op, removal: Removal) -> None:
     node, out = op.inputs[0], op.outputs[0]
     for axis in range(len(node.shape)):
         if axis in op.params["dimensions"]:
-            removal.narrow(out, axis, removal.removed(node, axis)[::-1])
-            removal.narrow(node, axis, removal.removed(out, axis)[::-1])
-            removal.join((node, axis), (out, axis))
+            for a, b in ((node, out), (out, node)):
+                why = removal.numbers(a, axis)[::-1]
+                removal.narrow(b, axis, removal.removed(a, axis)[::-1], why)
         else:
             removal.tie([(node, axis)], [(out, axis)])
 
 
-def _scan(op: Op, removal: Removal) -> None:
-    """Body and surroundings: constants and carries are the same arrays, slices lack an axis."""
-    assert op.body is not None
-    consts, carries = op.body.consts, op.body.carries
-    same = list(zip(op.inputs, op.body.inputs, strict=True))[: consts + carries]
-    same += list(zip(op.outputs, op.body.outputs, strict=True))[:carries]
-    same += list(zip(op.body.inputs[consts:], op.body.outputs[:carries], strict=False))
-    for a, b in same:
-        removal.tie_all(a, b)
-    stacked = list(zip(op.inputs, op.body.inputs, strict=True))[consts + carries :]
-    stacked += list(zip(op.outputs, op.body.outputs, strict=True))[carries:]
-    for outer, inner in stacked:
-        removal.pin(outer, 0)
-        for axis in range(len(inner.shape)):
-            removal.tie([(outer, axis + 1)], [(inner, axis)])
+def _tile(op: Op, removal: Removal) -> None:
+    """Copies one after another: a position goes from all of them or from none."""
+    node, out = op.inputs[0], op.outputs[0]
+    for axis, count in enumerate(op.params["reps"]):
+        copies = removal.removed(out, axis).reshape(count, -1)
+        why = removal.numbers(out, axis).reshape(count, -1).max(axis=0)
+        removal.narrow(node, axis, np.asarray(copies.all(axis=0)), why)
+        why = np.tile(removal.numbers(node, axis), count)
+        removal.narrow(out, axis, np.tile(removal.removed(node, axis), count), why)
+
+
+def _bodies(op: Op, removal: Removal) -> None:
+    """Loops and branches: the same arrays inside and outside, or slices, which lack an axis."""
+    for body in op.bodies:
+        for a, b in body.same(op):
+            removal.tie_all(a, b)
+        for outer, inner in body.slices(op):
+            removal.pin(outer, 0)
+            for axis in range(len(inner.shape)):
+                removal.tie([(outer, axis + 1)], [(inner, axis)])

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -129,9 +128,9 @@ def _cut_part(part: Sparse, cut: Cut) -> dict[str, Cut]:
 def placed_like(value: np.ndarray, like: jax.Array) -> jax.Array:
     """An array on the devices of another one, spread as it where the new shape allows."""
     if len(like.sharding.device_set) == 1:
-        return jnp.asarray(value)
+        return jax.device_put(value)
     try:
         like.sharding.shard_shape(value.shape)
     except ValueError:
-        return jnp.asarray(value)
+        return jax.device_put(value)
     return jax.device_put(value, like.sharding)

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jsparse.export._shrinking.constants import PRODUCTS, Knowledge, know, touched
-from jsparse.export._shrinking.graph import Graph, Node, Op, trace_statistics
+from jsparse.export._shrinking.constants import Knowledge, know
+from jsparse.export._shrinking.graph import Graph, Node, Op
+from jsparse.export._shrinking.operations import PRODUCTS, touched
 from jsparse.export._shrinking.products import shape_of
+from jsparse.export._shrinking.tracing import trace_statistics
 
 Dead = dict[Node, np.ndarray]
 
@@ -42,7 +44,7 @@ def _constants(op: Op, dead: Dead) -> list:
     if op.name in PRODUCTS:
         return [np.ones(op.outputs[0].shape, bool)]
     nothing = [None] * len(op.outputs)
-    if op.body is not None or not any(node in dead for node in op.inputs):
+    if op.bodies or not any(node in dead for node in op.inputs):
         return nothing
     masks = [dead.get(node, np.zeros(node.shape, bool)) for node in op.inputs]
     if op.name == "pad":  # the padding of a dead unit is dead too

@@ -1,24 +1,14 @@
 """What a model computes, as one flat list of operations over numbered axes.
 
-The model is traced in eval mode (its jaxpr). Calls that only wrap other operations (`jit`, `remat`,
-custom gradients) are opened in place; a `scan` keeps its body as a list of its own. What the
-outputs do not depend on is left out.
+Calls that only wrap other operations are opened in place; loops and branches keep their bodies as
+lists of their own. What the outputs do not depend on is left out.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.extend.core import Jaxpr, Literal
-
-from jsparse._opened import opened
-from jsparse._paths import named
-from jsparse._pure import evaluated, pure
-from jsparse._slots import slots, walk_modules
 
 SLICES = {"slice", "dynamic_slice", "gather"}
 
@@ -50,7 +40,8 @@ class Op:
       inputs: what it reads.
       outputs: what it makes.
       extra: nodes that stand for the groups of a grouped convolution and the outputs of a group.
-      body: of a scan.
+      bodies: of a loop or a branch.
+      source: where the code calls it: tracebacks, from the outermost call that was opened inwards.
     """
 
     primitive: Any
@@ -58,7 +49,8 @@ class Op:
     inputs: list[Node]
     outputs: list[Node]
     extra: tuple[Node, ...] = ()
-    body: "Body | None" = None
+    bodies: tuple["Body", ...] = ()
+    source: tuple[Any, ...] = ()
 
     @property
     def name(self) -> str:
@@ -68,49 +60,85 @@ class Op:
 
 @dataclasses.dataclass(eq=False)
 class Body:
-    """What a scan does at each step: constants, carry and slices in; carry and slices out.
+    """The body of a loop, its condition, or a branch.
 
     Attributes:
       ops: in order.
-      inputs: constants, carry, slices.
-      outputs: carry, slices.
-      consts: how many constants.
-      carries: how many arrays are carried.
+      inputs: what it reads.
+      outputs: what it makes.
+      reads: the input of the operation that each input is.
+      makes: the output of the operation that each output is; none for a condition.
+      carried: the input that an output becomes at the next step.
+      sliced: inputs that are one slice, along the first axis.
+      stacked: outputs that are one slice.
     """
 
     ops: list[Op]
     inputs: list[Node]
     outputs: list[Node]
-    consts: int
-    carries: int
+    reads: range | tuple[int, ...]
+    makes: range = range(0)
+    carried: dict[int, int] = dataclasses.field(default_factory=dict)
+    sliced: range = range(0)
+    stacked: range = range(0)
+
+    def same(self, op: Op) -> list[tuple[Node, Node]]:
+        """Pairs of nodes inside and outside, or of two steps, that are the same array."""
+        pairs = [
+            (op.inputs[outer], self.inputs[inner])
+            for inner, outer in enumerate(self.reads)
+            if inner not in self.sliced
+        ]
+        pairs += [
+            (op.outputs[outer], self.outputs[inner])
+            for inner, outer in enumerate(self.makes)
+            if inner not in self.stacked
+        ]
+        return pairs + [(self.outputs[o], self.inputs[i]) for o, i in self.carried.items()]
+
+    def slices(self, op: Op) -> list[tuple[Node, Node]]:
+        """Pairs of a node outside and its slice inside."""
+        pairs = [(op.inputs[self.reads[n]], self.inputs[n]) for n in self.sliced]
+        return pairs + [(op.outputs[self.makes[n]], self.outputs[n]) for n in self.stacked]
 
 
 @dataclasses.dataclass(eq=False)
 class Graph:
-    """What a model computes from its variables and inputs."""
+    """What a model computes from its variables and inputs.
+
+    Attributes:
+      ops: in order.
+      variables: by path.
+      inputs: the arrays among the inputs of the call.
+      outputs: of the call.
+      run: computes the outputs.
+    """
 
     ops: list[Op]
     variables: list[Node]
     inputs: list[Node]
     outputs: list[Node]
+    run: Callable[[], list[Any]]
 
     def nodes(self) -> list[Node]:
         """Every node once: variables, inputs, then in the order in which they are made."""
         found = dict.fromkeys([*self.variables, *self.inputs])
         for op in every(self.ops):
-            inner = [*op.body.inputs, *op.body.outputs] if op.body else []
+            inner = [n for body in op.bodies for n in (*body.inputs, *body.outputs)]
             found.update(dict.fromkeys([*op.inputs, *op.outputs, *op.extra, *inner]))
         found.update(dict.fromkeys(self.outputs))
         return list(found)
 
     def origins(self) -> dict[Node, Node]:
-        """The variable that a node is but for its type, as in half precision or inside a scan."""
+        """The variable that a node is but for its type, as in half precision or inside a loop."""
         found = {node: node for node in self.variables}
         for op in every(self.ops):
             if op.name == "convert_element_type" and op.inputs[0] in found:
                 found[op.outputs[0]] = found[op.inputs[0]]
-            if op.body is not None:
-                pairs = zip(op.body.inputs, op.inputs, strict=True)
+            for body in op.bodies:
+                pairs = [
+                    (inner, op.inputs[n]) for inner, n in zip(body.inputs, body.reads, strict=True)
+                ]
                 found.update({inner: found[outer] for inner, outer in pairs if outer in found})
         return found
 
@@ -152,125 +180,5 @@ def readers_in(ops: Iterable[Op]) -> dict[Node, list[Op]]:
 
 
 def every(ops: Iterable[Op]) -> list[Op]:
-    """The operations and those of the bodies of scans."""
-    return [o for op in ops for o in (op, *(every(op.body.ops) if op.body else ()))]
-
-
-Run = tuple[Callable, dict[str, Any], list[Any]]
-
-
-def call(model: nnx.Module, inputs: tuple) -> Run:
-    """The model, in the mode it is in, as a function of variables and the arrays among its inputs.
-
-    Returns:
-      (function(variables, arrays) -> (output, variables after), variables by path, arrays).
-    """
-    run, variables, _ = pure(model)
-    leaves, form = jax.tree.flatten(inputs)
-    places = [n for n, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
-
-    def function(variables: dict[str, Any], arrays: list[Any]) -> tuple[Any, dict[str, Any]]:
-        given = dict(zip(places, arrays, strict=True))
-        full = [given.get(n, leaf) for n, leaf in enumerate(leaves)]
-        return run(variables, *jax.tree.unflatten(form, full))
-
-    return function, variables, [leaves[n] for n in places]
-
-
-def trace(model: nnx.Module, inputs: tuple) -> Graph:
-    """The computation of a model without rules, in eval mode, on inputs of these shapes."""
-    return _trace(evaluated(model), inputs, lambda output, after: output)
-
-
-def trace_statistics(model: nnx.Module, inputs: tuple) -> Graph:
-    """The computation of the statistics of one batch, as batch normalisation takes them.
-
-    Its outputs are what the model's `nnx.BatchStat` become if they follow the batch at once, in
-    the order of `nnx.state(model, nnx.BatchStat)`.
-    """
-    model = evaluated(model)
-    for _, module in walk_modules(model):
-        if isinstance(module, nnx.BatchNorm):
-            module.use_running_average, module.momentum = False, 0.0
-    paths = named(nnx.state(model, nnx.BatchStat))
-    return _trace(model, inputs, lambda output, after: [after[path] for path in paths])
-
-
-def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) -> Graph:
-    run, variables, arrays = call(model, inputs)
-    closed = jax.make_jaxpr(lambda v, a: jax.tree.leaves(result(*run(v, a))))(variables, arrays)
-    fixed = {s.path for s in slots(model) if isinstance(s.value, nnx.Param | nnx.BatchStat)}
-    nodes = [
-        Node(tuple(leaf.shape), leaf.dtype, path, np.asarray(leaf) if path in fixed else None)
-        for path, leaf in sorted(variables.items())  # as the leaves of a dict are
-    ]
-    given = [Node(tuple(leaf.shape), leaf.dtype) for leaf in arrays]
-    ops: list[Op] = []
-    outputs = _inline(closed.jaxpr, closed.consts, [*nodes, *given], ops)
-    return Graph(_needed(ops, outputs), nodes, given, outputs)
-
-
-def _node(var: Any) -> Node:
-    return Node(tuple(getattr(var.aval, "shape", ())), getattr(var.aval, "dtype", None))
-
-
-def _constant(value: Any) -> Node:
-    if jnp.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.extended):
-        return Node(value.shape, value.dtype)  # random keys
-    value = np.asarray(value)
-    return Node(value.shape, value.dtype, value=value)
-
-
-def _inline(jaxpr: Jaxpr, consts: Sequence[Any], args: list[Node], ops: list[Op]) -> list[Node]:
-    """Append the operations of a jaxpr; return its outputs."""
-    at: dict[Any, Node] = dict(zip(jaxpr.invars, args, strict=True))
-    at |= {var: _constant(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
-
-    def read(atom: Any) -> Node:
-        return _constant(atom.val) if isinstance(atom, Literal) else at[atom]
-
-    for eqn in jaxpr.eqns:
-        inputs = [read(atom) for atom in eqn.invars]
-        inner = opened(eqn)
-        if inner is not None:
-            outputs = _inline(inner.jaxpr, inner.consts, inputs, ops)
-        else:
-            outputs = [_node(var) for var in eqn.outvars]
-            ops.append(_op(eqn, inputs, outputs))
-        at.update(zip(eqn.outvars, outputs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
-
-
-def _op(eqn: Any, inputs: list[Node], outputs: list[Node]) -> Op:
-    if eqn.primitive.name == "scan":
-        inner = eqn.params["jaxpr"]
-        args = [_node(var) for var in inner.jaxpr.invars]
-        ops: list[Op] = []
-        made = _inline(inner.jaxpr, inner.consts, args, ops)
-        body = Body(_needed(ops, made), args, made, *_counts(eqn.params))
-        return Op(eqn.primitive, eqn.params, inputs, outputs, body=body)
-    extra: tuple[Node, ...] = ()
-    groups = eqn.params.get("feature_group_count", 1)
-    if eqn.primitive.name == "conv_general_dilated" and groups > 1:
-        width = inputs[1].shape[eqn.params["dimension_numbers"].rhs_spec[0]] // groups
-        extra = (Node((groups,), np.int32), Node((width,), np.int32))
-    return Op(eqn.primitive, eqn.params, inputs, outputs, extra)
-
-
-def _counts(params: dict[str, Any]) -> tuple[int, int]:
-    """How many constants a scan has, and how many arrays it carries."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    consts, carry, _ = params["ft_in"].unpack()  # since jax 0.12
-    return len(consts.vals), len(carry.vals)
-
-
-def _needed(ops: list[Op], outputs: list[Node]) -> list[Op]:
-    """The operations on which the outputs depend."""
-    wanted = set(outputs)
-    kept = []
-    for op in reversed(ops):
-        if wanted.intersection(op.outputs):
-            kept.append(op)
-            wanted.update(op.inputs)
-    return kept[::-1]
+    """The operations and those of the bodies of loops and branches."""
+    return [o for op in ops for o in (op, *(i for body in op.bodies for i in every(body.ops)))]

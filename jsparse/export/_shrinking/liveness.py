@@ -6,13 +6,35 @@ point yields the largest removable set: an operation on inputs that are cut ther
 its outputs, cut. The arrays of an operation that is not understood stay whole.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from jsparse.export._shrinking.graph import Graph, Node
+from jsparse.export._shrinking.graph import Graph, Node, Op
 
 Axis = tuple[Node, int]
+COUNTS, WHOLE, ENDS = "counts", "whole", "ends"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reason:
+    """Why positions are kept.
+
+    Attributes:
+      kind: COUNTS where a product may need them, ENDS at inputs and outputs of the model, else
+        WHOLE.
+      op: that demands it, if one does.
+      text: what it demands.
+    """
+
+    kind: str
+    op: Op | None = None
+    text: str = ""
+
+
+NEEDS_WHOLE = "needs the axis whole, as far as is known"
+GRID = "joins axes, and what is dead fills no whole row or column of them"
 
 
 class Removal:
@@ -20,10 +42,15 @@ class Removal:
 
     Args:
       graph: what the model computes. Axes of length 1 are kept.
+
+    Attributes:
+      changed: nodes with positions that were un-marked; whoever follows them empties it.
     """
 
     def __init__(self, graph: Graph):
-        self.changed = False
+        self.changed: set[Node] = set()
+        self._reasons = [Reason(WHOLE)]
+        self._why: dict[Axis, np.ndarray] = {}
         self._above: dict[Axis, Axis] = {}
         self._removed: dict[Node, list[np.ndarray]] = {
             node: [np.full(n, n > 1) for n in node.shape] for node in graph.nodes()
@@ -41,12 +68,32 @@ class Removal:
         """The shape of a node after the cut."""
         return tuple(int((~mask).sum()) for mask in self._removed[node])
 
-    def narrow(self, node: Node, axis: int, mask: np.ndarray) -> None:
-        """Un-mark the positions that are not in the mask: [n]."""
+    def because(self, reason: Reason) -> None:
+        """The reason of what is un-marked from here on, where no other position hands on its."""
+        if self._reasons[-1] != reason:
+            self._reasons.append(reason)
+
+    def why(self, node: Node, axis: int) -> list[Reason]:
+        """Why each position of an axis was un-marked: [n]; only of those that are kept."""
+        return [self._reasons[n] for n in self.numbers(node, axis)]
+
+    def narrow(
+        self, node: Node, axis: int, mask: np.ndarray, why: np.ndarray | None = None
+    ) -> None:
+        """Un-mark the positions that are not in the mask: [n]; `why`: the number of a reason."""
         old = self._removed[node][axis]
-        if (old & ~mask).any():
+        gone = old & ~mask
+        if gone.any():
             self._removed[node][axis] = old & mask
-            self.changed = True
+            self.changed.add(node)
+            now = len(self._reasons) - 1
+            self.numbers(node, axis)[gone] = now if why is None else np.where(why, why, now)[gone]
+
+    def numbers(self, node: Node, axis: int) -> np.ndarray:
+        """The number of the reason of each position of an axis, 0 for none: [n]."""
+        if (node, axis) not in self._why:
+            self._why[node, axis] = np.zeros(node.shape[axis], np.int32)
+        return self._why[node, axis]
 
     def pin(self, node: Node, *axes: int) -> None:
         """Keep these axes whole; without any, all of them."""
@@ -68,44 +115,57 @@ class Removal:
             x x x     x . x     x . x
             . . x     x x x     . . x
         """
+        if all(len(side) == 1 for side in sides):  # most often, with nothing to do
+            first, *others = (self._removed[side[0][0]][side[0][1]] for side in sides)
+            if all((first == other).all() for other in others):
+                return
+        grids = [self._grid(side).ravel() for side in sides]
+        both = np.logical_and.reduce(grids)
+        if not any((grid & ~both).any() for grid in grids):
+            return
+        why = np.zeros(both.shape, np.int32)
+        for side, grid in zip(sides, grids, strict=True):
+            why = np.where(why == 0, np.where(grid, 0, self._why_grid(side).ravel()), why)
         for side in sides:
-            for axis in side:
-                self.join(sides[0][0], axis)
-        both = np.ones(int(np.prod([n.shape[a] for n, a in sides[0]])), bool)
-        for side in sides:
-            both &= self._grid(side).ravel()
-        for side in sides:
-            grid = both.reshape([node.shape[axis] for node, axis in side])
-            for k, (node, axis) in enumerate(side):
-                others = tuple(n for n in range(grid.ndim) if n != k)
-                self.narrow(node, axis, np.asarray(grid.all(axis=others)))
+            self._narrow_grid(side, both, why)
+
+    def _narrow_grid(self, side: Sequence[Axis], both: np.ndarray, why: np.ndarray) -> None:
+        shape = [node.shape[axis] for node, axis in side]
+        both, why = both.reshape(shape), why.reshape(shape)
+        for k, (node, axis) in enumerate(side):
+            others = tuple(n for n in range(len(shape)) if n != k)
+            mask = np.asarray(both.all(axis=others))
+            if (self.removed(node, axis) & ~mask).any():
+                # some of a row go and others do not: then it is this grid that keeps it
+                mixed = both.any(axis=others)
+                if others and mixed.any():
+                    self.because(dataclasses.replace(self._reasons[-1], text=GRID))
+                self.narrow(node, axis, mask, np.where(mixed, 0, why.max(axis=others)))
 
     def tie_part(self, whole: Axis, start: int, part: Axis) -> None:
         """Couple the positions of an axis from `start` on with those of another."""
-        self.join(whole, part)
         node, axis = whole
         span = slice(start, start + part[0].shape[part[1]])
         mask = np.ones(node.shape[axis], bool)
         mask[span] = self.removed(*part)
-        self.narrow(node, axis, mask)
-        self.narrow(*part, self.removed(node, axis)[span])
+        why = np.zeros(node.shape[axis], np.int32)
+        why[span] = self.numbers(*part)
+        self.narrow(node, axis, mask, why)
+        self.narrow(*part, self.removed(node, axis)[span], self.numbers(node, axis)[span])
 
     def tie_all(self, a: Node, b: Node) -> None:
         """Tie each axis of a node to that of another of the same shape."""
         for axis in range(len(a.shape)):
             self.tie([(a, axis)], [(b, axis)])
 
-    def root(self, axis: Axis) -> Axis:
-        """One axis that stands for all that are coupled with this one."""
-        while axis in self._above:
-            axis = self._above[axis]
-        return axis
-
-    def join(self, a: Axis, b: Axis) -> None:
-        """Note that two axes are coupled."""
-        a, b = self.root(a), self.root(b)
-        if a != b:
-            self._above[b] = a
+    def _why_grid(self, side: Sequence[Axis]) -> np.ndarray:
+        """A reason for each position of a grid: [...]."""
+        grid = np.zeros([node.shape[axis] for node, axis in side], np.int32)
+        for k, (node, axis) in enumerate(side):
+            spread = [1] * len(side)
+            spread[k] = -1
+            grid = np.maximum(grid, self.numbers(node, axis).reshape(spread))
+        return grid
 
     def _grid(self, side: Sequence[Axis]) -> np.ndarray:
         grid = np.zeros([node.shape[axis] for node, axis in side], bool)

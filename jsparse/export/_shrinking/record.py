@@ -29,7 +29,8 @@ class Record:
     Attributes:
       cuts: by path of the variable.
       attributes: new values by path of the module and name.
-      stayed: why a variable with dead units was not cut, by path: its size is fixed in the code.
+      stayed: by path of a weight, how many of its dead units stay, and the operation, file and line
+        of the model that keep them.
     """
 
     cuts: Mapping[str, Cut] = dataclasses.field(default_factory=dict)

@@ -12,178 +12,46 @@ parameters in the same spirit; here the groups come from the operations alone, w
 layers.
 """
 
-import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 from flax import nnx
 
 from jsparse._surgery import fold
-from jsparse.export._shrinking.attributes import fixed_axes, mend_in_place
-from jsparse.export._shrinking.constants import PRODUCTS, Knowledge, know
-from jsparse.export._shrinking.contractions import foldable, sinks, taken_up, tie_product
-from jsparse.export._shrinking.couplings import tie
-from jsparse.export._shrinking.cut import Cut, cut_in_place
-from jsparse.export._shrinking.graph import Op, every, trace
-from jsparse.export._shrinking.liveness import Axis, Removal
+from jsparse.export._shrinking.attributes import Mend, stock
+from jsparse.export._shrinking.graph import Graph
+from jsparse.export._shrinking.plan import Plan
 from jsparse.export._shrinking.record import Record
-from jsparse.export._shrinking.verify import difference, largest_difference, rounding
+from jsparse.export._shrinking.verify import apart, rounding
 
 Model = TypeVar("Model", bound=nnx.Module)
 
 
-class Cutting(NamedTuple):
-    """The changes to a model.
-
-    Attributes:
-      cuts: by path of the variable.
-      add: to a bias before it is cut, by path: [...] as it.
-      groups: how many remain of grouped convolutions, by path of the kernel.
-    """
-
-    cuts: dict[str, Cut]
-    add: dict[str, np.ndarray]
-    groups: dict[str, int]
-
-
-class Plan:
-    """A model traced once, and what can be removed from it.
-
-    Args:
-      model: without rules.
-      inputs: of a call.
-      rigid: paths of biases that absorb no constant.
-
-    Attributes:
-      fixed: pairs of a path and an axis that is kept whole.
-      droppable: positions of the only summed axis of a product that are removable with whatever
-        they give, [n].
-    """
-
-    def __init__(self, model: nnx.Module, inputs: tuple, rigid: Iterable[str] = ()):
-        self.model, self.inputs = model, inputs
-        self.graph = trace(model, inputs)
-        self.knowledge: Knowledge = know(self.graph)
-        found = sinks(self.graph).items()
-        self.sinks = {op: sink for op, sink in found if sink.bias.path not in rigid}
-        self.foldable = {op: foldable(op, sink, self.knowledge) for op, sink in self.sinks.items()}
-        self.fixed = fixed_axes(model)
-        self.droppable: Mapping[Op, np.ndarray] = {}
-
-    def removal(self, pinned: Iterable[Axis]) -> Removal:
-        """The largest removable set while these axes are kept."""
-        removal = Removal(self.graph)
-        self._pin(removal)
-        for node, axis in pinned:
-            removal.pin(node, axis)
-        self._settle(removal)
-        for node in reversed(self.graph.nodes()):  # readers first, as they decide what is needed
-            for axis in range(len(node.shape)):
-                if removal.removed(node, axis).all():  # an axis keeps at least one position
-                    removal.narrow(node, axis, np.arange(node.shape[axis]) > 0)
-                    self._settle(removal)
-        return removal
-
-    def _pin(self, removal: Removal) -> None:
-        graph = self.graph
-        read = {node for op in every(graph.ops) for node in op.inputs}
-        for node in graph.nodes():
-            if node in graph.variables:
-                if node.value is None or node not in read:
-                    removal.pin(node)
-            elif node.value is not None:
-                removal.pin(node)
-        for node in [*graph.inputs, *graph.outputs]:
-            removal.pin(node)
-        for node in graph.variables:
-            for path, axis in self.fixed:
-                if node.path == path:
-                    removal.pin(node, axis % len(node.shape))
-        for node, seen in graph.partly_read().items():
-            for axis, mask in enumerate(seen):
-                removal.narrow(node, axis, mask)
-
-    def _settle(self, removal: Removal) -> None:
-        ops = every(self.graph.ops)
-        removal.changed = True
-        while removal.changed:
-            removal.changed = False
-            for op in [*reversed(ops), *ops]:
-                if op.name in PRODUCTS:
-                    nowhere = np.zeros((), bool)
-                    may = self.foldable.get(op, nowhere) | self.droppable.get(op, nowhere)
-                    tie_product(op, removal, self.knowledge, may)
-                else:
-                    tie(op, removal)
-
-    def cutting(self, removal: Removal) -> Cutting:
-        """The changes that remove it."""
-        cuts = {}
-        for node in self.graph.variables:
-            axes = range(len(node.shape))
-            keep = {
-                axis: tuple(map(int, np.flatnonzero(removal.kept(node, axis))))
-                for axis in axes
-                if removal.removed(node, axis).any()
-            }
-            if keep:
-                cuts[node.path] = Cut(shape=node.shape, keep=keep)
-        add: dict[str, np.ndarray] = {}
-        for op, sink in self.sinks.items():
-            if (constant := self.foldable[op]).any():
-                more = taken_up(op, sink, removal, self.knowledge, constant)
-                add[sink.bias.path] = add.get(sink.bias.path, np.zeros_like(more)) + more
-        origins = self.graph.origins()
-        groups = {
-            origins[op.inputs[1]].path: removal.kept_shape(op.extra[0])[0]
-            for op in every(self.graph.ops)
-            if op.extra and op.inputs[1] in origins
-        }
-        return Cutting(cuts, add, groups)
-
-    def small(self, removal: Removal) -> tuple[Any, Record]:
-        """The smaller model, and its record."""
-        cuts, add, groups = self.cutting(removal)
-        small = fold(self.model)
-        cut_in_place(small, cuts, add)
-        return small, Record(cuts=cuts, attributes=mend_in_place(small, groups), stayed={})
-
-    def choose(self) -> tuple[Removal, dict[str, str]]:
-        """The largest removable set without a fault, and why other variables are kept, by path."""
-        removal = self.removal(())
-        if self.fault(self.small(removal)[0], removal):
-            return _without_faults(self, removal)
-        return removal, {}
-
-    def fault(self, small: nnx.Module, removal: Removal) -> str:
-        """What is wrong with a smaller model; empty if nothing is."""
-        try:
-            return difference(self.graph, trace(small, self.inputs), removal)
-        except Exception as error:  # the model's own code may fix sizes and raise anything
-            return f"{type(error).__name__}: {error}"
-
-
-def shrink(model: Model, *example_inputs: Any) -> tuple[Model, Record]:
+def shrink(model: Model, *example_inputs: Any, mend: Mend = stock) -> tuple[Model, Record]:
     """Remove dead units from a model; return the physically smaller plain model and a record.
 
     A unit (an output of a layer, a channel, an attention head, a cell of an LSTM) is removed when
     its incoming or all its outgoing weights are zeros and nothing else needs it. Which axes of
     which parameters belong together is read from the traced computation, so any NNX module works.
     Outputs are those of the folded model in eval mode; the constant of a dead unit moves into the
-    biases that follow. Inputs, outputs and axes that a normalisation averages over keep their size.
-    Axes whose size is fixed in the model's own code are kept (the record's `stayed` names them), as
-    is whatever the call in eval mode does not use.
+    biases that follow. Inputs, outputs and axes that a normalisation averages over keep their size,
+    as does whatever the call in eval mode does not use. The record's `stayed` says, by path of the
+    weight, which operation keeps a dead unit, and in which file and line the model calls it.
+
+    Sizes that stock layers store are set to those of the smaller parameters. A module of your own
+    that stores sizes and computes with them needs `mend`; `stayed` names such attributes.
 
     Args:
       model: any NNX module, sparse or folded; not changed.
       *example_inputs: arguments of a call, of any batch size, and longer than 1 along axes whose
         length varies. Their values matter only for the comparison of outputs.
+      mend: function from a module with smaller parameters to the sizes that it should store, by
+        attribute; called for all modules, inner ones first, and {} for those without any.
 
     Returns:
       (the smaller model, the record from which `rebuild` makes a fresh model of that size).
 
     Raises:
+      TypeError, ValueError: `mend` gives what is no size, or names no attribute of the module.
       ValueError: the smaller model gives other outputs; please report it.
 
     Example:
@@ -196,46 +64,23 @@ def shrink(model: Model, *example_inputs: Any) -> tuple[Model, Record]:
       >>> small.layers[0].kernel.shape, small.layers[2].in_features
       ((4, 2), 2)
     """
-    plan = Plan(fold(model), example_inputs)
-    removal, stayed = plan.choose()
-    small, record = plan.small(removal)
-    check_outputs(plan, plan.model, small)
-    return small, dataclasses.replace(record, stayed=stayed)
+    plan = Plan(fold(model), example_inputs, mend)
+    _, small, graph, record = plan.choose()
+    if record.cuts:
+        check_outputs(plan.graph, graph)
+    return small, record
 
 
-def check_outputs(plan: Plan, expected: nnx.Module, small: nnx.Module) -> None:
+def check_outputs(expected: Graph, small: Graph) -> None:
     """Compare a smaller model with one of full size.
 
     Raises:
       ValueError: it gives other outputs.
     """
-    apart = largest_difference(expected, small, plan.inputs)
-    allowed = rounding(plan.graph.variables)
-    if not apart <= allowed:
+    off = apart(expected.run(), small.run())
+    allowed = rounding(expected.variables)
+    if not off <= allowed:
         raise ValueError(
-            f"the smaller model's outputs are off by {apart:.1e} of the largest, more than "
+            f"the smaller model's outputs are off by {off:.1e} of the largest, more than "
             f"{allowed:.1e}; keep the folded model, and please report the model"
         )
-
-
-def _without_faults(plan: Plan, removal: Removal) -> tuple[Removal, dict[str, str]]:
-    """Keep the axes that alone make the smaller model fail; all of them if that is not enough."""
-    groups: dict[Axis, list[Axis]] = {}
-    for node in plan.graph.variables:
-        for axis in range(len(node.shape)):
-            if removal.removed(node, axis).any():
-                groups.setdefault(removal.root((node, axis)), []).append((node, axis))
-    faulty: list[Axis] = []
-    stayed: dict[str, str] = {}
-    for root in groups:
-        others = [axis for other, axes in groups.items() if other != root for axis in axes]
-        alone = plan.removal(others)
-        if fault := plan.fault(plan.small(alone)[0], alone):
-            faulty += groups[root]
-            stayed |= {node.path: fault for node, _ in groups[root]}
-    removal = plan.removal(faulty)
-    if fault := plan.fault(plan.small(removal)[0], removal):
-        every_axis = [axis for axes in groups.values() for axis in axes]
-        removal = plan.removal(every_axis)
-        stayed |= {node.path: fault for node, _ in every_axis}
-    return removal, stayed

@@ -21,13 +21,15 @@ from jsparse._paths import named, path_of
 from jsparse._slots import slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, fold
-from jsparse.export._shrinking.attributes import mend_in_place
+from jsparse.export._shrinking.attributes import Mend, mend_in_place, stock
 from jsparse.export._shrinking.cut import Cut, cut_in_place
 from jsparse.export._shrinking.dead import droppable, settle_in_place
 from jsparse.export._shrinking.liveness import Removal
+from jsparse.export._shrinking.plan import Plan
 from jsparse.export._shrinking.products import shape_of
 from jsparse.export._shrinking.record import Record
-from jsparse.export._shrinking.shrink import Plan, check_outputs
+from jsparse.export._shrinking.shrink import check_outputs
+from jsparse.export._shrinking.tracing import trace
 from jsparse.optim._optimizer import arrays_of
 from jsparse.rules._remaining import removable, whole_axes
 
@@ -36,7 +38,7 @@ Optim = TypeVar("Optim", bound=nnx.Optimizer)
 
 
 def shrink_training(
-    model: Model, optimizer: Optim, *example_inputs: Any
+    model: Model, optimizer: Optim, *example_inputs: Any, mend: Mend = stock
 ) -> tuple[Model, Optim, Record]:
     """Remove dead units from a model in training, keeping its rules and optimizer state.
 
@@ -63,6 +65,7 @@ def shrink_training(
       model: in training; not changed.
       optimizer: of this model; not changed.
       *example_inputs: as for `shrink`.
+      mend: as for `shrink`.
 
     Returns:
       (the smaller model, its optimizer at the same step, the record). A compiled train step is
@@ -91,21 +94,22 @@ def shrink_training(
       ((4, 2), (2, 3))
     """
     _check(model, optimizer, example_inputs)
-    plan = _plan(model, example_inputs)
-    removal, stayed = plan.choose()
+    plan = _plan(model, example_inputs, mend)
+    removal, _, _, record = plan.choose()
     cuts, add, groups = plan.cutting(removal)
     if not cuts:
-        return model, optimizer, Record(stayed=stayed)
-    expected = plan.model if not _loses(plan, removal) else _held(plan, removal)
+        return model, optimizer, record
+    lost = _loses(plan, removal)
+    expected = trace(_held(plan, removal), example_inputs) if lost else plan.graph
     small = copied(model)
     paths = _by_path(nnx.state(small))
     cut = cut_in_place(small, cuts, add)
-    attributes = mend_in_place(small, groups)
+    attributes = mend_in_place(small, groups, mend)
     plain = _folded(small)
     settle_in_place(plain, example_inputs)
-    check_outputs(plan, expected, plain)
+    check_outputs(expected, trace(plain, example_inputs))
     smaller = _smaller(optimizer, small, paths, cut)
-    return small, smaller, Record(cuts=cuts, attributes=attributes, stayed=stayed)
+    return small, smaller, Record(cuts=cuts, attributes=attributes, stayed=record.stayed)
 
 
 def _check(model: Any, optimizer: Any, inputs: tuple) -> None:
@@ -153,11 +157,11 @@ def _check_revisions(optimizer: nnx.Optimizer) -> None:
             )
 
 
-def _plan(model: nnx.Module, inputs: tuple) -> Plan:
+def _plan(model: nnx.Module, inputs: tuple, mend: Mend) -> Plan:
     plain = _folded(model)
     settle_in_place(plain, inputs)
     parts = {slot.path: slot.value for slot in slots(model, Sparse)}
-    plan = Plan(plain, inputs, rigid=parts)
+    plan = Plan(plain, inputs, mend, rigid=parts)
     for path, part in parts.items():
         plan.fixed += [(path, axis) for axis in whole_axes(part.rule, part.shape)]
     plan.droppable = droppable(plan.graph, plan.knowledge)

@@ -1,5 +1,6 @@
 """Whether the smaller model computes the same: operation by operation, then by its outputs."""
 
+import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -7,56 +8,102 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from jsparse._pure import evaluated
-from jsparse.export._shrinking.graph import Graph, Node, Op, call
+from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.liveness import Removal
 
 SIZES = {"new_sizes", "shape", "slice_sizes"}  # follow from the shapes of inputs and outputs
 OTHER = {"ft_in", "ft_out", "jaxpr", "sharding", "out_sharding", "linear", "_split_transpose"}
+OTHER |= {"cond_jaxpr", "body_jaxpr", "branches"}  # walked through
 
 
-def difference(old: Graph, new: Graph, removal: Removal) -> str:
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """Where a smaller computation is not the cut one.
+
+    Attributes:
+      text: what is wrong.
+      op: of the full-size computation at which it shows; none if it ends otherwise.
+      nodes: of that computation in which something was removed that may not go.
+    """
+
+    text: str
+    op: Op | None = None
+    nodes: tuple[Node, ...] = ()
+
+
+def faults(old: Graph, new: Graph, removal: Removal) -> list[Fault]:
     """How two computations differ beyond the cut itself; empty if they do not.
 
     Each operation of the new one must be that of the old one, on the cut inputs and with the same
     constants: then its outputs are those of the old one, cut. A division by the number of features,
-    or a slice at a fixed position, is found here.
+    or a slice at a fixed position, is found here. All faults are found that do not change which
+    operations follow.
     """
     pairs: dict[Node, Node] = {}
+    found = []
     for a, b in zip(old.variables + old.inputs, new.variables + new.inputs, strict=True):
         pairs[a] = b
         if b.shape != removal.kept_shape(a):
-            return f"{a.path} has shape {b.shape}, not {removal.kept_shape(a)}"
-    found = _walk(old.ops, new.ops, pairs, removal)
-    ends = zip(old.outputs, new.outputs, strict=True)
-    return found or ("outputs differ" if any(_apart(a, b, pairs, removal) for a, b in ends) else "")
+            text = f"{a.path} has shape {b.shape}, not {removal.kept_shape(a)}"
+            found.append(Fault(text, None, (a,)))
+    found += _walk(old.ops, new.ops, pairs, removal)
+    if len(old.outputs) != len(new.outputs):
+        return [*found, Fault("the smaller model has other outputs", None, tuple(old.outputs))]
+    for a, b in zip(old.outputs, new.outputs, strict=True):
+        if _apart(a, b, pairs, removal):
+            found.append(Fault("an output of the smaller model is another value", None, (a,)))
+    return found
 
 
-def _walk(old: Iterable[Op], new: Iterable[Op], pairs: dict[Node, Node], removal: Removal) -> str:
-    old, new = list(old), list(new)
-    if [op.name for op in old] != [op.name for op in new]:
-        return "other operations"
-    for a, b in zip(old, new, strict=True):
-        if len(a.inputs) != len(b.inputs) or any(
-            _apart(x, y, pairs, removal) for x, y in zip(a.inputs, b.inputs, strict=True)
-        ):
-            return f"{a.name} reads other values"
-        if a.body is not None and b.body is not None:
-            pairs.update(zip(a.body.inputs, b.body.inputs, strict=True))
-            inner = _walk(a.body.ops, b.body.ops, pairs, removal)
-            ends = zip(a.body.outputs, b.body.outputs, strict=True)
-            if inner or any(_apart(x, y, pairs, removal) for x, y in ends):
-                return inner or "a scan returns other values"
-        for name, value in _expected(a, removal).items():
-            if not _equal(value, b.params.get(name)):
-                return f"{a.name}: {name} is {b.params.get(name)}, not {value}"
+def _walk(
+    old: Sequence[Op], new: Sequence[Op], pairs: dict[Node, Node], removal: Removal
+) -> list[Fault]:
+    found: list[Fault] = []
+    for a, b in zip(old, new, strict=False):
+        if a.name != b.name or len(a.inputs) != len(b.inputs):
+            text = f"is not reached: the smaller model calls `{b.name}` in its place"
+            return [*found, Fault(text, a, (*a.inputs, *a.outputs))]
         for x, y in zip(a.outputs, b.outputs, strict=True):
             pairs[x] = y
-            if y.shape != removal.kept_shape(x):
-                return f"{a.name}: a shape of {y.shape}, not {removal.kept_shape(x)}"
-    return ""
+        found += _changed(a, b, pairs, removal)
+        for one, other in zip(a.bodies, b.bodies, strict=True):
+            pairs.update(zip(one.inputs, other.inputs, strict=True))
+            found += _walk(one.ops, other.ops, pairs, removal)
+            for x, y in zip(one.outputs, other.outputs, strict=True):
+                if _apart(x, y, pairs, removal):
+                    found.append(Fault("would return another value", a, (x,)))
+    if len(old) > len(new):
+        op = old[len(new)]
+        found.append(Fault("has no counterpart in the smaller model", op, tuple(op.inputs)))
+    elif len(old) < len(new):
+        found.append(Fault("the smaller model has more operations"))
+    return found
+
+
+def _changed(a: Op, b: Op, pairs: dict[Node, Node], removal: Removal) -> list[Fault]:
+    """The faults at one operation."""
+    found = []
+    for x, y in zip(a.inputs, b.inputs, strict=True):
+        if _apart(x, y, pairs, removal):
+            found.append(Fault(_other_value(x, y), a, tuple(n for n in a.inputs if n is not x)))
+    for name, value in _expected(a, removal).items():
+        if not _equal(value, b.params.get(name)):
+            text = f"has {name} {b.params.get(name)} in the code, where {value} would be right"
+            found.append(Fault(text, a, tuple(a.inputs)))
+    for x, y in zip(a.outputs, b.outputs, strict=True):
+        if y.shape != removal.kept_shape(x):
+            text = (
+                f"gives shape {y.shape} by the code, where {removal.kept_shape(x)} would be right"
+            )
+            found.append(Fault(text, a, (x,)))
+    return found
+
+
+def _other_value(x: Node, y: Node) -> str:
+    if x.value is not None and y.value is not None and x.value.size == y.value.size == 1:
+        return f"reads the constant {x.value.item()}, which would become {y.value.item()}"
+    return "would read another value"
 
 
 def _apart(a: Node, b: Node, pairs: dict[Node, Node], removal: Removal) -> bool:
@@ -101,16 +148,6 @@ def _expected(op: Op, removal: Removal) -> dict[str, Any]:
     elif op.extra:
         expected["feature_group_count"] = removal.kept_shape(op.extra[0])[0]
     return expected
-
-
-def largest_difference(old: nnx.Module, new: nnx.Module, inputs: tuple) -> float:
-    """How far the outputs are apart in eval mode, as a share of the largest output."""
-    results = []
-    for model in (old, new):
-        run, variables, arrays = call(evaluated(model), inputs)
-        output = jax.jit(lambda *given, run=run: run(*given)[0])
-        results.append(jax.tree.leaves(output(variables, arrays)))
-    return apart(*results)
 
 
 def apart(expected: Sequence[Any], found: Sequence[Any]) -> float:

@@ -1,0 +1,184 @@
+"""Operations of which the effect on single positions is known, in tables; products have their own.
+
+A new operation is entered here for what it makes of constants, and in `couplings` for the positions
+that it ties.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jsparse.export._shrinking.graph import Op
+
+ELEMENTWISE = {
+    "add", "sub", "mul", "div", "rem", "max", "min", "pow", "integer_pow", "neg", "exp", "exp2",
+    "expm1", "log", "log1p", "tanh", "logistic", "sin", "cos", "tan", "sinh", "cosh", "asin",
+    "acos", "atan", "atan2", "asinh", "acosh", "atanh", "erf", "erfc", "erf_inv", "rsqrt", "sqrt",
+    "square", "cbrt", "abs", "sign", "floor", "ceil", "round", "is_finite", "eq", "ne", "lt", "le",
+    "gt", "ge", "and", "or", "not", "xor", "select_n", "convert_element_type", "stop_gradient",
+    "copy", "copy_p", "clamp", "nextafter", "reduce_precision", "add_any", "pvary", "real", "imag",
+    "sharding_constraint", "reshard", "name", "shift_left", "lgamma", "digamma",
+    "conj", "complex", "clz", "population_count", "shift_right_arithmetic", "mulhi",
+    "shift_right_logical", "eq_to", "le_to", "lt_to", "igamma", "igammac", "bessel_i0e",
+    "bessel_i1e", "polygamma",
+}  # fmt: skip
+STRUCTURAL = {
+    "reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice", "rev", "split",
+    "concatenate", "unstack", "layout_constraint", "tile", "stack",
+    "optimization_barrier",
+}  # fmt: skip
+REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
+REDUCTIONS |= {"argmax", "argmin"}
+# the most common ones by NumPy: compiling each for each shape takes longer than all the rest
+NUMPY = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
+NUMPY |= {"max": np.maximum, "min": np.minimum, "neg": np.negative, "sqrt": np.sqrt}
+NUMPY |= {"rsqrt": lambda v: 1 / np.sqrt(v), "exp": np.exp, "tanh": np.tanh, "abs": np.abs}
+NEUTRAL = {"reduce_sum": 0, "reduce_or": 0, "reduce_prod": 1, "reduce_and": 1}
+CUMULATIVE = {"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"}
+WINDOWS = {"reduce_window_sum", "reduce_window_max"}
+SCATTERS = {"scatter", "scatter-add", "scatter-sub", "scatter-mul", "scatter-min", "scatter-max"}
+UPDATES = dict.fromkeys(SCATTERS, 2) | {"dynamic_update_slice": 1}  # which input holds the updates
+PRODUCTS = {"dot_general", "conv_general_dilated"}
+
+
+def rearrange(op: Op, *values: np.ndarray) -> list[np.ndarray]:
+    """The result of an operation of `STRUCTURAL` on arrays of any type."""
+    value, out, params = values[0], op.outputs[0].shape, op.params
+    match op.name:
+        case "transpose":
+            return [value.transpose(params["permutation"])]
+        case "broadcast_in_dim":
+            spread = [1] * len(out)
+            for axis, to in enumerate(params["broadcast_dimensions"]):
+                spread[to] = value.shape[axis]
+            return [np.broadcast_to(value.reshape(spread), out)]
+        case "slice":
+            steps = params["strides"] or [1] * value.ndim
+            limits = zip(params["start_indices"], params["limit_indices"], steps, strict=True)
+            return [value[tuple(slice(int(a), int(b), int(s)) for a, b, s in limits)]]
+        case "rev":
+            return [np.flip(value, tuple(map(int, params["dimensions"])))]
+        case "optimization_barrier":
+            return list(values)
+        case "tile":
+            return [np.tile(value, params["reps"])]
+        case "stack":
+            return [np.stack(values, axis=params["axis"])]
+        case "concatenate":
+            return [np.concatenate(values, axis=params["dimension"])]
+        case "unstack":
+            return [part.reshape(out) for part in np.split(value, len(op.outputs), params["axis"])]
+        case "split":
+            return np.split(value, np.cumsum(params["sizes"])[:-1], axis=params["axis"])
+        case _:  # reshape, squeeze, expand_dims, layout_constraint
+            first = params.get("dimensions") if op.name == "reshape" else None
+            return [(value if first is None else value.transpose(first)).reshape(out)]
+
+
+def bind(op: Op, *values: Any, **params: Any) -> list[np.ndarray]:
+    """Run the primitive of an operation, with some settings replaced."""
+    if op.name in STRUCTURAL:
+        return rearrange(op, *values)
+    if op.name in NUMPY:
+        with np.errstate(all="ignore"):
+            return [np.asarray(NUMPY[op.name](*values))]
+    out = op.primitive.bind(*values, **(op.params | params))
+    return [np.asarray(o) for o in (out if op.primitive.multiple_results else [out])]
+
+
+def touched(op: Op, masks: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+    """Where each output depends on marked entries: [...] like the output.
+
+    Args:
+      op: not a product; for products it depends on zeros.
+      masks: the marks of each input, [...] like the input.
+
+    Returns:
+      A mask for each output; None if this operation is not understood.
+    """
+    if op.name in ELEMENTWISE:
+        return [functools.reduce(np.logical_or, masks, np.zeros(op.outputs[0].shape, bool))]
+    if op.name in STRUCTURAL:
+        return rearrange(op, *masks)
+    if op.name in WINDOWS | {"pad"}:
+        return [m > 0 for m in bind(op, *(mask.astype(np.float32) for mask in masks))]
+    if op.name in REDUCTIONS:
+        return [np.asarray(masks[0].any(axis=tuple(op.params["axes"])))]
+    if op.name in CUMULATIVE:
+        along = op.params["axis"]
+        back = op.params.get("reverse", False)
+        mask = np.flip(masks[0], along) if back else masks[0]
+        mask = np.logical_or.accumulate(mask, axis=along)
+        return [np.flip(mask, along) if back else mask]
+    if op.name in ("sort", "top_k"):
+        along = op.params.get("dimension", op.params.get("axis", -1))
+        lanes = np.asarray(functools.reduce(np.logical_or, masks).any(axis=along, keepdims=True))
+        return [np.broadcast_to(lanes, node.shape) for node in op.outputs]
+    if op.name == "gather":
+        rest, onto = gathered(op)
+        return [onto(np.asarray(masks[0].any(axis=rest, keepdims=True)))]
+    if op.name in UPDATES:
+        rest, onto = updated(op)
+        update = masks[UPDATES[op.name]]
+        return [masks[0] | onto(np.asarray(update.any(axis=rest, keepdims=True)))]
+    return None
+
+
+def windows_of(op: Op) -> dict[int, int]:
+    """Axes of an array that is partly overwritten, and the axes of the updates they belong to."""
+    if op.name == "dynamic_update_slice":
+        return {axis: axis for axis in range(len(op.inputs[0].shape))}
+    dims = op.params["dimension_numbers"]
+    gone = {*dims.inserted_window_dims, *getattr(dims, "operand_batching_dims", ())}
+    axes = [axis for axis in range(len(op.inputs[0].shape)) if axis not in gone]
+    return dict(zip(axes, dims.update_window_dims, strict=True))
+
+
+def lanes_of(op: Op) -> list[tuple[int, int, int]]:
+    """Triples of axes of a gather: of the array, of its indices and of the output, [n] each."""
+    dims = op.params["dimension_numbers"]
+    batch = [a for a in range(len(op.outputs[0].shape)) if a not in dims.offset_dims]
+    pairs = zip(
+        getattr(dims, "operand_batching_dims", ()),
+        getattr(dims, "start_indices_batching_dims", ()),
+        strict=True,
+    )
+    return [(axis, along, batch[along]) for axis, along in pairs]
+
+
+def whole_axes_of(op: Op) -> list[tuple[int, int]]:
+    """Axes of an array that a gather takes whole, and those of the output."""
+    dims, sizes = op.params["dimension_numbers"], op.params["slice_sizes"]
+    dropped = {*dims.collapsed_slice_dims, *getattr(dims, "operand_batching_dims", ())}
+    shape = op.inputs[0].shape
+    taken = zip((a for a in range(len(shape)) if a not in dropped), dims.offset_dims, strict=True)
+    return [(axis, to) for axis, to in taken if sizes[axis] == shape[axis]]
+
+
+Onto = Callable[[np.ndarray], np.ndarray]
+
+
+def gathered(op: Op) -> tuple[tuple[int, ...], Onto]:
+    """The axes of an array along which a gather takes anything, and what spreads the rest of it.
+
+    Returns:
+      (axes, function from the array, of length 1 along these axes, to the output).
+    """
+    kept = whole_axes_of(op) + [(axis, to) for axis, _, to in lanes_of(op)]
+    order = [axis for axis, _ in sorted(kept, key=lambda pair: pair[1])]
+    rest = tuple(a for a in range(len(op.inputs[0].shape)) if a not in order)
+    out, ends = op.outputs[0].shape, [to for _, to in kept]
+    spread = [n if to in ends else 1 for to, n in enumerate(out)]
+    return rest, lambda part: np.broadcast_to(part.transpose(*order, *rest).reshape(spread), out)
+
+
+def updated(op: Op) -> tuple[tuple[int, ...], Onto]:
+    """The same for updates: their axes that lie anywhere, and what spreads them on the array."""
+    whole, update = op.inputs[0].shape, op.inputs[UPDATES[op.name]].shape
+    order = [to for axis, to in windows_of(op).items() if whole[axis] == update[to]]
+    axes = [axis for axis, to in windows_of(op).items() if whole[axis] == update[to]]
+    rest = tuple(k for k in range(len(update)) if k not in order)
+    spread = [n if axis in axes else 1 for axis, n in enumerate(whole)]
+    return rest, lambda part: part.transpose(*order, *rest).reshape(spread)

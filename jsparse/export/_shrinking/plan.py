@@ -1,0 +1,244 @@
+"""What can be removed from a model, found in rounds: see `shrink`."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import nnx
+
+from jsparse.export._shrinking.attributes import Mend, fixed_axes, mend_in_place, stored_as
+from jsparse.export._shrinking.blame import Groups, at_error, explain, removed_near
+from jsparse.export._shrinking.constants import Knowledge, know
+from jsparse.export._shrinking.contractions import foldable, sinks, taken_up, tie_product
+from jsparse.export._shrinking.couplings import tie
+from jsparse.export._shrinking.cut import Cut, cut_in_place
+from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
+from jsparse.export._shrinking.liveness import (
+    ENDS,
+    NEEDS_WHOLE,
+    WHOLE,
+    Axis,
+    Reason,
+    Removal,
+)
+from jsparse.export._shrinking.operations import PRODUCTS
+from jsparse.export._shrinking.record import Record
+from jsparse.export._shrinking.tracing import trace
+from jsparse.export._shrinking.verify import Fault, faults
+
+ROUNDS = 8  # of tracing a smaller model; each settles every fault that it shows
+
+
+class Cutting(NamedTuple):
+    """The changes to a model.
+
+    Attributes:
+      cuts: by path of the variable.
+      add: to a bias before it is cut, by path: [...] as it.
+      groups: how many remain of grouped convolutions, by path of the kernel.
+    """
+
+    cuts: dict[str, Cut]
+    add: dict[str, np.ndarray]
+    groups: dict[str, int]
+
+
+class Choice(NamedTuple):
+    """What is removed, the smaller model, what it computes, and its record."""
+
+    removal: Removal
+    small: Any
+    graph: Graph
+    record: Record
+
+
+class Plan:
+    """A model traced once, and what can be removed from it.
+
+    Args:
+      model: without rules.
+      inputs: of a call.
+      mend: see `shrink`.
+      rigid: paths of biases that absorb no constant.
+
+    Attributes:
+      fixed: pairs of a path and an axis that is kept whole.
+      droppable: positions of the only summed axis of a product that are removable with whatever
+        they give, [n].
+    """
+
+    def __init__(self, model: nnx.Module, inputs: tuple, mend: Mend, rigid: Iterable[str] = ()):
+        self.model, self.inputs, self.mend = model, inputs, mend
+        self.graph = trace(model, inputs)
+        self.knowledge: Knowledge = know(self.graph)
+        found = sinks(self.graph).items()
+        self.sinks = {op: sink for op, sink in found if sink.bias.path not in rigid}
+        self.foldable = {op: foldable(op, sink, self.knowledge) for op, sink in self.sinks.items()}
+        self.fixed = fixed_axes(model)
+        self._order: dict[Op, int] = {}
+        self._next_to: dict[Node, list[Op]] = {}
+        for n, op in enumerate(every(self.graph.ops)):
+            self._order[op] = n
+            inner = [node for body in op.bodies for node in (*body.inputs, *body.outputs)]
+            for node in dict.fromkeys([*op.inputs, *op.outputs, *op.extra, *inner]):
+                self._next_to.setdefault(node, []).append(op)
+        self.droppable: Mapping[Op, np.ndarray] = {}
+
+    def removal(self) -> Removal:
+        """The largest removable set."""
+        removal = Removal(self.graph)
+        self._pin(removal)
+        self._settle(removal, every(self.graph.ops))
+        return removal
+
+    def _pin(self, removal: Removal) -> None:
+        graph = self.graph
+        read = {node for op in every(graph.ops) for node in op.inputs}
+        readers = readers_in(every(graph.ops))
+        for node in graph.nodes():
+            if node in graph.variables:
+                if node.value is None or node not in read:
+                    removal.because(
+                        Reason(WHOLE, None, "the variable is no weight: calls write it")
+                    )
+                    removal.pin(node)
+            elif node.value is not None and node.shape:
+                op = next(iter(readers.get(node, [])), None)
+                removal.because(Reason(WHOLE, op, f"reads a constant array of shape {node.shape}"))
+                removal.pin(node)
+        removal.because(Reason(ENDS))
+        for node in graph.inputs:
+            removal.pin(node)
+        removal.because(Reason(ENDS, None, "the model returns them"))
+        for node in graph.outputs:
+            removal.pin(node)
+        for node in graph.variables:
+            for path, axis in self.fixed:
+                if node.path == path:
+                    removal.because(Reason(WHOLE, None, "an attribute fixes the width"))
+                    removal.pin(node, axis % len(node.shape))
+        removal.because(Reason(WHOLE, None, "longer inputs may read more of it"))
+        for node, seen in graph.partly_read().items():
+            for axis, mask in enumerate(seen):
+                removal.narrow(node, axis, mask)
+
+    def _settle(self, removal: Removal, ops: Iterable[Op]) -> None:
+        self._spread(removal, ops)
+        for node in reversed(self.graph.nodes()):  # readers first, as they decide what is needed
+            for axis in range(len(node.shape)):
+                if node.shape[axis] and removal.removed(node, axis).all():
+                    removal.because(Reason(ENDS))  # an axis keeps at least one position
+                    removal.narrow(node, axis, np.arange(node.shape[axis]) > 0)
+                    self._spread(removal, self._around(removal))
+
+    def _spread(self, removal: Removal, ops: Iterable[Op]) -> None:
+        """Apply operations until nothing changes: last ones first, as they decide what counts."""
+        waiting = {self._order[op]: op for op in ops}
+        while waiting:
+            for turn in (sorted(waiting, reverse=True), None):
+                for n in turn if turn is not None else sorted(waiting):
+                    self._apply(waiting.pop(n), removal)
+                    if removal.changed:
+                        waiting.update((self._order[op], op) for op in self._around(removal))
+
+    def _apply(self, op: Op, removal: Removal) -> None:
+        if op.name in PRODUCTS:
+            nowhere = np.zeros((), bool)
+            may = self.foldable.get(op, nowhere) | self.droppable.get(op, nowhere)
+            tie_product(op, removal, self.knowledge, may)
+        else:
+            removal.because(Reason(WHOLE, op, NEEDS_WHOLE))
+            tie(op, removal, self.knowledge)
+
+    def _around(self, removal: Removal) -> list[Op]:
+        """The operations next to what changed last."""
+        changed, removal.changed = removal.changed, set()
+        return [op for node in changed for op in self._next_to.get(node, ())]
+
+    def cutting(self, removal: Removal) -> Cutting:
+        """The changes that remove it."""
+        cuts = {}
+        for node in self.graph.variables:
+            axes = range(len(node.shape))
+            keep = {
+                axis: tuple(map(int, np.flatnonzero(removal.kept(node, axis))))
+                for axis in axes
+                if removal.removed(node, axis).any()
+            }
+            if keep:
+                cuts[node.path] = Cut(shape=node.shape, keep=keep)
+        add: dict[str, np.ndarray] = {}
+        for op, sink in self.sinks.items():
+            if (constant := self.foldable[op]).any():
+                more = taken_up(op, sink, removal, self.knowledge, constant)
+                add[sink.bias.path] = add.get(sink.bias.path, np.zeros_like(more)) + more
+        origins = self.graph.origins()
+        groups = {
+            origins[op.inputs[1]].path: removal.kept_shape(op.extra[0])[0]
+            for op in every(self.graph.ops)
+            if op.extra and op.inputs[1] in origins
+        }
+        return Cutting(cuts, add, groups)
+
+    def small(self, removal: Removal) -> tuple[Any, Record]:
+        """The smaller model, and its record."""
+        cuts, add, groups = self.cutting(removal)
+        small = nnx.clone(self.model)
+        cut_in_place(small, cuts, add)
+        return small, Record(
+            cuts=cuts, attributes=mend_in_place(small, groups, self.mend), stayed={}
+        )
+
+    def choose(self) -> "Choice":
+        """The largest removable set without a fault, and why other dead units are kept.
+
+        Each round keeps all axes at which the smaller model is not the cut one.
+        """
+        removal = self.removal()
+        small, record = self.small(removal)
+        graph = self.graph
+        for turn in range(ROUNDS):
+            graph, found = self.compared(small, removal)
+            if not found:
+                break
+            self._give_way(removal, found, everywhere=turn == ROUNDS - 1)
+            small, record = self.small(removal)
+        stayed = explain(self.graph, self.knowledge, removal, self.foldable)
+        return Choice(removal, small, graph, dataclasses.replace(record, stayed=stayed))
+
+    def _give_way(self, removal: Removal, found: list[Fault], everywhere: bool) -> None:
+        """Keep the axes at fault; all of them if that is not known, or `everywhere`."""
+        axes = [removed_near(self.graph, removal, fault) for fault in found]
+        texts = list(self._told(removal, found, axes))
+        for fault, text, near in zip(found, texts, axes, strict=True):
+            removal.because(Reason(WHOLE, fault.op, text))
+            for node, axis in near:
+                removal.pin(node, axis)
+        if everywhere or not removal.changed:
+            removal.because(Reason(WHOLE, found[0].op, found[0].text))
+            for node in self.graph.variables:
+                removal.pin(node)
+        self._settle(removal, self._around(removal))
+
+    def _told(self, removal: Removal, found: list[Fault], axes: list[list[Axis]]) -> Iterator[str]:
+        """Each fault with the attributes that may have caused it."""
+        groups = Groups(self.graph, removal)
+        by_group: dict[int, list[str]] = {}
+        for fault, near in zip(found, axes, strict=True):
+            stored: dict[str, None] = {}
+            for node, _ in near:
+                lengths, paths = group = groups.around(node)
+                if id(group) not in by_group:
+                    by_group[id(group)] = stored_as(self.model, paths, lengths)
+                stored |= dict.fromkeys(by_group[id(group)])
+            names = ", ".join(list(stored)[:5])
+            yield f"{fault.text}; `mend` may set {names}" if names else fault.text
+
+    def compared(self, small: nnx.Module, removal: Removal) -> tuple[Graph, list[Fault]]:
+        """What a smaller model computes, and what is wrong with it."""
+        try:
+            graph = trace(small, self.inputs)
+            return graph, faults(self.graph, graph, removal)
+        except Exception as error:  # the model's own code may fix sizes and raise anything
+            return self.graph, at_error(self.graph, removal, error)

@@ -1,0 +1,68 @@
+"""Where in the code an operation is called, from the tracebacks that JAX keeps."""
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import flax
+import jax
+import jaxlib
+
+from jsparse import _pure
+from jsparse.export._shrinking.graph import Op
+
+Frame = tuple[str, int]
+"""A file and a line."""
+JAX = tuple(str(Path(str(package.__file__)).parent) for package in (jax, jaxlib))
+FLAX = str(Path(flax.__file__).parent)
+ENTRIES = (str(Path(__file__).parent / "tracing.py"), str(Path(_pure.__file__)))
+"""Frames from here on are those of the caller of the library."""
+CACHED = "linear_util.py"
+"""Frames from here on may be those of an earlier call of a compiled function."""
+
+
+def frames(op: Op) -> list[Frame]:
+    """Where an operation is called, the innermost call first, without JAX itself."""
+    found: list[Frame] = []
+    for depth, traceback in reversed(list(enumerate(op.source))):
+        for frame in getattr(traceback, "frames", ()):
+            file = frame.file_name
+            if file in ENTRIES or (depth and file.endswith(CACHED)):
+                break
+            if not file.startswith(JAX):
+                found.append((file, frame.line_num))
+    return found
+
+
+def raised(traceback: TracebackType | None) -> list[Frame]:
+    """Where an error was raised, the innermost call first, without JAX itself."""
+    found: list[Frame] = []
+    while traceback is not None:
+        found.append((traceback.tb_frame.f_code.co_filename, traceback.tb_lineno))
+        traceback = traceback.tb_next
+    inner = itertools.takewhile(lambda frame: frame[0] not in ENTRIES, found[::-1])
+    return [frame for frame in inner if not frame[0].startswith(JAX)]
+
+
+def place(op: Op) -> str:
+    """The file and line of the model's code that calls an operation, as `file.py:12`."""
+    return told(frames(op))
+
+
+def told(found: Iterable[Frame]) -> str:
+    """The first frame outside Flax, or the first one."""
+    found = list(found)
+    own = [frame for frame in found if not frame[0].startswith(FLAX)]
+    for file, line in (own or found)[:1]:
+        return f"{_short(Path(file))}:{line}"
+    return "an unknown place"
+
+
+def _short(file: Path) -> Any:
+    """A path from the working directory or the installed packages on, or in full."""
+    for folder in (Path.cwd(), Path(FLAX).parent):
+        if file.is_relative_to(folder):
+            return file.relative_to(folder)
+    return file

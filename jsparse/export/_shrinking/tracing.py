@@ -1,0 +1,198 @@
+"""Tracing a model, in eval mode, into the list of its operations."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from jsparse._opened import opened
+from jsparse._paths import named
+from jsparse._pure import evaluated, pure
+from jsparse._slots import slots, walk_modules
+from jsparse.export._shrinking.graph import Body, Graph, Node, Op
+
+STATES = tuple(
+    getattr(nnx, name)
+    for name in ("Cache", "RngState", "Intermediate", "Perturbation")
+    if hasattr(nnx, name)
+)
+"""Variables that calls or training write."""
+Run = tuple[Callable, dict[str, Any], list[Any]]
+
+
+def call(model: nnx.Module, inputs: tuple) -> Run:
+    """The model, in the mode it is in, as a function of variables and the arrays among its inputs.
+
+    Returns:
+      (function(variables, arrays) -> (output, variables after), variables by path, arrays).
+    """
+    run, variables, _ = pure(model)
+    leaves, form = jax.tree.flatten(inputs)
+    places = [n for n, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
+
+    def function(variables: dict[str, Any], arrays: list[Any]) -> tuple[Any, dict[str, Any]]:
+        given = dict(zip(places, arrays, strict=True))
+        full = [given.get(n, leaf) for n, leaf in enumerate(leaves)]
+        return run(variables, *jax.tree.unflatten(form, full))
+
+    return function, variables, [leaves[n] for n in places]
+
+
+def trace(model: nnx.Module, inputs: tuple) -> Graph:
+    """The computation of a model without rules, in eval mode, on inputs of these shapes."""
+    return _trace(evaluated(model), inputs, lambda output, after: output)
+
+
+def trace_statistics(model: nnx.Module, inputs: tuple) -> Graph:
+    """The computation of the statistics of one batch, as batch normalisation takes them.
+
+    Its outputs are what the model's `nnx.BatchStat` become if they follow the batch at once, in
+    the order of `nnx.state(model, nnx.BatchStat)`.
+    """
+    model = evaluated(model)
+    for _, module in walk_modules(model):
+        if isinstance(module, nnx.BatchNorm):
+            module.use_running_average, module.momentum = False, 0.0
+    paths = named(nnx.state(model, nnx.BatchStat))
+    return _trace(model, inputs, lambda output, after: [after[path] for path in paths])
+
+
+def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) -> Graph:
+    run, variables, arrays = call(model, inputs)
+
+    def traced(given: dict[str, Any], arrays: list[Any]) -> tuple[list[Any], dict[str, Any]]:
+        output, after = run(given, arrays)
+        return jax.tree.leaves(result(output, after)), after
+
+    program = jax.jit(traced).trace(variables, arrays)
+    closed = program.jaxpr
+    paths = sorted(variables)  # as the leaves of a dict are
+    made = len(closed.jaxpr.outvars) - len(paths)
+    ends = zip(closed.jaxpr.invars, closed.jaxpr.outvars[made:], strict=False)
+    unwritten = {path for path, (a, b) in zip(paths, ends, strict=True) if a is b}
+    kinds = {s.path: type(s.value) for s in slots(model)}
+    fixed = {path for path in paths if _fixed(kinds.get(path, nnx.RngState), path in unwritten)}
+    nodes = [
+        Node(tuple(leaf.shape), leaf.dtype, path, np.asarray(leaf) if path in fixed else None)
+        for path, leaf in ((path, variables[path]) for path in paths)
+    ]
+    given = [Node(tuple(leaf.shape), leaf.dtype) for leaf in arrays]
+    ops: list[Op] = []
+    outputs = _inline(closed.jaxpr, closed.consts, [*nodes, *given], ops, ())[:made]
+    outcome = lambda: _quick(program.lower())(variables, arrays)[0]
+    return Graph(_needed(ops, outputs), nodes, given, outputs, outcome)
+
+
+def _quick(program: Any) -> Callable[..., Any]:
+    """Compile a program that runs once."""
+    cpu = jax.default_backend() == "cpu"
+    return program.compile({"xla_backend_optimization_level": "0"} if cpu else {})
+
+
+def _fixed(kind: type, unwritten: bool) -> bool:
+    """Whether a variable is a weight: a parameter, or any other that calls leave as it is."""
+    if issubclass(kind, nnx.Param | nnx.BatchStat):
+        return True
+    return unwritten and not issubclass(kind, STATES)
+
+
+def _node(var: Any) -> Node:
+    return Node(tuple(getattr(var.aval, "shape", ())), getattr(var.aval, "dtype", None))
+
+
+def _constant(value: Any) -> Node:
+    if jnp.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.extended):
+        return Node(value.shape, value.dtype)  # random keys
+    value = np.asarray(value)
+    return Node(value.shape, value.dtype, value=value)
+
+
+def _inline(
+    jaxpr: Jaxpr, consts: Sequence[Any], args: list[Node], ops: list[Op], above: tuple
+) -> list[Node]:
+    """Append the operations of a jaxpr; return its outputs. `above`: tracebacks of its callers."""
+    at: dict[Any, Node] = dict(zip(jaxpr.invars, args, strict=True))
+    at |= {var: _constant(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
+
+    def read(atom: Any) -> Node:
+        return _constant(atom.val) if isinstance(atom, Literal) else at[atom]
+
+    for eqn in jaxpr.eqns:
+        inputs = [read(atom) for atom in eqn.invars]
+        inner = opened(eqn)
+        source = (*above, eqn.source_info.traceback)
+        if inner is not None:
+            outputs = _inline(inner.jaxpr, inner.consts, inputs, ops, source)
+        else:
+            outputs = [_node(var) for var in eqn.outvars]
+            bodies = _bodies(eqn, len(inputs), source)
+            extra = _groups(eqn, inputs)
+            ops.append(Op(eqn.primitive, eqn.params, inputs, outputs, extra, bodies, source))
+        at.update(zip(eqn.outvars, outputs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _groups(eqn: Any, inputs: list[Node]) -> tuple[Node, ...]:
+    """The groups of a grouped convolution and the outputs of a group."""
+    groups = eqn.params.get("feature_group_count", 1)
+    if eqn.primitive.name != "conv_general_dilated" or groups == 1:
+        return ()
+    width = inputs[1].shape[eqn.params["dimension_numbers"].rhs_spec[0]] // groups
+    return Node((groups,), np.int32), Node((width,), np.int32)
+
+
+def _bodies(eqn: Any, count: int, source: tuple) -> tuple[Body, ...]:
+    """The bodies of a loop or a branch with so many inputs."""
+    params = eqn.params
+    match eqn.primitive.name:
+        case "scan":
+            consts, carries = _counts(params)
+            body = _body(params["jaxpr"], range(count), source)
+            body.makes = range(len(body.outputs))
+            body.carried = {n: consts + n for n in range(carries)}
+            body.sliced = range(consts + carries, count)
+            body.stacked = range(carries, len(body.outputs))
+            return (body,)
+        case "while":
+            tests, consts = params["cond_nconsts"], params["body_nconsts"]
+            carry = range(tests + consts, count)
+            body = _body(params["body_jaxpr"], range(tests, count), source)
+            body.makes = range(len(carry))
+            body.carried = {n: consts + n for n in range(len(carry))}
+            return _body(params["cond_jaxpr"], (*range(tests), *carry), source), body
+        case "cond":
+            branches = [_body(inner, range(1, count), source) for inner in params["branches"]]
+            for branch in branches:
+                branch.makes = range(len(branch.outputs))
+            return tuple(branches)
+    return ()
+
+
+def _body(inner: ClosedJaxpr, reads: range | tuple[int, ...], source: tuple) -> Body:
+    args = [_node(var) for var in inner.jaxpr.invars]
+    ops: list[Op] = []
+    made = _inline(inner.jaxpr, inner.consts, args, ops, source)
+    return Body(_needed(ops, made), args, made, reads)
+
+
+def _counts(params: dict[str, Any]) -> tuple[int, int]:
+    """How many constants a scan has, and how many arrays it carries."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()  # since jax 0.12
+    return len(consts.vals), len(carry.vals)
+
+
+def _needed(ops: list[Op], outputs: list[Node]) -> list[Op]:
+    """The operations on which the outputs depend."""
+    wanted = set(outputs)
+    kept = []
+    for op in reversed(ops):
+        if wanted.intersection(op.outputs):
+            kept.append(op)
+            wanted.update(op.inputs)
+    return kept[::-1]

@@ -1,0 +1,262 @@
+"""One hidden layer, half of it dead, and what happens to its units before the next layer."""
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import Array, lax
+
+import jsparse as js
+from tests.support.zoo_cases import vectors
+
+pytestmark = pytest.mark.standard_dtypes
+SEGMENTS = jnp.array([0, 0, 1, 1])
+
+
+class Net(nnx.Module):
+    """Units [4, 16] of which the last 8 are 0, and an operation on them."""
+
+    def __init__(self, operation: Callable[[Array], Array]):
+        rngs = nnx.Rngs(0)
+        self.first, self.last = nnx.Linear(6, 16, rngs=rngs), nnx.Linear(16, 3, rngs=rngs)
+        self.first.kernel[...] = self.first.kernel[...].at[:, 8:].set(0.0)
+        self.operation = operation
+
+    def __call__(self, x: Array) -> Array:
+        return self.last(self.operation(nnx.relu(self.first(x))))
+
+
+def halved(h: Array) -> Array:
+    return lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, 0.5 * c[1]), (0, h))[1]
+
+
+def counted(h: Array) -> Array:
+    count = (h[0, 0] > 0).astype(jnp.int32)
+    return lax.while_loop(lambda c: c[0] < count, lambda c: (c[0] + 1, jnp.tanh(c[1])), (0, h))[1]
+
+
+THROUGH: dict[str, Callable[[Array], Array]] = {
+    "segment sum": lambda h: jax.ops.segment_sum(h, SEGMENTS, 2),
+    "segment sum at places of the input": lambda h: jax.ops.segment_sum(
+        h, (h[:, 0] > 0).astype(jnp.int32), 2
+    ),
+    "segment maximum": lambda h: jax.ops.segment_max(h, SEGMENTS, 2),
+    "segment minimum": lambda h: jax.ops.segment_min(h, SEGMENTS, 2),
+    "set a row": lambda h: h.at[0].set(0.0),
+    "add rows": lambda h: h.at[jnp.array([0, 2])].add(h[jnp.array([1, 3])]),
+    "multiply a row": lambda h: h.at[1].multiply(3.0),
+    "write into a cache": lambda h: lax.dynamic_update_slice(jnp.zeros((8, h.shape[1])), h, (2, 0)),
+    "tile": lambda h: jnp.tile(h, (2, 1)),
+    "stack": lambda h: jnp.stack([h, 2 * h], axis=1).sum(axis=1),
+    "sort rows": lambda h: jnp.sort(h, axis=0),
+    "rows in order": lambda h: jnp.take_along_axis(h, jnp.argsort(h, axis=0), axis=0),
+    "highest rows": lambda h: lax.top_k(h.T, 2)[0].T,
+    "sum of rows so far": lambda h: jnp.cumsum(h, axis=0),
+    "highest so far, from the end": lambda h: lax.cummax(h, axis=0, reverse=True),
+    "branch": lambda h: lax.cond(h.sum() > 0, lambda h: h, lambda h: 2 * h, h),
+    "one of three": lambda h: lax.switch(
+        (h[0, 0] > 0).astype(jnp.int32), [lambda h: h, jnp.tanh, lambda h: 0 * h], h
+    ),
+    "loop": halved,
+    "loop of unknown length": counted,
+    "l2 norm": lambda h: h / jnp.linalg.norm(h, axis=-1, keepdims=True),
+    "barrier": lambda h: lax.optimization_barrier(h),
+    "half of a gate": lambda h: jax.nn.glu(jnp.concatenate([h, 1 + h], axis=-1)),
+    "depthwise convolution": lambda h: lax.conv_general_dilated(
+        h[None],
+        jnp.ones((3, 1, h.shape[1])),
+        (1,),
+        "SAME",
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        feature_group_count=h.shape[1],
+    )[0],
+}
+
+
+@pytest.mark.parametrize("name", THROUGH)
+def test_dead_units_go_through(name: str) -> None:
+    model = Net(THROUGH[name])
+    small, record = js.shrink(model, vectors(0, 4))
+    assert small.first.kernel.shape == (6, 8)
+    assert dict(record.stayed) == {}
+    x = vectors(1, 4)
+    np.testing.assert_allclose(small(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+def blended(h: Array) -> Array:
+    return h - h.mean(axis=-1, keepdims=True)
+
+
+def along_units(h: Array) -> Array:
+    return jnp.cumsum(h, axis=1)
+
+
+def gated(h: Array) -> Array:
+    return jnp.roll(h, 8, axis=1) + h
+
+
+def written(h: Array) -> Array:
+    return h + jnp.zeros((1, 16))
+
+
+def branching(h: Array) -> Array:
+    return h if h.shape[-1] == 16 else jnp.tanh(h)
+
+
+def unknown(h: Array) -> Array:
+    return jnp.fft.fft(h, axis=-1).real
+
+
+STOPS = {
+    blended: "`sub` .* joins it with values that count",
+    along_units: "`cumsum` .* needs the axis whole",
+    gated: "`add` .* joins it with values that count",
+    written: "`add` .* fixes a size in the code",
+    unknown: "`fft` .* needs the axis whole",
+    branching: "`dot_general` .* the smaller model calls `tanh` in its place",
+}
+
+
+@pytest.mark.parametrize("stop", STOPS, ids=lambda f: f.__name__)
+def test_what_stops_dead_units_is_named_with_its_place(stop: Callable[[Array], Array]) -> None:
+    model = Net(stop)
+    small, record = js.shrink(model, vectors(0, 4))
+    assert small.first.kernel.shape == (6, 16)
+    np.testing.assert_allclose(small(vectors(1, 4)), model(vectors(1, 4)), rtol=1e-5)
+    why = record.stayed["first/kernel"]
+    assert why.startswith("8 of 16 dead units stay: ")
+    assert re.search(STOPS[stop], why)
+    if stop is not branching:
+        lines, first = inspect.getsourcelines(stop)
+        (line,) = re.findall(rf"{Path(__file__).name}:(\d+)", why)
+        assert first <= int(line) < first + len(lines)
+
+
+class Spread(nnx.Module):
+    """A grouped convolution of which each group has another dead input."""
+
+    def __init__(self, dead: list[int], rngs: nnx.Rngs):
+        self.a = nnx.Conv(4, 12, (1, 1), use_bias=False, rngs=rngs)
+        self.b = nnx.Conv(12, 8, (3, 3), feature_group_count=4, rngs=rngs)
+        self.a.kernel[...] = self.a.kernel[...].at[..., jnp.array(dead)].set(0.0)
+
+    def __call__(self, x: Array) -> Array:
+        return self.b(nnx.relu(self.a(x)))
+
+
+def test_groups_lose_inputs_only_at_the_same_places() -> None:
+    x = jnp.ones((1, 5, 5, 4))
+    small, record = js.shrink(Spread([1, 4, 7, 10], nnx.Rngs(0)), x)
+    assert small.a.kernel.shape[-1] == 8 and not record.stayed
+    small, record = js.shrink(Spread([0, 4, 8, 9], nnx.Rngs(0)), x)
+    assert small.a.kernel.shape[-1] == 12
+    assert re.match("4 of 12 .*`conv_general_dilated` at .* each group", record.stayed["a/kernel"])
+
+
+class Shuffled(nnx.Module):
+    """Channels that become pixels, with biases."""
+
+    def __init__(self, same: bool, rngs: nnx.Rngs):
+        self.a, self.b = nnx.Conv(2, 12, (3, 3), rngs=rngs), nnx.Linear(3, 2, rngs=rngs)
+        self.a.kernel[...] = self.a.kernel[...].at[..., 1::3].set(0.0)
+        bias = jnp.ones(12) if same else jnp.arange(12.0)
+        self.a.bias[...] = bias
+
+    def __call__(self, x: Array) -> Array:
+        x = nnx.relu(self.a(x))
+        n, h, w, c = x.shape
+        x = x.reshape(n, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5)
+        return self.b(x.reshape(n, 2 * h, 2 * w, c // 4))
+
+
+def test_shuffled_pixels_go_if_their_constants_are_one_number() -> None:
+    x = jnp.ones((1, 3, 3, 2))
+    small, record = js.shrink(Shuffled(True, nnx.Rngs(0)), x)
+    assert small.b.in_features == 2 and not record.stayed
+    small, record = js.shrink(Shuffled(False, nnx.Rngs(0)), x)
+    assert small.b.in_features == 3
+    assert re.match("4 of 12 .*`dot_general` at .* no bias", record.stayed["a/kernel"])
+
+
+class Frozen(nnx.Variable):
+    """A weight that no optimizer moves."""
+
+
+def test_weights_in_other_variables_are_weights() -> None:
+    model = Net(lambda h: h)
+    model.first.kernel = Frozen(model.first.kernel[...])
+    small, _ = js.shrink(model, vectors(0, 4))
+    assert isinstance(small.first.kernel, Frozen) and small.first.kernel.shape == (6, 8)
+
+
+def test_variables_that_a_call_writes_are_none() -> None:
+    class Counting(Net):
+        def __init__(self) -> None:
+            super().__init__(lambda h: h)
+            self.mean = nnx.Variable(jnp.zeros(16))
+
+        def __call__(self, x: Array) -> Array:
+            h = nnx.relu(self.first(x))
+            self.mean[...] = self.mean[...] + h.mean(axis=0)
+            return self.last(h + self.mean[...][None])
+
+    _, record = js.shrink(Counting(), vectors(0, 4))
+    assert not record.cuts and record.stayed["first/kernel"]
+
+
+class Sized(nnx.Module):
+    """Two products in one weight, split at a width that it stores."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.width = 8
+        self.both, self.last = nnx.Linear(6, 24, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        gate, a, b = jnp.split(self.both(x), [self.width, 2 * self.width], axis=-1)
+        return self.last(nnx.sigmoid(gate) * a * b)
+
+
+def sized() -> Sized:
+    model = Sized(nnx.Rngs(0))
+    model.last.kernel[...] = model.last.kernel[...].at[jnp.array([1, 5])].set(0.0)
+    return model
+
+
+def widths(module: nnx.Module) -> dict[str, Any]:
+    return {"width": module.last.in_features} if isinstance(module, Sized) else {}
+
+
+def test_sizes_of_own_modules_are_named_and_mended() -> None:
+    model, x = sized(), vectors(0, 4)
+    small, record = js.shrink(model, x)
+    assert small.last.in_features == 8
+    assert "`mul` at" in record.stayed["last/kernel"]
+    assert "`mend` may set width (8)" in record.stayed["last/kernel"]
+
+    small, record = js.shrink(model, x, mend=widths)
+    assert (small.width, small.last.in_features, small.both.out_features) == (6, 6, 18)
+    assert record.attributes[""] == {"width": 6} and not record.stayed
+    np.testing.assert_allclose(small(x), model(x), rtol=1e-5, atol=1e-6)
+    again = js.export.rebuild(sized(), js.export.Record.from_dict(record.to_dict()))
+    nnx.update(again, nnx.state(small))
+    np.testing.assert_array_equal(again(x), small(x))
+
+
+def test_errors_of_mend() -> None:
+    wrong = {
+        "mend of the model .* names 'wide'; the sizes that it stores are: width": {"wide": 3},
+        "width is 3.0; give an int": {"width": 3.0},
+    }
+    for message, given in wrong.items():
+        mend = lambda module, given=given: given if isinstance(module, Sized) else {}
+        with pytest.raises((ValueError, TypeError), match=message):
+            js.shrink(sized(), vectors(0, 4), mend=mend)
+    with pytest.raises(TypeError, match="gave NoneType; return a dict"):
+        js.shrink(sized(), vectors(0, 4), mend=lambda module: None)  # type: ignore[arg-type]
