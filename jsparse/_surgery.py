@@ -10,12 +10,13 @@ from jax import Array
 
 from jsparse._paths import match, naming
 from jsparse._roles import fit
+from jsparse._score import wide
 from jsparse._sharding import beside
 from jsparse._slots import Slot, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse.rules._held import Held
 from jsparse.rules._keep import Keep
-from jsparse.rules._rule import Rule
+from jsparse.rules._rule import Rule, total_cost
 from jsparse.rules._shared_cut import share_cuts
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -99,10 +100,8 @@ def copied(model: Model) -> Model:
 
 def cost(model: nnx.Module) -> Array:
     """The term that the rules add to the loss, []: summed over every Sparse, 0 in a dense model."""
-    total = jnp.zeros(())
-    for part in sparse_parts(model).values():
-        total = total + part.cost()
-    return total
+    parts = sparse_parts(model).values()
+    return total_cost((part.cost() for part in parts), [wide(part.dtype) for part in parts])
 
 
 def masks(model: nnx.Module) -> dict[str, Array]:
