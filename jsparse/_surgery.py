@@ -12,7 +12,7 @@ from jsparse._paths import match, naming
 from jsparse._roles import fit
 from jsparse._score import wide
 from jsparse._sharding import beside
-from jsparse._slots import Slot, slots, sparse_parts
+from jsparse._slots import Slot, refuse_wrapped, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse.rules._held import Held
 from jsparse.rules._keep import Keep
@@ -42,7 +42,8 @@ def sparsify(model: Model, *rules: tuple[str, Rule], rngs: nnx.Rngs | None = Non
       TypeError: the model is not an nnx.Module, a pair holds no rule, or a matched parameter is not
         of a floating type.
       ValueError: no rules; a pattern that matches nothing (near misses are listed); a matched
-        parameter that is a scalar or whose shape does not suit the rule.
+        parameter that is a scalar or whose shape does not suit the rule, or that is inside
+        nnx.WeightNorm or nnx.SpectralNorm, which write weights in each forward pass.
 
     Example:
       >>> from flax import nnx
@@ -65,6 +66,9 @@ def sparsify_in_place(
     rngs = nnx.Rngs(0) if rngs is None else rngs
     if not isinstance(rngs, nnx.Rngs):
         raise TypeError(f"rngs is {rngs!r}; pass nnx.Rngs, such as nnx.Rngs(0)")
+    for slot in found:
+        if slot.path in chosen:
+            refuse_wrapped(slot)
     order = {id(rule): n for n, (_, rule) in enumerate(rules)}
     best: dict[int, Slot] = {}
     for slot in found:
