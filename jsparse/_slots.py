@@ -7,7 +7,8 @@ from typing import Any
 from flax import nnx
 
 from jsparse._pattern import Role
-from jsparse._sparse import WRAPPERS, Sparse, overwrites
+from jsparse._sparse import Sparse
+from jsparse._variables import WRAPPERS, overwrites
 
 HOLDERS = (nnx.Pytree, list, dict)
 """Types that may hold variables; a module is an nnx.Pytree."""

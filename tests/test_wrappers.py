@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 import jsparse as js
-from jsparse._sparse import WRAPPERS, Learned, Mask, Setting
+from jsparse._variables import WRAPPERS, Learned, Mask, Setting
 from tests.support.cases import RULES
 
 pytestmark = [
