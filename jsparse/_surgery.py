@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from jsparse._bridge import fit_bridges
 from jsparse._paths import match, naming
 from jsparse._roles import fit
 from jsparse._score import wide
@@ -80,6 +81,7 @@ def sparsify_in_place(
     for slot in found:
         if id(slot.value) in made:
             slot.put(made[id(slot.value)])
+    fit_bridges(model)
     share_cuts_in_place(model)
 
 
@@ -143,6 +145,7 @@ def _plain(model: Model, read: Callable[[Sparse], Array]) -> Model:
     copy = nnx.clone(model)
     for slot in slots(copy):  # by path: the attributes of a clone are in another order
         slot.put(shared[slot.path])
+    fit_bridges(copy)
     return copy
 
 

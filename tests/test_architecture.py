@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = ["_versions", "_step", "_sharding", "_pattern", "_counting", "_topk", "_score", "_schedule"]
 ROOMS += ["_checks", "_budget", "schedule", "_paths", "rules", "_tree", "tree"]
-ROOMS += ["_variables", "_sparse", "_slots"]
+ROOMS += ["_variables", "_sparse", "_slots", "_bridge"]
 ROOMS += ["_roles", "_surgery", "_pure", "_watch", "_layers", "layers", "_revise", "optim"]
 ROOMS += ["_storage", "prune", "report", "export._shrinking", "export._packing"]
 ROOMS += ["export._saving", "export"]
