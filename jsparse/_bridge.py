@@ -26,10 +26,10 @@ class SparseToNNX(nnx.bridge.ToNNX):
     def _put(self, values: dict[str, Any]) -> None:
         for slot in slots(self):
             if slot.path in values:
-                # an attribute of this module without the check that it is not from another trace:
-                # it gets its value back, so nothing is written
-                place = vars(self) if slot.parent is self else slot.parent
-                place[slot.key] = values[slot.path]
+                if slot.parent is self:  # without the check that it is not from another trace,
+                    vars(self)[str(slot.key)] = values[slot.path]  # as it gets its value back
+                else:
+                    slot.put(values[slot.path])
 
 
 def fit_bridges(model: nnx.Module) -> None:

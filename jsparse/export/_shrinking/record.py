@@ -26,11 +26,13 @@ class Record:
       cuts: by path of the variable.
       attributes: new values by path of the module and name.
       stayed: why a variable with dead units was not cut, by path: its size is fixed in the code.
+      zeros: what went only since a weight is all zeros, by its path: it may not be trained yet.
     """
 
     cuts: Mapping[str, Cut] = dataclasses.field(default_factory=dict)
     attributes: Attributes = dataclasses.field(default_factory=dict)
     stayed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    zeros: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def then(self, later: "Record") -> "Record":
         """Both as one: this record, and one of the model that it led to.
@@ -54,7 +56,7 @@ class Record:
         attributes = dict(self.attributes)
         for path, values in later.attributes.items():
             attributes[path] = attributes.get(path, {}) | values
-        return Record(cuts=cuts, attributes=attributes, stayed=later.stayed)
+        return Record(cuts=cuts, attributes=attributes, stayed=later.stayed, zeros=later.zeros)
 
     def to_dict(self) -> dict[str, Any]:
         """Only dicts, lists, strings and numbers, as JSON has them."""
@@ -88,9 +90,10 @@ class Record:
                 for path, values in data["attributes"].items()
             }
             stayed = {str(path): str(why) for path, why in data["stayed"].items()}
+            zeros = {str(path): str(why) for path, why in data.get("zeros", {}).items()}
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"this record of shrink is damaged: {error!r}") from error
-        return Record(cuts=cuts, attributes=attributes, stayed=stayed)
+        return Record(cuts=cuts, attributes=attributes, stayed=stayed, zeros=zeros)
 
 
 def rebuild(model: Model, record: Record) -> Model:

@@ -12,14 +12,16 @@ parameters in the same spirit; here the groups come from the operations alone, w
 layers.
 """
 
+import copy
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from flax import nnx
 
 from jsparse._surgery import fold
+from jsparse.export._shrinking.alive import alive_paths, all_zeros, went
 from jsparse.export._shrinking.attributes import fixed_axes, mend_in_place
 from jsparse.export._shrinking.constants import PRODUCTS, Knowledge, know
 from jsparse.export._shrinking.contractions import foldable, sinks, taken_up, tie_product
@@ -54,6 +56,7 @@ class Plan:
       model: without rules.
       inputs: of a call.
       rigid: paths of biases that absorb no constant.
+      alive: paths of weights whose zeros do not count.
 
     Attributes:
       fixed: pairs of a path and an axis that is kept whole.
@@ -61,15 +64,34 @@ class Plan:
         they give, [n].
     """
 
-    def __init__(self, model: nnx.Module, inputs: tuple, rigid: Iterable[str] = ()):
+    def __init__(
+        self,
+        model: nnx.Module,
+        inputs: tuple,
+        rigid: Iterable[str] = (),
+        alive: frozenset[str] = frozenset(),
+    ):
         self.model, self.inputs = model, inputs
         self.graph = trace(model, inputs)
-        self.knowledge: Knowledge = know(self.graph)
+        self.alive = alive
         found = sinks(self.graph).items()
         self.sinks = {op: sink for op, sink in found if sink.bias.path not in rigid}
-        self.foldable = {op: foldable(op, sink, self.knowledge) for op, sink in self.sinks.items()}
+        self._learn(alive)
         self.fixed = fixed_axes(model)
         self.droppable: Mapping[Op, np.ndarray] = {}
+
+    def _learn(self, alive: frozenset[str]) -> None:
+        self.knowledge: Knowledge = know(self.graph, alive)
+        self.foldable = {op: foldable(op, sink, self.knowledge) for op, sink in self.sinks.items()}
+
+    def zeros(self, cuts: dict[str, Cut]) -> dict[str, str]:
+        """What is removed only since a weight is all zeros, by path of that weight."""
+        found = all_zeros(self.graph) & cuts.keys()
+        if not found:
+            return {}
+        other = copy.copy(self)
+        other._learn(self.alive | found)
+        return went(found, cuts, other.cutting(other.removal(())).cuts)
 
     def removal(self, pinned: Iterable[Axis]) -> Removal:
         """The largest removable set while these axes are kept."""
@@ -164,7 +186,9 @@ class Plan:
             return f"{type(error).__name__}: {error}"
 
 
-def shrink(model: Model, *example_inputs: Any) -> tuple[Model, Record]:
+def shrink(
+    model: Model, *example_inputs: Any, keep: str | Collection[str] = ()
+) -> tuple[Model, Record]:
     """Remove dead units from a model; return the physically smaller plain model and a record.
 
     A unit (an output of a layer, a channel, an attention head, a cell of an LSTM) is removed when
@@ -179,12 +203,17 @@ def shrink(model: Model, *example_inputs: Any) -> tuple[Model, Record]:
       model: any NNX module, sparse or folded; not changed.
       *example_inputs: arguments of a call, of any batch size, and longer than 1 along axes whose
         length varies. Their values matter only for the comparison of outputs.
+      keep: patterns, as in `sparsify`, of weights that count as alive though they are zeros, since
+        they are to be trained: a new head, the second factor of LoRA. The record's `zeros` says
+        what went for a weight that is all zeros.
 
     Returns:
       (the smaller model, the record from which `rebuild` makes a fresh model of that size).
 
     Raises:
-      ValueError: the smaller model gives other outputs; please report it.
+      TypeError: keep holds something other than strings.
+      ValueError: the smaller model gives other outputs; please report it. A pattern of keep matches
+        no parameter.
 
     Example:
       >>> import jax.numpy as jnp
@@ -196,11 +225,13 @@ def shrink(model: Model, *example_inputs: Any) -> tuple[Model, Record]:
       >>> small.layers[0].kernel.shape, small.layers[2].in_features
       ((4, 2), 2)
     """
-    plan = Plan(fold(model), example_inputs)
+    plain = fold(model)
+    plan = Plan(plain, example_inputs, alive=alive_paths(plain, keep))
     removal, stayed = plan.choose()
     small, record = plan.small(removal)
     check_outputs(plan, plan.model, small)
-    return small, dataclasses.replace(record, stayed=stayed)
+    zeros = plan.zeros(dict(record.cuts))
+    return small, dataclasses.replace(record, stayed=stayed, zeros=zeros)
 
 
 def check_outputs(plan: Plan, expected: nnx.Module, small: nnx.Module) -> None:
