@@ -53,16 +53,28 @@ def magnitude(weight: Array, tile: tuple[int, ...]) -> Array:
     return _root_mean_square(weight, tile)
 
 
+def unit_scales(weight: Array, tile: tuple[int, ...]) -> Array:
+    """A power of two near the largest |w| of each unit, by which division is exact; 1 if that is 0.
+
+    Args:
+      weight: [...], float32 or wider.
+      tile: extent of one unit along each axis.
+
+    Returns:
+      [grid of units].
+    """
+    largest = pool(jnp.abs(weight), tile, jnp.max)
+    scale = lax.reduce_precision(largest / 2, jnp.finfo(weight.dtype).nexp, 0)
+    return jnp.where((scale > 0) & jnp.isfinite(scale), scale, jnp.ones_like(scale))
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _root_mean_square(weight: Array, tile: tuple[int, ...]) -> Array:
     size = unit_sizes(weight.shape, tile).astype(weight.dtype)
     mean = pool(weight**2, tile) / size
 
     def scaled() -> Array:
-        kind = jnp.finfo(weight.dtype)
-        largest = pool(jnp.abs(weight), tile, jnp.max)
-        scale = lax.reduce_precision(largest / 2, kind.nexp, 0)  # a power of two
-        scale = jnp.where((scale > 0) & jnp.isfinite(scale), scale, jnp.ones_like(scale))
+        scale = unit_scales(weight, tile)
         part = weight / spread(scale, tile, weight.shape)
         return scale * jnp.sqrt(pool(part**2, tile) / size)
 
