@@ -41,9 +41,6 @@ from jsparse._revise.transform import Revised as Revised
 from jsparse._revise.transform import revise as revise
 from jsparse._revise.usn import USN as USN
 from jsparse._slots import roles as roles
-from jsparse._sparse import Learned as Learned
-from jsparse._sparse import Mask as Mask
-from jsparse._sparse import Setting as Setting
 from jsparse._sparse import Sparse as Sparse
 from jsparse._storage import Checkpoints as Checkpoints
 from jsparse._storage import CorruptCheckpoint as CorruptCheckpoint
@@ -55,6 +52,9 @@ from jsparse._surgery import hold as hold
 from jsparse._surgery import masks as masks
 from jsparse._surgery import resolve as resolve
 from jsparse._surgery import sparsify as sparsify
+from jsparse._variables import Learned as Learned
+from jsparse._variables import Mask as Mask
+from jsparse._variables import Setting as Setting
 from jsparse._versions import __version__ as __version__
 from jsparse.export import shrink as shrink
 from jsparse.export import shrink_training as shrink_training

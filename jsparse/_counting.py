@@ -89,7 +89,7 @@ def portion(fraction: float | Array, size: int | Array) -> Array:
     fraction, size = jnp.asarray(fraction, jnp.float32), jnp.asarray(size, jnp.uint32)
     bits = lax.bitcast_convert_type(fraction, jnp.uint32) & jnp.uint32(0xFFFFF000)
     coarse = lax.bitcast_convert_type(bits, jnp.float32)
-    whole, rest = jnp.zeros_like(size), jnp.zeros(size.shape)
+    whole, rest = jnp.zeros_like(size), jnp.zeros(size.shape, jnp.float32)
     for part in (coarse, fraction - coarse):
         for shift in (24, 12, 0):
             digits = (size >> jnp.uint32(shift)) & jnp.uint32(0xFFF)

@@ -5,6 +5,7 @@ weight to the grid of its units, and `spread` broadcasts a value per unit back t
 scope names the axes of that grid along which units compete, or share a threshold.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Protocol
@@ -210,8 +211,10 @@ def grid_shape(shape: tuple[int, ...], tile: tuple[int, ...]) -> tuple[int, ...]
     return tuple(-(-n // t) for n, t in zip(shape, tile, strict=True))
 
 
-def pool(x: Array, tile: tuple[int, ...]) -> Array:
+def pool(x: Array, tile: tuple[int, ...], by: Callable = jnp.sum) -> Array:
     """Sum over each tile: [shape] -> [grid_shape(shape, tile)]; a ragged edge sums fewer.
+
+    `by` may be jnp.max instead, for x of 0 or more.
 
     Example:
       >>> import jax.numpy as jnp
@@ -219,12 +222,12 @@ def pool(x: Array, tile: tuple[int, ...]) -> Array:
       [[16.0, 16.0], [4.0, 4.0]]
     """
     whole = tuple(a for a, (n, t) in enumerate(zip(x.shape, tile, strict=True)) if 1 < n == t)
-    x = x.sum(axis=whole, keepdims=True) if whole else x
+    x = by(x, axis=whole, keepdims=True) if whole else x
     partial = [a for a in range(x.ndim) if a not in whole and tile[a] > 1]
     if not partial:
         return x
     rest = tuple(1 if a in whole else t for a, t in enumerate(tile))
-    return _apart(x, rest).sum(axis=tuple(range(1, 2 * x.ndim, 2)))
+    return by(_apart(x, rest), axis=tuple(range(1, 2 * x.ndim, 2)))
 
 
 def spread(units: Array, tile: tuple[int, ...], shape: tuple[int, ...]) -> Array:

@@ -1,20 +1,18 @@
 """Scores of units of weights; units with high scores are kept."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import DTypeLike
 
-from jsparse._pattern import pool, unit_sizes
+from jsparse._pattern import pool, spread, unit_sizes
 
 
 def wide(dtype: DTypeLike) -> DTypeLike:
     """The type, or float32 if it is narrower: bfloat16 cannot resolve scores and thresholds."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
-
-
-def mean_square(weight: Array, tile: tuple[int, ...]) -> Array:
-    """Mean of the squares of each unit's weights: float32 or wider, [grid of units]."""
-    return pool(squares(weight), tile) / unit_sizes(weight.shape, tile)
 
 
 def squares(weight: Array) -> Array:
@@ -33,7 +31,9 @@ def magnitude(weight: Array, tile: tuple[int, ...]) -> Array:
 
         s_u = sqrt(sum_{i in u} w_i^2 / |u|)
 
-    The mean rather than the sum makes a threshold or slope mean the same for units of any size.
+    The mean rather than the sum makes a threshold or slope mean the same for units of any size. The
+    squares of very large or very small weights would leave the range of the type; such weights are
+    first divided by a power of two, which is exact, so they rank as others do.
 
     Args:
       weight: [...].
@@ -41,7 +41,54 @@ def magnitude(weight: Array, tile: tuple[int, ...]) -> Array:
 
     Returns:
       float32 or wider, [grid of units]. A unit of zeros has score 0 and gradient 0.
+
+    Example:
+      >>> weight = jnp.array([[3.0, 0.0], [4.0, 0.0]])
+      >>> [float(magnitude(size * weight, (2, 1))[0, 0] / size) for size in (1.0, 2.0**90)]
+      [3.535533905029297, 3.535533905029297]
     """
+    weight = weight.astype(wide(weight.dtype))
     if all(t == 1 for t in tile):
-        return jnp.abs(weight.astype(wide(weight.dtype)))
-    return root(mean_square(weight, tile))
+        return jnp.abs(weight)
+    return _root_mean_square(weight, tile)
+
+
+def unit_scales(weight: Array, tile: tuple[int, ...]) -> Array:
+    """A power of two near the largest |w| of each unit, by which division is exact; 1 if that is 0.
+
+    Args:
+      weight: [...], float32 or wider.
+      tile: extent of one unit along each axis.
+
+    Returns:
+      [grid of units].
+    """
+    largest = pool(jnp.abs(weight), tile, jnp.max)
+    scale = lax.reduce_precision(largest / 2, jnp.finfo(weight.dtype).nexp, 0)
+    return jnp.where((scale > 0) & jnp.isfinite(scale), scale, jnp.ones_like(scale))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _root_mean_square(weight: Array, tile: tuple[int, ...]) -> Array:
+    size = unit_sizes(weight.shape, tile).astype(weight.dtype)
+    mean = pool(weight**2, tile) / size
+
+    def scaled() -> Array:
+        scale = unit_scales(weight, tile)
+        part = weight / spread(scale, tile, weight.shape)
+        return scale * jnp.sqrt(pool(part**2, tile) / size)
+
+    # what underflows is at most 2^-24 of a mean of this size
+    least = float(jnp.finfo(weight.dtype).tiny) * 2.0**26
+    safe = jnp.all((mean >= least) & jnp.isfinite(mean))
+    return lax.cond(safe, lambda: jnp.sqrt(mean), scaled)
+
+
+@_root_mean_square.defjvp
+def _root_mean_square_jvp(tile: tuple[int, ...], primals: tuple, tangents: tuple) -> tuple:
+    (weight,), (d_weight,) = primals, tangents
+    score = _root_mean_square(weight, tile)
+    empty = score == 0
+    inverse = jnp.where(empty, 0.0, 1 / jnp.where(empty, 1.0, score))
+    size = unit_sizes(weight.shape, tile).astype(weight.dtype)
+    return score, pool(weight * d_weight, tile) * (inverse / size)

@@ -8,6 +8,7 @@ from flax import nnx
 
 from jsparse._pattern import Role
 from jsparse._sparse import Sparse
+from jsparse._variables import WRAPPERS, overwrites
 
 HOLDERS = (nnx.Pytree, list, dict)
 """Types that may hold variables; a module is an nnx.Pytree."""
@@ -23,6 +24,8 @@ class Slot:
     key: str | int
     value: Any
     recurrent: bool
+    wrapper: str = ""
+    """Class of the layer around it that writes weights in each forward pass, such as WeightNorm."""
 
     def put(self, value: Any) -> None:
         """Store another value in this place."""
@@ -65,24 +68,25 @@ def slots(model: nnx.Module, kinds: Any = nnx.Variable | Sparse) -> list[Slot]:
             f"expected an nnx.Module, got {type(model).__name__}; for Linen params or another tree "
             "of arrays use jsparse.tree"
         )
-    return list(_walk(model, "", False, (), kinds))
+    return list(_walk(model, "", False, "", (), kinds))
 
 
 def _walk(
-    node: Any, prefix: str, recurrent: bool, above: tuple[int, ...], kinds: Any
+    node: Any, prefix: str, recurrent: bool, wrapper: str, above: tuple[int, ...], kinds: Any
 ) -> Iterator[Slot]:
     if id(node) in above:
         return
     recurrent = recurrent or isinstance(node, nnx.RNNCellBase)
+    wrapper = wrapper or (type(node).__name__ if isinstance(node, WRAPPERS) else "")
     for key, value in _children(node):
         path = f"{prefix}{key}"
         if isinstance(value, kinds):
-            yield Slot(path, node, key, value, recurrent)
+            yield Slot(path, node, key, value, recurrent, wrapper)
         elif isinstance(value, tuple):
             held = _Tuple(node, key, value)
-            yield from _walk(held, f"{path}/", recurrent, (*above, id(node)), kinds)
+            yield from _walk(held, f"{path}/", recurrent, wrapper, (*above, id(node)), kinds)
         elif isinstance(value, HOLDERS) and not isinstance(value, NOT_OPENED):
-            yield from _walk(value, f"{path}/", recurrent, (*above, id(node)), kinds)
+            yield from _walk(value, f"{path}/", recurrent, wrapper, (*above, id(node)), kinds)
 
 
 def _children(node: Any) -> Iterator[tuple[str | int, Any]]:
@@ -116,12 +120,27 @@ def _modules(node: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str
 
 
 def sparse_parts(model: nnx.Module) -> dict[str, Sparse]:
-    """Each Sparse of the model by its first path."""
+    """Each Sparse of the model by its first path.
+
+    Raises:
+      ValueError: a Sparse is inside a layer that writes weights, such as nnx.WeightNorm.
+    """
     first: dict[int, tuple[str, Sparse]] = {}
     for slot in slots(model):
         if isinstance(slot.value, Sparse):
+            refuse_wrapped(slot)
             first.setdefault(id(slot.value), (slot.path, slot.value))
     return dict(first.values())
+
+
+def refuse_wrapped(slot: Slot) -> None:
+    """Refuse a sparse weight inside a layer that writes weights.
+
+    Raises:
+      ValueError: nnx.WeightNorm or nnx.SpectralNorm is around it.
+    """
+    if slot.wrapper:
+        raise ValueError(f"{slot.path}: {overwrites(slot.wrapper)}")
 
 
 def roles(model: nnx.Module) -> dict[str, Role]:

@@ -9,10 +9,10 @@ import numpy as np
 from flax import nnx
 from flax.nnx.spmd import get_var_pspec
 from jax import Array
-from jax.core import Tracer
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from jsparse._sharding import Grown, follow, followed, padded, shards, where_is
+from jsparse._variables import Learned, Mask, Setting, write
 from jsparse.rules._rule import (
     Rule,
     State,
@@ -24,35 +24,9 @@ from jsparse.rules._rule import (
     stacked_init,
 )
 
-
-class Learned(nnx.Param):
-    """Rule state trained by gradients: thresholds, logits of gates."""
-
-
-class Mask(nnx.Variable):
-    """A stored mask: 1 kept, 0 dropped. A float leaf, so `jax.grad` over a whole model works."""
-
-
-class Setting(nnx.Variable):
-    """A number changed by events and controls, never by gradients: alpha, a temperature."""
-
-
-def write(variable: nnx.Variable, value: Array) -> None:
-    """`variable[...] = value`, at the same cost however long the trace is.
-
-    On flax 0.12.8 the plain form asks a tracer for its sharding, and the error that answers looks
-    through the whole trace for its origin, so that a step of n writes traces in time n squared.
-    """
-    now = variable[...]
-    traced = any(isinstance(one, Tracer) for one in (now, value))
-    alike = traced and (now.shape, now.dtype) == (jnp.shape(value), jnp.result_type(value))
-    if alike and hasattr(variable, "set_value"):  # not in flax 0.11, where the plain form is cheap
-        variable.set_value(value)
-    else:
-        variable[...] = value
-
-
 KINDS = {"mask": Mask}
+LIGHT = ("shape", "dtype", "ndim", "size")
+"""Attributes of the weight that the mask does not change, so it need not be computed."""
 SHARDING = ("out_sharding", "sharding_names")  # names of axes in flax 0.12 and in 0.11
 NAMES = (tuple, list, PartitionSpec)
 
@@ -155,7 +129,8 @@ class Sparse(nnx.Module):
     def _map(self, method: Callable) -> Callable:
         return over_stack(method, self._stack)
 
-    # The interface of a Param, for the masked weight.
+    # The interface of a Param. It reads the masked weight and writes the dense one; what is not
+    # here (metadata, raw values, hooks) is that of `weight`, by `__getattr__`.
 
     @property
     def value(self) -> Array:
@@ -164,24 +139,68 @@ class Sparse(nnx.Module):
 
     @value.setter
     def value(self, value: Array) -> None:
-        if value.shape != self.weight.shape:
-            raise ValueError(f"got shape {value.shape}; the weight has {self.weight.shape}")
-        self[...] = value
+        self.set_value(value)
 
-    def get_value(self) -> Array:
-        """The masked weight."""
-        return self.read()
+    def get_value(self, *, index: Any = ...) -> Array:
+        """The masked weight, or a part of it."""
+        return self[index]
+
+    def set_value(self, value: Array, *, index: Any = ...) -> None:
+        """Set the dense weight, or a part of it."""
+        if index is ... and np.shape(value) != self.weight.shape:
+            raise ValueError(f"got shape {np.shape(value)}; the weight has {self.weight.shape}")
+        self[index] = value
+
+    @property
+    def raw_value(self) -> Any:
+        """What is stored: the dense weight, or the parameter that stands for it."""
+        return self.weight.raw_value
+
+    @raw_value.setter
+    def raw_value(self, value: Any) -> None:
+        self.weight.raw_value = value
+
+    def copy(self, *value: Array, **metadata: Any) -> "Sparse":
+        """A copy with the same rule and state, and with another weight or metadata if given."""
+        new = nnx.clone(self)
+        for given in (*value, *(metadata.pop(n) for n in ("value",) if n in metadata)):
+            new.set_value(given)
+        if metadata:
+            new.weight = new.weight.replace(**metadata)
+        return new
+
+    replace = copy
+
+    def to_state(self) -> Any:
+        """What `nnx.Param.to_state` gives for a Param that holds the masked weight."""
+        return self.weight.replace(self.read()).to_state()
+
+    def copy_from(self, other: "nnx.Variable | Sparse") -> None:
+        """Take the dense weight of a Param, or the weight and state of a Sparse with this rule."""
+        if not isinstance(other, Sparse):
+            self.set_value(other[...])
+        elif other.rule == self.rule:
+            nnx.update(self, nnx.state(other))
+        else:
+            raise ValueError(f"cannot copy from a Sparse under {other.rule}; this is {self.rule}")
+
+    update_from_state = copy_from
 
     def __getitem__(self, index: Any) -> Array:
         return self.read()[index]
 
     def __setitem__(self, index: Any, value: Array) -> None:
+        self._refuse_reparameterised()
+        if index is ... and np.shape(value) != self.weight.shape:  # flax 0.11 takes any shape
+            value = jnp.broadcast_to(value, self.weight.shape)
+        self.weight[index] = value
+
+    def _refuse_reparameterised(self) -> None:
         if self.reparameterised:
             raise ValueError(
                 f"{type(self.rule).__name__} holds a parameter in place of the weight; set the "
                 "weight before sparsify, or set this parameter through .weight"
             )
-        self.weight[index] = value
 
     def __jax_array__(self) -> Array:
         return self.read()
@@ -198,12 +217,20 @@ class Sparse(nnx.Module):
     def __contains__(self, item: Any) -> bool:
         return item in self.read()
 
+    def __round__(self, ndigits: int = 0) -> Array:
+        return self.read().round(ndigits)
+
+    __hash__ = nnx.Module.__hash__  # by identity: `==` compares values
+
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or not hasattr(jax.Array, name):
+        weight = vars(self).get("weight")
+        if name.startswith("_") or weight is None:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        # shape and type are those of the weight, so the mask need not be computed
-        light = name in ("shape", "dtype", "ndim", "size")
-        return getattr(vars(self)["weight"] if light else self.read(), name)
+        of_array = hasattr(jax.Array, name) or hasattr(type(jax.tree.leaves(weight)[0]), name)
+        of_weight = name in weight.get_metadata() or (hasattr(type(weight), name) and not of_array)
+        if not of_array and not of_weight:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return getattr(weight if of_weight or name in LIGHT else self.read(), name)
 
 
 def _where(weight: nnx.Param) -> NamedSharding:
@@ -252,16 +279,32 @@ def _on_mesh(weight: nnx.Param) -> tuple:
 
 
 def _operator(name: str) -> Callable:
-    def operator(self: Sparse, *others: Any) -> Array:
-        others = tuple(o.read() if isinstance(o, Sparse) else o for o in others)
+    def operator(self: Sparse, *others: Any) -> Any:
+        others = tuple(o[...] if isinstance(o, Sparse | nnx.Variable) else o for o in others)
         return getattr(self.read(), name)(*others)
 
     operator.__name__ = name
     return operator
 
 
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "matmul"):
+def _in_place(name: str) -> Callable:
+    def operator(self: Sparse, other: Any) -> Sparse:
+        self._refuse_reparameterised()
+        # flax 0.11 writes the Param; later versions raise an error that says how to write it
+        getattr(self.weight, name)(other[...] if isinstance(other, Sparse) else other)
+        return self
+
+    operator.__name__ = name
+    return operator
+
+
+BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "matmul")
+BINARY += ("and", "or", "xor", "lshift", "rshift")
+UNARY = ("neg", "pos", "abs", "invert", "int", "float", "complex", "index")
+for _name in (*BINARY, *(f"r{name}" for name in BINARY)):
     setattr(Sparse, f"__{_name}__", _operator(f"__{_name}__"))
-    setattr(Sparse, f"__r{_name}__", _operator(f"__r{_name}__"))
-for _name in ("neg", "pos", "abs", "lt", "le", "gt", "ge"):
+for _name in (*UNARY, "trunc", "floor", "ceil", "eq", "ne", "lt", "le", "gt", "ge"):
     setattr(Sparse, f"__{_name}__", _operator(f"__{_name}__"))
+for _name in BINARY:
+    if hasattr(nnx.Param, f"__i{_name}__"):
+        setattr(Sparse, f"__i{_name}__", _in_place(f"__i{_name}__"))

@@ -1,4 +1,6 @@
-"""Every custom gradient of the library: the 0/1 step, masked products, a signed power.
+"""Custom gradients: the 0/1 step, masked products, a signed power.
+
+The only other one is that of a unit's magnitude, in `_score`.
 
 All except `refined` work under `grad`, `jvp`, `hessian`, `vmap` and `scan`; its docstring says why.
 """

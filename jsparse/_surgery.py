@@ -9,14 +9,16 @@ from flax import nnx
 from jax import Array
 from jax.core import Tracer
 
+from jsparse._bridge import fit_bridges
 from jsparse._paths import match, naming
 from jsparse._roles import fit
+from jsparse._score import wide
 from jsparse._sharding import beside
-from jsparse._slots import Slot, slots, sparse_parts
+from jsparse._slots import Slot, refuse_wrapped, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse.rules._held import Held
 from jsparse.rules._keep import Keep
-from jsparse.rules._rule import Rule
+from jsparse.rules._rule import Rule, total_cost
 from jsparse.rules._shared_cut import share_cuts
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -42,7 +44,8 @@ def sparsify(model: Model, *rules: tuple[str, Rule], rngs: nnx.Rngs | None = Non
       TypeError: the model is not an nnx.Module, a pair holds no rule, or a matched parameter is not
         of a floating type.
       ValueError: no rules; a pattern that matches nothing (near misses are listed); a matched
-        parameter that is a scalar or whose shape does not suit the rule.
+        parameter that is a scalar or whose shape does not suit the rule, or that is inside
+        nnx.WeightNorm or nnx.SpectralNorm, which write weights in each forward pass.
 
     Example:
       >>> from flax import nnx
@@ -65,6 +68,9 @@ def sparsify_in_place(
     rngs = nnx.Rngs(0) if rngs is None else rngs
     if not isinstance(rngs, nnx.Rngs):
         raise TypeError(f"rngs is {rngs!r}; pass nnx.Rngs, such as nnx.Rngs(0)")
+    for slot in found:
+        if slot.path in chosen:
+            refuse_wrapped(slot)
     order = {id(rule): n for n, (_, rule) in enumerate(rules)}
     best: dict[int, Slot] = {}
     for slot in found:
@@ -76,6 +82,7 @@ def sparsify_in_place(
     for slot in found:
         if id(slot.value) in made:
             slot.put(made[id(slot.value)])
+    fit_bridges(model)
     share_cuts_in_place(model)
 
 
@@ -102,10 +109,8 @@ def copied(model: Model) -> Model:
 
 def cost(model: nnx.Module) -> Array:
     """The term that the rules add to the loss, []: summed over every Sparse, 0 in a dense model."""
-    total = jnp.zeros(())
-    for part in sparse_parts(model).values():
-        total = total + part.cost()
-    return total
+    parts = sparse_parts(model).values()
+    return total_cost((part.cost() for part in parts), [wide(part.dtype) for part in parts])
 
 
 def masks(model: nnx.Module) -> dict[str, Array]:
@@ -143,6 +148,7 @@ def _plain(model: Model, read: Callable[[Sparse], Array]) -> Model:
     copy = nnx.clone(model)
     for slot in slots(copy):  # by path: the attributes of a clone are in another order
         slot.put(shared[slot.path])
+    fit_bridges(copy)
     return copy
 
 

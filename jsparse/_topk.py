@@ -152,7 +152,7 @@ def cut(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
 @partial(jax.jit, static_argnames="axes")
 def _cut(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     if score.size == 0:
-        return jnp.zeros([1 if a in axes else n for a, n in enumerate(score.shape)])
+        return jnp.zeros([1 if a in axes else n for a, n in enumerate(score.shape)], jnp.float32)
     size, order = math.prod(score.shape[a] for a in axes), ordered(score)
     counted = lambda trial: count(order >= trial, axes)
     reached, _ = reaching(counted, keep, zeros(order, axes), size)
@@ -162,7 +162,7 @@ def _cut(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     # if all are kept: as far below the lowest as that is from 0
     low = jnp.where(lower == 0, high - jnp.abs(high), score_of(lower))
     low = jnp.where(count(order >= last, axes) > keep, high, low)
-    room = jnp.maximum(jnp.abs(high) * 2.0**-22, 1e-30)
+    room = jnp.maximum(jnp.abs(high) * 2.0**-22, 2.0**-126)
     return jnp.minimum((high + low) / 2, high - room)
 
 
@@ -225,7 +225,7 @@ def common_cut_at(scores: Sequence[Array], keep: Array, stacks: tuple[int, ...])
     found = []
     for order, stack in zip(orders, stacks, strict=True):
         if not order.size:
-            found.append(jnp.zeros((*order.shape[:stack], 4)))
+            found.append(jnp.zeros((*order.shape[:stack], 4), jnp.float32))
             continue
         axes, level_here = tuple(range(stack, order.ndim)), order == last
         ties = level_here.sum(axis=axes, dtype=jnp.uint32)
@@ -243,6 +243,7 @@ def above_cut(score: Array, cut: Array) -> Array:
     """Which units are kept by the cut of a whole model: score [grid], cut [4] -> bool [grid]."""
     early = reversed_index(score.shape, tuple(range(score.ndim)))
     high, low = cut[2:].astype(jnp.uint32)
+    score = score.astype(cut.dtype)
     return (score > cut[0]) & ((score > cut[1]) | (early >= high * BASE + low))
 
 

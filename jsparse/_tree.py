@@ -14,7 +14,16 @@ from jax import Array
 
 from jsparse._paths import match, named, naming, path_of
 from jsparse._sharding import follow, where_is
-from jsparse.rules._rule import Rule, State, grown, over_stack, rival, stacked_cost, stacked_init
+from jsparse.rules._rule import (
+    Rule,
+    State,
+    grown,
+    over_stack,
+    rival,
+    stacked_cost,
+    stacked_init,
+    total_cost,
+)
 from jsparse.rules._rule import settled as settled_state
 from jsparse.rules._shared_cut import share_cuts
 
@@ -110,10 +119,8 @@ def mask(plan: Plan, params: Any, learned: States, held: States) -> Any:
 
 def cost(plan: Plan, learned: States, held: States) -> Array:
     """The term that the rules add to the loss, []."""
-    total = jnp.zeros(())
-    for path, rule in plan.items():
-        total = total + stacked_cost(rule, learned[path] | held[path], rule.role.stack)
-    return total
+    costs = (stacked_cost(r, learned[p] | held[p], r.role.stack) for p, r in plan.items())
+    return total_cost(costs, [leaf.dtype for leaf in jax.tree.leaves(learned)])
 
 
 def advance(plan: Plan, params: Any, learned: States, held: States) -> tuple[States, States]:

@@ -13,7 +13,8 @@ import pytest
 from flax import nnx
 
 import jsparse as js
-from tests.support.cases import CELLS, LAYERS, RULES, WHOLE, parts, sparse
+from jsparse.rules._rule import settled
+from tests.support.cases import CELLS, LAYERS, RULES, WHOLE, enable_x64, parts, sparse
 
 SCALING = (js.HardConcrete, js.SoftThreshold, js.Powerpropagation)
 """Rules that change the value of what they keep."""
@@ -179,6 +180,40 @@ def test_bfloat16(rule: str) -> None:
     grads = nnx.grad(lambda model: model(x).astype(jnp.float32).sum() + js.cost(model))(model)
     assert model(x).dtype == model.kernel.read_mask().dtype == jnp.bfloat16
     assert all(np.isfinite(np.asarray(g, np.float32)).all() for g in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_float64_under_strict_promotion(rule: str) -> None:
+    """Every type is that of the weight, and a loss in it can be added to the cost."""
+
+    def step() -> nnx.Module:
+        model = js.sparsify(
+            nnx.Linear(4, 6, param_dtype=jnp.float64, dtype=jnp.float64, rngs=nnx.Rngs(0)),
+            ("kernel", RULES[rule]),
+        )
+        grads = nnx.grad(lambda model: model(jnp.ones((2, 4))).sum() + js.cost(model))(model)
+        js.Optimizer(model, SGD).update(model, grads)
+        kinds = (model.kernel.read(), model.kernel.read_mask(), js.cost(model))
+        assert [value.dtype for value in kinds] == [jnp.float64] * 3
+        return js.hold(js.advance(model)) if rule != "keep" else model
+
+    with enable_x64():
+        nnx.eval_shape(step)
+
+
+@pytest.mark.parametrize("rule", [name for name, rule in RULES.items() if hasattr(rule, "score")])
+def test_units_rank_alike_at_any_size(rule: str) -> None:
+    made, weight = RULES[rule], jax.random.normal(jax.random.key(3), (3, 3, 4, 6))
+
+    @jax.jit
+    def mask(weight: jax.Array) -> jax.Array:
+        state = made.init(weight, jax.random.key(0))
+        weight = state.pop("weight", weight)
+        return made.mask(weight, settled(state))
+
+    want = mask(weight)
+    for size in (1e20, 1e-25):
+        np.testing.assert_array_equal(mask(weight * size), want)
 
 
 @pytest.mark.parametrize("rule", RULES)

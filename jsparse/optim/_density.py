@@ -14,7 +14,8 @@ from jsparse._checks import check_density
 from jsparse._counting import anywhere
 from jsparse._schedule import cubic
 from jsparse._slots import sparse_parts
-from jsparse._sparse import Sparse, write
+from jsparse._sparse import Sparse
+from jsparse._variables import write
 from jsparse.rules._remaining import whole_shape
 from jsparse.rules._threshold import Threshold
 

@@ -11,8 +11,8 @@ from jsparse._paths import match
 from jsparse._pattern import Role
 from jsparse._revise.transform import Revise, Revised
 from jsparse._slots import sparse_parts
-from jsparse._sparse import Setting, write
 from jsparse._surgery import advance_in_place, share_cuts_in_place
+from jsparse._variables import Setting, write
 
 
 class Control(Protocol):

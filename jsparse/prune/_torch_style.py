@@ -21,7 +21,7 @@ from jax import Array
 
 from jsparse._paths import match, naming
 from jsparse._pattern import Unit, Weight, by_unit, pool, spread
-from jsparse._score import wide
+from jsparse._score import unit_scales, wide
 from jsparse._sparse import Sparse
 from jsparse._surgery import hold
 from jsparse._topk import above_cut, common_cut_at, highest
@@ -102,7 +102,9 @@ def _norm(weight: Array, n: float, tile: tuple[int, ...]) -> Array:
         return units.max(axis=0) if n > 0 else units.min(axis=0)
     if n == 0:
         return pool((size > 0).astype(size.dtype), tile)
-    return pool(size ** float(n), tile) ** (1 / n)
+    scale = unit_scales(size, tile)  # or powers could overflow or vanish
+    part = size / spread(scale, tile, size.shape)
+    return scale * pool(part ** float(n), tile) ** (1 / n)
 
 
 def drop_lowest(model: Model, pattern: str, amount: float, by: Worth, unit: Unit = SINGLE) -> Model:

@@ -1,7 +1,7 @@
 """Gibbs pruning: a random mask at each train step, annealed to a fixed one.
 
-1. Each weight has a spin x, +1 kept or -1 pruned, and a field b = Q - w^2. Q is the cut that
-   separates the fraction `density` of the units, those with the largest mean square of their
+1. Each weight has a spin x, +1 kept or -1 pruned, and a field b = Q - w^2. sqrt(Q) is the cut that
+   separates the fraction `density` of the units, those with the largest root mean square of their
    current weights, from the rest.
 2. The spins of a layer follow p(x) ~ exp(-beta H(x)) with
 
@@ -47,9 +47,20 @@ from jsparse._pattern import (
     unit_sizes,
 )
 from jsparse._schedule import Schedule, at, ends
-from jsparse._score import mean_square
 from jsparse._step import masked
-from jsparse.rules._rule import State, compete, cut_of, draw_key, new_draw, next_draw, with_cut
+from jsparse.rules._rule import (
+    State,
+    compete,
+    cut_of,
+    draw_key,
+    new_draw,
+    next_draw,
+    unit_magnitude,
+    with_cut,
+)
+
+LARGE = 2.0**90
+"""Fields are limited to this size, far beyond that of a certain spin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +136,8 @@ class Gibbs:
         return with_cut(self, weight, {"draw": new_draw(key)})
 
     def score(self, weight: Array, state: State) -> Array:
-        """[grid of units], the mean square."""
-        return mean_square(lax.stop_gradient(weight), self.unit.tile(weight.shape, self.role))
+        """[grid of units], the magnitude, which ranks as the mean square does."""
+        return unit_magnitude(self, lax.stop_gradient(weight))
 
     def kept(self, state: State) -> float:
         """The density."""
@@ -139,8 +150,7 @@ class Gibbs:
         if "draw" not in state or weight.size == 0 or self.density == 1:
             return spread(compete(self, score, state).astype(weight.dtype), tile, weight.shape)
         cut = cut_of(self, score, state)
-        square = lax.stop_gradient(weight).astype(score.dtype) ** 2
-        field = spread(cut, tile, weight.shape).astype(score.dtype) - square
+        field = _field(spread(cut, tile, weight.shape).astype(score.dtype), weight)
         beta = at(self.beta, state["draw"][1]).astype(score.dtype)
         key = draw_key(state["draw"])
         factor = 2.0 if self.exact else 1.0
@@ -194,7 +204,7 @@ class Gibbs:
           >>> [round(float(p), 2) for p in frequencies]  # of 7/11, 2/11 and 2/11
           [0.64, 0.18, 0.18]
         """
-        sizes = unit_sizes(field.shape, tile)
+        sizes = unit_sizes(field.shape, tile).astype(field.dtype)
         inside = by_unit(jnp.ones_like(field), tile) > 0
         ratio = jnp.where(inside, -2.0 * beta * by_unit(field, tile), -jnp.inf)  # log r
         n = len(ratio)
@@ -255,6 +265,12 @@ class Gibbs:
         """The axis to halve: the input channels, or else the longest axis."""
         inputs = [a for a in self.role.input_axes(len(tile)) if tile[a] > 1]
         return inputs[-1] if inputs else max(range(len(tile)), key=lambda a: tile[a])
+
+
+def _field(cut: Array, weight: Array) -> Array:
+    """cut^2 - w^2, [...]; finite, since it is also multiplied by beta and added up."""
+    size = jnp.abs(lax.stop_gradient(weight)).astype(cut.dtype)
+    return jnp.clip((cut - size) * (cut + size), -LARGE, LARGE)
 
 
 def _bits(key: Array, log_odds: Array) -> Array:

@@ -102,7 +102,7 @@ class HardConcrete:
         noise = NOISE * jax.random.normal(noise_key, gates.shape, gates.dtype)
         return {
             "logits": gates + math.log(self.start / (1 - self.start)) + noise,
-            "price": self.lam * unit_sizes(weight.shape, tile),
+            "price": self.lam * unit_sizes(weight.shape, tile).astype(gates.dtype),
             "draw": new_draw(draw),
         }
 

@@ -4,12 +4,13 @@ Throughout: mask 1 = kept, score high = kept, density = fraction kept.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ClassVar, Protocol, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import DTypeLike
 
 from jsparse._pattern import (
     Filter,
@@ -274,6 +275,16 @@ def stacked_cost(rule: Rule, state: State, stack: int) -> Array:
     """The total cost of a stack of layers, []."""
     # a rule without state has nothing to map over
     return over_stack(rule.cost, stack if state else 0)(state).sum()
+
+
+def total_cost(costs: Iterable[Array], kinds: Iterable[DTypeLike]) -> Array:
+    """The sum of the costs of layers, [], in the widest of the types, or in any if there are none.
+
+    Rules without a cost return a plain 0, whose type may be wider or narrower than their weight.
+    """
+    widest = max(kinds, key=lambda kind: jnp.finfo(kind).bits, default=None)
+    # 0.0 is weakly typed: the cost of a dense model can be added to a loss of any type
+    return sum((c if widest is None else c.astype(widest) for c in costs), jnp.asarray(0.0))
 
 
 def grown(rule: Rule, weight: Array) -> list[dict[str, tuple[int, ...]]]:

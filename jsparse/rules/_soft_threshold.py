@@ -4,6 +4,9 @@
 2. The layer reads sign(W) relu(|W| - g(s)).
 3. Gradients are those of this formula: weights below the threshold receive none.
 4. Weight decay on s raises the threshold from its start at g(s_init), which is almost 0.
+5. Not in the paper: while s is at most -16, where g(s) is 1e-7, the threshold counts as 0 and keeps
+   all weights, those that are 0 too, and where all weights that share s are 0, s starts at -20 or
+   lower. By the formula of step 2 such weights would never receive a gradient.
 
 Numbers: Table 1 of the paper is for ImageNet and was not reproduced; `experiments/compare.py`
 compares methods on small networks. No figure is published for units larger than a single weight.
@@ -18,10 +21,14 @@ from jax import Array
 
 from jsparse._checks import check_not_negative, check_own, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
-from jsparse._score import wide
 from jsparse._step import masked
 from jsparse.rules._remaining import lasting_magnitude
-from jsparse.rules._rule import State, sharing, to_weights
+from jsparse.rules._rule import State, sharing, to_weights, unit_magnitude
+
+NEGLIGIBLE = -16.0
+"""Up to here the threshold counts as 0: it is 1e-7, the resolution of a weight of 1."""
+START_AT_0 = -20.0
+"""Where s starts if all weights are 0: low enough for them to move before it counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +38,12 @@ class SoftThreshold:
         W' = W * relu(1 - g(s) / rms(W)),   g = sigmoid,   cost = decay / 2 * sum(s^2)
 
     where rms is the root mean square of a unit; for single weights W' = sign(W) relu(|W| - g(s)).
-    A unit of zeros stays zero.
+    While s is at most -16 all units are kept as they are.
 
     Args:
       s_init: initial s. The paper uses -3200 for a 90 % sparse ResNet-50: g is 0 in floating point
         there, and decay alone raises it over half a million steps; near -5 it moves immediately.
+        Weights that are all 0 start at -20 or lower, and so train as dense ones at first.
       decay: weight decay of s, 0 or more; the paper uses that of the weights, 2.25e-5 at 90 %. As a
         term of the loss, it acts as weight decay under SGD, but not under Adam.
       unit: what is pruned together: Weight, Kernel, Filter, Channel, Head or Block.
@@ -75,8 +83,10 @@ class SoftThreshold:
     def init(self, weight: Array, key: Array) -> State:
         """s, one per group of the scope: [] by default."""
         check_weight(weight)
-        groups = [n for n, along in sharing(self, weight.shape) if not along]
-        return {"s": jnp.full(groups, self.s_init, wide(weight.dtype))}
+        shared = tuple(a for a, (_, along) in enumerate(sharing(self, weight.shape)) if along)
+        largest = unit_magnitude(self, weight).max(axis=shared, initial=0.0)
+        first = jnp.full_like(largest, self.s_init)
+        return {"s": jnp.where(largest == 0, jnp.minimum(first, START_AT_0), first)}
 
     def mask(self, weight: Array, state: State) -> Array:
         """[...] like the weight, 1 above the threshold; constant for differentiation."""
@@ -100,4 +110,5 @@ class SoftThreshold:
         s = state["s"].reshape([1 if along else n for n, along in sharing(self, weight.shape)])
         above = size - jax.nn.sigmoid(s)
         # no division by 0 below the threshold, in either pass
-        return jnp.where(above > 0, above / jnp.where(above > 0, size, 1.0), 0.0)
+        left = jnp.where(above > 0, above / jnp.where(above > 0, size, 1.0), 0.0)
+        return jnp.where(s <= NEGLIGIBLE, 1.0, left)

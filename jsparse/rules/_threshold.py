@@ -1,7 +1,9 @@
 """Dynamic Sparse Training: learned thresholds.
 
 1. Each unit of weights has a score, |w| for a single weight.
-2. Each output unit has a learned threshold t, 0 at the start. M = step(score - t).
+2. Each output unit has a learned threshold t, 0 at the start. M = step(score - t). Not in the
+   paper: t = 0 keeps weights that are 0 too. If they were masked, their gradient would be 0, and a
+   layer that is initialised with zeros would never train.
 3. The layer reads W * M. In the backward pass, the step has a long-tailed slope H, so the weight
    (even where it is masked) and the threshold both receive gradients:
        dW = G * (M + |W| H(|W| - t)),   dt = -sum(G * W * H(|W| - t)).
@@ -41,7 +43,7 @@ LOWEST = -1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """Keep the units whose magnitude exceeds a learned threshold.
+    """Keep the units whose magnitude exceeds a learned threshold; all of them while it is 0.
 
         M = step(s(W) - t),   W' = W * M,   cost = alpha * sum(exp(-t))
 
@@ -110,7 +112,7 @@ class Threshold:
     def mask(self, weight: Array, state: State) -> Array:
         """[...] like the weight, 0 or 1; differentiable in weight and threshold."""
         score = lasting_magnitude(self, weight, state)
-        threshold = state["threshold"].reshape(
+        threshold = _below_0(state["threshold"]).reshape(
             [1 if along else n for n, along in sharing(self, weight.shape)]
         )
         return to_weights(self, step(score - threshold, self.slope), weight)
@@ -165,6 +167,12 @@ class Threshold:
             return weight
         axis = max(shared, key=lambda a: weight.shape[a])
         return lax.slice_in_dim(weight, 0, weight.shape[axis], 4, axis)
+
+
+def _below_0(threshold: Array) -> Array:
+    """Thresholds, of which 0 becomes the next lower number, so that a score of 0 exceeds it."""
+    least = jnp.finfo(threshold.dtype).tiny
+    return threshold - lax.stop_gradient(jnp.where(threshold == 0, least, 0.0))
 
 
 def _count(mask: Array) -> Array:

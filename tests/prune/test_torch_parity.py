@@ -219,3 +219,12 @@ def test_what_is_refused_globally(net: nnx.Module) -> None:
         drop_lowest_globally(net, "(fc|tiny)/kernel", 10, small)
     with pytest.raises(ValueError, match="matches no parameter"):
         drop_lowest_globally(net, "x", 1, norm(1))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_norms_of_units_rank_alike_at_any_size(n: int) -> None:
+    weight = jax.random.normal(jax.random.key(0), (3, 4, 5))
+    plain = norm(n)("w", weight, (3, 4, 1))
+    for size in (2.0**70, 2.0**-90):
+        scaled = norm(n)("w", weight * size, (3, 4, 1))
+        np.testing.assert_allclose(scaled / size, plain, rtol=1e-5)

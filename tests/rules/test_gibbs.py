@@ -60,7 +60,7 @@ def fields(rule: js.Gibbs, weight: jax.Array) -> np.ndarray:
     """Q - w^2."""
     tile = rule.unit.tile(weight.shape, rule.role)
     cut = cuts(rule.score(weight, {}), rule.density, rule.scope, rule.role)
-    return np.asarray(spread(cut, tile, weight.shape) - weight**2)
+    return np.asarray(spread(cut, tile, weight.shape) ** 2 - weight**2)
 
 
 @pytest.mark.parametrize(("exact", "factor"), [(False, 1.0), (True, 2.0)])
@@ -151,8 +151,8 @@ def test_strong_couplings_leave_all_or_nothing(beta: float, coupling: float) -> 
     rule = js.Gibbs(density=0.5, beta=beta, unit=js.Kernel(), coupling=coupling)
     kept = np.asarray(jax.jit(rule.mask)(weight, rule.init(weight, KEY))).reshape(9, count)
     assert (kept == kept[:1]).all()
-    score = rule.score(weight, {})
-    gap = np.asarray(score - cuts(score, 0.5, rule.scope, rule.role), np.float64).ravel()
+    cut = np.asarray(cuts(rule.score(weight, {}), 0.5, rule.scope, rule.role), np.float64)
+    gap = (np.asarray(weight, np.float64) ** 2 - cut**2).mean((0, 1)).ravel()
     odds = 9 * 2 * beta * gap
     want = 1 / (1 + np.exp(-odds))
     # 4000 coins: 5 deviations, passed with a probability below 1e-6

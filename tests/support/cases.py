@@ -5,6 +5,7 @@ A new rule adds one line to RULES.
 
 import importlib.util
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax import Array
+from jax import Array, experimental
 
 import jsparse as js
 
@@ -208,6 +209,11 @@ def sparse(rule: str, layer: str) -> nnx.Module:
         if "mask" in part.state:
             part.mask[...] = (jax.random.uniform(key, part.weight.shape) < 0.5).astype(jnp.float32)
     return js.advance(model)  # what follows the weights, such as the cut of a whole model
+
+
+def enable_x64() -> AbstractContextManager:
+    """64-bit types inside a `with` block, by the name that this version of JAX has for it."""
+    return getattr(jax, "enable_x64", getattr(experimental, "enable_x64", None))(True)
 
 
 def parts(model: nnx.Module) -> list[js.Sparse]:

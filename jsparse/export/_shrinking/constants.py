@@ -5,7 +5,7 @@ unknown element times a known zero is a known zero, so the output of a filter wi
 known, and so are its bias, normalisation and activation.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import jax
@@ -38,9 +38,12 @@ Knowledge = dict[Node, Known | None]  # None: nothing is known
 Seen = dict[Node, list[np.ndarray]]  # see Graph.partly_read
 
 
-def know(graph: Graph) -> Knowledge:
-    """What is known of each node for all inputs, as long as they are finite."""
-    found: Knowledge = {}
+def know(graph: Graph, alive: Collection[str] = ()) -> Knowledge:
+    """What is known of each node for all inputs, as long as they are finite.
+
+    Nothing is known of the variables with the paths `alive`.
+    """
+    found: Knowledge = {node: None for node in graph.variables if node.path in alive}
     _evaluate_all(graph.ops, found, graph.partly_read())
     return found | {n: _of(n, found) for n in graph.variables}
 

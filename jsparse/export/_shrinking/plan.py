@@ -1,5 +1,6 @@
 """What can be removed from a model, found in rounds: see `shrink`."""
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
+from jsparse.export._shrinking.alive import all_zeros, went
 from jsparse.export._shrinking.attributes import Mend, fixed_axes, mend_in_place, stored_as
 from jsparse.export._shrinking.blame import Groups, at_error, explain, removed_near
 from jsparse.export._shrinking.constants import Knowledge, know
@@ -61,6 +63,7 @@ class Plan:
       inputs: of a call.
       mend: see `shrink`.
       rigid: paths of biases that absorb no constant.
+      alive: paths of weights whose zeros do not count.
 
     Attributes:
       fixed: pairs of a path and an axis that is kept whole.
@@ -68,13 +71,19 @@ class Plan:
         they give, [n].
     """
 
-    def __init__(self, model: nnx.Module, inputs: tuple, mend: Mend, rigid: Iterable[str] = ()):
-        self.model, self.inputs, self.mend = model, inputs, mend
+    def __init__(
+        self,
+        model: nnx.Module,
+        inputs: tuple,
+        mend: Mend,
+        rigid: Iterable[str] = (),
+        alive: frozenset[str] = frozenset(),
+    ):
+        self.model, self.inputs, self.mend, self.alive = model, inputs, mend, alive
         self.graph = trace(model, inputs)
-        self.knowledge: Knowledge = know(self.graph)
         found = sinks(self.graph).items()
         self.sinks = {op: sink for op, sink in found if sink.bias.path not in rigid}
-        self.foldable = {op: foldable(op, sink, self.knowledge) for op, sink in self.sinks.items()}
+        self._learn(alive)
         self.fixed = fixed_axes(model)
         self._order: dict[Op, int] = {}
         self._next_to: dict[Node, list[Op]] = {}
@@ -84,6 +93,19 @@ class Plan:
             for node in dict.fromkeys([*op.inputs, *op.outputs, *op.extra, *inner]):
                 self._next_to.setdefault(node, []).append(op)
         self.droppable: Mapping[Op, np.ndarray] = {}
+
+    def _learn(self, alive: frozenset[str]) -> None:
+        self.knowledge: Knowledge = know(self.graph, alive)
+        self.foldable = {op: foldable(op, sink, self.knowledge) for op, sink in self.sinks.items()}
+
+    def zeros(self, cuts: Mapping[str, Cut]) -> dict[str, str]:
+        """What is removed only because a weight is all zeros, by path of that weight."""
+        found = all_zeros(self.graph) & cuts.keys()
+        if not found:
+            return {}
+        other = copy.copy(self)
+        other._learn(self.alive | found)
+        return went(found, cuts, other.cutting(other.removal()).cuts)
 
     def removal(self) -> Removal:
         """The largest removable set."""

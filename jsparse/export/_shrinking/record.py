@@ -31,11 +31,13 @@ class Record:
       attributes: new values by path of the module and name.
       stayed: by path of a weight, how many of its dead units stay, and the operation, file and line
         of the model that keep them.
+      zeros: what went only because a weight is all zeros, by its path: it may not be trained yet.
     """
 
     cuts: Mapping[str, Cut] = dataclasses.field(default_factory=dict)
     attributes: Attributes = dataclasses.field(default_factory=dict)
     stayed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    zeros: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def then(self, later: "Record") -> "Record":
         """Both as one: this record, and one of the model that it led to.
@@ -59,7 +61,7 @@ class Record:
         attributes = dict(self.attributes)
         for path, values in later.attributes.items():
             attributes[path] = attributes.get(path, {}) | values
-        return Record(cuts=cuts, attributes=attributes, stayed=later.stayed)
+        return Record(cuts=cuts, attributes=attributes, stayed=later.stayed, zeros=later.zeros)
 
     def to_dict(self) -> dict[str, Any]:
         """Only dicts, lists, strings and numbers, as JSON has them."""
@@ -83,7 +85,8 @@ class Record:
         cuts = {path: _cut(path, cut) for path, cut in _object(data, "cuts").items()}
         inside = _object(data, "attributes")
         attributes = {path: _sizes(path, _object(inside, path)) for path in inside}
-        return Record(cuts=cuts, attributes=attributes, stayed=_reasons(data, "stayed"))
+        stayed, zeros = _reasons(data, "stayed"), _reasons({"zeros": {}, **data}, "zeros")
+        return Record(cuts=cuts, attributes=attributes, stayed=stayed, zeros=zeros)
 
 
 def _object(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:

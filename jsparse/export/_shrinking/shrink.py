@@ -12,11 +12,14 @@ parameters in the same spirit; here the groups come from the operations alone, w
 layers.
 """
 
+import dataclasses
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 from flax import nnx
 
 from jsparse._surgery import fold
+from jsparse.export._shrinking.alive import alive_paths
 from jsparse.export._shrinking.attributes import Mend, stock
 from jsparse.export._shrinking.graph import Graph
 from jsparse.export._shrinking.plan import Plan
@@ -26,7 +29,9 @@ from jsparse.export._shrinking.verify import apart, rounding
 Model = TypeVar("Model", bound=nnx.Module)
 
 
-def shrink(model: Model, *example_inputs: Any, mend: Mend = stock) -> tuple[Model, Record]:
+def shrink(
+    model: Model, *example_inputs: Any, mend: Mend = stock, keep: str | Collection[str] = ()
+) -> tuple[Model, Record]:
     """Remove dead units from a model; return the physically smaller plain model and a record.
 
     A unit (an output of a layer, a channel, an attention head, a cell of an LSTM) is removed when
@@ -46,13 +51,18 @@ def shrink(model: Model, *example_inputs: Any, mend: Mend = stock) -> tuple[Mode
         length varies. Their values matter only for the comparison of outputs.
       mend: function from a module with smaller parameters to the sizes that it should store, by
         attribute; called for all modules, inner ones first, and {} for those without any.
+      keep: patterns, as in `sparsify`, of weights that count as alive though they are zeros, since
+        they are to be trained: a new head, the second factor of LoRA. The record's `zeros` says
+        what went for a weight that is all zeros.
 
     Returns:
       (the smaller model, the record from which `rebuild` makes a fresh model of that size).
 
     Raises:
       TypeError, ValueError: `mend` gives what is no size, or names no attribute of the module.
-      ValueError: the smaller model gives other outputs; please report it.
+      TypeError: keep holds something other than strings.
+      ValueError: the smaller model gives other outputs; please report it. A pattern of keep matches
+        no parameter.
 
     Example:
       >>> import jax.numpy as jnp
@@ -64,11 +74,12 @@ def shrink(model: Model, *example_inputs: Any, mend: Mend = stock) -> tuple[Mode
       >>> small.layers[0].kernel.shape, small.layers[2].in_features
       ((4, 2), 2)
     """
-    plan = Plan(fold(model), example_inputs, mend)
+    plain = fold(model)
+    plan = Plan(plain, example_inputs, mend, alive=alive_paths(plain, keep))
     _, small, graph, record = plan.choose()
     if record.cuts:
         check_outputs(plan.graph, graph)
-    return small, record
+    return small, dataclasses.replace(record, zeros=plan.zeros(record.cuts))
 
 
 def check_outputs(expected: Graph, small: Graph) -> None:

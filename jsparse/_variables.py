@@ -1,0 +1,67 @@
+"""The kinds of variables in a rule's state, writing them, and layers that would overwrite them."""
+
+import sys
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.core import Tracer
+
+WRAPPERS = tuple(getattr(nnx, n) for n in ("WeightNorm", "SpectralNorm") if hasattr(nnx, n))
+"""Layers that write the variables of the layer in them at each call; flax 0.11 has none."""
+
+
+def overwrites(wrapper: str) -> str:
+    """What is wrong with a sparse weight inside such a layer, and what to do."""
+    return (
+        f"nnx.{wrapper} writes normalised values into the variables of the layer around which it "
+        "stands at each call, so a mask would not last and fold could not tell the weight. Leave "
+        "this weight dense (exclude it from the pattern), or leave the wrapper out"
+    )
+
+
+class _Apart:
+    """What variables of a rule's state do that those of a layer do not: keep wrappers off."""
+
+    __slots__ = ()
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes.
+
+        Raises:
+          TypeError: a layer such as nnx.WeightNorm asks, which is about to write this variable.
+        """
+        ndim, caller = self.get_value().ndim, sys._getframe(1)  # type: ignore[attr-defined]
+        if WRAPPERS and caller.f_globals.get("__name__") == WRAPPERS[0].__module__:
+            wrapper = type(caller.f_locals.get("self")).__name__
+            if ndim > 1 or wrapper == "WeightNorm":  # the other one leaves vectors alone
+                raise TypeError(overwrites(wrapper))
+        return ndim
+
+
+class Learned(_Apart, nnx.Param):
+    """Rule state trained by gradients: thresholds, logits of gates."""
+
+
+class Mask(_Apart, nnx.Variable):
+    """A stored mask: 1 kept, 0 dropped. A float leaf, so `jax.grad` over a whole model works."""
+
+
+class Setting(_Apart, nnx.Variable):
+    """A number changed by events and controls, never by gradients: alpha, a temperature."""
+
+
+def write(variable: nnx.Variable, value: Array) -> None:
+    """`variable[...] = value`, at the same cost however long the trace is.
+
+    On flax 0.12.8 the plain form asks a tracer for its sharding, and the error that answers looks
+    through the whole trace for its origin, so that a step of n writes traces in time n squared.
+    """
+    now = variable[...]
+    traced = any(isinstance(one, Tracer) for one in (now, value))
+    alike = traced and (now.shape, now.dtype) == (jnp.shape(value), jnp.result_type(value))
+    if alike and hasattr(variable, "set_value"):  # not in flax 0.11, where the plain form is cheap
+        variable.set_value(value)
+    else:
+        variable[...] = value

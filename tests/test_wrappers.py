@@ -1,0 +1,67 @@
+"""Layers of Flax that write the weights of another one are refused, and never change a mask."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jsparse as js
+from jsparse._variables import WRAPPERS, Learned, Mask, Setting
+from tests.support.cases import RULES
+
+pytestmark = [
+    pytest.mark.skipif(not WRAPPERS, reason="flax 0.11 has no such layers"),
+    pytest.mark.standard_dtypes,
+]
+MADE = {
+    "WeightNorm": lambda layer: nnx.WeightNorm(layer, rngs=nnx.Rngs(1)),
+    "WeightNorm without scale": lambda layer: nnx.WeightNorm(
+        layer, use_scale=False, rngs=nnx.Rngs(1)
+    ),
+    "SpectralNorm": lambda layer: nnx.SpectralNorm(layer, rngs=nnx.Rngs(1)),
+}
+X = jnp.ones((2, 6))
+
+
+def linear() -> nnx.Module:
+    return nnx.Linear(6, 4, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("wrap", MADE)
+def test_sparsify_names_the_wrapper(wrap: str) -> None:
+    model = nnx.List([MADE[wrap](linear()), linear()])
+    name = wrap.split()[0]
+    with pytest.raises(ValueError, match=rf"^0/layer_instance/kernel: nnx.{name} writes .* dense"):
+        js.sparsify(model, (".*/kernel", js.Held()))
+    beside = js.sparsify(model, ("1/kernel", js.Held()))
+    beside[0](X)
+    assert list(js.masks(beside)) == ["1/kernel"]
+
+
+@pytest.mark.parametrize("wrap", MADE)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_wrapper_around_a_sparse_layer_changes_no_state(rule: str, wrap: str) -> None:
+    """It is refused where it would write masks, thresholds or scores; weights it may write."""
+    layer, name = js.sparsify(linear(), ("kernel", RULES[rule])), wrap.split()[0]
+    state = nnx.state(layer, nnx.Any(Learned, Mask, Setting))
+    before = jax.tree.map(jnp.copy, state)
+    axes = [leaf.ndim for leaf in jax.tree.leaves(nnx.state(layer, (Learned, Mask, Setting)))]
+    stopped = name == "WeightNorm" and axes
+    learned = [leaf.ndim for leaf in jax.tree.leaves(nnx.state(layer, Learned))]
+    stopped = stopped or (name == "SpectralNorm" and max(learned, default=0) > 1)
+    try:
+        MADE[wrap](layer)(X)
+    except TypeError as error:
+        assert stopped and f"nnx.{name} writes normalised values" in str(error)
+    else:
+        assert not stopped
+    after = nnx.state(layer, nnx.Any(Learned, Mask, Setting))
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
+@pytest.mark.parametrize("use", [js.masks, js.cost, js.fold, js.resolve, js.hold])
+def test_a_model_of_both_is_refused(use) -> None:
+    model = MADE["WeightNorm"](js.sparsify(linear(), ("kernel", js.Top(density=0.5))))
+    with pytest.raises(ValueError, match=r"layer_instance/kernel: nnx.WeightNorm writes"):
+        use(model)
