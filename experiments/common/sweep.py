@@ -23,7 +23,7 @@ import jsparse
 from experiments.common.data.augment import standardise
 from experiments.common.data.sources import Images
 from jsparse import Revise, Revised
-from jsparse.optim import Control, threshold_parts
+from jsparse.optim import Control, task_gradients, threshold_parts
 
 PARTS = 10
 """Of an epoch, between which progress is shown."""
@@ -290,11 +290,12 @@ class Sweep:
             return task + jsparse.cost(model), (rest, (task, _densities(model)))
 
         grads, (rest, trace) = jax.grad(loss_of, has_aux=True)(runs.params)
+        task = task_gradients(self._trained(runs.params, runs.rest), grads) if self.controls else {}
         params, optimizer = updated(self.tx, grads, runs.optimizer, runs.params)
         model = jsparse.advance(self._trained(params, rest))
         memory = runs.memory
         for control in self.controls:
-            memory = control.apply(model, memory, runs.step)
+            memory = control.apply(model, memory, runs.step, task)
         _, params, rest = nnx.split(model, self.wrt, ...)
         return Runs(params, rest, optimizer, memory, runs.step + 1, runs.key), trace
 

@@ -1,5 +1,7 @@
 """Training: an optimizer that also runs the events of sparse training."""
 
+from collections.abc import Mapping
+from numbers import Real
 from typing import Any, Protocol
 
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from jsparse._revise.transform import Revise, Revised
 from jsparse._slots import sparse_parts
 from jsparse._sparse import Setting
 from jsparse._surgery import advance_in_place, share_cuts_in_place
+from jsparse.optim._task import clipped, task_gradients
 
 
 class Control(Protocol):
@@ -22,8 +25,14 @@ class Control(Protocol):
         """The initial memory of the control, a float array."""
         ...
 
-    def apply(self, model: nnx.Module, memory: Array, step: Array) -> Array:
-        """Change the settings of the model in place, and return the new memory."""
+    def apply(
+        self, model: nnx.Module, memory: Array, step: Array, gradients: Mapping[str, Array]
+    ) -> Array:
+        """Change the settings of the model in place, and return the new memory.
+
+        `gradients` are those of the task's loss by path, of what the optimizer trains; see
+        `task_gradients`.
+        """
         ...
 
 
@@ -39,10 +48,13 @@ class Optimizer(nnx.Optimizer):
       tx: any optax transform.
       wrt: which variables to train.
       controls: objects that change the rules' settings during training, such as `TargetDensity`.
+      clip_task: largest global norm of the task's gradient; a larger one is scaled down to it. The
+        gradients of `cost` and of masks do not count, and the cost's is left as it is.
 
     Raises:
       TypeError: controls is not a tuple.
-      ValueError: `revise` is in an `optax.chain`, or lacks the roles of stacked layers.
+      ValueError: `revise` is in an `optax.chain`, or lacks the roles of stacked layers; clip_task
+        is not above 0.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -64,9 +76,14 @@ class Optimizer(nnx.Optimizer):
         *,
         wrt: Any = nnx.Param,
         controls: tuple[Control, ...] = (),
+        clip_task: float = float("inf"),
     ):
         if not isinstance(controls, tuple):
             raise TypeError(f"controls is a tuple, such as (TargetDensity(...),); got {controls!r}")
+        if not (isinstance(clip_task, Real) and clip_task > 0):
+            raise ValueError(
+                f"clip_task is the largest norm of the task's gradient, above 0; got {clip_task!r}"
+            )
         super().__init__(model, tx, wrt=wrt)
         if _chains_a_revision(self.opt_state):
             raise ValueError(
@@ -77,6 +94,7 @@ class Optimizer(nnx.Optimizer):
             _check_stacks(model, tx)
         share_cuts_in_place(model)
         self.controls = controls
+        self.clip_task = float(clip_task)
         memories = [c.init(model) for c in controls]
         if len({jnp.shape(memory) for memory in memories}) > 1:
             raise ValueError(
@@ -97,6 +115,11 @@ class Optimizer(nnx.Optimizer):
           The result of `nnx.Optimizer.update`; None if the transform was made by `revise`.
         """
         step, result = self.step[...], None
+        task: dict[str, Array] = {}
+        if self.controls or self.clip_task < float("inf"):
+            task = task_gradients(model, grads)
+        if self.clip_task < float("inf"):
+            grads = clipped(model, grads, task, self.clip_task)
         if isinstance(self.tx, Revise):
             trees = nnx.state(grads, self.wrt), self.opt_state, nnx.state(model, self.wrt)
             tree, state = self.tx.apply(*map(arrays_of, trees), **arrays_of(kwargs))
@@ -109,7 +132,7 @@ class Optimizer(nnx.Optimizer):
         if self.controls:
             self.memory[...] = jnp.stack(
                 [
-                    c.apply(model, m, step)
+                    c.apply(model, m, step, task)
                     for c, m in zip(self.controls, self.memory[...], strict=True)
                 ]
             )
