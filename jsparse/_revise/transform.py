@@ -81,9 +81,10 @@ def revise(
     `argnums=nnx.DiffState(0, (nnx.Param, jsparse.Mask))`; with Linen, train the tuple
     (params, held). Put clipping by a global norm into `inner`, since outside it would count the
     gradients of the masks. The same holds for anything that scales or clips updates, which would
-    change masks: put the chain inside, `revise(optax.chain(...), ...)`. Only `optax.MultiSteps` may
-    wrap this transform. On steps that pause, the state of `inner` does not change, so its
-    schedules count only the steps that train.
+    change masks: put the chain inside, `revise(optax.chain(...), ...)`. Only MultiSteps,
+    apply_if_finite, masked, partition and inject_hyperparams of optax may be around it. On steps
+    that pause, the state of `inner` does not change, so its schedules count only the steps that
+    train.
 
     Args:
       inner: any optax transform.

@@ -17,6 +17,12 @@ from jsparse._sparse import Setting
 from jsparse._surgery import advance_in_place, share_cuts_in_place
 from jsparse.optim._task import clipped, task_gradients
 
+MAY_BE_AROUND = {
+    *("MultiStepsState", "ApplyIfFiniteState", "MaskedState", "PartitionState"),
+    *("MultiTransformState", "InjectHyperparamsState", "InjectStatefulHyperparamsState"),
+}
+"""States of optax's transforms that leave gradients and updates as they are, in any version."""
+
 
 class Control(Protocol):
     """Changes the settings of a model's rules during training."""
@@ -53,8 +59,8 @@ class Optimizer(nnx.Optimizer):
 
     Raises:
       TypeError: controls is not a tuple.
-      ValueError: `revise` is in an `optax.chain`, or lacks the roles of stacked layers; clip_task
-        is not above 0.
+      ValueError: `revise` is in a chain or another transform that changes its updates, or lacks
+        the roles of stacked layers; clip_task is not above 0.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -85,11 +91,7 @@ class Optimizer(nnx.Optimizer):
                 f"clip_task is the largest norm of the task's gradient, above 0; got {clip_task!r}"
             )
         super().__init__(model, tx, wrt=wrt)
-        if _chains_a_revision(self.opt_state):
-            raise ValueError(
-                "revise is part of a chain, where clipping counts the gradients of masks and "
-                "scaling changes masks; put the chain inside: revise(optax.chain(...), ...)"
-            )
+        _check_around(self.opt_state)
         if isinstance(tx, Revise):
             _check_stacks(model, tx)
         share_cuts_in_place(model)
@@ -157,10 +159,22 @@ def _check_stacks(model: nnx.Module, tx: Revise) -> None:
             )
 
 
-def _chains_a_revision(state: Any) -> bool:
-    """Whether a state is that of a chain, a plain tuple, with a revision among its parts."""
-    if isinstance(state, Revised) or not isinstance(state, tuple | list | dict):
-        return False
-    parts = list(state.values()) if isinstance(state, dict) else list(state)
-    chained = type(state) is tuple and any(isinstance(part, Revised) for part in parts)
-    return chained or any(map(_chains_a_revision, parts))
+def _check_around(state: Any, above: tuple[str, ...] = ()) -> None:
+    """Refuse what changes gradients or updates around a revision, by the types of its states."""
+    if isinstance(state, Revised):
+        wrong = [name for name in above if name not in MAY_BE_AROUND]
+        if wrong:
+            what = "a chain" if wrong[0] in ("tuple", "dict") else f"another transform ({wrong[0]})"
+            raise ValueError(
+                f"revise is part of {what}, where clipping counts the gradients of masks and "
+                "scaling changes masks; put the chain inside: revise(optax.chain(...), ...). "
+                "Only MultiSteps, apply_if_finite, masked, partition and inject_hyperparams may be "
+                "around revise"
+            )
+        return
+    if isinstance(state, tuple | list | dict):
+        kind = "dict" if isinstance(state, dict) else type(state).__name__
+        by_label = above[-1:] in (("PartitionState",), ("MultiTransformState",))
+        inner = above if kind == "dict" and by_label else (*above, kind)
+        for part in state.values() if isinstance(state, dict) else state:
+            _check_around(part, inner)
