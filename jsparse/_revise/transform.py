@@ -59,6 +59,16 @@ class Revise(optax.GradientTransformationExtraArgs):
         return self.update.apply  # type: ignore  # on `update`: trees rebuild this object
 
     @property
+    def inner(self) -> Any:
+        """The transform that trains the weights."""
+        return self.update.inner  # type: ignore
+
+    @property
+    def around(self) -> Callable[[Any], "Revise"]:
+        """inner -> the same revisions around another inner transform."""
+        return self.update.around  # type: ignore
+
+    @property
     def revisions(self) -> tuple[tuple[str, Revision], ...]:
         """The pairs of patterns and revisions."""
         return self.update.revisions  # type: ignore
@@ -149,6 +159,8 @@ def revise(
     update.apply = apply  # type: ignore
     update.revisions = revisions  # type: ignore
     update.roles = roles  # type: ignore
+    update.inner = inner  # type: ignore
+    update.around = lambda other: revise(other, *revisions, roles=roles, seed=seed)  # type: ignore
     return Revise(init, update)
 
 

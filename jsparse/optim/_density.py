@@ -42,7 +42,8 @@ class TargetDensity:
     alpha, and the cost reported, follow the scale of the task's loss.
 
     Only layers whose thresholds are trained are steered and counted, so a frozen layer does not
-    change the goal of the others. `Optimizer` warns if thresholds cannot go far enough in `steps`.
+    change the goal of the others. In runs up to 1,000 steps, `Optimizer` warns if its steps are too
+    short for thresholds to get there.
 
     Args:
       density: fraction of the weights under `Threshold` rules to keep at the end, in (0, 1]: of

@@ -9,12 +9,22 @@ import optax
 from flax import nnx
 from jax import Array
 
-from jsparse._paths import match
+from jsparse._paths import match, named
 from jsparse._pattern import Role
 from jsparse._revise.transform import Revise, Revised
 from jsparse._slots import sparse_parts
-from jsparse._sparse import Setting
+from jsparse._sparse import Mask, Setting
 from jsparse._surgery import advance_in_place, share_cuts_in_place
+from jsparse.optim._density import TargetDensity
+from jsparse.optim._notices import (
+    costs_due,
+    learned_paths,
+    warn_of_decay,
+    warn_of_reach,
+    warn_of_unread,
+)
+from jsparse.optim._stock import warn_where_stock
+from jsparse.optim._study import spared, study, travel
 from jsparse.optim._task import clipped, task_gradients
 
 MAY_BE_AROUND = {
@@ -36,8 +46,8 @@ class Control(Protocol):
     ) -> Array:
         """Change the settings of the model in place, and return the new memory.
 
-        `gradients` are those of the task's loss by path, of what the optimizer trains; see
-        `task_gradients`.
+        `gradients` are those of the task's loss, by path, for what rules learn and the optimizer
+        trains; see `task_gradients`.
         """
         ...
 
@@ -46,8 +56,11 @@ class Optimizer(nnx.Optimizer):
     """`nnx.Optimizer` whose `update` also runs all events of the train step.
 
     After updating the weights, it resets dead layers, draws new samples and applies the controls,
-    so you need not remember to. Train steps without this class can use the pure function `advance`
-    and the `apply` method of each control.
+    so you need not remember to. Weight decay in `tx` is for weights: what rules learn (thresholds,
+    logits, scores) is not decayed, unless `route` asks for it. It warns where decay cannot be
+    taken out, where nothing has read the cost of a rule, and where `TargetDensity` asks for more
+    than thresholds can do in the steps given. Train steps without this class can use the pure
+    function `advance` and the `apply` method of each control.
 
     Args:
       model: the model to train.
@@ -94,6 +107,7 @@ class Optimizer(nnx.Optimizer):
         _check_around(self.opt_state)
         if isinstance(tx, Revise):
             _check_stacks(model, tx)
+        self._settle(model, tx, controls)
         share_cuts_in_place(model)
         self.controls = controls
         self.clip_task = float(clip_task)
@@ -104,6 +118,26 @@ class Optimizer(nnx.Optimizer):
                 "the same shape by padding the smaller ones"
             )
         self.memory = Setting(jnp.stack(memories) if controls else jnp.zeros(0))
+
+    def _settle(self, model: nnx.Module, tx: Any, controls: tuple[Control, ...]) -> None:
+        """Take decay of what rules learn out of the transform, and warn of what cannot work."""
+        inner = tx.inner if isinstance(tx, Revise) else tx
+        # masks in an inner transform are never seen by it
+        filters = (self.wrt, nnx.Not(Mask)) if inner is not tx else (self.wrt,)
+        params = arrays_of(nnx.state(model, nnx.All(*filters)))
+        learned = learned_paths(model) & named(params).keys()
+        found = study(inner, params, learned)
+        if not hasattr(inner.update, "routed"):  # who routes asks for decay, or not
+            warn_of_decay(found.decayed)
+            if found.spared:
+                inner = spared(inner, found.spared)
+                self.tx = tx.around(inner) if isinstance(tx, Revise) else inner
+        self.trained = learned - found.frozen
+        self.due = costs_due(model, self.trained)
+        for control in controls:
+            if isinstance(control, TargetDensity):
+                ways = travel(inner, params, found.plain, control.steps) if found.plain else {}
+                warn_of_reach(model, ways, control.density, control.steps)
 
     def update(self, model: nnx.Module, grads: Any, /, **kwargs: Any) -> Any:
         """Update the weights with the gradients and run the events, in place.
@@ -117,11 +151,13 @@ class Optimizer(nnx.Optimizer):
           The result of `nnx.Optimizer.update`; None if the transform was made by `revise`.
         """
         step, result = self.step[...], None
+        warn_of_unread(self.due)
         task: dict[str, Array] = {}
         if self.controls or self.clip_task < float("inf"):
             task = task_gradients(model, grads)
         if self.clip_task < float("inf"):
             grads = clipped(model, grads, task, self.clip_task)
+        steered = {path: task[path] for path in self.trained if path in task}
         if isinstance(self.tx, Revise):
             trees = nnx.state(grads, self.wrt), self.opt_state, nnx.state(model, self.wrt)
             tree, state = self.tx.apply(*map(arrays_of, trees), **arrays_of(kwargs))
@@ -134,11 +170,14 @@ class Optimizer(nnx.Optimizer):
         if self.controls:
             self.memory[...] = jnp.stack(
                 [
-                    c.apply(model, m, step, task)
+                    c.apply(model, m, step, steered)
                     for c, m in zip(self.controls, self.memory[...], strict=True)
                 ]
             )
         return result
+
+
+warn_where_stock(lambda optimizer: isinstance(optimizer, Optimizer))
 
 
 def arrays_of(tree: Any) -> Any:

@@ -48,7 +48,7 @@ def task_gradients(model: nnx.Module, grads: Any) -> dict[str, Array]:
             found[home] = leaf
     for path, part in priced.items():
         names = [n for n in part.rule.learned if f"{path}/{n}" in found]
-        for name, price in _cost_gradient(part, names).items():
+        for name, price in cost_gradient(part, names).items():
             found[f"{path}/{name}"] = found[f"{path}/{name}"] - price
     return found
 
@@ -100,7 +100,7 @@ def _homes(model: nnx.Module) -> tuple[dict[str, str | None], dict[str, Sparse]]
     return homes, parts
 
 
-def _cost_gradient(part: Sparse, names: list[str]) -> dict[str, Array]:
+def cost_gradient(part: Sparse, names: list[str]) -> dict[str, Array]:
     """The gradient of a part's cost for some entries of its state."""
     if not names:
         return {}
