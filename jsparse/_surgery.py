@@ -29,7 +29,7 @@ def sparsify(model: Model, *rules: tuple[str, Rule], rngs: nnx.Rngs | None = Non
 
     Works on stock layers and on raw Params of any module. A parameter shared between several places
     stays shared, and is matched if any of its paths matches. A parameter that is already sparse
-    gets the new rule.
+    gets the new rule; `Held()` keeps its mask, as `hold` does.
 
     Args:
       model: any NNX module; it is not changed.
@@ -94,7 +94,18 @@ def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
                 f"{type(slot.value.rule).__name__} holds a parameter in place of the weight, which "
                 "another rule would misread; fold the model first: sparsify(fold(model), ...)"
             )
-        return Sparse(weight, fit(rule, slot, weight), key=key)
+        made = Sparse(weight, fit(rule, slot, weight), key=key)
+    if isinstance(slot.value, Sparse) and isinstance(rule, Held):
+        _keep_mask(slot.value, made)
+    return made
+
+
+def _keep_mask(old: Sparse, held: Sparse) -> None:
+    """Store the mask of a weight, and the values that its rule gave it, as `hold` does."""
+    weight = held.weight[...]
+    mask, read = (beside(a, weight) for a in (old.read_final_mask(), old.read_final()))
+    held.mask[...] = mask
+    held.weight[...] = jnp.where(mask > 0, read, weight)
 
 
 def copied(model: Model) -> Model:

@@ -23,7 +23,7 @@ import jsparse
 from experiments.common.data.augment import standardise
 from experiments.common.data.sources import Images
 from jsparse import Revise, Revised
-from jsparse.optim import Control, threshold_parts
+from jsparse.optim import Control, task_gradients, threshold_parts
 
 EVERY = 20
 """Steps between two measurements of the density."""
@@ -306,11 +306,12 @@ class Sweep:
             return task + jsparse.cost(model), (rest, task)
 
         grads, (rest, task) = jax.grad(loss_of, has_aux=True)(runs.params)
+        steered = self.controls and task_gradients(self._trained(runs.params, runs.rest), grads)
         params, optimizer = updated(self.tx, grads, runs.optimizer, runs.params)
         model = jsparse.advance(self._trained(params, rest))
         memory = runs.memory
         for control in self.controls:
-            memory = control.apply(model, memory, runs.step)
+            memory = control.apply(model, memory, runs.step, steered)
         _, params, rest = nnx.split(model, self.wrt, ...)
         return Runs(params, rest, optimizer, memory, runs.step + 1, runs.key), task
 

@@ -60,6 +60,16 @@ class Revise(optax.GradientTransformationExtraArgs):
         return self.update.apply  # type: ignore  # on `update`: trees rebuild this object
 
     @property
+    def inner(self) -> Any:
+        """The transform that trains the weights."""
+        return self.update.inner  # type: ignore
+
+    @property
+    def around(self) -> Callable[[Any], "Revise"]:
+        """inner -> the same revisions around another inner transform."""
+        return self.update.around  # type: ignore
+
+    @property
     def revisions(self) -> tuple[tuple[str, Revision], ...]:
         """The pairs of patterns and revisions."""
         return self.update.revisions  # type: ignore
@@ -82,9 +92,10 @@ def revise(
     `argnums=nnx.DiffState(0, (nnx.Param, jsparse.Mask))`; with Linen, train the tuple
     (params, held). Put clipping by a global norm into `inner`, since outside it would count the
     gradients of the masks. The same holds for anything that scales or clips updates, which would
-    change masks: put the chain inside, `revise(optax.chain(...), ...)`. Only `optax.MultiSteps` may
-    wrap this transform. On steps that pause, the state of `inner` does not change, so its
-    schedules count only the steps that train.
+    change masks: put the chain inside, `revise(optax.chain(...), ...)`. Only MultiSteps,
+    apply_if_finite, masked, partition and inject_hyperparams of optax may be around it. On steps
+    that pause, the state of `inner` does not change, so its schedules count only the steps that
+    train.
 
     Args:
       inner: any optax transform.
@@ -149,6 +160,8 @@ def revise(
     update.apply = apply  # type: ignore
     update.revisions = revisions  # type: ignore
     update.roles = roles  # type: ignore
+    update.inner = inner  # type: ignore
+    update.around = lambda other: revise(other, *revisions, roles=roles, seed=seed)  # type: ignore
     return Revise(init, update)
 
 

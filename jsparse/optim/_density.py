@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from functools import partial
 from numbers import Integral
 
@@ -16,8 +17,12 @@ from jsparse._schedule import cubic
 from jsparse._slots import sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._variables import write
+from jsparse.optim._task import norm
 from jsparse.rules._remaining import whole_shape
 from jsparse.rules._threshold import Threshold
+
+MOVES = 4.0
+"""A cost with so many times the task's gradient moves thresholds; more does not move them more."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,21 +32,32 @@ class TargetDensity:
     The goal decreases from 1 to `density` along a cubic curve over the first fraction `ramp` of the
     steps. With e = log(current density / goal):
 
-        alpha = alpha_0 * exp(memory) * max(0, exp(gain * e) - 1)
+        alpha = alpha_0 * min(bound, exp(memory) * max(0, exp(gain * e) - 1))
         memory += gain_memory * e / steps
 
     so a model at or below its goal is not pushed, and only the gradient of the data brings weights
     back. Within a factor of two of its reset density, a layer's alpha is scaled down linearly,
     reaching 0 at the reset.
 
+    The bound is what moves thresholds: there the cost's gradient has 4 times the largest norm that
+    the task's gradient for the same thresholds had so far (and alpha_0 is always allowed). More
+    would move them no further under Adam, dwarf the task's gradient in a global norm, and throw
+    thresholds past all weights under SGD. While alpha is at its bound, the memory does not grow. So
+    alpha, and the cost reported, follow the scale of the task's loss.
+
+    Only layers whose thresholds are trained are steered and counted, so a frozen layer does not
+    change the goal of the others. In runs up to 1,000 steps, `Optimizer` warns if its steps are too
+    short for thresholds to get there.
+
     Args:
-      density: fraction of the weights under `Threshold` rules to keep at the end, in (0, 1].
+      density: fraction of the weights under `Threshold` rules to keep at the end, in (0, 1]: of
+        layers whose thresholds are trained.
       steps: train steps of the whole run, as counted by the optimizer.
       ramp: fraction of the steps after which the goal equals `density`.
       gain: how strongly alpha responds to the current distance.
       gain_memory: how strongly it responds to the distance accumulated over the run, which counts
         as one unit of time.
-      every: steps between corrections.
+      every: steps between corrections; at most a two-hundredth of the run.
 
     Raises:
       ValueError: density or ramp outside (0, 1], steps or every below 1, a gain out of range.
@@ -73,7 +89,7 @@ class TargetDensity:
             raise ValueError(f"ramp is a fraction of the run in (0, 1], got {self.ramp}")
 
     def init(self, model: nnx.Module) -> Array:
-        """The initial memory, []: nothing is accumulated yet.
+        """The initial memory, [2]: what is accumulated, and the task's largest gradient so far.
 
         Raises:
           ValueError: the model has no learned thresholds, or one with alpha 0.
@@ -84,37 +100,51 @@ class TargetDensity:
                 f"TargetDensity adjusts alpha of Threshold rules, but found {len(parts)} weights "
                 "under Threshold; all need alpha > 0. For a fixed density use Top(density=...)"
             )
-        return jnp.zeros(())
+        return jnp.zeros(2)
 
-    def apply(self, model: nnx.Module, memory: Array, step: Array) -> Array:
+    def apply(
+        self, model: nnx.Module, memory: Array, step: Array, gradients: Mapping[str, Array]
+    ) -> Array:
         """Set each alpha for the next step, every `every` steps; on other steps nothing changes.
 
         Args:
           model: the model in training; its alphas are set in place.
-          memory: [], what `init` or the last call returned.
+          memory: [2], what `init` or the last call returned.
           step: [], integer, the number of steps before this one.
+          gradients: `jsparse.optim.task_gradients` of this step; thresholds that are not in it are
+            frozen.
 
         Returns:
-          The new memory, [].
+          The new memory, [2].
         """
-        parts = list(threshold_parts(model).values())
-        due = step % self.every == 0
-        rate = self.gain_memory * self.every / self.steps
+        steered = {p: f"{p}/threshold" for p in threshold_parts(model)}
+        parts = {p: q for p, q in threshold_parts(model).items() if steered[p] in gradients}
+        if not parts:
+            return memory
+        pulls = [gradients[steered[path]] for path in parts]
+        every = max(1, min(self.every, self.steps // 200))
+        due = step % every == 0
 
         def steer(_: None) -> tuple[Array, list[Array]]:
-            kept = [_kept(part) for part in parts]
-            total = sum(k.sum() for k in kept) / sum(map(_size, parts))
+            kept = [_kept(part) for part in parts.values()]
+            total = sum(k.sum() for k in kept) / sum(map(_size, parts.values()))
             distance = jnp.log(jnp.maximum(total, 1e-6)) - jnp.log(self.goal(step))
-            grown = jnp.clip(memory + rate * distance, -8.0, 8.0)
+            grown = memory[0] + self.gain_memory * every / self.steps * distance
+            grown = jnp.clip(grown, -8.0, 8.0)
             push = jnp.exp(grown) * jnp.expm1(jnp.clip(self.gain * distance, 0.0, 4.0))
-            new = grown, [push * _alpha(part, k) for part, k in zip(parts, kept, strict=True)]
+            peak = jnp.maximum(memory[1], norm(pulls))
+            bound = jnp.maximum(1.0, MOVES * peak / norm(map(_pressure, parts.values())))
+            grown = jnp.where(push > bound, jnp.minimum(grown, memory[0]), grown)
+            push = jnp.minimum(push, bound)
+            alphas = [push * _alpha(part, k) for part, k in zip(parts.values(), kept, strict=True)]
+            new = jnp.stack([grown, peak]), alphas
             return jax.tree.map(partial(jnp.where, due), new, stay(None))
 
         def stay(_: None) -> tuple[Array, list[Array]]:
-            return memory, [part.alpha[...] for part in parts]
+            return memory, [part.alpha[...] for part in parts.values()]
 
         memory, alphas = lax.cond(anywhere(due), steer, stay, None)
-        for part, alpha in zip(parts, alphas, strict=True):
+        for part, alpha in zip(parts.values(), alphas, strict=True):
             write(part.alpha, alpha)
         return memory
 
@@ -138,6 +168,11 @@ def _size(part: Sparse) -> int:
     shape = part.weight.shape
     stack = part.rule.role.stack
     return math.prod(shape[:stack]) * math.prod(whole_shape(part.rule, shape[stack:]))
+
+
+def _pressure(part: Sparse) -> Array:
+    """The gradient of the cost at the rule's own alpha, without its sign: like the thresholds."""
+    return _rule(part).alpha * jnp.exp(-part.threshold[...])
 
 
 def _kept(part: Sparse) -> Array:

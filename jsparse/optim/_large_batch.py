@@ -164,7 +164,9 @@ def route(
             is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
         )
 
-    return optax.partition({"weights": weights, "rest": rest}, labels)
+    tx = optax.partition({"weights": weights, "rest": rest}, labels)
+    tx.update.routed = True  # type: ignore[attr-defined]  # decay is as asked for: see Optimizer
+    return tx
 
 
 def batch_schedule(

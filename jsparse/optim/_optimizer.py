@@ -1,5 +1,7 @@
 """Training: an optimizer that also runs the events of sparse training."""
 
+from collections.abc import Mapping
+from numbers import Real
 from typing import Any, Protocol
 
 import jax.numpy as jnp
@@ -7,12 +9,29 @@ import optax
 from flax import nnx
 from jax import Array
 
-from jsparse._paths import match
+from jsparse._paths import match, named
 from jsparse._pattern import Role
 from jsparse._revise.transform import Revise, Revised
 from jsparse._slots import sparse_parts
 from jsparse._surgery import advance_in_place, share_cuts_in_place
-from jsparse._variables import Setting, write
+from jsparse._variables import Mask, Setting, write
+from jsparse.optim._density import TargetDensity
+from jsparse.optim._notices import (
+    costs_due,
+    learned_paths,
+    warn_of_decay,
+    warn_of_reach,
+    warn_of_unread,
+)
+from jsparse.optim._stock import warn_where_stock
+from jsparse.optim._study import spared, study, travel
+from jsparse.optim._task import clipped, task_gradients
+
+MAY_BE_AROUND = {
+    *("MultiStepsState", "ApplyIfFiniteState", "MaskedState", "PartitionState"),
+    *("MultiTransformState", "InjectHyperparamsState", "InjectStatefulHyperparamsState"),
+}
+"""States of optax's transforms that leave gradients and updates as they are, in any version."""
 
 
 class Control(Protocol):
@@ -22,8 +41,14 @@ class Control(Protocol):
         """The initial memory of the control, a float array."""
         ...
 
-    def apply(self, model: nnx.Module, memory: Array, step: Array) -> Array:
-        """Change the settings of the model in place, and return the new memory."""
+    def apply(
+        self, model: nnx.Module, memory: Array, step: Array, gradients: Mapping[str, Array]
+    ) -> Array:
+        """Change the settings of the model in place, and return the new memory.
+
+        `gradients` are those of the task's loss, by path, for what rules learn and the optimizer
+        trains; see `task_gradients`.
+        """
         ...
 
 
@@ -31,18 +56,24 @@ class Optimizer(nnx.Optimizer):
     """`nnx.Optimizer` whose `update` also runs all events of the train step.
 
     After updating the weights, it resets dead layers, draws new samples and applies the controls,
-    so you need not remember to. Train steps without this class can use the pure function `advance`
-    and the `apply` method of each control.
+    so you need not remember to. Weight decay in `tx` is for weights: what rules learn (thresholds,
+    logits, scores) is not decayed, unless `route` asks for it. It warns where decay cannot be
+    taken out, where nothing has read the cost of a rule, and where `TargetDensity` asks for more
+    than thresholds can do in the steps given. Train steps without this class can use the pure
+    function `advance` and the `apply` method of each control.
 
     Args:
       model: the model to train.
       tx: any optax transform.
       wrt: which variables to train.
       controls: objects that change the rules' settings during training, such as `TargetDensity`.
+      clip_task: largest global norm of the task's gradient; a larger one is scaled down to it. The
+        gradients of `cost` and of masks do not count, and the cost's is left as it is.
 
     Raises:
       TypeError: controls is not a tuple.
-      ValueError: `revise` is in an `optax.chain`, or lacks the roles of stacked layers.
+      ValueError: `revise` is in a chain or another transform that changes its updates, or lacks
+        the roles of stacked layers; clip_task is not above 0.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -64,19 +95,22 @@ class Optimizer(nnx.Optimizer):
         *,
         wrt: Any = nnx.Param,
         controls: tuple[Control, ...] = (),
+        clip_task: float = float("inf"),
     ):
         if not isinstance(controls, tuple):
             raise TypeError(f"controls is a tuple, such as (TargetDensity(...),); got {controls!r}")
-        super().__init__(model, tx, wrt=wrt)
-        if _chains_a_revision(self.opt_state):
+        if not (isinstance(clip_task, Real) and clip_task > 0):
             raise ValueError(
-                "revise is part of a chain, where clipping counts the gradients of masks and "
-                "scaling changes masks; put the chain inside: revise(optax.chain(...), ...)"
+                f"clip_task is the largest norm of the task's gradient, above 0; got {clip_task!r}"
             )
+        super().__init__(model, tx, wrt=wrt)
+        _check_around(self.opt_state)
         if isinstance(tx, Revise):
             _check_stacks(model, tx)
+        self._settle(model, tx, controls)
         share_cuts_in_place(model)
         self.controls = controls
+        self.clip_task = float(clip_task)
         memories = [c.init(model) for c in controls]
         if len({jnp.shape(memory) for memory in memories}) > 1:
             raise ValueError(
@@ -84,6 +118,26 @@ class Optimizer(nnx.Optimizer):
                 "the same shape by padding the smaller ones"
             )
         self.memory = Setting(jnp.stack(memories) if controls else jnp.zeros(0))
+
+    def _settle(self, model: nnx.Module, tx: Any, controls: tuple[Control, ...]) -> None:
+        """Take decay of what rules learn out of the transform, and warn of what cannot work."""
+        inner = tx.inner if isinstance(tx, Revise) else tx
+        # masks in an inner transform are never seen by it
+        filters = (self.wrt, nnx.Not(Mask)) if inner is not tx else (self.wrt,)
+        params = arrays_of(nnx.state(model, nnx.All(*filters)))
+        learned = learned_paths(model) & named(params).keys()
+        found = study(inner, params, learned)
+        if not hasattr(inner.update, "routed"):  # who routes asks for decay, or not
+            warn_of_decay(found.decayed)
+            if found.spared:
+                inner = spared(inner, found.spared)
+                self.tx = tx.around(inner) if isinstance(tx, Revise) else inner
+        self.trained = learned - found.frozen
+        self.due = costs_due(model, self.trained)
+        for control in controls:
+            if isinstance(control, TargetDensity):
+                ways = travel(inner, params, found.plain, control.steps) if found.plain else {}
+                warn_of_reach(model, ways, control.density, control.steps)
 
     def update(self, model: nnx.Module, grads: Any, /, **kwargs: Any) -> Any:
         """Update the weights with the gradients and run the events, in place.
@@ -97,6 +151,13 @@ class Optimizer(nnx.Optimizer):
           The result of `nnx.Optimizer.update`; None if the transform was made by `revise`.
         """
         step, result = self.step[...], None
+        warn_of_unread(self.due)
+        task: dict[str, Array] = {}
+        if self.controls or self.clip_task < float("inf"):
+            task = task_gradients(model, grads)
+        if self.clip_task < float("inf"):
+            grads = clipped(model, grads, task, self.clip_task)
+        steered = {path: task[path] for path in self.trained if path in task}
         if isinstance(self.tx, Revise):
             trees = nnx.state(grads, self.wrt), self.opt_state, nnx.state(model, self.wrt)
             tree, state = self.tx.apply(*map(arrays_of, trees), **arrays_of(kwargs))
@@ -108,8 +169,12 @@ class Optimizer(nnx.Optimizer):
         advance_in_place(model)
         if self.controls:
             memories = zip(self.controls, self.memory[...], strict=True)
-            write(self.memory, jnp.stack([c.apply(model, m, step) for c, m in memories]))
+            new = [c.apply(model, m, step, steered) for c, m in memories]
+            write(self.memory, jnp.stack(new))
         return result
+
+
+warn_where_stock(lambda optimizer: isinstance(optimizer, Optimizer))
 
 
 def arrays_of(tree: Any) -> Any:
@@ -130,10 +195,22 @@ def _check_stacks(model: nnx.Module, tx: Revise) -> None:
             )
 
 
-def _chains_a_revision(state: Any) -> bool:
-    """Whether a state is that of a chain, a plain tuple, with a revision among its parts."""
-    if isinstance(state, Revised) or not isinstance(state, tuple | list | dict):
-        return False
-    parts = list(state.values()) if isinstance(state, dict) else list(state)
-    chained = type(state) is tuple and any(isinstance(part, Revised) for part in parts)
-    return chained or any(map(_chains_a_revision, parts))
+def _check_around(state: Any, above: tuple[str, ...] = ()) -> None:
+    """Refuse what changes gradients or updates around a revision, by the types of its states."""
+    if isinstance(state, Revised):
+        wrong = [name for name in above if name not in MAY_BE_AROUND]
+        if wrong:
+            what = "a chain" if wrong[0] in ("tuple", "dict") else f"another transform ({wrong[0]})"
+            raise ValueError(
+                f"revise is part of {what}, where clipping counts the gradients of masks and "
+                "scaling changes masks; put the chain inside: revise(optax.chain(...), ...). "
+                "Only MultiSteps, apply_if_finite, masked, partition and inject_hyperparams may be "
+                "around revise"
+            )
+        return
+    if isinstance(state, tuple | list | dict):
+        kind = "dict" if isinstance(state, dict) else type(state).__name__
+        by_label = above[-1:] in (("PartitionState",), ("MultiTransformState",))
+        inner = above if kind == "dict" and by_label else (*above, kind)
+        for part in state.values() if isinstance(state, dict) else state:
+            _check_around(part, inner)

@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 import jsparse as js
+from jsparse._paths import named
 
 X = jax.random.normal(jax.random.key(1), (64, 16))
 Y = (X[:, :1] * X[:, 1:2] > 0).astype(jnp.int32)[:, 0]
@@ -18,6 +19,11 @@ class Net(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.fc2(nnx.relu(self.fc1(x)))
+
+
+def norm(tree) -> jax.Array:
+    """The norm of all leaves together, []."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
 
 
 def sparse_net(alpha: float = 1e-3) -> Net:
@@ -144,7 +150,8 @@ def test_a_layer_at_its_reset_is_not_pushed() -> None:
     model.fc1.kernel.weight[...] = weight
     model.fc1.kernel.threshold[...] = jnp.full(64, 0.5)
     control = js.TargetDensity(density=0.001, steps=10, ramp=0.1)
-    control.apply(model, control.init(model), jnp.array(10))
+    grads = {f"{path}/threshold": jnp.ones(2) for path in js.masks(model)}
+    control.apply(model, control.init(model), jnp.array(10), grads)
     assert float(model.fc1.kernel.alpha[...]) == 0.0
     assert float(model.fc2.kernel.alpha[...]) > 0.0
 
@@ -152,3 +159,146 @@ def test_a_layer_at_its_reset_is_not_pushed() -> None:
 def test_the_goal_starts_at_one_and_ends_at_the_target() -> None:
     control = js.TargetDensity(density=0.05, steps=100, ramp=0.5)
     assert [round(float(control.goal(jnp.array(s))), 3) for s in (0, 50, 100)] == [1.0, 0.05, 0.05]
+
+
+def mlp(seed: int = 0) -> nnx.Module:
+    first, last = (nnx.Linear(64, n, rngs=nnx.Rngs(seed + n)) for n in (64, 10))
+    model = nnx.Sequential(first, nnx.relu, last)
+    return js.sparsify(model, (".*/kernel", js.Threshold(alpha=5e-4)))
+
+
+INPUTS = jax.random.normal(jax.random.key(0), (512, 64))
+LABELS = (jnp.tanh(INPUTS @ jax.random.normal(jax.random.key(1), (64, 10)))).argmax(-1)
+FAKE = jax.random.randint(jax.random.key(2), (512,), 0, 10)
+
+
+def steered(tx, density=0.1, steps=300, labels=LABELS, scale=1.0, **settings):
+    """The model, and by step the task's loss, the cost and the norm of the gradient."""
+    model = mlp()
+    control = js.TargetDensity(density=density, steps=steps)
+    optimizer = js.Optimizer(model, tx, controls=(control,), **settings)
+    graphdef, state = nnx.split((model, optimizer))
+
+    def one(state, _):
+        model, optimizer = nnx.merge(graphdef, state)
+
+        def loss(model):
+            logits = model(INPUTS)
+            task = scale * optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+            cost = js.cost(model)
+            return task + cost, (task, cost)
+
+        grads, told = nnx.grad(loss, has_aux=True)(model)
+        optimizer.update(model, grads)
+        return nnx.state((model, optimizer)), (*told, norm(grads))
+
+    state, told = jax.jit(lambda state: jax.lax.scan(one, state, None, length=steps))(state)
+    nnx.update((model, optimizer), state)
+    return model, *map(np.asarray, told)
+
+
+CLIPPED = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))
+
+
+@pytest.mark.standard_dtypes
+def test_clipping_beside_a_steered_alpha_costs_nothing() -> None:
+    free, task, cost, length = steered(optax.adam(3e-3))
+    held, clipped, *_ = steered(CLIPPED)
+    assert clipped[-30:].mean() < 1.1 * task[-30:].mean()
+    for model in (free, held):
+        assert js.summary(model).density == pytest.approx(0.1, rel=0.1)
+    assert cost.max() < 20 and length.max() < 2  # the task's are near 1; alpha once made it 250
+
+
+@pytest.mark.standard_dtypes
+def test_plain_sgd_reaches_a_target_where_the_task_is_learned_by_heart() -> None:
+    """Gradients vanish there, and without a bound one step took thresholds past all weights."""
+    for tx in (optax.sgd(0.1, momentum=0.9), optax.sgd(0.1)):
+        model, *_ = steered(tx, steps=400, labels=FAKE)
+        assert js.summary(model).density == pytest.approx(0.1, rel=0.15)
+
+
+@pytest.mark.standard_dtypes
+def test_the_bound_of_alpha_follows_the_scale_of_the_loss() -> None:
+    _, _, one, _ = steered(optax.adam(1e-4), steps=100)
+    _, _, hundred, _ = steered(optax.adam(1e-4), steps=100, scale=100.0)
+    assert 50 < hundred.max() / one.max() < 200
+
+
+@pytest.mark.standard_dtypes
+def test_the_memory_does_not_grow_where_alpha_is_at_its_bound() -> None:
+    model = mlp()
+    control = js.TargetDensity(density=0.01, steps=1000, ramp=0.01)
+    pulls = {f"{path}/threshold": jnp.full(n, 1e-3) for path, n in THRESHOLDS.items()}
+    memory = control.init(model)
+    apply = nnx.jit(control.apply)
+    for _ in range(50):
+        memory = apply(model, memory, jnp.array(10), pulls)
+    assert float(memory[0]) == 0
+    priced = nnx.grad(js.cost)(model)
+    pressure = norm([priced["layers"][n]["kernel"]["threshold"][...] for n in (0, 2)])
+    np.testing.assert_allclose(pressure, 4 * norm(pulls), rtol=1e-5)
+
+
+THRESHOLDS = {"layers/0/kernel": 64, "layers/2/kernel": 10}
+
+
+@pytest.mark.standard_dtypes
+def test_frozen_layers_are_neither_steered_nor_counted() -> None:
+    control = js.TargetDensity(density=0.3, steps=300)
+    model, wrt = mlp(), nnx.All(nnx.Param, nnx.PathContains(2))
+    optimizer = js.Optimizer(model, optax.adam(3e-3), wrt=wrt, controls=(control,))
+
+    @nnx.jit
+    def step(model, optimizer):
+        def loss(model):
+            logits = model(INPUTS)
+            task = optax.softmax_cross_entropy_with_integer_labels(logits, LABELS).mean()
+            return task + js.cost(model)
+
+        grads = nnx.grad(loss, argnums=nnx.DiffState(0, wrt))(model)
+        optimizer.update(model, grads)
+
+    for _ in range(300):
+        step(model, optimizer)
+    first, last = (model.layers[n].kernel for n in (0, 2))
+    assert float(last.read_mask().mean()) == pytest.approx(0.3, rel=0.1)
+    assert float(first.alpha[...]) == pytest.approx(5e-4)  # as given
+
+
+@pytest.mark.standard_dtypes
+def test_only_the_tasks_gradient_is_clipped() -> None:
+    model = sparse_net(alpha=3.0)
+    grads, _ = gradients(model)
+    task = js.optim.task_gradients(model, grads)
+    length = float(norm(task))
+    assert float(norm(grads)) > 10 * length
+    want = jax.tree.map(lambda g: 0.5 * g, task)
+    before = nnx.state(model, nnx.Param)
+    start = {path: np.asarray(leaf) for path, leaf in named(before).items()}
+    js.Optimizer(model, optax.sgd(0.01), clip_task=length / 2).update(model, grads)
+    for path, leaf in named(nnx.state(model, nnx.Param)).items():
+        cost = 3.0 if path.endswith("threshold") else 0.0
+        np.testing.assert_allclose(start[path] - leaf, 0.01 * (want[path] - cost), 1e-3, 1e-7)
+
+
+@pytest.mark.standard_dtypes
+def test_the_norm_of_the_task_leaves_out_masks() -> None:
+    wrt = (nnx.Param, js.Mask)
+    model = js.sparsify(Net(nnx.Rngs(0)), ("fc1/kernel", js.Held()))
+    model = js.prune.random(model, density=0.1, key=jax.random.key(0))
+    tx = js.revise(optax.sgd(1.0), (".*", js.RigL(every=100, last=200)))
+    before = model.fc1.kernel.weight[...]
+    grads = nnx.grad(lambda m: 100 * (m(X) ** 2).mean(), argnums=nnx.DiffState(0, wrt))(model)
+    task = js.optim.task_gradients(model, grads)
+    assert "fc1/kernel/mask" not in task and "fc1/kernel/weight" in task
+    js.Optimizer(model, tx, wrt=wrt, clip_task=1.0).update(model, grads)
+    moved = float(jnp.linalg.norm(model.fc1.kernel.weight[...] - before))
+    share = float(jnp.linalg.norm(task["fc1/kernel/weight"]) / norm(task))
+    assert moved == pytest.approx(share, rel=1e-5)
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0, float("nan"), "1"])
+def test_a_norm_to_clip_to_is_above_0(clip) -> None:
+    with pytest.raises(ValueError, match="clip_task is the largest norm of the task's gradient"):
+        js.Optimizer(sparse_net(), optax.sgd(0.1), clip_task=clip)

@@ -1,5 +1,7 @@
 """Revisions in NNX and Linen models, stacked layers, and on several devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,15 +176,63 @@ def test_eight_devices_agree_with_one_and_gather_nothing(name: str, kind: str) -
             assert "all-reduce" in text or name == "usn"  # it looks at no weight
 
 
-@pytest.mark.parametrize("order", ["before", "after", "nested"])
-def test_a_revision_inside_a_chain_is_refused(order: str) -> None:
+CLIP = optax.clip_by_global_norm(0.1)
+AT = ("kernel", js.RigL(every=2, last=9))
+ALL = lambda tree: jax.tree.map(lambda _: "all", tree)
+by_rate = lambda make: optax.inject_hyperparams(make)(rate=0.1)
+wrong = lambda: optax.chain(CLIP, js.revise(optax.sgd(0.1), AT))
+right = lambda rate=0.1: js.revise(optax.chain(CLIP, optax.sgd(rate)), AT)
+REFUSED = {
+    "before": wrong,
+    "after": lambda: optax.chain(js.revise(optax.sgd(0.1), AT), CLIP),
+    "nested": lambda: optax.chain(wrong(), CLIP),
+    "named": lambda: optax.named_chain(("clip", CLIP), ("by", js.revise(optax.sgd(0.1), AT))),
+    "accumulated": lambda: optax.MultiSteps(wrong(), 1),
+    "partition": lambda: optax.partition({"all": wrong()}, ALL),
+    "masked": lambda: optax.masked(wrong(), lambda tree: jax.tree.map(lambda _: True, tree)),
+    "injected": lambda: by_rate(lambda rate: optax.chain(CLIP, js.revise(optax.sgd(rate), AT))),
+    "finite": lambda: optax.apply_if_finite(wrong(), 3),
+    "schedule_free": lambda: optax.contrib.schedule_free(right(), 0.1, 0.9),
+    "mechanize": lambda: optax.contrib.mechanize(right()),
+}
+ALIKE = {
+    "accumulated": lambda: optax.MultiSteps(right(), 1),
+    "partition": lambda: optax.partition({"all": right()}, ALL),
+    "masked": lambda: optax.masked(right(), lambda tree: jax.tree.map(lambda _: True, tree)),
+    "injected": lambda: by_rate(right),
+    "finite": lambda: optax.apply_if_finite(right(), 3),
+    "extra": lambda: optax.with_extra_args_support(right()),
+}
+
+
+def revised(tx: optax.GradientTransformation) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and mask after three steps."""
+    wrt = (nnx.Param, js.Mask)
+    model = js.sparsify(nnx.Linear(8, 6, use_bias=False, rngs=nnx.Rngs(0)), ("kernel", js.Held()))
+    model = js.prune.random(model, density=0.3, key=jax.random.key(0))
+    optimizer = js.Optimizer(model, tx, wrt=wrt)
+    x = jax.random.normal(jax.random.key(1), (16, 8))
+    for _ in range(3):
+        grads = nnx.grad(lambda m: 9 * (m(x) ** 2).mean(), argnums=nnx.DiffState(0, wrt))(model)
+        optimizer.update(model, grads)
+    return np.asarray(model.kernel.weight[...]), np.asarray(model.kernel.mask[...])
+
+
+@pytest.mark.parametrize("order", REFUSED)
+def test_what_changes_the_updates_of_a_revision_is_refused(order: str) -> None:
     model = js.sparsify(nnx.Linear(8, 6, rngs=nnx.Rngs(0)), ("kernel", js.Held()))
-    by = js.revise(optax.sgd(0.1), ("kernel", js.Gradual(density=0.5, last=9)))
-    clip = optax.clip_by_global_norm(1.0)
-    parts = {"before": (clip, by), "after": (by, clip), "nested": (optax.chain(clip, by), clip)}
     with pytest.raises(ValueError, match=r"put the chain inside: revise\(optax\.chain"):
-        js.Optimizer(model, optax.chain(*parts[order]), wrt=(nnx.Param, js.Mask))
-    js.Optimizer(model, optax.MultiSteps(by, 2), wrt=(nnx.Param, js.Mask))
+        js.Optimizer(model, REFUSED[order](), wrt=(nnx.Param, js.Mask))
+
+
+@pytest.mark.standard_dtypes
+@pytest.mark.parametrize("order", ALIKE)
+def test_what_may_be_around_a_revision_changes_nothing(order: str) -> None:
+    for one, two in zip(documented(), revised(ALIKE[order]()), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-6)
+
+
+documented = functools.cache(lambda: revised(right()))
 
 
 def test_layers_of_a_stack_never_compete_unnoticed() -> None:

@@ -1,0 +1,111 @@
+"""What `Optimizer` says about a model and a transform that do not go together."""
+
+import warnings
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.core import Tracer
+
+from jsparse._paths import listed
+from jsparse._pattern import Role
+from jsparse._slots import sparse_parts
+from jsparse._sparse import COSTS_READ, Sparse
+from jsparse.optim._task import cost_gradient
+from jsparse.rules._rule import Rule, over_stack, with_role
+
+Due = tuple[tuple[str, Rule], ...]
+"""Paths and rules."""
+
+
+def learned_paths(model: nnx.Module) -> frozenset[str]:
+    """Paths of everything that rules learn."""
+    return frozenset(
+        f"{path}/{name}" for path, part in sparse_parts(model).items() for name in _learned(part)
+    )
+
+
+def costs_due(model: nnx.Module, trained: Iterable[str]) -> Due:
+    """Paths and rules whose cost has a gradient for something that is trained, where known."""
+    trained, known, due = set(trained), dict[tuple[Rule, str], bool](), []
+    for path, part in sparse_parts(model).items():
+        names = [name for name in _learned(part) if f"{path}/{name}" in trained]
+        settings = ",".join(n for n in part.state_names if n not in part.rule.learned)
+        if not names or any(isinstance(a, Tracer) for a in part.state.values()):
+            continue
+        alike = (with_role(part.rule, Role()), settings)
+        if alike not in known:
+            slopes = cost_gradient(part, names).values()
+            known[alike] = any(bool(jnp.any(slope != 0)) for slope in slopes)
+        if known[alike]:
+            due.append((path, part.rule))
+    return tuple(due)
+
+
+def warn_of_unread(due: Due) -> None:
+    """Say that nothing read the cost of some rules, so their gradient lacks it."""
+    if missing := [path for path, rule in due if rule not in COSTS_READ]:
+        warnings.warn(
+            f"nothing has read the cost of the rules of {listed(missing, 3)}, which then prune "
+            "little or nothing; add it to the loss: loss + jsparse.cost(model)",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def warn_of_decay(paths: frozenset[str]) -> None:
+    """Say that decay of learned parameters could not be taken out."""
+    if paths:
+        warnings.warn(
+            f"this optimizer decays what rules learn towards 0 ({listed(sorted(paths), 3)}), and "
+            "its steps depend on the size or the history of a parameter. Give them an optimizer of "
+            "their own: jsparse.route(model, tx, optax.adam(1e-3)); in place of optax.lamb and "
+            "optax.lars use jsparse.lamb and jsparse.lars",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def warn_of_reach(model: nnx.Module, travel: dict[str, float], density: float, steps: int) -> None:
+    """Say that thresholds cannot go far enough for a density, where all of this is known.
+
+    Args:
+      model: the model before its first step.
+      travel: how far each threshold can move in these steps, by path.
+      density: the target, of the weights of layers in `travel`.
+      steps: train steps of the run.
+    """
+    parts = sparse_parts(model)
+    ways = {path: travel[f"{path}/threshold"] for path in parts if f"{path}/threshold" in travel}
+    if not ways or any(isinstance(parts[path].weight[...], Tracer) for path in ways):
+        return
+    kept = sum(float(_mask_at(parts[path], way).sum()) for path, way in ways.items())
+    left = kept / sum(parts[path].weight.size for path in ways)
+    if left > 1.1 * density:
+        warnings.warn(
+            f"TargetDensity: in {steps} steps this optimizer moves a threshold by {_range(ways)} "
+            f"at most, beyond which {left:.1%} of the weights lie as they are now; a density of "
+            f"{density:.1%} will hardly be met. Train for more steps, or give thresholds a higher "
+            "rate: jsparse.route(model, tx, optax.adam(1e-2))",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _learned(part: Sparse) -> list[str]:
+    return [name for name in part.state_names if name in part.rule.learned]
+
+
+def _mask_at(part: Sparse, way: float) -> jax.Array:
+    """The mask with all thresholds at one value: [...] like the weight, float32."""
+    state = part.state
+    state["threshold"] = jnp.full_like(state["threshold"], way)
+    mask = over_stack(part.rule.mask, part.rule.role.stack)(part.weight[...], state)
+    return mask.astype(jnp.float32)
+
+
+def _range(ways: dict[str, float]) -> str:
+    low, high = np.min(list(ways.values())), np.max(list(ways.values()))
+    return f"{high:.3g}" if low == high else f"{low:.3g} to {high:.3g}"

@@ -1,0 +1,63 @@
+"""A stock `nnx.Optimizer` on a model whose rules have events, said when it is made.
+
+NNX offers no place to notice this: an optimizer reads the model's state and tells nobody. So the
+constructor is wrapped, once, and does what it did.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from jsparse._paths import listed
+from jsparse._slots import sparse_parts
+from jsparse._sparse import Sparse
+
+
+def eventful(model: Any) -> list[str]:
+    """Paths of the weights whose rules have events: something that changes after each step."""
+    parts = sparse_parts(model) if isinstance(model, nnx.Module) else {}
+    return [path for path, part in parts.items() if _has_events(part)]
+
+
+def warn_where_stock(ours: Callable[[Any], bool]) -> None:
+    """Wrap the constructor of `nnx.Optimizer`, if it is not wrapped yet.
+
+    Args:
+      ours: whether an optimizer runs the events itself.
+    """
+    given = nnx.Optimizer.__init__
+    if hasattr(given, "warns_of_events"):
+        return
+
+    @functools.wraps(given)
+    def init(self: Any, model: Any = None, *args: Any, **settings: Any) -> None:
+        given(self, model, *args, **settings)
+        if not ours(self) and (paths := eventful(model)):
+            warnings.warn(
+                f"the rules of {listed(paths, 3)} have events after each step (resets, new "
+                "samples, schedules), which nnx.Optimizer does not run; use jsparse.Optimizer, or "
+                "call jsparse.advance(model) after each update and ignore this warning",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    init.warns_of_events = True  # type: ignore[attr-defined]
+    nnx.Optimizer.__init__ = init  # type: ignore[method-assign]
+
+
+def _has_events(part: Sparse) -> bool:
+    """Whether the rule's `advance` returns anything but what it was given, or cuts are shared."""
+    changed = ["cut"] if "cut" in part.state_names else []
+
+    def look(weight: Any, state: Any) -> None:
+        new = part.rule.advance(weight, state)
+        changed.extend(name for name in state if new[name] is not state[name])
+
+    stack = part.rule.role.stack
+    one = lambda a: jax.ShapeDtypeStruct(a.shape[stack:], a.dtype)
+    jax.eval_shape(look, one(part.weight[...]), jax.tree.map(one, part.state))
+    return bool(changed)

@@ -1,0 +1,208 @@
+"""What an optax transform does with the parameters that rules learn, found by trying it.
+
+1. The tree of parameters is rebuilt with one element an array, all at `VALUE`.
+2. Frozen: in the traced update, a learned parameter's does not depend on any gradient.
+3. If it does not depend on parameters either, there is no decay. Otherwise the update is computed
+   at many counts at once, so that schedules and accumulation do not hide anything.
+4. Decay: with gradients of 0, a learned parameter still moves.
+5. It can be taken out by showing the transform 0 for that parameter, if it then stays without
+   a gradient and moves alike with one. That holds for decoupled and for coupled decay, but not
+   where steps depend on the size of the parameter (lamb, lars) or its history (schedule_free).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array, lax
+from jax.extend.core import Literal
+
+from jsparse._paths import path_of
+
+VALUE = 0.125
+COUNTS = (*range(64), 100, 1_000, 10_000, 100_000)
+LONG = 1_000
+EXTRA = ({}, {"value": 1.0})
+"""Further arguments that some transforms need: the loss."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What was found, by path of the learned parameters.
+
+    Attributes:
+      spared: decayed, which ends if the transform is shown 0 in their place.
+      decayed: decayed, and nothing can be done about it from outside.
+      frozen: never moved.
+      plain: moved by gradients alone, apart from decay that is taken out.
+    """
+
+    spared: frozenset[str] = frozenset()
+    decayed: frozenset[str] = frozenset()
+    frozen: frozenset[str] = frozenset()
+    plain: frozenset[str] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class Spared:
+    """The update of a transform that is shown 0 for some parameters; by value, so traced once."""
+
+    update: Callable[..., tuple[Any, Any]]
+    paths: frozenset[str]
+
+    def __call__(
+        self, updates: Any, state: Any, params: Any = None, **extra: Any
+    ) -> tuple[Any, Any]:
+        """(updates, state, params) -> (updates, state)."""
+        shown = lambda keys, a: jnp.zeros_like(a) if path_of(keys) in self.paths else a
+        seen = None if params is None else jax.tree_util.tree_map_with_path(shown, params)
+        return self.update(updates, state, seen, **extra)
+
+
+def spared(tx: optax.GradientTransformation, paths: frozenset[str]) -> Any:
+    """The transform, without decay of some parameters."""
+    whole = optax.with_extra_args_support(tx)
+    return optax.GradientTransformationExtraArgs(whole.init, Spared(whole.update, paths))
+
+
+def study(tx: optax.GradientTransformation, params: Any, learned: frozenset[str]) -> Study:
+    """Try a transform on parameters like these.
+
+    Args:
+      tx: any optax transform.
+      params: tree of arrays; only its structure, ranks and types are read.
+      learned: paths of what rules learn.
+
+    Returns:
+      What was found; nothing, where the transform does not take one element an array.
+    """
+    for extra in EXTRA if learned else ():
+        try:
+            return _study(_Trial(tx, params, learned, extra))
+        except Exception:  # any code of others may run here
+            continue
+    return Study()
+
+
+def travel(
+    tx: optax.GradientTransformation, params: Any, learned: frozenset[str], steps: int
+) -> dict[str, float]:
+    """How far a parameter can move in so many steps, by path; where gradients do not set how far.
+
+    Under Adam and its like a step is the learning rate, however large the gradient. Transforms
+    whose steps grow with the gradient are left out, and so are runs above `LONG` steps.
+    """
+    try:
+        trial = _Trial(tx, params, learned, {})
+        first = trial.moves((1e-2, VALUE, 0), (1.0, VALUE, 0), (1e2, VALUE, 0))
+        ways = trial.walk(steps) if steps <= LONG else {}
+    except Exception:  # any code of others may run here
+        return {}
+    alike = lambda path: np.allclose(first[path], first[path][1], 0.1, 0)
+    return {path: way for path, way in ways.items() if way > 0 and alike(path)}
+
+
+def _study(trial: "_Trial") -> Study:
+    moved, sized = trial.depends()
+    frozen = trial.learned - moved
+    if not sized - frozen:
+        return Study(frozen=frozen, plain=trial.learned - frozen)
+    cases = [(g, v, n) for g in (0.0, 1.0) for v in (VALUE, 0.0) for n in COUNTS]
+    found: dict[str, set[str]] = {"spared": set(), "decayed": set()}
+    for path, moves in trial.moves(*cases).items():
+        decay, rest, warm, cold = moves.reshape(4, -1)
+        apart = [np.abs(w - cold) <= 0.3 * np.abs(cold) + 1e-12 for w in (warm, warm - decay)]
+        if path not in frozen and decay.any():
+            alike = (apart[0] | apart[1]).all() and not rest.any()
+            found["spared" if alike else "decayed"].add(path)
+    groups = {name: frozenset(paths) for name, paths in found.items()}
+    plain = (trial.learned - frozen - sized) | groups["spared"]
+    return Study(**groups, frozen=frozen, plain=plain)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trial:
+    """A transform on a tree with one element an array."""
+
+    tx: optax.GradientTransformation
+    params: Any
+    learned: frozenset[str]
+    extra: dict[str, float]
+
+    def depends(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The learned parameters whose update depends on gradients, and on parameters."""
+        seen = self._filled(VALUE)
+        state = jax.eval_shape(self.tx.init, seen)
+
+        def update(given: Any, seen: Any, state: Any) -> dict[str, Array]:
+            return self._named(self.tx.update(given, state, seen, **self._extras())[0])
+
+        closed, shapes = jax.make_jaxpr(update, return_shape=True)(seen, seen, state)
+        number = len(jax.tree.leaves(seen))
+        inputs = {var: n for n, var in enumerate(closed.jaxpr.invars[: 2 * number])}
+        reach: dict[Any, set[int]] = {var: {n} for var, n in inputs.items()}
+        of = lambda var: set() if isinstance(var, Literal) else reach.get(var, set())
+        for equation in closed.jaxpr.eqns:
+            together = set().union(*map(of, equation.invars))
+            reach |= dict.fromkeys(equation.outvars, together)
+        by_path = dict(zip(shapes, map(of, closed.jaxpr.outvars), strict=True))
+        return (
+            frozenset(p for p, found in by_path.items() if any(n < number for n in found)),
+            frozenset(p for p, found in by_path.items() if any(n >= number for n in found)),
+        )
+
+    def moves(self, *cases: tuple[float, float, int]) -> dict[str, np.ndarray]:
+        """The update of each learned parameter for each case, [cases].
+
+        Args:
+          *cases: (gradient, value of learned parameters, count).
+        """
+        with jax.ensure_compile_time_eval():
+            state = self.tx.init(self._filled(VALUE))
+
+            def at(gradient: Array, value: Array, count: Array) -> dict[str, Array]:
+                now = jax.tree.map(lambda s: count.astype(s.dtype) if _is_count(s) else s, state)
+                return self._update(gradient, value, now)[0]
+
+            gradients, values, counts = zip(*cases, strict=True)
+            given = jnp.array(gradients), jnp.array(values), jnp.array(counts, jnp.int32)
+            return {p: np.asarray(m, np.float32) for p, m in jax.vmap(at)(*given).items()}
+
+    def walk(self, steps: int) -> dict[str, float]:
+        """How far each learned parameter moves in so many steps with gradients of 1."""
+        with jax.ensure_compile_time_eval():
+
+            def step(state: Any, _: None) -> tuple[Any, dict[str, Array]]:
+                moves, state = self._update(1.0, VALUE, state)
+                return state, moves
+
+            start = self.tx.init(self._filled(VALUE))
+            _, moves = jax.jit(lambda state: lax.scan(step, state, None, length=steps))(start)
+            return {path: float(jnp.abs(m).sum()) for path, m in moves.items()}
+
+    def _update(self, gradient: Any, value: Any, state: Any) -> tuple[dict[str, Array], Any]:
+        seen = self._filled(VALUE, value)
+        given = jax.tree.map(lambda a: jnp.full_like(a, gradient), seen)
+        updates, state = self.tx.update(given, state, seen, **self._extras())
+        return {path: u.ravel()[0] for path, u in self._named(updates).items()}, state
+
+    def _filled(self, rest: float, learned: Any = VALUE) -> Any:
+        fill = lambda keys, a: jnp.full(
+            (1,) * a.ndim, learned if path_of(keys) in self.learned else rest, a.dtype
+        )
+        return jax.tree_util.tree_map_with_path(fill, self.params)
+
+    def _named(self, updates: Any) -> dict[str, Array]:
+        leaves = jax.tree_util.tree_leaves_with_path(updates)
+        return {path_of(keys): u for keys, u in leaves if path_of(keys) in self.learned}
+
+    def _extras(self) -> dict[str, Array]:
+        return {name: jnp.asarray(value) for name, value in self.extra.items()}
+
+
+def _is_count(leaf: Any) -> bool:
+    return jnp.ndim(leaf) == 0 and jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.integer)

@@ -1,0 +1,117 @@
+"""The task's own gradient: without what `cost` adds to it, and without the gradients of masks."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jsparse._paths import named, path_of
+from jsparse._slots import slots
+from jsparse._sparse import Mask, Sparse
+from jsparse.rules._rule import stacked_cost
+
+
+def task_gradients(model: nnx.Module, grads: Any) -> dict[str, Array]:
+    """The gradient of the task's loss, by path.
+
+    A gradient of `task + jsparse.cost(model)` has a part that only pushes what the rules learn, and
+    under `revise` it has the dense gradients of masks. A norm over all of it is not that of the
+    task:
+
+        optax.tree.norm(jsparse.optim.task_gradients(model, grads))
+
+    Args:
+      model: the model as it was when the gradients were taken.
+      grads: gradients of the loss, cost included.
+
+    Returns:
+      Arrays by path; masks are left out, and a variable shared between places has its first path.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> from jsparse import Threshold
+      >>> from jsparse._surgery import cost, sparsify
+      >>> model = sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", Threshold(alpha=0.1)))
+      >>> task = task_gradients(model, nnx.grad(cost)(model))
+      >>> float(abs(task["kernel/threshold"]).max())
+      0.0
+    """
+    homes, priced = _homes(model)
+    found: dict[str, Array] = {}
+    for path, leaf in named(_arrays(grads)).items():
+        home = homes.get(path, path)
+        if home is not None:
+            found[home] = leaf
+    for path, part in priced.items():
+        names = [n for n in part.rule.learned if f"{path}/{n}" in found]
+        for name, price in cost_gradient(part, names).items():
+            found[f"{path}/{name}"] = found[f"{path}/{name}"] - price
+    return found
+
+
+def clipped(model: nnx.Module, grads: Any, task: dict[str, Array], most: float) -> Any:
+    """The gradients, with the task's part scaled to a global norm of at most `most`.
+
+    Args:
+      model: the model as it was when the gradients were taken.
+      grads: gradients of the loss, cost included.
+      task: `task_gradients` of both.
+      most: largest norm.
+
+    Returns:
+      Gradients like `grads`, with the cost's part as it was.
+    """
+    homes, _ = _homes(model)
+    excess = 1 - jnp.minimum(1.0, most / jnp.maximum(norm(task.values()), 1e-30))
+
+    def scaled(keys: tuple, leaf: Any) -> Any:
+        home = homes.get(path_of(keys), path_of(keys))
+        array = leaf[...] if isinstance(leaf, nnx.Variable) else leaf
+        own = array if home is None else task[home]
+        new = array - (excess * own).astype(array.dtype)
+        return leaf.replace(new) if isinstance(leaf, nnx.Variable) else new
+
+    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
+    return jax.tree_util.tree_map_with_path(scaled, grads, is_leaf=is_variable)
+
+
+def norm(arrays: Iterable[Array]) -> Array:
+    """The norm of all arrays together, []: float32."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(a.astype(jnp.float32))) for a in arrays))
+
+
+def _homes(model: nnx.Module) -> tuple[dict[str, str | None], dict[str, Sparse]]:
+    """The first path of each variable of a Sparse by any path, None for masks; and the parts."""
+    homes: dict[str, str | None] = {}
+    first: dict[int, str] = {}
+    parts: dict[str, Sparse] = {}
+    for slot in slots(model):
+        part = slot.value
+        if isinstance(part, Sparse):
+            home = first.setdefault(id(part), slot.path)
+            parts.setdefault(home, part)
+            for name in ("weight", *part.state_names):
+                masked = isinstance(getattr(part, name), Mask)
+                homes[f"{slot.path}/{name}"] = None if masked else f"{home}/{name}"
+    return homes, parts
+
+
+def cost_gradient(part: Sparse, names: list[str]) -> dict[str, Array]:
+    """The gradient of a part's cost for some entries of its state."""
+    if not names:
+        return {}
+    state, stack = part.state, part.rule.role.stack
+    of_learned = lambda learned: stacked_cost(part.rule, state | learned, stack)
+    return jax.grad(of_learned)({name: state[name] for name in names})
+
+
+def _arrays(tree: Any) -> Any:
+    """The tree with arrays in place of variables."""
+    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
+    return jax.tree.map(
+        lambda leaf: leaf[...] if is_variable(leaf) else leaf, tree, is_leaf=is_variable
+    )

@@ -1,0 +1,150 @@
+"""What the optimizer says, and decay that does not reach what rules learn."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import jsparse as js
+
+pytestmark = pytest.mark.standard_dtypes
+DECAY = 0.5
+decayed = lambda tx: optax.chain(tx, optax.add_decayed_weights(DECAY), optax.scale(-1e-3))
+by = lambda name: lambda: getattr(optax, name)(1e-3, weight_decay=DECAY)
+NAMES = ("adadelta", "adamaxw", "adamw", "adan", "lion", "nadamw", "novograd")
+SPARED = {name: by(name) for name in NAMES} | {
+    "radam": lambda: decayed(optax.scale_by_radam()),
+    "sgd": lambda: decayed(optax.trace(0.9)),
+    "coupled": lambda: optax.chain(optax.add_decayed_weights(DECAY), optax.adam(1e-3)),
+    "clipped": lambda: optax.chain(optax.clip_by_global_norm(1.0), by("adamw")()),
+    "injected": lambda: optax.inject_hyperparams(optax.adamw)(1e-3, weight_decay=DECAY),
+    "accumulated": lambda: optax.MultiSteps(by("adamw")(), 1),
+    "warm": lambda: optax.adamw(optax.linear_schedule(0.0, 1e-3, 9), weight_decay=DECAY),
+}
+TOLD = {
+    "lamb": by("lamb"),
+    "lars": by("lars"),
+    "adafactor": lambda: optax.adafactor(1e-3, weight_decay_rate=DECAY),
+    "schedule_free": lambda: optax.contrib.schedule_free_adamw(1e-3, weight_decay=DECAY),
+}
+
+
+def net(rule: js.Rule | None = None) -> nnx.Module:
+    model = nnx.Sequential(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
+    rule = rule or js.Threshold(alpha=1e-3)
+    model = js.sparsify(model, (".*/kernel", rule))
+    for part in [model.layers[0].kernel]:
+        for name in part.rule.learned:
+            learned = getattr(part, name)
+            learned[...] = jnp.full_like(learned[...], 0.3)
+    return model
+
+
+def after(tx: optax.GradientTransformation, rule: js.Rule | None = None) -> nnx.Module:
+    """The model after three steps with gradients of 0."""
+    model = net(rule)
+    js.cost(model)
+    optimizer = js.Optimizer(model, tx)
+    zeros = jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param))
+    for _ in range(3):
+        optimizer.update(model, zeros)
+    return model
+
+
+@pytest.mark.parametrize("name", SPARED)
+def test_decay_reaches_weights_and_not_what_rules_learn(name: str) -> None:
+    kernel, start = after(SPARED[name]()).layers[0].kernel, net().layers[0].kernel
+    np.testing.assert_array_equal(kernel.threshold[...], np.full(3, 0.3, np.float32))
+    assert (jnp.abs(kernel.weight[...]) < jnp.abs(start.weight[...])).all()
+
+
+@pytest.mark.parametrize("rule", [js.Movement(density=0.5), js.HardConcrete(lam=1e-3)], ids=str)
+def test_scores_and_gates_are_spared_too(rule: js.Rule) -> None:
+    kernel = after(by("adamw")(), rule).layers[0].kernel
+    for name in rule.learned:
+        assert (np.asarray(getattr(kernel, name)[...]) == np.float32(0.3)).all()
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_decay_that_cannot_be_taken_out_is_said(name: str) -> None:
+    with pytest.warns(UserWarning, match=r"decays what rules learn .*jsparse\.route"):
+        js.Optimizer(net(), TOLD[name]())
+
+
+def test_route_decays_on_purpose() -> None:
+    model = net()
+    kernel = after(js.route(model, optax.sgd(1e-3), by("adamw")())).layers[0].kernel
+    assert (kernel.threshold[...] < 0.3).all()
+
+
+def test_the_transform_stays_as_it_is_without_decay() -> None:
+    tx = optax.adam(1e-3)
+    assert js.Optimizer(net(), tx).tx is tx
+
+
+def test_a_cost_left_out_is_said_and_one_read_is_not() -> None:
+    rule = js.Threshold(alpha=0.00123)  # of no other test: what was read is remembered
+    model = net(rule)
+    optimizer = js.Optimizer(model, optax.adam(1e-3))
+    grads = nnx.grad(lambda model: model(jnp.ones((2, 4))).sum())(model)
+    with pytest.warns(UserWarning, match=r"layers/0/kernel.*loss \+ jsparse\.cost\(model\)"):
+        optimizer.update(model, grads)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nnx.grad(js.cost)(model)
+        optimizer.update(model, grads)
+
+
+def test_a_rule_without_a_cost_needs_none() -> None:
+    for rule in (js.Threshold(alpha=0.0), js.Movement(density=0.5), js.Top(density=0.5)):
+        assert js.Optimizer(net(rule), optax.adam(1e-3)).due == ()
+
+
+STOCK = {"reset": js.Threshold(alpha=0.1), "draw": js.Gibbs(density=0.5, beta=2.0)}
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_a_stock_optimizer_is_told_of_events(name: str) -> None:
+    with pytest.warns(UserWarning, match=r"layers/0/kernel have events.*jsparse\.Optimizer"):
+        nnx.Optimizer(net(STOCK[name]), optax.adam(1e-3), wrt=nnx.Param)
+
+
+def test_a_stock_optimizer_without_events_is_told_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for model in (net(js.Top(density=0.5)), nnx.Linear(4, 3, rngs=nnx.Rngs(0))):
+            nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
+
+
+@pytest.mark.parametrize(("steps", "says"), [(50, True), (500, False)])
+def test_a_target_out_of_reach_is_announced_with_numbers(steps: int, says: bool) -> None:
+    control = js.TargetDensity(density=0.1, steps=steps)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        js.Optimizer(net(), optax.adam(2e-3), controls=(control,))
+    messages = [str(one.message) for one in seen if "TargetDensity" in str(one.message)]
+    assert bool(messages) == says
+    assert not says or "in 50 steps this optimizer moves a threshold by 0.1 at most" in messages[0]
+
+
+def test_what_a_transform_freezes_is_not_steered() -> None:
+    model = nnx.Sequential(*(nnx.Linear(4, 4, rngs=nnx.Rngs(n)) for n in range(2)))
+    model = js.sparsify(model, (".*/kernel", js.Threshold(alpha=0.1)))
+    label = lambda path, _: "frozen" if path[1].key == 0 else "trained"
+    parts = {"frozen": optax.set_to_zero(), "trained": optax.adam(1e-3)}
+    tx = optax.partition(parts, lambda tree: jax.tree.map_with_path(label, tree))
+    assert js.Optimizer(model, tx).trained == {"layers/1/kernel/threshold"}
+
+
+def test_held_keeps_the_mask_of_a_sparse_weight() -> None:
+    for rule in (js.Top(density=0.5), js.Threshold(alpha=0.1), js.SoftThreshold()):
+        model = net(rule)
+        held = js.sparsify(model, (".*/kernel", js.Held()))
+        for want in (model, js.sparsify(held, (".*/kernel", js.Held()))):
+            np.testing.assert_array_equal(held.layers[0].kernel[...], want.layers[0].kernel[...])
+        mask = model.layers[0].kernel.read_final_mask()
+        np.testing.assert_array_equal(held.layers[0].kernel.mask[...], mask)
