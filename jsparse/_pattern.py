@@ -6,7 +6,6 @@ scope names the axes of that grid along which units compete, or share a threshol
 """
 
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Protocol
 
 import jax
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsparse._sharding import on_mesh_of, reshaped, shards, split_axes
+from jsparse._values import check_flag, check_is, check_shape, check_whole, is_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,19 +34,23 @@ class Role:
     left: tuple[tuple[bool, ...], ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("outputs", "inputs", "heads"):
+            axes = getattr(self, name)
+            if not isinstance(axes, tuple) or not all(map(is_whole, axes)):
+                raise TypeError(f"{name} must be a tuple of axes, such as (-1,); got {axes!r}")
+        check_whole(0, stack=self.stack)
+        check_flag(recurrent=self.recurrent)
+        check_is(tuple, "a tuple of tuples of True and False, one an axis", left=self.left)
         if not set(self.heads) <= set(self.outputs + self.inputs):
             raise ValueError(
                 f"Role got heads {self.heads}; name an axis among the outputs "
                 f"{self.outputs} and inputs {self.inputs}"
             )
-        if any(a >= 0 for a in self.outputs + self.inputs) or set(self.outputs) & set(self.inputs):
+        axes = self.outputs + self.inputs
+        if any(a >= 0 for a in axes) or len(set(axes)) < len(axes):
             raise ValueError(
                 f"Role got outputs {self.outputs} and inputs {self.inputs}; count axes from the "
                 "last (-1), and name each at most once"
-            )
-        if self.stack < 0:
-            raise ValueError(
-                f"Role got stack {self.stack}; give the number of leading axes, 0 or more"
             )
 
     def output_axes(self, ndim: int) -> tuple[int, ...]:
@@ -116,11 +120,9 @@ class Block:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.shape, tuple) and self.shape) or any(
-            not isinstance(n, int) or n < 1 for n in self.shape
-        ):
+        if not isinstance(self.shape, tuple) or not check_shape("shape", self.shape):
             raise ValueError(
-                f"Block got {self.shape!r}; pass a tuple with a size of 1 or more for each axis"
+                f"shape must be a tuple of sizes of the last axes, one or more; got {self.shape!r}"
             )
 
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
@@ -187,8 +189,7 @@ class Groups:
     size: int
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.size, Integral) and self.size >= 1):
-            raise ValueError(f"Groups got size {self.size!r}; pass a whole number, 1 or more")
+        check_whole(size=self.size)
 
     def axes(self, ndim: int, role: Role) -> tuple[int, ...]:
         inputs = role.input_axes(ndim)

@@ -16,6 +16,7 @@ from jax import Array
 from jsparse._paths import match, path_of
 from jsparse._pattern import Role
 from jsparse._revise.revision import Revision
+from jsparse._values import check_is, check_mapping
 
 
 class Layer(NamedTuple):
@@ -124,11 +125,11 @@ def _fitted(by: Any, role: Role | None) -> Any:
     return dataclasses.replace(by, role=role)
 
 
-def check_revisions(revisions: Sequence[Any]) -> None:
-    """Refuse anything but pairs of a pattern and a revision.
+def check_revisions(revisions: Sequence[Any], roles: Any) -> None:
+    """Refuse anything but pairs of a pattern and a revision, and roles by path.
 
     Raises:
-      TypeError: the second element of a pair is not a revision.
+      TypeError: the second element of a pair is not a revision, or roles is no mapping of roles.
       ValueError: an entry is not a pair, or there are no pairs.
     """
     for pair in revisions:
@@ -142,3 +143,7 @@ def check_revisions(revisions: Sequence[Any]) -> None:
             )
     if not revisions:
         raise ValueError('no revisions given; pass pairs such as (".*", RigL(last=750))')
+    what = "a mapping of Roles by path, such as jsparse.roles(model)"
+    check_mapping(what, roles=roles)
+    for role in roles.values():
+        check_is(Role, what, roles=role)

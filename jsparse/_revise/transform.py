@@ -29,6 +29,7 @@ from jsparse._revise.moments import cleared
 from jsparse._revise.pairs import Layer, check_revisions, find_layers, flatten, matching, without
 from jsparse._revise.pause import pausing
 from jsparse._revise.revision import Revision
+from jsparse._values import check_transform, is_whole, shown
 from jsparse.rules._rule import over_stack, unit_magnitude
 
 
@@ -99,9 +100,11 @@ def revise(
       that wraps it does not have this method.
 
     Raises:
-      TypeError: the second element of a pair is not a revision.
-      ValueError: no pairs, or a pattern that matches nothing. On first use: no masks; a mask that
-        has no weight, another shape than its weight, or parts of units; gradients without masks.
+      TypeError: the second element of a pair is not a revision; inner is no optax transform; roles
+        is no mapping of roles.
+      ValueError: a seed that is not a whole number; no pairs, or a pattern that matches nothing. On
+        first use: no masks; a mask that has no weight, another shape than its weight, or parts of
+        units; gradients without masks.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -114,7 +117,9 @@ def revise(
 
     Reference: Lee et al., JaxPruner, 2023, for sparse training as an optax transform.
     """
-    check_revisions(revisions)
+    check_revisions(revisions, roles)
+    check_transform(inner=inner)
+    _check_seed(seed)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> Any:
@@ -149,6 +154,14 @@ def revise(
     update.revisions = revisions  # type: ignore
     update.roles = roles  # type: ignore
     return Revise(init, update)
+
+
+def _check_seed(seed: Any) -> None:
+    """Refuse anything but a whole number, or an array of one."""
+    array = isinstance(seed, jax.Array) and seed.ndim == 0
+    if not (array and jnp.issubdtype(seed.dtype, jnp.integer)):
+        if not is_whole(seed) or not 0 <= seed < 2**31:
+            raise ValueError(f"seed must be a whole number, 0 to 2**31 - 1; got {shown(seed)}")
 
 
 class _Run(NamedTuple):

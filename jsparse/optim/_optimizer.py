@@ -10,9 +10,10 @@ from jax import Array
 from jsparse._paths import match
 from jsparse._pattern import Role
 from jsparse._revise.transform import Revise, Revised
-from jsparse._slots import sparse_parts
+from jsparse._slots import check_module, sparse_parts
 from jsparse._sparse import Setting
 from jsparse._surgery import advance_in_place, share_cuts_in_place
+from jsparse._values import check_transform, shown
 
 
 class Control(Protocol):
@@ -41,7 +42,7 @@ class Optimizer(nnx.Optimizer):
       controls: objects that change the rules' settings during training, such as `TargetDensity`.
 
     Raises:
-      TypeError: controls is not a tuple.
+      TypeError: the model is no module, tx no optax transform, or controls not a tuple of them.
       ValueError: `revise` is in an `optax.chain`, or lacks the roles of stacked layers.
 
     Example:
@@ -67,6 +68,16 @@ class Optimizer(nnx.Optimizer):
     ):
         if not isinstance(controls, tuple):
             raise TypeError(f"controls is a tuple, such as (TargetDensity(...),); got {controls!r}")
+        for control in controls:
+            if isinstance(control, type) or not (
+                hasattr(control, "init") and hasattr(control, "apply")
+            ):
+                raise TypeError(
+                    f"controls is a tuple of controls, such as (TargetDensity(...),); got "
+                    f"{shown(control)} in it"
+                )
+        check_module(model)
+        check_transform(tx=tx)
         super().__init__(model, tx, wrt=wrt)
         if _chains_a_revision(self.opt_state):
             raise ValueError(

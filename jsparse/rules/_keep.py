@@ -11,7 +11,7 @@ from jax import Array
 
 from jsparse._checks import check_weight
 from jsparse._pattern import Role
-from jsparse.rules._rule import State
+from jsparse.rules._rule import State, check_structure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,9 @@ class Keep:
     role: Role = Role()
     learned: ClassVar[tuple[str, ...]] = ()
     alone: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_structure(self)
 
     def init(self, weight: Array, key: Array) -> State:
         """No state."""

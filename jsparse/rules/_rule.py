@@ -24,6 +24,7 @@ from jsparse._pattern import (
 )
 from jsparse._score import magnitude
 from jsparse._topk import above_cut, common_cut, cuts, rivals, winners
+from jsparse._values import check_is
 
 State = dict[str, Array]
 APART = 0x6A73
@@ -242,10 +243,10 @@ def over_stack(method: Callable, stack: int) -> Callable:
 
 
 def check_structure(rule: object) -> None:
-    """Refuse a rule whose unit or scope is not valid.
+    """Refuse a rule or a revision whose unit, scope or role is not valid.
 
     Raises:
-      TypeError: a unit or scope is a class, a string or another object.
+      TypeError: a unit, scope or role is a class, a string or another object.
     """
     for name, method, example in (("unit", "tile", Filter()), ("scope", "axes", PerOutput())):
         given = getattr(rule, name, example)
@@ -254,6 +255,7 @@ def check_structure(rule: object) -> None:
             raise TypeError(f"{name} is the class {kind}; pass an instance: {kind}()")
         if not hasattr(given, method):
             raise TypeError(f"{name} is {given!r}, not a {name}; pass one, such as {example}")
+    check_is(Role, "a Role, such as Role()", role=getattr(rule, "role", Role()))
 
 
 def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
@@ -264,6 +266,12 @@ def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
             f"has only {weight.ndim} axes; give the role a smaller stack"
         )
     check_structure(rule)
+    own = rule.role.outputs + (rule.role.inputs if rule.role.inputs != Role().inputs else ())
+    if lost := [axis for axis in own if axis < rule.role.stack - weight.ndim]:
+        raise ValueError(
+            f"the rule's role names axis {lost[0]}, but the weight {weight.shape} has only "
+            f"{weight.ndim - rule.role.stack} axes; give it the role of this weight"
+        )
     key = jax.random.fold_in(key, APART)
     stack = weight.shape[: rule.role.stack]
     keys = jax.random.split(key, stack) if stack else key
