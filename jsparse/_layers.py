@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from flax import nnx
 
-from jsparse._surgery import sparsify_in_place
+from jsparse._surgery import check_rngs, sparsify_in_place
+from jsparse._values import check_whole
 from jsparse.rules._rule import Rule
 
 Layer = TypeVar("Layer", bound=nnx.Module)
@@ -18,6 +19,11 @@ Layer = TypeVar("Layer", bound=nnx.Module)
 def _with_rule(layer: Layer, pattern: str, rule: Rule, rngs: nnx.Rngs) -> Layer:
     sparsify_in_place(layer, (pattern, rule), rngs=rngs)
     return layer
+
+
+def _check(rngs: Any, **sizes: int) -> None:
+    check_rngs(rngs)
+    check_whole(**sizes)
 
 
 def Linear(
@@ -31,6 +37,7 @@ def Linear(
       >>> Linear(784, 300, rule=Threshold(), rngs=nnx.Rngs(0)).kernel.threshold.shape
       (300,)
     """
+    _check(rngs, in_features=in_features, out_features=out_features)
     return _with_rule(
         nnx.Linear(in_features, out_features, rngs=rngs, **stock), "kernel", rule, rngs
     )
@@ -45,6 +52,7 @@ def LinearGeneral(
     **stock: Any,
 ) -> nnx.LinearGeneral:
     """`nnx.LinearGeneral` with a sparse kernel [in..., out...]."""
+    _check(rngs)
     layer = nnx.LinearGeneral(in_features, out_features, rngs=rngs, **stock)
     return _with_rule(layer, "kernel", rule, rngs)
 
@@ -59,6 +67,7 @@ def Conv(
     **stock: Any,
 ) -> nnx.Conv:
     """`nnx.Conv` with a sparse kernel [spatial..., in / groups, out]."""
+    _check(rngs, in_features=in_features, out_features=out_features)
     layer = nnx.Conv(in_features, out_features, kernel_size, rngs=rngs, **stock)
     return _with_rule(layer, "kernel", rule, rngs)
 
@@ -73,6 +82,7 @@ def ConvTranspose(
     **stock: Any,
 ) -> nnx.ConvTranspose:
     """`nnx.ConvTranspose` with a sparse kernel [spatial..., in, out], or [spatial..., out, in]."""
+    _check(rngs, in_features=in_features, out_features=out_features)
     layer = nnx.ConvTranspose(in_features, out_features, kernel_size, rngs=rngs, **stock)
     return _with_rule(layer, "kernel", rule, rngs)
 
@@ -81,6 +91,7 @@ def Einsum(
     einsum_str: str, kernel_shape: Sequence[int], *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.Einsum:
     """`nnx.Einsum` with a sparse kernel; its outputs are the axes that appear in the result."""
+    _check(rngs)
     layer = nnx.Einsum(einsum_str, tuple(kernel_shape), rngs=rngs, **stock)
     return _with_rule(layer, "kernel", rule, rngs)
 
@@ -89,6 +100,7 @@ def Embed(
     num_embeddings: int, features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.Embed:
     """`nnx.Embed` with a sparse embedding [num_embeddings, features]."""
+    _check(rngs, num_embeddings=num_embeddings, features=features)
     return _with_rule(
         nnx.Embed(num_embeddings, features, rngs=rngs, **stock), "embedding", rule, rngs
     )
@@ -98,6 +110,7 @@ def MultiHeadAttention(
     num_heads: int, in_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.MultiHeadAttention:
     """`nnx.MultiHeadAttention` with sparse query, key, value [in, heads, width] and out kernels."""
+    _check(rngs, num_heads=num_heads, in_features=in_features)
     layer = nnx.MultiHeadAttention(num_heads, in_features, rngs=rngs, **stock)
     return _with_rule(layer, ".*/kernel", rule, rngs)
 
@@ -106,6 +119,7 @@ def LSTMCell(
     in_features: int, hidden_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.LSTMCell:
     """`nnx.LSTMCell` with eight sparse kernels, two per gate."""
+    _check(rngs, in_features=in_features, hidden_features=hidden_features)
     return _with_rule(
         nnx.LSTMCell(in_features, hidden_features, rngs=rngs, **stock), ".*/kernel", rule, rngs
     )
@@ -115,6 +129,7 @@ def OptimizedLSTMCell(
     in_features: int, hidden_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.OptimizedLSTMCell:
     """`nnx.OptimizedLSTMCell` with two sparse kernels [in, 4 hidden] and [hidden, 4 hidden]."""
+    _check(rngs, in_features=in_features, hidden_features=hidden_features)
     layer = nnx.OptimizedLSTMCell(in_features, hidden_features, rngs=rngs, **stock)
     return _with_rule(layer, ".*/kernel", rule, rngs)
 
@@ -123,6 +138,7 @@ def GRUCell(
     in_features: int, hidden_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.GRUCell:
     """`nnx.GRUCell` with two sparse kernels [in, 3 hidden] and [hidden, 3 hidden]."""
+    _check(rngs, in_features=in_features, hidden_features=hidden_features)
     return _with_rule(
         nnx.GRUCell(in_features, hidden_features, rngs=rngs, **stock), ".*/kernel", rule, rngs
     )

@@ -6,14 +6,13 @@ A curve is a frozen, callable dataclass, so equal curves compare equal, just lik
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jsparse._values import check_in, check_is, is_number, shown
+from jsparse._values import check_in, check_is, is_number, known, shown
 
 Schedule = Callable[[Array], Array]
 
@@ -179,7 +178,7 @@ class warm_stairs:
     falls: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        check_in("[0, inf)", peak=_plain(self.peak), warm=self.warm)
+        check_in("[0, inf)", warm=self.warm, **known(peak=self.peak))
         check_is(tuple | list, "a tuple of steps", falls=self.falls)
         for fall in self.falls:
             check_in("[0, inf)", falls=fall)
@@ -208,18 +207,12 @@ class triangle:
     half: int
 
     def __post_init__(self) -> None:
-        check_in("(-inf, inf)", low=_plain(self.low), high=_plain(self.high))
+        check_in("(-inf, inf)", **known(low=self.low, high=self.high))
         check_in("(0, inf)", half=self.half)
 
     def __call__(self, step: Array | int) -> Array:
         time = jnp.asarray(step, jnp.float32) / self.half
         return self.low + (self.high - self.low) * (1.0 - jnp.abs(time % 2.0 - 1.0))
-
-
-def _plain(value: Any) -> Any:
-    """A number, also of a scalar array, such as a curve gives."""
-    known = isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer)
-    return value.item() if known and value.ndim == 0 else value
 
 
 def _check_span(curve: cubic | geometric) -> None:

@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -44,6 +45,16 @@ def shown(value: Any) -> str:
     if len(text) <= SHOWN and "\n" not in text:
         return text
     return f"a {type(value).__name__}: {text.splitlines()[0][:SHOWN]}..."
+
+
+def known(**values: Any) -> dict[str, Any]:
+    """The values that are not traced, scalars of JAX as numbers, for settings that may be both."""
+    plain = lambda value: value.item() if isinstance(value, jax.Array) and not value.ndim else value
+    return {
+        name: plain(value)
+        for name, value in values.items()
+        if not isinstance(value, jax.core.Tracer)
+    }
 
 
 def check_in(interval: str, **numbers: float) -> None:
@@ -261,4 +272,4 @@ def by_density(made: Made) -> Made:
     if not isinstance(made, type):
         return told  # type: ignore[return-value]
     made.__init__ = told  # type: ignore[misc]
-    return made
+    return made  # type: ignore[return-value]

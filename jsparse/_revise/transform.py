@@ -23,7 +23,7 @@ import optax
 from jax import Array, lax
 from jax.core import Tracer
 
-from jsparse._paths import naming
+from jsparse._paths import naming, pairs
 from jsparse._pattern import Role, Weight
 from jsparse._revise.moments import cleared
 from jsparse._revise.pairs import Layer, check_revisions, find_layers, flatten, matching, without
@@ -89,7 +89,7 @@ def revise(
     Args:
       inner: any optax transform.
       *revisions: pairs of a regular expression, matched against the whole path of a weight, and a
-        revision. The first match wins; masks without a match are fixed.
+        revision, or a list or dict of them. The first match wins; masks without a match are fixed.
       roles: role by path, for revisions without a role: `jsparse.roles(model)`, or
         `{path: rule.role for path, rule in plan.items()}`. Needed for stacked layers, and for units
         and scopes of layers whose weight is not [..., inputs, outputs].
@@ -117,6 +117,7 @@ def revise(
 
     Reference: Lee et al., JaxPruner, 2023, for sparse training as an optax transform.
     """
+    revisions = pairs(revisions)
     check_revisions(revisions, roles)
     check_transform(inner=inner)
     _check_seed(seed)
@@ -159,9 +160,9 @@ def revise(
 def _check_seed(seed: Any) -> None:
     """Refuse anything but a whole number, or an array of one."""
     array = isinstance(seed, jax.Array) and seed.ndim == 0
-    if not (array and jnp.issubdtype(seed.dtype, jnp.integer)):
-        if not is_whole(seed) or not 0 <= seed < 2**31:
-            raise ValueError(f"seed must be a whole number, 0 to 2**31 - 1; got {shown(seed)}")
+    whole = is_whole(seed) and 0 <= seed < 2**31
+    if not whole and not (array and jnp.issubdtype(seed.dtype, jnp.integer)):
+        raise ValueError(f"seed must be a whole number, 0 to 2**31 - 1; got {shown(seed)}")
 
 
 class _Run(NamedTuple):

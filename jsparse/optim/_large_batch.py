@@ -19,7 +19,7 @@ from jsparse._roles import role_of
 from jsparse._schedule import check_curve
 from jsparse._slots import slots
 from jsparse._sparse import Sparse
-from jsparse._values import check_flag, check_in, check_transform, check_whole, is_number
+from jsparse._values import check_flag, check_in, check_transform, check_whole, is_number, known
 
 Rate = optax.ScalarOrSchedule
 _NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm)
@@ -66,8 +66,8 @@ def lamb(
     Reference: You et al., Large batch optimization for deep learning, ICLR 2020, algorithm 2.
     """
     _check_rates(learning_rate=learning_rate)
-    check_in("[0, 1)", b1=b1, b2=b2)
-    check_in("[0, inf)", eps=eps, weight_decay=weight_decay)
+    check_in("[0, 1)", **known(b1=b1, b2=b2))
+    check_in("[0, inf)", **known(eps=eps, weight_decay=weight_decay))
     pair = isinstance(bounds, tuple | list) and len(bounds) == 2 and all(map(is_number, bounds))
     if not pair or not 0 <= bounds[0] < bounds[1]:
         raise ValueError(f"bounds must be a lower and a higher norm, both 0 or more; got {bounds}")
@@ -123,9 +123,9 @@ def lars(
     Reference: You et al., Large batch training of convolutional networks, 2017, algorithm 1.
     """
     _check_rates(learning_rate=learning_rate, rest_learning_rate=rest_learning_rate)
-    check_in("[0, 1)", momentum=momentum)
-    check_in("[0, inf)", weight_decay=weight_decay)
-    check_in("(0, inf)", coefficient=coefficient)
+    check_in("[0, 1)", **known(momentum=momentum))
+    check_in("[0, inf)", **known(weight_decay=weight_decay))
+    check_in("(0, inf)", **known(coefficient=coefficient))
     check_flag(nesterov=nesterov)
 
     def scaled(gradient: Array, weight: Array, stack: int) -> Array:
@@ -237,8 +237,8 @@ def batch_schedule(
 
 def _check_rates(**rates: Rate) -> None:
     """Refuse rates below 0 and schedules that are not finite."""
-    for name, rate in rates.items():
-        check_curve("(-inf, inf)" if callable(rate) else "[0, inf)", **{name: rate})
+    for name, rate in known(**rates).items():
+        check_curve("(-inf, inf)" if callable(rate) else "[0, inf)", **{name: rate})  # type: ignore
 
 
 def _by_layer(

@@ -4,7 +4,7 @@ Throughout: mask 1 = kept, score high = kept, density = fraction kept.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Protocol, TypeVar, cast
 
 import jax
@@ -82,6 +82,10 @@ class Rule(Protocol):
     def advance(self, weight: Array, state: State) -> State:
         """The state after the events of a train step, with the weight already updated."""
         ...
+
+
+Rules = tuple[str, Rule] | Sequence[tuple[str, Rule]] | Mapping[str, Rule]
+"""Pairs of a pattern and a rule: one, several, or a dict of them."""
 
 
 class Tiled(Protocol):
@@ -267,7 +271,8 @@ def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
         )
     check_structure(rule)
     own = rule.role.outputs + (rule.role.inputs if rule.role.inputs != Role().inputs else ())
-    if lost := [axis for axis in own if axis < rule.role.stack - weight.ndim]:
+    lost = [axis for axis in own if axis < rule.role.stack - weight.ndim]
+    if weight.ndim and lost:
         raise ValueError(
             f"the rule's role names axis {lost[0]}, but the weight {weight.shape} has only "
             f"{weight.ndim - rule.role.stack} axes; give it the role of this weight"
