@@ -5,7 +5,7 @@ import importlib.util
 import jax.numpy as jnp
 from jax import Array
 
-from jsparse._pattern import Each, Groups, Scope, WholeModel
+from jsparse._pattern import Each, Groups, Scope, Unit, WholeModel
 from jsparse._values import check_in, is_number, shown
 
 
@@ -33,6 +33,26 @@ def check_own(name: str, scope: Scope, units: str) -> None:
             f"{units}, got scope {scope}; use PerOutput(), Whole() or Each() with {name}, or "
             f"Top(density=..., scope={scope})"
         )
+
+
+def check_unit(unit: Unit) -> None:
+    """Refuse anything but a unit.
+
+    Raises:
+      TypeError: it is a class or something else.
+    """
+    if isinstance(unit, type) or not hasattr(unit, "tile"):
+        raise TypeError(f"unit must be a unit, such as Filter(); got {shown(unit)}")
+
+
+def check_scope(scope: Scope) -> None:
+    """Refuse anything but a scope.
+
+    Raises:
+      TypeError: it is a class or something else.
+    """
+    if isinstance(scope, type) or not hasattr(scope, "axes"):
+        raise TypeError(f"scope must be a scope, such as PerOutput(); got {shown(scope)}")
 
 
 def check_not_negative(**numbers: float) -> None:

@@ -1,12 +1,15 @@
 """A model as a pure function of its variables: what is traced, timed and exported."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 from flax import nnx
 
 from jsparse._paths import named
+from jsparse._slots import check_module
+from jsparse._values import shown
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -38,6 +41,7 @@ def pure(model: nnx.Module, **options: Any) -> Pure:
       >>> list(variables), run(variables, jnp.ones((2, 4)))[0].shape
       (['bias', 'kernel'], (2, 3))
     """
+    check_module(model)
     graphdef, state = nnx.split(model)
     variables, structure = named(state), jax.tree.structure(state)
     holders = jax.tree.leaves(state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
@@ -53,8 +57,27 @@ def pure(model: nnx.Module, **options: Any) -> Pure:
     return Pure(run, variables, kinds)
 
 
+@contextlib.contextmanager
+def calling(name: str, inputs: Any) -> Iterator[None]:
+    """Say in errors raised in the block which inputs a model was called with.
+
+    Args:
+      name: of the argument that holds them.
+      inputs: tree of arrays.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, IndexError) as error:
+        given = ", ".join(map(shown, jax.tree.leaves(inputs))) or "nothing"
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"{name} must be what a call of the model takes; it fails with {given}: {error}"
+        ) from error
+
+
 def evaluated(model: Model) -> Model:
     """A copy in eval mode."""
+    check_module(model)
     model = nnx.clone(model)
     model.eval()
     return model

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -187,6 +188,23 @@ def check_path(**paths: Any) -> None:
     for name, path in paths.items():
         if not os.fspath(path) or "\0" in os.fspath(path):
             raise ValueError(f"{name} must be a path: a str or a pathlib.Path; got {path!r}")
+
+
+def check_folder(**folders: Any) -> None:
+    """Refuse a path that cannot become a folder, as it, or one above it, is a file.
+
+    Raises:
+      TypeError, ValueError: as `check_path`.
+      NotADirectoryError: a file is in the way.
+    """
+    check_path(**folders)
+    for name, given in folders.items():
+        path = Path(given).absolute()
+        if files := [one for one in (path, *path.parents) if one.exists() and not one.is_dir()]:
+            raise NotADirectoryError(
+                f"{name} must be a folder, or a path where one can be made; got {given}, and "
+                f"{files[0]} is a file"
+            )
 
 
 def check_pattern(**patterns: Any) -> None:

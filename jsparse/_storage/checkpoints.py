@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 from flax import nnx
 
 from jsparse._checks import require
@@ -28,6 +29,7 @@ from jsparse._storage import manifest, orbax_arrays, position
 from jsparse._storage.files import CorruptCheckpoint, newest_whole, to_disk, write_whole
 from jsparse._storage.leaves import check_fit, describe, filled, plain
 from jsparse._storage.processes import by_first, check_seen, shared
+from jsparse._values import check_folder, check_whole
 
 NAME = re.compile(r"step_(\d{10})")
 LAST = 2**31 - 1  # the largest number that processes can exchange without 64-bit integers
@@ -84,8 +86,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 2):
-        if keep < 1:
-            raise ValueError(f"keep is the number of checkpoints to keep, 1 or more; got {keep}")
+        check_folder(folder=folder)
+        check_whole(keep=keep)
         require("orbax-checkpoint", "checkpoint", "a checkpoint")
         self.folder = Path(folder).absolute()
         self.keep = keep
@@ -111,10 +113,14 @@ class Checkpoints:
             path; with several processes, a leaf that each has whole differs between them.
           OSError: the disk is full, or the processes do not share the folder.
         """
+        check_whole(0, step=step)
         step = operator.index(step)
-        if not 0 <= step <= LAST:
+        if step > LAST:
             raise ValueError(f"step is the number of train steps done, 0 to {LAST}; got {step}")
         leaves = named(_states(tree))
+        for name, leaf in leaves.items():
+            if isinstance(leaf, jax.core.Tracer):
+                raise TypeError(f"tree holds {name} while it is traced; save outside jax.jit")
         values = shared({name: plain(name, leaf) for name, leaf in leaves.items()})
         if not any(value.size for value in values.values()):
             raise ValueError("the tree holds no numbers; give the model, the optimizer, ...")

@@ -15,10 +15,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from jsparse._pure import calling
 from jsparse._score import wide
 from jsparse._slots import Slot, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import hold
+from jsparse._values import check_batches, check_function
 from jsparse._watch import watch_in_place
 from jsparse.prune._choice import held_parts
 
@@ -63,9 +65,11 @@ def in_order(
       ValueError: a weight of another layer, or of one that is not called; no batch; a moment that
         is not finite.
     """
+    check_batches(batches)
+    check_function(forward=forward)
     batches = list(batches)
     if not batches:
-        raise ValueError("no batches; pass a list with at least one")
+        raise ValueError("batches: got none; pass a list with at least one")
     watched = hold(model)
     watched.eval()
     order: dict[str, None] = {}
@@ -78,7 +82,8 @@ def in_order(
         forward(copy, batch)
         return {path: seen_by(part)[...] for path, part in sparse_parts(copy).items()}
 
-    jax.eval_shape(measure, nnx.state(watched), batches[0])  # for the order alone
+    with calling("batches", batches[0]):
+        jax.eval_shape(measure, nnx.state(watched), batches[0])  # for the order alone
     parts = held_parts(watched)
     if missed := [path for path in parts if path not in order]:
         raise ValueError(

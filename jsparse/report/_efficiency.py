@@ -11,10 +11,11 @@ from flax import nnx
 
 from jsparse._checks import check_density
 from jsparse._paths import listed
-from jsparse._pure import evaluated, pure
+from jsparse._pure import calling, evaluated, pure
 from jsparse._slots import slots
 from jsparse._sparse import Sparse
 from jsparse._surgery import fold
+from jsparse._values import check_in, check_mapping, is_number, shown
 from jsparse.report._flops import count
 from jsparse.report._table import table
 
@@ -94,6 +95,7 @@ class Costs:
           ValueError: a path that names no row, or a density outside (0, 1].
         """
         rows = dict(self.rows)
+        check_mapping("densities by path", densities=densities)
         for path, density in densities.items():
             if path not in rows:
                 raise ValueError(f"{path!r} is not a sparse weight; available: {listed(rows)}")
@@ -175,7 +177,9 @@ def costs(model: nnx.Module, *inputs: Any, **options: Any) -> Costs:
         return run(given, *inputs)[0]
 
     order = sorted(weights)  # as a dictionary's leaves are
-    tally = count(jax.make_jaxpr(call)(weights, *inputs), order)
+    with calling("inputs", inputs):
+        traced = jax.make_jaxpr(call)(weights, *inputs)
+    tally = count(traced, order)
     rows = {}
     other_flops, other_bytes = 2 * tally.others, 0
     for path, part in parts.items():
@@ -242,15 +246,15 @@ def hardness_density(accuracy: float, parameters: int, chance: float) -> float:
     parameter by hardness; their formula was not at hand, this one is ours.
     """
     _check(accuracy, parameters)
-    if not 0 <= chance < 1:
-        raise ValueError(f"chance is the accuracy of guessing, in [0, 1); got {chance}")
+    check_in("[0, 1)", chance=chance)
     if accuracy == 1:
         return math.inf
     return 1e6 * math.log2((1 - chance) / (1 - accuracy)) / parameters
 
 
 def _check(accuracy: float, parameters: int) -> None:
-    if not 0 <= accuracy <= 1:
-        raise ValueError(f"accuracy is a fraction in [0, 1], got {accuracy}; divide percent by 100")
-    if parameters < 1:
-        raise ValueError(f"parameters got {parameters}; give 1 or more")
+    if not is_number(accuracy) or not 0 <= accuracy <= 1:
+        raise ValueError(
+            f"accuracy is a fraction in [0, 1], got {shown(accuracy)}; divide percent by 100"
+        )
+    check_in("[1, inf)", parameters=parameters)

@@ -15,6 +15,7 @@ from jax.interpreters import partial_eval
 from jsparse._checks import require
 from jsparse._pure import Pure
 from jsparse._storage.files import write_whole
+from jsparse._values import check_path
 from jsparse.export._packing.layers import unpack
 from jsparse.export._saving.functional import compare, off_mesh, outputs, saved
 from jsparse.export._saving.stablehlo import input_specs
@@ -45,6 +46,7 @@ def onnx(
       TypeError: no inputs, or one that is not an array.
       ValueError: a model with rules, or with a memory; shapes that do not fit.
     """
+    check_path(path=path)
     split = saved(unpack(model), options)
     candidates, _ = input_specs(inputs, shapes)
     expected = outputs(split, inputs)

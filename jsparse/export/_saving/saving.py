@@ -27,9 +27,10 @@ from jax.export import Exported
 
 from jsparse._checks import require
 from jsparse._pure import Pure
-from jsparse._slots import walk_modules
+from jsparse._slots import check_module, walk_modules
 from jsparse._storage import manifest
 from jsparse._storage.files import to_disk, write_whole
+from jsparse._values import check_folder, check_is
 from jsparse._versions import versions
 from jsparse.export._packing import compiled
 from jsparse.export._packing.layers import packed_layers
@@ -88,6 +89,9 @@ def save(
       ...     sorted(os.listdir(f"{place}/model"))
       ['manifest.json', 'model.json', 'program.stablehlo', 'weights.safetensors']
     """
+    check_folder(folder=folder)
+    check_module(model)
+    check_is(Record, "a Record, from shrink", record=record)
     require("safetensors flatbuffers", "export", "saving a model")
     folder = Path(folder).absolute()
     _check_new(folder)

@@ -11,6 +11,7 @@ from jax.export import Exported
 
 from jsparse._paths import named
 from jsparse._pure import Pure
+from jsparse._values import shown
 from jsparse.export._packing import compiled
 from jsparse.export._packing.block import block_dot
 from jsparse.export._packing.csr import csr_dot
@@ -135,15 +136,22 @@ def input_specs(inputs: tuple, shapes: Sequence[str]) -> tuple[list[tuple], str]
             "same at each call: save(folder, model, x)"
         )
     shapes = [shapes] if isinstance(shapes, str) else shapes
+    if not isinstance(shapes, Sequence) or not all(isinstance(one, str) for one in shapes):
+        raise TypeError(f"shapes must be a str each, such as ('batch, 28',); got {shown(shapes)}")
 
     def specs(given: Sequence[str]) -> tuple:
-        found = jax.export.symbolic_args_specs(arrays, list(given))
+        try:
+            found = jax.export.symbolic_args_specs(arrays, list(given))
+        except ValueError as error:
+            raise ValueError(
+                f"shapes must be of the inputs, such as 'batch, 28'; got {list(given)}: {error}"
+            ) from error
         return jax.tree.unflatten(structure, found)
 
     if shapes:
         if len(shapes) != len(arrays):
             raise ValueError(
-                f"{len(shapes)} shapes for {len(arrays)} input arrays; give one each, in order"
+                f"shapes: got {len(shapes)} for {len(arrays)} input arrays; give one each, in order"
             )
         return [specs(shapes)], ""
     fixed = specs(["..."] * len(arrays))
