@@ -4,13 +4,14 @@ Each function returns the `flax.nnx` layer of the same name, with its weights re
 All other keyword arguments are passed to the stock layer.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from flax import nnx
 
 from jsparse._surgery import check_rngs, sparsify_in_place
-from jsparse._values import check_whole
+from jsparse._values import check_shape, check_whole, is_whole, shown
 from jsparse.rules._rule import Rule
 
 Layer = TypeVar("Layer", bound=nnx.Module)
@@ -24,6 +25,14 @@ def _with_rule(layer: Layer, pattern: str, rule: Rule, rngs: nnx.Rngs) -> Layer:
 def _check(rngs: Any, **sizes: int) -> None:
     check_rngs(rngs)
     check_whole(**sizes)
+
+
+def _check_sizes(**sizes: int | Sequence[int]) -> None:
+    for name, size in sizes.items():
+        if is_whole(size):
+            check_whole(0, **{name: size})  # type: ignore[arg-type]
+        else:
+            check_shape(name, size, least=0)
 
 
 def Linear(
@@ -53,6 +62,7 @@ def LinearGeneral(
 ) -> nnx.LinearGeneral:
     """`nnx.LinearGeneral` with a sparse kernel [in..., out...]."""
     _check(rngs)
+    _check_sizes(in_features=in_features, out_features=out_features)
     layer = nnx.LinearGeneral(in_features, out_features, rngs=rngs, **stock)
     return _with_rule(layer, "kernel", rule, rngs)
 
@@ -68,6 +78,7 @@ def Conv(
 ) -> nnx.Conv:
     """`nnx.Conv` with a sparse kernel [spatial..., in / groups, out]."""
     _check(rngs, in_features=in_features, out_features=out_features)
+    _check_sizes(kernel_size=kernel_size)
     layer = nnx.Conv(in_features, out_features, kernel_size, rngs=rngs, **stock)
     return _with_rule(layer, "kernel", rule, rngs)
 
@@ -83,6 +94,7 @@ def ConvTranspose(
 ) -> nnx.ConvTranspose:
     """`nnx.ConvTranspose` with a sparse kernel [spatial..., in, out], or [spatial..., out, in]."""
     _check(rngs, in_features=in_features, out_features=out_features)
+    _check_sizes(kernel_size=kernel_size)
     layer = nnx.ConvTranspose(in_features, out_features, kernel_size, rngs=rngs, **stock)
     return _with_rule(layer, "kernel", rule, rngs)
 
@@ -92,7 +104,15 @@ def Einsum(
 ) -> nnx.Einsum:
     """`nnx.Einsum` with a sparse kernel; its outputs are the axes that appear in the result."""
     _check(rngs)
-    layer = nnx.Einsum(einsum_str, tuple(kernel_shape), rngs=rngs, **stock)
+    kernel_shape = check_shape("kernel_shape", kernel_shape, least=0)
+    parts = re.fullmatch(r"[^,]*,([^,]*)->[^,]*", str(einsum_str))
+    axes = len(re.sub(r"\.\.\.| ", "", parts[1])) if parts else 0
+    if not parts or axes != len(kernel_shape):
+        raise ValueError(
+            "einsum_str must be an equation of an input and a kernel of this shape, such as "
+            f"'ab,bc->ac' for (3, 4); got {shown(einsum_str)} and kernel_shape {kernel_shape}"
+        )
+    layer = nnx.Einsum(einsum_str, kernel_shape, rngs=rngs, **stock)
     return _with_rule(layer, "kernel", rule, rngs)
 
 

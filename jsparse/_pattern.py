@@ -47,6 +47,8 @@ class Role:
                 f"{self.outputs} and inputs {self.inputs}"
             )
         axes = self.outputs + self.inputs
+        if len(set(self.heads)) < len(self.heads):
+            raise ValueError(f"Role got heads {self.heads}; name each axis at most once")
         if any(a >= 0 for a in axes) or len(set(axes)) < len(axes):
             raise ValueError(
                 f"Role got outputs {self.outputs} and inputs {self.inputs}; count axes from the "

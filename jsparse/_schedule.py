@@ -104,8 +104,8 @@ class geometric:
     every: int = 1
 
     def __post_init__(self) -> None:
-        _check_span(self)
         check_in("(0, inf)", start=self.start, end=self.end)
+        _check_span(self)
         check_in("[1, inf)", every=self.every)
 
     def __call__(self, step: Array) -> Array:

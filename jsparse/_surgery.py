@@ -13,7 +13,7 @@ from jsparse._roles import fit
 from jsparse._sharding import beside
 from jsparse._slots import Slot, check_module, slots, sparse_parts
 from jsparse._sparse import Sparse
-from jsparse._values import shown
+from jsparse._values import check_mapping, shown
 from jsparse.rules._held import Held
 from jsparse.rules._keep import Keep
 from jsparse.rules._rule import Rule, Rules
@@ -203,8 +203,8 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
     """
     copy = copied(model)
     parts = sparse_parts(copy)
-    if new is not None and not isinstance(new, Mapping):
-        raise TypeError(f"new must be masks by path, such as {{'kernel': mask}}; got {shown(new)}")
+    if new is not None:
+        check_mapping("masks by path, such as {'kernel': mask}", new=new)
     new = {} if new is None else dict(new)
     for path in new:
         if path not in parts:

@@ -3,7 +3,7 @@
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -243,10 +243,13 @@ def check_batches(batches: Any) -> None:
 
     Raises:
       TypeError: it is an array, a mapping, a str or nothing to iterate over.
+      ValueError: it is empty.
     """
     single = isinstance(batches, str | bytes | Mapping) or hasattr(batches, "shape")
     if single or not isinstance(batches, Iterable):
         raise TypeError(f"batches must be a list of batches, such as [x]; got {shown(batches)}")
+    if isinstance(batches, Sized) and not len(batches):
+        raise ValueError("batches: got none; pass a list with at least one")
 
 
 def floating(**dtypes: Any) -> None:

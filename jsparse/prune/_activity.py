@@ -169,11 +169,8 @@ class after:
 
     def __init__(self, nonlinearity: Callable[[Array], Array], *layers: str):
         check_function(nonlinearity=nonlinearity)
-        check_is(
-            str,
-            "paths of layers, such as 'fc1'",
-            **{f"layers[{n}]": p for n, p in enumerate(layers)},
-        )
+        for layer in layers:
+            check_is(str, "paths of layers, such as 'fc1'", layers=layer)
         object.__setattr__(self, "nonlinearity", nonlinearity)
         object.__setattr__(self, "layers", layers)
 

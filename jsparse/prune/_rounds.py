@@ -21,7 +21,7 @@ from jsparse._paths import named
 from jsparse._storage.described import described
 from jsparse._storage.tree_file import take
 from jsparse._surgery import hold, masks
-from jsparse._values import check_in, check_whole, shown
+from jsparse._values import check_function, check_in, check_whole, shown
 from jsparse.prune._choice import held_parts
 from jsparse.prune._folder import Keep, with_stored
 
@@ -166,10 +166,7 @@ def in_rounds(
             f"densities got {densities[1:]}; they must start below 1 and decrease from round to "
             "round, as in jsparse.prune.each_round(0.8, rounds=10)"
         )
-    if not callable(train):
-        raise TypeError(
-            f"train must be a function train(model, round) -> model; got {shown(train)}"
-        )
+    check_function(train=train, prune=prune)
     start = hold(model)
     keep.open(
         {**described(dict(settings)), "restart": described(restart), "start": described(start)}

@@ -89,9 +89,7 @@ def sparsegpt(
     check_not_negative(damping=damping)
     check_whole(block=block)
     if not isinstance(scope, Whole | Groups):
-        raise ValueError(
-            f"scope must be Whole() or Groups(m) with sparsegpt; got {shown(scope)}; use Whole() or Groups(m)"
-        )
+        raise ValueError(f"sparsegpt got scope {shown(scope)}; use Whole(), or Groups(m) for N:M")
     group = scope.size if isinstance(scope, Groups) else block
     if block < 1 or block % group:
         raise ValueError(f"block got {block}; pass 1 or more, a multiple of the group size {group}")

@@ -76,7 +76,8 @@ def wanda(
     check_rivalry("wanda", scope)
     if isinstance(scope, WholeModel):
         raise ValueError(
-            "scope: wanda compares within a layer; use PerOutput(), Groups(m) or Whole()"
+            f"wanda compares within a layer, got scope {scope}; use PerOutput(), Whole() or "
+            "Groups(m)"
         )
 
     def prune(part: Sparse, squares: Array) -> tuple[Array, Array]:

@@ -99,7 +99,8 @@ def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html")
         raise IsADirectoryError(f"{out} is a folder; pass a file, such as {Path(out, 'out.html')}")
     paths = [Path(folder).resolve() for folder in run_folders]
     if not paths or len(set(paths)) < len(paths):
-        raise ValueError(f"got the folders {[str(p) for p in paths]}; pass one or more, each once")
+        given = [str(path) for path in paths]
+        raise ValueError(f"run_folders: got the folders {given}; pass one or more, each once")
     runs = dict(zip(_short(paths), map(read_run, paths), strict=True))
     kinds = _kinds(runs)
     points = [point for kind in kinds if (point := _end(kind))]

@@ -99,7 +99,7 @@ def save(
 
 def _forms(forms: Mapping[str, nnx.Module], inputs: tuple, options: dict) -> list[dict[str, Any]]:
     """Size, operations and time of each plain model."""
-    times = latencies(forms, *inputs, **options)
+    times = latencies(forms, *inputs, **options) if forms else {}
     found = []
     for name, form in forms.items():
         weights = jax.tree.leaves(nnx.state(form, nnx.Param))

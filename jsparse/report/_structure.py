@@ -116,7 +116,7 @@ def effective(masks: Masks, roles: Mapping[str, Role], chain: Sequence[str]) -> 
     _check(masks, roles)
     if isinstance(chain, str) or not isinstance(chain, Sequence):
         raise TypeError(
-            f"chain must be paths of layers, such as ['fc1/kernel', 'fc2/kernel']; got {shown(chain)}"
+            f"chain must be paths of layers, such as ['a/kernel', 'b/kernel']; got {shown(chain)}"
         )
     if not chain:
         raise ValueError("the chain is empty; name the layers from the input to the output")

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jsparse._pure import pure
+from jsparse._pure import calling, pure
 from jsparse._surgery import fold
+from jsparse._values import check_function, check_mapping
 from jsparse._watch import watch_in_place
 from jsparse.export._packing.layers import (
     Format,
@@ -125,6 +126,9 @@ def pick(
       >>> picked.model(jnp.ones((8, 64))).shape, len(picked.layers)
       ((8, 32), 1)
     """
+    check_mapping("formats by name, such as {'csr': csr()}", formats=formats)
+    for format in formats.values():
+        check_function(formats=format)
     dense = fold(model)
     dense.eval()
     try:
@@ -223,5 +227,6 @@ def _called_with(model: nnx.Module, inputs: tuple) -> dict[str, jax.ShapeDtypeSt
 
         watch_in_place(layer, note)
     run, variables, _ = pure(copy)
-    jax.eval_shape(run, variables, *inputs)
+    with calling("example_inputs", inputs):
+        jax.eval_shape(run, variables, *inputs)
     return {path: seen[id(layer)] for path, layer in layers.items() if id(layer) in seen}

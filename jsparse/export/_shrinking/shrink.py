@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from flax import nnx
 
+from jsparse._pure import calling
 from jsparse._surgery import fold
 from jsparse.export._shrinking.attributes import fixed_axes, mend_in_place
 from jsparse.export._shrinking.constants import PRODUCTS, Knowledge, know
@@ -196,7 +197,8 @@ def shrink(model: Model, *example_inputs: Any) -> tuple[Model, Record]:
       >>> small.layers[0].kernel.shape, small.layers[2].in_features
       ((4, 2), 2)
     """
-    plan = Plan(fold(model), example_inputs)
+    with calling("example_inputs", example_inputs):
+        plan = Plan(fold(model), example_inputs)
     removal, stayed = plan.choose()
     small, record = plan.small(removal)
     check_outputs(plan, plan.model, small)
