@@ -186,12 +186,18 @@ class Each:
 
 @dataclass(frozen=True)
 class Groups:
-    """Groups of `size` consecutive units along the last input axis: the M of N:M sparsity."""
+    """Groups of `size` consecutive units along the last input axis: the M of N:M sparsity.
+
+    With `skip`, weights whose axis they do not divide, such as a stem of 3 channels, stay dense;
+    otherwise they are refused.
+    """
 
     size: int
+    skip: bool = False
 
     def __post_init__(self) -> None:
         check_whole(size=self.size)
+        check_flag(skip=self.skip)
 
     def axes(self, ndim: int, role: Role) -> tuple[int, ...]:
         inputs = role.input_axes(ndim)

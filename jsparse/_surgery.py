@@ -15,7 +15,7 @@ from jsparse._slots import Slot, check_module, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._values import check_mapping, shown
 from jsparse.rules._held import Held
-from jsparse.rules._keep import Keep
+from jsparse.rules._keep import Keep, where_it_fits
 from jsparse.rules._rule import Rule, Rules
 from jsparse.rules._shared_cut import share_cuts
 
@@ -103,7 +103,7 @@ def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
                 f"{type(slot.value.rule).__name__} holds a parameter in place of the weight, which "
                 "another rule would misread; fold the model first: sparsify(fold(model), ...)"
             )
-        return Sparse(weight, fit(rule, slot, weight), key=key)
+        return Sparse(weight, where_it_fits(fit(rule, slot, weight), weight.shape), key=key)
 
 
 def copied(model: Model) -> Model:
@@ -239,9 +239,10 @@ def _mask(path: str, given: Any, dtype: Any) -> Array:
         mask = jnp.asarray(given)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{path}: {what}; got {shown(given)}") from error
-    if jnp.iscomplexobj(mask) or not bool(((mask == 0) | (mask == 1)).all()):
+    real = mask if jnp.iscomplexobj(mask) or mask.dtype == dtype else mask.astype(dtype)
+    if jnp.iscomplexobj(mask) or not bool(((real == 0) | (real == 1)).all()):
         raise ValueError(f"{path}: {what}; got {shown(mask)}")
-    return mask.astype(dtype) if mask.dtype != dtype else mask
+    return real
 
 
 def advance(model: Model) -> Model:

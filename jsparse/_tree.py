@@ -15,6 +15,7 @@ from jax import Array
 from jsparse._paths import match, named, naming, pairs, path_of
 from jsparse._sharding import follow, where_is
 from jsparse._values import check_key, check_mapping, shown
+from jsparse.rules._keep import where_it_fits
 from jsparse.rules._rule import (
     Rule,
     Rules,
@@ -57,7 +58,9 @@ def plan(params: Any, *rules: Rules) -> dict[str, Rule]:
       ...             (".*/kernel", Threshold())))
       ['dense/kernel']
     """
-    return match(named(params), pairs(rules))
+    leaves = named(params)
+    chosen = match(leaves, pairs(rules))
+    return {path: where_it_fits(rule, jnp.shape(leaves[path])) for path, rule in chosen.items()}
 
 
 def init(plan: Plan, params: Any, key: Array) -> tuple[States, States]:

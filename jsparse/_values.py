@@ -249,7 +249,7 @@ def check_batches(batches: Any) -> None:
     if single or not isinstance(batches, Iterable):
         raise TypeError(f"batches must be a list of batches, such as [x]; got {shown(batches)}")
     if isinstance(batches, Sized) and not len(batches):
-        raise ValueError("batches: got none; pass a list with at least one")
+        raise ValueError("no batches; pass a list with at least one")
 
 
 def floating(**dtypes: Any) -> None:

@@ -56,7 +56,7 @@ def ways_to_show(value: Any) -> set[str]:
     ways |= {getattr(value, "__name__", repr(value))}
     ways |= {str(list(getattr(value, "shape", [NotImplemented])))}
     if isinstance(value, list | tuple | dict) and not value:
-        ways |= {"none", "nothing", "empty", "no revisions", "on one side only"}
+        ways |= {"none", "nothing", "empty", "no revisions", "no batches", "on one side only"}
     return ways.union(*(ways_to_show(part) for part in parts)) - {"", "()"}
 
 

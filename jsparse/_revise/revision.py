@@ -1,5 +1,6 @@
 """The interface of a revision, and code that several revisions share."""
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
 import jax.numpy as jnp
@@ -54,6 +55,10 @@ class Revision(Protocol):
           key: [], for this layer and step.
         """
         ...
+
+
+Revisions = tuple[str, Revision] | Sequence[tuple[str, Revision]] | Mapping[str, Revision]
+"""Pairs of a pattern and a revision: one, several, or a dict of them."""
 
 
 class ByUnit(Protocol):

@@ -28,7 +28,7 @@ from jsparse._pattern import Role, Weight
 from jsparse._revise.moments import cleared
 from jsparse._revise.pairs import Layer, check_revisions, find_layers, flatten, matching, without
 from jsparse._revise.pause import pausing
-from jsparse._revise.revision import Revision
+from jsparse._revise.revision import Revision, Revisions
 from jsparse._values import check_transform, is_whole, shown
 from jsparse.rules._rule import over_stack, unit_magnitude
 
@@ -72,7 +72,7 @@ class Revise(optax.GradientTransformationExtraArgs):
 
 def revise(
     inner: Any,
-    *revisions: tuple[str, Revision],
+    *revisions: Revisions,
     roles: Mapping[str, Role] = MappingProxyType({}),
     seed: int | Array = 0,
 ) -> Revise:
@@ -117,15 +117,15 @@ def revise(
 
     Reference: Lee et al., JaxPruner, 2023, for sparse training as an optax transform.
     """
-    revisions = pairs(revisions)
-    check_revisions(revisions, roles)
+    chosen = pairs(revisions)
+    check_revisions(chosen, roles)
     check_transform(inner=inner)
     _check_seed(seed)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> Any:
         names, leaves, form = flatten(params)
-        layers = find_layers(names, leaves, revisions, roles)
+        layers = find_layers(names, leaves, chosen, roles)
         for layer in layers:
             with naming(layer.path):
                 _check_start(layer.by, leaves[layer.mask])
@@ -137,7 +137,7 @@ def revise(
         if params is None:
             raise ValueError("revise needs the tree itself: tx.update(gradients, state, tree)")
         names, leaves, form = flatten(params)
-        layers = find_layers(names, leaves, revisions, roles)
+        layers = find_layers(names, leaves, chosen, roles)
         given = matching(gradients, names)
         return _Run(inner, layers, form, leaves, given, state.steps + 1, state.seed)
 
@@ -152,7 +152,7 @@ def revise(
         return run.tree(leaves), Revised(run.step, state.seed, inner_state)
 
     update.apply = apply  # type: ignore
-    update.revisions = revisions  # type: ignore
+    update.revisions = chosen  # type: ignore
     update.roles = roles  # type: ignore
     return Revise(init, update)
 

@@ -10,7 +10,6 @@
    one is used.
 """
 
-import operator
 import os
 import re
 import shutil
@@ -29,7 +28,7 @@ from jsparse._storage import manifest, orbax_arrays, position
 from jsparse._storage.files import CorruptCheckpoint, newest_whole, to_disk, write_whole
 from jsparse._storage.leaves import check_fit, describe, filled, plain
 from jsparse._storage.processes import by_first, check_seen, shared
-from jsparse._values import check_folder, check_whole
+from jsparse._values import check_folder, check_whole, is_whole, known, shown
 
 NAME = re.compile(r"step_(\d{10})")
 LAST = 2**31 - 1  # the largest number that processes can exchange without 64-bit integers
@@ -113,10 +112,12 @@ class Checkpoints:
             path; with several processes, a leaf that each has whole differs between them.
           OSError: the disk is full, or the processes do not share the folder.
         """
-        check_whole(0, step=step)
-        step = operator.index(step)
-        if step > LAST:
-            raise ValueError(f"step is the number of train steps done, 0 to {LAST}; got {step}")
+        step = known(step=step)["step"]  # an optimizer's own is an array
+        if not is_whole(step) or not 0 <= step <= LAST:
+            raise ValueError(
+                f"step is the whole number of train steps done, 0 to {LAST}; got {shown(step)}"
+            )
+        step = int(step)
         leaves = named(_states(tree))
         for name, leaf in leaves.items():
             if isinstance(leaf, jax.core.Tracer):

@@ -69,7 +69,7 @@ def in_order(
     check_function(forward=forward)
     batches = list(batches)
     if not batches:
-        raise ValueError("batches: got none; pass a list with at least one")
+        raise ValueError("no batches; pass a list with at least one")
     watched = hold(model)
     watched.eval()
     order: dict[str, None] = {}

@@ -95,5 +95,5 @@ def mean_over(batches: Iterable[Any], score: Callable[[Any], dict[str, Array]]) 
         total = {path: total[path] + g for path, g in new.items()} if count else new
         count += 1
     if not count:
-        raise ValueError("batches: got none; pass a list with at least one")
+        raise ValueError("no batches; pass a list with at least one")
     return {path: g / count for path, g in total.items()}

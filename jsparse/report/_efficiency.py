@@ -11,7 +11,7 @@ from flax import nnx
 
 from jsparse._checks import check_density
 from jsparse._paths import listed
-from jsparse._pure import calling, evaluated, pure
+from jsparse._pure import by_position, calling, evaluated, pure
 from jsparse._slots import slots
 from jsparse._sparse import Sparse
 from jsparse._surgery import fold
@@ -145,8 +145,9 @@ def costs(model: nnx.Module, *inputs: Any, **options: Any) -> Costs:
 
     Args:
       model: any NNX module; not changed.
-      *inputs: arrays, or `jax.ShapeDtypeStruct`; with a batch, the cost is that of the batch.
-      **options: further arguments of the call, such as `decode=False`.
+      *inputs: arrays, `jax.ShapeDtypeStruct`, or shapes of float32, such as (1, 28, 28); with a
+        batch, the cost is that of the batch.
+      **options: further arguments of the call, such as `decode=False`, or inputs by name.
 
     Returns:
       A Costs, which prints as a table.
@@ -165,10 +166,11 @@ def costs(model: nnx.Module, *inputs: Any, **options: Any) -> Costs:
       ----------------------------------------------------
       total            1,024  4,096   25.00%  2,432  8,320
     """
+    model, inputs = by_position(model, inputs, options)
     first: dict[int, str] = {}
     names = {slot.path: first.setdefault(id(slot.value), slot.path) for slot in slots(model)}
     parts = {slot.path: slot.value for slot in slots(model) if slot.path in first.values()}
-    run, variables, kinds = pure(evaluated(fold(model)), **options)
+    run, variables, kinds = pure(evaluated(fold(model)))
     params = [path for path, kind in kinds.items() if issubclass(kind, nnx.Param)]
     weights = {names[p]: variables[p] for p in params if isinstance(variables[p], jax.Array)}
 

@@ -113,7 +113,7 @@ RULES = {
 }
 PATTERNS = {
     "Block": call(js.Block, shape=((2, 2), "shape")),
-    "Groups": call(js.Groups, size=COUNT),
+    "Groups": call(js.Groups, size=COUNT, skip=(False, "flag")),
     "Role": call(
         js.Role,
         outputs=((-1,), "axes"),
@@ -445,6 +445,7 @@ EXPORT = {
         inputs=((X,), "inputs"),
         record=(js.export.Record(), "record"),
         shapes=((), "shapes"),
+        overwrite=(False, "flag"),
     ),
     "export.stablehlo": call(
         spread(js.export.stablehlo, "inputs"),

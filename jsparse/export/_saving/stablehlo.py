@@ -10,7 +10,7 @@ from flax import nnx
 from jax.export import Exported
 
 from jsparse._paths import named
-from jsparse._pure import Pure
+from jsparse._pure import Pure, by_position, examples
 from jsparse._values import shown
 from jsparse.export._packing import compiled
 from jsparse.export._packing.block import block_dot
@@ -87,10 +87,11 @@ def stablehlo(
 
     Args:
       model: any NNX module without rules: folded, shrunk or packed.
-      *inputs: arguments of a call, trees of arrays. The first axis, if all have the same, is free
-        in the program where the model allows it.
+      *inputs: arguments of a call, trees of arrays or their shapes, as for `shrink`. The first
+        axis, if all have the same, is free in the program where the model allows it.
       shapes: of each array, to say which sizes are free: `("batch, length", "batch, 28, 28, 1")`.
-      **options: further arguments, the same at each call.
+      **options: arguments by name. Arrays become inputs, after the others and in this order; the
+        rest is the same at each call.
 
     Returns:
       A function (weights by path, *inputs) -> output; `.mlir_module()` is its text, `.serialize()`
@@ -106,7 +107,8 @@ def stablehlo(
       >>> exported.out_avals[0].shape
       (batch, 3)
     """
-    return program(saved(portable(model), options), inputs, shapes).exported
+    model, given = by_position(model, inputs, options)
+    return program(saved(portable(model), {}), examples(given), shapes).exported
 
 
 def input_specs(inputs: tuple, shapes: Sequence[str]) -> tuple[list[tuple], str]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from flax import nnx
 
-from jsparse._pure import calling
+from jsparse._pure import by_name, by_position, calling, examples
 from jsparse._surgery import fold
 from jsparse.export._shrinking.attributes import fixed_axes, mend_in_place
 from jsparse.export._shrinking.constants import PRODUCTS, Knowledge, know
@@ -165,7 +165,7 @@ class Plan:
             return f"{type(error).__name__}: {error}"
 
 
-def shrink(model: Model, *example_inputs: Any) -> tuple[Model, Record]:
+def shrink(model: Model, *example_inputs: Any, **options: Any) -> tuple[Model, Record]:
     """Remove dead units from a model; return the physically smaller plain model and a record.
 
     A unit (an output of a layer, a channel, an attention head, a cell of an LSTM) is removed when
@@ -179,7 +179,9 @@ def shrink(model: Model, *example_inputs: Any) -> tuple[Model, Record]:
     Args:
       model: any NNX module, sparse or folded; not changed.
       *example_inputs: arguments of a call, of any batch size, and longer than 1 along axes whose
-        length varies. Their values matter only for the comparison of outputs.
+        length varies. Their values matter only for the comparison of outputs, so shapes do too:
+        (4, 20) for float32, or `jax.ShapeDtypeStruct`.
+      **options: arguments by name: arrays, or what is the same at each call.
 
     Returns:
       (the smaller model, the record from which `rebuild` makes a fresh model of that size).
@@ -197,12 +199,14 @@ def shrink(model: Model, *example_inputs: Any) -> tuple[Model, Record]:
       >>> small.layers[0].kernel.shape, small.layers[2].in_features
       ((4, 2), 2)
     """
-    with calling("example_inputs", example_inputs):
-        plan = Plan(fold(model), example_inputs)
+    model, inputs = by_position(model, example_inputs, options)
+    inputs = examples(inputs)
+    with calling("example_inputs", inputs):
+        plan = Plan(fold(model), inputs)
     removal, stayed = plan.choose()
     small, record = plan.small(removal)
     check_outputs(plan, plan.model, small)
-    return small, dataclasses.replace(record, stayed=stayed)
+    return by_name(small) if options else small, dataclasses.replace(record, stayed=stayed)
 
 
 def check_outputs(plan: Plan, expected: nnx.Module, small: nnx.Module) -> None:

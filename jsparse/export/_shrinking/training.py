@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from jsparse._paths import named, path_of
-from jsparse._pure import calling
+from jsparse._pure import calling, examples, shaped
 from jsparse._slots import slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, fold
@@ -92,6 +92,7 @@ def shrink_training(
       ((4, 2), (2, 3))
     """
     _check(model, optimizer, example_inputs)
+    example_inputs = examples(shaped(example_inputs))
     with calling("example_inputs", example_inputs):
         plan = _plan(model, example_inputs)
     removal, stayed = plan.choose()
