@@ -142,7 +142,7 @@ def calling(name: str, inputs: Any) -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, ValueError, IndexError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
         given = ", ".join(map(shown, jax.tree.leaves(inputs))) or "nothing"
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(

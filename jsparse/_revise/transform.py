@@ -128,6 +128,7 @@ def revise(
         layers = find_layers(names, leaves, chosen, roles)
         for layer in layers:
             with naming(layer.path):
+                _check_mask(leaves[layer.mask])
                 _check_start(layer.by, leaves[layer.mask])
         masks = {layer.mask for layer in layers}
         given = inner.init(without(form, leaves, masks))
@@ -275,6 +276,17 @@ class _Run(NamedTuple):
         """bool []: whether a revision of these layers is due."""
         different = dict.fromkeys(layer.by for layer in layers if layer.by)
         return jnp.any(jnp.array([by.due(self.step) for by in different], bool))
+
+
+def _check_mask(mask: Any) -> None:
+    """Refuse masks that are not 0 or 1, if their values are known."""
+    if isinstance(mask, Tracer | jax.ShapeDtypeStruct):
+        return
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError(
+            f"a mask to revise may contain only 0 and 1; got {shown(mask)} with others, so make it "
+            "with Held, jsparse.hold or jsparse.prune"
+        )
 
 
 def _check_start(by: Any, mask: Any) -> None:

@@ -19,7 +19,7 @@ from jsparse._storage.checked_json import check_fields, parse
 from jsparse._storage.described import described
 from jsparse._storage.files import CorruptCheckpoint, write_whole
 from jsparse._storage.tree_file import Stored, fill, read, write
-from jsparse._values import check_folder, check_mapping, check_path
+from jsparse._values import check_folder, check_mapping
 
 Model = TypeVar("Model", bound=nnx.Module)
 ANOTHER = "choose another folder or delete this one"
@@ -93,13 +93,12 @@ class Folder:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_path(path=self.path)
+        check_folder(path=self.path)
         check_mapping("what results depend on, by name", facts=self.facts)
 
     def open(self, settings: Mapping[str, Any]) -> None:
         """Write the settings, or compare them with the stored ones."""
         folder = Path(self.path)
-        check_folder(path=folder)
         now = json.loads(json.dumps({**settings, "facts": described(self.facts)}))
         path = folder / "settings.json"
         if not path.exists():

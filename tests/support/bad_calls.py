@@ -30,7 +30,7 @@ SCOPED = UNITS | {"scope": (js.Whole(), "scope")}
 FEATURES = {"in_features": (3, "size"), "out_features": (4, "size")}
 CELL = {"in_features": (3, "size"), "hidden_features": (4, "size")}
 LAYER = {"rule": (js.Threshold(), "rule"), "rngs": (nnx.Rngs(0), "rngs")}
-BATCHES = ([X], "batches")
+BATCHES = ([X], "fitting batches")
 LOSS = (lambda model, x: model(x).sum(), "function")
 STEPS = {"last": (100, "count"), "every": (10, "count"), "first": (0, "size")}
 ACTIVE = (lambda model, x: {"a/kernel": model.a(x)}, "function")
@@ -302,12 +302,12 @@ PRUNE = (
         "prune.synflow": call(
             js.prune.synflow,
             model=(HELD, "model"),
-            shape=((1, 3), "shape"),
+            shape=((1, 3), "fitting shape"),
             rounds=COUNT,
             **CHOSEN,
         ),
         "prune.synflow_scores": call(
-            js.prune.synflow_scores, model=(HELD, "model"), shape=((1, 3), "shape")
+            js.prune.synflow_scores, model=(HELD, "model"), shape=((1, 3), "fitting shape")
         ),
         "prune.wanda": call(
             js.prune.wanda,
@@ -320,7 +320,7 @@ PRUNE = (
         "prune.sparsegpt": call(
             js.prune.sparsegpt,
             model=(HELD, "model"),
-            batches=([jnp.eye(3)], "batches"),
+            batches=([jnp.eye(3)], "fitting batches"),
             density=FRACTION,
             scope=(js.Whole(), "scope"),
             forward=(lambda model, x: model(x), "function"),
@@ -372,7 +372,7 @@ PRUNE = (
             along=({}, "named"),
             **CHOSEN,
         ),
-        "prune.Folder": call(js.prune.Folder, path=("runs", "path"), facts=({}, "named")),
+        "prune.Folder": call(js.prune.Folder, path=("runs", "folder"), facts=({}, "named")),
         "prune.Rewind": call(js.prune.Rewind, step=(0, "size")),
         "prune.RewindRate": call(js.prune.RewindRate, step=(0, "size")),
         "prune.FineTune": call(js.prune.FineTune, step=(0, "size")),
@@ -394,7 +394,7 @@ PRUNE = (
         )
     }
     | {
-        f"prune.{one.__name__}": call(one, activations=ACTIVE, batches=BATCHES)
+        f"prune.{one.__name__}": call(one, activations=ACTIVE, batches=([X], "batches"))
         for one in (js.prune.Minimum, js.prune.Maximum, js.prune.APoZ)
     }
 )

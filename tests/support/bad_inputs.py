@@ -140,7 +140,10 @@ KINDS: dict[str, Kind] = {
     "transform": Kind([None, 0.1, "adam", optax.sgd, len], "optax transform"),
     "controls": Kind([None, 3, (1,), [], (js.TargetDensity,), "x"], "tuple"),
     "batches": Kind([None, 3, X, np.ones((2, 3)), "x", {"a": X}, []], "list|batches"),
-    "wrong batches": Kind([[jnp.ones((2, 5))], [{"a": X}]], "call of the model"),
+    "fitting batches": Kind(
+        [None, 3, X, "x", {"a": X}, [], [jnp.ones((2, 5))], [{"a": X}], [None]], "list|batches"
+    ),
+    "fitting shape": Kind([None, 3, "ab", (1.5, 2), (-1, 3), (True, 3), (1, 5)], "tuple|a call"),
     "inputs": Kind([(jnp.ones((2, 5)),), (X, X)], "call of the model"),
     "record": Kind([None, 3, {}, "x", js.export.Record], "a Record"),
     "formats": Kind([None, 3, [js.export.csr()], {"a": 1}, {"a": None}], "by name|function"),

@@ -37,7 +37,8 @@ def onnx(
       model: any NNX module without rules: folded, shrunk or packed; below 2 GB.
       *inputs: arguments of a call, trees of arrays. The first axis, if all have the same, is free
         in the file where the model and jax2onnx allow it.
-      shapes: of each array, to say which sizes are free: `("batch, length",)`.
+      shapes: of each array, to say which sizes are free: `("batch, length",)`;
+        for a single one a str will do.
       **options: further arguments, the same at each call.
 
     Raises:

@@ -73,7 +73,8 @@ def save(
         axis, if all have the same, is free in what `load` gives where the model allows it (else
         model.json says why not).
       record: from `shrink`, for `restore`; of several steps `first.then(second)`.
-      shapes: of each input array, to say which sizes are free: `("batch, length",)`.
+      shapes: of each input array, to say which sizes are free: `("batch, length",)`;
+        for a single one a str will do.
       overwrite: whether to replace a model that is saved there; it stays until the new one is
         written.
       **options: arguments by name. Arrays become inputs, after the others and in this order; the
