@@ -134,8 +134,8 @@ def input_specs(inputs: tuple, shapes: Sequence[str]) -> tuple[list[tuple], str]
     arrays, structure = jax.tree.flatten(inputs)
     if not arrays:
         raise TypeError(
-            "got no inputs; give the arguments of a call in order, as what is given by name is the "
-            "same at each call: save(folder, model, x)"
+            "got no inputs; give the arrays of a call, in order or by name, or their shapes: "
+            "save(folder, model, x)"
         )
     shapes = [shapes] if isinstance(shapes, str) else shapes
     if not isinstance(shapes, Sequence) or not all(isinstance(one, str) for one in shapes):
