@@ -252,7 +252,7 @@ def check_batches(batches: Any) -> None:
         raise ValueError("no batches; pass a list with at least one")
 
 
-def floating(**dtypes: Any) -> None:
+def check_floating(**dtypes: Any) -> None:
     """Refuse anything but floating-point dtypes.
 
     Raises:

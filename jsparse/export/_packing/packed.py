@@ -9,7 +9,7 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jax import Array
 from jax.custom_batching import custom_vmap
 
-from jsparse._values import check_flag, check_whole, floating
+from jsparse._values import check_flag, check_floating, check_whole
 from jsparse.export._packing import compiled
 
 WIDEST = 16
@@ -78,7 +78,7 @@ class Packed(nnx.Module):
         """
         check_whole(0, in_features=in_features, out_features=out_features, kept=kept)
         check_flag(use_bias=use_bias)
-        floating(param_dtype=param_dtype, **({} if dtype is None else {"dtype": dtype}))
+        check_floating(param_dtype=param_dtype, **({} if dtype is None else {"dtype": dtype}))
 
     def _settle(self, shape: tuple[int, ...], use_bias: bool, dtype: Any, param_dtype: Any) -> None:
         """Set what every packed layer has: values of this shape, a bias, dtypes."""
