@@ -38,7 +38,7 @@ class Kind(NamedTuple):
     also: str = ""
 
 
-def kernel(rngs: nnx.Rngs = None) -> nnx.Linear:  # type: ignore[assignment]
+def kernel() -> nnx.Linear:
     """A layer of 3 inputs and 4 outputs."""
     return nnx.Linear(3, 4, rngs=nnx.Rngs(0))
 
@@ -51,13 +51,6 @@ class Two(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.b(nnx.relu(self.a(x)))
-
-
-class Empty(nnx.Module):
-    """A Param that holds no array."""
-
-    def __init__(self, value: Any) -> None:
-        self.kernel = nnx.Param(value)
 
 
 def held() -> nnx.Linear:
