@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 from jsparse._checks import check_density
+from jsparse._values import check_mapping, check_shape
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -21,6 +22,7 @@ def uniform(shapes: Shapes, density: float) -> dict[str, float]:
     Raises:
       ValueError: density outside (0, 1].
     """
+    _check_shapes(shapes, 0)
     return dict.fromkeys(shapes, check_density(density))
 
 
@@ -40,6 +42,7 @@ def erdos_renyi(shapes: Shapes, density: float) -> dict[str, float]:
 
     Reference: Mocanu et al., Scalable training with adaptive sparse connectivity (SET), 2018.
     """
+    _check_shapes(shapes)
     return _in_proportion(
         shapes, density, {n: sum(s[-2:]) / math.prod(s[-2:]) for n, s in shapes.items()}
     )
@@ -65,7 +68,16 @@ def erdos_renyi_kernel(shapes: Shapes, density: float) -> dict[str, float]:
 
     Reference: Evci et al., Rigging the lottery (RigL), ICML 2020, section 3.
     """
+    _check_shapes(shapes)
     return _in_proportion(shapes, density, {n: sum(s) / math.prod(s) for n, s in shapes.items()})
+
+
+def _check_shapes(shapes: Shapes, least: int = 1) -> None:
+    """Refuse anything but shapes by name."""
+    check_mapping("shapes by name, such as {'out': (16, 10)}", shapes=shapes)
+    for name, shape in shapes.items():
+        if not check_shape(f"shapes of {name}", shape, least=least):
+            raise ValueError(f"shapes of {name} must be a tuple of sizes, one or more; got {shape}")
 
 
 def _in_proportion(shapes: Shapes, density: float, raw: dict[str, float]) -> dict[str, float]:

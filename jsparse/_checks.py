@@ -1,12 +1,12 @@
 """Argument checks for rules, revisions and pruning; each error says what to do instead."""
 
 import importlib.util
-from numbers import Real
 
 import jax.numpy as jnp
 from jax import Array
 
-from jsparse._pattern import Each, Groups, Scope, WholeModel
+from jsparse._pattern import Each, Groups, Scope, Unit, WholeModel
+from jsparse._values import check_in, is_number, shown
 
 
 def check_rivalry(name: str, scope: Scope) -> None:
@@ -35,15 +35,33 @@ def check_own(name: str, scope: Scope, units: str) -> None:
         )
 
 
+def check_unit(unit: Unit) -> None:
+    """Refuse anything but a unit.
+
+    Raises:
+      TypeError: it is a class or something else.
+    """
+    if isinstance(unit, type) or not hasattr(unit, "tile"):
+        raise TypeError(f"unit must be a unit, such as Filter(); got {shown(unit)}")
+
+
+def check_scope(scope: Scope) -> None:
+    """Refuse anything but a scope.
+
+    Raises:
+      TypeError: it is a class or something else.
+    """
+    if isinstance(scope, type) or not hasattr(scope, "axes"):
+        raise TypeError(f"scope must be a scope, such as PerOutput(); got {shown(scope)}")
+
+
 def check_not_negative(**numbers: float) -> None:
     """Refuse anything but finite numbers of 0 or more.
 
     Raises:
       ValueError: a value is negative, infinite, NaN or not a number.
     """
-    for name, value in numbers.items():
-        if not (isinstance(value, Real) and 0 <= value < float("inf")):
-            raise ValueError(f"{name} must be a number, 0 or more; got {value!r}")
+    check_in("[0, inf)", **numbers)
 
 
 def check_weight(weight: Array) -> None:
@@ -70,10 +88,11 @@ def check_density(density: float) -> float:
     Raises:
       ValueError: it is outside (0, 1], or not a number.
     """
-    if not (isinstance(density, Real) and 0.0 < density <= 1.0):
+    if not (is_number(density) and 0.0 < density <= 1.0):
         what = "curve, use Gradual" if callable(density) else "sparsity s, pass density = 1 - s"
         raise ValueError(
-            f"density is the fraction of weights kept, in (0, 1]; got {density!r}. For a {what}"
+            "density is the fraction of weights kept, in (0, 1]; "
+            f"got {shown(density)}. For a {what}"
         )
     return float(density)
 

@@ -4,12 +4,14 @@ Each function returns the `flax.nnx` layer of the same name, with its weights re
 All other keyword arguments are passed to the stock layer.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from flax import nnx
 
-from jsparse._surgery import sparsify_in_place
+from jsparse._surgery import check_rngs, sparsify_in_place
+from jsparse._values import check_shape, check_whole, is_whole, shown
 from jsparse.rules._rule import Rule
 
 Layer = TypeVar("Layer", bound=nnx.Module)
@@ -18,6 +20,19 @@ Layer = TypeVar("Layer", bound=nnx.Module)
 def _with_rule(layer: Layer, pattern: str, rule: Rule, rngs: nnx.Rngs) -> Layer:
     sparsify_in_place(layer, (pattern, rule), rngs=rngs)
     return layer
+
+
+def _check(rngs: Any, **sizes: int) -> None:
+    check_rngs(rngs)
+    check_whole(**sizes)
+
+
+def _check_sizes(**sizes: int | Sequence[int]) -> None:
+    for name, size in sizes.items():
+        if is_whole(size):
+            check_whole(0, **{name: size})  # type: ignore[arg-type]
+        else:
+            check_shape(name, size, least=0)
 
 
 def Linear(
@@ -31,6 +46,7 @@ def Linear(
       >>> Linear(784, 300, rule=Threshold(), rngs=nnx.Rngs(0)).kernel.threshold.shape
       (300,)
     """
+    _check(rngs, in_features=in_features, out_features=out_features)
     return _with_rule(
         nnx.Linear(in_features, out_features, rngs=rngs, **stock), "kernel", rule, rngs
     )
@@ -45,6 +61,8 @@ def LinearGeneral(
     **stock: Any,
 ) -> nnx.LinearGeneral:
     """`nnx.LinearGeneral` with a sparse kernel [in..., out...]."""
+    _check(rngs)
+    _check_sizes(in_features=in_features, out_features=out_features)
     layer = nnx.LinearGeneral(in_features, out_features, rngs=rngs, **stock)
     return _with_rule(layer, "kernel", rule, rngs)
 
@@ -59,6 +77,8 @@ def Conv(
     **stock: Any,
 ) -> nnx.Conv:
     """`nnx.Conv` with a sparse kernel [spatial..., in / groups, out]."""
+    _check(rngs, in_features=in_features, out_features=out_features)
+    _check_sizes(kernel_size=kernel_size)
     layer = nnx.Conv(in_features, out_features, kernel_size, rngs=rngs, **stock)
     return _with_rule(layer, "kernel", rule, rngs)
 
@@ -73,6 +93,8 @@ def ConvTranspose(
     **stock: Any,
 ) -> nnx.ConvTranspose:
     """`nnx.ConvTranspose` with a sparse kernel [spatial..., in, out], or [spatial..., out, in]."""
+    _check(rngs, in_features=in_features, out_features=out_features)
+    _check_sizes(kernel_size=kernel_size)
     layer = nnx.ConvTranspose(in_features, out_features, kernel_size, rngs=rngs, **stock)
     return _with_rule(layer, "kernel", rule, rngs)
 
@@ -81,7 +103,16 @@ def Einsum(
     einsum_str: str, kernel_shape: Sequence[int], *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.Einsum:
     """`nnx.Einsum` with a sparse kernel; its outputs are the axes that appear in the result."""
-    layer = nnx.Einsum(einsum_str, tuple(kernel_shape), rngs=rngs, **stock)
+    _check(rngs)
+    kernel_shape = check_shape("kernel_shape", kernel_shape, least=0)
+    parts = re.fullmatch(r"[^,]*,([^,]*)->[^,]*", str(einsum_str))
+    axes = len(re.sub(r"\.\.\.| ", "", parts[1])) if parts else 0
+    if not parts or axes != len(kernel_shape):
+        raise ValueError(
+            "einsum_str must be an equation of an input and a kernel of this shape, such as "
+            f"'ab,bc->ac' for (3, 4); got {shown(einsum_str)} and kernel_shape {kernel_shape}"
+        )
+    layer = nnx.Einsum(einsum_str, kernel_shape, rngs=rngs, **stock)
     return _with_rule(layer, "kernel", rule, rngs)
 
 
@@ -89,6 +120,7 @@ def Embed(
     num_embeddings: int, features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.Embed:
     """`nnx.Embed` with a sparse embedding [num_embeddings, features]."""
+    _check(rngs, num_embeddings=num_embeddings, features=features)
     return _with_rule(
         nnx.Embed(num_embeddings, features, rngs=rngs, **stock), "embedding", rule, rngs
     )
@@ -98,6 +130,7 @@ def MultiHeadAttention(
     num_heads: int, in_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.MultiHeadAttention:
     """`nnx.MultiHeadAttention` with sparse query, key, value [in, heads, width] and out kernels."""
+    _check(rngs, num_heads=num_heads, in_features=in_features)
     layer = nnx.MultiHeadAttention(num_heads, in_features, rngs=rngs, **stock)
     return _with_rule(layer, ".*/kernel", rule, rngs)
 
@@ -106,6 +139,7 @@ def LSTMCell(
     in_features: int, hidden_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.LSTMCell:
     """`nnx.LSTMCell` with eight sparse kernels, two per gate."""
+    _check(rngs, in_features=in_features, hidden_features=hidden_features)
     return _with_rule(
         nnx.LSTMCell(in_features, hidden_features, rngs=rngs, **stock), ".*/kernel", rule, rngs
     )
@@ -115,6 +149,7 @@ def OptimizedLSTMCell(
     in_features: int, hidden_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.OptimizedLSTMCell:
     """`nnx.OptimizedLSTMCell` with two sparse kernels [in, 4 hidden] and [hidden, 4 hidden]."""
+    _check(rngs, in_features=in_features, hidden_features=hidden_features)
     layer = nnx.OptimizedLSTMCell(in_features, hidden_features, rngs=rngs, **stock)
     return _with_rule(layer, ".*/kernel", rule, rngs)
 
@@ -123,6 +158,7 @@ def GRUCell(
     in_features: int, hidden_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.GRUCell:
     """`nnx.GRUCell` with two sparse kernels [in, 3 hidden] and [hidden, 3 hidden]."""
+    _check(rngs, in_features=in_features, hidden_features=hidden_features)
     return _with_rule(
         nnx.GRUCell(in_features, hidden_features, rngs=rngs, **stock), ".*/kernel", rule, rngs
     )

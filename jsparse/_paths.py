@@ -3,10 +3,12 @@
 import contextlib
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+
+from jsparse._values import shown
 
 Ruled = TypeVar("Ruled")
 
@@ -29,29 +31,45 @@ def match(names: Iterable[str], rules: Sequence[tuple[str, Ruled]]) -> dict[str,
         nothing.
     """
     if not rules:
-        raise ValueError('no rules given; pass pairs such as (".*/kernel", Threshold())')
+        raise ValueError('rules: none given; pass pairs such as (".*/kernel", Threshold())')
     chosen: dict[str, Ruled] = {}
     for rule in rules:
         if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)):
             raise ValueError(
-                f'got {rule!r}; each rule is a pair such as (".*/kernel", Threshold())'
+                f'rules: each is a pair such as (".*/kernel", Threshold()); got {shown(rule)}'
             )
         pattern, choice = rule
         if isinstance(choice, type) or not hasattr(choice, "role"):
             raise TypeError(
-                f"{pattern!r}: {choice!r} is not a rule; pass an instance, such as "
+                f"rules: {shown(choice)} of {pattern!r} is not a rule; pass an instance, such as "
                 "Threshold(alpha=5e-4)"
             )
         try:
             expression = re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+            raise ValueError(f"pattern {pattern!r} is not a regular expression: {error}") from error
         found = [n for n in names if expression.fullmatch(n) or expression.fullmatch("/" + n)]
         if not found:
             raise ValueError(_no_match(pattern, names))
         for name in found:
             chosen.setdefault(name, choice)
     return chosen
+
+
+def pairs(given: Sequence[Any]) -> tuple[Any, ...]:
+    """Pairs of a pattern and a rule, also where one list or dict of them is given.
+
+    Example:
+      >>> pairs([{"a": 1, "b": 2}]), pairs([[("a", 1)]]), pairs([("a", 1)])
+      ((('a', 1), ('b', 2)), (('a', 1),), (('a', 1),))
+    """
+    whole = given[0] if len(given) == 1 else given
+    if isinstance(whole, Mapping):
+        return tuple(whole.items())
+    nested = isinstance(whole, list) or (
+        isinstance(whole, tuple) and all(isinstance(one, tuple) for one in whole)
+    )
+    return tuple(whole if nested else given)
 
 
 def _no_match(pattern: str, names: Iterable[str]) -> str:

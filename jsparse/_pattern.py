@@ -7,7 +7,6 @@ scope names the axes of that grid along which units compete, or share a threshol
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Protocol
 
 import jax
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsparse._sharding import on_mesh_of, reshaped, shards, split_axes
+from jsparse._values import check_flag, check_is, check_shape, check_whole, is_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,19 +35,25 @@ class Role:
     left: tuple[tuple[bool, ...], ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("outputs", "inputs", "heads"):
+            axes = getattr(self, name)
+            if not isinstance(axes, tuple) or not all(map(is_whole, axes)):
+                raise TypeError(f"{name} must be a tuple of axes, such as (-1,); got {axes!r}")
+        check_whole(0, stack=self.stack)
+        check_flag(recurrent=self.recurrent)
+        check_is(tuple, "a tuple of tuples of True and False, one an axis", left=self.left)
         if not set(self.heads) <= set(self.outputs + self.inputs):
             raise ValueError(
                 f"Role got heads {self.heads}; name an axis among the outputs "
                 f"{self.outputs} and inputs {self.inputs}"
             )
-        if any(a >= 0 for a in self.outputs + self.inputs) or set(self.outputs) & set(self.inputs):
+        axes = self.outputs + self.inputs
+        if len(set(self.heads)) < len(self.heads):
+            raise ValueError(f"Role got heads {self.heads}; name each axis at most once")
+        if any(a >= 0 for a in axes) or len(set(axes)) < len(axes):
             raise ValueError(
                 f"Role got outputs {self.outputs} and inputs {self.inputs}; count axes from the "
                 "last (-1), and name each at most once"
-            )
-        if self.stack < 0:
-            raise ValueError(
-                f"Role got stack {self.stack}; give the number of leading axes, 0 or more"
             )
 
     def output_axes(self, ndim: int) -> tuple[int, ...]:
@@ -117,11 +123,9 @@ class Block:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.shape, tuple) and self.shape) or any(
-            not isinstance(n, int) or n < 1 for n in self.shape
-        ):
+        if not isinstance(self.shape, tuple) or not check_shape("shape", self.shape):
             raise ValueError(
-                f"Block got {self.shape!r}; pass a tuple with a size of 1 or more for each axis"
+                f"shape must be a tuple of sizes of the last axes, one or more; got {self.shape!r}"
             )
 
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
@@ -183,13 +187,18 @@ class Each:
 
 @dataclass(frozen=True)
 class Groups:
-    """Groups of `size` consecutive units along the last input axis: the M of N:M sparsity."""
+    """Groups of `size` consecutive units along the last input axis: the M of N:M sparsity.
+
+    With `skip`, weights whose axis they do not divide, such as a stem of 3 channels, stay dense;
+    otherwise they are refused.
+    """
 
     size: int
+    skip: bool = False
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.size, Integral) and self.size >= 1):
-            raise ValueError(f"Groups got size {self.size!r}; pass a whole number, 1 or more")
+        check_whole(size=self.size)
+        check_flag(skip=self.skip)
 
     def axes(self, ndim: int, role: Role) -> tuple[int, ...]:
         inputs = role.input_axes(ndim)

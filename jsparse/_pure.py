@@ -1,12 +1,18 @@
 """A model as a pure function of its variables: what is traced, timed and exported."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jsparse._paths import named
+from jsparse._slots import check_module
+from jsparse._values import is_whole, shown
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -72,6 +78,7 @@ def pure(model: nnx.Module, **options: Any) -> Pure:
       >>> list(variables), run(variables, jnp.ones((2, 4)))[0].shape
       (['bias', 'kernel'], (2, 3))
     """
+    check_module(model)
     build, variables, kinds = taken_apart(model)
 
     def run(given: Mapping[str, Any], *inputs: Any) -> tuple[Any, dict[str, Any]]:
@@ -83,8 +90,99 @@ def pure(model: nnx.Module, **options: Any) -> Pure:
     return Pure(run, variables, kinds)
 
 
+def shaped(inputs: tuple) -> tuple:
+    """The inputs, with float32 shapes in place of tuples of sizes."""
+    return tuple(
+        jax.ShapeDtypeStruct(one, np.float32)
+        if isinstance(one, tuple) and one and all(map(is_whole, one))
+        else one
+        for one in inputs
+    )
+
+
+def examples(inputs: Any) -> Any:
+    """The inputs, with arrays where only a shape is given: normal numbers, zeros of other types."""
+
+    def made(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        return jax.random.normal(jax.random.key(0), leaf.shape, leaf.dtype)
+
+    return jax.tree.map(made, inputs)
+
+
+def by_position(model: Model, inputs: tuple, options: Mapping[str, Any]) -> tuple[Model, tuple]:
+    """A model that is called by position, where it is called by name as well.
+
+    Args:
+      model: any NNX module; not changed.
+      inputs: arguments by position: arrays, or their shapes.
+      options: arguments by name; those without arrays are the same at each call.
+
+    Returns:
+      (a copy of the model if there are options, the inputs with those of the options added).
+    """
+    check_module(model)
+    kinds = jax.Array | np.ndarray | jax.ShapeDtypeStruct
+    holds = lambda value: any(isinstance(leaf, kinds) for leaf in jax.tree.leaves(value))
+    named = {name: value for name, value in options.items() if holds(value)}
+    inputs = (*shaped(inputs), *named.values())
+    if not options:
+        return model, inputs
+    fixed = tuple((name, value) for name, value in options.items() if name not in named)
+    try:
+        kind = _positional(type(model), tuple(named), fixed)
+    except TypeError:  # an option cannot be hashed
+        kind = _positional.__wrapped__(type(model), tuple(named), fixed)
+    copy = nnx.clone(model)
+    object.__setattr__(copy, "__class__", kind)
+    return copy, inputs
+
+
+def by_name(model: Model) -> Model:
+    """The model itself, called in its own way again after `by_position`."""
+    kind = getattr(type(model), "_by_name", None)
+    if kind is not None:
+        object.__setattr__(model, "__class__", kind)
+    return model
+
+
+@functools.cache
+def _positional(kind: type, names: tuple[str, ...], fixed: tuple[tuple[str, Any], ...]) -> type:
+    """A class of modules whose last arguments have these names, and other arguments are fixed."""
+
+    def call(self: Any, *args: Any) -> Any:
+        first = len(args) - len(names)
+        named = dict(zip(names, args[first:], strict=True), **dict(fixed))
+        return kind.__call__(self, *args[:first], **named)  # type: ignore[operator]
+
+    same = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    return type(kind.__name__, (kind,), same | {"__call__": call, "_by_name": kind})
+
+
+@contextlib.contextmanager
+def calling(name: str, inputs: Any) -> Iterator[None]:
+    """Say in errors raised in the block which inputs a model was called with.
+
+    Args:
+      name: of the argument that holds them.
+      inputs: tree of arrays.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        given = ", ".join(map(shown, jax.tree.leaves(inputs))) or "nothing"
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"{name} must be what a call of the model takes; it fails with {given}: {error}"
+        ) from error
+
+
 def evaluated(model: Model) -> Model:
     """A copy in eval mode."""
+    check_module(model)
     model = nnx.clone(model)
     model.eval()
     return model

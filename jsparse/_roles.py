@@ -1,6 +1,7 @@
 """The roles of weights: what each axis of a stock layer's parameter means."""
 
 import dataclasses
+import re
 from typing import Any
 
 from flax import nnx
@@ -32,6 +33,9 @@ def fit(rule: Rule, slot: Slot, weight: nnx.Param) -> Rule:
 def role_of(layer: Any, key: str | int, ndim: int) -> Role:
     """The role of a stock layer's weight of rank `ndim`; in other layers [spatial, input, output].
 
+    A module of your own that has an equation `einsum_str` and a kernel `w` or `kernel`, its second
+    operand, is read as `nnx.Einsum` is.
+
     Leading axes beyond those of the layer stack whole layers, the default of `nnx.vmap` and
     `nnx.scan`; for a stack along another axis, give the rule a `Role` of its own.
     """
@@ -60,8 +64,20 @@ def role_of(layer: Any, key: str | int, ndim: int) -> Role:
             layer_ndim = len(layer.kernel_shape)
             role = _einsum_role(layer.einsum_str, layer_ndim)
         case _:
-            return Role()
+            equation: Any = getattr(layer, "einsum_str", None)  # in modules such as Gemma's
+            axes = _kernel_axes(equation, ndim) if key in ("w", "kernel") else ""
+            if not axes:
+                return Role()
+            role, layer_ndim = _einsum_role(equation, len(axes)), len(axes)
     return dataclasses.replace(role, stack=max(0, ndim - layer_ndim))
+
+
+def _kernel_axes(equation: Any, ndim: int) -> str:
+    """The axes of the kernel, the second operand of an equation; "" if it is not one."""
+    if not isinstance(equation, str) or not re.fullmatch(r"[^,]*,[^,]*->[^,]*", equation):
+        return ""
+    axes = re.sub(r"\.\.\.|\s", "", equation.split("->")[0].split(",")[1])
+    return axes if len(axes) <= ndim else ""
 
 
 def _einsum_role(equation: str, ndim: int) -> Role:

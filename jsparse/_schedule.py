@@ -5,11 +5,14 @@ A curve is a frozen, callable dataclass, so equal curves compare equal, just lik
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+
+from jsparse._values import check_in, check_is, is_number, known, shown
 
 Schedule = Callable[[Array], Array]
 
@@ -25,6 +28,9 @@ class constant:
     """
 
     value: float
+
+    def __post_init__(self) -> None:
+        check_in("(-inf, inf)", value=self.value)
 
     def __call__(self, step: Array) -> Array:
         return jnp.full(jnp.shape(step), self.value, jnp.float32)
@@ -98,9 +104,9 @@ class geometric:
     every: int = 1
 
     def __post_init__(self) -> None:
+        check_in("(0, inf)", start=self.start, end=self.end)
         _check_span(self)
-        if self.every < 1 or min(self.start, self.end) <= 0:
-            raise ValueError(f"{self}: start and end must be above 0, and every 1 or more")
+        check_in("[1, inf)", every=self.every)
 
     def __call__(self, step: Array) -> Array:
         stairs = jnp.floor(jnp.asarray(step, jnp.float32) / self.every) * self.every
@@ -141,8 +147,9 @@ class silo:
     slope: float = 5.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.kept < 1 or min(self.start, self.end) <= 0:
-            raise ValueError(f"{self}: rates must be above 0, and kept is a fraction in (0, 1)")
+        check_in("(0, inf)", start=self.start, end=self.end, slope=self.slope)
+        check_in("(0, 1)", kept=self.kept)
+        check_in("[0, inf)", delay=self.delay)
 
     def __call__(self, step: Array | int) -> Array:
         rounds = jnp.maximum(jnp.asarray(step, jnp.float32) - self.delay, 0.0)
@@ -170,6 +177,12 @@ class warm_stairs:
     warm: int = 0
     falls: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_in("[0, inf)", warm=self.warm, **known(peak=self.peak))
+        check_is(tuple | list, "a tuple of steps", falls=self.falls)
+        for fall in self.falls:
+            check_in("[0, inf)", falls=fall)
+
     def __call__(self, step: Array | int) -> Array:
         time = jnp.asarray(step, jnp.float32)
         rise = jnp.minimum(1.0, time / self.warm) if self.warm else jnp.ones_like(time)
@@ -193,12 +206,18 @@ class triangle:
     high: float
     half: int
 
+    def __post_init__(self) -> None:
+        check_in("(-inf, inf)", **known(low=self.low, high=self.high))
+        check_in("(0, inf)", half=self.half)
+
     def __call__(self, step: Array | int) -> Array:
         time = jnp.asarray(step, jnp.float32) / self.half
         return self.low + (self.high - self.low) * (1.0 - jnp.abs(time % 2.0 - 1.0))
 
 
 def _check_span(curve: cubic | geometric) -> None:
+    for name in ("start", "end", "first", "last"):
+        check_in("(-inf, inf)", **{name: getattr(curve, name)})
     if curve.last <= curve.first:
         raise ValueError(
             f"{type(curve).__name__} got first={curve.first}, last={curve.last}; last must be "
@@ -218,14 +237,46 @@ def at(value: float | Schedule, step: Array) -> Array:
     return curve(step)
 
 
-def ends(name: str, value: float | Schedule) -> tuple[float, float]:
-    """A number twice, or the values of a curve at step 0 and after 2^24 steps.
+def check_curve(interval: str, **values: float | Schedule) -> None:
+    """Refuse a number, or a curve at any step, outside an interval, or NaN.
+
+    Curves are computed at once at every step up to 4096, and at some up to 2^24.
 
     Raises:
-      TypeError: the value is neither a number nor a curve.
+      TypeError: a value is neither a number nor a curve, or the curve fails.
+      ValueError: a value is outside the interval.
     """
-    if not (callable(value) or isinstance(value, Real)):
-        raise TypeError(f"{name} is a number or a curve such as schedule.cubic(...); got {value!r}")
+    for name, value in values.items():
+        if isinstance(value, type) or not (callable(value) or is_number(value)):
+            raise TypeError(
+                f"{name} must be a number in {interval}, or a curve such as schedule.cubic(...); "
+                f"got {shown(value)}"
+            )
+        if not callable(value):
+            check_in(interval, **{name: value})
+            continue
+        try:
+            low, high = _extremes(value)
+        except Exception as error:  # a curve of the user may raise anything
+            raise TypeError(
+                f"{name} is a curve, a function of the step such as schedule.cubic(...), and "
+                f"{shown(value)} fails: {type(error).__name__}: {error}"
+            ) from error
+        for reached in (low, high):
+            try:
+                check_in(interval, **{name: reached})
+            except ValueError as error:
+                raise ValueError(f"{error} from the curve {shown(value)}") from None
+
+
+@lru_cache(maxsize=64)
+def _extremes(curve: Schedule) -> tuple[float, float]:
+    """The lowest and the highest value of a curve; NaN if it is NaN anywhere."""
+    far = np.geomspace(4096, 2**24, 1024).astype(np.int32)
+    steps = np.concatenate([np.arange(4096, dtype=np.int32), far])
     with jax.ensure_compile_time_eval():
-        first, last = (float(at(value, jnp.asarray(step))) for step in (0, 2**24))
-    return first, last
+        found = np.asarray(jax.vmap(curve)(jnp.asarray(steps)), np.float64)
+    if found.shape != steps.shape:
+        raise TypeError(f"it gives arrays of shape {found.shape[1:]}, not a number a step")
+    found = np.where(np.abs(found - 1) < 1e-6, 1.0, found)  # float32 may round past 1
+    return float(found.min()), float(found.max())

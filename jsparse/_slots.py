@@ -8,6 +8,7 @@ from flax import nnx
 
 from jsparse._pattern import Role
 from jsparse._sparse import Sparse
+from jsparse._values import shown
 from jsparse._variables import WRAPPERS, overwrites
 
 HOLDERS = (nnx.Pytree, list, dict)
@@ -53,6 +54,26 @@ class _Tuple:
         )
 
 
+def check_module(model: Any, name: str = "model") -> None:
+    """Refuse anything but an nnx.Module.
+
+    Raises:
+      TypeError: it is something else, such as a class of modules or a Linen module.
+    """
+    if isinstance(model, nnx.Module):
+        return
+    if isinstance(model, type) and issubclass(model, nnx.Module):
+        raise TypeError(
+            f"{name} is the class {model.__name__}, expected an nnx.Module; make one: "
+            f"{model.__name__}(..., rngs=nnx.Rngs(0))"
+        )
+    what = shown(model) if isinstance(model, type | bool | int | str) else type(model).__name__
+    raise TypeError(
+        f"{name}: expected an nnx.Module, got {what}; for Linen params or another tree of arrays "
+        "use jsparse.tree"
+    )
+
+
 def slots(model: nnx.Module, kinds: Any = nnx.Variable | Sparse) -> list[Slot]:
     """Every place that holds a variable or a Sparse, in order; shared values once per place.
 
@@ -63,11 +84,7 @@ def slots(model: nnx.Module, kinds: Any = nnx.Variable | Sparse) -> list[Slot]:
     Raises:
       TypeError: model is not an nnx.Module.
     """
-    if not isinstance(model, nnx.Module):
-        raise TypeError(
-            f"expected an nnx.Module, got {type(model).__name__}; for Linen params or another tree "
-            "of arrays use jsparse.tree"
-        )
+    check_module(model)
     return list(_walk(model, "", False, "", (), kinds))
 
 

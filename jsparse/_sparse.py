@@ -12,6 +12,7 @@ from jax import Array
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from jsparse._sharding import Grown, follow, followed, padded, shards, where_is
+from jsparse._values import check_is, check_key, shown
 from jsparse._variables import Learned, Mask, Setting, write
 from jsparse.rules._rule import (
     Rule,
@@ -55,6 +56,10 @@ class Sparse(nnx.Module):
     """
 
     def __init__(self, weight: nnx.Param, rule: Rule, *, key: Array):
+        check_is(nnx.Variable, "an nnx.Param", weight=weight)
+        check_key(key=key)
+        if isinstance(rule, type) or not hasattr(rule, "apply"):
+            raise TypeError(f"rule must be a rule, such as Threshold(); got {shown(rule)}")
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(weight)):
             raise TypeError(
                 "the weight is abstract, without values; call sparsify inside the function that "

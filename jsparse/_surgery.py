@@ -1,7 +1,7 @@
 """Surgery on whole models: add rules by path, read the masked weights, remove the rules."""
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,21 +10,22 @@ from jax import Array
 from jax.core import Tracer
 
 from jsparse._bridge import fit_bridges
-from jsparse._paths import match, naming
+from jsparse._paths import match, naming, pairs
 from jsparse._roles import fit
 from jsparse._score import wide
 from jsparse._sharding import beside
-from jsparse._slots import Slot, refuse_wrapped, slots, sparse_parts
+from jsparse._slots import Slot, check_module, refuse_wrapped, slots, sparse_parts
 from jsparse._sparse import Sparse
+from jsparse._values import check_mapping, shown
 from jsparse.rules._held import Held
-from jsparse.rules._keep import Keep
-from jsparse.rules._rule import Rule, total_cost
+from jsparse.rules._keep import Keep, where_it_fits
+from jsparse.rules._rule import Rule, Rules, total_cost
 from jsparse.rules._shared_cut import share_cuts
 
 Model = TypeVar("Model", bound=nnx.Module)
 
 
-def sparsify(model: Model, *rules: tuple[str, Rule], rngs: nnx.Rngs | None = None) -> Model:
+def sparsify(model: Model, *rules: Rules, rngs: nnx.Rngs | None = None) -> Model:
     """A copy of the model in which each parameter that a pattern matches is a `Sparse`.
 
     Works on stock layers and on raw Params of any module. A parameter shared between several places
@@ -34,15 +35,16 @@ def sparsify(model: Model, *rules: tuple[str, Rule], rngs: nnx.Rngs | None = Non
     Args:
       model: any NNX module; it is not changed.
       *rules: pairs of a regular expression, matched against the whole slash-joined path, and a
-        rule. The first match wins; parameters without a match stay dense.
+        rule, or a list or dict of them. The first match wins; parameters without a match stay
+        dense.
       rngs: for rules with a random initial state; by default a fixed key, for repeatable results.
 
     Returns:
       The sparse copy.
 
     Raises:
-      TypeError: the model is not an nnx.Module, a pair holds no rule, or a matched parameter is not
-        of a floating type.
+      TypeError: the model is not an nnx.Module, a pair holds no rule, a matched parameter is no
+        array of a floating type, or rngs is no nnx.Rngs with a stream for parameters.
       ValueError: no rules; a pattern that matches nothing (near misses are listed); a matched
         parameter that is a scalar or whose shape does not suit the rule, or that is inside
         nnx.WeightNorm or nnx.SpectralNorm, which write weights in each forward pass.
@@ -59,19 +61,17 @@ def sparsify(model: Model, *rules: tuple[str, Rule], rngs: nnx.Rngs | None = Non
     return copy
 
 
-def sparsify_in_place(
-    model: nnx.Module, *rules: tuple[str, Rule], rngs: nnx.Rngs | None = None
-) -> None:
+def sparsify_in_place(model: nnx.Module, *rules: Rules, rngs: nnx.Rngs | None = None) -> None:
     """`sparsify`, applied to the model itself."""
-    found = [s for s in slots(model) if isinstance(s.value, nnx.Param | Sparse)]
-    chosen = match([slot.path for slot in found], rules)
     rngs = nnx.Rngs(0) if rngs is None else rngs
-    if not isinstance(rngs, nnx.Rngs):
-        raise TypeError(f"rngs is {rngs!r}; pass nnx.Rngs, such as nnx.Rngs(0)")
+    check_rngs(rngs)
+    given = pairs(rules)
+    found = [s for s in slots(model) if isinstance(s.value, nnx.Param | Sparse)]
+    chosen = match([slot.path for slot in found], given)
     for slot in found:
         if slot.path in chosen:
             refuse_wrapped(slot)
-    order = {id(rule): n for n, (_, rule) in enumerate(rules)}
+    order = {id(rule): n for n, (_, rule) in enumerate(given)}
     best: dict[int, Slot] = {}
     for slot in found:
         if slot.path in chosen:
@@ -86,15 +86,33 @@ def sparsify_in_place(
     share_cuts_in_place(model)
 
 
+def check_rngs(rngs: Any) -> None:
+    """Refuse anything but `nnx.Rngs` that can draw for parameters.
+
+    Raises:
+      TypeError: it is something else, or has no such stream.
+    """
+    if not isinstance(rngs, nnx.Rngs) or not {"params", "default"} & set(vars(rngs)):
+        streams = f"nnx.Rngs without params: {list(rngs)}" if isinstance(rngs, nnx.Rngs) else rngs
+        raise TypeError(f"rngs must be nnx.Rngs, such as nnx.Rngs(0); got {shown(streams)}")
+
+
 def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
     weight = slot.value.weight if isinstance(slot.value, Sparse) else slot.value
+    held = weight.get_value() if hasattr(weight, "get_value") else weight.value
+    if not hasattr(held, "dtype"):
+        raise TypeError(
+            f"{slot.path}: a rule needs an array, and this nnx.Param holds {shown(held)}; exclude "
+            "it from the pattern"
+        )
     with naming(slot.path):
         if isinstance(slot.value, Sparse) and slot.value.reparameterised:
             raise ValueError(
                 f"{type(slot.value.rule).__name__} holds a parameter in place of the weight, which "
                 "another rule would misread; fold the model first: sparsify(fold(model), ...)"
             )
-        made = Sparse(weight, fit(rule, slot, weight), key=key)
+        fitting = where_it_fits(fit(rule, slot, weight), weight.shape)
+        made = Sparse(weight, fitting, key=key)
     if isinstance(slot.value, Sparse) and isinstance(rule, Held):
         _keep_mask(slot.value, made)
     return made
@@ -110,6 +128,7 @@ def _keep_mask(old: Sparse, held: Sparse) -> None:
 
 def copied(model: Model) -> Model:
     """A copy that shares no variables and no buffers, so either of the two can be donated."""
+    check_module(model)
     copy = nnx.clone(model)
     # not `leaf.copy()`, which compiles a program for each shape; a trace has no buffers to share
     real = lambda leaf: isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
@@ -205,10 +224,8 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
     """
     copy = copied(model)
     parts = sparse_parts(copy)
-    if new is not None and not isinstance(new, Mapping):
-        raise TypeError(
-            f"hold takes masks by path, such as {{'kernel': mask}}; got {type(new).__name__}"
-        )
+    if new is not None:
+        check_mapping("masks by path, such as {'kernel': mask}", new=new)
     new = {} if new is None else dict(new)
     for path in new:
         if path not in parts:
@@ -219,14 +236,10 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
     for path, part in parts.items():
         weight = part.weight[...]
         own = beside(part.read_final_mask(), weight)
-        mask = jnp.asarray(new.get(path, own), own.dtype)
+        mask = _mask(path, new[path], own.dtype) if path in new else own
         if mask.shape != weight.shape:
             raise ValueError(
                 f"{path}: got a mask of shape {mask.shape}; the weight has shape {part.shape}"
-            )
-        if path in new and not bool(((mask == 0) | (mask == 1)).all()):
-            raise ValueError(
-                f"{path}: a mask may contain only 0 and 1; compare scores with a threshold first"
             )
         read = beside(part.read_final(), weight)
         part.weight[...] = read if part.reparameterised else jnp.where(own > 0, read, weight)
@@ -238,6 +251,19 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
         if id(slot.value) in held:
             slot.put(held[id(slot.value)])
     return copy
+
+
+def _mask(path: str, given: Any, dtype: Any) -> Array:
+    """A given mask as an array of 0 and 1."""
+    what = "a mask may contain only 0 and 1; compare scores with a threshold first"
+    try:
+        mask = jnp.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{path}: {what}; got {shown(given)}") from error
+    real = mask if jnp.iscomplexobj(mask) or mask.dtype == dtype else mask.astype(dtype)
+    if jnp.iscomplexobj(mask) or not bool(((real == 0) | (real == 1)).all()):
+        raise ValueError(f"{path}: {what}; got {shown(mask)}")
+    return real
 
 
 def advance(model: Model) -> Model:

@@ -54,7 +54,8 @@ def rivals(
     if grid[axis] % scope.size:
         raise ValueError(
             f"axis {axis} has length {grid[axis]}, not a multiple of {scope.size}; "
-            "pad it, or choose another group size or a unit that does not span the axis"
+            f"leave such weights dense with Groups({scope.size}, skip=True), pad them, or choose "
+            "another group size or a unit that does not span the axis"
         )
     shape = (*grid[:axis], grid[axis] // scope.size, scope.size, *grid[axis + 1 :])
     return shape, (axis + 1,)

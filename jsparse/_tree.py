@@ -12,10 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsparse._paths import match, named, naming, path_of
+from jsparse._paths import match, named, naming, pairs, path_of
 from jsparse._sharding import follow, where_is
+from jsparse._values import check_key, check_mapping, shown
+from jsparse.rules._keep import where_it_fits
 from jsparse.rules._rule import (
     Rule,
+    Rules,
     State,
     grown,
     over_stack,
@@ -31,15 +34,16 @@ Plan = Mapping[str, Rule]
 States = dict[str, State]
 
 
-def plan(params: Any, *rules: tuple[str, Rule]) -> dict[str, Rule]:
+def plan(params: Any, *rules: Rules) -> dict[str, Rule]:
     """Assign rules to leaves by path.
 
     Args:
       params: tree of arrays; a leaf's path joins its keys with slashes, as in "Dense_0/kernel".
-      *rules: pairs of a regular expression, matched against the whole path, and a rule. The first
-        match wins; a leaf without a match stays dense. Axes are taken to be [spatial..., in, out];
-        for other weights, such as the projections of attention, give the rule a `Role`. A tree does
-        not show which cells are recurrent: mark them with Role(recurrent=True), or `Threshold` also
+      *rules: pairs of a regular expression, matched against the whole path, and a rule, or a list
+        or dict of them. The first match wins; a leaf without a match stays dense. Axes are taken to
+        be [spatial..., in, out]; for other weights, such as the projections of attention, give the
+        rule a `Role`. A tree does not show which cells are recurrent: mark them with
+        Role(recurrent=True), or `Threshold` also
         resets the thresholds of those that keep 1 % or less.
 
     Returns:
@@ -55,7 +59,9 @@ def plan(params: Any, *rules: tuple[str, Rule]) -> dict[str, Rule]:
       ...             (".*/kernel", Threshold())))
       ['dense/kernel']
     """
-    return match(named(params), rules)
+    leaves = named(params)
+    chosen = match(leaves, pairs(rules))
+    return {path: where_it_fits(rule, jnp.shape(leaves[path])) for path, rule in chosen.items()}
 
 
 def init(plan: Plan, params: Any, key: Array) -> tuple[States, States]:
@@ -77,6 +83,7 @@ def init(plan: Plan, params: Any, key: Array) -> tuple[States, States]:
       TypeError: a planned leaf is not of a floating type.
       ValueError: a planned leaf is a scalar, or its shape does not suit the rule.
     """
+    check_key(key=key)
     leaves = _planned(plan, params)
     learned: States = {}
     held: States = {}
@@ -119,12 +126,14 @@ def mask(plan: Plan, params: Any, learned: States, held: States) -> Any:
 
 def cost(plan: Plan, learned: States, held: States) -> Array:
     """The term that the rules add to the loss, []."""
+    _check_states(plan, learned=learned, held=held)
     costs = (stacked_cost(r, learned[p] | held[p], r.role.stack) for p, r in plan.items())
     return total_cost(costs, [leaf.dtype for leaf in jax.tree.leaves(learned)])
 
 
 def advance(plan: Plan, params: Any, learned: States, held: States) -> tuple[States, States]:
     """(learned, held) after the events of a train step, with params already updated."""
+    _check_states(plan, learned=learned, held=held)
     leaves = _planned(plan, params)
     new_learned: States = {}
     new_held: States = {}
@@ -138,12 +147,14 @@ def advance(plan: Plan, params: Any, learned: States, held: States) -> tuple[Sta
 
 def settled(held: States) -> States:
     """`held` without the draws, to pass to `apply` and `mask` for evaluation."""
+    _check_states({}, held=held)
     return {path: settled_state(state) for path, state in held.items()}
 
 
 def _replace(
     plan: Plan, params: Any, learned: States, held: States, method: Callable[[Rule], Callable]
 ) -> Any:
+    _check_states(plan, learned=learned, held=held)
     leaves = _planned(plan, params)
     new = {
         path: _map(rule, method(rule))(*_entry(leaves[path], learned[path] | held[path]))
@@ -177,11 +188,32 @@ def _map(rule: Rule, method: Callable) -> Callable:
 
 def _planned(plan: Plan, params: Any) -> dict[str, Array]:
     """The leaves by path; every path of the plan must be among them."""
+    _check_plan(plan)
     leaves = named(params)
     absent = [path for path in plan if path not in leaves]
     if absent:
         raise ValueError(f"params have no {absent[0]!r}, which is in the plan; call plan again")
     return leaves
+
+
+def _check_plan(plan: Any) -> None:
+    """Refuse anything but rules by path."""
+    check_mapping("rules by path, which jsparse.tree.plan gives", plan=plan)
+    for rule in plan.values():
+        if isinstance(rule, type) or not hasattr(rule, "apply"):
+            raise TypeError(f"plan must hold rules by path, as tree.plan does; got {shown(rule)}")
+
+
+def _check_states(plan: Plan, **states: Any) -> None:
+    """Refuse anything but the two trees that `init` returns."""
+    _check_plan(plan)
+    for name, state in states.items():
+        check_mapping("arrays by path and name, which jsparse.tree.init gives", **{name: state})
+        if absent := [path for path in plan if path not in state]:
+            raise ValueError(
+                f"{name} has nothing for {absent[0]!r}, which is in the plan; got {list(state)}: "
+                "pass what jsparse.tree.init of this plan returned"
+            )
 
 
 def _with_leaves(params: Any, new: Mapping[str, Array]) -> Any:

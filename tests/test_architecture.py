@@ -13,13 +13,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ["_versions", "_step", "_sharding", "_pattern", "_counting", "_topk", "_score", "_schedule"]
-ROOMS += ["_checks", "_budget", "schedule", "_paths", "rules", "_tree", "tree"]
-ROOMS += ["_variables", "_sparse", "_slots", "_bridge"]
-ROOMS += ["_roles", "_surgery", "_pure", "_opened", "_watch", "_layers", "layers", "_revise"]
-ROOMS += ["optim"]
-ROOMS += ["_storage", "prune", "report", "export._shrinking", "export._packing"]
-ROOMS += ["export._saving", "export"]
+ROOMS = ["_versions", "_values", "_step", "_sharding", "_pattern", "_counting", "_topk", "_score"]
+ROOMS += ["_schedule", "_checks", "_budget", "schedule", "_paths", "rules", "_tree", "tree"]
+ROOMS += ["_variables", "_sparse", "_slots", "_bridge", "_roles", "_surgery", "_pure", "_opened"]
+ROOMS += ["_watch", "_layers", "layers", "_revise", "optim", "_storage", "prune", "report"]
+ROOMS += ["export._shrinking", "export._packing", "export._saving", "export"]
 LIBRARIES = {room: {"jax", "numpy"} for room in ROOMS[: ROOMS.index("_variables")]}  # others: any
 LIBRARIES["_revise"] = {"jax", "numpy", "optax"}
 OPEN = {"rules", "_revise", "prune"}  # one method per file; the files never import one another

@@ -133,9 +133,9 @@ def test_units_of_a_convolution(unit, grid: tuple) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: js.Block(()), "a size of 1 or more"),
-        (lambda: js.Block((0, 2)), "a size of 1 or more"),
-        (lambda: js.Groups(0), "pass a whole number, 1 or more"),
+        (lambda: js.Block(()), "axes, one or more"),
+        (lambda: js.Block((0, 2)), "sizes, 1 or more"),
+        (lambda: js.Groups(0), "a whole number, 1 or more"),
         (lambda: js.Block((2, 2, 2)).tile((4, 4), js.Role()), "at most 2"),
         (lambda: js.Groups(2).axes(1, js.Role()), "needs an input axis"),
     ],

@@ -64,7 +64,7 @@ def test_triangle_is_smiths_formula() -> None:
 
 
 def test_silo_refuses_what_is_no_rate() -> None:
-    with pytest.raises(ValueError, match="kept is a fraction in"):
+    with pytest.raises(ValueError, match=r"kept must be a number in \(0, 1\)"):
         silo(0.03, 0.07, kept=1.0)
     with pytest.raises(ValueError, match="above 0"):
         silo(0.0, 0.07)

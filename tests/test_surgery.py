@@ -64,10 +64,10 @@ def test_the_model_given_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("rules", "error", "words"),
     [
-        ([], ValueError, "no rules given"),
+        ([], ValueError, "rules: none given"),
         ([(".*/kernle", RULE)], ValueError, "matches no parameter; nearest: .*conv/kernel"),
         ([("(", RULE)], ValueError, "not a regular expression"),
-        ([RULE], ValueError, "each rule is a pair"),
+        ([RULE], ValueError, "each is a pair"),
         ([("count", RULE)], TypeError, "count: a rule needs a floating-point weight, got int32"),
         (
             [("conv/kernel", js.Top(density=0.5, scope=js.Groups(3)))],
@@ -296,7 +296,7 @@ def test_the_bias_of_a_stack_has_its_own_state_a_layer() -> None:
             r"got cubic\(.*For a curve, use Gradual",
         ),
         (lambda: js.Threshold(alpha=CURVE), ValueError, "is a number, .* such as TargetDensity"),
-        (lambda: js.Groups("4"), ValueError, "got size '4'; pass a whole number"),
+        (lambda: js.Groups("4"), ValueError, "size must be a whole number, 1 or more; got '4'"),
         (
             lambda: js.sparsify(net(), (".*/kernel", js.Threshold(unit="filter"))),
             TypeError,
@@ -307,21 +307,33 @@ def test_the_bias_of_a_stack_has_its_own_state_a_layer() -> None:
             TypeError,
             "scope is 'output', not a scope",
         ),
-        (lambda: js.sparsify(net(), (".*/kernel", RULE), rngs=0), TypeError, "rngs is 0; pass"),
+        (
+            lambda: js.sparsify(net(), (".*/kernel", RULE), rngs=0),
+            TypeError,
+            "rngs must be nnx.Rngs, .*; got 0",
+        ),
         (
             lambda: js.sparsify(nnx.eval_shape(net), (".*/kernel", RULE)),
             TypeError,
             "the weight is abstract, .* nnx.eval_shape",
         ),
-        (lambda: js.TargetDensity(density=0.5, steps="9"), ValueError, "steps='9', every=10"),
+        (
+            lambda: js.TargetDensity(density=0.5, steps="9"),
+            ValueError,
+            "steps must be a whole number, .*'9'",
+        ),
         (lambda: js.Role(outputs=(1,)), ValueError, "count axes from the last"),
-        (lambda: js.Block(4), ValueError, "pass a tuple"),
+        (lambda: js.Block(4), ValueError, "must be a tuple"),
         (lambda: js.Threshold(alpha=float("inf")), ValueError, "got inf"),
-        (lambda: js.TargetDensity(density=0.5, steps=9, every=0), ValueError, "every=0"),
+        (
+            lambda: js.TargetDensity(density=0.5, steps=9, every=0),
+            ValueError,
+            "every must be .*; got 0",
+        ),
         (
             lambda: js.TargetDensity(density=0.5, steps=9, gain=-1),
             ValueError,
-            "gain must be above 0",
+            "gain must be a number above 0",
         ),
         (lambda: js.hold(net(), jnp.ones(3)), TypeError, "masks by path"),
         (

@@ -20,9 +20,11 @@ from jax import Array
 from jsparse._checks import check_density
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._revise.revision import check_competition, check_steps, largest
+from jsparse._values import by_density
 from jsparse.rules._rule import to_weights
 
 
+@by_density
 @dataclass(frozen=True, kw_only=True)
 class ACDC:
     """Compress and decompress alternately; the run ends sparse.

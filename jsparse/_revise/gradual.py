@@ -19,9 +19,11 @@ from jsparse._checks import check_density
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._revise.revision import check_competition, check_steps, largest
 from jsparse._schedule import cubic
+from jsparse._values import by_density, check_in
 from jsparse.rules._rule import to_weights
 
 
+@by_density
 @dataclass(frozen=True, kw_only=True)
 class Gradual:
     """Keep the largest units, and fewer of them over time.
@@ -53,7 +55,12 @@ class Gradual:
 
     def __post_init__(self) -> None:
         check_density(self.density)
-        check_density(self.start)
+        check_in("(0, 1]", start=self.start)
+        if self.start < self.density:
+            raise ValueError(
+                f"start={self.start} is below density={self.density}; pass the density to start "
+                "from, which is the higher one"
+            )
         check_steps(every=self.every, last=self.last)
         check_steps(0, first=self.first)
         check_competition(self)

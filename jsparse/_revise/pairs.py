@@ -6,16 +6,20 @@ leaf at `a` in the first element of a tuple such as (params, held), as in `jspar
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.core import Tracer
 
 from jsparse._paths import match, path_of
-from jsparse._pattern import Role
+from jsparse._pattern import Role, Weight
 from jsparse._revise.revision import Revision
+from jsparse._values import check_is, check_mapping
+from jsparse.rules._rule import over_stack, unit_magnitude
 
 
 class Layer(NamedTuple):
@@ -124,11 +128,11 @@ def _fitted(by: Any, role: Role | None) -> Any:
     return dataclasses.replace(by, role=role)
 
 
-def check_revisions(revisions: Sequence[Any]) -> None:
-    """Refuse anything but pairs of a pattern and a revision.
+def check_revisions(revisions: Sequence[Any], roles: Any) -> None:
+    """Refuse anything but pairs of a pattern and a revision, and roles by path.
 
     Raises:
-      TypeError: the second element of a pair is not a revision.
+      TypeError: the second element of a pair is not a revision, or roles is no mapping of roles.
       ValueError: an entry is not a pair, or there are no pairs.
     """
     for pair in revisions:
@@ -142,3 +146,31 @@ def check_revisions(revisions: Sequence[Any]) -> None:
             )
     if not revisions:
         raise ValueError('no revisions given; pass pairs such as (".*", RigL(last=750))')
+    what = "a mapping of Roles by path, such as jsparse.roles(model)"
+    check_mapping(what, roles=roles)
+    for role in roles.values():
+        check_is(Role, what, roles=role)
+
+
+def check_start(by: Any, mask: Any) -> None:
+    """Refuse masks that keep a part of a unit, if their values are known."""
+    if getattr(by, "unit", Weight()) == Weight() or isinstance(mask, Tracer):
+        return
+    filled = over_stack(partial(unit_magnitude, by), by.role.stack)(mask)
+    if not bool(((filled == 0) | (jnp.abs(filled - 1) < 1e-3)).all()):
+        raise ValueError(
+            f"the mask keeps parts of {by.unit}; start with whole units, as "
+            "jsparse.prune.drop_lowest(model, pattern, 0.9, jsparse.prune.noise(key), unit) does"
+        )
+
+
+def stacked(by: Revision, step: Array, key: Array) -> Any:
+    """The revision at one step, mapped over stacked layers with separate keys."""
+
+    def revised(mask: Array, weight: Array, gradient: Array) -> Array:
+        shape = mask.shape[: by.role.stack]
+        one = lambda m, w, g, k: by(m, w, g, step=step, key=k)
+        keys = jax.random.split(key, shape) if shape else key
+        return over_stack(one, len(shape))(mask, weight, gradient, keys)
+
+    return revised

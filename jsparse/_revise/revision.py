@@ -1,6 +1,6 @@
 """The interface of a revision, and code that several revisions share."""
 
-from numbers import Integral, Real
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
 import jax.numpy as jnp
@@ -10,7 +10,8 @@ from jsparse._checks import check_rivalry
 from jsparse._counting import count, portion
 from jsparse._pattern import Role, Scope, Unit, WholeModel
 from jsparse._topk import highest, rivals, winners
-from jsparse.rules._rule import to_weights, unit_magnitude
+from jsparse._values import check_in, is_whole, shown
+from jsparse.rules._rule import check_structure, to_weights, unit_magnitude
 
 
 class Revision(Protocol):
@@ -56,6 +57,10 @@ class Revision(Protocol):
         ...
 
 
+Revisions = tuple[str, Revision] | Sequence[tuple[str, Revision]] | Mapping[str, Revision]
+"""Pairs of a pattern and a revision: one, several, or a dict of them."""
+
+
 class ByUnit(Protocol):
     """A revision whose units compete within a scope."""
 
@@ -73,14 +78,11 @@ def check_competition(by: ByUnit) -> None:
     """Refuse scopes in which the units of one layer do not compete.
 
     Raises:
-      TypeError: the unit or the scope is a class.
+      TypeError: the unit, scope or role is a class or another object.
       ValueError: the scope is `Each` or `WholeModel`.
     """
     name = type(by).__name__
-    for given in (by.unit, by.scope):
-        if isinstance(given, type):
-            kind = given.__name__
-            raise TypeError(f"{name} got the class {kind}; pass an instance: {kind}()")
+    check_structure(by)
     check_rivalry(name, by.scope)
     if isinstance(by.scope, WholeModel):
         raise ValueError(
@@ -111,8 +113,10 @@ def check_steps(least: int = 1, **steps: int) -> None:
       ValueError: a number is not whole, or below `least`.
     """
     for name, step in steps.items():
-        if not isinstance(step, Integral) or isinstance(step, bool) or step < least:
-            raise ValueError(f"{name} is a number of train steps, {least} or more; got {step!r}")
+        if not is_whole(step) or step < least:
+            raise ValueError(
+                f"{name} is a whole number of train steps, {least} or more; got {shown(step)}"
+            )
 
 
 def check_exchange(by: Exchange) -> None:
@@ -128,10 +132,7 @@ def check_exchange(by: Exchange) -> None:
             f"{type(by).__name__} got first={by.first}, every={by.every}, last={by.last}: no step "
             "would exchange anything; last is a step of the run, for example at three quarters"
         )
-    if not (isinstance(by.fraction, Real) and 0 < by.fraction <= 1):
-        raise ValueError(
-            f"fraction, of the kept units to exchange, must be in (0, 1]; got {by.fraction!r}"
-        )
+    check_in("(0, 1]", fraction=by.fraction)
     check_competition(by)
 
 

@@ -21,9 +21,11 @@ from jax import Array
 from jsparse._checks import check_density
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._revise.revision import check_competition, check_steps, largest
+from jsparse._values import by_density, check_in
 from jsparse.rules._rule import to_weights
 
 
+@by_density
 @dataclass(frozen=True, kw_only=True)
 class TopKAST:
     """Use the largest weights, in the forward pass; train a larger set.
@@ -60,7 +62,7 @@ class TopKAST:
 
     def __post_init__(self) -> None:
         check_density(self.density)
-        check_density(self.backward)
+        check_in("(0, 1]", backward=self.backward)
         check_steps(every=self.every)
         check_competition(self)
         if self.backward < self.density:

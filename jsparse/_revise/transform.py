@@ -24,13 +24,23 @@ from jax import Array, lax
 from jax.core import Tracer
 
 from jsparse._counting import anywhere
-from jsparse._paths import naming
-from jsparse._pattern import Role, Weight
+from jsparse._paths import naming, pairs
+from jsparse._pattern import Role
 from jsparse._revise.moments import cleared
-from jsparse._revise.pairs import Layer, check_revisions, find_layers, flatten, matching, without
+from jsparse._revise.pairs import (
+    Layer,
+    check_revisions,
+    check_start,
+    find_layers,
+    flatten,
+    matching,
+    stacked,
+    without,
+)
 from jsparse._revise.pause import pausing
-from jsparse._revise.revision import Revision
-from jsparse.rules._rule import over_stack, unit_magnitude
+from jsparse._revise.revision import Revision, Revisions
+from jsparse._values import check_transform, is_whole, shown
+from jsparse.rules._rule import over_stack
 
 
 class Revised(NamedTuple):
@@ -82,7 +92,7 @@ class Revise(optax.GradientTransformationExtraArgs):
 
 def revise(
     inner: Any,
-    *revisions: tuple[str, Revision],
+    *revisions: Revisions,
     roles: Mapping[str, Role] = MappingProxyType({}),
     seed: int | Array = 0,
 ) -> Revise:
@@ -100,7 +110,7 @@ def revise(
     Args:
       inner: any optax transform.
       *revisions: pairs of a regular expression, matched against the whole path of a weight, and a
-        revision. The first match wins; masks without a match are fixed.
+        revision, or a list or dict of them. The first match wins; masks without a match are fixed.
       roles: role by path, for revisions without a role: `jsparse.roles(model)`, or
         `{path: rule.role for path, rule in plan.items()}`. Needed for stacked layers, and for units
         and scopes of layers whose weight is not [..., inputs, outputs].
@@ -111,9 +121,11 @@ def revise(
       that wraps it does not have this method.
 
     Raises:
-      TypeError: the second element of a pair is not a revision.
-      ValueError: no pairs, or a pattern that matches nothing. On first use: no masks; a mask that
-        has no weight, another shape than its weight, or parts of units; gradients without masks.
+      TypeError: the second element of a pair is not a revision; inner is no optax transform; roles
+        is no mapping of roles.
+      ValueError: a seed that is not a whole number; no pairs, or a pattern that matches nothing. On
+        first use: no masks; a mask that has no weight, another shape than its weight, or parts of
+        units; gradients without masks.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -126,15 +138,19 @@ def revise(
 
     Reference: Lee et al., JaxPruner, 2023, for sparse training as an optax transform.
     """
-    check_revisions(revisions)
+    chosen = pairs(revisions)
+    check_revisions(chosen, roles)
+    check_transform(inner=inner)
+    _check_seed(seed)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> Any:
         names, leaves, form = flatten(params)
-        layers = find_layers(names, leaves, revisions, roles)
+        layers = find_layers(names, leaves, chosen, roles)
         for layer in layers:
             with naming(layer.path):
-                _check_start(layer.by, leaves[layer.mask])
+                _check_mask(leaves[layer.mask])
+                check_start(layer.by, leaves[layer.mask])
         masks = {layer.mask for layer in layers}
         given = inner.init(without(form, leaves, masks))
         return Revised(jnp.zeros((), jnp.int32), jnp.asarray(seed), given)
@@ -143,7 +159,7 @@ def revise(
         if params is None:
             raise ValueError("revise needs the tree itself: tx.update(gradients, state, tree)")
         names, leaves, form = flatten(params)
-        layers = find_layers(names, leaves, revisions, roles)
+        layers = find_layers(names, leaves, chosen, roles)
         given = matching(gradients, names)
         return _Run(inner, layers, form, leaves, given, state.steps + 1, state.seed)
 
@@ -158,11 +174,19 @@ def revise(
         return run.tree(leaves), Revised(run.step, state.seed, inner_state)
 
     update.apply = apply  # type: ignore
-    update.revisions = revisions  # type: ignore
+    update.revisions = chosen  # type: ignore
     update.roles = roles  # type: ignore
     update.inner = inner  # type: ignore
     update.around = lambda other: revise(other, *revisions, roles=roles, seed=seed)  # type: ignore
     return Revise(init, update)
+
+
+def _check_seed(seed: Any) -> None:
+    """Refuse anything but a whole number, or an array of one."""
+    array = isinstance(seed, jax.Array) and seed.ndim == 0
+    whole = is_whole(seed) and 0 <= seed < 2**31
+    if not whole and not (array and jnp.issubdtype(seed.dtype, jnp.integer)):
+        raise ValueError(f"seed must be a whole number, 0 to 2**31 - 1; got {shown(seed)}")
 
 
 class _Run(NamedTuple):
@@ -250,7 +274,7 @@ class _Run(NamedTuple):
         key = jax.random.fold_in(jax.random.key(self.seed), self.step)
 
         def jump(n: int, layer: Layer, by: Revision) -> Array:
-            mask, one = self.leaves[layer.mask], _stacked(by, self.step, jax.random.fold_in(key, n))
+            mask, one = self.leaves[layer.mask], stacked(by, self.step, jax.random.fold_in(key, n))
             with naming(layer.path):
                 weight, gradient = jnp.asarray(trained(layer.weight)), self.gradients[layer.mask]
                 moved = one(mask, weight, gradient) - mask
@@ -278,25 +302,12 @@ class _Run(NamedTuple):
         return jnp.any(jnp.array([by.due(self.step) for by in different], bool))
 
 
-def _check_start(by: Any, mask: Any) -> None:
-    """Refuse masks that keep a part of a unit, if their values are known."""
-    if getattr(by, "unit", Weight()) == Weight() or isinstance(mask, Tracer):
+def _check_mask(mask: Any) -> None:
+    """Refuse masks that are not 0 or 1, if their values are known."""
+    if isinstance(mask, Tracer | jax.ShapeDtypeStruct):
         return
-    filled = over_stack(partial(unit_magnitude, by), by.role.stack)(mask)
-    if not bool(((filled == 0) | (jnp.abs(filled - 1) < 1e-3)).all()):
+    if not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError(
-            f"the mask keeps parts of {by.unit}; start with whole units, as "
-            "jsparse.prune.drop_lowest(model, pattern, 0.9, jsparse.prune.noise(key), unit) does"
+            f"a mask to revise may contain only 0 and 1; got {shown(mask)} with others, so make it "
+            "with Held, jsparse.hold or jsparse.prune"
         )
-
-
-def _stacked(by: Revision, step: Array, key: Array) -> Any:
-    """The revision at one step, mapped over stacked layers with separate keys."""
-
-    def revised(mask: Array, weight: Array, gradient: Array) -> Array:
-        shape = mask.shape[: by.role.stack]
-        one = lambda m, w, g, k: by(m, w, g, step=step, key=k)
-        keys = jax.random.split(key, shape) if shape else key
-        return over_stack(one, len(shape))(mask, weight, gradient, keys)
-
-    return revised

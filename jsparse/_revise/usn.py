@@ -30,8 +30,10 @@ from jax import Array
 from jsparse._checks import check_density
 from jsparse._pattern import Role
 from jsparse._topk import highest
+from jsparse._values import by_density, check_is, check_key, check_shape
 
 
+@by_density
 @dataclass(frozen=True, kw_only=True)
 class USN:
     """Draw an even wiring at the first step, which does not train.
@@ -60,6 +62,7 @@ class USN:
 
     def __post_init__(self) -> None:
         check_density(self.density)
+        check_is(Role, "a Role, such as Role()", role=self.role)
 
     def due(self, step: Array) -> Array:
         """4. At the first step."""
@@ -78,6 +81,8 @@ class USN:
 
     def links(self, shape: tuple[int, ...], key: Array) -> Array:
         """A wiring: float32, [shape], 0 or 1."""
+        shape = check_shape("shape", shape)
+        check_key(key=key)
         outputs = self.role.output_axes(len(shape))
         inputs = tuple(a for a in range(len(shape)) if a not in outputs)
         size = lambda axes: math.prod(shape[a] for a in axes)

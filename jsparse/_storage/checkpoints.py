@@ -11,7 +11,6 @@
 """
 
 import contextlib
-import operator
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 from flax import nnx
 
 from jsparse._checks import require
@@ -36,6 +36,7 @@ from jsparse._storage.files import (
 from jsparse._storage.leaves import check_fit, describe, filled, plain
 from jsparse._storage.processes import by_first, check_seen, shared
 from jsparse._storage.writers import claim
+from jsparse._values import check_folder, check_whole, is_whole, known, shown
 
 NAME = re.compile(r"step_(\d{10})")
 LAST = 2**31 - 1  # the largest number that processes can exchange without 64-bit integers
@@ -94,8 +95,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 2):
-        if keep < 1:
-            raise ValueError(f"keep is the number of checkpoints to keep, 1 or more; got {keep}")
+        check_folder(folder=folder)
+        check_whole(keep=keep)
         require("orbax-checkpoint", "checkpoint", "a checkpoint")
         self.folder = Path(folder).absolute()
         self.keep = keep
@@ -122,10 +123,16 @@ class Checkpoints:
           BlockingIOError: another process saves to the folder.
           OSError: the disk is full, or the processes do not share the folder.
         """
-        step = operator.index(step)
-        if not 0 <= step <= LAST:
-            raise ValueError(f"step is the number of train steps done, 0 to {LAST}; got {step}")
+        step = known(step=step)["step"]  # an optimizer's own is an array
+        if not is_whole(step) or not 0 <= step <= LAST:
+            raise ValueError(
+                f"step is the whole number of train steps done, 0 to {LAST}; got {shown(step)}"
+            )
+        step = int(step)
         leaves = named(_states(tree))
+        for name, leaf in leaves.items():
+            if isinstance(leaf, jax.core.Tracer):
+                raise TypeError(f"tree holds {name} while it is traced; save outside jax.jit")
         values = shared({name: plain(name, leaf) for name, leaf in leaves.items()})
         if not any(value.size for value in values.values()):
             raise ValueError("the tree holds no numbers; give the model, the optimizer, ...")

@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from functools import partial
-from numbers import Integral
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jsparse._counting import anywhere
 from jsparse._schedule import cubic
 from jsparse._slots import sparse_parts
 from jsparse._sparse import Sparse
+from jsparse._values import by_density, check_in, check_whole
 from jsparse._variables import write
 from jsparse.optim._task import norm
 from jsparse.rules._remaining import whole_shape
@@ -25,6 +25,7 @@ MOVES = 4.0
 """A cost with so many times the task's gradient moves thresholds; more does not move them more."""
 
 
+@by_density
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TargetDensity:
     """Adjust alpha during training so a model with learned thresholds ends at a given density.
@@ -74,19 +75,10 @@ class TargetDensity:
 
     def __post_init__(self) -> None:
         check_density(self.density)
-        if not all(isinstance(n, Integral) and n >= 1 for n in (self.steps, self.every)):
-            raise ValueError(
-                "steps, the length of the run in train steps, and every, the number of steps "
-                "between corrections, must be whole numbers, 1 or more; "
-                f"got steps={self.steps!r}, every={self.every!r}"
-            )
-        if self.gain <= 0 or self.gain_memory < 0:
-            raise ValueError(
-                f"gain must be above 0 and gain_memory 0 or more; got {self.gain} and "
-                f"{self.gain_memory}"
-            )
-        if not 0 < self.ramp <= 1:
-            raise ValueError(f"ramp is a fraction of the run in (0, 1], got {self.ramp}")
+        check_whole(steps=self.steps, every=self.every)
+        check_in("(0, inf)", gain=self.gain)
+        check_in("[0, inf)", gain_memory=self.gain_memory)
+        check_in("(0, 1]", ramp=self.ramp)
 
     def init(self, model: nnx.Module) -> Array:
         """The initial memory, [2]: what is accumulated, and the task's largest gradient so far.

@@ -16,8 +16,10 @@ from jax import Array
 
 from jsparse._paths import path_of
 from jsparse._roles import role_of
+from jsparse._schedule import check_curve
 from jsparse._slots import slots
 from jsparse._sparse import Sparse
+from jsparse._values import check_flag, check_in, check_transform, check_whole, is_number, known
 
 Rate = optax.ScalarOrSchedule
 _NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm, nnx.GroupNorm)
@@ -53,7 +55,8 @@ def lamb(
       An optax transform for `jsparse.Optimizer`.
 
     Raises:
-      ValueError: bounds out of order; the model has no weights of layers.
+      TypeError: the learning rate is neither a number nor a schedule.
+      ValueError: a number out of range; the model has no weights of layers.
 
     Example:
       >>> from flax import nnx
@@ -62,9 +65,13 @@ def lamb(
 
     Reference: You et al., Large batch optimization for deep learning, ICLR 2020, algorithm 2.
     """
-    low, high = bounds
-    if not 0 <= low < high:
+    _check_rates(learning_rate=learning_rate)
+    check_in("[0, 1)", **known(b1=b1, b2=b2))
+    check_in("[0, inf)", **known(eps=eps, weight_decay=weight_decay))
+    pair = isinstance(bounds, tuple | list) and len(bounds) == 2 and all(map(is_number, bounds))
+    if not pair or not 0 <= bounds[0] < bounds[1]:
         raise ValueError(f"bounds must be a lower and a higher norm, both 0 or more; got {bounds}")
+    low, high = bounds
 
     def scaled(step: Array, weight: Array, stack: int) -> Array:
         size, length = _norm(weight, stack), _norm(step, stack)
@@ -110,10 +117,16 @@ def lars(
       An optax transform for `jsparse.Optimizer`.
 
     Raises:
-      ValueError: the model has no weights of layers.
+      TypeError: a rate is neither a number nor a schedule.
+      ValueError: a number out of range; the model has no weights of layers.
 
     Reference: You et al., Large batch training of convolutional networks, 2017, algorithm 1.
     """
+    _check_rates(learning_rate=learning_rate, rest_learning_rate=rest_learning_rate)
+    check_in("[0, 1)", **known(momentum=momentum))
+    check_in("[0, inf)", **known(weight_decay=weight_decay))
+    check_in("(0, inf)", **known(coefficient=coefficient))
+    check_flag(nesterov=nesterov)
 
     def scaled(gradient: Array, weight: Array, stack: int) -> Array:
         size, slope = _norm(weight, stack), _norm(gradient, stack)
@@ -146,6 +159,7 @@ def route(
       An optax transform.
 
     Raises:
+      TypeError: one of the two is not an optax transform.
       ValueError: the model has no weights of layers.
 
     Example:
@@ -155,6 +169,7 @@ def route(
       >>> tx = route(model, optax.adamw(1e-3, weight_decay=0.1), optax.adam(1e-3))
       >>> optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
     """
+    check_transform(weights=weights, rest=rest)
     stacks = _weight_stacks(model)
 
     def labels(params: Any) -> Any:
@@ -206,10 +221,9 @@ def batch_schedule(
 
     Reference: You et al., Large batch optimization for deep learning, ICLR 2020, section 4.3.
     """
-    numbers = {"batch": batch, "at_batch": at_batch, "samples": samples, "epochs": epochs}
-    for name, number in (numbers | {"learning_rate": learning_rate}).items():
-        if not number > 0:
-            raise ValueError(f"{name} must be above 0; got {number}")
+    check_whole(batch=batch, at_batch=at_batch, samples=samples)
+    check_in("(0, inf)", epochs=epochs, learning_rate=learning_rate)
+    check_in("[0, inf)", warmup_epochs=warmup_epochs)
     steps = int(epochs * (samples // batch))
     warmup = int(warmup_epochs * batch / at_batch * (samples // batch))
     if not 0 <= warmup < steps:
@@ -221,6 +235,12 @@ def batch_schedule(
     rise = optax.linear_schedule(0.0, peak, max(1, warmup))
     fall = optax.linear_schedule(peak, 0.0, steps - warmup)
     return optax.join_schedules([rise, fall], [warmup])
+
+
+def _check_rates(**rates: Rate) -> None:
+    """Refuse rates below 0 and schedules that are not finite."""
+    for name, rate in known(**rates).items():
+        check_curve("(-inf, inf)" if callable(rate) else "[0, inf)", **{name: rate})  # type: ignore
 
 
 def _by_layer(

@@ -12,8 +12,9 @@ from jax import Array
 from jsparse._paths import match, named
 from jsparse._pattern import Role
 from jsparse._revise.transform import Revise, Revised
-from jsparse._slots import sparse_parts
+from jsparse._slots import check_module, sparse_parts
 from jsparse._surgery import advance_in_place, share_cuts_in_place
+from jsparse._values import check_transform, shown
 from jsparse._variables import Mask, Setting, write
 from jsparse.optim._density import TargetDensity
 from jsparse.optim._notices import (
@@ -71,7 +72,7 @@ class Optimizer(nnx.Optimizer):
         gradients of `cost` and of masks do not count, and the cost's is left as it is.
 
     Raises:
-      TypeError: controls is not a tuple.
+      TypeError: the model is no module, tx no optax transform, or controls not a tuple of them.
       ValueError: `revise` is in a chain or another transform that changes its updates, or lacks
         the roles of stacked layers; clip_task is not above 0.
 
@@ -99,7 +100,18 @@ class Optimizer(nnx.Optimizer):
     ):
         if not isinstance(controls, tuple):
             raise TypeError(f"controls is a tuple, such as (TargetDensity(...),); got {controls!r}")
-        if not (isinstance(clip_task, Real) and clip_task > 0):
+        for control in controls:
+            if isinstance(control, type) or not (
+                hasattr(control, "init") and hasattr(control, "apply")
+            ):
+                raise TypeError(
+                    f"controls is a tuple of controls, such as (TargetDensity(...),); got "
+                    f"{shown(control)} in it"
+                )
+        check_module(model)
+        check_transform(tx=tx)
+        number = isinstance(clip_task, Real) and not isinstance(clip_task, bool)
+        if not (number and clip_task > 0):
             raise ValueError(
                 f"clip_task is the largest norm of the task's gradient, above 0; got {clip_task!r}"
             )

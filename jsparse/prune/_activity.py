@@ -19,6 +19,7 @@ from jax import Array
 from jsparse._paths import listed
 from jsparse._slots import walk_modules
 from jsparse._surgery import hold
+from jsparse._values import check_batches, check_function, check_is, check_whole
 from jsparse._watch import watch_in_place
 from jsparse.prune._choice import Arrays
 
@@ -36,6 +37,10 @@ class _Mean:
     activations: Activations
     batches: Iterable[Any] = field(repr=False)
     worth: ClassVar[Callable[[Array], Array]]
+
+    def __post_init__(self) -> None:
+        check_function(activations=self.activations)
+        check_batches(self.batches)
 
     def __call__(self, model: nnx.Module, shapes: Shapes) -> Arrays:
         return unit_means(self.activations, self.batches, type(self).worth, model, shapes)
@@ -80,6 +85,9 @@ class AnyUnit:
     """Drop units at random; the seed decides the order."""
 
     seed: int
+
+    def __post_init__(self) -> None:
+        check_whole(0, seed=self.seed)
 
     def __call__(self, model: nnx.Module, shapes: Shapes) -> Arrays:
         keys = jax.random.split(jax.random.key(self.seed), len(shapes))
@@ -160,6 +168,9 @@ class after:
     layers: tuple[str, ...]
 
     def __init__(self, nonlinearity: Callable[[Array], Array], *layers: str):
+        check_function(nonlinearity=nonlinearity)
+        for layer in layers:
+            check_is(str, "paths of layers, such as 'fc1'", layers=layer)
         object.__setattr__(self, "nonlinearity", nonlinearity)
         object.__setattr__(self, "layers", layers)
 

@@ -17,10 +17,11 @@ from flax import nnx
 from jax import Array
 
 from jsparse._paths import listed
-from jsparse._pure import taken_apart
+from jsparse._pure import calling, taken_apart
 from jsparse._slots import slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import hold
+from jsparse._values import check_batches, check_function, check_pattern
 from jsparse.prune._choice import held_parts
 from jsparse.prune._inputs import Moment, seen_by, watch_inputs
 from jsparse.prune._sweep import Sweep
@@ -66,6 +67,9 @@ def in_order(
       ValueError: a weight of another layer, or of one that is not called; no batch; a moment that
         is not finite; an expression that is invalid or matches no path.
     """
+    check_batches(batches)
+    check_function(forward=forward)
+    check_pattern(together=together)
     batches = list(batches)
     if not batches:
         raise ValueError("no batches; pass a list with at least one")
@@ -81,7 +85,8 @@ def in_order(
         forward(copy, batch)
         return {path: seen_by(part)[...] for path, part in sparse_parts(copy).items()}
 
-    sweep = Sweep(measure, variables, batches)
+    with calling("batches", batches[0]):
+        sweep = Sweep(measure, variables, batches)
     if missed := [path for path in parts if path not in order]:
         raise ValueError(
             f"{', '.join(missed)}: no layer that reads it is called; leave it out of the pattern "
@@ -114,10 +119,7 @@ def _own_names(model: nnx.Module, variables: Iterable[str]) -> dict[int, str]:
 
 def _groups(order: Iterable[str], together: str) -> list[list[str]]:
     """The paths that are calibrated together, in the order of the first of each."""
-    try:
-        expression = re.compile(together)
-    except re.error as error:
-        raise ValueError(f"together got {together!r}, no regular expression: {error}") from error
+    expression = re.compile(together)
     groups: dict[tuple[bool, str], list[str]] = {}
     for path in order:
         found = expression.match(path)

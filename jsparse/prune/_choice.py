@@ -24,6 +24,7 @@ from jsparse._slots import sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import hold
 from jsparse._topk import above_cut, common_cut, top
+from jsparse._values import check_mapping, shown
 from jsparse.rules._held import Held
 from jsparse.rules._keep import Keep
 
@@ -54,6 +55,7 @@ def globally(scores: Arrays, density: float, shapes: Shapes) -> dict[str, Array]
       >>> {name: kept.tolist() for name, kept in globally(scores, 0.5, {}).items()}
       {'a': [True, False], 'b': [True, False]}
     """
+    check_density(density)
     cuts = common_cut(list(scores.values()), density, (0,) * len(scores))
     return {
         name: above_cut(score, cut) for (name, score), cut in zip(scores.items(), cuts, strict=True)
@@ -78,10 +80,10 @@ class by_layer:
     budget: Callable[[Shapes, float], dict[str, float]] = uniform
 
     def __post_init__(self) -> None:
-        if not callable(self.budget):
+        if isinstance(self.budget, type) or not callable(self.budget):
             raise TypeError(
-                f"by_layer got {self.budget!r}; pass a budget such as "
-                "jsparse.schedule.erdos_renyi_kernel"
+                "budget must be a function such as jsparse.schedule.erdos_renyi_kernel; "
+                f"got {shown(self.budget)}"
             )
 
     def __call__(self, scores: Arrays, density: float, shapes: Shapes) -> dict[str, Array]:
@@ -138,6 +140,7 @@ def keep_highest(model: Model, scores: Arrays, density: float, choose: Choice = 
     check_density(density)
     check_choice(choose)
     parts = held_parts(model)
+    check_mapping("scores by path, [...] like the weights", scores=scores)
     layers: dict[str, Array] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for path, part in parts.items():
@@ -168,7 +171,7 @@ def check_choice(choose: Choice) -> None:
     budget = choose in (uniform, erdos_renyi, erdos_renyi_kernel)
     if budget or isinstance(choose, type) or not callable(choose):
         raise TypeError(
-            f"choose got {choose!r}; pass jsparse.prune.globally, or "
+            f"choose got {shown(choose)}; pass jsparse.prune.globally, or "
             "jsparse.prune.by_layer(budget), such as jsparse.schedule.erdos_renyi_kernel"
         )
 

@@ -24,9 +24,11 @@ from typing import Protocol, TypeVar
 import jax.numpy as jnp
 from flax import nnx
 
+from jsparse._checks import check_density
 from jsparse._slots import slots
 from jsparse._sparse import Sparse
 from jsparse._surgery import hold
+from jsparse._values import check_function, check_mapping
 from jsparse.prune._choice import (
     Arrays,
     Choice,
@@ -87,6 +89,8 @@ def dropnet(
     Reference: Tan and Motani, DropNet, ICML 2020.
     """
     check_choice(choose)  # report errors at once
+    check_function(score=score)
+    check_mapping("names of parameters by path of the weight", along=along)
     with_units(model, along)
 
     def prune(trained: Model, asked: float, number: int) -> Model:
@@ -120,6 +124,10 @@ def drop_units(
     Raises:
       ValueError: as for `dropnet`, or scores that do not match the units.
     """
+    check_density(density)
+    check_choice(choose)
+    check_mapping("scores of units by path of their weight", scores=scores)
+    check_mapping("names of parameters by path of the weight", along=along)
     parts, units = held_parts(model), with_units(model, along)
     shapes = unit_shapes(model, along)
     layers = {}

@@ -20,6 +20,7 @@ from jsparse._storage.described import described
 from jsparse._storage.files import CorruptCheckpoint, write_whole
 from jsparse._storage.tree_file import Stored, fill, read, write
 from jsparse._storage.writers import claim
+from jsparse._values import check_folder, check_mapping
 
 Model = TypeVar("Model", bound=nnx.Module)
 ANOTHER = "choose another folder or delete this one"
@@ -92,6 +93,10 @@ class Folder:
 
     path: str | Path
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_folder(path=self.path)
+        check_mapping("what results depend on, by name", facts=self.facts)
 
     def open(self, settings: Mapping[str, Any]) -> None:
         """Write the settings, or compare them with the stored ones; refuse a second writer."""

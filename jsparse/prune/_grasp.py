@@ -22,12 +22,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jsparse.prune._choice import Arrays, Choice, globally, held_parts, keep_highest
+from jsparse._checks import check_density
+from jsparse._values import by_density, check_batches
+from jsparse.prune._choice import Arrays, Choice, check_choice, globally, held_parts, keep_highest
 from jsparse.prune._weights import Loss, apart, mean_over, slope
 
 Model = TypeVar("Model", bound=nnx.Module)
 
 
+@by_density
 def grasp(
     model: Model, loss: Loss, batches: Iterable[Any], *, density: float, choose: Choice = globally
 ) -> Model:
@@ -65,6 +68,8 @@ def grasp(
     Reference: Wang, Zhang and Grosse, Picking winning tickets before training by preserving
     gradient flow, ICLR 2020, algorithm 1 and equation 8.
     """
+    check_density(density)
+    check_choice(choose)
     return keep_highest(model, grasp_scores(model, loss, batches), density, choose)
 
 
@@ -72,6 +77,7 @@ def grasp_scores(model: nnx.Module, loss: Loss, batches: Iterable[Any]) -> dict[
     """The scores of `grasp` by path, [...] like the weights."""
     values, rest, build = apart(model)
     masks = {path: part.mask[...] for path, part in held_parts(model).items()}
+    check_batches(batches)
     batches = list(batches)
     gradient = slope(loss, build)
 

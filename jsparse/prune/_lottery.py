@@ -18,6 +18,7 @@ import jax
 from flax import nnx
 
 from jsparse._surgery import hold, masks
+from jsparse._values import check_function, check_whole
 from jsparse.prune._choice import (
     Arrays,
     Choice,
@@ -80,6 +81,7 @@ def lottery(
       Renda et al., Comparing rewinding and fine-tuning in neural network pruning, ICLR 2020.
     """
     check_choice(choose)
+    check_function(score=score)
 
     def prune(trained: Model, asked: float, number: int) -> Model:
         return keep_highest(trained, score(trained), asked, choose)
@@ -149,6 +151,10 @@ class Reinitialise:
 
     make: Callable[[nnx.Rngs], nnx.Module]
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_function(make=self.make)
+        check_whole(0, seed=self.seed)
 
     def first(self, number: int) -> int:
         return 0

@@ -12,11 +12,13 @@ from typing import TypeVar
 
 from flax import nnx
 
+from jsparse._values import by_density
 from jsparse.prune._choice import Choice, globally, keep_highest, magnitudes
 
 Model = TypeVar("Model", bound=nnx.Module)
 
 
+@by_density
 def magnitude(model: Model, *, density: float, choose: Choice = globally) -> Model:
     """A copy of the model that keeps its largest weights.
 

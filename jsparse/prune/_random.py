@@ -12,12 +12,14 @@ import jax
 from flax import nnx
 from jax import Array
 
+from jsparse._values import by_density, check_key
 from jsparse.prune._choice import Choice, by_layer, held_parts, keep_highest
 
 Model = TypeVar("Model", bound=nnx.Module)
 EVENLY = by_layer()
 
 
+@by_density
 def random(model: Model, *, density: float, key: Array, choose: Choice = EVENLY) -> Model:
     """A copy of the model that keeps random weights.
 
@@ -45,6 +47,7 @@ def random(model: Model, *, density: float, key: Array, choose: Choice = EVENLY)
 
     Reference: Evci et al., Rigging the lottery (RigL), ICML 2020, section 3 ("static").
     """
+    check_key(key=key)
     scores = {
         path: jax.random.uniform(jax.random.fold_in(key, n), part.weight[...].shape)
         for n, (path, part) in enumerate(held_parts(model).items())

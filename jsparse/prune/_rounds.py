@@ -12,17 +12,16 @@ Numbers: no figure of its own; see the methods that use this loop.
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from flax import nnx
 
-from jsparse._checks import check_density
 from jsparse._paths import named
 from jsparse._storage.described import described
 from jsparse._storage.tree_file import take
 from jsparse._surgery import hold, masks
+from jsparse._values import check_function, check_in, check_whole, shown
 from jsparse.prune._choice import held_parts
 from jsparse.prune._folder import Keep, with_stored
 
@@ -68,10 +67,7 @@ def check_step(restart: Restart, step: int) -> None:
     Raises:
       ValueError: the step is below 0, or not a whole number.
     """
-    if not isinstance(step, Integral) or step < 0:
-        raise ValueError(
-            f"{type(restart).__name__} got step {step}; pass a step of the schedule, 0 or more"
-        )
+    check_whole(0, step=step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +113,8 @@ def each_round(kept: float, rounds: int) -> tuple[float, ...]:
       >>> each_round(0.5, 3)
       (0.5, 0.25, 0.125)
     """
-    if not 0 < kept < 1 or rounds < 1:
-        raise ValueError(
-            f"each_round got kept={kept}, rounds={rounds}; kept is a fraction in (0, 1), such as "
-            "0.8, and rounds is 1 or more"
-        )
+    check_in("(0, 1)", kept=kept)
+    check_whole(rounds=rounds)
     return tuple(kept**n for n in range(1, rounds + 1))
 
 
@@ -155,18 +148,25 @@ def in_rounds(
     if isinstance(restart, type):
         kind = restart.__name__
         raise TypeError(f"restart is the class {kind}; pass an instance: {kind}()")
-    if not hasattr(keep, "open"):
-        raise TypeError(f"keep got {keep!r}; pass jsparse.prune.Folder({keep!r}) or Nowhere()")
-    if not isinstance(densities, Sequence):
-        raise TypeError(f"densities got {densities!r}; pass one per round, such as (0.5, 0.25)")
-    densities = [1.0, *map(check_density, densities)]
+    if not hasattr(restart, "restore"):
+        raise TypeError(f"restart must be a restart, such as Rewind(); got {shown(restart)}")
+    if isinstance(keep, type) or not hasattr(keep, "open"):
+        raise TypeError(
+            f"keep must be jsparse.prune.Folder('runs/a') or Nowhere(); got {shown(keep)}"
+        )
+    if isinstance(densities, str) or not isinstance(densities, Sequence):
+        raise TypeError(
+            f"densities must be one a round, such as (0.5, 0.25); got {shown(densities)}"
+        )
+    for density in densities:
+        check_in("(0, 1]", densities=density)
+    densities = [1.0, *map(float, densities)]
     if any(one <= other for one, other in itertools.pairwise(densities)):
         raise ValueError(
             f"densities got {densities[1:]}; they must start below 1 and decrease from round to "
             "round, as in jsparse.prune.each_round(0.8, rounds=10)"
         )
-    if not callable(train):
-        raise TypeError(f"train must be a function train(model, round) -> model; got {train!r}")
+    check_function(train=train, prune=prune)
     start = hold(model)
     keep.open(
         {**described(dict(settings)), "restart": described(restart), "start": described(start)}

@@ -18,12 +18,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jsparse.prune._choice import Choice, globally, keep_highest
+from jsparse._checks import check_density
+from jsparse._values import by_density
+from jsparse.prune._choice import Choice, check_choice, globally, keep_highest
 from jsparse.prune._weights import Loss, apart, mean_over, slope
 
 Model = TypeVar("Model", bound=nnx.Module)
 
 
+@by_density
 def snip(
     model: Model, loss: Loss, batches: Iterable[Any], *, density: float, choose: Choice = globally
 ) -> Model:
@@ -56,6 +59,8 @@ def snip(
     Reference: Lee, Ajanthan and Torr, SNIP: single-shot network pruning based on connection
     sensitivity, ICLR 2019, algorithm 1.
     """
+    check_density(density)
+    check_choice(choose)
     return keep_highest(model, snip_scores(model, loss, batches), density, choose)
 
 

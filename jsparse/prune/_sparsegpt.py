@@ -32,6 +32,7 @@ from jsparse._checks import check_density, check_not_negative
 from jsparse._pattern import Groups, Scope, Whole
 from jsparse._sparse import Sparse
 from jsparse._topk import top
+from jsparse._values import by_density, check_whole, shown
 from jsparse.prune._calibration import ALONE, Forward, call, in_order
 from jsparse.prune._inputs import from_matrices, inputs_of, matrices
 from jsparse.rules._rule import over_stack
@@ -40,6 +41,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 WHOLE = Whole()
 
 
+@by_density
 def sparsegpt(
     model: Model,
     batches: Iterable[Any],
@@ -94,8 +96,9 @@ def sparsegpt(
     """
     check_density(density)
     check_not_negative(damping=damping)
+    check_whole(block=block)
     if not isinstance(scope, Whole | Groups):
-        raise ValueError(f"sparsegpt got scope {scope}; use Whole() or Groups(m)")
+        raise ValueError(f"sparsegpt got scope {shown(scope)}; use Whole(), or Groups(m) for N:M")
     group = scope.size if isinstance(scope, Groups) else block
     if block < 1 or block % group:
         raise ValueError(f"block got {block}; pass 1 or more, a multiple of the group size {group}")

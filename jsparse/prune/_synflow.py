@@ -24,10 +24,12 @@ from flax import nnx
 from jax import Array
 
 from jsparse._checks import check_density
+from jsparse._pure import calling
 from jsparse._score import wide
 from jsparse._slots import slots
 from jsparse._surgery import fold
-from jsparse.prune._choice import Arrays, Choice, globally, held_parts, keep_highest
+from jsparse._values import by_density, check_shape, check_whole
+from jsparse.prune._choice import Arrays, Choice, check_choice, globally, held_parts, keep_highest
 from jsparse.prune._weights import Weights, split
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -35,6 +37,7 @@ LARGEST = 120
 """Largest exponent of the scale."""
 
 
+@by_density
 def synflow(
     model: Model,
     shape: tuple[int, ...],
@@ -74,8 +77,8 @@ def synflow(
     synaptic flow, NeurIPS 2020, algorithm 1 and equation 2.
     """
     check_density(density)
-    if rounds < 1:
-        raise ValueError(f"rounds got {rounds}; pass 1 or more")
+    check_whole(rounds=rounds)
+    check_choice(choose)
     flow = _Flow(model, shape)
     masks = {path: part.mask[...] for path, part in held_parts(model).items()}
     size = sum(mask.size for mask in masks.values())
@@ -97,8 +100,9 @@ class _Flow:
     """The scores of a model under given masks, scaled as for the previous masks."""
 
     def __init__(self, model: nnx.Module, shape: tuple[int, ...]):
+        shape = check_shape("shape", shape)
         self.values, self.rest, build = _linear(model)
-        self.exponent = 0
+        self.exponent, self.example = 0, jax.ShapeDtypeStruct(shape, jnp.float32)
 
         @jax.jit
         def scores(values: Arrays, masks: Arrays, rest: Any, exponent: Array) -> Arrays:
@@ -120,7 +124,8 @@ class _Flow:
         tries = [self.exponent, *(sign * n for n in range(30, LARGEST + 1, 30) for sign in (-1, 1))]
         finite = False
         for exponent in tries:
-            found = dict(self.scores(self.values, masks, self.rest, jnp.float32(exponent)))
+            with calling("shape", self.example):
+                found = dict(self.scores(self.values, masks, self.rest, jnp.float32(exponent)))
             highest = max(float(score.max()) for score in found.values())
             whole = all(bool(jnp.isfinite(score).all()) for score in found.values())
             finite = finite or whole

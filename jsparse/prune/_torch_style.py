@@ -10,8 +10,7 @@ Numbers: no figure is published; tests compare the masks with PyTorch's.
 
 import zlib
 from collections.abc import Mapping
-from numbers import Integral, Real
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +18,22 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from jsparse._checks import check_unit
 from jsparse._paths import match, naming
 from jsparse._pattern import Unit, Weight, by_unit, pool, spread
 from jsparse._score import unit_scales, wide
 from jsparse._sparse import Sparse
 from jsparse._surgery import hold
 from jsparse._topk import above_cut, common_cut_at, highest
+from jsparse._values import (
+    check_function,
+    check_key,
+    check_mapping,
+    check_pattern,
+    is_number,
+    is_whole,
+    shown,
+)
 from jsparse.prune._choice import held_parts
 from jsparse.rules._held import Held
 
@@ -54,6 +63,7 @@ def norm(n: float) -> Worth:
       >>> norm(1)("kernel", jnp.array([[3.0, -1.0], [4.0, 1.0]]), (2, 1)).tolist()
       [[7.0, 2.0]]
     """
+    _check_power(n)
     return lambda path, weight, tile: _norm(weight, n, tile)
 
 
@@ -66,6 +76,8 @@ def norm_of(scores: Mapping[str, Array], n: float) -> Worth:
       >>> worth("kernel", jnp.ones(2), (1,)).tolist()
       [0.0, 2.0]
     """
+    check_mapping("scores by path, [...] like the weights", scores=scores)
+    _check_power(n)
 
     def worth(path: str, weight: Array, tile: tuple[int, ...]) -> Array:
         if path not in scores:
@@ -84,12 +96,18 @@ def noise(key: Array) -> Worth:
     Args:
       key: [], consumed.
     """
+    check_key(key=key)
 
     def worth(path: str, weight: Array, tile: tuple[int, ...]) -> Array:
         grid = jax.eval_shape(lambda w: pool(w, tile), weight).shape
         return jax.random.uniform(jax.random.fold_in(key, zlib.crc32(path.encode())), grid)
 
     return worth
+
+
+def _check_power(n: Any) -> None:
+    if not is_number(n) or n != n:
+        raise ValueError(f"n must be a number, such as 1 or 2, or infinity; got {shown(n)}")
 
 
 def _norm(weight: Array, n: float, tile: tuple[int, ...]) -> Array:
@@ -138,6 +156,8 @@ def drop_lowest(model: Model, pattern: str, amount: float, by: Worth, unit: Unit
     Reference: torch.nn.utils.prune (Paganini and Forde, Streamlining tensor and network pruning in
     PyTorch, 2020): random and L1 unstructured, random and Ln structured, pruning containers.
     """
+    check_function(by=by)
+    check_unit(unit)
     masks = {}
     for path, part in _matched(model, pattern).items():
         with naming(path):
@@ -172,6 +192,7 @@ def drop_lowest_globally(model: Model, pattern: str, amount: float, by: Worth) -
 
     Reference: torch.nn.utils.prune, global_unstructured.
     """
+    check_function(by=by)
     parts = _matched(model, pattern)
     scores, alive = {}, {}
     for path, part in parts.items():
@@ -195,6 +216,7 @@ def drop_lowest_globally(model: Model, pattern: str, amount: float, by: Worth) -
 
 def _matched(model: nnx.Module, pattern: str) -> dict[str, Sparse]:
     parts = held_parts(model)
+    check_pattern(pattern=pattern)
     return {path: parts[path] for path in match(parts, [(pattern, Held())])}
 
 
@@ -221,14 +243,14 @@ def _masked(part: Sparse, kept: Array, tile: tuple[int, ...]) -> Array:
 
 def _keep(amount: float, left: int) -> int:
     """How many of the remaining units are kept."""
-    if not isinstance(amount, Real) or isinstance(amount, bool):
+    if not is_number(amount):
         raise TypeError(
-            f"amount is an int, the number of units to drop, or a float, the fraction; got "
-            f"{amount!r}"
+            "amount is an int, the number of units to drop, or a float, the fraction; got "
+            f"{shown(amount)}"
         )
-    if amount < 0 or (not isinstance(amount, Integral) and not amount <= 1):
+    if not amount >= 0 or (not is_whole(amount) and not amount <= 1):
         raise ValueError(f"amount is a number of units or a fraction in [0, 1]; got {amount}")
-    drop = int(amount) if isinstance(amount, Integral) else round(float(amount) * left)
+    drop = int(amount) if is_whole(amount) else round(float(amount) * left)
     if drop > left or (drop == left and left):
         raise ValueError(
             f"amount {amount} would drop {drop} of the {left} remaining units, and no signal "

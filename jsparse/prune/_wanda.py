@@ -19,11 +19,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jsparse._checks import check_density, check_rivalry
+from jsparse._checks import check_density, check_rivalry, check_scope
 from jsparse._pattern import PerOutput, Scope, WholeModel
 from jsparse._score import wide
 from jsparse._sparse import Sparse
 from jsparse._topk import winners
+from jsparse._values import by_density
 from jsparse.prune._calibration import ALONE, Forward, call, in_order
 from jsparse.prune._inputs import from_matrices, matrices
 from jsparse.rules._rule import over_stack
@@ -32,6 +33,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 EACH_OUTPUT = PerOutput()
 
 
+@by_density
 def wanda(
     model: Model,
     batches: Iterable[Any],
@@ -79,9 +81,13 @@ def wanda(
     models, ICLR 2024, equation 1 and algorithm 1.
     """
     check_density(density)
+    check_scope(scope)
     check_rivalry("wanda", scope)
     if isinstance(scope, WholeModel):
-        raise ValueError("wanda compares within a layer; use PerOutput(), Groups(m) or Whole()")
+        raise ValueError(
+            f"wanda compares within a layer, got scope {scope}; use PerOutput(), Whole() or "
+            "Groups(m)"
+        )
 
     def prune(part: Sparse, squares: Array) -> tuple[Array, Array]:
         weight, mask = part.weight[...], part.mask[...]

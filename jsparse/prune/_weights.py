@@ -7,10 +7,11 @@ import jax
 from flax import nnx
 from jax import Array
 
-from jsparse._pure import taken_apart
+from jsparse._pure import calling, taken_apart
 from jsparse._score import wide
 from jsparse._slots import slots
 from jsparse._surgery import fold
+from jsparse._values import check_batches, check_function
 from jsparse.prune._choice import Arrays, held_parts
 
 Loss = Callable[[Any, Any], Array]
@@ -67,6 +68,7 @@ def split(plain: nnx.Module, paths: Iterable[str]) -> Weights:
 
 def slope(loss: Loss, build: Callable[[Arrays, Any], nnx.Module]) -> Callable[..., Arrays]:
     """The gradient of a loss: (values, rest, batch) -> [...] by path, as the values."""
+    check_function(loss=loss)
 
     def gradient(values: Arrays, rest: Any, batch: Any) -> Arrays:
         return jax.grad(lambda values: loss(build(values, rest), batch))(values)
@@ -80,10 +82,13 @@ def mean_over(batches: Iterable[Any], score: Callable[[Any], dict[str, Array]]) 
     Raises:
       ValueError: no batches.
     """
+    check_batches(batches)
     total: dict[str, Array] = {}
     count = 0
     for batch in batches:
-        new = {path: g.astype(wide(g.dtype)) for path, g in score(batch).items()}
+        with calling("batches", batch):
+            found = score(batch)
+        new = {path: g.astype(wide(g.dtype)) for path, g in found.items()}
         total = {path: total[path] + g for path, g in new.items()} if count else new
         count += 1
     if not count:

@@ -18,7 +18,7 @@ AXES = {"stack": int, "inputs": list[int], "outputs": list[int]}
 MEASURED = {"inputs": list[object], "costs": dict[str, object], "forms": list[object]}
 """What is there if the model was saved with example inputs."""
 COSTS = {"total": dict[str, object]}
-COST = dict.fromkeys(("flops", "dense_flops", "bytes", "dense_bytes"), NUMBER)
+COST: dict[str, Any] = dict.fromkeys(("flops", "dense_flops", "bytes", "dense_bytes"), NUMBER)
 FORM = {
     "name": str, "parameters": int, "bytes": int, "flops": NUMBER, "seconds": dict[str, object],
 }  # fmt: skip

@@ -11,10 +11,11 @@ from flax import nnx
 
 from jsparse._checks import check_density
 from jsparse._paths import listed
-from jsparse._pure import evaluated, pure
+from jsparse._pure import by_position, calling, evaluated, pure
 from jsparse._slots import slots
 from jsparse._sparse import Sparse
 from jsparse._surgery import fold
+from jsparse._values import check_in, check_mapping, is_number, shown
 from jsparse.report._flops import count
 from jsparse.report._table import table
 
@@ -94,6 +95,7 @@ class Costs:
           ValueError: a path that names no row, or a density outside (0, 1].
         """
         rows = dict(self.rows)
+        check_mapping("densities by path", densities=densities)
         for path, density in densities.items():
             if path not in rows:
                 raise ValueError(f"{path!r} is not a sparse weight; available: {listed(rows)}")
@@ -143,8 +145,9 @@ def costs(model: nnx.Module, *inputs: Any, **options: Any) -> Costs:
 
     Args:
       model: any NNX module; not changed.
-      *inputs: arrays, or `jax.ShapeDtypeStruct`; with a batch, the cost is that of the batch.
-      **options: further arguments of the call, such as `decode=False`.
+      *inputs: arrays, `jax.ShapeDtypeStruct`, or shapes of float32, such as (1, 28, 28); with a
+        batch, the cost is that of the batch.
+      **options: further arguments of the call, such as `decode=False`, or inputs by name.
 
     Returns:
       A Costs, which prints as a table.
@@ -163,10 +166,11 @@ def costs(model: nnx.Module, *inputs: Any, **options: Any) -> Costs:
       ----------------------------------------------------
       total            1,024  4,096   25.00%  2,432  8,320
     """
+    model, inputs = by_position(model, inputs, options)
     first: dict[int, str] = {}
     names = {slot.path: first.setdefault(id(slot.value), slot.path) for slot in slots(model)}
     parts = {slot.path: slot.value for slot in slots(model) if slot.path in first.values()}
-    run, variables, kinds = pure(evaluated(fold(model)), **options)
+    run, variables, kinds = pure(evaluated(fold(model)))
     params = [path for path, kind in kinds.items() if issubclass(kind, nnx.Param)]
     weights = {names[p]: variables[p] for p in params if isinstance(variables[p], jax.Array)}
 
@@ -175,7 +179,9 @@ def costs(model: nnx.Module, *inputs: Any, **options: Any) -> Costs:
         return run(given, *inputs)[0]
 
     order = sorted(weights)  # as a dictionary's leaves are
-    tally = count(jax.make_jaxpr(call)(weights, *inputs), order)
+    with calling("inputs", inputs):
+        traced = jax.make_jaxpr(call)(weights, *inputs)
+    tally = count(traced, order)
     rows = {}
     other_flops, other_bytes = 2 * tally.others, 0
     for path, part in parts.items():
@@ -242,15 +248,15 @@ def hardness_density(accuracy: float, parameters: int, chance: float) -> float:
     parameter by hardness; their formula was not at hand, this one is ours.
     """
     _check(accuracy, parameters)
-    if not 0 <= chance < 1:
-        raise ValueError(f"chance is the accuracy of guessing, in [0, 1); got {chance}")
+    check_in("[0, 1)", chance=chance)
     if accuracy == 1:
         return math.inf
     return 1e6 * math.log2((1 - chance) / (1 - accuracy)) / parameters
 
 
 def _check(accuracy: float, parameters: int) -> None:
-    if not 0 <= accuracy <= 1:
-        raise ValueError(f"accuracy is a fraction in [0, 1], got {accuracy}; divide percent by 100")
-    if parameters < 1:
-        raise ValueError(f"parameters got {parameters}; give 1 or more")
+    if not is_number(accuracy) or not 0 <= accuracy <= 1:
+        raise ValueError(
+            f"accuracy is a fraction in [0, 1], got {shown(accuracy)}; divide percent by 100"
+        )
+    check_in("[1, inf)", parameters=parameters)

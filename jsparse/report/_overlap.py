@@ -12,8 +12,9 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from jsparse._slots import slots, sparse_parts
+from jsparse._slots import check_module, slots, sparse_parts
 from jsparse._sparse import Sparse
+from jsparse._values import check_mapping, shown
 from jsparse.report._table import table
 
 Masks = Mapping[str, ArrayLike]
@@ -126,6 +127,7 @@ def overlap(first: Masks, second: Masks) -> Overlap:
     Reference: Paganini and Forde, Bespoke vs. Prêt-à-Porter Lottery Tickets, 2020 (the Jaccard
     distance of masks); the expected distance is ours.
     """
+    check_mapping("masks by path, such as jsparse.masks(model)", first=first, second=second)
     if not first or first.keys() != second.keys():
         odd = sorted(first.keys() ^ second.keys())
         raise ValueError(
@@ -152,10 +154,10 @@ def read_mask(path: str, mask: ArrayLike) -> np.ndarray:
     """
     values = np.asarray(mask)
     kept = values == 1
-    if not (kept | (values == 0)).all():
+    if np.iscomplexobj(values) or not np.all(kept | (values == 0)):
         raise ValueError(
-            f"{path}: a mask may contain only 0 and 1; for gates in between, compare "
-            "jsparse.hold(model)"
+            f"{path}: a mask may contain only 0 and 1, got {shown(mask)}; for gates in between, "
+            "compare jsparse.hold(model)"
         )
     return kept
 
@@ -230,6 +232,8 @@ def stability(before: nnx.Module, after: nnx.Module) -> Stability:
     Reference: Paganini and Forde, On Iterative Neural Network Pruning, 2020, raise the question;
     the three numbers are ours.
     """
+    check_module(before, "before")
+    check_module(after, "after")
     parts = sparse_parts(after)
     there = {slot.path: slot.value for slot in slots(before)}
     absent = [path for path in parts if path not in there]

@@ -13,6 +13,7 @@ import numpy as np
 
 from jsparse._checks import require
 from jsparse._storage.files import write_whole
+from jsparse._values import check_path, shown
 from jsparse.report import _units
 from jsparse.report._figures import Figure, Line, chart, input_picture, mask_picture
 from jsparse.report._folder import read_run
@@ -41,6 +42,7 @@ def page(run_folder: str | Path) -> Path:
       ImportError: matplotlib or Jinja2 is not installed.
     """
     require("jinja2 matplotlib", "report", "a page")
+    check_path(run_folder=run_folder)
     run = read_run(run_folder)
     kinds = _kinds({"": run})
     seeds = sum(one.values.shape[1] for n in run.names[:1] for one in run.series(n).values())
@@ -86,13 +88,19 @@ def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html")
       ValueError: no folder, one given twice, or one that holds a damaged file.
     """
     require("jinja2 matplotlib", "report", "a page")
-    if isinstance(run_folders, str | Path):
-        raise TypeError(f"got {run_folders!r}; pass a list of folders: [{str(run_folders)!r}]")
+    if isinstance(run_folders, str | Path) or not isinstance(run_folders, Sequence):
+        raise TypeError(
+            f"run_folders must be a list of folders, such as ['runs/a']; got {shown(run_folders)}"
+        )
+    for folder in run_folders:
+        check_path(run_folders=folder)
+    check_path(out=out)
     if Path(out).is_dir():
         raise IsADirectoryError(f"{out} is a folder; pass a file, such as {Path(out, 'out.html')}")
     paths = [Path(folder).resolve() for folder in run_folders]
     if not paths or len(set(paths)) < len(paths):
-        raise ValueError(f"got the folders {[str(p) for p in paths]}; pass one or more, each once")
+        given = [str(path) for path in paths]
+        raise ValueError(f"run_folders: got the folders {given}; pass one or more, each once")
     runs = dict(zip(_short(paths), map(read_run, paths), strict=True))
     kinds = _kinds(runs)
     points = [point for kind in kinds if (point := _end(kind))]

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jsparse._slots import sparse_parts
+from jsparse._slots import check_module, sparse_parts
 from jsparse._storage.files import write_together
+from jsparse._values import check_folder, check_mapping
 from jsparse._versions import versions
 from jsparse.report._efficiency import costs
 from jsparse.report._summary import summary
@@ -65,6 +66,11 @@ def save(
       ...     sorted(path.name for path in Path(folder).iterdir())
       ['masks.npz', 'model.json']
     """
+    check_module(model)
+    check_folder(folder=folder)
+    check_mapping("plain models by name", forms=forms)
+    for form in forms.values():
+        check_module(form, "forms")
     if forms and not inputs:
         raise ValueError("forms are timed on example inputs; give them: save(model, folder, x)")
     parts = sparse_parts(model)
@@ -94,7 +100,7 @@ def save(
 
 def _forms(forms: Mapping[str, nnx.Module], inputs: tuple, options: dict) -> list[dict[str, Any]]:
     """Size, operations and time of each plain model."""
-    times = latencies(forms, *inputs, **options)
+    times = latencies(forms, *inputs, **options) if forms else {}
     found = []
     for name, form in forms.items():
         weights = jax.tree.leaves(nnx.state(form, nnx.Param))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jsparse._pattern import Channel, Filter, Kernel, Role, Unit
+from jsparse._values import check_is, check_mapping, shown
 from jsparse.report._overlap import Masks, read_mask
 from jsparse.report._table import table
 
@@ -112,6 +113,11 @@ def effective(masks: Masks, roles: Mapping[str, Role], chain: Sequence[str]) -> 
     Reference: Paganini and Forde, Bespoke vs. Prêt-à-Porter Lottery Tickets, 2020, on explicit and
     effective sparsity.
     """
+    _check(masks, roles)
+    if isinstance(chain, str) or not isinstance(chain, Sequence):
+        raise TypeError(
+            f"chain must be paths of layers, such as ['a/kernel', 'b/kernel']; got {shown(chain)}"
+        )
     if not chain:
         raise ValueError("the chain is empty; name the layers from the input to the output")
     links = [_links(path, masks, roles) for path in chain]
@@ -136,6 +142,13 @@ def effective(masks: Masks, roles: Mapping[str, Role], chain: Sequence[str]) -> 
         used = mask & _spread(on_path, links[n].shape[0], mask.shape, role)
         rows[path] = Used(int(mask.sum()), int(used.sum()), mask.size, used)
     return Effective(rows)
+
+
+def _check(masks: Masks, roles: Mapping[str, Role]) -> None:
+    check_mapping("masks by path, such as jsparse.masks(model)", masks=masks)
+    check_mapping("roles by path, such as jsparse.roles(model)", roles=roles)
+    for role in roles.values():
+        check_is(Role, "roles by path, such as jsparse.roles(model)", roles=role)
 
 
 def _links(path: str, masks: Masks, roles: Mapping[str, Role]) -> np.ndarray:
@@ -268,6 +281,7 @@ def structure(masks: Masks, roles: Mapping[str, Role]) -> Structure:
     Reference: Paganini and Forde, On Iterative Neural Network Pruning, 2020, raise the
     question; the comparison with chance is ours.
     """
+    _check(masks, roles)
     rows: dict[str, dict[str, Empty]] = {}
     for path, mask in masks.items():
         whole, role = read_mask(path, mask), roles.get(path, Role())

@@ -46,10 +46,12 @@ from jsparse._pattern import (
     spread,
     unit_sizes,
 )
-from jsparse._schedule import Schedule, at, ends
+from jsparse._schedule import Schedule, at, check_curve, geometric
 from jsparse._step import masked
+from jsparse._values import by_density, check_flag, check_whole
 from jsparse.rules._rule import (
     State,
+    check_structure,
     compete,
     cut_of,
     draw_key,
@@ -61,8 +63,11 @@ from jsparse.rules._rule import (
 
 LARGE = 2.0**90
 """Fields are limited to this size, far beyond that of a certain spin."""
+ANNEALED = geometric(1.0, 1e4, 0, 10_000)
+"""The authors' curve for single weights and kernels, over a run of 15,600 steps."""
 
 
+@by_density
 @dataclass(frozen=True, kw_only=True)
 class Gibbs:
     """Sample the mask from a Gibbs distribution over the squares of the weights.
@@ -80,7 +85,8 @@ class Gibbs:
       density: fraction of the units of each group to keep in the end, in (0, 1].
       beta: inverse temperature, 0 or more, or its curve over the train steps. The authors use
         `geometric(1, 1e4, ...)` for weights and kernels and `geometric(10**-2.5, 1, ...)` for
-        filters, over the first 64 % of the run.
+        filters, over the first 64 % of the run. The default is the first of these over 10,000
+        steps: for a run of about 16,000.
       unit: what is pruned together: Weight, Kernel, Filter, Channel, Head or Block.
       scope: which units compete: Whole, PerOutput, Groups(m) or WholeModel.
       coupling: c, 0 or more; the authors use 0.01 for kernels and 1 for filters.
@@ -105,7 +111,7 @@ class Gibbs:
     """
 
     density: float
-    beta: float | Schedule
+    beta: float | Schedule = ANNEALED
     unit: Unit = Weight()
     scope: Scope = Whole()
     coupling: float = 1.0
@@ -116,15 +122,13 @@ class Gibbs:
     learned: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
+        check_structure(self)
         check_density(self.density)
         check_rivalry("Gibbs", self.scope)
         check_not_negative(coupling=self.coupling)
-        for beta in ends("beta", self.beta):
-            check_not_negative(beta=beta)
-        for name in ("sweeps", "pairs_up_to"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number, 1 or more; got {value!r}")
+        check_curve("[0, inf)", beta=self.beta)
+        check_whole(sweeps=self.sweeps, pairs_up_to=self.pairs_up_to)
+        check_flag(exact=self.exact)
 
     def init(self, weight: Array, key: Array) -> State:
         """The source of random numbers, [2]; with scope `WholeModel` also the cut, [4].

@@ -25,9 +25,11 @@ from jax import Array, lax
 from jsparse._checks import check_not_negative, check_weight
 from jsparse._pattern import Each, Role, Scope, Unit, Weight, grid_shape, unit_sizes
 from jsparse._step import masked
+from jsparse._values import check_in
 from jsparse.rules._remaining import what_is_left, whole_shape
 from jsparse.rules._rule import (
     State,
+    check_structure,
     draw_key,
     new_draw,
     next_draw,
@@ -84,9 +86,9 @@ class HardConcrete:
     alone: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_structure(self)
         check_not_negative(lam=self.lam)
-        if not 0 < self.start < 1:
-            raise ValueError(f"start is the initial sigmoid(log a), in (0, 1); got {self.start}")
+        check_in("(0, 1)", start=self.start)
         if self.scope != Each():
             raise ValueError(
                 f"each unit has its own gate, so the scope must be Each(); got {self.scope}. For "

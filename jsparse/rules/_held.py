@@ -17,7 +17,7 @@ from jax import Array
 from jsparse._checks import check_weight
 from jsparse._pattern import Role
 from jsparse._step import gate
-from jsparse.rules._rule import State
+from jsparse.rules._rule import State, check_structure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,9 @@ class Held:
     role: Role = Role()
     learned: ClassVar[tuple[str, ...]] = ()
     alone: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_structure(self)
 
     def init(self, weight: Array, key: Array) -> State:
         """A mask of ones, [...] like the weight."""

@@ -10,8 +10,19 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse._checks import check_weight
-from jsparse._pattern import Role
-from jsparse.rules._rule import State
+from jsparse._pattern import Groups, Role, grid_shape
+from jsparse.rules._rule import Rule, State, check_structure, unit_of
+
+
+def where_it_fits(rule: Rule, shape: tuple[int, ...]) -> Rule:
+    """The rule, or `Keep` where its scope skips a weight of this shape."""
+    scope, role = getattr(rule, "scope", None), rule.role
+    if not isinstance(scope, Groups) or not scope.skip:
+        return rule
+    layer = shape[role.stack :]
+    grid = grid_shape(layer, unit_of(rule).tile(layer, role))
+    inputs = role.input_axes(len(grid))
+    return rule if inputs and grid[inputs[-1]] % scope.size == 0 else Keep(role=role)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +46,9 @@ class Keep:
     role: Role = Role()
     learned: ClassVar[tuple[str, ...]] = ()
     alone: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_structure(self)
 
     def init(self, weight: Array, key: Array) -> State:
         """No state."""

@@ -23,14 +23,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsparse._checks import check_density, check_not_negative, check_rivalry, check_weight
+from jsparse._checks import check_not_negative, check_rivalry, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
-from jsparse._schedule import Schedule, at, ends
+from jsparse._schedule import Schedule, at, check_curve
 from jsparse._step import masked, passed_on
 from jsparse._topk import winners
+from jsparse._values import by_density, check_in
 from jsparse.rules._rule import (
     State,
     Tiled,
+    check_structure,
     compete,
     counted,
     to_weights,
@@ -39,6 +41,7 @@ from jsparse.rules._rule import (
 )
 
 
+@by_density
 @dataclass(frozen=True, kw_only=True)
 class Movement:
     """Keep the units with the highest learned scores.
@@ -75,8 +78,8 @@ class Movement:
     learned: ClassVar[tuple[str, ...]] = ("scores",)
 
     def __post_init__(self) -> None:
-        for density in ends("density", self.density):
-            check_density(density)
+        check_structure(self)
+        check_curve("(0, 1]", density=self.density)
         check_rivalry("Movement", self.scope)
 
     def init(self, weight: Array, key: Array) -> State:
@@ -153,10 +156,10 @@ class SoftMovement:
     learned: ClassVar[tuple[str, ...]] = ("scores",)
 
     def __post_init__(self) -> None:
+        check_structure(self)
         check_not_negative(lam=self.lam)
-        check_density(self.least)
-        if not 0 < self.tau < 1:
-            raise ValueError(f"tau is a threshold for sigmoid(S), in (0, 1); got {self.tau}")
+        check_in("(0, 1]", least=self.least)
+        check_in("(0, 1)", tau=self.tau)
 
     def init(self, weight: Array, key: Array) -> State:
         """Scores, [grid of units]."""

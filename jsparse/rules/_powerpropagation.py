@@ -18,9 +18,11 @@ from jax import Array
 from jsparse._checks import check_density, check_rivalry, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._step import masked, signed_power
-from jsparse.rules._rule import State, unit_magnitude, winning, with_cut
+from jsparse._values import by_density, check_in
+from jsparse.rules._rule import State, check_structure, unit_magnitude, winning, with_cut
 
 
+@by_density
 @dataclass(frozen=True, kw_only=True)
 class Powerpropagation:
     """Train theta, let the layer read a power of it, and keep the largest units.
@@ -62,10 +64,10 @@ class Powerpropagation:
     learned: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
+        check_structure(self)
         check_density(self.density)
         check_rivalry("Powerpropagation", self.scope)
-        if not 1 <= self.alpha < float("inf"):
-            raise ValueError(f"alpha is a power, 1 or more, got {self.alpha}; 1 has no effect")
+        check_in("[1, inf)", alpha=self.alpha)
 
     def init(self, weight: Array, key: Array) -> State:
         """theta, [...], which replaces the weight; with scope `WholeModel` also the cut, [4].

@@ -4,7 +4,7 @@ Throughout: mask 1 = kept, score high = kept, density = fraction kept.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, Protocol, TypeVar, cast
 
 import jax
@@ -25,6 +25,7 @@ from jsparse._pattern import (
 )
 from jsparse._score import magnitude
 from jsparse._topk import above_cut, common_cut, cuts, rivals, winners
+from jsparse._values import check_is
 
 State = dict[str, Array]
 APART = 0x6A73
@@ -82,6 +83,10 @@ class Rule(Protocol):
     def advance(self, weight: Array, state: State) -> State:
         """The state after the events of a train step, with the weight already updated."""
         ...
+
+
+Rules = tuple[str, Rule] | Sequence[tuple[str, Rule]] | Mapping[str, Rule]
+"""Pairs of a pattern and a rule: one, several, or a dict of them."""
 
 
 class Tiled(Protocol):
@@ -243,10 +248,10 @@ def over_stack(method: Callable, stack: int) -> Callable:
 
 
 def check_structure(rule: object) -> None:
-    """Refuse a rule whose unit or scope is not valid.
+    """Refuse a rule or a revision whose unit, scope or role is not valid.
 
     Raises:
-      TypeError: a unit or scope is a class, a string or another object.
+      TypeError: a unit, scope or role is a class, a string or another object.
     """
     for name, method, example in (("unit", "tile", Filter()), ("scope", "axes", PerOutput())):
         given = getattr(rule, name, example)
@@ -255,6 +260,7 @@ def check_structure(rule: object) -> None:
             raise TypeError(f"{name} is the class {kind}; pass an instance: {kind}()")
         if not hasattr(given, method):
             raise TypeError(f"{name} is {given!r}, not a {name}; pass one, such as {example}")
+    check_is(Role, "a Role, such as Role()", role=getattr(rule, "role", Role()))
 
 
 def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
@@ -265,6 +271,13 @@ def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
             f"has only {weight.ndim} axes; give the role a smaller stack"
         )
     check_structure(rule)
+    own = rule.role.outputs + (rule.role.inputs if rule.role.inputs != Role().inputs else ())
+    lost = [axis for axis in own if axis < rule.role.stack - weight.ndim]
+    if weight.ndim and lost:
+        raise ValueError(
+            f"the rule's role names axis {lost[0]}, but the weight {weight.shape} has only "
+            f"{weight.ndim - rule.role.stack} axes; give it the role of this weight"
+        )
     key = jax.random.fold_in(key, APART)
     stack = weight.shape[: rule.role.stack]
     keys = jax.random.split(key, stack) if stack else key

@@ -22,8 +22,9 @@ from jax import Array
 from jsparse._checks import check_not_negative, check_own, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._step import masked
+from jsparse._values import check_in
 from jsparse.rules._remaining import lasting_magnitude
-from jsparse.rules._rule import State, sharing, to_weights, unit_magnitude
+from jsparse.rules._rule import State, check_structure, sharing, to_weights, unit_magnitude
 
 NEGLIGIBLE = -16.0
 """Up to here the threshold counts as 0: it is 1e-7, the resolution of a weight of 1."""
@@ -75,9 +76,9 @@ class SoftThreshold:
     measures: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_structure(self)
         check_not_negative(decay=self.decay)
-        if not abs(self.s_init) < float("inf"):
-            raise ValueError(f"s_init must be a finite number, such as -5; got {self.s_init}")
+        check_in("(-inf, inf)", s_init=self.s_init)
         check_own("SoftThreshold", self.scope, "groups and whole models cannot share a threshold")
 
     def init(self, weight: Array, key: Array) -> State:

@@ -17,9 +17,11 @@ from jax import Array
 from jsparse._checks import check_density, check_not_negative, check_rivalry, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._step import refined
-from jsparse.rules._rule import State, unit_magnitude, winning, with_cut
+from jsparse._values import by_density
+from jsparse.rules._rule import State, check_structure, unit_magnitude, winning, with_cut
 
 
+@by_density
 @dataclass(frozen=True, kw_only=True)
 class SRSTE:
     """Keep the fraction of units with the largest magnitude; let the others decay.
@@ -60,6 +62,7 @@ class SRSTE:
     learned: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
+        check_structure(self)
         check_density(self.density)
         check_not_negative(decay=self.decay)
         check_rivalry("SRSTE", self.scope)

@@ -21,7 +21,6 @@ No figure is published for thresholds on the norm of a unit.
 import math
 from dataclasses import dataclass
 from functools import partial
-from numbers import Real
 from typing import ClassVar
 
 import jax
@@ -34,8 +33,9 @@ from jsparse._counting import anywhere
 from jsparse._pattern import PerOutput, Role, Scope, Unit, Weight
 from jsparse._score import wide
 from jsparse._step import Slope, long_tailed, masked, step
+from jsparse._values import check_function, check_in, is_number
 from jsparse.rules._remaining import lasting_magnitude, whole_shape
-from jsparse.rules._rule import State, sharing, to_weights
+from jsparse.rules._rule import State, check_structure, sharing, to_weights
 
 LOWEST = -1.0
 """Any lower threshold has the same effect: all weights are kept and the slope is 0."""
@@ -87,15 +87,15 @@ class Threshold:
     measures: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.alpha, Real) and 0 <= self.alpha < float("inf")):
+        check_structure(self)
+        check_function(slope=self.slope)
+        if not (is_number(self.alpha) and 0 <= self.alpha < float("inf")):
             raise ValueError(
                 f"alpha, the weight of the cost, is a number, 0 or more; got {self.alpha!r}. To "
                 "change it during training, pass Optimizer a control such as TargetDensity"
             )
         check_own("Threshold", self.scope, "groups and whole models cannot share a threshold")
-        for name in ("reset", "reset_recurrent"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is a density in [0, 1), got {getattr(self, name)}")
+        check_in("[0, 1)", reset=self.reset, reset_recurrent=self.reset_recurrent)
 
     @property
     def reset_limit(self) -> float:

@@ -16,9 +16,11 @@ from jax import Array
 from jsparse._checks import check_density, check_rivalry, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._step import straight_through
-from jsparse.rules._rule import State, unit_magnitude, winning, with_cut
+from jsparse._values import by_density
+from jsparse.rules._rule import State, check_structure, unit_magnitude, winning, with_cut
 
 
+@by_density
 @dataclass(frozen=True, kw_only=True)
 class Top:
     """Keep the fraction of units with the largest magnitude, with a straight-through gradient.
@@ -56,6 +58,7 @@ class Top:
     learned: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
+        check_structure(self)
         check_density(self.density)
         check_rivalry("Top", self.scope)
 

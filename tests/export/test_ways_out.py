@@ -185,7 +185,7 @@ def test_sizes_are_free_where_that_is_said_or_can_be(tmp_path) -> None:
     np.testing.assert_allclose(
         load(tmp_path / "free")(*more), 2 * more[0] @ more[1]["w"], rtol=1e-5
     )
-    with pytest.raises(ValueError, match="1 shapes for 2 input arrays"):
+    with pytest.raises(ValueError, match="shapes: got 1 for 2 input arrays"):
         stablehlo(Two(), x, table, shapes=("rows, 5",))
 
 
@@ -216,8 +216,8 @@ def test_options_are_the_same_at_each_call(tmp_path) -> None:
     np.testing.assert_allclose(load(tmp_path / "model")(x), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(TypeError, match=r"input 1 is a float.*given by name"):
         save(tmp_path / "other", model, draw(2, 6), 3.0)
-    with pytest.raises(TypeError, match=r"got no inputs.*given by name is the same at each call"):
-        save(tmp_path / "other", model, x=draw(2, 6))
+    with pytest.raises(TypeError, match=r"got no inputs; give the arrays of a call"):
+        save(tmp_path / "other", model, scale=3.0)
 
 
 class Number(nnx.Module):

@@ -155,7 +155,7 @@ def test_the_rate_grows_with_the_root_of_the_batch() -> None:
         (lambda m: js.route(nnx.LayerNorm(3, rngs=nnx.Rngs(0)), optax.sgd(1.0), optax.sgd(1.0)),
          "no weights of layers"),
         (lambda m: js.batch_schedule(0, samples=1, epochs=1, learning_rate=1, at_batch=1,
-                                     warmup_epochs=0), "batch must be above 0; got 0"),
+                                     warmup_epochs=0), "batch must be a whole number"),
         (lambda m: js.batch_schedule(8, samples=8, epochs=2, learning_rate=1, at_batch=1,
                                      warmup_epochs=1), "has 2 steps and the warm-up 8"),
     ],

@@ -243,7 +243,10 @@ def test_random_masks_follow_their_key_and_favour_nothing() -> None:
 
 REFUSED = {
     "no batch": (lambda m: js.prune.snip(m, loss, [], density=0.5), "no batches"),
-    "rounds": (lambda m: js.prune.synflow(m, (1, 4), density=0.5, rounds=0), "rounds got 0"),
+    "rounds": (
+        lambda m: js.prune.synflow(m, (1, 4), density=0.5, rounds=0),
+        "rounds must be a whole number, 1 or more; got 0",
+    ),
     "density": (lambda m: js.prune.synflow(m, (1, 4), density=0.0), "in \\(0, 1\\]"),
     "nothing held": (lambda m: js.prune.magnitude(js.fold(m), density=0.5), "choose weights with"),
     "nan": (

@@ -340,10 +340,10 @@ REFUSED = {
     ),
     "rising": (lambda: lottery(net(), train, (0.5, 0.6)), "decrease from round to round"),
     "one": (lambda: lottery(net(), train, (1.0,)), "decrease from round to round"),
-    "sparsity": (lambda: lottery(net(), train, (-0.1,)), "density = 1 - s"),
+    "sparsity": (lambda: lottery(net(), train, (-0.1,)), "densities must be"),
     "not callable": (lambda: lottery(net(), 3, (0.5,)), "train must be a function"),
     "no weights": (lambda: lottery(Net(nnx.Rngs(0)), train, (0.5,)), "choose weights with"),
-    "each_round": (lambda: each_round(1.0, 3), "kept is a fraction in"),
+    "each_round": (lambda: each_round(1.0, 3), "kept must be a number in"),
     "step": (lambda: Rewind(step=-1), "0 or more"),
     "fine-tuning": (lambda: js.prune.FineTune(step=-1), "0 or more"),
 }

@@ -190,8 +190,8 @@ def test_accuracy_for_parameters() -> None:
     assert hardness_density(0.1, 1000, 0.1) == 0 and hardness_density(1.0, 1, 0.1) == math.inf
     for call, words in [
         (lambda: accuracy_density(98.0, 10), "divide percent by 100"),
-        (lambda: accuracy_density(0.9, 0), "parameters got 0"),
-        (lambda: hardness_density(0.9, 10, 1.0), "accuracy of guessing"),
+        (lambda: accuracy_density(0.9, 0), "parameters must be .*; got 0"),
+        (lambda: hardness_density(0.9, 10, 1.0), "chance must be a number in"),
     ]:
         with pytest.raises(ValueError, match=words):
             call()

@@ -302,7 +302,7 @@ def test_compared_folders_have_names_of_their_own(tmp_path: Path) -> None:
     assert shown.texts.count("on the frontier") == 1
     assert "density" in shown.texts and "FLOPs" not in shown.texts  # no run knows them
     assert "A run: a" in read(compare([inner], tmp_path / "out.html")).text
-    with pytest.raises(TypeError, match=r"pass a list of folders: \['runs/a'\]"):
+    with pytest.raises(TypeError, match=r"must be a list of folders, such as \['runs/a'\]"):
         compare("runs/a")
     with pytest.raises(IsADirectoryError, match=r"pass a file, such as .*out\.html"):
         compare([inner], tmp_path)

@@ -143,9 +143,9 @@ def test_usn_before_training_needs_no_revision() -> None:
 REFUSED = {
     "span": (lambda: js.Gradual(density=0.1, first=3, last=3), "later than first"),
     "density": (lambda: js.Gradual(density=0.0, last=3), "density"),
-    "every": (lambda: js.RigL(last=50, every=0), "every is a number of train steps"),
+    "every": (lambda: js.RigL(last=50, every=0), "every is a whole number of train steps"),
     "never": (lambda: js.RigL(last=50), "no step would exchange"),
-    "fraction": (lambda: js.SET(last=500, fraction=1.5), "fraction, of the kept units"),
+    "fraction": (lambda: js.SET(last=500, fraction=1.5), "fraction must be a number in"),
     "each": (lambda: js.RigL(last=500, scope=js.Each()), "would keep all"),
     "whole model": (
         lambda: js.SET(last=500, scope=js.WholeModel()),

@@ -231,7 +231,7 @@ def test_only_drawn_weights_receive_the_gradient() -> None:
         ({"coupling": -0.1}, "coupling must be a number, 0 or more; got -0.1"),
         ({"sweeps": 0}, "sweeps must be a whole number, 1 or more; got 0"),
         ({"pairs_up_to": 9.5}, "pairs_up_to must be a whole number, 1 or more; got 9.5"),
-        ({"beta": "x"}, "beta is a number or a curve such as .*; got 'x'"),
+        ({"beta": "x"}, "beta must be a number .*, or a curve such as .*; got 'x'"),
         ({"scope": js.Each()}, "no unit competes, so Gibbs would keep all"),
         ({"scope": js.Groups(4)}, "axis 2 has length 2, not a multiple of 4"),
     ],

@@ -224,12 +224,20 @@ def test_pruned_weights_can_return() -> None:
     [
         (lambda: js.Threshold(alpha=-1), ValueError, "0 or more; got -1"),
         (lambda: js.Threshold(alpha=float("nan")), ValueError, "got nan"),
-        (lambda: js.Threshold(reset=1.0), ValueError, "reset is a density in"),
+        (lambda: js.Threshold(reset=1.0), ValueError, "reset must be a number in"),
         (lambda: js.Top(density=0.0), ValueError, r"in \(0, 1\]; got 0"),
         (lambda: js.Top(density=1.5), ValueError, r"in \(0, 1\]; got 1.5"),
         (lambda: js.TargetDensity(density=0, steps=9), ValueError, r"in \(0, 1\]"),
-        (lambda: js.TargetDensity(density=0.5, steps=0), ValueError, "length of the run"),
-        (lambda: js.TargetDensity(density=0.5, steps=9, ramp=0), ValueError, "ramp is a fraction"),
+        (
+            lambda: js.TargetDensity(density=0.5, steps=0),
+            ValueError,
+            "steps must be a whole",
+        ),
+        (
+            lambda: js.TargetDensity(density=0.5, steps=9, ramp=0),
+            ValueError,
+            "ramp must be",
+        ),
         (lambda: js.Threshold().init(jnp.ones((2, 2), int), KEY), TypeError, "floating-point"),
         (lambda: js.Threshold().init(jnp.array(1.0), KEY), ValueError, "got a scalar"),
         (

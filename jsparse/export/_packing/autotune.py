@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jsparse._pure import pure
+from jsparse._pure import by_name, by_position, calling, examples, pure
 from jsparse._surgery import fold
+from jsparse._values import check_function, check_mapping
 from jsparse._watch import watch_in_place
 from jsparse.export._packing.layers import (
     Format,
@@ -60,6 +61,7 @@ class Choice:
       density: of its kernel.
       rows: of its input.
       seconds: of a call, by format; empty if nothing was measured.
+      bytes: of its variables, by format.
       chosen: the format.
       why: in words.
     """
@@ -69,6 +71,7 @@ class Choice:
     density: float
     rows: int
     seconds: Mapping[str, float]
+    bytes: Mapping[str, int]
     chosen: str
     why: str
 
@@ -81,35 +84,43 @@ class Picked(Generic[Model]):
       model: plain, without rules.
       layers: the choice for each.
       seconds: of a call of the whole model, by "dense", "shrunk" and "packed".
+      bytes: of the variables of each.
       chosen: which of those the model is.
     """
 
     model: Model
     layers: tuple[Choice, ...]
     seconds: Mapping[str, float]
+    bytes: Mapping[str, int]
     chosen: str
 
     def __str__(self) -> str:
-        head = ("layer", "kernel", "density", "rows", "ms", "stored as", "why")
+        head = ("layer", "kernel", "density", "rows", "ms", "KiB", "stored as", "why")
         rows = []
         for layer in self.layers:
             each = ", ".join(f"{name} {1e3 * s:.3f}" for name, s in layer.seconds.items())
             shape = "x".join(map(str, layer.shape))
             row = [layer.path or "(model)", shape, f"{layer.density:.1%}", str(layer.rows)]
-            rows.append([*row, each or "-", layer.chosen, layer.why])
-        whole = ", ".join(f"{name} {1e3 * s:.3f} ms" for name, s in self.seconds.items())
-        return f"{table(head, rows)}\nwhole model: {whole}; chosen: {self.chosen}"
+            sizes = ", ".join(f"{name} {n / 1024:.1f}" for name, n in layer.bytes.items())
+            rows.append([*row, each or "-", sizes, layer.chosen, layer.why])
+        whole = ", ".join(
+            f"{name} {1e3 * s:.3f} ms and {self.bytes[name] / 1024:.1f} KiB"
+            for name, s in self.seconds.items()
+        )
+        asked = f"what replaces dense must be {GAIN}x as fast; for the smallest use pack"
+        return f"{table(head, rows)}\nwhole model: {whole}; chosen: {self.chosen} ({asked})"
 
 
 def pick(
-    model: Model, *example_inputs: Any, formats: Mapping[str, Format] = FORMATS
+    model: Model, *example_inputs: Any, formats: Mapping[str, Format] = FORMATS, **options: Any
 ) -> Picked[Model]:
     """Store each linear layer in the format that runs fastest here, for inputs of this size.
 
     Args:
       model: any NNX module, sparse or folded; not changed. It is measured in eval mode.
-      *example_inputs: arguments of a call, of the batch size that matters.
+      *example_inputs: arguments of a call, of the batch size that matters, or their shapes.
       formats: what to try besides dense, by name.
+      **options: arguments by name: arrays, or what is the same at each call.
 
     Returns:
       The model with the measurements; `print` shows them.
@@ -125,6 +136,11 @@ def pick(
       >>> picked.model(jnp.ones((8, 64))).shape, len(picked.layers)
       ((8, 32), 1)
     """
+    check_mapping("formats by name, such as {'csr': csr()}", formats=formats)
+    for format in formats.values():
+        check_function(formats=format)
+    model, given = by_position(model, example_inputs, options)
+    example_inputs = examples(given)
     dense = fold(model)
     dense.eval()
     try:
@@ -144,7 +160,19 @@ def pick(
         models[PACKED] = put_in_place(packed, places, made)
     seconds = seconds_of(models, *example_inputs)
     chosen = _fastest(seconds)
-    return Picked(model=models[chosen], layers=tuple(layers), seconds=seconds, chosen=chosen)
+    return Picked(
+        model=by_name(models[chosen]),
+        layers=tuple(layers),
+        seconds=seconds,
+        bytes={name: _bytes(form) for name, form in models.items()},
+        chosen=chosen,
+    )
+
+
+def _bytes(layer: nnx.Module) -> int:
+    """Of the variables of a layer or a model, without random streams."""
+    state = nnx.state(layer, nnx.Not(nnx.RngState))
+    return sum(array.nbytes for array in jax.tree.leaves(state))
 
 
 def seconds_of(models: Mapping[str, nnx.Module], *inputs: Any) -> dict[str, float]:
@@ -171,6 +199,7 @@ def _choose(
         density=density,
         rows=rows,
         seconds={},
+        bytes={DENSE: _bytes(layer)},
         chosen=DENSE,
         why=why.get(path, "" if seen else "this call does not call it"),
     )
@@ -181,6 +210,7 @@ def _choose(
         reason = f"no format stores less than {WORTH:.0%} of it"
         return dataclasses.replace(stays, why=reason)
     x = jnp.asarray(np.random.default_rng(0).standard_normal(seen.shape), seen.dtype)
+    sizes = {DENSE: _bytes(layer)} | {name: _bytes(one) for name, one in made.items()}
     seconds = seconds_of({DENSE: layer, **made}, x)
     chosen = _fastest(seconds)
     best = min(made, key=lambda name: seconds[name])
@@ -188,7 +218,7 @@ def _choose(
     reason = f"{gain:.1f}x as fast as dense"
     if chosen == DENSE:
         reason = f"{best} is {gain:.2f}x as fast, {GAIN}x is asked"
-    return dataclasses.replace(stays, seconds=seconds, chosen=chosen, why=reason)
+    return dataclasses.replace(stays, seconds=seconds, bytes=sizes, chosen=chosen, why=reason)
 
 
 def _worth_trying(layer: Any, formats: Mapping[str, Format]) -> dict[str, Packed]:
@@ -223,5 +253,6 @@ def _called_with(model: nnx.Module, inputs: tuple) -> dict[str, jax.ShapeDtypeSt
 
         watch_in_place(layer, note)
     run, variables, _ = pure(copy)
-    jax.eval_shape(run, variables, *inputs)
+    with calling("example_inputs", inputs):
+        jax.eval_shape(run, variables, *inputs)
     return {path: seen[id(layer)] for path, layer in layers.items() if id(layer) in seen}

@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from jsparse._score import wide as wide_type
+from jsparse._values import check_function, check_shape
 from jsparse.export._packing.formats import BlockArrays, block_columns, block_matrix, on_mesh
 from jsparse.export._packing.packed import (
     WIDEST,
@@ -117,6 +118,17 @@ def _forward(outputs: int) -> Any:
 _product = with_gradients(_forward)
 
 
+def check_block(block: tuple[int, int]) -> None:
+    """Refuse anything but the two sides of a block.
+
+    Raises:
+      TypeError: it is no tuple of whole numbers.
+      ValueError: a side below 1, or not two.
+    """
+    if len(check_shape("block", block)) != 2:
+        raise ValueError(f"block must be a tuple of two sides of at least 1; got {block}")
+
+
 class BlockSparse(Packed):
     """A linear layer that holds only the blocks it keeps: y = x W + b.
 
@@ -154,6 +166,9 @@ class BlockSparse(Packed):
         param_dtype: Any = jnp.float32,
         product: Product = block_dot,
     ):
+        check_block(block)
+        check_function(product=product)
+        self.check_settings(in_features, out_features, kept, use_bias, dtype, param_dtype)
         self.in_features, self.out_features, self.block = in_features, out_features, tuple(block)
         BlockSizes(in_features, out_features, kept, *block).check()
         self.product = product

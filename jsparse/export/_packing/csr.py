@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 from jax.custom_batching import sequential_vmap
 
+from jsparse._values import check_function, check_whole
 from jsparse.export._packing.formats import MOST, CsrArrays, csr_matrix, csr_places, on_mesh
 from jsparse.export._packing.packed import (
     WIDEST,
@@ -193,8 +194,11 @@ class Csr(Packed):
         param_dtype: Any = jnp.float32,
         product: Product = csr_dot,
     ):
-        if not 1 <= width <= MOST:
-            raise ValueError(f"a group of {width} inputs; allowed are 1 to {MOST}")
+        check_whole(width=width)
+        if width > MOST:
+            raise ValueError(f"width, a group of {width} inputs; allowed are 1 to {MOST}")
+        check_function(product=product)
+        self.check_settings(in_features, out_features, kept, use_bias, dtype, param_dtype)
         groups = -(-in_features // width)
         self.in_features, self.out_features, self.width = in_features, out_features, width
         CsrSizes(in_features, out_features, kept, width).check()

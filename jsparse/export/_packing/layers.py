@@ -13,7 +13,8 @@ from flax.nnx.nn.dtypes import promote_dtype
 
 from jsparse._slots import Slot, slots
 from jsparse._surgery import fold
-from jsparse.export._packing.block import BlockSparse, Product, block_dot
+from jsparse._values import check_function, check_pattern, check_whole, shown
+from jsparse.export._packing.block import BlockSparse, Product, block_dot, check_block
 from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.formats import MOST, block_arrays, csr_arrays, group_width
 from jsparse.export._packing.packed import Packed
@@ -35,6 +36,7 @@ def csr(width: int = 0) -> Format:
     Returns:
       A function from a layer to a `Csr`, for `pack`.
     """
+    check_whole(0, width=width)
 
     def packed(layer: Dense) -> Csr:
         kernel = kernel_of(layer)
@@ -64,8 +66,8 @@ def blocks(block: tuple[int, int], product: Product = block_dot) -> Format:
     Raises:
       ValueError: a side below 1.
     """
-    if len(block) != 2 or min(block) < 1:
-        raise ValueError(f"a block has two sides of at least 1, got {block}")
+    check_block(block)
+    check_function(product=product)
 
     def packed(layer: Dense) -> BlockSparse:
         kernel = kernel_of(layer)
@@ -116,7 +118,9 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
       (3,)
     """
     if format in (csr, blocks):
-        raise TypeError(f"got the function {format.__name__}; call it: {format.__name__}(...)")
+        raise TypeError(f"format is {shown(format)}; call it: {format.__name__}(...)")
+    check_function(format=format)
+    check_pattern(where=where)
     plain = fold(model)
     places = [place for place in layers_of(plain) if re.fullmatch(where, place.path)]
     why = left_dense(plain)

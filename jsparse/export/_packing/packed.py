@@ -9,6 +9,7 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jax import Array
 from jax.custom_batching import custom_vmap
 
+from jsparse._values import check_flag, check_floating, check_whole
 from jsparse.export._packing import compiled
 
 WIDEST = 16
@@ -66,6 +67,20 @@ class Packed(nnx.Module):
     """What the product is told besides the arrays."""
     sizes: Any
     """Of the matrix: `CsrSizes` or `BlockSizes`."""
+
+    @staticmethod
+    def check_settings(
+        in_features: int, out_features: int, kept: int, use_bias: bool, dtype: Any, param_dtype: Any
+    ) -> None:
+        """Refuse settings that no packed layer has.
+
+        Raises:
+          TypeError: use_bias is no truth value, or a dtype not of floats.
+          ValueError: a size is no whole number.
+        """
+        check_whole(0, in_features=in_features, out_features=out_features, kept=kept)
+        check_flag(use_bias=use_bias)
+        check_floating(param_dtype=param_dtype, **({} if dtype is None else {"dtype": dtype}))
 
     def _settle(self, shape: tuple[int, ...], use_bias: bool, dtype: Any, param_dtype: Any) -> None:
         """Set what every packed layer has: values of this shape, a bias, dtypes."""

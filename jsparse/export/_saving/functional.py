@@ -10,8 +10,8 @@ from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, get_abstract_mesh, use_abstract_mesh
 
 from jsparse._paths import listed
-from jsparse._pure import Pure, evaluated, pure
-from jsparse._slots import sparse_parts, walk_modules
+from jsparse._pure import Pure, calling, evaluated, pure
+from jsparse._slots import check_module, sparse_parts, walk_modules
 from jsparse._storage.leaves import is_key
 from jsparse.export._packing.block import BlockSparse, plain_block_dot
 from jsparse.export._packing.csr import Csr, plain_csr_dot
@@ -59,6 +59,7 @@ def off_mesh() -> Iterator[None]:
 
 def with_products(model: Model, csr: Any, block: Any) -> Model:
     """A copy with other products in its `Csr` and `BlockSparse` layers, of the same values."""
+    check_module(model)
     copy = nnx.clone(model)
     for _, module in walk_modules(copy):
         if isinstance(module, Csr):
@@ -91,7 +92,8 @@ def outputs(split: Pure, inputs: tuple) -> Any:
       ValueError: a second call gives others: a cache, a counter or a random stream has changed.
     """
     run = jax.jit(split.run)
-    first, after = run(split.variables, *inputs)
+    with calling("inputs", inputs):
+        first, after = run(split.variables, *inputs)
     second, _ = run(after, *inputs)
     by, allowed = _off(first, second)
     if by > allowed:

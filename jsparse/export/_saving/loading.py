@@ -13,9 +13,11 @@ from jax.export import Exported
 
 from jsparse._checks import require
 from jsparse._paths import named
+from jsparse._slots import check_module
 from jsparse._storage import manifest
 from jsparse._storage.files import CorruptCheckpoint
 from jsparse._storage.leaves import check_fit, describe, filled, plain
+from jsparse._values import check_path
 from jsparse.export._packing import compiled
 from jsparse.export._packing.layers import put_packed
 from jsparse.export._saving.about import check_packed, read_about, same
@@ -109,6 +111,7 @@ def load(folder: str | Path) -> Loaded:
       >>> loaded(jnp.ones((5, 4))).shape
       (5, 3)
     """
+    check_path(folder=folder)
     require("safetensors flatbuffers", "export", "loading a model")
     folder = Path(folder).absolute()
     about, _, weights, files = _read(folder)
@@ -190,6 +193,8 @@ def restore(folder: str | Path, model: Model) -> Model:
       >>> bool((same.kernel[...] == model.kernel[...]).all())
       True
     """
+    check_path(folder=folder)
+    check_module(model)
     require("safetensors", "export", "restoring a model")
     folder = Path(folder).absolute()
     about, record, weights, _ = _read(folder)

@@ -15,6 +15,7 @@ from jax.interpreters import partial_eval
 from jsparse._checks import require
 from jsparse._pure import Pure
 from jsparse._storage.files import write_whole
+from jsparse._values import check_path
 from jsparse.export._packing.layers import unpack
 from jsparse.export._saving.functional import compare, off_mesh, outputs, saved
 from jsparse.export._saving.stablehlo import input_specs
@@ -36,7 +37,8 @@ def onnx(
       model: any NNX module without rules: folded, shrunk or packed; below 2 GB.
       *inputs: arguments of a call, trees of arrays. The first axis, if all have the same, is free
         in the file where the model and jax2onnx allow it.
-      shapes: of each array, to say which sizes are free: `("batch, length",)`.
+      shapes: of each array, to say which sizes are free: `("batch, length",)`;
+        for a single one a str will do.
       **options: further arguments, the same at each call.
 
     Raises:
@@ -45,6 +47,7 @@ def onnx(
       TypeError: no inputs, or one that is not an array.
       ValueError: a model with rules, or with a memory; shapes that do not fit.
     """
+    check_path(path=path)
     split = saved(unpack(model), options)
     candidates, _ = input_specs(inputs, shapes)
     expected = outputs(split, inputs)

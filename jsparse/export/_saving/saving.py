@@ -11,11 +11,12 @@ None of them is pickled or names a folder of the machine that wrote it, and load
 code that made the model.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from flax import nnx
 from jax.export import Exported
 
 from jsparse._checks import require
-from jsparse._pure import Pure
-from jsparse._slots import walk_modules
+from jsparse._pure import Pure, by_position, examples
+from jsparse._slots import check_module, walk_modules
 from jsparse._storage import manifest
 from jsparse._storage.files import to_disk, write_whole
+from jsparse._values import check_flag, check_folder, check_is
 from jsparse._versions import versions
 from jsparse.export._packing import compiled
 from jsparse.export._packing.layers import packed_layers
@@ -57,6 +59,7 @@ def save(
     *inputs: Any,
     record: Record = WHOLE,
     shapes: Sequence[str] = (),
+    overwrite: bool = False,
     **options: Any,
 ) -> None:
     """Save a plain model so that `load` calls it without its class, and `restore` with it.
@@ -66,14 +69,19 @@ def save(
     Args:
       folder: to make; it appears when everything is written.
       model: any NNX module without rules: from `fold`, `shrink` or `pack`.
-      *inputs: arguments of a call, trees of arrays. The first axis, if all have the same, is free
-        in what `load` gives where the model allows it (else model.json says why not).
+      *inputs: arguments of a call, trees of arrays or their shapes, as for `shrink`. The first
+        axis, if all have the same, is free in what `load` gives where the model allows it (else
+        model.json says why not).
       record: from `shrink`, for `restore`; of several steps `first.then(second)`.
-      shapes: of each input array, to say which sizes are free: `("batch, length",)`.
-      **options: further arguments, the same at each call.
+      shapes: of each input array, to say which sizes are free: `("batch, length",)`;
+        for a single one a str will do.
+      overwrite: whether to replace a model that is saved there; it stays until the new one is
+        written.
+      **options: arguments by name. Arrays become inputs, after the others and in this order; the
+        rest is the same at each call.
 
     Raises:
-      FileExistsError: the folder exists.
+      FileExistsError: the folder exists, and holds no saved model that may be replaced.
       ImportError: safetensors or flatbuffers is not installed.
       TypeError: no inputs, or one that is not an array; a dtype that safetensors lacks; inputs or
         outputs in containers that a file cannot name, such as named tuples.
@@ -88,10 +96,16 @@ def save(
       ...     sorted(os.listdir(f"{place}/model"))
       ['manifest.json', 'model.json', 'program.stablehlo', 'weights.safetensors']
     """
+    check_folder(folder=folder)
+    check_module(model)
+    check_is(Record, "a Record, from shrink", record=record)
     require("safetensors flatbuffers", "export", "saving a model")
     folder = Path(folder).absolute()
-    _check_new(folder)
-    split = saved(portable(model), options)
+    check_flag(overwrite=overwrite)
+    _check_new(folder, overwrite)
+    model, given = by_position(model, inputs, options)
+    inputs = examples(given)
+    split = saved(portable(model), {})
     for path, array in split.variables.items():
         if str(array.dtype) not in DTYPES:
             raise TypeError(
@@ -108,23 +122,49 @@ def save(
         write_whole(part / PROGRAM, _bytes(made.exported))
         if about["packed"] and jax.default_backend() == "cpu" and compiled.load():
             about["kernels"] = compiled.sources_key()
-            kernels = kernel_program(model, options, made.specs)
+            kernels = kernel_program(model, {}, made.specs)
             write_whole(part / KERNELS, _bytes(kernels))
         write_whole(part / ABOUT, (_indented(about, 2) + "\n").encode())
         manifest.write(part, {"format": FORMAT, "version": VERSION})
-        try:
-            os.rename(part, folder)
-        except OSError:
-            _check_new(folder)  # another process may have been faster
-            raise
-        to_disk(folder.parent)
+        with _replaced(folder, part) if overwrite else contextlib.nullcontext():
+            try:
+                os.rename(part, folder)
+            except OSError:
+                _check_new(folder, False)  # another process may have been faster
+                raise
+            to_disk(folder.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _check_new(folder: Path) -> None:
+def _check_new(folder: Path, overwrite: bool) -> None:
+    if not os.path.lexists(folder):
+        return
+    if not overwrite:
+        raise FileExistsError(
+            f"{folder} exists; choose another folder, or replace the model in it with "
+            "overwrite=True"
+        )
+    if folder.is_symlink() or not {ABOUT, WEIGHTS, manifest.MANIFEST} <= set(os.listdir(folder)):
+        raise FileExistsError(
+            f"{folder} holds no model that `save` wrote, so overwrite=True does not replace it; "
+            "choose another folder"
+        )
+
+
+@contextlib.contextmanager
+def _replaced(folder: Path, part: Path) -> Iterator[None]:
+    """Move an old model aside while a new one takes its place; back, if that fails."""
+    old = part.with_suffix(".old")
     if os.path.lexists(folder):
-        raise FileExistsError(f"{folder} exists; choose another folder, or delete this one")
+        os.rename(folder, old)
+    try:
+        yield
+    except BaseException:
+        if old.exists() and not os.path.lexists(folder):
+            os.rename(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _check_record(record: Record, weights: Mapping[str, np.ndarray]) -> None:

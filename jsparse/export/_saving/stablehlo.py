@@ -10,7 +10,8 @@ from flax import nnx
 from jax.export import Exported
 
 from jsparse._paths import named
-from jsparse._pure import Pure
+from jsparse._pure import Pure, by_position, examples
+from jsparse._values import shown
 from jsparse.export._packing import compiled
 from jsparse.export._packing.block import block_dot
 from jsparse.export._packing.csr import csr_dot
@@ -86,10 +87,11 @@ def stablehlo(
 
     Args:
       model: any NNX module without rules: folded, shrunk or packed.
-      *inputs: arguments of a call, trees of arrays. The first axis, if all have the same, is free
-        in the program where the model allows it.
+      *inputs: arguments of a call, trees of arrays or their shapes, as for `shrink`. The first
+        axis, if all have the same, is free in the program where the model allows it.
       shapes: of each array, to say which sizes are free: `("batch, length", "batch, 28, 28, 1")`.
-      **options: further arguments, the same at each call.
+      **options: arguments by name. Arrays become inputs, after the others and in this order; the
+        rest is the same at each call.
 
     Returns:
       A function (weights by path, *inputs) -> output; `.mlir_module()` is its text, `.serialize()`
@@ -105,7 +107,8 @@ def stablehlo(
       >>> exported.out_avals[0].shape
       (batch, 3)
     """
-    return program(saved(portable(model), options), inputs, shapes).exported
+    model, given = by_position(model, inputs, options)
+    return program(saved(portable(model), {}), examples(given), shapes).exported
 
 
 def input_specs(inputs: tuple, shapes: Sequence[str]) -> tuple[list[tuple], str]:
@@ -131,19 +134,26 @@ def input_specs(inputs: tuple, shapes: Sequence[str]) -> tuple[list[tuple], str]
     arrays, structure = jax.tree.flatten(inputs)
     if not arrays:
         raise TypeError(
-            "got no inputs; give the arguments of a call in order, as what is given by name is the "
-            "same at each call: save(folder, model, x)"
+            "got no inputs; give the arrays of a call, in order or by name, or their shapes: "
+            "save(folder, model, x)"
         )
     shapes = [shapes] if isinstance(shapes, str) else shapes
+    if not isinstance(shapes, Sequence) or not all(isinstance(one, str) for one in shapes):
+        raise TypeError(f"shapes must be a str each, such as ('batch, 28',); got {shown(shapes)}")
 
     def specs(given: Sequence[str]) -> tuple:
-        found = jax.export.symbolic_args_specs(arrays, list(given))
+        try:
+            found = jax.export.symbolic_args_specs(arrays, list(given))
+        except Exception as error:  # of the tokenizer, too
+            raise ValueError(
+                f"shapes must be of the inputs, such as 'batch, 28'; got {list(given)}: {error}"
+            ) from error
         return jax.tree.unflatten(structure, found)
 
     if shapes:
         if len(shapes) != len(arrays):
             raise ValueError(
-                f"{len(shapes)} shapes for {len(arrays)} input arrays; give one each, in order"
+                f"shapes: got {len(shapes)} for {len(arrays)} input arrays; give one each, in order"
             )
         return [specs(shapes)], ""
     fixed = specs(["..."] * len(arrays))

@@ -10,6 +10,7 @@ from flax import nnx
 from jsparse._sharding import followed
 from jsparse._slots import slots
 from jsparse._sparse import Setting, Sparse
+from jsparse._values import check_is, check_shape, is_whole
 from jsparse.rules._remaining import gone_after, left_after
 from jsparse.rules._rule import grown, with_role
 
@@ -25,6 +26,16 @@ class Cut:
 
     shape: tuple[int, ...]
     keep: Mapping[int, tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        check_shape("shape", self.shape, least=0)
+        check_is(Mapping, "the positions to keep, by axis", keep=self.keep)
+        for axis, kept in self.keep.items():
+            there = is_whole(axis) and 0 <= axis < len(self.shape)
+            if not there or not set(kept) <= set(range(self.shape[axis])):
+                raise ValueError(f"keep must hold positions that {self.shape} has, got {self.keep}")
+            if len(set(kept)) < len(kept):
+                raise ValueError(f"keep must hold each position once, got {self.keep}")
 
     @property
     def left(self) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from flax import nnx
 from jsparse._paths import naming
 from jsparse._slots import slots, walk_modules
 from jsparse._surgery import copied, fold
+from jsparse._values import check_is, check_mapping
 from jsparse.export._shrinking.attributes import Attributes, sizes
 from jsparse.export._shrinking.cut import Cut, cut_in_place
 
@@ -39,6 +40,13 @@ class Record:
     stayed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     zeros: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        check_mapping("Cuts by path", cuts=self.cuts)
+        for cut in self.cuts.values():
+            check_is(Cut, "Cuts by path", cuts=cut)
+        check_mapping("values by path and name", attributes=self.attributes)
+        check_mapping("reasons by path", stayed=self.stayed)
+
     def then(self, later: "Record") -> "Record":
         """Both as one: this record, and one of the model that it led to.
 
@@ -54,6 +62,7 @@ class Record:
           >>> first.then(then).cuts["bias"].keep
           {0: (2, 3)}
         """
+        check_is(Record, "a Record, from shrink of the smaller model", later=later)
         cuts = dict(self.cuts)
         for path, cut in later.cuts.items():
             with naming(path):
@@ -195,6 +204,7 @@ def _check_attributes(path: str, module: nnx.Module, values: Mapping[str, Any]) 
 
 def _rebuilt(small: Model, record: Record) -> Model:
     """Cut the model itself."""
+    check_is(Record, "a Record, from shrink or Record.from_dict", record=record)
     places = {slot.path: slot.value for slot in slots(small)}
     for path, cut in record.cuts.items():
         if path not in places:

@@ -18,7 +18,9 @@ from typing import Any, TypeVar
 
 from flax import nnx
 
+from jsparse._pure import by_name, by_position, calling, examples
 from jsparse._surgery import fold
+from jsparse._values import check_function
 from jsparse.export._shrinking.alive import alive_paths
 from jsparse.export._shrinking.attributes import Mend, stock
 from jsparse.export._shrinking.graph import Graph
@@ -30,7 +32,11 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 def shrink(
-    model: Model, *example_inputs: Any, mend: Mend = stock, keep: str | Collection[str] = ()
+    model: Model,
+    *example_inputs: Any,
+    mend: Mend = stock,
+    keep: str | Collection[str] = (),
+    **options: Any,
 ) -> tuple[Model, Record]:
     """Remove dead units from a model; return the physically smaller plain model and a record.
 
@@ -48,12 +54,14 @@ def shrink(
     Args:
       model: any NNX module, sparse or folded; not changed.
       *example_inputs: arguments of a call, of any batch size, and longer than 1 along axes whose
-        length varies. Their values matter only for the comparison of outputs.
+        length varies. Their values matter only for the comparison of outputs, so shapes do too:
+        (4, 20) for float32, or `jax.ShapeDtypeStruct`.
       mend: function from a module with smaller parameters to the sizes that it should store, by
         attribute; called for all modules, inner ones first, and {} for those without any.
       keep: patterns, as in `sparsify`, of weights that count as alive though they are zeros, since
         they are to be trained: a new head, the second factor of LoRA. The record's `zeros` says
         what went for a weight that is all zeros.
+      **options: arguments by name: arrays, or what is the same at each call.
 
     Returns:
       (the smaller model, the record from which `rebuild` makes a fresh model of that size).
@@ -74,12 +82,16 @@ def shrink(
       >>> small.layers[0].kernel.shape, small.layers[2].in_features
       ((4, 2), 2)
     """
-    plain = fold(model)
-    plan = Plan(plain, example_inputs, mend, alive=alive_paths(plain, keep))
+    check_function(mend=mend)
+    model, inputs = by_position(model, example_inputs, options)
+    inputs, plain = examples(inputs), fold(model)
+    with calling("example_inputs", inputs):
+        plan = Plan(plain, inputs, mend, alive=alive_paths(plain, keep))
     _, small, graph, record = plan.choose()
     if record.cuts:
         check_outputs(plan.graph, graph)
-    return small, dataclasses.replace(record, zeros=plan.zeros(record.cuts))
+    record = dataclasses.replace(record, zeros=plan.zeros(record.cuts))
+    return by_name(small) if options else small, record
 
 
 def check_outputs(expected: Graph, small: Graph) -> None:

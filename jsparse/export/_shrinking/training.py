@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 
 from jsparse._paths import named, path_of
+from jsparse._pure import calling, examples, shaped
 from jsparse._slots import slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, fold
@@ -94,7 +95,9 @@ def shrink_training(
       ((4, 2), (2, 3))
     """
     _check(model, optimizer, example_inputs)
-    plan = _plan(model, example_inputs, mend)
+    example_inputs = examples(shaped(example_inputs))
+    with calling("example_inputs", example_inputs):
+        plan = _plan(model, example_inputs, mend)
     removal, _, _, record = plan.choose()
     cuts, add, groups = plan.cutting(removal)
     if not cuts:
@@ -115,7 +118,7 @@ def shrink_training(
 def _check(model: Any, optimizer: Any, inputs: tuple) -> None:
     if not isinstance(optimizer, nnx.Optimizer):
         raise TypeError(
-            f"expected the model's jsparse.Optimizer or nnx.Optimizer, got "
+            f"optimizer: expected the model's jsparse.Optimizer or nnx.Optimizer, got "
             f"{type(optimizer).__name__}; without one use jsparse.shrink"
         )
     if hasattr(optimizer, "model"):

@@ -1,0 +1,296 @@
+"""Checks of plain values; each error names the argument, what it got and what is allowed."""
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sized
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+Made = TypeVar("Made", bound=Callable)
+SHOWN = 60
+"""Characters of a value in an error."""
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is an int or a float, of Python or numpy, and no truth value."""
+    kinds = int | float | np.integer | np.floating
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is an int of Python or numpy, and no truth value."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def shown(value: Any) -> str:
+    """A value for an error: short, arrays by dtype and shape, classes by name.
+
+    Example:
+      >>> shown(0.5), shown(np.ones((2, 3))), shown(dict)
+      ('0.5', 'an array float64[2, 3]', 'the class dict')
+    """
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"an array {value.dtype}{list(value.shape)}"
+    if inspect.isroutine(value):
+        return f"the function {value.__name__}"
+    text = repr(value)
+    if len(text) <= SHOWN and "\n" not in text:
+        return text
+    return f"a {type(value).__name__}: {text.splitlines()[0][:SHOWN]}..."
+
+
+def known(**values: Any) -> dict[str, Any]:
+    """The values that are not traced, scalars of JAX as numbers, for settings that may be both."""
+    plain = lambda value: value.item() if isinstance(value, jax.Array) and not value.ndim else value
+    return {
+        name: plain(value)
+        for name, value in values.items()
+        if not isinstance(value, jax.core.Tracer)
+    }
+
+
+def check_in(interval: str, **numbers: float) -> None:
+    """Refuse anything but numbers in an interval, written as "(0, 1]" or "[0, inf)".
+
+    Raises:
+      ValueError: a value is outside, NaN, a truth value or not a number.
+
+    Example:
+      >>> check_in("(0, 1]", ramp=1.5)
+      Traceback (most recent call last):
+      ValueError: ramp must be a number in (0, 1]; got 1.5
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    for name, value in numbers.items():
+        if not (
+            is_number(value)
+            and (low < value if interval[0] == "(" else low <= value)
+            and (value < high if interval[-1] == ")" else value <= high)
+        ):
+            raise ValueError(f"{name} must be {_allowed(interval, value)}; got {shown(value)}")
+
+
+def _allowed(interval: str, value: Any) -> str:
+    low, high = interval[1:-1].split(", ")
+    if high != "inf":
+        return f"a number in {interval}"
+    if low == "-inf":
+        return "a finite number"
+    kind = "finite number" if is_number(value) and abs(value) == float("inf") else "number"
+    return f"a {kind}, {low} or more" if interval[0] == "[" else f"a {kind} above {low}"
+
+
+def check_whole(least: int = 1, **numbers: int) -> None:
+    """Refuse anything but whole numbers of at least `least`.
+
+    Raises:
+      ValueError: a value is below, a truth value or not a whole number.
+    """
+    for name, value in numbers.items():
+        if not is_whole(value) or value < least:
+            raise ValueError(f"{name} must be a whole number, {least} or more; got {shown(value)}")
+
+
+def check_flag(**flags: bool) -> None:
+    """Refuse anything but True and False.
+
+    Raises:
+      TypeError: a value is something else.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False; got {shown(value)}")
+
+
+def check_shape(name: str, shape: Any, *, least: int = 1) -> tuple[int, ...]:
+    """The shape as a tuple, if it is a tuple or list of whole numbers of at least `least`.
+
+    Raises:
+      TypeError: it is something else.
+      ValueError: a number is below `least`.
+    """
+    if not isinstance(shape, tuple | list) or not all(map(is_whole, shape)):
+        raise TypeError(f"{name} must be a tuple of whole numbers; got {shown(shape)}")
+    if any(n < least for n in shape):
+        raise ValueError(f"{name} must be a tuple of sizes, {least} or more; got {shown(shape)}")
+    return tuple(map(int, shape))
+
+
+def check_function(**functions: Any) -> None:
+    """Refuse anything but functions; a class or a value is none.
+
+    Raises:
+      TypeError: a value cannot be called, or is a class.
+    """
+    for name, value in functions.items():
+        if isinstance(value, type) or not callable(value):
+            raise TypeError(f"{name} must be a function; got {shown(value)}")
+
+
+def check_is(kinds: Any, what: str, **values: Any) -> None:
+    """Refuse anything but instances of some kinds.
+
+    Args:
+      kinds: a class or several.
+      what: they are, such as "a Role".
+      **values: by the name of the argument.
+
+    Raises:
+      TypeError: a value is something else.
+    """
+    for name, value in values.items():
+        if not isinstance(value, kinds):
+            raise TypeError(f"{name} must be {what}; got {shown(value)}")
+
+
+def check_transform(**transforms: Any) -> None:
+    """Refuse anything but optax transforms, which have `init` and `update`.
+
+    Raises:
+      TypeError: a value is something else, such as a rate or a function that makes a transform.
+    """
+    for name, value in transforms.items():
+        if isinstance(value, type) or not (hasattr(value, "init") and hasattr(value, "update")):
+            raise TypeError(
+                f"{name} must be an optax transform, such as optax.adam(1e-3); got {shown(value)}"
+            )
+
+
+def check_mapping(what: str, **values: Any) -> None:
+    """Refuse anything but mappings whose keys are strings.
+
+    Raises:
+      TypeError: a value is something else.
+    """
+    check_is(Mapping, what, **values)
+    for name, value in values.items():
+        if wrong := [key for key in value if not isinstance(key, str)]:
+            raise TypeError(f"{name} must be {what}; got the key {shown(wrong[0])}")
+
+
+def check_path(**paths: Any) -> None:
+    """Refuse anything but paths.
+
+    Raises:
+      TypeError: a value is neither a str nor a path.
+      ValueError: it is empty, or holds a character that no path may hold.
+    """
+    check_is(str | os.PathLike, "a path: a str or a pathlib.Path", **paths)
+    for name, path in paths.items():
+        if not os.fspath(path) or "\0" in os.fspath(path):
+            raise ValueError(f"{name} must be a path: a str or a pathlib.Path; got {path!r}")
+
+
+def check_folder(**folders: Any) -> None:
+    """Refuse a path that cannot become a folder, as it, or one above it, is a file.
+
+    Raises:
+      TypeError, ValueError: as `check_path`.
+      NotADirectoryError: a file is in the way.
+    """
+    check_path(**folders)
+    for name, given in folders.items():
+        path = Path(given).absolute()
+        if files := [one for one in (path, *path.parents) if one.exists() and not one.is_dir()]:
+            raise NotADirectoryError(
+                f"{name} must be a folder, or a path where one can be made; got {given}, and "
+                f"{files[0]} is a file"
+            )
+
+
+def check_pattern(**patterns: Any) -> None:
+    """Refuse anything but regular expressions.
+
+    Raises:
+      TypeError: a value is not a str.
+      ValueError: it is not a regular expression.
+    """
+    for name, pattern in patterns.items():
+        if not isinstance(pattern, str):
+            raise TypeError(f"{name} must be a str, a regular expression; got {shown(pattern)}")
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{name} is {pattern!r}, no regular expression: {error}") from error
+
+
+def check_key(**keys: Any) -> None:
+    """Refuse anything but single random keys, of the new style or the old one.
+
+    Raises:
+      TypeError: a value is something else, such as a seed or several keys.
+    """
+    for name, key in keys.items():
+        typed = jnp.issubdtype(getattr(key, "dtype", bool), jax.dtypes.prng_key)
+        old = getattr(key, "dtype", None) == jnp.uint32 and jnp.ndim(key) == 1
+        if not (typed and key.shape == ()) and not old:
+            raise TypeError(
+                f"{name} must be one random key, such as jax.random.key(0); got {shown(key)}"
+            )
+
+
+def check_batches(batches: Any) -> None:
+    """Refuse anything but several batches; an array would be read as a batch for each row.
+
+    Raises:
+      TypeError: it is an array, a mapping, a str or nothing to iterate over.
+      ValueError: it is empty.
+    """
+    single = isinstance(batches, str | bytes | Mapping) or hasattr(batches, "shape")
+    if single or not isinstance(batches, Iterable):
+        raise TypeError(f"batches must be a list of batches, such as [x]; got {shown(batches)}")
+    if isinstance(batches, Sized) and not len(batches):
+        raise ValueError("no batches; pass a list with at least one")
+
+
+def check_floating(**dtypes: Any) -> None:
+    """Refuse anything but floating-point dtypes.
+
+    Raises:
+      TypeError: a value is something else.
+    """
+    for name, dtype in dtypes.items():
+        try:
+            fits = dtype is not None and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+        except TypeError:
+            fits = False
+        if not fits:
+            raise TypeError(
+                f"{name} must be a floating-point dtype, such as jnp.float32; got {shown(dtype)}"
+            )
+
+
+def by_density(made: Made) -> Made:
+    """Decorate a class or function with a density to tell people who pass a sparsity.
+
+    Example:
+      >>> f = by_density(lambda *, density: density)
+      >>> f(sparsity=0.9)
+      Traceback (most recent call last):
+      TypeError: <lambda> takes the fraction kept, not the sparsity: pass density=0.1
+    """
+    call = made.__init__ if isinstance(made, type) else made
+
+    @wraps(call)
+    def told(*args: Any, **named: Any) -> Any:
+        if "sparsity" in named:
+            given = named["sparsity"]
+            kept = f"{1 - given:.12g}" if is_number(given) else "1 - sparsity"
+            raise TypeError(
+                f"{made.__name__} takes the fraction kept, not the sparsity: pass density={kept}"
+            )
+        return call(*args, **named)
+
+    if not isinstance(made, type):
+        return told  # type: ignore[return-value]
+    made.__init__ = told  # type: ignore[misc]
+    return made  # type: ignore[return-value]

@@ -1,0 +1,520 @@
+"""A good call of every public callable: see `bad_inputs`."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+import jsparse as js
+from tests.support.bad_inputs import KEY, Call, Two, X, call, held, kernel
+
+FRACTION = (0.5, "fraction")
+COUNT = (2, "count")
+DENSE, HELD = kernel(), held()
+TRAINED = js.sparsify(DENSE, ("kernel", js.Threshold(alpha=0.1)))
+TWO = js.sparsify(Two(), (".*", js.Held()))
+PLAIN = js.fold(TWO)
+PLAN = js.tree.plan({"kernel": jnp.ones((3, 4))}, ("kernel", js.Threshold()))
+STATES = js.tree.init(PLAN, {"kernel": jnp.ones((3, 4))}, KEY)
+MASKS = {"kernel": jnp.ones((3, 4))}
+RECORD = js.shrink(PLAIN, X)[1]
+FOLDER = Path(tempfile.mkdtemp())  # good calls write below it, each to a place of its own
+RUN = FOLDER / "run"
+RUN.mkdir()
+(RUN / "log.jsonl").write_text('{"step": 1, "accuracy": 0.5, "density": 0.5}\n')
+MODEL, UNITS = (DENSE, "model"), {"unit": (js.Weight(), "unit"), "role": (js.Role(), "role")}
+SCOPED = UNITS | {"scope": (js.Whole(), "scope")}
+FEATURES = {"in_features": (3, "size"), "out_features": (4, "size")}
+CELL = {"in_features": (3, "size"), "hidden_features": (4, "size")}
+LAYER = {"rule": (js.Threshold(), "rule"), "rngs": (nnx.Rngs(0), "rngs")}
+BATCHES = ([X], "fitting batches")
+LOSS = (lambda model, x: model(x).sum(), "function")
+STEPS = {"last": (100, "count"), "every": (10, "count"), "first": (0, "size")}
+ACTIVE = (lambda model, x: {"a/kernel": model.a(x)}, "function")
+
+
+def new(name: str) -> Any:
+    """A path where nothing is yet, at each call."""
+    return FOLDER / f"{name}{len(list(FOLDER.iterdir()))}"
+
+
+def saved() -> Path:
+    folder = new("saved")
+    js.export.save(folder, DENSE, X)
+    return folder
+
+
+def loaded(folder: Any) -> Any:
+    return js.export.load(saved() if folder == "saved" else folder)
+
+
+def restored(folder: Any, model: Any) -> Any:
+    return js.export.restore(saved() if folder == "saved" else folder, model)
+
+
+def spread(function: Any, name: str) -> Any:
+    """A function whose *arguments are given under a name."""
+
+    def called(**arguments: Any) -> Any:
+        several = arguments.pop(name)
+        several = [several] if name in ("rules", "revisions") else several
+        first = arguments.pop("model", arguments.pop("params", arguments.pop("inner", None)))
+        return function(first, *several, **arguments)
+
+    return called
+
+
+RULES = {
+    "Threshold": call(
+        js.Threshold,
+        alpha=(1.0, "number"),
+        reset=(0.1, "decay"),
+        reset_recurrent=(0.1, "decay"),
+        slope=(jnp.abs, "function"),
+        **SCOPED | {"scope": (js.PerOutput(), "scope")},
+    ),
+    "Top": call(js.Top, density=FRACTION, **SCOPED),
+    "SRSTE": call(js.SRSTE, density=FRACTION, decay=(0.1, "number"), **SCOPED),
+    "Movement": call(js.Movement, density=(0.5, "density curve"), **SCOPED),
+    "SoftMovement": call(
+        js.SoftMovement,
+        lam=(1.0, "number"),
+        tau=(0.1, "open fraction"),
+        least=FRACTION,
+        **UNITS,
+    ),
+    "Powerpropagation": call(
+        js.Powerpropagation, density=FRACTION, alpha=(2.0, "at least 1"), **SCOPED
+    ),
+    "Gibbs": call(
+        js.Gibbs,
+        density=FRACTION,
+        beta=(js.schedule.geometric(1.0, 10.0, 0, 10), "beta"),
+        coupling=(1.0, "number"),
+        sweeps=COUNT,
+        pairs_up_to=COUNT,
+        exact=(False, "flag"),
+        **SCOPED,
+    ),
+    "HardConcrete": call(
+        js.HardConcrete,
+        lam=(1.0, "number"),
+        start=(0.5, "open fraction"),
+        **SCOPED | {"scope": (js.Each(), "scope")},
+    ),
+    "SoftThreshold": call(
+        js.SoftThreshold, s_init=(-5.0, "finite"), decay=(0.1, "number"), **SCOPED
+    ),
+    "Held": call(js.Held, role=(js.Role(), "role")),
+    "Keep": call(js.Keep, role=(js.Role(), "role")),
+}
+PATTERNS = {
+    "Block": call(js.Block, shape=((2, 2), "shape")),
+    "Groups": call(js.Groups, size=COUNT, skip=(False, "flag")),
+    "Role": call(
+        js.Role,
+        outputs=((-1,), "axes"),
+        inputs=((-2,), "axes"),
+        heads=((), "axes"),
+        stack=(0, "size"),
+        recurrent=(False, "flag"),
+    ),
+}
+REVISIONS = {
+    "RigL": call(js.RigL, fraction=FRACTION, **STEPS, **SCOPED),
+    "SET": call(js.SET, fraction=FRACTION, **STEPS, **SCOPED),
+    "Gradual": call(js.Gradual, density=FRACTION, start=(1.0, "fraction"), **STEPS, **SCOPED),
+    "ACDC": call(js.ACDC, density=FRACTION, **STEPS | {"first": (10, "count")}, **SCOPED),
+    "TopKAST": call(
+        js.TopKAST, density=FRACTION, backward=(0.8, "fraction"), every=COUNT, **SCOPED
+    ),
+    "USN": call(js.USN, density=FRACTION, role=(js.Role(), "role")),
+    "USN.links": call(js.USN(density=0.5).links, shape=((3, 4), "shape"), key=(KEY, "key")),
+    "revise": call(
+        spread(js.revise, "revisions"),
+        inner=(optax.sgd(0.1), "transform"),
+        revisions=([(".*", js.SET(last=9, every=1))], "revisions"),
+        roles=({}, "named"),
+        seed=(0, "seed"),
+    ),
+}
+SCHEDULES = {
+    "schedule.constant": call(js.schedule.constant, value=(0.5, "finite")),
+    "schedule.cubic": call(
+        js.schedule.cubic,
+        start=(1.0, "finite"),
+        end=(0.1, "finite"),
+        first=(0, "finite"),
+        last=(9, "finite"),
+    ),
+    "schedule.geometric": call(
+        js.schedule.geometric,
+        start=(1.0, "positive"),
+        end=(0.1, "positive"),
+        first=(0, "finite"),
+        last=(9, "finite"),
+        every=(1, "at least 1"),
+    ),
+    "schedule.silo": call(
+        js.schedule.silo,
+        start=(0.1, "positive"),
+        end=(0.2, "positive"),
+        kept=(0.5, "open fraction"),
+        delay=(1, "number"),
+        slope=(5.0, "positive"),
+    ),
+    "schedule.warm_stairs": call(
+        js.schedule.warm_stairs, peak=(1.0, "number"), warm=(3, "number"), falls=((5,), "steps")
+    ),
+    "schedule.triangle": call(
+        js.schedule.triangle, low=(0.0, "finite"), high=(1.0, "finite"), half=(4, "positive")
+    ),
+} | {
+    f"schedule.{budget.__name__}": call(budget, shapes=({"a": (3, 4)}, "sizes"), density=FRACTION)
+    for budget in (js.schedule.uniform, js.schedule.erdos_renyi, js.schedule.erdos_renyi_kernel)
+}
+OPTIM = {
+    "TargetDensity": call(
+        js.TargetDensity,
+        density=FRACTION,
+        steps=(100, "count"),
+        ramp=FRACTION,
+        gain=(1.0, "positive"),
+        gain_memory=(1.0, "number"),
+        every=COUNT,
+    ),
+    "Optimizer": call(
+        js.Optimizer,
+        model=(TRAINED, "model"),
+        tx=(optax.sgd(0.1), "transform"),
+        controls=((), "controls"),
+    ),
+    "lamb": call(
+        js.lamb,
+        model=(DENSE, ""),
+        learning_rate=(optax.constant_schedule(0.1), "rate"),
+        b1=(0.9, "decay"),
+        b2=(0.9, "decay"),
+        eps=(0.1, "number"),
+        weight_decay=(0.1, "number"),
+        bounds=((0.0, 1.0), "bounds"),
+    ),
+    "lars": call(
+        js.lars,
+        model=(DENSE, ""),
+        learning_rate=(0.1, "rate"),
+        rest_learning_rate=(0.1, "rate"),
+        momentum=(0.9, "decay"),
+        nesterov=(False, "flag"),
+        weight_decay=(0.1, "number"),
+        coefficient=(0.1, "positive"),
+    ),
+    "route": call(
+        js.route,
+        model=(DENSE, ""),
+        weights=(optax.sgd(0.1), "transform"),
+        rest=(optax.sgd(0.1), "transform"),
+    ),
+    "batch_schedule": call(
+        js.batch_schedule,
+        batch=(10, "count"),
+        samples=(100, "count"),
+        epochs=(3.0, "positive"),
+        learning_rate=(0.1, "positive"),
+        at_batch=(10, "count"),
+        warmup_epochs=(1.0, "number"),
+    ),
+    "optim.task_gradients": call(
+        lambda model: js.optim.task_gradients(model, nnx.grad(js.cost)(TRAINED)),
+        model=(TRAINED, "model"),
+    ),
+    "optim.threshold_parts": call(js.optim.threshold_parts, model=(TRAINED, "model")),
+}
+SURGERY = {
+    "sparsify": call(
+        spread(js.sparsify, "rules"),
+        model=MODEL,
+        rules=([("kernel", js.Threshold())], "rules"),
+        rngs=(nnx.Rngs(0), "rngs"),
+    ),
+    "hold": call(js.hold, model=(HELD, "model"), new=(MASKS, "masks")),
+    "Sparse": call(
+        js.Sparse, weight=(DENSE.kernel, "param"), rule=(js.Held(), "rule"), key=(KEY, "key")
+    ),
+} | {
+    one.__name__: call(one, model=(TRAINED, "model"))
+    for one in (js.fold, js.resolve, js.advance, js.cost, js.masks, js.roles, js.summary)
+}
+LAYERS = {
+    "Linear": call(js.Linear, **FEATURES, **LAYER),
+    "LinearGeneral": call(
+        js.LinearGeneral, in_features=(3, "window"), out_features=(4, "window"), **LAYER
+    ),
+    "Conv": call(js.Conv, **FEATURES, kernel_size=((1, 1), "window"), **LAYER),
+    "ConvTranspose": call(js.ConvTranspose, **FEATURES, kernel_size=((1, 1), "window"), **LAYER),
+    "Einsum": call(
+        js.Einsum, einsum_str=("ab,bc->ac", "equation"), kernel_shape=((3, 4), "shape"), **LAYER
+    ),
+    "Embed": call(js.Embed, num_embeddings=(3, "size"), features=(4, "size"), **LAYER),
+    "MultiHeadAttention": call(
+        js.MultiHeadAttention, num_heads=(2, "count"), in_features=(4, "count"), **LAYER
+    ),
+    "LSTMCell": call(js.LSTMCell, **CELL, **LAYER),
+    "OptimizedLSTMCell": call(js.OptimizedLSTMCell, **CELL, **LAYER),
+    "GRUCell": call(js.GRUCell, **CELL, **LAYER),
+}
+TREE: dict[str, Call] = {
+    "tree.plan": call(
+        spread(js.tree.plan, "rules"),
+        params=(MASKS, ""),
+        rules=([("kernel", js.Threshold())], "rules"),
+    ),
+    "tree.init": call(js.tree.init, plan=(PLAN, "plan"), params=(MASKS, ""), key=(KEY, "key")),
+    "tree.cost": call(
+        js.tree.cost, plan=(PLAN, "plan"), learned=(STATES[0], "states"), held=(STATES[1], "states")
+    ),
+    "tree.settled": call(js.tree.settled, held=(STATES[1], "named")),
+} | {
+    f"tree.{one.__name__}": call(
+        one,
+        plan=(PLAN, "plan"),
+        params=(MASKS, ""),
+        learned=(STATES[0], "states"),
+        held=(STATES[1], "states"),
+    )
+    for one in (js.tree.apply, js.tree.mask, js.tree.advance)
+}
+CHOSEN = {"density": FRACTION, "choose": (js.prune.globally, "choice")}
+ROUNDS = {
+    "model": (TWO, "model"),
+    "train": (lambda model, round: model, "function"),
+    "densities": ((0.5,), "densities"),
+    "restart": (js.prune.Rewind(), "restart"),
+    "choose": (js.prune.globally, "choice"),
+    "keep": (js.prune.Nowhere(), "keep"),
+}
+PRUNE = (
+    {
+        "prune.keep_highest": call(
+            js.prune.keep_highest, model=(HELD, "model"), scores=(MASKS, "named"), **CHOSEN
+        ),
+        "prune.magnitude": call(js.prune.magnitude, model=(HELD, "model"), **CHOSEN),
+        "prune.random": call(js.prune.random, model=(HELD, "model"), key=(KEY, "key"), **CHOSEN),
+        "prune.synflow": call(
+            js.prune.synflow,
+            model=(HELD, "model"),
+            shape=((1, 3), "fitting shape"),
+            rounds=COUNT,
+            **CHOSEN,
+        ),
+        "prune.synflow_scores": call(
+            js.prune.synflow_scores, model=(HELD, "model"), shape=((1, 3), "fitting shape")
+        ),
+        "prune.wanda": call(
+            js.prune.wanda,
+            model=(HELD, "model"),
+            batches=BATCHES,
+            density=FRACTION,
+            scope=(js.PerOutput(), "scope"),
+            forward=(lambda model, x: model(x), "function"),
+            together=("kernel", "pattern"),
+        ),
+        "prune.sparsegpt": call(
+            js.prune.sparsegpt,
+            model=(HELD, "model"),
+            batches=([jnp.eye(3)], "fitting batches"),
+            density=FRACTION,
+            scope=(js.Whole(), "scope"),
+            forward=(lambda model, x: model(x), "function"),
+            block=(3, "count"),
+            together=("kernel", "pattern"),
+            damping=(0.1, "number"),
+        ),
+        "prune.drop_lowest": call(
+            js.prune.drop_lowest,
+            model=(HELD, "model"),
+            pattern=("kernel", "pattern"),
+            amount=(0.5, "amount"),
+            by=(js.prune.norm(1), "function"),
+            unit=(js.Weight(), "unit"),
+        ),
+        "prune.drop_lowest_globally": call(
+            js.prune.drop_lowest_globally,
+            model=(HELD, "model"),
+            pattern=("kernel", "pattern"),
+            amount=(0.5, "amount"),
+            by=(js.prune.norm(1), "function"),
+        ),
+        "prune.norm": call(js.prune.norm, n=(1, "power")),
+        "prune.norm_of": call(js.prune.norm_of, scores=(MASKS, "named"), n=(1, "power")),
+        "prune.noise": call(js.prune.noise, key=(KEY, "key")),
+        "prune.each_round": call(js.prune.each_round, kept=(0.5, "open fraction"), rounds=COUNT),
+        "prune.by_layer": call(js.prune.by_layer, budget=(js.schedule.uniform, "function")),
+        "prune.globally": call(
+            js.prune.globally, scores=(MASKS, ""), density=FRACTION, shapes=({}, "")
+        ),
+        "prune.held_parts": call(js.prune.held_parts, model=(HELD, "model")),
+        "prune.magnitudes": call(js.prune.magnitudes, model=(HELD, "model")),
+        "prune.lottery": call(js.prune.lottery, **ROUNDS, score=(js.prune.magnitudes, "function")),
+        "prune.in_rounds": call(
+            js.prune.in_rounds,
+            prune=(lambda model, density, number: model, "function"),
+            settings=({}, ""),
+            **{name: one for name, one in ROUNDS.items() if name != "choose"},
+        ),
+        "prune.dropnet": call(
+            js.prune.dropnet,
+            **ROUNDS | {"model": (js.sparsify(Two(), ("a/.*", js.Held())), "model")},
+            score=(js.prune.AnyUnit(0), "function"),
+            along=({}, "named"),
+        ),
+        "prune.drop_units": call(
+            js.prune.drop_units,
+            model=(js.sparsify(Two(), ("a/.*", js.Held())), "model"),
+            scores=({"a/kernel": jnp.arange(4.0)}, "named"),
+            along=({}, "named"),
+            **CHOSEN,
+        ),
+        "prune.Folder": call(js.prune.Folder, path=("runs", "folder"), facts=({}, "named")),
+        "prune.Rewind": call(js.prune.Rewind, step=(0, "size")),
+        "prune.RewindRate": call(js.prune.RewindRate, step=(0, "size")),
+        "prune.FineTune": call(js.prune.FineTune, step=(0, "size")),
+        "prune.Reinitialise": call(
+            js.prune.Reinitialise, make=(kernel, "function"), seed=(0, "size")
+        ),
+        "prune.AnyUnit": call(js.prune.AnyUnit, seed=(0, "size")),
+        "prune.after": call(js.prune.after, nonlinearity=(nnx.relu, "function")),
+    }
+    | {
+        f"prune.{one.__name__}": call(
+            one, model=(HELD, "model"), loss=LOSS, batches=BATCHES, **(CHOSEN if whole else {})
+        )
+        for one, whole in (
+            (js.prune.snip, True),
+            (js.prune.grasp, True),
+            (js.prune.snip_scores, False),
+            (js.prune.grasp_scores, False),
+        )
+    }
+    | {
+        f"prune.{one.__name__}": call(one, activations=ACTIVE, batches=([X], "batches"))
+        for one in (js.prune.Minimum, js.prune.Maximum, js.prune.APoZ)
+    }
+)
+SIDES = {"in_features": (3, "size"), "out_features": (4, "size"), "kept": (2, "size")}
+PACKED = SIDES | {
+    "use_bias": (True, "flag"),
+    "dtype": (jnp.float32, "dtype"),
+    "param_dtype": (jnp.float32, "param dtype"),
+}
+EXPORT = {
+    "shrink": call(
+        spread(js.shrink, "example_inputs"),
+        model=MODEL,
+        example_inputs=((X,), "inputs"),
+        mend=(lambda module: {}, "function"),
+    ),
+    "shrink_training": call(
+        lambda model, optimizer, example_inputs: js.shrink_training(
+            model, optimizer, *example_inputs
+        ),
+        model=(HELD, "model"),
+        optimizer=(js.Optimizer(HELD, optax.sgd(0.1)), "optimizer"),
+        example_inputs=((X,), "inputs"),
+    ),
+    "export.pick": call(
+        spread(js.export.pick, "example_inputs"),
+        model=MODEL,
+        example_inputs=((X,), "inputs"),
+        formats=({}, "formats"),
+    ),
+    "export.pack": call(
+        js.export.pack,
+        model=MODEL,
+        format=(js.export.csr(), "format"),
+        where=(".*", "pattern"),
+    ),
+    "export.unpack": call(js.export.unpack, model=MODEL),
+    "export.left_dense": call(js.export.left_dense, model=MODEL),
+    "export.csr": call(js.export.csr, width=(0, "size")),
+    "export.blocks": call(
+        js.export.blocks, block=((2, 2), "block"), product=(js.export.block_dot, "function")
+    ),
+    "export.Csr": call(js.export.Csr, width=(3, "count"), **PACKED),
+    "export.BlockSparse": call(js.export.BlockSparse, block=((2, 2), "block"), **PACKED),
+    "export.save": call(
+        lambda folder, model, inputs, **rest: js.export.save(
+            new("model") if folder == "new" else folder, model, *inputs, **rest
+        ),
+        folder=("new", "folder"),
+        model=MODEL,
+        inputs=((X,), "inputs"),
+        record=(js.export.Record(), "record"),
+        shapes=((), "shapes"),
+        overwrite=(False, "flag"),
+    ),
+    "export.stablehlo": call(
+        spread(js.export.stablehlo, "inputs"),
+        model=MODEL,
+        inputs=((X,), "inputs"),
+        shapes=((), "shapes"),
+    ),
+    "export.load": call(loaded, folder=("saved", "path")),
+    "export.restore": call(restored, folder=("saved", "path"), model=MODEL),
+    "export.rebuild": call(js.export.rebuild, model=(PLAIN, "model"), record=(RECORD, "record")),
+    "export.rebuild_training": call(
+        js.export.rebuild_training, model=(PLAIN, "model"), record=(RECORD, "record")
+    ),
+    "export.Cut": call(js.export.Cut, shape=((3,), "shape"), keep=({0: (0, 2)}, "positions")),
+    "export.Record": call(
+        js.export.Record, cuts=({}, "cuts"), attributes=({}, "named"), stayed=({}, "named")
+    ),
+}
+REPORT = {
+    "report.costs": call(spread(js.report.costs, "inputs"), model=MODEL, inputs=((X,), "inputs")),
+    "report.accuracy_density": call(
+        js.report.accuracy_density, accuracy=(0.9, "accuracy"), parameters=(10, "at least 1")
+    ),
+    "report.hardness_density": call(
+        js.report.hardness_density,
+        accuracy=(0.9, "accuracy"),
+        parameters=(10, "at least 1"),
+        chance=(0.1, "decay"),
+    ),
+    "report.overlap": call(
+        js.report.overlap, first=(MASKS, "two masks"), second=(MASKS, "two masks")
+    ),
+    "report.stability": call(
+        js.report.stability, before=(TRAINED, "model"), after=(TRAINED, "model")
+    ),
+    "report.effective": call(
+        js.report.effective,
+        masks=(MASKS, "two masks"),
+        roles=({}, "named"),
+        chain=(["kernel"], "chain"),
+    ),
+    "report.structure": call(js.report.structure, masks=(MASKS, "one mask"), roles=({}, "named")),
+    "report.save": call(
+        lambda folder, model, inputs, forms: js.report.save(model, folder, *inputs, forms=forms),
+        folder=(RUN, "folder"),
+        model=MODEL,
+        inputs=((X,), "inputs"),
+        forms=({}, "forms"),
+    ),
+    "report.page": call(js.report.page, run_folder=(RUN, "path")),
+    "report.compare": call(
+        js.report.compare,
+        run_folders=([RUN], "folders"),
+        out=(FOLDER / "compare.html", "path"),
+    ),
+    "Checkpoints": call(js.Checkpoints, folder=(FOLDER / "c", "folder"), keep=COUNT),
+    "Checkpoints.save": call(
+        lambda step: js.Checkpoints(new("steps")).save(step, {"a": jnp.ones(2)}),
+        step=(1, "size"),
+    ),
+}
+CALLS = RULES | PATTERNS | REVISIONS | SCHEDULES | OPTIM | SURGERY | LAYERS | TREE
+CALLS |= PRUNE | EXPORT | REPORT

@@ -1,0 +1,213 @@
+"""What people try first works, or they are told the right word."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import jsparse as js
+from tests.support.zoo import MLP
+
+pytestmark = pytest.mark.standard_dtypes
+
+
+class Masked(nnx.Module):
+    """Has an input by name, and a setting by name; 3 of 8 hidden units are alive."""
+
+    def __init__(self) -> None:
+        self.a = nnx.Linear(6, 8, rngs=nnx.Rngs(0))
+        self.b = nnx.Linear(8, 3, rngs=nnx.Rngs(1))
+        self.a.kernel[...] = self.a.kernel[...].at[:, 3:].set(0.0)
+
+    def __call__(self, x: jax.Array, *, mask: jax.Array, double: bool = False) -> jax.Array:
+        y = self.b(nnx.relu(self.a(x)) * mask)
+        return 2.0 * y if double else y
+
+
+class Einsum(nnx.Module):
+    """A module of people's own, as in Gemma."""
+
+    def __init__(self, einsum_str: str, shape: tuple[int, ...], rngs: nnx.Rngs) -> None:
+        self.einsum_str = einsum_str
+        self.w = nnx.Param(jax.random.normal(rngs.params(), shape))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.einsum(self.einsum_str, x, self.w[...])
+
+
+X, MASK = jnp.ones((4, 6)), jnp.array([[1.0], [0.0], [1.0], [1.0]])
+PAIRS = [("a/kernel", js.Keep()), (".*/kernel", js.Threshold())]
+
+
+@pytest.mark.parametrize("rules", [PAIRS, dict(PAIRS), tuple(PAIRS)], ids=["list", "dict", "tuple"])
+def test_rules_come_as_a_list_or_a_dict(rules: Any) -> None:
+    model = MLP(nnx.Rngs(0))
+    kinds = {slot: type(js.sparsify(model, rules).a.kernel.rule) for slot in ("a",)}
+    assert kinds == {"a": js.Keep}
+    assert str(js.summary(js.sparsify(model, rules))) == str(js.summary(js.sparsify(model, *PAIRS)))
+    params = {name: {"kernel": jnp.ones((3, 4))} for name in "ab"}
+    assert js.tree.plan(params, rules) == js.tree.plan(params, *PAIRS)
+
+
+def test_revisions_come_as_a_dict() -> None:
+    by = js.SET(last=9, every=1)
+    assert js.revise(optax.sgd(0.1), {".*": by}).revisions == ((".*", by),)
+
+
+HELD = js.sparsify(MLP(nnx.Rngs(0)), (".*/kernel", js.Held()))
+SPARSITY: dict[str, Callable[..., Any]] = {
+    "rule": js.Top,
+    "curve": js.Movement,
+    "revision": lambda **named: js.Gradual(last=9, **named),
+    "control": lambda **named: js.TargetDensity(steps=9, **named),
+    "pruning": lambda **named: js.prune.magnitude(HELD, **named),
+}
+
+
+@pytest.mark.parametrize("kind", SPARSITY)
+def test_a_sparsity_is_told_its_density(kind: str) -> None:
+    with pytest.raises(TypeError, match=r"the fraction kept, not the sparsity: pass density=0\.1$"):
+        SPARSITY[kind](sparsity=0.9)
+
+
+def test_gibbs_is_annealed_by_default() -> None:
+    rule = js.Gibbs(density=0.2)
+    assert rule == js.Gibbs(density=0.2, beta=js.schedule.geometric(1.0, 1e4, 0, 10_000))
+
+
+SHAPES: dict[str, tuple[Any, ...]] = {
+    "array": (X,),
+    "shape": ((4, 6),),
+    "struct": (jax.ShapeDtypeStruct((4, 6), jnp.float32),),
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_inputs_are_arrays_or_their_shapes(kind: str, tmp_path) -> None:
+    model = MLP(nnx.Rngs(0))
+    model.a.kernel[...] = model.a.kernel[...].at[:, 2:].set(0.0)
+    small, record = js.shrink(model, *SHAPES[kind])
+    assert small.a.out_features == 2 and "a/kernel" in record.cuts
+    assert js.report.costs(model, *SHAPES[kind]).flops == js.report.costs(model, X).flops
+    js.export.save(tmp_path / "model", small, *SHAPES[kind])
+    np.testing.assert_allclose(js.export.load(tmp_path / "model")(X), model(X), rtol=1e-4)
+
+
+def test_whole_numbers_are_zeros_where_only_their_shape_is_given() -> None:
+    model = nnx.Embed(5, 4, rngs=nnx.Rngs(0))
+    small, _ = js.shrink(model, jax.ShapeDtypeStruct((2, 3), jnp.int32))
+    assert small.embedding.shape == (5, 4)
+
+
+def test_inputs_by_name_are_inputs_and_not_constants(tmp_path) -> None:
+    model = Masked()
+    expected = model(X, mask=MASK, double=True)
+    small, record = js.shrink(model, X, mask=jnp.zeros((4, 1)), double=True)  # 0 is no constant
+    assert type(small) is Masked and record.cuts["a/kernel"].left == (6, 3)
+    np.testing.assert_allclose(small(X, mask=MASK, double=True), expected, rtol=1e-5)
+    flops = js.report.costs(model, X, mask=MASK).flops
+    assert flops == 2 * 4 * (6 * 8 + 8 * 3)
+    js.export.save(tmp_path / "model", small, X, mask=MASK, double=True, record=record)
+    loaded = js.export.load(tmp_path / "model")
+    np.testing.assert_allclose(loaded(X, MASK), expected, rtol=1e-5)
+    assert np.abs(loaded(X, 1 - MASK) - expected).max() > 0.1
+    assert loaded.about["layers"][""]["class"].endswith("Masked")
+    restored = js.export.restore(tmp_path / "model", Masked())
+    np.testing.assert_allclose(restored(X, mask=MASK, double=True), expected, rtol=1e-5)
+
+
+def test_pick_takes_inputs_by_name_and_shows_sizes(monkeypatch) -> None:
+    from jsparse.export._packing import autotune
+
+    monkeypatch.setattr(autotune, "seconds_of", lambda models, *_: dict.fromkeys(models, 1e-3))
+    picked = js.export.pick(Masked(), X, mask=MASK, double=True)
+    assert type(picked.model) is Masked
+    assert picked.bytes == {"dense": 4 * (48 + 8 + 24 + 3), "shrunk": 4 * (18 + 3 + 9 + 3)}
+    assert picked.layers[0].bytes["dense"] == 4 * (18 + 3)
+    assert "KiB" in str(picked) and "must be 1.1x as fast" in str(picked)
+
+
+def test_a_saved_model_is_replaced_on_request_alone(tmp_path) -> None:
+    folder, model = tmp_path / "model", MLP(nnx.Rngs(0))
+    js.export.save(folder, model, X)
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        js.export.save(folder, model, X)
+    other = MLP(nnx.Rngs(1))
+    js.export.save(folder, other, X, overwrite=True)
+    np.testing.assert_allclose(js.export.load(folder)(X), other(X), rtol=1e-5)
+    with pytest.raises(TypeError, match="inputs must be what a call of the model takes"):
+        js.export.save(folder, other, jnp.ones((4, 5)), overwrite=True)
+    np.testing.assert_allclose(js.export.load(folder)(X), other(X), rtol=1e-5)
+    with pytest.raises(FileExistsError, match="holds no model that `save` wrote"):
+        js.export.save(tmp_path, other, X, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_groups_that_fit_leave_a_stem_dense() -> None:
+    rngs = nnx.Rngs(0)
+    model = nnx.Sequential(nnx.Conv(3, 8, (3, 3), rngs=rngs), nnx.Conv(8, 8, (3, 3), rngs=rngs))
+    with pytest.raises(ValueError, match=r"length 3, .*Groups\(4, skip=True\)"):
+        js.sparsify(model, (".*/kernel", js.Top(density=0.5, scope=js.Groups(4))))
+    rule = js.Top(density=0.5, scope=js.Groups(4, skip=True))
+    sparse = js.sparsify(model, (".*/kernel|.*/bias", rule))
+    rules = {path: type(part).__name__ for path, part in rules_of(sparse).items()}
+    assert rules == {
+        "layers/0/bias": "Keep",
+        "layers/0/kernel": "Keep",
+        "layers/1/bias": "Keep",
+        "layers/1/kernel": "Top",
+    }
+    shapes = {"stem": jnp.ones((3, 3, 3, 8)), "body": jnp.ones((3, 3, 8, 8))}
+    plan = js.tree.plan(shapes, (".*", rule))
+    assert {path: type(one).__name__ for path, one in plan.items()} == {
+        "body": "Top",
+        "stem": "Keep",
+    }
+
+
+def rules_of(model: nnx.Module) -> dict[str, js.Rule]:
+    from jsparse._slots import sparse_parts
+
+    return {path: part.rule for path, part in sparse_parts(model).items()}
+
+
+EQUATIONS = {
+    "BTD,NDH->BTNH": ((2, 4, 3), (-3, -1), (-2,), 0),
+    "BTNH,NHD->BTD": ((2, 3, 4), (-1,), (-3, -2), 0),
+    "BSD,CKDH->CBSKH": ((2, 2, 4, 3), (-4, -3, -1), (-2,), 0),
+    "...d, df -> ...f": ((4, 3), (-1,), (-2,), 0),
+    "bd,df->bf": ((5, 4, 3), (-1,), (-2,), 1),  # a stack of five
+}
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_einsum_modules_of_people_get_their_role_from_the_equation(equation: str) -> None:
+    shape, outputs, inputs, stack = EQUATIONS[equation]
+    module = js.sparsify(Einsum(equation, shape, nnx.Rngs(0)), ("w", js.Threshold()))
+    role = module.w.rule.role
+    assert (role.outputs, role.inputs, role.stack) == (outputs, inputs, stack)
+
+
+@pytest.mark.parametrize("equation", ["x", "ab", "ab,bc,cd->ad", "a,abcde->e"])
+def test_what_is_no_equation_of_a_kernel_leaves_the_usual_role(equation: str) -> None:
+    module = js.sparsify(Einsum(equation, (4, 3), nnx.Rngs(0)), ("w", js.Threshold()))
+    assert module.w.rule.role == js.Role()
+
+
+@pytest.mark.parametrize("kind", [np.ones((3, 3)), nnx.Linear, lambda: 0, {"w": np.ones((3, 3))}])
+def test_what_is_no_model_is_told_so(kind: Any) -> None:
+    with pytest.raises(TypeError, match=r"nnx\.Module"):
+        js.sparsify(kind, ("w", js.Held()))
+
+
+@pytest.mark.parametrize("value", [None, "x", [1.0], 0.5])
+def test_a_param_without_an_array_is_named(value: Any) -> None:
+    model = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    model.kernel = nnx.Param(value)  # type: ignore[assignment]
+    with pytest.raises(TypeError, match="kernel"):
+        js.sparsify(model, ("kernel", js.Held()))
