@@ -174,6 +174,7 @@ def study(
     lines = [["published", "dense", "", one.dense, ""] for one in published[:1]]
     found: dict[str, dict] = {}
     run = open_run(out / "sparse", settings, dataset=images.name)  # refused before hours of dense
+    dense_run = None
     if settings.dense:
         dense = dataclasses.replace(settings, alphas=(0.0,), density=1.0)
         dense_run = open_run(out / "dense", dense, dataset=images.name)
@@ -200,10 +201,27 @@ def study(
         layers = dict(zip(sweep.layers, final[f"{alpha:g}"]["layers"], strict=True))
         kept = ", ".join(f"{name} {density:.2%}" for name, density in layers.items())
         print(f"\nlayers at alpha {alpha:g}: {kept}")
+    if dense_run is not None:
+        print(_speed(dense_run, run, len(settings.alphas)))
     folders = [out / name for name in ("dense", "sparse")[not settings.dense :]]
     print(f"\npage: {run.folder / 'page.html'}")
     print(f"compared: {jsparse.report.compare(folders, out / 'compare.html')}")
     return found | final
+
+
+def _speed(dense: Run, sparse: Run, alphas: int) -> str:
+    """How long epochs took, the median without the first, which compiles."""
+    dense_rows, sparse_rows = (run.rows()[1:] for run in (dense, sparse))
+    if not (dense_rows and sparse_rows):
+        return "\nthe time of an epoch is known from the second one on"
+    dense_s, sparse_s = (
+        float(np.median([row["seconds"] for row in rows])) for rows in (dense_rows, sparse_rows)
+    )
+    sparse_s /= alphas
+    return (
+        f"\nan epoch took {dense_s:.2f} s dense and {sparse_s:.2f} s sparse"
+        f"{' for each alpha' if alphas > 1 else ''}: {sparse_s / dense_s:.2f} times as long"
+    )
 
 
 def finish(

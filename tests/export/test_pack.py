@@ -323,5 +323,7 @@ def test_what_cannot_be_packed_is_said():
         pack(nnx.Sequential(nnx.Conv(2, 2, (3, 3), rngs=nnx.Rngs(0))), csr())
     with pytest.raises(ValueError, match="sizes, 1 or more"):
         blocks((0, 4))
-    with pytest.raises(ValueError, match="allowed are 1 to 65536"):
+    with pytest.raises(ValueError, match="width must be a whole number, 1 or more"):
         js.export.Csr(4, 3, kept=1, width=0)
+    with pytest.raises(ValueError, match="allowed are 1 to 65536"):
+        js.export.Csr(4, 3, kept=1, width=65537)

@@ -106,9 +106,13 @@ def test_a_record_sets_only_what_shrink_changes(path, name, value, message) -> N
 
 def test_positions_of_a_record_rise() -> None:
     content = record()
-    content["cuts"]["a/bias"]["keep"]["0"] = [0, 0, 1]
-    with pytest.raises(ValueError, match="a/bias: the positions that the record keeps do not rise"):
-        rebuild(net(), Record.from_dict(content))
+    for places, message in (
+        ([0, 0, 1], "the cut of 'a/bias': keep must hold each position once"),
+        ([1, 0, 2], "a/bias: the positions that the record keeps do not rise"),
+    ):
+        content["cuts"]["a/bias"]["keep"]["0"] = places
+        with pytest.raises(ValueError, match=message):
+            rebuild(net(), Record.from_dict(content))
 
 
 def test_records_of_every_stock_layer_are_still_taken() -> None:

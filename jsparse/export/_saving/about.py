@@ -71,11 +71,9 @@ def _check_packed(settings: Any, where: str) -> None:
             )
 
 
-def _is_floating(name: str) -> bool:
-    try:
-        return jnp.issubdtype(jnp.dtype(name), jnp.floating)
-    except (TypeError, ValueError):
-        return False
+def _is_floating(name: Any) -> bool:
+    kind: Any = vars(jnp).get(name) if isinstance(name, str) else None
+    return isinstance(kind, type(jnp.float32)) and jnp.issubdtype(kind, jnp.floating)
 
 
 def check_packed(

@@ -57,7 +57,7 @@ def _check(given: Any, module: nnx.Module, path: str) -> None:
         )
     for name, value in given.items():
         if name not in vars(module):
-            known = ", ".join(sorted(_sizes_stored(module))) or "none"
+            known = ", ".join(sorted(sizes_stored(module))) or "none"
             raise ValueError(f"{place} names {name!r}; the sizes that it stores are: {known}")
         if not _is_size(value):
             raise TypeError(f"{place}: {name} is {value!r}; give an int or a tuple of ints")
@@ -69,7 +69,7 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _sizes_stored(module: nnx.Module) -> dict[str, Any]:
+def sizes_stored(module: nnx.Module) -> dict[str, Any]:
     return {
         name: value
         for name, value in vars(module).items()
@@ -90,7 +90,7 @@ def stored_as(model: nnx.Module, paths: Iterable[str], lengths: Collection[int])
         if inside and not type(module).__module__.startswith("flax."):
             found += [
                 f"{path}.{name} ({value})" if path else f"{name} ({value})"
-                for name, value in _sizes_stored(module).items()
+                for name, value in sizes_stored(module).items()
                 if value in lengths or (isinstance(value, tuple) and set(value) & set(lengths))
             ]
     return found

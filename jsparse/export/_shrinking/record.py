@@ -14,7 +14,7 @@ from jsparse._paths import naming
 from jsparse._slots import slots, walk_modules
 from jsparse._surgery import copied, fold
 from jsparse._values import check_is, check_mapping
-from jsparse.export._shrinking.attributes import Attributes, sizes
+from jsparse.export._shrinking.attributes import Attributes, sizes, sizes_stored
 from jsparse.export._shrinking.cut import Cut, cut_in_place
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -120,7 +120,11 @@ def _cut(path: str, cut: Any) -> Cut:
             f"this record is damaged: the cut of {path!r:.80} has a shape or positions that are "
             "not lists of whole numbers"
         )
-    return Cut(shape=tuple(cut["shape"]), keep={int(a): tuple(k) for a, k in keep.items()})
+    kept = {int(axis): tuple(places) for axis, places in keep.items()}
+    try:
+        return Cut(shape=tuple(cut["shape"]), keep=kept)
+    except ValueError as error:
+        raise ValueError(f"this record is damaged: the cut of {path!r:.80}: {error}") from error
 
 
 def _sizes(path: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,8 +190,9 @@ def rebuild_training(model: Model, record: Record) -> Model:
 
 
 def _check_attributes(path: str, module: nnx.Module, values: Mapping[str, Any]) -> None:
-    """Refuse what `shrink` never changes: it sets sizes of stock layers, to smaller ones."""
-    able = sizes(module, 1)
+    """Refuse what `shrink` never changes: it sets sizes that layers store, to smaller ones."""
+    own = not type(module).__module__.startswith("flax.")
+    able = sizes_stored(module) if own else sizes(module, 1)
     for name, value in values.items():
         now = getattr(module, name, None) if name in able else None
         if now is None:
