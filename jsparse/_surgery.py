@@ -130,11 +130,17 @@ def copied(model: Model) -> Model:
     """A copy that shares no variables and no buffers, so either of the two can be donated."""
     check_module(model)
     copy = nnx.clone(model)
-    # not `leaf.copy()`, which compiles a program for each shape; a trace has no buffers to share
-    real = lambda leaf: isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
-    own = lambda leaf: jax.device_put(leaf, may_alias=False) if real(leaf) else leaf
-    nnx.update(copy, jax.tree.map(own, nnx.state(copy)))
+    nnx.update(copy, jax.tree.map(_own, nnx.state(copy)))
     return copy
+
+
+def _own(leaf: Any) -> Any:
+    """A copy of an array; a trace has no buffers to share."""
+    if not isinstance(leaf, jax.Array) or isinstance(leaf, Tracer):
+        return leaf
+    if not leaf.is_fully_addressable:  # part of it is on devices of other processes
+        return leaf.copy()
+    return jax.device_put(leaf, may_alias=False)  # copy() would compile a program for each shape
 
 
 def cost(model: nnx.Module) -> Array:
