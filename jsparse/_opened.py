@@ -11,7 +11,7 @@ WRAPPERS = {
 
 
 def opened(eqn: Any) -> ClosedJaxpr | None:
-    """What an operation wraps (`jit`, `remat`, a custom gradient), or None if it is no wrapper."""
+    """What an operation wraps (`jit`, `remat`, a custom gradient), or None for other operations."""
     if eqn.primitive.name not in WRAPPERS:
         return None
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):

@@ -43,8 +43,8 @@ def sparsify(model: Model, *rules: Rules, rngs: nnx.Rngs | None = None) -> Model
       The sparse copy.
 
     Raises:
-      TypeError: the model is not an nnx.Module, a pair holds no rule, a matched parameter is no
-        array of a floating type, or rngs is no nnx.Rngs with a stream for parameters.
+      TypeError: the model is not an nnx.Module, a pair holds no rule, a matched parameter does
+        not hold a floating-point array, or rngs cannot give keys for parameters.
       ValueError: no rules; a pattern that matches nothing (near misses are listed); a matched
         parameter that is a scalar or whose shape does not suit the rule, or that is inside
         nnx.WeightNorm or nnx.SpectralNorm, which write weights in each forward pass.
