@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from jsparse._counting import anywhere
 from jsparse._pattern import pool, spread, unit_sizes
 
 
@@ -80,8 +81,8 @@ def _root_mean_square(weight: Array, tile: tuple[int, ...]) -> Array:
 
     # what underflows is at most 2^-24 of a mean of this size
     least = float(jnp.finfo(weight.dtype).tiny) * 2.0**26
-    safe = jnp.all((mean >= least) & jnp.isfinite(mean))
-    return lax.cond(safe, lambda: jnp.sqrt(mean), scaled)
+    risky = jnp.any((mean < least) | ~jnp.isfinite(mean))
+    return lax.cond(anywhere(risky), scaled, lambda: jnp.sqrt(mean))
 
 
 @_root_mean_square.defjvp

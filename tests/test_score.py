@@ -56,3 +56,12 @@ def test_units_of_zeros_and_infinities() -> None:
     assert np.isfinite(curved).all()
     assert magnitude(WEIGHT.at[0, 0, 0].set(jnp.inf), (3, 4, 5)).item() == jnp.inf
     assert jnp.isnan(magnitude(WEIGHT.at[0, 0, 0].set(jnp.nan), (3, 4, 5))).item()
+
+
+def test_scores_of_many_layers_keep_the_branch() -> None:
+    weights = jnp.stack([jnp.ones((4, 4)), jnp.full((4, 4), 1e25), jnp.full((4, 4), 1e-25)])
+    score = lambda weight: magnitude(weight, (4, 1))
+    assert "cond[" in str(jax.make_jaxpr(jax.vmap(score))(weights))
+    np.testing.assert_array_equal(
+        jax.vmap(score)(weights), jnp.stack([score(weight) for weight in weights])
+    )

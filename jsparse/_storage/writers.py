@@ -2,8 +2,8 @@
 
 The lock is a file named `lock` that the system locks (`flock`, which NFS knows too) and that says
 who holds it. It belongs to the process: all who write to the folder in it share the lock, so a run
-can be resumed in the same process; a process forked from it has none. Where there are no locks, on
-Windows and on some network file systems, nobody is refused.
+can be resumed in the same process; a process forked from it does not hold the lock. On systems
+without such locks (Windows, some network file systems) no writer is refused.
 """
 
 import contextlib

@@ -26,7 +26,7 @@ from jsparse.optim._notices import (
 )
 from jsparse.optim._stock import warn_where_stock
 from jsparse.optim._study import spared, study, travel
-from jsparse.optim._task import clipped, task_gradients
+from jsparse.optim._task import arrays_of, clipped, task_gradients
 
 MAY_BE_AROUND = {
     *("MultiStepsState", "ApplyIfFiniteState", "MaskedState", "PartitionState"),
@@ -187,12 +187,6 @@ class Optimizer(nnx.Optimizer):
 
 
 warn_where_stock(lambda optimizer: isinstance(optimizer, Optimizer))
-
-
-def arrays_of(tree: Any) -> Any:
-    """The tree with arrays in place of variables."""
-    newer = getattr(nnx, "as_pure", None)  # flax 0.12
-    return newer(tree) if newer else nnx.to_arrays(nnx.pure(tree))  # pyright: ignore
 
 
 def _check_stacks(model: nnx.Module, tx: Revise) -> None:

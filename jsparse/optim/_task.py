@@ -42,7 +42,7 @@ def task_gradients(model: nnx.Module, grads: Any) -> dict[str, Array]:
     """
     homes, priced = _homes(model)
     found: dict[str, Array] = {}
-    for path, leaf in named(_arrays(grads)).items():
+    for path, leaf in named(arrays_of(grads)).items():
         home = homes.get(path, path)
         if home is not None:
             found[home] = leaf
@@ -109,7 +109,7 @@ def cost_gradient(part: Sparse, names: list[str]) -> dict[str, Array]:
     return jax.grad(of_learned)({name: state[name] for name in names})
 
 
-def _arrays(tree: Any) -> Any:
+def arrays_of(tree: Any) -> Any:
     """The tree with arrays in place of variables."""
     is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
     return jax.tree.map(

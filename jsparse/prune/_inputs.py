@@ -16,6 +16,7 @@ from jax import Array, lax
 from jsparse._score import wide
 from jsparse._slots import Slot, slots
 from jsparse._sparse import Sparse
+from jsparse._variables import write
 from jsparse._watch import watch_in_place
 
 Moment = Callable[[Array], Array]
@@ -54,7 +55,7 @@ def watch_inputs(model: nnx.Module, moment: Moment, order: dict[str, None]) -> N
             seen = seen_by(layer.kernel)
             rows = _windows(layer, inputs) if isinstance(layer, nnx.Conv) else _rows(layer, inputs)
             new = [moment(one.astype(wide(one.dtype))) for one in rows]
-            _write(seen, seen[...] + jnp.stack(new))
+            write(seen, seen[...] + jnp.stack(new))
 
         watch_in_place(slot.parent, add)
 
@@ -80,14 +81,6 @@ def matrices(part: Sparse, array: Array, groups: int) -> Array:
 def from_matrices(part: Sparse, array: Array) -> Array:
     """The inverse of `matrices`."""
     return jnp.moveaxis(array, -3, -2).reshape(part.weight[...].shape)
-
-
-def _write(variable: nnx.Variable, value: Array) -> None:
-    """Replace the whole value; `variable[...] = value` takes time in proportion to the trace."""
-    if hasattr(variable, "set_value"):
-        variable.set_value(value)
-    else:  # flax 0.11
-        variable.value = value
 
 
 def _rows(layer: Any, inputs: Array) -> Array:

@@ -31,7 +31,7 @@ from jsparse.export._shrinking.products import shape_of
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.shrink import check_outputs
 from jsparse.export._shrinking.tracing import trace
-from jsparse.optim._optimizer import arrays_of
+from jsparse.optim._task import arrays_of
 from jsparse.rules._remaining import removable, whole_axes
 
 Model = TypeVar("Model", bound=nnx.Module)
