@@ -128,7 +128,7 @@ def test_it_trains_on_images_with_lamb_in_bfloat16(tmp_path, few_devices, capsys
     assert rows[-1]["density"] < 1 and 0 <= rows[-1]["top1"] <= rows[-1]["top5"] == 1
     names = {path.name for path in out.iterdir()}
     page = {"page.html", "model.json", "masks.npz"}
-    assert names == page | {"checkpoints", "settings.json", "log.jsonl", "final.json"}
+    assert names == page | {"checkpoints", "settings.json", "log.jsonl", "final.json", "lock"}
 
 
 def test_made_up_images_stand_beside_no_published_number(capsys):
