@@ -5,6 +5,7 @@ faster, set JAX_COMPILATION_CACHE_DIR to a folder and JAX_PERSISTENT_CACHE_MIN_C
 pytest's settings let workers share the folder.
 """
 
+import gc
 import os
 from importlib.metadata import version
 
@@ -30,6 +31,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("local", deadline=None, max_examples=20)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=20, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_collection_finish() -> None:
+    """What imports made stays: a worker's heap grows to gigabytes, which each collection walks."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)

@@ -127,10 +127,15 @@ def test_soft_thresholds_and_their_gradients(unit, scope) -> None:
         return shrunk(w, expit(s).reshape(axes), unit)
 
     now, at = np.asarray(w, np.float64), np.asarray(s, np.float64)
-    read, pull = jax.vjp(lambda w, s: rule.apply(w, {"s": s}), w, s)
+
+    @jax.jit
+    def run(w, s, upstream):
+        read, pull = jax.vjp(lambda w, s: rule.apply(w, {"s": s}), w, s)
+        return read, rule.mask(w, {"s": s}), pull(upstream)
+
+    read, mask, grads = run(w, s, jnp.asarray(upstream, jnp.float32))
     np.testing.assert_allclose(read, formula(now, at), atol=1e-5)
-    np.testing.assert_array_equal(rule.mask(w, {"s": s}), formula(now, at) != 0)
-    grads = pull(jnp.asarray(upstream, jnp.float32))
+    np.testing.assert_array_equal(mask, formula(now, at) != 0)
     for which, (got, values) in enumerate(zip(grads, (now, at), strict=True)):
         want = np.zeros_like(values)
         for place in np.ndindex(values.shape):
