@@ -104,10 +104,18 @@ def test_zoo(name: str, tmp_path) -> None:
     jax.tree.map(np.testing.assert_array_equal, variables(again), variables(model))
 
 
-@pytest.mark.parametrize("name", ["csr", "blocks"])
+FORMATS: dict[str, Any] = {
+    "csr": (js.Weight(), js.export.csr()),
+    "blocks": (js.Block((4, 3)), js.export.blocks((4, 3))),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
 def test_packed(name: str, tmp_path, monkeypatch) -> None:
-    model = js.sparsify(net(), ("./kernel", js.Top(density=0.3)))
-    packed = js.export.pack(model, js.export.csr() if name == "csr" else js.export.blocks((4, 3)))
+    unit, format = FORMATS[name]
+    packed = js.export.pack(
+        js.sparsify(net(), ("./kernel", js.Top(density=0.3, unit=unit))), format
+    )
     save(tmp_path / "model", packed, draw(2, 6))
     loaded, fresh = load(tmp_path / "model"), draw(5, 6, seed=1)
     expected = outputs(packed, fresh)
