@@ -218,6 +218,12 @@ def left_dense(model: nnx.Module, *formats: Format) -> dict[str, str]:
 def _fault(layer: Any, users: dict[int, set[int]]) -> str:
     if type(layer) not in (nnx.Linear, nnx.Conv):
         return f"its type is {type(layer).__name__}, not nnx.Linear"
+    if not isinstance(layer.kernel, nnx.Variable) or len(jax.tree.leaves(layer.kernel)) != 1:
+        kind = layer.kernel.get_value() if isinstance(layer.kernel, nnx.Variable) else layer.kernel
+        return (
+            f"its kernel is a {type(kind).__name__}, not an array; pack the model before it is "
+            "quantised, with int8(format) for 8-bit weights"
+        )
     if len(users[id(layer.kernel)]) > 1:
         return "its kernel is shared with another layer"
     window = tuple(layer.kernel_size) if isinstance(layer, nnx.Conv) else ()
