@@ -48,6 +48,9 @@ class Apart(NamedTuple):
 def taken_apart(model: nnx.Module) -> Apart:
     """Take the variables out of a model, which stays as it is.
 
+    Raises:
+      TypeError: a variable holds something other than one array, such as a BCOO.
+
     Example:
       >>> build, variables, _ = taken_apart(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
       >>> build({path: 2 * array for path, array in variables.items()}).kernel.shape
@@ -56,6 +59,9 @@ def taken_apart(model: nnx.Module) -> Apart:
     graphdef, state = nnx.split(model)
     variables, structure = named(state), jax.tree.structure(state)
     holders = jax.tree.leaves(state, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    for holder in holders:
+        if isinstance(holder, nnx.Variable) and len(jax.tree.leaves(holder)) != 1:
+            _refuse_several(state, holder)
     kinds = {path: type(holder) for path, holder in zip(variables, holders, strict=True)}
 
     def build(given: Mapping[str, Any]) -> Any:
@@ -63,6 +69,16 @@ def taken_apart(model: nnx.Module) -> Apart:
         return nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))
 
     return Apart(build, variables, kinds)
+
+
+def _refuse_several(state: Any, holder: nnx.Variable) -> None:
+    same = jax.tree.map(lambda leaf: leaf is holder, state, is_leaf=lambda leaf: leaf is holder)
+    path = next(path for path, found in named(same).items() if found is True)
+    kept = holder.get_value() if hasattr(holder, "get_value") else holder.value
+    raise TypeError(
+        f"{path} holds a {type(kept).__name__}, and a variable here has one array; store a dense "
+        "one, such as .todense() of a sparse array, whose zeros shrink and pack take out"
+    )
 
 
 def pure(model: nnx.Module, **options: Any) -> Pure:

@@ -1,7 +1,7 @@
 """The places in a model that hold variables, by path: surgery reads and writes them."""
 
 import dataclasses
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Iterator, MutableSequence, Sequence
 from typing import Any
 
 from flax import nnx
@@ -9,7 +9,7 @@ from flax import nnx
 from jsparse._pattern import Role
 from jsparse._sparse import Sparse
 from jsparse._values import shown
-from jsparse._variables import WRAPPERS, overwrites
+from jsparse._variables import LORA, WRAPPERS, overwrites, unseen
 
 HOLDERS = (nnx.Pytree, list, dict)
 """Types that may hold variables; a module is an nnx.Pytree."""
@@ -158,6 +158,23 @@ def refuse_wrapped(slot: Slot) -> None:
     """
     if slot.wrapper:
         raise ValueError(f"{slot.path}: {overwrites(slot.wrapper)}")
+
+
+def refuse_unseen(slot: Slot, params: Sequence[Slot]) -> None:
+    """Refuse a rule on a weight that qwix quantises or adapts at each call.
+
+    Args:
+      slot: the weight.
+      params: all parameters of the model.
+
+    Raises:
+      TypeError: qwix has taken the model; unless its LoRA is on other weights.
+    """
+    if not hasattr(slot.parent, "qwix_path") or LORA in str(slot.key):
+        return
+    adapted = {other.path.partition(LORA)[0] for other in params if LORA in other.path}
+    if not adapted or slot.path in adapted:
+        raise TypeError(unseen(slot.path))
 
 
 def roles(model: nnx.Module) -> dict[str, Role]:

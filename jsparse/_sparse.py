@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from jsparse._sharding import Grown, follow, followed, padded, shards, where_is
 from jsparse._values import check_is, check_key, shown
-from jsparse._variables import Learned, Mask, Setting, write
+from jsparse._variables import Learned, Mask, Setting, Unseen, write
 from jsparse.rules._rule import (
     Rule,
     State,
@@ -54,6 +54,8 @@ class Sparse(nnx.Module):
       deterministic: whether sampling is off; `train`, `eval` and `nnx.view` set it.
       (state): each entry of the rule's state, by its name: Learned, Mask or Setting.
     """
+
+    qwix_path = Unseen()
 
     def __init__(self, weight: nnx.Param, rule: Rule, *, key: Array):
         check_is(nnx.Variable, "an nnx.Param", weight=weight)

@@ -14,7 +14,14 @@ from jsparse._paths import match, naming, pairs
 from jsparse._roles import fit
 from jsparse._score import wide
 from jsparse._sharding import beside
-from jsparse._slots import Slot, check_module, refuse_wrapped, slots, sparse_parts
+from jsparse._slots import (
+    Slot,
+    check_module,
+    refuse_unseen,
+    refuse_wrapped,
+    slots,
+    sparse_parts,
+)
 from jsparse._sparse import Sparse
 from jsparse._values import check_mapping, shown
 from jsparse.rules._held import Held
@@ -71,6 +78,7 @@ def sparsify_in_place(model: nnx.Module, *rules: Rules, rngs: nnx.Rngs | None = 
     for slot in found:
         if slot.path in chosen:
             refuse_wrapped(slot)
+            refuse_unseen(slot, found)
     order = {id(rule): n for n, (_, rule) in enumerate(given)}
     best: dict[int, Slot] = {}
     for slot in found:
@@ -100,10 +108,11 @@ def check_rngs(rngs: Any) -> None:
 def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
     weight = slot.value.weight if isinstance(slot.value, Sparse) else slot.value
     held = weight.get_value() if hasattr(weight, "get_value") else weight.value
-    if not hasattr(held, "dtype"):
+    if not hasattr(held, "dtype") or len(jax.tree.leaves(held)) != 1:  # a BCOO has two arrays
         raise TypeError(
-            f"{slot.path}: a rule needs an array, and this nnx.Param holds {shown(held)}; exclude "
-            "it from the pattern"
+            f"{slot.path}: a rule needs an array, and this nnx.Param holds "
+            f"{type(held).__name__ if hasattr(held, 'dtype') else shown(held)}; exclude it from "
+            "the pattern"
         )
     with naming(slot.path):
         if isinstance(slot.value, Sparse) and slot.value.reparameterised:

@@ -11,6 +11,10 @@ WRAPPERS = tuple(getattr(nnx, n) for n in ("WeightNorm", "SpectralNorm") if hasa
 """Layers that write the variables of the layer in them at each call; flax 0.11 has none."""
 
 
+LORA = "_lora_"
+"""In the names of the parameters that qwix adds to a layer."""
+
+
 def overwrites(wrapper: str) -> str:
     """What is wrong with a sparse weight inside such a layer, and what to do."""
     return (
@@ -18,6 +22,25 @@ def overwrites(wrapper: str) -> str:
         "stands at each call, so a mask would not last and fold could not tell the weight. Leave "
         "this weight dense (exclude it from the pattern), or leave the wrapper out"
     )
+
+
+def unseen(path: str) -> str:
+    """What is wrong with a rule on a weight that qwix is to quantise or adapt, and what to do."""
+    return (
+        f"{path}: qwix looks for nnx.Params, so it would neither quantise a weight with a rule nor "
+        "add LoRA to it, and say nothing. Fold the model first and give qwix the result, "
+        "qwix.quantize_model(jsparse.fold(model), ...), or keep rules off this weight"
+    )
+
+
+class Unseen:
+    """The attribute that qwix sets on each module of a model it takes: a weight refuses it."""
+
+    def __get__(self, part: object, kind: type) -> str:
+        raise AttributeError("qwix_path")
+
+    def __set__(self, part: object, path: tuple[str | int, ...]) -> None:
+        raise TypeError(unseen("/".join(map(str, path))))
 
 
 class _Apart:

@@ -33,6 +33,7 @@ LONG = {
     "precision",
     "pretrained",
     "pruning",
+    "quantised",
     "resume",
     "revisions",
     "shrinking",

@@ -136,6 +136,7 @@ class Checkpoints:
         values = shared({name: plain(name, leaf) for name, leaf in leaves.items()})
         if not any(value.size for value in values.values()):
             raise ValueError("the tree holds no numbers; give the model, the optimizer, ...")
+        orbax_arrays.check_kinds(values)
         name, content = position.encode(data)
         part = self.folder / f".{self._path(step).name}.part"
         by_first(lambda: self._clear(part))

@@ -24,6 +24,24 @@ def _orbax() -> ModuleType:
     return orbax.checkpoint
 
 
+def check_kinds(arrays: Mapping[str, Any]) -> None:
+    """Refuse arrays of a type that the files of Orbax lack.
+
+    Raises:
+      TypeError: it names the array and the type.
+    """
+    import tensorstore
+
+    for path, array in arrays.items():
+        try:
+            tensorstore.dtype(array.dtype.name)
+        except ValueError as error:
+            raise TypeError(
+                f"{path} is {array.dtype}, which Orbax cannot write; store it as another type, "
+                "such as uint8, or leave it out of the tree"
+            ) from error
+
+
 def write(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write arrays by path; each process writes its own shards.
 

@@ -6,11 +6,14 @@ from jsparse.export._packing.autotune import pick as pick
 from jsparse.export._packing.block import BlockSparse as BlockSparse
 from jsparse.export._packing.block import block_dot as block_dot
 from jsparse.export._packing.csr import Csr as Csr
-from jsparse.export._packing.layers import blocks as blocks
-from jsparse.export._packing.layers import csr as csr
+from jsparse.export._packing.int8 import BlockSparseInt8 as BlockSparseInt8
+from jsparse.export._packing.int8 import CsrInt8 as CsrInt8
 from jsparse.export._packing.layers import left_dense as left_dense
 from jsparse.export._packing.layers import pack as pack
 from jsparse.export._packing.layers import unpack as unpack
+from jsparse.export._packing.packers import blocks as blocks
+from jsparse.export._packing.packers import csr as csr
+from jsparse.export._packing.packers import int8 as int8
 from jsparse.export._packing.pallas import pallas_dot as pallas_dot
 from jsparse.export._saving.loading import DamagedModel as DamagedModel
 from jsparse.export._saving.loading import Loaded as Loaded

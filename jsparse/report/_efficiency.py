@@ -172,7 +172,8 @@ def costs(model: nnx.Module, *inputs: Any, **options: Any) -> Costs:
     parts = {slot.path: slot.value for slot in slots(model) if slot.path in first.values()}
     run, variables, kinds = pure(evaluated(fold(model)))
     params = [path for path, kind in kinds.items() if issubclass(kind, nnx.Param)]
-    weights = {names[p]: variables[p] for p in params if isinstance(variables[p], jax.Array)}
+    named = {names.get(path, path): variables[path] for path in params}
+    weights = {path: x for path, x in named.items() if isinstance(x, jax.Array)}
 
     def call(values: dict[str, jax.Array], *inputs: Any) -> Any:
         given = {path: values.get(names.get(path, path), x) for path, x in variables.items()}
@@ -191,10 +192,10 @@ def costs(model: nnx.Module, *inputs: Any, **options: Any) -> Costs:
             flops = 2 * float((mask * uses).sum())
             size = part.weight[...].dtype.itemsize
             rows[path] = Cost(mask.size, int(mask.sum()), dense, flops, size)
-        elif path in weights:
-            uses = tally.uses[path]
-            other_flops += 2 * float(uses.sum()) * weights[path].size / uses.size
-            other_bytes += weights[path].size * weights[path].dtype.itemsize
+    for path in [path for path in weights if path not in rows]:  # also in objects, as qwix's
+        uses = tally.uses[path]
+        other_flops += 2 * float(uses.sum()) * weights[path].size / uses.size
+        other_bytes += weights[path].size * weights[path].dtype.itemsize
     return Costs(rows, other_flops, other_bytes)
 
 

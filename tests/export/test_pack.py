@@ -1,6 +1,7 @@
 """Packed layers give what the dense ones give, on every path, and train on as they do."""
 
 import functools
+import re
 
 import jax
 import jax.export
@@ -21,6 +22,7 @@ from jsparse.export._packing.formats import (
     csr_matrix,
     group_width,
 )
+from jsparse.export._packing.layers import bytes_of
 from jsparse.report import costs
 from tests.support.packing import FORMATS, draw, linear, matrix, needs_compiler
 
@@ -50,7 +52,7 @@ def test_block_arrays_hold_the_matrix(block):
 
 def test_groups_are_for_weights_that_are_many_enough():
     assert group_width(draw(1024, 64)) == 256
-    assert group_width(matrix(1024, 64, 0.02)) == 512
+    assert group_width(matrix(1024, 64, 0.04)) == 512
     assert group_width(matrix(100, 64, 0.3)) == 100
     assert group_width(np.zeros((100_000, 2), np.float32)) == 65536
 
@@ -91,8 +93,8 @@ def test_outputs_and_gradients_are_those_of_the_dense_layer(name, dtype):
 
 @pytest.mark.parametrize("name", ["csr", "blocks"])
 def test_gradients_of_gradients(name):
-    layer = linear(matrix(12, 8), use_bias=False)
-    x, found = jnp.asarray(draw(5, 12)), []
+    layer = linear(matrix(16, 12), use_bias=False)
+    x, found = jnp.asarray(draw(5, 16)), []
     for model in (pack(layer, FORMATS[name]), layer):
         graphdef, *state = nnx.split(model, nnx.Param, ...)
         call = lambda p, x, g=graphdef, s=state: (nnx.merge(g, p, *s[1:])(x) ** 3).sum()
@@ -275,8 +277,10 @@ class Net(nnx.Module):
 
 
 def test_a_whole_model():
-    net = js.sparsify(Net(nnx.Rngs(0)), (".*/kernel", js.Top(density=0.5)))
-    packed, x = pack(net, csr()), jnp.asarray(draw(2, 5, 5, 4))
+    net = js.sparsify(Net(nnx.Rngs(0)), (".*/kernel", js.Top(density=0.25)))
+    with pytest.warns(UserWarning, match="left 3 of 6 layers dense: one: its kernel is shared"):
+        packed = pack(net, csr())
+    x = jnp.asarray(draw(2, 5, 5, 4))
     back = unpack(packed)
     ours, backs, dense = jax.jit(lambda x: (packed(x), back(x), js.fold(net)(x)))(x)
     np.testing.assert_allclose(ours, dense, atol=1e-5)
@@ -287,6 +291,28 @@ def test_a_whole_model():
     assert set(why) == {"window", "one", "other"}
     assert "shared" in why["one"] and "(3, 3)" in why["window"]
     assert type(back.again) is nnx.Linear and back.again is back.twice[0]
+
+
+def test_a_layer_that_would_not_be_smaller_stays_dense():
+    """Single weights in bfloat16 take 4 bytes, dense ones 2."""
+    kernel = draw(40, 30)
+    kernel[:20, :15] = 0.0
+    half = linear(kernel, param_dtype=jnp.bfloat16)
+    net = nnx.Sequential(linear(matrix(40, 30, 0.1)), half, linear(draw(30, 20)))
+    why = left_dense(net, csr())
+    assert set(why) == {"layers/1", "layers/2"} and not left_dense(net)
+    assert left_dense(net, csr(), blocks((20, 15))).keys() == {"layers/2"}
+    with pytest.warns(UserWarning, match=r"left 2 of 3 layers dense: layers/1: packed it would"):
+        packed = pack(net, csr())
+    assert [type(layer).__name__ for layer in packed.layers] == ["Csr", "Linear", "Linear"]
+    sizes = re.findall(r"[\d,]+", why["layers/2"])
+    assert [int(size.replace(",", "")) for size in sizes if size != ","] == [
+        bytes_of(csr()(net.layers[2])),
+        bytes_of(net.layers[2]),
+    ]
+    with pytest.warns(UserWarning, match="left 1 of 1 layers dense: the model: packed"):
+        assert type(pack(net.layers[2], csr())) is nnx.Linear
+    assert type(csr()(net.layers[2])).__name__ == "Csr"  # asked for, whatever its size
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from flax import nnx
 
 import jsparse as js
 from jsparse._storage import manifest
-from jsparse.export import Record, blocks, csr, load, pack, rebuild, restore, save
+from jsparse.export import Record, blocks, csr, int8, load, pack, rebuild, restore, save
 from tests.support.fuzz import check, mutated
 from tests.support.saved import draw, net, sparse
 
@@ -25,7 +25,9 @@ def saved(tmp_path_factory) -> Path:
     """Shrunk, then packed in both formats."""
     folder = tmp_path_factory.mktemp("saved") / "model"
     small, record = js.shrink(js.fold(sparse()), draw(2, 6))
-    packed = pack(pack(small, csr(2), "a"), blocks((2, 2)), "b")
+    blocks_of_two = js.Top(density=0.25, unit=js.Block((2, 2)))
+    small = js.sparsify(small, ("a/kernel", js.Top(density=0.25)), ("b/kernel", blocks_of_two))
+    packed = pack(pack(small, csr(2), "a"), int8(blocks((2, 2))), "b")
     save(folder, packed, draw(2, 6), record=record)
     return folder
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import Array
+from jax.experimental.sparse import BCOO
 
 import jsparse as js
 from jsparse._slots import slots
@@ -104,10 +105,18 @@ def test_zoo(name: str, tmp_path) -> None:
     jax.tree.map(np.testing.assert_array_equal, variables(again), variables(model))
 
 
-@pytest.mark.parametrize("name", ["csr", "blocks"])
+FORMATS: dict[str, Any] = {
+    "csr": (js.Weight(), js.export.csr()),
+    "blocks": (js.Block((4, 3)), js.export.blocks((4, 3))),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
 def test_packed(name: str, tmp_path, monkeypatch) -> None:
-    model = js.sparsify(net(), ("./kernel", js.Top(density=0.3)))
-    packed = js.export.pack(model, js.export.csr() if name == "csr" else js.export.blocks((4, 3)))
+    unit, format = FORMATS[name]
+    packed = js.export.pack(
+        js.sparsify(net(), ("./kernel", js.Top(density=0.3, unit=unit))), format
+    )
     save(tmp_path / "model", packed, draw(2, 6))
     loaded, fresh = load(tmp_path / "model"), draw(5, 6, seed=1)
     expected = outputs(packed, fresh)
@@ -251,6 +260,20 @@ def test_sizes_are_free_on_a_mesh_with_explicit_axes() -> None:
     with jax.set_mesh(mesh):
         exported = stablehlo(nnx.Linear(6, 3, rngs=nnx.Rngs(0)), draw(2, 6))
     assert str(exported.out_avals[0].shape) == "(batch, 3)"
+
+
+def test_a_sparse_array_in_a_variable_is_refused_by_path(tmp_path) -> None:
+    model: Any = Two()
+    model.scale = nnx.Param(BCOO.fromdense(jnp.eye(5)))
+    x, table = draw(2, 5), {"w": draw(5, 3)}
+    for call in (save, js.export.onnx):
+        with pytest.raises(TypeError, match=r"scale holds a BCOO, .*todense\(\)"):
+            call(tmp_path / "model", model, x, table)
+    for call in (stablehlo, js.shrink):
+        with pytest.raises(TypeError, match="scale holds a BCOO"):
+            call(model, x, table)
+    with pytest.raises(TypeError, match=r"scale: a rule needs an array.*holds BCOO"):
+        js.sparsify(model, ("scale", js.Held()))
 
 
 def test_complex_outputs_are_compared_whole() -> None:

@@ -147,6 +147,7 @@ def test_another_model_is_left_as_it_was(tmp_path) -> None:
         (2**31, 1, None, ValueError, "got 2147483648"),
         (1, {"a": jnp.zeros(0)}, None, ValueError, "holds no numbers"),
         (1, {"a": "text"}, None, TypeError, "a is a str; arrays"),
+        (1, {"a": jnp.ones(3, jnp.uint4)}, None, TypeError, "a is uint4, which Orbax cannot write"),
         (1, {"a/b": 1, "a": {"b": 2}}, None, ValueError, "two leaves have the path 'a/b'"),
         (1, 1, {"a": (1, 2)}, TypeError, r"data\['a'\] is a tuple"),
         (1, 1, [{1: 2}], TypeError, r"data\[0\] is a dict: \{1: 2\}; pass bytes, or None"),

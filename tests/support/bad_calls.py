@@ -15,6 +15,7 @@ FRACTION = (0.5, "fraction")
 COUNT = (2, "count")
 DENSE, HELD = kernel(), held()
 TRAINED = js.sparsify(DENSE, ("kernel", js.Threshold(alpha=0.1)))
+PRUNED = js.sparsify(DENSE, ("kernel", js.Top(density=0.1)))
 TWO = js.sparsify(Two(), (".*", js.Held()))
 PLAIN = js.fold(TWO)
 PLAN = js.tree.plan({"kernel": jnp.ones((3, 4))}, ("kernel", js.Threshold()))
@@ -433,7 +434,7 @@ EXPORT = {
     ),
     "export.pack": call(
         js.export.pack,
-        model=MODEL,
+        model=(PRUNED, "model"),
         format=(js.export.csr(), "format"),
         where=(".*", "pattern"),
     ),
@@ -445,6 +446,9 @@ EXPORT = {
     ),
     "export.Csr": call(js.export.Csr, width=(3, "count"), **PACKED),
     "export.BlockSparse": call(js.export.BlockSparse, block=((2, 2), "block"), **PACKED),
+    "export.int8": call(js.export.int8, format=(js.export.csr(), "format")),
+    "export.CsrInt8": call(js.export.CsrInt8, width=(3, "count"), **PACKED),
+    "export.BlockSparseInt8": call(js.export.BlockSparseInt8, block=((2, 2), "block"), **PACKED),
     "export.save": call(
         lambda folder, model, inputs, **rest: js.export.save(
             new("model") if folder == "new" else folder, model, *inputs, **rest

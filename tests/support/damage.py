@@ -10,26 +10,38 @@ import jax
 import numpy as np
 
 from jsparse.export._packing import compiled
-from jsparse.export._packing.formats import block_arrays, csr_arrays
-from jsparse.export._packing.structure import BlockSizes, CsrSizes
+from jsparse.export._packing.formats import MOST_INT8, block_arrays, csr_arrays
+from jsparse.export._packing.structure import (
+    BlockInt8Sizes,
+    BlockSizes,
+    CsrInt8Sizes,
+    CsrSizes,
+    Sizes,
+)
 
 SANITIZED = ("-std=c++17", "-O1", "-g", "-fno-exceptions", "-pthread", "-w")
 SANITIZED += ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+KINDS = (CsrSizes, BlockSizes, CsrInt8Sizes, BlockInt8Sizes)  # as kernels.cc numbers them
 WRONG = [-(2**31), -1, 0, 1, 3, 255, 65535, 65536, 2**20, 2**31 - 1]
 
 
 class Structure(NamedTuple):
-    """What a kernel is told of a matrix, and `places`: indices or rows."""
+    """What a kernel is told of a matrix: `places` are indices or rows, `starts` may be counts."""
 
-    sizes: CsrSizes | BlockSizes
+    sizes: Sizes
     places: np.ndarray
     starts: np.ndarray
 
     def arrays(self) -> dict[str, np.ndarray]:
-        kind = "rows" if isinstance(self.sizes, BlockSizes) else "indices"
-        sides = self.sizes[3:] if isinstance(self.sizes, BlockSizes) else ()
-        values = np.zeros((self.sizes.kept, *sides), np.float32)
-        return {"values": values, kind: self.places, "starts": self.starts}
+        kind = KINDS.index(type(self.sizes))
+        of_int8, of_blocks = kind > 1, kind % 2 == 1
+        sides = self.sizes[3:] if of_blocks else ()
+        arrays = {
+            "values": np.zeros((self.sizes.kept, *sides), np.int8 if of_int8 else np.float32),
+            "rows" if of_blocks else "indices": self.places,
+            "counts" if of_int8 and not of_blocks else "starts": self.starts,
+        }
+        return arrays | ({"scale": np.ones(self.sizes.outputs, np.float32)} if of_int8 else {})
 
     def fault(self) -> str:
         """What our check says; empty if the structure passes."""
@@ -42,7 +54,7 @@ class Structure(NamedTuple):
     def words(self, batch: int, lanes: int) -> np.ndarray:
         """The structure as the program in kernels.cc reads it."""
         inputs, outputs, kept, *more = self.sizes
-        head = [isinstance(self.sizes, BlockSizes), batch, inputs, outputs, lanes, kept, *more]
+        head = [KINDS.index(type(self.sizes)), batch, inputs, outputs, lanes, kept, *more]
         parts = [[self.places.size], self.places, [self.starts.size], self.starts]
         return np.concatenate([np.asarray(part, np.int64) for part in (head, *parts)])
 
@@ -53,14 +65,20 @@ def structure(choice: random.Random) -> Structure:
     drawn = np.random.default_rng(choice.randrange(2**32))
     kernel = drawn.random((inputs, outputs)) * (drawn.random((inputs, outputs)) < choice.random())
     kernel[drawn.random(inputs) < 0.1] = 0.0
+    values, of_int8 = kernel.astype(np.float32), choice.random() < 0.5
     if choice.random() < 0.5:
-        width = choice.randint(1, inputs)
-        arrays = csr_arrays(kernel.astype(np.float32), width)
-        sizes = CsrSizes(inputs, outputs, len(arrays.values), width)
-        return Structure(sizes, np.asarray(arrays.indices), np.asarray(arrays.starts))
+        width = choice.randint(1, min(inputs, MOST_INT8))
+        arrays = csr_arrays(values, width)
+        sizes = (inputs, outputs, len(arrays.values), width)
+        places, starts = np.asarray(arrays.indices), np.asarray(arrays.starts)
+        if not of_int8:
+            return Structure(CsrSizes(*sizes), places, starts)
+        counts = np.diff(starts).astype(np.uint8)
+        return Structure(CsrInt8Sizes(*sizes), places.astype(np.uint8), counts)
     block = choice.randint(1, inputs + 9), choice.randint(1, outputs + 9)
-    arrays = block_arrays(kernel.astype(np.float32), block)
-    sizes = BlockSizes(inputs, outputs, len(arrays.values), *block)
+    arrays = block_arrays(values, block)
+    kind = BlockInt8Sizes if of_int8 else BlockSizes
+    sizes = kind(inputs, outputs, len(arrays.values), *block)
     return Structure(sizes, np.asarray(arrays.rows), np.asarray(arrays.starts))
 
 

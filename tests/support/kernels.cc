@@ -3,8 +3,9 @@
 //
 //     kernels < structures
 //
-// A structure is numbers of 64 bits: 0 (csr) or 1 (blocks), batch, inputs, outputs, lanes, kept;
-// width, or wide and high; the number of indices (or rows), these, the number of starts, these.
+// A structure is numbers of 64 bits: 0 (csr), 1 (blocks), 2 (csr int8) or 3 (blocks int8), batch,
+// inputs, outputs, lanes, kept; width, or wide and high; the number of indices (or rows), these, the
+// number of starts (or counts), these.
 
 #include <cstdio>
 #include <cstdlib>
@@ -30,9 +31,10 @@ std::vector<T> numbers(int64_t count) {
   return found;
 }
 
-std::vector<float> floats(int64_t count) {
-  std::vector<float> found(count);
-  for (int64_t n = 0; n < count; ++n) found[n] = float(n % 7) - 3.0f;
+template <typename T = float>
+std::vector<T> floats(int64_t count) {
+  std::vector<T> found(count);
+  for (int64_t n = 0; n < count; ++n) found[n] = T(n % 7) - T(3);
   return found;
 }
 
@@ -53,6 +55,8 @@ struct Array {
 using Reals = Array<ffi::F32, float>;
 using Wholes = Array<ffi::S32, int32_t>;
 using Shorts = Array<ffi::U16, uint16_t>;
+using Bytes = Array<ffi::U8, uint8_t>;
+using SmallValues = Array<ffi::S8, int8_t>;
 
 XLA_FFI_Error* schedule(XLA_FFI_ThreadPool_Schedule_Args* args) {
   std::thread([task = args->task, data = args->data] { task(data); }).detach();
@@ -84,15 +88,33 @@ bool run_csr(ffi::ThreadPool pool, int64_t batch, int64_t inputs, int64_t output
   return ran;
 }
 
+bool run_csr_int8(ffi::ThreadPool pool, int64_t batch, int64_t inputs, int64_t outputs,
+                  int64_t lanes, int64_t kept) {
+  const int64_t width = number();
+  auto indices = numbers<uint8_t>(number());
+  auto counts = numbers<uint8_t>(number());
+  auto values = floats<int8_t>(kept);
+  auto x = floats(batch * inputs), y = floats(batch * outputs);
+  SmallValues of_values(values, {kept});
+  Bytes of_indices(indices, {int64_t(indices.size())}), of_counts(counts, {int64_t(counts.size())});
+  Reals of_x(x, {batch, inputs}), of_y(y, {batch, outputs});
+  return csr_int8_forward(pool, of_values.get(), of_indices.get(), of_counts.get(), of_x.get(),
+                          of_y.get(), width, lanes)
+      .success();
+}
+
+template <ffi::DataType dtype, typename Value>
 bool run_blocks(ffi::ThreadPool pool, int64_t batch, int64_t inputs, int64_t outputs, int64_t lanes,
                 int64_t kept) {
   const int64_t wide = number(), high = number();
   auto rows = numbers<int32_t>(number());
   auto starts = numbers<int32_t>(number());
-  auto values = floats(kept * wide * high), x = floats(batch * inputs), y = floats(batch * outputs);
-  Reals of_values(values, {kept, wide, high}), of_x(x, {batch, inputs}), of_y(y, {batch, outputs});
+  auto values = floats<Value>(kept * wide * high);
+  auto x = floats(batch * inputs), y = floats(batch * outputs);
+  Array<dtype, Value> of_values(values, {kept, wide, high});
+  Reals of_x(x, {batch, inputs}), of_y(y, {batch, outputs});
   Wholes of_rows(rows, {int64_t(rows.size())}), of_starts(starts, {int64_t(starts.size())});
-  return block_forward(pool, of_values.get(), of_rows.get(), of_starts.get(), of_x.get(), of_y.get(),
+  return block_product(pool, of_values.get(), of_rows.get(), of_starts.get(), of_x.get(), of_y.get(),
                        lanes)
       .success();
 }
@@ -106,10 +128,13 @@ int main() {
   ffi::DiagnosticEngine diagnostic;
   auto pool = *ffi::CtxDecoding<ffi::ThreadPool>::Decode(&api, nullptr, diagnostic);
   for (;;) {
-    const int64_t blocks = number(), batch = number(), inputs = number(), outputs = number();
+    const int64_t kind = number(), batch = number(), inputs = number(), outputs = number();
     const int64_t lanes = number(), kept = number();
-    const bool ran = blocks ? run_blocks(pool, batch, inputs, outputs, lanes, kept)
-                            : run_csr(pool, batch, inputs, outputs, lanes, kept);
+    const auto run = kind == 0   ? run_csr
+                     : kind == 1 ? run_blocks<ffi::F32, float>
+                     : kind == 2 ? run_csr_int8
+                                 : run_blocks<ffi::S8, int8_t>;
+    const bool ran = run(pool, batch, inputs, outputs, lanes, kept);
     std::puts(ran ? "ran" : "refused");
     std::fflush(stdout);
   }

@@ -20,16 +20,9 @@ from jsparse._pure import by_name, by_position, calling, examples, pure
 from jsparse._surgery import fold
 from jsparse._values import check_function, check_mapping
 from jsparse._watch import watch_in_place
-from jsparse.export._packing.layers import (
-    Format,
-    Packed,
-    blocks,
-    csr,
-    kernel_of,
-    layers_of,
-    left_dense,
-    put_in_place,
-)
+from jsparse.export._packing.layers import bytes_of, layers_of, left_dense, put_in_place
+from jsparse.export._packing.packed import Packed
+from jsparse.export._packing.packers import Format, blocks, csr, kernel_of
 from jsparse.export._shrinking.shrink import shrink
 from jsparse.report._table import table
 from jsparse.report._timing import clock, in_turns
@@ -164,15 +157,9 @@ def pick(
         model=by_name(models[chosen]),
         layers=tuple(layers),
         seconds=seconds,
-        bytes={name: _bytes(form) for name, form in models.items()},
+        bytes={name: bytes_of(form) for name, form in models.items()},
         chosen=chosen,
     )
-
-
-def _bytes(layer: nnx.Module) -> int:
-    """Of the variables of a layer or a model, without random streams."""
-    state = nnx.state(layer, nnx.Not(nnx.RngState))
-    return sum(array.nbytes for array in jax.tree.leaves(state))
 
 
 def seconds_of(models: Mapping[str, nnx.Module], *inputs: Any) -> dict[str, float]:
@@ -199,7 +186,7 @@ def _choose(
         density=density,
         rows=rows,
         seconds={},
-        bytes={DENSE: _bytes(layer)},
+        bytes={DENSE: bytes_of(layer)},
         chosen=DENSE,
         why=why.get(path, "" if seen else "this call does not call it"),
     )
@@ -210,7 +197,7 @@ def _choose(
         reason = f"no format stores less than {WORTH:.0%} of it"
         return dataclasses.replace(stays, why=reason)
     x = jnp.asarray(np.random.default_rng(0).standard_normal(seen.shape), seen.dtype)
-    sizes = {DENSE: _bytes(layer)} | {name: _bytes(one) for name, one in made.items()}
+    sizes = {DENSE: bytes_of(layer)} | {name: bytes_of(one) for name, one in made.items()}
     seconds = seconds_of({DENSE: layer, **made}, x)
     chosen = _fastest(seconds)
     best = min(made, key=lambda name: seconds[name])

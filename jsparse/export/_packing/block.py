@@ -19,6 +19,7 @@ from jsparse.export._packing.formats import BlockArrays, block_columns, block_ma
 from jsparse.export._packing.packed import (
     WIDEST,
     Packed,
+    Products,
     Structure,
     by_rows,
     has_kernel,
@@ -154,6 +155,9 @@ class BlockSparse(Packed):
       (20, 32, 32)
     """
 
+    format = "blocks"
+    products = Products(block_dot, plain_block_dot)
+
     def __init__(
         self,
         in_features: int,
@@ -187,9 +191,9 @@ class BlockSparse(Packed):
         """The number of outputs."""
         return self.out_features
 
-    def arrays(self, values: Array) -> BlockArrays:
+    def arrays(self, floats: Array) -> BlockArrays:
         """These values with their input blocks and where each output block begins."""
-        return BlockArrays(values, self.rows[...], self.starts[...])
+        return BlockArrays(floats, self.rows[...], self.starts[...])
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out], with zeros where nothing is kept."""

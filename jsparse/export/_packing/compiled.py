@@ -39,6 +39,8 @@ TARGETS = (
     "jsparse_csr_backward",
     "jsparse_csr_weights",
     "jsparse_block_forward",
+    "jsparse_csr_int8_forward",
+    "jsparse_block_int8_forward",
 )
 SECONDS = 600
 """Compiler timeout in seconds."""

@@ -19,6 +19,7 @@ from jsparse.export._packing.formats import MOST, CsrArrays, csr_matrix, csr_pla
 from jsparse.export._packing.packed import (
     WIDEST,
     Packed,
+    Products,
     Structure,
     by_rows,
     has_kernel,
@@ -182,6 +183,9 @@ class Csr(Packed):
       (1000,)
     """
 
+    format = "csr"
+    products = Products(csr_dot, plain_csr_dot)
+
     def __init__(
         self,
         in_features: int,
@@ -217,9 +221,9 @@ class Csr(Packed):
         """The sizes."""
         return Plan(self.in_features, self.out_features, self.width)
 
-    def arrays(self, values: Array) -> CsrArrays:
+    def arrays(self, floats: Array) -> CsrArrays:
         """These values with their inputs and where each output begins."""
-        return CsrArrays(values, self.indices[...], self.starts[...])
+        return CsrArrays(floats, self.indices[...], self.starts[...])
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out], with zeros where nothing is kept."""

@@ -9,6 +9,8 @@ from jax import Array
 
 MOST = 1 << 16
 """Inputs that a 16-bit index can address."""
+MOST_INT8 = (1 << 8) - 1
+"""Inputs a group whose weights an 8-bit number can count."""
 MOST_KEPT = (1 << 31) - 1
 """Weights, or blocks, that a 32-bit index can count."""
 

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -13,78 +14,18 @@ from flax.nnx.nn.dtypes import promote_dtype
 
 from jsparse._slots import Slot, slots
 from jsparse._surgery import fold
-from jsparse._values import check_function, check_pattern, check_whole, shown
-from jsparse.export._packing.block import BlockSparse, Product, block_dot, check_block
+from jsparse._values import check_pattern
+from jsparse.export._packing.block import BlockSparse
 from jsparse.export._packing.csr import Csr
-from jsparse.export._packing.formats import MOST, block_arrays, csr_arrays, group_width
+from jsparse.export._packing.int8 import BlockSparseInt8, CsrInt8
 from jsparse.export._packing.packed import Packed
+from jsparse.export._packing.packers import Format, check_format, settings_of
 from jsparse.export._packing.structure import sizes_of
 
 Model = TypeVar("Model", bound=nnx.Module)
-Dense = nnx.Linear | nnx.Conv
-Format = Callable[[Dense], Packed]
-
-
-def csr(width: int = 0) -> Format:
-    """The format that holds single weights, for unstructured masks.
-
-    Args:
-      width: inputs a group: weights are stored by group, then by output, to keep the inputs of a
-        group in the nearest cache. 256 to 512 suits batches; 65536, no groups, suits single rows
-        and densities below 2 %. By default the density decides, for batches.
-
-    Returns:
-      A function from a layer to a `Csr`, for `pack`.
-    """
-    check_whole(0, width=width)
-
-    def packed(layer: Dense) -> Csr:
-        kernel = kernel_of(layer)
-        chosen = min(width or group_width(kernel), MOST, max(1, kernel.shape[0]))
-        arrays = csr_arrays(kernel, chosen)
-        made = Csr(
-            *kernel.shape, kept=len(arrays.values), width=chosen, **_settings(layer, kernel.dtype)
-        )
-        made.indices[...], made.starts[...] = arrays.indices, arrays.starts
-        made.values[...], made.bias = arrays.values, layer.bias
-        made.check()
-        return made
-
-    return packed
-
-
-def blocks(block: tuple[int, int], product: Product = block_dot) -> Format:
-    """The format that holds whole blocks, for block masks.
-
-    Args:
-      block: inputs and outputs of a block; at the edges it may extend past the matrix.
-      product: `block_dot`, or `jsparse.export.pallas_dot` for GPU and TPU.
-
-    Returns:
-      A function from a layer to a `BlockSparse`, for `pack`.
-
-    Raises:
-      ValueError: a side below 1.
-    """
-    check_block(block)
-    check_function(product=product)
-
-    def packed(layer: Dense) -> BlockSparse:
-        kernel = kernel_of(layer)
-        arrays = block_arrays(kernel, block)
-        made = BlockSparse(
-            *kernel.shape,
-            block=block,
-            kept=len(arrays.values),
-            product=product,
-            **_settings(layer, kernel.dtype),
-        )
-        made.rows[...], made.starts[...] = arrays.rows, arrays.starts
-        made.values[...], made.bias = arrays.values, layer.bias
-        made.check()
-        return made
-
-    return packed
+FORMATS = {kind.format: kind for kind in (Csr, BlockSparse, CsrInt8, BlockSparseInt8)}
+SHOWN = 8
+"""Layers named in one warning."""
 
 
 def pack(model: Model, format: Format, where: str = ".*") -> Model:
@@ -92,13 +33,16 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
 
     `nnx.Linear` and convolutions with a window of 1 become layers in the given format, which hold
     the nonzero weights. Everything else stays dense: embeddings, other convolutions, stacked
-    layers, layers with a shared kernel or a product of their own; `left_dense` says which and why.
+    layers, layers with a shared kernel or a product of their own, and layers that would take as
+    many bytes or more. A warning says which layers with a kernel stayed dense, and why;
+    `left_dense` has all of them. Call the format on a layer, `csr()(layer)`, to pack it whatever
+    its size; `pick` measures what is faster.
     The kernels skip pruned weights, so an infinite or NaN input reaches fewer outputs than in a
     dense product, where 0 times it is NaN.
 
     Args:
       model: any NNX module, sparse or folded; not changed.
-      format: `csr()`, or `blocks((64, 64))`.
+      format: `csr()`, `blocks((64, 64))`, or `int8` of one of these.
       where: a regular expression, matched against the whole path of a layer.
 
     Returns:
@@ -117,18 +61,50 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
       >>> pack(model, csr()).layers[0].values.shape
       (3,)
     """
-    if format in (csr, blocks):
-        raise TypeError(f"format is {shown(format)}; call it: {format.__name__}(...)")
-    check_function(format=format)
+    check_format(format)
     check_pattern(where=where)
     plain = fold(model)
     places = [place for place in layers_of(plain) if re.fullmatch(where, place.path)]
-    why = left_dense(plain)
-    if all(place.path in why for place in places):
-        given = "; ".join(f"{place.path or 'the model'}: {why[place.path]}" for place in places)
+    cannot = left_dense(plain)
+    if all(place.path in cannot for place in places):
+        given = "; ".join(f"{place.path or 'the model'}: {cannot[place.path]}" for place in places)
         raise ValueError(f"no layer at {where!r} can be packed: {given or 'no linear layer there'}")
-    able = [place for place in places if place.path not in why]
-    return put_in_place(plain, able, lambda place: format(place.value))
+    made, larger = _tried([place for place in places if place.path not in cannot], format)
+    left = {place.path: cannot[place.path] for place in places if place.path in cannot} | larger
+    if left:
+        shown_ones = [f"{path or 'the model'}: {why}" for path, why in list(left.items())[:SHOWN]]
+        more = [f"and {len(left) - SHOWN} more"] if len(left) > SHOWN else []
+        warnings.warn(
+            f"pack left {len(left)} of {len(places)} layers dense: "
+            f"{'; '.join([*shown_ones, *more])}. To pack some layers only, name them: "
+            "pack(model, format, where)",
+            stacklevel=2,
+        )
+    able = [place for place in places if place.path not in left]
+    return put_in_place(plain, able, lambda place: made[id(place.value)])
+
+
+def _tried(places: Sequence[Slot], format: Format) -> tuple[dict[int, Packed], dict[str, str]]:
+    """Layers in a format, by the id of the dense one; and why not, by path, if not smaller."""
+    made: dict[int, Packed] = {}
+    larger: dict[str, str] = {}
+    for place in places:
+        layer: Any = place.value
+        if id(layer) not in made:
+            try:
+                made[id(layer)] = format(layer)
+            except ValueError as error:
+                raise ValueError(f"{place.path or 'the model'}: {error}") from error
+        dense, packed = bytes_of(layer), bytes_of(made[id(layer)])
+        if packed >= dense:
+            larger[place.path] = f"packed it would take {packed:,} bytes, dense it takes {dense:,}"
+    return made, larger
+
+
+def bytes_of(model: nnx.Module) -> int:
+    """Of the variables of a layer or a model, without random streams."""
+    state = nnx.state(model, nnx.Not(nnx.RngState))
+    return sum(array.nbytes for array in jax.tree.leaves(state))
 
 
 def put_in_place(model: Model, places: list[Slot], make: Callable[[Slot], nnx.Module]) -> Model:
@@ -164,17 +140,17 @@ def packed_layers(model: nnx.Module) -> dict[str, dict[str, Any]]:
     return {place.path: _as_json(place.value) for place in _places(model, Packed)}
 
 
-def _as_json(layer: Packed) -> dict[str, Any]:
-    format: dict[str, Any] = {"format": "csr", "width": getattr(layer, "width", 0)}
-    if isinstance(layer, BlockSparse):
-        format = {"format": "blocks", "block": list(layer.block)}
-    return format | {
+def _as_json(layer: Any) -> dict[str, Any]:
+    sides = {"block": list(layer.block)} if hasattr(layer, "block") else {"width": layer.width}
+    return {
+        "format": layer.format,
+        **sides,
         "in_features": layer.in_features,
         "out_features": layer.out_features,
         "kept": layer.values.shape[0],
         "use_bias": layer.bias is not None,
         "dtype": None if layer.dtype is None else jnp.dtype(layer.dtype).name,
-        "param_dtype": layer.values[...].dtype.name,
+        "param_dtype": layer.floats[...].dtype.name,
     }
 
 
@@ -208,35 +184,46 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
 
 
 def _empty(settings: Mapping[str, Any]) -> Packed:
-    given = {name: value for name, value in settings.items() if name not in ("format", "block")}
-    if settings["format"] == "csr":
-        return Csr(**given)
-    return BlockSparse(**given, block=tuple(settings["block"]))
+    given = {name: value for name, value in settings.items() if name != "format"}
+    if "block" in given:
+        given["block"] = tuple(given["block"])
+    return FORMATS[settings["format"]](**given)
 
 
-def left_dense(model: nnx.Module) -> dict[str, str]:
-    """Why a layer with a kernel cannot be packed, by path; the others can.
+def left_dense(model: nnx.Module, *formats: Format) -> dict[str, str]:
+    """Why a layer with a kernel would not be packed, by path; the others would.
 
     Args:
       model: any NNX module, sparse or folded.
+      *formats: such as `csr()`: layers that none of these makes smaller are named as well.
     """
     plain = fold(model)
     users: dict[int, set[int]] = {}
     for slot in slots(plain):
         users.setdefault(id(slot.value), set()).add(id(slot.parent))
-    why = {place.path: _fault(place.value, users) for place in layers_of(plain)}
-    return {path: reason for path, reason in why.items() if reason}
-
-
-def kernel_of(layer: Dense) -> np.ndarray:
-    """The kernel of a layer that can be packed, [in, out]."""
-    kernel = np.asarray(layer.kernel[...])
-    return kernel.reshape(kernel.shape[-2:])
+    places = layers_of(plain)
+    faults = {place.path: _fault(place.value, users) for place in places}
+    why = {path: fault for path, fault in faults.items() if fault}
+    able = [place for place in places if place.path not in why]
+    for format in formats:
+        check_format(format)
+    larger = [_tried(able, format)[1] for format in formats]
+    for place in able:
+        reasons = [one[place.path] for one in larger if place.path in one]
+        if formats and len(reasons) == len(formats):
+            why[place.path] = "; ".join(dict.fromkeys(reasons))
+    return why
 
 
 def _fault(layer: Any, users: dict[int, set[int]]) -> str:
     if type(layer) not in (nnx.Linear, nnx.Conv):
         return f"its type is {type(layer).__name__}, not nnx.Linear"
+    if not isinstance(layer.kernel, nnx.Variable) or len(jax.tree.leaves(layer.kernel)) != 1:
+        kind = layer.kernel.get_value() if isinstance(layer.kernel, nnx.Variable) else layer.kernel
+        return (
+            f"its kernel is a {type(kind).__name__}, not an array; pack the model before it is "
+            "quantised, with int8(format) for 8-bit weights"
+        )
     if len(users[id(layer.kernel)]) > 1:
         return "its kernel is shared with another layer"
     window = tuple(layer.kernel_size) if isinstance(layer, nnx.Conv) else ()
@@ -264,12 +251,6 @@ def _is_linear(layer: nnx.Conv) -> bool:
     return window and not padded and layer.feature_group_count == 1 and layer.mask is None
 
 
-def _settings(layer: Any, param_dtype: Any) -> dict[str, Any]:
-    """What dense and packed layers have in common."""
-    use_bias = layer.bias is not None
-    return {"use_bias": use_bias, "dtype": layer.dtype, "param_dtype": param_dtype}
-
-
 def layers_of(model: nnx.Module) -> list[Slot]:
     """Every place with a layer that has a kernel; the model itself has the empty path."""
     convolutions = nnx.Conv | nnx.ConvTranspose
@@ -285,6 +266,6 @@ def _places(model: nnx.Module, kinds: Any) -> list[Slot]:
 
 def _linear(layer: Packed) -> nnx.Linear:
     sizes = layer.in_features, layer.out_features
-    dense = nnx.Linear(*sizes, rngs=nnx.Rngs(0), **_settings(layer, layer.param_dtype))
+    dense = nnx.Linear(*sizes, rngs=nnx.Rngs(0), **settings_of(layer, layer.param_dtype))
     dense.kernel[...], dense.bias = layer.kernel_matrix(), layer.bias
     return dense

@@ -1,6 +1,7 @@
 """What packed layers and their products share."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,8 +56,22 @@ class Structure(nnx.Variable):
     """The positions of the kept weights: whole numbers that nothing trains."""
 
 
+class Products(NamedTuple):
+    """The products (arrays, x, plan) -> y of a packed layer, and the same in plain JAX."""
+
+    kernel: Callable[..., Array]
+    plain: Callable[..., Array]
+
+
 class Packed(nnx.Module):
-    """A linear layer that holds part of its kernel: y = x W + b. Abstract: `Csr`, `BlockSparse`."""
+    """A linear layer that holds part of its kernel: y = x W + b.
+
+    Abstract; `Csr`, `BlockSparse` and the same with 8-bit weights are not.
+    """
+
+    format: str
+    """What files call it."""
+    products: Products
 
     in_features: int
     out_features: int
@@ -66,7 +81,12 @@ class Packed(nnx.Module):
     plan: Any
     """What the product is told besides the arrays."""
     sizes: Any
-    """Of the matrix: `CsrSizes` or `BlockSizes`."""
+    """Of the matrix, such as `CsrSizes`."""
+
+    @property
+    def floats(self) -> nnx.Param:
+        """The parameter that the product is linear in, as in x: the values."""
+        return self.values
 
     @staticmethod
     def check_settings(
@@ -88,8 +108,8 @@ class Packed(nnx.Module):
         self.values = nnx.Param(jnp.zeros(shape, param_dtype))
         self.bias = nnx.Param(jnp.zeros((self.out_features,), param_dtype)) if use_bias else None
 
-    def arrays(self, values: Array) -> Any:
-        """These values with the positions where they are."""
+    def arrays(self, floats: Array) -> Any:
+        """What the product reads, with these numbers in place of `floats`."""
         raise NotImplementedError
 
     def kernel_matrix(self) -> Array:
@@ -104,7 +124,7 @@ class Packed(nnx.Module):
         Raises:
           ValueError: it names the array and the place.
         """
-        self.sizes.check_arrays(self.arrays(self.values[...])._asdict())
+        self.sizes.check_arrays(self.arrays(self.floats[...])._asdict())
 
     def __call__(self, x: Array) -> Array:
         """[..., in] -> [..., out].
@@ -118,6 +138,6 @@ class Packed(nnx.Module):
                 f"{self.in_features} features"
             )
         bias = self.bias[...] if self.bias is not None else None
-        x, values, bias = promote_dtype((x, self.values[...], bias), dtype=self.dtype)
-        y = self.product(self.arrays(values), x, self.plan)
+        x, floats, bias = promote_dtype((x, self.floats[...], bias), dtype=self.dtype)
+        y = self.product(self.arrays(floats), x, self.plan)
         return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jsparse.export._packing.formats import MOST, MOST_KEPT
+from jsparse.export._packing.formats import MOST, MOST_INT8, MOST_KEPT
 
 
 class CsrSizes(NamedTuple):
@@ -33,8 +33,7 @@ class CsrSizes(NamedTuple):
         Raises:
           ValueError: it names the size.
         """
-        if not 1 <= self.width <= MOST:
-            raise ValueError(f"a group of {self.width} inputs; allowed are 1 to {MOST}")
+        _check_width(self.width, MOST)
         _check_sizes(self.inputs, self.outputs, self.kept, self.inputs * self.outputs)
 
     def check_arrays(self, arrays: Mapping[str, Any]) -> None:
@@ -53,8 +52,12 @@ class CsrSizes(NamedTuple):
         indices = _check_array(arrays, "indices", (self.kept,), "uint16").astype(np.int32)
         starts = _check_starts(arrays, parts, self.kept)
         part = np.repeat(np.arange(parts), np.diff(starts))
+        _check_places("indices", indices, self.ends(part), part)
+
+    def ends(self, part: np.ndarray) -> np.ndarray:
+        """How many inputs the group of each part has."""
         first = part // max(1, self.outputs) * self.width
-        _check_places("indices", indices, np.minimum(self.width, self.inputs - first), part)
+        return np.minimum(self.width, self.inputs - first)
 
 
 class BlockSizes(NamedTuple):
@@ -103,6 +106,108 @@ class BlockSizes(NamedTuple):
         _check_places("rows", rows, np.full(self.kept, down), part)
 
 
+class CsrInt8Sizes(NamedTuple):
+    """Of a matrix whose kept weights are stored one by one, as int8.
+
+    Attributes:
+      inputs: of the matrix.
+      outputs: of the matrix.
+      kept: weights.
+      width: inputs a group.
+    """
+
+    inputs: int
+    outputs: int
+    kept: int
+    width: int
+
+    def check(self) -> None:
+        """Refuse sizes that no matrix has.
+
+        Raises:
+          ValueError: it names the size.
+        """
+        _check_width(self.width, MOST_INT8)
+        CsrSizes(*self).check()
+
+    def check_arrays(self, arrays: Mapping[str, Any]) -> None:
+        """Refuse arrays that are not such a matrix.
+
+        Args:
+          arrays: values [kept], indices [kept], counts [groups * outputs] and scale [outputs].
+
+        Raises:
+          ValueError: as for `CsrSizes.check_arrays`; counts do not add up to `kept`; a scale is
+            infinite or NaN.
+        """
+        self.check()
+        parts = -(-self.inputs // self.width) * self.outputs
+        _check_array(arrays, "values", (self.kept,), "int8")
+        indices = _check_array(arrays, "indices", (self.kept,), "uint8").astype(np.int32)
+        counts = _check_array(arrays, "counts", (parts,), "uint8")
+        _check_scale(arrays, self.outputs)
+        if (total := int(counts.sum(dtype=np.int64))) != self.kept:
+            raise ValueError(f"counts add up to {total}, expected {self.kept}, what is kept")
+        part = np.repeat(np.arange(parts), counts)
+        _check_places("indices", indices, CsrSizes(*self).ends(part), part)
+
+
+class BlockInt8Sizes(NamedTuple):
+    """Of a matrix whose kept blocks are stored, as int8.
+
+    Attributes:
+      inputs: of the matrix.
+      outputs: of the matrix.
+      kept: blocks.
+      wide: inputs a block.
+      high: outputs a block.
+    """
+
+    inputs: int
+    outputs: int
+    kept: int
+    wide: int
+    high: int
+
+    def check(self) -> None:
+        """Refuse sizes that no matrix has.
+
+        Raises:
+          ValueError: it names the size.
+        """
+        BlockSizes(*self).check()
+
+    def check_arrays(self, arrays: Mapping[str, Any]) -> None:
+        """Refuse arrays that are not such a matrix.
+
+        Args:
+          arrays: values [kept, wide, high], rows [kept], starts [output blocks + 1] and scale
+            [outputs].
+
+        Raises:
+          ValueError: as for `BlockSizes.check_arrays`; a scale is infinite or NaN.
+        """
+        BlockSizes(*self).check_arrays(arrays)
+        _check_array(arrays, "values", (self.kept, self.wide, self.high), "int8")
+        _check_scale(arrays, self.outputs)
+
+
+Sizes = CsrSizes | BlockSizes | CsrInt8Sizes | BlockInt8Sizes
+
+
+def _check_width(width: int, most: int) -> None:
+    if not 1 <= width <= most:
+        raise ValueError(f"a group of {width} inputs; allowed are 1 to {most}")
+
+
+def _check_scale(arrays: Mapping[str, Any], outputs: int) -> None:
+    scale = _check_array(arrays, "scale", (outputs,))
+    wrong = ~np.isfinite(scale.astype(np.float64))
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise ValueError(f"scale[{at}] is {scale[at]}, expected a finite number")
+
+
 def _check_sizes(inputs: int, outputs: int, kept: int, most: int) -> None:
     if min(inputs, outputs) < 0:
         raise ValueError(f"{inputs} inputs and {outputs} outputs; give 0 or more of both")
@@ -144,9 +249,14 @@ def _check_places(name: str, places: np.ndarray, end: np.ndarray, part: np.ndarr
         raise ValueError(f"{name}[{at}] is {places[at]}, not above the one before it")
 
 
-def sizes_of(settings: Mapping[str, Any]) -> CsrSizes | BlockSizes:
+def sizes_of(settings: Mapping[str, Any]) -> Sizes:
     """The sizes in the settings of a packed layer, as a file has them."""
     sizes = settings["in_features"], settings["out_features"], settings["kept"]
-    if settings["format"] == "csr":
-        return CsrSizes(*sizes, settings["width"])
+    match settings["format"]:
+        case "csr":
+            return CsrSizes(*sizes, settings["width"])
+        case "csr int8":
+            return CsrInt8Sizes(*sizes, settings["width"])
+        case "blocks int8":
+            return BlockInt8Sizes(*sizes, *settings["block"])
     return BlockSizes(*sizes, *settings["block"])

@@ -24,7 +24,10 @@ PACKED = {
     "format": str, "in_features": int, "out_features": int, "kept": int, "use_bias": bool,
     "dtype": str | None, "param_dtype": str,
 }  # fmt: skip
-OF_FORMAT = {"csr": {"width": int}, "blocks": {"block": tuple[int, int]}}
+OF_FORMAT = {
+    "csr": {"width": int}, "blocks": {"block": tuple[int, int]},
+    "csr int8": {"width": int}, "blocks int8": {"block": tuple[int, int]},
+}  # fmt: skip
 """What the settings of a packed layer are, besides `PACKED`."""
 
 
@@ -97,8 +100,9 @@ def check_packed(
         kind, bias = settings["param_dtype"], (settings["out_features"],)
         try:
             sizes_of(settings).check_arrays(own)
-            if str(own["values"].dtype) != kind:
-                raise ValueError(f"values are {own['values'].dtype}, expected {kind}")
+            floats = "scale" if settings["format"].endswith("int8") else "values"
+            if str(own[floats].dtype) != kind:
+                raise ValueError(f"{floats} are {own[floats].dtype}, expected {kind}")
             if settings["use_bias"] and ("bias" not in own or own["bias"].shape != bias):
                 raise ValueError(f"bias is missing, or its shape is not {list(bias)}")
         except ValueError as error:

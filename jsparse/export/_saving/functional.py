@@ -1,7 +1,7 @@
 """A plain model as a pure function of its weights and inputs, and checks of its outputs."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -13,8 +13,7 @@ from jsparse._paths import listed
 from jsparse._pure import Pure, calling, evaluated, pure
 from jsparse._slots import check_module, sparse_parts, walk_modules
 from jsparse._storage.leaves import is_key
-from jsparse.export._packing.block import BlockSparse, plain_block_dot
-from jsparse.export._packing.csr import Csr, plain_csr_dot
+from jsparse.export._packing.packed import Packed, Products
 from jsparse.export._shrinking.verify import apart, rounding
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -57,21 +56,23 @@ def off_mesh() -> Iterator[None]:
         yield
 
 
-def with_products(model: Model, csr: Any, block: Any) -> Model:
-    """A copy with other products in its `Csr` and `BlockSparse` layers, of the same values."""
-    check_module(model)
-    copy = nnx.clone(model)
-    for _, module in walk_modules(copy):
-        if isinstance(module, Csr):
-            module.product = csr
-        elif isinstance(module, BlockSparse):
-            module.product = block
-    return copy
+def with_kernels(model: Model) -> Model:
+    """A copy whose packed layers use the kernels for the CPU."""
+    return _with_products(model, lambda products: products.kernel)
 
 
 def portable(model: Model) -> Model:
     """A copy whose packed layers need no kernel: plain JAX, for any machine."""
-    return with_products(model, plain_csr_dot, plain_block_dot)
+    return _with_products(model, lambda products: products.plain)
+
+
+def _with_products(model: Model, choose: Callable[[Products], Any]) -> Model:
+    check_module(model)
+    copy = nnx.clone(model)
+    for _, module in walk_modules(copy):
+        if isinstance(module, Packed):
+            module.product = choose(module.products)
+    return copy
 
 
 def _host(path: str, leaf: Any) -> np.ndarray:

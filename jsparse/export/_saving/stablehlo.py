@@ -13,15 +13,13 @@ from jsparse._paths import named
 from jsparse._pure import Pure, by_position, examples
 from jsparse._values import shown
 from jsparse.export._packing import compiled
-from jsparse.export._packing.block import block_dot
-from jsparse.export._packing.csr import csr_dot
 from jsparse.export._saving.functional import (
     compare,
     off_mesh,
     outputs,
     portable,
     saved,
-    with_products,
+    with_kernels,
 )
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -70,7 +68,7 @@ def kernel_program(model: nnx.Module, options: Mapping[str, Any], specs: tuple) 
 
     `specs` are those of the portable program.
     """
-    split = saved(with_products(model, csr_dot, block_dot), options)
+    split = saved(with_kernels(model), options)
     checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in compiled.TARGETS]
     with _without_places():
         exporter = jax.export.export(_function(split), platforms=("cpu",), disabled_checks=checks)

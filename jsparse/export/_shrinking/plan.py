@@ -26,7 +26,7 @@ from jsparse.export._shrinking.liveness import (
 )
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.record import Record
-from jsparse.export._shrinking.tracing import trace
+from jsparse.export._shrinking.tracing import closed, trace
 from jsparse.export._shrinking.verify import Fault, faults
 
 ROUNDS = 8  # of tracing a smaller model; each settles every fault that it shows
@@ -226,7 +226,7 @@ class Plan:
                 break
             self._give_way(removal, found, everywhere=turn == ROUNDS - 1)
             small, record = self.small(removal)
-        stayed = explain(self.graph, self.knowledge, removal, self.foldable)
+        stayed = explain(self.graph, self.knowledge, removal, self.foldable) | closed(self.model)
         return Choice(removal, small, graph, dataclasses.replace(record, stayed=stayed))
 
     def _give_way(self, removal: Removal, found: list[Fault], everywhere: bool) -> None:

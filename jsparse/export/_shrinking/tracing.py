@@ -87,6 +87,22 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
     return Graph(_needed(ops, outputs), nodes, given, outputs, outcome)
 
 
+def closed(model: nnx.Module) -> dict[str, str]:
+    """Why weights are not cut that an object holds in the place of a variable, by its path."""
+    _, variables, kinds = pure(model)
+    opened_ones = {slot.path for slot in slots(model)}
+    modules = [f"{path}/" if path else "" for path, _ in walk_modules(model)]
+    found = {}
+    for path in sorted(variables.keys() - opened_ones):
+        if not issubclass(kinds[path], nnx.RngState):
+            above = max(filter(path.startswith, modules), key=len)
+            found[above + path[len(above) :].split("/")[0]] = (
+                "an object holds it that shrink does not open, as qwix puts in the place of "
+                "weights; shrink the model first, and quantise the smaller one"
+            )
+    return found
+
+
 def _quick(program: Any) -> Callable[..., Any]:
     """Compile a program that runs once."""
     cpu = jax.default_backend() == "cpu"

@@ -12,6 +12,8 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <type_traits>
+#include <vector>
 
 #include "xla/ffi/api/ffi.h"
 
@@ -21,20 +23,26 @@ namespace {
 
 // Kept weights by group of `width` inputs, then by output: those of output o in group g are
 // starts[g * outputs + o] <= n < starts[g * outputs + o + 1]. Indices count within the group.
-struct Csr {
-  const float* values;
-  const uint16_t* indices;
+template <typename Value, typename Index>
+struct CsrOf {
+  const Value* values;
+  const Index* indices;
   const int32_t* starts;
   int64_t inputs, outputs, width, groups;
 };
+using Csr = CsrOf<float, uint16_t>;
+using CsrInt8 = CsrOf<int8_t, uint8_t>;
 
 // Blocks [wide inputs, high outputs] by output block; rows[n] is the input block of block n.
-struct Blocks {
-  const float* values;
+template <typename Value>
+struct BlocksOf {
+  const Value* values;
   const int32_t* rows;
   const int32_t* starts;
   int64_t wide, high, across, down;  // the size of a block, and how many inputs and outputs have
 };
+using Blocks = BlocksOf<float>;
+using BlocksInt8 = BlocksOf<int8_t>;
 
 #ifndef __has_builtin
 #define __has_builtin(x) 0
@@ -57,14 +65,28 @@ struct Kernels {
   int64_t lanes;
   void (*to_tile[3])(const float*, int64_t, int64_t, int64_t, float*);
   void (*from_tile[3])(const float*, int64_t, int64_t, int64_t, float*);
-  void (*csr_forward[3])(const Csr&, const float*, int64_t, int64_t, float*);
   void (*csr_backward[3])(const Csr&, const float*, float*);
   void (*csr_weights[3])(const Csr&, const float*, const float*, int64_t, int64_t, float*);
-  void (*csr_row)(const Csr&, const float*, int64_t, int64_t, float*);
-  void (*block_forward[3][2])(const Blocks&, const float*, int64_t, int64_t, float*);
-  void (*block_row)(const Blocks&, const float*, int64_t, int64_t, float*);
   bool (*falls)(const int32_t*, int64_t);
-  int64_t (*most)(const uint16_t*, int64_t);
+  template <typename Value, typename Index>
+  struct OfCsr {
+    void (*forward[3])(const CsrOf<Value, Index>&, const float*, int64_t, int64_t, float*);
+    void (*row)(const CsrOf<Value, Index>&, const float*, int64_t, int64_t, float*);
+    int64_t (*most)(const Index*, int64_t);
+  };
+  template <typename Value>
+  struct OfBlocks {
+    void (*forward[3][2])(const BlocksOf<Value>&, const float*, int64_t, int64_t, float*);
+    void (*row)(const BlocksOf<Value>&, const float*, int64_t, int64_t, float*);
+  };
+  OfCsr<float, uint16_t> csr;
+  OfCsr<int8_t, uint8_t> csr_int8;
+  OfBlocks<float> blocks;
+  OfBlocks<int8_t> blocks_int8;
+  const auto& of(const Csr&) const { return csr; }
+  const auto& of(const CsrInt8&) const { return csr_int8; }
+  const auto& of(const Blocks&) const { return blocks; }
+  const auto& of(const BlocksInt8&) const { return blocks_int8; }
 };
 
 #define LANES 4
@@ -240,20 +262,23 @@ bool rise(const Kernels& k, const int32_t* starts, int64_t parts, int64_t kept) 
   return starts[0] >= 0 && starts[parts] <= kept && !k.falls(starts, parts);
 }
 
-ffi::Error fault(const Kernels& k, const Csr& m, int64_t kept, int64_t starts) {
+template <typename Value, typename Index>
+ffi::Error fault(const Kernels& k, const CsrOf<Value, Index>& m, int64_t kept, int64_t starts) {
   if (starts != m.groups * m.outputs + 1) return bad_sizes();
   if (!rise(k, m.starts, starts - 1, kept))
     return refused("starts do not rise from 0 to what is kept");
   for (int64_t g = 0; g < m.groups; ++g) {
     const int64_t width = std::min(m.width, m.inputs - g * m.width);
     const int64_t begin = m.starts[g * m.outputs], end = m.starts[(g + 1) * m.outputs];
-    if (k.most(m.indices + begin, end - begin) >= width)
+    if (k.of(m).most(m.indices + begin, end - begin) >= width)
       return refused("an index is outside its group of inputs");
   }
   return ffi::Error::Success();
 }
 
-ffi::Error fault(const Kernels& k, const Blocks& m, int64_t kept, int64_t rows, int64_t starts) {
+template <typename Value>
+ffi::Error fault(const Kernels& k, const BlocksOf<Value>& m, int64_t kept, int64_t rows,
+                 int64_t starts) {
   if (m.wide < 1 || m.high < 1 || rows != kept || starts != (m.down + m.high - 1) / m.high + 1)
     return bad_sizes();
   if (!rise(k, m.starts, starts - 1, kept))
@@ -277,6 +302,25 @@ ffi::Error csr(const Floats& values, const ffi::Buffer<ffi::U16>& indices,
   return fault(k, *m, values.element_count(), starts.element_count());
 }
 
+template <typename Matrix>
+void csr_product(ffi::ThreadPool pool, const Kernels& k, const Matrix& m, const Floats& x, Result y) {
+  const int64_t batch = x.dimensions()[0], inputs = m.inputs, outputs = m.outputs;
+  if (batch == 0) return;
+  if (batch == 1) {
+    const Cut cut(1, 1, outputs, 2 * std::max<int64_t>(1, pool.num_threads()));
+    share(pool, cut.parts, [&](auto next) {
+      for (int64_t i; (i = next()) >= 0;)
+        k.of(m).row(m, x.typed_data(), i * cut.part, std::min(outputs, (i + 1) * cut.part),
+                    y->typed_data());
+    });
+    return;
+  }
+  in_tiles(k, pool, x.typed_data(), batch, inputs, inputs, outputs, 1, y->typed_data(),
+           [&](int v, const float* tile, int64_t first, int64_t last, float* out) {
+             k.of(m).forward[v](m, tile, first, last, out);
+           });
+}
+
 ffi::Error csr_forward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::U16> indices,
                        ffi::Buffer<ffi::S32> starts, Floats x, Result y, int64_t width,
                        int64_t lanes) {
@@ -284,21 +328,31 @@ ffi::Error csr_forward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::U16
   Csr m;
   if (ffi::Error error = csr(values, indices, starts, x, *y, width, k, &m); error.failure())
     return error;
-  const int64_t batch = x.dimensions()[0], inputs = m.inputs, outputs = m.outputs;
-  if (batch == 0) return ffi::Error::Success();
-  if (batch == 1) {
-    const Cut cut(1, 1, outputs, 2 * std::max<int64_t>(1, pool.num_threads()));
-    share(pool, cut.parts, [&](auto next) {
-      for (int64_t i; (i = next()) >= 0;)
-        k.csr_row(m, x.typed_data(), i * cut.part, std::min(outputs, (i + 1) * cut.part),
-                  y->typed_data());
-    });
-    return ffi::Error::Success();
+  csr_product(pool, k, m, x, y);
+  return ffi::Error::Success();
+}
+
+// Each output of each group says how many weights it has.
+ffi::Error csr_int8_forward(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> values,
+                            ffi::Buffer<ffi::U8> indices, ffi::Buffer<ffi::U8> counts, Floats x,
+                            Result y, int64_t width, int64_t lanes) {
+  const int64_t kept = values.element_count(), parts = counts.element_count();
+  if (!is_matrix(x) || !is_matrix(*y) || x.dimensions()[0] != y->dimensions()[0] || width < 1 ||
+      width > 255 || static_cast<int64_t>(indices.element_count()) != kept || kept > INT32_MAX)
+    return bad_sizes();
+  std::vector<int32_t> starts(parts + 1);
+  int64_t total = 0;
+  for (int64_t n = 0; n < parts; ++n) {
+    total += counts.typed_data()[n];
+    if (total > kept) return refused("counts add up to more than what is kept");
+    starts[n + 1] = static_cast<int32_t>(total);
   }
-  in_tiles(k, pool, x.typed_data(), batch, inputs, inputs, outputs, 1, y->typed_data(),
-           [&](int v, const float* tile, int64_t first, int64_t last, float* out) {
-             k.csr_forward[v](m, tile, first, last, out);
-           });
+  const int64_t inputs = x.dimensions()[1], outputs = y->dimensions()[1];
+  const CsrInt8 m = {values.typed_data(), indices.typed_data(), starts.data(), inputs,
+                     outputs,             width,                (inputs + width - 1) / width};
+  const Kernels& k = kernels(lanes);
+  if (ffi::Error error = fault(k, m, kept, parts + 1); error.failure()) return error;
+  csr_product(pool, k, m, x, y);
   return ffi::Error::Success();
 }
 
@@ -356,7 +410,8 @@ ffi::Error csr_weights(ffi::ThreadPool pool, ffi::Buffer<ffi::U16> indices,
   return ffi::Error::Success();
 }
 
-ffi::Error block_forward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::S32> rows,
+template <typename Values>
+ffi::Error block_product(ffi::ThreadPool pool, Values values, ffi::Buffer<ffi::S32> rows,
                          ffi::Buffer<ffi::S32> starts, Floats x, Result y, int64_t lanes) {
   if (!is_matrix(x) || !is_matrix(*y) || x.dimensions()[0] != y->dimensions()[0] ||
       values.dimensions().size() != 3)
@@ -368,8 +423,10 @@ ffi::Error block_forward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::S
   const int64_t batch = x.dimensions()[0], inputs = x.dimensions()[1];
   const int64_t outputs = y->dimensions()[1];
   const int64_t wide = values.dimensions()[1], high = values.dimensions()[2];
-  const Blocks m = {values.typed_data(), rows.typed_data(), starts.typed_data(), wide, high,
-                    inputs,              outputs};
+  using Value = std::remove_pointer_t<decltype(values.typed_data())>;
+  const BlocksOf<std::remove_const_t<Value>> m = {values.typed_data(), rows.typed_data(),
+                                                  starts.typed_data(), wide, high,
+                                                  inputs,              outputs};
   const Kernels& k = kernels(lanes);
   if (ffi::Error error = fault(k, m, values.dimensions()[0], rows.element_count(),
                                starts.element_count());
@@ -382,7 +439,7 @@ ffi::Error block_forward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::S
     const int64_t part = (units + cut.parts - 1) / cut.parts;
     share(pool, cut.parts, [&](auto next) {
       for (int64_t i; (i = next()) >= 0;)
-        k.block_row(m, x.typed_data(), i * part, std::min(units, (i + 1) * part),
+        k.of(m).row(m, x.typed_data(), i * part, std::min(units, (i + 1) * part),
                     y->typed_data());
     });
     return ffi::Error::Success();
@@ -391,9 +448,20 @@ ffi::Error block_forward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::S
   const int64_t padded = (inputs + wide - 1) / wide * wide;
   in_tiles(k, pool, x.typed_data(), batch, inputs, padded, outputs, high, y->typed_data(),
            [&](int v, const float* tile, int64_t first, int64_t last, float* out) {
-             k.block_forward[v][many](m, tile, first, last, out);
+             k.of(m).forward[v][many](m, tile, first, last, out);
            });
   return ffi::Error::Success();
+}
+
+ffi::Error block_forward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::S32> rows,
+                         ffi::Buffer<ffi::S32> starts, Floats x, Result y, int64_t lanes) {
+  return block_product(pool, values, rows, starts, x, y, lanes);
+}
+
+ffi::Error block_int8_forward(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> values,
+                              ffi::Buffer<ffi::S32> rows, ffi::Buffer<ffi::S32> starts, Floats x,
+                              Result y, int64_t lanes) {
+  return block_product(pool, values, rows, starts, x, y, lanes);
 }
 
 }  // namespace
@@ -412,5 +480,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jsparse_csr_weights, csr_weights,
                                   .Attr<int64_t>("width").Attr<int64_t>("lanes"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jsparse_block_forward, block_forward,
                               WITH.Arg<Floats>().Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>().Arg<Floats>().Ret<Floats>()
+                                  .Attr<int64_t>("lanes"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jsparse_csr_int8_forward, csr_int8_forward,
+                              WITH.Arg<ffi::Buffer<ffi::S8>>().Arg<ffi::Buffer<ffi::U8>>()
+                                  .Arg<ffi::Buffer<ffi::U8>>().Arg<Floats>().Ret<Floats>()
+                                  .Attr<int64_t>("width").Attr<int64_t>("lanes"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jsparse_block_int8_forward, block_int8_forward,
+                              WITH.Arg<ffi::Buffer<ffi::S8>>().Arg<ffi::Buffer<ffi::S32>>()
                                   .Arg<ffi::Buffer<ffi::S32>>().Arg<Floats>().Ret<Floats>()
                                   .Attr<int64_t>("lanes"));

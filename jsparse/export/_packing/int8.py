@@ -1,0 +1,185 @@
+"""Packed layers whose weights are 8-bit whole numbers, with a scale for each output."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jsparse._score import wide as wide_type
+from jsparse._values import check_whole
+from jsparse.export._packing.block import check_block
+from jsparse.export._packing.csr import Plan
+from jsparse.export._packing.formats import BlockArrays, block_matrix, csr_matrix
+from jsparse.export._packing.int8_products import (
+    BlockInt8Arrays,
+    CsrInt8Arrays,
+    block_int8_dot,
+    csr_int8_dot,
+    plain_block_int8_dot,
+    plain_csr_int8_dot,
+    unscaled,
+)
+from jsparse.export._packing.packed import Packed, Products, Structure
+from jsparse.export._packing.structure import BlockInt8Sizes, CsrInt8Sizes
+
+
+class Quantised(nnx.Variable):
+    """The kept weights as whole numbers, which nothing trains."""
+
+
+class _Int8(Packed):
+    """What both layers have in common: the scale and the bias are parameters, the rest is fixed."""
+
+    values: Any
+    scale: nnx.Param
+
+    @property
+    def floats(self) -> nnx.Param:
+        """The scale, which is trained."""
+        return self.scale
+
+    def _settle(self, shape: tuple[int, ...], use_bias: bool, dtype: Any, param_dtype: Any) -> None:
+        super()._settle(shape, use_bias, dtype, param_dtype)
+        self.values = Quantised(jnp.zeros(shape, jnp.int8))
+        self.scale = nnx.Param(jnp.ones((self.out_features,), param_dtype))
+
+    def _whole(self, matrix: Array) -> Array:
+        """Q [in, out] with its scale."""
+        sums = wide_type(self.param_dtype)
+        whole = matrix.astype(sums) * self.scale[...].astype(sums)[None]
+        return whole.astype(self.param_dtype)
+
+
+class CsrInt8(_Int8):
+    """A linear layer that holds only the weights it keeps, as int8: y = s (x Q) + b.
+
+    `pack(model, int8(csr()))` makes it from a trained layer; a new one is all zeros, to be filled
+    from a file. The scales s and the bias can be trained, Q is fixed.
+
+    Args:
+      in_features: of x.
+      out_features: of y.
+      kept: weights.
+      width: inputs a group, at most 255.
+      use_bias: whether b is there.
+      dtype: of the computation; that of x and the scale if not given.
+      param_dtype: of s and b.
+
+    Raises:
+      ValueError: sizes that no matrix has.
+
+    Example:
+      >>> CsrInt8(784, 300, kept=1000, width=196).values.dtype.name
+      'int8'
+    """
+
+    format = "csr int8"
+    products = Products(csr_int8_dot, plain_csr_int8_dot)
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        kept: int,
+        width: int,
+        use_bias: bool = True,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+    ):
+        check_whole(width=width)
+        self.check_settings(in_features, out_features, kept, use_bias, dtype, param_dtype)
+        self.in_features, self.out_features, self.width = in_features, out_features, width
+        CsrInt8Sizes(in_features, out_features, kept, width).check()
+        self.product = self.products.kernel
+        self._settle((kept,), use_bias, dtype, param_dtype)
+        groups = -(-in_features // width)
+        self.indices = Structure(jnp.zeros((kept,), jnp.uint8))
+        self.counts = Structure(jnp.zeros((groups * out_features,), jnp.uint8))
+
+    @property
+    def sizes(self) -> CsrInt8Sizes:
+        """Of the matrix."""
+        return CsrInt8Sizes(self.in_features, self.out_features, self.values.size, self.width)
+
+    @property
+    def plan(self) -> Plan:
+        """The sizes."""
+        return Plan(self.in_features, self.out_features, self.width)
+
+    def arrays(self, floats: Array) -> CsrInt8Arrays:
+        """The values and their positions, with these scales."""
+        return CsrInt8Arrays(self.values[...], self.indices[...], self.counts[...], floats)
+
+    def kernel_matrix(self) -> Array:
+        """The whole kernel [in, out] in floats, with zeros where nothing is kept."""
+        matrix = unscaled(self.arrays(self.scale[...]))
+        return self._whole(csr_matrix(matrix, (self.in_features, self.out_features), self.width))
+
+
+class BlockSparseInt8(_Int8):
+    """A linear layer that holds only the blocks it keeps, as int8: y = s (x Q) + b.
+
+    `pack(model, int8(blocks((64, 64))))` makes it from a trained layer; a new one is all zeros, to
+    be filled from a file. The scales s and the bias can be trained, Q is fixed.
+
+    Args:
+      in_features: of x.
+      out_features: of y.
+      block: inputs and outputs of a block.
+      kept: blocks.
+      use_bias: whether b is there.
+      dtype: of the computation; that of x and the scale if not given.
+      param_dtype: of s and b.
+
+    Raises:
+      ValueError: sizes that no matrix has.
+
+    Example:
+      >>> BlockSparseInt8(784, 300, block=(32, 32), kept=20).values.dtype.name
+      'int8'
+    """
+
+    format = "blocks int8"
+    products = Products(block_int8_dot, plain_block_int8_dot)
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        block: tuple[int, int],
+        kept: int,
+        use_bias: bool = True,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+    ):
+        check_block(block)
+        self.check_settings(in_features, out_features, kept, use_bias, dtype, param_dtype)
+        self.in_features, self.out_features, self.block = in_features, out_features, tuple(block)
+        BlockInt8Sizes(in_features, out_features, kept, *block).check()
+        self.product = self.products.kernel
+        self._settle((kept, *block), use_bias, dtype, param_dtype)
+        self.rows = Structure(jnp.zeros((kept,), jnp.int32))
+        self.starts = Structure(jnp.zeros((-(-out_features // block[1]) + 1,), jnp.int32))
+
+    @property
+    def sizes(self) -> BlockInt8Sizes:
+        """Of the matrix."""
+        kept, *sides = self.values.shape
+        return BlockInt8Sizes(self.in_features, self.out_features, kept, *sides)
+
+    @property
+    def plan(self) -> int:
+        """The number of outputs."""
+        return self.out_features
+
+    def arrays(self, floats: Array) -> BlockInt8Arrays:
+        """The values and their positions, with these scales."""
+        return BlockInt8Arrays(self.values[...], self.rows[...], self.starts[...], floats)
+
+    def kernel_matrix(self) -> Array:
+        """The whole kernel [in, out] in floats, with zeros where nothing is kept."""
+        arrays = BlockArrays(self.values[...], self.rows[...], self.starts[...])
+        return self._whole(block_matrix(arrays, (self.in_features, self.out_features)))

@@ -1,0 +1,164 @@
+"""Products with matrices of 8-bit whole numbers that have a scale for each output: y = s (x Q).
+
+Q is what is kept of a kernel, divided by the scale of its output and rounded. Where single weights
+are kept, positions take a byte too: an index within a group of at most 255 inputs, and for each
+output of a group how many weights it has. The kernels for the CPU read these bytes as they are.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jsparse._score import wide as wide_type
+from jsparse.export._packing.block import plain_dot
+from jsparse.export._packing.csr import Plan
+from jsparse.export._packing.formats import (
+    BlockArrays,
+    CsrArrays,
+    block_matrix,
+    csr_matrix,
+    on_mesh,
+)
+from jsparse.export._packing.packed import WIDEST, by_rows, has_kernel, on_cpu
+
+
+class CsrInt8Arrays(NamedTuple):
+    """The kept weights of a matrix [in, out], by group of `width` inputs, then by output.
+
+    Attributes:
+      values: [kept], int8.
+      indices: [kept], uint8, the input within its group.
+      counts: [groups * out], uint8, how many weights each output of each group has.
+      scale: [out], what a value of 1 stands for.
+    """
+
+    values: Array
+    indices: Array
+    counts: Array
+    scale: Array
+
+
+class BlockInt8Arrays(NamedTuple):
+    """The kept blocks of a matrix, as in `BlockArrays`, with int8 values and a scale [out]."""
+
+    values: Array
+    rows: Array
+    starts: Array
+    scale: Array
+
+
+def quantised(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix [in, out] as int8, with scales [out]: the largest weight of an output is 127.
+
+    Raises:
+      ValueError: a weight is infinite or NaN.
+    """
+    exact = kernel.astype(np.float64)
+    if not np.isfinite(exact).all():
+        raise ValueError("a weight is infinite or NaN, which int8 cannot hold; repair the kernel")
+    scale = (np.abs(exact).max(0, initial=0.0) / 127).astype(kernel.dtype)
+    scale = np.where(scale > 0, scale, np.ones_like(scale))  # all zeros, or too small for a scale
+    rounded = np.round(exact / scale.astype(np.float64))
+    return np.clip(rounded, -127, 127).astype(np.int8), scale
+
+
+def unscaled(arrays: CsrInt8Arrays) -> CsrArrays:
+    """Q, with the places where outputs begin."""
+    ends = jnp.cumsum(arrays.counts, dtype=jnp.int32)
+    return CsrArrays(*arrays[:2], jnp.concatenate([jnp.zeros((1,), jnp.int32), ends]))
+
+
+def csr_int8_dot(arrays: CsrInt8Arrays, x: Array, plan: Plan) -> Array:
+    """s (x Q) where single weights are kept.
+
+    Args:
+      arrays: what is kept.
+      x: [..., in], of the same dtype as the scale.
+      plan: the sizes.
+
+    Returns:
+      [..., out].
+    """
+    if not arrays.values.size or on_mesh(x, *arrays) or not has_kernel(x):
+        return plain_csr_int8_dot(arrays, x, plan)
+    return _scaled(_csr_product(plan), arrays, x)
+
+
+def plain_csr_int8_dot(arrays: CsrInt8Arrays, x: Array, plan: Plan) -> Array:
+    """`csr_int8_dot` in plain JAX, for any platform: the matrix is filled in at each call."""
+    return _scaled(functools.partial(_plain_csr, plan), arrays, x)
+
+
+def block_int8_dot(arrays: BlockInt8Arrays, x: Array, outputs: int) -> Array:
+    """s (x Q) where blocks are kept: `block_dot` with a scale for each output."""
+    if on_mesh(x, *arrays):
+        return _scaled(functools.partial(_whole_block, outputs), arrays, x)
+    if not arrays.values.size or not has_kernel(x):
+        return plain_block_int8_dot(arrays, x, outputs)
+    return _scaled(_block_product(outputs), arrays, x)
+
+
+def plain_block_int8_dot(arrays: BlockInt8Arrays, x: Array, outputs: int) -> Array:
+    """`block_int8_dot` in plain JAX, for any platform."""
+    return _scaled(functools.partial(_plain_block, outputs), arrays, x)
+
+
+def _scaled(product: Callable, arrays: CsrInt8Arrays | BlockInt8Arrays, x: Array) -> Array:
+    """s (x Q), summed in float32 or wider: numbers up to 127 add up beyond what float16 holds."""
+    *matrix, scale = arrays
+    if not arrays.values.size:
+        return jnp.zeros((*x.shape[:-1], scale.size), x.dtype)
+    sums = wide_type(x.dtype)
+    y: Any = product(*matrix, x.reshape(-1, x.shape[-1]).astype(sums))
+    y = (y * scale.astype(sums)[None]).astype(x.dtype)
+    return y.reshape(*x.shape[:-1], scale.size)
+
+
+def _plain_csr(plan: Plan, values: Array, indices: Array, counts: Array, x: Array) -> Array:
+    starts = unscaled(CsrInt8Arrays(values, indices, counts, values)).starts
+    whole = csr_matrix(CsrArrays(values, indices, starts), (plan.inputs, plan.outputs), plan.width)
+    return x @ whole.astype(x.dtype)
+
+
+def _plain_block(outputs: int, values: Array, rows: Array, starts: Array, x: Array) -> Array:
+    return plain_dot(BlockArrays(values.astype(x.dtype), rows, starts), x, outputs)
+
+
+def _whole_block(outputs: int, values: Array, rows: Array, starts: Array, x: Array) -> Array:
+    whole = block_matrix(BlockArrays(values, rows, starts), (x.shape[-1], outputs))
+    return x @ whole.astype(x.dtype)
+
+
+@functools.cache
+def _csr_product(plan: Plan) -> Callable:
+    plain = functools.partial(_plain_csr, plan)
+    width = np.int64(plan.width)
+    return _by_kernel("jsparse_csr_int8_forward", plan.outputs, plain, width=width)
+
+
+@functools.cache
+def _block_product(outputs: int) -> Callable:
+    plain = functools.partial(_plain_block, outputs)
+    return _by_kernel("jsparse_block_int8_forward", outputs, plain)
+
+
+def _by_kernel(name: str, outputs: int, plain: Callable, **settings: Any) -> Callable:
+    """(arrays of Q..., x [batch, in]) -> x Q by a kernel for the CPU; its gradient is plain JAX."""
+
+    def cpu(*args: Array) -> Array:
+        shape = jax.ShapeDtypeStruct((args[-1].shape[0], outputs), jnp.float32)
+        return jax.ffi.ffi_call(name, shape)(*args, lanes=np.int64(WIDEST), **settings)
+
+    product = jax.custom_vjp(by_rows(on_cpu(cpu, plain), plain))
+
+    def back(args: tuple, dy: Array) -> tuple:
+        *matrix, x = args
+        return *(None for _ in matrix), *jax.vjp(lambda x: plain(*matrix, x), x)[1](dy)
+
+    product.defvjp(lambda *args: (product(*args), args), back)
+    return product
