@@ -60,7 +60,8 @@ def draw(settings: Settings) -> tuple[np.ndarray, np.ndarray, str]:
     pixels = images.train_x.reshape(len(images.train_x), -1) / 255
     units = np.random.default_rng(0).standard_normal((pixels.shape[1], settings.width))
     features = np.maximum(pixels @ units, 0).astype(np.float32)
-    features = (features - features.mean(0)) / features.std(0, ddof=1)
+    spread = features.std(0, ddof=1)
+    features = (features - features.mean(0)) / np.where(spread > 0, spread, 1)
     return features, images.train_y, images.name
 
 
