@@ -17,6 +17,7 @@ ROOMS = ["_versions", "_values", "_step", "_sharding", "_pattern", "_counting", 
 ROOMS += ["_schedule", "_checks", "_budget", "schedule", "_paths", "rules", "_tree", "tree"]
 ROOMS += ["_variables", "_sparse", "_slots", "_bridge", "_roles", "_surgery", "_pure", "_opened"]
 ROOMS += ["_watch", "_layers", "layers", "_revise", "optim", "_storage", "prune", "report"]
+ROOMS += ["heads"]
 ROOMS += ["export._shrinking", "export._packing", "export._saving", "export"]
 LIBRARIES = {room: {"jax", "numpy"} for room in ROOMS[: ROOMS.index("_variables")]}  # others: any
 LIBRARIES["_revise"] = {"jax", "numpy", "optax"}

@@ -29,6 +29,7 @@ LONG = {
     "decay",
     "deploy",
     "freezing",
+    "heads",
     "ninety",
     "precision",
     "pretrained",

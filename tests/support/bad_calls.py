@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -520,5 +521,42 @@ REPORT = {
         step=(1, "size"),
     ),
 }
+GIVEN = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
+LABELS = (GIVEN[:, 0] > 0).astype(int) + 2 * (GIVEN[:, 1] > 0)  # four classes
+HEADS_PATH = js.heads.elastic_net_path(GIVEN, LABELS, points=2, key=KEY)
+HEAD = HEADS_PATH.points[1]
+EDITED = {"model": MODEL, "path": ("kernel", "kernel path")}
+HEADS = {
+    "heads.elastic_net_path": call(
+        js.heads.elastic_net_path,
+        features=(GIVEN, "features"),
+        targets=(LABELS, "targets"),
+        mix=(0.99, "fraction"),
+        points=COUNT,
+        smallest=(1e-3, "open fraction"),
+        grouped=(False, "flag"),
+        validation=(0.1, "decay"),
+        tolerance=(0.01, "positive"),
+        batch=(1024, "count"),
+        key=(KEY, "key"),
+    ),
+    "heads.Path.choose": call(HEADS_PATH.choose, drop=(0.01, "share")),
+    "heads.Path.at": call(HEADS_PATH.at, features_per_class=(2, "number")),
+    "heads.replace": call(js.heads.replace, point=(HEAD, "head"), **EDITED),
+    "heads.ablate": call(
+        js.heads.ablate, inputs=([0, 1], "inputs of a layer"), output=(1, "output"), **EDITED
+    ),
+    "heads.page": call(
+        lambda out, **rest: js.heads.page(out=new("head.html") if out == "new" else out, **rest),
+        point=(HEAD, "head"),
+        features=(GIVEN, "features"),
+        images=(np.zeros((40, 2, 2), np.uint8), "images"),
+        out=("new", "path"),
+        classes=((0,), "outputs"),
+        names=((), "names"),
+        most=COUNT,
+        beside=COUNT,
+    ),
+}
 CALLS = RULES | PATTERNS | REVISIONS | SCHEDULES | OPTIM | SURGERY | LAYERS | TREE
-CALLS |= PRUNE | EXPORT | REPORT
+CALLS |= PRUNE | EXPORT | REPORT | HEADS

@@ -168,6 +168,29 @@ KINDS: dict[str, Kind] = {
     "two masks": Kind([*NAMED, {}, {"kernel": np.full((3, 4), 0.5)}, {"b": np.ones(3)}],
                       "by path|0 and 1|one side|available|jsparse.masks", "mask"),
     "one mask": Kind([*NAMED, {"kernel": np.full((3, 4), 0.5)}], "by path|0 and 1", "mask"),
+    "features": Kind(
+        [None, 3, "x", [[1.0]], np.ones(3), np.ones((40, 3), complex), np.full((40, 3), NAN),
+         np.full((40, 3), "a"), np.ones((1, 3)), np.ones((40, 0))],
+        "rows, features|finite",
+    ),
+    "targets": Kind(
+        [None, 3, "x", ["a"], np.ones((40, 2), int), np.ones(39, int), np.full(40, NAN),
+         np.arange(40) - 1, np.zeros(40, int), np.ones((40, 2), complex)],
+        "whole numbers|each of 40 rows|finite|labels 0, 1",
+    ),
+    "kernel path": Kind([None, 3, "", "bias", "kernle", ["kernel"]], "kernel of an nnx.Linear"),
+    "head": Kind([None, 3, "x", np.ones((3, 4)), js.heads.Point], "a Point"),
+    "inputs of a layer": Kind(
+        [None, "x", 1.5, [3], [-1], [0.5], True, np.ones((2, 2))], "from 0 to 2"
+    ),
+    "output": Kind([None, "x", 1.5, 4, -1, True, [1]], "from 0 to 3"),
+    "outputs": Kind([None, 7, "x", [4], [-1], [True], [0.5]], "from 0 to 3"),
+    "images": Kind(
+        [None, 3, "x", np.ones((40, 2)), np.ones((39, 2, 2)), np.ones((40, 2, 2, 2)),
+         np.ones((40, 2, 2), complex)],
+        "height, width|each of 40 rows",
+    ),
+    "names": Kind([None, 3, "abcd", ["a"], [1, 2, 3, 4]], "a list|each of 4"),
     "window": Kind([None, "ab", True, 1.5, (1.5, 2), (-1, 3), (True, 3), [None]], "tuple"),
 }  # fmt: skip
 
