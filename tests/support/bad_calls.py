@@ -186,6 +186,14 @@ OPTIM = {
         gain_memory=(1.0, "number"),
         every=COUNT,
     ),
+    "optim.Multiplier": call(
+        js.optim.Multiplier,
+        limit=(0.1, "finite"),
+        start=(0.0, "number"),
+        integral=(0.1, "number"),
+        proportional=(1.0, "number"),
+        excess=(lambda cost, limit: cost - limit, "function"),
+    ),
     "Optimizer": call(
         js.Optimizer,
         model=(TRAINED, "model"),

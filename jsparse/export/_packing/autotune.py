@@ -18,6 +18,7 @@ from flax import nnx
 
 from jsparse._pure import by_name, by_position, calling, examples, pure
 from jsparse._surgery import fold
+from jsparse._timing import clock, in_turns
 from jsparse._values import check_function, check_mapping
 from jsparse._watch import watch_in_place
 from jsparse.export._packing.layers import (
@@ -32,7 +33,6 @@ from jsparse.export._packing.layers import (
 )
 from jsparse.export._shrinking.shrink import shrink
 from jsparse.report._table import table
-from jsparse.report._timing import clock, in_turns
 
 Model = TypeVar("Model", bound=nnx.Module)
 DENSE, SHRUNK, PACKED = "dense", "shrunk", "packed"
