@@ -56,7 +56,7 @@ def test_a_cost_ends_at_its_limit_where_plain_ascent_throws_everything_away() ->
             nu = nu.update(kept)
             return (jnp.clip(kept + 0.01 * slope(kept, nu.value), 1e-3, 1.0), nu), None
 
-        return float(jax.lax.scan(step, (jnp.float32(0.6), nu), length=300)[0][0])
+        return float(jax.lax.scan(step, (jnp.float32(0.6), nu), length=240)[0][0])
 
     assert end(Multiplier(0.1)) == pytest.approx(0.1, rel=0.15)
     difference = lambda cost, limit: cost - limit
