@@ -121,7 +121,5 @@ def search(
         return contest(rows, method, evaluations, key, recovers=recovers, traced=traced)
     except Exception as error:
         tried = rows.tried()
-        what = (
-            f"{error}; {len(tried.score)} candidates were scored, which `tried` of this error has"
-        )
-        raise SearchStopped(what, tried) from error
+        lost = f"`tried` of this error has the {len(tried.score)} candidates scored so far"
+        raise SearchStopped(f"{error}; {lost}", tried) from error
