@@ -38,6 +38,7 @@ CONTRACT = {  # the exceptions: what the methods of a room share
     "jsparse.prune._folder",
     "jsparse.prune._rounds",
     "jsparse.prune._search",
+    "jsparse.prune._costs",
 }
 READERS, WRITERS = {"report", "export"}, {"_revise", "prune"}
 BANNED = {"manager", "updater", "calculator", "handler", "util", "helper"}
