@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -17,6 +18,7 @@ DENSE, HELD = kernel(), held()
 TRAINED = js.sparsify(DENSE, ("kernel", js.Threshold(alpha=0.1)))
 TWO = js.sparsify(Two(), (".*", js.Held()))
 PLAIN = js.fold(TWO)
+TRIED = js.prune.Tried(("kernel",), np.ones((2, 1)), np.ones(2), np.ones(2), ("a", "a"), 1.0)
 PLAN = js.tree.plan({"kernel": jnp.ones((3, 4))}, ("kernel", js.Threshold()))
 STATES = js.tree.init(PLAN, {"kernel": jnp.ones((3, 4))}, KEY)
 MASKS = {"kernel": jnp.ones((3, 4))}
@@ -563,6 +565,11 @@ REPORT = {
         js.report.compare,
         run_folders=([RUN], "folders"),
         out=(FOLDER / "compare.html", "path"),
+    ),
+    "report.front": call(
+        js.report.front,
+        tried=(TRIED, "tried"),
+        out=(FOLDER / "front.html", "path"),
     ),
     "Checkpoints": call(js.Checkpoints, folder=(FOLDER / "c", "folder"), keep=COUNT),
     "Checkpoints.save": call(

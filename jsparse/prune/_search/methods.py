@@ -114,9 +114,9 @@ class CrossEntropy:
 
     population: int = 32
     elite: float = 0.25
-    rate: float = 0.7
+    rate: float = 0.5
     spread: float = 1.5
-    floor: float = 0.05
+    floor: float = 0.2
     tighten: float = 0.7
 
     def __post_init__(self) -> None:
