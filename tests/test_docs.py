@@ -35,6 +35,7 @@ LONG = {
     "pruning",
     "resume",
     "revisions",
+    "search",
     "shrinking",
     "start",
     "surgery",
