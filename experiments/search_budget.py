@@ -5,7 +5,7 @@ Claim (the paper's): constrained reinforcement learning finds layer densities at
     here is whether it takes reinforcement learning: random search and the cross-entropy method get
     the same projection onto the budget, the same controls and the same number of evaluations, and
     all allocations the same fine-tuning. With three layers random search is as good; with seven it
-    is not, and then the cross-entropy method is as good as PPO.
+    is not, and then the cross-entropy method is as good as PPO; fine-tuning levels most of it.
 
 Paper: Malik, Haider, Iqbal and Taj, Neural network pruning through constrained reinforcement
     learning, ICPR 2022. Single weights of convolutions by magnitude, a budget on their number;
@@ -17,7 +17,10 @@ Command: python -m experiments.search_budget --networks lenet-300-100 mlp-7 vgg-
          Full-width VGG-16 with the paper's numbers: --networks vgg-16 --narrow 1 --samples 50000
          --budgets 0.1 --evaluations 3000 --recover 32 --fine-tune 100    (a GPU)
 
-Number: NUMBER
+Number: 2 seeds, 960 evaluations, at 10 % of the weights, fine-tuned: LeNet-300-100 uniform 95.91,
+    global magnitude 96.58, ERK 96.66, random 96.61, cross-entropy 96.62, PPO 96.67 (dense 96.03,
+    with 4 epochs less); seven layers 94.04, 73.48, 94.63, 94.50, 94.66, 94.51. Score of seven
+    layers at 20 %: -2.10, -1.55, -1.64, -1.55, -1.19, -1.19. Published figures need a GPU.
 """
 
 import dataclasses
@@ -191,7 +194,8 @@ class Task:
             params, rest, optimizer = state
 
             def loss_of(params: Any) -> tuple[Array, Any]:
-                model = nnx.merge(self.graph, params, rest)
+                own = jax.tree.map(jnp.asarray, rest)  # variables of this trace, to be written
+                model = nnx.merge(self.graph, params, own)
                 model.train()
                 logits, y = model(self.x[which]), self.y[which]
                 loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
