@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ["_versions", "_values", "_step", "_sharding", "_pattern", "_counting", "_topk", "_score"]
 ROOMS += ["_schedule", "_checks", "_budget", "schedule", "_paths", "rules", "_tree", "tree"]
 ROOMS += ["_variables", "_sparse", "_slots", "_bridge", "_roles", "_surgery", "_pure", "_opened"]
-ROOMS += ["_watch", "_layers", "layers", "_revise", "optim", "_storage", "prune", "report"]
-ROOMS += ["heads"]
+ROOMS += ["_flops", "_timing", "_watch", "_layers", "layers", "_revise", "optim", "_storage"]
+ROOMS += ["prune", "report", "heads"]
 ROOMS += ["export._shrinking", "export._packing", "export._saving", "export"]
 LIBRARIES = {room: {"jax", "numpy"} for room in ROOMS[: ROOMS.index("_variables")]}  # others: any
 LIBRARIES["_revise"] = {"jax", "numpy", "optax"}
@@ -37,6 +37,8 @@ CONTRACT = {  # the exceptions: what the methods of a room share
     "jsparse.prune._weights",
     "jsparse.prune._folder",
     "jsparse.prune._rounds",
+    "jsparse.prune._search",
+    "jsparse.prune._costs",
 }
 READERS, WRITERS = {"report", "export"}, {"_revise", "prune"}
 BANNED = {"manager", "updater", "calculator", "handler", "util", "helper"}

@@ -1,6 +1,7 @@
 """The public names of jsparse, found by looking."""
 
 import inspect
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +14,7 @@ def public() -> dict[str, dict[str, Any]]:
     The room of a name is the public module below `jsparse` that has it, or else the private one
     that defines it, without the underscore.
     """
-    modules = {n: m for n, m in _public(jsparse).items() if isinstance(m, ModuleType)}
+    modules = dict(_modules(jsparse))
     exported = {id(value): room for room, m in modules.items() for value in _public(m).values()}
     rooms: dict[str, dict[str, Any]] = {}
     seen: set[int] = set()
@@ -25,6 +26,14 @@ def public() -> dict[str, dict[str, Any]]:
             room = exported.get(id(value)) or _home(value)
             rooms.setdefault(room, {})[".".join(filter(None, ("jsparse", place, name)))] = value
     return rooms
+
+
+def _modules(module: ModuleType, above: str = "") -> Iterator[tuple[str, ModuleType]]:
+    """Name -> public module below one, such as "prune.costs"; an outer one comes first."""
+    for name, inner in _public(module).items():
+        if isinstance(inner, ModuleType):
+            yield above + name, inner
+            yield from _modules(inner, f"{above}{name}.")
 
 
 def _public(module: ModuleType) -> dict[str, Any]:

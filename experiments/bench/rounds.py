@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from jsparse.report import _timing
+from jsparse import _timing
 
 SAMPLE = 0.05
 """Seconds a sample fills."""

@@ -49,5 +49,5 @@ def described(value: Any) -> Any:
     if not hasattr(value, "__qualname__"):  # neither a function nor a class
         text = repr(value)  # of a path, a dtype, bytes; not with an address, which changes
         return text if " at 0x" not in text else described(type(value))
-    public = [part for part in value.__module__.split(".") if part[0] != "_"]
+    public = [part for part in (value.__module__ or "").split(".") if part and part[0] != "_"]
     return ".".join([*public, value.__qualname__])

@@ -13,7 +13,7 @@ from jsparse._values import check_is, check_path, check_whole, shown
 from jsparse._versions import versions
 from jsparse.heads._given import check_features, read_places
 from jsparse.heads._point import Point
-from jsparse.report._page import write
+from jsparse.report._page import write_page
 
 GAP = 2
 """Pixels between two images."""
@@ -85,7 +85,7 @@ def page(
         "settings": ((), ()),
         "versions": (("name", "value"), [[name, str(one)] for name, one in versions().items()]),
     }
-    return write(Path(out), content)
+    return write_page(Path(out), content)
 
 
 def _class(

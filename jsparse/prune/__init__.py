@@ -1,5 +1,6 @@
 """Pruning before training, after training or between whole runs: one method per file."""
 
+from jsparse.prune import costs as costs
 from jsparse.prune._activity import AnyUnit as AnyUnit
 from jsparse.prune._activity import APoZ as APoZ
 from jsparse.prune._activity import Maximum as Maximum
@@ -27,6 +28,13 @@ from jsparse.prune._rounds import Rewind as Rewind
 from jsparse.prune._rounds import Round as Round
 from jsparse.prune._rounds import each_round as each_round
 from jsparse.prune._rounds import in_rounds as in_rounds
+from jsparse.prune._search.found import Found as Found
+from jsparse.prune._search.found import SearchStopped as SearchStopped
+from jsparse.prune._search.found import Tried as Tried
+from jsparse.prune._search.lagrangian import Lagrangian as Lagrangian
+from jsparse.prune._search.methods import CrossEntropy as CrossEntropy
+from jsparse.prune._search.methods import Random as Random
+from jsparse.prune._search.search import search as search
 from jsparse.prune._snip import snip as snip
 from jsparse.prune._snip import snip_scores as snip_scores
 from jsparse.prune._sparsegpt import sparsegpt as sparsegpt

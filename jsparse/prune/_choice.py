@@ -149,7 +149,7 @@ def keep_highest(model: Model, scores: Arrays, density: float, choose: Choice = 
         for place in np.ndindex(score.shape[: part.rule.role.stack]):
             name = path + "".join(f"[{n}]" for n in place)
             layers[name] = score[place]
-            shapes[name] = _shape(score[place].shape, part.rule.role)
+            shapes[name] = role_shape(score[place].shape, part.rule.role)
     kept = choose(layers, density, shapes)
     kept = {name: kept[name] & (score > -jnp.inf) for name, score in layers.items()}
     check_alive(kept, density)
@@ -206,7 +206,7 @@ def _score(part: Sparse, scores: Arrays, path: str) -> Array:
     return jnp.where(part.mask[...] > 0, score, -jnp.inf)
 
 
-def _shape(shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
+def role_shape(shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
     """(spatial..., inputs, outputs) of a weight."""
     outputs, inputs = role.output_axes(len(shape)), role.input_axes(len(shape))
     spatial = [n for axis, n in enumerate(shape) if axis not in outputs + inputs]

@@ -3,6 +3,7 @@
 1. `round_003.npz` holds all variables of the model trained by round 3, masks and weights alike, and
    notes: its density, and the checksum of the round before.
 2. A round counts if it follows from the round before that is there now.
+3. `tried.jsonl` holds what a search evaluated, one JSON object a line, each written at once.
 
 Numbers: no figure of its own.
 """
@@ -20,10 +21,11 @@ from jsparse._storage.described import described
 from jsparse._storage.files import CorruptCheckpoint, write_whole
 from jsparse._storage.tree_file import Stored, fill, read, write
 from jsparse._storage.writers import claim
-from jsparse._values import check_folder, check_mapping
+from jsparse._values import check_folder, check_mapping, shown
 
 Model = TypeVar("Model", bound=nnx.Module)
 ANOTHER = "choose another folder or delete this one"
+ROWS = "tried.jsonl"
 FIELDS = {"asked": int | float, "after": str}  # in the notes of a round
 
 
@@ -45,6 +47,26 @@ class Keep(Protocol):
     def save(self, number: int, model: nnx.Module, facts: Mapping[str, Any]) -> None:
         """Store the model that a round trained."""
         ...
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows stored by a search."""
+        ...
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Store one row more."""
+        ...
+
+
+def check_keep(keep: Keep) -> None:
+    """Refuse anything but a place for rounds.
+
+    Raises:
+      TypeError: it is a path, a class or something else.
+    """
+    if isinstance(keep, type) or not hasattr(keep, "open"):
+        raise TypeError(
+            f"keep must be jsparse.prune.Folder('runs/a') or Nowhere(); got {shown(keep)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -69,10 +91,19 @@ class Nowhere:
     def save(self, number: int, model: nnx.Module, facts: Mapping[str, Any]) -> None:
         """Nothing is written."""
 
+    def rows(self) -> list[dict[str, Any]]:
+        """None."""
+        return []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Nothing is written."""
+
 
 @dataclass(frozen=True)
 class Folder:
     """Stores the rounds in a folder: the density, masks and weights of each.
+
+    Of a search it stores each score and cost.
 
     A run with the same settings resumes with the first round that is missing. It may ask for more
     or fewer rounds than before. A killed run gives the same results as one without interruption if
@@ -151,6 +182,32 @@ class Folder:
         """Write the round, whole or not at all."""
         content = write(nnx.state(model), {**facts, "after": self._before(number)})
         write_whole(self._path(number), content)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of a search, as far as they are whole.
+
+        Raises:
+          ValueError: a row is damaged.
+        """
+        path = Path(self.path) / ROWS
+        content = path.read_bytes() if path.exists() else b""
+        *lines, torn = content.split(b"\n")
+        if torn:  # the search was killed in the middle of it
+            write_whole(path, content[: len(content) - len(torn)])
+        found = []
+        for n, line in enumerate(lines, 1):
+            where = f"{path} is damaged: line {n}"
+            try:
+                found.append(parse(line, where))
+                check_fields(found[-1], {"kept": list[int]}, where)
+            except CorruptCheckpoint as error:
+                raise ValueError(f"{error}; delete this line, and it is evaluated again") from error
+        return found
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a row; it is there even if the process is killed."""
+        with (Path(self.path) / ROWS).open("ab") as file:
+            file.write(json.dumps(dict(row)).encode() + b"\n")
 
     def _path(self, number: int) -> Path:
         return Path(self.path) / f"round_{number:03d}.npz"

@@ -23,7 +23,7 @@ from jsparse._storage.tree_file import take
 from jsparse._surgery import hold, masks
 from jsparse._values import check_function, check_in, check_whole, shown
 from jsparse.prune._choice import held_parts
-from jsparse.prune._folder import Keep, with_stored
+from jsparse.prune._folder import Keep, check_keep, with_stored
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -150,10 +150,7 @@ def in_rounds(
         raise TypeError(f"restart is the class {kind}; pass an instance: {kind}()")
     if not hasattr(restart, "restore"):
         raise TypeError(f"restart must be a restart, such as Rewind(); got {shown(restart)}")
-    if isinstance(keep, type) or not hasattr(keep, "open"):
-        raise TypeError(
-            f"keep must be jsparse.prune.Folder('runs/a') or Nowhere(); got {shown(keep)}"
-        )
+    check_keep(keep)
     if isinstance(densities, str) or not isinstance(densities, Sequence):
         raise TypeError(
             f"densities must be one a round, such as (0.5, 0.25); got {shown(densities)}"

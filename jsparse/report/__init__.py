@@ -5,6 +5,7 @@ from jsparse.report._efficiency import Costs as Costs
 from jsparse.report._efficiency import accuracy_density as accuracy_density
 from jsparse.report._efficiency import costs as costs
 from jsparse.report._efficiency import hardness_density as hardness_density
+from jsparse.report._front import front as front
 from jsparse.report._overlap import Overlap as Overlap
 from jsparse.report._overlap import Stability as Stability
 from jsparse.report._overlap import overlap as overlap

@@ -5,18 +5,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
 from jsparse._checks import check_density
+from jsparse._flops import count_call
 from jsparse._paths import listed
-from jsparse._pure import by_position, calling, evaluated, pure
-from jsparse._slots import slots
-from jsparse._sparse import Sparse
-from jsparse._surgery import fold
 from jsparse._values import check_in, check_mapping, is_number, shown
-from jsparse.report._flops import count
 from jsparse.report._table import table
 
 
@@ -166,37 +161,18 @@ def costs(model: nnx.Module, *inputs: Any, **options: Any) -> Costs:
       ----------------------------------------------------
       total            1,024  4,096   25.00%  2,432  8,320
     """
-    model, inputs = by_position(model, inputs, options)
-    first: dict[int, str] = {}
-    names = {slot.path: first.setdefault(id(slot.value), slot.path) for slot in slots(model)}
-    parts = {slot.path: slot.value for slot in slots(model) if slot.path in first.values()}
-    run, variables, kinds = pure(evaluated(fold(model)))
-    params = [path for path, kind in kinds.items() if issubclass(kind, nnx.Param)]
-    named = {names.get(path, path): variables[path] for path in params}
-    weights = {path: x for path, x in named.items() if isinstance(x, jax.Array)}
-
-    def call(values: dict[str, jax.Array], *inputs: Any) -> Any:
-        given = {path: values.get(names.get(path, path), x) for path, x in variables.items()}
-        return run(given, *inputs)[0]
-
-    order = sorted(weights)  # as a dictionary's leaves are
-    with calling("inputs", inputs):
-        traced = jax.make_jaxpr(call)(weights, *inputs)
-    tally = count(traced, order)
+    tally, sparse, dense = count_call(model, inputs, options)
     rows = {}
-    other_flops, other_bytes = 2 * tally.others, 0
-    for path, part in parts.items():
-        if isinstance(part, Sparse):
-            mask, uses = np.asarray(part.read_final_mask()) > 0, tally.uses[path]
-            dense = 2 * float(uses.sum()) * mask.size / uses.size
-            flops = 2 * float((mask * uses).sum())
-            size = part.weight[...].dtype.itemsize
-            rows[path] = Cost(mask.size, int(mask.sum()), dense, flops, size)
-    for path in [path for path in weights if path not in rows]:  # also in objects, as qwix's
-        uses = tally.uses[path]
-        other_flops += 2 * float(uses.sum()) * weights[path].size / uses.size
-        other_bytes += weights[path].size * weights[path].dtype.itemsize
-    return Costs(rows, other_flops, other_bytes)
+    for path, part in sparse.items():
+        mask, uses = np.asarray(part.read_final_mask()) > 0, tally.uses[path]
+        all_of_it = 2 * float(uses.sum()) * mask.size / uses.size
+        flops = 2 * float((mask * uses).sum())
+        size = part.weight[...].dtype.itemsize
+        rows[path] = Cost(mask.size, int(mask.sum()), all_of_it, flops, size)
+    other = 2 * tally.others
+    for path, weight in dense.items():
+        other += 2 * float(tally.uses[path].sum()) * weight.size / tally.uses[path].size
+    return Costs(rows, other, sum(weight.nbytes for weight in dense.values()))
 
 
 def accuracy_density(accuracy: float, parameters: int) -> float:

@@ -49,7 +49,7 @@ INK, GAP = (43, 124, 208), 255  # seen on white and on black; between the window
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A line, or a point with error bars, of a chart.
+    """A line, a point with error bars, or a cloud of points, of a chart.
 
     Attributes:
       name: for the legend; none without.
@@ -57,7 +57,7 @@ class Line:
       y: [n].
       spread: half the height of the band, [n]; of a point half the bars along x and y, [2].
       style: which colour and dash or mark.
-      point: whether it is a point.
+      point: whether it is a point, or n of them without bars.
     """
 
     name: str
@@ -136,12 +136,12 @@ def _draw(axes: Any, line: Line, name: str) -> None:
     ]
     y = inside[1](np.where(np.abs(line.y) < LARGEST, line.y, np.nan))
     if line.point:
-        bars = np.zeros(2) if line.spread is None else line.spread
-        across, up = (np.array([-bar, bar]) for bar in bars)
-        axes.plot(inside[0](line.x + across), [*y, *y], linewidth=1.4, **free)
-        axes.plot([*line.x, *line.x], inside[1](line.y + up), linewidth=1.4, **free)
-        mark = MARKS[turn % len(MARKS)]
-        axes.plot(inside[0](line.x), y, mark, markersize=8, gid=name, **free)
+        if line.spread is not None:
+            across, up = (np.array([-bar, bar]) for bar in line.spread)
+            axes.plot(inside[0](line.x + across), [*y, *y], linewidth=1.4, **free)
+            axes.plot([*line.x, *line.x], inside[1](line.y + up), linewidth=1.4, **free)
+        mark, size = MARKS[turn % len(MARKS)], 8 if len(y) == 1 else 3
+        axes.plot(inside[0](line.x), y, mark, markersize=size, gid=name, **free)
         return
     if line.spread is not None:
         half = np.where(line.spread < LARGEST, line.spread, np.nan)
@@ -212,7 +212,8 @@ def _svg(text: str, title: str, lines: Sequence[Line]) -> str:
         text = text.replace(colour, f"var(--c{n})")
     text = text.replace(LIGHT[0], "currentColor").replace(LIGHT[1], "var(--line)")
     for n, line in enumerate(lines):  # texts of the run come last, so that none is changed
-        place = f": {percent(line.x[0])}, {percent(line.y[0])}" if line.point else ""
+        ends = line.point and line.spread is not None  # of a run: accuracy and density
+        place = f": {percent(line.x[0])}, {percent(line.y[0])}" if ends else ""
         words = f"<title>{escape(line.name + place)}</title>" if line.name else ""
         text = text.replace(f'<g id="line{n}">', f"<g>{words}")
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # they would be on the page several times

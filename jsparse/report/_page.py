@@ -65,7 +65,7 @@ def page(run_folder: str | Path) -> Path:
         "settings": (("name", "value"), _named(run.settings)),
         "versions": (("name", "value"), _named(_newest(run))),
     }
-    return write(Path(run_folder) / "page.html", content)
+    return write_page(Path(run_folder) / "page.html", content)
 
 
 def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html") -> Path:
@@ -121,10 +121,10 @@ def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html")
         "settings": (head, _differences([run.settings for run in runs.values()])),
         "versions": (head, _differences([_newest(run) for run in runs.values()])),
     }
-    return write(Path(out), content)
+    return write_page(Path(out), content)
 
 
-def write(path: Path, content: dict[str, Any]) -> Path:
+def write_page(path: Path, content: dict[str, Any]) -> Path:
     """Fill in the template, which escapes all texts."""
     import jinja2
 

@@ -13,11 +13,11 @@ from flax import nnx
 
 from jsparse._slots import check_module, sparse_parts
 from jsparse._storage.files import write_together
+from jsparse._timing import latencies
 from jsparse._values import check_folder, check_mapping
 from jsparse._versions import versions
 from jsparse.report._efficiency import costs
 from jsparse.report._summary import summary
-from jsparse.report._timing import latencies
 
 FORMAT, VERSION = "jsparse.report", 1
 NO_FORMS: Mapping[str, nnx.Module] = MappingProxyType({})

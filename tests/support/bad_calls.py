@@ -19,6 +19,7 @@ TRAINED = js.sparsify(DENSE, ("kernel", js.Threshold(alpha=0.1)))
 PRUNED = js.sparsify(DENSE, ("kernel", js.Top(density=0.1)))
 TWO = js.sparsify(Two(), (".*", js.Held()))
 PLAIN = js.fold(TWO)
+TRIED = js.prune.Tried(("kernel",), np.ones((2, 1)), np.ones(2), np.ones(2), ("a", "a"), 1.0)
 PLAN = js.tree.plan({"kernel": jnp.ones((3, 4))}, ("kernel", js.Threshold()))
 STATES = js.tree.init(PLAN, {"kernel": jnp.ones((3, 4))}, KEY)
 MASKS = {"kernel": jnp.ones((3, 4))}
@@ -187,6 +188,14 @@ OPTIM = {
         gain=(1.0, "positive"),
         gain_memory=(1.0, "number"),
         every=COUNT,
+    ),
+    "optim.Multiplier": call(
+        js.optim.Multiplier,
+        limit=(0.1, "finite"),
+        start=(0.0, "number"),
+        integral=(0.1, "number"),
+        proportional=(1.0, "number"),
+        excess=(lambda cost, limit: cost - limit, "function"),
     ),
     "Optimizer": call(
         js.Optimizer,
@@ -389,6 +398,52 @@ PRUNE = (
         ),
         "prune.AnyUnit": call(js.prune.AnyUnit, seed=(0, "size")),
         "prune.after": call(js.prune.after, nonlinearity=(nnx.relu, "function")),
+        "prune.search": call(
+            js.prune.search,
+            model=(HELD, "model"),
+            score=(lambda model: model.kernel[...].sum(), "function"),
+            cost=(js.prune.costs.parameters, "function"),
+            budget=(100.0, "positive"),
+            importance=(js.prune.magnitudes, "function"),
+            unit=(js.Weight(), "unit"),
+            method=(js.prune.Random(), "method"),
+            evaluations=(16, "count"),
+            key=(KEY, "key"),
+            traced=(True, "flag"),
+            keep=(js.prune.Nowhere(), "keep"),
+        ),
+        "prune.Random": call(js.prune.Random, population=COUNT, least=(0.01, "open fraction")),
+        "prune.CrossEntropy": call(
+            js.prune.CrossEntropy,
+            population=COUNT,
+            elite=(0.2, "open fraction"),
+            rate=FRACTION,
+            spread=(1.0, "positive"),
+            floor=(0.1, "positive"),
+            tighten=(0.7, "open fraction"),
+        ),
+        "prune.Lagrangian": call(
+            js.prune.Lagrangian,
+            population=COUNT,
+            rate=(1e-3, "positive"),
+            epochs=COUNT,
+            batch=COUNT,
+            clip=(0.2, "open fraction"),
+            gamma=FRACTION,
+            trace=FRACTION,
+            entropy=(0.0, "number"),
+            divergence=(0.1, "positive"),
+            tighten=(0.7, "open fraction"),
+        ),
+        "prune.costs.parameters": call(js.prune.costs.parameters, model=(HELD, "model")),
+        "prune.costs.bytes": call(js.prune.costs.bytes, dtype=(jnp.float32, "dtype")),
+        "prune.costs.tiles": call(js.prune.costs.tiles, rows=COUNT, columns=COUNT),
+        "prune.costs.flops": call(
+            lambda inputs: js.prune.costs.flops(*inputs)(HELD), inputs=((X,), "inputs")
+        ),
+        "prune.costs.latency": call(
+            js.prune.costs.latency, form=(js.fold, "function"), calls=COUNT
+        ),
     }
     | {
         f"prune.{one.__name__}": call(
@@ -514,6 +569,11 @@ REPORT = {
         js.report.compare,
         run_folders=([RUN], "folders"),
         out=(FOLDER / "compare.html", "path"),
+    ),
+    "report.front": call(
+        js.report.front,
+        tried=(TRIED, "tried"),
+        out=(FOLDER / "front.html", "path"),
     ),
     "Checkpoints": call(js.Checkpoints, folder=(FOLDER / "c", "folder"), keep=COUNT),
     "Checkpoints.save": call(

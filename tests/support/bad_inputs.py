@@ -143,6 +143,8 @@ KINDS: dict[str, Kind] = {
     "format": Kind([None, 3, "csr", js.export.csr, js.export.blocks], "function|call it"),
     "shapes": Kind([3, [3], ("((",), ("a, b", "c"), ("batch, 5",)], "shapes|such as"),
     "forms": Kind([None, 3, [kernel()], {"a": 1}, {3: kernel()}], "by name|nnx.Module"),
+    "tried": Kind([None, 3, "a", np.ones(2), {"score": [1.0]}], "found.tried"),
+    "method": Kind([None, 3, "random", js.prune.Random, len], "such as"),
     "restart": Kind([None, 3, "x", js.prune.Rewind, len], "such as|instance"),
     "keep": Kind([None, 3, "runs/a", js.prune.Folder], "Folder"),
     "densities": Kind([None, 0.5, "x", (0.5, 0.7), (1.5,), (NAN,), (True,), ("a",), (0.0,)],

@@ -18,6 +18,7 @@ from flax import nnx
 
 from jsparse._pure import by_name, by_position, calling, examples, pure
 from jsparse._surgery import fold
+from jsparse._timing import clock, in_turns
 from jsparse._values import check_function, check_mapping
 from jsparse._watch import watch_in_place
 from jsparse.export._packing.layers import bytes_of, layers_of, left_dense, put_in_place
@@ -25,7 +26,6 @@ from jsparse.export._packing.packed import Packed
 from jsparse.export._packing.packers import Format, blocks, csr, kernel_of
 from jsparse.export._shrinking.shrink import shrink
 from jsparse.report._table import table
-from jsparse.report._timing import clock, in_turns
 
 Model = TypeVar("Model", bound=nnx.Module)
 DENSE, SHRUNK, PACKED = "dense", "shrunk", "packed"

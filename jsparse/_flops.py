@@ -8,11 +8,17 @@ and convolutions that read it.
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from jsparse._pure import by_position, calling, evaluated, pure
+from jsparse._slots import slots
+from jsparse._sparse import Sparse
+from jsparse._surgery import fold
 
 LOST = -1
 """An axis that is not an axis of the weight any more."""
@@ -53,6 +59,49 @@ class Tally:
         """All multiplications."""
         own = (u.sum() * math.prod(self.shapes[p]) / u.size for p, u in self.uses.items())
         return self.others + float(sum(own))
+
+
+class Counted(NamedTuple):
+    """One call of a model, counted.
+
+    Attributes:
+      tally: the multiplications, by the path of the parameter that takes part in them.
+      sparse: each Sparse, by path.
+      dense: the other parameters, by path.
+    """
+
+    tally: Tally
+    sparse: dict[str, Sparse]
+    dense: dict[str, Any]
+
+
+def count_call(model: nnx.Module, inputs: tuple, options: Mapping[str, Any]) -> Counted:
+    """Count one call `model(*inputs, **options)` in eval mode; masks play no part.
+
+    Args:
+      model: any NNX module; not changed. Its arrays may be traced.
+      inputs: arrays, `jax.ShapeDtypeStruct`, or shapes of float32.
+      options: further arguments of the call.
+    """
+    model, inputs = by_position(model, inputs, options)
+    first: dict[int, str] = {}
+    names = {slot.path: first.setdefault(id(slot.value), slot.path) for slot in slots(model)}
+    parts = {slot.path: slot.value for slot in slots(model) if slot.path in first.values()}
+    run, variables, kinds = pure(evaluated(fold(model)))
+    params = [path for path, kind in kinds.items() if issubclass(kind, nnx.Param)]
+    named = {names.get(path, path): variables[path] for path in params}
+    weights = {path: x for path, x in named.items() if isinstance(x, jax.Array)}
+
+    def call(values: dict[str, jax.Array], *inputs: Any) -> Any:
+        given = {path: values.get(names.get(path, path), x) for path, x in variables.items()}
+        return run(given, *inputs)[0]
+
+    with calling("inputs", inputs):
+        traced = jax.make_jaxpr(call)(weights, *inputs)
+    tally = count(traced, sorted(weights))  # as a dictionary's leaves are
+    sparse = {path: part for path, part in parts.items() if isinstance(part, Sparse)}
+    dense = {path: weight for path, weight in weights.items() if path not in sparse}
+    return Counted(tally, sparse, dense)
 
 
 def count(jaxpr: ClosedJaxpr, paths: Sequence[str]) -> Tally:

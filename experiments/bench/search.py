@@ -1,0 +1,92 @@
+"""What a search costs beside its scores: selection, projection and the agent, in processor time.
+
+960 evaluations of `jsparse.prune.search` on LeNet-300-100, scored by the loss on 512 images,
+against 960 calls of the compiled score of one masked model, in turns. A search compiles its two
+programs anew, which counts unless JAX keeps what it compiles (JAX_COMPILATION_CACHE_DIR).
+
+Command: python -m experiments.bench.search [--rounds 11]
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array
+
+import jsparse
+from experiments import common
+from experiments.bench import rounds
+from jsparse import prune
+
+IMAGES = 512
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(common.RunSettings):
+    """Ratios are taken within a round."""
+
+    rounds: int = 11
+    """Turns of each."""
+    evaluations: int = 960
+    """Of the score, in a turn."""
+    budget: float = 0.1
+    """Fraction of the weights."""
+
+
+def cpu_seconds(call: Callable[[], Any]) -> float:
+    """Processor seconds of a call."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+def main(settings: Settings) -> None:
+    """Time the turns and print the ratios."""
+    settings.check_positive("rounds", "evaluations")
+    x = jax.random.uniform(jax.random.key(0), (IMAGES, 28, 28))
+    y = jnp.arange(IMAGES) % 10
+    model = jsparse.sparsify(common.LeNet300(nnx.Rngs(0)), (".*/kernel", jsparse.Held()))
+
+    def score(model: nnx.Module) -> Array:
+        return -optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()
+
+    graph, state = nnx.split(model)
+    one = jax.jit(lambda state: score(nnx.merge(graph, state)))
+    budget = settings.budget * float(prune.costs.parameters(model))
+
+    def scored() -> None:
+        for _ in range(settings.evaluations):
+            float(one(state))
+
+    def searched(method: Any) -> None:
+        options = {"method": method, "evaluations": settings.evaluations, "key": jax.random.key(0)}
+        prune.search(model, score, prune.costs.parameters, budget, **options)
+
+    calls: dict[str, Callable[[], Any]] = {"the score alone": scored}
+    for method in (prune.Random(), prune.CrossEntropy(), prune.Lagrangian()):
+        calls[type(method).__name__] = lambda method=method: searched(method)
+    for call in calls.values():  # compiles
+        call()
+    load = rounds.Load()
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for n in range(settings.rounds):
+        order = list(calls)
+        for name in order[n % len(order) :] + order[: n % len(order)]:
+            taken[name].append(cpu_seconds(calls[name]))
+    reference = np.array(taken["the score alone"])
+    lines = [
+        [name, f"{np.median(times):.2f}", *rounds.ratio(np.array(times), reference)]
+        for name, times in taken.items()
+    ]
+    print(f"{settings.evaluations} evaluations, {settings.rounds} rounds; {load}\n")
+    print(common.table(["", "CPU seconds", "ratio", "quartiles"], lines))
+
+
+if __name__ == "__main__":
+    common.start(main, Settings, __doc__)

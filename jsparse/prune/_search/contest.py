@@ -1,0 +1,145 @@
+"""The contest of candidates: controls, populations in stages, halving among the best."""
+
+import itertools
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+from jax import Array
+
+from jsparse.prune._search.fit import TINY, Fit, Fitted
+from jsparse.prune._search.found import Found
+from jsparse.prune._search.methods import Method, Outcome
+from jsparse.prune._search.rows import Rows
+
+FINALISTS = 8
+"""With half of them left after each round: this takes 14 scores."""
+FEW = 0.05
+"""A share of candidates with scores of their own below which there is no signal."""
+LINE = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
+"""Densities at which a traced cost is checked to fall."""
+
+
+def contest(
+    rows: Rows, method: Method, evaluations: int, key: Array, *, recovers: bool, traced: bool
+) -> Found[Any]:
+    """Run all of it.
+
+    Args:
+      rows: evaluates candidates.
+      method: proposes them.
+      evaluations: of the score, at most.
+      key: for the method.
+      recovers: whether candidates are recovered before they are scored.
+      traced: whether the cost is exact and quick.
+    """
+    times, dense = int(recovers), rows.layers.alive.astype(np.int32)[None]
+    fit = _checked(rows, dense, traced)
+    rows.scores(dense, ["dense"], times)
+    if fit.dense <= rows.budget:
+        return _found(rows, dense[0], times)
+    layers = rows.layers
+    controls = {
+        "uniform": lambda density: layers.counts(np.full(len(layers.names), density)),
+        "global": layers.globally,
+        "erk": layers.erdos_renyi,
+    }
+    fitted = [fit.single(family, rows.budget).counts[0] for family in controls.values()]
+    rows.scores(np.stack(fitted), list(controls), times)
+    final = 2 * FINALISTS - 2 if recovers and evaluations > 4 * FINALISTS else 0
+    _populations(rows, fit, method, evaluations - len(controls) - 1 - final, times, key)
+    _warn_of_silence(rows)
+    counts = _best(rows, FINALISTS if final else 1, fitted)
+    while len(counts) > 1:
+        times *= 2
+        scores = rows.scores(counts, ["final"] * len(counts), times)
+        order = np.argsort(-scores, kind="stable")
+        counts = counts[order[: math.ceil(len(counts) / 2)]]
+    return _found(rows, counts[0], times)
+
+
+def _checked(rows: Rows, dense: np.ndarray, traced: bool) -> Fit:
+    """The projection, if the budget can be met by a cost that falls as units go.
+
+    Raises:
+      ValueError: it cannot, or the cost rises.
+    """
+    line = [rows.layers.counts(np.full((1, dense.size), one)) for one in LINE] if traced else []
+    names = ["the model as given", *(f"density {one:g}" for one in LINE[: len(line)])]
+    candidates = np.concatenate([dense, *line, np.ones_like(dense)])
+    costs = rows.costs(candidates)
+    for at, (before, after) in enumerate(itertools.pairwise(costs)):
+        if after > before * (1 + 1e-6):
+            then = [*names, "one unit in each layer"][at : at + 2]
+            raise ValueError(
+                f"cost must fall as units go, but rises from {before:g} ({then[0]}) to {after:g} "
+                f"({then[1]}); pass what is to be low, such as jsparse.prune.costs.parameters"
+            )
+    least, whole = float(costs[-1]), float(costs[0])
+    if least > rows.budget:
+        raise ValueError(
+            f"nothing meets the budget {rows.budget:g}: the smallest cost seen, with one unit in "
+            f"each layer, is {least:g}, and that of the model as given {whole:g}; pass a budget in "
+            "the unit of the cost, or put more weights under Held"
+        )
+    steps, slack = (16, 0.004) if traced else (6, 0.05)
+    return Fit(rows.layers, rows.costs, least, whole, steps, slack)
+
+
+def _populations(rows: Rows, fit: Fit, method: Method, count: int, times: int, key: Array) -> None:
+    """Score what the method proposes: the limit falls in the first half, and then is the budget."""
+    limits = method.limits(fit.dense, rows.budget)
+    total = math.ceil(count / method.population)
+    by, size = type(method).__name__.lower(), len(rows.layers.names)
+    proposals = method.propose(rows.layers, key)
+    densities = next(proposals)
+    for n in range(total):
+        stage = min(len(limits) - 1, int(n / (total / 2) * (len(limits) - 1)))
+        if np.shape(densities) != (method.population, size):
+            raise ValueError(
+                f"method proposed densities of shape {np.shape(densities)}; it must be "
+                f"{(method.population, size)}, one density a layer"
+            )
+        some = densities[: count - n * method.population]
+        fitted: Fitted = fit.scaled(some, limits[stage])
+        scores = rows.scores(fitted.counts, [by] * len(some), times)
+        excess = np.log(np.maximum(fitted.proposed, TINY) / limits[stage])
+        if n + 1 < total:
+            found = rows.layers.densities(fitted.counts)
+            densities = proposals.send(Outcome(found, scores, excess))
+
+
+def _best(rows: Rows, number: int, controls: list[np.ndarray]) -> np.ndarray:
+    """Of those within the budget the highest scores, [number, L]; the controls are in a final."""
+    tried = rows.tried()
+    order = np.argsort(-tried.score, kind="stable")
+    names = [rows.table[n][0] for n in order if tried.cost[n] <= rows.budget]
+    first = [tuple(one.tolist()) for one in controls] if number > 1 else []
+    return np.array(list(dict.fromkeys([*first, *names]))[:number], np.int32)
+
+
+def _warn_of_silence(rows: Rows) -> None:
+    """Tell where nearly all candidates score the same."""
+    tried = rows.tried()
+    fits = tried.cost <= rows.budget
+    different = len({row[0] for row, fit in zip(rows.table, fits, strict=True) if fit})
+    values = len(np.unique(tried.score[fits]))
+    if different >= 20 and values < max(2, FEW * different):
+        warnings.warn(
+            f"the {different} candidates within the budget have only {values} different scores, so "
+            "the search had nothing to go by; score by a loss instead of an accuracy, raise the "
+            "budget, or pass recover=",
+            stacklevel=4,
+        )
+
+
+def _found(rows: Rows, counts: np.ndarray, times: int) -> Found[Any]:
+    name = tuple(counts.tolist())
+    return Found(
+        model=rows.model(counts, times),
+        densities=rows.layers.named(counts),
+        score=rows.score[name, times],
+        cost=rows.cost[name],
+        tried=rows.tried(),
+    )

@@ -1,0 +1,230 @@
+"""Score and cost of candidates: compiled once for all, or called in Python one model at a time.
+
+Both judges give the user's functions the masked model, in the mode in which it was given; masks
+are multiplied and no shapes change. The candidate's masks hold whatever `recover` does.
+"""
+
+import contextlib
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from jsparse._paths import named
+from jsparse._pure import taken_apart
+from jsparse._slots import check_module, slots
+from jsparse._sparse import Sparse
+from jsparse._surgery import hold
+from jsparse._values import is_number, shown
+from jsparse.prune._search.layers import Layers
+
+Model = TypeVar("Model", bound=nnx.Module)
+Function = Callable[[Any], Any]
+"""From the masked model to a number."""
+Recover = Callable[[Any, Array], Any]
+"""(masked model, key) -> the same model after some repair, such as a few train steps."""
+
+
+class Asked(NamedTuple):
+    """The user's functions."""
+
+    score: Function
+    cost: Function
+    recover: Recover
+
+
+class Judge(Protocol):
+    """Gives candidates their cost and score."""
+
+    def costs(self, counts: np.ndarray) -> Iterator[float]:
+        """Of candidates [n, L], one after another."""
+        ...
+
+    def scores(self, counts: np.ndarray, times: int) -> Iterator[float]:
+        """Of candidates [n, L], each after so many recoveries."""
+        ...
+
+    def model(self, counts: np.ndarray, times: int) -> Any:
+        """The model of one candidate, [L], after so many recoveries."""
+        ...
+
+
+def unchanged(model: Model, key: Array) -> Model:
+    """The model as it is: no recovery."""
+    return model
+
+
+def key_of(key: Array, counts: np.ndarray, n: int) -> Array:
+    """The key of a candidate's n-th recovery: the same whenever it is scored."""
+    seed = zlib.crc32(np.ascontiguousarray(counts, np.int32).tobytes())
+    return jax.random.fold_in(jax.random.fold_in(key, seed), n)
+
+
+class Compiled:
+    """Traces each function once; every candidate runs the same programs.
+
+    Args:
+      model: under `Held`.
+      layers: of the model.
+      asked: the user's functions.
+      key: for recovery.
+    """
+
+    def __init__(self, model: nnx.Module, layers: Layers, asked: Asked, key: Array):
+        self.layers, self.key = layers, key
+        build, self.variables, _ = taken_apart(model)
+        at = _mask_paths(model, self.variables)
+        held = {path: self.variables[at[path]] for path in layers.places}
+
+        def masked(variables: Any, ranks: Any, counts: Array) -> dict[str, Any]:
+            kept = layers.masks(ranks, counts)
+            new = {at[p]: jnp.where(kept[p], held_now, 0) for p, held_now in ranks["held"].items()}
+            return variables | new
+
+        def judged(name: str, function: Function) -> Callable[..., Array]:
+            def call(variables: Any, ranks: Any, counts: Array) -> Array:
+                with answering(name):
+                    return _traced(name, function(build(masked(variables, ranks, counts))))
+
+            return jax.jit(call)
+
+        def recovered(variables: Any, ranks: Any, counts: Array, key: Array) -> dict[str, Any]:
+            with answering("recover"):
+                after = asked.recover(build(masked(variables, ranks, counts)), key)
+                check_module(after, "what recover returns")
+                found = named(nnx.state(after))
+                if found.keys() != variables.keys():
+                    odd = sorted(found.keys() ^ variables.keys())
+                    raise ValueError(f"it returned a model with other variables: {odd[0]}")
+                return found
+
+        self._build, self._masked = build, masked
+        self._ranks = {**layers.ranks, "held": held}
+        self._cost, self._score = judged("cost", asked.cost), judged("score", asked.score)
+        self._recovers, self._recover = asked.recover is not unchanged, jax.jit(recovered)
+
+    def costs(self, counts: np.ndarray) -> Iterator[float]:
+        running = [self._cost(self.variables, self._ranks, one) for one in counts]
+        for one in running:
+            yield _checked("cost", one)
+
+    def scores(self, counts: np.ndarray, times: int) -> Iterator[float]:
+        start = self._score
+        ahead = 1 if self._recovers else len(counts)  # what is recovered has variables of its own
+        for n in range(0, len(counts), ahead):
+            some = counts[n : n + ahead]
+            running = [start(self._after(one, times), self._ranks, one) for one in some]
+            for one in running:
+                yield _checked("score", one)
+
+    def model(self, counts: np.ndarray, times: int) -> Any:
+        variables = self._after(counts, times)
+        return hold(self._build(self._masked(variables, self._ranks, jnp.asarray(counts))))
+
+    def _after(self, counts: np.ndarray, times: int) -> dict[str, Any]:
+        variables = self.variables
+        for n in range(times if self._recovers else 0):
+            variables = self._recover(variables, self._ranks, counts, key_of(self.key, counts, n))
+        return variables
+
+
+class Called:
+    """Calls each function in Python, on a model of its own; arguments as for `Compiled`."""
+
+    def __init__(self, model: nnx.Module, layers: Layers, asked: Asked, key: Array):
+        self.start, self.layers, self.key = model, layers, key
+        self.score, self.cost, self.recover = asked
+        self._masks = jax.jit(layers.masks)
+
+    def costs(self, counts: np.ndarray) -> Iterator[float]:
+        for one in counts:
+            with answering("cost"):
+                cost = self.cost(self._masked(self.start, one))
+            yield _checked("cost", cost)
+
+    def scores(self, counts: np.ndarray, times: int) -> Iterator[float]:
+        for one in counts:
+            model = self.model(one, times)
+            with answering("score"):
+                score = self.score(model)
+            yield _checked("score", score)
+
+    def model(self, counts: np.ndarray, times: int) -> Any:
+        model = self._masked(self.start, counts)
+        for n in range(times if self.recover is not unchanged else 0):
+            with answering("recover"):
+                model = self.recover(model, key_of(self.key, counts, n))
+                check_module(model, "what recover returns")
+            model = self._masked(model, counts)
+        return model
+
+    def _masked(self, model: Model, counts: np.ndarray) -> Model:
+        kept = self._masks(self.layers.ranks, counts)
+        return hold(model, _masks(self.start, kept))
+
+
+def _masks(model: nnx.Module, kept: Mapping[str, Array]) -> dict[str, Array]:
+    """Masks of a candidate: those of the model, less what is not kept."""
+    parts = {slot.path: slot.value for slot in slots(model) if slot.path in kept}
+    return {path: jnp.where(kept[path], part.mask[...], 0) for path, part in parts.items()}
+
+
+def _mask_paths(model: nnx.Module, variables: Mapping[str, Any]) -> dict[str, str]:
+    """Where each mask is among the variables: a tied weight is there by one of its paths."""
+    places = [slot for slot in slots(model) if isinstance(slot.value, Sparse)]
+    names = {id(s.value): f"{s.path}/mask" for s in places if f"{s.path}/mask" in variables}
+    return {slot.path: names[id(slot.value)] for slot in places if id(slot.value) in names}
+
+
+@contextlib.contextmanager
+def answering(name: str) -> Iterator[None]:
+    """Say in errors raised in the block which of the user's functions raised them."""
+    try:
+        yield
+    except Exception as error:
+        tracer = isinstance(error, jax.errors.JAXTypeError | jax.errors.UnexpectedTracerError)
+        why = str(error).splitlines()[0] if str(error) else ""
+        advice = (
+            "write it with jax.numpy, or pass traced=False to call it in Python"
+            if tracer
+            else "it is called with the masked model"
+        )
+        raise ValueError(f"{name} raised {type(error).__name__}: {why}; {advice}") from error
+
+
+def _traced(name: str, value: Any) -> Array:
+    """The number as a traced scalar."""
+    try:
+        number = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"it must return one number; got {shown(value)}") from error
+    if number.shape or jnp.iscomplexobj(number):
+        raise TypeError(f"it must return one number; got {shown(value)}")
+    return number
+
+
+def _checked(name: str, value: Any) -> float:
+    """The number as a float.
+
+    Raises:
+      ValueError: it is not a finite number, or is a cost below 0.
+    """
+    array = np.asarray(value) if hasattr(value, "dtype") else value
+    if isinstance(array, np.ndarray) and array.shape == ():
+        array = array.item()
+    if not is_number(array):
+        raise ValueError(f"{name} must return one number; got {shown(value)}")
+    number = float(array)
+    if not np.isfinite(number):
+        raise ValueError(
+            f"{name} must return a finite number; got {number}: return the worst number there is "
+            "for a model that fails, such as the loss cut at 10"
+        )
+    if name == "cost" and number < 0:
+        raise ValueError(f"cost must return a number of 0 or more; got {number}")
+    return number

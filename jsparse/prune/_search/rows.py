@@ -1,0 +1,85 @@
+"""What was evaluated so far: nothing is evaluated twice, not even after a kill."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jsparse.prune._folder import Keep
+from jsparse.prune._search.found import Tried
+from jsparse.prune._search.judge import Judge
+from jsparse.prune._search.layers import Layers
+
+Named = tuple[tuple[int, ...], int]
+
+
+class Rows:
+    """Scores and costs by candidate, and the table of all that was tried.
+
+    The method draws the same candidates again after a kill, and finds here what they got.
+
+    Args:
+      layers: of the model.
+      judge: evaluates what is not known.
+      keep: where evaluations are stored.
+      budget: of the search.
+    """
+
+    def __init__(self, layers: Layers, judge: Judge, keep: Keep, budget: float):
+        self.layers, self.judge, self.keep, self.budget = layers, judge, keep, budget
+        self.cost: dict[tuple[int, ...], float] = {}
+        self.score: dict[Named, float] = {}
+        self.table: list[tuple[tuple[int, ...], float, str]] = []
+        for row in keep.rows():
+            kept = tuple(row["kept"])
+            if "cost" in row:
+                self.cost[kept] = row["cost"]
+            else:
+                self.score[kept, row["times"]] = row["score"]
+
+    def costs(self, counts: np.ndarray) -> np.ndarray:
+        """Of candidates [n, L]: [n]."""
+        names = [tuple(one) for one in counts.tolist()]
+        found = self.judge.costs(counts[_first(names, self.cost)])
+        for name in names:
+            if name not in self.cost:
+                self.cost[name] = next(found)
+                self.keep.add({"kept": name, "cost": self.cost[name]})
+        return np.array([self.cost[name] for name in names], np.float64)
+
+    def scores(self, counts: np.ndarray, by: Sequence[str], times: int) -> np.ndarray:
+        """Of candidates [n, L] after so many recoveries: [n]; each is a row of the table."""
+        names = [(tuple(one), times) for one in counts.tolist()]
+        found = self.judge.scores(counts[_first(names, self.score)], times)
+        for name, who in zip(names, by, strict=True):
+            if name not in self.score:
+                self.score[name] = next(found)
+                self.keep.add({"kept": name[0], "times": times, "score": self.score[name]})
+            self.table.append((name[0], self.score[name], who))
+        return np.array([self.score[name] for name in names], np.float64)
+
+    def model(self, counts: np.ndarray, times: int) -> Any:
+        """The model of one candidate, [L], as it was scored."""
+        return self.judge.model(counts, times)
+
+    def tried(self) -> Tried:
+        """The table so far."""
+        kept = np.array([row[0] for row in self.table], np.int64)
+        kept = kept.reshape(len(self.table), len(self.layers.names))
+        return Tried(
+            self.layers.names,
+            self.layers.densities(kept),
+            np.array([row[1] for row in self.table]),
+            np.array([self.cost[row[0]] for row in self.table]),
+            tuple(row[2] for row in self.table),
+            self.budget,
+        )
+
+
+def _first(names: Sequence[Hashable], known: Mapping[Any, float]) -> list[int]:
+    """Where each name that is not known comes first."""
+    first: dict[Hashable, int] = {}
+    for n, name in enumerate(names):
+        if name not in known:
+            first.setdefault(name, n)
+    return list(first.values())

@@ -1,0 +1,125 @@
+"""The search itself: controls, stages, projection, halving; see the package's docstring."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from flax import nnx
+from jax import Array
+
+from jsparse._checks import check_unit
+from jsparse._pattern import Unit, Weight
+from jsparse._storage.described import described
+from jsparse._surgery import hold
+from jsparse._values import check_flag, check_function, check_in, check_key, check_whole, shown
+from jsparse.prune._choice import Arrays, held_parts, magnitudes
+from jsparse.prune._folder import Keep, Nowhere, check_keep
+from jsparse.prune._search.contest import contest
+from jsparse.prune._search.found import Found, SearchStopped
+from jsparse.prune._search.judge import Asked, Called, Compiled, unchanged
+from jsparse.prune._search.lagrangian import Lagrangian
+from jsparse.prune._search.layers import layers_of
+from jsparse.prune._search.methods import Method
+from jsparse.prune._search.rows import Rows
+
+Model = TypeVar("Model", bound=nnx.Module)
+ALONE, PPO, NOWHERE = Weight(), Lagrangian(), Nowhere()
+LEAST = 16
+"""Evaluations, at least: the dense model, the controls and a few candidates."""
+
+
+def search(
+    model: Model,
+    score: Callable[[Model], Any],
+    cost: Callable[[Model], Any],
+    budget: float,
+    *,
+    importance: Callable[[Model], Arrays] = magnitudes,
+    unit: Unit = ALONE,
+    method: Method = PPO,
+    recover: Callable[[Model, Array], Model] | None = None,
+    evaluations: int = 2000,
+    key: Array,
+    traced: bool = True,
+    keep: Keep = NOWHERE,
+) -> Found[Model]:
+    """Find the densities of layers that keep the best score while the cost meets a budget.
+
+    Neither function needs a derivative. Inside a layer the units of highest importance stay, as in
+    `keep_highest`. The pool holds uniform densities, one cut through all layers and
+    Erdos-Renyi-kernel densities, so the result is no worse than these beyond noise.
+
+    Args:
+      model: a trained model with weights under `Held`; it is not changed, and masked weights stay
+        masked.
+      score: score(model) -> [], high = good, from the masked model in the mode in which it was
+        given. Let it change with every weight: minus a loss on a few hundred samples that are not
+        those of the final test, cut at a worst value, where accuracy would be flat at chance.
+      cost: cost(model) -> [], 0 or more, in any unit; it falls as units go. One of `prune.costs`,
+        or any function.
+      budget: the highest cost allowed, in that unit, above 0.
+      importance: importance(model) -> [...] by path, as the scores of `keep_highest`.
+      unit: what stays or falls together: `Weight()`, `Filter()`, `Channel()`, `Head()`, ...; put
+        only weights under `Held` whose units may go.
+      method: `Lagrangian()`, `CrossEntropy()` or `Random()`.
+      recover: recover(model, key) -> model, before each score: a few train steps, or new statistics
+        for batch norm. Without it most scores are at chance in deep networks at low budgets.
+      evaluations: calls of score, 16 or more.
+      key: random key; the same key gives the same search.
+      traced: whether the functions can be traced by JAX, so that each is compiled once and serves
+        all candidates. With False they are called in Python: a measured latency, another program.
+      keep: `Folder("runs/a")` to resume a search that was killed; nothing is evaluated twice.
+
+    Returns:
+      A Found: the model, which meets the budget, its densities, score and cost, and all that was
+      tried, which `jsparse.report.front` draws.
+
+    Raises:
+      SearchStopped: a ValueError that has what was tried so far: nothing meets the budget (it says
+        the smallest cost), a function raised or did not return a finite number, or the cost rises
+        as units go.
+      TypeError, ValueError: other arguments; no weight under `Held`; a folder with other settings.
+
+    Example:
+      >>> import jax, jsparse
+      >>> from flax import nnx
+      >>> layers = (nnx.Linear(n, m, rngs=nnx.Rngs(n)) for n, m in ((8, 16), (16, 4)))
+      >>> net, x = nnx.Sequential(*layers), jax.numpy.eye(8)
+      >>> net = jsparse.sparsify(net, (".*/kernel", jsparse.Held()))
+      >>> score = lambda model: -((model(x) - jsparse.fold(net)(x)) ** 2).mean()
+      >>> cost = jsparse.prune.costs.parameters
+      >>> how = {"method": jsparse.prune.Random(), "evaluations": 40, "key": jax.random.key(0)}
+      >>> found = search(net, score, cost, 80, **how)
+      >>> float(cost(found.model)) <= 80, sorted(found.densities)
+      (True, ['layers/0/kernel', 'layers/1/kernel'])
+
+    Reference: Malik, Haider, Iqbal and Taj, Neural network pruning through constrained
+      reinforcement learning, ICPR 2022; projection, controls, stages and halving are ours.
+    """
+    held_parts(model)
+    recovers, recover = recover is not None, unchanged if recover is None else recover
+    check_function(score=score, cost=cost, importance=importance, recover=recover)
+    check_in("(0, inf)", budget=budget)
+    check_whole(LEAST, evaluations=evaluations)
+    check_key(key=key)
+    check_flag(traced=traced)
+    check_keep(keep)
+    check_unit(unit)
+    if isinstance(method, type) or not hasattr(method, "propose"):
+        raise TypeError(f"method must be a method, such as Lagrangian(); got {shown(method)}")
+    start = hold(model)
+    layers = layers_of(start, importance, unit)
+    keep.open(
+        described(
+            {"method": method, "unit": unit, "importance": importance, "score": score}
+            | {"cost": cost, "budget": float(budget), "evaluations": evaluations, "key": key}
+            | {"recover": recover, "traced": traced, "start": start}
+        )
+    )
+    judge = (Compiled if traced else Called)(start, layers, Asked(score, cost, recover), key)
+    rows = Rows(layers, judge, keep, float(budget))
+    try:
+        return contest(rows, method, evaluations, key, recovers=recovers, traced=traced)
+    except Exception as error:
+        tried = rows.tried()
+        lost = f"`tried` of this error has the {len(tried.score)} candidates scored so far"
+        raise SearchStopped(f"{error}; {lost}", tried) from error

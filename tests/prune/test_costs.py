@@ -1,0 +1,63 @@
+"""Costs of masked models: equal to what the reports count, traced or not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jsparse as js
+from jsparse.prune import costs
+
+X = jnp.ones((2, 6, 6, 3))
+
+
+class Net(nnx.Module):
+    """A convolution, a dense layer without a rule and a head under one."""
+
+    def __init__(self) -> None:
+        self.conv = nnx.Conv(3, 10, (3, 3), rngs=nnx.Rngs(0))
+        self.plain = nnx.Linear(10, 12, rngs=nnx.Rngs(1))
+        self.head = nnx.Linear(12, 20, rngs=nnx.Rngs(2))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.head(self.plain(self.conv(x).mean(axis=(1, 2))))
+
+
+MODEL = js.sparsify(Net(), ("(conv|head)/kernel", js.Top(density=0.3)))
+MASKS = {path: np.asarray(mask) for path, mask in js.masks(MODEL).items()}
+
+
+def padded_tiles(mask: np.ndarray, rows: int, columns: int) -> int:
+    tall = [(0, -n % size) for n, size in zip(mask.shape[-2:], (rows, columns), strict=True)]
+    whole = np.pad(mask, [(0, 0)] * (mask.ndim - 2) + tall)
+    *lead, height, width = whole.shape
+    cut = whole.reshape(*lead, height // rows, rows, width // columns, columns)
+    return int(cut.any(axis=(-3, -1)).sum())
+
+
+def test_costs_are_those_of_the_reports_and_can_be_traced() -> None:
+    counted, summary = js.report.costs(MODEL, X), js.summary(MODEL)
+    wanted = {
+        costs.parameters: summary.kept + summary.dense,
+        costs.flops(X): counted.flops,
+        costs.flops((2, 6, 6, 3)): counted.flops,
+        costs.bytes(): counted.bytes,
+        costs.tiles(4, 8): sum(padded_tiles(mask, 4, 8) for mask in MASKS.values()),
+        costs.tiles(64, 64): 9 + 1,
+    }
+    graph, state = nnx.split(MODEL)
+    traced = jax.jit(lambda state: [cost(nnx.merge(graph, state)) for cost in wanted])
+    for cost, found, value in zip(wanted, traced(state), wanted.values(), strict=True):
+        assert float(cost(MODEL)) == pytest.approx(value, rel=1e-6)
+        assert float(found) == pytest.approx(value, rel=1e-6)
+    half = costs.bytes(jnp.bfloat16)(MODEL)
+    assert float(half) < 0.6 * counted.bytes
+
+
+def test_a_latency_is_measured_and_never_traced() -> None:
+    small = lambda model: js.shrink(js.fold(model), X)[0]
+    assert 0 < costs.latency(X, form=small, calls=2)(MODEL) < 10
+    graph, state = nnx.split(MODEL)
+    with pytest.raises(TypeError, match="traced model cannot be measured; pass traced=False"):
+        jax.jit(lambda state: costs.latency(X)(nnx.merge(graph, state)))(state)
