@@ -115,6 +115,7 @@ def _children(node: Any) -> Iterator[tuple[str | int, Any]]:
         yield from enumerate(node.items)
     else:
         for name, value in vars(node).items():
+            name = str(name)  # flax 0.12.1 keeps the items of a List under whole numbers
             if not name.startswith(("_pytree__", "_object__")):  # internals of nnx
                 yield (int(name) if name.isdigit() else name), value
 

@@ -308,34 +308,3 @@ def test_what_is_not_installed_is_named(package: str, saved, tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf"needs {package}.*with its extra export"):
         load(saved[0])
-    monkeypatch.setitem(sys.modules, "jax2onnx", None)
-    with pytest.raises(ImportError, match="with its extra onnx"):
-        js.export.onnx(tmp_path / "model.onnx", Two(), draw(2, 5), {"w": draw(5, 3)})
-
-
-@pytest.mark.slow
-def test_onnx(tmp_path) -> None:
-    """In onnxruntime, at another batch size, without comparisons; written is what was compared."""
-    pytest.importorskip("jax2onnx")
-    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
-    model = js.fold(js.sparsify(net(), (".*/kernel", js.Threshold())))
-    packed = js.export.pack(js.sparsify(net(), ("./kernel", js.Top(density=0.3))), js.export.csr())
-    lstm = CASES["lstm"]
-    cases = {"net": (model, draw), "packed": (packed, draw)}
-    for name, (one, make) in cases.items():
-        path = tmp_path / f"{name}.onnx"
-        js.export.onnx(path, one, make(2, 6))
-        kinds = {node.op_type for node in onnx.load(path).graph.node}
-        assert not kinds & {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Where"}
-        session, x = onnxruntime.InferenceSession(path), np.asarray(make(5, 6, seed=1))
-        (found,) = session.run(None, {session.get_inputs()[0].name: x})
-        np.testing.assert_allclose(found, outputs(one, x), rtol=1e-4, atol=1e-5)
-    js.export.onnx(tmp_path / "lstm.onnx", lstm.make(rngs=nnx.Rngs(0)), lstm.inputs(0, 2))
-    with pytest.raises(NotImplementedError, match="jax2onnx does not write this model"):
-        js.export.onnx(tmp_path / "beta.onnx", Beta(), draw(2, 6))
-    assert not (tmp_path / "beta.onnx").exists()
-
-
-class Beta(nnx.Module):
-    def __call__(self, x: Array) -> Array:
-        return jax.scipy.special.betainc(jnp.abs(x), 2.0, 0.5)

@@ -1,10 +1,11 @@
 """A plain model as a pure function of its weights and inputs, and checks of its outputs."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, get_abstract_mesh, use_abstract_mesh
@@ -109,13 +110,23 @@ def outputs(split: Pure, inputs: tuple) -> Any:
     return first
 
 
-def compare(expected: Any, found: Any, what: str) -> None:
+def compare(expected: Any, found: Any, what: str, within: Sequence[Any] = ()) -> None:
     """Refuse outputs that are not the model's.
 
+    Args:
+      expected: tree of arrays.
+      found: another, with the same leaves.
+      what: has given it, for the error.
+      within: values inside of the model, with dtypes that round more than those of its outputs.
+
     Raises:
-      ValueError: they are further apart than rounding explains.
+      ValueError: they are further apart than rounding explains, or floats of another dtype.
     """
+    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        if jnp.issubdtype(one.dtype, jnp.inexact) and other.dtype != one.dtype:
+            raise ValueError(f"{what} gives {other.dtype} where the model gives {one.dtype}")
     by, allowed = _off(expected, found)
+    allowed = max(allowed, rounding(within))
     if not by <= allowed:
         raise ValueError(
             f"{what} gives outputs that are off by {by:.1e} of the largest, more than {allowed:.1e}"

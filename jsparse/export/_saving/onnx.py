@@ -1,36 +1,46 @@
 """Plain models as ONNX files, by jax2onnx."""
 
-import importlib
+import contextlib
 import importlib.util
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jax.interpreters import partial_eval
 
 from jsparse._checks import require
 from jsparse._pure import Pure
 from jsparse._storage.files import write_whole
-from jsparse._values import check_path
+from jsparse._values import check_flag, check_path
 from jsparse.export._packing.layers import unpack
+from jsparse.export._saving.conversion import converted, run
 from jsparse.export._saving.functional import compare, off_mesh, outputs, saved
+from jsparse.export._saving.operations import every, low, needed, plainer
+from jsparse.export._saving.sparse_weights import leave_out_zeros_in_place
 from jsparse.export._saving.stablehlo import input_specs
+from jsparse.export._saving.unwritten import unwritten
 
 Function = Callable[..., list[Any]]
+POOLINGS = {n: inspect.signature(getattr(nnx, n)) for n in ("max_pool", "min_pool", "avg_pool")}
 
 
 @off_mesh()
 def onnx(
-    path: str | Path, model: nnx.Module, *inputs: Any, shapes: Sequence[str] = (), **options: Any
+    path: str | Path,
+    model: nnx.Module,
+    *inputs: Any,
+    shapes: Sequence[str] = (),
+    sparse: bool = False,
+    **options: Any,
 ) -> None:
     """Write a plain model in eval mode as an ONNX file, its weights inside.
 
-    Packed layers are written dense, as ONNX has no sparse products. If onnxruntime is installed,
-    the file must give the outputs of the model on the inputs before it is put in place.
+    Packed layers are computed dense, as ONNX has no sparse products. If onnxruntime is installed,
+    the file must give the outputs of the model on the inputs before it is put in place. Inputs,
+    weights and outputs keep their dtypes; what is in float16 or bfloat16 is computed in float32 and
+    rounded, as runtimes have few operations for these on a CPU.
 
     Args:
       path: of the file; an existing one is replaced.
@@ -39,6 +49,9 @@ def onnx(
         in the file where the model and jax2onnx allow it.
       shapes: of each array, to say which sizes are free: `("batch, length",)`;
         for a single one a str will do.
+      sparse: whether to leave zeros out of the file where that makes it smaller. onnxruntime and
+        OpenVINO read such weights as dense ones, so nothing gets faster; other runtimes may refuse
+        them.
       **options: further arguments, the same at each call.
 
     Raises:
@@ -48,57 +61,79 @@ def onnx(
       ValueError: a model with rules, or with a memory; shapes that do not fit.
     """
     check_path(path=path)
+    check_flag(sparse=sparse)
     split = saved(unpack(model), options)
     candidates, _ = input_specs(inputs, shapes)
     expected = outputs(split, inputs)
     require("jax2onnx onnx", "onnx", "writing ONNX")
+    closed = needed(_model(split, inputs), jax.tree.leaves(inputs))
+    values = [atom.aval for eqn, _ in every(closed) for atom in (*eqn.invars, *eqn.outvars)]
+    reduced = [value for value in values if low(value)]
     faults = []
-    for given in candidates:
-        for function in (_by_layer, _by_operation):
+    for specs in candidates:
+        # jax2onnx makes better files of whole layers, but computes those in float32
+        for function in (_by_operation,) if reduced else (_by_layer, _by_operation):
             try:
-                made = _converted(function(split, given), given)
+                proto = converted(function(split, specs), jax.tree.leaves(specs))
+                if sparse:
+                    leave_out_zeros_in_place(proto)
+                made = proto.SerializeToString()
                 if importlib.util.find_spec("onnxruntime"):
-                    compare(expected, _run(made, inputs), "onnxruntime")
+                    compare(expected, run(made, inputs), "onnxruntime", reduced)
             except Exception as error:  # jax2onnx and onnxruntime may raise anything
                 faults.append(f"{type(error).__name__}: {error}".split("\n")[0])
             else:
                 return write_whole(Path(path).absolute(), made)
+    fault = unwritten(closed) or "; ".join(dict.fromkeys(faults))
     raise NotImplementedError(
-        f"jax2onnx does not write this model: {'; '.join(dict.fromkeys(faults))}; `export.save` "
-        "writes it as StableHLO"
+        f"jax2onnx does not write this model: {fault}. Compute it by other operations, or call "
+        "`export.save`, which writes StableHLO"
     )
 
 
-def _by_layer(split: Pure, specs: tuple) -> Function:
-    """A function in which jax2onnx recognises layers."""
+def _model(split: Pure, specs: Any) -> Function:
+    """The outputs of a model as a function of all arrays of its inputs."""
     structure = jax.tree.structure(specs)
 
-    def function(*arrays: Any) -> list[Any]:
+    def model(*arrays: Any) -> list[Any]:
         inputs = jax.tree.unflatten(structure, arrays)
         return jax.tree.leaves(split.run(split.variables, *inputs)[0])
+
+    return model
+
+
+def _by_layer(split: Pure, specs: tuple) -> Function:
+    """A function that is traced while jax2onnx has operations of its own in place of layers."""
+
+    def function(*arrays: Any) -> list[Any]:
+        with _poolings_by_name():
+            closed = needed(_model(split, specs), arrays)
+        return plainer(closed)(*arrays)
 
     return function
 
 
 def _by_operation(split: Pure, specs: tuple) -> Function:
-    """The same as single operations of JAX, without unused ones, such as random keys."""
-    closed = jax.make_jaxpr(_by_layer(split, specs))(*jax.tree.leaves(specs))
-    wanted = [True] * len(closed.jaxpr.outvars)
-    needed, _ = partial_eval.dce_jaxpr(closed.jaxpr, wanted, instantiate=True)
-    return lambda *arrays: jaxpr_as_fun(ClosedJaxpr(needed, closed.consts))(*arrays)
+    """The same as single operations of JAX."""
+    return plainer(needed(_model(split, specs), jax.tree.leaves(specs)))
 
 
-def _converted(function: Function, specs: tuple) -> bytes:
-    jax2onnx = importlib.import_module("jax2onnx")
-    return jax2onnx.to_onnx(function, jax.tree.leaves(specs)).SerializeToString()
+@contextlib.contextmanager
+def _poolings_by_name() -> Iterator[None]:
+    """Let poolings take their settings by position too, which jax2onnx reads by name only."""
 
+    def named(function: Callable, signature: inspect.Signature) -> Callable:
+        def call(*args: Any, **settings: Any) -> Any:
+            found = signature.bind(*args, **settings).arguments
+            return function(found.pop("inputs"), **found)
 
-def _run(made: bytes, inputs: tuple) -> list[np.ndarray]:
-    """Outputs in onnxruntime, which raises if the file has faults."""
-    onnxruntime = importlib.import_module("onnxruntime")
-    quiet = onnxruntime.SessionOptions()
-    quiet.log_severity_level = 4
-    session = onnxruntime.InferenceSession(made, quiet, providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_inputs()]
-    arrays = map(np.asarray, jax.tree.leaves(inputs))
-    return session.run(None, dict(zip(names, arrays, strict=True)))
+        return call
+
+    theirs = {name: getattr(nnx, name) for name in POOLINGS}
+    for name, signature in POOLINGS.items():
+        setattr(nnx, name, named(theirs[name], signature))
+    try:
+        yield
+    finally:
+        for name, function in theirs.items():
+            setattr(nnx, name, function)

@@ -1,7 +1,7 @@
 """Where in the code an operation is called, from the tracebacks that JAX keeps."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,8 +25,13 @@ CACHED = "linear_util.py"
 
 def frames(op: Op) -> list[Frame]:
     """Where an operation is called, the innermost call first, without JAX itself."""
+    return called(op.source)
+
+
+def called(source: Sequence[Any]) -> list[Frame]:
+    """The same, given the tracebacks of the callers of an operation and its own."""
     found: list[Frame] = []
-    for depth, traceback in reversed(list(enumerate(op.source))):
+    for depth, traceback in reversed(list(enumerate(source))):
         for frame in getattr(traceback, "frames", ()):
             file = frame.file_name
             if file in ENTRIES or (depth and file.endswith(CACHED)):

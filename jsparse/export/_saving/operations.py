@@ -1,0 +1,136 @@
+"""A function as operations that ONNX and its runtimes know."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from jax.interpreters import partial_eval
+
+from jsparse._opened import opened
+
+BODIES = {"scan": ("jaxpr",), "while": ("cond_jaxpr", "body_jaxpr"), "cond": ("branches",)}
+AS_THEY_ARE = {"convert_element_type", "bitcast_convert_type"}  # these are about the dtype itself
+DTYPES = ("preferred_element_type", "dtype")  # settings that name the dtype of the result
+POOLINGS = {
+    "reduce_window_max": (lax.max, -jnp.inf),
+    "reduce_window_min": (lax.min, jnp.inf),
+    "reduce_window_sum": (lax.add, 0),
+}
+WINDOW = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
+
+
+def needed(function: Callable[..., Any], specs: Sequence[Any]) -> ClosedJaxpr:
+    """The operations of a function of arrays, without unused ones, such as random keys."""
+    closed = jax.make_jaxpr(function)(*specs)
+    wanted = [True] * len(closed.jaxpr.outvars)
+    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, wanted, instantiate=True)
+    return ClosedJaxpr(jaxpr, closed.consts)
+
+
+def plainer(closed: ClosedJaxpr) -> Callable[..., list[Any]]:
+    """The same function by other operations.
+
+    1. Calls that only wrap others, such as `jit`, are opened.
+    2. What is in float16 or bfloat16 is computed in float32, and each result rounded to its own
+       dtype: runtimes have few operations for these on a CPU.
+    3. A pooling becomes the largest, smallest or sum of slices, one axis after the other:
+       runtimes pool three axes at most.
+    """
+    return jaxpr_as_fun(_plainer(closed))
+
+
+def every(closed: ClosedJaxpr, above: tuple = ()) -> Iterator[tuple[Any, tuple]]:
+    """Yield (operation, tracebacks of its callers and itself), those inside of loops first."""
+    for eqn in closed.jaxpr.eqns:
+        source = (*above, eqn.source_info.traceback)
+        if (inner := opened(eqn)) is not None:
+            yield from every(inner, source)
+            continue
+        for name in BODIES.get(eqn.primitive.name, ()):
+            bodies = eqn.params[name]
+            for body in bodies if isinstance(bodies, tuple) else (bodies,):
+                yield from every(body, source)
+        yield eqn, source
+
+
+def low(aval: Any) -> bool:
+    """Whether a value of a jaxpr is a float of fewer bits than float32."""
+    kind = getattr(aval, "dtype", None)
+    return kind is not None and jnp.issubdtype(kind, jnp.floating) and kind.itemsize < 4
+
+
+def _plainer(closed: ClosedJaxpr) -> ClosedJaxpr:
+    avals = [var.aval for var in closed.jaxpr.invars]
+    specs = [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in avals]
+    return jax.make_jaxpr(_run(closed.jaxpr, closed.consts))(*specs)
+
+
+def _run(jaxpr: Jaxpr, consts: Sequence[Any]) -> Callable[..., list[Any]]:
+    def run(*arrays: Any) -> list[Any]:
+        at: dict[Any, Any] = dict(zip(jaxpr.invars, arrays, strict=True))
+        # not from NumPy, which jax 0.12 would widen before the trace, and in the file
+        at |= {var: jnp.asarray(c) for var, c in zip(jaxpr.constvars, consts, strict=True)}
+        read = lambda atom: atom.val if isinstance(atom, Literal) else at[atom]
+        for eqn in jaxpr.eqns:
+            at.update(zip(eqn.outvars, outputs_of(eqn, *map(read, eqn.invars)), strict=True))
+        return list(map(read, jaxpr.outvars))
+
+    return run
+
+
+def outputs_of(eqn: Any, *inputs: Any) -> list[Any]:
+    """Outputs of an operation, given its inputs."""
+    if (inner := opened(eqn)) is not None:
+        return _run(inner.jaxpr, inner.consts)(*inputs)
+    name, params = eqn.primitive.name, dict(eqn.params)
+    if name in BODIES:
+        params |= {body: jax.tree.map(_plainer, params[body]) for body in BODIES[name]}
+    elif name not in AS_THEY_ARE and any(low(atom.aval) for atom in (*eqn.invars, *eqn.outvars)):
+        inputs = tuple(
+            lax.convert_element_type(x, jnp.float32) if low(atom.aval) else x
+            for atom, x in zip(eqn.invars, inputs, strict=True)
+        )
+        params |= {key: jnp.dtype("float32") for key in DTYPES if params.get(key) is not None}
+    if name in POOLINGS:
+        combine, start = POOLINGS[name]
+        outputs = [_pooled(inputs[0], combine, start, params)]
+    else:
+        bound = eqn.primitive.get_bind_params(params)
+        functions, params = bound if isinstance(bound, tuple) else ((), bound)
+        outputs = eqn.primitive.bind(*functions, *inputs, **params)
+        outputs = outputs if eqn.primitive.multiple_results else [outputs]
+    return [
+        lax.convert_element_type(x, atom.aval.dtype) if low(atom.aval) else x
+        for atom, x in zip(eqn.outvars, outputs, strict=True)
+    ]
+
+
+def _pooled(x: Array, combine: Callable, start: float, params: dict[str, Any]) -> Array:
+    """A pooling, one axis after the other: each place of the window is a slice."""
+    if jnp.issubdtype(x.dtype, jnp.integer) and start:
+        start = jnp.iinfo(x.dtype).max if start > 0 else jnp.iinfo(x.dtype).min
+    along = zip(*(params[name] for name in WINDOW), strict=True)
+    for axis, (window, stride, (before, after), inside, apart) in enumerate(along):
+        if inside > 1:
+            gaps = [(0, 0, inside - 1 if n == axis else 0) for n in range(x.ndim)]
+            x = lax.pad(x, jnp.asarray(start, x.dtype), gaps)
+        if before or after:
+            x = _edged(x, axis, before, after, start)
+        if window == stride == 1:
+            continue
+        last = (x.shape[axis] - (window - 1) * apart - 1) // stride * stride  # start of a window
+        places = range(0, window * apart, apart)
+        parts = [lax.slice_in_dim(x, n, n + last + 1, stride, axis) for n in places]
+        x = functools.reduce(combine, parts)
+    return x
+
+
+def _edged(x: Array, axis: int, before: int, after: int, value: float) -> Array:
+    """With a value at both ends; not by `lax.pad`, which jax2onnx lacks where a size is free."""
+    shapes = [(*x.shape[:axis], n, *x.shape[axis + 1 :]) for n in (before, after)]
+    first, second = ([lax.full(s, value, x.dtype)] if s[axis] else [] for s in shapes)
+    return lax.concatenate([*first, x, *second], axis)
