@@ -60,6 +60,7 @@ class Row(NamedTuple):
 CPU_TESTS = (("JAX_PLATFORMS", "cpu"),)
 GPU_TESTS = (("JAX_PLATFORMS", "cuda,cpu"), ("XLA_PYTHON_CLIENT_PREALLOCATE", "false"))
 BLOCKS, CIFAR = "experiments.bench.blocks", "experiments.dst_cifar --out {out}"
+FEW_BLOCKS = f"{BLOCKS} --quick --sizes 256 --batch 64 --rounds 2 --densities 0.1"
 SMALL_CIFAR = f"{CIFAR} --quick --narrow 32 --epochs 1 --samples 256 --tested 64"
 RESNET = "experiments.compare --out {out} --network resnet-20"
 GIBBS = "experiments.gibbs_cifar --out {out}"
@@ -75,9 +76,9 @@ ROWS = (
         GPU_TESTS,
     ),
     *(
-        Row(f"blocks {size}", f"{BLOCKS} --sizes {size}", f"{BLOCKS} --quick --sizes 256 "
-            "--batch 64 --rounds 2 --densities 0.1", 2)
+        Row(f"blocks {size}{name}", f"{BLOCKS} --sizes {size}{flag}", FEW_BLOCKS, 2)
         for size in (4096, 8192, 16384)
+        for name, flag in ((", Mosaic GPU", " --mosaic"), ("", ""))
     ),
     Row(
         "Gibbs, ResNet-20, 40 epochs",
