@@ -63,6 +63,7 @@ BLOCKS, CIFAR = "experiments.bench.blocks", "experiments.dst_cifar --out {out}"
 FEW_BLOCKS = f"{BLOCKS} --quick --sizes 256 --batch 64 --rounds 2 --densities 0.1"
 SMALL_CIFAR = f"{CIFAR} --quick --narrow 32 --epochs 1 --samples 256 --tested 64"
 RESNET = "experiments.compare --out {out} --network resnet-20"
+SMALL_NET = "experiments.compare --out {out} --network small --seeds 1 --epochs 1 --samples 1000"
 GIBBS = "experiments.gibbs_cifar --out {out}"
 FRONTIER = "experiments.frontier --out {out}"
 SMALL = "--quick --seeds 1 --epochs 1 --samples 256"
@@ -89,7 +90,7 @@ ROWS = (
     Row(
         "DST, ResNet-20, 20 epochs",
         f"{RESNET} --methods DST top RigL random --densities 0.1 --seeds 1 --epochs 20",
-        f"{RESNET} --methods DST --densities 0.1 --seeds 1 --epochs 1 --samples 200",
+        f"{SMALL_NET} --methods DST --densities 0.1",
         4,
     ),
     Row("DST, VGG-16, 30 epochs", f"{CIFAR} --seeds 1 --epochs 30", SMALL_CIFAR, 5),
@@ -113,8 +114,7 @@ ROWS = (
     Row("tests", "pytest -q", "pytest -q -n 0 tests/test_schedule.py", 6, CPU_TESTS),
     Row("DST, VGG-16", CIFAR, SMALL_CIFAR, 9),
     Row("Gibbs, ResNet-20", f"{GIBBS} --stretch 1", f"{GIBBS} {SMALL} --structures filter", 9),
-    Row("every method, ResNet-20", RESNET, f"{RESNET} --methods SNIP --densities 0.1 --seeds 1 "
-        "--epochs 1 --samples 200", 9),
+    Row("every method, ResNet-20", RESNET, f"{SMALL_NET} --methods SNIP --densities 0.1", 9),
     Row("structured", "experiments.structured --out {out}", "experiments.structured --out {out} "
         f"{SMALL} --methods magnitude --densities 0.25", 9),
     Row("SET and RigL", "experiments.set_rigl --out {out}", "experiments.set_rigl --out {out} "

@@ -54,6 +54,7 @@ class Settings:
     only: tuple[Literal["products", "networks"], ...] = ("products", "networks")
     """What to measure."""
     networks: tuple[runtimes.Name, ...] = (
+        "linear-4096",
         "mlp-1024",
         "transformer-512",
         "vgg-16",

@@ -20,16 +20,31 @@ from flax import nnx
 
 import jsparse
 from experiments import common
-from experiments.bench.networks import KERNELS, NETWORKS, Network, tokens
+from experiments.bench.networks import KERNELS, NETWORKS, Network, features, tokens
 from experiments.bench.rounds import Load, There, in_turns, ratio
 from jsparse import export
 from jsparse._slots import walk_modules
 
 Name = Literal[
-    "lenet-300-100", "lenet-5", "mlp-1024", "resnet-20", "vgg-16", "wrn-16-8", "transformer-512"
+    "linear-4096",
+    "mlp-1024",
+    "transformer-512",
+    "lenet-300-100",
+    "lenet-5",
+    "resnet-20",
+    "vgg-16",
+    "wrn-16-8",
 ]
 WIDE = partial(common.Transformer, 256, width=512, blocks=4, heads=8, context=64)
-SERVED = {**NETWORKS, "transformer-512": Network(WIDE, tokens(1, 64), float("inf"))}
+SERVED = {
+    **NETWORKS,
+    "linear-4096": Network(
+        lambda rngs: nnx.Sequential(nnx.Linear(4096, 4096, rngs=rngs)),
+        features(1, 4096, classes=2),
+        float("inf"),
+    ),
+    "transformer-512": Network(WIDE, tokens(1, 64), float("inf")),
+}
 FLOATS = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
 BFLOAT = "OpenVINO bf16"
 OTHERS = (*FLOATS, BFLOAT)
