@@ -61,7 +61,8 @@ CPU_TESTS = (("JAX_PLATFORMS", "cpu"),)
 GPU_TESTS = (("JAX_PLATFORMS", "cuda,cpu"), ("XLA_PYTHON_CLIENT_PREALLOCATE", "false"))
 BLOCKS, CIFAR = "experiments.bench.blocks", "experiments.dst_cifar --out {out}"
 FEW_BLOCKS = f"{BLOCKS} --quick --sizes 256 --batch 64 --rounds 2 --densities 0.1"
-SMALL_CIFAR = f"{CIFAR} --quick --narrow 32 --epochs 1 --samples 256 --tested 64"
+SMALL_CIFAR = f"{CIFAR} --quick --no-dense --alphas 1e-3 --narrow 32 --epochs 1 --samples 128"
+SMALL_CIFAR += " --tested 64"
 RESNET = "experiments.compare --out {out} --network resnet-20"
 SMALL_NET = "experiments.compare --out {out} --network small --seeds 1 --epochs 1 --samples 1000"
 GIBBS = "experiments.gibbs_cifar --out {out}"
@@ -262,11 +263,8 @@ def is_rehearsal() -> bool:
 
 def show_rows(rows: tuple[Row, ...], results: Results) -> None:
     """Print how each row stands."""
-    lines = [
-        [row.name, results.status(row), f"{row.minutes:g}", shlex.join(results.command(row)[2:])]
-        for row in rows
-    ]
-    print(common.table(["row", "status", "minutes at most", "command after python -m"], lines))
+    lines = [[row.name, results.status(row), f"{row.minutes:g}"] for row in rows]
+    print(common.table(["row", "status", "minutes at most"], lines))
 
 
 def main(settings: Settings) -> None:
@@ -275,7 +273,9 @@ def main(settings: Settings) -> None:
     results = opened(Path(settings.out), is_rehearsal())
     rows = tuple(r for r in ROWS if not settings.only or any(t in r.name for t in settings.only))
     if settings.dry:
-        return show_rows(rows, results)
+        show_rows(rows, results)
+        commands = [f"{row.name}: {shlex.join(results.command(row)[1:])}" for row in rows]
+        return print("", *commands, sep="\n")
     os.environ |= {"JAX_PLATFORMS": "cpu"} if results.rehearsal else {}
     if not os.environ.get("JSPARSE_DATA"):
         print("JSPARSE_DATA is not set: data are downloaded, or are digits; logs say which")
