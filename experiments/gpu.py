@@ -19,6 +19,7 @@ import shlex
 import subprocess
 import sys
 import time
+import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -161,8 +162,13 @@ class Results(NamedTuple):
     def command(self, row: Row) -> list[str]:
         """Program and arguments of a row."""
         text = row.rehearsal if self.rehearsal else row.command
-        runs = self.folder / "runs" / slug(row.name)
-        return [sys.executable, "-m", *(part.format(out=runs) for part in shlex.split(text))]
+        parts = [part.format(out=self.runs(row)) for part in shlex.split(text)]
+        return [sys.executable, "-m", *parts]
+
+    def runs(self, row: Row) -> Path:
+        """Where a row's trainings are; with other settings they are others."""
+        mark = zlib.crc32((row.rehearsal if self.rehearsal else row.command).encode())
+        return self.folder / "runs" / f"{slug(row.name)}-{mark:08x}"
 
     def file(self, row: Row) -> Path:
         """Where a row's result is."""
@@ -201,7 +207,7 @@ def run_row(row: Row, results: Results, seconds: float) -> str:
     begun = datetime.now(UTC).isoformat(timespec="seconds")
     outcome = within(command, log, limit, {**environment, "PYTHONUNBUFFERED": "1"})
     printed = log.read_text(errors="replace")
-    runs = results.folder / "runs" / slug(row.name)
+    runs = results.runs(row)
     finals = {
         str(path.parent.relative_to(runs)): json.loads(path.read_text())
         for path in sorted(runs.rglob("final.json"))

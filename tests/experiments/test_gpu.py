@@ -64,6 +64,7 @@ def test_a_row_leaves_its_tables_and_is_skipped_when_done(tmp_path: Path) -> Non
     assert [row.name for row in gpu.waiting(rows, there)] == ["row 2", "row 0"]  # failed: last
     changed = rows[1]._replace(command="row1 elsewhere")
     assert gpu.waiting((changed,), there) == [changed]
+    assert there.runs(changed) != there.runs(rows[1])  # a run keeps its settings
     (tmp_path / "row-1.json").write_text("{torn")
     assert there.status(rows[1]) == gpu.UNTRIED
 
