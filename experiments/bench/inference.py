@@ -30,7 +30,7 @@ from flax import nnx
 
 from experiments import common
 from experiments.bench import runtimes
-from experiments.bench.rounds import Candidate, Here, Load, There, in_turns, ratio
+from experiments.bench.rounds import Candidate, Here, Load, There, in_turns, ratio, usable_cores
 from experiments.common.settings import environment
 from jsparse import export
 from jsparse.export._packing.block import plain_dot
@@ -68,7 +68,7 @@ class Settings:
     """That all keep to, for networks."""
 
     def __post_init__(self) -> None:
-        there = len(os.sched_getaffinity(0))
+        there = usable_cores()
         if not all(1 <= cores <= there for cores in self.cores):
             raise ValueError(f"--cores got {self.cores}; give numbers from 1 to {there}")
         if not all(0 < density < 1 for density in self.densities):
@@ -141,7 +141,7 @@ def measure(size: tuple[int, int], batch: int, settings: Settings, folder: Path)
     """All ways at each density; prints a table."""
     rows, names = [], []
     x = np.random.default_rng(1).standard_normal((batch, size[0]), np.float32)
-    load, cores = Load(), len(os.sched_getaffinity(0))
+    load, cores = Load(), usable_cores()
     for density in settings.densities:
         made = layers(size, density)
         ways = calls(made, jnp.asarray(x))

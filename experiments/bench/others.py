@@ -210,6 +210,8 @@ STEPS = {
 
 def main(name: str, folder: str, network: str, cores: str = "") -> None:
     """Build the step, say how it starts, then time what is asked for."""
+    if cores and sys.platform != "linux":
+        sys.exit(f"only Linux can keep a process to {cores} of its cores; got {sys.platform}")
     if cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(cores)])
     clock = time.process_time if cores == "1" else time.perf_counter

@@ -99,6 +99,11 @@ class There:
         return line.strip()
 
 
+def usable_cores() -> int:
+    """That this process may run on."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def in_turns(candidates: Mapping[str, Candidate], rounds: int) -> dict[str, np.ndarray]:
     """Seconds a step of each candidate, [rounds]."""
     clocks = {
