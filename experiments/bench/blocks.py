@@ -2,6 +2,7 @@
 
 Claim: none yet; the Pallas kernels have not been measured on a GPU or TPU.
 Command: python -m experiments.bench.blocks            (a GPU or TPU)
+         python -m experiments.bench.blocks --mosaic   (Hopper: the form without Triton)
          python -m experiments.bench.blocks --quick    (two cores: the C++ kernel, in float32)
 
 Blocks are kept at random, whole. The ideal is one over the part that is kept. Ratios are medians
@@ -23,6 +24,7 @@ from experiments.bench.rounds import Here, Load, in_turns, ratio
 from experiments.common.settings import environment
 from jsparse import export
 from jsparse.export import pallas_dot
+from jsparse.export._packing.mosaic import mosaic_dot
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,8 @@ class Settings:
     """Of x and the weights; sums are in float32."""
     rounds: int = 9
     """Samples of each candidate."""
+    mosaic: bool = False
+    """The kernel in Mosaic GPU, in place of what `pallas_dot` chooses; for Hopper, in bfloat16."""
     quick: bool = False
     """A size that a CPU can do."""
 
@@ -49,6 +53,8 @@ class Settings:
             for block in self.blocks:
                 if size % block:
                     raise ValueError(f"--sizes got {size}; give a multiple of --blocks {block}")
+        if self.mosaic and self.dtype != "bfloat16":
+            raise ValueError(f"--mosaic is for bfloat16, got --dtype {self.dtype}")
         if not all(0 < density <= 1 for density in self.densities):
             raise ValueError(f"--densities got {self.densities}; give fractions in (0, 1]")
 
@@ -86,10 +92,11 @@ def measure(size: int, settings: Settings) -> None:
     """All blocks and densities of a size; prints a table."""
     x = np.random.default_rng(1).standard_normal((settings.batch, size), np.float32)
     given, rows, load = jnp.asarray(x, settings.dtype), [], Load()
+    product = mosaic_dot if settings.mosaic else pallas_dot
     for block in settings.blocks:
         for density in settings.densities:
             dense = tiled(size, block, density, settings.dtype)
-            packed = export.pack(dense, export.blocks((block, block), product=pallas_dot))
+            packed = export.pack(dense, export.blocks((block, block), product=product))
             check(dense, packed, given)
             both = {"dense": call(dense, given), "packed": call(packed, given)}
             times = in_turns(both, settings.rounds)

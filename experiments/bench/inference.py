@@ -1,30 +1,36 @@
-"""What sparse products gain at inference, all ways beside each other, against XLA's dense one.
+"""What sparsity gains at inference: single products, and networks beside other runtimes.
 
 Claim: on a 4096x4096 matrix at batch 512, layers of kept weights (`Csr`) are at least 3.4, 6.2 and
-    13 times as fast as dense at 90, 95 and 98 % zeros.
+    13 times as fast as XLA's dense product at 90, 95 and 98 % zeros. Of networks none: `runtimes`
+    says what the best dense runtime takes, and what a sparse network takes.
 Command: python -m experiments.bench.inference
-Minutes: 5 on two cores that do nothing else.
+         python -m experiments.bench.inference --only networks
+    The other runtimes need `pip install "jsparse[bench]"`; without it they are left out.
+Minutes: 5 for products and 40 for networks, on two cores that do nothing else.
 
-The mask is random, by weight or by block of 64; x and y lie by rows, as layers have them. SciPy and
-PyTorch (MKL) get x turned already and leave y turned, which is in their favour; PyTorch runs in a
-process of its own. Ratios are medians over rounds of the ratio within a round.
+The mask of a product is random, by weight or by block of 64; x and y lie by rows, as layers have
+them. SciPy and PyTorch (MKL) get x turned already and leave y turned, which is in their favour;
+PyTorch, ONNX Runtime and OpenVINO run in processes of their own, the last two dense. Ratios are
+medians over rounds of the ratio within a round.
 """
 
 import dataclasses
 import importlib.util
 import os
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from flax import nnx
 
 from experiments import common
-from experiments.bench.rounds import Candidate, Here, Load, There, in_turns, ratio
+from experiments.bench import runtimes
+from experiments.bench.rounds import Candidate, Here, Load, There, in_turns, ratio, usable_cores
 from experiments.common.settings import environment
 from jsparse import export
 from jsparse.export._packing.block import plain_dot
@@ -43,8 +49,32 @@ class Settings:
     """Rows of x."""
     densities: tuple[float, ...] = (0.1, 0.05, 0.02)
     """Parts of the weights that are kept."""
-    rounds: int = 9
+    rounds: int = 11
     """Samples of each candidate."""
+    only: tuple[Literal["products", "networks"], ...] = ("products", "networks")
+    """What to measure."""
+    networks: tuple[runtimes.Name, ...] = (
+        "linear-4096",
+        "mlp-1024",
+        "transformer-512",
+        "vgg-16",
+        "lenet-5",
+        "resnet-20",
+    )
+    """Networks to measure."""
+    inputs: tuple[int, ...] = (1, 32)
+    """Of a network, a call."""
+    cores: tuple[int, ...] = (1, 2)
+    """That all keep to, for networks."""
+
+    def __post_init__(self) -> None:
+        there = usable_cores()
+        if not all(1 <= cores <= there for cores in self.cores):
+            raise ValueError(f"--cores got {self.cores}; give numbers from 1 to {there}")
+        if not all(0 < density < 1 for density in self.densities):
+            raise ValueError(f"--densities got {self.densities}; give fractions in (0, 1)")
+        if min(self.rounds, *self.batches, *self.inputs) < 1:
+            raise ValueError("--rounds, --batches and --inputs are 1 or more")
 
 
 def layers(size: tuple[int, int], density: float) -> dict[str, nnx.Module]:
@@ -107,11 +137,11 @@ def scipy_call(kernel: np.ndarray, x: np.ndarray) -> Callable[[], Any]:
     return lambda: matrix @ turned
 
 
-def measure(size: tuple[int, int], batch: int, settings: Settings) -> None:
+def measure(size: tuple[int, int], batch: int, settings: Settings, folder: Path) -> None:
     """All ways at each density; prints a table."""
     rows, names = [], []
     x = np.random.default_rng(1).standard_normal((batch, size[0]), np.float32)
-    load = Load()
+    load, cores = Load(), usable_cores()
     for density in settings.densities:
         made = layers(size, density)
         ways = calls(made, jnp.asarray(x))
@@ -124,6 +154,11 @@ def measure(size: tuple[int, int], batch: int, settings: Settings) -> None:
                 candidates["PyTorch CSR"] = stack.enter_context(
                     closing(There("torch-csr", "", case))
                 )
+            if len(runtimes.absent()) < len(runtimes.OTHERS):
+                file = folder / f"{size[0]}-{size[1]}-{batch}.onnx"
+                if not file.exists():  # whatever the zeros, dense is dense
+                    runtimes.write(file, made["dense"], x)
+                candidates |= runtimes.others(stack, file, cores)[0]
             times = in_turns(candidates, settings.rounds)
         names = [name for name in candidates if name != "dense"]
         gains = [ratio(times["dense"], times[name])[0] for name in names]
@@ -138,13 +173,26 @@ def _candidate(call: Callable[[], Any]) -> Here:
 
 
 def main(settings: Settings) -> None:
-    """Measure matrix by matrix."""
-    print(f"{jax.default_backend()}, {os.cpu_count()} cores")
+    """Measure matrix by matrix, then networks."""
+    print(f"{jax.default_backend()}, {os.cpu_count()} cores, {settings.rounds} rounds")
     print(", ".join(f"{name} {value}" for name, value in environment().items()))
-    for size in settings.sizes:
-        for batch in settings.batches:
-            measure(size, batch, settings)
+    for name, why in runtimes.absent().items():
+        print(f"{name} is left out: it {why}")
+    with tempfile.TemporaryDirectory() as folder:
+        for size in settings.sizes if "products" in settings.only else ():
+            for batch in settings.batches:
+                measure(size, batch, settings, Path(folder))
+        for cores in settings.cores if "networks" in settings.only else ():
+            for batch in settings.inputs:
+                runtimes.compare(
+                    settings.networks,
+                    batch,
+                    cores,
+                    settings.densities,
+                    settings.rounds,
+                    Path(folder),
+                )
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    common.start(main, Settings, __doc__)

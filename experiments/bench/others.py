@@ -1,14 +1,17 @@
-"""Other people's train steps and products, each in a process of its own; the benchmarks start it.
+"""Other people's train steps, products and networks, each in a process of its own.
 
-Protocol: a line "ready" once compiled; then for each line with a number of steps, the seconds they
-took. Nothing runs in between.
+The benchmarks start it. Protocol: a line "ready" once compiled; then for each line with a number of
+steps, the seconds they took. Nothing runs in between.
 
-    python -m experiments.bench.others NAME FOLDER NETWORK
+    python -m experiments.bench.others NAME FOLDER NETWORK [CORES]
 
-Each function imports what it needs itself: torch and jax must not share a process.
+With CORES it keeps to so many; on one core, the seconds are those of the processor, which other
+work on the machine does not lengthen. Each function imports what it needs itself: torch and jax
+must not share a process.
 """
 
 import importlib
+import os
 import sys
 import time
 import types
@@ -155,26 +158,73 @@ def torch_csr(folder: str, case: str) -> Callable[[], Any]:
     return lambda: (sparse @ x).flatten()[0]
 
 
+def onnxruntime(file: str, cores: str) -> Callable[[], Any]:
+    """A network in ONNX Runtime, on the inputs that `runtimes.write` left beside its file."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = int(cores), 3
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    given = {session.get_inputs()[0].name: np.load(f"{file}.npy")}
+    return lambda: session.run(None, given)[0]
+
+
+def openvino(file: str, asked: str) -> Callable[[], Any]:
+    """A network in OpenVINO; asked for is a precision, f32 or bf16, and a number of threads."""
+    from openvino import Core
+
+    precision, cores = asked.split()
+    x, core = np.load(f"{file}.npy"), Core()
+    model = core.read_model(file)
+    model.reshape({model.inputs[0]: x.shape})
+    wanted = {"INFERENCE_NUM_THREADS": int(cores), "INFERENCE_PRECISION_HINT": precision}
+    network = core.compile_model(model, "CPU", wanted | {"PERFORMANCE_HINT": "LATENCY"})
+    got = network.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if got != precision:
+        sys.exit(f"OpenVINO computes in {got} on this processor; asked for {precision}")
+    request = network.create_infer_request()
+    return lambda: request.infer([x])[0]
+
+
+def jsparse_network(file: str, asked: str) -> Callable[[], Any]:
+    """A network in JAX; asked for is its name and the part of its weights that is kept.
+
+    Below 1, `jsparse.export.pick` chooses how each layer is stored.
+    """
+    from experiments.bench.runtimes import compiled
+
+    name, density = asked.split()
+    return compiled(name, np.load(f"{file}.npy"), float(density))
+
+
 STEPS = {
     "torch-csr": torch_csr,
+    "onnxruntime": onnxruntime,
+    "openvino": openvino,
+    "jsparse": jsparse_network,
     "authors": authors,
     "jaxpruner-static": jaxpruner_static,
     "jaxpruner-magnitude": jaxpruner_magnitude,
 }
 
 
-def main(name: str, folder: str, network: str) -> None:
+def main(name: str, folder: str, network: str, cores: str = "") -> None:
     """Build the step, say how it starts, then time what is asked for."""
+    if cores and sys.platform != "linux":
+        sys.exit(f"only Linux can keep a process to {cores} of its cores; got {sys.platform}")
+    if cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(cores)])
+    clock = time.process_time if cores == "1" else time.perf_counter
     step = STEPS[name](folder, network)
-    loss = float(step())
+    loss = float(np.abs(np.asarray(step())).mean())
     for _ in range(3):
         step()
     print(f"ready {loss}", flush=True)
     for line in sys.stdin:
-        start = time.perf_counter()
+        start = clock()
         for _ in range(int(line)):
             step()
-        print(time.perf_counter() - start, flush=True)
+        print(clock() - start, flush=True)
 
 
 if __name__ == "__main__":

@@ -60,15 +60,23 @@ class Here:
 class There:
     """A step of `experiments.bench.others`, in a process that is idle unless asked.
 
+    Args:
+      name: of the step.
+      folder: what it reads.
+      network: what it is asked for.
+      whole: calls come in multiples of this.
+      cores: that the process keeps to; all if 0.
+
     Raises:
       RuntimeError: the process ended.
     """
 
     steps = 1
 
-    def __init__(self, name: str, folder: str, network: str, whole: int = 1):
+    def __init__(self, name: str, folder: str, network: str, whole: int = 1, cores: int = 0):
         self.whole = whole
         command = [sys.executable, "-m", "experiments.bench.others", name, folder, network]
+        command += [str(cores)] * bool(cores)
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
         self.loss = float(self._line().removeprefix("ready "))
@@ -82,12 +90,18 @@ class There:
         """End the process."""
         self.process.stdin.close()
         self.process.wait()
+        self.process.stdout.close()
 
     def _line(self) -> str:
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"{' '.join(self.process.args)} ended; its error is above")
         return line.strip()
+
+
+def usable_cores() -> int:
+    """That this process may run on."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def in_turns(candidates: Mapping[str, Candidate], rounds: int) -> dict[str, np.ndarray]:

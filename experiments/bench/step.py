@@ -9,7 +9,8 @@ Command: python -m experiments.bench.step [--authors FOLDER] [--jaxpruner FOLDER
 Minutes: 5 on two cores that do nothing else.
 
 A step is SGD with momentum on a donated state: loss, regulariser, gradients, weights, reset check.
-Ratios are medians over rounds of the ratio within a round, with quartiles. All that is compared
+Ratios are medians over rounds of the ratio within a round, with quartiles; compiling (tracing
+included) is timed once. All that is compared
 takes turns in one run; other people's code has its own process, idle while the others are timed.
 """
 
@@ -17,6 +18,7 @@ import dataclasses
 import importlib.util
 import os
 import platform
+import time
 from contextlib import ExitStack, closing
 from importlib import metadata
 from pathlib import Path
@@ -88,6 +90,7 @@ class Step(Here):
 
     Attributes:
       arena: bytes of temporary memory of the program.
+      compiling: seconds of tracing and compiling.
       loss: of the task at the start.
     """
 
@@ -105,7 +108,9 @@ class Step(Here):
             batch = jax.tree.map(lambda leaf: jnp.repeat(leaf[None], steps, axis=0), batch)
         jitted = jax.jit(many if steps > 1 else once, donate_argnums=0)
         state = jax.tree.map(jnp.array, (params, rest, TX.init(params)))
+        start = time.perf_counter()
         memory = jitted.lower(state, batch).compile().memory_analysis()
+        self.compiling = time.perf_counter() - start
         self.arena = memory.temp_size_in_bytes
         state, loss = jitted(state, batch)
         self.loss = float(loss.reshape(-1)[0])
@@ -117,6 +122,7 @@ def measure(name: str, network: Network, rounds: int) -> None:
     x, y = network.draw(np.random.default_rng(0))
     steps: dict[str, Step] = {}
     scanned = [1, SCANNED] if name.startswith("lenet") else [1]
+    Step(network.make(nnx.Rngs(0)), x, y)  # what compiles first pays for more than itself
     for what, model in variants(network).items():
         for count in scanned if what != "Held" else [1]:
             steps[_label(what, count)] = Step(model, x, y, count)
@@ -128,13 +134,17 @@ def measure(name: str, network: Network, rounds: int) -> None:
     rows = []
     for what, step in steps.items():
         reference = times[_label("dense", step.steps)]
-        arena = f"{step.arena / 2**20:.1f}"
-        rows.append([what, _ms(times[what]), *ratio(times[what], reference), arena])
+        arena, compiling = f"{step.arena / 2**20:.1f}", f"{step.compiling:.2f}"
+        more = f"{step.compiling / steps[_label('dense', step.steps)].compiling:.2f}"
+        rows.append(
+            [what, _ms(times[what]), *ratio(times[what], reference), arena, compiling, more]
+        )
     rule = next(iter(network.rules))
     kernels = sum(mask.size for mask in jsparse.masks(variants(network)[rule]).values())
     goal = f", goal {network.goal:g}" if network.goal < float("inf") else ""
     print(f"\n{name}: batch {len(x)}, {kernels:,} weights, loss {losses[0]:.3f}{goal}; {load}")
-    print(common.table(["step", "ms", "/ dense", "quartiles", "arena [MiB]"], rows), flush=True)
+    head = ["step", "ms", "/ dense", "quartiles", "arena [MiB]", "to compile [s]", "/ dense"]
+    print(common.table(head, rows), flush=True)
 
 
 def compare(name: str, network: Network, settings: Settings) -> None:

@@ -28,6 +28,7 @@ from experiments.common.networks.bottleneck import BottleneckNet as BottleneckNe
 from experiments.common.networks.convolution import compiler_options as compiler_options
 from experiments.common.networks.convolution import convolution as convolution
 from experiments.common.networks.convolution import max_pool as max_pool
+from experiments.common.networks.convolution import stock_operations as stock_operations
 from experiments.common.networks.lenet import LeNet5 as LeNet5
 from experiments.common.networks.lenet import LeNet300 as LeNet300
 from experiments.common.networks.lenet import SmallConvNet as SmallConvNet

@@ -7,8 +7,10 @@ that its transposes, and those of the normalisation and the ReLU between two con
 nothing (ResNet-20: half the time of a step). On other devices the stock functions serve.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -20,6 +22,21 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 BATCH_LAST = Layout((3, 1, 2, 0))
 """Of [batch, height, width, channel] in memory: the batch runs fastest, the channel slowest."""
+_STOCK = ContextVar("stock operations", default=False)
+
+
+@contextlib.contextmanager
+def stock_operations() -> Iterator[None]:
+    """Networks made and called within have the stock operations, which exporters recognise."""
+    token = _STOCK.set(True)
+    try:
+        yield
+    finally:
+        _STOCK.reset(token)
+
+
+def _own() -> bool:
+    return jax.default_backend() == "cpu" and not _STOCK.get()
 
 
 def convolution(scanned: bool = True) -> Callable[..., Array]:
@@ -28,7 +45,7 @@ def convolution(scanned: bool = True) -> Callable[..., Array]:
     Args:
       scanned: for train steps inside `lax.scan`; else for calls of their own, as at inference.
     """
-    if jax.default_backend() != "cpu":
+    if not _own():
         return lax.conv_general_dilated
     return conv_as_matmul if scanned else conv_by_map
 
@@ -108,8 +125,8 @@ def conv_as_matmul(
 
 def max_pool(x: Array) -> Array:
     """2x2 max pooling: [batch, height, width, channel], even sides -> half of each."""
-    if jax.default_backend() != "cpu":
-        return nnx.max_pool(x, (2, 2), strides=(2, 2))
+    if not _own():
+        return nnx.max_pool(x, window_shape=(2, 2), strides=(2, 2))
     return _pool(x.transpose(3, 1, 2, 0)).transpose(3, 1, 2, 0)
 
 

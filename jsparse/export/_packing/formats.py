@@ -115,6 +115,18 @@ def block_matrix(arrays: BlockArrays, shape: tuple[int, int]) -> Array:
     return tiles.transpose(0, 2, 1, 3).reshape(down * wide, across * high)[: shape[0], : shape[1]]
 
 
+def padded(x: Array, tile: int, wide: int) -> Array:
+    """x with zeros at the end, to fill whole tiles and blocks."""
+    return jnp.pad(x, ((0, -x.shape[0] % tile), (0, -x.shape[1] % wide)))
+
+
+def inside_matrix(arrays: BlockArrays, inputs: int) -> BlockArrays:
+    """The same arrays; positions outside the matrix, as damaged ones have, are moved inside."""
+    kept, wide, _ = arrays.values.shape
+    rows = jnp.clip(arrays.rows, 0, -(-inputs // wide) - 1)
+    return arrays._replace(rows=rows, starts=jnp.clip(arrays.starts, 0, kept))
+
+
 def _starts(counts: np.ndarray) -> Array:
     """Where each part begins, and where the last one ends."""
     starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])

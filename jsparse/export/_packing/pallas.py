@@ -3,7 +3,8 @@
 TPU: the grid runs over tiles of the batch and over the blocks, sorted by output block; their
 positions are fetched beforehand and say which inputs and outputs to load (scalar prefetch). The
 outputs of a block stay in fast memory until the next output block begins.
-GPU (Triton): a program for each tile and output block, with a loop over its blocks.
+GPU (Triton): a program for each tile and output block, with a loop over its blocks. Where JAX has
+no Triton any more, `mosaic` has the form for Hopper.
 
 Both are tested in interpret mode and lowered for their platforms; their speed has not been measured
 yet. Pallas itself is imported on first use.
@@ -21,7 +22,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse.export._packing.block import block_dot, plain_dot, with_gradients
-from jsparse.export._packing.formats import BlockArrays, block_columns, on_mesh
+from jsparse.export._packing.formats import (
+    BlockArrays,
+    block_columns,
+    inside_matrix,
+    on_mesh,
+    padded,
+)
+from jsparse.export._packing.mosaic import FLOATS, SIDES, mosaic_dot, runs_mosaic
 from jsparse.export._packing.packed import by_rows
 
 TPU_TILE, TPU_UNIT = 128, 128
@@ -35,7 +43,8 @@ def pallas_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
     """x W for a matrix W of which some blocks are kept; see `block_dot`.
 
     The kernels take blocks whose sides are multiples of 128 (TPU), or powers of two from 16 to 128
-    (GPU); on other platforms, for other blocks and on meshes this is `block_dot`.
+    (GPU; without Triton, on Hopper alone, 64 or 128 and 16-bit floats); on other platforms, for
+    other blocks and on meshes this is `block_dot`.
     """
     if not arrays.values.size or on_mesh(x, *arrays):
         return block_dot(arrays, x, outputs)
@@ -55,6 +64,8 @@ def _forward(outputs: int) -> Any:
             kernels["tpu"] = bound(tpu_dot)
         if has_triton() and all(side in GPU_SIDES for side in sides):
             kernels["cuda"] = bound(gpu_dot)
+        elif takes_mosaic(args[0]) and not has_triton() and runs_mosaic():
+            kernels["cuda"] = bound(mosaic_dot)
         return jax.lax.platform_dependent(*args, default=plain, **kernels)
 
     return by_rows(product, plain)
@@ -63,21 +74,14 @@ def _forward(outputs: int) -> Any:
 _product = with_gradients(_forward)
 
 
+def takes_mosaic(values: Array) -> bool:
+    """Whether these blocks are of a size and dtype that `mosaic_dot` multiplies."""
+    return values.dtype.name in FLOATS and all(side in SIDES for side in values.shape[1:])
+
+
 def has_triton() -> bool:
     """Whether this JAX can make Triton kernels; later versions will not."""
     return importlib.util.find_spec(TRITON) is not None
-
-
-def _padded(x: Array, tile: int, wide: int) -> Array:
-    """x with zeros at the end, to fill whole tiles and blocks."""
-    return jnp.pad(x, ((0, -x.shape[0] % tile), (0, -x.shape[1] % wide)))
-
-
-def _inside(arrays: BlockArrays, inputs: int) -> BlockArrays:
-    """The same arrays; positions outside the matrix, as damaged ones have, are moved inside."""
-    kept, wide, _ = arrays.values.shape
-    rows = jnp.clip(arrays.rows, 0, -(-inputs // wide) - 1)
-    return arrays._replace(rows=rows, starts=jnp.clip(arrays.starts, 0, kept))
 
 
 def tpu_dot(
@@ -98,10 +102,10 @@ def tpu_dot(
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu as pltpu
 
-    arrays = _inside(arrays, x.shape[1])
+    arrays = inside_matrix(arrays, x.shape[1])
     kept, wide, high = arrays.values.shape
     across, columns = arrays.starts.shape[0] - 1, block_columns(arrays)
-    rows = _padded(x, tile, wide)
+    rows = padded(x, tile, wide)
 
     def kernel(rows_ref: Any, columns_ref: Any, x_ref: Any, w_ref: Any, y_ref: Any, sum_ref: Any):
         n = pl.program_id(1)
@@ -141,10 +145,10 @@ def gpu_dot(
     from jax.experimental import pallas as pl
 
     triton: Any = importlib.import_module(TRITON)
-    arrays = _inside(arrays, x.shape[1])
+    arrays = inside_matrix(arrays, x.shape[1])
     _, wide, high = arrays.values.shape
     across = arrays.starts.shape[0] - 1
-    rows = _padded(x, tile, wide)
+    rows = padded(x, tile, wide)
 
     def kernel(starts_ref: Any, rows_ref: Any, w_ref: Any, x_ref: Any, y_ref: Any) -> None:
         column = pl.program_id(1)

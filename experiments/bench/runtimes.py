@@ -1,0 +1,210 @@
+"""Whole networks at inference: packed by jsparse, and dense in XLA, ONNX Runtime and OpenVINO.
+
+Each runs in a process of its own that keeps to so many cores (`experiments.bench.others`). The
+dense networks have random weights; a sparse one keeps the largest of them, layer by layer, and is
+stored as `jsparse.export.pick` chooses. Runtimes that are not installed are left out.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import jsparse
+from experiments import common
+from experiments.bench.networks import KERNELS, NETWORKS, Network, features, tokens
+from experiments.bench.rounds import Load, There, in_turns, ratio
+from jsparse import export
+from jsparse._slots import walk_modules
+
+Name = Literal[
+    "linear-4096",
+    "mlp-1024",
+    "transformer-512",
+    "lenet-300-100",
+    "lenet-5",
+    "resnet-20",
+    "vgg-16",
+    "wrn-16-8",
+]
+WIDE = partial(common.Transformer, 256, width=512, blocks=4, heads=8, context=64)
+SERVED = {
+    **NETWORKS,
+    "linear-4096": Network(
+        lambda rngs: nnx.Sequential(nnx.Linear(4096, 4096, rngs=rngs)),
+        features(1, 4096, classes=2),
+        float("inf"),
+    ),
+    "transformer-512": Network(WIDE, tokens(1, 64), float("inf")),
+}
+FLOATS = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
+BFLOAT = "OpenVINO bf16"
+OTHERS = (*FLOATS, BFLOAT)
+INSTALL = 'pip install "jsparse[bench]"'
+TOLERANCE = {BFLOAT: 0.05}
+"""Of the mean size of outputs, beside those of XLA in float32; 1e-3 where not given."""
+
+
+class Row(NamedTuple):
+    """Seconds a call of each way to run a network, [rounds] by name; what was left out, and why."""
+
+    times: dict[str, np.ndarray]
+    missing: dict[str, str]
+
+
+def absent() -> dict[str, str]:
+    """The other runtimes that cannot be asked here, each with why."""
+    needs = {name: ("jax2onnx", "onnx", module) for name, module in FLOATS.items()}
+    needs[BFLOAT] = needs["OpenVINO"]
+    missing = {
+        name: [one for one in packages if importlib.util.find_spec(one) is None]
+        for name, packages in needs.items()
+    }
+    return {n: f"needs {' and '.join(m)}: {INSTALL}" for n, m in missing.items() if m}
+
+
+def inputs(name: str, batch: int) -> np.ndarray:
+    """What the network is called with: random, [batch, ...]."""
+    x = SERVED[name].draw(np.random.default_rng(0))[0]
+    x = np.tile(x, (-(-batch // len(x)), *(1,) * (x.ndim - 1)))[:batch]
+    return x.astype(np.int32 if x.dtype.kind == "i" else np.float32)
+
+
+def compiled(name: str, x: np.ndarray, density: float) -> Callable[[], Any]:
+    """A call of the network in JAX: dense, or with this part of its weights, as `pick` stores it.
+
+    Raises:
+      AssertionError: what is stored otherwise gives other outputs.
+    """
+    model = SERVED[name].make(nnx.Rngs(0))
+    for _, layer in walk_modules(model):
+        if isinstance(layer, nnx.Conv):
+            layer.conv_general_dilated = common.convolution(scanned=False)
+    given = jnp.asarray(x)
+    if density < 1:
+        model = jsparse.fold(jsparse.sparsify(model, (KERNELS, jsparse.Top(density=density))))
+    model.eval()
+    stored = export.pick(model, given).model if density < 1 else model
+    expected = np.asarray(model(given))
+    call = _forward(stored, given)
+    np.testing.assert_allclose(call(), expected, atol=1e-3 * float(np.abs(expected).max()))
+    return call
+
+
+def _forward(model: nnx.Module, x: jax.Array) -> Callable[[], Any]:
+    graphdef, state = nnx.split(model)
+    forward = lambda state, x: nnx.merge(graphdef, state)(x)
+    jitted = jax.jit(forward, compiler_options=common.compiler_options())
+    return lambda: jax.block_until_ready(jitted(state, x))
+
+
+def write(file: Path, model: nnx.Module, x: np.ndarray) -> None:
+    """The model as ONNX, and beside it its inputs, as the other processes read them.
+
+    Raises:
+      NotImplementedError: jax2onnx cannot write it.
+    """
+    export.onnx(file, model, jnp.asarray(x))
+    np.save(f"{file}.npy", x)
+
+
+def others(stack: ExitStack, file: Path, cores: int) -> tuple[dict[str, There], dict[str, str]]:
+    """The other runtimes on a file, started, and those that do not run it here."""
+    missing = absent()
+    asked = {"ONNX Runtime": ("onnxruntime", f"{cores}"), "OpenVINO": ("openvino", f"f32 {cores}")}
+    asked[BFLOAT] = ("openvino", f"bf16 {cores}")
+    started = {}
+    for name, (step, what) in asked.items():
+        if name not in missing:
+            try:
+                one = There(step, str(file), what, cores=cores)
+            except RuntimeError:
+                missing[name] = "does not run it on this processor, see above"
+            else:
+                started[name] = stack.enter_context(closing(one))
+    return started, missing
+
+
+def timed(
+    name: str, batch: int, cores: int, densities: Sequence[float], rounds: int, folder: Path
+) -> Row:
+    """All ways to run a network, in turns.
+
+    Raises:
+      AssertionError: another runtime gives other outputs.
+    """
+    file, x = folder / f"{name}-{batch}.onnx", inputs(name, batch)
+    missing = absent()
+    if len(missing) < len(OTHERS) and not Path(f"{file}.npy").exists():
+        with common.stock_operations():
+            model = SERVED[name].make(nnx.Rngs(0))
+            model.eval()
+            try:
+                write(file, model, x)
+            except NotImplementedError as error:
+                missing = dict.fromkeys(OTHERS, f"not exported: {error}")
+    np.save(f"{file}.npy", x)
+    with ExitStack() as stack:
+        ours = {"XLA": 1.0} | {f"{density:.0%}": density for density in densities}
+        ways = {
+            way: stack.enter_context(
+                closing(There("jsparse", str(file), f"{name} {density}", cores=cores))
+            )
+            for way, density in ours.items()
+        }
+        if file.exists():
+            found, missing = others(stack, file, cores)
+            for way, one in found.items():
+                expected, allowed = ways["XLA"].loss, TOLERANCE.get(way, 1e-3)
+                np.testing.assert_allclose(one.loss, expected, rtol=allowed, err_msg=way)
+            ways |= found
+        return Row(in_turns(ways, rounds), missing)
+
+
+def cells(row: Row, densities: Sequence[float]) -> list[str]:
+    """Milliseconds of each way; of the sparse ones also how often as fast as the dense ones."""
+    times = row.times
+    best = min((n for n in ("XLA", *FLOATS) if n in times), key=lambda n: np.median(times[n]))
+    ms = lambda way: f"{1e3 * np.median(times[way]):.3g}" if way in times else "-"
+    gain = lambda way, than: f"{float(ratio(times[than], times[way])[0]):.2g}"
+    shown = [ms(way) for way in ("XLA", *FLOATS, BFLOAT)]
+    for way in (f"{density:.0%}" for density in densities):
+        shown += [ms(way), gain(way, best), gain(way, BFLOAT) if BFLOAT in times else "-"]
+    return shown
+
+
+def compare(
+    names: Sequence[str],
+    batch: int,
+    cores: int,
+    densities: Sequence[float],
+    rounds: int,
+    folder: Path,
+) -> None:
+    """All networks at a batch on so many cores; prints a table and what is missing in it."""
+    rows, notes, load = [], {}, Load()
+    for name in names:
+        row = timed(name, batch, cores, densities, rounds, folder)
+        rows.append([name, *cells(row, densities)])
+        for way, why in row.missing.items():
+            notes.setdefault(why, {}).setdefault(name, []).append(way)
+        print(f"{name}: {', '.join(rows[-1][1:])}", file=sys.stderr, flush=True)
+    clock = "processor time" if cores == 1 else "wall clock"
+    print(f"\nnetworks, batch {batch}, {common.counted(cores, 'core')}, ms of {clock}; {load}")
+    head = ["network", "XLA", *FLOATS, BFLOAT]
+    for density in densities:
+        head += [f"{density:.0%} kept", "/ float32", "/ bf16"]
+    print(common.table(head, rows), flush=True)
+    print(
+        "\n/: times as fast as the fastest of the three dense ones in float32, as that in bfloat16"
+    )
+    for why, left in notes.items():
+        print("; ".join(f"{name}: {', '.join(ways)}" for name, ways in left.items()), why)

@@ -1,0 +1,84 @@
+"""A command run within a limit of time, and what it printed: its log and its tables."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+PATIENCE = 20.0
+"""Seconds in which a program that is told to end may do so."""
+DONE, FAILED, STOPPED = "done", "failed", "stopped"
+
+
+class Outcome(NamedTuple):
+    """How a command ended: `done`, `failed`, or `stopped` at its limit; and after how long."""
+
+    status: str
+    seconds: float
+
+
+def within(
+    command: Sequence[str], log: Path, limit: float, environment: Mapping[str, str]
+) -> Outcome:
+    """Run a command, with all that it starts, for at most so many seconds.
+
+    Args:
+      command: program and arguments.
+      log: the file that gets what it prints; replaced.
+      limit: in seconds.
+      environment: variables added to those of this process.
+    """
+    start = time.monotonic()
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+        try:
+            status = DONE if process.wait(limit) == 0 else FAILED
+        except subprocess.TimeoutExpired:
+            status = STOPPED
+        finally:
+            _end(process)
+    return Outcome(status, time.monotonic() - start)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Ends what is left of a program and of those that it started."""
+    for kind in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, kind)
+            process.wait(PATIENCE)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
+
+
+def tables(text: str) -> list[dict[str, list]]:
+    """The tables in a text, as `show.table` writes them: the line above, columns, rows of cells.
+
+    >>> tables("sizes:\nlayer  kept\n-----  ----\nfirst   120\n")
+    [{'title': 'sizes:', 'columns': ['layer', 'kept'], 'rows': [['first', '120']]}]
+    """
+    lines, found = text.splitlines(), []
+    for n, line in enumerate(lines[1:], 1):
+        if not re.fullmatch(r"-+(  -+)*", line):
+            continue
+        spans = [match.span() for match in re.finditer("-+", line)]
+        rows = []
+        for row in lines[n + 1 :]:
+            cells, gaps = _cells(row, spans), [row[last : last + 2] for _, last in spans]
+            filled = sum(map(bool, cells))
+            if filled < min(2, len(spans)) or len(row) > len(line) or any(map(str.strip, gaps)):
+                break  # some other line
+            rows.append(cells)
+        title = lines[n - 2] if n > 1 else ""
+        found.append({"title": title, "columns": _cells(lines[n - 1], spans), "rows": rows})
+    return found
+
+
+def _cells(row: str, spans: list[tuple[int, int]]) -> list[str]:
+    return [row[first:last].strip() for first, last in spans]

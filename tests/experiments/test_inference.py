@@ -1,0 +1,88 @@
+"""Networks beside other runtimes: what is asked of each, and what is said of those left out."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tyro")
+pytest.importorskip("sklearn")
+
+from experiments.bench import inference, runtimes
+from experiments.common.record import tables
+
+pytestmark = pytest.mark.standard_dtypes
+HERE = all(importlib.util.find_spec(name) for name in ("jax2onnx", "onnx", "onnxruntime"))
+
+
+def test_what_is_not_installed_is_named_with_the_line_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lacking = {"openvino", "onnx"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in lacking else 1)
+    line = 'pip install "jsparse[bench]"'
+    assert runtimes.absent() == {
+        "ONNX Runtime": f"needs onnx: {line}",
+        "OpenVINO": f"needs onnx and openvino: {line}",
+        "OpenVINO bf16": f"needs onnx and openvino: {line}",
+    }
+
+
+def test_gains_are_over_the_fastest_dense_runtime_in_float32() -> None:
+    ms = {"XLA": 4, "ONNX Runtime": 2, "OpenVINO": 3, "OpenVINO bf16": 1, "10%": 0.5}
+    times = {name: np.full(3, one / 1e3) for name, one in ms.items()}
+    row = runtimes.Row(times, {})
+    assert runtimes.cells(row, [0.1]) == ["4", "2", "3", "1", "0.5", "4", "2"]
+    del times["ONNX Runtime"], times["OpenVINO"], times["OpenVINO bf16"]
+    assert runtimes.cells(row, [0.1]) == ["4", "-", "-", "-", "0.5", "8", "-"]
+
+
+def test_what_is_timed_is_the_network_with_its_largest_weights() -> None:
+    x = runtimes.inputs("lenet-300-100", 3)
+    dense, kept = (runtimes.compiled("lenet-300-100", x, part)() for part in (1.0, 0.05))
+    assert x.shape == (3, 28, 28) and dense.shape == kept.shape == (3, 10)
+    assert float(np.abs(dense - kept).max()) > 1e-3
+    assert runtimes.inputs("transformer-512", 2).dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"cores": (1000,)}, "--cores got .1000,.; give numbers from 1 to"),
+        ({"densities": (1.0,)}, "--densities got"),
+        ({"inputs": (0,)}, "are 1 or more"),
+    ],
+)
+def test_bad_settings_of_inference(given: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        inference.Settings(**given)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HERE, reason="jax2onnx, onnx or onnxruntime is not installed")
+def test_runtimes_take_turns_and_agree(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    runtimes.compare(["lenet-300-100"], 2, 1, [0.1], 1, tmp_path)
+    printed = capsys.readouterr().out
+    (table,) = tables(printed)
+    (row,) = table["rows"]
+    assert row[0] == "lenet-300-100" and float(row[1]) > 0 and float(row[2]) > 0
+    assert "batch 2, 1 core, ms of processor time" in table["title"]
+    without = importlib.util.find_spec("openvino") is None
+    assert (row[3] == "-") == without == ("needs openvino" in printed)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HERE, reason="jax2onnx, onnx or onnxruntime is not installed")
+def test_a_network_that_cannot_be_exported_is_said_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise NotImplementedError("no such operation")
+
+    monkeypatch.setattr(runtimes, "write", refuse)
+    runtimes.compare(["lenet-300-100"], 1, 1, [0.1], 1, tmp_path)
+    printed = capsys.readouterr().out
+    (table,) = tables(printed)
+    assert table["rows"][0][2:5] == ["-", "-", "-"] and float(table["rows"][0][1]) > 0
+    assert "lenet-300-100: ONNX Runtime, OpenVINO, OpenVINO bf16 not exported: no such" in printed
