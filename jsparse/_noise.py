@@ -40,6 +40,12 @@ def folded(seed: Array, number: Array) -> Words:
     return threefry((zero, seed), (zero, number))
 
 
+def draw_words(draw: Array) -> Words:
+    """The two words of the key of a rule's current draw, [2]: uint32 [] each."""
+    seed, count = draw.astype(jnp.uint32)
+    return folded(seed, count)
+
+
 def uniform(key: Words, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """`jax.random.uniform`, in [0, 1): the same numbers, [shape].
 

@@ -14,21 +14,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ["_versions", "_values", "_step", "_sharding", "_pattern", "_counting", "_topk", "_score"]
-ROOMS += ["_noise", "_schedule", "_checks", "_budget", "schedule", "_paths", "rules"]
-ROOMS += [
-    "_tree",
-    "tree",
-    "_variables",
-    "_sparse",
-    "_slots",
-    "_bridge",
-    "_roles",
-    "_surgery",
-    "_pure",
-    "_opened",
-]
-ROOMS += ["_watch", "_layers", "layers", "_revise", "optim", "_storage", "prune", "report"]
-ROOMS += ["export._shrinking", "export._packing", "export._saving", "export"]
+ROOMS += ["_noise", "_schedule", "_checks", "_budget", "schedule", "_paths", "rules", "_tree"]
+ROOMS += ["tree", "_variables", "_sparse", "_slots", "_bridge", "_roles", "_surgery", "_pure"]
+ROOMS += ["_opened", "_watch", "_layers", "layers", "_revise", "optim", "_storage", "prune"]
+ROOMS += ["report", "export._shrinking", "export._packing", "export._saving", "export"]
 LIBRARIES = {room: {"jax", "numpy"} for room in ROOMS[: ROOMS.index("_variables")]}  # others: any
 LIBRARIES["_revise"] = {"jax", "numpy", "optax"}
 OPEN = {"rules", "_revise", "prune"}  # one method per file; the files never import one another

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jsparse._noise import folded, uniform
-from jsparse.rules._rule import draw_key, draw_words
+from jsparse._noise import draw_words, folded, uniform
+from jsparse.rules._rule import draw_key
 
 
 def test_the_numbers_are_those_of_jax() -> None:

@@ -34,7 +34,7 @@ import numpy as np
 from jax import Array, lax
 
 from jsparse._checks import check_density, check_not_negative, check_rivalry, check_weight
-from jsparse._noise import Words, uniform
+from jsparse._noise import Words, draw_words, uniform
 from jsparse._pattern import (
     Role,
     Scope,
@@ -56,7 +56,6 @@ from jsparse.rules._rule import (
     compete,
     cut_of,
     draw_key,
-    draw_words,
     new_draw,
     next_draw,
     unit_magnitude,

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsparse._checks import check_not_negative, check_weight
-from jsparse._noise import uniform
+from jsparse._noise import draw_words, uniform
 from jsparse._pattern import Each, Role, Scope, Unit, Weight, grid_shape, unit_sizes
 from jsparse._step import masked
 from jsparse._values import check_in
@@ -31,7 +31,6 @@ from jsparse.rules._remaining import what_is_left, whole_shape
 from jsparse.rules._rule import (
     State,
     check_structure,
-    draw_words,
     new_draw,
     next_draw,
     to_weights,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from jsparse._noise import Words, folded
+from jsparse._noise import draw_words
 from jsparse._pattern import (
     Filter,
     PerOutput,
@@ -210,12 +210,6 @@ def new_draw(key: Array) -> Array:
 def draw_key(draw: Array) -> Array:
     """The key of the current draw, []."""
     return jax.random.wrap_key_data(jnp.stack(draw_words(draw)), impl="threefry2x32")
-
-
-def draw_words(draw: Array) -> Words:
-    """`draw_key` as its two words, for `jsparse._noise`: uint32 [] each."""
-    seed, count = draw.astype(jnp.uint32)
-    return folded(seed, count)
 
 
 def next_draw(draw: Array) -> Array:
