@@ -25,18 +25,23 @@ OCTAVE = 1 << 23
 """Distance between the orders of a score and of twice that score."""
 FIRST = 0xBC000000
 """The order of 2^-7, a typical weight or gradient: the search starts here."""
+FAR = 6 * OCTAVE
+"""How far the second trial of a search is from the first."""
 
 
 def count(marked: Array, axes: tuple[int, ...]) -> Array:
-    """The number of marked entries: uint32, of length 1 along axes."""
+    """The number of marked entries: uint32, without the axes along which they are counted."""
     long = max(axes[:-1] or axes, key=lambda a: marked.shape[a], default=0)
+    rest = axes
     if axes and marked.shape[long] < 2**16:  # narrow integers add up faster
+        marked = marked.astype(jnp.uint8)
         *before, length = marked.shape[: long + 1]
         if length % (8 * jax.device_count()) == 0:  # no shard may be split
             eighths = marked.reshape(*before, length // 8, 8, *marked.shape[long + 1 :])
             marked = eighths.sum(axis=long + 1, dtype=jnp.uint8)
-        marked = marked.sum(axis=long, keepdims=True, dtype=jnp.uint16).astype(jnp.uint32)
-    return marked.sum(axis=axes, keepdims=True, dtype=jnp.uint32)
+        marked = marked.sum(axis=long, dtype=jnp.uint16)
+        rest = tuple(a - (a > long) for a in axes if a != long)
+    return marked.sum(axis=rest, dtype=jnp.uint32)
 
 
 @custom_vmap
@@ -109,78 +114,115 @@ def reaching(
     The search keeps a bracket: `low`, which `keep` or more orders reach, and `high`, which fewer
     reach. Each trial value replaces one of the two. The trial is
 
-    1. 2^-7 at first, then 6, 12, 24, 48, 48, ... octaves away, until both ends are known;
-    2. the midpoint while the ends are more than 2 octaves apart, and later at every eighth trial
-       and after 16 trials;
+    1. 2^-7 at first, then at most as far again from 2^-7 as the known end of the bracket, and 6
+       octaves more, until both ends are known;
+    2. the midpoint while the ends are more than 2 octaves apart, and at every fifth trial;
     3. otherwise the point at which the straight line between the two counts equals `keep`. When the
-       same end moves twice in a row, the count of the other end is scaled down (Anderson and
-       Bjorck), which makes that end move as well.
+       same end moves twice in a row, the count of the other end is scaled down (Dowell and
+       Jarratt), which makes that end move as well.
+
+    The loop is compiled once for each layer, so it is written with few operations and carries few
+    values: of a model of many layers its compiler sees nothing else as often.
 
     Args:
       counted: uint32 [groups...] -> uint32 [groups...], the number of orders that reach a value.
-      keep: uint32, [] or [groups...]; from 0 to the size.
+      keep: uint32, [groups...]; from 0 to the size.
       zero: uint32 [groups...], zeros that are sharded like the counts.
       size: number of orders in a group.
 
     Returns:
-      The value, uint32 [groups...], and how many orders reach it, uint32.
+      The value, uint32 [groups...], and whether exactly `keep` reach it, bool [groups...].
 
     Example: the 4 largest of 9 scores. Reading the trials as scores, 9 of them reach 2^-7 (too
     many, so low = 2^-7), 9 reach 2^-1 (6 octaves up), 0 reach 2^11 (12 octaves up, so the bracket
     is closed), 0 reach 32 (midpoint) and 4 reach 4 (midpoint): done after five counts.
       >>> order = ordered(jnp.array([[3.0, 1.0, 2.0], [8.0, 5.0, 1.0], [0.5, 6.0, 4.0]]))
       >>> counted = lambda trial: count(order >= trial, (0, 1))
-      >>> found, reached = reaching(counted, jnp.uint32(4), zeros(order, (0, 1)), 9)
-      >>> score_of(found).item(), reached.item()
-      (4.0, 4)
+      >>> found, exact = reaching(counted, jnp.uint32(4), jnp.uint32(0), 9)
+      >>> score_of(found).item(), exact.item()
+      (4.0, True)
 
     With ties no value may have exactly `keep`. In the next array 3 scores lie above 2 and 7 reach
-    it, so for `keep` = 4 the 4th largest order, that of 2, is found with all 7.
+    it, so for `keep` = 4 the 4th largest order is found, that of 2.
       >>> order = ordered(jnp.array([[3.0, 2.0, 2.0], [8.0, 2.0, 1.0], [0.5, 6.0, 2.0]]))
-      >>> found, reached = reaching(counted, jnp.uint32(4), zeros(order, (0, 1)), 9)
-      >>> score_of(found).item(), reached.item()
-      (2.0, 7)
+      >>> found, exact = reaching(counted, jnp.uint32(4), jnp.uint32(0), 9)
+      >>> score_of(found).item(), exact.item()
+      (2.0, False)
 
-    Reference: Anderson and Bjorck, A new high order method of regula falsi type, BIT 13, 1973.
+    Reference: Dowell and Jarratt, The "Pegasus" method for computing the root of an equation,
+    BIT 12, 1972.
     """
-    low, high = jnp.where(keep == 0, ~zero, zero), ~zero
-    many = jnp.where(keep == 0, zero, zero + jnp.uint32(size))
-    done = lambda low, high, many: (many == keep) | (high - low <= 1)
+    highest = ~zero
+    searching = lambda low, high, over, *_: (over != 0) & (high - low > 1)
 
     def closer(state: tuple) -> tuple:
-        low, high, many, over, under, rose, lines, turn = state
-        width, stop = high - low, done(low, high, many)
-        reach = jnp.uint32(3 * OCTAVE) << jnp.minimum(turn, 4)
-        near = width <= 2 * OCTAVE
-        line = jnp.minimum((over + 0.5) / (over + under + 1.0), 1.0 - 2.0**-12)
-        part = jnp.where(near & (lines % 8 != 7) & (lines < 16), line, 0.5)
+        low, high, over, under, rose, turn = state
+        width = high - low
+        line = (over + 0.5) / (over + under + 1.0)
+        part = pick((width > 2 * OCTAVE) | (lax.rem(turn, np.uint32(5)) == 4), 0.5, line)
         step = jnp.minimum((part * width.astype(jnp.float32)).astype(jnp.uint32), width - 1)
-        step = jnp.where(high == ~zero, jnp.minimum(step, reach), step)
-        step = jnp.where(low == 0, width - jnp.minimum(width - step, reach), step)
-        step = jnp.where((low == 0) & (high == ~zero), jnp.uint32(FIRST), step)
-        trial = low + jnp.maximum(step, 1)
+        step = pick(high == highest, jnp.minimum(step, low - np.uint32(FIRST - FAR)), step)
+        back = jnp.minimum(width - step, np.uint32(FIRST + FAR) - high)
+        step = pick(low == 0, width - back, step)
+        step = pick(turn == 0, zero + np.uint32(FIRST), jnp.maximum(step, 1))
+        if zero.ndim:  # a group that is done stays as it is while others go on
+            step = jnp.where(searching(*state), step, zero)
+        trial = low + step
         reached = counted(trial)
         rise = reached >= keep
-        gap = jnp.where(rise, reached - keep, keep - reached).astype(jnp.float32)
-        scale = 1.0 - gap / jnp.maximum(jnp.where(rise, over, under), 1.0)
-        scale = jnp.where(scale > 0, scale, 0.5)
-        scale = jnp.where(rise == rose, scale, 1.0)
-        low, many = (jnp.where(rise & ~stop, *two) for two in ((trial, low), (reached, many)))
-        high = jnp.where(rise | stop, high, trial)
-        over, under = jnp.where(rise, gap, over * scale), jnp.where(rise, under * scale, gap)
-        return low, high, many, over, under, rise, lines + near.astype(jnp.uint32), turn + 1
+        gap = pick(rise, reached - keep, keep - reached).astype(jnp.float32)
+        old = pick(rise, over, under)
+        scale = pick(rise == rose, old / jnp.maximum(old + gap, 1.0), 1.0)
+        low, high = pick(rise, trial, low), pick(rise, high, trial)
+        over, under = pick(rise, gap, over * scale), pick(rise, under * scale, gap)
+        return low, high, over, under, rise, turn + 1
 
-    over, under = (many - keep).astype(jnp.float32), (keep + 0 * many).astype(jnp.float32)
-    begin = (low, high, many, over, under, done(low, high, many), 0 * many, jnp.uint32(0))
-    low, _, many, *_ = lax.while_loop(lambda now: ~jnp.all(done(*now[:3])), closer, begin)
-    return low, many
+    over, under = ((n + zero).astype(jnp.float32) for n in (np.uint32(size) - keep, keep))
+    begin = (zero, highest, over, under, zero != 0, jnp.uint32(0))
+    low, _, over, *_ = lax.while_loop(lambda now: jnp.any(searching(*now)), closer, begin)
+    return low, over == 0
+
+
+def earliest(
+    counted: Callable[[Array], Any], keep: Array, zero: Array, size: int, ties: Array
+) -> Array:
+    """The largest index that `keep` or more reach, by `reversed_index`; 0 without ties.
+
+    Found bit by bit from the highest one.
+
+    Args:
+      counted: uint32 [groups...] -> uint32 [groups...], how many reach a reversed index.
+      keep: uint32, [groups...].
+      zero: uint32 [groups...], zeros that are sharded like the counts.
+      size: number of entries in a group.
+      ties: bool, []; if false, nothing is counted.
+
+    Returns:
+      uint32 [groups...].
+    """
+
+    def set_bit(state: tuple) -> tuple:
+        bit, found = state
+        trial = found | bit
+        return bit >> 1, pick(counted(trial) >= keep, trial, found)
+
+    highest = jnp.uint32(1 << min(size.bit_length(), 31))  # beyond the index, for keep = 0
+    first = pick(ties, highest, jnp.uint32(0))
+    return lax.while_loop(lambda state: state[0] > 0, set_bit, (first, zero))[1]
+
+
+def pick(when: Array, one: Any, other: Any) -> Array:
+    """`jnp.where`, which for scalars is a single operation."""
+    if when.ndim:
+        return jnp.where(when, one, other)
+    dtype = jnp.result_type(one, other)
+    return lax.select(when, jnp.asarray(one, dtype), jnp.asarray(other, dtype))
 
 
 def first_kept(marked: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     """The reversed index that exactly `keep` marked entries reach: uint32, of length 1 along axes.
 
-    Found bit by bit from the highest one. `reversed_index` counts down, so the entries that reach
-    it are the first `keep` marked ones.
+    `reversed_index` counts down, so the entries that reach it are the first `keep` marked ones.
 
     Example: the reversed indices of a 3x3 array are 9 8 7 / 6 5 4 / 3 2 1. Of the marked 8, 6, 3
     and 1, exactly two reach 6.
@@ -188,20 +230,17 @@ def first_kept(marked: Array, keep: Array, axes: tuple[int, ...]) -> Array:
       >>> first_kept(marked, jnp.uint32(2), (0, 1)).item()
       6
     """
-    early = reversed_index(marked.shape, axes)
-    bits = 1 + math.prod(marked.shape[a] for a in axes).bit_length()  # one more, for keep = 0
-
-    def set_bit(i: Array, found: Array) -> Array:
-        trial = found | (jnp.uint32(1) << jnp.asarray(bits - 1 - i, jnp.uint32))
-        return jnp.where(count((early >= trial) & marked, axes) >= keep, trial, found)
-
-    none = zeros(marked.astype(jnp.uint32), axes)
-    return lax.fori_loop(jnp.int32(0), jnp.int32(bits), set_bit, none)
+    early, none = reversed_index(marked.shape, axes), zeros(marked.astype(jnp.uint32), axes)
+    counted = lambda trial: count((early >= lax.expand_dims(trial, axes)) & marked, axes)
+    size = math.prod(marked.shape[a] for a in axes)
+    keep = jnp.squeeze(keep, axes) if keep.ndim else keep
+    found = earliest(counted, keep, none, size, jnp.array(True))
+    return lax.expand_dims(found, axes)
 
 
 def zeros(order: Array, axes: tuple[int, ...]) -> Array:
-    """Zeros of length 1 along axes, sharded like counts along them."""
-    return (order & jnp.uint32(0)).max(axis=axes, keepdims=True)
+    """Zeros without the axes, sharded like counts along them."""
+    return (order & jnp.uint32(0)).max(axis=axes)
 
 
 def ordered(score: Array) -> Array:
@@ -220,12 +259,30 @@ def score_of(order: Array) -> Array:
 
 def reversed_index(shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
     """uint32 index along the competing axes, counting down from their size to 1."""
-    index = jnp.zeros((1,) * len(shape), jnp.uint32)
-    size = stride = math.prod(shape[a] for a in axes)
+    size = np.uint32(math.prod(shape[a] for a in axes))
+    return jnp.broadcast_to(size - sum(_places(shape, axes), jnp.zeros((), jnp.uint32)), shape)
+
+
+def later(shape: tuple[int, ...], axes: tuple[int, ...], first: Array) -> Array:
+    """Which entries have a `reversed_index` below `first`: bool, [shape].
+
+    Rows are compared with columns, so that a loop over `first` stores no index for each entry.
+
+    Example: the reversed indices of a 2x3 array are 6 5 4 / 3 2 1.
+      >>> later((2, 3), (0, 1), jnp.uint32(5)).astype(int).tolist()
+      [[0, 0, 1], [1, 1, 1]]
+    """
+    row, *columns = _places(shape, axes)
+    left = np.uint32(math.prod(shape[a] for a in axes)) - row
+    column = jnp.minimum(sum(columns, jnp.zeros((1,) * len(shape), jnp.uint32)), ~first)
+    return left < first + column  # by the minimum, this does not overflow
+
+
+def _places(shape: tuple[int, ...], axes: tuple[int, ...]) -> list[Array]:
+    """What each axis adds to the index along all: uint32, of length 1 along the other axes."""
+    stride, places = math.prod(shape[a] for a in axes), []
     for axis in axes:
         stride //= max(1, shape[axis])
-        along = lax.broadcasted_iota(
-            jnp.uint32, [n if a == axis else 1 for a, n in enumerate(shape)], axis
-        )
-        index = index + along * jnp.uint32(stride)
-    return jnp.broadcast_to(jnp.uint32(size) - index, shape)
+        alone = [n if a == axis else 1 for a, n in enumerate(shape)]
+        places.append(lax.broadcasted_iota(jnp.uint32, alone, axis) * np.uint32(stride))
+    return places

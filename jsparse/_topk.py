@@ -12,10 +12,12 @@ from jax import Array, lax
 from jsparse._counting import (
     HIGHEST,
     MOST,
-    anywhere,
     count,
+    earliest,
     first_kept,
+    later,
     ordered,
+    pick,
     portion,
     reaching,
     reversed_index,
@@ -117,15 +119,17 @@ def highest(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
         return jnp.ones(score.shape, bool)
     size = math.prod(score.shape[a] for a in axes)
     order, keep = ordered(score), jnp.asarray(keep).astype(jnp.uint32)
-    last, kept = reaching(lambda trial: count(order >= trial, axes), keep, zeros(order, axes), size)
+    keep = jnp.squeeze(keep, axes) if keep.ndim else keep
+    none, along = zeros(order, axes), lambda trial: lax.expand_dims(trial, axes)
+    last, exact = reaching(lambda trial: count(order >= along(trial), axes), keep, none, size)
 
-    def early() -> Array:
-        above, level = order > last, order == last
-        first = first_kept(level, keep - count(above, axes), axes)
-        return above | (level & (reversed_index(score.shape, axes) >= first))
+    def kept(first: Array) -> Array:
+        late = later(score.shape, axes, along(first))
+        return order >= along(last) + late.astype(jnp.uint32)
 
     # ties at the cut are rare: only then are positions compared
-    return lax.cond(anywhere(jnp.any(kept != keep)), early, lambda: order >= last)
+    ties = ~jnp.all(exact)
+    return kept(earliest(lambda trial: count(kept(trial), axes), keep, none, size, ties))
 
 
 def cut(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
@@ -155,16 +159,18 @@ def _cut(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     if score.size == 0:
         return jnp.zeros([1 if a in axes else n for a, n in enumerate(score.shape)], jnp.float32)
     size, order = math.prod(score.shape[a] for a in axes), ordered(score)
-    counted = lambda trial: count(order >= trial, axes)
-    reached, _ = reaching(counted, keep, zeros(order, axes), size)
-    last = jnp.where(order >= reached, order, HIGHEST).min(axis=axes, keepdims=True)
-    lower = jnp.where(order < last, order, jnp.zeros_like(order)).max(axis=axes, keepdims=True)
+    keep = jnp.squeeze(keep, axes) if keep.ndim else keep
+    counted = lambda trial: count(order >= lax.expand_dims(trial, axes), axes)
+    reached, exact = reaching(counted, keep, zeros(order, axes), size)
+    enough = order >= lax.expand_dims(reached, axes)
+    last = jnp.where(enough, order, HIGHEST).min(axis=axes)
+    lower = jnp.where(enough, jnp.uint32(0), order).max(axis=axes)
     high = score_of(last)
     # if all are kept: as far below the lowest as that is from 0
-    low = jnp.where(lower == 0, high - jnp.abs(high), score_of(lower))
-    low = jnp.where(count(order >= last, axes) > keep, high, low)
+    low = pick(lower == 0, high - jnp.abs(high), score_of(lower))
+    low = pick(exact, low, high)
     room = jnp.maximum(jnp.abs(high) * 2.0**-22, 2.0**-126)
-    return jnp.minimum((high + low) / 2, high - room)
+    return lax.expand_dims(jnp.minimum((high + low) / 2, high - room), axes)
 
 
 def common_cut(

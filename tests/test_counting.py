@@ -54,7 +54,6 @@ def test_nested_maps_gradients_and_loops_keep_the_branch() -> None:
 def test_top_of_many_runs_breaks_ties_where_there_are_some() -> None:
     scores = jnp.array([[1.0, 1.0, 1.0, 1.0], [1.0, 2.0, 3.0, 4.0]])
     pick = lambda score: top(score, 0.5, (0,))
-    assert branches(pick, scores) == 1
     np.testing.assert_array_equal(jax.vmap(pick)(scores), [[1, 1, 0, 0], [0, 0, 1, 1]])
 
 

@@ -168,7 +168,7 @@ def exchange(
     on = unit_magnitude(by, mask) > 0
     shape, axes = rivals(on.shape, by.scope, by.role)
     on = on.reshape(shape)
-    number = count(on, axes)
+    number = jnp.expand_dims(count(on, axes), axes)
     left = number - portion(fraction, number)
     size = unit_magnitude(by, weight).reshape(shape)
     stay = highest(jnp.where(on, size, -1.0), left, axes)
