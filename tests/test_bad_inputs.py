@@ -26,6 +26,7 @@ NOT_TRIED = {
     *("Rule", "Revision", "Control", "Restart", "Schedule", "Shapes", "Plan", "States", "State"),
     *("Learned", "Mask", "Setting", "Revise", "Revised", "Restored", "Round", "Choice", "Picked"),
     *("Loaded", "Costs", "Overlap", "Stability", "Effective", "Structure", "Row", "Summary"),
+    *("Evidence", "Candidate", "Transfer"),
     *("CorruptCheckpoint", "DamagedModel"),  # these are made by the library
     *("block_dot", "pallas_dot", "onnx"),  # products inside layers; a package that may be missing
 }

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
 import jsparse as js
-from tests.support.bad_inputs import KEY, Call, Two, X, call, held, kernel
+from tests.support.bad_inputs import CLASSES, KEY, ROWS, Call, Two, X, call, held, kernel
 
 FRACTION = (0.5, "fraction")
 COUNT = (2, "count")
@@ -503,6 +504,22 @@ REPORT = {
         model=MODEL,
         inputs=((X,), "inputs"),
         forms=({}, "forms"),
+    ),
+    "report.logme": call(js.report.logme, features=(ROWS, "table"), targets=(CLASSES, "targets")),
+    "report.leep": call(
+        js.report.leep,
+        probabilities=(np.full((4, 2), 0.5), "probabilities"),
+        targets=(CLASSES, "classes"),
+    ),
+    "report.nce": call(
+        js.report.nce, sources=(CLASSES, "classes"), targets=(CLASSES, "whole classes")
+    ),
+    "report.transfer": call(
+        js.report.transfer,
+        models=({"a": DENSE}, "models"),
+        features=(lambda model, x: model(x), "function"),
+        inputs=(ROWS, ""),
+        targets=(CLASSES, "targets"),
     ),
     "report.page": call(js.report.page, run_folder=(RUN, "path")),
     "report.compare": call(
