@@ -33,6 +33,7 @@ LONG = {
     "precision",
     "pretrained",
     "pruning",
+    "recall",
     "resume",
     "revisions",
     "shrinking",

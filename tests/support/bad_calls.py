@@ -266,6 +266,18 @@ LAYERS = {
     "LSTMCell": call(js.LSTMCell, **CELL, **LAYER),
     "OptimizedLSTMCell": call(js.OptimizedLSTMCell, **CELL, **LAYER),
     "GRUCell": call(js.GRUCell, **CELL, **LAYER),
+    "layers.Recall": call(
+        js.layers.Recall,
+        features=(3, "count"),
+        heads=COUNT,
+        head_features=COUNT,
+        top=COUNT,
+        gate=(0.1, "finite"),
+        rngs=(nnx.Rngs(0), "rngs"),
+    ),
+    "layers.Recall.__call__": call(
+        js.layers.Recall(3, rngs=nnx.Rngs(0)), h=(X, "recalled"), memory=([X, X], "memory")
+    ),
 }
 TREE: dict[str, Call] = {
     "tree.plan": call(

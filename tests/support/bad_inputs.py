@@ -188,6 +188,8 @@ KINDS: dict[str, Kind] = {
         r"\[samples|finite|softmax",
     ),
     "models": Kind([*NAMED, {}, {"a": 3}, {"a": nnx.Linear}], "by name|nnx.Module|one model"),
+    "recalled": Kind([None, 3, "x", np.ones((2, 5)), []], "array"),
+    "memory": Kind([None, 3, "x", [np.ones((2, 5))], [X, X[:1]], jnp.ones((2, 2, 5))], "h's shape"),
     "window": Kind([None, "ab", True, 1.5, (1.5, 2), (-1, 3), (True, 3), [None]], "tuple"),
 }  # fmt: skip
 
