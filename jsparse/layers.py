@@ -1,4 +1,4 @@
-"""Stock Flax layers with a `rule=` argument."""
+"""Stock Flax layers with a `rule=` argument, and `Recall`."""
 
 from jsparse._layers import Conv as Conv
 from jsparse._layers import ConvTranspose as ConvTranspose
@@ -10,3 +10,4 @@ from jsparse._layers import LinearGeneral as LinearGeneral
 from jsparse._layers import LSTMCell as LSTMCell
 from jsparse._layers import MultiHeadAttention as MultiHeadAttention
 from jsparse._layers import OptimizedLSTMCell as OptimizedLSTMCell
+from jsparse._recall import Recall as Recall

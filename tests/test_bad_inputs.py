@@ -26,8 +26,8 @@ NOT_TRIED = {
     *("Rule", "Revision", "Control", "Restart", "Schedule", "Shapes", "Plan", "States", "State"),
     *("Learned", "Mask", "Setting", "Revise", "Revised", "Restored", "Round", "Choice", "Picked"),
     *("Loaded", "Costs", "Overlap", "Stability", "Effective", "Structure", "Row", "Summary"),
-    *("CorruptCheckpoint", "DamagedModel", "Path", "Point"),
-    *("SearchStopped", "Found", "Tried"),  # these are made by the library
+    *("CorruptCheckpoint", "DamagedModel", "Path", "Point", "SearchStopped", "Found", "Tried"),
+    *("Evidence", "Candidate", "Transfer"),  # these are made by the library
     *("block_dot", "pallas_dot", "onnx"),  # products inside layers; a package that may be missing
 }
 REFUSALS = (TypeError, ValueError, OSError, js.CorruptCheckpoint, js.export.DamagedModel)

@@ -35,6 +35,7 @@ LONG = {
     "pretrained",
     "pruning",
     "quantised",
+    "recall",
     "resume",
     "revisions",
     "search",

@@ -6,6 +6,8 @@ from jsparse.report._efficiency import accuracy_density as accuracy_density
 from jsparse.report._efficiency import costs as costs
 from jsparse.report._efficiency import hardness_density as hardness_density
 from jsparse.report._front import front as front
+from jsparse.report._logme import Evidence as Evidence
+from jsparse.report._logme import logme as logme
 from jsparse.report._overlap import Overlap as Overlap
 from jsparse.report._overlap import Stability as Stability
 from jsparse.report._overlap import overlap as overlap
@@ -19,3 +21,8 @@ from jsparse.report._structure import effective as effective
 from jsparse.report._structure import structure as structure
 from jsparse.report._summary import Row as Row
 from jsparse.report._summary import Summary as Summary
+from jsparse.report._transfer import Candidate as Candidate
+from jsparse.report._transfer import Transfer as Transfer
+from jsparse.report._transfer import leep as leep
+from jsparse.report._transfer import nce as nce
+from jsparse.report._transfer import transfer as transfer

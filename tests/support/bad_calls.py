@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 
 import jsparse as js
-from tests.support.bad_inputs import KEY, Call, Two, X, call, held, kernel
+from tests.support.bad_inputs import CLASSES, KEY, ROWS, Call, Two, X, call, held, kernel
 
 FRACTION = (0.5, "fraction")
 COUNT = (2, "count")
@@ -276,6 +276,18 @@ LAYERS = {
     "LSTMCell": call(js.LSTMCell, **CELL, **LAYER),
     "OptimizedLSTMCell": call(js.OptimizedLSTMCell, **CELL, **LAYER),
     "GRUCell": call(js.GRUCell, **CELL, **LAYER),
+    "layers.Recall": call(
+        js.layers.Recall,
+        features=(3, "count"),
+        heads=COUNT,
+        head_features=COUNT,
+        top=COUNT,
+        gate=(0.1, "finite"),
+        rngs=(nnx.Rngs(0), "rngs"),
+    ),
+    "layers.Recall.__call__": call(
+        js.layers.Recall(3, rngs=nnx.Rngs(0)), h=(X, "recalled"), memory=([X, X], "memory")
+    ),
 }
 TREE: dict[str, Call] = {
     "tree.plan": call(
@@ -563,6 +575,24 @@ REPORT = {
         model=MODEL,
         inputs=((X,), "inputs"),
         forms=({}, "forms"),
+    ),
+    "report.logme": call(
+        js.report.logme, features=(ROWS, "table"), targets=(CLASSES, "transfer targets")
+    ),
+    "report.leep": call(
+        js.report.leep,
+        probabilities=(np.full((4, 2), 0.5), "probabilities"),
+        targets=(CLASSES, "classes"),
+    ),
+    "report.nce": call(
+        js.report.nce, sources=(CLASSES, "classes"), targets=(CLASSES, "whole classes")
+    ),
+    "report.transfer": call(
+        js.report.transfer,
+        models=({"a": DENSE}, "models"),
+        features=(lambda model, x: model(x), "function"),
+        inputs=(ROWS, ""),
+        targets=(CLASSES, "transfer targets"),
     ),
     "report.page": call(js.report.page, run_folder=(RUN, "path")),
     "report.compare": call(

@@ -20,6 +20,7 @@ import jsparse as js
 NAN, INF = float("nan"), float("inf")
 KEY = jax.random.key(0)
 X = jnp.ones((2, 3))
+ROWS, CLASSES = np.arange(12.0).reshape(4, 3) % 5, [0, 1, 1, 0]
 OTHERS = [None, True, "x", 1j, [1.0], np.ones(2)]
 NUMBERS = [*OTHERS, NAN, INF, -INF, Fraction(1, 2)]
 
@@ -193,6 +194,27 @@ KINDS: dict[str, Kind] = {
         "height, width|each of 40 rows",
     ),
     "names": Kind([None, 3, "abcd", ["a"], [1, 2, 3, 4]], "a list|each of 4"),
+    "table": Kind(
+        [None, "x", 1j, np.ones(4), np.ones((4, 3, 2)), np.full((4, 3), NAN), np.ones((0, 3))],
+        r"\[samples|finite",
+    ),
+    "transfer targets": Kind(
+        [None, 3, "x", [True] * 4, np.ones((4, 1, 1)), [1.0, NAN, 1.0, 1.0], [0.0] * 4, [0, 1, 0],
+         [0, 1, 3, 0], [0, 0, 0, 0], [-1, 0, 1, 0]],
+        r"\[samples|finite|zeros|sample|classes",
+    ),
+    "classes": Kind(
+        [None, 3, "x", [0.0, 1.0, 0.0, 1.0], [[0, 1, 0, 1]], [0, 1, 0], [-1, 0, 1, 0]],
+        r"\[samples|sample|classes",
+    ),
+    "whole classes": Kind([[0, 1, 3, 0], [0, 0, 0, 0], [[0]], "x"], r"\[samples|sample|classes"),
+    "probabilities": Kind(
+        [None, "x", np.ones(4), np.ones((4, 2)), np.full((4, 2), NAN), np.array([[1.5, -0.5]] * 4)],
+        r"\[samples|finite|softmax",
+    ),
+    "models": Kind([*NAMED, {}, {"a": 3}, {"a": nnx.Linear}], "by name|nnx.Module|one model"),
+    "recalled": Kind([None, 3, "x", np.ones((2, 5)), []], "array"),
+    "memory": Kind([None, 3, "x", [np.ones((2, 5))], [X, X[:1]], jnp.ones((2, 2, 5))], "h's shape"),
     "window": Kind([None, "ab", True, 1.5, (1.5, 2), (-1, 3), (True, 3), [None]], "tuple"),
 }  # fmt: skip
 

@@ -1,0 +1,295 @@
+"""LogME: how well fixed features explain new targets, without training.
+
+1. targets become columns y: a 0/1 column for each class, or the regression targets themselves
+2. of the features F the squared singular values sigma_i and z_i^2 = (u_i . y)^2
+3. for each column, the evidence as a function of t = alpha / beta alone
+4. its highest point on a grid of log t, then bisection of its slope
+5. score: the highest evidence by sample, averaged over the columns
+
+Numbers beside published ones: `experiments/transfer_score.py`.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jsparse._values import shown
+
+CUT = 1e-8
+"""Singular values below this fraction of the largest one are zeros."""
+ROUNDING = 1e-14
+"""Eigenvalues of F^T F below this fraction of the largest one are rounding."""
+TRUSTED = 1e-8
+"""Ratios above this are known well enough from F^T F."""
+GRID = np.linspace(-37, 37, 75)
+"""log t, relative to the largest eigenvalue: 1e-16 to 1e16, beyond which float64 sees no change."""
+HALVINGS = 40
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evidence:
+    """How well features explain targets.
+
+    Attributes:
+      score: log evidence by sample, in nats, averaged over the columns; higher is better.
+      alpha: precision of the weights of each column, [columns].
+      beta: precision of the noise of each column, [columns].
+      weights: most probable weights, [features, columns]; `features @ weights` predicts.
+    """
+
+    score: float
+    alpha: np.ndarray
+    beta: np.ndarray
+    weights: np.ndarray
+
+
+def logme(features: ArrayLike, targets: ArrayLike) -> Evidence:
+    """Log maximum evidence of targets given features: which model transfers, without training it.
+
+        y = F w + noise,  w ~ N(0, 1 / alpha),  noise ~ N(0, 1 / beta)
+        score = mean over columns y of  max over alpha, beta of  log p(y | F) / N
+
+    The maximum is exact whatever the rank of F: dead units, copied features and more features than
+    samples count as in the model above. The authors' code leaves out the determinant's part of the
+    directions without features, so it differs wherever the rank is below the number of features.
+    Scores are comparable between features of the same samples and targets only.
+
+    Where the features give the targets without error there is no maximum; then alpha / beta is the
+    smallest that float64 can tell from 0, 1e-16 of the largest eigenvalue of F^T F.
+
+    Args:
+      features: [samples, features], such as the inputs of a network's last layer; computed in
+        float64.
+      targets: integers [samples], classes from 0 on; or floats [samples] or [samples, columns] to
+        be regressed on, each column by itself.
+
+    Returns:
+      An Evidence: score in nats by sample, alpha, beta and weights.
+
+    Raises:
+      TypeError: features or targets are no numbers of these types.
+      ValueError: NaN or infinite numbers, other shapes or lengths, fewer than two classes, a class
+        without a sample, a column of zeros.
+
+    Example:
+      >>> rng = np.random.default_rng(0)
+      >>> features, labels = rng.normal(size=(200, 8)), rng.integers(0, 2, 200)
+      >>> useless = logme(features, labels).score
+      >>> features[:, 0] += 3 * labels
+      >>> logme(features, labels).score > useless + 0.2
+      True
+
+    Reference: You et al., LogME: Practical Assessment of Pre-trained Models for Transfer Learning,
+    ICML 2021; You et al., Ranking and Tuning Pre-trained Models, JMLR 2022, section 4. The search
+    over one variable and the exact determinant are ours.
+    """
+    f = read_table("features", features)
+    y = _columns(targets, len(f))  # 1
+    largest, y_scale = max(f.max(), -f.min()), np.abs(y).max(0)
+    f_scale = 1.0 if largest == 0 or 1e-60 < largest < 1e60 else largest  # whose square is a float
+    found = _fitted(f if f_scale == 1 else f / f_scale, y / y_scale)
+    score = float(np.mean(found.evidence / len(f) - np.log(y_scale)))  # 5
+    with np.errstate(over="ignore", under="ignore", divide="ignore"):
+        beta = found.beta / y_scale**2
+        alpha = found.t * found.beta * (f_scale / y_scale) ** 2
+        weights = found.weights * (y_scale / f_scale)
+    return Evidence(score, alpha, beta, weights)
+
+
+class _Directions(NamedTuple):
+    """Features and targets in the directions in which the features differ from 0.
+
+    Attributes:
+      sigma: squared singular values, [k].
+      along: part of each target along each direction, [k, columns].
+      rest: squared length of what no direction reaches, [columns].
+      basis: the directions among features, [features, k].
+    """
+
+    sigma: np.ndarray
+    along: np.ndarray
+    rest: np.ndarray
+    basis: np.ndarray
+
+
+class _Fit(NamedTuple):
+    """The maximum of each column: [columns], and weights [features, columns]."""
+
+    evidence: np.ndarray
+    t: np.ndarray
+    beta: np.ndarray
+    weights: np.ndarray
+
+
+def _fitted(f: np.ndarray, y: np.ndarray) -> _Fit:
+    samples, width = f.shape
+    if samples >= width:  # half the work of a decomposition of F, at half the digits
+        found = _maximum(_by_eigenvalues(f, y), samples)
+        if found is not None:
+            return found
+    found = _maximum(_by_singular_values(f, y), samples, trusted=0.0)
+    assert found is not None
+    return found
+
+
+def _by_eigenvalues(f: np.ndarray, y: np.ndarray) -> _Directions:  # 2
+    sigma, basis = np.linalg.eigh(f.T @ f)
+    kept = sigma > ROUNDING * sigma[-1]
+    sigma, basis = sigma[kept], basis[:, kept]
+    along = basis.T @ (f.T @ y) / np.sqrt(sigma)[:, None]
+    rest = np.maximum((y**2).sum(0) - (along**2).sum(0), 0.0)
+    return _Directions(sigma, along, rest, basis)
+
+
+def _by_singular_values(f: np.ndarray, y: np.ndarray) -> _Directions:  # 2
+    width = f.shape[1]
+    # only products of columns matter, and a rotation of the samples keeps them
+    triangle: Any = np.linalg.qr(np.hstack([f, y]), mode="r")
+    head, tail = triangle[:width], triangle[width:, width:]
+    u, s, vh = np.linalg.svd(head[:, :width], full_matrices=False)
+    kept = s > CUT * s[0]
+    along = u.T @ head[:, width:]
+    rest = (tail**2).sum(0) + (along[~kept] ** 2).sum(0)
+    return _Directions(s[kept] ** 2, along[kept], rest, vh[kept].T)
+
+
+def _maximum(directions: _Directions, samples: int, trusted: float = TRUSTED) -> _Fit | None:
+    """The best t of each column; None where one, or its residual, is too small to be trusted.
+
+    With beta at its best for a given t, N / Q, the evidence is
+        -N/2 (log(Q / N) + 1 + log 2 pi) + 1/2 sum_i log(t / (t + sigma_i)),
+        Q = rest + sum_i z_i^2 t / (t + sigma_i)
+    """
+    sigma, along, rest, basis = directions
+    top = sigma.max(initial=0.0) or 1.0
+    squares = along**2
+
+    def q(share: np.ndarray) -> np.ndarray:  # [..., columns, k] -> [..., columns]
+        return np.maximum(rest + (squares.T * share).sum(-1), np.finfo(float).tiny)
+
+    def evidence(share: np.ndarray, q: np.ndarray) -> np.ndarray:  # 3
+        noise = np.log(q / samples) + 1 + np.log(2 * np.pi)
+        return 0.5 * np.log(share).sum(-1) - samples / 2 * noise
+
+    def kept(log_t: np.ndarray) -> np.ndarray:
+        return 1 / (1 + sigma / (top * np.exp(log_t)[:, None]))
+
+    share = kept(GRID)
+    best = evidence(share[:, None], np.stack([q(one) for one in share])).argmax(0)  # 4
+    low, high = (GRID[np.clip(best + step, 0, len(GRID) - 1)] for step in (-1, 1))
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        share = kept(middle)
+        falls = samples * (squares.T * share * (1 - share)).sum(1) / q(share)
+        rises = (1 - share).sum(1) > falls
+        low, high = np.where(rises, middle, low), np.where(rises, high, middle)
+    share, t = kept(low), top * np.exp(low)
+    left = q(share)
+    if min(t.min() / top, (left / (squares.sum(0) + rest)).min()) < trusted:
+        return None
+    weights = basis @ (along * (np.sqrt(sigma)[:, None] / (t + sigma[:, None])))
+    return _Fit(evidence(share, left), t, samples / left, weights)
+
+
+def _columns(targets: ArrayLike, samples: int) -> np.ndarray:
+    """The targets as float64 columns, [samples, columns]."""
+    y = _array(targets)
+    if y.dtype.kind in "iu" and y.ndim == 1:
+        y = read_classes("targets", targets, samples)
+        return np.eye(y.max() + 1)[y]
+    if y.dtype.kind != "f" or y.ndim not in (1, 2):
+        raise TypeError(
+            "targets must be integers [samples], classes from 0 on, or floats [samples] or "
+            f"[samples, columns] to be regressed on; got {shown(targets)}"
+        )
+    y = read_table("targets", y if y.ndim == 2 else y[:, None])
+    check_length("targets", y, samples)
+    if (empty := ~y.any(0)).any():
+        raise ValueError(
+            "targets must not have a column of zeros, whose evidence has no maximum; got "
+            f"{shown(targets)} with zeros in column {int(empty.argmax())}: leave it out"
+        )
+    return y
+
+
+def _array(value: ArrayLike) -> np.ndarray:
+    """An array of NumPy's own types; of objects where it is none."""
+    try:
+        array = np.asarray(value)
+        kind = jnp.float64 if jnp.issubdtype(array.dtype, jnp.floating) else array.dtype
+        return array.astype(kind, copy=False)  # bfloat16 and float8 are none of NumPy's
+    except (TypeError, ValueError):
+        return np.array(None, object)
+
+
+def read_table(name: str, table: ArrayLike) -> np.ndarray:
+    """A table of numbers as float64 [rows, columns].
+
+    Raises:
+      TypeError: it is something else.
+      ValueError: it has another number of axes, is empty or holds NaN or infinite numbers.
+    """
+    values = _array(table)
+    if values.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must be real numbers, [samples, columns]; got {shown(table)}")
+    values = values.astype(np.float64)
+    if values.ndim != 2 or not values.size:
+        raise ValueError(
+            f"{name} must be [samples, columns] with at least one of each; got {shown(table)}"
+            + (": flatten or average the other axes" if values.ndim > 2 else "")
+        )
+    if not np.isfinite([values.min(), values.max()]).all():
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        raise ValueError(
+            f"{name} must be finite numbers; got {shown(table)} with {values[row, column]} in row "
+            f"{row}, column {column}"
+        )
+    return values
+
+
+def read_classes(name: str, labels: ArrayLike, samples: int, whole: bool = True) -> np.ndarray:
+    """Classes as integers [samples].
+
+    Args:
+      name: of the argument.
+      labels: classes from 0 on.
+      samples: how many there must be.
+      whole: whether each class up to the highest must have a sample, and there must be two.
+
+    Raises:
+      TypeError: they are no integers [samples].
+      ValueError: another length, a class below 0, a class without a sample, a single class.
+    """
+    y = _array(labels)
+    if y.dtype.kind not in "iu" or y.ndim != 1:
+        raise TypeError(
+            f"{name} must be integers [samples], classes from 0 on; got {shown(labels)}"
+        )
+    check_length(name, y, samples)
+    present = np.unique(y)
+    if present[0] < 0:
+        raise ValueError(f"{name} must be classes from 0 on; got {shown(labels)} with {present[0]}")
+    if whole and len(present) < 2:
+        raise ValueError(f"{name} must have two classes or more; got only class {present[0]}")
+    if whole and present[-1] >= len(present):
+        gap = int(np.argmax(present != np.arange(len(present))))
+        raise ValueError(
+            f"{name} must be classes 0 to {present[-1]}, each with a sample; got {shown(labels)} "
+            f"without class {gap}: renumber them by np.unique({name}, return_inverse=True)[1]"
+        )
+    return y.astype(np.int64)
+
+
+def check_length(name: str, values: np.ndarray, samples: int) -> None:
+    """Refuse targets of another length than the features.
+
+    Raises:
+      ValueError: it is another.
+    """
+    if len(values) != samples:
+        raise ValueError(
+            f"{name} must be one for each of the {samples} samples [samples]; got {shown(values)}"
+        )
