@@ -417,6 +417,12 @@ EXPORT = {
         example_inputs=((X,), "inputs"),
         mend=(lambda module: {}, "function"),
     ),
+    "groups": call(
+        spread(js.groups, "example_inputs"),
+        model=MODEL,
+        example_inputs=((X,), "inputs"),
+        mend=(lambda module: {}, "function"),
+    ),
     "shrink_training": call(
         lambda model, optimizer, example_inputs: js.shrink_training(
             model, optimizer, *example_inputs
