@@ -1,6 +1,7 @@
 """jsparse: sparse training of neural networks in JAX and Flax."""
 
 from jsparse import export as export
+from jsparse import importance as importance
 from jsparse import layers as layers
 from jsparse import optim as optim
 from jsparse import prune as prune

@@ -35,6 +35,7 @@ CONTRACT = {  # the exceptions: what the methods of a room share
     "jsparse._revise.pairs",
     "jsparse._revise.pause",
     "jsparse.importance._members",
+    "jsparse.importance._activations",
     "jsparse.prune._calibration",
     "jsparse.prune._inputs",
     "jsparse.prune._sweep",

@@ -25,20 +25,9 @@ NOT_TRIED = {
     *("versions", "Nowhere"),  # these take no arguments
     *("Rule", "Revision", "Control", "Restart", "Schedule", "Shapes", "Plan", "States", "State"),
     *("Learned", "Mask", "Setting", "Revise", "Revised", "Restored", "Round", "Choice", "Picked"),
-    *(
-        "UnitAxis",
-        "UnitGroup",
-        "UnitGroups",
-        "Use",
-        "Loaded",
-        "Costs",
-        "Overlap",
-        "Stability",
-        "Effective",
-        "Structure",
-        "Row",
-        "Summary",
-    ),
+    *("Loaded", "Costs", "Overlap", "Stability", "Effective", "Structure", "Row", "Summary"),
+    *("UnitAxis", "UnitGroup", "UnitGroups", "Use", "Sizes", "Importance"),
+    *("LAMP", "one", "operations", "parameters"),  # functions of what the library made
     *("CorruptCheckpoint", "DamagedModel"),  # these are made by the library
     *("block_dot", "pallas_dot", "onnx"),  # products inside layers; a package that may be missing
 }

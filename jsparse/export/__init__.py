@@ -28,5 +28,6 @@ from jsparse.export._shrinking.record import Record as Record
 from jsparse.export._shrinking.record import rebuild as rebuild
 from jsparse.export._shrinking.record import rebuild_training as rebuild_training
 from jsparse.export._shrinking.shrink import shrink as shrink
+from jsparse.export._shrinking.sizes import Sizes as Sizes
 from jsparse.export._shrinking.training import shrink_training as shrink_training
 from jsparse.export._shrinking.uses import Use as Use

@@ -142,6 +142,7 @@ KINDS: dict[str, Kind] = {
     "formats": Kind([None, 3, [js.export.csr()], {"a": 1}, {"a": None}], "by name|function"),
     "format": Kind([None, 3, "csr", js.export.csr, js.export.blocks], "function|call it"),
     "shapes": Kind([3, [3], ("((",), ("a, b", "c"), ("batch, 5",)], "shapes|such as"),
+    "joined": Kind([None, 3, "x", js.importance.Joined], "a Joined"),
     "forms": Kind([None, 3, [kernel()], {"a": 1}, {3: kernel()}], "by name|nnx.Module"),
     "restart": Kind([None, 3, "x", js.prune.Rewind, len], "such as|instance"),
     "keep": Kind([None, 3, "runs/a", js.prune.Folder], "Folder"),

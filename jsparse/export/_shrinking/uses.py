@@ -27,6 +27,7 @@ class Use(enum.Flag):
 
 NOTHING = Use(0)
 OF = {"mul": Use.SCALES, "div": Use.SCALES, "add": Use.ADDS, "sub": Use.ADDS}
+LINEAR = {"mul", "neg", "convert_element_type", "copy", "reduce_precision"}
 Places = dict[int, tuple[Axis, ...]]
 """By axis of an array, the axes of variables that it is."""
 
@@ -50,11 +51,17 @@ def uses(graph: Graph) -> dict[Axis, Use]:
         for n, node in enumerate(op.inputs):
             if node in at and len(op.outputs) == 1 and (to := _followed(op, n)):
                 made: Places = {}
-                for k, own in at[node].items():
+                for k, several in at[node].items():
+                    own = tuple(one for one in several if _stays_itself(op, one[0]))
                     for axis in to.get(k, ()):
                         made[axis] = (*made.get(axis, ()), *own)
                 at.setdefault(op.outputs[0], made)
     return found
+
+
+def _stays_itself(op: Op, variable: Node) -> bool:
+    """A kernel may be normalised before it is used; a variance is no scale."""
+    return len(variable.shape) > 1 or op.name not in ELEMENTWISE or op.name in LINEAR
 
 
 def _used(op: Op, n: int) -> dict[int, Use]:
