@@ -2,6 +2,7 @@
 
 from jsparse import export as export
 from jsparse import heads as heads
+from jsparse import importance as importance
 from jsparse import layers as layers
 from jsparse import optim as optim
 from jsparse import prune as prune
@@ -57,6 +58,7 @@ from jsparse._variables import Learned as Learned
 from jsparse._variables import Mask as Mask
 from jsparse._variables import Setting as Setting
 from jsparse._versions import __version__ as __version__
+from jsparse.export import groups as groups
 from jsparse.export import shrink as shrink
 from jsparse.export import shrink_training as shrink_training
 from jsparse.optim import Optimizer as Optimizer

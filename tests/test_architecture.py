@@ -17,11 +17,11 @@ ROOMS = ["_versions", "_values", "_step", "_sharding", "_pattern", "_counting", 
 ROOMS += ["_noise", "_schedule", "_checks", "_budget", "schedule", "_paths", "rules", "_tree"]
 ROOMS += ["tree", "_variables", "_sparse", "_slots", "_bridge", "_roles", "_surgery", "_pure"]
 ROOMS += ["_opened", "_flops", "_timing", "_watch", "_layers", "_recall", "layers", "_revise"]
-ROOMS += ["optim", "_storage", "prune", "report", "heads"]
-ROOMS += ["export._shrinking", "export._packing", "export._saving", "export"]
+ROOMS += ["optim", "_storage", "report", "heads", "export._shrinking", "importance", "prune"]
+ROOMS += ["export._packing", "export._saving", "export"]
 LIBRARIES = {room: {"jax", "numpy"} for room in ROOMS[: ROOMS.index("_variables")]}  # others: any
 LIBRARIES["_revise"] = {"jax", "numpy", "optax"}
-OPEN = {"rules", "_revise", "prune"}  # one method per file; the files never import one another
+OPEN = {"rules", "_revise", "importance", "prune"}  # one method per file, without one another
 CONTRACT = {  # the exceptions: what the methods of a room share
     "jsparse.rules._rule",
     "jsparse.rules._remaining",
@@ -30,6 +30,8 @@ CONTRACT = {  # the exceptions: what the methods of a room share
     "jsparse._revise.moments",
     "jsparse._revise.pairs",
     "jsparse._revise.pause",
+    "jsparse.importance._members",
+    "jsparse.importance._activations",
     "jsparse.prune._calibration",
     "jsparse.prune._inputs",
     "jsparse.prune._sweep",
@@ -169,7 +171,7 @@ PLANTED = {
     "optax_in_schedule": ("_schedule.py", "import optax", "may import only jax, numpy"),
     "flax_in_revise": ("_revise/rigl.py", "import flax.nnx", "may import only jax, numpy, optax"),
     "reader_revises": ("report/_summary.py", "from jsparse._revise import rigl", "only reads"),
-    "export_prunes": ("export/_shrinking/shrink.py", "import jsparse.prune._snip", "only reads"),
+    "export_prunes": ("export/_packing/csr.py", "import jsparse.prune._snip", "only reads"),
     "pack_before_shrink": (
         "export/_shrinking/cut.py",
         "from jsparse.export._packing import csr",

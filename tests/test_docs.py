@@ -43,6 +43,7 @@ LONG = {
     "start",
     "surgery",
     "training",
+    "units",
 }  # seconds of compiling
 
 
@@ -78,14 +79,17 @@ def test_every_room_has_a_page() -> None:
 
 
 def test_every_rule_revision_and_pruning_method_is_described() -> None:
-    described = "".join((DOCS / f"{n}.md").read_text() for n in ("rules", "revisions", "pruning"))
+    described = "".join(
+        (DOCS / f"{n}.md").read_text() for n in ("rules", "revisions", "pruning", "units")
+    )
     shown = set(re.findall(r"^```\{steps\} jsparse\.(\S+)$", described, re.MULTILINE))
     shared = {"rule", "shared_cut", "revision", "transform", "pairs", "pause", "keep"}  # no steps
     shared |= {"activity", "torch_style", "calibration", "choice", "folder", "rounds", "weights"}
     shared |= {"remaining", "moments", "magnitude", "random", "__init__"}  # no steps
     shared |= {"inputs", "sweep"}  # of the calibration
     shared |= {"costs"}  # of a search
-    for room in ("rules", "_revise", "prune"):
+    shared |= {"members", "activations"}  # of importances
+    for room in ("rules", "_revise", "importance", "prune"):
         for file in (ROOT / "jsparse" / room).glob("*.py"):
             known = file.stem in shared or file.stem.lstrip("_") in shared
             assert known or f"{room}.{file.stem}" in shown, f"{room}/{file.name}"

@@ -473,6 +473,39 @@ PRUNE = (
         for one in (js.prune.Minimum, js.prune.Maximum, js.prune.APoZ)
     }
 )
+JOINED = (js.importance.Joined(), "joined")
+PRUNE |= {
+    "prune.units": call(
+        spread(js.prune.units, "example_inputs"),
+        model=(PLAIN, "model"),
+        example_inputs=((X,), "inputs"),
+        density=FRACTION,
+        budget=(1.0, "fraction"),
+        cost=(js.prune.parameters, "function"),
+        importance=(js.importance.Norm(1), "function"),
+        scope=(js.Whole(), "scope"),
+        round_to=(1, "count"),
+        least_width=(1, "count"),
+        mend=(lambda module: {}, "function"),
+    ),
+    "importance.Norm": call(js.importance.Norm, p=(1, "positive"), joined=JOINED),
+    "importance.NormScale": call(js.importance.NormScale, joined=JOINED),
+    "importance.MedianDistance": call(js.importance.MedianDistance, joined=JOINED),
+    "importance.Joined": call(
+        js.importance.Joined, reduce=(jnp.sum, "function"), scale=(jnp.mean, "function")
+    ),
+    "importance.Random": call(js.importance.Random, seed=(0, "size")),
+}
+PRUNE |= {
+    f"importance.{one.__name__}": call(one, loss=LOSS, batches=([X], "batches"), joined=JOINED)
+    for one in (js.importance.Taylor, js.importance.Fisher)
+}
+PRUNE |= {
+    f"importance.{one.__name__}": call(
+        one, batches=([X], "batches"), run=(lambda model, x: model(x), "function"), joined=JOINED
+    )
+    for one in (js.importance.MeanActivation, js.importance.APoZ)
+}
 SIDES = {"in_features": (3, "size"), "out_features": (4, "size"), "kept": (2, "size")}
 PACKED = SIDES | {
     "use_bias": (True, "flag"),
@@ -482,6 +515,12 @@ PACKED = SIDES | {
 EXPORT = {
     "shrink": call(
         spread(js.shrink, "example_inputs"),
+        model=MODEL,
+        example_inputs=((X,), "inputs"),
+        mend=(lambda module: {}, "function"),
+    ),
+    "groups": call(
+        spread(js.groups, "example_inputs"),
         model=MODEL,
         example_inputs=((X,), "inputs"),
         mend=(lambda module: {}, "function"),

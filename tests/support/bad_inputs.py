@@ -143,6 +143,7 @@ KINDS: dict[str, Kind] = {
     "formats": Kind([None, 3, [js.export.csr()], {"a": 1}, {"a": None}], "by name|function"),
     "format": Kind([None, 3, "csr", js.export.csr, js.export.blocks], "function|call it"),
     "shapes": Kind([3, [3], ("((",), ("a, b", "c"), ("batch, 5",)], "shapes|such as"),
+    "joined": Kind([None, 3, "x", js.importance.Joined], "a Joined"),
     "forms": Kind([None, 3, [kernel()], {"a": 1}, {3: kernel()}], "by name|nnx.Module"),
     "tried": Kind([None, 3, "a", np.ones(2), {"score": [1.0]}], "found.tried"),
     "method": Kind([None, 3, "random", js.prune.Random, len], "such as"),

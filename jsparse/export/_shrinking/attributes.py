@@ -175,11 +175,11 @@ def _attention(module: nnx.MultiHeadAttention) -> dict[str, Any]:
     return {name: value for name, value in found.items() if hasattr(module, name)}
 
 
-def fixed_axes(model: nnx.Module) -> list[tuple[str, int]]:
-    """Axes of parameters that an attribute fixes: the width of attention heads."""
+def heads(model: nnx.Module) -> list[list[tuple[str, int]]]:
+    """Of each attention, the axes of parameters that one attribute gives the width of heads."""
     found = []
     for path, module in walk_modules(model):
         if isinstance(module, nnx.MultiHeadAttention):
             prefix = f"{path}/" if path else ""
-            found += [(f"{prefix}{name}/kernel", -1) for name in ("query", "key", "value")]
+            found.append([(f"{prefix}{name}/kernel", -1) for name in ("query", "key", "value")])
     return found

@@ -125,11 +125,11 @@ def explain(
                     continue
                 count = f"{int(kept.sum())} of {len(kept)} dead units stay"
                 for path in ways.paths(op.inputs[side]):
-                    texts.setdefault(path, {})[f"{count}: {_say(reason)}"] = None
+                    texts.setdefault(path, {})[f"{count}: {said(reason)}"] = None
     return {path: "; ".join(found) for path, found in texts.items()}
 
 
-def _say(reason: Reason) -> str:
+def said(reason: Reason) -> str:
     if reason.op is None:
         return reason.text
     return f"`{reason.op.name}` at {place(reason.op)} {reason.text}"

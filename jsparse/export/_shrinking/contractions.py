@@ -12,7 +12,7 @@ import numpy as np
 
 from jsparse.export._shrinking.constants import Knowledge, nonzero
 from jsparse.export._shrinking.graph import Graph, Node, Op, readers_in
-from jsparse.export._shrinking.liveness import COUNTS, NEEDS_WHOLE, WHOLE, Reason, Removal
+from jsparse.export._shrinking.liveness import COUNTS, NEEDS_WHOLE, WHOLE, Reason, Removal, Ties
 from jsparse.export._shrinking.operations import STRUCTURAL, bind, rearrange
 from jsparse.export._shrinking.products import Shape, along, first_along, shape_of
 
@@ -29,30 +29,46 @@ def tie_product(op: Op, removal: Removal, knowledge: Knowledge, foldable: np.nda
       knowledge: of all nodes.
       foldable: positions of its only summed axis that may be removed as constants, [n], or [].
     """
-    a, b = op.inputs[:2]
-    out = op.outputs[0]
-    removal.because(Reason(WHOLE, op, NEEDS_WHOLE))
-    if op.params.get("batch_group_count", 1) > 1:
-        for node in (a, b, out):
-            removal.pin(node)
+    shape = tie_unsummed(op, removal)
+    if shape is None:
         return
-    shape = shape_of(op)
-    for node, axes in zip((a, b, out), shape.pinned, strict=True):
-        for axis in axes:
-            removal.pin(node, axis)
-    removal.because(Reason(COUNTS, op))
-    for x, y, z in shape.batch:
-        removal.tie([(a, x)], [(b, y)], [(out, z)])
     if op.extra:
-        _tie_groups(op, removal, knowledge, shape)
+        _narrow_groups(op, removal, knowledge, shape)
         return
-    for factor, free in zip((a, b), shape.free, strict=True):
-        for axis, to in free.items():
-            removal.tie([(factor, axis)], [(out, to)])
+    a, b = op.inputs[:2]
     for k, (x, y) in enumerate(shape.summed):
         useless = ~_counts(op, removal, knowledge, shape, k)
         removal.narrow(a, x, useless | foldable)
         removal.tie([(a, x)], [(b, y)])
+
+
+def tie_unsummed(op: Op, ties: Ties) -> Shape | None:
+    """Apply what a product demands of all axes but those that it sums over alone.
+
+    Returns:
+      What its axes mean; None where all of them stay whole.
+    """
+    a, b = op.inputs[:2]
+    out = op.outputs[0]
+    ties.because(Reason(WHOLE, op, NEEDS_WHOLE))
+    if op.params.get("batch_group_count", 1) > 1:
+        for node in (a, b, out):
+            ties.pin(node)
+        return None
+    shape = shape_of(op)
+    for node, axes in zip((a, b, out), shape.pinned, strict=True):
+        for axis in axes:
+            ties.pin(node, axis)
+    ties.because(Reason(COUNTS, op))
+    for x, y, z in shape.batch:
+        ties.tie([(a, x)], [(b, y)], [(out, z)])
+    if op.extra:
+        _tie_groups(op, ties, shape)
+        return shape
+    for factor, free in zip((a, b), shape.free, strict=True):
+        for axis, to in free.items():
+            ties.tie([(factor, axis)], [(out, to)])
+    return shape
 
 
 def _counts(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape, which: int) -> np.ndarray:
@@ -83,7 +99,7 @@ def _counts(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape, which:
     return np.asarray(both.any(axis=tuple(range(1, both.ndim))))
 
 
-def _tie_groups(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape) -> None:
+def _tie_groups(op: Op, ties: Ties, shape: Shape) -> None:
     """A grouped convolution: whole groups are removed, or the same channel of each group.
 
     The input channels are a grid of groups and inputs of a group; the output channels of groups and
@@ -94,10 +110,17 @@ def _tie_groups(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape) ->
     ((channel, inner),) = shape.summed
     ((outer, made),) = shape.free[1].items()
     for axis, to in shape.free[0].items():
-        removal.tie([(a, axis)], [(out, to)])
-    removal.tie([(a, channel)], [(groups, 0), (b, inner)])
-    removal.tie([(out, made)], [(b, outer)], [(groups, 0), (width, 0)])
-    # 1. and 3. of the file for the inputs of a group: [groups, inner]
+        ties.tie([(a, axis)], [(out, to)])
+    ties.tie([(a, channel)], [(groups, 0), (b, inner)])
+    ties.tie([(out, made)], [(b, outer)], [(groups, 0), (width, 0)])
+
+
+def _narrow_groups(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape) -> None:
+    """1. and 3. of the file for the inputs of a group of a convolution: [groups, inner]."""
+    a, b = op.inputs[:2]
+    groups = op.extra[0]
+    ((channel, inner),) = shape.summed
+    (outer,) = shape.free[1]
     count, depth = groups.shape[0], b.shape[inner]
     reaches = np.ones((count, depth), bool)
     may = nonzero(a, knowledge)

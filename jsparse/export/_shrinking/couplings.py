@@ -1,10 +1,11 @@
-"""How each operation couples the axes of its inputs and outputs (see `Removal`)."""
+"""How each operation couples the axes of its inputs and outputs (see `Ties`)."""
+
+from collections.abc import Callable
 
 import numpy as np
 
-from jsparse.export._shrinking.constants import Knowledge, neutral
-from jsparse.export._shrinking.graph import Op
-from jsparse.export._shrinking.liveness import Axis, Removal
+from jsparse.export._shrinking.graph import Node, Op
+from jsparse.export._shrinking.liveness import Axis, Ties
 from jsparse.export._shrinking.operations import (
     CUMULATIVE,
     ELEMENTWISE,
@@ -15,51 +16,53 @@ from jsparse.export._shrinking.operations import (
     windows_of,
 )
 
+Spare = Callable[[Op, Node, int], np.ndarray]
+"""Which positions of an axis an operation that joins them can do without: [n]."""
 WINDOWS = {"reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window"}
 
 
-def tie(op: Op, removal: Removal, knowledge: Knowledge) -> None:
+def tie(op: Op, ties: Ties, spare: Spare) -> None:
     """Apply what one operation demands; products have their own file.
 
     What an operation that is not understood reads and makes stays whole.
     """
     if op.bodies:
-        _bodies(op, removal)
+        _bodies(op, ties)
         return
     match op.name:
         case name if name in ELEMENTWISE:
-            _elementwise(op, removal)
+            _elementwise(op, ties)
         case "optimization_barrier" | "layout_constraint":
             for a, b in zip(op.inputs, op.outputs, strict=True):
-                removal.tie_all(a, b)
+                ties.tie_all(a, b)
         case "broadcast_in_dim":
             node, out = op.inputs[0], op.outputs[0]
             for axis, to in enumerate(op.params["broadcast_dimensions"]):
                 if node.shape[axis] == out.shape[to]:
-                    removal.tie([(node, axis)], [(out, int(to))])
+                    ties.tie([(node, axis)], [(out, int(to))])
         case "reshape":
-            _reshape(op, removal)
+            _reshape(op, ties)
         case "concatenate" | "split":
-            _pieces(op, removal)
+            _pieces(op, ties)
         case "slice" | "pad":
-            _windowed(op, removal)
+            _windowed(op, ties)
         case "rev":
-            _reverse(op, removal)
+            _reverse(op, ties)
         case "stack":
             along = op.params["axis"]
             for axis in range(len(op.inputs[0].shape)):
                 to = axis + (axis >= along)
-                removal.tie([(op.outputs[0], to)], *([(node, axis)] for node in op.inputs))
-            removal.pin(op.outputs[0], along)
+                ties.tie([(op.outputs[0], to)], *([(node, axis)] for node in op.inputs))
+            ties.pin(op.outputs[0], along)
         case "tile":
-            _tile(op, removal)
+            _tile(op, ties)
         case "iota":
-            removal.pin(op.outputs[0], op.params["dimension"])
+            ties.pin(op.outputs[0], op.params["dimension"])
         case _:
-            _in_lanes(op, removal, knowledge)
+            _in_lanes(op, ties, spare)
 
 
-def _in_lanes(op: Op, removal: Removal, knowledge: Knowledge) -> None:
+def _in_lanes(op: Op, ties: Ties, spare: Spare) -> None:
     """Tie the axes along which the operation does the same at each position; keep all others.
 
     Of an axis that is reduced, positions go that change nothing: zeros of a sum.
@@ -79,12 +82,12 @@ def _in_lanes(op: Op, removal: Removal, knowledge: Knowledge) -> None:
         pairs = _same_axes(op) if op.inputs else []
         groups = [[(op.inputs[0], a), *((out, to) for out in op.outputs)] for a, to in pairs]
     for group in groups:
-        removal.tie(*([axis] for axis in group))
+        ties.tie(*([axis] for axis in group))
     tied = [axis for group in groups for axis in group]
     for node in [*op.inputs, *op.outputs]:
         for axis in range(len(node.shape)):
             if (node, axis) not in tied:
-                removal.narrow(node, axis, neutral(op, node, axis, knowledge))
+                ties.narrow(node, axis, spare(op, node, axis))
 
 
 def _updated_axes(op: Op) -> list[list[Axis]]:
@@ -130,27 +133,27 @@ def _same_axes(op: Op) -> list[tuple[int, int]]:
     return []
 
 
-def _elementwise(op: Op, removal: Removal) -> None:
+def _elementwise(op: Op, ties: Ties) -> None:
     out = op.outputs[0]
     for node in op.inputs:
         if len(node.shape) == len(out.shape):
             for axis, (a, b) in enumerate(zip(node.shape, out.shape, strict=True)):
                 if a == b:  # else 1 against n
-                    removal.tie([(out, axis)], [(node, axis)])
+                    ties.tie([(out, axis)], [(node, axis)])
         elif node.shape:
-            removal.pin(node)
-            removal.pin(out)
+            ties.pin(node)
+            ties.pin(out)
 
 
-def _reshape(op: Op, removal: Removal) -> None:
+def _reshape(op: Op, ties: Ties) -> None:
     node, out = op.inputs[0], op.outputs[0]
     if op.params.get("dimensions") is not None or 0 in node.shape:
-        removal.pin(node)
-        removal.pin(out)
+        ties.pin(node)
+        ties.pin(out)
         return
     for old, new in joined_axes(node.shape, out.shape):
         if old and new:
-            removal.tie([(node, a) for a in old], [(out, a) for a in new])
+            ties.tie([(node, a) for a in old], [(out, a) for a in new])
 
 
 def joined_axes(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
@@ -178,7 +181,7 @@ def joined_axes(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[i
     return runs
 
 
-def _pieces(op: Op, removal: Removal) -> None:
+def _pieces(op: Op, ties: Ties) -> None:
     """A concatenation, or its reverse: the pieces follow one another along an axis."""
     if op.name == "concatenate":
         whole, pieces, along = op.outputs[0], op.inputs, op.params["dimension"]
@@ -188,12 +191,12 @@ def _pieces(op: Op, removal: Removal) -> None:
     for piece in pieces:
         for axis in range(len(whole.shape)):
             if axis != along:
-                removal.tie([(whole, axis)], [(piece, axis)])
-        removal.tie_part((whole, along), start, (piece, along))
+                ties.tie([(whole, axis)], [(piece, axis)])
+        ties.tie_part((whole, along), start, (piece, along))
         start += piece.shape[along]
 
 
-def _windowed(op: Op, removal: Removal) -> None:
+def _windowed(op: Op, ties: Ties) -> None:
     """A slice or padding: the smaller array is a window of the larger one, along each axis."""
     node, out = op.inputs[0], op.outputs[0]
     if op.name == "slice":
@@ -206,44 +209,38 @@ def _windowed(op: Op, removal: Removal) -> None:
         plain = [low >= 0 and high >= 0 and inner == 0 for low, high, inner in config]
     for axis, start in enumerate(starts):
         if not plain[axis]:
-            removal.pin(node, axis)
-            removal.pin(out, axis)
+            ties.pin(node, axis)
+            ties.pin(out, axis)
             continue
-        removal.tie_part((whole, axis), int(start), (part, axis))
+        ties.tie_part((whole, axis), int(start), (part, axis))
         if op.name == "pad":  # the program pads by a fixed number
             inside = np.zeros(whole.shape[axis], bool)
             inside[int(start) : int(start) + part.shape[axis]] = True
-            removal.narrow(whole, axis, inside)
+            ties.narrow(whole, axis, inside)
 
 
-def _reverse(op: Op, removal: Removal) -> None:
+def _reverse(op: Op, ties: Ties) -> None:
     node, out = op.inputs[0], op.outputs[0]
     for axis in range(len(node.shape)):
         if axis in op.params["dimensions"]:
-            for a, b in ((node, out), (out, node)):
-                why = removal.numbers(a, axis)[::-1]
-                removal.narrow(b, axis, removal.removed(a, axis)[::-1], why)
+            ties.tie_reversed((node, axis), (out, axis))
         else:
-            removal.tie([(node, axis)], [(out, axis)])
+            ties.tie([(node, axis)], [(out, axis)])
 
 
-def _tile(op: Op, removal: Removal) -> None:
+def _tile(op: Op, ties: Ties) -> None:
     """Copies one after another: a position goes from all of them or from none."""
     node, out = op.inputs[0], op.outputs[0]
-    for axis, count in enumerate(op.params["reps"]):
-        copies = removal.removed(out, axis).reshape(count, -1)
-        why = removal.numbers(out, axis).reshape(count, -1).max(axis=0)
-        removal.narrow(node, axis, np.asarray(copies.all(axis=0)), why)
-        why = np.tile(removal.numbers(node, axis), count)
-        removal.narrow(out, axis, np.tile(removal.removed(node, axis), count), why)
+    for axis in range(len(op.params["reps"])):
+        ties.tie_copies((node, axis), (out, axis))
 
 
-def _bodies(op: Op, removal: Removal) -> None:
+def _bodies(op: Op, ties: Ties) -> None:
     """Loops and branches: the same arrays inside and outside, or slices, which lack an axis."""
     for body in op.bodies:
         for a, b in body.same(op):
-            removal.tie_all(a, b)
+            ties.tie_all(a, b)
         for outer, inner in body.slices(op):
-            removal.pin(outer, 0)
+            ties.pin(outer, 0)
             for axis in range(len(inner.shape)):
-                removal.tie([(outer, axis + 1)], [(inner, axis)])
+                ties.tie([(outer, axis + 1)], [(inner, axis)])

@@ -5,7 +5,7 @@ lists of their own. What the outputs do not depend on is left out.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -111,14 +111,14 @@ class Graph:
       variables: by path.
       inputs: the arrays among the inputs of the call.
       outputs: of the call.
-      run: computes the outputs.
+      run: computes the outputs, with these variables, by path, in place of the model's.
     """
 
     ops: list[Op]
     variables: list[Node]
     inputs: list[Node]
     outputs: list[Node]
-    run: Callable[[], list[Any]]
+    run: Callable[[Mapping[str, Any]], list[Any]]
 
     def nodes(self) -> list[Node]:
         """Every node once: variables, inputs, then in the order in which they are made."""

@@ -7,7 +7,8 @@ its outputs, cut. The arrays of an operation that is not understood stay whole.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -37,6 +38,19 @@ NEEDS_WHOLE = "needs the axis whole, as far as is known"
 GRID = "joins axes, and what is dead fills no whole row or column of them"
 
 
+class Ties(Protocol):
+    """What is said of axes that have the same positions; see the methods of `Removal`."""
+
+    def because(self, reason: Reason) -> None: ...
+    def narrow(self, node: Node, axis: int, mask: np.ndarray) -> None: ...
+    def pin(self, node: Node, *axes: int) -> None: ...
+    def tie(self, *sides: Sequence[Axis]) -> None: ...
+    def tie_part(self, whole: Axis, start: int, part: Axis) -> None: ...
+    def tie_all(self, a: Node, b: Node) -> None: ...
+    def tie_reversed(self, a: Axis, b: Axis) -> None: ...
+    def tie_copies(self, one: Axis, copies: Axis) -> None: ...
+
+
 class Removal:
     """The masks, and which axes are coupled.
 
@@ -51,10 +65,17 @@ class Removal:
         self.changed: set[Node] = set()
         self._reasons = [Reason(WHOLE)]
         self._why: dict[Axis, np.ndarray] = {}
-        self._above: dict[Axis, Axis] = {}
         self._removed: dict[Node, list[np.ndarray]] = {
             node: [np.full(n, n > 1) for n in node.shape] for node in graph.nodes()
         }
+
+    @staticmethod
+    def of(graph: Graph, marks: Mapping[Axis, np.ndarray]) -> "Removal":
+        """Exactly these marks, of all axes."""
+        removal = Removal(graph)
+        for node, masks in removal._removed.items():
+            masks[:] = [marks[node, axis] for axis in range(len(masks))]
+        return removal
 
     def removed(self, node: Node, axis: int) -> np.ndarray:
         """Which positions of an axis are removed: [n]."""
@@ -157,6 +178,21 @@ class Removal:
         """Tie each axis of a node to that of another of the same shape."""
         for axis in range(len(a.shape)):
             self.tie([(a, axis)], [(b, axis)])
+
+    def tie_reversed(self, a: Axis, b: Axis) -> None:
+        """Couple the positions of an axis with those of another from its end on."""
+        for (node, axis), (other, to) in ((a, b), (b, a)):
+            mask, why = self.removed(node, axis)[::-1], self.numbers(node, axis)[::-1]
+            self.narrow(other, to, mask, why)
+
+    def tie_copies(self, one: Axis, copies: Axis) -> None:
+        """Couple an axis with one that holds it several times, each copy after the last."""
+        (node, axis), (out, to) = one, copies
+        masks = self.removed(out, to).reshape(-1, node.shape[axis])
+        why = self.numbers(out, to).reshape(masks.shape).max(axis=0)
+        self.narrow(node, axis, np.asarray(masks.all(axis=0)), why)
+        mask, why = self.removed(node, axis), self.numbers(node, axis)
+        self.narrow(out, to, np.tile(mask, len(masks)), np.tile(why, len(masks)))
 
     def _why_grid(self, side: Sequence[Axis]) -> np.ndarray:
         """A reason for each position of a grid: [...]."""

@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import functools
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -9,13 +11,14 @@ import numpy as np
 from flax import nnx
 
 from jsparse.export._shrinking.alive import all_zeros, went
-from jsparse.export._shrinking.attributes import Mend, fixed_axes, mend_in_place, stored_as
+from jsparse.export._shrinking.attributes import Mend, heads, mend_in_place, stored_as
 from jsparse.export._shrinking.blame import Groups, at_error, explain, removed_near
-from jsparse.export._shrinking.constants import Knowledge, know
+from jsparse.export._shrinking.constants import Knowledge, know, neutral
 from jsparse.export._shrinking.contractions import foldable, sinks, taken_up, tie_product
 from jsparse.export._shrinking.couplings import tie
 from jsparse.export._shrinking.cut import Cut, cut_in_place
-from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
+from jsparse.export._shrinking.ends import pin_ends
+from jsparse.export._shrinking.graph import Graph, Node, Op, every
 from jsparse.export._shrinking.liveness import (
     ENDS,
     NEEDS_WHOLE,
@@ -84,7 +87,7 @@ class Plan:
         found = sinks(self.graph).items()
         self.sinks = {op: sink for op, sink in found if sink.bias.path not in rigid}
         self._learn(alive)
-        self.fixed = fixed_axes(model)
+        self.fixed = list(itertools.chain.from_iterable(heads(model)))
         self._order: dict[Op, int] = {}
         self._next_to: dict[Node, list[Op]] = {}
         for n, op in enumerate(every(self.graph.ops)):
@@ -110,40 +113,9 @@ class Plan:
     def removal(self) -> Removal:
         """The largest removable set."""
         removal = Removal(self.graph)
-        self._pin(removal)
+        pin_ends(self.graph, self.fixed, removal)
         self._settle(removal, every(self.graph.ops))
         return removal
-
-    def _pin(self, removal: Removal) -> None:
-        graph = self.graph
-        read = {node for op in every(graph.ops) for node in op.inputs}
-        readers = readers_in(every(graph.ops))
-        for node in graph.nodes():
-            if node in graph.variables:
-                if node.value is None or node not in read:
-                    removal.because(
-                        Reason(WHOLE, None, "the variable is no weight: calls write it")
-                    )
-                    removal.pin(node)
-            elif node.value is not None and node.shape:
-                op = next(iter(readers.get(node, [])), None)
-                removal.because(Reason(WHOLE, op, f"reads a constant array of shape {node.shape}"))
-                removal.pin(node)
-        removal.because(Reason(ENDS))
-        for node in graph.inputs:
-            removal.pin(node)
-        removal.because(Reason(ENDS, None, "the model returns them"))
-        for node in graph.outputs:
-            removal.pin(node)
-        for node in graph.variables:
-            for path, axis in self.fixed:
-                if node.path == path:
-                    removal.because(Reason(WHOLE, None, "an attribute fixes the width"))
-                    removal.pin(node, axis % len(node.shape))
-        removal.because(Reason(WHOLE, None, "longer inputs may read more of it"))
-        for node, seen in graph.partly_read().items():
-            for axis, mask in enumerate(seen):
-                removal.narrow(node, axis, mask)
 
     def _settle(self, removal: Removal, ops: Iterable[Op]) -> None:
         self._spread(removal, ops)
@@ -171,7 +143,7 @@ class Plan:
             tie_product(op, removal, self.knowledge, may)
         else:
             removal.because(Reason(WHOLE, op, NEEDS_WHOLE))
-            tie(op, removal, self.knowledge)
+            tie(op, removal, functools.partial(neutral, knowledge=self.knowledge))
 
     def _around(self, removal: Removal) -> list[Op]:
         """The operations next to what changed last."""
@@ -180,28 +152,13 @@ class Plan:
 
     def cutting(self, removal: Removal) -> Cutting:
         """The changes that remove it."""
-        cuts = {}
-        for node in self.graph.variables:
-            axes = range(len(node.shape))
-            keep = {
-                axis: tuple(map(int, np.flatnonzero(removal.kept(node, axis))))
-                for axis in axes
-                if removal.removed(node, axis).any()
-            }
-            if keep:
-                cuts[node.path] = Cut(shape=node.shape, keep=keep)
+        cuts = cuts_of(self.graph, removal)
         add: dict[str, np.ndarray] = {}
         for op, sink in self.sinks.items():
             if (constant := self.foldable[op]).any():
                 more = taken_up(op, sink, removal, self.knowledge, constant)
                 add[sink.bias.path] = add.get(sink.bias.path, np.zeros_like(more)) + more
-        origins = self.graph.origins()
-        groups = {
-            origins[op.inputs[1]].path: removal.kept_shape(op.extra[0])[0]
-            for op in every(self.graph.ops)
-            if op.extra and op.inputs[1] in origins
-        }
-        return Cutting(cuts, add, groups)
+        return Cutting(cuts, add, groups_of(self.graph, removal))
 
     def small(self, removal: Removal) -> tuple[Any, Record]:
         """The smaller model, and its record."""
@@ -264,3 +221,27 @@ class Plan:
             return graph, faults(self.graph, graph, removal)
         except Exception as error:  # the model's own code may fix sizes and raise anything
             return self.graph, at_error(self.graph, removal, error)
+
+
+def cuts_of(graph: Graph, removal: Removal) -> dict[str, Cut]:
+    """What is kept of each variable that is cut, by path."""
+    cuts = {}
+    for node in graph.variables:
+        keep = {
+            axis: tuple(map(int, np.flatnonzero(removal.kept(node, axis))))
+            for axis in range(len(node.shape))
+            if removal.removed(node, axis).any()
+        }
+        if keep:
+            cuts[node.path] = Cut(shape=node.shape, keep=keep)
+    return cuts
+
+
+def groups_of(graph: Graph, removal: Removal) -> dict[str, int]:
+    """How many groups remain of each grouped convolution, by path of the kernel."""
+    origins = graph.origins()
+    return {
+        origins[op.inputs[1]].path: removal.kept_shape(op.extra[0])[0]
+        for op in every(graph.ops)
+        if op.extra and op.inputs[1] in origins
+    }

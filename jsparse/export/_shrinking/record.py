@@ -33,12 +33,14 @@ class Record:
       stayed: by path of a weight, how many of its dead units stay, and the operation, file and line
         of the model that keep them.
       zeros: what went only because a weight is all zeros, by its path: it may not be trained yet.
+      widths: from `jsparse.prune.units`, what became of each group, by its name.
     """
 
     cuts: Mapping[str, Cut] = dataclasses.field(default_factory=dict)
     attributes: Attributes = dataclasses.field(default_factory=dict)
     stayed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     zeros: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    widths: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_mapping("Cuts by path", cuts=self.cuts)
@@ -46,6 +48,7 @@ class Record:
             check_is(Cut, "Cuts by path", cuts=cut)
         check_mapping("values by path and name", attributes=self.attributes)
         check_mapping("reasons by path", stayed=self.stayed)
+        check_mapping("texts by group", widths=self.widths)
 
     def then(self, later: "Record") -> "Record":
         """Both as one: this record, and one of the model that it led to.
@@ -70,7 +73,8 @@ class Record:
         attributes = dict(self.attributes)
         for path, values in later.attributes.items():
             attributes[path] = attributes.get(path, {}) | values
-        return Record(cuts=cuts, attributes=attributes, stayed=later.stayed, zeros=later.zeros)
+        last = {"stayed": later.stayed, "zeros": later.zeros, "widths": later.widths}
+        return Record(cuts=cuts, attributes=attributes, **last)
 
     def to_dict(self) -> dict[str, Any]:
         """Only dicts, lists, strings and numbers, as JSON has them."""
@@ -94,8 +98,9 @@ class Record:
         cuts = {path: _cut(path, cut) for path, cut in _object(data, "cuts").items()}
         inside = _object(data, "attributes")
         attributes = {path: _sizes(path, _object(inside, path)) for path in inside}
-        stayed, zeros = _reasons(data, "stayed"), _reasons({"zeros": {}, **data}, "zeros")
-        return Record(cuts=cuts, attributes=attributes, stayed=stayed, zeros=zeros)
+        data = {"zeros": {}, "widths": {}, **data}  # older records lack them
+        texts = {name: _reasons(data, name) for name in ("stayed", "zeros", "widths")}
+        return Record(cuts=cuts, attributes=attributes, **texts)
 
 
 def _object(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:

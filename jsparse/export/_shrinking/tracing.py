@@ -83,7 +83,7 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
     given = [Node(tuple(leaf.shape), leaf.dtype) for leaf in arrays]
     ops: list[Op] = []
     outputs = _inline(closed.jaxpr, closed.consts, [*nodes, *given], ops, ())[:made]
-    outcome = lambda: _quick(program.lower())(variables, arrays)[0]
+    outcome = lambda others: _quick(program.lower())(variables | others, arrays)[0]
     return Graph(_needed(ops, outputs), nodes, given, outputs, outcome)
 
 

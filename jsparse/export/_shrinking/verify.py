@@ -25,11 +25,13 @@ class Fault:
       text: what is wrong.
       op: of the full-size computation at which it shows; none if it ends otherwise.
       nodes: of that computation in which something was removed that may not go.
+      factor: by which a number that the operation reads changes; 0 if that is not what is wrong.
     """
 
     text: str
     op: Op | None = None
     nodes: tuple[Node, ...] = ()
+    factor: float = 0.0
 
 
 def faults(old: Graph, new: Graph, removal: Removal) -> list[Fault]:
@@ -86,7 +88,8 @@ def _changed(a: Op, b: Op, pairs: dict[Node, Node], removal: Removal) -> list[Fa
     found = []
     for x, y in zip(a.inputs, b.inputs, strict=True):
         if _apart(x, y, pairs, removal):
-            found.append(Fault(_other_value(x, y), a, tuple(n for n in a.inputs if n is not x)))
+            others = tuple(n for n in a.inputs if n is not x)
+            found.append(Fault(_other_value(x, y), a, others, _factor(x, y)))
     for name, value in _expected(a, removal).items():
         if not _equal(value, b.params.get(name)):
             text = f"has {name} {b.params.get(name)} in the code, where {value} would be right"
@@ -104,6 +107,14 @@ def _other_value(x: Node, y: Node) -> str:
     if x.value is not None and y.value is not None and x.value.size == y.value.size == 1:
         return f"reads the constant {x.value.item()}, which would become {y.value.item()}"
     return "would read another value"
+
+
+def _factor(x: Node, y: Node) -> float:
+    if x.value is None or y.value is None or not x.value.size == y.value.size == 1:
+        return 0.0
+    if not jnp.issubdtype(x.dtype, jnp.floating) or not float(x.value.item()):
+        return 0.0
+    return float(y.value.item()) / float(x.value.item())
 
 
 def _apart(a: Node, b: Node, pairs: dict[Node, Node], removal: Removal) -> bool:

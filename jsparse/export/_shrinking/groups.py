@@ -1,0 +1,222 @@
+"""The groups of units that go together in a model, as a table that can be printed.
+
+Reference: Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023, has such groups from
+rules for layers; here they come from the traced operations, and each was cut once to see whether
+the smaller model still computes the same.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from jsparse._paths import listed
+from jsparse._pure import by_position, calling, examples
+from jsparse._surgery import fold
+from jsparse._values import check_function
+from jsparse.export._shrinking.attributes import Mend, stock
+from jsparse.export._shrinking.blame import said
+from jsparse.export._shrinking.graph import every
+from jsparse.export._shrinking.liveness import ENDS, Axis, Reason
+from jsparse.export._shrinking.source import place
+from jsparse.export._shrinking.units import Family, Units
+from jsparse.export._shrinking.uses import NOTHING, Use, uses
+from jsparse.report._table import table
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class UnitAxis:
+    """An axis of a weight that belongs to a group.
+
+    Attributes:
+      path: of the weight.
+      axis: of it.
+      units: the number of the unit at each position of the axis, -1 for none: [length].
+      use: what the model does with the weight along that axis.
+    """
+
+    path: str
+    axis: int
+    units: np.ndarray
+    use: Use
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class UnitGroup:
+    """Units that have positions on the same axes; each can only be removed from all of them.
+
+    Attributes:
+      name: path of the weight that makes the units, and the axis.
+      width: how many units.
+      members: the axes of weights.
+      parameters: of all units together; where two groups cross, both count them.
+      held: why they cannot be removed; empty if they can.
+      means: where the model takes a sum or a mean over the units, as a layer norm does; empty if
+        it does not. After a cut it is over those that are left.
+    """
+
+    name: str
+    width: int
+    members: tuple[UnitAxis, ...]
+    parameters: int
+    held: str
+    means: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class UnitGroups:
+    """The groups of a model: print them, iterate over them, or get one by its name."""
+
+    groups: tuple[UnitGroup, ...]
+
+    def __iter__(self) -> Iterator[UnitGroup]:
+        return iter(self.groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, name: str) -> UnitGroup:
+        found = [group for group in self.groups if group.name == name]
+        if not found:
+            raise KeyError(f"no group {name!r}; there are {listed(g.name for g in self.groups)}")
+        return found[0]
+
+    def __str__(self) -> str:
+        head = ("group", "units", "parameters", "weights that shrink with it")
+        rows = [
+            (
+                group.name,
+                str(group.width),
+                f"{group.parameters:,}",
+                "; ".join([_members(group), *_notes(group)]),
+            )
+            for group in self.groups
+        ]
+        return table(head, rows)
+
+
+def _members(group: UnitGroup) -> str:
+    paths = dict.fromkeys(member.path for member in group.members)
+    return listed([path for path in paths if path != group.name.rpartition(":")[0]], 4)
+
+
+def _notes(group: UnitGroup) -> list[str]:
+    notes = [f"a sum over it at {group.means}"] if group.means else []
+    return notes + ([f"stays: {group.held}"] if group.held else [])
+
+
+def groups(model: nnx.Module, *example_inputs: Any, mend: Mend = stock) -> UnitGroups:
+    """The groups of units of a model that must be removed together.
+
+    Read from the traced computation, with no list of layers: the channels of a residual stream
+    with all blocks that add to it, heads and the width of heads, the parts of a concatenation, the
+    hidden units of a recurrent cell. A unit of each group was removed to see whether the smaller
+    model computes the same operation by operation; `held` says which operation keeps a group.
+
+    Args:
+      model: any NNX module, sparse or plain; not changed.
+      *example_inputs: arguments of a call, as for `shrink`: arrays or shapes.
+      mend: as for `shrink`.
+
+    Returns:
+      The groups, in the order in which the model reads their weights, then those that cannot
+      shrink.
+
+    Example:
+      >>> from flax import nnx
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 3, rngs=rngs))
+      >>> print(groups(model, (1, 4)))
+      group              units  parameters  weights that shrink with it
+      layers/0/kernel:1  8      64          layers/0/bias, layers/2/kernel
+      layers/0/kernel:0  4      32          none; stays: it is an input of the model
+      layers/2/kernel:1  3      27          layers/2/bias; stays: the model returns them
+    """
+    check_function(mend=mend)
+    model, inputs = by_position(model, example_inputs, {})
+    inputs, plain = examples(inputs), fold(model)
+    with calling("example_inputs", inputs):
+        units = Units(plain, inputs, mend)
+    try_each(units)
+    found = described(units).values()
+    return UnitGroups(tuple(sorted(found, key=lambda group: bool(group.held))))
+
+
+def free(units: Units) -> list[int]:
+    """The numbers of the families that nothing holds, as far as is known."""
+    families = enumerate(units.families)
+    return [n for n, family in families if family.held is None and len(family.units) > 1]
+
+
+def try_each(units: Units) -> None:
+    """Remove one unit of each family, and hold those that this breaks."""
+    while True:
+        gone = {n: [len(units.families[n].units) - 1] for n in free(units)}
+        if not gone or units.tried(gone, ()):
+            return
+
+
+def described(units: Units) -> dict[int, UnitGroup]:
+    """The groups by the number of the family, those that are no units of layers left out."""
+    used = uses(units.graph)
+    first: dict[str, int] = {}
+    for n, op in enumerate(every(units.graph.ops)):
+        for node in op.inputs:
+            if node.path:
+                first.setdefault(node.path, n)
+    found = [(n, _group(units, family, used, first)) for n, family in enumerate(units.families)]
+    named = [(n, group) for n, group in found if group]
+    named.sort(key=lambda pair: first.get(pair[1].members[0].path, 0))
+    names: dict[str, int] = {}
+    groups = {}
+    for n, group in named:
+        count = names[group.name] = names.get(group.name, 0) + 1
+        name = group.name if count == 1 else f"{group.name}#{count}"
+        groups[n] = dataclasses.replace(group, name=name)
+    return groups
+
+
+def _group(
+    units: Units, family: Family, used: Mapping[Axis, Use], first: Mapping[str, int]
+) -> UnitGroup | None:
+    axes = [(node, axis) for node, axis in family.axes if node.path and node.shape[axis] > 1]
+    axes.sort(key=lambda axis: first.get(axis[0].path, 0))
+    members = tuple(
+        UnitAxis(node.path, axis, units.on(family, (node, axis)), used.get((node, axis), NOTHING))
+        for node, axis in axes
+    )
+    wide = any(member.use & (Use.MAKES | Use.READS) for member in members)
+    if not members or (family.held and not wide):
+        return None
+    shapes = {node.path: node.shape for node in units.graph.variables}
+    own = [m for m in members if Use.MAKES in m.use and len(shapes[m.path]) > 1]
+    name = (own or members)[0]
+    return UnitGroup(
+        name=f"{name.path}:{name.axis}",
+        width=len(family.units),
+        members=members,
+        parameters=_parameters(members, shapes),
+        held=_why(family.held) if family.held else "",
+        means=", ".join(dict.fromkeys(place(op) for op in family.sums)),
+    )
+
+
+def _why(reason: Reason) -> str:
+    if reason.kind == ENDS and not reason.text:
+        return "it is an input of the model"
+    return said(reason)
+
+
+def _parameters(members: tuple[UnitAxis, ...], shapes: dict[str, tuple[int, ...]]) -> int:
+    """How many entries of weights lie on the units."""
+    total = 0
+    for path in dict.fromkeys(member.path for member in members):
+        left = list(shapes[path])
+        for member in members:
+            if member.path == path:
+                left[member.axis] -= int((member.units >= 0).sum())
+        total += math.prod(shapes[path]) - math.prod(left)
+    return total

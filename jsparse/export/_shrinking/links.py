@@ -1,0 +1,222 @@
+"""Which positions of all axes must go together, whatever the weights are.
+
+The operations say the same of axes as to `Removal`, of positions in place of marks:
+
+1. Two axes with the same positions, or an axis and part of another, join them one by one.
+2. A reshape makes a grid of several axes: a position of the grid goes with any of its axes, so it
+   is in no class of its own. A grid with a single axis that may shrink is a case of 1.
+3. A position that an operation needs holds all of its class, and all that it is a grid of.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jsparse.export._shrinking.graph import Graph, Node
+from jsparse.export._shrinking.liveness import Axis, Reason
+
+Grid = tuple[list[list[np.ndarray]], Reason]
+"""For each side the positions along its axes, [cells] each; and the operation that joins them."""
+
+
+class Links:
+    """Collects what operations say; the methods of `Ties`.
+
+    Attributes:
+      axes: all axes, which the positions are numbered along, one after another.
+    """
+
+    def __init__(self, graph: Graph):
+        self.axes: list[Axis] = [(n, k) for n in graph.nodes() for k in range(len(n.shape))]
+        lengths = [node.shape[axis] for node, axis in self.axes]
+        self._start = dict(zip(self.axes, np.cumsum([0, *lengths[:-1]]).tolist(), strict=True))
+        self.owner = np.repeat(np.arange(len(lengths)), lengths)
+        self._pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        self._grids: list[Grid] = []
+        self._reason = Reason("")
+        self._pins: list[tuple[np.ndarray, Reason]] = []
+        self.because(Reason("ends", None, "is a single one"))
+        for axis, length in zip(self.axes, lengths, strict=True):
+            if length == 1:
+                self.pin(*axis)
+
+    def at(self, axis: Axis) -> np.ndarray:
+        """The numbers of the positions of an axis: [n]."""
+        start = self._start[axis]
+        return np.arange(start, start + axis[0].shape[axis[1]])
+
+    def because(self, reason: Reason) -> None:
+        self._reason = reason
+
+    def narrow(self, node: Node, axis: int, mask: np.ndarray) -> None:
+        if not mask.all():
+            self._pins.append((self.at((node, axis))[~mask], self._reason))
+
+    def pin(self, node: Node, *axes: int) -> None:
+        for axis in axes or range(len(node.shape)):
+            self._pins.append((self.at((node, axis)), self._reason))
+
+    def tie(self, *sides: Sequence[Axis]) -> None:
+        long = [[axis for axis in side if axis[0].shape[axis[1]] != 1] for side in sides]
+        cells = [np.meshgrid(*map(self.at, side), indexing="ij") for side in long]
+        flat = [[one.ravel() for one in side] for side in cells]
+        if all(len(side) == 1 for side in flat):
+            self._pairs += [(flat[0][0], side[0]) for side in flat[1:]]
+        elif all(flat):
+            self._grids.append((flat, self._reason))
+
+    def tie_part(self, whole: Axis, start: int, part: Axis) -> None:
+        inside = self.at(part)
+        self._pairs.append((self.at(whole)[start : start + len(inside)], inside))
+
+    def tie_all(self, a: Node, b: Node) -> None:
+        for axis in range(len(a.shape)):
+            self.tie([(a, axis)], [(b, axis)])
+
+    def tie_reversed(self, a: Axis, b: Axis) -> None:
+        self._pairs.append((self.at(a)[::-1], self.at(b)))
+
+    def tie_copies(self, one: Axis, copies: Axis) -> None:
+        many = self.at(copies)
+        self._pairs.append((np.resize(self.at(one), len(many)), many))
+
+    def solved(self) -> "Classes":
+        """The classes of positions that go together."""
+        pairs, grids = list(self._pairs), list(self._grids)
+        while True:
+            known = len(pairs)
+            label = self._joined(pairs)
+            reasons: list[Reason | None] = [None] * (int(label.max(initial=-1)) + 1)
+            for positions, reason in self._pins:
+                for one in np.unique(label[positions]):
+                    reasons[one] = reasons[one] or reason
+            held = np.array([reason is not None for reason in reasons], bool)
+            _hold_grids(grids, label, held, reasons)
+            left: list[Grid] = []
+            for sides, reason in grids:
+                free = [[one for one in side if not held[label[one]].all()] for side in sides]
+                if all(len(side) == 1 for side in free):
+                    pairs += [(free[0][0], side[0]) for side in free[1:]]
+                elif all(free):
+                    left.append((free, reason))
+            if len(pairs) == known:
+                classes = [([[label[one] for one in side] for side in g], r) for g, r in left]
+                return Classes(label, reasons, classes)
+            grids = left
+
+    def _joined(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """A number of its class for each position: [positions]."""
+        from scipy.sparse import coo_array  # comes with jax; `import jsparse` does without
+        from scipy.sparse.csgraph import connected_components
+
+        size = len(self.owner)
+        empty = [np.zeros(0, int)]
+        ends = [np.concatenate([pair[k] for pair in pairs] or empty) for k in (0, 1)]
+        edges = coo_array((np.ones(len(ends[0]), bool), tuple(ends)), shape=(size, size))
+        return connected_components(edges, directed=False)[1]
+
+
+def _hold_grids(
+    grids: list[Grid], label: np.ndarray, held: np.ndarray, reasons: list[Reason | None]
+) -> None:
+    """Hold all that a held position of a grid is in; in place."""
+    before = -1
+    while before != held.sum():
+        before = held.sum()
+        for sides, _ in grids:
+            stuck = [np.all([held[label[one]] for one in side], axis=0) for side in sides]
+            cells = np.any(stuck, axis=0)
+            if not cells.any():
+                continue
+            first = int(np.argmax([one.any() for one in stuck]))
+            reason = reasons[label[sides[first][0][stuck[first]][0]]]
+            for one in (one for side in sides for one in side):
+                for number in np.unique(label[one[cells]]):
+                    reasons[number] = reasons[number] or reason
+                    held[number] = True
+
+
+class Unit(NamedTuple):
+    """Classes that go together, and what holds them; none if nothing does."""
+
+    classes: np.ndarray
+    held: Reason | None
+
+
+class Classes:
+    """Classes of positions, and the grids that join several of them.
+
+    Args:
+      label: the class of each position: [positions].
+      reasons: why a class is held, by its number; none if it is not.
+      grids: with classes in place of positions.
+    """
+
+    def __init__(self, label: np.ndarray, reasons: list[Reason | None], grids: list[Grid]):
+        self.label, self._reasons, self._grids = label, reasons, grids
+        self._held = np.array([reason is not None for reason in reasons], bool)
+        self._made: dict[int, Reason] = {}
+        self._in: dict[int, list[int]] = {}
+        for n, (sides, reason) in enumerate(grids):
+            several = any(len(side) > 1 for side in sides)
+            for side in sides:
+                for one in side:
+                    for number in np.unique(one).tolist():
+                        self._in.setdefault(number, []).append(n)
+                        if several and len(side) == 1:
+                            self._made.setdefault(number, reason)
+
+    def units(self) -> list[Unit]:
+        """What goes together, each once; of positions of a grid, with the axes of the grid."""
+        alone = [n for n in range(len(self._reasons)) if n not in self._made]
+        found = [self._around(n) for n in alone]
+        covered = {int(n) for unit in found if len(unit.classes) > 1 for n in unit.classes}
+        rest = [n for n in self._made if n not in covered]
+        return found + [Unit(np.array([n]), self._reasons[n] or self._made[n]) for n in rest]
+
+    @functools.cached_property
+    def _sizes(self) -> list[list[list[tuple[np.ndarray, np.ndarray]]]]:
+        count = functools.partial(np.unique, return_counts=True)
+        return [[[count(one) for one in side] for side in sides] for sides, _ in self._grids]
+
+    def _around(self, seed: int) -> Unit:
+        """The smallest set with this class that all grids allow."""
+        if self._held[seed] or seed not in self._in:
+            return Unit(np.array([seed]), self._reasons[seed])
+        gone = np.zeros(len(self._reasons), bool)
+        gone[seed] = True
+        waiting = set(self._in[seed])
+        while waiting:
+            n = waiting.pop()
+            added = self._demanded(n, gone)
+            if added is None:
+                return Unit(np.array([seed]), self._grids[n][1])
+            gone[added] = True
+            waiting.update(k for one in added.tolist() for k in self._in.get(one, ()))
+        classes = np.flatnonzero(gone)
+        stuck = classes[self._held[classes]]
+        return Unit(classes, self._reasons[stuck[0]] if len(stuck) else None)
+
+    def _demanded(self, n: int, gone: np.ndarray) -> np.ndarray | None:
+        """Classes that a grid demands in addition; None if it allows none."""
+        sides = self._grids[n][0]
+        covered = [np.any([gone[one] for one in side], axis=0) for side in sides]
+        wanted = np.any(covered, axis=0)
+        added, short = [np.zeros(0, int)], False
+        for side, has, sizes in zip(sides, covered, self._sizes[n], strict=True):
+            missing = wanted & ~has
+            if not missing.any():
+                continue
+            if len(side) == 1:
+                added.append(side[0][missing])
+                continue
+            for one, (classes, counts) in zip(side, sizes, strict=True):
+                inside = np.bincount(one[wanted], minlength=len(gone))[classes]
+                fits = classes[(inside == counts) & ~self._held[classes]]
+                added.append(fits)
+                missing &= ~np.isin(one, fits)
+            short |= bool(missing.any())
+        new = np.unique(np.concatenate(added))
+        return None if short and not len(new) else new

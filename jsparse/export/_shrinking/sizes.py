@@ -1,0 +1,59 @@
+"""How large a model is without some units, from the shapes in its computation alone."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+
+from jsparse.export._shrinking.graph import Graph, Op
+from jsparse.export._shrinking.liveness import Removal
+from jsparse.export._shrinking.operations import PRODUCTS
+from jsparse.export._shrinking.products import shape_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """The size of a model.
+
+    Attributes:
+      shapes: of its weights, by path.
+      operations: multiplications of its products for the example inputs; what a convolution
+        multiplies with padding counts, a `while` loop counts as one step and a branch as the
+        largest.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    operations: float
+
+    @property
+    def parameters(self) -> int:
+        """How many entries the weights have, statistics of normalisations included."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+
+def sizes_after(graph: Graph, removal: Removal) -> Sizes:
+    """The size of what is left."""
+    weights = [node for node in graph.variables if node.value is not None]
+    shapes = {node.path: removal.kept_shape(node) for node in weights}
+    return Sizes(shapes, _products(graph.ops, removal))
+
+
+def _products(ops: Iterable[Op], removal: Removal) -> float:
+    total = 0.0
+    for op in ops:
+        if op.bodies:
+            inner = [_products(body.ops, removal) for body in op.bodies]
+            branches = op.name == "cond"
+            total += (max(inner) if branches else sum(inner)) * op.params.get("length", 1)
+        elif op.name in PRODUCTS:
+            total += _product(op, removal)
+    return total
+
+
+def _product(op: Op, removal: Removal) -> float:
+    out = math.prod(removal.kept_shape(op.outputs[0]))
+    kernel = removal.kept_shape(op.inputs[1])
+    if op.name == "dot_general":
+        return out * math.prod(kernel[pair[1]] for pair in shape_of(op).summed)
+    made = kernel[op.params["dimension_numbers"].rhs_spec[0]]
+    spread = math.prod(op.params["lhs_dilation"])
+    return out * math.prod(kernel) / max(made, 1) / spread

@@ -1,0 +1,256 @@
+"""The units of a model: which positions of which axes go together, and the model without some.
+
+1. Trace the model; let each operation say which positions it joins (`links`).
+2. Units with the same axes are a family: the width of a residual stream, the heads of an attention.
+3. Cut some units of some families, trace the smaller model, and compare it operation by operation
+   with the cut one (`verify`). A mean over units may divide by how many are left. Families at other
+   faults are held, by the operation where it shows.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import nnx
+
+from jsparse._slots import slots
+from jsparse.export._shrinking.attributes import Attributes, Mend, heads, mend_in_place
+from jsparse.export._shrinking.blame import at_error, removed_near
+from jsparse.export._shrinking.contractions import LINKS, tie_unsummed
+from jsparse.export._shrinking.couplings import tie
+from jsparse.export._shrinking.cut import Cut, cut_in_place
+from jsparse.export._shrinking.ends import pin_ends
+from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
+from jsparse.export._shrinking.links import Links
+from jsparse.export._shrinking.liveness import NEEDS_WHOLE, WHOLE, Axis, Reason, Removal
+from jsparse.export._shrinking.operations import PRODUCTS
+from jsparse.export._shrinking.plan import cuts_of, groups_of
+from jsparse.export._shrinking.rescale import Rescale
+from jsparse.export._shrinking.tracing import trace
+from jsparse.export._shrinking.verify import Fault, apart, faults, rounding
+
+
+class Family(NamedTuple):
+    """Units that have the same axes.
+
+    Attributes:
+      axes: that the units have positions on.
+      units: the classes of each.
+      held: what holds them; none if nothing does.
+      sums: the operations that sum over them.
+    """
+
+    axes: tuple[Axis, ...]
+    units: tuple[np.ndarray, ...]
+    held: Reason | None
+    sums: tuple[Op, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Smaller:
+    """A model without some units.
+
+    Attributes:
+      model: smaller.
+      graph: what it computes.
+      removal: what was removed.
+      cuts: by path of the variable.
+      attributes: new values by path of the module and name.
+      factors: that weights were multiplied by, by path, as a number in the code follows a width.
+      means: whether it takes a mean over units, which is over those that are left.
+      faults: where it does not compute what the full model would without these units.
+    """
+
+    model: Any
+    graph: Graph
+    removal: Removal
+    cuts: dict[str, Cut]
+    attributes: Attributes
+    factors: dict[str, float]
+    means: bool
+    faults: list[Fault]
+
+
+Gone = Mapping[int, Sequence[int]]
+"""Units, by the number of their family."""
+Tests = Sequence[Callable[[Graph, Smaller], list[Fault]]]
+"""What is tested of a smaller model beyond its operations."""
+
+
+class Units:
+    """The units of a model without rules.
+
+    Args:
+      model: without rules.
+      inputs: of a call.
+      mend: see `shrink`.
+
+    Attributes:
+      families: of all units that have axes of variables.
+    """
+
+    def __init__(self, model: nnx.Module, inputs: tuple, mend: Mend):
+        self.model, self.inputs, self.mend = model, inputs, mend
+        self.graph = trace(model, inputs)
+        self._links = Links(self.graph)
+        self._sums: dict[Axis, list[Op]] = {}
+        self._say()
+        classes = self._links.solved()
+        self._label = classes.label
+        self._rescale = Rescale(self.graph)
+        self.families = self._families(classes.units())
+
+    def _say(self) -> None:
+        links = self._links
+        pin_ends(self.graph, (), links)
+        nodes = {node.path: node for node in self.graph.variables}
+        for axes in heads(self.model):
+            there = [(nodes[path], len(nodes[path].shape) + axis) for path, axis in axes]
+            links.tie(*([axis] for axis in there))
+        for op in every(self.graph.ops):
+            if op.name not in PRODUCTS:
+                links.because(Reason(WHOLE, op, NEEDS_WHOLE))
+                tie(op, links, self._summed)
+            elif (shape := tie_unsummed(op, links)) is not None and not op.extra:
+                for x, y in shape.summed:
+                    links.tie([(op.inputs[0], x)], [(op.inputs[1], y)])
+
+    def _summed(self, op: Op, node: Node, axis: int) -> np.ndarray:
+        """A sum can do without any of its terms."""
+        sums = op.name == "reduce_sum" and axis in op.params["axes"]
+        if sums:
+            self._sums.setdefault((node, axis), []).append(op)
+        return np.full(node.shape[axis], sums)
+
+    def _families(self, units: list[Any]) -> list[Family]:
+        order = np.argsort(self._label, kind="stable")
+        starts = np.searchsorted(self._label[order], np.arange(self._label.max(initial=-1) + 2))
+        owner = self._links.owner[order]
+        on = lambda n: np.unique(owner[starts[n] : starts[n + 1]])
+        weights = {k for k, (node, _) in enumerate(self._links.axes) if node.path}
+        found: dict[tuple, list[np.ndarray]] = {}
+        for unit in units:
+            axes = np.unique(np.concatenate([on(n) for n in unit.classes]))
+            if weights.intersection(axes.tolist()):
+                found.setdefault((axes.tobytes(), unit.held), []).append(unit.classes)
+        made = []
+        for (axes, held), classes in found.items():
+            mine = tuple(self._links.axes[n] for n in np.frombuffer(axes, int))
+            sums = [op for axis in mine for op in self._sums.get(axis, ())]
+            made.append(Family(mine, tuple(classes), held, tuple(dict.fromkeys(sums))))
+        return made
+
+    def on(self, family: Family, axis: Axis) -> np.ndarray:
+        """The number of the unit of each position of an axis, -1 for none: [n]."""
+        number = np.full(self._label.max() + 1, -1)
+        for n, classes in enumerate(family.units):
+            number[classes] = n
+        return number[self._label[self._links.at(axis)]]
+
+    def removal(self, gone: Iterable[np.ndarray]) -> Removal:
+        """Without some classes."""
+        marks = np.zeros(self._label.max() + 1, bool)
+        for classes in gone:
+            marks[classes] = True
+        at = {axis: marks[self._label[self._links.at(axis)]] for axis in self._links.axes}
+        return Removal.of(self.graph, at)
+
+    def tried(self, gone: Gone, tests: Tests) -> Smaller | None:
+        """The model without some units; none if a family turned out to be held."""
+        one = self.smaller(gone, tests)
+        if not one.faults:
+            return one
+        blamed = [self._blamed(one, fault, gone) for fault in one.faults]
+        sure = {
+            found[0]: fault
+            for fault, found in zip(one.faults, blamed, strict=True)
+            if len(found) == 1
+        }
+        if not sure:  # each of the others with those that are good together
+            good: list[int] = []
+            for n in blamed[0]:
+                tested = self.smaller({k: gone[k] for k in (*good, n)}, tests)
+                if tested.faults:
+                    sure[n] = tested.faults[0]
+                else:
+                    good.append(n)
+        for n, fault in (sure or dict.fromkeys(gone, one.faults[0])).items():
+            reason = Reason(WHOLE, fault.op, fault.text)
+            self.families[n] = self.families[n]._replace(held=reason)
+        return None
+
+    def smaller(self, gone: Gone, tests: Tests) -> Smaller:
+        """The model without some units, and what is wrong with it."""
+        classes = [self.families[n].units[unit] for n, units in gone.items() for unit in units]
+        removal = self.removal(classes)
+        small = nnx.clone(self.model)
+        cuts = cuts_of(self.graph, removal)
+        cut_in_place(small, cuts, {})
+        attributes = mend_in_place(small, groups_of(self.graph, removal), self.mend)
+        try:
+            graph = trace(small, self.inputs)
+            found = faults(self.graph, graph, removal)
+        except Exception as error:  # the model's own code may fix sizes and raise anything
+            graph, found = self.graph, at_error(self.graph, removal, error)
+        means = self._means(removal)
+        found = [f for f in found if not any(np.isclose(f.factor, r) for r in means.get(f.op, ()))]
+        factors, found = self._rescale.cancelled(found)
+        for slot in slots(small):
+            if slot.path in factors:
+                slot.value[...] = slot.value[...] * factors[slot.path]
+        one = Smaller(small, graph, removal, cuts, attributes, factors, bool(means), found)
+        if found:
+            return one
+        return dataclasses.replace(one, faults=[f for test in tests for f in test(self.graph, one)])
+
+    def _blamed(self, smaller: Smaller, fault: Fault, gone: Gone) -> list[int]:
+        """The families of which a unit was removed near a fault; all if none is known."""
+        near: set[int] = set()
+        for node, axis in removed_near(self.graph, smaller.removal, fault):
+            labels = self._label[self._links.at((node, axis))]
+            near.update(labels[smaller.removal.removed(node, axis)].tolist())
+        units = {n: np.concatenate([self.families[n].units[u] for u in gone[n]]) for n in gone}
+        return [n for n, classes in units.items() if near.intersection(classes.tolist())] or [*gone]
+
+    def _means(self, removal: Removal) -> dict[Op | None, tuple[float, float]]:
+        """Operations that divide a sum by the number of its terms: how that number changes."""
+        readers = readers_in(every(self.graph.ops))
+        found: dict[Op | None, tuple[float, float]] = {}
+        for (node, _), ops in self._sums.items():
+            for op in ops:
+                axes = op.params["axes"]
+                before = np.prod([node.shape[axis] for axis in axes])
+                after = np.prod([removal.kept_shape(node)[axis] for axis in axes])
+                if before == after:
+                    continue
+                waiting = list(op.outputs)
+                while waiting:
+                    for reader in readers.get(waiting.pop(), ()):
+                        if reader.name in LINKS:
+                            waiting += reader.outputs
+                        elif reader.name in ("div", "mul"):
+                            found[reader] = (after / before, before / after)
+        return found
+
+
+def same_outputs(full: Graph, small: Smaller) -> list[Fault]:
+    """A fault if a model without units gives other outputs than one with zeros in their place.
+
+    A mean over units does: it is then over those that are left.
+    """
+    if small.means:
+        return []
+    values = _values(full, small.cuts)
+    zeros = {path: small.cuts[path].zeroed(value) for path, value in values.items()}
+    own = _values(small.graph, small.factors)
+    scaled = {path: value * value.dtype.type(small.factors[path]) for path, value in own.items()}
+    off = apart(full.run(zeros), small.graph.run(scaled))
+    if off <= rounding(full.variables):
+        return []
+    return [Fault(f"gives outputs that are off by {off:.1e} of the largest if they are cut")]
+
+
+def _values(graph: Graph, paths: Collection[str]) -> dict[str, np.ndarray]:
+    there = ((node.path, node.value) for node in graph.variables if node.path in paths)
+    return {path: value for path, value in there if value is not None}

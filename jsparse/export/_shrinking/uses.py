@@ -1,0 +1,108 @@
+"""What the operations do with each axis of a weight."""
+
+import enum
+
+from jsparse.export._shrinking.couplings import joined_axes
+from jsparse.export._shrinking.graph import Graph, Node, Op, every
+from jsparse.export._shrinking.liveness import Axis
+from jsparse.export._shrinking.operations import ELEMENTWISE, PRODUCTS, whole_axes_of
+from jsparse.export._shrinking.products import shape_of
+
+
+class Use(enum.Flag):
+    """What a weight does along one of its axes.
+
+    Attributes:
+      MAKES: a product has the axis in its output, as that of the outputs of a layer.
+      READS: a product sums over it, as over the inputs of a layer.
+      SCALES: units are multiplied by it, as by the scale of a normalisation.
+      ADDS: it is added to units, or subtracted, as a bias.
+    """
+
+    MAKES = enum.auto()
+    READS = enum.auto()
+    SCALES = enum.auto()
+    ADDS = enum.auto()
+
+
+NOTHING = Use(0)
+OF = {"mul": Use.SCALES, "div": Use.SCALES, "add": Use.ADDS, "sub": Use.ADDS}
+LINEAR = {"mul", "neg", "convert_element_type", "copy", "reduce_precision"}
+Places = dict[int, tuple[Axis, ...]]
+"""By axis of an array, the axes of variables that it is."""
+
+
+def uses(graph: Graph) -> dict[Axis, Use]:
+    """What is done with each axis of the variables, as far as they are followed."""
+    found: dict[Axis, Use] = {}
+    at: dict[Node, Places] = {
+        node: {k: ((node, k),) for k in range(len(node.shape))} for node in graph.variables
+    }
+    for op in every(graph.ops):
+        for n, node in enumerate(op.inputs):
+            if node not in at:
+                continue
+            for axis, use in _used(op, n).items():
+                for own in at[node].get(axis, ()):
+                    found[own] = found.get(own, NOTHING) | use
+        for inner, outer, drop in _within(op):
+            if outer in at:
+                at[inner] = {k - drop: own for k, own in at[outer].items() if k >= drop}
+        for n, node in enumerate(op.inputs):
+            if node in at and len(op.outputs) == 1 and (to := _followed(op, n)):
+                made: Places = {}
+                for k, several in at[node].items():
+                    own = tuple(one for one in several if _stays_itself(op, one[0]))
+                    for axis in to.get(k, ()):
+                        made[axis] = (*made.get(axis, ()), *own)
+                at.setdefault(op.outputs[0], made)
+    return found
+
+
+def _stays_itself(op: Op, variable: Node) -> bool:
+    """A kernel may be normalised before it is used; a variance is no scale."""
+    return len(variable.shape) > 1 or op.name not in ELEMENTWISE or op.name in LINEAR
+
+
+def _used(op: Op, n: int) -> dict[int, Use]:
+    node = op.inputs[n]
+    if op.name in PRODUCTS and n < 2:
+        shape = shape_of(op)
+        reads = {pair[n]: Use.READS for pair in shape.summed}
+        return reads | dict.fromkeys(shape.to_output(n), Use.MAKES)
+    if op.name == "gather" and n == 0:
+        return {axis: Use.MAKES for axis, _ in whole_axes_of(op)}
+    return dict.fromkeys(range(len(node.shape)), OF.get(op.name, NOTHING))
+
+
+def _within(op: Op) -> list[tuple[Node, Node, int]]:
+    """Arrays inside loops and branches, those outside that they are, and how many axes go."""
+    found = []
+    for body in op.bodies:
+        for k, n in enumerate(body.reads):
+            found.append((body.inputs[k], op.inputs[n], int(k in body.sliced)))
+    return found
+
+
+def _followed(op: Op, n: int) -> dict[int, tuple[int, ...]]:
+    """The axes of the output that each axis of an input becomes; none if it is another array."""
+    node, out = op.inputs[n], op.outputs[0]
+    axes = range(len(node.shape))
+    match op.name:
+        case "transpose":
+            return {int(a): (k,) for k, a in enumerate(op.params["permutation"])}
+        case "broadcast_in_dim":
+            return {k: (int(to),) for k, to in enumerate(op.params["broadcast_dimensions"])}
+        case "reshape":
+            runs = joined_axes(node.shape, out.shape) if 0 not in node.shape else []
+            return {a: tuple(new) for old, new in runs for a in old}
+        case "squeeze":
+            gone = [a % len(axes) for a in op.params["dimensions"]]
+            return {a: (k,) for k, a in enumerate(a for a in axes if a not in gone)}
+        case "rev" | "slice":
+            return {a: (a,) for a in axes}
+        case name if name in ELEMENTWISE and len(axes) > 1 and node.shape == out.shape:
+            return {a: (a,) for a in axes}
+        case "convert_element_type":
+            return {a: (a,) for a in axes}
+    return {}

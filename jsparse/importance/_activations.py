@@ -1,0 +1,112 @@
+"""What flows through units: the inputs of the layers that read them, as the model runs."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jsparse._pure import calling, evaluated
+from jsparse._slots import slots
+from jsparse._watch import watch_in_place
+from jsparse.export._shrinking.groups import UnitAxis, UnitGroup
+from jsparse.export._shrinking.uses import Use
+from jsparse.importance._members import Joined
+
+Batches = Iterable[Any]
+Run = Callable[[Any, Any], Any]
+
+
+def call(model: Any, batch: Any) -> Any:
+    """Run the model on a batch that is its input."""
+    return model(batch)
+
+
+def activation_scores(
+    model: nnx.Module,
+    groups: Sequence[UnitGroup],
+    batches: Batches,
+    run: Run,
+    worth: Callable[[jax.Array], jax.Array],
+    joined: Joined,
+) -> list[np.ndarray]:
+    """The mean over samples and places of a score of what layers read of each unit.
+
+    Groups that no layer reads whose inputs can be seen have no score.
+
+    Args:
+      model: without rules.
+      groups: whose units are scored.
+      batches: each counts the same.
+      run: of a model and a batch.
+      worth: elementwise.
+      joined: how layers that read the same units are taken together.
+
+    Raises:
+      ValueError: no batches; a layer runs inside a loop or a compiled function.
+    """
+    model = evaluated(model)
+    places = {slot.path: slot for slot in slots(model) if _readable(slot.parent, slot.key)}
+    seen: dict[str, list[list[np.ndarray]]] = {}
+    paths = {m.path for group in groups for m in group.members if Use.READS in m.use}
+    for path in paths & places.keys():
+        watch_in_place(places[path].parent, _seeing(path, seen.setdefault(path, []), worth))
+    count = 0
+    for batch in batches:
+        count += 1
+        with calling("batches", batch):
+            run(model, batch)
+    if not count:
+        raise ValueError("no batches; pass a list with at least one")
+    return [
+        joined([_mean(m, seen[m.path], group.width) for m in _seen(group, seen)], group.width)
+        for group in groups
+    ]
+
+
+def _readable(layer: Any, key: Any) -> bool:
+    """Whether the inputs of a layer lie along the axes of its weight."""
+    if key != "kernel" or getattr(layer, "feature_group_count", 1) > 1:
+        return False
+    general = isinstance(layer, nnx.LinearGeneral) and not getattr(layer, "batch_axis", ())
+    return general or isinstance(layer, nnx.Linear | nnx.Conv)
+
+
+def _seeing(path: str, seen: list, worth: Callable[[jax.Array], jax.Array]) -> Callable:
+    def see(layer: Any, inputs: Any, output: Any) -> None:
+        if isinstance(inputs, jax.core.Tracer):
+            raise ValueError(
+                f"{path} runs inside a loop or a compiled function, where its inputs cannot be "
+                "seen; use an importance of weights or gradients"
+            )
+        axes = layer.axis if isinstance(layer, nnx.LinearGeneral) else (-1,)
+        axes = axes if isinstance(axes, tuple) else (axes,)
+        values = worth(jnp.asarray(inputs, jnp.float32))
+        along = [
+            values.mean(axis=tuple(k for k in range(values.ndim) if k != axis % values.ndim))
+            for axis in axes
+        ]
+        seen.append([np.asarray(one, np.float64) for one in along])
+
+    return see
+
+
+def _seen(group: UnitGroup, seen: dict[str, list]) -> list[UnitAxis]:
+    reads = [m for m in group.members if Use.READS in m.use and seen.get(m.path)]
+    return [m for m in reads if _along(m, seen[m.path][0]) is not None]
+
+
+def _along(member: UnitAxis, found: list[np.ndarray]) -> np.ndarray | None:
+    """The means along the axis of the input that the member is: [length]."""
+    fits = found[member.axis : member.axis + 1] if len(found) > 1 else found
+    return next((one for one in fits if len(one) == len(member.units)), None)
+
+
+def _mean(member: UnitAxis, seen: list[list[np.ndarray]], width: int) -> np.ndarray:
+    each = [one for found in seen if (one := _along(member, found)) is not None]
+    along, there = np.mean(each, axis=0), member.units >= 0
+    total = np.bincount(member.units[there], weights=along[there], minlength=width)
+    return total / np.bincount(member.units[there], minlength=width)

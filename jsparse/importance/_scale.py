@@ -1,0 +1,45 @@
+"""The scale of a normalisation: network slimming.
+
+1. |gamma|, the factor that a batch norm (or another one) multiplies a unit by.
+2. Units with the smallest ones are removed, over all layers at once in the paper; train with an L1
+   penalty on gamma before.
+
+A group without a normalisation has no score and stays.
+
+Numbers: no experiment yet.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from flax import nnx
+
+from jsparse._values import check_is
+from jsparse.export._shrinking.groups import UnitGroup
+from jsparse.export._shrinking.uses import Use
+from jsparse.importance._members import Joined, from_weights, one, summed
+
+
+@dataclass(frozen=True)
+class NormScale:
+    """How large the scale of a normalisation is at a unit.
+
+    Args:
+      joined: how several normalisations of a group are taken together; as in the paper, scores of
+        groups are not divided by anything.
+
+    Reference: Liu et al., Learning efficient convolutional networks through network slimming, ICCV
+    2017, section 3.
+    """
+
+    joined: Joined = field(default_factory=lambda: Joined(scale=one))
+
+    def __post_init__(self) -> None:
+        check_is(Joined, "a Joined", joined=self.joined)
+
+    def __call__(self, model: nnx.Module, groups: Sequence[UnitGroup]) -> list[np.ndarray]:
+        """[units] for each group: see `Importance`."""
+        gamma = lambda w, member, width: summed(np.abs(w), member, width)
+        is_scale = lambda member, w: w.ndim == 1 and Use.SCALES in member.use
+        return from_weights(model, groups, gamma, self.joined, is_scale)

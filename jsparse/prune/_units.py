@@ -1,0 +1,298 @@
+"""Structured pruning of a trained model in one call: a smaller plain model.
+
+1. Find the groups of units that go together (`jsparse.groups`), and score their units.
+2. Order all units: in each group by itself (`Whole`), or over the model (`WholeModel`).
+3. Remove the lowest until the density and the budget are met. Each group keeps at least so many
+   units, and its width is rounded to the nearest one that is allowed.
+4. Cut them, and compare the smaller model with the one that has zeros in their place: operation by
+   operation, and by its outputs. A group at fault stays, and 3. is done again without it.
+
+Numbers: tests/prune/test_units.py compares with the masked model on nets of every kind.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from flax import nnx
+
+from jsparse._checks import check_density
+from jsparse._pattern import Scope, Whole, WholeModel
+from jsparse._pure import by_position, calling, examples
+from jsparse._surgery import fold
+from jsparse._values import by_density, check_function, check_in, check_whole, is_number, shown
+from jsparse.export._shrinking.alive import alive_paths
+from jsparse.export._shrinking.attributes import Mend, stock
+from jsparse.export._shrinking.groups import UnitGroup, described, free, try_each
+from jsparse.export._shrinking.record import Record
+from jsparse.export._shrinking.sizes import Sizes, sizes_after
+from jsparse.export._shrinking.units import Smaller, Units, same_outputs
+from jsparse.importance import Importance, Norm
+
+Model = TypeVar("Model", bound=nnx.Module)
+Cost = Callable[[Sizes], float]
+Scores = dict[int, np.ndarray]
+L2, EACH = Norm(2), Whole()
+
+
+def operations(sizes: Sizes) -> float:
+    """How many multiplications a model does for the example inputs."""
+    return sizes.operations
+
+
+def parameters(sizes: Sizes) -> float:
+    """How many entries the weights of a model have."""
+    return sizes.parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class _Widths:
+    """Which widths a group may have: at least `least`, and multiples of `round_to` or all of it."""
+
+    least: int
+    round_to: int
+
+    def of(self, wanted: int, width: int, stay: int) -> int:
+        """The width nearest to the wanted one; of two, the larger one.
+
+        Args:
+          wanted: how many units would be kept.
+          width: of the whole group.
+          stay: how many must stay.
+
+        Example:
+          >>> [_Widths(1, 8).of(wanted, 20, 0) for wanted in (20, 10, 12, 2)]
+          [20, 8, 16, 8]
+        """
+        if wanted == width:
+            return width
+        least = max(self.least, stay, 1)
+        allowed = [n for n in range(self.round_to, width, self.round_to) if n >= least]
+        return min([*allowed, width], key=lambda n: (abs(n - wanted), -n))
+
+
+@by_density
+def units(
+    model: Model,
+    *example_inputs: Any,
+    density: float = 1.0,
+    budget: float = 1.0,
+    cost: Cost = operations,
+    importance: Importance = L2,
+    scope: Scope = EACH,
+    round_to: int = 1,
+    least_width: int = 1,
+    keep: str | Collection[str] = (),
+    mend: Mend = stock,
+) -> tuple[Model, Record]:
+    """Remove the least important units of a trained model; return a smaller plain model.
+
+    A unit is removed with all that belongs to it: see `jsparse.groups`, which shows what there is.
+    The outputs are those of the model with zeros in place of the units, to float tolerance. A mean
+    over units, as in a layer norm of a residual stream, is over those that are left; where the
+    model divides by a number that follows a width, as attention does, weights take up the
+    difference. Train the smaller model on afterwards, with a new optimizer.
+
+    Args:
+      model: any NNX module, sparse or plain; not changed.
+      *example_inputs: arguments of a call, as for `shrink`: arrays or shapes.
+      density: fraction of the units to keep, of all that can go, in (0, 1].
+      budget: fraction of the cost to keep, in (0, 1]. If both are given, both are met.
+      cost: of the `Sizes` of a model: `operations`, `parameters` or a function of yours.
+      importance: what a unit is worth: an entry of `jsparse.importance`, or a function of a model
+        and groups; `Norm(2)` unless given.
+      scope: `Whole()`, the same fraction of each group, which it is unless given, or
+        `WholeModel()`, the lowest of all.
+      round_to: widths become multiples of it, the nearest; a group whose own width is nearer
+        stays whole. The record's `widths` says what became of each group.
+      least_width: no group becomes narrower.
+      keep: patterns of weights, as in `sparsify`, whose groups stay whole.
+      mend: as for `shrink`.
+
+    Returns:
+      (the smaller model, the record from which `jsparse.export.rebuild` makes one of that size).
+
+    Raises:
+      TypeError, ValueError: wrong arguments, a pattern of keep that matches nothing, scores of
+        another shape or NaN.
+      ValueError: nothing can be removed, or not enough for the budget; the error says what holds.
+
+    Example:
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 3, rngs=rngs))
+      >>> small, record = units(model, (1, 4), budget=0.5)
+      >>> small.layers[0].kernel.shape, record.widths
+      ((4, 4), {'layers/0/kernel:1': '8 -> 4'})
+    """
+    check_density(density)
+    check_in("(0, 1]", budget=budget)
+    if density == 1 and budget == 1:
+        raise ValueError(
+            "density and budget are both 1, which removes nothing; pass one of them below 1, such "
+            "as budget=0.5 for half the operations"
+        )
+    check_function(cost=cost, importance=importance, mend=mend)
+    check_whole(round_to=round_to, least_width=least_width)
+    if not isinstance(scope, Whole | WholeModel):
+        raise TypeError(
+            f"scope must be an instance, such as Whole() or WholeModel(); got {shown(scope)}"
+        )
+    model, inputs = by_position(model, example_inputs, {})
+    inputs, plain = examples(inputs), fold(model)
+    with calling("example_inputs", inputs):
+        found = Units(plain, inputs, mend)
+    try_each(found)
+    chosen = _Chosen(found, alive_paths(plain, keep), _Widths(least_width, round_to), cost)
+    scores = _scored(importance, plain, chosen.groups)
+    while True:
+        gone = chosen.lowest(_order(scores, scope), density, budget)
+        small = found.tried(gone, [same_outputs])
+        if small:
+            return small.model, _record(chosen, gone, small)
+        scores = {n: own for n, own in scores.items() if n in chosen.free()}
+
+
+class _Chosen:
+    """Which units go.
+
+    Args:
+      units: of the model.
+      keep: paths of weights whose groups stay whole.
+      widths: that are allowed.
+      cost: of a model.
+    """
+
+    def __init__(self, units: Units, keep: Collection[str], widths: _Widths, cost: Cost):
+        self.units, self._widths, self._cost = units, widths, cost
+        self._all = described(units)
+        self._stay = {
+            n for n, group in self._all.items() if {m.path for m in group.members} & {*keep}
+        }
+        self.groups = {n: self._all[n] for n in self.free()}
+        self.wanted: dict[int, int] = {}
+
+    def free(self) -> list[int]:
+        """The numbers of the groups of which units may go."""
+        return [n for n in free(self.units) if n in self._all and n not in self._stay]
+
+    def lowest(self, order: Scores, density: float, budget: float) -> dict[int, list[int]]:
+        """The units to remove by the number of their group, which meets density and budget.
+
+        Args:
+          order: where each unit stands among all, in (0, 1), by group; inf for those that stay.
+          density: of units to keep.
+          budget: of the cost to keep.
+
+        Raises:
+          ValueError: there are none, or too few.
+        """
+        if not order:
+            raise ValueError(f"no unit can be removed: {self._held()}")
+        whole = self._spends({})
+        cuts = np.unique([1 - density, *(one for own in order.values() for one in own)])
+        cuts = [*cuts[(cuts >= 1 - density) & (cuts < 1)], 1.0]
+        least = self._at(cuts[-1], order)
+        if self._spends(least) > budget * whole:
+            raise ValueError(
+                f"budget {budget} cannot be met: at the least widths "
+                f"{self._spends(least) / whole:.3g} of the cost remains; allow narrower groups by "
+                f"least_width or round_to. {self._held()}"
+            )
+        low, high = 0, len(cuts) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if self._spends(self._at(cuts[middle], order)) <= budget * whole:
+                high = middle
+            else:
+                low = middle + 1
+        return self._at(cuts[low], order)
+
+    def _at(self, cut: float, order: Scores) -> dict[int, list[int]]:
+        gone = {}
+        for n, own in order.items():
+            self.wanted[n] = int((own >= cut - 1e-9).sum())
+            left = self._widths.of(self.wanted[n], len(own), int(np.isinf(own).sum()))
+            lowest = np.argsort(own, kind="stable")[: len(own) - left]
+            if len(lowest):
+                gone[n] = sorted(lowest.tolist())
+        return gone
+
+    def _spends(self, gone: Mapping[int, list[int]]) -> float:
+        families = self.units.families
+        removal = self.units.removal(families[n].units[u] for n, own in gone.items() for u in own)
+        spent = self._cost(sizes_after(self.units.graph, removal))
+        if not is_number(spent) or not spent >= 0:
+            raise ValueError(f"cost must give a number, 0 or more; got {shown(spent)}")
+        return float(spent)
+
+    def stayed(self) -> dict[str, str]:
+        """Why groups cannot shrink, by path of the weight; inputs and outputs left out."""
+        now = described(self.units)
+        return {
+            group.members[0].path: group.held
+            for group in now.values()
+            if group.held and "`" in group.held
+        }
+
+    def _held(self) -> str:
+        found = [f"{path}: {why}" for path, why in self.stayed().items()]
+        return "held are " + "; ".join(found[:4]) if found else "nothing else is held"
+
+
+def _scored(importance: Importance, model: nnx.Module, groups: Mapping[int, UnitGroup]) -> Scores:
+    found = importance(model, list(groups.values()))
+    scores = {}
+    if not isinstance(found, list | tuple) or len(found) != len(groups):
+        raise ValueError(
+            f"importance must give a list of scores, one array for each of {len(groups)} groups; "
+            f"got {shown(found)}"
+        )
+    for (n, group), one in zip(groups.items(), found, strict=True):
+        score = np.asarray(one, np.float64)
+        if score.shape != (group.width,):
+            raise ValueError(
+                f"importance must give {group.width} scores for {group.name}; got {shown(score)}"
+            )
+        if np.isnan(score).any():
+            raise ValueError(
+                f"the scores of {group.name} are NaN; look for NaN in the weights, or in the loss"
+            )
+        scores[n] = score
+    return scores
+
+
+def _order(scores: Scores, scope: Scope) -> Scores:
+    """Where each unit stands among all of its scope, in (0, 1): of n, the k-th is at (k + 1/2) / n.
+
+    Example:
+      >>> _order({0: np.array([3.0, 1.0]), 1: np.array([np.inf, 2.0])}, Whole())
+      {0: array([0.75, 0.25]), 1: array([ inf, 0.25])}
+    """
+    sizes = np.cumsum([0, *map(len, scores.values())])
+    flat = np.concatenate([*scores.values(), np.zeros(0)])
+    parts = list(itertools.pairwise(sizes))
+    places = np.zeros(len(flat))
+    for start, end in parts if isinstance(scope, Whole) else [(0, len(flat))]:
+        rank = np.argsort(np.argsort(flat[start:end], kind="stable"), kind="stable")
+        places[start:end] = (rank + 0.5) / max(end - start, 1)
+    places = np.where(np.isposinf(flat), np.inf, places)
+    return {n: places[start:end] for n, (start, end) in zip(scores, parts, strict=True)}
+
+
+def _record(chosen: _Chosen, gone: Mapping[int, list[int]], small: Smaller) -> Record:
+    widths = {}
+    for n, group in chosen.groups.items():
+        if n not in chosen.free():
+            continue
+        left = group.width - len(gone.get(n, ()))
+        text = f"{group.width} -> {left}" if left < group.width else f"{group.width}, all"
+        if (wanted := chosen.wanted[n]) != left:
+            text += f" (rounded from {wanted})"
+        if left < group.width and group.means:
+            text += f"; the sum at {group.means} is over what is left"
+        widths[group.name] = text
+    return Record(
+        cuts=small.cuts, attributes=small.attributes, stayed=chosen.stayed(), widths=widths
+    )

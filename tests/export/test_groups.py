@@ -1,0 +1,120 @@
+"""What must shrink together, on nets of every kind: found, cut, and the same outputs."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import Array
+
+import jsparse as js
+from jsparse._surgery import fold
+from jsparse.export._shrinking.attributes import stock
+from jsparse.export._shrinking.groups import described, free, try_each
+from jsparse.export._shrinking.units import Units, same_outputs
+from tests.support.zoo_cases import CASES
+
+pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
+# (group, width, the weights that shrink with it, all or some); from the code of each net
+WANTED = {
+    "resnet": [
+        ("stem/kernel:3", 6, {"blocks/0/a/kernel", "blocks/0/b/kernel", "blocks/1/skip/0/kernel"}),
+        ("blocks/0/a/kernel:3", 6, {"blocks/0/an/scale", "blocks/0/b/kernel"}),
+        ("blocks/1/b/kernel:3", 8, {"blocks/1/skip/0/bias", "head/kernel"}),
+    ],
+    "dense net": [
+        ("a/kernel:3", 4, {"b/kernel", "cn/scale", "c/kernel", "head/kernel"}),
+        ("b/kernel:3", 5, {"cn/mean", "c/kernel", "head/kernel"}),
+    ],
+    "u-net": [("up/kernel:3", 5, {"out/kernel"}), ("down/kernel:3", 4, {"mid/kernel"})],
+    "mobile net": [("a/kernel:3", 8, {"an/scale", "b/kernel", "c/kernel"})],
+    "grouped": [  # whole groups, an input of each, an output of each
+        ("a/kernel:3", 2, {"b/kernel"}),
+        ("a/kernel:3#2", 3, {"b/kernel", "c/kernel"}),
+        ("b/kernel:3", 3, {"c/kernel"}),
+    ],
+    "lstm": [("rnn/cell/hf/kernel:1", 6, {"rnn/cell/io/kernel", "head/kernel"})],
+    "decoder": [
+        ("embed/embedding:1", 8, {"place", "attentions/0/query/kernel", "norms/0/scale"}),
+        ("attentions/0/query/kernel:1", 4, {"attentions/0/out/kernel"}),
+        ("attentions/0/query/kernel:2", 2, {"attentions/0/key/kernel"}),
+        ("ups/0/kernel:1", 10, {"downs/0/kernel"}),
+    ],
+    "shared keys": [  # of two heads each: keys, queries of all keys
+        ("query/kernel:1", 2, {"key/kernel", "value/kernel", "out/kernel"}),
+        ("query/kernel:1#2", 2, {"out/kernel"}),
+    ],
+    "tied": [("w:1", 8, {"hidden"})],
+    "padded shortcut": [("stem/kernel:3", 4, {"a/kernel", "head/kernel"})],
+}
+
+
+def tried(name: str) -> Units:
+    """The units of a net, of which some can be cut, with the outputs of zeros in their place."""
+    units = Units(fold(CASES[name].make(rngs=nnx.Rngs(0))), (CASES[name].inputs(0, 2),), stock)
+    try_each(units)
+    gone = {n: [0] for n in free(units)}
+    assert gone
+    assert units.smaller(gone, [same_outputs]).faults == []
+    return units
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_the_groups_of_a_net(name: str) -> None:
+    groups = described(tried(name)).values()
+    found = {group.name: group for group in groups if not group.held}
+    for group, width, weights in WANTED[name]:
+        assert found[group].width == width
+        assert weights <= {member.path for member in found[group].members}
+        for member in found[group].members:  # each unit has as many positions as any other
+            counts = np.bincount(member.units[member.units >= 0], minlength=width)
+            assert (counts == counts[0]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(CASES) - set(WANTED)))
+def test_the_groups_of_other_nets_can_be_cut(name: str) -> None:
+    tried(name)
+
+
+def test_a_group_that_stays_says_which_operation_holds_it() -> None:
+    found = js.groups(CASES["padded shortcut"].make(rngs=nnx.Rngs(0)), (2, 8, 8, 3))
+    assert "`pad` at tests/support/zoo.py" in found["a/kernel:3"].held
+    assert found["head/kernel:1"].held == "the model returns them"
+    assert found["stem/kernel:2"].held == "it is an input of the model"
+    with pytest.raises(KeyError, match=r"no group 'stem'; there are .*stem/kernel:2"):
+        found["stem"]
+
+
+class Gates(nnx.Module):
+    """A product of two halves of a layer, softmax over units, and a scale by the width."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.up, self.down = nnx.Linear(4, 12, rngs=rngs), nnx.Linear(6, 8, rngs=rngs)
+        self.mix, self.out = nnx.Linear(8, 5, rngs=rngs), nnx.Linear(5, 3, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        a, b = jnp.split(self.up(x), 2, axis=-1)
+        x = self.down(nnx.silu(a) * b)
+        x = self.mix(x / jnp.sqrt(x.shape[-1]))
+        return self.out(nnx.softmax(x))
+
+
+def test_halves_go_together_and_a_softmax_holds_its_units() -> None:
+    model = Gates(nnx.Rngs(0))
+    found = js.groups(model, (2, 4))
+    (up,) = [member for member in found["up/kernel:1"].members if member.path == "up/kernel"]
+    assert up.units.tolist() == [*range(6), *range(6)]
+    assert "`reduce_max`" in found["mix/kernel:1"].held
+    units = Units(fold(model), (jnp.ones((2, 4)),), stock)
+    try_each(units)
+    small = units.smaller({n: [0, 3] for n in free(units)}, [same_outputs])
+    assert small.faults == []
+    factors = {"down/kernel": 0.75**0.5, "down/bias": 0.75**0.5}  # x is over the root of 6, not 8
+    assert small.factors == pytest.approx(factors)
+
+
+def test_a_sum_over_units_is_named() -> None:
+    found = js.groups(CASES["decoder"].make(rngs=nnx.Rngs(0)), CASES["decoder"].inputs(0, 2))
+    assert "tests/support/zoo.py" in found["embed/embedding:1"].means
+    assert not found["ups/0/kernel:1"].means
+    assert found["ups/0/kernel:1"].parameters == 8 * 10 + 10 + 10 * 8

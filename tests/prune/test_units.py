@@ -1,0 +1,147 @@
+"""Structured pruning in one call: smaller, and the same as with zeros in place of the units."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import Array
+
+import jsparse as js
+from jsparse import importance
+from jsparse._slots import slots
+from jsparse.export import Record, rebuild
+from jsparse.prune import units
+from tests.support.zoo_cases import CASES, outputs, shapes
+
+pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
+
+
+def masked(model: nnx.Module, record: Record) -> nnx.Module:
+    """The full model with zeros in place of all that was cut."""
+    full = nnx.clone(model)
+    for slot in slots(full):
+        if slot.path in record.cuts:
+            cut = record.cuts[slot.path]
+            slot.value[...] = jnp.asarray(cut.zeroed(np.asarray(slot.value[...])))
+    return full
+
+
+MEANS = {"decoder", "loops", "sizes in the code"}  # they take means over units
+SLOW = sorted({*CASES} - MEANS - {"resnet"})
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+def test_the_outputs_are_those_of_the_masked_model(name: str) -> None:
+    case = CASES[name]
+    model = case.make(rngs=nnx.Rngs(0))
+    small, record = units(model, case.inputs(0, 2), density=0.6)
+    fresh = case.inputs(1, 3)
+    expected = outputs(masked(model, record), fresh)
+    np.testing.assert_allclose(outputs(small, fresh), expected, rtol=1e-4, atol=1e-5)
+    again = rebuild(case.make(rngs=nnx.Rngs(1)), Record.from_dict(record.to_dict()))
+    assert shapes(again) == shapes(small) != shapes(model)
+
+
+class Normed(nnx.Module):
+    """A residual stream with a layer norm."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.a, self.norm = nnx.Linear(3, 8, rngs=rngs), nnx.LayerNorm(8, rngs=rngs)
+        self.b, self.out = nnx.Linear(8, 8, rngs=rngs), nnx.Linear(8, 2, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        x = self.a(x)
+        return self.out(x + nnx.relu(self.b(self.norm(x))))
+
+
+def test_a_layer_norm_is_over_the_units_that_are_left() -> None:
+    model, x = Normed(nnx.Rngs(0)), np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    small, record = units(model, x, density=0.5)
+    kept = list(record.cuts["out/kernel"].keep[0])
+    a, b, out = (np.asarray(layer.kernel[...]) for layer in (model.a, model.b, model.out))
+    stream = x @ a[:, kept]
+    normed = (stream - stream.mean(-1, keepdims=True)) / np.sqrt(
+        stream.var(-1, keepdims=True) + model.norm.epsilon
+    )
+    expected = (stream + np.maximum(normed @ b[np.ix_(kept, kept)], 0)) @ out[kept]
+    np.testing.assert_allclose(small(x), expected, rtol=1e-4, atol=1e-5)
+    assert record.widths["a/kernel:1"].startswith("8 -> 4; the sum at tests/prune/test_units.py")
+
+
+def mlp(*widths: int) -> nnx.Sequential:
+    layers = [
+        nnx.Linear(i, o, rngs=nnx.Rngs(n)) for n, (i, o) in enumerate(itertools.pairwise(widths))
+    ]
+    return nnx.Sequential(*layers)
+
+
+def scores(*given: list[float]) -> importance.Importance:
+    return lambda model, groups: [np.asarray(one, np.float64) for one in given]
+
+
+def left(record: Record) -> list[int]:
+    return [int(text.split(" -> ")[-1].split()[0].rstrip(",")) for text in record.widths.values()]
+
+
+def test_each_group_or_the_model_as_a_whole() -> None:
+    by = scores([1, 2, 3, 4], [5, 6, 7, 8])
+    model = mlp(3, 4, 4, 2)
+    each, over = (
+        units(model, (1, 3), density=0.5, importance=by, scope=scope)[1]
+        for scope in (js.Whole(), js.WholeModel())
+    )
+    assert each.cuts["layers/0/kernel"].keep == {1: (2, 3)}
+    assert each.cuts["layers/1/kernel"].keep == {0: (2, 3), 1: (2, 3)}
+    assert left(over) == [1, 4]  # no layer loses its last unit
+    options = {"importance": by, "scope": js.WholeModel(), "least_width": 2}
+    assert left(units(model, (1, 3), density=0.5, **options)[1]) == [2, 4]
+
+
+@pytest.mark.parametrize(("density", "width"), [(0.5, 8), (0.1, 8), (0.65, 16), (0.95, 20)])
+def test_widths_are_rounded_to_the_nearest_that_is_allowed(density: float, width: int) -> None:
+    by = scores(list(range(20)))
+    _, record = units(mlp(3, 20, 2), (1, 3), density=density, importance=by, round_to=8)
+    wanted = round(20 * density)
+    given = f"20 -> {width}" if width < 20 else "20, all"
+    assert record.widths == {"layers/0/kernel:1": f"{given} (rounded from {wanted})"}
+
+
+def test_a_budget_is_met_by_as_few_units_as_it_takes() -> None:
+    model = mlp(3, 16, 16, 2)
+    count = lambda sizes: sizes.operations
+    whole = 3 * 16 + 16 * 16 + 16 * 2
+    _, record = units(model, (1, 3), budget=0.5, cost=count)
+    a, b = left(record)
+    assert 3 * a + a * b + 2 * b <= 0.5 * whole < 3 * (a + 1) + (a + 1) * (b + 1) + 2 * (b + 1)
+    small, _ = units(model, (1, 3), budget=0.5, cost=js.prune.parameters)
+    size = lambda model: sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model)))
+    assert size(small) <= 0.5 * size(model)
+
+
+def test_what_keep_names_stays_whole_and_scores_of_inf_too() -> None:
+    model = mlp(3, 4, 4, 2)
+    _, record = units(model, (1, 3), density=0.5, keep="layers/2/.*")
+    assert list(record.widths) == ["layers/0/kernel:1"] and left(record) == [2]
+    by = scores([1, np.inf, np.inf, np.inf], [1, 2, 3, 4])
+    assert left(units(model, (1, 3), density=0.5, importance=by)[1]) == [3, 2]
+
+
+def test_what_cannot_be_done_is_said() -> None:
+    model = mlp(3, 4, 2)
+    with pytest.raises(ValueError, match="both 1, which removes nothing"):
+        units(model, (1, 3))
+    with pytest.raises(ValueError, match=r"budget 0.1 cannot be met: at the least widths 0\.25"):
+        units(model, (1, 3), budget=0.1)
+    with pytest.raises(ValueError, match="no unit can be removed"):
+        units(mlp(3, 2), (1, 3), budget=0.5)
+    with pytest.raises(ValueError, match="importance must give 4 scores for layers/0/kernel:1"):
+        units(model, (1, 3), density=0.5, importance=scores([1, 2]))
+    with pytest.raises(ValueError, match="are NaN"):
+        units(model, (1, 3), density=0.5, importance=scores([1, 2, 3, np.nan]))
+    with pytest.raises(TypeError, match=r"pass density=0\.3"):
+        units(model, (1, 3), sparsity=0.7)
