@@ -57,16 +57,37 @@ def every(closed: ClosedJaxpr, above: tuple = ()) -> Iterator[tuple[Any, tuple]]
         yield eqn, source
 
 
-def low(aval: Any) -> bool:
-    """Whether a value of a jaxpr is a float of fewer bits than float32."""
-    kind = getattr(aval, "dtype", None)
+def low(value: Any) -> bool:
+    """Whether an array, or what is known of one, is a float of fewer bits than float32."""
+    kind = getattr(value, "dtype", None)
     return kind is not None and jnp.issubdtype(kind, jnp.floating) and kind.itemsize < 4
 
 
 def _plainer(closed: ClosedJaxpr) -> ClosedJaxpr:
-    avals = [var.aval for var in closed.jaxpr.invars]
-    specs = [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in avals]
+    specs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars]
     return jax.make_jaxpr(_run(closed.jaxpr, closed.consts))(*specs)
+
+
+def _body(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """The body of a loop or a branch; it takes and gives float32 in place of floats of few bits."""
+    run, variables = _run(closed.jaxpr, closed.consts), closed.jaxpr.invars
+
+    def body(*arrays: Any) -> list[Any]:
+        inputs = [lax.convert_element_type(x, v.aval.dtype) if low(v.aval) else x
+                  for x, v in zip(arrays, variables, strict=True)]  # fmt: skip
+        return list(map(_wide, run(*inputs)))
+
+    specs = [
+        jax.ShapeDtypeStruct(
+            v.aval.shape, jnp.float32 if low(v.aval) else v.aval.dtype, weak_type=v.aval.weak_type
+        )
+        for v in variables
+    ]
+    return jax.make_jaxpr(body)(*specs)
+
+
+def _wide(x: Any) -> Any:
+    return lax.convert_element_type(x, jnp.float32) if low(x) else x
 
 
 def _run(jaxpr: Jaxpr, consts: Sequence[Any]) -> Callable[..., list[Any]]:
@@ -88,12 +109,10 @@ def outputs_of(eqn: Any, *inputs: Any) -> list[Any]:
         return _run(inner.jaxpr, inner.consts)(*inputs)
     name, params = eqn.primitive.name, dict(eqn.params)
     if name in BODIES:
-        params |= {body: jax.tree.map(_plainer, params[body]) for body in BODIES[name]}
+        params |= {body: jax.tree.map(_body, params[body]) for body in BODIES[name]}
+        inputs = tuple(map(_wide, inputs))
     elif name not in AS_THEY_ARE and any(low(atom.aval) for atom in (*eqn.invars, *eqn.outvars)):
-        inputs = tuple(
-            lax.convert_element_type(x, jnp.float32) if low(atom.aval) else x
-            for atom, x in zip(eqn.invars, inputs, strict=True)
-        )
+        inputs = tuple(map(_wide, inputs))
         params |= {key: jnp.dtype("float32") for key in DTYPES if params.get(key) is not None}
     if name in POOLINGS:
         combine, start = POOLINGS[name]

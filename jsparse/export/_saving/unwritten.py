@@ -31,7 +31,8 @@ def unwritten(closed: ClosedJaxpr) -> str:
         try:
             _check(*_alone(eqn, weights))
         except Exception as error:  # jax2onnx and onnxruntime may raise anything
-            dtypes = ", ".join(dict.fromkeys(str(aval.dtype) for aval in avals)) or "no input"
+            read = dict.fromkeys(str(getattr(aval, "dtype", aval)) for aval in avals)
+            dtypes = ", ".join(read) or "no input"
             fault = (str(error).splitlines() or [""])[0]
             name, place = eqn.primitive.name, told(called(source))
             return f"`{name}` of {dtypes} at {place}: {type(error).__name__}: {fault}"
