@@ -1,9 +1,9 @@
-"""Writes docs/results.md, and the tables of README.md, from docs/results/*.json.
+"""Writes docs/results.md, and the tables of README.md and deploy.md, from docs/results/*.json.
 
     python docs/results.py
 
 The JSON file of a run has its numbers, command, hardware and seeds. `recorded_in` is the
-commit that recorded the run; `readme` says which rows and columns README.md shows.
+commit that recorded the run; `readme` says which rows and columns those two show.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RESULTS, PAGE, README = HERE / "results", HERE / "results.md", HERE.parent / "README.md"
+DEPLOY = HERE / "deploy.md"
 HEAD = """<!-- Written by docs/results.py from docs/results/*.json. -->
 
 # Results
@@ -54,7 +55,7 @@ def page(results: dict[str, dict]) -> str:
 
 
 def readme(text: str, results: dict[str, dict]) -> str:
-    """README.md with its tables, from `<!-- results: name -->` to `<!-- end -->`, written anew."""
+    """A page with its tables, from `<!-- results: name -->` to `<!-- end -->`, written anew."""
 
     def block(found: re.Match) -> str:
         shown = table(results[found[1]], **results[found[1]]["readme"])
@@ -64,10 +65,11 @@ def readme(text: str, results: dict[str, dict]) -> str:
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the files."""
     results = load()
     PAGE.write_text(page(results))
-    README.write_text(readme(README.read_text(), results))
+    for path in (README, DEPLOY):
+        path.write_text(readme(path.read_text(), results))
 
 
 if __name__ == "__main__":
