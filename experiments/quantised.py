@@ -39,10 +39,12 @@ from jsparse._slots import walk_modules
 class Settings(common.RunSettings):
     """One run for each network and seed."""
 
-    networks: tuple[Literal["lenet-5", "transformer"], ...] = ("lenet-5", "transformer")
+    networks: tuple[Literal["lenet-5", "transformer"], ...] = dataclasses.field(
+        default=("lenet-5", "transformer"), metadata=common.FREE
+    )
     density: float = 0.05
     """Of every kernel of LeNet-5; of those of the transformer's blocks."""
-    seeds: int = 3
+    seeds: int = dataclasses.field(default=3, metadata=common.FREE)
     steps: int = 3000
     batch: int = 64
     learning_rate: float = 2e-3
