@@ -1,0 +1,197 @@
+"""What the first train step and surgery cost by depth, beside the dense model.
+
+Claim: the first step (tracing, lowering and compiling) of a 24-block transformer of width 64 takes
+    at most 1.5 times the dense one's, and as much again for each further block; sparsify, fold,
+    masks, summary and shrink are linear in depth.
+Command: python -m experiments.bench.depth [--json FILE]
+Minutes: 15 on two cores that do nothing else.
+
+Seconds are those of all processors, which other work on the machine disturbs less than the clock;
+each is the least of the rounds, and caches of programs are emptied before each.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import tyro
+from flax import nnx
+
+import jsparse
+from experiments import common
+from experiments.bench.rounds import Load
+from experiments.bench.step import _processor
+from experiments.common.settings import environment
+
+RULES = {
+    "Held": jsparse.Held(),
+    "Threshold": jsparse.Threshold(alpha=1e-4),
+    "Top": jsparse.Top(density=0.1),
+    "Gibbs": jsparse.Gibbs(density=0.1, beta=10.0),
+}
+KERNELS = "blocks/.*/kernel"
+PARTS = ("trace", "lower", "compile")
+SURGERY = ("sparsify", "masks", "summary", "fold", "shrink")
+TEXT = jnp.zeros((8, 33), jnp.int32)
+Seconds = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to measure."""
+
+    depths: tuple[int, ...] = (6, 12, 24, 48)
+    """Blocks."""
+    width: int = 64
+    """Of a block."""
+    rules: tuple[str, ...] = tuple(RULES)
+    """Beside the dense model."""
+    rounds: int = 3
+    """Runs of each."""
+    surgery: bool = True
+    """Whether to measure what is done to models outside of steps, too."""
+    json: str = ""
+    """File to write the tables to, as in docs/results."""
+
+
+def make(settings: Settings, depth: int) -> nnx.Module:
+    """The dense model."""
+    return common.Transformer(
+        128, nnx.Rngs(0), width=settings.width, blocks=depth, heads=4, context=32
+    )
+
+
+def step(model: nnx.Module, optimizer: nnx.Optimizer, text: jax.Array) -> jax.Array:
+    """A train step; the loss of the characters, []."""
+
+    def loss_of(model: nnx.Module) -> jax.Array:
+        return common.next_character_loss(model, text) + jsparse.cost(model)
+
+    loss, gradients = nnx.value_and_grad(loss_of)(model)
+    optimizer.update(model, gradients)
+    return loss
+
+
+def first_step(settings: Settings, depth: int, rule: str) -> Seconds:
+    """What comes before the first step of a model runs: seconds by part."""
+    model, kind = make(settings, depth), nnx.Optimizer
+    if rule != "dense":
+        model, kind = jsparse.sparsify(model, (KERNELS, RULES[rule])), jsparse.Optimizer
+    optimizer = kind(model, optax.adam(1e-3), wrt=nnx.Param)
+    graphdef, state = nnx.split((model, optimizer))
+
+    def pure(state: Any, text: jax.Array) -> tuple[jax.Array, Any]:
+        model, optimizer = nnx.merge(graphdef, state)
+        return step(model, optimizer, text), nnx.state((model, optimizer))
+
+    jax.clear_caches()
+    traced, trace = clocked(lambda: jax.jit(pure).trace(state, TEXT))
+    lowered, lower = clocked(traced.lower)
+    _, compiled = clocked(lowered.compile)
+    return dict(zip(PARTS, (trace, lower, compiled), strict=True))
+
+
+def surgery(settings: Settings, depth: int) -> Seconds:
+    """What is done to a model outside of steps: seconds by name."""
+    dense, taken = make(settings, depth), {}
+    jax.clear_caches()
+    rule = (KERNELS, RULES["Top"])
+    model, taken["sparsify"] = clocked(lambda: jsparse.sparsify(dense, rule))
+    _, taken["masks"] = clocked(lambda: jax.block_until_ready(jsparse.masks(model)))
+    _, taken["summary"] = clocked(lambda: str(jsparse.summary(model)))
+    folded, taken["fold"] = clocked(lambda: jsparse.fold(model))
+    _, taken["shrink"] = clocked(lambda: jsparse.shrink(folded, TEXT[:, 1:]))
+    return taken
+
+
+def clocked(work: Callable[[], Any]) -> tuple[Any, float]:
+    """What some work returns, and the processor seconds that it took."""
+    start = time.process_time()
+    result = work()
+    return result, time.process_time() - start
+
+
+def least(runs: list[Seconds]) -> Seconds:
+    """The least of each of several runs."""
+    return {name: min(run[name] for run in runs) for name in runs[0]}
+
+
+def measured(settings: Settings) -> dict[str, dict[int, Seconds]]:
+    """Seconds by what is measured and depth, all in turns."""
+    kinds: dict[str, Callable[[int], Seconds]] = {
+        rule: lambda depth, rule=rule: first_step(settings, depth, rule)
+        for rule in ("dense", *settings.rules)
+    }
+    if settings.surgery:
+        kinds["surgery"] = lambda depth: surgery(settings, depth)
+    for work in kinds.values():
+        work(1)  # what happens once in a process
+    runs: dict[str, dict[int, list[Seconds]]] = {k: {d: [] for d in settings.depths} for k in kinds}
+    for _ in range(settings.rounds):
+        for depth in settings.depths:
+            for kind, work in kinds.items():
+                runs[kind][depth].append(work(depth))
+    return {kind: {d: least(r) for d, r in by.items()} for kind, by in runs.items()}
+
+
+def rows_of(settings: Settings, seconds: dict[str, dict[int, Seconds]]) -> list[list[str]]:
+    """The table: what is measured, and by depth its seconds and their ratio to dense."""
+    rows = []
+    total = {kind: {d: sum(s.values()) for d, s in by.items()} for kind, by in seconds.items()}
+    for kind in ("dense", *settings.rules):
+        cells = []
+        for depth in settings.depths:
+            parts = " + ".join(f"{seconds[kind][depth][part]:.1f}" for part in PARTS)
+            ratio = total[kind][depth] / total["dense"][depth]
+            cells.append(f"{parts} = {total[kind][depth]:.1f} ({ratio:.2f})")
+        rows.append([f"first step, {kind}", *cells, growth(total[kind])])
+    for name in SURGERY if settings.surgery else ():
+        by = {depth: seconds["surgery"][depth][name] for depth in settings.depths}
+        rows.append([name, *(f"{value:.2f}" for value in by.values()), growth(by)])
+    return rows
+
+
+def growth(by: dict[int, float]) -> str:
+    """How much more a block costs in the deeper half than in the less deep one: 1 if linear."""
+    if len(by) < 3:
+        return "-"
+    depths = sorted(by)
+    slope = lambda low, high: (by[high] - by[low]) / (high - low)
+    return f"{slope(*depths[-2:]) / slope(depths[0], depths[-2]):.2f}"
+
+
+def main(settings: Settings) -> None:
+    """Measure, print the table and write it."""
+    load = Load()
+    rows = rows_of(settings, measured(settings))
+    columns = ["seconds", *(f"{depth} blocks" for depth in settings.depths), "growth"]
+    hardware = f"{_processor()}, {os.cpu_count()} cores; {load}"
+    software = ", ".join(f"{name} {value}" for name, value in environment().items())
+    print(f"{hardware}\n{software}\n{common.table(columns, rows)}", flush=True)
+    if settings.json:
+        result = {
+            "title": "First step and surgery, by depth",
+            "about": "Processor seconds of a transformer of width "
+            f"{settings.width}: trace + lower + compile = all (ratio to dense), and surgery with "
+            "`Top`. Growth is what a block costs from the second deepest model to the deepest, "
+            "over what it costs up to there: 1 if linear. Goal of the ratio: 1.5.",
+            "command": f"python -m experiments.bench.depth {' '.join(sys.argv[1:])}".strip(),
+            "hardware": hardware,
+            "software": software,
+            "seeds": "0",
+            "columns": columns,
+            "rows": rows,
+        }
+        Path(settings.json).write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))
