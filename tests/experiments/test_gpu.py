@@ -110,6 +110,7 @@ def test_the_script_says_what_it_would_run_and_what_it_lacks(tmp_path: Path) -> 
     assert [row[:2] for row in table["rows"]] == [[row.name, "not run"] for row in gpu.ROWS]
     refused = run("gpu")
     assert refused.returncode and "error: no GPU: JAX" in refused.stderr
-    done = run("cpu", "--only", "blocks 4096")
-    assert done.returncode == 0 and "blocks 4096: done" in done.stdout, done.stdout + done.stderr
-    assert "0 of 1 rows to run" in run("cpu", "--only", "blocks 4096").stdout
+    one = ("--only", "blocks 4096, Mosaic")
+    done = run("cpu", *one)
+    assert done.returncode == 0 and "Mosaic GPU: done" in done.stdout, done.stdout + done.stderr
+    assert "0 of 1 rows to run" in run("cpu", *one).stdout

@@ -279,6 +279,9 @@ class TestPallas:
 
         # numbers of outputs that no other test has, as what is traced for one is kept
         assert "mosaic_gpu" in lowered(arrays, 189)
+        large = block_arrays(np.float32(matrix(250, 187)), (128, 128))  # as large as fits
+        large = large._replace(values=jnp.asarray(large.values, jnp.bfloat16))
+        assert "mosaic_gpu" in lowered(large, 187)
         single = arrays._replace(values=arrays.values.astype(jnp.float32))
         x = x.astype(jnp.float32)
         assert "mosaic_gpu" not in lowered(single, 188)

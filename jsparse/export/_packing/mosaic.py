@@ -23,8 +23,8 @@ from jsparse.export._packing.formats import BlockArrays, inside_matrix, padded
 
 TILE, SIDES = 128, (64, 128)
 """Rows of x a program takes, and what a block's sides are."""
-STEPS = 4
-"""Blocks that are copied or multiplied at a time."""
+STEPS, SHARED = 4, 220 * 1024
+"""Blocks that are copied or multiplied at a time, if they fit into these bytes of shared memory."""
 FLOATS = ("bfloat16", "float16")
 SWIZZLED = 128
 """Bytes of a row of shared memory, as tensor copies lay them and wgmma reads them."""
@@ -80,6 +80,8 @@ def _kernel(sizes: tuple[int, int], sides: tuple[int, int, int], dtype: Any, int
         plgpu.TilingTransform((8, SWIZZLED // dtype.itemsize)),
         plgpu.SwizzleTransform(SWIZZLED),
     )
+    free = SHARED // dtype.itemsize - tile * high
+    steps = min(STEPS, free // ((tile + high) * wide))
     block = functools.partial(plgpu.BlockSpec, transforms=transforms, delay_release=1)
 
     def body(starts: Any, places: Any, weights: Any, inputs: Any, y: Any, shared: Any) -> None:
@@ -98,7 +100,7 @@ def _kernel(sizes: tuple[int, int], sides: tuple[int, int, int], dtype: Any, int
                     block((tile, wide), lambda n: (row, places[first + n])),
                     block((wide, high), lambda n: (first + n, 0)),
                 ],
-                max_concurrent_steps=STEPS,
+                max_concurrent_steps=steps,
             )(inputs, weights)
             plgpu.wgmma_wait(0)
             return sums[...]
