@@ -9,7 +9,12 @@ Paper: Wong, Santurkar and Madry, Leveraging sparse linear layers for debuggable
     2021. Its figures are for ImageNet and text, so none is printed beside ours. The mark, a patch
     of 3x3 white pixels on 90 % of the training images of class 3, is ours.
 
-Command: python -m experiments.debug_head            (two cores, about ten minutes)
+Number (5 seeds, MLP on 8,000 images): 95.18 with at most 20 features per class, 94.56 dense. Four
+    edits take other digits called 3 from 59 to 63 % to 0 to 2.4 % in each seed; marked accuracy
+    rises from 44 to 84, clean falls from 93.4 to 85.8, as little else told images of 3. Four edits
+    of the dense head, chosen by its own weights, leave 37 to 57 %.
+
+Command: python -m experiments.debug_head            (two cores; minutes not measured)
          python -m experiments.debug_head --quick    (one seed, MNIST alone, a minute)
 """
 
