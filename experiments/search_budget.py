@@ -83,7 +83,8 @@ class Settings(common.TrainSettings):
     evaluations: int = 960
     """Of each method."""
     recover: int = 0
-    """Adam steps for each candidate; vgg-16 re-estimates its batch statistics in them."""
+    """Adam steps for each candidate; vgg-16 re-estimates its batch statistics in them. The scores
+    of searches, whose best had more recovery, are then not those of the controls."""
     narrow: int = 8
     """Divisor of the widths of vgg-16."""
     samples: int = 20000

@@ -95,7 +95,8 @@ def _populations(rows: Rows, fit: Fit, method: Method, count: int, times: int, k
     proposals = method.propose(rows.layers, key)
     densities = next(proposals)
     for n in range(total):
-        stage = min(len(limits) - 1, int(n / (total / 2) * (len(limits) - 1)))
+        last = len(limits) - 1
+        stage = n * last // (total // 2) if n < total // 2 else last
         if np.shape(densities) != (method.population, size):
             raise ValueError(
                 f"method proposed densities of shape {np.shape(densities)}; it must be "
