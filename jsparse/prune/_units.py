@@ -12,7 +12,8 @@ Numbers: tests/prune/test_units.py compares with the masked model on nets of eve
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +30,7 @@ from jsparse.export._shrinking.groups import UnitGroup, described, free, try_eac
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.sizes import Sizes, sizes_after
 from jsparse.export._shrinking.units import Smaller, Units, same_outputs
+from jsparse.export._shrinking.uses import Use
 from jsparse.importance import Importance, Norm
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -49,27 +51,31 @@ def parameters(sizes: Sizes) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class _Widths:
-    """Which widths a group may have: at least `least`, and multiples of `round_to` or all of it."""
+    """Which widths a group may have: at least `least`, and multiples as sides of matrices."""
 
     least: int
     round_to: int
 
-    def of(self, wanted: int, width: int, stay: int) -> int:
+    def of(self, wanted: int, width: int, stay: int, across: Iterable[int]) -> int:
         """The width nearest to the wanted one; of two, the larger one.
 
         Args:
           wanted: how many units would be kept.
           width: of the whole group.
           stay: how many must stay.
+          across: how much of a side of each matrix a unit is.
 
         Example:
-          >>> [_Widths(1, 8).of(wanted, 20, 0) for wanted in (20, 10, 12, 2)]
+          >>> [_Widths(1, 8).of(wanted, 20, 0, [1]) for wanted in (20, 10, 12, 2)]
           [20, 8, 16, 8]
+          >>> [_Widths(1, 8).of(3, 6, 0, [size]) for size in (1, 4, 16)]  # of a matrix
+          [6, 4, 3]
         """
         if wanted == width:
             return width
         least = max(self.least, stay, 1)
-        allowed = [n for n in range(self.round_to, width, self.round_to) if n >= least]
+        step = math.lcm(*(self.round_to // math.gcd(self.round_to, size) for size in across))
+        allowed = [n for n in range(step, width, step) if n >= least]
         return min([*allowed, width], key=lambda n: (abs(n - wanted), -n))
 
 
@@ -105,8 +111,9 @@ def units(
         and groups; `Norm(2)` unless given.
       scope: `Whole()`, the same fraction of each group, which it is unless given, or
         `WholeModel()`, the lowest of all.
-      round_to: widths become multiples of it, the nearest; a group whose own width is nearer
-        stays whole. The record's `widths` says what became of each group.
+      round_to: widths become the nearest for which the inputs and outputs of matrices are a
+        multiple of it, where a head counts as its width; a group whose own width is nearer stays
+        whole. The record's `widths` says what became of each group.
       least_width: no group becomes narrower.
       keep: patterns of weights, as in `sparsify`, whose groups stay whole.
       mend: as for `shrink`.
@@ -213,7 +220,10 @@ class _Chosen:
         gone = {}
         for n, own in order.items():
             self.wanted[n] = int((own >= cut - 1e-9).sum())
-            left = self._widths.of(self.wanted[n], len(own), int(np.isinf(own).sum()))
+            sides = [m for m in self._all[n].members if m.use & (Use.MAKES | Use.READS)]
+            across = {member.across for member in sides} or {1}
+            stay = int(np.isinf(own).sum())
+            left = self._widths.of(self.wanted[n], len(own), stay, across)
             lowest = np.argsort(own, kind="stable")[: len(own) - left]
             if len(lowest):
                 gone[n] = sorted(lowest.tolist())

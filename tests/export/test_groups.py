@@ -8,6 +8,7 @@ from jax import Array
 
 import jsparse as js
 from jsparse._surgery import fold
+from jsparse.export import Use
 from jsparse.export._shrinking.attributes import stock
 from jsparse.export._shrinking.groups import described, free, try_each
 from jsparse.export._shrinking.units import Units, same_outputs
@@ -113,8 +114,12 @@ def test_halves_go_together_and_a_softmax_holds_its_units() -> None:
     assert small.factors == pytest.approx(factors)
 
 
-def test_a_sum_over_units_is_named() -> None:
+def test_sums_over_units_are_named_and_heads_count_as_their_width() -> None:
     found = js.groups(CASES["decoder"].make(rngs=nnx.Rngs(0)), CASES["decoder"].inputs(0, 2))
+    heads, width = (found[f"attentions/0/query/kernel:{axis}"].members for axis in (1, 2))
+    stream = found["embed/embedding:1"].members
+    for members, size in ((heads, 2), (width, 4), (stream, 1)):  # 4 heads of width 2
+        assert {m.across for m in members if m.use & (Use.MAKES | Use.READS)} == {size}
     assert "tests/support/zoo.py" in found["embed/embedding:1"].means
     assert not found["ups/0/kernel:1"].means
     assert found["ups/0/kernel:1"].parameters == 8 * 10 + 10 + 10 * 8

@@ -19,7 +19,7 @@ from jsparse._surgery import fold
 from jsparse._values import check_function
 from jsparse.export._shrinking.attributes import Mend, stock
 from jsparse.export._shrinking.blame import said
-from jsparse.export._shrinking.graph import every
+from jsparse.export._shrinking.graph import Node, every
 from jsparse.export._shrinking.liveness import ENDS, Axis, Reason
 from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.units import Family, Units
@@ -36,12 +36,15 @@ class UnitAxis:
       axis: of it.
       units: the number of the unit at each position of the axis, -1 for none: [length].
       use: what the model does with the weight along that axis.
+      across: how many inputs, or outputs, of the weight as a matrix a unit is: a head those of its
+        width. 1 for weights that are no matrices.
     """
 
     path: str
     axis: int
     units: np.ndarray
     use: Use
+    across: int = 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -185,7 +188,13 @@ def _group(
     axes = [(node, axis) for node, axis in family.axes if node.path and node.shape[axis] > 1]
     axes.sort(key=lambda axis: first.get(axis[0].path, 0))
     members = tuple(
-        UnitAxis(node.path, axis, units.on(family, (node, axis)), used.get((node, axis), NOTHING))
+        UnitAxis(
+            node.path,
+            axis,
+            own := units.on(family, (node, axis)),
+            used.get((node, axis), NOTHING),
+            int((own == 0).sum()) * _beside(node, axis, used),
+        )
         for node, axis in axes
     )
     wide = any(member.use & (Use.MAKES | Use.READS) for member in members)
@@ -202,6 +211,13 @@ def _group(
         held=_why(family.held) if family.held else "",
         means=", ".join(dict.fromkeys(place(op) for op in family.sums)),
     )
+
+
+def _beside(node: Node, axis: int, used: Mapping[Axis, Use]) -> int:
+    """The length of the other axes of a weight that are used as this one is, together."""
+    own = used.get((node, axis), NOTHING)
+    same = [k for k in range(len(node.shape)) if k != axis and used.get((node, k)) == own]
+    return math.prod(node.shape[k] for k in same) if own & (Use.MAKES | Use.READS) else 1
 
 
 def _why(reason: Reason) -> str:
