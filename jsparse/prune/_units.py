@@ -26,7 +26,7 @@ from jsparse._surgery import fold
 from jsparse._values import by_density, check_function, check_in, check_whole, is_number, shown
 from jsparse.export._shrinking.alive import alive_paths
 from jsparse.export._shrinking.attributes import Mend, stock
-from jsparse.export._shrinking.groups import UnitGroup, described, free, try_each
+from jsparse.export._shrinking.groups import UnitGroup, described, free
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.sizes import Sizes, sizes_after
 from jsparse.export._shrinking.units import Smaller, Units, same_outputs
@@ -150,7 +150,6 @@ def units(
     inputs, plain = examples(inputs), fold(model)
     with calling("example_inputs", inputs):
         found = Units(plain, inputs, mend)
-    try_each(found)
     chosen = _Chosen(found, alive_paths(plain, keep), _Widths(least_width, round_to), cost)
     scores = _scored(importance, plain, chosen.groups)
     while True:
