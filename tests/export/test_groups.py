@@ -45,6 +45,7 @@ WANTED = {
         ("query/kernel:1#2", 2, {"out/kernel"}),
     ],
     "tied": [("w:1", 8, {"hidden"})],
+    "group norm": [("a/kernel:3", 4, {"norm/scale", "b/kernel"})],
     "padded shortcut": [("stem/kernel:3", 4, {"a/kernel", "head/kernel"})],
 }
 

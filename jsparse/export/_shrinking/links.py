@@ -171,7 +171,8 @@ class Classes:
     def units(self) -> list[Unit]:
         """What goes together, each once; of positions of a grid, with the axes of the grid."""
         alone = [n for n in range(len(self._reasons)) if n not in self._made]
-        found = [self._around(n) for n in alone]
+        around = [self._around(n) for n in alone]
+        found = list({unit.classes.tobytes(): unit for unit in around}.values())
         covered = {int(n) for unit in found if len(unit.classes) > 1 for n in unit.classes}
         rest = [n for n in self._made if n not in covered]
         return found + [Unit(np.array([n]), self._reasons[n] or self._made[n]) for n in rest]

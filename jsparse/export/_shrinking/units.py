@@ -162,20 +162,20 @@ class Units:
         if not one.faults:
             return one
         blamed = [self._blamed(one, fault, gone) for fault in one.faults]
-        sure = {
-            found[0]: fault
-            for fault, found in zip(one.faults, blamed, strict=True)
-            if len(found) == 1
-        }
-        if not sure:  # each of the others with those that are good together
-            good: list[int] = []
-            for n in blamed[0]:
-                tested = self.smaller({k: gone[k] for k in (*good, n)}, tests)
-                if tested.faults:
-                    sure[n] = tested.faults[0]
-                else:
-                    good.append(n)
-        for n, fault in (sure or dict.fromkeys(gone, one.faults[0])).items():
+        sure = [found[0] for found in blamed if len(found) == 1]
+        # a fault may follow from another one: each by itself, with those that are good together
+        good: list[int] = []
+        held: dict[int, Fault] = {}
+        suspects = sure or blamed[0]
+        for n in dict.fromkeys([*suspects, *gone]):
+            if held and n not in suspects:
+                break
+            tested = self.smaller({k: gone[k] for k in (*good, n)}, tests)
+            if tested.faults:
+                held[n] = tested.faults[0]
+            else:
+                good.append(n)
+        for n, fault in (held or dict.fromkeys(good, one.faults[0])).items():
             reason = Reason(WHOLE, fault.op, fault.text)
             self.families[n] = self.families[n]._replace(held=reason)
         return None
@@ -193,6 +193,11 @@ class Units:
             found = faults(self.graph, graph, removal)
         except Exception as error:  # the model's own code may fix sizes and raise anything
             graph, found = self.graph, at_error(self.graph, removal, error)
+        found += [
+            Fault("would leave no position of an axis", None, (node,))
+            for node in self.graph.nodes()
+            if 0 in removal.kept_shape(node) and 0 not in node.shape
+        ][:1]
         means = self._means(removal)
         found = [f for f in found if not any(np.isclose(f.factor, r) for r in means.get(f.op, ()))]
         factors, found = self._rescale.cancelled(found)
@@ -222,7 +227,7 @@ class Units:
                 axes = op.params["axes"]
                 before = np.prod([node.shape[axis] for axis in axes])
                 after = np.prod([removal.kept_shape(node)[axis] for axis in axes])
-                if before == after:
+                if before == after or not after:
                     continue
                 waiting = list(op.outputs)
                 while waiting:
