@@ -18,6 +18,7 @@ PARITY = np.uint32(0x1BD11BDA)
 Words = tuple[Array, Array]
 
 
+@jax.jit
 def threefry(key: Words, words: Words) -> Words:
     """Threefry-2x32 with 20 rounds: uint32 [...] each.
 

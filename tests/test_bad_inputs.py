@@ -27,7 +27,7 @@ NOT_TRIED = {
     *("Learned", "Mask", "Setting", "Revise", "Revised", "Restored", "Round", "Choice", "Picked"),
     *("Loaded", "Costs", "Overlap", "Stability", "Effective", "Structure", "Row", "Summary"),
     *("UnitAxis", "UnitGroup", "UnitGroups", "Use", "Sizes", "Importance"),
-    *("LAMP", "one", "operations", "parameters"),  # functions of what the library made
+    "LAMP",  # a function of what the library made
     *("CorruptCheckpoint", "DamagedModel", "Path", "Point", "SearchStopped", "Found", "Tried"),
     *("Evidence", "Candidate", "Transfer"),  # these are made by the library
     *("block_dot", "pallas_dot", "onnx"),  # products inside layers; a package that may be missing

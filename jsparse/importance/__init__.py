@@ -7,7 +7,6 @@ from jsparse.importance._lamp import LAMP as LAMP
 from jsparse.importance._median import MedianDistance as MedianDistance
 from jsparse.importance._members import Importance as Importance
 from jsparse.importance._members import Joined as Joined
-from jsparse.importance._members import one as one
 from jsparse.importance._norm import Norm as Norm
 from jsparse.importance._random import Random as Random
 from jsparse.importance._scale import NormScale as NormScale

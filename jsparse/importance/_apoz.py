@@ -20,7 +20,7 @@ from flax import nnx
 from jsparse._values import check_batches, check_function, check_is
 from jsparse.export._shrinking.groups import UnitGroup
 from jsparse.importance._activations import activation_scores, call
-from jsparse.importance._members import Joined, one
+from jsparse.importance._members import Joined
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class APoZ:
 
     batches: Iterable[Any] = field(repr=False)
     run: Callable[[Any, Any], Any] = call
-    joined: Joined = field(default_factory=lambda: Joined(reduce=np.mean, scale=one))
+    joined: Joined = field(default_factory=lambda: Joined(reduce=np.mean, scale=None))
 
     def __post_init__(self) -> None:
         check_batches(self.batches)

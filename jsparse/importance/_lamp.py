@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from jsparse.export._shrinking.groups import UnitGroup
-from jsparse.importance._members import Joined, from_weights, one, summed
+from jsparse.importance._members import Joined, from_weights, summed
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class LAMP:
     def __call__(self, model: nnx.Module, groups: Sequence[UnitGroup]) -> list[np.ndarray]:
         """[units] for each group: see `Importance`."""
         squares = lambda w, member, width: summed(w**2, member, width)
-        found = from_weights(model, groups, squares, Joined(scale=one))  # (1)
+        found = from_weights(model, groups, squares, Joined(scale=None))  # (1)
         return [_shares(score) for score in found]
 
 

@@ -34,11 +34,6 @@ class Importance(Protocol):
         ...
 
 
-def one(values: np.ndarray) -> float:
-    """A scale that leaves scores as they are."""
-    return 1.0
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Joined:
     """How scores of coupled weights become one.
@@ -46,21 +41,23 @@ class Joined:
     Args:
       reduce: of the scores of a unit in each weight: numpy.sum, numpy.mean or numpy.max.
       scale: the scores of a group are divided by it, so that groups compare: numpy.mean, numpy.max
-        or `one`.
+        or None, which leaves them.
     """
 
     reduce: Statistic = np.sum
-    scale: Statistic = np.mean
+    scale: Statistic | None = np.mean
 
     def __post_init__(self) -> None:
-        check_function(reduce=self.reduce, scale=self.scale)
+        check_function(
+            reduce=self.reduce, **({"scale": self.scale} if self.scale is not None else {})
+        )
 
     def __call__(self, scores: Sequence[np.ndarray], width: int) -> np.ndarray:
         """One score for each unit, [units]: inf where no weight has any."""
         if not scores:
             return np.full(width, np.inf)
         total = np.asarray(self.reduce(np.stack(scores), axis=0), np.float64)
-        size = float(self.scale(total))
+        size = float(self.scale(total)) if self.scale is not None else 1.0
         return total / size if size > 0 else total
 
 

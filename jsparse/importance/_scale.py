@@ -18,7 +18,7 @@ from flax import nnx
 from jsparse._values import check_is
 from jsparse.export._shrinking.groups import UnitGroup
 from jsparse.export._shrinking.uses import Use
-from jsparse.importance._members import Joined, from_weights, one, summed
+from jsparse.importance._members import Joined, from_weights, summed
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class NormScale:
     2017, section 3.
     """
 
-    joined: Joined = field(default_factory=lambda: Joined(scale=one))
+    joined: Joined = field(default_factory=lambda: Joined(scale=None))
 
     def __post_init__(self) -> None:
         check_is(Joined, "a Joined", joined=self.joined)

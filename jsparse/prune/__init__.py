@@ -45,7 +45,5 @@ from jsparse.prune._torch_style import drop_lowest_globally as drop_lowest_globa
 from jsparse.prune._torch_style import noise as noise
 from jsparse.prune._torch_style import norm as norm
 from jsparse.prune._torch_style import norm_of as norm_of
-from jsparse.prune._units import operations as operations
-from jsparse.prune._units import parameters as parameters
 from jsparse.prune._units import units as units
 from jsparse.prune._wanda import wanda as wanda

@@ -39,14 +39,8 @@ Scores = dict[int, np.ndarray]
 L2, EACH = Norm(2), Whole()
 
 
-def operations(sizes: Sizes) -> float:
-    """How many multiplications a model does for the example inputs."""
+def _operations(sizes: Sizes) -> float:
     return sizes.operations
-
-
-def parameters(sizes: Sizes) -> float:
-    """How many entries the weights of a model have."""
-    return sizes.parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +79,7 @@ def units(
     *example_inputs: Any,
     density: float = 1.0,
     budget: float = 1.0,
-    cost: Cost = operations,
+    cost: Cost = _operations,
     importance: Importance = L2,
     scope: Scope = EACH,
     round_to: int = 1,
@@ -106,7 +100,8 @@ def units(
       *example_inputs: arguments of a call, as for `shrink`: arrays or shapes.
       density: fraction of the units to keep, of all that can go, in (0, 1].
       budget: fraction of the cost to keep, in (0, 1]. If both are given, both are met.
-      cost: of the `Sizes` of a model: `operations`, `parameters` or a function of yours.
+      cost: a function of the `Sizes` of a model, such as `lambda sizes: sizes.parameters`; its
+        operations unless given.
       importance: what a unit is worth: an entry of `jsparse.importance`, or a function of a model
         and groups; `Norm(2)` unless given.
       scope: `Whole()`, the same fraction of each group, which it is unless given, or

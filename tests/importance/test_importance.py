@@ -88,7 +88,7 @@ def taylor(net: Net) -> np.ndarray:
     )
 
 
-raw = importance.Joined(scale=importance.one)
+raw = importance.Joined(scale=None)
 BATCHES = [(X[:3], Y[:3]), (X[3:6], Y[3:6])]
 FORMULAS = {
     "L1": (importance.Norm(1, raw), norm(1)),
@@ -125,7 +125,7 @@ def test_random_scores_follow_the_seed(net: Net, group: js.export.UnitGroup) -> 
 
 
 def test_coupled_weights_are_joined_as_asked(net: Net, group: js.export.UnitGroup) -> None:
-    each = [importance.Joined(reduce=by, scale=importance.one) for by in (np.sum, np.mean, np.max)]
+    each = [importance.Joined(reduce=by, scale=None) for by in (np.sum, np.mean, np.max)]
     total, mean, most = (importance.Norm(2, joined)(net, [group])[0] for joined in each)
     np.testing.assert_allclose(total / 3, mean)  # two kernels and the scale of the norm
     assert (most <= total).all() and (most >= mean).all()

@@ -481,7 +481,7 @@ PRUNE |= {
         example_inputs=((X,), "inputs"),
         density=FRACTION,
         budget=(1.0, "fraction"),
-        cost=(js.prune.parameters, "function"),
+        cost=(lambda sizes: sizes.parameters, "function"),
         importance=(js.importance.Norm(1), "function"),
         scope=(js.Whole(), "scope"),
         round_to=(1, "count"),
@@ -492,7 +492,7 @@ PRUNE |= {
     "importance.NormScale": call(js.importance.NormScale, joined=JOINED),
     "importance.MedianDistance": call(js.importance.MedianDistance, joined=JOINED),
     "importance.Joined": call(
-        js.importance.Joined, reduce=(jnp.sum, "function"), scale=(jnp.mean, "function")
+        js.importance.Joined, reduce=(jnp.sum, "function"), scale=(jnp.mean, "function or None")
     ),
     "importance.Random": call(js.importance.Random, seed=(0, "size")),
 }

@@ -108,6 +108,7 @@ KINDS: dict[str, Kind] = {
     "role": Kind([None, 3, "x", js.Role, (-1,), {"a": js.Role()}], "a Role"),
     "axes": Kind([None, 3, "x", [-1], (True,), (-1.5,), (0,), (-1, -1)], "such as|axis|axes"),
     "function": Kind([None, 3, "relu", dict, np.ones(2)], "function"),
+    "function or None": Kind([3, "relu", dict, np.ones(2)], "function"),
     "choice": Kind([None, 3, "x", js.prune.by_layer, js.schedule.uniform], "globally"),
     "model": Kind(MODELS, "nnx.Module"),
     "rules": Kind(
