@@ -147,7 +147,12 @@ def largest(by: ByUnit, weight: Array, density: float | Array) -> Array:
 
 
 def exchange(
-    by: ByUnit, mask: Array, weight: Array, growth: Array, fraction: float | Array
+    by: ByUnit,
+    mask: Array,
+    weight: Array,
+    growth: Array,
+    fraction: float | Array,
+    apart: Sequence[Array] = (),
 ) -> Array:
     """Drop the units of smallest magnitude, then grow as many of the highest growth score.
 
@@ -161,6 +166,8 @@ def exchange(
       weight: [...].
       growth: [grid of units], 0 or more.
       fraction: [], between 0 and 1.
+      apart: disjoint sets of units, bool [grid of units] each. If there are any, step 1 is done
+        in each set by itself, and kept units outside all of them are dropped.
 
     Returns:
       The new mask, [...]; each group keeps as many units as before.
@@ -169,9 +176,13 @@ def exchange(
     shape, axes = rivals(on.shape, by.scope, by.role)
     on = on.reshape(shape)
     number = jnp.expand_dims(count(on, axes), axes)
-    left = number - portion(fraction, number)
+    free, stay = number, jnp.zeros_like(on)
     size = unit_magnitude(by, weight).reshape(shape)
-    stay = highest(jnp.where(on, size, -1.0), left, axes)
+    for own in [on & units.reshape(shape) for units in apart] or [on]:
+        among = jnp.expand_dims(count(own, axes), axes)
+        left = among - portion(fraction, among)
+        stay |= highest(jnp.where(own, size, -1.0), left, axes)
+        free -= left
     others = jnp.where(stay, -jnp.inf, growth.reshape(shape))  # growth may be infinite
-    new = stay | highest(others, number - left, axes)
+    new = stay | highest(others, free, axes)
     return to_weights(by, new.reshape(growth.shape), mask)

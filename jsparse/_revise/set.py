@@ -2,7 +2,9 @@
 
 1. The initial masks are random, with the density of each layer given by the Erdos-Renyi budget.
 2. Every `every` steps, a fraction of the kept weights of each layer, those of smallest magnitude,
-   is dropped, and the same number of masked weights is grown at random.
+   is dropped, and the same number of masked weights is grown at random. The authors drop the
+   fraction among the positive and among the negative weights, each by itself (`by_sign`), and
+   with them the weights that are exactly 0.
 3. A grown weight starts at 0 without momentum. (The authors sample a new value; a value of 0 does
    not change the network, and is used in the comparisons of the RigL paper.)
 
@@ -20,6 +22,7 @@ from jax import Array
 
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._revise.revision import check_exchange, exchange, periodic
+from jsparse._values import check_flag
 from jsparse.rules._rule import unit_magnitude
 
 
@@ -36,6 +39,14 @@ class SET:
       unit: what is exchanged together; units are scored by root mean square.
       scope: where the number of kept units is constant: `Whole`, `PerOutput` or `Groups`.
       role: the meaning of the weight's axes; see `roles` of `revise`.
+      by_sign: whether to drop the fraction among the positive and among the negative weights, each
+        by itself, as the authors do. Kept weights that are exactly 0 have no sign and are all
+        dropped. Only for the unit `Weight`.
+
+    Raises:
+      TypeError: by_sign is not True or False.
+      ValueError: steps or a fraction out of range; a scope in which units do not compete; by_sign
+        with units of several weights.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -56,11 +67,18 @@ class SET:
     unit: Unit = Weight()
     scope: Scope = Whole()
     role: Role = Role()
+    by_sign: bool = False
     pauses: ClassVar[bool] = False
     clears: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_exchange(self)
+        check_flag(by_sign=self.by_sign)
+        if self.by_sign and self.unit != Weight():
+            raise ValueError(
+                f"by_sign=True needs unit=Weight(), as only single weights have a sign; got "
+                f"{self.unit}. Leave one of the two out"
+            )
 
     def due(self, step: Array) -> Array:
         """2. Every `every` steps from `first` up to `last`."""
@@ -76,4 +94,5 @@ class SET:
         """2. [...], the mask after an exchange."""
         # one random number per unit
         growth = jax.random.uniform(key, unit_magnitude(self, mask).shape)
-        return exchange(self, mask, weight, growth, self.fraction)
+        apart = (weight > 0, weight < 0) if self.by_sign else ()
+        return exchange(self, mask, weight, growth, self.fraction, apart)

@@ -32,6 +32,32 @@ def test_set_drops_the_smallest_and_grows_at_random() -> None:
     assert (grown > 0).all() and grown.std() < 0.12  # all of the others, equally often
 
 
+def test_set_by_sign_drops_a_fraction_of_each_sign_as_its_authors_do() -> None:
+    by = js.SET(last=9, every=1, fraction=0.25, by_sign=True)
+    weight = jnp.where(jnp.arange(120).reshape(SHAPE) % 9 == 0, 0.0, WEIGHT + 0.4)  # more positive
+    mask, values = np.asarray(MASK) > 0, np.asarray(weight)
+    new = np.stack([revised(by, seed=n, weight=weight) for n in range(40)]) > 0
+    assert (new.sum((1, 2)) == mask.sum()).all()
+    surely = np.zeros(SHAPE, bool)
+    for own in (mask & (values > 0), mask & (values < 0)):
+        left = own.sum() - round(0.25 * own.sum())
+        surely |= own & (np.abs(values) >= np.sort(np.abs(values[own]))[-left])
+    plain = np.stack([revised(js.SET(last=9, every=1, fraction=0.25), seed=n) for n in range(2)])
+    assert new[:, surely].all() and (plain[0] > 0)[~surely].any()
+    assert (mask & (values == 0)).any()  # these have no sign and are dropped
+    grown = new.mean(0)[~surely]
+    assert (grown < 1).all() and (grown > 0).all()  # at random among all of the others
+
+
+def test_by_sign_in_each_group() -> None:
+    by = js.SET(last=9, every=1, fraction=0.5, by_sign=True, scope=js.PerOutput())
+    weight = jnp.array([[1.0, 4.0], [2.0, 3.0], [-5.0, -0.1], [-6.0, -0.2], [0.0, 0.0]])
+    mask = jnp.array([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+    new = np.stack([revised(by, seed=n, mask=mask, weight=weight) for n in range(30)])
+    assert new[:, [1, 3], 0].all() and new[:, [0, 3], 1].all() and (new.sum(1) == 4).all()
+    assert (new.mean(0)[[0, 2, 4], 0] < 1).all() and (new.mean(0)[[1, 2, 4], 1] < 1).all()
+
+
 @pytest.mark.parametrize("scope", [js.PerOutput(), js.Groups(4)], ids=["per output", "groups"])
 @pytest.mark.parametrize("kind", [js.RigL, js.SET])
 def test_each_group_keeps_its_number(kind: type, scope: js.PerOutput | js.Groups) -> None:
@@ -146,6 +172,10 @@ REFUSED = {
     "every": (lambda: js.RigL(last=50, every=0), "every is a whole number of train steps"),
     "never": (lambda: js.RigL(last=50), "no step would exchange"),
     "fraction": (lambda: js.SET(last=500, fraction=1.5), "fraction must be a number in"),
+    "sign of units": (
+        lambda: js.SET(last=500, unit=js.Filter(), by_sign=True),
+        r"needs unit=Weight\(\), .* got Filter\(\)",
+    ),
     "each": (lambda: js.RigL(last=500, scope=js.Each()), "would keep all"),
     "whole model": (
         lambda: js.SET(last=500, scope=js.WholeModel()),
