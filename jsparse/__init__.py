@@ -63,6 +63,7 @@ from jsparse.export import shrink as shrink
 from jsparse.export import shrink_training as shrink_training
 from jsparse.optim import Optimizer as Optimizer
 from jsparse.optim import TargetDensity as TargetDensity
+from jsparse.optim import average as average
 from jsparse.optim import batch_schedule as batch_schedule
 from jsparse.optim import lamb as lamb
 from jsparse.optim import lars as lars

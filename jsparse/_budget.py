@@ -1,10 +1,11 @@
 """Density budgets over the layers of a model: uniform, Erdos-Renyi, ERK."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
 from jsparse._checks import check_density
-from jsparse._values import check_mapping, check_shape
+from jsparse._values import check_in, check_mapping, check_shape
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -70,6 +71,63 @@ def erdos_renyi_kernel(shapes: Shapes, density: float) -> dict[str, float]:
     """
     _check_shapes(shapes)
     return _in_proportion(shapes, density, {n: sum(s) / math.prod(s) for n, s in shapes.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class erdos_renyi_links:
+    """A budget by numbers of links: density min(1, factor (inputs + outputs) / (inputs outputs)).
+
+    So a layer has about `factor` links for each of its inputs and outputs. `erdos_renyi` finds the
+    one factor that meets a density over all layers; here the factor is given, and each layer may
+    have its own. The density that a pruning method is given must be 1.
+
+    Args:
+      factor: above 0, for all layers or by name; under `jsparse.prune` the name is the path.
+
+    Raises:
+      ValueError: a factor that is not above 0, or a mapping without factors. When called: a
+        density other than 1; layers without a factor, or factors without a layer.
+      TypeError: names that are not strings.
+
+    Example:
+      >>> shapes = {"in": (17, 256), "hidden": (256, 256)}
+      >>> kept = erdos_renyi_links({"in": 7, "hidden": 64})(shapes, 1.0)
+      >>> {name: round(d, 3) for name, d in kept.items()}
+      {'in': 0.439, 'hidden': 0.5}
+
+    Reference: Mocanu et al., SET, 2018, equation 1, where factor is epsilon; Sokar et al., Dynamic
+    sparse training for deep reinforcement learning, IJCAI 2022, which has a factor for each layer.
+    """
+
+    factor: float | Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        factors = self.factor
+        if not isinstance(factors, Mapping):
+            check_in("(0, inf)", factor=factors)
+            return
+        check_mapping("a number above 0, or numbers by name", factor=factors)
+        if not factors:
+            raise ValueError(f"factor must be a number above 0, or numbers by name; got {factors}")
+        for name, one in factors.items():
+            check_in("(0, inf)", **{f"factor of {name!r}": one})
+
+    def __call__(self, shapes: Shapes, density: float) -> dict[str, float]:
+        """Density of each layer, in (0, 1]: see `erdos_renyi`; density must be 1."""
+        _check_shapes(shapes)
+        if check_density(density) != 1:
+            raise ValueError(
+                f"density must be 1 with erdos_renyi_links, whose factor sets the numbers of "
+                f"links; got {density}. For a density over all layers use erdos_renyi"
+            )
+        given = self.factor
+        factors = given if isinstance(given, Mapping) else dict.fromkeys(shapes, given)
+        if odd := sorted(factors.keys() ^ shapes.keys()):
+            what = "no factor for the layer" if odd[0] in shapes else "a factor for no layer:"
+            raise ValueError(f"{what} {odd[0]!r}; the layers are {', '.join(shapes) or 'none'}")
+        return {
+            n: min(1.0, factors[n] * sum(s[-2:]) / math.prod(s[-2:])) for n, s in shapes.items()
+        }
 
 
 def _check_shapes(shapes: Shapes, least: int = 1) -> None:

@@ -24,6 +24,7 @@ from jsparse._slots import (
 )
 from jsparse._sparse import Sparse
 from jsparse._values import check_mapping, shown
+from jsparse._variables import stored
 from jsparse.rules._held import Held
 from jsparse.rules._keep import Keep, where_it_fits
 from jsparse.rules._rule import Rule, Rules, total_cost
@@ -107,7 +108,7 @@ def check_rngs(rngs: Any) -> None:
 
 def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
     weight = slot.value.weight if isinstance(slot.value, Sparse) else slot.value
-    held = weight.get_value() if hasattr(weight, "get_value") else weight.value
+    held = stored(weight)
     if not hasattr(held, "dtype") or len(jax.tree.leaves(held)) != 1:  # a BCOO has two arrays
         raise TypeError(
             f"{slot.path}: a rule needs an array, and this nnx.Param holds "

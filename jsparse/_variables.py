@@ -1,6 +1,7 @@
 """The kinds of variables in a rule's state, writing them, and layers that would overwrite them."""
 
 import sys
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -73,6 +74,19 @@ class Mask(_Apart, nnx.Variable):
 
 class Setting(_Apart, nnx.Variable):
     """A number changed by events and controls, never by gradients: alpha, a temperature."""
+
+
+def stored(variable: nnx.Variable) -> Any:
+    """What a variable holds: an array, or a tree of arrays."""
+    return variable.get_value() if hasattr(variable, "get_value") else variable.value
+
+
+def store(variable: nnx.Variable, value: Any) -> None:
+    """Put an array or a tree into a variable."""
+    if hasattr(variable, "set_value"):  # not in flax 0.11
+        variable.set_value(value)
+    else:
+        variable.value = value
 
 
 def write(variable: nnx.Variable, value: Array) -> None:

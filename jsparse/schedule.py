@@ -3,6 +3,7 @@
 from jsparse._budget import Shapes as Shapes
 from jsparse._budget import erdos_renyi as erdos_renyi
 from jsparse._budget import erdos_renyi_kernel as erdos_renyi_kernel
+from jsparse._budget import erdos_renyi_links as erdos_renyi_links
 from jsparse._budget import uniform as uniform
 from jsparse._schedule import Schedule as Schedule
 from jsparse._schedule import constant as constant

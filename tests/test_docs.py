@@ -25,6 +25,7 @@ PAGES = sorted(DOCS.glob("*.md"))
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 LONG = {
     "accumulation",
+    "average",
     "coming",
     "decay",
     "deploy",

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jsparse._budget import erdos_renyi, erdos_renyi_kernel, uniform
+from jsparse._budget import erdos_renyi, erdos_renyi_kernel, erdos_renyi_links, uniform
 from jsparse._schedule import constant, cubic, silo, triangle, warm_stairs
 
 
@@ -114,6 +114,33 @@ def test_budgets_meet_the_total(shapes: dict, density: float, budget) -> None:
     assert all(0 <= d <= 1 for d in kept.values())
     total = sum(kept[name] * sizes[name] for name in shapes)
     assert total == pytest.approx(density * sum(sizes.values()), rel=1e-6)
+
+
+def test_golden_links_of_sparse_td3_on_halfcheetah() -> None:
+    """An actor and two critics of 256-256 with factors 7 and 64, output layers dense."""
+    actor, critic = ({"in": (n, 256), "hidden": (256, 256)} for n in (17, 23))
+    budget = erdos_renyi_links({"in": 7, "hidden": 64})
+    kept = budget(actor, 1.0), budget(critic, 1.0)
+    got = kept[0]["in"], kept[1]["in"], kept[0]["hidden"], kept[1]["hidden"]
+    assert got == pytest.approx((0.4391, 0.3317, 0.5, 0.5), abs=5e-5)
+    links = [
+        sum(s[0] * s[1] * d[name] for name, s in shapes.items())
+        for shapes, d in zip((actor, critic), kept, strict=True)
+    ]
+    assert 1 - (links[0] + 2 * links[1] + 256 * (6 + 2)) / 214_784 == pytest.approx(0.51, abs=0.005)
+    assert erdos_renyi_links(7)({"thin": (3, 4), "conv": (3, 3, 64, 64)}, 1.0) == {
+        "thin": 1.0,  # of 12 weights
+        "conv": 7 * 128 / 64**2,
+    }
+
+
+def test_links_refuse_a_density_and_names_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"density must be 1 .* got 0\.1"):
+        erdos_renyi_links(7)({"a": (2, 2)}, 0.1)
+    with pytest.raises(ValueError, match="no factor for the layer 'b'; the layers are a, b"):
+        erdos_renyi_links({"a": 7})({"a": (2, 2), "b": (2, 2)}, 1.0)
+    with pytest.raises(ValueError, match="a factor for no layer: 'c'; the layers are a"):
+        erdos_renyi_links({"a": 7, "c": 7})({"a": (2, 2)}, 1.0)
 
 
 def test_budgets_refuse_a_sparsity() -> None:

@@ -1,5 +1,6 @@
 """Training: an optimizer that runs sparse-training events, density control, large batches."""
 
+from jsparse.optim._average import average as average
 from jsparse.optim._density import TargetDensity as TargetDensity
 from jsparse.optim._density import threshold_parts as threshold_parts
 from jsparse.optim._large_batch import batch_schedule as batch_schedule

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jsparse._budget import Shapes, erdos_renyi, erdos_renyi_kernel, uniform
+from jsparse._budget import Shapes, erdos_renyi, erdos_renyi_kernel, erdos_renyi_links, uniform
 from jsparse._checks import check_density
 from jsparse._paths import naming
 from jsparse._pattern import Role
@@ -67,7 +67,8 @@ class by_layer:
     """Keep the highest scores of each layer: as many as a budget says, but at least one.
 
     Args:
-      budget: `schedule.uniform`, `schedule.erdos_renyi` or `schedule.erdos_renyi_kernel`.
+      budget: `schedule.uniform`, `schedule.erdos_renyi`, `schedule.erdos_renyi_kernel` or
+        `schedule.erdos_renyi_links(factor)`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -169,6 +170,7 @@ def check_choice(choose: Choice) -> None:
       TypeError: it is a budget, a class or not callable.
     """
     budget = choose in (uniform, erdos_renyi, erdos_renyi_kernel)
+    budget |= isinstance(choose, erdos_renyi_links)
     if budget or isinstance(choose, type) or not callable(choose):
         raise TypeError(
             f"choose got {shown(choose)}; pass jsparse.prune.globally, or "

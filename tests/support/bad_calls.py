@@ -128,7 +128,7 @@ PATTERNS = {
 }
 REVISIONS = {
     "RigL": call(js.RigL, fraction=FRACTION, **STEPS, **SCOPED),
-    "SET": call(js.SET, fraction=FRACTION, **STEPS, **SCOPED),
+    "SET": call(js.SET, fraction=FRACTION, by_sign=(False, "flag"), **STEPS, **SCOPED),
     "Gradual": call(js.Gradual, density=FRACTION, start=(1.0, "fraction"), **STEPS, **SCOPED),
     "ACDC": call(js.ACDC, density=FRACTION, **STEPS | {"first": (10, "count")}, **SCOPED),
     "TopKAST": call(
@@ -172,6 +172,7 @@ SCHEDULES = {
     "schedule.warm_stairs": call(
         js.schedule.warm_stairs, peak=(1.0, "number"), warm=(3, "number"), falls=((5,), "steps")
     ),
+    "schedule.erdos_renyi_links": call(js.schedule.erdos_renyi_links, factor=(7.0, "factor")),
     "schedule.triangle": call(
         js.schedule.triangle, low=(0.0, "finite"), high=(1.0, "finite"), half=(4, "positive")
     ),
@@ -188,6 +189,13 @@ OPTIM = {
         gain=(1.0, "positive"),
         gain_memory=(1.0, "number"),
         every=COUNT,
+    ),
+    "average": call(
+        js.average,
+        target=(HELD, "model"),
+        model=(HELD, "model"),
+        rate=(0.1, "share"),
+        keep=("mask", "links"),
     ),
     "optim.Multiplier": call(
         js.optim.Multiplier,

@@ -162,6 +162,11 @@ KINDS: dict[str, Kind] = {
     ),
     "steps": Kind([None, 3, "x", ("a",), (NAN,), (-1,), (True,)], "steps|number"),
     "sizes": Kind([*NAMED, {"a": ()}, {"a": 3}, {"a": (-1, 3)}, {"a": (1.5, 3)}], "by name|tuple"),
+    "factor": Kind(
+        [None, True, "x", 1j, [1.0], NAN, INF, 0.0, -1.0, {}, {3: 1.0}, {"a": 0.0}, {"a": "x"}],
+        "number above 0",
+    ),
+    "links": Kind([True, 3, "masks", ["mask"], np.ones(2)], "or None"),
     "bounds": Kind([None, 3, (1.0,), (1.0, 0.5), (-1.0, 1.0), (NAN, 1.0), "ab"], "norm"),
     "param": Kind([None, 3, np.ones((3, 4)), "x"], "nnx.Param"),
     "equation": Kind([None, 3, "ab", "ab,bc", "ab,b->"], "einsum|->"),
