@@ -83,7 +83,7 @@ def test_dtypes_are_those_of_the_dense_layer(name, settings, given):
     np.testing.assert_allclose(np.float32(y), np.float32(expected), atol=2e-2 * size)
 
 
-def attention() -> nnx.Module:
+def attention() -> Any:
     """Attention that normalises its queries, and a linear layer, with 15 % of their weights."""
     rngs = nnx.Rngs(0)
     part = nnx.MultiHeadAttention(4, 32, normalize_qk=True, decode=False, rngs=rngs)
@@ -148,7 +148,7 @@ def test_what_is_no_matrix_is_left_with_the_reason():
         ("a product of its own", general(4, 3, dot_general=own, rngs=rngs)),
         ("a product of its own", einsum("bi,io->bo", (4, 3), einsum_op=own, rngs=rngs)),
         (r"bias has shape \(12,\)", einsum("bi,iho->bho", (5, 4, 3), (12,), rngs=rngs)),
-        ("4 axes", stack(rngs.split(2) if hasattr(rngs, "split") else rngs.fork(split=2))),
+        ("4 axes", stack(rngs.split(2) if hasattr(nnx.Rngs, "split") else rngs.fork(split=2))),
         *((re.escape(f"{one!r} is no"), einsum(one, s, rngs=rngs)) for one, s in equations.items()),
     ]
     for reason, layer in wrong:

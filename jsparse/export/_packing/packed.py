@@ -11,7 +11,7 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jax import Array
 from jax.custom_batching import custom_vmap
 
-from jsparse._values import check_flag, check_floating, check_shape, check_whole
+from jsparse._values import check_flag, check_floating, check_whole, is_whole, shown
 from jsparse.export._packing import compiled
 
 WIDEST = 16
@@ -110,7 +110,12 @@ class Packed(nnx.Module):
     def _set_features(
         self, in_features: int | Sequence[int], out_features: int | Sequence[int]
     ) -> None:
-        """Set the sizes of both sides."""
+        """Set the sizes of both sides.
+
+        Raises:
+          TypeError: a size is no whole number.
+          ValueError: a size is below 0, or there is none.
+        """
         self.in_shape = _as_shape(in_features=in_features)
         self.out_shape = _as_shape(out_features=out_features)
         self.in_features, self.out_features = math.prod(self.in_shape), math.prod(self.out_shape)
@@ -171,9 +176,10 @@ class Packed(nnx.Module):
 def _as_shape(**sizes: Any) -> tuple[int, ...]:
     """One size, or several, as a tuple."""
     ((name, given),) = sizes.items()
-    if not isinstance(given, tuple | list):
-        check_whole(0, **sizes)
-        return (int(given),)
-    if not given:
-        raise ValueError(f"{name} is empty; give a size, or a tuple of sizes")
-    return check_shape(name, given, least=0)
+    several = tuple(given) if isinstance(given, tuple | list) else (given,)
+    allowed = f"{name} must be a whole number, 0 or more, or a tuple of such; got {shown(given)}"
+    if not all(map(is_whole, several)):
+        raise TypeError(allowed)
+    if not several or min(several) < 0:
+        raise ValueError(allowed)
+    return tuple(map(int, several))
