@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from types import UnionType
 from typing import Any, get_args, get_origin
 
 from jsparse._storage.files import CorruptCheckpoint
@@ -56,4 +57,6 @@ def _is(value: Any, kind: Any) -> bool:
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
         return isinstance(value, list) and len(value) == len(kinds) and all(map(_is, value, kinds))
+    if isinstance(kind, UnionType):
+        return any(_is(value, one) for one in get_args(kind))
     return isinstance(value, kind) and (not isinstance(value, bool) or kind in (bool, object))

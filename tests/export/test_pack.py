@@ -1,6 +1,5 @@
 """Packed layers give what the dense ones give, on every path, and train on as they do."""
 
-import functools
 import re
 
 import jax
@@ -24,7 +23,14 @@ from jsparse.export._packing.formats import (
 )
 from jsparse.export._packing.layers import bytes_of
 from jsparse.report import costs
-from tests.support.packing import FORMATS, draw, linear, matrix, needs_compiler
+from tests.support.packing import (
+    FORMATS,
+    draw,
+    linear,
+    matrix,
+    needs_compiler,
+    outputs_and_gradients,
+)
 
 P = jax.P
 
@@ -58,14 +64,6 @@ def test_groups_are_for_weights_that_are_many_enough():
 
 
 CASES = [(name, "float32") for name in FORMATS] + [("csr", "bfloat16"), ("blocks", "bfloat16")]
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def outputs_and_gradients(state, graphdef, x):
-    """y, d loss / d parameters and d loss / dx of a model."""
-    loss = lambda s, x: (nnx.merge(graphdef, *s)(x).astype(jnp.float32) ** 2).mean()
-    by_state, by_x = jax.grad(lambda p, x: loss((p, state[1]), x), (0, 1))(state[0], x)
-    return nnx.merge(graphdef, *state)(x), by_state, by_x
 
 
 @pytest.mark.parametrize(("name", "dtype"), CASES)

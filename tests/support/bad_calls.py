@@ -514,7 +514,7 @@ PRUNE |= {
     )
     for one in (js.importance.MeanActivation, js.importance.APoZ)
 }
-SIDES = {"in_features": (3, "size"), "out_features": (4, "size"), "kept": (2, "size")}
+SIDES = {"in_features": (3, "window"), "out_features": (4, "window"), "kept": (2, "size")}
 PACKED = SIDES | {
     "use_bias": (True, "flag"),
     "dtype": (jnp.float32, "dtype"),

@@ -1,5 +1,8 @@
 """Formats and layers that tests of packing share."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -38,6 +41,14 @@ def linear(kernel: np.ndarray, **settings) -> nnx.Linear:
     if layer.bias is not None:
         layer.bias[...] = jnp.asarray(draw(kernel.shape[1]), layer.kernel[...].dtype)
     return layer
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def outputs_and_gradients(state, graphdef, x):
+    """y, d loss / d parameters and d loss / dx of a model."""
+    loss = lambda s, x: (nnx.merge(graphdef, *s)(x).astype(jnp.float32) ** 2).mean()
+    by_state, by_x = jax.grad(lambda p, x: loss((p, state[1]), x), (0, 1))(state[0], x)
+    return nnx.merge(graphdef, *state)(x), by_state, by_x
 
 
 needs_compiler = pytest.mark.skipif(not compiled.find_compiler(), reason="no C++ compiler")

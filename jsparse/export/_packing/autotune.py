@@ -21,9 +21,10 @@ from jsparse._surgery import fold
 from jsparse._timing import clock, in_turns
 from jsparse._values import check_function, check_mapping
 from jsparse._watch import watch_in_place
+from jsparse.export._packing.dense import kernel_of, sides_of
 from jsparse.export._packing.layers import bytes_of, layers_of, left_dense, put_in_place
 from jsparse.export._packing.packed import Packed
-from jsparse.export._packing.packers import Format, blocks, csr, kernel_of
+from jsparse.export._packing.packers import Format, blocks, csr
 from jsparse.export._shrinking.shrink import shrink
 from jsparse.report._table import table
 
@@ -50,7 +51,7 @@ class Choice:
 
     Attributes:
       path: of the layer.
-      shape: of its kernel, [in, out], after shrinking.
+      shape: of its kernel, such as [in, out], after shrinking.
       density: of its kernel.
       rows: of its input.
       seconds: of a call, by format; empty if nothing was measured.
@@ -179,7 +180,8 @@ def _choose(
     kernel = np.asarray(layer.kernel[...])
     density = np.count_nonzero(kernel) / max(1, kernel.size)
     seen = inputs.get(path)
-    rows = math.prod(seen.shape[:-1]) if seen else 0
+    axes = 1 if path in why else len(sides_of(layer).ins)
+    rows = math.prod(seen.shape[:-axes]) if seen else 0
     stays = Choice(
         path=path,
         shape=kernel.shape,

@@ -5,7 +5,7 @@ kernel keeps some outputs of a tile in registers. `jsparse.export.pallas_dot` is
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -137,8 +137,8 @@ class BlockSparse(Packed):
     filled from a file. A block is kept whole: zeros within one are trained like the rest.
 
     Args:
-      in_features: of x.
-      out_features: of y.
+      in_features: of x; a tuple for its last axes.
+      out_features: of y, likewise.
       block: inputs and outputs of a block.
       kept: blocks.
       use_bias: whether b is there.
@@ -160,8 +160,8 @@ class BlockSparse(Packed):
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        in_features: int | Sequence[int],
+        out_features: int | Sequence[int],
         *,
         block: tuple[int, int],
         kept: int,
@@ -172,13 +172,14 @@ class BlockSparse(Packed):
     ):
         check_block(block)
         check_function(product=product)
-        self.check_settings(in_features, out_features, kept, use_bias, dtype, param_dtype)
-        self.in_features, self.out_features, self.block = in_features, out_features, tuple(block)
-        BlockSizes(in_features, out_features, kept, *block).check()
+        self._set_features(in_features, out_features)
+        self.check_settings(kept, use_bias, dtype, param_dtype)
+        self.block = tuple(block)
+        BlockSizes(self.in_features, self.out_features, kept, *block).check()
         self.product = product
         self._settle((kept, *block), use_bias, dtype, param_dtype)
         self.rows = Structure(jnp.zeros((kept,), jnp.int32))
-        self.starts = Structure(jnp.zeros((-(-out_features // block[1]) + 1,), jnp.int32))
+        self.starts = Structure(jnp.zeros((-(-self.out_features // block[1]) + 1,), jnp.int32))
 
     @property
     def sizes(self) -> BlockSizes:

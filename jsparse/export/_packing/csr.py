@@ -5,7 +5,7 @@ filled in and multiplied as a whole, which is always correct.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -166,8 +166,8 @@ class Csr(Packed):
     parameters.
 
     Args:
-      in_features: of x.
-      out_features: of y.
+      in_features: of x; a tuple for its last axes.
+      out_features: of y, likewise.
       kept: weights.
       width: inputs a group, at most 65536: see `jsparse.export.csr`.
       use_bias: whether b is there.
@@ -188,8 +188,8 @@ class Csr(Packed):
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        in_features: int | Sequence[int],
+        out_features: int | Sequence[int],
         *,
         kept: int,
         width: int,
@@ -202,14 +202,15 @@ class Csr(Packed):
         if width > MOST:
             raise ValueError(f"width, a group of {width} inputs; allowed are 1 to {MOST}")
         check_function(product=product)
-        self.check_settings(in_features, out_features, kept, use_bias, dtype, param_dtype)
-        groups = -(-in_features // width)
-        self.in_features, self.out_features, self.width = in_features, out_features, width
-        CsrSizes(in_features, out_features, kept, width).check()
+        self._set_features(in_features, out_features)
+        self.check_settings(kept, use_bias, dtype, param_dtype)
+        groups = -(-self.in_features // width)
+        self.width = width
+        CsrSizes(self.in_features, self.out_features, kept, width).check()
         self.product = product
         self._settle((kept,), use_bias, dtype, param_dtype)
         self.indices = Structure(jnp.zeros((kept,), jnp.uint16))
-        self.starts = Structure(jnp.zeros((groups * out_features + 1,), jnp.int32))
+        self.starts = Structure(jnp.zeros((groups * self.out_features + 1,), jnp.int32))
 
     @property
     def sizes(self) -> CsrSizes:

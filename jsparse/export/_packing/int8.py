@@ -1,5 +1,6 @@
 """Packed layers whose weights are 8-bit whole numbers, with a scale for each output."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -58,8 +59,8 @@ class CsrInt8(_Int8):
     from a file. The scales s and the bias can be trained, Q is fixed.
 
     Args:
-      in_features: of x.
-      out_features: of y.
+      in_features: of x; a tuple for its last axes.
+      out_features: of y, likewise.
       kept: weights.
       width: inputs a group, at most 255.
       use_bias: whether b is there.
@@ -79,8 +80,8 @@ class CsrInt8(_Int8):
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        in_features: int | Sequence[int],
+        out_features: int | Sequence[int],
         *,
         kept: int,
         width: int,
@@ -89,14 +90,15 @@ class CsrInt8(_Int8):
         param_dtype: Any = jnp.float32,
     ):
         check_whole(width=width)
-        self.check_settings(in_features, out_features, kept, use_bias, dtype, param_dtype)
-        self.in_features, self.out_features, self.width = in_features, out_features, width
-        CsrInt8Sizes(in_features, out_features, kept, width).check()
+        self._set_features(in_features, out_features)
+        self.check_settings(kept, use_bias, dtype, param_dtype)
+        self.width = width
+        CsrInt8Sizes(self.in_features, self.out_features, kept, width).check()
         self.product = self.products.kernel
         self._settle((kept,), use_bias, dtype, param_dtype)
-        groups = -(-in_features // width)
+        groups = -(-self.in_features // width)
         self.indices = Structure(jnp.zeros((kept,), jnp.uint8))
-        self.counts = Structure(jnp.zeros((groups * out_features,), jnp.uint8))
+        self.counts = Structure(jnp.zeros((groups * self.out_features,), jnp.uint8))
 
     @property
     def sizes(self) -> CsrInt8Sizes:
@@ -125,8 +127,8 @@ class BlockSparseInt8(_Int8):
     be filled from a file. The scales s and the bias can be trained, Q is fixed.
 
     Args:
-      in_features: of x.
-      out_features: of y.
+      in_features: of x; a tuple for its last axes.
+      out_features: of y, likewise.
       block: inputs and outputs of a block.
       kept: blocks.
       use_bias: whether b is there.
@@ -146,8 +148,8 @@ class BlockSparseInt8(_Int8):
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
+        in_features: int | Sequence[int],
+        out_features: int | Sequence[int],
         *,
         block: tuple[int, int],
         kept: int,
@@ -156,13 +158,14 @@ class BlockSparseInt8(_Int8):
         param_dtype: Any = jnp.float32,
     ):
         check_block(block)
-        self.check_settings(in_features, out_features, kept, use_bias, dtype, param_dtype)
-        self.in_features, self.out_features, self.block = in_features, out_features, tuple(block)
-        BlockInt8Sizes(in_features, out_features, kept, *block).check()
+        self._set_features(in_features, out_features)
+        self.check_settings(kept, use_bias, dtype, param_dtype)
+        self.block = tuple(block)
+        BlockInt8Sizes(self.in_features, self.out_features, kept, *block).check()
         self.product = self.products.kernel
         self._settle((kept, *block), use_bias, dtype, param_dtype)
         self.rows = Structure(jnp.zeros((kept,), jnp.int32))
-        self.starts = Structure(jnp.zeros((-(-out_features // block[1]) + 1,), jnp.int32))
+        self.starts = Structure(jnp.zeros((-(-self.out_features // block[1]) + 1,), jnp.int32))
 
     @property
     def sizes(self) -> BlockInt8Sizes:

@@ -1,6 +1,5 @@
 """Replace linear layers by packed ones, which hold only the kept weights, and back."""
 
-import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -8,19 +7,18 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from flax.nnx.nn.dtypes import promote_dtype
 
 from jsparse._slots import Slot, slots
 from jsparse._surgery import fold
 from jsparse._values import check_pattern
 from jsparse.export._packing.block import BlockSparse
 from jsparse.export._packing.csr import Csr
+from jsparse.export._packing.dense import fault, is_between
 from jsparse.export._packing.int8 import BlockSparseInt8, CsrInt8
 from jsparse.export._packing.packed import Packed
 from jsparse.export._packing.packers import Format, check_format, settings_of
-from jsparse.export._packing.structure import sizes_of
+from jsparse.export._packing.structure import features_in
 
 Model = TypeVar("Model", bound=nnx.Module)
 FORMATS = {kind.format: kind for kind in (Csr, BlockSparse, CsrInt8, BlockSparseInt8)}
@@ -31,12 +29,13 @@ SHOWN = 8
 def pack(model: Model, format: Format, where: str = ".*") -> Model:
     """A plain model whose linear layers hold only the kept weights.
 
-    `nnx.Linear` and convolutions with a window of 1 become layers in the given format, which hold
-    the nonzero weights. Everything else stays dense: embeddings, other convolutions, stacked
-    layers, layers with a shared kernel or a product of their own, and layers that would take as
-    many bytes or more. A warning says which layers with a kernel stayed dense, and why;
-    `left_dense` has all of them. Call the format on a layer, `csr()(layer)`, to pack it whatever
-    its size; `pick` measures what is faster.
+    `nnx.Linear`, `nnx.LinearGeneral` over the last axes (so the projections of attention), an
+    `nnx.Einsum` that is such a product, and convolutions with a window of 1 become layers in the
+    given format, which hold the nonzero weights. Everything else stays dense: embeddings, other
+    convolutions, stacked layers, layers with a shared kernel or a product of their own, and layers
+    that would take as many bytes or more. A warning says which layers with a kernel stayed dense,
+    and why; `left_dense` has all of them. Call the format on a layer, `csr()(layer)`, to pack it
+    whatever its size; `pick` measures what is faster.
     The kernels skip pruned weights, so an infinite or NaN input reaches fewer outputs than in a
     dense product, where 0 times it is NaN.
 
@@ -125,6 +124,8 @@ def put_in_place(model: Model, places: list[Slot], make: Callable[[Slot], nnx.Mo
 def unpack(model: Model) -> Model:
     """A plain dense copy: each packed layer becomes an `nnx.Linear` with zeros.
 
+    Or an `nnx.LinearGeneral`, where inputs or outputs are several axes.
+
     Args:
       model: any NNX module.
 
@@ -145,13 +146,17 @@ def _as_json(layer: Any) -> dict[str, Any]:
     return {
         "format": layer.format,
         **sides,
-        "in_features": layer.in_features,
-        "out_features": layer.out_features,
+        "in_features": _size(layer.in_shape),
+        "out_features": _size(layer.out_shape),
         "kept": layer.values.shape[0],
         "use_bias": layer.bias is not None,
         "dtype": None if layer.dtype is None else jnp.dtype(layer.dtype).name,
         "param_dtype": layer.floats[...].dtype.name,
     }
+
+
+def _size(shape: tuple[int, ...]) -> int | list[int]:
+    return shape[0] if len(shape) == 1 else list(shape)
 
 
 def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
@@ -173,12 +178,12 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
         )
     chosen = [places[path] for path in layers]
     for place in chosen:
-        shape, sizes = tuple(place.value.kernel.shape), sizes_of(layers[place.path])
-        if shape[-2:] != sizes[:2] or math.prod(shape[:-2]) != 1:
+        ins, outs = features_in(layers[place.path])
+        if not is_between(place.value, ins, outs):
             raise ValueError(
-                f"{place.path or 'the model'} is packed in the file, from {sizes.inputs} to "
-                f"{sizes.outputs} features, and the model has a kernel {list(shape)} there; it is "
-                "of another model"
+                f"{place.path or 'the model'} is packed in the file, from {_size(ins)} to "
+                f"{_size(outs)} features, and the model has a kernel "
+                f"{list(place.value.kernel.shape)} there; it is of another model"
             )
     return put_in_place(plain, chosen, lambda place: _empty(layers[place.path]))
 
@@ -202,7 +207,7 @@ def left_dense(model: nnx.Module, *formats: Format) -> dict[str, str]:
     for slot in slots(plain):
         users.setdefault(id(slot.value), set()).add(id(slot.parent))
     places = layers_of(plain)
-    faults = {place.path: _fault(place.value, users) for place in places}
+    faults = {place.path: _left(place.value, users) for place in places}
     why = {path: fault for path, fault in faults.items() if fault}
     able = [place for place in places if place.path not in why]
     for format in formats:
@@ -215,40 +220,10 @@ def left_dense(model: nnx.Module, *formats: Format) -> dict[str, str]:
     return why
 
 
-def _fault(layer: Any, users: dict[int, set[int]]) -> str:
-    if type(layer) not in (nnx.Linear, nnx.Conv):
-        return f"its type is {type(layer).__name__}, not nnx.Linear"
-    if not isinstance(layer.kernel, nnx.Variable) or len(jax.tree.leaves(layer.kernel)) != 1:
-        kind = layer.kernel.get_value() if isinstance(layer.kernel, nnx.Variable) else layer.kernel
-        return (
-            f"its kernel is a {type(kind).__name__}, not an array; pack the model before it is "
-            "quantised, with int8(format) for 8-bit weights"
-        )
-    if len(users[id(layer.kernel)]) > 1:
-        return "its kernel is shared with another layer"
-    window = tuple(layer.kernel_size) if isinstance(layer, nnx.Conv) else ()
-    if layer.kernel.ndim != len(window) + 2:
-        return f"a stack of layers: its kernel has {layer.kernel.ndim} axes"
-    if isinstance(layer, nnx.Conv):
-        if not _is_linear(layer):
-            return f"a convolution with a window of {window}, strides or groups"
-        if layer.conv_general_dilated is not jax.lax.conv_general_dilated:
-            return "it has a product of its own"
-    elif layer.dot_general is not jax.lax.dot_general:
-        return "it has a product of its own"
-    if layer.promote_dtype is not promote_dtype:
-        return "it promotes dtypes in a way of its own"
-    if getattr(layer, "preferred_element_type", None) is not None:
-        return "its product has a dtype of its own"
-    return ""
-
-
-def _is_linear(layer: nnx.Conv) -> bool:
-    """Whether a convolution is a product over channels at each place."""
-    ones = [layer.kernel_size, layer.strides, layer.kernel_dilation, layer.input_dilation]
-    padded = not isinstance(layer.padding, str) and np.any(np.asarray(layer.padding))
-    window = all(np.all(np.asarray(1 if one is None else one) == 1) for one in ones)
-    return window and not padded and layer.feature_group_count == 1 and layer.mask is None
+def _left(layer: Any, users: dict[int, set[int]]) -> str:
+    if why := fault(layer):
+        return why
+    return "its kernel is shared with another layer" if len(users[id(layer.kernel)]) > 1 else ""
 
 
 def layers_of(model: nnx.Module) -> list[Slot]:
@@ -264,8 +239,13 @@ def _places(model: nnx.Module, kinds: Any) -> list[Slot]:
     return slots(model, kinds)
 
 
-def _linear(layer: Packed) -> nnx.Linear:
-    sizes = layer.in_features, layer.out_features
-    dense = nnx.Linear(*sizes, rngs=nnx.Rngs(0), **settings_of(layer, layer.param_dtype))
-    dense.kernel[...], dense.bias = layer.kernel_matrix(), layer.bias
+def _linear(layer: Packed) -> nnx.Linear | nnx.LinearGeneral:
+    given = {"rngs": nnx.Rngs(0), **settings_of(layer, layer.param_dtype)}
+    ins, outs = layer.in_shape, layer.out_shape
+    if len(ins) == len(outs) == 1:
+        dense: Any = nnx.Linear(*ins, *outs, **given)
+    else:
+        dense = nnx.LinearGeneral(ins, outs, axis=tuple(range(-len(ins), 0)), **given)
+    dense.kernel[...] = layer.kernel_matrix().reshape(ins + outs)
+    dense.bias = layer.bias
     return dense

@@ -1,6 +1,7 @@
 """What packed layers and their products share."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jax import Array
 from jax.custom_batching import custom_vmap
 
-from jsparse._values import check_flag, check_floating, check_whole
+from jsparse._values import check_flag, check_floating, check_whole, is_whole, shown
 from jsparse.export._packing import compiled
 
 WIDEST = 16
@@ -74,7 +75,13 @@ class Packed(nnx.Module):
     products: Products
 
     in_features: int
+    """Inputs of the matrix."""
     out_features: int
+    """Outputs of the matrix."""
+    in_shape: tuple[int, ...]
+    """The last axes of x, which are the inputs."""
+    out_shape: tuple[int, ...]
+    """The last axes of y, which are the outputs."""
     values: nnx.Param
     bias: nnx.Param | None
     product: Any
@@ -89,24 +96,35 @@ class Packed(nnx.Module):
         return self.values
 
     @staticmethod
-    def check_settings(
-        in_features: int, out_features: int, kept: int, use_bias: bool, dtype: Any, param_dtype: Any
-    ) -> None:
+    def check_settings(kept: int, use_bias: bool, dtype: Any, param_dtype: Any) -> None:
         """Refuse settings that no packed layer has.
 
         Raises:
           TypeError: use_bias is no truth value, or a dtype not of floats.
-          ValueError: a size is no whole number.
+          ValueError: kept is no whole number.
         """
-        check_whole(0, in_features=in_features, out_features=out_features, kept=kept)
+        check_whole(0, kept=kept)
         check_flag(use_bias=use_bias)
         check_floating(param_dtype=param_dtype, **({} if dtype is None else {"dtype": dtype}))
+
+    def _set_features(
+        self, in_features: int | Sequence[int], out_features: int | Sequence[int]
+    ) -> None:
+        """Set the sizes of both sides.
+
+        Raises:
+          TypeError: a size is no whole number.
+          ValueError: a size is below 0, or there is none.
+        """
+        self.in_shape = _as_shape(in_features=in_features)
+        self.out_shape = _as_shape(out_features=out_features)
+        self.in_features, self.out_features = math.prod(self.in_shape), math.prod(self.out_shape)
 
     def _settle(self, shape: tuple[int, ...], use_bias: bool, dtype: Any, param_dtype: Any) -> None:
         """Set what every packed layer has: values of this shape, a bias, dtypes."""
         self.dtype, self.param_dtype = dtype, param_dtype
         self.values = nnx.Param(jnp.zeros(shape, param_dtype))
-        self.bias = nnx.Param(jnp.zeros((self.out_features,), param_dtype)) if use_bias else None
+        self.bias = nnx.Param(jnp.zeros(self.out_shape, param_dtype)) if use_bias else None
 
     def arrays(self, floats: Array) -> Any:
         """What the product reads, with these numbers in place of `floats`."""
@@ -126,18 +144,42 @@ class Packed(nnx.Module):
         """
         self.sizes.check_arrays(self.arrays(self.floats[...])._asdict())
 
-    def __call__(self, x: Array) -> Array:
-        """[..., in] -> [..., out].
+    def __call__(self, x: Array, *, out_sharding: Any = None) -> Array:
+        """[..., in] -> [..., out], where both may be several axes.
+
+        Args:
+          x: the input.
+          out_sharding: of the output, on a mesh with explicit axes.
 
         Raises:
           ValueError: x has another number of features.
         """
-        if x.ndim < 1 or x.shape[-1] != self.in_features:
+        axes = len(self.in_shape)
+        if x.ndim < axes or x.shape[-axes:] != self.in_shape:
+            takes = ", ".join(map(str, self.in_shape))
             raise ValueError(
-                f"x has shape {x.shape}, the layer takes [..., {self.in_features}]; give it "
-                f"{self.in_features} features"
+                f"x has shape {x.shape}, the layer takes [..., {takes}]; give it {takes} features"
             )
+        before = x.shape[:-axes]
         bias = self.bias[...] if self.bias is not None else None
         x, floats, bias = promote_dtype((x, self.floats[...], bias), dtype=self.dtype)
+        if axes > 1:
+            x = x.reshape(*before, self.in_features)
         y = self.product(self.arrays(floats), x, self.plan)
-        return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+        if len(self.out_shape) > 1:
+            y = y.reshape(*before, *self.out_shape)
+        if out_sharding is not None:
+            y = jax.sharding.reshard(y, out_sharding)
+        return y if bias is None else y + bias.reshape((1,) * len(before) + self.out_shape)
+
+
+def _as_shape(**sizes: Any) -> tuple[int, ...]:
+    """One size, or several, as a tuple."""
+    ((name, given),) = sizes.items()
+    several = tuple(given) if isinstance(given, tuple | list) else (given,)
+    allowed = f"{name} must be a whole number, 0 or more, or a tuple of such; got {shown(given)}"
+    if not all(map(is_whole, several)):
+        raise TypeError(allowed)
+    if not several or min(several) < 0:
+        raise ValueError(allowed)
+    return tuple(map(int, several))

@@ -5,11 +5,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from jsparse._values import check_function, check_whole, shown
 from jsparse.export._packing.block import BlockSparse, Product, block_dot, check_block
 from jsparse.export._packing.csr import Csr
+from jsparse.export._packing.dense import Dense, features_of, kernel_of
 from jsparse.export._packing.formats import (
     MOST,
     MOST_INT8,
@@ -21,7 +21,6 @@ from jsparse.export._packing.int8 import BlockSparseInt8, CsrInt8
 from jsparse.export._packing.int8_products import quantised
 from jsparse.export._packing.packed import Packed
 
-Dense = nnx.Linear | nnx.Conv
 Format = Callable[[Dense], Packed]
 
 
@@ -43,7 +42,10 @@ def csr(width: int = 0) -> Format:
         chosen = min(width or group_width(kernel), MOST, max(1, kernel.shape[0]))
         arrays = csr_arrays(kernel, chosen)
         made = Csr(
-            *kernel.shape, kept=len(arrays.values), width=chosen, **settings_of(layer, kernel.dtype)
+            *features_of(layer),
+            kept=len(arrays.values),
+            width=chosen,
+            **settings_of(layer, kernel.dtype),
         )
         made.indices[...], made.starts[...] = arrays.indices, arrays.starts
         made.values[...], made.bias = arrays.values, layer.bias
@@ -73,7 +75,7 @@ def blocks(block: tuple[int, int], product: Product = block_dot) -> Format:
         kernel = kernel_of(layer)
         arrays = block_arrays(kernel, block)
         made = BlockSparse(
-            *kernel.shape,
+            *features_of(layer),
             block=block,
             kept=len(arrays.values),
             product=product,
@@ -104,6 +106,7 @@ def int8(format: Format) -> Format:
 
     Example:
       >>> import jax.numpy as jnp
+      >>> from flax import nnx
       >>> layer = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
       >>> layer.kernel[...] = jnp.array([[0, 0, 0.2], [1, 0, 0], [0.5, 0, 0], [0, 0, -0.1]])
       >>> int8(csr())(layer).values[...].tolist()
@@ -135,10 +138,11 @@ def check_format(format: Any) -> None:
 
 def _quantised(plain: Packed, matrix: np.ndarray, settings: dict[str, Any]) -> Any:
     """A matrix of int8 in the format of a packed layer."""
+    features = plain.in_shape, plain.out_shape
     if isinstance(plain, Csr):
         width = plain.width if plain.width <= MOST_INT8 else _even(plain.in_features)
         arrays = csr_arrays(matrix, width)
-        made = CsrInt8(*matrix.shape, kept=len(arrays.values), width=width, **settings)
+        made = CsrInt8(*features, kept=len(arrays.values), width=width, **settings)
         made.indices[...] = arrays.indices.astype(jnp.uint8)
         made.counts[...] = jnp.diff(arrays.starts).astype(jnp.uint8)
     elif isinstance(plain, BlockSparse):
@@ -146,9 +150,7 @@ def _quantised(plain: Packed, matrix: np.ndarray, settings: dict[str, Any]) -> A
             raise ValueError("int8 blocks have no product of their own; give blocks(...) without")
         wide, high = plain.block
         arrays = block_arrays(matrix, (wide, high))
-        made = BlockSparseInt8(
-            *matrix.shape, block=(wide, high), kept=len(arrays.values), **settings
-        )
+        made = BlockSparseInt8(*features, block=(wide, high), kept=len(arrays.values), **settings)
         made.rows[...], made.starts[...] = arrays.rows, arrays.starts
     else:
         raise TypeError(f"format makes a {type(plain).__name__}; int8 takes csr() and blocks()")
@@ -159,12 +161,6 @@ def _quantised(plain: Packed, matrix: np.ndarray, settings: dict[str, Any]) -> A
 def _even(inputs: int) -> int:
     """Inputs a group, in groups of about the same size, so few that 8 bits can count them."""
     return -(-inputs // -(-inputs // MOST_INT8))
-
-
-def kernel_of(layer: Dense) -> np.ndarray:
-    """The kernel of a layer that can be packed, [in, out]."""
-    kernel = np.asarray(layer.kernel[...])
-    return kernel.reshape(kernel.shape[-2:])
 
 
 def settings_of(layer: Any, param_dtype: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ The kernels refuse what would make them read or write out of bounds. This is str
 what `csr_arrays` and `block_arrays` make passes.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -249,9 +250,23 @@ def _check_places(name: str, places: np.ndarray, end: np.ndarray, part: np.ndarr
         raise ValueError(f"{name}[{at}] is {places[at]}, not above the one before it")
 
 
+def features_in(settings: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The last axes of x and y in the settings of a packed layer, as a file has them."""
+    given = settings["in_features"], settings["out_features"]
+    ins, outs = (tuple(one) if isinstance(one, list | tuple) else (one,) for one in given)
+    return ins, outs
+
+
 def sizes_of(settings: Mapping[str, Any]) -> Sizes:
-    """The sizes in the settings of a packed layer, as a file has them."""
-    sizes = settings["in_features"], settings["out_features"], settings["kept"]
+    """The sizes in the settings of a packed layer, as a file has them.
+
+    Raises:
+      ValueError: a side has no axes, or a negative one.
+    """
+    shapes = features_in(settings)
+    if not all(shapes) or min(map(min, shapes)) < 0:
+        raise ValueError(f"features of {shapes[0]} and {shapes[1]}; give 0 or more, of both")
+    sizes = math.prod(shapes[0]), math.prod(shapes[1]), settings["kept"]
     match settings["format"]:
         case "csr":
             return CsrSizes(*sizes, settings["width"])

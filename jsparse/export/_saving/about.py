@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jsparse._storage.checked_json import check_fields, parse
 from jsparse._storage.files import CorruptCheckpoint
-from jsparse.export._packing.structure import sizes_of
+from jsparse.export._packing.structure import features_in, sizes_of
 from jsparse.export._shrinking.record import Record
 
 FIELDS = {
@@ -21,8 +21,8 @@ VARIABLE = {"shape": list[int], "dtype": str, "kind": str}
 OUTPUT = {"shape": list[int | str], "dtype": str}
 INPUT = {"name": str, **OUTPUT}
 PACKED = {
-    "format": str, "in_features": int, "out_features": int, "kept": int, "use_bias": bool,
-    "dtype": str | None, "param_dtype": str,
+    "format": str, "in_features": int | list[int], "out_features": int | list[int], "kept": int,
+    "use_bias": bool, "dtype": str | None, "param_dtype": str,
 }  # fmt: skip
 OF_FORMAT = {
     "csr": {"width": int}, "blocks": {"block": tuple[int, int]},
@@ -97,7 +97,7 @@ def check_packed(
         own = {
             name.removeprefix(prefix): x for name, x in weights.items() if name.startswith(prefix)
         }
-        kind, bias = settings["param_dtype"], (settings["out_features"],)
+        kind, bias = settings["param_dtype"], features_in(settings)[1]
         try:
             sizes_of(settings).check_arrays(own)
             floats = "scale" if settings["format"].endswith("int8") else "values"
