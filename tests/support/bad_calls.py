@@ -488,6 +488,12 @@ PRUNE |= {
         least_width=(1, "count"),
         mend=(lambda module: {}, "function"),
     ),
+    "recalibrate": call(
+        js.recalibrate,
+        model=(nnx.BatchNorm(3, rngs=nnx.Rngs(0)), "model"),
+        batches=([jnp.arange(6.0).reshape(2, 3)], "fitting batches"),
+        forward=(lambda model, x: model(x), "function"),
+    ),
     "importance.Norm": call(js.importance.Norm, p=(1, "positive"), joined=JOINED),
     "importance.NormScale": call(js.importance.NormScale, joined=JOINED),
     "importance.MedianDistance": call(js.importance.MedianDistance, joined=JOINED),
