@@ -229,6 +229,12 @@ OPTIM = {
         weights=(optax.sgd(0.1), "transform"),
         rest=(optax.sgd(0.1), "transform"),
     ),
+    "optim.proximal": call(
+        lambda tx, strengths, **rest: js.optim.proximal(tx, strengths, **rest).init(MASKS),
+        tx=(optax.sgd(0.1), "transform"),
+        strengths=([("kernel", 0.1)], "strengths"),
+        **UNITS,
+    ),
     "batch_schedule": call(
         js.batch_schedule,
         batch=(10, "count"),
