@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 FIRST, SECOND, HIGHEST = ("mu", "trace"), ("nu", "sum_of_squares"), ("nu_max",)
@@ -21,11 +22,12 @@ LINEAR = ("EmptyState", "TraceState", "ScaleByScheduleState", "InjectStatefulHyp
 METRIC = ("ScaleByAdamState", "ScaleByAmsgradState", "ScaleByRmsState", "ScaleByRmsWithCountState")
 METRIC += ("ScaleByRssState",)
 TINY = 1e-14
-SMALL = 1e-3
+SMALL, TRIED = 1e-3, (2, 2)
 REMEDY = (
     "it takes sgd, with momentum or not, adam, adamw, nadam, radam, adamax, amsgrad, adagrad and "
     "rmsprop without momentum. Put what clips or scales gradients before it, optax.chain(..., "
-    "proximal(optax.adam(1e-3), ...)), and MultiSteps, partition and masked around it"
+    "proximal(optax.adam(1e-3), ...)), and MultiSteps, partition and masked around it; a mask "
+    "inside is a function of the parameters"
 )
 
 
@@ -39,13 +41,13 @@ def check_responds(tx: optax.GradientTransformation) -> None:
     """Refuse transforms whose steps are not those of a gradient in a metric of second moments.
 
     Raises:
-      ValueError: a state that is not known; steps that depend on the size of weights or of the
-        tree, or on the sign of gradients, or that go up the gradient.
+      ValueError: a state that is not known; steps that depend on the size of weights, on the
+        sign of gradients or on those of other weights, or that go up the gradient.
     """
     with jax.ensure_compile_time_eval():
-        zero = jnp.zeros(())
         try:
-            state = tx.init(zero)
+            start(tx)
+            state = tx.init(jnp.zeros(TRIED))
             names = list(_names(state))
             if unknown := [name for name in names if name not in LINEAR + METRIC]:
                 raise ValueError(f"its state {unknown[0]} is not known")
@@ -142,17 +144,29 @@ def _at(state: Any, count: int) -> Any:
 
 
 def _try(tx: optax.GradientTransformation, state: Any) -> None:
-    """Refuse updates that are not linear in the gradient, or whose slope depends on the weight."""
-    move: Any = lambda g, w: float(tx.update(jnp.asarray(g), state, jnp.asarray(w))[0])  # type: ignore[arg-type]
+    """Refuse updates that are not linear in the gradient, weight by weight.
+
+    Args:
+      tx: the transform.
+      state: on an array of shape `TRIED`, whose first element alone has a gradient here.
+    """
+
+    def move(gradient: float, weight: float) -> np.ndarray:
+        given = jnp.zeros(TRIED).at[0, 0].set(gradient)
+        return np.asarray(tx.update(given, state, jnp.full(TRIED, weight))[0], np.float64)
+
     one, two = move(SMALL, 0.0), move(2 * SMALL, 0.0)
-    if one > 0:
+    size = abs(one[0, 0])
+    if one[0, 0] > 0:
         raise ValueError(
             "its steps go up the gradient; end the chain with optax.scale_by_learning_rate"
         )
-    if abs(two - 2 * one) > 1e-2 * abs(two):
+    if np.abs(one).sum() > 1.01 * size:
+        raise ValueError("its steps depend on gradients of other weights")
+    if np.abs(two - 2 * one).max() > 2e-2 * size:
         raise ValueError("its steps do not grow with the gradient at fixed second moments")
     for weight in (1.0, 3.0):
         decay = move(0.0, weight)
-        rounding = 4 * float(jnp.finfo(jnp.float32).eps) * abs(decay)
-        if abs(move(SMALL, weight) - decay - one) > 2e-2 * abs(one) + rounding:
+        rounding = 4 * np.finfo(np.float32).eps * np.abs(decay).max()
+        if np.abs(move(SMALL, weight) - decay - one).max() > 2e-2 * size + rounding:
             raise ValueError("its steps depend on the size of the weights")
