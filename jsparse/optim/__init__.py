@@ -10,4 +10,5 @@ from jsparse.optim._large_batch import route as route
 from jsparse.optim._multiplier import Multiplier as Multiplier
 from jsparse.optim._optimizer import Control as Control
 from jsparse.optim._optimizer import Optimizer as Optimizer
+from jsparse.optim._proximal import proximal as proximal
 from jsparse.optim._task import task_gradients as task_gradients

@@ -23,6 +23,7 @@ from jsparse.prune._lottery import RewindRate as RewindRate
 from jsparse.prune._lottery import lottery as lottery
 from jsparse.prune._magnitude import magnitude as magnitude
 from jsparse.prune._random import random as random
+from jsparse.prune._recalibrate import recalibrate as recalibrate
 from jsparse.prune._rounds import Restart as Restart
 from jsparse.prune._rounds import Rewind as Rewind
 from jsparse.prune._rounds import Round as Round

@@ -237,6 +237,12 @@ OPTIM = {
         weights=(optax.sgd(0.1), "transform"),
         rest=(optax.sgd(0.1), "transform"),
     ),
+    "optim.proximal": call(
+        lambda tx, strengths, **rest: js.optim.proximal(tx, strengths, **rest).init(MASKS),
+        tx=(optax.sgd(0.1), "transform"),
+        strengths=([("kernel", 0.1)], "strengths"),
+        **UNITS,
+    ),
     "batch_schedule": call(
         js.batch_schedule,
         batch=(10, "count"),
@@ -495,6 +501,12 @@ PRUNE |= {
         round_to=(1, "count"),
         least_width=(1, "count"),
         mend=(lambda module: {}, "function"),
+    ),
+    "recalibrate": call(
+        js.recalibrate,
+        model=(nnx.BatchNorm(3, rngs=nnx.Rngs(0)), "model"),
+        batches=([jnp.arange(6.0).reshape(2, 3)], "fitting batches"),
+        forward=(lambda model, x: model(x), "function"),
     ),
     "importance.Norm": call(js.importance.Norm, p=(1, "positive"), joined=JOINED),
     "importance.NormScale": call(js.importance.NormScale, joined=JOINED),

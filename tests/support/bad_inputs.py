@@ -120,6 +120,11 @@ KINDS: dict[str, Kind] = {
         [None, 3, "kernel", [], {}, [3], [("a", None)], [("a", js.SET)], {"a": js.Held()}],
         "pair|revision|RigL",
     ),
+    "strengths": Kind(
+        [None, 3, "kernel", [], {}, [3], [("kernel",)], [("kernel", -1.0)], [("kernel", NAN)],
+         [("(", 0.1)], [("kernle", 0.1)], [(3, 0.1)], [("kernel", None)], {"kernel": True}],
+        "pair|regular|0 or more|available|nearest", "strength|pattern",
+    ),
     "rule": Kind([None, 3, "top", js.Top, len], "rule"),
     "rngs": Kind([0, "x", KEY, nnx.Rngs, nnx.Rngs(dropout=1)], "nnx.Rngs"),
     "pattern": Kind([None, 3, "(", b"kernel", ["kernel"], "*"], "regular expression"),

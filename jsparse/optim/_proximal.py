@@ -1,0 +1,196 @@
+"""Proximal steps: an L1 or group penalty whose zeros are exact, around an optax transform.
+
+1. The transform takes its step without the penalty: z = w + u.
+2. Its step s of each weight is found: the learning rate for SGD, lr / (sqrt(nu) + eps) for Adam.
+3. The weights become the minimum of the penalty and of the distance from z, in the metric 1 / s:
+
+       w = argmin_x  sum_i (x_i - z_i)^2 / (2 s_i) + strength * sum_g sqrt(p_g) * |x_g|
+
+   for groups g of p_g weights. For single weights this is sign(z) * max(|z| - s * strength, 0).
+4. A group is 0 where |z_g / s_g| <= strength * sqrt(p_g). Elsewhere, with a = s * strength *
+   sqrt(p_g) and n the norm of the result, x_i = z_i * n / (n + a_i), where n solves
+   sum_i (z_i / (n + a_i))^2 = 1: by Newton's method on the inverse norm, from below. With equal
+   steps in a group the first guess is exact, the usual group soft threshold.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from jsparse._checks import check_unit, check_weight
+from jsparse._paths import match, named, naming, pairs, path_of
+from jsparse._pattern import Role, Unit, Weight, pool, spread, unit_sizes
+from jsparse._values import check_in, check_is, check_pattern, check_transform, shown
+from jsparse.optim._response import Ones, check_responds, go_on, response, start
+
+EACH, PLAIN = Weight(), Role()
+MOST = 50
+"""Iterations of Newton's method; it takes 1 with equal steps in a unit, otherwise about 4."""
+
+
+class ProximalState(NamedTuple):
+    """The state of the transform inside, and what finds its step."""
+
+    inner: Any
+    ones: Ones
+
+
+@dataclasses.dataclass(frozen=True)
+class _Strength:
+    value: float
+    role: Role
+
+
+def proximal(
+    tx: optax.GradientTransformation,
+    *strengths: tuple[str, float],
+    unit: Unit = EACH,
+    role: Role = PLAIN,
+) -> optax.GradientTransformationExtraArgs:
+    """Train with an L1 or group penalty that makes weights, or whole units, exactly 0.
+
+        loss + strength * sum_g sqrt(p_g) * |w_g|
+
+    over the units g of each weight, p_g being the number of weights in one: L1 for `Weight()`, the
+    group lasso for `Filter()` and others. The penalty is no part of your loss. After each step of
+    `tx` its proximal step is taken, in the metric of `tx`: with the learning rate for SGD, with
+    lr / (sqrt(nu) + eps) for Adam. So adaptive optimizers minimise the same sum as SGD, where a
+    soft threshold by the learning rate alone would minimise another. With momentum, the step is
+    the one that a constant gradient has brought about.
+
+    It takes sgd (with momentum or Nesterov's), adam, adamw, nadam, radam, adamax, amsgrad, adagrad
+    and rmsprop without momentum, with schedules and `inject_hyperparams`, and refuses others. What
+    clips gradients belongs before it in a chain; `MultiSteps`, `partition` and `masked` belong
+    around it. Nothing may follow it in a chain.
+
+    Args:
+      tx: an optax transform, learning rate included.
+      *strengths: pairs of a pattern for paths and a strength of 0 or more; the first match wins. A
+        weight under a rule is at "kernel/weight".
+      unit: what becomes 0 together.
+      role: which axes are outputs, inputs, heads and stacked layers, if not [..., input, output].
+
+    Returns:
+      An optax transform.
+
+    Raises:
+      TypeError: tx is no optax transform, unit no unit, role no Role.
+      ValueError: a strength below 0; no pair; a pattern that is invalid, or that matches no
+        parameter, or one that the unit does not fit (at `init`); a transform whose step cannot be
+        told.
+
+    Example:
+      >>> from flax import nnx
+      >>> from jsparse import Filter
+      >>> model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+      >>> tx = proximal(optax.adam(1e-3), ("kernel", 0.05), unit=Filter())
+      >>> optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+
+    Reference: Yuan and Lin, Model selection and estimation in regression with grouped variables,
+    2006, section 2; Yun et al., Adaptive proximal gradient methods for structured neural
+    networks, NeurIPS 2021, algorithm 1.
+    """
+    check_transform(tx=tx)
+    check_unit(unit)
+    check_is(Role, "a Role", role=role)
+    chosen = tuple((p, _Strength(s, role)) for p, s in _checked(strengths))
+    check_responds(tx)
+    whole = optax.with_extra_args_support(tx)
+
+    def init(params: Any) -> ProximalState:
+        arrays = named(params)
+        for path in match(arrays, chosen):
+            with naming(path):
+                check_weight(arrays[path])
+                _tile(arrays[path].shape, unit, role)
+        return ProximalState(whole.init(params), start(tx))
+
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra: Any
+    ) -> tuple[Any, ProximalState]:
+        if params is None:
+            raise ValueError("proximal needs the weights: call update(grads, state, params)")
+        moves, inner = whole.update(updates, state.inner, params, **extra)
+        steps = response(whole, state.inner, inner, state.ones, params, extra)
+        by = match(named(params), chosen)
+
+        def move(keys: Any, weight: Array, moved: Array, step: Array) -> Array:
+            if (path := path_of(keys)) not in by:
+                return moved
+            wide = weight.astype(jnp.float32)
+            tile = _tile(weight.shape, unit, role)
+            new = prox(wide + moved, step.astype(jnp.float32) * by[path].value, tile)
+            return (new - wide).astype(moved.dtype)  # of a zero exactly -w
+
+        new = jax.tree_util.tree_map_with_path(move, params, moves, steps)
+        return new, ProximalState(inner, go_on(tx, state.ones))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def prox(z: Array, step: Array, tile: tuple[int, ...]) -> Array:
+    """The group soft threshold in a metric: steps 3 and 4.
+
+    Args:
+      z: [...].
+      step: [...], the step of each weight times the strength.
+      tile: the extent of a unit along each axis.
+    """
+    if all(extent == 1 for extent in tile):
+        return jnp.sign(z) * jnp.maximum(jnp.abs(z) - step, 0.0)
+    a = step * jnp.sqrt(spread(unit_sizes(z.shape, tile), _even(tile, z.shape), z.shape))
+    ratio = lambda top, bottom: jnp.where(top == 0, 0.0, top / jnp.where(top == 0, 1.0, bottom))
+    total = lambda x: pool(x, tile)
+    over = lambda units: spread(units, tile, z.shape)
+    dead = total(ratio(z, a) ** 2) <= 1.0
+    size = jnp.abs(z)
+    most = lambda x: pool(jnp.maximum(x, 0.0), tile, jnp.max)
+    norm = jnp.sqrt(total(z**2))
+    low = jnp.maximum(norm - most(a), most(size - a))  # no ratio below is above 1
+
+    def better(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        n, _, number = carry
+        below = over(n) + a
+        squares = ratio(z, below) ** 2
+        q = jnp.sqrt(total(squares))
+        gain = (q - 1.0) * ratio(q**2, total(ratio(squares, below)))
+        change = jnp.where(dead, 0.0, jnp.maximum(gain, 0.0))  # from below: it only grows
+        return n + change, change, number + 1
+
+    def unsettled(carry: tuple[Array, Array, Array]) -> Array:
+        n, change, number = carry
+        return (number < MOST) & (change > 1e-6 * n).any()
+
+    n, _, _ = lax.while_loop(unsettled, better, better((low, low, jnp.zeros((), jnp.int32))))
+    return jnp.where(over(dead), 0.0, z * ratio(over(n), over(n) + a))
+
+
+def _even(tile: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The tile for spreading `unit_sizes`, which has length 1 along axes divided evenly."""
+    return tuple(n if n % t == 0 else t for t, n in zip(tile, shape, strict=True))
+
+
+def _tile(shape: tuple[int, ...], unit: Unit, role: Role) -> tuple[int, ...]:
+    return (1,) * role.stack + unit.tile(shape[role.stack :], role)
+
+
+def _checked(strengths: tuple) -> tuple[tuple[str, float], ...]:
+    """The pairs, if they are.
+
+    Raises:
+      ValueError: none, one that is not a pair, or a strength below 0.
+    """
+    found = pairs(strengths) if strengths else ()
+    example = 'pass pairs of a pattern and a strength, such as (".*/kernel", 0.05)'
+    if not found:
+        raise ValueError(f"strengths: none given; {example}")
+    for pair in found:
+        if not (isinstance(pair, tuple) and len(pair) == 2):
+            raise ValueError(f"strengths: {example}; got {shown(pair)}")
+        check_pattern(pattern=pair[0])
+        check_in("[0, inf)", strength=pair[1])
+    return found

@@ -1,0 +1,158 @@
+"""Statistics of batch normalisation, taken anew.
+
+1. Pruning changes what reaches each normalisation, so its running mean and variance no longer fit.
+2. The weights stay. The model runs on all batches; batch normalisation uses the statistics of the
+   batch, and everything else is in eval mode: no dropout, the final masks.
+3. The new mean and variance are the averages of those of all batches, each with the same weight:
+
+       mean = (m_1 + ... + m_n) / n        var = (v_1 + ... + v_n) / n
+
+No figure is published for this library's models to compare with.
+"""
+
+import functools
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jsparse._pure import calling, taken_apart
+from jsparse._slots import check_module, walk_modules
+from jsparse._surgery import copied
+from jsparse._values import check_batches, check_function
+from jsparse._variables import write
+from jsparse.prune._calibration import Forward, call
+
+Model = TypeVar("Model", bound=nnx.Module)
+TOTALS = ("total_mean", "total_var", "total_calls")
+
+
+def recalibrate(model: Model, batches: Iterable[Any], *, forward: Forward = call) -> Model:
+    """A copy in which the running statistics of every `nnx.BatchNorm` are taken anew.
+
+    They are the plain averages over the batches, whatever the momentum of the layer and whatever
+    they were before: mean = (m_1 + ... + m_n) / n, and the same for the variance of each batch. So
+    the order of the batches does not matter, but their size does: a small last batch counts as much
+    as any other. Take batches as large as those of training. A layer that is called several times
+    averages over all its calls, and one that is never called keeps its statistics.
+
+    Weights, masks, random keys and the mode (train or eval) of the model stay as they are. While
+    the statistics are taken, all but batch normalisation is in eval mode.
+
+    Args:
+      model: any NNX module, with rules or without.
+      batches: of inputs, read once; each new shape is compiled again.
+      forward: runs the model on a batch, such as `lambda model, batch: model(batch["image"])`.
+
+    Returns:
+      A model that shares nothing with the given one.
+
+    Raises:
+      TypeError: the model is no module; batches is one array; forward is no function.
+      ValueError: the model has no batch normalisation, or none that `forward` calls in train mode;
+        no batch; a batch that the model does not take; statistics that are not finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> norm = nnx.BatchNorm(1, rngs=nnx.Rngs(0))
+      >>> new = recalibrate(norm, [jnp.array([[0.0], [2.0]]), jnp.array([[4.0], [8.0]])])
+      >>> new.mean[...].tolist(), new.var[...].tolist()
+      ([3.5], [2.5])
+
+    Reference: Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021, section 3. They take the
+    variance over all samples of the batches as one; the average of variances here is that of
+    cumulative moving averages.
+    """
+    check_module(model)
+    check_batches(batches)
+    check_function(forward=forward)
+    watched = copied(model)
+    if not _norms(watched):
+        raise ValueError(
+            "the model has no nnx.BatchNorm, so there are no running statistics to take anew; "
+            "leave recalibrate out (other normalisations have none)"
+        )
+    watched.eval()
+    for layer in _norms(watched).values():
+        _add_up_in_place(layer)
+    build, variables, _ = taken_apart(watched)
+    totals = {path: a for path, a in variables.items() if path.rpartition("/")[2] in TOTALS}
+
+    @jax.jit
+    def add(totals: dict[str, Array], variables: dict[str, Any], batch: Any) -> dict[str, Array]:
+        merged = build(variables | totals)
+        forward(merged, batch)
+        after = taken_apart(merged).variables
+        return {path: after[path] for path in totals}
+
+    number = -1
+    for number, batch in enumerate(batches):  # noqa: B007
+        with calling("batches", batch):
+            totals = add(totals, variables, batch)
+    if number < 0:
+        raise ValueError("no batches; pass a list with at least one")
+    new = copied(model)
+    _write(new, build(variables | totals))
+    return new
+
+
+def _norms(model: nnx.Module) -> dict[str, nnx.BatchNorm]:
+    """Each batch normalisation by its first path."""
+    first: dict[int, tuple[str, nnx.BatchNorm]] = {}
+    for path, module in walk_modules(model):
+        if isinstance(module, nnx.BatchNorm):
+            first.setdefault(id(module), (path, module))
+    return dict(first.values())
+
+
+def _add_up_in_place(layer: Any) -> None:
+    """Make a layer add up the statistics of its calls, instead of forgetting them."""
+    layer.momentum, layer.use_running_average = 0.0, False  # what is left is that of the last call
+    for name, old in zip(TOTALS, (layer.mean, layer.var, layer.mean), strict=True):
+        # of the shape of the old ones, so that nnx.vmap and nnx.scan split them in the same way
+        setattr(layer, name, nnx.BatchStat(jnp.zeros_like(old[...], jnp.float32)))
+    write(layer.mean, jnp.zeros_like(layer.mean[...]))  # 0 times NaN would be NaN
+    write(layer.var, jnp.ones_like(layer.var[...]))
+    object.__setattr__(layer, "__class__", _adding(type(layer)))
+
+
+@functools.cache
+def _adding(kind: type) -> type:
+    """A class of normalisations that add up; made once, as jax keeps what it knows of each."""
+
+    def run(self: Any, *args: Any, **named: Any) -> Any:
+        output = kind.__call__(self, *args, **named)  # type: ignore[operator]
+        given = named.get("use_running_average", args[1] if len(args) > 1 else None)
+        if not (self.use_running_average if given is None else given):
+            for name, new in zip(TOTALS, (self.mean[...], self.var[...], 1.0), strict=True):
+                total = getattr(self, name)
+                write(total, total[...] + jnp.asarray(new, jnp.float32))
+        return output
+
+    return type(kind.__name__, (kind,), {"__call__": run})
+
+
+def _write(model: nnx.Module, watched: nnx.Module) -> None:
+    """Write the averages into the model.
+
+    Raises:
+      ValueError: no layer was called in train mode; an average is not finite.
+    """
+    seen = {p: layer for p, layer in _norms(watched).items() if layer.total_calls[...].any()}  # type: ignore[attr-defined]
+    if not seen:
+        raise ValueError(
+            "no nnx.BatchNorm took statistics of a batch: none was called, or all with "
+            "use_running_average=True; give a forward that runs the model as in training, such as "
+            "forward=lambda model, batch: model(batch, train=True)"
+        )
+    own = _norms(model)
+    for path, layer in seen.items():
+        for name, total in (("mean", "total_mean"), ("var", "total_var")):
+            variable = getattr(own[path], name)
+            average = getattr(layer, total)[...] / jnp.maximum(layer.total_calls[...], 1.0)  # type: ignore[attr-defined]
+            if not bool(jnp.isfinite(average).all()):
+                raise ValueError(f"{path}/{name} is not finite; look for NaN in the batches")
+            write(variable, average.astype(variable[...].dtype))
