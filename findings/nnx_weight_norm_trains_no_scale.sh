@@ -83,7 +83,8 @@ for dtype in (None, jnp.bfloat16):
     model(x)
     after = kernel[...]
     norms = [round(float(jnp.linalg.norm(w[:, 0])), 3) for w in (before, after)]
-    print(f"one forward pass: kernel {before.dtype} -> {after.dtype}, norm {norms[0]} -> {norms[1]}")
+    change = f"{before.dtype} -> {after.dtype}, norm {norms[0]} -> {norms[1]}"
+    print(f"one forward pass: kernel {change}")
     assert norms[0] != norms[1], "a forward pass leaves the kernel alone now"
     assert after.dtype == (dtype or before.dtype)
 PYTHON

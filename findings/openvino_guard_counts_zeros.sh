@@ -68,7 +68,7 @@ for scale in (1e-2, 1e-6, 1e-7, 1e-9):
         kind, density, error = found[scale, kept] = saved(weight)
         print(f"{scale:<8.0e} {kept:<5} {kind:<17} {density:<20.4f} {error:.4%}")
 
-for (scale, kept), (kind, density, error) in found.items():
+for (scale, kept), (kind, _, error) in found.items():
     if scale == 1e-2:
         assert kind == "f16" and error < 1e-3
     elif kept == 1:
