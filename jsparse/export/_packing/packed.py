@@ -116,6 +116,10 @@ class Packed(nnx.Module):
         """The whole kernel [in, out], with zeros where nothing is kept."""
         raise NotImplementedError
 
+    def _promoted(self, x: Array, floats: Array, bias: Array | None) -> Any:
+        """All three in the dtype of the computation."""
+        return promote_dtype((x, floats, bias), dtype=self.dtype)
+
     def check(self) -> None:
         """Refuse positions that are not those of a matrix of this size, as damaged files have them.
 
@@ -138,6 +142,6 @@ class Packed(nnx.Module):
                 f"{self.in_features} features"
             )
         bias = self.bias[...] if self.bias is not None else None
-        x, floats, bias = promote_dtype((x, self.floats[...], bias), dtype=self.dtype)
+        x, floats, bias = self._promoted(x, self.floats[...], bias)
         y = self.product(self.arrays(floats), x, self.plan)
         return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
