@@ -84,6 +84,27 @@ def test_sums_are_wide(name, dtype, product):
     assert packed(x).dtype == dtype and off(packed(x), unpack(packed)(x)) < SMALL[dtype]
 
 
+@pytest.mark.parametrize("name", ["csr", "blocks"])
+@pytest.mark.parametrize("most", [1e-2, 1e-3, 1e-4, 1e-5])
+def test_scales_below_what_float16_resolves(name, most, product):
+    kernel, x = most * np.sign(matrix(64, 32)), jnp.asarray(draw(5, 64))
+    computed = linear(np.float32(kernel), dtype="float16", use_bias=False)
+    stored = linear(np.float32(kernel), param_dtype="float16", use_bias=False)
+    for layer, inputs in ((computed, x), (stored, x.astype(jnp.float16))):
+        packed: Any = FORMATS[name](layer)
+        weights = np.float64(layer.kernel[...])
+        found = np.float64(packed.values[...]).reshape(-1)  # of one size and two signs
+        assert set(abs(found)) - {0} == {abs(found).max()} and packed(inputs).dtype == jnp.float16
+        near = abs(np.float64(packed.kernel_matrix()) - weights) <= abs(weights) * 2**-6
+        assert near.all() and off(packed(inputs), np.float64(inputs) @ weights) < 2e-2
+
+
+def test_weights_that_are_almost_subnormal():
+    kernel = np.float32([[1e-37, 5e-38], [-5e-38, 0]])
+    packed = int8(csr())(linear(kernel))
+    assert off(packed.kernel_matrix(), kernel) < 0.1
+
+
 def test_weights_are_off_by_half_a_scale_and_zeros_stay():
     kernel = matrix(300, 37)
     kernel[5, 1] = kernel[:, 1].max() / 1000  # rounds to 0

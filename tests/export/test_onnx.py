@@ -177,6 +177,45 @@ class Beta(nnx.Module):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_batch_that_the_model_fixes_is_fixed_in_the_file(tmp_path) -> None:
+    pytest.importorskip("jax2onnx")
+    runtime: Any = pytest.importorskip("onnxruntime")
+
+    class Fixed(nnx.Module):
+        def __init__(self) -> None:
+            self.layer = nnx.Linear(8, 4, rngs=nnx.Rngs(0))
+
+        def __call__(self, x: Array) -> Array:
+            return self.layer(x).reshape(2, 4)
+
+    for model, batch in ((Fixed(), 2), (Fixed().layer, "batch")):
+        js.export.onnx(tmp_path / "model.onnx", model, draw(2, 8))
+        session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
+        assert session.get_inputs()[0].shape == [batch, 8]
+
+
+@pytest.mark.slow
+def test_arrays_by_name_are_inputs(tmp_path) -> None:
+    pytest.importorskip("jax2onnx")
+    runtime: Any = pytest.importorskip("onnxruntime")
+
+    class Masked(nnx.Module):
+        def __init__(self) -> None:
+            self.layer = nnx.Linear(8, 4, rngs=nnx.Rngs(0))
+
+        def __call__(self, x: Array, *, mask: Array, twice: bool) -> Array:
+            return self.layer(x) * mask * (2 if twice else 1)
+
+    model, x, mask = Masked(), draw(3, 8), np.float32(draw(3, 4) > 0)
+    shape = jax.ShapeDtypeStruct((2, 4), np.float32)
+    js.export.onnx(tmp_path / "model.onnx", model, (2, 8), mask=shape, twice=True)
+    session = runtime.InferenceSession(str(tmp_path / "model.onnx"))
+    names = [one.name for one in session.get_inputs()]
+    found = session.run(None, dict(zip(names, [np.asarray(x), mask], strict=True)))[0]
+    np.testing.assert_allclose(found, model(x, mask=mask, twice=True), atol=1e-5)
+
+
 def test_the_operation_that_fails_is_named(tmp_path) -> None:
     where = r"`regularized_incomplete_beta` of float32 at .*test_onnx\.py:\d+: .* `export\.save`"
     with pytest.raises(NotImplementedError, match=where):

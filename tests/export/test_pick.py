@@ -56,3 +56,9 @@ def test_the_fastest_is_taken_if_it_is_clearly_faster(monkeypatch):
     assert (picked.layers[0].chosen, picked.chosen) == ("dense", "dense")
     assert picked.layers[0].why == "blocks is 1.05x as fast, 1.1x is asked"
     assert seen[0] == ["dense", "csr", "blocks"]
+
+
+@pytest.mark.parametrize("format", [js.export.csr, js.export.blocks, js.export.int8])
+def test_a_format_that_was_not_called_is_named(format):
+    with pytest.raises(TypeError, match=r"formats\['mine'\] is the function .*; call it: "):
+        js.export.pick(model(), jnp.ones((2, 5, 5, 4)), formats={"mine": format})

@@ -19,12 +19,12 @@ from flax import nnx
 from jsparse._pure import by_name, by_position, calling, examples, pure
 from jsparse._surgery import fold
 from jsparse._timing import clock, in_turns
-from jsparse._values import check_function, check_mapping
+from jsparse._values import check_mapping
 from jsparse._watch import watch_in_place
 from jsparse.export._packing.dense import kernel_of, sides_of
 from jsparse.export._packing.layers import bytes_of, layers_of, left_dense, put_in_place
 from jsparse.export._packing.packed import Packed
-from jsparse.export._packing.packers import Format, blocks, csr
+from jsparse.export._packing.packers import Format, blocks, check_format, csr
 from jsparse.export._shrinking.shrink import shrink
 from jsparse.report._table import table
 
@@ -131,8 +131,8 @@ def pick(
       ((8, 32), 1)
     """
     check_mapping("formats by name, such as {'csr': csr()}", formats=formats)
-    for format in formats.values():
-        check_function(formats=format)
+    for name, format in formats.items():
+        check_format(format, f"formats[{name!r}]")
     model, given = by_position(model, example_inputs, options)
     example_inputs = examples(given)
     dense = fold(model)

@@ -45,6 +45,11 @@ class _Int8(Packed):
         self.values = Quantised(jnp.zeros(shape, jnp.int8))
         self.scale = nnx.Param(jnp.ones((self.out_features,), param_dtype))
 
+    def _promoted(self, x: Array, floats: Array, bias: Array | None) -> Any:
+        """x and the bias in the dtype of the computation; scales are too small for 16 bits."""
+        x, _, bias = super()._promoted(x, floats, bias)
+        return x, floats, bias
+
     def _whole(self, matrix: Array) -> Array:
         """Q [in, out] with its scale."""
         sums = wide_type(self.param_dtype)

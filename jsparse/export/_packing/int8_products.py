@@ -55,16 +55,27 @@ class BlockInt8Arrays(NamedTuple):
 def quantised(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A matrix [in, out] as int8, with scales [out]: the largest weight of an output is 127.
 
+    Where its dtype has no such scale, the next larger one, for none may be clipped.
+
     Raises:
       ValueError: a weight is infinite or NaN.
     """
     exact = kernel.astype(np.float64)
     if not np.isfinite(exact).all():
         raise ValueError("a weight is infinite or NaN, which int8 cannot hold; repair the kernel")
-    scale = (np.abs(exact).max(0, initial=0.0) / 127).astype(kernel.dtype)
-    scale = np.where(scale > 0, scale, np.ones_like(scale))  # all zeros, or too small for a scale
+    most = np.abs(exact).max(0, initial=0.0)
+    scale = np.maximum((most / 127).astype(kernel.dtype), _least_scale(kernel.dtype))
+    larger = np.nextafter(scale, np.asarray(np.inf, scale.dtype))
+    scale = np.where(most > 127.5 * scale.astype(np.float64), larger, scale)
+    scale = np.where(most > 0, scale, 1).astype(kernel.dtype)
     rounded = np.round(exact / scale.astype(np.float64))
     return np.clip(rounded, -127, 127).astype(np.int8), scale
+
+
+def _least_scale(kind: np.dtype) -> np.ndarray:
+    """The least positive number of a dtype that is not read as zero in `wide_type`."""
+    least = max(float(jnp.finfo(kind).smallest_subnormal), float(jnp.finfo(wide_type(kind)).tiny))
+    return np.asarray(least, kind)
 
 
 def unscaled(arrays: CsrInt8Arrays) -> CsrArrays:
@@ -78,7 +89,7 @@ def csr_int8_dot(arrays: CsrInt8Arrays, x: Array, plan: Plan) -> Array:
 
     Args:
       arrays: what is kept.
-      x: [..., in], of the same dtype as the scale.
+      x: [..., in].
       plan: the sizes.
 
     Returns:

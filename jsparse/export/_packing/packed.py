@@ -134,6 +134,10 @@ class Packed(nnx.Module):
         """The whole kernel [in, out], with zeros where nothing is kept."""
         raise NotImplementedError
 
+    def _promoted(self, x: Array, floats: Array, bias: Array | None) -> Any:
+        """All three in the dtype of the computation."""
+        return promote_dtype((x, floats, bias), dtype=self.dtype)
+
     def check(self) -> None:
         """Refuse positions that are not those of a matrix of this size, as damaged files have them.
 
@@ -162,7 +166,7 @@ class Packed(nnx.Module):
             )
         before = x.shape[:-axes]
         bias = self.bias[...] if self.bias is not None else None
-        x, floats, bias = promote_dtype((x, self.floats[...], bias), dtype=self.dtype)
+        x, floats, bias = self._promoted(x, self.floats[...], bias)
         if axes > 1:
             x = x.reshape(*before, self.in_features)
         y = self.product(self.arrays(floats), x, self.plan)

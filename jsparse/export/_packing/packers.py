@@ -125,15 +125,15 @@ def int8(format: Format) -> Format:
     return packed
 
 
-def check_format(format: Any) -> None:
+def check_format(format: Any, name: str = "format") -> None:
     """Refuse anything but a function from a layer to a packed one.
 
     Raises:
       TypeError: it is no function, or one of this module that was not called.
     """
     if format in (csr, blocks, int8):
-        raise TypeError(f"format is {shown(format)}; call it: {format.__name__}(...)")
-    check_function(format=format)
+        raise TypeError(f"{name} is {shown(format)}; call it: {format.__name__}(...)")
+    check_function(**{name: format})
 
 
 def _quantised(plain: Packed, matrix: np.ndarray, settings: dict[str, Any]) -> Any:

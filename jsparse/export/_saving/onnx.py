@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from jsparse._checks import require
-from jsparse._pure import Pure
+from jsparse._pure import Pure, by_position, examples
 from jsparse._storage.files import write_whole
 from jsparse._values import check_flag, check_path
 from jsparse.export._packing.layers import unpack
@@ -45,14 +46,16 @@ def onnx(
     Args:
       path: of the file; an existing one is replaced.
       model: any NNX module without rules: folded, shrunk or packed; below 2 GB.
-      *inputs: arguments of a call, trees of arrays. The first axis, if all have the same, is free
-        in the file where the model and jax2onnx allow it.
+      *inputs: arguments of a call, trees of arrays or their shapes, as for `shrink`. The first
+        axis, if all have the same, is free in the file where the model and jax2onnx allow it; the
+        outputs at one more row are then compared too.
       shapes: of each array, to say which sizes are free: `("batch, length",)`;
         for a single one a str will do.
       sparse: whether to leave zeros out of the file where that makes it smaller. onnxruntime and
         OpenVINO read such weights as dense ones, so nothing gets faster; other runtimes may refuse
         them.
-      **options: further arguments, the same at each call.
+      **options: arguments by name. Arrays become inputs, after the others and in this order; the
+        rest is the same at each call.
 
     Raises:
       ImportError: jax2onnx is not installed.
@@ -62,7 +65,8 @@ def onnx(
     """
     check_path(path=path)
     check_flag(sparse=sparse)
-    split = saved(unpack(model), options)
+    model, given = by_position(unpack(model), inputs, options)
+    inputs, split = examples(given), saved(model, {})
     candidates, _ = input_specs(inputs, shapes)
     expected = outputs(split, inputs)
     require("jax2onnx onnx", "onnx", "writing ONNX")
@@ -80,6 +84,10 @@ def onnx(
                 made = proto.SerializeToString()
                 if importlib.util.find_spec("onnxruntime"):
                     compare(expected, run(made, inputs), "onnxruntime", reduced)
+                    if specs is not candidates[-1]:
+                        more = _one_more(inputs)
+                        wider = jax.jit(split.run)(split.variables, *more)[0]
+                        compare(wider, run(made, more), "onnxruntime, at a larger batch,", reduced)
             except Exception as error:  # jax2onnx and onnxruntime may raise anything
                 faults.append(f"{type(error).__name__}: {error}".split("\n")[0])
             else:
@@ -89,6 +97,11 @@ def onnx(
         f"jax2onnx does not write this model: {fault}. Compute it by other operations, or call "
         "`export.save`, which writes StableHLO"
     )
+
+
+def _one_more(inputs: tuple) -> tuple:
+    """The inputs with their last row twice, if they have rows."""
+    return jax.tree.map(lambda x: jnp.concatenate([x, x[-1:]]) if x.ndim else x, inputs)
 
 
 def _model(split: Pure, specs: Any) -> Function:
