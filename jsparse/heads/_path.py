@@ -159,10 +159,10 @@ def elastic_net_path(
     held = held_out(wanted, labels, validation, rng)
     mean, std = moments(features, ~held, batch)  # 1
     dtype = jax.dtypes.canonicalize_dtype(np.promote_types(features.dtype, np.float32))
+    share = jnp.asarray(~held / (~held).sum(), dtype)
     size, loss = (norms if grouped else jnp.abs), (jax.nn.softmax if labels else identity)
     with np.errstate(over="ignore"):  # `_largest` refuses what is out of range
-        parts = (jnp.asarray(one, dtype) for one in (wanted, ~held / (~held).sum(), mix))
-        problem = Problem(*parts, loss, size)
+        problem = Problem(jnp.asarray(wanted, dtype), share, jnp.asarray(mix, dtype), loss, size)
         rows = _rows(features, mean, std, batch, dtype)
     empty = _empty(rows, problem, labels, features.shape[1])
     largest = _largest(problem, empty, wanted[~held], std)  # 2

@@ -274,7 +274,9 @@ def read_classes(name: str, labels: ArrayLike, samples: int, whole: bool = True)
     if present[0] < 0:
         raise ValueError(f"{name} must be classes from 0 on; got {shown(labels)} with {present[0]}")
     if whole and len(present) < 2:
-        raise ValueError(f"{name} must have two classes or more; got only class {present[0]}")
+        raise ValueError(
+            f"{name} must have two classes or more; got {shown(labels)} of class {present[0]} only"
+        )
     if whole and present[-1] >= len(present):
         gap = int(np.argmax(present != np.arange(len(present))))
         raise ValueError(
