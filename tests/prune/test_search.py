@@ -61,7 +61,7 @@ COSTS: dict[str, tuple[Callable, float]] = {
 }
 
 
-def run(method: Any = METHODS["random"], cost: Callable = costs.parameters, budget: float = 120,
+def run(method: Any = METHODS["random"], cost: Callable = costs.parameters, budget: Any = 120,
         **options: Any) -> prune.Found:  # fmt: skip
     given = {"method": method, "evaluations": 60, "key": KEY} | options
     return prune.search(DENSE, score, cost, budget, **given)
@@ -249,6 +249,13 @@ def test_scores_that_say_nothing_are_told() -> None:
 def test_a_budget_that_the_model_meets_gives_the_model() -> None:
     found = run(budget=1e6)
     assert set(found.densities.values()) == {1.0} and len(found.tried.score) == 1
+
+
+def test_a_budget_may_be_a_share_of_what_a_cost_gives() -> None:
+    share = 0.2 * costs.parameters(DENSE)
+    assert run(budget=share).densities == run(budget=float(share)).densities
+    with pytest.raises(ValueError, match=r"budget must be a number above 0; got an array"):
+        run(budget=share[None])
 
 
 @dataclasses.dataclass(frozen=True)
