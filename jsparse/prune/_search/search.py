@@ -62,7 +62,8 @@ def search(
         only weights under `Held` whose units may go.
       method: `Lagrangian()`, `CrossEntropy()` or `Random()`.
       recover: recover(model, key) -> model, before each score: a few train steps, or new statistics
-        for batch norm. Without it most scores are at chance in deep networks at low budgets.
+        for batch norm. Its variables count; the mode stays that in which the model was given.
+        Without it most scores are at chance in deep networks at low budgets.
       evaluations: calls of score, 16 or more.
       key: random key; the same key gives the same search.
       traced: whether the functions can be traced by JAX, so that each is compiled once and serves
