@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -118,18 +119,18 @@ class Recall(nnx.Module):
         shape = getattr(h, "shape", ())
         if not shape or shape[-1] != self.features:
             raise ValueError(f"h must be an array [..., {self.features}]; got {shown(h)}")
-        several = isinstance(memory, list | tuple)
+        several = isinstance(memory, list | tuple | nnx.List)
         parts = list(memory) if several else [memory]
         wanted = shape if several else (*getattr(memory, "shape", ())[:1], *shape)
         for part in parts:
-            if not isinstance(part, jax.Array) or part.shape != wanted:
+            if not isinstance(part, jax.Array | np.ndarray) or part.shape != wanted:
                 raise ValueError(
                     f"memory must be arrays of h's shape {list(shape)}, a list or stacked along a "
                     f"first axis; got {shown(part)}: resize or project results of other shapes"
                 )
         if several:
             return jnp.stack(parts) if parts else jnp.zeros((0, *shape), h.dtype)
-        return parts[0]
+        return jnp.asarray(parts[0])
 
 
 def _highest(scores: Array, top: int) -> Array:

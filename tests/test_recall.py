@@ -57,6 +57,14 @@ def test_it_is_its_formula_and_dense_attention_where_top_is_all() -> None:
     )
 
 
+def test_a_memory_may_be_of_numpy_or_a_list_of_flax() -> None:
+    layer = made(2)
+    expected = layer(H, MEMORY)
+    for memory in (np.asarray(MEMORY), list(np.asarray(MEMORY)), nnx.List(list(MEMORY))):
+        np.testing.assert_array_equal(layer(H, memory), expected)
+        np.testing.assert_array_equal(layer.weights(H, memory), layer.weights(H, MEMORY))
+
+
 def test_each_head_reads_exactly_the_top() -> None:
     layer = made(3)
     for memory in (MEMORY, jnp.ones_like(MEMORY), jnp.zeros_like(MEMORY)):  # ties too

@@ -25,7 +25,7 @@ from jsparse.heads._fista import fista, in_turn, whole
 from jsparse.heads._given import check_features, held_out, read_targets
 from jsparse.heads._point import Point, inverse
 from jsparse.heads._problem import Fit, Problem, Rows, identity, norms
-from jsparse.heads._rows import Blocks, Whole, in_memory, moments, standardised
+from jsparse.heads._rows import ROUNDING, Blocks, Whole, in_memory, moments, standardised
 from jsparse.heads._saga import STEP, saga
 from jsparse.report._table import table
 
@@ -128,7 +128,8 @@ def elastic_net_path(
     Raises:
       TypeError: an argument of another kind.
       ValueError: sizes that do not fit, values that are NaN or infinite, labels that miss a class,
-        targets or features that do not vary, no row to hold out, or a number outside its interval.
+        targets or features that do not vary or are not correlated, no row to hold out, or a number
+        outside its interval.
 
     Warns:
       UserWarning: heads that did not reach the tolerance; `Point.optimality` says how far they are.
@@ -160,11 +161,11 @@ def elastic_net_path(
     dtype = jax.dtypes.canonicalize_dtype(np.promote_types(features.dtype, np.float32))
     share = jnp.asarray(~held / (~held).sum(), dtype)
     size, loss = (norms if grouped else jnp.abs), (jax.nn.softmax if labels else identity)
-    problem = Problem(jnp.asarray(wanted, dtype), share, jnp.asarray(mix, dtype), loss, size)
-    _check_related(wanted[~held], std)
-    rows = _rows(features, mean, std, batch, dtype)
+    with np.errstate(over="ignore"):  # `_largest` refuses what is out of range
+        problem = Problem(jnp.asarray(wanted, dtype), share, jnp.asarray(mix, dtype), loss, size)
+        rows = _rows(features, mean, std, batch, dtype)
     empty = _empty(rows, problem, labels, features.shape[1])
-    largest = float(problem.largest(empty.slope))  # 2
+    largest = _largest(problem, empty, wanted[~held], std)  # 2
     lams, found = np.geomspace(largest, smallest * largest, points), []
     for lam, fit in zip(lams, _fits(rows, problem, empty, lams, tolerance, rng), strict=True):  # 3
         weight, outputs = np.asarray(fit.weight), np.asarray(fit.outputs)
@@ -221,6 +222,30 @@ def _empty(rows: Rows, problem: Problem, labels: bool, features: int) -> Fit:
     slope = rows.backward(problem.residual(outputs))
     one = jnp.asarray(STEP, bias.dtype)
     return Fit(weight, bias, outputs, slope, one, jnp.zeros((), jnp.int32), jnp.zeros_like(one))
+
+
+def _largest(problem: Problem, empty: Fit, wanted: np.ndarray, std: np.ndarray) -> float:
+    """The first lambda, given the targets of the training rows and the features' deviation.
+
+    Raises:
+      ValueError: it is 0, up to rounding, or no number, so that there is no path.
+    """
+    largest = float(problem.largest(empty.slope))
+    residual = problem.residual(empty.outputs)
+    rows = jnp.count_nonzero(problem.share)
+    spread = jnp.sqrt(rows.astype(residual.dtype) * (residual**2).sum())  # of the targets
+    if not np.isfinite(largest):
+        raise ValueError(
+            f"features and targets must have a size that {empty.weight.dtype} can hold; got a "
+            f"gradient of {largest}; divide them by their deviation first"
+        )
+    if largest <= ROUNDING * jnp.finfo(residual.dtype).eps * spread:
+        _check_related(wanted, std)
+        raise ValueError(
+            "features must have something to do with the targets; got training rows in which no "
+            "feature is correlated with any of them, so that no head has a weight"
+        )
+    return largest
 
 
 def _accuracy(outputs: np.ndarray, wanted: np.ndarray, held: np.ndarray, labels: bool) -> float:

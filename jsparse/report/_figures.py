@@ -196,11 +196,17 @@ def _tick_texts(values: Sequence[float], in_percent: bool) -> list[str]:
     gap = min(np.diff(np.unique(values)), default=largest)
     texts: list[str] = []
     for digits in range(3, 16):
-        texts = [f"{value / size:.{digits}g}" for value in values]
+        texts = [_rounded(value / size, digits) for value in values]
         off = [abs(float(text) * size - v) for text, v in zip(texts, values, strict=True)]
         if max(off, default=0.0) <= 1e-3 * gap:
             break
     return [text if text == "0" and not in_percent else text + unit for text in texts]
+
+
+def _rounded(value: float, digits: int) -> str:
+    """A number of so many digits; 1000 and not 1e+03."""
+    text = f"{value:.{digits}g}"
+    return f"{float(text):.0f}" if "e+" in text and abs(value) < 1e6 else text
 
 
 def _svg(text: str, title: str, lines: Sequence[Line]) -> str:

@@ -63,8 +63,8 @@ def logme(features: ArrayLike, targets: ArrayLike) -> Evidence:
     Args:
       features: [samples, features], such as the inputs of a network's last layer; computed in
         float64.
-      targets: integers [samples], classes from 0 on; or floats [samples] or [samples, columns] to
-        be regressed on, each column by itself.
+      targets: integers or truth values [samples], classes from 0 on; or floats [samples] or
+        [samples, columns] to be regressed on, each column by itself.
 
     Returns:
       An Evidence: score in nats by sample, alpha, beta and weights.
@@ -197,7 +197,7 @@ def _maximum(directions: _Directions, samples: int, trusted: float = TRUSTED) ->
 def _columns(targets: ArrayLike, samples: int) -> np.ndarray:
     """The targets as float64 columns, [samples, columns]."""
     y = _array(targets)
-    if y.dtype.kind in "iu" and y.ndim == 1:
+    if y.dtype.kind in "biu" and y.ndim == 1:
         y = read_classes("targets", targets, samples)
         return np.eye(y.max() + 1)[y]
     if y.dtype.kind != "f" or y.ndim not in (1, 2):
@@ -264,23 +264,26 @@ def read_classes(name: str, labels: ArrayLike, samples: int, whole: bool = True)
       ValueError: another length, a class below 0, a class without a sample, a single class.
     """
     y = _array(labels)
-    if y.dtype.kind not in "iu" or y.ndim != 1:
+    if y.dtype.kind not in "biu" or y.ndim != 1:
         raise TypeError(
             f"{name} must be integers [samples], classes from 0 on; got {shown(labels)}"
         )
     check_length(name, y, samples)
+    y = y.astype(np.int64)
     present = np.unique(y)
     if present[0] < 0:
         raise ValueError(f"{name} must be classes from 0 on; got {shown(labels)} with {present[0]}")
     if whole and len(present) < 2:
-        raise ValueError(f"{name} must have two classes or more; got only class {present[0]}")
+        raise ValueError(
+            f"{name} must have two classes or more; got {shown(labels)} of class {present[0]} only"
+        )
     if whole and present[-1] >= len(present):
         gap = int(np.argmax(present != np.arange(len(present))))
         raise ValueError(
             f"{name} must be classes 0 to {present[-1]}, each with a sample; got {shown(labels)} "
             f"without class {gap}: renumber them by np.unique({name}, return_inverse=True)[1]"
         )
-    return y.astype(np.int64)
+    return y
 
 
 def check_length(name: str, values: np.ndarray, samples: int) -> None:

@@ -44,6 +44,14 @@ def test_a_difference_counts_beyond_two_standard_errors() -> None:
     assert "too few" in verdict([0.9, 0.9], [0.8, 0.8])
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_pictures_are_drawn(seeds: int, tmp_path: Path) -> None:
+    arm = {"accuracy": {"upright": [0.9] * seeds, "15°": [0.8] * seeds}}
+    function_modules.draw_shifts({"plain": arm, "top 2": arm}, tmp_path / "shifts.png")
+    function_modules.draw_reading([[], [1.0], [0.2, 0.8]], tmp_path / "reading.png")
+    assert all((tmp_path / f"{name}.png").is_file() for name in ("shifts", "reading"))
+
+
 @pytest.mark.slow
 def test_the_study_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

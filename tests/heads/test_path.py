@@ -206,6 +206,12 @@ BAD = {
     "NaN targets": (lambda x, y: (x, np.where(y == 1, np.nan, 1.0)), {}, "finite numbers; got nan"),
     "constant targets": (lambda x, y: (x, 0.3 + 0.0 * y), {}, "targets must vary"),
     "constant features": (lambda x, y: (0 * x + 3, y), {}, "6 that are each constant"),
+    "features out of range": (lambda x, y: (1e-60 * x.astype(float), y), {}, "float32 can hold"),
+    "nothing to learn": (
+        lambda x, y: (np.repeat(x[:3], 2, axis=0), np.arange(6) % 2),
+        {"validation": 0},
+        "no feature is correlated",
+    ),
     "nothing to hold out": (lambda x, y: (x[:9], np.arange(9) % 2), {}, "of 9 rows"),
     "words": (lambda x, y: (x, np.array(["a"] * len(y))), {}, "whole numbers"),
 }

@@ -61,7 +61,7 @@ COSTS: dict[str, tuple[Callable, float]] = {
 }
 
 
-def run(method: Any = METHODS["random"], cost: Callable = costs.parameters, budget: float = 120,
+def run(method: Any = METHODS["random"], cost: Callable = costs.parameters, budget: Any = 120,
         **options: Any) -> prune.Found:  # fmt: skip
     given = {"method": method, "evaluations": 60, "key": KEY} | options
     return prune.search(DENSE, score, cost, budget, **given)
@@ -216,6 +216,29 @@ def test_recovery_keeps_the_masks_and_the_best_are_recovered_for_longer(traced: 
     assert model.times[...] == 0 and js.masks(model)["a/kernel"].sum() == 112
 
 
+def test_recovery_does_not_change_the_mode() -> None:
+    layers = nnx.Linear(6, 16, rngs=nnx.Rngs(0)), nnx.BatchNorm(16, rngs=nnx.Rngs(1))
+    model = js.sparsify(nnx.Sequential(*layers), ("layers/0/kernel", js.Held()))
+    model.eval()
+
+    def recover(model: nnx.Module, key: jax.Array) -> nnx.Module:
+        model.train()
+        model(3 * X)
+        return model
+
+    def score(model: nnx.Module) -> jax.Array:
+        return -((model(X) - model.layers[1].use_running_average) ** 2).mean()
+
+    given = {"method": prune.Random(population=8), "evaluations": 16, "recover": recover}
+    one, other = (
+        prune.search(model, score, costs.parameters, 80, traced=traced, key=KEY, **given)
+        for traced in (True, False)
+    )
+    assert other.tried.score[0] == pytest.approx(one.tried.score[0], rel=1e-5)  # the dense model
+    assert other.score == pytest.approx(float(score(other.model)), rel=1e-5)
+    assert one.model.layers[1].use_running_average and other.model.layers[1].use_running_average
+
+
 def test_units_and_stacks_have_densities_of_their_own() -> None:
     @nnx.vmap(in_axes=0, out_axes=0)
     def make(key: jax.Array) -> nnx.Linear:
@@ -249,6 +272,13 @@ def test_scores_that_say_nothing_are_told() -> None:
 def test_a_budget_that_the_model_meets_gives_the_model() -> None:
     found = run(budget=1e6)
     assert set(found.densities.values()) == {1.0} and len(found.tried.score) == 1
+
+
+def test_a_budget_may_be_a_share_of_what_a_cost_gives() -> None:
+    share = 0.2 * costs.parameters(DENSE)
+    assert run(budget=share).densities == run(budget=float(share)).densities
+    with pytest.raises(ValueError, match=r"budget must be a number above 0; got an array"):
+        run(budget=share[None])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,6 +33,7 @@ def test_axes_have_round_ticks() -> None:
     assert ticks([1.0, 0.2], "density")[1][0] == "0%"
     assert ticks([0, 1, 1], steps=[0, 20_000, 60_000])[0] == ["0", "20k", "40k", "60k"]
     assert ticks([1], steps=[1])[0] == ["0", "1", "2"]
+    assert ticks([0, 1], steps=[400, 1600])[0] == ["500", "1000", "1500"]
     for near in ([1e6, 1e6 + 1], [3e9, 3e9 + 10], [123456.1, 123456.9], [-4e6, 4e6], [2e-7, 3e-7]):
         shown = ticks(near)[1]
         assert len(set(shown)) == len(shown) >= 2, shown

@@ -113,6 +113,13 @@ def test_the_digits_have_the_known_score() -> None:
     assert single.score == pytest.approx(found.score, abs=0.01)
 
 
+def test_truth_values_are_two_classes() -> None:
+    p, y = RNG.dirichlet(np.ones(3), 20), np.arange(20) % 3 == 0
+    whole = y.astype(int)
+    assert logme(p, y).score == logme(p, whole).score == logme(p, jnp.asarray(y)).score
+    assert leep(p, y) == leep(p, whole) and nce(y, ~y) == nce(whole, 1 - whole)
+
+
 def test_leep_and_nce_are_the_sums_of_their_papers() -> None:
     p = RNG.dirichlet(np.ones(5), 40)
     y = np.arange(40) % 3

@@ -19,7 +19,7 @@ from jsparse._paths import named
 from jsparse._pure import taken_apart
 from jsparse._slots import check_module, slots
 from jsparse._sparse import Sparse
-from jsparse._surgery import hold
+from jsparse._surgery import copied, hold
 from jsparse._values import is_number, shown
 from jsparse.prune._search.layers import Layers
 
@@ -96,12 +96,7 @@ class Compiled:
         def recovered(variables: Any, ranks: Any, counts: Array, key: Array) -> dict[str, Any]:
             with answering("recover"):
                 after = asked.recover(build(masked(variables, ranks, counts)), key)
-                check_module(after, "what recover returns")
-                found = named(nnx.state(after))
-                if found.keys() != variables.keys():
-                    odd = sorted(found.keys() ^ variables.keys())
-                    raise ValueError(f"it returned a model with other variables: {odd[0]}")
-                return found
+                return _variables(after, variables)
 
         self._build, self._masked = build, masked
         self._ranks = {**layers.ranks, "held": held}
@@ -139,6 +134,7 @@ class Called:
     def __init__(self, model: nnx.Module, layers: Layers, asked: Asked, key: Array):
         self.start, self.layers, self.key = model, layers, key
         self.score, self.cost, self.recover = asked
+        self._names = named(nnx.state(model))
         self._masks = jax.jit(layers.masks)
 
     def costs(self, counts: np.ndarray) -> Iterator[float]:
@@ -158,14 +154,26 @@ class Called:
         model = self._masked(self.start, counts)
         for n in range(times if self.recover is not unchanged else 0):
             with answering("recover"):
-                model = self.recover(model, key_of(self.key, counts, n))
-                check_module(model, "what recover returns")
+                after = self.recover(model, key_of(self.key, counts, n))
+                _variables(after, self._names)
+            model = copied(self.start)  # in the mode in which it was given
+            nnx.update(model, nnx.state(after))
             model = self._masked(model, counts)
         return model
 
     def _masked(self, model: Model, counts: np.ndarray) -> Model:
         kept = self._masks(self.layers.ranks, counts)
         return hold(model, _masks(self.start, kept))
+
+
+def _variables(after: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of what recover returned, which are those known."""
+    check_module(after, "what recover returns")
+    found = named(nnx.state(after))
+    if found.keys() != known.keys():
+        odd = sorted(found.keys() ^ known.keys())
+        raise ValueError(f"it returned a model with other variables: {odd[0]}")
+    return found
 
 
 def _masks(model: nnx.Module, kept: Mapping[str, Array]) -> dict[str, Array]:

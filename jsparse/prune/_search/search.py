@@ -31,7 +31,7 @@ def search(
     model: Model,
     score: Callable[[Model], Any],
     cost: Callable[[Model], Any],
-    budget: float,
+    budget: float | Array,
     *,
     importance: Callable[[Model], Arrays] = magnitudes,
     unit: Unit = ALONE,
@@ -56,13 +56,14 @@ def search(
         those of the final test, cut at a worst value, where accuracy would be flat at chance.
       cost: cost(model) -> [], 0 or more, in any unit; it falls as units go. One of `prune.costs`,
         or any function.
-      budget: the highest cost allowed, in that unit, above 0.
+      budget: the highest cost allowed, in that unit, above 0, such as 0.2 * cost(model).
       importance: importance(model) -> [...] by path, as the scores of `keep_highest`.
       unit: what stays or falls together: `Weight()`, `Filter()`, `Channel()`, `Head()`, ...; put
         only weights under `Held` whose units may go.
       method: `Lagrangian()`, `CrossEntropy()` or `Random()`.
       recover: recover(model, key) -> model, before each score: a few train steps, or new statistics
-        for batch norm. Without it most scores are at chance in deep networks at low budgets.
+        for batch norm. Its variables count; the mode stays that in which the model was given.
+        Without it most scores are at chance in deep networks at low budgets.
       evaluations: calls of score, 16 or more.
       key: random key; the same key gives the same search.
       traced: whether the functions can be traced by JAX, so that each is compiled once and serves
@@ -98,7 +99,8 @@ def search(
     held_parts(model)
     recovers, recover = recover is not None, unchanged if recover is None else recover
     check_function(score=score, cost=cost, importance=importance, recover=recover)
-    check_in("(0, inf)", budget=budget)
+    limit: Any = budget.item() if isinstance(budget, Array) and not budget.ndim else budget
+    check_in("(0, inf)", budget=limit)
     check_whole(LEAST, evaluations=evaluations)
     check_key(key=key)
     check_flag(traced=traced)
@@ -111,12 +113,12 @@ def search(
     keep.open(
         described(
             {"method": method, "unit": unit, "importance": importance, "score": score}
-            | {"cost": cost, "budget": float(budget), "evaluations": evaluations, "key": key}
+            | {"cost": cost, "budget": float(limit), "evaluations": evaluations, "key": key}
             | {"recover": recover, "traced": traced, "start": start}
         )
     )
     judge = (Compiled if traced else Called)(start, layers, Asked(score, cost, recover), key)
-    rows = Rows(layers, judge, keep, float(budget))
+    rows = Rows(layers, judge, keep, float(limit))
     try:
         return contest(rows, method, evaluations, key, recovers=recovers, traced=traced)
     except Exception as error:
