@@ -118,6 +118,21 @@ def test_a_plain_model_is_averaged_as_optax_does() -> None:
             np.testing.assert_allclose(one[n], other, rtol=1e-6)
 
 
+def test_seeds_under_vmap_are_as_alone() -> None:
+    """One target has its model's links and needs no choice, the other has to choose."""
+    model = js.prune.magnitude(lone(js.Held()), density=0.5)
+    other = js.hold(model, {"kernel": 1 - js.masks(model)["kernel"]})
+    split: list[Any] = [nnx.split(one) for one in (model, other)]
+    parts, states = zip(*split, strict=True)
+    whole = lambda state: js.average(nnx.merge(parts[0], state), model, 0.4, keep="count")
+    move = lambda state: nnx.split(whole(state))[1]
+    both: Any = jax.vmap(move)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+    for n, state in enumerate(states):
+        for one, alone in zip(jax.tree.leaves(both), jax.tree.leaves(move(state)), strict=True):
+            np.testing.assert_allclose(one[n], alone, rtol=1e-6)
+    assert (both["kernel"]["mask"][...].sum((1, 2)) == 10).all()
+
+
 def test_a_bfloat16_model_has_a_float32_target() -> None:
     target = js.hold(js.sparsify(nnx.Linear(5, 4, rngs=nnx.Rngs(0)), ("kernel", js.Held())))
     narrow = nnx.Linear(5, 4, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(1))
