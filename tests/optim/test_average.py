@@ -122,10 +122,11 @@ def test_seeds_under_vmap_are_as_alone() -> None:
     """One target has its model's links and needs no choice, the other has to choose."""
     model = js.prune.magnitude(lone(js.Held()), density=0.5)
     other = js.hold(model, {"kernel": 1 - js.masks(model)["kernel"]})
-    parts, states = zip(*(nnx.split(one) for one in (model, other)), strict=True)
+    split: list[Any] = [nnx.split(one) for one in (model, other)]
+    parts, states = zip(*split, strict=True)
     whole = lambda state: js.average(nnx.merge(parts[0], state), model, 0.4, keep="count")
     move = lambda state: nnx.split(whole(state))[1]
-    both = jax.vmap(move)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+    both: Any = jax.vmap(move)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
     for n, state in enumerate(states):
         for one, alone in zip(jax.tree.leaves(both), jax.tree.leaves(move(state)), strict=True):
             np.testing.assert_allclose(one[n], alone, rtol=1e-6)
