@@ -45,7 +45,7 @@ def onnx(
 
     Args:
       path: of the file; an existing one is replaced.
-      model: any NNX module without rules: folded, shrunk or packed; below 2 GB.
+      model: any NNX module, sparse (it is folded), shrunk or packed; below 2 GB.
       *inputs: arguments of a call, trees of arrays or their shapes, as for `shrink`. The first
         axis, if all have the same, is free in the file where the model and jax2onnx allow it; the
         outputs at one more row are then compared too.
@@ -61,7 +61,7 @@ def onnx(
       ImportError: jax2onnx is not installed.
       NotImplementedError: jax2onnx cannot write what the model computes, or writes it wrongly.
       TypeError: no inputs, or one that is not an array.
-      ValueError: a model with rules, or with a memory; shapes that do not fit.
+      ValueError: a model with a memory; shapes that do not fit.
     """
     check_path(path=path)
     check_flag(sparse=sparse)
