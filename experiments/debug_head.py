@@ -293,16 +293,15 @@ def show(by: dict, named: dict[str, str], settings: Settings, out: Path) -> None
         row += [common.mean_std([one["chosen per class"] for one in found], 1)]
         lines.append([*row, share(found, "shared")])
         curves[f"{name}: {named[name]}"] = {
-            f"seed {n}": (one["per class"][1:], one["accuracy"][1:])
+            f"seed {n}": (one["per class"][1:], 100 * np.array(one["accuracy"][1:]))
             for n, one in enumerate(found, 1)
         }
     heading = ["accuracy [%]", "dense", *(f"{few} per class" for few in FEW)]
     heading += ["within 1 point", "features per class", "shared [%]"]
     print(f"{common.counted(settings.seeds, 'seed')}, {settings.samples} images, test data:\n")
     print(common.table(heading, lines))
-    common.draw(
-        curves, out / "paths.png", "features per class", "accuracy (test)", log="x", columns=2
-    )
+    axes = "features per class", "test accuracy [%]"
+    common.draw(curves, out / "paths.png", *axes, log="x", columns=2)
     found = by["shortcut"]
     print(f"\n{named['shortcut']}, a patch on {MARKED:.0%} of the images of {BIASED}; MLP:\n")
     table = []

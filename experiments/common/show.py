@@ -102,6 +102,7 @@ def draw(
       columns: panels side by side, at most.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
@@ -121,8 +122,11 @@ def draw(
         if level is not None:
             axes.axhline(level, color="0.4", linestyle="--", linewidth=1.2, label="dense")
         axes.set(title=title, xlabel=x, ylabel=y)
+        if isinstance(axes.xaxis.get_major_locator(), MaxNLocator):  # numbers, not names
+            axes.locator_params(axis="x", nbins=6)  # those such as -1.425 are wide
         if "x" in log:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
         if "y" in log:
             axes.set_yscale("log")
         axes.grid(color="0.9")

@@ -79,3 +79,17 @@ def test_curves_over_words_are_drawn_and_ragged_ones_refused(tmp_path):
     assert (tmp_path / "a.png").stat().st_size > 5000
     with pytest.raises(ValueError, match="cannot reshape"):
         show.draw({"": {"Gibbs": (["filter", "weight"], [1.0] * 3)}}, tmp_path / "a.png", "", "")
+
+
+@needs("matplotlib")
+def test_numbers_of_an_axis_have_room_and_are_plain(tmp_path, monkeypatch):
+    shown = []
+
+    def keep(figure, path):
+        figure.canvas.draw()
+        shown.append([tick.get_text() for tick in figure.axes[0].get_xticklabels()])
+
+    monkeypatch.setattr(show, "save", keep)
+    show.draw({"": {"a": ([-1.45, -1.37, -1.25], [1.0, 2.0, 3.0])}}, tmp_path, "score", "y")
+    show.draw({"": {"a": ([0.05, 20.0], [1.0, 2.0])}}, tmp_path, "features", "y", log="x")
+    assert len(shown[0]) <= 8 and {"0.1", "1", "10"} <= set(shown[1])

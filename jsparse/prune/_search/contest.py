@@ -71,10 +71,14 @@ def _checked(rows: Rows, dense: np.ndarray, traced: bool) -> Fit:
     costs = rows.costs(candidates)
     for at, (before, after) in enumerate(itertools.pairwise(costs)):
         if after > before * (1 + 1e-6):
+            advice = "pass what is to be low, such as jsparse.prune.costs.parameters"
+            if not traced:
+                advice += "; where it is measured, measure the form that gets faster as units go,"
+                advice += " such as costs.latency(x, form=...)"
             then = [*names, "one unit in each layer"][at : at + 2]
             raise ValueError(
                 f"cost must fall as units go, but rises from {before:g} ({then[0]}) to {after:g} "
-                f"({then[1]}); pass what is to be low, such as jsparse.prune.costs.parameters"
+                f"({then[1]}); {advice}"
             )
     least, whole = float(costs[-1]), float(costs[0])
     if least > rows.budget:
