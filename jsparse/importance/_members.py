@@ -44,8 +44,8 @@ class Joined:
         or None, which leaves them.
     """
 
-    reduce: Statistic = np.sum
-    scale: Statistic | None = np.mean
+    reduce: Statistic = dataclasses.field(default_factory=lambda: np.sum)
+    scale: Statistic | None = dataclasses.field(default_factory=lambda: np.mean)
 
     def __post_init__(self) -> None:
         check_function(
