@@ -39,8 +39,8 @@ class Recall(nnx.Module):
       rngs: for the start.
 
     Raises:
-      TypeError: rngs is no nnx.Rngs.
-      ValueError: a size is no whole number of 1 or more, or gate not finite.
+      TypeError: rngs is not an nnx.Rngs.
+      ValueError: a size is not a whole number of 1 or more, or gate not finite.
 
     Example:
       >>> recall = Recall(8, top=2, rngs=nnx.Rngs(0))

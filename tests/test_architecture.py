@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ["_versions", "_values", "_step", "_sharding", "_pattern", "_counting", "_topk", "_score"]
-ROOMS += ["_noise", "_schedule", "_checks", "_budget", "schedule", "_paths", "rules", "_tree"]
+ROOMS += ["_schedule", "_checks", "_budget", "schedule", "_paths", "rules", "_tree"]
 ROOMS += ["tree", "_variables", "_sparse", "_slots", "_bridge", "_roles", "_surgery", "_pure"]
 ROOMS += ["_opened", "_flops", "_timing", "_watch", "_layers", "_recall", "layers", "_revise"]
 ROOMS += ["optim", "_storage", "report", "heads", "export._shrinking", "importance", "prune"]

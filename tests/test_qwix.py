@@ -37,7 +37,7 @@ def taken(model: Net) -> Net:
 
 @flax.struct.dataclass
 class Int8:
-    """What may stand in the place of a kernel: variables in an object that is no module."""
+    """What may stand in the place of a kernel: variables in an object that is not a module."""
 
     q: Any
     scale: Any

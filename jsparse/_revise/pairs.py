@@ -132,7 +132,7 @@ def check_revisions(revisions: Sequence[Any], roles: Any) -> None:
     """Refuse anything but pairs of a pattern and a revision, and roles by path.
 
     Raises:
-      TypeError: the second element of a pair is not a revision, or roles is no mapping of roles.
+      TypeError: the second element of a pair is not a revision, or roles is not a mapping of roles.
       ValueError: an entry is not a pair, or there are no pairs.
     """
     for pair in revisions:

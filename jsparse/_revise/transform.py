@@ -121,8 +121,8 @@ def revise(
       that wraps it does not have this method.
 
     Raises:
-      TypeError: the second element of a pair is not a revision; inner is no optax transform; roles
-        is no mapping of roles.
+      TypeError: the second element of a pair is not a revision; inner is not an optax transform;
+        roles is not a mapping of roles.
       ValueError: a seed that is not a whole number; no pairs, or a pattern that matches nothing. On
         first use: no masks; a mask that has no weight, another shape than its weight, or parts of
         units; gradients without masks.

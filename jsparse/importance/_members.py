@@ -196,7 +196,7 @@ def over_batches(
 
 
 def checked(loss: Any, batches: Any, joined: Any) -> None:
-    """Refuse what is no loss, no batches or no way to join scores."""
+    """Refuse what is not a loss, batches or a Joined."""
     check_function(loss=loss)
     check_batches(batches)
     check_is(Joined, "a Joined", joined=joined)

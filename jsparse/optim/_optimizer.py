@@ -72,7 +72,8 @@ class Optimizer(nnx.Optimizer):
         gradients of `cost` and of masks do not count, and the cost's is left as it is.
 
     Raises:
-      TypeError: the model is no module, tx no optax transform, or controls not a tuple of them.
+      TypeError: the model is not a module, tx is not an optax transform, or controls is
+        not a tuple of them.
       ValueError: `revise` is in a chain or another transform that changes its updates, or lacks
         the roles of stacked layers; clip_task is not above 0.
 

@@ -56,7 +56,7 @@ def proximal(
         loss + strength * sum_g sqrt(p_g) * |w_g|
 
     over the units g of each weight, p_g being the number of weights in one: L1 for `Weight()`, the
-    group lasso for `Filter()` and others. The penalty is no part of your loss. After each step of
+    group lasso for `Filter()` and others. The penalty is not part of your loss. After each step of
     `tx` its proximal step is taken, in the metric of `tx`: with the learning rate for SGD, with
     lr / (sqrt(nu) + eps) for Adam. So adaptive optimizers minimise the same sum as SGD, where a
     soft threshold by the learning rate alone would minimise another. With momentum, the step is
@@ -78,7 +78,7 @@ def proximal(
       An optax transform.
 
     Raises:
-      TypeError: tx is no optax transform, unit no unit, role no Role.
+      TypeError: tx is not an optax transform, unit not a unit, or role not a Role.
       ValueError: a strength below 0; no pair; a pattern that is invalid, or that matches no
         parameter, or one that the unit does not fit (at `init`); a transform whose step cannot be
         told.

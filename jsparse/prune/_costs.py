@@ -101,7 +101,7 @@ def bytes(dtype: DTypeLike = jnp.float32) -> Cost:
       A function of a model, which gives [], float32.
 
     Raises:
-      TypeError: dtype is no floating-point type.
+      TypeError: dtype is not a floating-point type.
 
     Example:
       >>> from flax import nnx

@@ -51,7 +51,7 @@ def recalibrate(model: Model, batches: Iterable[Any], *, forward: Forward = call
       A model that shares nothing with the given one.
 
     Raises:
-      TypeError: the model is no module; batches is one array; forward is no function.
+      TypeError: the model is not a module; batches is one array; forward is not a function.
       ValueError: the model has no batch normalisation, or none that `forward` calls in train mode;
         no batch; a batch that the model does not take; statistics that are not finite.
 

@@ -70,7 +70,7 @@ def logme(features: ArrayLike, targets: ArrayLike) -> Evidence:
       An Evidence: score in nats by sample, alpha, beta and weights.
 
     Raises:
-      TypeError: features or targets are no numbers of these types.
+      TypeError: features or targets are not numbers of these types.
       ValueError: NaN or infinite numbers, other shapes or lengths, fewer than two classes, a class
         without a sample, a column of zeros.
 
@@ -260,7 +260,7 @@ def read_classes(name: str, labels: ArrayLike, samples: int, whole: bool = True)
       whole: whether each class up to the highest must have a sample, and there must be two.
 
     Raises:
-      TypeError: they are no integers [samples].
+      TypeError: they are not integers [samples].
       ValueError: another length, a class below 0, a class without a sample, a single class.
     """
     y = _array(labels)

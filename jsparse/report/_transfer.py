@@ -35,8 +35,8 @@ def leep(probabilities: ArrayLike, targets: ArrayLike) -> float:
       Nats by sample, 0 or less; higher is better.
 
     Raises:
-      TypeError: arguments are no numbers, targets no integers.
-      ValueError: rows that are no probabilities, other lengths, fewer than two classes, a class
+      TypeError: arguments are not numbers, or targets not integers.
+      ValueError: rows that are not probabilities, other lengths, fewer than two classes, a class
         without a sample.
 
     Example:
@@ -75,7 +75,7 @@ def nce(sources: ArrayLike, targets: ArrayLike) -> float:
       Nats by sample, 0 or less; higher is better.
 
     Raises:
-      TypeError: arguments are no integers.
+      TypeError: arguments are not integers.
       ValueError: other lengths, fewer than two target classes, one without a sample.
 
     Example:
@@ -166,7 +166,7 @@ def transfer(
       A Transfer, which prints as a table, best first: scores, and how many features are alive.
 
     Raises:
-      TypeError: models are no modules by name, or features is no function.
+      TypeError: models are not modules by name, or features is not a function.
       ValueError: there are no models, `features` fails, or `logme` refuses what it returns; the
         message names the model.
 

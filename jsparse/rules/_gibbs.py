@@ -34,7 +34,6 @@ import numpy as np
 from jax import Array, lax
 
 from jsparse._checks import check_density, check_not_negative, check_rivalry, check_weight
-from jsparse._noise import Words, draw_words, uniform
 from jsparse._pattern import (
     Role,
     Scope,
@@ -160,7 +159,7 @@ class Gibbs:
         key = draw_key(state["draw"])
         factor = 2.0 if self.exact else 1.0
         if self.unit == Weight():
-            kept = _bits(draw_words(state["draw"]), -factor * beta * field)
+            kept = _bits(key, -factor * beta * field)
         elif math.prod(tile) <= self.pairs_up_to:
             kept = self._pairs(key, field, tile, beta)
         else:
@@ -278,6 +277,6 @@ def _field(cut: Array, weight: Array) -> Array:
     return jnp.clip((cut - size) * (cut + size), -LARGE, LARGE)
 
 
-def _bits(key: Words, log_odds: Array) -> Array:
+def _bits(key: Array, log_odds: Array) -> Array:
     """Independent bits, True with probability sigmoid(log_odds)."""
-    return uniform(key, log_odds.shape, log_odds.dtype) < jax.nn.sigmoid(log_odds)
+    return jax.random.uniform(key, log_odds.shape, log_odds.dtype) < jax.nn.sigmoid(log_odds)

@@ -23,7 +23,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsparse._checks import check_not_negative, check_weight
-from jsparse._noise import draw_words, uniform
 from jsparse._pattern import Each, Role, Scope, Unit, Weight, grid_shape, unit_sizes
 from jsparse._step import masked
 from jsparse._values import check_in
@@ -31,6 +30,7 @@ from jsparse.rules._remaining import what_is_left, whole_shape
 from jsparse.rules._rule import (
     State,
     check_structure,
+    draw_key,
     new_draw,
     next_draw,
     to_weights,
@@ -132,7 +132,8 @@ class HardConcrete:
         if "draw" in state:
             shape = whole_shape(self, weight.shape)  # or units would get each other's draws
             grid = grid_shape(shape, self.unit.tile(shape, self.role))
-            u = uniform(draw_words(state["draw"]), grid, logits.dtype)
-            u = what_is_left(self, jnp.maximum(u * (1 - 2 * MARGIN) + MARGIN, MARGIN))
+            key = draw_key(state["draw"])
+            u = jax.random.uniform(key, grid, logits.dtype, MARGIN, 1 - MARGIN)
+            u = what_is_left(self, u)
             logits = (jnp.log(u) - jnp.log1p(-u) + logits) / BETA
         return jnp.clip(jax.nn.sigmoid(logits) * (ZETA - GAMMA) + GAMMA, 0.0, 1.0)

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from jsparse._noise import draw_words
 from jsparse._pattern import (
     Filter,
     PerOutput,
@@ -209,7 +208,8 @@ def new_draw(key: Array) -> Array:
 
 def draw_key(draw: Array) -> Array:
     """The key of the current draw, []."""
-    return jax.random.wrap_key_data(jnp.stack(draw_words(draw)), impl="threefry2x32")
+    seed, count = draw.astype(jnp.uint32)
+    return jax.random.fold_in(jax.random.key(seed), count)
 
 
 def next_draw(draw: Array) -> Array:

@@ -123,7 +123,7 @@ def check_block(block: tuple[int, int]) -> None:
     """Refuse anything but the two sides of a block.
 
     Raises:
-      TypeError: it is no tuple of whole numbers.
+      TypeError: it is not a tuple of whole numbers.
       ValueError: a side below 1, or not two.
     """
     if len(check_shape("block", block)) != 2:

@@ -30,7 +30,7 @@ def sides_of(layer: Any) -> Sides:
     """The two sides of a kernel.
 
     Raises:
-      ValueError: the layer is no product with one matrix over the last axes of x.
+      ValueError: the layer is not a product with one matrix over the last axes of x.
     """
     if isinstance(layer, nnx.LinearGeneral):
         return _general(layer)
@@ -59,7 +59,7 @@ def _einsum(equation: str) -> Sides:
     once = all(count == 1 for side in (x, kernel, y) for count in Counter(side).values())
     plain = once and "." not in kernel and sorted(ins + outs) == sorted(kernel)
     if not (plain and ins and outs and x == before + ins and y == before + outs):
-        raise ValueError(f"{equation!r} is no product with one matrix over the last axes")
+        raise ValueError(f"{equation!r} is not a product with one matrix over the last axes")
     return Sides(tuple(map(kernel.index, ins)), tuple(map(kernel.index, outs)))
 
 
@@ -81,7 +81,7 @@ def kernel_of(layer: Dense) -> np.ndarray:
     """The kernel of a layer that can be packed, [in, out].
 
     Raises:
-      ValueError: its kernel is no matrix.
+      ValueError: its kernel is not a matrix.
     """
     kernel, (ins, outs) = np.asarray(layer.kernel[...]), sides_of(layer)
     wide, high = map(math.prod, features_of(layer))

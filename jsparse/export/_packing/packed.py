@@ -100,8 +100,8 @@ class Packed(nnx.Module):
         """Refuse settings that no packed layer has.
 
         Raises:
-          TypeError: use_bias is no truth value, or a dtype not of floats.
-          ValueError: kept is no whole number.
+          TypeError: use_bias is not a truth value, or a dtype not of floats.
+          ValueError: kept is not a whole number.
         """
         check_whole(0, kept=kept)
         check_flag(use_bias=use_bias)
@@ -113,7 +113,7 @@ class Packed(nnx.Module):
         """Set the sizes of both sides.
 
         Raises:
-          TypeError: a size is no whole number.
+          TypeError: a size is not a whole number.
           ValueError: a size is below 0, or there is none.
         """
         self.in_shape = _as_shape(in_features=in_features)

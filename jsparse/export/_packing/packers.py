@@ -129,7 +129,7 @@ def check_format(format: Any, name: str = "format") -> None:
     """Refuse anything but a function from a layer to a packed one.
 
     Raises:
-      TypeError: it is no function, or one of this module that was not called.
+      TypeError: it is not a function, or is one of this module that was not called.
     """
     if format in (csr, blocks, int8):
         raise TypeError(f"{name} is {shown(format)}; call it: {format.__name__}(...)")

@@ -107,29 +107,13 @@ class BlockSizes(NamedTuple):
         _check_places("rows", rows, np.full(self.kept, down), part)
 
 
-class CsrInt8Sizes(NamedTuple):
-    """Of a matrix whose kept weights are stored one by one, as int8.
-
-    Attributes:
-      inputs: of the matrix.
-      outputs: of the matrix.
-      kept: weights.
-      width: inputs a group.
-    """
-
-    inputs: int
-    outputs: int
-    kept: int
-    width: int
+class CsrInt8Sizes(CsrSizes):
+    """Of a matrix whose kept weights are stored one by one, as int8."""
 
     def check(self) -> None:
-        """Refuse sizes that no matrix has.
-
-        Raises:
-          ValueError: it names the size.
-        """
+        """Refuse sizes that no matrix has: see `CsrSizes.check`."""
         _check_width(self.width, MOST_INT8)
-        CsrSizes(*self).check()
+        super().check()
 
     def check_arrays(self, arrays: Mapping[str, Any]) -> None:
         """Refuse arrays that are not such a matrix.
@@ -150,33 +134,11 @@ class CsrInt8Sizes(NamedTuple):
         if (total := int(counts.sum(dtype=np.int64))) != self.kept:
             raise ValueError(f"counts add up to {total}, expected {self.kept}, what is kept")
         part = np.repeat(np.arange(parts), counts)
-        _check_places("indices", indices, CsrSizes(*self).ends(part), part)
+        _check_places("indices", indices, self.ends(part), part)
 
 
-class BlockInt8Sizes(NamedTuple):
-    """Of a matrix whose kept blocks are stored, as int8.
-
-    Attributes:
-      inputs: of the matrix.
-      outputs: of the matrix.
-      kept: blocks.
-      wide: inputs a block.
-      high: outputs a block.
-    """
-
-    inputs: int
-    outputs: int
-    kept: int
-    wide: int
-    high: int
-
-    def check(self) -> None:
-        """Refuse sizes that no matrix has.
-
-        Raises:
-          ValueError: it names the size.
-        """
-        BlockSizes(*self).check()
+class BlockInt8Sizes(BlockSizes):
+    """Of a matrix whose kept blocks are stored, as int8."""
 
     def check_arrays(self, arrays: Mapping[str, Any]) -> None:
         """Refuse arrays that are not such a matrix.
@@ -188,12 +150,12 @@ class BlockInt8Sizes(NamedTuple):
         Raises:
           ValueError: as for `BlockSizes.check_arrays`; a scale is infinite or NaN.
         """
-        BlockSizes(*self).check_arrays(arrays)
+        super().check_arrays(arrays)
         _check_array(arrays, "values", (self.kept, self.wide, self.high), "int8")
         _check_scale(arrays, self.outputs)
 
 
-Sizes = CsrSizes | BlockSizes | CsrInt8Sizes | BlockInt8Sizes
+Sizes = CsrSizes | BlockSizes
 
 
 def _check_width(width: int, most: int) -> None:

@@ -28,7 +28,7 @@ def mend_in_place(model: nnx.Module, groups: Mapping[str, int], mend: Mend) -> A
       mend: for all modules, inner ones first.
 
     Raises:
-      TypeError, ValueError: `mend` gives what is no size, or not of the module.
+      TypeError, ValueError: `mend` gives what is not a size, or not of the module.
     """
     changed: Attributes = {}
     modules = list(walk_modules(model))[::-1]  # inner modules first

@@ -7,7 +7,7 @@ from jsparse.export._shrinking.liveness import ENDS, WHOLE, Reason, Ties
 
 
 def pin_ends(graph: Graph, fixed: Iterable[tuple[str, int]], ties: Ties) -> None:
-    """Keep what is no axis of weights, or may mean something else in other calls.
+    """Keep what is not an axis of weights, or may mean something else in other calls.
 
     Args:
       graph: of the model.
@@ -19,7 +19,7 @@ def pin_ends(graph: Graph, fixed: Iterable[tuple[str, int]], ties: Ties) -> None
     for node in graph.nodes():
         if node in graph.variables:
             if node.value is None or node not in read:
-                ties.because(Reason(WHOLE, None, "the variable is no weight: calls write it"))
+                ties.because(Reason(WHOLE, None, "the variable is not a weight: calls write it"))
                 ties.pin(node)
         elif node.value is not None and node.shape:
             op = next(iter(readers.get(node, [])), None)

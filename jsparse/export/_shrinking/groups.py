@@ -37,7 +37,7 @@ class UnitAxis:
       units: the number of the unit at each position of the axis, -1 for none: [length].
       use: what the model does with the weight along that axis.
       across: how many inputs, or outputs, of the weight as a matrix a unit is: a head those of its
-        width. 1 for weights that are no matrices.
+        width. 1 for weights that are not matrices.
     """
 
     path: str
@@ -163,7 +163,7 @@ def try_each(units: Units) -> None:
 
 
 def described(units: Units) -> dict[int, UnitGroup]:
-    """The groups by the number of the family, those that are no units of layers left out."""
+    """The groups by the number of the family, those that are not units of layers left out."""
     used = uses(units.graph)
     first: dict[str, int] = {}
     for n, op in enumerate(every(units.graph.ops)):

@@ -67,7 +67,7 @@ def shrink(
       (the smaller model, the record from which `rebuild` makes a fresh model of that size).
 
     Raises:
-      TypeError, ValueError: `mend` gives what is no size, or names no attribute of the module.
+      TypeError, ValueError: `mend` gives what is not a size, or names no attribute of the module.
       TypeError: keep holds something other than strings.
       ValueError: the smaller model gives other outputs; please report it. A pattern of keep matches
         no parameter.

@@ -60,7 +60,7 @@ def uses(graph: Graph) -> dict[Axis, Use]:
 
 
 def _stays_itself(op: Op, variable: Node) -> bool:
-    """A kernel may be normalised before it is used; a variance is no scale."""
+    """A kernel may be normalised before it is used; a variance is not a scale."""
     return len(variable.shape) > 1 or op.name not in ELEMENTWISE or op.name in LINEAR
 
 
