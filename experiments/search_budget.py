@@ -12,6 +12,8 @@ Paper: Malik, Haider, Iqbal and Taj, Neural network pruning through constrained 
     CIFAR-10 nets, 5,000 to 2,500 evaluations with 0, 32 and 128 Adam steps each, then 25,000 to
     40,000 steps of fine-tuning. Projection, stages, controls in the pool and halving are ours.
 
+Long because each study is one file.
+
 Command: python -m experiments.search_budget --networks lenet-300-100 mlp-7 vgg-16 --data FOLDER
          python -m experiments.search_budget --quick        (two cores, two minutes)
          Full-width VGG-16 with the paper's numbers: --networks vgg-16 --narrow 1 --samples 50000

@@ -112,9 +112,7 @@ class Multiplier:
 
     def within(self, limit: float | Array) -> "Multiplier":
         """The same multiplier for another limit, [], as a schedule may set it."""
-        check_in(
-            "(0, inf)" if self.settings[2] is log_ratio else "(-inf, inf)", **known(limit=limit)
-        )
+        check_in(_allowed(self.settings[2]), **known(limit=limit))
         new = jax.tree.map(lambda leaf: leaf, self)
         new.limit = jnp.asarray(limit, jnp.float32)
         return new

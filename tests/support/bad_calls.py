@@ -1,4 +1,7 @@
-"""A good call of every public callable: see `bad_inputs`."""
+"""A good call of every public callable: see `bad_inputs`.
+
+Long because it is one table.
+"""
 
 import tempfile
 from pathlib import Path
