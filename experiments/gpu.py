@@ -73,7 +73,8 @@ STEP, FEW = "experiments.bench.step --only", "experiments.bench.step --rounds 2 
 ROWS = (
     Row(
         "tests on the card",
-        "pytest -q -n 4 tests/test_contract.py tests/rules tests/export/test_pack.py",
+        "pytest -q -n 4 tests/test_contract.py tests/rules tests/export/test_pack.py"
+        " tests/export/test_pallas.py",
         "pytest -q -n 0 tests/test_schedule.py",
         4,
         GPU_TESTS,
