@@ -55,6 +55,7 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
       >>> from flax import nnx
       >>> from jsparse import Top
       >>> from jsparse._surgery import sparsify
+      >>> from jsparse.export import csr
       >>> model = sparsify(nnx.Sequential(nnx.Linear(4, 3, rngs=nnx.Rngs(0))),
       ...                  (".*/kernel", Top(density=0.25)))
       >>> pack(model, csr()).layers[0].values.shape
