@@ -1,4 +1,6 @@
-"""The documentation: its code runs, every public name has an entry, links resolve, notebooks run.
+"""The documentation: its code runs, every public name has an entry, links resolve.
+
+The site runs its notebooks when it is built, and an error in one fails the build.
 
 What needs Sphinx or a kernel is slow and left out where the extra `docs` is not installed.
 """
@@ -137,31 +139,6 @@ def test_nothing_names_an_address_that_is_not_known() -> None:
     assert [path.name for path in shown if "_owner_" in path.read_text()] == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
-    pytest.importorskip("nbclient")
-    pytest.importorskip("ipykernel")
-    program = (
-        "import sys, nbformat, nbclient; book = nbformat.read(sys.argv[1], 4); "
-        "nbclient.NotebookClient(book, timeout=600).execute(); "
-        "print(*(o['output_type'] for c in book.cells for o in c.get('outputs', [])))"
-    )
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    nowhere = "http://127.0.0.1:9"  # downloads fail at once, so the bundled data are used
-    known = {"JSPARSE_QUICK": "1", "JSPARSE_DATA": str(tmp_path), "PYTHONPATH": paths}
-    known |= {"https_proxy": nowhere, "HTTPS_PROXY": nowhere}
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(path)],
-        cwd=tmp_path,
-        env={**os.environ, **known},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "stream" in done.stdout
-
-
 class Links(html.parser.HTMLParser):
     """The links and anchors of a page."""
 
@@ -181,7 +158,7 @@ class Links(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def site() -> Path:
-    """The built site; one build, also where several workers ask for it."""
+    """The built site, whose notebooks ran; one build, also where several workers ask for it."""
     pytest.importorskip("sphinx_book_theme")
     pytest.importorskip("myst_nb")
     out = DOCS / "_build" / "html"
@@ -189,7 +166,8 @@ def site() -> Path:
     with (out.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", str(DOCS), str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        known = {**os.environ, "JSPARSE_QUICK": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=known)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
 

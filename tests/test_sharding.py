@@ -256,8 +256,14 @@ def test_no_weight_is_on_an_edge() -> None:
     assert density[0] > density[-1] + 0.1  # the masks do move
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("layout", "kind"),
+    [
+        pytest.param(layout, kind, marks=[pytest.mark.slow] if (n + m) % 2 else [])
+        for n, layout in enumerate(LAYOUTS)
+        for m, kind in enumerate(KINDS)
+    ],
+)
 def test_eight_devices_train_as_one(layout: str, kind: str) -> None:
     mesh = mesh_of(kind)
     with jax.set_mesh(mesh):

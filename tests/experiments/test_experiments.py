@@ -146,6 +146,9 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     # an address that refuses at once: no download, so the digits
     environment = os.environ | {"HOME": str(tmp_path), "https_proxy": "http://127.0.0.1:9"}
     environment.pop("JSPARSE_DATA", None)
+    # what one run compiled serves the other two
+    environment |= {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
     def run(folder: str) -> subprocess.Popen:
         return subprocess.Popen(
@@ -256,7 +259,12 @@ def test_each_step_prepares_its_images_with_a_new_key_of_the_run(over) -> None:
 @pytest.mark.slow
 def test_gibbs_cifar_quick(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     settings = dataclasses.replace(
-        gibbs_cifar.QUICK, structures=("filter",), epochs=2, density=0.25, out=str(tmp_path)
+        gibbs_cifar.QUICK,
+        structures=("filter",),
+        epochs=2,
+        samples=1280,
+        density=0.25,
+        out=str(tmp_path),
     )
     gibbs_cifar.main(settings)
     printed = capsys.readouterr().out
@@ -282,6 +290,7 @@ def test_structured_quick(
         densities=(0.25,),
         prices=(1e-2,),
         epochs=2,
+        samples=1280,
         out=str(tmp_path),
     )
     structured.main(settings)
