@@ -11,6 +11,7 @@ from flax import nnx
 
 import jsparse as js
 from tests.support.cases import RULES
+from tests.support.sampled import one_in
 
 pytestmark = pytest.mark.standard_dtypes
 X = jax.random.normal(jax.random.key(0), (8, 6))
@@ -47,7 +48,7 @@ def bridged(module: nn.Module, x: jax.Array = X) -> Any:
     return nnx.bridge.ToNNX(module, rngs=nnx.Rngs(0, dropout=1)).lazy_init(x)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", one_in(2, RULES))
 def test_a_linen_layer_reads_the_masked_weight(rule: str) -> None:
     dense = bridged(nn.Dense(4))
     model = js.sparsify(dense, (".*kernel", RULES[rule]))

@@ -47,6 +47,7 @@ def test_the_number_kept_is_exact_above_2_24(density: float) -> None:
     assert sum(int(k.sum(dtype=jnp.uint32)) for k in kept) == want
 
 
+@pytest.mark.slow
 def test_places_of_equal_scores_are_exact_above_2_24() -> None:
     zeros = jnp.zeros(2**24 + 3)
     want = 2**24 + 1

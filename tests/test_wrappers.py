@@ -9,6 +9,7 @@ from flax import nnx
 import jsparse as js
 from jsparse._variables import WRAPPERS, Learned, Mask, Setting
 from tests.support.cases import RULES
+from tests.support.sampled import one_in
 
 pytestmark = [
     pytest.mark.skipif(not WRAPPERS, reason="flax 0.11 has no such layers"),
@@ -40,7 +41,7 @@ def test_sparsify_names_the_wrapper(wrap: str) -> None:
 
 
 @pytest.mark.parametrize("wrap", MADE)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", one_in(2, RULES))
 def test_a_wrapper_around_a_sparse_layer_changes_no_state(rule: str, wrap: str) -> None:
     """It is refused where it would write masks, thresholds or scores; weights it may write."""
     layer, name = js.sparsify(linear(), ("kernel", RULES[rule])), wrap.split()[0]

@@ -147,7 +147,9 @@ def slow_compiler(folder: Path) -> Path:
     return compiler_that(f'echo $$ >> "{folder}/calls"; sleep 1; echo "$$" > "$2"', folder)
 
 
-@pytest.mark.parametrize(("program", "count"), [(ONE, 4), (THREADS, 1), (FORKS, 1)])
+@pytest.mark.parametrize(
+    ("program", "count"), [pytest.param(ONE, 4, marks=pytest.mark.slow), (THREADS, 1), (FORKS, 1)]
+)
 def test_who_compiles_at_once_waits_for_one(program, count, tmp_path):
     compiler = slow_compiler(tmp_path)
     call = [sys.executable, "-W", "ignore", "-c", BUILDS + program, compiler, tmp_path / "cache"]

@@ -12,6 +12,7 @@ from jsparse.export import Use
 from jsparse.export._shrinking.attributes import stock
 from jsparse.export._shrinking.groups import described, free, try_each
 from jsparse.export._shrinking.units import Units, same_outputs
+from tests.support.sampled import one_in
 from tests.support.zoo_cases import CASES
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
@@ -60,7 +61,7 @@ def tried(name: str) -> Units:
     return units
 
 
-@pytest.mark.parametrize("name", WANTED)
+@pytest.mark.parametrize("name", one_in(2, WANTED))
 def test_the_groups_of_a_net(name: str) -> None:
     groups = described(tried(name)).values()
     found = {group.name: group for group in groups if not group.held}

@@ -8,6 +8,7 @@ from flax import nnx
 import jsparse as js
 from jsparse._slots import walk_modules
 from jsparse.export import Record, rebuild
+from tests.support.sampled import one_in
 from tests.support.zoo_cases import CASES, FRESH, attribute, outputs, prepared, shapes
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
@@ -18,7 +19,7 @@ def plain(module: nnx.Module) -> dict[str, Any]:
     return {k: v for k, v in vars(module).items() if isinstance(v, kinds) and k[0] != "_"}
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", one_in(2, CASES))
 def test_zoo(name: str) -> None:
     case = CASES[name]
     model = prepared(case.make, case.dead)

@@ -9,6 +9,7 @@ import pytest
 import jsparse as js
 from jsparse.export import rebuild
 from tests.support.published_cases import MODELS, removed, row
+from tests.support.sampled import one_in
 from tests.support.zoo_cases import outputs, prepared, shapes
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
@@ -21,7 +22,7 @@ def promotion() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", one_in(2, MODELS))
 def test_published_models_lose_their_dead_units(name: str) -> None:
     case = MODELS[name]
     model = prepared(case.make, case.dead)

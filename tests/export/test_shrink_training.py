@@ -19,6 +19,7 @@ from jsparse._surgery import copied
 from jsparse.export import Record, rebuild, rebuild_training, shrink_training
 from jsparse.optim._optimizer import arrays_of
 from tests.support import zoo
+from tests.support.sampled import one_in
 
 pytest.importorskip("tyro")
 from experiments import common
@@ -132,7 +133,7 @@ CASES: dict[str, tuple[Callable, Callable, js.Rule, Callable, dict, dict]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", one_in(3, CASES))
 def test_the_run_is_the_masked_one_in_which_what_went_is_held(name: str) -> None:
     make, inputs, rule, tx, first, then = CASES[name]
     pattern = "(a|b)/kernel" if make is not Residual else "a/kernel"

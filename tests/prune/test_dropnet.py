@@ -14,6 +14,7 @@ from jax import Array
 import jsparse as js
 from jsparse.prune import AnyUnit, APoZ, Maximum, Minimum, after, drop_units, dropnet, each_round
 from jsparse.prune._dropnet import unit_shapes
+from tests.support.sampled import one_in
 
 X = jax.random.normal(jax.random.key(0), (6, 5, 5, 2))
 
@@ -63,7 +64,7 @@ SCORES: Mapping[str, Any] = {
 
 
 @pytest.mark.parametrize("choose", [js.prune.globally, js.prune.by_layer()])
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", one_in(2, SCORES))
 def test_so_many_units_are_left_and_whole_ones(score: str, choose: Any) -> None:
     asked = each_round(0.8, 2)
     found = list(dropnet(net(), train, SCORES[score], asked, choose=choose))

@@ -134,6 +134,7 @@ def pruned() -> dict[str, nnx.Module]:
         return {name: run(way) for name, way in METHODS.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_n_of_m_holds_in_each_layer_of_a_transformer(method: str, pruned: dict) -> None:
     model = pruned[method]
