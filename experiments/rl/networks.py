@@ -1,0 +1,126 @@
+"""The networks of agents, and how they are made sparse by one argument."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+import jsparse
+from experiments.common import torch_init
+from jsparse import prune, schedule
+
+HIDDEN = ".*fc[12]/kernel"
+"""The weights that become sparse: the last layer of each network stays dense."""
+Layers = list[tuple[Array, Array]]
+"""Kernel and bias of each layer, as read: masked."""
+
+
+class MLP(nnx.Module):
+    """Two hidden layers with ReLU, started as PyTorch starts them: [n, inputs] to [n, outputs]."""
+
+    def __init__(self, inputs: int, outputs: int, width: int, rngs: nnx.Rngs):
+        linear = lambda a, b: nnx.Linear(a, b, rngs=rngs, **torch_init(a))
+        self.fc1, self.fc2, self.fc3 = (
+            linear(inputs, width), linear(width, width), linear(width, outputs)
+        )  # fmt: skip
+
+    def __call__(self, x: Array) -> Array:
+        return self.fc3(nnx.relu(self.fc2(nnx.relu(self.fc1(x)))))
+
+    def layers(self) -> Layers:
+        """What `act` needs."""
+        layers = (self.fc1, self.fc2, self.fc3)
+        return [(layer.kernel[...], layer.bias[...]) for layer in layers]
+
+
+class Actor(nnx.Module):
+    """A deterministic policy: observations [n, observed] to actions [n, actions] in (-1, 1)."""
+
+    def __init__(self, observed: int, actions: int, width: int, rngs: nnx.Rngs):
+        self.net = MLP(observed, actions, width, rngs)
+
+    def __call__(self, observation: Array) -> Array:
+        return jnp.tanh(self.net(observation))
+
+
+class Critic(nnx.Module):
+    """Twin values of actions: two of [n]."""
+
+    def __init__(self, observed: int, actions: int, width: int, rngs: nnx.Rngs):
+        self.q1 = MLP(observed + actions, 1, width, rngs)
+        self.q2 = MLP(observed + actions, 1, width, rngs)
+
+    def __call__(self, observation: Array, action: Array) -> tuple[Array, Array]:
+        both = jnp.concatenate([observation, action], axis=-1)
+        return self.q1(both)[:, 0], self.q2(both)[:, 0]
+
+    def first(self, observation: Array, action: Array) -> Array:
+        """[n], the first of the two."""
+        return self.q1(jnp.concatenate([observation, action], axis=-1))[:, 0]
+
+
+def act(layers: Layers, observation: np.ndarray) -> np.ndarray:
+    """The actor in NumPy, for one observation or several: [..., observed] to [..., actions]."""
+    *hidden, last = layers
+    x = observation
+    for kernel, bias in hidden:
+        x = np.maximum(x @ kernel + bias, 0)
+    return np.tanh(x @ last[0] + last[1])
+
+
+Start = Callable[[nnx.Module, Array], nnx.Module]
+"""(dense network, key) -> the network as it starts to train."""
+
+
+class Kind(NamedTuple):
+    """How the networks of an agent are sparse.
+
+    Attributes:
+      start: makes a network sparse.
+      moved: (first, every, last) -> what moves its masks, by steps of its own optimizer.
+    """
+
+    start: Start = lambda network, key: network
+    moved: Callable[..., jsparse.Revision] | None = None
+
+
+def _masked(network: nnx.Module, key: Array, density: float, budget: Callable) -> nnx.Module:
+    held = jsparse.sparsify(network, (HIDDEN, jsparse.Held()))
+    return prune.random(held, density=density, key=key, choose=prune.by_layer(budget))
+
+
+def links(first: float, second: float) -> Start:
+    """Random masks, with so many links for each input and output of the two hidden layers."""
+    factor = {"fc1/kernel": first, "fc2/kernel": second}
+
+    def budget(shapes: Mapping[str, tuple[int, ...]], density: float) -> dict[str, float]:
+        by_path = {path: one for path in shapes for name, one in factor.items() if name in path}
+        return schedule.erdos_renyi_links(by_path)(shapes, density)
+
+    return partial(_masked, density=1.0, budget=budget)
+
+
+def drawn(density: float, budget: Callable = schedule.erdos_renyi) -> Start:
+    """Random masks of a density over both hidden layers."""
+    return partial(_masked, density=density, budget=budget)
+
+
+def learned(alpha: float) -> Start:
+    """Thresholds that are learned, with a cost of alpha."""
+    rule = jsparse.Threshold(alpha=alpha)
+    return lambda network, key: jsparse.sparsify(network, (HIDDEN, rule))
+
+
+def weights(network: nnx.Module) -> dict[str, tuple[int, int]]:
+    """Weights that a network reads, and all that it has, by path of the kernel; no biases."""
+    masks = {path: np.asarray(mask) for path, mask in jsparse.masks(network).items()}
+    state = nnx.to_flat_state(nnx.state(jsparse.fold(network), nnx.Param))
+    kernels = {"/".join(map(str, path)): leaf for path, leaf in state if path[-1] == "kernel"}
+    return {
+        path: (int(masks[path].sum()) if path in masks else kernel.size, kernel.size)
+        for path, kernel in kernels.items()
+    }

@@ -1,0 +1,180 @@
+"""TD3, with sparse networks or dense ones.
+
+1. The target of both critics is r + gamma min(Q1', Q2') at the target actor's action, to which
+   clipped noise is added. Where a task ended, it is r; a time limit is not an end.
+2. Both critics regress on it.
+3. At every second update the actor ascends Q1, and the targets move by tau.
+4. Sparse networks: weights are masked as they are read, revisions move the masks after the step of
+   an optimizer, and each matrix of a target keeps as many links as its network has, the largest.
+
+Decay is added to the gradient, before Adam. The critics' masks move at updates 2, 2 + every, ...,
+and the actor's with them.
+
+Reference: Fujimoto et al., Addressing function approximation error in actor-critic methods, ICML
+2018; Sokar et al., Dynamic sparse training for deep reinforcement learning, IJCAI 2022.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+
+import jsparse
+from experiments.rl.networks import Actor, Critic, Kind, Layers
+from experiments.rl.replay import Batch
+
+TRAINED = (nnx.Param, jsparse.Mask)
+DELAY = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Td3:
+    """Settings, those of the sparse paper."""
+
+    width: int = 256
+    """Units of both hidden layers of each network."""
+    batch: int = 100
+    """Transitions of an update."""
+    learning_rate: float = 1e-3
+    """Of Adam."""
+    decay: float = 2e-4
+    """Of all weights and biases."""
+    gamma: float = 0.99
+    """Discount."""
+    tau: float = 0.005
+    """How far the targets move."""
+    noise: float = 0.2
+    """Of the target's action, clipped at `clip`."""
+    clip: float = 0.5
+    """Largest such noise."""
+    every: int = 1000
+    """Updates between changes of the masks."""
+    fraction: float = 0.05
+    """Of a matrix's links, exchanged at each change."""
+
+
+class Agent(nnx.Module):
+    """The four networks and two optimizers; masks stay after update `last`."""
+
+    def __init__(
+        self, settings: Td3, kind: Kind, observed: int, actions: int, last: int, seed: int
+    ):
+        rngs, keys = nnx.Rngs(seed), jax.random.split(jax.random.key(seed), 2)
+        sizes = (observed, actions, settings.width, rngs)
+        self.actor = kind.start(Actor(*sizes), keys[0])
+        self.critic = kind.start(Critic(*sizes), keys[1])
+        self.actor_target = jsparse.hold(self.actor)
+        self.critic_target = jsparse.hold(self.critic)
+        optimizer = partial(_optimizer, settings, kind, seed)
+        self.actor_optimizer = optimizer(self.actor, DELAY, last)
+        self.critic_optimizer = optimizer(self.critic, 1, last)
+
+
+def _optimizer(
+    settings: Td3, kind: Kind, seed: int, network: nnx.Module, delay: int, last: int
+) -> jsparse.Optimizer:
+    """Adam with L2 decay; its steps are every `delay`-th update."""
+    tx = optax.chain(optax.add_decayed_weights(settings.decay), optax.adam(settings.learning_rate))
+    if kind.moved is None:
+        return jsparse.Optimizer(network, tx)
+    first, every, last = (max(1, n // delay) for n in (DELAY, settings.every, last))
+    move = kind.moved(first=first, every=every, last=last, fraction=settings.fraction)
+    tx = jsparse.revise(tx, (".*", move), seed=seed)
+    return jsparse.Optimizer(network, tx, wrt=nnx.Any(*TRAINED))
+
+
+def _improve(network: Any, optimizer: jsparse.Optimizer, loss_of: Any) -> Array:
+    """One step down a loss, in place; the loss before it, without the cost of rules."""
+
+    def both(network: Any) -> tuple[Array, Array]:
+        loss = loss_of(network)
+        return loss + jsparse.cost(network), loss
+
+    what = nnx.DiffState(0, optimizer.wrt)
+    grads, loss = nnx.grad(both, argnums=what, has_aux=True)(network)
+    optimizer.update(network, grads)
+    return loss
+
+
+def improve_critic(agent: Agent, settings: Td3, batch: Batch, key: Array) -> Array:
+    """1. and 2., in place; the loss."""
+    noise = settings.noise * jax.random.normal(key, batch.action.shape)
+    action = agent.actor_target(batch.following) + noise.clip(-settings.clip, settings.clip)
+    after = jnp.minimum(*agent.critic_target(batch.following, action.clip(-1, 1)))
+    target = batch.reward + settings.gamma * batch.going * after
+
+    def loss_of(critic: Critic) -> Array:
+        q1, q2 = critic(batch.observation, batch.action)
+        return ((q1 - target) ** 2).mean() + ((q2 - target) ** 2).mean()
+
+    return _improve(agent.critic, agent.critic_optimizer, loss_of)
+
+
+def improve_actor(agent: Agent, settings: Td3, batch: Batch) -> Array:
+    """3. and 4., in place; the loss."""
+    value = jsparse.resolve(agent.critic)
+    loss_of = lambda actor: -value.first(batch.observation, actor(batch.observation)).mean()
+    loss = _improve(agent.actor, agent.actor_optimizer, loss_of)
+    move = partial(jsparse.average, rate=settings.tau, keep="count")
+    agent.actor_target = move(agent.actor_target, agent.actor)
+    agent.critic_target = move(agent.critic_target, agent.critic)
+    return loss
+
+
+class Trainer:
+    """Compiled updates of an agent that is held as a tree of arrays.
+
+    Args:
+      settings: of the algorithm.
+      kind: how the networks are sparse.
+      observed: numbers in an observation.
+      actions: numbers in an action.
+      last: the update after which masks stay.
+    """
+
+    def __init__(self, settings: Td3, kind: Kind, observed: int, actions: int, last: int):
+        self.settings = settings
+        self._make = lambda seed: Agent(settings, kind, observed, actions, last, seed)
+        self.observed, self.actions = observed, actions
+        self.train = jax.jit(self._train, donate_argnums=0)
+        self.layers = jax.jit(self._layers)
+
+    def start(self, seed: int) -> Any:
+        """The state of a new agent."""
+        self._graph, state = nnx.split(self._make(seed))
+        return state
+
+    def agent(self, state: Any) -> Agent:
+        """The agent of a state."""
+        return nnx.merge(self._graph, state)
+
+    def _train(self, state: Any, batches: Batch, key: Array) -> tuple[Any, Array, Layers]:
+        """Updates in turn: batches [updates / 2, 2, batch, ...] to losses [updates / 2, 3].
+
+        Returns:
+          The new state, the losses of both updates of the critic and of the actor, and the layers
+          of the actor.
+        """
+
+        def pair(state: Any, given: tuple[Batch, Array]) -> tuple[Any, Array]:
+            agent, (batches, keys) = self.agent(state), given
+            first, second = (Batch(*(column[n] for column in batches)) for n in range(DELAY))
+            losses = [
+                improve_critic(agent, self.settings, first, keys[0]),
+                improve_critic(agent, self.settings, second, keys[1]),
+                improve_actor(agent, self.settings, second),
+            ]
+            return nnx.state(agent), jnp.stack(losses)
+
+        keys = jax.random.split(key, (len(batches.reward), DELAY))
+        state, losses = jax.lax.scan(pair, state, (batches, keys))
+        return state, losses, self._layers(state)
+
+    def _layers(self, state: Any) -> Layers:
+        """The layers of the actor, as it reads them."""
+        return jsparse.resolve(self.agent(state).actor).net.layers()
