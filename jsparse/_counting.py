@@ -36,7 +36,8 @@ def count(marked: Array, axes: tuple[int, ...]) -> Array:
     if axes and marked.shape[long] < 2**16:  # narrow integers add up faster
         marked = marked.astype(jnp.uint8)
         *before, length = marked.shape[: long + 1]
-        if length % (8 * jax.device_count()) == 0:  # no shard may be split
+        # XLA:CPU is slow where few are left to add, and no shard may be split
+        if length > 256 and length % (8 * jax.device_count()) == 0:
             eighths = marked.reshape(*before, length // 8, 8, *marked.shape[long + 1 :])
             marked = eighths.sum(axis=long + 1, dtype=jnp.uint8)
         marked = marked.sum(axis=long, dtype=jnp.uint16)
