@@ -161,15 +161,16 @@ class Trainer:
           of the actor.
         """
 
+        def critic(state: Any, given: tuple[Batch, Array]) -> tuple[Any, Array]:
+            agent = self.agent(state)
+            loss = improve_critic(agent, self.settings, *given)
+            return nnx.state(agent), loss
+
         def pair(state: Any, given: tuple[Batch, Array]) -> tuple[Any, Array]:
-            agent, (batches, keys) = self.agent(state), given
-            first, second = (Batch(*(column[n] for column in batches)) for n in range(DELAY))
-            losses = [
-                improve_critic(agent, self.settings, first, keys[0]),
-                improve_critic(agent, self.settings, second, keys[1]),
-                improve_actor(agent, self.settings, second),
-            ]
-            return nnx.state(agent), jnp.stack(losses)
+            state, losses = jax.lax.scan(critic, state, given)
+            agent, last = self.agent(state), Batch(*(column[-1] for column in given[0]))
+            loss = improve_actor(agent, self.settings, last)
+            return nnx.state(agent), jnp.append(losses, loss)
 
         keys = jax.random.split(key, (len(batches.reward), DELAY))
         state, losses = jax.lax.scan(pair, state, (batches, keys))
