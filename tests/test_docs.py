@@ -27,6 +27,7 @@ PAGES = sorted(DOCS.glob("*.md"))
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 LONG = {
     "accumulation",
+    "agents",
     "average",
     "coming",
     "decay",

@@ -71,7 +71,8 @@ def learn(
     """
     walked, judged = gym.make(name), gym.make(name)
     replay = Replay(settings.steps, trainer.observed, trainer.actions)
-    begin = {"agent": trainer.start(seed), "replay": replay.rows, "added": np.zeros((), np.int64)}
+    state = trainer.start(seed, *trainer.networks(seed))
+    begin = {"agent": state, "replay": replay.rows, "added": np.zeros((), np.int64)}
     done, tree = run.load(begin)
     state = tree["agent"]
     replay.restore(tree["replay"], int(tree["added"]))

@@ -15,6 +15,7 @@ Reference: Fujimoto et al., Addressing function approximation error in actor-cri
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,8 @@ import jsparse
 from experiments.rl.networks import Actor, Critic, Kind, Layers
 from experiments.rl.replay import Batch
 
+Objective = Callable[[Critic, Batch, Array], Array]
+"""(critic, batch, the actor's actions) -> the actor's loss, []."""
 TRAINED = (nnx.Param, jsparse.Mask)
 DELAY = 2
 
@@ -62,23 +65,20 @@ class Agent(nnx.Module):
     """The four networks and two optimizers; masks stay after update `last`."""
 
     def __init__(
-        self, settings: Td3, kind: Kind, observed: int, actions: int, last: int, seed: int
+        self, settings: Td3, kind: Kind, actor: Actor, critic: Critic, last: int, seed: int
     ):
-        rngs, keys = nnx.Rngs(seed), jax.random.split(jax.random.key(seed), 2)
-        sizes = (observed, actions, settings.width, rngs)
-        self.actor = kind.start(Actor(*sizes), keys[0])
-        self.critic = kind.start(Critic(*sizes), keys[1])
+        self.actor, self.critic = actor, critic
         self.actor_target = jsparse.hold(self.actor)
         self.critic_target = jsparse.hold(self.critic)
-        optimizer = partial(_optimizer, settings, kind, seed)
-        self.actor_optimizer = optimizer(self.actor, DELAY, last)
-        self.critic_optimizer = optimizer(self.critic, 1, last)
+        made = partial(optimizer, settings, kind, seed, last)
+        self.actor_optimizer = made(self.actor, DELAY)
+        self.critic_optimizer = made(self.critic, 1)
 
 
-def _optimizer(
-    settings: Td3, kind: Kind, seed: int, network: nnx.Module, delay: int, last: int
+def optimizer(
+    settings: Td3, kind: Kind, seed: int, last: int, network: nnx.Module, delay: int = 1
 ) -> jsparse.Optimizer:
-    """Adam with L2 decay; its steps are every `delay`-th update."""
+    """Adam with L2 decay; its steps are every `delay`-th update, and masks stay after `last`."""
     tx = optax.chain(optax.add_decayed_weights(settings.decay), optax.adam(settings.learning_rate))
     if kind.moved is None:
         return jsparse.Optimizer(network, tx)
@@ -88,7 +88,7 @@ def _optimizer(
     return jsparse.Optimizer(network, tx, wrt=nnx.Any(*TRAINED))
 
 
-def _improve(network: Any, optimizer: jsparse.Optimizer, loss_of: Any) -> Array:
+def improve(network: Any, optimizer: jsparse.Optimizer, loss_of: Any) -> Array:
     """One step down a loss, in place; the loss before it, without the cost of rules."""
 
     def both(network: Any) -> tuple[Array, Array]:
@@ -101,25 +101,55 @@ def _improve(network: Any, optimizer: jsparse.Optimizer, loss_of: Any) -> Array:
     return loss
 
 
-def improve_critic(agent: Agent, settings: Td3, batch: Batch, key: Array) -> Array:
-    """1. and 2., in place; the loss."""
+def critic_loss(
+    critic: Critic,
+    actor_target: Actor,
+    critic_target: Critic,
+    settings: Td3,
+    batch: Batch,
+    key: Array,
+) -> Array:
+    """1. and 2.: squared distance of both values to the target, []."""
     noise = settings.noise * jax.random.normal(key, batch.action.shape)
-    action = agent.actor_target(batch.following) + noise.clip(-settings.clip, settings.clip)
-    after = jnp.minimum(*agent.critic_target(batch.following, action.clip(-1, 1)))
-    target = batch.reward + settings.gamma * batch.going * after
-
-    def loss_of(critic: Critic) -> Array:
-        q1, q2 = critic(batch.observation, batch.action)
-        return ((q1 - target) ** 2).mean() + ((q2 - target) ** 2).mean()
-
-    return _improve(agent.critic, agent.critic_optimizer, loss_of)
+    action = actor_target(batch.following) + noise.clip(-settings.clip, settings.clip)
+    after = jnp.minimum(*critic_target(batch.following, action.clip(-1, 1)))
+    target = jax.lax.stop_gradient(batch.reward + settings.gamma * batch.going * after)
+    q1, q2 = critic(batch.observation, batch.action)
+    return ((q1 - target) ** 2).mean() + ((q2 - target) ** 2).mean()
 
 
-def improve_actor(agent: Agent, settings: Td3, batch: Batch) -> Array:
+def improve_critic(agent: Agent, settings: Td3, batch: Batch, key: Array) -> Array:
+    """2., in place; the loss."""
+    targets = agent.actor_target, agent.critic_target
+    loss_of = lambda critic: critic_loss(critic, *targets, settings, batch, key)
+    return improve(agent.critic, agent.critic_optimizer, loss_of)
+
+
+def ascend(critic: Critic, batch: Batch, action: Array) -> Array:
+    """The objective of TD3."""
+    return -critic.first(batch.observation, action).mean()
+
+
+def near_data(alpha: float) -> Objective:
+    """That of TD3+BC: Q over its mean size times alpha, and the squared distance to the data.
+
+    Reference: Fujimoto and Gu, A minimalist approach to offline reinforcement learning, NeurIPS
+    2021.
+    """
+
+    def objective(critic: Critic, batch: Batch, action: Array) -> Array:
+        value = critic.first(batch.observation, action)
+        scale = alpha / jax.lax.stop_gradient(jnp.abs(value).mean())
+        return ((action - batch.action) ** 2).mean() - scale * value.mean()
+
+    return objective
+
+
+def improve_actor(agent: Agent, settings: Td3, objective: Objective, batch: Batch) -> Array:
     """3. and 4., in place; the loss."""
     value = jsparse.resolve(agent.critic)
-    loss_of = lambda actor: -value.first(batch.observation, actor(batch.observation)).mean()
-    loss = _improve(agent.actor, agent.actor_optimizer, loss_of)
+    loss_of = lambda actor: objective(value, batch, actor(batch.observation))
+    loss = improve(agent.actor, agent.actor_optimizer, loss_of)
     move = partial(jsparse.average, rate=settings.tau, keep="count")
     agent.actor_target = move(agent.actor_target, agent.actor)
     agent.critic_target = move(agent.critic_target, agent.critic)
@@ -135,19 +165,36 @@ class Trainer:
       observed: numbers in an observation.
       actions: numbers in an action.
       last: the update after which masks stay.
+      objective: of the actor.
     """
 
-    def __init__(self, settings: Td3, kind: Kind, observed: int, actions: int, last: int):
-        self.settings = settings
-        self._make = lambda seed: Agent(settings, kind, observed, actions, last, seed)
+    def __init__(
+        self,
+        settings: Td3,
+        kind: Kind,
+        observed: int,
+        actions: int,
+        last: int,
+        objective: Objective = ascend,
+    ):
+        self.settings, self.kind, self.last, self.objective = settings, kind, last, objective
         self.observed, self.actions = observed, actions
         self.train = jax.jit(self._train, donate_argnums=0)
         self.layers = jax.jit(self._layers)
 
-    def start(self, seed: int) -> Any:
-        """The state of a new agent."""
-        self._graph, state = nnx.split(self._make(seed))
-        return state
+    def networks(self, seed: int) -> tuple[Actor, Critic]:
+        """New ones."""
+        rngs, keys = nnx.Rngs(seed), jax.random.split(jax.random.key(seed), 2)
+        sizes = (self.observed, self.actions, self.settings.width, rngs)
+        made = Actor(*sizes), Critic(*sizes)
+        actor, critic = (self.kind.start(one, key) for one, key in zip(made, keys, strict=True))
+        return actor, critic
+
+    def start(self, seed: int, actor: Actor, critic: Critic) -> Any:
+        """The state of an agent with these networks."""
+        agent = Agent(self.settings, self.kind, actor, critic, self.last, seed)
+        self._graph, state = nnx.split(agent)
+        return jax.tree.map(jnp.copy, state)  # training uses it up
 
     def agent(self, state: Any) -> Agent:
         """The agent of a state."""
@@ -169,7 +216,7 @@ class Trainer:
         def pair(state: Any, given: tuple[Batch, Array]) -> tuple[Any, Array]:
             state, losses = jax.lax.scan(critic, state, given)
             agent, last = self.agent(state), Batch(*(column[-1] for column in given[0]))
-            loss = improve_actor(agent, self.settings, last)
+            loss = improve_actor(agent, self.settings, self.objective, last)
             return nnx.state(agent), jnp.append(losses, loss)
 
         keys = jax.random.split(key, (len(batches.reward), DELAY))

@@ -3,7 +3,6 @@
 import dataclasses
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -21,30 +20,11 @@ from experiments.rl.networks import Actor, Critic, Kind
 from experiments.rl.online import OnlineSettings, learn
 from experiments.rl.replay import Replay
 from experiments.rl.td3 import Td3, Trainer
+from tests.support.line import Line
 
 pytestmark = pytest.mark.standard_dtypes
 SMALL = Td3(width=8, batch=4, every=100)
 KINDS = dynamic_td3.kinds("HalfCheetah", alpha=1e-5)
-
-
-class Line:
-    """A point on a line: reward for being at 0, lost beyond 1, over after 20 steps."""
-
-    observation_space = action_space = SimpleNamespace(
-        shape=(1,), low=np.array([-2.0]), high=np.array([2.0])
-    )
-    reward = 1.0
-
-    def reset(self, seed: int | None = None) -> tuple[np.ndarray, dict]:
-        self.random = np.random.default_rng(seed) if seed is not None else self.random
-        self.place, self.steps = self.random.uniform(-0.5, 0.5), 0
-        return np.array([self.place]), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        assert action.dtype == np.float32 and abs(action[0]) <= 2
-        self.place, self.steps = self.place + 0.1 * float(action[0]), self.steps + 1
-        reward = self.reward - abs(self.place)
-        return np.array([self.place]), reward, abs(self.place) > 1, self.steps == 20, {}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +90,8 @@ def test_targets_stay_within_their_links(arm: str) -> None:
     """Over 300 updates, in which masks move at 2, 102 and 202."""
     sparse = {"DS": Kind(networks.drawn(0.5), KINDS["DS"].moved), "thresholds": KINDS[arm]}
     trainer = Trainer(SMALL, sparse[arm], 3, 2, last=10**6)
-    state, random, replay = trainer.start(0), np.random.default_rng(0), Replay(100, 3, 2)
+    state, random = trainer.start(0, *trainer.networks(0)), np.random.default_rng(0)
+    replay = Replay(100, 3, 2)
     for _ in range(100):
         row = (
             random.normal(size=3),
@@ -135,7 +116,7 @@ def test_targets_stay_within_their_links(arm: str) -> None:
     if arm == "DS":
         moved = [n for n in range(150) if changed(masks[n], masks[n + 1])]
         assert moved == [0, 50, 100]
-        assert {one["q1/fc2/kernel"].sum() for one in masks} == {32}
+        assert len({one["q1/fc2/kernel"].sum() for one in masks}) == 1
 
 
 def links(network: Any) -> dict[str, np.ndarray]:
