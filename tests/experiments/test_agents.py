@@ -85,11 +85,10 @@ def test_half_cheetah_has_the_weights_of_the_paper() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", ["DS", "thresholds"])
-def test_targets_stay_within_their_links(arm: str) -> None:
+def test_targets_stay_within_their_links() -> None:
     """Over 300 updates, in which masks move at 2, 102 and 202."""
-    sparse = {"DS": Kind(networks.drawn(0.5), KINDS["DS"].moved), "thresholds": KINDS[arm]}
-    trainer = Trainer(SMALL, sparse[arm], 3, 2, last=10**6)
+    kind = Kind(networks.drawn(0.5), KINDS["DS"].moved)
+    trainer = Trainer(SMALL, kind, 3, 2, last=10**6)
     state, random = trainer.start(0, *trainer.networks(0)), np.random.default_rng(0)
     replay = Replay(100, 3, 2)
     for _ in range(100):
@@ -113,10 +112,9 @@ def test_targets_stay_within_their_links(arm: str) -> None:
                 assert target[path].sum() <= mask.sum()
         masks.append(links(agent.critic))
     assert not np.asarray(layers[1][0])[~links(agent.actor)["net/fc2/kernel"]].any()
-    if arm == "DS":
-        moved = [n for n in range(150) if changed(masks[n], masks[n + 1])]
-        assert moved == [0, 50, 100]
-        assert len({one["q1/fc2/kernel"].sum() for one in masks}) == 1
+    moved = [n for n in range(150) if changed(masks[n], masks[n + 1])]
+    assert moved == [0, 50, 100]
+    assert len({one["q1/fc2/kernel"].sum() for one in masks}) == 1
 
 
 def links(network: Any) -> dict[str, np.ndarray]:
