@@ -168,8 +168,11 @@ def test_what_is_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
             gym.make(name)
 
 
-def test_environments_are_those_of_gymnasium() -> None:
+def test_environments_are_those_of_gymnasium(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("mujoco")
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its warnings there
     made = gym.make("HalfCheetah-v5")
     assert gym.sizes(made) == (17, 6)
     (step,) = gym.Walk(made, 0).steps(1, None, 0.1)
