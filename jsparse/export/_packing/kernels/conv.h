@@ -65,10 +65,8 @@ struct Grid {
     }
     wide = std::max(end, across - head);
     if (p.batch_last) {
-      int64_t vectors = 1;
-      while (vectors < 4 && p.rows * p.columns * vectors < 8 && p.batch > vectors * k.lanes)
-        vectors *= 2;
-      cell = vectors * k.lanes;
+      cell = k.lanes;
+      while (cell < p.batch && cell < (p.rows * p.columns < 4 ? 4 : 2) * k.lanes) cell *= 2;
     }
     chunks = ceil_div(p.batch, cell);
     const double row = static_cast<double>(planes()) * wide * cell;
@@ -101,6 +99,15 @@ struct Grid {
   const Problem& problem;
   int64_t cell = 1, wide, chunks, band, bands, tile, vectors, plane;
 };
+
+// Narrower kernels where many places of wide vectors would be empty: for small images.
+const Kernels& fitting(const Kernels& k, const Problem& p) {
+  if (p.batch_last || k.lanes <= 8) return k;
+  const Kernels& narrow = kernels(8);
+  const Grid g(k, p);
+  const int64_t span = g.span(g.band);
+  return 2 * ceil_div(span, narrow.lanes) <= 3 * ceil_div(span, k.lanes) ? narrow : k;
+}
 
 // Where the images of a chunk lie in an array.
 struct Place {
@@ -187,8 +194,7 @@ class Results {
   int64_t place_begin_ = 0, place_plane_ = 0, phases_ = 1;
 };
 
-// Calls work(grid, chunk, band, tile, results) for each tile of each item of the batch, with its
-// sources on the grid; items are shared by threads, and cut into parts of `count` results.
+// Results from sources: items are chunks and bands, and parts of the results where those are few.
 void conv_product(const Kernels& k, ffi::ThreadPool pool, const Grid& g, const Taps& m,
                   const float* x, float* y) {
   const int64_t items = g.chunks * g.bands;
@@ -362,12 +368,13 @@ ffi::Error conv_forward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::U1
                         ffi::Buffer<ffi::S32> starts, Floats x, Result y,
                         ffi::Span<const int64_t> window, int64_t width, int64_t batch_last,
                         int64_t lanes) {
-  const Kernels& k = kernels(lanes);
+  const Kernels& widest = kernels(lanes);
   Csr m;
   Window w;
-  ffi::Error error = conv(values, indices, starts, x, *y, window, width, k, &m, &w);
+  ffi::Error error = conv(values, indices, starts, x, *y, window, width, widest, &m, &w);
   if (error.failure() || !y->element_count()) return error;
   const Problem p = forward_problem(w, x.dimensions().begin(), y->dimensions().begin(), batch_last);
+  const Kernels& k = fitting(widest, p);
   const Grid g(k, p);
   if (!g.fits(width * w.phases())) return too_large();
   const auto table = reads(w, g, width, false);
@@ -381,13 +388,14 @@ ffi::Error conv_backward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::U
                          ffi::Buffer<ffi::S32> starts, Floats dy, Result dx,
                          ffi::Span<const int64_t> window, int64_t width, int64_t batch_last,
                          int64_t lanes) {
-  const Kernels& k = kernels(lanes);
+  const Kernels& widest = kernels(lanes);
   Csr m;
   Window w;
-  ffi::Error error = conv(values, indices, starts, *dx, dy, window, width, k, &m, &w);
+  ffi::Error error = conv(values, indices, starts, *dx, dy, window, width, widest, &m, &w);
   if (error.failure() || !dx->element_count()) return error;
   const Problem p =
       backward_problem(w, dx->dimensions().begin(), dy.dimensions().begin(), batch_last);
+  const Kernels& k = fitting(widest, p);
   const Grid g(k, p);
   const int64_t outputs = std::clamp<int64_t>(65536 / w.taps(), 1, kOutputs);
   if (!g.fits(outputs)) return too_large();
@@ -404,14 +412,15 @@ ffi::Error conv_weights(ffi::ThreadPool pool, ffi::Buffer<ffi::U16> indices,
                         ffi::Buffer<ffi::S32> starts, Floats x, Floats dy, Result dw,
                         ffi::Span<const int64_t> window, int64_t width, int64_t batch_last,
                         int64_t lanes) {
-  const Kernels& k = kernels(lanes);
+  const Kernels& widest = kernels(lanes);
   Csr m;
   Window w;
-  ffi::Error error = conv(*dw, indices, starts, x, dy, window, width, k, &m, &w);
+  ffi::Error error = conv(*dw, indices, starts, x, dy, window, width, widest, &m, &w);
   if (error.failure()) return error;
   std::fill(dw->typed_data(), dw->typed_data() + dw->element_count(), 0.0f);
   if (!dy.element_count()) return error;
   const Problem p = forward_problem(w, x.dimensions().begin(), dy.dimensions().begin(), batch_last);
+  const Kernels& k = fitting(widest, p);
   const Grid g(k, p);
   if (!g.fits(width * w.phases())) return too_large();
   const auto table = reads(w, g, width, false);
