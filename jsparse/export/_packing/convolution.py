@@ -1,12 +1,14 @@
 """Sparse convolutions: the product and its gradients, with kernels for the CPU.
 
 y[n, i, j, o] is the sum of w x[n, s i + d k - p, ..., c] over the weights w that are kept of each
-window. The kernels (`kernels/conv.h`) take x and y with each channel as a plane, the batch innermost
-if there are enough images: as a layout in memory, which XLA keeps from layer to layer, through what
-lies between them. On other platforms, on meshes and without a compiler, the kernel is filled in.
+window. The kernels (`kernels/conv.h`) take x and y with each channel as a plane, and the batch
+innermost if there are enough images: as a layout in memory, which XLA keeps from layer to layer,
+through what lies between them. On other platforms, on meshes and without a compiler, the kernel is
+filled in.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +18,7 @@ from jax import Array
 from jax.custom_batching import sequential_vmap
 
 from jsparse.export._packing.csr import with_gradients
-from jsparse.export._packing.formats import CsrArrays, csr_matrix, csr_places, on_mesh
+from jsparse.export._packing.formats import MOST, CsrArrays, csr_matrix, csr_places, on_mesh
 from jsparse.export._packing.packed import WIDEST, by_rows, has_kernel, on_cpu
 
 BATCH_LAST, PLANES = (3, 1, 2, 0), (0, 3, 1, 2)
@@ -58,6 +60,13 @@ class Window(NamedTuple):
         """Of the window."""
         return self.size[0] * self.size[1]
 
+    def fits(self) -> bool:
+        """Whether the kernels take it; they take no padding that is not known."""
+        pads = [abs(side) for pair in self.padding for side in pair if isinstance(side, int)]
+        sides = zip(self.size, self.dilation, strict=True)
+        sizes = [self.taps, math.prod(self.strides), *((n - 1) * d for n, d in sides), *pads]
+        return len(pads) == 4 and max(sizes) <= MOST
+
 
 def conv_dot(arrays: CsrArrays, x: Array, window: Window) -> Array:
     """The convolution of x with what is kept of a kernel.
@@ -70,8 +79,7 @@ def conv_dot(arrays: CsrArrays, x: Array, window: Window) -> Array:
     Returns:
       [batch, height, width, outputs].
     """
-    known = all(isinstance(side, int) for pair in window.padding for side in pair)
-    if not (arrays.values.size and known and has_kernel(x)) or on_mesh(x, *arrays):
+    if not (arrays.values.size and window.fits() and has_kernel(x)) or on_mesh(x, *arrays):
         return plain_conv_dot(arrays, x, window)
     values, images = arrays.values.astype(jnp.float32), x.astype(jnp.float32)
     y: Any = _product(window, values, images, arrays.indices, arrays.starts)
@@ -90,13 +98,13 @@ def whole_kernel(arrays: CsrArrays, window: Window) -> Array:
 
 def as_matrix(kernel: Any) -> Any:
     """A kernel [..., features, outputs] as a matrix: features, then taps of each."""
-    *size, features, outputs = kernel.shape
+    features, outputs = kernel.shape[-2:]
     return kernel.reshape(-1, features, outputs).swapaxes(0, 1).reshape(-1, outputs)
 
 
 def as_kernel(matrix: Any, size: tuple[int, ...]) -> Any:
     """The kernel [*size, features, outputs] of such a matrix."""
-    taps = int(np.prod(size))
+    taps = math.prod(size)
     features, outputs = matrix.shape[0] // taps, matrix.shape[1]
     return matrix.reshape(features, taps, outputs).swapaxes(0, 1).reshape(*size, features, outputs)
 
