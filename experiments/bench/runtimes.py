@@ -90,10 +90,9 @@ def compiled(name: str, x: np.ndarray, density: float) -> Callable[[], Any]:
         model = jsparse.fold(jsparse.sparsify(model, (KERNELS, jsparse.Top(density=density))))
     model.eval()
     stock, fast = jax.lax.conv_general_dilated, common.convolution(scanned=False)
+    stored = nnx.clone(model)
     if density < 1:  # only stock convolutions can be packed; those that stay are fast again
-        stored = export.pick(_convolved(nnx.clone(model), stock), given).model
-    else:
-        stored = model
+        stored = export.pick(_convolved(stored, stock), given).model
     model, stored = _convolved(model, fast), _convolved(stored, fast)
     expected = np.asarray(model(given))
     call = _forward(stored, given)

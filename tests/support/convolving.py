@@ -2,11 +2,15 @@
 
 import random
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jsparse.export._packing.convolution import Window
+from jsparse.export._packing.convolution import Window, as_matrix, plain_conv_dot
+from jsparse.export._packing.formats import csr_arrays
 
 SIDES = (1, 2, 3, 7, 12)
+WRONG = 2**40
 BATCHES = (1, 2, 3, 16, 19, 40, 100)
 
 
@@ -66,3 +70,34 @@ def backward(window: Window, kernel: np.ndarray, x: np.ndarray, dy: np.ndarray):
     begin = [max(0, a) for a, _ in window.padding]
     (top, left), (height, width) = begin, window.image
     return whole[:, top : top + height, left : left + width], dkernel
+
+
+def words(choice: random.Random, *, whole: bool) -> np.ndarray:
+    """A convolution as the program in kernels.cc reads it: as it should be, or damaged."""
+    given, batch = window(choice), choice.choice(BATCHES[:-1])
+    drawn = np.random.default_rng(choice.randrange(2**32))
+    kernel = drawn.random((*given.size, given.features, given.outputs))
+    kernel = np.float32(kernel * (drawn.random(kernel.shape) < choice.random()))
+    arrays = csr_arrays(as_matrix(kernel), given.width * given.taps)
+    x = jax.ShapeDtypeStruct((batch, *given.image, given.features), jnp.float32)
+    y = jax.eval_shape(lambda x: plain_conv_dot(arrays, x, given), x)
+    before = [pad[0] for pad in given.padding]
+    sizes = [given.width, choice.randint(0, 1), *given.image, *y.shape[1:3]]
+    sizes += [*given.size, *given.strides, *given.dilation, *before]
+    places, starts = np.asarray(arrays.indices), np.asarray(arrays.starts)
+    if not whole:
+        what = choice.choice(["sizes", "places", "starts"])
+        if what == "sizes":
+            at = choice.randrange(len(sizes))
+            sizes[at] = choice.choice([max(0, sizes[at] + choice.choice([-3, -1, 1, 4])), WRONG])
+            if at in (2, 3, 4, 5):  # of arrays, which are made so large
+                sizes[at] = min(sizes[at], 50)
+        else:
+            array = (places if what == "places" else starts).copy()
+            if array.size:
+                wrong = np.int64(choice.choice([-5, 0, 1, 7, 300, 65535]))
+                array[choice.randrange(array.size)] = wrong.astype(array.dtype)
+            places, starts = (array, starts) if what == "places" else (places, array)
+    head = [4, batch, given.features, given.outputs, given.lanes, len(arrays.values), *sizes]
+    parts = [[places.size], places, [starts.size], starts]
+    return np.concatenate([np.asarray(part, np.int64) for part in (head, *parts)])
