@@ -26,6 +26,7 @@ from jsparse.export import (
     unpack,
 )
 from jsparse.export._packing import compiled, convolution
+from jsparse.export._packing.autotune import FORMATS, _worth_trying
 from jsparse.export._packing.convolution import as_matrix, whole_kernel
 from jsparse.export._packing.formats import csr_arrays, csr_places
 from jsparse.export._packing.layers import packed_layers, put_packed
@@ -273,6 +274,11 @@ def test_formats_for_matrices_leave_windows_dense_and_say_so():
             assert type(pack(net, format).wide) is nnx.Conv
     with pytest.raises(ValueError, match="csr\\(\\) takes it"):
         pack(net, blocks((2, 2)), "first|wide")
+
+
+def test_pick_tries_the_formats_that_hold_a_window():
+    made = _worth_trying(conv(20, 9, (3, 3)), FORMATS)
+    assert {name: one.width for name, one in made.items()} == {"csr": 8, "csr, no groups": 20}
 
 
 def test_what_is_damaged_is_refused():
