@@ -22,8 +22,9 @@ from jsparse._surgery import fold
 
 LOST = -1
 """An axis that is not an axis of the weight any more."""
-KERNELS = {"jsparse_csr_forward", "jsparse_block_forward"}
-"""Products with packed weights: the kept values come first, the rows they multiply last."""
+KERNELS = {"jsparse_csr_forward", "jsparse_block_forward", "jsparse_conv_forward"}
+"""Products with packed weights: the kept values come first, and each is used at each place of the
+result (of a convolution also where the window is over the edge)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,8 +158,8 @@ def _walk(
             uses = pairs * math.prod(int(w.sum()) for w in windows.values()) * times
             _add(tally, _single(ins), uses, windows if ins[1] else {})
         elif name == "ffi_call" and eqn.params["target_name"] in KERNELS:
-            values, x = _shape(eqn.invars[0]), _shape(eqn.invars[-1])
-            _add(tally, _single(ins), math.prod(values) * x[0] * times, {})
+            values, out = _shape(eqn.invars[0]), _shape(eqn.outvars[0])
+            _add(tally, _single(ins), math.prod(values) * math.prod(out[:-1]) * times, {})
         elif inner := list(_inside(eqn.params.values())):
             outs = _enter(eqn, inner, ins, times, tally)
             known.update((v, o) for v, o in zip(eqn.outvars, outs, strict=True) if o)

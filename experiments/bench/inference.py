@@ -47,7 +47,7 @@ class Settings:
     """Inputs and outputs."""
     batches: tuple[int, ...] = (1, 64, 512)
     """Rows of x."""
-    densities: tuple[float, ...] = (0.1, 0.05, 0.02)
+    densities: tuple[float, ...] = (0.1, 0.05, 0.03, 0.02)
     """Parts of the weights that are kept."""
     rounds: int = 11
     """Samples of each candidate."""

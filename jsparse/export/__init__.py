@@ -6,6 +6,7 @@ from jsparse.export._packing.autotune import pick as pick
 from jsparse.export._packing.block import BlockSparse as BlockSparse
 from jsparse.export._packing.block import block_dot as block_dot
 from jsparse.export._packing.csr import Csr as Csr
+from jsparse.export._packing.csr_conv import CsrConv as CsrConv
 from jsparse.export._packing.int8 import BlockSparseInt8 as BlockSparseInt8
 from jsparse.export._packing.int8 import CsrInt8 as CsrInt8
 from jsparse.export._packing.layers import left_dense as left_dense

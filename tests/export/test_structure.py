@@ -18,6 +18,7 @@ from jsparse._storage import manifest
 from jsparse.export import DamagedModel, blocks, csr, load, pack, restore, save
 from jsparse.export._packing.pallas import gpu_dot, tpu_dot
 from jsparse.export._packing.structure import BlockSizes, CsrSizes
+from tests.support import convolving
 from tests.support.damage import build, damaged, run, structure
 from tests.support.packing import draw, linear, matrix, needs_compiler
 from tests.support.saved import net
@@ -191,6 +192,9 @@ def test_sanitizers_find_nothing(tmp_path):
             given = damaged(given, choice)
         words.append(given.words(choice.choice([0, 1, 2, 9, 33, 70]), choice.choice([4, 8, 16])))
         passes.append(given.fault() == "")
+    windows = [convolving.words(choice, whole=n % 4 == 0) for n in range(200)]
+    said = run(program, windows)
+    assert len(said) == 200 and set(said[::4]) == {"ran"} and said.count("refused") > 50
     said = run(program, words)
     assert len(said) == len(passes) and sum(passes) > 250 and said.count("refused") > 250
     assert all(word == "ran" for word, good in zip(said, passes, strict=True) if good)

@@ -575,6 +575,15 @@ EXPORT = {
         js.export.blocks, block=((2, 2), "block"), product=(js.export.block_dot, "function")
     ),
     "export.Csr": call(js.export.Csr, width=(3, "count"), **PACKED),
+    "export.CsrConv": call(
+        js.export.CsrConv,
+        width=(3, "count"),
+        kernel_size=((3, 3), "shape"),
+        strides=(1, "strides"),
+        kernel_dilation=(1, "strides"),
+        padding=("SAME", "padding"),
+        **PACKED | {"in_features": (3, "count"), "out_features": (4, "count")},
+    ),
     "export.BlockSparse": call(js.export.BlockSparse, block=((2, 2), "block"), **PACKED),
     "export.int8": call(js.export.int8, format=(js.export.csr(), "format")),
     "export.CsrInt8": call(js.export.CsrInt8, width=(3, "count"), **PACKED),

@@ -3,9 +3,10 @@
 //
 //     kernels < structures
 //
-// A structure is numbers of 64 bits: 0 (csr), 1 (blocks), 2 (csr int8) or 3 (blocks int8), batch,
-// inputs, outputs, lanes, kept; width, or wide and high; the number of indices (or rows), these, the
-// number of starts (or counts), these.
+// A structure is numbers of 64 bits: 0 (csr), 1 (blocks), 2 (csr int8), 3 (blocks int8) or 4
+// (convolution), batch, inputs, outputs, lanes, kept; width, or wide and high, or width, whether the
+// batch is last, height and width of x and of y, and the window; the number of indices (or rows),
+// these, the number of starts (or counts), these.
 
 #include <cstdio>
 #include <cstdlib>
@@ -119,6 +120,35 @@ bool run_blocks(ffi::ThreadPool pool, int64_t batch, int64_t inputs, int64_t out
       .success();
 }
 
+bool run_conv(ffi::ThreadPool pool, int64_t batch, int64_t inputs, int64_t outputs, int64_t lanes,
+              int64_t kept) {
+  const int64_t width = number(), last = number();
+  const auto image = numbers<int64_t>(2), result = numbers<int64_t>(2);
+  const auto window = numbers<int64_t>(8);
+  auto indices = numbers<uint16_t>(number());
+  auto starts = numbers<int32_t>(number());
+  const int64_t across = batch * image[0] * image[1] * inputs;
+  const int64_t down = batch * result[0] * result[1] * outputs;
+  auto values = floats(kept), dw = floats(kept), x = floats(across), dx = floats(across),
+       y = floats(down), dy = floats(down);
+  Reals of_values(values, {kept}), of_dw(dw, {kept});
+  const std::vector<int64_t> in = {batch, image[0], image[1], inputs};
+  const std::vector<int64_t> out = {batch, result[0], result[1], outputs};
+  Reals of_x(x, in), of_dx(dx, in), of_y(y, out), of_dy(dy, out);
+  Shorts of_indices(indices, {int64_t(indices.size())});
+  Wholes of_starts(starts, {int64_t(starts.size())});
+  auto i = of_indices.get();
+  auto s = of_starts.get();
+  ffi::Span<const int64_t> w(window.data(), window.size());
+  bool ran = conv_forward(pool, of_values.get(), i, s, of_x.get(), of_y.get(), w, width, last, lanes)
+                 .success();
+  ran &= conv_backward(pool, of_values.get(), i, s, of_dy.get(), of_dx.get(), w, width, last, lanes)
+             .success();
+  ran &= conv_weights(pool, i, s, of_x.get(), of_dy.get(), of_dw.get(), w, width, last, lanes)
+             .success();
+  return ran;
+}
+
 }  // namespace
 
 int main() {
@@ -133,7 +163,8 @@ int main() {
     const auto run = kind == 0   ? run_csr
                      : kind == 1 ? run_blocks<ffi::F32, float>
                      : kind == 2 ? run_csr_int8
-                                 : run_blocks<ffi::S8, int8_t>;
+                     : kind == 3 ? run_blocks<ffi::S8, int8_t>
+                                 : run_conv;
     const bool ran = run(pool, batch, inputs, outputs, lanes, kept);
     std::puts(ran ? "ran" : "refused");
     std::fflush(stdout);

@@ -24,7 +24,7 @@ from jsparse._watch import watch_in_place
 from jsparse.export._packing.dense import kernel_of, sides_of
 from jsparse.export._packing.layers import bytes_of, layers_of, left_dense, put_in_place
 from jsparse.export._packing.packed import Packed
-from jsparse.export._packing.packers import Format, blocks, check_format, csr
+from jsparse.export._packing.packers import Format, NotStored, blocks, check_format, csr
 from jsparse.export._shrinking.shrink import shrink
 from jsparse.report._table import table
 
@@ -216,7 +216,10 @@ def _worth_trying(layer: Any, formats: Mapping[str, Format]) -> dict[str, Packed
     found: dict[str, Packed] = {}
     stored = []
     for name, format in formats.items():
-        made = format(layer)
+        try:
+            made = format(layer)
+        except NotStored:
+            continue
         settings = (type(made), getattr(made, "width", 0), getattr(made, "block", ()))
         if made.values.size <= WORTH * size and settings not in stored:
             found[name] = made

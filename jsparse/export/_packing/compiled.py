@@ -41,6 +41,9 @@ TARGETS = (
     "jsparse_block_forward",
     "jsparse_csr_int8_forward",
     "jsparse_block_int8_forward",
+    "jsparse_conv_forward",
+    "jsparse_conv_backward",
+    "jsparse_conv_weights",
 )
 SECONDS = 600
 """Compiler timeout in seconds."""

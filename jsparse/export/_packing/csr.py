@@ -73,7 +73,7 @@ def plain_csr_dot(arrays: CsrArrays, x: Array, plan: Plan) -> Array:
     return x @ csr_matrix(arrays, (plan.inputs, plan.outputs), plan.width)
 
 
-def _with_gradients(product: Any, gradients: Any) -> Any:
+def with_gradients(product: Any, gradients: Any) -> Any:
     """A product (plan, one, other, *structure) that knows its gradients.
 
     Args:
@@ -94,21 +94,21 @@ def _with_gradients(product: Any, gradients: Any) -> Any:
 
 
 # x W, dy W^T and x^T dy where W is kept: the gradients of each are the other two, to any order
-_product = _with_gradients(
+_product = with_gradients(
     lambda plan, values, x, *structure: _forward(plan)(values, *structure, x),
     lambda plan, values, x, structure, dy: (
         _outer(plan, x, dy, *structure),
         _transposed(plan, values, dy, *structure),
     ),
 )
-_transposed = _with_gradients(
+_transposed = with_gradients(
     lambda plan, values, dy, *structure: _backward(plan)(values, *structure, dy),
     lambda plan, values, dy, structure, dx: (
         _outer(plan, dx, dy, *structure),
         _product(plan, values, dx, *structure),
     ),
 )
-_outer = _with_gradients(
+_outer = with_gradients(
     lambda plan, x, dy, *structure: _weights(plan)(*structure, x, dy),
     lambda plan, x, dy, structure, values: (
         _transposed(plan, values, dy, *structure),

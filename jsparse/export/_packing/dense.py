@@ -10,6 +10,9 @@ import numpy as np
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 
+from jsparse.export._packing.convolution import as_matrix
+from jsparse.export._packing.windows import window_fault
+
 Dense = nnx.Linear | nnx.LinearGeneral | nnx.Einsum | nnx.Conv
 STOCK = (nnx.Linear, nnx.LinearGeneral, nnx.Einsum, nnx.Conv)
 
@@ -78,12 +81,14 @@ def is_between(layer: Any, ins: tuple[int, ...], outs: tuple[int, ...]) -> bool:
 
 
 def kernel_of(layer: Dense) -> np.ndarray:
-    """The kernel of a layer that can be packed, [in, out].
+    """The kernel of a layer that can be packed, [in, out], in being each tap of each feature.
 
     Raises:
       ValueError: its kernel is not a matrix.
     """
     kernel, (ins, outs) = np.asarray(layer.kernel[...]), sides_of(layer)
+    if has_window(layer):
+        return as_matrix(kernel)
     wide, high = map(math.prod, features_of(layer))
     last = range(-len(ins) - len(outs), 0)
     return np.moveaxis(kernel, (*ins, *outs), tuple(last)).reshape(wide, high)
@@ -107,8 +112,8 @@ def fault(layer: Any) -> str:
     window = tuple(layer.kernel_size) if isinstance(layer, nnx.Conv) else ()
     if layer.kernel.ndim != len(window) + len(ins) + len(outs):
         return f"a stack of layers: its kernel has {layer.kernel.ndim} axes"
-    if isinstance(layer, nnx.Conv) and not _is_linear(layer):
-        return f"a convolution with a window of {window}, strides or groups"
+    if has_window(layer) and (why := window_fault(layer)):
+        return why
     return _unusual(layer)
 
 
@@ -132,6 +137,11 @@ def _unusual(layer: Any) -> str:
         if shape != outs:
             return f"its bias has shape {shape}, its outputs {outs}"
     return ""
+
+
+def has_window(layer: Any) -> bool:
+    """Whether a layer is a convolution that is more than a product over channels at each place."""
+    return isinstance(layer, nnx.Conv) and not _is_linear(layer)
 
 
 def _is_linear(layer: nnx.Conv) -> bool:

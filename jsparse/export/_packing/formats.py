@@ -1,5 +1,6 @@
 """The kept part of a matrix as plain arrays: single weights (`csr_arrays`) or blocks."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -55,6 +56,23 @@ def group_width(kernel: np.ndarray) -> int:
     density = np.count_nonzero(kernel) / max(1, kernel.size)
     width = 256 if density > 0.04 else 512 if density > 0.015 else MOST
     return max(1, min(width, kernel.shape[0]))
+
+
+def features_a_group(matrix: np.ndarray, taps: int) -> int:
+    """Features a group of a convolution: about 14 weights an output, read from the nearest caches.
+
+    Measured on layers of VGG-16 at 10, 5 and 3 %, of one image and of 32.
+
+    Args:
+      matrix: [features * taps, outputs].
+      taps: of the window.
+
+    Returns:
+      A power of two from 8 on; at most all features, and what 16 bits can address.
+    """
+    density = max(np.count_nonzero(matrix), 1) / max(1, matrix.size)
+    width = max(8, 1 << round(math.log2(14 / (taps * density))))
+    return max(1, min(width, matrix.shape[0] // taps, MOST // taps))
 
 
 def csr_arrays(kernel: np.ndarray, width: int) -> CsrArrays:

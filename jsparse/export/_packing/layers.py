@@ -1,4 +1,4 @@
-"""Replace linear layers by packed ones, which hold only the kept weights, and back."""
+"""Replace layers by packed ones, which hold only the kept weights, and back."""
 
 import re
 import warnings
@@ -14,28 +14,31 @@ from jsparse._surgery import fold
 from jsparse._values import check_pattern
 from jsparse.export._packing.block import BlockSparse
 from jsparse.export._packing.csr import Csr
-from jsparse.export._packing.dense import fault, is_between
+from jsparse.export._packing.csr_conv import CsrConv
+from jsparse.export._packing.dense import fault, has_window, is_between
 from jsparse.export._packing.int8 import BlockSparseInt8, CsrInt8
 from jsparse.export._packing.packed import Packed
-from jsparse.export._packing.packers import Format, check_format, settings_of
+from jsparse.export._packing.packers import Format, NotStored, check_format, settings_of
 from jsparse.export._packing.structure import features_in
+from jsparse.export._packing.windows import geometry_in, geometry_of
 
 Model = TypeVar("Model", bound=nnx.Module)
-FORMATS = {kind.format: kind for kind in (Csr, BlockSparse, CsrInt8, BlockSparseInt8)}
+FORMATS = {kind.format: kind for kind in (Csr, CsrConv, BlockSparse, CsrInt8, BlockSparseInt8)}
 SHOWN = 8
 """Layers named in one warning."""
 
 
 def pack(model: Model, format: Format, where: str = ".*") -> Model:
-    """A plain model whose linear layers hold only the kept weights.
+    """A plain model whose layers hold only the kept weights.
 
     `nnx.Linear`, `nnx.LinearGeneral` over the last axes (so the projections of attention), an
-    `nnx.Einsum` that is such a product, and convolutions with a window of 1 become layers in the
-    given format, which hold the nonzero weights. Everything else stays dense: embeddings, other
-    convolutions, stacked layers, layers with a shared kernel or a product of their own, and layers
-    that would take as many bytes or more. A warning says which layers with a kernel stayed dense,
-    and why; `left_dense` has all of them. Call the format on a layer, `csr()(layer)`, to pack it
-    whatever its size; `pick` measures what is faster.
+    `nnx.Einsum` that is such a product, and `nnx.Conv` over one or two axes become layers in the
+    given format, which hold the nonzero weights; windows larger than 1 only in `csr()`. Everything
+    else stays dense: embeddings, convolutions in groups (depthwise ones too) or over three axes,
+    stacked layers, layers with a shared kernel or a product of their own, and layers that would
+    take as many bytes or more. A warning says which layers with a kernel stayed dense, and why;
+    `left_dense` has all of them. Call the format on a layer, `csr()(layer)`, to pack it whatever
+    its size; `pick` measures what is faster.
     The kernels skip pruned weights, so an infinite or NaN input reaches fewer outputs than in a
     dense product, where 0 times it is NaN.
 
@@ -66,11 +69,11 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
     plain = fold(model)
     places = [place for place in layers_of(plain) if re.fullmatch(where, place.path)]
     cannot = left_dense(plain)
-    if all(place.path in cannot for place in places):
-        given = "; ".join(f"{place.path or 'the model'}: {cannot[place.path]}" for place in places)
-        raise ValueError(f"no layer at {where!r} can be packed: {given or 'no linear layer there'}")
     made, larger = _tried([place for place in places if place.path not in cannot], format)
     left = {place.path: cannot[place.path] for place in places if place.path in cannot} | larger
+    if not made:
+        given = "; ".join(f"{place.path or 'the model'}: {left[place.path]}" for place in places)
+        raise ValueError(f"no layer at {where!r} can be packed: {given or 'no layer there'}")
     if left:
         shown_ones = [f"{path or 'the model'}: {why}" for path, why in list(left.items())[:SHOWN]]
         more = [f"and {len(left) - SHOWN} more"] if len(left) > SHOWN else []
@@ -93,6 +96,9 @@ def _tried(places: Sequence[Slot], format: Format) -> tuple[dict[int, Packed], d
         if id(layer) not in made:
             try:
                 made[id(layer)] = format(layer)
+            except NotStored as error:
+                larger[place.path] = str(error)
+                continue
             except ValueError as error:
                 raise ValueError(f"{place.path or 'the model'}: {error}") from error
         dense, packed = bytes_of(layer), bytes_of(made[id(layer)])
@@ -125,7 +131,7 @@ def put_in_place(model: Model, places: list[Slot], make: Callable[[Slot], nnx.Mo
 def unpack(model: Model) -> Model:
     """A plain dense copy: each packed layer becomes an `nnx.Linear` with zeros.
 
-    Or an `nnx.LinearGeneral`, where inputs or outputs are several axes.
+    Or an `nnx.LinearGeneral`, where inputs or outputs are several axes, or an `nnx.Conv`.
 
     Args:
       model: any NNX module.
@@ -134,7 +140,7 @@ def unpack(model: Model) -> Model:
       The copy. Convolutions with a window of 1 that were packed come back as linear layers.
     """
     copy = fold(model)
-    return put_in_place(copy, _places(copy, Packed), lambda place: _linear(place.value))
+    return put_in_place(copy, _places(copy, Packed), lambda place: _dense(place.value))
 
 
 def packed_layers(model: nnx.Module) -> dict[str, dict[str, Any]]:
@@ -144,6 +150,8 @@ def packed_layers(model: nnx.Module) -> dict[str, dict[str, Any]]:
 
 def _as_json(layer: Any) -> dict[str, Any]:
     sides = {"block": list(layer.block)} if hasattr(layer, "block") else {"width": layer.width}
+    if isinstance(layer, CsrConv):
+        sides |= layer.geometry.as_json()
     return {
         "format": layer.format,
         **sides,
@@ -180,13 +188,25 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
     chosen = [places[path] for path in layers]
     for place in chosen:
         ins, outs = features_in(layers[place.path])
-        if not is_between(place.value, ins, outs):
+        if not _takes(place.value, layers[place.path]):
             raise ValueError(
                 f"{place.path or 'the model'} is packed in the file, from {_size(ins)} to "
                 f"{_size(outs)} features, and the model has a kernel "
                 f"{list(place.value.kernel.shape)} there; it is of another model"
             )
     return put_in_place(plain, chosen, lambda place: _empty(layers[place.path]))
+
+
+def _takes(layer: Any, settings: Mapping[str, Any]) -> bool:
+    """Whether a packed layer with such settings may stand where a dense one does."""
+    ins, outs = features_in(settings)
+    if settings["format"] != CsrConv.format:
+        return is_between(layer, ins, outs)
+    if not has_window(layer) or fault(layer):
+        return False
+    window = geometry_of(layer)
+    shape = (*window.kernel_size, *ins, *outs)
+    return window == geometry_in(settings) and layer.kernel.shape == shape
 
 
 def _empty(settings: Mapping[str, Any]) -> Packed:
@@ -240,11 +260,17 @@ def _places(model: nnx.Module, kinds: Any) -> list[Slot]:
     return slots(model, kinds)
 
 
-def _linear(layer: Packed) -> nnx.Linear | nnx.LinearGeneral:
+def _dense(layer: Packed) -> nnx.Linear | nnx.LinearGeneral | nnx.Conv:
     given = {"rngs": nnx.Rngs(0), **settings_of(layer, layer.param_dtype)}
     ins, outs = layer.in_shape, layer.out_shape
+    if isinstance(layer, CsrConv):
+        window: Any = layer.geometry._asdict()
+        dense: Any = nnx.Conv(*ins, *outs, **window, **given)
+        dense.kernel[...] = layer.kernel()
+        dense.bias = layer.bias
+        return dense
     if len(ins) == len(outs) == 1:
-        dense: Any = nnx.Linear(*ins, *outs, **given)
+        dense = nnx.Linear(*ins, *outs, **given)
     else:
         dense = nnx.LinearGeneral(ins, outs, axis=tuple(range(-len(ins), 0)), **given)
     dense.kernel[...] = layer.kernel_matrix().reshape(ins + outs)

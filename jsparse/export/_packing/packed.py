@@ -24,10 +24,10 @@ def on_cpu(cpu: Any, plain: Any) -> Any:
 
 
 def by_rows(product: Any, plain: Any) -> Any:
-    """A product whose last argument is rows, also under vmap.
+    """A product whose last argument is rows (or images), also under vmap.
 
     Args:
-      product: (matrix..., x [batch, in]) -> [batch, out].
+      product: (matrix..., x [batch, ...]) -> [batch, ...].
       plain: the same in plain JAX.
 
     Returns:
@@ -41,8 +41,8 @@ def by_rows(product: Any, plain: Any) -> Any:
         if any(in_batched[:-1]):
             axes = [0 if batched else None for batched in in_batched]
             return jax.vmap(plain, axes)(*args), True
-        out = wrapped(*matrix, rows.reshape(-1, rows.shape[-1]))
-        return out.reshape(size, -1, out.shape[-1]), True
+        out = wrapped(*matrix, rows.reshape(-1, *rows.shape[2:]))
+        return out.reshape(size, -1, *out.shape[1:]), True
 
     return wrapped
 

@@ -1,5 +1,6 @@
 """Formats: functions from a dense layer to a packed one, for `pack` and `pick`."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,19 +10,26 @@ import numpy as np
 from jsparse._values import check_function, check_whole, shown
 from jsparse.export._packing.block import BlockSparse, Product, block_dot, check_block
 from jsparse.export._packing.csr import Csr
-from jsparse.export._packing.dense import Dense, features_of, kernel_of
+from jsparse.export._packing.csr_conv import CsrConv
+from jsparse.export._packing.dense import Dense, features_of, has_window, kernel_of
 from jsparse.export._packing.formats import (
     MOST,
     MOST_INT8,
     block_arrays,
     csr_arrays,
+    features_a_group,
     group_width,
 )
 from jsparse.export._packing.int8 import BlockSparseInt8, CsrInt8
 from jsparse.export._packing.int8_products import quantised
 from jsparse.export._packing.packed import Packed
+from jsparse.export._packing.windows import geometry_of
 
 Format = Callable[[Dense], Packed]
+
+
+class NotStored(ValueError):
+    """A format has no place for such a layer."""
 
 
 def csr(width: int = 0) -> Format:
@@ -30,15 +38,19 @@ def csr(width: int = 0) -> Format:
     Args:
       width: inputs a group: weights are stored by group, then by output, to keep the inputs of a
         group in the nearest cache. 256 to 512 suits batches; 65536, no groups, suits single rows
-        and densities below 2 %. By default the density decides, for batches.
+        and densities below 2 %. By default the density decides, for batches. Each tap of each
+        feature of a convolution is an input.
 
     Returns:
-      A function from a layer to a `Csr`, for `pack`.
+      A function from a layer to a `Csr`, or for a convolution with a window to a `CsrConv`, for
+      `pack`.
     """
     check_whole(0, width=width)
 
-    def packed(layer: Dense) -> Csr:
+    def packed(layer: Dense) -> Csr | CsrConv:
         kernel = kernel_of(layer)
+        if has_window(layer):
+            return _convolution(layer, kernel, width)
         chosen = min(width or group_width(kernel), MOST, max(1, kernel.shape[0]))
         arrays = csr_arrays(kernel, chosen)
         made = Csr(
@@ -53,6 +65,26 @@ def csr(width: int = 0) -> Format:
         return made
 
     return packed
+
+
+def _convolution(layer: Any, kernel: np.ndarray, width: int) -> CsrConv:
+    window = geometry_of(layer)
+    taps = math.prod(window.kernel_size)
+    asked = min(width, MOST) // taps or 1
+    chosen = min(asked, kernel.shape[0] // taps) if width else features_a_group(kernel, taps)
+    arrays = csr_arrays(kernel, chosen * taps)
+    made = CsrConv(
+        layer.in_features,
+        layer.out_features,
+        **window._asdict(),
+        kept=len(arrays.values),
+        width=chosen,
+        **settings_of(layer, kernel.dtype),
+    )
+    made.indices[...], made.starts[...] = arrays.indices, arrays.starts
+    made.values[...], made.bias = arrays.values, layer.bias
+    made.check()
+    return made
 
 
 def blocks(block: tuple[int, int], product: Product = block_dot) -> Format:
@@ -72,6 +104,7 @@ def blocks(block: tuple[int, int], product: Product = block_dot) -> Format:
     check_function(product=product)
 
     def packed(layer: Dense) -> BlockSparse:
+        _refuse_window(layer, "blocks")
         kernel = kernel_of(layer)
         arrays = block_arrays(kernel, block)
         made = BlockSparse(
@@ -115,6 +148,7 @@ def int8(format: Format) -> Format:
     check_format(format)
 
     def packed(layer: Dense) -> Packed:
+        _refuse_window(layer, "8-bit weights")
         plain = format(layer)
         matrix, scale = quantised(kernel_of(layer))
         made = _quantised(plain, matrix, settings_of(layer, scale.dtype))
@@ -123,6 +157,12 @@ def int8(format: Format) -> Format:
         return made
 
     return packed
+
+
+def _refuse_window(layer: Any, what: str) -> None:
+    if has_window(layer):
+        window = tuple(layer.kernel_size)
+        raise NotStored(f"{what} are for matrices, and its window is {window}; csr() takes it")
 
 
 def check_format(format: Any, name: str = "format") -> None:

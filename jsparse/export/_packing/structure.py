@@ -5,7 +5,7 @@ what `csr_arrays` and `block_arrays` make passes.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -158,6 +158,12 @@ class BlockInt8Sizes(BlockSizes):
 Sizes = CsrSizes | BlockSizes
 
 
+def conv_sizes(features: int, outputs: int, kept: int, width: int, size: Sequence[int]) -> CsrSizes:
+    """Of the matrix of a convolution: features times taps, outputs; the same for groups."""
+    taps = math.prod(size)
+    return CsrSizes(features * taps, outputs, kept, width * taps)
+
+
 def _check_width(width: int, most: int) -> None:
     if not 1 <= width <= most:
         raise ValueError(f"a group of {width} inputs; allowed are 1 to {most}")
@@ -223,13 +229,15 @@ def sizes_of(settings: Mapping[str, Any]) -> Sizes:
     """The sizes in the settings of a packed layer, as a file has them.
 
     Raises:
-      ValueError: a side has no axes, or a negative one.
+      ValueError: a side has no axes, or a negative one; a window that no layer has.
     """
     shapes = features_in(settings)
     if not all(shapes) or min(map(min, shapes)) < 0:
         raise ValueError(f"features of {shapes[0]} and {shapes[1]}; give 0 or more, of both")
     sizes = math.prod(shapes[0]), math.prod(shapes[1]), settings["kept"]
     match settings["format"]:
+        case "csr conv":
+            return conv_sizes(*sizes, settings["width"], settings["kernel_size"])
         case "csr":
             return CsrSizes(*sizes, settings["width"])
         case "csr int8":

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 
 from jsparse._storage.checked_json import check_fields, parse
 from jsparse._storage.files import CorruptCheckpoint
+from jsparse.export._packing.csr_conv import CsrConv
 from jsparse.export._packing.structure import features_in, sizes_of
+from jsparse.export._packing.windows import geometry_in
 from jsparse.export._shrinking.record import Record
 
 FIELDS = {
@@ -24,9 +26,13 @@ PACKED = {
     "format": str, "in_features": int | list[int], "out_features": int | list[int], "kept": int,
     "use_bias": bool, "dtype": str | None, "param_dtype": str,
 }  # fmt: skip
+WINDOW = {
+    "kernel_size": list[int], "strides": list[int], "padding": str | list[list[int]],
+    "kernel_dilation": list[int],
+}  # fmt: skip
 OF_FORMAT = {
-    "csr": {"width": int}, "blocks": {"block": tuple[int, int]},
-    "csr int8": {"width": int}, "blocks int8": {"block": tuple[int, int]},
+    "csr": {"width": int}, "csr conv": {"width": int, **WINDOW}, "csr int8": {"width": int},
+    "blocks": {"block": tuple[int, int]}, "blocks int8": {"block": tuple[int, int]},
 }  # fmt: skip
 """What the settings of a packed layer are, besides `PACKED`."""
 
@@ -99,6 +105,8 @@ def check_packed(
         }
         kind, bias = settings["param_dtype"], features_in(settings)[1]
         try:
+            if settings["format"] == CsrConv.format:
+                geometry_in(settings)
             sizes_of(settings).check_arrays(own)
             floats = "scale" if settings["format"].endswith("int8") else "values"
             if str(own[floats].dtype) != kind:

@@ -13,6 +13,7 @@
 #include <string>
 #include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
@@ -44,6 +45,32 @@ struct BlocksOf {
 using Blocks = BlocksOf<float>;
 using BlocksInt8 = BlocksOf<int8_t>;
 
+// A convolution as a sum over taps: output o of group g is the sum of values[n] times the plane and
+// place that reads[indices[n]] says, from starts[g * outputs + o] on. `group` is how far the planes
+// of a group are from those of the next.
+struct Taps {
+  const float* values;
+  const uint16_t* indices;
+  const int32_t* starts;
+  const int32_t* reads;
+  int64_t outputs, groups, group;
+};
+
+// `count` floats together on a grid, and `step` floats apart in an array.
+struct Piece {
+  int64_t grid, memory, count, step;
+};
+
+constexpr int kTiles = 16;
+struct ConvKernels {
+  int64_t tile;  // vectors, at most
+  void (*forward[kTiles])(const Taps&, const float*, int64_t, int64_t, float*);
+  void (*weights[kTiles])(const Taps&, const float*, const float*, int64_t, int64_t, float*);
+  void (*to_grid)(const Piece*, int64_t, const float*, float*);
+  void (*from_grid)(const Piece*, int64_t, const float*, float*);
+};
+
+#define UNROLLED _Pragma("GCC unroll 16")
 #ifndef __has_builtin
 #define __has_builtin(x) 0
 #endif
@@ -83,6 +110,7 @@ struct Kernels {
   OfCsr<int8_t, uint8_t> csr_int8;
   OfBlocks<float> blocks;
   OfBlocks<int8_t> blocks_int8;
+  ConvKernels conv;
   const auto& of(const Csr&) const { return csr; }
   const auto& of(const CsrInt8&) const { return csr_int8; }
   const auto& of(const Blocks&) const { return blocks; }
@@ -91,11 +119,13 @@ struct Kernels {
 
 #define LANES 4
 #define UNROLL 2
+#define TILE 8
 namespace lanes4 {
 #include "lanes.inc"
 }
 #undef LANES
 #undef UNROLL
+#undef TILE
 
 #if defined(__x86_64__)
 #if defined(__clang__)
@@ -106,11 +136,13 @@ namespace lanes4 {
 #endif
 #define LANES 8
 #define UNROLL 4
+#define TILE 12
 namespace lanes8 {
 #include "lanes.inc"
 }
 #undef LANES
 #undef UNROLL
+#undef TILE
 #if defined(__clang__)
 #pragma clang attribute pop
 #pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,fma"))), \
@@ -122,11 +154,13 @@ namespace lanes8 {
 #endif
 #define LANES 16
 #define UNROLL 4
+#define TILE 16
 namespace lanes16 {
 #include "lanes.inc"
 }
 #undef LANES
 #undef UNROLL
+#undef TILE
 #if defined(__clang__)
 #pragma clang attribute pop
 #else
@@ -464,6 +498,8 @@ ffi::Error block_int8_forward(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> values,
   return block_product(pool, values, rows, starts, x, y, lanes);
 }
 
+#include "conv.h"
+
 }  // namespace
 
 #define WITH ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
@@ -490,3 +526,15 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jsparse_block_int8_forward, block_int8_forward,
                               WITH.Arg<ffi::Buffer<ffi::S8>>().Arg<ffi::Buffer<ffi::S32>>()
                                   .Arg<ffi::Buffer<ffi::S32>>().Arg<Floats>().Ret<Floats>()
                                   .Attr<int64_t>("lanes"));
+
+#define CONVOLUTION Attr<ffi::Span<const int64_t>>("window").Attr<int64_t>("width") \
+    .Attr<int64_t>("batch_last").Attr<int64_t>("lanes")
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jsparse_conv_forward, conv_forward,
+                              WITH.Arg<Floats>().STRUCTURE.Arg<Floats>().Ret<Floats>()
+                                  .CONVOLUTION);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jsparse_conv_backward, conv_backward,
+                              WITH.Arg<Floats>().STRUCTURE.Arg<Floats>().Ret<Floats>()
+                                  .CONVOLUTION);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jsparse_conv_weights, conv_weights,
+                              WITH.STRUCTURE.Arg<Floats>().Arg<Floats>().Ret<Floats>()
+                                  .CONVOLUTION);

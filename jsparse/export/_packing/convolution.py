@@ -1,0 +1,221 @@
+"""Sparse convolutions: the product and its gradients, with kernels for the CPU.
+
+y[n, i, j, o] is the sum of w x[n, s i + d k - p, ..., c] over the weights w that are kept of each
+window. The kernels (`kernels/conv.h`) take x and y with each channel as a plane, and the batch
+innermost if there are enough images: as a layout in memory, which XLA keeps from layer to layer,
+through what lies between them. On other platforms, on meshes and without a compiler, the kernel is
+filled in.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.custom_batching import sequential_vmap
+
+from jsparse.export._packing.csr import with_gradients
+from jsparse.export._packing.formats import MOST, CsrArrays, csr_matrix, csr_places, on_mesh
+from jsparse.export._packing.packed import WIDEST, by_rows, has_kernel, on_cpu
+
+BATCH_LAST, PLANES = (3, 1, 2, 0), (0, 3, 1, 2)
+"""How images [n, h, w, c] lie in memory, from the outermost axis to the innermost."""
+MANY = WIDEST
+"""Images from which on the batch is innermost."""
+AXES = ("NHWC", "HWIO", "NHWC")
+
+Pair = tuple[int, int]
+
+
+class Window(NamedTuple):
+    """A convolution over two axes, all that is known when it is compiled.
+
+    Attributes:
+      features: of x.
+      outputs: of y.
+      width: features a group.
+      image: height and width of x.
+      size: of the window.
+      strides: of the window.
+      dilation: of the window.
+      padding: (before, after) of each axis; zeros, or cut where negative.
+      lanes: floats in a vector, at most.
+    """
+
+    features: int
+    outputs: int
+    width: int
+    image: Pair
+    size: Pair
+    strides: Pair
+    dilation: Pair
+    padding: tuple[Pair, Pair]
+    lanes: int = WIDEST
+
+    @property
+    def taps(self) -> int:
+        """Of the window."""
+        return self.size[0] * self.size[1]
+
+    def fits(self) -> bool:
+        """Whether the kernels take it; they take no padding that is not known."""
+        pads = [abs(side) for pair in self.padding for side in pair if isinstance(side, int)]
+        sides = zip(self.size, self.dilation, strict=True)
+        sizes = [self.taps, math.prod(self.strides), *((n - 1) * d for n, d in sides), *pads]
+        return len(pads) == 4 and max(sizes) <= MOST
+
+
+def conv_dot(arrays: CsrArrays, x: Array, window: Window) -> Array:
+    """The convolution of x with what is kept of a kernel.
+
+    Args:
+      arrays: of the kernel as a matrix [features * taps, outputs].
+      x: [batch, height, width, features], of the same dtype as the values.
+      window: the rest.
+
+    Returns:
+      [batch, height, width, outputs].
+    """
+    if not (arrays.values.size and window.fits() and has_kernel(x)) or on_mesh(x, *arrays):
+        return plain_conv_dot(arrays, x, window)
+    values, images = arrays.values.astype(jnp.float32), x.astype(jnp.float32)
+    y: Any = _product(window, values, images, arrays.indices, arrays.starts)
+    return y.astype(x.dtype)
+
+
+def plain_conv_dot(arrays: CsrArrays, x: Array, window: Window) -> Array:
+    """`conv_dot` in plain JAX, for any platform: the kernel is filled in at each call."""
+    return _plain(window, whole_kernel(arrays, window), x)
+
+
+def whole_kernel(arrays: CsrArrays, window: Window) -> Array:
+    """[height, width, features, outputs] of a window, with zeros where nothing is kept."""
+    return as_kernel(_matrix(window, *arrays), window.size)
+
+
+def as_matrix(kernel: Any) -> Any:
+    """A kernel [..., features, outputs] as a matrix: features, then taps of each."""
+    features, outputs = kernel.shape[-2:]
+    return kernel.reshape(-1, features, outputs).swapaxes(0, 1).reshape(-1, outputs)
+
+
+def as_kernel(matrix: Any, size: tuple[int, ...]) -> Any:
+    """The kernel [*size, features, outputs] of such a matrix."""
+    taps = math.prod(size)
+    features, outputs = matrix.shape[0] // taps, matrix.shape[1]
+    return matrix.reshape(features, taps, outputs).swapaxes(0, 1).reshape(*size, features, outputs)
+
+
+def _matrix(window: Window, values: Array, indices: Array, starts: Array) -> Array:
+    shape = (window.features * window.taps, window.outputs)
+    return csr_matrix(CsrArrays(values, indices, starts), shape, window.width * window.taps)
+
+
+def _plain(window: Window, kernel: Array, x: Array) -> Array:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window.strides,
+        window.padding,
+        rhs_dilation=window.dilation,
+        dimension_numbers=AXES,
+    )
+
+
+# as for matrices: the gradients of each are the other two, to any order
+_product = with_gradients(
+    lambda window, values, x, *structure: _forward(window)(values, *structure, x),
+    lambda window, values, x, structure, dy: (
+        _outer(window, x, dy, *structure),
+        _transposed(window, values, dy, *structure),
+    ),
+)
+_transposed = with_gradients(
+    lambda window, values, dy, *structure: _backward(window)(values, *structure, dy),
+    lambda window, values, dy, structure, dx: (
+        _outer(window, dx, dy, *structure),
+        _product(window, values, dx, *structure),
+    ),
+)
+_outer = with_gradients(
+    lambda window, x, dy, *structure: _weights(window)(*structure, x, dy),
+    lambda window, x, dy, structure, values: (
+        _transposed(window, values, dy, *structure),
+        _product(window, values, x, *structure),
+    ),
+)
+
+
+def _images(window: Window, batch: Any) -> Any:
+    return jax.ShapeDtypeStruct((batch, *window.image, window.features), jnp.float32)
+
+
+def _kernel(window: Window) -> Any:
+    return jax.ShapeDtypeStruct((*window.size, window.features, window.outputs), jnp.float32)
+
+
+@functools.cache
+def _forward(window: Window) -> Any:
+    """(values, indices, starts, x) -> y."""
+    plain = lambda *args: plain_conv_dot(CsrArrays(*args[:3]), args[3], window)
+
+    def kernel(*args: Array) -> Array:
+        y = jax.eval_shape(functools.partial(_plain, window), _kernel(window), args[3])
+        return _call("jsparse_conv_forward", y.shape, window, *args)
+
+    return by_rows(on_cpu(kernel, plain), plain)
+
+
+@functools.cache
+def _backward(window: Window) -> Any:
+    """(values, indices, starts, dy) -> dx."""
+
+    def plain(*args: Array) -> Array:
+        product = functools.partial(_plain, window, whole_kernel(CsrArrays(*args[:3]), window))
+        return jax.linear_transpose(product, _images(window, args[3].shape[0]))(args[3])[0]
+
+    def kernel(*args: Array) -> Array:
+        shape = _images(window, args[3].shape[0]).shape
+        return _call("jsparse_conv_backward", shape, window, *args)
+
+    return by_rows(on_cpu(kernel, plain), plain)
+
+
+@functools.cache
+def _weights(window: Window) -> Any:
+    """(indices, starts, x, dy) -> d values [kept]."""
+
+    def plain(indices: Array, starts: Array, x: Array, dy: Array) -> Array:
+        arrays = CsrArrays(indices, indices, starts)
+        places = csr_places(arrays, window.outputs, window.width * window.taps)
+        product = lambda kernel: _plain(window, kernel, x)
+        return as_matrix(jax.linear_transpose(product, _kernel(window))(dy)[0])[places]
+
+    kernel = lambda *args: _call("jsparse_conv_weights", args[0].shape, window, *args)
+    return sequential_vmap(on_cpu(kernel, plain))
+
+
+def _call(name: str, shape: tuple[int, ...], window: Window, *args: Array) -> Array:
+    """A kernel; images among the arguments and results lie as it needs them."""
+    batch = args[-1].shape[0]
+    batch_last = isinstance(batch, int) and batch >= MANY
+    order = BATCH_LAST if batch_last else PLANES
+    layout = lambda shape: order if len(shape) == len(order) else None
+    call = jax.ffi.ffi_call(
+        name,
+        jax.ShapeDtypeStruct(shape, jnp.float32),
+        input_layouts=[layout(one.shape) for one in args],
+        output_layouts=layout(shape),
+    )
+    before = [pad[0] for pad in window.padding]
+    settings = [*window.size, *window.strides, *window.dilation, *before]
+    return call(
+        *args,
+        window=np.array(settings, np.int64),
+        width=np.int64(window.width),
+        batch_last=np.int64(batch_last),
+        lanes=np.int64(window.lanes),
+    )

@@ -1,0 +1,134 @@
+"""Convolutions that hold single kept weights, with kernels for the CPU."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jsparse._values import check_whole
+from jsparse.export._packing.convolution import as_kernel, conv_dot, plain_conv_dot
+from jsparse.export._packing.formats import CsrArrays, csr_matrix
+from jsparse.export._packing.packed import Packed, Products, Structure
+from jsparse.export._packing.structure import CsrSizes, conv_sizes
+from jsparse.export._packing.windows import Geometry, geometry_from
+
+
+class CsrConv(Packed):
+    """A convolution over one or two axes that holds only the weights it keeps, with a bias.
+
+    `pack(model, csr())` makes it from a trained `nnx.Conv`; a new one is all zeros, to be filled
+    from a file. It can be trained like any layer: the mask is fixed, the values and the bias are
+    its parameters. Its kernel is stored as a matrix with a row for each feature and tap.
+
+    Args:
+      in_features: of x.
+      out_features: of y.
+      kernel_size: of the window, on each axis.
+      kept: weights.
+      width: features a group, at most 65536 divided by the taps of the window.
+      strides: of the window, one for all axes or one for each.
+      padding: as for `nnx.Conv`.
+      kernel_dilation: of the window, like strides.
+      use_bias: whether there is a bias.
+      dtype: of the computation; that of x and the values if not given.
+      param_dtype: of the values.
+
+    Raises:
+      TypeError: a size is not a whole number.
+      ValueError: sizes that no kernel has; an unknown padding.
+
+    Example:
+      >>> CsrConv(16, 32, (3, 3), kept=200, width=16).values.shape
+      (200,)
+    """
+
+    format = "csr conv"
+    products = Products(conv_dot, plain_conv_dot)
+
+    geometry: Geometry
+    """The window."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: Sequence[int],
+        *,
+        kept: int,
+        width: int,
+        strides: int | Sequence[int] = 1,
+        padding: Any = "SAME",
+        kernel_dilation: int | Sequence[int] = 1,
+        use_bias: bool = True,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+    ):
+        check_whole(in_features=in_features, out_features=out_features, width=width)
+        self._set_features(in_features, out_features)
+        self.check_settings(kept, use_bias, dtype, param_dtype)
+        self.geometry = geometry_from(kernel_size, strides, padding, kernel_dilation)
+        self.width = width
+        self._sizes(kept).check()
+        self.product = self.products.kernel
+        self._settle((kept,), use_bias, dtype, param_dtype)
+        groups = -(-self.in_features // width)
+        self.indices = Structure(jnp.zeros((kept,), jnp.uint16))
+        self.starts = Structure(jnp.zeros((groups * self.out_features + 1,), jnp.int32))
+
+    def _sizes(self, kept: int) -> CsrSizes:
+        return conv_sizes(
+            self.in_features, self.out_features, kept, self.width, self.geometry.kernel_size
+        )
+
+    @property
+    def sizes(self) -> CsrSizes:
+        """Of the matrix [features * taps, outputs]."""
+        return self._sizes(self.values.size)
+
+    def arrays(self, floats: Array) -> CsrArrays:
+        """These values with their positions and where each output begins."""
+        return CsrArrays(floats, self.indices[...], self.starts[...])
+
+    def kernel_matrix(self) -> Array:
+        """The whole kernel as a matrix [features * taps, outputs], with zeros."""
+        inputs, outputs, _, width = self.sizes
+        return csr_matrix(self.arrays(self.values[...]), (inputs, outputs), width)
+
+    def kernel(self) -> Array:
+        """The whole kernel [*window, features, outputs], as `nnx.Conv` has it."""
+        return as_kernel(self.kernel_matrix(), self.geometry.kernel_size)
+
+    def __call__(self, x: Array, *, out_sharding: Any = None) -> Array:
+        """[..., axes, features] -> [..., axes, outputs].
+
+        Args:
+          x: the input.
+          out_sharding: of the output, on a mesh with explicit axes.
+
+        Raises:
+          ValueError: x has another number of features, or fewer axes than the window.
+        """
+        axes = len(self.geometry.kernel_size)
+        if x.ndim <= axes or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"x has shape {x.shape}, the layer takes [..., {self.in_features}] with "
+                f"{axes} axes for its window before that; give it {self.in_features} features"
+            )
+        before, image = x.shape[: -axes - 1], x.shape[-axes - 1 : -1]
+        bias = self.bias[...] if self.bias is not None else None
+        x, floats, bias = self._promoted(x, self.floats[...], bias)
+        if len(before) != 1:
+            x = x.reshape(math.prod(before), *image, self.in_features)
+        x, pads = self.geometry.padded(x)
+        outer = self.in_features, self.out_features, self.width
+        window = self.geometry.window(x.shape[1:-1], pads, outer)
+        y = self.product(
+            self.arrays(floats), x.reshape(x.shape[0], *window.image, self.in_features), window
+        )
+        y = y.reshape(*before, *y.shape[3 - axes : 3], self.out_features)
+        if out_sharding is not None:
+            y = jax.sharding.reshard(y, out_sharding)
+        return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)

@@ -1,0 +1,431 @@
+// Sparse convolutions over two axes: y[n, i, j, o] sums w x[n, s i + d k - p, ..., c] over the kept
+// weights w of (c, k), and the gradients. Included by sparse.cc.
+//
+// Arrays are [batch, height, width, features] and lie either image by image, plane by plane, or with
+// the batch innermost. A worker takes an image (or as many as a cell has floats) and a band of rows,
+// copies the planes to a grid with zeros around them, and sums tile by tile.
+//
+// Rows of a grid follow each other with just the zeros between that both need, so a tile is any run
+// of cells; what it computes between two rows is dropped. With a stride, a plane is dealt to
+// `stride` planes an axis, its phases, so that neighbours of y read neighbours on the grid. The
+// gradient for x is a convolution too: of dy, with the weights sorted by the plane they read.
+
+constexpr int64_t kBand = 384 << 10;  // floats of a grid, about
+constexpr int64_t kResults = 128;     // planes of a tile whose sums are kept near
+constexpr int64_t kOutputs = 32;      // of a group, in the gradient for x
+constexpr int64_t kMost = 65536;      // of anything that a window has
+
+int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
+int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
+
+// How planes lie in an array: cell i of phase a is at i * stride + a - pad, on each axis.
+struct View {
+  int64_t planes, size[2], stride[2], pad[2];
+  int64_t phases() const { return stride[0] * stride[1]; }
+  // The cells first <= i < last that the array has, of 0 <= i < end.
+  int64_t first(int axis, int64_t phase, int64_t end) const {
+    return std::clamp(ceil_div(pad[axis] - phase, stride[axis]), int64_t{0}, end);
+  }
+  int64_t last(int axis, int64_t phase, int64_t end) const {
+    return std::clamp(ceil_div(size[axis] + pad[axis] - phase, stride[axis]), int64_t{0}, end);
+  }
+};
+
+// A sum over taps: result [i, j] reads sources [i, j] to [i + reach[0], j + reach[1]].
+struct Problem {
+  View from, to;
+  int64_t rows, columns, reach[2], batch;
+  bool batch_last;
+};
+
+// What is known of a convolution besides its weights.
+struct Window {
+  int64_t size[2], stride[2], dilation[2], pad[2];
+  int64_t taps() const { return size[0] * size[1]; }
+  int64_t phases() const { return stride[0] * stride[1]; }
+  int64_t reach(int axis) const { return (size[axis] - 1) * dilation[axis] / stride[axis]; }
+  int64_t at(int axis, int64_t tap) const {
+    return (axis ? tap % size[1] : tap / size[1]) * dilation[axis];
+  }
+  int64_t shift(int axis, int64_t tap) const { return at(axis, tap) / stride[axis]; }
+  int64_t phase(int64_t tap) const {
+    return at(0, tap) % stride[0] * stride[1] + at(1, tap) % stride[1];
+  }
+};
+
+// How a problem is cut, for vectors of k.lanes.
+struct Grid {
+  Grid(const Kernels& k, const Problem& p) : problem(p) {
+    const View& from = p.from;
+    const int64_t across = p.columns + p.reach[1];
+    int64_t head = across, end = p.columns;
+    for (int64_t b = 0; b < from.stride[1]; ++b) {
+      head = std::min(head, from.first(1, b, across));
+      end = std::max(end, from.last(1, b, across));
+    }
+    wide = std::max(end, across - head);
+    if (p.batch_last) {
+      cell = k.lanes;
+      while (cell < p.batch && cell < (p.rows * p.columns < 4 ? 4 : 2) * k.lanes) cell *= 2;
+    }
+    chunks = ceil_div(p.batch, cell);
+    const double row = static_cast<double>(planes()) * wide * cell;
+    const auto fit = static_cast<int64_t>(kBand / std::max(1.0, row));
+    bands = ceil_div(p.rows, std::max<int64_t>(1, fit - p.reach[0]));
+    band = ceil_div(p.rows, bands);
+    const int64_t cells = std::max<int64_t>(1, k.lanes / cell);  // a tile is a multiple of them
+    const int64_t units = ceil_div(span(band), cells), each = cells * cell / k.lanes;
+    const int64_t most = k.conv.tile / each;
+    const int64_t tiles = ceil_div(units, most);
+    tile = ceil_div(units, tiles) * cells;
+    vectors = tile * cell / k.lanes;
+    // what the last tile reads is within the plane, so what it drops is not of another one
+    plane = (tiles * tile + p.reach[0] * wide + p.reach[1]) * cell;
+    plane = std::max(plane, (band + p.reach[0]) * wide * cell);
+    plane = ceil_div(plane, 16) * 16;
+    if (plane % 1024 == 0) plane += 16;  // planes a page apart would share few lines of a cache
+  }
+  int64_t span(int64_t rows) const { return (rows - 1) * wide + problem.columns; }
+  int64_t planes() const { return problem.from.planes * problem.from.phases(); }
+  int64_t floats() const { return plane * planes(); }
+  bool fits(int64_t group) const {
+    const double size = plane;
+    return size * planes() < INT32_MAX && size * group < INT32_MAX;
+  }
+  int64_t held(int64_t band_number) const {
+    return std::min(band, problem.rows - band_number * band);
+  }
+
+  const Problem& problem;
+  int64_t cell = 1, wide, chunks, band, bands, tile, vectors, plane;
+};
+
+// Narrower kernels where many places of wide vectors would be empty: for small images.
+const Kernels& fitting(const Kernels& k, const Problem& p) {
+  if (p.batch_last || k.lanes <= 8) return k;
+  const Kernels& narrow = kernels(8);
+  const Grid g(k, p);
+  const int64_t span = g.span(g.band);
+  return 2 * ceil_div(span, narrow.lanes) <= 3 * ceil_div(span, k.lanes) ? narrow : k;
+}
+
+// Where the images of a chunk lie in an array.
+struct Place {
+  Place(const Grid& g, const View& v, int64_t chunk)
+      : batch(g.problem.batch_last ? g.problem.batch : 1),
+        here(g.problem.batch_last ? std::min(g.cell, batch - chunk * g.cell) : 1),
+        plane(v.size[0] * v.size[1] * batch),
+        begin(g.problem.batch_last ? chunk * g.cell : chunk * v.planes * plane) {}
+  int64_t batch, here, plane, begin;
+};
+
+// The cells [first, last) of row i, beginning at `grid`, as far as the array has them.
+void add_row(const View& v, const Place& place, int64_t cell, int64_t phase, int64_t i,
+             int64_t first, int64_t last, int64_t grid, std::vector<Piece>* pieces) {
+  const int64_t a = phase / v.stride[1], b = phase % v.stride[1];
+  const int64_t row = i * v.stride[0] + a - v.pad[0];
+  const int64_t begin = std::max(first, v.first(1, b, last)), end = v.last(1, b, last);
+  if (row < 0 || row >= v.size[0] || begin >= end) return;
+  const int64_t step = v.stride[1] * place.batch;
+  const int64_t at = (row * v.size[1] + begin * v.stride[1] + b - v.pad[1]) * place.batch;
+  grid += (begin - first) * cell;
+  if (place.here == cell && place.batch == cell && (cell == 1 || v.stride[1] == 1)) {
+    pieces->push_back({grid, at, (end - begin) * cell, cell == 1 ? step : 1});
+    return;
+  }
+  for (int64_t j = 0; j < end - begin; ++j)
+    pieces->push_back({grid + j * cell, at + j * step, place.here, 1});
+}
+
+// The sources of a band on the grid, and the lists of pieces they were copied by.
+class Sources {
+ public:
+  void fill(const Kernels& k, const Grid& g, int64_t chunk, int64_t band, const float* x,
+            float* grid) {
+    const View& v = g.problem.from;
+    const Place place(g, v, chunk);
+    const int64_t top = band * g.band, rows = g.held(band) + g.problem.reach[0];
+    for (int64_t phase = 0; phase < v.phases(); ++phase) {
+      pieces_.clear();
+      for (int64_t i = 0; i < rows; ++i)
+        add_row(v, place, g.cell, phase, top + i, 0, g.problem.columns + g.problem.reach[1],
+                i * g.wide * g.cell, &pieces_);
+      for (int64_t p = 0; p < v.planes; ++p) {
+        float* to = grid + (p * v.phases() + phase) * g.plane;
+        int64_t at = 0;
+        for (const Piece& piece : pieces_) {
+          if (piece.grid > at) std::fill(to + at, to + piece.grid, 0.0f);
+          at = piece.grid + piece.count;
+        }
+        std::fill(to + at, to + g.plane, 0.0f);
+        k.conv.to_grid(pieces_.data(), pieces_.size(), x + place.begin + p * place.plane, to);
+      }
+    }
+  }
+
+ private:
+  std::vector<Piece> pieces_;
+};
+
+// The results of a tile, by phase.
+class Results {
+ public:
+  void set(const Grid& g, int64_t chunk, int64_t band, int64_t tile) {
+    const View& v = g.problem.to;
+    pieces_.resize(v.phases());
+    const Place place(g, v, chunk);
+    place_begin_ = place.begin, place_plane_ = place.plane, phases_ = v.phases();
+    const int64_t begin = tile * g.tile, end = begin + g.tile, rows = g.held(band);
+    for (int64_t phase = 0; phase < v.phases(); ++phase) {
+      pieces_[phase].clear();
+      for (int64_t i = begin / g.wide; i < rows && i * g.wide < end; ++i) {
+        const int64_t first = std::max<int64_t>(0, begin - i * g.wide);
+        const int64_t last = std::min(g.problem.columns, end - i * g.wide);
+        add_row(v, place, g.cell, phase, band * g.band + i, first, last,
+                (i * g.wide + first - begin) * g.cell, &pieces_[phase]);
+      }
+    }
+  }
+  const std::vector<Piece>& pieces(int64_t result) const { return pieces_[result % phases_]; }
+  int64_t begin(int64_t result) const { return place_begin_ + result / phases_ * place_plane_; }
+
+ private:
+  std::vector<std::vector<Piece>> pieces_;
+  int64_t place_begin_ = 0, place_plane_ = 0, phases_ = 1;
+};
+
+// Results from sources: items are chunks and bands, and parts of the results where those are few.
+void conv_product(const Kernels& k, ffi::ThreadPool pool, const Grid& g, const Taps& m,
+                  const float* x, float* y) {
+  const int64_t items = g.chunks * g.bands;
+  const Cut cut(items, 1, m.outputs, std::max<int64_t>(1, pool.num_threads()));
+  const auto kernel = k.conv.forward[g.vectors - 1];
+  const int64_t size = g.vectors * k.lanes;
+  share(pool, items * cut.parts, [&](auto next) {
+    float* grid = tile_memory.floats(g.floats());
+    float* out = out_memory.floats(kResults * size);
+    Sources sources;
+    Results results;
+    int64_t held = -1;
+    for (int64_t item; (item = next()) >= 0;) {
+      const int64_t chunk = item % items / g.bands, band = item % items % g.bands;
+      if (held != item % items) sources.fill(k, g, chunk, band, x, grid);
+      held = item % items;
+      const int64_t begin = item / items * cut.part;
+      const int64_t end = std::min(m.outputs, begin + cut.part);
+      for (int64_t tile = 0; tile * g.tile < g.span(g.held(band)); ++tile) {
+        results.set(g, chunk, band, tile);
+        for (int64_t first = begin; first < end; first += kResults) {
+          const int64_t last = std::min(end, first + kResults);
+          kernel(m, grid + tile * g.tile * g.cell, first, last, out);
+          for (int64_t r = first; r < last; ++r) {
+            const auto& pieces = results.pieces(r);
+            k.conv.from_grid(pieces.data(), pieces.size(), out + (r - first) * size,
+                             y + results.begin(r));
+          }
+        }
+      }
+    }
+  });
+}
+
+// dw of each kept weight: x on the grid, dy tile by tile.
+void conv_gradient(const Kernels& k, ffi::ThreadPool pool, const Grid& g, const Taps& m,
+                   const float* x, const float* dy, float* dw) {
+  const Cut cut(1, 1, m.outputs, std::max<int64_t>(1, pool.num_threads()));
+  const auto kernel = k.conv.weights[g.vectors - 1];
+  const int64_t size = g.vectors * k.lanes;
+  share(pool, cut.parts, [&](auto next) {
+    float* grid = tile_memory.floats(g.floats());
+    float* from = out_memory.floats(kResults * size);
+    Sources sources;
+    Results results;
+    for (int64_t i; (i = next()) >= 0;) {
+      const int64_t begin = i * cut.part, end = std::min(m.outputs, begin + cut.part);
+      for (int64_t item = 0; item < g.chunks * g.bands && begin < end; ++item) {
+        const int64_t chunk = item / g.bands, band = item % g.bands;
+        sources.fill(k, g, chunk, band, x, grid);
+        for (int64_t tile = 0; tile * g.tile < g.span(g.held(band)); ++tile) {
+          results.set(g, chunk, band, tile);
+          for (int64_t first = begin; first < end; first += kResults) {
+            const int64_t last = std::min(end, first + kResults);
+            std::fill(from, from + (last - first) * size, 0.0f);
+            for (int64_t r = first; r < last; ++r) {
+              const auto& pieces = results.pieces(r);
+              k.conv.to_grid(pieces.data(), pieces.size(), dy + results.begin(r),
+                             from + (r - first) * size);
+            }
+            kernel(m, grid + tile * g.tile * g.cell, from, first, last, dw);
+          }
+        }
+      }
+    }
+  });
+}
+
+Problem forward_problem(const Window& w, const int64_t* x, const int64_t* y, bool batch_last) {
+  return {{x[3], {x[1], x[2]}, {w.stride[0], w.stride[1]}, {w.pad[0], w.pad[1]}},
+          {y[3], {y[1], y[2]}, {1, 1}, {0, 0}},
+          y[1], y[2], {w.reach(0), w.reach(1)}, x[0], batch_last};
+}
+
+// dx from dy: cells of x from the first that is in x.
+Problem backward_problem(const Window& w, const int64_t* x, const int64_t* y, bool batch_last) {
+  Problem p = {{y[3], {y[1], y[2]}, {1, 1}, {0, 0}},
+               {x[3], {x[1], x[2]}, {w.stride[0], w.stride[1]}, {0, 0}},
+               0, 0, {w.reach(0), w.reach(1)}, x[0], batch_last};
+  for (int axis = 0; axis < 2; ++axis) {
+    const int64_t origin = floor_div(w.pad[axis], w.stride[axis]);
+    const int64_t end = floor_div(w.pad[axis] + x[1 + axis] - 1, w.stride[axis]) + 1;
+    p.from.pad[axis] = p.reach[axis] - origin;
+    p.to.pad[axis] = w.pad[axis] - origin * w.stride[axis];
+    (axis ? p.columns : p.rows) = end - origin;
+  }
+  return p;
+}
+
+// The weights by the phase of the plane they read, in groups of `width` outputs.
+struct Turned {
+  Turned(const Csr& m, const Window& w, int64_t width_) : width(width_) {
+    const int64_t taps = w.taps(), phases = w.phases(), planes = m.inputs / taps * phases;
+    const int64_t kept = m.starts[m.groups * m.outputs] - m.starts[0];
+    groups = ceil_div(m.outputs, width);
+    starts.assign(groups * planes + 1, 0);
+    values.resize(kept);
+    indices.resize(kept);
+    std::vector<int64_t> phase(taps);
+    for (int64_t t = 0; t < taps; ++t) phase[t] = w.phase(t);
+    auto each = [&](const auto& visit) {
+      for (int64_t g = 0; g < m.groups; ++g)
+        for (int64_t o = 0; o < m.outputs; ++o)
+          for (int64_t n = m.starts[g * m.outputs + o]; n < m.starts[g * m.outputs + o + 1]; ++n) {
+            const int64_t input = g * m.width + m.indices[n], tap = input % taps;
+            visit(n, o, tap, o / width * planes + input / taps * phases + phase[tap]);
+          }
+    };
+    each([&](int64_t, int64_t, int64_t, int64_t part) { ++starts[part + 1]; });
+    for (size_t n = 1; n < starts.size(); ++n) starts[n] += starts[n - 1];
+    std::vector<int32_t> next(starts.begin(), starts.end() - 1);
+    each([&](int64_t n, int64_t o, int64_t tap, int64_t part) {
+      const int32_t to = next[part]++;
+      values[to] = m.values[n];
+      indices[to] = static_cast<uint16_t>(o % width * taps + tap);
+    });
+  }
+  std::vector<float> values;
+  std::vector<uint16_t> indices;
+  std::vector<int32_t> starts;
+  int64_t width, groups;
+};
+
+// Where each index of a group reads, from the first plane of the group on.
+std::vector<int32_t> reads(const Window& w, const Grid& g, int64_t width, bool back) {
+  std::vector<int32_t> found(width * w.taps());
+  for (int64_t i = 0; i < static_cast<int64_t>(found.size()); ++i) {
+    const int64_t tap = i % w.taps(), plane = i / w.taps();
+    const int64_t down = w.shift(0, tap), across = w.shift(1, tap);
+    const int64_t at = back ? plane * g.plane : (plane * w.phases() + w.phase(tap)) * g.plane;
+    const int64_t i0 = back ? w.reach(0) - down : down, j0 = back ? w.reach(1) - across : across;
+    found[i] = static_cast<int32_t>(at + (i0 * g.wide + j0) * g.cell);
+  }
+  return found;
+}
+
+// Far from where products of sizes would overflow.
+bool sizes_fit(const Floats& x) {
+  if (x.dimensions().size() != 4) return false;
+  double total = 1;
+  for (int64_t size : x.dimensions()) total *= std::max<int64_t>(1, size);
+  return total < double{kMost} * kMost;
+}
+
+// Checks everything; `m` has the weights as those of a matrix [features * taps, outputs].
+ffi::Error conv(const Floats& values, const ffi::Buffer<ffi::U16>& indices,
+                const ffi::Buffer<ffi::S32>& starts, const Floats& x, const Floats& y,
+                ffi::Span<const int64_t> window, int64_t width, const Kernels& k, Csr* m,
+                Window* w) {
+  if (!sizes_fit(x) || !sizes_fit(y) || window.size() != 8 || width < 1 ||
+      x.dimensions()[0] != y.dimensions()[0] || values.element_count() != indices.element_count())
+    return bad_sizes();
+  for (int n = 0; n < 8; ++n)
+    if (window[n] < (n < 6 ? 1 : -kMost) || window[n] > kMost) return bad_sizes();
+  *w = {{window[0], window[1]}, {window[2], window[3]}, {window[4], window[5]},
+        {window[6], window[7]}};
+  if (w->taps() > kMost || width > kMost / w->taps() || w->phases() > kMost ||
+      w->reach(0) > kMost || w->reach(1) > kMost)
+    return bad_sizes();
+  const int64_t features = x.dimensions()[3], outputs = y.dimensions()[3];
+  *m = {values.typed_data(), indices.typed_data(), starts.typed_data(), features * w->taps(),
+        outputs,             width * w->taps(),    ceil_div(features, width)};
+  return fault(k, *m, values.element_count(), starts.element_count());
+}
+
+ffi::Error too_large() {
+  return ffi::Error::InvalidArgument("the images are too large for the kernels of packed layers");
+}
+
+ffi::Error conv_forward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::U16> indices,
+                        ffi::Buffer<ffi::S32> starts, Floats x, Result y,
+                        ffi::Span<const int64_t> window, int64_t width, int64_t batch_last,
+                        int64_t lanes) {
+  const Kernels& widest = kernels(lanes);
+  Csr m;
+  Window w;
+  ffi::Error error = conv(values, indices, starts, x, *y, window, width, widest, &m, &w);
+  if (error.failure() || !y->element_count()) return error;
+  const Problem p = forward_problem(w, x.dimensions().begin(), y->dimensions().begin(), batch_last);
+  const Kernels& k = fitting(widest, p);
+  const Grid g(k, p);
+  if (!g.fits(width * w.phases())) return too_large();
+  const auto table = reads(w, g, width, false);
+  const Taps taps = {m.values, m.indices, m.starts, table.data(), m.outputs, m.groups,
+                     width * w.phases() * g.plane};
+  conv_product(k, pool, g, taps, x.typed_data(), y->typed_data());
+  return ffi::Error::Success();
+}
+
+ffi::Error conv_backward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::U16> indices,
+                         ffi::Buffer<ffi::S32> starts, Floats dy, Result dx,
+                         ffi::Span<const int64_t> window, int64_t width, int64_t batch_last,
+                         int64_t lanes) {
+  const Kernels& widest = kernels(lanes);
+  Csr m;
+  Window w;
+  ffi::Error error = conv(values, indices, starts, *dx, dy, window, width, widest, &m, &w);
+  if (error.failure() || !dx->element_count()) return error;
+  const Problem p =
+      backward_problem(w, dx->dimensions().begin(), dy.dimensions().begin(), batch_last);
+  const Kernels& k = fitting(widest, p);
+  const Grid g(k, p);
+  const int64_t outputs = std::clamp<int64_t>(65536 / w.taps(), 1, kOutputs);
+  if (!g.fits(outputs)) return too_large();
+  const Turned turned(m, w, outputs);
+  const auto table = reads(w, g, turned.width, true);
+  const Taps taps = {turned.values.data(), turned.indices.data(), turned.starts.data(),
+                     table.data(), m.inputs / w.taps() * w.phases(), turned.groups,
+                     turned.width * g.plane};
+  conv_product(k, pool, g, taps, dy.typed_data(), dx->typed_data());
+  return ffi::Error::Success();
+}
+
+ffi::Error conv_weights(ffi::ThreadPool pool, ffi::Buffer<ffi::U16> indices,
+                        ffi::Buffer<ffi::S32> starts, Floats x, Floats dy, Result dw,
+                        ffi::Span<const int64_t> window, int64_t width, int64_t batch_last,
+                        int64_t lanes) {
+  const Kernels& widest = kernels(lanes);
+  Csr m;
+  Window w;
+  ffi::Error error = conv(*dw, indices, starts, x, dy, window, width, widest, &m, &w);
+  if (error.failure()) return error;
+  std::fill(dw->typed_data(), dw->typed_data() + dw->element_count(), 0.0f);
+  if (!dy.element_count()) return error;
+  const Problem p = forward_problem(w, x.dimensions().begin(), dy.dimensions().begin(), batch_last);
+  const Kernels& k = fitting(widest, p);
+  const Grid g(k, p);
+  if (!g.fits(width * w.phases())) return too_large();
+  const auto table = reads(w, g, width, false);
+  const Taps taps = {nullptr, m.indices, m.starts, table.data(), m.outputs, m.groups,
+                     width * w.phases() * g.plane};
+  conv_gradient(k, pool, g, taps, x.typed_data(), dy.typed_data(), dw->typed_data());
+  return ffi::Error::Success();
+}
