@@ -1,5 +1,6 @@
 """Tracing a model, in eval mode, into the list of its operations."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ STATES = tuple(
     if hasattr(nnx, name)
 )
 """Variables that calls or training write."""
+LEVEL = {"xla_backend_optimization_level": "0"}
+QUICK = [LEVEL | {"xla_cpu_use_fusion_emitters": False}, LEVEL]
+"""Options of compilations that take as little time as possible; not all versions know the first."""
 Run = tuple[Callable, dict[str, Any], list[Any]]
 
 
@@ -105,8 +109,10 @@ def closed(model: nnx.Module) -> dict[str, str]:
 
 def _quick(program: Any) -> Callable[..., Any]:
     """Compile a program that runs once."""
-    cpu = jax.default_backend() == "cpu"
-    return program.compile({"xla_backend_optimization_level": "0"} if cpu else {})
+    for options in QUICK if jax.default_backend() == "cpu" else []:
+        with contextlib.suppress(RuntimeError):  # options differ between versions of XLA
+            return program.compile(options)
+    return program.compile()
 
 
 def _fixed(kind: type, unwritten: bool) -> bool:
