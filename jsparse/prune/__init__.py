@@ -22,6 +22,8 @@ from jsparse.prune._lottery import Reinitialise as Reinitialise
 from jsparse.prune._lottery import RewindRate as RewindRate
 from jsparse.prune._lottery import lottery as lottery
 from jsparse.prune._magnitude import magnitude as magnitude
+from jsparse.prune._owl import owl as owl
+from jsparse.prune._permute import permute as permute
 from jsparse.prune._random import random as random
 from jsparse.prune._recalibrate import recalibrate as recalibrate
 from jsparse.prune._rounds import Restart as Restart

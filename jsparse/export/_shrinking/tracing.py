@@ -1,6 +1,7 @@
 """Tracing a model, in eval mode, into the list of its operations."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -87,7 +88,8 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
     given = [Node(tuple(leaf.shape), leaf.dtype) for leaf in arrays]
     ops: list[Op] = []
     outputs = _inline(closed.jaxpr, closed.consts, [*nodes, *given], ops, ())[:made]
-    outcome = lambda others: _quick(program.lower())(variables | others, arrays)[0]
+    compiled = functools.cache(lambda: _quick(program.lower()))
+    outcome = lambda others: compiled()(variables | others, arrays)[0]
     return Graph(_needed(ops, outputs), nodes, given, outputs, outcome)
 
 
