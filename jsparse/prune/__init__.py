@@ -17,6 +17,7 @@ from jsparse.prune._folder import Folder as Folder
 from jsparse.prune._folder import Nowhere as Nowhere
 from jsparse.prune._grasp import grasp as grasp
 from jsparse.prune._grasp import grasp_scores as grasp_scores
+from jsparse.prune._group_lasso import group_lasso as group_lasso
 from jsparse.prune._lottery import FineTune as FineTune
 from jsparse.prune._lottery import Reinitialise as Reinitialise
 from jsparse.prune._lottery import RewindRate as RewindRate

@@ -513,6 +513,12 @@ PRUNE |= {
         scope=(js.Groups(2, skip=True), "n of m"),
         weights=(".*kernel", "patterns"),
     ),
+    "prune.group_lasso": call(
+        lambda tx, groups, strengths: js.prune.group_lasso(tx, groups, strengths),
+        tx=(optax.adam(0.1), "transform"),
+        groups=(js.groups(PLAIN, X), "groups"),
+        strengths=([(".*kernel.*", 0.1)], "strengths"),
+    ),
     "prune.owl": call(
         js.prune.owl,
         model=(HELD, "model"),

@@ -125,6 +125,7 @@ KINDS: dict[str, Kind] = {
          [("(", 0.1)], [("kernle", 0.1)], [(3, 0.1)], [("kernel", None)], {"kernel": True}],
         "pair|regular|0 or more|available|nearest", "strength|pattern",
     ),
+    "groups": Kind([None, 3, "kernel", [], kernel()], "jsparse.groups"),
     "rule": Kind([None, 3, "top", js.Top, len], "rule"),
     "rngs": Kind([0, "x", KEY, nnx.Rngs, nnx.Rngs(dropout=1)], "nnx.Rngs"),
     "pattern": Kind([None, 3, "(", b"kernel", ["kernel"], "*"], "regular expression"),
