@@ -7,7 +7,7 @@
 3. The density of a layer is density + 2 * spread * (D_l - D) / (max D - min D), where D is the mean
    of the D_l over all weights, so that the density over all is the given one.
 
-Numbers: none is published for models that run here; tests/prune/test_owl.py has the formula.
+Numbers: the rows "OWL" of experiments/one_shot.py; none is published for a model of that size.
 """
 
 import re

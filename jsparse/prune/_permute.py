@@ -14,7 +14,7 @@
 Reference: Pool and Yu, Channel permutations for N:M sparsity, NeurIPS 2021, algorithm 1 (greedy
 channel swaps). Their escapes from where no swap gains are left out.
 
-Numbers: experiments/one_shot.py has 2:4 with and without it; none is published for these models.
+Numbers: the rows "permuted" of experiments/one_shot.py; none is published for these models.
 """
 
 import itertools
