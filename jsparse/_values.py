@@ -223,6 +223,22 @@ def check_pattern(**patterns: Any) -> None:
             raise ValueError(f"{name} is {pattern!r}, no regular expression: {error}") from error
 
 
+def patterns_of(**patterns: Any) -> tuple[str, ...]:
+    """One regular expression or several, as several.
+
+    Raises:
+      TypeError: it is neither a str nor a collection of them, or there are none.
+      ValueError: one is not a regular expression.
+    """
+    ((name, given),) = patterns.items()
+    found = (given,) if isinstance(given, str) else given
+    if not isinstance(found, list | tuple | set | frozenset) or not found:
+        raise TypeError(f"{name} must be a str or several, regular expressions; got {shown(given)}")
+    for one in found:
+        check_pattern(**{name: one})
+    return tuple(found)
+
+
 def check_key(**keys: Any) -> None:
     """Refuse anything but single random keys, of the new style or the old one.
 

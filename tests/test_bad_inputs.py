@@ -29,7 +29,7 @@ NOT_TRIED = {
     *("UnitAxis", "UnitGroup", "UnitGroups", "Use", "Sizes", "Importance"),
     "LAMP",  # a function of what the library made
     *("CorruptCheckpoint", "DamagedModel", "Path", "Point", "SearchStopped", "Found", "Tried"),
-    *("Evidence", "Candidate", "Transfer"),  # these are made by the library
+    *("Evidence", "Candidate", "Transfer", "Sensitivity"),  # these are made by the library
     *("block_dot", "pallas_dot", "onnx"),  # products inside layers; a package that may be missing
 }
 REFUSALS = (TypeError, ValueError, OSError, js.CorruptCheckpoint, js.export.DamagedModel)

@@ -144,7 +144,7 @@ def measure(settings: Settings, depth: int) -> None:
     batches = [jnp.asarray(part) for part in np.array_split(inputs, steps)]
     forward = nnx.jit(lambda model, x: model(x))
     jax.block_until_ready(forward(model, batches[0]))
-    same = lambda part, seen: (part.weight[...], part.mask[...])
+    same = lambda path, part, seen: (part.weight[...], part.mask[...])
     squares = lambda x: (x**2).sum(0)
     work = {
         "forward pass": lambda: [forward(model, x) for x in batches],

@@ -97,7 +97,7 @@ def proximal(
     check_transform(tx=tx)
     check_unit(unit)
     check_is(Role, "a Role", role=role)
-    chosen = tuple((p, _Strength(s, role)) for p, s in _checked(strengths))
+    chosen = tuple((p, _Strength(s, role)) for p, s in checked_strengths(strengths))
     check_responds(tx)
     whole = optax.with_extra_args_support(tx)
 
@@ -178,7 +178,7 @@ def _tile(shape: tuple[int, ...], unit: Unit, role: Role) -> tuple[int, ...]:
     return (1,) * role.stack + unit.tile(shape[role.stack :], role)
 
 
-def _checked(strengths: tuple) -> tuple[tuple[str, float], ...]:
+def checked_strengths(strengths: tuple) -> tuple[tuple[str, float], ...]:
     """The pairs, if they are.
 
     Raises:

@@ -17,11 +17,14 @@ from jsparse.prune._folder import Folder as Folder
 from jsparse.prune._folder import Nowhere as Nowhere
 from jsparse.prune._grasp import grasp as grasp
 from jsparse.prune._grasp import grasp_scores as grasp_scores
+from jsparse.prune._group_lasso import group_lasso as group_lasso
 from jsparse.prune._lottery import FineTune as FineTune
 from jsparse.prune._lottery import Reinitialise as Reinitialise
 from jsparse.prune._lottery import RewindRate as RewindRate
 from jsparse.prune._lottery import lottery as lottery
 from jsparse.prune._magnitude import magnitude as magnitude
+from jsparse.prune._owl import owl as owl
+from jsparse.prune._permute import permute as permute
 from jsparse.prune._random import random as random
 from jsparse.prune._recalibrate import recalibrate as recalibrate
 from jsparse.prune._rounds import Restart as Restart

@@ -9,19 +9,20 @@
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jsparse._paths import listed
+from jsparse._checks import check_density
+from jsparse._paths import listed, naming
 from jsparse._pure import calling, taken_apart
 from jsparse._slots import slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import hold
-from jsparse._values import check_batches, check_function, check_pattern
+from jsparse._values import check_batches, check_function, check_mapping, check_pattern
 from jsparse.prune._choice import held_parts
 from jsparse.prune._inputs import Moment, seen_by, watch_inputs
 from jsparse.prune._sweep import Sweep
@@ -29,9 +30,9 @@ from jsparse.prune._sweep import Sweep
 Model = TypeVar("Model", bound=nnx.Module)
 Forward = Callable[[Any, Any], Any]
 """forward(model, batch): runs the model."""
-Prune = Callable[[Sparse, Array], tuple[Array, Array]]
-"""From a weight and the moment of its inputs [stack..., groups, of a layer], the new weight and
-mask."""
+Prune = Callable[[str, Sparse, Array], tuple[Array, Array]]
+"""From a path, its weight and the moment of its inputs [stack..., groups, of a layer], the new
+weight and mask."""
 ALONE = ".*"
 """Each weight is calibrated by itself."""
 
@@ -39,6 +40,25 @@ ALONE = ".*"
 def call(model: Any, batch: Any) -> Any:
     """Run a model whose input is the batch itself."""
     return model(batch)
+
+
+def densities_of(model: nnx.Module, density: Any) -> dict[str, float]:
+    """The density of each weight under `Held`, by path, from one number or from numbers by path.
+
+    Raises:
+      ValueError: a density outside (0, 1]; paths without a density, or densities without a weight.
+    """
+    paths = held_parts(model)
+    if not isinstance(density, Mapping):
+        return dict.fromkeys(paths, check_density(density))
+    check_mapping("a fraction, or fractions by path", density=density)
+    if odd := sorted(paths.keys() ^ density.keys()):
+        what = "has no density for" if odd[0] in paths else "names, where no weight is under Held,"
+        raise ValueError(f"density {what} {odd[0]!r}; the weights are {listed(paths)}")
+    for path, one in density.items():
+        with naming(path):
+            check_density(one)
+    return dict(density)
 
 
 def in_order(
@@ -101,7 +121,7 @@ def in_order(
             part, seen = parts[path], moments[path]
             if not bool(jnp.isfinite(seen).all()):
                 raise ValueError(f"{path}: its inputs are not finite; look for NaN in the batches")
-            new = prune(part, seen)
+            new = prune(path, part, seen)
             part.weight[...], part.mask[...] = new
             variables.update(zip(changes(path), new, strict=True))
     pruned = hold(model, {path: part.mask[...] for path, part in parts.items()})

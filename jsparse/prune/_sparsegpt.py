@@ -19,7 +19,7 @@ argument `together` does.
 Numbers: the rows "SparseGPT" of experiments/one_shot.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,12 +28,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from jsparse._checks import check_density, check_not_negative
+from jsparse._checks import check_not_negative
 from jsparse._pattern import Groups, Scope, Whole
 from jsparse._sparse import Sparse
 from jsparse._topk import top
 from jsparse._values import by_density, check_whole, shown
-from jsparse.prune._calibration import ALONE, Forward, call, in_order
+from jsparse.prune._calibration import ALONE, Forward, call, densities_of, in_order
 from jsparse.prune._inputs import from_matrices, inputs_of, matrices
 from jsparse.rules._rule import over_stack
 
@@ -46,7 +46,7 @@ def sparsegpt(
     model: Model,
     batches: Iterable[Any],
     *,
-    density: float,
+    density: float | Mapping[str, float],
     scope: Scope = WHOLE,
     forward: Forward = call,
     block: int = 128,
@@ -63,7 +63,8 @@ def sparsegpt(
       batches: calibration data; each new shape is traced and compiled by itself. An operation of
         the model runs once on each, whatever the depth; layers that share weights, and the body
         of a scan, run once for each weight in them.
-      density: fraction of the weights of each block, or group, to keep, in (0, 1].
+      density: fraction of the weights of each block, or group, to keep, in (0, 1]; or one for each
+        weight by path, such as `owl` gives.
       scope: which weights compete: `Whole()`, all those of a block of inputs, or `Groups(m)`.
       forward: runs the model on a batch, in eval mode; by default `model(batch)`.
       together: a regular expression for the beginning of a path. Weights in which it matches the
@@ -94,7 +95,6 @@ def sparsegpt(
     Reference: Frantar and Alistarh, SparseGPT: massive language models can be accurately pruned in
     one-shot, ICML 2023, algorithm 1 and section 3.4.
     """
-    check_density(density)
     check_not_negative(damping=damping)
     check_whole(block=block)
     if not isinstance(scope, Whole | Groups):
@@ -103,7 +103,9 @@ def sparsegpt(
     if block < 1 or block % group:
         raise ValueError(f"block got {block}; pass 1 or more, a multiple of the group size {group}")
 
-    def prune(part: Sparse, gram: Array) -> tuple[Array, Array]:
+    densities = densities_of(model, density)
+
+    def prune(path: str, part: Sparse, gram: Array) -> tuple[Array, Array]:
         weight, mask = part.weight[...], part.mask[...]
         axes = part.rule.role.input_axes(weight.ndim)
         if isinstance(scope, Groups) and weight.shape[axes[-1]] % group:
@@ -113,7 +115,9 @@ def sparsegpt(
             )
         size = min(block, inputs_of(part))
         together = (0,) if isinstance(scope, Groups) else (0, 1)
-        solve = lambda w, m, h: _solve(w, m, h, density, damping, size, min(group, size), together)
+        solve = lambda w, m, h: _solve(
+            w, m, h, densities[path], damping, size, min(group, size), together
+        )
         stack = part.rule.role.stack
         split = lambda array: matrices(part, array, gram.shape[stack])
         wide = split(weight).astype(gram.dtype)

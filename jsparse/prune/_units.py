@@ -212,16 +212,27 @@ class _Chosen:
 
     def _at(self, cut: float, order: Scores) -> dict[int, list[int]]:
         gone = {}
-        for n, own in order.items():
-            self.wanted[n] = int((own >= cut - 1e-9).sum())
-            sides = [m for m in self._all[n].members if m.use & (Use.MAKES | Use.READS)]
-            across = {member.across for member in sides} or {1}
-            stay = int(np.isinf(own).sum())
-            left = self._widths.of(self.wanted[n], len(own), stay, across)
-            lowest = np.argsort(own, kind="stable")[: len(own) - left]
-            if len(lowest):
-                gone[n] = sorted(lowest.tolist())
+        for together in self._alike(order):
+            own = [order[n] for n in together]
+            wanted = [int((one >= cut - 1e-9).sum()) for one in own]
+            self.wanted.update(zip(together, wanted, strict=True))
+            members = [m for n in together for m in self._all[n].members]
+            across = {m.across for m in members if m.use & (Use.MAKES | Use.READS)} or {1}
+            stay = max(int(np.isinf(one).sum()) for one in own)
+            width, mean = len(own[0]), round(sum(wanted) / len(wanted))
+            left = self._widths.of(mean, width, stay, across)
+            for n, one in zip(together, own, strict=True):
+                lowest = np.argsort(one, kind="stable")[: width - left]
+                if len(lowest):
+                    gone[n] = sorted(lowest.tolist())
         return gone
+
+    def _alike(self, numbers: Iterable[int]) -> list[list[int]]:
+        """Groups that keep the same width, together; a group alike to one that stays does too."""
+        free = [*numbers]
+        sets = [{n} for n in free if not any(n in one for one in self.units.alike)]
+        whole = [one for one in self.units.alike if one <= {*free}]
+        return [sorted(one) for one in [*sets, *whole]]
 
     def _spends(self, gone: Mapping[int, list[int]]) -> float:
         families = self.units.families
@@ -242,7 +253,10 @@ class _Chosen:
 
     def _held(self) -> str:
         found = [f"{path}: {why}" for path, why in self.stayed().items()]
-        return "held are " + "; ".join(found[:4]) if found else "nothing else is held"
+        found += [f"{self._all[n].name}: named by keep" for n in sorted(self._stay)]
+        if found:
+            return "held are " + "; ".join(found[:4])
+        return "nothing else is held; inputs and outputs of a model keep their width"
 
 
 def _scored(importance: Importance, model: nnx.Module, groups: Mapping[int, UnitGroup]) -> Scores:
@@ -278,8 +292,9 @@ def _order(scores: Scores, scope: Scope) -> Scores:
     flat = np.concatenate([*scores.values(), np.zeros(0)])
     parts = list(itertools.pairwise(sizes))
     places = np.zeros(len(flat))
-    for start, end in parts if isinstance(scope, Whole) else [(0, len(flat))]:
-        rank = np.argsort(np.argsort(flat[start:end], kind="stable"), kind="stable")
+    everyone = [(0, len(flat))] if isinstance(scope, WholeModel) else []
+    for start, end in [*parts, *everyone]:  # of equals, those lowest in their own group
+        rank = np.argsort(np.lexsort((places[start:end], flat[start:end])), kind="stable")
         places[start:end] = (rank + 0.5) / max(end - start, 1)
     places = np.where(np.isposinf(flat), np.inf, places)
     return {n: places[start:end] for n, (start, end) in zip(scores, parts, strict=True)}

@@ -12,20 +12,20 @@ argument `together` does.
 Numbers: the rows "Wanda" of experiments/one_shot.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jsparse._checks import check_density, check_rivalry, check_scope
+from jsparse._checks import check_rivalry, check_scope
 from jsparse._pattern import PerOutput, Scope, WholeModel
 from jsparse._score import wide
 from jsparse._sparse import Sparse
 from jsparse._topk import winners
 from jsparse._values import by_density
-from jsparse.prune._calibration import ALONE, Forward, call, in_order
+from jsparse.prune._calibration import ALONE, Forward, call, densities_of, in_order
 from jsparse.prune._inputs import from_matrices, matrices
 from jsparse.rules._rule import over_stack
 
@@ -38,7 +38,7 @@ def wanda(
     model: Model,
     batches: Iterable[Any],
     *,
-    density: float,
+    density: float | Mapping[str, float],
     scope: Scope = EACH_OUTPUT,
     forward: Forward = call,
     together: str = ALONE,
@@ -53,7 +53,8 @@ def wanda(
       batches: calibration data; each new shape is traced and compiled by itself. An operation of
         the model runs once on each, whatever the depth; layers that share weights, and the body
         of a scan, run once for each weight in them.
-      density: fraction of the weights of each group of the scope to keep, in (0, 1].
+      density: fraction of the weights of each group of the scope to keep, in (0, 1]; or one for
+        each weight by path, such as `owl` gives.
       scope: which weights compete: `PerOutput()`, `Groups(m)` or `Whole()`.
       forward: runs the model on a batch, in eval mode; by default `model(batch)`.
       together: a regular expression for the beginning of a path. Weights in which it matches the
@@ -80,7 +81,6 @@ def wanda(
     Reference: Sun, Liu, Bair and Kolter, A simple and effective pruning approach for large language
     models, ICLR 2024, equation 1 and algorithm 1.
     """
-    check_density(density)
     check_scope(scope)
     check_rivalry("wanda", scope)
     if isinstance(scope, WholeModel):
@@ -89,13 +89,15 @@ def wanda(
             "Groups(m)"
         )
 
-    def prune(part: Sparse, squares: Array) -> tuple[Array, Array]:
+    densities = densities_of(model, density)
+
+    def prune(path: str, part: Sparse, squares: Array) -> tuple[Array, Array]:
         weight, mask = part.weight[...], part.mask[...]
         norm = jnp.sqrt(squares)[..., None]  # (1)
         groups = norm.shape[part.rule.role.stack]
         size = jnp.abs(matrices(part, weight.astype(wide(weight.dtype)), groups))
         score = jnp.where(mask > 0, from_matrices(part, size * norm), -jnp.inf)  # (2)
-        best = lambda score: winners(score, density, scope, part.rule.role)
+        best = lambda score: winners(score, densities[path], scope, part.rule.role)
         kept = over_stack(best, part.rule.role.stack)(score)  # (3)
         return weight, mask * kept.astype(mask.dtype)
 

@@ -15,6 +15,8 @@ from jsparse.report._overlap import stability as stability
 from jsparse.report._page import compare as compare
 from jsparse.report._page import page as page
 from jsparse.report._saving import save as save
+from jsparse.report._sensitivity import Sensitivity as Sensitivity
+from jsparse.report._sensitivity import sensitivity as sensitivity
 from jsparse.report._structure import Effective as Effective
 from jsparse.report._structure import Structure as Structure
 from jsparse.report._structure import effective as effective

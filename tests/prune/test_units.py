@@ -100,6 +100,27 @@ def test_each_group_or_the_model_as_a_whole() -> None:
     assert left(over) == [1, 4]  # no layer loses its last unit
     options = {"importance": by, "scope": js.WholeModel(), "least_width": 2}
     assert left(units(model, (1, 3), density=0.5, **options)[1]) == [2, 4]
+    options["importance"] = scores([1, 1, 1, 1], [1, 1, 1, 1])  # equals fall evenly
+    assert left(units(model, (1, 3), density=0.5, **options)[1]) == [2, 2]
+
+
+class Values(nnx.Module):
+    """Attention whose code wants values to be as wide as queries."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.q, self.k, self.v = (nnx.LinearGeneral(3, (2, 6), rngs=rngs) for _ in range(3))
+        self.out = nnx.LinearGeneral((2, 6), 2, axis=(-2, -1), rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.out(jax.nn.dot_product_attention(self.q(x), self.k(x), self.v(x)))
+
+
+def test_groups_that_the_code_wants_alike_keep_the_same_width() -> None:
+    by = scores([9, 9], [1, 2, 3, 4, 5, 6], [3, 3, 7, 7, 7, 7])  # heads, queries, values
+    options = {"density": 0.6, "importance": by, "scope": js.WholeModel()}
+    small, record = units(Values(nnx.Rngs(0)), (1, 4, 3), **options)
+    assert small.q.kernel.shape == small.v.kernel.shape == (3, 2, 3)
+    assert record.widths["q/kernel:2"] == "6 -> 3 (rounded from 2)" and not record.stayed
 
 
 @pytest.mark.parametrize(("density", "width"), [(0.5, 8), (0.1, 8), (0.65, 16), (0.95, 20)])
@@ -139,6 +160,8 @@ def test_what_cannot_be_done_is_said() -> None:
         units(model, (1, 3), budget=0.1)
     with pytest.raises(ValueError, match="no unit can be removed"):
         units(mlp(3, 2), (1, 3), budget=0.5)
+    with pytest.raises(ValueError, match="layers/0/kernel:1: named by keep"):
+        units(model, (1, 3), budget=0.5, keep=".*")
     with pytest.raises(ValueError, match="importance must give 4 scores for layers/0/kernel:1"):
         units(model, (1, 3), density=0.5, importance=scores([1, 2]))
     with pytest.raises(ValueError, match="are NaN"):

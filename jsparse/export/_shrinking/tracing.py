@@ -1,5 +1,7 @@
 """Tracing a model, in eval mode, into the list of its operations."""
 
+import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +23,9 @@ STATES = tuple(
     if hasattr(nnx, name)
 )
 """Variables that calls or training write."""
+LEVEL = {"xla_backend_optimization_level": "0"}
+QUICK = [LEVEL | {"xla_cpu_use_fusion_emitters": False}, LEVEL]
+"""Options of compilations that take as little time as possible; not all versions know the first."""
 Run = tuple[Callable, dict[str, Any], list[Any]]
 
 
@@ -83,7 +88,8 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
     given = [Node(tuple(leaf.shape), leaf.dtype) for leaf in arrays]
     ops: list[Op] = []
     outputs = _inline(closed.jaxpr, closed.consts, [*nodes, *given], ops, ())[:made]
-    outcome = lambda others: _quick(program.lower())(variables | others, arrays)[0]
+    compiled = functools.cache(lambda: _quick(program.lower()))
+    outcome = lambda others: compiled()(variables | others, arrays)[0]
     return Graph(_needed(ops, outputs), nodes, given, outputs, outcome)
 
 
@@ -105,8 +111,10 @@ def closed(model: nnx.Module) -> dict[str, str]:
 
 def _quick(program: Any) -> Callable[..., Any]:
     """Compile a program that runs once."""
-    cpu = jax.default_backend() == "cpu"
-    return program.compile({"xla_backend_optimization_level": "0"} if cpu else {})
+    for options in QUICK if jax.default_backend() == "cpu" else []:
+        with contextlib.suppress(RuntimeError):  # options differ between versions of XLA
+            return program.compile(options)
+    return program.compile()
 
 
 def _fixed(kind: type, unwritten: bool) -> bool:

@@ -30,6 +30,8 @@ from jsparse.export._shrinking.rescale import Rescale
 from jsparse.export._shrinking.tracing import trace
 from jsparse.export._shrinking.verify import Fault, apart, faults, rounding
 
+NEAREST = 4  # families of the same width that are tried as a pair
+
 
 class Family(NamedTuple):
     """Units that have the same axes.
@@ -88,6 +90,7 @@ class Units:
 
     Attributes:
       families: of all units that have axes of variables.
+      alike: sets of families, by number, that the code wants to have the same width.
     """
 
     def __init__(self, model: nnx.Module, inputs: tuple, mend: Mend):
@@ -100,6 +103,7 @@ class Units:
         self._label = classes.label
         self._rescale = Rescale(self.graph)
         self.families = self._families(classes.units())
+        self.alike: list[set[int]] = []
 
     def _say(self) -> None:
         links = self._links
@@ -157,7 +161,7 @@ class Units:
         return Removal.of(self.graph, at)
 
     def tried(self, gone: Gone, tests: Tests) -> Smaller | None:
-        """The model without some units; none if a family turned out to be held."""
+        """The model without some units; none if families turned out to be held, or alike."""
         one = self.smaller(gone, tests)
         if not one.faults:
             return one
@@ -175,10 +179,32 @@ class Units:
                 held[n] = tested.faults[0]
             else:
                 good.append(n)
-        for n, fault in (held or dict.fromkeys(good, one.faults[0])).items():
-            reason = Reason(WHOLE, fault.op, fault.text)
-            self.families[n] = self.families[n]._replace(held=reason)
+        held = held or dict.fromkeys(good, one.faults[0])
+        before = [*self.alike]
+        for n, fault in held.items():
+            self._pair(n, {k: gone[k] for k in good}, tests)
+            if not any(n in one for one in self.alike if one not in before):
+                reason = Reason(WHOLE, fault.op, fault.text)
+                self.families[n] = self.families[n]._replace(held=reason)
         return None
+
+    def _pair(self, n: int, good: Gone, tests: Tests) -> None:
+        """Find a family with which this one shrinks if both keep the same width.
+
+        An attention may want its queries and values as wide as each other.
+        """
+        width = len(self.families[n].units)
+        same = [k for k, one in enumerate(self.families) if one.held is None and k != n]
+        same = [k for k in same if len(self.families[k].units) == width]
+        for k in sorted(same, key=lambda k: abs(k - n))[:NEAREST]:
+            if any({n, k} <= one for one in self.alike):
+                continue
+            joined = [one for one in self.alike if one & {n, k}]
+            both = {n, k}.union(*joined)
+            last = dict.fromkeys(both, (width - 1,))
+            if not self.smaller({**good, **last}, tests).faults:
+                self.alike = [one for one in self.alike if one not in joined] + [both]
+                return
 
     def smaller(self, gone: Gone, tests: Tests) -> Smaller:
         """The model without some units, and what is wrong with it."""

@@ -1,0 +1,298 @@
+"""Channel permutations before N:M sparsity: an order of inputs in which N of M loses least.
+
+1. Of each M neighbouring inputs of an output the N largest weights stay. Which inputs are
+   neighbours is free: the units of a group (`jsparse.groups`) may stand in any order, as long as it
+   is the same in all that makes and reads them. The model computes the same.
+2. For two units in different neighbourhoods, the gain of a swap is how much more magnitude N:M then
+   keeps, over all weights that read them. The gains of all pairs are found at once: with t the N-th
+   largest and S the sum of the N largest of the other M - 1 weights of a place, a weight x in that
+   place makes it S + max(0, x - t).
+3. The best swap is done, then the best one of those that touch none of its neighbourhoods, and so
+   on; then 2. again, until no swap gains. Wide groups are searched some hundred units at a time.
+4. The outputs before and after are compared; a group whose order matters keeps its own.
+
+Reference: Pool and Yu, Channel permutations for N:M sparsity, NeurIPS 2021, algorithm 1 (greedy
+channel swaps). Their escapes from where no swap gains are left out.
+
+Numbers: the rows "permuted" of experiments/one_shot.py; none is published for these models.
+"""
+
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from flax import nnx
+
+from jsparse._checks import check_density
+from jsparse._paths import naming
+from jsparse._pattern import Groups
+from jsparse._pure import by_position, calling, examples
+from jsparse._roles import role_of
+from jsparse._slots import slots, sparse_parts
+from jsparse._topk import rivals
+from jsparse._values import by_density, check_is, patterns_of
+from jsparse.export._shrinking.alive import alive_paths
+from jsparse.export._shrinking.attributes import stock
+from jsparse.export._shrinking.cut import Cut, cut_in_place
+from jsparse.export._shrinking.groups import UnitAxis, described
+from jsparse.export._shrinking.units import Units
+from jsparse.export._shrinking.verify import apart, rounding
+
+Model = TypeVar("Model", bound=nnx.Module)
+TOGETHER = 512
+"""Units whose swaps are compared at once."""
+SWEEPS, ENOUGH = 100, 1e-4
+"""Rounds of swaps, at most; the last one gains less than this part of the magnitude."""
+
+
+class _Read(NamedTuple):
+    """A weight that is to be N:M: its magnitudes, and what N of M is along its last axis.
+
+    Attributes:
+      size: [others, inputs], its input axis last.
+      axis: that axis in the weight.
+      keep: N.
+      of: M.
+    """
+
+    size: np.ndarray
+    axis: int
+    keep: int
+    of: int
+
+
+class _View(NamedTuple):
+    """Where the units of a group are in a weight that reads them."""
+
+    path: str
+    places: np.ndarray  # [places of a unit, units]
+
+
+@by_density
+def permute(
+    model: Model,
+    *example_inputs: Any,
+    density: float,
+    scope: Groups,
+    weights: str | Collection[str] = ".*kernel",
+) -> tuple[Model, dict[str, tuple[float, float]]]:
+    """Reorder the units of a trained model so that N:M sparsity keeps more of its weights.
+
+    The model computes the same as before. Do it before `sparsify` with `Top`, `SRSTE` or `Held` and
+    the same scope and density. Which axes are reordered together is read from the traced
+    computation, as for `jsparse.groups`: residual streams with all their layers, heads by
+    themselves. Inputs and outputs of the model keep their order. On a CPU the time grows as the
+    square of a group's width times the outputs that read it, up to a width of 512.
+
+    Args:
+      model: trained, without rules; not changed.
+      *example_inputs: arguments of a call, as for `jsparse.groups`: arrays or shapes.
+      density: N / M.
+      scope: `Groups(M)`; with `skip=True` weights that M does not divide are left out.
+      weights: patterns, as in `sparsify`, of the weights that will be sparse.
+
+    Returns:
+      (the reordered model, the fraction of the summed magnitude of each weight that N:M keeps
+      before and after, by path).
+
+    Raises:
+      TypeError: scope is something other than Groups; the model cannot take the inputs.
+      ValueError: density out of range; the model has rules; a pattern that matches no parameter, or
+        a weight that M does not divide.
+
+    Example:
+      >>> from flax import nnx
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 3, rngs=rngs))
+      >>> better, kept = permute(model, (1, 4), density=0.5, scope=Groups(4))
+      >>> [f"{before:.3f} -> {after:.3f}" for before, after in kept.values()]
+      ['0.673 -> 0.673', '0.699 -> 0.727']
+    """
+    check_density(density)
+    check_is(Groups, "Groups(M), such as Groups(4) for 2:4", scope=scope)
+    model, inputs = by_position(model, example_inputs, {})
+    if held := [*sparse_parts(model)]:
+        raise ValueError(
+            f"{held[0]} is under a rule; permute the dense model, then use sparsify. "
+            "jsparse.fold(model) has no rules"
+        )
+    reads, before = _reads(model, density, scope, alive_paths(model, patterns_of(weights=weights)))
+    inputs = examples(inputs)
+    with calling("example_inputs", inputs):
+        found = Units(model, inputs, stock)
+    orders = _searched(found, reads)
+    small = nnx.clone(model)
+    cut_in_place(small, _checked(found, orders), {})
+    after = _reads(small, density, scope, frozenset(before))[1]
+    return small, {path: (before[path], after[path]) for path in before}
+
+
+Orders = list[dict[tuple[str, int], np.ndarray]]
+"""Of each group the new order along each axis of a weight."""
+
+
+def _reads(
+    model: nnx.Module, density: float, scope: Groups, paths: Collection[str]
+) -> tuple[dict[str, _Read], dict[str, float]]:
+    """The weights that are to be N:M, and the part of each that N:M keeps, by path."""
+    reads, kept = {}, {}
+    seen: set[int] = set()
+    for slot in slots(model):
+        if slot.path not in paths or id(slot.value) in seen:
+            continue
+        seen.add(id(slot.value))
+        weight = np.abs(np.asarray(slot.value[...], np.float32))
+        role = role_of(slot.parent, slot.key, weight.ndim)
+        with naming(slot.path):
+            axis = scope.axes(weight.ndim, role)[0]
+            if weight.shape[axis] % scope.size and scope.skip:
+                continue
+            rivals(weight.shape, scope, role)  # refuses those that M does not divide
+        rows = np.moveaxis(weight, axis, -1).reshape(-1, weight.shape[axis])
+        read = _Read(rows, axis, max(1, round(density * scope.size)), scope.size)
+        most = np.partition(-rows.reshape(-1, read.of), read.keep - 1)[:, : read.keep]
+        kept[slot.path] = float(-most.sum() / max(rows.sum(), 1e-30))
+        if read.keep < read.of:
+            reads[slot.path] = read
+    return reads, kept
+
+
+def _searched(units: Units, reads: Mapping[str, _Read]) -> Orders:
+    """The orders that keep most (2, 3), found one group after the other."""
+    reads, orders = dict(reads), []
+    for n, group in described(units).items():
+        found = {(m.path, m.axis): _places(m, group.width) for m in group.members}
+        places = {axis: at for axis, at in found.items() if at is not None}
+        views = [
+            _View(path, at)
+            for (path, axis), at in places.items()
+            if path in reads and axis == reads[path].axis
+        ]
+        if units.families[n].held or not views or len(places) < len(found):
+            continue
+        order = _swapped(reads, views, group.width)
+        if (order == np.arange(group.width)).all():
+            continue
+        orders.append({})
+        for axis, at in places.items():
+            length = max(m.units.size for m in group.members if (m.path, m.axis) == axis)
+            orders[-1][axis] = moved = np.arange(length)
+            moved[at] = at[:, order]
+        for view in views:
+            one = reads[view.path]
+            moved = orders[-1][view.path, one.axis]
+            reads[view.path] = one._replace(size=one.size[:, moved])
+    return orders
+
+
+def _places(member: UnitAxis, width: int) -> np.ndarray | None:
+    """The positions of each unit on an axis, [places of a unit, units]; none if units differ."""
+    at = [np.flatnonzero(member.units == n) for n in range(width)]
+    return np.stack(at, 1) if len({len(one) for one in at}) == 1 else None
+
+
+def _swapped(reads: Mapping[str, _Read], views: Sequence[_View], width: int) -> np.ndarray:
+    """The order of the units after swaps that gain: [units]."""
+    order, draw = np.arange(width), np.random.default_rng(0)
+    best = _total(reads, views, order)
+    for _ in range(SWEEPS):
+        new = order.copy()
+        spots = draw.permutation(width) if width > TOGETHER else np.arange(width)
+        for start in range(0, width, TOGETHER):
+            part = np.sort(spots[start : start + TOGETHER])
+            for a, b in _disjoint(_gains(reads, views, order, part), reads, views, part, best):
+                new[[a, b]] = new[[b, a]]
+        total = _total(reads, views, new)
+        if total <= best:  # a swap next to another one may lose
+            return order
+        order, before, best = new, best, total
+        if best < before * (1 + ENOUGH):
+            return order
+    return order
+
+
+def _total(reads: Mapping[str, _Read], views: Sequence[_View], order: np.ndarray) -> float:
+    """The magnitude that N:M keeps in the weights that read the units in this order."""
+    return sum(float(_neighbours(reads[v.path], v, order)[0].sum()) for v in views)
+
+
+def _neighbours(read: _Read, view: _View, order: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(kept by each neighbourhood [others, n], weights [others, inputs], sorted [others, n, M])."""
+    moved = np.arange(read.size.shape[1])
+    moved[view.places] = view.places[:, order]
+    size = read.size[:, moved]
+    high = -np.sort(-size.reshape(len(size), -1, read.of), axis=-1)
+    return high[..., : read.keep].sum(-1), size, high
+
+
+def _gains(
+    reads: Mapping[str, _Read], views: Sequence[_View], order: np.ndarray, part: np.ndarray
+) -> np.ndarray:
+    """How much more is kept if two spots among some exchange their units: [spots, spots] (2)."""
+    from scipy.spatial.distance import cdist  # comes with jax; `import jsparse` does without
+
+    gains = np.zeros((len(part), len(part)))
+    for view in views:
+        read = reads[view.path]
+        kept, size, high = _neighbours(read, view, order)
+        for places in view.places[:, part]:
+            own = places // read.of  # the neighbourhood of each spot
+            x, last, next_ = size[:, places], high[:, own, read.keep - 1], high[:, own, read.keep]
+            inside = x >= last
+            limit = np.where(inside, next_, last)
+            others = kept[:, own] - np.where(inside, x - next_, 0)
+            # max(0, a) = (|a| + a) / 2, summed over rows for all pairs: [spot, unit that comes]
+            more = cdist(limit.T, x.T, "cityblock") + x.sum(0)[None] - limit.sum(0)[:, None]
+            after = others.sum(0)[:, None] + more / 2
+            here = kept.sum(0)[own]
+            gain = after + after.T - here[:, None] - here[None]
+            gains += np.where(own[:, None] == own[None], 0.0, gain)
+    return gains
+
+
+def _disjoint(
+    gains: np.ndarray,
+    reads: Mapping[str, _Read],
+    views: Sequence[_View],
+    part: np.ndarray,
+    total: float,
+) -> Iterable[tuple[int, int]]:
+    """The best swaps of which none touches a neighbourhood of another one (3)."""
+    touched: set[tuple[int, int]] = set()
+    near = [
+        {(n, int(p)) for n, v in enumerate(views) for p in v.places[:, spot] // reads[v.path].of}
+        for spot in part
+    ]
+    above, right = np.nonzero(np.triu(gains > 1e-7 * total, 1))
+    for k in np.argsort(-gains[above, right], kind="stable"):
+        a, b = int(above[k]), int(right[k])
+        both = near[a] | near[b]
+        if not both & touched:
+            touched |= both
+            yield int(part[a]), int(part[b])
+
+
+def _checked(units: Units, orders: Orders) -> dict[str, Cut]:
+    """The orders that leave the outputs as they are (4), by path of the weight."""
+    shapes = {node.path: node.shape for node in units.graph.variables}
+
+    def cuts(orders: Orders) -> dict[str, Cut]:
+        keep: dict[str, dict[int, np.ndarray]] = {}
+        for (path, axis), moved in itertools.chain.from_iterable(o.items() for o in orders):
+            before = keep.setdefault(path, {}).get(axis, np.arange(len(moved)))
+            keep[path][axis] = before[moved]
+        return {p: Cut(shape=shapes[p], keep={a: tuple(o.tolist()) for a, o in k.items()})
+                for p, k in keep.items()}  # fmt: skip
+
+    def same(orders: Orders) -> bool:
+        moved = cuts(orders)
+        values = {n.path: n.value for n in units.graph.variables if n.path in moved}
+        new = {path: moved[path].of(value) for path, value in values.items() if value is not None}
+        off = apart(expected, units.graph.run(new))
+        return off <= rounding(units.graph.variables)
+
+    expected = units.graph.run({})
+    if not orders or same(orders):
+        return cuts(orders)
+    return cuts([one for one in orders if same([one])])

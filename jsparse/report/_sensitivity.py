@@ -1,0 +1,183 @@
+"""How much each layer alone may be pruned: the score of a model when one layer is.
+
+For each layer and density the weights of the lowest magnitude of that layer fall, and nothing else
+changes. All are scored by one compiled function.
+
+Reference: Li et al., Pruning filters for efficient convnets, ICLR 2017, section 3.2; Han et al.,
+Learning both weights and connections, 2015, figure 6.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from jsparse._checks import check_density, require
+from jsparse._pattern import Scope, Unit, Weight, Whole
+from jsparse._pure import calling
+from jsparse._slots import check_module
+from jsparse._surgery import fold, hold, masks, sparsify
+from jsparse._values import (
+    check_batches,
+    check_function,
+    check_path,
+    is_number,
+    patterns_of,
+    shown,
+)
+from jsparse.report._figures import Line, chart
+from jsparse.report._page import MOST_LAYERS, write_page
+from jsparse.report._table import table
+from jsparse.report._units import percent
+from jsparse.rules._held import Held
+from jsparse.rules._top import Top
+
+SINGLE, ALL = Weight(), Whole()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """Scores of a model with one layer pruned; print it, or `page` it.
+
+    Attributes:
+      whole: the score of the model as it is.
+      densities: of the layer, highest first.
+      scores: [densities] by path of the layer.
+    """
+
+    whole: float
+    densities: tuple[float, ...]
+    scores: Mapping[str, np.ndarray]
+
+    def __str__(self) -> str:
+        head = ("layer", *map(percent, self.densities))
+        rows = [[path, *(f"{one:.4g}" for one in own)] for path, own in self.scores.items()]
+        return table(head, rows, ("none", *[f"{self.whole:.4g}"] * len(self.densities)), 1)
+
+    def page(self, out: str | Path = "sensitivity.html") -> Path:
+        """Write one HTML page: a line for each layer, score by density. It needs no network.
+
+        Args:
+          out: the file.
+
+        Raises:
+          ImportError: matplotlib or Jinja2 is not installed.
+        """
+        require("jinja2 matplotlib", "report", "a page")
+        check_path(out=out)
+        if Path(out).is_dir():
+            raise IsADirectoryError(
+                f"{out} is a folder; pass a file, such as {Path(out, 'a.html')}"
+            )
+        # the layers that fall furthest first, as there may be more than fit
+        paths = sorted(self.scores, key=lambda path: self.scores[path].min())[:MOST_LAYERS]
+        x = np.array([1.0, *self.densities])
+        lines = [
+            Line(path, x, np.array([self.whole, *self.scores[path]]), style=n)
+            for n, path in enumerate(paths)
+        ]
+        title = "Score by density of one layer"
+        if len(paths) < len(self.scores):
+            title += f", the {len(paths)} that fall furthest"
+        rows = [[p, *(f"{one:.4g}" for one in own)] for p, own in self.scores.items()]
+        head = ("layer", *map(percent, self.densities))
+        section = {
+            "heading": "One layer at a time",
+            "charts": [chart(title, lines, "density of the layer", "density", "score")],
+            "front": (head, rows),
+        }
+        content = {
+            "title": "Sensitivity of the layers",
+            "about": f"{len(self.scores)} layers; the whole model scores {self.whole:.4g}",
+            "search": section,
+            "settings": ((), []),
+            "versions": ((), []),
+        }
+        return write_page(Path(out), content)
+
+
+def sensitivity(
+    model: nnx.Module,
+    score: Callable[[Any, Any], Array],
+    batches: Iterable[Any],
+    *,
+    weights: str | Collection[str] = ".*kernel",
+    densities: Collection[float] = (0.5, 0.25, 0.1, 0.05),
+    unit: Unit = SINGLE,
+    scope: Scope = ALL,
+) -> Sensitivity:
+    """Score a model with one layer pruned to each of some densities, by magnitude.
+
+    Args:
+      model: trained, in eval mode while it is scored; not changed. Weights that rules mask are
+        zeros, and fall first.
+      score: score(model, batch) -> [], such as the accuracy on the batch.
+      batches: of the same shape, or each shape is compiled by itself; the score of a model is the
+        mean over them.
+      weights: patterns, as in `sparsify`, of the weights that are pruned one at a time.
+      densities: fractions of the units of the layer to keep, in (0, 1].
+      unit: what falls together, such as `Filter()`.
+      scope: which units compete, such as `Groups(4)`.
+
+    Returns:
+      The scores, which can be printed.
+
+    Raises:
+      TypeError, ValueError: wrong arguments; a pattern that matches no parameter; a score of
+        another shape.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 3, rngs=rngs))
+      >>> score = lambda model, x: -((model(x) - x[:, :3]) ** 2).mean()
+      >>> found = sensitivity(model, score, [jnp.eye(4)], densities=(0.5, 0.1))
+      >>> list(found.scores), found.scores["layers/0/kernel"].shape
+      (['layers/0/kernel', 'layers/2/kernel'], (2,))
+    """
+    check_module(model)
+    check_function(score=score)
+    check_batches(batches)
+    batches = list(batches)
+    wanted = _checked(densities)
+    patterns = patterns_of(weights=weights)
+    plain = fold(model)
+    held = sparsify(plain, *((pattern, Held()) for pattern in patterns))
+    held.eval()
+    form = nnx.split(held)[0]
+    run = jax.jit(lambda state, batch: score(nnx.merge(form, state), batch))
+
+    def scored(changed: Mapping[str, Array]) -> float:
+        state = nnx.split(hold(held, changed))[1]
+        with calling("batches", batches[0]):
+            found = [np.asarray(run(state, batch), np.float64) for batch in batches]
+        if found[0].shape:
+            raise ValueError(
+                f"score must give one number; got {shown(found[0])}. Take the mean over the batch"
+            )
+        return float(np.mean(found))
+
+    whole = scored({})
+    rules = [Top(density=density, unit=unit, scope=scope) for density in wanted]
+    chosen = [masks(sparsify(plain, *((p, rule) for p in patterns))) for rule in rules]
+    scores = {path: np.array([scored({path: own[path]}) for own in chosen]) for path in chosen[0]}
+    return Sensitivity(whole, wanted, scores)
+
+
+def _checked(densities: Any) -> tuple[float, ...]:
+    """The densities, highest first.
+
+    Raises:
+      TypeError, ValueError: none, or one that is none.
+    """
+    if isinstance(densities, str | Mapping) or not isinstance(densities, Collection):
+        hint = f"; pass ({densities},)" if is_number(densities) else ""
+        raise TypeError(f"densities must be a tuple of fractions; got {shown(densities)}{hint}")
+    if not len(densities):
+        raise ValueError("densities must be a tuple of fractions, one or more; got none")
+    return tuple(sorted({check_density(one) for one in densities}, reverse=True))
