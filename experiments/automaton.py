@@ -16,7 +16,11 @@ What a success is: as in the paper, that an accepting state is entered once, her
     move slips, what is unsafe is met in the end unless some cell is never left, so that the
     probability is 0 on lakes 3 to 6 and on all three worlds.
 
-Command: python -m experiments.automaton            (all tasks)
+Number (5 seeds): exact 0.999998, 0.999999 and 1.000000 on lakes 1 to 3; on all tasks the worst seed
+    reaches at least 0.987 of the exact probability. Without the automaton the cell alone is enough
+    on 9 tasks; with two labels 17 of 19 are learned, in 0.4 to 38 times the steps, median 3.
+
+Command: python -m experiments.automaton            (all tasks, 4 minutes of processor time)
          python -m experiments.automaton --quick    (lakes 1 and 2, minecraft 1 to 3)
 """
 
