@@ -5,13 +5,16 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
 
-from experiments import automaton
+from experiments import automaton, automaton_masks
+from experiments.rl import fitted
 from experiments.rl.environments import automata, exact, grids
 from experiments.rl.environments.automata import TRAP, Automaton
 
@@ -175,4 +178,31 @@ def test_the_experiment(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert float(line.split()[-1]) > 0.9  # the worse seed's share of the exact probability
     assert (tmp_path / "visits.png").stat().st_size > 5_000
     automaton.main(settings)  # complete: prints again, learns nothing
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.slow
+def test_each_state_reads_the_shared_network_through_its_own_mask() -> None:
+    net = fitted.begin(fitted.Arm(0.2, "masks"), (2, 3), 3, 4, 8, seed=1)
+    values = net.table(net.params)
+    assert values.shape == (3 * 6, 4)
+    for state in range(3):
+        own = jax.tree.map(lambda leaf, state=state: leaf[state], net.rest)
+        alone = nnx.merge(net.graph, net.params, own)(net.x)
+        np.testing.assert_allclose(values[6 * state : 6 * state + 6], alone, rtol=1e-5, atol=1e-6)
+    one, every = fitted.weights(net)
+    assert one == pytest.approx(0.2 * (5 * 8 + 8 * 8 + 8 * 4), abs=3)
+    assert one < every <= 3 * one
+
+
+@pytest.mark.slow
+def test_masks_for_each_state(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    settings = dataclasses.replace(
+        automaton_masks.QUICK, task="slippery small, easy", steps=2000, width=32, out=str(tmp_path)
+    )
+    automaton_masks.main(settings)
+    printed = capsys.readouterr().out
+    lines = [one for one in printed.splitlines() if "(one seed)" in one]
+    assert [float(one.split()[-3]) > 0.8 for one in lines] == [True, True]
+    automaton_masks.main(settings)  # complete: prints again, trains nothing
     assert capsys.readouterr().out == printed
