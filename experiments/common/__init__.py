@@ -54,6 +54,7 @@ from experiments.common.settings import StudySettings as StudySettings
 from experiments.common.settings import TrainSettings as TrainSettings
 from experiments.common.settings import learning_rate as learning_rate
 from experiments.common.settings import start as start
+from experiments.common.show import COLOURS as COLOURS
 from experiments.common.show import Epochs as Epochs
 from experiments.common.show import counted as counted
 from experiments.common.show import draw as draw

@@ -1,0 +1,1 @@
+"""Environments of agents, one a file: small, and exact where they can be."""
