@@ -1,5 +1,7 @@
 """Heads in models: put in, edited, folded, shrunk, and shown on a page."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,4 +96,9 @@ def test_the_page_shows_what_a_class_reads(made, tmp_path) -> None:
     assert text.index(f"<tr><td>{largest}") == text.index("<tr><td>")
     assert f"{point.weight[largest, 1]:+.3f}" in text
     empty = heads.page(made[2], net.features(x), images, tmp_path / "all.html", most=1, beside=2)
-    assert "class 2" in empty.read_text()
+    assert "class 2" in empty.read_text() and "accuracy" in empty.read_text()
+    other = dataclasses.replace(made[2], regression=True)
+    other = heads.page(other, net.features(x), images, tmp_path / "target.html", most=1, beside=2)
+    text = other.read_text()
+    assert "features per target" in text and "<h2>target 2" in text and "R²" in text
+    assert "accuracy" not in text and "class 2" not in text
