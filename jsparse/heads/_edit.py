@@ -56,7 +56,7 @@ def ablate(
     inputs: Sequence[int] | int,
     output: int,
     *,
-    means: ArrayLike = (),
+    means: ArrayLike | Sequence[float] = (),
 ) -> Model:
     """A copy of the model in which an output of a linear layer no longer reads some features.
 
@@ -94,7 +94,7 @@ def ablate(
     return held
 
 
-def _means(means: ArrayLike, features: int) -> np.ndarray:
+def _means(means: ArrayLike | Sequence[float], features: int) -> np.ndarray:
     """The means, [features]; [0] if none are given.
 
     Raises:
