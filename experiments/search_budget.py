@@ -51,6 +51,8 @@ METHODS = {
 CONTROLS = {"uniform": "uniform", "global magnitude": "global", "ERK": "erk"}
 PUBLISHED = "VGG nets on CIFAR-10 at 17 to 7.1 % of the parameters, ResNet-18 at 24.91 %, no loss"
 HALF = (0.5,)
+PATTERNS = {"vgg-16": "conv.*/kernel", "resnet-20": "blocks/.*/kernel"}
+"""Convolutions of the networks that read CIFAR-10: 13 layers, and 20 with projections."""
 WORST = 3.0
 """Losses are cut here, or one sample would decide at low densities."""
 
@@ -76,7 +78,7 @@ class Settings(common.TrainSettings):
     """All arms of a network, a budget and a seed begin with the same trained weights."""
 
     networks: tuple[str, ...] = ("lenet-300-100", "mlp-7")
-    """lenet-300-100 and mlp-7 (MNIST), vgg-16 (CIFAR-10)."""
+    """lenet-300-100 and mlp-7 (MNIST), vgg-16 and resnet-20 (CIFAR-10)."""
     budgets: tuple[float, ...] = (0.2, 0.1)
     """Fractions of the cost of the dense network."""
     costs: tuple[str, ...] = ("parameters",)
@@ -85,10 +87,10 @@ class Settings(common.TrainSettings):
     evaluations: int = 960
     """Of each method."""
     recover: int = 0
-    """Adam steps for each candidate; vgg-16 re-estimates its batch statistics in them. The scores
+    """Adam steps for each candidate; batch statistics are re-estimated in them. The scores
     of searches, whose best had more recovery, are then not those of the controls."""
     narrow: int = 8
-    """Divisor of the widths of vgg-16."""
+    """Divisor of the widths of vgg-16 and resnet-20, which begin with 64 channels."""
     samples: int = 20000
     """Training images."""
     seeds: int = 3
@@ -107,7 +109,7 @@ class Settings(common.TrainSettings):
         self.check_positive("evaluations", "fine_tune", "samples", "narrow")
         self.check_densities(self.budgets)
         for name, given, known in (
-            ("networks", self.networks, ("lenet-300-100", "mlp-7", "vgg-16")),
+            ("networks", self.networks, ("lenet-300-100", "mlp-7", *PATTERNS)),
             ("costs", self.costs, ("parameters", "tiles", "latency")),
         ):
             if not given or not set(given) <= set(known):
@@ -133,16 +135,16 @@ class Task:
     """
 
     def __init__(self, name: str, settings: Settings):
-        images = common.cifar10 if name == "vgg-16" else common.mnist
+        images = common.cifar10 if name in PATTERNS else common.mnist
         data = common.first_samples(images(settings.data), settings.samples)
         if len(data.train_x) < HELD_OUT + settings.batch:
             raise ValueError(f"--samples got {settings.samples}; give over {HELD_OUT} and a batch")
         self.settings, self.data, self.name = settings, data.name, name
-        inputs = common.standardised(data) if name == "vgg-16" else common.Inputs()
+        inputs = common.standardised(data) if name in PATTERNS else common.Inputs()
         self.x, self.y = inputs.test(jnp.asarray(data.train_x)), jnp.asarray(data.train_y)
         self.test_x, self.test_y = inputs.test(jnp.asarray(data.test_x)), jnp.asarray(data.test_y)
         self.left = len(self.x) - HELD_OUT
-        self.pattern = "conv.*/kernel" if name == "vgg-16" else ".*/kernel"
+        self.pattern = PATTERNS.get(name, ".*/kernel")
         self.tx = optax.adam(settings.learning_rate)
         self.graph = nnx.graphdef(self.make(0))
         self._epoch = jax.jit(self._steps)
@@ -150,10 +152,12 @@ class Task:
 
     def make(self, seed: int) -> nnx.Module:
         """The network at its start, under `Held`."""
+        narrow = self.settings.narrow
         made: dict[str, Callable[[nnx.Rngs], nnx.Module]] = {
             "lenet-300-100": common.LeNet300,
             "mlp-7": Deep,
-            "vgg-16": lambda rngs: common.VGG16(rngs, self.settings.narrow),
+            "vgg-16": lambda rngs: common.VGG16(rngs, narrow),
+            "resnet-20": lambda rngs: common.ResNet(20, rngs, max(1, 64 // narrow)),
         }
         return jsparse.sparsify(made[self.name](nnx.Rngs(seed)), (self.pattern, jsparse.Held()))
 

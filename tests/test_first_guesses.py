@@ -205,6 +205,20 @@ def test_what_is_no_model_is_told_so(kind: Any) -> None:
         js.sparsify(kind, ("w", js.Held()))
 
 
+def test_a_dense_state_is_refused_by_flax_and_copied_by_path() -> None:
+    dense, masked = (nnx.Sequential(nnx.Linear(6, 4, rngs=nnx.Rngs(n))) for n in (0, 1))
+    model = js.sparsify(masked, (".*/kernel", js.Top(density=0.5)))
+    with pytest.raises(ValueError, match=r"Expected a subgraph for 'kernel', but got: Param"):
+        nnx.update(model, nnx.state(dense))
+    given = dict(nnx.iter_graph(dense))  # as docs/pretrained.md says
+    for path, part in nnx.iter_graph(model):
+        if isinstance(part, nnx.Variable | js.Sparse) and path in given:
+            part.copy_from(given[path])
+    again = js.sparsify(dense, (".*/kernel", js.Top(density=0.5)))
+    for one, other in zip(*map(jax.tree.leaves, map(nnx.state, (model, again))), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("value", [None, "x", [1.0], 0.5])
 def test_a_param_without_an_array_is_named(value: Any) -> None:
     model = nnx.Linear(3, 4, rngs=nnx.Rngs(0))

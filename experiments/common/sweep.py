@@ -184,6 +184,8 @@ class Sweep:
         self._planned = jax.jit(jax.vmap(self._plan, in_axes=(0, None)), static_argnums=1)
         self._part = jax.jit(over(self._one_part), donate_argnums=0)
         self._accuracy = jax.jit(over(self._one_accuracy))
+        self._largest = jax.jit(jax.vmap(_largest))
+        self._density = jax.jit(jax.vmap(lambda run: _densities(self._tested(run))))
 
     def start(self, seeds: Sequence[int], alphas: Sequence[float]) -> Runs:
         """Fresh runs, one for each pair of a seed and an alpha; [len(seeds)] both."""
@@ -231,11 +233,7 @@ class Sweep:
 
     def largest(self, runs: Runs) -> np.ndarray:
         """Largest magnitude among the parameters of each run, [runs]; NaN where one is NaN."""
-
-        def one(params: Any) -> Array:
-            return jnp.stack([abs(p).max(initial=0) for p in jax.tree.leaves(params)]).max()
-
-        return np.asarray(jax.jit(jax.vmap(one))(runs.params))
+        return np.asarray(self._largest(runs.params))
 
     def model(self, runs: Runs, run: int) -> nnx.Module:
         """The model of one run, in eval mode, on one device."""
@@ -251,8 +249,7 @@ class Sweep:
 
     def densities(self, runs: Runs) -> np.ndarray:
         """Density of each sparse layer now, [runs, layers]."""
-
-        return np.asarray(jax.jit(jax.vmap(lambda run: _densities(self._tested(run))))(runs))
+        return np.asarray(self._density(runs))
 
     def total(self, densities: np.ndarray) -> np.ndarray:
         """Density over all layers: [..., layers] -> [...]; 1 for a dense model."""
@@ -336,6 +333,10 @@ def updated(tx: Any, gradients: Any, state: Any, params: Any) -> tuple[Any, Any]
 def _densities(model: nnx.Module) -> Array:
     masks = jsparse.masks(model).values()
     return jnp.stack([mask.mean() for mask in masks]) if masks else jnp.zeros(0)
+
+
+def _largest(params: Any) -> Array:
+    return jnp.stack([abs(p).max(initial=0) for p in jax.tree.leaves(params)]).max()
 
 
 def _on_one_device(leaf: Array) -> Array:

@@ -48,9 +48,11 @@ def train(
     """
     x, y = jnp.asarray(images.train_x), jnp.asarray(images.train_y)
     test_x, test_y = jnp.asarray(images.test_x), jnp.asarray(images.test_y)
-    done, runs = run.load(start())
+    fresh = start()
+    done, runs = run.load(fresh)
     if not done:
-        runs = sweep.changed(start(), begin)
+        runs = sweep.changed(fresh, begin)
+        del fresh  # whose memory the first epoch needs
         run.save(0, runs)  # so that a run lost in its first epoch keeps a good state too
     progress = Epochs(done, epochs, run.folder.name)
     if done < epochs:

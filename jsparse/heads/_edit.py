@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 
 from jsparse._paths import listed
 from jsparse._slots import Slot, check_module, slots
@@ -48,31 +50,66 @@ def replace(model: Model, path: str, point: Point) -> Model:
     return copy
 
 
-def ablate(model: Model, path: str, inputs: Sequence[int] | int, output: int) -> Model:
+def ablate(
+    model: Model,
+    path: str,
+    inputs: Sequence[int] | int,
+    output: int,
+    *,
+    means: ArrayLike | Sequence[float] = (),
+) -> Model:
     """A copy of the model in which an output of a linear layer no longer reads some features.
+
+    In place of a feature the output reads 0, or its mean, which goes into the bias: the means are
+    those that a head was centred by, so this is what a zero among its standardised weights does.
 
     Args:
       model: any NNX module; not changed.
       path: of the layer's kernel, such as "fc/kernel".
       inputs: the features, by their place.
       output: the class, by its place; other classes go on reading the features.
+      means: of all features, [features], such as `Point.mean`; zeros without them.
 
     Returns:
       The copy; the kernel is under `Held`.
 
     Raises:
       TypeError: an argument of another kind.
-      ValueError: no `nnx.Linear` has its kernel there, or it has no such input or output.
+      ValueError: no `nnx.Linear` has its kernel there, it has no such input or output, or means
+        are not one finite number for each input.
     """
     check_module(model)
     slot = _kernel(model, path)
     features, outputs = slot.parent.kernel.shape
     chosen = read_places("inputs", inputs, features)
     (place,) = read_places("output", [output], outputs)
+    given = _means(means, features)
     held = sparsify(model, (re.escape(path), Held()))
-    part = _kernel(held, path).value
+    part, layer = _kernel(held, path).value, _kernel(held, path).parent
+    if np.size(given):
+        lost = given[np.asarray(chosen, int)] @ np.asarray(part.read_final(), float)[chosen, place]
+        bias = jnp.zeros(outputs, part.dtype) if layer.bias is None else layer.bias[...]
+        layer.bias, layer.use_bias = nnx.Param(bias.at[place].add(lost)), True
     part.mask[...] = part.mask[...].at[jnp.asarray(chosen, int), place].set(0)
     return held
+
+
+def _means(means: ArrayLike | Sequence[float], features: int) -> np.ndarray:
+    """The means, [features]; [0] if none are given.
+
+    Raises:
+      ValueError: they are not one finite number for each feature.
+    """
+    try:
+        given = np.asarray(means, float)
+        right = given.shape in ((0,), (features,)) and bool(np.isfinite(given).all())
+    except (TypeError, ValueError):
+        given, right = np.zeros(0), False
+    if not right:
+        raise ValueError(
+            f"means must be a finite number for each of {features} inputs; got {shown(means)}"
+        )
+    return given
 
 
 def _kernel(model: nnx.Module, path: str) -> Slot:

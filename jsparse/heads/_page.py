@@ -12,7 +12,7 @@ from jsparse._checks import require
 from jsparse._values import check_is, check_path, check_whole, shown
 from jsparse._versions import versions
 from jsparse.heads._given import check_features, read_places
-from jsparse.heads._point import Point
+from jsparse.heads._point import Point, words_of
 from jsparse.report._page import write_page
 
 GAP = 2
@@ -36,7 +36,7 @@ def page(
     """Write one HTML page about a head: what each class reads, largest weights first.
 
     A feature is shown by the images at which it is highest, and with the other classes that read
-    it. The page needs no network.
+    it. In regression the outputs are called targets. The page needs no network.
 
     Args:
       point: the head.
@@ -71,12 +71,13 @@ def page(
     chosen = read_places("classes", classes, len(titles)) or range(len(titles))
     strips: dict[int, dict[str, Any]] = {}
     used = np.count_nonzero(point.weight.any(axis=1))
+    accuracy, output = words_of(point)
     content = {
         "title": "What a sparse head reads",
         "about": f"lambda {point.lam:.3g}; features are standardised",
         "reached": [
-            ((f"{point.accuracy:.2%}", ""), "accuracy"),
-            ((f"{point.features_per_class:.1f}", ""), "features per class"),
+            ((f"{point.accuracy:.2%}", ""), accuracy),
+            ((f"{point.features_per_class:.1f}", ""), f"features per {output}"),
             ((f"{used:,}", ""), f"of {len(point.weight):,} features used"),
         ],
         "classes": [
@@ -166,13 +167,13 @@ def _check_fit(point: Point, values: np.ndarray) -> None:
 
 
 def _titles(point: Point, names: Sequence[str]) -> list[str]:
-    """The names of all classes."""
-    count = point.weight.shape[1]
+    """The names of all outputs."""
+    count, output = point.weight.shape[1], words_of(point)[1]
     right = not isinstance(names, str) and isinstance(names, Sequence)
     if not right or not all(isinstance(name, str) for name in names):
         raise TypeError(
             f"names must be a list of texts, such as ['cat', 'dog']; got {shown(names)}"
         )
     if names and len(names) != count:
-        raise ValueError(f"names must be one for each of {count} classes; got {shown(names)}")
-    return list(names) or [f"class {n}" for n in range(count)]
+        raise ValueError(f"names must be one for each of {count} outputs; got {shown(names)}")
+    return list(names) or [f"{output} {n}" for n in range(count)]

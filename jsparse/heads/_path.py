@@ -23,7 +23,7 @@ from jax import Array
 from jsparse._values import check_flag, check_in, check_key, check_whole
 from jsparse.heads._fista import fista, in_turn, whole
 from jsparse.heads._given import check_features, held_out, read_targets
-from jsparse.heads._point import Point, inverse
+from jsparse.heads._point import Point, inverse, words_of
 from jsparse.heads._problem import Fit, Problem, Rows, identity, norms
 from jsparse.heads._rows import ROUNDING, Blocks, Whole, in_memory, moments, standardised
 from jsparse.heads._saga import STEP, saga
@@ -78,7 +78,8 @@ class Path:
              f"{p.optimality:.2g}")
             for p in self.points[::-every][::-1]
         ]  # fmt: skip
-        return table(("lambda", "per class", "kept", "accuracy", "optimality"), rows, (), 0)
+        accuracy, output = words_of(self.points[0])
+        return table(("lambda", f"per {output}", "kept", accuracy, "optimality"), rows, (), 0)
 
 
 def elastic_net_path(
@@ -166,6 +167,7 @@ def elastic_net_path(
         rows = _rows(features, mean, std, batch, dtype)
     empty = _empty(rows, problem, labels, features.shape[1])
     largest = _largest(problem, empty, wanted[~held], std)  # 2
+    facts: dict[str, Any] = {"mean": mean, "std": std, "regression": not labels}
     lams, found = np.geomspace(largest, smallest * largest, points), []
     for lam, fit in zip(lams, _fits(rows, problem, empty, lams, tolerance, rng), strict=True):  # 3
         weight, outputs = np.asarray(fit.weight), np.asarray(fit.outputs)
@@ -177,8 +179,7 @@ def elastic_net_path(
                 kept=int(np.count_nonzero(weight)),
                 accuracy=_accuracy(outputs, wanted, held, labels),
                 optimality=float(fit.optimality),
-                mean=mean,
-                std=std,
+                **facts,
             )
         )
     _warn(found, tolerance)

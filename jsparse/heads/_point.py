@@ -23,6 +23,7 @@ class Point:
       kept: number of weights that are not 0.
       accuracy: on the validation rows, or on all if there are none: the fraction of labels that
         are right; in regression R^2, the explained part of the variance of all outputs together.
+      regression: whether the outputs are targets of a regression; classes otherwise.
       optimality: the largest violation of the optimality conditions, in units of lambda.
       mean: of the features over the training rows, [features].
       std: their deviation, 0 for a constant feature, [features].
@@ -33,6 +34,7 @@ class Point:
     lam: float
     kept: int
     accuracy: float
+    regression: bool = False
     optimality: float
     mean: np.ndarray = field(repr=False)
     std: np.ndarray = field(repr=False)
@@ -60,6 +62,11 @@ class Point:
         layer = nnx.Linear(features, outputs, rngs=nnx.Rngs(0))
         put(layer, self)
         return layer
+
+
+def words_of(point: Point) -> tuple[str, str]:
+    """What a table calls `accuracy`, and what it calls an output."""
+    return ("R²", "target") if point.regression else ("accuracy", "class")
 
 
 def inverse(std: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Training: an optimizer that also runs the events of sparse training."""
 
+import hashlib
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any, Protocol
@@ -9,7 +10,7 @@ import optax
 from flax import nnx
 from jax import Array
 
-from jsparse._paths import match, named
+from jsparse._paths import listed, match, named
 from jsparse._pattern import Role
 from jsparse._revise.transform import Revise, Revised
 from jsparse._slots import check_module, sparse_parts
@@ -120,6 +121,7 @@ class Optimizer(nnx.Optimizer):
         _check_around(self.opt_state)
         if isinstance(tx, Revise):
             _check_stacks(model, tx)
+        self.made_for = _variables(model, self.wrt)
         self._settle(model, tx, controls)
         share_cuts_in_place(model)
         self.controls = controls
@@ -162,7 +164,16 @@ class Optimizer(nnx.Optimizer):
 
         Returns:
           The result of `nnx.Optimizer.update`; None if the transform was made by `revise`.
+
+        Raises:
+          ValueError: the model has other variables than the one of the optimizer.
         """
+        if _variables(model, self.wrt) != self.made_for:
+            found = listed(named(nnx.state(model, self.wrt)))
+            raise ValueError(
+                "this optimizer was made for a model with other variables; make one for this model,"
+                f" Optimizer(model, tx): it has {found}"
+            )
         step, result = self.step[...], None
         warn_of_unread(self.due)
         task: dict[str, Array] = {}
@@ -188,6 +199,12 @@ class Optimizer(nnx.Optimizer):
 
 
 warn_where_stock(lambda optimizer: isinstance(optimizer, Optimizer))
+
+
+def _variables(model: nnx.Module, wrt: Any) -> str:
+    """The paths of the variables to train, as a checksum: quick to compare at each call."""
+    paths = "\n".join(named(nnx.state(model, wrt)))
+    return hashlib.sha256(paths.encode()).hexdigest()
 
 
 def _check_stacks(model: nnx.Module, tx: Revise) -> None:

@@ -146,8 +146,11 @@ def test_on_a_mesh(name):
 def test_what_int8_cannot_hold_is_refused_by_path():
     kernel = matrix(12, 8)
     kernel[2, 2] = np.inf
-    with pytest.raises(ValueError, match=r"layers/1: a weight is infinite or NaN"):
-        pack(nnx.Sequential(linear(matrix(8, 12)), linear(kernel)), int8(csr()))
+    model, format = nnx.Sequential(linear(matrix(8, 12)), linear(kernel)), int8(csr())
+    picked = lambda: js.export.pick(model, (2, 8), formats={"int8": format})
+    for call in (lambda: pack(model, format), lambda: js.export.left_dense(model, format), picked):
+        with pytest.raises(ValueError, match=r"layers/1: a weight is infinite or NaN"):
+            call()
     with pytest.raises(ValueError, match="give blocks"):
         int8(blocks((4, 4), product=pallas_dot))(linear(matrix(8, 8)))
     with pytest.raises(TypeError, match="makes a CsrInt8; int8 takes"):

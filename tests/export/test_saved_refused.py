@@ -91,6 +91,8 @@ def test_inputs_of_another_shape_are_refused_with_what_is_wanted(saved) -> None:
     for wrong in ((draw(2, 5),), (draw(2, 6), draw(2, 6)), (jnp.ones((2, 6), jnp.int32),)):
         with pytest.raises(ValueError, match=r"The inputs are \[0\] float32\[batch, 6\]"):
             loaded(*wrong)
+    with pytest.raises(ValueError, match="at least 1: an empty batch needs no call"):
+        loaded(draw(0, 6))
 
 
 def test_a_record_of_another_step_is_refused(saved, tmp_path) -> None:

@@ -1,5 +1,7 @@
 """Heads in models: put in, edited, folded, shrunk, and shown on a page."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,6 +72,21 @@ def test_ablating_changes_one_class_alone(made) -> None:
     assert zeros == [[1, 0], [2, 0]]
 
 
+def test_a_feature_taken_away_counts_as_its_mean(made) -> None:
+    net, x, point = made
+    (feature, output), *_ = np.argwhere(point.weight)
+    weight = np.where(np.indices(point.weight.shape)[0] == feature, 0, point.weight)
+    weight = np.where(np.arange(CLASSES) == output, weight, point.weight)
+    wanted = dataclasses.replace(point, weight=weight).head()(net.features(x))
+    model = heads.replace(net, "fc/kernel", point)
+    edited = heads.ablate(model, "fc/kernel", int(feature), int(output), means=point.mean)
+    np.testing.assert_allclose(edited(x), wanted, atol=1e-5)
+    dense = heads.ablate(net, "fc/kernel", [1, 2], 0, means=point.mean)  # it had no bias
+    np.testing.assert_allclose(dense(x)[:, 1:], net(x)[:, 1:], atol=1e-6)
+    lost = point.mean[1:3] @ np.asarray(net.fc.kernel[1:3, 0])
+    np.testing.assert_allclose(dense.fc.bias[...], [lost, 0, 0], atol=1e-6)
+
+
 def test_a_head_of_another_size_is_refused(made) -> None:
     net, _, point = made
     with pytest.raises(ValueError, match=r"for body/kernel, \[4, 8\]; got \[8, 3\]"):
@@ -94,4 +111,9 @@ def test_the_page_shows_what_a_class_reads(made, tmp_path) -> None:
     assert text.index(f"<tr><td>{largest}") == text.index("<tr><td>")
     assert f"{point.weight[largest, 1]:+.3f}" in text
     empty = heads.page(made[2], net.features(x), images, tmp_path / "all.html", most=1, beside=2)
-    assert "class 2" in empty.read_text()
+    assert "class 2" in empty.read_text() and "accuracy" in empty.read_text()
+    other = dataclasses.replace(made[2], regression=True)
+    other = heads.page(other, net.features(x), images, tmp_path / "target.html", most=1, beside=2)
+    text = other.read_text()
+    assert "features per target" in text and "<h2>target 2" in text and "R²" in text
+    assert "accuracy" not in text and "class 2" not in text

@@ -164,6 +164,7 @@ def test_regression_is_that_of_scikit_learn() -> None:
         np.testing.assert_allclose(point.bias, rival.intercept_, atol=1e-3)
         explained = metrics.r2_score(targets, rival.predict(x), multioutput="variance_weighted")
         assert point.accuracy == pytest.approx(explained, abs=1e-3)
+    assert "R²" in str(path) and "per target" in str(path) and "accuracy" not in str(path)
 
 
 def test_features_in_a_file_give_the_same_heads(tmp_path, monkeypatch) -> None:

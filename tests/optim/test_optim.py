@@ -96,6 +96,15 @@ def test_without_events_it_is_nnx_optimizer() -> None:
     jax.tree.map(np.testing.assert_array_equal, nnx.state(ours), nnx.state(theirs))
 
 
+def test_another_model_is_refused() -> None:
+    model, other = (nnx.Linear(4, 3, use_bias=use, rngs=nnx.Rngs(0)) for use in (True, False))
+    optimizer = js.Optimizer(model, optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"made for a model with other variables.*it has kernel$"):
+        optimizer.update(other, nnx.grad(lambda model: model(jnp.ones((2, 4))).sum())(other))
+    copy = nnx.clone(model)
+    optimizer.update(copy, nnx.grad(lambda model: model(jnp.ones((2, 4))).sum())(copy))
+
+
 def test_update_resets_a_dead_layer_and_only_that() -> None:
     model = sparse_net()
     model.fc1.kernel.threshold[...] = jnp.full(64, 9.0)

@@ -743,7 +743,11 @@ HEADS = {
     "heads.Path.at": call(HEADS_PATH.at, features_per_class=(2, "number")),
     "heads.replace": call(js.heads.replace, point=(HEAD, "head"), **EDITED),
     "heads.ablate": call(
-        js.heads.ablate, inputs=([0, 1], "inputs of a layer"), output=(1, "output"), **EDITED
+        js.heads.ablate,
+        inputs=([0, 1], "inputs of a layer"),
+        output=(1, "output"),
+        means=((), "means"),
+        **EDITED,
     ),
     "heads.page": call(
         lambda out, **rest: js.heads.page(out=new("head.html") if out == "new" else out, **rest),

@@ -206,6 +206,9 @@ KINDS: dict[str, Kind] = {
     "inputs of a layer": Kind(
         [None, "x", 1.5, [3], [-1], [0.5], True, np.ones((2, 2))], "from 0 to 2"
     ),
+    "means": Kind(
+        [None, 3, "x", [1.0], [1.0, 2.0, NAN], np.ones((3, 1))], "finite number for each of 3"
+    ),
     "output": Kind([None, "x", 1.5, 4, -1, True, [1]], "from 0 to 3"),
     "outputs": Kind([None, 7, "x", [4], [-1], [True], [0.5]], "from 0 to 3"),
     "images": Kind(

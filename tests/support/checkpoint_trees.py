@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.experimental.sparse import BCOO
 
 import jsparse as js
 from tests.support.resumable import leaves
@@ -24,6 +25,7 @@ def small(scale: float) -> dict:
         "weak": jnp.asarray(scale),
         "weak row": jnp.full(3, scale),
         "numpy": np.float64(scale),
+        "sparse": BCOO.fromdense(jnp.eye(2) * scale),
         "on a device": jax.device_put(jnp.ones(2) * scale, jax.devices()[3]),
     }
 

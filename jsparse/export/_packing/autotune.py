@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jsparse._paths import naming
 from jsparse._pure import by_name, by_position, calling, examples, pure
 from jsparse._surgery import fold
 from jsparse._timing import clock, in_turns
@@ -194,7 +195,8 @@ def _choose(
     )
     if stays.why or seen is None:
         return stays
-    made = _worth_trying(layer, formats)
+    with naming(path):
+        made = _worth_trying(layer, formats)
     if not made:
         reason = f"no format stores less than {WORTH:.0%} of it"
         return dataclasses.replace(stays, why=reason)

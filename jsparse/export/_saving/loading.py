@@ -62,14 +62,16 @@ class Loaded:
         """Outputs of the saved model.
 
         Raises:
-          ValueError: inputs of other shapes, dtypes or number.
+          ValueError: inputs of other shapes, dtypes or number; an empty batch.
         """
         try:
             return self.apply(self.weights, *inputs)
         except ValueError as error:
             wanted = ", ".join(f"{one['name']} {_shown(one)}" for one in self.about["inputs"])
+            empty = any(0 in np.shape(leaf) for leaf in jax.tree.leaves(inputs))
+            least = ". A free size is at least 1: an empty batch needs no call" if empty else ""
             raise ValueError(
-                f"{error}\nThe inputs are {wanted}; args[0] are the weights"
+                f"{error}\nThe inputs are {wanted}; args[0] are the weights{least}"
             ) from error
 
     def __repr__(self) -> str:

@@ -127,13 +127,13 @@ def input_specs(inputs: tuple, shapes: Sequence[str]) -> tuple[list[tuple], str]
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
             raise TypeError(
                 f"input {path} is a {type(leaf).__name__}; inputs are arrays, and what is the same "
-                "at each call is given by name: save(folder, model, x, train=False)"
+                "at each call is given by name: ..., model, x, train=False)"
             )
     arrays, structure = jax.tree.flatten(inputs)
     if not arrays:
         raise TypeError(
-            "got no inputs; give the arrays of a call, in order or by name, or their shapes: "
-            "save(folder, model, x)"
+            "got no inputs; after the model give the arrays of a call, in order or by name, or "
+            "their shapes: ..., model, x)"
         )
     shapes = [shapes] if isinstance(shapes, str) else shapes
     if not isinstance(shapes, Sequence) or not all(isinstance(one, str) for one in shapes):

@@ -171,7 +171,7 @@ def apart(expected: Sequence[Any], found: Sequence[Any]) -> float:
         wide = np.complex128 if np.iscomplexobj(a) or np.iscomplexobj(b) else np.float64
         a, b = a.astype(wide), b.astype(wide)
         same = (a == b) | (np.isnan(a) & np.isnan(b))
-        gaps = np.abs(np.where(same, 0.0, a - b))
+        gaps = np.abs(np.subtract(a, b, out=np.zeros_like(a), where=~same))  # inf - inf warns
         scale = np.abs(a, where=np.isfinite(a), out=np.zeros(a.shape)).max(initial=0.0)
         largest = gaps.max(initial=0.0) / max(scale, 1e-30)
         worst = max(worst, float("inf") if np.isnan(largest) else float(largest))
