@@ -5,7 +5,7 @@ Claim: the first step (tracing, lowering and compiling) of a 24-block transforme
     masks, summary and shrink are linear in depth.
 Command: python -m experiments.bench.depth [--json FILE]
 Minutes: 10 on two cores that do nothing else, half of them for the last depth.
-Number: docs/results/13_step_by_depth.json.
+Number: not run with the processor to itself.
 
 Seconds are those of all processors, which other work on the machine disturbs less than the clock;
 each is the least of the rounds, and caches of programs are emptied before each. The table is
