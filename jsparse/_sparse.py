@@ -17,6 +17,7 @@ from jsparse._variables import Learned, Mask, Setting, Unseen, write
 from jsparse.rules._rule import (
     Rule,
     State,
+    applied,
     grown,
     over_stack,
     rival,
@@ -71,8 +72,7 @@ class Sparse(nnx.Module):
         self.rule = rule
         self.layer_ndim = weight.ndim - rule.role.stack
         self.deterministic = False
-        state = stacked_init(rule, weight[...], key)
-        state, names = _placed(weight, rule, state)
+        state, names = _placed(weight, rule, stacked_init(rule, weight[...], key))
         self.reparameterised = "weight" in state
         if self.reparameterised:
             weight[...] = state.pop("weight")
@@ -99,7 +99,7 @@ class Sparse(nnx.Module):
 
     def read(self) -> Array:
         """The masked weight, which the layer reads: [...] like the weight."""
-        return self._map(self.rule.apply)(self.weight[...], self._seen)
+        return applied(self.rule, self._stack, self.weight[...], self._seen)
 
     def read_mask(self) -> Array:
         """The mask, [...] like the weight: 1 kept, 0 dropped."""
@@ -107,7 +107,7 @@ class Sparse(nnx.Module):
 
     def read_final(self) -> Array:
         """The masked weight without sampling, as in eval mode: [...] like the weight."""
-        return self._map(self.rule.apply)(self.weight[...], settled(self.state))
+        return applied(self.rule, self._stack, self.weight[...], settled(self.state))
 
     def read_final_mask(self) -> Array:
         """The mask without sampling, as in eval mode: [...] like the weight."""

@@ -11,7 +11,7 @@ from flax import nnx
 from jax import Array, lax
 
 import jsparse as js
-from jsparse._counting import anywhere
+from jsparse._counting import anywhere, count
 from jsparse._topk import top
 
 
@@ -57,10 +57,19 @@ def test_top_of_many_runs_breaks_ties_where_there_are_some() -> None:
     np.testing.assert_array_equal(jax.vmap(pick)(scores), [[1, 1, 0, 0], [0, 0, 1, 1]])
 
 
+@pytest.mark.parametrize("shape", [(256, 8), (512, 8), (3, 520, 5)])
+def test_counts_are_exact_at_any_length(shape: tuple[int, ...]) -> None:
+    marked = jax.random.bernoulli(jax.random.key(0), 0.9, shape)
+    for axes in ((0,), (1,), tuple(range(len(shape)))):
+        np.testing.assert_array_equal(
+            np.asarray(count(marked, axes)), np.asarray(marked).sum(axis=axes)
+        )
+
+
 def test_resets_of_many_runs_are_those_of_each() -> None:
     rule = js.Threshold(reset=0.05)
-    weight = jax.random.normal(jax.random.key(0), (256, 128))
-    thresholds = jnp.stack([jnp.full(128, t) for t in (0.5, 3.0, 5.0)])
+    weight = jax.random.normal(jax.random.key(0), (512, 256))
+    thresholds = jnp.stack([jnp.full(256, t) for t in (0.5, 3.0, 5.0)])
     after = lambda t: rule.advance(weight, {"threshold": t, "alpha": jnp.ones(())})["threshold"]
     assert branches(after, thresholds) == 1
     alone = [after(t) for t in thresholds]

@@ -112,3 +112,18 @@ def test_sparse_iterates_and_converts_as_a_param() -> None:
 def test_an_abstract_model_has_shapes() -> None:
     layer = nnx.eval_shape(lambda: js.Linear(4, 3, rule=RULE, rngs=nnx.Rngs(0)))
     assert (layer.kernel.shape, layer.kernel.ndim) == ((4, 3), 2)
+
+
+def test_layers_of_equal_rule_and_shape_are_traced_once() -> None:
+    traced: list[tuple[int, ...]] = []
+
+    class Told(js.Held):
+        def apply(self, weight: jax.Array, state: dict) -> jax.Array:
+            traced.append(weight.shape)
+            return super().apply(weight, state)
+
+    layers = [nnx.Linear(*sizes, rngs=nnx.Rngs(0)) for sizes in [(3, 3)] * 4 + [(3, 2)]]
+    model = js.sparsify(nnx.Sequential(*layers), (".*/kernel", Told()))
+    graphdef, state = nnx.split(model)
+    jax.jit(jax.grad(lambda state: nnx.merge(graphdef, state)(jnp.ones((1, 3))).sum())).lower(state)
+    assert sorted(traced) == [(3, 2), (3, 3)]

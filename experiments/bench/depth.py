@@ -4,10 +4,12 @@ Claim: the first step (tracing, lowering and compiling) of a 24-block transforme
     at most 1.5 times the dense one's, and as much again for each further block; sparsify, fold,
     masks, summary and shrink are linear in depth.
 Command: python -m experiments.bench.depth [--json FILE]
-Minutes: 15 on two cores that do nothing else.
+Minutes: 10 on two cores that do nothing else, half of them for the last depth.
+Number: not run with the processor to itself.
 
 Seconds are those of all processors, which other work on the machine disturbs less than the clock;
-each is the least of the rounds, and caches of programs are emptied before each.
+each is the least of the rounds, and caches of programs are emptied before each. The table is
+written after each depth, so a run that is cut leaves the depths that it finished.
 """
 
 import dataclasses
@@ -15,7 +17,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ class Settings:
     """Of a block."""
     rules: tuple[str, ...] = tuple(RULES)
     """Beside the dense model."""
-    rounds: int = 3
+    rounds: int = 1
     """Runs of each."""
     surgery: bool = True
     """Whether to measure what is done to models outside of steps, too."""
@@ -124,37 +126,36 @@ def least(runs: list[Seconds]) -> Seconds:
     return {name: min(run[name] for run in runs) for name in runs[0]}
 
 
-def measured(settings: Settings) -> dict[str, dict[int, Seconds]]:
-    """Seconds by what is measured and depth, all in turns."""
+def measured(settings: Settings) -> Iterator[dict[str, dict[int, Seconds]]]:
+    """Seconds by what is measured and depth: after each depth, those of all depths so far."""
     kinds: dict[str, Callable[[int], Seconds]] = {
         rule: lambda depth, rule=rule: first_step(settings, depth, rule)
         for rule in ("dense", *settings.rules)
     }
     if settings.surgery:
         kinds["surgery"] = lambda depth: surgery(settings, depth)
-    for work in kinds.values():
-        work(1)  # what happens once in a process
-    runs: dict[str, dict[int, list[Seconds]]] = {k: {d: [] for d in settings.depths} for k in kinds}
-    for _ in range(settings.rounds):
-        for depth in settings.depths:
-            for kind, work in kinds.items():
-                runs[kind][depth].append(work(depth))
-    return {kind: {d: least(r) for d, r in by.items()} for kind, by in runs.items()}
+    kinds["dense"](1)  # what happens once in a process
+    seconds: dict[str, dict[int, Seconds]] = {kind: {} for kind in kinds}
+    for depth in settings.depths:
+        rounds = [{k: work(depth) for k, work in kinds.items()} for _ in range(settings.rounds)]
+        for kind in kinds:
+            seconds[kind][depth] = least([one[kind] for one in rounds])
+        yield seconds
 
 
 def rows_of(settings: Settings, seconds: dict[str, dict[int, Seconds]]) -> list[list[str]]:
     """The table: what is measured, and by depth its seconds and their ratio to dense."""
-    rows = []
+    rows, depths = [], list(seconds["dense"])
     total = {kind: {d: sum(s.values()) for d, s in by.items()} for kind, by in seconds.items()}
     for kind in ("dense", *settings.rules):
         cells = []
-        for depth in settings.depths:
+        for depth in depths:
             parts = " + ".join(f"{seconds[kind][depth][part]:.1f}" for part in PARTS)
             ratio = total[kind][depth] / total["dense"][depth]
             cells.append(f"{parts} = {total[kind][depth]:.1f} ({ratio:.2f})")
         rows.append([f"first step, {kind}", *cells, growth(total[kind])])
     for name in SURGERY if settings.surgery else ():
-        by = {depth: seconds["surgery"][depth][name] for depth in settings.depths}
+        by = {depth: seconds["surgery"][depth][name] for depth in depths}
         rows.append([name, *(f"{value:.2f}" for value in by.values()), growth(by)])
     return rows
 
@@ -169,28 +170,36 @@ def growth(by: dict[int, float]) -> str:
 
 
 def main(settings: Settings) -> None:
-    """Measure, print the table and write it."""
+    """Measure, print the table and write it, depth by depth."""
     load = Load()
-    rows = rows_of(settings, measured(settings))
-    columns = ["seconds", *(f"{depth} blocks" for depth in settings.depths), "growth"]
-    hardware = f"{_processor()}, {os.cpu_count()} cores; {load}"
     software = ", ".join(f"{name} {value}" for name, value in environment().items())
-    print(f"{hardware}\n{software}\n{common.table(columns, rows)}", flush=True)
-    if settings.json:
-        result = {
-            "title": "First step and surgery, by depth",
-            "about": "Processor seconds of a transformer of width "
-            f"{settings.width}: trace + lower + compile = all (ratio to dense), and surgery with "
-            "`Top`. Growth is what a block costs from the second deepest model to the deepest, "
-            "over what it costs up to there: 1 if linear. Goal of the ratio: 1.5.",
-            "command": f"python -m experiments.bench.depth {' '.join(sys.argv[1:])}".strip(),
-            "hardware": hardware,
-            "software": software,
-            "seeds": "0",
-            "columns": columns,
-            "rows": rows,
-        }
-        Path(settings.json).write_text(json.dumps(result, indent=1) + "\n")
+    print(software)
+    for seconds in measured(settings):
+        rows = rows_of(settings, seconds)
+        columns = ["seconds", *(f"{depth} blocks" for depth in seconds["dense"]), "growth"]
+        hardware = f"{_processor()}, {os.cpu_count()} cores; {load}"
+        print(f"{hardware}\n{common.table(columns, rows)}\n", flush=True)
+        if settings.json:
+            write(settings, {"hardware": hardware, "software": software}, columns, rows)
+
+
+def write(
+    settings: Settings, where: dict[str, str], columns: list[str], rows: list[list[str]]
+) -> None:
+    """Write the table, as in docs/results."""
+    result = {
+        "title": "First step and surgery, by depth",
+        "about": "Processor seconds of a transformer of width "
+        f"{settings.width}: trace + lower + compile = all (ratio to dense), and surgery with "
+        "`Top`. Growth is what a block costs from the second deepest model to the deepest, "
+        "over what it costs up to there: 1 if linear. Goal of the ratio: 1.5.",
+        "command": f"python -m experiments.bench.depth {' '.join(sys.argv[1:])}".strip(),
+        **where,
+        "seeds": "0",
+        "columns": columns,
+        "rows": rows,
+    }
+    Path(settings.json).write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Throughout: mask 1 = kept, score high = kept, density = fraction kept.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import ClassVar, Protocol, TypeVar, cast
 
 import jax
@@ -143,8 +144,7 @@ def unit_magnitude(rule: Tiled, weight: Array) -> Array:
 
 def to_weights(rule: Tiled, units: Array, weight: Array) -> Array:
     """Give each weight the value of its unit: [grid of units] -> shape and type of the weight."""
-    tile = rule.unit.tile(weight.shape, rule.role)
-    return spread(units.astype(weight.dtype), tile, weight.shape)
+    return spread(units.astype(weight.dtype), rule.unit.tile(weight.shape, rule.role), weight.shape)
 
 
 def sharing(rule: Scoped, shape: tuple[int, ...]) -> list[tuple[int, bool]]:
@@ -247,6 +247,12 @@ def over_stack(method: Callable, stack: int) -> Callable:
     return method
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def applied(rule: Rule, stack: int, weight: Array, state: State) -> Array:
+    """`rule.apply` over a stack of layers; jitted, so equal layers of a model are traced once."""
+    return over_stack(rule.apply, stack)(weight, state)
+
+
 def check_structure(rule: object) -> None:
     """Refuse a rule or a revision whose unit, scope or role is not valid.
 
@@ -278,8 +284,7 @@ def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
             f"the rule's role names axis {lost[0]}, but the weight {weight.shape} has only "
             f"{weight.ndim - rule.role.stack} axes; give it the role of this weight"
         )
-    key = jax.random.fold_in(key, APART)
-    stack = weight.shape[: rule.role.stack]
+    key, stack = jax.random.fold_in(key, APART), weight.shape[: rule.role.stack]
     keys = jax.random.split(key, stack) if stack else key
     return over_stack(rule.init, len(stack))(weight, keys)
 

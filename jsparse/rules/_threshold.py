@@ -25,11 +25,10 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from jsparse._checks import check_own, check_weight
-from jsparse._counting import anywhere
+from jsparse._counting import anywhere, count
 from jsparse._pattern import PerOutput, Role, Scope, Unit, Weight
 from jsparse._score import wide
 from jsparse._step import Slope, long_tailed, masked, step
@@ -148,11 +147,12 @@ class Threshold:
         """
 
         def few(part: Array) -> Array:
-            return _count(self.mask(part, state)) <= limit
+            kept = count(self.mask(part, state) > 0, tuple(range(part.ndim)))
+            return kept.astype(jnp.float32) <= limit
 
         quarter = self._quarter(weight)
         if quarter is weight:
-            return self.mask(weight, state).astype(jnp.float32).sum() <= limit
+            return few(weight)
         return lax.cond(anywhere(few(quarter)), lambda: few(weight), lambda: jnp.array(False))
 
     def _quarter(self, weight: Array) -> Array:
@@ -163,7 +163,7 @@ class Threshold:
         """
         shared = [axis for axis, (_, along) in enumerate(sharing(self, weight.shape)) if along]
         apart = any(jax.typeof(weight).sharding.spec)
-        if weight.size < 1 << 14 or self.unit != Weight() or not shared or apart:
+        if weight.size < 1 << 17 or self.unit != Weight() or not shared or apart:
             return weight
         axis = max(shared, key=lambda a: weight.shape[a])
         return lax.slice_in_dim(weight, 0, weight.shape[axis], 4, axis)
@@ -173,10 +173,3 @@ def _below_0(threshold: Array) -> Array:
     """Thresholds, of which 0 becomes the next lower number, so that a score of 0 exceeds it."""
     least = jnp.finfo(threshold.dtype).tiny
     return threshold - lax.stop_gradient(jnp.where(threshold == 0, least, 0.0))
-
-
-def _count(mask: Array) -> Array:
-    """The sum of a mask, []; as a product with ones, the mask is read once and never stored."""
-    longest = int(np.argmax(mask.shape))
-    ones = jnp.ones(mask.shape[longest], jnp.float32)
-    return jnp.tensordot(ones, mask.astype(jnp.float32), (0, longest)).sum()
