@@ -559,6 +559,13 @@ PACKED = SIDES | {
     "dtype": (jnp.float32, "dtype"),
     "param_dtype": (jnp.float32, "param dtype"),
 }
+DRAWN = {
+    "in_features": (3, "window"),
+    "out_features": (4, "window"),
+    "key": (KEY, "key"),
+    "scale": (1.0, "positive"),
+    "width": (0, "size"),
+}
 EXPORT = {
     "shrink": call(
         spread(js.shrink, "example_inputs"),
@@ -607,6 +614,17 @@ EXPORT = {
         kernel_dilation=(1, "strides"),
         padding=("SAME", "padding"),
         **PACKED | {"in_features": (3, "count"), "out_features": (4, "count")},
+    ),
+    "export.random_csr": call(js.export.random_csr, links=(2, "size"), **DRAWN),
+    "export.erdos_renyi_csr": call(js.export.erdos_renyi_csr, factor=(1.0, "positive"), **DRAWN),
+    "export.csr_from_arrays": call(
+        js.export.csr_from_arrays,
+        rows=([0, 2], "places"),
+        columns=([0, 3], "places"),
+        values=(np.ones(2), "values of links"),
+        width=(0, "size"),
+        in_features=(3, "window"),
+        out_features=(4, "window"),
     ),
     "export.BlockSparse": call(js.export.BlockSparse, block=((2, 2), "block"), **PACKED),
     "export.int8": call(js.export.int8, format=(js.export.csr(), "format")),

@@ -136,6 +136,12 @@ KINDS: dict[str, Kind] = {
                       r"tuple of fractions|in \(0, 1\]", "density"),
     "path": Kind([None, 3, [], "", "a\0b", 1.5, {"a": 1}], "path"),
     "folder": Kind([None, 3, [], "", "a\0b", __file__, f"{__file__}/a"], "path"),
+    "places": Kind(
+        [None, 3, "x", [0.5, 1.0], [0, 9], [-1, 0], [True, False], [[0, 1]]],
+        "whole numbers|expected 0 to|for each|for every",
+    ),
+    "values of links": Kind([None, 3, "x", np.ones(3), ["a", "b"], np.ones((2, 1)), [1j, 2]],
+                            "one number for each"),
     "named": Kind(NAMED, "by path|by name|mapping"),
     "masks": Kind([*NAMED[1:], {"kernel": "x"}, {"kernel": jnp.full((3, 4), 0.5)},
                    {"kernel": np.ones((3, 4), complex)}, {"kernel": np.full((3, 4), NAN)}],

@@ -161,9 +161,10 @@ def _call(name: str, shape: tuple[int, ...], plan: Plan, *args: Array) -> Array:
 class Csr(Packed):
     """A linear layer that holds only the weights it keeps: y = x W + b.
 
-    `pack(model, csr())` makes it from a trained layer; a new one is all zeros, to be filled from a
-    file. It can be trained like any layer: the mask is fixed, the values and the bias are its
-    parameters.
+    `pack(model, csr())` makes it from a trained layer; `random_csr`, `erdos_renyi_csr` and
+    `csr_from_arrays` make one without a dense matrix; a new one is all zeros, to be filled from a
+    file. It can be trained like any layer: the values and the bias are its parameters, and the mask
+    is fixed unless a `jsparse.PackedOptimizer` moves it.
 
     Args:
       in_features: of x; a tuple for its last axes.

@@ -53,9 +53,13 @@ def group_width(kernel: np.ndarray) -> int:
     Returns:
       256 or 512; all inputs (at most 65536) where so few are kept that groups cost more.
     """
-    density = np.count_nonzero(kernel) / max(1, kernel.size)
+    return width_at(np.count_nonzero(kernel) / max(1, kernel.size), kernel.shape[0])
+
+
+def width_at(density: float, inputs: int) -> int:
+    """`group_width` of a matrix of this density."""
     width = 256 if density > 0.04 else 512 if density > 0.015 else MOST
-    return max(1, min(width, kernel.shape[0]))
+    return max(1, min(width, inputs))
 
 
 def features_a_group(matrix: np.ndarray, taps: int) -> int:
@@ -88,7 +92,7 @@ def csr_arrays(kernel: np.ndarray, width: int) -> CsrArrays:
     return CsrArrays(
         jnp.asarray(np.concatenate(values)),
         jnp.asarray(np.concatenate(indices)),
-        _starts(np.concatenate(counts)),
+        starts_of(np.concatenate(counts)),
     )
 
 
@@ -115,7 +119,7 @@ def block_arrays(kernel: np.ndarray, block: tuple[int, int]) -> BlockArrays:
     return BlockArrays(
         jnp.asarray(tiles[column, row]),
         jnp.asarray(row.astype(np.int32)),
-        _starts(np.bincount(column, minlength=across)),
+        starts_of(np.bincount(column, minlength=across)),
     )
 
 
@@ -145,7 +149,7 @@ def inside_matrix(arrays: BlockArrays, inputs: int) -> BlockArrays:
     return arrays._replace(rows=rows, starts=jnp.clip(arrays.starts, 0, kept))
 
 
-def _starts(counts: np.ndarray) -> Array:
+def starts_of(counts: np.ndarray) -> Array:
     """Where each part begins, and where the last one ends."""
     starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     if starts[-1] > MOST_KEPT:

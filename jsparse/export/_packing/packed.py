@@ -177,6 +177,17 @@ class Packed(nnx.Module):
         return y if bias is None else y + bias.reshape((1,) * len(before) + self.out_shape)
 
 
+def features(in_features: Any, out_features: Any) -> tuple[int, int]:
+    """Inputs and outputs of the matrix of a layer with these features.
+
+    Raises:
+      TypeError: a size is not a whole number.
+      ValueError: a size is below 0, or there is none.
+    """
+    shapes = _as_shape(in_features=in_features), _as_shape(out_features=out_features)
+    return math.prod(shapes[0]), math.prod(shapes[1])
+
+
 def _as_shape(**sizes: Any) -> tuple[int, ...]:
     """One size, or several, as a tuple."""
     ((name, given),) = sizes.items()
