@@ -19,6 +19,7 @@ from jsparse.export._packing.packers import blocks as blocks
 from jsparse.export._packing.packers import csr as csr
 from jsparse.export._packing.packers import int8 as int8
 from jsparse.export._packing.pallas import pallas_dot as pallas_dot
+from jsparse.export._packing.trimmed import trim as trim
 from jsparse.export._saving.loading import DamagedModel as DamagedModel
 from jsparse.export._saving.loading import Loaded as Loaded
 from jsparse.export._saving.loading import load as load

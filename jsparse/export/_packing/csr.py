@@ -147,10 +147,23 @@ def _weights(plan: Plan) -> Any:
 
     def plain(indices: Array, starts: Array, x: Array, dy: Array) -> Array:
         places = csr_places(CsrArrays(indices, indices, starts), plan.outputs, plan.width)
-        return (x.T @ dy)[places]
+        return (x.T @ dy).at[places].get(mode="fill", fill_value=0)
 
     kernel = lambda *args: _call("jsparse_csr_weights", args[0].shape, plan, *args)
     return sequential_vmap(on_cpu(kernel, plain))
+
+
+def gradients_at(plan: Plan, indices: Array, starts: Array, x: Array, dy: Array) -> Array:
+    """The gradient x^T dy of y = x W in these places only, float32 [places].
+
+    Args:
+      plan: the sizes.
+      indices: [places], as in `CsrArrays`.
+      starts: likewise.
+      x: [batch, in].
+      dy: [batch, out].
+    """
+    return _weights(plan)(indices, starts, x.astype(jnp.float32), dy.astype(jnp.float32))
 
 
 def _call(name: str, shape: tuple[int, ...], plan: Plan, *args: Array) -> Array:
@@ -186,6 +199,8 @@ class Csr(Packed):
 
     format = "csr"
     products = Products(csr_dot, plain_csr_dot)
+    probe: Any = None
+    """A `Probe` where a `jsparse.PackedOptimizer` grows links by gradient, or None."""
 
     def __init__(
         self,
@@ -219,6 +234,11 @@ class Csr(Packed):
         return CsrSizes(self.in_features, self.out_features, self.values.size, self.width)
 
     @property
+    def loose(self) -> bool:
+        """Whether it holds more than its links: see `jsparse.export.trim`."""
+        return self.probe is not None or int(self.starts[...][-1]) != self.values.size
+
+    @property
     def plan(self) -> Plan:
         """The sizes."""
         return Plan(self.in_features, self.out_features, self.width)
@@ -226,6 +246,10 @@ class Csr(Packed):
     def arrays(self, floats: Array) -> CsrArrays:
         """These values with their inputs and where each output begins."""
         return CsrArrays(floats, self.indices[...], self.starts[...])
+
+    def _multiplied(self, x: Array, floats: Array) -> Array:
+        y = super()._multiplied(x, floats)
+        return y if self.probe is None else self.probe(y, x, self.plan)
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out], with zeros where nothing is kept."""

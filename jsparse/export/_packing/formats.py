@@ -97,8 +97,8 @@ def csr_arrays(kernel: np.ndarray, width: int) -> CsrArrays:
 
 
 def csr_places(arrays: CsrArrays, outputs: int, width: int) -> tuple[Array, Array]:
-    """(input, output) of each kept weight, [kept] both."""
-    segment = _segments(arrays.starts, arrays.indices.shape[0])
+    """(input, output) of each kept weight, [kept] both; past all inputs for those of no output."""
+    segment = segments(arrays.starts, arrays.indices.shape[0])
     inputs = arrays.indices.astype(jnp.int32) + (segment // outputs) * width
     return inputs, segment % outputs
 
@@ -125,7 +125,7 @@ def block_arrays(kernel: np.ndarray, block: tuple[int, int]) -> BlockArrays:
 
 def block_columns(arrays: BlockArrays) -> Array:
     """The output block of each kept block, [kept]."""
-    return _segments(arrays.starts, arrays.rows.shape[0])
+    return segments(arrays.starts, arrays.rows.shape[0])
 
 
 def block_matrix(arrays: BlockArrays, shape: tuple[int, int]) -> Array:
@@ -160,9 +160,9 @@ def starts_of(counts: np.ndarray) -> Array:
     return jnp.asarray(starts.astype(np.int32))
 
 
-def _segments(starts: Array, kept: int) -> Array:
-    """For each of `kept` entries the n with starts[n] <= entry < starts[n + 1]."""
-    begins = jnp.zeros((kept + 1,), jnp.int32).at[starts[1:-1]].add(1)  # several if some are empty
+def segments(starts: Array, kept: int) -> Array:
+    """For each of `kept` entries the n with starts[n] <= entry < starts[n + 1], or the last n."""
+    begins = jnp.zeros((kept + 1,), jnp.int32).at[starts[1:]].add(1)  # several if some are empty
     return jnp.cumsum(begins)[:kept]
 
 

@@ -138,6 +138,10 @@ class Packed(nnx.Module):
         """All three in the dtype of the computation."""
         return promote_dtype((x, floats, bias), dtype=self.dtype)
 
+    def _multiplied(self, x: Array, floats: Array) -> Array:
+        """[..., inputs] -> [..., outputs], without the bias."""
+        return self.product(self.arrays(floats), x, self.plan)
+
     def check(self) -> None:
         """Refuse positions that are not those of a matrix of this size, as damaged files have them.
 
@@ -169,7 +173,7 @@ class Packed(nnx.Module):
         x, floats, bias = self._promoted(x, self.floats[...], bias)
         if axes > 1:
             x = x.reshape(*before, self.in_features)
-        y = self.product(self.arrays(floats), x, self.plan)
+        y = self._multiplied(x, floats)
         if len(self.out_shape) > 1:
             y = y.reshape(*before, *self.out_shape)
         if out_sharding is not None:
