@@ -144,11 +144,7 @@ def _backward(plan: Plan) -> Any:
 @functools.cache
 def _weights(plan: Plan) -> Any:
     """(indices, starts, x [batch, in], dy [batch, out]) -> d values [kept]."""
-
-    def plain(indices: Array, starts: Array, x: Array, dy: Array) -> Array:
-        places = csr_places(CsrArrays(indices, indices, starts), plan.outputs, plan.width)
-        return (x.T @ dy).at[places].get(mode="fill", fill_value=0)
-
+    plain = functools.partial(_plain_weights, plan)
     kernel = lambda *args: _call("jsparse_csr_weights", args[0].shape, plan, *args)
     return sequential_vmap(on_cpu(kernel, plain))
 
@@ -163,7 +159,15 @@ def gradients_at(plan: Plan, indices: Array, starts: Array, x: Array, dy: Array)
       x: [batch, in].
       dy: [batch, out].
     """
-    return _weights(plan)(indices, starts, x.astype(jnp.float32), dy.astype(jnp.float32))
+    given = indices, starts, x.astype(jnp.float32), dy.astype(jnp.float32)
+    if on_mesh(*given) or not has_kernel(given[2]):
+        return _plain_weights(plan, *given)
+    return _weights(plan)(*given)
+
+
+def _plain_weights(plan: Plan, indices: Array, starts: Array, x: Array, dy: Array) -> Array:
+    places = csr_places(CsrArrays(indices, indices, starts), plan.outputs, plan.width)
+    return (x.T @ dy).at[places].get(mode="fill", fill_value=0)
 
 
 def _call(name: str, shape: tuple[int, ...], plan: Plan, *args: Array) -> Array:
