@@ -1,4 +1,4 @@
-"""A million neurons on two cores: a network of links that never has a dense matrix, trained with SET.
+"""A million neurons on two cores: a network of links, trained with SET, that is never dense.
 
 Claim: 65,536 inputs - 3 x 311,480 - 10 at 20 links a unit train at batch 128 in 3 GB, masks moving;
     time and memory grow with the links, where a dense network ends near 10^4 neurons.
@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
@@ -92,9 +91,7 @@ class Net(nnx.Module):
                 for i, o, key in zip(ends[:-1], ends[1:], keys, strict=True)
             ]
         )
-        self.head = nnx.Linear(
-            width, CLASSES, kernel_init=nnx.initializers.normal(1.0), rngs=rngs
-        )
+        self.head = nnx.Linear(width, CLASSES, kernel_init=nnx.initializers.normal(1.0), rngs=rngs)
         self.scale = width**-0.5
 
     def __call__(self, x: Array) -> Array:

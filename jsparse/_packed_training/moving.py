@@ -1,13 +1,13 @@
 """Links of a packed layer that move: drop, draw places, grow. Shapes stay; nothing is dense.
 
-1. Stored links and drawn places are put in one order, by part (group of inputs and output) and by
-   input; equal ones are one place.
+1. Stored links and drawn places, both in order, are merged: by part (group of inputs and output)
+   and by input; equal ones are one place.
 2. The revision chooses, as it does in a masked layer, among the links and the drawn places.
 3. What is chosen is stored in that order; room that is left lies at the end, past all parts.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jsparse.export._packing.formats import CsrArrays, segments
 
 
 class Drawn(NamedTuple):
-    """Places that may become links.
+    """Places that may become links, in order.
 
     Attributes:
       parts: int32 [n], group times outputs plus output.
@@ -52,15 +52,20 @@ def parts_of(plan: Plan) -> int:
 
 
 def places_to_draw(by: MovesLinks, kept: int, plan: Plan, candidates: float) -> int:
-    """How many places are drawn for a layer: all where that takes at most twice as many."""
+    """How many places are drawn for a layer: all where that takes at most twice as many.
+
+    At random, as many grow as are asked for: some drawn places are links, or are drawn twice.
+    """
     size, most = plan.inputs * plan.outputs, math.ceil(by.grown * kept)
-    if most and 2 * candidates * most >= size:
-        return size
-    return math.ceil(candidates * most) if most else 0
+    if not most:
+        return 0
+    if not by.by_gradient and candidates < math.inf:
+        candidates = 1.3 / max(1e-9, 1 - kept / size)
+    return size if 2 * candidates * most >= size else math.ceil(candidates * most)
 
 
 def draw(key: Array, count: int, plan: Plan) -> tuple[Array, Array]:
-    """(parts, indices) of places drawn uniformly, with repetition; all places if so many are asked.
+    """(parts, indices) of places drawn uniformly, in order; all of them if so many are asked for.
 
     Args:
       key: [].
@@ -74,13 +79,9 @@ def draw(key: Array, count: int, plan: Plan) -> tuple[Array, Array]:
         rows = jax.random.randint(of_rows, (count,), 0, plan.inputs, jnp.int32)
         outputs = jax.random.randint(of_outputs, (count,), 0, plan.outputs, jnp.int32)
     groups, indices = jnp.divmod(rows, plan.width)
-    return groups * plan.outputs + outputs, indices.astype(jnp.uint16)
-
-
-def in_structure(parts: Array, indices: Array, total: int) -> tuple[Array, Array]:
-    """(indices, starts) of places in any order, as in `CsrArrays`; of `total` parts."""
-    parts, indices = lax.sort((parts, indices), num_keys=2)
-    return indices, _starts(parts, total)
+    parts = groups * plan.outputs + outputs
+    found: Any = lax.sort((parts, indices.astype(jnp.uint16)), num_keys=2)
+    return found
 
 
 def moved(
@@ -101,8 +102,8 @@ def moved(
     # 1.
     parts = jnp.concatenate([segments(arrays.starts, kept), drawn.parts])
     indices = jnp.concatenate([arrays.indices, drawn.indices]).astype(jnp.uint16)
-    given = lax.iota(jnp.int32, parts.shape[0])
-    parts, indices, given = lax.sort((parts, indices, given), num_keys=2, is_stable=True)
+    given = _merged(arrays, drawn)
+    parts, indices = parts[given], indices[given]
     again = (parts[1:] == parts[:-1]) & (indices[1:] == indices[:-1])
     here = (parts < total) & ~jnp.pad(again, (1, 0))
     on = here & (given < kept)
@@ -121,11 +122,37 @@ def moved(
     stored = jnp.zeros((kept,), jnp.uint16).at[place].set(indices, mode="drop")
     sources = jnp.where(on, given, -1)
     sources = jnp.full((kept,), -1, jnp.int32).at[place].set(sources, mode="drop")
-    return Moved(stored, _starts(jnp.where(new, parts, total), total), sources)
+    return Moved(stored, starts_at(jnp.where(new, parts, total), total), sources)
 
 
-def _starts(parts: Array, total: int) -> Array:
-    """Where each part begins: int32 [total + 1]; entries of part `total` are room."""
+def _merged(arrays: CsrArrays, drawn: Drawn) -> Array:
+    """int32 [kept + drawn], which comes where; drawn places have the numbers after the links."""
+    kept, count = arrays.values.shape[0], drawn.parts.shape[0]
+
+    def halve(ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = (low + high) // 2
+        before = arrays.indices[jnp.minimum(middle, kept - 1)] <= drawn.indices
+        open = low < high
+        return jnp.where(open & before, middle + 1, low), jnp.where(open & ~before, middle, high)
+
+    ends = arrays.starts[drawn.parts], arrays.starts[drawn.parts + 1]
+    # links up to each drawn place
+    links, _ = lax.while_loop(lambda ends: jnp.any(ends[0] < ends[1]), halve, ends)
+    ahead = jnp.cumsum(jnp.zeros((kept + 1,), jnp.int32).at[links].add(1))[:kept]
+    of_links, of_drawn = lax.iota(jnp.int32, kept), lax.iota(jnp.int32, count)
+    places = jnp.concatenate([of_links + ahead, links + of_drawn])
+    given = lax.iota(jnp.int32, kept + count)
+    return jnp.zeros_like(given).at[places].set(given, unique_indices=True)
+
+
+def starts_at(parts: Array, total: int) -> Array:
+    """Where each part begins: int32 [total + 1]; entries of part `total` are room.
+
+    Args:
+      parts: int32 [n], in any order.
+      total: number of parts.
+    """
     counts = jnp.zeros((total + 1,), jnp.int32).at[parts + 1].add(1, mode="drop")
     return jnp.cumsum(counts, dtype=jnp.int32)
 

@@ -14,10 +14,10 @@ from jsparse._packed_training.moving import (
     Drawn,
     Moved,
     draw,
-    in_structure,
     moved,
     parts_of,
     places_to_draw,
+    starts_at,
     taken,
 )
 from jsparse._paths import match, naming, path_of
@@ -45,7 +45,7 @@ class PackedOptimizer(Optimizer):
     `layers/0` answers for `layers/0/kernel`. The revisions are `SET`, `RigL`, `Gradual` and
     `Below`. They drop among the links of a layer and grow places that are drawn at random: enough
     that `SET` grows as in a masked layer; the more are drawn, the nearer `RigL` comes to the
-    gradient of all places. No array has the size of a dense kernel, unless all places are asked
+    gradients of all places. No array has the size of a dense kernel, unless all places are asked
     for; moments follow their links, and those of new ones are 0. Where fewer links remain than at
     first, room is left at the end of the arrays; `jsparse.export.trim` takes it out.
 
@@ -56,8 +56,8 @@ class PackedOptimizer(Optimizer):
       model: with packed layers, such as `jsparse.export.random_csr` and `pack` make.
       tx: from `jsparse.revise`.
       wrt: which variables to train; masks in it are ignored.
-      candidates: places drawn for each link that is grown, 1 or more; `inf` for all places, which
-        takes 10 bytes for each place of the matrix.
+      candidates: places drawn for each link that `RigL` grows, 1 or more; `inf` for all places,
+        which takes 10 bytes for each place of the matrix.
       **settings: `controls` and `clip_task`, as for `jsparse.Optimizer`.
 
     Raises:
@@ -162,8 +162,8 @@ class PackedOptimizer(Optimizer):
             if by.by_gradient:
                 layer.probe = Probe(self._count(layer, by), parts_of(layer.plan))
                 key = jax.random.fold_in(self._key(step), n)
-                at = in_structure(*self._drawn(key, layer, by), parts_of(layer.plan))
-                layer.probe.indices[...], layer.probe.starts[...] = at
+                parts, layer.probe.indices[...] = self._drawn(key, layer, by)
+                layer.probe.starts[...] = starts_at(parts, parts_of(layer.plan))
                 layer.probe.due[...] = jnp.asarray(by.due(step + 1), bool)
 
     def _key(self, step: Array) -> Array:
@@ -209,10 +209,10 @@ class PackedOptimizer(Optimizer):
             own, scores = _gradients(path, grads)
 
         def move() -> tuple:
-            parts, indices = new_ones = self._drawn(key, layer, by)
+            parts, indices = self._drawn(key, layer, by)
             if by.by_gradient:
                 seen = Drawn(segments(places[1], scores.shape[0]), places[0], scores)
-                again = in_structure(*new_ones, parts_of(plan))
+                again = indices, starts_at(parts, parts_of(plan))
             else:
                 seen = Drawn(parts, indices, jax.random.uniform(key, parts.shape))
                 again = places

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jsparse as js
-from jsparse._packed_training.moving import Drawn, draw, in_structure, moved, places_to_draw, taken
+from jsparse._packed_training.moving import Drawn, draw, moved, places_to_draw, starts_at, taken
 from jsparse.export import random_csr
 from jsparse.export._packing.formats import CsrArrays, csr_matrix, csr_places
 from jsparse.export._packing.structure import CsrSizes
@@ -94,15 +94,17 @@ def test_places_are_drawn_from_the_whole_matrix_alike():
     counts = np.zeros((INPUTS, OUTPUTS))
     np.add.at(counts, drawn, 1)
     assert abs(counts - 50).max() < 5 * np.sqrt(50)
-    ordered = CsrArrays(indices, *in_structure(parts, indices, 33))
+    ordered = CsrArrays(indices, indices, starts_at(parts, 33))
     rows, columns = map(np.asarray, csr_places(ordered, OUTPUTS, 8))
     assert (np.sort(rows * OUTPUTS + columns) == np.sort(drawn[0] * OUTPUTS + drawn[1])).all()
 
 
 def test_as_many_places_are_drawn_as_growth_needs():
     wide = random_csr(1000, 50, links=2, key=KEY).plan
+    grad = js.RigL(last=9, every=1, fraction=0.5)
     half, none = js.SET(last=9, every=1, fraction=0.5), js.Below(quality=1.0, last=9, every=1)
-    assert places_to_draw(half, 100, wide, 3.0) == 150
+    assert places_to_draw(grad, 100, wide, 3.0) == 150
+    assert places_to_draw(half, 100, wide, 3.0) == 66
     assert places_to_draw(half, 100, wide, float("inf")) == 50_000
-    assert places_to_draw(half, 30_000, wide, 2.0) == 50_000  # 30,000 would not be much cheaper
+    assert places_to_draw(grad, 30_000, wide, 2.0) == 50_000  # 30,000 would not be much cheaper
     assert places_to_draw(none, 20_000, wide, float("inf")) == 0
