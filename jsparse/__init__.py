@@ -20,6 +20,9 @@ from jsparse._layers import LinearGeneral as LinearGeneral
 from jsparse._layers import LSTMCell as LSTMCell
 from jsparse._layers import MultiHeadAttention as MultiHeadAttention
 from jsparse._layers import OptimizedLSTMCell as OptimizedLSTMCell
+from jsparse._packed_training import PackedOptimizer as PackedOptimizer
+from jsparse._packed_training import pack_training as pack_training
+from jsparse._packed_training import unpack_training as unpack_training
 from jsparse._pattern import Block as Block
 from jsparse._pattern import Channel as Channel
 from jsparse._pattern import Each as Each
@@ -33,6 +36,7 @@ from jsparse._pattern import Weight as Weight
 from jsparse._pattern import Whole as Whole
 from jsparse._pattern import WholeModel as WholeModel
 from jsparse._revise.acdc import ACDC as ACDC
+from jsparse._revise.below import Below as Below
 from jsparse._revise.gradual import Gradual as Gradual
 from jsparse._revise.revision import Revision as Revision
 from jsparse._revise.rigl import RigL as RigL

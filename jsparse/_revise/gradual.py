@@ -16,9 +16,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse._checks import check_density
+from jsparse._counting import MOST, count, portion
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._revise.revision import check_competition, check_steps, largest
 from jsparse._schedule import cubic
+from jsparse._topk import highest
 from jsparse._values import by_density, check_in
 from jsparse.rules._rule import to_weights
 
@@ -52,6 +54,7 @@ class Gradual:
     role: Role = Role()
     pauses: ClassVar[bool] = False
     clears: ClassVar[bool] = False
+    by_gradient: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_density(self.density)
@@ -86,3 +89,23 @@ class Gradual:
         """[...], the mask of the largest units."""
         kept = largest(self, weight, self.curve(step).astype(jnp.float32))
         return to_weights(self, kept, mask)
+
+    @property
+    def grown(self) -> float:
+        """0: nothing is grown."""
+        return 0.0
+
+    def moved(self, mask: Array, weight: Array, growth: Array, *, step: Array, size: int) -> Array:
+        """[n], the mask of the largest links; what a packed layer drops cannot come back.
+
+        Raises:
+          ValueError: the matrix has more places than can be counted.
+        """
+        if size > MOST:
+            raise ValueError(
+                f"Gradual keeps a fraction of all places of a matrix, and this one has {size:,}, "
+                f"more than {MOST:,}; split the layer, or use Below, which needs no count"
+            )
+        on = mask > 0
+        keep = jnp.minimum(portion(self.curve(step).astype(jnp.float32), size), count(on, (0,)))
+        return highest(jnp.where(on, jnp.abs(weight), -1.0), keep, (0,)).astype(mask.dtype)

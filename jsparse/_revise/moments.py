@@ -1,10 +1,12 @@
-"""Moments of dropped and grown weights, set to 0 in any optax state."""
+"""Moments in any optax state: those of dropped and grown weights are 0, others follow."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 
 def cleared(state: Any, kept: Any) -> Any:
@@ -17,12 +19,40 @@ def cleared(state: Any, kept: Any) -> Any:
     Returns:
       The state. Entries with a shape other than that of the weight are left unchanged.
     """
-    of_weights = lambda part: _is_over(part, kept)
-    return jax.tree.map(
-        lambda part: _cleared(part, kept) if of_weights(part) else part,
-        state,
-        is_leaf=of_weights,
-    )
+    clear = lambda moment, kept: jnp.where(kept, moment, 0).astype(moment.dtype)
+    return _changed(state, kept, lambda kept: getattr(kept, "shape", None), clear)
+
+
+def followed(state: Any, sources: Any) -> Any:
+    """An optax state whose moments have moved with the weights of packed layers.
+
+    Args:
+      state: any optax state.
+      sources: whole numbers, in the structure of the trained tree: [n] for n weights that moved,
+        the place where each of them was, or -1 where one is new; [] for leaves that stayed.
+
+    Returns:
+      The state, where moments of new weights are 0. Entries with a shape other than that of the
+      weight are left unchanged.
+    """
+
+    def follow(moment: Array, source: Array) -> Array:
+        return jnp.where(source < 0, 0, moment[source]).astype(moment.dtype)
+
+    return _changed(state, sources, lambda source: source.shape or None, follow)
+
+
+def _changed(state: Any, trained: Any, shape: Callable[[Any], Any], change: Callable) -> Any:
+    """An optax state, with each moment changed by the leaf of its weight if it has such a shape."""
+
+    def one(moment: Any, leaf: Any) -> Any:
+        if _is_masked(moment) or jnp.shape(moment) != shape(leaf):
+            return moment
+        return change(moment, leaf)
+
+    of_weights = lambda part: _is_over(part, trained)
+    over = lambda part: jax.tree.map(one, part, trained, is_leaf=_is_masked)
+    return jax.tree.map(lambda p: over(p) if of_weights(p) else p, state, is_leaf=of_weights)
 
 
 def _is_over(part: Any, trained: Any) -> bool:
@@ -37,15 +67,6 @@ def _is_over(part: Any, trained: Any) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _cleared(moments: Any, kept: Any) -> Any:
-    def clear(moment: Any, kept: Any) -> Any:
-        if _is_masked(moment) or jnp.shape(moment) != getattr(kept, "shape", None):
-            return moment
-        return jnp.where(kept, moment, 0).astype(moment.dtype)
-
-    return jax.tree.map(clear, moments, kept, is_leaf=_is_masked)
 
 
 def _is_masked(node: Any) -> bool:

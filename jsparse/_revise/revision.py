@@ -57,6 +57,41 @@ class Revision(Protocol):
         ...
 
 
+class MovesLinks(Revision, Protocol):
+    """A revision that can also move the links of packed layers, which have no mask.
+
+    There the places of a layer are in a vector: its links, and places that may become links.
+
+    Attributes:
+      by_gradient: whether places are grown by their gradients, and not at random.
+      grown: the largest fraction of the links that is grown at once.
+    """
+
+    by_gradient: ClassVar[bool]
+
+    @property
+    def unit(self) -> Unit: ...
+
+    @property
+    def scope(self) -> Scope: ...
+
+    @property
+    def grown(self) -> float: ...
+
+    def moved(self, mask: Array, weight: Array, growth: Array, *, step: Array, size: int) -> Array:
+        """The new mask, 0 or 1: [n] like the old one, and with its type.
+
+        Args:
+          mask: [n], 1 where a link is.
+          weight: [n], 0 where none is.
+          growth: float32 [n], 0 or more; -1 for links that can only be kept, -inf for what is no
+            place.
+          step: [], integer.
+          size: places of the whole matrix, of which these are some.
+        """
+        ...
+
+
 Revisions = tuple[str, Revision] | Sequence[tuple[str, Revision]] | Mapping[str, Revision]
 """Pairs of a pattern and a revision: one, several, or a dict of them."""
 

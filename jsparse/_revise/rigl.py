@@ -62,6 +62,7 @@ class RigL:
     role: Role = Role()
     pauses: ClassVar[bool] = True
     clears: ClassVar[bool] = True
+    by_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_exchange(self)
@@ -83,4 +84,14 @@ class RigL:
         self, mask: Array, weight: Array, gradient: Array, *, step: Array, key: Array
     ) -> Array:
         """2. and 3. [...], the mask after an exchange."""
-        return exchange(self, mask, weight, unit_magnitude(self, gradient), self.dropped(step))
+        growth = unit_magnitude(self, gradient)
+        return self.moved(mask, weight, growth, step=step, size=mask.size)
+
+    @property
+    def grown(self) -> float:
+        """The fraction of the links that is exchanged at the start."""
+        return self.fraction
+
+    def moved(self, mask: Array, weight: Array, growth: Array, *, step: Array, size: int) -> Array:
+        """2. and 3. [...], the mask after an exchange, by these scores."""
+        return exchange(self, mask, weight, growth, self.dropped(step))

@@ -70,6 +70,7 @@ class SET:
     by_sign: bool = False
     pauses: ClassVar[bool] = False
     clears: ClassVar[bool] = True
+    by_gradient: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_exchange(self)
@@ -94,5 +95,14 @@ class SET:
         """2. [...], the mask after an exchange."""
         # one random number per unit
         growth = jax.random.uniform(key, unit_magnitude(self, mask).shape)
+        return self.moved(mask, weight, growth, step=step, size=mask.size)
+
+    @property
+    def grown(self) -> float:
+        """The fraction of the links that is exchanged."""
+        return self.fraction
+
+    def moved(self, mask: Array, weight: Array, growth: Array, *, step: Array, size: int) -> Array:
+        """2. [...], the mask after an exchange, by these scores."""
         apart = (weight > 0, weight < 0) if self.by_sign else ()
         return exchange(self, mask, weight, growth, self.fraction, apart)

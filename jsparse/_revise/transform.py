@@ -85,6 +85,11 @@ class Revise(optax.GradientTransformationExtraArgs):
         return self.update.revisions  # type: ignore
 
     @property
+    def seed(self) -> int | Array:
+        """The seed of the random numbers."""
+        return self.update.seed  # type: ignore
+
+    @property
     def roles(self) -> Mapping[str, Role]:
         """Role by path, for revisions without a role."""
         return self.update.roles  # type: ignore
@@ -176,6 +181,7 @@ def revise(
     update.apply = apply  # type: ignore
     update.revisions = chosen  # type: ignore
     update.roles = roles  # type: ignore
+    update.seed = seed  # type: ignore
     update.inner = inner  # type: ignore
     update.around = lambda other: revise(other, *revisions, roles=roles, seed=seed)  # type: ignore
     return Revise(init, update)

@@ -12,10 +12,14 @@ from jsparse.export._packing.int8 import CsrInt8 as CsrInt8
 from jsparse.export._packing.layers import left_dense as left_dense
 from jsparse.export._packing.layers import pack as pack
 from jsparse.export._packing.layers import unpack as unpack
+from jsparse.export._packing.links import csr_from_arrays as csr_from_arrays
+from jsparse.export._packing.links import erdos_renyi_csr as erdos_renyi_csr
+from jsparse.export._packing.links import random_csr as random_csr
 from jsparse.export._packing.packers import blocks as blocks
 from jsparse.export._packing.packers import csr as csr
 from jsparse.export._packing.packers import int8 as int8
 from jsparse.export._packing.pallas import pallas_dot as pallas_dot
+from jsparse.export._packing.trimmed import trim as trim
 from jsparse.export._saving.loading import DamagedModel as DamagedModel
 from jsparse.export._saving.loading import Loaded as Loaded
 from jsparse.export._saving.loading import load as load

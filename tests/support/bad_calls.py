@@ -132,6 +132,7 @@ PATTERNS = {
 REVISIONS = {
     "RigL": call(js.RigL, fraction=FRACTION, **STEPS, **SCOPED),
     "SET": call(js.SET, fraction=FRACTION, by_sign=(False, "flag"), **STEPS, **SCOPED),
+    "Below": call(js.Below, quality=(0.5, "positive"), role=(js.Role(), "role"), **STEPS),
     "Gradual": call(js.Gradual, density=FRACTION, start=(1.0, "fraction"), **STEPS, **SCOPED),
     "ACDC": call(js.ACDC, density=FRACTION, **STEPS | {"first": (10, "count")}, **SCOPED),
     "TopKAST": call(
@@ -559,6 +560,15 @@ PACKED = SIDES | {
     "dtype": (jnp.float32, "dtype"),
     "param_dtype": (jnp.float32, "param dtype"),
 }
+DRAWN = {
+    "in_features": (3, "window"),
+    "out_features": (4, "window"),
+    "key": (KEY, "key"),
+    "scale": (1.0, "positive"),
+    "width": (0, "size"),
+}
+LINKS = js.export.random_csr(3, 4, links=2, key=KEY)
+MOVING = js.PackedOptimizer(LINKS, js.revise(optax.sgd(0.1), ("kernel", js.SET(last=100))))
 EXPORT = {
     "shrink": call(
         spread(js.shrink, "example_inputs"),
@@ -580,6 +590,30 @@ EXPORT = {
         optimizer=(js.Optimizer(HELD, optax.sgd(0.1)), "optimizer"),
         example_inputs=((X,), "inputs"),
     ),
+    "PackedOptimizer": call(
+        js.PackedOptimizer,
+        model=(LINKS, "model"),
+        tx=(js.revise(optax.sgd(0.1), ("kernel", js.SET(last=100))), "transform of revise"),
+        candidates=(2.0, "at least 1, inf too"),
+    ),
+    "pack_training": call(
+        js.pack_training,
+        model=(HELD, "model"),
+        optimizer=(
+            js.Optimizer(
+                HELD,
+                js.revise(optax.sgd(0.1), ("kernel", js.SET(last=100))),
+                wrt=(nnx.Param, js.Mask),
+            ),
+            "optimizer",
+        ),
+        width=(0, "size"),
+        candidates=(2.0, "at least 1, inf too"),
+    ),
+    "unpack_training": call(
+        js.unpack_training, model=(LINKS, "model"), optimizer=(MOVING, "optimizer")
+    ),
+    "export.trim": call(js.export.trim, model=MODEL),
     "export.pick": call(
         spread(js.export.pick, "example_inputs"),
         model=MODEL,
@@ -607,6 +641,17 @@ EXPORT = {
         kernel_dilation=(1, "strides"),
         padding=("SAME", "padding"),
         **PACKED | {"in_features": (3, "count"), "out_features": (4, "count")},
+    ),
+    "export.random_csr": call(js.export.random_csr, links=(2, "size"), **DRAWN),
+    "export.erdos_renyi_csr": call(js.export.erdos_renyi_csr, factor=(1.0, "positive"), **DRAWN),
+    "export.csr_from_arrays": call(
+        js.export.csr_from_arrays,
+        rows=([0, 2], "places"),
+        columns=([0, 3], "places"),
+        values=(np.ones(2), "values of links"),
+        width=(0, "size"),
+        in_features=(3, "window"),
+        out_features=(4, "window"),
     ),
     "export.BlockSparse": call(js.export.BlockSparse, block=((2, 2), "block"), **PACKED),
     "export.int8": call(js.export.int8, format=(js.export.csr(), "format")),

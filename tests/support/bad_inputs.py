@@ -91,6 +91,7 @@ KINDS: dict[str, Kind] = {
     "number": Kind([*NUMBERS, -1.0], "number, 0 or more|0 or more"),
     "positive": Kind([*NUMBERS, -1.0, 0.0], "number above 0"),
     "at least 1": Kind([*NUMBERS, -1.0, 0.5], "number, 1 or more"),
+    "at least 1, inf too": Kind([*OTHERS, NAN, -INF, -1.0, 0.5], "number, 1 or more"),
     "fraction": Kind([*NUMBERS, 0.0, -0.5, 1.5], r"in \(0, 1\]"),
     "open fraction": Kind([*NUMBERS, 0.0, -0.5, 1.0], r"in \(0, 1\)"),
     "decay": Kind([*NUMBERS, -0.5, 1.0, 2.0], r"in \[0, 1\)"),
@@ -136,6 +137,12 @@ KINDS: dict[str, Kind] = {
                       r"tuple of fractions|in \(0, 1\]", "density"),
     "path": Kind([None, 3, [], "", "a\0b", 1.5, {"a": 1}], "path"),
     "folder": Kind([None, 3, [], "", "a\0b", __file__, f"{__file__}/a"], "path"),
+    "places": Kind(
+        [None, 3, "x", [0.5, 1.0], [0, 9], [-1, 0], [True, False], [[0, 1]]],
+        "whole numbers|expected 0 to|for each|for every",
+    ),
+    "values of links": Kind([None, 3, "x", np.ones(3), ["a", "b"], np.ones((2, 1)), [1j, 2]],
+                            "one number for each"),
     "named": Kind(NAMED, "by path|by name|mapping"),
     "masks": Kind([*NAMED[1:], {"kernel": "x"}, {"kernel": jnp.full((3, 4), 0.5)},
                    {"kernel": np.ones((3, 4), complex)}, {"kernel": np.full((3, 4), NAN)}],
@@ -144,6 +151,7 @@ KINDS: dict[str, Kind] = {
     "shape": Kind([None, 3, "ab", (1.5, 2), (-1, 3), (True, 3), [None], np.ones(2)], "tuple"),
     "dtype": Kind([3, "x", int, jnp.int32, [1.0]], "floating-point"),
     "transform": Kind([None, 0.1, "adam", optax.sgd, len], "optax transform"),
+    "transform of revise": Kind([None, 0.1, "adam", optax.sgd, optax.sgd(0.1)], "revise"),
     "controls": Kind([None, 3, (1,), [], (js.TargetDensity,), "x"], "tuple"),
     "batches": Kind([None, 3, X, np.ones((2, 3)), "x", {"a": X}, []], "list|batches"),
     "fitting batches": Kind(

@@ -17,6 +17,7 @@ REVISIONS = {
     "top-kast": js.TopKAST(density=0.25, backward=0.5, every=2),
     "ac/dc": js.ACDC(density=0.25, first=2, every=2, last=6),
     "usn": js.USN(density=0.25),
+    "below": js.Below(quality=0.5, last=6, every=2),
 }
 SHAPE = (8, 16)
 

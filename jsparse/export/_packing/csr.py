@@ -144,13 +144,30 @@ def _backward(plan: Plan) -> Any:
 @functools.cache
 def _weights(plan: Plan) -> Any:
     """(indices, starts, x [batch, in], dy [batch, out]) -> d values [kept]."""
-
-    def plain(indices: Array, starts: Array, x: Array, dy: Array) -> Array:
-        places = csr_places(CsrArrays(indices, indices, starts), plan.outputs, plan.width)
-        return (x.T @ dy)[places]
-
+    plain = functools.partial(_plain_weights, plan)
     kernel = lambda *args: _call("jsparse_csr_weights", args[0].shape, plan, *args)
     return sequential_vmap(on_cpu(kernel, plain))
+
+
+def gradients_at(plan: Plan, indices: Array, starts: Array, x: Array, dy: Array) -> Array:
+    """The gradient x^T dy of y = x W in these places only, float32 [places].
+
+    Args:
+      plan: the sizes.
+      indices: [places], as in `CsrArrays`.
+      starts: likewise.
+      x: [batch, in].
+      dy: [batch, out].
+    """
+    given = indices, starts, x.astype(jnp.float32), dy.astype(jnp.float32)
+    if on_mesh(*given) or not has_kernel(given[2]):
+        return _plain_weights(plan, *given)
+    return _weights(plan)(*given)
+
+
+def _plain_weights(plan: Plan, indices: Array, starts: Array, x: Array, dy: Array) -> Array:
+    places = csr_places(CsrArrays(indices, indices, starts), plan.outputs, plan.width)
+    return (x.T @ dy).at[places].get(mode="fill", fill_value=0)
 
 
 def _call(name: str, shape: tuple[int, ...], plan: Plan, *args: Array) -> Array:
@@ -161,9 +178,10 @@ def _call(name: str, shape: tuple[int, ...], plan: Plan, *args: Array) -> Array:
 class Csr(Packed):
     """A linear layer that holds only the weights it keeps: y = x W + b.
 
-    `pack(model, csr())` makes it from a trained layer; a new one is all zeros, to be filled from a
-    file. It can be trained like any layer: the mask is fixed, the values and the bias are its
-    parameters.
+    `pack(model, csr())` makes it from a trained layer; `random_csr`, `erdos_renyi_csr` and
+    `csr_from_arrays` make one without a dense matrix; a new one is all zeros, to be filled from a
+    file. It can be trained like any layer: the values and the bias are its parameters, and the mask
+    is fixed unless a `jsparse.PackedOptimizer` moves it.
 
     Args:
       in_features: of x; a tuple for its last axes.
@@ -185,6 +203,8 @@ class Csr(Packed):
 
     format = "csr"
     products = Products(csr_dot, plain_csr_dot)
+    probe: Any = None
+    """A `Probe` where a `jsparse.PackedOptimizer` grows links by gradient, or None."""
 
     def __init__(
         self,
@@ -218,6 +238,11 @@ class Csr(Packed):
         return CsrSizes(self.in_features, self.out_features, self.values.size, self.width)
 
     @property
+    def loose(self) -> bool:
+        """Whether it holds more than its links: see `jsparse.export.trim`."""
+        return self.probe is not None or int(self.starts[...][-1]) != self.values.size
+
+    @property
     def plan(self) -> Plan:
         """The sizes."""
         return Plan(self.in_features, self.out_features, self.width)
@@ -225,6 +250,10 @@ class Csr(Packed):
     def arrays(self, floats: Array) -> CsrArrays:
         """These values with their inputs and where each output begins."""
         return CsrArrays(floats, self.indices[...], self.starts[...])
+
+    def _multiplied(self, x: Array, floats: Array) -> Array:
+        y = super()._multiplied(x, floats)
+        return y if self.probe is None else self.probe(y, x, self.plan)
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out], with zeros where nothing is kept."""

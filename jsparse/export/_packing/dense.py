@@ -86,12 +86,17 @@ def kernel_of(layer: Dense) -> np.ndarray:
     Raises:
       ValueError: its kernel is not a matrix.
     """
-    kernel, (ins, outs) = np.asarray(layer.kernel[...]), sides_of(layer)
     if has_window(layer):
-        return as_matrix(kernel)
+        return as_matrix(np.asarray(layer.kernel[...]))
+    return matrix_of(layer, layer.kernel[...])
+
+
+def matrix_of(layer: Dense, array: Any) -> np.ndarray:
+    """An array in the shape of the kernel of a layer that can be packed, as [in, out]."""
+    ins, outs = sides_of(layer)
     wide, high = map(math.prod, features_of(layer))
     last = range(-len(ins) - len(outs), 0)
-    return np.moveaxis(kernel, (*ins, *outs), tuple(last)).reshape(wide, high)
+    return np.moveaxis(np.asarray(array), (*ins, *outs), tuple(last)).reshape(wide, high)
 
 
 def fault(layer: Any) -> str:

@@ -53,9 +53,13 @@ def group_width(kernel: np.ndarray) -> int:
     Returns:
       256 or 512; all inputs (at most 65536) where so few are kept that groups cost more.
     """
-    density = np.count_nonzero(kernel) / max(1, kernel.size)
+    return width_at(np.count_nonzero(kernel) / max(1, kernel.size), kernel.shape[0])
+
+
+def width_at(density: float, inputs: int) -> int:
+    """`group_width` of a matrix of this density."""
     width = 256 if density > 0.04 else 512 if density > 0.015 else MOST
-    return max(1, min(width, kernel.shape[0]))
+    return max(1, min(width, inputs))
 
 
 def features_a_group(matrix: np.ndarray, taps: int) -> int:
@@ -88,13 +92,13 @@ def csr_arrays(kernel: np.ndarray, width: int) -> CsrArrays:
     return CsrArrays(
         jnp.asarray(np.concatenate(values)),
         jnp.asarray(np.concatenate(indices)),
-        _starts(np.concatenate(counts)),
+        starts_of(np.concatenate(counts)),
     )
 
 
 def csr_places(arrays: CsrArrays, outputs: int, width: int) -> tuple[Array, Array]:
-    """(input, output) of each kept weight, [kept] both."""
-    segment = _segments(arrays.starts, arrays.indices.shape[0])
+    """(input, output) of each kept weight, [kept] both; past all inputs for those of no output."""
+    segment = segments(arrays.starts, arrays.indices.shape[0])
     inputs = arrays.indices.astype(jnp.int32) + (segment // outputs) * width
     return inputs, segment % outputs
 
@@ -115,13 +119,13 @@ def block_arrays(kernel: np.ndarray, block: tuple[int, int]) -> BlockArrays:
     return BlockArrays(
         jnp.asarray(tiles[column, row]),
         jnp.asarray(row.astype(np.int32)),
-        _starts(np.bincount(column, minlength=across)),
+        starts_of(np.bincount(column, minlength=across)),
     )
 
 
 def block_columns(arrays: BlockArrays) -> Array:
     """The output block of each kept block, [kept]."""
-    return _segments(arrays.starts, arrays.rows.shape[0])
+    return segments(arrays.starts, arrays.rows.shape[0])
 
 
 def block_matrix(arrays: BlockArrays, shape: tuple[int, int]) -> Array:
@@ -145,7 +149,7 @@ def inside_matrix(arrays: BlockArrays, inputs: int) -> BlockArrays:
     return arrays._replace(rows=rows, starts=jnp.clip(arrays.starts, 0, kept))
 
 
-def _starts(counts: np.ndarray) -> Array:
+def starts_of(counts: np.ndarray) -> Array:
     """Where each part begins, and where the last one ends."""
     starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     if starts[-1] > MOST_KEPT:
@@ -156,9 +160,9 @@ def _starts(counts: np.ndarray) -> Array:
     return jnp.asarray(starts.astype(np.int32))
 
 
-def _segments(starts: Array, kept: int) -> Array:
-    """For each of `kept` entries the n with starts[n] <= entry < starts[n + 1]."""
-    begins = jnp.zeros((kept + 1,), jnp.int32).at[starts[1:-1]].add(1)  # several if some are empty
+def segments(starts: Array, kept: int) -> Array:
+    """For each of `kept` entries the n with starts[n] <= entry < starts[n + 1], or the last n."""
+    begins = jnp.zeros((kept + 1,), jnp.int32).at[starts[1:]].add(1)  # several if some are empty
     return jnp.cumsum(begins)[:kept]
 
 

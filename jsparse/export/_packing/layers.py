@@ -140,12 +140,23 @@ def unpack(model: Model) -> Model:
       The copy. Convolutions with a window of 1 that were packed come back as linear layers.
     """
     copy = fold(model)
-    return put_in_place(copy, _places(copy, Packed), lambda place: _dense(place.value))
+    return put_in_place(copy, _places(copy, Packed), lambda place: dense_layer(place.value))
 
 
 def packed_layers(model: nnx.Module) -> dict[str, dict[str, Any]]:
-    """The settings of each packed layer, by path, ready for JSON: see `put_packed`."""
-    return {place.path: _as_json(place.value) for place in _places(model, Packed)}
+    """The settings of each packed layer, by path, ready for JSON: see `put_packed`.
+
+    Raises:
+      ValueError: a layer holds more than its links, after training in which they moved.
+    """
+    places = _places(model, Packed)
+    for place in places:
+        if isinstance(place.value, Csr) and place.value.loose:
+            raise ValueError(
+                f"{place.path or 'the model'} has room for links that were dropped, or places "
+                "where links may grow; save jsparse.export.trim(model)"
+            )
+    return {place.path: _as_json(place.value) for place in places}
 
 
 def _as_json(layer: Any) -> dict[str, Any]:
@@ -260,7 +271,8 @@ def _places(model: nnx.Module, kinds: Any) -> list[Slot]:
     return slots(model, kinds)
 
 
-def _dense(layer: Packed) -> nnx.Linear | nnx.LinearGeneral | nnx.Conv:
+def dense_layer(layer: Packed) -> nnx.Linear | nnx.LinearGeneral | nnx.Conv:
+    """A packed layer as a dense one, with zeros where nothing is kept; they share the bias."""
     given = {"rngs": nnx.Rngs(0), **settings_of(layer, layer.param_dtype)}
     ins, outs = layer.in_shape, layer.out_shape
     if isinstance(layer, CsrConv):

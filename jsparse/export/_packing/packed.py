@@ -138,6 +138,10 @@ class Packed(nnx.Module):
         """All three in the dtype of the computation."""
         return promote_dtype((x, floats, bias), dtype=self.dtype)
 
+    def _multiplied(self, x: Array, floats: Array) -> Array:
+        """[..., inputs] -> [..., outputs], without the bias."""
+        return self.product(self.arrays(floats), x, self.plan)
+
     def check(self) -> None:
         """Refuse positions that are not those of a matrix of this size, as damaged files have them.
 
@@ -169,12 +173,23 @@ class Packed(nnx.Module):
         x, floats, bias = self._promoted(x, self.floats[...], bias)
         if axes > 1:
             x = x.reshape(*before, self.in_features)
-        y = self.product(self.arrays(floats), x, self.plan)
+        y = self._multiplied(x, floats)
         if len(self.out_shape) > 1:
             y = y.reshape(*before, *self.out_shape)
         if out_sharding is not None:
             y = jax.sharding.reshard(y, out_sharding)
         return y if bias is None else y + bias.reshape((1,) * len(before) + self.out_shape)
+
+
+def features(in_features: Any, out_features: Any) -> tuple[int, int]:
+    """Inputs and outputs of the matrix of a layer with these features.
+
+    Raises:
+      TypeError: a size is not a whole number.
+      ValueError: a size is below 0, or there is none.
+    """
+    shapes = _as_shape(in_features=in_features), _as_shape(out_features=out_features)
+    return math.prod(shapes[0]), math.prod(shapes[1])
 
 
 def _as_shape(**sizes: Any) -> tuple[int, ...]:

@@ -1,0 +1,300 @@
+"""A masked model in training and its optimizer, made truly sparse, and back.
+
+1. Weights with the rule `Held` that a revision names become links of packed layers: those that the
+   mask keeps, zeros among them included.
+2. The optimizer starts at the same step, with the moments of the links.
+3. Back, what is no link is 0, and so are its moments.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jsparse._packed_training.optimizer import PackedOptimizer, check_revision
+from jsparse._paths import match, named, naming, path_of
+from jsparse._revise.transform import Revise
+from jsparse._slots import check_module, slots, sparse_parts
+from jsparse._sparse import Sparse
+from jsparse._surgery import copied, fold, sparsify
+from jsparse._values import check_whole, shown
+from jsparse._variables import Mask, write
+from jsparse.export._packing.csr import Csr
+from jsparse.export._packing.dense import fault, features_of, has_window, matrix_of
+from jsparse.export._packing.formats import csr_places
+from jsparse.export._packing.layers import dense_layer, layers_of, put_in_place
+from jsparse.export._packing.links import csr_from_arrays
+from jsparse.export._packing.packers import settings_of
+from jsparse.optim import Optimizer
+from jsparse.optim._task import arrays_of
+from jsparse.rules._held import Held
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+class Links(NamedTuple):
+    """A layer and the places of its links in the order in which they are stored.
+
+    Attributes:
+      dense: the layer with a whole kernel.
+      packed: the layer of links.
+      rows: [kept], inputs; past all of them where there is room.
+      columns: [kept], outputs.
+    """
+
+    dense: Any
+    packed: Csr
+    rows: np.ndarray
+    columns: np.ndarray
+
+    def packing(self, array: Any) -> np.ndarray:
+        """[...] like the kernel -> [kept], of its links."""
+        found, live = matrix_of(self.dense, array), self.rows < self.packed.in_features
+        return np.where(live, found[np.where(live, self.rows, 0), self.columns * live], 0)
+
+    def unpacking(self, array: Any) -> np.ndarray:
+        """[kept] -> [...] like the kernel, 0 where no link is."""
+        live = self.rows < self.packed.in_features
+        whole = np.zeros((self.packed.in_features, self.packed.out_features), array.dtype)
+        whole[self.rows[live], self.columns[live]] = np.asarray(array)[live]
+        return whole.reshape(self.dense.kernel.shape)
+
+
+def pack_training(
+    model: Model, optimizer: Optimizer, *, width: int = 0, candidates: float = 2.0
+) -> tuple[Model, PackedOptimizer]:
+    """A masked model in training and its optimizer, truly sparse: only the kept weights exist.
+
+    Each weight that the optimizer revises becomes the links of a packed layer, with its moments. A
+    step takes time and memory in proportion to them, and links move as masks would: see
+    `jsparse.PackedOptimizer`. `unpack_training` goes back.
+
+    Differences from the masked run: masked weights are gone, with the values to which `Gradual`
+    could return; growth looks at `candidates` places for each link that is grown; random places are
+    other ones.
+
+    Args:
+      model: with `Held` weights in layers that `jsparse.export.pack` takes; not changed.
+      optimizer: of this model, with `jsparse.revise`; not changed.
+      width: inputs a group, as in `jsparse.export.csr`.
+      candidates: as in `jsparse.PackedOptimizer`.
+
+    Returns:
+      (the model with packed layers, its optimizer at the same step). A compiled train step is
+      recompiled once for them; it stays as it is written.
+
+    Raises:
+      TypeError: the optimizer is not a `jsparse.Optimizer` with `revise`.
+      ValueError: a revised weight that cannot be packed, a revision that packed layers cannot
+        follow, or state of the optimizer in another shape than its weight.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from flax import nnx
+      >>> import jsparse
+      >>> model = nnx.Sequential(nnx.Linear(64, 32, rngs=nnx.Rngs(0)))
+      >>> model = jsparse.sparsify(model, (".*/kernel", jsparse.Held()))
+      >>> model = jsparse.prune.random(model, density=0.1, key=jax.random.key(0))
+      >>> tx = jsparse.revise(optax.adam(1e-3), (".*/kernel", jsparse.SET(last=1000)))
+      >>> optimizer = jsparse.Optimizer(model, tx, wrt=(nnx.Param, jsparse.Mask))
+      >>> model, optimizer = jsparse.pack_training(model, optimizer)
+      >>> model.layers[0].values.shape, optimizer.opt_state[0].mu["layers"][0]["values"].shape
+      ((205,), (205,))
+    """
+    tx = _checked(model, optimizer, Optimizer)
+    check_whole(0, width=width)
+    copy, parts = copied(model), sparse_parts(model)
+    held = {path: part for path, part in parts.items() if "mask" in part.state_names}
+    chosen = match(held, tx.revisions)
+    plain = {place.path: place.value for place in layers_of(fold(model))}
+    layers = {}
+    for path, by in chosen.items():
+        with naming(path):
+            check_revision(by)
+            layer = path.rpartition("/kernel")[0]
+            _check_layer(plain.get(layer), path, model)
+            layers[layer] = _packed(plain[layer], held[path], width)
+    places = [place for place in layers_of(copy) if place.path in layers]
+    for place in places:
+        layers[place.path].packed.bias = place.value.bias
+    packed = put_in_place(copy, places, lambda place: layers[place.path].packed)
+    settings = {"controls": optimizer.controls, "clip_task": optimizer.clip_task}
+    made = PackedOptimizer(packed, tx, wrt=optimizer.wrt, candidates=candidates, **settings)
+    state: Any = arrays_of(optimizer.opt_state)
+    ways = {
+        f"{path}/values".lstrip("/"): (f"{path}/kernel/weight".lstrip("/"), links.packing)
+        for path, links in layers.items()
+    }
+    _carry(named(state.inner), made, ways, lambda new: new)
+    write(made.step, state.steps.astype(made.step[...].dtype))
+    write(made.seed, state.seed)
+    write(made.memory, optimizer.memory[...])
+    made.probe(packed)
+    return packed, made
+
+
+def unpack_training(model: Model, optimizer: PackedOptimizer) -> tuple[Model, Optimizer]:
+    """The masked model and optimizer again, from where a truly sparse run is: `pack_training` back.
+
+    Layers come back as `nnx.Linear`, or `nnx.LinearGeneral` where features have several axes. What
+    is no link has the weight and the moments 0.
+
+    Args:
+      model: with packed layers; not changed. Those without a revision stay packed.
+      optimizer: of this model; not changed.
+
+    Returns:
+      (the model with `Held` weights, a `jsparse.Optimizer` at the same step).
+
+    Raises:
+      TypeError: not a model and its `PackedOptimizer`.
+      ValueError: state of the optimizer in another shape than its weight.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from flax import nnx
+      >>> import jsparse
+      >>> from jsparse.export import random_csr
+      >>> model = nnx.Sequential(random_csr(64, 32, links=4, key=jax.random.key(0)))
+      >>> tx = jsparse.revise(optax.adam(1e-3), (".*/kernel", jsparse.SET(last=1000)))
+      >>> optimizer = jsparse.PackedOptimizer(model, tx)
+      >>> model, optimizer = jsparse.unpack_training(model, optimizer)
+      >>> int(jsparse.masks(model)["layers/0/kernel"].sum())
+      128
+    """
+    tx = _checked(model, optimizer, PackedOptimizer)
+    layers = {path: _unpacked(layer) for path, layer in optimizer.revised(model).items()}
+    copy: Any = copied(model)
+    places = [(slot, layers[slot.path].dense) for slot in slots(copy, Csr) if slot.path in layers]
+    if isinstance(copy, Csr):
+        copy = layers[""].dense
+    for slot, dense in places:
+        dense.bias = slot.value.bias
+        slot.put(dense)
+    kernels = {f"{path}/kernel".lstrip("/"): links for path, links in layers.items()}
+    masked = sparsify(copy, *((re.escape(path), Held()) for path in kernels))
+    for path, part in sparse_parts(masked).items():
+        if path in kernels:
+            links = kernels[path]
+            ones = np.ones(links.rows.shape, part.mask[...].dtype)
+            part.mask[...] = jnp.asarray(links.unpacking(ones))
+    settings = {"controls": optimizer.controls, "clip_task": optimizer.clip_task}
+    made = Optimizer(masked, tx, wrt=nnx.Any(optimizer.wrt, Mask), **settings)
+    ways = {
+        f"{path}/weight": (f"{path.removesuffix('kernel')}values", links.unpacking)
+        for path, links in kernels.items()
+    }
+    old = named(arrays_of(optimizer.opt_state))
+    steps, seed = optimizer.step[...].astype(jnp.int32), optimizer.seed[...]
+    whole = lambda inner: type(arrays_of(made.opt_state))(steps, seed, inner)
+    _carry(old, made, ways, whole)
+    write(made.step, optimizer.step[...])
+    write(made.memory, optimizer.memory[...])
+    return masked, made
+
+
+def _checked(model: Any, optimizer: Any, kind: type[Optimizer]) -> Revise:
+    """The transform of an optimizer of this kind, with revisions."""
+    check_module(model)
+    packed = isinstance(optimizer, PackedOptimizer)
+    if not isinstance(optimizer, kind) or packed != (kind is PackedOptimizer):
+        raise TypeError(
+            f"optimizer must be the model's jsparse.{kind.__name__}; got {shown(optimizer)}"
+        )
+    tx = optimizer.given if isinstance(optimizer, PackedOptimizer) else optimizer.tx
+    if not isinstance(tx, Revise):
+        raise TypeError(
+            "optimizer must be a jsparse.Optimizer whose tx jsparse.revise made, with nothing "
+            f"around it; got one with {shown(tx)}"
+        )
+    return tx
+
+
+def _check_layer(layer: Any, path: str, model: nnx.Module) -> None:
+    """Refuse weights that are not the kernel of a layer that can be packed.
+
+    Raises:
+      ValueError: it is not.
+    """
+    why = "it is no kernel of a layer" if layer is None else fault(layer)
+    if not why and has_window(layer):
+        why = "a convolution with a window, whose links do not move yet"
+    if not why:
+        mine = sparse_parts(model)[path]
+        shared = [slot.path for slot in slots(model, Sparse) if slot.value is mine]
+        why = f"its kernel is shared by {' and '.join(shared)}" if len(shared) > 1 else ""
+    if why:
+        raise ValueError(
+            f"its links cannot be packed: {why}. Give the optimizer no revision for it, as in "
+            'revise(tx, ("layers/.*/kernel", ...)), or train the masked model'
+        )
+
+
+def _packed(dense: Any, part: Sparse, width: int) -> Links:
+    """The links that the mask of a layer keeps."""
+    weight = matrix_of(dense, part.weight[...])
+    rows, columns = np.nonzero(matrix_of(dense, part.mask[...]))
+    layer = csr_from_arrays(
+        *features_of(dense),
+        rows=rows,
+        columns=columns,
+        values=weight[rows, columns],
+        width=width,
+        **settings_of(dense, weight.dtype),
+    )
+    return _with_places(dense, layer)
+
+
+def _unpacked(layer: Csr) -> Links:
+    return _with_places(dense_layer(layer), layer)
+
+
+def _with_places(dense: Any, layer: Csr) -> Links:
+    places = csr_places(layer.arrays(layer.values[...]), layer.out_features, layer.width)
+    return Links(dense, layer, *map(np.asarray, places))
+
+
+def _carry(
+    old: Mapping[str, Any],
+    made: Optimizer,
+    ways: Mapping[str, tuple[str, Callable]],
+    whole: Callable[[Any], Any],
+) -> None:
+    """Give a new optimizer what an old one had.
+
+    Args:
+      old: state of the old transform, by path.
+      made: the new optimizer, in place.
+      ways: end of a path in the new state -> that in the old one, and the change between them.
+      whole: the state of the new transform around that of its inner one.
+    """
+    state = arrays_of(made.opt_state)
+    inner = getattr(state, "inner", state) if ways and isinstance(made.tx, Revise) else state
+
+    def carried(keys: Any, new: Any) -> Any:
+        path = path_of(keys)
+        name, change = _way(path, ways)
+        found = old.get(name)
+        found = None if found is None else jnp.asarray(change(found))
+        if found is None or found.shape != jnp.shape(new):
+            raise ValueError(
+                f"the optimizer's state at {path} does not mirror its parameter, as factored "
+                "moments do not; use a transform whose moments are like the weights, as Adam's"
+            )
+        return found.astype(new.dtype)
+
+    new = whole(jax.tree_util.tree_map_with_path(carried, inner))
+    nnx.update(made.opt_state, nnx.state(new))
+
+
+def _way(path: str, ways: Mapping[str, tuple[str, Callable]]) -> tuple[str, Callable]:
+    """Where the old state has what the new one has at a path, and the change between them."""
+    ends = [end for end in ways if f"/{path}".endswith(f"/{end}")]
+    if not ends:
+        return path, lambda array: array
+    end = max(ends, key=len)
+    return path.removesuffix(end) + ways[end][0], ways[end][1]

@@ -1,0 +1,162 @@
+"""Links of a packed layer that move: drop, draw places, grow. Shapes stay; nothing is dense.
+
+1. Stored links and drawn places, both in order, are merged: by part (group of inputs and output)
+   and by input; equal ones are one place.
+2. The revision chooses, as it does in a masked layer, among the links and the drawn places.
+3. What is chosen is stored in that order; room that is left lies at the end, past all parts.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jsparse._revise.revision import MovesLinks
+from jsparse.export._packing.csr import Plan
+from jsparse.export._packing.formats import CsrArrays, segments
+
+
+class Drawn(NamedTuple):
+    """Places that may become links, in order.
+
+    Attributes:
+      parts: int32 [n], group times outputs plus output.
+      indices: [n], the input within its group.
+      scores: float32 [n], 0 or more: the highest are grown.
+    """
+
+    parts: Array
+    indices: Array
+    scores: Array
+
+
+class Moved(NamedTuple):
+    """Links after a move.
+
+    Attributes:
+      indices: as in `CsrArrays`.
+      starts: as in `CsrArrays`.
+      sources: int32 [kept], where each link was stored before; -1 for new ones and for room.
+    """
+
+    indices: Array
+    starts: Array
+    sources: Array
+
+
+def parts_of(plan: Plan) -> int:
+    """Groups of inputs times outputs."""
+    return -(-plan.inputs // plan.width) * plan.outputs
+
+
+def places_to_draw(by: MovesLinks, kept: int, plan: Plan, candidates: float) -> int:
+    """How many places are drawn for a layer: all where that takes at most twice as many.
+
+    At random, as many grow as are asked for: some drawn places are links, or are drawn twice.
+    """
+    size, most = plan.inputs * plan.outputs, math.ceil(by.grown * kept)
+    if not most:
+        return 0
+    if not by.by_gradient and candidates < math.inf:
+        candidates = 1.3 / max(1e-9, 1 - kept / size)
+    return size if 2 * candidates * most >= size else math.ceil(candidates * most)
+
+
+def draw(key: Array, count: int, plan: Plan) -> tuple[Array, Array]:
+    """(parts, indices) of places drawn uniformly, in order; all of them if so many are asked for.
+
+    Args:
+      key: [].
+      count: of places.
+      plan: the sizes.
+    """
+    if count == plan.inputs * plan.outputs:
+        rows, outputs = jnp.divmod(jnp.arange(count, dtype=jnp.int32), plan.outputs or 1)
+    else:
+        of_rows, of_outputs = jax.random.split(key)
+        rows = jax.random.randint(of_rows, (count,), 0, plan.inputs, jnp.int32)
+        outputs = jax.random.randint(of_outputs, (count,), 0, plan.outputs, jnp.int32)
+    groups, indices = jnp.divmod(rows, plan.width)
+    parts = groups * plan.outputs + outputs
+    found: Any = lax.sort((parts, indices.astype(jnp.uint16)), num_keys=2)
+    return found
+
+
+def moved(
+    by: MovesLinks, arrays: CsrArrays, scores: Array, drawn: Drawn, plan: Plan, step: Array
+) -> Moved:
+    """The links after a revision.
+
+    Args:
+      by: the revision.
+      arrays: the links and their values; there may be room at the end.
+      scores: float32 [kept], those of links that were dropped and may be grown at once; -1 where
+        they may not unless they are drawn.
+      drawn: places that may become links.
+      plan: the sizes.
+      step: [], of training.
+    """
+    kept, total = arrays.values.shape[0], parts_of(plan)
+    # 1.
+    parts = jnp.concatenate([segments(arrays.starts, kept), drawn.parts])
+    indices = jnp.concatenate([arrays.indices, drawn.indices]).astype(jnp.uint16)
+    given = _merged(arrays, drawn)
+    parts, indices = parts[given], indices[given]
+    again = (parts[1:] == parts[:-1]) & (indices[1:] == indices[:-1])
+    here = (parts < total) & ~jnp.pad(again, (1, 0))
+    on = here & (given < kept)
+    # 2.
+    weight = jnp.where(on, arrays.values.astype(jnp.float32)[jnp.where(on, given, 0)], 0.0)
+    growth = jnp.concatenate([scores, drawn.scores])[given]
+    beside = jnp.where(again & (given[1:] >= kept), growth[1:], -1.0)
+    beside = jnp.pad(beside, (0, 1), constant_values=-1.0)
+    growth = jnp.where(here, jnp.maximum(growth, jnp.where(on, beside, growth)), -jnp.inf)
+    mask = by.moved(
+        on.astype(jnp.float32), weight, growth, step=step, size=plan.inputs * plan.outputs
+    )
+    new = here & (mask > 0)
+    # 3.
+    place = jnp.where(new, jnp.cumsum(new) - 1, kept)
+    stored = jnp.zeros((kept,), jnp.uint16).at[place].set(indices, mode="drop")
+    sources = jnp.where(on, given, -1)
+    sources = jnp.full((kept,), -1, jnp.int32).at[place].set(sources, mode="drop")
+    return Moved(stored, starts_at(jnp.where(new, parts, total), total), sources)
+
+
+def _merged(arrays: CsrArrays, drawn: Drawn) -> Array:
+    """int32 [kept + drawn], which comes where; drawn places have the numbers after the links."""
+    kept, count = arrays.values.shape[0], drawn.parts.shape[0]
+
+    def halve(ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = (low + high) // 2
+        before = arrays.indices[jnp.minimum(middle, kept - 1)] <= drawn.indices
+        open = low < high
+        return jnp.where(open & before, middle + 1, low), jnp.where(open & ~before, middle, high)
+
+    ends = arrays.starts[drawn.parts], arrays.starts[drawn.parts + 1]
+    # links up to each drawn place
+    links, _ = lax.while_loop(lambda ends: jnp.any(ends[0] < ends[1]), halve, ends)
+    ahead = jnp.cumsum(jnp.zeros((kept + 1,), jnp.int32).at[links].add(1))[:kept]
+    of_links, of_drawn = lax.iota(jnp.int32, kept), lax.iota(jnp.int32, count)
+    places = jnp.concatenate([of_links + ahead, links + of_drawn])
+    given = lax.iota(jnp.int32, kept + count)
+    return jnp.zeros_like(given).at[places].set(given, unique_indices=True)
+
+
+def starts_at(parts: Array, total: int) -> Array:
+    """Where each part begins: int32 [total + 1]; entries of part `total` are room.
+
+    Args:
+      parts: int32 [n], in any order.
+      total: number of parts.
+    """
+    counts = jnp.zeros((total + 1,), jnp.int32).at[parts + 1].add(1, mode="drop")
+    return jnp.cumsum(counts, dtype=jnp.int32)
+
+
+def taken(array: Array, sources: Array) -> Array:
+    """What moved with the links, [kept]; 0 where a link is new, and in room."""
+    return jnp.where(sources < 0, 0, array[sources]).astype(array.dtype)

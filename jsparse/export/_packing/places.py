@@ -1,0 +1,125 @@
+"""Places of links, drawn or given, in the order of `CsrArrays`: no dense matrix is ever made.
+
+Numbers are drawn until enough are distinct, which gives every set of places the same chance; where
+more than half is kept, those that are not kept are drawn instead.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jsparse._values import shown
+from jsparse.export._packing.formats import starts_of
+
+
+class Places(NamedTuple):
+    """Input and output of each link, in the order in which they are stored.
+
+    Attributes:
+      rows: int64 [kept], the input.
+      columns: int64 [kept], the output.
+      order: int64 [kept], where each was before it was put in order.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    order: np.ndarray
+
+    def structure(self, inputs: int, outputs: int, width: int) -> tuple[np.ndarray, Array]:
+        """The indices and the starts of `CsrArrays`, in groups of `width` inputs."""
+        groups = -(-inputs // width)
+        part = self.rows // width * outputs + self.columns
+        counts = np.bincount(part, minlength=groups * outputs)
+        return (self.rows % width).astype(np.uint16), starts_of(counts)
+
+
+def per_output(inputs: int, outputs: int, links: int, key: Array) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, columns) where each output has as many links, at places drawn uniformly."""
+    if links > inputs:
+        raise ValueError(
+            f"links={links}, and an output has at most one for each of {inputs} inputs; give fewer"
+        )
+    rows = _distinct(_numbers(key), outputs, links, inputs)
+    return rows.ravel(), np.repeat(np.arange(outputs), links)
+
+
+def anywhere(inputs: int, outputs: int, kept: int, key: Array) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, columns) of so many links, at places drawn uniformly from the whole matrix."""
+    columns, rows = np.divmod(_distinct(_numbers(key), 1, kept, inputs * outputs)[0], inputs or 1)
+    return rows, columns
+
+
+def in_order(
+    rows: np.ndarray, columns: np.ndarray, inputs: int, outputs: int, width: int
+) -> Places:
+    """Places by group of inputs, then by output, then by input.
+
+    Raises:
+      ValueError: two arrays of other lengths, a place outside the matrix, or one given twice.
+    """
+    sides = {"rows": (rows, inputs), "columns": (columns, outputs)}
+    rows, columns = (_inside(name, *side) for name, side in sides.items())
+    if rows.shape != columns.shape:
+        raise ValueError(
+            f"{rows.size} rows and {columns.size} columns; give one of each for every link"
+        )
+    order = np.argsort(((rows // width) * outputs + columns) * width + rows % width, kind="stable")
+    rows, columns = rows[order], columns[order]
+    twice = (rows[1:] == rows[:-1]) & (columns[1:] == columns[:-1])
+    if twice.any():
+        at = int(twice.argmax())
+        raise ValueError(
+            f"the link from input {rows[at]} to output {columns[at]} is there twice; give each "
+            "place once, and add the values of links that are one"
+        )
+    return Places(rows, columns, order)
+
+
+def whole_numbers(name: str, given: Any) -> np.ndarray:
+    """A vector of whole numbers, int64.
+
+    Raises:
+      TypeError: it is something else.
+    """
+    found = np.asarray(given)
+    if found.ndim != 1 or not (np.issubdtype(found.dtype, np.integer) or not found.size):
+        raise TypeError(
+            f"{name} must be a vector of whole numbers, one for each link; got {shown(given)}"
+        )
+    return found.astype(np.int64)
+
+
+def _inside(name: str, found: np.ndarray, end: int) -> np.ndarray:
+    wrong = (found < 0) | (found >= end)
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise ValueError(f"{name}[{at}] is {found[at]}, expected 0 to {end - 1}")
+    return found
+
+
+def _numbers(key: Array) -> np.random.Generator:
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return np.random.default_rng(np.asarray(jax.random.key_data(key) if typed else key))
+
+
+def _distinct(numbers: np.random.Generator, rows: int, size: int, end: int) -> np.ndarray:
+    """int64 [rows, size]: in each row distinct numbers below `end`, rising, uniformly drawn."""
+    if 2 * size > end:
+        return _others(_distinct(numbers, rows, end - size, end), end)
+    drawn = np.sort(numbers.integers(end, size=(rows, size)), axis=1)
+    while (again := drawn[:, 1:] == drawn[:, :-1]).any():
+        where = np.nonzero(again.any(axis=1))[0]
+        part, twice = drawn[where], again[where]
+        part[:, 1:][twice] = numbers.integers(end, size=int(twice.sum()))
+        drawn[where] = np.sort(part, axis=1)
+    return drawn
+
+
+def _others(drawn: np.ndarray, end: int) -> np.ndarray:
+    """The numbers below `end` that are not in each row; more than half of them are."""
+    free = np.ones((len(drawn), end), bool)
+    np.put_along_axis(free, drawn, values=False, axis=1)
+    return np.nonzero(free)[1].reshape(len(drawn), -1)
