@@ -22,6 +22,7 @@ from jsparse._surgery import hold
 from jsparse._values import check_batches, check_function, check_is, check_whole
 from jsparse._watch import watch_in_place
 from jsparse.prune._choice import Arrays
+from jsparse.rules._rule import APART
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -90,7 +91,8 @@ class AnyUnit:
         check_whole(0, seed=self.seed)
 
     def __call__(self, model: nnx.Module, shapes: Shapes) -> Arrays:
-        keys = jax.random.split(jax.random.key(self.seed), len(shapes))
+        key = jax.random.fold_in(jax.random.key(self.seed), APART)
+        keys = jax.random.split(key, len(shapes))
         pairs = zip(shapes.items(), keys, strict=True)
         return {path: jax.random.uniform(key, shape) for (path, shape), key in pairs}
 

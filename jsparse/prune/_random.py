@@ -14,6 +14,7 @@ from jax import Array
 
 from jsparse._values import by_density, check_key
 from jsparse.prune._choice import Choice, by_layer, held_parts, keep_highest
+from jsparse.rules._rule import APART
 
 Model = TypeVar("Model", bound=nnx.Module)
 EVENLY = by_layer()
@@ -48,6 +49,7 @@ def random(model: Model, *, density: float, key: Array, choose: Choice = EVENLY)
     Reference: Evci et al., Rigging the lottery (RigL), ICML 2020, section 3 ("static").
     """
     check_key(key=key)
+    key = jax.random.fold_in(key, APART)  # or Rngs(0) and key(0) draw weights and mask alike
     scores = {
         path: jax.random.uniform(jax.random.fold_in(key, n), part.weight[...].shape)
         for n, (path, part) in enumerate(held_parts(model).items())

@@ -241,6 +241,12 @@ def test_random_masks_follow_their_key_and_favour_nothing() -> None:
     assert abs(mean - 0.5).max() < 0.32  # four deviations
 
 
+def test_random_masks_do_not_follow_weights_of_the_same_seed() -> None:
+    layer = js.sparsify(nnx.Linear(100, 50, rngs=nnx.Rngs(0)), ("kernel", js.Held()))
+    kept = js.prune.random(layer, density=0.1, key=jax.random.key(0)).kernel
+    assert abs(float(kept.read().sum()) / jnp.abs(kept.read()).sum()) < 0.2  # both signs alike
+
+
 REFUSED = {
     "no batch": (lambda m: js.prune.snip(m, loss, [], density=0.5), "no batches"),
     "rounds": (
