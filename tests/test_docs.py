@@ -47,6 +47,7 @@ LONG = {
     "start",
     "surgery",
     "training",
+    "truly_sparse",
     "units",
 }  # seconds of compiling
 

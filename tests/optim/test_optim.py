@@ -210,6 +210,7 @@ def steered(tx, density=0.1, steps=300, labels=LABELS, scale=1.0, **settings):
 CLIPPED = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))
 
 
+@pytest.mark.slow
 @pytest.mark.standard_dtypes
 def test_clipping_beside_a_steered_alpha_costs_nothing() -> None:
     free, task, cost, length = steered(optax.adam(3e-3))
