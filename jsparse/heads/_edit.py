@@ -81,7 +81,7 @@ def ablate(
     check_module(model)
     slot = _kernel(model, path)
     features, outputs = slot.parent.kernel.shape
-    chosen = read_places("inputs", inputs, features)
+    chosen = sorted({*read_places("inputs", inputs, features)})
     (place,) = read_places("output", [output], outputs)
     given = _means(means, features)
     held = sparsify(model, (re.escape(path), Held()))
@@ -89,7 +89,9 @@ def ablate(
     if np.size(given):
         lost = given[np.asarray(chosen, int)] @ np.asarray(part.read_final(), float)[chosen, place]
         bias = jnp.zeros(outputs, part.dtype) if layer.bias is None else layer.bias[...]
-        layer.bias, layer.use_bias = nnx.Param(bias.at[place].add(lost)), True
+        bias = bias.at[place].add(jnp.asarray(lost, bias.dtype))
+        old = layer.bias if isinstance(layer.bias, nnx.Variable) else nnx.Param(bias)
+        layer.bias, layer.use_bias = old.replace(bias), True  # of the same kind
     part.mask[...] = part.mask[...].at[jnp.asarray(chosen, int), place].set(0)
     return held
 

@@ -87,6 +87,17 @@ def test_a_feature_taken_away_counts_as_its_mean(made) -> None:
     np.testing.assert_allclose(dense.fc.bias[...], [lost, 0, 0], atol=1e-6)
 
 
+def test_a_feature_named_twice_is_taken_away_once() -> None:
+    class Bias(nnx.Param):
+        """Of a kind that an optimizer may leave out."""
+
+    layer = nnx.Linear(4, 3, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    layer.bias = Bias(layer.bias[...])
+    once, twice = (heads.ablate(layer, "kernel", n, 2, means=np.ones(4)) for n in ([1], [1, 1]))
+    np.testing.assert_array_equal(once.bias[...], twice.bias[...])
+    assert (once.bias.dtype, type(once.bias)) == (jnp.bfloat16, Bias)
+
+
 def test_a_head_of_another_size_is_refused(made) -> None:
     net, _, point = made
     with pytest.raises(ValueError, match=r"for body/kernel, \[4, 8\]; got \[8, 3\]"):
