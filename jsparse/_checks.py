@@ -97,6 +97,21 @@ def check_density(density: float) -> float:
     return float(density)
 
 
+def check_hashable(rule: object) -> None:
+    """Refuse a rule that cannot be hashed, as programs are kept by the rules in them.
+
+    Raises:
+      TypeError: it is a dataclass that is not frozen, or holds a list or an array.
+    """
+    try:
+        hash(rule)
+    except TypeError as error:
+        raise TypeError(
+            "a rule must be a frozen dataclass of numbers, with tuples in place of lists, and "
+            f"arrays in its state; got {shown(rule)}: {error}"
+        ) from error
+
+
 def require(packages: str, extra: str, what: str) -> None:
     """Look for optional packages, without importing them.
 

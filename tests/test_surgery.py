@@ -341,6 +341,13 @@ def test_the_bias_of_a_stack_has_its_own_state_a_layer() -> None:
             ValueError,
             "give the role a smaller stack",
         ),
+        (
+            lambda: js.sparsify(
+                net(), (".*/kernel", type("Own", (js.Held,), {"__hash__": None})())
+            ),
+            TypeError,
+            "a rule must be a frozen dataclass .* unhashable type: 'Own'",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, error: type, words: str) -> None:

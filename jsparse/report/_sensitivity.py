@@ -18,7 +18,7 @@ from flax import nnx
 from jax import Array
 
 from jsparse._checks import check_density, require
-from jsparse._pattern import Scope, Unit, Weight, Whole
+from jsparse._pattern import Scope, Unit, Weight, Whole, WholeModel
 from jsparse._pure import calling
 from jsparse._slots import check_module
 from jsparse._surgery import fold, hold, masks, sparsify
@@ -128,8 +128,8 @@ def sensitivity(
       The scores, which can be printed.
 
     Raises:
-      TypeError, ValueError: wrong arguments; a pattern that matches no parameter; a score of
-        another shape.
+      TypeError, ValueError: wrong arguments; a pattern that matches no parameter; a score that is
+        not one number; the scope `WholeModel`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -144,6 +144,10 @@ def sensitivity(
     check_function(score=score)
     check_batches(batches)
     batches = list(batches)
+    if not batches:
+        raise ValueError("no batches; pass a list with at least one")
+    if isinstance(scope, WholeModel):
+        raise ValueError("scope is within a layer, as one is pruned at a time; got WholeModel()")
     wanted = _checked(densities)
     patterns = patterns_of(weights=weights)
     plain = fold(model)
@@ -155,12 +159,13 @@ def sensitivity(
     def scored(changed: Mapping[str, Array]) -> float:
         state = nnx.split(hold(held, changed))[1]
         with calling("batches", batches[0]):
-            found = [np.asarray(run(state, batch), np.float64) for batch in batches]
-        if found[0].shape:
-            raise ValueError(
-                f"score must give one number; got {shown(found[0])}. Take the mean over the batch"
-            )
-        return float(np.mean(found))
+            found = [run(state, batch) for batch in batches]
+        for one in found:
+            if one is None or np.shape(one):
+                raise ValueError(
+                    f"score must give one number; got {shown(one)}. Take the mean over the batch"
+                )
+        return float(np.mean(np.asarray(found, np.float64)))
 
     whole = scored({})
     rules = [Top(density=density, unit=unit, scope=scope) for density in wanted]

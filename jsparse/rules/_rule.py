@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from jsparse._checks import check_hashable
 from jsparse._pattern import (
     Filter,
     PerOutput,
@@ -26,7 +27,7 @@ from jsparse._pattern import (
 )
 from jsparse._score import magnitude
 from jsparse._topk import above_cut, common_cut, cuts, rivals, winners
-from jsparse._values import check_is
+from jsparse._values import check_is, shown
 
 State = dict[str, Array]
 APART = 0x6A73
@@ -262,8 +263,7 @@ def check_structure(rule: object) -> None:
     for name, method, example in (("unit", "tile", Filter()), ("scope", "axes", PerOutput())):
         given = getattr(rule, name, example)
         if isinstance(given, type):
-            kind = given.__name__
-            raise TypeError(f"{name} is the class {kind}; pass an instance: {kind}()")
+            raise TypeError(f"{name} is {shown(given)}; pass an instance: {given.__name__}()")
         if not hasattr(given, method):
             raise TypeError(f"{name} is {given!r}, not a {name}; pass one, such as {example}")
     check_is(Role, "a Role, such as Role()", role=getattr(rule, "role", Role()))
@@ -271,6 +271,7 @@ def check_structure(rule: object) -> None:
 
 def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
     """The state of a stack of layers, each with its own key: weight [stack..., layer...]."""
+    check_hashable(rule)
     if rule.role.stack and rule.role.stack >= weight.ndim:
         raise ValueError(
             f"the rule's role has {rule.role.stack} stacked axes, but the weight {weight.shape} "
@@ -290,8 +291,7 @@ def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
 
 
 def stacked_cost(rule: Rule, state: State, stack: int) -> Array:
-    """The total cost of a stack of layers, []."""
-    # a rule without state has nothing to map over
+    """The total cost of a stack of layers, []; a rule without state has nothing to map over."""
     return over_stack(rule.cost, stack if state else 0)(state).sum()
 
 

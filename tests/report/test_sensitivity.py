@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jsparse import WholeModel
 from jsparse.report import sensitivity
 
 X = jax.random.normal(jax.random.key(0), (8, 4))
@@ -49,9 +50,15 @@ def test_each_layer_is_pruned_by_itself_and_all_compile_once(tmp_path: Path) -> 
 
 def test_what_cannot_be_scored_is_refused() -> None:
     good = lambda model, x: model(x).mean()
-    with pytest.raises(ValueError, match=r"score must give one number; got an array float64\[8\]"):
+    with pytest.raises(ValueError, match=r"score must give one number; got an array float32\[8\]"):
         sensitivity(net(), lambda model, x: model(x).mean(-1), [X])
     with pytest.raises(TypeError, match=r"densities must be a tuple .* pass \(0\.5,\)"):
         sensitivity(net(), good, [X], densities=0.5)
     with pytest.raises(ValueError, match="pattern 'conv' matches no parameter"):
         sensitivity(net(), good, [X], weights="conv")
+    with pytest.raises(ValueError, match="score must give one number; got None"):
+        sensitivity(net(), lambda model, x: None, [X])
+    with pytest.raises(ValueError, match="no batches"):
+        sensitivity(net(), good, iter([]))
+    with pytest.raises(ValueError, match="scope is within a layer"):
+        sensitivity(net(), good, [X], scope=WholeModel())
