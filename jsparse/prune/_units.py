@@ -176,7 +176,8 @@ class _Chosen:
 
     def free(self) -> list[int]:
         """The numbers of the groups of which units may go."""
-        return [n for n in free(self.units) if n in self._all and n not in self._stay]
+        loose = {n for n in free(self.units) if n in self._all and n not in self._stay}
+        return sorted(loose.difference(*(one for one in self.units.alike if not one <= loose)))
 
     def lowest(self, order: Scores, density: float, budget: float) -> dict[int, list[int]]:
         """The units to remove by the number of their group, which meets density and budget.
@@ -227,12 +228,11 @@ class _Chosen:
                     gone[n] = sorted(lowest.tolist())
         return gone
 
-    def _alike(self, numbers: Iterable[int]) -> list[list[int]]:
-        """Groups that keep the same width, together; a group alike to one that stays does too."""
-        free = [*numbers]
-        sets = [{n} for n in free if not any(n in one for one in self.units.alike)]
-        whole = [one for one in self.units.alike if one <= {*free}]
-        return [sorted(one) for one in [*sets, *whole]]
+    def _alike(self, numbers: Iterable[int]) -> list[tuple[int, ...]]:
+        """Groups that keep the same width, together."""
+        sets = {n: {n} for n in numbers}
+        sets.update((n, one) for one in self.units.alike for n in one & sets.keys())
+        return sorted({tuple(sorted(one)) for one in sets.values()})
 
     def _spends(self, gone: Mapping[int, list[int]]) -> float:
         families = self.units.families
@@ -254,6 +254,8 @@ class _Chosen:
     def _held(self) -> str:
         found = [f"{path}: {why}" for path, why in self.stayed().items()]
         found += [f"{self._all[n].name}: named by keep" for n in sorted(self._stay)]
+        bound = {*free(self.units)} & self._all.keys() - self._stay - {*self.free()}
+        found += [f"{self._all[n].name}: as wide as one that stays" for n in sorted(bound)]
         if found:
             return "held are " + "; ".join(found[:4])
         return "nothing else is held; inputs and outputs of a model keep their width"

@@ -121,6 +121,8 @@ def test_groups_that_the_code_wants_alike_keep_the_same_width() -> None:
     small, record = units(Values(nnx.Rngs(0)), (1, 4, 3), **options)
     assert small.q.kernel.shape == small.v.kernel.shape == (3, 2, 3)
     assert record.widths["q/kernel:2"] == "6 -> 3 (rounded from 2)" and not record.stayed
+    with pytest.raises(ValueError, match=r"keep; q/kernel:2: as wide as one that stays"):
+        units(Values(nnx.Rngs(0)), (1, 4, 3), density=0.6, keep="v/kernel")
 
 
 @pytest.mark.parametrize(("density", "width"), [(0.5, 8), (0.1, 8), (0.65, 16), (0.95, 20)])
