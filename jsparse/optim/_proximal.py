@@ -185,7 +185,7 @@ def checked_strengths(strengths: tuple) -> tuple[tuple[str, float], ...]:
       ValueError: none, one that is not a pair, or a strength below 0.
     """
     found = pairs(strengths) if strengths else ()
-    example = 'pass pairs of a pattern and a strength, such as (".*/kernel", 0.05)'
+    example = 'pass pairs of a pattern and a strength, such as (".*", 0.05)'
     if not found:
         raise ValueError(f"strengths: none given; {example}")
     for pair in found:

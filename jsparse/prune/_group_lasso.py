@@ -15,6 +15,7 @@ Numbers: tests/prune/test_group_lasso.py has its solution beside that of `proxim
 publish none for the models here.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -44,12 +45,14 @@ class _Part(NamedTuple):
     Attributes:
       path: of it.
       axis: of the weight, along which the units are.
+      length: of that axis.
       places: where they are, [places of a unit, units].
       needed: whether units live by it alone, as by a kernel; not by a bias or a statistic.
     """
 
     path: str
     axis: int
+    length: int
     places: np.ndarray
     needed: bool
 
@@ -90,8 +93,8 @@ def group_lasso(
     Raises:
       TypeError: tx is not an optax transform, groups are none.
       ValueError: a strength below 0; no pair; a pattern that is invalid or matches no group that
-        can shrink; two groups that share a weight; a weight that is not among the parameters (at
-        `init`); a transform whose step cannot be told.
+        can shrink; two groups that share a weight; a weight that is not among the parameters, or of
+        another size there (at `init`); a transform whose step cannot be told.
 
     Example:
       >>> import jsparse
@@ -176,9 +179,16 @@ def _chosen(groups: UnitGroups, strengths: Sequence[tuple[str, _Strength]]) -> l
       ValueError: a pattern that matches no group that can shrink; two that share a weight.
     """
     free = {group.name: group for group in groups if not group.held}
-    by = match(free, strengths) if free else {}
-    if not by:
+    if not free:
         raise ValueError("groups has none that can shrink, so there is nothing to penalise")
+    for pattern, _ in strengths:
+        if not any(re.fullmatch(pattern, at) for name in free for at in (name, f"/{name}")):
+            raise ValueError(
+                f"strengths: {pattern!r} matches no group that can shrink, of which there are "
+                f"{listed(free)}; it is a regular expression for the whole name, such as "
+                "'.*/kernel:.*'"
+            )
+    by = match(free, strengths)
     found = [_Chosen(n, strength.value, _parts(free[n])) for n, strength in by.items()]
     owners: dict[str, tuple[str, _Part]] = {}
     for group in found:
@@ -201,14 +211,22 @@ def _parts(group: UnitGroup) -> tuple[_Part, ...]:
         makes = Use.MAKES in member.use
         beside = bool(member.use & (Use.SCALES | Use.ADDS)) and Use.READS not in member.use
         if (makes or beside) and len({len(one) for one in at}) == 1:
-            parts.setdefault(member.path, _Part(member.path, member.axis, np.stack(at, 1), makes))
+            length, places = len(member.units), np.stack(at, 1)
+            parts.setdefault(member.path, _Part(member.path, member.axis, length, places, makes))
     return tuple(parts.values())
 
 
 def _there(chosen: Sequence[_Chosen], params: Mapping[str, Any]) -> None:
-    """Refuse parameters that lack a weight by which units of a group live."""
+    """Refuse parameters that lack a weight by which units of a group live, or have another size."""
     for group in chosen:
         for part in group.parts:
+            shape = np.shape(params[part.path]) if part.path in params else ()
+            if shape and shape[part.axis] != part.length:
+                raise ValueError(
+                    f"groups: {part.path} has length {part.length} on axis {part.axis} there, and "
+                    f"the parameter has {shape[part.axis]}; give the groups of this model, from "
+                    "jsparse.groups"
+                )
             if part.needed and part.path not in params:
                 raise ValueError(
                     f"groups: {group.name} has the weight {part.path}, which is not among the "

@@ -99,7 +99,7 @@ def permute(
     Raises:
       TypeError: scope is something other than Groups; the model cannot take the inputs.
       ValueError: density out of range; the model has rules; a pattern that matches no parameter, or
-        a weight that M does not divide.
+        a weight that M does not divide, or that is not finite.
 
     Example:
       >>> from flax import nnx
@@ -145,14 +145,17 @@ def _reads(
         weight = np.abs(np.asarray(slot.value[...], np.float32))
         role = role_of(slot.parent, slot.key, weight.ndim)
         with naming(slot.path):
+            if not np.isfinite(weight).all():
+                raise ValueError("the weight has entries that are not finite")
             axis = scope.axes(weight.ndim, role)[0]
             if weight.shape[axis] % scope.size and scope.skip:
                 continue
             rivals(weight.shape, scope, role)  # refuses those that M does not divide
         rows = np.moveaxis(weight, axis, -1).reshape(-1, weight.shape[axis])
         read = _Read(rows, axis, max(1, round(density * scope.size)), scope.size)
-        most = np.partition(-rows.reshape(-1, read.of), read.keep - 1)[:, : read.keep]
-        kept[slot.path] = float(-most.sum() / max(rows.sum(), 1e-30))
+        least = read.of - read.keep
+        most = np.partition(rows.reshape(-1, read.of), least - 1)[:, least:] if least else rows
+        kept[slot.path] = float(most.sum() / rows.sum()) if rows.any() else 1.0
         if read.keep < read.of:
             reads[slot.path] = read
     return reads, kept
@@ -295,4 +298,7 @@ def _checked(units: Units, orders: Orders) -> dict[str, Cut]:
     expected = units.graph.run({})
     if not orders or same(orders):
         return cuts(orders)
-    return cuts([one for one in orders if same([one])])
+    good: Orders = []
+    for one in orders:
+        good += [one] if same([*good, one]) else []
+    return cuts(good)

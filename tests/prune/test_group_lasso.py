@@ -88,14 +88,17 @@ class Attention(nnx.Module):
 def test_what_cannot_be_penalised_is_said() -> None:
     model = Net(nnx.Rngs(0))
     groups = js.groups(model, X)
-    with pytest.raises(ValueError, match="pattern 'conv' matches no"):
-        group_lasso(optax.sgd(0.1), groups, ("conv", 0.1))
+    with pytest.raises(ValueError, match=r"'a/kernel' matches no group .* a/kernel:1.* whole name"):
+        group_lasso(optax.sgd(0.1), groups, ("a/kernel", 0.1))
     with pytest.raises(TypeError, match=r"groups must be what jsparse\.groups gives"):
         group_lasso(optax.sgd(0.1), model, (".*", 0.1))
     params = nnx.state(model, nnx.Param)
     del params["c"]
     with pytest.raises(ValueError, match="has the weight c/kernel, which is not among"):
         group_lasso(optax.sgd(0.1), groups, (".*", 0.1)).init(params)
+    smaller = jax.tree.map(lambda one: one[..., :4], nnx.state(model, nnx.Param))
+    with pytest.raises(ValueError, match=r"a/kernel has length 8 on axis 1 there, .* has 4; give"):
+        group_lasso(optax.sgd(0.1), groups, (".*", 0.1)).init(smaller)
     crossed = js.groups(Attention(nnx.Rngs(0)), (1, 3, 4))
     with pytest.raises(ValueError, match="are both made by q/query/kernel; give a strength to one"):
         group_lasso(optax.sgd(0.1), crossed, (".*", 0.1))

@@ -92,3 +92,5 @@ def test_what_cannot_be_permuted_is_said() -> None:
         permute(ruled, (1, 4), density=0.5, scope=FOUR)
     with pytest.raises(ValueError, match=r"layers/0/bias: Groups\(4\) needs an input axis"):
         permute(model, (1, 4), density=0.5, scope=FOUR, weights=".*/bias")
+    with pytest.raises(ValueError, match=r"layers/2/kernel: the weight has entries that are not f"):
+        permute(mlp(np.full((8, 2), np.nan)), (1, 4), density=0.5, scope=FOUR)
