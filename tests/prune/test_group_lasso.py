@@ -75,6 +75,30 @@ def test_units_of_one_layer_move_as_under_proximal() -> None:
         )
 
 
+class Tokens(nnx.Module):
+    """With a token beside those of the input, and positions that are learned."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.embed, self.out = nnx.Linear(3, 6, rngs=rngs), nnx.Linear(6, 2, rngs=rngs)
+        self.token, self.positions = nnx.Param(jnp.ones((1, 1, 6))), nnx.Param(jnp.ones((3, 6)))
+
+    def __call__(self, x: Array) -> Array:
+        x = self.embed(x)
+        token = jnp.broadcast_to(self.token[...], (len(x), 1, x.shape[-1]))
+        return self.out(jnp.concatenate([token, x], 1) + self.positions[...][None])
+
+
+def test_tokens_and_positions_die_with_their_unit() -> None:
+    model = Tokens(nnx.Rngs(0))
+    tx = group_lasso(optax.sgd(0.1), js.groups(model, (1, 2, 3)), (".*", 1e3))
+    params = nnx.state(model, nnx.Param)
+    moves, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    nnx.update(model, jax.tree.map(jnp.add, params, moves))
+    for array in (model.token, model.positions, model.embed.kernel, model.embed.bias):
+        assert not array[...].any()
+    assert model.out.kernel[...].all()
+
+
 class Attention(nnx.Module):
     """Whose heads and widths are made by the same weights."""
 

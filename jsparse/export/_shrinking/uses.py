@@ -16,7 +16,7 @@ class Use(enum.Flag):
       MAKES: a product has the axis in its output, as that of the outputs of a layer.
       READS: a product sums over it, as over the inputs of a layer.
       SCALES: units are multiplied by it, as by the scale of a normalisation.
-      ADDS: it is added to units, or subtracted, as a bias.
+      ADDS: it is added to units, or subtracted, as a bias; or put beside them, as a class token.
     """
 
     MAKES = enum.auto()
@@ -38,18 +38,24 @@ def uses(graph: Graph) -> dict[Axis, Use]:
     at: dict[Node, Places] = {
         node: {k: ((node, k),) for k in range(len(node.shape))} for node in graph.variables
     }
+    same = {*graph.variables}  # at each call, whatever the inputs are
     for op in every(graph.ops):
+        of_weights = all(node in same or node.value is not None for node in op.inputs)
+        same.update(op.outputs if of_weights and not op.bodies else ())
         for n, node in enumerate(op.inputs):
             if node not in at:
                 continue
-            for axis, use in _used(op, n).items():
+            for axis, use in _used(op, n, of_weights).items():
                 for own in at[node].get(axis, ()):
                     found[own] = found.get(own, NOTHING) | use
         for inner, outer, drop in _within(op):
+            same.update({inner} if outer in same else ())
             if outer in at:
                 at[inner] = {k - drop: own for k, own in at[outer].items() if k >= drop}
         for n, node in enumerate(op.inputs):
-            if node in at and len(op.outputs) == 1 and (to := _followed(op, n)):
+            if not (node in at and of_weights and len(op.outputs) == 1):
+                continue
+            if to := _followed(op, n):
                 made: Places = {}
                 for k, several in at[node].items():
                     own = tuple(one for one in several if _stays_itself(op, one[0]))
@@ -64,7 +70,7 @@ def _stays_itself(op: Op, variable: Node) -> bool:
     return len(variable.shape) > 1 or op.name not in ELEMENTWISE or op.name in LINEAR
 
 
-def _used(op: Op, n: int) -> dict[int, Use]:
+def _used(op: Op, n: int, of_weights: bool) -> dict[int, Use]:
     node = op.inputs[n]
     if op.name in PRODUCTS and n < 2:
         shape = shape_of(op)
@@ -72,7 +78,10 @@ def _used(op: Op, n: int) -> dict[int, Use]:
         return reads | dict.fromkeys(shape.to_output(n), Use.MAKES)
     if op.name == "gather" and n == 0:
         return {axis: Use.MAKES for axis, _ in whole_axes_of(op)}
-    return dict.fromkeys(range(len(node.shape)), OF.get(op.name, NOTHING))
+    axes = range(len(node.shape))
+    if op.name == "concatenate" and not of_weights:
+        return dict.fromkeys((a for a in axes if a != op.params["dimension"]), Use.ADDS)
+    return dict.fromkeys(axes, OF.get(op.name, NOTHING))
 
 
 def _within(op: Op) -> list[tuple[Node, Node, int]]:
