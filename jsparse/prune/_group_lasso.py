@@ -1,8 +1,8 @@
 """Group lasso over coupled units: training that makes whole units of several layers exactly 0.
 
 1. A unit of a group (`jsparse.groups`) is made by several weights: in a residual stream by every
-   layer that adds to it, with their biases and the scales and biases of normalisations. Their
-   entries together are one group of the lasso.
+   layer that adds to it, with their biases, learned positions and class tokens, and the scales and
+   biases of normalisations. Their entries together are one group of the lasso.
 2. The transform takes its step without the penalty. Then the entries of each unit, from all of its
    weights, take the proximal step of the group lasso in the metric of the transform:
 
