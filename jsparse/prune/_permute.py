@@ -25,7 +25,7 @@ import numpy as np
 from flax import nnx
 
 from jsparse._checks import check_density
-from jsparse._paths import naming
+from jsparse._paths import named, naming
 from jsparse._pattern import Groups
 from jsparse._pure import by_position, calling, examples
 from jsparse._roles import role_of
@@ -137,11 +137,10 @@ def _reads(
 ) -> tuple[dict[str, _Read], dict[str, float]]:
     """The weights that are to be N:M, and the part of each that N:M keeps, by path."""
     reads, kept = {}, {}
-    seen: set[int] = set()
+    once = named(nnx.state(model))  # a shared weight by the path that the graph has for it
     for slot in slots(model):
-        if slot.path not in paths or id(slot.value) in seen:
+        if slot.path not in paths or slot.path not in once:
             continue
-        seen.add(id(slot.value))
         weight = np.abs(np.asarray(slot.value[...], np.float32))
         role = role_of(slot.parent, slot.key, weight.ndim)
         with naming(slot.path):

@@ -81,6 +81,24 @@ def test_the_best_order_is_found_or_nearly() -> None:
     assert gains[0] == pytest.approx(1) and np.mean(gains) > 0.8
 
 
+class Shared(nnx.Module):
+    """Two layers with one kernel, the later one the first by name."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.z, self.a, self.i = (nnx.Linear(n, 8, rngs=rngs) for n in (8, 8, 4))
+        self.a.kernel = self.z.kernel
+
+    def __call__(self, x: Array) -> Array:
+        return self.a(nnx.relu(self.z(nnx.relu(self.i(x))))).sum(-1)
+
+
+def test_a_shared_weight_is_permuted_by_any_of_its_paths() -> None:
+    for weights in ("z/kernel", "a/kernel"):
+        _, found = permute(Shared(nnx.Rngs(0)), (1, 4), density=0.5, scope=FOUR, weights=weights)
+        ((before, after),) = found.values()
+        assert after > before + 1e-4
+
+
 def test_what_cannot_be_permuted_is_said() -> None:
     model = mlp(np.ones((8, 2)))
     with pytest.raises(ValueError, match=r"layers/0/kernel: axis 0 has length 4, not a multiple"):
