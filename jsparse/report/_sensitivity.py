@@ -161,7 +161,7 @@ def sensitivity(
         with calling("batches", batches[0]):
             found = [run(state, batch) for batch in batches]
         for one in found:
-            if one is None or np.shape(one):
+            if not (is_number(one) or (isinstance(one, jax.Array) and not one.shape)):
                 raise ValueError(
                     f"score must give one number; got {shown(one)}. Take the mean over the batch"
                 )

@@ -58,6 +58,8 @@ def test_what_cannot_be_scored_is_refused() -> None:
         sensitivity(net(), good, [X], weights="conv")
     with pytest.raises(ValueError, match="score must give one number; got None"):
         sensitivity(net(), lambda model, x: None, [X])
+    with pytest.raises(ValueError, match="score must give one number; got a dict"):
+        sensitivity(net(), lambda model, x: {"loss": x.sum(), "accuracy": x.mean()}, [X])
     with pytest.raises(ValueError, match="no batches"):
         sensitivity(net(), good, iter([]))
     with pytest.raises(ValueError, match="scope is within a layer"):
