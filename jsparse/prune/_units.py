@@ -200,7 +200,7 @@ class _Chosen:
             raise ValueError(
                 f"budget {budget} cannot be met: at the least widths "
                 f"{self._spends(least) / whole:.3g} of the cost remains; allow narrower groups by "
-                f"least_width or round_to. {self._held()}"
+                f"least_width or round_to; {self._held()}"
             )
         low, high = 0, len(cuts) - 1
         while low < high:
@@ -258,7 +258,7 @@ class _Chosen:
         found += [f"{self._all[n].name}: as wide as one that stays" for n in sorted(bound)]
         if found:
             return "held are " + "; ".join(found[:4])
-        return "nothing else is held; inputs and outputs of a model keep their width"
+        return "nothing else is held; inputs, outputs and groups of one unit keep their width"
 
 
 def _scored(importance: Importance, model: nnx.Module, groups: Mapping[int, UnitGroup]) -> Scores:
