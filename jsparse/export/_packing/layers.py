@@ -20,7 +20,7 @@ from jsparse.export._packing.int8 import BlockSparseInt8, CsrInt8
 from jsparse.export._packing.packed import Packed
 from jsparse.export._packing.packers import Format, NotStored, check_format, settings_of
 from jsparse.export._packing.structure import features_in
-from jsparse.export._packing.windows import geometry_in, geometry_of
+from jsparse.export._packing.windows import Geometry, geometry_in, geometry_of
 
 Model = TypeVar("Model", bound=nnx.Module)
 FORMATS = {kind.format: kind for kind in (Csr, CsrConv, BlockSparse, CsrInt8, BlockSparseInt8)}
@@ -194,18 +194,27 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
     if wrong := [path for path in layers if path not in places]:
         raise ValueError(
             f"{wrong[0] or 'the model'} is a packed layer in the file, and the model has no linear "
-            "layer there; it is of another model"
+            "layer or convolution there; it is of another model"
         )
     chosen = [places[path] for path in layers]
     for place in chosen:
-        ins, outs = features_in(layers[place.path])
-        if not _takes(place.value, layers[place.path]):
+        settings, layer = layers[place.path], place.value
+        ins, outs = features_in(settings)
+        if not _takes(layer, settings):
+            window = geometry_in(settings) if settings["format"] == CsrConv.format else None
+            own = geometry_of(layer) if has_window(layer) and not fault(layer) else None
             raise ValueError(
                 f"{place.path or 'the model'} is packed in the file, from {_size(ins)} to "
-                f"{_size(outs)} features, and the model has a kernel "
-                f"{list(place.value.kernel.shape)} there; it is of another model"
+                f"{_size(outs)} features{_said(window)}, and the model has a kernel "
+                f"{list(layer.kernel.shape)}{_said(own)} there; it is of another model"
             )
     return put_in_place(plain, chosen, lambda place: _empty(layers[place.path]))
+
+
+def _said(window: Geometry | None) -> str:
+    """A window in an error."""
+    settings = window.as_json().items() if window else ()
+    return "".join(f", {name} {value}" for name, value in settings)
 
 
 def _takes(layer: Any, settings: Mapping[str, Any]) -> bool:
