@@ -52,12 +52,16 @@ class Links(NamedTuple):
     columns: np.ndarray
 
     def packing(self, array: Any) -> np.ndarray:
-        """[...] like the kernel -> [kept], of its links."""
+        """[...] like the kernel -> [kept], of its links; an array of another shape as it is."""
+        if jnp.shape(array) != self.dense.kernel.shape:
+            return array
         found, live = matrix_of(self.dense, array), self.rows < self.packed.in_features
         return np.where(live, found[np.where(live, self.rows, 0), self.columns * live], 0)
 
     def unpacking(self, array: Any) -> np.ndarray:
-        """[kept] -> [...] like the kernel, 0 where no link is."""
+        """[kept] -> [...] like the kernel, 0 where no link is; another shape as it is."""
+        if jnp.shape(array) != self.rows.shape:
+            return array
         live = self.rows < self.packed.in_features
         whole = np.zeros((self.packed.in_features, self.packed.out_features), array.dtype)
         whole[self.rows[live], self.columns[live]] = np.asarray(array)[live]
@@ -115,8 +119,9 @@ def pack_training(
     for path, by in chosen.items():
         with naming(path):
             check_revision(by)
-            layer = path.rpartition("/kernel")[0]
-            _check_layer(plain.get(layer), path, model)
+            layer, _, name = f"/{path}".rpartition("/")
+            layer = layer.removeprefix("/")
+            _check_layer(plain.get(layer) if name == "kernel" else None, path, model)
             layers[layer] = _packed(plain[layer], held[path], width)
     places = [place for place in layers_of(copy) if place.path in layers]
     for place in places:
@@ -129,7 +134,7 @@ def pack_training(
         f"{path}/values".lstrip("/"): (f"{path}/kernel/weight".lstrip("/"), links.packing)
         for path, links in layers.items()
     }
-    _carry(named(state.inner), made, ways, lambda new: new)
+    _carry(named(state.inner), packed, made, ways, lambda new: new)
     write(made.step, state.steps.astype(made.step[...].dtype))
     write(made.seed, state.seed)
     write(made.memory, optimizer.memory[...])
@@ -191,7 +196,7 @@ def unpack_training(model: Model, optimizer: PackedOptimizer) -> tuple[Model, Op
     old = named(arrays_of(optimizer.opt_state))
     steps, seed = optimizer.step[...].astype(jnp.int32), optimizer.seed[...]
     whole = lambda inner: type(arrays_of(made.opt_state))(steps, seed, inner)
-    _carry(old, made, ways, whole)
+    _carry(old, masked, made, ways, whole)
     write(made.step, optimizer.step[...])
     write(made.memory, optimizer.memory[...])
     return masked, made
@@ -260,6 +265,7 @@ def _with_places(dense: Any, layer: Csr) -> Links:
 
 def _carry(
     old: Mapping[str, Any],
+    model: nnx.Module,
     made: Optimizer,
     ways: Mapping[str, tuple[str, Callable]],
     whole: Callable[[Any], Any],
@@ -268,12 +274,16 @@ def _carry(
 
     Args:
       old: state of the old transform, by path.
-      made: the new optimizer, in place.
-      ways: end of a path in the new state -> that in the old one, and the change between them.
+      model: the new one.
+      made: its optimizer, in place.
+      ways: path of a parameter of the new model -> that in the old one, and the change between
+        them; the others are as they were.
       whole: the state of the new transform around that of its inner one.
     """
     state = arrays_of(made.opt_state)
-    inner = getattr(state, "inner", state) if ways and isinstance(made.tx, Revise) else state
+    inner = state.inner if isinstance(made.tx, Revise) else state
+    stays = {path: (path, lambda array: array) for path in named(nnx.state(model, made.wrt))}
+    ways = {**stays, **ways}
 
     def carried(keys: Any, new: Any) -> Any:
         path = path_of(keys)
