@@ -183,14 +183,14 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
     """A copy of a model with empty packed layers, to be filled from a file.
 
     Args:
-      model: any NNX module, sparse or folded; not changed.
+      model: any NNX module, sparse or folded, with dense or packed layers there; not changed.
       layers: from `packed_layers`.
 
     Raises:
-      ValueError: the model has no linear layer in such a place, or one of another size.
+      ValueError: the model has no such layer in such a place, or one of another size.
     """
     plain = fold(model)
-    places = {place.path: place for place in layers_of(plain)}
+    places = {place.path: place for place in (*layers_of(plain), *_places(plain, Packed))}
     if wrong := [path for path in layers if path not in places]:
         raise ValueError(
             f"{wrong[0] or 'the model'} is a packed layer in the file, and the model has no linear "
@@ -199,34 +199,48 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
     chosen = [places[path] for path in layers]
     for place in chosen:
         settings, layer = layers[place.path], place.value
-        ins, outs = features_in(settings)
         if not _takes(layer, settings):
-            window = geometry_in(settings) if settings["format"] == CsrConv.format else None
-            own = geometry_of(layer) if has_window(layer) and not fault(layer) else None
+            given = _sides(*features_in(settings), _window_in(settings))
+            if isinstance(layer, Packed):
+                own = f"a packed layer {_sides(layer.in_shape, layer.out_shape, _window(layer))}"
+            else:
+                own = f"a kernel {list(layer.kernel.shape)}{_said(_window(layer))}"
             raise ValueError(
-                f"{place.path or 'the model'} is packed in the file, from {_size(ins)} to "
-                f"{_size(outs)} features{_said(window)}, and the model has a kernel "
-                f"{list(layer.kernel.shape)}{_said(own)} there; it is of another model"
+                f"{place.path or 'the model'} is packed in the file, {given}, and the model has "
+                f"{own} there; it is of another model"
             )
     return put_in_place(plain, chosen, lambda place: _empty(layers[place.path]))
 
 
+def _takes(layer: Any, settings: Mapping[str, Any]) -> bool:
+    """Whether a packed layer with such settings may stand where another layer does."""
+    ins, outs = features_in(settings)
+    window = _window_in(settings)
+    if isinstance(layer, Packed):
+        return (layer.in_shape, layer.out_shape, _window(layer)) == (ins, outs, window)
+    if window is None:
+        return is_between(layer, ins, outs)
+    return _window(layer) == window and layer.kernel.shape == (*window.kernel_size, *ins, *outs)
+
+
+def _window(layer: Any) -> Geometry | None:
+    """Of a layer that is packed or can be; None for matrices."""
+    if isinstance(layer, CsrConv):
+        return layer.geometry
+    return geometry_of(layer) if has_window(layer) and not fault(layer) else None
+
+
+def _window_in(settings: Mapping[str, Any]) -> Geometry | None:
+    return geometry_in(settings) if settings["format"] == CsrConv.format else None
+
+
+def _sides(ins: tuple[int, ...], outs: tuple[int, ...], window: Geometry | None) -> str:
+    return f"from {_size(ins)} to {_size(outs)} features{_said(window)}"
+
+
 def _said(window: Geometry | None) -> str:
-    """A window in an error."""
     settings = window.as_json().items() if window else ()
     return "".join(f", {name} {value}" for name, value in settings)
-
-
-def _takes(layer: Any, settings: Mapping[str, Any]) -> bool:
-    """Whether a packed layer with such settings may stand where a dense one does."""
-    ins, outs = features_in(settings)
-    if settings["format"] != CsrConv.format:
-        return is_between(layer, ins, outs)
-    if not has_window(layer) or fault(layer):
-        return False
-    window = geometry_of(layer)
-    shape = (*window.kernel_size, *ins, *outs)
-    return window == geometry_in(settings) and layer.kernel.shape == shape
 
 
 def _empty(settings: Mapping[str, Any]) -> Packed:
