@@ -18,7 +18,7 @@ from flax import nnx
 from jsparse._packed_training.optimizer import PackedOptimizer, check_revision
 from jsparse._paths import match, named, naming, path_of
 from jsparse._revise.transform import Revise
-from jsparse._slots import check_module, slots, sparse_parts
+from jsparse._slots import Slot, check_module, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, fold, sparsify
 from jsparse._values import check_whole, shown
@@ -26,7 +26,7 @@ from jsparse._variables import Mask, write
 from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.dense import fault, features_of, has_window, matrix_of
 from jsparse.export._packing.formats import csr_places
-from jsparse.export._packing.layers import dense_layer, layers_of, put_in_place
+from jsparse.export._packing.layers import dense_layer, layers_of, places_of, put_in_place
 from jsparse.export._packing.links import csr_from_arrays
 from jsparse.export._packing.packers import settings_of
 from jsparse.optim import Optimizer
@@ -123,10 +123,7 @@ def pack_training(
             layer = layer.removeprefix("/")
             _check_layer(plain.get(layer) if name == "kernel" else None, path, model)
             layers[layer] = _packed(plain[layer], held[path], width)
-    places = [place for place in layers_of(copy) if place.path in layers]
-    for place in places:
-        layers[place.path].packed.bias = place.value.bias
-    packed = put_in_place(copy, places, lambda place: layers[place.path].packed)
+    packed = _put(copy, layers_of(copy), layers, lambda links: links.packed)
     settings = {"controls": optimizer.controls, "clip_task": optimizer.clip_task}
     made = PackedOptimizer(packed, tx, wrt=optimizer.wrt, candidates=candidates, **settings)
     state: Any = arrays_of(optimizer.opt_state)
@@ -174,12 +171,7 @@ def unpack_training(model: Model, optimizer: PackedOptimizer) -> tuple[Model, Op
     tx = _checked(model, optimizer, PackedOptimizer)
     layers = {path: _unpacked(layer) for path, layer in optimizer.revised(model).items()}
     copy: Any = copied(model)
-    places = [(slot, layers[slot.path].dense) for slot in slots(copy, Csr) if slot.path in layers]
-    if isinstance(copy, Csr):
-        copy = layers[""].dense
-    for slot, dense in places:
-        dense.bias = slot.value.bias
-        slot.put(dense)
+    copy = _put(copy, places_of(copy, Csr), layers, lambda links: links.dense)
     kernels = {f"{path}/kernel".lstrip("/"): links for path, links in layers.items()}
     masked = sparsify(copy, *((re.escape(path), Held()) for path in kernels))
     for path, part in sparse_parts(masked).items():
@@ -230,13 +222,28 @@ def _check_layer(layer: Any, path: str, model: nnx.Module) -> None:
         why = "a convolution with a window, whose links do not move yet"
     if not why:
         mine = sparse_parts(model)[path]
-        shared = [slot.path for slot in slots(model, Sparse) if slot.value is mine]
-        why = f"its kernel is shared by {' and '.join(shared)}" if len(shared) > 1 else ""
+        users = {id(slot.parent): slot.path for slot in slots(model, Sparse) if slot.value is mine}
+        why = f"its kernel is shared by {' and '.join(users.values())}" if len(users) > 1 else ""
     if why:
         raise ValueError(
             f"its links cannot be packed: {why}. Give the optimizer no revision for it, as in "
             'revise(tx, ("layers/.*/kernel", ...)), or train the masked model'
         )
+
+
+def _put(
+    model: Any, places: list[Slot], layers: Mapping[str, Links], form: Callable[[Links], Any]
+) -> Any:
+    """The model itself with layers, which are given by their first path, in another form."""
+    first: dict[int, str] = {}
+    homes = {place.path: first.setdefault(id(place.value), place.path) for place in places}
+
+    def made(place: Slot) -> Any:
+        new = form(layers[homes[place.path]])
+        new.bias = place.value.bias
+        return new
+
+    return put_in_place(model, [p for p in places if homes[p.path] in layers], made)
 
 
 def _packed(dense: Any, part: Sparse, width: int) -> Links:

@@ -191,6 +191,19 @@ def test_what_cannot_be_packed_is_named():
         js.pack_training(*masked(RIGL, factored))
 
 
+def test_a_layer_in_two_places_stays_one():
+    net = Net()
+    net.hidden = nnx.Linear(24, 24, rngs=nnx.Rngs(0))
+    net.again = net.hidden
+    model = js.hold(js.sparsify(net, (".*/kernel", js.Held())))
+    tx = js.revise(ADAM, (".*/kernel", RIGL))
+    packed, moving = js.pack_training(model, js.Optimizer(model, tx, wrt=(nnx.Param, js.Mask)))
+    assert packed.again is packed.hidden and packed.hidden.values.shape == (24 * 24,)
+    back, optimizer = js.unpack_training(packed, moving)
+    assert back.again is back.hidden and isinstance(back.hidden, nnx.Linear)
+    same(js.pack_training(back, optimizer)[1], moving)
+
+
 def test_state_goes_by_whole_paths():
     net = Net()
     net.inner = Net()  # inner/out ends as out does, and is not revised

@@ -140,7 +140,7 @@ def unpack(model: Model) -> Model:
       The copy. Convolutions with a window of 1 that were packed come back as linear layers.
     """
     copy = fold(model)
-    return put_in_place(copy, _places(copy, Packed), lambda place: dense_layer(place.value))
+    return put_in_place(copy, places_of(copy, Packed), lambda place: dense_layer(place.value))
 
 
 def packed_layers(model: nnx.Module) -> dict[str, dict[str, Any]]:
@@ -149,7 +149,7 @@ def packed_layers(model: nnx.Module) -> dict[str, dict[str, Any]]:
     Raises:
       ValueError: a layer holds more than its links, after training in which they moved.
     """
-    places = _places(model, Packed)
+    places = places_of(model, Packed)
     for place in places:
         if isinstance(place.value, Csr) and place.value.loose:
             raise ValueError(
@@ -190,7 +190,7 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
       ValueError: the model has no such layer in such a place, or one of another size.
     """
     plain = fold(model)
-    places = {place.path: place for place in (*layers_of(plain), *_places(plain, Packed))}
+    places = {place.path: place for place in (*layers_of(plain), *places_of(plain, Packed))}
     if wrong := [path for path in layers if path not in places]:
         raise ValueError(
             f"{wrong[0] or 'the model'} is a packed layer in the file, and the model has no linear "
@@ -284,10 +284,10 @@ def _left(layer: Any, users: dict[int, set[int]]) -> str:
 def layers_of(model: nnx.Module) -> list[Slot]:
     """Every place with a layer that has a kernel; the model itself has the empty path."""
     convolutions = nnx.Conv | nnx.ConvTranspose
-    return _places(model, nnx.Linear | convolutions | nnx.LinearGeneral | nnx.Einsum)
+    return places_of(model, nnx.Linear | convolutions | nnx.LinearGeneral | nnx.Einsum)
 
 
-def _places(model: nnx.Module, kinds: Any) -> list[Slot]:
+def places_of(model: nnx.Module, kinds: Any) -> list[Slot]:
     """Every place that holds a layer of some kinds; the model itself has the empty path."""
     if isinstance(model, kinds):
         return [Slot("", None, "", model, False)]
