@@ -299,8 +299,9 @@ def _carry(
         found = None if found is None else jnp.asarray(change(found))
         if found is None or found.shape != jnp.shape(new):
             raise ValueError(
-                f"the optimizer's state at {path} does not mirror its parameter, as factored "
-                "moments do not; use a transform whose moments are like the weights, as Adam's"
+                f"the optimizer's state at {path} does not mirror its parameter; give the "
+                "optimizer of this model, and a transform whose moments are like the weights, as "
+                "Adam's are and factored ones are not"
             )
         return found.astype(new.dtype)
 
