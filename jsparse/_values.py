@@ -38,7 +38,7 @@ def shown(value: Any) -> str:
     """
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
+    if hasattr(value, "dtype") and isinstance(getattr(value, "shape", None), tuple):
         return f"an array {value.dtype}{list(value.shape)}"
     if inspect.isroutine(value):
         return f"the function {value.__name__}"
@@ -246,8 +246,9 @@ def check_key(**keys: Any) -> None:
       TypeError: a value is something else, such as a seed or several keys.
     """
     for name, key in keys.items():
-        typed = jnp.issubdtype(getattr(key, "dtype", bool), jax.dtypes.prng_key)
-        old = getattr(key, "dtype", None) == jnp.uint32 and jnp.ndim(key) == 1
+        dtype = key.dtype if isinstance(key, jax.Array | np.ndarray) else bool
+        typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
+        old = dtype == jnp.uint32 and jnp.ndim(key) == 1
         if not (typed and key.shape == ()) and not old:
             raise TypeError(
                 f"{name} must be one random key, such as jax.random.key(0); got {shown(key)}"

@@ -18,7 +18,7 @@ from flax import nnx
 from jsparse._packed_training.optimizer import PackedOptimizer, check_revision
 from jsparse._paths import match, named, naming, path_of
 from jsparse._revise.transform import Revise
-from jsparse._slots import check_module, slots, sparse_parts
+from jsparse._slots import Slot, check_module, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, fold, sparsify
 from jsparse._values import check_whole, shown
@@ -26,7 +26,7 @@ from jsparse._variables import Mask, write
 from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.dense import fault, features_of, has_window, matrix_of
 from jsparse.export._packing.formats import csr_places
-from jsparse.export._packing.layers import dense_layer, layers_of, put_in_place
+from jsparse.export._packing.layers import dense_layer, layers_of, places_of, put_in_place
 from jsparse.export._packing.links import csr_from_arrays
 from jsparse.export._packing.packers import settings_of
 from jsparse.optim import Optimizer
@@ -52,12 +52,16 @@ class Links(NamedTuple):
     columns: np.ndarray
 
     def packing(self, array: Any) -> np.ndarray:
-        """[...] like the kernel -> [kept], of its links."""
+        """[...] like the kernel -> [kept], of its links; an array of another shape as it is."""
+        if jnp.shape(array) != self.dense.kernel.shape:
+            return array
         found, live = matrix_of(self.dense, array), self.rows < self.packed.in_features
         return np.where(live, found[np.where(live, self.rows, 0), self.columns * live], 0)
 
     def unpacking(self, array: Any) -> np.ndarray:
-        """[kept] -> [...] like the kernel, 0 where no link is."""
+        """[kept] -> [...] like the kernel, 0 where no link is; another shape as it is."""
+        if jnp.shape(array) != self.rows.shape:
+            return array
         live = self.rows < self.packed.in_features
         whole = np.zeros((self.packed.in_features, self.packed.out_features), array.dtype)
         whole[self.rows[live], self.columns[live]] = np.asarray(array)[live]
@@ -115,13 +119,11 @@ def pack_training(
     for path, by in chosen.items():
         with naming(path):
             check_revision(by)
-            layer = path.rpartition("/kernel")[0]
-            _check_layer(plain.get(layer), path, model)
+            layer, _, name = f"/{path}".rpartition("/")
+            layer = layer.removeprefix("/")
+            _check_layer(plain.get(layer) if name == "kernel" else None, path, model)
             layers[layer] = _packed(plain[layer], held[path], width)
-    places = [place for place in layers_of(copy) if place.path in layers]
-    for place in places:
-        layers[place.path].packed.bias = place.value.bias
-    packed = put_in_place(copy, places, lambda place: layers[place.path].packed)
+    packed = _put(copy, layers_of(copy), layers, lambda links: links.packed)
     settings = {"controls": optimizer.controls, "clip_task": optimizer.clip_task}
     made = PackedOptimizer(packed, tx, wrt=optimizer.wrt, candidates=candidates, **settings)
     state: Any = arrays_of(optimizer.opt_state)
@@ -129,7 +131,7 @@ def pack_training(
         f"{path}/values".lstrip("/"): (f"{path}/kernel/weight".lstrip("/"), links.packing)
         for path, links in layers.items()
     }
-    _carry(named(state.inner), made, ways, lambda new: new)
+    _carry(named(state.inner), packed, made, ways, lambda new: new)
     write(made.step, state.steps.astype(made.step[...].dtype))
     write(made.seed, state.seed)
     write(made.memory, optimizer.memory[...])
@@ -169,12 +171,7 @@ def unpack_training(model: Model, optimizer: PackedOptimizer) -> tuple[Model, Op
     tx = _checked(model, optimizer, PackedOptimizer)
     layers = {path: _unpacked(layer) for path, layer in optimizer.revised(model).items()}
     copy: Any = copied(model)
-    places = [(slot, layers[slot.path].dense) for slot in slots(copy, Csr) if slot.path in layers]
-    if isinstance(copy, Csr):
-        copy = layers[""].dense
-    for slot, dense in places:
-        dense.bias = slot.value.bias
-        slot.put(dense)
+    copy = _put(copy, places_of(copy, Csr), layers, lambda links: links.dense)
     kernels = {f"{path}/kernel".lstrip("/"): links for path, links in layers.items()}
     masked = sparsify(copy, *((re.escape(path), Held()) for path in kernels))
     for path, part in sparse_parts(masked).items():
@@ -191,7 +188,7 @@ def unpack_training(model: Model, optimizer: PackedOptimizer) -> tuple[Model, Op
     old = named(arrays_of(optimizer.opt_state))
     steps, seed = optimizer.step[...].astype(jnp.int32), optimizer.seed[...]
     whole = lambda inner: type(arrays_of(made.opt_state))(steps, seed, inner)
-    _carry(old, made, ways, whole)
+    _carry(old, masked, made, ways, whole)
     write(made.step, optimizer.step[...])
     write(made.memory, optimizer.memory[...])
     return masked, made
@@ -225,13 +222,28 @@ def _check_layer(layer: Any, path: str, model: nnx.Module) -> None:
         why = "a convolution with a window, whose links do not move yet"
     if not why:
         mine = sparse_parts(model)[path]
-        shared = [slot.path for slot in slots(model, Sparse) if slot.value is mine]
-        why = f"its kernel is shared by {' and '.join(shared)}" if len(shared) > 1 else ""
+        users = {id(slot.parent): slot.path for slot in slots(model, Sparse) if slot.value is mine}
+        why = f"its kernel is shared by {' and '.join(users.values())}" if len(users) > 1 else ""
     if why:
         raise ValueError(
             f"its links cannot be packed: {why}. Give the optimizer no revision for it, as in "
             'revise(tx, ("layers/.*/kernel", ...)), or train the masked model'
         )
+
+
+def _put(
+    model: Any, places: list[Slot], layers: Mapping[str, Links], form: Callable[[Links], Any]
+) -> Any:
+    """The model itself with layers, which are given by their first path, in another form."""
+    first: dict[int, str] = {}
+    homes = {place.path: first.setdefault(id(place.value), place.path) for place in places}
+
+    def made(place: Slot) -> Any:
+        new = form(layers[homes[place.path]])
+        new.bias = place.value.bias
+        return new
+
+    return put_in_place(model, [p for p in places if homes[p.path] in layers], made)
 
 
 def _packed(dense: Any, part: Sparse, width: int) -> Links:
@@ -260,6 +272,7 @@ def _with_places(dense: Any, layer: Csr) -> Links:
 
 def _carry(
     old: Mapping[str, Any],
+    model: nnx.Module,
     made: Optimizer,
     ways: Mapping[str, tuple[str, Callable]],
     whole: Callable[[Any], Any],
@@ -268,12 +281,16 @@ def _carry(
 
     Args:
       old: state of the old transform, by path.
-      made: the new optimizer, in place.
-      ways: end of a path in the new state -> that in the old one, and the change between them.
+      model: the new one.
+      made: its optimizer, in place.
+      ways: path of a parameter of the new model -> that in the old one, and the change between
+        them; the others are as they were.
       whole: the state of the new transform around that of its inner one.
     """
     state = arrays_of(made.opt_state)
-    inner = getattr(state, "inner", state) if ways and isinstance(made.tx, Revise) else state
+    inner = state.inner if isinstance(made.tx, Revise) else state
+    stays = {path: (path, lambda array: array) for path in named(nnx.state(model, made.wrt))}
+    ways = {**stays, **ways}
 
     def carried(keys: Any, new: Any) -> Any:
         path = path_of(keys)
@@ -282,8 +299,9 @@ def _carry(
         found = None if found is None else jnp.asarray(change(found))
         if found is None or found.shape != jnp.shape(new):
             raise ValueError(
-                f"the optimizer's state at {path} does not mirror its parameter, as factored "
-                "moments do not; use a transform whose moments are like the weights, as Adam's"
+                f"the optimizer's state at {path} does not mirror its parameter; give the "
+                "optimizer of this model, and a transform whose moments are like the weights, as "
+                "Adam's are and factored ones are not"
             )
         return found.astype(new.dtype)
 

@@ -15,7 +15,7 @@ from jax import Array, lax
 
 from jsparse._revise.revision import MovesLinks
 from jsparse.export._packing.csr import Plan
-from jsparse.export._packing.formats import CsrArrays, segments
+from jsparse.export._packing.formats import MOST_KEPT, CsrArrays, segments
 
 
 class Drawn(NamedTuple):
@@ -55,13 +55,22 @@ def places_to_draw(by: MovesLinks, kept: int, plan: Plan, candidates: float) -> 
     """How many places are drawn for a layer: all where that takes at most twice as many.
 
     At random, as many grow as are asked for: some drawn places are links, or are drawn twice.
+
+    Raises:
+      ValueError: more than can be counted.
     """
     size, most = plan.inputs * plan.outputs, math.ceil(by.grown * kept)
     if not most:
         return 0
     if not by.by_gradient and candidates < math.inf:
         candidates = 1.3 / max(1e-9, 1 - kept / size)
-    return size if 2 * candidates * most >= size else math.ceil(candidates * most)
+    count = size if 2 * candidates * most >= size else math.ceil(candidates * most)
+    if count + kept > MOST_KEPT:
+        raise ValueError(
+            f"{count:,} places would be drawn beside {kept:,} links, allowed are {MOST_KEPT:,} "
+            "together; give fewer candidates or a smaller fraction"
+        )
+    return count
 
 
 def draw(key: Array, count: int, plan: Plan) -> tuple[Array, Array]:

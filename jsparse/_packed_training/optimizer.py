@@ -158,9 +158,11 @@ class PackedOptimizer(Optimizer):
         """Draw places for the layers that grow by gradient, in place: at the start of training."""
         layers = self._layers(model)
         step = self.step[...]
-        for n, (layer, by) in enumerate(layers.values()):
+        for n, (path, (layer, by)) in enumerate(layers.items()):
             if by.by_gradient:
-                layer.probe = Probe(self._count(layer, by), parts_of(layer.plan))
+                with naming(path or "the model"):
+                    count = self._count(layer, by)
+                layer.probe = Probe(count, parts_of(layer.plan))
                 key = jax.random.fold_in(self._key(step), n)
                 parts, layer.probe.indices[...] = self._drawn(key, layer, by)
                 layer.probe.starts[...] = starts_at(parts, parts_of(layer.plan))

@@ -24,7 +24,8 @@ class Below:
     """Drop the weights below a threshold; how many are kept is not set.
 
     Args:
-      quality: threshold of a layer, in standard deviations of its kept weights; above 0.
+      quality: threshold of a layer, in standard deviations of its kept weights; above 0. With
+        1, about a third of normal weights is left; with 4, nothing or almost nothing.
       last: step of the last pruning.
       every: steps between prunings.
       first: step from which prunings are counted: they happen at first + every, first + 2 every,

@@ -115,7 +115,8 @@ def find_layers(
     if not found:
         raise ValueError(
             "the tree to train has no masks; put the rule Held on the weights and build the "
-            "optimizer with wrt=(nnx.Param, jsparse.Mask), or train the tuple (params, held)"
+            "optimizer with wrt=(nnx.Param, jsparse.Mask), or train the tuple (params, held); "
+            "packed layers have none, and their optimizer is jsparse.PackedOptimizer"
         )
     chosen = match(found, revisions)  # type: ignore[arg-type]
     return [Layer(p, w, m, _fitted(chosen.get(p), roles.get(p))) for p, (w, m) in found.items()]

@@ -199,7 +199,7 @@ def exchange(
       by: the revision, for its unit, scope and role.
       mask: [...], 0 or 1, equal within each unit.
       weight: [...].
-      growth: [grid of units], 0 or more.
+      growth: [grid of units], 0 or more; NaN, as of a gradient that is not finite, comes last.
       fraction: [], between 0 and 1.
       apart: disjoint sets of units, bool [grid of units] each. If there are any, step 1 is done
         in each set by itself, and kept units outside all of them are dropped.
@@ -218,6 +218,7 @@ def exchange(
         left = among - portion(fraction, among)
         stay |= highest(jnp.where(own, size, -1.0), left, axes)
         free -= left
-    others = jnp.where(stay, -jnp.inf, growth.reshape(shape))  # growth may be infinite
+    growth = jnp.where(jnp.isnan(growth), -1.0, growth)  # before units that stay; may be infinite
+    others = jnp.where(stay, -jnp.inf, growth.reshape(shape))
     new = stay | highest(others, free, axes)
     return to_weights(by, new.reshape(growth.shape), mask)

@@ -97,6 +97,8 @@ def _homes(model: nnx.Module) -> tuple[dict[str, str | None], dict[str, Sparse]]
             for name in ("weight", *part.state_names):
                 masked = isinstance(getattr(part, name), Mask)
                 homes[f"{slot.path}/{name}"] = None if masked else f"{home}/{name}"
+        elif isinstance(part, Mask):  # of packed layers
+            homes[slot.path] = None
     return homes, parts
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from jsparse.export import Csr, csr_from_arrays, erdos_renyi_csr, random_csr
 from jsparse.export._packing.places import anywhere, per_output
@@ -21,7 +22,7 @@ def test_each_output_has_as_many_links(links):
     assert ((layer.kernel_matrix() != 0).sum(0) == links).all()
 
 
-@pytest.mark.parametrize(("factor", "kept"), [(0.01, 1), (3, 210), (12, 840), (100, 1200)])
+@pytest.mark.parametrize(("factor", "kept"), [(0.01, 1), (3, 210), (12, 840), (1e308, 1200)])
 def test_erdos_renyi_has_its_number_of_links(factor, kept):
     layer = erdos_renyi_csr(40, (5, 6), factor=factor, key=KEY)
     layer.check()
@@ -72,6 +73,10 @@ def test_the_same_key_draws_the_same_links():
 def test_wrong_links_are_refused():
     with pytest.raises(ValueError, match="from input 2 to output 1 is there twice"):
         csr_from_arrays(3, 2, rows=[2, 0, 2], columns=[1, 0, 1], values=np.ones(3))
+    with pytest.raises(TypeError, match=r"key must be one random key.*got a Rngs"):
+        random_csr(3, 2, links=1, key=nnx.Rngs(0))
+    with pytest.raises(TypeError, match="key is traced, and places are drawn in NumPy"):
+        jax.eval_shape(lambda: random_csr(3, 2, links=1, key=KEY).values[...])
     with pytest.raises(ValueError, match="2 rows and 1 columns"):
         csr_from_arrays(3, 2, rows=[2, 0], columns=[1], values=np.ones(2))
     with pytest.raises(ValueError, match="links=4, and an output has at most one for each of 3"):

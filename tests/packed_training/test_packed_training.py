@@ -11,6 +11,8 @@ from flax import nnx
 
 import jsparse as js
 from jsparse.export import random_csr, save, trim
+from jsparse.export._packing.layers import packed_layers, put_packed
+from tests.support.cases import enable_x64
 from tests.support.packing import needs_compiler
 
 pytestmark = pytest.mark.standard_dtypes  # optax's Adam mixes them
@@ -103,6 +105,11 @@ def test_gradual_makes_room_and_trim_takes_it_out(tmp_path):
     assert small.layers[0].values.shape == (38,)
     assert jnp.allclose(small(X), model(X), atol=1e-6)
     assert jnp.allclose(small.layers[0].kernel_matrix(), layer.kernel_matrix())
+    settings = packed_layers(small)  # as `restore` reads them from a file
+    assert put_packed(model, settings).layers[0].values.shape == (38,)
+    model.layers[0] = random_csr(24, 17, links=8, key=KEY)
+    with pytest.raises(ValueError, match=r"16 features, .* packed layer from 24 to 17 features"):
+        put_packed(model, settings)
 
 
 @needs_compiler
@@ -155,6 +162,16 @@ def test_gradients_without_drawn_places_are_refused():
         optimizer.update(model, grads)
 
 
+def test_drawn_places_are_no_part_of_the_task_and_take_float32():
+    model = random_csr(24, 5, links=3, key=KEY)
+    js.PackedOptimizer(model, js.revise(ADAM, ("kernel", RIGL)))
+    with enable_x64():
+        wrt = nnx.DiffState(0, (nnx.Param, js.Mask))
+        grads = nnx.grad(lambda model: model(X).sum(), argnums=wrt)(model)
+    assert grads["probe"]["drawn"][...].dtype == jnp.float32
+    assert js.optim.task_gradients(model, grads).keys() == {"bias", "values"}
+
+
 def test_what_cannot_be_packed_is_named():
     model, _ = masked(RIGL)
     one = js.Optimizer(model, ADAM)
@@ -165,3 +182,32 @@ def test_what_cannot_be_packed_is_named():
     tx = js.revise(ADAM, ("kernel", RIGL))
     with pytest.raises(ValueError, match="kernel: its links cannot be packed: a convolution"):
         js.pack_training(net, js.Optimizer(net, tx, wrt=(nnx.Param, js.Mask)))
+    net = js.sparsify(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), (".*", js.Held()))
+    tx = js.revise(ADAM, ("bias", RIGL))
+    with pytest.raises(ValueError, match="bias: its links cannot be packed: it is no kernel"):
+        js.pack_training(net, js.Optimizer(net, tx, wrt=(nnx.Param, js.Mask)))
+    factored = optax.adafactor(1e-2, min_dim_size_to_factor=4)
+    with pytest.raises(ValueError, match=r"state at 0/v_row/hidden/values does not mirror"):
+        js.pack_training(*masked(RIGL, factored))
+
+
+def test_a_layer_in_two_places_stays_one():
+    net = Net()
+    net.hidden = nnx.Linear(24, 24, rngs=nnx.Rngs(0))
+    net.again = net.hidden
+    model = js.hold(js.sparsify(net, (".*/kernel", js.Held())))
+    tx = js.revise(ADAM, (".*/kernel", RIGL))
+    packed, moving = js.pack_training(model, js.Optimizer(model, tx, wrt=(nnx.Param, js.Mask)))
+    assert packed.again is packed.hidden and packed.hidden.values.shape == (24 * 24,)
+    back, optimizer = js.unpack_training(packed, moving)
+    assert back.again is back.hidden and isinstance(back.hidden, nnx.Linear)
+    same(js.pack_training(back, optimizer)[1], moving)
+
+
+def test_state_goes_by_whole_paths():
+    net = Net()
+    net.inner = Net()  # inner/out ends as out does, and is not revised
+    net = js.hold(js.sparsify(net, (".*/kernel", js.Held())))
+    tx = js.revise(ADAM, ("out/kernel", RIGL))
+    optimizer = js.Optimizer(net, tx, wrt=(nnx.Param, js.Mask))
+    same(js.unpack_training(*js.pack_training(net, optimizer))[1], optimizer)

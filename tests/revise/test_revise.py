@@ -314,12 +314,18 @@ def test_what_is_refused(case: str) -> None:
         call()
 
 
-def test_an_infinite_gradient_takes_no_more_than_its_share() -> None:
+def test_gradients_that_are_not_finite_take_no_more_than_their_share() -> None:
     by = js.RigL(last=10, every=1, fraction=0.3)
     mask, weight = jnp.array([0.0, 0, 0, 0, 1, 1, 1, 1]), jnp.array([0.0, 0, 0, 0, 1, 2, 3, 4])
     gradient = jnp.array([jnp.inf] * 4 + [0.0] * 4)
     new = by(mask, weight, gradient, step=jnp.array(1), key=jax.random.key(0))
     assert new.tolist() == [1, 0, 0, 0, 0, 1, 1, 1]
+    for gradient, grown in (
+        (jnp.full(8, jnp.nan), [1, 0, 0, 0, 0, 1, 1, 1]),
+        (jnp.full(8, jnp.nan).at[1].set(0.0), [0, 1, 0, 0, 0, 1, 1, 1]),
+    ):
+        new = by(mask, weight, gradient, step=jnp.array(1), key=jax.random.key(0))
+        assert new.tolist() == grown
 
 
 def test_parts_of_units_are_refused_at_the_start() -> None:

@@ -175,7 +175,7 @@ KINDS: dict[str, Kind] = {
     "folders": Kind([None, 3, "a", [None], [3], []], "path|folder"),
     "seed": Kind([None, True, "x", 1.5, -1, 2**40, np.ones(2)], "whole number"),
     "strides": Kind([None, 0, -1, 1.5, "x", True, (1, 0), (1.5, 1)], "whole number|sizes"),
-    "padding": Kind([None, True, 1.5, "x", "same", (1,), ((1, 2), 3.5), [(1,) * 3] * 2], "padding"),
+    "padding": Kind([None, True, 1.5, "mirror", (1,), ((1, 2), 3.5), [(1,) * 3] * 2], "padding"),
     "block": Kind([None, 3, "x", (2.0, 2), (0, 2), (2,), (2, 2, 2), (True, 2)], "tuple"),
     "cuts": Kind([*NAMED, {"a": 1}], "by path|Cuts"),
     "positions": Kind(

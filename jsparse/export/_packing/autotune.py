@@ -109,7 +109,7 @@ class Picked(Generic[Model]):
 def pick(
     model: Model, *example_inputs: Any, formats: Mapping[str, Format] = FORMATS, **options: Any
 ) -> Picked[Model]:
-    """Store each linear layer in the format that runs fastest here, for inputs of this size.
+    """Store each layer that `pack` takes as it runs fastest here, for inputs of this size.
 
     Args:
       model: any NNX module, sparse or folded; not changed. It is measured in eval mode.

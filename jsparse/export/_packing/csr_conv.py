@@ -10,7 +10,7 @@ from jax import Array
 
 from jsparse._values import check_whole
 from jsparse.export._packing.convolution import as_kernel, conv_dot, plain_conv_dot
-from jsparse.export._packing.formats import CsrArrays, csr_matrix
+from jsparse.export._packing.formats import MOST, CsrArrays, csr_matrix
 from jsparse.export._packing.packed import Packed, Products, Structure
 from jsparse.export._packing.structure import CsrSizes, conv_sizes
 from jsparse.export._packing.windows import Geometry, geometry_from
@@ -71,6 +71,11 @@ class CsrConv(Packed):
         self.check_settings(kept, use_bias, dtype, param_dtype)
         self.geometry = geometry_from(kernel_size, strides, padding, kernel_dilation)
         self.width = width
+        if (inputs := width * math.prod(self.geometry.kernel_size)) > MOST:
+            raise ValueError(
+                f"width, groups of {width} features, makes groups of {inputs} inputs with this "
+                f"window; allowed are 1 to {MOST}"
+            )
         self._sizes(kept).check()
         self.product = self.products.kernel
         self._settle((kept,), use_bias, dtype, param_dtype)

@@ -20,7 +20,7 @@ from jsparse.export._packing.int8 import BlockSparseInt8, CsrInt8
 from jsparse.export._packing.packed import Packed
 from jsparse.export._packing.packers import Format, NotStored, check_format, settings_of
 from jsparse.export._packing.structure import features_in
-from jsparse.export._packing.windows import geometry_in, geometry_of
+from jsparse.export._packing.windows import Geometry, geometry_in, geometry_of
 
 Model = TypeVar("Model", bound=nnx.Module)
 FORMATS = {kind.format: kind for kind in (Csr, CsrConv, BlockSparse, CsrInt8, BlockSparseInt8)}
@@ -140,7 +140,7 @@ def unpack(model: Model) -> Model:
       The copy. Convolutions with a window of 1 that were packed come back as linear layers.
     """
     copy = fold(model)
-    return put_in_place(copy, _places(copy, Packed), lambda place: dense_layer(place.value))
+    return put_in_place(copy, places_of(copy, Packed), lambda place: dense_layer(place.value))
 
 
 def packed_layers(model: nnx.Module) -> dict[str, dict[str, Any]]:
@@ -149,7 +149,7 @@ def packed_layers(model: nnx.Module) -> dict[str, dict[str, Any]]:
     Raises:
       ValueError: a layer holds more than its links, after training in which they moved.
     """
-    places = _places(model, Packed)
+    places = places_of(model, Packed)
     for place in places:
         if isinstance(place.value, Csr) and place.value.loose:
             raise ValueError(
@@ -183,41 +183,64 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
     """A copy of a model with empty packed layers, to be filled from a file.
 
     Args:
-      model: any NNX module, sparse or folded; not changed.
+      model: any NNX module, sparse or folded, with dense or packed layers there; not changed.
       layers: from `packed_layers`.
 
     Raises:
-      ValueError: the model has no linear layer in such a place, or one of another size.
+      ValueError: the model has no such layer in such a place, or one of another size.
     """
     plain = fold(model)
-    places = {place.path: place for place in layers_of(plain)}
+    places = {place.path: place for place in (*layers_of(plain), *places_of(plain, Packed))}
     if wrong := [path for path in layers if path not in places]:
         raise ValueError(
             f"{wrong[0] or 'the model'} is a packed layer in the file, and the model has no linear "
-            "layer there; it is of another model"
+            "layer or convolution there; it is of another model"
         )
     chosen = [places[path] for path in layers]
     for place in chosen:
-        ins, outs = features_in(layers[place.path])
-        if not _takes(place.value, layers[place.path]):
+        settings, layer = layers[place.path], place.value
+        if not _takes(layer, settings):
+            given = _sides(*features_in(settings), _window_in(settings))
+            if isinstance(layer, Packed):
+                own = f"a packed layer {_sides(layer.in_shape, layer.out_shape, _window(layer))}"
+            else:
+                own = f"a kernel {list(layer.kernel.shape)}{_said(_window(layer))}"
             raise ValueError(
-                f"{place.path or 'the model'} is packed in the file, from {_size(ins)} to "
-                f"{_size(outs)} features, and the model has a kernel "
-                f"{list(place.value.kernel.shape)} there; it is of another model"
+                f"{place.path or 'the model'} is packed in the file, {given}, and the model has "
+                f"{own} there; it is of another model"
             )
     return put_in_place(plain, chosen, lambda place: _empty(layers[place.path]))
 
 
 def _takes(layer: Any, settings: Mapping[str, Any]) -> bool:
-    """Whether a packed layer with such settings may stand where a dense one does."""
+    """Whether a packed layer with such settings may stand where another layer does."""
     ins, outs = features_in(settings)
-    if settings["format"] != CsrConv.format:
+    window = _window_in(settings)
+    if isinstance(layer, Packed):
+        return (layer.in_shape, layer.out_shape, _window(layer)) == (ins, outs, window)
+    if window is None:
         return is_between(layer, ins, outs)
-    if not has_window(layer) or fault(layer):
-        return False
-    window = geometry_of(layer)
-    shape = (*window.kernel_size, *ins, *outs)
-    return window == geometry_in(settings) and layer.kernel.shape == shape
+    return _window(layer) == window and layer.kernel.shape == (*window.kernel_size, *ins, *outs)
+
+
+def _window(layer: Any) -> Geometry | None:
+    """Of a layer that is packed or can be; None for matrices."""
+    if isinstance(layer, CsrConv):
+        return layer.geometry
+    return geometry_of(layer) if has_window(layer) and not fault(layer) else None
+
+
+def _window_in(settings: Mapping[str, Any]) -> Geometry | None:
+    return geometry_in(settings) if settings["format"] == CsrConv.format else None
+
+
+def _sides(ins: tuple[int, ...], outs: tuple[int, ...], window: Geometry | None) -> str:
+    return f"from {_size(ins)} to {_size(outs)} features{_said(window)}"
+
+
+def _said(window: Geometry | None) -> str:
+    settings = window.as_json().items() if window else ()
+    return "".join(f", {name} {value}" for name, value in settings)
 
 
 def _empty(settings: Mapping[str, Any]) -> Packed:
@@ -261,10 +284,10 @@ def _left(layer: Any, users: dict[int, set[int]]) -> str:
 def layers_of(model: nnx.Module) -> list[Slot]:
     """Every place with a layer that has a kernel; the model itself has the empty path."""
     convolutions = nnx.Conv | nnx.ConvTranspose
-    return _places(model, nnx.Linear | convolutions | nnx.LinearGeneral | nnx.Einsum)
+    return places_of(model, nnx.Linear | convolutions | nnx.LinearGeneral | nnx.Einsum)
 
 
-def _places(model: nnx.Module, kinds: Any) -> list[Slot]:
+def places_of(model: nnx.Module, kinds: Any) -> list[Slot]:
     """Every place that holds a layer of some kinds; the model itself has the empty path."""
     if isinstance(model, kinds):
         return [Slot("", None, "", model, False)]

@@ -98,7 +98,7 @@ def erdos_renyi_csr(
     check_key(key=key)
     inputs, outputs = features(in_features, out_features)
     where, of_values = jax.random.split(key)
-    kept = min(inputs * outputs, round(float(factor) * (inputs + outputs)))
+    kept = round(min(inputs * outputs, float(factor) * (inputs + outputs)))
     places = anywhere(inputs, outputs, kept, where)
     return _drawn(in_features, out_features, places, of_values, scale, width, settings)
 

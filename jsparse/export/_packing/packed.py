@@ -65,9 +65,9 @@ class Products(NamedTuple):
 
 
 class Packed(nnx.Module):
-    """A linear layer that holds part of its kernel: y = x W + b.
+    """A layer that holds part of its kernel: y = x W + b, or a convolution.
 
-    Abstract; `Csr`, `BlockSparse` and the same with 8-bit weights are not.
+    Abstract; `Csr`, `CsrConv`, `BlockSparse` and the 8-bit ones are not.
     """
 
     format: str

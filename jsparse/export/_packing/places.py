@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from jsparse._values import shown
 from jsparse.export._packing.formats import starts_of
@@ -101,6 +102,11 @@ def _inside(name: str, found: np.ndarray, end: int) -> np.ndarray:
 
 
 def _numbers(key: Array) -> np.random.Generator:
+    if isinstance(key, Tracer):
+        raise TypeError(
+            "key is traced, and places are drawn in NumPy; make the layer outside of jax.jit, "
+            "nnx.jit, vmap and eval_shape"
+        )
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     return np.random.default_rng(np.asarray(jax.random.key_data(key) if typed else key))
 

@@ -25,14 +25,15 @@ class Probe(nnx.Module):
       parts: groups of inputs times outputs.
 
     Attributes:
-      drawn: zeros [count], whose gradient is that of the places on a step that is due, else 0.
+      drawn: float32 zeros [count], whose gradient is that of the places on a step that is due, or
+        else 0.
       indices: uint16 [count], as in `CsrArrays`.
       starts: int32 [parts + 1], likewise.
       due: bool [], whether the next step is one.
     """
 
     def __init__(self, count: int, parts: int):
-        self.drawn = Mask(jnp.zeros(count))
+        self.drawn = Mask(jnp.zeros(count, jnp.float32))
         self.indices = Structure(jnp.zeros(count, jnp.uint16))
         self.starts = Structure(jnp.zeros(parts + 1, jnp.int32))
         self.due = Structure(jnp.zeros((), bool))
@@ -59,7 +60,7 @@ def _back(plan: Plan, given: Any, dy: Array) -> tuple:
     def found() -> Array:
         return gradients_at(plan, indices, starts, rows, dy.reshape(-1, plan.outputs))
 
-    none = lambda: jnp.zeros(indices.shape)
+    none = lambda: jnp.zeros(indices.shape, jnp.float32)
     return dy, jax.lax.cond(due, found, none), jnp.zeros_like(rows), None, None, None
 
 

@@ -5,10 +5,9 @@ from typing import TypeVar
 import numpy as np
 from flax import nnx
 
-from jsparse._slots import Slot, slots
 from jsparse._surgery import copied
 from jsparse.export._packing.csr import Csr
-from jsparse.export._packing.layers import put_in_place
+from jsparse.export._packing.layers import places_of, put_in_place
 from jsparse.export._packing.packers import settings_of
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -37,9 +36,7 @@ def trim(model: Model) -> Model:
       (7,)
     """
     copy = copied(model)
-    whole = Slot("", None, "", copy, False)
-    places = [whole] if isinstance(copy, Csr) else slots(copy, Csr)
-    return put_in_place(copy, places, lambda place: _trimmed(place.value))
+    return put_in_place(copy, places_of(copy, Csr), lambda place: _trimmed(place.value))
 
 
 def _trimmed(layer: Csr) -> Csr:

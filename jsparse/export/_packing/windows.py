@@ -158,9 +158,10 @@ def _pads(padding: Any, axes: int) -> Pads:
     allowed = f"{', '.join(PADS)}, a whole number, or for each of {axes} axes one or two"
     wrong = f"padding must be one of {allowed}; got {shown(padding)}"
     if isinstance(padding, str):
-        if padding not in PADS or (padding == "CAUSAL" and axes != 1):
+        name = padding.upper()  # JAX takes "same" as well
+        if name not in PADS or (name == "CAUSAL" and axes != 1):
             raise ValueError(wrong)
-        return padding
+        return name
     if is_whole(padding):
         return ((int(padding), int(padding)),) * axes
     if not isinstance(padding, tuple | list) or len(padding) != axes:
