@@ -91,9 +91,13 @@ class Tokens(nnx.Module):
 def test_tokens_and_positions_die_with_their_unit() -> None:
     model = Tokens(nnx.Rngs(0))
     tx = group_lasso(optax.sgd(0.1), js.groups(model, (1, 2, 3)), (".*", 1e3))
-    params = nnx.state(model, nnx.Param)
-    moves, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
-    nnx.update(model, jax.tree.map(jnp.add, params, moves))
+
+    @jax.jit
+    def moved(params: nnx.State) -> nnx.State:
+        moves, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+        return optax.apply_updates(params, moves)
+
+    nnx.update(model, moved(nnx.state(model, nnx.Param)))
     for array in (model.token, model.positions, model.embed.kernel, model.embed.bias):
         assert not array[...].any()
     assert model.out.kernel[...].all()
