@@ -48,7 +48,7 @@ def test_the_experiment(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         assert found["violation"] <= 0.005 and max(found["last"]) > 0.1  # the last ones swing
     for arm in experiment.ARMS:
         found = rows["near door at most 0.15", arm]
-        assert found["violation"] < 0.05 and found["reward"] == pytest.approx(-0.392, abs=0.05)
+        assert found["violation"] < 0.05 and found["reward"] == pytest.approx(-0.392, abs=0.15)
     assert (tmp_path / "densities.png").stat().st_size > 10_000
     experiment.main(settings)  # complete: prints again, learns nothing
     assert capsys.readouterr().out.endswith(printed)

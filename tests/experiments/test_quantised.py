@@ -19,7 +19,7 @@ def test_stages(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None
     settings = quantised.Settings(networks=("lenet-5",), seeds=1, steps=20, out=str(tmp_path))
     quantised.main(settings)
     printed = capsys.readouterr().out
-    assert "packed, int8" in printed and "left dense: conv1: a convolution" in printed
+    assert "packed, int8" in printed and "left dense: conv1: it has a product of its own" in printed
     final = json.loads((tmp_path / "lenet-5/1/final.json").read_text())
     sizes = [final[name]["bytes"] for name in ("folded", "packed, float32", "packed, int8")]
     assert sizes == sorted(sizes, reverse=True) and sizes[2] < 0.1 * sizes[0]
