@@ -22,7 +22,7 @@ def test_stages(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None
     assert "packed, int8" in printed and "left dense: conv1: it has a product of its own" in printed
     final = json.loads((tmp_path / "lenet-5/1/final.json").read_text())
     sizes = [final[name]["bytes"] for name in ("folded", "packed, float32", "packed, int8")]
-    assert sizes == sorted(sizes, reverse=True) and sizes[2] < 0.1 * sizes[0]
+    assert max(sizes[1:]) < 0.1 * sizes[0]  # int8 leaves the convolutions dense
     assert final["trained"]["accuracy"] == final["folded"]["accuracy"]
     assert abs(final["packed, int8"]["accuracy"] - final["folded"]["accuracy"]) < 0.03
     quantised.main(settings)  # complete: prints again, trains nothing
