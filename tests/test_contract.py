@@ -39,7 +39,6 @@ PAIRS = [
     for rule in RULES
     for layer, case in LAYERS.items()
     if (rule in FIRST or layer in FEW) and (case.groupable or "1:2" not in rule)
-    if layer not in WHOLE or rule in ("threshold", "top", "gibbs")
 ]
 
 
@@ -87,7 +86,11 @@ def test_every_rule_on_every_layer(rule: str, layer: str) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "layer"),
-    [(rule, "linear") for rule in FIRST] + [("threshold", layer) for layer in LAYERS],
+    [
+        pytest.param(rule, "linear", marks=[] if rule in FIRST else [pytest.mark.slow])
+        for rule in RULES
+    ]
+    + [("threshold", layer) for layer in LAYERS],
 )
 def test_gradients_flow_through_resolve(rule: str, layer: str) -> None:
     case, model = LAYERS[layer], sparse(rule, layer)

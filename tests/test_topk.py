@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import jsparse as js
 from jsparse._counting import MOST, portion
 from jsparse._topk import above_cut, common_cut, highest, top
+from tests.support.sampled import one_in
 
 SHAPES = {
     "2^24 + 3": (2**24 + 3,),
@@ -37,7 +38,7 @@ def test_of_two_equally_near_integers_it_is_the_even_one(half: float, size: int)
     assert int(portion(jnp.float32(half), size)) == int(portion(half, size)) == round(half * size)
 
 
-@pytest.mark.parametrize("density", [pytest.param(0.9, marks=pytest.mark.slow), 1 / 3])
+@pytest.mark.parametrize("density", one_in(3, [1 / 3, 0.9, 0.1]))
 def test_the_number_kept_is_exact_above_2_24(density: float) -> None:
     score = jnp.arange(2**24 + 3, dtype=jnp.uint32).astype(jnp.float32)  # pairs of equal scores
     want = round(density * score.size)

@@ -124,7 +124,7 @@ def _kernel(model: nnx.Module, path: str) -> Slot:
     found = [slot for slot in kernels if slot.path == path]
     if not found or len(found[0].parent.kernel.shape) != 2:
         raise ValueError(
-            f"path must be that of the kernel of an nnx.Linear; got {shown(path)}; there are: "
+            f"path must be that of the kernel of an nnx.Linear; got {shown(path)}; the model has "
             f"{listed(slot.path for slot in kernels)}"
         )
     return found[0]

@@ -229,7 +229,7 @@ def _largest(problem: Problem, empty: Fit, wanted: np.ndarray, std: np.ndarray) 
     """The first lambda, given the targets of the training rows and the features' deviation.
 
     Raises:
-      ValueError: it is 0, up to rounding, or no number, so that there is no path.
+      ValueError: it is 0 up to rounding or not finite, so that no path begins.
     """
     largest = float(problem.largest(empty.slope))
     residual = problem.residual(empty.outputs)

@@ -13,7 +13,7 @@
    steps in a group the first guess is exact, the usual group soft threshold.
 """
 
-import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -39,10 +39,11 @@ class ProximalState(NamedTuple):
     ones: Ones
 
 
-@dataclasses.dataclass(frozen=True)
-class _Strength:
+class Strength(NamedTuple):
+    """Of the penalty on a weight, whose axes have these roles."""
+
     value: float
-    role: Role
+    role: Role = PLAIN
 
 
 def proximal(
@@ -97,25 +98,16 @@ def proximal(
     check_transform(tx=tx)
     check_unit(unit)
     check_is(Role, "a Role", role=role)
-    chosen = tuple((p, _Strength(s, role)) for p, s in checked_strengths(strengths))
-    check_responds(tx)
-    whole = optax.with_extra_args_support(tx)
+    chosen = tuple((p, Strength(s, role)) for p, s in checked_strengths(strengths))
 
-    def init(params: Any) -> ProximalState:
+    def check(params: Any) -> None:
         arrays = named(params)
         for path in match(arrays, chosen):
             with naming(path):
                 check_weight(arrays[path])
                 _tile(arrays[path].shape, unit, role)
-        return ProximalState(whole.init(params), start(tx))
 
-    def update(
-        updates: Any, state: Any, params: Any = None, **extra: Any
-    ) -> tuple[Any, ProximalState]:
-        if params is None:
-            raise ValueError("proximal needs the weights: call update(grads, state, params)")
-        moves, inner = whole.update(updates, state.inner, params, **extra)
-        steps = response(whole, state.inner, inner, state.ones, params, extra)
+    def after(params: Any, moves: Any, steps: Any) -> Any:
         by = match(named(params), chosen)
 
         def move(keys: Any, weight: Array, moved: Array, step: Array) -> Array:
@@ -126,8 +118,44 @@ def proximal(
             new = prox(wide + moved, step.astype(jnp.float32) * by[path].value, tile)
             return (new - wide).astype(moved.dtype)  # of a zero exactly -w
 
-        new = jax.tree_util.tree_map_with_path(move, params, moves, steps)
-        return new, ProximalState(inner, go_on(tx, state.ones))
+        return jax.tree_util.tree_map_with_path(move, params, moves, steps)
+
+    return followed_by(tx, "proximal", check, after)
+
+
+def followed_by(
+    tx: optax.GradientTransformation,
+    name: str,
+    check: Callable[[Any], None],
+    after: Callable[[Any, Any, Any], Any],
+) -> optax.GradientTransformationExtraArgs:
+    """A transform, each of whose moves is changed by a proximal step in its metric.
+
+    Args:
+      tx: an optax transform, learning rate included.
+      name: what errors call it.
+      check: refuses weights, when it starts.
+      after: (weights, moves, steps) -> moves; the steps are by how much a weight responds to its
+        gradient, as `response` says.
+
+    Raises:
+      ValueError: a transform whose step cannot be told.
+    """
+    check_responds(tx)
+    whole = optax.with_extra_args_support(tx)
+
+    def init(params: Any) -> ProximalState:
+        check(params)
+        return ProximalState(whole.init(params), start(tx))
+
+    def update(
+        updates: Any, state: Any, params: Any = None, **extra: Any
+    ) -> tuple[Any, ProximalState]:
+        if params is None:
+            raise ValueError(f"{name} needs the weights: call update(grads, state, params)")
+        moves, inner = whole.update(updates, state.inner, params, **extra)
+        steps = response(whole, state.inner, inner, state.ones, params, extra)
+        return after(params, moves, steps), ProximalState(inner, go_on(tx, state.ones))
 
     return optax.GradientTransformationExtraArgs(init, update)
 

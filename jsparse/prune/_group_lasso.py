@@ -26,17 +26,10 @@ import optax
 from jax import Array
 
 from jsparse._paths import listed, match, named
-from jsparse._pattern import Role
 from jsparse._values import check_is, check_transform
 from jsparse.export._shrinking.groups import UnitGroup, UnitGroups
 from jsparse.export._shrinking.uses import Use
-from jsparse.optim._proximal import ProximalState, checked_strengths, prox
-from jsparse.optim._response import check_responds, go_on, response, start
-
-
-class _Strength(NamedTuple):
-    value: float
-    role: Role = Role()
+from jsparse.optim._proximal import Strength, checked_strengths, followed_by, prox
 
 
 class _Part(NamedTuple):
@@ -109,28 +102,16 @@ def group_lasso(
     """
     check_transform(tx=tx)
     check_is(UnitGroups, "what jsparse.groups gives", groups=groups)
-    pairs = [(pattern, _Strength(value)) for pattern, value in checked_strengths(strengths)]
+    pairs = [(pattern, Strength(value)) for pattern, value in checked_strengths(strengths)]
     chosen = _chosen(groups, pairs)
-    check_responds(tx)
-    whole = optax.with_extra_args_support(tx)
 
-    def init(params: Any) -> ProximalState:
-        _there(chosen, named(params))
-        return ProximalState(whole.init(params), start(tx))
-
-    def update(
-        updates: Any, state: Any, params: Any = None, **extra: Any
-    ) -> tuple[Any, ProximalState]:
-        if params is None:
-            raise ValueError("group_lasso needs the weights: call update(grads, state, params)")
-        moves, inner = whole.update(updates, state.inner, params, **extra)
-        steps = response(whole, state.inner, inner, state.ones, params, extra)
+    def after(params: Any, moves: Any, steps: Any) -> Any:
         new = _moved(chosen, named(params), named(moves), named(steps))
         leaves = [new.get(path, move) for path, move in named(moves).items()]
-        moves = jax.tree.unflatten(jax.tree.structure(moves), leaves)
-        return moves, ProximalState(inner, go_on(tx, state.ones))
+        return jax.tree.unflatten(jax.tree.structure(moves), leaves)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    check = lambda params: _there(chosen, named(params))
+    return followed_by(tx, "group_lasso", check, after)
 
 
 def _moved(
@@ -172,7 +153,7 @@ def _put(array: Array, rows: Array, part: _Part) -> Array:
     return jnp.moveaxis(first, 0, part.axis)
 
 
-def _chosen(groups: UnitGroups, strengths: Sequence[tuple[str, _Strength]]) -> list[_Chosen]:
+def _chosen(groups: UnitGroups, strengths: Sequence[tuple[str, Strength]]) -> list[_Chosen]:
     """The groups that are penalised.
 
     Raises:

@@ -46,9 +46,13 @@ def test_the_experiment(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         found = rows[case, "greedy"]
         assert found["reward"] == pytest.approx(best, abs=0.01)
         assert found["violation"] <= 0.005 and max(found["last"]) > 0.1  # the last ones swing
+    few = "95 % sparse"  # too few weights for the best policy, not for the bound
     for arm in experiment.ARMS:
         found = rows["near door at most 0.15", arm]
-        assert found["violation"] < 0.05 and found["reward"] == pytest.approx(-0.392, abs=0.15)
+        assert found["violation"] < 0.05
+        if arm != few:
+            assert found["reward"] == pytest.approx(-0.392, abs=0.05)
+    assert rows["near door at most 0.15", few]["reward"] < -0.392
     assert (tmp_path / "densities.png").stat().st_size > 10_000
     experiment.main(settings)  # complete: prints again, learns nothing
     assert capsys.readouterr().out.endswith(printed)

@@ -102,7 +102,7 @@ def test_a_head_of_another_size_is_refused(made) -> None:
     net, _, point = made
     with pytest.raises(ValueError, match=r"for body/kernel, \[4, 8\]; got \[8, 3\]"):
         heads.replace(net, "body/kernel", point)
-    with pytest.raises(ValueError, match="there are: body/kernel, fc/kernel"):
+    with pytest.raises(ValueError, match="the model has body/kernel, fc/kernel"):
         heads.replace(net, "fc/bias", point)
 
 

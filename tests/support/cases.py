@@ -133,7 +133,7 @@ def _lstm(rngs: nnx.Rngs) -> nnx.Module:
 
 
 WHOLE = ("every kernel of attention", "every kernel of lstm")
-"""Slow, and under three rules."""
+"""Slow under every rule."""
 CELLS = ("optimized lstm", "gru")
 """Slow under all rules but `Threshold`: a kernel of theirs is like one of "lstm"."""
 LAYERS = {

@@ -63,7 +63,7 @@ def backward(window: Window, kernel: np.ndarray, x: np.ndarray, dy: np.ndarray):
     given, dkernel = padded(window, x), np.zeros(kernel.shape)
     dgiven, dy = np.zeros_like(given), dy.astype(np.float64)
     for tap, at in shifted(window, given):
-        dkernel[tap] = np.einsum("nhwc,nhwo->co", given[at], dy)
+        dkernel[tap] = np.tensordot(given[at], dy, [(0, 1, 2)] * 2)
         dgiven[at] += dy @ kernel[tap].T
     around = [(max(0, -a), max(0, -b)) for a, b in window.padding]
     whole = np.pad(dgiven, [(0, 0), *around, (0, 0)])

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jax.custom_batching import sequential_vmap
 
-from jsparse.export._packing.csr import with_gradients
+from jsparse.export._packing.csr import bilinear
 from jsparse.export._packing.formats import MOST, CsrArrays, csr_matrix, csr_places, on_mesh
 from jsparse.export._packing.packed import WIDEST, by_rows, has_kernel, on_cpu
 
@@ -125,30 +125,6 @@ def _plain(window: Window, kernel: Array, x: Array) -> Array:
     )
 
 
-# as for matrices: the gradients of each are the other two, to any order
-_product = with_gradients(
-    lambda window, values, x, *structure: _forward(window)(values, *structure, x),
-    lambda window, values, x, structure, dy: (
-        _outer(window, x, dy, *structure),
-        _transposed(window, values, dy, *structure),
-    ),
-)
-_transposed = with_gradients(
-    lambda window, values, dy, *structure: _backward(window)(values, *structure, dy),
-    lambda window, values, dy, structure, dx: (
-        _outer(window, dx, dy, *structure),
-        _product(window, values, dx, *structure),
-    ),
-)
-_outer = with_gradients(
-    lambda window, x, dy, *structure: _weights(window)(*structure, x, dy),
-    lambda window, x, dy, structure, values: (
-        _transposed(window, values, dy, *structure),
-        _product(window, values, x, *structure),
-    ),
-)
-
-
 def _images(window: Window, batch: Any) -> Any:
     return jax.ShapeDtypeStruct((batch, *window.image, window.features), jnp.float32)
 
@@ -196,6 +172,9 @@ def _weights(window: Window) -> Any:
 
     kernel = lambda *args: _call("jsparse_conv_weights", args[0].shape, window, *args)
     return sequential_vmap(on_cpu(kernel, plain))
+
+
+_product, _transposed, _outer = bilinear(_forward, _backward, _weights)
 
 
 def _call(name: str, shape: tuple[int, ...], window: Window, *args: Array) -> Array:

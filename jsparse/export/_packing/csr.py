@@ -73,7 +73,7 @@ def plain_csr_dot(arrays: CsrArrays, x: Array, plan: Plan) -> Array:
     return x @ csr_matrix(arrays, (plan.inputs, plan.outputs), plan.width)
 
 
-def with_gradients(product: Any, gradients: Any) -> Any:
+def _with_gradients(product: Any, gradients: Any) -> Any:
     """A product (plan, one, other, *structure) that knows its gradients.
 
     Args:
@@ -93,28 +93,40 @@ def with_gradients(product: Any, gradients: Any) -> Any:
     return found
 
 
-# x W, dy W^T and x^T dy where W is kept: the gradients of each are the other two, to any order
-_product = with_gradients(
-    lambda plan, values, x, *structure: _forward(plan)(values, *structure, x),
-    lambda plan, values, x, structure, dy: (
-        _outer(plan, x, dy, *structure),
-        _transposed(plan, values, dy, *structure),
-    ),
-)
-_transposed = with_gradients(
-    lambda plan, values, dy, *structure: _backward(plan)(values, *structure, dy),
-    lambda plan, values, dy, structure, dx: (
-        _outer(plan, dx, dy, *structure),
-        _product(plan, values, dx, *structure),
-    ),
-)
-_outer = with_gradients(
-    lambda plan, x, dy, *structure: _weights(plan)(*structure, x, dy),
-    lambda plan, x, dy, structure, values: (
-        _transposed(plan, values, dy, *structure),
-        _product(plan, values, x, *structure),
-    ),
-)
+def bilinear(forward: Any, backward: Any, weights: Any) -> tuple[Any, Any, Any]:
+    """x W, dy W^T and x^T dy where W is kept: the gradients of each are the other two.
+
+    Args:
+      forward: plan -> ((values, *structure, x) -> y).
+      backward: plan -> ((values, *structure, dy) -> dx).
+      weights: plan -> ((*structure, x, dy) -> gradient of the values).
+
+    Returns:
+      The three as (plan, one, other, *structure), which know their gradients to any order: of
+      values and x, of values and dy, of x and dy.
+    """
+    product = _with_gradients(
+        lambda plan, values, x, *structure: forward(plan)(values, *structure, x),
+        lambda plan, values, x, structure, dy: (
+            outer(plan, x, dy, *structure),
+            transposed(plan, values, dy, *structure),
+        ),
+    )
+    transposed = _with_gradients(
+        lambda plan, values, dy, *structure: backward(plan)(values, *structure, dy),
+        lambda plan, values, dy, structure, dx: (
+            outer(plan, dx, dy, *structure),
+            product(plan, values, dx, *structure),
+        ),
+    )
+    outer = _with_gradients(
+        lambda plan, x, dy, *structure: weights(plan)(*structure, x, dy),
+        lambda plan, x, dy, structure, values: (
+            transposed(plan, values, dy, *structure),
+            product(plan, values, x, *structure),
+        ),
+    )
+    return product, transposed, outer
 
 
 def _matrix(plan: Plan, values: Array, indices: Array, starts: Array) -> Array:
@@ -147,6 +159,9 @@ def _weights(plan: Plan) -> Any:
     plain = functools.partial(_plain_weights, plan)
     kernel = lambda *args: _call("jsparse_csr_weights", args[0].shape, plan, *args)
     return sequential_vmap(on_cpu(kernel, plain))
+
+
+_product, _transposed, _outer = bilinear(_forward, _backward, _weights)
 
 
 def gradients_at(plan: Plan, indices: Array, starts: Array, x: Array, dy: Array) -> Array:

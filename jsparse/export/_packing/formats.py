@@ -90,8 +90,8 @@ def csr_arrays(kernel: np.ndarray, width: int) -> CsrArrays:
         indices.append(within.astype(np.uint16))
         counts.append(np.bincount(out, minlength=outputs))
     return CsrArrays(
-        jnp.asarray(np.concatenate(values)),
-        jnp.asarray(np.concatenate(indices)),
+        jax.device_put(np.concatenate(values)),  # jnp.asarray would compile for each new shape
+        jax.device_put(np.concatenate(indices)),
         starts_of(np.concatenate(counts)),
     )
 
@@ -117,8 +117,8 @@ def block_arrays(kernel: np.ndarray, block: tuple[int, int]) -> BlockArrays:
     tiles = np.pad(kernel, gaps).reshape(down, wide, across, high).transpose(2, 0, 1, 3)
     column, row = np.nonzero((tiles != 0).any((2, 3)))
     return BlockArrays(
-        jnp.asarray(tiles[column, row]),
-        jnp.asarray(row.astype(np.int32)),
+        jax.device_put(tiles[column, row]),
+        jax.device_put(row.astype(np.int32)),
         starts_of(np.bincount(column, minlength=across)),
     )
 
@@ -157,7 +157,7 @@ def starts_of(counts: np.ndarray) -> Array:
             f"a layer keeps {starts[-1]:,} weights or blocks, allowed are {MOST_KEPT:,}; leave it "
             "dense, or split it"
         )
-    return jnp.asarray(starts.astype(np.int32))
+    return jax.device_put(starts.astype(np.int32))
 
 
 def segments(starts: Array, kept: int) -> Array:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +15,8 @@ from jsparse.export._packing.dense import Dense, features_of, has_window, kernel
 from jsparse.export._packing.formats import (
     MOST,
     MOST_INT8,
+    BlockArrays,
+    CsrArrays,
     block_arrays,
     csr_arrays,
     features_a_group,
@@ -26,6 +28,7 @@ from jsparse.export._packing.packed import Packed
 from jsparse.export._packing.windows import geometry_of
 
 Format = Callable[[Dense], Packed]
+Made = TypeVar("Made", bound=Packed)
 
 
 class NotStored(ValueError):
@@ -59,10 +62,7 @@ def csr(width: int = 0) -> Format:
             width=chosen,
             **settings_of(layer, kernel.dtype),
         )
-        made.indices[...], made.starts[...] = arrays.indices, arrays.starts
-        made.values[...], made.bias = arrays.values, layer.bias
-        made.check()
-        return made
+        return _filled(made, arrays, layer.bias)
 
     return packed
 
@@ -81,8 +81,14 @@ def _convolution(layer: Any, kernel: np.ndarray, width: int) -> CsrConv:
         width=chosen,
         **settings_of(layer, kernel.dtype),
     )
-    made.indices[...], made.starts[...] = arrays.indices, arrays.starts
-    made.values[...], made.bias = arrays.values, layer.bias
+    return _filled(made, arrays, layer.bias)
+
+
+def _filled(made: Made, arrays: CsrArrays | BlockArrays, bias: Any) -> Made:
+    """A new packed layer itself, with what it holds."""
+    for name, array in arrays._asdict().items():
+        getattr(made, name)[...] = array
+    made.bias = bias
     made.check()
     return made
 
@@ -114,10 +120,7 @@ def blocks(block: tuple[int, int], product: Product = block_dot) -> Format:
             product=product,
             **settings_of(layer, kernel.dtype),
         )
-        made.rows[...], made.starts[...] = arrays.rows, arrays.starts
-        made.values[...], made.bias = arrays.values, layer.bias
-        made.check()
-        return made
+        return _filled(made, arrays, layer.bias)
 
     return packed
 

@@ -85,7 +85,7 @@ class Rescale:
             return bind(op, *given)[0]
 
     def _back(self, node: Node) -> list[str] | None:
-        """Paths of the weights that scale an array, each once; none if there are no such."""
+        """Paths of the weights that scale an array, each once; None where none scales it."""
         if node in self._ends or len(self._readers.get(node, ())) != 1:
             return None
         if node.path:
