@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, MutableSequence, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from flax import nnx
 
@@ -14,6 +14,25 @@ from jsparse._variables import LORA, WRAPPERS, overwrites, unseen
 HOLDERS = (nnx.Pytree, list, dict)
 """Types that may hold variables; a module is an nnx.Pytree."""
 NOT_OPENED = (Sparse, nnx.Rngs, nnx.RngStream)
+
+
+@runtime_checkable
+class Packed(Protocol):
+    """A layer that stores only part of its kernel, as `jsparse.export.pack` makes them.
+
+    Attributes:
+      format: what files call it, such as "csr".
+      kernel_shape: of the dense kernel.
+      kept: number of weights of the kernel that it stores.
+    """
+
+    format: str
+
+    @property
+    def kernel_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def kept(self) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 from flax import nnx
 
-from jsparse._slots import slots
+from jsparse._slots import Packed, slots
 from jsparse._sparse import Sparse
 from jsparse.report._table import table
 from jsparse.report._units import percent, times
@@ -18,8 +18,8 @@ class Row:
     """One sparse weight.
 
     Attributes:
-      shape: shape of the weight.
-      rule: class name of the rule.
+      shape: shape of the weight; of the dense kernel, if it is packed.
+      rule: class name of the rule; the format of a packed layer.
       kept: number of weights kept.
       size: number of weights.
     """
@@ -108,6 +108,8 @@ class Summary:
 def summary(model: nnx.Module) -> Summary:
     """Count the weights that each sparse weight of a model keeps when folded; shared ones once.
 
+    The values of a packed layer count as such a weight: what is stored of its dense kernel.
+
     Args:
       model: any NNX module, outside `jax.jit`.
 
@@ -139,6 +141,10 @@ def summary(model: nnx.Module) -> Summary:
             kept = int(np.count_nonzero(np.asarray(part.read_final_mask())))
             rows[slot.path] = Row(shape, type(part.rule).__name__, kept, math.prod(shape))
             learned += sum(part.state[name].size for name in part.rule.learned)
+        elif slot.key == "values" and isinstance(slot.parent, Packed):
+            layer = slot.parent
+            size = math.prod(layer.kernel_shape)
+            rows[slot.path] = Row(layer.kernel_shape, layer.format, layer.kept, size)
         elif isinstance(slot.value, nnx.Param) and hasattr(slot.value, "size"):
             dense += slot.value.size
     return Summary(rows, dense, learned)

@@ -1,9 +1,13 @@
 import json
+from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
+import pytest
 from flax import nnx
 
 import jsparse as js
+from jsparse.export import blocks, csr, int8, random_csr
 
 
 class Net(nnx.Module):
@@ -54,3 +58,21 @@ class Empty(nnx.Module):
 def test_an_empty_weight_has_density_one() -> None:
     for rule in (js.Held(), js.Threshold(), js.Top(density=0.5)):
         assert js.summary(js.sparsify(Empty(), ("w", rule))).density == 1.0
+
+
+@pytest.mark.parametrize("pack", [csr(), int8(csr()), blocks((3, 2)), int8(blocks((3, 2)))])
+def test_a_packed_layer_counts_as_the_sparse_one_did(pack: Callable) -> None:
+    """20 inputs and 7 outputs fill no whole number of blocks."""
+    sparse = js.sparsify(nnx.Linear(20, 7, rngs=nnx.Rngs(0)), ("kernel", js.Top(density=0.1)))
+    before, after = js.summary(sparse), js.summary(pack(js.fold(sparse)))
+    assert after.rows["values"].shape == (20, 7)
+    assert (after.kept, after.size) == (before.kept, before.size) == (14, 140)
+
+
+def test_a_packed_convolution_and_room_for_links() -> None:
+    conv = csr()(nnx.Conv(2, 5, (3, 3), rngs=nnx.Rngs(0)))
+    assert js.summary(conv).rows["values"].shape == (3, 3, 2, 5)
+    assert js.summary(conv).density == 1.0
+    links = random_csr(8, 4, links=3, key=jax.random.key(0))
+    links.starts[...] = links.starts[...] - jnp.array([0, 0, 0, 0, 2])  # two were dropped
+    assert (js.summary(links).kept, js.summary(links).size) == (10, 32)

@@ -253,9 +253,14 @@ class Csr(Packed):
         return CsrSizes(self.in_features, self.out_features, self.values.size, self.width)
 
     @property
+    def kept(self) -> int:
+        """Links, also those whose value is 0; not the room for links that were dropped."""
+        return int(self.starts[...][-1])
+
+    @property
     def loose(self) -> bool:
         """Whether it holds more than its links: see `jsparse.export.trim`."""
-        return self.probe is not None or int(self.starts[...][-1]) != self.values.size
+        return self.probe is not None or self.kept != self.values.size
 
     @property
     def plan(self) -> Plan:

@@ -93,6 +93,16 @@ class CsrConv(Packed):
         """Of the matrix [features * taps, outputs]."""
         return self._sizes(self.values.size)
 
+    @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """Of the dense kernel, [*window, features, outputs]."""
+        return (*self.geometry.kernel_size, self.in_features, self.out_features)
+
+    @property
+    def kept(self) -> int:
+        """Weights that are stored."""
+        return self.values.size
+
     def arrays(self, floats: Array) -> CsrArrays:
         """These values with their positions and where each output begins."""
         return CsrArrays(floats, self.indices[...], self.starts[...])

@@ -106,6 +106,11 @@ class CsrInt8(_Int8):
         self.counts = Structure(jnp.zeros((groups * self.out_features,), jnp.uint8))
 
     @property
+    def kept(self) -> int:
+        """Weights that are stored, also those that were rounded to 0."""
+        return self.values.size
+
+    @property
     def sizes(self) -> CsrInt8Sizes:
         """Of the matrix."""
         return CsrInt8Sizes(self.in_features, self.out_features, self.values.size, self.width)

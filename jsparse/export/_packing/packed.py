@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 from jax import Array
@@ -94,6 +95,16 @@ class Packed(nnx.Module):
     def floats(self) -> nnx.Param:
         """The parameter that the product is linear in, as in x: the values."""
         return self.values
+
+    @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """Of the dense kernel: [inputs, outputs], or of the window before that."""
+        return (*self.in_shape, *self.out_shape)
+
+    @property
+    def kept(self) -> int:
+        """Weights that are stored; those of a block count if they are not zero."""
+        return int(np.count_nonzero(self.values[...]))
 
     @staticmethod
     def check_settings(kept: int, use_bias: bool, dtype: Any, param_dtype: Any) -> None:
