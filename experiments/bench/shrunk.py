@@ -25,6 +25,7 @@ import jsparse
 from experiments import common
 from experiments.bench.networks import NETWORKS
 from experiments.bench.rounds import Here, Load, in_turns, ratio
+from experiments.bench.runtimes import convolved, fastest
 from experiments.common.settings import environment
 from jsparse._slots import walk_modules
 from jsparse.report import costs
@@ -64,13 +65,7 @@ def call(model: nnx.Module, x: jax.Array) -> Here:
     """The compiled forward pass in eval mode, with the convolution for calls of their own."""
     model = nnx.clone(model)
     model.eval()
-    for _, layer in walk_modules(model):
-        if isinstance(layer, nnx.Conv):
-            layer.conv_general_dilated = common.convolution(scanned=False)
-    graphdef, state = nnx.split(model)
-    forward = lambda state, x: nnx.merge(graphdef, state)(x)
-    jitted = jax.jit(forward, compiler_options=common.compiler_options())
-    return Here(lambda state: (state, jitted(state, x)), state)
+    return fastest(convolved(model, common.convolution(scanned=False)), x)
 
 
 def main(settings: Settings) -> None:

@@ -1,7 +1,5 @@
 """The picker: it says why, and takes what is clearly faster."""
 
-import sys
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +7,10 @@ from flax import nnx
 
 import jsparse as js
 from jsparse.export import blocks, csr
+from jsparse.export._packing import autotune
+from jsparse.export._packing.arrangement import TRIES, arranged
+from jsparse.export._packing.layers import places_of
+from jsparse.export._packing.packed import Packed
 from tests.support.packing import draw, linear, matrix
 
 
@@ -36,26 +38,54 @@ def test_it_says_why_and_gives_what_the_model_gives():
     assert "whole model: dense" in str(picked) and "no format" in str(picked)
 
 
+def told(monkeypatch, whole):
+    """What a clock would say, so that no test depends on one; whole: from formats to seconds."""
+    alone = {"dense": 1.0, "shrunk": 1.0, "csr": 0.5, "blocks": 0.95}
+
+    def clock(models, *inputs):
+        packed = lambda model: [place.value.format for place in places_of(model, Packed)]
+        return {n: alone.get(n) or whole(packed(model)) for n, model in models.items()}
+
+    monkeypatch.setattr(autotune, "seconds_of", clock)
+
+
 def test_the_fastest_is_taken_if_it_is_clearly_faster(monkeypatch):
-    from jsparse.export import pick as module
-
-    seen = []
-
-    def clock(models, *inputs):  # what a clock would say, so that no test depends on one
-        seen.append(list(models))
-        times = {"dense": 1.0, "shrunk": 1.0, "csr": 0.5, "blocks": 0.95, "packed": 0.6}
-        return {name: times[name] for name in models}
-
-    monkeypatch.setattr(sys.modules["jsparse.export._packing.autotune"], "seconds_of", clock)
-    layer = linear(matrix(16, 12))
+    told(monkeypatch, lambda packed: 0.6 if packed == ["csr"] else 1.0 + 0.1 * len(packed))
+    net, x = nnx.Sequential(linear(matrix(16, 12))), jnp.ones((2, 16))
     both = {"csr": csr(), "blocks": blocks((1, 1))}
-    picked = module(nnx.Sequential(layer), jnp.ones((2, 16)), formats=both)
+    picked = js.export.pick(net, x, formats=both)
     assert (picked.layers[0].chosen, picked.chosen) == ("csr", "packed")
     assert picked.layers[0].why == "2.0x as fast as dense"
-    picked = module(nnx.Sequential(layer), jnp.ones((2, 16)), formats={"blocks": both["blocks"]})
+    picked = js.export.pick(net, x, formats={"blocks": both["blocks"]})
     assert (picked.layers[0].chosen, picked.chosen) == ("dense", "dense")
     assert picked.layers[0].why == "blocks is 1.05x as fast, 1.1x is asked"
-    assert seen[0] == ["dense", "csr", "blocks"]
+
+
+def test_the_whole_model_decides(monkeypatch):
+    told(
+        monkeypatch, lambda packed: 1.0 - 0.3 * len(packed)
+    )  # the second layer pays with the first
+    net = nnx.Sequential(linear(matrix(16, 12)), linear(matrix(12, 12)))
+    picked = js.export.pick(net, jnp.ones((2, 16)), formats={"blocks": blocks((1, 1))})
+    assert [layer.chosen for layer in picked.layers] == ["blocks", "blocks"]
+    assert picked.layers[1].why == "blocks is 1.05x as fast alone; the whole model is faster so"
+
+
+@pytest.mark.parametrize(
+    ("best", "found"),
+    [("abcdef", "abcdef"), ("a", "a"), ("acdef", "acdef"), ("af", "af"), ("ab", "a")],
+)
+def test_few_arrangements_are_tried(best, found):
+    """Of a, which gains alone, and b to f, which do not, b least: b is not tried after a alone."""
+    gains = dict(zip("abcdef", (2.0, 0.3, 0.5, 0.6, 0.7, 0.9), strict=True))
+    compared = []
+
+    def seconds(*two):
+        compared.append(two)
+        return tuple(1 + len(set(best) ^ set(stored)) for stored in two)
+
+    assert set(arranged(gains, dict.fromkeys(gains, "csr"), 1.1, seconds)) == set(found)
+    assert len(compared) == 1 + TRIES
 
 
 @pytest.mark.parametrize("format", [js.export.csr, js.export.blocks, js.export.int8])

@@ -1,14 +1,14 @@
-"""Measure each layer in several storage formats and keep the fastest.
+"""Measure layers in several storage formats, and the whole model with them; keep the fastest.
 
 1. Shrink the model, and record the inputs of each layer that can be packed.
 2. Time each layer as it is and in each format that stores clearly less, in turns.
-3. Use the fastest; a layer stays dense unless another format is clearly faster.
+3. Which layers are packed, each in its fastest format, calls of the whole model decide.
 4. Time the whole model folded, shrunk and packed, and keep the fastest.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import jax
@@ -22,6 +22,7 @@ from jsparse._surgery import fold
 from jsparse._timing import clock, in_turns
 from jsparse._values import check_mapping
 from jsparse._watch import watch_in_place
+from jsparse.export._packing.arrangement import Arrangement, arranged
 from jsparse.export._packing.dense import kernel_of, sides_of
 from jsparse.export._packing.layers import bytes_of, layers_of, left_dense, put_in_place
 from jsparse.export._packing.packed import Packed
@@ -109,7 +110,10 @@ class Picked(Generic[Model]):
 def pick(
     model: Model, *example_inputs: Any, formats: Mapping[str, Format] = FORMATS, **options: Any
 ) -> Picked[Model]:
-    """Store each layer that `pack` takes as it runs fastest here, for inputs of this size.
+    """Store the layers that `pack` takes so that the model runs fastest here, at this input size.
+
+    A layer is packed that gains by itself, and one that does not if the whole model gains by it:
+    a convolution between packed ones need not turn its images.
 
     Args:
       model: any NNX module, sparse or folded; not changed. It is measured in eval mode.
@@ -146,13 +150,11 @@ def pick(
     why = left_dense(small)
     inputs = _called_with(small, example_inputs)
     layers = [_choose(place.path, place.value, why, inputs, formats) for place in layers_of(small)]
-    better = {one.path: formats[one.chosen] for one in layers if one.chosen != DENSE}
+    stored = _arrange(small, layers, formats, example_inputs)
+    layers = [_settled(layer, stored.get(layer.path, DENSE)) for layer in layers]
     models = {DENSE: dense, SHRUNK: small}
-    if better:
-        packed = fold(small)
-        places = [place for place in layers_of(packed) if place.path in better]
-        made = lambda place: better[place.path](place.value)
-        models[PACKED] = put_in_place(packed, places, made)
+    if stored:
+        models[PACKED] = _packed(small, stored, formats)
     seconds = seconds_of(models, *example_inputs)
     chosen = _fastest(seconds)
     return Picked(
@@ -202,14 +204,49 @@ def _choose(
         return dataclasses.replace(stays, why=reason)
     x = jnp.asarray(np.random.default_rng(0).standard_normal(seen.shape), seen.dtype)
     sizes = {DENSE: bytes_of(layer)} | {name: bytes_of(one) for name, one in made.items()}
-    seconds = seconds_of({DENSE: layer, **made}, x)
-    chosen = _fastest(seconds)
-    best = min(made, key=lambda name: seconds[name])
-    gain = seconds[DENSE] / seconds[best]
-    reason = f"{gain:.1f}x as fast as dense"
+    return dataclasses.replace(stays, seconds=seconds_of({DENSE: layer, **made}, x), bytes=sizes)
+
+
+def _arrange(
+    small: nnx.Module, layers: Sequence[Choice], formats: Mapping[str, Format], inputs: tuple
+) -> Arrangement:
+    """The format of each layer to pack, by path, by calls of the whole model."""
+
+    def seconds(*two: Arrangement) -> tuple[float, float]:
+        models = {str(n): _packed(small, stored, formats) for n, stored in enumerate(two)}
+        first, second = seconds_of(models, *inputs).values()
+        return first, second
+
+    measured = {layer.path: _best(layer) for layer in layers if layer.seconds}
+    gains = {path: gain for path, (_, gain) in measured.items()}
+    return arranged(gains, {path: name for path, (name, _) in measured.items()}, GAIN, seconds)
+
+
+def _best(layer: Choice) -> tuple[str, float]:
+    """The fastest format that is not dense, and how many times as fast as dense it is."""
+    others = {name: seconds for name, seconds in layer.seconds.items() if name != DENSE}
+    best = min(others, key=lambda name: others[name])
+    return best, layer.seconds[DENSE] / others[best]
+
+
+def _settled(layer: Choice, chosen: str) -> Choice:
+    """The choice for a layer that was measured, in words."""
+    if not layer.seconds:
+        return layer
+    best, gain = _best(layer)
+    why = f"{gain:.1f}x as fast as dense"
     if chosen == DENSE:
-        reason = f"{best} is {gain:.2f}x as fast, {GAIN}x is asked"
-    return dataclasses.replace(stays, seconds=seconds, bytes=sizes, chosen=chosen, why=reason)
+        why = f"{best} is {gain:.2f}x as fast, {GAIN}x is asked"
+    if (chosen == DENSE) != (gain < GAIN):
+        why = f"{best} is {gain:.2f}x as fast alone; the whole model is faster so"
+    return dataclasses.replace(layer, chosen=chosen, why=why)
+
+
+def _packed(small: nnx.Module, stored: Arrangement, formats: Mapping[str, Format]) -> nnx.Module:
+    """A copy of the model with layers in these formats, by path."""
+    packed = fold(small)
+    places = [place for place in layers_of(packed) if place.path in stored]
+    return put_in_place(packed, places, lambda place: formats[stored[place.path]](place.value))
 
 
 def _worth_trying(layer: Any, formats: Mapping[str, Format]) -> dict[str, Packed]:
