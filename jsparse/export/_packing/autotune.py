@@ -242,7 +242,7 @@ def _settled(layer: Choice, chosen: str) -> Choice:
     return dataclasses.replace(layer, chosen=chosen, why=why)
 
 
-def _packed(small: nnx.Module, stored: Arrangement, formats: Mapping[str, Format]) -> nnx.Module:
+def _packed(small: Model, stored: Arrangement, formats: Mapping[str, Format]) -> Model:
     """A copy of the model with layers in these formats, by path."""
     packed = fold(small)
     places = [place for place in layers_of(packed) if place.path in stored]
