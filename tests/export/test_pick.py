@@ -62,13 +62,23 @@ def test_the_fastest_is_taken_if_it_is_clearly_faster(monkeypatch):
 
 
 def test_the_whole_model_decides(monkeypatch):
-    told(
-        monkeypatch, lambda packed: 1.0 - 0.3 * len(packed)
-    )  # the second layer pays with the first
+    told(monkeypatch, lambda packed: 1.0 - 0.3 * len(packed))  # the second pays with the first
     net = nnx.Sequential(linear(matrix(16, 12)), linear(matrix(12, 12)))
     picked = js.export.pick(net, jnp.ones((2, 16)), formats={"blocks": blocks((1, 1))})
     assert [layer.chosen for layer in picked.layers] == ["blocks", "blocks"]
-    assert picked.layers[1].why == "blocks is 1.05x as fast alone; the whole model is faster so"
+    why = "blocks is 1.05x as fast alone; the whole model is faster with it"
+    assert picked.layers[1].why == why
+
+
+def test_layers_are_told_as_they_are_in_the_model(monkeypatch):
+    """Each layer gains alone, but the whole model too little: it is returned dense."""
+    told(monkeypatch, lambda packed: 1.0 - 0.04 * len(packed))
+    net = nnx.Sequential(linear(matrix(16, 12)), linear(matrix(12, 12)))
+    picked = js.export.pick(net, jnp.ones((2, 16)), formats={"csr": csr()})
+    assert picked.chosen == "dense" and not places_of(picked.model, Packed)
+    assert [layer.chosen for layer in picked.layers] == ["dense", "dense"]
+    why = "csr is 2.00x as fast alone; the whole model is no faster with it"
+    assert picked.layers[0].why == why
 
 
 @pytest.mark.parametrize(
@@ -86,6 +96,15 @@ def test_few_arrangements_are_tried(best, found):
 
     assert set(arranged(gains, dict.fromkeys(gains, "csr"), 1.1, seconds)) == set(found)
     assert len(compared) == 1 + TRIES
+
+
+@pytest.mark.parametrize(("best", "found"), [("", ""), ("abc", "abc"), ("bc", "bc"), ("c", "c")])
+def test_where_no_layer_gains_alone_packing_must_gain_too(best, found):
+    gains = {"a": 0.3, "b": 0.9, "c": 1.0}
+    seconds = lambda *two: tuple(1 + len(set(best) ^ set(stored)) for stored in two)
+    assert set(arranged(gains, dict.fromkeys(gains, "csr"), 1.1, seconds)) == set(found)
+    same = lambda *two: (1.0, 1.0)  # no faster, so nothing is packed
+    assert not arranged(gains, dict.fromkeys(gains, "csr"), 1.1, same)
 
 
 @pytest.mark.parametrize("format", [js.export.csr, js.export.blocks, js.export.int8])

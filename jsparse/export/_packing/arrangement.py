@@ -47,7 +47,9 @@ def arranged(
     contested = [path for path in formats if path not in alone]
     if not contested:
         return formats
-    best = formats if not alone or faster(formats, alone) else alone
+    best = formats if faster(formats, alone) else alone
+    if len(contested) == 1:  # the same two again
+        return best
     contested.sort(key=lambda path: gains[path], reverse=best is alone)
     for path in contested[:TRIES]:
         changed = {one: name for one, name in formats.items() if (one in best) != (one == path)}

@@ -58,7 +58,7 @@ class Choice:
       rows: of its input.
       seconds: of a call, by format; empty if nothing was measured.
       bytes: of its variables, by format.
-      chosen: the format.
+      chosen: the format, in the model that was chosen.
       why: in words.
     """
 
@@ -151,15 +151,15 @@ def pick(
     inputs = _called_with(small, example_inputs)
     layers = [_choose(place.path, place.value, why, inputs, formats) for place in layers_of(small)]
     stored = _arrange(small, layers, formats, example_inputs)
-    layers = [_settled(layer, stored.get(layer.path, DENSE)) for layer in layers]
     models = {DENSE: dense, SHRUNK: small}
     if stored:
         models[PACKED] = _packed(small, stored, formats)
     seconds = seconds_of(models, *example_inputs)
     chosen = _fastest(seconds)
+    kept = stored if chosen == PACKED else {}
     return Picked(
         model=by_name(models[chosen]),
-        layers=tuple(layers),
+        layers=tuple(_settled(layer, kept.get(layer.path, DENSE)) for layer in layers),
         seconds=seconds,
         bytes={name: bytes_of(form) for name, form in models.items()},
         chosen=chosen,
@@ -238,7 +238,8 @@ def _settled(layer: Choice, chosen: str) -> Choice:
     if chosen == DENSE:
         why = f"{best} is {gain:.2f}x as fast, {GAIN}x is asked"
     if (chosen == DENSE) != (gain < GAIN):
-        why = f"{best} is {gain:.2f}x as fast alone; the whole model is faster so"
+        whole = "is no faster" if chosen == DENSE else "is faster"
+        why = f"{best} is {gain:.2f}x as fast alone; the whole model {whole} with it"
     return dataclasses.replace(layer, chosen=chosen, why=why)
 
 
