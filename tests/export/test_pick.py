@@ -81,6 +81,29 @@ def test_layers_are_told_as_they_are_in_the_model(monkeypatch):
     assert picked.layers[0].why == why
 
 
+class Shared(nnx.Module):
+    def __init__(self):
+        self.one = self.other = linear(matrix(12, 12))
+
+    def __call__(self, x):
+        return self.other(self.one(x))
+
+
+def test_a_shared_layer_is_measured_once_and_stays_shared(monkeypatch):
+    told(monkeypatch, lambda packed: 1.0 - 0.3 * len(packed))
+    picked = js.export.pick(Shared(), jnp.ones((2, 12)), formats={"blocks": blocks((1, 1))})
+    assert [(layer.path, layer.chosen) for layer in picked.layers] == [
+        ("one", "blocks"),
+        ("other", "blocks"),
+    ]
+    assert isinstance(picked.model.one, Packed) and picked.model.one is picked.model.other
+
+
+def test_a_format_cannot_be_named_dense():
+    with pytest.raises(ValueError, match=r"formats\['dense'\]: .*; take another name"):
+        js.export.pick(Shared(), jnp.ones((2, 12)), formats={"dense": csr()})
+
+
 @pytest.mark.parametrize(
     ("best", "found"),
     [("abcdef", "abcdef"), ("a", "a"), ("acdef", "acdef"), ("af", "af"), ("ab", "a")],

@@ -124,6 +124,9 @@ def pick(
     Returns:
       The model with the measurements; `print` shows them.
 
+    Raises:
+      ValueError: a format is named "dense".
+
     Example:
       >>> import jax.numpy as jnp
       >>> from flax import nnx
@@ -138,6 +141,8 @@ def pick(
     check_mapping("formats by name, such as {'csr': csr()}", formats=formats)
     for name, format in formats.items():
         check_format(format, f"formats[{name!r}]")
+    if DENSE in formats:
+        raise ValueError(f"formats[{DENSE!r}]: that is each layer as it is; take another name")
     model, given = by_position(model, example_inputs, options)
     example_inputs = examples(given)
     dense = fold(model)
@@ -149,17 +154,25 @@ def pick(
     small.eval()
     why = left_dense(small)
     inputs = _called_with(small, example_inputs)
-    layers = [_choose(place.path, place.value, why, inputs, formats) for place in layers_of(small)]
-    stored = _arrange(small, layers, formats, example_inputs)
+    places = layers_of(small)
+    first = {id(place.value): place.path for place in reversed(places)}  # shared layers have more
+    tried = {
+        place.path: _choose(place.path, place.value, why, inputs, formats)
+        for place in places
+        if place.path == first[id(place.value)]
+    }
+    stored = _arrange(small, list(tried.values()), formats, example_inputs)
     models = {DENSE: dense, SHRUNK: small}
     if stored:
         models[PACKED] = _packed(small, stored, formats)
     seconds = seconds_of(models, *example_inputs)
     chosen = _fastest(seconds)
     kept = stored if chosen == PACKED else {}
+    settled = {path: _settled(layer, kept.get(path, DENSE)) for path, layer in tried.items()}
+    layers = [dataclasses.replace(settled[first[id(one.value)]], path=one.path) for one in places]
     return Picked(
         model=by_name(models[chosen]),
-        layers=tuple(_settled(layer, kept.get(layer.path, DENSE)) for layer in layers),
+        layers=tuple(layers),
         seconds=seconds,
         bytes={name: bytes_of(form) for name, form in models.items()},
         chosen=chosen,
@@ -244,10 +257,12 @@ def _settled(layer: Choice, chosen: str) -> Choice:
 
 
 def _packed(small: Model, stored: Arrangement, formats: Mapping[str, Format]) -> Model:
-    """A copy of the model with layers in these formats, by path."""
+    """A copy of the model with layers in these formats, by the first path of each."""
     packed = fold(small)
-    places = [place for place in layers_of(packed) if place.path in stored]
-    return put_in_place(packed, places, lambda place: formats[stored[place.path]](place.value))
+    places = layers_of(packed)
+    named = {id(place.value): stored[place.path] for place in places if place.path in stored}
+    able = [place for place in places if id(place.value) in named]
+    return put_in_place(packed, able, lambda place: formats[named[id(place.value)]](place.value))
 
 
 def _worth_trying(layer: Any, formats: Mapping[str, Format]) -> dict[str, Packed]:
