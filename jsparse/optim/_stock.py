@@ -13,13 +13,13 @@ import jax
 from flax import nnx
 
 from jsparse._paths import listed
-from jsparse._slots import sparse_parts
+from jsparse._slots import ruled_parts
 from jsparse._sparse import Sparse
 
 
 def eventful(model: Any) -> list[str]:
     """Paths of the weights whose rules have events: something that changes after each step."""
-    parts = sparse_parts(model) if isinstance(model, nnx.Module) else {}
+    parts = ruled_parts(model) if isinstance(model, nnx.Module) else {}
     return [path for path, part in parts.items() if _has_events(part)]
 
 

@@ -15,7 +15,6 @@ Numbers: tests/prune/test_group_lasso.py has its solution beside that of `proxim
 publish none for the models here.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,11 +24,12 @@ import numpy as np
 import optax
 from jax import Array
 
-from jsparse._paths import listed, match, named
+from jsparse._paths import listed, named
 from jsparse._values import check_is, check_transform
 from jsparse.export._shrinking.groups import UnitGroup, UnitGroups
 from jsparse.export._shrinking.uses import Use
 from jsparse.optim._proximal import Strength, checked_strengths, followed_by, prox
+from jsparse.prune._by_name import chosen_groups
 
 
 class _Part(NamedTuple):
@@ -159,18 +159,8 @@ def _chosen(groups: UnitGroups, strengths: Sequence[tuple[str, Strength]]) -> li
     Raises:
       ValueError: a pattern that matches no group that can shrink; two that share a weight.
     """
-    free = {group.name: group for group in groups if not group.held}
-    if not free:
-        raise ValueError("groups has none that can shrink, so there is nothing to penalise")
-    for pattern, _ in strengths:
-        if not any(re.fullmatch(pattern, at) for name in free for at in (name, f"/{name}")):
-            raise ValueError(
-                f"strengths: {pattern!r} matches no group that can shrink, of which there are "
-                f"{listed(free)}; it is a regular expression for the whole name, such as "
-                "'.*/kernel:.*'"
-            )
-    by = match(free, strengths)
-    found = [_Chosen(n, strength.value, _parts(free[n])) for n, strength in by.items()]
+    by = chosen_groups(groups, strengths, "strengths", "penalise")
+    found = [_Chosen(n, strength.value, _parts(groups[n])) for n, strength in by.items()]
     owners: dict[str, tuple[str, _Part]] = {}
     for group in found:
         for part in group.parts:

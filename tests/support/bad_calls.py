@@ -520,6 +520,13 @@ PRUNE |= {
         groups=(js.groups(PLAIN, X), "groups"),
         strengths=([(".*kernel.*", 0.1)], "strengths"),
     ),
+    "couple": call(
+        lambda model, groups, rules, rngs: js.couple(model, groups, rules, rngs=rngs),
+        model=(PLAIN, "model"),
+        groups=(js.groups(PLAIN, X), "groups"),
+        rules=([(".*", js.Top(density=0.5, unit=js.Group()))], "rules"),
+        rngs=(nnx.Rngs(0), "rngs"),
+    ),
     "prune.owl": call(
         js.prune.owl,
         model=(HELD, "model"),
