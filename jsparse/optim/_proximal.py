@@ -38,7 +38,7 @@ class ProximalState(NamedTuple):
 
     inner: Any
     ones: Ones
-    count: Array
+    taken: Array
 
 
 class Strength(NamedTuple):
@@ -163,8 +163,8 @@ def followed_by(
             raise ValueError(f"{name} needs the weights: call update(grads, state, params)")
         moves, inner = whole.update(updates, state.inner, params, **extra)
         steps = response(whole, state.inner, inner, state.ones, params, extra)
-        new = ProximalState(inner, go_on(tx, state.ones), state.count + 1)
-        return after(params, moves, steps, state.count), new
+        new = ProximalState(inner, go_on(tx, state.ones), state.taken + 1)
+        return after(params, moves, steps, state.taken), new
 
     return optax.GradientTransformationExtraArgs(init, update)
 

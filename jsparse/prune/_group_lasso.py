@@ -107,8 +107,8 @@ def group_lasso(
     pairs = [(pattern, Strength(value)) for pattern, value in checked_strengths(strengths)]
     chosen = _chosen(groups, pairs)
 
-    def after(params: Any, moves: Any, steps: Any, count: Array) -> Any:
-        new = _moved(chosen, named(params), named(moves), named(steps), count)
+    def after(params: Any, moves: Any, steps: Any, taken: Array) -> Any:
+        new = _moved(chosen, named(params), named(moves), named(steps), taken)
         leaves = [new.get(path, move) for path, move in named(moves).items()]
         return jax.tree.unflatten(jax.tree.structure(moves), leaves)
 
@@ -121,7 +121,7 @@ def _moved(
     weights: Mapping[str, Array],
     moves: Mapping[str, Array],
     steps: Mapping[str, Array],
-    count: Array,
+    taken: Array,
 ) -> dict[str, Array]:
     """The moves of the penalised weights after their proximal steps, by path (2)."""
     wide = {path: weight.astype(jnp.float32) for path, weight in weights.items()}
@@ -133,7 +133,7 @@ def _moved(
         z = jnp.concatenate([_rows(found[p.path], p) for p in parts], 1)
         rates = [jnp.broadcast_to(steps[p.path], wide[p.path].shape) for p in parts]
         step = jnp.concatenate([_rows(r, p) for r, p in zip(rates, parts, strict=True)], 1)
-        new = prox(z, step.astype(jnp.float32) * group.strength.at(count), (1, z.shape[1]))
+        new = prox(z, step.astype(jnp.float32) * group.strength.at(taken), (1, z.shape[1]))
         for part in parts:
             count = found[part.path].shape[part.axis]
             size = len(part.places) * (found[part.path].size // count)
