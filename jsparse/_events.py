@@ -42,11 +42,10 @@ def share_norms_in_place(model: nnx.Module) -> None:
         for span, group in zip(part.rule.spans, part.groups.values(), strict=True):
             one = id(group)
             groups[one] = group
-            if span.counts:
+            if span.own:
                 own = mean_square(span, part.weight[...])
                 totals[one] = totals[one] + own if one in totals else own
-                rest = part.weight.size // len(span.units)
-                entries[one] += span.units.count(0) * rest
+                entries[one] += span.own
     for one, group in groups.items():
         if entries[one] != group.entries:
             raise ValueError(

@@ -111,8 +111,13 @@ def _couple_in_place(
         for slot, span in new:
             spans.setdefault(id(slot.value), []).append((span, units))
     for one, several in spans.items():
-        rule = Follows(tuple(span for span, _ in several))
-        part = Member(at[one][0].value, rule, [units for _, units in several])
+        slot = at[one][0]
+        role = role_of(slot.parent, slot.key, slot.value.ndim)
+        rule = Follows(
+            tuple(span for span, _ in several),
+            role=dataclasses.replace(role, recurrent=slot.recurrent),
+        )
+        part = Member(slot.value, rule, [units for _, units in several])
         for slot in at[one]:
             slot.put(part)
     fit_bridges(model)
@@ -133,16 +138,20 @@ def _spans(group: UnitGroup, rule: Any, places: Places) -> list[tuple[Slot, Span
             slot,
             Span(
                 axis=member.axis,
-                units=tuple(member.units.tolist()),
+                units=() if _in_order(member, group.width) else tuple(member.units.tolist()),
                 width=group.width,
                 entries=total,
-                counts=size > 0,
+                own=size,
                 closes=member.closes,
                 rule=rule,
             ),
         )
         for (slot, member), size in zip(found, sizes, strict=True)
     ]
+
+
+def _in_order(member: UnitAxis, width: int) -> bool:
+    return np.array_equal(member.units, np.arange(width))
 
 
 def _entries(slot: Slot, member: UnitAxis, width: int) -> int:
@@ -187,7 +196,7 @@ def _place(member: UnitAxis, name: str, places: Places) -> Slot:
 
 def _units(name: str, spans: Sequence[tuple[Slot, Span]], rngs: nnx.Rngs) -> Units:
     """The units of a group, with their rule."""
-    own = [mean_square(span, slot.value[...]) for slot, span in spans if span.counts]
+    own = [mean_square(span, slot.value[...]) for slot, span in spans if span.own]
     span = spans[0][1]
     with naming(name):
         units = Units(

@@ -66,10 +66,11 @@ class Span:
 
     Attributes:
       axis: of the weight.
-      units: the number of the unit at each position of the axis, -1 for none.
+      units: the number of the unit at each position of the axis, -1 for none; () if they are all
+        there in order.
       width: how many units there are.
-      entries: how many entries a unit has, in all weights that count.
-      counts: whether the weight is one of them: not if units differ in how many they have there.
+      entries: how many entries a unit has, in all weights.
+      own: how many of them are in this one; 0 if units differ in that: then it does not count.
       closes: whether the weight has the gates.
       rule: of the group.
     """
@@ -78,13 +79,13 @@ class Span:
     units: tuple[int, ...]
     width: int
     entries: int
-    counts: bool
+    own: int
     closes: bool
     rule: Gating
 
     def spread(self, values: Array, weight: Array) -> Array:
         """Give each entry the value of its unit, 1 to others: [units] -> [...] like the weight."""
-        if self.units != tuple(range(self.width)):
+        if self.units:
             at = np.asarray(self.units)
             values = jnp.where(at < 0, jnp.ones((), values.dtype), values[np.maximum(at, 0)])
         shape = [-1 if k == self.axis else 1 for k in range(weight.ndim)]
@@ -94,7 +95,7 @@ class Span:
 def mean_square(span: Span, weight: Array) -> Array:
     """What a weight adds to the mean square of each unit: float32 or wider, [units]."""
     own = squares(weight).sum(axis=tuple(k for k in range(weight.ndim) if k != span.axis))
-    if span.units != tuple(range(span.width)):
+    if span.units:
         at = np.asarray(span.units)
         there = np.flatnonzero(at >= 0)
         own = jnp.zeros(span.width, own.dtype).at[at[there]].add(own[there])
@@ -149,8 +150,9 @@ class Follows:
 
 def rule_name(rule: Rule) -> str:
     """The class of a rule; for a weight of coupled units, of those of its groups."""
-    rules = [span.rule for span in rule.spans] if isinstance(rule, Follows) else [rule]
-    return ", ".join(dict.fromkeys(type(one).__name__ for one in rules))
+    if not isinstance(rule, Follows):
+        return type(rule).__name__
+    return "coupled " + ", ".join(dict.fromkeys(type(span.rule).__name__ for span in rule.spans))
 
 
 def _taken(state: Mapping[str, State], n: int) -> tuple[Array, State]:

@@ -211,9 +211,82 @@ def test_what_cannot_be_coupled_is_said() -> None:
         couple((".*", js.SRSTE(density=0.5, unit=js.Group())))
     with pytest.raises(TypeError, match=r"groups must be what jsparse\.groups gives"):
         js.couple(model, model, (".*", rule))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="a/kernel is under Top already"):
+    with pytest.raises(ValueError, match="a/kernel is under coupled Top already"):
         js.couple(couple((".*", rule)), groups(), (".*", rule))
     with pytest.raises(ValueError, match="has the weight a/kernel, which is not in the model"):
         js.couple(nnx.Linear(4, 8, rngs=nnx.Rngs(0)), groups(), (".*", rule))
     with pytest.raises(ValueError, match="a/kernel:1 have 33 entries each, and the model"):
         js.sparsify(couple((".*", rule)), ("c/kernel", js.Keep()))
+
+
+class Block(nnx.Module):
+    """Of a transformer."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.norm1, self.norm2 = nnx.LayerNorm(8, rngs=rngs), nnx.LayerNorm(8, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(4, 8, 16, decode=False, rngs=rngs)
+        self.up, self.down = nnx.Linear(8, 12, rngs=rngs), nnx.Linear(12, 8, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        x = x + self.attention(self.norm1(x))
+        return x + self.down(nnx.gelu(self.up(self.norm2(x))))
+
+
+class Text(nnx.Module):
+    """A transformer of one block."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.embed, self.block = nnx.Embed(11, 8, rngs=rngs), Block(rngs)
+        self.norm, self.head = nnx.LayerNorm(8, rngs=rngs), nnx.Linear(8, 11, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.head(self.norm(self.block(self.embed(x))))
+
+
+@pytest.mark.slow
+def test_heads_their_width_and_the_stream_of_a_transformer() -> None:
+    tokens = jnp.arange(14).reshape(2, 7) % 11
+    model: Any = Text(nnx.Rngs(0))
+    rule = js.Top(density=0.5, unit=js.Group())
+    model = js.couple(model, js.groups(model, tokens), (".*", rule))
+    closing = lambda part: [span.closes for span in part.rule.spans]
+    query, out = model.block.attention.query.kernel, model.block.attention.out.kernel
+    assert (closing(query), closing(out)) == ([False, False, True], [True, True, False])
+    folded = js.fold(model)
+    np.testing.assert_allclose(folded(tokens), model(tokens), rtol=1e-5, atol=1e-6)
+    small, _ = js.shrink(model, tokens)
+    assert small.block.attention.query.kernel.shape == (8, 2, 2)
+    assert small.block.up.kernel.shape == (8, 6)
+    np.testing.assert_allclose(small(tokens), folded(tokens), rtol=1e-4, atol=1e-5)
+    narrow, _ = js.prune.units(model, tokens, density=0.5)  # also the stream, of a mean
+    alive = np.asarray(model.embed.embedding.read_mask())[0] > 0
+    np.testing.assert_array_equal(
+        narrow.embed.embedding[...], np.asarray(folded.embed.embedding[...])[:, alive]
+    )
+
+
+@pytest.mark.slow
+def test_hidden_units_of_a_cell() -> None:
+    x = jax.random.normal(jax.random.key(1), (2, 6, 5))
+
+    class Reader(nnx.Module):
+        """An LSTM."""
+
+        def __init__(self, rngs: nnx.Rngs):
+            self.rnn = nnx.RNN(nnx.OptimizedLSTMCell(5, 6, rngs=rngs), rngs=rngs)
+            self.head = nnx.Linear(6, 3, rngs=rngs)
+
+        def __call__(self, x: Array) -> Array:
+            return self.head(self.rnn(x)[:, -1])
+
+    model: Any = Reader(nnx.Rngs(0))
+    rule = js.Threshold(alpha=0.0, unit=js.Group())
+    model = js.couple(model, js.groups(model, x), (".*", rule))
+    units = model.head.kernel.units0
+    units.threshold[...] = jnp.where(jnp.arange(6) < 2, 9.0, 0.0)
+    folded = js.fold(model)
+    np.testing.assert_allclose(folded(x), model(x), rtol=1e-5, atol=1e-6)
+    assert not np.asarray(folded.rnn.cell.dense_h.kernel[...]).reshape(6, 4, 6)[..., :2].any()
+    small, _ = js.shrink(model, x)
+    assert small.rnn.cell.dense_h.kernel.shape == (4, 16)
+    np.testing.assert_allclose(small(x), model(x), rtol=1e-4, atol=1e-6)
