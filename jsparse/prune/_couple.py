@@ -23,7 +23,7 @@ from jsparse._paths import listed, naming, pairs
 from jsparse._pattern import Role
 from jsparse._roles import role_of
 from jsparse._score import root
-from jsparse._slots import Slot, refuse_wrapped, slots
+from jsparse._slots import Slot, refuse_unseen, refuse_wrapped, slots
 from jsparse._sparse import Sparse
 from jsparse._surgery import check_rngs, copied
 from jsparse._values import check_is, check_pattern, shown
@@ -110,8 +110,10 @@ def _couple_in_place(
         units = _units(group.name, new, rngs)
         for slot, span in new:
             spans.setdefault(id(slot.value), []).append((span, units))
+    params = [slot for own in at.values() for slot in own if isinstance(slot.value, nnx.Param)]
     for one, several in spans.items():
         slot = at[one][0]
+        refuse_unseen(slot, params)
         role = role_of(slot.parent, slot.key, slot.value.ndim)
         rule = Follows(
             tuple(span for span, _ in several),
@@ -132,7 +134,12 @@ def _spans(group: UnitGroup, rule: Any, places: Places) -> list[tuple[Slot, Span
         if isinstance(slot.value, nnx.Param):
             found.append((slot, member))
     sizes = [_entries(slot, member, group.width) for slot, member in found]
-    total = sum(size for size in sizes)
+    total = sum(sizes)
+    if not total:
+        raise ValueError(
+            f"groups: the units of {group.name} have no parameters, or not as many as each other; "
+            "leave this group without a rule, by Keep() first"
+        )
     return [
         (
             slot,
