@@ -255,10 +255,12 @@ def test_heads_their_width_and_the_stream_of_a_transformer() -> None:
     folded = js.fold(model)
     np.testing.assert_allclose(folded(tokens), model(tokens), rtol=1e-5, atol=1e-6)
     small, _ = js.shrink(model, tokens)
-    assert small.block.attention.query.kernel.shape == (8, 2, 2)
+    assert small.block.attention.query.kernel.shape == (8, 2, 4)
     assert small.block.up.kernel.shape == (8, 6)
     np.testing.assert_allclose(small(tokens), folded(tokens), rtol=1e-4, atol=1e-5)
-    narrow, _ = js.prune.units(model, tokens, density=0.5)  # also the stream, of a mean
+    # also the stream, of a mean, and the width of heads, whose root attention divides by
+    narrow, _ = js.prune.units(model, tokens, density=0.5)
+    assert narrow.block.attention.query.kernel.shape == (4, 2, 2)
     alive = np.asarray(model.embed.embedding.read_mask())[0] > 0
     np.testing.assert_array_equal(
         narrow.embed.embedding[...], np.asarray(folded.embed.embedding[...])[:, alive]
