@@ -9,8 +9,7 @@
 3. The next layer sees the inputs that the repaired one gives; all layers in one sweep over the
    data, as for SparseGPT.
 
-Numbers: docs/units.md, of `experiments/structured_one_call.py --quick`; the paper has others, of
-VGG-16 at full size.
+Numbers: tests/prune/test_repair.py has the least squares in NumPy; the paper has those of VGG-16.
 """
 
 import re
