@@ -14,9 +14,9 @@ Command: python -m experiments.structured_one_call            (a GPU; CIFAR-10, 
 
 Number: none published at these sizes.
 
-Each network is trained dense, and then four ways start from it and train as many steps again as
-the dense one does too: one shot; in rounds, a part of the cut in each; a group lasso, or masks on
-coupled units, for half of these steps, then the cut.
+Each network is trained dense, and then three ways start from it and train as many steps again as
+the dense one does too: one shot; in rounds, a part of the cut in each; a group lasso for half of
+these steps, then the cut.
 """
 
 import dataclasses
@@ -171,7 +171,7 @@ class Task:
       make: the network.
       draw: a batch.
       test: a batch to test on.
-      lasso: a pattern of groups, for the group lasso and for masks.
+      lasso: a pattern of groups, for the group lasso.
     """
 
     data: str
@@ -242,7 +242,7 @@ def train(
     peak = settings.learning_rate * (1.0 if seed == 0 else 0.5)
     tx = around(optax.adam(optax.cosine_decay_schedule(peak, steps)))
     model.train()
-    optimizer = jsparse.Optimizer(model, tx)
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
 
     @nnx.jit
     def step(model: nnx.Module, optimizer: nnx.Optimizer, batch: Batch) -> None:
@@ -272,11 +272,6 @@ def pruned(way: str, dense: nnx.Module, one: Task, settings: Settings, budget: f
             model = train(model, one, settings, steps // settings.rounds, 1 + n)
         return model
     groups = jsparse.groups(model, x)
-    if way == "masks":  # of half the operations: both sides of a kernel narrower by its root
-        rule = jsparse.Top(density=budget**0.5, unit=jsparse.Group())
-        model = jsparse.couple(model, groups, (one.lasso, rule))
-        model = jsparse.fold(train(model, one, settings, steps // 2, 1))
-        return train(cut(model, budget), one, settings, steps - steps // 2, 2)
     lasso = lambda tx: jsparse.prune.group_lasso(tx, groups, (one.lasso, settings.strength))
     model = train(model, one, settings, steps // 2, 1, lasso)
     return train(cut(model, budget), one, settings, steps - steps // 2, 2)
@@ -287,7 +282,7 @@ def _part(dense: nnx.Module, model: nnx.Module, x: Array, budget: float) -> floa
     return min(1.0, budget * costs(dense, x).flops / costs(model, x).flops)
 
 
-WAYS = ("one shot", "in rounds", "group lasso", "masks")
+WAYS = ("one shot", "in rounds", "group lasso")
 
 
 def rows(name: Name, settings: Settings) -> list[dict[str, Any]]:
