@@ -72,8 +72,10 @@ from jsparse.optim import batch_schedule as batch_schedule
 from jsparse.optim import lamb as lamb
 from jsparse.optim import lars as lars
 from jsparse.optim import route as route
+from jsparse.prune._couple import couple as couple
 from jsparse.prune._recalibrate import recalibrate as recalibrate
 from jsparse.report._summary import summary as summary
+from jsparse.rules._coupled import Group as Group
 from jsparse.rules._gibbs import Gibbs as Gibbs
 from jsparse.rules._hard_concrete import HardConcrete as HardConcrete
 from jsparse.rules._held import Held as Held

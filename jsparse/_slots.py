@@ -6,10 +6,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from flax import nnx
 
+from jsparse._coupled import Member
+from jsparse._paths import named
 from jsparse._pattern import Role
 from jsparse._sparse import Sparse
 from jsparse._values import shown
-from jsparse._variables import LORA, WRAPPERS, overwrites, unseen
+from jsparse._variables import LORA, WRAPPERS, overwrites, stored, unseen
 
 HOLDERS = (nnx.Pytree, list, dict)
 """Types that may hold variables; a module is an nnx.Pytree."""
@@ -168,6 +170,17 @@ def sparse_parts(model: nnx.Module) -> dict[str, Sparse]:
             refuse_wrapped(slot)
             first.setdefault(id(slot.value), (slot.path, slot.value))
     return dict(first.values())
+
+
+def ruled_parts(model: nnx.Module) -> dict[str, Sparse]:
+    """Each Sparse of the model by its first path, and the groups of coupled units by theirs."""
+    parts = sparse_parts(model)
+    members = [part for part in parts.values() if isinstance(part, Member)]
+    groups = {id(stored(g.weight)): g for part in members for g in part.groups.values()}
+    if not groups:
+        return parts
+    first = {id(leaf): path for path, leaf in reversed(named(nnx.state(model)).items())}
+    return parts | {first[one].removesuffix("/weight"): group for one, group in groups.items()}
 
 
 def refuse_wrapped(slot: Slot) -> None:

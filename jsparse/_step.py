@@ -140,6 +140,36 @@ def _gate_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return gate(weight, mask), d_weight * mask + d_mask
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def known_norm(norm: Array, weight: Array, mean_square: Callable[[Array], Array]) -> Array:
+    """The norm that is given, which changes with the weight as sqrt(mean_square(weight) + c) does.
+
+    Args:
+      norm: [units], the root of the mean square over this weight and others.
+      weight: [...].
+      mean_square: what the weight adds to it: [...] -> [units].
+
+    Returns:
+      [units], the norm. Where it is 0 it does not change.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> of = lambda weight: known_norm(jnp.array([5.0]), weight, lambda w: w**2)[0]
+      >>> [x.tolist() for x in jax.value_and_grad(of)(jnp.array([3.0]))]  # of sqrt(w^2 + 16)
+      [5.0, [0.6000000238418579]]
+    """
+    return norm
+
+
+@known_norm.defjvp
+def _known_norm_jvp(mean_square: Callable, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (norm, weight), (d_norm, d_weight) = primals, tangents
+    _, own = jax.jvp(mean_square, (weight,), (d_weight,))
+    alive = norm > 0
+    share = jnp.where(alive, own / (2 * jnp.where(alive, norm, 1.0)), 0.0)
+    return norm, d_norm + share.astype(norm.dtype)
+
+
 @jax.custom_jvp
 def straight_through(weight: Array, mask: Array) -> Array:
     """`masked`, whose weight receives the dense gradient and whose mask receives none.

@@ -10,6 +10,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jsparse._bridge import fit_bridges
+from jsparse._events import advance_in_place, share_cuts_in_place
 from jsparse._paths import match, naming, pairs
 from jsparse._roles import fit
 from jsparse._score import wide
@@ -19,6 +20,7 @@ from jsparse._slots import (
     check_module,
     refuse_unseen,
     refuse_wrapped,
+    ruled_parts,
     slots,
     sparse_parts,
 )
@@ -28,7 +30,6 @@ from jsparse._variables import stored
 from jsparse.rules._held import Held
 from jsparse.rules._keep import Keep, where_it_fits
 from jsparse.rules._rule import Rule, Rules, total_cost
-from jsparse.rules._shared_cut import share_cuts
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -155,7 +156,7 @@ def _own(leaf: Any) -> Any:
 
 def cost(model: nnx.Module) -> Array:
     """The term that the rules add to the loss, []: summed over every Sparse, 0 in a dense model."""
-    parts = sparse_parts(model).values()
+    parts = ruled_parts(model).values()
     return total_cost((part.cost() for part in parts), [wide(part.dtype) for part in parts])
 
 
@@ -184,7 +185,7 @@ def resolve(model: Model) -> Model:
       >>> type(resolve(model).kernel).__name__
       'Param'
     """
-    return _plain(model, Sparse.read)
+    return _plain(model, lambda part: part.read())
 
 
 def _plain(model: Model, read: Callable[[Sparse], Array]) -> Model:
@@ -216,7 +217,7 @@ def fold(model: Model) -> Model:
       >>> int((fold(model).kernel[...] == 0).sum())
       6
     """
-    return copied(_plain(model, Sparse.read_final))
+    return copied(_plain(model, lambda part: part.read_final()))
 
 
 def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
@@ -299,22 +300,3 @@ def advance(model: Model) -> Model:
     copy = copied(model)
     advance_in_place(copy)
     return copy
-
-
-def advance_in_place(model: nnx.Module) -> None:
-    """`advance`, written into the model's own variables."""
-    for part in sparse_parts(model).values():
-        part.set_state(part.advanced())
-    share_cuts_in_place(model)
-
-
-def share_cuts_in_place(model: nnx.Module) -> None:
-    """Recompute the global cuts, after weights were set or layers were added."""
-    parts = [part for part in sparse_parts(model).values() if "cut" in part.state_names]
-    shared = share_cuts(
-        [part.rule for part in parts],
-        [part.state for part in parts],
-        [part.score() for part in parts],
-    )
-    for part, state in zip(parts, shared, strict=True):
-        part.set_state(state)

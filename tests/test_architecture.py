@@ -15,7 +15,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = ["_versions", "_values", "_step", "_sharding", "_pattern", "_counting", "_topk", "_score"]
 ROOMS += ["_schedule", "_checks", "_budget", "schedule", "_paths", "rules", "_tree"]
-ROOMS += ["tree", "_variables", "_sparse", "_slots", "_bridge", "_roles", "_surgery", "_pure"]
+ROOMS += ["tree", "_variables", "_sparse", "_coupled", "_slots", "_bridge", "_roles", "_events"]
+ROOMS += ["_surgery", "_pure"]
 ROOMS += ["_opened", "_flops", "_timing", "_watch", "_layers", "_recall", "layers", "_revise"]
 ROOMS += ["optim", "_storage", "report", "heads", "export._shrinking", "importance", "prune"]
 ROOMS += ["export._packing", "export._saving", "export", "_packed_training"]
@@ -26,6 +27,7 @@ CONTRACT = {  # the exceptions: what the methods of a room share
     "jsparse.rules._rule",
     "jsparse.rules._remaining",
     "jsparse.rules._shared_cut",
+    "jsparse.rules._coupled",
     "jsparse._revise.revision",
     "jsparse._revise.moments",
     "jsparse._revise.pairs",
@@ -37,6 +39,7 @@ CONTRACT = {  # the exceptions: what the methods of a room share
     "jsparse.prune._sweep",
     "jsparse.prune._choice",
     "jsparse.prune._weights",
+    "jsparse.prune._by_name",
     "jsparse.prune._folder",
     "jsparse.prune._rounds",
     "jsparse.prune._search",

@@ -28,10 +28,10 @@ from jsparse.export._saving.onnx import onnx as onnx
 from jsparse.export._saving.saving import save as save
 from jsparse.export._saving.stablehlo import stablehlo as stablehlo
 from jsparse.export._shrinking.cut import Cut as Cut
-from jsparse.export._shrinking.groups import UnitAxis as UnitAxis
-from jsparse.export._shrinking.groups import UnitGroup as UnitGroup
 from jsparse.export._shrinking.groups import UnitGroups as UnitGroups
 from jsparse.export._shrinking.groups import groups as groups
+from jsparse.export._shrinking.members import UnitAxis as UnitAxis
+from jsparse.export._shrinking.members import UnitGroup as UnitGroup
 from jsparse.export._shrinking.record import Record as Record
 from jsparse.export._shrinking.record import rebuild as rebuild
 from jsparse.export._shrinking.record import rebuild_training as rebuild_training

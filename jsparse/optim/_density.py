@@ -13,7 +13,7 @@ from jax import Array, lax
 from jsparse._checks import check_density
 from jsparse._counting import anywhere
 from jsparse._schedule import cubic
-from jsparse._slots import sparse_parts
+from jsparse._slots import ruled_parts
 from jsparse._sparse import Sparse
 from jsparse._values import by_density, check_in, check_whole
 from jsparse._variables import write
@@ -147,7 +147,7 @@ class TargetDensity:
 
 def threshold_parts(model: nnx.Module) -> dict[str, Sparse]:
     """The weights of a model under a `Threshold` rule, by path."""
-    return {p: part for p, part in sparse_parts(model).items() if isinstance(part.rule, Threshold)}
+    return {p: part for p, part in ruled_parts(model).items() if isinstance(part.rule, Threshold)}
 
 
 def _rule(part: Sparse) -> Threshold:

@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 from jsparse._paths import listed
 from jsparse._pattern import Role
-from jsparse._slots import sparse_parts
+from jsparse._slots import ruled_parts
 from jsparse._sparse import COSTS_READ, Sparse
 from jsparse.optim._task import cost_gradient
 from jsparse.rules._rule import Rule, over_stack, with_role
@@ -23,14 +23,14 @@ Due = tuple[tuple[str, Rule], ...]
 def learned_paths(model: nnx.Module) -> frozenset[str]:
     """Paths of everything that rules learn."""
     return frozenset(
-        f"{path}/{name}" for path, part in sparse_parts(model).items() for name in _learned(part)
+        f"{path}/{name}" for path, part in ruled_parts(model).items() for name in _learned(part)
     )
 
 
 def costs_due(model: nnx.Module, trained: Iterable[str]) -> Due:
     """Paths and rules whose cost has a gradient for something that is trained, where known."""
     trained, known, due = set(trained), dict[tuple[Rule, str], bool](), []
-    for path, part in sparse_parts(model).items():
+    for path, part in ruled_parts(model).items():
         names = [name for name in _learned(part) if f"{path}/{name}" in trained]
         settings = ",".join(n for n in part.state_names if n not in part.rule.learned)
         if not names or any(isinstance(a, Tracer) for a in part.state.values()):
@@ -77,7 +77,7 @@ def warn_of_reach(model: nnx.Module, travel: dict[str, float], density: float, s
       density: the target, of the weights of layers in `travel`.
       steps: train steps of the run.
     """
-    parts = sparse_parts(model)
+    parts = ruled_parts(model)
     ways = {path: travel[f"{path}/threshold"] for path in parts if f"{path}/threshold" in travel}
     if not ways or any(isinstance(parts[path].weight[...], Tracer) for path in ways):
         return

@@ -10,11 +10,11 @@ import optax
 from flax import nnx
 from jax import Array
 
+from jsparse._events import advance_in_place, share_cuts_in_place
 from jsparse._paths import listed, match, named
 from jsparse._pattern import Role
 from jsparse._revise.transform import Revise, Revised
 from jsparse._slots import check_module, sparse_parts
-from jsparse._surgery import advance_in_place, share_cuts_in_place
 from jsparse._values import check_transform, shown
 from jsparse._variables import Mask, Setting, write
 from jsparse.optim._density import TargetDensity

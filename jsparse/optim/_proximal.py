@@ -24,7 +24,8 @@ from jax import Array, lax
 from jsparse._checks import check_unit, check_weight
 from jsparse._paths import match, named, naming, pairs, path_of
 from jsparse._pattern import Role, Unit, Weight, pool, spread, unit_sizes
-from jsparse._values import check_in, check_is, check_pattern, check_transform, shown
+from jsparse._schedule import Schedule, at, check_curve
+from jsparse._values import check_is, check_pattern, check_transform, shown
 from jsparse.optim._response import Ones, check_responds, go_on, response, start
 
 EACH, PLAIN = Weight(), Role()
@@ -33,22 +34,27 @@ MOST = 50
 
 
 class ProximalState(NamedTuple):
-    """The state of the transform inside, and what finds its step."""
+    """The state of the transform inside, what finds its step, and how many steps there were, []."""
 
     inner: Any
     ones: Ones
+    taken: Array
 
 
 class Strength(NamedTuple):
     """Of the penalty on a weight, whose axes have these roles."""
 
-    value: float
+    value: float | Schedule
     role: Role = PLAIN
+
+    def at(self, count: Array) -> float | Array:
+        """The strength after so many steps."""
+        return at(self.value, count) if callable(self.value) else self.value
 
 
 def proximal(
     tx: optax.GradientTransformation,
-    *strengths: tuple[str, float],
+    *strengths: tuple[str, float | Schedule],
     unit: Unit = EACH,
     role: Role = PLAIN,
 ) -> optax.GradientTransformationExtraArgs:
@@ -70,8 +76,9 @@ def proximal(
 
     Args:
       tx: an optax transform, learning rate included.
-      *strengths: pairs of a pattern for paths and a strength of 0 or more; the first match wins. A
-        weight under a rule is at "kernel/weight".
+      *strengths: pairs of a pattern for paths and a strength of 0 or more, or its curve over the
+        steps, such as `schedule.cubic(0.0, 0.05, 0, 1000)`; the first match wins. A weight under a
+        rule is at "kernel/weight".
       unit: what becomes 0 together.
       role: which axes are outputs, inputs, heads and stacked layers, if not [..., input, output].
 
@@ -93,7 +100,8 @@ def proximal(
 
     Reference: Yuan and Lin, Model selection and estimation in regression with grouped variables,
     2006, section 2; Yun et al., Adaptive proximal gradient methods for structured neural
-    networks, NeurIPS 2021, algorithm 1.
+    networks, NeurIPS 2021, algorithm 1; Wang et al., Neural pruning via growing regularization,
+    ICLR 2021, section 3.2 (strengths that grow).
     """
     check_transform(tx=tx)
     check_unit(unit)
@@ -107,7 +115,7 @@ def proximal(
                 check_weight(arrays[path])
                 _tile(arrays[path].shape, unit, role)
 
-    def after(params: Any, moves: Any, steps: Any) -> Any:
+    def after(params: Any, moves: Any, steps: Any, count: Array) -> Any:
         by = match(named(params), chosen)
 
         def move(keys: Any, weight: Array, moved: Array, step: Array) -> Array:
@@ -115,7 +123,7 @@ def proximal(
                 return moved
             wide = weight.astype(jnp.float32)
             tile = _tile(weight.shape, unit, role)
-            new = prox(wide + moved, step.astype(jnp.float32) * by[path].value, tile)
+            new = prox(wide + moved, step.astype(jnp.float32) * by[path].at(count), tile)
             return (new - wide).astype(moved.dtype)  # of a zero exactly -w
 
         return jax.tree_util.tree_map_with_path(move, params, moves, steps)
@@ -127,7 +135,7 @@ def followed_by(
     tx: optax.GradientTransformation,
     name: str,
     check: Callable[[Any], None],
-    after: Callable[[Any, Any, Any], Any],
+    after: Callable[[Any, Any, Any, Array], Any],
 ) -> optax.GradientTransformationExtraArgs:
     """A transform, each of whose moves is changed by a proximal step in its metric.
 
@@ -135,8 +143,8 @@ def followed_by(
       tx: an optax transform, learning rate included.
       name: what errors call it.
       check: refuses weights, when it starts.
-      after: (weights, moves, steps) -> moves; the steps are by how much a weight responds to its
-        gradient, as `response` says.
+      after: (weights, moves, steps, count) -> moves; the steps are by how much a weight responds
+        to its gradient, as `response` says, and the count says how many there were before.
 
     Raises:
       ValueError: a transform whose step cannot be told.
@@ -146,7 +154,7 @@ def followed_by(
 
     def init(params: Any) -> ProximalState:
         check(params)
-        return ProximalState(whole.init(params), start(tx))
+        return ProximalState(whole.init(params), start(tx), jnp.zeros((), jnp.int32))
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra: Any
@@ -155,7 +163,8 @@ def followed_by(
             raise ValueError(f"{name} needs the weights: call update(grads, state, params)")
         moves, inner = whole.update(updates, state.inner, params, **extra)
         steps = response(whole, state.inner, inner, state.ones, params, extra)
-        return after(params, moves, steps), ProximalState(inner, go_on(tx, state.ones))
+        new = ProximalState(inner, go_on(tx, state.ones), state.taken + 1)
+        return after(params, moves, steps, state.taken), new
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -206,7 +215,7 @@ def _tile(shape: tuple[int, ...], unit: Unit, role: Role) -> tuple[int, ...]:
     return (1,) * role.stack + unit.tile(shape[role.stack :], role)
 
 
-def checked_strengths(strengths: tuple) -> tuple[tuple[str, float], ...]:
+def checked_strengths(strengths: tuple) -> tuple[tuple[str, float | Schedule], ...]:
     """The pairs, if they are.
 
     Raises:
@@ -220,5 +229,5 @@ def checked_strengths(strengths: tuple) -> tuple[tuple[str, float], ...]:
         if not (isinstance(pair, tuple) and len(pair) == 2):
             raise ValueError(f"strengths: {example}; got {shown(pair)}")
         check_pattern(pattern=pair[0])
-        check_in("[0, inf)", strength=pair[1])
+        check_curve("[0, inf)", strength=pair[1])
     return found

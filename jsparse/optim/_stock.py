@@ -12,14 +12,15 @@ from typing import Any
 import jax
 from flax import nnx
 
+from jsparse._coupled import Units
 from jsparse._paths import listed
-from jsparse._slots import sparse_parts
+from jsparse._slots import ruled_parts
 from jsparse._sparse import Sparse
 
 
 def eventful(model: Any) -> list[str]:
     """Paths of the weights whose rules have events: something that changes after each step."""
-    parts = sparse_parts(model) if isinstance(model, nnx.Module) else {}
+    parts = ruled_parts(model) if isinstance(model, nnx.Module) else {}
     return [path for path, part in parts.items() if _has_events(part)]
 
 
@@ -51,7 +52,8 @@ def warn_where_stock(ours: Callable[[Any], bool]) -> None:
 
 def _has_events(part: Sparse) -> bool:
     """Whether the rule's `advance` returns anything but what it was given, or cuts are shared."""
-    changed = ["cut"] if "cut" in part.state_names else []
+    shared = "cut" in part.state_names or isinstance(part, Units)  # whose norms change
+    changed = ["cut"] if shared else []
 
     def look(weight: Any, state: Any) -> None:
         new = part.rule.advance(weight, state)

@@ -9,7 +9,7 @@ from flax import nnx
 from jax import Array
 
 from jsparse._paths import named, path_of
-from jsparse._slots import slots
+from jsparse._slots import ruled_parts, slots
 from jsparse._sparse import Mask, Sparse
 from jsparse.rules._rule import stacked_cost
 
@@ -99,7 +99,7 @@ def _homes(model: nnx.Module) -> tuple[dict[str, str | None], dict[str, Sparse]]
                 homes[f"{slot.path}/{name}"] = None if masked else f"{home}/{name}"
         elif isinstance(part, Mask):  # of packed layers
             homes[slot.path] = None
-    return homes, parts
+    return homes, parts | ruled_parts(model)
 
 
 def cost_gradient(part: Sparse, names: list[str]) -> dict[str, Array]:

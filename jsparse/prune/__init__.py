@@ -6,6 +6,8 @@ from jsparse.prune._activity import APoZ as APoZ
 from jsparse.prune._activity import Maximum as Maximum
 from jsparse.prune._activity import Minimum as Minimum
 from jsparse.prune._activity import after as after
+from jsparse.prune._blocks import drop_blocks as drop_blocks
+from jsparse.prune._blocks import influence as influence
 from jsparse.prune._choice import by_layer as by_layer
 from jsparse.prune._choice import globally as globally
 from jsparse.prune._choice import held_parts as held_parts
@@ -27,6 +29,7 @@ from jsparse.prune._owl import owl as owl
 from jsparse.prune._permute import permute as permute
 from jsparse.prune._random import random as random
 from jsparse.prune._recalibrate import recalibrate as recalibrate
+from jsparse.prune._repair import repair as repair
 from jsparse.prune._rounds import Restart as Restart
 from jsparse.prune._rounds import Rewind as Rewind
 from jsparse.prune._rounds import Round as Round

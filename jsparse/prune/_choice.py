@@ -25,6 +25,7 @@ from jsparse._sparse import Sparse
 from jsparse._surgery import hold
 from jsparse._topk import above_cut, common_cut, top
 from jsparse._values import check_mapping, shown
+from jsparse.rules._coupled import rule_name
 from jsparse.rules._held import Held
 from jsparse.rules._keep import Keep
 
@@ -103,7 +104,7 @@ def held_parts(model: nnx.Module) -> dict[str, Sparse]:
     for path, part in parts.items():
         if not isinstance(part.rule, Held):
             raise ValueError(
-                f"{path} is under {type(part.rule).__name__}, which chooses its own mask; store "
+                f"{path} is under {rule_name(part.rule)}, which chooses its own mask; store "
                 "the current masks with jsparse.hold(model), then prune"
             )
     if not parts:

@@ -15,7 +15,6 @@ Numbers: tests/prune/test_group_lasso.py has its solution beside that of `proxim
 publish none for the models here.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,11 +24,13 @@ import numpy as np
 import optax
 from jax import Array
 
-from jsparse._paths import listed, match, named
+from jsparse._paths import listed, named
+from jsparse._schedule import Schedule
 from jsparse._values import check_is, check_transform
 from jsparse.export._shrinking.groups import UnitGroup, UnitGroups
 from jsparse.export._shrinking.uses import Use
 from jsparse.optim._proximal import Strength, checked_strengths, followed_by, prox
+from jsparse.prune._by_name import chosen_groups
 
 
 class _Part(NamedTuple):
@@ -54,12 +55,12 @@ class _Chosen(NamedTuple):
     """The parts of a group, and its strength."""
 
     name: str
-    strength: float
+    strength: Strength
     parts: tuple[_Part, ...]
 
 
 def group_lasso(
-    tx: optax.GradientTransformation, groups: UnitGroups, *strengths: tuple[str, float]
+    tx: optax.GradientTransformation, groups: UnitGroups, *strengths: tuple[str, float | Schedule]
 ) -> optax.GradientTransformationExtraArgs:
     """Train with a group lasso over the coupled units of a model, whose zeros are exact.
 
@@ -78,7 +79,8 @@ def group_lasso(
       tx: an optax transform, learning rate included.
       groups: what `jsparse.groups` found; of the model that is trained.
       *strengths: pairs of a pattern for names of groups, such as "blocks/.*", and a strength of 0
-        or more; the first match wins. Groups without one, and those that cannot shrink, are left.
+        or more, or its curve over the steps; the first match wins. Groups without one, and those
+        that cannot shrink, are left.
 
     Returns:
       An optax transform.
@@ -105,8 +107,8 @@ def group_lasso(
     pairs = [(pattern, Strength(value)) for pattern, value in checked_strengths(strengths)]
     chosen = _chosen(groups, pairs)
 
-    def after(params: Any, moves: Any, steps: Any) -> Any:
-        new = _moved(chosen, named(params), named(moves), named(steps))
+    def after(params: Any, moves: Any, steps: Any, taken: Array) -> Any:
+        new = _moved(chosen, named(params), named(moves), named(steps), taken)
         leaves = [new.get(path, move) for path, move in named(moves).items()]
         return jax.tree.unflatten(jax.tree.structure(moves), leaves)
 
@@ -119,6 +121,7 @@ def _moved(
     weights: Mapping[str, Array],
     moves: Mapping[str, Array],
     steps: Mapping[str, Array],
+    taken: Array,
 ) -> dict[str, Array]:
     """The moves of the penalised weights after their proximal steps, by path (2)."""
     wide = {path: weight.astype(jnp.float32) for path, weight in weights.items()}
@@ -130,7 +133,7 @@ def _moved(
         z = jnp.concatenate([_rows(found[p.path], p) for p in parts], 1)
         rates = [jnp.broadcast_to(steps[p.path], wide[p.path].shape) for p in parts]
         step = jnp.concatenate([_rows(r, p) for r, p in zip(rates, parts, strict=True)], 1)
-        new = prox(z, step.astype(jnp.float32) * group.strength, (1, z.shape[1]))
+        new = prox(z, step.astype(jnp.float32) * group.strength.at(taken), (1, z.shape[1]))
         for part in parts:
             count = found[part.path].shape[part.axis]
             size = len(part.places) * (found[part.path].size // count)
@@ -159,18 +162,8 @@ def _chosen(groups: UnitGroups, strengths: Sequence[tuple[str, Strength]]) -> li
     Raises:
       ValueError: a pattern that matches no group that can shrink; two that share a weight.
     """
-    free = {group.name: group for group in groups if not group.held}
-    if not free:
-        raise ValueError("groups has none that can shrink, so there is nothing to penalise")
-    for pattern, _ in strengths:
-        if not any(re.fullmatch(pattern, at) for name in free for at in (name, f"/{name}")):
-            raise ValueError(
-                f"strengths: {pattern!r} matches no group that can shrink, of which there are "
-                f"{listed(free)}; it is a regular expression for the whole name, such as "
-                "'.*/kernel:.*'"
-            )
-    by = match(free, strengths)
-    found = [_Chosen(n, strength.value, _parts(free[n])) for n, strength in by.items()]
+    by = chosen_groups(groups, strengths, "strengths", "penalise")
+    found = [_Chosen(n, strength, _parts(groups[n])) for n, strength in by.items()]
     owners: dict[str, tuple[str, _Part]] = {}
     for group in found:
         for part in group.parts:

@@ -7,10 +7,11 @@ from html import escape
 import numpy as np
 from flax import nnx
 
-from jsparse._slots import Packed, slots
+from jsparse._slots import Packed, ruled_parts, slots
 from jsparse._sparse import Sparse
 from jsparse.report._table import table
 from jsparse.report._units import percent, times
+from jsparse.rules._coupled import rule_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +130,7 @@ def summary(model: nnx.Module) -> Summary:
       and 3 parameters without a rule
     """
     rows: dict[str, Row] = {}
-    dense = learned = 0
+    dense = 0
     seen: set[int] = set()
     for slot in slots(model):
         if id(slot.value) in seen:
@@ -139,12 +140,13 @@ def summary(model: nnx.Module) -> Summary:
             part = slot.value
             shape = tuple(part.weight[...].shape)
             kept = int(np.count_nonzero(np.asarray(part.read_final_mask())))
-            rows[slot.path] = Row(shape, type(part.rule).__name__, kept, math.prod(shape))
-            learned += sum(part.state[name].size for name in part.rule.learned)
+            rows[slot.path] = Row(shape, rule_name(part.rule), kept, math.prod(shape))
         elif slot.key == "values" and isinstance(slot.parent, Packed):
             layer = slot.parent
             size = math.prod(layer.kernel_shape)
             rows[slot.path] = Row(layer.kernel_shape, layer.format, layer.kept, size)
         elif isinstance(slot.value, nnx.Param) and hasattr(slot.value, "size"):
             dense += slot.value.size
+    parts = ruled_parts(model).values()
+    learned = sum(part.state[name].size for part in parts for name in part.rule.learned)
     return Summary(rows, dense, learned)

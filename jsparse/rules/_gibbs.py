@@ -49,6 +49,7 @@ from jsparse._pattern import (
 from jsparse._schedule import Schedule, at, check_curve, geometric
 from jsparse._step import masked
 from jsparse._values import by_density, check_flag, check_whole
+from jsparse.rules._coupled import Coupled
 from jsparse.rules._rule import (
     State,
     check_structure,
@@ -158,13 +159,17 @@ class Gibbs:
         beta = at(self.beta, state["draw"][1]).astype(score.dtype)
         key = draw_key(state["draw"])
         factor = 2.0 if self.exact else 1.0
-        if self.unit == Weight():
+        if self.unit in (Weight(), Coupled()):
             kept = _bits(key, -factor * beta * field)
         elif math.prod(tile) <= self.pairs_up_to:
             kept = self._pairs(key, field, tile, beta)
         else:
             kept = self._halves(key, field, tile, factor * beta, compete(self, score, state))
         return kept.astype(weight.dtype)
+
+    def gates(self, weight: Array, state: State) -> Array:
+        """[units] of a group, the mask."""
+        return self.mask(weight, state)
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""

@@ -112,6 +112,10 @@ class HardConcrete:
         """[...] like the weight, 1 where the gate is open; constant for differentiation."""
         return to_weights(self, self._gates(weight, state) > 0, weight)
 
+    def gates(self, weight: Array, state: State) -> Array:
+        """[units] of a group, the gates."""
+        return self._gates(weight, state)
+
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and gates."""
         return masked(weight, to_weights(self, self._gates(weight, state), weight))

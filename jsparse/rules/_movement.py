@@ -104,6 +104,10 @@ class Movement:
         won = compete(self, lax.stop_gradient(state["scores"]), state)
         return learned_mask(self, weight, won, state)
 
+    def gates(self, weight: Array, state: State) -> Array:
+        """[units] of a group, the mask."""
+        return self.mask(weight, state)
+
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""
         return masked(weight, self.mask(weight, state))
@@ -170,6 +174,10 @@ class SoftMovement:
         scores = lax.stop_gradient(state["scores"])
         won = (jax.nn.sigmoid(scores) > self.tau) | winners(scores, self.least, Whole(), self.role)
         return learned_mask(self, weight, won, state)
+
+    def gates(self, weight: Array, state: State) -> Array:
+        """[units] of a group, the mask."""
+        return self.mask(weight, state)
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""

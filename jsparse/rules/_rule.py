@@ -49,14 +49,14 @@ class Rule(Protocol):
       gone: [grid of units], what weights removed from a unit contribute to its mean square; see
         `jsparse.rules._remaining`.
 
-    A rule may have more members, which a Protocol cannot declare. The functions that read them are
-    named; without a member its default holds:
+    A rule may have more members, which a Protocol cannot declare; without one its default holds:
 
       unit: what is pruned together, a `Unit`; default Weight(). See `unit_of`.
       scope: which units compete, or share a number, a `Scope`; no default. See `Scoped`.
       score, kept: how units compete; needed with the state's `cut`. See `Rival` and `rival`.
       alone, measures: class variables, whether units can be removed during training; default
         False. See `jsparse.rules._remaining`.
+      gates: needed with the unit Group(), as is `passes`. See `jsparse.rules._coupled`.
     """
 
     learned: ClassVar[tuple[str, ...]]

@@ -93,6 +93,10 @@ class SoftThreshold:
         """[...] like the weight, 1 above the threshold; constant for differentiation."""
         return to_weights(self, self._left(weight, state) > 0, weight)
 
+    def gates(self, weight: Array, state: State) -> Array:
+        """[units] of a group, what is left of each."""
+        return self._left(weight, state)
+
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the shrunk weight."""
         return masked(weight, to_weights(self, self._left(weight, state), weight))

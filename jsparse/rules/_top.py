@@ -56,6 +56,7 @@ class Top:
     scope: Scope = Whole()
     role: Role = Role()
     learned: ClassVar[tuple[str, ...]] = ()
+    passes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_structure(self)
@@ -82,6 +83,10 @@ class Top:
     def mask(self, weight: Array, state: State) -> Array:
         """[...] like the weight, 0 or 1; constant for differentiation."""
         return winning(self, weight, state)
+
+    def gates(self, weight: Array, state: State) -> Array:
+        """[units] of a group, the mask."""
+        return self.mask(weight, state)
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the masked weight; the gradient passes straight through to the dense weight."""

@@ -210,3 +210,17 @@ def test_bad_patterns_and_units_are_refused_by_path() -> None:
     tx = js.optim.proximal(optax.sgd(0.1), ("kernel", 0.1))
     with pytest.raises(ValueError, match="needs the weights"):
         tx.update(tree, tx.init(tree))
+
+
+def test_a_strength_may_grow_along_a_curve() -> None:
+    grows = js.schedule.cubic(0.0, 0.5, 0, 4)
+    tx = js.optim.proximal(optax.sgd(0.1), ("w", grows))
+    weights, still = {"w": jnp.array([1.0, -0.05])}, {"w": jnp.zeros(2)}
+    state, expected = tx.init(weights), np.array([1.0, -0.05])
+    for count in range(6):
+        moves, state = tx.update(still, state, weights)
+        weights = optax.apply_updates(weights, moves)
+        threshold = 0.1 * 0.5 * (1 - (1 - min(count / 4, 1)) ** 3)
+        expected = np.sign(expected) * np.maximum(np.abs(expected) - threshold, 0)
+        np.testing.assert_allclose(weights["w"], expected, rtol=1e-6)
+    assert expected[1] == 0 < expected[0]

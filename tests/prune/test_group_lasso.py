@@ -66,8 +66,9 @@ def test_units_of_one_layer_move_as_under_proximal() -> None:
     model = nnx.Sequential(
         nnx.Linear(4, 6, use_bias=False, rngs=rngs), nnx.relu, nnx.Linear(6, 3, rngs=rngs)
     )
-    ours = group_lasso(optax.adam(1e-2), js.groups(model, X), ("layers/0/.*", 0.03))
-    theirs = js.optim.proximal(optax.adam(1e-2), ("layers/0/kernel", 0.03), unit=js.Filter())
+    grows = js.schedule.cubic(0.0, 0.04, 0, 40)
+    ours = group_lasso(optax.adam(1e-2), js.groups(model, X), ("layers/0/.*", grows))
+    theirs = js.optim.proximal(optax.adam(1e-2), ("layers/0/kernel", grows), unit=js.Filter())
     one, other = (trained(nnx.clone(model), tx, 40) for tx in (ours, theirs))
     for path in (0, 2):
         np.testing.assert_allclose(

@@ -27,6 +27,7 @@ PLAN = js.tree.plan({"kernel": jnp.ones((3, 4))}, ("kernel", js.Threshold()))
 STATES = js.tree.init(PLAN, {"kernel": jnp.ones((3, 4))}, KEY)
 MASKS = {"kernel": jnp.ones((3, 4))}
 RECORD = js.shrink(PLAIN, X)[1]
+CUT = js.prune.units(PLAIN, X, density=0.5)
 FOLDER = Path(tempfile.mkdtemp())  # good calls write below it, each to a place of its own
 RUN = FOLDER / "run"
 RUN.mkdir()
@@ -519,6 +520,34 @@ PRUNE |= {
         tx=(optax.adam(0.1), "transform"),
         groups=(js.groups(PLAIN, X), "groups"),
         strengths=([(".*kernel.*", 0.1)], "strengths"),
+    ),
+    "prune.repair": call(
+        js.prune.repair,
+        model=(PLAIN, "model"),
+        small=(CUT[0], "model"),
+        record=(CUT[1], "record"),
+        batches=BATCHES,
+        forward=(lambda model, x: model(x), "function"),
+        damping=(0.1, "number"),
+    ),
+    "prune.influence": call(
+        js.prune.influence,
+        model=(nnx.Sequential(nnx.Linear(3, 3, rngs=nnx.Rngs(0))), "model"),
+        batches=BATCHES,
+        pattern=("layers/0", "pattern"),
+        forward=(lambda model, x: model(x), "function"),
+    ),
+    "prune.drop_blocks": call(
+        lambda model, drop: js.prune.drop_blocks(model, {"a": 1.0, "b": 2.0}, drop=drop),
+        model=(Two(), "model"),
+        drop=(1, "count"),
+    ),
+    "couple": call(
+        lambda model, groups, rules, rngs: js.couple(model, groups, rules, rngs=rngs),
+        model=(PLAIN, "model"),
+        groups=(js.groups(PLAIN, X), "groups"),
+        rules=([(".*", js.Top(density=0.5, unit=js.Group()))], "rules"),
+        rngs=(nnx.Rngs(0), "rngs"),
     ),
     "prune.owl": call(
         js.prune.owl,

@@ -10,63 +10,23 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 from flax import nnx
 
 from jsparse._paths import listed
 from jsparse._pure import by_position, calling, examples
+from jsparse._slots import slots
 from jsparse._surgery import fold
 from jsparse._values import check_function
 from jsparse.export._shrinking.attributes import Mend, stock
 from jsparse.export._shrinking.blame import said
+from jsparse.export._shrinking.closing import with_closers
 from jsparse.export._shrinking.graph import Node, every
 from jsparse.export._shrinking.liveness import ENDS, Axis, Reason
+from jsparse.export._shrinking.members import UnitAxis, UnitGroup
 from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.units import Family, Units
 from jsparse.export._shrinking.uses import NOTHING, Use, uses
 from jsparse.report._table import table
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class UnitAxis:
-    """An axis of a weight that belongs to a group.
-
-    Attributes:
-      path: of the weight.
-      axis: of it.
-      units: the number of the unit at each position of the axis, -1 for none: [length].
-      use: what the model does with the weight along that axis.
-      across: how many inputs, or outputs, of the weight as a matrix a unit is: a head those of its
-        width. 1 for weights that are not matrices.
-    """
-
-    path: str
-    axis: int
-    units: np.ndarray
-    use: Use
-    across: int = 1
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class UnitGroup:
-    """Units that have positions on the same axes; each can only be removed from all of them.
-
-    Attributes:
-      name: path of the weight that makes the units, and the axis.
-      width: how many units.
-      members: the axes of weights.
-      parameters: of all units together; where two groups cross, both count them.
-      held: why they cannot be removed; empty if they can.
-      means: where the model takes a sum or a mean over the units, as a layer norm does; empty if
-        it does not. After a cut it is over those that are left.
-    """
-
-    name: str
-    width: int
-    members: tuple[UnitAxis, ...]
-    parameters: int
-    held: str
-    means: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,7 +104,8 @@ def groups(model: nnx.Module, *example_inputs: Any, mend: Mend = stock) -> UnitG
     with calling("example_inputs", inputs):
         units = Units(plain, inputs, mend)
     try_each(units)
-    found = described(units).values()
+    params = {slot.path for slot in slots(plain) if isinstance(slot.value, nnx.Param)}
+    found = [with_closers(units.graph, params, group) for group in described(units).values()]
     return UnitGroups(tuple(sorted(found, key=lambda group: bool(group.held))))
 
 

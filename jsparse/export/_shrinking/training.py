@@ -32,6 +32,7 @@ from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.shrink import check_outputs
 from jsparse.export._shrinking.tracing import trace
 from jsparse.optim._task import arrays_of
+from jsparse.rules._coupled import rule_name
 from jsparse.rules._remaining import removable, whole_axes
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -133,7 +134,7 @@ def _check(model: Any, optimizer: Any, inputs: tuple) -> None:
         )
     for path, part in parts.items():
         if not removable(part.rule):
-            name = type(part.rule).__name__
+            name = rule_name(part.rule)
             raise ValueError(
                 f"{path}: under {name} a unit may come back when others are dropped, so none can "
                 "be removed; fix its masks with model = jsparse.hold(model) and a new optimizer, "

@@ -1,0 +1,198 @@
+"""Depth: whole residual blocks by how little they change what passes through them.
+
+1. On some data, the influence of a block is how far its outputs y point away from its inputs x:
+
+       1 - mean over positions of <x, y> / (|x| |y|),
+
+   along the last axis, of tokens in a transformer and of pixels in a convolutional network.
+2. The blocks with the least influence are replaced by their skip connection, y = x.
+
+Numbers: tests/prune/test_blocks.py has the influence in NumPy; the paper has models of 7 and 13
+billion weights.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jsparse._paths import listed
+from jsparse._pure import calling, evaluated, taken_apart
+from jsparse._slots import Slot, check_module, slots, walk_modules
+from jsparse._surgery import copied
+from jsparse._values import (
+    check_batches,
+    check_function,
+    check_mapping,
+    check_pattern,
+    check_whole,
+    is_number,
+    shown,
+)
+from jsparse._watch import watch_in_place
+from jsparse.prune._calibration import Forward, call
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+class Skip(nnx.Module):
+    """What is left of a residual block: gives its first argument back."""
+
+    def __call__(self, x: Any, *_: Any, **__: Any) -> Any:
+        return x
+
+
+def influence(
+    model: nnx.Module, batches: Iterable[Any], pattern: str, *, forward: Forward = call
+) -> dict[str, float]:
+    """How much each block changes what passes through it, from 0 to 2: see `drop_blocks`.
+
+    Args:
+      model: any NNX module, in eval mode for this.
+      batches: of inputs; each new shape is compiled again.
+      pattern: a regular expression for whole paths of modules, such as "blocks/[0-9]+". A block
+        takes and gives an array of one shape, as the first argument and as the result.
+      forward: runs the model on a batch; by default `model(batch)`.
+
+    Returns:
+      Influence by path of the module, in the order of the model.
+
+    Raises:
+      ValueError: a pattern that is invalid or matches no module; no batch; a block that is not
+        called, or changes the shape.
+
+    Example:
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs))
+      >>> model.layers[1].kernel[...] = 2 * jnp.eye(4)
+      >>> {path: round(one, 2) for path, one in influence(model, [jnp.eye(4)], "layers/.").items()}
+      {'layers/0': 0.84, 'layers/1': 0.0}
+
+    Reference: Men et al., ShortGPT: Layers in large language models are more redundant than you
+    expect, 2024 (arXiv 2403.03853), section 3.2.
+    """
+    check_pattern(pattern=pattern)
+    check_function(forward=forward)
+    check_batches(batches)
+    build, variables, _ = taken_apart(evaluated(model))
+    paths = _matching(model, pattern)
+
+    @jax.jit
+    def seen(given: dict[str, Any], batch: Any) -> dict[str, tuple[Array, Array]]:
+        own = build(given)
+        found: dict[str, tuple[Array, Array]] = {}
+        for path, block in walk_modules(own):
+            if path in paths:
+                watch_in_place(block, lambda _, x, y, path=path: _add(found, path, x, y))
+        forward(own, batch)
+        return found
+
+    totals = dict.fromkeys(paths, 0.0)
+    numbers = dict.fromkeys(paths, 0.0)
+    for batch in batches:
+        with calling("batches", batch):
+            new = seen(variables, batch)
+        for path, (total, number) in new.items():
+            totals[path] += float(total)
+            numbers[path] += float(number)
+    if missed := [path for path in paths if not numbers[path]]:
+        raise ValueError(
+            f"pattern: no batch of batches got to {listed(missed)}; leave out what is not called"
+        )
+    return {path: totals[path] / numbers[path] for path in paths}
+
+
+def drop_blocks(model: Model, scores: Mapping[str, float], *, drop: int) -> Model:
+    """A copy of the model without the blocks of the lowest scores, of which the skip remains.
+
+    Train it on afterwards, or `recalibrate` it. The blocks become modules that give their input
+    back, so each has to be a residual one, whose output has the shape of its input.
+
+    Args:
+      model: any NNX module; not changed.
+      scores: by path of the module, high = keep: from `influence`, or your own, such as how much
+        the loss rises without the block.
+      drop: how many blocks go, 1 or more; at least one of those in scores stays.
+
+    Returns:
+      The copy.
+
+    Raises:
+      TypeError: scores is not a mapping of numbers.
+      ValueError: a path that is not that of a module; a score that is NaN; too many to drop.
+
+    Example:
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs))
+      >>> small = drop_blocks(model, {"layers/0": 1.0, "layers/1": 0.1}, drop=1)
+      >>> bool((small(jnp.eye(4)) == model.layers[0](jnp.eye(4))).all())
+      True
+
+    Reference: Men et al., ShortGPT, 2024, section 3.2.
+    """
+    check_module(model)
+    check_mapping("a score by path of a module", scores=scores)
+    check_whole(drop=drop)
+    modules = dict(walk_modules(model))
+    for path, score in scores.items():
+        if path not in modules or not path:
+            raise ValueError(
+                f"scores: {path!r} is not the path of a module of the model: {listed(modules)}"
+            )
+        if not is_number(score) or score != score:
+            raise TypeError(f"scores: the score of {path} is {shown(score)}; give a number")
+    if drop >= len(scores):
+        raise ValueError(
+            f"drop is {drop}, and scores has {len(scores)} blocks, of which one must stay; drop "
+            "fewer, or give scores for more of them"
+        )
+    gone = sorted(scores, key=lambda path: scores[path])[:drop]
+    copy = copied(model)
+    for slot in _places(copy, gone):
+        slot.put(Skip())
+    return copy
+
+
+def _places(model: nnx.Module, paths: Iterable[str]) -> list[Slot]:
+    """Where some modules are."""
+    modules = dict(walk_modules(model))
+    wanted = {path: modules[path] for path in paths}
+    found = slots(model, tuple({type(one) for one in wanted.values()}))
+    places = [slot for slot in found if slot.path in wanted]
+    if missed := sorted(wanted.keys() - {slot.path for slot in places}):
+        raise ValueError(f"scores: {missed[0]!r} is inside another block; give one of the two")
+    return places
+
+
+def _matching(model: nnx.Module, pattern: str) -> list[str]:
+    """The paths of modules that a pattern matches.
+
+    Raises:
+      ValueError: none.
+    """
+    paths = [path for path, _ in walk_modules(model) if path]
+    found = [path for path in paths if re.fullmatch(pattern, path)]
+    if not found:
+        raise ValueError(
+            f"pattern: {pattern!r} matches no module; there are {listed(paths)}. It is a regular "
+            "expression for the whole path, such as 'blocks/[0-9]+'"
+        )
+    return found
+
+
+def _add(found: dict[str, tuple[Array, Array]], path: str, x: Any, y: Any) -> None:
+    """Add what one call of a block changes, and its number of positions."""
+    if jnp.shape(x) != jnp.shape(y) or not jnp.ndim(x):
+        raise ValueError(
+            f"{path} takes {shown(x)} and gives {shown(y)}, so it has no skip connection alone; "
+            "leave it out of the pattern"
+        )
+    x, y = (one.astype(jnp.float32).reshape(-1, one.shape[-1]) for one in (x, y))
+    sizes = jnp.linalg.norm(x, axis=1) * jnp.linalg.norm(y, axis=1)
+    along = jnp.where(sizes > 0, (x * y).sum(1) / jnp.where(sizes > 0, sizes, 1.0), 1.0)
+    total, number = found.get(path, (jnp.zeros(()), jnp.zeros(())))
+    found[path] = (total + jnp.maximum(1 - along, 0.0).sum(), number + len(x))

@@ -1,0 +1,250 @@
+"""Rules over coupled units: training in which whole units of several layers live or die together.
+
+1. The weights of each chosen group become parts of the model that share one rule and its state.
+2. After each train step the norms of the units are taken anew, over all entries of each.
+3. The rule says which units are closed. The weights that read a closed unit, or those that make it,
+   have 0 there, so that it is without effect; in a folded model all that belongs to it is 0.
+
+Numbers: tests/prune/test_couple.py trains small nets whose units die, and shrinks them.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jsparse._bridge import fit_bridges
+from jsparse._coupled import Member, Units
+from jsparse._events import share_cuts_in_place
+from jsparse._paths import listed, naming, pairs
+from jsparse._pattern import Role
+from jsparse._roles import role_of
+from jsparse._score import root
+from jsparse._slots import Slot, refuse_unseen, refuse_wrapped, slots
+from jsparse._sparse import Sparse
+from jsparse._surgery import check_rngs, copied
+from jsparse._values import check_is, check_pattern, shown
+from jsparse._variables import Setting
+from jsparse.export._shrinking.groups import UnitGroups
+from jsparse.export._shrinking.members import UnitAxis, UnitGroup
+from jsparse.prune._by_name import chosen_groups
+from jsparse.rules._coupled import Coupled, Follows, Group, Span, mean_square, rule_name
+from jsparse.rules._keep import Keep
+from jsparse.rules._rule import Rules, unit_of
+
+Model = TypeVar("Model", bound=nnx.Module)
+VECTOR = Role(inputs=())
+Places = Mapping[str, Sequence[Slot]]
+"""The slots of the variable that a path names, by any of its paths."""
+
+
+def couple(model: Model, groups: UnitGroups, *rules: Rules, rngs: nnx.Rngs | None = None) -> Model:
+    """A copy of the model in which each chosen group of coupled units has a rule.
+
+    A unit is closed in all weights that it spans: in a residual stream in every layer that adds to
+    it, with biases and the scales of normalisations, and in every layer that reads it. So `shrink`
+    removes it, where `Filter()` zeroes the units of one layer while others still add to them.
+
+    The rule decides by the root mean square of each unit over all its weights; thresholds, gates,
+    scores and draws are there once for a group. `scope=WholeModel()` lets the units of all groups
+    under equal rules compete. Train with `jsparse.Optimizer`, which takes the norms anew after each
+    step. While training only the weights that read a unit are gated, so that what makes it can
+    still change; where that is not enough, as under a layer norm, those that make it are. `masks`,
+    `fold` and `shrink` mask all of them, which changes no output.
+
+    Args:
+      model: any NNX module without rules on the weights of these groups; it is not changed.
+      groups: what `jsparse.groups` found, of this model or of one of the same size.
+      *rules: pairs of a pattern for names of groups, such as "stem/kernel:3", and a rule with
+        `unit=Group()`: Top, Threshold, Gibbs, HardConcrete, SoftThreshold, Movement or
+        SoftMovement. The first match wins; groups without a match, those that cannot shrink and
+        those under `Keep()` are left.
+      rngs: for rules with a random initial state; by default a fixed key.
+
+    Returns:
+      The copy.
+
+    Raises:
+      TypeError: not a model, groups or rules.
+      ValueError: no rules; a rule with another unit or one that cannot take groups; a pattern that
+        matches no group that can shrink; a weight that has a rule, is in a stack of layers or in a
+        wrapper that writes weights, or is not in the model.
+
+    Example:
+      >>> from jsparse import Top, groups
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 3, rngs=rngs))
+      >>> model = couple(model, groups(model, (1, 4)), (".*", Top(density=0.5, unit=Group())))
+      >>> [int(part.read_mask().sum()) for part in (model.layers[0].bias, model.layers[2].kernel)]
+      [4, 12]
+    """
+    check_is(UnitGroups, "what jsparse.groups gives", groups=groups)
+    rngs = nnx.Rngs(0) if rngs is None else rngs
+    check_rngs(rngs)
+    given = pairs(rules)
+    for pair in given:
+        _check(pair)
+    chosen = {
+        name: rule
+        for name, rule in chosen_groups(groups, given, "rules", "couple").items()
+        if not isinstance(rule, Keep)
+    }
+    copy = copied(model)
+    _couple_in_place(copy, [(groups[name], rule) for name, rule in chosen.items()], rngs)
+    return copy
+
+
+def _couple_in_place(
+    model: nnx.Module, chosen: Sequence[tuple[UnitGroup, Any]], rngs: nnx.Rngs
+) -> None:
+    at: dict[int, list[Slot]] = {}
+    for slot in slots(model):
+        at.setdefault(id(slot.value), []).append(slot)
+    places = {slot.path: own for own in at.values() for slot in own}
+    spans: dict[int, list[tuple[Span, Units]]] = {}
+    for group, rule in chosen:
+        new = _spans(group, dataclasses.replace(rule, unit=Coupled(), role=VECTOR), places)
+        units = _units(group.name, new, rngs)
+        for slot, span in new:
+            spans.setdefault(id(slot.value), []).append((span, units))
+    params = [slot for own in at.values() for slot in own if isinstance(slot.value, nnx.Param)]
+    for one, several in spans.items():
+        slot = at[one][0]
+        refuse_unseen(slot, params)
+        role = role_of(slot.parent, slot.key, slot.value.ndim)
+        rule = Follows(
+            tuple(span for span, _ in several),
+            role=dataclasses.replace(role, recurrent=slot.recurrent),
+        )
+        part = Member(slot.value, rule, [units for _, units in several])
+        for slot in at[one]:
+            slot.put(part)
+    fit_bridges(model)
+    share_cuts_in_place(model)
+
+
+def _spans(group: UnitGroup, rule: Any, places: Places) -> list[tuple[Slot, Span]]:
+    """Where the units of a group are in each of its parameters."""
+    found: list[tuple[Slot, UnitAxis]] = []
+    for member in group.members:
+        slot = _place(member, group.name, places)
+        if isinstance(slot.value, nnx.Param):
+            found.append((slot, member))
+    sizes = [_entries(slot, member, group.width) for slot, member in found]
+    total = sum(sizes)
+    if not total:
+        raise ValueError(
+            f"groups: the units of {group.name} have no parameters, or not as many as each other; "
+            "leave this group without a rule, by Keep() first"
+        )
+    return [
+        (
+            slot,
+            Span(
+                axis=member.axis,
+                units=() if _in_order(member, group.width) else tuple(member.units.tolist()),
+                width=group.width,
+                entries=total,
+                own=size,
+                closes=member.closes,
+                rule=rule,
+            ),
+        )
+        for (slot, member), size in zip(found, sizes, strict=True)
+    ]
+
+
+def _in_order(member: UnitAxis, width: int) -> bool:
+    return np.array_equal(member.units, np.arange(width))
+
+
+def _entries(slot: Slot, member: UnitAxis, width: int) -> int:
+    """How many entries of a weight each unit has; 0 if they differ in that."""
+    often = np.bincount(member.units[member.units >= 0], minlength=width)
+    return slot.value.size // len(member.units) * int(often[0]) if len({*often}) == 1 else 0
+
+
+def _place(member: UnitAxis, name: str, places: Places) -> Slot:
+    """The first slot of a weight.
+
+    Raises:
+      ValueError: the weight is not there, or cannot be coupled.
+    """
+    if member.path not in places:
+        raise ValueError(
+            f"groups: {name} has the weight {member.path}, which is not in the model; its weights "
+            f"are {listed(places)}. Give the groups of this model, from jsparse.groups"
+        )
+    slot = places[member.path][0]
+    for one in places[member.path]:
+        refuse_wrapped(one)
+    if isinstance(slot.value, Sparse):
+        raise ValueError(
+            f"{member.path} is under {rule_name(slot.value.rule)} already, and a weight has one "
+            f"rule; leave it or the group {name} without one"
+        )
+    shape = slot.value.shape
+    if len(shape) <= member.axis or shape[member.axis] != len(member.units):
+        raise ValueError(
+            f"groups: {member.path} has length {len(member.units)} on axis {member.axis} there, "
+            f"and shape {shape} in the model; give the groups of this model, from jsparse.groups"
+        )
+    if stack := role_of(slot.parent, slot.key, len(shape)).stack:
+        raise ValueError(
+            f"{member.path} stacks {stack} axes of layers, which nnx.scan would hand out one by "
+            f"one, while the units of {name} are the same for all; make the layers one by one, or "
+            "use a rule with Filter() there"
+        )
+    return slot
+
+
+def _units(name: str, spans: Sequence[tuple[Slot, Span]], rngs: nnx.Rngs) -> Units:
+    """The units of a group, with their rule."""
+    own = [mean_square(span, slot.value[...]) for slot, span in spans if span.own]
+    span = spans[0][1]
+    with naming(name):
+        units = Units(
+            Setting(root(sum(own, jnp.zeros_like(own[0])))),
+            span.rule,
+            key=rngs.params(),
+            name=name,
+            entries=span.entries,
+        )
+    if "price" in units.state_names:  # of each weight
+        units.set_state({"price": units.price[...] * span.entries})
+    return units
+
+
+def _check(pair: Any) -> None:
+    """Refuse what is not a pair of a pattern and a rule that can decide about groups.
+
+    Raises:
+      TypeError: the second is no rule.
+      ValueError: it is no pair; the rule has another unit, or cannot take groups.
+    """
+    if not (isinstance(pair, tuple) and len(pair) == 2):
+        raise ValueError(
+            "rules: each is a pair of a pattern and a rule, such as "
+            f'(".*", Top(density=0.5, unit=Group())); got {shown(pair)}'
+        )
+    pattern, rule = pair
+    check_pattern(pattern=pattern)
+    if isinstance(rule, type) or not hasattr(rule, "apply"):
+        raise TypeError(f"rules: {pattern!r} has {shown(rule)}; pass a rule with unit=Group()")
+    if isinstance(rule, Keep):
+        return
+    name = type(rule).__name__
+    if not hasattr(rule, "gates"):
+        raise ValueError(
+            f"rules: {name} decides about single weights, so it cannot close a unit in all of them;"
+            " with unit=Group() there are Top, Threshold, Gibbs, HardConcrete, SoftThreshold, "
+            "Movement and SoftMovement. A mask that is given goes to jsparse.prune.units instead"
+        )
+    if unit_of(rule) != Group():
+        raise ValueError(
+            f"rules: {name} has the unit {unit_of(rule)}; give it unit=Group(), or give the rule "
+            "to jsparse.sparsify, with patterns for weights"
+        )

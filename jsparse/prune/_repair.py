@@ -1,0 +1,187 @@
+"""Least-squares repair: after units were removed, what reads the others makes up for them.
+
+1. X are the inputs of a layer on calibration data, the removed ones among them, and W its kernel.
+2. The rows S of the kernel that remain become
+
+       W_S + argmin_D |X_S D - X_R W_R|^2 + damping * mean(diag H) * |D|^2,   H = X^T X,
+
+   which is D = (H_SS + damping)^-1 H_SR W_R, for the removed rows R.
+3. The next layer sees the inputs that the repaired one gives; all layers in one sweep over the
+   data, as for SparseGPT.
+
+Numbers: tests/prune/test_repair.py has the least squares in NumPy; the paper has those of VGG-16.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array, lax
+
+from jsparse._checks import check_not_negative
+from jsparse._paths import naming
+from jsparse._roles import role_of
+from jsparse._slots import Slot, check_module, slots, sparse_parts
+from jsparse._sparse import Sparse
+from jsparse._surgery import copied, fold, sparsify
+from jsparse._values import check_batches, check_function, check_is
+from jsparse.export._shrinking.cut import Cut, placed_like
+from jsparse.export._shrinking.record import Record
+from jsparse.prune._calibration import Forward, call, in_order
+from jsparse.prune._inputs import from_matrices, matrices
+from jsparse.rules._held import Held
+from jsparse.rules._rule import over_stack
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+def repair(
+    model: nnx.Module,
+    small: Model,
+    record: Record,
+    batches: Iterable[Any],
+    *,
+    forward: Forward = call,
+    damping: float = 0.01,
+) -> Model:
+    """A copy of a smaller model whose layers make up for the units that were removed.
+
+    Each kernel that read removed units gets the change that brings its outputs nearest to those
+    with all units, in least squares over the batches. That takes no training and no labels. Kernels
+    of `nnx.Linear`, `nnx.LinearGeneral` and `nnx.Conv` are repaired; others stay as they are. Where
+    batch normalisations follow, `recalibrate` the result.
+
+    Args:
+      model: as it was before units were removed.
+      small: what `prune.units` made of it.
+      record: what `prune.units` gave with it.
+      batches: calibration data, as for `sparsegpt`; more samples than the widest layer has inputs.
+      forward: runs the model on a batch, in eval mode; by default `model(batch)`.
+      damping: added to the diagonal of H, as a fraction of its mean, 0 or more.
+
+    Returns:
+      The copy.
+
+    Raises:
+      TypeError: not models or a Record.
+      ValueError: the record is not of these models; no batch; damping below 0; inputs that are not
+        finite, or too similar for H to be inverted.
+
+    Example:
+      >>> import jax
+      >>> from jsparse.prune import units
+      >>> rngs, x = nnx.Rngs(0), jax.random.normal(jax.random.key(0), (64, 4))
+      >>> model = nnx.Sequential(nnx.Linear(4, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 3, rngs=rngs))
+      >>> small, record = units(model, x, density=0.5)
+      >>> off = lambda other: float(((other(x) - model(x)) ** 2).sum())
+      >>> off(repair(model, small, record, [x])) < off(small)
+      True
+
+    Reference: He et al., Channel pruning for accelerating very deep neural networks, ICCV 2017,
+    section 3.1 (ii); the order of layers from section 3.2.
+    """
+    check_module(small, "small")
+    check_is(Record, "a Record, from prune.units", record=record)
+    check_not_negative(damping=damping)
+    check_batches(batches)
+    check_function(forward=forward)
+    plain, fixed = fold(model), copied(small)
+    own = {slot.path: slot.value for slot in slots(fixed)}
+    cuts: dict[str, Cut] = {}
+    for slot in slots(plain):
+        _check_sizes(slot, record, own)
+        if keep := _removed_inputs(slot, record):
+            cuts[slot.path] = Cut(shape=slot.value.shape, keep=keep)
+    if not cuts:
+        return fixed
+    held = sparsify(plain, *((re.escape(path), Held()) for path in cuts))
+
+    def solve(path: str, part: Sparse, gram: Array) -> tuple[Array, Array]:
+        weight, stack = part.weight[...], part.rule.role.stack
+        stays = jnp.asarray(cuts[path].zeroed(np.ones(weight.shape)), gram.dtype)
+        split = lambda array: matrices(part, array, gram.shape[stack])
+        whole = split(weight.astype(gram.dtype))
+        one = over_stack(partial(_solved, damping), stack + 1)
+        with naming(path):
+            new = _checked(one(whole, split(stays), gram))
+        return from_matrices(part, new).astype(weight.dtype), stays.astype(weight.dtype)
+
+    full = sparse_parts(in_order(held, batches, forward, gram_of, solve))
+    before = {slot.path: slot.value for slot in slots(plain)}
+    for path in cuts:
+        cut = record.cuts[path]
+        now, old = (cut.of(np.asarray(one[...])) for one in (full[path].weight, before[path]))
+        own[path][...] = placed_like(now * _factor(own[path][...], old), own[path][...])
+    return fixed
+
+
+def gram_of(x: Array) -> Array:
+    """X^T X of the inputs [n, inputs] of a layer."""
+    return jnp.matmul(x.T, x, precision=lax.Precision.HIGHEST)
+
+
+@jax.default_matmul_precision("highest")
+def _solved(damping: float, weight: Array, stays: Array, gram: Array) -> Array:
+    """The repaired kernel of a layer, [inputs, outputs], from [inputs, outputs] and H (2)."""
+    kept = stays[:, :1]
+    own = gram * kept * kept.T
+    level = damping * jnp.diagonal(gram).mean()
+    alone = jnp.where((kept[:, 0] > 0) & (jnp.diagonal(gram) > 0), level, 1.0)  # or it is singular
+    change = jnp.linalg.solve(own + jnp.diag(alone), kept * (gram @ (weight * (1 - stays))))
+    return (weight + change) * stays
+
+
+def _checked(new: Array) -> Array:
+    """The same array.
+
+    Raises:
+      ValueError: it is not finite.
+    """
+    if not bool(jnp.isfinite(new).all()):
+        raise ValueError(
+            "H cannot be inverted: the inputs are too similar; raise damping, or use more "
+            "calibration data"
+        )
+    return new
+
+
+def _removed_inputs(slot: Slot, record: Record) -> dict[int, tuple[int, ...]]:
+    """What stays of the input axes of a kernel from which some were cut; empty for others."""
+    layer, path = slot.parent, slot.path
+    general = isinstance(layer, nnx.LinearGeneral) and not getattr(layer, "batch_axis", ())
+    if not (general or isinstance(layer, nnx.Linear | nnx.Conv)) or slot.key != "kernel":
+        return {}
+    if path not in record.cuts:
+        return {}
+    ndim = slot.value.ndim
+    inputs = role_of(layer, slot.key, ndim).input_axes(ndim)
+    return {axis: kept for axis, kept in record.cuts[path].keep.items() if axis in inputs}
+
+
+def _check_sizes(slot: Slot, record: Record, own: Mapping[str, Any]) -> None:
+    """Refuse models of other sizes than the record says.
+
+    Raises:
+      ValueError: a weight is not there, or has another shape.
+    """
+    cut = record.cuts.get(slot.path)
+    if cut is None:
+        return
+    small = tuple(own[slot.path].shape) if slot.path in own else None
+    if tuple(slot.value.shape) != cut.shape or small != cut.left:
+        raise ValueError(
+            f"record: it cuts {slot.path} from {cut.shape} to {cut.left}, and the models have "
+            f"{tuple(slot.value.shape)} and {small}; give the model that prune.units was given, "
+            "and what it gave back"
+        )
+
+
+def _factor(small: Array, old: np.ndarray) -> float:
+    """By what number `prune.units` multiplied a weight, as where the width of heads shrank."""
+    square = float(np.vdot(old, old))
+    return float(np.vdot(old, np.asarray(small, old.dtype))) / square if square > 0 else 1.0
