@@ -211,8 +211,8 @@ def test_a_dense_state_is_refused_by_flax_and_taken_by_fill() -> None:
     model = js.sparsify(other, rule)
     with pytest.raises(ValueError, match=r"Expected a subgraph for 'kernel', but got: Param"):
         nnx.update(model, nnx.state(dense))
-    by_path = {"layers/0/kernel": np.float64(dense.layers[0].kernel[...]), "layers/0/bias": 0}
-    by_path["layers/0/bias"] = jnp.zeros(4, jnp.bfloat16)
+    kernel = np.float64(dense.layers[0].kernel[...])  # type: ignore[union-attr]
+    by_path = {"layers/0/kernel": kernel, "layers/0/bias": jnp.zeros(4, jnp.bfloat16)}
     again = js.sparsify(dense, rule)  # with the cut of these weights, not of the old ones
     for weights in (dense, nnx.state(dense), nnx.to_pure_dict(nnx.state(dense)), by_path, again):
         filled = js.fill(model, weights)
@@ -220,7 +220,7 @@ def test_a_dense_state_is_refused_by_flax_and_taken_by_fill() -> None:
             np.testing.assert_array_equal(one, right)
             assert one.dtype == right.dtype
     masked = js.sparsify(other, (".*/kernel", js.Held()))
-    masked = js.hold(masked, {"layers/0/kernel": np.eye(6, 4)})
+    masked = js.hold(masked, {"layers/0/kernel": jnp.eye(6, 4)})
     kept = js.masks(js.fill(masked, dense))["layers/0/kernel"]
     np.testing.assert_array_equal(kept, np.eye(6, 4))
 

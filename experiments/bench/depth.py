@@ -58,6 +58,8 @@ class Settings:
     """Beside the dense model."""
     rounds: int = 1
     """Runs of each."""
+    nnx: bool = False
+    """Whether steps are under `nnx.jit` in place of `jax.jit`."""
     surgery: bool = True
     """Whether to measure what is done to models outside of steps, too."""
     json: str = ""
@@ -95,7 +97,10 @@ def first_step(settings: Settings, depth: int, rule: str) -> Seconds:
         return step(model, optimizer, text), nnx.state((model, optimizer))
 
     jax.clear_caches()
-    traced, trace = clocked(lambda: jax.jit(pure).trace(state, TEXT))
+    if settings.nnx:
+        traced, trace = clocked(lambda: nnx.jit(step).trace(model, optimizer, TEXT))
+    else:
+        traced, trace = clocked(lambda: jax.jit(pure).trace(state, TEXT))
     lowered, lower = clocked(traced.lower)
     _, compiled = clocked(lowered.compile)
     return dict(zip(PARTS, (trace, lower, compiled), strict=True))
@@ -188,7 +193,8 @@ def write(
 ) -> None:
     """Write the table, as in docs/results."""
     result = {
-        "title": "First step and surgery, by depth",
+        "title": f"First step{' and surgery' * settings.surgery}, by depth, under "
+        f"{'nnx' if settings.nnx else 'jax'}.jit",
         "about": "Processor seconds of a transformer of width "
         f"{settings.width}: trace + lower + compile = all (ratio to dense), and surgery with "
         "`Top`. Growth is what a block costs from the second deepest model to the deepest, "
