@@ -9,7 +9,7 @@ from flax import nnx
 from jsparse._paths import named, naming
 from jsparse._slots import check_module, slots
 from jsparse._sparse import Sparse
-from jsparse._storage.leaves import check_fit, describe, filled
+from jsparse._storage.leaves import check_fit, describe, filled, plain
 from jsparse._surgery import copied, share_cuts_in_place
 from jsparse._values import check_is
 from jsparse._variables import store, stored
@@ -66,7 +66,7 @@ def fill(model: Model, weights: nnx.Module | Mapping[str, Any]) -> Model:
     cast = {path: _cast(array, leaves.get(path)) for path, array in given.items()}
     check_fit({path: describe(array) for path, array in cast.items()}, wanted, "weights", ADVICE)
     for path, array in cast.items():
-        part, new = places[path], filled(array, leaves[path], path)
+        part, new = places[path], filled(plain(path, array), leaves[path], path)
         with naming(path):
             part.set_value(new) if isinstance(part, Sparse) else store(part, new)
     share_cuts_in_place(copy)

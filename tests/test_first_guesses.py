@@ -230,6 +230,7 @@ def test_fill_knows_shared_weights_and_lists_what_differs() -> None:
         def __init__(self, seed: int) -> None:
             self.a = self.b = nnx.Linear(3, 3, rngs=nnx.Rngs(seed))
             self.norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+            self.drop = nnx.Dropout(0.5, rngs=nnx.Rngs(seed))
 
     model = js.sparsify(Tied(0), ("a/kernel", js.Held()))
     for name in ("a", "b"):
@@ -238,6 +239,9 @@ def test_fill_knows_shared_weights_and_lists_what_differs() -> None:
         filled = js.fill(model, paths | norm)
         assert filled.a.kernel is filled.b.kernel
         np.testing.assert_array_equal(filled.b.kernel[...], np.eye(3))
+    other = Tied(1)
+    one, right = (nnx.state(m.drop) for m in (js.fill(model, nnx.state(other)), other))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), one, right))
     with pytest.raises(ValueError) as error:
         js.fill(model, {"a/kernel": np.eye(4), "c": np.ones(3), "a/bias": np.ones(3, int)})
     for fault in ("a/kernel: got float32[4, 4], expected float32[3, 3]", "c: unexpected",
