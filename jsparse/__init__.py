@@ -10,6 +10,7 @@ from jsparse import report as report
 from jsparse import rules as rules
 from jsparse import schedule as schedule
 from jsparse import tree as tree
+from jsparse._fill import fill as fill
 from jsparse._layers import Conv as Conv
 from jsparse._layers import ConvTranspose as ConvTranspose
 from jsparse._layers import Einsum as Einsum

@@ -205,18 +205,51 @@ def test_what_is_no_model_is_told_so(kind: Any) -> None:
         js.sparsify(kind, ("w", js.Held()))
 
 
-def test_a_dense_state_is_refused_by_flax_and_copied_by_path() -> None:
-    dense, masked = (nnx.Sequential(nnx.Linear(6, 4, rngs=nnx.Rngs(n))) for n in (0, 1))
-    model = js.sparsify(masked, (".*/kernel", js.Top(density=0.5)))
+def test_a_dense_state_is_refused_by_flax_and_taken_by_fill() -> None:
+    rule = (".*/kernel", js.Top(density=0.5, scope=js.WholeModel()))
+    dense, other = (nnx.Sequential(nnx.Linear(6, 4, rngs=nnx.Rngs(n))) for n in (0, 1))
+    model = js.sparsify(other, rule)
     with pytest.raises(ValueError, match=r"Expected a subgraph for 'kernel', but got: Param"):
         nnx.update(model, nnx.state(dense))
-    given = dict(nnx.iter_graph(dense))  # as docs/pretrained.md says
-    for path, part in nnx.iter_graph(model):
-        if isinstance(part, nnx.Variable | js.Sparse) and path in given:
-            part.copy_from(given[path])
-    again = js.sparsify(dense, (".*/kernel", js.Top(density=0.5)))
-    for one, other in zip(*map(jax.tree.leaves, map(nnx.state, (model, again))), strict=True):
-        np.testing.assert_array_equal(one, other)
+    kernel = np.float64(dense.layers[0].kernel[...])  # type: ignore[union-attr]
+    by_path = {"layers/0/kernel": kernel, "layers/0/bias": jnp.zeros(4, jnp.bfloat16)}
+    again = js.sparsify(dense, rule)  # with the cut of these weights, not of the old ones
+    for weights in (dense, nnx.state(dense), nnx.to_pure_dict(nnx.state(dense)), by_path, again):
+        filled = js.fill(model, weights)
+        for one, right in zip(*map(jax.tree.leaves, map(nnx.state, (filled, again))), strict=True):
+            np.testing.assert_array_equal(one, right)
+            assert one.dtype == right.dtype
+    masked = js.sparsify(other, (".*/kernel", js.Held()))
+    masked = js.hold(masked, {"layers/0/kernel": jnp.eye(6, 4)})
+    kept = js.masks(js.fill(masked, dense))["layers/0/kernel"]
+    np.testing.assert_array_equal(kept, np.eye(6, 4))
+
+
+def test_fill_knows_shared_weights_and_lists_what_differs() -> None:
+    class Tied(nnx.Module):
+        def __init__(self, seed: int) -> None:
+            self.a = self.b = nnx.Linear(3, 3, rngs=nnx.Rngs(seed))
+            self.norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+            self.drop = nnx.Dropout(0.5, rngs=nnx.Rngs(seed))
+
+    model = js.sparsify(Tied(0), ("a/kernel", js.Held()))
+    for name in ("a", "b"):
+        paths = {f"{name}/kernel": np.eye(3), f"{name}/bias": np.ones(3)}
+        norm = {"norm/scale": np.ones(3), "norm/bias": np.zeros(3)}  # without its statistics
+        filled = js.fill(model, paths | norm)
+        assert filled.a.kernel is filled.b.kernel
+        np.testing.assert_array_equal(filled.b.kernel[...], np.eye(3))
+    other = Tied(1)
+    one, right = (nnx.state(m.drop) for m in (js.fill(model, nnx.state(other)), other))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), one, right))
+    with pytest.raises(ValueError) as error:
+        js.fill(model, {"a/kernel": np.eye(4), "c": np.ones(3), "a/bias": np.ones(3, int)})
+    for fault in ("a/kernel: got float32[4, 4], expected float32[3, 3]", "c: unexpected",
+                  "a/bias: got int64[3], expected float32[3]", "norm/scale: missing"):  # fmt: skip
+        assert fault in str(error.value)
+    powers = js.sparsify(nnx.Linear(3, 3, rngs=nnx.Rngs(0)), ("kernel", js.Powerpropagation()))
+    with pytest.raises(ValueError, match="kernel: Powerpropagation holds a parameter"):
+        js.fill(powers, nnx.Linear(3, 3, rngs=nnx.Rngs(1)))
 
 
 @pytest.mark.parametrize("value", [None, "x", [1.0], 0.5])

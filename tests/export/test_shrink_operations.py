@@ -114,7 +114,14 @@ def unknown(h: Array) -> Array:
     return jnp.fft.fft(h, axis=-1).real
 
 
+def ordered(h: Array) -> Array:
+    weights = jnp.exp(-h.sum(axis=1))
+    y = jnp.einsum("ln,pn,l->lp", h, jnp.tile(h, (3, 1)), weights)  # with n over and below p
+    return jnp.pad(y, ((0, 0), (0, 4)))
+
+
 STOPS = {
+    ordered: "`dot_general` .* in which order an einsum multiplies",
     blended: "`sub` .* joins it with values that count",
     along_units: "`cumsum` .* needs the axis whole",
     gated: "`add` .* joins it with values that count",

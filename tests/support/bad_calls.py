@@ -270,6 +270,7 @@ SURGERY = {
         rules=([("kernel", js.Threshold())], "rules"),
         rngs=(nnx.Rngs(0), "rngs"),
     ),
+    "fill": call(js.fill, model=(TRAINED, "model"), weights=(DENSE, "weights")),
     "hold": call(js.hold, model=(HELD, "model"), new=(MASKS, "masks")),
     "Sparse": call(
         js.Sparse, weight=(DENSE.kernel, "param"), rule=(js.Held(), "rule"), key=(KEY, "key")

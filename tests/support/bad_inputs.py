@@ -147,6 +147,8 @@ KINDS: dict[str, Kind] = {
     "masks": Kind([*NAMED[1:], {"kernel": "x"}, {"kernel": jnp.full((3, 4), 0.5)},
                    {"kernel": np.ones((3, 4), complex)}, {"kernel": np.full((3, 4), NAN)}],
                   "by path|0 and 1", "mask"),
+    "weights": Kind([*NAMED, {"kernel": "x"}, {"kernel": np.ones((3, 5)), "bias": np.ones(4)},
+                     {"kernel": np.ones((3, 4), np.int8), "bias": np.ones(4)}], "by path"),
     "key": Kind([None, 0, "a", 1.5, jax.random.split(KEY), np.ones(2)], "random key"),
     "shape": Kind([None, 3, "ab", (1.5, 2), (-1, 3), (True, 3), [None], np.ones(2)], "tuple"),
     "dtype": Kind([3, "x", int, jnp.int32, [1.0]], "floating-point"),

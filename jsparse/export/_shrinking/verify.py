@@ -89,7 +89,7 @@ def _changed(a: Op, b: Op, pairs: dict[Node, Node], removal: Removal) -> list[Fa
     for x, y in zip(a.inputs, b.inputs, strict=True):
         if _apart(x, y, pairs, removal):
             others = tuple(n for n in a.inputs if n is not x)
-            found.append(Fault(_other_value(x, y), a, others, _factor(x, y)))
+            found.append(Fault(_other_value(a, x, y), a, others, _factor(x, y)))
     for name, value in _expected(a, removal).items():
         if not _equal(value, b.params.get(name)):
             text = f"has {name} {b.params.get(name)} in the code, where {value} would be right"
@@ -103,9 +103,11 @@ def _changed(a: Op, b: Op, pairs: dict[Node, Node], removal: Removal) -> list[Fa
     return found
 
 
-def _other_value(x: Node, y: Node) -> str:
+def _other_value(op: Op, x: Node, y: Node) -> str:
     if x.value is not None and y.value is not None and x.value.size == y.value.size == 1:
         return f"reads the constant {x.value.item()}, which would become {y.value.item()}"
+    if op.name == "dot_general" and x.value is None:
+        return "would read another value (the sizes decide in which order an einsum multiplies)"
     return "would read another value"
 
 
