@@ -1,0 +1,126 @@
+"""Mazes: their rules, the best return of every level by a solver, and levels that are apart."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("tyro")
+pytest.importorskip("matplotlib")
+
+from experiments.rl.environments import maze
+
+pytestmark = pytest.mark.standard_dtypes
+STEP = jax.jit(jax.vmap(maze.Maze.step, in_axes=(None, 0, 0, 0)))
+
+
+def best_return(levels: maze.Maze, level: int) -> float:
+    """By value iteration over all places and all sets of objects, with the rules themselves."""
+    cells, sets = maze.SIZE**2, 2**maze.OBJECTS
+    count = cells * sets * maze.ACTIONS
+    cell, kept, action = np.indices((cells, sets, maze.ACTIONS)).reshape(3, -1)
+    here = ((kept[:, None] >> np.arange(maze.OBJECTS)) & 1).astype(np.float32)
+    zero = jnp.zeros(count, jnp.int32)
+    at = maze.Place(
+        zero + level, jnp.stack([cell // maze.SIZE, cell % maze.SIZE], axis=1), here, zero, zero
+    )
+    keys = jnp.broadcast_to(jax.random.key(0), (count,))
+    after, reward, end = STEP(levels, at, jnp.asarray(action), keys)
+    new = np.asarray(after.agent) @ [maze.SIZE, 1] * sets
+    new = new + np.asarray(after.here, int) @ (1 << np.arange(maze.OBJECTS))
+    reward, going = np.asarray(reward, float), 1 - np.asarray(end, float)
+    value = np.full(cells * sets, -np.inf)
+    for _ in range(100):  # with one reward after the other, and no way longer than this
+        ahead = np.where(going > 0, value[new], 0)
+        value, old = np.maximum(value, (reward + ahead).reshape(-1, maze.ACTIONS).max(1)), value
+        if (value == old).all():
+            break
+    start = int(np.asarray(levels.starts)[level] @ [maze.SIZE, 1]) * sets + sets - 1
+    return float(value[start])
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.5])
+def test_the_best_return_of_every_level_is_that_of_the_paper(flip: float) -> None:
+    levels = maze.levels(12, flip, seed=3)
+    for level in range(12):
+        assert best_return(levels, level) == pytest.approx(maze.BEST, abs=1e-5)
+    worth = np.asarray(levels.worth)
+    np.testing.assert_allclose(worth[:, 0], 0.1)
+    np.testing.assert_allclose(np.maximum(worth[:, 1:], 0).sum(axis=1), 2, rtol=1e-6)
+    assert np.ptp(np.abs(worth[:, 1:]), axis=1).max() < 1e-6  # the four are scaled alike
+    assert (worth[:, 1:] == [1, 1, -1, -1]).all() == (flip == 0)
+
+
+def test_levels_are_apart() -> None:
+    trained = maze.levels(300, 0.5, seed=1)
+    other = maze.levels(300, 0.0, seed=1, others=trained)  # the same seed draws the same places
+    assert len(set(maze.names(trained))) == len(set(maze.names(other))) == 300
+    assert not set(maze.names(trained)) & set(maze.names(other))
+    assert all(len(set(name)) == maze.OBJECTS + 1 for name in maze.names(other))
+
+
+def test_a_level_that_cannot_be_solved_is_seen() -> None:
+    worth = np.array([0.1, 1, 1, -1, -1])
+    corner = np.array([(4, 4), (8, 8), (0, 0), (2, 2), (0, 1), (1, 0)])
+    assert not maze.solvable(corner, worth)  # a good object behind both bad ones
+    assert maze.solvable(corner, np.array([0.1, 1, 1, 1, -1]))
+    assert not maze.solvable(corner[[0, 4, 2, 3, 1, 5]], worth)  # behind the key and a bad one
+
+
+def walk(levels: maze.Maze, actions: list[int]) -> tuple[list[float], maze.Place, bool]:
+    """Rewards, the last place and whether it is over."""
+    at = jax.tree.map(lambda leaf: leaf[None], levels.reset(jax.random.key(0)))
+    rewards, end = [], jnp.array([False])
+    for n, action in enumerate(actions):
+        at, reward, end = STEP(levels, at, jnp.array([action]), jax.random.key(n)[None])
+        rewards.append(float(reward[0]))
+    return rewards, at, bool(end[0])
+
+
+def level(sticky: float = 0.0, anywhere: bool = False) -> maze.Maze:
+    """The agent in a corner; a good object to its right, the key two below."""
+    return maze.Maze(
+        jnp.array([[0, 0]]), jnp.array([[(2, 0), (0, 1), (5, 5), (8, 8), (7, 7)]]),
+        jnp.array([[0.1, 1, 1, -1, -1]]), jnp.float32(sticky), jnp.array(anywhere),
+    )  # fmt: skip
+
+
+def test_walking_taking_and_ending() -> None:
+    up, down, left, right, stay = range(5)
+    rewards, at, over = walk(level(), [up, stay, right, left, right, left, down])
+    np.testing.assert_allclose(rewards, [-0.01, 0, 1, 0, 0, 0, 0], atol=1e-6)  # taken only once
+    assert not over and at.here.tolist() == [[1, 0, 1, 1, 1]]
+    rewards, at, over = walk(level(), [down, down])
+    assert over and rewards == pytest.approx([0, 0.1])
+    rewards, at, over = walk(level(), [stay] * maze.LIMIT)
+    assert over and sum(rewards) == rewards[-1] == -1
+    late = maze.Place(*(jnp.asarray(x)[None] for x in at_limit()))
+    _, reward, end = STEP(level(), late, jnp.array([down]), jax.random.key(0)[None])
+    assert end[0] and float(reward[0]) == pytest.approx(0.1)  # the key in the last step
+
+
+def at_limit() -> tuple:
+    return 0, (1, 0), np.ones(maze.OBJECTS, np.float32), maze.LIMIT - 1, 4
+
+
+def test_what_is_seen() -> None:
+    levels = level()
+    seen = np.asarray(levels.observe(levels.reset(jax.random.key(0)))).reshape(-1, 9, 9)
+    assert len(seen) * 81 == maze.OBSERVED and seen.sum() == 6
+    assert seen[0, 2, 0] == seen[1, 0, 1] == seen[4, 7, 7] == seen[5, 0, 0] == 1
+    _, at, _ = walk(levels, [3])
+    after = np.asarray(levels.observe(jax.tree.map(lambda leaf: leaf[0], at))).reshape(-1, 9, 9)
+    assert after[1].sum() == 0 and after[5, 0, 1] == 1 and after.sum() == 5
+
+
+def test_sticky_actions_and_starts_anywhere() -> None:
+    levels, count = level(sticky=0.25, anywhere=True), 4000
+    keys = jax.random.split(jax.random.key(1), count)
+    at = jax.vmap(levels.reset)(keys)
+    cells = np.asarray(at.agent) @ [9, 1]
+    objects = {18, 1, 50, 80, 70}
+    assert set(cells) == set(range(81)) - objects
+    at = at._replace(agent=jnp.full((count, 2), 4), age=at.age + 1, before=at.before * 0)
+    moved = np.asarray(STEP(levels, at, jnp.full(count, 3), keys)[0].agent)
+    assert (moved[:, 0] == 3).mean() == pytest.approx(0.25, abs=0.03)  # up, as before
+    assert ((moved[:, 1] == 5) == (moved[:, 0] == 4)).all()  # else right, as chosen
