@@ -1,5 +1,9 @@
 """Mazes: their rules, the best return of every level by a solver, and levels that are apart."""
 
+import dataclasses
+from pathlib import Path
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +12,9 @@ import pytest
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
 
+from experiments import common, overfit_maze
 from experiments.rl.environments import maze
+from experiments.rl.ppo import Ppo, Report
 
 pytestmark = pytest.mark.standard_dtypes
 STEP = jax.jit(jax.vmap(maze.Maze.step, in_axes=(None, 0, 0, 0)))
@@ -124,3 +130,75 @@ def test_sticky_actions_and_starts_anywhere() -> None:
     moved = np.asarray(STEP(levels, at, jnp.full(count, 3), keys)[0].agent)
     assert (moved[:, 0] == 3).mean() == pytest.approx(0.25, abs=0.03)  # up, as before
     assert ((moved[:, 1] == 5) == (moved[:, 0] == 4)).all()  # else right, as chosen
+
+
+def test_test_returns_are_compared_where_training_returns_are_equal() -> None:
+    run = {"train": [[0.0, 1.0, 0.2], [0.5, 1.5, 0.3], [2.0, 0.5, 0.2]],
+           "test": [[-1.0, 0.7, 0.0], [0.0, 0.9, 0.0], [0.75, 0.1, 0.0]]}  # fmt: skip
+    found = overfit_maze.at(run, 1.0)
+    np.testing.assert_allclose(found, [0.25, 0.7, np.nan])  # a third of the way; at once; never
+    assert overfit_maze.mean_known(found) == "0.47 ± 0.32, 2 of 3"
+    assert overfit_maze.mean_known(found[2:]) == "never"
+
+
+def test_the_training_return_is_that_of_the_last_episodes() -> None:
+    score = np.zeros((2, 40), np.float32)
+    score[:, -2:], count = [[1, 4], [np.nan, 2]], np.zeros((2, 40))
+    count[:, -2:] = [[10, 20], [0, 5]]
+    report = Report(*map(jnp.asarray, (score, count, count, count, count)))
+    np.testing.assert_allclose(overfit_maze.recent(report), [3, 2])
+
+
+def test_a_claim_is_met_or_refuted_by_all_seeds_or_is_not_settled() -> None:
+    ends = {"train": [1.7, 1.6], "test": [-0.3, -0.1], "sticky actions": [1.3, 1.0],
+            "random starts": [0.2, 0.1]}  # fmt: skip
+    lines = overfit_maze.acceptance({(10, 0.0): {"ends": ends}})
+    assert lines[0] == (
+        "met (2 of 2 seeds): 10 levels, flips 0: train at least 1.5, test at most 0; "
+        "train 1.65 ± 0.07, test -0.20 ± 0.14"
+    )
+    assert lines[1].startswith("not settled (1 of 2 seeds): 10 levels, flips 0: sticky actions")
+    assert lines[2].startswith("refuted (0 of 2 seeds): 10 levels, flips 0: random starts")
+    assert len(lines) == 3
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_continues_and_ends_with_its_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Ppo(copies=4, steps=4, batches=1)
+    settings = overfit_maze.Settings(
+        levels=(3,), flips=(0.5,), arms=("dense", "SET 90 %"), sparse=4, seeds=2, millions=0.0011,
+        sparse_millions=0.0011, equal=-3.0, until=9, episodes=4, ppo=small,
+    )  # fmt: skip
+    whole = dataclasses.replace(settings, out=str(tmp_path / "whole"))
+    overfit_maze.main(whole)
+    printed = capsys.readouterr().out
+    assert "training return -3 minus test return by sparsity:" in printed
+    assert (tmp_path / "whole" / "returns.png").is_file()
+    killed, save = dataclasses.replace(settings, out=str(tmp_path / "killed")), common.Run.save
+
+    def stop(self: common.Run, step: int, tree: Any) -> None:
+        save(self, step, tree)
+        if step == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(common.Run, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        overfit_maze.trained(3, 0.5, "dense", killed)
+    monkeypatch.setattr(common.Run, "save", save)
+    found = [overfit_maze.trained(3, 0.5, "dense", one) for one in (whole, killed)]
+    assert found[0] == found[1] and len(found[0]["train"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"levels": (0,)}, "--levels got"),
+        ({"flips": (1.0,)}, "--flips got"),
+        ({"millions": 0.1}, "--millions .* got 0.1 and 1.0; give 0.131072 or more"),
+    ],
+)
+def test_bad_settings(changed: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(overfit_maze.Settings(), **changed)
