@@ -123,13 +123,12 @@ def kind(arm: Arm, alpha: float) -> Kind:
 
 
 @lru_cache
-def trainer(arm: Arm, settings: Settings) -> Trainer:
+def trainer(arm: Arm, ppo: Ppo, alpha: float, stretches: int) -> Trainer:
     """Of an arm; kept, so that it is compiled once."""
     policy = Choice(maze.ACTIONS)
     network = lambda rngs: Trunk(maze.OBSERVED, policy.outputs, 1, WIDTH, rngs)
-    steps = settings.stretches(arm) * STRETCH * settings.ppo.passes * settings.ppo.batches
-    last = round(0.75 * steps)
-    return Trainer(settings.ppo, policy, network, kind(arm, settings.alpha), last)
+    last = round(0.75 * stretches * STRETCH * ppo.passes * ppo.batches)
+    return Trainer(ppo, policy, network, kind(arm, alpha), last)
 
 
 def mazes(levels: int, flip: float, seeds: Sequence[int]) -> tuple[maze.Maze, maze.Maze]:
@@ -147,14 +146,15 @@ def trained(levels: int, flip: float, arm: Arm, settings: Settings) -> dict[str,
     run = common.open_run(Path(settings.out) / name, settings, trained=[levels, flip, arm])
     if run.complete:
         return run.final()
-    seeds, own = range(1, settings.seeds + 1), trainer(arm, settings)
+    seeds, limit = range(1, settings.seeds + 1), settings.stretches(arm)
+    own = trainer(arm, settings.ppo, settings.alpha, limit)
     known, unseen = mazes(levels, flip, seeds)
     until = settings.until if arm == "dense" else settings.equal + 0.5
     done, learner = run.load(own.begin(seeds, known))
     judge = lambda where, step, count=settings.episodes: np.asarray(
         own.play(learner, where, jax.random.key(step), count, maze.LIMIT)
     ).mean(axis=1)
-    stretches = common.Epochs(done, settings.stretches(arm), name, "stretch")
+    stretches = common.Epochs(done, limit, name, "stretch")
     for stretch in stretches:
         if (last := run.rows()[-1:]) and min(last[0]["train"]) >= until:
             break

@@ -19,7 +19,7 @@ import numpy as np
 
 from experiments import overfit_maze
 from experiments.rl.environments import maze
-from experiments.rl.ppo import Learner, Trainer
+from experiments.rl.ppo import Learner, Ppo, Trainer
 
 THEIRS = Path(__file__).with_name("torch_maze.py")
 LEVELS, SAMPLE = 100, 25
@@ -28,7 +28,7 @@ LEVELS, SAMPLE = 100, 25
 
 def begun(arm: overfit_maze.Arm) -> tuple[Trainer, Learner, maze.Maze]:
     """An agent that has learned for one iteration more than once, and where it acts."""
-    own = overfit_maze.trainer(arm, overfit_maze.Settings(millions=1e3, sparse_millions=1e3))
+    own = overfit_maze.trainer(arm, Ppo(), overfit_maze.Settings.alpha, stretches=10**6)
     levels, _ = overfit_maze.mazes(LEVELS, 0.0, (1,))
     learner, _ = own.learn(own.begin((1,), levels), levels, iterations=SAMPLE)
     return own, learner, levels

@@ -166,9 +166,9 @@ def test_a_claim_is_met_or_refuted_by_all_seeds_or_is_not_settled() -> None:
 def test_a_run_that_is_killed_continues_and_ends_with_its_tables(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = Ppo(copies=4, steps=4, batches=1)
+    small = Ppo(copies=4, steps=4, batches=1, every=20)
     settings = overfit_maze.Settings(
-        levels=(3,), flips=(0.5,), arms=("dense", "SET 90 %"), sparse=4, seeds=2, millions=0.0011,
+        levels=(4,), flips=(0.0,), arms=("dense", "SET 90 %"), sparse=4, seeds=2, millions=0.0011,
         sparse_millions=0.0011, equal=-3.0, until=9, episodes=4, ppo=small,
     )  # fmt: skip
     whole = dataclasses.replace(settings, out=str(tmp_path / "whole"))
@@ -185,9 +185,9 @@ def test_a_run_that_is_killed_continues_and_ends_with_its_tables(
 
     monkeypatch.setattr(common.Run, "save", stop)
     with pytest.raises(KeyboardInterrupt):
-        overfit_maze.trained(3, 0.5, "dense", killed)
+        overfit_maze.trained(4, 0.0, "dense", killed)
     monkeypatch.setattr(common.Run, "save", save)
-    found = [overfit_maze.trained(3, 0.5, "dense", one) for one in (whole, killed)]
+    found = [overfit_maze.trained(4, 0.0, "dense", one) for one in (whole, killed)]
     assert found[0] == found[1] and len(found[0]["train"]) == 2
 
 

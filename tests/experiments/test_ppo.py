@@ -97,22 +97,15 @@ class Bandit:
         return (action == 1).astype(jnp.float32)[None]
 
 
-BANDIT = Bandit(jnp.array([[0.0, 1.0], [1.0, 0.0]]))
-"""The costly arm pays in the first seed, and in the second it does not."""
-
-
-def bandits(kind: networks.Kind, network: type, last: int = 1) -> ppo.Trainer:
-    settings = ppo.Ppo(copies=64, steps=4, passes=2, batches=2, learning_rate=5e-3, entropy=0.01,
-                       every=4, fraction=0.3)  # fmt: skip
-    made = lambda rngs: network(1, 2, 2, 8, rngs)
-    bound = jsparse.optim.Multiplier(0.3, integral=0.2)
-    return ppo.Trainer(settings, policies.Choice(2), made, kind, last, (bound,))
-
-
 def test_a_bandit_with_a_bound_ends_at_the_constrained_optimum() -> None:
     """The best policy within the bound takes the costly arm, where it pays, as often as allowed."""
-    trainer = bandits(networks.Kind(), networks.Trunk)
-    learner, report = trainer.learn(trainer.begin((1, 2), BANDIT), BANDIT, iterations=300)
+    bandit = Bandit(jnp.array([[0.0, 1.0], [1.0, 0.0]]))  # it pays in the first seed only
+    settings = ppo.Ppo(copies=64, steps=4, batches=2, learning_rate=5e-3, entropy=0.01)
+    made = lambda rngs: networks.Trunk(1, 2, 2, 8, rngs)
+    bound = jsparse.optim.Multiplier(0.3, integral=0.2)
+    kind, policy = networks.Kind(), policies.Choice(2)
+    trainer = ppo.Trainer(settings, policy, made, kind, last=1, bounds=(bound,))
+    learner, report = trainer.learn(trainer.begin((1, 2), bandit), bandit, iterations=300)
     costs, prices, score = (
         np.asarray(one)[:, -150:].mean(axis=1)
         for one in (report.costs[..., 0], report.prices[..., 0], report.score)
@@ -125,18 +118,43 @@ def test_a_bandit_with_a_bound_ends_at_the_constrained_optimum() -> None:
     np.testing.assert_allclose(value[0], [1, 0], atol=0.1)  # what the reward and the cost are
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["best"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Numbers are paid by how near they are to the best ones; an episode is two steps."""
+
+    best: Array
+
+    def reset(self, key: Array) -> Array:
+        return jnp.zeros(())
+
+    def step(self, state: Array, action: Array, key: Array) -> tuple[Array, Array, Array]:
+        return state + 1, -((action - self.best) ** 2).sum(), state > 0
+
+    def observe(self, state: Array) -> Array:
+        return jnp.stack([1.0, state])
+
+
 @pytest.mark.slow
-def test_masks_move_while_an_agent_learns_and_it_plays() -> None:
-    trainer = bandits(networks.kinds(0.5, alpha=1e-5)["SET"], networks.Apart, last=600)
-    learner = trainer.begin((1, 2), BANDIT)
+def test_numbers_are_learned_while_masks_move() -> None:
+    settings = ppo.Ppo(copies=64, steps=4, learning_rate=5e-3, entropy=0.0, every=10, fraction=0.3)
+    kind = networks.kinds(0.5, alpha=1e-5)["SET"]
+    made = lambda rngs: networks.Apart(2, 4, 1, 8, rngs)
+    trainer = ppo.Trainer(settings, policies.Gaussian(2), made, kind, last=600)
+    target = Target(jnp.array([[0.5, -0.3], [0.0, 0.8]]))
+    learner = trainer.begin((1, 2), target)
     before = [jsparse.masks(trainer.agent(learner, seed).network) for seed in range(2)]
-    learner, report = trainer.learn(learner, BANDIT, iterations=100)
-    played = np.asarray(trainer.play(learner, BANDIT, jax.random.key(0), 500, 3))
-    assert played.shape == (2, 500)  # one step each, whatever the limit
-    near = np.asarray(report.score)[:, -1]
-    np.testing.assert_allclose(played.mean(axis=1), near, atol=0.15)
+    learner, report = trainer.learn(learner, target, iterations=100)
+    played = np.asarray(trainer.play(learner, target, jax.random.key(0), 500, 3))
+    assert played.shape == (2, 500)
+    near = np.asarray(report.score)[:, -10:].mean(axis=1)  # of two steps, whatever the limit
+    np.testing.assert_allclose(played.mean(axis=1), near, atol=0.1)
     for seed in range(2):
-        after = jsparse.masks(trainer.agent(learner, seed).network)
+        network = trainer.agent(learner, seed).network
+        for step in range(2):
+            mean = network(jnp.array([[1.0, step]]))[0][0, :2]
+            np.testing.assert_allclose(mean, target.best[seed], atol=0.15)
+        after = jsparse.masks(network)
         assert before[seed].keys() == after.keys() and len(after) == 4
         for path, mask in after.items():
             assert mask.sum() == before[seed][path].sum()
