@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -162,13 +162,21 @@ def test_a_claim_is_met_or_refuted_by_all_seeds_or_is_not_settled() -> None:
     assert len(lines) == 3
 
 
+def test_arms_have_the_sparsity_of_their_names() -> None:
+    made = {arm: overfit_maze.kind(arm, 1e-5) for arm in get_args(overfit_maze.Arm)}
+    densities = {arm: one.start.keywords["density"] for arm, one in made.items() if "%" in arm}
+    wanted = {"80 %": 0.2, "95 %": 0.05, "98 %": 0.02, "SET 90 %": 0.1}
+    assert densities == pytest.approx(wanted)
+    assert [arm for arm, one in made.items() if one.moved] == ["SET 90 %"]
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_continues_and_ends_with_its_tables(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = Ppo(copies=4, steps=4, batches=1, every=20)
     settings = overfit_maze.Settings(
-        levels=(4,), flips=(0.0,), arms=("dense", "SET 90 %"), sparse=4, seeds=2, millions=0.0011,
+        levels=(4,), flips=(0.0,), arms=("dense",), sparse=4, seeds=2, millions=0.0011,
         sparse_millions=0.0011, equal=-3.0, until=9, episodes=4, ppo=small,
     )  # fmt: skip
     whole = dataclasses.replace(settings, out=str(tmp_path / "whole"))
