@@ -62,10 +62,10 @@ class Settings(common.RunSettings):
     """Networks that are compared."""
     sparse: int = dataclasses.field(default=10, metadata=common.FREE)
     """Training levels of these."""
-    seeds: int = 3
-    millions: float = dataclasses.field(default=3.0, metadata=common.FREE)
+    seeds: int = 2
+    millions: float = dataclasses.field(default=1.6, metadata=common.FREE)
     """Of steps of a dense network, at most."""
-    sparse_millions: float = 1.0
+    sparse_millions: float = 0.8
     """Of a sparse one; masks stay in the last quarter."""
     until: float = dataclasses.field(default=1.85, metadata=common.FREE)
     """Training return that ends a run of the dense network."""
@@ -105,8 +105,9 @@ class Settings(common.RunSettings):
 
 
 QUICK = Settings(
-    levels=(10, 100), arms=("dense", "80 %"), seeds=1, millions=0.7, sparse_millions=0.7, quick=True
-)
+    levels=(10, 100), flips=(0.0,), arms=("dense", "80 %"), seeds=1, millions=0.7,
+    sparse_millions=0.7, quick=True,
+)  # fmt: skip
 VARIANTS = {
     "sticky actions": {"sticky": jnp.float32(maze.STICKY)},
     "random starts": {"anywhere": jnp.array(True)},

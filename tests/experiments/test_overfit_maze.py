@@ -204,7 +204,7 @@ def test_a_run_that_is_killed_continues_and_ends_with_its_tables(
     [
         ({"levels": (0,)}, "--levels got"),
         ({"flips": (1.0,)}, "--flips got"),
-        ({"millions": 0.1}, "--millions .* got 0.1 and 1.0; give 0.131072 or more"),
+        ({"millions": 0.1}, "--millions .* got 0.1 and 0.8; give 0.131072 or more"),
     ],
 )
 def test_bad_settings(changed: dict, words: str) -> None:
