@@ -250,8 +250,8 @@ def show(found: dict, arms: dict[Arm, dict], settings: Settings) -> None:
         rows.append([f"{levels}, {flip:g}", f"{run['steps'][-1] / 1e6:.1f}", *sides, *paper])
     print(f"\nReturns, {common.counted(settings.seeds, 'seed')}; best possible {maze.BEST}:\n")
     head = ["levels, flips", "million steps", "train", "test", *VARIANTS]
-    print(common.table([*head, "published train", "test", "test of ConvNet"], rows), "\n")
-    print("\n".join(acceptance(found)))
+    print(common.table([*head, "published train", "test", "test of ConvNet"], rows))
+    print("\n" + "\n".join(acceptance(found)))
     levels = sorted({*LEVELS, settings.equal})
     rows = [
         [arm, f"{1 - np.mean(run['kept']):.1%}", f"{run['steps'][-1] / 1e6:.1f}"]
@@ -260,7 +260,7 @@ def show(found: dict, arms: dict[Arm, dict], settings: Settings) -> None:
     ]
     print(f"\nTest return at equal training return, {settings.sparse} levels:\n")
     head = ["network", "sparsity", "million steps", *(f"train {level:g}" for level in levels)]
-    print(common.table(head, rows), "\n")
+    print(common.table(head, rows) + "\n")
     gaps = {arm: settings.equal - at(run, settings.equal) for arm, run in arms.items()}
     for arm, gap in gaps.items():
         if arm != "dense" and "dense" in gaps and not np.isnan(change := gap - gaps["dense"]).any():
@@ -304,7 +304,8 @@ def main(settings: Settings) -> None:
         for levels in settings.levels
         for flip in settings.flips
     }
-    arms = {arm: run(settings.sparse, 0.0, arm) for arm in settings.arms}
+    own = {"dense": found.get((settings.sparse, 0.0))}
+    arms = {arm: own.get(arm) or run(settings.sparse, 0.0, arm) for arm in settings.arms}
     show(found, arms, settings)
     print(f"\npicture: {draw(found, arms, settings)}")
 
