@@ -137,8 +137,9 @@ def test_test_returns_are_compared_where_training_returns_are_equal() -> None:
            "test": [[-1.0, 0.7, 0.0], [0.0, 0.9, 0.0], [0.75, 0.1, 0.0]]}  # fmt: skip
     found = overfit_maze.at(run, 1.0)
     np.testing.assert_allclose(found, [0.25, 0.7, np.nan])  # a third of the way; at once; never
+    assert np.isnan(overfit_maze.at(run, 0.5)).tolist() == [False, True, True]  # passed before
     assert overfit_maze.mean_known(found) == "0.47 ± 0.32, 2 of 3"
-    assert overfit_maze.mean_known(found[2:]) == "never"
+    assert overfit_maze.mean_known(found[2:]) == "not seen"
 
 
 def test_the_training_return_is_that_of_the_last_episodes() -> None:
