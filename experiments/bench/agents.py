@@ -6,7 +6,7 @@ Paper: Sokar et al., Dynamic sparse training for deep reinforcement learning, IJ
 Command: python -m experiments.bench.agents --authors FOLDER --python PATH
     FOLDER is a checkout of GhadaSokar/Dynamic-Sparse-Training-for-Deep-Reinforcement-Learning on
     GitHub, PATH a Python with torch and gymnasium[mujoco], which need not be ours. Without them:
-    the updates alone.
+    the updates alone. With --baselines PATH, a Python with stable-baselines3: PPO on mazes, too.
 Minutes: 2 for the updates; 5 to 10 more for both trainings, on two cores.
 
 An update is the mean of 1,000, in which masks change once, on a replay of random transitions of
@@ -30,6 +30,7 @@ import jax
 import numpy as np
 
 from experiments import common, dynamic_td3
+from experiments.bench import maze
 from experiments.bench.rounds import Load, ratio
 from experiments.common.settings import environment
 from experiments.rl.replay import Replay
@@ -54,6 +55,10 @@ class Settings:
     """Checkout of the authors' code."""
     python: Path | None = None
     """A Python that runs it."""
+    baselines: Path | None = None
+    """A Python with stable-baselines3, for PPO on mazes; all else is left out then."""
+    iterations: int = 100
+    """Of PPO on mazes, on both sides."""
     steps: int = 20_000
     """Of the environment, in both trainings."""
     random: int = 5000
@@ -132,11 +137,32 @@ def theirs(settings: Settings, folder: str) -> dict[str, Any]:
     return taken | {"return": float(np.load(curve)[-1])}
 
 
+def mazes(settings: Settings, python: Path) -> dict[str, Any]:
+    """PPO on mazes beside stable-baselines3, and the iterations of sparse agents."""
+    load = Load()
+    sides = maze.beside(python, settings.iterations)
+    head = list(sides["ours"])
+    rows = [[name, *(f"{one[key]:,.2f}" for key in head)] for name, one in sides.items()]
+    fold = sides["ours"]["steps / s"] / sides["stable-baselines3"]["steps / s"]
+    print(f"{jax.default_backend()}, {os.cpu_count()} cores; {load}\n")
+    print(common.table(["PPO on mazes", *head], rows), f"\n\nours is {fold:.1f} times as fast\n")
+    arms = ("dense", "95 %", "SET 90 %", "thresholds")
+    taken = maze.iterations(arms, settings.rounds)
+    rows = [[arm, f"{np.median(ms):.1f}", *ratio(ms, taken["dense"])] for arm, ms in taken.items()]
+    print(common.table(["an iteration", "processor [ms]", "/ dense", "quartiles"], rows))
+    return {"mazes": sides, "iterations [ms]": {arm: ms.tolist() for arm, ms in taken.items()}}
+
+
 def main(settings: Settings) -> None:
-    """Print both tables."""
+    """Print the tables."""
     if (settings.authors is None) != (settings.python is None):
         raise ValueError("--authors and --python go together; give both or none")
     load, made_with = Load(), environment()
+    if settings.baselines:
+        numbers = mazes(settings, settings.baselines)
+        if settings.out:
+            settings.out.write_text(json.dumps(numbers | made_with, indent=1))
+        return
     taken = updates(settings)
     first = settings.arms[0]
     rows = [[arm, f"{np.median(ms):.2f}", *ratio(ms, taken[first])] for arm, ms in taken.items()]

@@ -1,0 +1,77 @@
+"""PPO on mazes beside stable-baselines3's, and what an iteration with masks costs.
+
+Both sides: 100 levels, 128 copies of 32 steps, two passes in batches of 1,024, a trunk of 512 and
+128 units that policy and value share; theirs steps the same mazes, written for gymnasium, in a
+DummyVecEnv. Compiling, and a first iteration of theirs, are not counted. Returns are printed too,
+ours of all iterations, theirs of the last 1,000 episodes; in so few steps neither side learns much.
+"""
+
+import json
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import overfit_maze
+from experiments.rl.environments import maze
+from experiments.rl.ppo import Learner, Ppo, Trainer
+
+THEIRS = Path(__file__).with_name("torch_maze.py")
+LEVELS, SAMPLE = 100, 25
+"""Of training; iterations of a sample, in which masks change twice."""
+
+
+def begun(arm: overfit_maze.Arm) -> tuple[Trainer, Learner, maze.Maze]:
+    """An agent that has learned for one iteration more than once, and where it acts."""
+    own = overfit_maze.trainer(arm, Ppo(), overfit_maze.Settings.alpha, stretches=10**6)
+    levels, _ = overfit_maze.mazes(LEVELS, 0.0, (1,))
+    learner, _ = own.learn(own.begin((1,), levels), levels, iterations=SAMPLE)
+    return own, learner, levels
+
+
+def iterations(arms: tuple[overfit_maze.Arm, ...], rounds: int) -> dict[str, np.ndarray]:
+    """Processor milliseconds of an iteration of each arm, [rounds]; arms take turns."""
+    running = {arm: begun(arm) for arm in arms}
+    found: dict[str, list[float]] = {arm: [] for arm in arms}
+    for _ in range(rounds):
+        for arm, (own, learner, levels) in running.items():
+            start = time.process_time()
+            learner, _ = jax.block_until_ready(own.learn(learner, levels, iterations=SAMPLE))
+            found[arm].append(1000 * (time.process_time() - start) / SAMPLE)
+            running[arm] = own, learner, levels
+    return {arm: np.array(taken) for arm, taken in found.items()}
+
+
+def beside(python: Path, count: int) -> dict[str, dict[str, Any]]:
+    """Seconds and steps of both sides, for so many iterations rounded up to whole samples.
+
+    Raises:
+      ChildProcessError: theirs failed.
+    """
+    own, learner, levels = begun("dense")
+    ppo, samples = own.settings, -(-count // SAMPLE)
+    steps = samples * SAMPLE * ppo.copies * ppo.steps
+    clock, processor = time.perf_counter(), time.process_time()
+    for _ in range(samples):
+        learner, report = jax.block_until_ready(own.learn(learner, levels, iterations=SAMPLE))
+    taken = {
+        "clock [s]": time.perf_counter() - clock, "processor [s]": time.process_time() - processor,
+        "return": float(jnp.nanmean(report.score)),
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "levels.npz"
+        one = {
+            name: np.asarray(getattr(levels, name)[0]) for name in ("starts", "objects", "worth")
+        }
+        np.savez(path, **one)
+        command = [str(python), str(THEIRS), str(path), str(samples * SAMPLE)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise ChildProcessError(f"{' '.join(command)} failed:\n{ended.stderr[-2000:]}")
+    sides = {"ours": taken, "stable-baselines3": json.loads(ended.stdout)}
+    return {name: one | {"steps / s": steps / one["clock [s]"]} for name, one in sides.items()}
