@@ -116,7 +116,7 @@ class Trainer:
     ):
         self.settings, self.kind, self.size = settings, kind, size
         self.game, self.iterations = brick.Brick(size, bricks), iterations
-        self.train = jax.jit(self._train, donate_argnums=0)
+        self.train, self.play = jax.jit(self._train, donate_argnums=0), jax.jit(self._play)
         self.layers = jax.jit(lambda state: jsparse.resolve(self.agent(state).net).layers())
 
     def start(self, seed: int) -> dict[str, Any]:
@@ -160,7 +160,7 @@ class Trainer:
         return nnx.merge(self._graph, state["agent"])
 
     def _play(self, layers: Layers, state: brick.State, key: Array) -> tuple[brick.State, Played]:
-        """1., so many moves of all games, and where they are then."""
+        """1., so many moves of all games, and where the games are then."""
         own = self.settings
         opened = jnp.arange(own.games) % 2 == 0
 

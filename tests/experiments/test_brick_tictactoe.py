@@ -3,6 +3,7 @@
 import itertools
 import random
 from fractions import Fraction
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,10 @@ import pytest
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
 
+from experiments import brick_tictactoe as experiment
 from experiments.rl import alphazero, players
 from experiments.rl.environments import brick
+from experiments.rl.networks import kinds
 
 pytestmark = pytest.mark.standard_dtypes
 SIZE = 5
@@ -212,3 +215,85 @@ def test_the_model_of_the_search() -> None:
     again, _ = players._model(zero, jax.random.key(0), jnp.array([4, 3]), state)
     assert again.reward.tolist() == [0, 1]
     assert again.discount.tolist() == [0, 0]
+
+
+@pytest.fixture(scope="module")
+def trainer() -> alphazero.Trainer:
+    pytest.importorskip("mctx")
+    return alphazero.Trainer(SMALL, kinds(0.1, 0.0)["SET"], SIZE, (12, 11, 6), iterations=2)
+
+
+@pytest.mark.slow
+def test_outcomes_of_self_play_are_those_of_its_games(trainer: alphazero.Trainer) -> None:
+    state, _ = trainer.train(trainer.start(1), jax.random.key(0))
+    played = jax.tree.map(lambda leaf: np.asarray(leaf[0]), state["memory"])
+    assert set(played.brick.ravel()) <= {12, 11, 6}
+    np.testing.assert_allclose(played.policy.sum(axis=-1), 1, rtol=1e-5)
+    stones = (played.own + played.other).sum(axis=-1)
+    ends = 0
+    for lane in range(SMALL.games):
+        for ply in range(trainer.plies - 1):
+            known, outcome = played.known[lane, ply], played.outcome[lane, ply]
+            if stones[lane, ply + 1] > 0:  # the game goes on, with the players' sides turned
+                assert stones[lane, ply + 1] == stones[lane, ply] + 1
+                assert known == played.known[lane, ply + 1]
+                assert not known or outcome == -played.outcome[lane, ply + 1]
+                continue
+            ends += 1
+            text = np.full(CELLS, ".")
+            text[played.own[lane, ply] > 0], text[played.other[lane, ply] > 0] = "O", "X"
+            text[played.brick[lane, ply]] = "#"
+            wins = [cell for cell in np.flatnonzero(text == ".")
+                    if won([*text[:cell], "O", *text[cell + 1 :]], "O")]  # fmt: skip
+            assert known and outcome in (0, 1)
+            assert wins if outcome else stones[lane, ply] == CELLS - 2
+    assert ends > SMALL.games
+
+
+@pytest.mark.slow
+def test_a_sparse_network_learns_and_meets_the_others(
+    trainer: alphazero.Trainer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One network is trained and plays; the tables are of it alone."""
+    monkeypatch.setattr(experiment, "LOOK", (0, 16, 16))
+    monkeypatch.setattr(experiment, "Trainer", lambda *given: trainer)  # which is compiled
+    settings = experiment.Settings(
+        iterations=2, marks=2, games=5, tries=4, seeds=1, az=SMALL, out=str(tmp_path)
+    )
+    whole, layers = experiment.trained(experiment.SPARSE, 1, settings)
+    assert whole["weights"] == 75 * 8 + 8 * 8 + 8 * 26
+    assert whole["links"] == pytest.approx(0.1 * (75 * 8 + 8 * 8) + 8 * 26, abs=2)
+    games = experiment.tournament({"1 cell": layers}, 1, settings)
+    assert len(games) == 4 * 3 + 4
+    assert all(sum(counts) == 5 for row in games for counts in row["found"].values())
+    found = {arm: [whole] for arm in experiment.arms(settings)}
+    for name in found:  # each plays as this one does
+        renamed = [
+            row | {seat: row[seat].replace("1 cell", name) for seat in ("first", "second")}
+            for row in games
+        ]
+        games += renamed if name != "1 cell" else []
+    experiment.show(found, [games], settings)
+    printed = capsys.readouterr().out
+    assert printed.count("not lost; by seed:") == 3
+    assert "refuted: as strong at home" in printed  # beside itself it is not better
+    assert (tmp_path / "learning.png").stat().st_size > 10_000
+    rest = {arm: experiment.trained(arm, 1, settings)[0] for arm in (experiment.SPARSE,)}
+    assert rest == {experiment.SPARSE: whole}  # complete: nothing is trained
+
+
+@pytest.mark.slow
+def test_the_paper_s_board_has_its_shapes() -> None:
+    pytest.importorskip("mctx")
+    bricks = experiment.cells(7)
+    assert {n: len(one) for n, one in bricks.items()} == {1: 1, 3: 3, 9: 9, 49: 49}
+    assert bricks[1] == (24,)
+    assert experiment.tests(experiment.Settings(board=7))["shifted"][0] == 32
+    own = alphazero.Trainer(SMALL, kinds(0.1, 0.0)["dense"], 7, bricks[3], iterations=2)
+    start = own.start(1)
+    state, losses = jax.eval_shape(own._train, start, jax.random.key(0))
+    assert jax.tree.map(lambda leaf: leaf.shape, state) == jax.tree.map(lambda x: x.shape, start)
+    assert losses.shape == (SMALL.updates,)
