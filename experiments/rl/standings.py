@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments import common
+
 OPPONENT, SEATS = "minimax", ("first", "second")
 """Whom networks are measured by, and from where."""
 USUAL = 16
@@ -55,5 +57,6 @@ def equal(dense: dict, sparse: dict) -> tuple[float, float, float]:
 
 def verdict(claim: str, held: list[bool], numbers: list[str]) -> str:
     """A line: met or refuted in all seeds, or neither."""
-    word = "met" if all(held) else "refuted" if not any(held) else "not unanimous, nothing claimed"
-    return f"{word}: {claim}; by seed: {', '.join(numbers)}"
+    word = "met" if all(held) else "refuted" if not any(held) else "not settled"
+    seeds = common.counted(len(held), "seed")
+    return f"{word} ({sum(held)} of {seeds}): {claim}; {', '.join(numbers)}"
