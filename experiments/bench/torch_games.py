@@ -1,6 +1,6 @@
 """PyTorch's side of `games`, in a process of its own: it needs that and NumPy alone.
 
-    PYTHON torch_games.py LAYERS GAMES PLIES SIMULATIONS BATCHES
+    PYTHON torch_games.py LAYERS GAMES PLIES SIMULATIONS BATCHES THREADS
 
 LAYERS is a .npz with kernels and biases. Plays BATCHES of PLIES moves in all GAMES after one that
 is not counted, and prints a JSON line of the time and of the games that ended.
@@ -52,7 +52,7 @@ def legal(state: State, brick: Tensor) -> Tensor:
 
 def moved(state: State, action: Tensor, brick: Tensor) -> tuple[State, Tensor]:
     own = state.own.clone()
-    own.scatter_(1, action[:, None], (~state.ended).float()[:, None], reduce="add")
+    own.scatter_add_(1, action[:, None], (~state.ended).float()[:, None])
     won = ~state.ended & (own @ LINES == ROW).any(dim=1)
     full = (own + state.other + brick).sum(dim=1) == CELLS
     return State(state.other, own, state.ended | won | full), won
@@ -140,7 +140,8 @@ def played(
 
 
 @torch.inference_mode()
-def main(path: str, games: int, plies: int, simulations: int, batches: int) -> None:
+def main(path: str, games: int, plies: int, simulations: int, batches: int, threads: int) -> None:
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     network, brick = Network(path), torch.zeros(1, CELLS)
     brick[0, CENTRE] = 1
