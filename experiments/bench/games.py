@@ -1,0 +1,115 @@
+"""Self-play of brick tic-tac-toe beside PyTorch, and what an iteration with masks costs.
+
+Both sides: 5 x 5 cells, the same fresh network 75-256-256-26, 64 games side by side, a new one
+where one ends, 16 simulations a move, nothing learned. Ours is the self-play of `experiments.rl`,
+Gumbel search by mctx, compiled. Theirs is AlphaZero's search by PUCT with Dirichlet noise, written
+for this in plain PyTorch: all games are searched at once by operations on whole tensors, so that
+the network sees 64 positions at a time. PUCT has less to compute than Gumbel search. PyTorch runs
+with one thread and with all cores, and the faster counts. Compiling, and a first batch of moves of
+each, are not counted.
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import common
+from experiments.bench.rounds import Load, ratio
+from experiments.rl.alphazero import AlphaZero, Trainer
+from experiments.rl.networks import kinds
+
+THEIRS = Path(__file__).with_name("torch_games.py")
+SIZE, CENTRE = 5, 12
+SAMPLE = 5
+"""Iterations of a sample, in each of which masks change."""
+FOREVER = 10**6
+
+
+def begun(arm: str) -> tuple[Trainer, Any]:
+    """A trainer, and an agent that has learned for one sample."""
+    settings = AlphaZero(every=AlphaZero().updates)
+    own = Trainer(settings, kinds(0.1, 0.0)[arm], SIZE, (CENTRE,), FOREVER)
+    return own, trained(own, own.start(1))
+
+
+def trained(own: Trainer, state: Any) -> Any:
+    """After a sample of iterations."""
+    for n in range(SAMPLE):
+        state, _ = own.train(state, jax.random.key(n))
+    return jax.block_until_ready(state)
+
+
+def iterations(arms: tuple[str, ...], rounds: int) -> dict[str, np.ndarray]:
+    """Processor milliseconds of an iteration of each arm, [rounds]; arms take turns."""
+    running = {arm: begun(arm) for arm in arms}
+    found: dict[str, list[float]] = {arm: [] for arm in arms}
+    for _ in range(rounds):
+        for arm, (own, state) in running.items():
+            start = time.process_time()
+            running[arm] = own, trained(own, state)
+            found[arm].append(1000 * (time.process_time() - start) / SAMPLE)
+    return {arm: np.array(taken) for arm, taken in found.items()}
+
+
+def beside(python: Path, count: int) -> dict[str, dict[str, float]]:
+    """Seconds, moves and games of both sides, for so many batches of moves.
+
+    Raises:
+      ChildProcessError: theirs failed.
+    """
+    own = Trainer(AlphaZero(), kinds(0.1, 0.0)["dense"], SIZE, (CENTRE,), FOREVER)
+    start = own.start(1)
+    layers, games = own.layers(start), start["games"]
+    games, _ = jax.block_until_ready(own.play(layers, games, jax.random.key(0)))
+    ended = 0
+    clock, processor = time.perf_counter(), time.process_time()
+    for n in range(count):
+        games, played = own.play(layers, games, jax.random.key(n + 1))
+        ended += int(((played.own + played.other).sum(axis=-1) == 0).sum())  # as many begin
+    taken = {
+        "clock [s]": time.perf_counter() - clock, "processor [s]": time.process_time() - processor,
+        "games": ended,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "layers.npz"
+        np.savez(path, *(np.asarray(leaf) for layer in layers for leaf in layer))
+        sizes = own.settings.games, own.plies, own.settings.simulations, count
+        theirs = [_theirs(python, path, *sizes, threads) for threads in {1, os.cpu_count() or 1}]
+    moves = count * own.settings.games * own.plies
+    rates = lambda one: {"games / s": one["games"] / one["clock [s]"],
+                         "moves / s": moves / one["clock [s]"]}  # fmt: skip
+    sides = {"ours": taken, "PyTorch": min(theirs, key=lambda one: one["clock [s]"])}
+    return {name: one | rates(one) for name, one in sides.items()}
+
+
+def _theirs(python: Path, *given: Any) -> dict[str, float]:
+    """What PyTorch takes: layers, games, plies, simulations, batches, threads."""
+    command = [str(python), str(THEIRS), *map(str, given)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise ChildProcessError(f"{' '.join(command)} failed:\n{ended.stderr[-2000:]}")
+    return json.loads(ended.stdout)
+
+
+def measured(python: Path, count: int, rounds: int) -> dict[str, Any]:
+    """Print both tables; all numbers."""
+    load, sides = Load(), beside(python, count)
+    head = list(sides["ours"])
+    rows = [[name, *(f"{one[key]:,.2f}" for key in head)] for name, one in sides.items()]
+    fold = sides["ours"]["games / s"] / sides["PyTorch"]["games / s"]
+    print(f"{jax.default_backend()}, {os.cpu_count()} cores; {load}\n")
+    print(common.table(["self-play", *head], rows), f"\n\nours is {fold:.1f} times as fast\n")
+    taken = iterations(("dense", "Erdos-Renyi", "SET"), rounds)
+    rows = [[arm, f"{np.median(ms):.1f}", *ratio(ms, taken["dense"])] for arm, ms in taken.items()]
+    print(common.table(["an iteration", "processor [ms]", "/ dense", "quartiles"], rows))
+    return {
+        "games": sides,
+        "iterations with search [ms]": {arm: ms.tolist() for arm, ms in taken.items()},
+    }
