@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments import common
-from experiments.rl import fitted, tabular
+from experiments.rl import fitted, headline, tabular
 from experiments.rl.environments import exact, grids
 
 ARMS = {
@@ -90,14 +90,14 @@ def main(settings: Settings) -> None:
         progress.show(success=found)
     if not run.complete:
         run.finish(rows=rows)
-    lines = []
+    lines, arms = [], {}
     for arm in settings.arms:
         own = [row for row in rows if row["arm"] == arm]
-        chance = common.mean_std([row["success"] for row in own], 3)
-        lines.append([arm, own[0]["one"], own[0]["every"], chance])
-    seeds = common.counted(settings.seeds, "seed")
-    print(f"\n{settings.task}: {automaton.property}, exact {best:.6f}, {seeds}:\n")
-    print(common.table(["", "weights of a state", "of all", "probability of acceptance"], lines))
+        lines.append([arm, own[0]["one"], own[0]["every"]])
+        arms[arm] = headline.Arm(ARMS[arm].density, [row["success"] for row in own])
+    print(f"\n{settings.task}: {automaton.property}, exact {best:.6f}\n")
+    print(common.table(["", "weights of a state", "of all"], lines))
+    print(f"\n{headline.by_sparsity('probability of acceptance', arms, digits=3)}")
 
 
 if __name__ == "__main__":

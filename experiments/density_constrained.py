@@ -34,6 +34,7 @@ from jax import Array
 
 import jsparse
 from experiments import common
+from experiments.rl import headline
 from experiments.rl.environments import doors
 from jsparse import prune
 
@@ -281,15 +282,15 @@ def show(rows: list[dict[str, Any]], settings: Settings, out: Path) -> None:
     print(common.table([*head, "highest price"], lines))
     common.draw(panels, out / "swings.png", "updates of the multipliers", "violation")
     for case in settings.cases:
-        best, lines = doors.optimum(made, *bounds(case))[0], []
-        for arm in ARMS:
+        best, lines, arms = doors.optimum(made, *bounds(case))[0], [], {}
+        for arm, density in ARMS.items():
             own = [row for row in rows if (row["case"], row["arm"]) == (case, arm)]
-            reward = common.mean_std([row["reward"] for row in own], 3)
+            arms[arm] = headline.Arm(density, [row["reward"] for row in own])
             most = max(row["violation"] for row in own)
-            lines.append([arm, own[0]["weights"], reward, f"{most:.4f}"])
-        seeds = common.counted(settings.seeds, "seed")
-        print(f"\n{case}, networks, last policy, {seeds}; optimum {best:.3f}:\n")
-        print(common.table(["", "weights", "reward", "largest violation"], lines))
+            lines.append([arm, own[0]["weights"], f"{most:.4f}"])
+        print(f"\n{case}, networks, last policy; optimum {best:.3f}:\n")
+        print(common.table(["", "weights", "largest violation"], lines))
+        print(f"\n{headline.by_sparsity(f'reward, {case},', arms, digits=3)}")
     draw_densities(rows, density, out / "densities.png")
     print(f"\npictures: {out / 'densities.png'}, {out / 'swings.png'}")
 

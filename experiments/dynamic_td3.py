@@ -35,7 +35,7 @@ import numpy as np
 
 import jsparse
 from experiments import common
-from experiments.rl import gym
+from experiments.rl import gym, headline
 from experiments.rl.networks import Kind, drawn, learned, links, weights
 from experiments.rl.online import OnlineSettings, learn
 from experiments.rl.td3 import Td3, Trainer
@@ -153,6 +153,11 @@ def show(found: dict[str, list[dict]], settings: Settings) -> None:
         gaps = [mean_curve(ds) - mean_curve(dense) for ds, dense in pairs]
         text = ", ".join(f"{gap:+.0f}" for gap in gaps)
         print(f"\nLCA of DS minus dense, seed by seed: {text}; mean {np.mean(gaps):+.0f}")
+    arms = {
+        arm: headline.Arm([run["links"] / run["weights"] for run in runs], [*map(mean_curve, runs)])
+        for arm, runs in found.items()
+    }
+    print(f"\n{headline.by_sparsity('LCA', arms, digits=0)}")
 
 
 def last_ten(run: dict) -> float:

@@ -36,7 +36,7 @@ import numpy as np
 
 import jsparse
 from experiments import common
-from experiments.rl import gym
+from experiments.rl import gym, headline
 from experiments.rl.networks import Kind, weights
 from experiments.rl.offline import Births, Cloner, Scale, birth_losses, scale_of
 from experiments.rl.online import OnlineSettings, learn
@@ -183,8 +183,8 @@ class Study:
 
     def run(self, method: str, density: float) -> dict[str, Any]:
         """Return and densities of one agent; from its folder if it is done."""
-        name = method if method == "dense" else f"{method}, {100 * density:g} %"
-        folder = Path(self.settings.out) / self.algorithm / name / f"seed {self.seed}"
+        place = Path(self.settings.out) / self.algorithm
+        folder = place / arm_name(method, density) / f"seed {self.seed}"
         facts = {"algorithm": self.algorithm, "method": method, "density": density}
         run = common.open_run(folder, self.settings, **facts, seed=self.seed)
         if run.complete:
@@ -222,6 +222,16 @@ def normalised(score: float, settings: Settings) -> float:
     return 100 * (score - low) / (high - low)
 
 
+def all_arms(settings: Settings) -> list[tuple[str, float]]:
+    """Methods and densities."""
+    return [("dense", 1.0), *((m, d) for m in settings.methods for d in settings.densities)]
+
+
+def arm_name(method: str, density: float) -> str:
+    """Of its folder and in tables."""
+    return method if method == "dense" else f"{method}, {100 * density:g} %"
+
+
 Found = dict[str, dict[str, list[dict]]]
 """Runs over the seeds, by algorithm and arm."""
 
@@ -244,6 +254,11 @@ def show(found: Found, settings: Settings) -> None:
                 "close, so 5 % alone does not tell methods apart" if share > 0.8 else "not close"
             )
             print(f"\nrandom masks at 5 % reach {share:.0%} of the dense score: {close}")
+        table = {
+            arm_name(*arm): headline_of(arm[1], arms[arm_name(*arm)], settings)
+            for arm in all_arms(settings)
+        }
+        print(f"\n{headline.by_sparsity(f'D4RL score of {algorithm}', table, digits=1)}")
 
 
 def cell(runs: list[dict], settings: Settings) -> str:
@@ -252,6 +267,13 @@ def cell(runs: list[dict], settings: Settings) -> str:
     if None in scores:
         return "collapsed"
     return common.mean_std([normalised(score, settings) for score in scores], 1)
+
+
+def headline_of(density: float, runs: list[dict], settings: Settings) -> headline.Arm:
+    """Scores of the seeds; none where a layer was lost."""
+    if None in (scores := [run["score"] for run in runs]):
+        return headline.Arm(density, [])
+    return headline.Arm(density, [normalised(score, settings) for score in scores])
 
 
 def mean(runs: list[dict]) -> float | None:
@@ -269,8 +291,7 @@ def draw(found: Found, settings: Settings) -> Path:
             runs = {d: arms[f"{method}, {100 * d:g} %"] for d in settings.densities}
             points = {d: r for d, r in runs.items() if mean(r) is not None}
             values = [[normalised(run["score"], settings) for run in r] for r in points.values()]
-            if points:
-                curves[method] = [100 * d for d in points], values
+            curves |= {method: ([100 * d for d in points], values)} if points else {}
         panels[algorithm] = curves
     level = normalised(float(np.mean([mean(arms["dense"]) for arms in found.values()])), settings)
     path = Path(settings.out) / "density.png"
@@ -283,15 +304,13 @@ def main(settings: Settings) -> None:
     name = f"{settings.env}, {settings.quality}{', quick' * settings.quick}"
     settings = dataclasses.replace(settings, out=settings.out or f"runs/offline_prune/{name}")
     given = data(settings)
-    arms = [("dense", 1.0), *((m, d) for m in settings.methods for d in settings.densities)]
     found: Found = {}
     for algorithm in settings.algorithms:
         runs: dict[str, list[dict]] = {}
         for seed in range(1, settings.seeds + 1):
             study = Study(algorithm, seed, settings, given)
-            for method, density in arms:
-                arm = method if method == "dense" else f"{method}, {100 * density:g} %"
-                runs.setdefault(arm, []).append(study.run(method, density))
+            for arm in all_arms(settings):
+                runs.setdefault(arm_name(*arm), []).append(study.run(*arm))
         found[algorithm] = runs
     show(found, settings)
     print(f"\npicture: {draw(found, settings)}")

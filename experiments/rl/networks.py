@@ -19,13 +19,18 @@ Layers = list[tuple[Array, Array]]
 """Kernel and bias of each layer, as read: masked."""
 
 
+Width = int | tuple[int, int]
+"""Units of both hidden layers, or of each."""
+
+
 class MLP(nnx.Module):
     """Two hidden layers with ReLU, started as PyTorch starts them: [n, inputs] to [n, outputs]."""
 
-    def __init__(self, inputs: int, outputs: int, width: int, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, width: Width, rngs: nnx.Rngs):
         linear = lambda a, b: nnx.Linear(a, b, rngs=rngs, **torch_init(a))
+        first, second = width if isinstance(width, tuple) else (width, width)
         self.fc1, self.fc2, self.fc3 = (
-            linear(inputs, width), linear(width, width), linear(width, outputs)
+            linear(inputs, first), linear(first, second), linear(second, outputs)
         )  # fmt: skip
 
     def __call__(self, x: Array) -> Array:
@@ -61,6 +66,31 @@ class Critic(nnx.Module):
     def first(self, observation: Array, action: Array) -> Array:
         """[n], the first of the two."""
         return self.q1(jnp.concatenate([observation, action], axis=-1))[:, 0]
+
+
+class Trunk(nnx.Module):
+    """A policy and critics that share all but their outputs.
+
+    Observations [n, observed] to outputs of the policy [n, outputs] and values [n, critics].
+    """
+
+    def __init__(self, observed: int, outputs: int, critics: int, width: Width, rngs: nnx.Rngs):
+        self.net, self.outputs = MLP(observed, outputs + critics, width, rngs), outputs
+
+    def __call__(self, observation: Array) -> tuple[Array, Array]:
+        both = self.net(observation)
+        return both[..., : self.outputs], both[..., self.outputs :]
+
+
+class Apart(nnx.Module):
+    """A policy and critics, two networks that share nothing; called as `Trunk` is."""
+
+    def __init__(self, observed: int, outputs: int, critics: int, width: Width, rngs: nnx.Rngs):
+        self.policy = MLP(observed, outputs, width, rngs)
+        self.critic = MLP(observed, critics, width, rngs)
+
+    def __call__(self, observation: Array) -> tuple[Array, Array]:
+        return self.policy(observation), self.critic(observation)
 
 
 def act(layers: Layers, observation: np.ndarray) -> np.ndarray:
@@ -113,6 +143,19 @@ def learned(alpha: float) -> Start:
     """Thresholds that are learned, with a cost of alpha."""
     rule = jsparse.Threshold(alpha=alpha)
     return lambda network, key: jsparse.sparsify(network, (HIDDEN, rule))
+
+
+def kinds(density: float, alpha: float) -> dict[str, Kind]:
+    """Every way in which networks are made sparse here, at a density or with a cost of alpha."""
+    moved = partial(jsparse.SET, by_sign=True)
+    return {
+        "dense": Kind(),
+        "uniform": Kind(drawn(density, schedule.uniform)),
+        "Erdos-Renyi": Kind(drawn(density)),
+        "SET": Kind(drawn(density), moved),
+        "RigL": Kind(drawn(density), jsparse.RigL),
+        "thresholds": Kind(learned(alpha)),
+    }
 
 
 def weights(network: nnx.Module) -> dict[str, tuple[int, int]]:

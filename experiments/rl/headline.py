@@ -1,0 +1,42 @@
+"""The table that every experiment with agents ends with: what sparsity does to its headline."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import common
+
+
+class Arm(NamedTuple):
+    """What one way of making networks sparse came to.
+
+    Attributes:
+      kept: fraction of all weights that are read, or one for each seed.
+      values: the headline metric of each seed; none where a run could not be made.
+    """
+
+    kept: float | Sequence[float]
+    values: Sequence[float]
+
+
+def by_sparsity(metric: str, arms: Mapping[str, Arm], digits: int = 2) -> str:
+    """The headline metric by sparsity, with its spread over seeds (divisor n - 1).
+
+    >>> print(by_sparsity("return", {"dense": Arm(1.0, [2.0, 1.0]), "SET": Arm(0.1, [1.5])}))
+    return by sparsity:
+    <BLANKLINE>
+           sparsity  mean  spread  seeds
+    -----  --------  ----  ------  -----
+    dense     0.0 %  1.50    0.71      2
+    SET      90.0 %  1.50              1
+    """
+    rows = []
+    for name, (kept, values) in arms.items():
+        numbers = np.asarray(values, float)
+        mean = f"{numbers.mean():.{digits}f}" if numbers.size else "no run"
+        spread = f"{numbers.std(ddof=1):.{digits}f}" if numbers.size > 1 else ""
+        sparsity = f"{100 * (1 - float(np.mean(kept))):.1f} %"
+        rows.append([name, sparsity, mean, spread, numbers.size])
+    head = ["", "sparsity", "mean", "spread", "seeds"]
+    return f"{metric} by sparsity:\n\n{common.table(head, rows)}"

@@ -1,0 +1,308 @@
+"""PPO, with sparse networks or dense ones, and with bounds on costs where there are any.
+
+1. Copies of the environment take some steps side by side, with the policy as it is.
+2. Advantages are those of GAE: d_t = r_t + gamma V_{t+1} - V_t, A_t = d_t + gamma lambda A_{t+1},
+   where nothing is added from beyond the end of an episode.
+3. Some passes over these steps, in batches: ascend min(ratio A, clip(ratio) A) and the entropy of
+   the policy, and let the values regress on A + V.
+4. Each cost has a critic and a multiplier nu of its own. The advantages of rewards are standardised
+   and those of costs only centred, by which a cost that does not vary is not blown up:
+   A = (A_r - sum of nu A_c) / (1 + sum of nu). After step 1 a multiplier moves by the mean cost of
+   a step.
+
+Masks that a revision moves are moved by steps of the optimizer.
+
+Reference: Schulman et al., Proximal policy optimization algorithms, 2017, arXiv 1707.06347; Ray,
+Achiam and Amodei, Benchmarking safe exploration in deep reinforcement learning, 2019, for 4.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+
+import jsparse
+from experiments import common
+from experiments.rl.environments import Environment
+from experiments.rl.networks import Kind
+from experiments.rl.objective import advantages, clipped, weighed
+from experiments.rl.policies import Policy
+from experiments.rl.td3 import TRAINED, improve
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ppo:
+    """Settings."""
+
+    copies: int = 128
+    """Of the environment."""
+    steps: int = 32
+    """Of each copy, before the networks are improved."""
+    passes: int = 2
+    """Over these steps."""
+    batches: int = 4
+    """Of a pass, each a step of the optimizer."""
+    learning_rate: float = 5e-4
+    """Of Adam."""
+    gamma: float = 0.99
+    """Discount."""
+    lam: float = 0.95
+    """Of GAE."""
+    clip: float = 0.2
+    """How far the ratio of probabilities counts beyond 1."""
+    entropy: float = 0.03
+    """Weight of the policy's entropy."""
+    value: float = 0.5
+    """Weight of the squared errors of values."""
+    norm: float = 0.5
+    """Largest norm of a gradient."""
+    every: int = 100
+    """Steps of the optimizer between changes of the masks."""
+    fraction: float = 0.1
+    """Of a matrix's links, exchanged at each change."""
+
+    def __post_init__(self) -> None:
+        if self.copies * self.steps % self.batches:
+            raise ValueError(
+                f"{self.copies} copies of {self.steps} steps are not a multiple of {self.batches} "
+                "batches; change one of them"
+            )
+
+
+class Agent(nnx.Module):
+    """The network, `Trunk` or `Apart`, and its optimizer; masks stay after step `last` of it."""
+
+    def __init__(self, settings: Ppo, kind: Kind, network: nnx.Module, last: int, seed: int):
+        self.network = network
+        adam = optax.adam(settings.learning_rate, eps=1e-5)
+        tx = optax.chain(optax.clip_by_global_norm(settings.norm), adam)
+        if kind.moved is None:
+            self.optimizer = jsparse.Optimizer(network, tx)
+        else:
+            every, fraction = settings.every, settings.fraction
+            move = kind.moved(first=every, every=every, last=last, fraction=fraction)
+            revised = jsparse.revise(tx, (".*", move), seed=seed)
+            self.optimizer = jsparse.Optimizer(network, revised, wrt=nnx.Any(*TRAINED))
+
+
+class Learner(NamedTuple):
+    """An agent while it learns; with seeds, each leaf has them as its first axis.
+
+    Attributes:
+      agent: state of the `Agent`.
+      places: states of the environment, [copies, ...].
+      earned: [copies], reward of the episode so far.
+      bounds: multipliers.
+      key: [].
+    """
+
+    agent: Any
+    places: Any
+    earned: Array
+    bounds: tuple[jsparse.optim.Multiplier, ...]
+    key: Array
+
+
+class Steps(NamedTuple):
+    """What was seen and done: [steps, copies, ...]; gains and values [..., 1 + bounds]."""
+
+    observation: Array
+    action: Array
+    log_prob: Array
+    value: Array
+    gain: Array
+    going: Array
+
+
+class Report(NamedTuple):
+    """Of an iteration, each [].
+
+    Attributes:
+      score: mean reward of the episodes that ended in it; nan where none did.
+      episodes: how many did.
+      costs: [bounds], means of a step.
+      prices: [bounds], the multipliers.
+      loss: of the last batch.
+    """
+
+    score: Array
+    episodes: Array
+    costs: Array
+    prices: Array
+    loss: Array
+
+
+def _seeds(one: Callable) -> Callable:
+    """A function of one seed as one of all: side by side, or in turn on a CPU.
+
+    In turn a change of masks is a branch, which is computed only when it is due.
+    """
+    over = common.turns_on_cpu()
+    return lambda *given: over(lambda own, *_: one(*own))(given, None, None)  # type: ignore
+
+
+class Trainer:
+    """Compiled learning and playing, of all seeds.
+
+    Args:
+      settings: of the algorithm.
+      policy: what the outputs of the network mean.
+      network: rngs -> a dense network, `Trunk` or `Apart`, with a critic for the reward and one for
+        each bound.
+      kind: how networks are sparse.
+      last: the step of the optimizer after which masks stay.
+      bounds: multipliers at their start; the environment is a `Costly` one where there are any.
+    """
+
+    def __init__(
+        self,
+        settings: Ppo,
+        policy: Policy,
+        network: Callable[[nnx.Rngs], nnx.Module],
+        kind: Kind,
+        last: int,
+        bounds: tuple[jsparse.optim.Multiplier, ...] = (),
+    ):
+        self.settings, self.policy, self.kind, self.last = settings, policy, kind, last
+        self.network, self.bounds = network, bounds
+        self.learn = jax.jit(self._learn, static_argnames="iterations", donate_argnums=0)
+        self.play = jax.jit(self._play, static_argnames=("episodes", "limit"))
+
+    def begin(self, seeds: Sequence[int], environment: Environment) -> Learner:
+        """Learners side by side, each in its environment: leaves [seeds, ...]."""
+        made = [self._agent(seed) for seed in seeds]
+        self._graph = nnx.graphdef(made[0])
+        agents = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(nnx.state, made))
+        keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+
+        def start(agent: Any, key: Array, environment: Environment) -> Learner:
+            keys = jax.random.split(key, self.settings.copies)
+            places = jax.vmap(environment.reset)(keys)
+            zero = jnp.zeros(self.settings.copies)
+            bounds = jax.tree.map(jnp.copy, self.bounds)
+            return Learner(agent, places, zero, bounds, jax.random.fold_in(key, 1))
+
+        return jax.jit(jax.vmap(start))(agents, keys, environment)
+
+    def agent(self, learner: Learner, seed: int) -> Agent:
+        """That of one seed, by its place in `begin`."""
+        return nnx.merge(self._graph, jax.tree.map(lambda leaf: leaf[seed], learner.agent))
+
+    def _agent(self, seed: int) -> Agent:
+        network = self.kind.start(self.network(nnx.Rngs(seed)), jax.random.key(seed))
+        return Agent(self.settings, self.kind, network, self.last, seed)
+
+    def _learn(
+        self, learner: Learner, environment: Environment, iterations: int
+    ) -> tuple[Learner, Report]:
+        """So many iterations; and reports [seeds, iterations, ...]."""
+
+        def one(learner: Learner, environment: Environment) -> tuple[Learner, Report]:
+            again = lambda learner, _: self._iteration(learner, environment)
+            return jax.lax.scan(again, learner, None, length=iterations)
+
+        return _seeds(one)(learner, environment)
+
+    def _iteration(self, learner: Learner, environment: Environment) -> tuple[Learner, Report]:
+        agent = nnx.merge(self._graph, learner.agent)
+        key, walk, order = jax.random.split(learner.key, 3)
+        places, earned, seen, ended = self._walk(agent, learner, environment, walk)
+        last = agent.network(jax.vmap(environment.observe)(places))[1]
+        rates = self.settings.gamma, self.settings.lam
+        advantage = advantages(seen.gain, seen.value, last, seen.going, *rates)
+        costs = seen.gain[..., 1:].mean(axis=(0, 1))
+        bounds = tuple(one.update(cost) for one, cost in zip(learner.bounds, costs, strict=True))
+        prices = jnp.stack([one.value for one in bounds]) if bounds else jnp.zeros(0)
+        given = seen, weighed(advantage, prices), advantage + seen.value
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), given)
+        state, loss = self._improved(nnx.state(agent), flat, order)
+        over = 1 - seen.going
+        score = (over * ended).sum() / over.sum()
+        return (
+            Learner(state, places, earned, bounds, key),
+            Report(score, over.sum(), costs, prices, loss),
+        )
+
+    def _walk(
+        self, agent: Agent, learner: Learner, environment: Environment, key: Array
+    ) -> tuple[Any, Array, Steps, Array]:
+        """1.: where the copies are, what they earned, what they saw, and rewards of episodes."""
+        network = jsparse.resolve(agent.network)
+
+        def step(at: tuple[Any, Array], key: Array) -> tuple[tuple, tuple]:
+            places, earned = at
+            act, move, new = jax.random.split(key, 3)
+            observation = jax.vmap(environment.observe)(places)
+            out, value = network(observation)
+            action = self.policy.sample(out, act)
+            keys = jax.random.split(move, self.settings.copies)
+            after, reward, end = jax.vmap(environment.step)(places, action, keys)
+            gain = reward[:, None]
+            if self.bounds:
+                costs = jax.vmap(environment.costs)(places, action)  # type: ignore
+                gain = jnp.concatenate([gain, costs], axis=1)
+            log_prob, going = self.policy.log_prob(out, action), 1.0 - end
+            earned = earned + reward
+            fresh = jax.vmap(environment.reset)(jax.random.split(new, self.settings.copies))
+            one = jax.vmap(lambda end, *pair: jax.tree.map(partial(jnp.where, end), *pair))
+            row = Steps(observation, action, log_prob, value, gain, going)
+            return (one(end, fresh, after), earned * going), (row, earned)
+
+        keys = jax.random.split(key, self.settings.steps)
+        at, (seen, ended) = jax.lax.scan(step, (learner.places, learner.earned), keys)
+        return *at, seen, ended
+
+    def _improved(self, state: Any, given: tuple, key: Array) -> tuple[Any, Array]:
+        """3.: the agent after all passes, and the loss of the last batch."""
+
+        def batch(state: Any, index: Array) -> tuple[Any, Array]:
+            agent = nnx.merge(self._graph, state)
+            chosen = jax.tree.map(lambda leaf: leaf[index], given)
+            loss = improve(agent.network, agent.optimizer, partial(self._loss, given=chosen))
+            return nnx.state(agent), loss
+
+        count = len(given[1])
+        keys = jax.random.split(key, self.settings.passes)
+        orders = jax.vmap(lambda key: jax.random.permutation(key, count))(keys)
+        parts = orders.reshape(-1, count // self.settings.batches)
+        state, losses = jax.lax.scan(batch, state, parts)
+        return state, losses[-1]
+
+    def _loss(self, network: Any, given: tuple[Steps, Array, Array]) -> Array:
+        seen, advantage, wanted = given
+        out, value = network(seen.observation)
+        ratio = jnp.exp(self.policy.log_prob(out, seen.action) - seen.log_prob)
+        gained = clipped(ratio, advantage, self.settings.clip).mean()
+        gained += self.settings.entropy * self.policy.entropy(out).mean()
+        return self.settings.value * ((value - wanted) ** 2).mean(axis=0).sum() - gained
+
+    def _play(
+        self, learner: Learner, environment: Environment, key: Array, episodes: int, limit: int
+    ) -> Array:
+        """Rewards [seeds, episodes] of episodes, each of `limit` steps at most."""
+
+        def one(state: Any, environment: Environment, key: Array) -> Array:
+            network = jsparse.resolve(nnx.merge(self._graph, state).network)
+
+            def step(at: tuple, key: Array) -> tuple[tuple, None]:
+                places, total, going = at
+                act, move = jax.random.split(key)
+                out = network(jax.vmap(environment.observe)(places))[0]
+                keys = jax.random.split(move, episodes)
+                action = self.policy.sample(out, act)
+                places, reward, end = jax.vmap(environment.step)(places, action, keys)
+                return (places, total + going * reward, going * (1.0 - end)), None
+
+            first, others = jax.random.split(key)
+            places = jax.vmap(environment.reset)(jax.random.split(first, episodes))
+            start = places, jnp.zeros(episodes), jnp.ones(episodes)
+            return jax.lax.scan(step, start, jax.random.split(others, limit))[0][1]
+
+        seeds = len(learner.key)
+        return _seeds(one)(learner.agent, environment, jax.random.split(key, seeds))
