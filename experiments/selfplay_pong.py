@@ -12,27 +12,22 @@ Paper: He, Rammohan, Forde and Littman, Does DQN really learn? Exploring adversa
 Number: NUMBER
 
 Command: python -m experiments.selfplay_pong            (three seeds)
-         python -m experiments.selfplay_pong --quick    (one seed, two generations)
+         python -m experiments.selfplay_pong --quick    (one seed, three generations)
          python -m experiments.selfplay_pong --atari    (the base agent on Pong of the Atari 2600)
 """
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 import jsparse
 from experiments import common
-from experiments.rl import atari, schooling, selfplay
+from experiments.rl import atari, headline, schooling, sights
 from experiments.rl.dqn import Dqn
-from experiments.rl.environments import pong
-from experiments.rl.networks import MLP, Kind, Layers, drawn
-from experiments.rl.probe import probe
+from experiments.rl.networks import Kind, Layers, drawn
 from experiments.rl.schooling import CHAINER, LONG, POOL
 
 ARMS = (LONG, CHAINER, POOL)
@@ -43,11 +38,6 @@ SPARSE = {
     "Pool, SET 95 %": Kind(drawn(0.05), jsparse.SET),
 }
 """Sparse agents; static masks are random, with Erdos-Renyi densities."""
-UNTRAINED = "untrained"
-CLAIMED = ("ball, speed across", "ball, speed up", "landing point")
-"""Which of what is probed must be read better from trained agents."""
-COURTS, STEPS, STRAY = 64, 250, 0.3
-"""Of the frames for probes: courts, of which a quarter is held out, steps, and random moves."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,24 +60,30 @@ class Settings(common.RunSettings):
     sparse: bool = True
     """Whether sparse agents are trained, too."""
     quick: bool = False
-    """One seed, two generations, one exploiter, one sparse agent."""
+    """One seed, three generations, one exploiter, one sparse agent."""
     atari: bool = False
     """Only the base agent, on real Pong."""
+    simulators: int = 16
+    """Games at once, with --atari."""
+    frames: int = 100_000
+    """That the agent acts on, with --atari, of all games together."""
     dqn: Dqn = Dqn()
 
     def __post_init__(self) -> None:
-        names = ("seeds", "generations", "iterations", "exploiters", "marks", "points", "looks")
+        names = ("seeds", "generations", "iterations", "exploiters", "marks", "points", "looks",
+                 "simulators", "frames")  # fmt: skip
         self.check_positive(*names)
-        if self.generations < 2 or self.iterations % self.marks:
+        if self.generations < 3 or self.iterations % self.marks:
             raise ValueError(
-                f"--generations got {self.generations}, of which 2 are needed; --iterations got "
+                f"--generations got {self.generations}, of which 3 are needed; --iterations got "
                 f"{self.iterations}, which is to be a multiple of --marks, {self.marks}"
             )
 
 
 QUICK = Settings(
-    seeds=1, generations=2, iterations=3000, exploiters=1, marks=5, points=100, looks=500, quick=True
-)
+    seeds=1, generations=3, iterations=2000, exploiters=1, marks=5, points=100, looks=400,
+    frames=4000, quick=True,
+)  # fmt: skip
 
 
 def sparse_arms(settings: Settings) -> list[str]:
@@ -120,58 +116,105 @@ def measured(what: str, name: str, agents: dict[str, Layers], settings: Settings
         sizes = settings.exploiters, settings.iterations, settings.marks, settings.points
         marks, curve = schooling.exploited(settings.dqn, agents[name], *sizes)
         return {"iterations": marks, "curve": curve}
-    return {"probes": probes(settings)}
-
-
-@partial(jax.jit, static_argnums=1)
-def rallies(key: jax.Array, courts: int) -> tuple[jax.Array, pong.Court]:
-    """What is watched [STEPS, courts, 8] while both sides follow the ball and often stray."""
-    first, *keys = jax.random.split(key, STEPS + 1)
-
-    def step(court: pong.Court, key: jax.Array) -> tuple[pong.Court, tuple]:
-        serve, stray, other = jax.random.split(key, 3)
-        follow = jnp.stack([pong.follow(court), pong.follow(pong.mirrored(court))])
-        random = pong.move(jax.random.randint(other, (2,), 0, pong.ACTIONS))
-        moves = jnp.where(jax.random.uniform(stray, (2,)) < STRAY, random, follow)
-        new, _, end = pong.step(court, moves, key)
-        new = jax.tree.map(partial(jnp.where, end), pong.reset(serve), new)
-        return new, (pong.watch(court), court)
-
-    begin = jax.vmap(pong.reset)(jax.random.split(first, courts))
-    each = jax.vmap(lambda key: jax.random.split(key, courts))(jnp.stack(keys))
-    return jax.lax.scan(jax.vmap(step), begin, each)[1]
-
-
-def told(court: pong.Court) -> dict[str, np.ndarray]:
-    """What is probed, [...] each, of courts [...]."""
-    across, up = np.moveaxis(np.asarray(court.velocity), -1, 0)
-    x, y = np.moveaxis(np.asarray(court.ball), -1, 0)
-    own, other = np.moveaxis(np.asarray(court.paddles), -1, 0)
-    land = np.asarray(jax.vmap(jax.vmap(pong.landing))(court))
-    names = ("ball, across", "ball, up", *CLAIMED[:2], "own paddle", "other paddle", CLAIMED[2])
-    return dict(zip(names, (x, y, across, up, own, other, land), strict=True))
-
-
-def probes(settings: Settings) -> dict[str, dict[str, list[dict[str, float]]]]:
-    """R^2 by agent, hidden layer and seed, of agents that see two frames."""
-    watched, courts = rallies(jax.random.key(0), COURTS)
-    held = np.broadcast_to(np.arange(COURTS) % 4 == 0, (STEPS, COURTS)).reshape(-1)
-    targets = {name: one.reshape(-1) for name, one in told(courts).items()}
-    x = jax.vmap(partial(selfplay.see, "frames"))(watched.reshape(-1, 8))
-    seeds, dqn = range(1, settings.seeds + 1), dataclasses.replace(settings.dqn, batch=64, warm=500)
+    dqn = dataclasses.replace(settings.dqn, batch=64, warm=500)
     sizes = min(3, settings.generations), settings.looks, settings.seeds
-    agents = schooling.schooled("frames", dqn, Kind(), ARMS, *sizes)
-    fresh = [MLP(x.shape[1], pong.ACTIONS, dqn.width, nnx.Rngs(seed)).layers() for seed in seeds]
-    agents |= {UNTRAINED: jax.tree.map(lambda *leaves: jnp.stack(leaves), *fresh)}
-    found: dict[str, Any] = {}
-    for name, layers in agents.items():
-        found[name] = {"first layer": [], "second layer": []}
-        for n in range(settings.seeds):
-            h = x
-            for layer, (kernel, bias) in zip(found[name], layers[:-1], strict=True):
-                h = nnx.relu(h @ kernel[n] + bias[n][None])
-                found[name][layer].append(probe(np.asarray(h), targets, held, 1e-4))
+    return {"probes": sights.probes(dqn, ARMS, *sizes)}
+
+
+def show(rows: list[dict[str, Any]], agents: dict[str, Layers], settings: Settings) -> None:
+    """Tables, what came of the claims, and a picture."""
+    seeds, out = common.counted(settings.seeds, "seed"), Path(settings.out)
+    by = {(row["what"], row["name"]): row for row in rows}
+    names = [*ARMS, *sparse_arms(settings)]
+    scores = np.array(by["match", "all"]["scores"])  # [seeds, agents, 1 + agents]
+    lines = [
+        [name, *(common.mean_std(scores[:, n, k]) for k in range(1 + len(names)))]
+        for n, name in enumerate(names)
+    ]
+    print(f"\nPoints of the left player (row) against the right one, {seeds}:\n")
+    print(common.table(["", "script", *names], lines))
+    curves = {name: np.array(by["exploit", name]["curve"]) for name in names}
+    marks, lines = by["exploit", POOL]["iterations"], []
+    for name, curve in curves.items():
+        ends = curve[-1].mean(axis=1)  # of a seed's exploiters
+        frames = [settings.dqn.copies * one for one in first_above(curve, marks)]
+        never = sum(map(np.isinf, frames))
+        lines.append([name, common.mean_std(ends), ", ".join(f"{one:+.2f}" for one in ends),
+                      f"{np.median(frames) / 1000:g}", f"{never} of {len(frames)}"])  # fmt: skip
+    print(f"\nScores of {settings.exploiters} exploiters of each agent at their end, {seeds}:\n")
+    head = ["agent", "score", "by seed", "thousands of frames to beat it, median", "never"]
+    print(common.table(head, lines))
+    probes = by["probe", "frames"]["probes"]
+    print(f"\nR^2 of linear probes of the second hidden layer, on held-out frames, {seeds}:\n")
+    print(common.table(["", *probes], probed(probes)))
+    for line in claims(scores, curves, probes):
+        print(f"\n{line}")
+    ends = {name: curves[name][-1].mean(axis=1).tolist() for name in names if POOL in name}
+    kept = {name: headline.Arm(kept_of(agents[name]), one) for name, one in ends.items()}
+    print(f"\n{headline.by_sparsity('score of exploiters of Pool', kept)}")
+    frames = [settings.dqn.copies * mark / 1000 for mark in marks]
+    each = {name: (frames, curve.reshape(len(marks), -1)) for name, curve in curves.items()}
+    panels = {"schemes": {name: each[name] for name in ARMS},
+              "Pool by sparsity": {name: each[name] for name in ends}}  # fmt: skip
+    path = out / "exploiters.png"
+    common.draw(panels, path, "thousands of frames of an exploiter", "its score", level=0.0)
+    print(f"\npicture: {path}")
+
+
+def kept_of(layers: Layers) -> list[float]:
+    """By seed, the fraction of an agent's weights that are not 0; no biases."""
+    parts = [np.asarray(kernel).reshape(len(kernel), -1) != 0 for kernel, _ in layers]
+    return np.concatenate(parts, axis=1).mean(axis=1).tolist()
+
+
+def first_above(curve: np.ndarray, marks: list[int]) -> list[float]:
+    """Iterations after which each exploiter first had a score above 0; infinite if it never had."""
+    above = curve.reshape(len(marks), -1) > 0
+    return np.where(
+        above.any(axis=0), np.array(marks, float)[above.argmax(axis=0)], np.inf
+    ).tolist()
+
+
+def probed(probes: dict[str, Any]) -> list[list[str]]:
+    """R^2 of each target, by agent."""
+    last = {name: layers["second layer"] for name, layers in probes.items()}
+    targets = last[sights.UNTRAINED][0]
+    values = lambda rows, target: common.mean_std([row[target] for row in rows])
+    return [[target, *(values(rows, target) for rows in last.values())] for target in targets]
+
+
+def claims(scores: np.ndarray, curves: dict[str, np.ndarray], probes: dict[str, Any]) -> list[str]:
+    """Each claim, whether it was met, and the numbers of each seed."""
+    pool, seeds = ARMS.index(POOL), len(scores)
+    text = lambda values: ", ".join(f"{one:+.2f}" for one in values)
+    wins = np.array([scores[:, pool, 1 + ARMS.index(arm)] for arm in (LONG, CHAINER)])
+    found = [
+        f"Pool beats both others in every seed: {verdict((wins > 0).all())} (against "
+        f"{LONG} {text(wins[0])}; {CHAINER} {text(wins[1])})"
+    ]
+    ends = {arm: curves[arm][-1].mean(axis=1) for arm in ARMS}
+    lowest = int((ends[POOL] < np.minimum(ends[LONG], ends[CHAINER])).sum())
+    found.append(
+        f"Exploiters score least against Pool in two of three seeds: "
+        f"{verdict(3 * lowest >= 2 * seeds)} ({lowest} of {seeds})"
+    )
+    better = scores[:, ARMS.index(CHAINER), 1 + ARMS.index(LONG)]
+    gaps = ends[CHAINER] - ends[LONG]
+    found.append(f"Chainer beside {LONG}, reported only: head to head {text(better)}; "
+                 f"exploiters' scores {text(gaps)}")  # fmt: skip
+    for arm in ARMS:
+        pairs = list(zip(probes[arm]["second layer"], probes[sights.UNTRAINED]["second layer"],
+                         strict=True))  # fmt: skip
+        gaps = {name: [one[name] - other[name] for one, other in pairs] for name in sights.CLAIMED}
+        met = all(min(one) > 0 for one in gaps.values())
+        numbers = "; ".join(f"{name} {text(one)}" for name, one in gaps.items())
+        found.append(f"Probes read more from {arm} than untrained: {verdict(met)} ({numbers})")
     return found
+
+
+def verdict(met: bool) -> str:
+    """In a word."""
+    return "met" if met else "refuted"
 
 
 def main(settings: Settings) -> None:
@@ -180,7 +223,7 @@ def main(settings: Settings) -> None:
     settings = dataclasses.replace(settings, out=str(settings.out or folder))
     run = common.open_run(settings.out, settings)
     if settings.atari:
-        return atari.main(run, settings.dqn)
+        return atari.main(run, settings.dqn, settings.simulators, settings.frames)
     seeds, width = settings.seeds, settings.dqn.width
     blank = jax.tree.map(lambda leaf: leaf[:, 0], schooling.blank("numbers", seeds, 1, width))
     agents = {name: blank for name in (*ARMS, *sparse_arms(settings))}
@@ -199,7 +242,7 @@ def main(settings: Settings) -> None:
     rows = run.rows()
     if not run.complete:
         run.finish(rows=rows)
-    show(rows, settings)
+    show(rows, agents, settings)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,9 @@ class Copies(NamedTuple):
     states: Any
 
 
-def copies(environment: Environment, see: Callable[[Array], Array], inputs: int, actions: int) -> Task:
+def copies(
+    environment: Environment, see: Callable[[Array], Array], inputs: int, actions: int
+) -> Task:
     """The task of an environment, whose copies begin anew by themselves."""
 
     def reset(key: Array, count: int) -> Copies:

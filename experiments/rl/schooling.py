@@ -49,7 +49,13 @@ def against(learner: Learner, foes: Layers, low: int, high: int) -> Learner:
 
 
 def schooled(
-    view: str, dqn: Dqn, kind: Kind, arms: Sequence[str], generations: int, iterations: int, seeds: int
+    view: str,
+    dqn: Dqn,
+    kind: Kind,
+    arms: Sequence[str],
+    generations: int,
+    iterations: int,
+    seeds: int,
 ) -> dict[str, Layers]:
     """1. and 2.: what the agents of each arm read in the end, [seeds, ...]."""
     room, found = max(1, generations - 1), {}

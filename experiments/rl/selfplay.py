@@ -28,7 +28,9 @@ class Point(NamedTuple):
     foe: Array
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["foes", "low", "high"], meta_fields=["view"])
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["foes", "low", "high"], meta_fields=["view"]
+)
 @dataclasses.dataclass(frozen=True)
 class Match:
     """An environment: points against opponents.
