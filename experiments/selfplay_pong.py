@@ -128,7 +128,7 @@ def show(rows: list[dict[str, Any]], agents: dict[str, Layers], settings: Settin
     names = [*ARMS, *sparse_arms(settings)]
     scores = np.array(by["match", "all"]["scores"])  # [seeds, agents, 1 + agents]
     lines = [
-        [name, *(common.mean_std(scores[:, n, k]) for k in range(1 + len(names)))]
+        [name, *(common.mean_std(scores[:, n, k].tolist()) for k in range(1 + len(names)))]
         for n, name in enumerate(names)
     ]
     print(f"\nPoints of the left player (row) against the right one, {seeds}:\n")
@@ -189,7 +189,7 @@ def claims(scores: np.ndarray, curves: dict[str, np.ndarray], probes: dict[str, 
     text = lambda values: ", ".join(f"{one:+.2f}" for one in values)
     wins = np.array([scores[:, pool, 1 + ARMS.index(arm)] for arm in (LONG, CHAINER)])
     found = [
-        f"Pool beats both others in every seed: {verdict((wins > 0).all())} (against "
+        f"Pool beats both others in every seed: {verdict(bool((wins > 0).all()))} (against "
         f"{LONG} {text(wins[0])}; {CHAINER} {text(wins[1])})"
     ]
     ends = {arm: curves[arm][-1].mean(axis=1) for arm in ARMS}

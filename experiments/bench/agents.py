@@ -7,6 +7,7 @@ Command: python -m experiments.bench.agents --authors FOLDER --python PATH
     FOLDER is a checkout of GhadaSokar/Dynamic-Sparse-Training-for-Deep-Reinforcement-Learning on
     GitHub, PATH a Python with torch and gymnasium[mujoco], which need not be ours. Without them:
     the updates alone.
+    With --torch PATH, a Python with torch: self-play Pong, and nothing else.
 Minutes: 2 for the updates; 5 to 10 more for both trainings, on two cores.
 
 An update is the mean of 1,000, in which masks change once, on a replay of random transitions of
@@ -30,6 +31,7 @@ import jax
 import numpy as np
 
 from experiments import common, dynamic_td3
+from experiments.bench import selfplay
 from experiments.bench.rounds import Load, ratio
 from experiments.common.settings import environment
 from experiments.rl.replay import Replay
@@ -54,6 +56,8 @@ class Settings:
     """Checkout of the authors' code."""
     python: Path | None = None
     """A Python that runs it."""
+    torch: Path | None = None
+    """A Python with torch, for self-play Pong; all else is left out then."""
     steps: int = 20_000
     """Of the environment, in both trainings."""
     random: int = 5000
@@ -137,6 +141,12 @@ def main(settings: Settings) -> None:
     if (settings.authors is None) != (settings.python is None):
         raise ValueError("--authors and --python go together; give both or none")
     load, made_with = Load(), environment()
+    if settings.torch:
+        numbers = {"self-play [s / frame]": selfplay.compared(settings.torch, settings.rounds)}
+        print(f"\n{jax.default_backend()}, {os.cpu_count()} cores, {made_with['commit']}; {load}")
+        if settings.out:
+            settings.out.write_text(json.dumps(numbers | made_with, indent=1))
+        return
     taken = updates(settings)
     first = settings.arms[0]
     rows = [[arm, f"{np.median(ms):.2f}", *ratio(ms, taken[first])] for arm, ms in taken.items()]

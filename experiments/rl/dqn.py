@@ -160,7 +160,7 @@ def goals(reward: Array, going: Array, online: Array, target: Array, gamma: floa
 
 
 class Trainer:
-    """Compiled learning of agents that are held as trees of arrays, [seeds, ...].
+    """Compiled learning of agents that are held as trees of arrays.
 
     Args:
       settings: of the algorithm.
@@ -171,18 +171,17 @@ class Trainer:
 
     def __init__(self, settings: Dqn, kind: Kind, task: Task, last: int):
         self.settings, self.kind, self.task, self.last = settings, kind, task, last
-        self.learn = jax.jit(self._learn, donate_argnums=0)
-        self._read = jax.jit(lambda agent: jax.vmap(self._layers, (axes(agent),))(agent))
-
-    def layers(self, learner: Learner) -> Layers:
-        """The layers of the networks, as they read them: [seeds, ...]."""
-        return self._read(learner.agent)
+        self.learn = jax.jit(self._side_by_side, donate_argnums=0)
+        self.layers = jax.jit(lambda learner: jax.vmap(self._read, (axes(learner),))(learner))
+        self.learn_alone = jax.jit(self._learn, donate_argnums=0)
+        self.layers_alone = jax.jit(self._read)
 
     def start(self, seeds: Sequence[int]) -> Learner:
-        """Nothing learned yet."""
-        return stack([self._start(seed) for seed in seeds])
+        """Nothing learned yet, for `learn` and `layers`: [seeds, ...]."""
+        return stack([self.alone(seed) for seed in seeds])
 
-    def _start(self, seed: int) -> Learner:
+    def alone(self, seed: int) -> Learner:
+        """The same of one seed, for `learn_alone` and `layers_alone`."""
         one, task = self.settings, self.task
         masks, first, key = jax.random.split(jax.random.key(seed), 3)
         net = self.kind.start(MLP(task.inputs, task.actions, one.width, nnx.Rngs(seed)), masks)
@@ -192,27 +191,30 @@ class Trainer:
         many = jnp.zeros((one.capacity, *seen.shape[1:]), seen.dtype)
         none = jnp.zeros(one.capacity)
         memory = Memory(many, none.astype(jnp.int32), none, jnp.copy(many), jnp.copy(none))
-        return Learner(agent, self._layers(agent), memory, state, jnp.int32(0), key)
+        target = jax.tree.map(jnp.zeros_like, net.layers())  # copied at once
+        learner = Learner(agent, target, memory, state, jnp.int32(0), key)
+        return jax.tree.map(jnp.copy, learner)  # learning uses it up
 
-    def _layers(self, agent: Any) -> Layers:
+    def _read(self, learner: Learner) -> Layers:
         """The layers of the network, as it reads them."""
-        return jsparse.resolve(nnx.merge(self._graph, agent).net).layers()
+        return jsparse.resolve(nnx.merge(self._graph, learner.agent).net).layers()
+
+    def _side_by_side(self, learner: Learner, iterations: Array) -> tuple[Learner, Array]:
+        """`_learn` of many seeds, and scores [seeds]."""
+        split = axes(learner)
+        return jax.vmap(self._learn, (split, None), (split, 0))(learner, iterations)
 
     def _learn(self, learner: Learner, iterations: Array) -> tuple[Learner, Array]:
-        """So many iterations; and the mean score of an episode in them, [seeds]."""
+        """So many iterations; and the mean score of an episode in them."""
 
-        def one(learner: Learner) -> tuple[Learner, Array]:
-            def iteration(_: Array, at: tuple) -> tuple:
-                learner, won, ended = at
-                learner, reward, end = self._iteration(learner)
-                return learner, won + reward.sum(), ended + end.sum()
+        def iteration(_: Array, at: tuple) -> tuple:
+            learner, won, ended = at
+            learner, reward, end = self._iteration(learner)
+            return learner, won + reward.sum(), ended + end.sum()
 
-            zero = jnp.zeros(())
-            learner, won, ended = jax.lax.fori_loop(0, iterations, iteration, (learner, zero, zero))
-            return learner, won / jnp.maximum(ended, 1)
-
-        split = axes(learner)
-        return jax.vmap(one, (split,), (split, 0))(learner)
+        begin = learner, jnp.zeros(()), jnp.zeros(())
+        learner, won, ended = jax.lax.fori_loop(0, iterations, iteration, begin)
+        return learner, won / jnp.maximum(ended, 1)
 
     def _iteration(self, learner: Learner) -> tuple[Learner, Array, Array]:
         """The learner after 1. to 3., and rewards and ends of all copies."""

@@ -1,4 +1,4 @@
-"""What a network's units tell of its world: a linear map fitted to them, on frames it has not seen."""
+"""What a network's units tell of its world: a linear map, judged on frames it was not fitted to."""
 
 from collections.abc import Mapping
 
@@ -30,7 +30,8 @@ def probe(
     fit = ~held_out
     if not fit.any() or fit.all():
         raise ValueError(
-            f"held_out is {bool(held_out[0])} for all {len(held_out)} frames; give some to each side"
+            f"held_out is {bool(held_out[0])} for all {len(held_out)} frames; give some to "
+            "each side"
         )
     x = np.asarray(features, np.float64)
     mean, spread = x[fit].mean(axis=0), x[fit].std(axis=0)
@@ -38,4 +39,4 @@ def probe(
     y = np.stack([*targets.values()], axis=1).astype(np.float64)
     model = Ridge(penalty * fit.sum(), solver="cholesky").fit(x[fit], y[fit])
     found = r2_score(y[held_out], model.predict(x[held_out]), multioutput="raw_values")
-    return dict(zip(targets, map(float, found), strict=True))
+    return dict(zip(targets, np.asarray(found).tolist(), strict=True))

@@ -12,6 +12,7 @@ schemes in Pong, RLDM 2022, of which the abstract alone was read: the details ar
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from jax import Array
 
 from experiments.rl import selfplay
 from experiments.rl.dqn import Dqn, Learner, Trainer
+from experiments.rl.environments import pong
 from experiments.rl.networks import Kind, Layers
 
 LONG, CHAINER, POOL = "long", "Chainer", "Pool"
@@ -28,9 +30,9 @@ LONG, CHAINER, POOL = "long", "Chainer", "Pool"
 
 def blank(view: str, seeds: int, size: int, width: int) -> Layers:
     """Layers [seeds, size, ...] of zeros."""
-    sizes = (selfplay.INPUTS[view], width, width, selfplay.pong.ACTIONS)
+    sizes = (selfplay.INPUTS[view], width, width, pong.ACTIONS)
     zeros = lambda *shape: jnp.zeros((seeds, size, *shape))
-    return [(zeros(a, b), zeros(b)) for a, b in zip(sizes, sizes[1:], strict=False)]
+    return [(zeros(a, b), zeros(b)) for a, b in pairwise(sizes)]
 
 
 def trainer(view: str, dqn: Dqn, kind: Kind, size: int, iterations: int) -> Trainer:
