@@ -121,6 +121,7 @@ class Agent:
 
 
 def main(iterations: int) -> None:
+    torch.set_num_threads(1)  # more are slower on sizes such as these
     agent = Agent()
     for _ in range(50):
         agent.iteration()

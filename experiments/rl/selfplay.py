@@ -111,22 +111,29 @@ def scores(view: str, mine: Layers, foes: Layers, keys: Array, points: int) -> A
 
     def one(mine: Layers, foes: Layers, key: Array) -> Array:
         size = len(foes[0][0]) + 1
-        keys = jax.random.split(key, size * points)
-
-        def play(point: Point) -> tuple[Point, Array, Array]:
-            moves = pong.move(best(view, mine, point.court)), greedy(view, foes, point)
-            court, reward, end = pong.step(point.court, jnp.stack(moves), key)
-            return Point(court, point.foe), reward, end
-
-        def step(at: tuple) -> tuple:
-            point, total, going = at
-            point, reward, end = jax.vmap(play)(point)
-            return point, total + going * reward, going & ~end
-
-        begin = Point(jax.vmap(pong.reset)(keys), jnp.repeat(jnp.arange(size), points))
-        going = jnp.ones(len(keys), bool)
-        at = begin, jnp.zeros(len(keys)), going
-        total = jax.lax.while_loop(lambda at: at[2].any(), step, at)[1]
-        return total.reshape(size, points).mean(axis=1)
+        padded = jax.tree.map(lambda leaf: jnp.concatenate([leaf[:1], leaf]), foes)
+        numbers = jnp.minimum(jnp.arange(size), 1)  # 0 is the script, 1 the only network
+        meet = lambda number, foe, key: _points(view, mine, foe, number, key, points).mean()
+        return jax.vmap(meet)(numbers, padded, jax.random.split(key, size))
 
     return jax.vmap(one)(mine, foes, keys)
+
+
+def _points(view: str, mine: Layers, foe: Layers, number: Array, key: Array, points: int) -> Array:
+    """[points], what they come to for the left player."""
+    alone = jax.tree.map(lambda leaf: leaf[None], foe)
+
+    def play(point: Point) -> tuple[Point, Array, Array]:
+        moves = pong.move(best(view, mine, point.court)), greedy(view, alone, point)
+        court, reward, end = pong.step(point.court, jnp.stack(moves), key)
+        return Point(court, point.foe), reward, end
+
+    def step(at: tuple) -> tuple:
+        point, total, going = at
+        point, reward, end = jax.vmap(play)(point)
+        return point, total + going * reward, going & ~end
+
+    courts = jax.vmap(pong.reset)(jax.random.split(key, points))
+    begin = Point(courts, jnp.broadcast_to(number, points))
+    at = begin, jnp.zeros(points), jnp.ones(points, bool)
+    return jax.lax.while_loop(lambda at: at[2].any(), step, at)[1]
