@@ -9,7 +9,11 @@ Paper: He, Rammohan, Forde and Littman, Does DQN really learn? Exploring adversa
     schemes in Pong, RLDM 2022, arXiv 2203.10614. Only the abstract was read, which has no numbers;
     the court, the networks, the schemes' details and the sparse agents are ours.
 
-Number: NUMBER
+Number (3 seeds, half of the default iterations): exploiters end with 0.42 against the agent of
+    the script, 0.22 against Chainer and -0.01 against Pool, which beats both others head to head.
+    Pool at 80 % sparsity: -0.01 static, 0.01 SET; at 95 % 0.88 and 0.71. Probes of trained agents
+    read the ball's speed across and where it lands better than those of untrained ones, not its
+    speed up, and no better from Pool than from the agent of the script.
 
 Command: python -m experiments.selfplay_pong            (three seeds)
          python -m experiments.selfplay_pong --quick    (one seed, three generations)
@@ -75,10 +79,19 @@ class Settings(common.RunSettings):
         names = ("seeds", "generations", "iterations", "exploiters", "marks", "points", "looks",
                  "simulators", "frames")  # fmt: skip
         self.check_positive(*names)
-        if self.generations < 3 or self.iterations % self.marks:
+        if self.frames < atari.MARKS * self.simulators:
             raise ValueError(
-                f"--generations got {self.generations}, of which 3 are needed; --iterations got "
-                f"{self.iterations}, which is to be a multiple of --marks, {self.marks}"
+                f"--frames got {self.frames}; give at least {atari.MARKS} for each of the "
+                f"{self.simulators} simulators"
+            )
+        if self.generations < 3:
+            raise ValueError(
+                f"--generations got {self.generations}; give 3 or more, as Chainer and Pool are "
+                "one agent until then"
+            )
+        if self.iterations % self.marks:
+            raise ValueError(
+                f"--iterations got {self.iterations}; give a multiple of --marks, {self.marks}"
             )
 
 

@@ -55,6 +55,16 @@ class Dqn:
     fraction: float = 0.1
     """Of the links, exchanged at each change."""
 
+    def __post_init__(self) -> None:
+        names = ("width", "copies", "batch", "copy", "warm", "every")
+        low = [name for name in names if getattr(self, name) < 1]
+        if low:
+            raise ValueError(f"{low[0]} got {getattr(self, low[0])}; give 1 or more")
+        if self.capacity < self.copies:
+            raise ValueError(
+                f"capacity got {self.capacity}; give room for a step of all {self.copies} copies"
+            )
+
 
 class Task(NamedTuple):
     """Copies of an environment that begin anew by themselves, [copies] in all that is given.

@@ -164,6 +164,17 @@ def test_exploiters_first_win() -> None:
     assert selfplay_pong.first_above(-np.ones((2, 1, 1)), [5, 10]) == [np.inf]
 
 
+def test_what_cannot_be_run_is_refused() -> None:
+    with pytest.raises(ValueError, match="capacity got 3; give room for a step of all 4 copies"):
+        dqn.Dqn(copies=4, capacity=3)
+    with pytest.raises(ValueError, match="batch got 0"):
+        dqn.Dqn(batch=0)
+    with pytest.raises(ValueError, match="--frames got 79; give at least 5 for each of the 16"):
+        selfplay_pong.Settings(frames=79)
+    with pytest.raises(ValueError, match="--generations got 2; give 3 or more"):
+        selfplay_pong.Settings(generations=2)
+
+
 def test_atari_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ale_py", None)
     monkeypatch.delitem(sys.modules, "ale_py.vector_env", raising=False)
