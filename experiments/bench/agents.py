@@ -8,6 +8,7 @@ Command: python -m experiments.bench.agents --authors FOLDER --python PATH
     GitHub, PATH a Python with torch and gymnasium[mujoco], which need not be ours. Without them:
     the updates alone. With --baselines PATH, a Python with stable-baselines3: PPO on mazes, too.
     With --games PATH, a Python with torch: self-play of brick tic-tac-toe.
+    With --torch PATH, a Python with torch: self-play Pong.
 Minutes: 2 for the updates; 5 to 10 more for both trainings, on two cores.
 
 An update is the mean of 1,000, in which masks change once, on a replay of random transitions of
@@ -31,7 +32,7 @@ import jax
 import numpy as np
 
 from experiments import common, dynamic_td3
-from experiments.bench import games, maze
+from experiments.bench import games, maze, selfplay
 from experiments.bench.rounds import Load, ratio
 from experiments.common.settings import environment
 from experiments.rl.replay import Replay
@@ -62,6 +63,8 @@ class Settings:
     """Of PPO on mazes, on both sides."""
     games: Path | None = None
     """A Python with torch, for self-play of brick tic-tac-toe; all else is left out then."""
+    torch: Path | None = None
+    """A Python with torch, for self-play Pong; all else is left out then."""
     steps: int = 20_000
     """Of the environment, in both trainings."""
     random: int = 5000
@@ -161,10 +164,13 @@ def main(settings: Settings) -> None:
     if (settings.authors is None) != (settings.python is None):
         raise ValueError("--authors and --python go together; give both or none")
     load, made_with = Load(), environment()
-    if settings.baselines or settings.games:
+    if settings.baselines or settings.games or settings.torch:
         numbers = mazes(settings, settings.baselines) if settings.baselines else {}
         if settings.games:
             numbers |= games.measured(settings.games, 5, settings.rounds)
+        if settings.torch:
+            compared = selfplay.compared(settings.torch, settings.rounds)
+            numbers |= {"self-play [s / frame]": compared}
         if settings.out:
             settings.out.write_text(json.dumps(numbers | made_with, indent=1))
         return

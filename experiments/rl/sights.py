@@ -1,0 +1,74 @@
+"""What agents that see Pong as pixels know of it: probes on frames that are the same for all."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from experiments.rl import schooling, selfplay
+from experiments.rl.dqn import Dqn
+from experiments.rl.environments import pong
+from experiments.rl.networks import MLP, Kind
+from experiments.rl.probe import probe
+
+UNTRAINED = "untrained"
+CLAIMED = ("ball, speed across", "ball, speed up", "landing point")
+"""Which of what is probed must be read better from trained agents."""
+COURTS, STEPS, STRAY = 64, 250, 0.3
+"""Of the frames: courts, of which a quarter is held out, steps, and random moves."""
+
+
+@partial(jax.jit, static_argnums=1)
+def rallies(key: jax.Array, courts: int) -> tuple[jax.Array, pong.Court]:
+    """What is watched [STEPS, courts, 8] while both sides follow the ball and often stray."""
+    first, *keys = jax.random.split(key, STEPS + 1)
+
+    def step(court: pong.Court, key: jax.Array) -> tuple[pong.Court, tuple]:
+        serve, stray, other = jax.random.split(key, 3)
+        follow = jnp.stack([pong.follow(court), pong.follow(pong.mirrored(court))])
+        random = pong.move(jax.random.randint(other, (2,), 0, pong.ACTIONS))
+        moves = jnp.where(jax.random.uniform(stray, (2,)) < STRAY, random, follow)
+        new, _, end = pong.step(court, moves, key)
+        new = jax.tree.map(partial(jnp.where, end), pong.reset(serve), new)
+        return new, (pong.watch(court), court)
+
+    begin = jax.vmap(pong.reset)(jax.random.split(first, courts))
+    each = jax.vmap(lambda key: jax.random.split(key, courts))(jnp.stack(keys))
+    return jax.lax.scan(jax.vmap(step), begin, each)[1]
+
+
+def told(court: pong.Court) -> dict[str, np.ndarray]:
+    """What is probed, [...] each, of courts [...]."""
+    across, up = np.moveaxis(np.asarray(court.velocity), -1, 0)
+    x, y = np.moveaxis(np.asarray(court.ball), -1, 0)
+    own, other = np.moveaxis(np.asarray(court.paddles), -1, 0)
+    land = np.asarray(jax.vmap(jax.vmap(pong.landing))(court))
+    names = ("ball, across", "ball, up", *CLAIMED[:2], "own paddle", "other paddle", CLAIMED[2])
+    return dict(zip(names, (x, y, across, up, own, other, land), strict=True))
+
+
+def probes(
+    dqn: Dqn, arms: Sequence[str], generations: int, iterations: int, seeds: int
+) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """R^2 by agent, hidden layer and seed, of agents that see two frames."""
+    watched, courts = rallies(jax.random.key(0), COURTS)
+    held = np.broadcast_to(np.arange(COURTS) % 4 == 0, (STEPS, COURTS)).reshape(-1)
+    targets = {name: one.reshape(-1) for name, one in told(courts).items()}
+    x = jax.vmap(partial(selfplay.see, "frames"))(watched.reshape(-1, 8))
+    agents = schooling.schooled("frames", dqn, Kind(), arms, generations, iterations, seeds)
+    new = lambda seed: MLP(x.shape[1], pong.ACTIONS, dqn.width, nnx.Rngs(seed)).layers()
+    fresh = [new(seed) for seed in range(1, seeds + 1)]
+    agents |= {UNTRAINED: jax.tree.map(lambda *leaves: jnp.stack(leaves), *fresh)}
+    found: dict[str, Any] = {}
+    for name, layers in agents.items():
+        found[name] = {"first layer": [], "second layer": []}
+        for n in range(seeds):
+            h = x
+            for layer, (kernel, bias) in zip(found[name], layers[:-1], strict=True):
+                h = nnx.relu(h @ kernel[n] + bias[n][None])
+                found[name][layer].append(probe(np.asarray(h), targets, held, 1e-4))
+    return found
