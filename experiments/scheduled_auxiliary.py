@@ -1,0 +1,170 @@
+"""Agents that learn a sparse reward by way of simpler tasks: scheduled auxiliary control (SAC-X).
+
+Claim (the paper's): with auxiliary tasks, a policy for each and a scheduler that picks which one
+    acts, an agent learns a reward that it never finds without them. Tested here on a car too weak
+    for its hill, which is paid at the goal alone: picked uniformly (SAC-U) and by a learned table
+    (SAC-Q), beside the same agent without auxiliary tasks and one paid the sum of all rewards.
+    Ours is a mask of its own for each intention, over weights that all share.
+
+Paper: Riedmiller et al., Learning by playing: solving sparse reward tasks from scratch, ICML 2018,
+    arXiv 1802.10567. Its tasks are those of robot arms, so none of its numbers is printed beside
+    ours; the car, its auxiliary tasks and all settings are ours, and Retrace is the standard form.
+
+What is judged: the policy of the main task as it is sampled, over episodes of 400 steps, beside
+    the network before it learns; a greedy policy that knows nothing can get there by luck.
+
+Number: not run.
+
+Command: python -m experiments.scheduled_auxiliary            (five seeds)
+         python -m experiments.scheduled_auxiliary --quick    (one seed, two arms)
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import common
+from experiments.rl import headline, sac_x
+from experiments.rl.environments.mountain_car import TASKS
+from experiments.rl.sac_x import Arm, SacX
+
+ALL, MAIN = np.eye(len(TASKS)), np.eye(len(TASKS))[:1]
+ARMS = {
+    "SAC-U": Arm(ALL),
+    "SAC-Q": Arm(ALL, rate=0.1),
+    "no auxiliaries": Arm(MAIN),
+    "summed reward": Arm(np.ones((1, len(TASKS)))),
+    "SAC-U, one mask, 80 %": Arm(ALL, density=0.2),
+    "SAC-U, a mask each, 80 %": Arm(ALL, density=0.2, own=True),
+    "SAC-U, one mask, 95 %": Arm(ALL, density=0.05),
+    "SAC-U, a mask each, 95 %": Arm(ALL, density=0.05, own=True),
+}
+SCHEDULED = ("SAC-U", "SAC-Q")
+SPARSE = ("SAC-U", *list(ARMS)[4:])
+"""Those of the table by sparsity."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(common.RunSettings):
+    """Arms are trained one after the other, all seeds of one in the same program."""
+
+    arms: tuple[str, ...] = dataclasses.field(default=tuple(ARMS), metadata=common.FREE)
+    """What is trained."""
+    seeds: int = 5
+    episodes: int = 960
+    """Of agents with auxiliary tasks; those without have twice as many."""
+    marks: int = 10
+    """Times that an agent is judged while it learns."""
+    judged: int = 100
+    """Episodes each time."""
+    sac: SacX = dataclasses.field(default_factory=SacX)
+    """Of the algorithm."""
+    quick: bool = False
+    """One seed, two arms."""
+
+    def __post_init__(self) -> None:
+        self.check_positive("seeds", "episodes", "marks", "judged")
+        if not self.arms or not set(self.arms) <= set(ARMS):
+            raise ValueError(f"--arms got {self.arms}; give some of {', '.join(ARMS)}")
+        if self.episodes % (self.marks * sac_x.COPIES):
+            raise ValueError(
+                f"--episodes got {self.episodes}; give a multiple of {sac_x.COPIES} times --marks, "
+                f"{sac_x.COPIES * self.marks}"
+            )
+
+
+QUICK = Settings(arms=("SAC-U", "no auxiliaries"), seeds=1, judged=50, quick=True)
+
+
+def trained(arm: str, settings: Settings) -> dict[str, Any]:
+    """How an arm went: how often each seed reaches the goal, by episodes."""
+    longer = 1 if len(ARMS[arm].rewards) > 1 else 2
+    marks, rounds = longer * settings.marks, settings.episodes // settings.marks // sac_x.COPIES
+    trainer = sac_x.Trainer(settings.sac, ARMS[arm], rounds, marks, settings.judged)
+    seeds = range(1, settings.seeds + 1)
+    found, picked = trainer.run(seeds)
+    kept = [trainer.kept(seed) for seed in seeds]
+    episodes = (np.arange(marks + 1) * rounds * sac_x.COPIES).tolist()
+    return {"arm": arm, "episodes": episodes, "success": found.tolist(), "picked": picked[:, -1],
+            "kept": kept}  # fmt: skip
+
+
+def acceptance(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """What is expected, and whether it came so: met where four of five seeds agree."""
+    lines = []
+    for arm, row in rows.items():
+        ends = np.array(row["success"])[:, -1]
+        if arm in SCHEDULED:
+            holds, claim = ends >= 0.9, "at least 90 %"
+        elif arm == "no auxiliaries":
+            holds, claim = ends <= 0.1, "at most 10 %"
+        else:
+            continue
+        word = "met" if holds.mean() >= 0.8 else "refuted"
+        count, seeds = holds.sum(), common.counted(len(ends), "seed")
+        text = ", ".join(f"{one:.0%}" for one in ends)
+        lines.append(
+            f"{word} ({count} of {seeds}): {arm} reaches the goal {claim} after "
+            f"{row['episodes'][-1]} episodes; by seed {text}"
+        )
+    return lines
+
+
+def show(rows: dict[str, dict[str, Any]], out: Path) -> None:
+    """Tables, verdicts and a picture."""
+    lines = []
+    for arm, row in rows.items():
+        success = np.array(row["success"])
+        times = row["episodes"]
+        first = [
+            str(times[(own >= 0.9).argmax()]) if max(own) >= 0.9 else "never" for own in success
+        ]
+        sides = [common.percent(success[:, n].tolist()) for n in (0, -1)]
+        lines.append([arm, times[-1], *sides, ", ".join(first)])
+    print("\nHow often the main policy, sampled, reaches the goal, in percent:\n")
+    head = ["", "episodes", "untrained", "trained", "episodes to 90 %, by seed"]
+    print(common.table(head, lines))
+    lines = [
+        [arm, *(common.mean_std(own) for own in np.array(rows[arm]["picked"]).T)]
+        for arm in SCHEDULED if arm in rows
+    ]  # fmt: skip
+    if lines:
+        print("\nShare of the choices that each intention has in the last round:\n")
+        print(common.table(["", *TASKS], lines))
+    print("\n" + "\n".join(acceptance(rows)))
+    table = {
+        arm: headline.Arm(rows[arm]["kept"], [own[-1] for own in rows[arm]["success"]])
+        for arm in SPARSE if arm in rows
+    }  # fmt: skip
+    if table:
+        print(f"\n{headline.by_sparsity('success', table)}")
+    curve = lambda row: (row["episodes"], np.array(row["success"]).T)
+    panels = {
+        "schedulers": {arm: curve(row) for arm, row in rows.items() if arm not in SPARSE[1:]},
+        "sparse": {arm: curve(row) for arm, row in rows.items() if arm in SPARSE},
+    }
+    path = out / "success.png"
+    common.draw({k: v for k, v in panels.items() if v}, path, "episodes", "success")
+    print(f"\npicture: {path}")
+
+
+def main(settings: Settings) -> None:
+    """Train what is not trained yet; print the tables and draw the picture."""
+    out = Path(settings.out or f"runs/scheduled_auxiliary{'/quick' * settings.quick}")
+    settings = dataclasses.replace(settings, out=str(out))
+    rows = {}
+    progress = common.Epochs(0, len(settings.arms), "auxiliary", "arm")
+    for number in progress:
+        arm = settings.arms[number - 1]
+        run = common.open_run(out / arm.replace(" %", ""), settings, trained=arm)
+        if not run.complete:
+            run.finish(**trained(arm, settings))
+        rows[arm] = run.final()
+        progress.show(success=np.mean(rows[arm]["success"], axis=0)[-1])
+    show(rows, out)
+
+
+if __name__ == "__main__":
+    common.start(main, Settings, __doc__, QUICK)
