@@ -13,7 +13,10 @@ Paper: Riedmiller et al., Learning by playing: solving sparse reward tasks from 
 What is judged: the policy of the main task as it is sampled, over episodes of 400 steps, beside
     the network before it learns; a greedy policy that knows nothing can get there by luck.
 
-Number: not run.
+Number: two seeds only, with `--seeds 2` and other work running: the sampled main policy reaches
+    the goal in 100 % of episodes after 960 with SAC-Q and SAC-U (first at 90 %: 192 and 384, 576
+    and 576 episodes) and in 0 % after 1,920 without auxiliary tasks. Success is not monotone: with
+    SAC-Q it fell to 58 % at 576. Summed rewards and all arms with masks: not run.
 
 Command: python -m experiments.scheduled_auxiliary            (five seeds)
          python -m experiments.scheduled_auxiliary --quick    (one seed, two arms)
@@ -102,7 +105,8 @@ def acceptance(rows: dict[str, dict[str, Any]]) -> list[str]:
             holds, claim = ends <= 0.1, "at most 10 %"
         else:
             continue
-        word = "met" if holds.mean() >= 0.8 else "refuted"
+        word = "met" if holds.mean() >= 0.8 else "refuted" if not holds.any() else "not settled"
+        word = word if len(holds) > 2 else f"seen as {word}, too few seeds to claim it"
         count, seeds = holds.sum(), common.counted(len(ends), "seed")
         text = ", ".join(f"{one:.0%}" for one in ends)
         lines.append(
