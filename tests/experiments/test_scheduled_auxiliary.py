@@ -1,5 +1,8 @@
 """Retrace against its sum, the car against its equations, and a scheduler against a hand count."""
 
+import dataclasses
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +12,7 @@ from flax import nnx
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
 
+from experiments import scheduled_auxiliary as experiment
 from experiments.rl import sac_x
 from experiments.rl.environments.mountain_car import Car, MountainCar
 from experiments.rl.retrace import retrace
@@ -86,3 +90,19 @@ def test_intentions_read_the_trunk_through_their_own_masks() -> None:
         alone = jax.nn.log_softmax(policy.reshape(5, 4, 3)[:, n])
         np.testing.assert_allclose(log[:, n], alone, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(value[:, n], values.reshape(5, 4, 3)[:, n], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_experiment(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Too short to learn: what is printed and kept, and that a second call trains nothing."""
+    sac = sac_x.SacX(width=8, hold=10, choices=2, updates=2)
+    settings = dataclasses.replace(
+        experiment.QUICK, arms=("SAC-Q", "no auxiliaries"), episodes=32, marks=2, judged=4, sac=sac,
+        out=str(tmp_path),
+    )  # fmt: skip
+    experiment.main(settings)
+    printed = capsys.readouterr().out
+    assert "refuted (0 of 1 seed): SAC-Q" in printed and "met (1 of 1 seed): no auxil" in printed
+    assert (tmp_path / "success.png").stat().st_size > 5_000
+    experiment.main(settings)
+    assert capsys.readouterr().out == printed
