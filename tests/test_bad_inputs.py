@@ -21,7 +21,18 @@ from tests.test_import import public_modules
 pytestmark = pytest.mark.standard_dtypes  # optax mixes dtypes
 PACKAGE = str(Path(js.__file__).parent)
 NOT_TRIED = {
-    *("Weight", "Kernel", "Filter", "Channel", "Head", "Each", "PerOutput", "Whole", "WholeModel"),
+    *(
+        "Weight",
+        "Kernel",
+        "Filter",
+        "Channel",
+        "Head",
+        "Group",
+        "Each",
+        "PerOutput",
+        "Whole",
+        "WholeModel",
+    ),
     *("versions", "Nowhere"),  # these take no arguments
     *("Rule", "Revision", "Control", "Restart", "Schedule", "Shapes", "Plan", "States", "State"),
     *("Learned", "Mask", "Setting", "Revise", "Revised", "Restored", "Round", "Choice", "Picked"),

@@ -124,7 +124,7 @@ KINDS: dict[str, Kind] = {
     "strengths": Kind(
         [None, 3, "kernel", [], {}, [3], [("kernel",)], [("kernel", -1.0)], [("kernel", NAN)],
          [("(", 0.1)], [("kernle", 0.1)], [(3, 0.1)], [("kernel", None)], {"kernel": True}],
-        "pair|regular|0 or more|available|nearest", "strength|pattern",
+        "pair|regular|0 or more|number in|available|nearest", "strength|pattern",
     ),
     "groups": Kind([None, 3, "kernel", [], kernel()], "jsparse.groups"),
     "rule": Kind([None, 3, "top", js.Top, len], "rule"),
