@@ -48,7 +48,6 @@ from experiments.rl.standings import (
     not_lost,
     score,
     scores,
-    verdict,
 )
 
 SPARSE = "1 cell, SET"
@@ -207,27 +206,35 @@ def verdicts(found: dict[str, list[dict]], games: list[list[dict]]) -> list[str]
         own = first(name, test)
         bound = f"at least {low:.0%}" if low else f"at most {high:.0%}"
         claim = f"trained on {name}, {test}, first player against minimax: {bound} not lost"
-        lines.append(verdict(claim, [low <= x <= high for x in own], [f"{x:.0%}" for x in own]))
+        lines.append(
+            headline.verdict(
+                claim, [low <= x <= high for x in own], ", ".join(f"{x:.0%}" for x in own)
+            )
+        )
     reached = [[scores(rows, name, "anywhere") for name in learners] for rows in games]
     ranks = [float(spearmanr(range(len(x)), x)[0]) if np.ptp(x) else 0.0 for x in reached]
     claim = "the score anywhere rises with the cells of training (Spearman above 0)"
-    lines.append(verdict(claim, [x > 0 for x in ranks], [f"{x:+.2f}" for x in ranks]))
+    lines.append(
+        headline.verdict(claim, [x > 0 for x in ranks], ", ".join(f"{x:+.2f}" for x in ranks))
+    )
     kept = lambda rows, n, test: 1 - np.mean(counts(rows, (one, n), test), 0)[2] / of
     of = sum(games[0][0]["found"]["home"])
     ahead = [(kept(rows, LOOK[0], "home"), kept(rows, LOOK[2], "shifted")) for rows in games]
     claim = f"{one}: not mended by look-ahead, {LOOK[2]} simulations shifted below 0 at home"
-    shown = [f"{b:.0%} and {a:.0%} not lost" for a, b in ahead]
-    lines.append(verdict(claim, [b < a for a, b in ahead], shown))
+    shown = ", ".join(f"{b:.0%} and {a:.0%} not lost" for a, b in ahead)
+    lines.append(headline.verdict(claim, [b < a for a, b in ahead], shown))
     drop = lambda rows, name: scores(rows, name, "home") - scores(rows, name, "shifted")
     for other in (OPPONENT, "MCTS"):
         both = [(drop(rows, one), drop(rows, other)) for rows in games]
         claim = f"from home to shifted, {one} loses more score than {other}"
-        shown = [f"{a:.2f} and {b:.2f}" for a, b in both]
-        lines.append(verdict(claim, [a > b for a, b in both], shown))
+        shown = ", ".join(f"{a:.2f} and {b:.2f}" for a, b in both)
+        lines.append(headline.verdict(claim, [a > b for a, b in both], shown))
     pairs = [equal(*both) for both in zip(found[one], found[SPARSE], strict=True)]
     claim = f"as strong at home, {SPARSE} loses less than dense with the brick shifted"
-    shown = [f"{s:.0%} and {d:.0%} not lost at {level:.0%} at home" for level, d, s in pairs]
-    return [*lines, verdict(claim, [sparse > dense for _, dense, sparse in pairs], shown)]
+    shown = ", ".join(
+        f"{s:.0%} and {d:.0%} not lost at {level:.0%} at home" for level, d, s in pairs
+    )
+    return [*lines, headline.verdict(claim, [sparse > dense for _, dense, sparse in pairs], shown)]
 
 
 def show(found: dict[str, list[dict]], games: list[list[dict]], settings: Settings) -> None:

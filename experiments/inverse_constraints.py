@@ -237,10 +237,8 @@ def acceptance(rows: dict[str, dict[str, Any]], settings: Settings) -> list[str]
 
 def said(holds: np.ndarray, claim: str, values: np.ndarray) -> str:
     """A verdict, with the numbers of all seeds."""
-    word = "met" if holds.mean() >= 0.8 else "refuted" if not holds.any() else "not settled"
-    word = word if len(holds) > 2 else f"seen as {word}, too few seeds to claim it"
-    seeds = common.counted(len(holds), "seed")
-    return f"{word} ({holds.sum()} of {seeds}): {claim}; " + ", ".join(f"{v:.2f}" for v in values)
+    text = ", ".join(f"{value:.2f}" for value in values)
+    return headline.verdict(claim, holds, text, least=0.8)
 
 
 def show(rows: dict[str, dict[str, Any]], settings: Settings, out: Path) -> None:

@@ -229,13 +229,6 @@ CLAIMS: tuple[Claim, ...] = (
 """Levels and flips, what is claimed of the returns at the end, and which of them are printed."""
 
 
-def verdict(claim: str, seeds: Sequence[bool], numbers: str) -> str:
-    """A line of acceptance: met or refuted where all seeds agree, else neither."""
-    count, met = len(seeds), int(sum(seeds))
-    word = "met" if met == count else "refuted" if met == 0 else "not settled"
-    return f"{word} ({met} of {common.counted(count, 'seed')}): {claim}; {numbers}"
-
-
 def acceptance(found: dict[tuple[int, float], dict]) -> list[str]:
     """What the paper's claims come to here."""
     lines = []
@@ -243,7 +236,9 @@ def acceptance(found: dict[tuple[int, float], dict]) -> list[str]:
         if run := found.get((levels, flip)):
             ends = {side: np.array(values) for side, values in run["ends"].items()}
             numbers = ", ".join(f"{side} {common.mean_std(ends[side])}" for side in sides)
-            lines.append(verdict(f"{levels} levels, flips {flip:g}: {claim}", holds(ends), numbers))
+            lines.append(
+                headline.verdict(f"{levels} levels, flips {flip:g}: {claim}", holds(ends), numbers)
+            )
     return lines
 
 
@@ -271,7 +266,11 @@ def show(found: dict, arms: dict[Arm, dict], settings: Settings) -> None:
     for arm, gap in gaps.items():
         if arm != "dense" and "dense" in gaps and not np.isnan(change := gap - gaps["dense"]).any():
             text = ", ".join(f"{one:+.2f}" for one in change)
-            print(verdict(f"{arm}: a smaller gap than dense", change < 0, f"differences {text}"))
+            print(
+                headline.verdict(
+                    f"{arm}: a smaller gap than dense", change < 0, f"differences {text}"
+                )
+            )
     table = {arm: headline.Arm(arms[arm]["kept"], gap[~np.isnan(gap)]) for arm, gap in gaps.items()}
     metric = f"training return {settings.equal:g} minus test return"
     print(f"\n{headline.by_sparsity(metric, table)}")

@@ -105,14 +105,9 @@ def acceptance(rows: dict[str, dict[str, Any]]) -> list[str]:
             holds, claim = ends <= 0.1, "at most 10 %"
         else:
             continue
-        word = "met" if holds.mean() >= 0.8 else "refuted" if not holds.any() else "not settled"
-        word = word if len(holds) > 2 else f"seen as {word}, too few seeds to claim it"
-        count, seeds = holds.sum(), common.counted(len(ends), "seed")
-        text = ", ".join(f"{one:.0%}" for one in ends)
-        lines.append(
-            f"{word} ({count} of {seeds}): {arm} reaches the goal {claim} after "
-            f"{row['episodes'][-1]} episodes; by seed {text}"
-        )
+        claim = f"{arm} reaches the goal {claim} after {row['episodes'][-1]} episodes"
+        text = "by seed " + ", ".join(f"{one:.0%}" for one in ends)
+        lines.append(headline.verdict(claim, holds, text, least=0.8))
     return lines
 
 

@@ -200,18 +200,16 @@ def probed(probes: dict[str, Any]) -> list[list[str]]:
 
 def claims(scores: np.ndarray, curves: dict[str, np.ndarray], probes: dict[str, Any]) -> list[str]:
     """Each claim, whether it was met, and the numbers of each seed."""
-    pool, seeds = ARMS.index(POOL), len(scores)
+    pool = ARMS.index(POOL)
     text = lambda values: ", ".join(f"{one:+.2f}" for one in values)
     wins = np.array([scores[:, pool, 1 + ARMS.index(arm)] for arm in (LONG, CHAINER)])
-    found = [
-        f"Pool beats both others in every seed: {verdict(bool((wins > 0).all()))} (against "
-        f"{LONG} {text(wins[0])}; {CHAINER} {text(wins[1])})"
-    ]
+    against = f"against {LONG} {text(wins[0])}; {CHAINER} {text(wins[1])}"
+    found = [headline.verdict("Pool beats both others", (wins > 0).all(axis=0), against)]
     ends = {arm: curves[arm][-1].mean(axis=1) for arm in ARMS}
-    lowest = int((ends[POOL] < np.minimum(ends[LONG], ends[CHAINER])).sum())
+    lowest = ends[POOL] < np.minimum(ends[LONG], ends[CHAINER])
+    scored = "; ".join(f"{arm} {text(one)}" for arm, one in ends.items())
     found.append(
-        f"Exploiters score least against Pool in two of three seeds: "
-        f"{verdict(3 * lowest >= 2 * seeds)} ({lowest} of {seeds})"
+        headline.verdict("exploiters score least against Pool", lowest, scored, least=2 / 3)
     )
     better = scores[:, ARMS.index(CHAINER), 1 + ARMS.index(LONG)]
     gaps = ends[CHAINER] - ends[LONG]
@@ -221,18 +219,15 @@ def claims(scores: np.ndarray, curves: dict[str, np.ndarray], probes: dict[str, 
     for target in sights.CLAIMED:
         read = {name: np.array([row[target] for row in rows]) for name, rows in last.items()}
         gaps = {arm: read[arm] - read[sights.UNTRAINED] for arm in ARMS}
-        met = min(one.min() for one in gaps.values()) > 0
-        numbers = "; ".join(f"{arm} {text(one)}" for arm, one in gaps.items())
-        found.append(f"Probes read {target} better from trained agents, in every seed: "
-                     f"{verdict(bool(met))} (R^2 more than untrained: {numbers})")  # fmt: skip
+        met = np.min([*gaps.values()], axis=0) > 0
+        numbers = "R^2 more than untrained: "
+        numbers += "; ".join(f"{arm} {text(one)}" for arm, one in gaps.items())
+        found.append(
+            headline.verdict(f"probes read {target} better from trained agents", met, numbers)
+        )
         found.append(f"{target}, from Pool beside {LONG}, reported only: "
                      f"{text(read[POOL] - read[LONG])}")  # fmt: skip
     return found
-
-
-def verdict(met: bool) -> str:
-    """In a word."""
-    return "met" if met else "refuted"
 
 
 def main(settings: Settings) -> None:

@@ -19,6 +19,7 @@ Gumbel, ICLR 2022.
 """
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -31,9 +32,8 @@ from jax import Array
 import jsparse
 from experiments.rl import players
 from experiments.rl.environments import brick
+from experiments.rl.learning import improve, optimizer
 from experiments.rl.networks import MLP, Kind, Layers
-
-TRAINED = (nnx.Param, jsparse.Mask)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,13 +147,10 @@ class Trainer:
         own, total = self.settings, self.iterations * self.settings.updates
         rate = optax.cosine_decay_schedule(own.learning_rate, total)
         tx = optax.adamw(rate, weight_decay=own.decay)
-        if self.kind.moved is None:
-            return jsparse.Optimizer(net, tx)
         last = max(1, round((1 - own.settle) * total))
         every = min(own.every, last)
-        move = self.kind.moved(first=every, every=every, last=last, fraction=own.fraction)
-        tx = jsparse.revise(tx, (".*", move), seed=seed)
-        return jsparse.Optimizer(net, tx, wrt=nnx.Any(*TRAINED))
+        when = {"first": every, "every": every, "last": last, "fraction": own.fraction}
+        return optimizer(net, tx, self.kind, seed, **when)
 
     def agent(self, state: dict[str, Any]) -> Agent:
         """The agent of a state."""
@@ -208,8 +205,8 @@ class Trainer:
             brick=to[which, found.brick],
         )  # fmt: skip
 
-    def _loss(self, net: Any, given: Played) -> tuple[Array, Array]:
-        """3., with the cost of rules; and without it."""
+    def _loss(self, net: Any, given: Played) -> Array:
+        """3., []."""
         cells = self.size**2
         where = jax.nn.one_hot(given.brick, cells)
         boards = [given.own.astype(where.dtype), given.other.astype(where.dtype), where]
@@ -218,8 +215,7 @@ class Trainer:
         logits = jnp.where(taken, players.NEVER, out[:, :cells])
         policy = optax.softmax_cross_entropy(logits, jnp.where(taken, 0.0, given.policy))
         value = given.known * (jnp.tanh(out[:, cells]) - given.outcome) ** 2
-        loss = (policy + value / 2).mean()
-        return loss + jsparse.cost(net), loss
+        return (policy + value / 2).mean()
 
     def _train(self, state: dict[str, Any], key: Array) -> tuple[dict[str, Any], Array]:
         """An iteration: the new state, and the losses of its updates."""
@@ -234,9 +230,7 @@ class Trainer:
 
         def update(state: Any, given: Played) -> tuple[Any, Array]:
             agent = nnx.merge(self._graph, state)
-            what = nnx.DiffState(0, agent.optimizer.wrt)
-            grads, loss = nnx.grad(self._loss, argnums=what, has_aux=True)(agent.net, given)
-            agent.optimizer.update(agent.net, grads)
+            loss = improve(agent.net, agent.optimizer, partial(self._loss, given=given))
             return nnx.state(agent), loss
 
         agent, losses = jax.lax.scan(update, state["agent"], batches)

@@ -24,8 +24,8 @@ from jax import Array
 
 import jsparse
 from experiments.rl.environments import Environment
+from experiments.rl.learning import improve, optimizer
 from experiments.rl.networks import MLP, Kind, Layers
-from experiments.rl.td3 import improve
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,12 +147,8 @@ class Agent(nnx.Module):
 
     def __init__(self, settings: Dqn, kind: Kind, net: MLP, last: int, seed: int):
         tx, self.net = optax.adam(settings.learning_rate), net
-        if kind.moved is None:
-            self.optimizer = jsparse.Optimizer(net, tx)
-            return
-        move = kind.moved(every=settings.every, last=last, fraction=settings.fraction)
-        tx = jsparse.revise(tx, (".*", move), seed=seed)
-        self.optimizer = jsparse.Optimizer(net, tx, wrt=nnx.Any(nnx.Param, jsparse.Mask))
+        when = {"every": settings.every, "last": last, "fraction": settings.fraction}
+        self.optimizer = optimizer(net, tx, kind, seed, **when)
 
 
 def values(layers: Layers, x: Array) -> Array:

@@ -7,6 +7,9 @@ import numpy as np
 
 from experiments import common
 
+FEW = 3
+"""Fewer seeds settle nothing."""
+
 
 class Arm(NamedTuple):
     """What one way of making networks sparse came to.
@@ -40,3 +43,29 @@ def by_sparsity(metric: str, arms: Mapping[str, Arm], digits: int = 2) -> str:
         rows.append([name, sparsity, mean, spread, numbers.size])
     head = ["", "sparsity", "mean", "spread", "seeds"]
     return f"{metric} by sparsity:\n\n{common.table(head, rows)}"
+
+
+def verdict(claim: str, held: Sequence[bool], numbers: str, least: float = 1.0) -> str:
+    """A line about a claim: met, refuted or not settled; of one or two seeds it says neither.
+
+    Args:
+      claim: in words.
+      held: whether it came so, seed by seed.
+      numbers: what is printed behind it.
+      least: the fraction of seeds that have to agree.
+
+    >>> verdict("a rise", [True, True, False], "+1, +2, -1")
+    'not settled (2 of 3 seeds): a rise; +1, +2, -1'
+    >>> verdict("a rise", [True], "+1")
+    'too few seeds to say (1 of 1 seed): a rise; +1'
+    """
+    came, count = int(sum(held)), len(held)
+    if count < FEW:
+        word = "too few seeds to say"
+    elif came >= least * count:
+        word = "met"
+    elif count - came >= least * count:
+        word = "refuted"
+    else:
+        word = "not settled"
+    return f"{word} ({came} of {common.counted(count, 'seed')}): {claim}; {numbers}"

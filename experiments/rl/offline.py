@@ -18,9 +18,10 @@ from flax import nnx
 from jax import Array
 
 import jsparse
+from experiments.rl.learning import improve
 from experiments.rl.networks import Actor, Critic, Kind, Layers
 from experiments.rl.replay import Batch
-from experiments.rl.td3 import Objective, Td3, critic_loss, improve, optimizer
+from experiments.rl.td3 import Objective, Td3, critic_loss, trained
 from jsparse import prune, schedule
 
 Loss = Callable[[Any, Batch], Array]
@@ -57,7 +58,7 @@ class Clone(nnx.Module):
 
     def __init__(self, settings: Td3, kind: Kind, actor: Actor, last: int, seed: int):
         self.actor = actor
-        self.actor_optimizer = optimizer(settings, kind, seed, last, actor)
+        self.actor_optimizer = trained(settings, kind, seed, last, actor)
 
 
 class Cloner:

@@ -30,10 +30,10 @@ from jax import Array
 import jsparse
 from experiments import common
 from experiments.rl.environments import Environment
+from experiments.rl.learning import improve, optimizer
 from experiments.rl.networks import Kind
 from experiments.rl.objective import advantages, clipped, weighed
 from experiments.rl.policies import Policy
-from experiments.rl.td3 import TRAINED, improve
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,13 +82,8 @@ class Agent(nnx.Module):
         self.network = network
         adam = optax.adam(settings.learning_rate, eps=1e-5)
         tx = optax.chain(optax.clip_by_global_norm(settings.norm), adam)
-        if kind.moved is None:
-            self.optimizer = jsparse.Optimizer(network, tx)
-        else:
-            every, fraction = settings.every, settings.fraction
-            move = kind.moved(first=every, every=every, last=last, fraction=fraction)
-            revised = jsparse.revise(tx, (".*", move), seed=seed)
-            self.optimizer = jsparse.Optimizer(network, revised, wrt=nnx.Any(*TRAINED))
+        when = {"first": settings.every, "every": settings.every, "last": last}
+        self.optimizer = optimizer(network, tx, kind, seed, **when, fraction=settings.fraction)
 
 
 class Learner(NamedTuple):

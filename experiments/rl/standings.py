@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from experiments import common
-
 OPPONENT, SEATS = "minimax", ("first", "second")
 """Whom networks are measured by, and from where."""
 USUAL = 16
@@ -53,10 +51,3 @@ def equal(dense: dict, sparse: dict) -> tuple[float, float, float]:
     level = min(max(one) for one in home)
     when = [int(np.argmax(np.array(one) >= level)) for one in home]
     return level, shifted[0][when[0]], shifted[1][when[1]]
-
-
-def verdict(claim: str, held: list[bool], numbers: list[str]) -> str:
-    """A line: met or refuted in all seeds, or neither."""
-    word = "met" if all(held) else "refuted" if not any(held) else "not settled"
-    seeds = common.counted(len(held), "seed")
-    return f"{word} ({sum(held)} of {seeds}): {claim}; {', '.join(numbers)}"

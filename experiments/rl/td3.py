@@ -26,12 +26,12 @@ from flax import nnx
 from jax import Array
 
 import jsparse
+from experiments.rl.learning import improve, optimizer
 from experiments.rl.networks import Actor, Critic, Kind, Layers
 from experiments.rl.replay import Batch
 
 Objective = Callable[[Critic, Batch, Array], Array]
 """(critic, batch, the actor's actions) -> the actor's loss, []."""
-TRAINED = (nnx.Param, jsparse.Mask)
 DELAY = 2
 
 
@@ -70,35 +70,19 @@ class Agent(nnx.Module):
         self.actor, self.critic = actor, critic
         self.actor_target = jsparse.hold(self.actor)
         self.critic_target = jsparse.hold(self.critic)
-        made = partial(optimizer, settings, kind, seed, last)
+        made = partial(trained, settings, kind, seed, last)
         self.actor_optimizer = made(self.actor, DELAY)
         self.critic_optimizer = made(self.critic, 1)
 
 
-def optimizer(
+def trained(
     settings: Td3, kind: Kind, seed: int, last: int, network: nnx.Module, delay: int = 1
 ) -> jsparse.Optimizer:
     """Adam with L2 decay; its steps are every `delay`-th update, and masks stay after `last`."""
     tx = optax.chain(optax.add_decayed_weights(settings.decay), optax.adam(settings.learning_rate))
-    if kind.moved is None:
-        return jsparse.Optimizer(network, tx)
     first, every, last = (max(1, n // delay) for n in (DELAY, settings.every, last))
-    move = kind.moved(first=first, every=every, last=last, fraction=settings.fraction)
-    tx = jsparse.revise(tx, (".*", move), seed=seed)
-    return jsparse.Optimizer(network, tx, wrt=nnx.Any(*TRAINED))
-
-
-def improve(network: Any, optimizer: jsparse.Optimizer, loss_of: Any) -> Array:
-    """One step down a loss, in place; the loss before it, without the cost of rules."""
-
-    def both(network: Any) -> tuple[Array, Array]:
-        loss = loss_of(network)
-        return loss + jsparse.cost(network), loss
-
-    what = nnx.DiffState(0, optimizer.wrt)
-    grads, loss = nnx.grad(both, argnums=what, has_aux=True)(network)
-    optimizer.update(network, grads)
-    return loss
+    when = {"first": first, "every": every, "last": last, "fraction": settings.fraction}
+    return optimizer(network, tx, kind, seed, **when)
 
 
 def critic_loss(

@@ -151,15 +151,15 @@ def test_the_training_return_is_that_of_the_last_episodes() -> None:
 
 
 def test_a_claim_is_met_or_refuted_by_all_seeds_or_is_not_settled() -> None:
-    ends = {"train": [1.7, 1.6], "test": [-0.3, -0.1], "sticky actions": [1.3, 1.0],
-            "random starts": [0.2, 0.1]}  # fmt: skip
+    ends = {"train": [1.7, 1.6, 1.7], "test": [-0.3, -0.1, -0.2],
+            "sticky actions": [1.3, 1.0, 1.3], "random starts": [0.2, 0.1, 0.2]}  # fmt: skip
     lines = overfit_maze.acceptance({(10, 0.0): {"ends": ends}})
     assert lines[0] == (
-        "met (2 of 2 seeds): 10 levels, flips 0: train at least 1.5, test at most 0; "
-        "train 1.65 ± 0.07, test -0.20 ± 0.14"
+        "met (3 of 3 seeds): 10 levels, flips 0: train at least 1.5, test at most 0; "
+        "train 1.67 ± 0.06, test -0.20 ± 0.10"
     )
-    assert lines[1].startswith("not settled (1 of 2 seeds): 10 levels, flips 0: sticky actions")
-    assert lines[2].startswith("refuted (0 of 2 seeds): 10 levels, flips 0: random starts")
+    assert lines[1].startswith("not settled (2 of 3 seeds): 10 levels, flips 0: sticky actions")
+    assert lines[2].startswith("refuted (0 of 3 seeds): 10 levels, flips 0: random starts")
     assert len(lines) == 3
 
 

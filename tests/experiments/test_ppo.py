@@ -193,3 +193,13 @@ def test_the_headline_by_sparsity_has_mean_spread_and_seeds() -> None:
         "thresholds    85.0 %    0.25              1",
         "SNIP          99.0 %  no run              0",
     ]
+
+
+def test_a_claim_is_met_or_refuted_by_enough_seeds() -> None:
+    word = lambda held, **least: headline.verdict("a rise", held, "", **least).partition(" (")[0]
+    assert word([True] * 3) == "met" and word([False] * 3) == "refuted"
+    assert word([True, True, False]) == "not settled"
+    assert word([True] * 4 + [False], least=0.8) == "met"
+    assert word([True] + [False] * 4, least=0.8) == "refuted"
+    assert word([True] * 3 + [False] * 2, least=0.8) == "not settled"
+    assert word([True, True]) == word([False]) == "too few seeds to say"

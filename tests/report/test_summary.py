@@ -76,3 +76,8 @@ def test_a_packed_convolution_and_room_for_links() -> None:
     links = random_csr(8, 4, links=3, key=jax.random.key(0))
     links.starts[...] = links.starts[...] - jnp.array([0, 0, 0, 0, 2])  # two were dropped
     assert (js.summary(links).kept, js.summary(links).size) == (10, 32)
+    made = [nnx.split(random_csr(8, 4, links=3, key=jax.random.key(n))) for n in (0, 1)]
+    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[state for _, state in made])
+    stacked = js.summary(nnx.merge(made[0][0], states))
+    assert stacked.rows["values"].shape == (2, 8, 4)
+    assert (stacked.kept, stacked.size) == (24, 64)

@@ -253,9 +253,14 @@ class Csr(Packed):
         return CsrSizes(self.in_features, self.out_features, self.values.size, self.width)
 
     @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """Of the dense kernel, [..., inputs, outputs]; stacked layers have axes before."""
+        return (*self.values.shape[:-1], *super().kernel_shape)
+
+    @property
     def kept(self) -> int:
         """Links, also those whose value is 0; not the room for links that were dropped."""
-        return int(self.starts[...][-1])
+        return int(self.starts[...][..., -1].sum())
 
     @property
     def loose(self) -> bool:
