@@ -283,9 +283,9 @@ def show(rows: list[dict[str, Any]], settings: Settings, out: Path) -> None:
     common.draw(panels, out / "swings.png", "updates of the multipliers", "violation")
     for case in settings.cases:
         best, lines, arms = doors.optimum(made, *bounds(case))[0], [], {}
-        for arm, density in ARMS.items():
+        for arm, kept in ARMS.items():
             own = [row for row in rows if (row["case"], row["arm"]) == (case, arm)]
-            arms[arm] = headline.Arm(density, [row["reward"] for row in own])
+            arms[arm] = headline.Arm(kept, [row["reward"] for row in own])
             most = max(row["violation"] for row in own)
             lines.append([arm, own[0]["weights"], f"{most:.4f}"])
         print(f"\n{case}, networks, last policy; optimum {best:.3f}:\n")

@@ -177,16 +177,18 @@ def growth(by: dict[int, float]) -> str:
 
 def main(settings: Settings) -> None:
     """Measure, print the table and write it, depth by depth."""
-    load = Load()
-    software = ", ".join(f"{name} {value}" for name, value in environment().items())
-    print(software)
+    load, made_with = Load(), environment()
+    commit = made_with.pop("commit")
+    software = ", ".join(f"{name} {value}" for name, value in made_with.items())
+    print(f"{software}, commit {commit}")
     for seconds in measured(settings):
         rows = rows_of(settings, seconds)
         columns = ["seconds", *(f"{depth} blocks" for depth in seconds["dense"]), "growth"]
         hardware = f"{_processor()}, {os.cpu_count()} cores; {load}"
         print(f"{hardware}\n{common.table(columns, rows)}\n", flush=True)
         if settings.json:
-            write(settings, {"hardware": hardware, "software": software}, columns, rows)
+            where = {"hardware": hardware, "software": software, "recorded_in": commit[:7]}
+            write(settings, where, columns, rows)
 
 
 def write(
