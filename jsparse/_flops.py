@@ -22,7 +22,7 @@ from jsparse._surgery import fold
 
 LOST = -1
 """An axis that is not an axis of the weight any more."""
-KERNELS = {"jsparse_csr_forward", "jsparse_block_forward", "jsparse_conv_forward"}
+PACKED = {"csr_product", "csr_convolution", "jsparse_block_forward"}
 """Products with packed weights: the kept values come first, and each is used at each place of the
 result (of a convolution also where the window is over the edge)."""
 
@@ -157,7 +157,7 @@ def _walk(
             pairs = out[spec.out_spec[0]] * out[spec.out_spec[1]] * kernel[spec.rhs_spec[1]]
             uses = pairs * math.prod(int(w.sum()) for w in windows.values()) * times
             _add(tally, _single(ins), uses, windows if ins[1] else {})
-        elif name == "ffi_call" and eqn.params["target_name"] in KERNELS:
+        elif eqn.params.get("target_name", name) in PACKED:
             values, out = _shape(eqn.invars[0]), _shape(eqn.outvars[0])
             _add(tally, _single(ins), math.prod(values) * math.prod(out[:-1]) * times, {})
         elif inner := list(_inside(eqn.params.values())):

@@ -24,7 +24,7 @@ from jsparse._surgery import copied, fold, sparsify
 from jsparse._values import check_whole, shown
 from jsparse._variables import Mask, write
 from jsparse.export._packing.csr import Csr
-from jsparse.export._packing.dense import fault, features_of, has_window, matrix_of
+from jsparse.export._packing.dense import fault, features_of, has_window, matrix_of, stack_of
 from jsparse.export._packing.formats import csr_places
 from jsparse.export._packing.layers import dense_layer, layers_of, places_of, put_in_place
 from jsparse.export._packing.links import csr_from_arrays
@@ -220,6 +220,8 @@ def _check_layer(layer: Any, path: str, model: nnx.Module) -> None:
     why = "it is no kernel of a layer" if layer is None else fault(layer)
     if not why and has_window(layer):
         why = "a convolution with a window, whose links do not move yet"
+    if not why and stack_of(layer):
+        why = "a stack of layers, whose links do not move yet"
     if not why:
         mine = sparse_parts(model)[path]
         users = {id(slot.parent): slot.path for slot in slots(model, Sparse) if slot.value is mine}

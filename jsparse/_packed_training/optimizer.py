@@ -144,6 +144,8 @@ class PackedOptimizer(Optimizer):
         for path, by in chosen.items():
             with naming(path):
                 check_revision(by)
+                if stack := found[kernels[path]].stack:
+                    raise ValueError(f"a stack of {stack} layers, whose links do not move yet")
         return {
             path: (found[path], dataclasses.replace(chosen[kernel], role=Role()))
             for kernel, path in kernels.items()

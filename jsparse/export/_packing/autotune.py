@@ -23,7 +23,7 @@ from jsparse._timing import clock, in_turns
 from jsparse._values import check_mapping
 from jsparse._watch import watch_in_place
 from jsparse.export._packing.arrangement import Arrangement, arranged
-from jsparse.export._packing.dense import kernel_of, sides_of
+from jsparse.export._packing.dense import kernel_of, sides_of, stack_of
 from jsparse.export._packing.layers import bytes_of, layers_of, left_dense, put_in_place
 from jsparse.export._packing.packed import Packed
 from jsparse.export._packing.packers import Format, NotStored, blocks, check_format, csr
@@ -216,8 +216,18 @@ def _choose(
         reason = f"no format stores less than {WORTH:.0%} of it"
         return dataclasses.replace(stays, why=reason)
     x = jnp.asarray(np.random.default_rng(0).standard_normal(seen.shape), seen.dtype)
-    sizes = {DENSE: bytes_of(layer)} | {name: bytes_of(one) for name, one in made.items()}
-    return dataclasses.replace(stays, seconds=seconds_of({DENSE: layer, **made}, x), bytes=sizes)
+    forms, stack = {DENSE: layer, **made}, stack_of(layer)
+    seconds = seconds_of({name: _first_of(one, stack) for name, one in forms.items()}, x)
+    sizes = {name: bytes_of(one) for name, one in forms.items()}
+    return dataclasses.replace(stays, seconds=seconds, bytes=sizes)
+
+
+def _first_of(layer: nnx.Module, stack: tuple[int, ...]) -> nnx.Module:
+    """The first layer of a stack; a layer that is no stack itself."""
+    if not stack:
+        return layer
+    graphdef, state = nnx.split(layer)
+    return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[(0,) * len(stack)], state))
 
 
 def _arrange(

@@ -15,11 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.custom_batching import sequential_vmap
 
-from jsparse.export._packing.csr import bilinear
+from jsparse.export._packing.bilinear import Contraction, bilinear
 from jsparse.export._packing.formats import MOST, CsrArrays, csr_matrix, csr_places, on_mesh
-from jsparse.export._packing.packed import WIDEST, by_rows, has_kernel, on_cpu
+from jsparse.export._packing.packed import WIDEST, has_kernel
 
 BATCH_LAST, PLANES = (3, 1, 2, 0), (0, 3, 1, 2)
 """How images [n, h, w, c] lie in memory, from the outermost axis to the innermost."""
@@ -82,7 +81,7 @@ def conv_dot(arrays: CsrArrays, x: Array, window: Window) -> Array:
     if not (arrays.values.size and window.fits() and has_kernel(x)) or on_mesh(x, *arrays):
         return plain_conv_dot(arrays, x, window)
     values, images = arrays.values.astype(jnp.float32), x.astype(jnp.float32)
-    y: Any = _product(window, values, images, arrays.indices, arrays.starts)
+    y = _product(window, values, images, arrays.indices, arrays.starts)
     return y.astype(x.dtype)
 
 
@@ -133,48 +132,43 @@ def _kernel(window: Window) -> Any:
     return jax.ShapeDtypeStruct((*window.size, window.features, window.outputs), jnp.float32)
 
 
-@functools.cache
-def _forward(window: Window) -> Any:
-    """(values, indices, starts, x) -> y."""
-    plain = lambda *args: plain_conv_dot(CsrArrays(*args[:3]), args[3], window)
-
-    def kernel(*args: Array) -> Array:
-        y = jax.eval_shape(functools.partial(_plain, window), _kernel(window), args[3])
-        return _call("jsparse_conv_forward", y.shape, window, *args)
-
-    return by_rows(on_cpu(kernel, plain), plain)
+def _plain_forward(window: Window, values: Array, x: Array, *structure: Array) -> Array:
+    return plain_conv_dot(CsrArrays(values, *structure), x, window)
 
 
-@functools.cache
-def _backward(window: Window) -> Any:
-    """(values, indices, starts, dy) -> dx."""
-
-    def plain(*args: Array) -> Array:
-        product = functools.partial(_plain, window, whole_kernel(CsrArrays(*args[:3]), window))
-        return jax.linear_transpose(product, _images(window, args[3].shape[0]))(args[3])[0]
-
-    def kernel(*args: Array) -> Array:
-        shape = _images(window, args[3].shape[0]).shape
-        return _call("jsparse_conv_backward", shape, window, *args)
-
-    return by_rows(on_cpu(kernel, plain), plain)
+def _plain_backward(window: Window, values: Array, dy: Array, *structure: Array) -> Array:
+    kernel = whole_kernel(CsrArrays(values, *structure), window)
+    product = functools.partial(_plain, window, kernel)
+    return jax.linear_transpose(product, _images(window, dy.shape[0]))(dy)[0]
 
 
-@functools.cache
-def _weights(window: Window) -> Any:
-    """(indices, starts, x, dy) -> d values [kept]."""
-
-    def plain(indices: Array, starts: Array, x: Array, dy: Array) -> Array:
-        arrays = CsrArrays(indices, indices, starts)
-        places = csr_places(arrays, window.outputs, window.width * window.taps)
-        product = lambda kernel: _plain(window, kernel, x)
-        return as_matrix(jax.linear_transpose(product, _kernel(window))(dy)[0])[places]
-
-    kernel = lambda *args: _call("jsparse_conv_weights", args[0].shape, window, *args)
-    return sequential_vmap(on_cpu(kernel, plain))
+def _plain_weights(window: Window, x: Array, dy: Array, indices: Array, starts: Array) -> Array:
+    arrays = CsrArrays(indices, indices, starts)
+    places = csr_places(arrays, window.outputs, window.width * window.taps)
+    product = lambda kernel: _plain(window, kernel, x)
+    return as_matrix(jax.linear_transpose(product, _kernel(window))(dy)[0])[places]
 
 
-_product, _transposed, _outer = bilinear(_forward, _backward, _weights)
+def _forward(window: Window, values: Array, x: Array, *structure: Array) -> Array:
+    y = jax.eval_shape(functools.partial(_plain, window), _kernel(window), x)
+    return _call("jsparse_conv_forward", y.shape, window, values, *structure, x)
+
+
+def _backward(window: Window, values: Array, dy: Array, *structure: Array) -> Array:
+    shape = _images(window, dy.shape[0]).shape
+    return _call("jsparse_conv_backward", shape, window, values, *structure, dy)
+
+
+def _weights(window: Window, x: Array, dy: Array, *structure: Array) -> Array:
+    return _call("jsparse_conv_weights", structure[0].shape, window, *structure, x, dy)
+
+
+_product, _transposed, _outer = bilinear(
+    "csr_convolution",
+    Contraction(_forward, _plain_forward),
+    Contraction(_backward, _plain_backward),
+    Contraction(_weights, _plain_weights),
+)
 
 
 def _call(name: str, shape: tuple[int, ...], window: Window, *args: Array) -> Array:

@@ -4,7 +4,6 @@ The kernel is C++ (`kernels/`); on other platforms, on meshes and without a comp
 filled in and multiplied as a whole, which is always correct.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,18 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.custom_batching import sequential_vmap
 
 from jsparse._values import check_function, check_whole
+from jsparse.export._packing.bilinear import Contraction, bilinear
 from jsparse.export._packing.formats import MOST, CsrArrays, csr_matrix, csr_places, on_mesh
 from jsparse.export._packing.packed import (
     WIDEST,
     Packed,
     Products,
     Structure,
-    by_rows,
+    as_shape,
     has_kernel,
-    on_cpu,
 )
 from jsparse.export._packing.structure import CsrSizes
 
@@ -62,7 +60,7 @@ def csr_dot(arrays: CsrArrays, x: Array, plan: Plan) -> Array:
         return plain_csr_dot(arrays, x, plan)
     rows = x.reshape(-1, plan.inputs).astype(jnp.float32)
     values = arrays.values.astype(jnp.float32)
-    y: Any = _product(plan, values, rows, arrays.indices, arrays.starts)
+    y = _product(plan, values, rows, arrays.indices, arrays.starts)
     return y.astype(x.dtype).reshape(*x.shape[:-1], plan.outputs)
 
 
@@ -73,95 +71,43 @@ def plain_csr_dot(arrays: CsrArrays, x: Array, plan: Plan) -> Array:
     return x @ csr_matrix(arrays, (plan.inputs, plan.outputs), plan.width)
 
 
-def _with_gradients(product: Any, gradients: Any) -> Any:
-    """A product (plan, one, other, *structure) that knows its gradients.
-
-    Args:
-      product: what to compute.
-      gradients: (plan, one, other, structure, gradient of the result) -> those of one and other.
-    """
-    found = jax.custom_vjp(product, nondiff_argnums=(0,))
-
-    def ahead(plan: Plan, *args: Array) -> tuple[Array, Any]:
-        return found(plan, *args), args
-
-    def back(plan: Plan, saved: Any, gradient: Array) -> tuple:
-        one, other, *structure = saved
-        return *gradients(plan, one, other, structure, gradient), None, None
-
-    found.defvjp(ahead, back)
-    return found
-
-
-def bilinear(forward: Any, backward: Any, weights: Any) -> tuple[Any, Any, Any]:
-    """x W, dy W^T and x^T dy where W is kept: the gradients of each are the other two.
-
-    Args:
-      forward: plan -> ((values, *structure, x) -> y).
-      backward: plan -> ((values, *structure, dy) -> dx).
-      weights: plan -> ((*structure, x, dy) -> gradient of the values).
-
-    Returns:
-      The three as (plan, one, other, *structure), which know their gradients to any order: of
-      values and x, of values and dy, of x and dy.
-    """
-    product = _with_gradients(
-        lambda plan, values, x, *structure: forward(plan)(values, *structure, x),
-        lambda plan, values, x, structure, dy: (
-            outer(plan, x, dy, *structure),
-            transposed(plan, values, dy, *structure),
-        ),
-    )
-    transposed = _with_gradients(
-        lambda plan, values, dy, *structure: backward(plan)(values, *structure, dy),
-        lambda plan, values, dy, structure, dx: (
-            outer(plan, dx, dy, *structure),
-            product(plan, values, dx, *structure),
-        ),
-    )
-    outer = _with_gradients(
-        lambda plan, x, dy, *structure: weights(plan)(*structure, x, dy),
-        lambda plan, x, dy, structure, values: (
-            transposed(plan, values, dy, *structure),
-            product(plan, values, x, *structure),
-        ),
-    )
-    return product, transposed, outer
-
-
 def _matrix(plan: Plan, values: Array, indices: Array, starts: Array) -> Array:
     return csr_matrix(CsrArrays(values, indices, starts), (plan.inputs, plan.outputs), plan.width)
 
 
-def _by_rows(name: str, plan: Plan, size: int, plain: Any) -> Any:
-    """(values, indices, starts, rows [batch, ...]) -> [batch, size], by a kernel on the CPU."""
-    kernel = lambda *args: _call(name, (args[-1].shape[0], size), plan, *args)
-    return by_rows(on_cpu(kernel, plain), plain)
+def _plain_forward(plan: Plan, values: Array, x: Array, *structure: Array) -> Array:
+    return x @ _matrix(plan, values, *structure)
 
 
-@functools.cache
-def _forward(plan: Plan) -> Any:
-    """(values, indices, starts, x [batch, in]) -> [batch, out]."""
-    plain = lambda *args: args[3] @ _matrix(plan, *args[:3])
-    return _by_rows("jsparse_csr_forward", plan, plan.outputs, plain)
+def _plain_backward(plan: Plan, values: Array, dy: Array, *structure: Array) -> Array:
+    return dy @ _matrix(plan, values, *structure).T
 
 
-@functools.cache
-def _backward(plan: Plan) -> Any:
-    """(values, indices, starts, dy [batch, out]) -> dx [batch, in]."""
-    plain = lambda *args: args[3] @ _matrix(plan, *args[:3]).T
-    return _by_rows("jsparse_csr_backward", plan, plan.inputs, plain)
+def _plain_weights(plan: Plan, x: Array, dy: Array, indices: Array, starts: Array) -> Array:
+    places = csr_places(CsrArrays(indices, indices, starts), plan.outputs, plan.width)
+    return (x.T @ dy).at[places].get(mode="fill", fill_value=0)
 
 
-@functools.cache
-def _weights(plan: Plan) -> Any:
-    """(indices, starts, x [batch, in], dy [batch, out]) -> d values [kept]."""
-    plain = functools.partial(_plain_weights, plan)
-    kernel = lambda *args: _call("jsparse_csr_weights", args[0].shape, plan, *args)
-    return sequential_vmap(on_cpu(kernel, plain))
+def _forward(plan: Plan, values: Array, x: Array, *structure: Array) -> Array:
+    shape = (x.shape[0], plan.outputs)
+    return _call("jsparse_csr_forward", shape, plan, values, *structure, x)
 
 
-_product, _transposed, _outer = bilinear(_forward, _backward, _weights)
+def _backward(plan: Plan, values: Array, dy: Array, *structure: Array) -> Array:
+    shape = (dy.shape[0], plan.inputs)
+    return _call("jsparse_csr_backward", shape, plan, values, *structure, dy)
+
+
+def _weights(plan: Plan, x: Array, dy: Array, *structure: Array) -> Array:
+    return _call("jsparse_csr_weights", structure[0].shape, plan, *structure, x, dy)
+
+
+_product, _, _outer = bilinear(
+    "csr_product",
+    Contraction(_forward, _plain_forward),
+    Contraction(_backward, _plain_backward),
+    Contraction(_weights, _plain_weights),
+)
 
 
 def gradients_at(plan: Plan, indices: Array, starts: Array, x: Array, dy: Array) -> Array:
@@ -174,15 +120,9 @@ def gradients_at(plan: Plan, indices: Array, starts: Array, x: Array, dy: Array)
       x: [batch, in].
       dy: [batch, out].
     """
-    given = indices, starts, x.astype(jnp.float32), dy.astype(jnp.float32)
-    if on_mesh(*given) or not has_kernel(given[2]):
-        return _plain_weights(plan, *given)
-    return _weights(plan)(*given)
-
-
-def _plain_weights(plan: Plan, indices: Array, starts: Array, x: Array, dy: Array) -> Array:
-    places = csr_places(CsrArrays(indices, indices, starts), plan.outputs, plan.width)
-    return (x.T @ dy).at[places].get(mode="fill", fill_value=0)
+    given = x.astype(jnp.float32), dy.astype(jnp.float32), indices, starts
+    product = _plain_weights if on_mesh(*given) or not has_kernel(given[0]) else _outer
+    return product(plan, *given)
 
 
 def _call(name: str, shape: tuple[int, ...], plan: Plan, *args: Array) -> Array:
@@ -203,6 +143,8 @@ class Csr(Packed):
       out_features: of y, likewise.
       kept: weights.
       width: inputs a group, at most 65536: see `jsparse.export.csr`.
+      stack: axes of layers that are stacked in one, which `nnx.scan` and `nnx.vmap` take apart;
+        each has room for `kept` weights.
       use_bias: whether b is there.
       dtype: of the computation; that of x and the values if not given.
       param_dtype: of the values.
@@ -228,6 +170,7 @@ class Csr(Packed):
         *,
         kept: int,
         width: int,
+        stack: Sequence[int] = (),
         use_bias: bool = True,
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
@@ -242,20 +185,23 @@ class Csr(Packed):
         groups = -(-self.in_features // width)
         self.width = width
         CsrSizes(self.in_features, self.out_features, kept, width).check()
+        stack = () if stack == () else as_shape(stack=stack)
         self.product = product
-        self._settle((kept,), use_bias, dtype, param_dtype)
-        self.indices = Structure(jnp.zeros((kept,), jnp.uint16))
-        self.starts = Structure(jnp.zeros((groups * self.out_features + 1,), jnp.int32))
+        self._settle((kept,), use_bias, dtype, param_dtype, stack)
+        self.indices = Structure(jnp.zeros((*stack, kept), jnp.uint16))
+        starts = groups * self.out_features + 1
+        self.starts = Structure(jnp.zeros((*stack, starts), jnp.int32))
 
     @property
     def sizes(self) -> CsrSizes:
         """Of the matrix."""
-        return CsrSizes(self.in_features, self.out_features, self.values.size, self.width)
+        kept = self.values.shape[-1]
+        return CsrSizes(self.in_features, self.out_features, kept, self.width, self.stack)
 
     @property
-    def kernel_shape(self) -> tuple[int, ...]:
-        """Of the dense kernel, [..., inputs, outputs]; stacked layers have axes before."""
-        return (*self.values.shape[:-1], *super().kernel_shape)
+    def stack(self) -> tuple[int, ...]:
+        """Axes of layers that are stacked in one; () for one layer, also within `nnx.scan`."""
+        return self.values.shape[:-1]
 
     @property
     def kept(self) -> int:
@@ -265,7 +211,7 @@ class Csr(Packed):
     @property
     def loose(self) -> bool:
         """Whether it holds more than its links: see `jsparse.export.trim`."""
-        return self.probe is not None or self.kept != self.values.size
+        return self.probe is not None or (not self.stack and self.kept != self.values.size)
 
     @property
     def plan(self) -> Plan:
@@ -281,6 +227,9 @@ class Csr(Packed):
         return y if self.probe is None else self.probe(y, x, self.plan)
 
     def kernel_matrix(self) -> Array:
-        """The whole kernel [in, out], with zeros where nothing is kept."""
+        """The whole kernel [*stack, in, out], with zeros where nothing is kept."""
         shape = (self.in_features, self.out_features)
-        return csr_matrix(self.arrays(self.values[...]), shape, self.width)
+        whole = lambda arrays: csr_matrix(arrays, shape, self.width)
+        for _ in self.stack:
+            whole = jax.vmap(whole)
+        return whole(self.arrays(self.values[...]))

@@ -109,8 +109,9 @@ class CsrConv(Packed):
 
     def kernel_matrix(self) -> Array:
         """The whole kernel as a matrix [features * taps, outputs], with zeros."""
-        inputs, outputs, _, width = self.sizes
-        return csr_matrix(self.arrays(self.values[...]), (inputs, outputs), width)
+        sizes = self.sizes
+        shape = sizes.inputs, sizes.outputs
+        return csr_matrix(self.arrays(self.values[...]), shape, sizes.width)
 
     def kernel(self) -> Array:
         """The whole kernel [*window, features, outputs], as `nnx.Conv` has it."""

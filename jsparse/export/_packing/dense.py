@@ -21,7 +21,8 @@ class Sides(NamedTuple):
     """Which axes of a kernel are the rows of a matrix, and which its columns.
 
     Attributes:
-      ins: axes that the last axes of x are multiplied with, in their order.
+      ins: axes that the last axes of x are multiplied with, in their order; all are counted from
+        the last one, as a stack of layers has others before.
       outs: axes that become the last axes of y, in their order.
     """
 
@@ -49,7 +50,7 @@ def _general(layer: nnx.LinearGeneral) -> Sides:
         raise ValueError(f"it has batch axes {dict(layer.batch_axis)}, so more than one matrix")
     if tuple(layer.axis) != last or not outs:
         raise ValueError(f"it is over the axes {tuple(layer.axis)} of its input, not {last}")
-    return Sides(tuple(range(ins)), tuple(range(ins, ins + outs)))
+    return Sides(tuple(range(-ins - outs, -outs)), tuple(range(-outs, 0)))
 
 
 def _einsum(equation: str) -> Sides:
@@ -63,7 +64,8 @@ def _einsum(equation: str) -> Sides:
     plain = once and "." not in kernel and sorted(ins + outs) == sorted(kernel)
     if not (plain and ins and outs and x == before + ins and y == before + outs):
         raise ValueError(f"{equation!r} is not a product with one matrix over the last axes")
-    return Sides(tuple(map(kernel.index, ins)), tuple(map(kernel.index, outs)))
+    axes = {letter: n - len(kernel) for n, letter in enumerate(kernel)}
+    return Sides(tuple(axes[letter] for letter in ins), tuple(axes[letter] for letter in outs))
 
 
 def features_of(layer: Dense) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -72,16 +74,26 @@ def features_of(layer: Dense) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(shape[axis] for axis in ins), tuple(shape[axis] for axis in outs)
 
 
-def is_between(layer: Any, ins: tuple[int, ...], outs: tuple[int, ...]) -> bool:
-    """Whether a layer has one matrix, from such last axes of x to such of y."""
+def stack_of(layer: Dense) -> tuple[int, ...]:
+    """The first axes of the kernel of a layer that is a stack of layers; () for one layer."""
+    window = len(layer.kernel_size) if isinstance(layer, nnx.Conv) else 0
+    return layer.kernel.shape[: layer.kernel.ndim - window - sum(map(len, sides_of(layer)))]
+
+
+def is_between(
+    layer: Any, ins: tuple[int, ...], outs: tuple[int, ...], stack: tuple[int, ...]
+) -> bool:
+    """Whether a layer has a matrix, or a stack, from such last axes of x to such of y."""
     try:
-        return features_of(layer) == (ins, outs) and layer.kernel.size == math.prod(ins + outs)
+        return features_of(layer) == (ins, outs) and stack_of(layer) == stack
     except ValueError:
         return False
 
 
 def kernel_of(layer: Dense) -> np.ndarray:
     """The kernel of a layer that can be packed, [in, out], in being each tap of each feature.
+
+    A stack of layers has its axes before these.
 
     Raises:
       ValueError: its kernel is not a matrix.
@@ -92,11 +104,11 @@ def kernel_of(layer: Dense) -> np.ndarray:
 
 
 def matrix_of(layer: Dense, array: Any) -> np.ndarray:
-    """An array in the shape of the kernel of a layer that can be packed, as [in, out]."""
+    """An array in the shape of the kernel of a layer that can be packed, as [*stack, in, out]."""
     ins, outs = sides_of(layer)
-    wide, high = map(math.prod, features_of(layer))
+    shape = (*stack_of(layer), *map(math.prod, features_of(layer)))
     last = range(-len(ins) - len(outs), 0)
-    return np.moveaxis(np.asarray(array), (*ins, *outs), tuple(last)).reshape(wide, high)
+    return np.moveaxis(np.asarray(array), (*ins, *outs), tuple(last)).reshape(shape)
 
 
 def fault(layer: Any) -> str:
@@ -114,12 +126,25 @@ def fault(layer: Any) -> str:
         ins, outs = sides_of(layer)
     except ValueError as error:
         return str(error)
-    window = tuple(layer.kernel_size) if isinstance(layer, nnx.Conv) else ()
-    if layer.kernel.ndim != len(window) + len(ins) + len(outs):
-        return f"a stack of layers: its kernel has {layer.kernel.ndim} axes"
+    window = len(layer.kernel_size) if isinstance(layer, nnx.Conv) else 0
+    if (extra := layer.kernel.ndim - window - len(ins) - len(outs)) and (window or extra < 0):
+        return f"a stack of convolutions: its kernel has {layer.kernel.ndim} axes"
     if has_window(layer) and (why := window_fault(layer)):
         return why
-    return _unusual(layer)
+    return _misshapen(layer) or _unusual(layer)
+
+
+def _misshapen(layer: Any) -> str:
+    """Why a kernel and a bias have shapes that the layer does not tell of; empty if they do not."""
+    stack, sides = stack_of(layer), features_of(layer)
+    told = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
+    as_axes = tuple(one if isinstance(one, tuple) else (one,) for one in told)
+    if stack and isinstance(layer, nnx.Linear | nnx.LinearGeneral) and as_axes != sides:
+        shape, last = list(layer.kernel.shape), [*as_axes[0], *as_axes[1]]
+        return f"a stack whose kernel is {shape}; only those that end in {last} are packed"
+    if layer.bias is not None and layer.bias.shape != (*stack, *sides[1]):
+        return f"its bias has shape {layer.bias.shape}, its outputs {(*stack, *sides[1])}"
+    return ""
 
 
 def _unusual(layer: Any) -> str:
@@ -137,10 +162,6 @@ def _unusual(layer: Any) -> str:
         return "it promotes dtypes in a way of its own"
     if getattr(layer, "preferred_element_type", None) is not None:
         return "its product has a dtype of its own"
-    if isinstance(layer, nnx.Einsum) and layer.bias is not None:
-        shape, outs = tuple(layer.bias.shape), features_of(layer)[1]
-        if shape != outs:
-            return f"its bias has shape {shape}, its outputs {outs}"
     return ""
 
 

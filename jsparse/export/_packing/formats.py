@@ -48,12 +48,12 @@ def group_width(kernel: np.ndarray) -> int:
     """Inputs a group for batches: about ten weights an output, whose inputs fit the nearest cache.
 
     Args:
-      kernel: [in, out].
+      kernel: [in, out], or a stack of such.
 
     Returns:
       256 or 512; all inputs (at most 65536) where so few are kept that groups cost more.
     """
-    return width_at(np.count_nonzero(kernel) / max(1, kernel.size), kernel.shape[0])
+    return width_at(np.count_nonzero(kernel) / max(1, kernel.size), kernel.shape[-2])
 
 
 def width_at(density: float, inputs: int) -> int:
@@ -94,6 +94,22 @@ def csr_arrays(kernel: np.ndarray, width: int) -> CsrArrays:
         jax.device_put(np.concatenate(indices)),
         starts_of(np.concatenate(counts)),
     )
+
+
+def stacked_csr_arrays(kernels: np.ndarray, width: int) -> CsrArrays:
+    """Of a stack of matrices [*stack, in, out], with room in each for as many as in the fullest."""
+    *stack, inputs, outputs = kernels.shape
+    each = [csr_arrays(kernel, width) for kernel in kernels.reshape(-1, inputs, outputs)]
+    room = max((len(one.values) for one in each), default=0)
+
+    def together(name: str, length: int) -> Array:
+        arrays = [np.asarray(getattr(one, name)) for one in each]
+        padded = [np.pad(array, (0, length - len(array))) for array in arrays]
+        return jax.device_put(np.reshape(padded, (*stack, length)))
+
+    parts = -(-max(1, inputs) // width) * outputs
+    starts = together("starts", parts + 1)
+    return CsrArrays(together("values", room), together("indices", room), starts)
 
 
 def csr_places(arrays: CsrArrays, outputs: int, width: int) -> tuple[Array, Array]:

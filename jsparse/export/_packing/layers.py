@@ -33,10 +33,11 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
 
     `nnx.Linear`, `nnx.LinearGeneral` over the last axes (so the projections of attention), an
     `nnx.Einsum` that is such a product, and `nnx.Conv` over one or two axes become layers in the
-    given format, which hold the nonzero weights; windows larger than 1 only in `csr()`. Everything
-    else stays dense: embeddings, convolutions in groups (depthwise ones too) or over three axes,
-    stacked layers, layers with a shared kernel or a product of their own, and layers that would
-    take as many bytes or more. A warning says which layers with a kernel stayed dense, and why;
+    given format, which hold the nonzero weights. Windows larger than 1, and layers stacked along
+    the first axis for `nnx.scan` or `nnx.vmap`, only in `csr()`. Everything else stays dense:
+    embeddings, convolutions in groups (depthwise ones too), over three axes or in stacks, layers
+    with a shared kernel or a product of their own, and layers that would take as many bytes or
+    more. A warning says which layers with a kernel stayed dense, and why;
     `left_dense` has all of them. Call the format on a layer, `csr()(layer)`, to pack it whatever
     its size; `pick` measures what is faster.
     The kernels skip pruned weights, so an infinite or NaN input reaches fewer outputs than in a
@@ -163,12 +164,14 @@ def _as_json(layer: Any) -> dict[str, Any]:
     sides = {"block": list(layer.block)} if hasattr(layer, "block") else {"width": layer.width}
     if isinstance(layer, CsrConv):
         sides |= layer.geometry.as_json()
+    if layer.stack:
+        sides["stack"] = list(layer.stack)
     return {
         "format": layer.format,
         **sides,
         "in_features": _size(layer.in_shape),
         "out_features": _size(layer.out_shape),
-        "kept": layer.values.shape[0],
+        "kept": layer.sizes.kept,
         "use_bias": layer.bias is not None,
         "dtype": None if layer.dtype is None else jnp.dtype(layer.dtype).name,
         "param_dtype": layer.floats[...].dtype.name,
@@ -215,11 +218,12 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
 def _takes(layer: Any, settings: Mapping[str, Any]) -> bool:
     """Whether a packed layer with such settings may stand where another layer does."""
     ins, outs = features_in(settings)
-    window = _window_in(settings)
+    window, stack = _window_in(settings), tuple(settings.get("stack", ()))
     if isinstance(layer, Packed):
-        return (layer.in_shape, layer.out_shape, _window(layer)) == (ins, outs, window)
+        own = layer.in_shape, layer.out_shape, _window(layer), layer.stack
+        return own == (ins, outs, window, stack)
     if window is None:
-        return is_between(layer, ins, outs)
+        return is_between(layer, ins, outs, stack)
     return _window(layer) == window and layer.kernel.shape == (*window.kernel_size, *ins, *outs)
 
 
@@ -308,6 +312,6 @@ def dense_layer(layer: Packed) -> nnx.Linear | nnx.LinearGeneral | nnx.Conv:
         dense = nnx.Linear(*ins, *outs, **given)
     else:
         dense = nnx.LinearGeneral(ins, outs, axis=tuple(range(-len(ins), 0)), **given)
-    dense.kernel[...] = layer.kernel_matrix().reshape(ins + outs)
+    dense.kernel = nnx.Param(layer.kernel_matrix().reshape(layer.kernel_shape))
     dense.bias = layer.bias
     return dense

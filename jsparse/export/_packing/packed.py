@@ -97,9 +97,14 @@ class Packed(nnx.Module):
         return self.values
 
     @property
+    def stack(self) -> tuple[int, ...]:
+        """Axes of layers that are stacked in one, for `nnx.scan` and `nnx.vmap`; () for one."""
+        return ()
+
+    @property
     def kernel_shape(self) -> tuple[int, ...]:
-        """Of the dense kernel: [inputs, outputs], or of the window before that."""
-        return (*self.in_shape, *self.out_shape)
+        """Of the dense kernel: [*stack, inputs, outputs], or of the window before these."""
+        return (*self.stack, *self.in_shape, *self.out_shape)
 
     @property
     def kept(self) -> int:
@@ -127,15 +132,23 @@ class Packed(nnx.Module):
           TypeError: a size is not a whole number.
           ValueError: a size is below 0, or there is none.
         """
-        self.in_shape = _as_shape(in_features=in_features)
-        self.out_shape = _as_shape(out_features=out_features)
+        self.in_shape = as_shape(in_features=in_features)
+        self.out_shape = as_shape(out_features=out_features)
         self.in_features, self.out_features = math.prod(self.in_shape), math.prod(self.out_shape)
 
-    def _settle(self, shape: tuple[int, ...], use_bias: bool, dtype: Any, param_dtype: Any) -> None:
+    def _settle(
+        self,
+        shape: tuple[int, ...],
+        use_bias: bool,
+        dtype: Any,
+        param_dtype: Any,
+        stack: tuple[int, ...] = (),
+    ) -> None:
         """Set what every packed layer has: values of this shape, a bias, dtypes."""
         self.dtype, self.param_dtype = dtype, param_dtype
-        self.values = nnx.Param(jnp.zeros(shape, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(self.out_shape, param_dtype)) if use_bias else None
+        zeros = lambda shape: nnx.Param(jnp.zeros((*stack, *shape), param_dtype))
+        self.values = zeros(shape)
+        self.bias = zeros(self.out_shape) if use_bias else None
 
     def arrays(self, floats: Array) -> Any:
         """What the product reads, with these numbers in place of `floats`."""
@@ -171,8 +184,13 @@ class Packed(nnx.Module):
           out_sharding: of the output, on a mesh with explicit axes.
 
         Raises:
-          ValueError: x has another number of features.
+          ValueError: x has another number of features; or it is a stack of layers.
         """
+        if self.stack:
+            raise ValueError(
+                f"a stack of {self.stack} layers was called; call one at a time, in nnx.scan or "
+                "nnx.vmap, as the dense stack"
+            )
         axes = len(self.in_shape)
         if x.ndim < axes or x.shape[-axes:] != self.in_shape:
             takes = ", ".join(map(str, self.in_shape))
@@ -199,11 +217,11 @@ def features(in_features: Any, out_features: Any) -> tuple[int, int]:
       TypeError: a size is not a whole number.
       ValueError: a size is below 0, or there is none.
     """
-    shapes = _as_shape(in_features=in_features), _as_shape(out_features=out_features)
+    shapes = as_shape(in_features=in_features), as_shape(out_features=out_features)
     return math.prod(shapes[0]), math.prod(shapes[1])
 
 
-def _as_shape(**sizes: Any) -> tuple[int, ...]:
+def as_shape(**sizes: Any) -> tuple[int, ...]:
     """One size, or several, as a tuple."""
     ((name, given),) = sizes.items()
     several = tuple(given) if isinstance(given, tuple | list) else (given,)

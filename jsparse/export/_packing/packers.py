@@ -11,7 +11,7 @@ from jsparse._values import check_function, check_whole, shown
 from jsparse.export._packing.block import BlockSparse, Product, block_dot, check_block
 from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.csr_conv import CsrConv
-from jsparse.export._packing.dense import Dense, features_of, has_window, kernel_of
+from jsparse.export._packing.dense import Dense, features_of, has_window, kernel_of, stack_of
 from jsparse.export._packing.formats import (
     MOST,
     MOST_INT8,
@@ -21,6 +21,7 @@ from jsparse.export._packing.formats import (
     csr_arrays,
     features_a_group,
     group_width,
+    stacked_csr_arrays,
 )
 from jsparse.export._packing.int8 import BlockSparseInt8, CsrInt8
 from jsparse.export._packing.int8_products import quantised
@@ -54,12 +55,14 @@ def csr(width: int = 0) -> Format:
         kernel = kernel_of(layer)
         if has_window(layer):
             return _convolution(layer, kernel, width)
-        chosen = min(width or group_width(kernel), MOST, max(1, kernel.shape[0]))
-        arrays = csr_arrays(kernel, chosen)
+        chosen = min(width or group_width(kernel), MOST, max(1, kernel.shape[-2]))
+        stack = kernel.shape[:-2]
+        arrays = (stacked_csr_arrays if stack else csr_arrays)(kernel, chosen)
         made = Csr(
             *features_of(layer),
-            kept=len(arrays.values),
+            kept=arrays.values.shape[-1],
             width=chosen,
+            stack=stack,
             **settings_of(layer, kernel.dtype),
         )
         return _filled(made, arrays, layer.bias)
@@ -110,7 +113,7 @@ def blocks(block: tuple[int, int], product: Product = block_dot) -> Format:
     check_function(product=product)
 
     def packed(layer: Dense) -> BlockSparse:
-        _refuse_window(layer, "blocks")
+        _refuse_others(layer, "blocks")
         kernel = kernel_of(layer)
         arrays = block_arrays(kernel, block)
         made = BlockSparse(
@@ -151,7 +154,7 @@ def int8(format: Format) -> Format:
     check_format(format)
 
     def packed(layer: Dense) -> Packed:
-        _refuse_window(layer, "8-bit weights")
+        _refuse_others(layer, "8-bit weights")
         plain = format(layer)
         matrix, scale = quantised(kernel_of(layer))
         made = _quantised(plain, matrix, settings_of(layer, scale.dtype))
@@ -162,10 +165,13 @@ def int8(format: Format) -> Format:
     return packed
 
 
-def _refuse_window(layer: Any, what: str) -> None:
+def _refuse_others(layer: Any, what: str) -> None:
+    """Refuse what only `csr()` takes."""
     if has_window(layer):
         window = tuple(layer.kernel_size)
         raise NotStored(f"{what} are for matrices, and its window is {window}; csr() takes it")
+    if stack := stack_of(layer):
+        raise NotStored(f"{what} are for one matrix, and it is a stack of {stack}; csr() takes it")
 
 
 def check_format(format: Any, name: str = "format") -> None:

@@ -19,14 +19,16 @@ class CsrSizes(NamedTuple):
     Attributes:
       inputs: of the matrix.
       outputs: of the matrix.
-      kept: weights.
+      kept: weights; of a stack of matrices, what there is room for in each.
       width: inputs a group.
+      stack: axes of a stack of matrices; () for one.
     """
 
     inputs: int
     outputs: int
     kept: int
     width: int
+    stack: tuple[int, ...] = ()
 
     def check(self) -> None:
         """Refuse sizes that no matrix has.
@@ -41,7 +43,8 @@ class CsrSizes(NamedTuple):
         """Refuse arrays that are not such a matrix.
 
         Args:
-          arrays: values [kept], indices [kept] and starts [groups * outputs + 1].
+          arrays: values [kept], indices [kept] and starts [groups * outputs + 1]; the axes of a
+            stack come before.
 
         Raises:
           ValueError: an array is missing, its shape or dtype is another one, a position is outside
@@ -49,11 +52,25 @@ class CsrSizes(NamedTuple):
         """
         self.check()
         parts = -(-self.inputs // self.width) * self.outputs
+        if self.stack:
+            shapes = {"values": self.kept, "indices": self.kept, "starts": parts + 1}
+            found = {n: _check_array(arrays, n, (*self.stack, s)) for n, s in shapes.items()}
+            for place in np.ndindex(self.stack):
+                self._check_one({name: array[place] for name, array in found.items()})
+            return
         _check_array(arrays, "values", (self.kept,))
         indices = _check_array(arrays, "indices", (self.kept,), "uint16").astype(np.int32)
         starts = _check_starts(arrays, parts, self.kept)
         part = np.repeat(np.arange(parts), np.diff(starts))
         _check_places("indices", indices, self.ends(part), part)
+
+    def _check_one(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Refuse one matrix of a stack; what is behind its last weight is not read."""
+        kept = int(arrays["starts"][-1])
+        if not 0 <= kept <= self.kept:
+            raise ValueError(f"starts end at {kept}, expected 0 to {self.kept}")
+        used = {name: array if name == "starts" else array[:kept] for name, array in arrays.items()}
+        CsrSizes(self.inputs, self.outputs, kept, self.width).check_arrays(used)
 
     def ends(self, part: np.ndarray) -> np.ndarray:
         """How many inputs the group of each part has."""
@@ -239,7 +256,7 @@ def sizes_of(settings: Mapping[str, Any]) -> Sizes:
         case "csr conv":
             return conv_sizes(*sizes, settings["width"], settings["kernel_size"])
         case "csr":
-            return CsrSizes(*sizes, settings["width"])
+            return CsrSizes(*sizes, settings["width"], tuple(settings.get("stack", ())))
         case "csr int8":
             return CsrInt8Sizes(*sizes, settings["width"])
         case "blocks int8":

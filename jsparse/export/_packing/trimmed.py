@@ -2,7 +2,6 @@
 
 from typing import TypeVar
 
-import numpy as np
 from flax import nnx
 
 from jsparse._surgery import copied
@@ -40,10 +39,9 @@ def trim(model: Model) -> Model:
 
 
 def _trimmed(layer: Csr) -> Csr:
-    starts = np.asarray(layer.starts[...])
-    kept = int(starts[-1])
     if not layer.loose:
         return layer
+    kept = layer.kept
     made = Csr(
         layer.in_shape,
         layer.out_shape,

@@ -73,6 +73,8 @@ def _check_packed(settings: Any, where: str) -> None:
             f"{where}: format is {settings['format']!r:.80}, expected {formats}"
         )
     check_fields(settings, OF_FORMAT[settings["format"]], where)
+    if "stack" in settings:
+        check_fields(settings, {"stack": list[int]}, where)
     for name in ("dtype", "param_dtype"):
         if settings[name] is not None and not _is_floating(settings[name]):
             raise CorruptCheckpoint(
@@ -103,7 +105,10 @@ def check_packed(
         own = {
             name.removeprefix(prefix): x for name, x in weights.items() if name.startswith(prefix)
         }
-        kind, bias = settings["param_dtype"], features_in(settings)[1]
+        kind, bias = (
+            settings["param_dtype"],
+            (*settings.get("stack", ()), *features_in(settings)[1]),
+        )
         try:
             if settings["format"] == CsrConv.format:
                 geometry_in(settings)
