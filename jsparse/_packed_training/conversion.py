@@ -26,9 +26,10 @@ from jsparse._variables import Mask, write
 from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.dense import fault, features_of, has_window, matrix_of, stack_of
 from jsparse.export._packing.formats import csr_places
-from jsparse.export._packing.layers import dense_layer, layers_of, places_of, put_in_place
+from jsparse.export._packing.layers import dense_layer
 from jsparse.export._packing.links import csr_from_arrays
 from jsparse.export._packing.packers import settings_of
+from jsparse.export._packing.replacing import layers_of, places_of, put_in_place
 from jsparse.optim import Optimizer
 from jsparse.optim._task import arrays_of
 from jsparse.rules._held import Held
@@ -217,11 +218,10 @@ def _check_layer(layer: Any, path: str, model: nnx.Module) -> None:
     Raises:
       ValueError: it is not.
     """
-    why = "it is no kernel of a layer" if layer is None else fault(layer)
-    if not why and has_window(layer):
-        why = "a convolution with a window, whose links do not move yet"
-    if not why and stack_of(layer):
-        why = "a stack of layers, whose links do not move yet"
+    why = "it is not the kernel of a layer" if layer is None else fault(layer)
+    if layer is not None and not why and (has_window(layer) or stack_of(layer)):
+        kind = "a convolution with a window" if has_window(layer) else "a stack of layers"
+        why = f"{kind}, whose links do not move yet"
     if not why:
         mine = sparse_parts(model)[path]
         users = {id(slot.parent): slot.path for slot in slots(model, Sparse) if slot.value is mine}

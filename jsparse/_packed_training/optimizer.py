@@ -1,6 +1,7 @@
 """Training of packed layers: an optimizer that also moves their links."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -144,8 +145,7 @@ class PackedOptimizer(Optimizer):
         for path, by in chosen.items():
             with naming(path):
                 check_revision(by)
-                if stack := found[kernels[path]].stack:
-                    raise ValueError(f"a stack of {stack} layers, whose links do not move yet")
+                _check_single(found, kernels[path])
         return {
             path: (found[path], dataclasses.replace(chosen[kernel], role=Role()))
             for kernel, path in kernels.items()
@@ -258,6 +258,20 @@ def _pausable(inner: Any) -> optax.GradientTransformationExtraArgs:
     if hasattr(inner.update, "routed"):
         update.routed = inner.update.routed  # type: ignore[attr-defined]
     return optax.GradientTransformationExtraArgs(whole.init, update)
+
+
+def _check_single(layers: Mapping[str, Csr], path: str) -> None:
+    """Refuse layers whose links cannot move alone.
+
+    Raises:
+      ValueError: a stack of layers, or one that shares its kernel.
+    """
+    layer = layers[path]
+    if layer.stack:
+        raise ValueError(f"a stack of {layer.stack} layers, whose links do not move yet")
+    for other, one in layers.items():
+        if one is not layer and one.values is layer.values:
+            raise ValueError(f"its kernel is shared with {other}, so its links do not move yet")
 
 
 def _by_path(grads: Any) -> dict[str, Array]:

@@ -1,7 +1,5 @@
 """What is left of a sparse model, made small and fast."""
 
-from jsparse.export._packing.autotune import Choice as Choice
-from jsparse.export._packing.autotune import Picked as Picked
 from jsparse.export._packing.autotune import pick as pick
 from jsparse.export._packing.block import BlockSparse as BlockSparse
 from jsparse.export._packing.block import block_dot as block_dot
@@ -19,6 +17,8 @@ from jsparse.export._packing.packers import blocks as blocks
 from jsparse.export._packing.packers import csr as csr
 from jsparse.export._packing.packers import int8 as int8
 from jsparse.export._packing.pallas import pallas_dot as pallas_dot
+from jsparse.export._packing.picked import Choice as Choice
+from jsparse.export._packing.picked import Picked as Picked
 from jsparse.export._packing.trimmed import trim as trim
 from jsparse.export._saving.loading import DamagedModel as DamagedModel
 from jsparse.export._saving.loading import Loaded as Loaded

@@ -152,19 +152,22 @@ def test_gradients_of_gradients_and_vmap():
         graphdef, *state = nnx.split(model, nnx.Param, ...)
         call = lambda p, x, g=graphdef, s=state: (nnx.merge(g, p, *s[1:])(x) ** 3).sum()
         penalty = lambda p, x, call=call: (jax.grad(call, 1)(p, x) ** 2).sum()
+        forwards = lambda p, x, call=call: jax.jvp(jax.grad(call, 1), (p, x), (p, x))[1]
         two = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), state[0])
-        run = lambda p, two, x, call=call, penalty=penalty: (
+        run = lambda p, two, x, call=call, penalty=penalty, forwards=forwards: (
             jax.vmap(call, (None, 0))(p, x),
             jax.vmap(jax.grad(call, 1), (0, None))(two, x[0]),
             jax.grad(penalty, (0, 1))(p, x[0]),
+            forwards(p, x[0]),
         )
         found.append(jax.jit(run)(state[0], two, x))
-    (ours, our_dx, (by_values, by_x)), (dense, dx, (expected, expected_x)) = found
+    (ours, our_dx, (by_values, by_x), ahead), (dense, dx, (expected, expected_x), along) = found
     close = lambda got, wanted: np.testing.assert_allclose(
         got, wanted, rtol=1e-4, atol=1e-4 * float(abs(wanted).max())
     )
     close(ours, dense)
     close(our_dx, dx)
+    close(ahead, along)
     close(by_x, expected_x)
     packed = csr()(layer)
     packed.values[...] = by_values["values"][...]

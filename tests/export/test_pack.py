@@ -1,5 +1,6 @@
 """Packed layers give what the dense ones give, on every path, and train on as they do."""
 
+import functools
 import re
 
 import jax
@@ -143,6 +144,26 @@ def test_a_layer_of_zeros_gives_its_bias(name):
     np.testing.assert_array_equal(grads["bias"][...], jnp.full(5, 4.0))
 
 
+def test_derivatives_forwards():
+    """Along values and inputs at once, and of a gradient."""
+    layer = linear(matrix(30, 21))
+    packed, x = pack(layer, csr()), jnp.asarray(draw(4, 30))
+    graphdef, values, places = nnx.split(packed, nnx.Param, ...)
+    call = lambda values, x: nnx.merge(graphdef, values, places)(x)
+    along = jax.tree.map(jnp.ones_like, values)
+    y, tangent = jax.jit(lambda x: jax.jvp(call, (values, x), (along, x)))(x)
+    np.testing.assert_allclose(y, layer(x), atol=1e-5)
+    kept = np.asarray(packed.kernel_matrix() != 0, np.float32)
+    expected = x @ packed.kernel_matrix() + x @ kept + 1.0
+    np.testing.assert_allclose(tangent, expected, atol=1e-5)
+    curved = lambda y: (jnp.tanh(y) ** 2).sum()
+    hessians = [
+        jax.jit(jax.hessian(lambda x, call=call: curved(call(x))))(x[0])
+        for call in (functools.partial(call, values), layer)
+    ]
+    np.testing.assert_allclose(*hessians, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["csr", "blocks"])
 def test_vmap(name):
     layer = linear(matrix(30, 21), use_bias=False)
@@ -240,8 +261,7 @@ class Net(nnx.Module):
 
 def test_a_whole_model():
     net = js.sparsify(Net(nnx.Rngs(0)), (".*/kernel", js.Top(density=0.25)))
-    with pytest.warns(UserWarning, match="left 2 of 6 layers dense: one: its kernel is shared"):
-        packed = pack(net, csr())
+    packed = pack(net, csr())
     x = jnp.asarray(draw(2, 5, 5, 4))
     back = unpack(packed)
     ours, backs, dense = jax.jit(lambda x: (packed(x), back(x), js.fold(net)(x)))(x)
@@ -249,8 +269,9 @@ def test_a_whole_model():
     np.testing.assert_allclose(backs, dense, atol=1e-5)
     assert packed.again is packed.twice[0]
     assert type(packed.point).__name__ == "Csr" and type(packed.window).__name__ == "CsrConv"
-    why = left_dense(net)
-    assert set(why) == {"one", "other"} and "shared" in why["one"]
+    assert not left_dense(net)
+    assert packed.one.values is packed.other.values and packed.one.bias is not packed.other.bias
+    assert back.one.kernel is back.other.kernel
     assert type(back.again) is nnx.Linear and back.again is back.twice[0]
 
 

@@ -131,7 +131,6 @@ def test_what_is_no_matrix_is_left_with_the_reason():
     rngs = nnx.Rngs(0)
     own = lambda *args, **named: jnp.einsum(*args)
     general, einsum = nnx.LinearGeneral, nnx.Einsum
-    stack = nnx.vmap(lambda rngs: general(2, (2, 3), rngs=rngs), in_axes=0)
     equations = {
         "hbi,hio->bho": (2, 4, 3),  # a matrix for each head
         "bo,io->bo": (4, 3),
@@ -148,7 +147,6 @@ def test_what_is_no_matrix_is_left_with_the_reason():
         ("a product of its own", general(4, 3, dot_general=own, rngs=rngs)),
         ("a product of its own", einsum("bi,io->bo", (4, 3), einsum_op=own, rngs=rngs)),
         (r"bias has shape \(12,\)", einsum("bi,iho->bho", (5, 4, 3), (12,), rngs=rngs)),
-        ("4 axes", stack(rngs.split(2) if hasattr(nnx.Rngs, "split") else rngs.fork(split=2))),
         *((re.escape(f"{one!r} is no"), einsum(one, s, rngs=rngs)) for one, s in equations.items()),
     ]
     for reason, layer in wrong:

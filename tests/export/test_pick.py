@@ -9,8 +9,8 @@ import jsparse as js
 from jsparse.export import blocks, csr
 from jsparse.export._packing import autotune
 from jsparse.export._packing.arrangement import TRIES, arranged
-from jsparse.export._packing.layers import places_of
 from jsparse.export._packing.packed import Packed
+from jsparse.export._packing.replacing import places_of
 from tests.support.packing import draw, linear, matrix
 
 

@@ -184,7 +184,7 @@ def test_what_cannot_be_packed_is_named():
         js.pack_training(net, js.Optimizer(net, tx, wrt=(nnx.Param, js.Mask)))
     net = js.sparsify(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), (".*", js.Held()))
     tx = js.revise(ADAM, ("bias", RIGL))
-    with pytest.raises(ValueError, match="bias: its links cannot be packed: it is no kernel"):
+    with pytest.raises(ValueError, match="bias: its links cannot be packed: it is not the kernel"):
         js.pack_training(net, js.Optimizer(net, tx, wrt=(nnx.Param, js.Mask)))
     factored = optax.adafactor(1e-2, min_dim_size_to_factor=4)
     with pytest.raises(ValueError, match=r"state at 0/v_row/hidden/values does not mirror"):

@@ -9,7 +9,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,17 +18,19 @@ from flax import nnx
 
 from jsparse._paths import naming
 from jsparse._pure import by_name, by_position, calling, examples, pure
+from jsparse._slots import Slot
 from jsparse._surgery import fold
 from jsparse._timing import clock, in_turns
 from jsparse._values import check_mapping
 from jsparse._watch import watch_in_place
 from jsparse.export._packing.arrangement import Arrangement, arranged
 from jsparse.export._packing.dense import kernel_of, sides_of, stack_of
-from jsparse.export._packing.layers import bytes_of, layers_of, left_dense, put_in_place
+from jsparse.export._packing.layers import bytes_of, left_dense
 from jsparse.export._packing.packed import Packed
 from jsparse.export._packing.packers import Format, NotStored, blocks, check_format, csr
+from jsparse.export._packing.picked import GAIN, Choice, Picked
+from jsparse.export._packing.replacing import layers_of, put_in_place
 from jsparse.export._shrinking.shrink import shrink
-from jsparse.report._table import table
 
 Model = TypeVar("Model", bound=nnx.Module)
 DENSE, SHRUNK, PACKED = "dense", "shrunk", "packed"
@@ -39,72 +41,10 @@ FORMATS: Mapping[str, Format] = {
     "blocks 64": blocks((64, 64)),
     "blocks 128": blocks((128, 128)),
 }
-GAIN = 1.1
-"""How many times as fast as dense a format must be to replace it."""
 WORTH = 0.7
 """A format that stores more than this fraction of the weights is not tried."""
 ROUNDS, SAMPLE = 7, 0.01
 """Samples of each candidate, and how many seconds each sample takes."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Choice:
-    """How a layer is stored, and why.
-
-    Attributes:
-      path: of the layer.
-      shape: of its kernel, such as [in, out], after shrinking.
-      density: of its kernel.
-      rows: of its input.
-      seconds: of a call, by format; empty if nothing was measured.
-      bytes: of its variables, by format.
-      chosen: the format, in the model that was chosen.
-      why: in words.
-    """
-
-    path: str
-    shape: tuple[int, ...]
-    density: float
-    rows: int
-    seconds: Mapping[str, float]
-    bytes: Mapping[str, int]
-    chosen: str
-    why: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Picked(Generic[Model]):
-    """A model with each layer in its fastest format; prints as a table.
-
-    Attributes:
-      model: plain, without rules.
-      layers: the choice for each.
-      seconds: of a call of the whole model, by "dense", "shrunk" and "packed".
-      bytes: of the variables of each.
-      chosen: which of those the model is.
-    """
-
-    model: Model
-    layers: tuple[Choice, ...]
-    seconds: Mapping[str, float]
-    bytes: Mapping[str, int]
-    chosen: str
-
-    def __str__(self) -> str:
-        head = ("layer", "kernel", "density", "rows", "ms", "KiB", "stored as", "why")
-        rows = []
-        for layer in self.layers:
-            each = ", ".join(f"{name} {1e3 * s:.3f}" for name, s in layer.seconds.items())
-            shape = "x".join(map(str, layer.shape))
-            row = [layer.path or "(model)", shape, f"{layer.density:.1%}", str(layer.rows)]
-            sizes = ", ".join(f"{name} {n / 1024:.1f}" for name, n in layer.bytes.items())
-            rows.append([*row, each or "-", sizes, layer.chosen, layer.why])
-        whole = ", ".join(
-            f"{name} {1e3 * s:.3f} ms and {self.bytes[name] / 1024:.1f} KiB"
-            for name, s in self.seconds.items()
-        )
-        asked = f"what replaces dense must be {GAIN}x as fast; for the smallest use pack"
-        return f"{table(head, rows)}\nwhole model: {whole}; chosen: {self.chosen} ({asked})"
 
 
 def pick(
@@ -155,11 +95,11 @@ def pick(
     why = left_dense(small)
     inputs = _called_with(small, example_inputs)
     places = layers_of(small)
-    first = {id(place.value): place.path for place in reversed(places)}  # shared layers have more
+    first = {_kernel(place): place.path for place in reversed(places)}  # where it is shared
     tried = {
         place.path: _choose(place.path, place.value, why, inputs, formats)
         for place in places
-        if place.path == first[id(place.value)]
+        if place.path == first[_kernel(place)]
     }
     stored = _arrange(small, list(tried.values()), formats, example_inputs)
     models = {DENSE: dense, SHRUNK: small}
@@ -169,7 +109,7 @@ def pick(
     chosen = _fastest(seconds)
     kept = stored if chosen == PACKED else {}
     settled = {path: _settled(layer, kept.get(path, DENSE)) for path, layer in tried.items()}
-    layers = [dataclasses.replace(settled[first[id(one.value)]], path=one.path) for one in places]
+    layers = [dataclasses.replace(settled[first[_kernel(one)]], path=one.path) for one in places]
     return Picked(
         model=by_name(models[chosen]),
         layers=tuple(layers),
@@ -270,9 +210,14 @@ def _packed(small: Model, stored: Arrangement, formats: Mapping[str, Format]) ->
     """A copy of the model with layers in these formats, by the first path of each."""
     packed = fold(small)
     places = layers_of(packed)
-    named = {id(place.value): stored[place.path] for place in places if place.path in stored}
-    able = [place for place in places if id(place.value) in named]
-    return put_in_place(packed, able, lambda place: formats[named[id(place.value)]](place.value))
+    named = {_kernel(place): stored[place.path] for place in places if place.path in stored}
+    able = [place for place in places if _kernel(place) in named]
+    return put_in_place(packed, able, lambda place: formats[named[_kernel(place)]](place.value))
+
+
+def _kernel(place: Slot) -> int:
+    """What layers in two places have in common if they are one, or share their kernel."""
+    return id(place.value.kernel)
 
 
 def _worth_trying(layer: Any, formats: Mapping[str, Format]) -> dict[str, Packed]:

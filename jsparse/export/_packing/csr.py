@@ -187,7 +187,7 @@ class Csr(Packed):
         CsrSizes(self.in_features, self.out_features, kept, width).check()
         stack = () if stack == () else as_shape(stack=stack)
         self.product = product
-        self._settle((kept,), use_bias, dtype, param_dtype, stack)
+        self._settle((*stack, kept), use_bias, dtype, param_dtype)
         self.indices = Structure(jnp.zeros((*stack, kept), jnp.uint16))
         starts = groups * self.out_features + 1
         self.starts = Structure(jnp.zeros((*stack, starts), jnp.int32))

@@ -2,14 +2,14 @@
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jsparse._slots import Slot, slots
+from jsparse._slots import Slot
 from jsparse._surgery import fold
 from jsparse._values import check_pattern
 from jsparse.export._packing.block import BlockSparse
@@ -19,6 +19,7 @@ from jsparse.export._packing.dense import fault, has_window, is_between
 from jsparse.export._packing.int8 import BlockSparseInt8, CsrInt8
 from jsparse.export._packing.packed import Packed
 from jsparse.export._packing.packers import Format, NotStored, check_format, settings_of
+from jsparse.export._packing.replacing import layers_of, places_of, put_in_place, torn
 from jsparse.export._packing.structure import features_in
 from jsparse.export._packing.windows import Geometry, geometry_in, geometry_of
 
@@ -36,8 +37,8 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
     given format, which hold the nonzero weights. Windows larger than 1, and layers stacked along
     the first axis for `nnx.scan` or `nnx.vmap`, only in `csr()`. Everything else stays dense:
     embeddings, convolutions in groups (depthwise ones too), over three axes or in stacks, layers
-    with a shared kernel or a product of their own, and layers that would take as many bytes or
-    more. A warning says which layers with a kernel stayed dense, and why;
+    with a product of their own or a kernel that something dense shares, and layers that would take
+    as many bytes or more. A warning says which layers with a kernel stayed dense, and why;
     `left_dense` has all of them. Call the format on a layer, `csr()(layer)`, to pack it whatever
     its size; `pick` measures what is faster.
     The kernels skip pruned weights, so an infinite or NaN input reaches fewer outputs than in a
@@ -69,10 +70,13 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
     check_pattern(where=where)
     plain = fold(model)
     places = [place for place in layers_of(plain) if re.fullmatch(where, place.path)]
-    cannot = left_dense(plain)
+    cannot = {place.path: why for place in places if (why := fault(place.value))}
     made, larger = _tried([place for place in places if place.path not in cannot], format)
-    left = {place.path: cannot[place.path] for place in places if place.path in cannot} | larger
-    if not made:
+    left = cannot | larger
+    shared = torn(plain, [place for place in places if place.path not in left])
+    left |= shared
+    able = [place for place in places if place.path not in left]
+    if not made or (shared and not able):
         given = "; ".join(f"{place.path or 'the model'}: {left[place.path]}" for place in places)
         raise ValueError(f"no layer at {where!r} can be packed: {given or 'no layer there'}")
     if left:
@@ -84,7 +88,6 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
             "pack(model, format, where)",
             stacklevel=2,
         )
-    able = [place for place in places if place.path not in left]
     return put_in_place(plain, able, lambda place: made[id(place.value)])
 
 
@@ -112,21 +115,6 @@ def bytes_of(model: nnx.Module) -> int:
     """Of the variables of a layer or a model, without random streams."""
     state = nnx.state(model, nnx.Not(nnx.RngState))
     return sum(array.nbytes for array in jax.tree.leaves(state))
-
-
-def put_in_place(model: Model, places: list[Slot], make: Callable[[Slot], nnx.Module]) -> Model:
-    """The model itself with new layers in some places; shared layers stay shared.
-
-    The new layer instead, if the model is the layer itself, at the empty path.
-    """
-    made: dict[int, Any] = {}
-    for place in places:
-        if id(place.value) not in made:
-            made[id(place.value)] = make(place)
-        if not place.path:
-            return made[id(place.value)]
-        place.put(made[id(place.value)])
-    return model
 
 
 def unpack(model: Model) -> Model:
@@ -157,7 +145,12 @@ def packed_layers(model: nnx.Module) -> dict[str, dict[str, Any]]:
                 f"{place.path or 'the model'} has room for links that were dropped, or places "
                 "where links may grow; save jsparse.export.trim(model)"
             )
-    return {place.path: _as_json(place.value) for place in places}
+    settings = {place.path: _as_json(place.value) for place in places}
+    first = {id(place.value.values): place.path for place in reversed(places)}
+    for place in places:
+        if (owner := first[id(place.value.values)]) != place.path:
+            settings[place.path]["kernel_of"] = owner
+    return settings
 
 
 def _as_json(layer: Any) -> dict[str, Any]:
@@ -248,7 +241,7 @@ def _said(window: Geometry | None) -> str:
 
 
 def _empty(settings: Mapping[str, Any]) -> Packed:
-    given = {name: value for name, value in settings.items() if name != "format"}
+    given = {name: settings[name] for name in settings if name not in ("format", "kernel_of")}
     if "block" in given:
         given["block"] = tuple(given["block"])
     return FORMATS[settings["format"]](**given)
@@ -262,11 +255,8 @@ def left_dense(model: nnx.Module, *formats: Format) -> dict[str, str]:
       *formats: such as `csr()`: layers that none of these makes smaller are named as well.
     """
     plain = fold(model)
-    users: dict[int, set[int]] = {}
-    for slot in slots(plain):
-        users.setdefault(id(slot.value), set()).add(id(slot.parent))
     places = layers_of(plain)
-    faults = {place.path: _left(place.value, users) for place in places}
+    faults = {place.path: fault(place.value) for place in places}
     why = {path: fault for path, fault in faults.items() if fault}
     able = [place for place in places if place.path not in why]
     for format in formats:
@@ -276,26 +266,7 @@ def left_dense(model: nnx.Module, *formats: Format) -> dict[str, str]:
         reasons = [one[place.path] for one in larger if place.path in one]
         if formats and len(reasons) == len(formats):
             why[place.path] = "; ".join(dict.fromkeys(reasons))
-    return why
-
-
-def _left(layer: Any, users: dict[int, set[int]]) -> str:
-    if why := fault(layer):
-        return why
-    return "its kernel is shared with another layer" if len(users[id(layer.kernel)]) > 1 else ""
-
-
-def layers_of(model: nnx.Module) -> list[Slot]:
-    """Every place with a layer that has a kernel; the model itself has the empty path."""
-    convolutions = nnx.Conv | nnx.ConvTranspose
-    return places_of(model, nnx.Linear | convolutions | nnx.LinearGeneral | nnx.Einsum)
-
-
-def places_of(model: nnx.Module, kinds: Any) -> list[Slot]:
-    """Every place that holds a layer of some kinds; the model itself has the empty path."""
-    if isinstance(model, kinds):
-        return [Slot("", None, "", model, False)]
-    return slots(model, kinds)
+    return why | torn(plain, [place for place in places if place.path not in why])
 
 
 def dense_layer(layer: Packed) -> nnx.Linear | nnx.LinearGeneral | nnx.Conv:

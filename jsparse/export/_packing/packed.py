@@ -136,19 +136,12 @@ class Packed(nnx.Module):
         self.out_shape = as_shape(out_features=out_features)
         self.in_features, self.out_features = math.prod(self.in_shape), math.prod(self.out_shape)
 
-    def _settle(
-        self,
-        shape: tuple[int, ...],
-        use_bias: bool,
-        dtype: Any,
-        param_dtype: Any,
-        stack: tuple[int, ...] = (),
-    ) -> None:
+    def _settle(self, shape: tuple[int, ...], use_bias: bool, dtype: Any, param_dtype: Any) -> None:
         """Set what every packed layer has: values of this shape, a bias, dtypes."""
         self.dtype, self.param_dtype = dtype, param_dtype
-        zeros = lambda shape: nnx.Param(jnp.zeros((*stack, *shape), param_dtype))
-        self.values = zeros(shape)
-        self.bias = zeros(self.out_shape) if use_bias else None
+        self.values = nnx.Param(jnp.zeros(shape, param_dtype))
+        shape = (*self.stack, *self.out_shape)
+        self.bias = nnx.Param(jnp.zeros(shape, param_dtype)) if use_bias else None
 
     def arrays(self, floats: Array) -> Any:
         """What the product reads, with these numbers in place of `floats`."""

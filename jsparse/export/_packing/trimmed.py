@@ -6,8 +6,8 @@ from flax import nnx
 
 from jsparse._surgery import copied
 from jsparse.export._packing.csr import Csr
-from jsparse.export._packing.layers import places_of, put_in_place
 from jsparse.export._packing.packers import settings_of
+from jsparse.export._packing.replacing import places_of, put_in_place
 
 Model = TypeVar("Model", bound=nnx.Module)
 

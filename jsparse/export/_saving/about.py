@@ -35,6 +35,8 @@ OF_FORMAT = {
     "blocks": {"block": tuple[int, int]}, "blocks int8": {"block": tuple[int, int]},
 }  # fmt: skip
 """What the settings of a packed layer are, besides `PACKED`."""
+OPTIONAL = {"stack": list[int], "kernel_of": str}
+"""Of some layers: the axes of a stack; the path of an earlier layer whose kernel it shares."""
 
 
 def read_about(content: bytes, where: str) -> tuple[dict[str, Any], Record]:
@@ -73,8 +75,7 @@ def _check_packed(settings: Any, where: str) -> None:
             f"{where}: format is {settings['format']!r:.80}, expected {formats}"
         )
     check_fields(settings, OF_FORMAT[settings["format"]], where)
-    if "stack" in settings:
-        check_fields(settings, {"stack": list[int]}, where)
+    check_fields(settings, {name: OPTIONAL[name] for name in OPTIONAL if name in settings}, where)
     for name in ("dtype", "param_dtype"):
         if settings[name] is not None and not _is_floating(settings[name]):
             raise CorruptCheckpoint(
@@ -101,10 +102,7 @@ def check_packed(
       CorruptCheckpoint: sizes, shapes, dtypes or positions are wrong.
     """
     for path, settings in packed.items():
-        prefix = f"{path}/" if path else ""
-        own = {
-            name.removeprefix(prefix): x for name, x in weights.items() if name.startswith(prefix)
-        }
+        own = _below(settings.get("kernel_of", path), weights) | _below(path, weights)
         kind, bias = (
             settings["param_dtype"],
             (*settings.get("stack", ()), *features_in(settings)[1]),
@@ -120,6 +118,12 @@ def check_packed(
                 raise ValueError(f"bias is missing, or its shape is not {list(bias)}")
         except ValueError as error:
             raise CorruptCheckpoint(f"{where}: {path or 'the model'}: {error}") from error
+
+
+def _below(path: str, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays of the layer at a path, by their names in it."""
+    prefix = f"{path}/" if path else ""
+    return {name.removeprefix(prefix): x for name, x in weights.items() if name.startswith(prefix)}
 
 
 def same(told: list[dict[str, Any]], found: list[dict[str, Any]]) -> bool:

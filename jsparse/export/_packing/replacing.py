@@ -1,0 +1,88 @@
+"""Places of layers, and other layers put there; what was shared stays shared."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from flax import nnx
+
+from jsparse._slots import Slot, slots
+from jsparse.export._packing.dense import features_of, has_window, sides_of
+from jsparse.export._packing.packed import Packed
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+def layers_of(model: nnx.Module) -> list[Slot]:
+    """Every place with a layer that has a kernel; the model itself has the empty path."""
+    convolutions = nnx.Conv | nnx.ConvTranspose
+    return places_of(model, nnx.Linear | convolutions | nnx.LinearGeneral | nnx.Einsum)
+
+
+def places_of(model: nnx.Module, kinds: Any) -> list[Slot]:
+    """Every place that holds a layer of some kinds; the model itself has the empty path."""
+    if isinstance(model, kinds):
+        return [Slot("", None, "", model, False)]
+    return slots(model, kinds)
+
+
+def put_in_place(model: Model, places: list[Slot], make: Callable[[Slot], nnx.Module]) -> Model:
+    """The model itself with new layers in some places.
+
+    Layers that are shared stay shared, and so do kernels that several layers have.
+
+    Returns:
+      The model; the new layer instead, if the model is the layer itself, at the empty path.
+    """
+    made: dict[int, Any] = {}
+    owners: dict[int, Any] = {}
+    for place in places:
+        old: Any = place.value
+        if id(old) not in made:
+            new = made[id(old)] = make(place)
+            owner = owners.setdefault(id(_weights(old)), new)
+            for name in _variables(new) if type(owner) is type(new) else ():
+                setattr(new, name, getattr(owner, name))
+        if not place.path:
+            return made[id(old)]
+        place.put(made[id(old)])
+    return model
+
+
+def _weights(layer: Any) -> nnx.Variable:
+    return layer.values if isinstance(layer, Packed) else layer.kernel
+
+
+def _variables(layer: Any) -> Sequence[str]:
+    """Names of what holds the kernel of a layer."""
+    return layer.arrays(layer.floats[...])._fields if isinstance(layer, Packed) else ("kernel",)
+
+
+def torn(model: nnx.Module, places: Iterable[Slot]) -> dict[str, str]:
+    """Why layers cannot be replaced although each could alone: others have the same kernel.
+
+    Args:
+      model: a plain module.
+      places: of the layers that would be replaced.
+
+    Returns:
+      The reason, by path, of those whose kernel something else has that stays, or reads it in
+      another way.
+    """
+    users: dict[int, dict[int, str]] = {}
+    for slot in slots(model, nnx.Variable):
+        path = slot.path.rpartition("/")[0]
+        users.setdefault(id(slot.value), {}).setdefault(id(slot.parent), path)
+    layers: dict[int, Any] = {id(place.value): place.value for place in places}
+    found = {}
+    for place in places:
+        for other, path in users.get(id(place.value.kernel), {}).items():
+            if other not in layers:
+                found[place.path] = f"its kernel is shared with {path or 'the model'}, which stays"
+            elif _reading(layers[other]) != _reading(place.value):
+                found[place.path] = f"its kernel is shared with {path}, which reads it another way"
+    return found
+
+
+def _reading(layer: Any) -> Any:
+    window = [layer.kernel_size, layer.strides, layer.padding] if has_window(layer) else []
+    return features_of(layer), sides_of(layer), window
