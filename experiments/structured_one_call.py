@@ -12,16 +12,19 @@ Command: python -m experiments.structured_one_call            (a GPU; CIFAR-10, 
          python -m experiments.structured_one_call --quick    (two cores, ten minutes: ResNet-8 on
     MNIST and a transformer on text)
 
-Number: none published at these sizes.
+Number: none published at these sizes; ours on two cores are in docs/results.md.
 
-Each network is trained dense, and then three ways start from it and train as many steps again as
-the dense one does too: one shot; in rounds, a part of the cut in each; a group lasso for half of
-these steps, then the cut.
+Each network is trained dense, and then five ways start from it and train as many steps again as
+the dense one does too: one shot; in rounds, a part of the cut in each; and, for half of these steps
+before the cut, a group lasso, learned thresholds (DST) or gates (L0) on coupled units, the last two
+steered to as many units as the budget leaves. What is done is not done again after a kill; latency
+is measured anew whenever the table is printed.
 """
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +39,7 @@ import jsparse
 from experiments import common
 from experiments.common.settings import environment
 from jsparse._timing import latencies
+from jsparse.export import Record
 from jsparse.report import costs
 
 Name = Literal["resnet", "densenet", "vit", "transformer", "lstm"]
@@ -46,7 +50,9 @@ Batch = tuple[Array, Array]
 class Settings(common.RunSettings):
     """One seed; the networks are trained one after another."""
 
-    networks: tuple[Name, ...] = ("resnet", "densenet", "vit", "transformer", "lstm")
+    networks: tuple[Name, ...] = dataclasses.field(
+        default=("resnet", "densenet", "vit", "transformer", "lstm"), metadata=common.FREE
+    )
     """Which to prune."""
     budgets: tuple[float, ...] = (0.5, 0.25)
     """Parts of the operations to keep."""
@@ -67,7 +73,7 @@ class Settings(common.RunSettings):
     """Of Adam, falling to 0 along a cosine; half as high after a cut."""
     samples: int = 50_000
     """Train on the first so many images."""
-    timed: int = 32
+    timed: int = dataclasses.field(default=32, metadata=common.FREE)
     """Inputs of a call that is timed."""
     quick: bool = False
     """Two small networks, MNIST in place of CIFAR-10, and a short run."""
@@ -88,66 +94,11 @@ SETTLED = 8
 """Batches from which batch normalisation takes its statistics after training."""
 CONTEXT = 64
 """Characters that the transformer sees."""
-
-
-class DenseNet(nnx.Module):
-    """Stages of layers that each add channels to a concatenation."""
-
-    def __init__(self, rngs: nnx.Rngs, layers: int = 4, growth: int = 12):
-        self.stem = nnx.Conv(3, 2 * growth, (3, 3), rngs=rngs)
-        width, stages = 2 * growth, []
-        for _ in range(3):
-            widths = [width + growth * n for n in range(layers + 1)]
-            norms = [nnx.BatchNorm(w, rngs=rngs) for w in widths]
-            convs = [nnx.Conv(w, growth, (3, 3), rngs=rngs) for w in widths[:-1]]
-            width = widths[-1] // 2
-            convs.append(nnx.Conv(widths[-1], width, (1, 1), rngs=rngs))
-            stages.append(nnx.List([nnx.List(norms), nnx.List(convs)]))
-        self.stages, self.head = nnx.List(stages), nnx.Linear(width, 10, rngs=rngs)
-
-    def __call__(self, x: Array) -> Array:
-        """Images [n, h, w, 3] to logits [n, 10]."""
-        x = self.stem(x)
-        for norms, convs in self.stages:
-            *layers, last = zip(norms, convs, strict=True)
-            for norm, conv in layers:
-                x = jnp.concatenate([x, conv(nnx.relu(norm(x)))], -1)
-            x = nnx.avg_pool(last[1](nnx.relu(last[0](x))), (2, 2), (2, 2))
-        return self.head(nnx.relu(x).mean((1, 2)))
-
-
-class Encoder(nnx.Module):
-    """A block of a vision transformer."""
-
-    def __init__(self, width: int, rngs: nnx.Rngs):
-        self.norm1, self.norm2 = (nnx.LayerNorm(width, rngs=rngs) for _ in range(2))
-        self.attention = nnx.MultiHeadAttention(4, width, decode=False, rngs=rngs)
-        self.wide = nnx.Linear(width, 4 * width, rngs=rngs)
-        self.narrow = nnx.Linear(4 * width, width, rngs=rngs)
-
-    def __call__(self, x: Array) -> Array:
-        """[n, patches, width] to the same."""
-        x = x + self.attention(self.norm1(x))
-        return x + self.narrow(nnx.gelu(self.wide(self.norm2(x))))
-
-
-class ViT(nnx.Module):
-    """A vision transformer on patches of 4x4."""
-
-    def __init__(self, rngs: nnx.Rngs, width: int, side: int, blocks: int = 4):
-        self.patches = nnx.Conv(3, width, (4, 4), strides=4, rngs=rngs)
-        start = 0.02 * jax.random.normal(rngs.params(), ((side // 4) ** 2, width))
-        self.places = nnx.Param(start)
-        self.blocks = nnx.List([Encoder(width, rngs) for _ in range(blocks)])
-        self.norm, self.head = nnx.LayerNorm(width, rngs=rngs), nnx.Linear(width, 10, rngs=rngs)
-
-    def __call__(self, x: Array) -> Array:
-        """Images [n, side, side, 3] to logits [n, 10]."""
-        x = self.patches(x)
-        x = x.reshape(len(x), -1, x.shape[-1]) + self.places[...][None]
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x).mean(1))
+START, RAMP = 0.9, 0.7
+"""Of gates: how open they are at first, and the part of their steps until the goal stands still."""
+REACH = {"thresholds": 1.5, "gates": 20.0}
+"""How far Adam can move them, and the logits of gates, in all of their steps."""
+WAYS = ("one shot", "in rounds", "group lasso", "thresholds", "gates")
 
 
 class LSTM(nnx.Module):
@@ -210,17 +161,57 @@ def task(name: Name, settings: Settings) -> Task:
     side = images.train_x.shape[1]
     makes: dict[str, Callable[[nnx.Rngs], nnx.Module]] = {
         "resnet": lambda rngs: common.ResNet(settings.depth, rngs),
-        "densenet": DenseNet,
-        "vit": lambda rngs: ViT(rngs, settings.width, side),
+        "densenet": common.DenseNet,
+        "vit": lambda rngs: common.ViT(rngs, settings.width, side),
         "lstm": lambda rngs: LSTM(rngs, settings.width, 3 * side),
     }
     test = shown(images.test_x[:TESTED]), jnp.asarray(images.test_y[:TESTED])
     return Task(images.name, makes[name], some, test, "blocks/.*wide.*" if name == "vit" else ".*")
 
 
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """A control that steers the price of L0 gates so that a part of them is open at the end.
+
+    Attributes:
+      density: of gates to leave open.
+      steps: of the training.
+    """
+
+    density: float
+    steps: int
+
+    def init(self, model: nnx.Module) -> Array:
+        """The memory, [1]: the integral part of the price of all gates."""
+        return jnp.zeros(1)
+
+    def apply(
+        self, model: nnx.Module, memory: Array, step: Array, gradients: Mapping[str, Array]
+    ) -> Array:
+        """Set the prices in proportion to the weights behind each gate."""
+        parts = _units(model)
+        expected = sum(
+            part.rule.cost({"logits": part.logits[...], "price": jnp.ones_like(part.price[...])})
+            for part in parts
+        )
+        left = 1 - (1 - self.density) * jnp.minimum(1.0, step / (RAMP * self.steps))
+        price = jsparse.optim.Multiplier(1.0, start=memory[0])
+        price = price.update(expected / sum(part.logits[...].size for part in parts) / left)
+        entries = [part.entries * jnp.ones_like(part.price[...]) for part in parts]
+        for part, own in zip(parts, entries, strict=True):
+            part.price[...] = price.value * own / sum(one.sum() for one in entries)
+        return price.total[None]
+
+
+def _units(model: nnx.Module) -> list[Any]:
+    """The groups under rules."""
+    return [part for _, part in nnx.iter_graph(model) if hasattr(part, "entries")]
+
+
 def loss(model: Any, batch: Batch) -> Array:
-    """Cross-entropy, the mean over all predictions."""
-    return optax.softmax_cross_entropy_with_integer_labels(model(batch[0]), batch[1]).mean()
+    """Cross-entropy, the mean over all predictions, and the cost of rules, if there are any."""
+    task = optax.softmax_cross_entropy_with_integer_labels(model(batch[0]), batch[1]).mean()
+    return task + jsparse.cost(model)
 
 
 def accuracy(model: nnx.Module, test: Batch) -> float:
@@ -237,12 +228,13 @@ def train(
     steps: int,
     seed: int,
     around: Callable[[Any], Any] = lambda tx: tx,
+    controls: tuple[Any, ...] = (),
 ) -> nnx.Module:
     """The model, trained in place; with the statistics of the last weights, if it has any."""
     peak = settings.learning_rate * (1.0 if seed == 0 else 0.5)
     tx = around(optax.adam(optax.cosine_decay_schedule(peak, steps)))
     model.train()
-    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    optimizer = jsparse.Optimizer(model, tx, controls=controls)
 
     @nnx.jit
     def step(model: nnx.Module, optimizer: nnx.Optimizer, batch: Batch) -> None:
@@ -256,80 +248,139 @@ def train(
     return jsparse.recalibrate(model, [one.draw(random)[0] for _ in range(SETTLED)])
 
 
-def pruned(way: str, dense: nnx.Module, one: Task, settings: Settings, budget: float) -> nnx.Module:
-    """The network after a way to the budget, with as many train steps."""
+def pruned(
+    way: str, dense: nnx.Module, one: Task, settings: Settings, budget: float
+) -> tuple[nnx.Module, Record]:
+    """The network after a way to the budget, with as many train steps, and what was cut."""
     x, steps = one.test[0][:2], settings.steps
-    cut = lambda model, part: jsparse.prune.units(
-        model, x, budget=part, round_to=settings.round_to, least_width=settings.round_to
-    )[0]
-    model = nnx.clone(dense)
+    cut = functools.partial(
+        jsparse.prune.units, round_to=settings.round_to, least_width=settings.round_to
+    )
+    model, record = nnx.clone(dense), Record()
     if way == "one shot":
-        return train(cut(model, budget), one, settings, steps, 1)
+        model, record = cut(model, x, budget=budget)
+        return train(model, one, settings, steps, 1), record
     if way == "in rounds":
         for n in range(settings.rounds):
-            part = _part(dense, model, x, budget ** ((n + 1) / settings.rounds))
-            model = cut(model, part) if part < 1 else model  # rounding has done it before
+            part = budget ** ((n + 1) / settings.rounds)
+            part *= costs(dense, x).flops / costs(model, x).flops
+            if part < 1:  # or rounding has done it before
+                model, later = cut(model, x, budget=part)
+                record = record.then(later)
             model = train(model, one, settings, steps // settings.rounds, 1 + n)
-        return model
-    groups = jsparse.groups(model, x)
-    lasso = lambda tx: jsparse.prune.group_lasso(tx, groups, (one.lasso, settings.strength))
-    model = train(model, one, settings, steps // 2, 1, lasso)
-    return train(cut(model, budget), one, settings, steps - steps // 2, 2)
+        return model, record
+    groups, scope = jsparse.groups(model, x), jsparse.Whole()
+    if way == "group lasso":
+        lasso = lambda tx: jsparse.prune.group_lasso(tx, groups, (one.lasso, settings.strength))
+        model = train(model, one, settings, steps // 2, 1, lasso)
+    else:  # groups end as wide as the masks have made them
+        model, scope = masked(way, model, groups, one, settings, budget), jsparse.WholeModel()
+    model, record = cut(model, x, budget=budget, scope=scope)
+    return train(model, one, settings, steps - steps // 2, 2), record
 
 
-def _part(dense: nnx.Module, model: nnx.Module, x: Array, budget: float) -> float:
-    """The budget as a part of what a smaller model takes."""
-    return min(1.0, budget * costs(dense, x).flops / costs(model, x).flops)
+def masked(
+    way: str, model: nnx.Module, groups: Any, one: Task, settings: Settings, budget: float
+) -> nnx.Module:
+    """The network with masks on its coupled units, trained half the steps."""
+    steps, density = settings.steps // 2, budget**0.5  # on both sides of a kernel
+    if way == "thresholds":
+        rule: Any = jsparse.Threshold(unit=jsparse.Group())
+        control: Any = jsparse.TargetDensity(density=density, steps=steps)
+    else:
+        rule = jsparse.HardConcrete(lam=1e-9, unit=jsparse.Group(), start=START)
+        control = Price(density, steps)
+
+    def around(tx: Any) -> Any:
+        learned = lambda path: any(str(key.key) in rule.learned for key in path if _named(key))
+        kinds = lambda params: jax.tree_util.tree_map_with_path(
+            lambda path, _: "masks" if learned(path) else "weights", params
+        )
+        return optax.partition({"masks": optax.adam(REACH[way] / steps), "weights": tx}, kinds)
+
+    model = jsparse.couple(model, groups, (".*", rule))
+    model = train(model, one, settings, steps, 1, around, (control,))
+    open_ = [part.read_final_mask() for part in _units(model)]
+    print(f"{way} for {budget:g}: {sum(m.sum() for m in open_):.0f} of "
+          f"{sum(m.size for m in open_)} units are open", flush=True)  # fmt: skip
+    return model
 
 
-WAYS = ("one shot", "in rounds", "group lasso")
+def _named(key: Any) -> bool:
+    return isinstance(key, jax.tree_util.DictKey)
 
 
-def rows(name: Name, settings: Settings) -> list[dict[str, Any]]:
-    """What became of a network in each way."""
-    one = task(name, settings)
-    dense = train(one.make(nnx.Rngs(0)), one, settings, settings.steps, 0)
-    longer = train(nnx.clone(dense), one, settings, settings.steps, 1)
-    models = {("dense", 1.0): longer}
-    for budget in settings.budgets:
-        for way in WAYS:
-            models[way, budget] = pruned(way, dense, one, settings, budget)
-            print(f"{name}, {way}, {budget:g}: {accuracy(models[way, budget], one.test):.4f}",
-                  flush=True)  # fmt: skip
-    x = jnp.repeat(one.test[0][:1], settings.timed, 0)
-    times = latencies({str(key): model for key, model in models.items()}, x)
-    whole, slow = costs(longer, x).flops, times[str(("dense", 1.0))]["median"]
-    found = []
-    for (way, budget), model in models.items():
-        left, seconds = costs(model, x).flops / whole, times[str((way, budget))]["median"]
-        sizes = [leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))]
-        found.append({
-            "network": name, "data": one.data, "way": way, "budget": budget, "operations": left,
-            "parameters": sum(sizes), "accuracy": accuracy(model, one.test), "seconds": seconds,
-            "of the ideal": slow / seconds * left,
-        })  # fmt: skip
+def rows(name: Name, settings: Settings, out: Path) -> list[dict[str, Any]]:
+    """What became of a network in each way; what is not in the folder is trained."""
+    one, found = task(name, settings), []
+    opened = lambda folder: common.open_run(out / name / folder, settings, source=one.data)
+    run = opened("dense")
+    done, dense = run.load(one.make(nnx.Rngs(0)))
+    if not done:
+        dense = train(dense, one, settings, settings.steps, 0)
+        run.save(settings.steps, dense)
+    for way, budget in [("dense", 1.0), *((way, b) for b in settings.budgets for way in WAYS)]:
+        run = opened(f"{way} {budget:g}")
+        if not run.complete:
+            if way == "dense":
+                model, record = train(nnx.clone(dense), one, settings, settings.steps, 1), Record()
+            else:
+                model, record = pruned(way, dense, one, settings, budget)
+            left = costs(model, one.test[0][:1]).flops / costs(dense, one.test[0][:1]).flops
+            run.finish(
+                accuracy=accuracy(model, one.test), operations=left, record=record.to_dict(),
+                parameters=sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param))),
+            )  # fmt: skip
+        row = {"network": name, "data": one.data, "way": way, "budget": budget, **run.final()}
+        print(f"{name}, {way}, {budget:g}: {row['accuracy']:.4f}", flush=True)
+        found.append(row)
     return found
 
 
+def timed(found: list[dict[str, Any]], settings: Settings) -> None:
+    """Add the latency of each network of a kind to its row, all of them measured in turns."""
+    one = task(found[0]["network"], settings)
+    records = [Record.from_dict(row.pop("record")) for row in found]
+    models = [jsparse.export.rebuild(one.make(nnx.Rngs(0)), record) for record in records]
+    x = jnp.repeat(one.test[0][:1], settings.timed, 0)
+    times = latencies({str(n): model for n, model in enumerate(models)}, x)
+    seconds = [times[str(n)]["median"] for n in range(len(found))]
+    for row, own in zip(found, seconds, strict=True):
+        row |= {"seconds": own, "of the ideal": seconds[0] / own * row["operations"]}
+
+
 def main(settings: Settings) -> None:
-    """Prune each network in each way and print the table."""
+    """Prune each network in each way, print the table and draw the picture."""
     out = Path(settings.out or f"runs/structured_one_call{'/quick' * settings.quick}")
-    out.mkdir(parents=True, exist_ok=True)
-    found = []
+    settings = dataclasses.replace(settings, out=str(out))
     with common.stock_operations():
-        for name in settings.networks:
-            found += rows(name, settings)
-            about = {"settings": dataclasses.asdict(settings), "environment": environment()}
-            (out / "rows.json").write_text(json.dumps(about | {"rows": found}, indent=1) + "\n")
+        kinds = {name: rows(name, settings, out) for name in settings.networks}
+        for found in kinds.values():
+            timed(found, settings)
+    flat = [row for found in kinds.values() for row in found]
+    about = {"settings": dataclasses.asdict(settings), "environment": environment()}
+    (out / "rows.json").write_text(json.dumps(about | {"rows": flat}, indent=1) + "\n")
     table = [
         [r["network"], r["way"], f"{r['budget']:g}", f"{100 * r['operations']:.1f}",
          f"{r['parameters']:,}", f"{100 * r['accuracy']:.1f}", f"{1e3 * r['seconds']:.2f}",
          f"{r['of the ideal']:.2f}"]
-        for r in found
+        for r in flat
     ]  # fmt: skip
     header = ["network", "way", "budget", "operations [%]", "parameters", "accuracy [%]", "ms"]
     print(common.table([*header, "of the ideal"], table))
-    print(f"\nrows: {out / 'rows.json'}")
+    panels = {
+        f"{name}, {found[0]['data']}": {
+            way: _curve([row for row in found if row["way"] in (way, "dense")]) for way in WAYS
+        }
+        for name, found in kinds.items()
+    }
+    picture = out / "accuracy.png"
+    common.draw(panels, picture, "operations [%]", "accuracy [%]")
+    print(f"\nrows: {out / 'rows.json'}\npicture: {picture}")
+
+
+def _curve(found: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    return [100 * row["operations"] for row in found], [100 * row["accuracy"] for row in found]
 
 
 if __name__ == "__main__":

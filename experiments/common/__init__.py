@@ -29,6 +29,7 @@ from experiments.common.networks.convolution import compiler_options as compiler
 from experiments.common.networks.convolution import convolution as convolution
 from experiments.common.networks.convolution import max_pool as max_pool
 from experiments.common.networks.convolution import stock_operations as stock_operations
+from experiments.common.networks.densenet import DenseNet as DenseNet
 from experiments.common.networks.lenet import LeNet5 as LeNet5
 from experiments.common.networks.lenet import LeNet300 as LeNet300
 from experiments.common.networks.lenet import SmallConvNet as SmallConvNet
@@ -38,6 +39,7 @@ from experiments.common.networks.resnet import ResNet as ResNet
 from experiments.common.networks.transformer import Transformer as Transformer
 from experiments.common.networks.transformer import next_character_loss as next_character_loss
 from experiments.common.networks.vgg import VGG16 as VGG16
+from experiments.common.networks.vit import ViT as ViT
 from experiments.common.networks.wide_resnet import WideResNet as WideResNet
 from experiments.common.run import Run as Run
 from experiments.common.run import check_finite as check_finite

@@ -1,0 +1,42 @@
+"""A small vision transformer.
+
+Reference: Dosovitskiy et al., An image is worth 16x16 words, ICLR 2021.
+"""
+
+import jax
+from flax import nnx
+from jax import Array
+
+
+class Encoder(nnx.Module):
+    """A block of a vision transformer."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        self.norm1, self.norm2 = (nnx.LayerNorm(width, rngs=rngs) for _ in range(2))
+        self.attention = nnx.MultiHeadAttention(4, width, decode=False, rngs=rngs)
+        self.wide = nnx.Linear(width, 4 * width, rngs=rngs)
+        self.narrow = nnx.Linear(4 * width, width, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        """[n, patches, width] to the same."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.narrow(nnx.gelu(self.wide(self.norm2(x))))
+
+
+class ViT(nnx.Module):
+    """A vision transformer on patches of 4x4."""
+
+    def __init__(self, rngs: nnx.Rngs, width: int, side: int, blocks: int = 4):
+        self.patches = nnx.Conv(3, width, (4, 4), strides=4, rngs=rngs)
+        start = 0.02 * jax.random.normal(rngs.params(), ((side // 4) ** 2, width))
+        self.places = nnx.Param(start)
+        self.blocks = nnx.List([Encoder(width, rngs) for _ in range(blocks)])
+        self.norm, self.head = nnx.LayerNorm(width, rngs=rngs), nnx.Linear(width, 10, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        """Images [n, side, side, 3] to logits [n, 10]."""
+        x = self.patches(x)
+        x = x.reshape(len(x), -1, x.shape[-1]) + self.places[...][None]
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x).mean(1))
