@@ -1,5 +1,7 @@
 """What must shrink together, on nets of every kind: found, cut, and the same outputs."""
 
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -79,13 +81,21 @@ def test_the_groups_of_other_nets_can_be_cut(name: str) -> None:
     tried(name)
 
 
-def test_a_group_that_stays_says_which_operation_holds_it() -> None:
+def test_a_group_that_stays_says_which_operation_holds_it(tmp_path: Path) -> None:
     found = js.groups(CASES["padded shortcut"].make(rngs=nnx.Rngs(0)), (2, 8, 8, 3))
     assert "`pad` at tests/support/zoo.py" in found["a/kernel:3"].held
     assert found["head/kernel:1"].held == "the model returns them"
     assert found["stem/kernel:2"].held == "it is an input of the model"
     with pytest.raises(KeyError, match=r"no group 'stem'; there are .*stem/kernel:2"):
         found["stem"]
+    text = found.page(tmp_path / "groups.html").read_text()
+    layers = lambda group: {member.path.rpartition("/")[0] for member in group.members}
+    assert text.count("<circle") == sum(len(layers(group)) for group in found)
+    assert text.count("stroke-dasharray") == sum(bool(group.held) for group in found)
+    places = [text.index(f">{layer}</text>") for layer in ("stem", "a", "head")]
+    assert places == sorted(places) and "`pad` at tests/support/zoo.py" in text
+    with pytest.raises(IsADirectoryError, match="pass a file"):
+        found.page(tmp_path)
 
 
 class Gates(nnx.Module):

@@ -8,6 +8,7 @@ the smaller model still computes the same.
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from flax import nnx
@@ -20,6 +21,7 @@ from jsparse._values import check_function
 from jsparse.export._shrinking.attributes import Mend, stock
 from jsparse.export._shrinking.blame import said
 from jsparse.export._shrinking.closing import with_closers
+from jsparse.export._shrinking.drawing import noted, write_groups
 from jsparse.export._shrinking.graph import Node, every
 from jsparse.export._shrinking.liveness import ENDS, Axis, Reason
 from jsparse.export._shrinking.members import UnitAxis, UnitGroup
@@ -31,9 +33,15 @@ from jsparse.report._table import table
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class UnitGroups:
-    """The groups of a model: print them, iterate over them, or get one by its name."""
+    """The groups of a model: print them, iterate over them, or get one by its name.
+
+    Attributes:
+      groups: in the order in which the model reads their weights, then those that cannot shrink.
+      order: paths of the weights, as the model reads them.
+    """
 
     groups: tuple[UnitGroup, ...]
+    order: tuple[str, ...]
 
     def __iter__(self) -> Iterator[UnitGroup]:
         return iter(self.groups)
@@ -54,21 +62,32 @@ class UnitGroups:
                 group.name,
                 str(group.width),
                 f"{group.parameters:,}",
-                "; ".join([_members(group), *_notes(group)]),
+                "; ".join([_members(group), *noted(group)]),
             )
             for group in self.groups
         ]
         return table(head, rows)
 
+    def page(self, out: str | Path = "groups.html") -> Path:
+        """Write one HTML page with a picture: which layers make and read the units of each group.
+
+        Args:
+          out: the file.
+
+        Returns:
+          Its path.
+
+        Raises:
+          TypeError: out is no path.
+          IsADirectoryError: out is a folder.
+          ImportError: Jinja2 is not installed.
+        """
+        return write_groups(self.groups, self.order, out)
+
 
 def _members(group: UnitGroup) -> str:
     paths = dict.fromkeys(member.path for member in group.members)
     return listed([path for path in paths if path != group.name.rpartition(":")[0]], 4)
-
-
-def _notes(group: UnitGroup) -> list[str]:
-    notes = [f"a sum over it at {group.means}"] if group.means else []
-    return notes + ([f"stays: {group.held}"] if group.held else [])
 
 
 def groups(model: nnx.Module, *example_inputs: Any, mend: Mend = stock) -> UnitGroups:
@@ -106,7 +125,9 @@ def groups(model: nnx.Module, *example_inputs: Any, mend: Mend = stock) -> UnitG
     try_each(units)
     params = {slot.path for slot in slots(plain) if isinstance(slot.value, nnx.Param)}
     found = [with_closers(units.graph, params, group) for group in described(units).values()]
-    return UnitGroups(tuple(sorted(found, key=lambda group: bool(group.held))))
+    read = [node.path for op in every(units.graph.ops) for node in op.inputs if node.path]
+    groups = sorted(found, key=lambda group: bool(group.held))
+    return UnitGroups(tuple(groups), tuple(dict.fromkeys(read)))
 
 
 def free(units: Units) -> list[int]:
