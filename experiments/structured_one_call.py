@@ -1,8 +1,8 @@
 """Structured pruning in one call: trained networks at a half and a quarter of their operations.
 
 Claim: `jsparse.prune.units` takes networks of every kind to a part of their operations with no list
-    of layers; with training after the cut most of the accuracy comes back, and latency follows the
-    operations: the gain is at least 0.85 of the ideal one.
+    of layers. How much of the accuracy comes back with training after the cut, and of the gain in
+    time, is measured for each.
 
 Paper: Fang et al., DepGraph: Towards any structural pruning, CVPR 2023, table 1: ResNet-56 on
     CIFAR-10, dense 93.53, 93.77 at 2.57 times fewer operations. That size is --networks resnet
