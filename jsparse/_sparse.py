@@ -28,9 +28,8 @@ from jsparse.rules._rule import (
 
 KINDS = {"mask": Mask}
 COSTS_READ: set[Rule] = set()
-"""Rules whose cost was read, traced or not: `Optimizer` warns if a loss seems to lack it."""
-LIGHT = ("shape", "dtype", "ndim", "size")
-"""Attributes of the weight that the mask does not change, so it need not be computed."""
+"""Rules whose cost was read in a trace: `Optimizer` warns if a loss seems to lack it."""
+LIGHT = ("shape", "dtype", "ndim", "size")  # the mask does not change them
 SHARDING = ("out_sharding", "sharding_names")  # names of axes in flax 0.12 and in 0.11
 NAMES = (tuple, list, PartitionSpec)
 
@@ -119,7 +118,8 @@ class Sparse(nnx.Module):
 
     def cost(self) -> Array:
         """The term that the rule adds to the loss, []."""
-        COSTS_READ.add(self.rule)
+        if any(isinstance(value, jax.core.Tracer) for value in self.state.values()):
+            COSTS_READ.add(self.rule)
         return stacked_cost(self.rule, self.state, self._stack)
 
     def advanced(self) -> State:

@@ -1,5 +1,6 @@
 """Surgery on whole models: add rules by path, read the masked weights, remove the rules."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -126,6 +127,13 @@ def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
         made = Sparse(weight, fitting, key=key)
     if isinstance(slot.value, Sparse) and isinstance(rule, Held):
         _keep_mask(slot.value, made)
+    if made.reparameterised and not isinstance(held, Tracer) and not made.weight[...].any():
+        warnings.warn(
+            f"{slot.path} is all zeros, which {type(rule).__name__} never changes: the gradient of "
+            "its parameter is 0 there; use another rule, or another initial value",
+            UserWarning,
+            stacklevel=4,
+        )
     return made
 
 

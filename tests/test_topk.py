@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jsparse as js
-from jsparse._counting import MOST, portion
+from jsparse._counting import MOST, ordered, portion
 from jsparse._topk import above_cut, common_cut, highest, top
 from tests.support.sampled import one_in
 
@@ -77,3 +77,8 @@ def test_more_than_can_be_counted_is_refused() -> None:
 def test_subnormal_scores_rank_by_size() -> None:
     score = jnp.asarray(np.array([1e-40, 3e-40, -0.0, 2e-40, 0.0, 5e-41], np.float32))
     assert top(score, 0.5, (0,)).tolist() == [True, True, False, True, False, False]
+    rank = np.random.default_rng(0).permutation(64)
+    many = jnp.asarray(rank.astype(np.float32) * np.float32(1e-42))
+    optimised: dict = {"xla_backend_optimization_level": 3}  # as it is outside tests
+    order = jax.jit(ordered).lower(many).compile(optimised)(many)
+    assert (np.argsort(order) == np.argsort(rank)).all()

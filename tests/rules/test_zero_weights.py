@@ -106,3 +106,8 @@ def test_only_weights_that_are_all_zero_start_lower() -> None:
     rule = js.SoftThreshold(scope=js.PerOutput())
     np.testing.assert_array_equal(rule.init(weight, jax.random.key(0))["s"], [-20.0, -5.0])
     assert rule.init(jnp.zeros((0, 2)), jax.random.key(0))["s"].shape == (2,)
+
+
+def test_zeros_that_a_power_would_never_change_are_said() -> None:
+    with pytest.warns(UserWarning, match=r"kernel is all zeros, which Powerpropagation never"):
+        js.sparsify(head(nnx.Rngs(1)), ("kernel", js.Powerpropagation(density=0.5)))
