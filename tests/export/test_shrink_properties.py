@@ -14,6 +14,8 @@ import jsparse as js
 from jsparse._paths import path_of
 from jsparse._slots import slots
 from jsparse.export import Record, rebuild
+from jsparse.export._shrinking.pieces import pieces_of
+from jsparse.export._shrinking.tracing import trace
 from tests.support import zoo
 from tests.support.zoo_cases import ALL, CASES, outputs, prepared, shapes, vectors
 
@@ -233,3 +235,16 @@ def test_errors() -> None:
         rebuild(model, Record.from_dict({**data, "cuts": bad}))
     with pytest.raises(TypeError, match=r"nnx\.Module"):
         js.shrink({"kernel": jnp.ones((2, 2))}, vectors(0, 2))
+
+
+@pytest.mark.parametrize(("depth", "in_pieces"), [(2, False), (24, True)])
+def test_equal_layers_are_run_by_pieces_that_are_compiled_once(depth: int, in_pieces: bool) -> None:
+    rngs, x = nnx.Rngs(0), jnp.ones((2, 4))
+    layers = [(nnx.Linear(4, 4, rngs=rngs), nnx.tanh) for _ in range(depth)]
+    model = nnx.Sequential(*itertools.chain(*layers), nnx.Linear(4, 3, rngs=rngs))
+    graph = trace(model, (x,))
+    pieces = pieces_of(graph.ops, graph.outputs)
+    assert bool(pieces) == in_pieces and len({piece.kind for piece in pieces}) <= 3
+    np.testing.assert_allclose(graph.run({})[0], model(x), rtol=1e-5)
+    model.layers[0].bias[...] = jnp.ones(4)
+    np.testing.assert_allclose(graph.run({"layers/0/bias": jnp.ones(4)})[0], model(x), rtol=1e-5)

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,11 +11,12 @@ import numpy as np
 from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from jsparse._opened import opened
+from jsparse._opened import WRAPPERS, opened
 from jsparse._paths import named
 from jsparse._pure import evaluated, pure
 from jsparse._slots import slots, walk_modules
 from jsparse.export._shrinking.graph import Body, Graph, Node, Op
+from jsparse.export._shrinking.pieces import LEVEL, pieces_of, run_pieces
 
 STATES = tuple(
     getattr(nnx, name)
@@ -23,9 +24,10 @@ STATES = tuple(
     if hasattr(nnx, name)
 )
 """Variables that calls or training write."""
-LEVEL = {"xla_backend_optimization_level": "0"}
 QUICK = [LEVEL | {"xla_cpu_use_fusion_emitters": False}, LEVEL]
 """Options of compilations that take as little time as possible; not all versions know the first."""
+FUNCTIONS = WRAPPERS | {"shard_map"}
+"""Operations that were not opened, and are made of functions."""
 Run = tuple[Callable, dict[str, Any], list[Any]]
 
 
@@ -88,9 +90,28 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
     given = [Node(tuple(leaf.shape), leaf.dtype) for leaf in arrays]
     ops: list[Op] = []
     outputs = _inline(closed.jaxpr, closed.consts, [*nodes, *given], ops, ())[:made]
-    compiled = functools.cache(lambda: _quick(program.lower()))
-    outcome = lambda others: compiled()(variables | others, arrays)[0]
-    return Graph(_needed(ops, outputs), nodes, given, outputs, outcome)
+    ops = _needed(ops, outputs)
+    whole = functools.cache(lambda: _quick(program.lower()))
+    pieces = functools.cache(lambda: pieces_of(ops, outputs))
+
+    def outcome(others: Mapping[str, Any]) -> list[Any]:
+        if not _alone([*variables.values(), *arrays], ops, [*nodes, *given]) or not pieces():
+            return whole()({**variables, **others}, arrays)[0]
+        now = {**variables, **others}
+        start = dict(zip([*nodes, *given], [*(now[path] for path in paths), *arrays], strict=True))
+        return run_pieces(pieces(), outputs, start)
+
+    return Graph(ops, nodes, given, outputs, outcome)
+
+
+def _alone(arrays: Sequence[Any], ops: Sequence[Op], given: Sequence[Node]) -> bool:
+    """Whether pieces can be run by themselves: on one device, and with all constants known."""
+    if not FUNCTIONS.isdisjoint(op.name for op in ops):
+        return False
+    if any(isinstance(a, jax.Array) and len(a.sharding.device_set) > 1 for a in arrays):
+        return False
+    known = {*given, *(node for op in ops for node in op.outputs)}
+    return all(n.value is not None or n in known for op in ops for n in op.inputs)
 
 
 def closed(model: nnx.Module) -> dict[str, str]:
@@ -128,10 +149,10 @@ def _node(var: Any) -> Node:
     return Node(tuple(getattr(var.aval, "shape", ())), getattr(var.aval, "dtype", None))
 
 
-def _constant(value: Any) -> Node:
-    if jnp.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.extended):
-        return Node(value.shape, value.dtype)  # random keys
-    value = np.asarray(value)
+def _constant(value: Any, aval: Any) -> Node:
+    if jnp.issubdtype(aval.dtype, jax.dtypes.extended):
+        return Node(value.shape, aval.dtype)  # random keys
+    value = np.asarray(value, aval.dtype)
     return Node(value.shape, value.dtype, value=value)
 
 
@@ -140,10 +161,12 @@ def _inline(
 ) -> list[Node]:
     """Append the operations of a jaxpr; return its outputs. `above`: tracebacks of its callers."""
     at: dict[Any, Node] = dict(zip(jaxpr.invars, args, strict=True))
-    at |= {var: _constant(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
+    at |= {
+        var: _constant(value, var.aval) for var, value in zip(jaxpr.constvars, consts, strict=True)
+    }
 
     def read(atom: Any) -> Node:
-        return _constant(atom.val) if isinstance(atom, Literal) else at[atom]
+        return _constant(atom.val, atom.aval) if isinstance(atom, Literal) else at[atom]
 
     for eqn in jaxpr.eqns:
         inputs = [read(atom) for atom in eqn.invars]
