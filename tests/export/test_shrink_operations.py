@@ -267,3 +267,23 @@ def test_errors_of_mend() -> None:
             js.shrink(sized(), vectors(0, 4), mend=mend)
     with pytest.raises(TypeError, match="gave NoneType; return a dict"):
         js.shrink(sized(), vectors(0, 4), mend=lambda module: None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dead", [[(0, 2)], [(0, 2), (1, 3)]])
+def test_what_is_dead_in_some_layers_of_a_stack_is_said(dead: list[tuple[int, int]]) -> None:
+    class Stack(nnx.Module):
+        def __init__(self) -> None:
+            draw = lambda n: jax.random.normal(jax.random.key(n), (2, 6, 6))
+            self.up, self.down = nnx.Param(draw(0)), nnx.Param(draw(1))
+
+        def __call__(self, x: Array) -> Array:
+            kernels = self.up[...], self.down[...]
+            layer = lambda x, w: (x + nnx.relu(x @ w[0]) @ w[1], None)
+            return jax.lax.scan(layer, x, kernels)[0]
+
+    model = Stack()
+    for layer, unit in dead:
+        model.up[...] = model.up[...].at[layer, :, unit].set(0.0)
+    _, record = js.shrink(model, vectors(0, 4))
+    why = f"{len(dead)} of 6 units are dead in some layers .*`dot_general` at .*test_shrink_op"
+    assert not record.cuts and re.match(why, record.stayed["up"])

@@ -29,6 +29,7 @@ from jsparse.export._shrinking.liveness import (
 )
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.record import Record
+from jsparse.export._shrinking.stacked import partly_dead
 from jsparse.export._shrinking.tracing import closed, trace
 from jsparse.export._shrinking.verify import Fault, faults
 
@@ -184,6 +185,8 @@ class Plan:
             self._give_way(removal, found, everywhere=turn == ROUNDS - 1)
             small, record = self.small(removal)
         stayed = explain(self.graph, self.knowledge, removal, self.foldable) | closed(self.model)
+        for path, text in partly_dead(self.graph, self.knowledge, removal).items():
+            stayed[path] = f"{stayed[path]}; {text}" if path in stayed else text
         return Choice(removal, small, graph, dataclasses.replace(record, stayed=stayed))
 
     def _give_way(self, removal: Removal, found: list[Fault], everywhere: bool) -> None:
