@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.nnx.spmd import get_var_pspec
-from jax import Array
+from jax import Array, core
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from jsparse._sharding import Grown, follow, followed, padded, shards, where_is
@@ -118,7 +118,7 @@ class Sparse(nnx.Module):
 
     def cost(self) -> Array:
         """The term that the rule adds to the loss, []."""
-        if any(isinstance(value, jax.core.Tracer) for value in self.state.values()):
+        if any(isinstance(value, core.Tracer) for value in self.state.values()):
             COSTS_READ.add(self.rule)
         return stacked_cost(self.rule, self.state, self._stack)
 
