@@ -40,7 +40,8 @@ from experiments.rl import headline
 from experiments.rl.environments import maze
 from experiments.rl.networks import Kind, Trunk, kinds, weights
 from experiments.rl.policies import Choice
-from experiments.rl.ppo import Ppo, Report, Trainer
+from experiments.rl.ppo import Ppo, Trainer
+from experiments.rl.rollout import Report
 
 Arm = Literal["dense", "80 %", "95 %", "98 %", "SET 90 %", "thresholds"]
 WIDTH, STRETCH, RECENT, UNSEEN = (512, 128), 32, 8, 1000

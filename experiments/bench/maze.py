@@ -19,7 +19,8 @@ import numpy as np
 
 from experiments import overfit_maze
 from experiments.rl.environments import maze
-from experiments.rl.ppo import Learner, Ppo, Trainer
+from experiments.rl.ppo import Ppo, Trainer
+from experiments.rl.rollout import Learner
 
 THEIRS = Path(__file__).with_name("torch_maze.py")
 LEVELS, SAMPLE = 100, 25

@@ -4,7 +4,8 @@
 2. Advantages are those of GAE: d_t = r_t + gamma V_{t+1} - V_t, A_t = d_t + gamma lambda A_{t+1},
    where nothing is added from beyond the end of an episode.
 3. Some passes over these steps, in batches: ascend min(ratio A, clip(ratio) A) and the entropy of
-   the policy, and let the values regress on A + V.
+   the policy, and let the values regress on A + V. After a pass by which the policy has gone too
+   far, the mean of log pi_old - log pi, there are no more.
 4. Each cost has a critic and a multiplier nu of its own. The advantages of rewards are standardised
    and those of costs only centred, by which a cost that does not vary is not blown up:
    A = (A_r - sum of nu A_c) / (1 + sum of nu). After step 1 a multiplier moves by the mean cost of
@@ -17,9 +18,10 @@ Achiam and Amodei, Benchmarking safe exploration in deep reinforcement learning,
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +36,7 @@ from experiments.rl.learning import improve, optimizer
 from experiments.rl.networks import Kind
 from experiments.rl.objective import advantages, clipped, weighed
 from experiments.rl.policies import Policy
+from experiments.rl.rollout import Learner, Report, Steps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,8 @@ class Ppo:
     """Weight of the squared errors of values."""
     norm: float = 0.5
     """Largest norm of a gradient."""
+    far: float = math.inf
+    """Divergence from the policy that took the steps, after which there are no more passes."""
     every: int = 100
     """Steps of the optimizer between changes of the masks."""
     fraction: float = 0.1
@@ -84,53 +89,6 @@ class Agent(nnx.Module):
         tx = optax.chain(optax.clip_by_global_norm(settings.norm), adam)
         when = {"first": settings.every, "every": settings.every, "last": last}
         self.optimizer = optimizer(network, tx, kind, seed, **when, fraction=settings.fraction)
-
-
-class Learner(NamedTuple):
-    """An agent while it learns; with seeds, each leaf has them as its first axis.
-
-    Attributes:
-      agent: state of the `Agent`.
-      places: states of the environment, [copies, ...].
-      earned: [copies], reward of the episode so far.
-      bounds: multipliers.
-      key: [].
-    """
-
-    agent: Any
-    places: Any
-    earned: Array
-    bounds: tuple[jsparse.optim.Multiplier, ...]
-    key: Array
-
-
-class Steps(NamedTuple):
-    """What was seen and done: [steps, copies, ...]; gains and values [..., 1 + bounds]."""
-
-    observation: Array
-    action: Array
-    log_prob: Array
-    value: Array
-    gain: Array
-    going: Array
-
-
-class Report(NamedTuple):
-    """Of an iteration, each [].
-
-    Attributes:
-      score: mean reward of the episodes that ended in it; nan where none did.
-      episodes: how many did.
-      costs: [bounds], means of a step.
-      prices: [bounds], the multipliers.
-      loss: of the last batch.
-    """
-
-    score: Array
-    episodes: Array
-    costs: Array
-    prices: Array
-    loss: Array
 
 
 def _seeds(one: Callable) -> Callable:
@@ -168,6 +126,7 @@ class Trainer:
         self.network, self.bounds = network, bounds
         self.learn = jax.jit(self._learn, static_argnames="iterations", donate_argnums=0)
         self.play = jax.jit(self._play, static_argnames=("episodes", "limit"))
+        self.read = jax.jit(self._read)
 
     def begin(self, seeds: Sequence[int], environment: Environment) -> Learner:
         """Learners side by side, each in its environment: leaves [seeds, ...]."""
@@ -189,6 +148,12 @@ class Trainer:
         """That of one seed, by its place in `begin`."""
         return nnx.merge(self._graph, jax.tree.map(lambda leaf: leaf[seed], learner.agent))
 
+    def _read(self, learner: Learner, observation: Array) -> tuple[Array, Array]:
+        """Outputs of the policy and values of [seeds, n, observed]: [seeds, n, ...] each."""
+        return jax.vmap(lambda state, x: nnx.merge(self._graph, state).network(x))(
+            learner.agent, observation
+        )
+
     def _agent(self, seed: int) -> Agent:
         network = self.kind.start(self.network(nnx.Rngs(seed)), jax.random.key(seed))
         return Agent(self.settings, self.kind, network, self.last, seed)
@@ -209,6 +174,13 @@ class Trainer:
         key, walk, order = jax.random.split(learner.key, 3)
         places, earned, seen, ended = self._walk(agent, learner, environment, walk)
         last = agent.network(jax.vmap(environment.observe)(places))[1]
+        now = learner._replace(places=places, earned=earned, key=key)
+        return self._learned(now, seen, last, ended, order)
+
+    def _learned(
+        self, learner: Learner, seen: Steps, last: Array, ended: Array, key: Array
+    ) -> tuple[Learner, Report]:
+        """2. to 4.: values `last` [copies, 1 + bounds] after the steps, rewards `ended`."""
         rates = self.settings.gamma, self.settings.lam
         advantage = advantages(seen.gain, seen.value, last, seen.going, *rates)
         costs = seen.gain[..., 1:].mean(axis=(0, 1))
@@ -216,11 +188,11 @@ class Trainer:
         prices = jnp.stack([one.value for one in bounds]) if bounds else jnp.zeros(0)
         given = seen, weighed(advantage, prices), advantage + seen.value
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), given)
-        state, loss = self._improved(nnx.state(agent), flat, order)
+        state, loss = self._improved(learner.agent, flat, key)
         over = 1 - seen.going
         score = (over * ended).sum() / over.sum()
         return (
-            Learner(state, places, earned, bounds, key),
+            learner._replace(agent=state, bounds=bounds),
             Report(score, over.sum(), costs, prices, loss),
         )
 
@@ -262,12 +234,26 @@ class Trainer:
             loss = improve(agent.network, agent.optimizer, partial(self._loss, given=chosen))
             return nnx.state(agent), loss
 
+        def once(state: Any, key: Array) -> tuple[Any, Array, Array]:
+            parts = jax.random.permutation(key, count).reshape(self.settings.batches, -1)
+            state, losses = jax.lax.scan(batch, state, parts)
+            return state, losses[-1], self._far(state, given[0]) <= self.settings.far
+
+        def again(at: tuple, key: Array) -> tuple[tuple, None]:
+            return jax.lax.cond(at[2], lambda at: once(at[0], key), lambda at: at, at), None
+
         count = len(given[1])
+        start = state, jnp.zeros(()), jnp.array(True)
         keys = jax.random.split(key, self.settings.passes)
-        orders = jax.vmap(lambda key: jax.random.permutation(key, count))(keys)
-        parts = orders.reshape(-1, count // self.settings.batches)
-        state, losses = jax.lax.scan(batch, state, parts)
-        return state, losses[-1]
+        (state, loss, _), _ = jax.lax.scan(again, start, keys)
+        return state, loss
+
+    def _far(self, state: Any, seen: Steps) -> Array:
+        """The divergence of 3., []."""
+        if self.settings.far == math.inf:
+            return jnp.zeros(())
+        out = nnx.merge(self._graph, state).network(seen.observation)[0]
+        return (seen.log_prob - self.policy.log_prob(out, seen.action)).mean()
 
     def _loss(self, network: Any, given: tuple[Steps, Array, Array]) -> Array:
         seen, advantage, wanted = given

@@ -1,6 +1,7 @@
 """The ring's optima by dynamic programming, its returns, and what zeta learns."""
 
 import dataclasses
+import json
 from functools import partial
 from pathlib import Path
 
@@ -73,12 +74,17 @@ def test_zeta_learns_what_the_expert_does_not_do() -> None:
 
 @pytest.mark.slow
 def test_the_experiment(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """Too short to learn: what is printed and kept, and that a second call trains nothing."""
+    """Too short to learn: what is printed and kept, and that a killed run goes on where it was."""
     few = dataclasses.replace(experiment.Settings().ppo, copies=4, passes=1, batches=2)
     settings = dataclasses.replace(
-        experiment.QUICK, arms=("ICRL",), rounds=1, ppo=few, out=str(tmp_path)
+        experiment.QUICK, arms=("ICRL",), rounds=6, ppo=few, out=str(tmp_path)
     )
     experiment.main(settings)
+    whole = json.loads((tmp_path / "ICRL" / "final.json").read_text())
+    (tmp_path / "ICRL" / "final.json").unlink()  # as killed in the last round
+    capsys.readouterr()
+    experiment.main(settings)
+    assert json.loads((tmp_path / "ICRL" / "final.json").read_text()) == whole
     printed = capsys.readouterr().out
     assert "Best on the ring: 60 (the expert), 294" in printed
     assert "too few seeds to say (0 of 1 seed): ICRL at least 57" in printed

@@ -14,7 +14,8 @@ pytest.importorskip("matplotlib")
 
 from experiments import common, overfit_maze
 from experiments.rl.environments import maze
-from experiments.rl.ppo import Ppo, Report
+from experiments.rl.ppo import Ppo
+from experiments.rl.rollout import Report
 
 pytestmark = pytest.mark.standard_dtypes
 STEP = jax.jit(jax.vmap(maze.Maze.step, in_axes=(None, 0, 0, 0)))

@@ -162,6 +162,26 @@ def test_numbers_are_learned_while_masks_move() -> None:
 
 
 @pytest.mark.slow
+def test_a_policy_that_went_too_far_stays_where_it_is() -> None:
+    """Bounds that nothing keeps leave one pass of three, and those that all keep leave all."""
+    target, made = Target(jnp.zeros((1, 2))), lambda rngs: networks.Apart(2, 4, 1, 8, rngs)
+    base = ppo.Ppo(copies=8, steps=4, passes=3, batches=1)
+
+    def learned(**changed: Any) -> list[np.ndarray]:
+        settings = dataclasses.replace(base, **changed)
+        trainer = ppo.Trainer(settings, policies.Gaussian(2), made, networks.Kind(), last=1)
+        learner, _ = trainer.learn(trainer.begin((1,), target), target, iterations=1)
+        network = trainer.agent(learner, 0).network
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(network, nnx.Param))]
+
+    one, three = learned(passes=1), learned()
+    for found, wanted in ((learned(far=-1.0), one), (learned(far=1e9), three)):
+        for a, b in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+    assert any(abs(a - b).max() > 1e-4 for a, b in zip(one, three, strict=True))
+
+
+@pytest.mark.slow
 def test_every_way_of_being_sparse_starts() -> None:
     dense: Any = networks.Trunk(20, 4, 1, (30, 10), nnx.Rngs(0))
     shares = {}
