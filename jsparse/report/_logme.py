@@ -10,6 +10,7 @@ Numbers beside published ones: `experiments/transfer_score.py`.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -106,13 +107,13 @@ class _Directions(NamedTuple):
       sigma: squared singular values, [k].
       along: part of each target along each direction, [k, columns].
       rest: squared length of what no direction reaches, [columns].
-      basis: the directions among features, [features, k].
+      back: from [k, columns] along the directions to [features, columns].
     """
 
     sigma: np.ndarray
     along: np.ndarray
     rest: np.ndarray
-    basis: np.ndarray
+    back: Callable[[np.ndarray], np.ndarray]
 
 
 class _Fit(NamedTuple):
@@ -136,12 +137,32 @@ def _fitted(f: np.ndarray, y: np.ndarray) -> _Fit:
 
 
 def _by_eigenvalues(f: np.ndarray, y: np.ndarray) -> _Directions:  # 2
-    sigma, basis = np.linalg.eigh(f.T @ f)
+    sigma, turned, turn = _eigen(f.T @ f, (y.T @ f).T)
     kept = sigma > ROUNDING * sigma[-1]
-    sigma, basis = sigma[kept], basis[:, kept]
-    along = basis.T @ (f.T @ y) / np.sqrt(sigma)[:, None]
+    along = turned[kept] / np.sqrt(sigma[kept])[:, None]
     rest = np.maximum((y**2).sum(0) - (along**2).sum(0), 0.0)
-    return _Directions(sigma, along, rest, basis)
+    return _Directions(sigma[kept], along, rest, lambda some: turn(kept, some))
+
+
+def _eigen(gram: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Eigenvalues of a matrix, columns along its eigenvectors, and (which of these, some) -> back.
+
+    It is Q T Q^T, and the tridiagonal T is V sigma V^T. To turn a few columns by Q and by V is
+    less work than the product of both, the eigenvectors, which `eigh` computes.
+    """
+    from scipy.linalg import eigh_tridiagonal, get_lapack_funcs  # comes with jax
+
+    if len(gram) == 1:
+        return gram[0], columns, lambda kept, some: some
+    reduce, room, turn = get_lapack_funcs(("sytrd", "sytrd_lwork", "ormqr"), (gram,))
+    reflectors, diagonal, beside, tau, _ = reduce(gram, 1, int(room(len(gram), lower=1)[0]))
+    sigma, v = eigh_tridiagonal(diagonal, beside)
+
+    def turned(how: str, some: np.ndarray) -> np.ndarray:  # Q leaves the first row alone
+        q = turn("L", how, reflectors[1:, :-1], tau, some[1:], 64 * some.shape[1])
+        return np.concatenate([some[:1], q[0]])
+
+    return sigma, v.T @ turned("T", columns), lambda kept, some: turned("N", v[:, kept] @ some)
 
 
 def _by_singular_values(f: np.ndarray, y: np.ndarray) -> _Directions:  # 2
@@ -153,7 +174,7 @@ def _by_singular_values(f: np.ndarray, y: np.ndarray) -> _Directions:  # 2
     kept = s > CUT * s[0]
     along = u.T @ head[:, width:]
     rest = (tail**2).sum(0) + (along[~kept] ** 2).sum(0)
-    return _Directions(s[kept] ** 2, along[kept], rest, vh[kept].T)
+    return _Directions(s[kept] ** 2, along[kept], rest, lambda some: vh[kept].T @ some)
 
 
 def _maximum(directions: _Directions, samples: int, trusted: float = TRUSTED) -> _Fit | None:
@@ -163,12 +184,12 @@ def _maximum(directions: _Directions, samples: int, trusted: float = TRUSTED) ->
         -N/2 (log(Q / N) + 1 + log 2 pi) + 1/2 sum_i log(t / (t + sigma_i)),
         Q = rest + sum_i z_i^2 t / (t + sigma_i)
     """
-    sigma, along, rest, basis = directions
+    sigma, along, rest, back = directions
     top = sigma.max(initial=0.0) or 1.0
     squares = along**2
 
-    def q(share: np.ndarray) -> np.ndarray:  # [..., columns, k] -> [..., columns]
-        return np.maximum(rest + (squares.T * share).sum(-1), np.finfo(float).tiny)
+    def q(reached: np.ndarray) -> np.ndarray:
+        return np.maximum(rest + reached, np.finfo(float).tiny)
 
     def evidence(share: np.ndarray, q: np.ndarray) -> np.ndarray:  # 3
         noise = np.log(q / samples) + 1 + np.log(2 * np.pi)
@@ -178,19 +199,20 @@ def _maximum(directions: _Directions, samples: int, trusted: float = TRUSTED) ->
         return 1 / (1 + sigma / (top * np.exp(log_t)[:, None]))
 
     share = kept(GRID)
-    best = evidence(share[:, None], np.stack([q(one) for one in share])).argmax(0)  # 4
+    best = evidence(share[:, None], q(share @ squares)).argmax(0)  # 4
     low, high = (GRID[np.clip(best + step, 0, len(GRID) - 1)] for step in (-1, 1))
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         share = kept(middle)
-        falls = samples * (squares.T * share * (1 - share)).sum(1) / q(share)
+        left = squares.T * share
+        falls = samples * (left * (1 - share)).sum(1) / q(left.sum(1))
         rises = (1 - share).sum(1) > falls
         low, high = np.where(rises, middle, low), np.where(rises, high, middle)
     share, t = kept(low), top * np.exp(low)
-    left = q(share)
+    left = q((squares.T * share).sum(1))
     if min(t.min() / top, (left / (squares.sum(0) + rest)).min()) < trusted:
         return None
-    weights = basis @ (along * (np.sqrt(sigma)[:, None] / (t + sigma[:, None])))
+    weights = back(along * (np.sqrt(sigma)[:, None] / (t + sigma[:, None])))
     return _Fit(evidence(share, left), t, samples / left, weights)
 
 
@@ -235,7 +257,7 @@ def read_table(name: str, table: ArrayLike) -> np.ndarray:
     values = _array(table)
     if values.dtype.kind not in "fiu":
         raise TypeError(f"{name} must be real numbers, [samples, columns]; got {shown(table)}")
-    values = values.astype(np.float64)
+    values = values.astype(np.float64, copy=False)
     if values.ndim != 2 or not values.size:
         raise ValueError(
             f"{name} must be [samples, columns] with at least one of each; got {shown(table)}"
