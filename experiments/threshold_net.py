@@ -78,7 +78,7 @@ class Settings(common.TrainSettings):
 
 THRESHOLDS = {"dense": math.inf, "harmonic": 0.0, "threshold": float(zoo.THRESHOLD)}
 QUICK = Settings(
-    narrow=4, shallow=6, seeds=1, epochs=4, samples=2000, tested=500, rounds=3, quick=True
+    narrow=4, shallow=6, seeds=1, epochs=4, samples=1000, tested=500, rounds=3, quick=True
 )
 PUBLISHED = {  # parameters [M], GFLOPs at 224 x 224, error [%], ms
     "HarDNet68": (17.57, 4.26, 14.66, 0.44),
