@@ -1,5 +1,6 @@
 """Where in the code an operation is called, from the tracebacks that JAX keeps."""
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +16,10 @@ from jsparse.export._shrinking.graph import Op
 
 Frame = tuple[str, int]
 """A file and a line."""
-JAX = tuple(str(Path(str(package.__file__)).parent) for package in (jax, jaxlib))
+JAX = (
+    *(str(Path(str(package.__file__)).parent) for package in (jax, jaxlib)),
+    str(contextlib.__file__),  # by which JAX decorates functions
+)
 FLAX = str(Path(flax.__file__).parent)
 ENTRIES = (str(Path(__file__).parent / "tracing.py"), str(Path(_pure.__file__)))
 """Frames from here on are those of the caller of the library."""
