@@ -2,11 +2,13 @@
 
 import warnings
 from collections.abc import Iterable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 from jax.core import Tracer
 
 from jsparse._paths import listed
@@ -14,7 +16,7 @@ from jsparse._pattern import Role
 from jsparse._slots import ruled_parts
 from jsparse._sparse import COSTS_READ, Sparse
 from jsparse.optim._task import cost_gradient
-from jsparse.rules._rule import Rule, over_stack, with_role
+from jsparse.rules._rule import Rule, State, over_stack, with_role
 
 Due = tuple[tuple[str, Rule], ...]
 """Paths and rules."""
@@ -37,11 +39,17 @@ def costs_due(model: nnx.Module, trained: Iterable[str]) -> Due:
             continue
         alike = (with_role(part.rule, Role()), settings)
         if alike not in known:
-            slopes = cost_gradient(part, names).values()
-            known[alike] = any(bool(jnp.any(slope != 0)) for slope in slopes)
+            known[alike] = bool(_has_slope(part.rule, tuple(names), part.state))
         if known[alike]:
             due.append((path, part.rule))
     return tuple(due)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _has_slope(rule: Rule, names: tuple[str, ...], state: State) -> Array:
+    """Whether the gradient of the cost for some entries of the state is anywhere not 0, []."""
+    slopes = cost_gradient(rule, names, state).values()
+    return jnp.any(jnp.stack([jnp.any(slope != 0) for slope in slopes]))
 
 
 def warn_of_unread(due: Due) -> None:

@@ -1,6 +1,6 @@
 """The task's own gradient: without what `cost` adds to it, and without the gradients of masks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from jax import Array
 from jsparse._paths import named, path_of
 from jsparse._slots import ruled_parts, slots
 from jsparse._sparse import Mask, Sparse
-from jsparse.rules._rule import stacked_cost
+from jsparse.rules._rule import Rule, State, stacked_cost
 
 
 def task_gradients(model: nnx.Module, grads: Any) -> dict[str, Array]:
@@ -48,7 +48,7 @@ def task_gradients(model: nnx.Module, grads: Any) -> dict[str, Array]:
             found[home] = leaf
     for path, part in priced.items():
         names = [n for n in part.rule.learned if f"{path}/{n}" in found]
-        for name, price in cost_gradient(part, names).items():
+        for name, price in cost_gradient(part.rule, names, part.state).items():
             found[f"{path}/{name}"] = found[f"{path}/{name}"] - price
     return found
 
@@ -102,12 +102,11 @@ def _homes(model: nnx.Module) -> tuple[dict[str, str | None], dict[str, Sparse]]
     return homes, parts | ruled_parts(model)
 
 
-def cost_gradient(part: Sparse, names: list[str]) -> dict[str, Array]:
-    """The gradient of a part's cost for some entries of its state."""
+def cost_gradient(rule: Rule, names: Sequence[str], state: State) -> dict[str, Array]:
+    """The gradient of a rule's cost for some entries of its state."""
     if not names:
         return {}
-    state, stack = part.state, part.rule.role.stack
-    of_learned = lambda learned: stacked_cost(part.rule, state | learned, stack)
+    of_learned = lambda learned: stacked_cost(rule, state | learned, rule.role.stack)
     return jax.grad(of_learned)({name: state[name] for name in names})
 
 
