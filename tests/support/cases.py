@@ -115,7 +115,7 @@ class Stacked(nnx.Module):
 
 
 def _inputs(*shape: int) -> Array:
-    return jax.random.normal(jax.random.key(7), shape)
+    return jnp.asarray(np.random.default_rng(7).standard_normal(shape, np.float32))
 
 
 def _cell(cell: nnx.RNNCellBase) -> Array:
@@ -199,15 +199,17 @@ def sparse(rule: str, layer: str) -> nnx.Module:
     case = LAYERS[layer]
     model = js.sparsify(case.make(nnx.Rngs(0)), (case.pattern, RULES[rule]))
     for path, part in enumerate(parts(model)):
-        key = jax.random.fold_in(jax.random.key(1), path)
-        part.weight[...] = jax.random.normal(key, part.weight.shape)
-        if "threshold" in part.state:
-            part.threshold[...] = jnp.full_like(part.threshold[...], 0.7)
-        for name in {"logits", "scores", "s"} & set(part.state):
-            random = jax.random.normal(jax.random.fold_in(key, 1), part.state[name].shape)
-            part.set_state({name: 3.0 * random if name != "s" else 0.3 * random})
-        if "mask" in part.state:
-            part.mask[...] = (jax.random.uniform(key, part.weight.shape) < 0.5).astype(jnp.float32)
+        draw = np.random.default_rng((1, path))  # by NumPy, which compiles nothing
+        part.weight[...] = jnp.asarray(draw.standard_normal(part.weight.shape, np.float32))
+        for name, old in part.state.items():
+            drawn = draw.standard_normal(old.shape, np.float32)
+            scale = {"logits": 3.0, "scores": 3.0, "s": 0.3}.get(name)
+            if name == "threshold":
+                part.set_state({name: jnp.asarray(np.full_like(drawn, 0.7))})
+            elif name == "mask":
+                part.set_state({name: jnp.asarray((drawn < 0).astype(np.float32))})
+            elif scale:
+                part.set_state({name: jnp.asarray(np.float32(scale) * drawn)})
     return js.advance(model)  # what follows the weights, such as the cut of a whole model
 
 
@@ -234,7 +236,7 @@ UNITS = [js.Weight(), js.Filter(), js.Channel(), js.Block((2, 4))]
 
 
 def normal(seed: int, *shape: int) -> jax.Array:
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
 
 
 def units_of(unit, shape: tuple) -> list[tuple]:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 from flax import nnx
 from jax import Array
 
 from tests.support import published_images as images
 from tests.support import published_sequences as sequences
 from tests.support import zoo
+from tests.support.cases import normal
 from tests.support.zoo_cases import ALL, shapes, tokens, vectors
 from tests.support.zoo_cases import images as pictures
 
@@ -45,7 +45,7 @@ class Published(NamedTuple):
 
 
 def rows(key: int, batch: int, length: int = 7, width: int = 3) -> Array:
-    return jax.random.normal(jax.random.key(key), (batch, length, width))
+    return normal(key, batch, length, width)
 
 
 def nodes(key: int, batch: int) -> Array:

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import jax
 from flax import nnx
 from jax import Array
 
 import jsparse as js
 from jsparse.export import save
+from tests.support.cases import normal
 
 
 class Net(nnx.Module):
@@ -33,7 +33,7 @@ def sparse() -> Net:
 
 
 def draw(*shape: int, seed: int = 0) -> Array:
-    return jax.random.normal(jax.random.key(seed), shape)
+    return normal(seed, *shape)
 
 
 def saved_model(folder: Path) -> Net:

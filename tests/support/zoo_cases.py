@@ -16,20 +16,21 @@ from jax import Array
 from jsparse._paths import path_of
 from jsparse._slots import slots, walk_modules
 from tests.support import zoo
+from tests.support.cases import normal
 
 ALL = slice(None)
 
 
 def vectors(key: int, batch: int, width: int = 6) -> Array:
-    return jax.random.normal(jax.random.key(key), (batch, width))
+    return normal(key, batch, width)
 
 
 def images(key: int, batch: int, channels: int = 3) -> Array:
-    return jax.random.normal(jax.random.key(key), (batch, 8, 8, channels))
+    return normal(key, batch, 8, 8, channels)
 
 
 def tokens(key: int, batch: int) -> Array:
-    return jax.random.randint(jax.random.key(key), (batch, 7), 0, 11)
+    return jnp.asarray(np.random.default_rng(key).integers(0, 11, (batch, 7), np.int32))
 
 
 class Case(NamedTuple):
@@ -303,7 +304,7 @@ CASES = {
     ),
     "attention by hand": Case(
         zoo.OwnAttention,
-        lambda key, batch: jax.random.normal(jax.random.key(key), (batch, 7, 6)),
+        lambda key, batch: normal(key, batch, 7, 6),
         {"out/kernel": [([2, 3],)]},
         {"qkv": (6, 3, 3, 2), "out/kernel": (6, 3)},
         {"out/in_features": 6},
@@ -323,7 +324,7 @@ CASES = {
     # 3 only adds what the table holds: constants, other ones at each place; it stays
     "positions": Case(
         zoo.Positions,
-        lambda key, batch: jax.random.normal(jax.random.key(key), (batch, 2 + 3 * key, 6)),
+        lambda key, batch: normal(key, batch, 2 + 3 * key, 6),
         {"a/kernel": [(ALL, 3)], "table": [(slice(2), 3)], "b/kernel": [(5,)]},
         {**layer("a", 6, 7), "table": (9, 7), "b/kernel": (7, 3)},
         {},
@@ -331,7 +332,7 @@ CASES = {
     # queries 2 and 3 share keys and values: these go with them
     "shared keys": Case(
         zoo.SharedKeys,
-        lambda key, batch: jax.random.normal(jax.random.key(key), (batch, 7, 6)),
+        lambda key, batch: normal(key, batch, 7, 6),
         {"out/kernel": [([2, 3],)]},
         {
             "query/kernel": (6, 2, 2),
