@@ -36,11 +36,10 @@ def matrix(inputs: int, outputs: int, density: float = 0.3) -> np.ndarray:
 
 
 def linear(kernel: np.ndarray, **settings) -> nnx.Linear:
-    layer = nnx.Linear(*kernel.shape, rngs=nnx.Rngs(0), **settings)
-    layer.kernel[...] = jnp.asarray(kernel, layer.kernel[...].dtype)
-    if layer.bias is not None:
-        layer.bias[...] = jnp.asarray(draw(kernel.shape[1]), layer.kernel[...].dtype)
-    return layer
+    """A layer with this kernel and a drawn bias."""
+    given = lambda array: lambda key, shape, dtype: jnp.asarray(array.astype(dtype))
+    settings |= {"kernel_init": given(kernel), "bias_init": given(draw(kernel.shape[1]))}
+    return nnx.Linear(*kernel.shape, rngs=nnx.Rngs(0), **settings)
 
 
 @functools.partial(jax.jit, static_argnums=1)
