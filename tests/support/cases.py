@@ -199,7 +199,7 @@ def sparse(rule: str, layer: str) -> nnx.Module:
     case = LAYERS[layer]
     model = js.sparsify(case.make(nnx.Rngs(0)), (case.pattern, RULES[rule]))
     for path, part in enumerate(parts(model)):
-        draw = np.random.default_rng((1, path))  # by NumPy, which compiles nothing
+        draw = np.random.default_rng((2, path))  # by NumPy, which compiles nothing
         part.weight[...] = jnp.asarray(draw.standard_normal(part.weight.shape, np.float32))
         for name, old in part.state.items():
             drawn = draw.standard_normal(old.shape, np.float32)

@@ -53,7 +53,7 @@ class Structure(NamedTuple):
 
     def words(self, batch: int, lanes: int) -> np.ndarray:
         """The structure as the program in kernels.cc reads it."""
-        inputs, outputs, kept, *more = self.sizes
+        inputs, outputs, kept, *more = (size for size in self.sizes if size != ())
         head = [KINDS.index(type(self.sizes)), batch, inputs, outputs, lanes, kept, *more]
         parts = [[self.places.size], self.places, [self.starts.size], self.starts]
         return np.concatenate([np.asarray(part, np.int64) for part in (head, *parts)])
