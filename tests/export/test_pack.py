@@ -114,6 +114,7 @@ def test_a_vector_alone_and_no_rows_at_all(name):
     packed, x = pack(layer, FORMATS[name]), jnp.asarray(draw(30))
     np.testing.assert_allclose(packed(x), layer(x), atol=1e-5)
     assert packed(jnp.zeros((0, 30))).shape == (0, 21)
+    assert jax.vmap(packed)(jnp.zeros((0, 4, 30))).shape == (0, 4, 21)
 
 
 @pytest.mark.parametrize("density", [0.3, 0.0])

@@ -92,9 +92,10 @@ def _primitive(name: str, contraction: Contraction, *, rows: bool) -> Primitive:
         one, other, *structure = arrays
         if rows and all(axis is None for axis in (axes[0], *axes[2:])):
             several = jnp.moveaxis(other, axes[1], 0)
-            together = several.reshape(-1, *several.shape[2:])
+            calls, batch, *rest = several.shape
+            together = several.reshape(calls * batch, *rest)
             result = primitive.bind(one, together, *structure, plan=plan)
-            return result.reshape(several.shape[0], -1, *result.shape[1:]), 0
+            return result.reshape(calls, batch, *result.shape[1:]), 0
         return _each(functools.partial(_bound, primitive, plan), arrays, axes), 0
 
     batching.primitive_batchers[primitive] = batched

@@ -42,8 +42,9 @@ def by_rows(product: Any, plain: Any) -> Any:
         if any(in_batched[:-1]):
             axes = [0 if batched else None for batched in in_batched]
             return jax.vmap(plain, axes)(*args), True
-        out = wrapped(*matrix, rows.reshape(-1, *rows.shape[2:]))
-        return out.reshape(size, -1, *out.shape[1:]), True
+        batch = rows.shape[1]
+        out = wrapped(*matrix, rows.reshape(size * batch, *rows.shape[2:]))
+        return out.reshape(size, batch, *out.shape[1:]), True
 
     return wrapped
 
