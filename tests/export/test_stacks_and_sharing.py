@@ -162,6 +162,24 @@ def test_what_is_shared_stays_shared_in_a_file_too(tmp_path):
         np.testing.assert_allclose(made(x), model(x), atol=1e-5)
 
 
+def test_layers_that_share_a_kernel_have_one_format():
+    width = iter([4, 8, 4])
+    with pytest.raises(ValueError, match=r"other: it shares its kernel with .* use one format"):
+        pack(Shared(), lambda layer: csr(next(width))(layer))
+
+
+def test_convolutions_that_share_a_kernel_may_differ_in_strides():
+    rngs = nnx.Rngs(0)
+    one = nnx.Conv(3, 3, (3, 3), rngs=rngs)
+    other = nnx.Conv(3, 3, (3, 3), strides=2, kernel_dilation=2, rngs=rngs)
+    one.kernel[...] = jnp.where(abs(one.kernel[...]) > 0.25, one.kernel[...], 0)
+    other.kernel = one.kernel
+    model, x = nnx.Sequential(one, other), jax.random.normal(jax.random.key(2), (2, 8, 8, 3))
+    packed = pack(model, csr())
+    assert packed.layers[0].values is packed.layers[1].values
+    np.testing.assert_allclose(packed(x), model(x), atol=1e-5)
+
+
 def test_a_kernel_that_something_dense_shares_stays():
     with pytest.raises(ValueError, match="one: its kernel is shared with other, which stays"):
         pack(Shared(), csr(), "one")

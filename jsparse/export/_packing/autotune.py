@@ -163,7 +163,7 @@ def _choose(
 
 
 def _first_of(layer: nnx.Module, stack: tuple[int, ...]) -> nnx.Module:
-    """The first layer of a stack; a layer that is no stack itself."""
+    """The first layer of a stack; the layer itself if it is a single one."""
     if not stack:
         return layer
     graphdef, state = nnx.split(layer)

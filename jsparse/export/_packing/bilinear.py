@@ -91,11 +91,8 @@ def _primitive(name: str, contraction: Contraction, *, rows: bool) -> Primitive:
     def batched(arrays: Any, axes: Any, *, plan: Any) -> tuple[Array, int]:
         one, other, *structure = arrays
         if rows and all(axis is None for axis in (axes[0], *axes[2:])):
-            several = jnp.moveaxis(other, axes[1], 0)
-            calls, batch, *rest = several.shape
-            together = several.reshape(calls * batch, *rest)
-            result = primitive.bind(one, together, *structure, plan=plan)
-            return result.reshape(calls, batch, *result.shape[1:]), 0
+            call = lambda rows: primitive.bind(one, rows, *structure, plan=plan)
+            return as_one_batch(call, jnp.moveaxis(other, axes[1], 0)), 0
         return _each(functools.partial(_bound, primitive, plan), arrays, axes), 0
 
     batching.primitive_batchers[primitive] = batched
@@ -104,6 +101,13 @@ def _primitive(name: str, contraction: Contraction, *, rows: bool) -> Primitive:
         rule = mlir.lower_fun(lowered, multiple_results=False)
         mlir.register_lowering(primitive, rule, platform=platform)
     return primitive
+
+
+def as_one_batch(call: Callable[[Array], Array], several: Array) -> Array:
+    """Several batches [calls, batch, ...] as one with more rows: [calls, batch, ...]."""
+    calls, batch, *rest = several.shape
+    result = call(several.reshape(calls * batch, *rest))
+    return result.reshape(calls, batch, *result.shape[1:])
 
 
 def _each(call: Callable[..., Array], arrays: Any, axes: Any) -> Array:

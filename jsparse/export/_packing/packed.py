@@ -14,6 +14,7 @@ from jax.custom_batching import custom_vmap
 
 from jsparse._values import check_flag, check_floating, check_whole, is_whole, shown
 from jsparse.export._packing import compiled
+from jsparse.export._packing.bilinear import as_one_batch
 
 WIDEST = 16
 """Floats in a vector of the kernels for the CPU; the machine may have less."""
@@ -42,9 +43,7 @@ def by_rows(product: Any, plain: Any) -> Any:
         if any(in_batched[:-1]):
             axes = [0 if batched else None for batched in in_batched]
             return jax.vmap(plain, axes)(*args), True
-        batch = rows.shape[1]
-        out = wrapped(*matrix, rows.reshape(size * batch, *rows.shape[2:]))
-        return out.reshape(size, batch, *out.shape[1:]), True
+        return as_one_batch(lambda rows: wrapped(*matrix, rows), rows), True
 
     return wrapped
 

@@ -1,12 +1,12 @@
 """Places of layers, and other layers put there; what was shared stays shared."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from flax import nnx
 
 from jsparse._slots import Slot, slots
-from jsparse.export._packing.dense import features_of, has_window, sides_of
+from jsparse.export._packing.dense import features_of, sides_of
 from jsparse.export._packing.packed import Packed
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -32,6 +32,9 @@ def put_in_place(model: Model, places: list[Slot], make: Callable[[Slot], nnx.Mo
 
     Returns:
       The model; the new layer instead, if the model is the layer itself, at the empty path.
+
+    Raises:
+      ValueError: layers that share a kernel would hold it in different ways.
     """
     made: dict[int, Any] = {}
     owners: dict[int, Any] = {}
@@ -39,9 +42,7 @@ def put_in_place(model: Model, places: list[Slot], make: Callable[[Slot], nnx.Mo
         old: Any = place.value
         if id(old) not in made:
             new = made[id(old)] = make(place)
-            owner = owners.setdefault(id(_weights(old)), new)
-            for name in _variables(new) if type(owner) is type(new) else ():
-                setattr(new, name, getattr(owner, name))
+            _share(owners.setdefault(id(_weights(old)), new), new, place.path)
         if not place.path:
             return made[id(old)]
         place.put(made[id(old)])
@@ -52,9 +53,22 @@ def _weights(layer: Any) -> nnx.Variable:
     return layer.values if isinstance(layer, Packed) else layer.kernel
 
 
-def _variables(layer: Any) -> Sequence[str]:
-    """Names of what holds the kernel of a layer."""
-    return layer.arrays(layer.floats[...])._fields if isinstance(layer, Packed) else ("kernel",)
+def _share(owner: Any, layer: Any, path: str) -> None:
+    """Give a new layer, in place, the kernel of another one.
+
+    Raises:
+      ValueError: they hold it in different ways.
+    """
+    form = lambda one: (type(one), one.sizes if isinstance(one, Packed) else one.kernel.shape)
+    if form(owner) != form(layer):
+        raise ValueError(
+            f"{path}: it shares its kernel with a layer that was made a {type(owner).__name__} of "
+            f"sizes {form(owner)[1]}, and would be a {type(layer).__name__} of sizes "
+            f"{form(layer)[1]}; use one format for both"
+        )
+    packed = isinstance(layer, Packed)
+    for name in layer.arrays(layer.floats[...])._fields if packed else ("kernel",):
+        setattr(layer, name, getattr(owner, name))
 
 
 def torn(model: nnx.Module, places: Iterable[Slot]) -> dict[str, str]:
@@ -84,5 +98,4 @@ def torn(model: nnx.Module, places: Iterable[Slot]) -> dict[str, str]:
 
 
 def _reading(layer: Any) -> Any:
-    window = [layer.kernel_size, layer.strides, layer.padding] if has_window(layer) else []
-    return features_of(layer), sides_of(layer), window
+    return features_of(layer), sides_of(layer)

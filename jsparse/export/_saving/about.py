@@ -103,10 +103,8 @@ def check_packed(
     """
     for path, settings in packed.items():
         own = _below(settings.get("kernel_of", path), weights) | _below(path, weights)
-        kind, bias = (
-            settings["param_dtype"],
-            (*settings.get("stack", ()), *features_in(settings)[1]),
-        )
+        kind = settings["param_dtype"]
+        bias = (*settings.get("stack", ()), *features_in(settings)[1])
         try:
             if settings["format"] == CsrConv.format:
                 geometry_in(settings)

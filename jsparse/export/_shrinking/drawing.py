@@ -30,7 +30,7 @@ def write_groups(groups: Sequence[UnitGroup], order: Sequence[str], out: str | P
       out: the file.
 
     Raises:
-      TypeError: out is no path.
+      TypeError: out is not a path.
       IsADirectoryError: out is a folder.
       ImportError: Jinja2 is not installed.
     """

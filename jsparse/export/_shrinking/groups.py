@@ -78,7 +78,7 @@ class UnitGroups:
           Its path.
 
         Raises:
-          TypeError: out is no path.
+          TypeError: out is not a path.
           IsADirectoryError: out is a folder.
           ImportError: Jinja2 is not installed.
         """
