@@ -8,6 +8,7 @@ pytest's settings let workers share the folder.
 import gc
 import os
 from importlib.metadata import version
+from pathlib import Path
 
 # Read once, when jax is imported or starts its backend; pytest-xdist workers inherit both.
 # Tests compile much and compute little: without LLVM's optimisations they take half the time, and
@@ -39,6 +40,20 @@ def pytest_collection_finish() -> None:
     """What imports made stays: a worker's heap grows to gigabytes, which each collection walks."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_programs() -> Iterator[None]:
+    """Compiled programs are dropped between modules before they use up the process's memory maps.
+
+    JAX keeps every program it compiles, and each holds a few maps. Linux allows a process 65,530;
+    the whole suite in one process needs more, and memory grows with them.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 8_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)
