@@ -93,6 +93,15 @@ class Apart(nnx.Module):
         return self.policy(observation), self.critic(observation)
 
 
+def forward(layers: Layers, x: Array) -> Array:
+    """What an `MLP` of these layers makes of [..., inputs]: [..., outputs]."""
+    *hidden, last = layers
+    affine = lambda x, kernel, bias: x @ kernel + bias.reshape(*(1,) * (x.ndim - 1), -1)
+    for layer in hidden:
+        x = nnx.relu(affine(x, *layer))
+    return affine(x, *last)
+
+
 def act(layers: Layers, observation: np.ndarray) -> np.ndarray:
     """The actor in NumPy, for one observation or several: [..., observed] to [..., actions]."""
     *hidden, last = layers
