@@ -38,7 +38,7 @@ import numpy as np
 from experiments import common
 from experiments.rl import headline
 from experiments.rl.environments import maze
-from experiments.rl.networks import Kind, Trunk, kinds, weights
+from experiments.rl.networks import Grids, Kind, Trunk, kinds, weights
 from experiments.rl.policies import Choice
 from experiments.rl.ppo import Ppo, Trainer
 from experiments.rl.rollout import Report
@@ -133,7 +133,7 @@ def kind(arm: Arm, alpha: float) -> Kind:
 def trainer(arm: Arm, ppo: Ppo, alpha: float, stretches: int) -> Trainer:
     """Of an arm; kept, so that it is compiled once."""
     policy = Choice(maze.ACTIONS)
-    network = lambda rngs: Trunk(maze.OBSERVED, policy.outputs, 1, WIDTH, rngs)
+    network = lambda rngs: Trunk(maze.OBSERVED, policy.outputs, 1, WIDTH, rngs, Grids)
     last = round(0.75 * stretches * STRETCH * ppo.passes * ppo.batches)
     return Trainer(ppo, policy, network, kind(arm, alpha), last)
 

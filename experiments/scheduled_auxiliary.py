@@ -81,17 +81,30 @@ class Settings(common.RunSettings):
 QUICK = Settings(arms=("SAC-U", "no auxiliaries"), seeds=1, judged=50, quick=True)
 
 
-def trained(arm: str, settings: Settings) -> dict[str, Any]:
-    """How an arm went: how often each seed reaches the goal, by episodes."""
+def trained(run: common.Run, arm: str, settings: Settings) -> dict[str, Any]:
+    """How an arm went: how often each seed reaches the goal, by episodes.
+
+    A run that was killed goes on from the last time that it was judged.
+    """
     longer = 1 if len(ARMS[arm].rewards) > 1 else 2
     marks, rounds = longer * settings.marks, settings.episodes // settings.marks // sac_x.COPIES
-    trainer = sac_x.Trainer(settings.sac, ARMS[arm], rounds, marks, settings.judged)
+    trainer = sac_x.Trainer(settings.sac, ARMS[arm], marks * rounds)
     seeds = range(1, settings.seeds + 1)
-    found, picked = trainer.run(seeds)
-    kept = [trainer.kept(seed) for seed in seeds]
-    episodes = (np.arange(marks + 1) * rounds * sac_x.COPIES).tolist()
-    return {"arm": arm, "episodes": episodes, "success": found.tolist(), "picked": picked[:, -1],
-            "kept": kept}  # fmt: skip
+    done, learner = run.load(trainer.begin(seeds))
+    if not run.rows():
+        run.log(0, success=trainer.judge(learner, episodes=settings.judged), picked=[])
+    progress = common.Epochs(done, marks, arm, "mark")
+    for mark in progress:
+        learner, picked = trainer.learn(learner, rounds=rounds)
+        success = trainer.judge(learner, episodes=settings.judged)
+        run.log(mark, success=success, picked=picked)
+        run.save(mark, learner)
+        progress.show(success=np.mean(success))
+    rows, kept = run.rows(), [trainer.kept(seed) for seed in seeds]
+    return {"episodes": [row["step"] * rounds * sac_x.COPIES for row in rows],
+            "success": np.transpose([row["success"] for row in rows]).tolist(),
+            "picked": rows[-1]["picked"], "read": [one for one, _ in kept],
+            "kept": [every for _, every in kept]}  # fmt: skip
 
 
 def acceptance(rows: dict[str, dict[str, Any]]) -> list[str]:
@@ -107,7 +120,16 @@ def acceptance(rows: dict[str, dict[str, Any]]) -> list[str]:
             continue
         claim = f"{arm} reaches the goal {claim} after {row['episodes'][-1]} episodes"
         text = "by seed " + ", ".join(f"{one:.0%}" for one in ends)
-        lines.append(headline.verdict(claim, holds, text, least=0.8))
+        lines.append(headline.verdict(claim, list(holds), text, least=0.8))
+    for percent in ("80 %", "95 %"):
+        arms = [f"SAC-U, {masks}, {percent}" for masks in ("a mask each", "one mask")]
+        if set(arms) <= set(rows):
+            own, shared = (np.mean(rows[arm]["success"], axis=1) for arm in arms)
+            text = "differences of the mean over all times " + ", ".join(
+                f"{one:+.2f}" for one in own - shared
+            )
+            claim = f"{percent}: a mask each learns sooner than one mask"
+            lines.append(headline.verdict(claim, list(own > shared), text, least=0.8))
     return lines
 
 
@@ -121,9 +143,17 @@ def show(rows: dict[str, dict[str, Any]], out: Path) -> None:
             str(times[(own >= 0.9).argmax()]) if max(own) >= 0.9 else "never" for own in success
         ]
         sides = [common.percent(success[:, n].tolist()) for n in (0, -1)]
-        lines.append([arm, times[-1], *sides, ", ".join(first)])
+        read = f"{np.mean(row['read']):.0%}, {np.mean(row['kept']):.0%}"
+        lines.append([arm, read, times[-1], *sides, ", ".join(first)])
     print("\nHow often the main policy, sampled, reaches the goal, in percent:\n")
-    head = ["", "episodes", "untrained", "trained", "episodes to 90 %, by seed"]
+    head = [
+        "",
+        "weights read by one, by any",
+        "episodes",
+        "untrained",
+        "trained",
+        "episodes to 90 %, by seed",
+    ]
     print(common.table(head, lines))
     lines = [
         [arm, *(common.mean_std(own) for own in np.array(rows[arm]["picked"]).T)]
@@ -154,14 +184,11 @@ def main(settings: Settings) -> None:
     out = Path(settings.out or f"runs/scheduled_auxiliary{'/quick' * settings.quick}")
     settings = dataclasses.replace(settings, out=str(out))
     rows = {}
-    progress = common.Epochs(0, len(settings.arms), "auxiliary", "arm")
-    for number in progress:
-        arm = settings.arms[number - 1]
+    for arm in settings.arms:
         run = common.open_run(out / arm.replace(" %", ""), settings, trained=arm)
         if not run.complete:
-            run.finish(**trained(arm, settings))
+            run.finish(**trained(run, arm, settings))
         rows[arm] = run.final()
-        progress.show(success=np.mean(rows[arm]["success"], axis=0)[-1])
     show(rows, out)
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from jax import Array
 
 from experiments import common
-from experiments.rl.dqn import Dqn, Task, Trainer, values
-from experiments.rl.networks import Kind, Layers
+from experiments.rl.dqn import Dqn, Task, Trainer
+from experiments.rl.networks import Kind, Layers, forward
 
 SIDE, FRAMES, COURT, BACKGROUND = 42, 2, slice(7, 38), 87
 """Pixels of a side, frames that an agent sees, the rows of the court and its grey."""
@@ -88,7 +88,7 @@ def judged(task: Task, layers: Layers, state: Screens, steps: int) -> tuple[Scre
 
     def step(at: Screens, key: Array) -> tuple[Screens, tuple[Array, Array]]:
         x = jax.vmap(task.see)(task.observe(at))
-        at, reward, _ = task.step(at, values(layers, x).argmax(axis=1), key)
+        at, reward, _ = task.step(at, forward(layers, x).argmax(axis=1), key)
         return at, ((reward > 0).sum(), (reward < 0).sum())
 
     keys = jax.random.split(jax.random.key(0), steps)  # which the console does not use

@@ -25,7 +25,7 @@ from jax import Array
 import jsparse
 from experiments.rl.environments import Environment
 from experiments.rl.learning import improve, optimizer
-from experiments.rl.networks import MLP, Kind, Layers
+from experiments.rl.networks import MLP, Kind, Layers, forward
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,14 +151,6 @@ class Agent(nnx.Module):
         self.optimizer = optimizer(net, tx, kind, seed, **when)
 
 
-def values(layers: Layers, x: Array) -> Array:
-    """What a network makes of inputs [n, inputs]: the values of the actions, [n, actions]."""
-    *hidden, (kernel, bias) = layers
-    for weight, shift in hidden:
-        x = nnx.relu(x @ weight + shift[None])
-    return x @ kernel + bias[None]
-
-
 def goals(reward: Array, going: Array, online: Array, target: Array, gamma: float) -> Array:
     """2., [n]: rewards and going [n], and the values of what follows by both networks."""
     best = jnp.take_along_axis(target, online.argmax(axis=1)[:, None], axis=1)[:, 0]
@@ -239,8 +231,8 @@ class Trainer:
         rows = jax.random.randint(draw, (settings.batch,), 0, filled)
         batch = Memory(*(column[rows] for column in memory))
         following = see(batch.following)
-        goal = goals(batch.reward, batch.going, values(online, following),
-                     values(target, following), settings.gamma)  # fmt: skip
+        goal = goals(batch.reward, batch.going, forward(online, following),
+                     forward(target, following), settings.gamma)  # fmt: skip
         x = see(batch.observation)
 
         def loss_of(net: MLP) -> Array:
@@ -256,7 +248,7 @@ class Trainer:
         settings, (luck, other) = self.settings, jax.random.split(key)
         fall = jnp.minimum(1.0, count / settings.warm)
         random = jax.random.uniform(luck, len(x)) < 1 + (settings.explore - 1) * fall
-        greedy = values(online, x).argmax(axis=1).astype(jnp.int32)
+        greedy = forward(online, x).argmax(axis=1).astype(jnp.int32)
         return jnp.where(random, jax.random.randint(other, len(x), 0, self.task.actions), greedy)
 
 

@@ -8,6 +8,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse
+from experiments import common
 from experiments.rl.networks import Kind
 
 TRAINED = (nnx.Param, jsparse.Mask)
@@ -29,6 +30,15 @@ def optimizer(
         return jsparse.Optimizer(network, tx)
     revised = jsparse.revise(tx, (".*", kind.moved(**when)), seed=seed)
     return jsparse.Optimizer(network, revised, wrt=nnx.Any(*TRAINED))
+
+
+def per_seed(one: Callable) -> Callable:
+    """A function of one seed as one of all: side by side, or in turn on a CPU.
+
+    In turn a change of masks is a branch, which is computed only when it is due.
+    """
+    over = common.turns_on_cpu()
+    return lambda *given: over(lambda own, *_: one(*own))(given, None, None)  # type: ignore
 
 
 def improve(network: Any, optimizer: jsparse.Optimizer, loss_of: Callable[[Any], Array]) -> Array:

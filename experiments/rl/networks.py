@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -23,15 +24,39 @@ Width = int | tuple[int, int]
 """Units of both hidden layers, or of each."""
 
 
-class MLP(nnx.Module):
-    """Two hidden layers with ReLU, started as PyTorch starts them: [n, inputs] to [n, outputs]."""
+class Grids(nnx.Linear):
+    """A linear layer of grids that hold one 1 each, or none, and else 0.
 
-    def __init__(self, inputs: int, outputs: int, width: Width, rngs: nnx.Rngs):
-        linear = lambda a, b: nnx.Linear(a, b, rngs=rngs, **torch_init(a))
-        first, second = width if isinstance(width, tuple) else (width, width)
+    It takes the cells of the ones, whole numbers [n, grids], the number of cells where there is
+    none, and adds the rows of the kernel that they stand for: to [n, outputs].
+    """
+
+    def __call__(self, cells: Array) -> Array:
+        parts = jax.lax.split(self.kernel[...], self._sizes(cells), axis=0)
+        rows = [part.at[cells[:, n]].get(mode="fill", fill_value=0) for n, part in enumerate(parts)]
+        return sum(rows) + self.bias[...][None]
+
+    def _sizes(self, cells: Array) -> list[int]:
+        grids = cells.shape[-1]
+        return [self.in_features // grids] * grids
+
+
+class MLP(nnx.Module):
+    """Two hidden layers with ReLU, started as PyTorch starts them: [n, inputs] to [n, outputs].
+
+    The first is `nnx.Linear`, or what is called as it is.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, width: Width, rngs: nnx.Rngs, first: type = nnx.Linear
+    ):
+        linear = lambda a, b, layer=nnx.Linear: layer(a, b, rngs=rngs, **torch_init(a))
+        one, two = width if isinstance(width, tuple) else (width, width)
         self.fc1, self.fc2, self.fc3 = (
-            linear(inputs, first), linear(first, second), linear(second, outputs)
-        )  # fmt: skip
+            linear(inputs, one, first),
+            linear(one, two),
+            linear(two, outputs),
+        )
 
     def __call__(self, x: Array) -> Array:
         return self.fc3(nnx.relu(self.fc2(nnx.relu(self.fc1(x)))))
@@ -74,8 +99,11 @@ class Trunk(nnx.Module):
     Observations [n, observed] to outputs of the policy [n, outputs] and values [n, critics].
     """
 
-    def __init__(self, observed: int, outputs: int, critics: int, width: Width, rngs: nnx.Rngs):
-        self.net, self.outputs = MLP(observed, outputs + critics, width, rngs), outputs
+    def __init__(
+        self, observed: int, outputs: int, critics: int, width: Width, rngs: nnx.Rngs,
+        first: type = nnx.Linear,
+    ):  # fmt: skip
+        self.net, self.outputs = MLP(observed, outputs + critics, width, rngs, first), outputs
 
     def __call__(self, observation: Array) -> tuple[Array, Array]:
         both = self.net(observation)
@@ -91,6 +119,15 @@ class Apart(nnx.Module):
 
     def __call__(self, observation: Array) -> tuple[Array, Array]:
         return self.policy(observation), self.critic(observation)
+
+
+def forward(layers: Layers, x: Array) -> Array:
+    """What an `MLP` of these layers makes of [..., inputs]: [..., outputs]."""
+    *hidden, last = layers
+    affine = lambda x, kernel, bias: x @ kernel + bias.reshape(*(1,) * (x.ndim - 1), -1)
+    for layer in hidden:
+        x = nnx.relu(affine(x, *layer))
+    return affine(x, *last)
 
 
 def act(layers: Layers, observation: np.ndarray) -> np.ndarray:

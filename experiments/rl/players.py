@@ -14,7 +14,7 @@ from jax import Array
 
 from experiments.rl.environments import brick
 from experiments.rl.environments.brick import State
-from experiments.rl.networks import Layers
+from experiments.rl.networks import Layers, forward
 
 Player = Callable[[State, Array], Array]
 EXPLORE = 1.0
@@ -141,11 +141,7 @@ def mcts(state: State, key: Array, iterations: int) -> Array:
 
 def judged(layers: Layers, state: State) -> tuple[Array, Array]:
     """What a network thinks: logits of moves [games, cells], and who moves next wins, [games]."""
-    *hidden, last = layers
-    x = brick.observed(state)
-    for kernel, bias in hidden:
-        x = jax.nn.relu(x @ kernel + bias[None])
-    out = x @ last[0] + last[1][None]
+    out = forward(layers, brick.observed(state))
     return jnp.where(brick.legal(state), out[:, :-1], NEVER), jnp.tanh(out[:, -1])
 
 

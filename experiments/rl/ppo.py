@@ -30,9 +30,8 @@ from flax import nnx
 from jax import Array
 
 import jsparse
-from experiments import common
 from experiments.rl.environments import Environment
-from experiments.rl.learning import improve, optimizer
+from experiments.rl.learning import improve, optimizer, per_seed
 from experiments.rl.networks import Kind
 from experiments.rl.objective import advantages, clipped, weighed
 from experiments.rl.policies import Policy
@@ -89,15 +88,6 @@ class Agent(nnx.Module):
         tx = optax.chain(optax.clip_by_global_norm(settings.norm), adam)
         when = {"first": settings.every, "every": settings.every, "last": last}
         self.optimizer = optimizer(network, tx, kind, seed, **when, fraction=settings.fraction)
-
-
-def _seeds(one: Callable) -> Callable:
-    """A function of one seed as one of all: side by side, or in turn on a CPU.
-
-    In turn a change of masks is a branch, which is computed only when it is due.
-    """
-    over = common.turns_on_cpu()
-    return lambda *given: over(lambda own, *_: one(*own))(given, None, None)  # type: ignore
 
 
 class Trainer:
@@ -167,7 +157,7 @@ class Trainer:
             again = lambda learner, _: self._iteration(learner, environment)
             return jax.lax.scan(again, learner, None, length=iterations)
 
-        return _seeds(one)(learner, environment)
+        return per_seed(one)(learner, environment)
 
     def _iteration(self, learner: Learner, environment: Environment) -> tuple[Learner, Report]:
         agent = nnx.merge(self._graph, learner.agent)
@@ -286,4 +276,4 @@ class Trainer:
             return jax.lax.scan(step, start, jax.random.split(others, limit))[0][1]
 
         seeds = len(learner.key)
-        return _seeds(one)(learner.agent, environment, jax.random.split(key, seeds))
+        return per_seed(one)(learner.agent, environment, jax.random.split(key, seeds))

@@ -29,10 +29,12 @@ from flax import nnx
 from jax import Array
 
 import jsparse
-from experiments import common
 from experiments.rl.environments.mountain_car import ACTIONS, OBSERVED, TASKS, MountainCar
-from experiments.rl.networks import Apart, drawn, weights
+from experiments.rl.episodes import Episodes, empty, pieces
+from experiments.rl.learning import per_seed
+from experiments.rl.networks import Apart, Layers, drawn, forward, weights
 from experiments.rl.retrace import retrace
+from experiments.rl.scheduler import followed
 
 COPIES, PIECES, LENGTH = 16, 16, 16
 """Episodes of a round; pieces of episodes in a batch, and their steps."""
@@ -81,28 +83,19 @@ class Arm(NamedTuple):
     own: bool = False
 
 
-class Episodes(NamedTuple):
-    """What is remembered, [episodes, ...]; steps after the end of an episode mean nothing.
+class Learner(NamedTuple):
+    """All that changes while an agent learns; with seeds, each leaf has them as its first axis.
 
     Attributes:
-      observation: [episodes, steps + 1, observed].
-      action: [episodes, steps].
-      chance: [episodes, steps], probability of the action.
-      reward: [episodes, steps, tasks].
-      end: [episodes, steps], bool.
-      length: [episodes].
+      params: of the network.
+      target: its copy of 3.
+      masks: what else the network holds, with an axis over intentions in front, or one of 1.
+      state: of Adam.
+      table: of the scheduler, [nodes, intentions].
+      memory: of all episodes, of which those so far are filled.
+      done: [], rounds so far.
+      key: [].
     """
-
-    observation: Array
-    action: Array
-    chance: Array
-    reward: Array
-    end: Array
-    length: Array
-
-
-class Learner(NamedTuple):
-    """A seed while it learns; masks have an axis in front, over intentions or of one."""
 
     params: Any
     target: Any
@@ -110,6 +103,7 @@ class Learner(NamedTuple):
     state: Any
     table: Array
     memory: Episodes
+    done: Array
     key: Array
 
 
@@ -119,17 +113,17 @@ class Trainer:
     Args:
       settings: of the algorithm.
       arm: what is learned.
-      rounds: of 16 episodes, between two times that the main intention is judged.
-      marks: how often that is.
-      judged: episodes each time.
+      rounds: of 16 episodes, in all.
     """
 
-    def __init__(self, settings: SacX, arm: Arm, rounds: int, marks: int, judged: int):
-        self.settings, self.arm, self.judged = settings, arm, judged
-        self.rounds, self.marks = rounds, marks
+    def __init__(self, settings: SacX, arm: Arm, rounds: int):
+        self.settings, self.arm, self.rounds = settings, arm, rounds
         self.intentions, self.limit = len(arm.rewards), settings.hold * settings.choices
+        self.readers = self.intentions if arm.own else 1
         self.place, self.tx = MountainCar(), optax.adam(settings.learning_rate)
         self.graph = nnx.graphdef(self._network(0, 0))
+        self.learn = jax.jit(self._learn, static_argnames="rounds", donate_argnums=0)
+        self.judge = jax.jit(self._judge, static_argnames="episodes")
 
     def _network(self, seed: int, mask: int) -> nnx.Module:
         outputs = self.intentions * ACTIONS
@@ -137,68 +131,70 @@ class Trainer:
         key = jax.random.fold_in(jax.random.key(seed), mask)
         return made if self.arm.density == 1 else drawn(self.arm.density)(made, key)
 
-    def kept(self, seed: int) -> float:
-        """The fraction of all weights that an intention reads."""
-        one, every = np.sum(list(weights(self._network(seed, 0)).values()), axis=0)
-        return float(one / every)
+    def kept(self, seed: int) -> tuple[float, float]:
+        """The fractions of all weights that an intention reads, and that any of them reads."""
+        networks = [self._network(seed, n) for n in range(self.readers)]
+        one, every = np.sum(list(weights(networks[0]).values()), axis=0)
+        masks = [jsparse.masks(network) for network in networks]
+        more = sum(
+            int(np.any([other[path] for other in masks], axis=0).sum() - mask.sum())
+            for path, mask in masks[0].items()
+        )
+        return float(one / every), float((one + more) / every)
 
-    def run(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """How often the main intention reaches the goal, and what was picked in the last round.
-
-        Returns:
-          [seeds, 1 + marks], the first before anything is learned, and [seeds, marks, intentions].
-        """
-        count = self.intentions if self.arm.own else 1
-        made = [[self._network(seed, n) for n in range(count)] for seed in seeds]
+    def begin(self, seeds: Sequence[int]) -> Learner:
+        """Nothing learned yet: leaves [seeds, ...]."""
+        made = [[self._network(seed, n) for n in range(self.readers)] for seed in seeds]
         stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
         params = stack([nnx.state(networks[0], nnx.Param) for networks in made])
-        rest = [stack([nnx.split(one, nnx.Param, ...)[2] for one in own]) for own in made]
+        masks = [stack([nnx.split(one, nnx.Param, ...)[2] for one in own]) for own in made]
         keys = jax.vmap(jax.random.key)(jnp.array(seeds))
-        over = jax.jit(common.turns_on_cpu()(lambda own, *_: self._one(own)))
-        found = over((params, stack(rest), keys), None, None)
-        return np.asarray(found[0]), np.asarray(found[1])
+        return jax.vmap(self._begin)(params, stack(masks), keys)
 
-    def outputs(self, params: Any, masks: Any, seen: Array) -> tuple[Array, Array]:
-        """Log-probabilities and values of actions, each [..., intentions, actions]."""
+    def _begin(self, params: Any, masks: Any, key: Array) -> Learner:
+        memory = empty(self.rounds * COPIES, self.limit, OBSERVED, len(TASKS))
+        nodes = sum(self.intentions**n for n in range(self.settings.choices))
+        table, target = jnp.zeros((nodes, self.intentions)), jax.tree.map(jnp.copy, params)
+        state = self.tx.init(params)
+        return Learner(params, target, masks, state, table, memory, jnp.int32(0), key)
 
-        def one(masks: Any) -> tuple[Array, Array]:
+    def _learn(self, learner: Learner, rounds: int) -> tuple[Learner, Array]:
+        """So many rounds; shares of the choices in the last of them, [seeds, intentions]."""
+
+        def one(learner: Learner) -> tuple[Learner, Array]:
+            learner, picked = jax.lax.scan(self._round, learner, length=rounds)
+            return learner, picked[-1]
+
+        return per_seed(one)(learner)
+
+    def _judge(self, learner: Learner, episodes: int) -> Array:
+        """[seeds], how often the main intention, sampled, reaches the goal."""
+        return per_seed(partial(self._judged, episodes=episodes))(learner)
+
+    def read(self, params: Any, masks: Any) -> list[Layers]:
+        """Layers of the policy and of the critic, through each mask: [masks, ...].
+
+        With a mask of its own, the last layer of an intention is that of its actions alone.
+        """
+        size = self.intentions * ACTIONS // self.readers
+
+        def one(masks: Any, first: Array) -> list[Layers]:
             network = jsparse.resolve(nnx.merge(self.graph, params, masks))
-            return network(seen)
+            cut = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, size, -1)
+            both = network.policy.layers(), network.critic.layers()
+            return [[*hidden, (cut(last[0]), cut(last[1]))] for *hidden, last in both]
 
+        return jax.vmap(one)(masks, size * jnp.arange(self.readers))
+
+    def outputs(self, layers: list[Layers], seen: Array) -> tuple[Array, Array]:
+        """Log-probabilities and values of actions, each [..., intentions, actions]."""
         shape = *seen.shape[:-1], self.intentions, ACTIONS
-        if not self.arm.own:
-            found = one(jax.tree.map(lambda leaf: leaf[0], masks))
-            policy, value = (part.reshape(shape) for part in found)
-        else:
-            parts = [part.reshape(-1, *shape) for part in jax.vmap(one)(masks)]
-            own = lambda part: jnp.stack([part[n, ..., n, :] for n in range(len(part))], axis=-2)
-            policy, value = map(own, parts)
+        parts = (jax.vmap(forward, (0, None))(one, seen) for one in layers)
+        policy, value = (jnp.moveaxis(part, 0, -2).reshape(shape) for part in parts)
         return jax.nn.log_softmax(policy), value
 
-    def _one(self, given: tuple[Any, Any, Array]) -> tuple[Array, Array]:
-        params, masks, key = given
-        count, limit = self.marks * self.rounds * COPIES, self.limit
-        zeros = lambda *shape: jnp.zeros((count, *shape))
-        memory = Episodes(
-            zeros(limit + 1, OBSERVED), zeros(limit).astype(jnp.int32), zeros(limit),
-            zeros(limit, len(TASKS)), zeros(limit).astype(bool), zeros().astype(jnp.int32),
-        )  # fmt: skip
-        nodes = sum(self.intentions**n for n in range(self.settings.choices))
-        table, start = jnp.zeros((nodes, self.intentions)), jnp.copy
-        learner = Learner(
-            params, jax.tree.map(start, params), masks, self.tx.init(params), table, memory, key
-        )
-
-        def mark(learner: Learner, number: Array) -> tuple[Learner, tuple[Array, Array]]:
-            rounds = number * self.rounds + jnp.arange(self.rounds)
-            learner, picked = jax.lax.scan(self._round, learner, rounds)
-            return learner, (self._judge(learner), picked[-1])
-
-        first = self._judge(learner)
-        _, (found, picked) = jax.lax.scan(mark, learner, jnp.arange(self.marks))
-        return jnp.append(first[None], found), picked
-
-    def _round(self, learner: Learner, number: Array) -> tuple[Learner, Array]:
+    def _round(self, learner: Learner, _: None) -> tuple[Learner, Array]:
+        number = learner.done
         key, walk, learn = jax.random.split(learner.key, 3)
         seen, table, picked = self._walk(learner, walk)
         put = lambda every, own: jax.lax.dynamic_update_slice_in_dim(every, own, COPIES * number, 0)
@@ -210,16 +206,19 @@ class Trainer:
         steps = n + jnp.arange(count), jax.random.split(learn, count)
         start = learner.params, learner.target, learner.state
         (params, target, state), _ = jax.lax.scan(step, start, steps)
-        return learner._replace(params=params, target=target, state=state), picked
+        new = {"params": params, "target": target, "state": state, "done": number + 1}
+        return learner._replace(**new), picked
 
     def _walk(self, learner: Learner, key: Array) -> tuple[Episodes, Array, Array]:
         """1.: episodes, the table after them, and how often each intention was picked."""
+
+        layers = self.read(learner.params, learner.masks)
 
         def choose(at: tuple, key: Array) -> tuple[tuple, tuple]:
             places, going, node = at
             pick, walk = jax.random.split(key)
             own = jax.random.categorical(pick, learner.table[node] / self.settings.mu)
-            act = partial(self._step, learner, own)
+            act = partial(self._step, layers, own)
             (places, after), rows = jax.lax.scan(
                 act, (places, going), jax.random.split(walk, self.settings.hold)
             )
@@ -236,15 +235,16 @@ class Trainer:
         last = jax.vmap(self.place.observe)(places)
         seen = jnp.concatenate([seen, last[:, None]], axis=1)
         length = going.sum(axis=1).astype(jnp.int32)
-        table = self._scheduled(learner.table, picks, going * reward[..., 0])
+        main, rates = going * reward[..., 0], (self.settings.gamma, self.arm.rate)
+        table = followed(learner.table, picks, main, *rates)
         picked = jax.nn.one_hot(picks[1], self.intentions).mean(axis=(0, 1))
         return Episodes(seen, action, chance, reward, end, length), table, picked
 
-    def _step(self, learner: Learner, own: Array, at: tuple, key: Array) -> tuple[tuple, tuple]:
+    def _step(self, layers: list[Layers], own: Array, at: tuple, key: Array) -> tuple[tuple, tuple]:
         places, going = at
         act, move = jax.random.split(key)
         seen = jax.vmap(self.place.observe)(places)
-        log = self.outputs(learner.params, learner.masks, seen)[0][jnp.arange(COPIES), own]
+        log = self.outputs(layers, seen)[0][jnp.arange(COPIES), own]
         action = jax.random.categorical(act, log)
         keys = jax.random.split(move, COPIES)
         places, _, end = jax.vmap(self.place.step)(places, action, keys)
@@ -252,45 +252,27 @@ class Trainer:
         reward = jax.vmap(self.place.tasks)(places)
         return (places, going * (1.0 - end)), (seen, action, chance, reward, going, end)
 
-    def _scheduled(self, table: Array, picks: tuple[Array, ...], main: Array) -> Array:
-        """The scheduler's table after rewards [copies, steps] of the main task."""
-        starts = self.settings.hold * np.arange(self.settings.choices)[:, None]
-        later = np.arange(self.limit) - starts
-        fall = np.where(later >= 0, self.settings.gamma ** np.maximum(later, 0), 0.0)
-        flat = jax.tree.map(jnp.ravel, (*picks, jnp.asarray(fall, main.dtype) @ main.T))
-
-        def one(table: Array, at: tuple[Array, ...]) -> tuple[Array, None]:
-            node, own, going, gain = at
-            change = self.arm.rate * going * (gain - table[node, own])
-            return table.at[node, own].add(change), None
-
-        return jax.lax.scan(one, table, flat)[0]
-
     def _update(
-        self, at: tuple, given: tuple[Array, Array], memory: Episodes, masks: Any, filled: Array
+        self, at: tuple, now: tuple[Array, Array], memory: Episodes, masks: Any, filled: Array
     ) -> tuple[tuple, None]:
         """3. and 4. once."""
         params, target, state = at
-        step, (which, where) = given[0], jax.random.split(given[1])
+        step, key = now
         due = step % self.settings.copy == 0
         target = jax.tree.map(lambda old, new: jnp.where(due, new, old), target, params)
-        episode = jax.random.randint(which, (PIECES, 1), 0, filled)
-        room = jnp.maximum(memory.length[episode] - LENGTH + 1, 1)
-        first = (jax.random.uniform(where, (PIECES, 1)) * room).astype(jnp.int32)
-        steps = first + jnp.arange(LENGTH)[None]
-        seen = memory.observation[episode, first + jnp.arange(LENGTH + 1)[None]]
-        action, end = memory.action[episode, steps], memory.end[episode, steps]
-        paid = memory.reward[episode, steps] @ jnp.asarray(self.arm.rewards, jnp.float32).T
+        given = pieces(memory, filled, key, PIECES, LENGTH)
+        seen, action, end = given.observation, given.action, given.end
+        paid = given.reward @ jnp.asarray(self.arm.rewards, jnp.float32).T
         taken = lambda part: jnp.take_along_axis(part, action[..., None, None], axis=-1)[..., 0]
-        log, value = self.outputs(target, masks, seen)
-        ratio = jnp.exp(taken(log[:, :-1])) / memory.chance[episode, steps][..., None]
+        log, value = self.outputs(self.read(target, masks), seen)
+        ratio = jnp.exp(taken(log[:, :-1])) / given.chance[..., None]
         keep = self.settings.gamma * (1.0 - end[..., None]) * jnp.ones_like(paid)
         parts = paid, keep, (jnp.exp(log) * value).sum(-1), taken(value[:, :-1])
         parts = *parts, self.settings.lam * jnp.minimum(1.0, ratio)
         wanted = retrace(*(jnp.moveaxis(part, 1, -1) for part in parts))
 
         def loss(params: Any) -> Array:
-            log, value = self.outputs(params, masks, seen[:, :-1])
+            log, value = self.outputs(self.read(params, masks), seen[:, :-1])
             error = jnp.moveaxis(taken(value), 1, -1) - wanted
             gain = jax.lax.stop_gradient(value) - self.settings.entropy * log
             gain = (jnp.exp(log) * gain).sum(axis=-1)
@@ -299,21 +281,21 @@ class Trainer:
         updates, state = self.tx.update(jax.grad(loss)(params), state, params)
         return (optax.apply_updates(params, updates), target, state), None
 
-    def _judge(self, learner: Learner) -> Array:
-        """How often the main intention, sampled, reaches the goal."""
+    def _judged(self, learner: Learner, episodes: int) -> Array:
+        layers = self.read(learner.params, learner.masks)
 
         def step(at: tuple, key: Array) -> tuple[tuple, None]:
             places, going = at
             seen = jax.vmap(self.place.observe)(places)
-            log = self.outputs(learner.params, learner.masks, seen)[0][:, 0]
+            log = self.outputs(layers, seen)[0][:, 0]
             act, move = jax.random.split(key)
-            keys = jax.random.split(move, self.judged)
+            keys = jax.random.split(move, episodes)
             action = jax.random.categorical(act, log)
             places, _, end = jax.vmap(self.place.step)(places, action, keys)
             return (places, going * (1.0 - end)), None
 
         start, others = jax.random.split(jax.random.fold_in(learner.key, 1))
-        places = jax.vmap(self.place.reset)(jax.random.split(start, self.judged))
-        at = places, jnp.ones(self.judged)
+        places = jax.vmap(self.place.reset)(jax.random.split(start, episodes))
+        at = places, jnp.ones(episodes)
         (_, going), _ = jax.lax.scan(step, at, jax.random.split(others, self.limit))
         return 1 - going.mean()

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from experiments.rl.dqn import Task, copies, values
+from experiments.rl.dqn import Task, copies
 from experiments.rl.environments import pong
-from experiments.rl.networks import Layers
+from experiments.rl.networks import Layers, forward
 
 SLIP = 0.05
 """Probability with which an opponent in training makes a random move."""
@@ -76,7 +76,7 @@ def see(view: str, row: Array) -> Array:
 
 def best(view: str, layers: Layers, court: pong.Court) -> Array:
     """[], the action that a network thinks best."""
-    return values(layers, see(view, observe(view, court))[None])[0].argmax()
+    return forward(layers, see(view, observe(view, court))).argmax()
 
 
 def greedy(view: str, foes: Layers, point: Point) -> Array:

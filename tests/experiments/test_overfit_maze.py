@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
 
 from experiments import common, overfit_maze
+from experiments.rl import networks
 from experiments.rl.environments import maze
 from experiments.rl.ppo import Ppo
 from experiments.rl.rollout import Report
@@ -71,6 +73,7 @@ def test_a_level_that_cannot_be_solved_is_seen() -> None:
     corner = np.array([(4, 4), (8, 8), (0, 0), (2, 2), (0, 1), (1, 0)])
     assert not maze.solvable(corner, worth)  # a good object behind both bad ones
     assert maze.solvable(corner, np.array([0.1, 1, 1, 1, -1]))
+    assert maze.solvable(corner, np.array([0.1, 0.5, 0.5, 0.5, 0.5]))  # by way of good ones
     assert not maze.solvable(corner[[0, 4, 2, 3, 1, 5]], worth)  # behind the key and a bad one
 
 
@@ -110,13 +113,30 @@ def at_limit() -> tuple:
     return 0, (1, 0), np.ones(maze.OBJECTS, np.float32), maze.LIMIT - 1, 4
 
 
+def grids(cells: jax.Array) -> np.ndarray:
+    """[..., 6, 9, 9], 0 or 1: what an observation stands for."""
+    return np.asarray(jax.nn.one_hot(cells, 81)).reshape(*cells.shape, 9, 9)
+
+
+def test_a_layer_of_grids_is_a_linear_one() -> None:
+    layer = networks.Grids(486, 3, rngs=nnx.Rngs(0))
+    cells = jax.random.randint(jax.random.key(0), (20, 6), 0, 82)  # in some grids none
+    x = jnp.asarray(grids(cells).reshape(20, 486))
+    assert 0 < x.sum() < 6 * 20
+    plain = lambda layer, x: x @ layer.kernel[...] + layer.bias[...][None]
+    sides = lambda call, x: nnx.value_and_grad(lambda layer: (call(layer, x) ** 2).sum())(layer)
+    ours, wanted = sides(networks.Grids.__call__, cells), sides(plain, x)
+    for one, other in zip(*map(jax.tree.leaves, (ours, wanted)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_what_is_seen() -> None:
     levels = level()
-    seen = np.asarray(levels.observe(levels.reset(jax.random.key(0)))).reshape(-1, 9, 9)
+    seen = grids(levels.observe(levels.reset(jax.random.key(0))))
     assert len(seen) * 81 == maze.OBSERVED and seen.sum() == 6
     assert seen[0, 2, 0] == seen[1, 0, 1] == seen[4, 7, 7] == seen[5, 0, 0] == 1
     _, at, _ = walk(levels, [3])
-    after = np.asarray(levels.observe(jax.tree.map(lambda leaf: leaf[0], at))).reshape(-1, 9, 9)
+    after = grids(levels.observe(jax.tree.map(lambda leaf: leaf[0], at)))
     assert after[1].sum() == 0 and after[5, 0, 1] == 1 and after.sum() == 5
 
 

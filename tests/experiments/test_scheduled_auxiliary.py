@@ -1,6 +1,7 @@
 """Retrace against its sum, the car against its equations, and a scheduler against a hand count."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ from experiments import scheduled_auxiliary as experiment
 from experiments.rl import sac_x
 from experiments.rl.environments.mountain_car import Car, MountainCar
 from experiments.rl.retrace import retrace
+from experiments.rl.scheduler import followed
 
 pytestmark = pytest.mark.standard_dtypes
 
@@ -60,12 +62,10 @@ def test_the_car_is_that_of_gymnasium() -> None:
 
 
 def test_the_scheduler_learns_what_followed_a_choice() -> None:
-    settings = sac_x.SacX(width=4, hold=2, choices=3, gamma=0.5)
-    trainer = sac_x.Trainer(settings, sac_x.Arm(np.eye(4)[:2], rate=0.5), 1, 1, 1)
     nodes = jnp.array([[0, 0], [1, 2], [4, 5]])  # of two histories: 0, 1 and 1, 0, in a binary heap
     own, going = jnp.array([[0, 1], [1, 0], [0, 0]]), jnp.array([[1.0, 1], [1, 1], [1, 0]])
     main = jnp.array([[0.0, 0, 0, 0, 0, 1], [0, 0, 0, 1, 0, 0]])
-    table = trainer._scheduled(jnp.zeros((7, 2)), (nodes, own, going), main)
+    table = followed(jnp.zeros((7, 2)), (nodes, own, going), main, gamma=0.5, rate=0.5)
     wanted = np.zeros((7, 2))
     wanted[0], wanted[1, 1], wanted[2, 0], wanted[4, 0] = [2**-6, 2**-4], 2**-4, 2**-2, 2**-2
     np.testing.assert_allclose(table, wanted, atol=1e-7)
@@ -75,16 +75,16 @@ def test_the_scheduler_learns_what_followed_a_choice() -> None:
 def test_intentions_read_the_trunk_through_their_own_masks() -> None:
     settings = sac_x.SacX(width=8, hold=10, choices=2, updates=2)
     arm = sac_x.Arm(np.eye(4), density=0.3, own=True)
-    trainer = sac_x.Trainer(settings, arm, rounds=1, marks=2, judged=4)
-    found, picked = trainer.run((1, 2))
-    assert found.shape == (2, 3) and picked.shape == (2, 2, 4)
+    trainer = sac_x.Trainer(settings, arm, rounds=2)
+    learner, picked = trainer.learn(trainer.begin((1, 2)), rounds=2)
+    assert trainer.judge(learner, episodes=4).shape == (2,) and picked.shape == (2, 4)
     np.testing.assert_allclose(picked.sum(axis=-1), 1, rtol=1e-5)
-    made = [trainer._network(1, n) for n in range(4)]
+    params, masks = jax.tree.map(lambda leaf: leaf[0], (learner.params, learner.masks))
     seen = jax.random.normal(jax.random.key(0), (5, 2))
-    params = nnx.state(made[0], nnx.Param)
-    rest = [nnx.split(one, nnx.Param, ...)[2] for one in made]
-    masks = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rest)
-    log, value = trainer.outputs(params, masks, seen)
+    log, value = trainer.outputs(trainer.read(params, masks), seen)
+    reads, any_reads = trainer.kept(1)
+    assert reads < any_reads < 4 * reads  # masks share some weights, and the last layers
+    rest = [jax.tree.map(lambda leaf, n=n: leaf[n], masks) for n in range(4)]
     for n in range(4):
         policy, values = nnx.merge(trainer.graph, params, rest[n])(seen)
         alone = jax.nn.log_softmax(policy.reshape(5, 4, 3)[:, n])
@@ -105,5 +105,13 @@ def test_the_experiment(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "too few seeds to say (0 of 1 seed): SAC-Q" in printed
     assert "too few seeds to say (1 of 1 seed): no auxiliaries" in printed
     assert (tmp_path / "success.png").stat().st_size > 5_000
+    experiment.main(settings)
+    assert capsys.readouterr().out == printed
+    # one that was killed after its first mark comes to the same
+    arm = tmp_path / "SAC-Q"
+    (arm / "final.json").unlink()
+    for path in (arm / "checkpoints").iterdir():
+        if path.name.endswith("2"):
+            shutil.rmtree(path)
     experiment.main(settings)
     assert capsys.readouterr().out == printed

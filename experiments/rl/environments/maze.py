@@ -74,8 +74,10 @@ class Maze:
     def reset(self, key: Array) -> Place:
         which, where = jax.random.split(key)
         level = jax.random.randint(which, (), 0, len(self.starts))
-        free = jnp.ones((SIZE, SIZE)).at[tuple(self.objects[level].T)].set(0)
-        cell = jax.random.categorical(where, jnp.log(free).ravel())
+        number = jax.random.randint(where, (), 0, SIZE * SIZE - OBJECTS)  # among the free cells
+        cell = number
+        for _ in range(OBJECTS):
+            cell = number + (number_of(self.objects[level]) <= cell).sum()
         drawn = jnp.stack([cell // SIZE, cell % SIZE])
         agent = jnp.where(self.anywhere, drawn, self.starts[level])
         zero = jnp.int32(0)
@@ -94,14 +96,21 @@ class Maze:
         return Place(state.level, agent, state.here - met, state.age + 1, action), reward, ended
 
     def observe(self, state: Place) -> Array:
-        """[486]: where each object is, and the agent, one grid each."""
-        cells = jnp.concatenate([self.objects[state.level], state.agent[None]])
-        shown = jnp.append(state.here, 1.0)
-        rows, columns = (jax.nn.one_hot(cells[:, n], SIZE) for n in range(2))
-        return (shown[:, None, None] * rows[:, :, None] * columns[:, None, :]).ravel()
+        """[6]: the cells of the objects, 81 where one is not there any more, and of the agent.
+
+        They stand for 6 grids that hold 1 there and else 0, which `networks.Grids` reads.
+        """
+        cells = number_of(jnp.concatenate([self.objects[state.level], state.agent[None]]))
+        return jnp.where(jnp.append(state.here, 1.0) > 0, cells, SIZE * SIZE)
 
 
 OBSERVED = (OBJECTS + 1) * SIZE * SIZE
+"""Numbers in the grids."""
+
+
+def number_of(places: Array) -> Array:
+    """[...], of the cells at rows and columns [..., 2]."""
+    return SIZE * places[..., 0] + places[..., 1]
 
 
 def levels(count: int, flip: float, seed: int, others: Maze | None = None) -> Maze:
@@ -139,8 +148,8 @@ def solvable(places: np.ndarray, worth: np.ndarray) -> bool:
     """Whether all good objects, and then the key, can be reached around the bad ones."""
     open_ = np.ones((SIZE + 2, SIZE + 2), bool)
     open_[[0, -1]] = open_[:, [0, -1]] = False
-    for (row, column), value in zip(places[1:], worth, strict=True):
-        open_[row + 1, column + 1] = value > 0.5  # not through the key either
+    for number, (row, column) in enumerate(places[1:]):
+        open_[row + 1, column + 1] = number and worth[number] > 0  # not through the key either
     reached = np.zeros_like(open_)
     reached[tuple(places[0] + 1)] = True
     while True:
