@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from jsparse._storage.checked_json import check_fields
 from jsparse._storage.files import CorruptCheckpoint
 from jsparse.report._about import check_about
 from jsparse.report._run import Run, is_number
 from jsparse.report._saving import FORMAT, VERSION
 
 SAVE = "jsparse.report.save(model, folder, x)"
+TABLE = {"title": str, "columns": list[str], "rows": list[list[str]]}
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def read_run(path: str | Path) -> Run:
@@ -41,6 +44,8 @@ def read_run(path: str | Path) -> Run:
         rows=rows,
         model=model,
         masks=_masks(path / "masks.npz", model, missing),
+        tables=_tables(path / "tables.json"),
+        pictures={one.stem: _png(one) for one in sorted(path.glob("*.png"))},
         missing=missing,
     )
 
@@ -145,6 +150,30 @@ def _masks(path: Path, model: dict[str, Any], missing: list[str]) -> dict[str, n
             "it for a page without pictures"
         ) from error
     return masks
+
+
+def _tables(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    remedy = "write a list of objects with title, columns and rows, all texts, or delete it"
+    try:
+        tables = json.loads(path.read_bytes())
+        for n, table in enumerate(tables if isinstance(tables, list) else [tables]):
+            check_fields(table, TABLE, f"table {n + 1}")
+            if any(len(row) != len(table["columns"]) for row in table["rows"]):
+                raise ValueError(f"table {n + 1} has a row with more or fewer cells than columns")
+    except (CorruptCheckpoint, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
+    if not isinstance(tables, list):
+        raise ValueError(f"{path} holds an object; {remedy}")
+    return tables
+
+
+def _png(path: Path) -> bytes:
+    content = path.read_bytes()
+    if not content.startswith(PNG):
+        raise ValueError(f"{path} is not a PNG file; write it again, or delete it")
+    return content
 
 
 def _integer(digits: str) -> float:

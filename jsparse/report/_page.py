@@ -3,6 +3,7 @@
 Both are written by the template _page.html.j2, from what `_run` reads and `_figures` draws.
 """
 
+import base64
 import math
 import os
 from collections.abc import Sequence
@@ -27,8 +28,9 @@ def page(run_folder: str | Path) -> Path:
     """Write one HTML page about a run: page.html in its folder.
 
     The page needs no network. It shows what it finds of accuracy, density and other numbers over
-    time, density by layer, masks, size and operations before and after, measured latency, settings
-    and versions, and names what is missing. See `save` for what a folder holds.
+    time, density by layer, masks, size and operations before and after, measured latency, tables
+    and pictures that the run left, settings and versions, and names what is missing. See `save`
+    for what a folder holds.
 
     Args:
       run_folder: of the run, at any time of its training.
@@ -62,6 +64,10 @@ def page(run_folder: str | Path) -> Path:
         "curves": [_curves(name, kinds) for name in run.names],
         "layer_curves": _layer_curves(run),
         "pictures": _pictures(run),
+        "drawn": {
+            name.replace("_", " "): f"data:image/png;base64,{base64.b64encode(content).decode()}"
+            for name, content in run.pictures.items()
+        },
         "settings": (("name", "value"), _named(run.settings)),
         "versions": (("name", "value"), _named(_newest(run))),
     }

@@ -46,6 +46,8 @@ class Run:
       rows: of the log.
       model: of model.json; empty where that is missing.
       masks: bool, by path.
+      tables: title, columns and rows of each, as the experiment wrote them.
+      pictures: PNG files by their stem.
       missing: what a page cannot show, and what to do about it.
     """
 
@@ -55,6 +57,8 @@ class Run:
     rows: list[dict[str, Any]]
     model: dict[str, Any]
     masks: dict[str, np.ndarray]
+    tables: list[dict[str, Any]]
+    pictures: dict[str, bytes]
     missing: list[str]
 
     @property

@@ -39,9 +39,12 @@ def save(
       "loss", each a number or a list with one for each seed ("runs" may name what each is, seeds
       of one name are drawn as one); "layers" is a mapping from a layer's
       path to its density;
-    - model.json and masks.npz, written here.
+    - model.json and masks.npz, written here;
+    - tables.json, where there are tables to show: a list of objects with "title", "columns" and
+      "rows", all cells texts;
+    - any PNG files, which are shown under their names.
 
-    What is not there is named on the page.
+    What is not there is named on the page, but for tables and pictures.
 
     Args:
       model: any NNX module, at the end of training.

@@ -1,5 +1,6 @@
 """Pages of runs: what is on them, what is not, and what a damaged folder says."""
 
+import base64
 import json
 import math
 import re
@@ -133,6 +134,19 @@ def test_nothing_comes_from_elsewhere_and_names_are_escaped(run: Path) -> None:
     assert BAD in shown.text and BAD not in text and "first<run>" in shown.text
 
 
+def test_tables_and_pictures_that_a_run_left_are_on_the_page(run: Path, tmp_path: Path) -> None:
+    folder = write_log(tmp_path / "a", [0.5, 0.6], [1, 0.5])
+    rows = [["dense", "1.00"], [BAD, "0.95"]]
+    tables = [{"title": "return by sparsity:", "columns": ["arm", "mean"], "rows": rows}]
+    (folder / "tables.json").write_text(json.dumps(tables))
+    picture = base64.b64decode(read(page(run)).links[0].partition(",")[2])
+    (folder / "before_and_after.png").write_bytes(picture)
+    shown = read(page(folder))
+    cells = ["return by sparsity:", "arm", "mean", "dense", "1.00", BAD, "0.95", "before and after"]
+    assert all(cell in shown.texts for cell in cells)
+    assert [base64.b64decode(link.partition(",")[2]) for link in shown.links] == [picture]
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     folder = write_log(tmp_path / "a", [0.5, 0.6], [1, 0.5])
     (folder / "settings.json").unlink()
@@ -187,6 +201,12 @@ def about(**more) -> bytes:
         ("model.json", about(versions=None), "versions is None, expected"),
         ("masks.npz", b"PK\x03\x04", "damaged"),
         ("masks.npz", b"", "damaged"),
+        ("tables.json", b"[1", "write a list of objects with title, columns and rows"),
+        ("tables.json", b"{}", "table 1: the field title is missing"),
+        ("tables.json", b'{"title": "a", "columns": [], "rows": []}', "holds an object"),
+        ("tables.json", b'[{"title": "a", "columns": ["b"], "rows": [[1]]}]', "rows is [[1]]"),
+        ("tables.json", b'[{"title": "", "columns": ["b"], "rows": [[]]}]', "table 1 has a row"),
+        ("map.png", b"GIF89a", "not a PNG file"),
     ],
 )
 def test_damaged_files_are_named(run: Path, tmp_path: Path, name, content, words) -> None:

@@ -15,7 +15,7 @@ from jsparse.report import compare, page, save
 from tests.report.test_pages import net, write_log
 from tests.support.fuzz import check, mutated
 
-COUNTS = {"model.json": 40, "log.jsonl": 15, "settings.json": 5}
+COUNTS = {"model.json": 40, "log.jsonl": 15, "settings.json": 5, "tables.json": 5}
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +23,8 @@ def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pages") / "run"
     layers = {"fc1/kernel": [0.3, 0.4], "fc2/kernel": [0.2, 0.2]}
     write_log(folder, [[0.5, 0.6], [0.7, 0.8]], [[1, 1], [0.5, 0.4]], layers=layers)
+    tables = [{"title": "return", "columns": ["arm", "mean"], "rows": [["dense", "1.00"]]}]
+    (folder / "tables.json").write_text(json.dumps(tables))
     model = net()
     with jax.numpy_dtype_promotion("standard"):
         plain = js.fold(model)
