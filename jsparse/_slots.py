@@ -6,12 +6,13 @@ from typing import Any, Protocol, runtime_checkable
 
 from flax import nnx
 
-from jsparse._coupled import Member
+from jsparse._coupled import Member, Units
 from jsparse._paths import named
 from jsparse._pattern import Role
 from jsparse._sparse import Sparse
 from jsparse._values import shown
 from jsparse._variables import LORA, WRAPPERS, overwrites, stored, unseen
+from jsparse.rules._coupled import Joint, Span
 
 HOLDERS = (nnx.Pytree, list, dict)
 """Types that may hold variables; a module is an nnx.Pytree."""
@@ -211,5 +212,28 @@ def refuse_unseen(slot: Slot, params: Sequence[Slot]) -> None:
 
 
 def roles(model: nnx.Module) -> dict[str, Role]:
-    """The meaning of the axes of each sparse weight, by path: for `jsparse.revise`."""
-    return {path: part.rule.role for path, part in sparse_parts(model).items()}
+    """The meaning of the axes of each sparse weight, by path: for `jsparse.revise`.
+
+    Those of stored masks of coupled units say where the units are in each weight.
+    """
+    parts = sparse_parts(model)
+    spans: dict[int, list[tuple[str, Span]]] = {}
+    for path, part in parts.items():
+        if isinstance(part, Member):
+            for span, group in zip(part.rule.spans, part.groups.values(), strict=True):
+                spans.setdefault(id(stored(group.weight)), []).append((path, span))
+    return {path: part.rule.role for path, part in parts.items()} | {
+        path: dataclasses.replace(
+            group.rule.role, group=Joint(group.name, tuple(spans[id(stored(group.weight))]))
+        )
+        for path, group in held_groups(model).items()
+    }
+
+
+def held_groups(model: nnx.Module) -> dict[str, Units]:
+    """The groups of coupled units with a stored mask, by path."""
+    return {
+        path: part
+        for path, part in ruled_parts(model).items()
+        if isinstance(part, Units) and "mask" in part.state_names
+    }

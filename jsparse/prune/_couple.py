@@ -12,7 +12,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -20,9 +19,7 @@ from jsparse._bridge import fit_bridges
 from jsparse._coupled import Member, Units
 from jsparse._events import share_cuts_in_place
 from jsparse._paths import listed, naming, pairs
-from jsparse._pattern import Role
 from jsparse._roles import role_of
-from jsparse._score import root
 from jsparse._slots import Slot, refuse_unseen, refuse_wrapped, slots
 from jsparse._sparse import Sparse
 from jsparse._surgery import check_rngs, copied
@@ -31,12 +28,20 @@ from jsparse._variables import Setting
 from jsparse.export._shrinking.groups import UnitGroups
 from jsparse.export._shrinking.members import UnitAxis, UnitGroup
 from jsparse.prune._by_name import chosen_groups
-from jsparse.rules._coupled import Coupled, Follows, Group, Span, mean_square, rule_name
+from jsparse.rules._coupled import (
+    VECTOR,
+    Coupled,
+    Follows,
+    Group,
+    Span,
+    root_mean_square,
+    rule_name,
+)
+from jsparse.rules._held import Held
 from jsparse.rules._keep import Keep
 from jsparse.rules._rule import Rules, unit_of
 
 Model = TypeVar("Model", bound=nnx.Module)
-VECTOR = Role(inputs=())
 Places = Mapping[str, Sequence[Slot]]
 """The slots of the variable that a path names, by any of its paths."""
 
@@ -60,8 +65,9 @@ def couple(model: Model, groups: UnitGroups, *rules: Rules, rngs: nnx.Rngs | Non
       groups: what `jsparse.groups` found, of this model or of one of the same size.
       *rules: pairs of a pattern for names of groups, such as "stem/kernel:3", and a rule with
         `unit=Group()`: Top, Threshold, Gibbs, HardConcrete, SoftThreshold, Movement or
-        SoftMovement. The first match wins; groups without a match, those that cannot shrink and
-        those under `Keep()` are left.
+        SoftMovement; or `Held()`, whose masks a revision with `unit=Group()` may change. The first
+        match wins; groups without a match, those that cannot shrink and those under `Keep()` are
+        left.
       rngs: for rules with a random initial state; by default a fixed key.
 
     Returns:
@@ -106,7 +112,7 @@ def _couple_in_place(
     places = {slot.path: own for own in at.values() for slot in own}
     spans: dict[int, list[tuple[Span, Units]]] = {}
     for group, rule in chosen:
-        new = _spans(group, dataclasses.replace(rule, unit=Coupled(), role=VECTOR), places)
+        new = _spans(group, _over_vector(rule), places)
         units = _units(group.name, new, rngs)
         for slot, span in new:
             spans.setdefault(id(slot.value), []).append((span, units))
@@ -124,6 +130,12 @@ def _couple_in_place(
             slot.put(part)
     fit_bridges(model)
     share_cuts_in_place(model)
+
+
+def _over_vector(rule: Any) -> Any:
+    """The rule for the vector that stands for the units of a group."""
+    units = {} if isinstance(rule, Held) else {"unit": Coupled()}  # of Held, each is a unit anyway
+    return dataclasses.replace(rule, role=VECTOR, **units)
 
 
 def _spans(group: UnitGroup, rule: Any, places: Places) -> list[tuple[Slot, Span]]:
@@ -203,11 +215,11 @@ def _place(member: UnitAxis, name: str, places: Places) -> Slot:
 
 def _units(name: str, spans: Sequence[tuple[Slot, Span]], rngs: nnx.Rngs) -> Units:
     """The units of a group, with their rule."""
-    own = [mean_square(span, slot.value[...]) for slot, span in spans if span.own]
+    norms = root_mean_square((span, slot.value[...]) for slot, span in spans if span.own)
     span = spans[0][1]
     with naming(name):
         units = Units(
-            Setting(root(sum(own, jnp.zeros_like(own[0])))),
+            Setting(norms),
             span.rule,
             key=rngs.params(),
             name=name,
@@ -234,14 +246,14 @@ def _check(pair: Any) -> None:
     check_pattern(pattern=pattern)
     if isinstance(rule, type) or not hasattr(rule, "apply"):
         raise TypeError(f"rules: {pattern!r} has {shown(rule)}; pass a rule with unit=Group()")
-    if isinstance(rule, Keep):
+    if isinstance(rule, Keep | Held):
         return
     name = type(rule).__name__
     if not hasattr(rule, "gates"):
         raise ValueError(
             f"rules: {name} decides about single weights, so it cannot close a unit in all of them;"
             " with unit=Group() there are Top, Threshold, Gibbs, HardConcrete, SoftThreshold, "
-            "Movement and SoftMovement. A mask that is given goes to jsparse.prune.units instead"
+            "Movement and SoftMovement, and Held() for masks that are stored"
         )
     if unit_of(rule) != Group():
         raise ValueError(
