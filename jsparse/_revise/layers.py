@@ -32,6 +32,19 @@ class Layer(NamedTuple):
     mask: int
     by: Revision | None
 
+    @property
+    def masks(self) -> tuple[int, ...]:
+        """The position of the mask."""
+        return (self.mask,)
+
+    def mask_of(self, leaves: Sequence[Array]) -> Array:
+        """The mask: [...] like the weight."""
+        return leaves[self.mask]
+
+    def jumps(self, jump: Array, leaves: Sequence[Array]) -> dict[int, Array]:
+        """How the mask changes, by position."""
+        return {self.mask: jump.astype(leaves[self.mask].dtype)}
+
     def seen(self, weight_at: Callable[[int], Array]) -> Array:
         """The weight: [...] like the mask."""
         return weight_at(self.weight)
@@ -60,14 +73,29 @@ class CoupledLayer(NamedTuple):
     Attributes:
       path: name of the group.
       spans: position of each weight, and where the units are in it; a weight may have several.
-      mask: position of the mask, [units].
+      masks: positions of the mask, [units], and of those with copies of it for each layer of a
+        stack, [stack..., units].
       by: the revision, or None for a fixed mask.
     """
 
     path: str
     spans: tuple[tuple[int, Span], ...]
-    mask: int
+    masks: tuple[int, ...]
     by: Revision | None
+
+    def mask_of(self, leaves: Sequence[Array]) -> Array:
+        """The mask: [units]."""
+        mask = leaves[self.masks[0]]
+        return mask[(0,) * (mask.ndim - 1)]
+
+    def jumps(self, jump: Array, leaves: Sequence[Array]) -> dict[int, Array]:
+        """How the masks change, by position."""
+        return {
+            m: jnp.broadcast_to(
+                jump.reshape((1,) * (leaves[m].ndim - 1) + jump.shape), leaves[m].shape
+            ).astype(leaves[m].dtype)
+            for m in self.masks
+        }
 
     def seen(self, weight_at: Callable[[int], Array]) -> Array:
         """The root mean square of each unit: [units]."""

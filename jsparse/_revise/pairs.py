@@ -85,7 +85,10 @@ def find_layers(
         stem = name.rpartition("/")[0]
         if group := roles.get(stem, Role()).group:
             joint = Joint(*group)
-            found[joint.name] = _coupled(joint, m, place)
+            known = found.get(joint.name)
+            masks = (*known.masks, m) if known else (m,)
+            masks = tuple(sorted(masks, key=lambda n: jnp.ndim(leaves[n])))
+            found[joint.name] = _coupled(joint, masks, place)
             continue
         beside, inner = f"{stem}/weight".lstrip("/"), stem.partition("/")[2]
         w = place.get(beside, place.get(f"0/{inner}", -1))
@@ -118,7 +121,7 @@ def find_layers(
     ]
 
 
-def _coupled(group: Joint, mask: int, place: Mapping[str, int]) -> CoupledLayer:
+def _coupled(group: Joint, masks: tuple[int, ...], place: Mapping[str, int]) -> CoupledLayer:
     """The layer of a group.
 
     Raises:
@@ -132,7 +135,7 @@ def _coupled(group: Joint, mask: int, place: Mapping[str, int]) -> CoupledLayer:
                 "under optax.partition"
             )
     spans = tuple((place[f"{path}/weight"], span) for path, span in group.spans)
-    return CoupledLayer(group.name, spans, mask, None)
+    return CoupledLayer(group.name, spans, masks, None)
 
 
 def _fitted(by: Any, layer: Layer | CoupledLayer, roles: Mapping[str, Role]) -> Any:

@@ -156,9 +156,9 @@ def revise(
         layers = find_layers(names, leaves, chosen, roles)
         for layer in layers:
             with naming(layer.path):
-                check_mask(leaves[layer.mask])
-                check_start(layer.by, leaves[layer.mask])
-        masks = {layer.mask for layer in layers}
+                check_mask(layer.mask_of(leaves))
+                check_start(layer.by, layer.mask_of(leaves))
+        masks = {mask for layer in layers for mask in layer.masks}
         given = inner.init(without(form, leaves, masks))
         return Revised(jnp.zeros((), jnp.int32), jnp.asarray(seed), given)
 
@@ -202,7 +202,7 @@ class _Run(NamedTuple):
 
     @property
     def masks(self) -> set[int]:
-        return {layer.mask for layer in self.layers}
+        return {mask for layer in self.layers for mask in layer.masks}
 
     @property
     def revised(self) -> list[tuple[Layer | CoupledLayer, Revision]]:
@@ -240,7 +240,8 @@ class _Run(NamedTuple):
         jumps = self._jumps(lambda w: optax.apply_updates(self.leaves[w], updates[w]))
         new = list(updates)
         for (layer, _), jump in zip(self.revised, jumps, strict=True):
-            new[layer.mask] = jump.astype(self.leaves[layer.mask].dtype)
+            for m, change in layer.jumps(jump, self.leaves).items():
+                new[m] = change
         for w, still in self._zeroed(jumps).items():
             new[w] = jnp.where(still, new[w], -self.leaves[w]).astype(new[w].dtype)
         return new, self._cleared(state, jumps)
@@ -255,7 +256,8 @@ class _Run(NamedTuple):
             jumps = self._jumps(lambda w: leaves[w])
             new = list(leaves)
             for (layer, _), jump in zip(self.revised, jumps, strict=True):
-                new[layer.mask] = new[layer.mask] + jump.astype(new[layer.mask].dtype)
+                for m, change in layer.jumps(jump, leaves).items():
+                    new[m] = new[m] + change
             for w, still in self._zeroed(jumps).items():
                 new[w] = jnp.where(still, new[w], 0.0).astype(new[w].dtype)
             return new, self._cleared(state, jumps)
@@ -272,14 +274,14 @@ class _Run(NamedTuple):
         key = jax.random.fold_in(jax.random.key(self.seed), self.step)
 
         def jump(n: int, layer: Layer | CoupledLayer, by: Revision) -> Array:
-            mask, one = self.leaves[layer.mask], stacked(by, self.step, jax.random.fold_in(key, n))
+            mask, key_here = layer.mask_of(self.leaves), jax.random.fold_in(key, n)
+            one = stacked(by, self.step, key_here)
             with naming(layer.path):
                 weight = jnp.asarray(layer.seen(trained))
-                gradient = layer.growth(self.gradients)
-                moved = one(mask, weight, gradient) - mask
+                moved = one(mask, weight, layer.growth(self.gradients)) - mask
                 return jnp.where(by.due(self.step), moved, 0).astype(jnp.int8)
 
-        stay = lambda layer: jnp.zeros_like(self.leaves[layer.mask], jnp.int8)
+        stay = lambda layer: jnp.zeros_like(layer.mask_of(self.leaves), jnp.int8)
         return [  # one branch per layer takes less memory than one for all
             lax.cond(anywhere(by.due(self.step)), partial(jump, n, layer, by), partial(stay, layer))
             for n, (layer, by) in enumerate(self.revised)
@@ -287,18 +289,15 @@ class _Run(NamedTuple):
 
     def _trained(self, layer: Layer | CoupledLayer) -> Array:
         """bool, [...] like the mask of a layer: what is trained."""
-        mask, by = self.leaves[layer.mask], layer.by
+        mask, by = layer.mask_of(self.leaves), layer.by
         if by is None:
             return mask > 0
         return over_stack(by.trained, by.role.stack)(mask, layer.seen(self.leaves.__getitem__)) > 0
 
     def _stay(self, jumps: list[Array]) -> list[tuple[Layer | CoupledLayer, Array]]:
         """What of each layer is not cleared."""
-        return [
-            (layer, jump == 0)
-            for (layer, by), jump in zip(self.revised, jumps, strict=True)
-            if by.clears
-        ]
+        pairs = zip(self.revised, jumps, strict=True)
+        return [(layer, jump == 0) for (layer, by), jump in pairs if by.clears]
 
     def _zeroed(self, jumps: list[Array]) -> At:
         """Where the weights keep their values; elsewhere they become 0."""

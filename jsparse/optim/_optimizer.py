@@ -210,7 +210,7 @@ def _variables(model: nnx.Module, wrt: Any) -> str:
 def _check_stacks(model: nnx.Module, tx: Revise) -> None:
     """Refuse a revision that would make the layers of a stack compete with each other."""
     parts = {p: part for p, part in sparse_parts(model).items() if "mask" in part.state_names}
-    groups = {group.name: group for group in held_groups(model).values()}
+    groups = held_groups(model)
     for path, by in match(parts | groups, tx.revisions).items():
         if path in groups:
             continue

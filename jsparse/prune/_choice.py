@@ -18,6 +18,7 @@ from jax import Array
 from jsparse._budget import Shapes, erdos_renyi, erdos_renyi_kernel, erdos_renyi_links, uniform
 from jsparse._checks import check_density
 from jsparse._coupled import Units
+from jsparse._events import share_cuts_in_place
 from jsparse._paths import naming
 from jsparse._pattern import Role
 from jsparse._score import wide
@@ -143,7 +144,7 @@ def magnitudes(model: nnx.Module) -> dict[str, Array]:
 
     Of groups of coupled units under `Held`, by name: the root mean square of each unit, [units].
     """
-    weights = {path: part.weight[...] for path, part in stored_parts(model).items()}
+    weights = {path: own(part, part.weight) for path, part in stored_parts(model).items()}
     return {path: jnp.abs(w.astype(wide(w.dtype))) for path, w in weights.items()}
 
 
@@ -176,7 +177,7 @@ def keep_highest(model: Model, scores: Arrays, density: float, choose: Choice = 
     for path, part in parts.items():
         with naming(path):
             score = _score(part, scores, path)
-        for place in np.ndindex(score.shape[: part.rule.role.stack]):
+        for place in np.ndindex(score.shape[: stack_of(part)]):
             name = path + "".join(f"[{n}]" for n in place)
             layers[name] = score[place]
             shapes[name] = role_shape(score[place].shape, part.rule.role)
@@ -185,11 +186,23 @@ def keep_highest(model: Model, scores: Arrays, density: float, choose: Choice = 
     check_alive(kept, density)
     names = iter(kept)
     for part in parts.values():
-        weight = part.weight[...]
-        here = [kept[next(names)] for _ in np.ndindex(weight.shape[: part.rule.role.stack])]
-        mask = jnp.stack(here).reshape(weight.shape).astype(part.mask[...].dtype)
-        part.mask[...] = beside(mask, weight)
+        shape = own(part, part.weight).shape
+        here = [kept[next(names)] for _ in np.ndindex(shape[: stack_of(part)])]
+        mask = jnp.stack(here).reshape(shape).astype(part.mask[...].dtype)
+        whole = part.each(mask) if isinstance(part, Units) else mask
+        part.mask[...] = beside(whole, part.weight[...])
+    share_cuts_in_place(model)
     return model
+
+
+def own(part: Sparse, variable: nnx.Variable) -> Array:
+    """A weight or a mask, [...]; of a group of coupled units that of all layers, [units]."""
+    return part.one(variable[...]) if isinstance(part, Units) else variable[...]
+
+
+def stack_of(part: Sparse) -> int:
+    """The number of stacked axes of what a weight has of its own."""
+    return 0 if isinstance(part, Units) else part.rule.role.stack
 
 
 def check_choice(choose: Choice) -> None:
@@ -224,7 +237,7 @@ def check_alive(kept: Arrays, density: float) -> None:
 
 def _score(part: Sparse, scores: Arrays, path: str) -> Array:
     """The scores of a weight, -inf where it is masked."""
-    weight = part.weight[...]
+    weight = own(part, part.weight)
     if path not in scores:
         raise ValueError(f"has no score; available: {', '.join(scores) or 'none'}")
     score = jnp.asarray(scores[path])
@@ -234,7 +247,7 @@ def _score(part: Sparse, scores: Arrays, path: str) -> Array:
         raise ValueError(
             "scores are NaN; look for NaN in the weights, or in the loss on the batches"
         )
-    return jnp.where(part.mask[...] > 0, score, -jnp.inf)
+    return jnp.where(own(part, part.mask) > 0, score, -jnp.inf)
 
 
 def role_shape(shape: tuple[int, ...], role: Role) -> tuple[int, ...]:

@@ -12,13 +12,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 
 from jsparse._bridge import fit_bridges
 from jsparse._coupled import Member, Units
 from jsparse._events import share_cuts_in_place
 from jsparse._paths import listed, naming, pairs
+from jsparse._pattern import Role
 from jsparse._roles import role_of
 from jsparse._slots import Slot, refuse_unseen, refuse_wrapped, slots
 from jsparse._sparse import Sparse
@@ -39,7 +42,7 @@ from jsparse.rules._coupled import (
 )
 from jsparse.rules._held import Held
 from jsparse.rules._keep import Keep
-from jsparse.rules._rule import Rules, unit_of
+from jsparse.rules._rule import Rules, unit_of, with_role
 
 Model = TypeVar("Model", bound=nnx.Module)
 Places = Mapping[str, Sequence[Slot]]
@@ -58,7 +61,8 @@ def couple(model: Model, groups: UnitGroups, *rules: Rules, rngs: nnx.Rngs | Non
     under equal rules compete. Train with `jsparse.Optimizer`, which takes the norms anew after each
     step. While training only the weights that read a unit are gated, so that what makes it can
     still change; where that is not enough, as under a layer norm, those that make it are. `masks`,
-    `fold` and `shrink` mask all of them, which changes no output.
+    `fold` and `shrink` mask all of them, which changes no output. Layers stacked for `nnx.scan`
+    have the same units, by their norms over all of the layers.
 
     Args:
       model: any NNX module without rules on the weights of these groups; it is not changed.
@@ -76,8 +80,8 @@ def couple(model: Model, groups: UnitGroups, *rules: Rules, rngs: nnx.Rngs | Non
     Raises:
       TypeError: not a model, groups or rules.
       ValueError: no rules; a rule with another unit or one that cannot take groups; a pattern that
-        matches no group that can shrink; a weight that has a rule, is in a stack of layers or in a
-        wrapper that writes weights, or is not in the model.
+        matches no group that can shrink; a weight that has a rule, is in a wrapper that writes
+        weights, or is not in the model; stacked layers under a rule that learns numbers.
 
     Example:
       >>> from jsparse import Top, groups
@@ -113,18 +117,18 @@ def _couple_in_place(
     spans: dict[int, list[tuple[Span, Units]]] = {}
     for group, rule in chosen:
         new = _spans(group, _over_vector(rule), places)
-        units = _units(group.name, new, rngs)
+        key, units = rngs.params(), {}
         for slot, span in new:
-            spans.setdefault(id(slot.value), []).append((span, units))
+            stack = slot.value.shape[: _role(slot).stack]
+            if stack not in units:
+                units[stack] = _units(group.name, new, stack, key)
+            spans.setdefault(id(slot.value), []).append((span, units[stack]))
     params = [slot for own in at.values() for slot in own if isinstance(slot.value, nnx.Param)]
     for one, several in spans.items():
         slot = at[one][0]
         refuse_unseen(slot, params)
-        role = role_of(slot.parent, slot.key, slot.value.ndim)
-        rule = Follows(
-            tuple(span for span, _ in several),
-            role=dataclasses.replace(role, recurrent=slot.recurrent),
-        )
+        role = dataclasses.replace(_role(slot), recurrent=slot.recurrent)
+        rule = Follows(tuple(span for span, _ in several), role=role)
         part = Member(slot.value, rule, [units for _, units in several])
         for slot in at[one]:
             slot.put(part)
@@ -145,6 +149,8 @@ def _spans(group: UnitGroup, rule: Any, places: Places) -> list[tuple[Slot, Span
         slot = _place(member, group.name, places)
         if isinstance(slot.value, nnx.Param):
             found.append((slot, member))
+    for slot, member in found:
+        _check_stack(slot, member, group.name, rule)
     sizes = [_entries(slot, member, group.width) for slot, member in found]
     total = sum(sizes)
     if not total:
@@ -156,7 +162,7 @@ def _spans(group: UnitGroup, rule: Any, places: Places) -> list[tuple[Slot, Span
         (
             slot,
             Span(
-                axis=member.axis,
+                axis=member.axis - slot.value.ndim,
                 units=() if _in_order(member, group.width) else tuple(member.units.tolist()),
                 width=group.width,
                 entries=total,
@@ -204,27 +210,50 @@ def _place(member: UnitAxis, name: str, places: Places) -> Slot:
             f"groups: {member.path} has length {len(member.units)} on axis {member.axis} there, "
             f"and shape {shape} in the model; give the groups of this model, from jsparse.groups"
         )
-    if stack := role_of(slot.parent, slot.key, len(shape)).stack:
-        raise ValueError(
-            f"{member.path} stacks {stack} axes of layers, which nnx.scan would hand out one by "
-            f"one, while the units of {name} are the same for all; make the layers one by one, or "
-            "use a rule with Filter() there"
-        )
     return slot
 
 
-def _units(name: str, spans: Sequence[tuple[Slot, Span]], rngs: nnx.Rngs) -> Units:
-    """The units of a group, with their rule."""
+def _role(slot: Slot) -> Role:
+    return role_of(slot.parent, slot.key, slot.value.ndim)
+
+
+def _check_stack(slot: Slot, member: UnitAxis, name: str, rule: Any) -> None:
+    """Refuse stacked layers that cannot have the same units.
+
+    Raises:
+      ValueError: the units are layers of the stack, or the rule learns something of them.
+    """
+    stack = _role(slot).stack
+    if stack and member.axis < stack:
+        raise ValueError(
+            f"the units of {name} are whole layers that {member.path} stacks, and a stack has no "
+            "rule for them; leave this group out, by Keep() first"
+        )
+    if stack and rule.learned:
+        raise ValueError(
+            f"{member.path} stacks layers, which nnx.scan hands out one by one, and the units of "
+            f"{name} are the same for all of them; what {type(rule).__name__} learns of them would "
+            "become another number in each. Use Top, Gibbs, or Held with a revision there; or make "
+            "the layers one by one"
+        )
+
+
+def _units(
+    name: str, spans: Sequence[tuple[Slot, Span]], stack: tuple[int, ...], key: Array
+) -> Units:
+    """The units of a group, with their rule; once for each layer of a stack."""
     norms = root_mean_square((span, slot.value[...]) for slot, span in spans if span.own)
     span = spans[0][1]
+    role = dataclasses.replace(VECTOR, stack=len(stack))
     with naming(name):
         units = Units(
-            Setting(norms),
-            span.rule,
-            key=rngs.params(),
+            Setting(jnp.broadcast_to(norms, stack + norms.shape)),
+            with_role(span.rule, role),
+            key=key,
             name=name,
             entries=span.entries,
         )
+    units.follow(units)  # the same draw for all layers
     if "price" in units.state_names:  # of each weight
         units.set_state({"price": units.price[...] * span.entries})
     return units

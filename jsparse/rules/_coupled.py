@@ -73,7 +73,7 @@ class Span:
     """Where the units of a group are in a weight.
 
     Attributes:
-      axis: of the weight.
+      axis: of the weight, counted from the last, as those of stacked layers come first.
       units: the number of the unit at each position of the axis, -1 for none; () if they are all
         there in order.
       width: how many units there are.
@@ -96,13 +96,15 @@ class Span:
         if self.units:
             at = np.asarray(self.units)
             values = jnp.where(at < 0, jnp.ones((), values.dtype), values[np.maximum(at, 0)])
-        shape = [-1 if k == self.axis else 1 for k in range(weight.ndim)]
+        shape = [1] * weight.ndim
+        shape[self.axis] = -1
         return jnp.broadcast_to(values.reshape(shape).astype(weight.dtype), weight.shape)
 
 
 def mean_square(span: Span, weight: Array) -> Array:
-    """What a weight adds to the mean square of each unit: float32 or wider, [units]."""
-    own = squares(weight).sum(axis=tuple(k for k in range(weight.ndim) if k != span.axis))
+    """What a weight, of a layer or a stack, adds to the mean square of each unit: [units]."""
+    axis = span.axis % weight.ndim
+    own = squares(weight).sum(axis=tuple(k for k in range(weight.ndim) if k != axis))
     if span.units:
         at = np.asarray(span.units)
         there = np.flatnonzero(at >= 0)
