@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
@@ -12,11 +13,14 @@ from jsparse.rules._rule import State, applied, settled
 
 
 class Units(Sparse):
-    """The units of a group, and the rule that closes some: there once, shared by all its weights.
+    """The units of a group, and the rule that closes some: shared by all its weights.
+
+    It is there once, and once more for weights of each depth of stack, with the same numbers for
+    every layer: `nnx.scan` hands each layer its own.
 
     Args:
-      norms: the root mean square of each unit over all of its weights, [units].
-      rule: of the group, with unit `Coupled()`.
+      norms: the root mean square of each unit over all of its weights, [stack..., units].
+      rule: of the group, with unit `Coupled()`, and a role with the number of stacked axes.
       key: for rules with a random initial state.
       name: of the group.
       entries: how many entries a unit has, in all of its weights.
@@ -26,6 +30,19 @@ class Units(Sparse):
         super().__init__(norms, rule, key=key)
         self.name = name
         self.entries = entries
+
+    def one(self, value: Array) -> Array:
+        """What all layers of the stack have: [stack..., n] -> [n]."""
+        return value[(0,) * self._stack]
+
+    def each(self, value: Array) -> Array:
+        """The same for each layer: [n] -> [stack..., n]."""
+        stack = self.weight.shape[: self._stack]
+        return jnp.broadcast_to(value.reshape((1,) * len(stack) + value.shape), stack + value.shape)
+
+    def follow(self, other: "Units") -> None:
+        """Take the state of the same group for weights of another depth."""
+        self.set_state({name: self.each(other.one(value)) for name, value in other.state.items()})
 
 
 class Member(Sparse):
@@ -40,7 +57,7 @@ class Member(Sparse):
     def __init__(self, weight: nnx.Param, rule: Follows, groups: Sequence[Units]):
         self.weight = weight
         self.rule = rule
-        self.layer_ndim = weight.ndim
+        self.layer_ndim = weight.ndim - rule.role.stack
         self.deterministic = False
         self.reparameterised = False
         self.state_names = ()
@@ -54,19 +71,19 @@ class Member(Sparse):
 
     def read(self) -> Array:
         """The weight as the layer reads it, with gates where it closes units: [...]."""
-        return applied(self.rule, 0, self.weight[...], self._seen)
+        return applied(self.rule, self._stack, self.weight[...], self._seen)
 
     def read_mask(self) -> Array:
         """The mask, [...] like the weight: 1 where none of its units is dropped."""
-        return self.rule.mask(self.weight[...], self._seen)
+        return self._map(self.rule.mask)(self.weight[...], self._seen)
 
     def read_final(self) -> Array:
         """The weight without sampling, with zeros for all that belongs to dropped units: [...]."""
-        return self.rule.final(self.weight[...], self._of_groups(final=True))
+        return self._map(self.rule.final)(self.weight[...], self._of_groups(final=True))
 
     def read_final_mask(self) -> Array:
         """The mask without sampling: [...] like the weight."""
-        return self.rule.mask(self.weight[...], self._of_groups(final=True))
+        return self._map(self.rule.mask)(self.weight[...], self._of_groups(final=True))
 
     @property
     def _seen(self) -> Any:

@@ -7,7 +7,7 @@ from jax import Array
 
 from jsparse._coupled import Member, Units
 from jsparse._score import root
-from jsparse._slots import ruled_parts, sparse_parts
+from jsparse._slots import coupled_units, ruled_parts, sparse_parts
 from jsparse._variables import write
 from jsparse.rules._coupled import mean_square
 from jsparse.rules._shared_cut import share_cuts
@@ -19,12 +19,14 @@ def advance_in_place(model: nnx.Module) -> None:
     for part in ruled_parts(model).values():
         part.set_state(part.advanced())
     _share_cuts(model)
+    _share_stacks(model)
 
 
 def share_cuts_in_place(model: nnx.Module) -> None:
     """Recompute what layers share, after weights were set or layers were added."""
     share_norms_in_place(model)
     _share_cuts(model)
+    _share_stacks(model)
 
 
 def share_norms_in_place(model: nnx.Module) -> None:
@@ -33,35 +35,43 @@ def share_norms_in_place(model: nnx.Module) -> None:
     Raises:
       ValueError: some of these weights are not in the model.
     """
-    totals: dict[int, Array] = {}
-    groups: dict[int, Units] = {}
-    entries: Counter[int] = Counter()
+    totals: dict[str, Array] = {}
+    entries: Counter[str] = Counter()
     for part in sparse_parts(model).values():
         if not isinstance(part, Member):
             continue
         for span, group in zip(part.rule.spans, part.groups.values(), strict=True):
-            one = id(group)
-            groups[one] = group
             if span.own:
                 own = mean_square(span, part.weight[...])
-                totals[one] = totals[one] + own if one in totals else own
-                entries[one] += span.own
-    for one, group in groups.items():
-        if entries[one] != group.entries:
+                totals[group.name] = totals[group.name] + own if group.name in totals else own
+                entries[group.name] += span.own
+    for group in coupled_units(model).values():
+        if entries[group.name] != group.entries:
             raise ValueError(
                 f"the units of the group {group.name} have {group.entries} entries each, and the "
-                f"model has {entries[one]} of them: give the whole model that `couple` returned, "
-                "none of whose weights has got another rule since"
+                f"model has {entries[group.name]} of them: give the whole model that `couple` "
+                "returned, none of whose weights has got another rule since"
             )
-        write(group.weight, root(totals[one]).astype(group.weight.dtype))
+        norms = root(totals[group.name]).astype(group.weight.dtype)
+        write(group.weight, group.each(norms))
+
+
+def _share_stacks(model: nnx.Module) -> None:
+    """Give each layer of a stack the state of its groups."""
+    first: dict[str, Units] = {}
+    for group in coupled_units(model).values():
+        if group is not first.setdefault(group.name, group):
+            group.follow(first[group.name])
 
 
 def _share_cuts(model: nnx.Module) -> None:
     parts = [part for part in ruled_parts(model).values() if "cut" in part.state_names]
+    once = lambda part, value: part.one(value) if isinstance(part, Units) else value
     shared = share_cuts(
         [part.rule for part in parts],
-        [part.state for part in parts],
-        [part.score() for part in parts],
+        [{name: once(part, value) for name, value in part.state.items()} for part in parts],
+        [once(part, part.score()) for part in parts],
     )
     for part, state in zip(parts, shared, strict=True):
-        part.set_state(state)
+        all_layers = part.each if isinstance(part, Units) else lambda value: value
+        part.set_state({name: all_layers(value) for name, value in state.items()})

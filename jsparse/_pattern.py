@@ -7,7 +7,7 @@ scope names the axes of that grid along which units compete, or share a threshol
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,8 @@ class Role:
     Axes that are neither outputs nor inputs are spatial. The first `stack` axes index whole layers
     (of a vmapped or scanned module); a rule never sees them. `heads` is the output or input axis
     that indexes attention heads. Once units have been removed, `left` says which positions of each
-    axis of the full weight remain; until then it is empty.
+    axis of the full weight remain; until then it is empty. For a mask of coupled units, `group` is
+    a `jsparse.rules._coupled.Joint`.
     """
 
     outputs: tuple[int, ...] = (-1,)
@@ -33,6 +34,7 @@ class Role:
     stack: int = 0
     recurrent: bool = False
     left: tuple[tuple[bool, ...], ...] = ()
+    group: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("outputs", "inputs", "heads"):

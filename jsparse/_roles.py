@@ -63,6 +63,8 @@ def role_of(layer: Any, key: str | int, ndim: int) -> Role:
         case nnx.Einsum():
             layer_ndim = len(layer.kernel_shape)
             role = _einsum_role(layer.einsum_str, layer_ndim)
+        case nnx.BatchNorm() | nnx.LayerNorm() | nnx.RMSNorm() | nnx.GroupNorm():
+            role, layer_ndim = Role(inputs=()), 1
         case _:
             equation: Any = getattr(layer, "einsum_str", None)  # in modules such as Gemma's
             axes = _kernel_axes(equation, ndim) if key in ("w", "kernel") else ""

@@ -6,12 +6,13 @@ from typing import Any, Protocol, runtime_checkable
 
 from flax import nnx
 
-from jsparse._coupled import Member
+from jsparse._coupled import Member, Units
 from jsparse._paths import named
 from jsparse._pattern import Role
 from jsparse._sparse import Sparse
 from jsparse._values import shown
 from jsparse._variables import LORA, WRAPPERS, overwrites, stored, unseen
+from jsparse.rules._coupled import Joint, Span
 
 HOLDERS = (nnx.Pytree, list, dict)
 """Types that may hold variables; a module is an nnx.Pytree."""
@@ -173,14 +174,21 @@ def sparse_parts(model: nnx.Module) -> dict[str, Sparse]:
 
 
 def ruled_parts(model: nnx.Module) -> dict[str, Sparse]:
-    """Each Sparse of the model by its first path, and the groups of coupled units by theirs."""
-    parts = sparse_parts(model)
-    members = [part for part in parts.values() if isinstance(part, Member)]
+    """Each Sparse of the model by its first path, and each group of coupled units once by its."""
+    groups = coupled_units(model)
+    first = {group.name: path for path, group in reversed(groups.items())}
+    return sparse_parts(model) | {path: groups[path] for path in reversed(first.values())}
+
+
+def coupled_units(model: nnx.Module) -> dict[str, Units]:
+    """The groups of coupled units by path; those for stacked weights after those for others."""
+    members = [part for part in sparse_parts(model).values() if isinstance(part, Member)]
     groups = {id(stored(g.weight)): g for part in members for g in part.groups.values()}
     if not groups:
-        return parts
+        return {}
     first = {id(leaf): path for path, leaf in reversed(named(nnx.state(model)).items())}
-    return parts | {first[one].removesuffix("/weight"): group for one, group in groups.items()}
+    found = {first[one].removesuffix("/weight"): group for one, group in groups.items()}
+    return dict(sorted(found.items(), key=lambda pair: pair[1].weight.ndim))
 
 
 def refuse_wrapped(slot: Slot) -> None:
@@ -211,5 +219,29 @@ def refuse_unseen(slot: Slot, params: Sequence[Slot]) -> None:
 
 
 def roles(model: nnx.Module) -> dict[str, Role]:
-    """The meaning of the axes of each sparse weight, by path: for `jsparse.revise`."""
-    return {path: part.rule.role for path, part in sparse_parts(model).items()}
+    """The meaning of the axes of each sparse weight, by path: for `jsparse.revise`.
+
+    Those of stored masks of coupled units say where the units are in each weight.
+    """
+    parts = sparse_parts(model)
+    spans: dict[str, list[tuple[str, Span]]] = {}
+    for path, part in parts.items():
+        if isinstance(part, Member):
+            for span, group in zip(part.rule.spans, part.groups.values(), strict=True):
+                spans.setdefault(group.name, []).append((path, span))
+    return {path: part.rule.role for path, part in parts.items()} | {
+        path: dataclasses.replace(
+            group.rule.role, group=Joint(group.name, tuple(spans[group.name]))
+        )
+        for path, group in coupled_units(model).items()
+        if "mask" in group.state_names
+    }
+
+
+def held_groups(model: nnx.Module) -> dict[str, Units]:
+    """The groups of coupled units with a stored mask, by name."""
+    return {
+        part.name: part
+        for part in ruled_parts(model).values()
+        if isinstance(part, Units) and "mask" in part.state_names
+    }

@@ -30,6 +30,7 @@ CONTRACT = {  # the exceptions: what the methods of a room share
     "jsparse.rules._coupled",
     "jsparse._revise.revision",
     "jsparse._revise.moments",
+    "jsparse._revise.layers",
     "jsparse._revise.pairs",
     "jsparse._revise.pause",
     "jsparse.importance._members",

@@ -92,7 +92,7 @@ def test_every_rule_revision_and_pruning_method_is_described() -> None:
     shared |= {"activity", "torch_style", "calibration", "choice", "folder", "rounds", "weights"}
     shared |= {"remaining", "moments", "magnitude", "random", "__init__"}  # no steps
     shared |= {"inputs", "sweep"}  # of the calibration
-    shared |= {"by_name"}  # groups for rules and penalties
+    shared |= {"by_name", "layers"}  # groups for rules and penalties, and under revisions
     shared |= {"costs"}  # of a search
     shared |= {"members", "activations"}  # of importances
     for room in ("rules", "_revise", "importance", "prune"):

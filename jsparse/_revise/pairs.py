@@ -1,13 +1,14 @@
 """Pairs of a weight and its mask: where they are in the tree to train, and their revisions.
 
 Masks are the leaves named "mask". The weight of `a/mask` is `a/weight`, as in NNX models, or the
-leaf at `a` in the first element of a tuple such as (params, held), as in `jsparse.tree`.
+leaf at `a` in the first element of a tuple such as (params, held), as in `jsparse.tree`. Those of
+coupled units are in the role at `a`.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,26 +17,12 @@ from jax import Array
 from jax.core import Tracer
 
 from jsparse._paths import match, path_of
-from jsparse._pattern import Role, Weight
+from jsparse._pattern import Role, Weight, Whole
+from jsparse._revise.layers import CoupledLayer, Layer
 from jsparse._revise.revision import Revision
-from jsparse._values import check_is, check_mapping
+from jsparse._values import check_is, check_mapping, is_whole, shown
+from jsparse.rules._coupled import VECTOR, Coupled, Group, Joint
 from jsparse.rules._rule import over_stack, unit_magnitude
-
-
-class Layer(NamedTuple):
-    """The positions of a weight and its mask in the flat tree, and the revision of the mask.
-
-    Attributes:
-      path: path of the weight.
-      weight: position of the weight.
-      mask: position of the mask.
-      by: the revision, or None for a fixed mask.
-    """
-
-    path: str
-    weight: int
-    mask: int
-    by: Revision | None
 
 
 def flatten(tree: Any) -> tuple[list[str], list[Array], Any]:
@@ -83,18 +70,26 @@ def find_layers(
     leaves: list[Any],
     revisions: Sequence[tuple[str, Revision]],
     roles: Mapping[str, Role],
-) -> list[Layer]:
-    """Each mask of a flat tree with its weight and its revision.
+) -> list[Layer | CoupledLayer]:
+    """Each mask of a flat tree with its weights and its revision.
 
     Raises:
-      ValueError: no masks, a mask without a weight or of another shape, a pattern without a match.
+      ValueError: no masks, a mask without a weight or of another shape, a pattern without a match,
+        a revision whose unit does not suit its mask.
     """
     place = {name: n for n, name in enumerate(names)}
-    found: dict[str, tuple[int, int]] = {}
+    found: dict[str, Layer | CoupledLayer] = {}
     for name, m in place.items():
         if name.rpartition("/")[2] != "mask":
             continue
         stem = name.rpartition("/")[0]
+        if group := roles.get(stem, Role()).group:
+            joint = Joint(*group)
+            known = found.get(joint.name)
+            masks = (*known.masks, m) if known else (m,)
+            masks = tuple(sorted(masks, key=lambda n: jnp.ndim(leaves[n])))
+            found[joint.name] = _coupled(joint, masks, place)
+            continue
         beside, inner = f"{stem}/weight".lstrip("/"), stem.partition("/")[2]
         w = place.get(beside, place.get(f"0/{inner}", -1))
         path = stem or "weight" if beside in place else inner
@@ -104,14 +99,15 @@ def find_layers(
             raise ValueError(
                 f"the mask {name!r} has no weight: there is neither {beside!r} nor '0/{inner}'. "
                 "Keep the two side by side or train (params, held), and give both the same label "
-                "under optax.partition"
+                "under optax.partition; if it is of coupled units, give revise "
+                "roles=jsparse.roles(model)"
             )
         if jnp.shape(leaves[w]) != jnp.shape(leaves[m]):
             raise ValueError(
                 f"{path}: the mask has shape {jnp.shape(leaves[m])}, but the weight "
                 f"{jnp.shape(leaves[w])}; make masks with the rule Held"
             )
-        found[path] = (w, m)
+        found[path] = Layer(path, w, m, None)
     if not found:
         raise ValueError(
             "the tree to train has no masks; put the rule Held on the weights and build the "
@@ -119,14 +115,50 @@ def find_layers(
             "packed layers have none, and their optimizer is jsparse.PackedOptimizer"
         )
     chosen = match(found, revisions)  # type: ignore[arg-type]
-    return [Layer(p, w, m, _fitted(chosen.get(p), roles.get(p))) for p, (w, m) in found.items()]
+    return [
+        layer._replace(by=_fitted(chosen[path], layer, roles)) if path in chosen else layer
+        for path, layer in found.items()
+    ]
 
 
-def _fitted(by: Any, role: Role | None) -> Any:
-    """The revision with the role of its layer, unless it has its own role."""
-    if by is None or role is None or by.role != Role():
+def _coupled(group: Joint, masks: tuple[int, ...], place: Mapping[str, int]) -> CoupledLayer:
+    """The layer of a group.
+
+    Raises:
+      ValueError: one of its weights is not in the tree.
+    """
+    for path, _ in group.spans:
+        if f"{path}/weight" not in place:
+            raise ValueError(
+                f"the mask of the units of {group.name} is in the tree to train, and of their "
+                f"weights {path} is not; train all of them or none, and give them the same label "
+                "under optax.partition"
+            )
+    spans = tuple((place[f"{path}/weight"], span) for path, span in group.spans)
+    return CoupledLayer(group.name, spans, masks, None)
+
+
+def _fitted(by: Any, layer: Layer | CoupledLayer, roles: Mapping[str, Role]) -> Any:
+    """The revision with the role of its layer, unless it has its own role.
+
+    Raises:
+      ValueError: it is for groups and the layer is none, or the other way round.
+    """
+    coupled, name = isinstance(layer, CoupledLayer), type(by).__name__
+    unit = getattr(by, "unit", Weight())
+    if coupled != (unit == Group()):
+        needed = "unit=Group()" if coupled else "another unit, or couple the model first"
+        raise ValueError(f"{layer.path}: {name} has the unit {unit}; give it {needed}")
+    if coupled:
+        if by.scope != Whole():
+            raise ValueError(
+                f"{layer.path}: {name} has the scope {by.scope}; the units of a group are all "
+                "alike, so give it scope=Whole()"
+            )
+        return dataclasses.replace(by, unit=Coupled(), role=VECTOR)
+    if layer.path not in roles or by.role != Role():
         return by
-    return dataclasses.replace(by, role=role)
+    return dataclasses.replace(by, role=roles[layer.path])
 
 
 def check_revisions(revisions: Sequence[Any], roles: Any) -> None:
@@ -151,6 +183,25 @@ def check_revisions(revisions: Sequence[Any], roles: Any) -> None:
     check_mapping(what, roles=roles)
     for role in roles.values():
         check_is(Role, what, roles=role)
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse anything but a whole number, or an array of one."""
+    array = isinstance(seed, jax.Array) and seed.ndim == 0
+    whole = is_whole(seed) and 0 <= seed < 2**31
+    if not whole and not (array and jnp.issubdtype(seed.dtype, jnp.integer)):
+        raise ValueError(f"seed must be a whole number, 0 to 2**31 - 1; got {shown(seed)}")
+
+
+def check_mask(mask: Any) -> None:
+    """Refuse masks that are not 0 or 1, if their values are known."""
+    if isinstance(mask, Tracer | jax.ShapeDtypeStruct):
+        return
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError(
+            f"a mask to revise may contain only 0 and 1; got {shown(mask)} with others, so make it "
+            "with Held, jsparse.hold or jsparse.prune"
+        )
 
 
 def check_start(by: Any, mask: Any) -> None:

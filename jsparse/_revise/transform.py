@@ -21,15 +21,16 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
-from jax.core import Tracer
 
 from jsparse._counting import anywhere
 from jsparse._paths import naming, pairs
 from jsparse._pattern import Role
+from jsparse._revise.layers import At, CoupledLayer, Layer, both
 from jsparse._revise.moments import cleared
 from jsparse._revise.pairs import (
-    Layer,
+    check_mask,
     check_revisions,
+    check_seed,
     check_start,
     find_layers,
     flatten,
@@ -39,7 +40,7 @@ from jsparse._revise.pairs import (
 )
 from jsparse._revise.pause import pausing
 from jsparse._revise.revision import Revision, Revisions
-from jsparse._values import check_transform, is_whole, shown
+from jsparse._values import check_transform
 from jsparse.rules._rule import over_stack
 
 
@@ -118,7 +119,8 @@ def revise(
         revision, or a list or dict of them. The first match wins; masks without a match are fixed.
       roles: role by path, for revisions without a role: `jsparse.roles(model)`, or
         `{path: rule.role for path, rule in plan.items()}`. Needed for stacked layers, and for units
-        and scopes of layers whose weight is not [..., inputs, outputs].
+        and scopes of layers whose weight is not [..., inputs, outputs]; also for coupled units,
+        whose revisions have unit=Group() and patterns for names of groups.
       seed: seed of all random numbers; the same seed gives the same masks.
 
     Returns:
@@ -146,7 +148,7 @@ def revise(
     chosen = pairs(revisions)
     check_revisions(chosen, roles)
     check_transform(inner=inner)
-    _check_seed(seed)
+    check_seed(seed)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Any) -> Any:
@@ -154,9 +156,9 @@ def revise(
         layers = find_layers(names, leaves, chosen, roles)
         for layer in layers:
             with naming(layer.path):
-                _check_mask(leaves[layer.mask])
-                check_start(layer.by, leaves[layer.mask])
-        masks = {layer.mask for layer in layers}
+                check_mask(layer.mask_of(leaves))
+                check_start(layer.by, layer.mask_of(leaves))
+        masks = {mask for layer in layers for mask in layer.masks}
         given = inner.init(without(form, leaves, masks))
         return Revised(jnp.zeros((), jnp.int32), jnp.asarray(seed), given)
 
@@ -187,19 +189,11 @@ def revise(
     return Revise(init, update)
 
 
-def _check_seed(seed: Any) -> None:
-    """Refuse anything but a whole number, or an array of one."""
-    array = isinstance(seed, jax.Array) and seed.ndim == 0
-    whole = is_whole(seed) and 0 <= seed < 2**31
-    if not whole and not (array and jnp.issubdtype(seed.dtype, jnp.integer)):
-        raise ValueError(f"seed must be a whole number, 0 to 2**31 - 1; got {shown(seed)}")
-
-
 class _Run(NamedTuple):
     """One train step, on flat lists of leaves."""
 
     inner: Any
-    layers: Sequence[Layer]
+    layers: Sequence[Layer | CoupledLayer]
     form: Any
     leaves: list[Array]
     gradients: list[Array]
@@ -208,10 +202,10 @@ class _Run(NamedTuple):
 
     @property
     def masks(self) -> set[int]:
-        return {layer.mask for layer in self.layers}
+        return {mask for layer in self.layers for mask in layer.masks}
 
     @property
-    def revised(self) -> list[tuple[Layer, Revision]]:
+    def revised(self) -> list[tuple[Layer | CoupledLayer, Revision]]:
         return [(layer, layer.by) for layer in self.layers if layer.by]
 
     def tree(self, leaves: Sequence[Array]) -> Any:
@@ -219,14 +213,14 @@ class _Run(NamedTuple):
 
     def train(self, state: Any, extra: Mapping[str, Any]) -> tuple[list[Array], Any]:
         """Updates and state of the inner transform; updates are 0 for masks and frozen weights."""
-        seen, gradients, trained = list(self.leaves), list(self.gradients), {}
-        for _, w, m, by in self.layers:
-            mask, weight = self.leaves[m], self.leaves[w]
-            on = (mask if by is None else over_stack(by.trained, by.role.stack)(mask, weight)) > 0
-            dense = jnp.where(mask > 0, 0.0, self.gradients[m]).astype(gradients[w].dtype)
-            gradients[w] = jnp.where(on, gradients[w] + dense, 0.0).astype(gradients[w].dtype)
-            seen[w] = jnp.where(on, weight, 0.0).astype(weight.dtype)
-            trained[w] = on
+        seen, gradients = list(self.leaves), list(self.gradients)
+        trained = both(layer.over(self._trained(layer), self.leaves) for layer in self.layers)
+        for layer in self.layers:
+            for w, dense in layer.hidden(self.leaves, self.gradients).items():
+                gradients[w] = gradients[w] + dense
+        for w, on in trained.items():
+            gradients[w] = jnp.where(on, gradients[w], 0.0).astype(self.gradients[w].dtype)
+            seen[w] = jnp.where(on, seen[w], 0.0).astype(seen[w].dtype)
 
         given, weights = (without(self.form, tree, self.masks) for tree in (gradients, seen))
         update = lambda state: self.inner.update(given, state, weights, **extra)
@@ -245,11 +239,11 @@ class _Run(NamedTuple):
         """The updates and the inner state, with the changes of the revisions that are due."""
         jumps = self._jumps(lambda w: optax.apply_updates(self.leaves[w], updates[w]))
         new = list(updates)
-        for (layer, by), jump in zip(self.revised, jumps, strict=True):
-            w, m = layer.weight, layer.mask
-            new[m] = jump.astype(self.leaves[m].dtype)
-            if by.clears:
-                new[w] = jnp.where(jump == 0, new[w], -self.leaves[w]).astype(new[w].dtype)
+        for (layer, _), jump in zip(self.revised, jumps, strict=True):
+            for m, change in layer.jumps(jump, self.leaves).items():
+                new[m] = change
+        for w, still in self._zeroed(jumps).items():
+            new[w] = jnp.where(still, new[w], -self.leaves[w]).astype(new[w].dtype)
         return new, self._cleared(state, jumps)
 
     def apply(self, updates: list[Array], state: Any) -> tuple[list[Array], Any]:
@@ -261,11 +255,11 @@ class _Run(NamedTuple):
             leaves, state = now
             jumps = self._jumps(lambda w: leaves[w])
             new = list(leaves)
-            for (layer, by), jump in zip(self.revised, jumps, strict=True):
-                w, m = layer.weight, layer.mask
-                new[m] = new[m] + jump.astype(new[m].dtype)
-                if by.clears:
-                    new[w] = jnp.where(jump == 0, new[w], 0.0).astype(new[w].dtype)
+            for (layer, _), jump in zip(self.revised, jumps, strict=True):
+                for m, change in layer.jumps(jump, leaves).items():
+                    new[m] = new[m] + change
+            for w, still in self._zeroed(jumps).items():
+                new[w] = jnp.where(still, new[w], 0.0).astype(new[w].dtype)
             return new, self._cleared(state, jumps)
 
         due = self._due([layer for layer, _ in self.revised])
@@ -279,41 +273,46 @@ class _Run(NamedTuple):
         """
         key = jax.random.fold_in(jax.random.key(self.seed), self.step)
 
-        def jump(n: int, layer: Layer, by: Revision) -> Array:
-            mask, one = self.leaves[layer.mask], stacked(by, self.step, jax.random.fold_in(key, n))
+        def jump(n: int, layer: Layer | CoupledLayer, by: Revision) -> Array:
+            mask, key_here = layer.mask_of(self.leaves), jax.random.fold_in(key, n)
+            one = stacked(by, self.step, key_here)
             with naming(layer.path):
-                weight, gradient = jnp.asarray(trained(layer.weight)), self.gradients[layer.mask]
-                moved = one(mask, weight, gradient) - mask
+                weight = jnp.asarray(layer.seen(trained))
+                moved = one(mask, weight, layer.growth(self.gradients)) - mask
                 return jnp.where(by.due(self.step), moved, 0).astype(jnp.int8)
 
-        stay = lambda layer: jnp.zeros_like(self.leaves[layer.mask], jnp.int8)
+        stay = lambda layer: jnp.zeros_like(layer.mask_of(self.leaves), jnp.int8)
         return [  # one branch per layer takes less memory than one for all
             lax.cond(anywhere(by.due(self.step)), partial(jump, n, layer, by), partial(stay, layer))
             for n, (layer, by) in enumerate(self.revised)
         ]
 
+    def _trained(self, layer: Layer | CoupledLayer) -> Array:
+        """bool, [...] like the mask of a layer: what is trained."""
+        mask, by = layer.mask_of(self.leaves), layer.by
+        if by is None:
+            return mask > 0
+        return over_stack(by.trained, by.role.stack)(mask, layer.seen(self.leaves.__getitem__)) > 0
+
+    def _stay(self, jumps: list[Array]) -> list[tuple[Layer | CoupledLayer, Array]]:
+        """What of each layer is not cleared."""
+        pairs = zip(self.revised, jumps, strict=True)
+        return [(layer, jump == 0) for (layer, by), jump in pairs if by.clears]
+
+    def _zeroed(self, jumps: list[Array]) -> At:
+        """Where the weights keep their values; elsewhere they become 0."""
+        return both(layer.closing(stay, self.leaves) for layer, stay in self._stay(jumps))
+
     def _cleared(self, state: Any, jumps: list[Array]) -> Any:
         """The inner state, with moments of 0 for weights that are dropped or grown."""
-        pairs = list(zip(self.revised, jumps, strict=True))
-        still = {layer.weight: jump == 0 for (layer, by), jump in pairs if by.clears}
+        still = both(layer.over(stay, self.leaves) for layer, stay in self._stay(jumps))
         if not still:
             return state
         all_still = [still.get(n, jnp.ones((), bool)) for n in range(len(self.leaves))]
         kept = without(self.form, all_still, self.masks)
         return cleared(state, kept)
 
-    def _due(self, layers: Sequence[Layer]) -> Array:
+    def _due(self, layers: Sequence[Layer | CoupledLayer]) -> Array:
         """bool []: whether a revision of these layers is due."""
         different = dict.fromkeys(layer.by for layer in layers if layer.by)
         return jnp.any(jnp.array([by.due(self.step) for by in different], bool))
-
-
-def _check_mask(mask: Any) -> None:
-    """Refuse masks that are not 0 or 1, if their values are known."""
-    if isinstance(mask, Tracer | jax.ShapeDtypeStruct):
-        return
-    if not bool(((mask == 0) | (mask == 1)).all()):
-        raise ValueError(
-            f"a mask to revise may contain only 0 and 1; got {shown(mask)} with others, so make it "
-            "with Held, jsparse.hold or jsparse.prune"
-        )

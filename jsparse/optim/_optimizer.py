@@ -14,7 +14,7 @@ from jsparse._events import advance_in_place, share_cuts_in_place
 from jsparse._paths import listed, match, named
 from jsparse._pattern import Role
 from jsparse._revise.transform import Revise, Revised
-from jsparse._slots import check_module, sparse_parts
+from jsparse._slots import check_module, held_groups, sparse_parts
 from jsparse._values import check_transform, shown
 from jsparse._variables import Mask, Setting, write
 from jsparse.optim._density import TargetDensity
@@ -210,7 +210,10 @@ def _variables(model: nnx.Module, wrt: Any) -> str:
 def _check_stacks(model: nnx.Module, tx: Revise) -> None:
     """Refuse a revision that would make the layers of a stack compete with each other."""
     parts = {p: part for p, part in sparse_parts(model).items() if "mask" in part.state_names}
-    for path, by in match(parts, tx.revisions).items():
+    groups = held_groups(model)
+    for path, by in match(parts | groups, tx.revisions).items():
+        if path in groups:
+            continue
         role = by.role if by.role != Role() else tx.roles.get(path, by.role)  # type: ignore[attr-defined]
         if role.stack != parts[path].rule.role.stack:
             raise ValueError(

@@ -17,15 +17,18 @@ from jax import Array
 
 from jsparse._budget import Shapes, erdos_renyi, erdos_renyi_kernel, erdos_renyi_links, uniform
 from jsparse._checks import check_density
+from jsparse._coupled import Units
+from jsparse._events import share_cuts_in_place
 from jsparse._paths import naming
 from jsparse._pattern import Role
 from jsparse._score import wide
-from jsparse._slots import sparse_parts
+from jsparse._sharding import beside
+from jsparse._slots import ruled_parts
 from jsparse._sparse import Sparse
-from jsparse._surgery import hold
+from jsparse._surgery import copied
 from jsparse._topk import above_cut, common_cut, top
 from jsparse._values import check_mapping, shown
-from jsparse.rules._coupled import rule_name
+from jsparse.rules._coupled import Follows, rule_name
 from jsparse.rules._held import Held
 from jsparse.rules._keep import Keep
 
@@ -98,9 +101,30 @@ def held_parts(model: nnx.Module) -> dict[str, Sparse]:
 
     Raises:
       TypeError: the model is not an nnx.Module.
-      ValueError: no weight is under `Held`, or one is under another rule.
+      ValueError: no weight is under `Held`, or one is under another rule or of coupled units.
     """
-    parts = {p: part for p, part in sparse_parts(model).items() if part.rule.__class__ is not Keep}
+    parts = stored_parts(model)
+    if coupled := [name for name, part in parts.items() if isinstance(part, Units)]:
+        raise ValueError(
+            f"the units of {coupled[0]} are coupled, and this method scores single weights; choose "
+            "units with jsparse.prune.magnitude, random or keep_highest, or store a mask of each "
+            "weight with jsparse.hold(model)"
+        )
+    return parts
+
+
+def stored_parts(model: nnx.Module) -> dict[str, Sparse]:
+    """All that has a stored mask: weights by path, groups of coupled units by name.
+
+    Raises:
+      TypeError: the model is not an nnx.Module.
+      ValueError: there is none, or a weight or group is under another rule than `Held` or `Keep`.
+    """
+    parts = {
+        part.name if isinstance(part, Units) else path: part
+        for path, part in ruled_parts(model).items()
+        if not isinstance(part.rule, Keep | Follows)
+    }
     for path, part in parts.items():
         if not isinstance(part.rule, Held):
             raise ValueError(
@@ -116,8 +140,11 @@ def held_parts(model: nnx.Module) -> dict[str, Sparse]:
 
 
 def magnitudes(model: nnx.Module) -> dict[str, Array]:
-    """|w| of each weight under `Held` by path: float32 or wider, [...]."""
-    weights = {path: part.weight[...] for path, part in held_parts(model).items()}
+    """|w| of each weight under `Held` by path: float32 or wider, [...].
+
+    Of groups of coupled units under `Held`, by name: the root mean square of each unit, [units].
+    """
+    weights = {path: own(part, part.weight) for path, part in stored_parts(model).items()}
     return {path: jnp.abs(w.astype(wide(w.dtype))) for path, w in weights.items()}
 
 
@@ -128,7 +155,8 @@ def keep_highest(model: Model, scores: Arrays, density: float, choose: Choice = 
 
     Args:
       model: a model with weights under `Held`.
-      scores: their scores by path, [...] like the weight.
+      scores: their scores by path, [...] like the weight; of groups of coupled units by name,
+        [units].
       density: fraction of all weights under `Held` to keep, in (0, 1].
       choose: which weights compete: `globally`, or `by_layer(budget)`.
 
@@ -141,14 +169,15 @@ def keep_highest(model: Model, scores: Arrays, density: float, choose: Choice = 
     """
     check_density(density)
     check_choice(choose)
-    parts = held_parts(model)
+    model = copied(model)
+    parts = stored_parts(model)
     check_mapping("scores by path, [...] like the weights", scores=scores)
     layers: dict[str, Array] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for path, part in parts.items():
         with naming(path):
             score = _score(part, scores, path)
-        for place in np.ndindex(score.shape[: part.rule.role.stack]):
+        for place in np.ndindex(score.shape[: stack_of(part)]):
             name = path + "".join(f"[{n}]" for n in place)
             layers[name] = score[place]
             shapes[name] = role_shape(score[place].shape, part.rule.role)
@@ -156,12 +185,24 @@ def keep_highest(model: Model, scores: Arrays, density: float, choose: Choice = 
     kept = {name: kept[name] & (score > -jnp.inf) for name, score in layers.items()}
     check_alive(kept, density)
     names = iter(kept)
-    masks = {}
-    for path, part in parts.items():
-        stack = part.weight[...].shape[: part.rule.role.stack]
-        here = [kept[next(names)] for _ in np.ndindex(stack)]
-        masks[path] = jnp.stack(here).reshape(part.weight[...].shape)
-    return hold(model, masks)
+    for part in parts.values():
+        shape = own(part, part.weight).shape
+        here = [kept[next(names)] for _ in np.ndindex(shape[: stack_of(part)])]
+        mask = jnp.stack(here).reshape(shape).astype(part.mask[...].dtype)
+        whole = part.each(mask) if isinstance(part, Units) else mask
+        part.mask[...] = beside(whole, part.weight[...])
+    share_cuts_in_place(model)
+    return model
+
+
+def own(part: Sparse, variable: nnx.Variable) -> Array:
+    """A weight or a mask, [...]; of a group of coupled units that of all layers, [units]."""
+    return part.one(variable[...]) if isinstance(part, Units) else variable[...]
+
+
+def stack_of(part: Sparse) -> int:
+    """The number of stacked axes of what a weight has of its own."""
+    return 0 if isinstance(part, Units) else part.rule.role.stack
 
 
 def check_choice(choose: Choice) -> None:
@@ -196,7 +237,7 @@ def check_alive(kept: Arrays, density: float) -> None:
 
 def _score(part: Sparse, scores: Arrays, path: str) -> Array:
     """The scores of a weight, -inf where it is masked."""
-    weight = part.weight[...]
+    weight = own(part, part.weight)
     if path not in scores:
         raise ValueError(f"has no score; available: {', '.join(scores) or 'none'}")
     score = jnp.asarray(scores[path])
@@ -206,7 +247,7 @@ def _score(part: Sparse, scores: Arrays, path: str) -> Array:
         raise ValueError(
             "scores are NaN; look for NaN in the weights, or in the loss on the batches"
         )
-    return jnp.where(part.mask[...] > 0, score, -jnp.inf)
+    return jnp.where(own(part, part.mask) > 0, score, -jnp.inf)
 
 
 def role_shape(shape: tuple[int, ...], role: Role) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 
 from jsparse._bridge import fit_bridges
 from jsparse._coupled import Member, Units
@@ -22,7 +23,6 @@ from jsparse._events import share_cuts_in_place
 from jsparse._paths import listed, naming, pairs
 from jsparse._pattern import Role
 from jsparse._roles import role_of
-from jsparse._score import root
 from jsparse._slots import Slot, refuse_unseen, refuse_wrapped, slots
 from jsparse._sparse import Sparse
 from jsparse._surgery import check_rngs, copied
@@ -31,12 +31,20 @@ from jsparse._variables import Setting
 from jsparse.export._shrinking.groups import UnitGroups
 from jsparse.export._shrinking.members import UnitAxis, UnitGroup
 from jsparse.prune._by_name import chosen_groups
-from jsparse.rules._coupled import Coupled, Follows, Group, Span, mean_square, rule_name
+from jsparse.rules._coupled import (
+    VECTOR,
+    Coupled,
+    Follows,
+    Group,
+    Span,
+    root_mean_square,
+    rule_name,
+)
+from jsparse.rules._held import Held
 from jsparse.rules._keep import Keep
-from jsparse.rules._rule import Rules, unit_of
+from jsparse.rules._rule import Rules, unit_of, with_role
 
 Model = TypeVar("Model", bound=nnx.Module)
-VECTOR = Role(inputs=())
 Places = Mapping[str, Sequence[Slot]]
 """The slots of the variable that a path names, by any of its paths."""
 
@@ -53,15 +61,17 @@ def couple(model: Model, groups: UnitGroups, *rules: Rules, rngs: nnx.Rngs | Non
     under equal rules compete. Train with `jsparse.Optimizer`, which takes the norms anew after each
     step. While training only the weights that read a unit are gated, so that what makes it can
     still change; where that is not enough, as under a layer norm, those that make it are. `masks`,
-    `fold` and `shrink` mask all of them, which changes no output.
+    `fold` and `shrink` mask all of them, which changes no output. Layers stacked for `nnx.scan`
+    have the same units, by their norms over all of the layers.
 
     Args:
       model: any NNX module without rules on the weights of these groups; it is not changed.
       groups: what `jsparse.groups` found, of this model or of one of the same size.
       *rules: pairs of a pattern for names of groups, such as "stem/kernel:3", and a rule with
         `unit=Group()`: Top, Threshold, Gibbs, HardConcrete, SoftThreshold, Movement or
-        SoftMovement. The first match wins; groups without a match, those that cannot shrink and
-        those under `Keep()` are left.
+        SoftMovement; or `Held()`, whose masks a revision with `unit=Group()` may change. The first
+        match wins; groups without a match, those that cannot shrink and those under `Keep()` are
+        left.
       rngs: for rules with a random initial state; by default a fixed key.
 
     Returns:
@@ -70,8 +80,8 @@ def couple(model: Model, groups: UnitGroups, *rules: Rules, rngs: nnx.Rngs | Non
     Raises:
       TypeError: not a model, groups or rules.
       ValueError: no rules; a rule with another unit or one that cannot take groups; a pattern that
-        matches no group that can shrink; a weight that has a rule, is in a stack of layers or in a
-        wrapper that writes weights, or is not in the model.
+        matches no group that can shrink; a weight that has a rule, is in a wrapper that writes
+        weights, or is not in the model; stacked layers under a rule that learns numbers.
 
     Example:
       >>> from jsparse import Top, groups
@@ -106,24 +116,30 @@ def _couple_in_place(
     places = {slot.path: own for own in at.values() for slot in own}
     spans: dict[int, list[tuple[Span, Units]]] = {}
     for group, rule in chosen:
-        new = _spans(group, dataclasses.replace(rule, unit=Coupled(), role=VECTOR), places)
-        units = _units(group.name, new, rngs)
+        new = _spans(group, _over_vector(rule), places)
+        key, units = rngs.params(), {}
         for slot, span in new:
-            spans.setdefault(id(slot.value), []).append((span, units))
+            stack = slot.value.shape[: _role(slot).stack]
+            if stack not in units:
+                units[stack] = _units(group.name, new, stack, key)
+            spans.setdefault(id(slot.value), []).append((span, units[stack]))
     params = [slot for own in at.values() for slot in own if isinstance(slot.value, nnx.Param)]
     for one, several in spans.items():
         slot = at[one][0]
         refuse_unseen(slot, params)
-        role = role_of(slot.parent, slot.key, slot.value.ndim)
-        rule = Follows(
-            tuple(span for span, _ in several),
-            role=dataclasses.replace(role, recurrent=slot.recurrent),
-        )
+        role = dataclasses.replace(_role(slot), recurrent=slot.recurrent)
+        rule = Follows(tuple(span for span, _ in several), role=role)
         part = Member(slot.value, rule, [units for _, units in several])
         for slot in at[one]:
             slot.put(part)
     fit_bridges(model)
     share_cuts_in_place(model)
+
+
+def _over_vector(rule: Any) -> Any:
+    """The rule for the vector that stands for the units of a group."""
+    units = {} if isinstance(rule, Held) else {"unit": Coupled()}  # of Held, each is a unit anyway
+    return dataclasses.replace(rule, role=VECTOR, **units)
 
 
 def _spans(group: UnitGroup, rule: Any, places: Places) -> list[tuple[Slot, Span]]:
@@ -133,6 +149,8 @@ def _spans(group: UnitGroup, rule: Any, places: Places) -> list[tuple[Slot, Span
         slot = _place(member, group.name, places)
         if isinstance(slot.value, nnx.Param):
             found.append((slot, member))
+    for slot, member in found:
+        _check_stack(slot, member, group.name, rule)
     sizes = [_entries(slot, member, group.width) for slot, member in found]
     total = sum(sizes)
     if not total:
@@ -144,7 +162,7 @@ def _spans(group: UnitGroup, rule: Any, places: Places) -> list[tuple[Slot, Span
         (
             slot,
             Span(
-                axis=member.axis,
+                axis=member.axis - slot.value.ndim,
                 units=() if _in_order(member, group.width) else tuple(member.units.tolist()),
                 width=group.width,
                 entries=total,
@@ -192,27 +210,50 @@ def _place(member: UnitAxis, name: str, places: Places) -> Slot:
             f"groups: {member.path} has length {len(member.units)} on axis {member.axis} there, "
             f"and shape {shape} in the model; give the groups of this model, from jsparse.groups"
         )
-    if stack := role_of(slot.parent, slot.key, len(shape)).stack:
-        raise ValueError(
-            f"{member.path} stacks {stack} axes of layers, which nnx.scan would hand out one by "
-            f"one, while the units of {name} are the same for all; make the layers one by one, or "
-            "use a rule with Filter() there"
-        )
     return slot
 
 
-def _units(name: str, spans: Sequence[tuple[Slot, Span]], rngs: nnx.Rngs) -> Units:
-    """The units of a group, with their rule."""
-    own = [mean_square(span, slot.value[...]) for slot, span in spans if span.own]
+def _role(slot: Slot) -> Role:
+    return role_of(slot.parent, slot.key, slot.value.ndim)
+
+
+def _check_stack(slot: Slot, member: UnitAxis, name: str, rule: Any) -> None:
+    """Refuse stacked layers that cannot have the same units.
+
+    Raises:
+      ValueError: the units are layers of the stack, or the rule learns something of them.
+    """
+    stack = _role(slot).stack
+    if stack and member.axis < stack:
+        raise ValueError(
+            f"the units of {name} are whole layers that {member.path} stacks, and a stack has no "
+            "rule for them; leave this group out, by Keep() first"
+        )
+    if stack and rule.learned:
+        raise ValueError(
+            f"{member.path} stacks layers, which nnx.scan hands out one by one, and the units of "
+            f"{name} are the same for all of them; what {type(rule).__name__} learns of them would "
+            "become another number in each. Use Top, Gibbs, or Held with a revision there; or make "
+            "the layers one by one"
+        )
+
+
+def _units(
+    name: str, spans: Sequence[tuple[Slot, Span]], stack: tuple[int, ...], key: Array
+) -> Units:
+    """The units of a group, with their rule; once for each layer of a stack."""
+    norms = root_mean_square((span, slot.value[...]) for slot, span in spans if span.own)
     span = spans[0][1]
+    role = dataclasses.replace(VECTOR, stack=len(stack))
     with naming(name):
         units = Units(
-            Setting(root(sum(own, jnp.zeros_like(own[0])))),
-            span.rule,
-            key=rngs.params(),
+            Setting(jnp.broadcast_to(norms, stack + norms.shape)),
+            with_role(span.rule, role),
+            key=key,
             name=name,
             entries=span.entries,
         )
+    units.follow(units)  # the same draw for all layers
     if "price" in units.state_names:  # of each weight
         units.set_state({"price": units.price[...] * span.entries})
     return units
@@ -234,14 +275,14 @@ def _check(pair: Any) -> None:
     check_pattern(pattern=pattern)
     if isinstance(rule, type) or not hasattr(rule, "apply"):
         raise TypeError(f"rules: {pattern!r} has {shown(rule)}; pass a rule with unit=Group()")
-    if isinstance(rule, Keep):
+    if isinstance(rule, Keep | Held):
         return
     name = type(rule).__name__
     if not hasattr(rule, "gates"):
         raise ValueError(
             f"rules: {name} decides about single weights, so it cannot close a unit in all of them;"
             " with unit=Group() there are Top, Threshold, Gibbs, HardConcrete, SoftThreshold, "
-            "Movement and SoftMovement. A mask that is given goes to jsparse.prune.units instead"
+            "Movement and SoftMovement, and Held() for masks that are stored"
         )
     if unit_of(rule) != Group():
         raise ValueError(

@@ -23,7 +23,8 @@ def magnitude(model: Model, *, density: float, choose: Choice = globally) -> Mod
     """A copy of the model that keeps its largest weights.
 
     Args:
-      model: a model with weights under `Held`; masked weights stay masked.
+      model: a model with weights, or groups of coupled units, under `Held`; what is masked stays
+        masked.
       density: fraction of these weights to keep, in (0, 1].
       choose: which weights compete: `globally`, or `by_layer(budget)`.
 

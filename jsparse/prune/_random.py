@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 
 from jsparse._values import by_density, check_key
-from jsparse.prune._choice import Choice, by_layer, held_parts, keep_highest
+from jsparse.prune._choice import Choice, by_layer, keep_highest, own, stored_parts
 from jsparse.rules._rule import APART
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -28,7 +28,8 @@ def random(model: Model, *, density: float, key: Array, choose: Choice = EVENLY)
     start from such masks.
 
     Args:
-      model: a model with weights under `Held`; masked weights stay masked.
+      model: a model with weights, or groups of coupled units, under `Held`; what is masked stays
+        masked.
       density: fraction of these weights to keep, in (0, 1].
       key: random key; the same key gives the same masks.
       choose: how many weights each layer keeps.
@@ -51,7 +52,7 @@ def random(model: Model, *, density: float, key: Array, choose: Choice = EVENLY)
     check_key(key=key)
     key = jax.random.fold_in(key, APART)  # or Rngs(0) and key(0) draw weights and mask alike
     scores = {
-        path: jax.random.uniform(jax.random.fold_in(key, n), part.weight[...].shape)
-        for n, (path, part) in enumerate(held_parts(model).items())
+        path: jax.random.uniform(jax.random.fold_in(key, n), own(part, part.weight).shape)
+        for n, (path, part) in enumerate(stored_parts(model).items())
     }
     return keep_highest(model, scores, density, choose)

@@ -8,34 +8,42 @@
    are masked when the model is folded.
 3. The root mean square is taken anew after each train step. In the backward pass of a weight it
    changes with that weight, by its part of the sum.
+4. A revision sees the same vector, the mask of its units, and the root mean square of the dense
+   gradient of each over the weights that are gated.
 
 Numbers: tests/rules/test_coupled.py has the values and gradients in NumPy; no figure is published.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from jsparse._pattern import Role
-from jsparse._score import squares
+from jsparse._score import root, squares
 from jsparse._step import known_norm, masked, straight_through
 from jsparse.rules._rule import Rule, State
 
 NEEDED = (
     "Group() is a unit of several weights, which one weight alone does not show: call "
     "jsparse.couple(model, jsparse.groups(model, x), (pattern, rule)) with patterns for names of "
-    "groups. Revisions have no such unit, and jsparse.optim.proximal has jsparse.prune.group_lasso"
+    "groups. A revision has it for groups under Held(), and jsparse.optim.proximal has "
+    "jsparse.prune.group_lasso"
 )
+VECTOR = Role(inputs=())
+"""Of the vector that stands for the units of a group."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """A unit of `jsparse.groups`, in all weights that it spans; for rules given to `couple`."""
+    """A unit of `jsparse.groups`, in all weights that it spans.
+
+    For rules given to `couple`, and for revisions of groups that are under `Held` there.
+    """
 
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
         raise ValueError(NEEDED)
@@ -65,7 +73,7 @@ class Span:
     """Where the units of a group are in a weight.
 
     Attributes:
-      axis: of the weight.
+      axis: of the weight, counted from the last, as those of stacked layers come first.
       units: the number of the unit at each position of the axis, -1 for none; () if they are all
         there in order.
       width: how many units there are.
@@ -88,18 +96,38 @@ class Span:
         if self.units:
             at = np.asarray(self.units)
             values = jnp.where(at < 0, jnp.ones((), values.dtype), values[np.maximum(at, 0)])
-        shape = [-1 if k == self.axis else 1 for k in range(weight.ndim)]
+        shape = [1] * weight.ndim
+        shape[self.axis] = -1
         return jnp.broadcast_to(values.reshape(shape).astype(weight.dtype), weight.shape)
 
 
 def mean_square(span: Span, weight: Array) -> Array:
-    """What a weight adds to the mean square of each unit: float32 or wider, [units]."""
-    own = squares(weight).sum(axis=tuple(k for k in range(weight.ndim) if k != span.axis))
+    """What a weight, of a layer or a stack, adds to the mean square of each unit: [units]."""
+    axis = span.axis % weight.ndim
+    own = squares(weight).sum(axis=tuple(k for k in range(weight.ndim) if k != axis))
     if span.units:
         at = np.asarray(span.units)
         there = np.flatnonzero(at >= 0)
         own = jnp.zeros(span.width, own.dtype).at[at[there]].add(own[there])
     return own / span.entries
+
+
+class Joint(NamedTuple):
+    """A group whose mask a revision may change.
+
+    Attributes:
+      name: of the group.
+      spans: path of each weight, and where its units are; a weight may have several.
+    """
+
+    name: str
+    spans: tuple[tuple[str, Span], ...]
+
+
+def root_mean_square(arrays: Iterable[tuple[Span, Array]]) -> Array:
+    """Of each unit over its entries in these weights, or in arrays like them: [units]."""
+    first, *rest = (mean_square(span, array) for span, array in arrays)
+    return root(sum(rest, first))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 1. The mask is an array stored with the weight. At the start it keeps all weights.
 2. The weight receives the gradient G * mask; the mask receives the dense gradient G, which growth
-   criteria read.
+   criteria read. Weights of coupled units share a mask and receive G themselves.
 3. Only events change the mask.
 
 Numbers: no figure of its own; it carries masks chosen by other methods.
@@ -40,6 +40,7 @@ class Held:
     role: Role = Role()
     learned: ClassVar[tuple[str, ...]] = ()
     alone: ClassVar[bool] = True
+    passes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_structure(self)
@@ -51,6 +52,10 @@ class Held:
 
     def mask(self, weight: Array, state: State) -> Array:
         """[...], the stored mask."""
+        return state["mask"]
+
+    def gates(self, weight: Array, state: State) -> Array:
+        """[units] of a group, the stored mask."""
         return state["mask"]
 
     def apply(self, weight: Array, state: State) -> Array:

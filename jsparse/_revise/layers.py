@@ -1,0 +1,128 @@
+"""What one mask belongs to: a weight, or the weights of a group of coupled units.
+
+Both kinds answer the same: what the revision sees of the weights and of their gradients, and where
+in them a value of the mask counts.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from jsparse._revise.revision import Revision
+from jsparse.rules._coupled import Span, root_mean_square
+
+At = dict[int, Array]
+"""bool by position of a weight in the flat tree, [...] like the weight."""
+
+
+class Layer(NamedTuple):
+    """A weight and its mask.
+
+    Attributes:
+      path: path of the weight.
+      weight: position of the weight in the flat tree.
+      mask: position of the mask.
+      by: the revision, or None for a fixed mask.
+    """
+
+    path: str
+    weight: int
+    mask: int
+    by: Revision | None
+
+    @property
+    def masks(self) -> tuple[int, ...]:
+        """The position of the mask."""
+        return (self.mask,)
+
+    def mask_of(self, leaves: Sequence[Array]) -> Array:
+        """The mask: [...] like the weight."""
+        return leaves[self.mask]
+
+    def jumps(self, jump: Array, leaves: Sequence[Array]) -> dict[int, Array]:
+        """How the mask changes, by position."""
+        return {self.mask: jump.astype(leaves[self.mask].dtype)}
+
+    def seen(self, weight_at: Callable[[int], Array]) -> Array:
+        """The weight: [...] like the mask."""
+        return weight_at(self.weight)
+
+    def growth(self, gradients: Sequence[Array]) -> Array:
+        """The dense gradient, which the mask receives: [...] like the mask."""
+        return gradients[self.mask]
+
+    def hidden(self, leaves: Sequence[Array], gradients: Sequence[Array]) -> At:
+        """The dense gradient where the weight has none as it is masked."""
+        there = jnp.where(leaves[self.mask] > 0, 0.0, gradients[self.mask])
+        return {self.weight: there.astype(gradients[self.weight].dtype)}
+
+    def over(self, values: Array, leaves: Sequence[Array]) -> At:
+        """Where values hold: bool, [...] like the mask."""
+        return {self.weight: values}
+
+    def closing(self, values: Array, leaves: Sequence[Array]) -> At:
+        """The same, in the weights that are read as 0 where the mask is."""
+        return self.over(values, leaves)
+
+
+class CoupledLayer(NamedTuple):
+    """A group of coupled units and their mask.
+
+    Attributes:
+      path: name of the group.
+      spans: position of each weight, and where the units are in it; a weight may have several.
+      masks: positions of the mask, [units], and of those with copies of it for each layer of a
+        stack, [stack..., units].
+      by: the revision, or None for a fixed mask.
+    """
+
+    path: str
+    spans: tuple[tuple[int, Span], ...]
+    masks: tuple[int, ...]
+    by: Revision | None
+
+    def mask_of(self, leaves: Sequence[Array]) -> Array:
+        """The mask: [units]."""
+        mask = leaves[self.masks[0]]
+        return mask[(0,) * (mask.ndim - 1)]
+
+    def jumps(self, jump: Array, leaves: Sequence[Array]) -> dict[int, Array]:
+        """How the masks change, by position."""
+        return {
+            m: jnp.broadcast_to(
+                jump.reshape((1,) * (leaves[m].ndim - 1) + jump.shape), leaves[m].shape
+            ).astype(leaves[m].dtype)
+            for m in self.masks
+        }
+
+    def seen(self, weight_at: Callable[[int], Array]) -> Array:
+        """The root mean square of each unit: [units]."""
+        return root_mean_square((span, weight_at(w)) for w, span in self.spans if span.own)
+
+    def growth(self, gradients: Sequence[Array]) -> Array:
+        """That of the gradients in the weights that close units, which are dense: [units]."""
+        return root_mean_square((span, gradients[w]) for w, span in self.spans if span.closes)
+
+    def hidden(self, leaves: Sequence[Array], gradients: Sequence[Array]) -> At:
+        """Nothing: the weights receive the dense gradients themselves."""
+        return {}
+
+    def over(self, values: Array, leaves: Sequence[Array]) -> At:
+        """Where values hold for all units that an entry belongs to."""
+        return both({w: span.spread(values, leaves[w]) > 0} for w, span in self.spans)
+
+    def closing(self, values: Array, leaves: Sequence[Array]) -> At:
+        """The same, in the weights that are read as 0 where units are closed."""
+        spans = [(w, span) for w, span in self.spans if span.closes]
+        return both({w: span.spread(values, leaves[w]) > 0} for w, span in spans)
+
+
+def both(found: Iterable[At]) -> At:
+    """Where all of several hold."""
+    joint: At = {}
+    for one in found:
+        for weight, values in one.items():
+            joint[weight] = joint[weight] & values if weight in joint else values
+    return joint
