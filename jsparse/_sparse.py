@@ -130,6 +130,12 @@ class Sparse(nnx.Module):
     def _seen(self) -> State:
         """The state on which the mask depends in the current mode."""
         state = self.state
+        if "mask" in state and state["mask"].shape != self.weight.shape:
+            raise ValueError(
+                f"the weight has shape {self.weight.shape}, its mask {state['mask'].shape}: a scan "
+                "or vmap took the weights of a stack apart and not their masks; give it all "
+                "variables on one axis, such as nnx.StateAxes({...: 0})"
+            )
         return settled(state) if self.deterministic else state
 
     @property

@@ -4,7 +4,8 @@
 2. Frozen: in the traced update, a learned parameter's does not depend on any gradient.
 3. If it does not depend on parameters either, there is no decay. Otherwise the update is computed
    at many counts at once, so that schedules and accumulation do not hide anything.
-4. Decay: with gradients of 0, a learned parameter still moves.
+4. Decay: with gradients of 0, a learned parameter still moves; if not at once, as what is applied
+   may be the step before (rprop), then within `FEW` steps.
 5. It can be taken out by showing the transform 0 for that parameter, if it then stays without
    a gradient and moves alike with one. That holds for decoupled and for coupled decay, but not
    where steps depend on the size of the parameter (lamb, lars) or its history (schedule_free).
@@ -25,7 +26,7 @@ from jsparse._paths import path_of
 
 VALUE = 0.125
 COUNTS = (*range(64), 100, 1_000, 10_000, 100_000)
-LONG = 1_000
+FEW, LONG = 8, 1_000
 EXTRA = ({}, {"value": 1.0})
 """Further arguments that some transforms need: the loss."""
 
@@ -99,10 +100,11 @@ def travel(
     try:
         trial = _Trial(tx, params, learned, {})
         first = trial.moves((1e-2, VALUE, 0), (1.0, VALUE, 0), (1e2, VALUE, 0))
-        ways = trial.walk(steps) if steps <= LONG else {}
+        walked = trial.walk(steps, 1.0, VALUE) if steps <= LONG else {}
     except Exception:  # any code of others may run here
         return {}
     alike = lambda path: np.allclose(first[path], first[path][1], 0.1, 0)
+    ways = {path: float(np.abs(moves).sum()) for path, moves in walked.items()}
     return {path: way for path, way in ways.items() if way > 0 and alike(path)}
 
 
@@ -111,17 +113,30 @@ def _study(trial: "_Trial") -> Study:
     frozen = trial.learned - moved
     if not sized - frozen:
         return Study(frozen=frozen, plain=trial.learned - frozen)
-    cases = [(g, v, n) for g in (0.0, 1.0) for v in (VALUE, 0.0) for n in COUNTS]
+    given = [(g, v) for g in (0.0, 1.0) for v in (VALUE, 0.0)]
+    moves = trial.moves(*((g, v, n) for g, v in given for n in COUNTS))
+    found = _sorted({path: moves[path].reshape(4, -1) for path in moves.keys() - frozen})
+    if unseen := sized - frozen - set().union(*found.values()):
+        walks = [trial.walk(FEW, *case) for case in given]
+        later = _sorted({path: np.stack([walk[path] for walk in walks]) for path in unseen})
+        found = {name: paths | later[name] for name, paths in found.items()}
+    plain = (trial.learned - frozen - sized) | found["spared"]
+    return Study(**found, frozen=frozen, plain=plain)
+
+
+def _sorted(moves: dict[str, np.ndarray]) -> dict[str, frozenset[str]]:
+    """Which parameters are spared and which decayed, given their updates.
+
+    Args:
+      moves: [4, n] by path: without a gradient at `VALUE` and at 0, and with one at both.
+    """
     found: dict[str, set[str]] = {"spared": set(), "decayed": set()}
-    for path, moves in trial.moves(*cases).items():
-        decay, rest, warm, cold = moves.reshape(4, -1)
+    for path, (decay, rest, warm, cold) in moves.items():
         apart = [np.abs(w - cold) <= 0.3 * np.abs(cold) + 1e-12 for w in (warm, warm - decay)]
-        if path not in frozen and decay.any():
+        if decay.any():
             alike = (apart[0] | apart[1]).all() and not rest.any()
             found["spared" if alike else "decayed"].add(path)
-    groups = {name: frozenset(paths) for name, paths in found.items()}
-    plain = (trial.learned - frozen - sized) | groups["spared"]
-    return Study(**groups, frozen=frozen, plain=plain)
+    return {name: frozenset(paths) for name, paths in found.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,17 +187,17 @@ class _Trial:
             given = jnp.array(gradients), jnp.array(values), jnp.array(counts, jnp.int32)
             return {p: np.asarray(m, np.float32) for p, m in jax.vmap(at)(*given).items()}
 
-    def walk(self, steps: int) -> dict[str, float]:
-        """How far each learned parameter moves in so many steps with gradients of 1."""
+    def walk(self, steps: int, gradient: float, value: float) -> dict[str, np.ndarray]:
+        """The update of each learned parameter in each of so many steps, [steps]."""
         with jax.ensure_compile_time_eval():
 
             def step(state: Any, _: None) -> tuple[Any, dict[str, Array]]:
-                moves, state = self._update(1.0, VALUE, state)
+                moves, state = self._update(gradient, value, state)
                 return state, moves
 
             start = self.tx.init(self._filled(VALUE))
             _, moves = jax.jit(lambda state: lax.scan(step, state, None, length=steps))(start)
-            return {path: float(jnp.abs(m).sum()) for path, m in moves.items()}
+            return {path: np.asarray(m, np.float32) for path, m in moves.items()}
 
     def _update(self, gradient: Any, value: Any, state: Any) -> tuple[dict[str, Array], Any]:
         seen = self._filled(VALUE, value)

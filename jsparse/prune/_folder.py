@@ -27,6 +27,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 ANOTHER = "choose another folder or delete this one"
 ROWS = "tried.jsonl"
 FIELDS = {"asked": int | float, "after": str}  # in the notes of a round
+COST, SCORE = {"cost": int | float}, {"times": int, "score": int | float}  # in a row
 
 
 class Keep(Protocol):
@@ -200,6 +201,7 @@ class Folder:
             try:
                 found.append(parse(line, where))
                 check_fields(found[-1], {"kept": list[int]}, where)
+                check_fields(found[-1], COST if "cost" in found[-1] else SCORE, where)
             except CorruptCheckpoint as error:
                 raise ValueError(f"{error}; delete this line, and it is evaluated again") from error
         return found

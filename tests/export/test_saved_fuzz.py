@@ -106,6 +106,31 @@ def test_a_record_sets_only_what_shrink_changes(path, name, value, message) -> N
         rebuild(net(), Record.from_dict(content))
 
 
+@pytest.mark.parametrize(
+    ("path", "field", "value", "message"),
+    [
+        ("a", "block", [2, 2], "the field 'block' is there, which 'csr' lacks"),
+        ("a", "padding", "SAME", "the field 'padding' is there, which 'csr' lacks"),
+        ("a", "stack", [], r"stack is \[\], expected the axes of a stack"),
+        ("a", "kernel_of", "c", "kernel_of is 'c', expected the path of a packed layer"),
+        ("b", "stack", [2], "the field 'stack' is there, which 'blocks int8' lacks"),
+        ("b", "width", 3, "the field 'width' is there, which 'blocks int8' lacks"),
+    ],
+)
+def test_packed_layers_have_the_fields_of_their_format(
+    path, field, value, message, saved, tmp_path
+) -> None:
+    folder = shutil.copytree(saved, tmp_path / "model")
+    content = json.loads((folder / "model.json").read_text())
+    content["packed"][path][field] = value
+    sealed(folder, content)
+    for read in (load, lambda folder: restore(folder, net())):
+        with pytest.raises(
+            js.export.DamagedModel, match=rf"model.json: packed, '{path}': {message}"
+        ):
+            read(folder)
+
+
 def test_positions_of_a_record_rise() -> None:
     content = record()
     for places, message in (

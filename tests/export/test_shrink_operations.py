@@ -287,3 +287,22 @@ def test_what_is_dead_in_some_layers_of_a_stack_is_said(dead: list[tuple[int, in
     _, record = js.shrink(model, vectors(0, 4))
     why = f"{len(dead)} of 6 units are dead in some layers .*`dot_general` at .*test_shrink_op"
     assert not record.cuts and re.match(why, record.stayed["up"])
+    members = nnx.vmap(lambda model, x: model(x), in_axes=(0, None))
+
+    class Ensemble(nnx.Module):
+        def __init__(self) -> None:
+            self.members = nnx.clone(model)
+            for part in (self.members.up, self.members.down):
+                part.set_raw_value(jnp.stack([part[...], part[...] + 1.0]))
+
+        def __call__(self, x: Array) -> Array:
+            return members(self.members, x)
+
+    _, record = js.shrink(Ensemble(), vectors(0, 4))
+    assert not record.cuts and re.match(why, record.stayed["members/up"])
+
+
+def test_inputs_that_give_no_numbers_are_refused() -> None:
+    for read in (js.shrink, js.export.groups, js.export.stablehlo):
+        with pytest.raises(ValueError, match=r"give (a batch|one) of 1 or more"):
+            read(Net(nnx.tanh), jnp.ones((0, 6)))

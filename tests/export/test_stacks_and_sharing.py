@@ -87,6 +87,28 @@ def test_an_ensemble_under_vmap_is_packed():
     np.testing.assert_allclose(call(packed, x), call(members, x), atol=1e-5)
 
 
+@pytest.mark.parametrize("make", [lambda model: csr()(js.fold(model)), lambda model: model])
+def test_a_stack_of_which_only_parameters_are_taken_apart_is_refused(make):
+    members = _stack(lambda rngs: nnx.Linear(LAYERS, 5, rngs=rngs))
+    made = make(js.sparsify(members, ("kernel", js.Held())))
+    axes = nnx.StateAxes({nnx.Param: 0, ...: None})
+    call = nnx.vmap(lambda member, x: member(x), in_axes=(axes, None))
+    with pytest.raises(ValueError, match=r"all variables on one axis, such as nnx\.StateAxes"):
+        call(made, jnp.ones((4, LAYERS)))
+
+
+def test_a_stack_without_layers_has_arrays_of_the_usual_types():
+    layer = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    for part in (layer.kernel, layer.bias):
+        part.set_raw_value(jnp.zeros((0, *part.shape)))
+    arrays = csr()(layer).arrays(jnp.zeros((0, 0)))
+    assert [(one.dtype.name, one.shape) for one in arrays] == [
+        ("float32", (0, 0)),
+        ("uint16", (0, 0)),
+        ("int32", (0, 4)),
+    ]
+
+
 def test_pick_measures_one_layer_of_a_stack():
     choice = pick(_sparse(), jnp.ones((4, WIDE)), formats={"csr": csr()}).layers[0]
     assert (choice.path, choice.shape, choice.rows) == ("blocks", (LAYERS, WIDE, 4, 6), 4)
@@ -132,6 +154,10 @@ def test_a_damaged_stack_is_refused(name, at, value, error):
     arrays[name][at] = value
     with pytest.raises(ValueError, match=error):
         sizes.check_arrays(arrays)
+    with pytest.raises(
+        ValueError, match=re.escape("starts is float32[2, 3], expected int32[2, 3]")
+    ):
+        sizes.check_arrays(arrays | {"starts": np.full((2, 3), np.inf, np.float32)})
     with pytest.raises(ValueError, match=re.escape("values is float32[2], expected")):
         sizes.check_arrays(arrays | {"values": arrays["values"][0]})
 

@@ -21,6 +21,7 @@ SPARED = {name: by(name) for name in NAMES} | {
     "radam": lambda: decayed(optax.scale_by_radam()),
     "sgd": lambda: decayed(optax.trace(0.9)),
     "coupled": lambda: optax.chain(optax.add_decayed_weights(DECAY), optax.adam(1e-3)),
+    "late": lambda: optax.chain(optax.add_decayed_weights(DECAY), optax.rprop(1e-3)),
     "clipped": lambda: optax.chain(optax.clip_by_global_norm(1.0), by("adamw")()),
     "injected": lambda: optax.inject_hyperparams(optax.adamw)(1e-3, weight_decay=DECAY),
     "accumulated": lambda: optax.MultiSteps(by("adamw")(), 1),

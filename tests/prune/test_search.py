@@ -1,6 +1,7 @@
 """Search within a budget: what it returns, what it does not lose, what it refuses."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,9 +134,15 @@ def test_a_search_that_was_killed_evaluates_nothing_twice(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=r"other settings: budget is 120\.0 there and 110\.0 now"):
         prune.search(DENSE, counted, costs.parameters, 110, **given)
     lines = (tmp_path / "tried.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "tried.jsonl").write_text("".join([*lines[:5], "{}\n", *lines[5:]]))
-    with pytest.raises(ValueError, match=r"line 6: the field kept is missing; delete this line"):
-        prune.search(DENSE, counted, costs.parameters, 120, **given)
+    for row, message in {
+        "{}": "the field kept is missing",
+        '{"kept": [1, 2], "score": 0.5}': "the field times is missing",
+        '{"kept": [1, 2], "times": 0, "score": null}': "score is None, expected int | float",
+        '{"kept": [1, 2], "cost": "a"}': "cost is 'a', expected int | float",
+    }.items():
+        (tmp_path / "tried.jsonl").write_text("".join([*lines[:5], f"{row}\n", *lines[5:]]))
+        with pytest.raises(ValueError, match=rf"line 6: {re.escape(message)}; delete this line"):
+            prune.search(DENSE, counted, costs.parameters, 120, **given)
 
 
 def failing(after: int, how: Callable[[], Any]) -> Callable:

@@ -223,6 +223,12 @@ class Csr(Packed):
         return CsrArrays(floats, self.indices[...], self.starts[...])
 
     def _multiplied(self, x: Array, floats: Array) -> Array:
+        if self.indices.shape != self.values.shape:
+            raise ValueError(
+                f"values are {list(self.values.shape)}, indices {list(self.indices.shape)}: a scan "
+                "or vmap took the values of a stack apart and not their positions; give it all "
+                "variables on one axis, such as nnx.StateAxes({...: 0})"
+            )
         y = super()._multiplied(x, floats)
         return y if self.probe is None else self.probe(y, x, self.plan)
 

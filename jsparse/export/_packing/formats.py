@@ -1,7 +1,7 @@
 """The kept part of a matrix as plain arrays: single weights (`csr_arrays`) or blocks."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,14 +102,16 @@ def stacked_csr_arrays(kernels: np.ndarray, width: int) -> CsrArrays:
     each = [csr_arrays(kernel, width) for kernel in kernels.reshape(-1, inputs, outputs)]
     room = max((len(one.values) for one in each), default=0)
 
-    def together(name: str, length: int) -> Array:
-        arrays = [np.asarray(getattr(one, name)) for one in each]
-        padded = [np.pad(array, (0, length - len(array))) for array in arrays]
-        return jax.device_put(np.reshape(padded, (*stack, length)))
+    def together(name: str, length: int, dtype: Any) -> Array:
+        whole = np.zeros((len(each), length), dtype)
+        for row, one in zip(whole, each, strict=True):
+            array = getattr(one, name)
+            row[: len(array)] = array
+        return jax.device_put(whole.reshape(*stack, length))
 
-    parts = -(-max(1, inputs) // width) * outputs
-    starts = together("starts", parts + 1)
-    return CsrArrays(together("values", room), together("indices", room), starts)
+    starts = together("starts", -(-max(1, inputs) // width) * outputs + 1, np.int32)
+    values, indices = together("values", room, kernels.dtype), together("indices", room, np.uint16)
+    return CsrArrays(values, indices, starts)
 
 
 def csr_places(arrays: CsrArrays, outputs: int, width: int) -> tuple[Array, Array]:

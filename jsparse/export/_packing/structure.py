@@ -53,8 +53,11 @@ class CsrSizes(NamedTuple):
         self.check()
         parts = -(-self.inputs // self.width) * self.outputs
         if self.stack:
-            shapes = {"values": self.kept, "indices": self.kept, "starts": parts + 1}
-            found = {n: _check_array(arrays, n, (*self.stack, s)) for n, s in shapes.items()}
+            given = ("values", self.kept, ""), ("indices", self.kept, "uint16")
+            found = {
+                name: _check_array(arrays, name, (*self.stack, length), dtype)
+                for name, length, dtype in (*given, ("starts", parts + 1, "int32"))
+            }
             for place in np.ndindex(self.stack):
                 self._check_one({name: array[place] for name, array in found.items()})
             return

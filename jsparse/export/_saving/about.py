@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jsparse._storage.checked_json import check_fields, parse
 from jsparse._storage.files import CorruptCheckpoint
+from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.csr_conv import CsrConv
 from jsparse.export._packing.structure import features_in, sizes_of
 from jsparse.export._packing.windows import geometry_in
@@ -35,8 +36,10 @@ OF_FORMAT = {
     "blocks": {"block": tuple[int, int]}, "blocks int8": {"block": tuple[int, int]},
 }  # fmt: skip
 """What the settings of a packed layer are, besides `PACKED`."""
-OPTIONAL = {"stack": list[int], "kernel_of": str}
-"""Of some layers: the axes of a stack; the path of an earlier layer whose kernel it shares."""
+OPTIONAL = {"kernel_of": str}
+"""Of some layers: the path of an earlier layer whose kernel it shares."""
+STACK = {"stack": list[int]}
+"""Likewise, in the format "csr": the axes of a stack."""
 
 
 def read_about(content: bytes, where: str) -> tuple[dict[str, Any], Record]:
@@ -60,7 +63,12 @@ def read_about(content: bytes, where: str) -> tuple[dict[str, Any], Record]:
     for path, one in about["variables"].items():
         check_fields(one, VARIABLE, f"{where}: variables, {path!r:.80}")
     for path, one in about["packed"].items():
-        _check_packed(one, f"{where}: packed, {path!r:.80}")
+        at = f"{where}: packed, {path!r:.80}"
+        _check_packed(one, at)
+        if (owner := one.get("kernel_of", path)) not in about["packed"]:
+            raise CorruptCheckpoint(
+                f"{at}: kernel_of is {owner!r:.80}, expected the path of a packed layer"
+            )
     try:
         return about, Record.from_dict(about["record"])
     except ValueError as error:
@@ -74,8 +82,16 @@ def _check_packed(settings: Any, where: str) -> None:
         raise CorruptCheckpoint(
             f"{where}: format is {settings['format']!r:.80}, expected {formats}"
         )
-    check_fields(settings, OF_FORMAT[settings["format"]], where)
-    check_fields(settings, {name: OPTIONAL[name] for name in OPTIONAL if name in settings}, where)
+    own = OF_FORMAT[settings["format"]]
+    check_fields(settings, own, where)
+    some = OPTIONAL | (STACK if settings["format"] == Csr.format else {})
+    check_fields(settings, {name: some[name] for name in some if name in settings}, where)
+    if other := settings.keys() - PACKED.keys() - own.keys() - some.keys():
+        raise CorruptCheckpoint(
+            f"{where}: the field {min(other)!r:.80} is there, which {settings['format']!r} lacks"
+        )
+    if not settings.get("stack", [1]):
+        raise CorruptCheckpoint(f"{where}: stack is [], expected the axes of a stack")
     for name in ("dtype", "param_dtype"):
         if settings[name] is not None and not _is_floating(settings[name]):
             raise CorruptCheckpoint(

@@ -156,6 +156,8 @@ def input_specs(inputs: tuple, shapes: Sequence[str]) -> tuple[list[tuple], str]
         return [specs(shapes)], ""
     fixed = specs(["..."] * len(arrays))
     sizes = {array.shape[0] for array in arrays if array.ndim}
+    if sizes == {0}:
+        raise ValueError("the inputs are of an empty batch; give one of 1 or more")
     if len(sizes) != 1:
         return [fixed], f"the first axes of the inputs have the sizes {sorted(sizes)}"
     return [specs(["batch, ..." if array.ndim else "" for array in arrays]), fixed], ""

@@ -50,8 +50,15 @@ def call(model: nnx.Module, inputs: tuple) -> Run:
 
 
 def trace(model: nnx.Module, inputs: tuple) -> Graph:
-    """The computation of a model without rules, in eval mode, on inputs of these shapes."""
-    return _trace(evaluated(model), inputs, lambda output, after: output)
+    """The computation of a model without rules, in eval mode, on inputs of these shapes.
+
+    Raises:
+      ValueError: no output has an element, so that nothing can be compared.
+    """
+    graph = _trace(evaluated(model), inputs, lambda output, after: output)
+    if all(0 in node.shape for node in graph.outputs):
+        raise ValueError("the model returns no numbers for them; give a batch of 1 or more")
+    return graph
 
 
 def trace_statistics(model: nnx.Module, inputs: tuple) -> Graph:
