@@ -46,6 +46,7 @@ from jsparse._pattern import (
     spread,
     unit_sizes,
 )
+from jsparse._random import uniform
 from jsparse._schedule import Schedule, at, check_curve, geometric
 from jsparse._step import masked
 from jsparse._values import by_density, check_flag, check_whole
@@ -284,4 +285,4 @@ def _field(cut: Array, weight: Array) -> Array:
 
 def _bits(key: Array, log_odds: Array) -> Array:
     """Independent bits, True with probability sigmoid(log_odds)."""
-    return jax.random.uniform(key, log_odds.shape, log_odds.dtype) < jax.nn.sigmoid(log_odds)
+    return uniform(key, log_odds.shape, log_odds.dtype) < jax.nn.sigmoid(log_odds)

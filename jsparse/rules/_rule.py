@@ -25,6 +25,7 @@ from jsparse._pattern import (
     grid_shape,
     spread,
 )
+from jsparse._random import folded
 from jsparse._score import magnitude
 from jsparse._topk import above_cut, common_cut, cuts, rivals, winners
 from jsparse._values import check_is, shown
@@ -209,8 +210,7 @@ def new_draw(key: Array) -> Array:
 
 def draw_key(draw: Array) -> Array:
     """The key of the current draw, []."""
-    seed, count = draw.astype(jnp.uint32)
-    return jax.random.fold_in(jax.random.key(seed), count)
+    return folded(*draw.astype(jnp.uint32))
 
 
 def next_draw(draw: Array) -> Array:
