@@ -17,6 +17,7 @@ from jsparse._variables import Learned, Mask, Setting, Unseen, write
 from jsparse.rules._rule import (
     Rule,
     State,
+    advanced,
     applied,
     grown,
     over_stack,
@@ -124,7 +125,7 @@ class Sparse(nnx.Module):
 
     def advanced(self) -> State:
         """The rule's state after the events of a train step."""
-        return self._map(self.rule.advance)(self.weight[...], self.state)
+        return advanced(self.rule, self._stack, self.weight[...], self.state)
 
     @property
     def _seen(self) -> State:

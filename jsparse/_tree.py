@@ -20,6 +20,7 @@ from jsparse.rules._rule import (
     Rule,
     Rules,
     State,
+    advanced,
     grown,
     over_stack,
     rival,
@@ -139,7 +140,7 @@ def advance(plan: Plan, params: Any, learned: States, held: States) -> tuple[Sta
     new_held: States = {}
     for path, rule in plan.items():
         weight, state = _entry(leaves[path], learned[path] | held[path])
-        state = learned[path] | _map(rule, rule.advance)(weight, state)
+        state = learned[path] | advanced(rule, rule.role.stack, weight, state)
         new_learned[path] = {n: state[n] for n in learned[path]}
         new_held[path] = {n: state[n] for n in held[path]}
     return new_learned, _shared(plan, leaves, new_learned, new_held)

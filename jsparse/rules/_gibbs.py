@@ -46,21 +46,12 @@ from jsparse._pattern import (
     spread,
     unit_sizes,
 )
+from jsparse._random import draw_key, new_draw, next_draw, uniform
 from jsparse._schedule import Schedule, at, check_curve, geometric
 from jsparse._step import masked
 from jsparse._values import by_density, check_flag, check_whole
 from jsparse.rules._coupled import Coupled
-from jsparse.rules._rule import (
-    State,
-    check_structure,
-    compete,
-    cut_of,
-    draw_key,
-    new_draw,
-    next_draw,
-    unit_magnitude,
-    with_cut,
-)
+from jsparse.rules._rule import State, check_structure, compete, cut_of, unit_magnitude, with_cut
 
 LARGE = 2.0**90
 """Fields are limited to this size, far beyond that of a certain spin."""
@@ -284,4 +275,4 @@ def _field(cut: Array, weight: Array) -> Array:
 
 def _bits(key: Array, log_odds: Array) -> Array:
     """Independent bits, True with probability sigmoid(log_odds)."""
-    return jax.random.uniform(key, log_odds.shape, log_odds.dtype) < jax.nn.sigmoid(log_odds)
+    return uniform(key, log_odds.shape, log_odds.dtype) < jax.nn.sigmoid(log_odds)

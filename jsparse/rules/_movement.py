@@ -25,6 +25,7 @@ from jax import Array, lax
 
 from jsparse._checks import check_not_negative, check_rivalry, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
+from jsparse._random import counted
 from jsparse._schedule import Schedule, at, check_curve
 from jsparse._step import masked, passed_on
 from jsparse._topk import winners
@@ -34,7 +35,6 @@ from jsparse.rules._rule import (
     Tiled,
     check_structure,
     compete,
-    counted,
     to_weights,
     unit_magnitude,
     with_cut,

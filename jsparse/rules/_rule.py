@@ -43,7 +43,7 @@ class Rule(Protocol):
     entries mean the same in every rule:
 
       weight: replaces the weight itself (a reparameterisation), once, at the start.
-      draw: [2], the source of the rule's random numbers; see `new_draw`. To make a model
+      draw: [2], the source of the rule's random numbers; see `jsparse._random`. To make a model
         deterministic, `mask` and `apply` get a state without it.
       cut: [4], the cut of the scores over all layers, for `WholeModel`; see `common_cut`.
       gone: [grid of units], what weights removed from a unit contribute to its mean square; see
@@ -197,45 +197,6 @@ def with_cut(rule: Rival, weight: Array, state: State) -> State:
     return state | {"cut": common_cut([score], rule.kept(state), (0,))[0]}
 
 
-def new_draw(key: Array) -> Array:
-    """A source of random numbers: float32 [2], a seed and the number of draws so far.
-
-    Both are whole numbers stored as floats, which `jax.grad` over a whole model, numpy and every
-    checkpoint format accept; they are exact up to 2^24, 16 million train steps.
-    """
-    seed = jax.random.bits(key, dtype=jnp.uint32) >> 8
-    return jnp.stack([seed.astype(jnp.float32), jnp.zeros((), jnp.float32)])
-
-
-def draw_key(draw: Array) -> Array:
-    """The key of the current draw, []."""
-    seed, count = draw.astype(jnp.uint32)
-    return jax.random.fold_in(jax.random.key(seed), count)
-
-
-def next_draw(draw: Array) -> Array:
-    """The source for the next train step.
-
-    Raises:
-      TypeError: the draw was cast to a narrower type, which cannot count train steps.
-    """
-    return counted("draw", draw) + jnp.array([0.0, 1.0], draw.dtype)
-
-
-def counted(name: str, value: Array) -> Array:
-    """Return an entry of a state that counts train steps in floats, after checking its type.
-
-    Raises:
-      TypeError: it was cast to a narrower type, which cannot count train steps.
-    """
-    if jnp.finfo(value.dtype).bits < 32:
-        raise TypeError(
-            f"the {name} of a rule has become {value.dtype}, which cannot count train steps; cast "
-            "only the parameters (nnx.Param), not the whole state"
-        )
-    return value
-
-
 def settled(state: State) -> State:
     """The state without its draw, which makes a rule deterministic."""
     return {name: value for name, value in state.items() if name != "draw"}
@@ -252,6 +213,12 @@ def over_stack(method: Callable, stack: int) -> Callable:
 def applied(rule: Rule, stack: int, weight: Array, state: State) -> Array:
     """`rule.apply` over a stack of layers; jitted, so equal layers of a model are traced once."""
     return over_stack(rule.apply, stack)(weight, state)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def advanced(rule: Rule, stack: int, weight: Array, state: State) -> State:
+    """`rule.advance` over a stack of layers; jitted, as `applied` is."""
+    return over_stack(rule.advance, stack)(weight, state)
 
 
 def check_structure(rule: object) -> None:
@@ -290,8 +257,12 @@ def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
     return over_stack(rule.init, len(stack))(weight, keys)
 
 
+@partial(jax.jit, static_argnums=(0, 2))
 def stacked_cost(rule: Rule, state: State, stack: int) -> Array:
-    """The total cost of a stack of layers, []; a rule without state has nothing to map over."""
+    """The total cost of a stack of layers, []; a rule without state has nothing to map over.
+
+    Jitted, as `applied` is.
+    """
     return over_stack(rule.cost, stack if state else 0)(state).sum()
 
 
