@@ -35,9 +35,10 @@ from jax import Array
 import jsparse
 from experiments import common
 from experiments.rl import headline
-from experiments.rl.environments import doors
+from experiments.rl.environments import chain, doors
 from jsparse import prune
 
+STATES = doors.GRID.shape[0] * doors.GRID.shape[1]
 CORNER = (0, 0)
 CEILING, FLOOR = 0.15, 0.5
 """Densities allowed at the near door and asked for in the corner."""
@@ -87,12 +88,16 @@ QUICK = Settings(cases=("near door at most 0.15",), seeds=1, steps=2000, quick=T
 
 def bounds(case: str) -> tuple[np.ndarray, np.ndarray]:
     """Ceilings and floors, [states] each."""
-    states = doors.GRID.shape[0] * doors.GRID.shape[1]
-    ceiling, floor = np.full(states, np.inf), np.zeros(states)
+    ceiling, floor = np.full(STATES, np.inf), np.zeros(STATES)
     for array, given in zip((ceiling, floor), CASES[case], strict=True):
         for place, allowed in given.items():
             array[doors.cell(place)] = allowed
     return ceiling, floor
+
+
+def best(ceiling: np.ndarray, floor: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """The optimum within bounds on the densities of states: see `chain.optimum`."""
+    return chain.optimum(doors.chain(), ceiling, floor, np.eye(STATES))
 
 
 def difference(cost: Array, limit: Array) -> Array:
@@ -137,8 +142,8 @@ def swings(case: str, settings: Settings) -> dict[str, Any]:
         def update(at: tuple, _: None) -> tuple[tuple, tuple]:
             both, value = at
             price = charge(both)[:, None]
-            policy, value = doors.greedy(device, reward - price, value, SWEEPS)
-            density = doors.density(device, policy)
+            policy, value = chain.greedy(device, reward - price, value, SWEEPS)
+            density = chain.density(device, policy)
             return (moved(both, density), value), (policy, density)
 
         start = (both, jnp.zeros(len(reward)))
@@ -150,7 +155,7 @@ def swings(case: str, settings: Settings) -> dict[str, Any]:
     # of occupancies, not of action probabilities; the first third is on the way
     averaged = occupancy / np.maximum(occupancy.sum(axis=1, keepdims=True), 1e-12)
     averaged[occupancy.sum(axis=1) == 0] = 1 / occupancy.shape[1]
-    density = np.asarray(doors.density(device, jnp.asarray(averaged)))
+    density = np.asarray(chain.density(device, jnp.asarray(averaged)))
     tail = densities[-SHOWN:]
     return {
         "density": density,
@@ -196,7 +201,7 @@ def network(density: float, width: int, seed: int) -> nnx.Module:
 
 
 @partial(jax.jit, static_argnames=("graph", "steps"))
-def trained(graph: Any, params: Any, rest: Any, both: Both, made: doors.Chain, steps: int) -> Any:
+def trained(graph: Any, params: Any, rest: Any, both: Both, made: chain.Chain, steps: int) -> Any:
     """The parameters after exact policy gradients: of reward - charge, with some entropy at first.
 
     The multipliers move at each step, by an integral and a proportional part.
@@ -211,7 +216,7 @@ def trained(graph: Any, params: Any, rest: Any, both: Both, made: doors.Chain, s
         def loss(params: Any) -> tuple[Array, Array]:
             logits = nnx.merge(graph, params, rest)(x)
             policy, log = jax.nn.softmax(logits), jax.nn.log_softmax(logits)
-            density = doors.density(made, policy)
+            density = chain.density(made, policy)
             gain = (policy * (reward - warmth * log)).sum(axis=1) - price
             return -(density * gain).sum(), density
 
@@ -231,7 +236,7 @@ def learned(case: str, density: float, seed: int, settings: Settings) -> dict[st
     made = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), doors.chain())
     params = trained(graph, params, rest, multipliers(case, 0.01, 1.0), made, settings.steps)
     policy = jax.nn.softmax(nnx.merge(graph, params, rest)(jnp.asarray(places())))
-    found = np.asarray(doors.density(made, policy))
+    found = np.asarray(chain.density(made, policy))
     reward = float((found[:, None] * np.asarray(policy) * doors.chain().reward).sum())
     kept = sum(int(mask.sum()) for mask in masks.values())
     shape = sum(settings.width * n for n in (sum(doors.GRID.shape), settings.width, 4))
@@ -244,7 +249,7 @@ def main(settings: Settings) -> None:
     out = Path(settings.out or f"runs/density_constrained{'/quick' * settings.quick}")
     settings = dataclasses.replace(settings, out=str(out))
     run = common.open_run(out, settings)
-    rows, jobs = run.rows(), [(case, "greedy", 0) for case in CASES]
+    rows, jobs = [row["job"] for row in run.rows()], [(case, "greedy", 0) for case in CASES]
     seeds = range(1, settings.seeds + 1)
     jobs += [(case, arm, seed) for case in settings.cases for arm in ARMS for seed in seeds]
     progress = common.Epochs(len(rows), len(jobs), "densities", "policy")
@@ -254,54 +259,66 @@ def main(settings: Settings) -> None:
             found = swings(case, settings)
         else:
             found = learned(case, ARMS[arm], seed, settings)
-        rows.append({"step": number, "case": case, "arm": arm, "seed": seed, **found})
-        run.log(**rows[-1])
+        rows.append({"case": case, "arm": arm, "seed": seed, **found})
+        run.log(number, job=rows[-1])
         progress.show(reward=found["reward"], violation=found["violation"])
     if not run.complete:
         keys = ("case", "arm", "seed", "reward", "violation")
         run.finish(rows=[{key: row[key] for key in keys} for row in rows])
-    show(run.rows(), settings, out)
+    rows = [row["job"] for row in run.rows()]
+    text = told(rows, settings)
+    print(text)
+    draw_swings(rows, settings, out / "swings.png")
+    draw_densities(rows, out / "densities.png")
+    print(f"\npage, with pictures of densities and swings: {common.show_page(out, text)}")
 
 
-def show(rows: list[dict[str, Any]], settings: Settings, out: Path) -> None:
-    """Tables and pictures."""
-    made, lines, panels = doors.chain(), [], {}
-    none = np.full(64, np.inf), np.zeros(64)
-    free, density, _ = doors.optimum(made, *none)
+def told(rows: list[dict[str, Any]], settings: Settings) -> str:
+    """Tables."""
+    lines = []
+    free, density, _ = best(np.full(STATES, np.inf), np.zeros(STATES))
     near = doors.cell(doors.NEAR)
-    print(f"\nWithout bounds: reward {free:.3f}, density at the near door {density[near]:.2f}.\n")
+    parts = [
+        f"\nWithout bounds: reward {free:.3f}, density at the near door {density[near]:.2f}.\n"
+    ]
     for row in (row for row in rows if row["arm"] == "greedy"):
-        best, _, prices = doors.optimum(made, *bounds(row["case"]))
+        reward, _, prices = best(*bounds(row["case"]))
         last = row["last"]
-        numbers = [f"{best:.3f}", f"{row['reward']:.3f}", f"{row['violation']:.4f}"]
+        numbers = [f"{reward:.3f}", f"{row['reward']:.3f}", f"{row['violation']:.4f}"]
         numbers += [f"{min(last):.3f} to {max(last):.3f}", f"{np.abs(prices).max():.2f}"]
         lines.append([row["case"], *numbers])
-        steps = settings.updates - len(last) + np.arange(len(last))
-        panels[row["case"]] = {"greedy policy": (steps, np.array(last))}
     head = ["greedy policies", "optimum", "averaged", "its violation", "violation of the last 200"]
-    print(common.table([*head, "highest price"], lines))
-    common.draw(panels, out / "swings.png", "updates of the multipliers", "violation")
+    parts.append(common.table([*head, "highest price"], lines))
     for case in settings.cases:
-        best, lines, arms = doors.optimum(made, *bounds(case))[0], [], {}
+        reward, lines, arms = best(*bounds(case))[0], [], {}
         for arm, kept in ARMS.items():
             own = [row for row in rows if (row["case"], row["arm"]) == (case, arm)]
             arms[arm] = headline.Arm(kept, [row["reward"] for row in own])
             most = max(row["violation"] for row in own)
             lines.append([arm, own[0]["weights"], f"{most:.4f}"])
-        print(f"\n{case}, networks, last policy; optimum {best:.3f}:\n")
-        print(common.table(["", "weights", "largest violation"], lines))
-        print(f"\n{headline.by_sparsity(f'reward, {case},', arms, digits=3)}")
-    draw_densities(rows, density, out / "densities.png")
-    print(f"\npictures: {out / 'densities.png'}, {out / 'swings.png'}")
+        parts.append(f"\n{case}, networks, last policy; optimum {reward:.3f}:\n")
+        parts.append(common.table(["", "weights", "largest violation"], lines))
+        parts.append(f"\n{headline.by_sparsity(f'reward, {case},', arms, digits=3)}")
+    return "\n".join(parts)
 
 
-def draw_densities(rows: list[dict[str, Any]], free: np.ndarray, path: Path) -> None:
+def draw_swings(rows: list[dict[str, Any]], settings: Settings, path: Path) -> None:
+    """Violations of the last greedy policies."""
+    panels = {}
+    for row in (row for row in rows if row["arm"] == "greedy"):
+        steps = settings.updates - len(row["last"]) + np.arange(len(row["last"]))
+        panels[row["case"]] = {"greedy policy": (steps, np.array(row["last"]))}
+    common.draw(panels, path, "updates of the multipliers", "violation")
+
+
+def draw_densities(rows: list[dict[str, Any]], path: Path) -> None:
     """Densities before and after the bounds, with what is allowed written on the cells."""
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
     greedy = [row for row in rows if row["arm"] == "greedy"]
-    panels: list[tuple[str, Any, dict]] = [("without bounds", free, {})]
+    free = best(np.full(STATES, np.inf), np.zeros(STATES))[1]
+    panels: list[tuple[str, Any, dict]] = [("before: without bounds", free, {})]
     for row in greedy:
         above, below = CASES[row["case"]]
         marks = {place: f"≤ {one:g}" for place, one in above.items()}

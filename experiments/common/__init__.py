@@ -6,6 +6,7 @@ All densities and accuracies are fractions (0 to 1); only what is printed or dra
 from experiments.common.compare import Contestant as Contestant
 from experiments.common.compare import Results as Results
 from experiments.common.compare import compare as compare
+from experiments.common.compare import show_page as show_page
 from experiments.common.compare import show_pages as show_pages
 from experiments.common.compare import tradeoff as tradeoff
 from experiments.common.data.augment import pad_crop_flip as pad_crop_flip

@@ -1,5 +1,6 @@
 """Many sparse networks beside each other: same network, data and seeds, one run folder each."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import optax
 from flax import nnx
 
 import jsparse
+from experiments.common import record
 from experiments.common.data.sources import Images
 from experiments.common.run import Run, open_run
 from experiments.common.settings import TrainSettings
@@ -18,6 +20,7 @@ from experiments.common.sweep import Inputs, Runs, Sweep, in_turn
 from experiments.common.train import results, train
 from jsparse._slots import sparse_parts
 from jsparse._sparse import Learned
+from jsparse._storage.files import write_whole
 from jsparse.optim import Control
 
 Begin = Callable[[nnx.Module, nnx.Module, int], nnx.Module]
@@ -180,11 +183,25 @@ def tradeoff(
     show_pages(found, out, out / "tradeoff.png")
 
 
-def show_pages(names: Iterable[str], out: Path, *pictures: Path) -> None:
-    """Write page.html of each run and compare.html of all, and say where pictures and pages are."""
+def show_pages(names: Iterable[str], out: Path, *pictures: Path, tables: str = "") -> None:
+    """Write page.html of each run and compare.html of all, and say where pictures and pages are.
+
+    Args:
+      names: folders of the runs.
+      out: where they are.
+      pictures: said to be there.
+      tables: text with tables of `show.table`, which every page is to show.
+    """
     folders = [out / name for name in names]
     for folder in folders:
-        jsparse.report.page(folder)
+        show_page(folder, tables)
     page = jsparse.report.compare(folders, out / "compare.html")
     print(f"\npicture: {', '.join(map(str, pictures))}")
     print(f"page: {page}, and page.html in the folder of each run")
+
+
+def show_page(folder: Path, tables: str) -> Path:
+    """Write page.html of one run, with the tables in a text; its path."""
+    if tables:
+        write_whole(folder / "tables.json", json.dumps(record.tables(tables)).encode())
+    return jsparse.report.page(folder)

@@ -14,8 +14,12 @@ EXTRAS = {"ALE": "atari"}
 """Which extra of the project installs a namespace of environments; else it is `rl`."""
 
 
-def make(name: str) -> Any:
+def make(name: str, **options: Any) -> Any:
     """An environment of gymnasium with continuous observations and actions.
+
+    Args:
+      name: such as HalfCheetah-v5.
+      **options: of that environment.
 
     Raises:
       ImportError: it is not installed.
@@ -34,7 +38,7 @@ def make(name: str) -> Any:
     except ImportError as error:
         raise ImportError(install) from error
     try:
-        made = gymnasium.make(name)
+        made = gymnasium.make(name, **options)
     except (DependencyNotInstalled, ImportError) as error:
         raise ImportError(install) from error
     except Error as error:

@@ -25,13 +25,13 @@ from experiments.rl.environments.ring import Allowed
 
 EPS, FORWARD, BACKWARD = 1e-5, 10.0, 2.5
 """e, and the largest divergences of the weighted episodes, from the policy's and to them."""
-Walks = tuple[Array, Array]
-"""Cells and actions, [episodes, steps] each."""
+Walks = Array
+"""What was seen and done, [episodes, steps, inputs]."""
 
 
 def logs(allowed: Allowed, walks: Walks) -> Array:
     """log(zeta + e), [episodes, steps]."""
-    return jnp.log(jax.nn.sigmoid(allowed.logit(*walks)) + EPS)
+    return jnp.log(jax.nn.sigmoid(allowed.logit(walks)) + EPS)
 
 
 def weighted(allowed: Allowed, before: Allowed, walks: Walks) -> tuple[Array, Array]:
@@ -45,14 +45,14 @@ def weighted(allowed: Allowed, before: Allowed, walks: Walks) -> tuple[Array, Ar
 def loss(allowed: Allowed, weight: Array, expert: Walks, walks: Walks, delta: float) -> Array:
     """What zeta descends, []; the weights [episodes] are given."""
     log = weight[:, None] * logs(allowed, walks)
-    few = sum(jax.nn.sigmoid(-allowed.logit(*one)).mean() for one in (expert, walks))
+    few = sum(jax.nn.sigmoid(-allowed.logit(one)).mean() for one in (expert, walks))
     return log.mean() - logs(allowed, expert).mean() + delta * few
 
 
 def unlike(allowed: Allowed, weight: Array, expert: Walks, walks: Walks, delta: float) -> Array:
     """That of a classifier: cross-entropy of expert against policy, []; the rest is not used."""
-    own = jax.nn.log_sigmoid(allowed.logit(*expert)).mean()
-    return -own - jax.nn.log_sigmoid(-allowed.logit(*walks)).mean()
+    own = jax.nn.log_sigmoid(allowed.logit(expert)).mean()
+    return -own - jax.nn.log_sigmoid(-allowed.logit(walks)).mean()
 
 
 def improved(

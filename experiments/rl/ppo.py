@@ -117,6 +117,8 @@ class Trainer:
         self.learn = jax.jit(self._learn, static_argnames="iterations", donate_argnums=0)
         self.play = jax.jit(self._play, static_argnames=("episodes", "limit"))
         self.read = jax.jit(self._read)
+        self.act = jax.jit(self._act)
+        self.learn_from = jax.jit(self._learn_from, donate_argnums=0)
 
     def begin(self, seeds: Sequence[int], environment: Environment) -> Learner:
         """Learners side by side, each in its environment: leaves [seeds, ...]."""
@@ -143,6 +145,27 @@ class Trainer:
         return jax.vmap(lambda state, x: nnx.merge(self._graph, state).network(x))(
             learner.agent, observation
         )
+
+    def _act(self, learner: Learner, observation: Array, key: Array) -> tuple[Array, ...]:
+        """Actions, their logarithms of probability and values, of [seeds, n, observed]."""
+        out, value = self._read(learner, observation)
+        action = self.policy.sample(out, key)
+        return action, self.policy.log_prob(out, action), value
+
+    def _learn_from(
+        self, learner: Learner, seen: Steps, last: Array, ended: Array
+    ) -> tuple[Learner, Report]:
+        """2. to 4. on steps from outside JAX, [seeds, steps, copies, ...]: what `act` chose.
+
+        Values `last` [seeds, copies, 1 + bounds] are those after the steps; `ended` [seeds, steps,
+        copies] are rewards of episodes up to each step.
+        """
+
+        def one(learner: Learner, *given: Any) -> tuple[Learner, Report]:
+            key, order = jax.random.split(learner.key)
+            return self._learned(learner._replace(key=key), *given, order)
+
+        return jax.vmap(one)(learner, seen, last, ended)
 
     def _agent(self, seed: int) -> Agent:
         network = self.kind.start(self.network(nnx.Rngs(seed)), jax.random.key(seed))

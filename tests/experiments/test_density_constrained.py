@@ -20,19 +20,19 @@ NEAR = doors.cell(doors.NEAR)
 def test_the_optima_of_the_door_grid() -> None:
     made = doors.chain()
     np.testing.assert_allclose(made.moves.sum(axis=2), 1)
-    reward, density, prices = doors.optimum(made, *FREE)
+    reward, density, prices = experiment.best(*FREE)
     assert reward == pytest.approx(0.469, abs=5e-4)
     assert density[NEAR] == pytest.approx(1.94, abs=5e-3) and not prices.any()
     assert density.sum() == pytest.approx(1 / (1 - doors.DISCOUNT))
     ceiling, floor = experiment.bounds("near door at most 0.15")
-    reward, density, prices = doors.optimum(made, ceiling, floor)
+    reward, density, prices = experiment.best(ceiling, floor)
     assert reward == pytest.approx(-0.392, abs=5e-4)
     assert density[NEAR] == pytest.approx(0.15)
     wider = np.where(np.isfinite(ceiling), ceiling + 1e-3, np.inf)
-    slope = (doors.optimum(made, wider, floor)[0] - reward) / 1e-3
+    slope = (experiment.best(wider, floor)[0] - reward) / 1e-3
     assert prices[NEAR] == pytest.approx(slope, rel=1e-3)
     with pytest.raises(ValueError, match="no policy keeps"):
-        doors.optimum(made, np.full(64, 0.1), floor)
+        experiment.best(np.full(64, 0.1), floor)
 
 
 @pytest.mark.slow
@@ -40,9 +40,10 @@ def test_the_experiment(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     settings = dataclasses.replace(experiment.QUICK, out=str(tmp_path))
     experiment.main(settings)
     printed = capsys.readouterr().out
-    rows = {(r["case"], r["arm"]): r for r in experiment.common.open_run(tmp_path, settings).rows()}
+    jobs = [row["job"] for row in experiment.common.open_run(tmp_path, settings).rows()]
+    rows = {(row["case"], row["arm"]): row for row in jobs}
     for case in experiment.CASES:
-        best = doors.optimum(doors.chain(), *experiment.bounds(case))[0]
+        best = experiment.best(*experiment.bounds(case))[0]
         found = rows[case, "greedy"]
         assert found["reward"] == pytest.approx(best, abs=0.01)
         assert found["violation"] <= 0.005 and max(found["last"]) > 0.1  # the last ones swing
@@ -54,5 +55,7 @@ def test_the_experiment(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
             assert found["reward"] == pytest.approx(-0.392, abs=0.05)
     assert rows["near door at most 0.15", few]["reward"] < -0.392
     assert (tmp_path / "densities.png").stat().st_size > 10_000
+    page = (tmp_path / "page.html").read_text()
+    assert 'alt="densities"' in page and "95 % sparse</td>" in page
     experiment.main(settings)  # complete: prints again, learns nothing
     assert capsys.readouterr().out.endswith(printed)

@@ -38,17 +38,20 @@ class Allowed(NamedTuple):
     w2: Array
     b2: Array
 
-    def logit(self, cell: Array, action: Array) -> Array:
-        """[...], of zeta, by cells and actions [...]."""
-        x = jnp.concatenate([observed(cell), jax.nn.one_hot(action, ACTIONS)], axis=-1)
+    def logit(self, x: Array) -> Array:
+        """[...], of zeta, by what is seen and done [..., inputs]."""
         hidden = jax.nn.relu(x @ self.w1 + self.b1.reshape((1,) * (x.ndim - 1) + (-1,)))
         return (hidden @ self.w2)[..., 0] + self.b2
 
 
-def begin(key: Array, width: int = 20) -> Allowed:
+def judged(cell: Array, action: Array) -> Array:
+    """[..., OBSERVED + ACTIONS], what zeta is given of cells and actions [...]."""
+    return jnp.concatenate([observed(cell), jax.nn.one_hot(action, ACTIONS)], axis=-1)
+
+
+def begin(key: Array, inputs: int = OBSERVED + ACTIONS, width: int = 20) -> Allowed:
     """Nothing is known: zeta is about one half."""
     first, second = jax.random.split(key)
-    inputs = OBSERVED + ACTIONS
     w1 = jax.random.normal(first, (inputs, width)) / np.sqrt(inputs)
     w2 = jax.random.normal(second, (width, 1)) / np.sqrt(width)
     return Allowed(w1, jnp.zeros(width), w2, jnp.zeros(()))
@@ -86,7 +89,7 @@ class Ring:
     def step(self, state: Place, action: Array, key: Array) -> tuple[Place, Array, Array]:
         """The next place, the reward and whether all steps are done; nothing is random."""
         cell = (state.cell + self.stride * (1 - 2 * action)) % CELLS
-        blame = jax.nn.log_sigmoid(self.allowed.logit(state.cell, action))
+        blame = jax.nn.log_sigmoid(self.allowed.logit(judged(state.cell, action)))
         reward = self.coins[cell] + self.blamed * blame
         return Place(cell, state.time + 1), reward, state.time + 1 >= STEPS
 
@@ -96,7 +99,7 @@ class Ring:
 
     def costs(self, state: Any, action: Array) -> Array:
         """[1]: 1 - zeta."""
-        return jax.nn.sigmoid(-self.allowed.logit(state.cell, action))[None]
+        return jax.nn.sigmoid(-self.allowed.logit(judged(state.cell, action)))[None]
 
 
 def best(coins: np.ndarray, stride: int = 1, backward: bool = True) -> tuple[float, np.ndarray]:
