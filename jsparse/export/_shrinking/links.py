@@ -108,14 +108,16 @@ class Links:
 
     def _joined(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """A number of its class for each position: [positions]."""
-        from scipy.sparse import coo_array  # comes with jax; `import jsparse` does without
-        from scipy.sparse.csgraph import connected_components
-
-        size = len(self.owner)
         empty = [np.zeros(0, int)]
-        ends = [np.concatenate([pair[k] for pair in pairs] or empty) for k in (0, 1)]
-        edges = coo_array((np.ones(len(ends[0]), bool), tuple(ends)), shape=(size, size))
-        return connected_components(edges, directed=False)[1]
+        one, two = (np.concatenate([pair[k] for pair in pairs] or empty) for k in (0, 1))
+        first = np.arange(len(self.owner))  # the lowest position known to be in the class
+        while (first[one] != first[two]).any():
+            low = np.minimum(first[one], first[two])
+            for ends in (first[one], first[two]):
+                np.minimum.at(first, ends, low)
+            while (first != (lower := first[first])).any():
+                first = lower
+        return np.unique(first, return_inverse=True)[1].reshape(first.shape)
 
 
 def _hold_grids(
