@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from jsparse._sharding import Grown, follow, followed, padded, shards, where_is
 from jsparse._values import check_is, check_key, shown
-from jsparse._variables import Learned, Mask, Setting, Unseen, write
+from jsparse._variables import Learned, Mask, Setting, Unseen, check_together, write
 from jsparse.rules._rule import (
     Rule,
     State,
@@ -131,12 +131,7 @@ class Sparse(nnx.Module):
     def _seen(self) -> State:
         """The state on which the mask depends in the current mode."""
         state = self.state
-        if "mask" in state and state["mask"].shape != self.weight.shape:
-            raise ValueError(
-                f"the weight has shape {self.weight.shape}, its mask {state['mask'].shape}: a scan "
-                "or vmap took the weights of a stack apart and not their masks; give it all "
-                "variables on one axis, such as nnx.StateAxes({...: 0})"
-            )
+        check_together("mask", state.get("mask", self.weight), self.weight)
         return settled(state) if self.deterministic else state
 
     @property
@@ -317,10 +312,9 @@ def _in_place(name: str) -> Callable:
 
 BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "matmul")
 BINARY += ("and", "or", "xor", "lshift", "rshift")
-UNARY = ("neg", "pos", "abs", "invert", "int", "float", "complex", "index")
-for _name in (*BINARY, *(f"r{name}" for name in BINARY)):
-    setattr(Sparse, f"__{_name}__", _operator(f"__{_name}__"))
-for _name in (*UNARY, "trunc", "floor", "ceil", "eq", "ne", "lt", "le", "gt", "ge"):
+OTHERS = ("neg", "pos", "abs", "invert", "int", "float", "complex", "index", "trunc", "floor")
+OTHERS += ("ceil", "eq", "ne", "lt", "le", "gt", "ge")
+for _name in (*BINARY, *(f"r{name}" for name in BINARY), *OTHERS):
     setattr(Sparse, f"__{_name}__", _operator(f"__{_name}__"))
 for _name in BINARY:
     if hasattr(nnx.Param, f"__i{_name}__"):

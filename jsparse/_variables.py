@@ -34,6 +34,24 @@ def unseen(path: str) -> str:
     )
 
 
+def check_together(name: str, part: Any, weight: Any) -> None:
+    """Refuse what a scan or vmap took apart without the other.
+
+    Args:
+      name: of the part.
+      part: array or variable, [...] like the weight.
+      weight: likewise.
+
+    Raises:
+      ValueError: they have different shapes.
+    """
+    if part.shape != weight.shape:
+        raise ValueError(
+            f"the weight has shape {weight.shape} and its {name} {part.shape}: a scan or vmap took "
+            "a stack apart in part; give it all variables on one axis, as nnx.StateAxes({...: 0})"
+        )
+
+
 class Unseen:
     """The attribute that qwix sets on each module of a model it takes: a weight refuses it."""
 

@@ -93,7 +93,7 @@ def test_a_stack_of_which_only_parameters_are_taken_apart_is_refused(make):
     made = make(js.sparsify(members, ("kernel", js.Held())))
     axes = nnx.StateAxes({nnx.Param: 0, ...: None})
     call = nnx.vmap(lambda member, x: member(x), in_axes=(axes, None))
-    with pytest.raises(ValueError, match=r"all variables on one axis, such as nnx\.StateAxes"):
+    with pytest.raises(ValueError, match=r"all variables on one axis, as nnx\.StateAxes"):
         call(made, jnp.ones((4, LAYERS)))
 
 

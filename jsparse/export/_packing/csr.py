@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from jsparse._values import check_function, check_whole
+from jsparse._variables import check_together
 from jsparse.export._packing.bilinear import Contraction, bilinear
 from jsparse.export._packing.formats import MOST, CsrArrays, csr_matrix, csr_places, on_mesh
 from jsparse.export._packing.packed import (
@@ -223,12 +224,7 @@ class Csr(Packed):
         return CsrArrays(floats, self.indices[...], self.starts[...])
 
     def _multiplied(self, x: Array, floats: Array) -> Array:
-        if self.indices.shape != self.values.shape:
-            raise ValueError(
-                f"values are {list(self.values.shape)}, indices {list(self.indices.shape)}: a scan "
-                "or vmap took the values of a stack apart and not their positions; give it all "
-                "variables on one axis, such as nnx.StateAxes({...: 0})"
-            )
+        check_together("indices", self.indices, self.values)
         y = super()._multiplied(x, floats)
         return y if self.probe is None else self.probe(y, x, self.plan)
 

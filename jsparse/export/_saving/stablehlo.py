@@ -97,7 +97,8 @@ def stablehlo(
 
     Raises:
       TypeError: no inputs, or one that is not an array.
-      ValueError: a model with rules, or one that a call changes; shapes that do not fit.
+      ValueError: a model with rules, or one that a call changes; shapes that do not fit; an empty
+        batch.
 
     Example:
       >>> import jax.numpy as jnp
@@ -121,7 +122,7 @@ def input_specs(inputs: tuple, shapes: Sequence[str]) -> tuple[list[tuple], str]
 
     Raises:
       TypeError: no inputs, or one that is not an array.
-      ValueError: not a shape for each array, or one that does not fit its array.
+      ValueError: not a shape for each array, or one that does not fit its array; an empty batch.
     """
     for path, leaf in named(inputs).items():
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic):

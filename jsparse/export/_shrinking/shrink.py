@@ -53,7 +53,7 @@ def shrink(
 
     Args:
       model: any NNX module, sparse or folded; not changed.
-      *example_inputs: arguments of a call, of any batch size, and longer than 1 along axes whose
+      *example_inputs: arguments of a call, a batch of 1 or more, and longer than 1 along axes whose
         length varies. Their values matter only for the comparison of outputs, so shapes do too:
         (4, 20) for float32, or `jax.ShapeDtypeStruct`.
       mend: function from a module with smaller parameters to the sizes that it should store, by
@@ -70,7 +70,7 @@ def shrink(
       TypeError, ValueError: `mend` gives what is not a size, or names no attribute of the module.
       TypeError: keep holds something other than strings.
       ValueError: the smaller model gives other outputs; please report it. A pattern of keep matches
-        no parameter.
+        no parameter; or the inputs are of an empty batch.
 
     Example:
       >>> import jax.numpy as jnp
