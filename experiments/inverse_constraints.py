@@ -68,12 +68,10 @@ and of the nominal one that a classifier is trained against."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(common.RunSettings):
-    """Arms are trained one after the other, all seeds of one in the same program."""
+class Settings(common.ArmSettings):
+    """Arms, and of their agents."""
 
     arms: tuple[str, ...] = dataclasses.field(default=tuple(ARMS), metadata=common.FREE)
-    """What is trained."""
-    seeds: int = 5
     rounds: int = 50
     """Of an iteration of PPO, of 10,000 steps, and an update of zeta from 2,000 steps more."""
     passes: int = 10
@@ -89,18 +87,15 @@ class Settings(common.RunSettings):
     env: Literal["ring", "HalfCheetahWall"] = "ring"
     """HalfCheetahWall is on MuJoCo and needs the extra rl: one seed of ICRL, hours by default."""
     wall: cheetah.Wall = dataclasses.field(default_factory=cheetah.Wall)
-    """Of HalfCheetahWall."""
-    quick: bool = False
-    """One seed, two arms; HalfCheetahWall for 60,000 steps."""
+    """Of HalfCheetahWall; with --quick about 60,000 steps."""
 
     def __post_init__(self) -> None:
         self.check_positive("seeds", "rounds", "passes")
-        if not self.arms or not set(self.arms) <= set(ARMS):
-            raise ValueError(f"--arms got {self.arms}; give some of {', '.join(ARMS)}")
+        self.check_arms(ARMS)
 
 
 QUICK = Settings(
-    arms=("ICRL", "classifier"), seeds=1, rounds=37, quick=True,
+    arms=("ICRL", "classifier"), seeds=1, rounds=28, quick=True,
     wall=cheetah.Wall(expert=30_000, steps=28_000),
 )  # fmt: skip
 

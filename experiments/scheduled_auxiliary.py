@@ -54,12 +54,10 @@ SPARSE = ("SAC-U", *list(ARMS)[4:])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(common.RunSettings):
-    """Arms are trained one after the other, all seeds of one in the same program."""
+class Settings(common.ArmSettings):
+    """Arms, and of their agents."""
 
     arms: tuple[str, ...] = dataclasses.field(default=tuple(ARMS), metadata=common.FREE)
-    """What is trained."""
-    seeds: int = 5
     episodes: int = 960
     """Of agents with auxiliary tasks; those without have twice as many."""
     marks: int = 10
@@ -68,13 +66,10 @@ class Settings(common.RunSettings):
     """Episodes each time."""
     sac: SacX = dataclasses.field(default_factory=SacX)
     """Of the algorithm."""
-    quick: bool = False
-    """One seed, two arms."""
 
     def __post_init__(self) -> None:
         self.check_positive("seeds", "episodes", "marks", "judged")
-        if not self.arms or not set(self.arms) <= set(ARMS):
-            raise ValueError(f"--arms got {self.arms}; give some of {', '.join(ARMS)}")
+        self.check_arms(ARMS)
         if self.episodes % (self.marks * sac_x.COPIES):
             raise ValueError(
                 f"--episodes got {self.episodes}; give a multiple of {sac_x.COPIES} times --marks, "

@@ -5,7 +5,7 @@ import enum
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +48,26 @@ class RunSettings:
         for name in names:
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} got {getattr(self, name)}; give 1 or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArmSettings(RunSettings):
+    """Arms are trained one after the other, all seeds of one in the same program."""
+
+    arms: tuple[str, ...] = dataclasses.field(metadata=FREE)
+    """What is trained."""
+    seeds: int = 5
+    quick: bool = False
+    """One seed, two arms."""
+
+    def check_arms(self, known: Iterable[str]) -> None:
+        """Refuse arms that there are not.
+
+        Raises:
+          ValueError: none is given, or one that is not known.
+        """
+        if not self.arms or not set(self.arms) <= set(known):
+            raise ValueError(f"--arms got {self.arms}; give some of {', '.join(known)}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
