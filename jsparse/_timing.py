@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jsparse._pure import evaluated, pure
+from jsparse._pure import evaluated, examples, pure, shaped
 
 ROUNDS, SECONDS = 30, 3.0
 Clock = Callable[[int], float]
@@ -34,8 +34,9 @@ def latencies(
 
 
 def clock(model: nnx.Module, *inputs: Any, **options: Any) -> Clock:
-    """Times calls of a model in eval mode; the first one compiles."""
+    """Times calls of a model in eval mode, on arrays or their shapes; the first one compiles."""
     run, variables, _ = pure(evaluated(model), **options)
+    inputs = examples(shaped(inputs))
     call = jax.jit(lambda *arguments: run(*arguments)[0])
 
     def seconds(calls: int) -> float:

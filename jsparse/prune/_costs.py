@@ -180,7 +180,7 @@ def latency(
     that runs.
 
     Args:
-      *inputs: arguments of a call, arrays.
+      *inputs: arguments of a call: arrays, `jax.ShapeDtypeStruct`, or shapes of float32.
       form: makes the plain model to time from the masked one, such as
         `lambda model: jsparse.shrink(jsparse.fold(model), x)[0]`.
       calls: how many are timed.

@@ -57,7 +57,8 @@ def test_costs_are_those_of_the_reports_and_can_be_traced() -> None:
 
 def test_a_latency_is_measured_and_never_traced() -> None:
     small = lambda model: js.shrink(js.fold(model), X)[0]
-    assert 0 < costs.latency(X, form=small, calls=2)(MODEL) < 10
+    for x in (X, X.shape):
+        assert 0 < costs.latency(x, form=small, calls=2)(MODEL) < 10
     graph, state = nnx.split(MODEL)
     with pytest.raises(TypeError, match="traced model cannot be measured; pass traced=False"):
         jax.jit(lambda state: costs.latency(X)(nnx.merge(graph, state)))(state)
