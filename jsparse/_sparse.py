@@ -316,6 +316,5 @@ OTHERS = ("neg", "pos", "abs", "invert", "int", "float", "complex", "index", "tr
 OTHERS += ("ceil", "eq", "ne", "lt", "le", "gt", "ge")
 for _name in (*BINARY, *(f"r{name}" for name in BINARY), *OTHERS):
     setattr(Sparse, f"__{_name}__", _operator(f"__{_name}__"))
-for _name in BINARY:
-    if hasattr(nnx.Param, f"__i{_name}__"):
-        setattr(Sparse, f"__i{_name}__", _in_place(f"__i{_name}__"))
+for _name in (f"__i{name}__" for name in BINARY if hasattr(nnx.Param, f"__i{name}__")):
+    setattr(Sparse, _name, _in_place(_name))
