@@ -131,8 +131,8 @@ def thousands(steps: float) -> str:
     return f"{steps / 1000:g}" if np.isfinite(steps) else "never"
 
 
-def show(rows: list[dict[str, Any]], settings: Settings, out: Path) -> None:
-    """Tables and pictures."""
+def told(rows: list[dict[str, Any]], settings: Settings) -> str:
+    """Tables."""
     names = list(dict.fromkeys(agent for row in rows for agent in row["agents"]))
     lines, speed = [], []
     ratios: dict[str, list[float]] = {agent: [] for agent in names}
@@ -147,18 +147,23 @@ def show(rows: list[dict[str, Any]], settings: Settings, out: Path) -> None:
         for agent, steps in taken.items():
             ratios[agent].append(steps / taken["product"] if steps < np.inf else np.inf)
     seeds = common.counted(settings.seeds, "seed")
-    print(f"\nThe probability of acceptance, exact, and of greedy policies, {seeds}:\n")
+    parts = [f"\nThe probability of acceptance, exact, and of greedy policies, {seeds}:\n"]
     head = ["task", "states", "exact", "for ever", *names, "least / exact"]
-    print(common.table(head, lines))
-    print(f"\nThousands of steps to {ENOUGH:.0%} of the exact probability, medians:\n")
-    print(common.table(["task", *names], speed))
-    print("\nSteps of an agent over those of the product, over tasks:\n")
+    parts.append(common.table(head, lines))
+    parts.append(f"\nThousands of steps to {ENOUGH:.0%} of the exact probability, medians:\n")
+    parts.append(common.table(["task", *names], speed))
+    parts.append("\nSteps of an agent over those of the product, over tasks:\n")
     form = lambda x: f"{x:.1f}" if np.isfinite(x) else "never"
     body = [
         [agent, len(own), sum(map(np.isfinite, own)), form(float(np.median(own)))]
         for agent, own in ratios.items()
     ]
-    print(common.table(["agent", "tasks", "of them reached", "median ratio"], body))
+    parts.append(common.table(["agent", "tasks", "of them reached", "median ratio"], body))
+    return "\n".join(parts)
+
+
+def draw_success(rows: list[dict[str, Any]], path: Path) -> None:
+    """Success of all agents against episodes, by task."""
     panels = {
         row["task"]: {
             agent: (np.maximum(one["episodes"], 0.5), np.array(one["success"]))
@@ -166,10 +171,7 @@ def show(rows: list[dict[str, Any]], settings: Settings, out: Path) -> None:
         }
         for row in rows
     }
-    path = out / "automaton.png"
     common.draw(panels, path, "episodes", "probability of acceptance", log="x", columns=5)
-    draw_visits(rows, out / "visits.png")
-    print(f"\npictures: {path}, {out / 'visits.png'}")
 
 
 def draw_visits(rows: list[dict[str, Any]], path: Path) -> None:
@@ -209,17 +211,22 @@ def main(settings: Settings) -> None:
     out = Path(settings.out or f"runs/automaton{'/quick' * settings.quick}")
     settings = dataclasses.replace(settings, out=str(out))
     run = common.open_run(out, settings)
-    rows = run.rows()
+    rows = [row["job"] for row in run.rows()]
     progress = common.Epochs(len(rows), len(settings.tasks), "automaton", "task")
     for number in progress:
-        rows.append({"step": number, **study(settings.tasks[number - 1], settings)})
-        run.log(**rows[-1])
+        rows.append(study(settings.tasks[number - 1], settings))
+        run.log(number, job=rows[-1])
         ends = rows[-1]["agents"]["product"]["success"][-1]
         progress.show(success=float(np.mean(ends)), exact=rows[-1]["exact"])
     if not run.complete:
         keys = ("task", "states", "exact", "for ever", "sweeps", "reached")
         run.finish(rows=[{key: row[key] for key in keys} for row in rows])
-    show(run.rows(), settings, out)
+    rows = [row["job"] for row in run.rows()]
+    text = told(rows, settings)
+    print(text)
+    draw_success(rows, out / "automaton.png")
+    draw_visits(rows, out / "visits.png")
+    print(f"\npage, with pictures of success and visits: {common.show_page(out, text)}")
 
 
 if __name__ == "__main__":

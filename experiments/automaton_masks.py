@@ -75,7 +75,7 @@ def main(settings: Settings) -> None:
     within = int(4 * exact.success(made, guide, 4000)[1].sum())
     run = common.open_run(out, settings)
     jobs = [(arm, seed) for arm in settings.arms for seed in range(1, settings.seeds + 1)]
-    rows = run.rows()
+    rows = [row["job"] for row in run.rows()]
     progress = common.Epochs(len(rows), len(jobs), "masks", "network")
     for number in progress:
         arm, seed = jobs[number - 1]
@@ -85,8 +85,8 @@ def main(settings: Settings) -> None:
         policy = np.where(made.allowed, values, -np.inf).argmax(axis=1)
         found, (one, every) = exact.success(made, policy, within)[0], fitted.weights(net)
         row = {"arm": arm, "seed": seed, "success": found, "one": one, "every": every}
-        rows.append({"step": number, **row})
-        run.log(**rows[-1])
+        rows.append(row)
+        run.log(number, job=row)
         progress.show(success=found)
     if not run.complete:
         run.finish(rows=rows)
@@ -95,9 +95,13 @@ def main(settings: Settings) -> None:
         own = [row for row in rows if row["arm"] == arm]
         lines.append([arm, own[0]["one"], own[0]["every"]])
         arms[arm] = headline.Arm(ARMS[arm].density, [row["success"] for row in own])
-    print(f"\n{settings.task}: {automaton.property}, exact {best:.6f}\n")
-    print(common.table(["", "weights of a state", "of all"], lines))
-    print(f"\n{headline.by_sparsity('probability of acceptance', arms, digits=3)}")
+    text = (
+        f"\n{settings.task}: {automaton.property}, exact {best:.6f}\n\n"
+        f"{common.table(['', 'weights of a state', 'of all'], lines)}\n\n"
+        f"{headline.by_sparsity('probability of acceptance', arms, digits=3)}"
+    )
+    print(text)
+    print(f"\npage: {common.show_page(out, text)}")
 
 
 if __name__ == "__main__":

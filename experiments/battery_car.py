@@ -103,7 +103,7 @@ class Settings(common.RunSettings):
             raise ValueError(f"--integral got {self.integral}; give a number above 0")
 
 
-QUICK = Settings(seeds=1, iterations=50, quick=True)
+QUICK = Settings(seeds=1, iterations=20, quick=True)
 
 
 def ceiling(top: float) -> np.ndarray:

@@ -177,6 +177,8 @@ def test_the_experiment(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (line,) = [one for one in printed.splitlines() if one.startswith("lake 4x4") and "0.93" in one]
     assert float(line.split()[-1]) > 0.9  # the worse seed's share of the exact probability
     assert (tmp_path / "visits.png").stat().st_size > 5_000
+    page = (tmp_path / "page.html").read_text()
+    assert 'alt="visits"' in page and "lake 4x4</td>" in page
     automaton.main(settings)  # complete: prints again, learns nothing
     assert capsys.readouterr().out == printed
 
@@ -205,5 +207,6 @@ def test_masks_for_each_state(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
     table = printed.partition("probability of acceptance by sparsity:")[2].splitlines()
     rows = [line.split() for line in table if " % " in line]  # the mean stands before the seeds
     assert [float(row[-2]) > 0.8 for row in rows] == [True, True]
+    assert "told the state, dense</td>" in (tmp_path / "page.html").read_text()
     automaton_masks.main(settings)  # complete: prints again, trains nothing
     assert capsys.readouterr().out == printed
