@@ -189,15 +189,16 @@ class _Trial:
 
     def walk(self, steps: int, gradient: float, value: float) -> dict[str, np.ndarray]:
         """The update of each learned parameter in each of so many steps, [steps]."""
+
+        def step(state: Any, _: None) -> tuple[Any, dict[str, Array]]:
+            moves, state = self._update(gradient, value, state)
+            return state, moves
+
         with jax.ensure_compile_time_eval():
-
-            def step(state: Any, _: None) -> tuple[Any, dict[str, Array]]:
-                moves, state = self._update(gradient, value, state)
-                return state, moves
-
             start = self.tx.init(self._filled(VALUE))
-            _, moves = jax.jit(lambda state: lax.scan(step, state, None, length=steps))(start)
-            return {path: np.asarray(m, np.float32) for path, m in moves.items()}
+        program = jax.jit(lambda state: lax.scan(step, state, None, length=steps))
+        _, moves = program.lower(start).compile()(start)  # at once, whatever is traced around it
+        return {path: np.asarray(m, np.float32) for path, m in moves.items()}
 
     def _update(self, gradient: Any, value: Any, state: Any) -> tuple[dict[str, Array], Any]:
         seen = self._filled(VALUE, value)
