@@ -58,7 +58,9 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def tables(text: str) -> list[dict[str, list]]:
-    """The tables in a text, as `show.table` writes them: the line above, columns, rows of cells.
+    r"""The tables in a text, as `show.table` writes them: title, columns, rows of cells.
+
+    The title is the line above, or one that ends with a colon above an empty line.
 
     >>> tables("sizes:\nlayer  kept\n-----  ----\nfirst   120\n")
     [{'title': 'sizes:', 'columns': ['layer', 'kept'], 'rows': [['first', '120']]}]
@@ -75,7 +77,8 @@ def tables(text: str) -> list[dict[str, list]]:
             if filled < min(2, len(spans)) or len(row) > len(line) or any(map(str.strip, gaps)):
                 break  # some other line
             rows.append(cells)
-        title = lines[n - 2] if n > 1 else ""
+        announced, above = ["", "", *lines[: n - 1]][-2:]
+        title = above or (announced if announced.endswith(":") else "")
         found.append({"title": title, "columns": _cells(lines[n - 1], spans), "rows": rows})
     return found
 
