@@ -108,7 +108,8 @@ def test_what_is_sampled_has_the_exact_densities() -> None:
 @pytest.mark.slow
 def test_the_experiment(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Too short to keep bounds: what is printed and kept, and that a killed run goes on."""
-    settings = dataclasses.replace(experiment.QUICK, iterations=60, out=str(tmp_path))
+    few = dataclasses.replace(experiment.QUICK.ppo, copies=8, steps=8)
+    settings = dataclasses.replace(experiment.QUICK, iterations=60, ppo=few, out=str(tmp_path))
     experiment.main(settings)
     final = tmp_path / "densities" / "final.json"
     whole = final.read_text()
