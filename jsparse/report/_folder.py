@@ -45,7 +45,7 @@ def read_run(path: str | Path) -> Run:
         model=model,
         masks=_masks(path / "masks.npz", model, missing),
         tables=_tables(path / "tables.json"),
-        pictures={one.stem: _png(one) for one in sorted(path.glob("*.png"))},
+        pictures={one.stem: _png(one) for one in sorted(path.glob("*.png")) if one.is_file()},
         missing=missing,
     )
 

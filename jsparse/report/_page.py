@@ -64,10 +64,10 @@ def page(run_folder: str | Path) -> Path:
         "curves": [_curves(name, kinds) for name in run.names],
         "layer_curves": _layer_curves(run),
         "pictures": _pictures(run),
-        "drawn": {
-            name.replace("_", " "): f"data:image/png;base64,{base64.b64encode(content).decode()}"
+        "drawn": [
+            (name.replace("_", " "), f"data:image/png;base64,{base64.b64encode(content).decode()}")
             for name, content in run.pictures.items()
-        },
+        ],
         "settings": (("name", "value"), _named(run.settings)),
         "versions": (("name", "value"), _named(_newest(run))),
     }

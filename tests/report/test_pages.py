@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -145,6 +146,18 @@ def test_tables_and_pictures_that_a_run_left_are_on_the_page(run: Path, tmp_path
     cells = ["return by sparsity:", "arm", "mean", "dense", "1.00", BAD, "0.95", "before and after"]
     assert all(cell in shown.texts for cell in cells)
     assert [base64.b64decode(link.partition(",")[2]) for link in shown.links] == [picture]
+
+
+def test_pictures_are_files_and_none_hides_another(run: Path, tmp_path: Path) -> None:
+    folder = write_log(tmp_path / "a", [0.5, 0.6], [1, 0.5])
+    picture = base64.b64decode(read(page(run)).links[0].partition(",")[2])
+    for name in ("a_b.png", "a b.png"):
+        (folder / name).write_bytes(picture)
+    (folder / "folder.png").mkdir()
+    (folder / "dangling.png").symlink_to(folder / "absent")
+    os.mkfifo(folder / "pipe.png")  # reading it would wait for ever
+    links = read(page(folder)).links
+    assert [base64.b64decode(link.partition(",")[2]) for link in links] == [picture] * 2
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
