@@ -45,6 +45,11 @@ class Units(Sparse):
         self.set_state({name: self.each(other.one(value)) for name, value in other.state.items()})
 
 
+def once(part: Sparse, value: Array) -> Array:
+    """A value of a Sparse, [...]; of a group of coupled units that of all layers of a stack."""
+    return part.one(value) if isinstance(part, Units) else value
+
+
 class Member(Sparse):
     """A weight whose units are those of groups: a `Sparse` that reads as they say.
 

@@ -5,7 +5,7 @@ from collections import Counter
 from flax import nnx
 from jax import Array
 
-from jsparse._coupled import Member, Units
+from jsparse._coupled import Member, Units, once
 from jsparse._score import root
 from jsparse._slots import coupled_units, ruled_parts, sparse_parts
 from jsparse._variables import write
@@ -66,7 +66,6 @@ def _share_stacks(model: nnx.Module) -> None:
 
 def _share_cuts(model: nnx.Module) -> None:
     parts = [part for part in ruled_parts(model).values() if "cut" in part.state_names]
-    once = lambda part, value: part.one(value) if isinstance(part, Units) else value
     shared = share_cuts(
         [part.rule for part in parts],
         [{name: once(part, value) for name, value in part.state.items()} for part in parts],

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jsparse._counting import reversed_index
 
 PARITY = np.uint32(0x1BD11BDA)
-TURNS = ((13, 15, 26, 6), (17, 29, 16, 24))
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
 def new_draw(key: Array) -> Array:
@@ -113,8 +113,8 @@ def _threefry(key_0: Array, key_1: Array, x: Array, y: Array) -> tuple[Array, Ar
     keys = (key_0, key_1, key_0 ^ key_1 ^ PARITY)
     x, y = x + keys[0], y + keys[1]
     for group in range(5):
-        for turn in TURNS[group % 2]:
+        for bits in ROTATIONS[group % 2]:
             x = x + y
-            y = x ^ (y << np.uint32(turn) | y >> np.uint32(32 - turn))
+            y = x ^ (y << np.uint32(bits) | y >> np.uint32(32 - bits))
         x, y = x + keys[(group + 1) % 3], y + keys[(group + 2) % 3] + np.uint32(group + 1)
     return x, y

@@ -17,7 +17,7 @@ from jax import Array
 
 from jsparse._budget import Shapes, erdos_renyi, erdos_renyi_kernel, erdos_renyi_links, uniform
 from jsparse._checks import check_density
-from jsparse._coupled import Units
+from jsparse._coupled import Units, once
 from jsparse._events import share_cuts_in_place
 from jsparse._paths import naming
 from jsparse._pattern import Role
@@ -197,7 +197,7 @@ def keep_highest(model: Model, scores: Arrays, density: float, choose: Choice = 
 
 def own(part: Sparse, variable: nnx.Variable) -> Array:
     """A weight or a mask, [...]; of a group of coupled units that of all layers, [units]."""
-    return part.one(variable[...]) if isinstance(part, Units) else variable[...]
+    return once(part, variable[...])
 
 
 def stack_of(part: Sparse) -> int:
