@@ -7,6 +7,7 @@ are multiplied and no shapes change. The candidate's masks hold whatever `recove
 import contextlib
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
@@ -28,6 +29,8 @@ Function = Callable[[Any], Any]
 """From the masked model to a number."""
 Recover = Callable[[Any, Array], Any]
 """(masked model, key) -> the same model after some repair, such as a few train steps."""
+TOGETHER = 64
+"""Candidates whose costs one call finds, at most."""
 
 
 class Asked(NamedTuple):
@@ -86,12 +89,17 @@ class Compiled:
             new = {at[p]: jnp.where(kept[p], held_now, 0) for p, held_now in ranks["held"].items()}
             return variables | new
 
-        def judged(name: str, function: Function) -> Callable[..., Array]:
-            def call(variables: Any, ranks: Any, counts: Array) -> Array:
-                with answering(name):
-                    return _traced(name, function(build(masked(variables, ranks, counts))))
+        def judged(
+            name: str, function: Function, variables: Any, ranks: Any, counts: Array
+        ) -> Array:
+            with answering(name):
+                return _traced(name, function(build(masked(variables, ranks, counts))))
 
-            return jax.jit(call)
+        def priced(variables: Any, ranks: Any, counts: Array, number: Array) -> Array:
+            one = lambda n: judged("cost", asked.cost, variables, ranks, counts[n])
+            kind = jax.eval_shape(one, number)
+            add = lambda n, costs: costs.at[n].set(one(n))
+            return jax.lax.fori_loop(0, number, add, jnp.zeros(len(counts), kind.dtype))
 
         def recovered(variables: Any, ranks: Any, counts: Array, key: Array) -> dict[str, Any]:
             with answering("recover"):
@@ -100,13 +108,16 @@ class Compiled:
 
         self._build, self._masked = build, masked
         self._ranks = {**layers.ranks, "held": held}
-        self._cost, self._score = judged("cost", asked.cost), judged("score", asked.score)
+        self._cost, self._score = jax.jit(priced), jax.jit(partial(judged, "score", asked.score))
         self._recovers, self._recover = asked.recover is not unchanged, jax.jit(recovered)
 
     def costs(self, counts: np.ndarray) -> Iterator[float]:
-        running = [self._cost(self.variables, self._ranks, one) for one in counts]
-        for one in running:
-            yield _checked("cost", one)
+        for n in range(0, len(counts), TOGETHER):
+            some = counts[n : n + TOGETHER]
+            padded = np.pad(some, ((0, TOGETHER - len(some)), (0, 0)))
+            found = self._cost(self.variables, self._ranks, padded, np.int32(len(some)))
+            for one in np.asarray(found)[: len(some)]:
+                yield _checked("cost", one)
 
     def scores(self, counts: np.ndarray, times: int) -> Iterator[float]:
         start = self._score
