@@ -27,6 +27,12 @@ def root(mean: Array) -> Array:
     return jnp.where(empty, 0.0, jnp.sqrt(jnp.where(empty, 1.0, mean)))
 
 
+def absolute(x: Array) -> Array:
+    """|x|, with gradient 0 at 0, where that of `jnp.abs` is 1: [...]."""
+    size = jnp.abs(x)
+    return jnp.where(x == 0, lax.stop_gradient(size), size)
+
+
 def magnitude(weight: Array, tile: tuple[int, ...]) -> Array:
     """Root mean square of each unit; |w| where a unit is one weight.
 
@@ -51,7 +57,7 @@ def magnitude(weight: Array, tile: tuple[int, ...]) -> Array:
     """
     weight = weight.astype(wide(weight.dtype))
     if all(t == 1 for t in tile):
-        return jnp.abs(weight)
+        return absolute(weight)
     return _root_mean_square(weight, tile)
 
 

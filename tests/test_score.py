@@ -42,6 +42,13 @@ def test_values_and_gradients_at_any_size(tile: tuple, size: float) -> None:
     np.testing.assert_allclose((gradient * np.sign(exact)).sum() * size, slope, rtol=1e-4)
 
 
+def test_single_weights_of_zero_have_no_gradient() -> None:
+    weight = jnp.array([0.0, -0.0, 1e-40, -2.0, 3.0])
+    score, gradient = jax.jit(jax.value_and_grad(lambda w: magnitude(w, (1,)).sum()))(weight)
+    assert score == 5 and gradient[:2].tolist() == [0, 0] and gradient[3:].tolist() == [-1, 1]
+    assert magnitude(weight, (1,)).tolist() == np.abs(np.asarray(weight)).tolist()
+
+
 def test_a_small_unit_beside_a_large_one_keeps_its_size() -> None:
     weight = WEIGHT.at[..., 0].multiply(1e-25).at[..., 1].multiply(1e25).at[..., 2].set(0.0)
     score = magnitude(weight, (3, 4, 1))[0, 0]

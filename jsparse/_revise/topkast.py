@@ -21,6 +21,7 @@ from jax import Array
 from jsparse._checks import check_density
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._revise.revision import check_competition, check_steps, largest
+from jsparse._score import absolute
 from jsparse._values import by_density, check_in
 from jsparse.rules._rule import to_weights
 
@@ -90,9 +91,9 @@ class TopKAST:
 
             sum_i |w_i| where the mask is 1, |w_i| / density elsewhere
 
-        Weights that are not trained get no gradient from the penalty either.
+        Weights that are 0, and those that are not trained, get no gradient from the penalty.
         """
-        return jnp.sum(jnp.abs(weight) * jnp.where(mask > 0, 1.0, 1.0 / self.density))
+        return jnp.sum(absolute(weight) * jnp.where(mask > 0, 1.0, 1.0 / self.density))
 
     def _largest(self, mask: Array, weight: Array, density: float) -> Array:
         return to_weights(self, largest(self, weight, density), mask)
