@@ -67,12 +67,25 @@ def test_zeta_learns_what_the_expert_does_not_do() -> None:
     log, share = np.log(product), product / product.mean()
     bounds = -log.mean() <= inverse.FORWARD, (share * log).mean() - log.mean() <= inverse.BACKWARD
     assert bool(near) == all(bounds)
-    update = jax.jit(partial(inverse.improved, inverse.loss, rate=0.01, passes=10))
+    objective = partial(inverse.loss, delta=0.5)
+    update = jax.jit(partial(inverse.improved, objective, rate=0.01, passes=10))
     allowed = first
     for _ in range(25):
-        allowed = update(allowed, expert=expert, walks=walks, delta=0.5)
+        allowed = update(allowed, expert=expert, walks=walks)
     forward, backward = experiment.mapped(jax.tree.map(lambda leaf: leaf[None], allowed))[0].T
     assert forward.min() > 0.9 and backward.max() < 0.2
+
+
+def test_a_classifier_is_not_held_back() -> None:
+    """It knows no weights: where ICRL would have stopped, it goes on to the odds of its samples."""
+    cell, back = jnp.indices((ring.CELLS, ring.ACTIONS)).reshape(2, 1, -1)
+    walks = ring.judged(cell, back)  # half of the steps are backward
+    update = partial(inverse.improved, expert=experiment.expert(), walks=walks)
+    first = ring.begin(jax.random.key(0))
+    learned = jax.jit(partial(update, inverse.unlike, rate=0.01, passes=500))(first)
+    assert not inverse.weighted(learned, first, walks)[1]
+    forward, backward = experiment.mapped(jax.tree.map(lambda leaf: leaf[None], learned))[0].T
+    assert forward == pytest.approx(2 / 3, abs=0.03) and backward.max() < 0.03
 
 
 @pytest.mark.slow
