@@ -8,8 +8,6 @@ episode with nothing; the nominal one has no wall, and running backward is easie
    zeta from its episodes and the expert's, in turn: see `inverse`.
 
 Reference: Malik, Anwar, Aghasi and Ahmed, Inverse constrained reinforcement learning, ICML 2021.
-Published, read off a figure, after 4 million steps: expert 3,800, ICRL 3,400, its baselines 3,100
-and 1,500, nominal 50.
 """
 
 import dataclasses
@@ -20,9 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-import jsparse
 from experiments import common
-from experiments.rl import gym
+from experiments.rl import gym, inverse
 from experiments.rl.environments import ring
 from experiments.rl.networks import Apart, Kind
 from experiments.rl.policies import Gaussian
@@ -48,11 +45,6 @@ class Wall:
     """Of the environment."""
     length: int = 256
     """Steps of each, in an iteration."""
-
-    def __post_init__(self) -> None:
-        for name in ("expert", "steps", "often", "copies", "length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--wall.{name} got {getattr(self, name)}; give 1 or more")
 
     @property
     def each(self) -> int:
@@ -160,9 +152,7 @@ def trainer(wall: Wall, bounded: bool) -> Trainer:
         copies=wall.copies, steps=wall.length, passes=10, batches=32, learning_rate=3e-4,
         entropy=0.0, far=0.015,
     )  # fmt: skip
-    excess = lambda cost, limit: cost - limit
-    price = jsparse.optim.Multiplier(0.0, start=1.0, integral=0.1, proportional=0.0, excess=excess)
-    bounds = (price,) if bounded else ()
+    bounds = (inverse.price(0.1),) if bounded else ()
     network = lambda rngs: Apart(OBSERVED, 2 * ACTIONS, 1 + len(bounds), 64, rngs)
     return Trainer(settings, Gaussian(ACTIONS), network, Kind(), 0, bounds)
 

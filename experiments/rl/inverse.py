@@ -22,6 +22,7 @@ import optax
 from jax import Array
 
 from experiments.rl.environments.ring import Allowed
+from jsparse.optim import Multiplier
 
 EPS, FORWARD, BACKWARD = 1e-5, 10.0, 2.5
 """e, and the largest divergences of the weighted episodes, from the policy's and to them."""
@@ -29,6 +30,16 @@ Walks = Array
 """What was seen and done, [episodes, steps, inputs]."""
 Objective = Callable[[Allowed, Allowed, Walks, Walks], tuple[Array, Array]]
 """(zeta, as it was before, expert, policy) -> what is descended, and whether to go on, []."""
+
+
+def difference(cost: Array, limit: Array) -> Array:
+    """How far a cost is above its limit, which may be 0."""
+    return cost - limit
+
+
+def price(integral: float) -> Multiplier:
+    """Of the cost 1 - zeta, which may not be at all: 1 at first, and never less."""
+    return Multiplier(0.0, start=1.0, integral=integral, proportional=0.0, excess=difference)
 
 
 def logs(allowed: Allowed, walks: Walks) -> Array:
