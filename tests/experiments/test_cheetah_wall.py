@@ -54,7 +54,7 @@ def test_the_wall_is_one_of_the_true_world_alone() -> None:
             own = body.unwrapped
             own.set_state(np.r_[place, own.data.qpos[1:]], own.data.qvel)
         before = [body.unwrapped.data.qpos[0] for body in bodies.bodies]
-        reward, over, beyond = bodies.step(action)
+        reward, over, beyond, total = bodies.step(action)
         np.testing.assert_array_equal(beyond, [1, 0])
         np.testing.assert_array_equal(over, [bodies.ends, 0])
         after = [body.unwrapped.data.qpos[0] for body in bodies.bodies]
@@ -65,8 +65,14 @@ def test_the_wall_is_one_of_the_true_world_alone() -> None:
         else:
             assert reward[0] == pytest.approx(speed[0] - 0.1 * cheetah.ACTIONS, rel=1e-5)
             assert bodies.observation[0, 0] == pytest.approx(after[0], rel=1e-6)
+        np.testing.assert_array_equal(total, reward)
+        again, _, _, total = bodies.step(action)
+        np.testing.assert_allclose(total, again + (1 - over) * reward)
+        bodies.reset(2)  # an episode that was cut short counts no more
+        reward, _, _, total = bodies.step(action)
+        np.testing.assert_array_equal(total, reward)
     none = np.zeros((3, 2))
-    walk = cheetah.Walk(none, none, none, none, np.tile([1.0, 2.0], (3, 1)), none, none)
+    walk = cheetah.Walk(none, none, none, none, np.tile([1.0, 2.0], (3, 1)), none, none, none)
     walk.beyond[1, 0] = 1
     np.testing.assert_array_equal(cheetah.truly(walk), [1, 6])  # of one step and of three
 
