@@ -88,6 +88,19 @@ def test_the_transform_stays_as_it_is_without_decay() -> None:
     assert js.Optimizer(net(), tx).tx is tx
 
 
+def test_decay_after_many_accumulated_steps_is_found() -> None:
+    tx = optax.MultiSteps(by("adamw")(), 130)
+    assert js.Optimizer(net(), tx).tx is not tx
+
+
+@pytest.mark.skipif(not hasattr(optax.contrib, "madgrad"), reason="an older optax")
+def test_rounding_is_no_decay() -> None:
+    """An update of x0 + 0 - x that is not quite 0."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        js.Optimizer(net(), optax.contrib.madgrad(1e-3))
+
+
 def test_a_cost_left_out_is_said_and_one_read_is_not() -> None:
     rule = js.Threshold(alpha=0.00123)  # of no other test: what was read is remembered
     model = net(rule)
