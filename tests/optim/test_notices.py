@@ -93,7 +93,6 @@ def test_decay_after_many_accumulated_steps_is_found() -> None:
     assert js.Optimizer(net(), tx).tx is not tx
 
 
-@pytest.mark.skipif(not hasattr(optax.contrib, "madgrad"), reason="an older optax")
 def test_rounding_is_no_decay() -> None:
     """An update of x0 + 0 - x that is not quite 0."""
     with warnings.catch_warnings():
