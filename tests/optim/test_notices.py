@@ -73,8 +73,9 @@ def test_scores_and_gates_are_spared_too(rule: js.Rule) -> None:
 
 @pytest.mark.parametrize("name", TOLD)
 def test_decay_that_cannot_be_taken_out_is_said(name: str) -> None:
-    with pytest.warns(UserWarning, match=r"decays what rules learn .*jsparse\.route"):
+    with pytest.warns(UserWarning, match=r"decays what rules learn .*jsparse\.route") as told:
         js.Optimizer(net(), TOLD[name]())
+    assert told[0].filename == __file__
 
 
 def test_route_decays_on_purpose() -> None:
@@ -124,8 +125,10 @@ STOCK = {"reset": js.Threshold(alpha=0.1), "draw": js.Gibbs(density=0.5, beta=2.
 
 @pytest.mark.parametrize("name", STOCK)
 def test_a_stock_optimizer_is_told_of_events(name: str) -> None:
-    with pytest.warns(UserWarning, match=r"layers/0/kernel have events.*jsparse\.Optimizer"):
+    words = r"layers/0/kernel have events.*jsparse\.Optimizer"
+    with pytest.warns(UserWarning, match=words) as told:
         nnx.Optimizer(net(STOCK[name]), optax.adam(1e-3), wrt=nnx.Param)
+    assert told[0].filename == __file__
 
 
 def test_a_stock_optimizer_without_events_is_told_nothing() -> None:
