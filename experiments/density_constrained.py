@@ -36,7 +36,7 @@ import jsparse
 from experiments import common
 from experiments.rl import headline
 from experiments.rl.environments import chain, doors
-from jsparse import prune
+from experiments.rl.networks import EVERY, MLP, drawn, flax_init, weights
 
 STATES = doors.GRID.shape[0] * doors.GRID.shape[1]
 CORNER = (0, 0)
@@ -171,19 +171,6 @@ def violation(case: str, density: np.ndarray) -> float:
     return float(max(0.0, (density - ceiling).max(), (floor - density).max()))
 
 
-class Policy(nnx.Module):
-    """Rows and columns, one-hot, to the logits of four moves."""
-
-    def __init__(self, width: int, rngs: nnx.Rngs):
-        self.fc1 = nnx.Linear(sum(doors.GRID.shape), width, rngs=rngs)
-        self.fc2 = nnx.Linear(width, width, rngs=rngs)
-        self.fc3 = nnx.Linear(width, 4, rngs=rngs)
-
-    def __call__(self, x: Array) -> Array:
-        """[states, rows + columns] to [states, moves]."""
-        return self.fc3(nnx.relu(self.fc2(nnx.relu(self.fc1(x)))))
-
-
 def places() -> np.ndarray:
     """[states, rows + columns], one-hot."""
     row, column = np.indices(doors.GRID.shape).reshape(2, -1)
@@ -191,13 +178,9 @@ def places() -> np.ndarray:
 
 
 def network(density: float, width: int, seed: int) -> nnx.Module:
-    """A policy with random masks of a density, spread over the layers by their sizes."""
-    model = Policy(width, nnx.Rngs(seed))
-    if density == 1:
-        return model
-    held = jsparse.sparsify(model, (".*/kernel", jsparse.Held()))
-    erk = prune.by_layer(jsparse.schedule.erdos_renyi)
-    return prune.random(held, density=density, key=jax.random.key(seed), choose=erk)
+    """A policy, `places` to the logits of four moves, with random masks of a density."""
+    model = MLP(sum(doors.GRID.shape), 4, width, nnx.Rngs(seed), init=flax_init)
+    return drawn(density, which=EVERY)(model, jax.random.key(seed))
 
 
 @partial(jax.jit, static_argnames=("graph", "steps"))
@@ -231,17 +214,15 @@ def trained(graph: Any, params: Any, rest: Any, both: Both, made: chain.Chain, s
 def learned(case: str, density: float, seed: int, settings: Settings) -> dict[str, Any]:
     """One network: reward, violation and density of its last policy."""
     model = network(density, settings.width, seed)
-    masks = jsparse.masks(model)
+    kept = sum(read for read, _ in weights(model).values())
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     made = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), doors.chain())
     params = trained(graph, params, rest, multipliers(case, 0.01, 1.0), made, settings.steps)
     policy = jax.nn.softmax(nnx.merge(graph, params, rest)(jnp.asarray(places())))
     found = np.asarray(chain.density(made, policy))
     reward = float((found[:, None] * np.asarray(policy) * doors.chain().reward).sum())
-    kept = sum(int(mask.sum()) for mask in masks.values())
-    shape = sum(settings.width * n for n in (sum(doors.GRID.shape), settings.width, 4))
     return {"reward": reward, "violation": violation(case, found), "density": found,
-            "weights": kept if masks else shape}  # fmt: skip
+            "weights": kept}  # fmt: skip
 
 
 def main(settings: Settings) -> None:

@@ -14,9 +14,8 @@ import optax
 from flax import nnx
 from jax import Array
 
-import jsparse
 from experiments.rl.environments.grids import Product
-from jsparse import prune
+from experiments.rl.networks import EVERY, MLP, drawn, flax_init
 
 DISCOUNT, COPY = 0.95, 50
 """COPY: steps between copies of the network that values what comes next."""
@@ -37,18 +36,6 @@ class Arm(NamedTuple):
 
 AXES: dict[str, tuple] = {"input": (None, None), "masks": (None, 0), "networks": (0, 0)}
 """Over which axis the states have parameters, and masks, of their own."""
-
-
-class Values(nnx.Module):
-    """Places [n, inputs] to values of actions [n, actions]."""
-
-    def __init__(self, inputs: int, actions: int, width: int, rngs: nnx.Rngs):
-        self.fc1 = nnx.Linear(inputs, width, rngs=rngs)
-        self.fc2 = nnx.Linear(width, width, rngs=rngs)
-        self.fc3 = nnx.Linear(width, actions, rngs=rngs)
-
-    def __call__(self, x: Array) -> Array:
-        return self.fc3(nnx.relu(self.fc2(nnx.relu(self.fc1(x)))))
 
 
 class Net(NamedTuple):
@@ -93,12 +80,8 @@ def begin(
     x = jnp.asarray(x, jnp.float32)
 
     def one(start: int, masks: int) -> nnx.Module:
-        model = Values(x.shape[1], actions, width, nnx.Rngs(start))
-        held = jsparse.sparsify(model, (".*/kernel", jsparse.Held()))
-        if arm.density == 1:
-            return held
-        erk = prune.by_layer(jsparse.schedule.erdos_renyi)
-        return prune.random(held, density=arm.density, key=jax.random.key(masks), choose=erk)
+        model = MLP(x.shape[1], actions, width, nnx.Rngs(start), init=flax_init)
+        return drawn(arm.density, which=EVERY)(model, jax.random.key(masks))
 
     first = 1000 * seed
     alone, varied = arm.own == "networks", arm.own != "input"

@@ -77,7 +77,8 @@ class Walk:
     """
 
     def __init__(self, environment: Any, seed: int):
-        self.environment, self.random = environment, np.random.default_rng(seed)
+        self.environment = environment
+        self.random = np.random.default_rng((seed, 1))  # gymnasium draws from default_rng(seed)
         space = environment.action_space
         self._middle, self._half = (space.high + space.low) / 2, (space.high - space.low) / 2
         self._observation, _ = environment.reset(seed=seed)

@@ -14,7 +14,7 @@ Reference: Malik, Anwar, Aghasi and Ahmed, Inverse constrained reinforcement lea
 arXiv 2011.09999, algorithm 1 and its code.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,24 @@ import optax
 from jax import Array
 
 from experiments.rl.environments.ring import Allowed
+from jsparse.optim import Multiplier
 
 EPS, FORWARD, BACKWARD = 1e-5, 10.0, 2.5
 """e, and the largest divergences of the weighted episodes, from the policy's and to them."""
 Walks = Array
 """What was seen and done, [episodes, steps, inputs]."""
+Objective = Callable[[Allowed, Allowed, Walks, Walks], tuple[Array, Array]]
+"""(zeta, as it was before, expert, policy) -> what is descended, and whether to go on, []."""
+
+
+def difference(cost: Array, limit: Array) -> Array:
+    """How far a cost is above its limit, which may be 0."""
+    return cost - limit
+
+
+def price(integral: float) -> Multiplier:
+    """Of the cost 1 - zeta, which may not be at all: 1 at first, and never less."""
+    return Multiplier(0.0, start=1.0, integral=integral, proportional=0.0, excess=difference)
 
 
 def logs(allowed: Allowed, walks: Walks) -> Array:
@@ -42,31 +55,32 @@ def weighted(allowed: Allowed, before: Allowed, walks: Walks) -> tuple[Array, Ar
     return weight, (forward <= FORWARD) & (backward <= BACKWARD)
 
 
-def loss(allowed: Allowed, weight: Array, expert: Walks, walks: Walks, delta: float) -> Array:
-    """What zeta descends, []; the weights [episodes] are given."""
+def loss(
+    allowed: Allowed, before: Allowed, expert: Walks, walks: Walks, delta: float
+) -> tuple[Array, Array]:
+    """What zeta descends, [], and whether the weights are still within their bounds, []."""
+    weight, near = weighted(jax.lax.stop_gradient(allowed), before, walks)
     log = weight[:, None] * logs(allowed, walks)
     few = sum(jax.nn.sigmoid(-allowed.logit(one)).mean() for one in (expert, walks))
-    return log.mean() - logs(allowed, expert).mean() + delta * few
+    return log.mean() - logs(allowed, expert).mean() + delta * few, near
 
 
-def unlike(allowed: Allowed, weight: Array, expert: Walks, walks: Walks, delta: float) -> Array:
-    """That of a classifier: cross-entropy of expert against policy, []; the rest is not used."""
+def unlike(allowed: Allowed, before: Allowed, expert: Walks, walks: Walks) -> tuple[Array, Array]:
+    """The same of a classifier: cross-entropy of expert against policy; nothing is weighted."""
     own = jax.nn.log_sigmoid(allowed.logit(expert)).mean()
-    return -own - jax.nn.log_sigmoid(-allowed.logit(walks)).mean()
+    return -own - jax.nn.log_sigmoid(-allowed.logit(walks)).mean(), jnp.array(True)
 
 
 def improved(
-    objective: Any, allowed: Allowed, expert: Walks, walks: Walks, delta: float, rate: float,
-    passes: int,
-) -> Allowed:  # fmt: skip
+    objective: Objective, allowed: Allowed, expert: Walks, walks: Walks, rate: float, passes: int
+) -> Allowed:
     """Zeta after so many steps of Adam, fewer where the weights go too far."""
     before, tx = allowed, optax.adam(rate, eps=1e-5)
 
     def step(at: tuple, _: None) -> tuple[tuple, None]:
         allowed, state, going = at
-        weight, near = weighted(allowed, before, walks)
+        slope, near = jax.grad(objective, has_aux=True)(allowed, before, expert, walks)
         going = going & near
-        slope = jax.grad(objective)(allowed, jax.lax.stop_gradient(weight), expert, walks, delta)
         updates, state = tx.update(slope, state, allowed)
         after = optax.apply_updates(allowed, updates)
         allowed = jax.tree.map(lambda new, old: jnp.where(going, new, old), after, allowed)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from jsparse import prune, schedule
 
 HIDDEN = ".*fc[12]/kernel"
 """The weights that become sparse: the last layer of each network stays dense."""
+EVERY = ".*/kernel"
+"""All weights."""
 Layers = list[tuple[Array, Array]]
 """Kernel and bias of each layer, as read: masked."""
 
@@ -41,16 +43,27 @@ class Grids(nnx.Linear):
         return [self.in_features // grids] * grids
 
 
-class MLP(nnx.Module):
-    """Two hidden layers with ReLU, started as PyTorch starts them: [n, inputs] to [n, outputs].
+def flax_init(inputs: int) -> dict[str, Any]:
+    """Nothing but the defaults of `nnx.Linear`."""
+    return {}
 
-    The first is `nnx.Linear`, or what is called as it is.
+
+class MLP(nnx.Module):
+    """Two hidden layers with ReLU: [n, inputs] to [n, outputs].
+
+    Args:
+      inputs, outputs: how many.
+      width: of the hidden layers.
+      rngs: of the weights.
+      first: the first layer, `nnx.Linear` or what is called as it is.
+      init: inputs of a layer -> how it starts; as PyTorch's do, or as Flax's with `flax_init`.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, width: Width, rngs: nnx.Rngs, first: type = nnx.Linear
-    ):
-        linear = lambda a, b, layer=nnx.Linear: layer(a, b, rngs=rngs, **torch_init(a))
+        self, inputs: int, outputs: int, width: Width, rngs: nnx.Rngs, first: type = nnx.Linear,
+        init: Callable[[int], dict[str, Any]] = torch_init,
+    ):  # fmt: skip
+        linear = lambda a, b, layer=nnx.Linear: layer(a, b, rngs=rngs, **init(a))
         one, two = width if isinstance(width, tuple) else (width, width)
         self.fc1, self.fc2, self.fc3 = (
             linear(inputs, one, first),
@@ -155,8 +168,10 @@ class Kind(NamedTuple):
     moved: Callable[..., jsparse.Revision] | None = None
 
 
-def _masked(network: nnx.Module, key: Array, density: float, budget: Callable) -> nnx.Module:
-    held = jsparse.sparsify(network, (HIDDEN, jsparse.Held()))
+def _masked(
+    network: nnx.Module, key: Array, density: float, budget: Callable, which: str = HIDDEN
+) -> nnx.Module:
+    held = jsparse.sparsify(network, (which, jsparse.Held()))
     return prune.random(held, density=density, key=key, choose=prune.by_layer(budget))
 
 
@@ -171,9 +186,9 @@ def links(first: float, second: float) -> Start:
     return partial(_masked, density=1.0, budget=budget)
 
 
-def drawn(density: float, budget: Callable = schedule.erdos_renyi) -> Start:
-    """Random masks of a density over both hidden layers."""
-    return partial(_masked, density=density, budget=budget)
+def drawn(density: float, budget: Callable = schedule.erdos_renyi, which: str = HIDDEN) -> Start:
+    """Random masks of a density over both hidden layers, or over all weights, `EVERY`."""
+    return partial(_masked, density=density, budget=budget, which=which)
 
 
 def learned(alpha: float) -> Start:

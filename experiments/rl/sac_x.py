@@ -34,7 +34,7 @@ from experiments.rl.episodes import Episodes, empty, pieces
 from experiments.rl.learning import per_seed
 from experiments.rl.networks import Apart, Layers, drawn, forward, weights
 from experiments.rl.retrace import retrace
-from experiments.rl.scheduler import followed
+from experiments.rl.scheduler import followed, shares
 
 COPIES, PIECES, LENGTH = 16, 16, 16
 """Episodes of a round; pieces of episodes in a batch, and their steps."""
@@ -210,7 +210,7 @@ class Trainer:
         return learner._replace(**new), picked
 
     def _walk(self, learner: Learner, key: Array) -> tuple[Episodes, Array, Array]:
-        """1.: episodes, the table after them, and how often each intention was picked."""
+        """1.: episodes, the table after them, and each intention's share of the choices."""
 
         layers = self.read(learner.params, learner.masks)
 
@@ -237,7 +237,7 @@ class Trainer:
         length = going.sum(axis=1).astype(jnp.int32)
         main, rates = going * reward[..., 0], (self.settings.gamma, self.arm.rate)
         table = followed(learner.table, picks, main, *rates)
-        picked = jax.nn.one_hot(picks[1], self.intentions).mean(axis=(0, 1))
+        picked = shares(picks, self.intentions)
         return Episodes(seen, action, chance, reward, end, length), table, picked
 
     def _step(self, layers: list[Layers], own: Array, at: tuple, key: Array) -> tuple[tuple, tuple]:

@@ -11,17 +11,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+Picks = tuple[Array, Array, Array]
+"""Node, intention and whether the episode still went on, [choices, episodes] each."""
 
-def followed(
-    table: Array, picks: tuple[Array, Array, Array], main: Array, gamma: float, rate: float
-) -> Array:
+
+def shares(picks: Picks, intentions: int) -> Array:
+    """[intentions], of all choices in episodes that still went on."""
+    _, own, going = picks
+    picked = jax.nn.one_hot(own, intentions) * going[..., None]
+    return picked.sum(axis=(0, 1)) / going.sum()
+
+
+def followed(table: Array, picks: Picks, main: Array, gamma: float, rate: float) -> Array:
     """The table [nodes, intentions] after some episodes.
 
     Each choice moves its entry towards the discounted rewards of the main task from there on.
 
     Args:
       table: before them.
-      picks: node, intention and whether the episode still went on, [choices, episodes] each.
+      picks: of these episodes.
       main: [episodes, steps], rewards of the main task; each choice holds as many steps.
       gamma: the discount.
       rate: how far an entry moves towards what followed.

@@ -1,5 +1,6 @@
 """What `Optimizer` says about a model and a transform that do not go together."""
 
+import sys
 import warnings
 from collections.abc import Iterable
 from functools import partial
@@ -20,6 +21,14 @@ from jsparse.rules._rule import Rule, State, over_stack, with_role
 
 Due = tuple[tuple[str, Rule], ...]
 """Paths and rules."""
+
+
+def tell(text: str) -> None:
+    """Warn at the line of the caller's program: frames of jsparse and Flax are passed over."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(("jsparse.", "flax.")):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, UserWarning, stacklevel=level)
 
 
 def learned_paths(model: nnx.Module) -> frozenset[str]:
@@ -55,24 +64,20 @@ def _has_slope(rule: Rule, names: tuple[str, ...], state: State) -> Array:
 def warn_of_unread(due: Due) -> None:
     """Say that nothing read the cost of some rules, so their gradient lacks it."""
     if missing := [path for path, rule in due if rule not in COSTS_READ]:
-        warnings.warn(
+        tell(
             f"nothing has read the cost of the rules of {listed(missing, 3)}, which then prune "
-            "little or nothing; add it to the loss: loss + jsparse.cost(model)",
-            UserWarning,
-            stacklevel=3,
+            "little or nothing; add it to the loss: loss + jsparse.cost(model)"
         )
 
 
 def warn_of_decay(paths: frozenset[str]) -> None:
     """Say that decay of learned parameters could not be taken out."""
     if paths:
-        warnings.warn(
+        tell(
             f"this optimizer decays what rules learn towards 0 ({listed(sorted(paths), 3)}), and "
             "its steps depend on the size or the history of a parameter. Give them an optimizer of "
             "their own: jsparse.route(model, tx, optax.adam(1e-3)); in place of optax.lamb and "
-            "optax.lars use jsparse.lamb and jsparse.lars",
-            UserWarning,
-            stacklevel=4,
+            "optax.lars use jsparse.lamb and jsparse.lars"
         )
 
 
@@ -92,13 +97,11 @@ def warn_of_reach(model: nnx.Module, travel: dict[str, float], density: float, s
     kept = sum(float(_mask_at(parts[path], way).sum()) for path, way in ways.items())
     left = kept / sum(parts[path].weight.size for path in ways)
     if left > 1.1 * density:
-        warnings.warn(
+        tell(
             f"TargetDensity: in {steps} steps this optimizer moves a threshold by {_range(ways)} "
             f"at most, beyond which {left:.1%} of the weights lie as they are now; a density of "
             f"{density:.1%} will hardly be met. Train for more steps, or give thresholds a higher "
-            "rate: jsparse.route(model, tx, optax.adam(1e-2))",
-            UserWarning,
-            stacklevel=4,
+            "rate: jsparse.route(model, tx, optax.adam(1e-2))"
         )
 
 

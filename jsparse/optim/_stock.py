@@ -5,7 +5,6 @@ constructor is wrapped, once, and does what it did.
 """
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from jsparse._coupled import Units
 from jsparse._paths import listed
 from jsparse._slots import ruled_parts
 from jsparse._sparse import Sparse
+from jsparse.optim._notices import tell
 
 
 def eventful(model: Any) -> list[str]:
@@ -38,12 +38,10 @@ def warn_where_stock(ours: Callable[[Any], bool]) -> None:
     def init(self: Any, model: Any = None, *args: Any, **settings: Any) -> None:
         given(self, model, *args, **settings)
         if not ours(self) and (paths := eventful(model)):
-            warnings.warn(
+            tell(
                 f"the rules of {listed(paths, 3)} have events after each step (resets, new "
                 "samples, schedules), which nnx.Optimizer does not run; use jsparse.Optimizer, or "
-                "call jsparse.advance(model) after each update and ignore this warning",
-                UserWarning,
-                stacklevel=2,
+                "call jsparse.advance(model) after each update and ignore this warning"
             )
 
     init.warns_of_events = True  # type: ignore[attr-defined]

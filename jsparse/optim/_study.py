@@ -25,7 +25,7 @@ from jax.extend.core import Literal
 from jsparse._paths import path_of
 
 VALUE = 0.125
-COUNTS = (*range(64), 100, 1_000, 10_000, 100_000)
+COUNTS = (*range(1024), 10_000, 100_000)
 FEW, LONG = 8, 1_000
 EXTRA = ({}, {"value": 1.0})
 """Further arguments that some transforms need: the loss."""
@@ -133,7 +133,7 @@ def _sorted(moves: dict[str, np.ndarray]) -> dict[str, frozenset[str]]:
     found: dict[str, set[str]] = {"spared": set(), "decayed": set()}
     for path, (decay, rest, warm, cold) in moves.items():
         apart = [np.abs(w - cold) <= 0.3 * np.abs(cold) + 1e-12 for w in (warm, warm - decay)]
-        if decay.any():
+        if (np.float32(VALUE) + decay != VALUE).any():  # what rounds to nothing is none
             alike = (apart[0] | apart[1]).all() and not rest.any()
             found["spared" if alike else "decayed"].add(path)
     return {name: frozenset(paths) for name, paths in found.items()}

@@ -176,6 +176,8 @@ def test_environments_are_those_of_gymnasium(
     made = gym.make("HalfCheetah-v5")
     assert gym.sizes(made) == (17, 6)
     (step,) = gym.Walk(made, 0).steps(1, None, 0.1)
+    pose = step.observation[:8] - made.unwrapped.init_qpos[1:]
+    assert not np.isclose(step.action[:, None], 10 * pose, rtol=1e-3).any()  # other numbers
     assert step.following.shape == (17,) and step.going == 1
     with pytest.raises(ValueError, match=r"gymnasium has no HalfCheeta-v5: .*`HalfCheetah`"):
         gym.make("HalfCheeta-v5")

@@ -17,7 +17,7 @@ from experiments import scheduled_auxiliary as experiment
 from experiments.rl import sac_x
 from experiments.rl.environments.mountain_car import Car, MountainCar
 from experiments.rl.retrace import retrace
-from experiments.rl.scheduler import followed
+from experiments.rl.scheduler import followed, shares
 
 pytestmark = pytest.mark.standard_dtypes
 
@@ -69,6 +69,8 @@ def test_the_scheduler_learns_what_followed_a_choice() -> None:
     wanted = np.zeros((7, 2))
     wanted[0], wanted[1, 1], wanted[2, 0], wanted[4, 0] = [2**-6, 2**-4], 2**-4, 2**-2, 2**-2
     np.testing.assert_allclose(table, wanted, atol=1e-7)
+    share = shares((nodes, own, going), 2)  # what is picked after the end is no choice
+    np.testing.assert_allclose(share, [3 / 5, 2 / 5], rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -73,8 +73,9 @@ def test_scores_and_gates_are_spared_too(rule: js.Rule) -> None:
 
 @pytest.mark.parametrize("name", TOLD)
 def test_decay_that_cannot_be_taken_out_is_said(name: str) -> None:
-    with pytest.warns(UserWarning, match=r"decays what rules learn .*jsparse\.route"):
+    with pytest.warns(UserWarning, match=r"decays what rules learn .*jsparse\.route") as told:
         js.Optimizer(net(), TOLD[name]())
+    assert told[0].filename == __file__
 
 
 def test_route_decays_on_purpose() -> None:
@@ -86,6 +87,18 @@ def test_route_decays_on_purpose() -> None:
 def test_the_transform_stays_as_it_is_without_decay() -> None:
     tx = optax.adam(1e-3)
     assert js.Optimizer(net(), tx).tx is tx
+
+
+def test_decay_after_many_accumulated_steps_is_found() -> None:
+    tx = optax.MultiSteps(by("adamw")(), 130)
+    assert js.Optimizer(net(), tx).tx is not tx
+
+
+def test_rounding_is_no_decay() -> None:
+    """An update of x0 + 0 - x that is not quite 0."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        js.Optimizer(net(), optax.contrib.madgrad(1e-3))
 
 
 def test_a_cost_left_out_is_said_and_one_read_is_not() -> None:
@@ -112,8 +125,10 @@ STOCK = {"reset": js.Threshold(alpha=0.1), "draw": js.Gibbs(density=0.5, beta=2.
 
 @pytest.mark.parametrize("name", STOCK)
 def test_a_stock_optimizer_is_told_of_events(name: str) -> None:
-    with pytest.warns(UserWarning, match=r"layers/0/kernel have events.*jsparse\.Optimizer"):
+    words = r"layers/0/kernel have events.*jsparse\.Optimizer"
+    with pytest.warns(UserWarning, match=words) as told:
         nnx.Optimizer(net(STOCK[name]), optax.adam(1e-3), wrt=nnx.Param)
+    assert told[0].filename == __file__
 
 
 def test_a_stock_optimizer_without_events_is_told_nothing() -> None:
