@@ -18,7 +18,7 @@ Ours to choose: steps and updates alternate in stretches of 50, masks are those 
 Number (--arms dense DS static; 100,000 steps, 3 seeds): LCA of DS 3732 ± 315, static 3494 ± 153,
     dense 3247 ± 352; DS minus dense +754, +830, -128. Other arms and tasks: not run.
 
-Command: python -m experiments.dynamic_td3            (HalfCheetah, 3 seeds, all arms; hours on two cores)
+Command: python -m experiments.dynamic_td3            (HalfCheetah, 3 seeds; hours on two cores)
          python -m experiments.dynamic_td3 --quick    (20,000 steps, 3 arms, 1 seed: that it runs)
          python -m experiments.dynamic_td3 --steps 1000000 --random 25000 --episodes 10 --seeds 5
              (the paper's; a GPU or several nights), --env Walker2d-v5 or Hopper-v5
