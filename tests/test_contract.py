@@ -130,6 +130,24 @@ def test_equal_rules_trace_once_and_jit_is_eager(rule: str) -> None:
     assert traces == 1
 
 
+COMPILED: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, *_, **__: COMPILED.append(event) if "backend_compile" in event else None
+)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_masks_read_again_compile_nothing(rule: str) -> None:
+    """Outside jit, a loop in a rule's mask would be compiled at each call."""
+    model = sparse(rule, "linear")
+    js.masks(model)
+    before = len(COMPILED)
+    js.masks(model)
+    assert len(COMPILED) == before
+    jnp.ones(len(COMPILED) + 1000)  # a size that nothing had: this is seen
+    assert len(COMPILED) > before
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_a_forward_pass_writes_nothing(rule: str) -> None:
     model = sparse(rule, "linear")

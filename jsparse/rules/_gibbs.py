@@ -26,6 +26,7 @@ were not available.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import jax
@@ -174,6 +175,7 @@ class Gibbs:
         """The next draw."""
         return state | {"draw": next_draw(state["draw"])}
 
+    @partial(jax.jit, static_argnums=(0, 3))
     def _pairs(self, key: Array, field: Array, tile: tuple[int, ...], beta: Array) -> Array:
         """An exact sample of each unit, bool [...] like the field.
 
@@ -231,6 +233,7 @@ class Gibbs:
         _, keep = lax.scan(forward, jnp.zeros_like(ratio[0], jnp.int32), (odds, noise))
         return from_units(keep, tile, field.shape)
 
+    @partial(jax.jit, static_argnums=(0, 3))
     def _halves(
         self, key: Array, field: Array, tile: tuple[int, ...], beta: Array, wins: Array
     ) -> Array:
