@@ -29,6 +29,7 @@ from jsparse.export._shrinking.attributes import Mend, stock
 from jsparse.export._shrinking.groups import UnitGroup, described, free
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.sizes import Sizes, sizes_after
+from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.units import Smaller, Units, same_outputs
 from jsparse.export._shrinking.uses import Use
 from jsparse.importance import Importance, Norm
@@ -90,10 +91,10 @@ def units(
     """Remove the least important units of a trained model; return a smaller plain model.
 
     A unit is removed with all that belongs to it: see `jsparse.groups`, which shows what there is.
-    The outputs are those of the model with zeros in place of the units, to float tolerance. A mean
-    over units, as in a layer norm of a residual stream, is over those that are left; where the
-    model divides by a number that follows a width, as attention does, weights take up the
-    difference. Train the smaller model on afterwards, with a new optimizer.
+    The outputs are those of the model with zeros in place of the units, to float tolerance: where
+    the model divides by a number that follows a width, as attention and RMS norms do, weights and
+    an epsilon take up the difference. A mean in a layer norm is over the units that are left. Train
+    the smaller model on afterwards, with a new optimizer.
 
     Args:
       model: any NNX module, sparse or plain; not changed.
@@ -303,7 +304,7 @@ def _order(scores: Scores, scope: Scope) -> Scores:
 
 
 def _record(chosen: _Chosen, gone: Mapping[int, list[int]], small: Smaller) -> Record:
-    widths = {}
+    widths, families = {}, chosen.units.families
     for n, group in chosen.groups.items():
         if n not in chosen.free():
             continue
@@ -311,9 +312,8 @@ def _record(chosen: _Chosen, gone: Mapping[int, list[int]], small: Smaller) -> R
         text = f"{group.width} -> {left}" if left < group.width else f"{group.width}, all"
         if (wanted := chosen.wanted[n]) != left:
             text += f" (rounded from {wanted})"
-        if left < group.width and group.means:
-            text += f"; the sum at {group.means} is over what is left"
+        if means := [place(op) for op in families[n].sums if op in small.means]:
+            text += f"; the mean at {', '.join(dict.fromkeys(means))} is over what is left"
         widths[group.name] = text
-    return Record(
-        cuts=small.cuts, attributes=small.attributes, stayed=chosen.stayed(), widths=widths
-    )
+    made = {"cuts": small.cuts, "attributes": small.attributes, "factors": small.factors}
+    return Record(**made, stayed=chosen.stayed(), widths=widths)

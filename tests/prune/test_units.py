@@ -70,7 +70,7 @@ def test_a_layer_norm_is_over_the_units_that_are_left() -> None:
     )
     expected = (stream + np.maximum(normed @ b[np.ix_(kept, kept)], 0)) @ out[kept]
     np.testing.assert_allclose(small(x), expected, rtol=1e-4, atol=1e-5)
-    assert record.widths["a/kernel:1"].startswith("8 -> 4; the sum at tests/prune/test_units.py")
+    assert record.widths["a/kernel:1"].startswith("8 -> 4; the mean at tests/prune/test_units.py")
 
 
 def mlp(*widths: int) -> nnx.Sequential:

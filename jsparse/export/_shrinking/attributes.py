@@ -3,6 +3,8 @@
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+import jax
+import numpy as np
 from flax import nnx
 
 from jsparse._slots import walk_modules
@@ -75,6 +77,47 @@ def sizes_stored(module: nnx.Module) -> dict[str, Any]:
         for name, value in vars(module).items()
         if not name.startswith("_") and _is_size(value)
     }
+
+
+def numbers_stored(module: nnx.Module) -> dict[str, float]:
+    """The numbers that a module stores and may add to a mean; of stock layers the epsilon."""
+    own = not type(module).__module__.startswith("flax.")
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, float) and (name == "epsilon" or (own and not name.startswith("_")))
+    }
+
+
+def holders(
+    model: nnx.Module, paths: Collection[str], number: np.ndarray, widths: Collection[float]
+) -> list[tuple[str, nnx.Module, str]]:
+    """Where a number is stored that is at work before some weights, such as an epsilon.
+
+    Modules that hold one of the weights themselves come first; then those without variables that
+    are nearest beside one, as a normalisation without a scale. A width that these store must be
+    among `widths`.
+
+    Returns:
+      (path, module, name of the attribute) of each.
+    """
+    places = {path.rpartition("/")[0] for path in paths}
+    modules = dict(walk_modules(model))
+    named = [
+        (path, module, name)
+        for path, module in modules.items()
+        for name, value in numbers_stored(module).items()
+        if np.asarray(value, number.dtype) == number
+    ]
+    if own := [one for one in named if one[0] in places]:
+        return own
+    alone = [one for one in named if not jax.tree.leaves(nnx.state(one[1]))]
+    bare = [one for one in alone if getattr(one[1], "num_features", min(widths)) in widths]
+    while places - {""}:
+        places = {place.rpartition("/")[0] for place in places}
+        if beside := [one for one in bare if one[0].rpartition("/")[0] in places]:
+            return beside
+    return []
 
 
 def stored_as(model: nnx.Module, paths: Iterable[str], lengths: Collection[int]) -> list[str]:

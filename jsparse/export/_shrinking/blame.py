@@ -5,7 +5,7 @@
 3. A dead unit that a product needs is followed to the operation that mixes it with other values.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
@@ -105,11 +105,11 @@ def explain(
     `foldable`: positions that may be removed as constants, by product: [n], or [].
     """
     texts: dict[str, dict[str, None]] = {}
-    ways = _Ways(graph, knowledge, foldable)
+    ways, weights = _Ways(graph, knowledge, foldable), graph.origins()
     for op in every(graph.ops):
         if op.name not in PRODUCTS:
             continue
-        for side, node, axis, dead in _dead(op, knowledge):
+        for side, node, axis, dead in _dead(op, knowledge, weights):
             kept = dead & removal.kept(node, axis)
             if not kept.any() or node.shape[axis] < 2:
                 continue
@@ -135,19 +135,26 @@ def said(reason: Reason) -> str:
     return f"`{reason.op.name}` at {place(reason.op)} {reason.text}"
 
 
-def _dead(op: Op, knowledge: Knowledge) -> Iterator[tuple[int, Node, int, np.ndarray]]:
-    """Where a product's weights are all zeros: which factor they are, and a node's axis, [n]."""
+def _dead(
+    op: Op, knowledge: Knowledge, weights: Collection[Node]
+) -> Iterator[tuple[int, Node, int, np.ndarray]]:
+    """Where a product's weights are all zeros: which factor they are, and a node's axis, [n].
+
+    Of layers that a loop runs, where those of all layers are.
+    """
     shape = shape_of(op)
     for side in (0, 1):
         known = knowledge.get(op.inputs[side])
-        if known is None or known.unknown.any() or known.value.ndim < 2:
+        if known is None or known.value.ndim < 2:
+            continue
+        if known.unknown.any() and op.inputs[side] not in weights:
             continue
         ends = [(axis, op.outputs[0], to) for axis, to in shape.free[side].items()]
         if not op.extra:
             ends += [(pair[side], op.inputs[1 - side], pair[1 - side]) for pair in shape.summed]
         for axis, node, to in ends:
             rest = tuple(k for k in range(known.value.ndim) if k != axis)
-            dead = (known.value == 0).all(axis=rest)
+            dead = (~known.unknown & (known.value == 0)).all(axis=rest)
             if dead.any():
                 yield side, node, to, np.asarray(dead)
 

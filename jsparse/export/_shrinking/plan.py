@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,9 +29,10 @@ from jsparse.export._shrinking.liveness import (
 )
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.record import Record
+from jsparse.export._shrinking.rescale import Compared, Made, merged
 from jsparse.export._shrinking.stacked import partly_dead
 from jsparse.export._shrinking.tracing import closed, trace
-from jsparse.export._shrinking.verify import Fault, faults
+from jsparse.export._shrinking.verify import Fault, Numbers, faults
 
 ROUNDS = 8  # of tracing a smaller model; each settles every fault that it shows
 
@@ -170,19 +171,26 @@ class Plan:
             cuts=cuts, attributes=mend_in_place(small, groups, self.mend), stayed={}
         )
 
-    def choose(self) -> "Choice":
+    def choose(self, made_up: Callable[[nnx.Module, Compared], Made]) -> "Choice":
         """The largest removable set without a fault, and why other dead units are kept.
 
         Each round keeps all axes at which the smaller model is not the cut one.
+
+        Args:
+          made_up: how weights and numbers make up for faults, such as `Rescale(...).made_up`.
         """
         removal = self.removal()
         small, record = self.small(removal)
         graph = self.graph
         for turn in range(ROUNDS):
-            graph, found = self.compared(small, removal)
-            if not found:
+            made = made_up(small, functools.partial(self.compared, removal))
+            graph = made.graph
+            if not made.faults:
+                small, changes = made.small, made.changes
+                attributes = merged(record.attributes, changes.attributes)
+                record = dataclasses.replace(record, attributes=attributes, factors=changes.factors)
                 break
-            self._give_way(removal, found, everywhere=turn == ROUNDS - 1)
+            self._give_way(removal, made.faults, everywhere=turn == ROUNDS - 1)
             small, record = self.small(removal)
         stayed = explain(self.graph, self.knowledge, removal, self.foldable) | closed(self.model)
         for path, text in partly_dead(self.graph, self.knowledge, removal).items():
@@ -217,11 +225,13 @@ class Plan:
             names = ", ".join(list(stored)[:5])
             yield f"{fault.text}; `mend` may set {names}" if names else fault.text
 
-    def compared(self, small: nnx.Module, removal: Removal) -> tuple[Graph, list[Fault]]:
-        """What a smaller model computes, and what is wrong with it."""
+    def compared(
+        self, removal: Removal, small: nnx.Module, numbers: Numbers
+    ) -> tuple[Graph, list[Fault]]:
+        """What a smaller model computes, and what is wrong with it beyond numbers that change."""
         try:
             graph = trace(small, self.inputs)
-            return graph, faults(self.graph, graph, removal)
+            return graph, faults(self.graph, graph, removal, numbers)
         except Exception as error:  # the model's own code may fix sizes and raise anything
             return self.graph, at_error(self.graph, removal, error)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -14,7 +15,13 @@ from jsparse._paths import naming
 from jsparse._slots import slots, walk_modules
 from jsparse._surgery import copied, fold
 from jsparse._values import check_is, check_mapping
-from jsparse.export._shrinking.attributes import Attributes, sizes, sizes_stored
+from jsparse.export._shrinking.attributes import (
+    NORMS,
+    Attributes,
+    numbers_stored,
+    sizes,
+    sizes_stored,
+)
 from jsparse.export._shrinking.cut import Cut, cut_in_place
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -34,6 +41,8 @@ class Record:
         of the model that keep them.
       zeros: what went only because a weight is all zeros, by its path: it may not be trained yet.
       widths: from `jsparse.prune.units`, what became of each group, by its name.
+      factors: that weights were multiplied by, by path, to make up for a number that follows a
+        width: the scale of an RMS norm, the query of an attention. Of 1 + scale, the sum was.
     """
 
     cuts: Mapping[str, Cut] = dataclasses.field(default_factory=dict)
@@ -41,6 +50,7 @@ class Record:
     stayed: Mapping[str, str] = dataclasses.field(default_factory=dict)
     zeros: Mapping[str, str] = dataclasses.field(default_factory=dict)
     widths: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_mapping("Cuts by path", cuts=self.cuts)
@@ -49,6 +59,7 @@ class Record:
         check_mapping("values by path and name", attributes=self.attributes)
         check_mapping("reasons by path", stayed=self.stayed)
         check_mapping("texts by group", widths=self.widths)
+        check_mapping("numbers by path", factors=self.factors)
 
     def then(self, later: "Record") -> "Record":
         """Both as one: this record, and one of the model that it led to.
@@ -73,8 +84,11 @@ class Record:
         attributes = dict(self.attributes)
         for path, values in later.attributes.items():
             attributes[path] = attributes.get(path, {}) | values
+        factors = dict(self.factors)
+        for path, factor in later.factors.items():
+            factors[path] = factors.get(path, 1.0) * factor
         last = {"stayed": later.stayed, "zeros": later.zeros, "widths": later.widths}
-        return Record(cuts=cuts, attributes=attributes, **last)
+        return Record(cuts=cuts, attributes=attributes, factors=factors, **last)
 
     def to_dict(self) -> dict[str, Any]:
         """Only dicts, lists, strings and numbers, as JSON has them."""
@@ -98,9 +112,14 @@ class Record:
         cuts = {path: _cut(path, cut) for path, cut in _object(data, "cuts").items()}
         inside = _object(data, "attributes")
         attributes = {path: _sizes(path, _object(inside, path)) for path in inside}
-        data = {"zeros": {}, "widths": {}, **data}  # older records lack them
+        data = {"zeros": {}, "widths": {}, "factors": {}, **data}  # older records lack them
         texts = {name: _reasons(data, name) for name in ("stayed", "zeros", "widths")}
-        return Record(cuts=cuts, attributes=attributes, **texts)
+        factors = _object(data, "factors")
+        if wrong := [path for path, factor in factors.items() if not _is_factor(factor)]:
+            raise ValueError(
+                f"this record is damaged: the factor of {wrong[0]!r:.80} is no number above 0"
+            )
+        return Record(cuts=cuts, attributes=attributes, factors=factors, **texts)
 
 
 def _object(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -134,10 +153,10 @@ def _cut(path: str, cut: Any) -> Cut:
 
 def _sizes(path: str, values: Mapping[str, Any]) -> dict[str, Any]:
     for name, size in values.items():
-        if not _is_sizes([size]) and not _is_sizes(size):
+        if not _is_sizes([size]) and not _is_sizes(size) and not _is_factor(size):
             raise ValueError(
                 f"this record is damaged: {name!r:.80} of {path!r:.80} is {size!r:.80}, expected a "
-                "size or several"
+                "size, several, or a number above 0"
             )
     return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
@@ -147,12 +166,16 @@ def _is_sizes(value: Any) -> bool:
     return whole and all(type(one) is int and one >= 0 for one in value)
 
 
+def _is_factor(value: Any) -> bool:
+    return type(value) is float and 0 < value < math.inf
+
+
 def rebuild(model: Model, record: Record) -> Model:
     """Cut a model of the original size as a record says.
 
     Use it to load a shrunk model: make the model as the training code does, rebuild it, and load
     the saved values into it. Until then its values are those of the given model, without the
-    constants that `shrink` moved into biases.
+    constants that `shrink` moved into biases and the factors that weights got.
 
     Args:
       model: of the original size; not changed.
@@ -195,9 +218,13 @@ def rebuild_training(model: Model, record: Record) -> Model:
 
 
 def _check_attributes(path: str, module: nnx.Module, values: Mapping[str, Any]) -> None:
-    """Refuse what `shrink` never changes: it sets sizes that layers store, to smaller ones."""
+    """Refuse what `shrink` never changes: it sets sizes that layers store, to smaller ones.
+
+    It also sets the numbers that they add to a mean, such as an epsilon.
+    """
     own = not type(module).__module__.startswith("flax.")
-    able = sizes_stored(module) if own else sizes(module, 1)
+    able = {**(sizes_stored(module) if own else sizes(module, 1)), **numbers_stored(module)}
+    able |= {"num_features": 0} if isinstance(module, NORMS) else {}  # also without a scale
     for name, value in values.items():
         now = getattr(module, name, None) if name in able else None
         if now is None:
@@ -205,7 +232,10 @@ def _check_attributes(path: str, module: nnx.Module, values: Mapping[str, Any]) 
                 f"the record sets {name} of {path or 'the model'}, a {type(module).__name__}; "
                 f"shrink changes only {', '.join(able) or 'none of its attributes'}"
             )
-        if np.shape(value) != np.shape(now) or np.any(np.greater(value, now)):
+        numbers = isinstance(now, float), isinstance(value, float)
+        if numbers == (True, True):
+            continue
+        if any(numbers) or np.shape(value) != np.shape(now) or np.any(np.greater(value, now)):
             raise ValueError(
                 f"the record sets {name} of {path or 'the model'} to {value}, the model has {now}; "
                 "it is of another model"

@@ -1,65 +1,194 @@
-"""Weights that take up a factor, where a number in the code follows a width that was cut.
+"""Weights and numbers that make up for a factor, where a number in the code follows a width.
 
 An attention divides by the square root of the width of its heads. Cut to half of it, the logits
-would be larger by the square root of 2; so the query's weights become smaller by it:
+would be larger by the square root of 2; so the query's weights become smaller by it. An RMS norm
+divides a sum of squares by the width W of a stream. Cut to K of it, the others being zeros,
+mean_W = K/W mean_K and 1 / sqrt(mean_W + eps) = sqrt(W/K) / sqrt(mean_K + W/K eps): epsilon becomes
+larger by W/K, and the scale by the root of it.
 
 1. Follow the number through operations on numbers alone to a product or a quotient with an array.
 2. Go back from that array, along what is linear in it, to weights that nothing else reads.
+3. If there are none, go on to what reads the result (`onward`), until weights end the factor.
+4. Numbers that are added on that way must take the factor: set the attributes that store them.
 """
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+from flax import nnx
 
-from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
-from jsparse.export._shrinking.operations import PRODUCTS, bind
-from jsparse.export._shrinking.verify import Fault
+from jsparse._slots import slots, walk_modules
+from jsparse.export._shrinking.attributes import Attributes, holders
+from jsparse.export._shrinking.graph import Graph, Node, Op
+from jsparse.export._shrinking.onward import SAME, Scaled, Stuck, Walk, Ways
+from jsparse.export._shrinking.operations import bind
+from jsparse.export._shrinking.source import place
+from jsparse.export._shrinking.verify import Fault, Numbers
 
-SAME = {"reshape", "transpose", "broadcast_in_dim", "squeeze", "convert_element_type", "copy"}
-SAME |= {"neg", "expand_dims", "stop_gradient"}
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """What makes up for numbers that change.
+
+    Attributes:
+      weights: how they are scaled, by path.
+      numbers: by which factor the number changes that an operation reads.
+      attributes: new values by path of the module and name.
+    """
+
+    weights: dict[str, Scaled] = dataclasses.field(default_factory=dict)
+    numbers: dict[Op, float] = dataclasses.field(default_factory=dict)
+    attributes: Attributes = dataclasses.field(default_factory=dict)
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """By which each weight is multiplied, by path."""
+        return {path: scaled.factor for path, scaled in self.weights.items()}
+
+
+Compared = Callable[[nnx.Module, Numbers], tuple[Graph, list[Fault]]]
+
+
+class Made(NamedTuple):
+    """A smaller model, what it computes, what was changed in it, and the faults that remain."""
+
+    small: Any
+    graph: Graph
+    changes: Changes
+    faults: list[Fault]
+
+
+def as_cut(small: nnx.Module, compared: Compared) -> Made:
+    """A smaller model in which nothing makes up for faults."""
+    graph, found = compared(small, {})
+    return Made(small, graph, Changes(), found)
+
+
+class _End(NamedTuple):
+    """An operation at which a factor meets an array.
+
+    Attributes:
+      op: a product or a quotient.
+      array: which the number scales; none where it is divided by the array.
+      factor: that its output gets.
+    """
+
+    op: Op
+    array: Node | None
+    factor: float
 
 
 class Rescale:
-    """What must be scaled for the factors of some faults to cancel out."""
+    """What a model has to make up for factors.
 
-    def __init__(self, graph: Graph):
-        self._readers = readers_in(every(graph.ops))
-        self._makers = {node: op for op in every(graph.ops) for node in op.outputs}
-        self._ends = set(graph.outputs)
+    Args:
+      model: without rules.
+      graph: what it computes.
+    """
 
-    def cancelled(self, faults: Iterable[Fault]) -> tuple[dict[str, float], list[Fault]]:
-        """The factor of each weight by path, and the faults that remain."""
-        factors: dict[str, float] = {}
-        left = []
-        for fault in faults:
-            found = self._of(fault) if fault.factor > 0 and fault.op else None
-            if not found:
-                left.append(fault)
+    def __init__(self, model: nnx.Module, graph: Graph):
+        self._model, self._ways = model, Ways(graph)
+        self._fixed: set[Op] = set()
+
+    def made_up(self, small: nnx.Module, compared: Compared) -> Made:
+        """A smaller model in which weights and numbers make up for the factors of faults.
+
+        Args:
+          small: not changed.
+          compared: what a smaller model computes, and its faults, given numbers that change.
+        """
+        graph, found = compared(small, {})
+        while True:
+            changes, left = self._cancelled(found)
+            if not changes.numbers:
+                return Made(small, graph, changes, left)
+            changed = nnx.clone(small)
+            change_in_place(changed, changes)
+            graph, again = compared(changed, changes.numbers)
+            fixed = {fault.op for fault in again if fault.op in changes.numbers}
+            if not fixed:
+                known = {(fault.op, fault.factor): fault for fault in left}
+                again = [known.get((fault.op, fault.factor), fault) for fault in again]
+                return Made(changed, graph, changes, again)
+            self._fixed |= fixed  # another attribute has that value
+
+    def _cancelled(self, found: list[Fault]) -> tuple[Changes, list[Fault]]:
+        """What makes up for the factors of some faults, and the faults that remain."""
+        left: dict[int, Fault] = {}
+        while True:
+            waiting = {n: fault for n, fault in enumerate(found) if n not in left}
+            changes, stuck = self._attempt(waiting)
+            if not stuck:
+                return changes, [left[n] for n in sorted(left)]
+            for n, text in ((n, one.text) for one in stuck for n in one.origins):
+                why = f"{found[n].text}, and weights cannot make up for it {text}"
+                left.setdefault(n, dataclasses.replace(found[n], text=why) if text else found[n])
+
+    def _attempt(self, faults: dict[int, Fault]) -> tuple[Changes, list[Stuck]]:
+        walk, stuck = Walk(self._ways), []
+        for n, fault in faults.items():
+            mine = frozenset([n])
+            ends = self._ends(fault) if fault.factor > 0 and fault.op not in self._fixed else []
+            if fault.op is None or not ends:
+                stuck.append(Stuck(mine))
                 continue
-            for path, factor in found:
-                factors[path] = factors.get(path, 1.0) * factor
-        return factors, left
+            walk.numbers[fault.op] = fault.factor
+            for op, array, factor in ends:
+                if array is None or not walk.scaled(array, factor, mine):
+                    walk.start(op.outputs[0], factor, mine)
+        stuck += walk.run()
+        changes = Changes(walk.weights, walk.numbers)
+        for number in walk.added:
+            paths = {path for path, origins in walk.of.items() if origins & number.origins}
+            widths = dict(self._widths(faults[n]) for n in number.origins)
+            there = holders(self._model, paths, number.value, widths)
+            if not there or number.op in self._fixed:
+                old = float(number.value)
+                text = f"as `{number.op.name}` at {place(number.op)} takes {old:.6g}, for which no "
+                text += f"attribute stands that could become {old * number.factor:.6g}"
+                stuck.append(Stuck(number.origins, text))
+            changes.numbers[number.op] = number.factor
+            for path, module, name in there:
+                values = changes.attributes.setdefault(path, {})
+                values[name] = getattr(module, name) * number.factor
+                if (width := getattr(module, "num_features", 0)) in widths:
+                    values["num_features"] = widths[width]
+        return changes, stuck
 
-    def _of(self, fault: Fault) -> list[tuple[str, float]] | None:
+    def _widths(self, fault: Fault) -> tuple[float, int]:
+        """What the number at fault is, and what it becomes: the widths of a mean."""
+        number = self._number(fault)
+        old = float(number.value) if number and number.value is not None else 0.0
+        return old, round(old * fault.factor)
+
+    @staticmethod
+    def _number(fault: Fault) -> Node | None:
+        """The number at fault, which is not among the nodes in which something was removed."""
         assert fault.op is not None
         number = next((n for n in fault.op.inputs if n not in fault.nodes), None)
-        if number is None or number.value is None:
-            return None
-        old = number.value.reshape(())
-        return self._forward(fault.op, number, old, np.asarray(old * fault.factor, old.dtype))
+        return None if number is None or number.value is None else number
 
-    def _forward(
-        self, op: Op, number: Node, old: np.ndarray, new: np.ndarray
-    ) -> list[tuple[str, float]] | None:
-        """What cancels a number that an operation reads changing from one value to another."""
+    def _ends(self, fault: Fault) -> list[_End]:
+        """Where the factor of a number meets arrays; none where it does something else."""
+        number = self._number(fault)
+        if fault.op is None or number is None or number.value is None:
+            return []
+        old = number.value.reshape(())
+        new = np.asarray(old * fault.factor, old.dtype)
+        return self._forward(fault.op, number, old, new) or []
+
+    def _forward(self, op: Op, number: Node, old: np.ndarray, new: np.ndarray) -> list[_End] | None:
+        """Where a number that an operation reads, and that changes, meets arrays."""
         spreads = bool(op.outputs[0].shape) and len(op.inputs) == 1
         if op.bodies or len(op.outputs) != 1 or (spreads and op.name not in SAME):
             return None
         others = [node for node in op.inputs if node is not number]
         if all(node.value is not None and node.value.size == 1 for node in others):
             made = [self._made(op, number, value) for value in (old, new)]
-            found = []
-            for reader in self._readers.get(op.outputs[0], ()):
+            found: list[_End] = []
+            for reader in self._ways.readers.get(op.outputs[0], ()):
                 one = self._forward(reader, op.outputs[0], *made)
                 if one is None:
                     return None
@@ -67,13 +196,10 @@ class Rescale:
             return found
         if op.name not in ("mul", "div") or len(others) != 1 or not old or not new:
             return None
-        ratio = float(old / new)
-        if op.name == "div":
-            if op.inputs[1] is not number:
-                return None
-            ratio = 1 / ratio
-        paths = self._back(others[0])
-        return None if paths is None else [(path, ratio) for path in paths]
+        if op.name == "div" and op.inputs[1] is number:
+            return [_End(op, others[0], float(old) / float(new))]
+        array = others[0] if op.name == "mul" else None
+        return [_End(op, array, float(new) / float(old))]
 
     @staticmethod
     def _made(op: Op, number: Node, value: np.ndarray) -> np.ndarray:
@@ -84,21 +210,17 @@ class Rescale:
         with np.errstate(all="ignore"):
             return bind(op, *given)[0]
 
-    def _back(self, node: Node) -> list[str] | None:
-        """Paths of the weights that scale an array, each once; None where none scales it."""
-        if node in self._ends or len(self._readers.get(node, ())) != 1:
-            return None
-        if node.path:
-            return [node.path] if node.value is not None else None
-        op = self._makers.get(node)
-        if op is None or op.bodies:
-            return None
-        if op.name in SAME or op.name == "div":
-            return self._back(op.inputs[0])
-        if op.name in ("add", "sub"):
-            sides = [self._back(one) for one in op.inputs]
-            return None if None in sides else [path for side in sides for path in side or ()]
-        if op.name == "mul" or op.name in PRODUCTS:
-            found = (self._back(one) for one in op.inputs[:2])
-            return next((paths for paths in found if paths is not None), None)
-        return None
+
+def change_in_place(model: nnx.Module, changes: Changes) -> None:
+    """Scale the weights of a model, and set its attributes."""
+    for slot in slots(model):
+        if slot.path in changes.weights:
+            slot.value[...] = changes.weights[slot.path].of(slot.value[...])
+    for path, module in walk_modules(model):
+        for name, value in changes.attributes.get(path, {}).items():
+            setattr(module, name, value)
+
+
+def merged(first: Attributes, then: Attributes) -> Attributes:
+    """Attributes that were set, and others after them."""
+    return {path: first.get(path, {}) | then.get(path, {}) for path in {**first, **then}}

@@ -26,6 +26,7 @@ from jsparse.export._shrinking.attributes import Mend, stock
 from jsparse.export._shrinking.graph import Graph
 from jsparse.export._shrinking.plan import Plan
 from jsparse.export._shrinking.record import Record
+from jsparse.export._shrinking.rescale import Rescale
 from jsparse.export._shrinking.verify import apart, rounding
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -44,9 +45,10 @@ def shrink(
     its incoming or all its outgoing weights are zeros and nothing else needs it. Which axes of
     which parameters belong together is read from the traced computation, so any NNX module works.
     Outputs are those of the folded model in eval mode; the constant of a dead unit moves into the
-    biases that follow. Inputs, outputs and axes that a normalisation averages over keep their size,
-    as does whatever the call in eval mode does not use. The record's `stayed` says, by path of the
-    weight, which operation keeps a dead unit, and in which file and line the model calls it.
+    biases that follow, and an RMS norm gets the epsilon and scale that make up for its width.
+    Inputs and outputs keep their size, as do axes that a layer norm averages over and whatever the
+    call in eval mode does not use. The record's `stayed` says, by path of the weight, which
+    operation keeps a dead unit, and in which file and line the model calls it.
 
     Sizes that stock layers store are set to those of the smaller parameters. A module of your own
     that stores sizes and computes with them needs `mend`; `stayed` names such attributes.
@@ -87,7 +89,7 @@ def shrink(
     inputs, plain = examples(inputs), fold(model)
     with calling("example_inputs", inputs):
         plan = Plan(plain, inputs, mend, alive=alive_paths(plain, keep))
-    _, small, graph, record = plan.choose()
+    _, small, graph, record = plan.choose(Rescale(plain, plan.graph).made_up)
     if record.cuts:
         check_outputs(plan.graph, graph)
     record = dataclasses.replace(record, zeros=plan.zeros(record.cuts))

@@ -29,6 +29,7 @@ from jsparse.export._shrinking.liveness import Removal
 from jsparse.export._shrinking.plan import Plan
 from jsparse.export._shrinking.products import shape_of
 from jsparse.export._shrinking.record import Record
+from jsparse.export._shrinking.rescale import as_cut
 from jsparse.export._shrinking.shrink import check_outputs
 from jsparse.export._shrinking.tracing import trace
 from jsparse.optim._task import arrays_of
@@ -99,7 +100,7 @@ def shrink_training(
     example_inputs = examples(shaped(example_inputs))
     with calling("example_inputs", example_inputs):
         plan = _plan(model, example_inputs, mend)
-    removal, _, _, record = plan.choose()
+    removal, _, _, record = plan.choose(as_cut)
     cuts, add, groups = plan.cutting(removal)
     if not cuts:
         return model, optimizer, record

@@ -3,18 +3,19 @@
 1. Trace the model; let each operation say which positions it joins (`links`).
 2. Units with the same axes are a family: the width of a residual stream, the heads of an attention.
 3. Cut some units of some families, trace the smaller model, and compare it operation by operation
-   with the cut one (`verify`). A mean over units may divide by how many are left. Families at other
-   faults are held, by the operation where it shows.
+   with the cut one (`verify`). Where a number follows a width, weights make up for it (`rescale`),
+   or else a mean is over the units that are left. Families at other faults are held, by the
+   operation where it shows.
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
 
-from jsparse._slots import slots
 from jsparse.export._shrinking.attributes import Attributes, Mend, heads, mend_in_place
 from jsparse.export._shrinking.blame import at_error, removed_near
 from jsparse.export._shrinking.contractions import LINKS, tie_unsummed
@@ -26,9 +27,9 @@ from jsparse.export._shrinking.links import Links
 from jsparse.export._shrinking.liveness import NEEDS_WHOLE, WHOLE, Axis, Reason, Removal
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.plan import cuts_of, groups_of
-from jsparse.export._shrinking.rescale import Rescale
+from jsparse.export._shrinking.rescale import Rescale, merged
 from jsparse.export._shrinking.tracing import trace
-from jsparse.export._shrinking.verify import Fault, apart, faults, rounding
+from jsparse.export._shrinking.verify import Fault, Numbers, apart, faults, rounding
 
 NEAREST = 4  # families of the same width that are tried as a pair
 
@@ -60,7 +61,7 @@ class Smaller:
       cuts: by path of the variable.
       attributes: new values by path of the module and name.
       factors: that weights were multiplied by, by path, as a number in the code follows a width.
-      means: whether it takes a mean over units, which is over those that are left.
+      means: sums over units that are divided by how many are left.
       faults: where it does not compute what the full model would without these units.
     """
 
@@ -70,7 +71,7 @@ class Smaller:
     cuts: dict[str, Cut]
     attributes: Attributes
     factors: dict[str, float]
-    means: bool
+    means: frozenset[Op]
     faults: list[Fault]
 
 
@@ -101,7 +102,7 @@ class Units:
         self._say()
         classes = self._links.solved()
         self._label = classes.label
-        self._rescale = Rescale(self.graph)
+        self._rescale = Rescale(model, self.graph)
         self.families = self._families(classes.units())
         self.alike: list[set[int]] = []
 
@@ -214,26 +215,33 @@ class Units:
         cuts = cuts_of(self.graph, removal)
         cut_in_place(small, cuts, {})
         attributes = mend_in_place(small, groups_of(self.graph, removal), self.mend)
-        try:
-            graph = trace(small, self.inputs)
-            found = faults(self.graph, graph, removal)
-        except Exception as error:  # the model's own code may fix sizes and raise anything
-            graph, found = self.graph, at_error(self.graph, removal, error)
+        compared = functools.partial(self._compared, removal)
+        small, graph, changes, found = self._rescale.made_up(small, compared)
+        attributes = merged(attributes, changes.attributes)
         found += [
             Fault("would leave no position of an axis", None, (node,))
             for node in self.graph.nodes()
             if 0 in removal.kept_shape(node) and 0 not in node.shape
         ][:1]
-        means = self._means(removal)
-        found = [f for f in found if not any(np.isclose(f.factor, r) for r in means.get(f.op, ()))]
-        factors, found = self._rescale.cancelled(found)
-        for slot in slots(small):
-            if slot.path in factors:
-                slot.value[...] = slot.value[...] * factors[slot.path]
-        one = Smaller(small, graph, removal, cuts, attributes, factors, bool(means), found)
+        means: dict[Fault, Op] = {}
+        for sum_op, divides, ratio in self._means(removal):
+            near = [f for f in found if f.op is divides]
+            means |= {f: sum_op for f in near if np.isclose(f.factor, [ratio, 1 / ratio]).any()}
+        found = [fault for fault in found if fault not in means]
+        averaged = frozenset(means.values())
+        one = Smaller(small, graph, removal, cuts, attributes, changes.factors, averaged, found)
         if found:
             return one
         return dataclasses.replace(one, faults=[f for test in tests for f in test(self.graph, one)])
+
+    def _compared(
+        self, removal: Removal, small: nnx.Module, numbers: Numbers
+    ) -> tuple[Graph, list[Fault]]:
+        try:
+            graph = trace(small, self.inputs)
+            return graph, faults(self.graph, graph, removal, numbers)
+        except Exception as error:  # the model's own code may fix sizes and raise anything
+            return self.graph, at_error(self.graph, removal, error)
 
     def _blamed(self, smaller: Smaller, fault: Fault, gone: Gone) -> list[int]:
         """The families of which a unit was removed near a fault; all if none is known."""
@@ -244,10 +252,9 @@ class Units:
         units = {n: np.concatenate([self.families[n].units[u] for u in gone[n]]) for n in gone}
         return [n for n, classes in units.items() if near.intersection(classes.tolist())] or [*gone]
 
-    def _means(self, removal: Removal) -> dict[Op | None, tuple[float, float]]:
-        """Operations that divide a sum by the number of its terms: how that number changes."""
+    def _means(self, removal: Removal) -> Iterator[tuple[Op, Op, float]]:
+        """Sums of which terms go, what may divide each by their number, and how that changes."""
         readers = readers_in(every(self.graph.ops))
-        found: dict[Op | None, tuple[float, float]] = {}
         for (node, _), ops in self._sums.items():
             for op in ops:
                 axes = op.params["axes"]
@@ -261,8 +268,7 @@ class Units:
                         if reader.name in LINKS:
                             waiting += reader.outputs
                         elif reader.name in ("div", "mul"):
-                            found[reader] = (after / before, before / after)
-        return found
+                            yield op, reader, float(after / before)
 
 
 def same_outputs(full: Graph, small: Smaller) -> list[Fault]:
@@ -272,16 +278,9 @@ def same_outputs(full: Graph, small: Smaller) -> list[Fault]:
     """
     if small.means:
         return []
-    values = _values(full, small.cuts)
-    zeros = {path: small.cuts[path].zeroed(value) for path, value in values.items()}
-    own = _values(small.graph, small.factors)
-    scaled = {path: value * value.dtype.type(small.factors[path]) for path, value in own.items()}
-    off = apart(full.run(zeros), small.graph.run(scaled))
+    values = {n.path: n.value for n in full.variables if n.path in small.cuts}
+    zeros = {path: small.cuts[path].zeroed(v) for path, v in values.items() if v is not None}
+    off = apart(full.run(zeros), small.graph.run({}))
     if off <= rounding(full.variables):
         return []
     return [Fault(f"gives outputs that are off by {off:.1e} of the largest if they are cut")]
-
-
-def _values(graph: Graph, paths: Collection[str]) -> dict[str, np.ndarray]:
-    there = ((node.path, node.value) for node in graph.variables if node.path in paths)
-    return {path: value for path, value in there if value is not None}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,13 +34,17 @@ class Fault:
     factor: float = 0.0
 
 
-def faults(old: Graph, new: Graph, removal: Removal) -> list[Fault]:
+Numbers = Mapping[Op, float]
+"""By which factor the number changes that an operation of the full-size computation reads."""
+
+
+def faults(old: Graph, new: Graph, removal: Removal, numbers: Numbers) -> list[Fault]:
     """How two computations differ beyond the cut itself; empty if they do not.
 
     Each operation of the new one must be that of the old one, on the cut inputs and with the same
-    constants: then its outputs are those of the old one, cut. A division by the number of features,
-    or a slice at a fixed position, is found here. All faults are found that do not change which
-    operations follow.
+    constants but for those that have to change: then its outputs are those of the old one, cut. A
+    division by the number of features, or a slice at a fixed position, is found here. All faults
+    are found that do not change which operations follow.
     """
     pairs: dict[Node, Node] = {}
     found = []
@@ -49,7 +53,7 @@ def faults(old: Graph, new: Graph, removal: Removal) -> list[Fault]:
         if b.shape != removal.kept_shape(a):
             text = f"{a.path} has shape {b.shape}, not {removal.kept_shape(a)}"
             found.append(Fault(text, None, (a,)))
-    found += _walk(old.ops, new.ops, pairs, removal)
+    found += _walk(old.ops, new.ops, pairs, removal, numbers)
     if len(old.outputs) != len(new.outputs):
         return [*found, Fault("the smaller model has other outputs", None, tuple(old.outputs))]
     for a, b in zip(old.outputs, new.outputs, strict=True):
@@ -59,7 +63,11 @@ def faults(old: Graph, new: Graph, removal: Removal) -> list[Fault]:
 
 
 def _walk(
-    old: Sequence[Op], new: Sequence[Op], pairs: dict[Node, Node], removal: Removal
+    old: Sequence[Op],
+    new: Sequence[Op],
+    pairs: dict[Node, Node],
+    removal: Removal,
+    numbers: Numbers,
 ) -> list[Fault]:
     found: list[Fault] = []
     for a, b in zip(old, new, strict=False):
@@ -68,10 +76,10 @@ def _walk(
             return [*found, Fault(text, a, (*a.inputs, *a.outputs))]
         for x, y in zip(a.outputs, b.outputs, strict=True):
             pairs[x] = y
-        found += _changed(a, b, pairs, removal)
+        found += _changed(a, b, pairs, removal, numbers.get(a, 1.0))
         for one, other in zip(a.bodies, b.bodies, strict=True):
             pairs.update(zip(one.inputs, other.inputs, strict=True))
-            found += _walk(one.ops, other.ops, pairs, removal)
+            found += _walk(one.ops, other.ops, pairs, removal, numbers)
             for x, y in zip(one.outputs, other.outputs, strict=True):
                 if _apart(x, y, pairs, removal):
                     found.append(Fault("would return another value", a, (x,)))
@@ -83,13 +91,18 @@ def _walk(
     return found
 
 
-def _changed(a: Op, b: Op, pairs: dict[Node, Node], removal: Removal) -> list[Fault]:
-    """The faults at one operation."""
+def _changed(a: Op, b: Op, pairs: dict[Node, Node], removal: Removal, factor: float) -> list[Fault]:
+    """The faults at one operation, which reads a number that changes by a factor."""
     found = []
     for x, y in zip(a.inputs, b.inputs, strict=True):
-        if _apart(x, y, pairs, removal):
+        now = _factor(x, y)
+        if factor != 1 and now:
+            fault = abs(now / factor - 1) > 8 * float(jnp.finfo(x.dtype).eps)
+        else:
+            fault = _apart(x, y, pairs, removal)
+        if fault:
             others = tuple(n for n in a.inputs if n is not x)
-            found.append(Fault(_other_value(a, x, y), a, others, _factor(x, y)))
+            found.append(Fault(_other_value(a, x, y), a, others, now))
     for name, value in _expected(a, removal).items():
         if not _equal(value, b.params.get(name)):
             text = f"has {name} {b.params.get(name)} in the code, where {value} would be right"

@@ -1,0 +1,238 @@
+"""A factor on an array, followed through the operations that read it.
+
+1. A product or quotient of arrays has the product or quotient of their factors, a root the root; a
+   sum has the factor that all its terms have. Numbers among them must take it too.
+2. Where an array with a factor is multiplied by weights that nothing else reads, these are divided
+   by it, and it ends there.
+3. Any other operation, and outputs of the model, of loops and of branches, cannot have a factor.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
+from jsparse.export._shrinking.operations import PRODUCTS
+from jsparse.export._shrinking.source import place
+
+LINKS = {"reshape", "transpose", "broadcast_in_dim", "squeeze", "convert_element_type", "copy"}
+LINKS |= {"expand_dims", "stop_gradient"}
+SAME = LINKS | {"neg"}
+POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0}
+POWERS |= dict.fromkeys((*SAME, "abs", "slice", "rev", "reduce_sum", "reduce_max"), 1.0)
+SUMS = {"add", "sub", "add_any", "max", "min", "concatenate"}
+ROUNDING = 1e-9
+Origins = frozenset[int]
+"""Where a factor comes from: the numbers of faults."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """What becomes of a weight w: factor * (w + plus) - plus."""
+
+    factor: float
+    plus: float = 0.0
+
+    def of(self, value: jax.Array) -> jax.Array:
+        """The weight after it, in its dtype."""
+        wide = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+        return (self.factor * (wide + self.plus) - self.plus).astype(value.dtype)
+
+
+class Stuck(NamedTuple):
+    """Factors that nothing ends.
+
+    Attributes:
+      origins: of them.
+      text: where they stay.
+    """
+
+    origins: Origins
+    text: str = ""
+
+
+class Number(NamedTuple):
+    """A number that must take a factor.
+
+    Attributes:
+      op: that reads it from the code.
+      value: [].
+      factor: that it takes.
+      origins: of the factor.
+    """
+
+    op: Op
+    value: np.ndarray
+    factor: float
+    origins: Origins
+
+
+class Ways:
+    """What leads to each array of a computation, and from it."""
+
+    def __init__(self, graph: Graph):
+        ops = every(graph.ops)
+        self.readers = readers_in(ops)
+        self.order = {op: n for n, op in enumerate(ops)}
+        self.ends = {*graph.outputs}
+        self._makers = {node: op for op in ops for node in op.outputs}
+        self._outside: dict[Node, Node] = {}
+        for op in ops:
+            for body in op.bodies:
+                self.ends |= {*body.outputs}
+                pairs = zip(body.inputs, body.reads, strict=True)
+                carried = {*body.carried.values()}
+                if op.name == "scan":  # the same at each step, or one slice of it
+                    same = [pair for k, pair in enumerate(pairs) if k not in carried]
+                    self._outside |= {inner: op.inputs[n] for inner, n in same}
+
+    def number(self, op: Op, node: Node) -> tuple[Op, np.ndarray] | None:
+        """The number that an array is filled with, [], and the operation that reads it."""
+        while node.value is None and (maker := self._makers.get(node)) and maker.name in LINKS:
+            op, node = maker, maker.inputs[0]
+        if node.value is None or node.path or node.value.size != 1:
+            return None
+        return op, node.value.reshape(())
+
+    def weights(self, node: Node) -> list[tuple[str, float]] | None:
+        """What scales an array, each once: paths of weights, and what is added to each before.
+
+        None where nothing scales it.
+        """
+        if node in self.ends or len(self.readers.get(node, ())) != 1:
+            return None
+        if node.path:
+            return [(node.path, 0.0)] if node.value is not None else None
+        if node in self._outside:
+            return self.weights(self._outside[node])
+        op = self._makers.get(node)
+        if op is None or op.bodies:
+            return None
+        if op.name in SAME or op.name == "div":
+            return self.weights(op.inputs[0])
+        if op.name in ("add", "sub"):
+            return self._of_sum(op)
+        if op.name == "mul" or op.name in PRODUCTS:
+            found = (self.weights(one) for one in op.inputs[:2])
+            return next((paths for paths in found if paths is not None), None)
+        return None
+
+    def _of_sum(self, op: Op) -> list[tuple[str, float]] | None:
+        for number, other in (op.inputs, op.inputs[::-1]):
+            if op.name == "add" and (given := self.number(op, number)):  # as in 1 + scale
+                path = self._plain(other)
+                return [(path, float(given[1]))] if path else None
+        sides = [self.weights(one) for one in op.inputs]
+        return None if None in sides else [found for side in sides for found in side or ()]
+
+    def _plain(self, node: Node) -> str:
+        """The path of the weight that an array is, but for its shape and type."""
+        while len(self.readers.get(node, ())) == 1 and node not in self.ends and not node.path:
+            maker = self._makers.get(node)
+            if node in self._outside:
+                node = self._outside[node]
+            elif maker and maker.name in LINKS:
+                node = maker.inputs[0]
+            else:
+                return ""
+        return node.path if node.value is not None and len(self.readers[node]) == 1 else ""
+
+
+class Walk:
+    """Factors on arrays, and what ends them.
+
+    Attributes:
+      weights: how they are scaled, by path.
+      of: whose factors a weight ends, by path.
+      numbers: by which factor the number changes that an operation reads.
+      added: numbers that must take a factor.
+    """
+
+    def __init__(self, ways: Ways):
+        self._ways = ways
+        self._factors: dict[Node, float] = {}
+        self._origins: dict[Node, Origins] = {}
+        self.weights: dict[str, Scaled] = {}
+        self.of: dict[str, Origins] = {}
+        self.numbers: dict[Op, float] = {}
+        self.added: list[Number] = []
+
+    def scaled(self, node: Node, factor: float, origins: Origins) -> bool:
+        """Divide weights by a factor that an array which they scale gets; False without any."""
+        found = self._ways.weights(node)
+        for path, plus in found or ():
+            before = self.weights.get(path, Scaled(1.0)).factor
+            self.weights[path] = Scaled(before / factor, plus)
+            self.of[path] = self.of.get(path, frozenset()) | origins
+        return found is not None
+
+    def start(self, node: Node, factor: float, origins: Origins) -> None:
+        """Give an array a factor."""
+        factor *= self._factors.get(node, 1.0)
+        self._factors[node] = 1.0 if abs(factor - 1) < ROUNDING else factor
+        self._origins[node] = origins | self._origins.get(node, frozenset())
+
+    def run(self) -> list[Stuck]:
+        """Follow the factors until all have ended, or cannot."""
+        stuck = []
+        order, waiting = self._ways.order, {*self._factors}
+        ops = {order[op]: op for node in waiting for op in self._ways.readers.get(node, ())}
+        while ops:
+            op = ops.pop(min(ops))
+            given = [self._factors.get(node, 1.0) for node in op.inputs]
+            if all(one == 1 for one in given):
+                continue
+            nobody: Origins = frozenset()
+            origins = nobody.union(*(self._origins.get(node, nobody) for node in op.inputs))
+            factor = self._made(op, given, origins)
+            if factor is None:
+                stuck.append(Stuck(origins, f"after `{op.name}` at {place(op)}"))
+                continue
+            out = op.outputs[0]
+            if abs(factor - 1) > ROUNDING and not self._ended(op, given, factor, origins):
+                self.start(out, factor, origins)
+                ops |= {order[one]: one for one in self._ways.readers.get(out, ())}
+        last = [n for n, factor in self._factors.items() if factor != 1 and n in self._ways.ends]
+        return stuck + [Stuck(self._origins[node], "before the outputs") for node in last]
+
+    def _ended(self, op: Op, given: Sequence[float], factor: float, origins: Origins) -> bool:
+        """Whether an operation multiplies by weights that end the factor."""
+        if op.name != "mul" and op.name not in PRODUCTS:
+            return False
+        free = [node for node, one in zip(op.inputs[:2], given, strict=False) if one == 1]
+        return any(self.scaled(node, factor, origins) for node in free)
+
+    def _made(self, op: Op, given: Sequence[float], origins: Origins) -> float | None:
+        """The factor of what an operation makes of arrays with these; None where it has none."""
+        if op.bodies or len(op.outputs) != 1:
+            return None
+        if op.name in POWERS:
+            return given[0] ** POWERS[op.name]
+        if op.name == "integer_pow":
+            return given[0] ** op.params["y"]
+        if op.name == "mul" or op.name in PRODUCTS:
+            return given[0] * given[1]
+        if op.name == "div":
+            return given[0] / given[1]
+        if op.name == "pow" and (power := self._ways.number(op, op.inputs[1])):
+            return given[0] ** float(power[1])
+        if op.name == "select_n" and given[0] == 1:
+            return self._sum(op, op.inputs[1:], given[1:], origins)
+        return self._sum(op, op.inputs, given, origins) if op.name in SUMS else None
+
+    def _sum(
+        self, op: Op, nodes: Sequence[Node], given: Sequence[float], origins: Origins
+    ) -> float | None:
+        factor = next(one for one in given if one != 1)
+        for node, one in zip(nodes, given, strict=True):
+            number = self._ways.number(op, node)
+            if number is None:
+                if not np.isclose(one, factor, rtol=ROUNDING, atol=0):
+                    return None
+            elif number[1] != 0 and np.isfinite(number[1]):
+                self.added.append(Number(*number, factor, origins))
+        return factor
