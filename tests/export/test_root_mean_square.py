@@ -163,6 +163,33 @@ def test_in_training_such_units_stay_as_the_scale_would_learn_otherwise() -> Non
     assert small.a.kernel.shape == (3, 8) and "a/kernel" in record.stayed
 
 
+class Slow(nnx.LayerNorm):
+    """One that subtracts the mean before it squares."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        super().__init__(width, epsilon=1e-3, use_fast_variance=False, rngs=rngs)
+
+
+class Gate(nnx.Module):
+    """The mean of what is 1/2 for dead units scales all others."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        self.weight = nnx.Param(jax.random.normal(rngs.params(), (width,)))
+
+    def __call__(self, x: Array) -> Array:
+        return x * jax.nn.sigmoid(x).mean(axis=-1, keepdims=True) * self.weight[...]
+
+
+@pytest.mark.parametrize("norm", [Slow, Gate])
+def test_nothing_makes_up_for_a_mean_of_other_than_zeros(norm: Norm) -> None:
+    """It is over the units that are left, and so is what follows from it in a layer norm."""
+    net = Net(norm, nnx.Rngs(0))
+    small, record = js.prune.units(net, X, density=0.5)
+    assert "is over what is left" in record.widths["a/kernel:1"] and not record.factors
+    part = rebuild(net, record)  # its values are those of the model, cut
+    np.testing.assert_allclose(small(X), part(X), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

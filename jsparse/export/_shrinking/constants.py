@@ -5,7 +5,7 @@ unknown element times a known zero is a known zero, so the output of a filter wi
 known, and so are its bias, normalisation and activation.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -38,12 +38,12 @@ Knowledge = dict[Node, Known | None]  # None: nothing is known
 Seen = dict[Node, list[np.ndarray]]  # see Graph.partly_read
 
 
-def know(graph: Graph, alive: Collection[str] = ()) -> Knowledge:
+def know(graph: Graph, given: Mapping[str, Known | None]) -> Knowledge:
     """What is known of each node for all inputs, as long as they are finite.
 
-    Nothing is known of the variables with the paths `alive`.
+    `given` is what is known of some variables, by path, in place of their values.
     """
-    found: Knowledge = {node: None for node in graph.variables if node.path in alive}
+    found = {node: given[node.path] for node in graph.variables if node.path in given}
     _evaluate_all(graph.ops, found, graph.partly_read())
     return found | {n: _of(n, found) for n in graph.variables}
 

@@ -66,7 +66,7 @@ def settle_in_place(model: nnx.Module, inputs: tuple) -> None:
     if not leaves:
         return
     graph = trace_statistics(model, inputs)
-    knowledge = know(graph)
+    knowledge = know(graph, {})
     settled = []
     for leaf, node in zip(leaves, graph.outputs, strict=True):
         known = knowledge.get(node)

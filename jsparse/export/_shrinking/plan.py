@@ -100,7 +100,7 @@ class Plan:
         self.droppable: Mapping[Op, np.ndarray] = {}
 
     def _learn(self, alive: frozenset[str]) -> None:
-        self.knowledge: Knowledge = know(self.graph, alive)
+        self.knowledge: Knowledge = know(self.graph, dict.fromkeys(alive))
         self.foldable = {op: foldable(op, sink, self.knowledge) for op, sink in self.sinks.items()}
 
     def zeros(self, cuts: Mapping[str, Cut]) -> dict[str, str]:

@@ -13,7 +13,7 @@ larger by W/K, and the scale by the root of it.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,16 +92,19 @@ class Rescale:
         self._model, self._ways = model, Ways(graph)
         self._fixed: set[Op] = set()
 
-    def made_up(self, small: nnx.Module, compared: Compared) -> Made:
+    def made_up(
+        self, small: nnx.Module, compared: Compared, partial: Callable[[], Collection[Node]] = tuple
+    ) -> Made:
         """A smaller model in which weights and numbers make up for the factors of faults.
 
         Args:
           small: not changed.
           compared: what a smaller model computes, and its faults, given numbers that change.
+          partial: sums of which terms other than zeros go; no factor makes up for these.
         """
         graph, found = compared(small, {})
         while True:
-            changes, left = self._cancelled(found)
+            changes, left = self._cancelled(found, partial)
             if not changes.numbers:
                 return Made(small, graph, changes, left)
             changed = nnx.clone(small)
@@ -114,24 +117,29 @@ class Rescale:
                 return Made(changed, graph, changes, again)
             self._fixed |= fixed  # another attribute has that value
 
-    def _cancelled(self, found: list[Fault]) -> tuple[Changes, list[Fault]]:
+    def _cancelled(
+        self, found: list[Fault], partial: Callable[[], Collection[Node]]
+    ) -> tuple[Changes, list[Fault]]:
         """What makes up for the factors of some faults, and the faults that remain."""
         left: dict[int, Fault] = {}
         while True:
             waiting = {n: fault for n, fault in enumerate(found) if n not in left}
-            changes, stuck = self._attempt(waiting)
+            changes, stuck = self._attempt(waiting, partial)
             if not stuck:
                 return changes, [left[n] for n in sorted(left)]
             for n, text in ((n, one.text) for one in stuck for n in one.origins):
                 why = f"{found[n].text}, and weights cannot make up for it {text}"
                 left.setdefault(n, dataclasses.replace(found[n], text=why) if text else found[n])
 
-    def _attempt(self, faults: dict[int, Fault]) -> tuple[Changes, list[Stuck]]:
+    def _attempt(
+        self, faults: dict[int, Fault], partial: Callable[[], Collection[Node]]
+    ) -> tuple[Changes, list[Stuck]]:
         walk, stuck = Walk(self._ways), []
         for n, fault in faults.items():
             mine = frozenset([n])
             ends = self._ends(fault) if fault.factor > 0 and fault.op not in self._fixed else []
-            if fault.op is None or not ends:
+            cannot = any(node in partial() for end in ends for node in end.op.inputs)
+            if fault.op is None or not ends or cannot:
                 stuck.append(Stuck(mine))
                 continue
             walk.numbers[fault.op] = fault.factor

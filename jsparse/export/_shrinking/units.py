@@ -18,6 +18,7 @@ from flax import nnx
 
 from jsparse.export._shrinking.attributes import Attributes, Mend, heads, mend_in_place
 from jsparse.export._shrinking.blame import at_error, removed_near
+from jsparse.export._shrinking.constants import Known, know, nonzero
 from jsparse.export._shrinking.contractions import LINKS, tie_unsummed
 from jsparse.export._shrinking.couplings import tie
 from jsparse.export._shrinking.cut import Cut, cut_in_place
@@ -216,7 +217,8 @@ class Units:
         cut_in_place(small, cuts, {})
         attributes = mend_in_place(small, groups_of(self.graph, removal), self.mend)
         compared = functools.partial(self._compared, removal)
-        small, graph, changes, found = self._rescale.made_up(small, compared)
+        partial = functools.cache(lambda: self._partial(removal, cuts))
+        small, graph, changes, found = self._rescale.made_up(small, compared, partial)
         attributes = merged(attributes, changes.attributes)
         found += [
             Fault("would leave no position of an axis", None, (node,))
@@ -252,6 +254,26 @@ class Units:
         units = {n: np.concatenate([self.families[n].units[u] for u in gone[n]]) for n in gone}
         return [n for n, classes in units.items() if near.intersection(classes.tolist())] or [*gone]
 
+    def _partial(self, removal: Removal, cuts: Mapping[str, Cut]) -> set[Node]:
+        """Sums of which terms other than zeros go, with zeros in place of what is cut."""
+        values = zeroed(self.graph, cuts)
+        given = {path: Known(v, np.zeros(v.shape, bool)) for path, v in values.items()}
+        knowledge = know(self.graph, given)
+        found: set[Node] = set()
+        for (node, axis), ops in self._sums.items():
+            may = nonzero(node, knowledge)
+            gone = removal.removed(node, axis)
+            if gone.any() and (may is None or np.moveaxis(may, axis, 0)[gone].any()):
+                found.update(out for op in ops for out in op.outputs)
+        readers = readers_in(every(self.graph.ops))
+        waiting = [*found]
+        while waiting:
+            for reader in readers.get(waiting.pop(), ()):
+                if reader.name in LINKS:
+                    found.update(reader.outputs)
+                    waiting += reader.outputs
+        return found
+
     def _means(self, removal: Removal) -> Iterator[tuple[Op, Op, float]]:
         """Sums of which terms go, what may divide each by their number, and how that changes."""
         readers = readers_in(every(self.graph.ops))
@@ -271,6 +293,12 @@ class Units:
                             yield op, reader, float(after / before)
 
 
+def zeroed(graph: Graph, cuts: Mapping[str, Cut]) -> dict[str, np.ndarray]:
+    """The variables that are cut, with zeros in place of what goes, by path."""
+    values = {n.path: n.value for n in graph.variables if n.path in cuts}
+    return {path: cuts[path].zeroed(v) for path, v in values.items() if v is not None}
+
+
 def same_outputs(full: Graph, small: Smaller) -> list[Fault]:
     """A fault if a model without units gives other outputs than one with zeros in their place.
 
@@ -278,9 +306,7 @@ def same_outputs(full: Graph, small: Smaller) -> list[Fault]:
     """
     if small.means:
         return []
-    values = {n.path: n.value for n in full.variables if n.path in small.cuts}
-    zeros = {path: small.cuts[path].zeroed(v) for path, v in values.items() if v is not None}
-    off = apart(full.run(zeros), small.graph.run({}))
+    off = apart(full.run(zeroed(full, small.cuts)), small.graph.run({}))
     if off <= rounding(full.variables):
         return []
     return [Fault(f"gives outputs that are off by {off:.1e} of the largest if they are cut")]
