@@ -190,6 +190,23 @@ def test_nothing_makes_up_for_a_mean_of_other_than_zeros(norm: Norm) -> None:
     np.testing.assert_allclose(small(X), part(X), rtol=1e-5, atol=1e-6)
 
 
+class Twice(GRN):
+    """What it adds to the mean is added elsewhere too."""
+
+    def __call__(self, x: Array) -> Array:
+        small = jnp.full((*x.shape[:-1], 1), self.eps)
+        y = x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + small) * self.gamma[...]
+        return y / (jnp.abs(y).sum(axis=-1, keepdims=True) + small)
+
+
+@pytest.mark.parametrize("norm", [Twice])
+def test_what_a_factor_would_change_elsewhere_stays(norm: Norm) -> None:
+    net = dead(norm)
+    small, record = js.shrink(net, X)
+    assert small.a.kernel.shape == (3, 8) and "a/kernel" in record.stayed
+    np.testing.assert_allclose(small(X), net(X), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -91,8 +91,13 @@ class Ways:
                     self._outside |= {inner: op.inputs[n] for inner, n in same}
 
     def number(self, op: Op, node: Node) -> tuple[Op, np.ndarray] | None:
-        """The number that an array is filled with, [], and the operation that reads it."""
+        """The number that an array is filled with, [], and the operation that reads it.
+
+        None where others read the array too, since it would change for them as well.
+        """
         while node.value is None and (maker := self._makers.get(node)) and maker.name in LINKS:
+            if len(self.readers[node]) != 1 or node in self.ends:
+                return None
             op, node = maker, maker.inputs[0]
         if node.value is None or node.path or node.value.size != 1:
             return None
