@@ -199,7 +199,34 @@ class Twice(GRN):
         return y / (jnp.abs(y).sum(axis=-1, keepdims=True) + small)
 
 
-@pytest.mark.parametrize("norm", [Twice])
+class Rounded(GRN):
+    """Its outputs are whole numbers before they are scaled."""
+
+    def __call__(self, x: Array) -> Array:
+        y = 8 * x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + self.eps)
+        return y.astype(jnp.int8).astype(jnp.float32) * self.gamma[...]
+
+
+class Quantized(nnx.Module):
+    """Its scale is a whole number times one for all."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        self.whole = nnx.Variable(jnp.arange(1, width + 1, dtype=jnp.int8))
+        self.step, self.eps = nnx.Param(jnp.full((1,), 0.1)), 1e-3
+
+    def __call__(self, x: Array) -> Array:
+        scale = self.whole[...].astype(jnp.float32) * self.step[...]
+        return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + self.eps) * scale
+
+
+def test_weights_that_are_whole_numbers_take_no_factor() -> None:
+    net = dead(Quantized)
+    small, record = js.shrink(net, X)
+    assert "norm/whole" not in record.factors
+    np.testing.assert_allclose(small(X), net(X), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", [Twice, Rounded])
 def test_what_a_factor_would_change_elsewhere_stays(norm: Norm) -> None:
     net = dead(norm)
     small, record = js.shrink(net, X)

@@ -108,7 +108,7 @@ class Ways:
 
         None where nothing scales it.
         """
-        if node in self.ends or len(self.readers.get(node, ())) != 1:
+        if not _is_real(node) or node in self.ends or len(self.readers.get(node, ())) != 1:
             return None
         if node.path:
             return [(node.path, 0.0)] if node.value is not None else None
@@ -140,11 +140,17 @@ class Ways:
             maker = self._makers.get(node)
             if node in self._outside:
                 node = self._outside[node]
-            elif maker and maker.name in LINKS:
+            elif maker and maker.name in LINKS and _is_real(node):
                 node = maker.inputs[0]
             else:
                 return ""
-        return node.path if node.value is not None and len(self.readers[node]) == 1 else ""
+        alone = _is_real(node) and len(self.readers.get(node, ())) == 1
+        return node.path if node.value is not None and alone else ""
+
+
+def _is_real(node: Node) -> bool:
+    """Whether an array can have a factor: whole numbers would be rounded."""
+    return bool(jnp.issubdtype(node.dtype, jnp.inexact))
 
 
 class Walk:
@@ -213,7 +219,7 @@ class Walk:
 
     def _made(self, op: Op, given: Sequence[float], origins: Origins) -> float | None:
         """The factor of what an operation makes of arrays with these; None where it has none."""
-        if op.bodies or len(op.outputs) != 1:
+        if op.bodies or len(op.outputs) != 1 or not _is_real(op.outputs[0]):
             return None
         if op.name in POWERS:
             return given[0] ** POWERS[op.name]
