@@ -77,7 +77,7 @@ def unit_scales(weight: Array, tile: tuple[int, ...]) -> Array:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
-@partial(jax.jit, static_argnums=1)  # without it `cond` is compiled at each call out of a jit
+@partial(jax.jit, static_argnums=1)  # else `cond` is compiled at each call outside jit
 def _root_mean_square(weight: Array, tile: tuple[int, ...]) -> Array:
     size = unit_sizes(weight.shape, tile).astype(weight.dtype)
     mean = pool(weight**2, tile) / size

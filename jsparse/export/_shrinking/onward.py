@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jsparse.export._shrinking.contractions import LINKS
 from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.source import place
 
-LINKS = {"reshape", "transpose", "broadcast_in_dim", "squeeze", "convert_element_type", "copy"}
-LINKS |= {"expand_dims", "stop_gradient"}
-SAME = LINKS | {"neg"}
+REARRANGED = LINKS | {"transpose", "stop_gradient"}
+SAME = REARRANGED | {"neg"}
 POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0}
 POWERS |= dict.fromkeys((*SAME, "abs", "slice", "rev", "reduce_sum", "reduce_max"), 1.0)
 SUMS = {"add", "sub", "add_any", "max", "min", "concatenate"}
@@ -95,7 +95,7 @@ class Ways:
 
         None where others read the array too, since it would change for them as well.
         """
-        while node.value is None and (maker := self._makers.get(node)) and maker.name in LINKS:
+        while node.value is None and (maker := self._makers.get(node)) and maker.name in REARRANGED:
             if len(self.readers[node]) != 1 or node in self.ends:
                 return None
             op, node = maker, maker.inputs[0]
@@ -140,7 +140,7 @@ class Ways:
             maker = self._makers.get(node)
             if node in self._outside:
                 node = self._outside[node]
-            elif maker and maker.name in LINKS and _is_real(node):
+            elif maker and maker.name in REARRANGED and _is_real(node):
                 node = maker.inputs[0]
             else:
                 return ""

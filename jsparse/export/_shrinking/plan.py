@@ -183,7 +183,7 @@ class Plan:
         small, record = self.small(removal)
         graph = self.graph
         for turn in range(ROUNDS):
-            made = made_up(small, functools.partial(self.compared, removal))
+            made = made_up(small, functools.partial(compared, self.graph, self.inputs, removal))
             graph = made.graph
             if not made.faults:
                 small, changes = made.small, made.changes
@@ -225,15 +225,16 @@ class Plan:
             names = ", ".join(list(stored)[:5])
             yield f"{fault.text}; `mend` may set {names}" if names else fault.text
 
-    def compared(
-        self, removal: Removal, small: nnx.Module, numbers: Numbers
-    ) -> tuple[Graph, list[Fault]]:
-        """What a smaller model computes, and what is wrong with it beyond numbers that change."""
-        try:
-            graph = trace(small, self.inputs)
-            return graph, faults(self.graph, graph, removal, numbers)
-        except Exception as error:  # the model's own code may fix sizes and raise anything
-            return self.graph, at_error(self.graph, removal, error)
+
+def compared(
+    graph: Graph, inputs: tuple, removal: Removal, small: nnx.Module, numbers: Numbers
+) -> tuple[Graph, list[Fault]]:
+    """What a smaller model computes, and what is wrong with it beyond numbers that change."""
+    try:
+        found = trace(small, inputs)
+        return found, faults(graph, found, removal, numbers)
+    except Exception as error:  # the model's own code may fix sizes and raise anything
+        return graph, at_error(graph, removal, error)
 
 
 def cuts_of(graph: Graph, removal: Removal) -> dict[str, Cut]:

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from jsparse.export._shrinking.attributes import Attributes, Mend, heads, mend_in_place
-from jsparse.export._shrinking.blame import at_error, removed_near
+from jsparse.export._shrinking.blame import removed_near
 from jsparse.export._shrinking.constants import Known, know, nonzero
 from jsparse.export._shrinking.contractions import LINKS, tie_unsummed
 from jsparse.export._shrinking.couplings import tie
@@ -27,10 +27,10 @@ from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
 from jsparse.export._shrinking.links import Links
 from jsparse.export._shrinking.liveness import NEEDS_WHOLE, WHOLE, Axis, Reason, Removal
 from jsparse.export._shrinking.operations import PRODUCTS
-from jsparse.export._shrinking.plan import cuts_of, groups_of
+from jsparse.export._shrinking.plan import compared, cuts_of, groups_of
 from jsparse.export._shrinking.rescale import Rescale, merged
 from jsparse.export._shrinking.tracing import trace
-from jsparse.export._shrinking.verify import Fault, Numbers, apart, faults, rounding
+from jsparse.export._shrinking.verify import Fault, apart, rounding
 
 NEAREST = 4  # families of the same width that are tried as a pair
 
@@ -216,9 +216,9 @@ class Units:
         cuts = cuts_of(self.graph, removal)
         cut_in_place(small, cuts, {})
         attributes = mend_in_place(small, groups_of(self.graph, removal), self.mend)
-        compared = functools.partial(self._compared, removal)
+        same = functools.partial(compared, self.graph, self.inputs, removal)
         partial = functools.cache(lambda: self._partial(removal, cuts))
-        small, graph, changes, found = self._rescale.made_up(small, compared, partial)
+        small, graph, changes, found = self._rescale.made_up(small, same, partial)
         attributes = merged(attributes, changes.attributes)
         found += [
             Fault("would leave no position of an axis", None, (node,))
@@ -235,15 +235,6 @@ class Units:
         if found:
             return one
         return dataclasses.replace(one, faults=[f for test in tests for f in test(self.graph, one)])
-
-    def _compared(
-        self, removal: Removal, small: nnx.Module, numbers: Numbers
-    ) -> tuple[Graph, list[Fault]]:
-        try:
-            graph = trace(small, self.inputs)
-            return graph, faults(self.graph, graph, removal, numbers)
-        except Exception as error:  # the model's own code may fix sizes and raise anything
-            return self.graph, at_error(self.graph, removal, error)
 
     def _blamed(self, smaller: Smaller, fault: Fault, gone: Gone) -> list[int]:
         """The families of which a unit was removed near a fault; all if none is known."""
