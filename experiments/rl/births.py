@@ -13,6 +13,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse
+from experiments.rl.networks import EVERY
 from experiments.rl.replay import Batch
 from jsparse import prune, schedule
 
@@ -30,7 +31,7 @@ class Births:
     """
 
     def __init__(self, network: nnx.Module, loss: Loss, batch: Batch, seed: int):
-        self.dense = jsparse.sparsify(network, (".*/kernel", jsparse.Held()))
+        self.dense = jsparse.sparsify(network, (EVERY, jsparse.Held()))
         self.loss, self.batches, self.key = loss, [batch], jax.random.key(seed)
         self._scores: dict[str, dict[str, Array]] = {}
 
