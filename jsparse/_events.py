@@ -7,6 +7,7 @@ from jax import Array
 
 from jsparse._coupled import Member, Units, once
 from jsparse._score import root
+from jsparse._sharding import beside
 from jsparse._slots import coupled_units, ruled_parts, sparse_parts
 from jsparse._variables import write
 from jsparse.rules._coupled import mean_square
@@ -53,7 +54,7 @@ def share_norms_in_place(model: nnx.Module) -> None:
                 "returned, none of whose weights has got another rule since"
             )
         norms = root(totals[group.name]).astype(group.weight.dtype)
-        write(group.weight, group.each(norms))
+        write(group.weight, beside(group.each(norms), group.weight[...]))
 
 
 def _share_stacks(model: nnx.Module) -> None:

@@ -131,6 +131,12 @@ def on_mesh_of(x: Array, spec: tuple) -> NamedSharding:
     return NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec(*spec))
 
 
+def everywhere(x: Array) -> Array:
+    """The array, whole on every device of an Explicit mesh."""
+    split = any(split_axes(x))
+    return jax.sharding.reshard(x, on_mesh_of(x, (None,) * x.ndim)) if split else x
+
+
 def split_axes(x: Array) -> tuple:
     """The axes of an Explicit mesh over which each axis is split; None for the others."""
     return padded(jax.typeof(x).sharding.spec, x.ndim)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse._revise.revision import Revision
+from jsparse._sharding import beside, everywhere
 from jsparse.rules._coupled import Span, root_mean_square
 
 At = dict[int, Array]
@@ -86,16 +87,16 @@ class CoupledLayer(NamedTuple):
     def mask_of(self, leaves: Sequence[Array]) -> Array:
         """The mask: [units]."""
         mask = leaves[self.masks[0]]
-        return mask[(0,) * (mask.ndim - 1)]
+        return everywhere(mask[(0,) * (mask.ndim - 1)])
 
     def jumps(self, jump: Array, leaves: Sequence[Array]) -> dict[int, Array]:
         """How the masks change, by position."""
-        return {
-            m: jnp.broadcast_to(
-                jump.reshape((1,) * (leaves[m].ndim - 1) + jump.shape), leaves[m].shape
-            ).astype(leaves[m].dtype)
-            for m in self.masks
-        }
+        found = {}
+        for m in self.masks:
+            one = jump.reshape((1,) * (leaves[m].ndim - 1) + jump.shape)
+            each = jnp.broadcast_to(one.astype(leaves[m].dtype), leaves[m].shape)
+            found[m] = beside(each, leaves[m])
+        return found
 
     def seen(self, weight_at: Callable[[int], Array]) -> Array:
         """The root mean square of each unit: [units]."""

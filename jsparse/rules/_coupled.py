@@ -25,6 +25,7 @@ from jax import Array
 
 from jsparse._pattern import Role
 from jsparse._score import root, squares
+from jsparse._sharding import beside, everywhere
 from jsparse._step import known_norm, masked, straight_through
 from jsparse.rules._rule import Rule, State
 
@@ -93,18 +94,20 @@ class Span:
 
     def spread(self, values: Array, weight: Array) -> Array:
         """Give each entry the value of its unit, 1 to others: [units] -> [...] like the weight."""
+        values = everywhere(values)
         if self.units:
             at = np.asarray(self.units)
             values = jnp.where(at < 0, jnp.ones((), values.dtype), values[np.maximum(at, 0)])
         shape = [1] * weight.ndim
         shape[self.axis] = -1
-        return jnp.broadcast_to(values.reshape(shape).astype(weight.dtype), weight.shape)
+        all_entries = jnp.broadcast_to(values.reshape(shape).astype(weight.dtype), weight.shape)
+        return beside(all_entries, weight)
 
 
 def mean_square(span: Span, weight: Array) -> Array:
     """What a weight, of a layer or a stack, adds to the mean square of each unit: [units]."""
     axis = span.axis % weight.ndim
-    own = squares(weight).sum(axis=tuple(k for k in range(weight.ndim) if k != axis))
+    own = everywhere(squares(weight).sum(axis=tuple(k for k in range(weight.ndim) if k != axis)))
     if span.units:
         at = np.asarray(span.units)
         there = np.flatnonzero(at >= 0)
