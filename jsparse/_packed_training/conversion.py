@@ -112,14 +112,15 @@ def pack_training(
     """
     tx = _checked(model, optimizer, Optimizer)
     check_whole(0, width=width)
+    for pattern, by in tx.revisions:
+        with naming(pattern):
+            check_revision(by)
     copy, parts = copied(model), sparse_parts(model)
     held = {path: part for path, part in parts.items() if "mask" in part.state_names}
-    chosen = match(held, tx.revisions)
     plain = {place.path: place.value for place in layers_of(fold(model))}
     layers = {}
-    for path, by in chosen.items():
+    for path in match(held, tx.revisions):
         with naming(path):
-            check_revision(by)
             layer, _, name = f"/{path}".rpartition("/")
             layer = layer.removeprefix("/")
             _check_layer(plain.get(layer) if name == "kernel" else None, path, model)
@@ -186,10 +187,9 @@ def unpack_training(model: Model, optimizer: PackedOptimizer) -> tuple[Model, Op
         f"{path}/weight": (f"{path.removesuffix('kernel')}values", links.unpacking)
         for path, links in kernels.items()
     }
-    old = named(arrays_of(optimizer.opt_state))
     steps, seed = optimizer.step[...].astype(jnp.int32), optimizer.seed[...]
     whole = lambda inner: type(arrays_of(made.opt_state))(steps, seed, inner)
-    _carry(old, masked, made, ways, whole)
+    _carry(named(arrays_of(optimizer.opt_state)), masked, made, ways, whole)
     write(made.step, optimizer.step[...])
     write(made.memory, optimizer.memory[...])
     return masked, made

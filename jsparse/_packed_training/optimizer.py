@@ -35,6 +35,7 @@ from jsparse.export._packing.formats import segments
 from jsparse.export._packing.probe import Probe
 from jsparse.optim import Optimizer
 from jsparse.optim._task import arrays_of
+from jsparse.rules._coupled import Group
 
 Layers = dict[str, tuple[Csr, MovesLinks]]
 
@@ -302,6 +303,12 @@ def check_revision(by: Any) -> None:
         raise ValueError(
             f"{name} trains or frees weights that are not kept, and packed layers hold no others; "
             "use SET, RigL, Gradual or Below, or train the masked model"
+        )
+    if by.unit == Group():
+        raise ValueError(
+            f"{name} closes units of several layers, and packed layers hold single links; train "
+            "with masks and remove closed units with jsparse.shrink, or jsparse.hold the model and "
+            "go on with jsparse.shrink_training"
         )
     if by.unit != Weight() or by.scope != Whole():
         raise ValueError(

@@ -30,6 +30,7 @@ from jsparse._surgery import copied
 from jsparse._topk import highest
 from jsparse._values import check_in, known, shown
 from jsparse._variables import store, stored, write
+from jsparse.rules._coupled import rule_name
 from jsparse.rules._held import Held
 from jsparse.rules._keep import Keep
 
@@ -144,7 +145,7 @@ def _check_pair(path: str, mine: Any, theirs: Any) -> None:
     rules = [v.rule if isinstance(v, Sparse) else None for v in (mine, theirs)]
     dense = [rule is None or isinstance(rule, Keep) for rule in rules]
     if not all(dense) and not (isinstance(rules[0], Held) and rules[1] is not None):
-        names = [type(rule).__name__ if rule else "a dense weight" for rule in rules]
+        names = [rule_name(rule) if rule else "a dense weight" for rule in rules]
         raise ValueError(
             f"{path!r} is {names[0]} in the target and {names[1]} in the model; a target stores "
             f"its masks, under Held: {MAKE}"

@@ -68,7 +68,7 @@ def int4() -> nnx.Module:
 
 
 REFUSED = {
-    "rules": (sparse, ValueError, r"a/kernel still has a rule.*jsparse\.fold"),
+    "rules": (sparse, ValueError, r"still rules on a/kernel, .*jsparse\.fold"),
     "draws": (Drawing, ValueError, "a second call gives outputs.*random streams"),
     "counts": (Counting, ValueError, "a second call gives outputs.*changes in calls"),
     "int4": (int4, TypeError, "table is int4, which safetensors lacks"),

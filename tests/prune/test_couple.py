@@ -151,6 +151,16 @@ def test_what_cannot_be_coupled_is_said() -> None:
         js.couple(nnx.Linear(4, 8, rngs=nnx.Rngs(0)), groups(), (".*", rule))
     with pytest.raises(ValueError, match="a/kernel:1 have 33 entries each, and the model"):
         js.sparsify(couple((".*", rule)), ("c/kernel", js.Keep()))
+    model = couple((".*", js.Held()))
+    with pytest.raises(ValueError, match="a/bias' is coupled Held in the target and coupled Held"):
+        js.average(model, model, 0.5)
+    exchange = js.SET(unit=js.Group(), every=2, last=9)
+    tx = js.revise(optax.sgd(0.1), (".*", exchange), roles=js.roles(model))
+    optimizer = js.Optimizer(model, tx, wrt=(nnx.Param, js.Mask))
+    with pytest.raises(ValueError, match=r"SET closes units of several layers, .* jsparse\.shrink"):
+        js.pack_training(model, optimizer)
+    with pytest.raises(ValueError, match=r"coupled Held is a rule for units .* jsparse\.hold"):
+        js.shrink_training(model, optimizer, X)
 
 
 class Block(nnx.Module):

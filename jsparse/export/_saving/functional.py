@@ -38,8 +38,8 @@ def saved(model: nnx.Module, options: Mapping[str, Any]) -> Pure:
     """
     if rules := list(sparse_parts(model)):
         raise ValueError(
-            f"{listed(rules, SHOWN)} still has a rule, and a file holds no rules; fold the model "
-            "first: jsparse.fold(model)"
+            f"there are still rules on {listed(rules, SHOWN)}, and a file holds none; fold the "
+            "model first: jsparse.fold(model)"
         )
     run, variables, kinds = pure(evaluated(model), **options)
     streams = {p: x for p, x in variables.items() if issubclass(kinds[p], nnx.RngState)}

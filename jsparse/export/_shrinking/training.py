@@ -33,7 +33,7 @@ from jsparse.export._shrinking.rescale import as_cut
 from jsparse.export._shrinking.shrink import check_outputs
 from jsparse.export._shrinking.tracing import trace
 from jsparse.optim._task import arrays_of
-from jsparse.rules._coupled import rule_name
+from jsparse.rules._coupled import Follows, rule_name
 from jsparse.rules._remaining import removable, whole_axes
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -134,8 +134,14 @@ def _check(model: Any, optimizer: Any, inputs: tuple) -> None:
             "shrink_training got no example inputs; give the arguments of a call, such as one batch"
         )
     for path, part in parts.items():
+        name = rule_name(part.rule)
+        if isinstance(part.rule, Follows):
+            raise ValueError(
+                f"{path}: {name} is a rule for units of several weights, which stay whole while "
+                "it is on them; fix its masks with model = jsparse.hold(model) and a new "
+                "optimizer, or train to the end and use jsparse.shrink"
+            )
         if not removable(part.rule):
-            name = rule_name(part.rule)
             raise ValueError(
                 f"{path}: under {name} a unit may come back when others are dropped, so none can "
                 "be removed; fix its masks with model = jsparse.hold(model) and a new optimizer, "
