@@ -226,6 +226,48 @@ def test_weights_that_are_whole_numbers_take_no_factor() -> None:
     np.testing.assert_allclose(small(X), net(X), rtol=1e-5, atol=1e-6)
 
 
+class Alike(GRN):
+    """Three attributes of one value: that of the mean, one read elsewhere, and one never read."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        super().__init__(width, rngs)
+        self.rate, self.slope = 1e-3, 1e-3
+
+    def __call__(self, x: Array) -> Array:
+        y = x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + self.eps) * self.gamma[...]
+        return jnp.where(y > 0, y, self.slope * y)
+
+
+def test_only_the_attribute_that_is_added_to_the_mean_changes() -> None:
+    net = dead(Alike)
+    small, record = js.shrink(net, X)
+    assert small.a.kernel.shape == (3, 5)
+    assert record.attributes["norm"] == {"eps": pytest.approx(1e-3 * 8 / 5)}
+    assert small.norm.rate == small.norm.slope == 1e-3
+    np.testing.assert_allclose(small(X), net(X), rtol=1e-5, atol=1e-6)
+
+
+class Stored(GRN):
+    """Its epsilon is a variable, and so is what it adds later."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        super().__init__(width, rngs)
+        self.small, self.more = nnx.Variable(jnp.float32(1e-3)), nnx.Param(jnp.full((1,), 0.2))
+
+    def __call__(self, x: Array) -> Array:
+        root = jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True) + self.small[...])
+        return x / (root + self.more[...]) * self.gamma[...]
+
+
+def test_variables_that_are_added_take_the_factor() -> None:
+    net = dead(Stored)
+    small, record = js.shrink(net, X)
+    assert small.a.kernel.shape == (3, 5) and not record.stayed
+    wider = {"norm/small": 8 / 5, "norm/more": (8 / 5) ** 0.5, "norm/gamma": (8 / 5) ** 0.5}
+    assert record.factors == pytest.approx(wider)
+    np.testing.assert_allclose(small(X), net(X), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("norm", [Twice, Rounded])
 def test_what_a_factor_would_change_elsewhere_stays(norm: Norm) -> None:
     net = dead(norm)

@@ -38,9 +38,11 @@ class Scaled:
     plus: float = 0.0
 
     def of(self, value: jax.Array) -> jax.Array:
-        """The weight after it, in its dtype."""
-        wide = value.astype(jnp.promote_types(value.dtype, jnp.float32))
-        return (self.factor * (wide + self.plus) - self.plus).astype(value.dtype)
+        """The weight after it, in its dtype; a weakly typed one stays so."""
+        wide = jnp.promote_types(value.dtype, jnp.float32)
+        given = value if value.dtype == wide else value.astype(wide)
+        made = self.factor * (given + self.plus) - self.plus
+        return made if value.dtype == wide else made.astype(value.dtype)
 
 
 class Stuck(NamedTuple):
@@ -242,7 +244,8 @@ class Walk:
         for node, one in zip(nodes, given, strict=True):
             number = self._ways.number(op, node)
             if number is None:
-                if not np.isclose(one, factor, rtol=ROUNDING, atol=0):
+                same = np.isclose(one, factor, rtol=ROUNDING, atol=0)
+                if not same and not (one == 1 and self.scaled(node, 1 / factor, origins)):
                     return None
             elif number[1] != 0 and np.isfinite(number[1]):
                 self.added.append(Number(*number, factor, origins))

@@ -107,14 +107,12 @@ class Rescale:
             changes, left = self._cancelled(found, partial)
             if not changes.numbers:
                 return Made(small, graph, changes, left)
-            changed = nnx.clone(small)
-            change_in_place(changed, changes)
-            graph, again = compared(changed, changes.numbers)
-            fixed = {fault.op for fault in again if fault.op in changes.numbers}
+            made = _with_what_is_read(small, compared, changes)
+            fixed = _fixed(made)
             if not fixed:
                 known = {(fault.op, fault.factor): fault for fault in left}
-                again = [known.get((fault.op, fault.factor), fault) for fault in again]
-                return Made(changed, graph, changes, again)
+                again = [known.get((fault.op, fault.factor), fault) for fault in made.faults]
+                return made._replace(faults=again)
             self._fixed |= fixed  # another attribute has that value
 
     def _cancelled(
@@ -155,7 +153,8 @@ class Rescale:
             if not there or number.op in self._fixed:
                 old = float(number.value)
                 text = f"as `{number.op.name}` at {place(number.op)} takes {old:.6g}, for which no "
-                text += f"attribute stands that could become {old * number.factor:.6g}"
+                text += f"attribute stands that could become {old * number.factor:.6g}; make the "
+                text += "number a float attribute of its module"
                 stuck.append(Stuck(number.origins, text))
             changes.numbers[number.op] = number.factor
             for path, module, name in there:
@@ -217,6 +216,34 @@ class Rescale:
             return value
         with np.errstate(all="ignore"):
             return bind(op, *given)[0]
+
+
+def _with_what_is_read(small: nnx.Module, compared: Compared, changes: Changes) -> Made:
+    """The changed model; of several attributes of a module with one value, those that it reads."""
+    made = _changed(small, compared, changes)
+    for path, values in changes.attributes.items():
+        doubtful = values.keys() - {"num_features"}
+        for name in sorted(doubtful) if len(doubtful) > 1 else ():
+            rest = {
+                key: value for key, value in made.changes.attributes[path].items() if key != name
+            }
+            attributes = made.changes.attributes | {path: rest}
+            other = _changed(small, compared, dataclasses.replace(changes, attributes=attributes))
+            worse = [(len(_fixed(one)), len(one.faults)) for one in (made, other)]
+            made = other if worse[1] <= worse[0] else made
+    return made
+
+
+def _changed(small: nnx.Module, compared: Compared, changes: Changes) -> Made:
+    changed = nnx.clone(small)
+    change_in_place(changed, changes)
+    graph, found = compared(changed, changes.numbers)
+    return Made(changed, graph, changes, found)
+
+
+def _fixed(made: Made) -> set[Op]:
+    """The operations whose number should have changed, and did not."""
+    return {fault.op for fault in made.faults if fault.op in made.changes.numbers}
 
 
 def change_in_place(model: nnx.Module, changes: Changes) -> None:
