@@ -66,3 +66,29 @@ def test_a_model_of_both_is_refused(use) -> None:
     model = MADE["WeightNorm"](js.sparsify(linear(), ("kernel", js.Top(density=0.5))))
     with pytest.raises(ValueError, match=r"layer_instance/kernel: nnx.WeightNorm writes"):
         use(model)
+
+
+@pytest.mark.parametrize("wrap", ["WeightNorm", "SpectralNorm"])
+def test_shrink_names_the_wrapper_and_cuts_the_layer_in_its_place(wrap: str) -> None:
+    settings = {"update_stats": False} if wrap == "SpectralNorm" else {}
+
+    class Net(nnx.Module):
+        """A wrapped layer that is read in half."""
+
+        def __init__(self) -> None:
+            self.a, self.b = MADE[wrap](linear()), nnx.Linear(4, 2, rngs=nnx.Rngs(2))
+            self.b.kernel[...] = self.b.kernel[...].at[2:].set(0.0)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.b(nnx.relu(self.a(x, **settings)))
+
+    net = Net()
+    y = net(X)
+    small, record = js.shrink(net, X)
+    assert small.b.kernel.shape == (4, 2)
+    assert f"{wrap} computes the weights of the layer in it at each call" in record.stayed["a"]
+    net.a = net.a.layer_instance
+    settings.clear()
+    small, record = js.shrink(net, X)
+    assert small.a.kernel.shape == (6, 2) and not record.stayed
+    np.testing.assert_allclose(small(X), y, rtol=1e-5, atol=1e-6)

@@ -198,8 +198,10 @@ def test_heads_their_width_and_the_stream_of_a_transformer() -> None:
     assert (closing(query), closing(out)) == ([False, False, True], [True, True, False])
     folded = js.fold(model)
     np.testing.assert_allclose(folded(tokens), model(tokens), rtol=1e-5, atol=1e-6)
-    small, _ = js.shrink(model, tokens)
+    small, record = js.shrink(model, tokens)
     assert small.block.attention.query.kernel.shape == (8, 2, 4)
+    why = record.stayed["block/attention/query/kernel"]
+    assert "one width, the attribute head_dim of block/attention; jsparse.prune.units" in why
     assert small.block.up.kernel.shape == (8, 6)
     np.testing.assert_allclose(small(tokens), folded(tokens), rtol=1e-4, atol=1e-5)
     # also the stream, of a mean, and the width of heads, whose root attention divides by

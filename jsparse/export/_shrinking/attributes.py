@@ -226,3 +226,12 @@ def heads(model: nnx.Module) -> list[list[tuple[str, int]]]:
             prefix = f"{path}/" if path else ""
             found.append([(f"{prefix}{name}/kernel", -1) for name in ("query", "key", "value")])
     return found
+
+
+def head_dim(path: str) -> str:
+    """Why the width of heads stays, of which a weight is at this path."""
+    module = "/".join(path.split("/")[:-2]) or "the model"
+    return (
+        f"queries, keys and values have one width, the attribute head_dim of {module}; "
+        "jsparse.prune.units makes all three narrower"
+    )

@@ -6,12 +6,12 @@ from jsparse.export._shrinking.graph import Graph, every, readers_in
 from jsparse.export._shrinking.liveness import ENDS, WHOLE, Reason, Ties
 
 
-def pin_ends(graph: Graph, fixed: Iterable[tuple[str, int]], ties: Ties) -> None:
+def pin_ends(graph: Graph, fixed: Iterable[tuple[str, int, str]], ties: Ties) -> None:
     """Keep what is not an axis of weights, or may mean something else in other calls.
 
     Args:
       graph: of the model.
-      fixed: pairs of a path and an axis that is kept whole.
+      fixed: the path, an axis that is kept whole, and why.
       ties: gets it.
     """
     read = {node for op in every(graph.ops) for node in op.inputs}
@@ -19,7 +19,10 @@ def pin_ends(graph: Graph, fixed: Iterable[tuple[str, int]], ties: Ties) -> None
     for node in graph.nodes():
         if node in graph.variables:
             if node.value is None or node not in read:
-                ties.because(Reason(WHOLE, None, "the variable is not a weight: calls write it"))
+                why = (
+                    "is no weight: calls write it, or an object holds it that shrink does not open"
+                )
+                ties.because(Reason(WHOLE, None, f"{node.path} {why}"))
                 ties.pin(node)
         elif node.value is not None and node.shape:
             op = next(iter(readers.get(node, [])), None)
@@ -32,9 +35,9 @@ def pin_ends(graph: Graph, fixed: Iterable[tuple[str, int]], ties: Ties) -> None
     for node in graph.outputs:
         ties.pin(node)
     for node in graph.variables:
-        for path, axis in fixed:
+        for path, axis, why in fixed:
             if node.path == path:
-                ties.because(Reason(WHOLE, None, "an attribute fixes the width"))
+                ties.because(Reason(WHOLE, None, why))
                 ties.pin(node, axis % len(node.shape))
     ties.because(Reason(WHOLE, None, "longer inputs may read more of it"))
     for node, seen in graph.partly_read().items():

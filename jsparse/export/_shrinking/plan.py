@@ -3,15 +3,15 @@
 import copy
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
 
 from jsparse.export._shrinking.alive import all_zeros, went
-from jsparse.export._shrinking.attributes import Mend, heads, mend_in_place, stored_as
+from jsparse.export._shrinking.attributes import Mend, head_dim, heads, mend_in_place, stored_as
 from jsparse.export._shrinking.blame import Groups, at_error, explain, removed_near
 from jsparse.export._shrinking.constants import Knowledge, know, neutral
 from jsparse.export._shrinking.contractions import foldable, sinks, taken_up, tie_product
@@ -71,7 +71,7 @@ class Plan:
       alive: paths of weights whose zeros do not count.
 
     Attributes:
-      fixed: pairs of a path and an axis that is kept whole.
+      fixed: the path, an axis that is kept whole, and why.
       droppable: positions of the only summed axis of a product that are removable with whatever
         they give, [n].
     """
@@ -89,7 +89,7 @@ class Plan:
         found = sinks(self.graph).items()
         self.sinks = {op: sink for op, sink in found if sink.bias.path not in rigid}
         self._learn(alive)
-        self.fixed = list(itertools.chain.from_iterable(heads(model)))
+        self.fixed = [(path, axis, head_dim(path)) for path, axis in chain(*heads(model))]
         self._order: dict[Op, int] = {}
         self._next_to: dict[Node, list[Op]] = {}
         for n, op in enumerate(every(self.graph.ops)):
@@ -192,7 +192,8 @@ class Plan:
                 break
             self._give_way(removal, made.faults, everywhere=turn == ROUNDS - 1)
             small, record = self.small(removal)
-        stayed = explain(self.graph, self.knowledge, removal, self.foldable) | closed(self.model)
+        stayed = explain(self.graph, self.knowledge, removal, self.foldable)
+        stayed |= closed(self.model, record.cuts)
         for path, text in partly_dead(self.graph, self.knowledge, removal).items():
             stayed[path] = f"{stayed[path]}; {text}" if path in stayed else text
         return Choice(removal, small, graph, dataclasses.replace(record, stayed=stayed))

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from jsparse._opened import WRAPPERS, opened
 from jsparse._paths import named
 from jsparse._pure import evaluated, pure
 from jsparse._slots import slots, walk_modules
+from jsparse._variables import WRAPPERS as NORMALISING
 from jsparse.export._shrinking.graph import Body, Graph, Node, Op
 from jsparse.export._shrinking.pieces import LEVEL, pieces_of, run_pieces
 
@@ -121,14 +122,29 @@ def _alone(arrays: Sequence[Any], ops: Sequence[Op], given: Sequence[Node]) -> b
     return all(n.value is not None or n in known for op in ops for n in op.inputs)
 
 
-def closed(model: nnx.Module) -> dict[str, str]:
-    """Why weights are not cut that an object holds in the place of a variable, by its path."""
+def closed(model: nnx.Module, cut: Collection[str]) -> dict[str, str]:
+    """Why weights are not cut that an object holds in the place of a variable, by its path.
+
+    Args:
+      model: without rules.
+      cut: paths of variables that are.
+    """
     _, variables, kinds = pure(model)
     opened_ones = {slot.path for slot in slots(model)}
     modules = [f"{path}/" if path else "" for path, _ in walk_modules(model)]
-    found = {}
+    found, inside = {}, []
+    for path, module in walk_modules(model):
+        own = f"{path}/".lstrip("/")
+        if isinstance(module, NORMALISING):
+            inside.append(own)
+            if not any(one.startswith(own) for one in cut):
+                found[path or "the model"] = (
+                    f"{type(module).__name__} computes the weights of the layer in it at each call;"
+                    " call the model once, put that layer (layer_instance) in its place, and shrink"
+                    " again"
+                )
     for path in sorted(variables.keys() - opened_ones):
-        if not issubclass(kinds[path], nnx.RngState):
+        if not issubclass(kinds[path], nnx.RngState) and not path.startswith((*inside,)):
             above = max(filter(path.startswith, modules), key=len)
             found[above + path[len(above) :].split("/")[0]] = (
                 "an object holds it that shrink does not open, as qwix puts in the place of "

@@ -174,7 +174,8 @@ def _plan(model: nnx.Module, inputs: tuple, mend: Mend) -> Plan:
     parts = {slot.path: slot.value for slot in slots(model, Sparse)}
     plan = Plan(plain, inputs, mend, rigid=parts)
     for path, part in parts.items():
-        plan.fixed += [(path, axis) for axis in whole_axes(part.rule, part.shape)]
+        why = f"{rule_name(part.rule)} decides there about units that a cut would divide"
+        plan.fixed += [(path, axis, why) for axis in whole_axes(part.rule, part.shape)]
     plan.droppable = droppable(plan.graph, plan.knowledge)
     return plan
 
