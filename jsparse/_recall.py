@@ -14,6 +14,8 @@ from jsparse._values import check_in, check_whole, shown
 
 Memory = Sequence[Array] | Array
 
+LISTS = (list, tuple, getattr(nnx, "List", list))  # not in flax 0.11
+
 
 class Recall(nnx.Module):
     """A layer that reads the few earlier results that it needs.
@@ -119,7 +121,7 @@ class Recall(nnx.Module):
         shape = getattr(h, "shape", ())
         if not shape or shape[-1] != self.features:
             raise ValueError(f"h must be an array [..., {self.features}]; got {shown(h)}")
-        several = isinstance(memory, list | tuple | nnx.List)
+        several = isinstance(memory, LISTS)
         parts = list(memory) if several else [memory]
         wanted = shape if several else (*getattr(memory, "shape", ())[:1], *shape)
         for part in parts:

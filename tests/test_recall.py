@@ -9,6 +9,7 @@ from flax import nnx
 import jsparse as js
 from jsparse._recall import _highest
 from jsparse.layers import Recall
+from tests.support.zoo import modules
 
 KEYS = jax.random.split(jax.random.key(0), 2)
 RUN = nnx.jit(lambda model, x: model(x))
@@ -60,7 +61,7 @@ def test_it_is_its_formula_and_dense_attention_where_top_is_all() -> None:
 def test_a_memory_may_be_of_numpy_or_a_list_of_flax() -> None:
     layer = made(2)
     expected = layer(H, MEMORY)
-    for memory in (np.asarray(MEMORY), list(np.asarray(MEMORY)), nnx.List(list(MEMORY))):
+    for memory in (np.asarray(MEMORY), list(np.asarray(MEMORY)), modules(list(MEMORY))):
         np.testing.assert_array_equal(layer(H, memory), expected)
         np.testing.assert_array_equal(layer.weights(H, memory), layer.weights(H, MEMORY))
 
@@ -82,8 +83,8 @@ class Net(nnx.Module):
 
     def __init__(self, gate: float, passes: int):
         rngs, self.passes = nnx.Rngs(0), passes
-        self.parts = nnx.List([nnx.Linear(6, 6, rngs=rngs) for _ in range(3)])
-        self.recalls = nnx.List(
+        self.parts = modules([nnx.Linear(6, 6, rngs=rngs) for _ in range(3)])
+        self.recalls = modules(
             [Recall(6, heads=2, head_features=3, top=2, gate=gate, rngs=rngs) for _ in range(3)]
         )
 

@@ -14,6 +14,7 @@ from flax import nnx
 from jax import Array, lax
 
 import jsparse as js
+from jsparse._variables import store
 from tests.support.zoo_cases import vectors
 
 pytestmark = pytest.mark.standard_dtypes
@@ -293,7 +294,7 @@ def test_what_is_dead_in_some_layers_of_a_stack_is_said(dead: list[tuple[int, in
         def __init__(self) -> None:
             self.members = nnx.clone(model)
             for part in (self.members.up, self.members.down):
-                part.set_raw_value(jnp.stack([part[...], part[...] + 1.0]))
+                store(part, jnp.stack([part[...], part[...] + 1.0]))
 
         def __call__(self, x: Array) -> Array:
             return members(self.members, x)

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 import jsparse as js
+from jsparse._variables import store
 from jsparse.export import blocks, csr, left_dense, pack, pick, unpack
 from jsparse.export._packing.structure import CsrSizes
 
@@ -34,6 +35,14 @@ class Deep(nnx.Module):
             return nnx.relu(layer(x)).reshape(x.shape)
 
         return self.head(run(self.blocks, x))
+
+
+class Parts(nnx.Module):
+    """Modules by name."""
+
+    def __init__(self, **parts):
+        for name, part in parts.items():
+            setattr(self, name, part)
 
 
 def _sparse():
@@ -75,7 +84,7 @@ def test_a_scanned_model_is_packed_trained_saved_and_restored(tmp_path):
     with pytest.raises(ValueError, match=r"blocks is packed in the file, .*; it is of another"):
         js.export.restore(
             tmp_path / "a",
-            nnx.Dict(blocks=nnx.Linear(WIDE, WIDE, rngs=nnx.Rngs(0)), head=model.head),
+            Parts(blocks=nnx.Linear(WIDE, WIDE, rngs=nnx.Rngs(0)), head=model.head),
         )
 
 
@@ -100,7 +109,7 @@ def test_a_stack_of_which_only_parameters_are_taken_apart_is_refused(make):
 def test_a_stack_without_layers_has_arrays_of_the_usual_types():
     layer = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
     for part in (layer.kernel, layer.bias):
-        part.set_raw_value(jnp.zeros((0, *part.shape)))
+        store(part, jnp.zeros((0, *part.shape)))
     arrays = csr()(layer).arrays(jnp.zeros((0, 0)))
     assert [(one.dtype.name, one.shape) for one in arrays] == [
         ("float32", (0, 0)),
@@ -209,9 +218,9 @@ def test_convolutions_that_share_a_kernel_may_differ_in_strides():
 def test_a_kernel_that_something_dense_shares_stays():
     with pytest.raises(ValueError, match="one: its kernel is shared with other, which stays"):
         pack(Shared(), csr(), "one")
-    tied = nnx.Dict(embed=nnx.Embed(8, 8, rngs=nnx.Rngs(0)), head=Shared().one)
+    tied = Parts(embed=nnx.Embed(8, 8, rngs=nnx.Rngs(0)), head=Shared().one)
     tied.embed.embedding = tied.head.kernel
     assert left_dense(tied) == {"head": "its kernel is shared with embed, which stays"}
-    read = nnx.Dict(one=Shared().one, other=nnx.Einsum("bi,oi->bo", (8, 8), rngs=nnx.Rngs(0)))
+    read = Parts(one=Shared().one, other=nnx.Einsum("bi,oi->bo", (8, 8), rngs=nnx.Rngs(0)))
     read.other.kernel = read.one.kernel
     assert "which reads it another way" in left_dense(read)["one"]

@@ -9,6 +9,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse as js
+from tests.support.zoo import modules
 
 X = jax.random.normal(jax.random.key(0), (5, 3, 4))
 
@@ -28,7 +29,7 @@ class Net(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs):
         self.first, self.last = nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 2, rngs=rngs)
-        self.blocks = nnx.List([Block(rngs) for _ in range(3)])
+        self.blocks = modules([Block(rngs) for _ in range(3)])
         self.end = Block(rngs)
 
     def __call__(self, x: Array) -> Array:
