@@ -210,7 +210,8 @@ def sparse(rule: str, layer: str) -> nnx.Module:
                 part.set_state({name: jnp.asarray((drawn < 0).astype(np.float32))})
             elif scale:
                 part.set_state({name: jnp.asarray(np.float32(scale) * drawn)})
-    return js.advance(model)  # what follows the weights, such as the cut of a whole model
+    moving = {"cut", "draw", "step"}  # what events change, such as the cut of a whole model
+    return js.advance(model) if any(moving & set(p.state_names) for p in parts(model)) else model
 
 
 def enable_x64() -> AbstractContextManager:
