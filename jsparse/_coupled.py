@@ -9,7 +9,7 @@ from jax import Array
 
 from jsparse._sparse import Sparse
 from jsparse.rules._coupled import Follows
-from jsparse.rules._rule import State, applied, settled
+from jsparse.rules._rule import State, applied, masking, over_stack, settled
 
 
 class Units(Sparse):
@@ -80,15 +80,16 @@ class Member(Sparse):
 
     def read_mask(self) -> Array:
         """The mask, [...] like the weight: 1 where none of its units is dropped."""
-        return self._map(self.rule.mask)(self.weight[...], self._seen)
+        return masking(self.rule, self._stack, self.weight[...], self._seen)
 
     def read_final(self) -> Array:
         """The weight without sampling, with zeros for all that belongs to dropped units: [...]."""
-        return self._map(self.rule.final)(self.weight[...], self._of_groups(final=True))
+        final = over_stack(self.rule.final, self._stack)
+        return final(self.weight[...], self._of_groups(final=True))
 
     def read_final_mask(self) -> Array:
         """The mask without sampling: [...] like the weight."""
-        return self._map(self.rule.mask)(self.weight[...], self._of_groups(final=True))
+        return masking(self.rule, self._stack, self.weight[...], self._of_groups(final=True))
 
     @property
     def _seen(self) -> Any:

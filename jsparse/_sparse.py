@@ -20,6 +20,7 @@ from jsparse.rules._rule import (
     advanced,
     applied,
     grown,
+    masking,
     over_stack,
     rival,
     settled,
@@ -103,7 +104,7 @@ class Sparse(nnx.Module):
 
     def read_mask(self) -> Array:
         """The mask, [...] like the weight: 1 kept, 0 dropped."""
-        return self._map(self.rule.mask)(self.weight[...], self._seen)
+        return masking(self.rule, self._stack, self.weight[...], self._seen)
 
     def read_final(self) -> Array:
         """The masked weight without sampling, as in eval mode: [...] like the weight."""
@@ -111,11 +112,11 @@ class Sparse(nnx.Module):
 
     def read_final_mask(self) -> Array:
         """The mask without sampling, as in eval mode: [...] like the weight."""
-        return self._map(self.rule.mask)(self.weight[...], settled(self.state))
+        return masking(self.rule, self._stack, self.weight[...], settled(self.state))
 
     def score(self) -> Array:
         """The scores of the units, [stack..., grid of units]; for rules whose units compete."""
-        return self._map(rival(self.rule).score)(self.weight[...], self.state)
+        return over_stack(rival(self.rule).score, self._stack)(self.weight[...], self.state)
 
     def cost(self) -> Array:
         """The term that the rule adds to the loss, []."""
@@ -137,9 +138,6 @@ class Sparse(nnx.Module):
     @property
     def _stack(self) -> int:
         return self.weight.ndim - self.layer_ndim
-
-    def _map(self, method: Callable) -> Callable:
-        return over_stack(method, self._stack)
 
     # The interface of a Param. It reads the masked weight and writes the dense one; what is not
     # here (metadata, raw values, hooks) is that of `weight`, by `__getattr__`.

@@ -6,11 +6,12 @@ Throughout: mask 1 = kept, score high = kept, density = fraction kept.
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import ClassVar, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from jsparse._checks import check_hashable
@@ -215,6 +216,25 @@ def applied(rule: Rule, stack: int, weight: Array, state: State) -> Array:
     return over_stack(rule.apply, stack)(weight, state)
 
 
+def masking(rule: Any, stack: int, weight: Array, state: Mapping) -> Array:
+    """`rule.mask` over a stack of layers."""
+    return _as_one(_masking, weight)(rule, stack, weight, state)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _masking(rule: Rule, stack: int, weight: Array, state: State) -> Array:
+    return over_stack(rule.mask, stack)(weight, state)
+
+
+def _as_one(jitted: Any, weight: Array) -> Callable:
+    """One program, in place of one for each operation, where the weight is on one device.
+
+    On several, each operation places its result like its inputs, which a program need not do.
+    """
+    concrete = isinstance(weight, Array) and not isinstance(weight, Tracer)
+    return jitted if concrete and len(weight.devices()) == 1 else jitted.__wrapped__
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def advanced(rule: Rule, stack: int, weight: Array, state: State) -> State:
     """`rule.advance` over a stack of layers; jitted, as `applied` is."""
@@ -254,7 +274,12 @@ def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
         )
     key, stack = jax.random.fold_in(key, APART), weight.shape[: rule.role.stack]
     keys = jax.random.split(key, stack) if stack else key
-    return over_stack(rule.init, len(stack))(weight, keys)
+    return _as_one(_initial, weight)(rule, len(stack), weight, keys)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _initial(rule: Rule, stack: int, weight: Array, keys: Array) -> State:
+    return over_stack(rule.init, stack)(weight, keys)
 
 
 @partial(jax.jit, static_argnums=(0, 2))
