@@ -84,21 +84,26 @@ def compiled(name: str, x: np.ndarray, density: float) -> Callable[[], Any]:
     Raises:
       AssertionError: what is stored otherwise gives other outputs.
     """
-    model = SERVED[name].make(nnx.Rngs(0))
     given = jnp.asarray(x)
+    model, stored = served(name, given, density)
+    expected = np.asarray(model(given))
+    way = fastest(stored, given)
+    call = lambda: jax.block_until_ready(way.call(way.state)[1])
+    np.testing.assert_allclose(call(), expected, atol=1e-3 * float(np.abs(expected).max()))
+    return call
+
+
+def served(name: str, x: jax.Array, density: float) -> tuple[nnx.Module, nnx.Module]:
+    """The network with this part of its weights, and the same as `pick` stores it."""
+    model = SERVED[name].make(nnx.Rngs(0))
     if density < 1:
         model = jsparse.fold(jsparse.sparsify(model, (KERNELS, jsparse.Top(density=density))))
     model.eval()
     stock, fast = jax.lax.conv_general_dilated, common.convolution(scanned=False)
     stored = nnx.clone(model)
     if density < 1:  # only stock convolutions can be packed; those that stay are fast again
-        stored = export.pick(convolved(stored, stock), given).model
-    model, stored = convolved(model, fast), convolved(stored, fast)
-    expected = np.asarray(model(given))
-    way = fastest(stored, given)
-    call = lambda: jax.block_until_ready(way.call(way.state)[1])
-    np.testing.assert_allclose(call(), expected, atol=1e-3 * float(np.abs(expected).max()))
-    return call
+        stored = export.pick(convolved(stored, stock), x).model
+    return convolved(model, fast), convolved(stored, fast)
 
 
 def convolved(model: nnx.Module, product: Callable[..., Any]) -> nnx.Module:
@@ -110,13 +115,14 @@ def convolved(model: nnx.Module, product: Callable[..., Any]) -> nnx.Module:
 
 
 def fastest(model: nnx.Module, x: jax.Array) -> Here:
-    """A compiled forward pass, with Eigen's convolutions or as XLA chooses: whichever is faster."""
-    graphdef, state = nnx.split(model)
-    forward = lambda state, x: nnx.merge(graphdef, state)(x)
+    """A compiled forward pass, with Eigen's convolutions or as XLA chooses: whichever is faster.
+
+    Weights are constants, as they are in the other runtimes.
+    """
 
     def way(options: dict[str, str]) -> Here:
-        jitted = jax.jit(forward, compiler_options=options)
-        return Here(lambda state: (state, jitted(state, x)), state)
+        jitted = jax.jit(lambda x: model(x), compiler_options=options)
+        return Here(lambda state: (state, jitted(x)), None)
 
     ways = {"XLA": way({}), "Eigen": way(common.compiler_options())}
     seconds = in_turns(ways, 5)

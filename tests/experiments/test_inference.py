@@ -3,13 +3,14 @@
 import importlib.util
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 
-from experiments.bench import inference, runtimes
+from experiments.bench import calls, inference, runtimes
 from experiments.common.record import tables
 
 pytestmark = pytest.mark.standard_dtypes
@@ -44,6 +45,18 @@ def test_what_is_timed_is_the_network_with_its_largest_weights() -> None:
     assert x.shape == (3, 28, 28) and dense.shape == kept.shape == (3, 10)
     assert float(np.abs(dense - kept).max()) > 1e-3
     assert runtimes.inputs("transformer-512", 2).dtype == np.int32
+
+
+@pytest.mark.slow
+def test_all_ways_to_call_a_network_give_its_outputs(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    pytest.importorskip("flatbuffers")
+    x = jnp.asarray(runtimes.inputs("lenet-300-100", 3))
+    model, stored = runtimes.served("lenet-300-100", x, 0.05)
+    ways = calls.ways(stored, x, tmp_path / "model")
+    assert len(ways) == 6
+    for way, call in ways.items():
+        np.testing.assert_allclose(call(), model(x), atol=1e-4, err_msg=way)
 
 
 @pytest.mark.parametrize(

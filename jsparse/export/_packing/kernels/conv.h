@@ -150,16 +150,9 @@ class Sources {
       for (int64_t i = 0; i < rows; ++i)
         add_row(v, place, g.cell, phase, top + i, 0, g.problem.columns + g.problem.reach[1],
                 i * g.wide * g.cell, &pieces_);
-      for (int64_t p = 0; p < v.planes; ++p) {
-        float* to = grid + (p * v.phases() + phase) * g.plane;
-        int64_t at = 0;
-        for (const Piece& piece : pieces_) {
-          if (piece.grid > at) std::fill(to + at, to + piece.grid, 0.0f);
-          at = piece.grid + piece.count;
-        }
-        std::fill(to + at, to + g.plane, 0.0f);
-        k.conv.to_grid(pieces_.data(), pieces_.size(), x + place.begin + p * place.plane, to);
-      }
+      for (int64_t p = 0; p < v.planes; ++p)
+        k.conv.to_grid(pieces_.data(), pieces_.size(), x + place.begin + p * place.plane, g.plane,
+                       grid + (p * v.phases() + phase) * g.plane);
     }
   }
 
@@ -249,10 +242,9 @@ void conv_gradient(const Kernels& k, ffi::ThreadPool pool, const Grid& g, const 
           results.set(g, chunk, band, tile);
           for (int64_t first = begin; first < end; first += kResults) {
             const int64_t last = std::min(end, first + kResults);
-            std::fill(from, from + (last - first) * size, 0.0f);
             for (int64_t r = first; r < last; ++r) {
               const auto& pieces = results.pieces(r);
-              k.conv.to_grid(pieces.data(), pieces.size(), dy + results.begin(r),
+              k.conv.to_grid(pieces.data(), pieces.size(), dy + results.begin(r), size,
                              from + (r - first) * size);
             }
             kernel(m, grid + tile * g.tile * g.cell, from, first, last, dw);
@@ -320,13 +312,14 @@ struct Turned {
 
 // Where each index of a group reads, from the first plane of the group on.
 std::vector<int32_t> reads(const Window& w, const Grid& g, int64_t width, bool back) {
-  std::vector<int32_t> found(width * w.taps());
-  for (int64_t i = 0; i < static_cast<int64_t>(found.size()); ++i) {
-    const int64_t tap = i % w.taps(), plane = i / w.taps();
+  const int64_t taps = w.taps(), step = back ? g.plane : w.phases() * g.plane;
+  std::vector<int32_t> found(width * taps);
+  for (int64_t tap = 0; tap < taps; ++tap) {
     const int64_t down = w.shift(0, tap), across = w.shift(1, tap);
-    const int64_t at = back ? plane * g.plane : (plane * w.phases() + w.phase(tap)) * g.plane;
-    const int64_t i0 = back ? w.reach(0) - down : down, j0 = back ? w.reach(1) - across : across;
-    found[i] = static_cast<int32_t>(at + (i0 * g.wide + j0) * g.cell);
+    const int64_t i = back ? w.reach(0) - down : down, j = back ? w.reach(1) - across : across;
+    const int64_t first = (back ? 0 : w.phase(tap) * g.plane) + (i * g.wide + j) * g.cell;
+    for (int64_t plane = 0; plane < width; ++plane)
+      found[plane * taps + tap] = static_cast<int32_t>(first + plane * step);
   }
   return found;
 }

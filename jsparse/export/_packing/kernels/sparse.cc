@@ -66,7 +66,7 @@ struct ConvKernels {
   int64_t tile;  // vectors, at most
   void (*forward[kTiles])(const Taps&, const float*, int64_t, int64_t, float*);
   void (*weights[kTiles])(const Taps&, const float*, const float*, int64_t, int64_t, float*);
-  void (*to_grid)(const Piece*, int64_t, const float*, float*);
+  void (*to_grid)(const Piece*, int64_t, const float*, int64_t, float*);
   void (*from_grid)(const Piece*, int64_t, const float*, float*);
 };
 
