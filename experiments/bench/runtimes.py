@@ -85,25 +85,27 @@ def compiled(name: str, x: np.ndarray, density: float) -> Callable[[], Any]:
       AssertionError: what is stored otherwise gives other outputs.
     """
     given = jnp.asarray(x)
-    model, stored = served(name, given, density)
-    expected = np.asarray(model(given))
+    model, fast = kept(name, density), common.convolution(scanned=False)
+    stored = convolved(nnx.clone(model) if density == 1 else picked(model, given), fast)
+    expected = np.asarray(convolved(model, fast)(given))
     way = fastest(stored, given)
     call = lambda: jax.block_until_ready(way.call(way.state)[1])
     np.testing.assert_allclose(call(), expected, atol=1e-3 * float(np.abs(expected).max()))
     return call
 
 
-def served(name: str, x: jax.Array, density: float) -> tuple[nnx.Module, nnx.Module]:
-    """The network with this part of its weights, and the same as `pick` stores it."""
+def kept(name: str, density: float) -> nnx.Module:
+    """The network with this part of its weights."""
     model = SERVED[name].make(nnx.Rngs(0))
     if density < 1:
         model = jsparse.fold(jsparse.sparsify(model, (KERNELS, jsparse.Top(density=density))))
     model.eval()
-    stock, fast = jax.lax.conv_general_dilated, common.convolution(scanned=False)
-    stored = nnx.clone(model)
-    if density < 1:  # only stock convolutions can be packed; those that stay are fast again
-        stored = export.pick(convolved(stored, stock), x).model
-    return convolved(model, fast), convolved(stored, fast)
+    return model
+
+
+def picked(model: nnx.Module, x: jax.Array) -> nnx.Module:
+    """The network as `pick` stores it, which packs stock convolutions only."""
+    return export.pick(convolved(nnx.clone(model), jax.lax.conv_general_dilated), x).model
 
 
 def convolved(model: nnx.Module, product: Callable[..., Any]) -> nnx.Module:

@@ -52,11 +52,11 @@ def test_all_ways_to_call_a_network_give_its_outputs(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     pytest.importorskip("flatbuffers")
     x = jnp.asarray(runtimes.inputs("lenet-300-100", 3))
-    model, stored = runtimes.served("lenet-300-100", x, 0.05)
-    ways = calls.ways(stored, x, tmp_path / "model")
+    expected = runtimes.kept("lenet-300-100", 0.05)(x)
+    ways = calls.ways(calls.stored("lenet-300-100", x, 0.05), x, tmp_path / "model")
     assert len(ways) == 6
     for way, call in ways.items():
-        np.testing.assert_allclose(call(), model(x), atol=1e-4, err_msg=way)
+        np.testing.assert_allclose(call(), expected, atol=1e-4, err_msg=way)
 
 
 @pytest.mark.parametrize(
