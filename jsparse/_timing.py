@@ -44,7 +44,8 @@ def clock(model: nnx.Module, *inputs: Any, **options: Any) -> Clock:
     run, variables, _ = pure(evaluated(model), **options)
     inputs = examples(shaped(inputs))
     output = lambda *arguments: run(*arguments)[0]
-    constant = sum(variable.nbytes for variable in variables.values()) <= CONSTANT
+    size = sum(getattr(variable, "nbytes", 0) for variable in variables.values())  # 0: a number
+    constant = size <= CONSTANT
     call = jax.jit(partial(output, variables)) if constant else partial(jax.jit(output), variables)
 
     def seconds(calls: int) -> float:
