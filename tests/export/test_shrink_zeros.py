@@ -30,6 +30,14 @@ def adapted() -> nnx.Module:
     return net(nnx.LoRALinear(8, 3, lora_rank=4, rngs=nnx.Rngs(1)))
 
 
+def test_a_random_key_beside_the_weights_is_no_weight() -> None:
+    model = net(nnx.Linear(8, 3, rngs=nnx.Rngs(1)))
+    model.key = nnx.Variable(jax.random.key(0))
+    small, _ = js.shrink(model, X)
+    assert small.layers[0].kernel.shape == (6, 5)
+    np.testing.assert_allclose(small(X), model(X), atol=1e-6)
+
+
 def test_a_new_head_is_dead_unless_kept() -> None:
     """The record says so; with keep only the units go that are dead for another reason."""
     small, record = js.shrink(new_head(), X)

@@ -15,6 +15,7 @@ from jsparse._opened import WRAPPERS, opened
 from jsparse._paths import named
 from jsparse._pure import evaluated, pure
 from jsparse._slots import slots, walk_modules
+from jsparse._storage.leaves import is_key
 from jsparse._variables import WRAPPERS as NORMALISING
 from jsparse.export._shrinking.graph import Body, Graph, Node, Op
 from jsparse.export._shrinking.pieces import LEVEL, pieces_of, run_pieces
@@ -89,6 +90,7 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
     made = len(closed.jaxpr.outvars) - len(paths)
     ends = zip(closed.jaxpr.invars, closed.jaxpr.outvars[made:], strict=False)
     unwritten = {path for path, (a, b) in zip(paths, ends, strict=True) if a is b}
+    unwritten -= {path for path in paths if is_key(variables[path])}
     kinds = {s.path: type(s.value) for s in slots(model)}
     fixed = {path for path in paths if _fixed(kinds.get(path, nnx.RngState), path in unwritten)}
     nodes = [
