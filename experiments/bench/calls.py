@@ -3,7 +3,7 @@
 Claim: a compiled function that closes over the model is the fastest way to serve it, dense or
     packed, and `nnx.jit` the slowest, since it looks at each variable at each call.
 Command: python -m experiments.bench.calls
-Minutes: 6, on a machine that does nothing else.
+Minutes: 2, on a machine that does nothing else.
 
 Milliseconds of processor time of a call on one core; medians of rounds, the ways in turns.
 """
