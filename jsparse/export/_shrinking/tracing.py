@@ -90,8 +90,7 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
     made = len(closed.jaxpr.outvars) - len(paths)
     ends = zip(closed.jaxpr.invars, closed.jaxpr.outvars[made:], strict=False)
     unwritten = {path for path, (a, b) in zip(paths, ends, strict=True) if a is b}
-    unwritten -= {path for path in paths if is_key(variables[path])}
-    kinds = {s.path: type(s.value) for s in slots(model)}
+    kinds = {s.path: type(s.value) for s in slots(model) if not is_key(variables.get(s.path))}
     fixed = {path for path in paths if _fixed(kinds.get(path, nnx.RngState), path in unwritten)}
     nodes = [
         Node(tuple(leaf.shape), leaf.dtype, path, np.asarray(leaf) if path in fixed else None)
