@@ -13,7 +13,12 @@ from pathlib import Path
 # Read once, when jax is imported or starts its backend; pytest-xdist workers inherit both.
 # Tests compile much and compute little: without LLVM's optimisations they take half the time, and
 # a third less without fusion emitters, where the compiler can still do without.
-_FLAGS = {"--xla_force_host_platform_device_count": "8", "--xla_backend_optimization_level": "0"}
+# One part of a program at a time, as there is one worker a core.
+_FLAGS = {
+    "--xla_force_host_platform_device_count": "8",
+    "--xla_backend_optimization_level": "0",
+    "--xla_cpu_parallel_codegen_split_count": "1",
+}
 if tuple(map(int, version("jaxlib").split(".")[:2])) <= (0, 10):
     _FLAGS["--xla_cpu_use_fusion_emitters"] = "false"
 for _flag, _value in _FLAGS.items():

@@ -23,6 +23,10 @@ from jsparse.rules._threshold import Threshold
 
 MOVES = 4.0
 """A cost with so many times the task's gradient moves thresholds; more does not move them more."""
+AT_GOAL = math.log(math.e - 1.0)
+"""softplus of it is 1."""
+BELOW = 0.05
+"""So far below its goal, as a fraction of it, a model is not pushed at all."""
 
 
 @by_density
@@ -33,12 +37,15 @@ class TargetDensity:
     The goal decreases from 1 to `density` along a cubic curve over the first fraction `ramp` of the
     steps. With e = log(current density / goal):
 
-        alpha = alpha_0 * min(bound, exp(memory) * max(0, exp(gain * e) - 1))
+        alpha = alpha_0 * min(bound, exp(memory) * below(e) * softplus(gain * e + log(exp(1) - 1)))
         memory += gain_memory * e / steps
+        below(e) = clip(1 + 20 * e, 0, 1)
 
-    so a model at or below its goal is not pushed, and only the gradient of the data brings weights
-    back. Within a factor of two of its reset density, a layer's alpha is scaled down linearly,
-    reaching 0 at the reset.
+    At its goal, a model is pushed by exp(memory) * alpha_0, which the memory makes as strong as
+    what brings weights back. The response to a distance is nearly linear: a steeper one swings ever
+    wider where thresholds follow late, as under momentum. At 5 % below its goal, a model is no
+    longer pushed, and only the gradient of the data brings weights back. Within a factor of two of
+    its reset density, a layer's alpha is scaled down linearly, reaching 0 at the reset.
 
     The bound is what moves thresholds: there the cost's gradient has 4 times the largest norm that
     the task's gradient for the same thresholds had so far (and alpha_0 is always allowed). More
@@ -69,7 +76,7 @@ class TargetDensity:
     density: float
     steps: int
     ramp: float = 0.7
-    gain: float = 8.0
+    gain: float = 4.0
     gain_memory: float = 40.0
     every: int = 10
 
@@ -123,7 +130,8 @@ class TargetDensity:
             distance = jnp.log(jnp.maximum(total, 1e-6)) - jnp.log(self.goal(step))
             grown = memory[0] + self.gain_memory * every / self.steps * distance
             grown = jnp.clip(grown, -8.0, 8.0)
-            push = jnp.exp(grown) * jnp.expm1(jnp.clip(self.gain * distance, 0.0, 4.0))
+            push = jnp.exp(grown) * jax.nn.softplus(self.gain * distance + AT_GOAL)
+            push = push * jnp.clip(1.0 + distance / BELOW, 0.0, 1.0)
             peak = jnp.maximum(memory[1], norm(pulls))
             bound = jnp.maximum(1.0, MOVES * peak / norm(map(_pressure, parts.values())))
             grown = jnp.where(push > bound, jnp.minimum(grown, memory[0]), grown)

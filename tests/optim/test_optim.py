@@ -230,6 +230,34 @@ def test_plain_sgd_reaches_a_target_where_the_task_is_learned_by_heart() -> None
 
 
 @pytest.mark.standard_dtypes
+def test_density_does_not_swing_ever_wider_under_momentum() -> None:
+    """A steeper response took layers past their reset, again and again: 88 % kept at the end."""
+    model, *_ = steered(optax.sgd(0.1, momentum=0.9), steps=1000, labels=FAKE)
+    assert js.summary(model).density == pytest.approx(0.1, rel=0.3)
+
+
+@pytest.mark.standard_dtypes
+def test_a_model_below_its_goal_is_pushed_less_and_soon_not_at_all() -> None:
+    model = mlp()
+    control = js.TargetDensity(density=0.5, steps=1000, ramp=0.01)
+    pulls = {f"{path}/threshold": jnp.full(n, 1e3) for path, n in THRESHOLDS.items()}
+    apply = nnx.jit(lambda model: control.apply(model, control.init(model), jnp.array(10), pulls))
+    alphas = []
+    for kept in (0.55, 0.5, 0.485, 0.47):
+        for n in (0, 2):
+            kernel = model.layers[n].kernel
+            order = jnp.arange(kernel.weight.size).reshape(kernel.weight.shape)
+            kernel.weight[...] = (order < kept * order.size).astype(jnp.float32)
+            kernel.threshold[...] = jnp.full_like(kernel.threshold[...], 0.5)
+        apply(model)
+        alphas.append(float(model.layers[0].kernel.alpha[...]) / 5e-4)
+    assert alphas[0] > 1.1
+    np.testing.assert_allclose(alphas[1], 1.0, atol=0.01)  # exp(memory) times that of the rule
+    assert 0 < alphas[2] < 0.5
+    assert alphas[3] == 0
+
+
+@pytest.mark.standard_dtypes
 def test_the_bound_of_alpha_follows_the_scale_of_the_loss() -> None:
     _, _, one, _ = steered(optax.adam(1e-4), steps=100)
     _, _, hundred, _ = steered(optax.adam(1e-4), steps=100, scale=100.0)
