@@ -45,7 +45,8 @@ class TargetDensity:
     what brings weights back. The response to a distance is nearly linear: a steeper one swings ever
     wider where thresholds follow late, as under momentum. At 5 % below its goal, a model is no
     longer pushed, and only the gradient of the data brings weights back. Within a factor of two of
-    its reset density, a layer's alpha is scaled down linearly, reaching 0 at the reset.
+    its reset density, a layer's alpha is scaled down linearly, reaching 0 at the reset; for a goal
+    that layers cannot meet above it, make the rule with reset=0.
 
     The bound is what moves thresholds: there the cost's gradient has 4 times the largest norm that
     the task's gradient for the same thresholds had so far (and alpha_0 is always allowed). More
