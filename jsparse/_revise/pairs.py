@@ -88,7 +88,7 @@ def find_layers(
             known = found.get(joint.name)
             masks = (*known.masks, m) if known else (m,)
             masks = tuple(sorted(masks, key=lambda n: jnp.ndim(leaves[n])))
-            found[joint.name] = _coupled(joint, masks, place)
+            found[joint.name] = _coupled(joint, masks, names, leaves)
             continue
         beside, inner = f"{stem}/weight".lstrip("/"), stem.partition("/")[2]
         w = place.get(beside, place.get(f"0/{inner}", -1))
@@ -121,12 +121,15 @@ def find_layers(
     ]
 
 
-def _coupled(group: Joint, masks: tuple[int, ...], place: Mapping[str, int]) -> CoupledLayer:
+def _coupled(
+    group: Joint, masks: tuple[int, ...], names: list[str], leaves: list[Any]
+) -> CoupledLayer:
     """The layer of a group.
 
     Raises:
-      ValueError: one of its weights is not in the tree.
+      ValueError: one of its weights is not in the tree, or has another size there.
     """
+    place = {name: n for n, name in enumerate(names)}
     for path, _ in group.spans:
         if f"{path}/weight" not in place:
             raise ValueError(
@@ -135,6 +138,14 @@ def _coupled(group: Joint, masks: tuple[int, ...], place: Mapping[str, int]) -> 
                 "under optax.partition"
             )
     spans = tuple((place[f"{path}/weight"], span) for path, span in group.spans)
+    for n, span in spans:
+        there = leaves[n].shape[span.axis]
+        if there != len(span.units or range(span.width)):
+            raise ValueError(
+                f"{names[n]} has length {there} where the roles place the units of {group.name} "
+                "in a model of another size: give revise roles=jsparse.roles(model) of this one; "
+                "shrink_training does so where revise is the outermost transform"
+            )
     return CoupledLayer(group.name, spans, masks, None)
 
 

@@ -76,8 +76,8 @@ class Revise(optax.GradientTransformationExtraArgs):
         return self.update.inner  # type: ignore
 
     @property
-    def around(self) -> Callable[[Any], "Revise"]:
-        """inner -> the same revisions around another inner transform."""
+    def around(self) -> Callable[..., "Revise"]:
+        """(inner, roles) -> the same revisions around another transform; roles are optional."""
         return self.update.around  # type: ignore
 
     @property
@@ -185,7 +185,8 @@ def revise(
     update.roles = roles  # type: ignore
     update.seed = seed  # type: ignore
     update.inner = inner  # type: ignore
-    update.around = lambda other: revise(other, *revisions, roles=roles, seed=seed)  # type: ignore
+    around = lambda inner, roles=roles: revise(inner, *revisions, roles=roles, seed=seed)
+    update.around = around  # type: ignore
     return Revise(init, update)
 
 

@@ -30,7 +30,7 @@ from jsparse._surgery import copied
 from jsparse._topk import highest
 from jsparse._values import check_in, known, shown
 from jsparse._variables import store, stored, write
-from jsparse.rules._coupled import rule_name
+from jsparse.rules._coupled import Follows, rule_name
 from jsparse.rules._held import Held
 from jsparse.rules._keep import Keep
 
@@ -66,7 +66,7 @@ def average(
     Raises:
       TypeError: target or model is not an nnx.Module.
       ValueError: rate or keep is none of these; the two differ in paths, shapes or shared weights;
-        a sparse weight of the target has another rule than `Held`.
+        a sparse weight of the target has another rule than `Held`; "count" for coupled units.
 
     Example:
       >>> import jax.numpy as jnp, jsparse
@@ -85,7 +85,10 @@ def average(
     check_module(model)
     _check(rate, keep)
     new = copied(target)
-    for path, (mine, theirs) in _pairs(new, model).items():
+    both = _pairs(new, model)
+    if keep == "count":
+        _check_single(both)
+    for path, (mine, theirs) in both.items():
         with naming(path):
             if isinstance(mine, Sparse) and isinstance(mine.rule, Held):
                 _move(mine, theirs, rate, keep)
@@ -150,6 +153,20 @@ def _check_pair(path: str, mine: Any, theirs: Any) -> None:
             f"{path!r} is {names[0]} in the target and {names[1]} in the model; a target stores "
             f"its masks, under Held: {MAKE}"
         )
+
+
+def _check_single(both: dict[str, tuple[Any, Any]]) -> None:
+    """Refuse to count the links of weights whose units live or die together.
+
+    Raises:
+      ValueError: the model has coupled units.
+    """
+    for path, (_, theirs) in both.items():
+        if isinstance(theirs, Sparse) and isinstance(theirs.rule, Follows):
+            raise ValueError(
+                f'{path!r} is {rule_name(theirs.rule)} in the model, and keep="count" chooses '
+                'single links, which would leave parts of units; use keep="mask", or None'
+            )
 
 
 def _move(mine: Sparse, theirs: Sparse, rate: float | Array, keep: Links) -> None:

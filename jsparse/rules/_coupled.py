@@ -11,7 +11,7 @@
 4. A revision sees the same vector, the mask of its units, and the root mean square of the dense
    gradient of each over the weights that are gated.
 
-Numbers: tests/rules/test_coupled.py has the values and gradients in NumPy; no figure is published.
+Numbers: tests/prune/test_couple.py has the values and gradients in NumPy; no figure is published.
 """
 
 from collections.abc import Iterable, Mapping

@@ -11,6 +11,7 @@ from flax import nnx
 
 import jsparse as js
 from jsparse._variables import stored
+from tests.support.coupled import coupled
 
 RULES = {
     "threshold": js.Threshold(alpha=0.1),
@@ -176,3 +177,20 @@ def test_what_does_not_fit_is_refused(case: str) -> None:
 def test_a_rate_is_one_number() -> None:
     with pytest.raises(ValueError, match=r"rate must be a number in \[0, 1\]; got an array"):
         jax.jit(lambda rate: js.average(lone(), lone(), rate).kernel[...])(jnp.ones(2))
+
+
+def test_coupled_units_are_averaged_whole_or_not_at_all() -> None:
+    model = coupled(js.Top(density=0.5, unit=js.Group()))
+    target = js.hold(model)
+    model.out.kernel.weight[...] *= 9 * jnp.linspace(1, 0, 8)[:, None]  # others are the largest now
+    model = js.advance(model)
+    masks = js.masks(model)
+    moved = js.average(target, model, 0.5)
+    for path, mask in js.masks(moved).items():
+        np.testing.assert_array_equal(mask, masks[path])
+    either = js.masks(js.average(target, model, 0.5, keep=None))
+    for path, mask in js.masks(target).items():
+        np.testing.assert_array_equal(either[path], np.maximum(mask, masks[path]))
+    assert any((either[path] != masks[path]).any() for path in masks)
+    with pytest.raises(ValueError, match='coupled Top in the model, and keep="count" chooses sing'):
+        js.average(target, model, 0.5, keep="count")

@@ -1,16 +1,24 @@
 """Cutting positions out of variables, and out of the rules and states that belong to them."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from flax import nnx
 
+from jsparse._events import share_norms_in_place
 from jsparse._sharding import followed
-from jsparse._slots import slots
-from jsparse._sparse import Setting, Sparse
+from jsparse._slots import Slot, slots
+from jsparse._sparse import Sparse
 from jsparse._values import check_is, check_shape, is_whole
+from jsparse.export._shrinking.cut_groups import (
+    members_of,
+    note_gone_in_place,
+    renumber_in_place,
+    staying,
+    store_in_place,
+)
 from jsparse.rules._remaining import gone_after, left_after
 from jsparse.rules._rule import grown, with_role
 
@@ -91,7 +99,7 @@ def cut_in_place(
     chosen = {id(s.value): s.path for s in places if s.path in cuts or s.path in add}
     made: dict[int, nnx.Variable] = {}
     done: dict[int, dict[str, Cut]] = {}
-    found: dict[str, Cut] = {}
+    found = _cut_groups(places, {one: cuts[path] for one, path in chosen.items() if path in cuts})
     for slot in places:
         held, path = slot.value, chosen.get(id(slot.value))
         if path is None:
@@ -110,6 +118,34 @@ def cut_in_place(
         slot.put(made[id(held)])
         if path in cuts:
             found[slot.path] = cuts[path]
+    if members_of(places):
+        share_norms_in_place(model)
+    return found
+
+
+def _cut_groups(places: Sequence[Slot], cuts: Mapping[int, Cut]) -> dict[str, Cut]:
+    """Cut what the weights of groups share, before them; return what was cut, at each place.
+
+    Args:
+      places: of the model.
+      cuts: of the weights, by their identity.
+    """
+    members = members_of(places)
+    pairs = [(member, cuts[one].keep if one in cuts else {}) for one, member in members.items()]
+    stays = staying(pairs)
+    note_gone_in_place(pairs)
+    done: dict[int, dict[str, Cut]] = {}
+    found: dict[str, Cut] = {}
+    for slot in places:
+        if id(slot.value) not in members:
+            continue
+        for key, group in slot.value.groups.items():
+            kept, shape = stays[group.name], group.weight.shape
+            if id(group) not in done:
+                cut = Cut(shape=shape, keep={len(shape) - 1: tuple(np.flatnonzero(kept).tolist())})
+                done[id(group)] = {} if kept.all() else _cut_part(group, cut)
+            found |= {f"{slot.path}/{key}/{name}": c for name, c in done[id(group)].items()}
+    renumber_in_place(pairs, stays)
     return found
 
 
@@ -131,8 +167,7 @@ def _cut_part(part: Sparse, cut: Cut) -> dict[str, Cut]:
         old = getattr(part, name)
         setattr(part, name, old.replace(one.placed(old[...])))
     for name, value in gone.items():
-        setattr(part, name, Setting(placed_like(value, weight)))
-    part.state_names = tuple(dict.fromkeys((*part.state_names, *gone)))
+        store_in_place(part, name, placed_like(value, weight))
     return found
 
 

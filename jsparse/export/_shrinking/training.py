@@ -17,13 +17,15 @@ import jax
 import numpy as np
 from flax import nnx
 
+from jsparse._coupled import Member
 from jsparse._paths import named, path_of
 from jsparse._pure import calling, examples, shaped
-from jsparse._slots import slots, sparse_parts
+from jsparse._slots import roles, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, fold
 from jsparse.export._shrinking.attributes import Mend, mend_in_place, stock
 from jsparse.export._shrinking.cut import Cut, cut_in_place
+from jsparse.export._shrinking.cut_groups import divided
 from jsparse.export._shrinking.dead import droppable, settle_in_place
 from jsparse.export._shrinking.liveness import Removal
 from jsparse.export._shrinking.plan import Plan
@@ -58,11 +60,12 @@ def shrink_training(
     what remains; dropout draws other samples.
 
     The rules must decide each unit independently: `Threshold`, `SoftThreshold`, `HardConcrete` (a
-    unit is removed when its gate is closed in eval mode), `Held`, `Keep`. Under `Held`, with masks
-    that no revision changes any more, nothing could have come back, and the run is the masked one
-    itself, except for biases of units without weights, which would have been trained there (after
-    a ReLU not from 0). Revisions to a density (`Gradual`) count only what remains, so they must be
-    over; this cannot be checked if another transform wraps `revise`.
+    unit is removed when its gate is closed in eval mode), `Held`, `Keep`; over coupled units too
+    (`couple`). Under `Held`, with masks that no revision changes any more, nothing could have come
+    back, and the run is the masked one itself, except for biases of units without weights, which
+    would have been trained there (after a ReLU not from 0). Revisions to a density (`Gradual`)
+    count only what remains, so they must be over; this cannot be checked if another transform wraps
+    `revise`.
 
     Args:
       model: in training; not changed.
@@ -100,7 +103,7 @@ def shrink_training(
     example_inputs = examples(shaped(example_inputs))
     with calling("example_inputs", example_inputs):
         plan = _plan(model, example_inputs, mend)
-    removal, _, _, record = plan.choose(as_cut)
+    removal, record = _chosen(plan, model)
     cuts, add, groups = plan.cutting(removal)
     if not cuts:
         return model, optimizer, record
@@ -135,13 +138,7 @@ def _check(model: Any, optimizer: Any, inputs: tuple) -> None:
         )
     for path, part in parts.items():
         name = rule_name(part.rule)
-        if isinstance(part.rule, Follows):
-            raise ValueError(
-                f"{path}: {name} is a rule for units of several weights, which stay whole while "
-                "it is on them; fix its masks with model = jsparse.hold(model) and a new "
-                "optimizer, or train to the end and use jsparse.shrink"
-            )
-        if not removable(part.rule):
+        if not all(map(removable, _deciding(part.rule))):
             raise ValueError(
                 f"{path}: under {name} a unit may come back when others are dropped, so none can "
                 "be removed; fix its masks with model = jsparse.hold(model) and a new optimizer, "
@@ -153,6 +150,11 @@ def _check(model: Any, optimizer: Any, inputs: tuple) -> None:
             "trains this model"
         )
     _check_revisions(optimizer)
+
+
+def _deciding(rule: Any) -> list[Any]:
+    """The rules that decide about the units of a weight."""
+    return [span.rule for span in rule.spans] if isinstance(rule, Follows) else [rule]
 
 
 def _check_revisions(optimizer: nnx.Optimizer) -> None:
@@ -178,6 +180,24 @@ def _plan(model: nnx.Module, inputs: tuple, mend: Mend) -> Plan:
         plan.fixed += [(path, axis, why) for axis in whole_axes(part.rule, part.shape)]
     plan.droppable = droppable(plan.graph, plan.knowledge)
     return plan
+
+
+def _chosen(plan: Plan, model: nnx.Module) -> tuple[Removal, Record]:
+    """The largest removable set that divides no unit of several weights."""
+    parts = sparse_parts(model)
+    members = {path: part for path, part in parts.items() if isinstance(part, Member)}
+    while True:
+        removal, _, _, record = plan.choose(as_cut)
+        cuts = plan.cutting(removal).cuts
+        pairs = [(part, cuts[p].keep if p in cuts else {}) for p, part in members.items()]
+        whole = divided(pairs)
+        if not whole:
+            return removal, record
+        for path, part in members.items():
+            for span, group in zip(part.rule.spans, part.groups.values(), strict=True):
+                if group.name in whole:
+                    why = f"a part of the units of {group.name} would go"
+                    plan.fixed.append((path, span.axis + part.ndim, why))
 
 
 def _loses(plan: Plan, removal: Removal) -> bool:
@@ -221,6 +241,7 @@ def _smaller(
         return leaf.copy() if isinstance(leaf, jax.Array) else leaf
 
     made = nnx.merge(graphdef, jax.tree_util.tree_map_with_path(smaller, state))
+    made.tx = _fitted(made.tx, small)
     if _wanted(made, small) != _shapes(made):
         raise ValueError(
             "the optimizer's state follows parameters in other shapes than theirs, as factored "
@@ -228,6 +249,15 @@ def _smaller(
             "such an optimizer, or a new one for the smaller model"
         )
     return made
+
+
+def _fitted(tx: Any, small: nnx.Module) -> Any:
+    """The transform; if it revises masks of coupled units, told where they are now."""
+    given = getattr(tx, "roles", {})
+    if not any(role.group for role in given.values()):
+        return tx
+    now = {path: role for path, role in roles(small).items() if role.group}
+    return tx.around(tx.inner, {**given, **now})
 
 
 def _mirrors(leaves: Iterable[str], paths: Collection[str]) -> dict[str, str]:
