@@ -83,8 +83,9 @@ class Layers:
 
     def globally(self, density: float) -> np.ndarray:
         """Counts [L] if a share of all units alive is kept, those of highest importance."""
-        everything = np.sort(np.concatenate(self.worth))
-        cut = everything[-max(1, round(density * len(everything)))]
+        everything = np.concatenate(self.worth)
+        place = -max(1, round(density * len(everything)))
+        cut = np.partition(everything, place)[place]
         kept = [len(one) - np.searchsorted(one, cut) for one in self.worth]
         return np.maximum(np.array(kept, np.int32), 1)
 
@@ -135,7 +136,7 @@ def layers_of(
                 raise ValueError(f"{names[-1]} has no weight left; start from a model that has")
             units.append(own.size)
             alive.append(living.size)
-            worth.append(np.sort(living))
+            worth.append(own[order[: living.size]][::-1])
         ranks[path] = jnp.asarray(found)
     counted = np.array(units, np.int64), np.array(alive, np.int64)
     return Layers(tuple(names), tuple(shapes), *counted, tuple(worth), places, ranks)
