@@ -84,13 +84,14 @@ def learned(
     made: grids.Product, rates: tabular.Rates, total: int, seeds: int, within: int
 ) -> tuple[list[int], list[float], list[list[float]], np.ndarray]:
     """Steps, episodes and exact success of each seed at each mark; and the first seed's policy."""
-    learner, device, done = tabular.begin(made, rates, seeds), tabular.on_device(made), 0
+    wide = tabular.padded(made)
+    learner, device, done = tabular.begin(wide, rates, seeds), tabular.on_device(wide), 0
     marks = np.unique(np.ceil(np.geomspace(CHUNK, total, MARKS) / CHUNK).astype(int)).tolist()
     episodes, found, policies = [], [], []
     for mark in marks:
         counts = jnp.int32(mark - done), jnp.float32(done * CHUNK), jnp.float32(total)
         learner, done = tabular.learn(learner, device, rates, *counts), mark
-        policies = [np.asarray(tabular.policy(made, table)) for table in learner.table]
+        policies = [tabular.policy(made, table) for table in np.asarray(learner.table)]
         episodes.append(float(learner.episodes.mean()))
         found.append([exact.success(made, one, within)[0] for one in policies])
     return [mark * CHUNK for mark in marks], episodes, found, policies[0]
@@ -144,18 +145,19 @@ def told(rows: list[dict[str, Any]], settings: Settings) -> str:
                      + [f"{min(ends['product']) / row['exact']:.3f}"])  # fmt: skip
         taken = {a: float(np.median(needed(one, level))) for a, one in row["agents"].items()}
         speed.append([row["task"], *(thousands(taken[a]) if a in taken else "" for a in names)])
-        for agent, steps in taken.items():
-            ratios[agent].append(steps / taken["product"] if steps < np.inf else np.inf)
+        if np.isfinite(taken["product"]):  # there is no ratio to what was never reached
+            for agent, steps in taken.items():
+                ratios[agent].append(steps / taken["product"])
     seeds = common.counted(settings.seeds, "seed")
     parts = [f"\nThe probability of acceptance, exact, and of greedy policies, {seeds}:\n"]
     head = ["task", "states", "exact", "for ever", *names, "least / exact"]
     parts.append(common.table(head, lines))
     parts.append(f"\nThousands of steps to {ENOUGH:.0%} of the exact probability, medians:\n")
     parts.append(common.table(["task", *names], speed))
-    parts.append("\nSteps of an agent over those of the product, over tasks:\n")
+    parts.append("\nSteps of an agent over those of the product, over tasks that it learns:\n")
     form = lambda x: f"{x:.1f}" if np.isfinite(x) else "never"
     body = [
-        [agent, len(own), sum(map(np.isfinite, own)), form(float(np.median(own)))]
+        [agent, len(own), sum(map(np.isfinite, own)), form(float(np.median(own))) if own else ""]
         for agent, own in ratios.items()
     ]
     parts.append(common.table(["agent", "tasks", "of them reached", "median ratio"], body))

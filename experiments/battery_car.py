@@ -27,6 +27,7 @@ Command: python -m experiments.battery_car            (three seeds)
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,15 +144,15 @@ def world(costs: np.ndarray, count: int) -> chain.Sampled:
     return chain.Sampled(*map(spread, parts))
 
 
-def trainer(arm: Arm, settings: Settings) -> Trainer:
-    """With a multiplier for each bound; their limits are set later."""
+@functools.cache
+def trainer(count: int, settings: Settings) -> Trainer:
+    """With a multiplier for each of so many bounds; kinds and limits are set later."""
     one = jsparse.optim.Multiplier(
         1.0, integral=settings.integral, proportional=settings.proportional, excess=relative
     )
-    bounds = (one,) * len(arm.costs)
     observed = battery.observed().shape[1]
-    network = lambda rngs: Apart(observed, 3, 1 + len(bounds), 64, rngs)
-    return Trainer(settings.ppo, Choice(3), network, arm.kind, 0, bounds)
+    network = lambda rngs: Apart(observed, 3, 1 + count, 64, rngs)
+    return Trainer(settings.ppo, Choice(3), network, Kind(), 0, (one,) * count)
 
 
 def learned(run: common.Run, arm: Arm, settings: Settings) -> dict[str, Any]:
@@ -162,8 +163,8 @@ def learned(run: common.Run, arm: Arm, settings: Settings) -> dict[str, Any]:
     names = [name for name in arm.limits for _ in range(settings.seeds)]
     limits = np.stack([arm.limits[name] for name in names])
     seeds = np.tile(np.arange(1, settings.seeds + 1), len(arm.limits)).tolist()
-    own, place = trainer(arm, settings), world(arm.costs, len(seeds))
-    learner = own.begin(seeds, place)
+    own, place = trainer(len(arm.costs), settings), world(arm.costs, len(seeds))
+    learner = own.begin(seeds, place, arm.kind)
     within = jax.vmap(lambda one, limit: one.within(limit))
     bounds = zip(learner.bounds, jnp.float32(limits).T, strict=True)
     learner = learner._replace(bounds=tuple(within(*pair) for pair in bounds))

@@ -93,11 +93,11 @@ QUICK = Settings(arms=("ICRL", "classifier"), seeds=1, rounds=28, quick=True)
 
 
 @functools.cache
-def trainer(ppo: Ppo, kind: Kind, bounded: bool) -> Trainer:
+def trainer(ppo: Ppo, bounded: bool) -> Trainer:
     """Of policies, with a multiplier of the cost 1 - zeta where they are bounded; compiled once."""
     bounds = (inverse.price(0.5),) if bounded else ()
     network = lambda rngs: Apart(ring.OBSERVED, ring.ACTIONS, 1 + len(bounds), 64, rngs)
-    return Trainer(ppo, Choice(ring.ACTIONS), network, kind, 0, bounds)
+    return Trainer(ppo, Choice(ring.ACTIONS), network, Kind(), 0, bounds)
 
 
 def world(
@@ -142,17 +142,18 @@ def trained(run: common.Run, arm: str, settings: Settings) -> dict[str, Any]:
     A run that was killed goes on from its last round.
     """
     once, blamed = arm == "classifier", float(arm == "adversarial")
-    own, coins = trainer(settings.ppo, ARMS[arm][0], not blamed), ring.paid()
+    own, coins = trainer(settings.ppo, not blamed), ring.paid()
     seeds = settings.seeds
     allowed = jax.vmap(ring.begin)(jax.vmap(jax.random.key)(jnp.arange(1, seeds + 1)))
-    nobody = allowed._replace(b2=jnp.full(seeds, 20.0))
+    nobody = allowed._replace(b2=jnp.full_like(allowed.b2, 20.0))
     icrl = partial(inverse.loss, delta=ARMS[arm][1])
     objective = inverse.unlike if once or blamed else icrl
     passes = settings.passes * (50 if once else 1)
     update = jax.jit(jax.vmap(
         partial(inverse.improved, objective, expert=expert(), rate=settings.rate, passes=passes)
     ))  # fmt: skip
-    learner = own.begin(range(1, seeds + 1), world(allowed, seeds, coins, 1, blamed))
+    place = world(allowed, seeds, coins, 1, blamed)
+    learner = own.begin(range(1, seeds + 1), place, ARMS[arm][0])
     done, (learner, allowed) = run.load((learner, allowed))
     for number in range(done + 1, settings.rounds + 1):
         known = nobody if once and number <= NOMINAL else allowed  # nominal first

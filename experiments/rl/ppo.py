@@ -118,13 +118,22 @@ class Trainer:
         self.play = jax.jit(self._play, static_argnames=("episodes", "limit"))
         self.read = jax.jit(self._read)
         self.act = jax.jit(self._act)
+        self._part = jax.jit(lambda agents, n: jax.tree.map(lambda leaf: leaf[n], agents))
         self.learn_from = jax.jit(self._learn_from, donate_argnums=0)
 
-    def begin(self, seeds: Sequence[int], environment: Environment) -> Learner:
-        """Learners side by side, each in its environment: leaves [seeds, ...]."""
-        made = [self._agent(seed) for seed in seeds]
+    def begin(
+        self, seeds: Sequence[int], environment: Environment, kind: Kind | None = None
+    ) -> Learner:
+        """Learners side by side, each in its environment: leaves [seeds, ...].
+
+        Args:
+          seeds: one for each learner.
+          environment: leaves [seeds, ...].
+          kind: of these learners, where not the trainer's. Kinds whose networks have the same
+            arrays share a program, so that they may differ only in which links there are.
+        """
+        made = [self._agent(seed, kind or self.kind) for seed in seeds]
         self._graph = nnx.graphdef(made[0])
-        agents = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(nnx.state, made))
         keys = jax.vmap(jax.random.key)(jnp.array(seeds))
 
         def start(agent: Any, key: Array, environment: Environment) -> Learner:
@@ -134,11 +143,15 @@ class Trainer:
             bounds = jax.tree.map(jnp.copy, self.bounds)
             return Learner(agent, places, zero, bounds, jax.random.fold_in(key, 1))
 
-        return jax.jit(jax.vmap(start))(agents, keys, environment)
+        def begun(agents: list, *given: Any) -> Learner:
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *agents)
+            return jax.vmap(start)(stacked, *given)
+
+        return jax.jit(begun)([nnx.state(one) for one in made], keys, environment)
 
     def agent(self, learner: Learner, seed: int) -> Agent:
         """That of one seed, by its place in `begin`."""
-        return nnx.merge(self._graph, jax.tree.map(lambda leaf: leaf[seed], learner.agent))
+        return nnx.merge(self._graph, self._part(learner.agent, seed))
 
     def _read(self, learner: Learner, observation: Array) -> tuple[Array, Array]:
         """Outputs of the policy and values of [seeds, n, observed]: [seeds, n, ...] each."""
@@ -167,9 +180,9 @@ class Trainer:
 
         return jax.vmap(one)(learner, seen, last, ended)
 
-    def _agent(self, seed: int) -> Agent:
-        network = self.kind.start(self.network(nnx.Rngs(seed)), jax.random.key(seed))
-        return Agent(self.settings, self.kind, network, self.last, seed)
+    def _agent(self, seed: int, kind: Kind) -> Agent:
+        network = kind.start(self.network(nnx.Rngs(seed)), jax.random.key(seed))
+        return Agent(self.settings, kind, network, self.last, seed)
 
     def _learn(
         self, learner: Learner, environment: Environment, iterations: int

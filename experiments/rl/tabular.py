@@ -6,12 +6,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from experiments.rl.environments.grids import Product
 
 CHUNK = 500
 """Steps whose random numbers are drawn at once."""
+SMALLEST = 1024
+"""States of a padded product."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,23 @@ def begin(made: Product, rates: Rates, seeds: int) -> Learner:
     shape = seeds, int(made.seen.max()) + 1, made.nexts.shape[1]
     keys = jax.random.split(jax.random.key(0), seeds)
     return Learner(jnp.full(shape, rates.start), zero + made.start, zero, zero, keys)
+
+
+def padded(made: Product) -> Product:
+    """The product with states that are never met, so that many products share one program.
+
+    States, and what is seen of them, are then 8**k times `SMALLEST`, the least k that is enough.
+    """
+    size = SMALLEST
+    while size < len(made.nexts):
+        size *= 8
+    more = size - len(made.nexts)
+    wide = lambda rows, value: np.pad(rows, ((0, more), (0, 0)), constant_values=value)
+    return made._replace(
+        nexts=wide(made.nexts, 0), accepted=wide(made.accepted, False),
+        ended=wide(made.ended, True), allowed=wide(made.allowed, True),
+        seen=np.pad(made.seen, (0, more), constant_values=size - 1),
+    )  # fmt: skip
 
 
 def on_device(made: Product) -> Product:
@@ -130,6 +150,6 @@ def _learned(table: Array, made: Product, rates: Rates, rate: Array, past: tuple
     return table.at[at].add(rate * (target - table[at]))
 
 
-def policy(made: Product, table: Array) -> Array:
+def policy(made: Product, table: np.ndarray) -> np.ndarray:
     """[states], the greedy action of what is seen: table [seen, actions]."""
-    return jnp.where(made.allowed, table[made.seen], -jnp.inf).argmax(axis=1)
+    return np.where(made.allowed, table[made.seen], -np.inf).argmax(axis=1)

@@ -14,7 +14,7 @@ pytest.importorskip("tyro")
 pytest.importorskip("matplotlib")
 
 from experiments import automaton, automaton_masks
-from experiments.rl import fitted
+from experiments.rl import fitted, tabular
 from experiments.rl.environments import automata, exact, grids
 from experiments.rl.environments.automata import TRAP, Automaton
 
@@ -158,6 +158,29 @@ def test_success_is_the_value_of_the_best_policy() -> None:
     chance, visits = exact.success(made, policy, 5000)
     assert chance == pytest.approx(value[made.start], abs=1e-6)
     assert visits[made.start] >= 1
+
+
+def test_states_that_pad_a_product_are_never_met() -> None:
+    made = grids.product(*grids.task("minecraft 1"))
+    wide = tabular.padded(made)
+    assert len(wide.nexts) == len(wide.seen) == wide.seen.max() + 1 == tabular.SMALLEST
+    np.testing.assert_array_equal(exact.best(wide)[0][: len(made.nexts)], exact.best(made)[0])
+    table = np.random.default_rng(0).random((len(wide.nexts), made.nexts.shape[1]))
+    policy = tabular.policy(made, table)
+    np.testing.assert_array_equal(tabular.policy(wide, table)[: len(made.nexts)], policy)
+
+
+def test_no_ratio_to_a_product_that_is_never_learned() -> None:
+    agent = lambda end: {"steps": [500, 1000], "success": [[0.0], [end]]}
+    row = lambda product, other: {
+        "task": "lake 1", "states": 240, "exact": 1.0, "for ever": 1.0,
+        "agents": {"product": agent(product), "cell alone": agent(other)},
+    }  # fmt: skip
+    settings = automaton.Settings(tasks=("lake 1",), seeds=1)
+    last = lambda rows: [one.split() for one in automaton.told(rows, settings).splitlines()][-2:]
+    assert last([row(0.0, 1.0)]) == [["product", "0", "0"], ["cell", "alone", "0", "0"]]
+    both = [["product", "1", "1", "1.0"], ["cell", "alone", "1", "1", "1.0"]]
+    assert last([row(0.0, 1.0), row(1.0, 1.0)]) == both
 
 
 def test_memories_of_labels() -> None:
