@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+import jsparse
 from experiments import common
 from experiments.rl import gym, inverse
 from experiments.rl.environments import ring
@@ -166,14 +167,25 @@ def truly(walk: Walk) -> np.ndarray:
     return (walk.reward * before).sum(axis=0)
 
 
-def experts(wall: Wall, seed: int) -> Walk:
-    """1.: an episode of the expert in each copy."""
-    own, bodies = trainer(wall, bounded=False), Cheetahs(wall.copies, seed, ends=True)
-    learner = own.begin([seed], Elsewhere())
+KEPT = 20
+"""Iterations of the expert from one checkpoint to the next."""
+
+
+def experts(run: common.Run, wall: Wall, seed: int) -> Walk:
+    """1.: an episode of the expert in each copy.
+
+    A run that was killed goes on from one of the last `KEPT` iterations, with episodes begun anew.
+    """
+    own, kept = trainer(wall, bounded=False), jsparse.Checkpoints(run.folder / "expert", keep=1)
+    done, learner, _ = kept.restore(own.begin([seed], Elsewhere()))
+    bodies = Cheetahs(wall.copies, seed + done, ends=True)
     none = np.zeros((wall.length, wall.copies, 0), np.float32)
-    for n in range(-(-wall.expert // (wall.copies * wall.length))):
+    rounds = -(-wall.expert // (wall.copies * wall.length))
+    for n in range(done, rounds):
         walk = walked(own, learner, bodies, wall.length, jax.random.key(n))
         learner, _ = improved(own, learner, walk, bodies, none)
+        if (n + 1) % KEPT == 0 or n + 1 == rounds:
+            kept.save(n + 1, learner)
     bodies.ends = False
     bodies.reset(seed + 1)
     return walked(own, learner, bodies, LENGTH, jax.random.key(seed))
@@ -195,7 +207,7 @@ def constrained(run: common.Run, wall: Wall, seed: int, update: Any) -> dict[str
     expert, returns = jnp.zeros((wall.copies, LENGTH, INPUTS)), jnp.zeros(wall.copies)
     done, (learner, allowed, expert, returns) = run.load((learner, before, expert, returns))
     if not done:
-        walk = experts(wall, seed)
+        walk = experts(run, wall, seed)
         expert, returns = jnp.asarray(walk.judged()), jnp.asarray(truly(walk))
     cost = jax.jit(lambda allowed, x: jax.nn.sigmoid(-allowed.logit(x)))
     bodies, fresh = (Cheetahs(wall.copies, seed + done, ends=False) for _ in range(2))

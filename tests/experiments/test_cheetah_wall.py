@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ pytest.importorskip("matplotlib")
 
 import jsparse
 from experiments import cheetah_wall as experiment
+from experiments import common
 from experiments.rl import cheetah, networks, policies, ppo
 from experiments.rl.rollout import Steps
 
@@ -99,3 +101,25 @@ def test_the_wall_is_learned_about(tmp_path: Path, capsys: pytest.CaptureFixture
     assert 'alt="constraint"' in (tmp_path / "page.html").read_text()
     experiment.main(settings)
     assert capsys.readouterr().out == printed
+
+
+@pytest.mark.slow
+def test_an_expert_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mujoco")
+    wall = cheetah.Wall(expert=384, steps=384, often=1, copies=2, length=64)
+    run = common.open_run(tmp_path, wall)
+    monkeypatch.setattr(cheetah, "KEPT", 2)
+    improved, calls = cheetah.improved, []
+
+    def until(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return improved(*given)
+
+    monkeypatch.setattr(cheetah, "improved", until)
+    with pytest.raises(KeyboardInterrupt):
+        cheetah.experts(run, wall, 1)
+    walk = cheetah.experts(run, wall, 1)
+    assert len(calls) == 3 + 1  # two of three were kept
+    assert walk.reward.shape == (cheetah.LENGTH, 2)
