@@ -18,7 +18,7 @@ from jsparse.export._shrinking.graph import Node, Op
 from jsparse.export._shrinking.operations import PRODUCTS
 
 LEVEL = {"xla_backend_optimization_level": "0", "xla_cpu_parallel_codegen_split_count": 1}
-"""Compiles in half the processor time that XLA takes for one small program on each core."""
+"""Small programs compile in half the processor time so: not optimised, and in one part."""
 FEW = 8
 """So many pieces of a kind pay for compiling it apart: a kind takes about 30 ms."""
 
