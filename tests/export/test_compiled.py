@@ -188,6 +188,15 @@ def test_a_full_disk_leaves_no_library(tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").iterdir())
 
 
+def test_a_linker_that_deletes_what_it_could_not_finish_is_heard(tmp_path, monkeypatch):
+    fails = 'rm "$2"; echo "cannot write: No space left on device" >&2; exit 1'
+    monkeypatch.setenv("JSPARSE_CXX", str(compiler_that(fails, tmp_path)))
+    monkeypatch.setenv("JSPARSE_CACHE", str(tmp_path / "cache"))
+    with pytest.warns(RuntimeWarning, match="cannot write: No space left on device"):
+        assert not compiled.load.__wrapped__()
+    assert not list((tmp_path / "cache").iterdir())
+
+
 @needs_compiler
 def test_threads_load_once(monkeypatch):
     registered = []

@@ -196,7 +196,7 @@ def _compile(compiler: str, folder: Path) -> Path:
     try:
         _run(command)
     except (OSError, RuntimeError):
-        part.unlink()
+        part.unlink(missing_ok=True)  # linkers delete what they could not finish
         raise
     return part
 
