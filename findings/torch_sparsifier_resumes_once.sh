@@ -6,8 +6,9 @@
 # Versions: torch 2.13.0, numpy 2.4.6, on a CPU.
 # What happens: BaseSparsifier.load_state_dict takes the masks out of the caller's dict by pop() and keeps what is left
 #   as its own state (torch/ao/pruning/sparsifier/base_sparsifier.py). The second checkpoint has no mask, and loading
-#   it, or the same dict once more, leaves the masks of ones that prepare() made. As model.state_dict() has the dense
-#   weights and no mask (FakeSparsity.state_dict is empty on purpose), the model is dense again, without an error.
+#   it, or the same dict once more, leaves the masks of ones that prepare() made. model.state_dict() has the dense
+#   weights and no mask (FakeSparsity.state_dict is empty on purpose, so it needs strict=False), and the model is dense
+#   again, without an error.
 # Who is hurt: fine-tuning under a fixed mask that is interrupted twice, and folds or ensembles started from one
 #   loaded checkpoint.
 # Remedy: give it a deep copy, and save the masks from the model: m.parametrizations.weight[0].mask.
