@@ -6,8 +6,8 @@
 # Versions: onnxconverter-common 1.16.0, onnx 1.23.2, onnxruntime 1.32.0, numpy 2.4.6.
 # What happens: the defaults are max_finite_val=1e4 and min_positive_val=1e-7. What is larger becomes 10000, and what is
 #   smaller but not 0 becomes 1.2e-7, where rounding gives 0 below 3e-8: weights that training has driven to 1e-30
-#   come back larger by 23 orders. The function of the same name in onnxruntime.transformers.float16 has 65504
-#   and 5.96e-8, and raises tiny numbers as well.
+#   come back larger by 23 orders. A warning says "truncated", as if float16 ended there. The function of the same
+#   name in onnxruntime.transformers.float16 has 65504 and 5.96e-8, and raises tiny numbers as well.
 # Who is hurt: models with a large constant inside: audio scaled by 32768 for filter banks, timestamps, positions.
 # Remedy: max_finite_val=65504.0, and set small weights to 0 before the conversion.
 #
