@@ -44,9 +44,10 @@ class TargetDensity:
     At its goal, a model is pushed by exp(memory) * alpha_0, which the memory makes as strong as
     what brings weights back. The response to a distance is nearly linear: a steeper one swings ever
     wider where thresholds follow late, as under momentum. At 5 % below its goal, a model is no
-    longer pushed, and only the gradient of the data brings weights back. Within a factor of two of
-    its reset density, a layer's alpha is scaled down linearly, reaching 0 at the reset; for a goal
-    that layers cannot meet above it, make the rule with reset=0.
+    longer pushed, and only the gradient of the data brings weights back; with a density of 1 it
+    never is. Within a factor of two of its reset density, a layer's alpha is scaled down linearly,
+    reaching 0 at the reset; for a goal that layers cannot meet above it, make the rule with
+    reset=0.
 
     The bound is what moves thresholds: there the cost's gradient has 4 times the largest norm that
     the task's gradient for the same thresholds had so far (and alpha_0 is always allowed). More
@@ -132,7 +133,7 @@ class TargetDensity:
             grown = memory[0] + self.gain_memory * every / self.steps * distance
             grown = jnp.clip(grown, -8.0, 8.0)
             push = jnp.exp(grown) * jax.nn.softplus(self.gain * distance + AT_GOAL)
-            push = push * jnp.clip(1.0 + distance / BELOW, 0.0, 1.0)
+            push = push * jnp.clip(1.0 + distance / BELOW, 0.0, 1.0) * float(self.density < 1)
             peak = jnp.maximum(memory[1], norm(pulls))
             bound = jnp.maximum(1.0, MOVES * peak / norm(map(_pressure, parts.values())))
             grown = jnp.where(push > bound, jnp.minimum(grown, memory[0]), grown)

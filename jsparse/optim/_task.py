@@ -11,6 +11,7 @@ from jax import Array
 from jsparse._paths import named, path_of
 from jsparse._slots import ruled_parts, slots
 from jsparse._sparse import Mask, Sparse
+from jsparse._variables import stored
 from jsparse.rules._rule import Rule, State, stacked_cost
 
 
@@ -111,8 +112,8 @@ def cost_gradient(rule: Rule, names: Sequence[str], state: State) -> dict[str, A
 
 
 def arrays_of(tree: Any) -> Any:
-    """The tree with arrays in place of variables."""
+    """The tree with arrays in place of variables; a transform's may hold optax.MaskedNode()."""
     is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
     return jax.tree.map(
-        lambda leaf: leaf[...] if is_variable(leaf) else leaf, tree, is_leaf=is_variable
+        lambda leaf: stored(leaf) if is_variable(leaf) else leaf, tree, is_leaf=is_variable
     )

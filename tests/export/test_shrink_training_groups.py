@@ -188,6 +188,23 @@ def test_revisions_are_told_where_units_are_after_the_cut() -> None:
         js.shrink_training(model, several, x)
 
 
+@pytest.mark.skipif(not hasattr(nnx, "as_pure"), reason="nnx.Optimizer takes no masked moments")
+def test_moments_of_some_weights_only() -> None:
+    model = coupled(js.Threshold(alpha=1e-2, unit=js.Group()))
+    label = lambda tree: jax.tree.map(lambda leaf: "adam" if leaf.ndim > 1 else "sgd", tree)
+    tx = optax.partition({"adam": optax.adam(1e-2), "sgd": optax.sgd(0.1, momentum=0.9)}, label)
+    optimizer = js.Optimizer(model, tx)
+    step(model, optimizer, inputs(0))
+    close(units_of(model)[0], [1, 4])
+    small, smaller, _ = js.shrink_training(model, optimizer, inputs(9))
+    shapes = lambda optimizer, end: [
+        leaf.shape for path, leaf in named(nnx.state(optimizer)).items() if path.endswith(end)
+    ]
+    assert shapes(smaller, "mu/a/kernel/weight") == [(4, 6)]
+    assert shapes(smaller, "trace/a/bias/weight") == [(6,)]
+    step(small, smaller, inputs(1))
+
+
 def test_units_are_not_divided() -> None:
     model = coupled(js.Held())
     stream = {"a/kernel": {1: (0, 2)}, "a/bias": {0: (0, 2)}, "c/kernel": {1: (0, 2)}}

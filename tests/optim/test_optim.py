@@ -257,6 +257,14 @@ def test_a_model_below_its_goal_is_pushed_less_and_soon_not_at_all() -> None:
     assert alphas[3] == 0
 
 
+def test_nothing_is_pushed_to_a_density_of_1() -> None:
+    model = sparse_net()
+    control = js.TargetDensity(density=1.0, steps=10)
+    grads = {f"{path}/threshold": jnp.ones(2) for path in js.masks(model)}
+    control.apply(model, control.init(model), jnp.array(0), grads)
+    assert float(model.fc1.kernel.alpha[...]) == float(model.fc2.kernel.alpha[...]) == 0
+
+
 @pytest.mark.standard_dtypes
 def test_the_bound_of_alpha_follows_the_scale_of_the_loss() -> None:
     _, _, one, _ = steered(optax.adam(1e-4), steps=100)

@@ -70,6 +70,17 @@ def test_nnx_models(inner: str) -> None:
     np.testing.assert_array_equal(folded.first.kernel[...] == 0, after["first/kernel"] == 0)
 
 
+@pytest.mark.skipif(not hasattr(nnx, "as_pure"), reason="nnx.Optimizer takes no masked moments")
+def test_inner_moments_of_some_weights_only() -> None:
+    model = held(Net(nnx.Rngs(0)), 0.4)
+    label = lambda tree: jax.tree.map(lambda leaf: "adam" if leaf.ndim > 1 else "sgd", tree)
+    inner = optax.partition({"adam": optax.adam(1e-2), "sgd": optax.sgd(1e-2)}, label)
+    tx = js.revise(inner, (".*", REVISIONS["rigl"]))
+    optimizer = js.Optimizer(model, tx, wrt=BOTH)
+    losses = [float(train_step(model, optimizer)) for _ in range(6)]
+    assert losses[-1] < losses[0]
+
+
 def test_gradients_of_more_than_is_trained() -> None:
     model = held(Net(nnx.Rngs(0)), 0.4)
     tx = js.revise(optax.sgd(0.1), (".*", REVISIONS["rigl"]))
