@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# optax.clip_by_global_norm of float16 gradients gives zeros for a norm above 256 and clips nothing below 1e-4.
+# optax.clip_by_global_norm turns float16 gradients with a norm above 256 into zeros, and clips none of small entries.
 #
 # Guess: the norm is accumulated in float32, as in torch.nn.utils.clip_grad_norm_, so a norm of 300 is far from any
 #   limit, and after the clipping the norm is max_norm.
 # Versions: optax 0.2.8, jax 0.10.2, torch 2.13.0, numpy 2.4.6, on a CPU.
 # What happens: the squares and their sum are float16, which ends at 65504 = 256^2. Above it the norm is inf, and
-#   g / inf = 0 is the update: the step is lost, with its warning sign. Squares of entries below 2e-4 are 0, so is the
+#   g / inf = 0 is the update: the step is lost, with its warning sign. Squares of entries below 1.7e-4 are 0, so is the
 #   norm, and the gradient goes through as it is, however many entries it has.
 # Who is hurt: mixed precision with float16 gradients: the spikes that clipping is for, and loss scaling in front of the
 #   clipping, which gives a norm of inf at each step.
