@@ -131,6 +131,7 @@ class Trainer:
           environment: leaves [seeds, ...].
           kind: of these learners, where not the trainer's. Kinds whose networks have the same
             arrays share a program, so that they may differ only in which links there are.
+            Learners of an earlier `begin` with another kind can no longer be read by `agent`.
         """
         made = [self._agent(seed, kind or self.kind) for seed in seeds]
         self._graph = nnx.graphdef(made[0])

@@ -162,6 +162,21 @@ def test_what_a_transform_freezes_is_not_steered() -> None:
     assert js.Optimizer(model, tx).trained == {"layers/1/kernel/threshold"}
 
 
+def test_a_cost_that_is_first_read_after_units_went_is_known() -> None:
+    rule = js.Threshold(alpha=1.2345e-3, unit=js.Filter(), scope=js.Each())  # in no other test
+    model = nnx.Sequential(*(nnx.Linear(4, 4, rngs=nnx.Rngs(n)) for n in range(2)))
+    model = js.sparsify(model, ("layers/0/kernel", rule))
+    kernel, x = model.layers[0].kernel, jnp.ones((2, 4))
+    kernel.weight[...] = kernel.weight[...].at[:, 2].set(0.0)
+    kernel.threshold[...] = jnp.full_like(kernel.threshold[...], 1e-3)
+    small, optimizer, record = js.shrink_training(model, js.Optimizer(model, optax.sgd(0.1)), x)
+    assert record.cuts
+    grads = nnx.grad(lambda model: (model(x) ** 2).mean() + js.cost(model))(small)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.update(small, grads)
+
+
 def test_held_keeps_the_mask_of_a_sparse_weight() -> None:
     for rule in (js.Top(density=0.5), js.Threshold(alpha=0.1), js.SoftThreshold()):
         model = net(rule)

@@ -242,6 +242,9 @@ def _smaller(
 
     made = nnx.merge(graphdef, jax.tree_util.tree_map_with_path(smaller, state))
     made.tx = _fitted(made.tx, small)
+    if hasattr(made, "due"):  # a stock optimizer knows of no costs
+        parts = sparse_parts(small)
+        made.due = tuple((path, parts[path].rule) for path, _ in made.due)
     if _wanted(made, small) != _shapes(made):
         raise ValueError(
             "the optimizer's state follows parameters in other shapes than theirs, as factored "
