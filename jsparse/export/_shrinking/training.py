@@ -20,7 +20,7 @@ from flax import nnx
 from jsparse._coupled import Member
 from jsparse._paths import named, path_of
 from jsparse._pure import calling, examples, shaped
-from jsparse._slots import roles, slots, sparse_parts
+from jsparse._slots import roles, ruled_parts, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, fold
 from jsparse.export._shrinking.attributes import Mend, mend_in_place, stock
@@ -34,6 +34,7 @@ from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.rescale import as_cut
 from jsparse.export._shrinking.shrink import check_outputs
 from jsparse.export._shrinking.tracing import trace
+from jsparse.optim._optimizer import Optimizer
 from jsparse.optim._task import arrays_of
 from jsparse.rules._coupled import Follows, rule_name
 from jsparse.rules._remaining import removable, whole_axes
@@ -242,8 +243,8 @@ def _smaller(
 
     made = nnx.merge(graphdef, jax.tree_util.tree_map_with_path(smaller, state))
     made.tx = _fitted(made.tx, small)
-    if hasattr(made, "due"):  # a stock optimizer knows of no costs
-        parts = sparse_parts(small)
+    if isinstance(made, Optimizer):  # a stock one knows of no costs
+        parts = ruled_parts(small)
         made.due = tuple((path, parts[path].rule) for path, _ in made.due)
     if _wanted(made, small) != _shapes(made):
         raise ValueError(
