@@ -14,7 +14,7 @@ from experiments.rl.environments.grids import Product
 CHUNK = 500
 """Steps whose random numbers are drawn at once."""
 SMALLEST = 1024
-"""States of a padded product."""
+"""States of a padded product, at the least."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,7 @@ def find_layers(
             known = found.get(joint.name)
             masks = (*known.masks, m) if known else (m,)
             masks = tuple(sorted(masks, key=lambda n: jnp.ndim(leaves[n])))
-            found[joint.name] = _coupled(joint, masks, names, leaves)
+            found[joint.name] = _coupled(joint, masks, place, leaves)
             continue
         beside, inner = f"{stem}/weight".lstrip("/"), stem.partition("/")[2]
         w = place.get(beside, place.get(f"0/{inner}", -1))
@@ -122,31 +122,31 @@ def find_layers(
 
 
 def _coupled(
-    group: Joint, masks: tuple[int, ...], names: list[str], leaves: list[Any]
+    group: Joint, masks: tuple[int, ...], place: Mapping[str, int], leaves: list[Any]
 ) -> CoupledLayer:
     """The layer of a group.
 
     Raises:
       ValueError: one of its weights is not in the tree, or has another size there.
     """
-    place = {name: n for n, name in enumerate(names)}
-    for path, _ in group.spans:
-        if f"{path}/weight" not in place:
+    spans = []
+    for path, span in group.spans:
+        weight = f"{path}/weight"
+        if weight not in place:
             raise ValueError(
                 f"the mask of the units of {group.name} is in the tree to train, and of their "
                 f"weights {path} is not; train all of them or none, and give them the same label "
                 "under optax.partition"
             )
-    spans = tuple((place[f"{path}/weight"], span) for path, span in group.spans)
-    for n, span in spans:
-        there = leaves[n].shape[span.axis]
+        there = leaves[place[weight]].shape[span.axis]
         if there != len(span.units or range(span.width)):
             raise ValueError(
-                f"{names[n]} has length {there} where the roles place the units of {group.name} "
+                f"{weight} has length {there} where the roles place the units of {group.name} "
                 "in a model of another size: give revise roles=jsparse.roles(model) of this one; "
                 "shrink_training does so where revise is the outermost transform"
             )
-    return CoupledLayer(group.name, spans, masks, None)
+        spans.append((place[weight], span))
+    return CoupledLayer(group.name, tuple(spans), masks, None)
 
 
 def _fitted(by: Any, layer: Layer | CoupledLayer, roles: Mapping[str, Role]) -> Any:

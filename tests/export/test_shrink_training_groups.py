@@ -19,9 +19,11 @@ from jsparse._paths import named
 from jsparse._slots import coupled_units, sparse_parts
 from jsparse._surgery import copied
 from jsparse.export import Cut, Record, rebuild_training
+from jsparse.export._shrinking import training
 from jsparse.export._shrinking.cut_groups import divided
 from tests.support.coupled import X, coupled
 from tests.support.sampled import one_in
+from tests.support.stacks import takes_masked
 
 pytestmark = pytest.mark.standard_dtypes  # optax mixes dtypes
 DEAD = {"threshold": 2.0, "s": 4.0, "logits": -4.0, "mask": 0.0}
@@ -188,7 +190,7 @@ def test_revisions_are_told_where_units_are_after_the_cut() -> None:
         js.shrink_training(model, several, x)
 
 
-@pytest.mark.skipif(not hasattr(nnx, "as_pure"), reason="nnx.Optimizer takes no masked moments")
+@takes_masked
 def test_moments_of_some_weights_only() -> None:
     model = coupled(js.Threshold(alpha=1e-2, unit=js.Group()))
     label = lambda tree: jax.tree.map(lambda leaf: "adam" if leaf.ndim > 1 else "sgd", tree)
@@ -215,6 +217,20 @@ def test_units_are_not_divided() -> None:
     assert divided(pairs(stream)) == set() == divided(pairs({}))
     for keep in ({"out/kernel": {}}, {"b/kernel": {0: (0, 1, 2)}}):
         assert divided(pairs(stream | keep)) == {name}
+
+
+def test_a_group_whose_units_would_be_divided_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = coupled(js.Threshold(alpha=1e-2, unit=js.Group()))
+    stream, inner = units_of(model)
+    close(stream, [1, 4])
+    close(inner, [0, 5, 6])
+    found = iter([{stream.name}])
+    monkeypatch.setattr(training, "divided", lambda pairs: next(found, divided(pairs)))
+    small, _, record = js.shrink_training(model, adam(model), inputs(9))
+    left = [int(group.weight.size) for group in units_of(small)]
+    assert left == [stream.weight.size, inner.weight.size - 3]
+    assert f"a part of the units of {stream.name} would go" in record.stayed["a/kernel"]
+    np.testing.assert_allclose(small(X), model(X), rtol=1e-5, atol=1e-6)
 
 
 def test_what_cannot_be_shrunk_is_refused() -> None:

@@ -1,7 +1,6 @@
 """What the optimizer says, and decay that does not reach what rules learn."""
 
 import warnings
-from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from flax import nnx
 
 import jsparse as js
 from tests.support.sampled import one_in
+from tests.support.stacks import takes_masked
 
 pytestmark = pytest.mark.standard_dtypes
 DECAY = 0.5
@@ -150,9 +150,7 @@ def test_a_target_out_of_reach_is_announced_with_numbers(steps: int, says: bool)
     assert not says or "in 50 steps this optimizer moves a threshold by 0.1 at most" in messages[0]
 
 
-@pytest.mark.skipif(
-    version("flax") == "0.11.2", reason="its optimizer takes no state of a masked transform"
-)
+@takes_masked
 def test_what_a_transform_freezes_is_not_steered() -> None:
     model = nnx.Sequential(*(nnx.Linear(4, 4, rngs=nnx.Rngs(n)) for n in range(2)))
     model = js.sparsify(model, (".*/kernel", js.Threshold(alpha=0.1)))

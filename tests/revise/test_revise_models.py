@@ -13,6 +13,7 @@ from jax import Array
 import jsparse as js
 from tests.support.cases import Stacked
 from tests.support.revising import INNERS, REVISIONS, gradients, run, tree
+from tests.support.stacks import takes_masked
 
 pytestmark = pytest.mark.standard_dtypes  # optax itself needs it
 
@@ -70,7 +71,7 @@ def test_nnx_models(inner: str) -> None:
     np.testing.assert_array_equal(folded.first.kernel[...] == 0, after["first/kernel"] == 0)
 
 
-@pytest.mark.skipif(not hasattr(nnx, "as_pure"), reason="nnx.Optimizer takes no masked moments")
+@takes_masked
 def test_inner_moments_of_some_weights_only() -> None:
     model = held(Net(nnx.Rngs(0)), 0.4)
     label = lambda tree: jax.tree.map(lambda leaf: "adam" if leaf.ndim > 1 else "sgd", tree)
