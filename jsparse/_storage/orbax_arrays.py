@@ -16,6 +16,8 @@ from jsparse._storage.leaves import plain
 
 OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 """How TensorStore gives the number of the system's error."""
+ALONE = "array"
+"""The name of an array that is the whole tree: Orbax up to 0.11.36 refuses the empty one."""
 
 
 def _orbax() -> ModuleType:
@@ -49,7 +51,7 @@ def write(path: Path, arrays: Mapping[str, Any]) -> None:
       OSError: the disk is full or not writable.
     """
     orbax = _orbax()
-    filled = {name: one for name, one in arrays.items() if one.size}  # Orbax refuses empty ones
+    filled = {name or ALONE: one for name, one in arrays.items() if one.size}  # others are refused
     with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as writer:
         log = logging.getLogger("absl")
         log.addFilter(_is_news)
@@ -95,11 +97,11 @@ def read(path: Path, leaves: Mapping[str, Any]) -> dict[str, Any]:
         if array.size == 0:
             empty[name] = np.asarray(array)
         elif isinstance(array, jax.Array) and len(array.sharding.device_set) > 1:
-            plans[name] = orbax.ArrayRestoreArgs(
+            plans[name or ALONE] = orbax.ArrayRestoreArgs(
                 sharding=array.sharding, global_shape=array.shape, dtype=array.dtype
             )
         else:
-            plans[name] = orbax.RestoreArgs(restore_type=np.ndarray)
+            plans[name or ALONE] = orbax.RestoreArgs(restore_type=np.ndarray)
     item = dict.fromkeys(plans, 0)
     with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as reader:
         try:
@@ -108,4 +110,4 @@ def read(path: Path, leaves: Mapping[str, Any]) -> dict[str, Any]:
             )
         except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise CorruptCheckpoint(f"{path} is damaged: Orbax cannot read it: {error}") from error
-    return {**found, **empty}
+    return {name: empty[name] if name in empty else found[name or ALONE] for name in leaves}
