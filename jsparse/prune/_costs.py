@@ -25,12 +25,15 @@ from jsparse._sparse import Sparse
 from jsparse._surgery import fold
 from jsparse._timing import clock
 from jsparse._values import check_floating, check_function, check_whole
+from jsparse.export._shrinking.sizes import Sizes
 
 Cost = Callable[[nnx.Module], Any]
 """From a model to a number of 0 or more: [], traced where the model is."""
+Measure = Callable[[nnx.Module | Sizes], Any]
+"""The same for `prune.units` as well, which asks about sizes."""
 
 
-def parameters(model: nnx.Module) -> Array:
+def parameters(model: nnx.Module | Sizes) -> Array:
     """Number of parameters: the weights kept, and all parameters without a rule.
 
     Args:
@@ -47,11 +50,11 @@ def parameters(model: nnx.Module) -> Array:
       >>> int(parameters(model))  # 512 weights and 32 biases
       544
     """
-    check_module(model)
+    model = _whole(model)
     return sum(map(_kept, sparse_parts(model).values()), jnp.uint32(_dense(model)))
 
 
-def flops(*inputs: Any, **options: Any) -> Cost:
+def flops(*inputs: Any, **options: Any) -> Measure:
     """Operations of one call in eval mode, masked weights left out, as `report.costs` counts them.
 
     Args:
@@ -73,8 +76,8 @@ def flops(*inputs: Any, **options: Any) -> Cost:
       1024
     """
 
-    def cost(model: nnx.Module) -> Array:
-        check_module(model)
+    def cost(model: nnx.Module | Sizes) -> Array:
+        model = _whole(model)
         tally, sparse, dense = count_call(model, inputs, options)
         fixed = tally.others
         for path, weight in dense.items():
@@ -90,7 +93,7 @@ def flops(*inputs: Any, **options: Any) -> Cost:
     return cost
 
 
-def bytes(dtype: DTypeLike = jnp.float32) -> Cost:
+def bytes(dtype: DTypeLike = jnp.float32) -> Measure:
     """Bytes of the parameters, sparse weights as a bitmap and the values kept.
 
     A weight is stored whole where that takes less.
@@ -115,8 +118,8 @@ def bytes(dtype: DTypeLike = jnp.float32) -> Cost:
     check_floating(dtype=dtype)
     each = jnp.dtype(dtype).itemsize
 
-    def cost(model: nnx.Module) -> Array:
-        check_module(model)
+    def cost(model: nnx.Module | Sizes) -> Array:
+        model = _whole(model)
         total = jnp.float32(each * _dense(model))
         for part in sparse_parts(model).values():
             size = math.prod(part.shape)
@@ -127,7 +130,7 @@ def bytes(dtype: DTypeLike = jnp.float32) -> Cost:
     return cost
 
 
-def tiles(rows: int = 8, columns: int = 128) -> Cost:
+def tiles(rows: int = 8, columns: int = 128) -> Measure:
     """Tiles of the weights' last two axes that hold a kept weight: what block-sparse kernels read.
 
     Args:
@@ -152,8 +155,8 @@ def tiles(rows: int = 8, columns: int = 128) -> Cost:
     """
     check_whole(rows=rows, columns=columns)
 
-    def cost(model: nnx.Module) -> Array:
-        check_module(model)
+    def cost(model: nnx.Module | Sizes) -> Array:
+        model = _whole(model)
         total = jnp.uint32(0)
         for part in sparse_parts(model).values():
             mask = (part.read_final_mask() > 0).astype(jnp.float32)
@@ -175,11 +178,11 @@ def latency(
     form: Callable[[nnx.Module], nnx.Module] = fold,
     calls: int = 20,
     **options: Any,
-) -> Cost:
+) -> Measure:
     """Seconds of a compiled call in eval mode, measured: the median of some calls.
 
     It cannot be traced: pass `traced=False` to `search`. Masks alone save no time; pass the form
-    that runs.
+    that runs. `prune.units` times the smaller models.
 
     Args:
       *inputs: arguments of a call: arrays, `jax.ShapeDtypeStruct`, or shapes of float32.
@@ -198,8 +201,8 @@ def latency(
     check_function(form=form)
     check_whole(calls=calls)
 
-    def cost(model: nnx.Module) -> float:
-        check_module(model)
+    def cost(model: nnx.Module | Sizes) -> float:
+        model = _whole(model)
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(nnx.state(model))):
             raise TypeError("the latency of a traced model cannot be measured; pass traced=False")
         seconds = clock(form(model), *inputs, **options)
@@ -207,6 +210,13 @@ def latency(
         return float(np.median([seconds(1) for _ in range(calls)]))
 
     return cost
+
+
+def _whole(model: nnx.Module | Sizes) -> nnx.Module:
+    """The model; of what `prune.units` asks about, the smaller one."""
+    model = model.model() if isinstance(model, Sizes) else model
+    check_module(model)
+    return model
 
 
 def _kept(part: Sparse) -> Array:

@@ -10,12 +10,11 @@
 Numbers: tests/prune/test_units.py compares with the masked model on nets of every kind.
 """
 
-import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -26,52 +25,23 @@ from jsparse._surgery import fold
 from jsparse._values import by_density, check_function, check_in, check_whole, is_number, shown
 from jsparse.export._shrinking.alive import alive_paths
 from jsparse.export._shrinking.attributes import Mend, stock
-from jsparse.export._shrinking.groups import UnitGroup, described, free
+from jsparse.export._shrinking.groups import UnitGroup, described, free, try_each
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.sizes import Sizes, sizes_after
 from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.units import Smaller, Units, same_outputs
 from jsparse.export._shrinking.uses import Use
+from jsparse.export._shrinking.widths import Widths
 from jsparse.importance import Importance, Norm
 
 Model = TypeVar("Model", bound=nnx.Module)
-Cost = Callable[[Sizes], float]
+Cost = Callable[[Sizes], Any]
 Scores = dict[int, np.ndarray]
 L2, EACH = Norm(2), Whole()
 
 
 def _operations(sizes: Sizes) -> float:
     return sizes.operations
-
-
-@dataclasses.dataclass(frozen=True)
-class _Widths:
-    """Which widths a group may have: at least `least`, and multiples as sides of matrices."""
-
-    least: int
-    round_to: int
-
-    def of(self, wanted: int, width: int, stay: int, across: Iterable[int]) -> int:
-        """The width nearest to the wanted one; of two, the larger one.
-
-        Args:
-          wanted: how many units would be kept.
-          width: of the whole group.
-          stay: how many must stay.
-          across: how much of a side of each matrix a unit is.
-
-        Example:
-          >>> [_Widths(1, 8).of(wanted, 20, 0, [1]) for wanted in (20, 10, 12, 2)]
-          [20, 8, 16, 8]
-          >>> [_Widths(1, 8).of(3, 6, 0, [size]) for size in (1, 4, 16)]  # of a matrix
-          [6, 4, 3]
-        """
-        if wanted == width:
-            return width
-        least = max(self.least, stay, 1)
-        step = math.lcm(*(self.round_to // math.gcd(self.round_to, size) for size in across))
-        allowed = [n for n in range(step, width, step) if n >= least]
-        return min([*allowed, width], key=lambda n: (abs(n - wanted), -n))
 
 
 @by_density
@@ -102,7 +72,7 @@ def units(
       density: fraction of the units to keep, of all that can go, in (0, 1].
       budget: fraction of the cost to keep, in (0, 1]. If both are given, both are met.
       cost: a function of the `Sizes` of a model, such as `lambda sizes: sizes.parameters`; its
-        operations unless given.
+        operations unless given. `costs.latency(x)` compiles and times some ten smaller models.
       importance: what a unit is worth: an entry of `jsparse.importance`, or a function of a model
         and groups; `Norm(2)` unless given.
       scope: `Whole()`, the same fraction of each group, which it is unless given, or
@@ -146,7 +116,9 @@ def units(
     inputs, plain = examples(inputs), fold(model)
     with calling("example_inputs", inputs):
         found = Units(plain, inputs, mend)
-    chosen = _Chosen(found, alive_paths(plain, keep), _Widths(least_width, round_to), cost)
+    if budget < 1 and cost is not _operations:
+        try_each(found)  # a smaller model that is measured has to run
+    chosen = _Chosen(found, alive_paths(plain, keep), Widths(least_width, round_to), cost)
     scores = _scored(importance, plain, chosen.groups)
     while True:
         gone = chosen.lowest(_order(scores, scope), density, budget)
@@ -166,7 +138,7 @@ class _Chosen:
       cost: of a model.
     """
 
-    def __init__(self, units: Units, keep: Collection[str], widths: _Widths, cost: Cost):
+    def __init__(self, units: Units, keep: Collection[str], widths: Widths, cost: Cost):
         self.units, self._widths, self._cost = units, widths, cost
         self._all = described(units)
         self._stay = {
@@ -174,6 +146,7 @@ class _Chosen:
         }
         self.groups = {n: self._all[n] for n in self.free()}
         self.wanted: dict[int, int] = {}
+        self._spent: dict[tuple, float] = {}
 
     def free(self) -> list[int]:
         """The numbers of the groups of which units may go."""
@@ -193,9 +166,11 @@ class _Chosen:
         """
         if not order:
             raise ValueError(f"no unit can be removed: {self._held()}")
-        whole = self._spends({})
         cuts = np.unique([1 - density, *(one for own in order.values() for one in own)])
         cuts = [*cuts[(cuts >= 1 - density) & (cuts < 1)], 1.0]
+        if budget == 1:
+            return self._at(cuts[0], order)
+        whole = self._spends({})
         least = self._at(cuts[-1], order)
         if self._spends(least) > budget * whole:
             raise ValueError(
@@ -236,12 +211,17 @@ class _Chosen:
         return sorted({tuple(sorted(one)) for one in sets.values()})
 
     def _spends(self, gone: Mapping[int, list[int]]) -> float:
-        families = self.units.families
-        removal = self.units.removal(families[n].units[u] for n, own in gone.items() for u in own)
-        spent = self._cost(sizes_after(self.units.graph, removal))
-        if not is_number(spent) or not spent >= 0:
-            raise ValueError(f"cost must give a number, 0 or more; got {shown(spent)}")
-        return float(spent)
+        key = tuple((n, *own) for n, own in gone.items())
+        if key not in self._spent:  # a measurement would give another number each time
+            families, graph = self.units.families, self.units.graph
+            classes = (families[n].units[u] for n, own in gone.items() for u in own)
+            model = lambda: self.units.smaller(gone, ()).model
+            spent = self._cost(sizes_after(graph, self.units.removal(classes), model))
+            spent = spent.item() if isinstance(spent, jax.Array) and spent.ndim == 0 else spent
+            if not is_number(spent) or not spent >= 0:
+                raise ValueError(f"cost must give a number, 0 or more; got {shown(spent)}")
+            self._spent[key] = float(spent)
+        return self._spent[key]
 
     def stayed(self) -> dict[str, str]:
         """Why groups cannot shrink, by path of the weight; inputs and outputs left out."""

@@ -1,4 +1,4 @@
-"""What a masked model costs: functions of a model, for `jsparse.prune.search` and alone."""
+"""What a model costs: functions of a model, for `jsparse.prune.search`, `units` and alone."""
 
 from jsparse.prune._costs import bytes as bytes
 from jsparse.prune._costs import flops as flops

@@ -1,5 +1,8 @@
 """Costs of masked models: equal to what the reports count, traced or not."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +11,7 @@ from flax import nnx
 
 import jsparse as js
 from jsparse.prune import costs
+from tests.prune.test_units import Values
 
 X = jnp.ones((2, 6, 6, 3))
 
@@ -62,3 +66,54 @@ def test_a_latency_is_measured_and_never_traced() -> None:
     graph, state = nnx.split(MODEL)
     with pytest.raises(TypeError, match="traced model cannot be measured; pass traced=False"):
         jax.jit(lambda state: costs.latency(X)(nnx.merge(graph, state)))(state)
+
+
+class Two(nnx.Module):
+    """Two hidden layers."""
+
+    def __init__(self) -> None:
+        self.a, self.b = nnx.Linear(4, 16, rngs=nnx.Rngs(0)), nnx.Linear(16, 32, rngs=nnx.Rngs(1))
+        self.c = nnx.Linear(32, 3, rngs=nnx.Rngs(2))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.c(nnx.relu(self.b(nnx.relu(self.a(x)))))
+
+    def widths(self) -> tuple[int, int]:
+        return self.a.kernel.shape[1], self.b.kernel.shape[1]
+
+
+@pytest.mark.parametrize("cost", [costs.parameters, costs.flops((2, 4)), costs.bytes()])
+def test_units_take_costs_of_models(cost: Callable[[Any], jax.Array]) -> None:
+    small, _ = js.prune.units(Two(), (2, 4), budget=0.5, cost=cost)
+    assert 0.3 < float(cost(small)) / float(cost(Two())) <= 0.5
+
+
+def test_units_to_a_latency_time_each_smaller_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[tuple[int, int]] = []
+
+    def clock(model: Two, x: jax.Array) -> Callable[[int], float]:
+        assert model(x).shape == (2, 3)
+        timed.append(model.widths())
+        return lambda calls: float(sum(model.widths()))
+
+    monkeypatch.setattr("jsparse.prune._costs.clock", clock)
+    x = jnp.ones((2, 4))
+    small, _ = js.prune.units(Two(), x, budget=0.5, cost=costs.latency(x))
+    assert timed[0] == (16, 32) and small.widths() == (8, 16) in timed
+    assert len(timed) == len(set(timed)) < 10
+
+
+@pytest.mark.standard_dtypes  # it divides by integers
+def test_every_model_that_is_timed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries and values of this attention must be as wide as each other."""
+    ran: list[int] = []
+
+    def clock(model: Values, x: jax.Array) -> Callable[[int], float]:
+        assert bool(jnp.isfinite(model(x)).all())
+        ran.append(int(costs.parameters(model)))
+        return lambda calls: float(ran[-1])
+
+    monkeypatch.setattr("jsparse.prune._costs.clock", clock)
+    x = jax.random.normal(jax.random.key(0), (1, 4, 3))
+    small, _ = js.prune.units(Values(nnx.Rngs(0)), x, budget=0.5, cost=costs.latency(x))
+    assert len(ran) > 2 and int(costs.parameters(small)) in ran

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+
+from flax import nnx
 
 from jsparse.export._shrinking.graph import Graph, Op
 from jsparse.export._shrinking.liveness import Removal
@@ -19,10 +21,12 @@ class Sizes:
       operations: multiplications of its products for the example inputs; what a convolution
         multiplies with padding counts, a `while` loop counts as one step and a branch as the
         largest.
+      model: gives the smaller model itself, for what only a run tells.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     operations: float
+    model: Callable[[], nnx.Module]
 
     @property
     def parameters(self) -> int:
@@ -30,11 +34,11 @@ class Sizes:
         return sum(math.prod(shape) for shape in self.shapes.values())
 
 
-def sizes_after(graph: Graph, removal: Removal) -> Sizes:
-    """The size of what is left."""
+def sizes_after(graph: Graph, removal: Removal, model: Callable[[], nnx.Module]) -> Sizes:
+    """The size of what is left; `model` gives it."""
     weights = [node for node in graph.variables if node.value is not None]
     shapes = {node.path: removal.kept_shape(node) for node in weights}
-    return Sizes(shapes, _products(graph.ops, removal))
+    return Sizes(shapes, _products(graph.ops, removal), model)
 
 
 def _products(ops: Iterable[Op], removal: Removal) -> float:
