@@ -116,9 +116,27 @@ def test_inputs_by_name_are_inputs_and_not_constants(tmp_path) -> None:
     loaded = js.export.load(tmp_path / "model")
     np.testing.assert_allclose(loaded(X, MASK), expected, rtol=1e-5)
     assert np.abs(loaded(X, 1 - MASK) - expected).max() > 0.1
+    with pytest.raises(TypeError, match=r"inputs by position, .*; got mask, double by name"):
+        loaded(X, mask=MASK, double=True)
     assert loaded.about["layers"][""]["class"].endswith("Masked")
     restored = js.export.restore(tmp_path / "model", Masked())
     np.testing.assert_allclose(restored(X, mask=MASK, double=True), expected, rtol=1e-5)
+
+
+def test_groups_and_their_removal_take_inputs_by_name() -> None:
+    model, x = Masked(), jax.random.normal(jax.random.key(0), X.shape)
+    assert js.groups(model, X, mask=MASK, double=True)["a/kernel:1"].width == 8
+
+    def importance(model: Any, groups: Any) -> list[np.ndarray]:
+        (group,) = groups
+        assert model(X, mask=MASK).shape == (4, 3)  # in its own way
+        return [np.arange(group.width)]
+
+    small, _ = js.prune.units(model, X, mask=MASK, double=True, density=0.5, importance=importance)
+    model.b.kernel[...] = model.b.kernel[...].at[:4].set(0.0)
+    assert type(small) is Masked and small.a.out_features == 4
+    expected = model(x, mask=MASK, double=True)
+    np.testing.assert_allclose(small(x, mask=MASK, double=True), expected, rtol=1e-5)
 
 
 def test_pick_takes_inputs_by_name_and_shows_sizes(monkeypatch) -> None:

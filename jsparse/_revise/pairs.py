@@ -143,7 +143,8 @@ def _coupled(
             raise ValueError(
                 f"{weight} has length {there} where the roles place the units of {group.name} "
                 "in a model of another size: give revise roles=jsparse.roles(model) of this one; "
-                "shrink_training does so where revise is the outermost transform"
+                "shrink_training does so where revise is the outermost transform, as in "
+                "revise(optax.MultiSteps(inner, ...), ...)"
             )
         spans.append((place[weight], span))
     return CoupledLayer(group.name, tuple(spans), masks, None)

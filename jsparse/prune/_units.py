@@ -20,7 +20,7 @@ from flax import nnx
 
 from jsparse._checks import check_density
 from jsparse._pattern import Scope, Whole, WholeModel
-from jsparse._pure import by_position, calling, examples
+from jsparse._pure import by_name, by_position, calling, examples
 from jsparse._surgery import fold
 from jsparse._values import by_density, check_function, check_in, check_whole, is_number, shown
 from jsparse.export._shrinking.alive import alive_paths
@@ -57,6 +57,7 @@ def units(
     least_width: int = 1,
     keep: str | Collection[str] = (),
     mend: Mend = stock,
+    **options: Any,
 ) -> tuple[Model, Record]:
     """Remove the least important units of a trained model; return a smaller plain model.
 
@@ -75,14 +76,14 @@ def units(
         operations unless given. `costs.latency(x)` compiles and times some ten smaller models.
       importance: what a unit is worth: an entry of `jsparse.importance`, or a function of a model
         and groups; `Norm(2)` unless given.
-      scope: `Whole()`, the same fraction of each group, which it is unless given, or
-        `WholeModel()`, the lowest of all.
+      scope: `Whole()`, the same fraction of each group, or `WholeModel()`, the lowest of all.
       round_to: widths become the nearest for which the inputs and outputs of matrices are a
         multiple of it, where a head counts as its width; a group whose own width is nearer stays
         whole. The record's `widths` says what became of each group.
       least_width: no group becomes narrower.
       keep: patterns of weights, as in `sparsify`, whose groups stay whole.
       mend: as for `shrink`.
+      **options: arguments by name, as for `shrink`.
 
     Returns:
       (the smaller model, the record from which `jsparse.export.rebuild` makes one of that size).
@@ -112,19 +113,19 @@ def units(
         raise TypeError(
             f"scope must be an instance, such as Whole() or WholeModel(); got {shown(scope)}"
         )
-    model, inputs = by_position(model, example_inputs, {})
-    inputs, plain = examples(inputs), fold(model)
+    called, inputs = by_position(model, example_inputs, options)
+    inputs, plain = examples(inputs), fold(called)
     with calling("example_inputs", inputs):
         found = Units(plain, inputs, mend)
     if budget < 1 and cost is not _operations:
         try_each(found)  # a smaller model that is measured has to run
     chosen = _Chosen(found, alive_paths(plain, keep), Widths(least_width, round_to), cost)
-    scores = _scored(importance, plain, chosen.groups)
+    scores = _scored(importance, fold(model) if options else plain, chosen.groups)
     while True:
         gone = chosen.lowest(_order(scores, scope), density, budget)
         small = found.tried(gone, [same_outputs])
         if small:
-            return small.model, _record(chosen, gone, small)
+            return by_name(small.model), _record(chosen, gone, small)
         scores = {n: own for n, own in scores.items() if n in chosen.free()}
 
 
@@ -215,7 +216,7 @@ class _Chosen:
         if key not in self._spent:  # a measurement would give another number each time
             families, graph = self.units.families, self.units.graph
             classes = (families[n].units[u] for n, own in gone.items() for u in own)
-            model = lambda: self.units.smaller(gone, ()).model
+            model = lambda: by_name(self.units.smaller(gone, ()).model)
             spent = self._cost(sizes_after(graph, self.units.removal(classes), model))
             spent = spent.item() if isinstance(spent, jax.Array) and spent.ndim == 0 else spent
             if not is_number(spent) or not spent >= 0:

@@ -96,3 +96,13 @@ def test_a_weight_that_lost_nothing_is_not_listed() -> None:
 def test_patterns_that_match_nothing_are_refused(keep, error, message: str) -> None:
     with pytest.raises(error, match=message):
         js.shrink(adapted(), X, keep=keep)
+
+
+def test_a_weakly_typed_weight_shrinks_and_stays_so() -> None:
+    model = net(nnx.Linear(8, 3, rngs=nnx.Rngs(1)))
+    model.layers[0].bias[...] = jnp.where(jnp.arange(8) < 5, 0.5, 0.0)
+    assert model.layers[0].bias[...].weak_type
+    small, record = js.shrink(model, X)
+    assert small.layers[0].out_features == 5 and record.stayed == {}
+    assert small.layers[0].bias[...].weak_type
+    np.testing.assert_allclose(small(X), model(X), rtol=1e-5)

@@ -58,21 +58,30 @@ class Loaded:
         self.weights, self.about, self.program = weights, about, program
         self.apply = jax.jit(program.call)
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Outputs of the saved model.
 
         Raises:
+          TypeError: inputs by name.
           ValueError: inputs of other shapes, dtypes or number; an empty batch.
         """
+        if named:
+            raise TypeError(
+                f"a saved model takes its inputs by position, {self._wanted()}, those that save "
+                f"was given by name after the others; got {', '.join(named)} by name. Arguments "
+                "without arrays are part of the program"
+            )
         try:
             return self.apply(self.weights, *inputs)
         except ValueError as error:
-            wanted = ", ".join(f"{one['name']} {_shown(one)}" for one in self.about["inputs"])
             empty = any(0 in np.shape(leaf) for leaf in jax.tree.leaves(inputs))
             least = ". A free size is at least 1: an empty batch needs no call" if empty else ""
             raise ValueError(
-                f"{error}\nThe inputs are {wanted}; args[0] are the weights{least}"
+                f"{error}\nThe inputs are {self._wanted()}; args[0] are the weights{least}"
             ) from error
+
+    def _wanted(self) -> str:
+        return ", ".join(f"{one['name']} {_shown(one)}" for one in self.about["inputs"])
 
     def __repr__(self) -> str:
         sides = (", ".join(map(_shown, self.about[side])) for side in ("inputs", "outputs"))

@@ -72,7 +72,7 @@ class Cut:
 
     def placed(self, value: jax.Array) -> jax.Array:
         """The same, on the devices of the array."""
-        return placed_like(self.of(np.asarray(value)), value)
+        return _typed_like(placed_like(self.of(np.asarray(value)), value), value)
 
     def zeroed(self, value: np.ndarray) -> np.ndarray:
         """An array of that shape with zeros in place of what is cut."""
@@ -114,7 +114,7 @@ def cut_in_place(
             if path in add:
                 value = value + np.asarray(add[path], value.dtype)
             value = cuts[path].of(value) if path in cuts else value
-            made[id(held)] = held.replace(placed_like(value, held[...]))
+            made[id(held)] = held.replace(_typed_like(placed_like(value, held[...]), held[...]))
         slot.put(made[id(held)])
         if path in cuts:
             found[slot.path] = cuts[path]
@@ -180,3 +180,8 @@ def placed_like(value: np.ndarray, like: jax.Array) -> jax.Array:
     except ValueError:
         return jax.device_put(value)
     return jax.device_put(value, like.sharding)
+
+
+def _typed_like(value: jax.Array, like: jax.Array) -> jax.Array:
+    """Weakly typed if the larger array is, as `jnp.where(x, 0.0, 1.0)`: both promote alike."""
+    return like[tuple(map(slice, value.shape))].at[...].set(value) if like.weak_type else value

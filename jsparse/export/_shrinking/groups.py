@@ -90,7 +90,9 @@ def _members(group: UnitGroup) -> str:
     return listed([path for path in paths if path != group.name.rpartition(":")[0]], 4)
 
 
-def groups(model: nnx.Module, *example_inputs: Any, mend: Mend = stock) -> UnitGroups:
+def groups(
+    model: nnx.Module, *example_inputs: Any, mend: Mend = stock, **options: Any
+) -> UnitGroups:
     """The groups of units of a model that must be removed together.
 
     Read from the traced computation, with no list of layers: the channels of a residual stream
@@ -102,6 +104,7 @@ def groups(model: nnx.Module, *example_inputs: Any, mend: Mend = stock) -> UnitG
       model: any NNX module, sparse or plain; not changed.
       *example_inputs: arguments of a call, as for `shrink`: arrays or shapes.
       mend: as for `shrink`.
+      **options: arguments by name, as for `shrink`.
 
     Returns:
       The groups, in the order in which the model reads their weights, then those that cannot
@@ -118,7 +121,7 @@ def groups(model: nnx.Module, *example_inputs: Any, mend: Mend = stock) -> UnitG
       layers/2/kernel:1  3      27          layers/2/bias; stays: the model returns them
     """
     check_function(mend=mend)
-    model, inputs = by_position(model, example_inputs, {})
+    model, inputs = by_position(model, example_inputs, options)
     inputs, plain = examples(inputs), fold(model)
     with calling("example_inputs", inputs):
         units = Units(plain, inputs, mend)

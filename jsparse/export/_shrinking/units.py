@@ -10,6 +10,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -169,18 +170,21 @@ class Units:
             return one
         blamed = [self._blamed(one, fault, gone) for fault in one.faults]
         sure = [found[0] for found in blamed if len(found) == 1]
-        # a fault may follow from another one: each by itself, with those that are good together
+        # a fault may follow from another one: each by itself, with those that are good together;
+        # first those that alone are near a fault, then all that are near one, then the rest
         good: list[int] = []
         held: dict[int, Fault] = {}
-        suspects = sure or blamed[0]
-        for n in dict.fromkeys([*suspects, *gone]):
-            if held and n not in suspects:
+        for suspects in (sure, itertools.chain(*blamed), gone):
+            for n in dict.fromkeys(suspects):
+                if n in good or n in held:
+                    continue
+                tested = self.smaller({k: gone[k] for k in (*good, n)}, tests)
+                if tested.faults:
+                    held[n] = tested.faults[0]
+                else:
+                    good.append(n)
+            if held:
                 break
-            tested = self.smaller({k: gone[k] for k in (*good, n)}, tests)
-            if tested.faults:
-                held[n] = tested.faults[0]
-            else:
-                good.append(n)
         held = held or dict.fromkeys(good, one.faults[0])
         before = [*self.alike]
         for n, fault in held.items():
