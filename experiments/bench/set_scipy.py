@@ -154,7 +154,8 @@ def written(settings: Settings, model: Net, x: np.ndarray, y: np.ndarray, file: 
     kernel = np.asarray(model.head.kernel[...])
     last = len(model.hidden)
     case[f"rows{last}"], case[f"columns{last}"] = np.indices(kernel.shape, np.int32).reshape(2, -1)
-    np.savez(file, **case, **{f"values{last}": kernel.ravel()})
+    case[f"values{last}"] = kernel.ravel()
+    np.savez(file, **case)
 
 
 def trainer(settings: Settings, model: Net) -> nnx.Optimizer:
