@@ -89,6 +89,10 @@ def draw(key: Array, count: int, plan: Plan) -> tuple[Array, Array]:
         outputs = jax.random.randint(of_outputs, (count,), 0, plan.outputs, jnp.int32)
     groups, indices = jnp.divmod(rows, plan.width)
     parts = groups * plan.outputs + outputs
+    if parts_of(plan) * plan.width <= 2**32:  # one number a place is sorted five times as fast
+        places = jnp.sort(parts.astype(jnp.uint32) * plan.width + indices.astype(jnp.uint32))
+        parts, indices = jnp.divmod(places, plan.width)
+        return parts.astype(jnp.int32), indices.astype(jnp.uint16)
     found: Any = lax.sort((parts, indices.astype(jnp.uint16)), num_keys=2)
     return found
 
