@@ -137,6 +137,9 @@ def test_groups_and_their_removal_take_inputs_by_name() -> None:
     assert type(small) is Masked and small.a.out_features == 4
     expected = model(x, mask=MASK, double=True)
     np.testing.assert_allclose(small(x, mask=MASK, double=True), expected, rtol=1e-5)
+    cost = js.prune.costs.flops(X, mask=MASK, double=True)
+    fewer, _ = js.prune.units(model, X, mask=MASK, double=True, budget=0.6, cost=cost)
+    assert fewer.a.out_features == 4
 
 
 def test_pick_takes_inputs_by_name_and_shows_sizes(monkeypatch) -> None:
