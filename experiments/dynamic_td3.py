@@ -18,7 +18,7 @@ Ours to choose: steps and updates alternate in stretches of 50, masks are those 
 Number (--arms dense DS static; 100,000 steps, 3 seeds): LCA of DS 3732 ± 315, static 3494 ± 153,
     dense 3247 ± 352; DS minus dense +754, +830, -128. In a later run RigL 3417 ± 31, thresholds
     3308 ± 419, DS at 80 % 3196 ± 14, at 95 % 2430 ± 203. Hopper: DS 677 ± 262, static 517 ± 116,
-    dense 581 ± 91. Walker2d, 2 seeds: DS 496 ± 142, static 285 ± 22, dense 319 ± 89.
+    dense 581 ± 91. Walker2d, 3 seeds: DS 481 ± 104, static 305 ± 39, dense 306 ± 67.
 
 Command: python -m experiments.dynamic_td3            (HalfCheetah, 3 seeds; hours on two cores)
          python -m experiments.dynamic_td3 --quick    (20,000 steps, 3 arms, 1 seed: that it runs)
