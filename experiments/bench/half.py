@@ -5,11 +5,11 @@ Claim: at half the operations, a ResNet-20 without four of its blocks gets at le
 Command: python -m experiments.bench.half --steps 0 --networks resnet-20    (time alone)
          python -m experiments.bench.half    (accuracy and a transformer too; not run to its end)
 Minutes: 3 for the first, when the machine should do nothing else.
-Number: two AMD EPYC cores, random weights, others used 24 % of the machine. Of the ideal at batch 1
-    and 32, XLA: 4 blocks 0.85, 0.90 (54.9 % of the operations), multiples of 16 0.71, 0.65, of 8
-    0.57, 0.64, any width 0.41, 0.40, which is slower than dense. ONNX Runtime: 4 blocks 0.97, 0.97,
-    multiples of 16 0.85, 0.89. Half the time by multiples of 8 was not to be had at batch 1, and at
-    batch 32 left 12 % of the operations.
+Number: two AMD EPYC cores, random weights. Of the ideal at batch 1 and 32, XLA: 4 blocks 0.87, 0.88
+    (54.9 % of the operations), multiples of 16 0.68, 0.65, of 8 0.61, 0.60, any width 0.44, 0.39,
+    which is slower than dense. ONNX Runtime: 4 blocks 1.00, 0.94, multiples of 16 0.86, 0.88. Half
+    the time by multiples of 8 was not to be had at batch 1, and at batch 32 left 14 % of the
+    operations.
 
 Trained dense on CIFAR-10, cut, batch normalisation taken anew, and trained on for as many steps;
 the dense one too. Blocks go by influence. ONNX Runtime has the same models.
