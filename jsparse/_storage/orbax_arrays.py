@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,14 +16,22 @@ from jsparse._storage.leaves import plain
 
 OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 """How TensorStore gives the number of the system's error."""
-ALONE = "array"
-"""The name of an array that is the whole tree: Orbax up to 0.11.36 refuses the empty one."""
 
 
 def _orbax() -> ModuleType:
     import orbax.checkpoint
 
     return orbax.checkpoint
+
+
+def _unnamed(paths: Iterable[str]) -> str:
+    """What an array with an empty path is called, as Orbax up to 0.11.36 refuses that: longest.
+
+    Example:
+      >>> _unnamed([""]), _unnamed(["", "array"])
+      ('array', 'array_')
+    """
+    return "array".ljust(1 + max(map(len, paths), default=0), "_")
 
 
 def check_kinds(arrays: Mapping[str, Any]) -> None:
@@ -51,7 +59,8 @@ def write(path: Path, arrays: Mapping[str, Any]) -> None:
       OSError: the disk is full or not writable.
     """
     orbax = _orbax()
-    filled = {name or ALONE: one for name, one in arrays.items() if one.size}  # others are refused
+    unnamed = _unnamed(arrays)
+    filled = {name or unnamed: one for name, one in arrays.items() if one.size}  # no empty ones
     with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as writer:
         log = logging.getLogger("absl")
         log.addFilter(_is_news)
@@ -90,18 +99,18 @@ def read(path: Path, leaves: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not (path / "_METADATA").is_file():  # without it Orbax's threads fail one after another
         raise CorruptCheckpoint(f"{path} is damaged: Orbax cannot read it: no _METADATA")
-    orbax = _orbax()
+    orbax, unnamed = _orbax(), _unnamed(leaves)
     plans, empty = {}, {}
     for name, leaf in leaves.items():
         array = plain(name, leaf)
         if array.size == 0:
             empty[name] = np.asarray(array)
         elif isinstance(array, jax.Array) and len(array.sharding.device_set) > 1:
-            plans[name or ALONE] = orbax.ArrayRestoreArgs(
+            plans[name or unnamed] = orbax.ArrayRestoreArgs(
                 sharding=array.sharding, global_shape=array.shape, dtype=array.dtype
             )
         else:
-            plans[name or ALONE] = orbax.RestoreArgs(restore_type=np.ndarray)
+            plans[name or unnamed] = orbax.RestoreArgs(restore_type=np.ndarray)
     item = dict.fromkeys(plans, 0)
     with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as reader:
         try:
@@ -110,4 +119,4 @@ def read(path: Path, leaves: Mapping[str, Any]) -> dict[str, Any]:
             )
         except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise CorruptCheckpoint(f"{path} is damaged: Orbax cannot read it: {error}") from error
-    return {name: empty[name] if name in empty else found[name or ALONE] for name in leaves}
+    return {name: empty[name] if name in empty else found[name or unnamed] for name in leaves}

@@ -26,6 +26,8 @@ def small(scale: float) -> dict:
         "weak row": jnp.full(3, scale),
         "numpy": np.float64(scale),
         "sparse": BCOO((jnp.ones(2) * scale, jnp.asarray([[0, 0], [1, 1]])), shape=(2, 2)),
+        "": jnp.ones(3) * scale,
+        "array": jnp.zeros(2) + scale,
         "on a device": jax.device_put(jnp.ones(2) * scale, jax.devices()[3]),
     }
 
