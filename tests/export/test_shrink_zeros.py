@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 import jsparse as js
 from jsparse.export import Record, rebuild
@@ -98,9 +99,12 @@ def test_patterns_that_match_nothing_are_refused(keep, error, message: str) -> N
         js.shrink(adapted(), X, keep=keep)
 
 
-def test_a_weakly_typed_weight_shrinks_and_stays_so() -> None:
+@pytest.mark.parametrize("axis", [None, "d"])
+def test_a_weakly_typed_weight_shrinks_and_stays_so(axis: str | None) -> None:
     model = net(nnx.Linear(8, 3, rngs=nnx.Rngs(1)))
-    model.layers[0].bias[...] = jnp.where(jnp.arange(8) < 5, 0.5, 0.0)
+    spread = NamedSharding(jax.make_mesh((8,), ("d",)), PartitionSpec(axis))
+    bias = jnp.where(jnp.arange(8) < 5, 0.5, 0.0)
+    model.layers[0].bias = nnx.Param(jax.device_put(bias, spread) if axis else bias)
     assert model.layers[0].bias[...].weak_type
     small, record = js.shrink(model, X)
     assert small.layers[0].out_features == 5 and record.stayed == {}

@@ -72,7 +72,7 @@ class Cut:
 
     def placed(self, value: jax.Array) -> jax.Array:
         """The same, on the devices of the array."""
-        return _typed_like(placed_like(self.of(np.asarray(value)), value), value)
+        return _made_like(self.of(np.asarray(value)), value)
 
     def zeroed(self, value: np.ndarray) -> np.ndarray:
         """An array of that shape with zeros in place of what is cut."""
@@ -114,7 +114,7 @@ def cut_in_place(
             if path in add:
                 value = value + np.asarray(add[path], value.dtype)
             value = cuts[path].of(value) if path in cuts else value
-            made[id(held)] = held.replace(_typed_like(placed_like(value, held[...]), held[...]))
+            made[id(held)] = held.replace(_made_like(value, held[...]))
         slot.put(made[id(held)])
         if path in cuts:
             found[slot.path] = cuts[path]
@@ -171,7 +171,7 @@ def _cut_part(part: Sparse, cut: Cut) -> dict[str, Cut]:
     return found
 
 
-def placed_like(value: np.ndarray, like: jax.Array) -> jax.Array:
+def placed_like(value: np.ndarray | jax.Array, like: jax.Array) -> jax.Array:
     """An array on the devices of another one, spread as it where the new shape allows."""
     if len(like.sharding.device_set) == 1:
         return jax.device_put(value)
@@ -182,6 +182,8 @@ def placed_like(value: np.ndarray, like: jax.Array) -> jax.Array:
     return jax.device_put(value, like.sharding)
 
 
-def _typed_like(value: jax.Array, like: jax.Array) -> jax.Array:
-    """Weakly typed if the larger array is, as `jnp.where(x, 0.0, 1.0)`: both promote alike."""
-    return like[tuple(map(slice, value.shape))].at[...].set(value) if like.weak_type else value
+def _made_like(value: np.ndarray, like: jax.Array) -> jax.Array:
+    """The same, weakly typed if the other is, as `jnp.where(x, 0.0, 1.0)`: both promote alike."""
+    weak = like.weak_type  # set on one device: slices of what is spread need a sharding
+    made = jax.lax.full_like(like, 0, shape=value.shape).at[...].set(value) if weak else value
+    return placed_like(made, like)
