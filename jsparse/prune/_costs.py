@@ -130,7 +130,7 @@ def bytes(dtype: DTypeLike = jnp.float32) -> Measure:
     return cost
 
 
-def tiles(rows: int = 8, columns: int = 128) -> Measure:
+def tiles(rows: int = 8, columns: int = 128) -> Cost:
     """Tiles of the weights' last two axes that hold a kept weight: what block-sparse kernels read.
 
     Args:
@@ -139,7 +139,7 @@ def tiles(rows: int = 8, columns: int = 128) -> Measure:
 
     Returns:
       A function of a model, which gives [], uint32: tiles of the weights that have a rule; those
-      at an edge count like any.
+      at an edge count like any. The models of `prune.units` have none.
 
     Raises:
       ValueError: a number below 1.
@@ -155,7 +155,7 @@ def tiles(rows: int = 8, columns: int = 128) -> Measure:
     """
     check_whole(rows=rows, columns=columns)
 
-    def cost(model: nnx.Module | Sizes) -> Array:
+    def cost(model: nnx.Module) -> Array:
         model = _whole(model)
         total = jnp.uint32(0)
         for part in sparse_parts(model).values():

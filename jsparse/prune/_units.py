@@ -11,6 +11,7 @@ Numbers: tests/prune/test_units.py compares with the masked model on nets of eve
 """
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -92,6 +93,7 @@ def units(
       TypeError, ValueError: wrong arguments, a pattern of keep that matches nothing, scores of
         another shape or NaN.
       ValueError: nothing can be removed, or not enough for the budget; the error says what holds.
+        The cost is not a number, 0 or more; that of the whole model is 0 or infinite.
 
     Example:
       >>> rngs = nnx.Rngs(0)
@@ -105,7 +107,7 @@ def units(
     if density == 1 and budget == 1:
         raise ValueError(
             "density and budget are both 1, which removes nothing; pass one of them below 1, such "
-            "as budget=0.5 for half the operations"
+            f"as budget=0.5 for half the operations"
         )
     check_function(cost=cost, importance=importance, mend=mend)
     check_whole(round_to=round_to, least_width=least_width)
@@ -172,6 +174,12 @@ class _Chosen:
         if budget == 1:
             return self._at(cuts[0], order)
         whole = self._spends({})
+        if not 0 < whole < math.inf:
+            raise ValueError(
+                f"the cost of the whole model is {whole:g}, of which no fraction can be kept; give "
+                "one that counts weights without rules, as costs.parameters does and costs.tiles "
+                "does not"
+            )
         least = self._at(cuts[-1], order)
         if self._spends(least) > budget * whole:
             raise ValueError(

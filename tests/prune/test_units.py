@@ -1,6 +1,7 @@
 """Structured pruning in one call: smaller, and the same as with zeros in place of the units."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import jsparse as js
 from jsparse import importance
 from jsparse._slots import slots
 from jsparse.export import Record, rebuild
-from jsparse.prune import units
+from jsparse.prune import costs, units
 from tests.support.zoo_cases import CASES, outputs, shapes
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
@@ -158,6 +159,10 @@ def test_what_cannot_be_done_is_said() -> None:
     model = mlp(3, 4, 2)
     with pytest.raises(ValueError, match="both 1, which removes nothing"):
         units(model, (1, 3))
+    refused: list[tuple[Any, str]] = [(costs.tiles(), "0"), (lambda sizes: np.inf, "inf")]
+    for cost, whole in refused:
+        with pytest.raises(ValueError, match=f"cost of the whole model is {whole}, of which no"):
+            units(model, (1, 3), budget=0.5, cost=cost)
     with pytest.raises(ValueError, match=r"budget 0.1 cannot be met: at the least widths 0\.25"):
         units(model, (1, 3), budget=0.1)
     with pytest.raises(ValueError, match="no unit can be removed"):
