@@ -107,7 +107,7 @@ def units(
     if density == 1 and budget == 1:
         raise ValueError(
             "density and budget are both 1, which removes nothing; pass one of them below 1, such "
-            f"as budget=0.5 for half the operations"
+            "as budget=0.5 for half the operations"
         )
     check_function(cost=cost, importance=importance, mend=mend)
     check_whole(round_to=round_to, least_width=least_width)
@@ -226,7 +226,8 @@ class _Chosen:
             classes = (families[n].units[u] for n, own in gone.items() for u in own)
             model = lambda: by_name(self.units.smaller(gone, ()).model)
             spent = self._cost(sizes_after(graph, self.units.removal(classes), model))
-            spent = spent.item() if isinstance(spent, jax.Array) and spent.ndim == 0 else spent
+            scalar = isinstance(spent, jax.Array | np.ndarray) and spent.ndim == 0
+            spent = spent.item() if scalar else spent
             if not is_number(spent) or not spent >= 0:
                 raise ValueError(f"cost must give a number, 0 or more; got {shown(spent)}")
             self._spent[key] = float(spent)

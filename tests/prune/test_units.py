@@ -142,7 +142,7 @@ def test_a_budget_is_met_by_as_few_units_as_it_takes() -> None:
     _, record = units(model, (1, 3), budget=0.5, cost=count)
     a, b = left(record)
     assert 3 * a + a * b + 2 * b <= 0.5 * whole < 3 * (a + 1) + (a + 1) * (b + 1) + 2 * (b + 1)
-    small, _ = units(model, (1, 3), budget=0.5, cost=lambda sizes: sizes.parameters)
+    small, _ = units(model, (1, 3), budget=0.5, cost=lambda sizes: np.array(sizes.parameters))
     size = lambda model: sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model)))
     assert size(small) <= 0.5 * size(model)
 
