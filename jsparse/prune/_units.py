@@ -105,9 +105,10 @@ def units(
     check_density(density)
     check_in("(0, 1]", budget=budget)
     if density == 1 and budget == 1:
+        given = f"; {', '.join(options)} by name would go to the model" if options else ""
         raise ValueError(
             "density and budget are both 1, which removes nothing; pass one of them below 1, such "
-            "as budget=0.5 for half the operations"
+            f"as budget=0.5 for half the operations{given}"
         )
     check_function(cost=cost, importance=importance, mend=mend)
     check_whole(round_to=round_to, least_width=least_width)

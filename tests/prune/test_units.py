@@ -159,6 +159,8 @@ def test_what_cannot_be_done_is_said() -> None:
     model = mlp(3, 4, 2)
     with pytest.raises(ValueError, match="both 1, which removes nothing"):
         units(model, (1, 3))
+    with pytest.raises(ValueError, match="half the operations; budgt by name would go to the mod"):
+        units(model, (1, 3), budgt=0.5)
     refused: list[tuple[Any, str]] = [(costs.tiles(), "0"), (lambda sizes: np.inf, "inf")]
     for cost, whole in refused:
         with pytest.raises(ValueError, match=f"cost of the whole model is {whole}, of which no"):
