@@ -182,8 +182,9 @@ class Optimizer(nnx.Optimizer):
         if self.clip_task < float("inf"):
             grads = clipped(model, grads, task, self.clip_task)
         steered = {path: task[path] for path in self.trained if path in task}
+        grads = nnx.state(grads, self.wrt)  # Flax 0.11 passes on those of masks as well
         if isinstance(self.tx, Revise):
-            trees = nnx.state(grads, self.wrt), self.opt_state, nnx.state(model, self.wrt)
+            trees = grads, self.opt_state, nnx.state(model, self.wrt)
             tree, state = self.tx.apply(*map(arrays_of, trees), **arrays_of(kwargs))
             nnx.update(model, tree)
             nnx.update(self.opt_state, nnx.state(state))
