@@ -59,8 +59,8 @@ def write(path: Path, arrays: Mapping[str, Any]) -> None:
       OSError: the disk is full or not writable.
     """
     orbax = _orbax()
-    unnamed = _unnamed(arrays)
-    filled = {name or unnamed: one for name, one in arrays.items() if one.size}  # no empty ones
+    unnamed = _unnamed(arrays)  # Orbax refuses empty names, and empty arrays
+    filled = {name or unnamed: one for name, one in arrays.items() if one.size}
     with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as writer:
         log = logging.getLogger("absl")
         log.addFilter(_is_news)
