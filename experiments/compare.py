@@ -78,8 +78,8 @@ FAMILIES = {
     "masks from the weights": (
         "DST", "top", "Gibbs", "movement", "powerpropagation", "L0", "STR", "soft movement",
     ),
-    "masks that move": ("gradual", "SET", "RigL", "Top-KAST", "ACDC"),
-    "masks from birth": ("random", "even", "magnitude at birth", "SNIP", "GraSP", "SynFlow"),
+    "dynamic masks": ("gradual", "SET", "RigL", "Top-KAST", "ACDC"),
+    "masks from initialization": ("random", "even", "magnitude at birth", "SNIP", "GraSP", "SynFlow"),
     "in rounds": ("lottery", "fine-tuned"),
     "in one shot": ("magnitude", "Wanda", "SparseGPT"),
 }  # fmt: skip
