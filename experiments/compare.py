@@ -79,7 +79,9 @@ FAMILIES = {
         "DST", "top", "Gibbs", "movement", "powerpropagation", "L0", "STR", "soft movement",
     ),
     "dynamic masks": ("gradual", "SET", "RigL", "Top-KAST", "ACDC"),
-    "masks from initialization": ("random", "even", "magnitude at birth", "SNIP", "GraSP", "SynFlow"),
+    "masks from initialization": (
+        "random", "even", "magnitude at birth", "SNIP", "GraSP", "SynFlow",
+    ),
     "in rounds": ("lottery", "fine-tuned"),
     "in one shot": ("magnitude", "Wanda", "SparseGPT"),
 }  # fmt: skip
