@@ -21,7 +21,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Literal
@@ -89,6 +89,18 @@ def ways(name: str, x: Array) -> dict[str, Callable[[nnx.Module], nnx.Module]]:
     }
 
 
+def cuts(name: str, model: nnx.Module, x: Array) -> Iterator[tuple[str, nnx.Module, float]]:
+    """Each way, the smaller model, and the seconds that it took; not what cannot be had."""
+    for way, cut in ways(name, x).items():
+        start = time.perf_counter()
+        try:
+            small = cut(nnx.clone(model))
+        except ValueError as error:  # no widths are fast enough
+            print(f"{name}, {len(x)}, {way}: {error}", file=sys.stderr, flush=True)
+            continue
+        yield way, small, time.perf_counter() - start
+
+
 def train(
     model: nnx.Module, images: common.Images, settings: Settings, seed: int, peak: float
 ) -> nnx.Module:
@@ -114,8 +126,8 @@ def train(
     return jsparse.recalibrate(model, [batch()[0] for _ in range(8)])
 
 
-def accuracies(settings: Settings, seed: int) -> dict[str, tuple[float, float]]:
-    """Of each way on the test images: right after the cut, and trained on."""
+def accuracies(settings: Settings, seed: int) -> dict[str, tuple[float, float, float]]:
+    """Of each way: the part of the operations left, of test images right, and after training on."""
     images = common.cifar10(settings.data)
     prepare = common.standardised(images).test
     dense = common.ResNet(20, nnx.Rngs(seed))
@@ -132,13 +144,13 @@ def accuracies(settings: Settings, seed: int) -> dict[str, tuple[float, float]]:
         ]
         return float(np.mean(np.concatenate(hits)))
 
-    found = {}
-    for way, cut in ways("resnet-20", x).items():
-        small = cut(nnx.clone(dense))
-        before = right(small)
+    found, cost = {}, costs.flops(x)
+    for way, small, _ in cuts("resnet-20", dense, x):
+        left, before = float(cost(small) / cost(dense)), right(small)
         after = train(small, images, settings, seed + 100, settings.learning_rate / 2)
-        found[way] = before, right(after)
-        print(f"seed {seed}, {way}: {before:.3f}, {found[way][1]:.3f}", file=sys.stderr, flush=True)
+        found[way] = left, before, right(after)
+        shown = ", ".join(f"{one:.3f}" for one in found[way])
+        print(f"seed {seed}, {way}: {shown}", file=sys.stderr, flush=True)
     return found
 
 
@@ -149,14 +161,8 @@ def times(name: str, inputs: int, settings: Settings) -> list[list[str]]:
     clocks, models, took = {}, {}, {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        for way, cut in ways(name, x).items():
-            start = time.perf_counter()
-            try:
-                models[way] = evaluated(cut(dense))
-            except ValueError as error:  # no widths are fast enough
-                print(f"{name}, {inputs}, {way}: {error}", file=sys.stderr)
-                continue
-            took[way] = time.perf_counter() - start
+        for way, small, took[way] in cuts(name, dense, x):
+            models[way] = evaluated(small)
             file = folder / f"{len(models)}.onnx"
             runtimes.write(file, models[way], np.asarray(x))
             other = rounds.There("onnxruntime", str(file), "1", cores=cores)
@@ -182,10 +188,12 @@ def main(settings: Settings) -> None:
         if settings.steps:
             found = [accuracies(settings, seed) for seed in settings.seeds]
             table = [
-                [way, *(f"{100 * np.mean([one[way][k] for one in found]):.1f}" for k in (0, 1))]
+                [way, *(f"{100 * np.mean([one[way][k] for one in found]):.1f}" for k in range(3))]
                 for way in found[0]
+                if all(way in one for one in found)
             ]
-            print(common.table(["ResNet-20", "after the cut [%]", "trained on [%]"], table))
+            head = ["ResNet-20", "operations left [%]", "after the cut [%]", "trained on [%]"]
+            print(common.table(head, table))
         load, rows = rounds.Load(), []
         for name in settings.networks:
             for inputs in settings.inputs:

@@ -9,6 +9,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse as js
+from experiments.common.networks import convolution
 from jsparse._surgery import fold
 from jsparse.export import Use
 from jsparse.export._shrinking.attributes import stock
@@ -124,6 +125,32 @@ def test_halves_go_together_and_a_softmax_holds_its_units() -> None:
     assert small.faults == []
     factors = {"down/kernel": 0.75**0.5, "down/bias": 0.75**0.5}  # x is over the root of 6, not 8
     assert small.factors == pytest.approx(factors)
+
+
+class Beside(nnx.Module):
+    """A convolution as a matrix product; then a layer of width 1 beside a wider one."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        options = {"conv_general_dilated": convolution.conv_as_matmul, "rngs": rngs}
+        self.a, self.b = (nnx.Conv(n, 6, (3, 3), **options) for n in (2, 6))
+        self.one, self.wide = nnx.Linear(6, 1, rngs=rngs), nnx.Linear(6, 4, rngs=rngs)
+        self.out = nnx.Linear(5, 3, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        x = self.a(x)
+        x = nnx.relu(x + self.b(nnx.relu(x))).mean((1, 2))
+        wide = self.wide(x)
+        return self.out(jnp.concatenate([self.one(x), wide + jnp.roll(wide, 1, -1)], -1))
+
+
+def test_a_single_unit_stays_and_is_listed_where_it_is_all_there_is() -> None:
+    found = js.groups(Beside(nnx.Rngs(0)), (2, 8, 8, 2))
+    assert [(group.name, group.width) for group in found if not group.held] == [("a/kernel:3", 6)]
+    single = [group.name for group in found if group.held == "it is a single unit"]
+    assert single == [
+        "wide/kernel:1",
+        "out/kernel:0",
+    ]  # a shift ties all of the first to each other
 
 
 def test_sums_over_units_are_named_and_heads_count_as_their_width() -> None:

@@ -7,10 +7,11 @@ the smaller model still computes the same.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
 from jsparse._paths import listed
@@ -23,7 +24,7 @@ from jsparse.export._shrinking.blame import said
 from jsparse.export._shrinking.closing import with_closers
 from jsparse.export._shrinking.drawing import noted, write_groups
 from jsparse.export._shrinking.graph import Node, every
-from jsparse.export._shrinking.liveness import ENDS, Axis, Reason
+from jsparse.export._shrinking.liveness import ENDS, SINGLE, Axis, Reason
 from jsparse.export._shrinking.members import UnitAxis, UnitGroup
 from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.units import Family, Units
@@ -157,6 +158,8 @@ def described(units: Units) -> dict[int, UnitGroup]:
                 first.setdefault(node.path, n)
     found = [(n, _group(units, family, used, first)) for n, family in enumerate(units.families)]
     named = [(n, group) for n, group in found if group]
+    several = _made(group for _, group in named if group.width > 1)
+    named = [(n, g) for n, g in named if g.width > 1 or not _made([g]) <= several]
     named.sort(key=lambda pair: first.get(pair[1].members[0].path, 0))
     names: dict[str, int] = {}
     groups = {}
@@ -193,9 +196,18 @@ def _group(
         width=len(family.units),
         members=members,
         parameters=_parameters(members, shapes),
-        held=_why(family.held) if family.held else "",
+        held=_why(family.held) if family.held else "" if len(family.units) > 1 else SINGLE,
         means=", ".join(dict.fromkeys(place(op) for op in family.sums)),
     )
+
+
+def _made(groups: Iterable[UnitGroup]) -> set[tuple[str, int, int]]:
+    """Each position of each axis that makes units of some groups; if none does, of all axes."""
+    found: set[tuple[str, int, int]] = set()
+    for group in groups:
+        for m in [m for m in group.members if Use.MAKES in m.use] or group.members:
+            found.update((m.path, m.axis, n) for n in np.flatnonzero(m.units >= 0).tolist())
+    return found
 
 
 def _beside(node: Node, axis: int, used: Mapping[Axis, Use]) -> int:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jsparse.export._shrinking.graph import Graph, Node
-from jsparse.export._shrinking.liveness import Axis, Reason
+from jsparse.export._shrinking.liveness import ENDS, SINGLE, Axis, Reason
 
 Grid = tuple[list[list[np.ndarray]], Reason]
 """For each side the positions along its axes, [cells] each; and the operation that joins them."""
@@ -37,7 +37,7 @@ class Links:
         self._grids: list[Grid] = []
         self._reason = Reason("")
         self._pins: list[tuple[np.ndarray, Reason]] = []
-        self.because(Reason("ends", None, "is a single one"))
+        self.because(Reason(ENDS, None, SINGLE))
         for axis, length in zip(self.axes, lengths, strict=True):
             if length == 1:
                 self.pin(*axis)

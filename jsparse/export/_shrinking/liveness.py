@@ -16,6 +16,7 @@ from jsparse.export._shrinking.graph import Graph, Node, Op
 
 Axis = tuple[Node, int]
 COUNTS, WHOLE, ENDS = "counts", "whole", "ends"
+SINGLE = "it is a single unit"
 
 
 @dataclasses.dataclass(frozen=True)
