@@ -1,14 +1,14 @@
-"""Pruning before the first step: SNIP, GraSP and SynFlow beside magnitude and random masks.
+"""Pruning at initialization: SNIP, GraSP and SynFlow against magnitude and random masks.
 
-Claim (the papers'): masks that are chosen by gradients or paths at the start beat random ones, and
-    SynFlow, which needs no data, does not cut the network in two however few weights are left. The
-    quick setting shows it for SNIP, and from 5 % down for SynFlow; GraSP stays near random masks,
-    and magnitude loses a layer at 2 %.
+Claim (the papers'): masks chosen by gradients or paths at the start beat random ones, and SynFlow,
+    which needs no data, never cuts the network in two, however few weights are left. The quick
+    setting shows it for SNIP, and from 5 % down for SynFlow; GraSP stays near random masks, and
+    magnitude loses a layer at 2 %.
 
 Papers: Lee et al., SNIP, ICLR 2019; Wang et al., GraSP, ICLR 2020; Tanaka et al., SynFlow, NeurIPS
     2020, whose figure 6 has these five methods on VGG and ResNet. At 1 % of VGG-16 on CIFAR-10 it
     has random 79.1, magnitude 89.8, SNIP 89.2, GraSP 87.5, SynFlow 90.1, dense 93.5. None has these
-    networks, so no published figure stands in the table. Random masks have ERK's densities.
+    networks, so the table has no published figure. Random masks have ERK's densities.
 
 Command: python -m experiments.at_birth                       (LeNet-300-100 on MNIST)
          python -m experiments.at_birth --network small       (a small conv net on CIFAR-10)

@@ -1,20 +1,20 @@
 """Agents that obey a property in temporal logic: the product of a grid and an automaton.
 
 Claim (the paper's): Q-learning on the product satisfies the property with the highest probability
-    possible, in an order of magnitude fewer iterations than earlier ways. Tested here against exact
-    probabilities on all 25 published tasks on grids (Pac-Man, where ghosts move, is left out), and
-    against agents without the automaton: one that sees its cell alone, and one that also
-    remembers the last two labels. All are paid for acceptance alone.
+    possible, in an order of magnitude fewer iterations than earlier methods. Tested here against
+    exact probabilities on all 25 published grid tasks (Pac-Man, where ghosts move, is left out),
+    and against agents without the automaton: one that sees only its cell, and one that also
+    remembers the last two labels. All are rewarded for acceptance only.
 
 Paper: Hasanbeig, Kroening and Abate, LCRL: certified policy synthesis via logically-constrained
     reinforcement learning, QEST 2022; grids, labels and properties are those of its code. Ours are
     the reading of infinite words, the discount of all steps, which the authors' rule lacks, the
-    last steps learned from once more in reverse, and the sparse networks.
+    replay of the last steps in reverse, and the sparse networks.
 
-What a success is: as in the paper, that an accepting state is entered once, here within four times
-    the steps that the best policy takes. For ever, as the property says, is another thing: where a
-    move slips, what is unsafe is met in the end unless some cell is never left, so that the
-    probability is 0 on lakes 3 to 6 and on all three worlds.
+Success, as in the paper, is that an accepting state is entered once, here within four times the
+steps of the best policy. To satisfy the property for ever is a different matter: where moves slip,
+an unsafe cell is entered eventually unless the agent can stay in a cell, so the probability is 0 on
+lakes 3 to 6 and on all three worlds.
 
 Number (5 seeds): exact 0.999998, 0.999999 and 1.000000 on lakes 1 to 3; on all tasks the worst seed
     reaches at least 0.987 of the exact probability. Without the automaton the cell alone is enough

@@ -1,25 +1,25 @@
-"""Ceilings on densities, learned from steps alone: a multiplier for each, or one for a value cost.
+"""Ceilings on state densities, learned from samples: a multiplier for each, or one value cost.
 
-Claim (the paper's): a ceiling on the density of states is best given as it is, with a multiplier
-    for each state; a cost of states that is bounded in its expectation has to be tuned until the
-    ceiling happens to hold. Tested here on a car that charges quickly while its battery is low, so
-    that it wants to be where it may seldom be: three ceilings on the densities of the six lowest
-    levels, PPO with a multiplier for each level, beside PPO with one multiplier for
-    weight * E[lowness] <= 1 at five weights. Both see what they did, and no table.
+Claim (the paper's): a ceiling on the density of states is best imposed directly, with a multiplier
+for each state; a state cost bounded in expectation has to be tuned until the ceiling happens to
+hold. Tested here on a car that charges quickly while its battery is low, so that it wants to be
+where it is rarely allowed: three ceilings on the densities of the six lowest levels, PPO with a
+multiplier for each level, against PPO with one multiplier for weight * E[lowness] <= 1 at five
+weights. Both see only their samples, not the tables.
 
 Paper: Qin, Chen and Fan, Density constrained reinforcement learning, ICML 2021, arXiv 2106.12764,
     sections 3 to 5; the value cost is that of Tessler et al., Reward constrained policy
     optimization, ICLR 2019. The car, its ceilings and all settings are ours, and small enough for a
-    linear program to know the optimum, so no number of the paper's is printed beside ours.
+    linear program to know the optimum, so no number of the paper is printed for comparison.
 
 What is judged: the average, over the second half of the iterations, of the occupancies of the
-    policies, by the exact densities that these have. A ceiling is met up to 5 %; a weight does for
-    a ceiling if it meets it and gets 0.9 of the best reward within it.
+    policies, by the exact densities that these have. A ceiling is met up to 5 %; a weight works for
+    a ceiling if it meets it with 0.9 of the best reward within it.
 
 Number (3 seeds): with a multiplier for each level the three ceilings are met within 3 %, at level 0
-    of the middle one within 12 %, with 0.96, 0.94 and 0.97 of the best reward. No weight does: the
+    of the middle one within 12 %, with 0.96, 0.94 and 0.97 of the best reward. No weight works: the
     five are 63 to 553 %, 11 to 346 %, -31 to 175 %, -55 to 82 % and -70 to 22 % beyond the three
-    ceilings, and already the linear program says so of exact learners. At the middle ceiling 80 %
+    ceilings; the linear program shows the same for exact learners. At the middle ceiling 80 %
     sparse networks get 0.86 of the best reward at 13 % beyond it, 95 % sparse ones 0.55 at 44 %.
 
 Command: python -m experiments.battery_car            (three seeds)

@@ -1,25 +1,25 @@
-"""What AlphaZero learns of a game: brick tic-tac-toe with the brick where it was, or elsewhere.
+"""What AlphaZero learns of a game: brick tic-tac-toe with the brick in place, or elsewhere.
 
-Claims (the paper's): AlphaZero that trained with the brick on one cell loses more than minimax and
-    MCTS where it lies elsewhere; look-ahead does not mend it, more cells in training do. Ours: is
-    a network with 10 % of its hidden weights (SET) better there than a dense one as strong at home?
+Claims (the paper's): AlphaZero trained with the brick on one cell loses more than minimax and MCTS
+when it is elsewhere; look-ahead does not fix this, more cells in training do. Ours: is a network
+with 10 % of its hidden weights (SET) better there than a dense one of equal strength at home?
 
 Paper: Tan Chong Min and Motani, Brick tic-tac-toe, arXiv 2207.05991 (2022), and its code. Its
-    tables could not be read: no published number stands beside ours. Game, heuristic and minimax of
-    depth 2 are the paper's. Ours are 5 x 5 cells (7 x 7 there), an MLP (convolutions), Gumbel noise
-    (PUCT), 16 simulations (100), and MCTS of 1,000 iterations (2,500).
+    tables could not be read, so there is no published number for comparison. Game, heuristic and
+    minimax of depth 2 are the paper's. Ours are 5 x 5 cells (7 x 7 there), an MLP (convolutions),
+    Gumbel noise (PUCT), 16 simulations (100), and MCTS of 1,000 iterations (2,500).
 
 Tests: brick at home (the centre), shifted by (1, 1), and anywhere; the first move of each player is
-    random, or all games would be one. Positions are turned and flipped in training, but never to a
+    random, or all games would be one. Positions are rotated and flipped in training, but never to a
     brick on another cell: by all eight turns, 3 cells and 9 are the same (and by its flips the
     paper's set of three, C3 D3 D4, holds E5, to which it shifts).
 
-Number (one seed, so nothing is claimed): trained on one cell the score falls from +0.23 at home to
-    -0.19 shifted, minimax has +0.27 and +0.48; anywhere it rises with the cells, -0.18, +0.09,
-    +0.28 and +0.17. Three seeds: not run.
+Number (one seed, so nothing is claimed): trained on one cell, the score falls from +0.23 at home to
+    -0.19 shifted, minimax has +0.27 and +0.48; anywhere it rises with the number of cells, -0.18,
+    +0.09, +0.28 and +0.17. Three seeds: not run.
 
 Command: python -m experiments.brick_tictactoe            (three seeds)
-         python -m experiments.brick_tictactoe --quick    (one seed, short: that it runs, no claim)
+         python -m experiments.brick_tictactoe --quick    (one seed, short: shows only that it runs)
          python -m experiments.brick_tictactoe --board 7 --az.games 1024 --iterations 1000
              (the paper's board; for a GPU; not run)
 

@@ -1,18 +1,18 @@
-"""Every method of the library beside each other, at four densities on one network.
+"""Every method of the library compared at four densities on one network.
 
-Claim: none of a paper; a table to choose a method from. What moves or learns its masks while it
-    trains ends ahead of masks that are chosen at birth, the more so the sparser the network.
+Claim: none from a paper; a table to choose a method from. Methods that change or learn masks in
+  training end ahead of masks chosen at initialization, the more so the sparser the network.
 
-Methods: rules (masks made from the weights at each step), revisions (stored masks that move),
-    pruning at birth, in rounds and in one shot; see each one's file for its paper. Where a method
-    wants a density for each layer it has that of the ERK budget; magnitude at birth too, as the
-    whole network's smallest weights would be all of one layer. All are trained alike, with Adam
-    and a rate that falls along a cosine; rounds and Powerpropagation train one more run before each
-    density, and one-shot pruning nothing after it. L0, STR and soft movement have no density to aim
-    at: they have strengths, and stand where these led; where they stayed dense they are not drawn.
-    Wanda and SparseGPT prune dense layers, so they are in the first table only. Not here: N:M
-    rules, as groups of 5, 10, 20 or 50 fit no layer of these networks, and DropNet, which keeps
-    units and not weights (see dropnet.py).
+Methods: rules (masks made from the weights at each step), revisions (stored, dynamic masks),
+    pruning at initialization, in rounds and in one shot; see each one's file for its paper. Methods
+    that need a density per layer use the ERK budget; magnitude at birth does too, as the whole
+    network's smallest weights would be all of one layer. All are trained alike, with Adam and a
+    cosine learning rate; rounds and Powerpropagation train one more run before each density, and
+    one-shot pruning nothing after it. L0, STR and soft movement cannot aim at a density: they have
+    strengths, and are placed at the density these reached; where they stayed dense they are not
+    plotted. Wanda and SparseGPT prune dense layers, so they are in the first table only. Not here:
+    N:M rules, as groups of 5, 10, 20 or 50 fit no layer of these networks, and DropNet, which keeps
+    units, not weights (see dropnet.py).
 
 Command: python -m experiments.compare                         (LeNet-300-100 on MNIST)
          python -m experiments.compare --network resnet-20     (a GPU; CIFAR-10)

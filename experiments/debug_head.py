@@ -1,20 +1,21 @@
-"""Sparse heads that one can read: how few features they need, and a shortcut found and removed.
+"""Readable sparse heads: how few features they need, and a shortcut found and removed.
 
 Claim: a head that reads 5 to 20 features for each class costs little accuracy. It also shows what
     a class is recognised by: where the training images of one class carry a mark that the others
-    lack, most of what the mark does goes through four weights of the sparse head, and without them
-    it no longer decides. Four weights are not enough in the network's own dense head.
+    lack, most of its effect goes through four weights of the sparse head, and without them it no
+    longer decides the class. Four weights are not enough in the network's own dense head.
 
 Paper: Wong, Santurkar and Madry, Leveraging sparse linear layers for debuggable deep networks, ICML
-    2021. Its figures are for ImageNet and text, so none is printed beside ours. The mark, a patch
-    of 3x3 white pixels on 90 % of the training images of class 3, is ours.
+    2021. Its figures are for ImageNet and text, so none is printed for comparison. The mark, a
+    patch of 3x3 white pixels on 90 % of the training images of class 3, is ours.
 
 Number (5 seeds, MLP on 8,000 images): 95.18 with at most 20 features per class, 94.56 dense. Four
-    edits take other digits called 3 from 59 to 63 % to 7 to 22 %, below 20 % in 4 of 5 seeds;
-    marked accuracy rises from 44.5 to 80.1, clean falls from 93.4 to 89.3 (by 3.1 to 5.3), as
-    little else told images of 3. The same four edits of the dense head leave 51 to 69 %, four
-    chosen by its own weights 48 to 66 %. An edited weight counts as its feature's mean: with 0 in
-    its place the bias keeps the mean's part, and clean accuracy falls by 7.5, to no image of 3.
+    edits lower the share of other digits called 3 from 59-63 % to 7-22 %, below 20 % in 4 of 5
+    seeds; marked accuracy rises from 44.5 to 80.1, clean falls from 93.4 to 89.3 (by 3.1 to 5.3),
+    as little else identified images of 3. The same four edits of the dense head leave 51 to 69 %,
+    four chosen by its own weights 48 to 66 %. An edited weight counts as its feature's mean: with 0
+    instead, the bias keeps the mean's contribution, and clean accuracy falls by 7.5, with no image
+    of 3 recognised.
 
 Command: python -m experiments.debug_head            (two cores; minutes not measured)
          python -m experiments.debug_head --quick    (one seed, MNIST alone, a minute)

@@ -1,15 +1,15 @@
 """Bounds on where an agent may be: ceilings and floors on densities, against an exact optimum.
 
-Claim (the paper's): with a multiplier for each state, moved by how far its density exceeds what is
-    allowed, reinforcement learning finds the best policy within bounds on densities. Tested here
+Claim (the paper's): with a multiplier for each state, updated by how far its density exceeds the
+    bound, reinforcement learning finds the best policy within bounds on densities. Tested here
     where a linear program knows the optimum: a grid whose near door may hardly be used, one whose
-    corner must be visited, and both. Greedy policies swing for ever, and only the average of
-    their occupancies is near the optimum; a network, whose policy is soft, gets there itself, and
-    80 % of its weights are not needed; at 95 %, with random masks, they are.
+      corner must be visited, and both. Greedy policies oscillate for ever, and only the average of
+      their occupancies is near the optimum; a network, whose policy is soft, gets there by itself,
+      and 80 % of its weights are not needed; 95 %, with random masks, is too much.
 
 Paper: Qin, Chen and Fan, Density constrained reinforcement learning, ICML 2021, arXiv 2106.12764,
     sections 3 and 4. The grid, floors, exact densities and the sparse policies are ours; the
-    paper's tasks are other ones, so none of its numbers is printed beside ours.
+    paper's tasks differ, so none of its numbers is printed for comparison.
 
 Number (3 seeds): near door at most 0.15: optimum -0.392 (0.469 without), averaged -0.392 with a
     violation below 0.0001, networks -0.394 dense, -0.389 at 80 % and -0.597 at 95 %. Corner at

@@ -1,16 +1,16 @@
 """DropNet: whole units and filters dropped in rounds, by their mean activation.
 
-Claim (the paper's): dropping those of least mean activation keeps the accuracy longest, dropping
-    those of most loses it first; by layer is safer than over the whole network where layers are
-    wide.
+Claim (the paper's): dropping units with the lowest mean activation keeps the accuracy longest,
+    dropping those with the highest loses it first; by layer is safer than over the whole network
+    where layers are wide.
 
 Paper: Tan and Motani, DropNet: reducing neural network complexity via iterative pruning, ICML 2020;
     the figures of Model C on CIFAR-10 are those that the authors' repository keeps (15 seeds). Here
     the last tenth of the training images stops the training early; theirs were drawn. A layer that
-    loses its last unit ends a method's rounds here; theirs go on at chance.
+    loses its last unit ends a method's rounds here; theirs continue at chance.
 
-Number (--quick, 2 seeds, 2000 images): too small to show more of it than that maximum over the
-    whole network fails first. Model A, 81.88 with all units, has at 21.6 % by minimum 74.83, random
+Number (--quick, 2 seeds, 2000 images): too small to show more than that maximum over the whole
+    network fails first. Model A, 81.88 with all units, has at 21.6 % by minimum 74.83, random
     75.73, APoZ 78.30, maximum 41.50 (by layer 76.60, 74.98, 78.25, 75.33). B narrowed by 8 has at
     37.5 % by minimum 86.70 ± 0.78, random 82.28 ± 7.39. Model C was not run at the paper's setting.
 

@@ -10,8 +10,8 @@ Paper: Liu et al., Dynamic Sparse Training, ICLR 2020, Table 2: VGG-16 93.75 -> 
 Command: python -m experiments.dst_cifar                                                (a GPU)
          python -m experiments.dst_cifar --network wrn-16-8 --alphas 1.4e-5 4e-5        (a GPU)
          python -m experiments.dst_cifar --network wrn-28-8 --alphas 1.1e-5 2.5e-5      (a GPU)
-         python -m experiments.dst_cifar --quick    (two cores, two minutes: VGG-16 of an eighth of
-             the widths on 4,000 images, which cannot be compared with the paper)
+         python -m experiments.dst_cifar --quick    (two cores, two minutes: VGG-16 at an eighth of
+         the width on 4,000 images, not comparable with the paper)
 """
 
 import dataclasses

@@ -1,17 +1,17 @@
 """Agents whose networks are sparse from the first step learn faster: dynamic sparse TD3.
 
-Claim: at half the links, an agent whose masks move (DS) has a higher mean learning curve (LCA) than
-    the dense one, and masks that stay (static) lie between.
+Claim: at half the links, an agent with dynamic masks (DS) has a higher mean learning curve (LCA)
+  than the dense one, and static masks are in between.
 
 Paper: Sokar et al., Dynamic sparse training for deep reinforcement learning, IJCAI 2022. PUBLISHED
-    has its tables 1 and 2 (a million steps, five seeds, v3 of the tasks, which v5 differs a little
-    from). Its LCA is a sum over 201 evaluations in millions; here it is their mean.
+    has its tables 1 and 2 (a million steps, five seeds, v3 of the tasks, which differs slightly
+    from v5). Its LCA is a sum over 201 evaluations in millions; here it is their mean.
 
 Arms: dense; static, DS: the paper's links (the first two matrices of each network); RigL: grown by
     gradient; DS at 80 and 95 % (of the first two matrices, Erdos-Renyi); thresholds: learned.
 
-Ours to choose: steps and updates alternate in stretches of 50, masks are those of the forward pass
-    too, moments of links that enter start at 0, and masks stay in the last 5 % of the steps.
+Ours to choose: steps and updates alternate in stretches of 50, masks also apply to the forward
+    pass, moments of new links start at 0, and masks are fixed in the last 5 % of the steps.
     Training FLOPs are 6 for each link, transition and update, those of the targets left out, as
     1.07e14 of the paper are.
 
@@ -21,8 +21,9 @@ Number (--arms dense DS static; 100,000 steps, 3 seeds): LCA of DS 3732 ± 315, 
     dense 581 ± 91. Walker2d, 3 seeds: DS 481 ± 104, static 305 ± 39, dense 306 ± 67.
 
 Command: python -m experiments.dynamic_td3            (HalfCheetah, 3 seeds; hours on two cores)
-         python -m experiments.dynamic_td3 --quick    (20,000 steps, 3 arms, 1 seed: that it runs)
-         python -m experiments.dynamic_td3 --steps 1000000 --random 25000 --episodes 10 --seeds 5
+         python -m experiments.dynamic_td3 --quick    (20,000 steps, 3 arms, 1 seed: shows that it
+         runs) python -m experiments.dynamic_td3 --steps 1000000 --random 25000 --episodes 10
+         --seeds 5
              (the paper's; a GPU or several nights), --env Walker2d-v5 or Hopper-v5
 
 Needs the extra `rl`.

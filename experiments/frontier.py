@@ -8,7 +8,7 @@ Command: python -m experiments.frontier
          python -m experiments.frontier --quick                (two cores, a minute)
 
 The recipe is that of Dynamic Sparse Training (Liu et al., ICLR 2020), whose alpha says how hard
-thresholds are pushed up. It leaves what `dst_mnist` leaves, and a picture, frontier.png.
+thresholds are pushed up. It writes what `dst_mnist` writes, and a picture, frontier.png.
 """
 
 import dataclasses

@@ -1,22 +1,23 @@
 """Modules that choose what they read: does it help on images unlike those trained on?
 
 Claim (the paper's): sparse attention over the results of earlier modules and passes generalises
-    better out of the domain of training.
+better outside the training domain.
 
 Paper: Lamb et al., Neural Function Modules with Sparse Arguments, AISTATS 2021. It has no public
-    code, and no figure of it could be checked: none is printed beside ours. A negative result is a
-    result.
+    code, and no figure of it could be checked, so none is printed for comparison. A negative result
+    is a result.
 
 Ours to choose: three modules of one layer each between an input layer and a head, on MNIST
     upright, tested on rotated and occluded images. Arms: plain; wider, with as many parameters as
     those that read; two passes whose second starts with the first one's result added, without
-    reading; two passes that read all results; two that read the top 2. "sparse" has a fifth of
-    all kernels but the head's, held at random. A difference counts beyond two standard errors.
+    reading; two passes that read all results; two that read the top 2. "sparse" keeps a fifth of
+    all kernels except the head's, with fixed random masks. A difference counts if it exceeds two
+    standard errors.
 
 Number (5 seeds): no gain is seen. Top 2 has 92.7 upright, 85.6, 61.9 and 35.1 at 15, 30 and 45
-    degrees and 53.9 occluded; plain 93.3, 85.2, 61.6, 34.3 and 53.1; wider, of as many parameters,
-    93.9, 87.3, 63.8, 36.6 and 56.1, better than top 2 beyond two standard errors upright, at 15
-    degrees and occluded. Seeds differ by up to 3 points.
+    degrees and 53.9 occluded; plain 93.3, 85.2, 61.6, 34.3 and 53.1; wider, with as many
+    parameters, 93.9, 87.3, 63.8, 36.6 and 56.1, better than top 2 beyond two standard errors
+    upright, at 15 degrees and occluded. Seeds differ by up to 3 points.
 
 Command: python -m experiments.function_modules            (10,000 images, 5 seeds; 3 minutes)
          python -m experiments.function_modules --quick    (3,000 images, 2 seeds; 2 minutes)

@@ -1,15 +1,15 @@
 """Gibbs pruning of ResNet-20 and ResNet-56 on CIFAR-10, beside magnitude and random masks.
 
-Claim (the paper's): a mask that is drawn anew at each train step and annealed ends at a given
+Claim (the paper's): a mask that is resampled at each train step and annealed ends at a given
     density with less loss of accuracy than magnitude pruning; by weight, by kernel and by filter.
     The quick setting does not show it: there gradual magnitude pruning is ahead for weights and
-    kernels, and Gibbs level with random masks or a little better.
+    kernels, and Gibbs is level with random masks or slightly better.
 
 Paper: Labach and Valaee, A framework for neural network pruning using Gibbs distributions, 2020
-    (arXiv 2006.04981). Its tables are not at hand, so no published figure is printed. Network,
-    data, optimizer and curves are those of the authors' code; of n filters they keep those above an
-    interpolated percentile (2, 4, 7 of 16, 32, 64 at 10 %), here round(density n): 2, 3, 6. All
-    contestants are stretched, the dense one too.
+    (arXiv 2006.04981). Its tables are not available here, so no published figure is printed.
+    Network, data, optimizer and curves are those of the authors' code; of n filters they keep those
+    above an interpolated percentile (2, 4, 7 of 16, 32, 64 at 10 %), here round(density n): 2, 3,
+    6. All contestants are stretched, the dense one too.
 
 Command: python -m experiments.gibbs_cifar            (a GPU; 10 runs of 200 epochs and 3 seeds)
          python -m experiments.gibbs_cifar --quick    (two cores, 2 minutes: a small net on MNIST)

@@ -1,14 +1,14 @@
-"""All that waits for a GPU, row by row in order of value, each within a limit of time.
+"""Everything that needs a GPU, row by row in order of value, each within a time limit.
 
 Command: experiments/gpu.sh                       (sets itself up first; needs one NVIDIA GPU)
          experiments/gpu.sh --dry                 (says what would run)
          JSPARSE_DEVICE=cpu experiments/gpu.sh    (a rehearsal without a GPU, with small sizes)
-Minutes: 25, or --minutes. Run it again to go on: what is done is skipped, a training that was
-    stopped goes on from its last checkpoint, what failed is tried again at the end.
+Minutes: 25, or --minutes. Run it again to continue: finished rows are skipped, interrupted training
+  resumes from its last checkpoint, failed rows are retried at the end.
 
-Each row leaves OUT/CARD/NAME.json with the card, the versions, the command, its tables and the
-final numbers of its runs, and NAME.log with all that it printed. CIFAR-10 and MNIST come from
-$JSPARSE_DATA or a download; without both, rows are trained on scikit-learn's digits and say so.
+Each row writes OUT/CARD/NAME.json with the card, the versions, the command, its tables and the
+final numbers of its runs, and NAME.log with its output. CIFAR-10 and MNIST come from $JSPARSE_DATA
+or a download; without both, rows are trained on scikit-learn's digits and say so.
 """
 
 import dataclasses

@@ -1,21 +1,21 @@
 """What an expert does not do, learned as a constraint: inverse constrained reinforcement learning.
 
-Claim (the paper's): from episodes of an expert that obeys a constraint, and a world where nobody is
-    punished, a network learns what is forbidden, and a policy held to it does in the true world
-    what the expert does, as does adversarial imitation; a classifier of expert against nominal
+Claim (the paper's): from episodes of an expert that obeys a constraint, and a world without
+    punishment, a network learns what is forbidden, and a policy that obeys it does as well in the
+    true world as the expert, as does adversarial imitation; a classifier of expert against nominal
     steps does less well. Tested here on a ring with coins where one may not walk backward, whose
     optima are known exactly: 60 with the constraint, 294 without. Ours: sparse policies, and the
     constraint read through a sparse head.
 
 Paper: Malik, Anwar, Aghasi and Ahmed, Inverse constrained reinforcement learning, ICML 2021, arXiv
     2011.09999. Published, read off its figure: expert 60, ICRL about 58, the baselines about 46
-    and 2, nominal -1. Ours: a multiplier that moves by the mean cost, at least 1; zeta is updated
-    after each iteration of PPO, from 10 episodes of the policy, which count as steps, beside the
-    one of the expert, which is always the same.
+    and 2, nominal -1. Ours: a multiplier updated by the mean cost, at least 1; zeta is updated
+    after each iteration of PPO, from 10 episodes of the policy, which count as steps, and the same
+    single episode of the expert.
 
 Arms: ICRL; without its regulariser (delta 0); a classifier, trained once against the nominal policy
-    and then held to; adversarial, paid log zeta; ICRL with policies at 80 and 95 %. In the end
-    the constraint of ICRL is handed to new agents, with other coins and with steps of two cells.
+  and then fixed; adversarial, rewarded with log zeta; ICRL with policies at 80 and 95 %. Finally
+  the constraint of ICRL is given to new agents, with other coins and with steps of two cells.
 
 Number (5 seeds): after 444,000 steps ICRL has 60.0 in all of them, with no step backward, and so at
     80 and 95 % after 600,000; new agents under its zeta get 0.91 to 1.00 of their optimum.

@@ -1,19 +1,19 @@
-"""LAMB beside LARS, AdamW and Nesterov SGD as the batch grows, for dense and sparse networks.
+"""LAMB against LARS, AdamW and Nesterov SGD as the batch grows, for dense and sparse networks.
 
 Claim (the papers'): with a rate in proportion to each layer's weights, and to the square root of
     the batch, training on the same samples in ever fewer steps loses little. Nado et al. (2021)
     found that well-tuned Nesterov SGD and Adam keep up, so both are here.
 
 Papers: You et al., Large batch optimization for deep learning (LAMB), ICLR 2020; You et al., Large
-    batch training of convolutional networks (LARS), 2017. No published figure is for so small a
-    transformer or for ResNet-20, so the table stands alone.
+    batch training of convolutional networks (LARS), 2017. No figure is published for such a small
+    transformer or for ResNet-20, so the table has none.
 
 Every run sees the same number of samples. Rates are those of batch 256, times the square root of
 the batch over 256; the warm-up is that of batch 256, in proportion to the batch (`batch_schedule`).
 Thresholds, biases and norms take no part in ratios or decay (`jsparse.route`). Sparse networks end
-at one density: Top keeps it from the start, learned thresholds are steered there, and miss it where
-the steps are too few: the table says where they end. A batch larger than --part is read in parts
-whose gradients are added up, so norms see a part at a time.
+at one density: Top keeps it from the start, learned thresholds are steered there, and miss it if
+  there are too few steps: the table shows where they end. A batch larger than --part is read in
+  parts whose gradients are summed, so norms see one part at a time.
 
 Command: python -m experiments.large_batch            (a GPU)
          python -m experiments.large_batch --quick    (two cores, two minutes)

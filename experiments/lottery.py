@@ -1,23 +1,24 @@
-"""Lottery tickets of LeNet-300-100 on MNIST: what to go back to after pruning, and how to train.
+"""Lottery tickets of LeNet-300-100 on MNIST: what to rewind to after pruning, and how to train.
 
 Claim: pruned in rounds, a network rewound to its first weights trains to the accuracy of the dense
-    one far below its size, one drawn anew does not; going back with the learning rate alone does as
-    well as with the weights or better, and fine-tuning worse where little is left. A peak of the
-    learning rate that rises with the rounds (SILO, S-Cyc) does better than one that stays.
+    one far below its size, a reinitialized one does not; rewinding only the learning rate does as
+    well as rewinding the weights or better, and fine-tuning worse where little is left. A peak of
+    the learning rate that rises with the rounds (SILO, S-Cyc) does better than a constant one.
 
 Number (--quick, 3 seeds, 92.82 when dense): at 6.25 % of the weights 92.34 rewound, 94.00 with the
-    learning rate rewound, 90.81 fine-tuned, 86.19 drawn anew; rewound with SILO 94.14 and S-Cyc
-    94.06, with cyclical rates of one peak 92.57, with one rate throughout 93.41. Short trainings: a
-    higher peak all along might do as well as a rising one, which is not shown here. The rates were
-    raised after a first run had been looked at (0.1 to 0.3, SILO's end 0.23 to 0.7). There the
-    order was the same and the gaps others: 87.99 rewound, 92.11, 87.68 and 34.70; SILO 90.83,
-    S-Cyc 91.05, cyclical 88.43, one rate 89.81.
+    learning rate rewound, 90.81 fine-tuned, 86.19 reinitialized; rewound with SILO 94.14 and S-Cyc
+    94.06, with cyclical rates of one peak 92.57, with one rate throughout 93.41. These runs are
+    short: a higher peak throughout might do as well as a rising one, which is not tested here. The
+    rates were raised after a first run had been inspected (0.1 to 0.3, SILO's end 0.23 to 0.7).
+    There the order was the same and the gaps differed: 87.99 rewound, 92.11, 87.68 and 34.70; SILO
+    90.83, S-Cyc 91.05, cyclical 88.43, one rate 89.81.
 
 Paper: Frankle and Carbin, The lottery ticket hypothesis, ICLR 2019, figures 1 and 3; Renda et al.,
     Comparing rewinding and fine-tuning in neural network pruning, ICLR 2020, figure 1; Liu et al.,
     Optimizing learning rate schedules for iterative pruning of deep neural networks, TMLR 2023.
-    The first two show curves, and the third has no LeNet-300-100, so no figure is printed beside
-    ours. Data and optimizer are those of OpenLTH (SGD, no momentum); the last layer is not pruned.
+    The first two show curves, and the third has no LeNet-300-100, so no figure is printed for
+    comparison. Data and optimizer are those of OpenLTH (SGD, no momentum); the last layer is not
+    pruned.
 
 Command: python -m experiments.lottery            (5 seeds, 8 ways, 20 rounds: hours on two cores)
          python -m experiments.lottery --quick    (two cores, about two minutes)

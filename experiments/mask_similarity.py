@@ -1,4 +1,4 @@
-"""Masks of seven pruning methods on the same networks: how alike they are, round by round.
+"""Masks of seven pruning methods on the same networks: how similar they are, round by round.
 
 Claim: methods that reach similar accuracies keep largely different weights, more so with each
     round; of all pairs L1 and L2 norms of units agree most; rewinding and fine-tuning lead to
@@ -7,7 +7,8 @@ Claim: methods that reach similar accuracies keep largely different weights, mor
 Paper: Paganini and Forde, On Iterative Neural Network Pruning, Reinitialization, and the Similarity
     of Masks (2020), and the same authors' Bespoke vs. Prêt-à-Porter Lottery Tickets (2020), whose
     network and recipe these are: each round drops 20 % of what is left of each layer, 30 epochs of
-    SGD at 0.01 with batches of 32, six seeds. Its figures are curves; no table to put beside ours.
+    SGD at 0.01 with batches of 32, six seeds. Its figures are curves; there is no table to compare
+    with.
 
 Ours to choose: a unit is an input of a layer (the paper leaves the axis open), so that no class is
     cut off; of the paper's two spellings of the third norm, minus infinity, the smallest weight.
@@ -15,7 +16,7 @@ Ours to choose: a unit is an input of a layer (the paper leaves the axis open), 
 Number: not run at the defaults. `--quick`, three seeds, 8 rounds, 16.8 % left: L1 and L2 of units
     are 0.26 apart, L1 by layer and global 0.44, all other pairs 0.86 to 0.96, chance 0.91; rewound
     and fine-tuned masks 0.50 to 0.54 for single weights, 0.59 to 0.70 for units by a norm. Of the
-    weights that methods on units keep a sixth lies on a path: 2.9 % of all.
+    weights kept by methods on units, a sixth are on a path: 2.9 % of all.
 
 Command: python -m experiments.mask_similarity            (the paper's LeNet, 20 rounds; hours)
          python -m experiments.mask_similarity --quick    (LeNet-300-100, part of MNIST, 2 cores)

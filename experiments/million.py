@@ -1,7 +1,8 @@
 """A million neurons on two cores: a network of links, trained with SET, that is never dense.
 
-Claim: 65,536 inputs - 3 x 311,480 - 10 at 20 links a unit train at batch 128 in 3 GB, masks moving;
-    time and memory grow with the links, where a dense network ends near 10^4 neurons.
+Claim: 65,536 inputs - 3 x 311,480 - 10 at 20 links per unit train at batch 128 in 3 GB with
+    changing links; time and memory grow with the links, where a dense network ends near 10^4
+    neurons.
 
 Paper: Liu et al., Sparse evolutionary deep learning with over one million artificial neurons on
     commodity hardware, Neural Computing and Applications 2021, which trains such networks on a CPU
@@ -11,8 +12,8 @@ Paper: Liu et al., Sparse evolutionary deep learning with over one million artif
 Command: python -m experiments.million            (10^4 to 10^6 neurons, 200 steps of the largest)
          python -m experiments.million --quick    (10^4 and 30,000 neurons, 20 steps: half a minute)
 
-Each size is a process of its own, so its peak of memory is its own. Seconds are those of the
-processor, all cores together: medians of steps that change no mask, and of those that do.
+Each size runs in its own process, so peak memory is separate. Seconds are processor time, over all
+cores: medians of steps that change no links, and of those that do.
 """
 
 import dataclasses

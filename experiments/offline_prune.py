@@ -1,14 +1,14 @@
 """Pruned once, before it learns from stored data: single-shot pruning of offline agents.
 
-Claim: at 5 % of the weights, agents pruned at birth come within a tenth of the dense agent. It was
-    so; uniform random masks, at 5 % of each layer, were not.
+Claim: at 5 % of the weights, agents pruned at initialization come within a tenth of the dense
+  agent. They did; uniform random masks, at 5 % of each layer, did not.
 
 Paper: Arnob et al., Single-shot pruning for offline reinforcement learning, 2021, on D4RL data,
-    which have to be downloaded; here the data are our own agent's, with no published number beside.
+    which have to be downloaded; here the data are our own agent's, so there is no published number.
 
 Data: transitions of a dense TD3 agent acting with noise, after `--early` steps ("early") and after
     `--steps` ("medium"), or all that it saw ("replay"). Each is written once, as
-    DATA/ENV-QUALITY-TRANSITIONS.npz, and read again where it is there.
+    DATA/ENV-QUALITY-TRANSITIONS.npz, and reused if it exists.
 
 Arms: dense; pruned by SNIP, GraSP, SynFlow, magnitude, or at random (Erdos-Renyi, uniform); and
     ours: SET from the Erdos-Renyi masks. Methods that take all of a layer ("collapsed") are not

@@ -1,8 +1,8 @@
-"""Pruning a trained transformer in one shot: Wanda and SparseGPT beside magnitude.
+"""Pruning a trained transformer in one shot: Wanda and SparseGPT against magnitude.
 
 Claim (the papers'): with a little calibration data and no training, half of the weights of a
-    language model fall at a small cost, where magnitude pruning costs much; more so for 2:4. The
-    quick setting shows it for SparseGPT; Wanda is level with magnitude there.
+    language model can be pruned at a small cost, where magnitude pruning costs much; more so for
+    2:4. The quick setting shows it for SparseGPT; Wanda is level with magnitude there.
 
 Papers: Frantar and Alistarh, SparseGPT, ICML 2023; Sun et al., Wanda, ICLR 2024, whose table for
     LLaMA-2-7B on WikiText has the perplexities dense 5.12; at 50 % magnitude 14.89, Wanda 6.42,
@@ -13,8 +13,8 @@ Command: python -m experiments.one_shot            (a GPU)
          python -m experiments.one_shot --quick    (two cores, four minutes)
 
 Number: with --quick, 2 seeds, perplexity at 2:4: dense 10.25, magnitude 12.72, Wanda 12.74,
-    SparseGPT 11.25. With --seeds 1: dense 9.89; at 2:4 magnitude 13.32, with channels permuted
-    before 12.30, Wanda 12.77 and 12.37; at 50 % Wanda 11.31, with the densities of OWL 10.97.
+    SparseGPT 11.25. With --seeds 1: dense 9.89; at 2:4 magnitude 13.32, with permuted channels
+    12.30, Wanda 12.77 and 12.37; at 50 % Wanda 11.31, with the densities of OWL 10.97.
 """
 
 import dataclasses

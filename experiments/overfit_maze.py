@@ -1,25 +1,25 @@
-"""Agents that know their levels by heart: how far training and test return are apart, and sparsity.
+"""Agents that memorize their levels: the gap between training and test return, and sparsity.
 
-Claim (the paper's): agents with the same training return differ much on levels that they have not
-    seen, down to one that knows nothing; they learn by heart rewards that mean nothing; and random
-    starts and sticky actions on the training levels do not show it. Ours is the question whether
-    sparse networks narrow the gap at equal training return.
+Claim (the paper's): agents with the same training return differ greatly on unseen levels, down to
+    the level of an untrained one; they memorize meaningless rewards; and random starts and sticky
+    actions on the training levels do not reveal this. Ours is the question whether sparse networks
+    narrow the gap at equal training return.
 
 Paper: Zhang, Vinyals, Munos and Bengio, A study on overfitting in deep reinforcement learning,
     2018, arXiv 1804.06893, table 2 of which is PUBLISHED (a billion steps of A3C, the best of 20
-    settings). Ours: PPO, a network of 512 and 128 units that policy and value share, a few million
+    settings). Ours: PPO, a network of 512 and 128 units shared by policy and value, a few million
     steps at most, ended as soon as each seed has a training return of `until`.
 
 Arms on `sparse` levels: dense; Erdos-Renyi masks at 80, 95 and 98 %; SET at 90 %; thresholds that
-    are learned. Each is compared with the dense network where both have the same training return,
-    for the first time; in between, test returns are interpolated.
+    are learned. Each is compared with the dense network where both first reach the same training
+    return; in between, test returns are interpolated.
 
 Number: 10 levels (3 seeds, 2.5 million steps): train 1.90 ± 0.01, test -0.62 ± 0.03; sticky actions
-    1.68 ± 0.16, which do not show it; random starts 0.88 ± 0.33, which do. 1,000 levels (one seed,
-    3.9 million): train 1.63, test 1.10. 10 levels, flips 0.5, stopped at train 1.62 ± 0.20, test
-    -0.61 ± 0.03. Gap at train 1: dense 1.52 ± 0.07, 80 % 1.47 ± 0.12, thresholds (47 %) 1.49 ±
-    0.09, no difference beyond the noise; SET 90 % and 95 % are not there by 0.8 million (0.79 and
-    0.18). 98 %, 100 levels, 1,000 with flips, the defaults and --quick: not run.
+    1.68 ± 0.16 do not reveal it; random starts 0.88 ± 0.33 do. 1,000 levels (one seed, 3.9
+    million): train 1.63, test 1.10. 10 levels, flips 0.5, stopped at train 1.62 ± 0.20, test -0.61
+    ± 0.03. Gap at train 1: dense 1.52 ± 0.07, 80 % 1.47 ± 0.12, thresholds (47 %) 1.49 ± 0.09, no
+    difference beyond the noise; SET 90 % and 95 % are not there by 0.8 million (0.79 and 0.18). 98
+    %, 100 levels, 1,000 with flips, the defaults and --quick: not run.
 
 Command: python -m experiments.overfit_maze            (two seeds; --millions 4 for 1,000 levels)
          python -m experiments.overfit_maze --quick    (one seed, 10 and 100 levels, two arms)

@@ -1,14 +1,14 @@
 """A sparse network in 8 bits: the size of its file and its accuracy, stage by stage.
 
-Claim: packing the kept weights of linear layers in 8 bits takes a third of what they take in
-    float32, and costs no accuracy beyond the spread of seeds.
+Claim: packing the kept weights of linear layers in 8 bits takes a third of their size in float32,
+  and costs no accuracy beyond the spread of seeds.
 
 Paper: Deep Compression (Han et al., ICLR 2016), Table 1, which also quantises convolutions, shares
-    values and codes them: LeNet-5 from 1720 to 44 KB, error 0.80 to 0.74 %. Here values are int8
-    with a scale for each output, and layers that `pack` does not take stay float32.
+    values and entropy-codes them: LeNet-5 from 1720 to 44 KB, error 0.80 to 0.74 %. Here values are
+    int8 with a scale for each output, and layers that `pack` does not take stay float32.
 
 Command: python -m experiments.quantised            (LeNet-5 and a transformer of width 128)
-         python -m experiments.quantised --quick    (a few steps: shows that it runs, no more)
+         python -m experiments.quantised --quick    (a few steps: shows only that it runs)
 
 1. Train with `Top`, at one density from the start. 2. Fold. 3. Pack, in float32 and in int8, which
 takes no convolutions with a window. 4. Save. Accuracies are those of the loaded files. With qwix

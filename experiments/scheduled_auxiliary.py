@@ -1,24 +1,26 @@
-"""Agents that learn a sparse reward by way of simpler tasks: scheduled auxiliary control (SAC-X).
+"""Agents that learn a sparse reward with simpler tasks: scheduled auxiliary control (SAC-X).
 
 Claim (the paper's): with auxiliary tasks, a policy for each and a scheduler that picks which one
     acts, an agent learns a reward that it never finds without them. Tested here on a car too weak
-    for its hill, which is paid at the goal alone: picked uniformly (SAC-U) and by a learned table
-    (SAC-Q), beside the same agent without auxiliary tasks and one paid the sum of all rewards.
-    Ours is a mask of its own for each intention, over weights that all share.
+    for its hill, which is rewarded only at the goal: picked uniformly (SAC-U) and by a learned
+      table (SAC-Q), against the same agent without auxiliary tasks and one paid the sum of all
+      rewards. Ours is one mask per intention, over shared weights.
 
 Paper: Riedmiller et al., Learning by playing: solving sparse reward tasks from scratch, ICML 2018,
-    arXiv 1802.10567. Its tasks are those of robot arms, so none of its numbers is printed beside
-    ours; the car, its auxiliary tasks and all settings are ours, and Retrace is the standard form.
+    arXiv 1802.10567. Its tasks are for robot arms, so none of its numbers is printed for
+    comparison; the car, its auxiliary tasks and all settings are ours, and Retrace is the standard
+    form.
 
-What is judged: the policy of the main task as it is sampled, over episodes of 400 steps, beside
-    the network before it learns; a greedy policy that knows nothing can get there by luck.
+What is judged: the sampled policy of the main task, over episodes of 400 steps, against the
+  untrained network; an untrained greedy policy can get there by luck.
 
 Number (3 seeds): the sampled main policy reaches the goal in 100 % of episodes after 960 with SAC-U
     and SAC-Q (first at 90 %: 288 to 480 and 192 to 480 episodes), in 0 % after 1,920 without
-    auxiliary tasks; paid the sum, 100 % after 96, and 0, 0 and 100 % after 1,920. A mask each
-    learns sooner than one mask in all seeds: the mean over all times is higher by 0.11 to 0.15 at
-    80 % and by 0.07 to 0.19 at 95 %; together, though, these masks leave out only 39 and 78 % of
-    all weights, where one mask leaves out 73 and 87 %. The five seeds of the default: not run.
+    auxiliary tasks; paid the sum, 100 % after 96, and 0, 0 and 100 % after 1,920. With one mask
+    each, learning is faster than with one mask in all seeds: the mean over all times is higher by
+    0.11 to 0.15 at 80 % and by 0.07 to 0.19 at 95 %; together, though, these masks leave out only
+    39 and 78 % of all weights, where one mask leaves out 73 and 87 %. The five seeds of the
+    default: not run.
 
 Minutes of processor time, other work running: 1.3 for --quick, 15.6 for three seeds, so about 26
     for the default, on two cores.

@@ -2,10 +2,11 @@
 
 Claim (the paper's): constrained reinforcement learning finds layer densities at which VGG nets
     lose 83 to 92.9 % of their parameters, and ResNet-18 75.09 %, without loss of accuracy. Tested
-    here is whether it takes reinforcement learning: random search and the cross-entropy method get
+    here is whether reinforcement learning is needed: random search and the cross-entropy method get
     the same projection onto the budget, the same controls and the same number of evaluations, and
     all allocations the same fine-tuning. With three layers random search is as good; with seven it
-    is not, and then the cross-entropy method is as good as PPO; fine-tuning levels most of it.
+    is not, and then the cross-entropy method is as good as PPO; fine-tuning removes most of the
+    difference.
 
 Paper: Malik, Haider, Iqbal and Taj, Neural network pruning through constrained reinforcement
     learning, ICPR 2022. Single weights of convolutions by magnitude, a budget on their number;

@@ -1,23 +1,23 @@
 """Agents that learn Pong against themselves: how hard they are to exploit, and what they know.
 
 Claim (the paper's): agents that learn against their past selves (Chainer, Pool) are harder to
-    exploit than one that learns against a scripted opponent for as long, beat it, and linear probes
-    read the state of the game better from them. Tested here on a court of our own, by new agents
-    that learn against the frozen ones. Ours is the question what is left of it in sparse networks.
+exploit than one that learns against a scripted opponent for as long, beat it, and linear probes
+read the state of the game better from them. Tested here on our own court, with new agents that
+learn against the frozen ones. Our question is what remains of this in sparse networks.
 
 Paper: He, Rammohan, Forde and Littman, Does DQN really learn? Exploring adversarial training
     schemes in Pong, RLDM 2022, arXiv 2203.10614. Only the abstract was read, which has no numbers;
     the court, the networks, the schemes' details and the sparse agents are ours.
 
-Number (3 seeds, half of the default iterations): exploiters end with 0.42 against the agent of
-    the script, 0.22 against Chainer and -0.01 against Pool, which beats both others head to head.
-    Pool at 80 % sparsity: -0.01 static, 0.01 SET; at 95 % 0.88 and 0.71. Probes of trained agents
-    read the ball's speed across and where it lands better than those of untrained ones, not its
-    speed up, and no better from Pool than from the agent of the script.
+Number (3 seeds, half of the default iterations): exploiters end with 0.42 against the agent trained
+    on the script, 0.22 against Chainer and -0.01 against Pool, which beats both others head to
+    head. Pool at 80 % sparsity: -0.01 static, 0.01 SET; at 95 % 0.88 and 0.71. Probes of trained
+    agents read the ball's speed across and where it lands better than those of untrained ones, but
+    not its speed up, and no better from Pool than from the agent trained on the script.
 
 Command: python -m experiments.selfplay_pong            (three seeds)
          python -m experiments.selfplay_pong --quick    (one seed, three generations)
-         python -m experiments.selfplay_pong --atari    (the base agent on Pong of the Atari 2600)
+         python -m experiments.selfplay_pong --atari    (the base agent on Atari 2600 Pong)
 """
 
 import dataclasses

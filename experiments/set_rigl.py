@@ -1,11 +1,11 @@
-"""Sparse from the first step to the last: masks that stay (static), SET, RigL; gradual pruning.
+"""Sparse from the first step to the last: static masks, SET, RigL; and gradual pruning.
 
-Claim: masks that move beat masks that stay at the same density, growing by gradient (RigL) beats
-    growing at random (SET), and the ERK budget beats the uniform one.
+Claim: dynamic masks beat static ones at the same density, growing by gradient (RigL) beats growing
+    at random (SET), and the ERK budget beats the uniform one.
 
-Paper: Evci et al., Rigging the lottery, ICML 2020 (WRN-22-2 on CIFAR-10); the published figures
-    beside the table are those of its reproduction (Sundar and Dwaraknath, ReScience 2021), on
-    45,000 training images. Masks change every 100 steps up to three quarters of the run.
+Paper: Evci et al., Rigging the lottery, ICML 2020 (WRN-22-2 on CIFAR-10); the published figures in
+    the table are those of its reproduction (Sundar and Dwaraknath, ReScience 2021), on 45,000
+    training images. Masks change every 100 steps up to three quarters of the run.
 
 Command: python -m experiments.set_rigl            (a GPU; WRN-22-2, 250 epochs, 3 seeds)
          python -m experiments.set_rigl --quick    (two cores: LeNet-300-100 on a part of MNIST)

@@ -1,19 +1,19 @@
 """Dynamic sparse training by output unit, with the network made smaller while it trains.
 
-Claim: a network whose thresholds take whole filters can lose them for good while it trains: step by
-    step the loss is that of the masked network in which the same filters are held at 0, and a step
-    takes as much less time as the network is smaller.
+Claim: a network whose thresholds prune whole filters can lose them for good while it trains: step
+  by step the loss is that of the masked network in which the same filters are held at 0, and the
+  time per step shrinks with the network.
 
 Paper: none has this comparison. The thresholds: Dynamic Sparse Training (Liu et al. 2020), here on
     the norm of filters.
 
-Command: python -m experiments.shrink_training            (VGG-16 on CIFAR-10; wants many cores)
+Command: python -m experiments.shrink_training            (VGG-16 on CIFAR-10; needs many cores)
          python -m experiments.shrink_training --quick    (two cores: an MLP on a part of MNIST)
 
 Three networks start alike and see the same batches: dense; masked, always of full size; shrunk,
-made smaller every so many steps, at which what is gone is held in the masked one. They train in
-turns, some steps each, so that all meet the same load. The clock of the shrunk one runs while it is
-made smaller and while its step compiles anew; the first compilation counts for nobody.
+  made smaller every few steps, when the removed filters are held at 0 in the masked one. They train
+  in turns, some steps each, so that all run under the same load. The time of the shrunk one
+  includes shrinking and recompiling; the first compilation counts for none.
 
 Long because each study is one file.
 """

@@ -1,8 +1,8 @@
 """Structured pruning in one call: trained networks at a half and a quarter of their operations.
 
-Claim: `jsparse.prune.units` takes networks of every kind to a part of their operations with no list
-    of layers. How much of the accuracy comes back with training after the cut, and of the gain in
-    time, is measured for each.
+Claim: `jsparse.prune.units` takes networks of every kind to a fraction of their operations with no
+  list of layers. For each, the accuracy regained by training after the cut and the realised gain in
+  time are measured.
 
 Paper: Fang et al., DepGraph: Towards any structural pruning, CVPR 2023, table 1: ResNet-56 on
     CIFAR-10, dense 93.53, 93.77 at 2.57 times fewer operations. That size is --networks resnet
@@ -16,11 +16,11 @@ Number: none published at these sizes; ours at those of two cores are in docs/re
     the operations, with widths in multiples of 16, a transformer of width 256 has 0.96 of the
     ideal gain in time and ResNet-20 0.67, once 1.00.
 
-Each network is trained dense, and then five ways start from it and train as many steps again as
-the dense one does too: one shot; in rounds, a part of the cut in each; and, for half of these steps
+Each network is trained dense; then five methods start from it and train for as many steps again, as
+does the dense one: one shot; in rounds, a part of the cut in each; and, for half of these steps
 before the cut, a group lasso, learned thresholds (DST) or gates (L0) on coupled units, the last two
-steered to as many units as the budget leaves. What is done is not done again after a kill; latency
-is measured anew whenever the table is printed.
+steered to as many units as the budget leaves. Finished parts are not repeated after a kill; latency
+is measured whenever the table is printed.
 
 Long because each study is one file.
 """

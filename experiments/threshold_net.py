@@ -6,21 +6,21 @@ Claim (the papers'): a harmonic network reads few of the earlier layers' outputs
 
 Paper: Chao et al., HarDNet, ICCV 2019; Ju et al., ThresholdNet (arXiv 2108.12604, later ThreshNet,
     IEEE Access 2022). PUBLISHED is the authors' table for CIFAR-10: 200 epochs of Adam at 1e-3,
-    halved at 75 and 150, batch 100, flips only, the best epoch on the test data, milliseconds an
-    image on an RTX 3050. Here the last epoch counts and the halvings are at the same parts of the
-    run.
+    halved at 75 and 150, batch 100, flips only, the best epoch on the test data, milliseconds per
+    image on an RTX 3050. Here the last epoch counts and the halvings are at the same fractions of
+    the run.
 
-Ours to choose: the threshold's number is in no code; 57 convolutions gives both of the authors'
+Our choices: the threshold's number is not in any code; 57 convolutions gives both of the authors'
     networks. The three trained here are ThreshNet79 with thresholds infinity, 0 and 57: equal
-    depth, blocks of the same numbers of convolutions. Where the authors' first blocks turn
-    harmonic they grow as HarDNet68's do.
+    depth, blocks of the same numbers of convolutions. Where the authors' first blocks turn harmonic
+    they grow as HarDNet68's do.
 
 Number (counts, at 224 x 224): HarDNet68 has 17,565,348 parameters, 115 links in its blocks, 4.25
     billion multiply-adds and 4,826 KiB of activations at most; with dense links 28,713,576, 454,
     8.20 and 5,929. ThreshNet79 has 14,371,858, 199, 3.42 and 7,840: its dense blocks need more
-    memory than HarDNet68's harmonic ones, and all harmonic it would need 4,826 KiB. Of
-    trainings only --quick was run, on the digits, one seed: errors of 23.06 (dense), 23.89
-    (harmonic) and 23.33 % (threshold), in 72 seconds on two cores.
+    memory than HarDNet68's harmonic ones, and all harmonic it would need 4,826 KiB. Only --quick
+    was trained, on the digits, one seed: errors of 23.06 (dense), 23.89 (harmonic) and 23.33 %
+    (threshold), in 72 seconds on two cores.
 
 Command: python -m experiments.threshold_net            (5,000 images, a quarter of the widths)
          python -m experiments.threshold_net --quick    (counts and times, one short training each)

@@ -9,13 +9,13 @@ from jsparse._sparse import Sparse
 
 
 class SparseToNNX(nnx.bridge.ToNNX):
-    """`nnx.bridge.ToNNX` that hands masked weights to Linen, which knows no Sparse.
+    """`nnx.bridge.ToNNX` that passes masked weights to Linen, which does not know Sparse.
 
     `sparsify` makes a ToNNX one of these, and `fold` and `resolve` make it a ToNNX again.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """As in `nnx.bridge.ToNNX`; during the call each Sparse is a Param with what it reads."""
+        """As in `nnx.bridge.ToNNX`; in the call each Sparse is a Param with its masked weight."""
         parts = {slot.path: slot.value for slot in slots(self, Sparse)}
         self._put({path: part.weight.replace(part.read()) for path, part in parts.items()})
         try:

@@ -75,11 +75,11 @@ def erdos_renyi_kernel(shapes: Shapes, density: float) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True)
 class erdos_renyi_links:
-    """A budget by numbers of links: density min(1, factor (inputs + outputs) / (inputs outputs)).
+    """A budget of links per unit: density min(1, factor (inputs + outputs) / (inputs outputs)).
 
     So a layer has about `factor` links for each of its inputs and outputs. `erdos_renyi` finds the
     one factor that meets a density over all layers; here the factor is given, and each layer may
-    have its own. The density that a pruning method is given must be 1.
+    have its own. Pass density 1 to the pruning method.
 
     Args:
       factor: above 0, for all layers or by name; under `jsparse.prune` the name is the path.

@@ -98,7 +98,7 @@ def check_density(density: float) -> float:
 
 
 def check_hashable(rule: object) -> None:
-    """Refuse a rule that cannot be hashed, as programs are kept by the rules in them.
+    """Refuse a rule that cannot be hashed, since compiled programs are cached by their rules.
 
     Raises:
       TypeError: it is a dataclass that is not frozen, or holds a list or an array.
@@ -107,7 +107,7 @@ def check_hashable(rule: object) -> None:
         hash(rule)
     except TypeError as error:
         raise TypeError(
-            "a rule must be a frozen dataclass of numbers, with tuples in place of lists, and "
+            "a rule must be a frozen dataclass of numbers, with tuples instead of lists, and "
             f"arrays in its state; got {shown(rule)}: {error}"
         ) from error
 

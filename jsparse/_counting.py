@@ -110,12 +110,12 @@ def portion(fraction: float | Array, size: int | Array) -> Array:
 def reaching(
     counted: Callable[[Array], Any], keep: Array, zero: Array, size: int
 ) -> tuple[Array, Array]:
-    """Find a value that exactly `keep` orders reach, or else the `keep`-th largest order.
+    """Find a value that exactly `keep` orders reach, or otherwise the `keep`-th largest order.
 
     The search keeps a bracket: `low`, which `keep` or more orders reach, and `high`, which fewer
     reach. Each trial value replaces one of the two. The trial is
 
-    1. 2^-7 at first, then at most as far again from 2^-7 as the known end of the bracket, and 6
+    1. 2^-7 at first, then at most twice as far from 2^-7 as the known end of the bracket, and 6
        octaves more, until both ends are known;
     2. the midpoint while the ends are more than 2 octaves apart, and at every fifth trial;
     3. otherwise the point at which the straight line between the two counts equals `keep`. When the
@@ -123,7 +123,7 @@ def reaching(
        Jarratt), which makes that end move as well.
 
     The loop is compiled once for each layer, so it is written with few operations and carries few
-    values: of a model of many layers its compiler sees nothing else as often.
+      values: in a model of many layers nothing else is compiled as often.
 
     Args:
       counted: uint32 [groups...] -> uint32 [groups...], the number of orders that reach a value.
@@ -166,7 +166,7 @@ def reaching(
         back = jnp.minimum(width - step, np.uint32(FIRST + FAR) - high)
         step = pick(low == 0, width - back, step)
         step = pick(turn == 0, zero + np.uint32(FIRST), jnp.maximum(step, 1))
-        if zero.ndim:  # a group that is done stays as it is while others go on
+        if zero.ndim:  # a finished group stays as it is while others continue
             step = jnp.where(searching(*state), step, zero)
         trial = low + step
         reached = counted(trial)
@@ -247,8 +247,8 @@ def zeros(order: Array, axes: tuple[int, ...]) -> Array:
 def ordered(score: Array) -> Array:
     """uint32 values that sort like the scores; 0 for NaN.
 
-    By integers alone: from `isnan` and the test for zero bits XLA:CPU makes one comparison of
-    floats with 0, which holds for subnormal numbers too.
+    Uses integers only: XLA:CPU merges `isnan` and the test for zero bits into one comparison of
+      floats with 0, which is also true of subnormal numbers.
     """
     bits = lax.bitcast_convert_type(score.astype(jnp.float32), jnp.uint32)
     size, sign = bits << 1, jnp.uint32(1 << 31)

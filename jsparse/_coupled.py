@@ -15,8 +15,8 @@ from jsparse.rules._rule import State, applied, masking, over_stack, settled
 class Units(Sparse):
     """The units of a group, and the rule that closes some: shared by all its weights.
 
-    It is there once, and once more for weights of each depth of stack, with the same numbers for
-    every layer: `nnx.scan` hands each layer its own.
+    There is one, plus one for each depth of stacked weights, with the same numbers for every layer:
+      `nnx.scan` passes each layer its own.
 
     Args:
       norms: the root mean square of each unit over all of its weights, [stack..., units].
@@ -51,7 +51,7 @@ def once(part: Sparse, value: Array) -> Array:
 
 
 class Member(Sparse):
-    """A weight whose units are those of groups: a `Sparse` that reads as they say.
+    """A weight whose units are those of groups: a `Sparse` that is masked by them.
 
     Args:
       weight: the Param to replace; it is kept, not copied.

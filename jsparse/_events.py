@@ -31,7 +31,7 @@ def share_cuts_in_place(model: nnx.Module) -> None:
 
 
 def share_norms_in_place(model: nnx.Module) -> None:
-    """Take the norms of coupled units anew from their weights.
+    """Recompute the norms of coupled units from their weights.
 
     Raises:
       ValueError: some of these weights are not in the model.
@@ -51,7 +51,7 @@ def share_norms_in_place(model: nnx.Module) -> None:
             raise ValueError(
                 f"the units of the group {group.name} have {group.entries} entries each, and the "
                 f"model has {entries[group.name]} of them: give the whole model that `couple` "
-                "returned, none of whose weights has got another rule since"
+                "returned, with no weight given another rule since"
             )
         norms = root(totals[group.name]).astype(group.weight.dtype)
         write(group.weight, beside(group.each(norms), group.weight[...]))

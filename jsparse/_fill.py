@@ -1,4 +1,4 @@
-"""`fill`: the weights of a dense model, put under the rules of a sparse one."""
+"""`fill`: load the weights of a dense model into a sparse one, under its rules."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -30,9 +30,9 @@ def fill(model: Model, weights: nnx.Module | Mapping[str, Any]) -> Model:
     Args:
       model: with rules or without.
       weights: the dense model, its `nnx.state`, or arrays by path as in a file, such as
-        {"blocks/0/kernel": array}. Every nnx.Param has to be there, once if it is shared; other
-        variables, such as batch statistics, may be left out and then stay as they are.
-        Floating types become those of the model.
+        {"blocks/0/kernel": array}. Every nnx.Param must be given, once if it is shared; other
+        variables, such as batch statistics, may be left out and then stay as they are. Floating
+        types become those of the model.
 
     Returns:
       A model of the same structure, which shares nothing with either.

@@ -21,7 +21,7 @@ from jsparse._sparse import Sparse
 from jsparse._surgery import fold
 
 LOST = -1
-"""An axis that is not an axis of the weight any more."""
+"""An axis that is no longer an axis of the weight."""
 PACKED = {"csr_product", "csr_convolution", "jsparse_block_forward"}
 """Products with packed weights: the kept values come first, and each is used at each place of the
 result (of a convolution also where the window is over the edge)."""
@@ -49,7 +49,7 @@ class Tally:
     Attributes:
       shapes: of the weights, by path.
       uses: multiplications of each weight, by path: an array that broadcasts to the weight.
-      others: multiplications in products of which no side is one of the weights.
+      others: multiplications in products in which neither side is one of the weights.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -138,7 +138,7 @@ def _empty(shapes: Mapping[str, tuple[int, ...]]) -> Tally:
 def _walk(
     jaxpr: Jaxpr, origins: Sequence[Origin | None], times: int, tally: Tally
 ) -> list[Origin | None]:
-    """Count what a jaxpr does so many times; which of its results are weights."""
+    """Count a jaxpr that runs this many times; return which of its results are weights."""
     known: dict[Any, Origin] = {}
     known.update((v, o) for v, o in zip(jaxpr.invars, origins, strict=True) if o is not None)
     origin = lambda v: None if isinstance(v, Literal) else known.get(v)
@@ -255,7 +255,7 @@ def _inside(values: Iterable[Any]) -> Iterable[Jaxpr]:
 def _enter(
     eqn: Any, inner: list[Jaxpr], ins: list[Origin | None], times: int, tally: Tally
 ) -> list[Origin | None]:
-    """Count what an operation with jaxprs inside does; which of its results are weights."""
+    """Count an operation that contains jaxprs; return which of its results are weights."""
     nothing: list[Origin | None] = [None] * len(eqn.outvars)
     match eqn.primitive.name:
         case "scan":
@@ -274,7 +274,7 @@ def _enter(
             _walk(eqn.params["body_jaxpr"].jaxpr, own + carry, times, tally)
             return nothing
         case "cond" if platforms := eqn.params.get("branches_platforms"):
-            # Pallas kernels do not tell how often they multiply; what is there by default does
+            # Pallas kernels do not say how often they multiply; the default branch does
             here = ("cpu",) if jax.default_backend() == "cpu" else None
             _walk(inner[platforms.index(here) if here in platforms else -1], ins[1:], times, tally)
             return nothing

@@ -76,8 +76,8 @@ def _refuse_several(state: Any, holder: nnx.Variable) -> None:
     path = next(path for path, found in named(same).items() if found is True)
     kept = holder.get_value() if hasattr(holder, "get_value") else holder.value
     raise TypeError(
-        f"{path} holds a {type(kept).__name__}, and a variable here has one array; store a dense "
-        "one, such as .todense() of a sparse array, whose zeros shrink and pack take out"
+        f"{path} holds a {type(kept).__name__}, and a variable must hold one array; store a dense "
+        "one, such as .todense() of a sparse array, whose zeros shrink and pack remove"
     )
 
 
@@ -107,7 +107,7 @@ def pure(model: nnx.Module, **options: Any) -> Pure:
 
 
 def shaped(inputs: tuple) -> tuple:
-    """The inputs, with float32 shapes in place of tuples of sizes."""
+    """The inputs, with float32 shapes instead of tuples of sizes."""
     return tuple(
         jax.ShapeDtypeStruct(one, np.float32)
         if isinstance(one, tuple) and one and all(map(is_whole, one))
@@ -131,7 +131,7 @@ def examples(inputs: Any) -> Any:
 
 
 def by_position(model: Model, inputs: tuple, options: Mapping[str, Any]) -> tuple[Model, tuple]:
-    """A model that is called by position, where it is called by name as well.
+    """A model called by position only, even where it takes arguments by name.
 
     Args:
       model: any NNX module; not changed.
@@ -159,7 +159,7 @@ def by_position(model: Model, inputs: tuple, options: Mapping[str, Any]) -> tupl
 
 
 def by_name(model: Model) -> Model:
-    """The model itself, called in its own way again after `by_position`."""
+    """The model itself, with its original call, after `by_position`."""
     kind = getattr(type(model), "_by_name", None)
     if kind is not None:
         object.__setattr__(model, "__class__", kind)
@@ -168,7 +168,7 @@ def by_name(model: Model) -> Model:
 
 @functools.cache
 def _positional(kind: type, names: tuple[str, ...], fixed: tuple[tuple[str, Any], ...]) -> type:
-    """A class of modules whose last arguments have these names, and other arguments are fixed."""
+    """A class of modules whose last arguments have these names; other arguments are fixed."""
 
     def call(self: Any, *args: Any) -> Any:
         first = len(args) - len(names)
@@ -181,7 +181,7 @@ def _positional(kind: type, names: tuple[str, ...], fixed: tuple[tuple[str, Any]
 
 @contextlib.contextmanager
 def calling(name: str, inputs: Any) -> Iterator[None]:
-    """Say in errors raised in the block which inputs a model was called with.
+    """Add the inputs of a model to errors raised in the block.
 
     Args:
       name: of the argument that holds them.

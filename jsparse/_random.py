@@ -1,8 +1,7 @@
 """Random numbers of rules: those of `jax.random` to the bit, by code that compiles faster.
 
-On a CPU `jax.random` lowers Threefry to loops, of which XLA compiles copies for every layer. Here
-its rounds are written out, which halves the time to compile a draw and cuts that of running it to a
-third.
+On a CPU `jax.random` lowers Threefry to loops, which XLA compiles again for every layer. Here its
+rounds are written out, which halves the time to compile a draw and cuts its run time to a third.
 """
 
 import math

@@ -33,12 +33,12 @@ class Recall(nnx.Module):
 
     Args:
       features: of h and of each stored result.
-      heads: that choose apart.
+      heads: each chooses separately.
       head_features: width of each head.
-      top: results that each head reads, 1 or more; all of them where no more are stored.
-      gate: at the start, one number; trained. At 0 nothing is read and no gradient reaches the
+      top: results that each head reads, 1 or more; all of them if no more are stored.
+      gate: initial value, one number; trained. At 0 nothing is read and no gradient reaches the
         queries and keys.
-      rngs: for the start.
+      rngs: for the initial weights.
 
     Raises:
       TypeError: rngs is not an nnx.Rngs.
@@ -79,7 +79,7 @@ class Recall(nnx.Module):
         self.gate = nnx.Param(jnp.asarray(gate, jnp.float32))
 
     def __call__(self, h: Array, memory: Memory) -> Array:
-        """h with what it reads added.
+        """h plus what it reads.
 
         Args:
           h: [..., features].

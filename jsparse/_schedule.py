@@ -164,7 +164,7 @@ class warm_stairs:
 
     Args:
       peak: highest learning rate, such as `silo(0.03, 0.07)(round.number)`.
-      warm: steps of the warm-up, which the first of `falls` ends if it comes earlier.
+      warm: steps of the warm-up, cut short by the first of `falls` if that comes earlier.
       falls: steps from which the rate is peak / 10, peak / 100, ...
 
     Example:
@@ -277,6 +277,6 @@ def _extremes(curve: Schedule) -> tuple[float, float]:
     with jax.ensure_compile_time_eval():
         found = np.asarray(jax.vmap(curve)(jnp.asarray(steps)), np.float64)
     if found.shape != steps.shape:
-        raise TypeError(f"it gives arrays of shape {found.shape[1:]}, not a number a step")
+        raise TypeError(f"it gives arrays of shape {found.shape[1:]}, not one number per step")
     found = np.where(np.abs(found - 1) < 1e-6, 1.0, found)  # float32 may round past 1
     return float(found.min()), float(found.max())

@@ -40,8 +40,8 @@ def magnitude(weight: Array, tile: tuple[int, ...]) -> Array:
 
     The mean rather than the sum makes a threshold or slope mean the same for units of any size. The
     squares of very large or very small weights would leave the range of the type; such weights are
-    first divided by a power of two, which is exact, so they rank as others do. In a unit of more
-    than one weight, subnormal numbers (below 1.2e-38) count as 0 where XLA counts them so.
+    first divided by a power of two, which is exact, so they rank correctly. In a unit of more than
+    one weight, subnormal numbers (below 1.2e-38) count as 0 where XLA counts them so.
 
     Args:
       weight: [...].

@@ -132,7 +132,7 @@ def on_mesh_of(x: Array, spec: tuple) -> NamedSharding:
 
 
 def everywhere(x: Array) -> Array:
-    """The array, whole on every device of an Explicit mesh."""
+    """The array, replicated on every device of an Explicit mesh."""
     split = any(split_axes(x))
     return jax.sharding.reshard(x, on_mesh_of(x, (None,) * x.ndim)) if split else x
 

@@ -48,7 +48,7 @@ class Slot:
     value: Any
     recurrent: bool
     wrapper: str = ""
-    """Class of the layer around it that writes weights in each forward pass, such as WeightNorm."""
+    """Class of the enclosing layer that writes weights in each forward pass, such as WeightNorm."""
 
     def put(self, value: Any) -> None:
         """Store another value in this place."""
@@ -86,7 +86,7 @@ def check_module(model: Any, name: str = "model") -> None:
         return
     if isinstance(model, type) and issubclass(model, nnx.Module):
         raise TypeError(
-            f"{name} is the class {model.__name__}, expected an nnx.Module; make one: "
+            f"{name} is the class {model.__name__}, expected an nnx.Module; pass an instance: "
             f"{model.__name__}(..., rngs=nnx.Rngs(0))"
         )
     what = shown(model) if isinstance(model, type | bool | int | str) else type(model).__name__
@@ -209,7 +209,7 @@ def refuse_unseen(slot: Slot, params: Sequence[Slot]) -> None:
       params: all parameters of the model.
 
     Raises:
-      TypeError: qwix has taken the model; unless its LoRA is on other weights.
+      TypeError: qwix has converted the model, unless its LoRA is on other weights.
     """
     if not hasattr(slot.parent, "qwix_path") or LORA in str(slot.key):
         return

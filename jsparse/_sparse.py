@@ -139,8 +139,8 @@ class Sparse(nnx.Module):
     def _stack(self) -> int:
         return self.weight.ndim - self.layer_ndim
 
-    # The interface of a Param. It reads the masked weight and writes the dense one; what is not
-    # here (metadata, raw values, hooks) is that of `weight`, by `__getattr__`.
+    # The interface of a Param. It reads the masked weight and writes the dense one; the rest
+    # (metadata, raw values, hooks) is that of `weight`, by `__getattr__`.
 
     @property
     def value(self) -> Array:
@@ -163,7 +163,7 @@ class Sparse(nnx.Module):
 
     @property
     def raw_value(self) -> Any:
-        """What is stored: the dense weight, or the parameter that stands for it."""
+        """What is stored: the dense weight, or the parameter that represents it."""
         return self.weight.raw_value
 
     @raw_value.setter

@@ -142,7 +142,7 @@ def _gate_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def known_norm(norm: Array, weight: Array, mean_square: Callable[[Array], Array]) -> Array:
-    """The norm that is given, which changes with the weight as sqrt(mean_square(weight) + c) does.
+    """The given norm, differentiated with respect to the weight as sqrt(mean_square(weight) + c).
 
     Args:
       norm: [units], the root of the mean square over this weight and others.
@@ -150,7 +150,7 @@ def known_norm(norm: Array, weight: Array, mean_square: Callable[[Array], Array]
       mean_square: what the weight adds to it: [...] -> [units].
 
     Returns:
-      [units], the norm. Where it is 0 it does not change.
+      [units], the norm. Where it is 0 the gradient is 0.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -232,9 +232,8 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
     """A copy in which each Sparse stores its mask: its own, as in eval mode, or a given one.
 
     If a rule changes the weights it keeps (gates, soft thresholds), the changed values are stored.
-    Weights of coupled units, which shared masks, each get one of their own.
-    Dropped weights keep their values, so that they can grow back; under a reparameterisation they
-    become 0.
+    Weights of coupled units, which shared masks, each get their own. Dropped weights keep their
+    values, so that they can grow back; under a reparameterisation they become 0.
 
     Args:
       model: any NNX module.

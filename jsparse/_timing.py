@@ -1,4 +1,4 @@
-"""How long calls take: several candidates in turns, so that all meet the same load."""
+"""How long calls take: several candidates in turns, so that all run under the same load."""
 
 import math
 import time
@@ -16,7 +16,7 @@ ROUNDS, SECONDS = 30, 3.0
 CONSTANT = 512 << 20
 """Bytes of variables up to which they are constants of the compiled call, as when it is served."""
 Clock = Callable[[int], float]
-"""How many seconds so many calls take."""
+"""How many seconds a number of calls takes."""
 
 
 def latencies(
@@ -25,8 +25,8 @@ def latencies(
     """Time calls `model(*inputs, **options)` in eval mode, compiled, the models in turns.
 
     Returns:
-      By name the seconds of a call: the median, the lower and upper quartile (low, high), and the
-      number of rounds: 30, or as many as fit into 3 seconds, at least 3.
+      By name the seconds per call: the median, the lower and upper quartile (low, high), and the
+        number of rounds: 30, or as many as fit into 3 seconds, at least 3.
     """
     clocks = {name: clock(model, *inputs, **options) for name, model in models.items()}
     found = {}
@@ -65,15 +65,15 @@ def in_turns(
     rest: float = 0.0,
     limit: float = math.inf,
 ) -> dict[str, np.ndarray]:
-    """Seconds a call takes, in several rounds in which every candidate has its turn.
+    """Seconds per call, in several rounds in which every candidate has its turn.
 
     Args:
-      clocks: by name. Each round starts with another one.
+      clocks: by name. Each round starts with a different one.
       rounds: number of them.
-      sample: seconds that the calls of a turn fill; there is one call at least.
-      rest: seconds of sleep before a turn, in which thread pools stop spinning; the first call
-        after it does not count.
-      limit: seconds after which no further round begins, if there were 3.
+      sample: seconds that the calls of a turn should take; there is at least one call.
+      rest: seconds to sleep before a turn, so that thread pools stop spinning; the first call
+        afterwards is not counted.
+      limit: seconds after which no further round begins, once there were 3.
 
     Returns:
       [rounds] by name.

@@ -19,13 +19,13 @@ SHOWN = 60
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is an int or a float, of Python or numpy, and no truth value."""
+    """Whether a value is an int or a float, of Python or numpy, and not a bool."""
     kinds = int | float | np.integer | np.floating
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value is an int of Python or numpy, and no truth value."""
+    """Whether a value is an int, of Python or numpy, and not a bool."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
@@ -49,7 +49,7 @@ def shown(value: Any) -> str:
 
 
 def known(**values: Any) -> dict[str, Any]:
-    """The values that are not traced, scalars of JAX as numbers, for settings that may be both."""
+    """The values that are not traced, JAX scalars as numbers, for settings that may be either."""
     plain = lambda value: value.item() if isinstance(value, jax.Array) and not value.ndim else value
     return {
         name: plain(value)
@@ -62,7 +62,7 @@ def check_in(interval: str, **numbers: float) -> None:
     """Refuse anything but numbers in an interval, written as "(0, 1]" or "[0, inf)".
 
     Raises:
-      ValueError: a value is outside, NaN, a truth value or not a number.
+      ValueError: a value is outside, NaN, a bool or not a number.
 
     Example:
       >>> check_in("(0, 1]", ramp=1.5)
@@ -93,7 +93,7 @@ def check_whole(least: int = 1, **numbers: int) -> None:
     """Refuse anything but whole numbers of at least `least`.
 
     Raises:
-      ValueError: a value is below, a truth value or not a whole number.
+      ValueError: a value is below, a bool or not a whole number.
     """
     for name, value in numbers.items():
         if not is_whole(value) or value < least:
@@ -126,7 +126,7 @@ def check_shape(name: str, shape: Any, *, least: int = 1) -> tuple[int, ...]:
 
 
 def check_function(**functions: Any) -> None:
-    """Refuse anything but functions; a class or a value is none.
+    """Refuse anything but functions; a class does not count as one.
 
     Raises:
       TypeError: a value cannot be called, or is a class.
@@ -141,7 +141,7 @@ def check_is(kinds: Any, what: str, **values: Any) -> None:
 
     Args:
       kinds: a class or several.
-      what: they are, such as "a Role".
+      what: describes them, such as "a Role".
       **values: by the name of the argument.
 
     Raises:
@@ -220,7 +220,7 @@ def check_pattern(**patterns: Any) -> None:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"{name} is {pattern!r}, no regular expression: {error}") from error
+            raise ValueError(f"{name} is {pattern!r}, not a regular expression: {error}") from error
 
 
 def patterns_of(**patterns: Any) -> tuple[str, ...]:
@@ -256,10 +256,10 @@ def check_key(**keys: Any) -> None:
 
 
 def check_batches(batches: Any) -> None:
-    """Refuse anything but several batches; an array would be read as a batch for each row.
+    """Refuse anything but several batches; an array would be read as one batch per row.
 
     Raises:
-      TypeError: it is an array, a mapping, a str or nothing to iterate over.
+      TypeError: it is an array, a mapping, a str or not iterable.
       ValueError: it is empty.
     """
     single = isinstance(batches, str | bytes | Mapping) or hasattr(batches, "shape")
@@ -287,7 +287,7 @@ def check_floating(**dtypes: Any) -> None:
 
 
 def by_density(made: Made) -> Made:
-    """Decorate a class or function with a density to tell people who pass a sparsity.
+    """Decorate a class or function so that passing a sparsity instead of a density is explained.
 
     Example:
       >>> f = by_density(lambda *, density: density)

@@ -19,23 +19,23 @@ LORA = "_lora_"
 def overwrites(wrapper: str) -> str:
     """What is wrong with a sparse weight inside such a layer, and what to do."""
     return (
-        f"nnx.{wrapper} writes normalised values into the variables of the layer around which it "
-        "stands at each call, so a mask would not last and fold could not tell the weight. Leave "
-        "this weight dense (exclude it from the pattern), or leave the wrapper out"
+        f"nnx.{wrapper} writes normalised values into the variables of the layer it wraps at each "
+        "call, so a mask would not last and fold could not find the weight. Leave this weight "
+        "dense (exclude it from the pattern), or remove the wrapper"
     )
 
 
 def unseen(path: str) -> str:
     """What is wrong with a rule on a weight that qwix is to quantise or adapt, and what to do."""
     return (
-        f"{path}: qwix looks for nnx.Params, so it would neither quantise a weight with a rule nor "
-        "add LoRA to it, and say nothing. Fold the model first and give qwix the result, "
+        f"{path}: qwix looks for nnx.Params, so it would silently neither quantise a weight with a "
+        "rule nor add LoRA to it. Fold the model first and give qwix the result, "
         "qwix.quantize_model(jsparse.fold(model), ...), or keep rules off this weight"
     )
 
 
 def check_together(name: str, part: Any, weight: Any) -> None:
-    """Refuse what a scan or vmap took apart without the other.
+    """Refuse a part and weight that a scan or vmap split differently.
 
     Args:
       name: of the part.
@@ -47,13 +47,14 @@ def check_together(name: str, part: Any, weight: Any) -> None:
     """
     if part.shape != weight.shape:
         raise ValueError(
-            f"the weight has shape {weight.shape} and its {name} {part.shape}: a scan or vmap took "
-            "a stack apart in part; give it all variables on one axis, as nnx.StateAxes({...: 0})"
+            f"the weight has shape {weight.shape} and its {name} {part.shape}: a scan or vmap "
+            "split only part of a stack; give it all variables on one axis, as "
+            "nnx.StateAxes({...: 0})"
         )
 
 
 class Unseen:
-    """The attribute that qwix sets on each module of a model it takes: a weight refuses it."""
+    """The attribute that qwix sets on each module of a model it converts: a weight refuses it."""
 
     def __get__(self, part: object, kind: type) -> str:
         raise AttributeError("qwix_path")
@@ -63,7 +64,7 @@ class Unseen:
 
 
 class _Apart:
-    """What variables of a rule's state do that those of a layer do not: keep wrappers off."""
+    """Variables of a rule's state, which unlike a layer's keep wrappers off."""
 
     __slots__ = ()
 

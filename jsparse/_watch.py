@@ -1,4 +1,4 @@
-"""Layers that show what flows through them as the model runs."""
+"""Layers that report what flows through them as the model runs."""
 
 import functools
 from collections.abc import Callable
@@ -11,10 +11,10 @@ See = Callable[[Any, Any, Any], None]
 
 
 def watch_in_place(layer: nnx.Module, see: See) -> None:
-    """Make a layer show each of its calls; all else about it, its class's name too, stays.
+    """Make a layer report each of its calls; everything else, including its class's name, stays.
 
-    A layer that is watched already is watched by the new `see` alone. Copies of the layer are
-    watched too, and `see` is given the copy.
+    If the layer is already watched, only the new `see` is called. Copies of the layer are watched
+    too, and `see` receives the copy.
 
     Example:
       >>> import jax.numpy as jnp
@@ -30,7 +30,7 @@ def watch_in_place(layer: nnx.Module, see: See) -> None:
 
 @functools.cache
 def _watched(kind: type) -> type:
-    """A class of layers that call `see`; made once, as jax keeps what it knows of each class."""
+    """A class of layers that call `see`; made once, as jax caches facts about each class."""
     if hasattr(kind, "_watches"):
         return kind
 

@@ -1,1 +1,1 @@
-"""Benchmarks; each file is run by itself."""
+"""Benchmarks; each file runs by itself."""

@@ -1,7 +1,8 @@
-"""What updates of sparse agents cost, and dynamic sparse TD3 beside its authors' code.
+"""What updates of sparse agents cost, and dynamic sparse TD3 against its authors' code.
 
-Claim: an update of an agent whose masks move takes at most 1.3 dense updates, and a whole training
-    a third of the time of the authors' PyTorch code, with the same settings on the same machine.
+Claim: an update of an agent with dynamic masks takes at most 1.3 times a dense one, and a whole
+  training run a third of the time of the authors' PyTorch code, with the same settings on the same
+  machine.
 Paper: Sokar et al., Dynamic sparse training for deep reinforcement learning, IJCAI 2022.
 Command: python -m experiments.bench.agents --authors FOLDER --python PATH
     FOLDER is a checkout of GhadaSokar/Dynamic-Sparse-Training-for-Deep-Reinforcement-Learning on
@@ -14,8 +15,7 @@ Minutes: 2 for the updates; 5 to 10 more for both trainings, on two cores.
 An update is the mean of 1,000, in which masks change once, on a replay of random transitions of
 HalfCheetah's sizes; arms take turns, in processor seconds. Trainings are 20,000 steps of
 HalfCheetah-v5, of which 5,000 are random, with 4 evaluations of 10 episodes (the authors' have one
-more, before the first step), each in a process of its own: seconds of the clock and of the
-processor, and the most memory that it held.
+more, before the first step), each in its own process: wall time, processor time and peak memory.
 """
 
 import dataclasses

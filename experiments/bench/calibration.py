@@ -1,16 +1,16 @@
-"""What Wanda and SparseGPT cost by depth, beside the forward pass and the authors' PyTorch code.
+"""What Wanda and SparseGPT cost by depth, against the forward pass and the authors' PyTorch code.
 
 Claim: time grows linearly with depth; a sweep without the pruning itself takes at most 4 forward
     passes over the calibration data; 24 blocks of width 512 take at most 1.5 times as long as the
-    authors' code on the same weights and data, with the same masks but for ties within rounding.
+    authors' code on the same weights and data, with the same masks except for ties within rounding.
 Command: python -m experiments.bench.calibration [--authors FOLDER]
     with a checkout of github.com/locuslab/wanda (needs torch).
-Minutes: 15 on two cores that do nothing else.
+Minutes: 15 on two otherwise idle cores.
 
 Transformer blocks of 6 matrices, half of each pruned; block by block as the authors do, and weight
 by weight. Each is timed from the start, tracing and compiling included; the forward pass is the
-plain model's, compiled before. All take turns, the authors' code in a process of its own. Ratios
-are of processor seconds, all threads, which other work on the machine disturbs less than the clock.
+plain model's, compiled before. All take turns, the authors' code in its own process. Ratios are of
+processor seconds, all threads, which other work on the machine disturbs less than the clock.
 """
 
 import dataclasses

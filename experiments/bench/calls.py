@@ -1,11 +1,11 @@
-"""Ways to call one and the same network: what a call costs besides its products.
+"""Ways to call the same network: what a call costs besides its products.
 
 Claim: a compiled function that closes over the model is the fastest way to serve it, dense or
     packed, and `nnx.jit` the slowest, since it looks at each variable at each call.
 Command: python -m experiments.bench.calls
-Minutes: 2, on a machine that does nothing else.
+Minutes: 2, on an otherwise idle machine.
 
-Milliseconds of processor time of a call on one core; medians of rounds, the ways in turns.
+Milliseconds of processor time per call on one core; medians of rounds, the ways in turns.
 """
 
 import dataclasses

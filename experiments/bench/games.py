@@ -1,12 +1,12 @@
-"""Self-play of brick tic-tac-toe beside PyTorch, and what an iteration with masks costs.
+"""Self-play of brick tic-tac-toe against PyTorch, and what an iteration with masks costs.
 
 Both sides: 5 x 5 cells, the same fresh network 75-256-256-26, 64 games side by side, a new one
-where one ends, 16 simulations a move, nothing learned. Ours is the self-play of `experiments.rl`,
-Gumbel search by mctx, compiled. Theirs is AlphaZero's search by PUCT with Dirichlet noise, written
-for this in plain PyTorch: all games are searched at once by operations on whole tensors, so that
-the network sees 64 positions at a time. PUCT has less to compute than Gumbel search. PyTorch runs
-with one thread and with all cores, and the faster counts. Compiling, and a first batch of moves of
-each, are not counted.
+where one ends, 16 simulations per move, without learning. Ours is the self-play of
+`experiments.rl`, Gumbel search by mctx, compiled. Theirs is AlphaZero's search by PUCT with
+Dirichlet noise, written for this in plain PyTorch: all games are searched at once by operations on
+whole tensors, so that the network sees 64 positions at a time. PUCT has less to compute than Gumbel
+search. PyTorch runs with one thread and with all cores, and the faster counts. Compiling, and a
+first batch of moves of each, are not counted.
 """
 
 import json

@@ -1,12 +1,12 @@
-"""What a path of sparse heads costs, beside the authors' PyTorch code.
+"""What a path of sparse heads costs, against the authors' PyTorch code.
 
 Claim: on 8,000 x 512 features the path takes at most a fifth of the time of the authors' GLM-SAGA,
-    compiling included, and each head is nearer to its optimum than theirs.
+    compiling included, and each head is closer to its optimum than theirs.
 Command: python -m experiments.bench.heads --authors PYTHON
     a Python with torch and glm_saga (pip install glm_saga torch numpy), which may be this one.
 Minutes: 5 on one core.
 
-Features are those of random ReLU units at images of MNIST, standardised by us for both; no row is
+Features are those of random ReLU units on images of MNIST, standardised by us for both; no row is
 held out. Both have one core. The authors' code stops where the loss of an epoch has not fallen by
 1e-4 for three epochs. How far a head is from its optimum is the largest violation of the optimality
 conditions in units of lambda, taken here from the weights of either in float64. Ratios are of

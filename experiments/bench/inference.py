@@ -1,17 +1,17 @@
-"""What sparsity gains at inference: single products, and networks beside other runtimes.
+"""What sparsity gains at inference: single products, and networks against other runtimes.
 
 Claim: on a 4096x4096 matrix at batch 512, layers of kept weights (`Csr`) are at least 3.4, 6.2 and
-    13 times as fast as XLA's dense product at 90, 95 and 98 % zeros. Of networks none: `runtimes`
-    says what the best dense runtime takes, and what a sparse network takes.
+    13 times as fast as XLA's dense product at 90, 95 and 98 % zeros. There is no claim about
+    networks: `runtimes` shows what the best dense runtime takes, and what a sparse network takes.
 Command: python -m experiments.bench.inference
          python -m experiments.bench.inference --only networks
     The other runtimes need `pip install "jsparse[bench]"`; without it they are left out.
 Minutes: 5 for products and 40 for networks, on two cores that do nothing else.
 
-The mask of a product is random, by weight or by block of 64; x and y lie by rows, as layers have
-them. SciPy and PyTorch (MKL) get x turned already and leave y turned, which is in their favour;
-PyTorch, ONNX Runtime and OpenVINO run in processes of their own, the last two dense. Ratios are
-medians over rounds of the ratio within a round.
+The mask of a product is random, by weight or by block of 64; x and y are stored by rows, as in
+layers. SciPy and PyTorch (MKL) take x already transposed and return y transposed, which is in their
+favour; PyTorch, ONNX Runtime and OpenVINO run in their own processes, the last two dense. Ratios
+are medians over rounds of the ratio within a round.
 """
 
 import dataclasses

@@ -1,16 +1,17 @@
-"""Gradual magnitude pruning, SET and RigL beside jaxpruner's, at the same settings.
+"""Gradual magnitude pruning, SET and RigL against jaxpruner's, at the same settings.
 
 Claim: layer by layer and step by step the same densities, and the same accuracy within seed noise.
 Command: python -m experiments.bench.jaxpruner --jaxpruner FOLDER
-    with a checkout of github.com/google-research/jaxpruner, which is run as it is but for two names
-    that it misses in today's packages.
+    with a checkout of github.com/google-research/jaxpruner, which is run unchanged except for two
+    names that today's packages lack.
 Minutes: 2 on two cores.
 
 784-300-100-10 on part of MNIST with Adam; uniform density of 10 %; masks change every 20 steps up
-to four fifths of the run. Without biases: jaxpruner's SET and RigL take no leaf without a mask.
-Both start from the same weights, first masks and batches. jaxpruner counts steps from 0 and changes
-masks before a step, we count from 1 and change them after it: `first=1` is its step 0. Where a
-density times a layer's size is a half, rounding may decide otherwise: the settings avoid that.
+to four fifths of the run. There are no biases, since jaxpruner's SET and RigL accept no leaf
+without a mask. Both start from the same weights, first masks and batches. jaxpruner counts steps
+from 0 and changes masks before a step, we count from 1 and change them after it: `first=1` is its
+step 0. Where a density times a layer's size ends in one half, rounding may differ: the settings
+avoid that.
 """
 
 import dataclasses

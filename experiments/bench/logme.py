@@ -1,17 +1,17 @@
-"""LogME beside its authors' NumPy code: processor seconds, and values.
+"""LogME against its authors' NumPy code: processor seconds, and values.
 
 Claim: where the rank is full both give the same score, and ours takes under a third of the time on
-    5,000 samples of 512 features in 10 classes; where it is not full theirs is another number. A
-    fifth is not to be had in float64 on one thread: of their 189 processor ms the product F^T F
-    takes 29, F^T y 3 and the tridiagonal form 8, together 0.21; eigenvectors and the search for
-    the maximum are the other 17 of our 57.
+    5,000 samples of 512 features in 10 classes; where it is not full theirs differs. A fifth cannot
+    be reached in float64 on one thread: of their 189 processor ms the product F^T F takes 29, F^T y
+    3 and the tridiagonal form 8, together 0.21; eigenvectors and the search for the maximum are the
+    other 17 of our 57.
 Command: python -m experiments.bench.logme --authors FOLDER
     with a checkout of github.com/thuml/LogME; without numba its compiled part is plain NumPy.
 Minutes: 1 on two cores.
 
-Features are those of a random ReLU layer, some of which tell the class. Both take turns; times are
-processor seconds of one thread, which other work on the machine disturbs less than the clock: set
-OPENBLAS_NUM_THREADS=1.
+Features are those of a random ReLU layer, some of which indicate the class. Both take turns; times
+are processor seconds of one thread, which other work on the machine disturbs less than the clock:
+set OPENBLAS_NUM_THREADS=1.
 """
 
 import dataclasses

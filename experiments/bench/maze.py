@@ -1,9 +1,9 @@
-"""PPO on mazes beside stable-baselines3's, and what an iteration with masks costs.
+"""PPO on mazes against stable-baselines3's, and what an iteration with masks costs.
 
 Both sides: 100 levels, 128 copies of 32 steps, two passes in batches of 1,024, a trunk of 512 and
-128 units that policy and value share; theirs steps the same mazes, written for gymnasium, in a
+128 units shared by policy and value; theirs steps the same mazes, written for gymnasium, in a
 DummyVecEnv. Ours reads the cells of the six grids by adding rows of the first kernel, theirs the
-486 numbers that they stand for, as its networks need them.
+486 numbers that these represent, as its networks need them.
 
 Compiling, and a first iteration of theirs, are not counted. Returns are printed too,
 ours of all iterations, theirs of the last 1,000 episodes; in so few steps neither side learns much.

@@ -1,4 +1,4 @@
-"""The authors' path of sparse heads, in a Python of its own; asked by `experiments.bench.heads`.
+"""The authors' path of sparse heads, in its own Python; called by `experiments.bench.heads`.
 
     python experiments/bench/official_saga.py CASE.npz OUT.npz POINTS
 

@@ -1,13 +1,13 @@
-"""The authors' sparse evolutionary training; asked by `experiments.bench.set_scipy`.
+"""The authors' sparse evolutionary training; called by `experiments.bench.set_scipy`.
 
     python experiments/bench/official_set.py FOLDER CASE.npz
 
 It needs numpy below 2, scipy, numba and psutil, and nothing of this project. FOLDER is a checkout
 of github.com/SelimaC/large-scale-sparse-neural-networks. CASE.npz holds the links of each layer, a
 batch, its labels and what `fit` would be given. Their constructor draws a dense matrix first, so
-the links are put in its place, in float64 as it makes them; passes and changes are theirs. Of each
-line it reads, "step", "change" or "outputs FILE", it prints the processor seconds and the seconds
-taken; an empty line says that it is ready.
+the links are substituted for it, in float64 as it makes them; passes and changes are theirs. For
+each line it reads, "step", "change" or "outputs FILE", it prints the processor seconds and the
+seconds taken; an empty line says that it is ready.
 """
 
 import contextlib

@@ -1,13 +1,13 @@
-"""Other people's train steps, products and networks, each in a process of its own.
+"""Third-party train steps, products and networks, each in its own process.
 
 The benchmarks start it. Protocol: a line "ready" once compiled; then for each line with a number of
 steps, the seconds they took. Nothing runs in between.
 
     python -m experiments.bench.others NAME FOLDER NETWORK [CORES]
 
-With CORES it keeps to so many; on one core, the seconds are those of the processor, which other
-work on the machine does not lengthen. Each function imports what it needs itself: torch and jax
-must not share a process.
+With CORES it uses only that many; on one core, the seconds are processor time, which other work on
+the machine does not lengthen. Each function imports what it needs itself: torch and jax must not
+share a process.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""The authors' pruning of a transformer on calibration data, in a process of its own.
+"""The authors' pruning of a transformer on calibration data, in its own process.
 
     python -m experiments.bench.pruners FOLDER CASE FILE METHOD
 

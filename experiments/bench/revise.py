@@ -1,12 +1,12 @@
-"""What masks that move cost beside masks that stay.
+"""What dynamic masks cost compared with static ones.
 
 Claim: a step that changes the masks takes less than two train steps with stored masks, and a run of
-    RigL, whose masks change every 100 steps, at most 1.1 of the time of a run with static masks.
+  RigL, whose masks change every 100 steps, at most 1.1 times a run with static masks.
 Command: python -m experiments.bench.revise
-Minutes: 2 on two cores that do nothing else.
+Minutes: 2 on two otherwise idle cores.
 
 A step is SGD with momentum on a donated state, at density 0.1. Each number is the median over
-rounds of the ratio within a round, with quartiles; all that is compared takes turns.
+rounds of the ratio within a round, with quartiles; all contenders take turns.
 """
 
 import dataclasses

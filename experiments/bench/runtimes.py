@@ -1,8 +1,8 @@
 """Whole networks at inference: packed by jsparse, and dense in XLA, ONNX Runtime and OpenVINO.
 
-Each runs in a process of its own that keeps to so many cores (`experiments.bench.others`). The
-dense networks have random weights; a sparse one keeps the largest of them, layer by layer, and is
-stored as `jsparse.export.pick` chooses. Runtimes that are not installed are left out.
+Each runs in its own process on a fixed number of cores (`experiments.bench.others`). The dense
+networks have random weights; a sparse one keeps the largest of them, layer by layer, and is stored
+as `jsparse.export.pick` chooses. Runtimes that are not installed are left out.
 """
 
 import importlib.util

@@ -1,12 +1,12 @@
-"""What a search costs beside its scores: selection, projection and the agent, in processor time.
+"""What a search costs besides its scores: selection, projection and the agent, in processor time.
 
 960 evaluations of `jsparse.prune.search` on LeNet-300-100, scored by the loss on 512 images,
 against 960 calls of the compiled score of one masked model, in turns. A search compiles its two
-programs anew, which counts unless JAX keeps what it compiles (JAX_COMPILATION_CACHE_DIR). What is
+programs each time, which counts unless JAX caches them (JAX_COMPILATION_CACHE_DIR). What is
 compiled once in a process is left out: 6 processor seconds for the agent of `Lagrangian`.
 
 Claim: the search adds about 30 % to its scores (goal: at most 30 %). About half of what it adds
-    compiles the two programs, and most of the rest is some 2,800 evaluations of the cost by the
+    compiles the two programs, and most of the rest is about 2,800 evaluations of the cost by the
     projection.
 Command: python -m experiments.bench.search [--rounds 11]
 """

@@ -1,7 +1,7 @@
-"""Frames of self-play Pong a second, learning included, beside the same agent in PyTorch.
+"""Frames of self-play Pong per second, learning included, against the same agent in PyTorch.
 
 Agents play a frozen copy on 64 courts, one update of 256 transitions for each step of them. Arms
-take turns; seconds of the clock and of the processor. Used by `agents`.
+take turns; wall time and processor time. Used by `agents`.
 """
 
 import json

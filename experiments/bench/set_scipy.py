@@ -1,23 +1,23 @@
-"""A step and a change of the links, beside the code that the authors of SET published.
+"""A step and a change of the links, against the code that the authors of SET published.
 
 Claim: a network of the largest size that both hold trains at least 3 times as fast as in the
     authors' SciPy and Numba.
 Paper: Curci, Mocanu, Pechenizkiy, Truly sparse neural networks at scale, arXiv 2102.01732, 2021,
-    whose code goes on from that of Liu et al., Sparse evolutionary deep learning with over one
-    million artificial neurons on commodity hardware, Neural Computing and Applications 2021.
+    whose code builds on that of Liu et al., Sparse evolutionary deep learning with over one million
+    artificial neurons on commodity hardware, Neural Computing and Applications 2021.
 Command: python -m experiments.bench.set_scipy --authors FOLDER --python PYTHON
     a checkout of github.com/SelimaC/large-scale-sparse-neural-networks, and a Python with
     numpy<2, scipy, numba and psutil. For 100,008 neurons: --inputs 6554 --width 31148 --rounds 5
     --steps 1
 Minutes: 4 for 100,008 neurons; a million had not ended after 7.
-Number: 100,008 neurons, two AMD EPYC cores: a step 3.3 times as fast by processor time and 5.1 by
-    the clock, a step and a change 7.3 and 12.0. A million: not measured.
+Number: 100,008 neurons, two AMD EPYC cores: a step is 3.3 times as fast in processor time and 5.1
+  in wall time, a step and a change 7.3 and 12.0. A million: not measured.
 
 Both start with the same links and train on the same batch with the same arithmetic: alternated
 left ReLU, momentum and weight decay, no dropout. After the first three steps, before any change,
 the outputs are compared. Then both take turns, each round with steps and a change of three tenths
-of the links. Their values are float64 and ours float32, as each code makes them. Both use all
-cores; seconds are those of the processor, all cores together, and of the clock.
+of the links. Their values are float64 and ours float32, as in each code. Both use all cores; times
+are processor time, over all cores, and wall time.
 """
 
 import dataclasses

@@ -6,8 +6,8 @@ Command: python -m experiments.bench.shrink_time
 Minutes: 2 on two cores.
 
 A quarter of the units of each layer inside a block is zero. Times are CPU seconds of the process,
-of all threads, so that other work on the machine does not count; each is the least of some runs in
-turns, with cold caches.
+of all threads, so that other work on the machine does not count; each is the minimum of several
+runs in turns, with cold caches.
 """
 
 import dataclasses

@@ -1,14 +1,14 @@
 """What shrinking gains at inference, against the ideal: the operations that are left.
 
-Claim: with half the channels of each layer gone, a shrunk VGG-16 (32x32) and MLP reach at least 0.9
-    of the speed-up that their operations would give; nothing shrunk is slower than it was.
+Claim: without half the channels of each layer, a shrunk VGG-16 (32x32) and MLP reach at least 0.9
+  of the speed-up that their operations suggest; no network is slower after shrinking.
 Command: python -m experiments.bench.shrunk
          python -m experiments.bench.shrunk --networks vgg-16 resnet-20    (a GPU)
-Minutes: 1 on two cores that do nothing else.
+Minutes: 1 on two otherwise idle cores.
 
-A part of the units of each layer but the last is set to zero, `jsparse.shrink` takes them out, and
-the forward pass in eval mode takes turns with that of the network before. A part such as 0.47
-leaves widths that are no multiples of 16, as learned ones are.
+A part of the units of each layer except the last is set to zero, `jsparse.shrink` removes them, and
+the forward pass in eval mode takes turns with that of the original network. A part such as 0.47
+leaves widths that are not multiples of 16, as learned ones do.
 """
 
 import dataclasses

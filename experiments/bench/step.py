@@ -1,17 +1,17 @@
-"""What masks cost in a train step, beside the dense network and beside other people's code.
+"""What masks cost in a train step, against the dense network and third-party code.
 
-Claim: at batch 64 a step with learned thresholds takes at most 1.2 of the dense one's time on
+Claim: at batch 64 a step with learned thresholds takes at most 1.2 times the dense one on
     LeNet-300-100 and 1.05 on LeNet-5 and a transformer, at batch 128 1.05 on VGG-16 and WRN-16-8;
     with Gibbs masks at most 1.15 on ResNet-20 at batch 128, and 1.5 for filters drawn in 50 sweeps.
 Command: python -m experiments.bench.step [--authors FOLDER] [--jaxpruner FOLDER]
     with checkouts of github.com/junjieliu2910/DynamicSparseTraining (needs torch) and of
     github.com/google-research/jaxpruner.
-Minutes: 5 on two cores that do nothing else.
+Minutes: 5 on two otherwise idle cores.
 
 A step is SGD with momentum on a donated state: loss, regulariser, gradients, weights, reset check.
 Ratios are medians over rounds of the ratio within a round, with quartiles; compiling (tracing
-included) is timed once. All that is compared
-takes turns in one run; other people's code has its own process, idle while the others are timed.
+included) is timed once. All contenders take turns in one run; third-party code has its own process,
+idle while the others are timed.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
-"""The authors' side of `agents`, in a process of its own: it needs torch and gymnasium alone.
+"""The authors' side of `agents`, in its own process: it needs only torch and gymnasium.
 
     PYTHON torch_agents.py FOLDER [options of the authors' main.py]
 
-Runs main.py of the checkout in FOLDER, in the current folder, on gymnasium in place of gym; its
-learning curve is left in results/.
+Runs main.py of the checkout in FOLDER, in the current folder, on gymnasium instead of gym; its
+learning curve is written to results/.
 """
 
 import runpy

@@ -1,4 +1,4 @@
-"""PyTorch's side of `games`, in a process of its own: it needs that and NumPy alone.
+"""PyTorch's side of `games`, in its own process: it needs only torch and NumPy.
 
     PYTHON torch_games.py LAYERS GAMES PLIES SIMULATIONS BATCHES THREADS
 

@@ -1,4 +1,4 @@
-"""Stable-baselines3's side of `maze`, in a process of its own: it needs that and NumPy alone.
+"""Stable-baselines3's side of `maze`, in its own process: it needs only that and NumPy.
 
     PYTHON torch_maze.py LEVELS ITERATIONS
 

@@ -1,10 +1,10 @@
-"""The agent of `selfplay` in PyTorch, in a process of its own: it needs torch alone.
+"""The agent of `selfplay` in PyTorch, in its own process: it needs only torch.
 
     PYTHON torch_pong.py ITERATIONS
 
 Learns from 64 courts at once against its frozen copy, with the court, network, memory, loss and
-rates of `experiments/rl`, eager and without gradients where none are needed. Prints the seconds of
-the clock and of the processor that the iterations took, after some that are not counted.
+rates of `experiments/rl`, eager and without gradients where none are needed. Prints the wall time
+and processor time of the iterations, after some that are not counted.
 """
 
 import json

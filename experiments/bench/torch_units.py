@@ -1,4 +1,4 @@
-"""Torch-Pruning's side of `torch_pruning`, in a process of its own: it needs torch alone.
+"""Torch-Pruning's side of `torch_pruning`, in its own process: it needs only torch.
 
     PYTHON torch_units.py FOLDER NETWORK DENSITY
 

@@ -1,4 +1,4 @@
-"""Truly sparse SET beside masked SET and the dense network: accuracy, and time of a step.
+"""Truly sparse SET against masked SET and the dense network: accuracy, and time per step.
 
 Claim: at the accuracy of masked SET a step of the truly sparse run, changes of the links included,
     is 4, 6 and 14 times as fast as a dense step in XLA at 10, 5 and 1 % of the weights.
@@ -10,8 +10,8 @@ Number: 4.0, 6.4 and 21.2 times as fast at 10, 5 and 1 %; accuracy with --width 
     91.08 ± 0.30, 75.40 ± 2.33. With 4096 units: not run.
 
 Runs are of MNIST, with Adam; links change every 100 steps up to three quarters of a run. The time
-of a step is processor time: the median within rounds, in which all take turns, with the hundredth
-part of what a step with a change takes more.
+of a step is processor time: the median within rounds, in which all take turns, plus a hundredth of
+the extra time of a step with a change.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """What every experiment shares: data, run folder, checkpoints, tables, progress and pictures.
 
-All densities and accuracies are fractions (0 to 1); only what is printed or drawn is in percent.
+All densities and accuracies are fractions (0 to 1); only printed and plotted values are in percent.
 """
 
 from experiments.common.compare import Contestant as Contestant

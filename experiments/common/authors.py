@@ -1,4 +1,4 @@
-"""Code of papers' authors that ours is compared with, run from the user's own checkout."""
+"""Code of papers' authors to compare with, run from the user's own checkout."""
 
 import importlib.util
 import sys

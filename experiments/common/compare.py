@@ -1,4 +1,4 @@
-"""Many sparse networks beside each other: same network, data and seeds, one run folder each."""
+"""Many sparse networks compared: same network, data and seeds, one run folder each."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping

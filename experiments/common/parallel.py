@@ -1,4 +1,4 @@
-"""One model trained on all devices of all processes: the batch is split, the model is on each."""
+"""One model trained on all devices of all processes: the batch is split, the model replicated."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""A command run within a limit of time, and what it printed: its log and its tables."""
+"""A command run within a time limit, and its output: the log and the tables."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What experiments can set, how settings become JSON, and where a run was made."""
+"""The settings of experiments, their JSON form, and the machine of a run."""
 
 import dataclasses
 import enum

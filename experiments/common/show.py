@@ -1,6 +1,6 @@
 """What a user sees: means over seeds, aligned tables, progress by epoch, and pictures of studies.
 
-A single run is shown by its page (`jsparse.report.page`); `draw` is for what compares many.
+A single run is shown by its page (`jsparse.report.page`); `draw` is for comparisons of many.
 """
 
 import io

@@ -3,7 +3,7 @@
 Every array has a leading axis of runs; an epoch is a few compiled loops inside a `vmap` over the
 runs, with the data on the device. Each run shuffles the data with its own key. Where a layer has no
 fast batched form on the CPU (convolutions, recurrences) the runs of the same program take turns.
-Several devices share the runs among them.
+Several devices divide the runs among themselves.
 """
 
 import itertools

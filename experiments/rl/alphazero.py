@@ -4,14 +4,14 @@
    from a search by mctx on the exact rules; in every other lane of games, the first move of each
    player is random.
 2. Positions of the last iterations are kept, with the better policy that the search found and with
-   the outcome for who moved, where the game ended within the iteration.
+   the outcome for the player who moved, if the game ended within the iteration.
 3. The network regresses on both: cross-entropy and half the squared distance. Each position is
-   turned or flipped at random, but never to a brick that is not played with.
+   rotated or flipped at random, but never to a brick that does not occur in play.
 4. Sparse networks: weights are masked as they are read, and revisions move the masks after the step
    of the optimizer.
 
 The published code has searches by PUCT with Dirichlet noise, a convolutional network, SGD and a
-memory of 6,000 positions; these here are ours.
+memory of 6,000 positions; the choices here are ours.
 
 Reference: Silver et al., A general reinforcement learning algorithm that masters chess, shogi and
 Go through self-play, Science 362 (2018); Danihelka et al., Policy improvement by planning with

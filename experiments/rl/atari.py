@@ -1,9 +1,9 @@
-"""The base agent on Pong of the Atari 2600, which runs inside of the compiled loop.
+"""The base agent on Atari 2600 Pong, which runs inside the compiled loop.
 
-ALE's vector environment has a form for XLA. Its state is not a value: the handle that it hands on
-names a simulator, so a step cannot be made again from an old handle, and a run that was killed
-starts anew. An agent sees two frames, 4 of the console's apart, as pixels that differ from the
-background; a point is an episode, as on our court. Needs the extra `atari`; ALE is under the GPL.
+ALE's vector environment has a form for XLA. Its state is not a value: the handle that it returns
+names a simulator, so a step cannot be repeated from an old handle, and a killed run starts again.
+An agent sees two frames, 4 of the console's apart, as pixels that differ from the background; a
+point is an episode, as on our court. Needs the extra `atari`; ALE is under the GPL.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
-"""How the networks of an agent are pruned at birth, each once, by its own loss on one batch.
+"""How the networks of an agent are pruned at initialization, each by its own loss on one batch.
 
-All kernels are pruned, the last ones too, and no bias; twin critics are one network.
+All kernels are pruned, including the last ones, but no bias; twin critics are one network.
 
 Reference: Arnob et al., Single-shot pruning for offline reinforcement learning, 2021.
 """

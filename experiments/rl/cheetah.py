@@ -1,8 +1,8 @@
 """HalfCheetah before a wall that only the expert knows, on MuJoCo, stepped outside JAX.
 
-It is paid for its speed in either direction. In the true world a position of -3 or less ends the
-episode with nothing; the nominal one has no wall, and running backward is easier. As in the
-authors' code the limit of 1,000 steps is an end, beyond which nothing is expected.
+It is rewarded for speed in either direction. In the true world a position of -3 or less ends the
+episode with no further reward; the nominal one has no wall, and running backward is easier. As in
+the authors' code the limit of 1,000 steps is an end, beyond which nothing is expected.
 
 1. An expert learns by PPO in the true world; some of its episodes are kept.
 2. A policy learns by PPO in the nominal world with a multiplier of the cost 1 - zeta(s, a), and

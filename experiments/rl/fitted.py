@@ -1,7 +1,7 @@
 """Q-learning with a network on sampled steps of a product of grid and automaton.
 
-One network for all states of the automaton, which it is told or for each of which it has masks of
-its own, or a network for each, as the authors have it.
+One network for all states of the automaton, which is told the state or has one set of masks per
+state, or one network per state, as the authors have it.
 """
 
 from functools import partial

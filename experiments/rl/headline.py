@@ -1,4 +1,4 @@
-"""The table that every experiment with agents ends with: what sparsity does to its headline."""
+"""The table that every experiment with agents ends with: what sparsity does to its main result."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

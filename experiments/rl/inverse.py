@@ -1,4 +1,4 @@
-"""Learning what is forbidden from who obeys it: the network zeta of inverse constrained learning.
+"""Learning what is forbidden from an expert who obeys: the network zeta of inverse constraints.
 
 Trajectories of an expert and of the policy as it is; zeta(s, a) in (0, 1) says how allowed an
 action is, and the product of it over an episode how allowed that is. With zeta' at the start of the

@@ -1,14 +1,14 @@
 """Implicit Q-learning: from stored transitions alone, never asking for the value of other actions.
 
-1. The value V of a place regresses on min(Q1', Q2') at the data's action, by expectiles: an error
-   u = Q - V counts |tau - 1(u < 0)| u^2, so that V comes near what the better actions are worth.
+1. The value V of a state regresses on min(Q1', Q2') at the data's action, by expectiles: an error u
+   = Q - V counts |tau - 1(u < 0)| u^2, so that V comes near what the better actions are worth.
 2. The actor, a normal distribution, ascends min(100, exp(beta (min(Q1', Q2') - V))) log pi(a | s).
 3. Both critics regress on r + gamma V(s'); where a task ended, on r.
-4. The targets Q' move towards the critics; each of their matrices keeps as many links.
+4. The targets Q' move towards the critics; each of their matrices keeps equally many links.
 
 The means are a function of the observation, in (-1, 1), and the deviations are numbers that are
-learned; what acts is the mean. As by the authors, rewards are scaled so that returns of the data
-span 1,000. Unlike theirs, the actor's learning rate stays.
+learned; the mean acts. As in the authors' code, rewards are scaled so that returns of the data span
+1,000. Unlike theirs, the actor's learning rate is constant.
 
 Reference: Kostrikov, Nair and Levine, Offline reinforcement learning with implicit Q-learning,
 ICLR 2022, equations 5 to 7, algorithm 1 and appendix B.

@@ -1,4 +1,4 @@
-"""What PPO ascends: advantages, several made one, and the clipped ratio."""
+"""The objective of PPO: advantages, combined from several, and the clipped ratio."""
 
 import jax
 import jax.numpy as jnp

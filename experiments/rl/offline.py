@@ -1,6 +1,6 @@
 """Agents that learn from stored transitions alone.
 
-1. Observations are standardised; what acts reads them as they come (`raw`).
+1. Observations are standardised; the acting network reads them raw (`raw`).
 2. Cloning regresses the actor on the data's actions (BC). TD3+BC is `td3` with another objective;
    `iql` is implicit Q-learning.
 """

@@ -1,9 +1,9 @@
 """An agent that learns while it acts: random steps, then as many updates as steps.
 
 Between evaluations a run is a function of its seed, the agent and the replay, so a killed run that
-continues from its last checkpoint is the one that was not killed. For this each stretch between
-evaluations starts a new episode, where the authors' go on; tasks of 1,000 steps are not cut by it.
-Steps and updates alternate in stretches of `CHUNK`, where the authors' alternate one by one.
+continues from its last checkpoint is the one that was not killed. For this, each stretch between
+evaluations starts a new episode, where the authors' continue; tasks of 1,000 steps are not cut by
+it. Steps and updates alternate in stretches of `CHUNK`, where the authors' alternate one by one.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What the outputs of a policy network mean: a choice, or numbers with normal noise."""
+"""How the outputs of a policy network are read: as a choice, or as numbers with normal noise."""
 
 import dataclasses
 from typing import Protocol

@@ -5,13 +5,12 @@
    where nothing is added from beyond the end of an episode.
 3. Some passes over these steps, in batches: ascend min(ratio A, clip(ratio) A) and the entropy of
    the policy, and let the values regress on A + V. After a pass by which the policy has gone too
-   far, the mean of log pi_old - log pi, there are no more.
-4. Each cost has a critic and a multiplier nu of its own. The advantages of rewards are standardised
-   and those of costs only centred, by which a cost that does not vary is not blown up:
-   A = (A_r - sum of nu A_c) / (1 + sum of nu). After step 1 a multiplier moves by the mean cost of
-   a step.
+   far, by the mean of log pi_old - log pi, no more follow.
+4. Each cost has its own critic and multiplier nu. The advantages of rewards are standardised and
+   those of costs only centred, so that a cost that does not vary is not inflated: A = (A_r - sum of
+   nu A_c) / (1 + sum of nu). After step 1 a multiplier is updated by the mean cost of a step.
 
-Masks that a revision moves are moved by steps of the optimizer.
+Masks under a revision change with the steps of the optimizer.
 
 Reference: Schulman et al., Proximal policy optimization algorithms, 2017, arXiv 1707.06347; Ray,
 Achiam and Amodei, Benchmarking safe exploration in deep reinforcement learning, 2019, for 4.

@@ -1,4 +1,4 @@
-"""What a network's units tell of its world: a linear map, judged on frames it was not fitted to."""
+"""What a network's units reveal about its world: a linear map, judged on held-out frames."""
 
 from collections.abc import Mapping
 

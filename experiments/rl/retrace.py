@@ -1,4 +1,4 @@
-"""Targets from steps that another policy took.
+"""Targets from the steps of another policy.
 
 Reference: Munos, Stepleton, Harutyunyan and Bellemare, Safe and efficient off-policy reinforcement
 learning, NeurIPS 2016, arXiv 1606.02647, equation 4.

@@ -1,4 +1,4 @@
-"""What PPO passes on: an agent while it learns, what was done, what an iteration was like."""
+"""What PPO passes on: the agent in training, its steps, and the numbers of an iteration."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Scheduled auxiliary control: several policies, of which a scheduler picks one that acts.
+"""Scheduled auxiliary control: several policies, from which a scheduler picks the one that acts.
 
 1. In an episode, every `hold` steps a scheduler picks the intention whose policy acts. Its table,
    Q(history of picks, intention), has estimates of the discounted reward of the main task from
@@ -7,10 +7,10 @@
 3. Each intention has a value for each action, which regresses on the target of Retrace,
    Q(s_t, a_t) = r_t + gamma (V'(s_{t+1}) + c_{t+1} (Q(s_{t+1}, a_{t+1}) - Q'(s_{t+1}, a_{t+1}))),
    c = lambda min(1, pi'(a | s) / b(a | s)), with networks ' that are copies of some steps ago.
-4. Each policy ascends the mean of its values, and some entropy; so all learn from what any did.
+4. Each policy ascends the mean of its values, and some entropy; so all learn from the steps of any.
 
-Intentions share the trunk of a policy and that of a critic, and have outputs of their own. They
-read it through the same mask, or each through a mask of its own.
+Intentions share the trunk of a policy and that of a critic, and have their own outputs. They read
+it through the same mask, or each through its own.
 
 Reference: Riedmiller et al., Learning by playing, ICML 2018, arXiv 1802.10567; Munos et al., Safe
 and efficient off-policy reinforcement learning, 2016, for 3, whose standard form this is.

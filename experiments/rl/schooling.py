@@ -1,13 +1,13 @@
-"""Whom an agent of Pong learns against: the script, its last self, or all of its earlier selves.
+"""The opponents of a learning Pong agent: the script, its last self, or all of its earlier selves.
 
 1. All begin with a generation against the script.
 2. Generation by generation: "long" stays with it, Chainer plays its own frozen copy from the end of
-   the generation before, Pool one that is drawn for each point among all copies so far.
+   the previous generation, Pool a copy drawn for each point from all so far.
 3. Exploiters are new agents that learn against a frozen one. The more they win, and the sooner, the
    less robust it is.
 
 Reference: He, Rammohan, Forde and Littman, Does DQN really learn? Exploring adversarial training
-schemes in Pong, RLDM 2022, of which the abstract alone was read: the details are ours.
+schemes in Pong, RLDM 2022, of which only the abstract was read: the details are ours.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Pong as an agent meets it: as the left player, against the script or frozen networks.
+"""Pong as an agent plays it: as the left player, against the script or frozen networks.
 
 An opponent is drawn for each point: number 0 follows the ball, the others are networks.
 """

@@ -1,4 +1,4 @@
-"""What agents that see Pong as pixels know of it: probes on frames that are the same for all."""
+"""What agents that see Pong as pixels know about it: probes on the same frames for all."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -1,4 +1,5 @@
-"""What games come to: counts of wins, draws and losses, by test and seat, and claims about them."""
+"""The outcome of games: counts of wins, draws and losses, by test and seat, and claims about
+them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -4,10 +4,10 @@
    clipped noise is added. Where a task ended, it is r; a time limit is not an end.
 2. Both critics regress on it.
 3. At every second update the actor ascends Q1, and the targets move by tau.
-4. Sparse networks: weights are masked as they are read, revisions move the masks after the step of
-   an optimizer, and each matrix of a target keeps as many links as its network has, the largest.
+4. Sparse networks: weights are masked as they are read, revisions change the masks after the step
+   of an optimizer, and each matrix of a target keeps its largest links, as many as its network has.
 
-Decay is added to the gradient, before Adam. The critics' masks move at updates 2, 2 + every, ...,
+Decay is added to the gradient, before Adam. The critics' masks change at updates 2, 2 + every, ...,
 and the actor's with them.
 
 Reference: Fujimoto et al., Addressing function approximation error in actor-critic methods, ICML

@@ -3,7 +3,7 @@
 1. Weights with the rule `Held` that a revision names become links of packed layers: those that the
    mask keeps, zeros among them included.
 2. The optimizer starts at the same step, with the moments of the links.
-3. Back, what is no link is 0, and so are its moments.
+3. When converting back, weights without a link are 0, and so are their moments.
 """
 
 import re
@@ -75,12 +75,12 @@ def pack_training(
     """A masked model in training and its optimizer, truly sparse: only the kept weights exist.
 
     Each weight that the optimizer revises becomes the links of a packed layer, with its moments. A
-    step takes time and memory in proportion to them, and links move as masks would: see
-    `jsparse.PackedOptimizer`. `unpack_training` goes back.
+    step takes time and memory in proportion to them, and links change as masks would: see
+    `jsparse.PackedOptimizer`. `unpack_training` converts back.
 
     Differences from the masked run: masked weights are gone, with the values to which `Gradual`
-    could return; growth looks at `candidates` places for each link that is grown; random places are
-    other ones.
+    could return; growth looks at `candidates` positions for each link that is grown; random
+    positions differ.
 
     Args:
       model: with `Held` weights in layers that `jsparse.export.pack` takes; not changed.
@@ -89,8 +89,8 @@ def pack_training(
       candidates: as in `jsparse.PackedOptimizer`.
 
     Returns:
-      (the model with packed layers, its optimizer at the same step). A compiled train step is
-      recompiled once for them; it stays as it is written.
+      (the model with packed layers, its optimizer at the same step). A train step needs no change;
+      it is recompiled once for them.
 
     Raises:
       TypeError: the optimizer is not a `jsparse.Optimizer` with `revise`.
@@ -142,10 +142,10 @@ def pack_training(
 
 
 def unpack_training(model: Model, optimizer: PackedOptimizer) -> tuple[Model, Optimizer]:
-    """The masked model and optimizer again, from where a truly sparse run is: `pack_training` back.
+    """Convert a truly sparse run back to the masked model and optimizer: undo `pack_training`.
 
-    Layers come back as `nnx.Linear`, or `nnx.LinearGeneral` where features have several axes. What
-    is no link has the weight and the moments 0.
+    Layers become `nnx.Linear`, or `nnx.LinearGeneral` where features have several axes. Weights
+    without a link are 0, and so are their moments.
 
     Args:
       model: with packed layers; not changed. Those without a revision stay packed.
@@ -221,7 +221,7 @@ def _check_layer(layer: Any, path: str, model: nnx.Module) -> None:
     why = "it is not the kernel of a layer" if layer is None else fault(layer)
     if layer is not None and not why and (has_window(layer) or stack_of(layer)):
         kind = "a convolution with a window" if has_window(layer) else "a stack of layers"
-        why = f"{kind}, whose links do not move yet"
+        why = f"{kind}, whose links cannot change yet"
     if not why:
         mine = sparse_parts(model)[path]
         users = {id(slot.parent): slot.path for slot in slots(model, Sparse) if slot.value is mine}
@@ -312,7 +312,7 @@ def _carry(
 
 
 def _way(path: str, ways: Mapping[str, tuple[str, Callable]]) -> tuple[str, Callable]:
-    """Where the old state has what the new one has at a path, and the change between them."""
+    """Where the old state stores an entry of the new one, and the change between them."""
     ends = [end for end in ways if f"/{path}".endswith(f"/{end}")]
     if not ends:
         return path, lambda array: array

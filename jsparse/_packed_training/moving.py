@@ -3,7 +3,7 @@
 1. Stored links and drawn places, both in order, are merged: by part (group of inputs and output)
    and by input; equal ones are one place.
 2. The revision chooses, as it does in a masked layer, among the links and the drawn places.
-3. What is chosen is stored in that order; room that is left lies at the end, past all parts.
+3. The chosen places are stored in that order; free room is at the end, past all parts.
 """
 
 import math
@@ -52,9 +52,10 @@ def parts_of(plan: Plan) -> int:
 
 
 def places_to_draw(by: MovesLinks, kept: int, plan: Plan, candidates: float) -> int:
-    """How many places are drawn for a layer: all where that takes at most twice as many.
+    """How many places are drawn for a layer: all, if that is at most twice as many.
 
-    At random, as many grow as are asked for: some drawn places are links, or are drawn twice.
+    Enough are drawn for all links that grow at random, as some drawn places are links or are drawn
+    twice.
 
     Raises:
       ValueError: more than can be counted.
@@ -67,8 +68,8 @@ def places_to_draw(by: MovesLinks, kept: int, plan: Plan, candidates: float) -> 
     count = size if 2 * candidates * most >= size else math.ceil(candidates * most)
     if count + kept > MOST_KEPT:
         raise ValueError(
-            f"{count:,} places would be drawn beside {kept:,} links, allowed are {MOST_KEPT:,} "
-            "together; give fewer candidates or a smaller fraction"
+            f"{count:,} places would be drawn for {kept:,} links, at most {MOST_KEPT:,} in all are "
+            "allowed; give fewer candidates or a smaller fraction"
         )
     return count
 

@@ -21,7 +21,7 @@ from jsparse.rules._rule import check_structure
 
 @dataclass(frozen=True, kw_only=True)
 class Below:
-    """Drop the weights below a threshold; how many are kept is not set.
+    """Drop the weights below a threshold, however many that are.
 
     Args:
       quality: threshold of a layer, in standard deviations of its kept weights; above 0. With

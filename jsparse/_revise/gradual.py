@@ -96,7 +96,7 @@ class Gradual:
         return 0.0
 
     def moved(self, mask: Array, weight: Array, growth: Array, *, step: Array, size: int) -> Array:
-        """[n], the mask of the largest links; what a packed layer drops cannot come back.
+        """[n], the mask of the largest links; links that a packed layer drops cannot return.
 
         Raises:
           ValueError: the matrix has more places than can be counted.

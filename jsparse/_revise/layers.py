@@ -1,7 +1,7 @@
 """What one mask belongs to: a weight, or the weights of a group of coupled units.
 
-Both kinds answer the same: what the revision sees of the weights and of their gradients, and where
-in them a value of the mask counts.
+Both kinds have the same interface: what the revision sees of the weights and their gradients, and
+  where in them a value of the mask applies.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -55,7 +55,7 @@ class Layer(NamedTuple):
         return gradients[self.mask]
 
     def hidden(self, leaves: Sequence[Array], gradients: Sequence[Array]) -> At:
-        """The dense gradient where the weight has none as it is masked."""
+        """The dense gradient where the weight has none because it is masked."""
         there = jnp.where(leaves[self.mask] > 0, 0.0, gradients[self.mask])
         return {self.weight: there.astype(gradients[self.weight].dtype)}
 

@@ -29,7 +29,7 @@ def followed(state: Any, sources: Any) -> Any:
     Args:
       state: any optax state.
       sources: whole numbers, in the structure of the trained tree: [n] for n weights that moved,
-        the place where each of them was, or -1 where one is new; [] for leaves that stayed.
+        where each of them was before, or -1 if it is new; [] for leaves that stayed.
 
     Returns:
       The state, where moments of new weights are 0. Entries with a shape other than that of the

@@ -134,9 +134,9 @@ def _coupled(
         weight = f"{path}/weight"
         if weight not in place:
             raise ValueError(
-                f"the mask of the units of {group.name} is in the tree to train, and of their "
-                f"weights {path} is not; train all of them or none, and give them the same label "
-                "under optax.partition"
+                f"the mask of the units of {group.name} is in the tree to train, but their weight "
+                f"{path} is not; train all of them or none, and give them the same label under "
+                "optax.partition"
             )
         there = leaves[place[weight]].shape[span.axis]
         if there != len(span.units or range(span.width)):
@@ -151,10 +151,10 @@ def _coupled(
 
 
 def _fitted(by: Any, layer: Layer | CoupledLayer, roles: Mapping[str, Role]) -> Any:
-    """The revision with the role of its layer, unless it has its own role.
+    """The revision with the role of its layer, unless it has its own.
 
     Raises:
-      ValueError: it is for groups and the layer is none, or the other way round.
+      ValueError: it is for groups and the layer is not one, or the reverse.
     """
     coupled, name = isinstance(layer, CoupledLayer), type(by).__name__
     unit = getattr(by, "unit", Weight())

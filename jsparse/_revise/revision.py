@@ -60,7 +60,7 @@ class Revision(Protocol):
 class MovesLinks(Revision, Protocol):
     """A revision that can also move the links of packed layers, which have no mask.
 
-    There the places of a layer are in a vector: its links, and places that may become links.
+    There the places of a layer form a vector: its links, and places that may become links.
 
     Attributes:
       by_gradient: whether places are grown by their gradients, and not at random.
@@ -84,8 +84,8 @@ class MovesLinks(Revision, Protocol):
         Args:
           mask: [n], 1 where a link is.
           weight: [n], 0 where none is.
-          growth: float32 [n], 0 or more; -1 for links that can only be kept, -inf for what is no
-            place.
+          growth: float32 [n], 0 or more; -1 for links that can only be kept, -inf for entries that
+            are not places.
           step: [], integer.
           size: places of the whole matrix, of which these are some.
         """
@@ -201,8 +201,8 @@ def exchange(
       weight: [...].
       growth: [grid of units], 0 or more; NaN, as of a gradient that is not finite, comes last.
       fraction: [], between 0 and 1.
-      apart: disjoint sets of units, bool [grid of units] each. If there are any, step 1 is done
-        in each set by itself, and kept units outside all of them are dropped.
+      apart: disjoint sets of units, bool [grid of units] each. If there are any, step 1 is applied
+        to each set separately, and kept units outside all of them are dropped.
 
     Returns:
       The new mask, [...]; each group keeps as many units as before.

@@ -3,8 +3,8 @@
 1. The initial masks are random, with the density of each layer given by the Erdos-Renyi budget.
 2. Every `every` steps, a fraction of the kept weights of each layer, those of smallest magnitude,
    is dropped, and the same number of masked weights is grown at random. The authors drop the
-   fraction among the positive and among the negative weights, each by itself (`by_sign`), and
-   with them the weights that are exactly 0.
+   fraction from the positive and from the negative weights separately (`by_sign`), together with
+   the weights that are exactly 0.
 3. A grown weight starts at 0 without momentum. (The authors sample a new value; a value of 0 does
    not change the network, and is used in the comparisons of the RigL paper.)
 
@@ -39,8 +39,8 @@ class SET:
       unit: what is exchanged together; units are scored by root mean square.
       scope: where the number of kept units is constant: `Whole`, `PerOutput` or `Groups`.
       role: the meaning of the weight's axes; see `roles` of `revise`.
-      by_sign: whether to drop the fraction among the positive and among the negative weights, each
-        by itself, as the authors do. Kept weights that are exactly 0 have no sign and are all
+      by_sign: whether to drop the fraction from the positive and from the negative weights
+        separately, as the authors do. Kept weights that are exactly 0 have no sign and are all
         dropped. Only for the unit `Weight`.
 
     Raises:
@@ -77,8 +77,8 @@ class SET:
         check_flag(by_sign=self.by_sign)
         if self.by_sign and self.unit != Weight():
             raise ValueError(
-                f"by_sign=True needs unit=Weight(), as only single weights have a sign; got "
-                f"{self.unit}. Leave one of the two out"
+                "by_sign=True needs unit=Weight(), as only single weights have a sign; got "
+                f"{self.unit}. Leave out one of the two"
             )
 
     def due(self, step: Array) -> Array:

@@ -59,13 +59,13 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one training run, in a folder: saved whole, checked before they are read.
+    """The checkpoints of one training run, in a folder: saved whole, checked before being read.
 
     They hold any tree (dict, tuple, ...) of modules, optimizers, `nnx.Rngs`, arrays, typed keys and
     numbers. All variables of a module are saved: weights, thresholds, masks, and the keys and
     counts of random streams; for an optimizer its moments, its step and the state of its controls.
     A run that is killed at any moment, even while saving, resumes from the last checkpoint as if
-    nothing had happened. While an object that has saved lives, no other process can save to its
+    nothing had happened. While an object that has saved exists, no other process can save to its
     folder; others may read it. With several processes, all of them call each method, on a shared
     folder.
 
@@ -207,7 +207,7 @@ class Checkpoints:
         return step
 
     def _clear(self, part: Path) -> int:
-        """Remove what a killed process left unfinished, and make an empty folder."""
+        """Remove the unfinished work of a killed process, and make an empty folder."""
         claim(self.folder, self)
         self._bring_back()
         for path in self.folder.glob(".step_*"):

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 Content = TypeVar("Content")
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""Errors of a full disk, a full quota, and a file that is larger than allowed."""
+"""Errors of a full disk, a full quota, and a file larger than allowed."""
 
 
 class CorruptCheckpoint(RuntimeError):
@@ -26,7 +26,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write some files: all of them beside their places first, so that a full disk changes none.
+    """Write some files: all under temporary names first, so that a full disk changes none.
 
     Raises:
       OSError: as for `write_whole`.
@@ -52,7 +52,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
 
 @contextlib.contextmanager
 def told_if_full(path: Path, size: int) -> Iterator[None]:
-    """Turn the error of a full disk into one that says what did not fit, and nothing else.
+    """Turn the error of a full disk into one that says what did not fit; others pass unchanged.
 
     Args:
       path: of the file or folder to write.
@@ -115,7 +115,7 @@ def newest_whole(
             return path, read(path)
         except CorruptCheckpoint as error:
             faults.append(str(error))
-            tell(f"refused: {error}; trying the one before")
+            tell(f"refused: {error}; trying the previous one")
     if faults:
         raise CorruptCheckpoint(f"no checkpoint is left: {'; '.join(faults)}; {advice}")
     return None

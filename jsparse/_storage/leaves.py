@@ -40,7 +40,7 @@ def plain(name: str, leaf: Any) -> jax.Array | np.ndarray:
 
 
 def storable(array: np.ndarray) -> np.ndarray:
-    """The same bits in a type that numpy itself knows: bfloat16 becomes uint16."""
+    """The same bits in a type that numpy itself has: bfloat16 becomes uint16."""
     return array.view(_stored_dtype(array.dtype))
 
 

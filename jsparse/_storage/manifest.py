@@ -1,4 +1,4 @@
-"""The manifest of a folder: facts, the size and checksum of each file, and a sum of its own."""
+"""The manifest of a folder: facts, the size and checksum of each file, and its own checksum."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ FILES = {"files": dict[str, tuple[int, str]]}
 
 
 def write(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write the manifest of a folder once all its other files are there."""
+    """Write the manifest of a folder once all its other files exist."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sums = {
         path.relative_to(folder).as_posix(): [path.stat().st_size, _sum(path)] for path in files

@@ -15,7 +15,7 @@ from jsparse._storage.files import FULL, CorruptCheckpoint, no_room
 from jsparse._storage.leaves import plain
 
 OS_ERROR = re.compile(r"os_error_code='(\d+)'")
-"""How TensorStore gives the number of the system's error."""
+"""How TensorStore reports the system's error number."""
 
 
 def _orbax() -> ModuleType:
@@ -25,7 +25,7 @@ def _orbax() -> ModuleType:
 
 
 def _unnamed(paths: Iterable[str]) -> str:
-    """What an array with an empty path is called, as Orbax up to 0.11.36 refuses that: longest.
+    """The names of arrays with an empty path, which Orbax up to 0.11.36 refuses: the longest.
 
     Example:
       >>> _unnamed([""]), _unnamed(["", "array"])
@@ -35,7 +35,7 @@ def _unnamed(paths: Iterable[str]) -> str:
 
 
 def check_kinds(arrays: Mapping[str, Any]) -> None:
-    """Refuse arrays of a type that the files of Orbax lack.
+    """Refuse arrays of a type that Orbax files cannot store.
 
     Raises:
       TypeError: it names the array and the type.
@@ -66,7 +66,7 @@ def write(path: Path, arrays: Mapping[str, Any]) -> None:
         log.addFilter(_is_news)
         try:
             writer.save(path, args=orbax.args.PyTreeSave(filled))
-        except Exception as error:  # how TensorStore reports a full disk is a matter of its version
+        except Exception as error:  # how TensorStore reports a full disk depends on its version
             number = _system_error(error)
             if not number:
                 raise
@@ -79,7 +79,7 @@ def write(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a line of a log says what no error will say: Orbax's threads log theirs at length."""
+    """Whether a log line repeats what our error will say: Orbax's threads log theirs at length."""
     return OS_ERROR.search(record.getMessage()) is None
 
 
@@ -92,7 +92,7 @@ def _system_error(error: BaseException) -> int:
 
 
 def read(path: Path, leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Arrays by path: on the devices of their leaves if these are several, else in numpy.
+    """Arrays by path: on the devices of their leaves if there are several, else in numpy.
 
     Raises:
       CorruptCheckpoint: Orbax cannot find or decode an array.

@@ -42,7 +42,7 @@ def _check_json(value: Any, name: str) -> None:
 
 
 def read(folder: Path, files: Mapping[str, Any], processes: int) -> Any:
-    """The position of this process; one that all processes share fits any number of them.
+    """The position of this process; one that all processes share suits any number of them.
 
     Args:
       folder: of the checkpoint.

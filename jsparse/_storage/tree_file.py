@@ -1,7 +1,7 @@
 """A tree in an npz file: its leaves by path, and notes about them; nothing is pickled.
 
     a/kernel.npy    a leaf, which `numpy.load` can read too
-    notes.json      type and shape of each leaf, the facts given to `write`, a checksum of it all
+    notes.json      type and shape of each leaf, the facts given to `write`, their checksum
 
 A typed key is stored as its key data; a type that numpy lacks, such as bfloat16, as unsigned
 integers of the same size. The same tree gives the same bytes.
@@ -45,7 +45,7 @@ class Stored(NamedTuple):
     Attributes:
       arrays: the leaves by path, of types that numpy can store.
       leaves: type and shape of each, as `leaves.describe` writes them.
-      facts: what was noted beside the tree.
+      facts: notes stored with the tree.
       sha256: checksum of all of these.
     """
 
@@ -76,7 +76,7 @@ def write(tree: Any, facts: Mapping[str, Any] | None = None) -> bytes:
 
     Args:
       tree: arrays, typed keys and numbers, such as `nnx.state(model)`.
-      facts: to note beside the tree; anything that JSON can hold.
+      facts: notes to store with the tree; anything that JSON can hold.
 
     Raises:
       TypeError: a leaf is something else, or JSON cannot hold a fact.

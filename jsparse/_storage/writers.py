@@ -1,7 +1,7 @@
-"""One writer a folder, by a lock that ends with its process, however that ends.
+"""One writer per folder, by a lock that ends with its process, however that ends.
 
-The lock is a file named `lock` that the system locks (`flock`, which NFS knows too) and that says
-who holds it. It belongs to the process: all who write to the folder in it share the lock, so a run
+The lock is a file named `lock` that the system locks (`flock`, which NFS also supports) and that
+says who holds it. It belongs to the process: all its writers to the folder share the lock, so a run
 can be resumed in the same process; a process forked from it does not hold the lock. On systems
 without such locks (Windows, some network file systems) no writer is refused.
 """
@@ -52,7 +52,7 @@ def claim(folder: Path, owner: object) -> None:
         if held is None or not _is_there(held.file, path):
             owners = held.owners if held else set()
             if held:
-                os.close(held.file)  # the folder was deleted and made anew
+                os.close(held.file)  # the folder was deleted and recreated
                 del _held[path]
             held = _held[path] = _Held(_locked(Path(path)))
             held.owners = owners
@@ -85,7 +85,7 @@ def _locked(folder: Path) -> int:
         ) from None
     except OSError:  # this file system has no locks
         return file
-    with contextlib.suppress(OSError):  # a full disk: who holds the lock stays unsaid
+    with contextlib.suppress(OSError):  # a full disk: the file cannot say who holds the lock
         os.ftruncate(file, 0)
         os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     return file
@@ -104,9 +104,9 @@ def _release(path: str, owner: int) -> None:
 
 @contextlib.contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Wait until no other process or thread is in here with the same folder.
+    """Wait until no other process or thread is in this block with the same folder.
 
-    It leaves no file. Where a folder cannot be locked, nobody waits.
+    It leaves no file. Where a folder cannot be locked, it does not wait.
     """
     file = -1
     if fcntl is not None:
@@ -123,7 +123,7 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def _forget() -> None:
-    """In a forked process: the locks stay with the one that forked."""
+    """In a forked process: the locks stay with the parent."""
     global _mutex
     _mutex = threading.RLock()
     for held in _held.values():

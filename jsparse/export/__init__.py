@@ -1,4 +1,4 @@
-"""What is left of a sparse model, made small and fast."""
+"""Making sparse models small and fast: shrinking, packing, saving."""
 
 from jsparse.export._packing.autotune import pick as pick
 from jsparse.export._packing.block import BlockSparse as BlockSparse

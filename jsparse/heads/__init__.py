@@ -1,4 +1,4 @@
-"""Sparse linear heads that one can read: an elastic-net path on the features of a frozen model."""
+"""Readable sparse linear heads: an elastic-net path on the features of a frozen model."""
 
 from jsparse.heads._edit import ablate as ablate
 from jsparse.heads._edit import replace as replace

@@ -1,4 +1,4 @@
-"""Putting a head into a model, and taking single features away from it."""
+"""Putting a head into a model, and removing single features from it."""
 
 import re
 from collections.abc import Sequence
@@ -60,14 +60,14 @@ def ablate(
 ) -> Model:
     """A copy of the model in which an output of a linear layer no longer reads some features.
 
-    In place of a feature the output reads 0, or its mean, which goes into the bias: the means are
-    those that a head was centred by, so this is what a zero among its standardised weights does.
+    Instead of a feature the output reads 0, or its mean, which goes into the bias: the means are
+      those by which a head was centred, so this is what a zero among its standardised weights does.
 
     Args:
       model: any NNX module; not changed.
       path: of the layer's kernel, such as "fc/kernel".
       inputs: the features, by their place.
-      output: the class, by its place; other classes go on reading the features.
+      output: the class, by its place; other classes still read the features.
       means: of all features, [features], such as `Point.mean`; zeros without them.
 
     Returns:

@@ -1,16 +1,16 @@
-"""FISTA on all rows: brings a head to the minimum, up to a tolerance that is measured.
+"""FISTA on all rows: brings a head to the minimum, within a measured tolerance.
 
 1. From the extrapolated point v, a gradient step and a proximal step: w = prox(v - t grad f(v)).
 2. The step t is halved until <grad f(w) - grad f(v), w - v> <= |w - v|^2 / t, and grows by a tenth
    from one iteration to the next. It never needs to be below 1 / (features + 1).
-3. Extrapolation by Nesterov's sequence. It starts anew where it points uphill:
-   <v - w, w - previous w> > 0.
+3. Extrapolation by Nesterov's sequence. It restarts where it points uphill: <v - w, w - previous w>
+   > 0.
 4. Every tenth iteration the optimality conditions are checked.
 
 Outputs are linear in the weights, so those of v follow from those of the last two w: an iteration
 costs one product with the features for the gradient and one for each step tried. The condition of
 2. is taken from outputs too, as <grad f(w) - grad f(v), w - v> = sum_i (r_i(w) - r_i(v)) (z_i(w) -
-z_i(v)), with residuals r and outputs z. It has no difference of nearly equal losses in it.
+z_i(v)), with residuals r and outputs z. It avoids the difference of nearly equal losses.
 
 Reference: Beck and Teboulle, "A Fast Iterative Shrinkage-Thresholding Algorithm", SIAM J. Imaging
 Sciences 2009, section 4; O'Donoghue and Candes, "Adaptive Restart for Accelerated Gradient
@@ -54,7 +54,7 @@ def in_turn(cond: Callable, body: Callable, state: Any) -> Any:
 def fista(
     rows: Rows, problem: Problem, start: Fit, lam: Array, tolerance: float, most: int, loop: Loop
 ) -> Fit:
-    """Go on from a head until its optimality is within the tolerance, for at most so many passes.
+    """Continue from a head until its optimality is within the tolerance, for at most `most` passes.
 
     Args:
       rows: the features.

@@ -1,4 +1,4 @@
-"""What is given: features and targets that can be used, and which rows are held out."""
+"""The given data: valid features and targets, and which rows are held out."""
 
 from typing import Any
 
@@ -36,8 +36,8 @@ def read_targets(targets: Any, rows: int) -> tuple[np.ndarray, bool]:
 
     Raises:
       TypeError: something other than numbers.
-      ValueError: another number of rows, values that are NaN or infinite, or labels that are not
-        0, 1, ... with each class there.
+      ValueError: another number of rows, values that are NaN or infinite, or labels that are not 0,
+        1, ... with each class present.
     """
     given = _array(targets)
     labels, axes = given.dtype.kind in "biu", given.ndim
@@ -77,7 +77,7 @@ def _one_hot(labels: np.ndarray) -> np.ndarray:
         raise ValueError(
             "targets must be labels 0, 1, ... of two classes or more, each with a row; got "
             f"{shown(labels)} with {lacks}; np.unique(targets, return_inverse=True)[1] numbers the "
-            "classes that are there"
+            "classes that occur"
         )
     return np.eye(len(there), dtype=np.float32)[labels.astype(int)]
 
@@ -85,7 +85,7 @@ def _one_hot(labels: np.ndarray) -> np.ndarray:
 def held_out(
     wanted: np.ndarray, labels: bool, validation: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Which rows are held out, bool [rows]: from each class the same part, but never its only row.
+    """Which rows are held out, bool [rows]: the same share of each class, but never its only row.
 
     Raises:
       ValueError: none could be.
@@ -110,7 +110,7 @@ def held_out(
 
 
 def read_places(name: str, given: Any, count: int) -> list[int]:
-    """Places on an axis as a list, also where one number is given.
+    """Places on an axis as a list, even if one number is given.
 
     Raises:
       ValueError: something other than whole numbers from 0 below the length of the axis.

@@ -44,10 +44,10 @@ def page(
       images: those, [rows, height, width] or [rows, height, width, 1 or 3]: bytes, or floats, which
         are drawn from their lowest to their highest.
       out: the file.
-      classes: which to show, by their place; all without it.
-      names: of all classes; their places without it.
-      most: features of a class.
-      beside: images of a feature, beside each other.
+      classes: which to show, by their place; all by default.
+      names: of all classes; their places by default.
+      most: features per class.
+      beside: images per feature, side by side.
 
     Returns:
       The path of the page.
@@ -121,7 +121,7 @@ def _class(
 
 
 def _strip(pictures: np.ndarray) -> dict[str, Any]:
-    """Images beside each other, as a PNG in the page."""
+    """Images side by side, as a PNG in the page."""
     from PIL import Image
 
     count, high, wide, channels = pictures.shape

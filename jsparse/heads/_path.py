@@ -1,10 +1,10 @@
-"""The path of heads from no weight at all to nearly all, and choosing one of them.
+"""The path of heads, from no weights to nearly all, and choosing one of them.
 
-1. Features are standardised over the training rows; constant ones stay out, with weight 0.
+1. Features are standardised over the training rows; constant ones are left out, with weight 0.
 2. The first lambda is the least at which all weights are 0: the largest size of the gradient there,
    divided by the mix. The others fall from it on a logarithmic scale.
-3. Each head starts from the one before. In memory FISTA solves it; features that are read a block
-   at a time are first brought near by SAGA.
+3. Each head starts from the previous one. In memory FISTA solves it; for features read a block at a
+   time SAGA first comes close.
 4. Each head is solved to a tolerance of its optimality conditions (KKT), which is measured.
 
 Numbers: `experiments/debug_head.py`; speed: `experiments/bench/heads.py`.
@@ -32,12 +32,12 @@ from jsparse.report._table import table
 MOST = 3000
 """Passes over the data for one head, of FISTA and of SAGA each."""
 SHOWN = 25
-"""Lines of a path that is printed."""
+"""Lines of a printed path."""
 
 
 @dataclass(frozen=True, eq=False)
 class Path:
-    """Heads by falling lambda, each with more weights than the one before, as a rule.
+    """Heads by decreasing lambda, usually each with more weights than the previous one.
 
     Attributes:
       points: the heads, the first without weights.
@@ -59,7 +59,7 @@ class Path:
         return min((p for p in self.points if p.accuracy >= good), key=lambda point: point.kept)
 
     def at(self, features_per_class: float = 20) -> Point:
-        """The head with the most weights that has at most so many per class on average.
+        """The head with the most weights, but at most a given number per class on average.
 
         Args:
           features_per_class: weights that are not 0, divided by the number of outputs.
@@ -106,18 +106,18 @@ def elastic_net_path(
 
     An array in memory (jax or numpy) is put on the device. Anything else with a shape and rows by
     slices, such as a `np.memmap` or a dataset of h5py, is read a block of rows at a time, so it
-    need not fit; four arrays [rows, outputs] do. Rows in random order, as in training, need the
-    fewest passes.
+    need not fit in memory; four arrays [rows, outputs] must. Rows in random order, as in training,
+    need the fewest passes.
 
     Args:
       features: of the frozen model, [rows, features].
       targets: labels 0, 1, ..., whole numbers [rows]; or floats, [rows] or [rows, outputs].
       mix: a, in (0, 1]: how much of the penalty makes zeros. The rest spreads the weight over
-        features that are alike.
+        similar features.
       points: number of heads.
       smallest: the last lambda as a fraction of the first; with 1 point it is not used.
       grouped: whether a feature's weights are dropped together.
-      validation: fraction of the rows that are held out, as evenly over the classes as possible;
+      validation: fraction of the rows to hold out, as evenly over the classes as possible;
         `accuracy` is measured on them. With 0 it is measured on all rows.
       tolerance: of the violation of the optimality conditions, in units of lambda.
       batch: rows of a block.
@@ -229,7 +229,7 @@ def _largest(problem: Problem, empty: Fit, wanted: np.ndarray, std: np.ndarray) 
     """The first lambda, given the targets of the training rows and the features' deviation.
 
     Raises:
-      ValueError: it is 0 up to rounding or not finite, so that no path begins.
+      ValueError: it is 0 up to rounding or not finite, so no path can begin.
     """
     largest = float(problem.largest(empty.slope))
     residual = problem.residual(empty.outputs)
@@ -243,8 +243,8 @@ def _largest(problem: Problem, empty: Fit, wanted: np.ndarray, std: np.ndarray) 
     if largest <= ROUNDING * jnp.finfo(residual.dtype).eps * spread:
         _check_related(wanted, std)
         raise ValueError(
-            "features must have something to do with the targets; got training rows in which no "
-            "feature is correlated with any of them, so that no head has a weight"
+            "features must be correlated with the targets; got training rows in which no feature "
+            "is correlated with any of them, so no head has a weight"
         )
     return largest
 
@@ -260,7 +260,7 @@ def _accuracy(outputs: np.ndarray, wanted: np.ndarray, held: np.ndarray, labels:
 
 
 def _check_related(wanted: np.ndarray, std: np.ndarray) -> None:
-    """Refuse training rows of which nothing can be learned.
+    """Refuse training rows from which nothing can be learned.
 
     Raises:
       ValueError: the targets are constant, or each feature is.
@@ -272,7 +272,7 @@ def _check_related(wanted: np.ndarray, std: np.ndarray) -> None:
 
 
 def _warn(points: Sequence[Point], tolerance: float) -> None:
-    """Say which heads are not solved."""
+    """Warn of heads that are not solved."""
     far = [point for point in points if not point.optimality <= tolerance]
     if far:
         worst = max(point.optimality for point in far)

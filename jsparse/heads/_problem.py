@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 LEAST_MIX = 1e-3
-"""A smaller mix counts as this one where the path begins, as in the authors' code."""
+"""At the start of the path a smaller mix is replaced by this one, as in the authors' code."""
 
 
 def norms(weight: Array) -> Array:
@@ -52,7 +52,7 @@ class Problem:
 
     Attributes:
       targets: [rows, outputs]; of classes, 1 for the one and 0 for the others.
-      share: what each row counts, [rows].
+      share: the weight of each row, [rows].
       mix: a, the part of the penalty that makes zeros.
       mean: from outputs to what they predict: softmax, or the identity.
       size: from weights to the sizes that are penalised, [features, outputs] or [features, 1].
@@ -75,7 +75,7 @@ class Problem:
 
     @jax.jit
     def shrunk(self, weight: Array, step: Array, lam: Array) -> Array:
-        """The proximal step: each size made smaller by step * lambda * a, at most to 0."""
+        """The proximal step: each size is reduced by step * lambda * a, at most to 0."""
         size, cut = self.size(weight), step * lam * self.mix
         left = jnp.where(size > cut, 1 - cut / jnp.where(size > cut, size, 1), 0)
         return left * weight / (1 + step * lam * (1 - self.mix))
@@ -102,14 +102,14 @@ class Problem:
 
 
 class Fit(NamedTuple):
-    """A head on its way.
+    """A head that is being solved.
 
     Attributes:
       weight: [features, outputs], of the standardised features.
       bias: [outputs].
       outputs: of all rows, [rows, outputs].
       slope: gradients of the loss, without the penalty, by weight and bias.
-      step: how far the solver went last, [].
+      step: the solver's last step size, [].
       passes: over the data, [].
       optimality: how far it is from the minimum, see `violation`, [].
     """

@@ -13,7 +13,7 @@ from jax import Array, lax
 from jsparse._values import shown
 
 ROUNDING = 16
-"""A deviation of so many roundings of the largest value counts as none."""
+"""A deviation of this many rounding errors of the largest value counts as 0."""
 
 
 def outputs_of(x: Array, weight: Array, bias: Array) -> Array:
@@ -24,7 +24,8 @@ def outputs_of(x: Array, weight: Array, bias: Array) -> Array:
 def slopes_of(x: Array, residual: Array) -> tuple[Array, Array]:
     """x' r, [features, outputs], and the sum of r, [outputs].
 
-    Taken as (r' x)', which the barrier keeps: on a CPU, XLA takes five times as long for x' r.
+    Computed as (r' x)', which the barrier preserves: on a CPU, XLA takes five times as long for x'
+    r.
     """
     product = jnp.matmul(residual.T, x, precision=lax.Precision.HIGHEST)
     return lax.optimization_barrier(product).T, residual.sum(axis=0)

@@ -8,7 +8,7 @@
 
 Each epoch reads all blocks once, in random order. G estimates the whole gradient, so the optimality
 conditions are checked after each epoch at no cost. A step that is too long shows in them: then the
-epochs begin again with half of it.
+epochs restart with half of it.
 
 The authors stop where the loss of an epoch no longer falls by 1e-4, which leaves the small lambdas
 unsolved, and their step of 0.1 is fixed. Here the violation of the optimality conditions decides.
@@ -27,9 +27,9 @@ from jsparse.heads._rows import Blocks, outputs_of, slopes_of
 STEP = 0.1
 """The first one, the authors'."""
 PATIENCE, PROGRESS = 3, 0.9
-"""FISTA takes over after so many epochs in which the violation did not fall to this part."""
+"""FISTA takes over after this many epochs in which the violation did not fall to this share."""
 WORSE = 10.0
-"""A violation so many times that of the start, or of lambda: the step was too long."""
+"""A violation this many times that of the start, or of lambda: the step was too long."""
 
 
 def saga(
@@ -41,7 +41,7 @@ def saga(
     stop: tuple[float, int],
     rng: np.random.Generator,
 ) -> tuple[Fit, float]:
-    """Go on from a head until its optimality is near the tolerance or makes no more progress.
+    """Continue from a head until its optimality is near the tolerance or stops improving.
 
     Args:
       rows: the features.
@@ -53,7 +53,7 @@ def saga(
       rng: for the order of the blocks.
 
     Returns:
-      (the head, likewise, and a step for the next lambda).
+      (the new head, and a step for the next lambda).
     """
     tolerance, most = stop
     first = float(problem.violation(start.weight, start.slope, lam))

@@ -35,7 +35,7 @@ def activation_scores(
 ) -> list[np.ndarray]:
     """The mean over samples and places of a score of what layers read of each unit.
 
-    Groups that no layer reads whose inputs can be seen have no score.
+    Groups that are read only by layers whose inputs cannot be seen have no score.
 
     Args:
       model: without rules.
@@ -100,7 +100,7 @@ def _seen(group: UnitGroup, seen: dict[str, list]) -> list[UnitAxis]:
 
 
 def _along(member: UnitAxis, found: list[np.ndarray]) -> np.ndarray | None:
-    """The means along the axis of the input that the member is: [length]."""
+    """The means along the member's axis of the input: [length]."""
     fits = found[member.axis : member.axis + 1] if len(found) > 1 else found
     return next((one for one in fits if len(one) == len(member.units)), None)
 

@@ -1,11 +1,11 @@
 """Fisher: the expected squared derivative of the loss of one sample with respect to a unit.
 
 1. For each sample n, g_n: the sum of w dL_n/dw over the entries of a unit in each weight, the
-   derivative with respect to a factor of the unit.
+   derivative with respect to a factor on the unit.
 2. score(u) = 1 / (2 N) * sum over n of g_n^2: the second-order change of the loss when the factor
    becomes 0, at a minimum, with the empirical Fisher information for the Hessian.
 
-`Taylor` squares the mean over a batch, this averages the squares of samples.
+`Taylor` squares the mean over a batch; this averages the squares of samples.
 
 Numbers: no experiment yet.
 """

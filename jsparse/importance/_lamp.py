@@ -1,4 +1,4 @@
-"""LAMP: what a unit has of the squared weight that is left when smaller ones are gone.
+"""LAMP: a unit's share of the squared weight that is left when smaller units are gone.
 
 1. s(u), the sum of w^2 over all that belongs to the unit, over all weights of the group.
 2. score(u) = s(u) / sum of s(v) over all v with s(v) >= s(u).

@@ -69,7 +69,7 @@ def arrays(model: nnx.Module) -> dict[str, np.ndarray]:
 
 
 def weighs(member: UnitAxis, weight: Any) -> bool:
-    """Whether it is a weight of units: no bias, and no statistic."""
+    """Whether it is a weight of units, not a bias or a statistic."""
     return len(weight.shape) > 1 or Use.SCALES in member.use
 
 
@@ -104,7 +104,7 @@ def gradients(
     """A score of each batch, from the gradients of its loss, compiled once.
 
     Args:
-      model: without rules; in eval mode, so that a unit is what it will be.
+      model: without rules; in eval mode, so that units behave as they will in use.
       loss: loss(model, batch) -> [].
       batches: one or more, of the same shape.
       score: of the gradient as a function, the weights by path and the batch.
@@ -133,7 +133,7 @@ def gradients(
 def gate_slopes(
     slopes: Mapping[str, Array], weights: Mapping[str, Array], groups: Sequence[UnitGroup]
 ) -> list[list[Array]]:
-    """How the loss changes with a factor of all that belongs to a unit: [units] each.
+    """How the loss changes with a factor on all that belongs to a unit: [units] each.
 
     sum over s of w_s dL/dw_s, over the entries s of the unit; of each weight of each group.
     """
@@ -160,7 +160,7 @@ def from_weights(
     joined: Joined,
     counts: Callable[[UnitAxis, np.ndarray], bool] = weighs,
 ) -> list[np.ndarray]:
-    """The scores of groups from what the weights hold alone.
+    """The scores of groups from the weights alone.
 
     Args:
       model: without rules.
@@ -196,7 +196,7 @@ def over_batches(
 
 
 def checked(loss: Any, batches: Any, joined: Any) -> None:
-    """Refuse what is not a loss, batches or a Joined."""
+    """Refuse arguments that are not a loss, batches or a Joined."""
     check_function(loss=loss)
     check_batches(batches)
     check_is(Joined, "a Joined", joined=joined)

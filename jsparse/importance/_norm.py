@@ -1,8 +1,8 @@
 """The norm of a unit: L1 and L2.
 
 1. In each weight of the group, the sum of |w|^p over the entries of the unit.
-2. Added up over the weights, this is the norm of all of the unit to the power p; `Joined` may take
-   the mean or the maximum over them instead.
+2. Summed over the weights, this is the norm of the whole unit to the power p; `Joined` may take the
+   mean or the maximum over them instead.
 
 Biases and statistics of normalisations do not count.
 

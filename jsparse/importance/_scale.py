@@ -1,8 +1,8 @@
 """The scale of a normalisation: network slimming.
 
-1. |gamma|, the factor that a batch norm (or another one) multiplies a unit by.
+1. |gamma|, the factor by which a batch norm (or another norm) multiplies a unit.
 2. Units with the smallest ones are removed, over all layers at once in the paper; train with an L1
-   penalty on gamma before.
+   penalty on gamma first.
 
 A group without a normalisation has no score and stays.
 

@@ -6,7 +6,7 @@
    |u| ("count"), or those of either (None).
 3. Its new weight is u on these links and 0 elsewhere.
 4. Other floating-point variables (dense weights, biases, batch statistics) are averaged, whole
-   numbers and truth values are the model's, and random streams stay those of the target.
+   numbers and bools are the model's, and random streams stay those of the target.
 
 With a stored mask in the target, 1 to 3 are the same for every rule of the model, whether it learns
 thresholds, shrinks weights or holds another parameter in place of the weight.
@@ -57,7 +57,7 @@ def average(
       rate: the model's share, [] and in [0, 1]; may be traced.
       keep: the links of each sparse weight in the target: "mask" for those of the model; "count"
         for as many as in the model, those of largest |w'|; None for those of either, so that none
-        is ever lost. A stack of layers counts as so many weights.
+        is ever lost. Each layer of a stack counts separately.
 
     Returns:
       A copy of the target with new weights and masks. Its random streams are the target's; whole
@@ -100,10 +100,10 @@ def average(
 
 
 def _check(rate: Any, keep: Any) -> None:
-    """Refuse rates outside [0, 1] and other words.
+    """Refuse rates outside [0, 1] and unknown words.
 
     Raises:
-      ValueError: one of the two is none of the allowed ones.
+      ValueError: one of the two is not allowed.
     """
     check_in("[0, 1]", **known(rate=rate))
     if jnp.ndim(rate):
@@ -156,7 +156,7 @@ def _check_pair(path: str, mine: Any, theirs: Any) -> None:
 
 
 def _check_single(both: dict[str, tuple[Any, Any]]) -> None:
-    """Refuse to count the links of weights whose units live or die together.
+    """Refuse to count the links of weights whose units are coupled.
 
     Raises:
       ValueError: the model has coupled units.

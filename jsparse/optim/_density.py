@@ -22,11 +22,11 @@ from jsparse.rules._remaining import whole_shape
 from jsparse.rules._threshold import Threshold
 
 MOVES = 4.0
-"""A cost with so many times the task's gradient moves thresholds; more does not move them more."""
+"""A cost with this many times the task's gradient moves thresholds; more moves them no further."""
 AT_GOAL = math.log(math.e - 1.0)
 """softplus of it is 1."""
 BELOW = 0.07
-"""So far below its goal, as a fraction of it, a model is not pushed at all."""
+"""This far below its goal, as a fraction of it, a model is not pushed at all."""
 
 
 @by_density
@@ -42,8 +42,8 @@ class TargetDensity:
         below(e) = clip(1 + e / 0.07, 0, 1)
 
     At its goal, a model is pushed by exp(memory) * alpha_0, which the memory makes as strong as
-    what brings weights back. The response to a distance is nearly linear: a steeper one swings ever
-    wider where thresholds follow late, as under momentum. At 7 % below its goal, a model is no
+    what brings weights back. The response to a distance is nearly linear: a steeper one oscillates
+    ever more widely where thresholds lag, as under momentum. At 7 % below its goal, a model is no
     longer pushed, and only the gradient of the data brings weights back; with a density of 1 it
     never is. Within a factor of two of its reset density, a layer's alpha is scaled down linearly,
     reaching 0 at the reset; for a goal that layers cannot meet above it, make the rule with

@@ -1,13 +1,13 @@
 """A Lagrange multiplier for a constraint that is only measured, moved by a PI controller.
 
-1. The excess of a measured cost C over its limit d is e = log(C / d): a factor counts the same
-   whatever the unit, and both directions count alike.
+1. The excess of a measured cost C over its limit d is e = log(C / d): a factor counts the same in
+   any unit, and in both directions.
 2. The integral part sums the excess, and never falls below 0: I = max(0, I + k_I e).
-3. The multiplier adds the excess of now, by which it gives way as soon as the cost falls:
-   nu = max(0, I + k_P e).
+3. The multiplier adds the current excess, so it yields as soon as the cost falls: nu = max(0, I +
+   k_P e).
 
 With the integral part alone (plain ascent) nu is still large when the constraint is met, and the
-policy is driven on to where no gradient brings it back.
+policy is driven to where no gradient brings it back.
 
 Numbers: `jsparse.prune.search` uses it; see experiments/search_budget.py.
 """

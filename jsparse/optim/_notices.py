@@ -62,7 +62,7 @@ def _has_slope(rule: Rule, names: tuple[str, ...], state: State) -> Array:
 
 
 def warn_of_unread(due: Due) -> None:
-    """Say that nothing read the cost of some rules, so their gradient lacks it."""
+    """Warn that nothing read the cost of some rules, so their gradient lacks it."""
     if missing := [path for path, rule in due if rule not in COSTS_READ]:
         tell(
             f"nothing has read the cost of the rules of {listed(missing, 3)}, which then prune "
@@ -71,7 +71,7 @@ def warn_of_unread(due: Due) -> None:
 
 
 def warn_of_decay(paths: frozenset[str]) -> None:
-    """Say that decay of learned parameters could not be taken out."""
+    """Warn that decay of learned parameters could not be removed."""
     if paths:
         tell(
             f"this optimizer decays what rules learn towards 0 ({listed(sorted(paths), 3)}), and "
@@ -82,7 +82,7 @@ def warn_of_decay(paths: frozenset[str]) -> None:
 
 
 def warn_of_reach(model: nnx.Module, travel: dict[str, float], density: float, steps: int) -> None:
-    """Say that thresholds cannot go far enough for a density, where all of this is known.
+    """Warn that thresholds cannot move far enough for a density, where all of this is known.
 
     Args:
       model: the model before its first step.

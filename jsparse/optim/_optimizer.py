@@ -60,8 +60,8 @@ class Optimizer(nnx.Optimizer):
     After updating the weights, it resets dead layers, draws new samples and applies the controls,
     so you need not remember to. Weight decay in `tx` is for weights: what rules learn (thresholds,
     logits, scores) is not decayed, unless `route` asks for it. It warns where decay cannot be
-    taken out, where nothing has read the cost of a rule, and where `TargetDensity` asks for more
-    than thresholds can do in the steps given. Train steps without this class can use the pure
+    removed, where nothing has read the cost of a rule, and where `TargetDensity` asks for more than
+    thresholds can reach in the given steps. Train steps without this class can use the pure
     function `advance` and the `apply` method of each control.
 
     Args:
@@ -135,14 +135,14 @@ class Optimizer(nnx.Optimizer):
         self.memory = Setting(jnp.stack(memories) if controls else jnp.zeros(0))
 
     def _settle(self, model: nnx.Module, tx: Any, controls: tuple[Control, ...]) -> None:
-        """Take decay of what rules learn out of the transform, and warn of what cannot work."""
+        """Remove decay of what rules learn from the transform, and warn of what cannot work."""
         inner = tx.inner if isinstance(tx, Revise) else tx
         # masks in an inner transform are never seen by it
         filters = (self.wrt, nnx.Not(Mask)) if inner is not tx else (self.wrt,)
         params = arrays_of(nnx.state(model, nnx.All(*filters)))
         learned = learned_paths(model) & named(params).keys()
         found = study(inner, params, learned)
-        if not hasattr(inner.update, "routed"):  # who routes asks for decay, or not
+        if not hasattr(inner.update, "routed"):  # route decides about decay itself
             warn_of_decay(found.decayed)
             if found.spared:
                 inner = spared(inner, found.spared)

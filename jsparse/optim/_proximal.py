@@ -66,13 +66,13 @@ def proximal(
     group lasso for `Filter()` and others. The penalty is not part of your loss. After each step of
     `tx` its proximal step is taken, in the metric of `tx`: with the learning rate for SGD, with
     lr / (sqrt(nu) + eps) for Adam. So adaptive optimizers minimise the same sum as SGD, where a
-    soft threshold by the learning rate alone would minimise another. With momentum, the step is
-    the one that a constant gradient has brought about.
+    soft threshold by the learning rate alone would minimise another. With momentum, the step is the
+    one that a constant gradient would have produced.
 
     It takes sgd (with momentum or Nesterov's), adam, adamw, nadam, radam, adamax, amsgrad, adagrad
-    and rmsprop without momentum, with schedules and `inject_hyperparams`, and refuses others. What
-    clips gradients belongs before it in a chain; `MultiSteps`, `partition` and `masked` belong
-    around it. Nothing may follow it in a chain.
+    and rmsprop without momentum, with schedules and `inject_hyperparams`, and refuses others.
+    Transforms that clip gradients belong before it in a chain; `MultiSteps`, `partition` and
+    `masked` belong around it. Nothing may follow it in a chain.
 
     Args:
       tx: an optax transform, learning rate included.
@@ -89,7 +89,7 @@ def proximal(
       TypeError: tx is not an optax transform, unit not a unit, or role not a Role.
       ValueError: a strength below 0; no pair; a pattern that is invalid, or that matches no
         parameter, or one that the unit does not fit (at `init`); a transform whose step cannot be
-        told.
+        determined.
 
     Example:
       >>> from flax import nnx
@@ -137,7 +137,7 @@ def followed_by(
     check: Callable[[Any], None],
     after: Callable[[Any, Any, Any, Array], Any],
 ) -> optax.GradientTransformationExtraArgs:
-    """A transform, each of whose moves is changed by a proximal step in its metric.
+    """A transform whose every move is changed by a proximal step in its metric.
 
     Args:
       tx: an optax transform, learning rate included.
@@ -147,7 +147,7 @@ def followed_by(
         to its gradient, as `response` says, and the count says how many there were before.
 
     Raises:
-      ValueError: a transform whose step cannot be told.
+      ValueError: a transform whose step cannot be determined.
     """
     check_responds(tx)
     whole = optax.with_extra_args_support(tx)

@@ -5,8 +5,8 @@
    the gradients. So the step is minus the update that it would make if all gradients up to now had
    been 1, with the second moments as they are and the weights at 0, where there is no decay.
 2. The first moments that gradients of 1 give come from running the transform on a single number.
-3. The gradient of the trial is tiny and its first moments likewise, so that the second moments,
-   which are divided by their decay first, come out as they are in the real update.
+3. The gradient of the trial and its first moments are tiny, so that the second moments, which are
+   divided by their decay first, come out as in the real update.
 """
 
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 FIRST, SECOND, HIGHEST = ("mu", "trace"), ("nu", "sum_of_squares"), ("nu_max",)
-"""Fields of states: linear in the gradients; decaying towards their squares; maxima of these."""
+"""Fields of states: linear in the gradients; averages of their squares; maxima of these."""
 LINEAR = ("EmptyState", "TraceState", "ScaleByScheduleState", "InjectStatefulHyperparamsState")
 METRIC = ("ScaleByAdamState", "ScaleByAmsgradState", "ScaleByRmsState", "ScaleByRmsWithCountState")
 METRIC += ("ScaleByRssState",)
@@ -52,11 +52,13 @@ def check_responds(tx: optax.GradientTransformation) -> None:
             if unknown := [name for name in names if name not in LINEAR + METRIC]:
                 raise ValueError(f"its state {unknown[0]} is not known")
             if "TraceState" in names and set(names) & set(METRIC):
-                raise ValueError("it has momentum beside second moments")
+                raise ValueError("it has momentum as well as second moments")
             for count in (0, 1, 100):
                 _try(tx, _at(state, count))
         except (TypeError, ValueError, AttributeError, LookupError) as error:
-            raise ValueError(f"proximal cannot tell the step of tx: {error}; {REMEDY}") from error
+            raise ValueError(
+                f"proximal cannot determine the step of tx: {error}; {REMEDY}"
+            ) from error
 
 
 def start(tx: optax.GradientTransformation) -> Ones:

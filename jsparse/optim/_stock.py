@@ -1,7 +1,7 @@
-"""A stock `nnx.Optimizer` on a model whose rules have events, said when it is made.
+"""A warning when a stock `nnx.Optimizer` is made for a model whose rules have events.
 
-NNX offers no place to notice this: an optimizer reads the model's state and tells nobody. So the
-constructor is wrapped, once, and does what it did.
+NNX has no hook for this: an optimizer just reads the model's state. So the constructor is wrapped,
+  once; otherwise it is unchanged.
 """
 
 import functools

@@ -1,13 +1,13 @@
 """What an optax transform does with the parameters that rules learn, found by trying it.
 
-1. The tree of parameters is rebuilt with one element an array, all at `VALUE`.
-2. Frozen: in the traced update, a learned parameter's does not depend on any gradient.
+1. The tree of parameters is rebuilt with one element per array, all at `VALUE`.
+2. Frozen: in the traced update, that of a learned parameter does not depend on any gradient.
 3. If it does not depend on parameters either, there is no decay. Otherwise the update is computed
    at many counts at once, so that schedules and accumulation do not hide anything.
 4. Decay: with gradients of 0, a learned parameter still moves; if not at once, as what is applied
    may be the step before (rprop), then within `FEW` steps.
-5. It can be taken out by showing the transform 0 for that parameter, if it then stays without
-   a gradient and moves alike with one. That holds for decoupled and for coupled decay, but not
+5. It can be removed by showing the transform 0 for that parameter, if it then stays without a
+   gradient and moves the same with one. That holds for decoupled and for coupled decay, but not
    where steps depend on the size of the parameter (lamb, lars) or its history (schedule_free).
 """
 
@@ -36,10 +36,10 @@ class Study:
     """What was found, by path of the learned parameters.
 
     Attributes:
-      spared: decayed, which ends if the transform is shown 0 in their place.
+      spared: decayed, but not if the transform is shown 0 in their place.
       decayed: decayed, and nothing can be done about it from outside.
       frozen: never moved.
-      plain: moved by gradients alone, apart from decay that is taken out.
+      plain: moved by gradients alone, apart from decay that is removed.
     """
 
     spared: frozenset[str] = frozenset()
@@ -79,7 +79,7 @@ def study(tx: optax.GradientTransformation, params: Any, learned: frozenset[str]
       learned: paths of what rules learn.
 
     Returns:
-      What was found; nothing, where the transform does not take one element an array.
+      What was found; nothing, if the transform does not accept one element per array.
     """
     for extra in EXTRA if learned else ():
         try:
@@ -92,10 +92,10 @@ def study(tx: optax.GradientTransformation, params: Any, learned: frozenset[str]
 def travel(
     tx: optax.GradientTransformation, params: Any, learned: frozenset[str], steps: int
 ) -> dict[str, float]:
-    """How far a parameter can move in so many steps, by path; where gradients do not set how far.
+    """How far a parameter can move in these steps, by path, where gradients do not decide that.
 
-    Under Adam and its like a step is the learning rate, however large the gradient. Transforms
-    whose steps grow with the gradient are left out, and so are runs above `LONG` steps.
+    Under Adam and similar optimizers a step is the learning rate, however large the gradient.
+    Transforms whose steps grow with the gradient are left out, and so are runs above `LONG` steps.
     """
     try:
         trial = _Trial(tx, params, learned, {})
@@ -141,7 +141,7 @@ def _sorted(moves: dict[str, np.ndarray]) -> dict[str, frozenset[str]]:
 
 @dataclasses.dataclass(frozen=True)
 class _Trial:
-    """A transform on a tree with one element an array."""
+    """A transform on a tree with one element per array."""
 
     tx: optax.GradientTransformation
     params: Any
@@ -188,7 +188,7 @@ class _Trial:
             return {p: np.asarray(m, np.float32) for p, m in jax.vmap(at)(*given).items()}
 
     def walk(self, steps: int, gradient: float, value: float) -> dict[str, np.ndarray]:
-        """The update of each learned parameter in each of so many steps, [steps]."""
+        """The update of each learned parameter at each step, [steps]."""
 
         def step(state: Any, _: None) -> tuple[Any, dict[str, Array]]:
             moves, state = self._update(gradient, value, state)

@@ -52,7 +52,7 @@ class Minimum(_Mean):
 
     Args:
       activations: of a model and a batch; the model is in eval mode.
-      batches: read once a round, such as a list of arrays of inputs.
+      batches: read once per round, such as a list of arrays of inputs.
 
     Example:
       >>> import jax.numpy as jnp
@@ -151,7 +151,7 @@ def unit_means(
 class after:
     """Activations of layers: their outputs, put through a nonlinearity, as the model runs.
 
-    The layers are modules with a `kernel` that the model calls once a pass. Compile it for speed:
+    The layers are modules with a `kernel` that the model calls once per pass. Compile it for speed:
     `nnx.jit(after(nnx.relu, "fc1", "fc2"))`. Where this does not fit (an activation after a norm,
     scanned layers) write the function yourself.
 
@@ -195,7 +195,7 @@ class after:
         for path, outputs in seen.items():
             if len(outputs) != 1:
                 raise ValueError(
-                    f"{path} was called {len(outputs)} times in a pass, once is needed; write the "
+                    f"{path} was called {len(outputs)} times in a pass, expected once; write the "
                     "function of activations yourself"
                 )
         return {f"{path}/kernel": self.nonlinearity(out[0]) for path, out in seen.items()}

@@ -40,7 +40,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 class Skip(nnx.Module):
-    """What is left of a residual block: gives its first argument back."""
+    """What is left of a residual block: returns its first argument."""
 
     def __call__(self, x: Any, *_: Any, **__: Any) -> Any:
         return x
@@ -55,7 +55,7 @@ def influence(
       model: any NNX module, in eval mode for this.
       batches: of inputs; each new shape is compiled again.
       pattern: a regular expression for whole paths of modules, such as "blocks/[0-9]+". A block
-        takes and gives an array of one shape, as the first argument and as the result.
+        takes an array as its first argument and returns one of the same shape.
       forward: runs the model on a batch; by default `model(batch)`.
 
     Returns:
@@ -101,22 +101,22 @@ def influence(
             numbers[path] += float(number)
     if missed := [path for path in paths if not numbers[path]]:
         raise ValueError(
-            f"pattern: no batch of batches got to {listed(missed)}; leave out what is not called"
+            f"pattern: no batch reached {listed(missed)}; leave out blocks that are not called"
         )
     return {path: totals[path] / numbers[path] for path in paths}
 
 
 def drop_blocks(model: Model, scores: Mapping[str, float], *, drop: int) -> Model:
-    """A copy of the model without the blocks of the lowest scores, of which the skip remains.
+    """A copy of the model without the blocks of the lowest scores; their skip connections remain.
 
-    Train it on afterwards, or `recalibrate` it. The blocks become modules that give their input
-    back, so each has to be a residual one, whose output has the shape of its input.
+    Train it on afterwards, or `recalibrate` it. The blocks become modules that return their input,
+    so each must be residual, whose output has the shape of its input.
 
     Args:
       model: any NNX module; not changed.
       scores: by path of the module, high = keep: from `influence`, or your own, such as how much
         the loss rises without the block.
-      drop: how many blocks go, 1 or more; at least one of those in scores stays.
+      drop: how many blocks to remove, 1 or more; at least one of those in scores stays.
 
     Returns:
       The copy.
@@ -188,8 +188,8 @@ def _add(found: dict[str, tuple[Array, Array]], path: str, x: Any, y: Any) -> No
     """Add what one call of a block changes, and its number of positions."""
     if jnp.shape(x) != jnp.shape(y) or not jnp.ndim(x):
         raise ValueError(
-            f"{path} takes {shown(x)} and gives {shown(y)}, so it has no skip connection alone; "
-            "leave it out of the pattern"
+            f"{path} takes {shown(x)} and gives {shown(y)}, so a skip connection cannot replace "
+            "it; leave it out of the pattern"
         )
     x, y = (one.astype(jnp.float32).reshape(-1, one.shape[-1]) for one in (x, y))
     sizes = jnp.linalg.norm(x, axis=1) * jnp.linalg.norm(y, axis=1)

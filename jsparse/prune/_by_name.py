@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 def chosen_groups(
     groups: UnitGroups, given: Sequence[tuple[str, Value]], name: str, verb: str
 ) -> dict[str, Value]:
-    """What each group is given, by its name; of those that can shrink.
+    """What each group is given, by name, for groups that can shrink.
 
     Args:
       groups: of the model.

@@ -2,7 +2,7 @@
 
 1. The model is traced on a batch; each layer with a weight to prune adds up a moment of its inputs.
 2. The computation is cut where the moment of the first weight is known. That part runs on all
-   batches, the weight is pruned, and the next part goes on from there: so the second weight sees
+   batches, the weight is pruned, and the next part continues from there: so the second weight sees
    the inputs that the pruned first one gives; and so on, in the order in which layers are called.
 3. An operation runs once on each batch, unless it reads a weight that is pruned after it: one that
    several layers share, or several that are calibrated together. Then it runs again.
@@ -69,7 +69,7 @@ def in_order(
     prune: Prune,
     together: str = ALONE,
 ) -> Model:
-    """Prune one weight after the other, each with the inputs that it then has.
+    """Prune one weight after the other, each with its inputs at that point.
 
     Args:
       model: with weights under `Held` in layers `nnx.Linear`, `nnx.LinearGeneral` or `nnx.Conv`.

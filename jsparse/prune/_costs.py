@@ -1,6 +1,7 @@
 """What a masked model costs: parameters, operations, bytes, tiles, seconds.
 
-All but `latency` may be traced, fall as weights go, and read the masks as in eval mode.
+All but `latency` may be traced, decrease as weights are removed, and read the masks as in eval
+mode.
 
 Numbers: experiments/search_budget.py.
 """
@@ -30,7 +31,7 @@ from jsparse.export._shrinking.sizes import Sizes
 Cost = Callable[[nnx.Module], Any]
 """From a model to a number of 0 or more: [], traced where the model is."""
 Measure = Callable[[nnx.Module | Sizes], Any]
-"""The same for `prune.units` as well, which asks about sizes."""
+"""The same, also for `prune.units`, which asks about sizes."""
 
 
 def parameters(model: nnx.Module | Sizes) -> Array:
@@ -138,8 +139,8 @@ def tiles(rows: int = 8, columns: int = 128) -> Cost:
       columns: of a tile, along the outputs.
 
     Returns:
-      A function of a model, which gives [], uint32: tiles of the weights that have a rule; those
-      at an edge count like any. The models of `prune.units` have none.
+      A function of a model, which gives [], uint32: tiles of the weights that have a rule; those at
+      an edge count as whole ones. The models of `prune.units` have no rules.
 
     Raises:
       ValueError: a number below 1.
@@ -179,7 +180,7 @@ def latency(
     calls: int = 20,
     **options: Any,
 ) -> Measure:
-    """Seconds of a compiled call in eval mode, measured: the median of some calls.
+    """Measured seconds of a compiled call in eval mode: the median of some calls.
 
     It cannot be traced: pass `traced=False` to `search`. Masks alone save no time; pass the form
     that runs. `prune.units` times the smaller models.
@@ -213,7 +214,7 @@ def latency(
 
 
 def _whole(model: nnx.Module | Sizes) -> nnx.Module:
-    """The model; of what `prune.units` asks about, the smaller one."""
+    """The model; the smaller one for the sizes that `prune.units` asks about."""
     model = model.model() if isinstance(model, Sizes) else model
     check_module(model)
     return model

@@ -1,9 +1,9 @@
-"""Rules over coupled units: training in which whole units of several layers live or die together.
+"""Rules over coupled units: training that keeps or drops whole units of several layers together.
 
 1. The weights of each chosen group become parts of the model that share one rule and its state.
-2. After each train step the norms of the units are taken anew, over all entries of each.
+2. After each train step the norms of the units are recomputed, over all entries of each.
 3. The rule says which units are closed. The weights that read a closed unit, or those that make it,
-   have 0 there, so that it is without effect; in a folded model all that belongs to it is 0.
+   have 0 there, so that it has no effect; in a folded model all that belongs to it is 0.
 
 Numbers: tests/prune/test_couple.py trains small nets whose units die, and shrinks them.
 """
@@ -57,12 +57,12 @@ def couple(model: Model, groups: UnitGroups, *rules: Rules, rngs: nnx.Rngs | Non
     removes it, where `Filter()` zeroes the units of one layer while others still add to them.
 
     The rule decides by the root mean square of each unit over all its weights; thresholds, gates,
-    scores and draws are there once for a group. `scope=WholeModel()` lets the units of all groups
-    under equal rules compete. Train with `jsparse.Optimizer`, which takes the norms anew after each
-    step. While training only the weights that read a unit are gated, so that what makes it can
-    still change; where that is not enough, as under a layer norm, those that make it are. `masks`,
-    `fold` and `shrink` mask all of them, which changes no output. Layers stacked for `nnx.scan`
-    have the same units, by their norms over all of the layers.
+    scores and draws exist once per group. `scope=WholeModel()` lets the units of all groups under
+    equal rules compete. Train with `jsparse.Optimizer`, which recomputes the norms after each step.
+    In training only the weights that read a unit are gated, so that what makes it can still change;
+    where that is not enough, as under a layer norm, those that make it are gated. `masks`, `fold`
+    and `shrink` mask all of them, which changes no output. Layers stacked for `nnx.scan` share
+    their units, ranked by their norms over all layers.
 
     Args:
       model: any NNX module without rules on the weights of these groups; it is not changed.
@@ -137,7 +137,7 @@ def _couple_in_place(
 
 
 def _over_vector(rule: Any) -> Any:
-    """The rule for the vector that stands for the units of a group."""
+    """The rule for the vector that represents the units of a group."""
     units = {} if isinstance(rule, Held) else {"unit": Coupled()}  # of Held, each is a unit anyway
     return dataclasses.replace(rule, role=VECTOR, **units)
 
@@ -155,7 +155,7 @@ def _spans(group: UnitGroup, rule: Any, places: Places) -> list[tuple[Slot, Span
     total = sum(sizes)
     if not total:
         raise ValueError(
-            f"groups: the units of {group.name} have no parameters, or not as many as each other; "
+            f"groups: the units of {group.name} have no parameters, or different numbers of them; "
             "leave this group without a rule, by Keep() first"
         )
     return [
@@ -231,9 +231,9 @@ def _check_stack(slot: Slot, member: UnitAxis, name: str, rule: Any) -> None:
         )
     if stack and rule.learned:
         raise ValueError(
-            f"{member.path} stacks layers, which nnx.scan hands out one by one, and the units of "
-            f"{name} are the same for all of them; what {type(rule).__name__} learns of them would "
-            "become another number in each. Use Top, Gibbs, or Held with a revision there; or make "
+            f"{member.path} stacks layers, which nnx.scan passes on one by one, and the units of "
+            f"{name} are the same for all of them; what {type(rule).__name__} learns about them "
+            "would differ between layers. Use Top, Gibbs, or Held with a revision there; or make "
             "the layers one by one"
         )
 
@@ -241,7 +241,7 @@ def _check_stack(slot: Slot, member: UnitAxis, name: str, rule: Any) -> None:
 def _units(
     name: str, spans: Sequence[tuple[Slot, Span]], stack: tuple[int, ...], key: Array
 ) -> Units:
-    """The units of a group, with their rule; once for each layer of a stack."""
+    """The units of a group, with their rule; one for each layer of a stack."""
     norms = root_mean_square((span, slot.value[...]) for slot, span in spans if span.own)
     span = spans[0][1]
     role = dataclasses.replace(VECTOR, stack=len(stack))
@@ -260,11 +260,11 @@ def _units(
 
 
 def _check(pair: Any) -> None:
-    """Refuse what is not a pair of a pattern and a rule that can decide about groups.
+    """Refuse anything but a pair of a pattern and a rule that can decide about groups.
 
     Raises:
-      TypeError: the second is no rule.
-      ValueError: it is no pair; the rule has another unit, or cannot take groups.
+      TypeError: the second is not a rule.
+      ValueError: it is not a pair; the rule has another unit, or cannot take groups.
     """
     if not (isinstance(pair, tuple) and len(pair) == 2):
         raise ValueError(

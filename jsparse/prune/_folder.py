@@ -3,7 +3,7 @@
 1. `round_003.npz` holds all variables of the model trained by round 3, masks and weights alike, and
    notes: its density, and the checksum of the round before.
 2. A round counts if it follows from the round before that is there now.
-3. `tried.jsonl` holds what a search evaluated, one JSON object a line, each written at once.
+3. `tried.jsonl` holds what a search evaluated, one JSON object per line, each written at once.
 
 Numbers: no figure of its own.
 """
@@ -54,7 +54,7 @@ class Keep(Protocol):
         ...
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Store one row more."""
+        """Store one more row."""
         ...
 
 

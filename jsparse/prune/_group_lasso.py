@@ -41,7 +41,7 @@ class _Part(NamedTuple):
       axis: of the weight, along which the units are.
       length: of that axis.
       places: where they are, [places of a unit, units].
-      needed: whether units live by it alone, as by a kernel; not by a bias or a statistic.
+      needed: whether units depend on it, as on a kernel; not on a bias or a statistic.
     """
 
     path: str
@@ -70,10 +70,10 @@ def group_lasso(
     unit: kernels by their outputs, biases, scales and biases of normalisations. Weights that only
     read it are not penalised. Then `shrink` makes the model smaller, also in residual streams,
     where `jsparse.optim.proximal` with `Filter()` zeroes the units of one layer while others still
-    add to them. Streams that a layer norm averages over stay: cut their units by `prune.units`,
-    which takes those that are 0 first.
+    add to them. Streams that a layer norm averages over stay: cut their units with `prune.units`,
+    which removes those that are 0 first.
 
-    It takes the same transforms as `jsparse.optim.proximal`, and stands in the same places.
+    It takes the same transforms as `jsparse.optim.proximal`, and belongs in the same places.
 
     Args:
       tx: an optax transform, learning rate included.
@@ -86,10 +86,10 @@ def group_lasso(
       An optax transform.
 
     Raises:
-      TypeError: tx is not an optax transform, groups are none.
+      TypeError: tx is not an optax transform, or groups are not groups.
       ValueError: a strength below 0; no pair; a pattern that is invalid or matches no group that
         can shrink; two groups that share a weight; a weight that is not among the parameters, or of
-        another size there (at `init`); a transform whose step cannot be told.
+        another size there (at `init`); a transform whose step cannot be determined.
 
     Example:
       >>> import jsparse

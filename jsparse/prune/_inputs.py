@@ -1,7 +1,7 @@
-"""What a layer multiplies its kernel with: rows of inputs, added up as a moment as the model runs.
+"""What a layer multiplies with its kernel: rows of inputs, summed as a moment as the model runs.
 
 A convolution multiplies each window of its input, one row for each place, with its kernel as a
-matrix [window * inputs, outputs]. If it has groups of channels, each has rows of its own.
+matrix [window * inputs, outputs]. If it has groups of channels, each has its own rows.
 """
 
 import math
@@ -31,7 +31,7 @@ class Sum(nnx.Variable):
 
 
 def watch_inputs(model: nnx.Module, moment: Moment, order: dict[str, None]) -> None:
-    """Make the layers add up their inputs, in a variable of the Sparse that they read.
+    """Make the layers sum their inputs, in a variable of the Sparse that they read.
 
     Args:
       model: changed in place.
@@ -61,7 +61,7 @@ def watch_inputs(model: nnx.Module, moment: Moment, order: dict[str, None]) -> N
 
 
 def seen_by(part: Sparse) -> Sum:
-    """What the weight has seen of its inputs."""
+    """The moment of the weight's inputs so far."""
     return vars(part)[SEEN]
 
 
@@ -95,7 +95,7 @@ def _rows(layer: Any, inputs: Array) -> Array:
 def _windows(layer: nnx.Conv, inputs: Array) -> Array:
     """The windows that a convolution multiplies with its kernel, [groups, n, window * inputs].
 
-    Read where the layer convolves, after what it does about padding and batches.
+    Read at the convolution, after the layer has handled padding and batches.
     """
     convolve, seen = layer.conv_general_dilated, []
 

@@ -43,17 +43,17 @@ def owl(
 
     Args:
       model: trained, with weights under `Held`, as for `wanda`; masked weights do not count.
-      batches: calibration data, a list if `wanda` is to have it too.
+      batches: calibration data; a list if `wanda` reads it too.
       density: fraction of all weights to keep, in (0, 1).
       layers: a regular expression for the beginning of a path. Weights in which it matches the same
-        text are one layer, such as a block of a transformer: "blocks/[0-9]+". Those in which it
-        does not match are a layer each; so is every weight with ".*".
+        text are one layer, such as a block of a transformer: "blocks/[0-9]+". A weight in which it
+          does not match is a layer by itself, as is every weight with ".*".
       spread: half of the distance between the lowest density and the highest, in [0, 1].
-      outlier: how many times the mean of its layer a product A is to be an outlier, above 0.
+      outlier: how many times the mean of its layer makes a product A an outlier, above 0.
       forward: runs the model on a batch, in eval mode; by default `model(batch)`.
 
     Returns:
-      Densities by path. Where all layers have the same part of outliers, all are `density`.
+      Densities by path. If all layers have the same share of outliers, all are `density`.
 
     Raises:
       ValueError: a density that would be 0 or less, or above 1; numbers out of range; as for
@@ -100,7 +100,7 @@ def owl(
 
 
 def _outliers(sizes: list[np.ndarray], times: float) -> float:
-    """The part of the entries of a layer that are so many times their mean (2)."""
+    """The share of the entries of a layer that exceed a multiple of their mean (2)."""
     joined = np.concatenate(sizes)
     return float((joined > times * joined.mean()).mean()) if len(joined) else 0.0
 

@@ -2,17 +2,17 @@
 
 1. Of each M neighbouring inputs of an output the N largest weights stay. Which inputs are
    neighbours is free: the units of a group (`jsparse.groups`) may stand in any order, as long as it
-   is the same in all that makes and reads them. The model computes the same.
+     is the same in all layers that make and read them. The model computes the same.
 2. For two units in different neighbourhoods, the gain of a swap is how much more magnitude N:M then
    keeps, over all weights that read them. The gains of all pairs are found at once: with t the N-th
    largest and S the sum of the N largest of the other M - 1 weights of a place, a weight x in that
-   place makes it S + max(0, x - t).
-3. The best swap is done, then the best one of those that touch none of its neighbourhoods, and so
-   on; then 2. again, until no swap gains. Wide groups are searched some hundred units at a time.
+   place changes the sum to S + max(0, x - t).
+3. The best swap is made, then the best of those that touch none of its neighbourhoods, and so on;
+   then 2. again, until no swap gains. Wide groups are searched a few hundred units at a time.
 4. The outputs before and after are compared; a group whose order matters keeps its own.
 
 Reference: Pool and Yu, Channel permutations for N:M sparsity, NeurIPS 2021, algorithm 1 (greedy
-channel swaps). Their escapes from where no swap gains are left out.
+channel swaps). Their escapes from local optima are left out.
 
 Numbers: the rows "permuted" of experiments/one_shot.py; none is published for these models.
 """
@@ -43,7 +43,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 TOGETHER = 512
 """Units whose swaps are compared at once."""
 SWEEPS, ENOUGH = 100, 1e-4
-"""Rounds of swaps, at most; the last one gains less than this part of the magnitude."""
+"""Rounds of swaps, at most, and the share of the magnitude below which the last one may gain."""
 
 
 class _Read(NamedTuple):
@@ -129,7 +129,7 @@ def permute(
 
 
 Orders = list[dict[tuple[str, int], np.ndarray]]
-"""Of each group the new order along each axis of a weight."""
+"""The new order of each group along each axis of a weight."""
 
 
 def _reads(

@@ -1,4 +1,4 @@
-"""Statistics of batch normalisation, taken anew.
+"""Recomputed statistics of batch normalisation.
 
 1. Pruning changes what reaches each normalisation, so its running mean and variance no longer fit.
 2. The weights stay. The model runs on all batches; batch normalisation uses the statistics of the
@@ -7,7 +7,7 @@
 
        mean = (m_1 + ... + m_n) / n        var = (v_1 + ... + v_n) / n
 
-No figure is published for this library's models to compare with.
+No figure is published for models of this library.
 """
 
 import functools
@@ -31,16 +31,16 @@ TOTALS = ("total_mean", "total_var", "total_calls")
 
 
 def recalibrate(model: Model, batches: Iterable[Any], *, forward: Forward = call) -> Model:
-    """A copy in which the running statistics of every `nnx.BatchNorm` are taken anew.
+    """A copy in which the running statistics of every `nnx.BatchNorm` are recomputed.
 
     They are the plain averages over the batches, whatever the momentum of the layer and whatever
     they were before: mean = (m_1 + ... + m_n) / n, and the same for the variance of each batch. So
     the order of the batches does not matter, but their size does: a small last batch counts as much
-    as any other. Take batches as large as those of training. A layer that is called several times
+    as any other. Use batches as large as those of training. A layer that is called several times
     averages over all its calls, and one that is never called keeps its statistics.
 
     Weights, masks, random keys and the mode (train or eval) of the model stay as they are. While
-    the statistics are taken, all but batch normalisation is in eval mode.
+    the statistics are computed, everything but batch normalisation is in eval mode.
 
     Args:
       model: any NNX module, with rules or without.
@@ -72,7 +72,7 @@ def recalibrate(model: Model, batches: Iterable[Any], *, forward: Forward = call
     watched = copied(model)
     if not _norms(watched):
         raise ValueError(
-            "the model has no nnx.BatchNorm, so there are no running statistics to take anew; "
+            "the model has no nnx.BatchNorm, so there are no running statistics to recompute; "
             "leave recalibrate out (other normalisations have none)"
         )
     watched.eval()
@@ -109,7 +109,7 @@ def _norms(model: nnx.Module) -> dict[str, nnx.BatchNorm]:
 
 
 def _add_up_in_place(layer: Any) -> None:
-    """Make a layer add up the statistics of its calls, instead of forgetting them."""
+    """Make a layer sum the statistics of its calls, instead of forgetting them."""
     layer.momentum, layer.use_running_average = 0.0, False  # what is left is that of the last call
     for name, old in zip(TOTALS, (layer.mean, layer.var, layer.mean), strict=True):
         # of the shape of the old ones, so that nnx.vmap and nnx.scan split them in the same way
@@ -121,7 +121,7 @@ def _add_up_in_place(layer: Any) -> None:
 
 @functools.cache
 def _adding(kind: type) -> type:
-    """A class of normalisations that add up; made once, as jax keeps what it knows of each."""
+    """A class of normalisations that sum; made once, as jax caches facts about each class."""
 
     def run(self: Any, *args: Any, **named: Any) -> Any:
         output = kind.__call__(self, *args, **named)  # type: ignore[operator]

@@ -1,6 +1,6 @@
-"""Least-squares repair: after units were removed, what reads the others makes up for them.
+"""Least-squares repair: after units are removed, the layers that read the others compensate.
 
-1. X are the inputs of a layer on calibration data, the removed ones among them, and W its kernel.
+1. X are the inputs of a layer on calibration data, including the removed ones, and W its kernel.
 2. The rows S of the kernel that remain become
 
        W_S + argmin_D |X_S D - X_R W_R|^2 + damping * mean(diag H) * |D|^2,   H = X^T X,
@@ -49,17 +49,17 @@ def repair(
     forward: Forward = call,
     damping: float = 0.01,
 ) -> Model:
-    """A copy of a smaller model whose layers make up for the units that were removed.
+    """A copy of a smaller model whose layers compensate for the removed units.
 
-    Each kernel that read removed units gets the change that brings its outputs nearest to those
-    with all units, in least squares over the batches. That takes no training and no labels. Kernels
-    of `nnx.Linear`, `nnx.LinearGeneral` and `nnx.Conv` are repaired; others stay as they are. Where
-    batch normalisations follow, `recalibrate` the result.
+    Each kernel that read removed units is changed so that its outputs come as close as possible to
+    those with all units, in least squares over the batches. That needs no training and no labels.
+    Kernels of `nnx.Linear`, `nnx.LinearGeneral` and `nnx.Conv` are repaired; others stay as they
+    are. Where batch normalisations follow, `recalibrate` the result.
 
     Args:
       model: as it was before units were removed.
-      small: what `prune.units` made of it.
-      record: what `prune.units` gave with it.
+      small: the model that `prune.units` returned.
+      record: the record that `prune.units` returned with it.
       batches: calibration data, as for `sparsegpt`; more samples than the widest layer has inputs.
       forward: runs the model on a batch, in eval mode; by default `model(batch)`.
       damping: added to the diagonal of H, as a fraction of its mean, 0 or more.
@@ -177,11 +177,11 @@ def _check_sizes(slot: Slot, record: Record, own: Mapping[str, Any]) -> None:
         raise ValueError(
             f"record: it cuts {slot.path} from {cut.shape} to {cut.left}, and the models have "
             f"{tuple(slot.value.shape)} and {small}; give the model that prune.units was given, "
-            "and what it gave back"
+            "and what it returned"
         )
 
 
 def _factor(small: Array, old: np.ndarray) -> float:
-    """By what number `prune.units` multiplied a weight, as where the width of heads shrank."""
+    """The number by which `prune.units` multiplied a weight, as when the width of heads shrank."""
     square = float(np.vdot(old, old))
     return float(np.vdot(old, np.asarray(small, old.dtype))) / square if square > 0 else 1.0

@@ -153,7 +153,7 @@ def in_rounds(
     check_keep(keep)
     if isinstance(densities, str) or not isinstance(densities, Sequence):
         raise TypeError(
-            f"densities must be one a round, such as (0.5, 0.25); got {shown(densities)}"
+            f"densities must be one per round, such as (0.5, 0.25); got {shown(densities)}"
         )
     for density in densities:
         check_in("(0, 1]", densities=density)

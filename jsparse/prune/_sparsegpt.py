@@ -13,8 +13,8 @@ of its input, [n, window * channels]):
 5. After a block, the same update is applied to all later inputs at once.
 6. The next layer is calibrated with the inputs that the pruned one gives it.
 
-Here it is weight by weight; the authors proceed block by block through the transformer, which the
-argument `together` does.
+Here calibration is weight by weight; the authors proceed block by block through the transformer, as
+the argument `together` allows.
 
 Numbers: the rows "SparseGPT" of experiments/one_shot.py.
 """

@@ -1,11 +1,11 @@
-"""A computation cut into parts: each operation runs once, and what is not read again is freed.
+"""A computation cut into parts: each operation runs once, and values not read again are freed.
 
 1. The computation is traced. Calls that only wrap other operations are opened in place; a `scan`
    or `cond` is one operation.
 2. Part k is what the k-th group of results needs and no earlier part has made.
-3. After it some variables change. What was made from them is out of date: it is made again in a
+3. After it some variables change. What was computed from them is out of date: it is recomputed in a
    later part that needs it, and only then.
-4. A value stays at hand until the last part that reads it.
+4. A value is kept until the last part that reads it.
 """
 
 import itertools
@@ -46,7 +46,7 @@ class Traced(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """Operations that run together. Those of equal blocks of a model are equal: compiled once.
+    """Operations that run together; those of equal blocks are equal, so compiled once.
 
     Attributes:
       form: all that is compiled.
@@ -198,7 +198,7 @@ def _needed(
 def _out_of_date(
     ops: Sequence[Op], readers: Mapping[int, list[int]], done: set[int], changed: Sequence[int]
 ) -> None:
-    """Take back what was done with values that have changed."""
+    """Undo what was computed from values that have changed."""
     changed = list(changed)
     while changed:
         for n in readers.get(changed.pop(), ()):
@@ -224,7 +224,7 @@ def _with_last_uses(chosen: Sequence[Sequence[Op]], results: Sequence[list[int]]
 def _compiled() -> Callable[[Part, Sequence[Any]], list[Any]]:
     """A function that does a part: (part, the values it reads) -> the values it makes.
 
-    Made for one sweep, since what it has compiled is forgotten with it.
+    Made for one sweep, so its compiled programs are freed with it.
     """
 
     def do(part: Part, values: Sequence[Any]) -> list[Any]:

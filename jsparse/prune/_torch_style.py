@@ -68,7 +68,7 @@ def norm(n: float) -> Worth:
 
 
 def norm_of(scores: Mapping[str, Array], n: float) -> Worth:
-    """The Ln norm of your own scores in place of the weights, by path: [...] like the weight.
+    """The Ln norm of your own scores instead of the weights, by path: [...] like the weight.
 
     Example:
       >>> import jax.numpy as jnp

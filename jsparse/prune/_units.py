@@ -1,9 +1,9 @@
 """Structured pruning of a trained model in one call: a smaller plain model.
 
-1. Find the groups of units that go together (`jsparse.groups`), and score their units.
+1. Find the groups of units that are removed together (`jsparse.groups`), and score their units.
 2. Order all units: in each group by itself (`Whole`), or over the model (`WholeModel`).
-3. Remove the lowest until the density and the budget are met. Each group keeps at least so many
-   units, and its width is rounded to the nearest one that is allowed.
+3. Remove the lowest until the density and the budget are met. Each group keeps a minimum of units,
+   and its width is rounded to the nearest allowed one.
 4. Cut them, and compare the smaller model with the one that has zeros in their place: operation by
    operation, and by its outputs. A group at fault stays, and 3. is done again without it.
 
@@ -62,26 +62,26 @@ def units(
 ) -> tuple[Model, Record]:
     """Remove the least important units of a trained model; return a smaller plain model.
 
-    A unit is removed with all that belongs to it: see `jsparse.groups`, which shows what there is.
-    The outputs are those of the model with zeros in place of the units, to float tolerance: where
-    the model divides by a number that follows a width, as attention and RMS norms do, weights and
-    an epsilon take up the difference. A mean in a layer norm is over the units that are left. Train
-    the smaller model on afterwards, with a new optimizer.
+    A unit is removed with all that belongs to it: see `jsparse.groups`, which lists the groups. The
+    outputs are those of the model with zeros in place of the units, to float tolerance: where the
+    model divides by a number that follows a width, as attention and RMS norms do, weights and an
+    epsilon absorb the difference. A mean in a layer norm is over the units that are left. Train the
+    smaller model on afterwards, with a new optimizer.
 
     Args:
       model: any NNX module, sparse or plain; not changed.
       *example_inputs: arguments of a call, as for `shrink`: arrays or shapes.
-      density: fraction of the units to keep, of all that can go, in (0, 1].
+      density: fraction of the removable units to keep, in (0, 1].
       budget: fraction of the cost to keep, in (0, 1]. If both are given, both are met.
       cost: a function of the `Sizes` of a model, such as `lambda sizes: sizes.parameters`; its
-        operations unless given. `costs.latency(x)` compiles and times some ten smaller models.
+        operations by default. `costs.latency(x)` compiles and times about ten smaller models.
       importance: what a unit is worth: an entry of `jsparse.importance`, or a function of a model
-        and groups; `Norm(2)` unless given.
+        and groups; `Norm(2)` by default.
       scope: `Whole()`, the same fraction of each group, or `WholeModel()`, the lowest of all.
       round_to: widths become the nearest for which the inputs and outputs of matrices are a
         multiple of it, where a head counts as its width; a group whose own width is nearer stays
-        whole. The record's `widths` says what became of each group.
-      least_width: no group becomes narrower.
+        whole. The record's `widths` gives the new width of each group.
+      least_width: no group becomes narrower than this.
       keep: patterns of weights, as in `sparsify`, whose groups stay whole.
       mend: as for `shrink`.
       **options: arguments by name, as for `shrink`.
@@ -92,8 +92,8 @@ def units(
     Raises:
       TypeError, ValueError: wrong arguments, a pattern of keep that matches nothing, scores of
         another shape or NaN.
-      ValueError: nothing can be removed, or not enough for the budget; the error says what holds.
-        The cost is not a number, 0 or more; that of the whole model is 0 or infinite.
+      ValueError: nothing can be removed, or not enough for the budget; the error says what prevents
+        it. The cost is not a number, 0 or more; that of the whole model is 0 or infinite.
 
     Example:
       >>> rngs = nnx.Rngs(0)
@@ -133,7 +133,7 @@ def units(
 
 
 class _Chosen:
-    """Which units go.
+    """Which units are removed.
 
     Args:
       units: of the model.
@@ -153,7 +153,7 @@ class _Chosen:
         self._spent: dict[tuple, float] = {}
 
     def free(self) -> list[int]:
-        """The numbers of the groups of which units may go."""
+        """The numbers of the groups whose units may be removed."""
         loose = {n for n in free(self.units) if n in self._all and n not in self._stay}
         return sorted(loose.difference(*(one for one in self.units.alike if not one <= loose)))
 
@@ -276,7 +276,7 @@ def _scored(importance: Importance, model: nnx.Module, groups: Mapping[int, Unit
 
 
 def _order(scores: Scores, scope: Scope) -> Scores:
-    """Where each unit stands among all of its scope, in (0, 1): of n, the k-th is at (k + 1/2) / n.
+    """The rank of each unit among all of its scope, in (0, 1): of n, the k-th is at (k + 1/2) / n.
 
     Example:
       >>> _order({0: np.array([3.0, 1.0]), 1: np.array([np.inf, 2.0])}, Whole())

@@ -6,8 +6,8 @@
 3. The highest scores of each output are kept, or N of each M consecutive inputs.
 4. Weights are not updated. The next layer is calibrated with the inputs that the pruned one gives.
 
-Here it is weight by weight; the authors proceed block by block through the transformer, which the
-argument `together` does.
+Here calibration is weight by weight; the authors proceed block by block through the transformer, as
+the argument `together` allows.
 
 Numbers: the rows "Wanda" of experiments/one_shot.py.
 """

@@ -1,4 +1,4 @@
-"""A model as a function of the weights that can be pruned: what scores are derivatives of."""
+"""A model as a function of its prunable weights: what scores are derivatives of."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ class Weights(NamedTuple):
 def apart(model: nnx.Module) -> Weights:
     """Take a model apart; dropout is off, batch norm uses the statistics of the batch.
 
-    What the model writes in a forward pass is lost. Tied weights have one value.
+    Anything the model writes in a forward pass is lost. Tied weights have one value.
 
     Args:
       model: with weights under `Held`.

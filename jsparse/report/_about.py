@@ -16,7 +16,7 @@ TOTAL = {"kept": int, "size": int, "density": NUMBER}
 LAYER = {"shape": list[int], "rule": str, **TOTAL, "axes": dict[str, object]}
 AXES = {"stack": int, "inputs": list[int], "outputs": list[int]}
 MEASURED = {"inputs": list[object], "costs": dict[str, object], "forms": list[object]}
-"""What is there if the model was saved with example inputs."""
+"""Fields that exist if the model was saved with example inputs."""
 COSTS = {"total": dict[str, object]}
 COST: dict[str, Any] = dict.fromkeys(("flops", "dense_flops", "bytes", "dense_bytes"), NUMBER)
 FORM = {
@@ -28,7 +28,7 @@ MOST = 1e30
 
 
 def check_about(content: Any, where: str) -> None:
-    """Refuse the description of a model in which something a page reads is missing or absurd.
+    """Refuse the description of a model in which a field that a page reads is missing or absurd.
 
     Args:
       content: of model.json.
@@ -64,7 +64,7 @@ def check_about(content: Any, where: str) -> None:
 def _check_part(part: Any, fields: dict[str, Any], where: str) -> None:
     check_fields(part, fields, where)
     if part["kept"] > part["size"] or part["density"] > 1:
-        raise CorruptCheckpoint(f"{where}: more is kept than there is")
+        raise CorruptCheckpoint(f"{where}: more weights are kept than exist")
 
 
 def _check_layer(layer: Any, where: str) -> None:

@@ -22,7 +22,7 @@ class Cost:
     Attributes:
       size: number of weights.
       kept: number of weights kept.
-      dense_flops: floating-point operations with all weights, two a multiplication.
+      dense_flops: floating-point operations with all weights, two per multiplication.
       flops: operations with the weights kept.
       itemsize: bytes of one weight.
     """
@@ -40,7 +40,7 @@ class Cost:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the weights kept and of a bit for each place; of all where that is less."""
+        """Bytes of the kept weights plus a bit per weight, or of all weights if that is less."""
         return min(self.dense_bytes, self.kept * self.itemsize + -(-self.size // 8))
 
 
@@ -80,7 +80,7 @@ class Costs:
         return self.other_bytes + sum(row.dense_bytes for row in self.rows.values())
 
     def at(self, densities: Mapping[str, float]) -> "Costs":
-        """The costs at other densities, each place of a weight as likely kept as any.
+        """The costs at other densities, with each place of a weight equally likely to be kept.
 
         Args:
           densities: by path, for instance of `jsparse.schedule.erdos_renyi_kernel`; rows left out

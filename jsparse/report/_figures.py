@@ -42,7 +42,7 @@ STYLE = {
 }
 LOG_BELOW = 0.05  # a density below it makes the axis of densities logarithmic
 LARGEST = 1e300  # values beyond leave no room for an axis around them
-MOST = 1200  # points of a line that are drawn, about four for each unit of the width
+MOST = 1200  # points drawn per line, about four for each unit of the width
 WIDEST, TALLEST = 720, 480  # of a picture, in pixels
 INK, GAP = (43, 124, 208), 255  # seen on white and on black; between the windows of a convolution
 
@@ -52,7 +52,7 @@ class Line:
     """A line, a point with error bars, or a cloud of points, of a chart.
 
     Attributes:
-      name: for the legend; none without.
+      name: for the legend; "" for none.
       x: [n].
       y: [n].
       spread: half the height of the band, [n]; of a point half the bars along x and y, [2].
@@ -204,7 +204,7 @@ def _tick_texts(values: Sequence[float], in_percent: bool) -> list[str]:
 
 
 def _rounded(value: float, digits: int) -> str:
-    """A number of so many digits; 1000 and not 1e+03."""
+    """A number with this many digits; 1000, not 1e+03."""
     text = f"{value:.{digits}g}"
     return f"{float(text):.0f}" if "e+" in text and abs(value) < 1e6 else text
 
@@ -258,7 +258,7 @@ def mask_picture(title: str, mask: np.ndarray, axes: dict[str, Any]) -> Figure:
 
 
 def input_picture(title: str, mask: np.ndarray, axes: dict[str, Any], image: list[int]) -> Figure:
-    """How many weights read each place of an input image; the darkest place has the most.
+    """How many weights read each pixel of an input image; the darkest has the most.
 
     Args:
       title: plain text.

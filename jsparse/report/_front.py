@@ -30,8 +30,8 @@ class Searched(Protocol):
 def front(tried: Searched, out: str | Path = "front.html") -> Path:
     """Write one HTML page about a search: every candidate by score and cost, and the front.
 
-    The front joins the candidates that no other beats; beside it is the density of each layer along
-    it. The page needs no network.
+    The front joins the candidates that no other beats; a second chart shows the density of each
+    layer along it. The page needs no network.
 
     Args:
       tried: `tried` of what `jsparse.prune.search` found, or of its error.

@@ -4,7 +4,7 @@
 2. of the features F the squared singular values sigma_i and z_i^2 = (u_i . y)^2
 3. for each column, the evidence as a function of t = alpha / beta alone
 4. its highest point on a grid of log t, then bisection of its slope
-5. score: the highest evidence by sample, averaged over the columns
+5. score: the highest evidence per sample, averaged over the columns
 
 Numbers beside published ones: `experiments/transfer_score.py`.
 """
@@ -24,7 +24,7 @@ CUT = 1e-8
 ROUNDING = 1e-14
 """Eigenvalues of F^T F below this fraction of the largest one are rounding."""
 TRUSTED = 1e-8
-"""Ratios above this are known well enough from F^T F."""
+"""Ratios above this are accurate enough from F^T F."""
 GRID = np.linspace(-37, 37, 75)
 """log t, relative to the largest eigenvalue: 1e-16 to 1e16, beyond which float64 sees no change."""
 HALVINGS = 40
@@ -35,7 +35,7 @@ class Evidence:
     """How well features explain targets.
 
     Attributes:
-      score: log evidence by sample, in nats, averaged over the columns; higher is better.
+      score: log evidence per sample, in nats, averaged over the columns; higher is better.
       alpha: precision of the weights of each column, [columns].
       beta: precision of the noise of each column, [columns].
       weights: most probable weights, [features, columns]; `features @ weights` predicts.
@@ -58,17 +58,17 @@ def logme(features: ArrayLike, targets: ArrayLike) -> Evidence:
     directions without features, so it differs wherever the rank is below the number of features.
     Scores are comparable between features of the same samples and targets only.
 
-    Where the features give the targets without error there is no maximum; then alpha / beta is the
-    smallest that float64 can tell from 0, 1e-16 of the largest eigenvalue of F^T F.
+    Where the features predict the targets without error there is no maximum; then alpha / beta is
+    the smallest that float64 can distinguish from 0, 1e-16 of the largest eigenvalue of F^T F.
 
     Args:
       features: [samples, features], such as the inputs of a network's last layer; computed in
         float64.
-      targets: integers or truth values [samples], classes from 0 on; or floats [samples] or
-        [samples, columns] to be regressed on, each column by itself.
+      targets: integers or bools [samples], classes from 0 on; or floats [samples] or [samples,
+        columns] to be regressed on, each column by itself.
 
     Returns:
-      An Evidence: score in nats by sample, alpha, beta and weights.
+      An Evidence: score in nats per sample, alpha, beta and weights.
 
     Raises:
       TypeError: features or targets are not numbers of these types.
@@ -147,7 +147,7 @@ def _by_eigenvalues(f: np.ndarray, y: np.ndarray) -> _Directions:  # 2
 def _eigen(gram: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
     """Eigenvalues of a matrix, columns along its eigenvectors, and (which of these, some) -> back.
 
-    It is Q T Q^T, and the tridiagonal T is V sigma V^T. To turn a few columns by Q and by V is
+    It is Q T Q^T, and the tridiagonal T is V sigma V^T. Multiplying a few columns by Q and by V is
     less work than the product of both, the eigenvectors, which `eigh` computes.
     """
     from scipy.linalg import eigh_tridiagonal, get_lapack_funcs  # comes with jax
@@ -178,7 +178,7 @@ def _by_singular_values(f: np.ndarray, y: np.ndarray) -> _Directions:  # 2
 
 
 def _maximum(directions: _Directions, samples: int, trusted: float = TRUSTED) -> _Fit | None:
-    """The best t of each column; None where one, or its residual, is too small to be trusted.
+    """The best t of each column; None if one, or its residual, is too small to be reliable.
 
     With beta at its best for a given t, N / Q, the evidence is
         -N/2 (log(Q / N) + 1 + log 2 pi) + 1/2 sum_i log(t / (t + sigma_i)),
@@ -238,11 +238,11 @@ def _columns(targets: ArrayLike, samples: int) -> np.ndarray:
 
 
 def _array(value: ArrayLike) -> np.ndarray:
-    """An array of NumPy's own types; of objects where it is none."""
+    """An array of NumPy's own types; of objects otherwise."""
     try:
         array = np.asarray(value)
         kind = jnp.float64 if jnp.issubdtype(array.dtype, jnp.floating) else array.dtype
-        return array.astype(kind, copy=False)  # bfloat16 and float8 are none of NumPy's
+        return array.astype(kind, copy=False)  # bfloat16 and float8 are not NumPy's
     except (TypeError, ValueError):
         return np.array(None, object)
 

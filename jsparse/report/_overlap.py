@@ -1,6 +1,6 @@
 """How similar two masks are, and how far training moved the weights that a mask keeps.
 
-Both compare networks with the same initialisation: a mask is meaningless for another one.
+Both compare networks with the same initialisation: a mask is meaningless for a different one.
 """
 
 import dataclasses

@@ -27,10 +27,10 @@ ABSENT = "–"
 def page(run_folder: str | Path) -> Path:
     """Write one HTML page about a run: page.html in its folder.
 
-    The page needs no network. It shows what it finds of accuracy, density and other numbers over
+    The page needs no network. It shows what it finds: accuracy, density and other numbers over
     time, density by layer, masks, size and operations before and after, measured latency, tables
-    and pictures that the run left, settings and versions, and names what is missing. See `save`
-    for what a folder holds.
+    and pictures of the run, settings and versions. It names what is missing. See `save` for what a
+    folder holds.
 
     Args:
       run_folder: of the run, at any time of its training.
@@ -77,7 +77,7 @@ def page(run_folder: str | Path) -> Path:
 def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html") -> Path:
     """Write one HTML page about several runs, with the frontier of accuracy and density.
 
-    The frontier joins the runs that no other one beats in both.
+    The frontier joins the runs that no other beats in both.
 
     Args:
       run_folders: one or more; see `save` for what they hold.
@@ -90,8 +90,8 @@ def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html")
       FileNotFoundError: no folder, or nothing of a run in it.
       IsADirectoryError: `out` is a folder.
       ImportError: matplotlib or Jinja2 is not installed.
-      TypeError: one folder in place of a list.
-      ValueError: no folder, one given twice, or one that holds a damaged file.
+      TypeError: one folder instead of a list.
+      ValueError: no folder, one given twice, or one with a damaged file.
     """
     require("jinja2 matplotlib", "report", "a page")
     if isinstance(run_folders, str | Path) or not isinstance(run_folders, Sequence):
@@ -201,7 +201,7 @@ def _end(kind: Kind) -> Line | None:
 
 
 def best(points: Sequence[Line]) -> list[Line]:
-    """Those that no other beats: none is sparser or more accurate, and as good in the other."""
+    """Those that no other beats, being better in one of the two and as good in the other."""
     at = lambda point: (float(point.x[0]), float(point.y[0]))
 
     def beaten(x: float, y: float) -> bool:
@@ -269,7 +269,7 @@ def _pictures(run: Run) -> list[Figure]:
 
 
 def _short(paths: Sequence[Path]) -> list[str]:
-    """Names of the folders, with as much of what is above as tells them apart."""
+    """Names of the folders, with as many parents as are needed to distinguish them."""
     if len(paths) == 1:
         return [paths[0].name]
     common = Path(os.path.commonpath(paths))

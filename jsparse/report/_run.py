@@ -63,7 +63,7 @@ class Run:
 
     @property
     def unit(self) -> str:
-        """What a step of the log is."""
+        """The unit of a step of the log."""
         epochs = self.settings.get("epochs", 0)
         counts = isinstance(epochs, int) and bool(self.rows) and self.rows[-1]["step"] <= epochs
         return "epoch" if counts else "step"
@@ -88,7 +88,7 @@ class Run:
     def series(self, name: str) -> dict[str, Series]:
         """One number by what its seeds have in common, such as "alpha 0.001"; "" for all.
 
-        The rows' "runs" names it for each seed. A lone number, such as "seconds", is of all.
+        The rows' "runs" names it for each seed. A single number, such as "seconds", is for all.
 
         Raises:
           ValueError: the number of runs changes within the log, or an accuracy or density is not a
@@ -119,7 +119,7 @@ class Run:
         return {label: Series(steps, table[:, own]) for label, own in which.items()}
 
     def diverged(self) -> list[str]:
-        """Where some of several runs have no number at the end, so that their mean has none."""
+        """Notes where some of several runs have no number at the end, so their mean has none."""
         lines = []
         for name in self.names:
             for label, series in self.series(name).items():
@@ -134,7 +134,8 @@ class Run:
     def layers(self) -> tuple[dict[str, Series], bool]:
         """Density of each layer over time, by path, and whether these are fine.
 
-        Fine is a trace within the epochs, of the first run; else it is the mean over the seeds.
+        A fine one is a trace within the epochs, of the first run; otherwise it is the mean over the
+        seeds.
 
         Raises:
           ValueError: the rows have different layers.

@@ -1,4 +1,4 @@
-"""What a page needs to know of a model, written beside the log of its training."""
+"""What a page needs to know about a model, stored with the log of its training."""
 
 import io
 import json
@@ -35,16 +35,15 @@ def save(
     A page is made of a folder with
 
     - settings.json: any JSON object;
-    - log.jsonl: a JSON object a line, with "step" and numbers such as "accuracy", "density" and
-      "loss", each a number or a list with one for each seed ("runs" may name what each is, seeds
-      of one name are drawn as one); "layers" is a mapping from a layer's
-      path to its density;
+    - log.jsonl: one JSON object per line, with "step" and numbers such as "accuracy", "density" and
+      "loss", each a number or a list with one for each seed ("runs" may name what each is, seeds of
+      one name are drawn as one); "layers" is a mapping from a layer's path to its density;
     - model.json and masks.npz, written here;
     - tables.json, where there are tables to show: a list of objects with "title", "columns" and
       "rows", all cells texts;
     - any PNG files, which are shown under their names.
 
-    What is not there is named on the page, but for tables and pictures.
+    The page names what is missing, except tables and pictures.
 
     Args:
       model: any NNX module, at the end of training.

@@ -1,7 +1,7 @@
-"""How much each layer alone may be pruned: the score of a model when one layer is.
+"""How much each layer alone may be pruned: the score of a model with one pruned layer.
 
-For each layer and density the weights of the lowest magnitude of that layer fall, and nothing else
-changes. All are scored by one compiled function.
+For each layer and density only the weights of that layer with the lowest magnitude are pruned. All
+are scored by one compiled function.
 
 Reference: Li et al., Pruning filters for efficient convnets, ICLR 2017, section 3.2; Han et al.,
 Learning both weights and connections, 2015, figure 6.
@@ -115,13 +115,13 @@ def sensitivity(
 
     Args:
       model: trained, in eval mode while it is scored; not changed. Weights that rules mask are
-        zeros, and fall first.
+        zeros, and are pruned first.
       score: score(model, batch) -> [], such as the accuracy on the batch.
       batches: of the same shape, or each shape is compiled by itself; the score of a model is the
         mean over them.
       weights: patterns, as in `sparsify`, of the weights that are pruned one at a time.
       densities: fractions of the units of the layer to keep, in (0, 1].
-      unit: what falls together, such as `Filter()`.
+      unit: what is pruned together, such as `Filter()`.
       scope: which units compete, such as `Groups(4)`.
 
     Returns:
@@ -178,7 +178,7 @@ def _checked(densities: Any) -> tuple[float, ...]:
     """The densities, highest first.
 
     Raises:
-      TypeError, ValueError: none, or one that is none.
+      TypeError, ValueError: none, or one that is not a density.
     """
     if isinstance(densities, str | Mapping) or not isinstance(densities, Collection):
         hint = f"; pass ({densities},)" if is_number(densities) else ""

@@ -32,7 +32,7 @@ def leep(probabilities: ArrayLike, targets: ArrayLike) -> float:
       targets: classes of the new data, integers [samples] from 0 on.
 
     Returns:
-      Nats by sample, 0 or less; higher is better.
+      Nats per sample, 0 or less; higher is better.
 
     Raises:
       TypeError: arguments are not numbers, or targets not integers.
@@ -72,7 +72,7 @@ def nce(sources: ArrayLike, targets: ArrayLike) -> float:
       targets: classes of the new data, integers [samples] from 0 on.
 
     Returns:
-      Nats by sample, 0 or less; higher is better.
+      Nats per sample, 0 or less; higher is better.
 
     Raises:
       TypeError: arguments are not integers.
@@ -98,7 +98,7 @@ class Candidate:
     """A model that may be transferred.
 
     Attributes:
-      score: LogME of its features, nats by sample.
+      score: LogME of its features, in nats per sample.
       features: how many there are.
       live: how many of them differ between inputs; the others are dead.
       density: fraction kept of the weights under a rule.
@@ -157,8 +157,8 @@ def transfer(
     Args:
       models: by name.
       features: (model, inputs) -> [samples, features], such as what the last layer reads. The model
-        is a copy in eval mode. Put `nnx.jit` around it where it is slow, and read large data in
-        parts inside.
+        is a copy in eval mode. Wrap it in `nnx.jit` if it is slow, and read large data in parts
+        inside.
       inputs: of the new data, given to `features` as they are.
       targets: of the new data, as for `logme`.
 

@@ -1,13 +1,13 @@
-"""Units that several weights make together, and a rule for a weight that is one of them.
+"""Units made by several weights together, and a rule for one of those weights.
 
 1. A group of units (`jsparse.groups`) has one rule for all of its weights. The rule sees a vector,
-   the root mean square of each unit over all of them, and decides about its entries as about single
-   weights; its state is there once.
+   the root mean square of each unit over all of them, and treats its entries like single weights;
+   its state is stored once.
 2. In some of the weights, enough for the rest of the model, closed units are 0: in those that read
-   them, or else in those that make them. A gate on both would leave neither a gradient. The others
-   are masked when the model is folded.
-3. The root mean square is taken anew after each train step. In the backward pass of a weight it
-   changes with that weight, by its part of the sum.
+   them, or else in those that make them. With a gate on both, neither would get a gradient. The
+   others are masked when the model is folded.
+3. The root mean square is recomputed after each train step. In the backward pass of a weight it
+   depends on that weight, through its part of the sum.
 4. A revision sees the same vector, the mask of its units, and the root mean square of the dense
    gradient of each over the weights that are gated.
 
@@ -36,7 +36,7 @@ NEEDED = (
     "jsparse.prune.group_lasso"
 )
 VECTOR = Role(inputs=())
-"""Of the vector that stands for the units of a group."""
+"""Of the vector that represents the units of a group."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Coupled:
-    """What `couple` puts in the place of Group(): an entry of the vector that stands for a unit."""
+    """What `couple` substitutes for Group(): an entry of the vector, which represents a unit."""
 
     def tile(self, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
         return (1,) * len(shape)

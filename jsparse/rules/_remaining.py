@@ -1,8 +1,8 @@
 """Units that are removed for good during training, and what rules still know of them.
 
-`shrink_training` cuts units out of a weight and notes in `Role.left` which positions of the whole
+`shrink_training` cuts units out of a weight and records in `Role.left` which positions of the whole
 weight remain. The rule then decides about the remaining units as if the weight were whole. Two
-optional class variables of a rule say that it can:
+optional class variables say that a rule can do this:
 
   alone: True if the rule decides each unit independently of the others.
   measures: True if it does so by `lasting_magnitude`. Weights that are removed from a unit which

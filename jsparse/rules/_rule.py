@@ -50,7 +50,7 @@ class Rule(Protocol):
       gone: [grid of units], what weights removed from a unit contribute to its mean square; see
         `jsparse.rules._remaining`.
 
-    A rule may have more members, which a Protocol cannot declare; without one its default holds:
+    A rule may have more members, which a Protocol cannot declare; missing ones have a default:
 
       unit: what is pruned together, a `Unit`; default Weight(). See `unit_of`.
       scope: which units compete, or share a number, a `Scope`; no default. See `Scoped`.
@@ -130,7 +130,7 @@ def unit_of(rule: Rule) -> Unit:
 
 
 def rival(rule: Rule) -> Rival:
-    """The rule, whose units are known to compete, as where its state has a `cut`."""
+    """The rule, typed as one whose units compete, as when its state has a `cut`."""
     return cast(Rival, rule)
 
 
@@ -227,9 +227,9 @@ def _masking(rule: Rule, stack: int, weight: Array, state: State) -> Array:
 
 
 def _as_one(jitted: Any, weight: Array) -> Callable:
-    """One program, in place of one for each operation, where the weight is on one device.
+    """One program instead of one for each operation, if the weight is on one device.
 
-    On several, each operation places its result like its inputs, which a program need not do.
+    On several, each operation places its result like its inputs, which a single program might not.
     """
     concrete = isinstance(weight, Array) and not isinstance(weight, Tracer)
     return jitted if concrete and len(weight.devices()) == 1 else jitted.__wrapped__

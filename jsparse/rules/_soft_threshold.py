@@ -94,7 +94,7 @@ class SoftThreshold:
         return to_weights(self, self._left(weight, state) > 0, weight)
 
     def gates(self, weight: Array, state: State) -> Array:
-        """[units] of a group, what is left of each."""
+        """[units] of a group, the remaining fraction of each."""
         return self._left(weight, state)
 
     def apply(self, weight: Array, state: State) -> Array:

@@ -144,8 +144,8 @@ def test_what_is_no_matrix_is_left_with_the_reason():
         (r"axes \(1,\) of its input, not \(-1,\)", general(4, 3, axis=1, rngs=rngs)),
         (r"axes \(-1, -2\) of its", general((4, 2), 3, axis=(-1, -2), rngs=rngs)),
         (r"batch axes \{0: 2\}", general(4, 3, batch_axis={0: 2}, rngs=rngs)),
-        ("a product of its own", general(4, 3, dot_general=own, rngs=rngs)),
-        ("a product of its own", einsum("bi,io->bo", (4, 3), einsum_op=own, rngs=rngs)),
+        ("a custom product", general(4, 3, dot_general=own, rngs=rngs)),
+        ("a custom product", einsum("bi,io->bo", (4, 3), einsum_op=own, rngs=rngs)),
         (r"bias has shape \(12,\)", einsum("bi,iho->bho", (5, 4, 3), (12,), rngs=rngs)),
         *((re.escape(f"{one!r} is no"), einsum(one, s, rngs=rngs)) for one, s in equations.items()),
     ]

@@ -283,7 +283,7 @@ def test_what_a_factor_would_change_elsewhere_stays(norm: Norm) -> None:
         ({"attributes": {"norm": {"epsilon": -1.0}}}, "expected a size, several, or a number"),
         ({"attributes": {"norm": {"epsilon": 2}}}, "epsilon of norm to 2, the model has 0.001"),
         ({"attributes": {"a": {"out_features": 0.5}}}, "to 0.5, the model has 8"),
-        ({"factors": {"norm/scale": 0.0}}, "the factor of 'norm/scale' is no number above 0"),
+        ({"factors": {"norm/scale": 0.0}}, "the factor of 'norm/scale' is not a number above 0"),
     ],
 )
 def test_a_damaged_record_is_refused(change: dict[str, Any], message: str) -> None:

@@ -121,7 +121,7 @@ REFUSED = {
 def test_a_transform_whose_step_cannot_be_told_is_refused(name: str) -> None:
     tx = js.optim.proximal
     with pytest.raises(
-        ValueError, match=r"cannot tell the step of tx: (.|\n)*MultiSteps, partition"
+        ValueError, match=r"cannot determine the step of tx: (.|\n)*MultiSteps, partition"
     ):
         tx(REFUSED[name], ("kernel", 0.1))
 

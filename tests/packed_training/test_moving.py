@@ -109,5 +109,5 @@ def test_as_many_places_are_drawn_as_growth_needs():
     assert places_to_draw(grad, 30_000, wide, 2.0) == 50_000  # 30,000 would not be much cheaper
     assert places_to_draw(none, 20_000, wide, float("inf")) == 0
     most = wide._replace(inputs=2**20, outputs=2**11)
-    with pytest.raises(ValueError, match="2,147,483,648 places would be drawn beside 100 links"):
+    with pytest.raises(ValueError, match="2,147,483,648 places would be drawn for 100 links"):
         places_to_draw(grad, 100, most, float("inf"))

@@ -144,5 +144,5 @@ def test_samples_are_the_same_in_all_layers_and_what_is_learned_is_refused() -> 
         seen.append(np.concatenate([ups[0], first]))
     assert (np.array(seen) != seen[0]).any()
     assert jnp.isfinite(model(X)).all()
-    with pytest.raises(ValueError, match=r"stacks layers, .* what Threshold learns of them"):
+    with pytest.raises(ValueError, match=r"stacks layers, .* what Threshold learns about them"):
         coupled(js.Threshold(unit=js.Group()))

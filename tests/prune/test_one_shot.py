@@ -219,7 +219,10 @@ REFUSED: dict[str, tuple[Callable, str]] = {
     ),
     "groups": (lambda way, m: way(m, [X], density=0.5, scope=Groups(3), **more(way)), "multiple"),
     "whole model": (lambda way, m: way(m, [X], density=0.5, scope=WholeModel()), "Whole()"),
-    "expression": (lambda way, m: way(m, [X], density=0.5, together="("), "no regular expression"),
+    "expression": (
+        lambda way, m: way(m, [X], density=0.5, together="("),
+        "not a regular expression",
+    ),
     "nowhere": (
         lambda way, m: way(m, [X], density=0.5, together="blocks"),
         "matches no path; available: kernel",

@@ -58,7 +58,7 @@ ABSURD: dict[str, Any] = {
     "costs holds nan": {"costs": {"total": {"flops": float("nan")}}},
     "inputs.0.: the field shape is missing": {"inputs": [{}]},
     "forms holds inf": {"forms": [{"seconds": {"median": float("inf")}}]},
-    "total: more is kept than there is": {"total": {"kept": 2, "size": 1, "density": 1.0}},
+    "total: more weights are kept than exist": {"total": {"kept": 2, "size": 1, "density": 1.0}},
     "forms is 3, expected list": {"forms": 3},
 }
 

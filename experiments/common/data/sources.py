@@ -1,4 +1,4 @@
-"""Where data sets come from: a folder, the cache, a download; and what is said when none serves."""
+"""Where data sets come from: a folder, the cache, a download; and the message when none works."""
 
 import dataclasses
 import hashlib

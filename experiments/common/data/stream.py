@@ -1,9 +1,9 @@
 """Batches of images for training and testing: read ahead, shared out to processes, resumable.
 
-The order is one for all processes: a seed shuffles the records anew each epoch, batch number k of
-the run is made of the same images, cropped the same way, on 1 process and on 100, and each process
-reads its own part of it. So the number of batches done says all about the position, and a run may
-go on with another number of processes, threads or workers.
+The order is one for all processes: a seed reshuffles the records each epoch, batch number k of the
+  run has the same images, cropped the same way, on 1 process and on 100, and each process reads its
+  own part of it. So the number of batches done fixes the position, and a run may continue with a
+  different number of processes, threads or workers.
 """
 
 import dataclasses

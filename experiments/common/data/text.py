@@ -1,4 +1,4 @@
-"""Tinyshakespeare, or Python's own source where it is not to be had."""
+"""Tinyshakespeare, or Python's own source if it is unavailable."""
 
 import argparse
 import ast

@@ -1,7 +1,7 @@
 """The residual network for ImageNet: bottleneck blocks, ResNet-50 by default.
 
 The variant known as v1.5: the 3x3 convolution of a block has the stride, not the 1x1 before it.
-Padding is the same on all sides, so the weights mean what they mean elsewhere.
+Padding is the same on all sides, so weights are compatible with other implementations.
 
 Reference: He et al., Deep residual learning for image recognition, CVPR 2016, section 4.1.
 """

@@ -1,10 +1,10 @@
-"""Convolution and pooling for XLA:CPU, whose own are many times slower inside `lax.scan`.
+"""Convolution and pooling for XLA:CPU, whose own versions are many times slower inside `lax.scan`.
 
 Both keep Flax's interface ([batch, height, width, channel], kernels [height, width, in, out]) and
 work inside with the batch as the last axis, so that each shifted slice is a copy of contiguous
 runs. The convolution also asks XLA to keep what it reads and returns in that order in memory, so
 that its transposes, and those of the normalisation and the ReLU between two convolutions, cost
-nothing (ResNet-20: half the time of a step). On other devices the stock functions serve.
+nothing (ResNet-20: half the time of a step). On other devices the stock functions are used.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""A small transformer that reads characters and says which comes next."""
+"""A small transformer that predicts the next character."""
 
 import jax.numpy as jnp
 import optax

@@ -1,4 +1,4 @@
-"""VGG-16 for 32x32 images, as the paper of Dynamic Sparse Training has it."""
+"""VGG-16 for 32x32 images, as in the paper of Dynamic Sparse Training."""
 
 import jax
 from flax import nnx

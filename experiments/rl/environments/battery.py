@@ -1,7 +1,7 @@
 """A car on a ring with one charger, as tables: it charges quickly while its battery is low.
 
-It is paid by the cells that it travels, so that the best it can do without bounds is to run its
-battery low, where charging is quick. The car is ours.
+It is rewarded for the cells that it travels, so without bounds it is best to run its battery low,
+where charging is quick. The car is ours.
 """
 
 import numpy as np

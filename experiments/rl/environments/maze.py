@@ -5,9 +5,9 @@ the key, is worth 0.1 and ends the episode; two are worth 1 and two -1, and are 
 Walking into the edge costs 0.01, and an episode that takes too long ends with -1. The best return
 is 2.1: both good objects, then the key, and neither bad one. In every level that is possible.
 
-Where rewards are flipped, each of the four has its sign turned with some probability, and the four
-are scaled so that the best return stays 2.1; levels with four bad objects are drawn again. The key
-is never flipped, of which the paper does not speak.
+Where rewards are flipped, each of the four changes its sign with some probability, and the four are
+scaled so that the best return stays 2.1; levels with four bad objects are drawn again. The key is
+never flipped; the paper does not mention it.
 
 Reference: Zhang, Vinyals, Munos and Bengio, A study on overfitting in deep reinforcement learning,
 2018, arXiv 1804.06893, section 4 and appendix.

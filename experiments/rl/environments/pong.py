@@ -1,8 +1,8 @@
-"""Pong for two on a court of one by one; an episode is one point.
+"""Two-player Pong on a court of one by one; an episode is one point.
 
-Both paddles move, then the ball. Walls reflect it; a paddle sends it back 5 % faster, the steeper
-the farther from its middle it was hit. All is told as the left player sees it; `mirrored` is the
-court as the right one does. The rules are ours, after the arcade game.
+Both paddles move, then the ball. Walls reflect it; a paddle sends it back 5 % faster, and at a
+steeper angle the farther from its middle it is hit. Everything is described as the left player sees
+it; `mirrored` is the court as the right player does. The rules are ours, after the arcade game.
 """
 
 from typing import NamedTuple

@@ -1,7 +1,7 @@
 """Which layers are packed: judged by calls of the whole model, not by those of each layer.
 
-A convolution alone pays for turning its images channel by channel and back, which its neighbours
-may spare it; and a dense layer alone is not fused with what stands around it.
+A convolution alone pays for transposing its images and back, which its neighbours may spare it; and
+a dense layer alone is not fused with the operations around it.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,13 +23,13 @@ def arranged(
 ) -> Arrangement:
     """The fastest of a few arrangements.
 
-    All layers packed, against those that gain alone; then, from the faster of the two, one layer
-    at a time the other way, first those that lose most, or gain least, by what they are.
+    All layers packed, against only those that gain alone; then, from the faster of the two, one
+    layer at a time is switched, first those that lose most, or gain least, in their current form.
 
     Args:
       gains: how many times as fast as dense each layer alone is in its best format, by path.
       formats: those formats.
-      asked: the gain from which a layer is packed on its own.
+      asked: the gain required to pack a layer by itself.
       seconds: that a call of the whole model takes in each of two arrangements.
 
     Example:

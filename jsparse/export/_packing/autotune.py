@@ -2,7 +2,7 @@
 
 1. Shrink the model, and record the inputs of each layer that can be packed.
 2. Time each layer as it is and in each format that stores clearly less, in turns.
-3. Which layers are packed, each in its fastest format, calls of the whole model decide.
+3. Calls of the whole model decide which layers are packed, each in its fastest format.
 4. Time the whole model folded, shrunk and packed, and keep the fastest.
 """
 
@@ -52,14 +52,14 @@ def pick(
 ) -> Picked[Model]:
     """Store the layers that `pack` takes so that the model runs fastest here, at this input size.
 
-    A layer is packed that gains by itself, and one that does not if the whole model gains by it:
-    a convolution between packed ones need not turn its images.
+    A layer is packed if it gains by itself or if the whole model gains: a convolution between
+      packed ones need not transpose its images.
 
     Args:
       model: any NNX module, sparse or folded; not changed. It is measured in eval mode.
       *example_inputs: arguments of a call, of the batch size that matters, or their shapes.
       formats: what to try besides dense, by name.
-      **options: arguments by name: arrays, or what is the same at each call.
+      **options: arguments by name: arrays, or settings that are the same at each call.
 
     Returns:
       The model with the measurements; `print` shows them.
@@ -120,7 +120,7 @@ def pick(
 
 
 def seconds_of(models: Mapping[str, nnx.Module], *inputs: Any) -> dict[str, float]:
-    """Seconds that a call of each takes: the shortest of several samples, taken in turns."""
+    """Seconds per call of each: the shortest of several samples, taken in turns."""
     clocks = {name: clock(model, *inputs) for name, model in models.items()}
     times = in_turns(clocks, ROUNDS, sample=SAMPLE)
     return {name: float(each.min()) for name, each in times.items()}
@@ -216,7 +216,7 @@ def _packed(small: Model, stored: Arrangement, formats: Mapping[str, Format]) ->
 
 
 def _kernel(place: Slot) -> int:
-    """What layers in two places have in common if they are one, or share their kernel."""
+    """A key that layers in two places have in common if they are one, or share their kernel."""
     return id(place.value.kernel)
 
 

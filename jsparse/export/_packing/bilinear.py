@@ -1,8 +1,8 @@
 """Sparse products as primitives of JAX: compiled on the CPU, and plain JAX on other platforms.
 
 x W, dy W^T, and x^T dy where W is kept, are linear in each of two arrays, and the derivatives of
-each are the other two. As primitives they are differentiated forwards and backwards, to any order,
-and batched.
+each are the other two. As primitives they support forward and reverse differentiation, to any
+order, and batching.
 """
 
 import functools
@@ -111,7 +111,7 @@ def as_one_batch(call: Callable[[Array], Array], several: Array) -> Array:
 
 
 def _each(call: Callable[..., Array], arrays: Any, axes: Any) -> Array:
-    """One after another, as each has a matrix of its own."""
+    """One after another, as each has its own matrix."""
     moving = [
         jnp.moveaxis(a, axis, 0) for a, axis in zip(arrays, axes, strict=True) if axis is not None
     ]

@@ -1,4 +1,4 @@
-"""Layers that hold kept blocks: y = x W, with a kernel for the CPU and a path of plain JAX.
+"""Layers that hold kept blocks: y = x W, with a kernel for the CPU and a version in plain JAX.
 
 Plain JAX gathers the inputs of all blocks, multiplies them at once and sums by output block; the
 kernel keeps some outputs of a tile in registers. `jsparse.export.pallas_dot` is for GPU and TPU.
@@ -141,11 +141,11 @@ class BlockSparse(Packed):
       out_features: of y, likewise.
       block: inputs and outputs of a block.
       kept: blocks.
-      use_bias: whether b is there.
+      use_bias: whether there is a bias b.
       dtype: of the computation; that of x and the values if not given.
       param_dtype: of the values.
-      product: `block_dot`, `pallas_dot` for GPU and TPU, or `plain_block_dot` for programs that
-        leave this machine.
+      product: `block_dot`, `pallas_dot` for GPU and TPU, or `plain_block_dot` for programs that run
+        on other machines.
 
     Raises:
       ValueError: sizes that no matrix has.

@@ -1,10 +1,10 @@
 """The C++ kernels, compiled on first use by the compiler of this machine, and cached.
 
 The shared library is in a cache folder under a name that changes with the source, jaxlib, the
-compiler and its flags; a file beside it has its size and checksum, which are compared before it is
-loaded. Both are written whole. Processes and threads that need it at once wait for the first one.
-Without a compiler, or on anything but Linux or macOS on x86 or ARM, `load` is False and the caller
-uses plain JAX.
+compiler and its flags; a second file has its size and checksum, which are compared before it is
+loaded. Both are written whole. Processes and threads that need it at the same time wait for the
+first one. Without a compiler, or on anything but Linux or macOS on x86 or ARM, `load` is False and
+the caller uses plain JAX.
 
 Environment: JSPARSE_CXX, the compiler ("off" for none; else CXX, c++, g++ or clang++);
 JSPARSE_CACHE, the folder (else jsparse in XDG_CACHE_HOME or ~/.cache).
@@ -120,7 +120,7 @@ def build(compiler: str, folder: Path) -> Path:
 
     Raises:
       OSError: the compiler does not start.
-      RuntimeError: it fails; with its last words.
+      RuntimeError: it fails; with the end of its output.
     """
     library = folder / f"sparse-{_key(compiler)}.so"
     if library.exists() and _is_whole(library):
@@ -137,7 +137,7 @@ def build(compiler: str, folder: Path) -> Path:
                 return library
             warnings.warn(
                 f"{library} is not what was compiled: its size or checksum differs from those in "
-                f"{_sum_of(library).name}; it is compiled anew",
+                f"{_sum_of(library).name}; it is recompiled",
                 RuntimeWarning,
                 stacklevel=3,
             )

@@ -3,8 +3,8 @@
 y[n, i, j, o] is the sum of w x[n, s i + d k - p, ..., c] over the weights w that are kept of each
 window. The kernels (`kernels/conv.h`) take x and y with each channel as a plane, and the batch
 innermost if there are enough images: as a layout in memory, which XLA keeps from layer to layer,
-through what lies between them. On other platforms, on meshes and without a compiler, the kernel is
-filled in.
+through the operations between them. On other platforms, on meshes and without a compiler, the
+kernel is filled in.
 """
 
 import functools
@@ -23,7 +23,7 @@ from jsparse.export._packing.packed import WIDEST, has_kernel
 BATCH_LAST, PLANES = (3, 1, 2, 0), (0, 3, 1, 2)
 """How images [n, h, w, c] lie in memory, from the outermost axis to the innermost."""
 MANY = WIDEST
-"""Images from which on the batch is innermost."""
+"""The number of images from which the batch is innermost."""
 AXES = ("NHWC", "HWIO", "NHWC")
 
 Pair = tuple[int, int]
@@ -60,7 +60,7 @@ class Window(NamedTuple):
         return self.size[0] * self.size[1]
 
     def fits(self) -> bool:
-        """Whether the kernels take it; they take no padding that is not known."""
+        """Whether the kernels take it; the padding must be known."""
         pads = [abs(side) for pair in self.padding for side in pair if isinstance(side, int)]
         sides = zip(self.size, self.dilation, strict=True)
         sizes = [self.taps, math.prod(self.strides), *((n - 1) * d for n, d in sides), *pads]

@@ -112,7 +112,7 @@ _product, _, _outer = bilinear(
 
 
 def gradients_at(plan: Plan, indices: Array, starts: Array, x: Array, dy: Array) -> Array:
-    """The gradient x^T dy of y = x W in these places only, float32 [places].
+    """The gradient x^T dy of y = x W at these places only, float32 [places].
 
     Args:
       plan: the sizes.
@@ -137,19 +137,19 @@ class Csr(Packed):
     `pack(model, csr())` makes it from a trained layer; `random_csr`, `erdos_renyi_csr` and
     `csr_from_arrays` make one without a dense matrix; a new one is all zeros, to be filled from a
     file. It can be trained like any layer: the values and the bias are its parameters, and the mask
-    is fixed unless a `jsparse.PackedOptimizer` moves it.
+    is fixed unless a `jsparse.PackedOptimizer` changes it.
 
     Args:
       in_features: of x; a tuple for its last axes.
       out_features: of y, likewise.
       kept: weights.
       width: inputs a group, at most 65536: see `jsparse.export.csr`.
-      stack: axes of layers that are stacked in one, which `nnx.scan` and `nnx.vmap` take apart;
-        each has room for `kept` weights.
-      use_bias: whether b is there.
+      stack: axes of layers that are stacked in one, which `nnx.scan` and `nnx.vmap` split; each has
+        room for `kept` weights.
+      use_bias: whether there is a bias b.
       dtype: of the computation; that of x and the values if not given.
       param_dtype: of the values.
-      product: `csr_dot`, or `plain_csr_dot` for programs that leave this machine.
+      product: `csr_dot`, or `plain_csr_dot` for programs that run on other machines.
 
     Raises:
       ValueError: sizes that no matrix has.
@@ -206,7 +206,7 @@ class Csr(Packed):
 
     @property
     def kept(self) -> int:
-        """Links, also those whose value is 0; not the room for links that were dropped."""
+        """Links, including those whose value is 0, but not the room for dropped links."""
         return int(self.starts[...][..., -1].sum())
 
     @property

@@ -1,4 +1,4 @@
-"""Dense layers whose kernel is a matrix: from what to what, and why others have none."""
+"""Dense layers whose kernel is a matrix: its two sides, and why others have none."""
 
 import math
 from collections import Counter
@@ -22,7 +22,7 @@ class Sides(NamedTuple):
 
     Attributes:
       ins: axes that the last axes of x are multiplied with, in their order; all are counted from
-        the last one, as a stack of layers has others before.
+        the last one, as a stack of layers has more axes in front.
       outs: axes that become the last axes of y, in their order.
     """
 
@@ -54,7 +54,7 @@ def _general(layer: nnx.LinearGeneral) -> Sides:
 
 
 def _einsum(equation: str) -> Sides:
-    """Of "...d,hdk->...hk" and the like: what x and y have before these axes is the same."""
+    """Of "...d,hdk->...hk" and the like: x and y have the same axes before these."""
     operands, y = equation.replace(" ", "").replace("...", ".").split("->")
     x, kernel = operands.split(",")
     ins = "".join(letter for letter in x if letter in kernel)
@@ -83,7 +83,7 @@ def stack_of(layer: Dense) -> tuple[int, ...]:
 def is_between(
     layer: Any, ins: tuple[int, ...], outs: tuple[int, ...], stack: tuple[int, ...]
 ) -> bool:
-    """Whether a layer has a matrix, or a stack, from such last axes of x to such of y."""
+    """Whether a layer has a matrix, or a stack of them, with these last axes of x and y."""
     try:
         return features_of(layer) == (ins, outs) and stack_of(layer) == stack
     except ValueError:
@@ -135,7 +135,7 @@ def fault(layer: Any) -> str:
 
 
 def _misshapen(layer: Any) -> str:
-    """Why a kernel and a bias have shapes that the layer does not tell of; empty if they do not."""
+    """Why a kernel and a bias have shapes other than the layer says; empty if they do not."""
     stack, sides = stack_of(layer), features_of(layer)
     told = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
     as_axes = tuple(one if isinstance(one, tuple) else (one,) for one in told)
@@ -148,7 +148,7 @@ def _misshapen(layer: Any) -> str:
 
 
 def _unusual(layer: Any) -> str:
-    """What a layer that is a matrix computes in a way that packed ones do not; empty if nothing."""
+    """What a matrix layer computes differently from packed ones; empty if nothing."""
     stock = {
         "conv_general_dilated": jax.lax.conv_general_dilated,
         "dot_general": jax.lax.dot_general,
@@ -157,11 +157,11 @@ def _unusual(layer: Any) -> str:
     }
     for name, usual in stock.items():
         if getattr(layer, name, None) not in (None, usual):
-            return "it has a product of its own"
+            return "it has a custom product"
     if layer.promote_dtype is not promote_dtype:
-        return "it promotes dtypes in a way of its own"
+        return "it has a custom dtype promotion"
     if getattr(layer, "preferred_element_type", None) is not None:
-        return "its product has a dtype of its own"
+        return "its product has a different dtype"
     return ""
 
 

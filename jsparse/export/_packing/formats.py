@@ -45,13 +45,13 @@ class BlockArrays(NamedTuple):
 
 
 def group_width(kernel: np.ndarray) -> int:
-    """Inputs a group for batches: about ten weights an output, whose inputs fit the nearest cache.
+    """Inputs a group for batches: about ten weights per output, whose inputs fit the nearest cache.
 
     Args:
       kernel: [in, out], or a stack of such.
 
     Returns:
-      256 or 512; all inputs (at most 65536) where so few are kept that groups cost more.
+      256 or 512; all inputs (at most 65536) if so few are kept that groups cost more.
     """
     return width_at(np.count_nonzero(kernel) / max(1, kernel.size), kernel.shape[-2])
 
@@ -63,7 +63,7 @@ def width_at(density: float, inputs: int) -> int:
 
 
 def features_a_group(matrix: np.ndarray, taps: int) -> int:
-    """Features a group of a convolution: about 14 weights an output, read from the nearest caches.
+    """Features a group of a convolution: about 14 weights per output, read from the nearest caches.
 
     Chosen by one run on layers of VGG-16 at 5 %.
 
@@ -161,7 +161,7 @@ def padded(x: Array, tile: int, wide: int) -> Array:
 
 
 def inside_matrix(arrays: BlockArrays, inputs: int) -> BlockArrays:
-    """The same arrays; positions outside the matrix, as damaged ones have, are moved inside."""
+    """The same arrays, with positions outside the matrix, as in damaged ones, moved inside."""
     kept, wide, _ = arrays.values.shape
     rows = jnp.clip(arrays.rows, 0, -(-inputs // wide) - 1)
     return arrays._replace(rows=rows, starts=jnp.clip(arrays.starts, 0, kept))

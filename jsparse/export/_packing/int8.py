@@ -26,7 +26,7 @@ from jsparse.export._packing.structure import BlockInt8Sizes, CsrInt8Sizes
 
 
 class Quantised(nnx.Variable):
-    """The kept weights as whole numbers, which nothing trains."""
+    """The kept weights as whole numbers, which are not trained."""
 
 
 class _Int8(Packed):

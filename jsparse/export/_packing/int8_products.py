@@ -34,7 +34,7 @@ class CsrInt8Arrays(NamedTuple):
       values: [kept], int8.
       indices: [kept], uint8, the input within its group.
       counts: [groups * out], uint8, how many weights each output of each group has.
-      scale: [out], what a value of 1 stands for.
+      scale: [out], the weight that a value of 1 represents.
     """
 
     values: Array
@@ -55,7 +55,7 @@ class BlockInt8Arrays(NamedTuple):
 def quantised(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A matrix [in, out] as int8, with scales [out]: the largest weight of an output is 127.
 
-    Where its dtype has no such scale, the next larger one, for none may be clipped.
+    If its dtype lacks this scale, the next larger one is used, as none may be clipped.
 
     Raises:
       ValueError: a weight is infinite or NaN.
@@ -120,7 +120,7 @@ def plain_block_int8_dot(arrays: BlockInt8Arrays, x: Array, outputs: int) -> Arr
 
 
 def _scaled(product: Callable, arrays: CsrInt8Arrays | BlockInt8Arrays, x: Array) -> Array:
-    """s (x Q), summed in float32 or wider: numbers up to 127 add up beyond what float16 holds."""
+    """s (x Q), summed in float32 or wider: sums of numbers up to 127 exceed float16."""
     *matrix, scale = arrays
     if not arrays.values.size:
         return jnp.zeros((*x.shape[:-1], scale.size), x.dtype)

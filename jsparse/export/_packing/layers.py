@@ -32,17 +32,16 @@ SHOWN = 8
 def pack(model: Model, format: Format, where: str = ".*") -> Model:
     """A plain model whose layers hold only the kept weights.
 
-    `nnx.Linear`, `nnx.LinearGeneral` over the last axes (so the projections of attention), an
+    `nnx.Linear`, `nnx.LinearGeneral` over the last axes (such as the projections of attention), an
     `nnx.Einsum` that is such a product, and `nnx.Conv` over one or two axes become layers in the
     given format, which hold the nonzero weights. Windows larger than 1, and layers stacked along
-    the first axis for `nnx.scan` or `nnx.vmap`, only in `csr()`. Everything else stays dense:
-    embeddings, convolutions in groups (depthwise ones too), over three axes or in stacks, layers
-    with a product of their own or a kernel that something dense shares, and layers that would take
+    the first axis for `nnx.scan` or `nnx.vmap`, need `csr()`. Everything else stays dense:
+    embeddings, convolutions that are grouped (including depthwise), stacked or over three axes,
+    layers with a custom product or a kernel shared with a dense layer, and layers that would take
     as many bytes or more. A warning says which layers with a kernel stayed dense, and why;
-    `left_dense` has all of them. Call the format on a layer, `csr()(layer)`, to pack it whatever
-    its size; `pick` measures what is faster.
-    The kernels skip pruned weights, so an infinite or NaN input reaches fewer outputs than in a
-    dense product, where 0 times it is NaN.
+    `left_dense` lists all of them. Call the format on a layer, `csr()(layer)`, to pack it whatever
+    its size; `pick` measures what is faster. The kernels skip pruned weights, so an infinite or NaN
+    input reaches fewer outputs than in a dense product, where 0 times it is NaN.
 
     Args:
       model: any NNX module, sparse or folded; not changed.

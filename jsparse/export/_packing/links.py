@@ -25,10 +25,10 @@ def random_csr(
     width: int = 0,
     **settings: Any,
 ) -> Csr:
-    """A layer where each output has as many links, to inputs drawn uniformly.
+    """A layer where each output has the same number of links, to inputs drawn uniformly.
 
-    Values are normal with variance scale / links, so an output starts with the same variance as
-    in a dense layer with such an initialisation, however few links it has.
+    Values are normal with variance scale / links, so an output starts with the same variance as in
+    a dense layer with that initialisation, however few links it has.
 
     Args:
       in_features: of x; a tuple for its last axes.
@@ -160,7 +160,7 @@ def _drawn(
     width: int,
     settings: dict[str, Any],
 ) -> Csr:
-    """A layer with links in these places, and values for their fan-in."""
+    """A layer with links at these places, and values scaled to their fan-in."""
     check_in("(0, inf)", scale=scale)
     rows, columns = places
     fan_in = np.bincount(columns)[columns]

@@ -55,7 +55,7 @@ def has_kernel(x: Array) -> bool:
 
 
 class Structure(nnx.Variable):
-    """The positions of the kept weights: whole numbers that nothing trains."""
+    """The positions of the kept weights: whole numbers that are not trained."""
 
 
 class Products(NamedTuple):
@@ -87,7 +87,7 @@ class Packed(nnx.Module):
     bias: nnx.Param | None
     product: Any
     plan: Any
-    """What the product is told besides the arrays."""
+    """What the product needs besides the arrays."""
     sizes: Any
     """Of the matrix, such as `CsrSizes`."""
 
@@ -113,10 +113,10 @@ class Packed(nnx.Module):
 
     @staticmethod
     def check_settings(kept: int, use_bias: bool, dtype: Any, param_dtype: Any) -> None:
-        """Refuse settings that no packed layer has.
+        """Refuse settings that no packed layer can have.
 
         Raises:
-          TypeError: use_bias is not a truth value, or a dtype not of floats.
+          TypeError: use_bias is not a bool, or a dtype is not floating.
           ValueError: kept is not a whole number.
         """
         check_whole(0, kept=kept)
@@ -144,7 +144,7 @@ class Packed(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(shape, param_dtype)) if use_bias else None
 
     def arrays(self, floats: Array) -> Any:
-        """What the product reads, with these numbers in place of `floats`."""
+        """What the product reads, with these numbers instead of `floats`."""
         raise NotImplementedError
 
     def kernel_matrix(self) -> Array:
@@ -160,7 +160,7 @@ class Packed(nnx.Module):
         return self.product(self.arrays(floats), x, self.plan)
 
     def check(self) -> None:
-        """Refuse positions that are not those of a matrix of this size, as damaged files have them.
+        """Refuse positions that do not fit a matrix of this size, as in damaged files.
 
         Files are checked where they are loaded; call it after filling a layer in another way.
 

@@ -33,7 +33,7 @@ Made = TypeVar("Made", bound=Packed)
 
 
 class NotStored(ValueError):
-    """A format has no place for such a layer."""
+    """A format cannot hold such a layer."""
 
 
 def csr(width: int = 0) -> Format:
@@ -208,7 +208,7 @@ def _quantised(plain: Packed, matrix: np.ndarray, settings: dict[str, Any]) -> A
 
 
 def _even(inputs: int) -> int:
-    """Inputs a group, in groups of about the same size, so few that 8 bits can count them."""
+    """Inputs a group, in groups of about the same size, small enough for 8 bits to count them."""
     return -(-inputs // -(-inputs // MOST_INT8))
 
 

@@ -3,14 +3,14 @@
 TPU: the grid runs over tiles of the batch and over the blocks, sorted by output block; their
 positions are fetched beforehand and say which inputs and outputs to load (scalar prefetch). The
 outputs of a block stay in fast memory until the next output block begins.
-GPU (Triton): a program for each tile and output block, with a loop over its blocks. Where JAX has
-no Triton any more, `mosaic` has the form for Hopper.
+GPU (Triton): a program for each tile and output block, with a loop over its blocks. Where JAX no
+longer has Triton, `mosaic` has the form for Hopper.
 
 Both are tested in interpret mode and lowered for their platforms; their speed has not been measured
 yet. Pallas itself is imported on first use.
 
-Reference: Gale et al., "Sparse GPU Kernels for Deep Learning", SC 2020, on why blocks; the form for
-TPU follows the JAX documentation on scalar prefetch.
+Reference: Gale et al., "Sparse GPU Kernels for Deep Learning", SC 2020, on the use of blocks; the
+  form for TPU follows the JAX documentation on scalar prefetch.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """Places of links, drawn or given, in the order of `CsrArrays`: no dense matrix is ever made.
 
 Numbers are drawn until enough are distinct, which gives every set of places the same chance; where
-more than half is kept, those that are not kept are drawn instead.
+more than half are kept, those that are not kept are drawn instead.
 """
 
 from typing import Any, NamedTuple
@@ -38,7 +38,7 @@ class Places(NamedTuple):
 
 
 def per_output(inputs: int, outputs: int, links: int, key: Array) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, columns) where each output has as many links, at places drawn uniformly."""
+    """(rows, columns) where each output has equally many links, at places drawn uniformly."""
     if links > inputs:
         raise ValueError(
             f"links={links}, and an output has at most one for each of {inputs} inputs; give fewer"
@@ -48,7 +48,7 @@ def per_output(inputs: int, outputs: int, links: int, key: Array) -> tuple[np.nd
 
 
 def anywhere(inputs: int, outputs: int, kept: int, key: Array) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, columns) of so many links, at places drawn uniformly from the whole matrix."""
+    """(rows, columns) of `links` links, at places drawn uniformly from the whole matrix."""
     columns, rows = np.divmod(_distinct(_numbers(key), 1, kept, inputs * outputs)[0], inputs or 1)
     return rows, columns
 
@@ -74,7 +74,7 @@ def in_order(
         at = int(twice.argmax())
         raise ValueError(
             f"the link from input {rows[at]} to output {columns[at]} is there twice; give each "
-            "place once, and add the values of links that are one"
+            "place once, and add the values of duplicate links"
         )
     return Places(rows, columns, order)
 
@@ -112,7 +112,7 @@ def _numbers(key: Array) -> np.random.Generator:
 
 
 def _distinct(numbers: np.random.Generator, rows: int, size: int, end: int) -> np.ndarray:
-    """int64 [rows, size]: in each row distinct numbers below `end`, rising, uniformly drawn."""
+    """int64 [rows, size]: in each row distinct numbers below `end`, ascending, uniformly drawn."""
     if 2 * size > end:
         return _others(_distinct(numbers, rows, end - size, end), end)
     drawn = np.sort(numbers.integers(end, size=(rows, size)), axis=1)

@@ -1,6 +1,6 @@
-"""The gradient of places where no link is, for growing links by gradient.
+"""The gradient of places without a link, for growing links by gradient.
 
-A forward pass does not see these places. Where a revision is due, the backward pass also computes
+A forward pass does not see these places. When a revision is due, the backward pass also computes
 their gradients, x^T dy there, with the kernel that computes those of the links.
 """
 
@@ -25,11 +25,11 @@ class Probe(nnx.Module):
       parts: groups of inputs times outputs.
 
     Attributes:
-      drawn: float32 zeros [count], whose gradient is that of the places on a step that is due, or
-        else 0.
+      drawn: float32 zeros [count], whose gradient is that of the places at a due step, and 0
+        otherwise.
       indices: uint16 [count], as in `CsrArrays`.
       starts: int32 [parts + 1], likewise.
-      due: bool [], whether the next step is one.
+      due: bool [], whether the next step is due.
     """
 
     def __init__(self, count: int, parts: int):

@@ -1,4 +1,4 @@
-"""Places of layers, and other layers put there; what was shared stays shared."""
+"""Places of layers, and replacing layers there; what was shared stays shared."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -72,15 +72,15 @@ def _share(owner: Any, layer: Any, path: str) -> None:
 
 
 def torn(model: nnx.Module, places: Iterable[Slot]) -> dict[str, str]:
-    """Why layers cannot be replaced although each could alone: others have the same kernel.
+    """Why layers cannot be replaced although each alone could: others share the kernel.
 
     Args:
       model: a plain module.
       places: of the layers that would be replaced.
 
     Returns:
-      The reason, by path, of those whose kernel something else has that stays, or reads it in
-      another way.
+      The reason, by path, for those whose kernel is shared with a layer that stays, or that reads
+      it differently.
     """
     users: dict[int, dict[int, str]] = {}
     for slot in slots(model, nnx.Variable):

@@ -68,7 +68,7 @@ class CsrSizes(NamedTuple):
         _check_places("indices", indices, self.ends(part), part)
 
     def _check_one(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Refuse one matrix of a stack; what is behind its last weight is not read."""
+        """Check one matrix of a stack; entries after its last weight are not read."""
         kept = int(arrays["starts"][-1])
         if not 0 <= kept <= self.kept:
             raise ValueError(f"starts end at {kept}, expected 0 to {self.kept}")
@@ -152,7 +152,7 @@ class CsrInt8Sizes(CsrSizes):
         counts = _check_array(arrays, "counts", (parts,), "uint8")
         _check_scale(arrays, self.outputs)
         if (total := int(counts.sum(dtype=np.int64))) != self.kept:
-            raise ValueError(f"counts add up to {total}, expected {self.kept}, what is kept")
+            raise ValueError(f"counts add up to {total}, expected {self.kept}, those that are kept")
         part = np.repeat(np.arange(parts), counts)
         _check_places("indices", indices, self.ends(part), part)
 
@@ -227,7 +227,7 @@ def _check_starts(arrays: Mapping[str, Any], parts: int, kept: int) -> np.ndarra
 
 
 def _check_places(name: str, places: np.ndarray, end: np.ndarray, part: np.ndarray) -> None:
-    """Positions rise within each part, and are below its end."""
+    """Check that positions rise within each part and stay below its end."""
     wrong = (places < 0) | (places >= end)
     if wrong.any():
         at = int(wrong.argmax())

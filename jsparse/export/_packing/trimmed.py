@@ -1,4 +1,4 @@
-"""Packed layers after training whose links moved: only the links are left."""
+"""Packed layers after training with changing links: only the links are left."""
 
 from typing import TypeVar
 

@@ -38,7 +38,7 @@ class Geometry(NamedTuple):
     kernel_dilation: tuple[int, ...]
 
     def padded(self, x: Array) -> tuple[Array, tuple[tuple[int, int], ...]]:
-        """x [batch, *axes, features], and the zeros to add; x has what is not zeros already."""
+        """x [batch, *axes, features], and the zeros still to add; other padding is already in x."""
         pairs = zip(self.kernel_size, self.kernel_dilation, strict=True)
         reach = [(size - 1) * dilation for size, dilation in pairs]
         if not isinstance(self.padding, str):
@@ -125,11 +125,11 @@ def window_fault(layer: nnx.Conv) -> str:
     if layer.feature_group_count != 1:
         each = layer.in_features // layer.feature_group_count
         return (
-            f"its features are in {layer.feature_group_count} groups of {each}, each with a kernel "
-            "of its own"
+            f"its features are in {layer.feature_group_count} groups of {each}, each with its own "
+            "kernel"
         )
     if layer.mask is not None:
-        return "it has a mask of its own"
+        return "it has its own mask"
     if np.any(np.asarray(layer.input_dilation or 1) != 1):
         return f"it dilates its input by {layer.input_dilation}"
     if len(layer.kernel_size) not in AXES:

@@ -38,7 +38,7 @@ def saved(model: nnx.Module, options: Mapping[str, Any]) -> Pure:
     """
     if rules := list(sparse_parts(model)):
         raise ValueError(
-            f"there are still rules on {listed(rules, SHOWN)}, and a file holds none; fold the "
+            f"there are still rules on {listed(rules, SHOWN)}, which a file cannot hold; fold the "
             "model first: jsparse.fold(model)"
         )
     run, variables, kinds = pure(evaluated(model), **options)
@@ -49,7 +49,7 @@ def saved(model: nnx.Module, options: Mapping[str, Any]) -> Pure:
 
 @contextlib.contextmanager
 def off_mesh() -> Iterator[None]:
-    """Leave a mesh with explicit axes, where sizes cannot be free."""
+    """Leave a mesh with explicit axes, on which sizes cannot be free."""
     if AxisType.Explicit not in get_abstract_mesh().axis_types:
         yield
         return
@@ -111,13 +111,13 @@ def outputs(split: Pure, inputs: tuple) -> Any:
 
 
 def compare(expected: Any, found: Any, what: str, within: Sequence[Any] = ()) -> None:
-    """Refuse outputs that are not the model's.
+    """Refuse outputs that differ from the model's.
 
     Args:
       expected: tree of arrays.
       found: another, with the same leaves.
-      what: has given it, for the error.
-      within: values inside of the model, with dtypes that round more than those of its outputs.
+      what: gave them, for the error.
+      within: values inside the model, with dtypes that round more than those of its outputs.
 
     Raises:
       ValueError: they are further apart than rounding explains, or floats of another dtype.
@@ -134,6 +134,6 @@ def compare(expected: Any, found: Any, what: str, within: Sequence[Any] = ()) ->
 
 
 def _off(expected: Any, found: Any) -> tuple[float, float]:
-    """How far outputs are apart, and how far rounding may bring them."""
+    """How far outputs are apart, and how much of that rounding explains."""
     leaves = jax.tree.leaves(expected)
     return apart(leaves, jax.tree.leaves(found)), rounding(leaves)

@@ -171,7 +171,7 @@ def _canonical(dtype: Any) -> Any:
 
 
 def _has_kernels(about: Mapping[str, Any]) -> bool:
-    """Whether the program with kernels can run here: saved, with the same kernels, compiled."""
+    """Whether the program with kernels was saved, and the same kernels are compiled here."""
     return (
         about.get("kernels") == compiled.sources_key()
         and jax.default_backend() == "cpu"
@@ -235,7 +235,7 @@ class _Read(NamedTuple):
 
 
 def _read(folder: Path) -> _Read:
-    """What a folder holds, if it is whole and what it says fits together."""
+    """The contents of a folder, if it is whole and consistent."""
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder} is not a folder; give one that `jsparse.export.save` made"

@@ -55,13 +55,13 @@ def onnx(
         OpenVINO read such weights as dense ones, so nothing gets faster; other runtimes may refuse
         them.
       **options: arguments by name. Arrays become inputs, after the others and in this order; the
-        rest is the same at each call.
+        rest is fixed.
 
     Raises:
       ImportError: jax2onnx is not installed.
       NotImplementedError: jax2onnx cannot write what the model computes, or writes it wrongly.
       TypeError: no inputs, or one that is not an array.
-      ValueError: a model with a memory; shapes that do not fit.
+      ValueError: a model with state; shapes that do not fit.
     """
     check_path(path=path)
     check_flag(sparse=sparse)
@@ -116,7 +116,7 @@ def _model(split: Pure, specs: Any) -> Function:
 
 
 def _by_layer(split: Pure, specs: tuple) -> Function:
-    """A function that is traced while jax2onnx has operations of its own in place of layers."""
+    """A function that is traced while jax2onnx substitutes its own operations for layers."""
 
     def function(*arrays: Any) -> list[Any]:
         with _poolings_by_name():
@@ -133,7 +133,7 @@ def _by_operation(split: Pure, specs: tuple) -> Function:
 
 @contextlib.contextmanager
 def _poolings_by_name() -> Iterator[None]:
-    """Let poolings take their settings by position too, which jax2onnx reads by name only."""
+    """Let pooling take its settings by position too, which jax2onnx reads by name only."""
 
     def named(function: Callable, signature: inspect.Signature) -> Callable:
         def call(*args: Any, **settings: Any) -> Any:

@@ -69,7 +69,7 @@ def _plainer(closed: ClosedJaxpr) -> ClosedJaxpr:
 
 
 def _body(closed: ClosedJaxpr) -> ClosedJaxpr:
-    """The body of a loop or a branch; it takes and gives float32 in place of floats of few bits."""
+    """The body of a loop or a branch, taking and returning float32 instead of narrower floats."""
     run, variables = _run(closed.jaxpr, closed.consts), closed.jaxpr.invars
 
     def body(*arrays: Any) -> list[Any]:

@@ -4,7 +4,7 @@
 - program.stablehlo: the model in eval mode as `jax.export` writes it, a function of the weights and
   the inputs.
 - program.cpu.stablehlo: the same with the kernels of packed layers, where the CPU has them.
-- model.json: a description for people and other programs.
+- model.json: a description for readers and other programs.
 - manifest.json: sizes and checksums of the others.
 
 None of them is pickled or names a folder of the machine that wrote it, and loading runs none of the
@@ -70,22 +70,21 @@ def save(
       folder: to make; it appears when everything is written.
       model: any NNX module without rules: from `fold`, `shrink` or `pack`.
       *inputs: arguments of a call, trees of arrays or their shapes, as for `shrink`. The first
-        axis, if all have the same, is free in what `load` gives where the model allows it (else
-        model.json says why not).
-      record: from `shrink`, for `restore`; of several steps `first.then(second)`.
+        axis, if all have the same, is free in what `load` returns, if the model allows it
+        (otherwise model.json says why not).
+      record: from `shrink`, for `restore`; for several steps `first.then(second)`.
       shapes: of each input array, to say which sizes are free: `("batch, length",)`;
         for a single one a str will do.
-      overwrite: whether to replace a model that is saved there; it stays until the new one is
-        written.
+      overwrite: whether to replace a model saved there; it stays until the new one is written.
       **options: arguments by name. Arrays become inputs, after the others and in this order; the
-        rest is the same at each call.
+        rest is fixed.
 
     Raises:
       FileExistsError: the folder exists, and holds no saved model that may be replaced.
       ImportError: safetensors or flatbuffers is not installed.
       TypeError: no inputs, or one that is not an array; a dtype that safetensors lacks; inputs or
         outputs in containers that a file cannot name, such as named tuples.
-      ValueError: a model with rules, or with a memory; shapes that do not fit; a record of another
+      ValueError: a model with rules, or with state; shapes that do not fit; a record of another
         model.
 
     Example:
@@ -240,7 +239,7 @@ def _layer(layer: nnx.Module) -> dict[str, Any]:
 
 
 def _indented(value: Any, depth: int) -> str:
-    """JSON with the entries of the outer dicts on lines of their own."""
+    """JSON with each entry of the outer dicts on its own line."""
     if not isinstance(value, dict) or not value or not depth:
         return json.dumps(value)
     space, end = (" " * (3 - depth), " " * (2 - depth))

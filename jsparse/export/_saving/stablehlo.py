@@ -44,7 +44,7 @@ def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
     """The program of a model from `saved`, compared with it on the inputs; see `stablehlo`.
 
     Raises:
-      ValueError: the model has a memory, or its code takes another path if sizes are free.
+      ValueError: the model has state, or its code takes another path if sizes are free.
     """
     candidates, why = input_specs(inputs, shapes)
     expected = outputs(split, inputs)
@@ -89,7 +89,7 @@ def stablehlo(
         axis, if all have the same, is free in the program where the model allows it.
       shapes: of each array, to say which sizes are free: `("batch, length", "batch, 28, 28, 1")`.
       **options: arguments by name. Arrays become inputs, after the others and in this order; the
-        rest is the same at each call.
+        rest is fixed.
 
     Returns:
       A function (weights by path, *inputs) -> output; `.mlir_module()` is its text, `.serialize()`
@@ -176,7 +176,7 @@ def _export(split: Pure, specs: tuple) -> Exported:
 
 @contextlib.contextmanager
 def _without_places() -> Iterator[None]:
-    """Keep the locations of source files out of programs: they name folders of this machine."""
+    """Keep the locations of source files, which name folders of this machine, out of programs."""
     name = "jax_traceback_in_locations_limit"
     old = getattr(jax.config, name)
     jax.config.update(name, 0)

@@ -1,4 +1,4 @@
-"""Weights that are all zeros: units that they feed are dead, unless they are yet to be trained."""
+"""Weights that are all zeros: units that they feed are dead, unless they will be trained."""
 
 from collections.abc import Collection, Mapping
 
@@ -38,12 +38,12 @@ def all_zeros(graph: Graph) -> frozenset[str]:
 def went(
     zeros: Collection[str], cuts: Mapping[str, Cut], less: Mapping[str, Cut]
 ) -> dict[str, str]:
-    """What is removed only since a weight is all zeros, by path of that weight.
+    """What is removed only because a weight is all zeros, by path of that weight.
 
     Args:
       zeros: such weights.
       cuts: what is removed.
-      less: what would be if they counted as alive.
+      less: what would be removed if they counted as alive.
     """
     return {
         path: f"all values are 0, so {_size(cuts[path])} is left of {cuts[path].shape}; "

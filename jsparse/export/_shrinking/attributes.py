@@ -13,7 +13,7 @@ NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm)
 NORMS += (getattr(nnx, "InstanceNorm", nnx.BatchNorm),)  # in newer versions of flax
 Attributes = dict[str, dict[str, Any]]  # by path of the module, by name
 Mend = Callable[[nnx.Module], Mapping[str, Any]]
-"""The sizes that a module of people's own stores, by attribute; see `shrink`."""
+"""The sizes that a custom module stores, by attribute; see `shrink`."""
 
 
 def stock(module: nnx.Module) -> Mapping[str, Any]:
@@ -80,7 +80,7 @@ def sizes_stored(module: nnx.Module) -> dict[str, Any]:
 
 
 def numbers_stored(module: nnx.Module) -> dict[str, float]:
-    """The numbers that a module stores and may add to a mean; of stock layers the epsilon."""
+    """The numbers that a module stores and may add to a mean; in stock layers the epsilon."""
     own = not type(module).__module__.startswith("flax.")
     return {
         name: value
@@ -92,7 +92,7 @@ def numbers_stored(module: nnx.Module) -> dict[str, float]:
 def holders(
     model: nnx.Module, paths: Collection[str], number: np.ndarray, widths: Collection[float]
 ) -> list[tuple[str, nnx.Module, str]]:
-    """Where a number is stored that is at work before some weights, such as an epsilon.
+    """Where a number is stored that is used before some weights, such as an epsilon.
 
     Modules that hold one of the weights themselves come first; then those without variables that
     are nearest beside one, as a normalisation without a scale. A width that these store must be
@@ -121,10 +121,10 @@ def holders(
 
 
 def stored_as(model: nnx.Module, paths: Iterable[str], lengths: Collection[int]) -> list[str]:
-    """Attributes of people's own modules around some variables that store one of these sizes.
+    """Attributes of custom modules around some variables that store one of these sizes.
 
     Returns:
-      What to name in an error, as `layers/0.width (64)`.
+      Names for an error, such as `layers/0.width (64)`.
     """
     around = {path.rpartition("/")[0] for path in paths}
     found = []
@@ -229,7 +229,7 @@ def heads(model: nnx.Module) -> list[list[tuple[str, int]]]:
 
 
 def head_dim(path: str) -> str:
-    """Why the width of heads stays, of which a weight is at this path."""
+    """Why the width of the heads that the weight at this path belongs to stays."""
     module = "/".join(path.split("/")[:-2]) or "the model"
     return (
         f"queries, keys and values have one width, the attribute head_dim of {module}; "

@@ -1,7 +1,7 @@
-"""Why dead units stay: the operations that keep them, where these are called, and which weights.
+"""Why dead units stay: the operations that keep them, where these are called, and the weights.
 
 1. A unit is dead where a product's weights into it are all zeros, or those out of it.
-2. Positions that are kept have a reason, which was handed on from where they were first un-marked.
+2. Positions that are kept have a reason, passed on from where they were first un-marked.
 3. A dead unit that a product needs is followed to the operation that mixes it with other values.
 """
 
@@ -25,7 +25,7 @@ from jsparse.export._shrinking.products import along, shape_of
 from jsparse.export._shrinking.source import frames, place, raised, told
 from jsparse.export._shrinking.verify import Fault
 
-CONSTANT = "reads it as a constant that no bias can take up"
+CONSTANT = "reads it as a constant that no bias can absorb"
 MIXES = "joins it with values that count"
 
 
@@ -185,7 +185,7 @@ class _Ways:
         return [one.path for one in found if one.path]
 
     def leads_on(self, node: Node) -> bool:
-        """Whether another product reads what becomes of a node."""
+        """Whether another product reads what is computed from a node."""
         found, waiting = {node}, [node]
         while waiting:
             for op in self._readers.get(waiting.pop(), ()):

@@ -1,9 +1,9 @@
-"""Which weights of a group have to be 0 for its units to be without effect.
+"""Which weights of a group have to be 0 for its units to have no effect.
 
 Zeros in all of them are enough. So are zeros in the weights that read the units, or in those that
-make them, with biases, scales and learned tokens; the former fails where a mean or a product takes
-the units in before, and the latter where a normalisation without a scale makes something of them.
-Fewer are better for training: behind a zero, or before one, weights get no gradient.
+make them, with biases, scales and learned tokens; the former fails where a mean or a product reads
+the units first, and the latter where a normalisation without a scale changes them from 0. Fewer are
+better for training: behind a zero, or before one, weights get no gradient.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ def with_closers(graph: Graph, params: Collection[str], group: UnitGroup) -> Uni
 
 
 def _fewest(graph: Graph, own: list[UnitAxis]) -> list[UnitAxis]:
-    """Those that read the units, those that make them, or all: the first that are enough."""
+    """Those that read the units, those that make them, or all: the first set that is enough."""
     values = _disturbed(graph, {member.path for member in own})
     expected = graph.run(_closed(values, own))
     reads = [member for member in own if Use.READS in member.use]
@@ -46,7 +46,7 @@ def _fewest(graph: Graph, own: list[UnitAxis]) -> list[UnitAxis]:
 
 
 def _disturbed(graph: Graph, paths: Collection[str]) -> dict[str, np.ndarray]:
-    """The values of weights, moved so that none is 0 or 1 only because training starts there."""
+    """The values of weights, shifted so that none is 0 or 1 only because training starts there."""
     draw = np.random.default_rng(0)
     found = {}
     for node in graph.variables:

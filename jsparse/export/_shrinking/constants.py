@@ -41,7 +41,7 @@ Seen = dict[Node, list[np.ndarray]]  # see Graph.partly_read
 def know(graph: Graph, given: Mapping[str, Known | None]) -> Knowledge:
     """What is known of each node for all inputs, as long as they are finite.
 
-    `given` is what is known of some variables, by path, in place of their values.
+    `given` is what is known of some variables, by path, instead of their values.
     """
     found = {node: given[node.path] for node in graph.variables if node.path in given}
     _evaluate_all(graph.ops, found, graph.partly_read())
@@ -266,7 +266,7 @@ def _scattered(op: Op, whole: Known, places: np.ndarray, update: Known) -> Known
 def _bodies(
     op: Op, args: list[Known | None], knowledge: Knowledge, partly: Seen
 ) -> list[Known | None]:
-    """What loops and branches make, whichever is taken and however often."""
+    """What loops and branches compute, whichever is taken and however often."""
     ran = [_run(body, args, knowledge, partly) for body in op.bodies if body.makes]
     made = ran[0]
     for other in ran[1:]:
@@ -284,7 +284,7 @@ def _bodies(
 def _run(
     body: Body, args: list[Known | None], knowledge: Knowledge, partly: Seen
 ) -> list[Known | None]:
-    """What a body makes, at each step the same; of what it carries, at the start too."""
+    """What a body computes identically at each step; for what it carries, also at the start."""
     given = [_common(args[n]) if k in body.sliced else args[n] for k, n in enumerate(body.reads)]
     made: list[Known | None] = []
     for attempt in range(PASSES + 1):

@@ -16,7 +16,7 @@ from jsparse.export._shrinking.liveness import COUNTS, NEEDS_WHOLE, WHOLE, Reaso
 from jsparse.export._shrinking.operations import STRUCTURAL, bind, rearrange
 from jsparse.export._shrinking.products import Shape, along, first_along, shape_of
 
-GROUPS = "gives each group as many inputs, so one goes only where it is dead in all groups"
+GROUPS = "gives each group equally many inputs, so one is removed only if it is dead in all groups"
 LINKS = {"reshape", "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type", "copy"}
 
 
@@ -140,7 +140,7 @@ def _narrow_groups(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape)
 
 @dataclasses.dataclass(frozen=True)
 class Sink:
-    """A parameter that is added to a product, and so can absorb what a constant unit gives.
+    """A parameter that is added to a product, and so can absorb the output of a constant unit.
 
     Attributes:
       bias: the parameter.

@@ -24,7 +24,7 @@ WINDOWS = {"reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduc
 def tie(op: Op, ties: Ties, spare: Spare) -> None:
     """Apply what one operation demands; products have their own file.
 
-    What an operation that is not understood reads and makes stays whole.
+    The inputs and outputs of an operation that is not understood stay whole.
     """
     if op.bodies:
         _bodies(op, ties)
@@ -229,7 +229,7 @@ def _reverse(op: Op, ties: Ties) -> None:
 
 
 def _tile(op: Op, ties: Ties) -> None:
-    """Copies one after another: a position goes from all of them or from none."""
+    """Copies one after another: a position is removed from all of them or from none."""
     node, out = op.inputs[0], op.outputs[0]
     for axis in range(len(op.params["reps"])):
         ties.tie_copies((node, axis), (out, axis))

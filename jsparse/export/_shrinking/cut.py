@@ -75,7 +75,7 @@ class Cut:
         return _made_like(self.of(np.asarray(value)), value)
 
     def zeroed(self, value: np.ndarray) -> np.ndarray:
-        """An array of that shape with zeros in place of what is cut."""
+        """An array of that shape with zeros where it is cut."""
         for axis, kept in self.keep.items():
             stays = np.isin(np.arange(self.shape[axis]), kept)
             value = value * stays.reshape([-1 if a == axis else 1 for a in range(value.ndim)])

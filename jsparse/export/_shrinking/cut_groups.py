@@ -1,9 +1,9 @@
 """Cutting units out of what the weights of a group share: its rule's state, and where they are.
 
-1. A unit goes when all its positions are cut from all weights of its group.
+1. A unit is removed when all its positions are cut from all weights of its group.
 2. Entries that are cut from a unit which stays, as they belong to units of another group too, still
    count in its mean square, by the entry `gone` of the state (`jsparse.rules._remaining`).
-3. The weights are told at which positions the remaining units are.
+3. The weights record at which positions the remaining units are.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ def staying(pairs: Pairs) -> dict[str, np.ndarray]:
 
 
 def divided(pairs: Pairs) -> set[str]:
-    """The groups with units of which some positions stay and others go."""
+    """The groups with units of which some positions stay and others are cut."""
     pairs = list(pairs)
     there = staying(pairs)
     return {
@@ -75,7 +75,7 @@ def store_in_place(part: Sparse, name: str, value: Array) -> None:
 
 
 def renumber_in_place(pairs: Pairs, stays: Mapping[str, np.ndarray]) -> None:
-    """Tell weights which units are where; after the groups were cut.
+    """Record in weights which units are where, after the groups were cut.
 
     Args:
       pairs: as before the cut.
@@ -100,7 +100,7 @@ def renumber_in_place(pairs: Pairs, stays: Mapping[str, np.ndarray]) -> None:
 
 
 def _as_left(rule: Any, group: Any) -> Any:
-    """The rule of a span, which knows the units that are left as that of the group does."""
+    """The rule of a span, with the remaining units of its group's rule."""
     return with_role(rule, dataclasses.replace(rule.role, left=group.role.left))
 
 
@@ -123,7 +123,7 @@ def _positions(pairs: Pairs) -> Iterator[tuple[Units, Span, np.ndarray, np.ndarr
 
 
 def _removed(weight: Array, keep: Keep) -> Array:
-    """Zeros in place of what stays: [...] like the weight."""
+    """The weight with zeros where it stays: [...]."""
     stays = jnp.ones((), bool)
     for axis, kept in keep.items():
         there = np.isin(np.arange(weight.shape[axis]), kept)

@@ -61,7 +61,7 @@ def write_groups(groups: Sequence[UnitGroup], order: Sequence[str], out: str | P
 
 
 def noted(group: UnitGroup) -> list[str]:
-    """What is to be said of a group."""
+    """The description of a group."""
     notes = [f"a sum over it at {group.means}"] if group.means else []
     return notes + ([f"stays: {group.held}"] if group.held else [])
 

@@ -1,4 +1,4 @@
-"""The groups of units that go together in a model, as a table that can be printed.
+"""The groups of units of a model that are removed together, as a printable table.
 
 Reference: Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023, has such groups from
 rules for layers; here they come from the traced operations, and each was cut once to see whether
@@ -99,7 +99,8 @@ def groups(
     Read from the traced computation, with no list of layers: the channels of a residual stream
     with all blocks that add to it, heads and the width of heads, the parts of a concatenation, the
     hidden units of a recurrent cell. A unit of each group was removed to see whether the smaller
-    model computes the same operation by operation; `held` says which operation keeps a group.
+    model computes the same operation by operation; `held` says which operation prevents a group
+    from shrinking.
 
     Args:
       model: any NNX module, sparse or plain; not changed.

@@ -1,10 +1,10 @@
-"""Which positions of all axes must go together, whatever the weights are.
+"""Which positions of all axes must be removed together, whatever the weights are.
 
-The operations say the same of axes as to `Removal`, of positions in place of marks:
+The operations say the same about axes as to `Removal`, for positions instead of marks:
 
 1. Two axes with the same positions, or an axis and part of another, join them one by one.
-2. A reshape makes a grid of several axes: a position of the grid goes with any of its axes, so it
-   is in no class of its own. A grid with a single axis that may shrink is a case of 1.
+2. A reshape makes a grid of several axes: a position of the grid is removed with any of its axes,
+   so it has no class of its own. A grid with a single axis that may shrink is a case of 1.
 3. A position that an operation needs holds all of its class, and all that it is a grid of.
 """
 
@@ -83,7 +83,7 @@ class Links:
         self._pairs.append((np.resize(self.at(one), len(many)), many))
 
     def solved(self) -> "Classes":
-        """The classes of positions that go together."""
+        """The classes of positions that are removed together."""
         pairs, grids = list(self._pairs), list(self._grids)
         while True:
             known = len(pairs)
@@ -141,7 +141,7 @@ def _hold_grids(
 
 
 class Unit(NamedTuple):
-    """Classes that go together, and what holds them; none if nothing does."""
+    """Classes that are removed together, and what holds them; none if nothing does."""
 
     classes: np.ndarray
     held: Reason | None

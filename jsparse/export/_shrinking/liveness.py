@@ -36,7 +36,7 @@ class Reason:
 
 
 NEEDS_WHOLE = "needs the axis whole, as far as is known"
-GRID = "joins axes, and what is dead fills no whole row or column of them"
+GRID = "joins axes, and the dead units fill no whole row or column of them"
 
 
 class Ties(Protocol):
@@ -91,7 +91,7 @@ class Removal:
         return tuple(int((~mask).sum()) for mask in self._removed[node])
 
     def because(self, reason: Reason) -> None:
-        """The reason of what is un-marked from here on, where no other position hands on its."""
+        """The reason for what is un-marked next, unless another position passes on its own."""
         if self._reasons[-1] != reason:
             self._reasons.append(reason)
 
@@ -118,7 +118,7 @@ class Removal:
         return self._why[node, axis]
 
     def pin(self, node: Node, *axes: int) -> None:
-        """Keep these axes whole; without any, all of them."""
+        """Keep these axes whole; if none are given, all of them."""
         for axis in axes or range(len(node.shape)):
             self.narrow(node, axis, np.zeros(node.shape[axis], bool))
 
@@ -158,7 +158,7 @@ class Removal:
             others = tuple(n for n in range(len(shape)) if n != k)
             mask = np.asarray(both.all(axis=others))
             if (self.removed(node, axis) & ~mask).any():
-                # some of a row go and others do not: then it is this grid that keeps it
+                # part of a row is removed and part is not: then this grid keeps it
                 mixed = both.any(axis=others)
                 if others and mixed.any():
                     self.because(dataclasses.replace(self._reasons[-1], text=GRID))

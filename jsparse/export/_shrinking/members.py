@@ -16,10 +16,10 @@ class UnitAxis:
       axis: of it.
       units: the number of the unit at each position of the axis, -1 for none: [length].
       use: what the model does with the weight along that axis.
-      across: how many inputs, or outputs, of the weight as a matrix a unit is: a head those of its
+      across: how many inputs, or outputs, of the weight as a matrix a unit spans: for a head its
         width. 1 for weights that are not matrices.
-      closes: whether zeros in the weight, and in the others of which this is said, are enough for
-        the units to be without effect: all that read them, or else all that make them.
+      closes: whether zeros in the weight, and in the others with this mark, are enough for the
+        units to have no effect: all that read them, or else all that make them.
     """
 
     path: str

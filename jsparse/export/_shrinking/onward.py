@@ -3,7 +3,7 @@
 1. A product or quotient of arrays has the product or quotient of their factors, a root the root; a
    sum has the factor that all its terms have. Numbers among them must take it too.
 2. Where an array with a factor is multiplied by weights that nothing else reads, these are divided
-   by it, and it ends there.
+   by it, and the factor ends there.
 3. Any other operation, and outputs of the model, of loops and of branches, cannot have a factor.
 """
 
@@ -32,7 +32,7 @@ Origins = frozenset[int]
 
 @dataclasses.dataclass(frozen=True)
 class Scaled:
-    """What becomes of a weight w: factor * (w + plus) - plus."""
+    """The change of a weight w: factor * (w + plus) - plus."""
 
     factor: float
     plus: float = 0.0
@@ -95,7 +95,7 @@ class Ways:
     def number(self, op: Op, node: Node) -> tuple[Op, np.ndarray] | None:
         """The number that an array is filled with, [], and the operation that reads it.
 
-        None where others read the array too, since it would change for them as well.
+        None if others read the array too, since it would change for them as well.
         """
         while node.value is None and (maker := self._makers.get(node)) and maker.name in REARRANGED:
             if len(self.readers[node]) != 1 or node in self.ends:
@@ -175,7 +175,7 @@ class Walk:
         self.added: list[Number] = []
 
     def scaled(self, node: Node, factor: float, origins: Origins) -> bool:
-        """Divide weights by a factor that an array which they scale gets; False without any."""
+        """Divide weights by the factor of an array that they scale; False if there are none."""
         found = self._ways.weights(node)
         for path, plus in found or ():
             before = self.weights.get(path, Scaled(1.0)).factor

@@ -1,6 +1,6 @@
-"""Operations of which the effect on single positions is known, in tables; products have their own.
+"""Operations whose effect on single positions is known, in tables; products have their own.
 
-A new operation is entered here for what it makes of constants, and in `couplings` for the positions
+A new operation is entered here for its effect on constants, and in `couplings` for the positions
 that it ties.
 """
 
@@ -127,7 +127,7 @@ def touched(op: Op, masks: Sequence[np.ndarray]) -> list[np.ndarray] | None:
 
 
 def windows_of(op: Op) -> dict[int, int]:
-    """Axes of an array that is partly overwritten, and the axes of the updates they belong to."""
+    """Axes of an array that is partly overwritten, and the corresponding axes of the updates."""
     if op.name == "dynamic_update_slice":
         return {axis: axis for axis in range(len(op.inputs[0].shape))}
     dims = op.params["dimension_numbers"]

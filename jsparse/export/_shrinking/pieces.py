@@ -3,8 +3,8 @@
 1. A piece begins at each product and ends before the next.
 2. Pieces are equal if they do the same operations on arrays of the same shapes, wired alike; the
    values of weights and constants are arguments.
-3. Each kind of piece is compiled once, so what a deep model costs to compile hardly depends on its
-   depth, where XLA compiles every layer of a whole program anew.
+3. Each kind of piece is compiled once, so the cost of compiling a deep model hardly depends on its
+   depth, whereas XLA compiles every layer of a whole program separately.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from jsparse.export._shrinking.graph import Node, Op
 from jsparse.export._shrinking.operations import PRODUCTS
 
 LEVEL = {"xla_backend_optimization_level": "0", "xla_cpu_parallel_codegen_split_count": 1}
-"""Small programs compile in half the processor time so: not optimised, and in one part."""
+"""Small programs compile in half the processor time this way: not optimised, and in one part."""
 FEW = 8
-"""So many pieces of a kind pay for compiling it apart: a kind takes about 30 ms."""
+"""This many pieces of a kind justify compiling it separately: a kind takes about 30 ms."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class Piece(NamedTuple):
     Attributes:
       reads: what they need.
       makes: what others need of them.
-      frees: what nobody needs after them.
+      frees: what is not needed after them.
       kind: equal for equal pieces.
     """
 
@@ -72,7 +72,7 @@ class Piece(NamedTuple):
 def pieces_of(ops: Sequence[Op], outputs: Sequence[Node]) -> list[Piece]:
     """The pieces of a computation, in order; none where few of them are equal.
 
-    Running the whole program is no slower then. Nor can a piece be run alone if a constant is not
+    Running the whole program is then no slower. A piece cannot be run alone if a constant is not
     known, such as a random key.
     """
     lists: list[list[Op]] = [[]]

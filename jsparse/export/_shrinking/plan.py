@@ -177,7 +177,7 @@ class Plan:
         Each round keeps all axes at which the smaller model is not the cut one.
 
         Args:
-          made_up: how weights and numbers make up for faults, such as `Rescale(...).made_up`.
+          made_up: how weights and numbers compensate for faults, such as `Rescale(...).made_up`.
         """
         removal = self.removal()
         small, record = self.small(removal)
@@ -230,7 +230,7 @@ class Plan:
 def compared(
     graph: Graph, inputs: tuple, removal: Removal, small: nnx.Module, numbers: Numbers
 ) -> tuple[Graph, list[Fault]]:
-    """What a smaller model computes, and what is wrong with it beyond numbers that change."""
+    """What a smaller model computes, and its faults apart from numbers that change."""
     try:
         found = trace(small, inputs)
         return found, faults(graph, found, removal, numbers)

@@ -39,9 +39,10 @@ class Record:
       attributes: new values by path of the module and name.
       stayed: by path of a weight, how many of its dead units stay, and the operation, file and line
         of the model that keep them.
-      zeros: what went only because a weight is all zeros, by its path: it may not be trained yet.
-      widths: from `jsparse.prune.units`, what became of each group, by its name.
-      factors: that weights were multiplied by, by path, to make up for a number that follows a
+      zeros: what was removed only because a weight is all zeros, by its path: it may not be trained
+        yet.
+      widths: from `jsparse.prune.units`, the old and new width of each group, by its name.
+      factors: that weights were multiplied by, by path, to compensate for a number that follows a
         width: the scale of an RMS norm, the query of an attention. Of 1 + scale, the sum was.
     """
 
@@ -117,7 +118,7 @@ class Record:
         factors = _object(data, "factors")
         if wrong := [path for path, factor in factors.items() if not _is_factor(factor)]:
             raise ValueError(
-                f"this record is damaged: the factor of {wrong[0]!r:.80} is no number above 0"
+                f"this record is damaged: the factor of {wrong[0]!r:.80} is not a number above 0"
             )
         return Record(cuts=cuts, attributes=attributes, factors=factors, **texts)
 
@@ -218,7 +219,7 @@ def rebuild_training(model: Model, record: Record) -> Model:
 
 
 def _check_attributes(path: str, module: nnx.Module, values: Mapping[str, Any]) -> None:
-    """Refuse what `shrink` never changes: it sets sizes that layers store, to smaller ones.
+    """Refuse what `shrink` never changes: it only lowers sizes that layers store.
 
     It also sets the numbers that they add to a mean, such as an epsilon.
     """

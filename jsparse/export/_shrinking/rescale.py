@@ -1,4 +1,4 @@
-"""Weights and numbers that make up for a factor, where a number in the code follows a width.
+"""Weights and numbers that compensate for a factor, where a number in the code follows a width.
 
 An attention divides by the square root of the width of its heads. Cut to half of it, the logits
 would be larger by the square root of 2; so the query's weights become smaller by it. An RMS norm
@@ -9,7 +9,7 @@ larger by W/K, and the scale by the root of it.
 1. Follow the number through operations on numbers alone to a product or a quotient with an array.
 2. Go back from that array, along what is linear in it, to weights that nothing else reads.
 3. If there are none, go on to what reads the result (`onward`), until weights end the factor.
-4. Numbers that are added on that way must take the factor: set the attributes that store them.
+4. Numbers that are added along the way must take the factor: set the attributes that store them.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from jsparse.export._shrinking.verify import Fault, Numbers
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """What makes up for numbers that change.
+    """What compensates for numbers that change.
 
     Attributes:
       weights: how they are scaled, by path.
@@ -61,7 +61,7 @@ class Made(NamedTuple):
 
 
 def as_cut(small: nnx.Module, compared: Compared) -> Made:
-    """A smaller model in which nothing makes up for faults."""
+    """A smaller model without compensation for faults."""
     graph, found = compared(small, {})
     return Made(small, graph, Changes(), found)
 
@@ -81,7 +81,7 @@ class _End(NamedTuple):
 
 
 class Rescale:
-    """What a model has to make up for factors.
+    """What a model has that can compensate for factors.
 
     Args:
       model: without rules.
@@ -95,12 +95,12 @@ class Rescale:
     def made_up(
         self, small: nnx.Module, compared: Compared, partial: Callable[[], Collection[Node]] = tuple
     ) -> Made:
-        """A smaller model in which weights and numbers make up for the factors of faults.
+        """A smaller model in which weights and numbers compensate for the factors of faults.
 
         Args:
           small: not changed.
           compared: what a smaller model computes, and its faults, given numbers that change.
-          partial: sums of which terms other than zeros go; no factor makes up for these.
+          partial: sums that lose terms other than zeros; no factor compensates for these.
         """
         graph, found = compared(small, {})
         while True:
@@ -118,7 +118,7 @@ class Rescale:
     def _cancelled(
         self, found: list[Fault], partial: Callable[[], Collection[Node]]
     ) -> tuple[Changes, list[Fault]]:
-        """What makes up for the factors of some faults, and the faults that remain."""
+        """What compensates for the factors of some faults, and the faults that remain."""
         left: dict[int, Fault] = {}
         while True:
             waiting = {n: fault for n, fault in enumerate(found) if n not in left}

@@ -45,10 +45,10 @@ def shrink(
     its incoming or all its outgoing weights are zeros and nothing else needs it. Which axes of
     which parameters belong together is read from the traced computation, so any NNX module works.
     Outputs are those of the folded model in eval mode; the constant of a dead unit moves into the
-    biases that follow, and an RMS norm gets the epsilon and scale that make up for its width.
-    Inputs and outputs keep their size, as do axes that a layer norm averages over and whatever the
-    call in eval mode does not use. The record's `stayed` says, by path of the weight, which
-    operation keeps a dead unit, and in which file and line the model calls it.
+    biases that follow, and an RMS norm gets the epsilon and scale that compensate for its width.
+    Inputs and outputs keep their size, as do axes that a layer norm averages over and everything
+    that the call in eval mode does not use. The record's `stayed` says, by path of the weight,
+    which operation keeps a dead unit, and in which file and line the model calls it.
 
     Sizes that stock layers store are set to those of the smaller parameters. A module of your own
     that stores sizes and computes with them needs `mend`; `stayed` names such attributes.
@@ -60,10 +60,10 @@ def shrink(
         (4, 20) for float32, or `jax.ShapeDtypeStruct`.
       mend: function from a module with smaller parameters to the sizes that it should store, by
         attribute; called for all modules, inner ones first, and {} for those without any.
-      keep: patterns, as in `sparsify`, of weights that count as alive though they are zeros, since
-        they are to be trained: a new head, the second factor of LoRA. The record's `zeros` says
-        what went for a weight that is all zeros.
-      **options: arguments by name: arrays, or what is the same at each call.
+      keep: patterns, as in `sparsify`, of weights that count as alive although they are zeros,
+        because they will be trained: a new head, the second factor of LoRA. The record's `zeros`
+        says what was removed because a weight is all zeros.
+      **options: arguments by name: arrays, or settings that are the same at each call.
 
     Returns:
       (the smaller model, the record from which `rebuild` makes a fresh model of that size).

@@ -21,7 +21,7 @@ class Sizes:
       operations: multiplications of its products for the example inputs; what a convolution
         multiplies with padding counts, a `while` loop counts as one step and a branch as the
         largest.
-      model: gives the smaller model itself, for what only a run tells.
+      model: returns the smaller model itself, for costs that only a run shows.
     """
 
     shapes: Mapping[str, tuple[int, ...]]

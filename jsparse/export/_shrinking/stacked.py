@@ -1,7 +1,7 @@
 """Units that are dead in some layers of a stack or some heads, and stay as the others need them.
 
-A scan runs one code for all its layers, and all heads of a product have one width, so a unit goes
-only where it is dead in every one.
+A scan runs the same code for all its layers, and all heads of a product have one width, so a unit
+is removed only if it is dead in every one.
 """
 
 import numpy as np

@@ -29,7 +29,7 @@ STATES = tuple(
 QUICK = [LEVEL | {"xla_cpu_use_fusion_emitters": False}, LEVEL]
 """Options of compilations that take as little time as possible; not all versions know the first."""
 FUNCTIONS = WRAPPERS | {"shard_map"}
-"""Operations that were not opened, and are made of functions."""
+"""Operations that contain functions and were not opened."""
 Run = tuple[Callable, dict[str, Any], list[Any]]
 
 
@@ -124,7 +124,7 @@ def _alone(arrays: Sequence[Any], ops: Sequence[Op], given: Sequence[Node]) -> b
 
 
 def closed(model: nnx.Module, cut: Collection[str]) -> dict[str, str]:
-    """Why weights are not cut that an object holds in the place of a variable, by its path.
+    """Why weights are not cut that an object holds instead of a variable, by its path.
 
     Args:
       model: without rules.
@@ -148,8 +148,8 @@ def closed(model: nnx.Module, cut: Collection[str]) -> dict[str, str]:
         if not issubclass(kinds[path], nnx.RngState) and not path.startswith((*inside,)):
             above = max(filter(path.startswith, modules), key=len)
             found[above + path[len(above) :].split("/")[0]] = (
-                "an object holds it that shrink does not open, as qwix puts in the place of "
-                "weights; shrink the model first, and quantise the smaller one"
+                "an object holds it that shrink does not open, such as those of qwix; shrink the "
+                "model first, and quantise the smaller one"
             )
     return found
 

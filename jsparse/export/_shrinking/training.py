@@ -1,8 +1,8 @@
 """Shrink a model during training, and its optimizer with it.
 
 1. Fold the model, and set the statistics of units without weights to what they converge to.
-2. Choose what to remove, as `shrink` does; of units without weights also those whose constant no
-   bias absorbs.
+2. Choose what to remove, as `shrink` does; also units without weights whose constant no bias
+   absorbs.
 3. Cut the weights, the state of their rules, and everything in the optimizer's state that mirrors
    them. The rules still decide as if the weights were whole: they draw for all units and compare
    whole norms.
@@ -58,12 +58,12 @@ def shrink_training(
 
     Exceptions: `cost` no longer charges removed units; `TargetDensity` counts all removed weights
     as not kept; optimizers that look at whole arrays (norms as in `lamb`, clipping, noise) see only
-    what remains; dropout draws other samples.
+    what remains; dropout draws different samples.
 
     The rules must decide each unit independently: `Threshold`, `SoftThreshold`, `HardConcrete` (a
     unit is removed when its gate is closed in eval mode), `Held`, `Keep`; over coupled units too
-    (`couple`). Under `Held`, with masks that no revision changes any more, nothing could have come
-    back, and the run is the masked one itself, except for biases of units without weights, which
+    (`couple`). Under `Held`, with masks that no revision changes any more, no unit could have
+    returned, and the run equals the masked one, except for biases of units without weights, which
     would have been trained there (after a ReLU not from 0). Revisions to a density (`Gradual`)
     count only what remains, so they must be over; this cannot be checked if another transform wraps
     `revise`.
@@ -82,8 +82,8 @@ def shrink_training(
       TypeError: not an NNX module and its optimizer, one that holds the model, or no example
         inputs.
       ValueError: the optimizer is of another model, or has state that follows a parameter in
-        another shape; a rule chooses among all units, as `Top`: `hold` the model first; a revision
-        to a density is not over.
+        another shape; a rule chooses among all units, as `Top` does: `hold` the model first; a
+        revision to a density is not over.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -256,7 +256,7 @@ def _smaller(
 
 
 def _fitted(tx: Any, small: nnx.Module) -> Any:
-    """The transform; if it revises masks of coupled units, told where they are now."""
+    """The transform, updated with the places of coupled units if it revises their masks."""
     given = getattr(tx, "roles", {})
     if not any(role.group for role in given.values()):
         return tx

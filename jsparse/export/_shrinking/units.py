@@ -1,10 +1,10 @@
-"""The units of a model: which positions of which axes go together, and the model without some.
+"""The units of a model: which positions are removed together, and the model without some.
 
 1. Trace the model; let each operation say which positions it joins (`links`).
 2. Units with the same axes are a family: the width of a residual stream, the heads of an attention.
 3. Cut some units of some families, trace the smaller model, and compare it operation by operation
-   with the cut one (`verify`). Where a number follows a width, weights make up for it (`rescale`),
-   or else a mean is over the units that are left. Families at other faults are held, by the
+   with the cut one (`verify`). Where a number follows a width, weights compensate for it
+   (`rescale`), or a mean is over the units that are left. Families at other faults are held, by the
    operation where it shows.
 """
 
@@ -80,7 +80,7 @@ class Smaller:
 Gone = Mapping[int, Sequence[int]]
 """Units, by the number of their family."""
 Tests = Sequence[Callable[[Graph, Smaller], list[Fault]]]
-"""What is tested of a smaller model beyond its operations."""
+"""What is tested in a smaller model besides its operations."""
 
 
 class Units:
@@ -93,7 +93,7 @@ class Units:
 
     Attributes:
       families: of all units that have axes of variables.
-      alike: sets of families, by number, that the code wants to have the same width.
+      alike: sets of families, by number, that the code requires to have the same width.
     """
 
     def __init__(self, model: nnx.Module, inputs: tuple, mend: Mend):
@@ -164,7 +164,7 @@ class Units:
         return Removal.of(self.graph, at)
 
     def tried(self, gone: Gone, tests: Tests) -> Smaller | None:
-        """The model without some units; none if families turned out to be held, or alike."""
+        """The model without some units; None if families turned out to be held, or alike."""
         one = self.smaller(gone, tests)
         if not one.faults:
             return one
@@ -197,7 +197,7 @@ class Units:
     def _pair(self, n: int, good: Gone, tests: Tests) -> None:
         """Find a family with which this one shrinks if both keep the same width.
 
-        An attention may want its queries and values as wide as each other.
+        Attention may require queries and values of the same width.
         """
         width = len(self.families[n].units)
         same = [k for k, one in enumerate(self.families) if one.held is None and k != n]
@@ -250,7 +250,7 @@ class Units:
         return [n for n, classes in units.items() if near.intersection(classes.tolist())] or [*gone]
 
     def _partial(self, removal: Removal, cuts: Mapping[str, Cut]) -> set[Node]:
-        """Sums of which terms other than zeros go, with zeros in place of what is cut."""
+        """Sums that lose terms other than zeros, with zeros where something is cut."""
         values = zeroed(self.graph, cuts)
         given = {path: Known(v, np.zeros(v.shape, bool)) for path, v in values.items()}
         knowledge = know(self.graph, given)

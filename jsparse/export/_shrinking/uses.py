@@ -16,7 +16,8 @@ class Use(enum.Flag):
       MAKES: a product has the axis in its output, as that of the outputs of a layer.
       READS: a product sums over it, as over the inputs of a layer.
       SCALES: units are multiplied by it, as by the scale of a normalisation.
-      ADDS: it is added to units, or subtracted, as a bias; or put beside them, as a class token.
+      ADDS: it is added to units, or subtracted, as a bias; or concatenated with them, as a class
+        token is.
     """
 
     MAKES = enum.auto()

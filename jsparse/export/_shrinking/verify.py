@@ -23,8 +23,8 @@ class Fault:
 
     Attributes:
       text: what is wrong.
-      op: of the full-size computation at which it shows; none if it ends otherwise.
-      nodes: of that computation in which something was removed that may not go.
+      op: of the full-size computation at which it shows; None if the outputs differ.
+      nodes: of that computation in which something was removed that must stay.
       factor: by which a number that the operation reads changes; 0 if that is not what is wrong.
     """
 
@@ -177,7 +177,7 @@ def _expected(op: Op, removal: Removal) -> dict[str, Any]:
 
 
 def apart(expected: Sequence[Any], found: Sequence[Any]) -> float:
-    """How far arrays are from others, as a share of the largest entry; inf if shapes differ."""
+    """The difference between arrays, as a share of the largest entry; inf if shapes differ."""
     worst = 0.0
     for a, b in zip(expected, found, strict=True):
         a, b = np.asarray(a), np.asarray(b)

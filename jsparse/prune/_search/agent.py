@@ -98,7 +98,7 @@ def _chance(params: Any, seen: Array, taken: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnames="n")
 def act(params: Any, known: Array, key: Array, n: int) -> Rollout:
-    """Walk through the layers; the policy sees the mean of its actions so far and the last one."""
+    """Step through the layers; the policy sees the mean of its actions so far and the last one."""
 
     def step(before: tuple[Array, Array], at: tuple[Array, Array, Array]) -> tuple:
         (total, last), (layer, number, key) = before, at

@@ -14,11 +14,11 @@ from jsparse.prune._search.methods import Method, Outcome
 from jsparse.prune._search.rows import Rows
 
 FINALISTS = 8
-"""With half of them left after each round: this takes 14 scores."""
+"""Half of them are left after each round: this takes 14 scores."""
 FEW = 0.05
-"""A share of candidates with scores of their own below which there is no signal."""
+"""The share of candidates with different scores below which there is no signal."""
 LINE = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
-"""Densities at which a traced cost is checked to fall."""
+"""Densities at which a traced cost must decrease."""
 
 
 def contest(
@@ -60,7 +60,7 @@ def contest(
 
 
 def _checked(rows: Rows, dense: np.ndarray, traced: bool) -> Fit:
-    """The projection, if the budget can be met by a cost that falls as units go.
+    """The projection, if the budget can be met by a cost that decreases as units are removed.
 
     Raises:
       ValueError: it cannot, or the cost rises.
@@ -104,7 +104,7 @@ def _populations(rows: Rows, fit: Fit, method: Method, count: int, times: int, k
         if np.shape(densities) != (method.population, size):
             raise ValueError(
                 f"method proposed densities of shape {np.shape(densities)}; it must be "
-                f"{(method.population, size)}, one density a layer"
+                f"{(method.population, size)}, one density per layer"
             )
         some = densities[: count - n * method.population]
         fitted: Fitted = fit.scaled(some, limits[stage])
@@ -125,7 +125,7 @@ def _best(rows: Rows, number: int, controls: list[np.ndarray]) -> np.ndarray:
 
 
 def _warn_of_silence(rows: Rows) -> None:
-    """Tell where nearly all candidates score the same."""
+    """Warn where nearly all candidates score the same."""
     tried = rows.tried()
     fits = tried.cost <= rows.budget
     different = len({row[0] for row, fit in zip(rows.table, fits, strict=True) if fit})
@@ -133,8 +133,8 @@ def _warn_of_silence(rows: Rows) -> None:
     if different >= 20 and values < max(2, FEW * different):
         warnings.warn(
             f"the {different} candidates within the budget have only {values} different scores, so "
-            "the search had nothing to go by; score by a loss instead of an accuracy, raise the "
-            "budget, or pass recover=",
+            "the search had no signal; score by a loss instead of an accuracy, raise the budget, "
+            "or pass recover=",
             stacklevel=4,
         )
 

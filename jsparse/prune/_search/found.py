@@ -19,7 +19,7 @@ class Tried:
       score: [rows].
       cost: [rows].
       by: what proposed each: "dense", a control ("uniform", "global", "erk"), the method, or
-        "final" for what was scored again with more recovery.
+        "final" for candidates scored again with more recovery.
       budget: of the search; rows of its first stages cost more.
     """
 
@@ -31,7 +31,7 @@ class Tried:
     budget: float
 
     def front(self) -> np.ndarray:
-        """Rows that no other beats: none costs less or scores higher, and is as good in the other.
+        """Rows that no other beats, being better in cost or score and as good in the other.
 
         Returns:
           Their indices, from the lowest cost on.
@@ -68,11 +68,11 @@ class Found(Generic[Model]):
 
 
 class SearchStopped(ValueError):
-    """A search ended early, by a fault of one of its functions or a budget that nothing meets.
+    """A search that ended early: one of its functions failed, or nothing meets the budget.
 
     Attributes:
       tried: everything that was tried until then; with `keep=Folder(...)` it is stored as well, and
-        the same call goes on from there.
+        the same call continues from there.
     """
 
     def __init__(self, message: str, tried: Tried):

@@ -1,7 +1,7 @@
 """Score and cost of candidates: compiled once for all, or called in Python one model at a time.
 
-Both judges give the user's functions the masked model, in the mode in which it was given; masks
-are multiplied and no shapes change. The candidate's masks hold whatever `recover` does.
+Both judges pass the masked model to the user's functions, in the mode in which it was given; masks
+are multiplied and no shapes change. `recover` cannot change the candidate's masks.
 """
 
 import contextlib
@@ -140,7 +140,7 @@ class Compiled:
 
 
 class Called:
-    """Calls each function in Python, on a model of its own; arguments as for `Compiled`."""
+    """Calls each function in Python, each time on a new model; arguments as for `Compiled`."""
 
     def __init__(self, model: nnx.Module, layers: Layers, asked: Asked, key: Array):
         self.start, self.layers, self.key = model, layers, key
@@ -188,13 +188,13 @@ def _variables(after: Any, known: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _masks(model: nnx.Module, kept: Mapping[str, Array]) -> dict[str, Array]:
-    """Masks of a candidate: those of the model, less what is not kept."""
+    """Masks of a candidate: those of the model, without what is not kept."""
     parts = {slot.path: slot.value for slot in slots(model) if slot.path in kept}
     return {path: jnp.where(kept[path], part.mask[...], 0) for path, part in parts.items()}
 
 
 def _mask_paths(model: nnx.Module, variables: Mapping[str, Any]) -> dict[str, str]:
-    """Where each mask is among the variables: a tied weight is there by one of its paths."""
+    """Where each mask is among the variables: a tied weight is listed by one of its paths."""
     places = [slot for slot in slots(model) if isinstance(slot.value, Sparse)]
     names = {id(s.value): f"{s.path}/mask" for s in places if f"{s.path}/mask" in variables}
     return {slot.path: names[id(slot.value)] for slot in places if id(slot.value) in names}
@@ -241,8 +241,8 @@ def _checked(name: str, value: Any) -> float:
     number = float(array)
     if not np.isfinite(number):
         raise ValueError(
-            f"{name} must return a finite number; got {number}: return the worst number there is "
-            "for a model that fails, such as the loss cut at 10"
+            f"{name} must return a finite number; got {number}: return the worst possible number "
+            "for a model that fails, such as the loss clipped at 10"
         )
     if name == "cost" and number < 0:
         raise ValueError(f"cost must return a number of 0 or more; got {number}")

@@ -1,16 +1,16 @@
 """PPO-Lagrangian over layers, after the official code of the paper.
 
-1. An episode is one pass over the layers: the policy sees the layer and what it did so far, and
-   answers with a logit of the density. Reward and cost come at the end.
+1. An episode is one pass over the layers: the policy sees the layer and its actions so far, and
+   returns a logit of the density. Reward and cost come at the end.
 2. Two critics, advantages of both scaled to unit deviation: A = (A_r - nu A_c) / (1 + nu).
 3. After each population nu is moved by `jsparse.optim.Multiplier` on log(C / d). In the paper it is
-   a softplus moved by Adam on C - d, which in our runs drove the policy to remove everything, from
-   where no gradient leads back.
+   a softplus moved by Adam on C - d, which in our runs drove the policy to remove everything, where
+   no gradient leads back.
 4. As for the other methods the score is that of the proposal after projection; its cost is that
    before projection.
 
-The paper's are 1, the sizes of the networks and the numbers of PPO but for the rate, which is ten
-times as high: it has 40,000 steps, this a thousand episodes. 3 and 4 are ours.
+From the paper are 1, the sizes of the networks and the settings of PPO except for the rate, which
+  is ten times as high: the paper has 40,000 steps, this a thousand episodes. 3 and 4 are ours.
 
 Numbers: experiments/search_budget.py.
 """
@@ -43,7 +43,7 @@ class Lagrangian:
       gamma: discount of the reward from layer to layer, in (0, 1].
       trace: lambda of generalised advantages, in (0, 1].
       entropy: weight of the entropy, 0 or more.
-      divergence: from the old policy, at 1.5 times of which a population's train steps end.
+      divergence: from the old policy; a population's train steps end at 1.5 times this.
       tighten: factor between the limits of two stages, in (0, 1).
 
     Raises:

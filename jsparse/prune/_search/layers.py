@@ -1,4 +1,4 @@
-"""The layers that get a density each, with their units ranked by importance, once.
+"""The layers that each get a density, with their units ranked by importance, once.
 
 A density becomes a number of units k, and the mask keeps the units of rank below k: one comparison
 for each candidate, where a selection would count or sort again.
@@ -107,7 +107,7 @@ def layers_of(
     Args:
       model: the model.
       importance: gives each weight a number, high = keep: [...] by path.
-      unit: what stays or falls together; its importance is the mean over its weights.
+      unit: what is kept or pruned together; its importance is the mean over its weights.
 
     Raises:
       ValueError: importance is missing, is NaN or has another shape; a weight without a unit left.

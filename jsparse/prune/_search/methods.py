@@ -18,7 +18,7 @@ from jsparse.prune._search.layers import Layers
 
 
 class Outcome(NamedTuple):
-    """What became of a population.
+    """The results of a population.
 
     Attributes:
       densities: after projection onto the limit, [n, L].
@@ -46,7 +46,7 @@ class Method(Protocol):
         ...
 
     def propose(self, layers: Layers, key: Array) -> Generator[np.ndarray, Outcome, None]:
-        """Yields densities in (0, 1), [population, L], and is sent what became of them."""
+        """Yields densities in (0, 1), [population, L], and is sent their results."""
         ...
 
 
@@ -64,7 +64,7 @@ def tightening(factor: float, dense: float, budget: float) -> tuple[float, ...]:
 class Random:
     """Densities drawn log-uniformly from [least, 1], layer by layer.
 
-    With few layers it is as good as what learns.
+    With few layers it is as good as the methods that learn.
 
     Args:
       population: candidates that are scored together.

@@ -16,11 +16,11 @@ Named = tuple[tuple[int, ...], int]
 class Rows:
     """Scores and costs by candidate, and the table of all that was tried.
 
-    The method draws the same candidates again after a kill, and finds here what they got.
+    After a kill the method draws the same candidates again, and finds their results here.
 
     Args:
       layers: of the model.
-      judge: evaluates what is not known.
+      judge: evaluates unknown candidates.
       keep: where evaluations are stored.
       budget: of the search.
     """
@@ -77,7 +77,7 @@ class Rows:
 
 
 def _first(names: Sequence[Hashable], known: Mapping[Any, float]) -> list[int]:
-    """Where each name that is not known comes first."""
+    """The first place of each unknown name."""
     first: dict[Hashable, int] = {}
     for n, name in enumerate(names):
         if name not in known:

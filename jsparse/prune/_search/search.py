@@ -44,7 +44,7 @@ def search(
 ) -> Found[Model]:
     """Find the densities of layers that keep the best score while the cost meets a budget.
 
-    Neither function needs a derivative. Inside a layer the units of highest importance stay, as in
+    Neither function needs a derivative. Inside a layer the most important units stay, as in
     `keep_highest`. The pool holds uniform densities, one cut through all layers and
     Erdos-Renyi-kernel densities, so the result is no worse than these beyond noise.
 
@@ -52,32 +52,32 @@ def search(
       model: a trained model with weights under `Held`; it is not changed, and masked weights stay
         masked.
       score: score(model) -> [], high = good, from the masked model in the mode in which it was
-        given. Let it change with every weight: minus a loss on a few hundred samples that are not
-        those of the final test, cut at a worst value, where accuracy would be flat at chance.
-      cost: cost(model) -> [], 0 or more, in any unit; it falls as units go. One of `prune.costs`,
-        or any function.
+        given. It should change with every weight: minus a loss on a few hundred samples outside the
+        final test, clipped at a worst value, where accuracy would be flat at chance.
+      cost: cost(model) -> [], 0 or more, in any unit; it decreases as units are removed. One of
+        `prune.costs`, or any function.
       budget: the highest cost allowed, in that unit, above 0, such as 0.2 * cost(model).
       importance: importance(model) -> [...] by path, as the scores of `keep_highest`.
-      unit: what stays or falls together: `Weight()`, `Filter()`, `Channel()`, `Head()`, ...; put
-        only weights under `Held` whose units may go.
+      unit: what is kept or pruned together: `Weight()`, `Filter()`, `Channel()`, `Head()`, ...; put
+        only weights under `Held` whose units may be removed.
       method: `Lagrangian()`, `CrossEntropy()` or `Random()`.
       recover: recover(model, key) -> model, before each score: a few train steps, or new statistics
-        for batch norm. Its variables count; the mode stays that in which the model was given.
-        Without it most scores are at chance in deep networks at low budgets.
+        for batch norm. Its variables are used; the mode stays that of the given model. Without it
+        most scores are at chance in deep networks at low budgets.
       evaluations: calls of score, 16 or more.
       key: random key; the same key gives the same search.
-      traced: whether the functions can be traced by JAX, so that each is compiled once and serves
-        all candidates. With False they are called in Python: a measured latency, another program.
+      traced: whether the functions can be traced by JAX, so that each is compiled once for all
+        candidates. With False they are called in Python: a measured latency, an external program.
       keep: `Folder("runs/a")` to resume a search that was killed; nothing is evaluated twice.
 
     Returns:
       A Found: the model, which meets the budget, its densities, score and cost, and all that was
-      tried, which `jsparse.report.front` draws.
+      tried, which `jsparse.report.front` plots.
 
     Raises:
-      SearchStopped: a ValueError that has what was tried so far: nothing meets the budget (it says
-        the smallest cost), a function raised or did not return a finite number, or the cost rises
-        as units go.
+      SearchStopped: a ValueError with what was tried so far: nothing meets the budget (it gives the
+        smallest cost), a function raised or did not return a finite number, or the cost rises as
+        units are removed.
       TypeError, ValueError: other arguments; no weight under `Held`; a folder with other settings.
 
     Example:
