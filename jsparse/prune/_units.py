@@ -88,6 +88,7 @@ def units(
 
     Returns:
       (the smaller model, the record from which `jsparse.export.rebuild` makes one of that size).
+      With a budget, the record's `cost` is what both models cost, seconds of `costs.latency`.
 
     Raises:
       TypeError, ValueError: wrong arguments, a pattern of keep that matches nothing, scores of
@@ -234,6 +235,10 @@ class _Chosen:
             self._spent[key] = float(spent)
         return self._spent[key]
 
+    def cost(self, gone: Mapping[int, list[int]]) -> tuple[float, ...]:
+        """Of the whole model and of the one without these units, where a budget asked for it."""
+        return (self._spends({}), self._spends(gone)) if self._spent else ()
+
     def stayed(self) -> dict[str, str]:
         """Why groups cannot shrink, by path of the weight; inputs and outputs left out."""
         now = described(self.units)
@@ -307,4 +312,4 @@ def _record(chosen: _Chosen, gone: Mapping[int, list[int]], small: Smaller) -> R
             text += f"; the mean at {', '.join(dict.fromkeys(means))} is over what is left"
         widths[group.name] = text
     made = {"cuts": small.cuts, "attributes": small.attributes, "factors": small.factors}
-    return Record(**made, stayed=chosen.stayed(), widths=widths)
+    return Record(**made, stayed=chosen.stayed(), widths=widths, cost=chosen.cost(gone))

@@ -98,7 +98,9 @@ def test_units_to_a_latency_time_each_smaller_model_once(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("jsparse.prune._costs.clock", clock)
     x = jnp.ones((2, 4))
-    small, _ = js.prune.units(Two(), x, budget=0.5, cost=costs.latency(x))
+    small, record = js.prune.units(Two(), x, budget=0.5, cost=costs.latency(x))
+    assert js.export.Record.from_dict(record.to_dict()).cost == record.cost == (48.0, 24.0)
+    assert js.export.Record().then(record).cost == record.cost
     assert timed[0] == (16, 32) and small.widths() == (8, 16) in timed
     assert len(timed) == len(set(timed)) < 10
 

@@ -133,6 +133,7 @@ def test_widths_are_rounded_to_the_nearest_that_is_allowed(density: float, width
     wanted = round(20 * density)
     given = f"20 -> {width}" if width < 20 else "20, all"
     assert record.widths == {"layers/0/kernel:1": f"{given} (rounded from {wanted})"}
+    assert record.cost == ()
 
 
 def test_a_budget_is_met_by_as_few_units_as_it_takes() -> None:
@@ -141,6 +142,7 @@ def test_a_budget_is_met_by_as_few_units_as_it_takes() -> None:
     whole = 3 * 16 + 16 * 16 + 16 * 2
     _, record = units(model, (1, 3), budget=0.5, cost=count)
     a, b = left(record)
+    assert record.cost == (whole, 3 * a + a * b + 2 * b)
     assert 3 * a + a * b + 2 * b <= 0.5 * whole < 3 * (a + 1) + (a + 1) * (b + 1) + 2 * (b + 1)
     small, _ = units(model, (1, 3), budget=0.5, cost=lambda sizes: np.array(sizes.parameters))
     size = lambda model: sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model)))

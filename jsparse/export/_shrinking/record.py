@@ -14,7 +14,7 @@ from flax import nnx
 from jsparse._paths import naming
 from jsparse._slots import slots, walk_modules
 from jsparse._surgery import copied, fold
-from jsparse._values import check_is, check_mapping
+from jsparse._values import check_is, check_mapping, is_number
 from jsparse.export._shrinking.attributes import (
     NORMS,
     Attributes,
@@ -44,6 +44,8 @@ class Record:
       widths: from `jsparse.prune.units`, the old and new width of each group, by its name.
       factors: that weights were multiplied by, by path, to compensate for a number that follows a
         width: the scale of an RMS norm, the query of an attention. Of 1 + scale, the sum was.
+      cost: from `jsparse.prune.units` with a budget, what the model and the smaller one cost, as
+        its `cost` gave it: multiplications by default, seconds of `costs.latency`.
     """
 
     cuts: Mapping[str, Cut] = dataclasses.field(default_factory=dict)
@@ -52,6 +54,7 @@ class Record:
     zeros: Mapping[str, str] = dataclasses.field(default_factory=dict)
     widths: Mapping[str, str] = dataclasses.field(default_factory=dict)
     factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    cost: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check_mapping("Cuts by path", cuts=self.cuts)
@@ -61,6 +64,11 @@ class Record:
         check_mapping("reasons by path", stayed=self.stayed)
         check_mapping("texts by group", widths=self.widths)
         check_mapping("numbers by path", factors=self.factors)
+        numbers = isinstance(self.cost, tuple) and all(map(is_number, self.cost))
+        if not numbers or len(self.cost) not in (0, 2) or not all(n >= 0 for n in self.cost):
+            raise ValueError(
+                f"cost must be two numbers, 0 or more, before and after; got {self.cost!r:.80}"
+            )
 
     def then(self, later: "Record") -> "Record":
         """Both as one: this record, and one of the model that it led to.
@@ -88,8 +96,8 @@ class Record:
         factors = dict(self.factors)
         for path, factor in later.factors.items():
             factors[path] = factors.get(path, 1.0) * factor
-        last = {"stayed": later.stayed, "zeros": later.zeros, "widths": later.widths}
-        return Record(cuts=cuts, attributes=attributes, factors=factors, **last)
+        changes = {"cuts": cuts, "attributes": attributes, "factors": factors}
+        return dataclasses.replace(later, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Only dicts, lists, strings and numbers, as JSON has them."""
@@ -113,14 +121,23 @@ class Record:
         cuts = {path: _cut(path, cut) for path, cut in _object(data, "cuts").items()}
         inside = _object(data, "attributes")
         attributes = {path: _sizes(path, _object(inside, path)) for path in inside}
-        data = {"zeros": {}, "widths": {}, "factors": {}, **data}  # older records lack them
+        data = {
+            "zeros": {},
+            "widths": {},
+            "factors": {},
+            "cost": [],
+            **data,
+        }  # older records lack them
         texts = {name: _reasons(data, name) for name in ("stayed", "zeros", "widths")}
         factors = _object(data, "factors")
         if wrong := [path for path, factor in factors.items() if not _is_factor(factor)]:
             raise ValueError(
                 f"this record is damaged: the factor of {wrong[0]!r:.80} is not a number above 0"
             )
-        return Record(cuts=cuts, attributes=attributes, factors=factors, **texts)
+        if not isinstance(data["cost"], list):
+            raise ValueError("this record is damaged: its cost is not a list")
+        cost = tuple(data["cost"])
+        return Record(cuts=cuts, attributes=attributes, factors=factors, cost=cost, **texts)
 
 
 def _object(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
