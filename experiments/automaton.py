@@ -12,9 +12,9 @@ Paper: Hasanbeig, Kroening and Abate, LCRL: certified policy synthesis via logic
     replay of the last steps in reverse, and the sparse networks.
 
 Success, as in the paper, is that an accepting state is entered once, here within four times the
-steps of the best policy. To satisfy the property for ever is a different matter: where moves slip,
-an unsafe cell is entered eventually unless the agent can stay in a cell, so the probability is 0 on
-lakes 3 to 6 and on all three worlds.
+    steps of the best policy. To satisfy the property for ever is a different matter: where moves
+    slip, an unsafe cell is entered eventually unless the agent can stay in a cell, so the
+    probability is 0 on lakes 3 to 6 and on all three worlds.
 
 Number (5 seeds): exact 0.999998, 0.999999 and 1.000000 on lakes 1 to 3; on all tasks the worst seed
     reaches at least 0.987 of the exact probability. Without the automaton the cell alone is enough

@@ -1,16 +1,16 @@
 """One network with one mask per state of an automaton, against one that is told the state.
 
 Claim (ours): where a policy depends on the state of an automaton, a network needs no input for it:
-one sparse mask per state, over weights that all states share, tells them apart. Compared with one
-network per state, as the authors have it, and with one that is told the state, dense and with one
-mask. The network learns from sampled steps; its greedy policy is evaluated exactly.
+    one sparse mask per state, over weights that all states share, tells them apart. Compared with
+    one network per state, as the authors have it, and with one that is told the state, dense and
+    with one mask. The network learns from sampled steps; its greedy policy is evaluated exactly.
 
 Paper: Hasanbeig, Abate and Kroening, Logically-constrained neural fitted Q-iteration, AAMAS 2019,
     arXiv 1809.07823, has a network for each state. The masks, the uniform samples and the grid
     (the small slippery one of LCRL, four goals in turn) are ours.
 
 Number (2 seeds): accepted with probability 1.000 dense, at 80 % (one mask, or one per state) and
-with one network per state; 300 weights (95 %) are too few either way (0.000, 0.002).
+    with one network per state; 300 weights (95 %) are too few either way (0.000, 0.002).
 
 Command: python -m experiments.automaton_masks            (two seeds, 1.5 minutes of processor time)
          python -m experiments.automaton_masks --quick    (one seed, two arms)

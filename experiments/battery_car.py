@@ -1,11 +1,11 @@
 """Ceilings on state densities, learned from samples: a multiplier for each, or one value cost.
 
 Claim (the paper's): a ceiling on the density of states is best imposed directly, with a multiplier
-for each state; a state cost bounded in expectation has to be tuned until the ceiling happens to
-hold. Tested here on a car that charges quickly while its battery is low, so that it wants to be
-where it is rarely allowed: three ceilings on the densities of the six lowest levels, PPO with a
-multiplier for each level, against PPO with one multiplier for weight * E[lowness] <= 1 at five
-weights. Both see only their samples, not the tables.
+    for each state; a state cost bounded in expectation has to be tuned until the ceiling happens to
+    hold. Tested here on a car that charges quickly while its battery is low, so that it wants to be
+    where it is rarely allowed: three ceilings on the densities of the six lowest levels, PPO with a
+    multiplier for each level, against PPO with one multiplier for weight * E[lowness] <= 1 at five
+    weights. Both see only their samples, not the tables.
 
 Paper: Qin, Chen and Fan, Density constrained reinforcement learning, ICML 2021, arXiv 2106.12764,
     sections 3 to 5; the value cost is that of Tessler et al., Reward constrained policy

@@ -1,8 +1,9 @@
 """What AlphaZero learns of a game: brick tic-tac-toe with the brick in place, or elsewhere.
 
 Claims (the paper's): AlphaZero trained with the brick on one cell loses more than minimax and MCTS
-when it is elsewhere; look-ahead does not fix this, more cells in training do. Ours: is a network
-with 10 % of its hidden weights (SET) better there than a dense one of equal strength at home?
+    when it is elsewhere; look-ahead does not fix this, more cells in training do. Ours: is a
+    network with 10 % of its hidden weights (SET) better there than a dense one of equal strength at
+    home?
 
 Paper: Tan Chong Min and Motani, Brick tic-tac-toe, arXiv 2207.05991 (2022), and its code. Its
     tables could not be read, so there is no published number for comparison. Game, heuristic and

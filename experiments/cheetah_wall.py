@@ -1,7 +1,7 @@
 """A wall that only the expert knows, learned from its episodes: inverse constraints on MuJoCo.
 
 Claim (the paper's): ICRL recovers the return of an expert that keeps away from a wall, in a world
-that does not enforce it.
+    that does not enforce it.
 
 Paper: Malik, Anwar, Aghasi and Ahmed, Inverse constrained reinforcement learning, ICML 2021, arXiv
     2011.09999. Published, read off a figure, after 4 million steps: expert 3,800, ICRL 3,400, its
@@ -9,7 +9,7 @@ Paper: Malik, Anwar, Aghasi and Ahmed, Inverse constrained reinforcement learnin
     policies, on a ring.
 
 Number (one seed, --expert 500000 --steps 400000): expert 700, ICRL 515 after 427,200 steps, which
-is far from converged: 31 % of its steps are beyond the wall. The default was not run.
+    is far from converged: 31 % of its steps are beyond the wall. The default was not run.
 
 Command: python -m experiments.cheetah_wall            (one seed, hours)
          python -m experiments.cheetah_wall --quick    (about 60,000 steps: shows that it runs)

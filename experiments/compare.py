@@ -1,7 +1,7 @@
 """Every method of the library compared at four densities on one network.
 
 Claim: none from a paper; a table to choose a method from. Methods that change or learn masks in
-  training end ahead of masks chosen at initialization, the more so the sparser the network.
+    training end ahead of masks chosen at initialization, the more so the sparser the network.
 
 Methods: rules (masks made from the weights at each step), revisions (stored, dynamic masks),
     pruning at initialization, in rounds and in one shot; see each one's file for its paper. Methods

@@ -1,7 +1,7 @@
 """Agents whose networks are sparse from the first step learn faster: dynamic sparse TD3.
 
 Claim: at half the links, an agent with dynamic masks (DS) has a higher mean learning curve (LCA)
-  than the dense one, and static masks are in between.
+    than the dense one, and static masks are in between.
 
 Paper: Sokar et al., Dynamic sparse training for deep reinforcement learning, IJCAI 2022. PUBLISHED
     has its tables 1 and 2 (a million steps, five seeds, v3 of the tasks, which differs slightly

@@ -1,7 +1,7 @@
 """Modules that choose what they read: does it help on images unlike those trained on?
 
 Claim (the paper's): sparse attention over the results of earlier modules and passes generalises
-better outside the training domain.
+    better outside the training domain.
 
 Paper: Lamb et al., Neural Function Modules with Sparse Arguments, AISTATS 2021. It has no public
     code, and no figure of it could be checked, so none is printed for comparison. A negative result

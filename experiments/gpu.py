@@ -4,7 +4,7 @@ Command: experiments/gpu.sh                       (sets itself up first; needs o
          experiments/gpu.sh --dry                 (says what would run)
          JSPARSE_DEVICE=cpu experiments/gpu.sh    (a rehearsal without a GPU, with small sizes)
 Minutes: 25, or --minutes. Run it again to continue: finished rows are skipped, interrupted training
-  resumes from its last checkpoint, failed rows are retried at the end.
+    resumes from its last checkpoint, failed rows are retried at the end.
 
 Each row writes OUT/CARD/NAME.json with the card, the versions, the command, its tables and the
 final numbers of its runs, and NAME.log with its output. CIFAR-10 and MNIST come from $JSPARSE_DATA

@@ -14,8 +14,8 @@ Paper: Malik, Anwar, Aghasi and Ahmed, Inverse constrained reinforcement learnin
     single episode of the expert.
 
 Arms: ICRL; without its regulariser (delta 0); a classifier, trained once against the nominal policy
-  and then fixed; adversarial, rewarded with log zeta; ICRL with policies at 80 and 95 %. Finally
-  the constraint of ICRL is given to new agents, with other coins and with steps of two cells.
+    and then fixed; adversarial, rewarded with log zeta; ICRL with policies at 80 and 95 %. Finally
+    the constraint of ICRL is given to new agents, with other coins and with steps of two cells.
 
 Number (5 seeds): after 444,000 steps ICRL has 60.0 in all of them, with no step backward, and so at
     80 and 95 % after 600,000; new agents under its zeta get 0.91 to 1.00 of their optimum.

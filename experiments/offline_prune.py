@@ -1,7 +1,7 @@
 """Pruned once, before it learns from stored data: single-shot pruning of offline agents.
 
 Claim: at 5 % of the weights, agents pruned at initialization come within a tenth of the dense
-  agent. They did; uniform random masks, at 5 % of each layer, did not.
+    agent. They did; uniform random masks, at 5 % of each layer, did not.
 
 Paper: Arnob et al., Single-shot pruning for offline reinforcement learning, 2021, on D4RL data,
     which have to be downloaded; here the data are our own agent's, so there is no published number.

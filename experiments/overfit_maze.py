@@ -16,10 +16,10 @@ Arms on `sparse` levels: dense; Erdos-Renyi masks at 80, 95 and 98 %; SET at 90 
 
 Number: 10 levels (3 seeds, 2.5 million steps): train 1.90 ± 0.01, test -0.62 ± 0.03; sticky actions
     1.68 ± 0.16 do not reveal it; random starts 0.88 ± 0.33 do. 1,000 levels (one seed, 3.9
-    million): train 1.63, test 1.10. 10 levels, flips 0.5, stopped at train 1.62 ± 0.20, test -0.61
-    ± 0.03. Gap at train 1: dense 1.52 ± 0.07, 80 % 1.47 ± 0.12, thresholds (47 %) 1.49 ± 0.09, no
-    difference beyond the noise; SET 90 % and 95 % are not there by 0.8 million (0.79 and 0.18). 98
-    %, 100 levels, 1,000 with flips, the defaults and --quick: not run.
+    million): train 1.63, test 1.10. 10 levels, flips 0.5, stopped at train 1.62 ± 0.20, test
+    -0.61 ± 0.03. Gap at train 1: dense 1.52 ± 0.07, 80 % 1.47 ± 0.12, thresholds (47 %)
+    1.49 ± 0.09, no difference beyond the noise; SET 90 % and 95 % are not there by 0.8 million
+    (0.79 and 0.18). 98 %, 100 levels, 1,000 with flips, the defaults and --quick: not run.
 
 Command: python -m experiments.overfit_maze            (two seeds; --millions 4 for 1,000 levels)
          python -m experiments.overfit_maze --quick    (one seed, 10 and 100 levels, two arms)

@@ -1,7 +1,7 @@
 """A sparse network in 8 bits: the size of its file and its accuracy, stage by stage.
 
 Claim: packing the kept weights of linear layers in 8 bits takes a third of their size in float32,
-  and costs no accuracy beyond the spread of seeds.
+    and costs no accuracy beyond the spread of seeds.
 
 Paper: Deep Compression (Han et al., ICLR 2016), Table 1, which also quantises convolutions, shares
     values and entropy-codes them: LeNet-5 from 1720 to 44 KB, error 0.80 to 0.74 %. Here values are

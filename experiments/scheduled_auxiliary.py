@@ -12,7 +12,7 @@ Paper: Riedmiller et al., Learning by playing: solving sparse reward tasks from 
     form.
 
 What is judged: the sampled policy of the main task, over episodes of 400 steps, against the
-  untrained network; an untrained greedy policy can get there by luck.
+    untrained network; an untrained greedy policy can get there by luck.
 
 Number (3 seeds): the sampled main policy reaches the goal in 100 % of episodes after 960 with SAC-U
     and SAC-Q (first at 90 %: 288 to 480 and 192 to 480 episodes), in 0 % after 1,920 without

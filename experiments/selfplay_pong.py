@@ -1,9 +1,9 @@
 """Agents that learn Pong against themselves: how hard they are to exploit, and what they know.
 
 Claim (the paper's): agents that learn against their past selves (Chainer, Pool) are harder to
-exploit than one that learns against a scripted opponent for as long, beat it, and linear probes
-read the state of the game better from them. Tested here on our own court, with new agents that
-learn against the frozen ones. Our question is what remains of this in sparse networks.
+    exploit than one that learns against a scripted opponent for as long, beat it, and linear probes
+    read the state of the game better from them. Tested here on our own court, with new agents that
+    learn against the frozen ones. Our question is what remains of this in sparse networks.
 
 Paper: He, Rammohan, Forde and Littman, Does DQN really learn? Exploring adversarial training
     schemes in Pong, RLDM 2022, arXiv 2203.10614. Only the abstract was read, which has no numbers;

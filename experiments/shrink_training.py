@@ -1,8 +1,8 @@
 """Dynamic sparse training by output unit, with the network made smaller while it trains.
 
 Claim: a network whose thresholds prune whole filters can lose them for good while it trains: step
-  by step the loss is that of the masked network in which the same filters are held at 0, and the
-  time per step shrinks with the network.
+    by step the loss is that of the masked network in which the same filters are held at 0, and the
+    time per step shrinks with the network.
 
 Paper: none has this comparison. The thresholds: Dynamic Sparse Training (Liu et al. 2020), here on
     the norm of filters.

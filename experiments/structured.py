@@ -1,7 +1,8 @@
 """Structured sparsity: five ways to choose filters, channels, blocks and N of M weights.
 
 Claim: at the same number of weights, pruning single weights costs least and whole filters most, but
-  only filters and channels leave a smaller dense network; which method is best depends on the unit.
+    only filters and channels leave a smaller dense network; which method is best depends on the
+    unit.
 
 Paper: none has this comparison. The methods: Dynamic Sparse Training (Liu et al. 2020, thresholds
     on units), Gibbs pruning (Labach and Valaee 2020), magnitude with a straight-through gradient,

@@ -1,8 +1,8 @@
 """Structured pruning in one call: trained networks at a half and a quarter of their operations.
 
 Claim: `jsparse.prune.units` takes networks of every kind to a fraction of their operations with no
-  list of layers. For each, the accuracy regained by training after the cut and the realised gain in
-  time are measured.
+    list of layers. For each, the accuracy regained by training after the cut and the realised gain
+    in time are measured.
 
 Paper: Fang et al., DepGraph: Towards any structural pruning, CVPR 2023, table 1: ResNet-56 on
     CIFAR-10, dense 93.53, 93.77 at 2.57 times fewer operations. That size is --networks resnet

@@ -1,7 +1,7 @@
 """Which pruned network transfers best: LogME, LEEP and NCE against fine-tuning.
 
 Claim: LogME ranks networks pruned to between 20 and 0.5 % by the accuracy they reach when
-  fine-tuned on other classes, in less time than fine-tuning takes.
+    fine-tuned on other classes, in less time than fine-tuning takes.
 
 Paper: You et al., LogME: Practical Assessment of Pre-trained Models for Transfer Learning, ICML
     2021, and Ranking and Tuning Pre-trained Models, JMLR 2022. PUBLISHED has the weighted Kendall

@@ -1,8 +1,8 @@
 """What updates of sparse agents cost, and dynamic sparse TD3 against its authors' code.
 
 Claim: an update of an agent with dynamic masks takes at most 1.3 times a dense one, and a whole
-  training run a third of the time of the authors' PyTorch code, with the same settings on the same
-  machine.
+    training run a third of the time of the authors' PyTorch code, with the same settings on the
+    same machine.
 Paper: Sokar et al., Dynamic sparse training for deep reinforcement learning, IJCAI 2022.
 Command: python -m experiments.bench.agents --authors FOLDER --python PATH
     FOLDER is a checkout of GhadaSokar/Dynamic-Sparse-Training-for-Deep-Reinforcement-Learning on

@@ -1,7 +1,7 @@
 """What dynamic masks cost compared with static ones.
 
 Claim: a step that changes the masks takes less than two train steps with stored masks, and a run of
-  RigL, whose masks change every 100 steps, at most 1.1 times a run with static masks.
+    RigL, whose masks change every 100 steps, at most 1.1 times a run with static masks.
 Command: python -m experiments.bench.revise
 Minutes: 2 on two otherwise idle cores.
 

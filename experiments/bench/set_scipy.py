@@ -11,7 +11,7 @@ Command: python -m experiments.bench.set_scipy --authors FOLDER --python PYTHON
     --steps 1
 Minutes: 4 for 100,008 neurons; a million had not ended after 7.
 Number: 100,008 neurons, two AMD EPYC cores: a step is 3.3 times as fast in processor time and 5.1
-  in wall time, a step and a change 7.3 and 12.0. A million: not measured.
+    in wall time, a step and a change 7.3 and 12.0. A million: not measured.
 
 Both start with the same links and train on the same batch with the same arithmetic: alternated
 left ReLU, momentum and weight decay, no dropout. After the first three steps, before any change,

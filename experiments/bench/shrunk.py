@@ -1,7 +1,7 @@
 """What shrinking gains at inference, against the ideal: the operations that are left.
 
 Claim: without half the channels of each layer, a shrunk VGG-16 (32x32) and MLP reach at least 0.9
-  of the speed-up that their operations suggest; no network is slower after shrinking.
+    of the speed-up that their operations suggest; no network is slower after shrinking.
 Command: python -m experiments.bench.shrunk
          python -m experiments.bench.shrunk --networks vgg-16 resnet-20    (a GPU)
 Minutes: 1 on two otherwise idle cores.
