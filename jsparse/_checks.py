@@ -1,12 +1,23 @@
 """Argument checks for rules, revisions and pruning; each error says what to do instead."""
 
 import importlib.util
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
 from jsparse._pattern import Each, Groups, Scope, Unit, WholeModel
 from jsparse._values import check_in, is_number, shown
+
+
+def uncalled(value: Any) -> str:
+    """What to add to an error where a cost gave a function in place of a number.
+
+    Example:
+      >>> uncalled(0.5), uncalled(lambda model: 0.5)
+      ('', '. It makes a cost: call it first, as in cost=costs.flops(x)')
+    """
+    return ". It makes a cost: call it first, as in cost=costs.flops(x)" if callable(value) else ""
 
 
 def check_rivalry(name: str, scope: Scope) -> None:

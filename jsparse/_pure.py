@@ -15,6 +15,9 @@ from jsparse._slots import check_module
 from jsparse._values import is_whole, shown
 
 Model = TypeVar("Model", bound=nnx.Module)
+ARRAYS = jax.Array | np.ndarray | jax.ShapeDtypeStruct
+FAILURES = (TypeError, ValueError, AttributeError, LookupError)
+"""What a model raises that is called with something else than it takes."""
 
 
 class Pure(NamedTuple):
@@ -108,12 +111,12 @@ def pure(model: nnx.Module, **options: Any) -> Pure:
 
 def shaped(inputs: tuple) -> tuple:
     """The inputs, with float32 shapes instead of tuples of sizes."""
-    return tuple(
-        jax.ShapeDtypeStruct(one, np.float32)
-        if isinstance(one, tuple) and one and all(map(is_whole, one))
-        else one
-        for one in inputs
-    )
+    return tuple(jax.ShapeDtypeStruct(one, np.float32) if is_sizes(one) else one for one in inputs)
+
+
+def is_sizes(value: Any) -> bool:
+    """Whether this is a shape with at least one axis."""
+    return isinstance(value, tuple) and bool(value) and all(map(is_whole, value))
 
 
 def examples(inputs: Any) -> Any:
@@ -142,8 +145,7 @@ def by_position(model: Model, inputs: tuple, options: Mapping[str, Any]) -> tupl
       (a copy of the model if there are options, the inputs with those of the options added).
     """
     check_module(model)
-    kinds = jax.Array | np.ndarray | jax.ShapeDtypeStruct
-    holds = lambda value: any(isinstance(leaf, kinds) for leaf in jax.tree.leaves(value))
+    holds = lambda value: any(isinstance(leaf, ARRAYS) for leaf in jax.tree.leaves(value))
     named = {name: value for name, value in options.items() if holds(value)}
     inputs = (*shaped(inputs), *named.values())
     if not options:
@@ -158,6 +160,20 @@ def by_position(model: Model, inputs: tuple, options: Mapping[str, Any]) -> tupl
     return copy, inputs
 
 
+def check_settings(**own: Any) -> None:
+    """Refuse an array where a function of ours has an argument of its own.
+
+    Raises:
+      TypeError: one is an array: the model has an argument of that name.
+    """
+    for name, value in own.items():
+        if isinstance(value, ARRAYS) and value.ndim:
+            raise TypeError(
+                f"{name} is a setting of this function, and got {shown(value)}; if the model's "
+                f"call has a {name} as well, give that by position"
+            )
+
+
 def by_name(model: Model) -> Model:
     """The model itself, with its original call, after `by_position`."""
     kind = getattr(type(model), "_by_name", None)
@@ -169,11 +185,20 @@ def by_name(model: Model) -> Model:
 @functools.cache
 def _positional(kind: type, names: tuple[str, ...], fixed: tuple[tuple[str, Any], ...]) -> type:
     """A class of modules whose last arguments have these names; other arguments are fixed."""
+    sized = [f"{name}={value}" for name, value in fixed if is_sizes(value)]
 
     def call(self: Any, *args: Any) -> Any:
         first = len(args) - len(names)
         named = dict(zip(names, args[first:], strict=True), **dict(fixed))
-        return kind.__call__(self, *args[:first], **named)  # type: ignore[operator]
+        try:
+            return kind.__call__(self, *args[:first], **named)  # type: ignore[operator]
+        except FAILURES as error:
+            if not sized:
+                raise
+            raise TypeError(
+                f"{error}; it got {', '.join(sized)} by name, which is passed on as it is: for an "
+                "array of such a shape give the shape by position, or a jax.ShapeDtypeStruct"
+            ) from error
 
     same = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     return type(kind.__name__, (kind,), same | {"__call__": call, "_by_name": kind})
@@ -189,7 +214,7 @@ def calling(name: str, inputs: Any) -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, ValueError, AttributeError, LookupError) as error:
+    except FAILURES as error:
         given = ", ".join(map(shown, jax.tree.leaves(inputs))) or "nothing"
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(

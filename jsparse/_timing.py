@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jsparse._pure import evaluated, examples, pure, shaped
+from jsparse._pure import by_position, evaluated, examples, pure
 
 ROUNDS, SECONDS = 30, 3.0
 CONSTANT = 512 << 20
@@ -41,8 +41,9 @@ def clock(model: nnx.Module, *inputs: Any, **options: Any) -> Clock:
 
     The compiler sees the variables as constants, unless they are larger than `CONSTANT`.
     """
-    run, variables, _ = pure(evaluated(model), **options)
-    inputs = examples(shaped(inputs))
+    model, inputs = by_position(model, inputs, options)
+    run, variables, _ = pure(evaluated(model))
+    inputs = examples(inputs)
     output = lambda *arguments: run(*arguments)[0]
     size = sum(getattr(variable, "nbytes", 0) for variable in variables.values())  # 0: a number
     constant = size <= CONSTANT

@@ -142,6 +142,62 @@ def test_groups_and_their_removal_take_inputs_by_name() -> None:
     assert fewer.a.out_features == 4
 
 
+class Clashing(Masked):
+    """Arguments of a call have the names of settings."""
+
+    def __call__(self, x: jax.Array, keep: Any = 1.0, mend: Any = 1.0, shapes: Any = 1.0) -> Any:
+        return super().__call__(x, mask=jnp.ones((1, 8))) * keep * mend * shapes
+
+
+CLASHES = {
+    "shrink keep": lambda: js.shrink(Clashing(), X, keep=MASK),
+    "groups mend": lambda: js.groups(Clashing(), X, mend=MASK),
+    "units keep": lambda: js.prune.units(Clashing(), X, density=0.5, keep=MASK),
+    "pick formats": lambda: js.export.pick(Clashing(), X, formats=MASK),
+    "save shapes": lambda: js.export.save("model", Clashing(), X, shapes=MASK),
+    "stablehlo shapes": lambda: js.export.stablehlo(Clashing(), X, shapes=MASK),
+    "onnx shapes": lambda: js.export.onnx("model.onnx", Clashing(), X, shapes=MASK),
+}
+
+
+@pytest.mark.parametrize("name", CLASHES)
+def test_an_input_with_the_name_of_a_setting_goes_by_position(name: str) -> None:
+    setting = name.split()[1]
+    with pytest.raises(TypeError, match=rf"^{setting} is a setting .* give that by position$"):
+        CLASHES[name]()
+
+
+def test_by_position_it_is_an_input() -> None:
+    assert js.groups(Clashing(), X, MASK)["a/kernel:1"].width == 8
+
+
+SIZED = {
+    "shrink": lambda: js.shrink(MLP(nnx.Rngs(0)), x=(4, 6)),
+    "groups": lambda: js.groups(MLP(nnx.Rngs(0)), x=(4, 6)),
+    "units": lambda: js.prune.units(MLP(nnx.Rngs(0)), x=(4, 6), density=0.5),
+    "flops": lambda: js.prune.costs.flops(x=(4, 6))(MLP(nnx.Rngs(0))),
+    "latency": lambda: js.prune.costs.latency(x=(4, 6))(MLP(nnx.Rngs(0))),
+}
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_a_shape_by_name_goes_by_position(name: str) -> None:
+    with pytest.raises(TypeError, match=r"got x=\(4, 6\) by name.* give the shape by position"):
+        SIZED[name]()
+
+
+def test_timed_inputs_by_name_are_inputs_and_not_constants() -> None:
+    traced = []
+
+    class Noting(Masked):
+        def __call__(self, x: jax.Array, **named: Any) -> jax.Array:
+            traced.append(isinstance(named["mask"], jax.core.Tracer))
+            return super().__call__(x, **named)
+
+    seconds = js.prune.costs.latency(X, mask=MASK, double=True, calls=1)(Noting())
+    assert seconds > 0 and traced == [True]
+
+
 def test_pick_takes_inputs_by_name_and_shows_sizes(monkeypatch) -> None:
     from jsparse.export._packing import autotune
 

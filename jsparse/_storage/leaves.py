@@ -13,6 +13,11 @@ from jsparse._storage.files import CorruptCheckpoint
 SHOWN = 8  # faults in one error
 
 
+def called(name: str) -> str:
+    """The path of a leaf for an error, also where the tree is that leaf and the path is empty."""
+    return name or "the tree itself"
+
+
 def is_key(leaf: Any) -> bool:
     """Whether a leaf holds typed random keys."""
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
@@ -33,8 +38,8 @@ def plain(name: str, leaf: Any) -> jax.Array | np.ndarray:
     array = np.asarray(leaf)
     if array.dtype.kind in "OUSM":
         raise TypeError(
-            f"{name} is a {type(leaf).__name__}; arrays, typed keys and numbers can be saved: "
-            "leave it out of the tree"
+            f"{called(name)} is a {type(leaf).__name__}; arrays, typed keys and numbers can be "
+            "saved: leave it out of the tree"
         )
     return array
 
@@ -71,10 +76,10 @@ def check_fit(
     faults = []
     for name, want in wanted.items():
         if name not in stored:
-            faults.append(f"{name}: missing")
+            faults.append(f"{called(name)}: missing")
         elif stored[name] != want:
-            faults.append(f"{name}: got {stored[name]}, expected {want}")
-    faults += [f"{name}: unexpected" for name in stored if name not in wanted]
+            faults.append(f"{called(name)}: got {stored[name]}, expected {want}")
+    faults += [f"{called(name)}: unexpected" for name in stored if name not in wanted]
     if faults:
         more = [f"... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
         lines = [f"{where} does not have the expected structure:", *faults[:SHOWN], *more]

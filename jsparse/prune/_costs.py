@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from jsparse._counting import count
 from jsparse._flops import count_call
 from jsparse._pattern import pool
+from jsparse._pure import calling
 from jsparse._slots import check_module, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import fold
@@ -116,6 +117,7 @@ def bytes(dtype: DTypeLike = jnp.float32) -> Measure:
       >>> int(bytes()(model))  # 512 values, 2,048 bits, 32 biases
       2432
     """
+    _check_called("bytes", dtype)
     check_floating(dtype=dtype)
     each = jnp.dtype(dtype).itemsize
 
@@ -154,6 +156,7 @@ def tiles(rows: int = 8, columns: int = 128) -> Cost:
       >>> int(tiles()(model)), int(tiles(8, 1)(model))
       (32, 1024)
     """
+    _check_called("tiles", rows)
     check_whole(rows=rows, columns=columns)
 
     def cost(model: nnx.Module) -> Array:
@@ -197,7 +200,8 @@ def latency(
 
     Raises:
       TypeError: form is not a function; when the cost is called, the model is traced.
-      ValueError: calls below 1.
+      ValueError, TypeError: calls below 1; when the cost is called, the model cannot take the
+        inputs.
     """
     check_function(form=form)
     check_whole(calls=calls)
@@ -207,10 +211,16 @@ def latency(
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(nnx.state(model))):
             raise TypeError("the latency of a traced model cannot be measured; pass traced=False")
         seconds = clock(form(model), *inputs, **options)
-        seconds(1)  # compiles
+        with calling("inputs", (inputs, options)):
+            seconds(1)  # compiles
         return float(np.median([seconds(1) for _ in range(calls)]))
 
     return cost
+
+
+def _check_called(name: str, first: Any) -> None:
+    if isinstance(first, nnx.Module | Sizes):
+        raise TypeError(f"{name} makes a cost: pass {name}(), not {name} itself")
 
 
 def _whole(model: nnx.Module | Sizes) -> nnx.Module:

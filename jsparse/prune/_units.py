@@ -19,9 +19,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jsparse._checks import check_density
+from jsparse._checks import check_density, uncalled
 from jsparse._pattern import Scope, Whole, WholeModel
-from jsparse._pure import by_name, by_position, calling, examples
+from jsparse._pure import by_name, by_position, calling, check_settings, examples
 from jsparse._surgery import fold
 from jsparse._values import by_density, check_function, check_in, check_whole, is_number, shown
 from jsparse.export._shrinking.alive import alive_paths
@@ -103,6 +103,8 @@ def units(
       >>> small.layers[0].kernel.shape, record.widths
       ((4, 4), {'layers/0/kernel:1': '8 -> 4'})
     """
+    check_settings(density=density, budget=budget, cost=cost, importance=importance, scope=scope)
+    check_settings(round_to=round_to, least_width=least_width, keep=keep, mend=mend)
     check_density(density)
     check_in("(0, 1]", budget=budget)
     if density == 1 and budget == 1:
@@ -231,7 +233,8 @@ class _Chosen:
             scalar = isinstance(spent, jax.Array | np.ndarray) and spent.ndim == 0
             spent = spent.item() if scalar else spent
             if not is_number(spent) or not spent >= 0:
-                raise ValueError(f"cost must give a number, 0 or more; got {shown(spent)}")
+                got = f"{shown(spent)}{uncalled(spent)}"
+                raise ValueError(f"cost must give a number, 0 or more; got {got}")
             self._spent[key] = float(spent)
         return self._spent[key]
 

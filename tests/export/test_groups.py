@@ -180,3 +180,29 @@ def test_groups_that_stay_are_found_in_one_pass(
     within = [group.name for group in groups if not group.held]
     assert within == [f"layers/{3 * n}/kernel:1" for n in range(blocks)]
     assert len(tries) <= 7 * blocks + 3
+
+
+class OwnHeads(nnx.Module):
+    """Has a number of heads that nothing but `mend` sets."""
+
+    def __init__(self) -> None:
+        self.heads, rngs = 4, nnx.Rngs(0)
+        self.key = nnx.Linear(6, 12, use_bias=False, rngs=rngs)
+        self.leave = nnx.Linear(12, 5, use_bias=False, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        apart = self.key(x).reshape(*x.shape[:-1], self.heads, 3)
+        return self.leave(nnx.softmax(apart).reshape(*x.shape[:-1], -1))
+
+
+def test_a_group_that_stays_names_the_attribute_to_mend() -> None:
+    x = jnp.ones((2, 6))
+    held = {group.width: group.held for group in js.groups(OwnHeads(), x)}
+    assert held[4].startswith("`reshape` at ") and held[4].endswith("; `mend` may set heads (4)")
+
+    def mend(module: nnx.Module) -> dict[str, int]:
+        return {"heads": module.key.kernel.shape[1] // 3} if isinstance(module, OwnHeads) else {}
+
+    assert {group.width: group.held for group in js.groups(OwnHeads(), x, mend=mend)}[4] == ""
+    small, _ = js.prune.units(OwnHeads(), x, density=0.5, mend=mend)
+    assert small.heads == 2 and small(x).shape == (2, 5)

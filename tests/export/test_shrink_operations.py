@@ -1,5 +1,6 @@
 """One hidden layer, half of it dead, and what happens to its units before the next layer."""
 
+import functools
 import inspect
 import re
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import Array, lax
+from jax.sharding import PartitionSpec as P
 
 import jsparse as js
 from jsparse._variables import store
@@ -307,3 +309,26 @@ def test_inputs_that_give_no_numbers_are_refused() -> None:
     for read in (js.shrink, js.export.groups, js.export.stablehlo):
         with pytest.raises(ValueError, match=r"give (a batch|one) of 1 or more"):
             read(Net(nnx.tanh), jnp.ones((0, 6)))
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["activations", "weights"])
+def test_what_shard_map_keeps_is_named(split: bool) -> None:
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    over = functools.partial(jax.shard_map, mesh=mesh, out_specs=P())
+
+    class Net(nnx.Module):
+        def __init__(self) -> None:
+            self.a = nnx.Linear(6, 8, use_bias=False, rngs=nnx.Rngs(0))
+            self.b = nnx.Linear(8, 3, rngs=nnx.Rngs(1))
+            self.a.kernel[...] = self.a.kernel[...].at[:, 5:].set(0.0)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            if split:
+                return self.b(over(jnp.dot, in_specs=(P(), P()))(x, self.a.kernel[...]))
+            return self.b(over(jnp.tanh, in_specs=P())(self.a(x)))
+
+    small, record = js.shrink(Net(), jnp.ones((2, 6)))
+    assert small.a.kernel.shape == (6, 8)
+    assert record.stayed.keys() == {"a/kernel"}
+    assert record.stayed["a/kernel"].startswith("3 of 8 dead units stay: `shard_map` at ")
+    assert js.groups(Net(), jnp.ones((2, 6)))["a/kernel:1"].held.startswith("`shard_map` at ")

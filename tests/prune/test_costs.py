@@ -119,3 +119,18 @@ def test_every_model_that_is_timed_runs(monkeypatch: pytest.MonkeyPatch) -> None
     x = jax.random.normal(jax.random.key(0), (1, 4, 3))
     small, _ = js.prune.units(Values(nnx.Rngs(0)), x, budget=0.5, cost=costs.latency(x))
     assert len(ran) > 2 and int(costs.parameters(small)) in ran
+
+
+@pytest.mark.parametrize("cost", [costs.flops, costs.latency])
+def test_a_cost_that_was_not_called_says_so(cost: Any) -> None:
+    named = r"got the function cost\. It makes a cost: call it first, as in cost=costs\.flops\(x\)"
+    with pytest.raises(ValueError, match=named):
+        js.prune.units(Net(), X, budget=0.5, cost=cost)
+
+
+def test_other_costs_that_were_not_called_and_a_latency_without_inputs_say_so() -> None:
+    for name in ("bytes", "tiles"):
+        with pytest.raises(TypeError, match=rf"pass {name}\(\), not {name} itself"):
+            js.prune.units(Net(), X, budget=0.5, cost=getattr(costs, name))
+    with pytest.raises(TypeError, match="inputs must be what a call of the model takes; it fails"):
+        costs.latency()(Net())

@@ -130,6 +130,16 @@ def test_what_differs_is_listed(tmp_path) -> None:
     ]
 
 
+def test_a_tree_of_one_array_is_named_where_it_differs(tmp_path) -> None:
+    checkpoints = js.Checkpoints(tmp_path)
+    checkpoints.save(1, jnp.ones((3, 4)))
+    differs = r"\n  the tree itself: got float32\[3, 4\], expected float32\[4\]\n"
+    with pytest.raises(ValueError, match=differs):
+        checkpoints.restore(jnp.ones(4))
+    with pytest.raises(TypeError, match=r"^the tree itself is a str; arrays"):
+        checkpoints.save(2, "text")
+
+
 def test_another_model_is_left_as_it_was(tmp_path) -> None:
     checkpoints = js.Checkpoints(tmp_path)
     checkpoints.save(1, layer(0))

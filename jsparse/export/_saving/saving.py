@@ -27,7 +27,7 @@ from flax import nnx
 from jax.export import Exported
 
 from jsparse._checks import require
-from jsparse._pure import Pure, by_position, examples
+from jsparse._pure import Pure, by_position, check_settings, examples
 from jsparse._slots import check_module, walk_modules
 from jsparse._storage import manifest
 from jsparse._storage.files import to_disk, write_whole
@@ -95,6 +95,7 @@ def save(
       ...     sorted(os.listdir(f"{place}/model"))
       ['manifest.json', 'model.json', 'program.stablehlo', 'weights.safetensors']
     """
+    check_settings(record=record, shapes=shapes, overwrite=overwrite)
     check_folder(folder=folder)
     check_module(model)
     check_is(Record, "a Record, from shrink", record=record)

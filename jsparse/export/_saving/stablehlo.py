@@ -10,7 +10,7 @@ from flax import nnx
 from jax.export import Exported
 
 from jsparse._paths import named
-from jsparse._pure import Pure, by_position, examples
+from jsparse._pure import Pure, by_position, check_settings, examples
 from jsparse._values import shown
 from jsparse.export._packing import compiled
 from jsparse.export._saving.functional import (
@@ -106,6 +106,7 @@ def stablehlo(
       >>> exported.out_avals[0].shape
       (batch, 3)
     """
+    check_settings(shapes=shapes)
     model, given = by_position(model, inputs, options)
     return program(saved(portable(model), {}), examples(given), shapes).exported
 
@@ -134,7 +135,7 @@ def input_specs(inputs: tuple, shapes: Sequence[str]) -> tuple[list[tuple], str]
     if not arrays:
         raise TypeError(
             "got no inputs; after the model give the arrays of a call, in order or by name, or "
-            "their shapes: ..., model, x)"
+            "their shapes in order: ..., model, x)"
         )
     shapes = [shapes] if isinstance(shapes, str) else shapes
     if not isinstance(shapes, Sequence) or not all(isinstance(one, str) for one in shapes):

@@ -20,7 +20,7 @@ from jsparse.export._shrinking.liveness import (
     Reason,
     Removal,
 )
-from jsparse.export._shrinking.operations import NEUTRAL, PRODUCTS, touched
+from jsparse.export._shrinking.operations import NEUTRAL, PRODUCTS, is_closed, touched
 from jsparse.export._shrinking.products import along, shape_of
 from jsparse.export._shrinking.source import frames, place, raised, told
 from jsparse.export._shrinking.verify import Fault
@@ -107,9 +107,8 @@ def explain(
     texts: dict[str, dict[str, None]] = {}
     ways, weights = _Ways(graph, knowledge, foldable), graph.origins()
     for op in every(graph.ops):
-        if op.name not in PRODUCTS:
-            continue
-        for side, node, axis, dead in _dead(op, knowledge, weights):
+        found = _dead if op.name in PRODUCTS else _closed
+        for side, node, axis, dead in found(op, knowledge, weights):
             kept = dead & removal.kept(node, axis)
             if not kept.any() or node.shape[axis] < 2:
                 continue
@@ -157,6 +156,23 @@ def _dead(
             dead = (~known.unknown & (known.value == 0)).all(axis=rest)
             if dead.any():
                 yield side, node, to, np.asarray(dead)
+
+
+def _closed(
+    op: Op, knowledge: Knowledge, weights: Collection[Node]
+) -> Iterator[tuple[int, Node, int, np.ndarray]]:
+    """The same for an operation that is not understood: where a weight that it reads is zeros."""
+    if not is_closed(op):
+        return
+    for side, node in enumerate(op.inputs):
+        known = knowledge.get(node)
+        if known is None or known.value.ndim < 2 or node not in weights:
+            continue
+        for axis in range(known.value.ndim):
+            rest = tuple(k for k in range(known.value.ndim) if k != axis)
+            dead = (~known.unknown & (known.value == 0)).all(axis=rest)
+            if dead.any():
+                yield side, node, axis, np.asarray(dead)
 
 
 class _Ways:

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from jsparse._paths import listed
-from jsparse._pure import by_position, calling, examples
+from jsparse._pure import by_position, calling, check_settings, examples
 from jsparse._slots import slots
 from jsparse._surgery import fold
 from jsparse._values import check_function
@@ -26,6 +26,7 @@ from jsparse.export._shrinking.drawing import noted, write_groups
 from jsparse.export._shrinking.graph import Node, every
 from jsparse.export._shrinking.liveness import ENDS, SINGLE, Axis, Reason
 from jsparse.export._shrinking.members import UnitAxis, UnitGroup
+from jsparse.export._shrinking.operations import is_closed
 from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.units import Family, Units
 from jsparse.export._shrinking.uses import NOTHING, Use, uses
@@ -122,6 +123,7 @@ def groups(
       layers/0/kernel:0  4      32          none; stays: it is an input of the model
       layers/2/kernel:1  3      27          layers/2/bias; stays: the model returns them
     """
+    check_settings(mend=mend)
     check_function(mend=mend)
     model, inputs = by_position(model, example_inputs, options)
     inputs, plain = examples(inputs), fold(model)
@@ -187,7 +189,7 @@ def _group(
         for node, axis in axes
     )
     wide = any(member.use & (Use.MAKES | Use.READS) for member in members)
-    if not members or (family.held and not wide):
+    if not members or (family.held and not wide and not _closed(family)):
         return None
     shapes = {node.path: node.shape for node in units.graph.variables}
     own = [m for m in members if Use.MAKES in m.use and len(shapes[m.path]) > 1]
@@ -209,6 +211,13 @@ def _made(groups: Iterable[UnitGroup]) -> set[tuple[str, int, int]]:
         for m in [m for m in group.members if Use.MAKES in m.use] or group.members:
             found.update((m.path, m.axis, n) for n in np.flatnonzero(m.units >= 0).tolist())
     return found
+
+
+def _closed(family: Family) -> bool:
+    """Whether what holds a family is not understood, and reads a weight of it."""
+    op = family.held.op if family.held else None
+    read = {node for node, _ in family.axes if node.path and len(node.shape) > 1}
+    return op is not None and is_closed(op) and not read.isdisjoint(op.inputs)
 
 
 def _beside(node: Node, axis: int, used: Mapping[Axis, Use]) -> int:

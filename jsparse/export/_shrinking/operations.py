@@ -41,6 +41,11 @@ WINDOWS = {"reduce_window_sum", "reduce_window_max"}
 SCATTERS = {"scatter", "scatter-add", "scatter-sub", "scatter-mul", "scatter-min", "scatter-max"}
 UPDATES = dict.fromkeys(SCATTERS, 2) | {"dynamic_update_slice": 1}  # which input holds the updates
 PRODUCTS = {"dot_general", "conv_general_dilated"}
+UNDERSTOOD = (
+    ELEMENTWISE | STRUCTURAL | REDUCTIONS | CUMULATIVE | WINDOWS | PRODUCTS | UPDATES.keys()
+)
+UNDERSTOOD |= {"pad", "iota", "sort", "top_k", "gather", "dynamic_slice", "reduce_window"}
+UNDERSTOOD |= {"reduce_window_min"}
 
 
 def rearrange(op: Op, *values: np.ndarray) -> list[np.ndarray]:
@@ -124,6 +129,11 @@ def touched(op: Op, masks: Sequence[np.ndarray]) -> list[np.ndarray] | None:
         update = masks[UPDATES[op.name]]
         return [masks[0] | onto(np.asarray(update.any(axis=rest, keepdims=True)))]
     return None
+
+
+def is_closed(op: Op) -> bool:
+    """Whether an operation is not understood, as one of other libraries or over devices."""
+    return not op.bodies and op.name not in UNDERSTOOD
 
 
 def windows_of(op: Op) -> dict[int, int]:

@@ -201,7 +201,7 @@ class Plan:
     def _give_way(self, removal: Removal, found: list[Fault], everywhere: bool) -> None:
         """Keep the axes at fault; all of them if that is not known, or `everywhere`."""
         axes = [removed_near(self.graph, removal, fault) for fault in found]
-        texts = list(self._told(removal, found, axes))
+        texts = list(with_sizes(self.model, self.graph, removal, found, axes))
         for fault, text, near in zip(found, texts, axes, strict=True):
             removal.because(Reason(WHOLE, fault.op, text))
             for node, axis in near:
@@ -212,19 +212,26 @@ class Plan:
                 removal.pin(node)
         self._settle(removal, self._around(removal))
 
-    def _told(self, removal: Removal, found: list[Fault], axes: list[list[Axis]]) -> Iterator[str]:
-        """Each fault with the attributes that may have caused it."""
-        groups = Groups(self.graph, removal)
-        by_group: dict[int, list[str]] = {}
-        for fault, near in zip(found, axes, strict=True):
-            stored: dict[str, None] = {}
-            for node, _ in near:
-                lengths, paths = group = groups.around(node)
-                if id(group) not in by_group:
-                    by_group[id(group)] = stored_as(self.model, paths, lengths)
-                stored |= dict.fromkeys(by_group[id(group)])
-            names = ", ".join(list(stored)[:5])
-            yield f"{fault.text}; `mend` may set {names}" if names else fault.text
+
+def with_sizes(
+    model: nnx.Module,
+    graph: Graph,
+    removal: Removal,
+    found: list[Fault],
+    axes: list[list[Axis]],
+) -> Iterator[str]:
+    """Each fault, with the sizes that modules store around the axes near it."""
+    groups = Groups(graph, removal)
+    by_group: dict[int, list[str]] = {}
+    for fault, near in zip(found, axes, strict=True):
+        stored: dict[str, None] = {}
+        for node, _ in near:
+            lengths, paths = group = groups.around(node)
+            if id(group) not in by_group:
+                by_group[id(group)] = stored_as(model, paths, lengths)
+            stored |= dict.fromkeys(by_group[id(group)])
+        names = ", ".join(list(stored)[:5])
+        yield f"{fault.text}; `mend` may set {names}" if names else fault.text
 
 
 def compared(

@@ -28,7 +28,7 @@ from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
 from jsparse.export._shrinking.links import Links
 from jsparse.export._shrinking.liveness import NEEDS_WHOLE, WHOLE, Axis, Reason, Removal
 from jsparse.export._shrinking.operations import PRODUCTS
-from jsparse.export._shrinking.plan import compared, cuts_of, groups_of
+from jsparse.export._shrinking.plan import compared, cuts_of, groups_of, with_sizes
 from jsparse.export._shrinking.rescale import Rescale, merged
 from jsparse.export._shrinking.tracing import trace
 from jsparse.export._shrinking.verify import Fault, apart, rounding
@@ -173,24 +173,26 @@ class Units:
         # a fault may follow from another one: each by itself, with those that are good together;
         # first those that alone are near a fault, then all that are near one, then the rest
         good: list[int] = []
-        held: dict[int, Fault] = {}
+        held: dict[int, tuple[Smaller, Fault]] = {}
         for suspects in (sure, itertools.chain(*blamed), gone):
             for n in dict.fromkeys(suspects):
                 if n in good or n in held:
                     continue
                 tested = self.smaller({k: gone[k] for k in (*good, n)}, tests)
                 if tested.faults:
-                    held[n] = tested.faults[0]
+                    held[n] = tested, tested.faults[0]
                 else:
                     good.append(n)
             if held:
                 break
-        held = held or dict.fromkeys(good, one.faults[0])
+        held = held or dict.fromkeys(good, (one, one.faults[0]))
         before = [*self.alike]
-        for n, fault in held.items():
+        for n, (tested, fault) in held.items():
             self._pair(n, {k: gone[k] for k in good}, tests)
             if not any(n in one for one in self.alike if one not in before):
-                reason = Reason(WHOLE, fault.op, fault.text)
+                near = removed_near(self.graph, tested.removal, fault)
+                told = with_sizes(self.model, self.graph, tested.removal, [fault], [near])
+                reason = Reason(WHOLE, fault.op, next(told))
                 self.families[n] = self.families[n]._replace(held=reason)
         return None
 

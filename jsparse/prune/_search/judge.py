@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from jsparse._checks import uncalled
 from jsparse._paths import named
 from jsparse._pure import taken_apart
 from jsparse._slots import check_module, slots
@@ -221,7 +222,9 @@ def _traced(name: str, value: Any) -> Array:
     try:
         number = jnp.asarray(value)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"it must return one number; got {shown(value)}") from error
+        raise TypeError(
+            f"it must return one number; got {shown(value)}{uncalled(value)}"
+        ) from error
     if number.shape or jnp.iscomplexobj(number):
         raise TypeError(f"it must return one number; got {shown(value)}")
     return number
@@ -237,7 +240,7 @@ def _checked(name: str, value: Any) -> float:
     if isinstance(array, np.ndarray) and array.shape == ():
         array = array.item()
     if not is_number(array):
-        raise ValueError(f"{name} must return one number; got {shown(value)}")
+        raise ValueError(f"{name} must return one number; got {shown(value)}{uncalled(value)}")
     number = float(array)
     if not np.isfinite(number):
         raise ValueError(
