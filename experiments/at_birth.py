@@ -50,14 +50,14 @@ class Settings(common.TrainSettings):
     rounds: int = 100
     """Of SynFlow."""
     batches: int = 10
-    """That SNIP and GraSP look at, each of `batch` images, other ones for each seed."""
+    """Batches that SNIP and GraSP read, each of `batch` images, different ones for each seed."""
     seeds: int = 3
     epochs: int = 20
     batch: int = 100
     learning_rate: float = 1.2e-3
     """Of Adam, falling to 0 along a cosine."""
     samples: int = 60_000
-    """Train on the first so many images."""
+    """Number of training images to use, the first ones."""
     quick: bool = False
     """LeNet-300-100 on a part of MNIST."""
 
@@ -93,8 +93,8 @@ class Pruner:
 
     Args:
       settings: of the experiment.
-      images: that gradients look at.
-      prepare: makes them what the model reads.
+      images: that gradients are computed on.
+      prepare: turns them into the model's input.
     """
 
     def __init__(self, settings: Settings, images: common.Images, prepare: Callable):
@@ -102,7 +102,7 @@ class Pruner:
         self.scores: dict[tuple[str, int], dict[str, jax.Array]] = {}
 
     def begin(self, method: str, model: nnx.Module, run: int) -> nnx.Module:
-        """The model of a run, pruned; nothing is left of it where a layer would lose all."""
+        """The pruned model of a run; None where a layer would lose all weights."""
         density = self.settings.densities[run // self.settings.seeds]
         try:
             return self.pruned(method, model, density, run % self.settings.seeds + 1)
@@ -132,7 +132,7 @@ class Pruner:
         return prune.keep_highest(model, self.scores[method, seed], density)
 
     def batches(self, seed: int) -> list[tuple[jax.Array, jax.Array]]:
-        """Prepared images and classes, drawn anew for each seed."""
+        """Prepared images and classes, drawn for each seed."""
         x, y = self.images.train_x, self.images.train_y
         order = np.random.default_rng(seed).permutation(len(x))
         size = self.settings.batch

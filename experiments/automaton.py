@@ -39,14 +39,14 @@ MARKS, CHUNK = 14, tabular.CHUNK
 ENOUGH = 0.95
 """Of the exact probability."""
 LARGEST = 400
-"""Cells of a grid at which the memory of two labels is still tried."""
+"""Most cells of a grid on which the memory of two labels is tried."""
 ALONE = np.zeros((1, 99), int)
 """The moves of no memory."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(common.RunSettings):
-    """Tasks are learned one after the other, all seeds of one side by side."""
+    """Tasks are learned one after another, all seeds of one side by side."""
 
     tasks: tuple[str, ...] = tuple(grids.TASKS)
     """Names of tasks."""
@@ -98,7 +98,7 @@ def learned(
 
 
 def study(name: str, settings: Settings) -> dict[str, Any]:
-    """All agents on one task, beside what is exact."""
+    """All agents on one task, and the exact values."""
     grid, automaton = grids.task(name)
     made = grids.product(grid, automaton)
     value, sweeps = exact.best(made)
@@ -145,7 +145,7 @@ def told(rows: list[dict[str, Any]], settings: Settings) -> str:
                      + [f"{min(ends['product']) / row['exact']:.3f}"])  # fmt: skip
         taken = {a: float(np.median(needed(one, level))) for a, one in row["agents"].items()}
         speed.append([row["task"], *(thousands(taken[a]) if a in taken else "" for a in names)])
-        if np.isfinite(taken["product"]):  # there is no ratio to what was never reached
+        if np.isfinite(taken["product"]):  # there is no ratio to a level that was never reached
             for agent, steps in taken.items():
                 ratios[agent].append(steps / taken["product"])
     seeds = common.counted(settings.seeds, "seed")

@@ -37,12 +37,12 @@ ARMS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(common.RunSettings):
-    """Networks are trained one after the other."""
+    """Networks are trained one after another."""
 
     task: str = "slippery small, hard"
     """A task of `experiments.automaton`."""
     arms: tuple[str, ...] = tuple(ARMS)
-    """How the states share a network."""
+    """How states share a network."""
     seeds: int = 2
     steps: int = 10_000
     """Of Adam, each on 256 sampled steps of the product."""

@@ -51,13 +51,14 @@ TOPS = (0.08, 0.04, 0.02)
 WEIGHTS = (20, 50, 100, 200, 400)
 """Of the value cost."""
 OVER, ENOUGH = 1.05, 0.9
-"""How far a density may be above its ceiling, and how much of the best reward is asked for."""
+"""How far a density may be above its ceiling, and how much of the best reward is required."""
 MOST = 3.0
-"""Excess that counts: the first policies are far too low, and would set all prices too high."""
+"""The largest excess that counts: the first policies are far too low, and would set all prices too
+high."""
 MIDDLE = 1
 """The ceiling for which policies are made sparse."""
 AT_ONCE = 5
-"""Iterations between looks at the policy."""
+"""Iterations between evaluations of the policy."""
 
 
 class Arm(NamedTuple):
@@ -76,15 +77,15 @@ class Arm(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(common.RunSettings):
-    """Arms are trained one after the other, all seeds of one in the same program."""
+    """Arms are trained one after another, all seeds of one in the same program."""
 
     seeds: int = 3
     iterations: int = 600
     """Of PPO; a multiple of 10."""
     integral: float = 0.01
-    """How much of the relative excess a multiplier keeps."""
+    """Weight of the accumulated relative excess in a multiplier."""
     proportional: float = 0.1
-    """How much of it counts at once."""
+    """Weight of the current excess."""
     ppo: Ppo = dataclasses.field(
         default_factory=lambda: Ppo(
             copies=128, steps=16, passes=2, batches=4, learning_rate=1e-3, gamma=1.0, entropy=0.003
@@ -132,7 +133,7 @@ def arms() -> dict[str, Arm]:
 
 
 def relative(cost: Array, limit: Array) -> Array:
-    """By which fraction of its limit a cost is above it, at most MOST."""
+    """The fraction of its limit by which a cost exceeds it, at most MOST."""
     return jnp.minimum(cost / limit - 1.0, MOST)
 
 
@@ -146,7 +147,7 @@ def world(costs: np.ndarray, count: int) -> chain.Sampled:
 
 @functools.cache
 def trainer(count: int, settings: Settings) -> Trainer:
-    """With a multiplier for each of so many bounds; kinds and limits are set later."""
+    """With a multiplier for each bound; kinds and limits are set later."""
     one = jsparse.optim.Multiplier(
         1.0, integral=settings.integral, proportional=settings.proportional, excess=relative
     )
@@ -158,7 +159,7 @@ def trainer(count: int, settings: Settings) -> Trainer:
 def learned(run: common.Run, arm: Arm, settings: Settings) -> dict[str, Any]:
     """Of each learner: shares and reward of its average policy, and of its last one.
 
-    A run that was killed goes on from where it was saved.
+    A killed run resumes from its last save.
     """
     names = [name for name in arm.limits for _ in range(settings.seeds)]
     limits = np.stack([arm.limits[name] for name in names])
@@ -281,7 +282,7 @@ def told(rows: dict[str, dict[str, Any]], settings: Settings) -> str:
 
 
 def verdicts(does: dict[str, np.ndarray], met: dict[str, np.ndarray]) -> list[str]:
-    """What is expected, and whether it came so."""
+    """The expectations and outcomes."""
     text = lambda values: ", ".join(f"{value:.2f}" for value in values)
     lines = [headline.verdict(f"densities, {bound}: at most 5 % over", ratio <= OVER, text(ratio))
              for bound, ratio in met.items()]  # fmt: skip

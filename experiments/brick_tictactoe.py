@@ -53,7 +53,7 @@ from experiments.rl.standings import (
 
 SPARSE = "1 cell, SET"
 LOOK = (0, USUAL, 64)
-"""Simulations of a move; the round robin has the middle one."""
+"""Simulations per move; the round robin uses the middle number."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Settings(common.RunSettings):
     iterations: int = 200
     """Of self-play and learning, of each network."""
     marks: int = 8
-    """So often a network meets minimax while it learns."""
+    """How often a network plays minimax during learning."""
     games: int = 50
     """Of each pair, test and seat."""
     tries: int = 1000
@@ -139,7 +139,7 @@ def against(player: players.Player, settings: Settings, key: Any) -> dict[str, d
 
 
 def trained(arm: str, seed: int, settings: Settings) -> tuple[dict[str, Any], Any]:
-    """What came of one network, and its layers; from its folder as far as that goes."""
+    """The results of one network, and its layers; from its folder as far as possible."""
     run = common.open_run(Path(settings.out) / arm / f"seed {seed}", settings, arm=arm, seed=seed)
     bricks, kind = arms(settings)[arm]
     trainer = Trainer(settings.az, kind, settings.board, bricks, settings.iterations)
@@ -167,7 +167,7 @@ def trained(arm: str, seed: int, settings: Settings) -> tuple[dict[str, Any], An
 
 
 def tournament(nets: dict[str, Any], seed: int, settings: Settings) -> list[dict[str, Any]]:
-    """Everybody against everybody in both seats, and networks with more and less look-ahead."""
+    """All against all in both seats, and networks with more and less look-ahead."""
     run = common.open_run(Path(settings.out) / "games" / f"seed {seed}", settings, seed=seed)
     many: dict[str, players.Player] = {
         "random": players.random,
@@ -194,7 +194,7 @@ def tournament(nets: dict[str, Any], seed: int, settings: Settings) -> list[dict
 
 
 def verdicts(found: dict[str, list[dict]], games: list[list[dict]]) -> list[str]:
-    """What was expected, and what came."""
+    """The expectations and outcomes."""
     from scipy.stats import spearmanr
 
     learners = [name for name in found if name != SPARSE]
@@ -269,7 +269,7 @@ def show(found: dict[str, list[dict]], games: list[list[dict]], settings: Settin
 
 
 def draw(found: dict[str, list[dict]], settings: Settings) -> Path:
-    """What is not lost against minimax while a network learns, in each test."""
+    """Games not lost against minimax during learning, in each test."""
     each = settings.iterations // settings.marks
     steps = [each * (n + 1) for n in range(settings.marks)]
     curve = lambda run, test: [100 * not_lost(row, test) for row in run["rows"]]

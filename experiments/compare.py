@@ -43,21 +43,21 @@ Network = Literal["lenet-300-100", "small", "resnet-20"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(common.TrainSettings):
-    """The residual network wants a GPU."""
+    """The residual network needs a GPU."""
 
     network: Network = "lenet-300-100"
     """The first is for MNIST, the others for CIFAR-10."""
     densities: tuple[float, ...] = (0.2, 0.1, 0.05, 0.02)
     """Of the weights under a mask, falling."""
     methods: tuple[str, ...] = ()
-    """Only these, by their names in the table; all where empty."""
+    """Only these, by their names in the table; all if empty."""
     seeds: int = 3
     epochs: int = 20
     batch: int = 100
     learning_rate: float = 1.2e-3
     """Of Adam, falling to 0 along a cosine."""
     samples: int = 60_000
-    """Train on the first so many images."""
+    """Number of training images to use, the first ones."""
     quick: bool = False
     """LeNet-300-100 on a part of MNIST."""
 
@@ -89,12 +89,12 @@ STRENGTHS = {"L0": (4e-6, 1.6e-5, 6.4e-5, 2.56e-4), "STR": (1e-3, 1e-2, 1e-1, 1.
              "soft movement": (3.0, 10.0, 30.0, 100.0)}  # fmt: skip
 """Prices of a weight, decays of s, and weights of the cost, where no density can be given."""
 LEARNED_RATE = 10.0
-"""Their gates, scores and thresholds learn so much faster than weights: 1200 steps of Adam at the
-rate of the weights move a logit by 0.7 at most, and 2 to 3 are needed to close a gate."""
+"""Gates, scores and thresholds learn this much faster than weights: 1200 steps of Adam at the rate
+of the weights move a logit by 0.7 at most, and 2 to 3 are needed to close a gate."""
 BATCHES = 10
-"""Batches that pruning at birth looks at."""
+"""Batches that pruning at initialization reads."""
 BY_BUDGET = prune.by_layer(schedule.erdos_renyi_kernel)
-"""Each layer has its share."""
+"""Each layer gets its share."""
 
 
 class Entries:
@@ -103,7 +103,7 @@ class Entries:
     Args:
       settings: of the experiment.
       steps: train steps of a run.
-      batches: what pruning at birth looks at, prepared images and labels.
+      batches: what pruning at initialization reads, prepared images and labels.
     """
 
     def __init__(self, settings: Settings, steps: int, batches: list[tuple[jax.Array, jax.Array]]):
@@ -129,7 +129,7 @@ class Entries:
         )
 
     def revised(self, by: Callable[[float], Any], density: float, begin: Any) -> common.Contestant:
-        """With stored masks that a revision moves."""
+        """With stored masks that a revision changes."""
         return common.Contestant(self.held, revisions=tuple(self.layers(by, density)), begin=begin)
 
     def random(self, density: float) -> Callable:
@@ -164,7 +164,7 @@ class Entries:
         }
 
     def moving(self, density: float) -> dict[str, common.Contestant]:
-        """Stored masks that move."""
+        """Stored, dynamic masks."""
         steps, start = self.steps, self.random(density)
         full = lambda new, _, seed: new
         exchange = {"every": max(1, steps // 60), "last": round(0.75 * steps)}
@@ -206,7 +206,7 @@ class Entries:
         }
 
     def later(self, density: float, before: str) -> dict[str, common.Contestant]:
-        """Pruned after training: in rounds, `before` being the round before, or at once."""
+        """Pruned after training: in rounds, `before` being the previous round, or at once."""
 
         def rewound(new: nnx.Module, trained: nnx.Module, seed: int) -> nnx.Module:
             return jsparse.hold(new, jsparse.masks(smallest(trained)))
@@ -234,7 +234,7 @@ class Entries:
         )
 
     def strengths(self) -> dict[str, common.Contestant]:
-        """What has a strength in place of a density."""
+        """Methods that take a strength instead of a density."""
         make = {
             "L0": lambda s: jsparse.HardConcrete(lam=s),
             "STR": lambda s: jsparse.SoftThreshold(decay=s),
@@ -256,7 +256,7 @@ def loss(model: Any, batch: tuple[jax.Array, jax.Array], temperature: float = 1.
 
 
 calm_loss = partial(loss, temperature=200.0)
-"""As the authors of GraSP have it."""
+"""As in the code of GraSP's authors."""
 
 
 def contestants(entries: Entries, settings: Settings) -> dict[str, common.Contestant]:

@@ -40,13 +40,13 @@ from jsparse import heads
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(common.RunSettings):
-    """Networks are trained one after the other."""
+    """Networks are trained one after another."""
 
     networks: tuple[str, ...] = ("MLP", "MLP at 5 %", "LeNet-5", "CIFAR-10")
     """For the paths; the last one reads images of CIFAR-10."""
     seeds: int = 5
     samples: int = 8000
-    """Train on the first so many images."""
+    """Number of training images to use, the first ones."""
     epochs: int = 6
     batch: int = 50
     learning_rate: float = 1e-3
@@ -56,7 +56,7 @@ class Settings(common.RunSettings):
     per_class: int = 20
     """Features of each class in the head that is edited, at most."""
     cifar: str = ""
-    """Folder with the files of CIFAR-10, as --data for those of MNIST."""
+    """Folder with the files of CIFAR-10, like --data for those of MNIST."""
     quick: bool = False
     """One seed, the MLP alone."""
 
@@ -108,7 +108,7 @@ NETWORKS: dict[str, Callable[[nnx.Rngs], Any]] = {
 QUICK = Settings(networks=("MLP",), seeds=1, points=20, quick=True)
 HEAD = "fc2/kernel"
 BIASED, MARKED = 3, 0.9
-"""The class whose images carry the mark, and which part of them."""
+"""The class whose images carry the mark, and which fraction of them."""
 EDITS = (0, 1, 2, 3, 4, 8, 16)
 """Weights set to zero."""
 WAYS = ("sparse head", "dense head, the same features", "dense head, its own features")
@@ -154,7 +154,7 @@ def trained(name: str, x: np.ndarray, y: np.ndarray, settings: Settings, seed: i
 
 
 def run_on(model: nnx.Module, x: np.ndarray) -> np.ndarray:
-    """What a model makes of images, a few hundred at a time."""
+    """The outputs of a model, for a few hundred images at a time."""
     graph, state = nnx.split(model)
     call = jax.jit(lambda state, x: nnx.merge(graph, state)(x))
     return np.concatenate([call(state, part) for part in np.array_split(x, -(-len(x) // 500))])
@@ -163,7 +163,7 @@ def run_on(model: nnx.Module, x: np.ndarray) -> np.ndarray:
 def features_of(model: Any, x: np.ndarray) -> np.ndarray:
     """The inputs of the model's last layer, [n, features]."""
     body = nnx.clone(model)
-    body.fc2 = nnx.Sequential()  # hands on what it is given
+    body.fc2 = nnx.Sequential()  # returns its input
     return run_on(body, x)
 
 
@@ -244,7 +244,7 @@ def shortcut(data: tuple, settings: Settings, seed: int, out: Path) -> dict[str,
 
 
 def removed(edited: list[list[float]]) -> bool:
-    """Whether four edits take the marked images that are called 3 from over 50 % to under 20 %."""
+    """Whether four edits lower the marked images that are called 3 from over 50 % to under 20 %."""
     return edited[0][2] > 0.5 and edited[EDITS.index(4)][2] < 0.2
 
 

@@ -41,7 +41,7 @@ from experiments.rl.networks import EVERY, MLP, drawn, flax_init, weights
 STATES = doors.GRID.shape[0] * doors.GRID.shape[1]
 CORNER = (0, 0)
 CEILING, FLOOR = 0.15, 0.5
-"""Densities allowed at the near door and asked for in the corner."""
+"""Densities allowed at the near door and required in the corner."""
 CASES = {
     "near door at most 0.15": ({doors.NEAR: CEILING}, {}),
     "corner at least 0.5": ({}, {CORNER: FLOOR}),
@@ -66,8 +66,8 @@ class Settings(common.RunSettings):
     updates: int = 3000
     """Of the multipliers, with greedy policies."""
     rate: float = 0.005
-    """How much of the excess they move by. Where one update is more than the price of a floor, the
-    multiplier falls to 0 each time that the floor is met, and the average is too far within it."""
+    """How much of the excess they move by. If one update exceeds the price of a floor, the
+    multiplier falls to 0 each time the floor is met, and the average is too far within it."""
     steps: int = 4000
     """Of a network, each with an update of the multipliers."""
     width: int = 64
@@ -101,16 +101,16 @@ def best(ceiling: np.ndarray, floor: np.ndarray) -> tuple[float, np.ndarray, np.
 
 
 def difference(cost: Array, limit: Array) -> Array:
-    """How far a cost exceeds its limit, which may be 0; nothing where there is no limit."""
+    """How far a cost exceeds its limit, which may be 0; 0 where there is no limit."""
     return jnp.where(jnp.isfinite(limit), cost - limit, -1.0)
 
 
 def multipliers(
     case: str, integral: float, proportional: float
 ) -> tuple[jsparse.optim.Multiplier, jsparse.optim.Multiplier]:
-    """Those of ceilings and, with signs turned, of floors; one for each state."""
+    """Those of ceilings and, with reversed signs, of floors; one per state."""
     ceiling, floor = bounds(case)
-    floor = np.where(floor > 0, floor, -np.inf)  # nothing is asked for: no limit
+    floor = np.where(floor > 0, floor, -np.inf)  # nothing is required: no limit
     start = lambda limit: jsparse.optim.Multiplier(
         limit, integral=integral, proportional=proportional, excess=difference
     )
@@ -122,7 +122,7 @@ Both = tuple[jsparse.optim.Multiplier, jsparse.optim.Multiplier]
 
 
 def moved(both: Both, density: Array) -> Both:
-    """The multipliers after a density [states] was measured."""
+    """The multipliers after measuring a density [states]."""
     update = jax.vmap(jsparse.optim.Multiplier.update)
     return update(both[0], density), update(both[1], -density)
 

@@ -60,12 +60,12 @@ class Settings(common.TrainSettings):
     learning_rate: float = 0.1
     """Of SGD."""
     kept: float = 0.8
-    """Part of the units left that each round keeps."""
+    """Fraction of the remaining units that each round keeps."""
     rounds: int = 11
     samples: int = 60_000
-    """Take the first so many images, one tenth of them held out."""
+    """Number of images to use, the first ones; one tenth of them is held out."""
     test_samples: int = 10_000
-    """Test on the first so many."""
+    """Number of test images to use, the first ones."""
     quick: bool = False
     """Model A and a narrow B, few images, seeds and rounds."""
 
@@ -197,7 +197,8 @@ def train(
     training: common.SeedTraining,
     held_out: tuple[Array, Array],
 ) -> common.Seeds:
-    """Plain SGD in a fixed order; each seed until its loss on the held-out images no more falls."""
+    """Plain SGD in a fixed order; each seed until its loss on the held-out images no longer
+    falls."""
     params, rest = training.start(model)
     seeds = len(common.networks(model))
     best, waited = np.full(seeds, np.inf), np.zeros(seeds)
@@ -248,7 +249,7 @@ def dropped(
         keep=Folder(folder / "rounds"),
     )
     left, accuracies, end = [], [], ""
-    run.forget_after(0)  # the rounds that are done come again, from their files
+    run.forget_after(0)  # finished rounds are read from their files
     common.header(folder, f"Model {model}", settings.seeds, f"{settings.rounds + 1} rounds")
     progress = common.Epochs(0, settings.rounds + 1, method, "round")
     try:
@@ -267,7 +268,7 @@ def dropped(
 
 
 def units_left(model: common.Seeds) -> float:
-    """Fraction of all units that are left: biases say it."""
+    """Fraction of all units that are left, read from the biases."""
     masks = [np.asarray(m) for path, m in jsparse.masks(model).items() if path.endswith("bias")]
     return float(sum(m.sum() for m in masks) / sum(m.size for m in masks))
 
@@ -309,7 +310,7 @@ def study(model: Model, settings: Settings) -> dict[str, dict]:
 
 
 def _nearest(wanted: tuple, left: tuple, known: tuple) -> list[str]:
-    """What is published within a tenth of each density, or nothing."""
+    """The published figure within a tenth of each density, or nothing."""
     places = [int(np.argmin([abs(np.log(d / one)) for one in left])) for d in wanted]
     near = [abs(np.log(d / left[n])) < 0.1 for d, n in zip(wanted, places, strict=True)]
     return [f"{known[n]:.1f}" if ok else "" for n, ok in zip(places, near, strict=True)]

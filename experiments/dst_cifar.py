@@ -43,9 +43,9 @@ class Settings(common.StudySettings):
     weight_decay: float = 1e-4
     """Of all parameters, thresholds too."""
     samples: int = 50_000
-    """Train on the first so many images."""
+    """Number of training images to use, the first ones."""
     tested: int = 10_000
-    """Test on the first so many images."""
+    """Number of test images to use, the first ones."""
     quick: bool = False
     """A narrow VGG-16 on a part of the data."""
 
@@ -99,14 +99,14 @@ def normalised(images: jax.Array) -> jax.Array:
     return (images - mean) / deviation
 
 
-INPUTS = common.Inputs(  # black around the images, as the paper's code has it
+INPUTS = common.Inputs(  # black around the images, as in the paper's code
     train=lambda key, images: normalised(common.pad_crop_flip(key, common.to_float(images))),
     test=lambda images: normalised(common.to_float(images)),
 )
 
 
 def learning_rate(settings: Settings, samples: int) -> optax.Schedule:
-    """By step: a tenth after each part in `falls`, times what `decay` makes of it."""
+    """By step: a tenth after each part in `falls`, times the factor of `decay`."""
     steps = settings.epochs * (samples // settings.batch)
     tenth = optax.piecewise_constant_schedule(1.0, {round(f * steps): 0.1 for f in settings.falls})
     tail = common.learning_rate(settings, samples)
@@ -114,7 +114,7 @@ def learning_rate(settings: Settings, samples: int) -> optax.Schedule:
 
 
 def main(settings: Settings) -> None:
-    """Train the dense and the sparse networks and print them beside the paper's."""
+    """Train the dense and the sparse networks and print them with the paper's figures."""
     images = common.first_samples(common.cifar10(settings.data), settings.samples)
     images = dataclasses.replace(
         images,

@@ -42,7 +42,7 @@ LAMB_BATCH = 32_768
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(common.RunSettings):
-    """The defaults want accelerators and ImageNet."""
+    """The defaults need accelerators and ImageNet."""
 
     alpha: float = 5e-6
     """Weight of the regulariser, at the start where a density is given."""
@@ -53,7 +53,7 @@ class Settings(common.RunSettings):
     optimizer: Literal["sgd", "lamb"] = "sgd"
     """The second for large batches."""
     batch: int = 256
-    """Images a step, of all devices together."""
+    """Images per step, over all devices."""
     epochs: int = 90
     """Passes over the training images."""
     scale: float = 1.0
@@ -81,9 +81,9 @@ class Settings(common.RunSettings):
     readers: Readers = dataclasses.field(default_factory=Readers, metadata=common.FREE)
     """How each process reads ahead."""
     distributed: bool = dataclasses.field(default=False, metadata=common.FREE)
-    """One of several processes, each started with this flag; a cluster tells each its part."""
+    """One of several processes, each started with this flag; the cluster assigns ranks."""
     coordinator: str = dataclasses.field(default="", metadata=common.FREE)
-    """HOST:PORT of process 0, where no cluster tells it."""
+    """HOST:PORT of process 0, if no cluster provides it."""
     processes: int = dataclasses.field(default=1, metadata=common.FREE)
     """How many, with --coordinator."""
     process: int = dataclasses.field(default=0, metadata=common.FREE)
@@ -101,7 +101,7 @@ class Settings(common.RunSettings):
             raise ValueError(f"--alpha and --scale are above 0, got {self.alpha}, {self.scale}")
         if self.save % self.every:
             raise ValueError(
-                f"--save {self.save} is no multiple of --every {self.every}; what is saved is "
+                f"--save {self.save} is not a multiple of --every {self.every}; what is saved is "
                 "logged first"
             )
 
@@ -173,7 +173,7 @@ def standardised(images: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
-    """Where batches come from; `test` makes them anew each time."""
+    """Where batches come from; `test` makes new ones each time."""
 
     train: Stream
     test: Any
@@ -279,7 +279,7 @@ def finish(run: common.Run, parallel: DataParallel, state: Any) -> None:
 
 
 def show(settings: Settings, final: dict[str, Any], name: str) -> None:
-    """Prints the table beside the paper's, and the speed."""
+    """Prints the table with the paper's figures, and the speed."""
     percents = [f"{100 * final[name]:.2f}" for name in ("density", "top1", "top5")]
     kind = "dense" if settings.dense else "sparse"
     rows = [] if settings.synthetic else PUBLISHED

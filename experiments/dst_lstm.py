@@ -67,7 +67,7 @@ class Classifier(nnx.Module):
 
 
 def main(settings: Settings) -> None:
-    """Train the dense and the sparse network and print them beside the paper's."""
+    """Train the dense and the sparse network and print them with the paper's figures."""
     images = common.mnist(settings.data)
     rate = common.learning_rate(settings, len(images.train_x))
     out = settings.out or f"runs/dst_lstm/{settings.network}"

@@ -41,7 +41,7 @@ NETWORKS = {"lenet-300-100": common.LeNet300, "lenet-5": common.LeNet5}
 
 
 def main(settings: Settings) -> None:
-    """Train the dense and the sparse network and print them beside the paper's."""
+    """Train the dense and the sparse network and print them with the paper's figures."""
     images = common.mnist(settings.data)
     rate = common.learning_rate(settings, len(images.train_x))
     out = settings.out or f"runs/dst_mnist/{settings.network}"

@@ -10,7 +10,7 @@ Paper: Sokar et al., Dynamic sparse training for deep reinforcement learning, IJ
 Arms: dense; static, DS: the paper's links (the first two matrices of each network); RigL: grown by
     gradient; DS at 80 and 95 % (of the first two matrices, Erdos-Renyi); thresholds: learned.
 
-Ours to choose: steps and updates alternate in stretches of 50, masks also apply to the forward
+Our choices: steps and updates alternate in stretches of 50, masks also apply to the forward
     pass, moments of new links start at 0, and masks are fixed in the last 5 % of the steps.
     Training FLOPs are 6 for each link, transition and update, those of the targets left out, as
     1.07e14 of the paper are.
@@ -57,7 +57,7 @@ class Settings(OnlineSettings):
     alpha: float = 1e-5
     """Of the learned thresholds."""
     settle: float = 0.05
-    """Fraction of the steps at the end in which masks stay."""
+    """Fraction of the steps at the end in which masks are fixed."""
     td3: Td3 = dataclasses.field(default_factory=Td3)
     """Of the algorithm."""
     quick: bool = False

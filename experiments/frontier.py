@@ -28,7 +28,7 @@ import jsparse
 from experiments import common
 
 STEPS, ROUNDS = 100, 3
-"""What is timed: so many steps at a time, so often."""
+"""What is timed: the number of steps at a time, and how often."""
 KERNELS = ".*/kernel"
 
 
@@ -46,7 +46,7 @@ class Settings(common.StudySettings):
     """Of SGD with momentum 0.9."""
     decay: float = 0.3
     samples: int = 60_000
-    """Train on the first so many images."""
+    """Number of training images to use, the first ones."""
     quick: bool = False
     """Three alphas on a part of the data."""
 

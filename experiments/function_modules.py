@@ -7,7 +7,7 @@ Paper: Lamb et al., Neural Function Modules with Sparse Arguments, AISTATS 2021.
     code, and no figure of it could be checked, so none is printed for comparison. A negative result
     is a result.
 
-Ours to choose: three modules of one layer each between an input layer and a head, on MNIST
+Our choices: three modules of one layer each between an input layer and a head, on MNIST
     upright, tested on rotated and occluded images. Arms: plain; wider, with as many parameters as
     those that read; two passes whose second starts with the first one's result added, without
     reading; two passes that read all results; two that read the top 2. "sparse" keeps a fifth of
@@ -44,12 +44,12 @@ from jsparse.layers import Recall
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(common.TrainSettings):
-    """What is trained."""
+    """The networks and their training."""
 
     width: int = 64
     """Of the modules."""
     top: int = 2
-    """Results that a head reads."""
+    """Number of results that a head reads."""
     density: float = 0.2
     """Of the kernels of the sparse arms."""
     seeds: int = 5
@@ -58,9 +58,9 @@ class Settings(common.TrainSettings):
     learning_rate: float = 2e-3
     """Of Adam."""
     samples: int = 10_000
-    """Train on the first so many images."""
+    """Number of training images to use, the first ones."""
     tested: int = 5000
-    """Test on the first so many."""
+    """Number of test images to use, the first ones."""
     quick: bool = False
     """Fewer images and seeds."""
 
@@ -87,7 +87,7 @@ class Net(nnx.Module):
       width: of all layers.
       passes: through the modules.
       top: results that each head reads; 0 for modules that read nothing.
-      rngs: for the start.
+      rngs: for the initial weights.
     """
 
     def __init__(self, width: int, passes: int, top: int, rngs: nnx.Rngs):
@@ -123,13 +123,13 @@ class Net(nnx.Module):
 
 
 def parameters(make: Callable[[nnx.Rngs], nnx.Module]) -> int:
-    """Of a network, which is not built for it."""
+    """Counted without building the network."""
     model: Any = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
 def arms(settings: Settings) -> dict[str, Callable[[nnx.Rngs], nnx.Module]]:
-    """What is compared, by name."""
+    """The arms, by name."""
     width = settings.width
     reading = partial(Net, width, 2, settings.top)
     wide = width

@@ -1,4 +1,4 @@
-"""Gibbs pruning of ResNet-20 and ResNet-56 on CIFAR-10, beside magnitude and random masks.
+"""Gibbs pruning of ResNet-20 and ResNet-56 on CIFAR-10, against magnitude and random masks.
 
 Claim (the paper's): a mask that is resampled at each train step and annealed ends at a given
     density with less loss of accuracy than magnitude pruning; by weight, by kernel and by filter.
@@ -42,9 +42,9 @@ class Settings(common.TrainSettings):
     network: Literal["resnet-20", "resnet-56", "small"] = "resnet-20"
     """The small one is for MNIST."""
     density: float = 0.1
-    """Of the convolutions but the first."""
+    """Of the convolutions except the first."""
     structures: tuple[Structure, ...] = ("weight", "kernel", "filter")
-    """What falls together."""
+    """What is pruned together."""
     seeds: int = 3
     epochs: int = 200
     stretch: int = 1
@@ -55,7 +55,7 @@ class Settings(common.TrainSettings):
     falls: tuple[float, ...] = (0.405, 0.605, 0.805)
     """Parts of the run after which the learning rate is a tenth."""
     samples: int = 50_000
-    """Train on the first so many images."""
+    """Number of training images to use, the first ones."""
     quick: bool = False
     """A small net on a part of MNIST, two minutes on two cores."""
 
@@ -89,7 +89,7 @@ UNITS = {"weight": jsparse.Weight(), "kernel": jsparse.Kernel(), "filter": jspar
 BETAS = {"weight": (1.0, 1e4), "kernel": (1.0, 1e4), "filter": (10**-2.5, 1.0)}
 COUPLINGS = {"weight": 0.0, "kernel": 0.01, "filter": 1.0}
 ANNEALED = 0.64
-"""Part of the run after which beta, and the density of gradual pruning, stay."""
+"""Part of the run after which beta, and the density of gradual pruning, are constant."""
 SPARSE = "(blocks|convs)/.*/kernel"
 DECAY = 1e-4
 """Times the sum of the squares of the convolutions' dense weights, masked or not."""
@@ -187,7 +187,7 @@ def main(settings: Settings) -> None:
         method: (units, [100 * np.array(found[f"{unit}, {method}"]["accuracy"]) for unit in units])
         for method in methods
     }
-    labels = ("what falls together", "test accuracy [%]")
+    labels = ("pruned together", "test accuracy [%]")
     level = 100 * float(np.mean(dense))
     common.draw({what: curves}, out / "accuracy.png", *labels, level=level)
     common.show_pages(found, out, out / "accuracy.png")

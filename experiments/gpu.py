@@ -30,7 +30,7 @@ from jsparse._storage.files import write_whole
 
 ROOT = Path(__file__).parents[1]
 WORTH = 45.0
-"""Seconds under which no further row is begun."""
+"""Remaining seconds below which no further row is started."""
 UNTRIED = "not run"
 CARD = """
 import json, jax
@@ -41,13 +41,13 @@ print(json.dumps({"platform": device.platform, "card": device.device_kind, **env
 
 
 class Row(NamedTuple):
-    """What is to be run.
+    """A row to run.
 
     Attributes:
       name: of its files.
       command: after `python -m`; `{out}` is the folder of its runs.
       rehearsal: the same, small.
-      minutes: that it may take in one go.
+      minutes: time limit of one attempt.
       environment: variables that it needs.
     """
 
@@ -136,13 +136,13 @@ class Settings:
     """What to run."""
 
     minutes: float = 25.0
-    """After which no row goes on; one is begun if 45 seconds are left."""
+    """Time after which rows are stopped; one is started if 45 seconds are left."""
     only: tuple[str, ...] = ()
-    """Rows whose names hold one of these texts; all where empty."""
+    """Rows whose names contain one of these texts; all if empty."""
     out: str = "runs/gpu"
     """Folder of results, in which each card has its own."""
     dry: bool = False
-    """Say what would run, and how long it may take."""
+    """Show what would run, and how long it may take."""
 
     def __post_init__(self) -> None:
         if not self.minutes > 0:
@@ -167,7 +167,7 @@ class Results(NamedTuple):
         return [sys.executable, "-m", *parts]
 
     def runs(self, row: Row) -> Path:
-        """Where a row's trainings are; with other settings they are others."""
+        """Where a row's training runs are; other settings have other folders."""
         mark = zlib.crc32((row.rehearsal if self.rehearsal else row.command).encode())
         return self.folder / "runs" / f"{slug(row.name)}-{mark:08x}"
 
@@ -176,7 +176,7 @@ class Results(NamedTuple):
         return self.folder / f"{slug(row.name)}.json"
 
     def status(self, row: Row) -> str:
-        """How a row stands; one whose command has changed is not run."""
+        """The status of a row; one whose command has changed counts as not run."""
         try:
             found = json.loads(self.file(row).read_text())
             return found["status"] if found["command"] == self.command(row)[1:] else UNTRIED
@@ -201,7 +201,7 @@ def waiting(rows: tuple[Row, ...], results: Results) -> list[Row]:
 
 
 def run_row(row: Row, results: Results, seconds: float) -> str:
-    """Run a row for at most so long, write what came of it, and say how it ended."""
+    """Run a row within its time limit, write the result, and return its status."""
     log, command = results.file(row).with_suffix(".log"), results.command(row)
     limit = min(60 * row.minutes, seconds)
     environment = {} if results.rehearsal else dict(row.environment)
@@ -237,7 +237,7 @@ def opened(out: Path, rehearsal: bool) -> Results:
       ValueError: JAX finds no GPU.
     """
     environment = {**os.environ, **({"JAX_PLATFORMS": "cpu"} if rehearsal else {})}
-    # in a process of its own, or this one would hold the card's memory
+    # in a separate process, or this one would hold the card's memory
     done = subprocess.run(
         [sys.executable, "-c", CARD], cwd=ROOT, env=environment, capture_output=True, text=True
     )
@@ -260,7 +260,7 @@ def is_rehearsal() -> bool:
     """Whether $JSPARSE_DEVICE says cpu.
 
     Raises:
-      ValueError: it says something else than cpu or gpu.
+      ValueError: it is neither cpu nor gpu.
     """
     device = os.environ.get("JSPARSE_DEVICE", "gpu")
     if device not in ("cpu", "gpu"):
@@ -269,13 +269,13 @@ def is_rehearsal() -> bool:
 
 
 def show_rows(rows: tuple[Row, ...], results: Results) -> None:
-    """Print how each row stands."""
+    """Print the status of each row."""
     lines = [[row.name, results.status(row), f"{row.minutes:g}"] for row in rows]
     print(common.table(["row", "status", "minutes at most"], lines))
 
 
 def main(settings: Settings) -> None:
-    """Run what is left, for as long as it may take."""
+    """Run what is left, within the time limit."""
     end = time.monotonic() + 60 * settings.minutes
     results = opened(Path(settings.out), is_rehearsal())
     rows = tuple(r for r in ROWS if not settings.only or any(t in r.name for t in settings.only))
@@ -292,7 +292,7 @@ def main(settings: Settings) -> None:
     for row in left:
         seconds = end - time.monotonic()
         if seconds < WORTH:
-            print(f"{settings.minutes:g} minutes are over; run it again to go on")
+            print(f"{settings.minutes:g} minutes are over; run it again to continue")
             break
         status = run_row(row, results, seconds)
         print(f"{row.name}: {status} after {settings.minutes - (end - time.monotonic()) / 60:.1f} "

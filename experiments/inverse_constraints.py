@@ -60,9 +60,9 @@ ARMS = {
 """How the policy is sparse, and delta."""
 OTHER = (3, 9, 20, 28, 31)
 MOVERS = {"other coins": (ring.paid(OTHER), 1), "two cells a step": (ring.paid((6, 16, 26, 36)), 2)}
-"""Agents that are handed a constraint: coins, and cells of a step."""
+"""Agents that are given a constraint: coins, and cells per step."""
 WALKS, LATER, NOMINAL = 10, 20, 10
-"""Episodes of the policy for an update of zeta; iterations of PPO of an agent that is handed zeta,
+"""Episodes of the policy for an update of zeta; iterations of PPO of an agent that is given zeta,
 and of the nominal one that a classifier is trained against."""
 
 
@@ -124,7 +124,7 @@ def walks(own: Trainer, learner: Learner, stride: int, key: Array) -> tuple[Arra
 
 
 def measured(seen: tuple[Array, Array], coins: np.ndarray, stride: int) -> dict[str, np.ndarray]:
-    """Of each seed: return in the true world, and steps backward of a step in the nominal one."""
+    """Of each seed: return in the true world, and backward steps per step in the nominal one."""
     action = np.asarray(seen[1])
     back = action.mean(axis=(1, 2))
     return {"reward": ring.truly(action, coins, stride).mean(axis=1), "violations": back}
@@ -139,7 +139,7 @@ def expert() -> inverse.Walks:
 def trained(run: common.Run, arm: str, settings: Settings) -> dict[str, Any]:
     """How an arm went, by round, and its zeta [seeds, cells, actions] at the end of it.
 
-    A run that was killed goes on from its last round.
+    A killed run resumes from its last round.
     """
     once, blamed = arm == "classifier", float(arm == "adversarial")
     own, coins = trainer(settings.ppo, not blamed), ring.paid()
@@ -185,7 +185,7 @@ def mapped(allowed: ring.Allowed) -> np.ndarray:
 
 
 def read(zeta: np.ndarray) -> tuple[list[str], float]:
-    """What a sparse head needs to tell zeta [cells, actions] by: words, and the R^2 of it.
+    """What a sparse head needs to predict zeta [cells, actions]: words, and its R^2.
 
     Its features are whether a step is backward, in which cell it is, and both together.
     """
@@ -204,7 +204,7 @@ def read(zeta: np.ndarray) -> tuple[list[str], float]:
 
 
 def moved(own: Trainer, allowed: ring.Allowed, settings: Settings) -> dict[str, dict[str, Any]]:
-    """New agents under a constraint that another one learned, beside what is best under it."""
+    """New agents under a constraint that another one learned, and the optimum under it."""
     found = {}
     for name, (coins, stride) in MOVERS.items():
         place = world(allowed, settings.seeds, coins, stride, 0.0)
@@ -218,7 +218,7 @@ def moved(own: Trainer, allowed: ring.Allowed, settings: Settings) -> dict[str, 
 
 
 def acceptance(rows: dict[str, dict[str, Any]], settings: Settings) -> list[str]:
-    """What is expected, and whether it came so: met where four of five seeds agree."""
+    """The expectations and outcomes: met where four of five seeds agree."""
     lines = []
     if "ICRL" in rows:
         row = rows["ICRL"]

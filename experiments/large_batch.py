@@ -66,7 +66,7 @@ class Settings(common.RunSettings):
     epochs: int = 60
     """Passes over the images."""
     samples: int = 50_000
-    """Train on the first so many images."""
+    """Number of training images to use, the first ones."""
     tested: int = 10_000
     """Stretches of text, or images at most, to test on; a tenth is read at once."""
     warmup: float = 1 / 160
@@ -74,7 +74,7 @@ class Settings(common.RunSettings):
     rates: tuple[float, ...] = ()
     """At batch 256, one for each of --ways; empty for those of `WAYS`."""
     part: int = 1024
-    """Samples that fit at once."""
+    """Samples that fit in memory at once."""
     quick: bool = False
     """Small networks, few samples, two batches."""
 
@@ -115,7 +115,8 @@ AT = 256
 HEADS = 4
 SPARSE = "blocks/.*/kernel"
 REST = 3e-3
-"""Rate, at batch 256, of the Adam that has what is no weight of a layer under LARS and SGD."""
+"""Rate, at batch 256, of the Adam that trains everything but weights of layers under LARS and
+SGD."""
 SAVES = 10
 """Checkpoints of a run."""
 Tx = Callable[[nnx.Module, optax.Schedule, optax.Schedule], optax.GradientTransformation]
@@ -147,12 +148,12 @@ class Course(NamedTuple):
 
     Attributes:
       make: builds the dense network.
-      draw: from a key and a number, so many samples: what the model reads, and its labels.
+      draw: from a key and a number of samples, the model's input and its labels.
       tested: samples to test on.
-      mark: from logits and labels, [].
+      mark: the quality, from logits and labels, [].
       samples: in all of a run.
       name: of the data.
-      marked: what the mark is.
+      marked: what the mark measures.
     """
 
     make: Callable[[nnx.Rngs], nnx.Module]
@@ -233,7 +234,7 @@ def made(settings: Settings, network: Network, course: Course, seed: int) -> nnx
         model = course.make(nnx.Rngs(seed))
         return model if network == "dense" else jsparse.sparsify(model, (SPARSE, rules[network]))
 
-    return nnx.jit(build)()  # one program in place of one for each kind of layer
+    return nnx.jit(build)()  # one program instead of one for each kind of layer
 
 
 def optimizer_of(
@@ -337,7 +338,7 @@ Results = dict[tuple[Task, Network, Way, int], Result]
 
 
 def race(settings: Settings, task: Task, course: Course) -> Results:
-    """All runs of a task that are not done yet, and the results of all."""
+    """Do the remaining runs of a task; the results of all."""
     results: Results = {}
     for network in settings.networks:
         for way in settings.ways:

@@ -51,14 +51,14 @@ class Settings(common.TrainSettings):
     learning_rate: float = 0.1
     """Of SGD, at its peak; a tenth after half and again after three quarters of a round."""
     last_rate: float = 0.23
-    """Peak that SILO and S-Cyc rise to; their authors' goes from 0.03 to 0.07."""
+    """Peak that SILO and S-Cyc rise to; their authors' rises from 0.03 to 0.07."""
     kept: float = 0.8
-    """Part of the weights left that each round keeps."""
+    """Fraction of the remaining weights that each round keeps."""
     rounds: int = 20
     rewind_epoch: int = 1
-    """To which late rewinding goes back."""
+    """The epoch that late rewinding returns to."""
     samples: int = 60_000
-    """Train on the first so many images."""
+    """Number of training images to use, the first ones."""
     quick: bool = False
     """Few epochs on a part of MNIST, few rounds that halve the weights."""
 
@@ -84,16 +84,16 @@ QUICK = Settings(
 )
 SPARSE = "(fc1|fc2)/kernel"
 ANEW = "new random weights"
-"""Falls out of the picture, which is of the others."""
+"""Left out of the picture, which shows the others."""
 Rate = Callable[[jax.Array, int], jax.Array]
 """(steps, round) -> learning rates."""
 
 
 class Way(NamedTuple):
-    """A way to go on after pruning.
+    """A way to continue after pruning.
 
     Attributes:
-      restart: what it goes back to.
+      restart: what it rewinds to.
       rate: the learning rate of the steps of a round.
       panel: of the picture.
     """
@@ -192,7 +192,7 @@ def pruned(
         keep=Folder(run.folder / "rounds", {"way": name, "epochs": epochs}),
     )
     densities, accuracies = [], []
-    run.forget_after(0)  # the rounds that are done come again, from their files
+    run.forget_after(0)  # finished rounds are read from their files
     common.header(run.folder, "LeNet300", settings.seeds, f"{settings.rounds + 1} rounds")
     progress = common.Epochs(0, settings.rounds + 1, name, "round")
     for _, (round, model) in zip(progress, lottery, strict=False):

@@ -10,7 +10,7 @@ Paper: Paganini and Forde, On Iterative Neural Network Pruning, Reinitialization
     SGD at 0.01 with batches of 32, six seeds. Its figures are curves; there is no table to compare
     with.
 
-Ours to choose: a unit is an input of a layer (the paper leaves the axis open), so that no class is
+Our choices: a unit is an input of a layer (the paper leaves the axis open), so that no class is
     cut off; of the paper's two spellings of the third norm, minus infinity, the smallest weight.
 
 Number: not run at the defaults. `--quick`, three seeds, 8 rounds, 16.8 % left: L1 and L2 of units
@@ -69,7 +69,7 @@ class Settings(common.TrainSettings):
     learning_rate: float = 0.01
     """Of SGD, constant."""
     samples: int = 60_000
-    """Train on the first so many images."""
+    """Number of training images to use, the first ones."""
     quick: bool = False
     """LeNet-300-100, 8 rounds, a part of MNIST."""
 
@@ -191,7 +191,7 @@ class Study(NamedTuple):
         for number in progress:
 
             def change(model: nnx.Module, n: int, number: int = number) -> nnx.Module:
-                # only drawn masks differ for the key, and all draws do
+                # only random masks depend on the key, and every draw gets a new one
                 draw = jax.random.key(zlib.crc32(f"{n} {number} {name} {restart}".encode()))
                 pruned = METHODS[name](model, self.settings.amount, draw)
                 masks = jsparse.masks(pruned)
@@ -216,7 +216,8 @@ class Study(NamedTuple):
         return run
 
     def shape(self, start: nnx.Module, model: nnx.Module) -> dict[str, float]:
-        """Of one network: weights on a path, inputs left empty beside chance, weights' way."""
+        """Of one network: weights on a path, inputs left empty and by chance, movement of
+        weights."""
         masks, roles = jsparse.masks(model), jsparse.roles(model)
         used = effective(masks, roles, CHAINS[self.settings.network]).total
         empty = [kinds["channels"] for kinds in structure(masks, roles).rows.values()]
@@ -273,7 +274,7 @@ def draw(
     chance: np.ndarray,
     path: Path,
 ) -> None:
-    """The pictures: curves over the rounds, and beside them methods.png.
+    """The pictures: curves over the rounds, and methods.png.
 
     Args:
       between: distance of methods after the last round, [methods, methods].

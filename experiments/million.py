@@ -39,7 +39,7 @@ from jsparse.export import random_csr
 
 CLASSES = 10
 INPUTS, MILLION = 65_536, 1_000_000
-"""Inputs of the network of a million neurons; smaller ones have as large a part."""
+"""Inputs of the network of a million neurons; smaller ones have the same fraction."""
 BYTES_A_WEIGHT = 16
 """Weight, gradient and Adam's two moments, in float32."""
 
@@ -64,9 +64,9 @@ class Settings:
     learning_rate: float = 1e-3
     """Of Adam."""
     dense_gb: float = 4.0
-    """The dense network is trained too, where its weights and their moments take no more."""
+    """The dense network is trained too if its weights and their moments take no more than this."""
     one: int = 0
-    """For a process of its own: the only size, dense if below 0."""
+    """For a separate process: its only size, dense if below 0."""
     out: Path = Path("runs/million")
     quick: bool = False
     """Two small sizes."""
@@ -108,13 +108,13 @@ def sizes(neurons: int) -> tuple[int, int]:
 
 
 def dense_bytes(neurons: int) -> int:
-    """What the weights of the dense network, their gradients and moments take."""
+    """Bytes of the weights of the dense network, their gradients and moments."""
     inputs, width = sizes(neurons)
     return BYTES_A_WEIGHT * width * (inputs + 2 * width + CLASSES)
 
 
 def draw(key: Array, batch: int, inputs: int) -> tuple[Array, Array]:
-    """A batch: one of ten centres, and as much noise."""
+    """A batch: one of ten centres, plus equally strong noise."""
     of_labels, of_noise = jax.random.split(key)
     y = jax.random.randint(of_labels, (batch,), 0, CLASSES)
     centres = jax.random.normal(jax.random.key(7), (CLASSES, inputs))
@@ -123,7 +123,7 @@ def draw(key: Array, batch: int, inputs: int) -> tuple[Array, Array]:
 
 
 def trained(settings: Settings) -> dict[str, Any]:
-    """Train one size; seconds of the processor, bytes and losses."""
+    """Train one size; processor seconds, bytes and losses."""
     neurons, dense = abs(settings.one), settings.one < 0
     start = time.process_time()
     model = Net(neurons, 0 if dense else settings.links)
@@ -169,7 +169,7 @@ def trained(settings: Settings) -> dict[str, Any]:
 
 
 def in_process(settings: Settings, neurons: int, steps: int) -> dict[str, Any]:
-    """`trained` in a process of its own; dense if `neurons` is below 0."""
+    """`trained` in a separate process; dense if `neurons` is below 0."""
     given = dataclasses.replace(settings, one=neurons, steps=steps)
     names = ("one", "steps", "links", "batch", "every", "fraction", "learning_rate")
     flags = [f"--{name.replace('_', '-')}={getattr(given, name)}" for name in names]
@@ -179,7 +179,7 @@ def in_process(settings: Settings, neurons: int, steps: int) -> dict[str, Any]:
 
 
 def picture(found: list[dict[str, Any]], path: Path) -> None:
-    """Neurons against seconds and bytes, dense beside sparse."""
+    """Seconds and bytes against neurons, dense and sparse."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")

@@ -111,7 +111,7 @@ class Data(NamedTuple):
 
 
 def data(settings: Settings) -> Data:
-    """From the file, which is made where it is not there."""
+    """From the file, which is created if it is missing."""
     folder = Path(settings.data or Path(settings.out) / "data")
     name = f"{settings.env}-{settings.quality}-{settings.transitions}.npz"
     if not (folder / name).is_file():
@@ -127,7 +127,7 @@ def data(settings: Settings) -> Data:
 
 
 def collected(settings: Settings) -> Batch:
-    """What the agent that makes the data did."""
+    """The transitions of the agent that makes the data."""
     steps = settings.early if settings.quality == "early" else settings.steps
     settings = dataclasses.replace(settings, steps=steps)
     run = common.open_run(Path(settings.out) / f"agent, {steps} steps", settings)
@@ -236,7 +236,7 @@ Found = dict[str, dict[str, list[dict]]]
 
 
 def show(found: Found, settings: Settings) -> None:
-    """Print a table for each algorithm, and what random masks say about the headline."""
+    """Print a table for each algorithm, and how random masks compare with the main result."""
     columns = [f"{100 * density:g} %" for density in settings.densities]
     for algorithm, arms in found.items():
         dense = cell(arms["dense"], settings)
@@ -250,7 +250,7 @@ def show(found: Found, settings: Settings) -> None:
         if "random, 5 %" in arms and (near := mean(arms["random, 5 %"])) is not None:
             share = normalised(near, settings) / normalised(mean(arms["dense"]), settings)
             close = (
-                "close, so 5 % alone does not tell methods apart" if share > 0.8 else "not close"
+                "close, so 5 % alone does not distinguish methods" if share > 0.8 else "not close"
             )
             print(f"\nrandom masks at 5 % reach {share:.0%} of the dense score: {close}")
         table = {
@@ -261,7 +261,7 @@ def show(found: Found, settings: Settings) -> None:
 
 
 def cell(runs: list[dict], settings: Settings) -> str:
-    """Score over the seeds, or that a layer was lost."""
+    """Score over the seeds, or a note that a layer was lost."""
     scores = [run["score"] for run in runs]
     if None in scores:
         return "collapsed"

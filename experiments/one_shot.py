@@ -48,7 +48,7 @@ class Settings(common.RunSettings):
     density: float = 0.5
     """Of the unstructured masks."""
     calibration: int = 128
-    """Stretches of training text that pruning looks at."""
+    """Sequences of training text that pruning reads."""
     seeds: int = 3
     steps: int = 3000
     batch: int = 32
@@ -72,7 +72,7 @@ QUICK = Settings(
     width=64, blocks=2, context=64, calibration=64, seeds=2, steps=600, batch=16, quick=True
 )
 PART = 100
-"""Train steps between checkpoints, and stretches of text in one go when testing."""
+"""Train steps between checkpoints, and sequences of text at once when testing."""
 TESTED = 400
 """Stretches of test text."""
 
@@ -192,7 +192,7 @@ def perplexity(model: nnx.Module, tested: Array) -> float:
 
 
 def main(settings: Settings) -> None:
-    """Train, prune in each way, print the table and draw the picture."""
+    """Train, prune by each method, print the table and draw the picture."""
     known, new, characters, name = common.shakespeare(settings.data)
     out = Path(settings.out or f"runs/one_shot{'/quick' * settings.quick}")
     settings = dataclasses.replace(settings, out=str(out))

@@ -63,7 +63,7 @@ class Settings(common.RunSettings):
     levels: tuple[int, ...] = dataclasses.field(default=(10, 100, 1000), metadata=common.FREE)
     """Numbers of training levels."""
     flips: tuple[float, ...] = dataclasses.field(default=(0.0, 0.5), metadata=common.FREE)
-    """Probabilities that the sign of a reward is turned, in training levels."""
+    """Probabilities that the sign of a reward is flipped, in training levels."""
     arms: tuple[Arm, ...] = dataclasses.field(default=get_args(Arm), metadata=common.FREE)
     """Networks that are compared."""
     sparse: int = dataclasses.field(default=10, metadata=common.FREE)
@@ -72,7 +72,7 @@ class Settings(common.RunSettings):
     millions: float = dataclasses.field(default=1.6, metadata=common.FREE)
     """Of steps of a dense network, at most."""
     sparse_millions: float = 0.8
-    """Of a sparse one; masks stay in the last quarter."""
+    """Of a sparse one; masks are fixed in the last quarter."""
     until: float = dataclasses.field(default=1.85, metadata=common.FREE)
     """Training return that ends a run of the dense network."""
     equal: float = dataclasses.field(default=1.0, metadata=common.FREE)
@@ -213,7 +213,7 @@ Claim = tuple[tuple[int, float], str, Callable[[dict], Any], tuple[str, ...]]
 
 
 def hidden(variant: str) -> Claim:
-    """That a variant of the training levels does not show what the agent lacks."""
+    """That a variant of the training levels does not reveal overfitting."""
     holds = lambda ends: (np.abs(ends[variant] - ends["train"]) <= 0.5) & (ends["test"] <= 0)
     text = f"{variant} within 0.5 of train, test at most 0"
     return (10, 0.0), text, holds, ("train", variant, "test")
@@ -231,7 +231,7 @@ CLAIMS: tuple[Claim, ...] = (
 
 
 def acceptance(found: dict[tuple[int, float], dict]) -> list[str]:
-    """What the paper's claims come to here."""
+    """The outcome of the paper's claims here."""
     lines = []
     for (levels, flip), claim, holds, sides in CLAIMS:
         if run := found.get((levels, flip)):
@@ -278,7 +278,7 @@ def show(found: dict, arms: dict[Arm, dict], settings: Settings) -> None:
 
 
 def mean_known(values: np.ndarray) -> str:
-    """Over the seeds that got there."""
+    """Over the seeds that reached it."""
     known = values[~np.isnan(values)]
     few = f", {len(known)} of {len(values)}" if 0 < len(known) < len(values) else ""
     return common.mean_std(known) + few if len(known) else "not seen"

@@ -71,8 +71,8 @@ class Task(NamedTuple):
 
     Attributes:
       make: the dense network.
-      pattern: of the weights that get sparse.
-      draw: from a key and a number, what the network reads, and its labels.
+      pattern: of the weights that become sparse.
+      draw: from a key and a number, the network's input and its labels.
       test: the same of test data, all.
       name: of the data.
     """
@@ -142,10 +142,10 @@ def trained(task: Task, settings: Settings, seed: int) -> nnx.Module:
 
 
 def forms(model: Any, x: Array) -> dict[str, nnx.Module]:
-    """The plain network and what it becomes, by the name of the stage."""
+    """The plain network and its later forms, by stage."""
     plain = jsparse.fold(model)
     for _, layer in walk_modules(plain):
-        if isinstance(layer, nnx.Conv):  # the one for training on a CPU cannot leave a process
+        if isinstance(layer, nnx.Conv):  # the one for training on a CPU cannot be exported
             layer.conv_general_dilated = jax.lax.conv_general_dilated
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "pack left")  # printed once, by `main`
@@ -206,7 +206,7 @@ def main(settings: Settings) -> None:
 
 
 def show(network: str, task: Task, settings: Settings, found: list[Mapping[str, Any]]) -> None:
-    """Print what the stages take and reach."""
+    """Print the size and accuracy of each stage."""
     print(f"\n{task.name}, {network}, density {settings.density:.0%}, {settings.steps} steps:\n")
     dense = found[0]["folded"]["bytes"]
     rows = []

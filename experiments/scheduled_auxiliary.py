@@ -64,9 +64,9 @@ class Settings(common.ArmSettings):
 
     arms: tuple[str, ...] = dataclasses.field(default=tuple(ARMS), metadata=common.FREE)
     episodes: int = 960
-    """Of agents with auxiliary tasks; those without have twice as many."""
+    """Of agents with auxiliary tasks; the others have twice as many."""
     marks: int = 10
-    """Times that an agent is judged while it learns."""
+    """Evaluations of an agent during learning."""
     judged: int = 100
     """Episodes each time."""
     sac: SacX = dataclasses.field(default_factory=SacX)
@@ -88,7 +88,7 @@ QUICK = Settings(arms=("SAC-U", "no auxiliaries"), seeds=1, judged=50, quick=Tru
 def trained(run: common.Run, arm: str, settings: Settings) -> dict[str, Any]:
     """How an arm went: how often each seed reaches the goal, by episodes.
 
-    A run that was killed goes on from the last time that it was judged.
+    A killed run resumes from its last evaluation.
     """
     longer = 1 if len(ARMS[arm].rewards) > 1 else 2
     marks, rounds = longer * settings.marks, settings.episodes // settings.marks // sac_x.COPIES
@@ -112,7 +112,7 @@ def trained(run: common.Run, arm: str, settings: Settings) -> dict[str, Any]:
 
 
 def acceptance(rows: dict[str, dict[str, Any]]) -> list[str]:
-    """What is expected, and whether it came so: met where four of five seeds agree."""
+    """The expectations and outcomes: met where four of five seeds agree."""
     lines = []
     for arm, row in rows.items():
         ends = np.array(row["success"])[:, -1]

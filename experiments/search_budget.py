@@ -55,7 +55,7 @@ HALF = (0.5,)
 PATTERNS = {"vgg-16": "conv.*/kernel", "resnet-20": "blocks/.*/kernel"}
 """Convolutions of the networks that read CIFAR-10: 13 layers, and 20 with projections."""
 WORST = 3.0
-"""Losses are cut here, or one sample would decide at low densities."""
+"""Losses are clipped here, or one sample would decide at low densities."""
 
 
 class Deep(nnx.Module):
@@ -222,7 +222,7 @@ class Task:
 
 
 def kept_outputs(model: nnx.Module) -> dict[str, Array]:
-    """Magnitudes; the classes are worth most, so that they fall last."""
+    """Magnitudes; the classes are worth most, so they are pruned last."""
     found = prune.magnitudes(model)
     *_, last = found
     return found | {last: found[last] + 1e3}
@@ -235,7 +235,7 @@ WORTH = {"latency": kept_outputs}
 def search(
     task: Task, dense: nnx.Module, cost: str, budget: float, method: str, seed: int, folder: Path
 ) -> tuple[prune.Found, float]:
-    """What one method finds, and the cost of the dense network."""
+    """The result of one method, and the cost of the dense network."""
     settings = task.settings
     x = task.test_x[:64]
     shrunk = lambda model: jsparse.shrink(jsparse.fold(model), x)[0]

@@ -48,7 +48,7 @@ SPARSE = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(common.RunSettings):
-    """Agents are trained one kind after the other, all seeds of one side by side."""
+    """Agents are trained one kind after another, all seeds of a kind side by side."""
 
     seeds: int = 3
     generations: int = 6
@@ -62,7 +62,7 @@ class Settings(common.RunSettings):
     points: int = 200
     """Of a measurement."""
     looks: int = 3000
-    """Iterations of a generation of the agents that see frames; of them there are three at most."""
+    """Iterations per generation of the agents that see frames, of which there are at most three."""
     sparse: bool = True
     """Whether sparse agents are trained, too."""
     quick: bool = False
@@ -87,7 +87,7 @@ class Settings(common.RunSettings):
         if self.generations < 3:
             raise ValueError(
                 f"--generations got {self.generations}; give 3 or more, as Chainer and Pool are "
-                "one agent until then"
+                "the same agent until then"
             )
         if self.iterations % self.marks:
             raise ValueError(
@@ -107,7 +107,7 @@ def sparse_arms(settings: Settings) -> list[str]:
 
 
 def jobs(settings: Settings) -> list[tuple[str, str]]:
-    """What is done, in turn."""
+    """The jobs, in order."""
     agents = [*ARMS, *sparse_arms(settings)]
     found = [("train", "dense"), *(("train", arm) for arm in sparse_arms(settings))]
     found += [("match", "all"), *(("exploit", arm) for arm in agents)]
@@ -137,7 +137,7 @@ def measured(what: str, name: str, agents: dict[str, Layers], settings: Settings
 
 
 def show(rows: list[dict[str, Any]], agents: dict[str, Layers], settings: Settings) -> None:
-    """Tables, what came of the claims, and a picture."""
+    """Tables, the outcome of the claims, and a picture."""
     seeds, out = common.counted(settings.seeds, "seed"), Path(settings.out)
     by = {(row["what"], row["name"]): row for row in rows}
     names = [*ARMS, *sparse_arms(settings)]
@@ -213,7 +213,7 @@ def claims(scores: np.ndarray, curves: dict[str, np.ndarray], probes: dict[str, 
     )
     better = scores[:, ARMS.index(CHAINER), 1 + ARMS.index(LONG)]
     gaps = ends[CHAINER] - ends[LONG]
-    found.append(f"Chainer beside {LONG}, reported only: head to head {text(better)}; "
+    found.append(f"Chainer against {LONG}, reported only: head to head {text(better)}; "
                  f"exploiters' scores {text(gaps)}")  # fmt: skip
     last = {name: layers["second layer"] for name, layers in probes.items()}
     for target in sights.CLAIMED:
@@ -225,7 +225,7 @@ def claims(scores: np.ndarray, curves: dict[str, np.ndarray], probes: dict[str, 
         found.append(
             headline.verdict(f"probes read {target} better from trained agents", met, numbers)
         )
-        found.append(f"{target}, from Pool beside {LONG}, reported only: "
+        found.append(f"{target}, from Pool against {LONG}, reported only: "
                      f"{text(read[POOL] - read[LONG])}")  # fmt: skip
     return found
 

@@ -27,7 +27,7 @@ from jsparse import prune, schedule
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(common.TrainSettings):
-    """The wide network wants a GPU."""
+    """The wide network needs a GPU."""
 
     network: Literal["wrn-22-2", "lenet-300-100"] = "wrn-22-2"
     """The second is for MNIST."""
@@ -45,7 +45,7 @@ class Settings(common.TrainSettings):
     decay: float = 5e-4
     """Of the weights."""
     samples: int = 50_000
-    """Train on the first so many images."""
+    """Number of training images to use, the first ones."""
     quick: bool = False
     """LeNet-300-100 on a part of MNIST."""
 
@@ -86,7 +86,7 @@ PUBLISHED = {
 
 
 def random_masks(model: nnx.Module, density: float, budget: Any, seed: int) -> nnx.Module:
-    """The model with as many random weights in each layer as the budget gives it."""
+    """The model with random masks in each layer, at the densities of the budget."""
     return prune.random(
         model, density=density, key=jax.random.key(seed), choose=prune.by_layer(budget)
     )

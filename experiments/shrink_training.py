@@ -40,18 +40,18 @@ from jsparse.export import Cut, Record, shrink_training
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(common.TrainSettings):
-    """The thresholds climb at a rate of their own, or a short run would end before they matter."""
+    """The thresholds have their own learning rate, or a short run would end before they matter."""
 
     network: Literal["vgg-16", "mlp"] = "vgg-16"
     """The MLP, 784-1024-1024-10, is for MNIST."""
     narrow: int = 1
     """Divisor of the widths of VGG-16."""
     alpha: float = 1e-3
-    """Of the thresholds, one a unit; higher is sparser."""
+    """Of the thresholds, one per unit; higher is sparser."""
     threshold_rate: float = 1e-3
     """Learning rate of thresholds, biases and norms (Adam)."""
     every: int = 400
-    """Steps between two shrinkings."""
+    """Steps between shrinking."""
     turn: int = 10
     """Steps that a network trains before the next one's turn."""
     seeds: int = 1
@@ -60,7 +60,7 @@ class Settings(common.TrainSettings):
     learning_rate: float = 1e-3
     """Of the weights (Adam)."""
     samples: int = 50_000
-    """Train on the first so many images."""
+    """Number of training images to use, the first ones."""
     double: bool = False
     """In float64, where rounding does not bring units over their thresholds."""
     quick: bool = False
@@ -146,7 +146,7 @@ class Contestant:
     Attributes:
       losses: of each step.
       clock: seconds of training after each turn.
-      extra: seconds of those that went into making it smaller and compiling again.
+      extra: the seconds of these spent on shrinking and recompiling.
       held: what is held, the last of them.
     """
 
@@ -176,7 +176,7 @@ class Contestant:
         self.clock.append(seconds)
 
     def shrink(self, x: np.ndarray, y: np.ndarray) -> Record:
-        """Lose what is dead."""
+        """Remove dead units."""
         start = time.perf_counter()
         self.model, self.optimizer, record = shrink_training(self.model, self.optimizer, x[:2])
         self.compile(x, y)
@@ -186,7 +186,8 @@ class Contestant:
 
 
 class Held:
-    """What is gone from a network, held in one of full size: the masked run beside the shrunk one.
+    """What is removed from a network, held at 0 in one of full size: the masked run to compare
+    with.
 
     Weights without a unit that stays are 0, as are all other parameters of what went. Those that
     stayed within a unit stay as they are, for they count in its norm; what they read is 0.
@@ -236,7 +237,7 @@ def _leaves(model: nnx.Module) -> dict[str, Any]:
 def batches(
     images: common.Images, settings: Settings
 ) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
-    """The training set in turns, shuffled anew each epoch."""
+    """The training set, reshuffled each epoch."""
     random, prepare = np.random.default_rng(0), common.standardise(images.train_x)
     now = []
     for _ in range(settings.epochs):
@@ -312,7 +313,7 @@ def draw(all_three: Mapping[str, Contestant], settings: Settings, path: Path) ->
 def compared(
     all_three: Mapping[str, Contestant], settings: Settings, images: common.Images, out: Path
 ) -> dict[str, Any]:
-    """Draw the picture; how far apart the losses are, and what each network reached."""
+    """Draw the picture; return how far apart the losses are, and what each network reached."""
     draw(all_three, settings, out / "loss.png")
     masked, shrunk = (np.asarray(all_three[name].losses) for name in ("masked", "shrunk"))
     turns = max(1, settings.every // settings.turn // 2)

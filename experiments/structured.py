@@ -29,14 +29,14 @@ Name = Literal["DST", "Gibbs", "magnitude", "L0", "SR-STE"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(common.TrainSettings):
-    """The small net trains in seconds, the residual one wants a GPU."""
+    """The small net trains in seconds, the residual one needs a GPU."""
 
     network: Literal["resnet-20", "small"] = "resnet-20"
     """The small one is for MNIST."""
     methods: tuple[Name, ...] = ("DST", "Gibbs", "magnitude", "L0", "SR-STE")
     """Which to train."""
     densities: tuple[float, ...] = (0.5, 0.25, 0.125)
-    """Of the convolutions but the first; as N:M they are 4:8, 2:8 and 1:8."""
+    """Of the convolutions except the first; as N:M they are 4:8, 2:8 and 1:8."""
     prices: tuple[float, ...] = (1e-6, 1e-5, 1e-4)
     """Of a weight, for L0, which cannot aim at a density."""
     seeds: int = 3
@@ -45,7 +45,7 @@ class Settings(common.TrainSettings):
     learning_rate: float = 1e-3
     """Of Adam; a tenth over the last fifth of the run."""
     samples: int = 50_000
-    """Train on the first so many images."""
+    """Number of training images to use, the first ones."""
     quick: bool = False
     """A small net on a part of MNIST."""
 

@@ -65,7 +65,7 @@ class Settings(common.RunSettings):
     width: int = 128
     """Of the ViT, the transformer and the LSTM."""
     steps: int = 4000
-    """Of the dense training, and of each way after it."""
+    """Of the dense training, and of each method after it."""
     rounds: int = 3
     """Cuts, where there are several."""
     strength: float = 1e-3
@@ -76,11 +76,11 @@ class Settings(common.RunSettings):
     learning_rate: float = 2e-3
     """Of Adam, falling to 0 along a cosine; half as high after a cut."""
     samples: int = 50_000
-    """Train on the first so many images."""
+    """Number of training images to use, the first ones."""
     timed: int = dataclasses.field(default=32, metadata=common.FREE)
     """Inputs of a call that is timed."""
     quick: bool = False
-    """Two small networks, MNIST in place of CIFAR-10, and a short run."""
+    """Two small networks, MNIST instead of CIFAR-10, and a short run."""
 
     def __post_init__(self) -> None:
         self.check_positive("depth", "width", "steps", "rounds", "round_to", "batch", "timed")
@@ -99,7 +99,8 @@ SETTLED = 8
 CONTEXT = 64
 """Characters that the transformer sees."""
 START, RAMP = 0.9, 0.7
-"""Of gates: how open they are at first, and the part of their steps until the goal stands still."""
+"""Of gates: how open they are at first, and the fraction of their steps until the goal is
+constant."""
 REACH = {"thresholds": 1.5, "gates": 20.0}
 """How far Adam can move them, and the logits of gates, in all of their steps."""
 WAYS = ("one shot", "in rounds", "group lasso", "thresholds", "gates")
@@ -175,7 +176,7 @@ def task(name: Name, settings: Settings) -> Task:
 
 @dataclasses.dataclass(frozen=True)
 class Price:
-    """A control that steers the price of L0 gates so that a part of them is open at the end.
+    """A control that steers the price of L0 gates so that a given fraction is open at the end.
 
     Attributes:
       density: of gates to leave open.
@@ -219,7 +220,7 @@ def loss(model: Any, batch: Batch) -> Array:
 
 
 def accuracy(model: nnx.Module, test: Batch) -> float:
-    """The part of the predictions that are right, in eval mode."""
+    """The fraction of predictions that are right, in eval mode."""
     model = nnx.clone(model)
     model.eval()
     return float((nnx.jit(lambda m, x: m(x).argmax(-1))(model, test[0]) == test[1]).mean())
@@ -255,7 +256,7 @@ def train(
 def pruned(
     way: str, dense: nnx.Module, one: Task, settings: Settings, budget: float
 ) -> tuple[nnx.Module, Record]:
-    """The network after a way to the budget, with as many train steps, and what was cut."""
+    """The network after one method, with equally many train steps, and what was cut."""
     x, steps = one.test[0][:2], settings.steps
     cut = functools.partial(
         jsparse.prune.units, round_to=settings.round_to, least_width=settings.round_to
@@ -315,7 +316,7 @@ def _named(key: Any) -> bool:
 
 
 def rows(name: Name, settings: Settings, out: Path) -> list[dict[str, Any]]:
-    """What became of a network in each way; what is not in the folder is trained."""
+    """The results of each method on a network; missing ones are trained."""
     one, found = task(name, settings), []
     opened = lambda folder: common.open_run(out / name / folder, settings, source=one.data)
     run = opened("dense")
@@ -343,7 +344,7 @@ def rows(name: Name, settings: Settings, out: Path) -> list[dict[str, Any]]:
 
 
 def timed(found: list[dict[str, Any]], settings: Settings, out: Path) -> None:
-    """Add the latency of each network of a kind to its row, all of them measured in turns."""
+    """Add the latency of each network of a kind to its row, all measured in turns."""
     one = task(found[0]["network"], settings)
     notes = [out / r["network"] / f"{r['way']} {r['budget']:g}" / "record.json" for r in found]
     records = [Record.from_dict(json.loads(note.read_text())) for note in notes]
@@ -356,7 +357,7 @@ def timed(found: list[dict[str, Any]], settings: Settings, out: Path) -> None:
 
 
 def main(settings: Settings) -> None:
-    """Prune each network in each way, print the table and draw the picture."""
+    """Prune each network by each method, print the table and draw the picture."""
     out = Path(settings.out or f"runs/structured_one_call{'/quick' * settings.quick}")
     settings = dataclasses.replace(settings, out=str(out))
     with common.stock_operations():

@@ -61,9 +61,9 @@ class Settings(common.TrainSettings):
     learning_rate: float = 1e-3
     """Of Adam, halved after 3/8 and 3/4 of the run."""
     samples: int = 5000
-    """Train on the first so many images."""
+    """Number of training images to use, the first ones."""
     tested: int = 2000
-    """Test on the first so many."""
+    """Number of test images to use, the first ones."""
     rounds: int = 11
     """Timed forward passes of each."""
     quick: bool = False
@@ -117,7 +117,7 @@ def counted(name: str, nodes: Sequence[zoo.Node], side: int, classes: int = 10) 
 
 
 def full() -> str:
-    """The table of all networks at full width, beside what is published."""
+    """The table of all networks at full width, with the published figures."""
     rows = []
     for name, nodes in networks().items():
         row = counted(name, nodes, 224, 1000 if name.startswith("HarDNet") else 10)

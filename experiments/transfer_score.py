@@ -136,7 +136,7 @@ def split(images: common.Images, settings: Settings) -> tuple[common.Images, com
 def trained(
     model: common.Seeds, training: common.SeedTraining, rate: float, epochs: int, number: int
 ) -> tuple[common.Seeds, float]:
-    """All networks after some epochs, and the processor seconds of those but the first."""
+    """All networks after some epochs, and the processor seconds of all epochs but the first."""
     params, rest = training.start(model)
     count, start = len(common.networks(model)), time.process_time()
     rates = jnp.full((count, training.steps), rate)

@@ -144,7 +144,7 @@ def theirs(settings: Settings, folder: str) -> dict[str, Any]:
 
 
 def mazes(settings: Settings, python: Path) -> dict[str, Any]:
-    """PPO on mazes beside stable-baselines3, and the iterations of sparse agents."""
+    """PPO on mazes against stable-baselines3, and the iterations of sparse agents."""
     load = Load()
     sides = maze.beside(python, settings.iterations)
     head = list(sides["ours"])

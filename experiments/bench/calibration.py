@@ -185,7 +185,7 @@ def measure(settings: Settings, depth: int) -> None:
 
 
 def _agreement(name: str, ours: Any, their: dict[str, np.ndarray]) -> str:
-    """How far the masks agree; one tie that falls otherwise changes all that follows a little."""
+    """How far the masks agree; one tie broken differently changes all that follows a little."""
     apart: dict[int, int] = {}
     for path, weight in their.items():
         n, layer = path.split("/")

@@ -77,7 +77,7 @@ def stored(name: runtimes.Name, x: jax.Array, density: float) -> nnx.Module:
 
 
 def clock(call: Callable[[], Any]) -> _timing.Clock:
-    """Processor seconds of so many calls."""
+    """Processor seconds of a number of calls."""
 
     def seconds(calls: int) -> float:
         start = time.process_time()

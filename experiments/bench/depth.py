@@ -1,4 +1,4 @@
-"""What the first train step and surgery cost by depth, beside the dense model.
+"""What the first train step and surgery cost by depth, against the dense model.
 
 Claim: the first step (tracing, lowering and compiling) of a 24-block transformer of width 64 takes
     at most 1.5 times the dense one's, and as much again for each further block; sparsify, fold,

@@ -59,7 +59,7 @@ def iterations(arms: tuple[str, ...], rounds: int) -> dict[str, np.ndarray]:
 
 
 def beside(python: Path, count: int) -> dict[str, dict[str, float]]:
-    """Seconds, moves and games of both sides, for so many batches of moves.
+    """Seconds, moves and games of both sides, for a number of batches of moves.
 
     Raises:
       ChildProcessError: theirs failed.

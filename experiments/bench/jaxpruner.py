@@ -47,7 +47,7 @@ class Settings:
     data: str = ""
     """Folder with MNIST."""
     samples: int = 10_000
-    """Of the training images, the first so many."""
+    """Number of training images, the first ones."""
     epochs: int = 5
     batch: int = 100
     seeds: int = 3

@@ -52,7 +52,7 @@ def iterations(arms: tuple[overfit_maze.Arm, ...], rounds: int) -> dict[str, np.
 
 
 def beside(python: Path, count: int) -> dict[str, dict[str, Any]]:
-    """Seconds and steps of both sides, for so many iterations rounded up to whole samples.
+    """Seconds and steps of both sides, for a number of iterations rounded up to whole samples.
 
     Raises:
       ChildProcessError: theirs failed.

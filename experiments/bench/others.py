@@ -67,7 +67,7 @@ def jaxpruner_static(folder: str, network: str) -> Callable[[], Any]:
 
 
 def jaxpruner_magnitude(folder: str, network: str) -> Callable[[], Any]:
-    """A step of jaxpruner under the mask of the largest tenth, made anew every 100 steps."""
+    """A step of jaxpruner under the mask of the largest tenth, recomputed every 100 steps."""
     pruner = import_jaxpruner(folder)
     schedule = pruner.PolynomialSchedule(
         update_freq=EVERY, update_start_step=0, update_end_step=10**6

@@ -82,7 +82,7 @@ def candidate(network: Network, tx: Any, wrt: Any, steps: int) -> Here:
 
 
 def measure(name: str, network: Network, rounds: int) -> None:
-    """One step of each revision and a run of RigL beside static masks; prints two tables."""
+    """One step of each revision and a run of RigL against static masks; prints two tables."""
     both = (nnx.Param, jsparse.Mask)
     static, per_update = "static masks", {}
     per_update[static] = candidate(network, INNER, nnx.Param, 1)

@@ -32,7 +32,7 @@ class Candidate(Protocol):
     """Calls come in multiples of this."""
 
     def seconds(self, calls: int) -> float:
-        """What so many calls take."""
+        """Seconds of a number of calls."""
         ...
 
 

@@ -50,7 +50,7 @@ BFLOAT = "OpenVINO bf16"
 OTHERS = (*FLOATS, BFLOAT)
 INSTALL = 'pip install "jsparse[bench]"'
 TOLERANCE = {BFLOAT: 0.05}
-"""Of the mean size of outputs, beside those of XLA in float32; 1e-3 where not given."""
+"""Relative to the mean size of outputs of XLA in float32; 1e-3 where not given."""
 
 
 class Row(NamedTuple):
@@ -132,7 +132,7 @@ def fastest(model: nnx.Module, x: jax.Array) -> Here:
 
 
 def write(file: Path, model: nnx.Module, x: np.ndarray) -> None:
-    """The model as ONNX, and beside it its inputs, as the other processes read them.
+    """The model as ONNX, and its inputs, in the form that the other processes read.
 
     Raises:
       NotImplementedError: jax2onnx cannot write it.
@@ -214,7 +214,7 @@ def compare(
     rounds: int,
     folder: Path,
 ) -> None:
-    """All networks at a batch on so many cores; prints a table and what is missing in it."""
+    """All networks at a batch on a number of cores; prints a table and what is missing in it."""
     rows, notes, load = [], {}, Load()
     for name in names:
         row = timed(name, batch, cores, densities, rounds, folder)

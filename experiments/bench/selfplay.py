@@ -30,7 +30,7 @@ KINDS = {
 ITERATIONS = 1000
 """Of a sample."""
 Sample = Callable[[], tuple[float, float]]
-"""Seconds of the clock and of the processor for a frame."""
+"""Wall and processor seconds per frame."""
 
 
 def ours(kind: Kind, seeds: int) -> Sample:

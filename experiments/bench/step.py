@@ -148,7 +148,7 @@ def measure(name: str, network: Network, rounds: int) -> None:
 
 
 def compare(name: str, network: Network, settings: Settings) -> None:
-    """Learned thresholds beside the authors' code and jaxpruner; prints a table."""
+    """Learned thresholds against the authors' code and jaxpruner; prints a table."""
     folders = {"authors": settings.authors, "jaxpruner": settings.jaxpruner}
     if settings.authors and not importlib.util.find_spec("torch"):
         print("\nthe authors' code needs torch, which is not installed: left out")

@@ -45,7 +45,7 @@ class Settings(common.RunSettings):
     seeds: int = 5
     epochs: int = 3
     samples: int = 60_000
-    """Train on the first so many images."""
+    """Number of training images to use, the first ones."""
     batch: int = 128
     learning_rate: float = 1e-3
     """Of Adam."""

@@ -33,12 +33,12 @@ class Contestant(NamedTuple):
     Attributes:
       make: builds it.
       alpha: of its learned thresholds, if it has some.
-      controls: at most one control, of what changes while training.
+      controls: at most one control of settings during training.
       revisions: of its stored masks while training, pairs of a pattern and a revision.
-      begin: makes the model that is trained from the one that is built.
+      begin: turns the built model into the one to train.
       after: name of an earlier contestant, whose trained models `begin` is given.
       rate: factor of its learning rate; 0 leaves it as `begin` made it.
-      learned_rate: one more factor, of the rate of what its rules learn: gates, scores, thresholds.
+      learned_rate: a further factor for what its rules learn: gates, scores, thresholds.
     """
 
     make: Callable[[nnx.Rngs], nnx.Module]
@@ -62,7 +62,7 @@ def compare(
     inputs: Inputs,
     over: Callable[[Callable], Callable],
 ) -> Results:
-    """Train each contestant over all seeds, unless its run folder says that it is done.
+    """Train each contestant over all seeds, unless its run folder is complete.
 
     Args:
       settings: of the training; `out` is the folder of all runs.
@@ -119,7 +119,7 @@ class _Race(NamedTuple):
         return [sweep.model(state, n) for n in range(self.settings.seeds)]
 
     def sweep(self, name: str) -> tuple[Sweep, Callable[[], Runs]]:
-        """Its runs, and what makes their start."""
+        """Its runs, and the function that makes their initial models."""
         one, settings, tx, wrt = self.contestants[name], self.settings, self.tx, nnx.Param
         if one.rate != 1:
             tx = optax.chain(tx, optax.scale(one.rate))
@@ -128,7 +128,7 @@ class _Race(NamedTuple):
         if one.revisions:
             roles = jsparse.roles(one.make(nnx.Rngs(0)))
             tx, wrt = jsparse.revise(tx, *one.revisions, roles=roles), (nnx.Param, jsparse.Mask)
-        # side by side, a branch that moves masks now and then would be taken at every step
+        # side by side, a branch that changes masks now and then would be taken at every step
         over = in_turn if one.revisions else self.over
         sweep = Sweep(one.make, tx, settings.batch, over, one.controls, self.inputs, wrt)
         seeds = range(1, settings.seeds + 1)
@@ -136,7 +136,7 @@ class _Race(NamedTuple):
 
 
 def _is_learned(params: Any) -> Any:
-    """True at what rules learn, a tree."""
+    """A tree, True where rules learn."""
     variable = lambda leaf: isinstance(leaf, nnx.Variable)
     return jax.tree.map(lambda leaf: isinstance(leaf, Learned), params, is_leaf=variable)
 
@@ -189,8 +189,8 @@ def show_pages(names: Iterable[str], out: Path, *pictures: Path, tables: str = "
     Args:
       names: folders of the runs.
       out: where they are.
-      pictures: said to be there.
-      tables: text with tables of `show.table`, which every page is to show.
+      pictures: to list.
+      tables: text with tables of `show.table`, to show on every page.
     """
     folders = [out / name for name in names]
     for folder in folders:

@@ -16,7 +16,7 @@ import jsparse
 from experiments.common.data.stream import Batch
 
 TOP = (1, 5)
-"""An image counts as right where its class is among so many of the likeliest."""
+"""An image counts as right if its class is among this many of the likeliest."""
 
 
 class Trained(nnx.Module):
@@ -126,9 +126,9 @@ class DataParallel:
 
 
 def likelier(logits: Array, labels: Array) -> Array:
-    """How many classes come before the label's, [n]; of equal ones the first is the likelier.
+    """How many classes come before the label's, [n]; of equal ones the first counts as likelier.
 
-    So a network that gives all classes the same logit, or nan, is not taken to be right.
+    So a network that gives all classes the same logit, or nan, does not count as right.
 
     Args:
       logits: [n, classes].

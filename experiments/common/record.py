@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PATIENCE = 20.0
-"""Seconds in which a program that is told to end may do so."""
+"""Seconds that a program gets to end after it is told to."""
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
 
 
@@ -24,7 +24,7 @@ class Outcome(NamedTuple):
 def within(
     command: Sequence[str], log: Path, limit: float, environment: Mapping[str, str]
 ) -> Outcome:
-    """Run a command, with all that it starts, for at most so many seconds.
+    """Run a command, with all that it starts, within a time limit.
 
     Args:
       command: program and arguments.
@@ -48,7 +48,7 @@ def within(
 
 
 def _end(process: subprocess.Popen) -> None:
-    """Ends what is left of a program and of those that it started."""
+    """Ends the rest of a program and of those that it started."""
     for kind in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, kind)

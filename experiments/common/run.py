@@ -106,7 +106,7 @@ class Run:
         self.checkpoints.save(step, tree)
 
     def load(self, tree: Any) -> tuple[int, Any]:
-        """The newest good checkpoint, or `(0, tree)` where nothing was saved.
+        """The newest valid checkpoint, or `(0, tree)` if nothing was saved.
 
         Rows logged after it are dropped, so no step is logged twice.
 
@@ -125,13 +125,13 @@ class Run:
         return step, tree
 
     def forget_after(self, step: int) -> None:
-        """Drops the rows logged after a step from which the run continues, and says so."""
+        """Drops the rows logged after the step from which the run continues, and reports it."""
         self._keep([row for row in self.rows() if row["step"] <= step])
         if step:
             print(f"{self.folder}: continues after step {step}", file=sys.stderr)
 
     def tidy(self) -> None:
-        """Removes what a kill left half done: a torn log line, files not yet in place."""
+        """Removes unfinished work of a killed run: a torn log line, files not yet in place."""
         for path in self.folder.glob(".*.part"):
             path.unlink()
         log = self.folder / "log.jsonl"
@@ -143,13 +143,13 @@ class Run:
 
 
 def open_run(folder: str | Path, settings: Any, **facts: Any) -> Run:
-    """Opens a run's folder, new or left by a run with the same settings.
+    """Opens a run's folder, new or from a run with the same settings.
 
     Args:
         folder: Made where it does not exist.
         settings: A dataclass. Fields with `metadata={"free": True}` (the output folder, the number
-            of epochs) may change between openings; all others must stay.
-        facts: Further things the results depend on, held to like settings: `data=images.name`.
+            of epochs) may change between openings; all others are fixed.
+        facts: Further facts the results depend on, fixed like settings: `data=images.name`.
 
     Raises:
         BlockingIOError: Another process writes to the folder.
@@ -217,9 +217,9 @@ def _compare(old: dict[str, Any], held: dict[str, Any], free: dict[str, Any], fo
 def check_finite(
     value: Any, step: int, densities: Mapping[str, Any], run: Run, name: str = "the loss"
 ) -> None:
-    """Stops a run whose loss, or what else is named, is no longer a number.
+    """Stops a run whose loss, or another named value, is no longer finite.
 
-    Call it before `Run.save`, so that what is saved is good.
+    Call it before `Run.save`, so that only good states are saved.
 
     Raises:
         Diverged: `value` is nan or infinite.

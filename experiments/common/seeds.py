@@ -42,7 +42,7 @@ def networks(model: Seeds) -> list[nnx.Module]:
 
 @dataclasses.dataclass(frozen=True)
 class per_seed:
-    """A choice made in each network by itself.
+    """A choice made separately in each network.
 
     Args:
       choose: such as `jsparse.prune.globally`.
@@ -77,9 +77,9 @@ class SeedTraining:
 
     Args:
       images: data.
-      batch: samples a step; what is left of an epoch is left out.
+      batch: samples per step; the incomplete last one is dropped.
       inputs: how images are prepared.
-      over: how one run's epoch becomes all runs'.
+      over: how the epoch of one run becomes that of all.
     """
 
     def __init__(

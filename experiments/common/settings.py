@@ -28,7 +28,7 @@ class Diverged(RuntimeError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What every experiment can set; neither changes a number, so both may change later."""
+    """The settings of every experiment; neither affects results, so both may change later."""
 
     data: Annotated[str, tyro.conf.arg(metavar="FOLDER")] = dataclasses.field(
         default="", metadata=FREE
@@ -52,7 +52,7 @@ class RunSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ArmSettings(RunSettings):
-    """Arms are trained one after the other, all seeds of one in the same program."""
+    """Arms are trained one after another, all seeds of one in the same program."""
 
     arms: tuple[str, ...] = dataclasses.field(metadata=FREE)
     """What is trained."""
@@ -61,7 +61,7 @@ class ArmSettings(RunSettings):
     """One seed, two arms."""
 
     def check_arms(self, known: Iterable[str]) -> None:
-        """Refuse arms that there are not.
+        """Refuse unknown arms.
 
         Raises:
           ValueError: none is given, or one that is not known.
@@ -79,7 +79,7 @@ class TrainSettings(RunSettings):
     epochs: int
     """Passes over the training data."""
     batch: int
-    """Samples a step."""
+    """Samples per step."""
     learning_rate: float
     """At the start."""
 
@@ -90,7 +90,7 @@ class TrainSettings(RunSettings):
 
     @property
     def extent(self) -> str:
-        """Epochs and seeds, for the line above a table."""
+        """Epochs and seeds, for a table's caption."""
         return f"{counted(self.epochs, 'epoch')}, {counted(self.seeds, 'seed')}"
 
     def check_densities(self, densities: Sequence[float]) -> None:
@@ -126,7 +126,7 @@ class StudySettings(TrainSettings):
     decay: float = 0.0
     """Fraction of the run, at its end, over which the learning rate falls to 0 along a cosine."""
     dense: bool = dataclasses.field(default=True, metadata=FREE)
-    """Train the dense network too; may also be done later, into the same folder."""
+    """Train the dense network too; this may also be done later, into the same folder."""
     first_seed: int = 1
     """Of the runs; to add seeds to a study that is done, with another --out."""
 
@@ -150,13 +150,13 @@ class StudySettings(TrainSettings):
 
 
 def start(main: Callable, settings: type, text: str, *quick: TrainSettings) -> None:
-    """Run an experiment from the command line; what it refuses is one line, not a traceback.
+    """Run an experiment from the command line; refused input gives one line, not a traceback.
 
     Args:
       main: takes the settings.
       settings: their class.
       text: the experiment's description.
-      *quick: the settings that --quick starts from, where there is such a flag.
+      *quick: the settings that --quick starts from, if there is such a flag.
     """
     try:
         default = {"default": quick[0]} if quick and "--quick" in sys.argv else {}
@@ -179,10 +179,11 @@ def learning_rate(settings: StudySettings, samples: int) -> optax.Schedule:
 
 
 def plain(value: Any, name: str) -> Any:
-    """`value` as JSON can hold it; what comes back from a file equals it.
+    """`value` in a form that JSON preserves.
 
     Raises:
-        TypeError: It holds something that is no number, text, array, path, class or function.
+        TypeError: It holds something other than numbers, texts, arrays, paths, classes and
+          functions.
     """
     if isinstance(value, enum.Enum):
         return value.name
@@ -212,9 +213,9 @@ def plain(value: Any, name: str) -> Any:
 
 
 def flatten(settings: Any, prefix: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings by dotted name: those held to, and those marked `metadata={"free": True}`.
+    """The settings by dotted name: fixed ones, and those marked `metadata={"free": True}`.
 
-    A dataclass inside is opened, its class counting as a setting of its own.
+    A dataclass inside is opened, and its class counts as a setting.
 
     Raises:
         TypeError: `settings` is not an instance of a dataclass.
@@ -239,7 +240,7 @@ def flatten(settings: Any, prefix: str = "") -> tuple[dict[str, Any], dict[str, 
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices and the commit that a run is made with."""
+    """Versions, devices and the commit of a run."""
     return {
         **versions(),
         "devices": jax.device_count(),

@@ -45,7 +45,7 @@ def percent(values: Sequence[float]) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things that take an s.
+    """A count with its noun, in the plural if needed.
 
     >>> counted(1, "seed"), counted(3, "seed")
     ('1 seed', '3 seeds')
@@ -144,7 +144,7 @@ def save(figure: Any, path: str | Path) -> None:
 
 
 def header(folder: Path, what: str, runs: int, length: str) -> None:
-    """Say on stderr what is trained, how many runs at once, and for how long."""
+    """Print on stderr what is trained, how many runs at once, and for how long."""
     print(f"{folder}: {what}, {counted(runs, 'run')} at once, {length}", file=sys.stderr)
 
 
@@ -162,14 +162,14 @@ def duration(seconds: float) -> str:
 class Epochs:
     """Counts epochs `first + 1 .. last` and shows their progress.
 
-    A bar (tqdm) where stderr is a terminal, else one line for each epoch. As soon as something is
-    measured, a line says how long all will take.
+    A bar (tqdm) where stderr is a terminal, else one line for each epoch. As soon as an epoch is
+    measured, a line estimates the total time.
 
     Args:
         first: Epochs already done, the step that `Run.load` returned.
         last: Epochs wanted.
         name: What is being trained, shown in front.
-        unit: What an epoch is called.
+        unit: The name of an epoch.
     """
 
     def __init__(self, first: int, last: int, name: str = "epoch", unit: str = "epoch"):
@@ -196,7 +196,7 @@ class Epochs:
         now = time.perf_counter()
         self._move(self._epoch - 1 + done / steps)
         if self._mark is None:
-            self._mark = now, done  # what came before was also compiling
+            self._mark = now, done  # earlier steps included compiling
         elif not self._told and done > self._mark[1]:
             left = steps * (self._last - self._epoch + 1) - done
             self._tell((now - self._mark[0]) / (done - self._mark[1]) * left)
@@ -207,7 +207,7 @@ class Epochs:
         `accuracy` and `density` are fractions.
         """
         seconds = time.perf_counter() - self._start
-        if not self._told and self._epoch == self._first + 2:  # the first was also compiling
+        if not self._told and self._epoch == self._first + 2:  # the first included compiling
             self._tell(seconds * (self._last - self._epoch))
         forms = {"accuracy": ".2%", "density": ".2%"}
         shown = [f"{name} {float(one):{forms.get(name, '.3f')}}" for name, one in numbers.items()]

@@ -57,7 +57,7 @@ def to_float(images: Array) -> Array:
 
 
 class Inputs(NamedTuple):
-    """How uint8 images [n, ...] become what the model reads; both run inside jit.
+    """How uint8 images [n, ...] become the model's input; both run inside jit.
 
     Attributes:
       train: from a key, new at each step, and a batch.
@@ -90,7 +90,7 @@ def shown(n: Any, before: Any) -> Any:
 
 
 class Trace(NamedTuple):
-    """What an epoch showed, [runs, steps, ...].
+    """The measurements of an epoch, [runs, steps, ...].
 
     Attributes:
       loss: of the task alone.
@@ -118,9 +118,9 @@ def turns_on_cpu() -> Callable[[Callable], Callable]:
 
 
 def over_devices(over: Callable[[Callable], Callable]) -> Callable[[Callable], Callable]:
-    """The runs split over the devices, which do not speak to one another.
+    """The runs split over the devices, which do not communicate.
 
-    Where the devices do not share the runs evenly, the last run is done again on those left over.
+    If the runs cannot be divided evenly, the last run is repeated on the remaining devices.
 
     Args:
       over: how the runs of a device share it, `side_by_side` or `in_turn`.
@@ -155,8 +155,9 @@ class Sweep:
     Args:
       make: builds the model from `nnx.Rngs`.
       tx: optax transform.
-      batch: samples a step.
-      over: how one run's epoch becomes all runs': `side_by_side`, `in_turn` or `over_devices`.
+      batch: samples per step.
+      over: how the epoch of one run becomes that of all: `side_by_side`, `in_turn` or
+        `over_devices`.
       controls: at most one control, such as `jsparse.TargetDensity`.
       inputs: how images are prepared; by default pixels become [0, 1].
       wrt: which variables `tx` trains; (nnx.Param, jsparse.Mask) for `jsparse.revise`.
@@ -198,7 +199,7 @@ class Sweep:
             _, params, rest = nnx.split(model, self.wrt, ...)
             shuffle = jax.random.fold_in(key, 1)
             optimizer = self.tx.init(params)
-            if isinstance(optimizer, Revised):  # masks that move at random do so in each run anew
+            if isinstance(optimizer, Revised):  # random mask changes differ between runs
                 seed = jax.random.randint(jax.random.fold_in(key, 2), (), 0, 2**31 - 1)
                 optimizer = optimizer._replace(seed=seed)
             return Runs(params, rest, optimizer, memory[0], jnp.zeros((), int), shuffle)
@@ -211,8 +212,8 @@ class Sweep:
     ) -> tuple[Runs, Trace]:
         """One pass over the data, uint8 images x [n, ...] and labels y [n]; `runs` is used up.
 
-        It is made in some parts; after each of them `tell` is given the steps done and those of the
-        whole epoch.
+        It runs in several parts; after each, `tell` receives the steps done and those of the whole
+        epoch.
         """
         count, steps = len(runs.step), len(x) // self.batch
         before = runs.step.min()

@@ -1,7 +1,7 @@
 """Trains a `Sweep` within a run folder, and the studies of Dynamic Sparse Training with it.
 
 In a study the dense network and the sparse ones (each alpha, or a target density) are trained over
-the same seeds; a table puts the last epoch beside the published figures.
+the same seeds; a table compares the last epoch with the published figures.
 """
 
 import dataclasses
@@ -39,8 +39,8 @@ def train(
     Without a checkpoint the runs are those of `start`, each model after `begin(model, run)`.
 
     Each row of the log holds, for every run, the test accuracy and density after the epoch, and the
-    layers' densities every 20 steps within it (every step of the first 100). Where not all runs are
-    seeds of one thing, `names` says what each is; those of a name are drawn as one.
+    layers' densities every 20 steps within it (every step of the first 100). If not all runs are
+    seeds of the same setting, `names` says what each is; those with one name are drawn as one.
 
     Raises:
       Diverged: a loss, or a weight after an epoch, is not finite; the message gives step and
@@ -100,9 +100,9 @@ def _of(trace: Trace, which: int) -> str:
 
 
 def describe(run: Run, sweep: Sweep, state: Runs, images: Images) -> None:
-    """Write what the first run left, and the page of all: page.html.
+    """Write the files of the first run, and the page of all: page.html.
 
-    What the page has no room for is in first_steps.png: the density of each layer at the start.
+    The density of each layer at the start is in first_steps.png, as the page has no room for it.
     """
     model = sweep.model(state, 0)
     x = sweep.inputs.test(jnp.asarray(images.test_x[:TIMED]))
@@ -212,7 +212,7 @@ def study(
 
 
 def _speed(dense: Run, sparse: Run, alphas: int) -> str:
-    """How long epochs took, the median without the first, which compiles."""
+    """How long epochs took: the median without the first, which compiles."""
     dense_rows, sparse_rows = (run.rows()[1:] for run in (dense, sparse))
     if not (dense_rows and sparse_rows):
         return "\nthe time of an epoch is known from the second one on"
@@ -233,7 +233,7 @@ def finish(
     settings: StudySettings,
     alphas: Sequence[float],
 ) -> dict:
-    """Train to the end unless that is done, write the page and the final numbers."""
+    """Train to the end unless finished, write the page and the final numbers."""
     if run.complete:
         return run.final()
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)

@@ -43,7 +43,7 @@ class AlphaZero:
     width: int = 256
     """Units of both hidden layers."""
     games: int = 64
-    """Played side by side; an iteration is twice as many moves as the longest game has."""
+    """Played side by side; an iteration has twice as many moves as the longest game."""
     simulations: int = 16
     """Of the search for a move."""
     memory: int = 8
@@ -92,9 +92,9 @@ class Agent(nnx.Module):
 
 
 def turns(size: int, bricks: tuple[int, ...]) -> np.ndarray:
-    """[8, cells], the symmetry to take instead of each, for a brick on each cell.
+    """[8, cells], the symmetry to use instead of each, for a brick on each cell.
 
-    Where a symmetry would take the brick to a cell that is not in use, none is taken.
+    Where a symmetry would move the brick to a cell that is not in use, none is applied.
     """
     to = np.argsort(brick.symmetries(size), axis=1)  # where each cell goes
     return np.where(np.isin(to, bricks), np.arange(8)[:, None], 0)
@@ -107,7 +107,7 @@ class Trainer:
       settings: of the algorithm.
       kind: how the network is sparse.
       size: rows of the board.
-      bricks: cells on which the brick lies in training.
+      bricks: cells of the brick in training.
       iterations: in all.
     """
 
@@ -157,7 +157,7 @@ class Trainer:
         return nnx.merge(self._graph, state["agent"])
 
     def _play(self, layers: Layers, state: brick.State, key: Array) -> tuple[brick.State, Played]:
-        """1., so many moves of all games, and where the games are then."""
+        """1., a number of moves of all games, and the games after them."""
         own = self.settings
         opened = jnp.arange(own.games) % 2 == 0
 

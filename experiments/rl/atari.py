@@ -43,7 +43,7 @@ class Screens(NamedTuple):
 
 
 def simulators(count: int, seed: int) -> Task:
-    """So many games of Pong as a task.
+    """Several games of Pong as a task.
 
     Raises:
       ModuleNotFoundError: the extra is not installed.
@@ -84,7 +84,7 @@ def see(seen: Array) -> Array:
 
 @partial(jax.jit, static_argnames=("task", "steps"))
 def judged(task: Task, layers: Layers, state: Screens, steps: int) -> tuple[Screens, Array, Array]:
-    """Points won and lost by the greedy agent in so many steps of each game."""
+    """Points won and lost by the greedy agent in a number of steps of each game."""
 
     def step(at: Screens, key: Array) -> tuple[Screens, tuple[Array, Array]]:
         x = jax.vmap(task.see)(task.observe(at))
@@ -97,7 +97,7 @@ def judged(task: Task, layers: Layers, state: Screens, steps: int) -> tuple[Scre
 
 
 def main(run: common.Run, dqn: Dqn, count: int, frames: int) -> None:
-    """Measure, train and measure the base agent; print what came of it."""
+    """Measure, train and measure the base agent; print the results."""
     if not run.complete:
         run.forget_after(0)
         run.finish(**studied(run, dqn, count, frames))
@@ -118,8 +118,7 @@ def score(one: dict[str, int]) -> float:
 
 
 def studied(run: common.Run, dqn: Dqn, count: int, frames: int) -> dict[str, Any]:
-    """The agent before and after training on so many frames, as many in each measurement as in a
-    part of the training."""
+    """The agent before and after training, measured on as many frames as a part of the training."""
     each = frames // count // MARKS
     dqn = dataclasses.replace(dqn, copies=count, batch=64, capacity=20_000, warm=each)
     task = simulators(count, seed=1)

@@ -120,7 +120,7 @@ class Walk(NamedTuple):
 
 
 def walked(own: Trainer, learner: Learner, bodies: Cheetahs, steps: int, key: Array) -> Walk:
-    """The policy for so many steps."""
+    """The policy for a number of steps."""
     rows = []
     for one in jax.random.split(key, steps):
         seen = bodies.observation.copy()
@@ -174,7 +174,7 @@ KEPT = 20
 def experts(run: common.Run, wall: Wall, seed: int) -> Walk:
     """1.: an episode of the expert in each copy.
 
-    A run that was killed goes on from one of the last `KEPT` iterations, with episodes begun anew.
+    A killed run resumes from one of the last `KEPT` iterations, with new episodes.
     """
     own, kept = trainer(wall, bounded=False), jsparse.Checkpoints(run.folder / "expert", keep=1)
     done, learner, _ = kept.restore(own.begin([seed], Elsewhere()))
@@ -194,7 +194,7 @@ def experts(run: common.Run, wall: Wall, seed: int) -> Walk:
 def constrained(run: common.Run, wall: Wall, seed: int, update: Any) -> dict[str, Any]:
     """2.: how ICRL went, by update of zeta, and what zeta says of places before and after.
 
-    A run that was killed goes on from its last update, with episodes begun anew.
+    A killed run resumes from its last update, with new episodes.
 
     Args:
       run: logs returns in the true world and the nominal one, and the share of steps beyond -3.

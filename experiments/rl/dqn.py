@@ -51,7 +51,7 @@ class Dqn:
     warm: int = 2000
     """Iterations in which it falls."""
     every: int = 500
-    """Iterations between changes of masks that move."""
+    """Iterations between changes of dynamic masks."""
     fraction: float = 0.1
     """Of the links, exchanged at each change."""
 
@@ -67,7 +67,7 @@ class Dqn:
 
 
 class Task(NamedTuple):
-    """Copies of an environment that begin anew by themselves, [copies] in all that is given.
+    """Copies of an environment that restart by themselves, [copies] in all arguments.
 
     Attributes:
       reset: (key, copies) -> state.
@@ -96,7 +96,7 @@ class Copies(NamedTuple):
 def copies(
     environment: Environment, see: Callable[[Array], Array], inputs: int, actions: int
 ) -> Task:
-    """The task of an environment, whose copies begin anew by themselves."""
+    """The task of an environment, whose copies restart by themselves."""
 
     def reset(key: Array, count: int) -> Copies:
         return Copies(environment, jax.vmap(environment.reset)(jax.random.split(key, count)))
@@ -143,7 +143,7 @@ class Learner(NamedTuple):
 
 
 class Agent(nnx.Module):
-    """A network and what trains it; masks that move do so up to iteration `last`."""
+    """A network and its optimizer; dynamic masks change up to iteration `last`."""
 
     def __init__(self, settings: Dqn, kind: Kind, net: MLP, last: int, seed: int):
         tx, self.net = optax.adam(settings.learning_rate), net
@@ -203,7 +203,7 @@ class Trainer:
         return jax.vmap(self._learn, (split, None), (split, 0))(learner, iterations)
 
     def _learn(self, learner: Learner, iterations: Array) -> tuple[Learner, Array]:
-        """So many iterations; and the mean score of an episode in them."""
+        """A number of iterations, and the mean score of an episode in them."""
 
         def iteration(_: Array, at: tuple) -> tuple:
             learner, won, ended = at
@@ -253,7 +253,7 @@ class Trainer:
 
 
 def remember(memory: Memory, row: Memory, count: Array) -> tuple[Memory, Array]:
-    """The memory with a row of each copy, in place of the oldest; and how many are in it."""
+    """The memory with a row of each copy replacing the oldest; and how many are in it."""
     copies, capacity = len(row.reward), len(memory.reward) // len(row.reward)
     at = (count % capacity) * copies
     put = lambda column, new: jax.lax.dynamic_update_slice_in_dim(column, new, at, 0)

@@ -28,7 +28,7 @@ class Episodes(NamedTuple):
 
 
 def empty(count: int, steps: int, observed: int, tasks: int) -> Episodes:
-    """Room for so many episodes."""
+    """Room for a number of episodes."""
     zeros = lambda *shape: jnp.zeros((count, *shape))
     return Episodes(
         zeros(steps + 1, observed), zeros(steps).astype(jnp.int32), zeros(steps),
@@ -37,7 +37,7 @@ def empty(count: int, steps: int, observed: int, tasks: int) -> Episodes:
 
 
 def pieces(memory: Episodes, filled: Array, key: Array, count: int, steps: int) -> Episodes:
-    """So many pieces of so many steps, from any of the first `filled` episodes."""
+    """Pieces of a given number of steps, from any of the first `filled` episodes."""
     which, where = jax.random.split(key)
     episode = jax.random.randint(which, (count, 1), 0, filled)
     room = jnp.maximum(memory.length[episode] - steps + 1, 1)

@@ -26,8 +26,8 @@ class Arm(NamedTuple):
 
     Attributes:
       density: of the weights, in each state.
-      own: "input" where the network is told the state, "masks" where each state has masks of its
-        own, "networks" where each has a network.
+      own: "input" where the network is told the state, "masks" where each state has its own masks,
+        "networks" where each has a network.
     """
 
     density: float
@@ -35,7 +35,7 @@ class Arm(NamedTuple):
 
 
 AXES: dict[str, tuple] = {"input": (None, None), "masks": (None, 0), "networks": (0, 0)}
-"""Over which axis the states have parameters, and masks, of their own."""
+"""The axis over which states have their own parameters, and masks."""
 
 
 class Net(NamedTuple):
@@ -64,7 +64,7 @@ class Net(NamedTuple):
         return found.reshape(-1, found.shape[-1])
 
     def count(self) -> int:
-        """States of the automaton that have something of their own."""
+        """States of the automaton that have their own parameters or masks."""
         own = self.params if self.own == "networks" else self.rest
         return len(jax.tree.leaves(own)[0])
 
@@ -72,7 +72,7 @@ class Net(NamedTuple):
 def begin(
     arm: Arm, shape: tuple[int, int], states: int, actions: int, width: int, seed: int
 ) -> Net:
-    """A network for a grid of this shape and so many states of the automaton."""
+    """A network for a grid of this shape and a number of states of the automaton."""
     row, column = np.indices(shape).reshape(2, -1)
     x = np.concatenate([np.eye(shape[0])[row], np.eye(shape[1])[column]], axis=1)
     if arm.own == "input":
@@ -134,7 +134,7 @@ def _trained(
 
 
 def trained(net: Net, made: Product, steps: int, seed: int) -> Array:
-    """The values [states, actions] after so many steps on random states and actions of a product.
+    """The values [states, actions] after some steps on random states and actions of a product.
 
     Args:
       net: at its start.

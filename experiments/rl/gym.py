@@ -85,7 +85,7 @@ class Walk:
         self._total = 0.0
 
     def steps(self, number: int, layers: Layers | None, noise: float) -> Iterator[Transition]:
-        """So many steps, of the actor with normal noise, or of random actions without one."""
+        """A number of steps, of the actor with normal noise, or of random actions without one."""
         for _ in range(number):
             if layers is None:
                 action = self.random.uniform(-1, 1, self._middle.shape)

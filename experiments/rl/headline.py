@@ -12,7 +12,7 @@ FEW = 3
 
 
 class Arm(NamedTuple):
-    """What one way of making networks sparse came to.
+    """The result of one way of making networks sparse.
 
     Attributes:
       kept: fraction of all weights that are read, or one for each seed.
@@ -46,12 +46,12 @@ def by_sparsity(metric: str, arms: Mapping[str, Arm], digits: int = 2) -> str:
 
 
 def verdict(claim: str, held: Sequence[bool], numbers: str, least: float = 1.0) -> str:
-    """A line about a claim: met, refuted or not settled; of one or two seeds it says neither.
+    """A line about a claim: met, refuted or not settled; for one or two seeds it says neither.
 
     Args:
       claim: in words.
-      held: whether it came so, seed by seed.
-      numbers: what is printed behind it.
+      held: whether it held, seed by seed.
+      numbers: printed after it.
       least: the fraction of seeds that have to agree.
 
     >>> verdict("a rise", [True, True, False], "+1, +2, -1")

@@ -29,7 +29,7 @@ EPS, FORWARD, BACKWARD = 1e-5, 10.0, 2.5
 Walks = Array
 """What was seen and done, [episodes, steps, inputs]."""
 Objective = Callable[[Allowed, Allowed, Walks, Walks], tuple[Array, Array]]
-"""(zeta, as it was before, expert, policy) -> what is descended, and whether to go on, []."""
+"""(zeta, zeta before, expert, policy) -> the loss, and whether to continue, []."""
 
 
 def difference(cost: Array, limit: Array) -> Array:
@@ -74,7 +74,7 @@ def unlike(allowed: Allowed, before: Allowed, expert: Walks, walks: Walks) -> tu
 def improved(
     objective: Objective, allowed: Allowed, expert: Walks, walks: Walks, rate: float, passes: int
 ) -> Allowed:
-    """Zeta after so many steps of Adam, fewer where the weights go too far."""
+    """Zeta after some steps of Adam, fewer if the weights go too far."""
     before, tx = allowed, optax.adam(rate, eps=1e-5)
 
     def step(at: tuple, _: None) -> tuple[tuple, None]:

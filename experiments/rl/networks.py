@@ -29,8 +29,8 @@ Width = int | tuple[int, int]
 class Grids(nnx.Linear):
     """A linear layer of grids that hold one 1 each, or none, and else 0.
 
-    It takes the cells of the ones, whole numbers [n, grids], the number of cells where there is
-    none, and adds the rows of the kernel that they stand for: to [n, outputs].
+    It takes the cells of the ones, whole numbers [n, grids] (the number of cells where there is
+    none), and adds the rows of the kernel that they select: to [n, outputs].
     """
 
     def __call__(self, cells: Array) -> Array:
@@ -55,8 +55,8 @@ class MLP(nnx.Module):
       inputs, outputs: how many.
       width: of the hidden layers.
       rngs: of the weights.
-      first: the first layer, `nnx.Linear` or what is called as it is.
-      init: inputs of a layer -> how it starts; as PyTorch's do, or as Flax's with `flax_init`.
+      first: the first layer, `nnx.Linear` or something called like it.
+      init: inputs of a layer -> its initialiser; PyTorch's, or Flax's with `flax_init`.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Apart(nnx.Module):
 
 
 def forward(layers: Layers, x: Array) -> Array:
-    """What an `MLP` of these layers makes of [..., inputs]: [..., outputs]."""
+    """The output of an `MLP` of these layers: [..., inputs] to [..., outputs]."""
     *hidden, last = layers
     affine = lambda x, kernel, bias: x @ kernel + bias.reshape(*(1,) * (x.ndim - 1), -1)
     for layer in hidden:
@@ -161,7 +161,7 @@ class Kind(NamedTuple):
 
     Attributes:
       start: makes a network sparse.
-      moved: (first, every, last) -> what moves its masks, by steps of its own optimizer.
+      moved: (first, every, last) -> what changes its masks, by steps of its own optimizer.
     """
 
     start: Start = lambda network, key: network
@@ -176,7 +176,7 @@ def _masked(
 
 
 def links(first: float, second: float) -> Start:
-    """Random masks, with so many links for each input and output of the two hidden layers."""
+    """Random masks, with a number of links per input and output of the two hidden layers."""
     factor = {"fc1/kernel": first, "fc2/kernel": second}
 
     def budget(shapes: Mapping[str, tuple[int, ...]], density: float) -> dict[str, float]:

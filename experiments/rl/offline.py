@@ -36,7 +36,7 @@ class Scale(NamedTuple):
         )
 
     def raw(self, layers: Layers) -> Layers:
-        """The actor's layers, for observations as they come: the scale is in the first one."""
+        """The actor's layers, for raw observations: the scale is in the first one."""
         (kernel, bias), *rest = layers
         kernel = kernel / self.deviation[:, None]
         return [(kernel, bias - self.mean @ kernel), *rest]
@@ -108,7 +108,7 @@ class Learner:
 
 
 def cloner(settings: Td3, kind: Kind, observed: int, actions: int, last: int) -> Learner:
-    """Compiled updates of BC, whose masks stay after update `last`."""
+    """Compiled updates of BC, whose masks are fixed after update `last`."""
     networks = lambda rngs: (Actor(observed, actions, settings.width, rngs),)
     return Learner(networks, partial(Clone, settings, kind, last), kind)
 

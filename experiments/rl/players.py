@@ -77,14 +77,14 @@ class Tree(NamedTuple):
 
 
 def _squashed(state: State) -> Array:
-    """The heuristic in [-1, 1], for who moves next: sign(v) (6 + log10 |v|) / 6."""
+    """The heuristic in [-1, 1], for the player who moves next: sign(v) (6 + log10 |v|) / 6."""
     value = brick.heuristic(brick.counts(state)) * brick.UNIT
     size = 1 + jnp.log10(jnp.maximum(jnp.abs(value), 1e-6)) / 6
     return jnp.clip(jnp.sign(value) * size, -1, 1)
 
 
 def _searched(root: State, key: Array, iterations: int) -> Array:
-    """[cells], visits of each move after so many iterations, each of which adds a node."""
+    """[cells], visits of each move after some iterations, each of which adds a node."""
     cells, nodes = root.own.shape[-1], iterations + 1
     order = jax.random.uniform(key, (cells,))
 
@@ -140,13 +140,14 @@ def mcts(state: State, key: Array, iterations: int) -> Array:
 
 
 def judged(layers: Layers, state: State) -> tuple[Array, Array]:
-    """What a network thinks: logits of moves [games, cells], and who moves next wins, [games]."""
+    """A network's estimates: logits of moves [games, cells], and that the next player wins,
+    [games]."""
     out = forward(layers, brick.observed(state))
     return jnp.where(brick.legal(state), out[:, :-1], NEVER), jnp.tanh(out[:, -1])
 
 
 def _mctx() -> Any:
-    """The library of searches; imported late, as the other players do without it."""
+    """The library of searches; imported late, as the other players do not need it."""
     try:
         import mctx
     except ImportError as error:
@@ -168,7 +169,8 @@ def _model(layers: Layers, key: Array, action: Array, state: State) -> tuple[Any
 def searched(
     layers: Layers, state: State, key: Array, simulations: int, noise: float
 ) -> tuple[Array, Array]:
-    """A search with Gumbel noise, so large: moves [games], and the better policy [games, cells].
+    """A search with Gumbel noise of this scale: moves [games], and the better policy [games,
+    cells].
 
     Reference: Danihelka et al., Policy improvement by planning with Gumbel, ICLR 2022.
     """

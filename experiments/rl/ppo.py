@@ -64,7 +64,7 @@ class Ppo:
     norm: float = 0.5
     """Largest norm of a gradient."""
     far: float = math.inf
-    """Divergence from the policy that took the steps, after which there are no more passes."""
+    """Divergence from the policy that took the steps, beyond which no more passes follow."""
     every: int = 100
     """Steps of the optimizer between changes of the masks."""
     fraction: float = 0.1
@@ -79,7 +79,7 @@ class Ppo:
 
 
 class Agent(nnx.Module):
-    """The network, `Trunk` or `Apart`, and its optimizer; masks stay after step `last` of it."""
+    """The network, `Trunk` or `Apart`, and its optimizer; masks are fixed after its step `last`."""
 
     def __init__(self, settings: Ppo, kind: Kind, network: nnx.Module, last: int, seed: int):
         self.network = network
@@ -98,7 +98,7 @@ class Trainer:
       network: rngs -> a dense network, `Trunk` or `Apart`, with a critic for the reward and one for
         each bound.
       kind: how networks are sparse.
-      last: the step of the optimizer after which masks stay.
+      last: the step of the optimizer after which masks are fixed.
       bounds: multipliers at their start; the environment is a `Costly` one where there are any.
     """
 
@@ -187,7 +187,7 @@ class Trainer:
     def _learn(
         self, learner: Learner, environment: Environment, iterations: int
     ) -> tuple[Learner, Report]:
-        """So many iterations; and reports [seeds, iterations, ...]."""
+        """A number of iterations; and reports [seeds, iterations, ...]."""
 
         def one(learner: Learner, environment: Environment) -> tuple[Learner, Report]:
             again = lambda learner, _: self._iteration(learner, environment)

@@ -16,7 +16,7 @@ class Batch(NamedTuple):
 
 
 class Replay:
-    """The last so many transitions, in float32.
+    """The most recent transitions, in float32.
 
     Args:
       capacity: how many.
@@ -35,7 +35,7 @@ class Replay:
         return min(self.added, len(self.rows.reward))
 
     def add(self, *transition: np.ndarray | float) -> None:
-        """Remember a transition, in the order of `Batch`; the oldest goes when all is full."""
+        """Remember a transition, in the order of `Batch`; the oldest is dropped when full."""
         place = self.added % len(self.rows.reward)
         for column, value in zip(self.rows, transition, strict=True):
             column[place] = value

@@ -71,10 +71,10 @@ class Arm(NamedTuple):
 
     Attributes:
       rewards: [intentions, tasks], what each intention is paid for each task; the first is the one
-        that is judged.
+        evaluated.
       rate: of the scheduler's table; 0 where it picks uniformly.
       density: of the hidden weights that an intention reads.
-      own: whether each intention has masks of its own.
+      own: whether each intention has its own masks.
     """
 
     rewards: np.ndarray
@@ -159,7 +159,7 @@ class Trainer:
         return Learner(params, target, masks, state, table, memory, jnp.int32(0), key)
 
     def _learn(self, learner: Learner, rounds: int) -> tuple[Learner, Array]:
-        """So many rounds; shares of the choices in the last of them, [seeds, intentions]."""
+        """A number of rounds; shares of the choices in the last of them, [seeds, intentions]."""
 
         def one(learner: Learner) -> tuple[Learner, Array]:
             learner, picked = jax.lax.scan(self._round, learner, length=rounds)
@@ -174,7 +174,7 @@ class Trainer:
     def read(self, params: Any, masks: Any) -> list[Layers]:
         """Layers of the policy and of the critic, through each mask: [masks, ...].
 
-        With a mask of its own, the last layer of an intention is that of its actions alone.
+        With its own mask, the last layer of an intention is that of its actions alone.
         """
         size = self.intentions * ACTIONS // self.readers
 

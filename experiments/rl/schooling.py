@@ -36,7 +36,8 @@ def blank(view: str, seeds: int, size: int, width: int) -> Layers:
 
 
 def trainer(view: str, dqn: Dqn, kind: Kind, size: int, iterations: int) -> Trainer:
-    """One for agents with room for so many opponents; masks move in three quarters of all."""
+    """One for agents with room for a number of opponents; masks change in three quarters of all
+    steps."""
     foes = jax.tree.map(lambda leaf: leaf[0], blank(view, 1, size, dqn.width))
     return Trainer(dqn, kind, selfplay.task(view, foes), 3 * iterations // 4)
 

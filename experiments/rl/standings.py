@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 OPPONENT, SEATS = "minimax", ("first", "second")
-"""Whom networks are measured by, and from where."""
+"""The opponent by which networks are measured, and the brick's place."""
 USUAL = 16
-"""Simulations of a network's move where nothing is said; else its name says how many."""
+"""Simulations per move of a network by default; otherwise its name says how many."""
 Rows = Sequence[Mapping[str, Any]]
 """Games of pairs: `first`, `second`, and `found`, the counts of the first one in each test."""
 
@@ -26,7 +26,7 @@ def score(count: list[int]) -> float:
 
 
 def counts(rows: Rows, player: tuple[str, int], test: str) -> list[list[int]]:
-    """Wins, draws and losses of a network with so many simulations against minimax, by seat."""
+    """Wins, draws and losses of a network with some simulations against minimax, by seat."""
     name = player[0] if player[1] == USUAL else f"{player[0]}, {player[1]} simulations"
     seats = {(row["first"], row["second"]): row["found"][test] for row in rows}
     return [seats[name, OPPONENT], seats[OPPONENT, name][::-1]]

@@ -14,7 +14,7 @@ from experiments.rl.environments.grids import Product
 CHUNK = 500
 """Steps whose random numbers are drawn at once."""
 SMALLEST = 1024
-"""States of a padded product, at the least."""
+"""The least number of states of a padded product."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def on_device(made: Product) -> Product:
 def learn(
     learner: Learner, made: Product, rates: Rates, chunks: Array, done: Array, total: Array
 ) -> Learner:
-    """Some chunks of steps, after so many steps done of so many in total."""
+    """Some chunks of steps, given the steps done and the total."""
 
     def one(learner: Learner) -> Learner:
         def chunk(n: Array, learner: Learner) -> Learner:

@@ -62,7 +62,7 @@ class Td3:
 
 
 class Agent(nnx.Module):
-    """The four networks and two optimizers; masks stay after update `last`."""
+    """The four networks and two optimizers; masks are fixed after update `last`."""
 
     def __init__(
         self, settings: Td3, kind: Kind, actor: Actor, critic: Critic, last: int, seed: int
@@ -78,7 +78,7 @@ class Agent(nnx.Module):
 def trained(
     settings: Td3, kind: Kind, seed: int, last: int, network: nnx.Module, delay: int = 1
 ) -> jsparse.Optimizer:
-    """Adam with L2 decay; its steps are every `delay`-th update, and masks stay after `last`."""
+    """Adam with L2 decay; its steps are every `delay`-th update, and masks fixed after `last`."""
     tx = optax.chain(optax.add_decayed_weights(settings.decay), optax.adam(settings.learning_rate))
     first, every, last = (max(1, n // delay) for n in (DELAY, settings.every, last))
     when = {"first": first, "every": every, "last": last, "fraction": settings.fraction}
@@ -148,7 +148,7 @@ class Trainer:
       kind: how the networks are sparse.
       observed: numbers in an observation.
       actions: numbers in an action.
-      last: the update after which masks stay.
+      last: the update after which masks are fixed.
       objective: of the actor.
     """
 

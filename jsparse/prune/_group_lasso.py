@@ -11,7 +11,7 @@
    as in `jsparse.optim.proximal`, where a unit has the weights of one layer.
 3. A unit all of whose makers are 0 is 0 for every input, so `shrink` removes it from all layers.
 
-Numbers: tests/prune/test_group_lasso.py has its solution beside that of `proximal`; Fang et al.
+Numbers: tests/prune/test_group_lasso.py compares its solution with `proximal`'s; Fang et al.
 publish none for the models here.
 """
 

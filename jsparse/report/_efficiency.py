@@ -222,7 +222,7 @@ def hardness_density(accuracy: float, parameters: int, chance: float) -> float:
       1.0
 
     Reference: Hoefler et al., Sparsity in deep learning, 2021, propose to normalise accuracy per
-    parameter by hardness; their formula was not at hand, this one is ours.
+    parameter by hardness; their formula was not available, this one is ours.
     """
     _check(accuracy, parameters)
     check_in("[0, 1)", chance=chance)

@@ -244,7 +244,7 @@ def mask_picture(title: str, mask: np.ndarray, axes: dict[str, Any]) -> Figure:
     side = 1  # few inputs: the outputs stand in several columns
     while rows * height > side * side * columns * width and side < rows:
         side += 1
-    beside = f", {side} beside each other" if side > 1 else ""
+    beside = f", {side} side by side" if side > 1 else ""
     words = f"{counts[0]} (rows{beside}), {counts[1]} (columns)"
     words += f", a {'×'.join(map(str, window))} window each"
     blocks = -(-rows // side)

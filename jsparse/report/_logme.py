@@ -6,7 +6,7 @@
 4. its highest point on a grid of log t, then bisection of its slope
 5. score: the highest evidence per sample, averaged over the columns
 
-Numbers beside published ones: `experiments/transfer_score.py`.
+Numbers, with published ones: `experiments/transfer_score.py`.
 """
 
 import dataclasses

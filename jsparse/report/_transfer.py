@@ -1,7 +1,7 @@
 """Which model transfers best to new data: scores from its features or its predictions.
 
 `transfer` ranks models by LogME; LEEP and NCE read what a classifier predicts on the new data.
-Numbers beside published ones: `experiments/transfer_score.py`.
+Numbers, with published ones: `experiments/transfer_score.py`.
 """
 
 import dataclasses

@@ -181,7 +181,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, few_devices, monkeypa
         ({"seed": -1}, "--seed got -1; give 0 or more"),
         ({"density": 0.0}, "--density is a fraction"),
         ({"alpha": 0.0}, "--alpha and --scale are above 0"),
-        ({"every": 100, "save": 150}, "--save 150 is no multiple of --every 100"),
+        ({"every": 100, "save": 150}, "--save 150 is not a multiple of --every 100"),
         ({"batch": 9, "synthetic": True}, "--batch 9 cannot be split over 8 devices"),
         ({"batch": 16}, "a batch of 16 is larger than the 11 training images"),
         ({"classes": 4}, "has 3 class folders, 4 are wanted; give --classes 3"),

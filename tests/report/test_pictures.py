@@ -60,7 +60,7 @@ def test_pictures_hold_the_mask() -> None:
     np.testing.assert_array_equal(opacity(dense), 255 * mask.T)
     assert dense["size"] == (5, 7) and "7 outputs (rows), 5 inputs (columns)" in dense["words"]
     kernel = mask_picture("t", np.ones((3, 3, 1, 4), bool), axes(0, (2,), (3,)))
-    assert kernel["size"] == (7, 7) and "2 beside each other" in kernel["words"]
+    assert kernel["size"] == (7, 7) and "2 side by side" in kernel["words"]
     shown = opacity(kernel)
     assert (shown[:3, :3] == 255).all() and (shown[3] == 70).all() and (shown[:, 3] == 70).all()
     looks = input_picture("t", np.ones((6, 9), bool), axes(0, (0,), (1,)), [2, 3])

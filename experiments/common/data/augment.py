@@ -13,12 +13,12 @@ from jax import Array
 
 
 def pad_crop_flip(key: Array, images: Array, pad: int = 4) -> Array:
-    """Zeros around, a random crop of the old size, then left and right swapped half of the time.
+    """Zero padding, a random crop of the original size, then a left-right flip half of the time.
 
     Args:
         key: Typed key.
         images: float `[n, h, w, c]`; standardised ones get their mean around them.
-        pad: Zeros on each side; each of the (2 pad + 1)^2 crops is as likely.
+        pad: Zeros on each side; the (2 pad + 1)^2 crops are equally likely.
 
     Returns:
         `[n, h, w, c]`.
@@ -33,7 +33,7 @@ def pad_crop_flip(key: Array, images: Array, pad: int = 4) -> Array:
 
 
 def shift_flip(key: Array, images: Array, part: float = 0.1) -> Array:
-    """A random real shift, the edges repeated, then left and right swapped half of the time.
+    """A random real shift with repeated edges, then a left-right flip half of the time.
 
     What Keras's `ImageDataGenerator(width_shift_range=part, height_shift_range=part,
     horizontal_flip=True)` does: bilinear between pixels, the nearest pixel beyond the edges.
@@ -41,7 +41,7 @@ def shift_flip(key: Array, images: Array, part: float = 0.1) -> Array:
     Args:
         key: Typed key.
         images: float `[n, h, w, c]`.
-        part: The largest shift, as a fraction of each side; all up to it are as likely.
+        part: The largest shift, as a fraction of each side; all shifts up to it are equally likely.
 
     Returns:
         `[n, h, w, c]`.
@@ -56,7 +56,7 @@ def shift_flip(key: Array, images: Array, part: float = 0.1) -> Array:
 def standardise(train: np.ndarray) -> Callable[[Array], Array]:
     """`(x - mean) / (std + 1e-7)` with one mean and one std over all of the training set.
 
-    As the authors of Gibbs pruning do it. Test images are measured by the same two numbers.
+    As in the code of Gibbs pruning. Test images are standardised by the same two numbers.
 
     Args:
         train: uint8 `[n, ...]`.

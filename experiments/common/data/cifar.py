@@ -65,7 +65,7 @@ CIFAR10 = Layout(
     archive="cifar-10-binary.tar.gz",
     archive_digest="c32a1d4ab5d03f1284b67883e8d87530",
     inner="cifar-10-batches-bin",
-    digests={  # independent public projects that check the files agree on them
+    digests={  # independent public projects that check the files agree on these
         "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
         "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
         "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
@@ -91,7 +91,8 @@ CIFAR100 = Layout(
 
 
 def cifar10(folder: str = "") -> Images:
-    """CIFAR-10, read from a folder, the cache or the network; else `colour_digits()`, said aloud.
+    """CIFAR-10, read from a folder, the cache or the network; else `colour_digits()`, with a
+    warning.
 
     Args:
         folder: Holds the six binary files, directly or in `cifar-10-batches-bin/`, or the archive

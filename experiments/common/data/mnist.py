@@ -37,7 +37,7 @@ DIGESTS = {
 
 
 def mnist(folder: str = "") -> Images:
-    """MNIST, read from a folder, the cache or the network; else `digits()`, said aloud.
+    """MNIST, read from a folder, the cache or the network; else `digits()`, with a warning.
 
     Args:
         folder: Holds the four IDX files, gzipped or not, directly or in `mnist/` or `MNIST/raw/`.

@@ -48,7 +48,7 @@ class Images:
 
 
 def first_samples(images: Images, samples: int) -> Images:
-    """The images with at most so many to train on, the first ones; named accordingly.
+    """The images with at most `samples` training images, the first ones; named accordingly.
 
     Raises:
       ValueError: less than one.

@@ -50,7 +50,7 @@ class Shard:
         """Images of a batch that are this process's.
 
         Raises:
-            ValueError: The batch cannot be shared out evenly.
+            ValueError: The batch cannot be split evenly.
         """
         if batch < 1 or batch % self.count:
             raise ValueError(
@@ -65,8 +65,9 @@ class Readers:
     """How a process reads ahead; none of it changes what is read.
 
     Args:
-        workers: Further Python processes; 0 to read in threads of this one alone. Threads serve up
-            to some ten cores, since decoding a JPEG releases Python's lock and little else does.
+        workers: Further Python processes; 0 to read in threads of this one alone. Threads keep up
+          to about ten cores busy, since decoding a JPEG releases Python's lock and little else
+          does.
         threads: In each worker, or in this process; each makes whole batches.
         ahead: Batches kept ready, by each worker too.
     """
@@ -119,12 +120,12 @@ class Stream:
         return {"step": self._step, **self._order}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Go to a position; refuses one of other data, batch or seed."""
+        """Go to a position; refuse one with different data, batch or seed."""
         other = {name: state.get(name) for name in self._order}
         if other != self._order or state.get("step", -1) < 0:
             raise ValueError(
-                f"the position {state} is not one of this stream, {self.get_state()}; go on with "
-                "the data, batch and seed that the run began with"
+                f"the position {state} is not one of this stream, {self.get_state()}; continue "
+                "with the data, batch and seed that the run began with"
             )
         self.close()
         self._step = int(state["step"])
@@ -141,8 +142,8 @@ def training(
 ) -> Stream:
     """Random crops of shuffled records, batch after batch; the last incomplete batch is left out.
 
-    Crops as in GoogLeNet: 8 to 100 % of the image's area, sides 3:4 to 4:3, made square; then left
-    and right swapped half of the time.
+    Crops as in GoogLeNet: 8 to 100 % of the image's area, sides 3:4 to 4:3, made square; then
+      flipped left-right half of the time.
 
     Args:
         source: Of the records.
@@ -166,9 +167,9 @@ def training(
 def in_order(
     source: Source, *, batch: int, side: int, shard: Shard, readers: Readers
 ) -> Iterator[Batch]:
-    """Each record once, its centre cut out; the last batch is filled up with the label -1.
+    """Each record once, cropped to its centre; the last batch is padded with the label -1.
 
-    What is cut out is the square of 224 / 256 of the shorter side, scaled in one go.
+    The crop is the square of 224 / 256 of the shorter side, scaled in one step.
 
     Args:
         source: Of the records.
@@ -193,8 +194,8 @@ def synthetic(
 ) -> Stream:
     """Made-up images in the same shape, from memory, so a speed run does not wait for a disk.
 
-    Each class has a coarse pattern of its own, which noise hides in part, so a network can learn.
-    The images of a few batches are made once and repeat.
+    Each class has its own coarse pattern, partly hidden by noise, so a network can learn. The
+    images of a few batches are made once and repeat.
 
     Args:
         batch: Images of all processes together.

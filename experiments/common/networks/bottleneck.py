@@ -64,7 +64,7 @@ class BottleneckNet(nnx.Module):
     """A 7x7 stem, four stages of bottleneck blocks and a dense head.
 
     Args:
-      rngs: for the start.
+      rngs: for the initial weights.
       blocks: in each stage; (3, 4, 6, 3) is ResNet-50.
       width: inside the first stage; each further stage is twice as wide.
       classes: outputs.

@@ -27,7 +27,7 @@ _STOCK = ContextVar("stock operations", default=False)
 
 @contextlib.contextmanager
 def stock_operations() -> Iterator[None]:
-    """Networks made and called within have the stock operations, which exporters recognise."""
+    """Networks made and called inside use the stock operations, which exporters recognise."""
     token = _STOCK.set(True)
     try:
         yield
@@ -43,7 +43,7 @@ def convolution(scanned: bool = True) -> Callable[..., Array]:
     """What to give `nnx.Conv(conv_general_dilated=...)` on this device.
 
     Args:
-      scanned: for train steps inside `lax.scan`; else for calls of their own, as at inference.
+      scanned: for train steps inside `lax.scan`; otherwise for separate calls, as at inference.
     """
     if not _own():
         return lax.conv_general_dilated

@@ -211,7 +211,7 @@ class Wired(nnx.Module):
     Args:
       nodes: what each layer reads, from `hardnet`, `threshnet` or `wired`.
       classes: of the output.
-      rngs: for the start.
+      rngs: for the initial weights.
       limit: of the ReLU; 6 in HarDNet's code, none in ThreshNet's.
     """
 
@@ -219,7 +219,8 @@ class Wired(nnx.Module):
         self, nodes: Sequence[Node], rngs: nnx.Rngs, classes: int = 10, limit: float = math.inf
     ):
         self.nodes, self.limit = tuple(nodes), limit
-        # He's start from one draw: to compile one for each of a hundred shapes takes half a minute
+        # He initialization from one draw: compiling one for each of a hundred shapes takes half a
+        # minute
         drawn = jax.random.uniform(
             rngs.params(), (sum(weights(nodes, n) for n in nodes),), minval=-1
         )

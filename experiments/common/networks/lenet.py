@@ -13,7 +13,8 @@ from experiments.common.networks.convolution import conv, convolution, max_pool
 
 
 def torch_init(fan_in: int) -> dict[str, Any]:
-    """PyTorch's default start, the paper's: uniform within 1 / sqrt(fan_in), biases too."""
+    """PyTorch's default initialiser, as in the paper: uniform within 1 / sqrt(fan_in), biases
+    too."""
     bound = fan_in**-0.5
     uniform = lambda key, shape, dtype=jnp.float32: jax.random.uniform(
         key, shape, dtype, -bound, bound
@@ -62,7 +63,7 @@ class SmallConvNet(nnx.Module):
     The pattern `convs/.*/kernel` takes the last two, 13,824 weights, and leaves stem and head.
 
     Args:
-      rngs: for the start.
+      rngs: for the initial weights.
       norm: what normalises, such as `nnx.LayerNorm`.
       channels: of the images.
     """

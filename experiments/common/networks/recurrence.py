@@ -13,7 +13,7 @@ from jax import Array, lax
 def run_lstm(cell: nnx.OptimizedLSTMCell, x: Array) -> Array:
     """Hidden states of a plain cell over time, from zero: x [batch, time, in] -> [time, batch, h].
 
-    The kernels are read once, so a sparse cell is masked once a pass.
+    The kernels are read once, so a sparse cell is masked once per pass.
     """
     inputs = cell.dense_i(x.swapaxes(0, 1)) + cell.dense_h.bias[...][None, None]
     return recurrence(inputs, cell.dense_h.kernel[...])
@@ -21,7 +21,7 @@ def run_lstm(cell: nnx.OptimizedLSTMCell, x: Array) -> Array:
 
 @jax.custom_vjp
 def recurrence(inputs: Array, kernel: Array) -> Array:
-    """Hidden states from what the inputs give to the gates.
+    """Hidden states from the inputs' contribution to the gates.
 
     Args:
       inputs: [time, batch, 4 h], projected inputs and biases of the gates i, f, g, o.

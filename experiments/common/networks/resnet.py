@@ -44,12 +44,12 @@ class Block(nnx.Module):
 class ResNet(nnx.Module):
     """ResNet of depth 6 n + 2: a stem, three stages of n blocks and a dense head.
 
-    The pattern `blocks/.*/kernel` takes every convolution but the stem's, projections too, and
-    leaves the head.
+    The pattern `blocks/.*/kernel` takes every convolution except the stem's, including projections,
+    and leaves the head.
 
     Args:
       depth: 8, 14, 20, ..., 56, ...: layers on the longest path.
-      rngs: for the start.
+      rngs: for the initial weights.
       width: channels of the stem and the first stage; the other stages have 2 and 4 times as many.
 
     Raises:

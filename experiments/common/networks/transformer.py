@@ -16,20 +16,20 @@ class Layer(nnx.Module):
         self.narrow = nnx.Linear(4 * width, width, rngs=rngs)
 
     def __call__(self, x: Array, mask: Array) -> Array:
-        """[n, context, width], which character sees which -> the same shape."""
+        """[n, context, width] and a mask of which character sees which -> the same shape."""
         x = x + self.attention(self.norm1(x), mask=mask)
         return x + self.narrow(nnx.gelu(self.wide(self.norm2(x))))
 
 
 class Transformer(nnx.Module):
-    """Reads characters and says which comes next.
+    """Reads characters and predicts the next one.
 
     The pattern `blocks/.*/kernel` takes the kernels of the blocks, attention's too, and leaves
     embeddings and head.
 
     Args:
       characters: how many there are.
-      rngs: for the start.
+      rngs: for the initial weights.
       width: of every layer.
       blocks: how many.
       heads: of attention, which divide the width.

@@ -13,15 +13,15 @@ class VGG16(nnx.Module):
     """Thirteen 3x3 convolutions in five stages, then two dense layers; 14,977,728 weights.
 
     Every convolution and the first dense layer is normalised and rectified; the first four stages
-    end in max pooling, the last in a mean over its 2x2 map. Started as PyTorch starts layers, the
+    end in max pooling, the last in a mean over its 2x2 map. Initialized as in PyTorch, with the
     scales of the norms after convolutions at 0.5. `.*/kernel` takes all kernels, as in the paper.
 
     Args:
-      rngs: for the start.
+      rngs: for the initial weights.
       narrow: divisor of all widths, 1 to 64.
 
     Raises:
-      ValueError: no network is so narrow.
+      ValueError: no network is that narrow.
 
     Reference: Liu et al., Dynamic Sparse Training, ICLR 2020, section 4.2.
     """

@@ -20,7 +20,7 @@ _norm = partial(nnx.BatchNorm, momentum=0.9, epsilon=1e-5)
 
 
 def he_init(fan_in: int) -> dict[str, Any]:
-    """He's start."""
+    """He initialization."""
     return {"kernel_init": jax.nn.initializers.he_normal()}
 
 
@@ -56,8 +56,8 @@ class WideResNet(nnx.Module):
     Args:
       depth: 10, 16, 22, 28, 40: layers on the longest path.
       widen: factor of the widths 16, 32, 64 of the stages.
-      rngs: for the start.
-      start: of the convolutions and the head, such as `torch_init`.
+      rngs: for the initial weights.
+      start: initialiser of the convolutions and the head, such as `torch_init`.
 
     Raises:
       ValueError: no network has this depth or width.

@@ -22,7 +22,7 @@ UNIT = 5e-7
 """What a unit of the heuristic value is worth; a won game is worth 1."""
 WON = round(1 / UNIT)
 POWER = (0, 1, 100, 100**2, 100**3)
-"""Worth of so many stones in a line, in millionths."""
+"""Worth of a number of stones in a line, in millionths."""
 
 
 class State(NamedTuple):
@@ -68,7 +68,7 @@ def inside(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def symmetries(size: int) -> np.ndarray:
-    """[8, cells], the cell that each cell comes from when the board is turned or flipped."""
+    """[8, cells], the cell that each cell comes from when the board is rotated or flipped."""
     cell = np.arange(size * size).reshape(size, size)
     turned = [np.rot90(board, n) for board in (cell, cell.T) for n in range(4)]
     return np.stack(turned).reshape(8, -1)

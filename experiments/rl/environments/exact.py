@@ -49,7 +49,7 @@ def chances(made: Product, policy: np.ndarray) -> tuple[sparse.csr_array, np.nda
 
 
 def success(made: Product, policy: np.ndarray, steps: int) -> tuple[float, np.ndarray]:
-    """Of a policy, an action for each state: the probability of acceptance within so many steps.
+    """Of a policy, an action for each state: the probability of acceptance within some steps.
 
     Also how often each state is visited in them, on average: [states].
     """

@@ -32,8 +32,8 @@ class Grid:
     Attributes:
       shape: rows and columns.
       start: row and column.
-      slip: the probability that a move is drawn anew.
-      labels: where what is; everything else is "safe". Later ones lie over earlier ones.
+      slip: the probability that a move is redrawn.
+      labels: where what is; everything else is "safe". Later ones overwrite earlier ones.
       sinks: cells that are never left.
       stay: whether staying is a move.
     """
@@ -78,7 +78,7 @@ class Grid:
 
 
 class Product(NamedTuple):
-    """A grid beside an automaton: a state is a cell and a state of the automaton.
+    """A grid with an automaton: a state is a cell and a state of the automaton.
 
     An action is a move or, after the moves, a jump of the automaton, which neither slips nor
     accepts. An episode ends, where an accepting state is entered by a move, with reward 1; and in
@@ -92,7 +92,7 @@ class Product(NamedTuple):
       seen: [states], the number of what the agent sees: state and cell, unless it sees less.
       start: the first state.
       moves: how many actions are moves.
-      slip: the probability that a move is drawn anew.
+      slip: the probability that a move is redrawn.
     """
 
     nexts: np.ndarray

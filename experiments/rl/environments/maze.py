@@ -114,7 +114,7 @@ def number_of(places: Array) -> Array:
 
 
 def levels(count: int, flip: float, seed: int, others: Maze | None = None) -> Maze:
-    """So many levels, each another one, and none of them in `others`."""
+    """A number of different levels, none of them in `others`."""
     random = np.random.default_rng(seed)
     seen = set() if others is None else set(names(others))
     found: list[tuple[np.ndarray, np.ndarray]] = []
