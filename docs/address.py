@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = ROOT / "pyproject.toml"
 NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.ipynb"))
 COLAB = "https://colab.research.google.com"
-UPLOAD = """To run it in Colab, choose *File > Upload notebook*, and upload beside it the wheel that
+UPLOAD = """To run it in Colab, choose *File > Upload notebook*, and upload with it the wheel that
 `pip wheel --no-deps .` makes in a checkout of jsparse."""
 
 
