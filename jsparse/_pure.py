@@ -161,7 +161,7 @@ def by_position(model: Model, inputs: tuple, options: Mapping[str, Any]) -> tupl
 
 
 def check_settings(**own: Any) -> None:
-    """Refuse an array where a function of ours has an argument of its own.
+    """Refuse an array passed to one of this library's own settings.
 
     Raises:
       TypeError: one is an array: the model has an argument of that name.

@@ -1,4 +1,4 @@
-"""Training of packed layers: an optimizer that also moves their links."""
+"""Training of packed layers: an optimizer that also changes their links."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -41,15 +41,15 @@ Layers = dict[str, tuple[Csr, MovesLinks]]
 
 
 class PackedOptimizer(Optimizer):
-    """`jsparse.Optimizer` for packed layers whose links move.
+    """`jsparse.Optimizer` for packed layers with changing links.
 
     It takes what `revise` returns, with the patterns that a masked model would have: the layer
-    `layers/0` answers for `layers/0/kernel`. The revisions are `SET`, `RigL`, `Gradual` and
-    `Below`. They drop among the links of a layer and grow places that are drawn at random: enough
-    that `SET` grows as in a masked layer; the more are drawn, the nearer `RigL` comes to the
-    gradients of all places. No array has the size of a dense kernel, unless all places are asked
-    for; moments follow their links, and those of new ones are 0. Where fewer links remain than at
-    first, room is left at the end of the arrays; `jsparse.export.trim` takes it out.
+    `layers/0` is named `layers/0/kernel`. The revisions are `SET`, `RigL`, `Gradual` and `Below`.
+    They drop links of a layer and grow places that are drawn at random: enough that `SET` grows as
+      in a masked layer; the more are drawn, the closer `RigL` comes to using the gradients of all
+      places. No array has the size of a dense kernel, unless all places are requested; moments stay
+      with their links, and those of new ones are 0. If fewer links remain than at first, there is
+      room at the end of the arrays; `jsparse.export.trim` removes it.
 
     Under `RigL` train steps need the gradient of the drawn places, which is computed on the steps
     that grow: `argnums=nnx.DiffState(0, (nnx.Param, jsparse.Mask))`.
@@ -111,7 +111,7 @@ class PackedOptimizer(Optimizer):
         self.probe(model)
 
     def update(self, model: nnx.Module, grads: Any, /, **kwargs: Any) -> None:
-        """Update the weights with the gradients, move the links and run the events, in place.
+        """Update the weights with the gradients, change the links and run the events, in place.
 
         Args:
           model: the model that the optimizer was created with.
@@ -154,7 +154,7 @@ class PackedOptimizer(Optimizer):
         }
 
     def revised(self, model: nnx.Module) -> dict[str, Csr]:
-        """The packed layers whose links move, by path."""
+        """The packed layers whose links change, by path."""
         return {path: layer for path, (layer, _) in self._layers(model).items()}
 
     def probe(self, model: nnx.Module) -> None:
@@ -183,7 +183,7 @@ class PackedOptimizer(Optimizer):
     def _move(
         self, model: nnx.Module, layers: Layers, grads: dict[str, Array], step: Array
     ) -> None:
-        """Move the links of the layers that are due, and the moments with them."""
+        """Change the links of the layers that are due, and move the moments with them."""
         key, sources = self._key(step), {}
         for n, (path, (layer, by)) in enumerate(layers.items()):
             one = jax.random.fold_in(key, n)
@@ -204,7 +204,7 @@ class PackedOptimizer(Optimizer):
     def _move_layer(
         self, layer: Csr, by: MovesLinks, path: str, grads: dict, step: Array, key: Array
     ) -> Array:
-        """Move the links of a layer if it is due; where each was before."""
+        """Change the links of a layer if it is due; return where each was before."""
         plan, kept, due = layer.plan, layer.values.shape[0], by.due(step)
         arrays = layer.arrays(layer.values[...])
         places: tuple = ()  # of a probe
@@ -262,17 +262,17 @@ def _pausable(inner: Any) -> optax.GradientTransformationExtraArgs:
 
 
 def _check_single(layers: Mapping[str, Csr], path: str) -> None:
-    """Refuse layers whose links cannot move alone.
+    """Refuse layers whose links cannot change independently.
 
     Raises:
       ValueError: a stack of layers, or one that shares its kernel.
     """
     layer = layers[path]
     if layer.stack:
-        raise ValueError(f"a stack of {layer.stack} layers, whose links do not move yet")
+        raise ValueError(f"a stack of {layer.stack} layers, whose links cannot change yet")
     for other, one in layers.items():
         if one is not layer and one.values is layer.values:
-            raise ValueError(f"its kernel is shared with {other}, so its links do not move yet")
+            raise ValueError(f"its kernel is shared with {other}, so its links cannot change yet")
 
 
 def _by_path(grads: Any) -> dict[str, Array]:
@@ -307,8 +307,8 @@ def check_revision(by: Any) -> None:
     if by.unit == Group():
         raise ValueError(
             f"{name} closes units of several layers, and packed layers hold single links; train "
-            "with masks and remove closed units with jsparse.shrink, or jsparse.hold the model and "
-            "go on with jsparse.shrink_training"
+            "with masks and remove closed units with jsparse.shrink, or jsparse.hold the model "
+            "and continue with jsparse.shrink_training"
         )
     if by.unit != Weight() or by.scope != Whole():
         raise ValueError(

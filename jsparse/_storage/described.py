@@ -18,8 +18,8 @@ def described(value: Any) -> Any:
     """A setting as JSON: functions by name, objects by their fields, arrays by checksum.
 
     Args:
-      value: a setting; an object that has neither fields nor a text of its own (`repr`) is
-        described by its class alone.
+      value: a setting; an object with neither fields nor its own `repr` is described by its class
+        alone.
 
     Example:
       >>> described({"rate": 0.1, "sizes": (2, 3), "make": described})

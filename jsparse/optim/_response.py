@@ -127,7 +127,7 @@ def _filled(state: Any, first: Any, second: Any) -> Any:
 
 
 def _names(state: Any) -> Any:
-    """The classes of the states in a state; masked ones without a state of their own are known."""
+    """The classes of the states in a state; masked ones without their own state are known."""
     if not isinstance(state, tuple):
         return
     if type(state).__name__ == "MaskedState" and isinstance(state[0], optax.EmptyState):

@@ -141,7 +141,7 @@ def int8(format: Format) -> Format:
 
     Returns:
       A function from a layer to a `CsrInt8` or a `BlockSparseInt8`, for `pack`. It raises
-      ValueError for infinite and NaN weights, and for blocks with a product of their own.
+      ValueError for infinite and NaN weights, and for blocks with a custom product.
 
     Example:
       >>> import jax.numpy as jnp
@@ -196,7 +196,7 @@ def _quantised(plain: Packed, matrix: np.ndarray, settings: dict[str, Any]) -> A
         made.counts[...] = jnp.diff(arrays.starts).astype(jnp.uint8)
     elif isinstance(plain, BlockSparse):
         if plain.product is not block_dot:
-            raise ValueError("int8 blocks have no product of their own; give blocks(...) without")
+            raise ValueError("int8 blocks take no custom product; give blocks(...) without one")
         wide, high = plain.block
         arrays = block_arrays(matrix, (wide, high))
         made = BlockSparseInt8(*features, block=(wide, high), kept=len(arrays.values), **settings)

@@ -1,7 +1,7 @@
 """How candidates are proposed: at random, or by the cross-entropy method.
 
 A proposal is a logit for each layer, whose sigmoid is the density before projection. `Lagrangian`
-is in a file of its own.
+is in its own file.
 """
 
 import dataclasses
