@@ -158,6 +158,37 @@ def torch_csr(folder: str, case: str) -> Callable[[], Any]:
     return lambda: (sparse @ x).flatten()[0]
 
 
+def torch_conv(folder: str, asked: str) -> Callable[[], Any]:
+    """A dense convolution in PyTorch with its gradients, on the arrays that `gradients` left.
+
+    Asked for are how images lie, and which of forward, dx and dw.
+    """
+    import torch
+
+    order, parts = asked.split("/")
+    torch.set_num_threads(1)
+    lies = torch.channels_last if order == "channels last" else torch.contiguous_format
+    read = lambda name: torch.from_numpy(np.load(f"{folder}/{name}.npy"))
+    x, dy = (read(n).permute(0, 3, 1, 2).contiguous(memory_format=lies) for n in ("x", "dy"))
+    kernel = read("kernel").permute(3, 2, 0, 1).contiguous(memory_format=lies)
+    wanted = [part in parts.split() for part in ("forward", "dx", "dw")]
+    same = [1, 1], [1, 1], [1, 1], False, [0, 0], 1  # stride, padding, dilation, groups
+
+    def call() -> dict[str, Any]:
+        found = {}
+        if wanted[0]:
+            found["forward"] = torch.nn.functional.conv2d(x, kernel, padding=1)
+        if any(wanted[1:]):
+            mask = [*wanted[1:], False]
+            back = torch.ops.aten.convolution_backward(dy, x, kernel, None, *same, mask)
+            found |= {n: one for n, one in zip(("dx", "dw"), back, strict=False) if one is not None}
+        return found
+
+    as_ours = lambda name, one: one.permute(*((2, 3, 1, 0) if name == "dw" else (0, 2, 3, 1)))
+    np.savez(f"{folder}/{order}.npz", **{n: as_ours(n, one) for n, one in call().items()})
+    return lambda: next(iter(call().values()))
+
+
 def onnxruntime(file: str, cores: str) -> Callable[[], Any]:
     """A network in ONNX Runtime, on the inputs that `runtimes.write` left beside its file."""
     import onnxruntime
@@ -197,11 +228,20 @@ def jsparse_network(file: str, asked: str) -> Callable[[], Any]:
     return compiled(name, np.load(f"{file}.npy"), float(density))
 
 
+def jsparse_conv(folder: str, asked: str) -> Callable[[], Any]:
+    """A packed convolution with its gradients; asked for are its format and which parts."""
+    from experiments.bench.gradients import packed
+
+    return packed(folder, asked)
+
+
 STEPS = {
     "torch-csr": torch_csr,
+    "torch-conv": torch_conv,
     "onnxruntime": onnxruntime,
     "openvino": openvino,
     "jsparse": jsparse_network,
+    "jsparse-conv": jsparse_conv,
     "authors": authors,
     "jaxpruner-static": jaxpruner_static,
     "jaxpruner-magnitude": jaxpruner_magnitude,

@@ -66,6 +66,7 @@ class There:
       network: what it is asked for.
       whole: calls come in multiples of this.
       cores: that the process keeps to; all if 0.
+      python: that runs it.
 
     Raises:
       RuntimeError: the process ended.
@@ -73,9 +74,17 @@ class There:
 
     steps = 1
 
-    def __init__(self, name: str, folder: str, network: str, whole: int = 1, cores: int = 0):
+    def __init__(
+        self,
+        name: str,
+        folder: str,
+        network: str,
+        whole: int = 1,
+        cores: int = 0,
+        python: str = sys.executable,
+    ):
         self.whole = whole
-        command = [sys.executable, "-m", "experiments.bench.others", name, folder, network]
+        command = [python, "-m", "experiments.bench.others", name, folder, network]
         command += [str(cores)] * bool(cores)
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)

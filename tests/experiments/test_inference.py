@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 
-from experiments.bench import calls, inference, runtimes
+from experiments.bench import calls, gradients, inference, runtimes
 from experiments.common.record import tables
 
 pytestmark = pytest.mark.standard_dtypes
@@ -57,6 +58,24 @@ def test_all_ways_to_call_a_network_give_its_outputs(tmp_path: Path) -> None:
     assert len(ways) == 6
     for way, call in ways.items():
         np.testing.assert_allclose(call(), expected, atol=1e-4, err_msg=way)
+
+
+def test_a_packed_convolution_is_timed_with_the_gradients_of_the_dense_one(tmp_path: Path) -> None:
+    gradients.write(tmp_path, (3, 4), 2, 0.4)
+    kernel, x, dy = (np.load(tmp_path / f"{name}.npy") for name in ("kernel", "x", "dy"))
+    axes = ("NHWC", "HWIO", "NHWC")
+    dense = lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=axes)
+    y, back = jax.vjp(dense, x, kernel)
+    dx, dw = back(dy)
+    np.savez(tmp_path / "planes.npz", forward=y, dx=dx, dw=dw)  # in place of PyTorch's
+    for name in gradients.WIDTHS:
+        assert np.isfinite(gradients.packed(str(tmp_path), f"{name}/forward dx dw")()).all()
+    gradients.compare(tmp_path, ("forward", "dx", "dw"))
+    np.savez(tmp_path / "planes.npz", forward=y, dx=dx, dw=1.1 * dw)
+    with pytest.raises(AssertionError, match="csr dw"):
+        gradients.compare(tmp_path, ("forward", "dx", "dw"))
+    with pytest.raises(ValueError, match=r"--densities got .1.5,.; give fractions"):
+        gradients.Settings(torch=tmp_path, densities=(1.5,))
 
 
 @pytest.mark.parametrize(

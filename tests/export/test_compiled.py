@@ -59,6 +59,25 @@ def test_every_kernel_of_blocks(lanes):
         np.testing.assert_allclose(y, x @ kernel, atol=1e-4)
 
 
+def lanes(asked: str) -> int:
+    """Floats in a vector of the kernels in a process of its own, under JSPARSE_MAX_ISA."""
+    library = compiled.build(compiled.find_compiler(), compiled.cache_folder())
+    asks = f"import ctypes; print(ctypes.CDLL({str(library)!r}).jsparse_lanes())"
+    environment = {"JSPARSE_MAX_ISA": asked}
+    command = [sys.executable, "-I", "-S", "-c", asks]
+    return int(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+
+
+@needs_compiler
+def test_wide_vectors_can_be_forbidden(monkeypatch):
+    found = [lanes(asked) for asked in compiled.ISAS]
+    assert found == [min(found[0], most) for most in (16, 8, 4)]
+    monkeypatch.setenv("JSPARSE_MAX_ISA", "avx2")
+    said = "JSPARSE_MAX_ISA is 'avx2'; allowed are AVX512, AVX2, SSE2"
+    with pytest.raises(ValueError, match=said):
+        compiled.load.__wrapped__()
+
+
 @pytest.mark.parametrize("asked", ["off", "no-such-compiler"])
 def test_no_compiler_is_no_error(asked, monkeypatch):
     monkeypatch.setenv("JSPARSE_CXX", asked)

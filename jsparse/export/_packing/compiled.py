@@ -7,7 +7,9 @@ first one. Without a compiler, or on anything but Linux or macOS on x86 or ARM, 
 the caller uses plain JAX.
 
 Environment: JSPARSE_CXX, the compiler ("off" for none; else CXX, c++, g++ or clang++);
-JSPARSE_CACHE, the folder (else jsparse in XDG_CACHE_HOME or ~/.cache).
+JSPARSE_CACHE, the folder (else jsparse in XDG_CACHE_HOME or ~/.cache); JSPARSE_MAX_ISA, on x86 the
+widest vectors that the kernels use where the processor has them: AVX512 (if not given), AVX2 or
+SSE2; it is read once, when they are loaded.
 """
 
 import atexit
@@ -45,6 +47,8 @@ TARGETS = (
     "jsparse_conv_backward",
     "jsparse_conv_weights",
 )
+ISAS = ("AVX512", "AVX2", "SSE2")
+"""What JSPARSE_MAX_ISA may be."""
 SECONDS = 600
 """Compiler timeout in seconds."""
 
@@ -64,7 +68,15 @@ if hasattr(os, "register_at_fork"):
 
 @functools.cache
 def load() -> bool:
-    """Whether `jax.ffi.ffi_call` can call the kernels: compiled, loaded and registered."""
+    """Whether `jax.ffi.ffi_call` can call the kernels: compiled, loaded and registered.
+
+    Raises:
+      ValueError: JSPARSE_MAX_ISA has another value than one of `ISAS`.
+    """
+    if (asked := os.environ.get("JSPARSE_MAX_ISA", ISAS[0])) not in ISAS:
+        raise ValueError(
+            f"JSPARSE_MAX_ISA is {asked!r}; allowed are {', '.join(ISAS)}; unset it for the widest"
+        )
     compiler = find_compiler()
     if not compiler:
         return False

@@ -285,15 +285,22 @@ struct Turned {
     starts.assign(groups * planes + 1, 0);
     values.resize(kept);
     indices.resize(kept);
-    std::vector<int64_t> phase(taps);
-    for (int64_t t = 0; t < taps; ++t) phase[t] = w.phase(t);
+    struct Read {
+      int64_t plane, tap;
+    };
+    std::vector<Read> read(m.width);  // of each index of a group
+    for (int64_t n = 0; n < m.width; ++n)
+      read[n] = {n / taps * phases + w.phase(n % taps), n % taps};
     auto each = [&](const auto& visit) {
       for (int64_t g = 0; g < m.groups; ++g)
-        for (int64_t o = 0; o < m.outputs; ++o)
-          for (int64_t n = m.starts[g * m.outputs + o]; n < m.starts[g * m.outputs + o + 1]; ++n) {
-            const int64_t input = g * m.width + m.indices[n], tap = input % taps;
-            visit(n, o, tap, o / width * planes + input / taps * phases + phase[tap]);
+        for (int64_t o = 0; o < m.outputs; ++o) {
+          const int64_t part = o / width * planes + g * (m.width / taps) * phases;
+          const int32_t* ends = m.starts + g * m.outputs + o;
+          for (int64_t n = ends[0]; n < ends[1]; ++n) {
+            const Read& one = read[m.indices[n]];
+            visit(n, o, one.tap, part + one.plane);
           }
+        }
     };
     each([&](int64_t, int64_t, int64_t, int64_t part) { ++starts[part + 1]; });
     for (size_t n = 1; n < starts.size(); ++n) starts[n] += starts[n - 1];

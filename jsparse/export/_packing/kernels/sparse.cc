@@ -168,7 +168,18 @@ namespace lanes16 {
 #endif
 #endif  // __x86_64__
 
+// Floats in a vector, at most, as JSPARSE_MAX_ISA says; read once.
+int64_t widest() {
+  static const int64_t found = [] {
+    const char* asked = std::getenv("JSPARSE_MAX_ISA");
+    const std::string name = asked ? asked : "";
+    return name == "SSE2" ? 4 : name == "AVX2" ? 8 : 16;
+  }();
+  return found;
+}
+
 const Kernels& kernels(int64_t most) {
+  most = std::min(most, widest());
 #if defined(__x86_64__)
   static const bool avx512 = __builtin_cpu_supports("avx512f") &&
                              __builtin_cpu_supports("avx512vl") &&
@@ -501,6 +512,9 @@ ffi::Error block_int8_forward(ffi::ThreadPool pool, ffi::Buffer<ffi::S8> values,
 #include "conv.h"
 
 }  // namespace
+
+// Floats in the vectors of this machine's kernels.
+extern "C" int64_t jsparse_lanes() { return kernels(INT64_MAX).lanes; }
 
 #define WITH ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
 #define STRUCTURE Arg<ffi::Buffer<ffi::U16>>().Arg<ffi::Buffer<ffi::S32>>()
