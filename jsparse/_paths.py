@@ -11,6 +11,7 @@ import jax
 from jsparse._values import shown
 
 Ruled = TypeVar("Ruled")
+WHOLE = "pattern is a regular expression for the whole path, such as '.*/kernel'"
 
 
 def match(names: Iterable[str], rules: Sequence[tuple[str, Ruled]]) -> dict[str, Ruled]:
@@ -47,7 +48,9 @@ def match(names: Iterable[str], rules: Sequence[tuple[str, Ruled]]) -> dict[str,
         try:
             expression = re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+            raise ValueError(
+                f"pattern {pattern!r} is not a regular expression: {error}; a {WHOLE}"
+            ) from error
         found = [n for n in names if expression.fullmatch(n) or expression.fullmatch("/" + n)]
         if not found:
             raise ValueError(_no_match(pattern, names))
@@ -78,10 +81,7 @@ def _no_match(pattern: str, names: Iterable[str]) -> str:
     near = [p for p in paths if plain and plain.lower() in p.lower()]
     near += [p for p in difflib.get_close_matches(plain, paths, 5, 0.4) if p not in near]
     what, found = ("nearest", near) if near else ("available", paths)
-    return (
-        f"pattern {pattern!r} matches no parameter; {what}: {listed(found)}. "
-        "A pattern is a regular expression for the whole path, such as '.*/kernel'"
-    )
+    return f"pattern {pattern!r} matches no parameter; {what}: {listed(found)}. A {WHOLE}"
 
 
 @contextlib.contextmanager

@@ -216,6 +216,9 @@ def calling(name: str, inputs: Any) -> Iterator[None]:
         yield
     except FAILURES as error:
         given = ", ".join(map(shown, jax.tree.leaves(inputs))) or "nothing"
+        listed = inputs if isinstance(inputs, tuple) else ()
+        if sizes := [one for one in listed if isinstance(one, list) and is_sizes(tuple(one))]:
+            given += f" (for a shape give a tuple: {tuple(sizes[0])})"
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
             f"{name} must be what a call of the model takes; it fails with {given}: {error}"

@@ -335,3 +335,47 @@ def test_a_param_without_an_array_is_named(value: Any) -> None:
     model.kernel = nnx.Param(value)  # type: ignore[assignment]
     with pytest.raises(TypeError, match="kernel"):
         js.sparsify(model, ("kernel", js.Held()))
+
+
+WRONG = {
+    "value and gradients": lambda loss, model: nnx.value_and_grad(loss)(model),
+    "the loss": lambda loss, model: loss(model),
+    "a dict": lambda loss, model: nnx.to_pure_dict(nnx.grad(loss)(model)),
+    "of the dense model": lambda loss, model: nnx.grad(loss)(nnx.Linear(6, 4, rngs=nnx.Rngs(0))),
+    "nothing": lambda loss, model: None,
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_not_the_gradients_of_the_model_is_refused(name: str) -> None:
+    model = js.sparsify(nnx.Linear(6, 4, rngs=nnx.Rngs(0)), ("kernel", js.Threshold()))
+    optimizer = js.Optimizer(model, optax.sgd(0.1))
+
+    def loss(model: nnx.Linear) -> jax.Array:
+        return jnp.square(model(jnp.ones((2, 6)))).sum() + js.cost(model)
+
+    with pytest.raises(TypeError, match=r"^grads must be the gradients of this model, as `grads"):
+        optimizer.update(model, WRONG[name](loss, model))
+
+
+HINTED = {
+    "a glob": (
+        lambda: js.sparsify(MLP(nnx.Rngs(0)), ("*kernel", js.Held())),
+        r"a pattern is a regular expression for the whole path, such as '\.\*/kernel'$",
+    ),
+    "a list as a shape": (
+        lambda: js.shrink(MLP(nnx.Rngs(0)), [4, 6]),
+        r"for a shape give a tuple: \(4, 6\)",
+    ),
+    "a format as a str": (
+        lambda: js.export.pack(MLP(nnx.Rngs(0)), "csr"),
+        r"^format must be a format such as jsparse\.export\.csr\(\); got 'csr'$",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HINTED)
+def test_near_misses_are_told_what_to_write(name: str) -> None:
+    wrong, hint = HINTED[name]
+    with pytest.raises((TypeError, ValueError), match=hint):
+        wrong()

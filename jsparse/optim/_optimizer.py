@@ -167,6 +167,7 @@ class Optimizer(nnx.Optimizer):
 
         Raises:
           ValueError: the model has other variables than the one of the optimizer.
+          TypeError: the gradients are not those of the model's variables.
         """
         if _variables(model, self.wrt) != self.made_for:
             found = listed(named(nnx.state(model, self.wrt)))
@@ -174,6 +175,7 @@ class Optimizer(nnx.Optimizer):
                 "this optimizer was made for a model with other variables; make one for this model,"
                 f" Optimizer(model, tx): it has {found}"
             )
+        _check_gradients(model, grads, self.wrt)
         step, result = self.step[...], None
         warn_of_unread(self.due)
         task: dict[str, Array] = {}
@@ -206,6 +208,20 @@ def _variables(model: nnx.Module, wrt: Any) -> str:
     """The paths of the variables to train, as a checksum: quick to compare at each call."""
     paths = "\n".join(named(nnx.state(model, wrt)))
     return hashlib.sha256(paths.encode()).hexdigest()
+
+
+def _check_gradients(model: nnx.Module, grads: Any, wrt: Any) -> None:
+    """Refuse what is not made of gradients by the paths of the model's variables."""
+    paths = named(nnx.state(model, wrt)).keys()
+    tree = isinstance(grads, nnx.State | nnx.Module)
+    found = named(nnx.state(grads, wrt)).keys() if tree else paths - paths
+    dense = [path for path in found - paths if any(one.startswith(f"{path}/") for one in paths)]
+    if dense or found.isdisjoint(paths):
+        got = f"gradients of {listed(found)}" if found else shown(grads)
+        raise TypeError(
+            "grads must be the gradients of this model, as `grads = nnx.grad(loss)(model)` or "
+            f"`value, grads = nnx.value_and_grad(loss)(model)` gives them; got {got}"
+        )
 
 
 def _check_stacks(model: nnx.Module, tx: Revise) -> None:

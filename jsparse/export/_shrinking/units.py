@@ -188,7 +188,7 @@ class Units:
         held = held or dict.fromkeys(good, (one, one.faults[0]))
         before = [*self.alike]
         for n, (tested, fault) in held.items():
-            self._pair(n, {k: gone[k] for k in good}, tests)
+            self._pair(n, {k: gone[k] for k in good}, fault, tests)
             if not any(n in one for one in self.alike if one not in before):
                 near = removed_near(self.graph, tested.removal, fault)
                 told = with_sizes(self.model, self.graph, tested.removal, [fault], [near])
@@ -196,17 +196,22 @@ class Units:
                 self.families[n] = self.families[n]._replace(held=reason)
         return None
 
-    def _pair(self, n: int, good: Gone, tests: Tests) -> None:
+    def _pair(self, n: int, good: Gone, fault: Fault, tests: Tests) -> None:
         """Find a family with which this one shrinks if both keep the same width.
 
-        Attention may require queries and values of the same width.
+        Attention may require queries and values of the same width. If the fault of this family
+        persists when each of the others loses a unit, it needs none of them.
         """
         width = len(self.families[n].units)
         same = [k for k, one in enumerate(self.families) if one.held is None and k != n]
         same = [k for k in same if len(self.families[k].units) == width]
-        for k in sorted(same, key=lambda k: abs(k - n))[:NEAREST]:
-            if any({n, k} <= one for one in self.alike):
-                continue
+        near = sorted(same, key=lambda k: abs(k - n))[:NEAREST]
+        near = [k for k in near if not any({n, k} <= one for one in self.alike)]
+        all_of_them = {n, *near}.union(*(one for one in self.alike if one & {n, *near}))
+        without = {**good, **dict.fromkeys(all_of_them, (width - 1,))}
+        if len(near) > 1 and fault in self.smaller(without, ()).faults:
+            return
+        for k in near:
             joined = [one for one in self.alike if one & {n, k}]
             both = {n, k}.union(*joined)
             last = dict.fromkeys(both, (width - 1,))
