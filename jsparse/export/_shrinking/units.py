@@ -200,7 +200,7 @@ class Units:
         """Find a family with which this one shrinks if both keep the same width.
 
         Attention may require queries and values of the same width. If the fault of this family
-        persists when each of the others loses a unit, it needs none of them.
+        remains even when each of the others loses a unit as well, none of them is its partner.
         """
         width = len(self.families[n].units)
         same = [k for k, one in enumerate(self.families) if one.held is None and k != n]
