@@ -16,11 +16,11 @@ What is judged: the average, over the second half of the iterations, of the occu
     policies, by the exact densities that these have. A ceiling is met up to 5 %; a weight works for
     a ceiling if it meets it with 0.9 of the best reward within it.
 
-Number (3 seeds): with a multiplier for each level the three ceilings are met within 3 %, at level 0
-    of the middle one within 12 %, with 0.96, 0.94 and 0.97 of the best reward. No weight works: the
-    five are 63 to 553 %, 11 to 346 %, -31 to 175 %, -55 to 82 % and -70 to 22 % beyond the three
-    ceilings; the linear program shows the same for exact learners. At the middle ceiling 80 %
-    sparse networks get 0.86 of the best reward at 13 % beyond it, 95 % sparse ones 0.55 at 44 %.
+Number (3 seeds): with a multiplier for each level the three ceilings are met within 4 %, with 0.95,
+    0.91 and 0.96 of the best reward. No weight works: the five are 60 to 541 %, 12 to 346 %, -31 to
+    175 %, -56 to 76 % and -73 to 8 % beyond the three ceilings; the linear program shows the same
+    for exact learners. At the middle ceiling 80 % sparse networks get 0.81 of the best reward at
+    6 % beyond it, 95 % sparse ones 0.36 at 25 %.
 
 Command: python -m experiments.battery_car            (three seeds)
          python -m experiments.battery_car --quick    (one seed, fewer iterations)
@@ -52,9 +52,9 @@ WEIGHTS = (20, 50, 100, 200, 400)
 """Of the value cost."""
 OVER, ENOUGH = 1.05, 0.9
 """How far a density may be above its ceiling, and how much of the best reward is required."""
-MOST = 3.0
+MOST = 10.0
 """The largest excess that counts: the first policies are far too low, and would set all prices too
-high."""
+high. The share of a rare level in a batch is noisy, and a smaller limit would bias its mean."""
 MIDDLE = 1
 """The ceiling for which policies are made sparse."""
 AT_ONCE = 5
@@ -82,7 +82,7 @@ class Settings(common.RunSettings):
     seeds: int = 3
     iterations: int = 600
     """Of PPO; a multiple of 10."""
-    integral: float = 0.01
+    integral: float = 0.03
     """Weight of the accumulated relative excess in a multiplier."""
     proportional: float = 0.1
     """Weight of the current excess."""
