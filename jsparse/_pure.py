@@ -160,18 +160,21 @@ def by_position(model: Model, inputs: tuple, options: Mapping[str, Any]) -> tupl
     return copy, inputs
 
 
-def check_settings(**own: Any) -> None:
-    """Refuse an array passed to one of this library's own settings.
+@contextlib.contextmanager
+def settings(**own: Any) -> Iterator[None]:
+    """Say in errors raised in the block that an input with the name of a setting goes by position.
 
-    Raises:
-      TypeError: one is an array: the model has an argument of that name.
+    Args:
+      **own: the settings that are checked there.
     """
-    for name, value in own.items():
-        if isinstance(value, ARRAYS) and value.ndim:
-            raise TypeError(
-                f"{name} is a setting of this function, and got {shown(value)}; if the model's "
-                f"call has a {name} as well, give that by position"
-            )
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        arrays = [n for n, value in own.items() if isinstance(value, ARRAYS) and value.ndim]
+        if not arrays:
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{error}; an input of the model with that name goes by position") from error
 
 
 def by_name(model: Model) -> Model:

@@ -21,7 +21,7 @@ from flax import nnx
 
 from jsparse._checks import check_density, uncalled
 from jsparse._pattern import Scope, Whole, WholeModel
-from jsparse._pure import by_name, by_position, calling, check_settings, examples
+from jsparse._pure import by_name, by_position, calling, examples, settings
 from jsparse._surgery import fold
 from jsparse._values import by_density, check_function, check_in, check_whole, is_number, shown
 from jsparse.export._shrinking.alive import alive_paths
@@ -103,21 +103,21 @@ def units(
       >>> small.layers[0].kernel.shape, record.widths
       ((4, 4), {'layers/0/kernel:1': '8 -> 4'})
     """
-    check_settings(density=density, budget=budget, cost=cost, importance=importance, scope=scope)
-    check_settings(round_to=round_to, least_width=least_width, keep=keep, mend=mend)
-    check_density(density)
-    check_in("(0, 1]", budget=budget)
+    with settings(density=density, budget=budget, cost=cost, importance=importance, mend=mend):
+        check_density(density)
+        check_in("(0, 1]", budget=budget)
+        check_function(cost=cost, importance=importance, mend=mend)
+    with settings(round_to=round_to, least_width=least_width, scope=scope):
+        check_whole(round_to=round_to, least_width=least_width)
+        if not isinstance(scope, Whole | WholeModel):
+            raise TypeError(
+                f"scope must be an instance, such as Whole() or WholeModel(); got {shown(scope)}"
+            )
     if density == 1 and budget == 1:
         given = f"; {', '.join(options)} by name would go to the model" if options else ""
         raise ValueError(
             "density and budget are both 1, which removes nothing; pass one of them below 1, such "
             f"as budget=0.5 for half the operations{given}"
-        )
-    check_function(cost=cost, importance=importance, mend=mend)
-    check_whole(round_to=round_to, least_width=least_width)
-    if not isinstance(scope, Whole | WholeModel):
-        raise TypeError(
-            f"scope must be an instance, such as Whole() or WholeModel(); got {shown(scope)}"
         )
     called, inputs = by_position(model, example_inputs, options)
     inputs, plain = examples(inputs), fold(called)
@@ -125,7 +125,9 @@ def units(
         found = Units(plain, inputs, mend)
     if budget < 1 and cost is not _operations:
         try_each(found)  # a smaller model that is measured has to run
-    chosen = _Chosen(found, alive_paths(plain, keep), Widths(least_width, round_to), cost)
+    with settings(keep=keep):
+        stay = alive_paths(plain, keep)
+    chosen = _Chosen(found, stay, Widths(least_width, round_to), cost)
     scores = _scored(importance, fold(model) if options else plain, chosen.groups)
     while True:
         gone = chosen.lowest(_order(scores, scope), density, budget)

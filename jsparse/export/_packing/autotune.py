@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from jsparse._paths import naming
-from jsparse._pure import by_name, by_position, calling, check_settings, examples, pure
+from jsparse._pure import by_name, by_position, calling, examples, pure, settings
 from jsparse._slots import Slot
 from jsparse._surgery import fold
 from jsparse._timing import clock, in_turns
@@ -78,8 +78,8 @@ def pick(
       >>> picked.model(jnp.ones((8, 64))).shape, len(picked.layers)
       ((8, 32), 1)
     """
-    check_settings(formats=formats)
-    check_mapping("formats by name, such as {'csr': csr()}", formats=formats)
+    with settings(formats=formats):
+        check_mapping("formats by name, such as {'csr': csr()}", formats=formats)
     for name, format in formats.items():
         check_format(format, f"formats[{name!r}]")
     if DENSE in formats:

@@ -183,7 +183,7 @@ def check_format(format: Any, name: str = "format") -> None:
     if format in (csr, blocks, int8):
         raise TypeError(f"{name} is {shown(format)}; call it: {format.__name__}(...)")
     if isinstance(format, str):
-        raise TypeError(f"{name} must be a format such as jsparse.export.csr(); got {format!r}")
+        raise TypeError(f"{name} must be a function, as jsparse.export.csr() gives; got {format!r}")
     check_function(**{name: format})
 
 

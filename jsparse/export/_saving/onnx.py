@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jsparse._checks import require
-from jsparse._pure import Pure, by_position, check_settings, examples
+from jsparse._pure import Pure, by_position, examples
 from jsparse._storage.files import write_whole
 from jsparse._values import check_flag, check_path
 from jsparse.export._packing.layers import unpack
@@ -63,7 +63,6 @@ def onnx(
       TypeError: no inputs, or one that is not an array.
       ValueError: a model with state; shapes that do not fit.
     """
-    check_settings(shapes=shapes, sparse=sparse)
     check_path(path=path)
     check_flag(sparse=sparse)
     model, given = by_position(unpack(model), inputs, options)

@@ -27,7 +27,7 @@ from flax import nnx
 from jax.export import Exported
 
 from jsparse._checks import require
-from jsparse._pure import Pure, by_position, check_settings, examples
+from jsparse._pure import Pure, by_position, examples, settings
 from jsparse._slots import check_module, walk_modules
 from jsparse._storage import manifest
 from jsparse._storage.files import to_disk, write_whole
@@ -95,13 +95,13 @@ def save(
       ...     sorted(os.listdir(f"{place}/model"))
       ['manifest.json', 'model.json', 'program.stablehlo', 'weights.safetensors']
     """
-    check_settings(record=record, shapes=shapes, overwrite=overwrite)
     check_folder(folder=folder)
     check_module(model)
-    check_is(Record, "a Record, from shrink", record=record)
+    with settings(record=record, overwrite=overwrite):
+        check_is(Record, "a Record, from shrink", record=record)
+        check_flag(overwrite=overwrite)
     require("safetensors flatbuffers", "export", "saving a model")
     folder = Path(folder).absolute()
-    check_flag(overwrite=overwrite)
     _check_new(folder, overwrite)
     model, given = by_position(model, inputs, options)
     inputs = examples(given)

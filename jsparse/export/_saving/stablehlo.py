@@ -10,7 +10,7 @@ from flax import nnx
 from jax.export import Exported
 
 from jsparse._paths import named
-from jsparse._pure import Pure, by_position, check_settings, examples
+from jsparse._pure import Pure, by_position, examples, settings
 from jsparse._values import shown
 from jsparse.export._packing import compiled
 from jsparse.export._saving.functional import (
@@ -106,7 +106,6 @@ def stablehlo(
       >>> exported.out_avals[0].shape
       (batch, 3)
     """
-    check_settings(shapes=shapes)
     model, given = by_position(model, inputs, options)
     return program(saved(portable(model), {}), examples(given), shapes).exported
 
@@ -138,8 +137,11 @@ def input_specs(inputs: tuple, shapes: Sequence[str]) -> tuple[list[tuple], str]
             "their shapes in order: ..., model, x)"
         )
     shapes = [shapes] if isinstance(shapes, str) else shapes
-    if not isinstance(shapes, Sequence) or not all(isinstance(one, str) for one in shapes):
-        raise TypeError(f"shapes must be a str each, such as ('batch, 28',); got {shown(shapes)}")
+    with settings(shapes=shapes):
+        if not isinstance(shapes, Sequence) or not all(isinstance(one, str) for one in shapes):
+            raise TypeError(
+                f"shapes must be a str each, such as ('batch, 28',); got {shown(shapes)}"
+            )
 
     def specs(given: Sequence[str]) -> tuple:
         try:

@@ -6,6 +6,7 @@ from flax import nnx
 
 from jsparse._paths import match
 from jsparse._slots import slots
+from jsparse._values import shown
 from jsparse.export._shrinking.cut import Cut
 from jsparse.export._shrinking.graph import Graph
 from jsparse.rules._keep import Keep
@@ -22,7 +23,7 @@ def alive_paths(model: nnx.Module, keep: str | Collection[str]) -> frozenset[str
     if not patterns:
         return frozenset()
     if not all(isinstance(pattern, str) for pattern in patterns):
-        raise TypeError(f"keep holds patterns of paths, such as ('.*/lora_b',); got {keep!r}")
+        raise TypeError(f"keep holds patterns of paths, such as ('.*/lora_b',); got {shown(keep)}")
     places = [slot for slot in slots(model) if isinstance(slot.value, nnx.Param)]
     found = match([slot.path for slot in places], [(pattern, Keep()) for pattern in patterns])
     mine = {id(slot.value) for slot in places if slot.path in found}

@@ -8,6 +8,7 @@
 from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
+from flax.errors import ScopeParamShapeError
 
 from jsparse.export._shrinking.constants import Knowledge
 from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
@@ -27,6 +28,7 @@ from jsparse.export._shrinking.verify import Fault
 
 CONSTANT = "reads it as a constant that no bias can absorb"
 MIXES = "joins it with values that count"
+LINEN = "compares each weight with the size that its module was made for: make a smaller module"
 
 
 def removed_near(graph: Graph, removal: Removal, fault: Fault) -> list[Axis]:
@@ -86,6 +88,8 @@ def at_error(graph: Graph, removal: Removal, error: Exception) -> list[Fault]:
     """
     first = (str(error).splitlines() or [""])[0]
     text = f"fixes a size in the code ({type(error).__name__}: {first})"
+    if isinstance(error, ScopeParamShapeError):
+        text = f"is Linen's, which {LINEN} ({first})"
     lines = raised(error.__traceback__)
     calls = {op: frames(op) for op in every(graph.ops)}
     for line in lines:

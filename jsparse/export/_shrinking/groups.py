@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from jsparse._paths import listed
-from jsparse._pure import by_position, calling, check_settings, examples
+from jsparse._pure import by_position, calling, examples, settings
 from jsparse._slots import slots
 from jsparse._surgery import fold
 from jsparse._values import check_function
@@ -123,8 +123,8 @@ def groups(
       layers/0/kernel:0  4      32          none; stays: it is an input of the model
       layers/2/kernel:1  3      27          layers/2/bias; stays: the model returns them
     """
-    check_settings(mend=mend)
-    check_function(mend=mend)
+    with settings(mend=mend):
+        check_function(mend=mend)
     model, inputs = by_position(model, example_inputs, options)
     inputs, plain = examples(inputs), fold(model)
     with calling("example_inputs", inputs):
@@ -189,7 +189,9 @@ def _group(
         for node, axis in axes
     )
     wide = any(member.use & (Use.MAKES | Use.READS) for member in members)
-    if not members or (family.held and not wide and not _closed(family)):
+    if not members or len(family.units) < 2:
+        return None
+    if family.held and not wide and not _closed(family):
         return None
     shapes = {node.path: node.shape for node in units.graph.variables}
     own = [m for m in members if Use.MAKES in m.use and len(shapes[m.path]) > 1]

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from flax import nnx
 
-from jsparse._pure import by_name, by_position, calling, check_settings, examples
+from jsparse._pure import by_name, by_position, calling, examples, settings
 from jsparse._surgery import fold
 from jsparse._values import check_function
 from jsparse.export._shrinking.alive import alive_paths
@@ -84,11 +84,12 @@ def shrink(
       >>> small.layers[0].kernel.shape, small.layers[2].in_features
       ((4, 2), 2)
     """
-    check_settings(mend=mend, keep=keep)
-    check_function(mend=mend)
+    with settings(mend=mend):
+        check_function(mend=mend)
     model, inputs = by_position(model, example_inputs, options)
     inputs, plain = examples(inputs), fold(model)
-    alive = alive_paths(plain, keep)
+    with settings(keep=keep):
+        alive = alive_paths(plain, keep)
     with calling("example_inputs", inputs):
         plan = Plan(plain, inputs, mend, alive=alive)
     _, small, graph, record = plan.choose(Rescale(plain, plan.graph).made_up)
