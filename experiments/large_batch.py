@@ -12,8 +12,8 @@ Every run sees the same number of samples. Rates are those of batch 256, times t
 the batch over 256; the warm-up is that of batch 256, in proportion to the batch (`batch_schedule`).
 Thresholds, biases and norms take no part in ratios or decay (`jsparse.route`). Sparse networks end
 at one density: Top keeps it from the start, learned thresholds are steered there, and miss it if
-  there are too few steps: the table shows where they end. A batch larger than --part is read in
-  parts whose gradients are summed, so norms see one part at a time.
+there are too few steps: the table shows where they end. A batch larger than --part is read in parts
+whose gradients are summed, so norms see one part at a time.
 
 Command: python -m experiments.large_batch            (a GPU)
          python -m experiments.large_batch --quick    (two cores, two minutes)

@@ -3,8 +3,8 @@
 Claim (the paper's): with auxiliary tasks, a policy for each and a scheduler that picks which one
     acts, an agent learns a reward that it never finds without them. Tested here on a car too weak
     for its hill, which is rewarded only at the goal: picked uniformly (SAC-U) and by a learned
-      table (SAC-Q), against the same agent without auxiliary tasks and one paid the sum of all
-      rewards. Ours is one mask per intention, over shared weights.
+    table (SAC-Q), against the same agent without auxiliary tasks and one paid the sum of all
+    rewards. Ours is one mask per intention, over shared weights.
 
 Paper: Riedmiller et al., Learning by playing: solving sparse reward tasks from scratch, ICML 2018,
     arXiv 1802.10567. Its tasks are for robot arms, so none of its numbers is printed for

@@ -11,9 +11,9 @@ Command: python -m experiments.shrink_training            (VGG-16 on CIFAR-10; n
          python -m experiments.shrink_training --quick    (two cores: an MLP on a part of MNIST)
 
 Three networks start alike and see the same batches: dense; masked, always of full size; shrunk,
-  made smaller every few steps, when the removed filters are held at 0 in the masked one. They train
-  in turns, some steps each, so that all run under the same load. The time of the shrunk one
-  includes shrinking and recompiling; the first compilation counts for none.
+made smaller every few steps, when the removed filters are held at 0 in the masked one. They train
+in turns, some steps each, so that all run under the same load. The time of the shrunk one includes
+shrinking and recompiling; the first compilation counts for none.
 
 Long because each study is one file.
 """

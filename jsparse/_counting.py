@@ -123,7 +123,7 @@ def reaching(
        Jarratt), which makes that end move as well.
 
     The loop is compiled once for each layer, so it is written with few operations and carries few
-      values: in a model of many layers nothing else is compiled as often.
+    values: in a model of many layers nothing else is compiled as often.
 
     Args:
       counted: uint32 [groups...] -> uint32 [groups...], the number of orders that reach a value.
@@ -248,7 +248,7 @@ def ordered(score: Array) -> Array:
     """uint32 values that sort like the scores; 0 for NaN.
 
     Uses integers only: XLA:CPU merges `isnan` and the test for zero bits into one comparison of
-      floats with 0, which is also true of subnormal numbers.
+    floats with 0, which is also true of subnormal numbers.
     """
     bits = lax.bitcast_convert_type(score.astype(jnp.float32), jnp.uint32)
     size, sign = bits << 1, jnp.uint32(1 << 31)

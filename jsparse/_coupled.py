@@ -16,7 +16,7 @@ class Units(Sparse):
     """The units of a group, and the rule that closes some: shared by all its weights.
 
     There is one, plus one for each depth of stacked weights, with the same numbers for every layer:
-      `nnx.scan` passes each layer its own.
+    `nnx.scan` passes each layer its own.
 
     Args:
       norms: the root mean square of each unit over all of its weights, [stack..., units].

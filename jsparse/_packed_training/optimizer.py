@@ -46,10 +46,10 @@ class PackedOptimizer(Optimizer):
     It takes what `revise` returns, with the patterns that a masked model would have: the layer
     `layers/0` is named `layers/0/kernel`. The revisions are `SET`, `RigL`, `Gradual` and `Below`.
     They drop links of a layer and grow places that are drawn at random: enough that `SET` grows as
-      in a masked layer; the more are drawn, the closer `RigL` comes to using the gradients of all
-      places. No array has the size of a dense kernel, unless all places are requested; moments stay
-      with their links, and those of new ones are 0. If fewer links remain than at first, there is
-      room at the end of the arrays; `jsparse.export.trim` removes it.
+    in a masked layer; the more are drawn, the closer `RigL` comes to using the gradients of all
+    places. No array has the size of a dense kernel, unless all places are requested; moments stay
+    with their links, and those of new ones are 0. If fewer links remain than at first, there is
+    room at the end of the arrays; `jsparse.export.trim` removes it.
 
     Under `RigL` train steps need the gradient of the drawn places, which is computed on the steps
     that grow: `argnums=nnx.DiffState(0, (nnx.Param, jsparse.Mask))`.

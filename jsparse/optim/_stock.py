@@ -1,7 +1,7 @@
 """A warning when a stock `nnx.Optimizer` is made for a model whose rules have events.
 
 NNX has no hook for this: an optimizer just reads the model's state. So the constructor is wrapped,
-  once; otherwise it is unchanged.
+once; otherwise it is unchanged.
 """
 
 import functools

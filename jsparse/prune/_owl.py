@@ -47,7 +47,7 @@ def owl(
       density: fraction of all weights to keep, in (0, 1).
       layers: a regular expression for the beginning of a path. Weights in which it matches the same
         text are one layer, such as a block of a transformer: "blocks/[0-9]+". A weight in which it
-          does not match is a layer by itself, as is every weight with ".*".
+        does not match is a layer by itself, as is every weight with ".*".
       spread: half of the distance between the lowest density and the highest, in [0, 1].
       outlier: how many times the mean of its layer makes a product A an outlier, above 0.
       forward: runs the model on a batch, in eval mode; by default `model(batch)`.

@@ -1,9 +1,9 @@
 """Batches of images for training and testing: read ahead, shared out to processes, resumable.
 
 The order is one for all processes: a seed reshuffles the records each epoch, batch number k of the
-  run has the same images, cropped the same way, on 1 process and on 100, and each process reads its
-  own part of it. So the number of batches done fixes the position, and a run may continue with a
-  different number of processes, threads or workers.
+run has the same images, cropped the same way, on 1 process and on 100, and each process reads its
+own part of it. So the number of batches done fixes the position, and a run may continue with a
+different number of processes, threads or workers.
 """
 
 import dataclasses
@@ -143,7 +143,7 @@ def training(
     """Random crops of shuffled records, batch after batch; the last incomplete batch is left out.
 
     Crops as in GoogLeNet: 8 to 100 % of the image's area, sides 3:4 to 4:3, made square; then
-      flipped left-right half of the time.
+    flipped left-right half of the time.
 
     Args:
         source: Of the records.

@@ -53,7 +53,7 @@ def pick(
     """Store the layers that `pack` takes so that the model runs fastest here, at this input size.
 
     A layer is packed if it gains by itself or if the whole model gains: a convolution between
-      packed ones need not transpose its images.
+    packed ones need not transpose its images.
 
     Args:
       model: any NNX module, sparse or folded; not changed. It is measured in eval mode.

@@ -10,7 +10,7 @@
    before projection.
 
 From the paper are 1, the sizes of the networks and the settings of PPO except for the rate, which
-  is ten times as high: the paper has 40,000 steps, this a thousand episodes. 3 and 4 are ours.
+is ten times as high: the paper has 40,000 steps, this a thousand episodes. 3 and 4 are ours.
 
 Numbers: experiments/search_budget.py.
 """
