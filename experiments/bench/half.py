@@ -17,7 +17,8 @@ Number: two AMD EPYC cores, random weights. Of the ideal at batch 1 and 32, XLA:
     10.8, 10.4, 18.4.
 
 Trained dense on CIFAR-10, cut, and trained on for as many steps, the dense one too. Statistics of
-batch normalisation are taken anew after each training. Blocks go by influence. ONNX Runtime has the same models.
+batch normalisation are taken anew after each training. Blocks go by influence. ONNX Runtime has the
+same models.
 """
 
 import dataclasses
