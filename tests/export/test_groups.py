@@ -153,6 +153,58 @@ def test_a_single_unit_stays_and_is_listed_where_it_is_all_there_is() -> None:
     ]  # a shift ties all of the first to each other
 
 
+def grouped(rngs: nnx.Rngs) -> nnx.Conv:
+    return nnx.Conv(12, 12, (1,), feature_group_count=3, rngs=rngs)
+
+
+class Shuffled(nnx.Module):
+    """Grouped convolutions, and a shuffle between them after which their groups cross."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.stem, self.a, self.b = nnx.Linear(2, 12, rngs=rngs), grouped(rngs), grouped(rngs)
+
+    def __call__(self, x: Array) -> Array:
+        x = self.stem(x)
+        y = self.a(x)
+        y = y.reshape(*y.shape[:-1], 3, 4).swapaxes(-1, -2).reshape(y.shape)
+        return (x + self.b(y)).sum(-1)
+
+
+def test_groups_that_a_shuffle_crosses_stay() -> None:
+    found = js.groups(Shuffled(nnx.Rngs(0)), (1, 1, 2))
+    free = [(group.name, group.width) for group in found if not group.held]
+    assert free == [("stem/kernel:1", 4)]
+    for name, op in {"a/kernel:2": "conv_general_dilated", "b/kernel:1": "reshape"}.items():
+        assert f"`{op}` at tests/export/test_groups.py" in found[name].held
+        assert found[name].held.endswith("ties its units to parts of others")
+
+
+class Spelled(nnx.Module):
+    """A width spelled out in the code, in a line of several operations."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.a, self.b = nnx.Linear(3, 8, rngs=rngs), nnx.Linear(8, 2, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.b((jnp.exp(self.a(x)) * 2).reshape(-1, 2, 4).reshape(-1, 8))
+
+
+def test_a_size_in_the_code_names_the_operation_that_fails() -> None:
+    held = js.groups(Spelled(nnx.Rngs(0)), (1, 3))["a/kernel:1"].held
+    assert "`reshape` at tests/export/test_groups.py" in held and "fixes a size in the code" in held
+
+
+def test_outputs_of_grouped_convolutions_stay() -> None:
+    rngs = nnx.Rngs(0)
+    found = js.groups(nnx.Sequential(grouped(rngs), grouped(rngs)), (1, 1, 12))
+    held = {group.name: group.held for group in found}
+    assert held.pop("layers/0/kernel:2") == ""
+    assert held == {
+        "layers/0/kernel:1": "it is an input of the model",
+        "layers/1/kernel:2": "the model returns them",
+    }
+
+
 def test_sums_over_units_are_named_and_heads_count_as_their_width() -> None:
     found = js.groups(CASES["decoder"].make(rngs=nnx.Rngs(0)), CASES["decoder"].inputs(0, 2))
     heads, width = (found[f"attentions/0/query/kernel:{axis}"].members for axis in (1, 2))

@@ -63,6 +63,7 @@ THROUGH: dict[str, Callable[[Array], Array]] = {
     "highest rows": lambda h: lax.top_k(h.T, 2)[0].T,
     "sum of rows so far": lambda h: jnp.cumsum(h, axis=0),
     "highest so far, from the end": lambda h: lax.cummax(h, axis=0, reverse=True),
+    "frequencies of rows": lambda h: jnp.fft.irfft(jnp.fft.rfft(h, axis=0)[:2], axis=0),
     "branch": lambda h: lax.cond(h.sum() > 0, lambda h: h, lambda h: 2 * h, h),
     "one of three": lambda h: lax.switch(
         (h[0, 0] > 0).astype(jnp.int32), [lambda h: h, jnp.tanh, lambda h: 0 * h], h

@@ -84,7 +84,8 @@ def _removed_axes(removal: Removal, node: Node) -> list[Axis]:
 def at_error(graph: Graph, removal: Removal, error: Exception) -> list[Fault]:
     """The operations where the smaller model's code raised an error.
 
-    They are looked for by file and line: as the innermost call first, then anywhere.
+    They are looked for by file and line: as the innermost call first, then anywhere. Of those at
+    one line, the ones that the error names come first.
     """
     first = (str(error).splitlines() or [""])[0]
     text = f"fixes a size in the code ({type(error).__name__}: {first})"
@@ -95,6 +96,7 @@ def at_error(graph: Graph, removal: Removal, error: Exception) -> list[Fault]:
     for line in lines:
         for innermost in (True, False):
             ops = [op for op, found in calls.items() if line in found[: 1 if innermost else None]]
+            ops.sort(key=lambda op: op.name not in first)
             found = [Fault(text, op, (*op.inputs, *op.outputs)) for op in ops]
             if found := [f for f in found if any(_removed_axes(removal, n) for n in f.nodes)]:
                 return found

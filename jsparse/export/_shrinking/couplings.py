@@ -121,6 +121,8 @@ def _same_axes(op: Op) -> list[tuple[int, int]]:
             return [(a, a - (a > along)) for a in axes if a != along]
         case name if name in CUMULATIVE:
             return [(a, a) for a in axes if a != params["axis"]]
+        case "fft":
+            return [(a, a) for a in axes if a < len(axes) - len(params["fft_lengths"])]
         case "top_k":
             along = params.get("axis", -1) % len(axes)
             return [(a, a) for a in axes if a != along]

@@ -8,6 +8,7 @@ The operations say the same about axes as to `Removal`, for positions instead of
 3. A position that an operation needs holds all of its class, and all that it is a grid of.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from jsparse.export._shrinking.liveness import ENDS, SINGLE, Axis, Reason
 
 Grid = tuple[list[list[np.ndarray]], Reason]
 """For each side the positions along its axes, [cells] each; and the operation that joins them."""
+CROSSES = "ties its units to parts of others"
 
 
 class Links:
@@ -65,7 +67,7 @@ class Links:
         if all(len(side) == 1 for side in flat):
             self._pairs += [(flat[0][0], side[0]) for side in flat[1:]]
         elif all(flat):
-            self._grids.append((flat, self._reason))
+            self._grids.append((flat, dataclasses.replace(self._reason, text=CROSSES)))
 
     def tie_part(self, whole: Axis, start: int, part: Axis) -> None:
         inside = self.at(part)
@@ -95,16 +97,19 @@ class Links:
             held = np.array([reason is not None for reason in reasons], bool)
             _hold_grids(grids, label, held, reasons)
             left: list[Grid] = []
+            stuck: list[Grid] = []  # they hold what they are of, in each round
             for sides, reason in grids:
                 free = [[one for one in side if not held[label[one]].all()] for side in sides]
                 if all(len(side) == 1 for side in free):
                     pairs += [(free[0][0], side[0]) for side in free[1:]]
                 elif all(free):
                     left.append((free, reason))
+                else:
+                    stuck.append((sides, reason))
             if len(pairs) == known:
                 classes = [([[label[one] for one in side] for side in g], r) for g, r in left]
                 return Classes(label, reasons, classes)
-            grids = left
+            grids = left + stuck
 
     def _joined(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """A number of its class for each position: [positions]."""
@@ -222,4 +227,5 @@ class Classes:
                 missing &= ~np.isin(one, fits)
             short |= bool(missing.any())
         new = np.unique(np.concatenate(added))
+        new = new[~gone[new]]
         return None if short and not len(new) else new

@@ -117,8 +117,10 @@ def touched(op: Op, masks: Sequence[np.ndarray]) -> list[np.ndarray] | None:
         mask = np.flip(masks[0], along) if back else masks[0]
         mask = np.logical_or.accumulate(mask, axis=along)
         return [np.flip(mask, along) if back else mask]
-    if op.name in ("sort", "top_k"):
+    if op.name in ("sort", "top_k", "fft"):
         along = op.params.get("dimension", op.params.get("axis", -1))
+        if op.name == "fft":
+            along = tuple(range(-len(op.params["fft_lengths"]), 0))
         lanes = np.asarray(functools.reduce(np.logical_or, masks).any(axis=along, keepdims=True))
         return [np.broadcast_to(lanes, node.shape) for node in op.outputs]
     if op.name == "gather":

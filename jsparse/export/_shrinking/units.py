@@ -279,6 +279,7 @@ class Units:
     def _means(self, removal: Removal) -> Iterator[tuple[Op, Op, float]]:
         """Sums of which terms go, what may divide each by their number, and how that changes."""
         readers = readers_in(every(self.graph.ops))
+        made = {out: op for op in every(self.graph.ops) for out in op.outputs}
         for (node, _), ops in self._sums.items():
             for op in ops:
                 axes = op.params["axes"]
@@ -291,8 +292,10 @@ class Units:
                     for reader in readers.get(waiting.pop(), ()):
                         if reader.name in LINKS:
                             waiting += reader.outputs
-                        elif reader.name in ("div", "mul"):
-                            yield op, reader, float(after / before)
+                        elif reader.name in ("div", "mul"):  # by a number, or one less another
+                            by = (made[n] for n in reader.inputs if n in made)
+                            for divides in (reader, *(one for one in by if one.name == "sub")):
+                                yield op, divides, float(after / before)
 
 
 def zeroed(graph: Graph, cuts: Mapping[str, Cut]) -> dict[str, np.ndarray]:
