@@ -29,7 +29,7 @@ class LAMP:
 
     def __call__(self, model: nnx.Module, groups: Sequence[UnitGroup]) -> list[np.ndarray]:
         """[units] for each group: see `Importance`."""
-        squares = lambda w, member, width: summed(w**2, member, width)
+        squares = lambda w, member, width: summed(np.abs(w) ** 2, member, width)
         found = from_weights(model, groups, squares, Joined(scale=None))  # (1)
         return [_shares(score) for score in found]
 

@@ -64,8 +64,9 @@ class Joined:
 def arrays(model: nnx.Module) -> dict[str, np.ndarray]:
     """The variables of a model by path, in double precision where they are numbers."""
     _, variables, _ = taken_apart(model)
-    real = lambda leaf: jnp.issubdtype(leaf.dtype, jnp.inexact)
-    return {path: np.asarray(leaf, np.float64) for path, leaf in variables.items() if real(leaf)}
+    numbers = {p: a for p, a in variables.items() if jnp.issubdtype(a.dtype, jnp.inexact)}
+    kind = lambda leaf: np.complex128 if jnp.iscomplexobj(leaf) else np.float64
+    return {path: np.asarray(leaf, kind(leaf)) for path, leaf in numbers.items()}
 
 
 def weighs(member: UnitAxis, weight: Any) -> bool:
@@ -85,7 +86,7 @@ def rows(array: np.ndarray, member: UnitAxis, width: int) -> np.ndarray:
     """What belongs to each unit, one after another: [units, entries], ragged ends with zeros."""
     flat = np.moveaxis(array, member.axis, 0).reshape(array.shape[member.axis], -1)
     own = [flat[member.units == n].ravel() for n in range(width)]
-    made = np.zeros((width, max(map(len, own))))
+    made = np.zeros((width, max(map(len, own))), array.dtype)
     for n, row in enumerate(own):
         made[n, : len(row)] = row
     return made

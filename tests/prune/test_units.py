@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax import Array
+from jax import Array, lax
 
 import jsparse as js
 from jsparse import importance
@@ -79,6 +79,31 @@ def test_a_layer_norm_is_over_the_units_that_are_left(norm: Callable[[Array], Ar
     expected = (stream + np.maximum(standardised(stream) @ b[np.ix_(kept, kept)], 0)) @ out[kept]
     np.testing.assert_allclose(small(x), expected, rtol=1e-4, atol=1e-5)
     assert record.widths["a/kernel:1"].startswith("8 -> 4; the mean at tests/prune/test_units.py")
+
+
+class Complex(nnx.Module):
+    """Complex weights, whose outputs count by their size."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        real, imaginary = jax.random.normal(rngs.params(), (2, 3, 8))
+        self.a, self.out = nnx.Param(lax.complex(real, imaginary)), nnx.Linear(8, 2, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.out(jnp.abs(lax.complex(x, x) @ self.a[...]))
+
+
+def test_complex_weights_count_by_their_size() -> None:
+    model, x = Complex(nnx.Rngs(0)), np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    group = [js.groups(model, x)["a:1"]]
+    size = lambda model: np.abs(np.asarray(model.a[...]))
+    plain = importance.Joined(scale=None)
+    (found,) = importance.Norm(2, joined=plain)(model, group)
+    own = (size(model) ** 2).sum(0) + (np.asarray(model.out.kernel[...]) ** 2).sum(1)
+    np.testing.assert_allclose(found, own, rtol=1e-5)
+    for other in (importance.LAMP(), importance.MedianDistance()):
+        assert other(model, group)[0].shape == (8,)
+    small, record = units(model, x, density=0.5)
+    np.testing.assert_allclose(small(x), masked(model, record)(x), rtol=1e-4, atol=1e-5)
 
 
 def mlp(*widths: int) -> nnx.Sequential:

@@ -51,7 +51,8 @@ def _disturbed(graph: Graph, paths: Collection[str]) -> dict[str, np.ndarray]:
     found = {}
     for node in graph.variables:
         if node.path in paths and node.value is not None:
-            moved = np.asarray(node.value, np.float32) + 0.1 + 0.1 * draw.random(node.shape)
+            kind = np.complex64 if jnp.iscomplexobj(node.value) else np.float32
+            moved = np.asarray(node.value, kind) + 0.1 + 0.1 * draw.random(node.shape)
             found[node.path] = np.asarray(jnp.asarray(moved, node.dtype))
     return found
 
