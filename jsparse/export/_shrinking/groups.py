@@ -189,9 +189,7 @@ def _group(
         for node, axis in axes
     )
     wide = any(member.use & (Use.MAKES | Use.READS) for member in members)
-    if not members or len(family.units) < 2:
-        return None
-    if family.held and not wide and not _closed(family):
+    if not members or (family.held and not wide and not _closed(family)):
         return None
     shapes = {node.path: node.shape for node in units.graph.variables}
     own = [m for m in members if Use.MAKES in m.use and len(shapes[m.path]) > 1]
