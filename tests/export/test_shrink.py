@@ -1,9 +1,11 @@
 import json
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax import Array
 
 import jsparse as js
 from jsparse._slots import walk_modules
@@ -46,3 +48,21 @@ def test_zoo(name: str) -> None:
     assert shapes(again) == shapes(small)
     nnx.update(again, nnx.state(small))
     np.testing.assert_array_equal(outputs(again, fresh), outputs(small, fresh))
+
+
+@pytest.mark.skipif(not hasattr(nnx, "data"), reason="arrays that are no variables: flax 0.12")
+def test_a_plain_array_is_named_if_it_may_be_a_weight() -> None:
+    class Net(nnx.Module):
+        def __init__(self) -> None:
+            self.a, self.b = (nnx.Linear(4, 4, rngs=nnx.Rngs(n)) for n in range(2))
+            self.a.kernel[...] = self.a.kernel[...].at[:, 3].set(0.0)
+            self.scale, self.places = nnx.data(jnp.array(2.0)), nnx.data(jnp.arange(4))
+            self.table = nnx.data(jnp.ones((1, 4)))
+
+        def __call__(self, x: Array) -> Array:
+            return self.b(self.a(x[:, self.places]) * self.scale * self.table)
+
+    small, record = js.shrink(Net(), jnp.ones((2, 4)))
+    assert small.a.kernel.shape == (4, 4)
+    assert record.stayed["table"].startswith("a plain array, which shrink does not cut")
+    assert not {"scale", "places"} & record.stayed.keys()

@@ -147,10 +147,14 @@ def closed(model: nnx.Module, cut: Collection[str]) -> dict[str, str]:
     for path in sorted(variables.keys() - opened_ones):
         if not issubclass(kinds[path], nnx.RngState) and not path.startswith((*inside,)):
             above = max(filter(path.startswith, modules), key=len)
-            found[above + path[len(above) :].split("/")[0]] = (
-                "an object holds it that shrink does not open, such as those of qwix; shrink the "
-                "model first, and quantise the smaller one"
-            )
+            name = path[len(above) :].split("/")[0]
+            if above + name != path or issubclass(kinds[path], nnx.Variable):
+                found[above + name] = (
+                    "an object holds it that shrink does not open, such as those of qwix; "
+                    "shrink the model first, and quantise the smaller one"
+                )
+            elif variables[path].size > 1 and jnp.issubdtype(variables[path].dtype, jnp.floating):
+                found[path] = "a plain array, which shrink does not cut: hold it in an nnx.Variable"
     return found
 
 
