@@ -6,9 +6,10 @@
 // copies the planes to a grid with zeros around them, and sums tile by tile.
 //
 // Rows of a grid follow each other with just the zeros between that both need, so a tile is any run
-// of cells; what it computes between two rows is dropped. With a stride, a plane is dealt to
-// `stride` planes an axis, its phases, so that neighbours of y read neighbours on the grid. The
-// gradient for x is a convolution too: of dy, with the weights sorted by the plane they read.
+// of cells; what it computes between two rows is dropped. Where tiles of a row leave less to drop,
+// they are. With a stride, a plane is dealt to `stride` planes an axis, its phases, so that
+// neighbours of y read neighbours on the grid. The gradient for x is a convolution too: of dy, with
+// the weights sorted by the plane they read.
 
 constexpr int64_t kBand = 384 << 10;  // floats of a grid, about
 constexpr int64_t kResults = 128;     // planes of a tile whose sums are kept near
@@ -74,18 +75,31 @@ struct Grid {
     bands = ceil_div(p.rows, std::max<int64_t>(1, fit - p.reach[0]));
     band = ceil_div(p.rows, bands);
     const int64_t cells = std::max<int64_t>(1, k.lanes / cell);  // a tile is a multiple of them
-    const int64_t units = ceil_div(span(band), cells), each = cells * cell / k.lanes;
-    const int64_t most = k.conv.tile / each;
-    const int64_t tiles = ceil_div(units, most);
-    tile = ceil_div(units, tiles) * cells;
+    const int64_t each = cells * cell / k.lanes, most = k.conv.tile / each;
+    auto cut = [&](int64_t run) {
+      const int64_t units = ceil_div(run, cells);
+      return ceil_div(units, ceil_div(units, most)) * cells;
+    };
+    tile = cut(span(band));
+    // tiles that end with their row compute nothing between rows, if they are not much smaller
+    const int64_t of_row = cut(p.columns), parts = ceil_div(p.columns, of_row);
+    if (parts * of_row <= wide && 4 * of_row >= 3 * tile &&
+        band * parts * of_row <= tiles(band) * tile) {
+      tile = of_row;
+      in_row = parts;
+    }
     vectors = tile * cell / k.lanes;
     // what the last tile reads is within the plane, so what it drops is not of another one
-    plane = (tiles * tile + p.reach[0] * wide + p.reach[1]) * cell;
+    plane = (begin(tiles(band) - 1) + tile + p.reach[0] * wide + p.reach[1]) * cell;
     plane = std::max(plane, (band + p.reach[0]) * wide * cell);
     plane = ceil_div(plane, 16) * 16;
     if (plane % 1024 == 0) plane += 16;  // planes a page apart would share few lines of a cache
   }
   int64_t span(int64_t rows) const { return (rows - 1) * wide + problem.columns; }
+  int64_t tiles(int64_t rows) const { return in_row ? rows * in_row : ceil_div(span(rows), tile); }
+  int64_t begin(int64_t n) const {
+    return in_row ? n / in_row * wide + n % in_row * tile : n * tile;
+  }
   int64_t planes() const { return problem.from.planes * problem.from.phases(); }
   int64_t floats() const { return plane * planes(); }
   bool fits(int64_t group) const {
@@ -98,6 +112,7 @@ struct Grid {
 
   const Problem& problem;
   int64_t cell = 1, wide, chunks, band, bands, tile, vectors, plane;
+  int64_t in_row = 0;  // tiles of a row; 0: they run on over the ends of rows
 };
 
 // Narrower kernels where many places of wide vectors would be empty: for small images.
@@ -168,7 +183,7 @@ class Results {
     pieces_.resize(v.phases());
     const Place place(g, v, chunk);
     place_begin_ = place.begin, place_plane_ = place.plane, phases_ = v.phases();
-    const int64_t begin = tile * g.tile, end = begin + g.tile, rows = g.held(band);
+    const int64_t begin = g.begin(tile), end = begin + g.tile, rows = g.held(band);
     for (int64_t phase = 0; phase < v.phases(); ++phase) {
       pieces_[phase].clear();
       for (int64_t i = begin / g.wide; i < rows && i * g.wide < end; ++i) {
@@ -206,11 +221,11 @@ void conv_product(const Kernels& k, ffi::ThreadPool pool, const Grid& g, const T
       held = item % items;
       const int64_t begin = item / items * cut.part;
       const int64_t end = std::min(m.outputs, begin + cut.part);
-      for (int64_t tile = 0; tile * g.tile < g.span(g.held(band)); ++tile) {
+      for (int64_t tile = 0; tile < g.tiles(g.held(band)); ++tile) {
         results.set(g, chunk, band, tile);
         for (int64_t first = begin; first < end; first += kResults) {
           const int64_t last = std::min(end, first + kResults);
-          kernel(m, grid + tile * g.tile * g.cell, first, last, out);
+          kernel(m, grid + g.begin(tile) * g.cell, first, last, out);
           for (int64_t r = first; r < last; ++r) {
             const auto& pieces = results.pieces(r);
             k.conv.from_grid(pieces.data(), pieces.size(), out + (r - first) * size,
@@ -238,7 +253,7 @@ void conv_gradient(const Kernels& k, ffi::ThreadPool pool, const Grid& g, const 
       for (int64_t item = 0; item < g.chunks * g.bands && begin < end; ++item) {
         const int64_t chunk = item / g.bands, band = item % g.bands;
         sources.fill(k, g, chunk, band, x, grid);
-        for (int64_t tile = 0; tile * g.tile < g.span(g.held(band)); ++tile) {
+        for (int64_t tile = 0; tile < g.tiles(g.held(band)); ++tile) {
           results.set(g, chunk, band, tile);
           for (int64_t first = begin; first < end; first += kResults) {
             const int64_t last = std::min(end, first + kResults);
@@ -247,7 +262,7 @@ void conv_gradient(const Kernels& k, ffi::ThreadPool pool, const Grid& g, const 
               k.conv.to_grid(pieces.data(), pieces.size(), dy + results.begin(r), size,
                              from + (r - first) * size);
             }
-            kernel(m, grid + tile * g.tile * g.cell, from, first, last, dw);
+            kernel(m, grid + g.begin(tile) * g.cell, from, first, last, dw);
           }
         }
       }
