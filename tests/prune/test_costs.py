@@ -101,6 +101,8 @@ def test_units_to_a_latency_time_each_smaller_model_once(monkeypatch: pytest.Mon
     small, record = js.prune.units(Two(), x, budget=0.5, cost=costs.latency(x))
     assert js.export.Record.from_dict(record.to_dict()).cost == record.cost == (48.0, 24.0)
     assert js.export.Record().then(record).cost == record.cost
+    assert record.then(js.export.Record(cost=(24.0, 9.0))).cost == (48.0, 9.0)
+    assert record.then(js.export.Record()).cost == ()
     assert timed[0] == (16, 32) and small.widths() == (8, 16) in timed
     assert len(timed) == len(set(timed)) < 10
 

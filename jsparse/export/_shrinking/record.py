@@ -74,7 +74,7 @@ class Record:
         """Both as one: this record, and one of the model that it led to.
 
         Args:
-          later: from `shrink` or `shrink_training` of the smaller model.
+          later: of the smaller model. Where both have a cost, it must be in the same unit.
 
         Raises:
           ValueError: the later one is not of that model.
@@ -96,7 +96,8 @@ class Record:
         factors = dict(self.factors)
         for path, factor in later.factors.items():
             factors[path] = factors.get(path, 1.0) * factor
-        changes = {"cuts": cuts, "attributes": attributes, "factors": factors}
+        cost = (self.cost[0], later.cost[1]) if self.cost and later.cost else later.cost
+        changes = {"cuts": cuts, "attributes": attributes, "factors": factors, "cost": cost}
         return dataclasses.replace(later, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,13 +122,8 @@ class Record:
         cuts = {path: _cut(path, cut) for path, cut in _object(data, "cuts").items()}
         inside = _object(data, "attributes")
         attributes = {path: _sizes(path, _object(inside, path)) for path in inside}
-        data = {
-            "zeros": {},
-            "widths": {},
-            "factors": {},
-            "cost": [],
-            **data,
-        }  # older records lack them
+        missing = {"zeros": {}, "widths": {}, "factors": {}, "cost": []}  # in older records
+        data = {**missing, **data}
         texts = {name: _reasons(data, name) for name in ("stayed", "zeros", "widths")}
         factors = _object(data, "factors")
         if wrong := [path for path, factor in factors.items() if not _is_factor(factor)]:
