@@ -325,7 +325,7 @@ def test_what_cannot_be_packed_is_said():
         nnx.Linear(2, 2, promote_dtype=own, rngs=rngs),
     )
     why = [left_dense(odd)[f"layers/{n}"] for n in range(3)]
-    assert "5 axes" in why[0] and "ConvTranspose, not" in why[1] and "dtypes" in why[2]
+    assert "5 axes" in why[0] and "ConvTranspose, not" in why[1] and "dtype promotion" in why[2]
     with pytest.raises(ValueError, match=r"no layer at 'b.*' can be packed"):
         pack(Net(nnx.Rngs(0)), csr(), "b.*")
     with pytest.raises(ValueError, match=r"window is \(3, 3\); csr\(\) takes it"):
