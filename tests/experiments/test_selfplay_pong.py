@@ -228,7 +228,7 @@ def test_the_experiment(
     assert "continues after step 2" in capsys.readouterr().err
     selfplay_pong.main(settings)
     printed = capsys.readouterr().out
-    for line in ("Pool beats both", "exploiters score least", "Chainer beside long",
+    for line in ("Pool beats both", "exploiters score least", "Chainer against long",
                  "score of exploiters of Pool by sparsity"):  # fmt: skip
         assert line in printed
     assert (tmp_path / "exploiters.png").stat().st_size > 5_000
