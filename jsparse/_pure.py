@@ -20,6 +20,10 @@ FAILURES = (TypeError, ValueError, AttributeError, LookupError)
 """What a model raises that is called with something else than it takes."""
 
 
+class SizesByName(TypeError):
+    """An error of a model that got sizes by name; its cause is what the model raised."""
+
+
 class Pure(NamedTuple):
     """A model taken apart.
 
@@ -198,7 +202,7 @@ def _positional(kind: type, names: tuple[str, ...], fixed: tuple[tuple[str, Any]
         except FAILURES as error:
             if not sized:
                 raise
-            raise TypeError(
+            raise SizesByName(
                 f"{error}; it got {', '.join(sized)} by name, which is passed on as it is: for an "
                 "array of such a shape give the shape by position, or a jax.ShapeDtypeStruct"
             ) from error

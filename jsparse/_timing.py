@@ -26,7 +26,7 @@ def latencies(
 
     Returns:
       By name the seconds per call: the median, the lower and upper quartile (low, high), and the
-        number of rounds: 30, or as many as fit into 3 seconds, at least 3.
+      number of rounds: 30, or as many as fit into 3 seconds, at least 3.
     """
     clocks = {name: clock(model, *inputs, **options) for name, model in models.items()}
     found = {}

@@ -359,6 +359,13 @@ def test_what_is_not_the_gradients_of_the_model_is_refused(name: str) -> None:
         optimizer.update(model, WRONG[name](loss, model))
 
 
+def test_a_model_with_nothing_to_train_takes_its_empty_gradients() -> None:
+    model = nnx.Sequential(nnx.relu)
+    optimizer = js.Optimizer(model, optax.sgd(0.1))
+    optimizer.update(model, nnx.grad(lambda model: model(jnp.ones(3)).sum())(model))
+    assert int(optimizer.step[...]) == 1
+
+
 HINTED = {
     "a glob": (
         lambda: js.sparsify(MLP(nnx.Rngs(0)), ("*kernel", js.Held())),

@@ -79,7 +79,7 @@ def write(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a log line repeats what our error will say: Orbax's threads log theirs at length."""
+    """Whether a log line says more than our error will: Orbax's threads log theirs at length."""
     return OS_ERROR.search(record.getMessage()) is None
 
 

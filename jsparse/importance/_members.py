@@ -114,18 +114,18 @@ def gradients(
       ValueError: no batches.
     """
     build, variables, _ = taken_apart(evaluated(model))
-    real = {p: v for p, v in variables.items() if jnp.issubdtype(v.dtype, jnp.floating)}
-    rest = {path: leaf for path, leaf in variables.items() if path not in real}
+    numbers = {p: v for p, v in variables.items() if jnp.issubdtype(v.dtype, jnp.inexact)}
+    rest = {path: leaf for path, leaf in variables.items() if path not in numbers}
 
-    def of(real: dict[str, Array], rest: dict[str, Any], batch: Any) -> Any:
+    def of(numbers: dict[str, Array], rest: dict[str, Any], batch: Any) -> Any:
         slope = jax.grad(lambda values, batch: loss(build(rest | values), batch))
-        return score(lambda batch: slope(real, batch), real, batch)
+        return score(lambda batch: slope(numbers, batch), numbers, batch)
 
     compiled, count = jax.jit(of), 0
     for batch in batches:
         count += 1
         with calling("batches", batch):
-            found = compiled(real, rest, batch)
+            found = compiled(numbers, rest, batch)
         yield jax.tree.map(np.asarray, found)
     if not count:
         raise ValueError("no batches; pass a list with at least one")
@@ -136,11 +136,12 @@ def gate_slopes(
 ) -> list[list[Array]]:
     """How the loss changes with a factor on all that belongs to a unit: [units] each.
 
-    sum over s of w_s dL/dw_s, over the entries s of the unit; of each weight of each group.
+    sum over s of w_s dL/dw_s, over the entries s of the unit, and over real and imaginary parts; of
+    each weight of each group.
     """
     return [
         [
-            _gate(weights[m.path] * slopes[m.path], m, group.width)
+            _gate(jnp.real(weights[m.path] * slopes[m.path]), m, group.width)
             for m in group.members
             if m.path in weights and weighs(m, weights[m.path])
         ]

@@ -216,7 +216,7 @@ def _check_gradients(model: nnx.Module, grads: Any, wrt: Any) -> None:
     tree = isinstance(grads, nnx.State | nnx.Module)
     found = named(nnx.state(grads, wrt)).keys() if tree else paths - paths
     dense = [path for path in found - paths if any(one.startswith(f"{path}/") for one in paths)]
-    if dense or found.isdisjoint(paths):
+    if not tree or dense or (paths and found.isdisjoint(paths)):
         got = f"gradients of {listed(found)}" if found else shown(grads)
         raise TypeError(
             "grads must be the gradients of this model, as `grads = nnx.grad(loss)(model)` or "

@@ -27,6 +27,7 @@ from jsparse._values import by_density, check_function, check_in, check_whole, i
 from jsparse.export._shrinking.alive import alive_paths
 from jsparse.export._shrinking.attributes import Mend, stock
 from jsparse.export._shrinking.groups import UnitGroup, described, free, try_each
+from jsparse.export._shrinking.liveness import ENDS
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.sizes import Sizes, sizes_after
 from jsparse.export._shrinking.source import place
@@ -246,12 +247,11 @@ class _Chosen:
 
     def stayed(self) -> dict[str, str]:
         """Why groups cannot shrink, by path of the weight; inputs and outputs left out."""
-        now = described(self.units)
-        return {
-            group.members[0].path: group.held
-            for group in now.values()
-            if group.held and "`" in group.held
-        }
+        found: dict[str, dict[str, None]] = {}
+        for n, group in described(self.units).items():
+            if (held := self.units.families[n].held) and held.kind != ENDS:
+                found.setdefault(group.members[0].path, {})[group.held] = None
+        return {path: "; ".join(texts) for path, texts in found.items()}
 
     def _held(self) -> str:
         found = [f"{path}: {why}" for path, why in self.stayed().items()]

@@ -76,6 +76,9 @@ def test_wide_vectors_can_be_forbidden(monkeypatch):
     said = "JSPARSE_MAX_ISA is 'avx2'; allowed are AVX512, AVX2, SSE2"
     with pytest.raises(ValueError, match=said):
         compiled.load.__wrapped__()
+    monkeypatch.setenv("JSPARSE_MAX_ISA", "")  # as if it were not set
+    monkeypatch.setenv("JSPARSE_CXX", "off")
+    assert not compiled.load.__wrapped__()
 
 
 @pytest.mark.parametrize("asked", ["off", "no-such-compiler"])

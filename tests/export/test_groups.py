@@ -1,5 +1,6 @@
 """What must shrink together, on nets of every kind: found, cut, and the same outputs."""
 
+import inspect
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -192,6 +193,24 @@ class Spelled(nnx.Module):
 def test_a_size_in_the_code_names_the_operation_that_fails() -> None:
     held = js.groups(Spelled(nnx.Rngs(0)), (1, 3))["a/kernel:1"].held
     assert "`reshape` at tests/export/test_groups.py" in held and "fixes a size in the code" in held
+
+
+class Given(Spelled):
+    """The same, as sizes by name and over several lines."""
+
+    def __call__(self, x: Array, sizes: tuple[int, ...] = ()) -> Array:
+        x = jnp.exp(self.a(x))
+        x = x.reshape(-1, *sizes) * 2
+        return self.b(x.reshape(len(x), -1))
+
+
+def test_a_size_by_name_names_the_operation_and_the_line_that_fail() -> None:
+    found = js.groups(Given(nnx.Rngs(0)), (2, 3), sizes=(2, 4))
+    held = [group.held for group in found if group.name.startswith("a/kernel:1")]
+    first = inspect.getsourcelines(Given.__call__)[1]
+    for op, line, text in zip(("dot_general", "reshape"), (3, 2), held, strict=True):
+        said = f"`{op}` at tests/export/test_groups.py:{first + line} fixes a size in the code"
+        assert text.startswith(said) and "by name" not in text
 
 
 def test_outputs_of_grouped_convolutions_stay() -> None:

@@ -66,3 +66,5 @@ def test_a_plain_array_is_named_if_it_may_be_a_weight() -> None:
     assert small.a.kernel.shape == (4, 4)
     assert record.stayed["table"].startswith("a plain array, which shrink does not cut")
     assert not {"scale", "places"} & record.stayed.keys()
+    with pytest.raises(ValueError, match="held are a/kernel: table is not a weight"):
+        js.prune.units(Net(), jnp.ones((2, 4)), density=0.5)

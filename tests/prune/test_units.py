@@ -1,5 +1,6 @@
 """Structured pruning in one call: smaller, and the same as with zeros in place of the units."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -100,6 +101,11 @@ def test_complex_weights_count_by_their_size() -> None:
     (found,) = importance.Norm(2, joined=plain)(model, group)
     own = (size(model) ** 2).sum(0) + (np.asarray(model.out.kernel[...]) ** 2).sum(1)
     np.testing.assert_allclose(found, own, rtol=1e-5)
+    loss = lambda model, batch: jnp.square(model(batch)).mean()
+    each = [dataclasses.replace(group[0], members=(member,)) for member in group[0].members]
+    for slopes in (importance.Taylor, importance.Fisher):
+        first, second = slopes(loss, [x], joined=plain)(model, each)
+        np.testing.assert_allclose(first, second, rtol=1e-4)  # a factor on either does the same
     for other in (importance.LAMP(), importance.MedianDistance()):
         assert other(model, group)[0].shape == (8,)
     small, record = units(model, x, density=0.5)

@@ -73,7 +73,7 @@ def load() -> bool:
     Raises:
       ValueError: JSPARSE_MAX_ISA has another value than one of `ISAS`.
     """
-    if (asked := os.environ.get("JSPARSE_MAX_ISA", ISAS[0])) not in ISAS:
+    if (asked := os.environ.get("JSPARSE_MAX_ISA") or ISAS[0]) not in ISAS:
         raise ValueError(
             f"JSPARSE_MAX_ISA is {asked!r}; allowed are {', '.join(ISAS)}; unset it for the widest"
         )

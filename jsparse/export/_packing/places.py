@@ -48,7 +48,7 @@ def per_output(inputs: int, outputs: int, links: int, key: Array) -> tuple[np.nd
 
 
 def anywhere(inputs: int, outputs: int, kept: int, key: Array) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, columns) of `links` links, at places drawn uniformly from the whole matrix."""
+    """(rows, columns) of `kept` links, at places drawn uniformly from the whole matrix."""
     columns, rows = np.divmod(_distinct(_numbers(key), 1, kept, inputs * outputs)[0], inputs or 1)
     return rows, columns
 

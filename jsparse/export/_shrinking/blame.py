@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 import numpy as np
 from flax.errors import ScopeParamShapeError
 
+from jsparse._pure import SizesByName
 from jsparse.export._shrinking.constants import Knowledge
 from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
 from jsparse.export._shrinking.liveness import (
@@ -81,12 +82,14 @@ def _removed_axes(removal: Removal, node: Node) -> list[Axis]:
     return [(node, axis) for axis in axes if removal.removed(node, axis).any()]
 
 
-def at_error(graph: Graph, removal: Removal, error: Exception) -> list[Fault]:
+def at_error(graph: Graph, removal: Removal, error: BaseException) -> list[Fault]:
     """The operations where the smaller model's code raised an error.
 
     They are looked for by file and line: as the innermost call first, then anywhere. Of those at
-    one line, the ones that the error names come first.
+    one line, the ones that the error names come first, then those that share most of its lines.
     """
+    if isinstance(error, SizesByName):
+        error = error.__cause__ or error
     first = (str(error).splitlines() or [""])[0]
     text = f"fixes a size in the code ({type(error).__name__}: {first})"
     if isinstance(error, ScopeParamShapeError):
@@ -96,7 +99,7 @@ def at_error(graph: Graph, removal: Removal, error: Exception) -> list[Fault]:
     for line in lines:
         for innermost in (True, False):
             ops = [op for op, found in calls.items() if line in found[: 1 if innermost else None]]
-            ops.sort(key=lambda op: op.name not in first)
+            ops.sort(key=lambda op: (op.name not in first, -len({*calls[op]} & {*lines})))
             found = [Fault(text, op, (*op.inputs, *op.outputs)) for op in ops]
             if found := [f for f in found if any(_removed_axes(removal, n) for n in f.nodes)]:
                 return found
