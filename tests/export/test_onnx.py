@@ -217,6 +217,7 @@ def test_arrays_by_name_are_inputs(tmp_path) -> None:
     np.testing.assert_allclose(found, model(x, mask=mask, twice=True), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_operation_that_fails_is_named(tmp_path) -> None:
     where = r"`regularized_incomplete_beta` of float32 at .*test_onnx\.py:\d+: .* `export\.save`"
     with pytest.raises(NotImplementedError, match=where):

@@ -60,6 +60,7 @@ def same(one, two) -> None:
         assert jnp.allclose(leaf[...], two[path][...], atol=1e-5), path
 
 
+@pytest.mark.slow
 def test_with_all_places_it_is_the_masked_run_and_goes_back():
     model, optimizer = masked(RIGL)
     train(model, optimizer, X, Y)

@@ -121,6 +121,7 @@ def test_a_group_has_one_state_and_one_draw(rule: js.Rule) -> None:
     np.testing.assert_allclose(js.fold(new)(X), new(X), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_seeds_train_side_by_side() -> None:
     rule = js.Top(density=0.5, unit=js.Group())
     make = nnx.vmap(lambda seed: js.couple(Net(nnx.Rngs(params=seed)), groups(), (".*", rule)))

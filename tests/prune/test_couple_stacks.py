@@ -105,6 +105,7 @@ def check(model: Any, stream: np.ndarray, inner: np.ndarray) -> None:
     np.testing.assert_allclose(small(X), model(X), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_highest_units_over_all_layers_stay() -> None:
     model = coupled(js.Top(density=0.5, unit=js.Group(), scope=js.WholeModel()))
     trained(model, js.Optimizer(model, optax.adam(1e-2)), nnx.Param, 3)

@@ -38,6 +38,7 @@ class Killed(BaseException):
     """In place of a kill."""
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_point_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def parts(grads: Any) -> dict[str, Any]:
     return {"b/kernel": grads.b.kernel, "c/kernel": grads.c.kernel, "out/kernel": grads.out.kernel}
 
 
+@pytest.mark.slow
 def test_units_are_dropped_by_their_norm_and_grown_by_their_dense_gradients() -> None:
     before, after, _, dense = exchanged()
     part = 0.5 / 2 * (1 + np.cos(np.pi * 2 / 9))
