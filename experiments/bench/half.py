@@ -109,7 +109,7 @@ def cuts(name: str, model: nnx.Module, x: Array) -> Iterator[tuple[str, nnx.Modu
 def train(
     model: nnx.Module, images: common.Images, settings: Settings, seed: int, peak: float
 ) -> nnx.Module:
-    """The model, trained in place, and its batch statistics taken anew."""
+    """The model, trained in place, and its batch statistics re-estimated."""
     prepare = common.standardised(images).test
     draw = np.random.default_rng(seed)
 
