@@ -51,7 +51,8 @@ class Geometry(NamedTuple):
             return x, ((0, 0),) * len(around)
         sides = [n + 1 for n in reach]
         pads = jax.lax.padtype_to_pads(x.shape[1:-1], sides, self.strides, self.padding)
-        return x, tuple((before, after) for before, after in pads)
+        known = lambda n: int(n) if is_whole(n) else n  # JAX 0.7 gives NumPy's
+        return x, tuple((known(before), known(after)) for before, after in pads)
 
     def window(
         self, image: tuple[int, ...], pads: tuple[tuple[int, int], ...], outer: tuple[int, int, int]
