@@ -1,4 +1,4 @@
-"""Ceilings on state densities, learned from samples: a multiplier for each, or one value cost.
+"""Ceilings on state densities, learned from samples: a multiplier each, or one for a value cost.
 
 Claim (the paper's): a ceiling on the density of states is best imposed directly, with a multiplier
     for each state; a state cost bounded in expectation has to be tuned until the ceiling happens to
