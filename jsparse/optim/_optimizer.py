@@ -211,7 +211,7 @@ def _variables(model: nnx.Module, wrt: Any) -> str:
 
 
 def _check_gradients(model: nnx.Module, grads: Any, wrt: Any) -> None:
-    """Refuse what is not made of gradients by the paths of the model's variables."""
+    """Refuse anything but gradients of the variables of this model."""
     paths = named(nnx.state(model, wrt)).keys()
     tree = isinstance(grads, nnx.State | nnx.Module)
     found = named(nnx.state(grads, wrt)).keys() if tree else paths - paths
