@@ -292,7 +292,7 @@ class Units:
                     for reader in readers.get(waiting.pop(), ()):
                         if reader.name in LINKS:
                             waiting += reader.outputs
-                        elif reader.name in ("div", "mul"):  # by a number, or a difference such as n - ddof
+                        elif reader.name in ("div", "mul"):  # by n, or by n - ddof
                             by = (made[n] for n in reader.inputs if n in made)
                             for divides in (reader, *(one for one in by if one.name == "sub")):
                                 yield op, divides, float(after / before)
