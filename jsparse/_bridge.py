@@ -1,9 +1,13 @@
 """Linen modules inside NNX, by `nnx.bridge.ToNNX`, whose weights are sparse."""
 
+import dataclasses
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from flax import nnx
+from flax.nnx.bridge import variables as bridge_variables
 
+from jsparse._linen import fitted
 from jsparse._slots import slots, walk_modules
 from jsparse._sparse import Sparse
 
@@ -38,3 +42,58 @@ def fit_bridges(model: nnx.Module) -> None:
         if type(module) in (nnx.bridge.ToNNX, SparseToNNX):
             kind = SparseToNNX if slots(module, Sparse) else nnx.bridge.ToNNX
             object.__setattr__(module, "__class__", kind)
+
+
+def fit_linen_in_place(model: nnx.Module, cut: Collection[str]) -> None:
+    """Let each Linen module of which weights are cut take its sizes from its weights."""
+    for path, module in walk_modules(model):
+        inside = f"{path}/" if path else ""
+        if isinstance(module, nnx.bridge.ToNNX) and any(one.startswith(inside) for one in cut):
+            _set_linen(module, fitted(linen_module(module)))
+
+
+def linen_variables(bridge: nnx.bridge.ToNNX) -> dict[str, Any]:
+    """Its variables by collection, as Linen has them."""
+    others = ("module", "rngs") if _name(bridge) == "module" else ()
+    own = {n: v for n, v in vars(bridge).items() if not n.startswith(("to_nnx__", "_pytree__"))}
+    return bridge_variables.nnx_attrs_to_linen_vars(
+        {name: value for name, value in own.items() if name not in others}
+    )
+
+
+def attributes(module: nnx.Module) -> dict[str, Any]:
+    """The attributes of a module by name; of a ToNNX, those of its Linen module."""
+    if not isinstance(module, nnx.bridge.ToNNX):
+        return vars(module)
+    linen = linen_module(module)
+    names = {field.name for field in dataclasses.fields(linen) if field.init}
+    return {name: getattr(linen, name) for name in sorted(names - {"parent", "name"})}
+
+
+def is_own(module: nnx.Module) -> bool:
+    """Whether a module, or the Linen module in a ToNNX, is of the user's code, not of Flax's."""
+    inner = linen_module(module) if isinstance(module, nnx.bridge.ToNNX) else module
+    return not type(inner).__module__.startswith("flax.")
+
+
+def set_attributes(module: nnx.Module, values: Mapping[str, Any]) -> None:
+    """Set some of them."""
+    if isinstance(module, nnx.bridge.ToNNX) and values:
+        _set_linen(module, linen_module(module).clone(**values))
+    else:
+        for name, value in values.items():
+            setattr(module, name, value)
+
+
+def linen_module(bridge: nnx.bridge.ToNNX) -> Any:
+    """The Linen module in a ToNNX."""
+    return getattr(bridge, _name(bridge))
+
+
+def _set_linen(bridge: nnx.bridge.ToNNX, linen: Any) -> None:
+    setattr(bridge, _name(bridge), linen)
+
+
+def _name(bridge: nnx.bridge.ToNNX) -> str:
+    """The attribute that holds the Linen module; the second in older versions of Flax."""
+    return "to_nnx__module" if "to_nnx__module" in vars(bridge) else "module"

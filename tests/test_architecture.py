@@ -15,8 +15,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = ["_versions", "_values", "_step", "_sharding", "_pattern", "_counting", "_random"]
 ROOMS += ["_topk", "_score", "_schedule", "_checks", "_budget", "schedule", "_paths"]
-ROOMS += ["rules", "_tree", "tree", "_variables", "_sparse", "_coupled", "_slots", "_bridge"]
-ROOMS += ["_roles", "_events", "_surgery", "_pure"]
+ROOMS += ["rules", "_tree", "tree", "_variables", "_sparse", "_coupled", "_slots", "_linen"]
+ROOMS += ["_bridge", "_roles", "_events", "_surgery", "_pure"]
 ROOMS += ["_opened", "_flops", "_timing", "_watch", "_layers", "_recall", "layers", "_revise"]
 ROOMS += ["optim", "_storage", "_fill", "report", "heads", "export._shrinking", "importance"]
 ROOMS += ["prune", "export._packing", "export._saving", "export", "_packed_training"]

@@ -111,10 +111,3 @@ def test_boxed_weights_match_by_their_path() -> None:
     assert isinstance(masked["Dense_0"]["kernel"], nn.LogicallyPartitioned)
     assert int((masked["Dense_0"]["kernel"].value == 0).sum()) == 24
     Net(boxed=True).apply(boxed | {"params": masked}, X, train=False)
-
-
-def test_what_keeps_a_linen_module_whole_is_said() -> None:
-    found = js.groups(bridged(nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(3)])), X)
-    held = {group.width: group.held for group in found}
-    assert "is Linen's, which compares each weight with the size" in held[8]
-    assert held[8].endswith(")") and "make a smaller module" in held[8]

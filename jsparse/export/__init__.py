@@ -20,6 +20,7 @@ from jsparse.export._packing.pallas import pallas_dot as pallas_dot
 from jsparse.export._packing.picked import Choice as Choice
 from jsparse.export._packing.picked import Picked as Picked
 from jsparse.export._packing.trimmed import trim as trim
+from jsparse.export._saving.linen import linen as linen
 from jsparse.export._saving.loading import DamagedModel as DamagedModel
 from jsparse.export._saving.loading import Loaded as Loaded
 from jsparse.export._saving.loading import load as load

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
+from flax import linen, nnx
 
 import jsparse as js
 from tests.support.bad_inputs import CLASSES, KEY, ROWS, Call, Two, X, call, held, kernel
@@ -27,6 +27,7 @@ PLAN = js.tree.plan({"kernel": jnp.ones((3, 4))}, ("kernel", js.Threshold()))
 STATES = js.tree.init(PLAN, {"kernel": jnp.ones((3, 4))}, KEY)
 MASKS = {"kernel": jnp.ones((3, 4))}
 RECORD = js.shrink(PLAIN, X)[1]
+BRIDGED = nnx.bridge.ToNNX(linen.Dense(3), rngs=nnx.Rngs(0)).lazy_init(X)
 CUT = js.prune.units(PLAIN, X, density=0.5)
 FOLDER = Path(tempfile.mkdtemp())  # good calls write below it, each to a place of its own
 RUN = FOLDER / "run"
@@ -704,6 +705,7 @@ EXPORT = {
         inputs=((X,), "inputs"),
         shapes=((), "shapes"),
     ),
+    "export.linen": call(js.export.linen, model=(BRIDGED, "model")),
     "export.load": call(loaded, folder=("saved", "path")),
     "export.restore": call(restored, folder=("saved", "path"), model=MODEL),
     "export.rebuild": call(js.export.rebuild, model=(PLAIN, "model"), record=(RECORD, "record")),

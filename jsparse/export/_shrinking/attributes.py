@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from jsparse._bridge import attributes, is_own, set_attributes
 from jsparse._slots import walk_modules
 
 NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm)
@@ -43,10 +44,11 @@ def mend_in_place(model: nnx.Module, groups: Mapping[str, int], mend: Mend) -> A
     for path, module in modules:
         given = mend(module)
         _check(given, module, path)
-        for name, value in given.items():
-            if getattr(module, name) != value:
-                setattr(module, name, value)
-                changed.setdefault(path, {})[name] = value
+        before = attributes(module)
+        new = {name: value for name, value in given.items() if before[name] != value}
+        set_attributes(module, new)
+        if new:
+            changed[path] = changed.get(path, {}) | new
     return changed
 
 
@@ -58,7 +60,7 @@ def _check(given: Any, module: nnx.Module, path: str) -> None:
             "modules that store none"
         )
     for name, value in given.items():
-        if name not in vars(module):
+        if name not in attributes(module):
             known = ", ".join(sorted(sizes_stored(module))) or "none"
             raise ValueError(f"{place} names {name!r}; the sizes that it stores are: {known}")
         if not _is_size(value):
@@ -74,14 +76,14 @@ def _is_size(value: Any) -> bool:
 def sizes_stored(module: nnx.Module) -> dict[str, Any]:
     return {
         name: value
-        for name, value in vars(module).items()
+        for name, value in attributes(module).items()
         if not name.startswith("_") and _is_size(value)
     }
 
 
 def numbers_stored(module: nnx.Module) -> dict[str, float]:
     """The numbers that a module stores and may add to a mean; in stock layers the epsilon."""
-    own = not type(module).__module__.startswith("flax.")
+    own = is_own(module)
     return {
         name: value
         for name, value in vars(module).items()
@@ -130,7 +132,7 @@ def stored_as(model: nnx.Module, paths: Iterable[str], lengths: Collection[int])
     found = []
     for path, module in walk_modules(model):
         inside = any(place == path or place.startswith(f"{path}/") or not path for place in around)
-        if inside and not type(module).__module__.startswith("flax."):
+        if inside and is_own(module):
             found += [
                 f"{path}.{name} ({value})" if path else f"{name} ({value})"
                 for name, value in sizes_stored(module).items()

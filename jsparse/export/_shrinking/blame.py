@@ -5,6 +5,7 @@
 3. A dead unit that a product needs is followed to the operation that mixes it with other values.
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
@@ -29,7 +30,7 @@ from jsparse.export._shrinking.verify import Fault
 
 CONSTANT = "reads it as a constant that no bias can absorb"
 MIXES = "joins it with values that count"
-LINEN = "compares each weight with the size that its module was made for: make a smaller module"
+OF_LINEN = re.compile(r'parameter "(.+?)" in "/?(.*?)"')
 
 
 def removed_near(graph: Graph, removal: Removal, fault: Fault) -> list[Axis]:
@@ -91,9 +92,9 @@ def at_error(graph: Graph, removal: Removal, error: BaseException) -> list[Fault
     if isinstance(error, SizesByName):
         error = error.__cause__ or error
     first = (str(error).splitlines() or [""])[0]
+    if isinstance(error, ScopeParamShapeError) and (found := _at_weight(graph, removal, first)):
+        return found
     text = f"fixes a size in the code ({type(error).__name__}: {first})"
-    if isinstance(error, ScopeParamShapeError):
-        text = f"is Linen's, which {LINEN} ({first})"
     lines = raised(error.__traceback__)
     calls = {op: frames(op) for op in every(graph.ops)}
     for line in lines:
@@ -104,6 +105,18 @@ def at_error(graph: Graph, removal: Removal, error: BaseException) -> list[Fault
             if found := [f for f in found if any(_removed_axes(removal, n) for n in f.nodes)]:
                 return found
     return [Fault(f"{text} at {told(lines)}")]
+
+
+def _at_weight(graph: Graph, removal: Removal, text: str) -> list[Fault]:
+    """The weight that Linen refuses, as its size is not that by the attributes of its module."""
+    named = OF_LINEN.search(text)
+    path = "/".join(filter(None, (named[2], named[1]))) if named else ""
+    text = "its size follows from an attribute of a Linen module"
+    return [
+        Fault(f"{node.path}: {text}", None, (node,))
+        for node in graph.variables
+        if f"/{node.path}".endswith(f"/{path}") and _removed_axes(removal, node)
+    ]
 
 
 def explain(

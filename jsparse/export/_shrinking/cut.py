@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from jsparse._bridge import fit_linen_in_place
 from jsparse._events import share_norms_in_place
 from jsparse._sharding import followed
 from jsparse._slots import Slot, slots
@@ -120,6 +121,7 @@ def cut_in_place(
             found[slot.path] = cuts[path]
     if members_of(places):
         share_norms_in_place(model)
+    fit_linen_in_place(model, found)
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from flax import nnx
 
+from jsparse._bridge import attributes, is_own, set_attributes
 from jsparse._paths import naming
 from jsparse._slots import slots, walk_modules
 from jsparse._surgery import copied, fold
@@ -236,11 +237,11 @@ def _check_attributes(path: str, module: nnx.Module, values: Mapping[str, Any]) 
 
     It also sets the numbers that they add to a mean, such as an epsilon.
     """
-    own = not type(module).__module__.startswith("flax.")
-    able = {**(sizes_stored(module) if own else sizes(module, 1)), **numbers_stored(module)}
+    able = sizes_stored(module) if is_own(module) else sizes(module, 1)
+    able = {**able, **numbers_stored(module)}
     able |= {"num_features": 0} if isinstance(module, NORMS) else {}  # also without a scale
     for name, value in values.items():
-        now = getattr(module, name, None) if name in able else None
+        now = attributes(module).get(name) if name in able else None
         if now is None:
             raise ValueError(
                 f"the record sets {name} of {path or 'the model'}, a {type(module).__name__}; "
@@ -283,6 +284,5 @@ def _rebuilt(small: Model, record: Record) -> Model:
         _check_attributes(path, modules[path], values)
     cut_in_place(small, record.cuts, {})
     for path, values in record.attributes.items():
-        for name, value in values.items():
-            setattr(modules[path], name, value)
+        set_attributes(modules[path], values)
     return small

@@ -16,11 +16,13 @@ from jsparse.export._shrinking.graph import Op
 
 Frame = tuple[str, int]
 """A file and a line."""
+FLAX = str(Path(flax.__file__).parent)
 JAX = (
     *(str(Path(str(package.__file__)).parent) for package in (jax, jaxlib)),
     str(contextlib.__file__),  # by which JAX decorates functions
+    *(f"{FLAX}/{name}" for name in ("core/", "linen/module.py", "linen/transforms.py")),
 )
-FLAX = str(Path(flax.__file__).parent)
+"""Frames of these files are not a call of a model; the last ones are those by which Linen calls."""
 ENTRIES = (str(Path(__file__).parent / "tracing.py"), str(Path(_pure.__file__)))
 """Frames from here on are those of the caller of the library."""
 CACHED = "linear_util.py"
