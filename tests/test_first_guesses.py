@@ -359,6 +359,15 @@ def test_what_is_not_the_gradients_of_the_model_is_refused(name: str) -> None:
         optimizer.update(model, WRONG[name](loss, model))
 
 
+def test_gradients_of_fewer_variables_than_are_trained_are_refused() -> None:
+    model = js.sparsify(nnx.Linear(6, 4, rngs=nnx.Rngs(0)), ("kernel", js.Threshold()))
+    optimizer = js.Optimizer(model, optax.sgd(0.1))
+    some = nnx.DiffState(0, nnx.All(nnx.Param, nnx.Not(js.Learned)))
+    grads = nnx.grad(lambda model: model(jnp.ones((2, 6))).sum(), argnums=some)(model)
+    with pytest.raises(TypeError, match=r"^grads lack those of kernel/threshold, .*argnums=nnx"):
+        optimizer.update(model, grads)
+
+
 def test_a_model_with_nothing_to_train_takes_its_empty_gradients() -> None:
     model = nnx.Sequential(nnx.relu)
     optimizer = js.Optimizer(model, optax.sgd(0.1))

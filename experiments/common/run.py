@@ -19,7 +19,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,8 +26,8 @@ from typing import Any
 
 import jsparse
 from experiments.common.settings import Diverged, environment, flatten, plain
-from jsparse._storage.files import told_if_full, write_whole
-from jsparse._storage.writers import claim
+from jsparse._storage.files import add_line, write_whole
+from jsparse._storage.writers import claim, or_abandoned
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,17 +57,7 @@ class Run:
 
     def log(self, step: int, **numbers: Any) -> None:
         """Adds one line to log.jsonl; call it before `save` of the same step."""
-        path, line = self.folder / "log.jsonl", _json({"step": int(step), **numbers})
-        before = path.stat().st_size if path.exists() else 0
-        with told_if_full(path, len(line)):
-            try:
-                with path.open("ab") as file:
-                    file.write(line)
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError:
-                os.truncate(path, before)  # no torn line
-                raise
+        add_line(self.folder / "log.jsonl", _json({"step": int(step), **numbers}))
 
     def rows(self) -> list[dict[str, Any]]:
         """The logged lines, oldest first; a torn last line is left out.
@@ -180,7 +169,9 @@ def open_run(folder: str | Path, settings: Any, **facts: Any) -> Run:
                 "what run they belong to; choose another --out or delete the folder"
             )
         environments = [now]
-    write_whole(path, _json({"held": held, "free": free, "environments": environments}, indent=1))
+    settings_now = {"held": held, "free": free, "environments": environments}
+    with or_abandoned(run.folder):
+        write_whole(path, _json(settings_now, indent=1))
     run.tidy()
     if run.complete:
         print(f"{run.folder} holds a complete run: {run.final()}", file=sys.stderr)

@@ -35,7 +35,7 @@ from jsparse._storage.files import (
 )
 from jsparse._storage.leaves import check_fit, describe, filled, plain
 from jsparse._storage.processes import by_first, check_seen, shared
-from jsparse._storage.writers import claim
+from jsparse._storage.writers import abandon, claim
 from jsparse._values import check_folder, check_whole, is_whole, known, shown
 
 NAME = re.compile(r"step_(\d{10})")
@@ -139,16 +139,19 @@ class Checkpoints:
         orbax_arrays.check_kinds(values)
         name, content = position.encode(data)
         part = self.folder / f".{self._path(step).name}.part"
-        by_first(lambda: self._clear(part))
-        check_seen(part)
         try:
+            by_first(lambda: self._clear(part))
+            check_seen(part)
             write_whole(part / name, content)
             orbax_arrays.write(part / "arrays", values)
             kinds = {name: describe(leaf) for name, leaf in leaves.items()}
             by_first(lambda: self._finish(part, step, kinds))
+        except BlockingIOError:  # another process writes here
+            raise
         except OSError:
             if jax.process_count() == 1:  # other processes may still be writing
                 shutil.rmtree(part, ignore_errors=True)
+                abandon(self.folder)
             raise
 
     def restore(self, like: Any, data: Any = None) -> Restored:

@@ -32,22 +32,73 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
       OSError: as for `write_whole`.
     """
     parts = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in contents}
-    try:
-        for path, part in parts.items():
-            with told_if_full(path, len(contents[path])):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with part.open("wb") as file:
+    folders = {path.parent for path in contents}
+    with contextlib.ExitStack() as made:
+        for folder in folders:
+            made.enter_context(making(folder))
+        try:
+            for path, part in parts.items():
+                with told_if_full(path, len(contents[path])), part.open("wb") as file:
                     file.write(contents[path])
                     file.flush()
                     os.fsync(file.fileno())
-        for path, part in parts.items():
-            os.replace(part, path)
-    finally:
-        for part in parts.values():
-            with contextlib.suppress(OSError):
-                part.unlink()
-    for folder in {path.parent for path in contents}:
+            for path, part in parts.items():
+                os.replace(part, path)
+        finally:
+            for part in parts.values():
+                with contextlib.suppress(OSError):
+                    part.unlink()
+    for folder in folders:
         to_disk(folder)
+
+
+def add_line(path: Path, line: bytes) -> None:
+    """Append a line to a file and force it to disk, whole or not at all.
+
+    Raises:
+      OSError: as for `write_whole`.
+    """
+    before = path.stat().st_size if path.exists() else 0
+    with told_if_full(path, len(line)):
+        try:
+            with path.open("ab") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                os.truncate(path, before)  # no torn line
+                if not before:
+                    path.unlink()
+            raise
+
+
+@contextlib.contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Make a folder and those above it; after an OSError in the block, remove those it made.
+
+    Folders that hold something by then stay.
+    """
+    new = missing(folder)
+    try:
+        with told_if_full(folder, 0):
+            folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError:
+        remove_empty(new)
+        raise
+
+
+def missing(folder: Path) -> list[Path]:
+    """The folder and those above it that do not exist, innermost first."""
+    return [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove those of the folders that hold nothing; innermost first."""
+    for one in folders:
+        with contextlib.suppress(OSError):
+            one.rmdir()
 
 
 @contextlib.contextmanager

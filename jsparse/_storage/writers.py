@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-from jsparse._storage.files import told_if_full
+from jsparse._storage.files import making, missing, remove_empty, told_if_full
 
 try:
     import fcntl
@@ -25,8 +25,9 @@ LOCK = "lock"
 
 
 class _Held:
-    def __init__(self, file: int):
+    def __init__(self, file: int, made: list[Path]):
         self.file = file
+        self.made = made
         self.owners: set[int] = set()
 
 
@@ -54,11 +55,35 @@ def claim(folder: Path, owner: object) -> None:
             if held:
                 os.close(held.file)  # the folder was deleted and recreated
                 del _held[path]
-            held = _held[path] = _Held(_locked(Path(path)))
+            made = missing(Path(path))
+            held = _held[path] = _Held(_locked(Path(path)), made)
             held.owners = owners
         if id(owner) not in held.owners:
             held.owners.add(id(owner))
             weakref.finalize(owner, _release, path, id(owner))
+
+
+@contextlib.contextmanager
+def or_abandoned(folder: Path) -> Iterator[None]:
+    """After an OSError in the block, give up a claimed folder in which nothing was written."""
+    try:
+        yield
+    except OSError:
+        abandon(folder)
+        raise
+
+
+def abandon(folder: Path) -> None:
+    """Remove the lock of a claimed folder and the folders made for it, if it holds nothing else."""
+    path = os.path.realpath(folder)
+    with _mutex:
+        held = _held.get(path)
+        if held is None or not _is_there(held.file, path) or os.listdir(path) != [LOCK]:
+            return
+        os.unlink(os.path.join(path, LOCK))
+        remove_empty(held.made)
+        os.close(held.file)
+        del _held[path]
 
 
 def _is_there(file: int, path: str) -> bool:
@@ -71,8 +96,7 @@ def _is_there(file: int, path: str) -> bool:
 def _locked(folder: Path) -> int:
     """The open file of a lock that this process now has."""
     assert fcntl is not None
-    with told_if_full(folder / LOCK, 0):
-        folder.mkdir(parents=True, exist_ok=True)
+    with making(folder), told_if_full(folder / LOCK, 0):
         file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,6 +109,9 @@ def _locked(folder: Path) -> int:
         ) from None
     except OSError:  # this file system has no locks
         return file
+    if os.fstat(file).st_nlink == 0 and not _is_there(file, str(folder)):  # just abandoned
+        os.close(file)
+        return _locked(folder)
     with contextlib.suppress(OSError):  # a full disk: the file cannot say who holds the lock
         os.ftruncate(file, 0)
         os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)

@@ -50,7 +50,8 @@ class TargetDensity:
     reset=0.
 
     The bound is what moves thresholds: there the cost's gradient has 4 times the largest norm that
-    the task's gradient for the same thresholds had so far (and alpha_0 is always allowed). More
+    the task's gradient for the same thresholds had so far, where finite (and alpha_0 is always
+    allowed), so a step that `optax.apply_if_finite` or loss scaling skips changes nothing. More
     would move them no further under Adam, dwarf the task's gradient in a global norm, and throw
     thresholds past all weights under SGD. While alpha is at its bound, the memory does not grow. So
     alpha, and the cost reported, follow the scale of the task's loss.
@@ -134,7 +135,8 @@ class TargetDensity:
             grown = jnp.clip(grown, -8.0, 8.0)
             push = jnp.exp(grown) * jax.nn.softplus(self.gain * distance + AT_GOAL)
             push = push * jnp.clip(1.0 + distance / BELOW, 0.0, 1.0) * float(self.density < 1)
-            peak = jnp.maximum(memory[1], norm(pulls))
+            pull = norm(pulls)
+            peak = jnp.where(jnp.isfinite(pull), jnp.maximum(memory[1], pull), memory[1])
             bound = jnp.maximum(1.0, MOVES * peak / norm(map(_pressure, parts.values())))
             grown = jnp.where(push > bound, jnp.minimum(grown, memory[0]), grown)
             push = jnp.minimum(push, bound)

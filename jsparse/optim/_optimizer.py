@@ -222,6 +222,12 @@ def _check_gradients(model: nnx.Module, grads: Any, wrt: Any) -> None:
             "grads must be the gradients of this model, as `grads = nnx.grad(loss)(model)` or "
             f"`value, grads = nnx.value_and_grad(loss)(model)` gives them; got {got}"
         )
+    if missing := sorted(paths - found):
+        raise TypeError(
+            f"grads lack those of {listed(missing, 3)}, which this optimizer trains; take them with"
+            " the filter of the optimizer, nnx.grad(loss, argnums=nnx.DiffState(0, wrt)), or give "
+            "the optimizer the filter of the gradients, Optimizer(model, tx, wrt=filter)"
+        )
 
 
 def _check_stacks(model: nnx.Module, tx: Revise) -> None:

@@ -18,9 +18,9 @@ from flax import nnx
 
 from jsparse._storage.checked_json import check_fields, parse
 from jsparse._storage.described import described
-from jsparse._storage.files import CorruptCheckpoint, write_whole
+from jsparse._storage.files import CorruptCheckpoint, add_line, write_whole
 from jsparse._storage.tree_file import Stored, fill, read, write
-from jsparse._storage.writers import claim
+from jsparse._storage.writers import claim, or_abandoned
 from jsparse._values import check_folder, check_mapping, shown
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -140,7 +140,8 @@ class Folder:
             left = sorted(file.name for file in folder.glob("round_*"))
             if left:
                 raise ValueError(f"{folder} holds {left[0]} but no settings.json; {ANOTHER}")
-            write_whole(path, json.dumps(now, indent=1).encode())
+            with or_abandoned(folder):
+                write_whole(path, json.dumps(now, indent=1).encode())
             return
         try:
             there = parse(path.read_bytes(), f"{path} is damaged")
@@ -208,8 +209,7 @@ class Folder:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append a row; it is there even if the process is killed."""
-        with (Path(self.path) / ROWS).open("ab") as file:
-            file.write(json.dumps(dict(row)).encode() + b"\n")
+        add_line(Path(self.path) / ROWS, json.dumps(dict(row)).encode() + b"\n")
 
     def _path(self, number: int) -> Path:
         return Path(self.path) / f"round_{number:03d}.npz"

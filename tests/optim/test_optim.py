@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,6 +166,21 @@ def test_a_layer_at_its_reset_is_not_pushed() -> None:
     control.apply(model, control.init(model), jnp.array(10), grads)
     assert float(model.fc1.kernel.alpha[...]) == 0.0
     assert float(model.fc2.kernel.alpha[...]) > 0.0
+
+
+@pytest.mark.standard_dtypes
+def test_gradients_that_are_not_finite_leave_no_mark_on_a_control() -> None:
+    """They came back as alphas of NaN, although `apply_if_finite` had kept the weights."""
+    model = sparse_net()
+    control = js.TargetDensity(density=0.1, steps=100, every=1)
+    tx = optax.apply_if_finite(optax.adam(1e-3), 3)
+    optimizer = js.Optimizer(model, tx, controls=(control,))
+    for factor in (1.0, jnp.nan, jnp.inf, 1.0):
+        grads, _ = gradients(model)
+        optimizer.update(model, jax.tree.map(partial(jnp.multiply, factor), grads))
+    for leaf in jax.tree.leaves((nnx.state(model), optimizer.memory)):
+        assert jnp.isfinite(leaf).all()
+    assert optimizer.memory[0, 1] > 0
 
 
 def test_the_goal_starts_at_one_and_ends_at_the_target() -> None:

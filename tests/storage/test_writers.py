@@ -122,14 +122,28 @@ def test_a_full_disk_leaves_nothing_and_one_clear_error(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.stderr == "", done.stderr  # no log of Orbax's threads
     said = json.loads(done.stdout)
-    assert set(said) == {"checkpoints", "rounds", "model", "report", "run"}
+    assert set(said) == {"checkpoints", "rounds", "tried", "settings", "model", "report", "run"}
     for what, (error, lines) in said.items():
         assert "there is no room for " in error and f"/{what}" in error.replace("/.", "/")
         assert lines < 30, what
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    locks = {f"{name}/lock" for name in ("checkpoints", "rounds", "run")}
+    locks = {f"{name}/lock" for name in ("rounds", "run")}
     assert left == {*locks, "rounds/settings.json", "run/settings.json", "run/log.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {"rounds", "run"}  # no empty folders
     assert (tmp_path / "run" / "log.jsonl").read_text().count("\n") == 1
+
+
+def test_an_abandoned_folder_can_be_claimed_again(tmp_path: Path) -> None:
+    owner, folder = Owner(), tmp_path / "a" / "b"
+    claim(folder, owner)
+    (folder / "log").touch()
+    writers.abandon(folder)
+    assert taken(folder)  # it holds something
+    (folder / "log").unlink()
+    writers.abandon(folder)
+    assert not (tmp_path / "a").exists()
+    claim(folder, owner)
+    assert taken(folder)
 
 
 def test_files_that_belong_together_are_all_new_or_all_old(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def main(folder: Path, limit: int) -> None:
     drawn = np.random.default_rng(0).standard_normal(SIZE).astype(np.float32)  # does not compress
     model = nnx.Linear(SIZE // 10, 10, rngs=nnx.Rngs(0))
     model.kernel[...] = jnp.asarray(drawn.reshape(SIZE // 10, 10))
-    held = js.sparsify(model, ("kernel", js.Held()))
+    x, held = jnp.ones((1, SIZE // 10)), js.sparsify(model, ("kernel", js.Held()))
     half = js.sparsify(model, ("kernel", js.Top(density=0.5)))
     keep = js.prune.Folder(folder / "rounds")
     keep.open({})
@@ -36,7 +36,9 @@ def main(folder: Path, limit: int) -> None:
     saves = {
         "checkpoints": lambda: js.Checkpoints(folder / "checkpoints").save(2, {"a": drawn}),
         "rounds": lambda: keep.save(0, held, {"asked": 1.0}),
-        "model": lambda: js.export.save(folder / "model", model, jnp.ones((1, SIZE // 10))),
+        "tried": lambda: keep.add({"kept": list(range(SIZE)), "cost": 1.0}),
+        "settings": lambda: js.prune.Folder(folder / "new", {"a": "x" * SIZE}).open({}),
+        "model": lambda: js.export.save(folder / "of" / "model", model, x),
         "report": lambda: js.report.save(half, folder / "report"),
         "run": lambda: run.log(2, text="x" * SIZE),
     }

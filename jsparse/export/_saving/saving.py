@@ -30,7 +30,7 @@ from jsparse._checks import require
 from jsparse._pure import Pure, by_position, examples, settings
 from jsparse._slots import check_module, walk_modules
 from jsparse._storage import manifest
-from jsparse._storage.files import to_disk, write_whole
+from jsparse._storage.files import making, to_disk, told_if_full, write_whole
 from jsparse._values import check_flag, check_folder, check_is
 from jsparse._versions import versions
 from jsparse.export._packing import compiled
@@ -115,9 +115,7 @@ def save(
     made = program(split, inputs, shapes)
     about = _describe(model, split, made, inputs, record)
     part = folder.with_name(f".{folder.name}.{os.getpid()}-{threading.get_ident()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
+    with making(folder.parent), _unfinished(part):
         write_whole(part / WEIGHTS, _serialised(split.variables))
         write_whole(part / PROGRAM, _bytes(made.exported))
         if about["packed"] and jax.default_backend() == "cpu" and compiled.load():
@@ -133,6 +131,16 @@ def save(
                 _check_new(folder, False)  # another process may have been faster
                 raise
             to_disk(folder.parent)
+
+
+@contextlib.contextmanager
+def _unfinished(part: Path) -> Iterator[None]:
+    """Make a folder to write in; what is left of it at the end is removed."""
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        with told_if_full(part, 0):
+            part.mkdir()
+        yield
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
