@@ -17,6 +17,9 @@ from jax.sharding import PartitionSpec as P
 
 import jsparse as js
 from jsparse._variables import store
+from jsparse.export._shrinking.liveness import Removal
+from jsparse.export._shrinking.tracing import trace
+from jsparse.export._shrinking.verify import faults
 from tests.support.zoo_cases import vectors
 
 pytestmark = pytest.mark.standard_dtypes
@@ -333,3 +336,30 @@ def test_what_shard_map_keeps_is_named(split: bool) -> None:
     assert record.stayed.keys() == {"a/kernel"}
     assert record.stayed["a/kernel"].startswith("3 of 8 dead units stay: `shard_map` at ")
     assert js.groups(Net(), jnp.ones((2, 6)))["a/kernel:1"].held.startswith("`shard_map` at ")
+
+
+def test_a_random_key_that_the_code_holds_is_a_constant() -> None:
+    keys = [jax.random.key(1)]
+
+    class Noisy(nnx.Module):
+        def __init__(self) -> None:
+            self.a = nnx.Linear(6, 8, use_bias=False, rngs=nnx.Rngs(0))
+            self.b = nnx.Linear(8, 3, rngs=nnx.Rngs(1))
+            self.a.kernel[...] = self.a.kernel[...].at[:, 5:].set(0.0)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            y = self.b(self.a(x))
+            return y + jax.random.normal(keys[0], y.shape)
+
+    x = jnp.ones((2, 6))
+    small, record = js.shrink(Noisy(), x)
+    assert small.a.kernel.shape == (6, 5) and not record.stayed
+    np.testing.assert_allclose(small(x), Noisy()(x), atol=1e-6)
+    model = Noisy()
+    full = trace(model, (x,))
+    whole = Removal(full)
+    for node in full.nodes():
+        whole.pin(node)
+    keys[0] = jax.random.key(2)
+    found = faults(full, trace(model, (x,)), whole, {})
+    assert [fault.op and fault.op.name for fault in found] == ["random_bits"]

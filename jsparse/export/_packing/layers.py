@@ -77,7 +77,8 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
     able = [place for place in places if place.path not in left]
     if not made or (shared and not able):
         given = "; ".join(f"{place.path or 'the model'}: {left[place.path]}" for place in places)
-        raise ValueError(f"no layer at {where!r} can be packed: {given or 'no layer there'}")
+        given = given or "no layer there; only layers of Flax NNX are packed, none of Linen"
+        raise ValueError(f"no layer at {where!r} can be packed: {given}")
     if left:
         shown_ones = [f"{path or 'the model'}: {why}" for path, why in list(left.items())[:SHOWN]]
         more = [f"and {len(left) - SHOWN} more"] if len(left) > SHOWN else []

@@ -9,6 +9,7 @@ from flax import nnx
 
 from jsparse._bridge import attributes, is_own, set_attributes
 from jsparse._slots import walk_modules
+from jsparse.export._shrinking.cut import Cut
 
 NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm)
 NORMS += (getattr(nnx, "InstanceNorm", nnx.BatchNorm),)  # in newer versions of flax
@@ -22,11 +23,14 @@ def stock(module: nnx.Module) -> Mapping[str, Any]:
     return {}
 
 
-def mend_in_place(model: nnx.Module, groups: Mapping[str, int], mend: Mend) -> Attributes:
+def mend_in_place(
+    model: nnx.Module, cuts: Mapping[str, Cut], groups: Mapping[str, int], mend: Mend
+) -> Attributes:
     """Set attributes to the sizes of the parameters, of stock layers first; return the changes.
 
     Args:
-      model: changed.
+      model: changed; its variables are cut.
+      cuts: of the variables, by path.
       groups: of grouped convolutions, how many, by path of the kernel.
       mend: for all modules, inner ones first.
 
@@ -36,8 +40,12 @@ def mend_in_place(model: nnx.Module, groups: Mapping[str, int], mend: Mend) -> A
     changed: Attributes = {}
     modules = list(walk_modules(model))[::-1]  # inner modules first
     for path, module in modules:
-        kernel = f"{path}/kernel" if path else "kernel"
-        for name, value in sizes(module, groups.get(kernel, 1)).items():
+        inside = f"{path}/" if path else ""
+        found = sizes(module, groups.get(f"{inside}kernel", 1))
+        if isinstance(module, nnx.GroupNorm):
+            own = (cuts.get(f"{inside}{name}") for name in ("scale", "bias"))
+            found = next((_group_norm(module, cut) for cut in own if cut), found)
+        for name, value in found.items():
             if getattr(module, name, value) != value:
                 setattr(module, name, value)
                 changed.setdefault(path, {})[name] = value
@@ -162,7 +170,8 @@ def sizes(module: nnx.Module, groups: int) -> dict[str, Any]:
             return {"num_embeddings": rows, "features": features}
         case nnx.GroupNorm():
             features = _features(module)
-            return {"num_groups": features // module.group_size} if features else {}
+            size = module.group_size
+            return {"num_groups": features // size, "group_size": size} if features else {}
         case norm if isinstance(norm, NORMS):
             features = _features(module)
             return {"num_features": features} if features else {}
@@ -186,6 +195,13 @@ def _features(norm: Any) -> int:
         if isinstance(variable, nnx.Variable) and len(variable.shape) > 0:
             return variable.shape[-1]
     return 0
+
+
+def _group_norm(module: nnx.GroupNorm, cut: Cut) -> dict[str, Any]:
+    """Fewer groups, smaller ones, or both: the positions that are kept say which."""
+    kept = cut.keep.get(len(cut.shape) - 1, range(cut.shape[-1]))
+    groups = len({position // module.group_size for position in kept})
+    return {"num_groups": groups, "group_size": len(kept) // groups}
 
 
 def _einsum(module: nnx.Einsum) -> dict[str, Any]:

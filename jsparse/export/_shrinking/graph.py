@@ -22,12 +22,14 @@ class Node:
       dtype: of its elements.
       path: of the variable of the model that it is, or empty.
       value: its elements where they are the same at each call: of a parameter, a constant.
+      key: the data of random keys that are the same at each call.
     """
 
     shape: tuple[int, ...]
     dtype: Any
     path: str = ""
     value: np.ndarray | None = None
+    key: bytes = b""
 
 
 @dataclasses.dataclass(eq=False)

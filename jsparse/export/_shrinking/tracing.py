@@ -179,7 +179,8 @@ def _node(var: Any) -> Node:
 
 def _constant(value: Any, aval: Any) -> Node:
     if jnp.issubdtype(aval.dtype, jax.dtypes.extended):
-        return Node(value.shape, aval.dtype)  # random keys
+        data = np.asarray(jax.random.key_data(value))
+        return Node(value.shape, aval.dtype, key=data.tobytes())
     value = np.asarray(value, aval.dtype)
     return Node(value.shape, value.dtype, value=value)
 

@@ -134,6 +134,8 @@ def _factor(x: Node, y: Node) -> float:
 
 def _apart(a: Node, b: Node, pairs: dict[Node, Node], removal: Removal) -> bool:
     """Whether the new node is not the old one after the cut."""
+    if a.key:
+        return a.key != b.key
     if a in pairs or a.value is None:
         return pairs.get(a) is not b
     if b.value is None or b.path:
