@@ -88,6 +88,22 @@ def test_what_is_not_finite_stays_where_it_is_read():
         assert not np.isfinite(y[reached]).any() and np.isfinite(y[~reached]).all()
 
 
+@needs_compiler
+def test_gradients_of_weights_are_finite_where_they_read_nothing_else():
+    """Zeros that a kernel puts between rows, times inf, made NaN of them."""
+    layer = csr()(conv(6, 9, (3, 3), use_bias=False))
+    graph, weights, rest = nnx.split(layer, nnx.Param, ...)
+    run = jax.jit(lambda weights, x: nnx.merge(graph, weights, rest)(x).sum())
+    for batch, at in ((2, (0, 0, 0, 0)), (2, (1, 8, 7, 5)), (17, (3, 4, 0, 2))):
+        x = draw(batch, 9, 8, 6)
+        x[at] = np.inf
+        grads = jax.grad(run)(weights, jnp.asarray(x))
+        reads = jax.grad(run)(weights, jnp.asarray(np.isinf(x), jnp.float32))
+        for got, read in zip(jax.tree.leaves(grads), jax.tree.leaves(reads), strict=True):
+            np.testing.assert_array_equal(np.isposinf(got), read > 0)
+            assert not np.isnan(got).any() and 0 < (read > 0).sum() < read.size
+
+
 def conv_of_ones(layer: CsrConv) -> nnx.Conv:
     dense = unpack(layer)
     dense.kernel[...] = jnp.asarray(dense.kernel[...] != 0, jnp.float32)

@@ -270,6 +270,32 @@ void conv_gradient(const Kernels& k, ffi::ThreadPool pool, const Grid& g, const 
   });
 }
 
+// dw anew, term by term, where its sum is no number: the grid has zeros of dy between rows, and zero
+// times what is not finite is none.
+void conv_gradient_alone(const Csr& m, const Window& w, const int64_t* in, const int64_t* out,
+                         bool batch_last, const float* x, const float* dy, float* dw) {
+  auto at = [&](const int64_t* size, int64_t n, int64_t i, int64_t j, int64_t plane) {
+    const int64_t cell = i * size[2] + j, cells = size[1] * size[2];
+    return batch_last ? (plane * cells + cell) * size[0] + n : (n * size[3] + plane) * cells + cell;
+  };
+  for (int64_t row = 0; row < m.groups * m.outputs; ++row)
+    for (int64_t k = m.starts[row]; k < m.starts[row + 1]; ++k) {
+      if (!std::isnan(dw[k])) continue;
+      const int64_t read = row / m.outputs * m.width + m.indices[k];
+      const int64_t tap = read % w.taps(), output = row % m.outputs;
+      double sum = 0;
+      for (int64_t n = 0; n < in[0]; ++n)
+        for (int64_t i = 0; i < out[1]; ++i)
+          for (int64_t j = 0; j < out[2] && !std::isnan(sum); ++j) {
+            const int64_t a = i * w.stride[0] + w.at(0, tap) - w.pad[0];
+            const int64_t b = j * w.stride[1] + w.at(1, tap) - w.pad[1];
+            if (a < 0 || a >= in[1] || b < 0 || b >= in[2]) continue;
+            sum += double{x[at(in, n, a, b, read / w.taps())]} * dy[at(out, n, i, j, output)];
+          }
+      dw[k] = static_cast<float>(sum);
+    }
+}
+
 Problem forward_problem(const Window& w, const int64_t* x, const int64_t* y, bool batch_last) {
   return {{x[3], {x[1], x[2]}, {w.stride[0], w.stride[1]}, {w.pad[0], w.pad[1]}},
           {y[3], {y[1], y[2]}, {1, 1}, {0, 0}},
@@ -442,5 +468,7 @@ ffi::Error conv_weights(ffi::ThreadPool pool, ffi::Buffer<ffi::U16> indices,
   const Taps taps = {nullptr, m.indices, m.starts, table.data(), m.outputs, m.groups,
                      width * w.phases() * g.plane};
   conv_gradient(k, pool, g, taps, x.typed_data(), dy.typed_data(), dw->typed_data());
+  conv_gradient_alone(m, w, x.dimensions().begin(), dy.dimensions().begin(), batch_last,
+                      x.typed_data(), dy.typed_data(), dw->typed_data());
   return ffi::Error::Success();
 }
