@@ -247,10 +247,10 @@ def _checked(name: str, value: Any) -> float:
         raise ValueError(f"{name} must return one number; got {shown(value)}{uncalled(value)}")
     number = float(array)
     if not math.isfinite(number):
-        raise ValueError(
-            f"{name} must return a finite number; got {number}: return the worst possible number "
-            "for a model that fails, such as the loss clipped at 10"
-        )
+        advice = "the worst possible number for a model that fails, such as the loss clipped at 10"
+        if name == "cost":
+            advice = "a number above the budget for a model that cannot be measured"
+        raise ValueError(f"{name} must return a finite number; got {number}: return {advice}")
     if name == "cost" and number < 0:
         raise ValueError(f"cost must return a number of 0 or more; got {number}")
     return number
