@@ -74,6 +74,7 @@ def _one_hot(labels: np.ndarray) -> np.ndarray:
     missing = [n for n in range(len(there)) if n not in there]
     if there[0] < 0 or missing or len(there) < 2:
         lacks = f"no row of class {listed(missing)}" if missing else f"classes {listed(there)}"
+        lacks = f"the label {there[0]}" if there[0] < 0 else lacks
         raise ValueError(
             "targets must be labels 0, 1, ... of two classes or more, each with a row; got "
             f"{shown(labels)} with {lacks}; np.unique(targets, return_inverse=True)[1] numbers the "

@@ -168,7 +168,7 @@ def transfer(
     Raises:
       TypeError: models are not modules by name, or features is not a function.
       ValueError: there are no models, `features` fails, or `logme` refuses what it returns; the
-        message names the model.
+        message names the model. Any other error that `features` raises gets a note that does.
 
     Example:
       >>> import jax
@@ -189,8 +189,12 @@ def transfer(
     rows = {}
     for name, model in models.items():
         check_module(model, f"models[{name!r}]")
-        with calling(f"features of model {name!r}", inputs):
-            made = np.asarray(features(evaluated(model), inputs))
+        try:
+            with calling(f"features of model {name!r}", inputs):
+                made = np.asarray(features(evaluated(model), inputs))
+        except Exception as error:
+            error.add_note(f"raised by features of model {name!r}")
+            raise
         try:
             score = logme(made, targets).score
         except (TypeError, ValueError) as error:

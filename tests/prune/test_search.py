@@ -111,6 +111,17 @@ def test_calling_in_python_gives_what_tracing_gives() -> None:
     assert found.score == found.tried.score[found.tried.cost <= 120].max()
 
 
+def test_what_was_dropped_before_the_search_stays_dropped() -> None:
+    mask = (jax.random.uniform(KEY, (32, 16)) < 0.5).astype(jnp.float32)
+    start = js.hold(DENSE, {"fc1/kernel": mask})
+    given = {"method": METHODS["random"], "unit": js.Block((2, 2)), "evaluations": 16, "key": KEY}
+    found = prune.search(start, score, costs.parameters, 120, **given)
+    assert (js.masks(found.model)["fc1/kernel"] <= mask).all()
+    assert found.cost == int(costs.parameters(found.model)) <= 120
+    assert found.score == pytest.approx(float(score(found.model)), abs=1e-6)
+    assert found.tried.cost[0] == int(costs.parameters(start))
+
+
 def test_a_search_that_was_killed_evaluates_nothing_twice(tmp_path: Path) -> None:
     whole, calls = run(traced=False, evaluations=16), []
 
@@ -162,6 +173,7 @@ def broken() -> None:
 FAULTS: dict[str, tuple[dict[str, Any], int, str]] = {
     "NaN": ({"score": failing(9, lambda: jnp.nan), "traced": False}, 9,
             r"score must return a finite number; got nan: return the worst"),
+    "cost is NaN": ({"cost": lambda m: jnp.nan}, 0, "got nan: return a number above the budget"),
     "raises": ({"score": failing(9, broken), "traced": False}, 9,
                r"score raised OSError: the simulator is gone"),
     "a vector": ({"score": lambda model: model(X)}, 0, r"score raised TypeError: it must return "

@@ -174,5 +174,8 @@ def test_what_goes_wrong_names_the_model() -> None:
         transfer({"a": Net()}, lambda model, x: model.features(x) * jnp.nan, x, y)
     with pytest.raises(TypeError, match="features of model 'a' must be"):
         transfer({"a": Net()}, lambda model, x: model.features(x[:, :2]), x, y)
+    with pytest.raises(ZeroDivisionError) as raised:
+        transfer({"a": Net()}, lambda model, x: x / (1 // 0), x, y)
+    assert raised.value.__notes__ == ["raised by features of model 'a'"]
     with pytest.raises(ValueError, match="without class 1: renumber"):
         logme(x, [0, 2, 0, 2])

@@ -5,6 +5,7 @@ are multiplied and no shapes change. `recover` cannot change the candidate's mas
 """
 
 import contextlib
+import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -83,11 +84,14 @@ class Compiled:
         self.layers, self.key = layers, key
         build, self.variables, _ = taken_apart(model)
         at = _mask_paths(model, self.variables)
-        held = {path: self.variables[at[path]] for path in layers.places}
+        masks = {path: self.variables[at[path]] for path in layers.places}
+        some_dropped = {path: mask for path, mask in masks.items() if not np.asarray(mask).all()}
 
         def masked(variables: Any, ranks: Any, counts: Array) -> dict[str, Any]:
             kept = layers.masks(ranks, counts)
-            new = {at[p]: jnp.where(kept[p], held_now, 0) for p, held_now in ranks["held"].items()}
+            new = {at[path]: one.astype(masks[path].dtype) for path, one in kept.items()}
+            for path, mask in ranks["masks"].items():
+                new[at[path]] *= mask
             return variables | new
 
         def judged(
@@ -108,7 +112,7 @@ class Compiled:
                 return _variables(after, variables)
 
         self._build, self._masked = build, masked
-        self._ranks = {**layers.ranks, "held": held}
+        self._ranks = {**layers.ranks, "masks": some_dropped}
         self._cost, self._score = jax.jit(priced), jax.jit(partial(judged, "score", asked.score))
         self._recovers, self._recover = asked.recover is not unchanged, jax.jit(recovered)
 
@@ -117,7 +121,7 @@ class Compiled:
             some = counts[n : n + TOGETHER]
             padded = np.pad(some, ((0, TOGETHER - len(some)), (0, 0)))
             found = self._cost(self.variables, self._ranks, padded, np.int32(len(some)))
-            for one in np.asarray(found)[: len(some)]:
+            for one in np.asarray(found)[: len(some)].tolist():
                 yield _checked("cost", one)
 
     def scores(self, counts: np.ndarray, times: int) -> Iterator[float]:
@@ -242,11 +246,11 @@ def _checked(name: str, value: Any) -> float:
     if not is_number(array):
         raise ValueError(f"{name} must return one number; got {shown(value)}{uncalled(value)}")
     number = float(array)
-    if not np.isfinite(number):
-        raise ValueError(
-            f"{name} must return a finite number; got {number}: return the worst possible number "
-            "for a model that fails, such as the loss clipped at 10"
-        )
+    if not math.isfinite(number):
+        advice = "the worst possible number for a model that fails, such as the loss clipped at 10"
+        if name == "cost":
+            advice = "a number above the budget for a model that cannot be measured"
+        raise ValueError(f"{name} must return a finite number; got {number}: return {advice}")
     if name == "cost" and number < 0:
         raise ValueError(f"cost must return a number of 0 or more; got {number}")
     return number
