@@ -7,6 +7,7 @@ import base64
 import math
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,6 +133,14 @@ def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html")
 
 def write_page(path: Path, content: dict[str, Any]) -> Path:
     """Fill in the template, which escapes all texts."""
+    text = _template().render(content, most_layers=MOST_LAYERS, most_masks=MOST_MASKS)
+    write_whole(path, text.encode(errors="replace"))  # half a character, as a file's name may have
+    return path
+
+
+@cache
+def _template() -> Any:
+    """Jinja2's template, read once."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -142,10 +151,7 @@ def write_page(path: Path, content: dict[str, Any]) -> Path:
     )
     filters = (_units.times, _units.percent, _units.bytes_of, _units.count_of, _units.seconds_of)
     environment.filters.update({one.__name__: one for one in filters})
-    template = environment.get_template("_page.html.j2")
-    text = template.render(content, most_layers=MOST_LAYERS, most_masks=MOST_MASKS)
-    write_whole(path, text.encode(errors="replace"))  # half a character, as a file's name may have
-    return path
+    return environment.get_template("_page.html.j2")
 
 
 class Kind(NamedTuple):

@@ -24,6 +24,7 @@ from experiments import common, dst_imagenet
 from experiments.common.data.stream import Stream
 from experiments.common.parallel import likelier
 from tests.support.imagenet_files import THREADS, put_converted, put_folder
+from tests.support.processes import quick_flags
 
 ROOT = Path(__file__).parents[2]
 
@@ -203,7 +204,7 @@ def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    env = {**os.environ, "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo", "XLA_FLAGS": ""}
+    env = {**os.environ, "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo", "XLA_FLAGS": quick_flags()}
     command = [sys.executable, "-m", "experiments.dst_imagenet", *options.split(), "--out"]
     alone = [*command, str(tmp_path / "alone")]
     part = f"{tmp_path / 'two'} --coordinator localhost:{port} --processes 2 --process"

@@ -1,8 +1,6 @@
 """Killed runs resume as if nothing had happened, with one process or several."""
 
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 from flax import nnx
 
 import jsparse as js
-from tests.support.processes import ROOT, run
+from tests.support.processes import run, started
 from tests.support.sharded import LAYOUTS, Net, data, start
 from tests.support.shared_folder import sums
 
@@ -24,32 +22,23 @@ KILLS, STEPS = 20, 24
 
 def run_until(folder: Path, cache: Path, stop: str, times: int, wait: float) -> list[str]:
     """The lines printed by a run that is killed `wait` seconds after `times` lines of `stop`."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.resumable", str(folder), str(STEPS)],
-        cwd=ROOT,
-        env=os.environ
-        | {
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        },
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout
+    settings = {
+        "jax_compilation_cache_dir": str(cache),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    arguments = ("tests.support.resumable", str(folder), str(STEPS))
+    with started(*arguments, flags=os.environ["XLA_FLAGS"], **settings) as run:
         lines = []
-        try:
-            for line in process.stdout:
-                lines.append(line.strip())
-                times -= line.startswith(stop)
-                if times == 0:
-                    time.sleep(wait)
-                    process.kill()
-                    break
-            lines += process.stdout.read().split("\n")[:-1]
-        finally:
-            process.kill()
-    assert process.returncode in (0, -9), lines
+        for line in run.out:
+            lines.append(line.strip())
+            times -= line.startswith(stop)
+            if times == 0:
+                time.sleep(wait)
+                run.process.kill()
+                break
+        lines += run.out.read().split("\n")[:-1]
+        run.process.join()
+        assert run.process.exitcode in (0, -9), run.errors.read_text()[-3000:]
     return lines
 
 

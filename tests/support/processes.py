@@ -7,40 +7,87 @@ losses, and the masks as lists of 0 and 1.
 """
 
 import json
+import multiprocessing
 import os
+import runpy
 import socket
-import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any, NamedTuple, TextIO
 
 import jax
 
 ROOT = Path(__file__).parents[2]
 
+# Processes are forked from one that has imported JAX and Flax, which takes two seconds of
+# processor time, and has started no backend.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["jsparse", "orbax.checkpoint"])
+
+
+def _become(
+    module: str, arguments: tuple[str, ...], flags: str, config: dict, out: Connection, errors: str
+) -> None:
+    os.dup2(out.fileno(), sys.stdout.fileno())
+    os.dup2(os.open(errors, os.O_WRONLY), sys.stderr.fileno())
+    os.environ["XLA_FLAGS"] = flags
+    for name, value in config.items():
+        jax.config.update(name, value)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__")
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+
+
+class Started(NamedTuple):
+    """A process, what it prints, and the file of its errors."""
+
+    process: BaseProcess
+    out: TextIO
+    errors: Path
+
+
+@contextmanager
+def started(module: str, *arguments: str, flags: str, **config: Any) -> Iterator[Started]:
+    """`python -m MODULE ARGUMENTS` under XLA's flags and JAX's settings; killed at the end."""
+    with tempfile.NamedTemporaryFile() as errors:
+        reads, writes = _FORKS.Pipe(duplex=False)
+        given = (module, arguments, flags, config, writes, errors.name)
+        process = _FORKS.Process(target=_become, args=given)
+        process.start()
+        writes.close()
+        with reads, open(reads.fileno(), encoding="utf-8", closefd=False) as out:
+            try:
+                yield Started(process, out, Path(errors.name))
+            finally:
+                process.kill()
+                process.join()
+
+
+def quick_flags() -> str:
+    """XLA's flags as the tests have them, without their eight devices."""
+    flags = os.environ["XLA_FLAGS"].split()
+    return " ".join(flag for flag in flags if "device_count" not in flag)
+
 
 def run(module: str, *arguments: str, count: int) -> list[dict]:
     """What each process of a module printed; it is given a port, the count and its index, too."""
-    own = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
-    command = [sys.executable, "-m", module, *arguments, str(free_port()), str(count)]
-    started = [
-        subprocess.Popen(
-            [*command, str(index)],
-            cwd=ROOT,
-            env=own | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(count)
-    ]
-    try:
-        printed = [process.communicate(timeout=600) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    for process, (_, errors) in zip(started, printed, strict=True):
-        assert process.returncode == 0, errors[-3000:]
-    return [json.loads(out.splitlines()[-1]) for out, _ in printed]
+    common = (module, *arguments, str(free_port()), str(count))
+    found = []
+    with ExitStack() as stack:
+        many = [
+            stack.enter_context(started(*common, str(n), flags=quick_flags())) for n in range(count)
+        ]
+        for one in many:
+            one.process.join(timeout=600)
+            assert one.process.exitcode == 0, one.errors.read_text()[-3000:]
+            found.append(json.loads(one.out.read().splitlines()[-1]))
+    return found
 
 
 def free_port() -> int:
