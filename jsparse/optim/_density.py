@@ -58,7 +58,9 @@ class TargetDensity:
 
     Only layers whose thresholds are trained are steered and counted, so a frozen layer does not
     change the goal of the others. In runs up to 1,000 steps, `Optimizer` warns if its steps are too
-    short for thresholds to get there.
+    short for thresholds to get there. It cannot know whether weights keep ahead of thresholds, as
+    they may where steps stay long while gradients shrink (Lion, signs, a short memory of squared
+    gradients): give thresholds a higher rate there, `route(model, tx, optax.adam(1e-2))`.
 
     Args:
       density: fraction of the weights under `Threshold` rules to keep at the end, in (0, 1]: of

@@ -151,7 +151,8 @@ class Optimizer(nnx.Optimizer):
         self.due = costs_due(model, self.trained)
         for control in controls:
             if isinstance(control, TargetDensity):
-                ways = travel(inner, params, found.plain, control.steps) if found.plain else {}
+                moving = self.trained - found.decayed
+                ways = travel(inner, params, moving, control.steps) if moving else {}
                 warn_of_reach(model, ways, control.density, control.steps)
 
     def update(self, model: nnx.Module, grads: Any, /, **kwargs: Any) -> Any:

@@ -39,13 +39,11 @@ class Study:
       spared: decayed, but not if the transform is shown 0 in their place.
       decayed: decayed, and nothing can be done about it from outside.
       frozen: never moved.
-      plain: moved by gradients alone, apart from decay that is removed.
     """
 
     spared: frozenset[str] = frozenset()
     decayed: frozenset[str] = frozenset()
     frozen: frozenset[str] = frozenset()
-    plain: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,19 +90,20 @@ def study(tx: optax.GradientTransformation, params: Any, learned: frozenset[str]
 def travel(
     tx: optax.GradientTransformation, params: Any, learned: frozenset[str], steps: int
 ) -> dict[str, float]:
-    """How far a parameter can move in these steps, by path, where gradients do not decide that.
+    """How far a parameter moves from 0 in these steps, by path, where gradients do not decide that.
 
-    Under Adam and similar optimizers a step is the learning rate, however large the gradient.
+    Under Adam and similar optimizers a step is the learning rate, however large the gradient; under
+    Adafactor it is a fraction of the parameter, and tiny where that is 0.
     Transforms whose steps grow with the gradient are left out, and so are runs above `LONG` steps.
     """
     try:
         trial = _Trial(tx, params, learned, {})
         first = trial.moves((1e-2, VALUE, 0), (1.0, VALUE, 0), (1e2, VALUE, 0))
-        walked = trial.walk(steps, 1.0, VALUE) if steps <= LONG else {}
+        walked = trial.path(steps) if steps <= LONG else {}
     except Exception:  # any code of others may run here
         return {}
     alike = lambda path: np.allclose(first[path], first[path][1], 0.1, 0)
-    ways = {path: float(np.abs(moves).sum()) for path, moves in walked.items()}
+    ways = {path: float(np.abs(values).max()) for path, values in walked.items()}
     return {path: way for path, way in ways.items() if way > 0 and alike(path)}
 
 
@@ -112,7 +111,7 @@ def _study(trial: "_Trial") -> Study:
     moved, sized = trial.depends()
     frozen = trial.learned - moved
     if not sized - frozen:
-        return Study(frozen=frozen, plain=trial.learned - frozen)
+        return Study(frozen=frozen)
     given = [(g, v) for g in (0.0, 1.0) for v in (VALUE, 0.0)]
     moves = trial.moves(*((g, v, n) for g, v in given for n in COUNTS))
     found = _sorted({path: moves[path].reshape(4, -1) for path in moves.keys() - frozen})
@@ -120,8 +119,7 @@ def _study(trial: "_Trial") -> Study:
         walks = [trial.walk(FEW, *case) for case in given]
         later = _sorted({path: np.stack([walk[path] for walk in walks]) for path in unseen})
         found = {name: paths | later[name] for name, paths in found.items()}
-    plain = (trial.learned - frozen - sized) | found["spared"]
-    return Study(**found, frozen=frozen, plain=plain)
+    return Study(**found, frozen=frozen)
 
 
 def _sorted(moves: dict[str, np.ndarray]) -> dict[str, frozenset[str]]:
@@ -196,9 +194,28 @@ class _Trial:
 
         with jax.ensure_compile_time_eval():
             start = self.tx.init(self._filled(VALUE))
-        program = jax.jit(lambda state: lax.scan(step, state, None, length=steps))
-        _, moves = program.lower(start).compile()(start)  # at once, whatever is traced around it
-        return {path: np.asarray(m, np.float32) for path, m in moves.items()}
+        return self._run(step, start, steps)
+
+    def path(self, steps: int) -> dict[str, np.ndarray]:
+        """Each learned parameter after each step with gradients of 1, from 0 on: [steps]."""
+
+        def step(now: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], dict[str, Array]]:
+            state, seen = now
+            given = jax.tree.map(jnp.ones_like, seen)
+            updates, state = self.tx.update(given, state, seen, **self._extras())
+            seen = optax.apply_updates(seen, updates)
+            return (state, seen), {path: a.ravel()[0] for path, a in self._named(seen).items()}
+
+        with jax.ensure_compile_time_eval():
+            seen = self._filled(VALUE, 0.0)
+            start = self.tx.init(seen), seen
+        return self._run(step, start, steps)
+
+    def _run(self, step: Callable, start: Any, steps: int) -> dict[str, np.ndarray]:
+        """What some steps return, by path: [steps]."""
+        program = jax.jit(lambda now: lax.scan(step, now, None, length=steps))
+        _, found = program.lower(start).compile()(start)  # at once, whatever is traced around it
+        return {path: np.asarray(values, np.float32) for path, values in found.items()}
 
     def _update(self, gradient: Any, value: Any, state: Any) -> tuple[dict[str, Array], Any]:
         seen = self._filled(VALUE, value)

@@ -150,6 +150,14 @@ def test_a_target_out_of_reach_is_announced_with_numbers(steps: int, says: bool)
     assert not says or "in 50 steps this optimizer moves a threshold by 0.1 at most" in messages[0]
 
 
+@pytest.mark.parametrize("tx", [optax.adafactor(1e-2), optax.lamb(1e-2)], ids=["factor", "lamb"])
+def test_steps_that_grow_with_a_threshold_are_followed_from_0(tx) -> None:
+    """They reached 0.88 where 0.1 was asked, and nothing was said."""
+    control = js.TargetDensity(density=0.1, steps=300)
+    with pytest.warns(UserWarning, match=r"in 300 steps .* a threshold by 0\.[01]\d+ at most"):
+        js.Optimizer(net(), tx, controls=(control,))
+
+
 @takes_masked
 def test_what_a_transform_freezes_is_not_steered() -> None:
     model = nnx.Sequential(*(nnx.Linear(4, 4, rngs=nnx.Rngs(n)) for n in range(2)))
