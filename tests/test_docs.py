@@ -223,22 +223,20 @@ def test_pages_fit_the_screen_and_ask_for_nothing(site: Path) -> None:
     pages = [p for p in site.rglob("*.html") if p.parent.name in ("html", "api", "notebooks")]
     with playwright.sync_playwright() as started:
         browser = chromium(started)
-        shown = browser.new_page()
-        asked: list[str] = []
-        shown.on("request", lambda request: asked.append(request.url))
-        for page in pages:
-            shown.set_viewport_size({"width": 390, "height": 800})
-            shown.goto(page.as_uri())
-            for width in (390, 1200):
-                shown.set_viewport_size({"width": width, "height": 800})
+        for width in (390, 1200):
+            shown = browser.new_page(viewport={"width": width, "height": 800})
+            asked: list[str] = []
+            shown.on("request", lambda request, asked=asked: asked.append(request.url))
+            for page in pages:
+                shown.goto(page.as_uri())
                 found = shown.evaluate(MEASURE)
                 assert found["wide"] <= found["screen"] == width, page.name
                 assert all(found["equations"]), page.name
                 assert (
                     page.name != "rules.html" or len(found["equations"]) > 10 or "api" in page.parts
                 )
-        badge = "https://colab.research.google.com/assets/colab-badge.svg"
-        assert {url for url in asked if not url.startswith(("data:", "file:"))} <= {badge}
+            badge = "https://colab.research.google.com/assets/colab-badge.svg"
+            assert {url for url in asked if not url.startswith(("data:", "file:"))} <= {badge}
         browser.close()
 
 
