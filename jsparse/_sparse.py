@@ -13,7 +13,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from jsparse._sharding import Grown, follow, followed, padded, shards, where_is
 from jsparse._values import check_is, check_key, shown
-from jsparse._variables import Learned, Mask, Setting, Unseen, check_together, write
+from jsparse._variables import Learned, Mask, Setting, Unseen, check_entry, check_together, write
 from jsparse.rules._rule import (
     Rule,
     State,
@@ -139,9 +139,11 @@ class Sparse(nnx.Module):
     def _stack(self) -> int:
         return self.weight.ndim - self.layer_ndim
 
-    # The interface of a Param. It reads the masked weight and writes the dense one; the rest
-    # (metadata, raw values, hooks) is that of `weight`, by `__getattr__`.
+    def __setattr__(self, name: str, value: Any) -> None:
+        check_entry(name, value, ("weight", *vars(self).get("state_names", (name,))))
+        super().__setattr__(name, value)
 
+    # The interface of a Param: it reads the masked weight and writes the dense one.
     @property
     def value(self) -> Array:
         """The masked weight; assigning sets the dense weight."""

@@ -53,6 +53,25 @@ def check_together(name: str, part: Any, weight: Any) -> None:
         )
 
 
+def check_entry(name: str, value: Any, own: tuple[str, ...]) -> None:
+    """Refuse a variable that a sparse weight has no place for: `nnx.update` sets it silently.
+
+    Args:
+      name: of the attribute.
+      value: to set.
+      own: names of the weight's variables.
+
+    Raises:
+      ValueError: it is a variable of another name.
+    """
+    if isinstance(value, nnx.Variable) and name not in own:
+        raise ValueError(
+            f"this sparse weight has {', '.join(own)} and no {name}, which is in the state of "
+            "another rule; load a state into a model with the rule that it was saved with, then "
+            "give the model the new one: sparsify(model, ...)"
+        )
+
+
 class Unseen:
     """The attribute that qwix sets on each module of a model it converts: a weight refuses it."""
 

@@ -359,6 +359,15 @@ def test_what_is_not_the_gradients_of_the_model_is_refused(name: str) -> None:
         optimizer.update(model, WRONG[name](loss, model))
 
 
+def test_the_state_of_another_rule_is_refused() -> None:
+    """Its mask was loaded beside the threshold, and ignored."""
+    dense = nnx.Linear(6, 4, rngs=nnx.Rngs(0))
+    held, learned = (js.sparsify(dense, ("kernel", rule)) for rule in (js.Held(), js.Threshold()))
+    with pytest.raises(ValueError, match=r"has weight, .* and no mask, .* another"):
+        nnx.update(learned, nnx.state(held))
+    nnx.update(held, nnx.state(js.sparsify(dense, ("kernel", js.Held()))))
+
+
 def test_gradients_of_fewer_variables_than_are_trained_are_refused() -> None:
     model = js.sparsify(nnx.Linear(6, 4, rngs=nnx.Rngs(0)), ("kernel", js.Threshold()))
     optimizer = js.Optimizer(model, optax.sgd(0.1))

@@ -70,8 +70,8 @@ def note_gone_in_place(pairs: Pairs) -> None:
 
 def store_in_place(part: Sparse, name: str, value: Array) -> None:
     """Store an entry of the state, which may be one that the rule did not start with."""
-    setattr(part, name, Setting(value))
     part.state_names = tuple(dict.fromkeys((*part.state_names, name)))
+    setattr(part, name, Setting(value))
 
 
 def renumber_in_place(pairs: Pairs, stays: Mapping[str, np.ndarray]) -> None:
