@@ -7,6 +7,7 @@ the same on 1 and on 8 devices.
 Scores are compared by their *order*: a uint32 for each float32, which sorts the same way.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from numbers import Real
@@ -180,7 +181,8 @@ def reaching(
 
     over, under = ((n + zero).astype(jnp.float32) for n in (np.uint32(size) - keep, keep))
     begin = (zero, highest, over, under, zero != 0, jnp.uint32(0))
-    low, _, over, *_ = lax.while_loop(lambda now: jnp.any(searching(*now)), closer, begin)
+    unfinished = lambda now: jnp.any(searching(*now)) if zero.ndim else searching(*now)
+    low, _, over, *_ = lax.while_loop(unfinished, closer, begin)
     return low, over == 0
 
 
@@ -252,9 +254,10 @@ def ordered(score: Array) -> Array:
     """
     bits = lax.bitcast_convert_type(score.astype(jnp.float32), jnp.uint32)
     size, sign = bits << 1, jnp.uint32(1 << 31)
-    bits = jnp.where(size == 0, jnp.zeros_like(bits), bits)  # -0 ties with +0
+    none = jnp.zeros_like(bits)
+    bits = lax.select(size == none, none, bits)  # -0 ties with +0
     nan = size > jnp.uint32(0xFF000000)
-    return jnp.where(nan, jnp.uint32(0), jnp.where(bits >= sign, ~bits, bits | sign))
+    return lax.select(nan, none, lax.select(bits >= sign, ~bits, bits | sign))
 
 
 def score_of(order: Array) -> Array:
@@ -266,7 +269,14 @@ def score_of(order: Array) -> Array:
 def reversed_index(shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
     """uint32 index along the competing axes, counting down from their size to 1."""
     size = np.uint32(math.prod(shape[a] for a in axes))
-    return jnp.broadcast_to(size - sum(_places(shape, axes), jnp.zeros((), jnp.uint32)), shape)
+    return size - index_along(shape, axes)
+
+
+def index_along(shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
+    """uint32 index along the competing axes, counting up from 0: [shape]."""
+    if not axes:
+        return jnp.zeros(shape, jnp.uint32)
+    return jnp.broadcast_to(functools.reduce(jnp.add, _places(shape, axes)), shape)
 
 
 def later(shape: tuple[int, ...], axes: tuple[int, ...], first: Array) -> Array:
@@ -290,5 +300,6 @@ def _places(shape: tuple[int, ...], axes: tuple[int, ...]) -> list[Array]:
     for axis in axes:
         stride //= max(1, shape[axis])
         alone = [n if a == axis else 1 for a, n in enumerate(shape)]
-        places.append(lax.broadcasted_iota(jnp.uint32, alone, axis) * np.uint32(stride))
+        place = lax.broadcasted_iota(jnp.uint32, alone, axis)
+        places.append(place if stride == 1 else place * np.uint32(stride))
     return places

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from jsparse._counting import reversed_index
+from jsparse._counting import index_along
 
 PARITY = np.uint32(0x1BD11BDA)
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -96,7 +96,7 @@ def uniform(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     if jnp.dtype(dtype) != jnp.float32 or size >= 2**32:
         return jax.random.uniform(key, shape, dtype)
     one, two = jax.random.key_data(key)
-    index = np.uint32(size) - reversed_index(shape, tuple(range(len(shape))))
+    index = index_along(shape, tuple(range(len(shape))))
     high, low = _threefry(one, two, jnp.zeros_like(index), index)
     mantissa = (high ^ low) >> 9
     from_1_to_2 = lax.bitcast_convert_type(mantissa | np.uint32(0x3F800000), jnp.float32)

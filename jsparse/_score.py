@@ -27,10 +27,16 @@ def root(mean: Array) -> Array:
     return jnp.where(empty, 0.0, jnp.sqrt(jnp.where(empty, 1.0, mean)))
 
 
+@jax.custom_jvp
 def absolute(x: Array) -> Array:
     """|x|, with gradient 0 at 0, where that of `jnp.abs` is 1: [...]."""
-    size = jnp.abs(x)
-    return jnp.where(x == 0, lax.stop_gradient(size), size)
+    return jnp.abs(x)
+
+
+@absolute.defjvp
+def _absolute_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    return absolute(x), lax.sign(x) * dx
 
 
 def magnitude(weight: Array, tile: tuple[int, ...]) -> Array:

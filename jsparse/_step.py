@@ -1,6 +1,6 @@
 """Custom gradients: the 0/1 step, masked products, a signed power.
 
-The only other one is that of a unit's magnitude, in `_score`.
+The only others are those of magnitudes, in `_score`, and of the cost of `Threshold`.
 
 All except `refined` work under `grad`, `jvp`, `hessian`, `vmap` and `scan`; its docstring says why.
 """
@@ -37,7 +37,7 @@ def long_tailed(x: Array) -> Array:
     Reference: Liu et al., Dynamic Sparse Training, ICLR 2020, equation 3.
     """
     size = jnp.abs(x)
-    return jnp.where(size <= 1.0, jnp.maximum(2.0 - 4.0 * size, 0.4), 0.0).astype(x.dtype)
+    return lax.select(size <= 1.0, jnp.maximum(2.0 - 4.0 * size, 0.4), jnp.zeros_like(size))
 
 
 def long_tailed_integral(x: Array) -> Array:
@@ -106,8 +106,10 @@ def masked(weight: Array, mask: Array) -> Array:
       [0.0, 0.0, -3.0]
     """
     product = weight * mask
-    off = (mask == 0) | jnp.zeros_like(product, bool)  # sharded as the product, unlike the mask
-    return jnp.where(off, jnp.zeros_like(product), product)
+    off = mask == 0
+    if jax.typeof(off).sharding != jax.typeof(product).sharding:
+        off |= jnp.zeros_like(product, bool)
+    return lax.select(off, jnp.zeros_like(product), product)
 
 
 @masked.defjvp

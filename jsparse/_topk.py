@@ -280,4 +280,4 @@ def _keep(density: float | Array, size: int) -> Array:
             f"{size} units compete, and at most {MOST} can be counted; use the scope PerOutput(), "
             "Whole() or Groups(m), or a larger unit"
         )
-    return jnp.clip(portion(density, size), jnp.uint32(1), jnp.uint32(max(1, size)))
+    return lax.clamp(np.uint32(1), portion(density, size), np.uint32(max(1, size)))

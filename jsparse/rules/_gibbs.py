@@ -278,4 +278,4 @@ def _field(cut: Array, weight: Array) -> Array:
 
 def _bits(key: Array, log_odds: Array) -> Array:
     """Independent bits, True with probability sigmoid(log_odds)."""
-    return uniform(key, log_odds.shape, log_odds.dtype) < jax.nn.sigmoid(log_odds)
+    return uniform(key, log_odds.shape, log_odds.dtype) < lax.logistic(log_odds)

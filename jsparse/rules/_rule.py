@@ -288,7 +288,8 @@ def stacked_cost(rule: Rule, state: State, stack: int) -> Array:
 
     Jitted, as `applied` is.
     """
-    return over_stack(rule.cost, stack if state else 0)(state).sum()
+    cost = over_stack(rule.cost, stack if state else 0)(state)
+    return cost.sum() if cost.ndim else cost
 
 
 def total_cost(costs: Iterable[Array], kinds: Iterable[DTypeLike]) -> Array:

@@ -126,10 +126,7 @@ class Threshold:
 
     def cost(self, state: State) -> Array:
         """[], alpha * sum(exp(-t)); alpha itself receives no gradient."""
-        threshold = state["threshold"]
-        bounded = jnp.maximum(threshold, LOWEST)
-        price = jnp.exp(-bounded) * (1 + (bounded - threshold))
-        return lax.stop_gradient(state["alpha"]) * price.sum()
+        return lax.stop_gradient(state["alpha"]) * _price(state["threshold"]).sum()
 
     def advance(self, weight: Array, state: State) -> State:
         """The state with thresholds raised to at least -1, or reset to 0 in a nearly dead layer."""
@@ -141,7 +138,7 @@ class Threshold:
         tiles = [math.prod(self.unit.tile(shape, self.role)) for shape in (weight.shape, whole)]
         size = math.prod(whole) * tiles[0] / tiles[1]  # removed units count as dropped
         dead = self._keeps_at_most(limit * size, weight, state)
-        return state | {"threshold": jnp.where(dead, jnp.zeros_like(threshold), threshold)}
+        return state | {"threshold": lax.select(dead, jnp.zeros_like(threshold), threshold)}
 
     @partial(jax.jit, static_argnums=(0, 1))
     def _keeps_at_most(self, limit: float, weight: Array, state: State) -> Array:
@@ -176,4 +173,17 @@ class Threshold:
 def _below_0(threshold: Array) -> Array:
     """Thresholds, of which 0 becomes the next lower number, so that a score of 0 exceeds it."""
     least = jnp.finfo(threshold.dtype).tiny
-    return threshold - lax.stop_gradient(jnp.where(threshold == 0, least, 0.0))
+    return threshold - (threshold == 0).astype(threshold.dtype) * least
+
+
+@jax.custom_jvp
+def _price(threshold: Array) -> Array:
+    """exp(-t), and below -1 its tangent there: [...]."""
+    bounded = jnp.maximum(threshold, LOWEST)
+    return jnp.exp(-bounded) * (1 + (bounded - threshold))
+
+
+@_price.defjvp
+def _price_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (threshold,), (change,) = primals, tangents
+    return _price(threshold), -jnp.exp(-jnp.maximum(threshold, LOWEST)) * change
