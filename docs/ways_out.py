@@ -85,7 +85,7 @@ def sample(name: str, dtype: str) -> tuple[nnx.Module, jax.Array]:
     """A layer and its input, in a dtype."""
     make, shape = LAYERS[name]
     model = make(dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))
-    weights = nnx.state(model, nnx.Param)  # cells cannot be initialised in few bits
+    weights = nnx.state(model, nnx.Param)  # cells cannot be initialized in few bits
     cast = lambda w: w.astype(dtype) if jnp.issubdtype(w.dtype, jnp.floating) else w
     nnx.update(model, jax.tree.map(cast, weights))
     model.eval()

@@ -148,7 +148,7 @@ def main(settings: Settings) -> None:
     settings.check_batch(images)
     out = Path(settings.out or f"runs/at_birth/{settings.network}{'-quick' * settings.quick}")
     settings = dataclasses.replace(settings, out=str(out))
-    inputs = common.standardised(images, None if mnist else common.pad_crop_flip)
+    inputs = common.standardized(images, None if mnist else common.pad_crop_flip)
     steps = settings.epochs * (len(images.train_x) // settings.batch)
     tx = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, steps))
     over = common.side_by_side if mnist else common.turns_on_cpu()

@@ -198,10 +198,10 @@ def _draw_grid(axes: Any, grid: grids.Grid, visits: np.ndarray) -> None:
     rows, columns = grid.shape
     axes.imshow(np.where(visits > 1e-4, visits, np.nan) ** 0.5, cmap="Blues", vmin=0)
     for name, boxes in grid.labels.items():
-        colour = {"unsafe": "#D55E00", "obstacle": "0.3"}.get(name, "#009E73")
+        color = {"unsafe": "#D55E00", "obstacle": "0.3"}.get(name, "#009E73")
         inside = grid.cells(boxes).repeat(8, 0).repeat(8, 1)
         extent = (-0.5, columns - 0.5, -0.5, rows - 0.5)
-        axes.contourf(inside, [0.5, 1.5], colors=[colour], alpha=0.25, extent=extent)
+        axes.contourf(inside, [0.5, 1.5], colors=[color], alpha=0.25, extent=extent)
         for top, bottom, left, right in map(grids.box, boxes):
             middle = (left + right - 1) / 2, (top + bottom - 1) / 2
             axes.text(*middle, name.replace("_", "\n"), fontsize=5, ha="center", va="center")

@@ -306,10 +306,10 @@ def draw(row: dict[str, Any], settings: Settings, path: Path) -> None:
         n = row["bounds"].index(name)
         after = np.mean(row["shares"][n : n + settings.seeds], axis=0)
         axes.bar(energy - 0.2, free, 0.4, label="before: no bounds", color="0.75")
-        axes.bar(energy + 0.2, after, 0.4, label="after", color=common.COLOURS[0])
-        for colour, top in zip(common.COLOURS[1:], TOPS, strict=False):
+        axes.bar(energy + 0.2, after, 0.4, label="after", color=common.COLORS[0])
+        for color, top in zip(common.COLORS[1:], TOPS, strict=False):
             if name == f"ceiling {top:g}" or name.startswith("weight"):
-                axes.step(energy[:LOW], ceiling(top), where="mid", color=colour,
+                axes.step(energy[:LOW], ceiling(top), where="mid", color=color,
                           label=f"ceiling {top:g}")  # fmt: skip
         axes.set(title=name, xlabel="energy")
         axes.legend(fontsize=7, frameon=False)

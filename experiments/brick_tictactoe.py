@@ -10,7 +10,7 @@ Paper: Tan Chong Min and Motani, Brick tic-tac-toe, arXiv 2207.05991 (2022), and
     minimax of depth 2 are the paper's. Ours are 5 x 5 cells (7 x 7 there), an MLP (convolutions),
     Gumbel noise (PUCT), 16 simulations (100), and MCTS of 1,000 iterations (2,500).
 
-Tests: brick at home (the centre), shifted by (1, 1), and anywhere; the first move of each player is
+Tests: brick at home (the center), shifted by (1, 1), and anywhere; the first move of each player is
     random, or all games would be one. Positions are rotated and flipped in training, but never to a
     brick on another cell: by all eight turns, 3 cells and 9 are the same (and by its flips the
     paper's set of three, C3 D3 D4, holds E5, to which it shifts).
@@ -106,10 +106,10 @@ def cells(board: int) -> dict[int, tuple[int, ...]]:
 def tests(settings: Settings) -> dict[str, np.ndarray]:
     """Cells of the brick in the games of each test, [games]."""
     size, games = settings.board, settings.games
-    centre = cells(size)[1][0]
+    center = cells(size)[1][0]
     return {
-        "home": np.full(games, centre),
-        "shifted": np.full(games, centre + size + 1),
+        "home": np.full(games, center),
+        "shifted": np.full(games, center + size + 1),
         "anywhere": np.linspace(0, size**2, games, endpoint=False).astype(int),
     }
 

@@ -39,7 +39,7 @@ class Settings(cheetah.Wall, common.RunSettings):
     rate: float = 0.01
     """Their learning rate."""
     delta: float = 0.5
-    """Weight of the regulariser, by which little is forbidden."""
+    """Weight of the regularizer, by which little is forbidden."""
     quick: bool = False
     """Few steps."""
 

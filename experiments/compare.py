@@ -293,7 +293,7 @@ def main(settings: Settings) -> None:
     out = Path(settings.out or f"runs/compare/{settings.network}{'-quick' * settings.quick}")
     settings = dataclasses.replace(settings, out=str(out))
     settings.check_batch(images)
-    inputs = common.standardised(images, None if mnist else common.pad_crop_flip)
+    inputs = common.standardized(images, None if mnist else common.pad_crop_flip)
     steps = settings.epochs * (len(images.train_x) // settings.batch)
     rate = optax.cosine_decay_schedule(settings.learning_rate, steps)
     looked_at = (

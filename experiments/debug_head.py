@@ -1,7 +1,7 @@
 """Readable sparse heads: how few features they need, and a shortcut found and removed.
 
 Claim: a head that reads 5 to 20 features for each class costs little accuracy. It also shows what
-    a class is recognised by: where the training images of one class carry a mark that the others
+    a class is recognized by: where the training images of one class carry a mark that the others
     lack, most of its effect goes through four weights of the sparse head, and without them it no
     longer decides the class. Four weights are not enough in the network's own dense head.
 
@@ -15,7 +15,7 @@ Number (5 seeds, MLP on 8,000 images): 95.18 with at most 20 features per class,
     as little else identified images of 3. The same four edits of the dense head leave 51 to 69 %,
     four chosen by its own weights 48 to 66 %. An edited weight counts as its feature's mean: with 0
     instead, the bias keeps the mean's contribution, and clean accuracy falls by 7.5, with no image
-    of 3 recognised.
+    of 3 recognized.
 
 Command: python -m experiments.debug_head            (two cores; minutes not measured)
          python -m experiments.debug_head --quick    (one seed, MNIST alone, a minute)
@@ -83,7 +83,7 @@ class MLP(nnx.Module):
         return self.fc2(self.body(x.reshape(len(x), -1)))
 
 
-class ColourNet(nnx.Module):
+class ColorNet(nnx.Module):
     """Three 3x3 convolutions and a hidden layer of 256 units."""
 
     def __init__(self, rngs: nnx.Rngs):
@@ -103,7 +103,7 @@ NETWORKS: dict[str, Callable[[nnx.Rngs], Any]] = {
     "MLP": MLP,
     "MLP at 5 %": MLP,
     "LeNet-5": common.LeNet5,
-    "CIFAR-10": ColourNet,
+    "CIFAR-10": ColorNet,
 }
 QUICK = Settings(networks=("MLP",), seeds=1, points=20, quick=True)
 HEAD = "fc2/kernel"

@@ -93,15 +93,15 @@ def network(settings: Settings):
     return lambda rngs: common.WideResNet(depth, widen, rngs, common.torch_init)
 
 
-def normalised(images: jax.Array) -> jax.Array:
+def normalized(images: jax.Array) -> jax.Array:
     """Pixels in [0, 1] to what the network reads, [n, h, w, 3] both."""
     mean, deviation = (jnp.array(of).reshape(1, 1, 1, 3) for of in (MEAN, DEVIATION))
     return (images - mean) / deviation
 
 
 INPUTS = common.Inputs(  # black around the images, as in the paper's code
-    train=lambda key, images: normalised(common.pad_crop_flip(key, common.to_float(images))),
-    test=lambda images: normalised(common.to_float(images)),
+    train=lambda key, images: normalized(common.pad_crop_flip(key, common.to_float(images))),
+    test=lambda images: normalized(common.to_float(images)),
 )
 
 

@@ -45,7 +45,7 @@ class Settings(common.RunSettings):
     """The defaults need accelerators and ImageNet."""
 
     alpha: float = 5e-6
-    """Weight of the regulariser, at the start where a density is given."""
+    """Weight of the regularizer, at the start where a density is given."""
     density: float = 0.1924
     """Fraction of the weights to end at; 1 to keep alpha as it is."""
     dense: bool = False
@@ -165,7 +165,7 @@ def make(settings: Settings, samples: int, seed: int) -> Trained:
     return Trained(model, optimizer_of(settings, model, samples))
 
 
-def standardised(images: jax.Array) -> jax.Array:
+def standardized(images: jax.Array) -> jax.Array:
     """uint8 [n, h, w, 3] by the mean and deviation of ImageNet's channels."""
     mean, deviation = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (MEAN, DEVIATION))
     return (images.astype(jnp.float32) / 255.0 - mean) / deviation
@@ -305,7 +305,7 @@ def main(settings: Settings) -> None:
     )
     first = common.Run(folder=out)
     if not first.complete:
-        parallel = DataParallel(lambda seed: make(settings, data.samples, seed), standardised)
+        parallel = DataParallel(lambda seed: make(settings, data.samples, seed), standardized)
         state = train(settings, run, parallel, data)
         data.train.close()
         finish(run, parallel, state)

@@ -40,7 +40,7 @@ UNITS = {"lstm-a": 128, "lstm-b": 256}
 
 
 def uniform(bound: float) -> Any:
-    """Initialiser: uniform within the bound."""
+    """Initializer: uniform within the bound."""
     return lambda key, shape, dtype=jnp.float32, **_: jax.random.uniform(
         key, shape, dtype, -bound, bound
     )

@@ -34,7 +34,7 @@ KERNELS = ".*/kernel"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(common.StudySettings):
-    """The defaults are the paper's recipe at five strengths of the regulariser."""
+    """The defaults are the paper's recipe at five strengths of the regularizer."""
 
     network: Literal["lenet-300-100", "lenet-5", "mlp"] = "lenet-300-100"
     """The MLP has three layers of 512."""

@@ -1,6 +1,6 @@
 """Modules that choose what they read: does it help on images unlike those trained on?
 
-Claim (the paper's): sparse attention over the results of earlier modules and passes generalises
+Claim (the paper's): sparse attention over the results of earlier modules and passes generalizes
     better outside the training domain.
 
 Paper: Lamb et al., Neural Function Modules with Sparse Arguments, AISTATS 2021. It has no public
@@ -37,7 +37,7 @@ from flax import nnx
 
 import jsparse
 from experiments import common
-from experiments.common.show import COLOURS
+from experiments.common.show import COLORS
 from experiments.common.train import results
 from jsparse.layers import Recall
 
@@ -222,8 +222,8 @@ def draw_reading(read: list[list[float]], path: Path) -> None:
     image = axes.imshow(table, cmap="Blues", vmin=0, vmax=1)
     for n, row in enumerate(read):
         for m, value in enumerate(row):
-            colour = "white" if value > 0.6 else "black"
-            axes.text(m, n, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=9)
+            color = "white" if value > 0.6 else "black"
+            axes.text(m, n, f"{value:.2f}", ha="center", va="center", color=color, fontsize=9)
     axes.set_xticks(range(len(names) - 1), names[:-1], rotation=40, ha="right")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="result", ylabel="reader", title="How much each module reads of each result")
@@ -243,8 +243,8 @@ def draw_shifts(found: dict[str, dict], path: Path) -> None:
         values = 100 * np.array([one["accuracy"][kind] for kind in kinds])  # [kinds, seeds]
         spread = values.std(axis=1, ddof=1) if values.shape[1] > 1 else None
         places = np.arange(len(kinds)) + (n - (len(found) - 1) / 2) * wide
-        colour = COLOURS[n % len(COLOURS)]
-        axes.bar(places, values.mean(axis=1), wide, yerr=spread, label=name, color=colour)
+        color = COLORS[n % len(COLORS)]
+        axes.bar(places, values.mean(axis=1), wide, yerr=spread, label=name, color=color)
     axes.set_xticks(range(len(kinds)), kinds)
     title = "Mean over the seeds, ± one deviation"
     axes.set(xlabel="test images", ylabel="accuracy [%]", ylim=(0, 100), title=title)

@@ -165,7 +165,7 @@ def main(settings: Settings) -> None:
     settings = dataclasses.replace(
         settings, out=str(out), epochs=settings.epochs * settings.stretch
     )
-    inputs = common.standardised(images, None if small else common.shift_flip)
+    inputs = common.standardized(images, None if small else common.shift_flip)
     steps = max(1, len(images.train_x) // settings.batch)
     made, tx = contestants(settings, steps), optimizer(settings, steps)
     found = common.compare(settings, made, tx, images, inputs, common.turns_on_cpu())

@@ -13,7 +13,7 @@ Paper: Malik, Anwar, Aghasi and Ahmed, Inverse constrained reinforcement learnin
     after each iteration of PPO, from 10 episodes of the policy, which count as steps, and the same
     single episode of the expert.
 
-Arms: ICRL; without its regulariser (delta 0); a classifier, trained once against the nominal policy
+Arms: ICRL; without its regularizer (delta 0); a classifier, trained once against the nominal policy
     and then fixed; adversarial, rewarded with log zeta; ICRL with policies at 80 and 95 %. Finally
     the constraint of ICRL is given to new agents, with other coins and with steps of two cells.
 

@@ -200,7 +200,7 @@ def text(settings: Settings) -> Course:
 def images(settings: Settings) -> Course:
     """What an image of CIFAR-10 shows."""
     data = common.first_samples(common.cifar10(settings.data), settings.samples)
-    prepare = common.standardise_channels(data.train_x)
+    prepare = common.standardize_channels(data.train_x)
     x, y = jnp.asarray(data.train_x), jnp.asarray(data.train_y)
     last = min(settings.tested, len(data.test_x)) // 10 * 10
 

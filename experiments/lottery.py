@@ -37,7 +37,7 @@ from flax import nnx
 
 import jsparse
 from experiments import common
-from jsparse.prune import FineTune, Folder, Reinitialise, Restart, Rewind, RewindRate, Round
+from jsparse.prune import FineTune, Folder, Reinitialize, Restart, Rewind, RewindRate, Round
 from jsparse.schedule import silo, triangle, warm_stairs
 
 
@@ -128,7 +128,7 @@ def ways(settings: Settings, steps: int) -> dict[str, Way]:
         f"weights of epoch {settings.rewind_epoch}": Way(Rewind(step=late), same, back),
         "learning rate": Way(RewindRate(), same, back),
         "nothing (fine-tuning)": Way(FineTune(step=total), same, back),
-        ANEW: Way(Reinitialise(make=anew), same, back),
+        ANEW: Way(Reinitialize(make=anew), same, back),
         "constant": Way(Rewind(), lambda step, number: jnp.full(step.shape, peak), rates),
         "SILO": Way(Rewind(), lambda step, number: stairs(float(rising(number)))(step), rates),
         "cyclical": Way(Rewind(), lambda step, number: triangles(peak)(step), rates),

@@ -7,7 +7,7 @@ Claim: 65,536 inputs - 3 x 311,480 - 10 at 20 links per unit train at batch 128 
 Paper: Liu et al., Sparse evolutionary deep learning with over one million artificial neurons on
     commodity hardware, Neural Computing and Applications 2021, which trains such networks on a CPU
     (SET, one core, in SciPy). Its data sets have up to 65,536 inputs and two classes; here inputs
-    are drawn: ten fixed centres of as many inputs, and noise around them.
+    are drawn: ten fixed centers of as many inputs, and noise around them.
 
 Command: python -m experiments.million            (10^4 to 10^6 neurons, 200 steps of the largest)
          python -m experiments.million --quick    (10^4 and 30,000 neurons, 20 steps: half a minute)
@@ -114,11 +114,11 @@ def dense_bytes(neurons: int) -> int:
 
 
 def draw(key: Array, batch: int, inputs: int) -> tuple[Array, Array]:
-    """A batch: one of ten centres, plus equally strong noise."""
+    """A batch: one of ten centers, plus equally strong noise."""
     of_labels, of_noise = jax.random.split(key)
     y = jax.random.randint(of_labels, (batch,), 0, CLASSES)
-    centres = jax.random.normal(jax.random.key(7), (CLASSES, inputs))
-    x = (centres[y] + jax.random.normal(of_noise, (batch, inputs))) * 0.5**0.5
+    centers = jax.random.normal(jax.random.key(7), (CLASSES, inputs))
+    x = (centers[y] + jax.random.normal(of_noise, (batch, inputs))) * 0.5**0.5
     return x, y
 
 

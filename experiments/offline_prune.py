@@ -217,7 +217,7 @@ class Study:
         return {"score": score, "layers": counts}
 
 
-def normalised(score: float, settings: Settings) -> float:
+def normalized(score: float, settings: Settings) -> float:
     """Between a random policy, 0, and D4RL's expert, 100."""
     low, high = D4RL.get(settings.env.partition("-")[0], (0.0, 100.0))
     return 100 * (score - low) / (high - low)
@@ -250,7 +250,7 @@ def show(found: Found, settings: Settings) -> None:
         print(f"\n{settings.env}, {settings.quality} data, {algorithm}, {seeds}, D4RL score:\n")
         print(common.table(["pruned by", *columns], rows))
         if "random, 5 %" in arms and (near := mean(arms["random, 5 %"])) is not None:
-            share = normalised(near, settings) / normalised(mean(arms["dense"]), settings)
+            share = normalized(near, settings) / normalized(mean(arms["dense"]), settings)
             close = (
                 "close, so 5 % alone does not distinguish methods" if share > 0.8 else "not close"
             )
@@ -267,14 +267,14 @@ def cell(runs: list[dict], settings: Settings) -> str:
     scores = [run["score"] for run in runs]
     if None in scores:
         return "collapsed"
-    return common.mean_std([normalised(score, settings) for score in scores], 1)
+    return common.mean_std([normalized(score, settings) for score in scores], 1)
 
 
 def headline_of(density: float, runs: list[dict], settings: Settings) -> headline.Arm:
     """Scores of the seeds; none where a layer was lost."""
     if None in (scores := [run["score"] for run in runs]):
         return headline.Arm(density, [])
-    return headline.Arm(density, [normalised(score, settings) for score in scores])
+    return headline.Arm(density, [normalized(score, settings) for score in scores])
 
 
 def mean(runs: list[dict]) -> float | None:
@@ -291,10 +291,10 @@ def draw(found: Found, settings: Settings) -> Path:
         for method in settings.methods:
             runs = {d: arms[f"{method}, {100 * d:g} %"] for d in settings.densities}
             points = {d: r for d, r in runs.items() if mean(r) is not None}
-            values = [[normalised(run["score"], settings) for run in r] for r in points.values()]
+            values = [[normalized(run["score"], settings) for run in r] for r in points.values()]
             curves |= {method: ([100 * d for d in points], values)} if points else {}
         panels[algorithm] = curves
-    level = normalised(float(np.mean([mean(arms["dense"]) for arms in found.values()])), settings)
+    level = normalized(float(np.mean([mean(arms["dense"]) for arms in found.values()])), settings)
     path = Path(settings.out) / "density.png"
     common.draw(panels, path, "weights kept [%]", "D4RL score", log="x", level=level)
     return path

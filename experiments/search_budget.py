@@ -141,7 +141,7 @@ class Task:
         if len(data.train_x) < HELD_OUT + settings.batch:
             raise ValueError(f"--samples got {settings.samples}; give over {HELD_OUT} and a batch")
         self.settings, self.data, self.name = settings, data.name, name
-        inputs = common.standardised(data) if name in PATTERNS else common.Inputs()
+        inputs = common.standardized(data) if name in PATTERNS else common.Inputs()
         self.x, self.y = inputs.test(jnp.asarray(data.train_x)), jnp.asarray(data.train_y)
         self.test_x, self.test_y = inputs.test(jnp.asarray(data.test_x)), jnp.asarray(data.test_y)
         self.left = len(self.x) - HELD_OUT

@@ -125,7 +125,7 @@ def main(settings: Settings) -> None:
     images = common.first_samples(images, settings.samples)
     out = Path(settings.out or f"runs/set_rigl/{settings.network}")
     settings = dataclasses.replace(settings, out=str(out))
-    inputs = common.standardised(images, None if small else common.pad_crop_flip)
+    inputs = common.standardized(images, None if small else common.pad_crop_flip)
     steps = settings.epochs * max(1, len(images.train_x) // settings.batch)
     rate = optax.cosine_decay_schedule(settings.learning_rate, steps)
     tx = optax.chain(optax.add_decayed_weights(settings.decay), optax.sgd(rate, 0.9))

@@ -238,7 +238,7 @@ def batches(
     images: common.Images, settings: Settings
 ) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
     """The training set, reshuffled each epoch."""
-    random, prepare = np.random.default_rng(0), common.standardise(images.train_x)
+    random, prepare = np.random.default_rng(0), common.standardize(images.train_x)
     now = []
     for _ in range(settings.epochs):
         order = random.permutation(len(images.train_x))
@@ -255,7 +255,7 @@ def accuracy(model: nnx.Module, images: common.Images) -> float:
     """On the test images, in eval mode."""
     model = copied(jsparse.fold(model))
     model.eval()
-    call, prepare = nnx.jit(lambda model, x: model(x)), common.standardise(images.train_x)
+    call, prepare = nnx.jit(lambda model, x: model(x)), common.standardize(images.train_x)
     parts = [slice(n, n + 500) for n in range(0, len(images.test_x), 500)]
     right = [call(model, prepare(images.test_x[p])).argmax(-1) == images.test_y[p] for p in parts]
     return float(np.concatenate(right).mean())

@@ -132,7 +132,7 @@ def main(settings: Settings) -> None:
     images = common.first_samples(images, settings.samples)
     out = Path(settings.out or f"runs/structured/{settings.network}")
     settings = dataclasses.replace(settings, out=str(out))
-    inputs = common.standardised(images, None if small else common.pad_crop_flip)
+    inputs = common.standardized(images, None if small else common.pad_crop_flip)
     steps = settings.epochs * max(1, len(images.train_x) // settings.batch)
     rate = optax.piecewise_constant_schedule(settings.learning_rate, {round(0.8 * steps): 0.1})
     made = contestants(settings, steps)

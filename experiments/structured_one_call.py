@@ -1,10 +1,10 @@
 """Structured pruning in one call: trained networks at a half and a quarter of their operations.
 
 Claim: `jsparse.prune.units` takes networks of every kind to a fraction of their operations with no
-    list of layers. For each, the accuracy regained by training after the cut and the realised gain
+    list of layers. For each, the accuracy regained by training after the cut and the realized gain
     in time are measured.
 
-Paper: Fang et al., DepGraph: Towards any structural pruning, CVPR 2023, table 1: ResNet-56 on
+Paper: Fang et al., DepGraph: Toward any structural pruning, CVPR 2023, table 1: ResNet-56 on
     CIFAR-10, dense 93.53, 93.77 at 2.57 times fewer operations. That size is --networks resnet
     --depth 56 --steps 80000 on a GPU; not run.
 
@@ -95,7 +95,7 @@ QUICK = Settings(
 TESTED = 1000
 """Test images, or stretches of text."""
 SETTLED = 8
-"""Batches from which batch normalisation takes its statistics after training."""
+"""Batches from which batch normalization takes its statistics after training."""
 CONTEXT = 64
 """Characters that the transformer sees."""
 START, RAMP = 0.9, 0.7
@@ -153,7 +153,7 @@ def task(name: Name, settings: Settings) -> Task:
         return Task(source, make, batch, tested, r".*wide/kernel:1")
     images = (common.mnist if settings.quick or name == "lstm" else common.cifar10)(settings.data)
     images = common.first_samples(images, settings.samples)
-    prepare = common.standardised(images).test
+    prepare = common.standardized(images).test
 
     def shown(x: np.ndarray) -> Array:
         ready = prepare(jnp.asarray(x))

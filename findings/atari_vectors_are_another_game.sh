@@ -5,7 +5,7 @@
 #   (sync, async, or an implementation of its own) is a matter of speed.
 # Versions: ale-py 0.12.1, gymnasium 1.4.0, numpy 2.4.6.
 # What happens: the game registers AtariVectorEnv as its vector_entry_point, which make_vec prefers. It preprocesses:
-#   four stacked grey 84 x 84 pictures in place of one 210 x 160 in colour, up to 30 no-ops at the start, the
+#   four stacked gray 84 x 84 pictures in place of one 210 x 160 in color, up to 30 no-ops at the start, the
 #   largest of two frames, rewards clipped to -1, 0 and 1. Scores of games that give more than 1 a time are counts of
 #   rewards. Its spec still lists the arguments of make alone.
 # Who is hurt: whoever trains by make_vec and evaluates by make, or reports the returns of make_vec beside

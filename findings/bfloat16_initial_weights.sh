@@ -11,7 +11,7 @@
 #   what was asked at density 0.1 %, and `>` keeps none.
 # Who is hurt: pruning at initialization by magnitude, lottery tickets and random networks without
 #   training; measured density; a top-k that breaks ties by position.
-# Remedy: initialise in float32 and cast, e.g. a kernel_init that ends with astype(bfloat16).
+# Remedy: initialize in float32 and cast, e.g. a kernel_init that ends with astype(bfloat16).
 #
 # Output seen:
 #   kernel of a million        values   zeros     |w| >= t  |w| > t, for 0.1 % kept

@@ -7,7 +7,7 @@
 # What happens: AutoResetWrapper (brax/envs/wrappers/training.py) keeps the first state of the first episode and puts
 #   it back after each end. The training of n parallel environments sees n first states in all, however long
 #   it is, and one environment sees one.
-# Who is hurt: training on few environments, tests of generalisation to first states, and evaluations: the episodes
+# Who is hurt: training on few environments, tests of generalization to first states, and evaluations: the episodes
 #   of one environment under a deterministic policy are all one episode, so their spread is zero.
 # Remedy: env.reset with a new key between rollouts, as brax's own training does for num_resets_per_eval > 0.
 #

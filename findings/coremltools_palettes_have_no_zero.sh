@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# coremltools palettises a pruned weight without a zero in the palette: uniform palettes move all zeros to -1.4.
+# coremltools palettizes a pruned weight without a zero in the palette: uniform palettes move all zeros to -1.4.
 #
 # Guess: where most of a weight is exactly 0, k-means makes 0 a centroid, and a uniform palette has 0 or, being so
 #   small a loss, moves zeros by less than half a step to both sides.
@@ -7,8 +7,8 @@
 # What happens: a uniform palette is 2^n equal steps from minimum to maximum, and 0 falls between two of them: every
 #   zero goes to the same side, so each output is shifted by the sum of its inputs times that value. K-means puts 5e-7
 #   or less there. Both files store dense indices, no zero is left, and pruning afterwards has nothing to go by. Linear
-#   quantisation keeps all zeros, in all four types.
-# Who is hurt: whoever palettises a model that was pruned in training, without saying so again to coremltools: at 90 %
+#   quantization keeps all zeros, in all four types.
+# Who is hurt: whoever palettizes a model that was pruned in training, without saying so again to coremltools: at 90 %
 #   zeros and 2 bits uniform, the error is many times the output.
 # Remedy: first OpThresholdPrunerConfig, then palettize_weights(..., joint_compression=True), which stores the mask.
 #
@@ -58,12 +58,12 @@ def weights(model):
     return weight
 
 
-def palettised(model, joint, **options):
+def palettized(model, joint, **options):
     config = compress.OptimizationConfig(compress.OpPalettizerConfig(**options))
     return weights(compress.palettize_weights(model, config, joint_compression=joint))
 
 
-def quantised(model, dtype):
+def quantized(model, dtype):
     config = compress.OptimizationConfig(compress.OpLinearQuantizerConfig(mode="linear", dtype=dtype))
     return weights(compress.linear_quantize_weights(model, config))
 
@@ -77,12 +77,12 @@ for part in (0.5, 0.9):
     dense = linear(weight)
     sparse = compress.prune_weights(dense, threshold)
     results = {
-        "uniform, 2 bits": palettised(dense, False, mode="uniform", nbits=2),
-        "uniform, 4 bits": palettised(dense, False, mode="uniform", nbits=4),
-        "k-means, 4 bits": palettised(dense, False, mode="kmeans", nbits=4),
-        "uniform, 4 bits, joint": palettised(sparse, True, mode="uniform", nbits=4),
-        "k-means, 4 bits, joint": palettised(sparse, True, mode="kmeans", nbits=4),
-        "linear uint4": quantised(dense, "uint4"),
+        "uniform, 2 bits": palettized(dense, False, mode="uniform", nbits=2),
+        "uniform, 4 bits": palettized(dense, False, mode="uniform", nbits=4),
+        "k-means, 4 bits": palettized(dense, False, mode="kmeans", nbits=4),
+        "uniform, 4 bits, joint": palettized(sparse, True, mode="uniform", nbits=4),
+        "k-means, 4 bits, joint": palettized(sparse, True, mode="kmeans", nbits=4),
+        "linear uint4": quantized(dense, "uint4"),
     }
     for name, back in results.items():
         (fill,) = np.unique(back[weight == 0])

@@ -5,10 +5,10 @@
 #   and of equal ones just enough.
 # Versions: coremltools 9.0, numpy 2.4.6, on Linux (weights are read back by decompress_weights, nothing is predicted).
 # What happens: everything up to the magnitude of that rank goes, with all its ties. Binary weights are all gone at
-#   10 %, ternary ones as soon as the target is above their share of zeros, and weights palettised before (the joint
+#   10 %, ternary ones as soon as the target is above their share of zeros, and weights palettized before (the joint
 #   compression of the docs) lose whole clusters. Blocks go by ties of norms too. n:m pruning counts and is exact, but
-#   takes no palettised weights. Nothing is raised, and the file is small.
-# Who is hurt: pruning what has few values: binary and ternary networks, low-bit quantised or palettised models. With
+#   takes no palettized weights. Nothing is raised, and the file is small.
+# Who is hurt: pruning what has few values: binary and ternary networks, low-bit quantized or palettized models. With
 #   many values the target is met: in float32 exactly, on the grid of int8 to 2 points.
 # Remedy: n_m_ratio, or zeros made before the conversion and OpThresholdPrunerConfig, which stores them sparsely.
 #
@@ -17,7 +17,7 @@
 #   normal                    0.000         0.100        0.500        0.750        0.500
 #   binary                    0.000         1.000        1.000        1.000        0.500
 #   ternary                   0.333         0.333        1.000        1.000        0.532
-#   palettised to 2 bits      0.000         0.544        0.544        0.998        raises
+#   palettized to 2 bits      0.000         0.544        0.544        0.998        raises
 
 set -euo pipefail
 folder=$(mktemp -d)
@@ -65,13 +65,13 @@ models = {
     "normal": linear(normal),
     "binary": linear(binary),
     "ternary": linear(ternary),
-    "palettised to 2 bits": compress.palettize_weights(linear(normal), palette),
+    "palettized to 2 bits": compress.palettize_weights(linear(normal), palette),
 }
 head = "".join(f"target {target:<6.2f}" for target in TARGETS)
 print(f"{'':<26}zeros before  {head}n_m_ratio (2, 4)")
 found = {}
 for name, model in models.items():
-    joint = name.startswith("palettised")
+    joint = name.startswith("palettized")
     found[name] = [pruned(model, joint, target_sparsity=target) for target in TARGETS]
     cells = "".join(f"{part:<13.3f}" for part in found[name])
     counted = None if joint else pruned(model, joint, n_m_ratio=(2, 4))
@@ -80,5 +80,5 @@ for name, model in models.items():
 np.testing.assert_allclose(found["normal"], TARGETS, atol=0.001)
 assert found["binary"] == [1, 1, 1], "ties are counted now"
 assert found["ternary"][1:] == [1, 1], "ties are counted now"
-assert found["palettised to 2 bits"][0] > 0.2
+assert found["palettized to 2 bits"][0] > 0.2
 PYTHON

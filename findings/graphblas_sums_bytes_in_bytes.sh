@@ -7,7 +7,7 @@
 # What happens: the monoid has the type of the matrix, and so has the result: sums by row, by column and over all
 #   wrap around, as products of int8 matrices do (in SciPy too, but not its sums).
 #   The mean is that sum over the count, so it is a wrong float64.
-# Who is hurt: counts of boolean or quantised adjacency and activations kept as int8 to save memory: degrees above 127
+# Who is hurt: counts of boolean or quantized adjacency and activations kept as int8 to save memory: degrees above 127
 #   turn negative, and rates and means made of them are numbers that look sound.
 # Remedy: matrix.dup(dtype=int) before the sum.
 #
@@ -17,7 +17,7 @@
 #   by row           32 INT8
 #   after dup(int)   20000 INT64
 #   mean             0.16 FP64
-#   degree of a node with 200 neighbours, int8 ones: -56
+#   degree of a node with 200 neighbors, int8 ones: -56
 
 set -euo pipefail
 folder=$(mktemp -d)
@@ -43,7 +43,7 @@ print(f"{'SciPy sum':<16} {sparse.csr_array(dense).sum()}")
 for name, scalar in scalars.items():
     print(f"{name:<16} {scalar.value} {scalar.dtype}")
 degree = graphblas.Matrix.from_dense(np.ones((1, 200), np.int8)).reduce_rowwise("plus").new()[0].value
-print("degree of a node with 200 neighbours, int8 ones:", degree)
+print("degree of a node with 200 neighbors, int8 ones:", degree)
 assert sparse.csr_array(dense).sum() == scalars["after dup(int)"].value == 20000
 assert scalars["over all"].value == scalars["by row"].value == 32, "sums of int8 are widened now"
 assert scalars["mean"].value == 0.16 and degree == -56

@@ -2,12 +2,12 @@
 # h5py writes the label -1 into a uint8 data set as 0, the first class; zarr and NumPy make it 255.
 #
 # Guess: dset[:] = labels casts as NumPy's assignment does, so -1 ("ignore") becomes 255, which is the mark of
-#   unlabelled pixels in segmentation masks; or it raises, as NumPy 2 does for the Python integer -1.
+#   unlabeled pixels in segmentation masks; or it raises, as NumPy 2 does for the Python integer -1.
 # Versions: h5py 3.16.0, zarr 3.1.6, numpy 2.4.6.
 # What happens: HDF5 converts on the way to the file, and its conversion ends at the limits of the type: -1 becomes 0
 #   and 300 becomes 255, without a warning. create_dataset(data=labels, dtype="u1") does the same. zarr converts with
 #   NumPy's astype, which wraps. A float that is NaN becomes the least integer in h5py.
-# Who is hurt: labels computed as int64 and stored as bytes. All that was unlabelled is of class 0 after it, so it is
+# Who is hurt: labels computed as int64 and stored as bytes. All that was unlabeled is of class 0 after it, so it is
 #   trained on and counted; and a loader made for zarr files ignores 255, which is not there.
 # Remedy: labels.astype("u1") before the assignment, after a look at min and max.
 #
@@ -17,7 +17,7 @@
 #   zarr, array[:] = labels    [  3   0 255   9  44]
 #   h5py, dset[:] = labels     [  3   0   0   9 255]
 #   h5py, create_dataset       [  3   0   0   9 255]
-#   share of class 0 in a mask with 20 % of class 0 and 30 % unlabelled: written 0.20, zarr 0.20, h5py 0.50
+#   share of class 0 in a mask with 20 % of class 0 and 30 % unlabeled: written 0.20, zarr 0.20, h5py 0.50
 
 set -euo pipefail
 folder=$(mktemp -d)
@@ -68,7 +68,7 @@ for name, read in found.items():
     print(f"{name:<26} {read}")
 mask = np.repeat([0, 1, -1], [200, 500, 300])
 shares = [float(np.mean(one == 0)) for one in (mask, by_zarr(mask), by_h5py(mask))]
-print("share of class 0 in a mask with 20 % of class 0 and 30 % unlabelled:", end=" ")
+print("share of class 0 in a mask with 20 % of class 0 and 30 % unlabeled:", end=" ")
 print("written {:.2f}, zarr {:.2f}, h5py {:.2f}".format(*shares))
 assert found["zarr, array[:] = labels"][2] == found["NumPy, a[:] = labels"][2] == 255
 assert found["h5py, dset[:] = labels"][2] == found["h5py, create_dataset"][2] == 0, "h5py wraps or refuses now"

@@ -8,7 +8,7 @@
 #   and a dtype convert with NumPy first, where a small integer keeps the low bits: 8 becomes -8, 9
 #   becomes -7, 16 becomes 0. Nothing is raised, not even NumPy's "invalid value encountered in cast".
 #   Casts from an integer dtype keep the low bits in both. uint4, int2 and int8 do the same.
-# Who is hurt: symmetric quantisation whose scale is max|w| / 7.5 or / 8 rounds the largest weights to 8, and
+# Who is hurt: symmetric quantization whose scale is max|w| / 7.5 or / 8 rounds the largest weights to 8, and
 #   a percentile scale leaves outliers above 7: the weights that magnitude pruning was careful to keep
 #   change their sign, and only when the caller happens to hold NumPy arrays (a checkpoint just read).
 # Remedy: clip before the cast: jnp.clip(jnp.round(w / scale), -8, 7).astype(jnp.int4).

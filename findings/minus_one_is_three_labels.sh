@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # In JAX the label -1 is the first class, the last class or none, by the function that gets it.
 #
-# Guess: -1, the usual mark of padding and of unlabelled examples, is ignored everywhere or wraps around everywhere, as
+# Guess: -1, the usual mark of padding and of unlabeled examples, is ignored everywhere or wraps around everywhere, as
 #   an index of NumPy does; in any case softmax_cross_entropy_with_integer_labels does what softmax_cross_entropy of
 #   one_hot does.
 # Versions: optax 0.2.8, flax 0.12.8, jax 0.10.2, numpy 2.4.6, on a CPU.
 # What happens: one_hot compares, so -1 is no class and its loss 0; segment_sum drops it too. The loss of integer
 #   labels, nnx.Embed and take read by index, where -1 is the last class, which it trains. bincount clips, so -1
 #   counts as class 0. One past the end, and the -100 that PyTorch's loss ignores, are none, an end, or NaN.
-# Who is hurt: padded sequences and partly labelled data when a loss is changed from one-hot to integer labels: the mean
-#   stays finite, and the last class is learned from padding. Class weights from bincount favour class 0.
+# Who is hurt: padded sequences and partly labeled data when a loss is changed from one-hot to integer labels: the mean
+#   stays finite, and the last class is learned from padding. Class weights from bincount favor class 0.
 # Remedy: keep = labels >= 0, and jnp.where(keep, loss, 0) of jnp.where(keep, labels, 0).
 #
 # Output seen (3 classes with values or logits 1, 2, 4; what each function gives for the label):

@@ -7,7 +7,7 @@
 # What happens: the variance is mean(x^2) - mean(x)^2 in float32 by default (use_fast_variance=True), in LayerNorm,
 #   GroupNorm, InstanceNorm and BatchNorm. An offset of 3000 times the spread leaves nothing of it but the
 #   rounding error; where that is negative it is cut to 0, and the row is divided by sqrt(epsilon) = 0.001: a
-#   normalisation that multiplies by 1000. At an offset of 1000 outputs are wrong by up to 0.3, unseen.
+#   normalization that multiplies by 1000. At an offset of 1000 outputs are wrong by up to 0.3, unseen.
 # Who is hurt: norms over raw inputs in physical units (kelvin, pascal, hertz, times), over positions of long
 #   sequences, or after layers whose inputs carry an offset; weights ported from PyTorch, where it is right.
 # Remedy: nnx.LayerNorm(..., use_fast_variance=False), or subtract the offset first.
@@ -40,8 +40,8 @@ safe = nnx.LayerNorm(512, use_fast_variance=False, rngs=nnx.Rngs(0))
 def facts(norm, x):
     """The largest error against the same norm in float64, and the largest output."""
     wide = np.asarray(x, np.float64)
-    centred = wide - wide.mean(1, keepdims=True)
-    exact = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-6)
+    centered = wide - wide.mean(1, keepdims=True)
+    exact = centered / np.sqrt((centered**2).mean(1, keepdims=True) + 1e-6)
     y = np.asarray(norm(x))
     return float(np.abs(y - exact).max()), float(np.abs(y).max())
 

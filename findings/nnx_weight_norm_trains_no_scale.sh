@@ -6,7 +6,7 @@
 # Versions: flax 0.12.8, jax 0.10.2, jaxlib 0.10.2, optax 0.2.8, on a CPU.
 # What happens: the scales are plain arrays, not nnx.Param: no gradient, no update, and they are missing in
 #   nnx.state(model, nnx.Param). All columns keep the norm 1, so a linear model cannot fit linear data. The
-#   forward pass, also one for evaluation, stores the normalised weight in the kernel's Param; with
+#   forward pass, also one for evaluation, stores the normalized weight in the kernel's Param; with
 #   dtype=bfloat16 it stores bfloat16, and small steps of the optimizer may then be rounded away. No warning.
 # Who is hurt: anyone who ports a Linen model; checkpoints and optimizers that take nnx.Param; pruning by
 #   magnitude, which sees other magnitudes before and after the first call.

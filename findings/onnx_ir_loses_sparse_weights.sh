@@ -11,7 +11,7 @@
 #   the valid model wrong ("Input tensors of wrong rank (0)") while the plain check passes it.
 #   With the same weight as a Constant node's `sparse_value`, onnx-ir raises, the full check passes, and
 #   onnxruntime runs it.
-# Who is hurt: anyone who stores a pruned model sparsely and then optimises, renames or merges it with an
+# Who is hurt: anyone who stores a pruned model sparsely and then optimizes, renames or merges it with an
 #   onnx-ir tool.
 # Remedy: make weights sparse as the last step, and as Constants; or keep a dense file for the tools.
 #

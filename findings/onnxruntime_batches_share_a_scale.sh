@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The answer of a model quantised by onnxruntime's quantize_dynamic depends on who else is in the batch.
+# The answer of a model quantized by onnxruntime's quantize_dynamic depends on who else is in the batch.
 #
 # Guess: at inference the rows of a batch do not know of each other, so an example alone and in a batch gets the same
-#   output up to rounding; "dynamic" means that each example is quantised by its own range.
+#   output up to rounding; "dynamic" means that each example is quantized by its own range.
 # Versions: onnxruntime 1.32.0, onnx 1.23.2, numpy 2.4.6, on a CPU.
 # What happens: DynamicQuantizeLinear, as ONNX defines it, takes one minimum and one maximum over the whole tensor,
 #   batch and time steps together, and quantize_dynamic puts one in front of each product. One row with large inputs
@@ -11,10 +11,10 @@
 #   example is tried alone.
 # Who is hurt: servers that put requests together in batches: one user's input changes another user's answer, and no
 #   answer can be repeated. An accuracy measured in batches depends on their size and order.
-# Remedy: quantize_static, whose range is fixed; a batch of one; or inputs that are normalised row by row.
+# Remedy: quantize_static, whose range is fixed; a batch of one; or inputs that are normalized row by row.
 #
-# Output seen (a layer of 64 inputs; error of the first row's output, relative to its largest, by its neighbour):
-#   neighbour is        float    quantize_dynamic  quantize_static
+# Output seen (a layer of 64 inputs; error of the first row's output, relative to its largest, by its neighbor):
+#   neighbor is        float    quantize_dynamic  quantize_static
 #   absent              0.0000   0.0213            0.0158
 #   1 times as large    0.0000   0.0174            0.0158
 #   10 times as large   0.0000   0.0368            0.0158
@@ -62,12 +62,12 @@ models = {
     name: onnxruntime.InferenceSession(f"{name}.onnx", providers=["CPUExecutionProvider"])
     for name in ("float", "dynamic", "static")
 }
-row, neighbour = rng.normal(size=(2, 1, 64)).astype(np.float32)
+row, neighbor = rng.normal(size=(2, 1, 64)).astype(np.float32)
 true = (row @ weight)[0]
 errors = {}
-print("neighbour is        float    quantize_dynamic  quantize_static")
+print("neighbor is        float    quantize_dynamic  quantize_static")
 for times in (None, 1, 10, 100, 1000):
-    batch = row if times is None else np.concatenate([row, times * neighbour])
+    batch = row if times is None else np.concatenate([row, times * neighbor])
     errors[times] = [
         float(np.abs(model.run(None, {"x": batch})[0][0] - true).max() / np.abs(true).max())
         for model in models.values()
@@ -76,7 +76,7 @@ for times in (None, 1, 10, 100, 1000):
     print(f"{who:<20}{errors[times][0]:<9.4f}{errors[times][1]:<18.4f}{errors[times][2]:.4f}")
 
 for times, (plain, dynamic, static) in errors.items():
-    assert plain < 1e-5 and static < 0.05, f"{times}: float or static depends on the neighbour"
+    assert plain < 1e-5 and static < 0.05, f"{times}: float or static depends on the neighbor"
     assert dynamic < 0.03 if times in (None, 1) else dynamic > 0.0025 * times**0.5, f"{times}: {dynamic}"
 assert errors[1000][1] == 1.0 and errors[100][1] > 0.2, "the rows do not share a scale any more"
 PYTHON

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # onnxruntime's quantize_static sets the bias of a filter to 0 if the filter is pruned, with per_channel=True only.
 #
-# Guess: a filter of zeros is the easiest one to quantise: its output is its bias, which is kept as an int32 and so
+# Guess: a filter of zeros is the easiest one to quantize: its output is its bias, which is kept as an int32 and so
 #   nearly exact, and per_channel=True, where each filter has a scale of its own, is the more accurate setting.
 # Versions: onnxruntime 1.32.0, onnx 1.23.2, numpy 2.4.6, on a CPU.
 # What happens: the scale of a filter without a nonzero weight is set to 1.0 (compute_scale_zp in
 #   onnxruntime/quantization/quant_utils.py), and a bias is stored as a multiple of scale(input) * scale(filter). With
 #   pixels of 0 to 255 that is a step of 1, and a bias of 0.3 rounds to 0, where the other filters have a step of 1e-5.
 #   With one weight left in the filter, or one scale for all of them, the bias is right. No warning.
-# Who is hurt: models whose filters were pruned by zeroing them and not cut out, quantised after: the constant that a
+# Who is hurt: models whose filters were pruned by zeroing them and not cut out, quantized after: the constant that a
 #   pruned filter feeds into the next layer, which training relied on, is gone. Inputs in large units lose all of
 #   it, inputs of 0 to 1 up to 0.002.
-# Remedy: cut zero filters out and fold their biases into the next layer before quantising; or a tiny weight in them.
+# Remedy: cut zero filters out and fold their biases into the next layer before quantizing; or a tiny weight in them.
 #
 # Output seen (a convolution over pixels of 0 to 255; every other filter is pruned, all biases are 0.3):
 #   weights left  scales      bias, pruned filter  bias, other filter  largest error, pruned filter
@@ -50,8 +50,8 @@ def outputs(file):
     return session.run(None, {"x": images[0]})[0]
 
 
-def quantised(left, per_channel):
-    """Float and quantised outputs, where `left` weights stay in the pruned filters, and the stored biases."""
+def quantized(left, per_channel):
+    """Float and quantized outputs, where `left` weights stay in the pruned filters, and the stored biases."""
     weight = np.random.default_rng(1).normal(scale=1e-3, size=(8, 3, 3, 3)).astype(np.float32)
     weight[::2].reshape(4, -1)[:, left:] = 0
     graph = helper.make_graph(
@@ -75,7 +75,7 @@ found = {}
 print("weights left  scales      bias, pruned filter  bias, other filter  largest error, pruned filter")
 for left in (0, 1):
     for per_channel in (False, True):
-        plain, low, bias = quantised(left, per_channel)
+        plain, low, bias = quantized(left, per_channel)
         error = float(np.abs(plain - low).max())
         found[left, per_channel] = bias[0], error
         scales = "per filter" if per_channel else "one"

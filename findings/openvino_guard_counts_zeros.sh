@@ -9,7 +9,7 @@
 #   layer is exact, and the same layer with its smallest weights removed has kept weights rounded by
 #   percents or, below 3e-8, to zero. No warning; the model loads and answers.
 # Who is hurt: pruned models with small weights in one layer: inputs in large units (hertz, pascal, cells
-#   per volume), or a normalisation of such inputs folded into the first layer.
+#   per volume), or a normalization of such inputs folded into the first layer.
 # Remedy: ov.save_model(model, path, compress_to_fp16=False), or keep the scale out of the pruned weight.
 #
 # Output seen:

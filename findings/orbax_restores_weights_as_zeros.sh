@@ -4,9 +4,9 @@
 # Guess: a template whose dtype is of another kind than that of the checkpoint is an error, as another shape or another
 #   tree is; a change of precision alone may be allowed.
 # Versions: orbax-checkpoint 0.12.8, jax 0.10.2, numpy 2.4.6, on a CPU.
-# What happens: StandardRestore casts to the dtype of the template, whichever it is, as astype does: towards 0 for
+# What happens: StandardRestore casts to the dtype of the template, whichever it is, as astype does: toward 0 for
 #   integers, so that weights between -1 and 1 vanish, and to "is not 0" for booleans.
-# Who is hurt: a checkpoint of a float model loaded into its quantised form, whose tree has the same names, and a
+# Who is hurt: a checkpoint of a float model loaded into its quantized form, whose tree has the same names, and a
 #   template with a mask in the place of a weight: the model runs and answers with zeros.
 # Remedy: compare the dtypes of manager.item_metadata(step) with those of the template before restoring.
 #

@@ -9,7 +9,7 @@
 #   node itself then counts twice. The same holds with improved=True, in SGConv, SSGConv and APPNP, and after the
 #   transform ToSparseTensor. GATConv, which replaces the loops, is right, and so is a graph without loops.
 # Who is hurt: whoever trains by edge_index and runs by the sparse tensor, which is recommended for speed and memory, on
-#   a graph with self-loops: a citation of oneself, a matrix of correlations with its diagonal, nearest neighbours
+#   a graph with self-loops: a citation of oneself, a matrix of correlations with its diagonal, nearest neighbors
 #   that include the node. Shapes fit, and no warning comes.
 # Remedy: add_remaining_self_loops before the sparse tensor is made, and add_self_loops=False in the layer.
 #

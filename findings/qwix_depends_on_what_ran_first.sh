@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
-# Whether qwix quantises `x @ w`, and whether the float model stays one, depends on which ran first.
+# Whether qwix quantizes `x @ w`, and whether the float model stays one, depends on which ran first.
 #
-# Guess: quantize_model returns a new model; the product is quantised in it or not, as its rules say,
+# Guess: quantize_model returns a new model; the product is quantized in it or not, as its rules say,
 #   and the model given to it computes what it computed before.
 # Versions: qwix 0.1.8, flax 0.12.8, jax 0.10.2, jaxlib 0.10.2, numpy 2.4.6, on a CPU.
 # What happens: qwix exchanges lax.dot_general while a model runs. JAX traces `@`, jnp.matmul and jnp.dot
 #   once per shape, and whoever calls them first with these shapes fixes what is inside. Float model
-#   first: the quantised one is the float one to the last bit, so training "with int4" trains in float32.
-#   Quantised model first: the float one gives the int4 results. No warning. Another batch size is another
+#   first: the quantized one is the float one to the last bit, so training "with int4" trains in float32.
+#   Quantized model first: the float one gives the int4 results. No warning. Another batch size is another
 #   shape, and may behave the other way. nnx.Linear calls lax.dot_general itself and is right in both orders.
 # Who is hurt: layers written by hand as `x @ (kernel * mask)`, the usual way to train with a mask, and any
-#   comparison of float and quantised accuracy in one process.
+#   comparison of float and quantized accuracy in one process.
 # Remedy: lax.dot_general or jnp.einsum in the layer, or jax.clear_caches() between the two models.
 #
 # Output seen (relative errors of the outputs; int4 weights cost 0.1):
-#   product       first call       float model  quantised model
+#   product       first call       float model  quantized model
 #   matmul        float model      0.0000       0.0000
-#   matmul        quantised model  0.1001       0.1001
+#   matmul        quantized model  0.1001       0.1001
 #   dot           float model      0.0000       0.0000
-#   dot           quantised model  0.1001       0.1001
+#   dot           quantized model  0.1001       0.1001
 #   dot_general   float model      0.0000       0.1001
-#   dot_general   quantised model  0.0000       0.1001
+#   dot_general   quantized model  0.0000       0.1001
 #   einsum        float model      0.0000       0.1001
-#   einsum        quantised model  0.0000       0.1001
+#   einsum        quantized model  0.0000       0.1001
 
 set -euo pipefail
 folder=$(mktemp -d)
@@ -64,7 +64,7 @@ def einsum(x, w):
 
 
 def errors(product, float_first):
-    """Relative errors of the float and the quantised model, called in one order."""
+    """Relative errors of the float and the quantized model, called in one order."""
     jax.clear_caches()
     model = Masked(product)
     exact = np.asarray(x) @ np.asarray(model.kernel[...] * model.mask[...])
@@ -74,22 +74,22 @@ def errors(product, float_first):
 
     first = error(model) if float_first else None
     trained = qwix.quantize_model(model, qwix.QtProvider(rules), x)
-    quantised = error(trained)
-    return error(model) if first is None else first, quantised
+    quantized = error(trained)
+    return error(model) if first is None else first, quantized
 
 
-print("product       first call       float model  quantised model")
+print("product       first call       float model  quantized model")
 found = {}
 for product in (matmul, jnp.dot, dot_general, einsum):
     for float_first in (True, False):
         pair = found[product, float_first] = errors(product, float_first)
-        order = "float model" if float_first else "quantised model"
+        order = "float model" if float_first else "quantized model"
         print(f"{product.__name__:<13} {order:<16} {pair[0]:<12.4f} {pair[1]:.4f}")
 
 for product in (dot_general, einsum):
     for order in (True, False):
         assert found[product, order][0] < 1e-5 and found[product, order][1] > 0.03
 for product in (matmul, jnp.dot):
-    assert found[product, True][1] < 1e-5, "the quantised model is quantised now"
+    assert found[product, True][1] < 1e-5, "the quantized model is quantized now"
     assert found[product, False][0] > 0.03, "the float model stays in float now"
 PYTHON

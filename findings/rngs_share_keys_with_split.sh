@@ -6,8 +6,8 @@
 # Versions: jax 0.10.2, flax 0.12.8.
 # What happens: nnx.Rngs(s) hands out fold_in(key(s), 0), fold_in(key(s), 1), ..., and since jax_threefry_partitionable
 #   is the default, split(key(s), n)[i] is fold_in(key(s), i), too. The first key of a split is the key of the
-#   first kernel, bit for bit; initialisers and uniform masks are both monotone in those bits.
-# Who is hurt: baselines with random masks, dropout at initialisation, noise added to weights: a "random" tenth
+#   first kernel, bit for bit; initializers and uniform masks are both monotone in those bits.
+# Who is hurt: baselines with random masks, dropout at initialization, noise added to weights: a "random" tenth
 #   is the top tenth, all of one sign, of nearly twice the norm that it should have.
 # Remedy: fold a constant of your own into the key before splitting.
 #

@@ -7,7 +7,7 @@
 # What happens: a dense argument goes through numpy.ma.masked_values(graph, 0), which masks what is *close* to 0, and
 #   close means within 1e-8 (csgraph_masked_from_dense, scipy/sparse/csgraph/_tools.pyx). CSR input is taken as it is.
 #   There is no warning: distances are infinite or, worse, those of detours. A spanning tree loses the edges too.
-# Who is hurt: lengths in metres at the scale of nanometres, rates, small probabilities, and pruning by graph
+# Who is hurt: lengths in meters at the scale of nanometers, rates, small probabilities, and pruning by graph
 #   connectivity on a dense weight matrix. What the doc of minimum_spanning_tree mentions as rounding is a cut.
 # Remedy: pass scipy.sparse.csr_array(matrix), which keeps every nonzero.
 #
@@ -36,7 +36,7 @@ nodes = 50
 
 
 def lengths(longest):
-    """A ring of `nodes` with as many chords, and edges of 1 to `longest` nanometres."""
+    """A ring of `nodes` with as many chords, and edges of 1 to `longest` nanometers."""
     rng = np.random.default_rng(0)
     matrix = np.zeros((nodes, nodes))
     for i in range(nodes):

@@ -10,7 +10,7 @@
 #   intercept of 99 and an R2 of 0.96, that of the CSR array stops at 15 and -183.
 # Who is hurt: sparse baselines compared with dense ones; probes fitted on sparse activations; whoever
 #   changes the format to save memory and finds that accuracy changed.
-# Remedy: centre y, or a column of ones in X and fit_intercept=False; Ridge and the solvers lbfgs and newton-cg
+# Remedy: center y, or a column of ones in X and fit_intercept=False; Ridge and the solvers lbfgs and newton-cg
 #   agree.
 #
 # Output seen (y = X @ [0, 1, 2, 3, 4] + 100, 500 rows, no zeros in X):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # scikit-learn's mutual_info_classif finds all that there is to know about the label in noise, if the noise is CSR.
 #
-# Guess: a format does not change what is measured: continuous features get the nearest-neighbour estimate, and
+# Guess: a format does not change what is measured: continuous features get the nearest-neighbor estimate, and
 #   noise gets about 0, whether stored as an array or as CSR.
 # Versions: scikit-learn 1.9.1, scipy 1.17.1, numpy 2.4.6.
 # What happens: discrete_features="auto" means continuous for an array and discrete for a sparse matrix, as the

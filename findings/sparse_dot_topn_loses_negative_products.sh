@@ -7,7 +7,7 @@
 # What happens: entries below 0 are left out, as if the threshold were 0: a row with fewer than n positive entries is
 #   short, one without any is empty. With top_n equal to the number of columns all come back, as the README says; with
 #   one column less no negative entry does. threshold=None is thus not "no threshold".
-# Who is hurt: nearest neighbours by inner products of centred or learned vectors: queries lose candidates, or all of
+# Who is hurt: nearest neighbors by inner products of centered or learned vectors: queries lose candidates, or all of
 #   them; if distances are negated so that the largest is the nearest, every query does.
 # Remedy: threshold=-numpy.inf.
 #

@@ -7,7 +7,7 @@
 # What happens: the weight is deleted and registered again, behind the bias, so model.parameters() gives bias,
 #   weight_orig. The number of entries is the same, so vector_to_parameters accepts the old vector and fills each layer
 #   from the wrong place. prune.remove does not restore the order, nor does parametrize, removed or not. Optimizer
-#   states go by position too: a state of the dense model loads, and where weight and bias have one shape (normalisation
+#   states go by position too: a state of the dense model loads, and where weight and bias have one shape (normalization
 #   layers, pruned by every loop over modules with a weight) each trains with the other's moments; elsewhere the
 #   next step raises. state_dict goes by name and is right.
 # Who is hurt: lottery tickets and averages that rewind by parameters_to_vector, evolution strategies, Fisher

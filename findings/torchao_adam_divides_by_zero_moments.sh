@@ -9,7 +9,7 @@
 #   of the largest in AdamW8bit, about 4e-6 in AdamWFp8, and what is below half of that is stored as 0. The first
 #   moment is not, and is divided by the square root of 0 plus eps, 1e-8. AdamW4bit has no 0 in the second moment.
 # Who is hurt: layers in which one input or one row has gradients a thousand times the others' (an unscaled feature,
-#   a frequent token): their neighbours in memory jump away, and go on doing so.
+#   a frequent token): their neighbors in memory jump away, and go on doing so.
 # Remedy: AdamW4bit, or torch.optim.AdamW for such layers.
 #
 # Output seen (16 x 256 weights, gradients of 1e-3 in 255 columns and 1 in the first; 10 steps):

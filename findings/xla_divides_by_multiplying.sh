@@ -10,7 +10,7 @@
 #   too. Of the numbers from 1 to 999, 135 do not give 1 when divided by themselves. A single number, or an
 #   array of divisors, is divided exactly, so a test on one number shows nothing.
 # Who is hurt: indices made of a quotient, (i / 41).astype(int): blocks and tiles, bins, epochs from steps, levels of a
-#   quantiser by floor; the first entry of a block falls into the one before. Numbers at the edge differ from
+#   quantizer by floor; the first entry of a block falls into the one before. Numbers at the edge differ from
 #   those of NumPy, and of PyTorch on a CPU.
 # Remedy: `//`, which is right for integers and floats; round in place of truncating where halves do not matter.
 #

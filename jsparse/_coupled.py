@@ -64,7 +64,7 @@ class Member(Sparse):
         self.rule = rule
         self.layer_ndim = weight.ndim - rule.role.stack
         self.deterministic = False
-        self.reparameterised = False
+        self.reparameterized = False
         self.state_names = ()
         for n, group in enumerate(groups):
             setattr(self, f"units{n}", group)

@@ -287,7 +287,7 @@ def _enter(
             for path, uses in most.uses.items():
                 tally.uses[path] = tally.uses[path] + uses
             return nothing
-        case _:  # a compiled, rematerialised or custom-gradient function: its first jaxpr runs
+        case _:  # a compiled, rematerialized or custom-gradient function: its first jaxpr runs
             body = inner[0]
             known = ins if len(body.invars) == len(ins) else [None] * len(body.invars)
             outs = _walk(body, known, times, tally)

@@ -164,7 +164,7 @@ class WholeModel:
     """All units of all layers under equal rules together: a global density.
 
     The cut is updated from the weights at each train step; call `advance` after setting weights by
-    hand. Ties are resolved in favour of the first layers.
+    hand. Ties are resolved in favor of the first layers.
     """
 
     def axes(self, ndim: int, role: Role) -> tuple[int, ...]:

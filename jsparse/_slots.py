@@ -202,7 +202,7 @@ def refuse_wrapped(slot: Slot) -> None:
 
 
 def refuse_unseen(slot: Slot, params: Sequence[Slot]) -> None:
-    """Refuse a rule on a weight that qwix quantises or adapts at each call.
+    """Refuse a rule on a weight that qwix quantizes or adapts at each call.
 
     Args:
       slot: the weight.

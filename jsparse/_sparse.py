@@ -52,7 +52,7 @@ class Sparse(nnx.Module):
     Attributes:
       weight: the dense weight, an nnx.Param.
       rule: the rule; static.
-      reparameterised: whether the Param holds something other than the dense weight.
+      reparameterized: whether the Param holds something other than the dense weight.
       deterministic: whether sampling is off; `train`, `eval` and `nnx.view` set it.
       (state): each entry of the rule's state, by its name: Learned, Mask or Setting.
     """
@@ -74,8 +74,8 @@ class Sparse(nnx.Module):
         self.layer_ndim = weight.ndim - rule.role.stack
         self.deterministic = False
         state, names = _placed(weight, rule, stacked_init(rule, weight[...], key))
-        self.reparameterised = "weight" in state
-        if self.reparameterised:
+        self.reparameterized = "weight" in state
+        if self.reparameterized:
             weight[...] = state.pop("weight")
         self.state_names = tuple(state)
         for name, value in state.items():
@@ -202,13 +202,13 @@ class Sparse(nnx.Module):
         return self.read()[index]
 
     def __setitem__(self, index: Any, value: Array) -> None:
-        self._refuse_reparameterised()
+        self._refuse_reparameterized()
         if index is ... and np.shape(value) != self.weight.shape:  # flax 0.11 takes any shape
             value = jnp.broadcast_to(value, self.weight.shape)
         self.weight[index] = value
 
-    def _refuse_reparameterised(self) -> None:
-        if self.reparameterised:
+    def _refuse_reparameterized(self) -> None:
+        if self.reparameterized:
             raise ValueError(
                 f"{type(self.rule).__name__} holds a parameter in place of the weight; set the "
                 "weight before sparsify, or set this parameter through .weight"
@@ -301,7 +301,7 @@ def _operator(name: str) -> Callable:
 
 def _in_place(name: str) -> Callable:
     def operator(self: Sparse, other: Any) -> Sparse:
-        self._refuse_reparameterised()
+        self._refuse_reparameterized()
         # flax 0.11 writes the Param; later versions raise an error that says how to write it
         getattr(self.weight, name)(other[...] if isinstance(other, Sparse) else other)
         return self

@@ -206,7 +206,7 @@ def refined(weight: Array, mask: Array, decay: float) -> Array:
     Args:
       weight: [...].
       mask: same shape, 0 or 1, same type.
-      decay: how strongly masked weights decay towards 0.
+      decay: how strongly masked weights decay toward 0.
 
     Returns:
       [...], the masked weight.

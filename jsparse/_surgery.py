@@ -118,7 +118,7 @@ def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
             "the pattern"
         )
     with naming(slot.path):
-        if isinstance(slot.value, Sparse) and slot.value.reparameterised:
+        if isinstance(slot.value, Sparse) and slot.value.reparameterized:
             raise ValueError(
                 f"{type(slot.value.rule).__name__} holds a parameter in place of the weight, which "
                 "another rule would misread; fold the model first: sparsify(fold(model), ...)"
@@ -127,7 +127,7 @@ def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
         made = Sparse(weight, fitting, key=key)
     if isinstance(slot.value, Sparse) and isinstance(rule, Held):
         _keep_mask(slot.value, made)
-    if made.reparameterised and not isinstance(held, Tracer) and not made.weight[...].any():
+    if made.reparameterized and not isinstance(held, Tracer) and not made.weight[...].any():
         warnings.warn(
             f"{slot.path} is all zeros, which {type(rule).__name__} never changes: the gradient of "
             "its parameter is 0 there; use another rule, or another initial value",
@@ -233,7 +233,7 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
 
     If a rule changes the weights it keeps (gates, soft thresholds), the changed values are stored.
     Weights of coupled units, which shared masks, each get their own. Dropped weights keep their
-    values, so that they can grow back; under a reparameterisation they become 0.
+    values, so that they can grow back; under a reparameterization they become 0.
 
     Args:
       model: any NNX module.
@@ -267,7 +267,7 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
                 f"{path}: got a mask of shape {mask.shape}; the weight has shape {part.shape}"
             )
         read = beside(part.read_final(), weight)
-        part.weight[...] = read if part.reparameterised else jnp.where(own > 0, read, weight)
+        part.weight[...] = read if part.reparameterized else jnp.where(own > 0, read, weight)
         if isinstance(part.rule, Keep) and (path not in new or bool(mask.all())):
             continue
         held[id(part)] = Sparse(part.weight, Held(role=part.rule.role), key=jax.random.key(0))

@@ -79,7 +79,7 @@ def cuts(score: Array, density: float | Array, scope: Scope, role: Role) -> Arra
 def top(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
     """Mask of the highest scores along `axes`: exactly max(1, round(density * n)) of each n.
 
-    Ties are resolved in favour of the lower index. NaN counts as the lowest score.
+    Ties are resolved in favor of the lower index. NaN counts as the lowest score.
 
     Args:
       score: [...], any real type; compared as float32.
@@ -178,7 +178,7 @@ def common_cut(
 ) -> list[Array]:
     """Cut several arrays together, keeping exactly max(1, round(density * n)) of all n scores.
 
-    Ties are resolved in favour of the first arrays, and within an array of the lower index.
+    Ties are resolved in favor of the first arrays, and within an array of the lower index.
 
     Args:
       scores: [stack..., grid] each, finite; compared as float32.

@@ -68,7 +68,7 @@ def plan(params: Any, *rules: Rules) -> dict[str, Rule]:
 def init(plan: Plan, params: Any, key: Array) -> tuple[States, States]:
     """State for each planned leaf.
 
-    A rule that reparameterises its weight (`Powerpropagation`) stores it in `learned`; the leaf
+    A rule that reparameterizes its weight (`Powerpropagation`) stores it in `learned`; the leaf
     itself is then no longer read.
 
     Args:
@@ -95,7 +95,7 @@ def init(plan: Plan, params: Any, key: Array) -> tuple[States, States]:
             where = where_is(leaves[path])
             if not where.mesh.empty:
                 state = follow(grown(rule, leaves[path]), rule.role.stack, state, where)
-        # a reparameterised weight is trained in place of the leaf, so it is learned
+        # a reparameterized weight is trained in place of the leaf, so it is learned
         mine = (*rule.learned, "weight")
         learned[path] = {n: v for n, v in state.items() if n in mine}
         held[path] = {n: v for n, v in state.items() if n not in mine}
@@ -165,7 +165,7 @@ def _replace(
 
 
 def _entry(leaf: Array, state: State) -> tuple[Array, State]:
-    """The weight, which is the leaf unless it was reparameterised, and the rest of the state."""
+    """The weight, which is the leaf unless it was reparameterized, and the rest of the state."""
     rest = {name: value for name, value in state.items() if name != "weight"}
     return state.get("weight", leaf), rest
 

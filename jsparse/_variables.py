@@ -19,16 +19,16 @@ LORA = "_lora_"
 def overwrites(wrapper: str) -> str:
     """What is wrong with a sparse weight inside such a layer, and what to do."""
     return (
-        f"nnx.{wrapper} writes normalised values into the variables of the layer it wraps at each "
+        f"nnx.{wrapper} writes normalized values into the variables of the layer it wraps at each "
         "call, so a mask would not last and fold could not find the weight. Leave this weight "
         "dense (exclude it from the pattern), or remove the wrapper"
     )
 
 
 def unseen(path: str) -> str:
-    """What is wrong with a rule on a weight that qwix is to quantise or adapt, and what to do."""
+    """What is wrong with a rule on a weight that qwix is to quantize or adapt, and what to do."""
     return (
-        f"{path}: qwix looks for nnx.Params, so it would silently neither quantise a weight with a "
+        f"{path}: qwix looks for nnx.Params, so it would silently neither quantize a weight with a "
         "rule nor add LoRA to it. Fold the model first and give qwix the result, "
         "qwix.quantize_model(jsparse.fold(model), ...), or keep rules off this weight"
     )

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 # Read once, when jax is imported or starts its backend; pytest-xdist workers inherit both.
-# Tests compile much and compute little: without LLVM's optimisations they take half the time, and
+# Tests compile much and compute little: without LLVM's optimizations they take half the time, and
 # a third less without fusion emitters, where the compiler can still do without.
 # One part of a program at a time, as there is one worker a core.
 _FLAGS = {

@@ -261,7 +261,7 @@ def test_stacked_layers_are_the_layers_one_by_one(rule: str) -> None:
     for n in range(3):
         weight = jnp.asarray(weights[n])
         one = js.Sparse(nnx.Param(weight), RULES[rule], key=jax.random.key(0))
-        one.weight[...] = weight  # a reparameterised weight would be taken twice
+        one.weight[...] = weight  # a reparameterized weight would be taken twice
         one.set_state({name: jnp.asarray(value[n]) for name, value in states.items()})
         np.testing.assert_array_equal(one.read(), together[n])
 

@@ -38,7 +38,7 @@ LONG = {
     "precision",
     "pretrained",
     "pruning",
-    "quantised",
+    "quantized",
     "recall",
     "resume",
     "revisions",

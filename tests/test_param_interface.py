@@ -306,7 +306,7 @@ def test_metadata_is_that_of_the_weight() -> None:
     assert sparse.weight.note == sparse.note
 
 
-def test_a_reparameterised_weight_is_written_only_through_its_parameter() -> None:
+def test_a_reparameterized_weight_is_written_only_through_its_parameter() -> None:
     weight = nnx.Param(ONES)
     sparse = js.Sparse(weight, js.Powerpropagation(), key=jax.random.key(0))
     for use in ("value", "[...]", "[0]", "copy_from"):

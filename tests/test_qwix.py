@@ -1,4 +1,4 @@
-"""Models that qwix quantises or adapts: what it would pass over is refused, by path."""
+"""Models that qwix quantizes or adapts: what it would pass over is refused, by path."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ class Int8:
         return self.value[index]
 
 
-def quantised(model: Net) -> Net:
+def quantized(model: Net) -> Net:
     """A copy with such an object in each layer."""
     model = nnx.clone(model)
     for layer in (model.a, model.b):
@@ -82,7 +82,7 @@ def test_a_weight_with_a_rule_would_be_passed_over():
 
 
 def test_a_kernel_in_an_object_is_said_to_stay():
-    model = quantised(js.fold(js.sparsify(Net(), HALF)))
+    model = quantized(js.fold(js.sparsify(Net(), HALF)))
     small, record = js.shrink(model, X)
     assert record.stayed.keys() == {"a/kernel", "b/kernel"} and not record.cuts
     assert "shrink the model first" in record.stayed["a/kernel"]

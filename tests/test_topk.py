@@ -79,6 +79,6 @@ def test_subnormal_scores_rank_by_size() -> None:
     assert top(score, 0.5, (0,)).tolist() == [True, True, False, True, False, False]
     rank = np.random.default_rng(0).permutation(64)
     many = jnp.asarray(rank.astype(np.float32) * np.float32(1e-42))
-    optimised: dict = {"xla_backend_optimization_level": 3}  # as it is outside tests
-    order = jax.jit(ordered).lower(many).compile(optimised)(many)
+    optimized: dict = {"xla_backend_optimization_level": 3}  # as it is outside tests
+    order = jax.jit(ordered).lower(many).compile(optimized)(many)
     assert (np.argsort(order) == np.argsort(rank)).all()

@@ -54,7 +54,7 @@ def test_a_wrapper_around_a_sparse_layer_changes_no_state(rule: str, wrap: str) 
     try:
         MADE[wrap](layer)(X)
     except TypeError as error:
-        assert stopped and f"nnx.{name} writes normalised values" in str(error)
+        assert stopped and f"nnx.{name} writes normalized values" in str(error)
     else:
         assert not stopped
     after = nnx.state(layer, nnx.Any(Learned, Mask, Setting))

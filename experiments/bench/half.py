@@ -16,7 +16,7 @@ Number: two AMD EPYC cores, random weights. Of the ideal at batch 1 and 32, XLA:
     10.8, 10.4, 18.4.
 
 Networks are trained dense on CIFAR-10, cut, and trained for as many steps again, the dense one too.
-Statistics of batch normalisation are re-estimated after each training. Blocks are removed by
+Statistics of batch normalization are re-estimated after each training. Blocks are removed by
 influence. ONNX Runtime runs the same models.
 """
 
@@ -110,7 +110,7 @@ def train(
     model: nnx.Module, images: common.Images, settings: Settings, seed: int, peak: float
 ) -> nnx.Module:
     """The model, trained in place, and its batch statistics re-estimated."""
-    prepare = common.standardised(images).test
+    prepare = common.standardized(images).test
     draw = np.random.default_rng(seed)
 
     def batch() -> tuple[Array, Array]:
@@ -134,7 +134,7 @@ def train(
 def accuracies(settings: Settings, seed: int) -> dict[str, tuple[float, float, float]]:
     """Of each way: the part of the operations left, of test images right, and after training on."""
     images = common.cifar10(settings.data)
-    prepare = common.standardised(images).test
+    prepare = common.standardized(images).test
     dense = common.ResNet(20, nnx.Rngs(seed))
     dense = train(dense, images, settings, seed, settings.learning_rate)
     x = prepare(jnp.asarray(images.train_x[:32]))

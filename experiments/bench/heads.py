@@ -6,7 +6,7 @@ Command: python -m experiments.bench.heads --authors PYTHON
     a Python with torch and glm_saga (pip install glm_saga torch numpy), which may be this one.
 Minutes: 5 on one core.
 
-Features are those of random ReLU units on images of MNIST, standardised by us for both; no row is
+Features are those of random ReLU units on images of MNIST, standardized by us for both; no row is
 held out. Both have one core. The authors' code stops where the loss of an epoch has not fallen by
 1e-4 for three epochs. How far a head is from its optimum is the largest violation of the optimality
 conditions in units of lambda, taken here from the weights of either in float64. Ratios are of
@@ -55,7 +55,7 @@ class Settings:
 
 
 def draw(settings: Settings) -> tuple[np.ndarray, np.ndarray, str]:
-    """Standardised features [rows, width], labels [rows], and the name of the data."""
+    """Standardized features [rows, width], labels [rows], and the name of the data."""
     images = common.first_samples(common.mnist(settings.data), settings.rows)
     pixels = images.train_x.reshape(len(images.train_x), -1) / 255
     units = np.random.default_rng(0).standard_normal((pixels.shape[1], settings.width))

@@ -10,7 +10,7 @@ Minutes: 5 for products and 40 for networks, on two cores that do nothing else.
 
 The mask of a product is random, by weight or by block of 64; x and y are stored by rows, as in
 layers. SciPy and PyTorch (MKL) take x already transposed and return y transposed, which is in their
-favour; PyTorch, ONNX Runtime and OpenVINO run in their own processes, the last two dense. Ratios
+favor; PyTorch, ONNX Runtime and OpenVINO run in their own processes, the last two dense. Ratios
 are medians over rounds of the ratio within a round.
 """
 

@@ -2,7 +2,7 @@
 
     python experiments/bench/official_saga.py CASE.npz OUT.npz POINTS
 
-It needs torch, numpy and glm_saga, and nothing of this project. CASE.npz holds standardised
+It needs torch, numpy and glm_saga, and nothing of this project. CASE.npz holds standardized
 features and labels. OUT.npz gets lambdas [points], weights [points, classes, features] and biases.
 The settings are the authors': step 0.1, batches of 256, mix 0.99, and for a lambda at most 2,000
 epochs, until the loss of an epoch has not fallen by 1e-4 for 3 epochs. The last line printed has

@@ -134,11 +134,11 @@ class Theirs:
 
 
 def drawn(settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    """A batch: one of ten centres and as much noise; labels as vectors."""
+    """A batch: one of ten centers and as much noise; labels as vectors."""
     rng = np.random.default_rng(0)
     labels = rng.integers(CLASSES, size=settings.batch)
-    centres, noise = (rng.standard_normal((n, settings.inputs)) for n in (CLASSES, settings.batch))
-    x = (centres[labels] + noise) * 0.5**0.5
+    centers, noise = (rng.standard_normal((n, settings.inputs)) for n in (CLASSES, settings.batch))
+    x = (centers[labels] + noise) * 0.5**0.5
     return x.astype(np.float32), np.eye(CLASSES, dtype=np.float32)[labels]
 
 

@@ -90,7 +90,7 @@ class ResNet50(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Attention and two dense layers, normalised first."""
+    """Attention and two dense layers, normalized first."""
 
     def __init__(self, width: int, rngs: nnx.Rngs):
         self.norms = nnx.List([nnx.LayerNorm(width, rngs=rngs) for _ in range(2)])

@@ -8,7 +8,7 @@ Command: python -m experiments.bench.step [--authors FOLDER] [--jaxpruner FOLDER
     github.com/google-research/jaxpruner.
 Minutes: 5 on two otherwise idle cores.
 
-A step is SGD with momentum on a donated state: loss, regulariser, gradients, weights, reset check.
+A step is SGD with momentum on a donated state: loss, regularizer, gradients, weights, reset check.
 Ratios are medians over rounds of the ratio within a round, with quartiles; compiling (tracing
 included) is timed once. All contenders take turns in one run; third-party code has its own process,
 idle while the others are timed.
@@ -175,7 +175,7 @@ def compare(name: str, network: Network, settings: Settings) -> None:
             + [text for reference in ours for text in ratio(times[what], times[reference])]
             for what in candidates
         ]
-        print(f"\n{name}: batch {len(data()[0])}, the authors' loss is with regulariser; {load}")
+        print(f"\n{name}: batch {len(data()[0])}, the authors' loss is with regularizer; {load}")
     header = ["step", "ms", "loss", "/ one step", "quartiles", "/ in a scan", "quartiles"]
     print(common.table(header, rows), flush=True)
 

@@ -11,11 +11,11 @@ from experiments.common.compare import show_pages as show_pages
 from experiments.common.compare import tradeoff as tradeoff
 from experiments.common.data.augment import pad_crop_flip as pad_crop_flip
 from experiments.common.data.augment import shift_flip as shift_flip
-from experiments.common.data.augment import standardise as standardise
-from experiments.common.data.augment import standardise_channels as standardise_channels
+from experiments.common.data.augment import standardize as standardize
+from experiments.common.data.augment import standardize_channels as standardize_channels
 from experiments.common.data.cifar import cifar10 as cifar10
 from experiments.common.data.cifar import cifar100 as cifar100
-from experiments.common.data.cifar import colour_digits as colour_digits
+from experiments.common.data.cifar import color_digits as color_digits
 from experiments.common.data.imagenet import imagenet as imagenet
 from experiments.common.data.mnist import digits as digits
 from experiments.common.data.mnist import mnist as mnist
@@ -58,7 +58,7 @@ from experiments.common.settings import StudySettings as StudySettings
 from experiments.common.settings import TrainSettings as TrainSettings
 from experiments.common.settings import learning_rate as learning_rate
 from experiments.common.settings import start as start
-from experiments.common.show import COLOURS as COLOURS
+from experiments.common.show import COLORS as COLORS
 from experiments.common.show import Epochs as Epochs
 from experiments.common.show import counted as counted
 from experiments.common.show import draw as draw
@@ -72,7 +72,7 @@ from experiments.common.sweep import Sweep as Sweep
 from experiments.common.sweep import in_turn as in_turn
 from experiments.common.sweep import over_devices as over_devices
 from experiments.common.sweep import side_by_side as side_by_side
-from experiments.common.sweep import standardised as standardised
+from experiments.common.sweep import standardized as standardized
 from experiments.common.sweep import to_float as to_float
 from experiments.common.sweep import turns_on_cpu as turns_on_cpu
 from experiments.common.train import Published as Published

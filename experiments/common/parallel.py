@@ -37,7 +37,7 @@ class DataParallel:
     """Trains a model whose batch is split over all devices.
 
     The compiler adds the sums over devices. So the loss, its gradients and the statistics of batch
-    normalisation are those of the whole batch, whatever the number of devices.
+    normalization are those of the whole batch, whatever the number of devices.
 
     Args:
       make: builds model and optimizer from a seed.

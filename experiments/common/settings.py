@@ -120,7 +120,7 @@ class StudySettings(TrainSettings):
     """What every study of learned thresholds can set."""
 
     alphas: tuple[float, ...]
-    """Weights of the regulariser; all are trained in one program."""
+    """Weights of the regularizer; all are trained in one program."""
     density: float = 1.0
     """Below 1: steer alpha, from the one given, to end at this density."""
     decay: float = 0.0

@@ -15,7 +15,7 @@ import numpy as np
 from jsparse._storage.files import write_whole
 
 # Okabe and Ito (2008), without the yellow, which is too light for lines.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 Curves = Mapping[str, tuple[Sequence[Any], Any]]
 """By name: x [n], numbers or words, and y, [n] or [n, seeds]."""
 
@@ -93,7 +93,7 @@ def draw(
     """Curves with a bar of one deviation over the seeds, a panel for each title; a PNG file.
 
     Args:
-      panels: curves by title; a name has the same colour in all panels.
+      panels: curves by title; a name has the same color in all panels.
       path: the file.
       x: label of the horizontal axes.
       y: label of the vertical axes.
@@ -116,8 +116,8 @@ def draw(
             number, few = names.index(name), len(places) < 30
             axes.errorbar(
                 places, values.mean(axis=1), spread, label=name, capsize=2, linewidth=1.5,
-                color=COLOURS[number % len(COLOURS)], markersize=4, marker="o" if few else "",
-                linestyle=("-", "--", ":")[number // len(COLOURS) % 3],
+                color=COLORS[number % len(COLORS)], markersize=4, marker="o" if few else "",
+                linestyle=("-", "--", ":")[number // len(COLORS) % 3],
             )  # fmt: skip
         if level is not None:
             axes.axhline(level, color="0.4", linestyle="--", linewidth=1.2, label="dense")

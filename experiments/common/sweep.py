@@ -20,7 +20,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import jsparse
-from experiments.common.data.augment import standardise
+from experiments.common.data.augment import standardize
 from experiments.common.data.sources import Images
 from jsparse import Revise, Revised
 from jsparse.optim import Control, task_gradients, threshold_parts
@@ -72,9 +72,9 @@ PIXELS = Inputs()
 """Pixels become [0, 1]."""
 
 
-def standardised(images: Images, augment: Callable[[Array, Array], Array] | None = None) -> Inputs:
+def standardized(images: Images, augment: Callable[[Array, Array], Array] | None = None) -> Inputs:
     """Images by the mean and deviation of the training set, then augmented for training."""
-    prepare = standardise(images.train_x)
+    prepare = standardize(images.train_x)
     train = lambda key, x: augment(key, prepare(x)) if augment else prepare(x)
     return Inputs(train=train, test=prepare)
 

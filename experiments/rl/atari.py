@@ -21,7 +21,7 @@ from experiments.rl.dqn import Dqn, Task, Trainer
 from experiments.rl.networks import Kind, Layers, forward
 
 SIDE, FRAMES, COURT, BACKGROUND = 42, 2, slice(7, 38), 87
-"""Pixels of a side, frames that an agent sees, the rows of the court and its grey."""
+"""Pixels of a side, frames that an agent sees, the rows of the court and its gray."""
 MOVES = np.array([0, 2, 3], np.int32)
 """Stay, up and down among the console's actions; they move the paddle on the right."""
 MARKS = 5

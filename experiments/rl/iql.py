@@ -4,7 +4,7 @@
    = Q - V counts |tau - 1(u < 0)| u^2, so that V comes near what the better actions are worth.
 2. The actor, a normal distribution, ascends min(100, exp(beta (min(Q1', Q2') - V))) log pi(a | s).
 3. Both critics regress on r + gamma V(s'); where a task ended, on r.
-4. The targets Q' move towards the critics; each of their matrices keeps equally many links.
+4. The targets Q' move toward the critics; each of their matrices keeps equally many links.
 
 The means are a function of the observation, in (-1, 1), and the deviations are numbers that are
 learned; the mean acts. As in the authors' code, rewards are scaled so that returns of the data span

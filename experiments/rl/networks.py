@@ -56,7 +56,7 @@ class MLP(nnx.Module):
       width: of the hidden layers.
       rngs: of the weights.
       first: the first layer, `nnx.Linear` or something called like it.
-      init: inputs of a layer -> its initialiser; PyTorch's, or Flax's with `flax_init`.
+      init: inputs of a layer -> its initializer; PyTorch's, or Flax's with `flax_init`.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from jax import Array
 def advantages(
     gain: Array, value: Array, last: Array, going: Array, gamma: float, lam: float
 ) -> Array:
-    """Generalised advantages: d_t = r_t + gamma V_{t+1} - V_t, A_t = d_t + gamma lam A_{t+1}.
+    """Generalized advantages: d_t = r_t + gamma V_{t+1} - V_t, A_t = d_t + gamma lam A_{t+1}.
 
     Nothing is added from beyond the end of an episode.
 
@@ -34,9 +34,9 @@ def advantages(
 def weighed(advantage: Array, prices: Array) -> Array:
     """One advantage, [...], of [..., 1 + bounds], at the prices [bounds]."""
     axes = tuple(range(advantage.ndim - 1))
-    centred = advantage - advantage.mean(axis=axes, keepdims=True)
-    reward = centred[..., 0] / (centred[..., 0].std() + 1e-8)
-    return (reward - centred[..., 1:] @ prices) / (1 + prices.sum())
+    centered = advantage - advantage.mean(axis=axes, keepdims=True)
+    reward = centered[..., 0] / (centered[..., 0].std() + 1e-8)
+    return (reward - centered[..., 1:] @ prices) / (1 + prices.sum())
 
 
 def clipped(ratio: Array, advantage: Array, clip: float) -> Array:

@@ -1,6 +1,6 @@
 """Agents that learn from stored transitions alone.
 
-1. Observations are standardised; the acting network reads them raw (`raw`).
+1. Observations are standardized; the acting network reads them raw (`raw`).
 2. Cloning regresses the actor on the data's actions (BC). TD3+BC is `td3` with another objective;
    `iql` is implicit Q-learning.
 """
@@ -29,7 +29,7 @@ class Scale(NamedTuple):
     deviation: np.ndarray
 
     def standard(self, batch: Batch) -> Batch:
-        """The batch with standardised observations."""
+        """The batch with standardized observations."""
         change = lambda x: (x - self.mean) / self.deviation
         return batch._replace(
             observation=change(batch.observation), following=change(batch.following)

@@ -6,9 +6,10 @@
 3. Some passes over these steps, in batches: ascend min(ratio A, clip(ratio) A) and the entropy of
    the policy, and let the values regress on A + V. After a pass by which the policy has gone too
    far, by the mean of log pi_old - log pi, no more follow.
-4. Each cost has its own critic and multiplier nu. The advantages of rewards are standardised and
-   those of costs only centred, so that a cost that does not vary is not inflated: A = (A_r - sum of
-   nu A_c) / (1 + sum of nu). After step 1 a multiplier is updated by the mean cost of a step.
+4. Each cost has its own critic and multiplier nu. The advantages of rewards are standardized and
+   those of costs only centered, so that a cost that does not vary is not inflated:
+   A = (A_r - sum of nu A_c) / (1 + sum of nu). After step 1 a multiplier is updated by the mean
+   cost of a step.
 
 Masks under a revision change with the steps of the optimizer.
 

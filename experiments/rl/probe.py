@@ -12,7 +12,7 @@ def probe(
 ) -> dict[str, float]:
     """R^2 of ridge regressions on held-out frames; 0 is as good as the mean, 1 is exact.
 
-    Minimises |y - b - Xw|^2 + penalty n |w|^2, with X standardised on the n frames of the fit.
+    Minimizes |y - b - Xw|^2 + penalty n |w|^2, with X standardized on the n frames of the fit.
 
     Args:
       features: [frames, units].

@@ -25,14 +25,14 @@ def shares(picks: Picks, intentions: int) -> Array:
 def followed(table: Array, picks: Picks, main: Array, gamma: float, rate: float) -> Array:
     """The table [nodes, intentions] after some episodes.
 
-    Each choice moves its entry towards the discounted rewards of the main task from there on.
+    Each choice moves its entry toward the discounted rewards of the main task from there on.
 
     Args:
       table: before them.
       picks: of these episodes.
       main: [episodes, steps], rewards of the main task; each choice holds as many steps.
       gamma: the discount.
-      rate: how far an entry moves towards what followed.
+      rate: how far an entry moves toward what followed.
     """
     choices, steps = len(picks[0]), main.shape[1]
     later = np.arange(steps) - steps // choices * np.arange(choices)[:, None]

@@ -4,7 +4,7 @@
 2. The backward pass trains a larger fraction, `backward`: also the largest of the other weights,
    with the gradients that they would have if the forward pass used them.
 3. The remaining weights are frozen at their values, until trained weights shrink below them.
-4. A penalty pulls all trained weights towards 0, by a factor 1 / density more strongly if the
+4. A penalty pulls all trained weights toward 0, by a factor 1 / density more strongly if the
    forward pass does not use them, so only useful weights persist: add the `cost` of each layer to
    the loss.
 

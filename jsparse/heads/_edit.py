@@ -61,7 +61,7 @@ def ablate(
     """A copy of the model in which an output of a linear layer no longer reads some features.
 
     Instead of a feature the output reads 0, or its mean, which goes into the bias: the means are
-    those by which a head was centred, so this is what a zero among its standardised weights does.
+    those by which a head was centered, so this is what a zero among its standardized weights does.
 
     Args:
       model: any NNX module; not changed.

@@ -74,7 +74,7 @@ def page(
     accuracy, output = words_of(point)
     content = {
         "title": "What a sparse head reads",
-        "about": f"lambda {point.lam:.3g}; features are standardised",
+        "about": f"lambda {point.lam:.3g}; features are standardized",
         "reached": [
             ((f"{point.accuracy:.2%}", ""), accuracy),
             ((f"{point.features_per_class:.1f}", ""), f"features per {output}"),

@@ -1,6 +1,6 @@
 """The path of heads, from no weights to nearly all, and choosing one of them.
 
-1. Features are standardised over the training rows; constant ones are left out, with weight 0.
+1. Features are standardized over the training rows; constant ones are left out, with weight 0.
 2. The first lambda is the least at which all weights are 0: the largest size of the gradient there,
    divided by the mix. The others fall from it on a logarithmic scale.
 3. Each head starts from the previous one. In memory FISTA solves it; for features read a block at a
@@ -25,7 +25,7 @@ from jsparse.heads._fista import fista, in_turn, whole
 from jsparse.heads._given import check_features, held_out, read_targets
 from jsparse.heads._point import Point, inverse, words_of
 from jsparse.heads._problem import Fit, Problem, Rows, identity, norms
-from jsparse.heads._rows import ROUNDING, Blocks, Whole, in_memory, moments, standardised
+from jsparse.heads._rows import ROUNDING, Blocks, Whole, in_memory, moments, standardized
 from jsparse.heads._saga import STEP, saga
 from jsparse.report._table import table
 
@@ -99,10 +99,10 @@ def elastic_net_path(
 
         min over W, b of  mean loss(x W + b, y) + lambda ((1 - a) / 2 |W|^2 + a sum |W_jk|)
 
-    The features x are standardised. The loss is the cross-entropy of the softmax for whole-number
+    The features x are standardized. The loss is the cross-entropy of the softmax for whole-number
     labels and half the squared error, summed over the outputs, for floats. The last sum is over
     single weights, or, grouped, over the 2-norms of each feature's weights: then a feature is used
-    by all classes or by none. The bias b is not penalised.
+    by all classes or by none. The bias b is not penalized.
 
     An array in memory (jax or numpy) is put on the device. Anything else with a shape and rows by
     slices, such as a `np.memmap` or a dataset of h5py, is read a block of rows at a time, so it
@@ -206,11 +206,11 @@ def _fits(
 
 
 def _rows(features: Any, mean: np.ndarray, std: np.ndarray, batch: int, dtype: Any) -> Rows:
-    """The features, standardised; constant ones become 0."""
+    """The features, standardized; constant ones become 0."""
     scale = jnp.asarray(inverse(std), dtype)
     near = jnp.asarray(mean, dtype)
     if in_memory(features):
-        return Whole(standardised(jnp.asarray(features), near, scale))
+        return Whole(standardized(jnp.asarray(features), near, scale))
     return Blocks(features, batch, near, scale)
 
 

@@ -17,7 +17,7 @@ class Point:
     """A sparse head at one strength of the penalty; made by `elastic_net_path`.
 
     Attributes:
-      weight: of the standardised features, [features, outputs]; exact zeros where dropped.
+      weight: of the standardized features, [features, outputs]; exact zeros where dropped.
       bias: [outputs].
       lam: lambda, the strength.
       kept: number of weights that are not 0.
@@ -53,7 +53,7 @@ class Point:
         """The head as a layer on raw features, its kernel under `Held`.
 
         The mean goes into the bias and the deviation into the kernel, so the outputs are those of
-        `weight` and `bias` on standardised features.
+        `weight` and `bias` on standardized features.
 
         Returns:
           An `nnx.Linear`, features to outputs; 0 for dropped weights.

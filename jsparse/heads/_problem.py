@@ -1,9 +1,9 @@
-"""What a head minimises, and how far it is from the minimum.
+"""What a head minimizes, and how far it is from the minimum.
 
     sum_i s_i loss(x_i W + b, y_i) + lambda ((1 - a) / 2 |W|^2 + a sum of sizes of W)
 
-The x_i are standardised; s_i is 1 / n for each of n training rows and 0 for the others. The sizes
-are |W_jk|, or, grouped by feature, the 2-norms of the rows W_j. The bias is not penalised.
+The x_i are standardized; s_i is 1 / n for each of n training rows and 0 for the others. The sizes
+are |W_jk|, or, grouped by feature, the 2-norms of the rows W_j. The bias is not penalized.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def identity(outputs: Array) -> Array:
 
 
 class Rows(Protocol):
-    """Standardised features, of which only two products are needed."""
+    """Standardized features, of which only two products are needed."""
 
     def forward(self, weight: Array, bias: Array) -> Array:
         """Outputs of all rows, [rows, outputs]."""
@@ -55,7 +55,7 @@ class Problem:
       share: the weight of each row, [rows].
       mix: a, the part of the penalty that makes zeros.
       mean: from outputs to what they predict: softmax, or the identity.
-      size: from weights to the sizes that are penalised, [features, outputs] or [features, 1].
+      size: from weights to the sizes that are penalized, [features, outputs] or [features, 1].
     """
 
     targets: Array
@@ -105,7 +105,7 @@ class Fit(NamedTuple):
     """A head that is being solved.
 
     Attributes:
-      weight: [features, outputs], of the standardised features.
+      weight: [features, outputs], of the standardized features.
       bias: [outputs].
       outputs: of all rows, [rows, outputs].
       slope: gradients of the loss, without the penalty, by weight and bias.

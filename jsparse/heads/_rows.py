@@ -1,4 +1,4 @@
-"""The rows of features: read, standardised, and multiplied; in memory or a block at a time."""
+"""The rows of features: read, standardized, and multiplied; in memory or a block at a time."""
 
 import math
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ def slopes_of(x: Array, residual: Array) -> tuple[Array, Array]:
 @partial(jax.tree_util.register_dataclass, data_fields=["x"], meta_fields=[])
 @dataclass(frozen=True)
 class Whole:
-    """Standardised features in memory, [rows, features]."""
+    """Standardized features in memory, [rows, features]."""
 
     x: Array
 
@@ -49,7 +49,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Features that are read and standardised a block of rows at a time.
+    """Features that are read and standardized a block of rows at a time.
 
     Attributes:
       features: with a shape, and rows by slices.
@@ -71,8 +71,8 @@ class Blocks:
         return slice(n * self.batch, min((n + 1) * self.batch, self.features.shape[0]))
 
     def read(self, part: slice) -> Array:
-        """Some rows, standardised."""
-        return standardised(np.asarray(self.features[part]), self.mean, self.scale)
+        """Some rows, standardized."""
+        return standardized(np.asarray(self.features[part]), self.mean, self.scale)
 
     def forward(self, weight: Array, bias: Array) -> Array:
         """Outputs of all rows, [rows, outputs]."""
@@ -90,7 +90,7 @@ _outputs, _slopes = jax.jit(outputs_of), jax.jit(slopes_of)
 
 
 @jax.jit
-def standardised(x: Array, mean: Array, scale: Array) -> Array:
+def standardized(x: Array, mean: Array, scale: Array) -> Array:
     """Features of mean 0 and deviation 1, in the type of `mean`; 0 where they are constant."""
     return (x.astype(mean.dtype) - mean[None]) * scale[None]
 

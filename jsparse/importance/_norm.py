@@ -4,7 +4,7 @@
 2. Summed over the weights, this is the norm of the whole unit to the power p; `Joined` may take the
    mean or the maximum over them instead.
 
-Biases and statistics of normalisations do not count.
+Biases and statistics of normalizations do not count.
 
 Numbers: no figure is published for whole groups.
 """

@@ -1,10 +1,10 @@
-"""The scale of a normalisation: network slimming.
+"""The scale of a normalization: network slimming.
 
 1. |gamma|, the factor by which a batch norm (or another norm) multiplies a unit.
 2. Units with the smallest ones are removed, over all layers at once in the paper; train with an L1
    penalty on gamma first.
 
-A group without a normalisation has no score and stays.
+A group without a normalization has no score and stays.
 
 Numbers: no experiment yet.
 """
@@ -23,10 +23,10 @@ from jsparse.importance._members import Joined, from_weights, summed
 
 @dataclass(frozen=True)
 class NormScale:
-    """How large the scale of a normalisation is at a unit.
+    """How large the scale of a normalization is at a unit.
 
     Args:
-      joined: how several normalisations of a group are taken together; as in the paper, scores of
+      joined: how several normalizations of a group are taken together; as in the paper, scores of
         groups are not divided by anything.
 
     Reference: Liu et al., Learning efficient convolutional networks through network slimming, ICCV

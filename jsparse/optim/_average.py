@@ -42,7 +42,7 @@ MAKE = "make the target from the model: target = jsparse.hold(model)"
 def average(
     target: Model, model: nnx.Module, rate: float | Array, *, keep: Links = "mask"
 ) -> Model:
-    """The target moved towards the model: an exponential moving average of a sparse model.
+    """The target moved toward the model: an exponential moving average of a sparse model.
 
         w' = (1 - rate) w + rate v
 

@@ -147,7 +147,7 @@ def route(
     """One transform for the weights of layers, another for everything else.
 
     Everything else means thresholds, gate logits, scores and whatever else a rule learns, biases,
-    parameters of normalisation, and parameters of rank 1. If a tree of arrays is a tuple, such as
+    parameters of normalization, and parameters of rank 1. If a tree of arrays is a tuple, such as
     (params, learned) from `jsparse.tree`, only its first element has weights of layers.
 
     Args:
@@ -277,7 +277,7 @@ def _weight_stacks(model: Any) -> dict[str, int]:
     if not stacks:
         raise ValueError(
             "the model has no weights of layers: no array of rank 2 or more that is not a bias or "
-            "part of a normalisation"
+            "part of a normalization"
         )
     return stacks
 

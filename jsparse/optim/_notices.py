@@ -74,7 +74,7 @@ def warn_of_decay(paths: frozenset[str]) -> None:
     """Warn that decay of learned parameters could not be removed."""
     if paths:
         tell(
-            f"this optimizer decays what rules learn towards 0 ({listed(sorted(paths), 3)}), and "
+            f"this optimizer decays what rules learn toward 0 ({listed(sorted(paths), 3)}), and "
             "its steps depend on the size or the history of a parameter. Give them an optimizer of "
             "their own: jsparse.route(model, tx, optax.adam(1e-3)); in place of optax.lamb and "
             "optax.lars use jsparse.lamb and jsparse.lars"

@@ -65,8 +65,8 @@ def proximal(
     over the units g of each weight, p_g being the number of weights in one: L1 for `Weight()`, the
     group lasso for `Filter()` and others. The penalty is not part of your loss. After each step of
     `tx` its proximal step is taken, in the metric of `tx`: with the learning rate for SGD, with
-    lr / (sqrt(nu) + eps) for Adam. So adaptive optimizers minimise the same sum as SGD, where a
-    soft threshold by the learning rate alone would minimise another. With momentum, the step is the
+    lr / (sqrt(nu) + eps) for Adam. So adaptive optimizers minimize the same sum as SGD, where a
+    soft threshold by the learning rate alone would minimize another. With momentum, the step is the
     one that a constant gradient would have produced.
 
     It takes sgd (with momentum or Nesterov's), adam, adamw, nadam, radam, adamax, amsgrad, adagrad

@@ -21,7 +21,7 @@ from jsparse.prune._grasp import grasp as grasp
 from jsparse.prune._grasp import grasp_scores as grasp_scores
 from jsparse.prune._group_lasso import group_lasso as group_lasso
 from jsparse.prune._lottery import FineTune as FineTune
-from jsparse.prune._lottery import Reinitialise as Reinitialise
+from jsparse.prune._lottery import Reinitialize as Reinitialize
 from jsparse.prune._lottery import RewindRate as RewindRate
 from jsparse.prune._lottery import lottery as lottery
 from jsparse.prune._magnitude import magnitude as magnitude

@@ -53,7 +53,7 @@ def couple(model: Model, groups: UnitGroups, *rules: Rules, rngs: nnx.Rngs | Non
     """A copy of the model in which each chosen group of coupled units has a rule.
 
     A unit is closed in all weights that it spans: in a residual stream in every layer that adds to
-    it, with biases and the scales of normalisations, and in every layer that reads it. So `shrink`
+    it, with biases and the scales of normalizations, and in every layer that reads it. So `shrink`
     removes it, where `Filter()` zeroes the units of one layer while others still add to them.
 
     The rule decides by the root mean square of each unit over all its weights; thresholds, gates,

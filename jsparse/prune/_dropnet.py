@@ -111,7 +111,7 @@ def drop_units(
 ) -> Model:
     """A copy of the model that keeps the units with the highest scores; dropped ones stay dropped.
 
-    Exactly as many units as `choose` says are kept. Ties (dead units) are resolved in favour of the
+    Exactly as many units as `choose` says are kept. Ties (dead units) are resolved in favor of the
     lower index, whereas the authors' code picks at random.
 
     Args:

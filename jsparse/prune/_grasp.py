@@ -1,6 +1,6 @@
 """GraSP: keep the weights that preserve gradient flow, before the first step.
 
-1. g = dL/dw at initialisation, over all batches; L is computed from logits / 200.
+1. g = dL/dw at initialization, over all batches; L is computed from logits / 200.
 2. Hg, the product of the Hessian of the same loss with g, again over all batches.
 3. Importance: -w * Hg, to first order half of the increase in the squared norm of the gradient when
    the weight is removed. The weights with the LARGEST importance are removed, since the gradient is
@@ -41,7 +41,7 @@ def grasp(
         loss = lambda model, batch: cross_entropy(model(batch[0]) / 200, batch[1]).mean()
 
     Args:
-      model: a model with weights under `Held`, at initialisation; masked weights stay masked.
+      model: a model with weights under `Held`, at initialization; masked weights stay masked.
       loss: loss(model, batch) -> [], the mean over the batch; twice differentiable.
       batches: one or more, of the same shape, since each new shape is compiled separately. They are
         processed twice.

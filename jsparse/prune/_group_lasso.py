@@ -2,7 +2,7 @@
 
 1. A unit of a group (`jsparse.groups`) is made by several weights: in a residual stream by every
    layer that adds to it, with their biases, learned positions and class tokens, and the scales and
-   biases of normalisations. Their entries together are one group of the lasso.
+   biases of normalizations. Their entries together are one group of the lasso.
 2. The transform takes its step without the penalty. Then the entries of each unit, from all of its
    weights, take the proximal step of the group lasso in the metric of the transform:
 
@@ -67,8 +67,8 @@ def group_lasso(
         loss + strength * sum_u sqrt(p_u) * |w_u|
 
     over the units u of each chosen group, w_u being the p_u entries of all weights that make the
-    unit: kernels by their outputs, biases, scales and biases of normalisations. Weights that only
-    read it are not penalised. Then `shrink` makes the model smaller, also in residual streams,
+    unit: kernels by their outputs, biases, scales and biases of normalizations. Weights that only
+    read it are not penalized. Then `shrink` makes the model smaller, also in residual streams,
     where `jsparse.optim.proximal` with `Filter()` zeroes the units of one layer while others still
     add to them. Streams that a layer norm averages over stay: cut their units with `prune.units`,
     which removes those that are 0 first.
@@ -99,7 +99,7 @@ def group_lasso(
       >>> tx = group_lasso(optax.adam(1e-3), jsparse.groups(model, (1, 4)), (".*", 0.05))
       >>> optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
 
-    Reference: Fang et al., DepGraph: Towards any structural pruning, CVPR 2023, section 3.3, which
+    Reference: Fang et al., DepGraph: Toward any structural pruning, CVPR 2023, section 3.3, which
     adds a penalty to the loss instead; Yuan and Lin, 2006, section 2, for the step.
     """
     check_transform(tx=tx)
@@ -123,7 +123,7 @@ def _moved(
     steps: Mapping[str, Array],
     taken: Array,
 ) -> dict[str, Array]:
-    """The moves of the penalised weights after their proximal steps, by path (2)."""
+    """The moves of the penalized weights after their proximal steps, by path (2)."""
     wide = {path: weight.astype(jnp.float32) for path, weight in weights.items()}
     found: dict[str, Array] = {}
     for group in chosen:
@@ -157,12 +157,12 @@ def _put(array: Array, rows: Array, part: _Part) -> Array:
 
 
 def _chosen(groups: UnitGroups, strengths: Sequence[tuple[str, Strength]]) -> list[_Chosen]:
-    """The groups that are penalised.
+    """The groups that are penalized.
 
     Raises:
       ValueError: a pattern that matches no group that can shrink; two that share a weight.
     """
-    by = chosen_groups(groups, strengths, "strengths", "penalise")
+    by = chosen_groups(groups, strengths, "strengths", "penalize")
     found = [_Chosen(n, strength, _parts(groups[n])) for n, strength in by.items()]
     owners: dict[str, tuple[str, _Part]] = {}
     for group in found:

@@ -4,7 +4,7 @@
 2. Prune a fraction of the remaining weights, those of smallest magnitude.
 3. Restart: from the initial weights or those of step k (`Rewind`); from the trained weights with
    the initial learning rate (`RewindRate`) or with the final one (`FineTune`); or, to measure the
-   value of the initialisation, from new random weights (`Reinitialise`).
+   value of the initialization, from new random weights (`Reinitialize`).
 4. Repeat.
 
 Numbers: experiments/lottery.py, LeNet-300-100 on MNIST; the paper's figures are curves, not tables.
@@ -52,7 +52,7 @@ def lottery(
       train: train(model, round) returns the trained model. It gets a copy of the model, should
         start at step `round.first` of the learning-rate schedule, and makes its own optimizer.
       densities: fraction of the weights to keep after each pruning, such as `each_round(0.8, 10)`.
-      restart: `Rewind()`, `RewindRate()`, `FineTune(...)` or `Reinitialise(...)`.
+      restart: `Rewind()`, `RewindRate()`, `FineTune(...)` or `Reinitialize(...)`.
       choose: which weights compete: `globally`, or `by_layer()`.
       score: scores the trained weights, high = kept.
       keep: `Folder("runs/a")` to resume a run that was killed.
@@ -139,14 +139,14 @@ class FineTune(_AsTrained):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reinitialise:
-    """Keep the masks and reinitialise everything else: measures the value of the initialisation.
+class Reinitialize:
+    """Keep the masks and reinitialize everything else: measures the value of the initialization.
 
     Args:
       make: builds the sparse model from `nnx.Rngs` as it was built at first, `sparsify` included.
       seed: seed of the new weights, which differ between rounds.
 
-    Reference: Frankle and Carbin, 2019, section 2 (random reinitialisation).
+    Reference: Frankle and Carbin, 2019, section 2 (random reinitialization).
     """
 
     make: Callable[[nnx.Rngs], nnx.Module]

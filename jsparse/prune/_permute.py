@@ -1,13 +1,13 @@
 """Channel permutations before N:M sparsity: an order of inputs in which N of M loses least.
 
-1. Of each M neighbouring inputs of an output the N largest weights stay. Which inputs are
-   neighbours is free: the units of a group (`jsparse.groups`) may stand in any order, as long as it
+1. Of each M neighboring inputs of an output the N largest weights stay. Which inputs are
+   neighbors is free: the units of a group (`jsparse.groups`) may stand in any order, as long as it
      is the same in all layers that make and read them. The model computes the same.
-2. For two units in different neighbourhoods, the gain of a swap is how much more magnitude N:M then
+2. For two units in different neighborhoods, the gain of a swap is how much more magnitude N:M then
    keeps, over all weights that read them. The gains of all pairs are found at once: with t the N-th
    largest and S the sum of the N largest of the other M - 1 weights of a place, a weight x in that
    place changes the sum to S + max(0, x - t).
-3. The best swap is made, then the best of those that touch none of its neighbourhoods, and so on;
+3. The best swap is made, then the best of those that touch none of its neighborhoods, and so on;
    then 2. again, until no swap gains. Wide groups are searched a few hundred units at a time.
 4. The outputs before and after are compared; a group whose order matters keeps its own.
 
@@ -216,11 +216,11 @@ def _swapped(reads: Mapping[str, _Read], views: Sequence[_View], width: int) -> 
 
 def _total(reads: Mapping[str, _Read], views: Sequence[_View], order: np.ndarray) -> float:
     """The magnitude that N:M keeps in the weights that read the units in this order."""
-    return sum(float(_neighbours(reads[v.path], v, order)[0].sum()) for v in views)
+    return sum(float(_neighbors(reads[v.path], v, order)[0].sum()) for v in views)
 
 
-def _neighbours(read: _Read, view: _View, order: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(kept by each neighbourhood [others, n], weights [others, inputs], sorted [others, n, M])."""
+def _neighbors(read: _Read, view: _View, order: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(kept by each neighborhood [others, n], weights [others, inputs], sorted [others, n, M])."""
     moved = np.arange(read.size.shape[1])
     moved[view.places] = view.places[:, order]
     size = read.size[:, moved]
@@ -237,9 +237,9 @@ def _gains(
     gains = np.zeros((len(part), len(part)))
     for view in views:
         read = reads[view.path]
-        kept, size, high = _neighbours(read, view, order)
+        kept, size, high = _neighbors(read, view, order)
         for places in view.places[:, part]:
-            own = places // read.of  # the neighbourhood of each spot
+            own = places // read.of  # the neighborhood of each spot
             x, last, next_ = size[:, places], high[:, own, read.keep - 1], high[:, own, read.keep]
             inside = x >= last
             limit = np.where(inside, next_, last)
@@ -260,7 +260,7 @@ def _disjoint(
     part: np.ndarray,
     total: float,
 ) -> Iterable[tuple[int, int]]:
-    """The best swaps of which none touches a neighbourhood of another one (3)."""
+    """The best swaps of which none touches a neighborhood of another one (3)."""
     touched: set[tuple[int, int]] = set()
     near = [
         {(n, int(p)) for n, v in enumerate(views) for p in v.places[:, spot] // reads[v.path].of}

@@ -1,7 +1,7 @@
-"""Recomputed statistics of batch normalisation.
+"""Recomputed statistics of batch normalization.
 
-1. Pruning changes what reaches each normalisation, so its running mean and variance no longer fit.
-2. The weights stay. The model runs on all batches; batch normalisation uses the statistics of the
+1. Pruning changes what reaches each normalization, so its running mean and variance no longer fit.
+2. The weights stay. The model runs on all batches; batch normalization uses the statistics of the
    batch, and everything else is in eval mode: no dropout, the final masks.
 3. The new mean and variance are the averages of those of all batches, each with the same weight:
 
@@ -40,7 +40,7 @@ def recalibrate(model: Model, batches: Iterable[Any], *, forward: Forward = call
     averages over all its calls, and one that is never called keeps its statistics.
 
     Weights, masks, random keys and the mode (train or eval) of the model stay as they are. While
-    the statistics are computed, everything but batch normalisation is in eval mode.
+    the statistics are computed, everything but batch normalization is in eval mode.
 
     Args:
       model: any NNX module, with rules or without.
@@ -52,7 +52,7 @@ def recalibrate(model: Model, batches: Iterable[Any], *, forward: Forward = call
 
     Raises:
       TypeError: the model is not a module; batches is one array; forward is not a function.
-      ValueError: the model has no batch normalisation, or none that `forward` calls in train mode;
+      ValueError: the model has no batch normalization, or none that `forward` calls in train mode;
         no batch; a batch that the model does not take; statistics that are not finite.
 
     Example:
@@ -73,7 +73,7 @@ def recalibrate(model: Model, batches: Iterable[Any], *, forward: Forward = call
     if not _norms(watched):
         raise ValueError(
             "the model has no nnx.BatchNorm, so there are no running statistics to recompute; "
-            "leave recalibrate out (other normalisations have none)"
+            "leave recalibrate out (other normalizations have none)"
         )
     watched.eval()
     for layer in _norms(watched).values():
@@ -100,7 +100,7 @@ def recalibrate(model: Model, batches: Iterable[Any], *, forward: Forward = call
 
 
 def _norms(model: nnx.Module) -> dict[str, nnx.BatchNorm]:
-    """Each batch normalisation by its first path."""
+    """Each batch normalization by its first path."""
     first: dict[int, tuple[str, nnx.BatchNorm]] = {}
     for path, module in walk_modules(model):
         if isinstance(module, nnx.BatchNorm):
@@ -121,7 +121,7 @@ def _add_up_in_place(layer: Any) -> None:
 
 @functools.cache
 def _adding(kind: type) -> type:
-    """A class of normalisations that sum; made once, as jax caches facts about each class."""
+    """A class of normalizations that sum; made once, as jax caches facts about each class."""
 
     def run(self: Any, *args: Any, **named: Any) -> Any:
         output = kind.__call__(self, *args, **named)  # type: ignore[operator]

@@ -54,7 +54,7 @@ def repair(
     Each kernel that read removed units is changed so that its outputs come as close as possible to
     those with all units, in least squares over the batches. That needs no training and no labels.
     Kernels of `nnx.Linear`, `nnx.LinearGeneral` and `nnx.Conv` are repaired; others stay as they
-    are. Where batch normalisations follow, `recalibrate` the result.
+    are. Where batch normalizations follow, `recalibrate` the result.
 
     Args:
       model: as it was before units were removed.

@@ -1,6 +1,6 @@
 """SNIP: keep the weights to which the loss is most sensitive, before the first step.
 
-1. g = dL/dw at initialisation, accumulated over the batches before the absolute value is taken.
+1. g = dL/dw at initialization, accumulated over the batches before the absolute value is taken.
 2. Score: |g * w| = |dL/dc|, how fast the loss changes as the weight's connection c moves from 1 to
    0; the authors divide by the sum over all weights, which does not change the order.
 3. The highest scores over all layers are kept.
@@ -33,7 +33,7 @@ def snip(
     """A copy of the model that keeps the weights with the highest connection sensitivity.
 
     Args:
-      model: a model with weights under `Held`, at initialisation; masked weights stay masked.
+      model: a model with weights under `Held`, at initialization; masked weights stay masked.
       loss: loss(model, batch) -> [], the mean over the batch.
       batches: one or more, of the same shape, since each new shape is compiled separately.
       density: fraction of the weights to keep, in (0, 1].

@@ -174,7 +174,7 @@ def _factor(hessian: Array, damping: Array) -> Array:
     """U of step 2, [inputs, inputs].
 
     With the order of the inputs reversed H = L L^T, so U is the inverse of L in the old order: one
-    factorisation, and closer to float64 than a factor of the inverse.
+    factorization, and closer to float64 than a factor of the inverse.
     """
     eye = jnp.eye(len(hessian), dtype=hessian.dtype)
     damped = hessian + damping * jnp.diagonal(hessian).mean() * eye

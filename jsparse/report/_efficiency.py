@@ -180,7 +180,7 @@ def accuracy_density(accuracy: float, parameters: int) -> float:
 
         100 accuracy / (parameters / 10^6)
 
-    It favours small networks even when they are inaccurate: compare networks of about the same
+    It favors small networks even when they are inaccurate: compare networks of about the same
     accuracy with it.
 
     Args:
@@ -202,7 +202,7 @@ def accuracy_density(accuracy: float, parameters: int) -> float:
 
 
 def hardness_density(accuracy: float, parameters: int, chance: float) -> float:
-    """Halvings of the error for each million parameters: accuracy normalised by its hardness.
+    """Halvings of the error for each million parameters: accuracy normalized by its hardness.
 
         log2((1 - chance) / (1 - accuracy)) / (parameters / 10^6)
 
@@ -221,7 +221,7 @@ def hardness_density(accuracy: float, parameters: int, chance: float) -> float:
       >>> hardness_density(0.95, 1_000_000, 0.9)
       1.0
 
-    Reference: Hoefler et al., Sparsity in deep learning, 2021, propose to normalise accuracy per
+    Reference: Hoefler et al., Sparsity in deep learning, 2021, propose to normalize accuracy per
     parameter by hardness; their formula was not available, this one is ours.
     """
     _check(accuracy, parameters)

@@ -1,6 +1,6 @@
 """Charts and pictures of masks for the pages, drawn by matplotlib and Pillow.
 
-A chart is SVG with the colours of the page's style sheet, so it follows dark mode and print. It is
+A chart is SVG with the colors of the page's style sheet, so it follows dark mode and print. It is
 360 units wide: about one pixel each on a phone.
 """
 
@@ -17,10 +17,10 @@ import numpy as np
 
 from jsparse.report._units import percent
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b8508f", "#222222", "#b97f00", "#2b9fd9")
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#b8508f", "#222222", "#b97f00", "#2b9fd9")
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 MARKS, SIGNS = "os^D", "●■▲◆"
-LIGHT = ("#010101", "#020202")  # stand for the colours of text and grid of the style sheet
+LIGHT = ("#010101", "#020202")  # stand for the colors of text and grid of the style sheet
 STYLE = {
     "axes.edgecolor": LIGHT[0],
     "axes.labelcolor": LIGHT[0],
@@ -56,7 +56,7 @@ class Line:
       x: [n].
       y: [n].
       spread: half the height of the band, [n]; of a point half the bars along x and y, [2].
-      style: which colour and dash or mark.
+      style: which color and dash or mark.
       point: whether it is a point, or n of them without bars.
     """
 
@@ -69,11 +69,11 @@ class Line:
 
     @property
     def key(self) -> dict[str, Any]:
-        """Its entry in the legend: name, colour, and dash or sign."""
-        turn, colour = divmod(self.style, len(COLOURS))
+        """Its entry in the legend: name, color, and dash or sign."""
+        turn, color = divmod(self.style, len(COLORS))
         sign = SIGNS[turn % len(SIGNS)] if self.point else ""
         dash = DASHES[turn % len(DASHES)]
-        return {"name": self.name, "colour": colour, "dash": dash, "sign": sign}
+        return {"name": self.name, "color": color, "dash": dash, "sign": sign}
 
 
 Figure = dict[str, Any]
@@ -128,8 +128,8 @@ def _edges(line: Line) -> list[np.ndarray]:
 
 def _draw(axes: Any, line: Line, name: str) -> None:
     """A point with bars, or a line with a band: both broken where a value is not a number."""
-    turn, n = divmod(line.style, len(COLOURS))
-    free = {"color": COLOURS[n], "clip_on": False, "zorder": 3}  # whole on the edge of the plot too
+    turn, n = divmod(line.style, len(COLORS))
+    free = {"color": COLORS[n], "clip_on": False, "zorder": 3}  # whole on the edge of the plot too
     inside = [
         lambda values, ends=ends: np.clip(values, *ends)
         for ends in (axes.get_xlim(), axes.get_ylim())
@@ -210,12 +210,12 @@ def _rounded(value: float, digits: int) -> str:
 
 
 def _svg(text: str, title: str, lines: Sequence[Line]) -> str:
-    """What matplotlib wrote, to stand inside the page: its colours, and names where one points."""
+    """What matplotlib wrote, to stand inside the page: its colors, and names where one points."""
     text = text[text.index(">", text.index("<svg")) + 1 :]
     short = lambda found: re.sub(r"(\.\d\d)\d+|\s*\n", lambda m: m[1] or "", found[0])
     text = re.sub(r' d="[^"]*"', short, text)
-    for n, colour in enumerate(COLOURS):
-        text = text.replace(colour, f"var(--c{n})")
+    for n, color in enumerate(COLORS):
+        text = text.replace(color, f"var(--c{n})")
     text = text.replace(LIGHT[0], "currentColor").replace(LIGHT[1], "var(--line)")
     for n, line in enumerate(lines):  # texts of the run come last, so that none is changed
         ends = line.point and line.spread is not None  # of a run: accuracy and density
@@ -287,7 +287,7 @@ def _by_output(mask: np.ndarray, axes: dict[str, Any]) -> tuple[np.ndarray, tupl
 
 
 def _picture(title: str, values: np.ndarray, words: str) -> Figure:
-    """A PNG of fractions [height, width], NaN for a gap: one colour, as opaque as the fraction."""
+    """A PNG of fractions [height, width], NaN for a gap: one color, as opaque as the fraction."""
     from PIL import Image
 
     size = (min(values.shape[1], WIDEST), min(values.shape[0], TALLEST))

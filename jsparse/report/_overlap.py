@@ -1,6 +1,6 @@
 """How similar two masks are, and how far training moved the weights that a mask keeps.
 
-Both compare networks with the same initialisation: a mask is meaningless for a different one.
+Both compare networks with the same initialization: a mask is meaningless for a different one.
 """
 
 import dataclasses
@@ -209,7 +209,7 @@ def stability(before: nnx.Module, after: nnx.Module) -> Stability:
     """How far training moved the weights that are kept in the end.
 
     Args:
-      before: the model at initialisation, dense or sparse.
+      before: the model at initialization, dense or sparse.
       after: the same model after training, with sparse weights; its masks select the weights.
 
     Returns:
@@ -258,9 +258,9 @@ def stability(before: nnx.Module, after: nnx.Module) -> Stability:
 
 
 def _weight(place: Any) -> np.ndarray:
-    """The weight as float64; without its mask, unless the rule reparameterises it."""
+    """The weight as float64; without its mask, unless the rule reparameterizes it."""
     if isinstance(place, Sparse):
-        weight = place.read_final() if place.reparameterised else place.weight[...]
+        weight = place.read_final() if place.reparameterized else place.weight[...]
     else:
         weight = place[...]
     return np.asarray(weight).astype(np.float64)

@@ -161,7 +161,7 @@ class Kind(NamedTuple):
       folder: its name.
       label: of these runs in it, such as "alpha 0.001"; "" for all.
       run: the folder.
-      style: colour, and dash or mark.
+      style: color, and dash or mark.
     """
 
     folder: str

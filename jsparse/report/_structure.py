@@ -84,7 +84,7 @@ def effective(masks: Masks, roles: Mapping[str, Role], chain: Sequence[str]) -> 
 
     The layers form a chain: each reads only the previous one. Between two layers there may be
     operations that do not mix channels (activations, norms, pooling), and a reshape of
-    [..., height, width, channels] to a vector, which is recognised by its length. A layer that
+    [..., height, width, channels] to a vector, which is recognized by its length. A layer that
     reads fewer channels than the previous one has is taken to be grouped. A channel of a
     convolution counts as alive everywhere or nowhere, so positions at an edge that a window with
     few weights never reaches are not detected. Branches, residual connections and recurrent cells

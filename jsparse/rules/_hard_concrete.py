@@ -1,4 +1,4 @@
-"""L0 regularisation: a learned random gate for each unit.
+"""L0 regularization: a learned random gate for each unit.
 
 1. Each unit has a gate with a learned logit log a, and at each train step a uniform number u.
 2. In training, s = sigmoid((log u - log(1 - u) + log a) / beta) is stretched to (gamma, zeta) and
@@ -38,7 +38,7 @@ NOISE = 1e-2  # added to the logits at the start
 
 @dataclass(frozen=True, kw_only=True)
 class HardConcrete:
-    """Multiply each unit by a random gate that can be exactly 0, and penalise open gates.
+    """Multiply each unit by a random gate that can be exactly 0, and penalize open gates.
 
         W' = W * z,   cost = lam * sum_u |u| sigmoid(log a_u - beta log(-gamma / zeta))
 

@@ -123,7 +123,7 @@ class Movement:
 
 @dataclass(frozen=True, kw_only=True)
 class SoftMovement:
-    """Keep the units whose learned score exceeds a fixed threshold, and penalise high scores.
+    """Keep the units whose learned score exceeds a fixed threshold, and penalize high scores.
 
         W' = W * [sigmoid(S) > tau],   cost = lam * mean_u sigmoid(S_u)
 

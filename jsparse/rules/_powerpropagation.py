@@ -32,7 +32,7 @@ class Powerpropagation:
     The Param holds theta instead of the weight. First train with density 1; then
     `sparsify(fold(model), (pattern, Powerpropagation(density=...)))` prunes the model for further
     training. A theta of exactly 0 stays 0, because its gradient is 0: use another rule for layers
-    that are initialised with zeros.
+    that are initialized with zeros.
 
     Args:
       density: fraction of the units of each group to keep, in (0, 1]; 1 trains a dense model.

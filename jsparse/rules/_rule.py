@@ -32,7 +32,7 @@ from jsparse._values import check_is, shown
 
 State = dict[str, Array]
 APART = 0x6A73
-"""Folded into the keys of rules, because layers may have been initialised from the same keys."""
+"""Folded into the keys of rules, because layers may have been initialized from the same keys."""
 
 
 class Rule(Protocol):
@@ -43,7 +43,7 @@ class Rule(Protocol):
     trained by gradients; the others change only in `advance`, or when a control sets them. Four
     entries mean the same in every rule:
 
-      weight: replaces the weight itself (a reparameterisation), once, at the start.
+      weight: replaces the weight itself (a reparameterization), once, at the start.
       draw: [2], the source of the rule's random numbers; see `jsparse._random`. To make a model
         deterministic, `mask` and `apply` get a state without it.
       cut: [4], the cut of the scores over all layers, for `WholeModel`; see `common_cut`.

@@ -1,4 +1,4 @@
-"""Soft threshold reparameterisation (STR): weights shrink towards 0 by a learned amount.
+"""Soft threshold reparameterization (STR): weights shrink toward 0 by a learned amount.
 
 1. Each layer learns a number s, which gives a threshold g(s) = sigmoid(s).
 2. The layer reads sign(W) relu(|W| - g(s)).

@@ -1,4 +1,4 @@
-"""SR-STE: keep the largest units and let the others decay, which stabilises the mask.
+"""SR-STE: keep the largest units and let the others decay, which stabilizes the mask.
 
 1. Within each group of the scope, the fraction `density` of largest units is kept, as in `Top`.
 2. In the backward pass, gradients go straight through the mask, and masked weights decay:
@@ -34,7 +34,7 @@ class SRSTE:
 
     Args:
       density: fraction of the units of each group to keep, in (0, 1]; at least one unit is kept.
-      decay: how strongly masked weights decay towards 0, 0 or more.
+      decay: how strongly masked weights decay toward 0, 0 or more.
       unit: what is pruned together: Weight, Kernel, Filter, Channel, Head or Block.
       scope: which units compete: Whole, PerOutput, Groups(m) or WholeModel.
       role: the meaning of the weight's axes; `sparsify` fills it in for stock layers.

@@ -3,7 +3,7 @@
 1. Each unit of weights has a score, |w| for a single weight.
 2. Each output unit has a learned threshold t, 0 at the start. M = step(score - t). Not in the
    paper: t = 0 keeps weights that are 0 too. If they were masked, their gradient would be 0, and a
-   layer that is initialised with zeros would never train.
+   layer that is initialized with zeros would never train.
 3. The layer reads W * M. In the backward pass, the step has a long-tailed slope H, so the weight
    (even where it is masked) and the threshold both receive gradients:
        dW = G * (M + |W| H(|W| - t)),   dt = -sum(G * W * H(|W| - t)).
@@ -50,7 +50,7 @@ class Threshold:
     continues as its tangent, and the events of the train step set t back to -1.
 
     Args:
-      alpha: weight of the regulariser, 0 or more; higher is sparser. A control such as
+      alpha: weight of the regularizer, 0 or more; higher is sparser. A control such as
         `TargetDensity` may change it while training.
       unit: what is pruned together: Weight, Kernel, Filter, Channel, Head or Block.
       scope: which units share a threshold: PerOutput (as in the paper), Whole or Each.

@@ -53,7 +53,7 @@ def test_at_birth(
 def test_each_seed_has_masks_of_its_own() -> None:
     images = common.digits()
     settings = dataclasses.replace(at_birth.QUICK, seeds=2, batches=1, densities=(0.1,))
-    pruner = at_birth.Pruner(settings, images, common.standardise(images.train_x))
+    pruner = at_birth.Pruner(settings, images, common.standardize(images.train_x))
     model = js.sparsify(common.LeNet300(nnx.Rngs(0)), (".*/kernel", js.Held()))
     for method in ("random", "SNIP"):  # SNIP sees other images
         first, second = (js.masks(pruner.begin(method, model, run)) for run in (0, 1))

@@ -78,9 +78,9 @@ def test_each_place_gives_the_same_images(tmp_path, contents, monkeypatch):
         assert images.train_x.shape == (15, 32, 32, 3) and images.train_x.dtype == np.uint8
         assert images.test_x.shape == (6, 32, 32, 3) and images.test_y.dtype == np.int32
         assert images.train_y.tolist() == records[:, 0].tolist()
-        row, column, colour = 3, 30, 2
-        at = 1 + 1024 * colour + 32 * row + column
-        assert images.train_x[:, row, column, colour].tolist() == records[:, at].tolist()
+        row, column, color = 3, 30, 2
+        at = 1 + 1024 * color + 32 * row + column
+        assert images.train_x[:, row, column, color].tolist() == records[:, at].tolist()
         assert images.name == read[0].name
     assert "NOT the official ones (15 + 6 images, " in read[0].name
 
@@ -247,13 +247,13 @@ def test_augmentation_is_pure_and_keeps_the_type(change):
         change(jax.random.key(1), images.astype(jnp.uint8))
 
 
-def test_standardised_training_images_have_mean_0_and_deviation_1():
+def test_standardized_training_images_have_mean_0_and_deviation_1():
     train = np.random.RandomState(0).randint(0, 200, (700, 4, 5, 3)).astype(np.uint8)
     train[..., 2] //= 2
-    whole = np.asarray(common.standardise(train)(jnp.asarray(train)))
+    whole = np.asarray(common.standardize(train)(jnp.asarray(train)))
     np.testing.assert_allclose([whole.mean(), whole.std()], [0, 1], atol=1e-4)
     assert abs(whole[..., 2].mean()) > 0.1  # one mean for all channels
-    each = np.asarray(common.standardise_channels(train)(jnp.asarray(train)))
+    each = np.asarray(common.standardize_channels(train)(jnp.asarray(train)))
     np.testing.assert_allclose(each.mean(axis=(0, 1, 2)), 0, atol=1e-4)
     np.testing.assert_allclose(each.std(axis=(0, 1, 2)), 1, atol=1e-4)
 

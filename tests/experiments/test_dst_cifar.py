@@ -36,7 +36,7 @@ def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Unavailable("nothing is downloaded here")
 
     monkeypatch.setattr(text, "locate", nowhere)
-    monkeypatch.setattr(common, "cifar10", lambda folder: common.colour_digits())
+    monkeypatch.setattr(common, "cifar10", lambda folder: common.color_digits())
 
 
 # ---------------------------------------------------------------- networks
@@ -89,7 +89,7 @@ def test_the_rate_falls_twice_and_then_to_0_if_asked() -> None:
     np.testing.assert_allclose(found, [0.01, 0.0005, 0.0], rtol=1e-3, atol=1e-9)
 
 
-def test_images_are_black_around_and_then_normalised() -> None:
+def test_images_are_black_around_and_then_normalized() -> None:
     images = jnp.full((200, 32, 32, 3), 255, jnp.uint8)
     black = -np.array([0.4914, 0.4822, 0.4465]) / [0.2023, 0.1994, 0.2010]
     white = black + 1 / np.array([0.2023, 0.1994, 0.2010])
@@ -154,7 +154,7 @@ def test_large_batch(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 
 @pytest.mark.slow
 def test_large_batch_images(tmp_path: Path) -> None:
-    """In a process whose convolutions are compiled with all optimisations, for the time's sake.
+    """In a process whose convolutions are compiled with all optimizations, for the time's sake.
 
     Every second pixel of the digits, which have 8x8 of their own.
     """
@@ -162,7 +162,7 @@ def test_large_batch_images(tmp_path: Path) -> None:
 import dataclasses
 from experiments import common, large_batch
 
-digits = common.colour_digits()
+digits = common.color_digits()
 half = {{side: getattr(digits, side)[:, ::2, ::2] for side in ("train_x", "test_x")}}
 common.cifar10 = lambda folder: dataclasses.replace(digits, **half)
 settings = dataclasses.replace(

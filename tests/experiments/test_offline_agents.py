@@ -37,7 +37,7 @@ def batch(observed: int, actions: int) -> Batch:
     return Batch(draw(20, observed), draw(20, actions), draw(20), draw(20, observed), np.ones(20))
 
 
-def test_an_actor_of_standardised_observations_acts_on_those_that_come() -> None:
+def test_an_actor_of_standardized_observations_acts_on_those_that_come() -> None:
     actor, given = Actor(3, 2, 8, nnx.Rngs(0)), batch(3, 2)
     given = given._replace(observation=given.observation * np.array([5, 1, 0], "f") + 2)
     scale = scale_of(given.observation)
@@ -137,8 +137,8 @@ def test_returns_span_a_thousand() -> None:
 
 def test_scores_are_between_a_random_policy_and_an_expert() -> None:
     settings = offline_prune.Settings(env="Hopper-v5")
-    assert offline_prune.normalised(-20.272305, settings) == 0
-    assert offline_prune.normalised(3234.3, settings) == 100
+    assert offline_prune.normalized(-20.272305, settings) == 0
+    assert offline_prune.normalized(3234.3, settings) == 100
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_the_clipped_objective_gains_nothing_beyond_the_clip() -> None:
     np.testing.assert_array_equal(slope, [1, 1, 0, 0, -1])  # none where it would go on for nothing
 
 
-def test_rewards_are_standardised_and_costs_only_centred() -> None:
+def test_rewards_are_standardized_and_costs_only_centered() -> None:
     given = np.random.default_rng(1).normal(3, 5, (4, 6, 2)).astype(np.float32)
     reward, cost = given[..., 0], given[..., 1]
     plain = (reward - reward.mean()) / reward.std()

@@ -138,9 +138,9 @@ def test_probes_are_ridge_regressions() -> None:
     held, penalty = np.arange(200) % 4 == 0, 0.05
     fit = ~held
     z = (x - x[fit].mean(0)) / np.where(x[fit].std(0) > 0, x[fit].std(0), 1)
-    a, centre = z[fit], y[fit].mean()
-    w = np.linalg.solve(a.T @ a + penalty * len(a) * np.eye(5), a.T @ (y[fit] - centre))
-    off = y[held] - centre - z[held] @ w
+    a, center = z[fit], y[fit].mean()
+    w = np.linalg.solve(a.T @ a + penalty * len(a) * np.eye(5), a.T @ (y[fit] - center))
+    off = y[held] - center - z[held] @ w
     expected = 1 - (off**2).sum() / ((y[held] - y[held].mean()) ** 2).sum()
     found = probe(x, {"y": y, "noise": random.normal(size=200)}, held, penalty)
     assert found["y"] == pytest.approx(expected, abs=1e-9) and found["noise"] < 0.1

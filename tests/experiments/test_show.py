@@ -62,7 +62,7 @@ def test_progress_is_a_bar_on_a_terminal(capsys, monkeypatch):
 @pytest.mark.parametrize("log", ["", "xy"])
 def test_curves_of_one_or_more_seeds_are_drawn(tmp_path, seeds, log):
     values = np.linspace(0.8, 0.9, 2 * seeds).reshape(2, seeds)
-    names = [f"method {n}" for n in range(9)]  # more than there are colours
+    names = [f"method {n}" for n in range(9)]  # more than there are colors
     panels = {
         "densities": dict.fromkeys(names, ([2.0, 10.0], values)),
         "alone": {"a": ([5.0], values[:1])},

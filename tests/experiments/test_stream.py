@@ -19,7 +19,7 @@ from tests.support.imagenet_files import ONE, THREADS, jpeg
 
 
 class Numbered:
-    """Twenty-three records whose colour tells their number."""
+    """Twenty-three records whose color tells their number."""
 
     def __len__(self) -> int:
         return 23
@@ -155,7 +155,7 @@ def test_crops_are_of_the_area_and_sides_they_should_be():
     assert 0.73 < ratio.min() < 0.77 and 1.3 < ratio.max() < 1.37
     assert abs(np.median(np.log(ratio))) < 0.05
     assert stream.random_box(1000, 10, random) == (493, 0, 506, 10)  # none of ten tries fits
-    np.testing.assert_allclose(stream.centre_box(512, 256), (144, 16, 368, 240))
+    np.testing.assert_allclose(stream.center_box(512, 256), (144, 16, 368, 240))
 
 
 def test_a_picture_is_flipped_half_of_the_time():

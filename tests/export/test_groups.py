@@ -235,7 +235,7 @@ def test_sums_over_units_are_named_and_heads_count_as_their_width() -> None:
     assert found["ups/0/kernel:1"].parameters == 8 * 10 + 10 + 10 * 8
 
 
-def centred_in_two_groups(x: Array) -> Array:
+def centered_in_two_groups(x: Array) -> Array:
     """As in the VAE of Stable Diffusion, the code says how many groups there are."""
     apart = x.reshape(len(x), 2, -1)
     return (apart - apart.mean(-1, keepdims=True)).reshape(x.shape)
@@ -247,7 +247,7 @@ def test_groups_that_stay_are_found_in_one_pass(
 ) -> None:
     layers, rngs, tries = [], nnx.Rngs(0), []
     for _ in range(blocks):
-        layers += [nnx.Linear(4, 4, rngs=rngs), centred_in_two_groups, nnx.silu]
+        layers += [nnx.Linear(4, 4, rngs=rngs), centered_in_two_groups, nnx.silu]
     model = nnx.Sequential(*layers, nnx.Linear(4, 3, rngs=rngs))
     whole = Units.smaller
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Packed layers of int8 give what the dequantised dense layer gives, and take little room."""
+"""Packed layers of int8 give what the dequantized dense layer gives, and take little room."""
 
 import shutil
 from pathlib import Path
@@ -56,7 +56,7 @@ def off(found: Any, expected: Any) -> float:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_outputs_and_gradients_are_those_of_the_dequantised_layer(name, product):
+def test_outputs_and_gradients_are_those_of_the_dequantized_layer(name, product):
     layer = linear(matrix(300, 37))
     packed = pack(layer, FORMATS[name])
     dense, x = unpack(packed), jnp.asarray(draw(67, 300, seed=4))

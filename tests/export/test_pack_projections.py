@@ -84,7 +84,7 @@ def test_dtypes_are_those_of_the_dense_layer(name, settings, given):
 
 
 def attention() -> Any:
-    """Attention that normalises its queries, and a linear layer, with 15 % of their weights."""
+    """Attention that normalizes its queries, and a linear layer, with 15 % of their weights."""
     rngs = nnx.Rngs(0)
     part = nnx.MultiHeadAttention(4, 32, normalize_qk=True, decode=False, rngs=rngs)
     net = nnx.Sequential(part, nnx.Linear(32, 8, rngs=rngs))

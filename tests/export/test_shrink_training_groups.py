@@ -148,7 +148,7 @@ def test_the_run_is_the_one_in_which_what_went_is_held(name: str) -> None:
     weights = {path: part.weight[...] for path, part in sparse_parts(whole).items()}
     for path, part in sparse_parts(small).items():
         if path == "b/bias":
-            continue  # before a normalisation: its gradient is rounding, which Adam scales up
+            continue  # before a normalization: its gradient is rounding, which Adam scales up
         expected = records.cuts[path].of(np.asarray(weights[path]))
         np.testing.assert_allclose(part.weight[...], expected, rtol=2e-3, atol=1e-5)
     small.eval()

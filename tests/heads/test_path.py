@@ -19,7 +19,7 @@ def draw(rows: int = ROWS, width: int = WIDTH) -> tuple[np.ndarray, np.ndarray]:
     return (mixed * np.arange(1, width + 1) + 5).astype(np.float32), labels
 
 
-def standardised(features: np.ndarray) -> np.ndarray:
+def standardized(features: np.ndarray) -> np.ndarray:
     x = features.astype(np.float64)
     std = x.std(axis=0, ddof=1)
     return (x - x.mean(axis=0)) / np.where(std > 0, std, np.inf)
@@ -63,7 +63,7 @@ def test_each_head_is_optimal_and_says_so(solved: tuple[heads.Path, bool]) -> No
     path, grouped = solved
     features, labels = draw()
     features[:, 1], features[:, 4] = 0.1, 0.0
-    x = standardised(features)
+    x = standardized(features)
     x[:, [1, 4]] = 0
     for point in path.points:
         _, slope, by_bias = loss(x, labels, point.weight, point.bias)
@@ -86,7 +86,7 @@ def test_the_path_begins_where_the_first_feature_enters(solved: tuple[heads.Path
     path, grouped = solved
     features, labels = draw()
     features[:, 1], features[:, 4] = 0.1, 0.0
-    x = standardised(features)
+    x = standardized(features)
     x[:, [1, 4]] = 0
     slope = x.T @ (np.eye(CLASSES)[labels] - np.bincount(labels) / ROWS) / ROWS
     sizes = np.linalg.norm(slope, axis=1) if grouped else np.abs(slope)
@@ -99,11 +99,11 @@ def test_the_path_begins_where_the_first_feature_enters(solved: tuple[heads.Path
     assert np.count_nonzero(just_below.weight.any(axis=1)) == 1
 
 
-def test_the_head_on_raw_features_is_the_standardised_one(solved: tuple[heads.Path, bool]) -> None:
+def test_the_head_on_raw_features_is_the_standardized_one(solved: tuple[heads.Path, bool]) -> None:
     path, _ = solved
     features, _ = draw()
     features[:, 1], features[:, 4] = 0.1, 0.0
-    x = standardised(features)
+    x = standardized(features)
     x[:, [1, 4]] = 0
     point = path.points[3]
     head = point.head()
@@ -132,7 +132,7 @@ def test_the_loss_is_that_of_scikit_learn() -> None:
     path = heads.elastic_net_path(
         features, labels, points=3, smallest=0.01, validation=0.0, mix=0.5, tolerance=1e-3, key=KEY
     )
-    x = standardised(features)
+    x = standardized(features)
     for point in path.points[1:]:
         rival = linear.LogisticRegression(
             C=1 / (point.lam * ROWS), l1_ratio=0.5, solver="saga", tol=1e-7, max_iter=100_000,
@@ -152,7 +152,7 @@ def test_regression_is_that_of_scikit_learn() -> None:
     linear = pytest.importorskip("sklearn.linear_model")
     metrics = pytest.importorskip("sklearn.metrics")
     features, _ = draw()
-    x = standardised(features)
+    x = standardized(features)
     targets = x[:, :2] @ np.array([[1.0, 0.3], [0.2, -2.0]]) + 7
     path = heads.elastic_net_path(
         features, targets, points=3, smallest=0.05, validation=0.0, mix=0.7, tolerance=1e-4,

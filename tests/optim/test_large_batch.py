@@ -15,7 +15,7 @@ pytestmark = pytest.mark.standard_dtypes
 
 
 class Net(nnx.Module):
-    """Every kind of parameter: weights, biases, normalisation, attention, a raw one."""
+    """Every kind of parameter: weights, biases, normalization, attention, a raw one."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.embed = nnx.Embed(5, 4, rngs=rngs)

@@ -44,7 +44,7 @@ TRANSFORMS = {
 
 
 def solved(tx: optax.GradientTransformation) -> np.ndarray:
-    """The weights that minimise |Y - X w|^2 / 2 / rows + penalty, [8, 3], by many steps."""
+    """The weights that minimize |Y - X w|^2 / 2 / rows + penalty, [8, 3], by many steps."""
     loss = lambda tree: ((X @ tree["a"]["kernel"] - Y) ** 2).sum() / 2 / len(X)
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
@@ -113,7 +113,7 @@ REFUSED = {
     "no rate": optax.scale_by_adam(),
     "accumulation inside": optax.MultiSteps(optax.adam(1e-3), 2),
     "partition inside": optax.partition({"a": optax.sgd(0.1)}, "a"),
-    "normalised": optax.chain(optax.normalize_by_update_norm(), optax.scale(-1.0)),
+    "normalized": optax.chain(optax.normalize_by_update_norm(), optax.scale(-1.0)),
 }
 
 

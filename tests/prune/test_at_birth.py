@@ -232,7 +232,7 @@ def test_the_score_of_a_tied_weight_counts_both_places() -> None:
     np.testing.assert_allclose(ours, jnp.abs(g * w), rtol=1e-4, atol=1e-7)
 
 
-def test_random_masks_follow_their_key_and_favour_nothing() -> None:
+def test_random_masks_follow_their_key_and_favor_nothing() -> None:
     model = net()
     draw = lambda n: js.masks(js.prune.random(model, density=0.5, key=jax.random.key(n)))
     a, b, c = draw(1), draw(1), draw(2)

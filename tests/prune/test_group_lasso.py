@@ -16,7 +16,7 @@ X = jax.random.normal(jax.random.key(0), (32, 4))
 
 
 class Net(nnx.Module):
-    """A residual stream with a normalisation inside, and a concatenation."""
+    """A residual stream with a normalization inside, and a concatenation."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.a, self.b = nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 12, rngs=rngs)
@@ -114,7 +114,7 @@ class Attention(nnx.Module):
         return self.q(x)
 
 
-def test_what_cannot_be_penalised_is_said() -> None:
+def test_what_cannot_be_penalized_is_said() -> None:
     model = Net(nnx.Rngs(0))
     groups = js.groups(model, X)
     with pytest.raises(ValueError, match=r"'a/kernel' matches no group .* a/kernel:1.* whole name"):

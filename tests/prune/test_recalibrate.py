@@ -1,4 +1,4 @@
-"""Statistics of batch normalisation taken anew, against NumPy."""
+"""Statistics of batch normalization taken anew, against NumPy."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ X = np.random.default_rng(0).normal(2.0, 3.0, (3, 8, 4)).astype(np.float32)
 
 
 class Net(nnx.Module):
-    """Two normalisations, one of them called twice, and dropout between them."""
+    """Two normalizations, one of them called twice, and dropout between them."""
 
     def __init__(self, momentum: float = 0.99) -> None:
         rngs = nnx.Rngs(0)
@@ -74,7 +74,7 @@ def test_statistics_are_averages_over_batches_and_nothing_else_changes(
 
 
 class Stack(nnx.Module):
-    """Two blocks with a normalisation each, scanned over."""
+    """Two blocks with a normalization each, scanned over."""
 
     def __init__(self) -> None:
         @nnx.vmap(in_axes=0, out_axes=0)

@@ -127,9 +127,9 @@ def test_weights_stay_and_the_rate_does_or_starts_over(restart: Any, first: list
     assert [round.first for round in seen.rounds] == first
 
 
-def test_reinitialised_weights_are_new_and_the_masks_those_of_the_ticket() -> None:
+def test_reinitialized_weights_are_new_and_the_masks_those_of_the_ticket() -> None:
     start, seen = net(), Seen()
-    restart = js.prune.Reinitialise(make=make)
+    restart = js.prune.Reinitialize(make=make)
     found = list(lottery(start, seen, (0.5, 0.2), restart=restart))
     draws = [variables(start)["first/kernel/weight"]]
     draws += [model["first/kernel/weight"] for model in seen.models[1:]]

@@ -50,7 +50,7 @@ def test_the_outputs_are_those_of_the_masked_model(name: str) -> None:
     assert shapes(again) == shapes(small) != shapes(model)
 
 
-def standardised(x: Array) -> Array:
+def standardized(x: Array) -> Array:
     """A layer norm as it is written by hand."""
     return (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
 
@@ -67,7 +67,7 @@ class Normed(nnx.Module):
         return self.out(x + nnx.relu(self.b(self.norm(x))))
 
 
-@pytest.mark.parametrize("norm", [nnx.LayerNorm(8, rngs=nnx.Rngs(0)), standardised])
+@pytest.mark.parametrize("norm", [nnx.LayerNorm(8, rngs=nnx.Rngs(0)), standardized])
 def test_a_layer_norm_is_over_the_units_that_are_left(norm: Callable[[Array], Array]) -> None:
     model, x = (
         Normed(norm, nnx.Rngs(0)),
@@ -77,7 +77,7 @@ def test_a_layer_norm_is_over_the_units_that_are_left(norm: Callable[[Array], Ar
     kept = list(record.cuts["out/kernel"].keep[0])
     a, b, out = (np.asarray(layer.kernel[...]) for layer in (model.a, model.b, model.out))
     stream = x @ a[:, kept]
-    expected = (stream + np.maximum(standardised(stream) @ b[np.ix_(kept, kept)], 0)) @ out[kept]
+    expected = (stream + np.maximum(standardized(stream) @ b[np.ix_(kept, kept)], 0)) @ out[kept]
     np.testing.assert_allclose(small(x), expected, rtol=1e-4, atol=1e-5)
     assert record.widths["a/kernel:1"].startswith("8 -> 4; the mean at tests/prune/test_units.py")
 

@@ -21,7 +21,7 @@ from jsparse.report import compare, page, save
 from jsparse.report._figures import Line, chart, thinned
 from jsparse.report._units import count_of, seconds_of
 
-BAD = "<b>&\"x'#0072b2"  # a colour of matplotlib too
+BAD = "<b>&\"x'#0072b2"  # a color of matplotlib too
 VOID = {"meta", "img"}
 
 

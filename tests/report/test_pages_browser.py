@@ -102,8 +102,8 @@ def test_all_is_in_sight(browser, pages, width) -> None:
     assert measure(browser, pages[0], width)["images"] == 3
 
 
-def brightness(colour: str) -> float:
-    return sum(float(part.strip(" rgba()")) for part in colour.split(",")[:3]) / 3
+def brightness(color: str) -> float:
+    return sum(float(part.strip(" rgba()")) for part in color.split(",")[:3]) / 3
 
 
 def test_dark_on_a_dark_screen_and_light_on_paper(browser, pages) -> None:

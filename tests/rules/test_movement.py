@@ -77,7 +77,7 @@ def test_density_follows_its_curve() -> None:
         assert kept == want and kept[-1] == 10
 
 
-def test_the_first_mask_favours_no_rows() -> None:
+def test_the_first_mask_favors_no_rows() -> None:
     """Of 400 equal scores 100 are kept at random: each quarter 25 +- 5 standard deviations."""
     rule, w = js.Movement(density=0.25), jnp.ones((20, 20))
     made = rule.init(w, KEY)

@@ -151,7 +151,7 @@ def test_first_scores_know_nothing_of_the_weights() -> None:
     assert abs(np.corrcoef(scores / 1e-20, weight)[0, 1]) < 0.05  # 5 deviations of 10,000 pairs
 
 
-def test_a_reparameterised_weight_cannot_be_set_as_a_weight() -> None:
+def test_a_reparameterized_weight_cannot_be_set_as_a_weight() -> None:
     layer = js.Linear(3, 3, rule=js.Powerpropagation(), rngs=nnx.Rngs(0))
     for setter in (
         lambda: layer.kernel.__setitem__(..., 1.0),

@@ -160,7 +160,7 @@ def lenet() -> nnx.Module:
 
 
 def test_golden_lenet_300_100() -> None:
-    """266,200 weights, 410 thresholds, a regulariser of 410 alpha at the start."""
+    """266,200 weights, 410 thresholds, a regularizer of 410 alpha at the start."""
     model = js.sparsify(lenet(), (".*/kernel", js.Threshold(alpha=5e-4)))
     report = js.summary(model)
     assert (report.size, report.kept, report.learned) == (266_200, 266_200, 410)

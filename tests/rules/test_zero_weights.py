@@ -1,4 +1,4 @@
-"""Layers that are initialised with zeros (heads, the second factor of LoRA, biases) train."""
+"""Layers that are initialized with zeros (heads, the second factor of LoRA, biases) train."""
 
 import functools
 from collections.abc import Callable

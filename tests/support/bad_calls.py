@@ -426,8 +426,8 @@ PRUNE = (
         "prune.Rewind": call(js.prune.Rewind, step=(0, "size")),
         "prune.RewindRate": call(js.prune.RewindRate, step=(0, "size")),
         "prune.FineTune": call(js.prune.FineTune, step=(0, "size")),
-        "prune.Reinitialise": call(
-            js.prune.Reinitialise, make=(kernel, "function"), seed=(0, "size")
+        "prune.Reinitialize": call(
+            js.prune.Reinitialize, make=(kernel, "function"), seed=(0, "size")
         ),
         "prune.AnyUnit": call(js.prune.AnyUnit, seed=(0, "size")),
         "prune.after": call(js.prune.after, nonlinearity=(nnx.relu, "function")),

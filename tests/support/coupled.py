@@ -15,7 +15,7 @@ X = jax.random.normal(jax.random.key(0), (32, 4))
 
 
 class Net(nnx.Module):
-    """A residual stream of 8 with a normalised block of 12 inside, read by a head."""
+    """A residual stream of 8 with a normalized block of 12 inside, read by a head."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.a, self.b = nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 12, rngs=rngs)

@@ -1,4 +1,4 @@
-"""ImageNet in its layouts, made here: JPEGs of 40x30 pixels, each class of one colour."""
+"""ImageNet in its layouts, made here: JPEGs of 40x30 pixels, each class of one color."""
 
 import io
 from pathlib import Path
@@ -9,15 +9,15 @@ from PIL import Image
 from experiments.common.data.stream import Readers, Shard
 
 NAMES = ["n01", "n02", "n10"]
-COLOURS = {"n01": (200, 30, 30), "n02": (30, 200, 30), "n10": (30, 30, 200)}
+COLORS = {"n01": (200, 30, 30), "n02": (30, 200, 30), "n10": (30, 30, 200)}
 COUNTS = {"train": (5, 3, 3), "val": (2, 1, 1)}
 THREADS = Readers(threads=2, ahead=2)
 ONE = Shard(index=0, count=1)
 
 
-def jpeg(colour, number: int, size=(40, 30)) -> bytes:
-    """One colour with a mark that tells the number: the brightness of the corner."""
-    pixels = np.full((size[1], size[0], 3), colour, np.uint8)
+def jpeg(color, number: int, size=(40, 30)) -> bytes:
+    """One color with a mark that tells the number: the brightness of the corner."""
+    pixels = np.full((size[1], size[0], 3), color, np.uint8)
     pixels[:8, :8] = 20 * number
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
@@ -26,7 +26,7 @@ def jpeg(colour, number: int, size=(40, 30)) -> bytes:
 
 def split_of(split: str) -> list[tuple[str, bytes]]:
     return [
-        (name, jpeg(COLOURS[name], number))
+        (name, jpeg(COLORS[name], number))
         for name, count in zip(NAMES, COUNTS[split], strict=True)
         for number in range(count)
     ]

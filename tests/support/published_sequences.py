@@ -197,7 +197,7 @@ class GraphNet(nnx.Module):
 
 
 class GraphAttention(nnx.Module):
-    """Attention over neighbours: Velickovic et al. 2018."""
+    """Attention over neighbors: Velickovic et al. 2018."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.values = nnx.LinearGeneral(6, (3, 4), rngs=rngs)

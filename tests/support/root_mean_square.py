@@ -43,7 +43,7 @@ def bare(width: int, rngs: nnx.Rngs) -> nnx.RMSNorm:
 
 
 class GRN(nnx.Module):
-    """Global response normalisation over the channels of a row: Woo et al. 2023, section 3."""
+    """Global response normalization over the channels of a row: Woo et al. 2023, section 3."""
 
     def __init__(self, width: int, rngs: nnx.Rngs):
         self.gamma = nnx.Param(jax.random.normal(rngs.params(), (width,)))

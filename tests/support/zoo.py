@@ -94,7 +94,7 @@ class PaddedResNet(nnx.Module):
 
 
 class WRN(nnx.Module):
-    """A block with normalisation before the convolution, and an identity around it."""
+    """A block with normalization before the convolution, and an identity around it."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.stem = nnx.Conv(3, 6, (3, 3), rngs=rngs)
@@ -175,7 +175,7 @@ class Recurrent(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """Two layers with normalisation first; a decoder, with tied embeddings, if causal."""
+    """Two layers with normalization first; a decoder, with tied embeddings, if causal."""
 
     def __init__(self, causal: bool, rngs: nnx.Rngs):
         self.causal = causal

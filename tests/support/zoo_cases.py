@@ -407,7 +407,7 @@ FRESH: dict[str, dict[str, Callable[[nnx.Rngs], nnx.Module]]] = {
 
 def prepared(make: Callable[..., nnx.Module], dead: dict[str, list[tuple]]) -> nnx.Module:
     """A net with random weights, biases that are not zero, and zeros at the places named."""
-    model = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))  # to run initialisers takes long
+    model = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))  # to run initializers takes long
     random = np.random.default_rng(0)
 
     def fill(keys: tuple, leaf: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Images as networks want them: standardised, shifted at random and flipped, all inside jit.
+"""Images as networks want them: standardized, shifted at random and flipped, all inside jit.
 
 A shift, a flip and an interpolation are linear along each side, so both augmentations multiply each
 image by one matrix for its rows and one for its columns: no gathers, which CPUs and GPUs do slowly.
@@ -17,7 +17,7 @@ def pad_crop_flip(key: Array, images: Array, pad: int = 4) -> Array:
 
     Args:
         key: Typed key.
-        images: float `[n, h, w, c]`; standardised ones get their mean around them.
+        images: float `[n, h, w, c]`; standardized ones get their mean around them.
         pad: Zeros on each side; the (2 pad + 1)^2 crops are equally likely.
 
     Returns:
@@ -53,10 +53,10 @@ def shift_flip(key: Array, images: Array, part: float = 0.1) -> Array:
     return _read(images, jnp.clip(rows, 0, h - 1), _flipped(flip, jnp.clip(columns, 0, w - 1)))
 
 
-def standardise(train: np.ndarray) -> Callable[[Array], Array]:
+def standardize(train: np.ndarray) -> Callable[[Array], Array]:
     """`(x - mean) / (std + 1e-7)` with one mean and one std over all of the training set.
 
-    As in the code of Gibbs pruning. Test images are standardised by the same two numbers.
+    As in the code of Gibbs pruning. Test images are standardized by the same two numbers.
 
     Args:
         train: uint8 `[n, ...]`.
@@ -68,8 +68,8 @@ def standardise(train: np.ndarray) -> Callable[[Array], Array]:
     return lambda images: (images.astype(jnp.float32) - mean) / (std + 1e-7)
 
 
-def standardise_channels(train: np.ndarray) -> Callable[[Array], Array]:
-    """As `standardise`, with a mean and a std for each channel.
+def standardize_channels(train: np.ndarray) -> Callable[[Array], Array]:
+    """As `standardize`, with a mean and a std for each channel.
 
     Args:
         train: uint8 `[n, h, w, c]`.
@@ -116,7 +116,7 @@ def _read(images: Array, rows: Array, columns: Array) -> Array:
         TypeError: The images are not floats.
     """
     if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise TypeError(f"images are {images.dtype}; give floats, such as standardise(...)(images)")
+        raise TypeError(f"images are {images.dtype}; give floats, such as standardize(...)(images)")
     n, h, w, c = images.shape
     exact = jax.lax.Precision.HIGHEST  # GPUs would round pixels to 10 bits
     down, right = _weights(rows, h).astype(images.dtype), _weights(columns, w).astype(images.dtype)

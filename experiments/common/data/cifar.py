@@ -91,14 +91,14 @@ CIFAR100 = Layout(
 
 
 def cifar10(folder: str = "") -> Images:
-    """CIFAR-10, read from a folder, the cache or the network; else `colour_digits()`, with a
+    """CIFAR-10, read from a folder, the cache or the network; else `color_digits()`, with a
     warning.
 
     Args:
         folder: Holds the six binary files, directly or in `cifar-10-batches-bin/`, or the archive
             `cifar-10-binary.tar.gz`. Empty: the environment variable JSPARSE_DATA; where that is
             empty too, the cache `~/.cache/jsparse`, then a download into it, then
-            `colour_digits()` with a line on stderr.
+            `color_digits()` with a line on stderr.
 
     Returns:
         Images `[n, 32, 32, 3]`. Files of any number of records are read; only the official files
@@ -132,7 +132,7 @@ def _images(layout: Layout, folder: str) -> Images:
         place = locate(folder, find, lambda cache: _download(layout, cache))
     except Unavailable as error:
         warn(layout.name, f"{_all(layout)} or {layout.archive}", error)
-        return colour_digits(layout.name)
+        return color_digits(layout.name)
     contents = _unpacked(layout, place) if place.is_file() else _files(layout, place)
     batches = [_records(layout, contents[name], place, name) for name in layout.digests]
     labels, images = (np.concatenate(part) for part in zip(*batches[:-1], strict=True))
@@ -146,11 +146,11 @@ def _images(layout: Layout, folder: str) -> Images:
     )
 
 
-def colour_digits(missing: str = "CIFAR-10") -> Images:
+def color_digits(missing: str = "CIFAR-10") -> Images:
     """scikit-learn's digits in the shape of CIFAR-10: 32x32, three equal channels, 10 classes."""
-    grey = digits(SIDE, missing)
-    colour = lambda images: np.repeat(images[..., None], 3, axis=-1)
-    return dataclasses.replace(grey, train_x=colour(grey.train_x), test_x=colour(grey.test_x))
+    gray = digits(SIDE, missing)
+    color = lambda images: np.repeat(images[..., None], 3, axis=-1)
+    return dataclasses.replace(gray, train_x=color(gray.train_x), test_x=color(gray.test_x))
 
 
 def _all(layout: Layout) -> str:

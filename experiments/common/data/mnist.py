@@ -86,8 +86,8 @@ def digits(side: int = SIDE, missing: str = "MNIST") -> Images:
 def _enlarge(images: np.ndarray, side: int = SIDE) -> np.ndarray:
     """Bilinear from 8x8 to side x side: `W @ image @ W.T`, values 0..16 to 0..255."""
     small = images.shape[-1]
-    centre = np.clip((np.arange(side) + 0.5) * small / side - 0.5, 0, small - 1)
-    weight = np.maximum(0.0, 1.0 - np.abs(centre[:, None] - np.arange(small)[None, :]))
+    center = np.clip((np.arange(side) + 0.5) * small / side - 0.5, 0, small - 1)
+    weight = np.maximum(0.0, 1.0 - np.abs(center[:, None] - np.arange(small)[None, :]))
     return np.rint(weight @ images @ weight.T * (255 / 16)).astype(np.uint8)
 
 

@@ -33,7 +33,7 @@ class Images:
     """Images with their classes, split for training and test.
 
     Args:
-        train_x: uint8 `[n, height, width]`, or `[n, height, width, 3]` in colour.
+        train_x: uint8 `[n, height, width]`, or `[n, height, width, 3]` in color.
         train_y: int32 `[n]`, 0 to 9.
         test_x: uint8, `[m, ...]` as `train_x`.
         test_y: int32 `[m]`.

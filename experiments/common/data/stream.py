@@ -167,7 +167,7 @@ def training(
 def in_order(
     source: Source, *, batch: int, side: int, shard: Shard, readers: Readers
 ) -> Iterator[Batch]:
-    """Each record once, cropped to its centre; the last batch is padded with the label -1.
+    """Each record once, cropped to its center; the last batch is padded with the label -1.
 
     The crop is the square of 224 / 256 of the shorter side, scaled in one step.
 
@@ -247,7 +247,7 @@ def decode(record: Record) -> Any:
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a random crop; after ten tries that do not fit, the centre."""
+    """Left, top, right and bottom of a random crop; after ten tries that do not fit, the center."""
     for _ in range(10):
         area = width * height * rng.uniform(0.08, 1.0)
         ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
@@ -260,7 +260,7 @@ def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, 
     return left, top, left + w, top + h
 
 
-def centre_box(width: int, height: int) -> tuple[float, float, float, float]:
+def center_box(width: int, height: int) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of the square that is tested on."""
     half = min(width, height) * TEST_PART / 2
     return width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half
@@ -279,7 +279,7 @@ def _testing_image(number: int, *, source: Source, side: int) -> Batch:
         return Batch(np.zeros((side, side, 3), np.uint8), np.int32(-1))
     record = source[number]
     image = decode(record)
-    return Batch(_scaled(image, centre_box(*image.size), side), np.int32(record.label))
+    return Batch(_scaled(image, center_box(*image.size), side), np.int32(record.label))
 
 
 def _scaled(image: Any, box: tuple[float, float, float, float], side: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 Both keep Flax's interface ([batch, height, width, channel], kernels [height, width, in, out]) and
 work inside with the batch as the last axis, so that each shifted slice is a copy of contiguous
 runs. The convolution also asks XLA to keep what it reads and returns in that order in memory, so
-that its transposes, and those of the normalisation and the ReLU between two convolutions, cost
+that its transposes, and those of the normalization and the ReLU between two convolutions, cost
 nothing (ResNet-20: half the time of a step). On other devices the stock functions are used.
 """
 
@@ -27,7 +27,7 @@ _STOCK = ContextVar("stock operations", default=False)
 
 @contextlib.contextmanager
 def stock_operations() -> Iterator[None]:
-    """Networks made and called inside use the stock operations, which exporters recognise."""
+    """Networks made and called inside use the stock operations, which exporters recognize."""
     token = _STOCK.set(True)
     try:
         yield

@@ -33,7 +33,7 @@ class Node(NamedTuple):
       width: channels of its output.
       window: side of the kernel or pool.
       stride: of the kernel or pool.
-      kind: "post" convolves, normalises and rectifies, "pre" normalises, rectifies and convolves.
+      kind: "post" convolves, normalizes and rectifies, "pre" normalizes, rectifies and convolves.
       block: which block it is a layer of; 0 for none.
     """
 
@@ -293,7 +293,7 @@ class Counts(NamedTuple):
       links: outputs read, summed over the layers of blocks.
       multiply_adds: of all convolutions and the head.
       peak: bytes of the float32 activations alive at once, at most: outputs that are read later, a
-        joined or normalised copy of a layer's inputs, and its output.
+        joined or normalized copy of a layer's inputs, and its output.
     """
 
     links: int

@@ -13,7 +13,7 @@ from experiments.common.networks.convolution import conv, convolution, max_pool
 
 
 def torch_init(fan_in: int) -> dict[str, Any]:
-    """PyTorch's default initialiser, as in the paper: uniform within 1 / sqrt(fan_in), biases
+    """PyTorch's default initializer, as in the paper: uniform within 1 / sqrt(fan_in), biases
     too."""
     bound = fan_in**-0.5
     uniform = lambda key, shape, dtype=jnp.float32: jax.random.uniform(
@@ -64,7 +64,7 @@ class SmallConvNet(nnx.Module):
 
     Args:
       rngs: for the initial weights.
-      norm: what normalises, such as `nnx.LayerNorm`.
+      norm: what normalizes, such as `nnx.LayerNorm`.
       channels: of the images.
     """
 

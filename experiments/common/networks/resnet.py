@@ -1,7 +1,7 @@
 """Residual networks for 32x32 images, as in the code of Gibbs pruning.
 
-Post-activation, with a 1x1 projection where the sides halve (no normalisation after it), Keras's
-batch normalisation and He initialization for every kernel.
+Post-activation, with a 1x1 projection where the sides halve (no normalization after it), Keras's
+batch normalization and He initialization for every kernel.
 
 Reference: He et al., Deep residual learning for image recognition, CVPR 2016, section 4.2.
 """

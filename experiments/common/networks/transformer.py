@@ -7,7 +7,7 @@ from jax import Array
 
 
 class Layer(nnx.Module):
-    """A block of a transformer, normalised before attention and before its two dense layers."""
+    """A block of a transformer, normalized before attention and before its two dense layers."""
 
     def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
         self.norm1, self.norm2 = (nnx.LayerNorm(width, rngs=rngs) for _ in range(2))

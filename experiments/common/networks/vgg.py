@@ -12,7 +12,7 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 class VGG16(nnx.Module):
     """Thirteen 3x3 convolutions in five stages, then two dense layers; 14,977,728 weights.
 
-    Every convolution and the first dense layer is normalised and rectified; the first four stages
+    Every convolution and the first dense layer is normalized and rectified; the first four stages
     end in max pooling, the last in a mean over its 2x2 map. Initialized as in PyTorch, with the
     scales of the norms after convolutions at 0.5. `.*/kernel` takes all kernels, as in the paper.
 

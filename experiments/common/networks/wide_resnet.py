@@ -1,4 +1,4 @@
-"""Wide residual networks for 32x32 images: normalise, rectify, convolve.
+"""Wide residual networks for 32x32 images: normalize, rectify, convolve.
 
 Reference: Zagoruyko and Komodakis, Wide residual networks, BMVC 2016, sections 2 and 3.
 """
@@ -14,7 +14,7 @@ from flax import nnx
 from experiments.common.networks.convolution import conv
 
 Start = Callable[[int], dict[str, Any]]
-"""From the inputs of a unit, the initialisers of its layer."""
+"""From the inputs of a unit, the initializers of its layer."""
 
 _norm = partial(nnx.BatchNorm, momentum=0.9, epsilon=1e-5)
 
@@ -57,7 +57,7 @@ class WideResNet(nnx.Module):
       depth: 10, 16, 22, 28, 40: layers on the longest path.
       widen: factor of the widths 16, 32, 64 of the stages.
       rngs: for the initial weights.
-      start: initialiser of the convolutions and the head, such as `torch_init`.
+      start: initializer of the convolutions and the head, such as `torch_init`.
 
     Raises:
       ValueError: no network has this depth or width.

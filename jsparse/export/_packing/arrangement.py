@@ -1,6 +1,6 @@
 """Which layers are packed: judged by calls of the whole model, not by those of each layer.
 
-A convolution alone pays for transposing its images and back, which its neighbours may spare it; and
+A convolution alone pays for transposing its images and back, which its neighbors may spare it; and
 a dense layer alone is not fused with the operations around it.
 """
 

@@ -120,7 +120,7 @@ def fault(layer: Any) -> str:
         kind = layer.kernel.get_value() if isinstance(layer.kernel, nnx.Variable) else layer.kernel
         return (
             f"its kernel is a {type(kind).__name__}, not an array; pack the model before it is "
-            "quantised, with int8(format) for 8-bit weights"
+            "quantized, with int8(format) for 8-bit weights"
         )
     try:
         ins, outs = sides_of(layer)

@@ -25,7 +25,7 @@ from jsparse.export._packing.packed import Packed, Products, Structure
 from jsparse.export._packing.structure import BlockInt8Sizes, CsrInt8Sizes
 
 
-class Quantised(nnx.Variable):
+class Quantized(nnx.Variable):
     """The kept weights as whole numbers, which are not trained."""
 
 
@@ -42,7 +42,7 @@ class _Int8(Packed):
 
     def _settle(self, shape: tuple[int, ...], use_bias: bool, dtype: Any, param_dtype: Any) -> None:
         super()._settle(shape, use_bias, dtype, param_dtype)
-        self.values = Quantised(jnp.zeros(shape, jnp.int8))
+        self.values = Quantized(jnp.zeros(shape, jnp.int8))
         self.scale = nnx.Param(jnp.ones((self.out_features,), param_dtype))
 
     def _promoted(self, x: Array, floats: Array, bias: Array | None) -> Any:

@@ -52,7 +52,7 @@ class BlockInt8Arrays(NamedTuple):
     scale: Array
 
 
-def quantised(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def quantized(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A matrix [in, out] as int8, with scales [out]: the largest weight of an output is 127.
 
     If its dtype lacks this scale, the next larger one is used, as none may be clipped.

@@ -28,7 +28,7 @@ def random_csr(
     """A layer where each output has the same number of links, to inputs drawn uniformly.
 
     Values are normal with variance scale / links, so an output starts with the same variance as in
-    a dense layer with that initialisation, however few links it has.
+    a dense layer with that initialization, however few links it has.
 
     Args:
       in_features: of x; a tuple for its last axes.
@@ -49,7 +49,7 @@ def random_csr(
       (6000,)
 
     Reference: Evci et al., Gradient flow in sparse neural networks and how lottery tickets win,
-    AAAI 2022, section 3.1, for the initialisation.
+    AAAI 2022, section 3.1, for the initialization.
     """
     check_whole(0, links=links)
     check_key(key=key)

@@ -24,7 +24,7 @@ from jsparse.export._packing.formats import (
     stacked_csr_arrays,
 )
 from jsparse.export._packing.int8 import BlockSparseInt8, CsrInt8
-from jsparse.export._packing.int8_products import quantised
+from jsparse.export._packing.int8_products import quantized
 from jsparse.export._packing.packed import Packed
 from jsparse.export._packing.windows import geometry_of
 
@@ -156,8 +156,8 @@ def int8(format: Format) -> Format:
     def packed(layer: Dense) -> Packed:
         _refuse_others(layer, "8-bit weights")
         plain = format(layer)
-        matrix, scale = quantised(kernel_of(layer))
-        made = _quantised(plain, matrix, settings_of(layer, scale.dtype))
+        matrix, scale = quantized(kernel_of(layer))
+        made = _quantized(plain, matrix, settings_of(layer, scale.dtype))
         made.scale[...], made.bias = jnp.asarray(scale), layer.bias
         made.check()
         return made
@@ -187,7 +187,7 @@ def check_format(format: Any, name: str = "format") -> None:
     check_function(**{name: format})
 
 
-def _quantised(plain: Packed, matrix: np.ndarray, settings: dict[str, Any]) -> Any:
+def _quantized(plain: Packed, matrix: np.ndarray, settings: dict[str, Any]) -> Any:
     """A matrix of int8 in the format of a packed layer."""
     features = plain.in_shape, plain.out_shape
     if isinstance(plain, Csr):

@@ -116,7 +116,7 @@ def save(
     about = _describe(model, split, made, inputs, record)
     part = folder.with_name(f".{folder.name}.{os.getpid()}-{threading.get_ident()}.part")
     with making(folder.parent), _unfinished(part):
-        write_whole(part / WEIGHTS, _serialised(split.variables))
+        write_whole(part / WEIGHTS, _serialized(split.variables))
         write_whole(part / PROGRAM, _bytes(made.exported))
         if about["packed"] and jax.default_backend() == "cpu" and compiled.load():
             about["kernels"] = compiled.sources_key()
@@ -185,7 +185,7 @@ def _check_record(record: Record, weights: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def _serialised(weights: Mapping[str, np.ndarray]) -> bytes:
+def _serialized(weights: Mapping[str, np.ndarray]) -> bytes:
     from safetensors.numpy import save
 
     return save({name: np.asarray(array, order="C") for name, array in weights.items()})

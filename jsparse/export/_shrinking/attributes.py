@@ -105,7 +105,7 @@ def holders(
     """Where a number is stored that is used before some weights, such as an epsilon.
 
     Modules that hold one of the weights themselves come first; then those without variables that
-    are nearest beside one, as a normalisation without a scale. A width that these store must be
+    are nearest beside one, as a normalization without a scale. A width that these store must be
     among `widths`.
 
     Returns:
@@ -189,7 +189,7 @@ def _ins(layer: Any) -> int:
 
 
 def _features(norm: Any) -> int:
-    """The number of features of a normalisation; 0 if it has no parameters."""
+    """The number of features of a normalization; 0 if it has no parameters."""
     for name in ("mean", "scale", "bias"):
         variable = getattr(norm, name, None)
         if isinstance(variable, nnx.Variable) and len(variable.shape) > 0:

@@ -2,7 +2,7 @@
 
 Zeros in all of them are enough. So are zeros in the weights that read the units, or in those that
 make them, with biases, scales and learned tokens; the former fails where a mean or a product reads
-the units first, and the latter where a normalisation without a scale changes them from 0. Fewer are
+the units first, and the latter where a normalization without a scale changes them from 0. Fewer are
 better for training: behind a zero, or before one, weights get no gradient.
 """
 
@@ -23,7 +23,7 @@ def with_closers(graph: Graph, params: Collection[str], group: UnitGroup) -> Uni
 
     Args:
       graph: of the model.
-      params: paths of what is trained, unlike the statistics of a normalisation.
+      params: paths of what is trained, unlike the statistics of a normalization.
       group: of its units.
     """
     own = [member for member in group.members if member.path in params]

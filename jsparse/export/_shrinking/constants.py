@@ -2,7 +2,7 @@
 
 Each array has, per element, a value and whether that value is unknown (it depends on the input). An
 unknown element times a known zero is a known zero, so the output of a filter without weights is
-known, and so are its bias, normalisation and activation.
+known, and so are its bias, normalization and activation.
 """
 
 from collections.abc import Iterable, Mapping

@@ -2,7 +2,7 @@
 
 1. A product with a column of zeros gives zeros, whatever its input.
 2. Whatever depends on these and on known numbers alone is a constant of a dead unit: its bias, its
-   normalised value, its activation, a maximum of several.
+   normalized value, its activation, a maximum of several.
 3. Where a product sums over such units alone, they are removable, whatever constant they give.
 """
 
@@ -55,7 +55,7 @@ def _constants(op: Op, dead: Dead) -> list:
 def settle_in_place(model: nnx.Module, inputs: tuple) -> None:
     """Set statistics of values that do not depend on the input to what they converge to.
 
-    In train mode a normalisation uses the statistics of the batch, so a unit without weights
+    In train mode a normalization uses the statistics of the batch, so a unit without weights
     becomes its bias; with settled statistics it does so in eval mode too.
 
     Args:

@@ -17,7 +17,7 @@ from jsparse.report._page import write_page
 
 ROW, COLUMN, LETTER, TOP = 20, 26, 7.5, 26
 """Pixels: of a row, a column, a letter, and above the first row."""
-COLOURS = 7
+COLORS = 7
 """Of the style sheet."""
 
 
@@ -67,7 +67,7 @@ def noted(group: UnitGroup) -> list[str]:
 
 
 def drawn(groups: Sequence[UnitGroup], order: Sequence[str]) -> str:
-    """The picture, SVG in the colours of the page's style sheet."""
+    """The picture, SVG in the colors of the page's style sheet."""
     layers = list(dict.fromkeys(_layer(path) for path in order))
     spans = [_span(group, layers) for group in groups]
     used = sorted({row for span in spans for row in span})
@@ -128,20 +128,20 @@ def _line(n: int, group: UnitGroup, span: dict[int, Use], x: int) -> str:
     A mark is filled where the layer makes units, hollow where it only reads them, and small where
     it scales or shifts them.
     """
-    colour = "var(--soft)" if group.held else f"var(--c{n % COLOURS})"
+    color = "var(--soft)" if group.held else f"var(--c{n % COLORS})"
     at = lambda row: TOP + ROW * row + 10
     first, last = min(span), max(span)
     dash = ' stroke-dasharray="2 3"' if group.held else ""
     parts = [
         f"<g><title>{escape(group.name)}: {group.width} units</title>",
-        f'<path d="M{x} {at(first)}V{at(last)}" stroke="{colour}" stroke-width="2"{dash}/>',
-        f'<text x="{x + 6}" y="{at(first) - 3}" font-size="9" fill="{colour}">{n + 1}</text>',
+        f'<path d="M{x} {at(first)}V{at(last)}" stroke="{color}" stroke-width="2"{dash}/>',
+        f'<text x="{x + 6}" y="{at(first) - 3}" font-size="9" fill="{color}">{n + 1}</text>',
     ]
     for row, use in span.items():
-        fill = "var(--paper)" if not use & Use.MAKES and use & Use.READS else colour
+        fill = "var(--paper)" if not use & Use.MAKES and use & Use.READS else color
         size = 5 if use & (Use.MAKES | Use.READS) else 2.5
         parts.append(
-            f'<circle cx="{x}" cy="{at(row)}" r="{size}" fill="{fill}" stroke="{colour}" '
+            f'<circle cx="{x}" cy="{at(row)}" r="{size}" fill="{fill}" stroke="{color}" '
             'stroke-width="2"/>'
         )
     return "".join([*parts, "</g>"])

@@ -18,7 +18,7 @@ from jsparse.export._shrinking.graph import Node, Op
 from jsparse.export._shrinking.operations import PRODUCTS
 
 LEVEL = {"xla_backend_optimization_level": "0", "xla_cpu_parallel_codegen_split_count": 1}
-"""Small programs compile in half the processor time this way: not optimised, and in one part."""
+"""Small programs compile in half the processor time this way: not optimized, and in one part."""
 FEW = 8
 """This many pieces of a kind justify compiling it separately: a kind takes about 30 ms."""
 

@@ -104,7 +104,7 @@ class Rescale:
         """
         graph, found = compared(small, {})
         while True:
-            changes, left = self._cancelled(found, partial)
+            changes, left = self._canceled(found, partial)
             if not changes.numbers:
                 return Made(small, graph, changes, left)
             made = _with_what_is_read(small, compared, changes)
@@ -115,7 +115,7 @@ class Rescale:
                 return made._replace(faults=again)
             self._fixed |= fixed  # another attribute has that value
 
-    def _cancelled(
+    def _canceled(
         self, found: list[Fault], partial: Callable[[], Collection[Node]]
     ) -> tuple[Changes, list[Fault]]:
         """What compensates for the factors of some faults, and the faults that remain."""

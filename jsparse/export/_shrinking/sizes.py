@@ -30,7 +30,7 @@ class Sizes:
 
     @property
     def parameters(self) -> int:
-        """How many entries the weights have, statistics of normalisations included."""
+        """How many entries the weights have, statistics of normalizations included."""
         return sum(math.prod(shape) for shape in self.shapes.values())
 
 

@@ -16,7 +16,7 @@ from jsparse._paths import named
 from jsparse._pure import evaluated, pure
 from jsparse._slots import slots, walk_modules
 from jsparse._storage.leaves import is_key
-from jsparse._variables import WRAPPERS as NORMALISING
+from jsparse._variables import WRAPPERS as NORMALIZING
 from jsparse.export._shrinking.graph import Body, Graph, Node, Op
 from jsparse.export._shrinking.pieces import LEVEL, pieces_of, run_pieces
 
@@ -64,7 +64,7 @@ def trace(model: nnx.Module, inputs: tuple) -> Graph:
 
 
 def trace_statistics(model: nnx.Module, inputs: tuple) -> Graph:
-    """The computation of the statistics of one batch, as batch normalisation takes them.
+    """The computation of the statistics of one batch, as batch normalization takes them.
 
     Its outputs are what the model's `nnx.BatchStat` become if they follow the batch at once, in
     the order of `nnx.state(model, nnx.BatchStat)`.
@@ -136,7 +136,7 @@ def closed(model: nnx.Module, cut: Collection[str]) -> dict[str, str]:
     found, inside = {}, []
     for path, module in walk_modules(model):
         own = f"{path}/".lstrip("/")
-        if isinstance(module, NORMALISING):
+        if isinstance(module, NORMALIZING):
             inside.append(own)
             if not any(one.startswith(own) for one in cut):
                 found[path or "the model"] = (
@@ -151,7 +151,7 @@ def closed(model: nnx.Module, cut: Collection[str]) -> dict[str, str]:
             if above + name != path or issubclass(kinds[path], nnx.Variable):
                 found[above + name] = (
                     "an object holds it that shrink does not open, such as those of qwix; "
-                    "shrink the model first, and quantise the smaller one"
+                    "shrink the model first, and quantize the smaller one"
                 )
             elif variables[path].size > 1 and jnp.issubdtype(variables[path].dtype, jnp.floating):
                 found[path] = "a plain array, which shrink does not cut: hold it in an nnx.Variable"

@@ -15,7 +15,7 @@ class Use(enum.Flag):
     Attributes:
       MAKES: a product has the axis in its output, as that of the outputs of a layer.
       READS: a product sums over it, as over the inputs of a layer.
-      SCALES: units are multiplied by it, as by the scale of a normalisation.
+      SCALES: units are multiplied by it, as by the scale of a normalization.
       ADDS: it is added to units, or subtracted, as a bias; or concatenated with them, as a class
         token is.
     """
@@ -67,7 +67,7 @@ def uses(graph: Graph) -> dict[Axis, Use]:
 
 
 def _stays_itself(op: Op, variable: Node) -> bool:
-    """A kernel may be normalised before it is used; a variance is not a scale."""
+    """A kernel may be normalized before it is used; a variance is not a scale."""
     return len(variable.shape) > 1 or op.name not in ELEMENTWISE or op.name in LINEAR
 
 

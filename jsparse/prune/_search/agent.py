@@ -114,7 +114,7 @@ def act(params: Any, known: Array, key: Array, n: int) -> Rollout:
 
 
 def _advantage(values: Array, end: Array, gamma: float, trace: float) -> tuple[Array, Array]:
-    """Generalised advantages and returns, [L, n], of a reward that comes at the end, [n]."""
+    """Generalized advantages and returns, [L, n], of a reward that comes at the end, [n]."""
     after = jnp.concatenate([values[1:], jnp.zeros_like(values[:1])])
     last = jnp.arange(len(values)) == len(values) - 1
     error = jnp.where(last[:, None], end[None], 0.0) + gamma * after - values
@@ -123,7 +123,7 @@ def _advantage(values: Array, end: Array, gamma: float, trace: float) -> tuple[A
     return found, found + values
 
 
-def _centred(x: Array) -> Array:
+def _centered(x: Array) -> Array:
     return (x - x.mean()) / jnp.maximum(x.std(), 1e-6)
 
 
@@ -137,9 +137,9 @@ def learn(
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rollout)
     shape = rollout.taken.shape
     judged = lambda name: _read(params[name], flat.seen).reshape(shape)
-    gain, returns = _advantage(judged("reward"), _centred(reward), settings.gamma, settings.trace)
+    gain, returns = _advantage(judged("reward"), _centered(reward), settings.gamma, settings.trace)
     price, costs = _advantage(judged("cost"), cost, 1.0, settings.trace)
-    advantage = (_centred(gain) - nu * _centred(price)) / (1 + nu)
+    advantage = (_centered(gain) - nu * _centered(price)) / (1 + nu)
     data = (flat, advantage.ravel(), returns.ravel(), costs.ravel())
 
     def loss_of(params: Any, batch: tuple) -> tuple[Array, Array]:

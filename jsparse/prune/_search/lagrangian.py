@@ -41,7 +41,7 @@ class Lagrangian:
       batch: layers of episodes in a train step.
       clip: of the probability ratio, in (0, 1).
       gamma: discount of the reward from layer to layer, in (0, 1].
-      trace: lambda of generalised advantages, in (0, 1].
+      trace: lambda of generalized advantages, in (0, 1].
       entropy: weight of the entropy, 0 or more.
       divergence: from the old policy; a population's train steps end at 1.5 times this.
       tighten: factor between the limits of two stages, in (0, 1).

@@ -93,10 +93,10 @@ class Random:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CrossEntropy:
-    """A normal distribution of the logits of densities, moved towards the best of a population.
+    """A normal distribution of the logits of densities, moved toward the best of a population.
 
     1. Draw logits, project and score the densities.
-    2. Move mean and deviation towards those of the elite, as it is after projection.
+    2. Move mean and deviation toward those of the elite, as it is after projection.
 
     Args:
       population: candidates that are scored together, 2 or more.

@@ -8,7 +8,7 @@
 // Rows of a grid follow each other with just the zeros between that both need, so a tile is any run
 // of cells; what it computes between two rows is dropped. Where tiles of a row leave less to drop,
 // they are. With a stride, a plane is dealt to `stride` planes an axis, its phases, so that
-// neighbours of y read neighbours on the grid. The gradient for x is a convolution too: of dy, with
+// neighbors of y read neighbors on the grid. The gradient for x is a convolution too: of dy, with
 // the weights sorted by the plane they read.
 
 constexpr int64_t kBand = 384 << 10;  // floats of a grid, about

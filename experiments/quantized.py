@@ -3,16 +3,16 @@
 Claim: packing the kept weights of linear layers in 8 bits takes a third of their size in float32,
     and costs no accuracy beyond the spread of seeds.
 
-Paper: Deep Compression (Han et al., ICLR 2016), Table 1, which also quantises convolutions, shares
+Paper: Deep Compression (Han et al., ICLR 2016), Table 1, which also quantizes convolutions, shares
     values and entropy-codes them: LeNet-5 from 1720 to 44 KB, error 0.80 to 0.74 %. Here values are
     int8 with a scale for each output, and layers that `pack` does not take stay float32.
 
-Command: python -m experiments.quantised            (LeNet-5 and a transformer of width 128)
-         python -m experiments.quantised --quick    (a few steps: shows only that it runs)
+Command: python -m experiments.quantized            (LeNet-5 and a transformer of width 128)
+         python -m experiments.quantized --quick    (a few steps: shows only that it runs)
 
 1. Train with `Top`, at one density from the start. 2. Fold. 3. Pack, in float32 and in int8, which
 takes no convolutions with a window. 4. Save. Accuracies are those of the loaded files. With qwix
-installed, the folded network is also quantised by it, dense.
+installed, the folded network is also quantized by it, dense.
 """
 
 import dataclasses
@@ -187,8 +187,8 @@ def stages(model: nnx.Module, task: Task, folder: Path) -> dict[str, Any]:
 
 
 def main(settings: Settings) -> None:
-    """Train, quantise and measure; print a table for each network."""
-    out = Path(settings.out or "runs/quantised")
+    """Train, quantize and measure; print a table for each network."""
+    out = Path(settings.out or "runs/quantized")
     for network in settings.networks:
         task = TASKS[network](settings)
         found = []

@@ -9,15 +9,15 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from experiments import common, quantised
+from experiments import common, quantized
 
 pytestmark = [pytest.mark.standard_dtypes, pytest.mark.slow]
 
 
 def test_stages(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
-    settings = quantised.Settings(networks=("lenet-5",), seeds=1, steps=20, out=str(tmp_path))
-    quantised.main(settings)
+    settings = quantized.Settings(networks=("lenet-5",), seeds=1, steps=20, out=str(tmp_path))
+    quantized.main(settings)
     printed = capsys.readouterr().out
     assert "packed, int8" in printed and "left dense: conv1: 8-bit weights are for matr" in printed
     final = json.loads((tmp_path / "lenet-5/1/final.json").read_text())
@@ -25,5 +25,5 @@ def test_stages(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None
     assert sizes[1] < sizes[2] < 0.1 * sizes[0]  # int8 leaves the convolutions dense
     assert final["trained"]["accuracy"] == final["folded"]["accuracy"]
     assert abs(final["packed, int8"]["accuracy"] - final["folded"]["accuracy"]) < 0.03
-    quantised.main(settings)  # complete: prints again, trains nothing
+    quantized.main(settings)  # complete: prints again, trains nothing
     assert capsys.readouterr().out == printed

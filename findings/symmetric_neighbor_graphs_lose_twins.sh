@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Making scikit-learn's graph of nearest neighbours symmetric removes the nearest of all, those at distance 0.
+# Making scikit-learn's graph of nearest neighbors symmetric removes the nearest of all, those at distance 0.
 #
-# Guess: kneighbors_graph(mode="distance") has an edge per neighbour, and the usual G.maximum(G.T) or (G + G.T) / 2 adds
+# Guess: kneighbors_graph(mode="distance") has an edge per neighbor, and the usual G.maximum(G.T) or (G + G.T) / 2 adds
 #   the missing directions; it can only add edges.
 # Versions: scikit-learn 1.9.1, scipy 1.17.1, numpy 2.4.6.
-# What happens: two equal rows are neighbours at distance 0, which the graph holds as stored zeros. SciPy's operations
+# What happens: two equal rows are neighbors at distance 0, which the graph holds as stored zeros. SciPy's operations
 #   between two sparse arrays drop zeros from their result, so each edge between equal rows is gone, and what DBSCAN and
-#   other functions with metric="precomputed" find there is "not a neighbour". Twins become noise or fall into pieces;
+#   other functions with metric="precomputed" find there is "not a neighbor". Twins become noise or fall into pieces;
 #   connected_components of the two graphs differ. Conversions, copies and .T keep the zeros. Nothing is raised.
 # Who is hurt: whoever clusters or reads a graph of rows of which many are equal: dead units, rows that pruning
 #   emptied, samples without an active feature, duplicated data.
 # Remedy: mode="connectivity" for the graph's structure; for distances a tiny positive number in G.data where it is 0.
 #
-# Output seen (60 rows of zeros and 60 distinct ones, 5 neighbours):
+# Output seen (60 rows of zeros and 60 distinct ones, 5 neighbors):
 #                         edges   components   noise in DBSCAN
 #   G                     600     2            0
 #   G.maximum(G.T)        428     61           60
