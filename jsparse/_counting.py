@@ -243,6 +243,8 @@ def first_kept(marked: Array, keep: Array, axes: tuple[int, ...]) -> Array:
 
 def zeros(order: Array, axes: tuple[int, ...]) -> Array:
     """Zeros without the axes, sharded like counts along them."""
+    if jax.typeof(order) == jax.typeof(jnp.zeros(order.shape, order.dtype)):  # not split
+        return jnp.zeros([n for a, n in enumerate(order.shape) if a not in axes], order.dtype)
     return (order & jnp.uint32(0)).max(axis=axes)
 
 
