@@ -54,7 +54,7 @@ def check_together(name: str, part: Any, weight: Any) -> None:
 
 
 def check_entry(name: str, value: Any, own: tuple[str, ...]) -> None:
-    """Refuse a variable that a sparse weight has no place for: `nnx.update` sets it silently.
+    """Refuse an entry of another rule's state, which `nnx.update` sets silently.
 
     Args:
       name: of the attribute.
@@ -62,9 +62,9 @@ def check_entry(name: str, value: Any, own: tuple[str, ...]) -> None:
       own: names of the weight's variables.
 
     Raises:
-      ValueError: it is a variable of another name.
+      ValueError: it is of the kinds that a state has, and has another name.
     """
-    if isinstance(value, nnx.Variable) and name not in own:
+    if isinstance(value, Learned | Mask | Setting) and name not in own:
         raise ValueError(
             f"this sparse weight has {', '.join(own)} and no {name}, which is in the state of "
             "another rule; load a state into a model with the rule that it was saved with, then "
