@@ -1,4 +1,4 @@
-"""Under a group norm, whole groups and the same channels of each group are units."""
+"""Under a group norm whole groups are units, and the channels of a single group."""
 
 import jax
 import numpy as np
@@ -19,17 +19,28 @@ class Normed(nnx.Module):
         return self.leave(nnx.relu(self.norm(self.enter(x)[:, None])[:, 0]))
 
 
-def test_groups_get_fewer_and_narrower() -> None:
-    model = Normed(18, 3, nnx.Rngs(0))
-    found = {group.width: group.held for group in js.groups(model, X)}
-    assert found[3] == found[6] == ""
+def checked(groups: int) -> tuple[Normed, js.export.Record]:
+    """Half of a model of 18 channels; it equals a model built at that size, and the rebuilt one."""
+    model = Normed(18, groups, nnx.Rngs(0))
     small, record = js.prune.units(model, X, density=0.5)
-    assert (small.norm.num_groups, small.norm.group_size) == (2, 3)
-    assert record.attributes["norm"] == {"num_groups": 2, "group_size": 3}
-    assert sum("is over what is left" in text for text in record.widths.values()) == 1
-    fresh = Normed(6, 2, nnx.Rngs(1))
+    fresh = Normed(small.enter.out_features, small.norm.num_groups, nnx.Rngs(1))
     nnx.update(fresh, nnx.state(small))
     np.testing.assert_array_equal(fresh(X), small(X))
     np.testing.assert_array_equal(js.export.rebuild(model, record)(X), small(X))
-    smaller, _ = js.prune.units(small, X, density=0.5)
-    assert smaller.norm.num_groups * smaller.norm.group_size == smaller.enter.out_features < 6
+    return small, record
+
+
+def test_a_single_group_gets_narrower() -> None:
+    small, record = checked(1)
+    assert small.enter.out_features == 9
+    assert record.attributes["norm"] == {"group_size": 9}
+    assert record.widths["enter/kernel:1"].endswith("is over what is left")
+
+
+def test_of_several_groups_whole_ones_go() -> None:
+    found = {group.width: group.held for group in js.groups(Normed(18, 3, nnx.Rngs(0)), X)}
+    assert found[3] == "" != found[6]
+    small, record = checked(3)
+    assert (small.norm.num_groups, small.norm.group_size) == (2, 6)
+    assert record.attributes["norm"] == {"num_groups": 2}
+    assert not any("is over what is left" in text for text in record.widths.values())

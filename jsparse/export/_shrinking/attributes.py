@@ -9,7 +9,6 @@ from flax import nnx
 
 from jsparse._bridge import attributes, is_own, set_attributes
 from jsparse._slots import walk_modules
-from jsparse.export._shrinking.cut import Cut
 
 NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm)
 NORMS += (getattr(nnx, "InstanceNorm", nnx.BatchNorm),)  # in newer versions of flax
@@ -23,14 +22,11 @@ def stock(module: nnx.Module) -> Mapping[str, Any]:
     return {}
 
 
-def mend_in_place(
-    model: nnx.Module, cuts: Mapping[str, Cut], groups: Mapping[str, int], mend: Mend
-) -> Attributes:
+def mend_in_place(model: nnx.Module, groups: Mapping[str, int], mend: Mend) -> Attributes:
     """Set attributes to the sizes of the parameters, of stock layers first; return the changes.
 
     Args:
-      model: changed; its variables are cut.
-      cuts: of the variables, by path.
+      model: changed.
       groups: of grouped convolutions, how many, by path of the kernel.
       mend: for all modules, inner ones first.
 
@@ -40,12 +36,8 @@ def mend_in_place(
     changed: Attributes = {}
     modules = list(walk_modules(model))[::-1]  # inner modules first
     for path, module in modules:
-        inside = f"{path}/" if path else ""
-        found = sizes(module, groups.get(f"{inside}kernel", 1))
-        if isinstance(module, nnx.GroupNorm):
-            own = (cuts.get(f"{inside}{name}") for name in ("scale", "bias"))
-            found = next((_group_norm(module, cut) for cut in own if cut), found)
-        for name, value in found.items():
+        kernel = f"{path}/kernel" if path else "kernel"
+        for name, value in sizes(module, groups.get(kernel, 1)).items():
             if getattr(module, name, value) != value:
                 setattr(module, name, value)
                 changed.setdefault(path, {})[name] = value
@@ -169,9 +161,7 @@ def sizes(module: nnx.Module, groups: int) -> dict[str, Any]:
             rows, features = module.embedding.shape[-2:]
             return {"num_embeddings": rows, "features": features}
         case nnx.GroupNorm():
-            features = _features(module)
-            size = module.group_size
-            return {"num_groups": features // size, "group_size": size} if features else {}
+            return _group_norm(module)
         case norm if isinstance(norm, NORMS):
             features = _features(module)
             return {"num_features": features} if features else {}
@@ -197,11 +187,11 @@ def _features(norm: Any) -> int:
     return 0
 
 
-def _group_norm(module: nnx.GroupNorm, cut: Cut) -> dict[str, Any]:
-    """Fewer groups, smaller ones, or both: the positions that are kept say which."""
-    kept = cut.keep.get(len(cut.shape) - 1, range(cut.shape[-1]))
-    groups = len({position // module.group_size for position in kept})
-    return {"num_groups": groups, "group_size": len(kept) // groups}
+def _group_norm(module: nnx.GroupNorm) -> dict[str, Any]:
+    """Fewer groups of the same size, so that no mean changes; a single group gets narrower."""
+    features = _features(module)
+    size = features if module.num_groups == 1 else module.group_size
+    return {"num_groups": features // size, "group_size": size} if features else {}
 
 
 def _einsum(module: nnx.Einsum) -> dict[str, Any]:

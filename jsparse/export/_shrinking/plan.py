@@ -168,7 +168,7 @@ class Plan:
         small = nnx.clone(self.model)
         cut_in_place(small, cuts, add)
         return small, Record(
-            cuts=cuts, attributes=mend_in_place(small, cuts, groups, self.mend), stayed={}
+            cuts=cuts, attributes=mend_in_place(small, groups, self.mend), stayed={}
         )
 
     def choose(self, made_up: Callable[[nnx.Module, Compared], Made]) -> "Choice":

@@ -113,7 +113,7 @@ def shrink_training(
     small = copied(model)
     paths = _by_path(nnx.state(small))
     cut = cut_in_place(small, cuts, add)
-    attributes = mend_in_place(small, cuts, groups, mend)
+    attributes = mend_in_place(small, groups, mend)
     plain = _folded(small)
     settle_in_place(plain, example_inputs)
     check_outputs(expected, trace(plain, example_inputs))

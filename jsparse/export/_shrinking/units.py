@@ -226,7 +226,7 @@ class Units:
         small = nnx.clone(self.model)
         cuts = cuts_of(self.graph, removal)
         cut_in_place(small, cuts, {})
-        attributes = mend_in_place(small, cuts, groups_of(self.graph, removal), self.mend)
+        attributes = mend_in_place(small, groups_of(self.graph, removal), self.mend)
         same = functools.partial(compared, self.graph, self.inputs, removal)
         partial = functools.cache(lambda: self._partial(removal, cuts))
         small, graph, changes, found = self._rescale.made_up(small, same, partial)
