@@ -15,8 +15,8 @@ Arms: dense; pruned by SNIP, GraSP, SynFlow, magnitude, or at random (Erdos-Reny
     trained. Scores: 100 (R - R_random) / (R_expert - R_random), with D4RL's constants.
 
 Number (BC, 3 seeds, D4RL score): dense 46.9 ± 1.9; at 5 % SNIP 45.8 ± 3.4, GraSP 44.2 ± 3.1,
-    random 13.7 ± 6.9; at 1 % GraSP 14.2 ± 5.4, random 2.0 ± 0.1. TD3+BC, 2 seeds: 41.9 ± 7.2; at
-    5 % SNIP 41.5 ± 2.9, GraSP 36.8 ± 1.6, random 14.0 ± 10.9; at 1 % GraSP 18.1 ± 10.9. The rest:
+    random 13.7 ± 6.9; at 1 % GraSP 14.2 ± 5.4, random 2.0 ± 0.1. TD3+BC, 3 seeds: 41.1 ± 5.2; at
+    5 % SNIP 38.9 ± 4.9, GraSP 31.2 ± 9.9, random 11.5 ± 8.8; at 1 % GraSP 13.7 ± 10.8. The rest:
     not run.
 
 Command: python -m experiments.offline_prune       (BC and TD3+BC, 3 seeds; hours; --algorithms IQL)

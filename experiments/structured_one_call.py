@@ -4,7 +4,7 @@ Claim: `jsparse.prune.units` takes networks of every kind to a fraction of their
     list of layers. For each, the accuracy regained by training after the cut and the realized gain
     in time are measured.
 
-Paper: Fang et al., DepGraph: Toward any structural pruning, CVPR 2023, table 1: ResNet-56 on
+Paper: Fang et al., DepGraph: Towards any structural pruning, CVPR 2023, table 1: ResNet-56 on
     CIFAR-10, dense 93.53, 93.77 at 2.57 times fewer operations. That size is --networks resnet
     --depth 56 --steps 80000 on a GPU; not run.
 

@@ -5,6 +5,7 @@ another shape. Here each of Linen's own layers gets the attributes that suit its
 called, so that the sizes in the code around it do not matter.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,7 +26,7 @@ def fitted(module: nn.Module) -> nn.Module:
 
 
 def _of_kind(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
-    fields = kind.__dataclass_fields__.values()
+    fields = dataclasses.fields(kind)
     return kind(**{field.name: getattr(module, field.name) for field in fields if field.init})
 
 
@@ -39,8 +40,13 @@ def _fitted_kind(kind: type[nn.Module]) -> type[nn.Module]:
         with nn.intercept_methods(_fit):
             return kind.apply(self, *args, **kwargs)
 
+    @nn.nowrap
+    def reduced(self: Any) -> tuple[Callable[[nn.Module], nn.Module], tuple[nn.Module]]:
+        return fitted, (_of_kind(self, kind),)  # pickle finds the user's class, not this one
+
     same = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    return type(kind.__name__, (kind,), same | {"apply": apply, "_fits": True})
+    own = {"apply": apply, "__reduce__": reduced, "_fits": True}
+    return type(kind.__name__, (kind,), same | own)
 
 
 def _fit(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:

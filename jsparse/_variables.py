@@ -67,8 +67,9 @@ def check_entry(name: str, value: Any, own: tuple[str, ...]) -> None:
     if isinstance(value, Learned | Mask | Setting) and name not in own:
         raise ValueError(
             f"this sparse weight has {', '.join(own)} and no {name}, which is in the state of "
-            "another rule; load a state into a model with the rule that it was saved with, then "
-            "give the model the new one: sparsify(model, ...)"
+            "another rule; load a state into a model with the rule that it was saved with (other "
+            "layers of this one may be loaded already), then give the model the new one: "
+            "sparsify(model, ...)"
         )
 
 

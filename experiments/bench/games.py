@@ -26,7 +26,7 @@ from experiments.rl.alphazero import AlphaZero, Trainer
 from experiments.rl.networks import kinds
 
 THEIRS = Path(__file__).with_name("torch_games.py")
-SIZE, CENTRE = 5, 12
+SIZE, CENTER = 5, 12
 SAMPLE = 5
 """Iterations of a sample, in each of which masks change."""
 FOREVER = 10**6
@@ -35,7 +35,7 @@ FOREVER = 10**6
 def begun(arm: str) -> tuple[Trainer, Any]:
     """A trainer, and an agent that has learned for one sample."""
     settings = AlphaZero(every=AlphaZero().updates)
-    own = Trainer(settings, kinds(0.1, 0.0)[arm], SIZE, (CENTRE,), FOREVER)
+    own = Trainer(settings, kinds(0.1, 0.0)[arm], SIZE, (CENTER,), FOREVER)
     return own, trained(own, own.start(1))
 
 
@@ -64,7 +64,7 @@ def beside(python: Path, count: int) -> dict[str, dict[str, float]]:
     Raises:
       ChildProcessError: theirs failed.
     """
-    own = Trainer(AlphaZero(), kinds(0.1, 0.0)["dense"], SIZE, (CENTRE,), FOREVER)
+    own = Trainer(AlphaZero(), kinds(0.1, 0.0)["dense"], SIZE, (CENTER,), FOREVER)
     start = own.start(1)
     layers, games = own.layers(start), start["games"]
     games, _ = jax.block_until_ready(own.play(layers, games, jax.random.key(0)))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SIZE, ROW, CENTRE = 5, 4, 12
+SIZE, ROW, CENTER = 5, 4, 12
 CELLS = SIZE * SIZE
 PUCT, ALPHA, NOISE = 1.25, 0.3, 0.25
 
@@ -144,7 +144,7 @@ def main(path: str, games: int, plies: int, simulations: int, batches: int, thre
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     network, brick = Network(path), torch.zeros(1, CELLS)
-    brick[0, CENTRE] = 1
+    brick[0, CENTER] = 1
     empty = torch.zeros(games, CELLS)
     state = State(empty, empty.clone(), torch.zeros(games, dtype=torch.bool))
     state, ended = played(network, state, brick, plies, simulations)[0], 0

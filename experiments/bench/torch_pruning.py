@@ -2,7 +2,7 @@
 
 Claim: with the L2 norm of groups at half the width, both keep the same channels of VGG-16 and
     ResNet-20, and the same number of parameters.
-Paper: Fang et al., DepGraph: Toward any structural pruning, CVPR 2023.
+Paper: Fang et al., DepGraph: Towards any structural pruning, CVPR 2023.
 Command: python -m experiments.bench.torch_pruning --python PATH   (of a Python with torch and
     torch-pruning; they need not share one with jax)
 Minutes: 1 on two cores.

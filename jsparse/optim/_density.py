@@ -51,7 +51,7 @@ class TargetDensity:
 
     The bound is what moves thresholds: there the cost's gradient has 4 times the largest norm that
     the task's gradient for the same thresholds had so far, where finite (and alpha_0 is always
-    allowed), so a step that `optax.apply_if_finite` or loss scaling skips changes nothing. More
+    allowed), so a step that `optax.apply_if_finite` or loss scaling skips leaves it as it was. More
     would move them no further under Adam, dwarf the task's gradient in a global norm, and throw
     thresholds past all weights under SGD. While alpha is at its bound, the memory does not grow. So
     alpha, and the cost reported, follow the scale of the task's loss.

@@ -99,7 +99,7 @@ def group_lasso(
       >>> tx = group_lasso(optax.adam(1e-3), jsparse.groups(model, (1, 4)), (".*", 0.05))
       >>> optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
 
-    Reference: Fang et al., DepGraph: Toward any structural pruning, CVPR 2023, section 3.3, which
+    Reference: Fang et al., DepGraph: Towards any structural pruning, CVPR 2023, section 3.3, which
     adds a penalty to the loss instead; Yuan and Lin, 2006, section 2, for the step.
     """
     check_transform(tx=tx)

@@ -1,7 +1,8 @@
 """Linen modules in `nnx.bridge.ToNNX` get smaller, and apply as Linen modules."""
 
 import json
-from typing import Any
+import pickle
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -20,6 +21,7 @@ TOKENS = jax.random.randint(jax.random.key(1), (2, 5), 0, 9)
 
 class Mlp(nn.Module):
     hidden: int = 8
+    inputs: ClassVar[int] = 3
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -85,6 +87,9 @@ def test_dead_units_of_an_mlp_go_and_linen_applies_the_rest() -> None:
     np.testing.assert_array_equal(smaller.apply(variables, x), small(x))
     with pytest.raises(Exception, match="Dense_1"):  # the original one still checks its sizes
         module.apply(variables, x)
+
+    unpickled = pickle.loads(pickle.dumps(smaller))
+    np.testing.assert_array_equal(unpickled.apply(variables, x), small(x))
 
     again = js.export.rebuild(bridged(module, x), js.export.Record.from_dict(record.to_dict()))
     assert nnx.graphdef(again) == nnx.graphdef(small)

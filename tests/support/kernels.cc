@@ -10,6 +10,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <vector>
 
 #include "sparse.cc"
@@ -144,8 +145,11 @@ bool run_conv(ffi::ThreadPool pool, int64_t batch, int64_t inputs, int64_t outpu
                  .success();
   ran &= conv_backward(pool, of_values.get(), i, s, of_dy.get(), of_dx.get(), w, width, last, lanes)
              .success();
-  ran &= conv_weights(pool, i, s, of_x.get(), of_dy.get(), of_dw.get(), w, width, last, lanes)
-             .success();
+  for (const float first : {1.0F, std::numeric_limits<float>::infinity()}) {
+    if (across) x[0] = first;
+    ran &= conv_weights(pool, i, s, of_x.get(), of_dy.get(), of_dw.get(), w, width, last, lanes)
+               .success();
+  }
   return ran;
 }
 

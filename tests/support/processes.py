@@ -84,9 +84,10 @@ def run(module: str, *arguments: str, count: int) -> list[dict]:
             stack.enter_context(started(*common, str(n), flags=quick_flags())) for n in range(count)
         ]
         for one in many:
+            text = one.out.read()
             one.process.join(timeout=600)
             assert one.process.exitcode == 0, one.errors.read_text()[-3000:]
-            found.append(json.loads(one.out.read().splitlines()[-1]))
+            found.append(json.loads(text.splitlines()[-1]))
     return found
 
 

@@ -14,7 +14,8 @@ def linen(model: nnx.bridge.ToNNX) -> tuple[nn.Module, dict[str, Any]]:
     """The Linen module in an `nnx.bridge.ToNNX` and its variables, without rules.
 
     For a model that is smaller, `apply` of the module takes the sizes of Linen's layers from the
-    variables in place of attributes such as `features`; its `init` makes the original sizes.
+    variables in place of attributes such as `features`; its `init` makes the original sizes, and
+    only `apply` knows the new ones, so not `bind`, nor a call inside another Linen module.
 
     Args:
       model: not changed; a masked weight has zeros.

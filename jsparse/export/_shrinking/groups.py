@@ -1,6 +1,6 @@
 """The groups of units of a model that are removed together, as a printable table.
 
-Reference: Fang et al., "DepGraph: Toward Any Structural Pruning", CVPR 2023, has such groups from
+Reference: Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023, has such groups from
 rules for layers; here they come from the traced operations, and each was cut once to see whether
 the smaller model still computes the same.
 """

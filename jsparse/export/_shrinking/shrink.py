@@ -7,7 +7,7 @@
 4. Trace the smaller model: it must do the same operations with the same constants, and give the
    same outputs (`verify`). Axes for which it does not (the code fixes their size) are kept.
 
-Reference: Fang et al., "DepGraph: Toward Any Structural Pruning", CVPR 2023, groups coupled
+Reference: Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023, groups coupled
 parameters in the same spirit; here the groups come from the operations alone, without rules for
 layers.
 """
