@@ -58,7 +58,8 @@ def add_line(path: Path, line: bytes) -> None:
     Raises:
       OSError: as for `write_whole`.
     """
-    before = path.stat().st_size if path.exists() else 0
+    there = path.exists()
+    before = path.stat().st_size if there else 0
     with told_if_full(path, len(line)):
         try:
             with path.open("ab") as file:
@@ -68,7 +69,7 @@ def add_line(path: Path, line: bytes) -> None:
         except OSError:
             with contextlib.suppress(FileNotFoundError):
                 os.truncate(path, before)  # no torn line
-                if not before:
+                if not there:
                     path.unlink()
             raise
 

@@ -14,6 +14,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -79,15 +80,16 @@ def run(module: str, *arguments: str, count: int) -> list[dict]:
     """What each process of a module printed; it is given a port, the count and its index, too."""
     common = (module, *arguments, str(free_port()), str(count))
     found = []
-    with ExitStack() as stack:
+    with ThreadPoolExecutor(count) as readers, ExitStack() as stack:
         many = [
             stack.enter_context(started(*common, str(n), flags=quick_flags())) for n in range(count)
         ]
-        for one in many:
-            text = one.out.read()
+        texts = [readers.submit(one.out.read) for one in many]
+        for one, text in zip(many, texts, strict=True):
+            lines = text.result(timeout=600).splitlines()
             one.process.join(timeout=600)
             assert one.process.exitcode == 0, one.errors.read_text()[-3000:]
-            found.append(json.loads(text.splitlines()[-1]))
+            found.append(json.loads(lines[-1]))
     return found
 
 
