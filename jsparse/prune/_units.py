@@ -10,7 +10,6 @@
 Numbers: tests/prune/test_units.py compares with the masked model on nets of every kind.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
@@ -26,7 +25,7 @@ from jsparse._surgery import fold
 from jsparse._values import by_density, check_function, check_in, check_whole, is_number, shown
 from jsparse.export._shrinking.alive import alive_paths
 from jsparse.export._shrinking.attributes import Mend, stock
-from jsparse.export._shrinking.groups import UnitGroup, described, free, try_each
+from jsparse.export._shrinking.groups import described, free, try_each
 from jsparse.export._shrinking.liveness import ENDS
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.sizes import Sizes, sizes_after
@@ -35,10 +34,10 @@ from jsparse.export._shrinking.units import Smaller, Units, same_outputs
 from jsparse.export._shrinking.uses import Use
 from jsparse.export._shrinking.widths import Widths
 from jsparse.importance import Importance, Norm
+from jsparse.importance._scores import Scores, ranked, scored
 
 Model = TypeVar("Model", bound=nnx.Module)
 Cost = Callable[[Sizes], Any]
-Scores = dict[int, np.ndarray]
 L2, EACH = Norm(2), Whole()
 
 
@@ -82,7 +81,7 @@ def units(
       round_to: widths become the nearest for which the inputs and outputs of matrices are a
         multiple of it, where a head counts as its width; a group whose own width is nearer stays
         whole. The record's `widths` gives the new width of each group.
-      least_width: no group becomes narrower than this.
+      least_width: no group becomes narrower than this, nor one under a layer norm than 2.
       keep: patterns of weights, as in `sparsify`, whose groups stay whole.
       mend: as for `shrink`.
       **options: arguments by name, as for `shrink`.
@@ -129,11 +128,11 @@ def units(
     with settings(keep=keep):
         stay = alive_paths(plain, keep)
     chosen = _Chosen(found, stay, Widths(least_width, round_to), cost)
-    scores = _scored(importance, fold(model) if options else plain, chosen.groups)
+    scores = scored(importance, fold(model) if options else plain, chosen.groups)
     while True:
-        gone = chosen.lowest(_order(scores, scope), density, budget)
+        gone = chosen.lowest(ranked(scores, scope), density, budget)
         small = found.tried(gone, [same_outputs])
-        if small:
+        if small and not chosen.spared(gone, small):
             return by_name(small.model), _record(chosen, gone, small)
         scores = {n: own for n, own in scores.items() if n in chosen.free()}
 
@@ -156,6 +155,7 @@ class _Chosen:
         }
         self.groups = {n: self._all[n] for n in self.free()}
         self.wanted: dict[int, int] = {}
+        self._least: dict[int, int] = {}
         self._spent: dict[tuple, float] = {}
 
     def free(self) -> list[int]:
@@ -212,6 +212,7 @@ class _Chosen:
             members = [m for n in together for m in self._all[n].members]
             across = {m.across for m in members if m.use & (Use.MAKES | Use.READS)} or {1}
             stay = max(int(np.isinf(one).sum()) for one in own)
+            stay = max(stay, *(self._least.get(n, 1) for n in together))
             width, mean = len(own[0]), round(sum(wanted) / len(wanted))
             left = self._widths.of(mean, width, stay, across)
             for n, one in zip(together, own, strict=True):
@@ -219,6 +220,13 @@ class _Chosen:
                 if len(lowest):
                     gone[n] = sorted(lowest.tolist())
         return gone
+
+    def spared(self, gone: Mapping[int, list[int]], small: Smaller) -> bool:
+        """Keep two units where a mean was left over a single one, which a norm makes 0."""
+        sums = {n: self.units.families[n].sums for n in gone}
+        lone = [n for n, ops in sums.items() if any(small.means.get(op) == 1 for op in ops)]
+        self._least.update(dict.fromkeys(lone, 2))
+        return bool(lone)
 
     def _alike(self, numbers: Iterable[int]) -> list[tuple[int, ...]]:
         """Groups that keep the same width, together."""
@@ -261,47 +269,6 @@ class _Chosen:
         if found:
             return "held are " + "; ".join(found[:4])
         return "nothing else is held; inputs, outputs and groups of one unit keep their width"
-
-
-def _scored(importance: Importance, model: nnx.Module, groups: Mapping[int, UnitGroup]) -> Scores:
-    found = importance(model, list(groups.values()))
-    scores = {}
-    if not isinstance(found, list | tuple) or len(found) != len(groups):
-        raise ValueError(
-            f"importance must give a list of scores, one array for each of {len(groups)} groups; "
-            f"got {shown(found)}"
-        )
-    for (n, group), one in zip(groups.items(), found, strict=True):
-        score = np.asarray(one, np.float64)
-        if score.shape != (group.width,):
-            raise ValueError(
-                f"importance must give {group.width} scores for {group.name}; got {shown(score)}"
-            )
-        if np.isnan(score).any():
-            raise ValueError(
-                f"the scores of {group.name} are NaN; look for NaN in the weights, or in the loss"
-            )
-        scores[n] = score
-    return scores
-
-
-def _order(scores: Scores, scope: Scope) -> Scores:
-    """The rank of each unit among all of its scope, in (0, 1): of n, the k-th is at (k + 1/2) / n.
-
-    Example:
-      >>> _order({0: np.array([3.0, 1.0]), 1: np.array([np.inf, 2.0])}, Whole())
-      {0: array([0.75, 0.25]), 1: array([ inf, 0.25])}
-    """
-    sizes = np.cumsum([0, *map(len, scores.values())])
-    flat = np.concatenate([*scores.values(), np.zeros(0)])
-    parts = list(itertools.pairwise(sizes))
-    places = np.zeros(len(flat))
-    everyone = [(0, len(flat))] if isinstance(scope, WholeModel) else []
-    for start, end in [*parts, *everyone]:  # of equals, those lowest in their own group
-        rank = np.argsort(np.lexsort((places[start:end], flat[start:end])), kind="stable")
-        places[start:end] = (rank + 0.5) / max(end - start, 1)
-    places = np.where(np.isposinf(flat), np.inf, places)
-    return {n: places[start:end] for n, (start, end) in zip(scores, parts, strict=True)}
 
 
 def _record(chosen: _Chosen, gone: Mapping[int, list[int]], small: Smaller) -> Record:

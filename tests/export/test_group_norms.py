@@ -2,7 +2,8 @@
 
 import jax
 import numpy as np
-from flax import nnx
+import pytest
+from flax import linen, nnx
 
 import jsparse as js
 
@@ -44,3 +45,32 @@ def test_of_several_groups_whole_ones_go() -> None:
     assert (small.norm.num_groups, small.norm.group_size) == (2, 6)
     assert record.attributes["norm"] == {"num_groups": 2}
     assert not any("is over what is left" in text for text in record.widths.values())
+
+
+class LinenNormed(linen.Module):
+    """Within each of 4 groups, which stay, channels go."""
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return linen.Dense(2)(linen.relu(linen.GroupNorm(4)(linen.Dense(16)(x))))
+
+
+class LayerNormed(Normed):
+    def __init__(self, rngs: nnx.Rngs):
+        super().__init__(18, 1, rngs)
+        self.norm = nnx.LayerNorm(18, rngs=rngs)
+
+
+@pytest.mark.parametrize("layers", [LayerNormed, LinenNormed])
+def test_a_mean_keeps_two_units_as_one_less_its_mean_is_zero(layers: type) -> None:
+    if layers is LinenNormed:
+        model = nnx.bridge.lazy_init(nnx.bridge.ToNNX(LinenNormed(), rngs=nnx.Rngs(0)), X)
+    else:
+        model = layers(nnx.Rngs(0))
+    small, record = js.prune.units(model, X, density=0.05)
+    (width,) = record.widths.values()
+    assert " -> 2 (rounded from " in width
+    many = jax.random.normal(jax.random.key(1), (64, 4))
+    assert np.std(small(many), axis=0).min() > 0.01
+    with pytest.raises(ValueError, match="at the least widths"):
+        js.prune.units(model, X, budget=0.01)
