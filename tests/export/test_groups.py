@@ -1,6 +1,8 @@
 """What must shrink together, on nets of every kind: found, cut, and the same outputs."""
 
+import functools
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -19,6 +21,7 @@ from jsparse.export._shrinking.attributes import stock
 from jsparse.export._shrinking.groups import described, free, try_each
 from jsparse.export._shrinking.units import Units, same_outputs
 from tests.support.sampled import one_in
+from tests.support.zoo import modules
 from tests.support.zoo_cases import CASES
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
@@ -165,15 +168,33 @@ class Pieces(nnx.Module):
         return self.out(jnp.concatenate(jnp.split(q + weights @ v, 2, axis=0), axis=-1))
 
 
+class Looked(nnx.Module):
+    """An embedding times the root of its width, and tied to the head."""
+
+    def __init__(self, norm: type, rngs: nnx.Rngs):
+        self.embed, self.place = (nnx.Embed(n, 8, rngs=rngs) for n in (7, 5))
+        self.norms = modules([norm(8, rngs=rngs) for _ in range(2)])
+        self.inner = nnx.Linear(8, 8, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        tokens = x.astype(jnp.int32)
+        places = jnp.arange(x.shape[1])[None]
+        x = self.embed(tokens) * np.sqrt(self.embed.features) + self.place(places)
+        return self.embed.attend(self.norms[1](x + self.inner(self.norms[0](x))))
+
+
 @pytest.mark.parametrize(
     ("kind", "shape", "wanted"),
     [
         (Experts, (5, 4), {"enter/kernel:1": 6, "up:2": 8}),
         (Pieces, (2, 5, 4), {"query/kernel:1": 6}),
+        (functools.partial(Looked, nnx.LayerNorm), (2, 5), {"embed/embedding:1": 8}),
+        (functools.partial(Looked, nnx.RMSNorm), (2, 5), {"embed/embedding:1": 8}),
     ],
+    ids=["experts", "pieces", "layer norm", "root mean square"],
 )
-def test_experts_and_pieces_can_be_cut(
-    kind: type, shape: tuple[int, ...], wanted: dict[str, int]
+def test_factors_go_to_parts_of_weights_and_through_lookups(
+    kind: Callable[[nnx.Rngs], nnx.Module], shape: tuple[int, ...], wanted: dict[str, int]
 ) -> None:
     units = Units(fold(kind(nnx.Rngs(0))), (jnp.ones(shape),), stock)
     try_each(units)

@@ -28,6 +28,7 @@ SAME = REARRANGED | {"neg"}
 POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0}
 POWERS |= dict.fromkeys((*SAME, "abs", "slice", "rev", "reduce_sum", "reduce_max"), 1.0)
 SUMS = {"add", "sub", "add_any", "max", "min", "concatenate"}
+LOOKUPS = {"gather", "dynamic_slice"}
 ROUNDING = 1e-9
 Origins = frozenset[int]
 """Where a factor comes from: the numbers of faults."""
@@ -161,6 +162,9 @@ class Ways:
             return self._all(zip(op.inputs, pieces, strict=True))
         if op.name == "add" or op.name == "sub":
             return self._of_sum(op, where)
+        if where is None and op.name in LOOKUPS:  # rows of a table, as of an embedding
+            beyond = op.params.get("fill_value") or 0.0
+            return self.weights(op.inputs[0]) if beyond == 0 or beyond != beyond else None
         back = functools.partial(before, op, node, where)
         if op.name in SAME or op.name in ("div", "split", "unstack", "slice"):
             return self._all([(op.inputs[0], back(0))])

@@ -131,7 +131,9 @@ class Rescale:
             changes, stuck = self._attempt(waiting, partial)
             if not stuck:
                 return changes, [left[n] for n in sorted(left)]
-            for n, text in ((n, one.text) for one in stuck for n in one.origins):
+            # where several factors meet, the one that started last is at fault
+            order = lambda n: self._ways.order.get(found[n].op, -1)
+            for n, text in ((max(one.origins, key=order), one.text) for one in stuck):
                 why = f"{found[n].text}, and weights cannot make up for it {text}"
                 left.setdefault(n, dataclasses.replace(found[n], text=why) if text else found[n])
 
