@@ -169,8 +169,10 @@ class Ways:
         if op.name in SAME or op.name in ("div", "split", "unstack", "slice"):
             return self._all([(op.inputs[0], back(0))])
         if op.name == "mul" or op.name in PRODUCTS:
-            found = (self._all([(op.inputs[side], back(side))]) for side in (0, 1))
-            return next((parts for parts in found if parts is not None), None)
+            first = self._all([(op.inputs[0], back(0))])
+            if first and all(part.where is None for part in first):
+                return first
+            return self._all([(op.inputs[1], back(1))]) or first  # rather than parts
         return None
 
     def _all(self, pairs: Iterable[tuple[Node, Where | Nowhere]]) -> list[Part] | None:
