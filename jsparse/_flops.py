@@ -150,6 +150,11 @@ def _walk(
             depth = math.prod(_shape(eqn.invars[0])[a] for a in contracted)
             uses = math.prod(_shape(eqn.outvars[0])) * depth * times
             _add(tally, _single(ins), uses, {})
+        elif name == "ragged_dot_general":  # each row by the matrix of one group
+            (contracted, _), _ = eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
+            depth = math.prod(_shape(eqn.invars[0])[a] for a in contracted)
+            uses = math.prod(_shape(eqn.outvars[0])) * depth * times
+            _add(tally, _single(ins), uses, {})
         elif name == "conv_general_dilated":
             windows = _windows(eqn)
             spec = eqn.params["dimension_numbers"]

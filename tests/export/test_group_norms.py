@@ -11,37 +11,41 @@ X = jax.random.normal(jax.random.key(0), (2, 4))
 
 
 class Normed(nnx.Module):
-    def __init__(self, features: int, groups: int, rngs: nnx.Rngs):
+    def __init__(self, features: int, groups: int, rngs: nnx.Rngs, weights: bool = True):
         self.enter = nnx.Linear(4, features, rngs=rngs)
-        self.norm = nnx.GroupNorm(features, num_groups=groups, rngs=rngs)
+        own = {"use_scale": weights, "use_bias": weights}
+        self.norm = nnx.GroupNorm(features, num_groups=groups, **own, rngs=rngs)
         self.leave = nnx.Linear(features, 2, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.leave(nnx.relu(self.norm(self.enter(x)[:, None])[:, 0]))
 
 
-def checked(groups: int) -> tuple[Normed, js.export.Record]:
+def checked(groups: int, weights: bool) -> tuple[Normed, js.export.Record]:
     """Half of a model of 18 channels; it equals a model built at that size, and the rebuilt one."""
-    model = Normed(18, groups, nnx.Rngs(0))
+    model = Normed(18, groups, nnx.Rngs(0), weights)
     small, record = js.prune.units(model, X, density=0.5)
-    fresh = Normed(small.enter.out_features, small.norm.num_groups, nnx.Rngs(1))
+    fresh = Normed(small.enter.out_features, small.norm.num_groups, nnx.Rngs(1), weights)
     nnx.update(fresh, nnx.state(small))
     np.testing.assert_array_equal(fresh(X), small(X))
     np.testing.assert_array_equal(js.export.rebuild(model, record)(X), small(X))
     return small, record
 
 
-def test_a_single_group_gets_narrower() -> None:
-    small, record = checked(1)
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_single_group_gets_narrower(weights: bool) -> None:
+    small, record = checked(1, weights)
     assert small.enter.out_features == 9
     assert record.attributes["norm"] == {"group_size": 9}
     assert record.widths["enter/kernel:1"].endswith("is over what is left")
 
 
-def test_of_several_groups_whole_ones_go() -> None:
-    found = {group.width: group.held for group in js.groups(Normed(18, 3, nnx.Rngs(0)), X)}
+@pytest.mark.parametrize("weights", [True, False])
+def test_of_several_groups_whole_ones_go(weights: bool) -> None:
+    model = Normed(18, 3, nnx.Rngs(0), weights)
+    found = {group.width: group.held for group in js.groups(model, X)}
     assert found[3] == "" != found[6]
-    small, record = checked(3)
+    small, record = checked(3, weights)
     assert (small.norm.num_groups, small.norm.group_size) == (2, 6)
     assert record.attributes["norm"] == {"num_groups": 2}
     assert not any("is over what is left" in text for text in record.widths.values())

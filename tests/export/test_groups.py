@@ -1,13 +1,17 @@
 """What must shrink together, on nets of every kind: found, cut, and the same outputs."""
 
+import functools
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 import jsparse as js
 from experiments.common.networks import convolution
@@ -17,6 +21,7 @@ from jsparse.export._shrinking.attributes import stock
 from jsparse.export._shrinking.groups import described, free, try_each
 from jsparse.export._shrinking.units import Units, same_outputs
 from tests.support.sampled import one_in
+from tests.support.zoo import modules
 from tests.support.zoo_cases import CASES
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
@@ -126,6 +131,76 @@ def test_halves_go_together_and_a_softmax_holds_its_units() -> None:
     assert small.faults == []
     factors = {"down/kernel": 0.75**0.5, "down/bias": 0.75**0.5}  # x is over the root of 6, not 8
     assert small.factors == pytest.approx(factors)
+
+
+class Experts(nnx.Module):
+    """Rows sorted by experts, each times the matrices of its own."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.enter, self.leave = nnx.Linear(4, 6, rngs=rngs), nnx.Linear(6, 3, rngs=rngs)
+        self.up = nnx.Param(jax.random.normal(rngs.params(), (3, 6, 8)))
+        self.down = nnx.Param(jax.random.normal(rngs.params(), (3, 8, 6)))
+
+    def __call__(self, x: Array) -> Array:
+        x = self.enter(x)
+        sizes = jnp.array([1, 0, len(x) - 1])
+        y = jax.lax.ragged_dot(
+            nnx.relu(jax.lax.ragged_dot(x, self.up[...], sizes)), self.down[...], sizes
+        )
+        return self.leave(x + y)
+
+
+class Pieces(nnx.Module):
+    """Attention as in a Set Transformer: heads are pieces of the batch, queries are added too."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.query, self.key, self.value, self.out = (
+            nnx.Linear(n, 12, rngs=rngs) for n in (4, 4, 4, 12)
+        )
+
+    def __call__(self, x: Array) -> Array:
+        q, k, v = (
+            jnp.concatenate(jnp.split(layer(x), 2, axis=-1), axis=0)
+            for layer in (self.query, self.key, self.value)
+        )
+        k = checkpoint_name(k, "key")
+        weights = nnx.softmax(q @ k.mT / np.sqrt(2 * q.shape[-1]), axis=-1)
+        return self.out(jnp.concatenate(jnp.split(q + weights @ v, 2, axis=0), axis=-1))
+
+
+class Looked(nnx.Module):
+    """An embedding times the root of its width, and tied to the head."""
+
+    def __init__(self, norm: type, rngs: nnx.Rngs):
+        self.embed, self.place = (nnx.Embed(n, 8, rngs=rngs) for n in (7, 5))
+        self.norms = modules([norm(8, rngs=rngs) for _ in range(2)])
+        self.inner = nnx.Linear(8, 8, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        tokens = x.astype(jnp.int32)
+        places = jnp.arange(x.shape[1])[None]
+        x = self.embed(tokens) * np.sqrt(self.embed.features) + self.place(places)
+        return self.embed.attend(self.norms[1](x + self.inner(self.norms[0](x))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "wanted"),
+    [
+        (Experts, (5, 4), {"enter/kernel:1": 6, "up:2": 8}),
+        (Pieces, (2, 5, 4), {"query/kernel:1": 6}),
+        (functools.partial(Looked, nnx.LayerNorm), (2, 5), {"embed/embedding:1": 8}),
+        (functools.partial(Looked, nnx.RMSNorm), (2, 5), {"embed/embedding:1": 8}),
+    ],
+    ids=["experts", "pieces", "layer norm", "root mean square"],
+)
+def test_factors_go_to_parts_of_weights_and_through_lookups(
+    kind: Callable[[nnx.Rngs], nnx.Module], shape: tuple[int, ...], wanted: dict[str, int]
+) -> None:
+    units = Units(fold(kind(nnx.Rngs(0))), (jnp.ones(shape),), stock)
+    try_each(units)
+    found = {group.name: group.width for group in described(units).values() if not group.held}
+    assert found.items() >= wanted.items()
+    assert units.smaller({n: [1] for n in free(units)}, [same_outputs]).faults == []
 
 
 class Beside(nnx.Module):

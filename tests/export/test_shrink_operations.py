@@ -76,6 +76,9 @@ THROUGH: dict[str, Callable[[Array], Array]] = {
     "l2 norm": lambda h: h / jnp.linalg.norm(h, axis=-1, keepdims=True),
     "barrier": lambda h: lax.optimization_barrier(h),
     "half of a gate": lambda h: jax.nn.glu(jnp.concatenate([h, 1 + h], axis=-1)),
+    "rows by the matrix of their group": lambda h: (
+        h * lax.ragged_dot(h, jnp.ones((2, h.shape[1], 1)), jnp.array([1, 3]))
+    ),
     "depthwise convolution": lambda h: lax.conv_general_dilated(
         h[None],
         jnp.ones((3, 1, h.shape[1])),

@@ -65,6 +65,18 @@ def test_a_linear_layer_costs_what_its_derivative_and_the_compiler_say(name: str
     assert flops_of_the_compiler(dense, x) == pytest.approx(row.dense_flops)
 
 
+class Experts(nnx.Module):
+    def __init__(self) -> None:
+        self.kernel = nnx.Param(jnp.ones((3, 6, 8)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.lax.ragged_dot(x, self.kernel[...], jnp.array([1, 0, 4]))
+
+
+def test_a_row_costs_the_matrix_of_its_expert_alone() -> None:
+    assert costs(Experts(), jnp.ones((5, 6))).flops == 2 * 5 * 6 * 8
+
+
 def test_attention_by_hand() -> None:
     batch, length, width, heads = 2, 5, 8, 4
     layer = nnx.MultiHeadAttention(heads, width, decode=False, rngs=nnx.Rngs(0))

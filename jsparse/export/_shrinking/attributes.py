@@ -27,7 +27,8 @@ def mend_in_place(model: nnx.Module, groups: Mapping[str, int], mend: Mend) -> A
 
     Args:
       model: changed.
-      groups: of grouped convolutions, how many, by path of the kernel.
+      groups: of grouped convolutions, how many, by path of the kernel; of group normalizations
+        without weights, how many features, by path.
       mend: for all modules, inner ones first.
 
     Raises:
@@ -37,7 +38,9 @@ def mend_in_place(model: nnx.Module, groups: Mapping[str, int], mend: Mend) -> A
     modules = list(walk_modules(model))[::-1]  # inner modules first
     for path, module in modules:
         kernel = f"{path}/kernel" if path else "kernel"
-        for name, value in sizes(module, groups.get(kernel, 1)).items():
+        norm = isinstance(module, nnx.GroupNorm)
+        known = groups.get(path, 0) if norm else groups.get(kernel, 1)
+        for name, value in sizes(module, known).items():
             if getattr(module, name, value) != value:
                 setattr(module, name, value)
                 changed.setdefault(path, {})[name] = value
@@ -144,7 +147,8 @@ def stored_as(model: nnx.Module, paths: Iterable[str], lengths: Collection[int])
 def sizes(module: nnx.Module, groups: int) -> dict[str, Any]:
     """The sizes that a stock layer stores, by attribute; empty for others.
 
-    Its parameters may have leading axes of a stack; `groups` is that of a convolution.
+    Its parameters may have leading axes of a stack; `groups` is that of a convolution, or how many
+    features a group normalization without parameters gets.
     """
     match module:
         case nnx.Linear():
@@ -161,7 +165,7 @@ def sizes(module: nnx.Module, groups: int) -> dict[str, Any]:
             rows, features = module.embedding.shape[-2:]
             return {"num_embeddings": rows, "features": features}
         case nnx.GroupNorm():
-            return _group_norm(module)
+            return _group_norm(module, _features(module) or groups)
         case norm if isinstance(norm, NORMS):
             features = _features(module)
             return {"num_features": features} if features else {}
@@ -187,9 +191,8 @@ def _features(norm: Any) -> int:
     return 0
 
 
-def _group_norm(module: nnx.GroupNorm) -> dict[str, Any]:
+def _group_norm(module: nnx.GroupNorm, features: int) -> dict[str, Any]:
     """Fewer groups of the same size, so that no mean changes; a single group gets narrower."""
-    features = _features(module)
     size = features if module.num_groups == 1 else module.group_size
     return {"num_groups": features // size, "group_size": size} if features else {}
 

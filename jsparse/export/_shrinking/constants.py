@@ -15,6 +15,7 @@ from jsparse.export._shrinking.graph import Body, Graph, Node, Op
 from jsparse.export._shrinking.operations import (
     NEUTRAL,
     PRODUCTS,
+    RAGGED,
     SCATTERS,
     UPDATES,
     bind,
@@ -39,10 +40,7 @@ Seen = dict[Node, list[np.ndarray]]  # see Graph.partly_read
 
 
 def know(graph: Graph, given: Mapping[str, Known | None]) -> Knowledge:
-    """What is known of each node for all inputs, as long as they are finite.
-
-    `given` is what is known of some variables, by path, instead of their values.
-    """
+    """What is known of each node for all inputs, if they are finite; `given`: of variables."""
     found = {node: given[node.path] for node in graph.variables if node.path in given}
     _evaluate_all(graph.ops, found, graph.partly_read())
     return found | {n: _of(n, found) for n in graph.variables}
@@ -100,7 +98,7 @@ def _evaluate(op: Op, args: list[Known | None]) -> list[Known | None]:
         return [_gather(op, args[0])]
     if op.name == "dynamic_update_slice" or op.name in SCATTERS:
         return [_updated(op, args)]
-    if op.name in PRODUCTS and (zeros := _zeros(op, *args)) is not None:
+    if op.name in PRODUCTS and (zeros := _zeros(op, *args[:2])) is not None:
         return [_partly(np.zeros(op.outputs[0].shape, op.outputs[0].dtype), zeros)]
     unknown = _unknown(op, args)
     if unknown is None or all(u.all() for u in unknown):
@@ -131,7 +129,7 @@ def _unknown(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
         np.ones(n.shape, bool) if a is None else a.unknown
         for n, a in zip(op.inputs, args, strict=True)
     ]
-    if op.name in PRODUCTS and any(a is None for a in args):
+    if op.name == RAGGED or (op.name in PRODUCTS and any(a is None for a in args)):
         return _empty(op, args)
     if op.name == "div" and args[0] is not None:
         zero = ~args[0].unknown & (args[0].value == 0)  # over what may be anything but 0
@@ -225,8 +223,8 @@ def _gather(op: Op, rows: Known | None) -> Known | None:
         return None
     rest, onto = gathered(op)
     first = first_along(rows.value, rest)
-    differ = (rows.unknown | (rows.value != first)).any(axis=rest, keepdims=True)
-    return _partly(onto(first), onto(differ))
+    differs = (rows.unknown | (rows.value != first)).any(axis=rest, keepdims=True)
+    return _partly(onto(first), onto(differs))
 
 
 def _updated(op: Op, args: list[Known | None]) -> Known | None:

@@ -18,13 +18,14 @@ from jsparse.export._shrinking.products import Shape, along, first_along, shape_
 
 GROUPS = "gives each group equally many inputs, so one is removed only if it is dead in all groups"
 LINKS = {"reshape", "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type", "copy"}
+LINKS |= {"copy_p", "name", "sharding_constraint", "reshard", "pvary"}
 
 
 def tie_product(op: Op, removal: Removal, knowledge: Knowledge, foldable: np.ndarray) -> None:
     """Apply what a product demands.
 
     Args:
-      op: dot_general or conv_general_dilated.
+      op: of `PRODUCTS`.
       removal: changed in place.
       knowledge: of all nodes.
       foldable: positions of its only summed axis that may be removed as constants, [n], or [].
@@ -55,6 +56,8 @@ def tie_unsummed(op: Op, ties: Ties) -> Shape | None:
         for node in (a, b, out):
             ties.pin(node)
         return None
+    for node in op.inputs[2:]:  # the sizes of groups
+        ties.pin(node)
     shape = shape_of(op)
     for node, axes in zip((a, b, out), shape.pinned, strict=True):
         for axis in axes:

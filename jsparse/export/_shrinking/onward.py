@@ -8,7 +8,8 @@
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,8 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsparse.export._shrinking.contractions import LINKS
+from jsparse.export._shrinking.cut import Cut
 from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
 from jsparse.export._shrinking.operations import PRODUCTS
+from jsparse.export._shrinking.places import Nowhere, Part, Where, before, parted, spans
 from jsparse.export._shrinking.source import place
 
 REARRANGED = LINKS | {"transpose", "stop_gradient"}
@@ -25,24 +28,57 @@ SAME = REARRANGED | {"neg"}
 POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0}
 POWERS |= dict.fromkeys((*SAME, "abs", "slice", "rev", "reduce_sum", "reduce_max"), 1.0)
 SUMS = {"add", "sub", "add_any", "max", "min", "concatenate"}
+LOOKUPS = {"gather", "dynamic_slice"}
 ROUNDING = 1e-9
 Origins = frozenset[int]
 """Where a factor comes from: the numbers of faults."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Scaled:
-    """The change of a weight w: factor * (w + plus) - plus."""
+    """The change of a weight w: factor * (w + plus) - plus.
 
-    factor: float
+    Attributes:
+      factor: one for all elements, or one for each, [...] as the weight of full size.
+      plus: what is added to the weight before it is used.
+    """
+
+    factor: float | np.ndarray
     plus: float = 0.0
 
-    def of(self, value: jax.Array) -> jax.Array:
-        """The weight after it, in its dtype; a weakly typed one stays so."""
+    def of(self, value: jax.Array, cut: Cut | None) -> jax.Array:
+        """The weight, cut already, after it in its dtype; a weakly typed one stays so."""
         wide = jnp.promote_types(value.dtype, jnp.float32)
         given = value if value.dtype == wide else value.astype(wide)
-        made = self.factor * (given + self.plus) - self.plus
+        factor = self.factor
+        if isinstance(factor, np.ndarray):
+            factor = jnp.asarray(cut.of(factor) if cut else factor, wide)
+        made = factor * (given + self.plus) - self.plus
         return made if value.dtype == wide else made.astype(value.dtype)
+
+    def times(self, factor: float, where: Where) -> float | np.ndarray:
+        """The factor times another one at some places: one number where all are the same."""
+        if where is None:
+            return self.factor * factor
+        each = self.factor * np.where(where, factor, 1.0)
+        return float(each.flat[0]) if (each == each.flat[0]).all() else each
+
+    def told(self, path: str) -> dict[str, float]:
+        """The factor by path of the weight, or of its parts, such as `kernel[:, 0:16]`."""
+        if not isinstance(self.factor, np.ndarray):
+            return {path: self.factor}
+        values = [float(one) for one in np.unique(self.factor) if one != 1]
+        return {f"{path}[{_span(self.factor == one)}]": one for one in values}
+
+
+def _span(where: np.ndarray) -> str:
+    found = []
+    for axis, length in enumerate(where.shape):
+        rest = tuple(k for k in range(where.ndim) if k != axis)
+        (there,) = np.nonzero(where.any(axis=rest))
+        whole, dense = len(there) == length, len(there) == there[-1] - there[0] + 1
+        found.append(":" if whole else f"{there[0]}:{there[-1] + 1}" if dense else "some")
+    return ", ".join(found)
 
 
 class Stuck(NamedTuple):
@@ -105,36 +141,63 @@ class Ways:
             return None
         return op, node.value.reshape(())
 
-    def weights(self, node: Node) -> list[tuple[str, float]] | None:
-        """What scales an array, each once: paths of weights, and what is added to each before.
+    def weights(self, node: Node, where: Where = None) -> list[Part] | None:
+        """What scales an array, or its elements at some places: parts of weights.
 
-        None where nothing scales it.
+        None where nothing scales it alone.
         """
-        if not _is_real(node) or node in self.ends or len(self.readers.get(node, ())) != 1:
+        if not _is_real(node) or node in self.ends or not self._read_once(node, where):
             return None
         if node.path:
-            return [(node.path, 0.0)] if node.value is not None else None
-        if node in self._outside:
-            return self.weights(self._outside[node])
+            return [Part(node.path, 0.0, where)] if node.value is not None else None
+        if (outer := self._outside.get(node)) is not None:  # the same, or one slice of it
+            return self.weights(
+                outer, None if where is None else np.broadcast_to(where, outer.shape)
+            )
         op = self._makers.get(node)
         if op is None or op.bodies:
             return None
-        if op.name in SAME or op.name == "div":
-            return self.weights(op.inputs[0])
-        if op.name in ("add", "sub"):
-            return self._of_sum(op)
+        if op.name in ("concatenate", "stack"):
+            pieces = [None] * len(op.inputs) if where is None else parted(op, where)
+            return self._all(zip(op.inputs, pieces, strict=True))
+        if op.name == "add" or op.name == "sub":
+            return self._of_sum(op, where)
+        if where is None and op.name in LOOKUPS:  # rows of a table, as of an embedding
+            beyond = op.params.get("fill_value") or 0.0
+            return self.weights(op.inputs[0]) if beyond == 0 or beyond != beyond else None
+        back = functools.partial(before, op, node, where)
+        if op.name in SAME or op.name in ("div", "split", "unstack", "slice"):
+            return self._all([(op.inputs[0], back(0))])
         if op.name == "mul" or op.name in PRODUCTS:
-            found = (self.weights(one) for one in op.inputs[:2])
-            return next((paths for paths in found if paths is not None), None)
+            first = self._all([(op.inputs[0], back(0))])
+            if first and all(part.where is None for part in first):
+                return first
+            return self._all([(op.inputs[1], back(1))]) or first  # rather than parts
         return None
 
-    def _of_sum(self, op: Op) -> list[tuple[str, float]] | None:
+    def _all(self, pairs: Iterable[tuple[Node, Where | Nowhere]]) -> list[Part] | None:
+        """The parts that scale several arrays; None where one has none."""
+        found = [
+            None if isinstance(where, Nowhere) else self.weights(node, where)
+            for node, where in pairs
+            if where is None or isinstance(where, Nowhere) or where.any()
+        ]
+        return None if None in found else [part for parts in found for part in parts or ()]
+
+    def _read_once(self, node: Node, where: Where) -> bool:
+        """Whether one operation alone reads these places of an array, others being slices."""
+        readers = self.readers.get(node, ())
+        if len(readers) == 1 or where is None or any(op.name != "slice" for op in readers):
+            return len(readers) == 1
+        return sum(bool(where[spans(op)].any()) for op in readers) == 1
+
+    def _of_sum(self, op: Op, where: Where) -> list[Part] | None:
         for number, other in (op.inputs, op.inputs[::-1]):
             if op.name == "add" and (given := self.number(op, number)):  # as in 1 + scale
-                path = self._plain(other)
-                return [(path, float(given[1]))] if path else None
-        sides = [self.weights(one) for one in op.inputs]
-        return None if None in sides else [found for side in sides for found in side or ()]
+                path = self._plain(other) if where is None else ""
+                return [Part(path, float(given[1]), None)] if path else None
+        back = functools.partial(before, op, op.outputs[0], where)
+        return self._all((node, back(side)) for side, node in enumerate(op.inputs))
 
     def _plain(self, node: Node) -> str:
         """The path of the weight that an array is, but for its shape and type."""
@@ -177,9 +240,9 @@ class Walk:
     def scaled(self, node: Node, factor: float, origins: Origins) -> bool:
         """Divide weights by the factor of an array that they scale; False if there are none."""
         found = self._ways.weights(node)
-        for path, plus in found or ():
-            before = self.weights.get(path, Scaled(1.0)).factor
-            self.weights[path] = Scaled(before / factor, plus)
+        for path, plus, where in found or ():
+            scaled = self.weights.get(path, Scaled(1.0))
+            self.weights[path] = Scaled(scaled.times(1 / factor, where), plus)
             self.of[path] = self.of.get(path, frozenset()) | origins
         return found is not None
 

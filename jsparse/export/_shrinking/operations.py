@@ -40,7 +40,8 @@ CUMULATIVE = {"cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"}
 WINDOWS = {"reduce_window_sum", "reduce_window_max"}
 SCATTERS = {"scatter", "scatter-add", "scatter-sub", "scatter-mul", "scatter-min", "scatter-max"}
 UPDATES = dict.fromkeys(SCATTERS, 2) | {"dynamic_update_slice": 1}  # which input holds the updates
-PRODUCTS = {"dot_general", "conv_general_dilated"}
+RAGGED = "ragged_dot_general"  # rows by the matrix of their group, as tokens by that of an expert
+PRODUCTS = {"dot_general", "conv_general_dilated", RAGGED}
 UNDERSTOOD = (
     ELEMENTWISE | STRUCTURAL | REDUCTIONS | CUMULATIVE | WINDOWS | PRODUCTS | UPDATES.keys()
 )

@@ -27,6 +27,7 @@ from jsparse.export._shrinking.liveness import (
     Reason,
     Removal,
 )
+from jsparse.export._shrinking.marks import marked
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.rescale import Compared, Made, merged
@@ -43,7 +44,8 @@ class Cutting(NamedTuple):
     Attributes:
       cuts: by path of the variable.
       add: to a bias before it is cut, by path: [...] as it.
-      groups: how many remain of grouped convolutions, by path of the kernel.
+      groups: how many remain of grouped convolutions, by path of the kernel, and of features of
+        group normalizations without weights, by path.
     """
 
     cuts: dict[str, Cut]
@@ -171,7 +173,9 @@ class Plan:
             cuts=cuts, attributes=mend_in_place(small, groups, self.mend), stayed={}
         )
 
-    def choose(self, made_up: Callable[[nnx.Module, Compared], Made]) -> "Choice":
+    def choose(
+        self, made_up: Callable[[nnx.Module, Mapping[str, Cut], Compared], Made]
+    ) -> "Choice":
         """The largest removable set without a fault, and why other dead units are kept.
 
         Each round keeps all axes at which the smaller model is not the cut one.
@@ -183,7 +187,8 @@ class Plan:
         small, record = self.small(removal)
         graph = self.graph
         for turn in range(ROUNDS):
-            made = made_up(small, functools.partial(compared, self.graph, self.inputs, removal))
+            same = functools.partial(compared, self.graph, self.inputs, removal)
+            made = made_up(small, record.cuts, same)
             graph = made.graph
             if not made.faults:
                 small, changes = made.small, made.changes
@@ -260,9 +265,12 @@ def cuts_of(graph: Graph, removal: Removal) -> dict[str, Cut]:
 
 
 def groups_of(graph: Graph, removal: Removal) -> dict[str, int]:
-    """How many groups remain of each grouped convolution, by path of the kernel."""
+    """How many groups remain of each grouped convolution, by path of the kernel.
+
+    Also how many features of each group normalization without weights, by its path.
+    """
     origins = graph.origins()
-    return {
+    return marked(graph, removal) | {
         origins[op.inputs[1]].path: removal.kept_shape(op.extra[0])[0]
         for op in every(graph.ops)
         if op.extra and op.inputs[1] in origins

@@ -44,7 +44,8 @@ class Record:
         yet.
       widths: from `jsparse.prune.units`, the old and new width of each group, by its name.
       factors: that weights were multiplied by, by path, to compensate for a number that follows a
-        width: the scale of an RMS norm, the query of an attention. Of 1 + scale, the sum was.
+        width: the scale of an RMS norm, the query of an attention. Of 1 + scale, the sum was. A
+        part of a weight is named by its places in the whole one, as `qkv/kernel[:, 0:16]`.
       cost: from `jsparse.prune.units` with a budget, what the model and the smaller one cost, as
         its `cost` gave it: multiplications by default, seconds of `costs.latency`.
     """

@@ -13,7 +13,7 @@ larger by W/K, and the scale by the root of it.
 """
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from flax import nnx
 
 from jsparse._slots import slots, walk_modules
 from jsparse.export._shrinking.attributes import Attributes, holders
+from jsparse.export._shrinking.cut import Cut
 from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.onward import SAME, Scaled, Stuck, Walk, Ways
 from jsparse.export._shrinking.operations import bind
@@ -44,8 +45,8 @@ class Changes:
 
     @property
     def factors(self) -> dict[str, float]:
-        """By which each weight is multiplied, by path."""
-        return {path: scaled.factor for path, scaled in self.weights.items()}
+        """By which each weight is multiplied, by path, or by path and places of a part of it."""
+        return {k: v for path, one in self.weights.items() for k, v in one.told(path).items()}
 
 
 Compared = Callable[[nnx.Module, Numbers], tuple[Graph, list[Fault]]]
@@ -60,7 +61,7 @@ class Made(NamedTuple):
     faults: list[Fault]
 
 
-def as_cut(small: nnx.Module, compared: Compared) -> Made:
+def as_cut(small: nnx.Module, cuts: Mapping[str, Cut], compared: Compared) -> Made:
     """A smaller model without compensation for faults."""
     graph, found = compared(small, {})
     return Made(small, graph, Changes(), found)
@@ -93,12 +94,17 @@ class Rescale:
         self._fixed: set[Op] = set()
 
     def made_up(
-        self, small: nnx.Module, compared: Compared, partial: Callable[[], Collection[Node]] = tuple
+        self,
+        small: nnx.Module,
+        cuts: Mapping[str, Cut],
+        compared: Compared,
+        partial: Callable[[], Collection[Node]] = tuple,
     ) -> Made:
         """A smaller model in which weights and numbers compensate for the factors of faults.
 
         Args:
           small: not changed.
+          cuts: that led to it, by path of the variable.
           compared: what a smaller model computes, and its faults, given numbers that change.
           partial: sums that lose terms other than zeros; no factor compensates for these.
         """
@@ -107,7 +113,7 @@ class Rescale:
             changes, left = self._canceled(found, partial)
             if not changes.numbers:
                 return Made(small, graph, changes, left)
-            made = _with_what_is_read(small, compared, changes)
+            made = _with_what_is_read(small, cuts, compared, changes)
             fixed = _fixed(made)
             if not fixed:
                 known = {(fault.op, fault.factor): fault for fault in left}
@@ -125,7 +131,9 @@ class Rescale:
             changes, stuck = self._attempt(waiting, partial)
             if not stuck:
                 return changes, [left[n] for n in sorted(left)]
-            for n, text in ((n, one.text) for one in stuck for n in one.origins):
+            # where several factors meet, the one that started last is at fault
+            order = lambda n: self._ways.order.get(found[n].op, -1)
+            for n, text in ((max(one.origins, key=order), one.text) for one in stuck):
                 why = f"{found[n].text}, and weights cannot make up for it {text}"
                 left.setdefault(n, dataclasses.replace(found[n], text=why) if text else found[n])
 
@@ -218,9 +226,11 @@ class Rescale:
             return bind(op, *given)[0]
 
 
-def _with_what_is_read(small: nnx.Module, compared: Compared, changes: Changes) -> Made:
+def _with_what_is_read(
+    small: nnx.Module, cuts: Mapping[str, Cut], compared: Compared, changes: Changes
+) -> Made:
     """The changed model; of several attributes of a module with one value, those that it reads."""
-    made = _changed(small, compared, changes)
+    made = _changed(small, cuts, compared, changes)
     for path, values in changes.attributes.items():
         doubtful = values.keys() - {"num_features"}
         for name in sorted(doubtful) if len(doubtful) > 1 else ():
@@ -228,15 +238,18 @@ def _with_what_is_read(small: nnx.Module, compared: Compared, changes: Changes) 
                 key: value for key, value in made.changes.attributes[path].items() if key != name
             }
             attributes = made.changes.attributes | {path: rest}
-            other = _changed(small, compared, dataclasses.replace(changes, attributes=attributes))
+            fewer = dataclasses.replace(changes, attributes=attributes)
+            other = _changed(small, cuts, compared, fewer)
             worse = [(len(_fixed(one)), len(one.faults)) for one in (made, other)]
             made = other if worse[1] <= worse[0] else made
     return made
 
 
-def _changed(small: nnx.Module, compared: Compared, changes: Changes) -> Made:
+def _changed(
+    small: nnx.Module, cuts: Mapping[str, Cut], compared: Compared, changes: Changes
+) -> Made:
     changed = nnx.clone(small)
-    change_in_place(changed, changes)
+    change_in_place(changed, cuts, changes)
     graph, found = compared(changed, changes.numbers)
     return Made(changed, graph, changes, found)
 
@@ -246,11 +259,12 @@ def _fixed(made: Made) -> set[Op]:
     return {fault.op for fault in made.faults if fault.op in made.changes.numbers}
 
 
-def change_in_place(model: nnx.Module, changes: Changes) -> None:
-    """Scale the weights of a model, and set its attributes."""
+def change_in_place(model: nnx.Module, cuts: Mapping[str, Cut], changes: Changes) -> None:
+    """Scale the weights of a model that was cut, and set its attributes."""
     for slot in slots(model):
         if slot.path in changes.weights:
-            slot.value[...] = changes.weights[slot.path].of(slot.value[...])
+            scaled = changes.weights[slot.path]
+            slot.value[...] = scaled.of(slot.value[...], cuts.get(slot.path))
     for path, module in walk_modules(model):
         for name, value in changes.attributes.get(path, {}).items():
             setattr(module, name, value)

@@ -56,7 +56,7 @@ def _products(ops: Iterable[Op], removal: Removal) -> float:
 def _product(op: Op, removal: Removal) -> float:
     out = math.prod(removal.kept_shape(op.outputs[0]))
     kernel = removal.kept_shape(op.inputs[1])
-    if op.name == "dot_general":
+    if op.name != "conv_general_dilated":
         return out * math.prod(kernel[pair[1]] for pair in shape_of(op).summed)
     made = kernel[op.params["dimension_numbers"].rhs_spec[0]]
     spread = math.prod(op.params["lhs_dilation"])

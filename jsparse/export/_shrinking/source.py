@@ -20,6 +20,7 @@ FLAX = str(Path(flax.__file__).parent)
 JAX = (
     *(str(Path(str(package.__file__)).parent) for package in (jax, jaxlib)),
     str(contextlib.__file__),  # by which JAX decorates functions
+    str(Path(__file__).parent / "marks.py"),
     *(f"{FLAX}/{name}" for name in ("core/", "linen/module.py", "linen/transforms.py")),
 )
 """Frames of these files are not a call of a model; the last ones are those by which Linen calls."""

@@ -18,6 +18,7 @@ from jsparse._slots import slots, walk_modules
 from jsparse._storage.leaves import is_key
 from jsparse._variables import WRAPPERS as NORMALIZING
 from jsparse.export._shrinking.graph import Body, Graph, Node, Op
+from jsparse.export._shrinking.marks import mark_in_place
 from jsparse.export._shrinking.pieces import LEVEL, pieces_of, run_pieces
 
 STATES = tuple(
@@ -78,6 +79,7 @@ def trace_statistics(model: nnx.Module, inputs: tuple) -> Graph:
 
 
 def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) -> Graph:
+    mark_in_place(model)
     run, variables, arrays = call(model, inputs)
 
     def traced(given: dict[str, Any], arrays: list[Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -230,7 +230,7 @@ class Units:
         attributes = mend_in_place(small, groups_of(self.graph, removal), self.mend)
         same = functools.partial(compared, self.graph, self.inputs, removal)
         partial = functools.cache(lambda: self._partial(removal, cuts))
-        small, graph, changes, found = self._rescale.made_up(small, same, partial)
+        small, graph, changes, found = self._rescale.made_up(small, cuts, same, partial)
         attributes = merged(attributes, changes.attributes)
         found += [
             Fault("would leave no position of an axis", None, (node,))

@@ -1,0 +1,112 @@
+"""Which elements of the inputs of an operation some elements of its output are made of.
+
+Only for operations that are linear in an input and where each element of it goes to one place, or
+is repeated along an axis.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jsparse.export._shrinking.graph import Node, Op
+from jsparse.export._shrinking.operations import PRODUCTS
+from jsparse.export._shrinking.products import first_along, shape_of
+
+Where = np.ndarray | None
+"""The elements of an array: bool, [...] as it; None for all of them."""
+
+
+class Part(NamedTuple):
+    """Elements of a weight.
+
+    Attributes:
+      path: of the weight.
+      plus: what is added to it before it is used.
+      where: the elements.
+    """
+
+    path: str
+    plus: float
+    where: Where
+
+
+class Nowhere:
+    """No elements of an input correspond to those of the output alone."""
+
+
+def before(op: Op, node: Node, where: Where, side: int) -> Where | Nowhere:
+    """The elements of an input that some elements of an output are made of.
+
+    Args:
+      op: that makes it, and is linear in that input.
+      node: the output.
+      where: elements of it.
+      side: which input.
+    """
+    source = op.inputs[side]
+    if op.name in ("split", "unstack", "slice"):
+        inner = np.ones(node.shape, bool) if where is None else where
+        return _in_whole(op, node, inner)
+    if where is None:
+        return None
+    if op.name in PRODUCTS:
+        return _in_factor(op, where, side)
+    if op.name == "transpose":
+        return where.transpose(np.argsort(op.params["permutation"]))
+    if op.name == "broadcast_in_dim":
+        to = op.params["broadcast_dimensions"]
+    elif where.size == int(np.prod(source.shape)):
+        return where.reshape(source.shape)
+    else:  # an axis of 1 against one of n
+        to = range(where.ndim)
+    if len(to) != len(source.shape):
+        return Nowhere()
+    new = [k for k in range(where.ndim) if k not in to]
+    new += [k for axis, k in enumerate(to) if source.shape[axis] != where.shape[k]]
+    first = first_along(where, new)
+    return first.reshape(source.shape) if (first == where).all() else Nowhere()
+
+
+def _in_whole(op: Op, node: Node, where: np.ndarray) -> np.ndarray:
+    """Of the array that a part was taken from."""
+    found = np.zeros(op.inputs[0].shape, bool)
+    if op.name == "slice":
+        found[spans(op)] = where
+        return found
+    n, along = op.outputs.index(node), op.params["axis"]
+    if op.name == "unstack":
+        np.moveaxis(found, along, 0)[n] = where
+        return found
+    start = sum(op.params["sizes"][:n])
+    np.moveaxis(found, along, 0)[start : start + node.shape[along]] = np.moveaxis(where, along, 0)
+    return found
+
+
+def _in_factor(op: Op, where: np.ndarray, side: int) -> Where | Nowhere:
+    """Of a factor of a product, along the axes that it gives to the output."""
+    ends = {} if op.extra and side == 0 else shape_of(op).to_output(side)
+    others = [k for k in range(where.ndim) if k not in ends.values()]
+    first = first_along(where, others)
+    if (first != where).any():
+        return Nowhere()
+    order = sorted(ends)
+    first = first.transpose(*(ends[axis] for axis in order), *others)
+    shape = op.inputs[side].shape
+    spread = [shape[axis] if axis in ends else 1 for axis in range(len(shape))]
+    return np.broadcast_to(first.reshape(spread), shape)
+
+
+def parted(op: Op, where: np.ndarray) -> list[np.ndarray]:
+    """Elements of each input of a concatenation or a stack."""
+    if op.name == "stack":
+        return list(np.moveaxis(where, op.params["axis"], 0))
+    along = op.params["dimension"]
+    ends = np.cumsum([node.shape[along] for node in op.inputs])[:-1]
+    return np.split(where, ends, axis=along)
+
+
+def spans(op: Op) -> tuple[slice, ...]:
+    """What a slice reads."""
+    steps = op.params["strides"] or [1] * len(op.params["start_indices"])
+    limits = zip(op.params["start_indices"], op.params["limit_indices"], steps, strict=True)
+    return tuple(slice(int(a), int(b), int(step)) for a, b, step in limits)
