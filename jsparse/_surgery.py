@@ -125,8 +125,10 @@ def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
             )
         fitting = where_it_fits(fit(rule, slot, weight), weight.shape)
         made = Sparse(weight, fitting, key=key)
-    if isinstance(slot.value, Sparse) and isinstance(rule, Held):
-        _keep_mask(slot.value, made)
+    if isinstance(slot.value, Sparse):
+        made.set_view(slot.value.deterministic)
+        if isinstance(rule, Held):
+            _keep_mask(slot.value, made)
     if made.reparameterized and not isinstance(held, Tracer) and not made.weight[...].any():
         warnings.warn(
             f"{slot.path} is all zeros, which {type(rule).__name__} never changes: the gradient of "
@@ -272,6 +274,7 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
             continue
         held[id(part)] = Sparse(part.weight, Held(role=part.rule.role), key=jax.random.key(0))
         held[id(part)].mask[...] = beside(mask, weight)
+        held[id(part)].set_view(part.deterministic)
     for slot in slots(copy):
         if id(slot.value) in held:
             slot.put(held[id(slot.value)])

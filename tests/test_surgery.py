@@ -117,6 +117,9 @@ def test_a_sparse_model_can_get_other_rules() -> None:
     assert isinstance(again.conv.kernel.rule, js.Top)
     assert isinstance(again.layers[0].kernel.rule, js.Threshold)
     np.testing.assert_array_equal(again.conv.kernel.weight[...], model.conv.kernel.weight[...])
+    model.eval()  # the mode is that of the model, not of the rule
+    for other in (js.sparsify(model, ("conv/kernel", js.HardConcrete(lam=1.0))), js.hold(model)):
+        assert other.conv.kernel.deterministic
 
 
 def test_a_role_given_by_the_user_stays() -> None:

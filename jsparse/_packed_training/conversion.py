@@ -136,7 +136,7 @@ def pack_training(
     _carry(named(state.inner), packed, made, ways, lambda new: new)
     write(made.step, state.steps.astype(made.step[...].dtype))
     write(made.seed, state.seed)
-    write(made.memory, optimizer.memory[...])
+    made.memory = jax.tree.map(jnp.copy, optimizer.memory)
     made.probe(packed)
     return packed, made
 
@@ -191,7 +191,7 @@ def unpack_training(model: Model, optimizer: PackedOptimizer) -> tuple[Model, Op
     whole = lambda inner: type(arrays_of(made.opt_state))(steps, seed, inner)
     _carry(named(arrays_of(optimizer.opt_state)), masked, made, ways, whole)
     write(made.step, optimizer.step[...])
-    write(made.memory, optimizer.memory[...])
+    made.memory = jax.tree.map(jnp.copy, optimizer.memory)
     return masked, made
 
 

@@ -41,6 +41,7 @@ from jsparse._values import check_folder, check_whole, is_whole, known, shown
 NAME = re.compile(r"step_(\d{10})")
 LAST = 2**31 - 1  # the largest number that processes can exchange without 64-bit integers
 NONE = -1  # no step
+NOTHING = ("float32[0]", "float64[0]")  # what an optimizer without controls had up to version 0.1
 FIELDS = {"step": int, "processes": int, "leaves": dict[str, str]}  # in the manifest
 
 
@@ -182,7 +183,9 @@ class Checkpoints:
         leaves = named(states)
         kinds = {name: describe(leaf) for name, leaf in leaves.items()}
         advice = f"restore into the model and optimizer that were saved, or move {path} away"
-        check_fit(facts["leaves"], kinds, path, advice)
+        held = facts["leaves"].items()
+        stored = {name: kind for name, kind in held if name in kinds or kind not in NOTHING}
+        check_fit(stored, kinds, path, advice)
         data = position.read(path, facts["files"], facts["processes"])
         values = orbax_arrays.read(path / "arrays", leaves)
         new = [filled(values[name], leaf, f"{path}: {name}") for name, leaf in leaves.items()]

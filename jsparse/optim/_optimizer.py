@@ -132,7 +132,8 @@ class Optimizer(nnx.Optimizer):
                 f"controls have memories of shapes {[jnp.shape(m) for m in memories]}; give them "
                 "the same shape by padding the smaller ones"
             )
-        self.memory = Setting(jnp.stack(memories) if controls else jnp.zeros(0))
+        # without controls there is none, since Orbax refuses arrays without elements
+        self.memory: Any = Setting(jnp.stack(memories)) if controls else None
 
     def _settle(self, model: nnx.Module, tx: Any, controls: tuple[Control, ...]) -> None:
         """Remove decay of what rules learn from the transform, and warn of what cannot work."""

@@ -4,8 +4,9 @@
 2. Frozen: in the traced update, that of a learned parameter does not depend on any gradient.
 3. If it does not depend on parameters either, there is no decay. Otherwise the update is computed
    at many counts at once, so that schedules and accumulation do not hide anything.
-4. Decay: with gradients of 0, a learned parameter still moves; if not at once, as what is applied
-   may be the step before (rprop), then within `FEW` steps.
+4. Decay: with a gradient of 0, a learned parameter still moves; if not at once, as what is applied
+   may be the step before (rprop), then within `FEW` steps; so too where the state holds earlier
+   parameters, from which the next rate may follow (prodigy).
 5. It can be removed by showing the transform 0 for that parameter, if it then stays without a
    gradient and moves the same with one. That holds for decoupled and for coupled decay, but not
    where steps depend on the size of the parameter (lamb, lars) or its history (schedule_free).
@@ -24,7 +25,7 @@ from jax.extend.core import Literal
 
 from jsparse._paths import path_of
 
-VALUE = 0.125
+VALUE, LESS = 0.125, 0.7
 COUNTS = (*range(1024), 10_000, 100_000)
 FEW, LONG = 8, 1_000
 EXTRA = ({}, {"value": 1.0})
@@ -112,26 +113,32 @@ def _study(trial: "_Trial") -> Study:
     frozen = trial.learned - moved
     if not sized - frozen:
         return Study(frozen=frozen)
-    given = [(g, v) for g in (0.0, 1.0) for v in (VALUE, 0.0)]
+    given = [(0.0, VALUE), (0.0, LESS * VALUE), (0.0, 0.0), (1.0, VALUE), (1.0, 0.0)]
     moves = trial.moves(*((g, v, n) for g, v in given for n in COUNTS))
-    found = _sorted({path: moves[path].reshape(4, -1) for path in moves.keys() - frozen})
-    if unseen := sized - frozen - set().union(*found.values()):
+    found = _sorted({path: moves[path].reshape(len(given), -1) for path in moves.keys() - frozen})
+    certain = set() if trial.remembers() else set().union(*found.values())
+    if unseen := sized - frozen - certain:
         walks = [trial.walk(FEW, *case) for case in given]
-        later = _sorted({path: np.stack([walk[path] for walk in walks]) for path in unseen})
-        found = {name: paths | later[name] for name, paths in found.items()}
+        later = {path: np.stack([walk[path] for walk in walks]) for path in unseen}
+        later = _sorted(later, tiny=True)
+        found = {name: paths - unseen | later[name] for name, paths in found.items()}
     return Study(**found, frozen=frozen)
 
 
-def _sorted(moves: dict[str, np.ndarray]) -> dict[str, frozenset[str]]:
+def _sorted(moves: dict[str, np.ndarray], tiny: bool = False) -> dict[str, frozenset[str]]:
     """Which parameters are spared and which decayed, given their updates.
 
     Args:
-      moves: [4, n] by path: without a gradient at `VALUE` and at 0, and with one at both.
+      moves: [5, n] by path: without a gradient at `VALUE`, at `LESS` of it and at 0, and with one
+        at `VALUE` and at 0. What is not finite counts as 0.
+      tiny: whether what rounds to nothing is decay if it is proportional to the parameter.
     """
     found: dict[str, set[str]] = {"spared": set(), "decayed": set()}
-    for path, (decay, rest, warm, cold) in moves.items():
+    for path, rows in moves.items():
+        decay, less, rest, warm, cold = np.nan_to_num(rows, posinf=0.0, neginf=0.0)
         apart = [np.abs(w - cold) <= 0.3 * np.abs(cold) + 1e-12 for w in (warm, warm - decay)]
-        if (np.float32(VALUE) + decay != VALUE).any():  # what rounds to nothing is none
+        scales = tiny and decay.any() and np.allclose(less, LESS * decay, 1e-3, 0)
+        if scales or (np.float32(VALUE) + decay != VALUE).any():
             alike = (apart[0] | apart[1]).all() and not rest.any()
             found["spared" if alike else "decayed"].add(path)
     return {name: frozenset(paths) for name, paths in found.items()}
@@ -167,6 +174,12 @@ class _Trial:
             frozenset(p for p, found in by_path.items() if any(n < number for n in found)),
             frozenset(p for p, found in by_path.items() if any(n >= number for n in found)),
         )
+
+    def remembers(self) -> bool:
+        """Whether the state holds parameters, with which later ones may be compared."""
+        with jax.ensure_compile_time_eval():
+            leaves = jax.tree.leaves(self.tx.init(self._filled(VALUE)))
+            return any(np.all(np.asarray(x) == VALUE) for x in leaves if not _is_key(x))
 
     def moves(self, *cases: tuple[float, float, int]) -> dict[str, np.ndarray]:
         """The update of each learned parameter for each case, [cases].
@@ -219,11 +232,12 @@ class _Trial:
 
     def _update(self, gradient: Any, value: Any, state: Any) -> tuple[dict[str, Array], Any]:
         seen = self._filled(VALUE, value)
-        given = jax.tree.map(lambda a: jnp.full_like(a, gradient), seen)
+        others = jnp.where(gradient == 0, 1.0, gradient)  # or prodigy would divide 0 by 0
+        given = self._filled(others, gradient)
         updates, state = self.tx.update(given, state, seen, **self._extras())
         return {path: u.ravel()[0] for path, u in self._named(updates).items()}, state
 
-    def _filled(self, rest: float, learned: Any = VALUE) -> Any:
+    def _filled(self, rest: Any, learned: Any = VALUE) -> Any:
         fill = lambda keys, a: jnp.full(
             (1,) * a.ndim, learned if path_of(keys) in self.learned else rest, a.dtype
         )
@@ -239,3 +253,7 @@ class _Trial:
 
 def _is_count(leaf: Any) -> bool:
     return jnp.ndim(leaf) == 0 and jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.integer)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key)

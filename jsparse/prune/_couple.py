@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jsparse._bridge import fit_bridges
 from jsparse._coupled import Member, Units
@@ -23,6 +24,7 @@ from jsparse._events import share_cuts_in_place
 from jsparse._paths import listed, naming, pairs
 from jsparse._pattern import Role
 from jsparse._roles import role_of
+from jsparse._sharding import padded, placed, shards, where_is
 from jsparse._slots import Slot, refuse_unseen, refuse_wrapped, slots
 from jsparse._sparse import Sparse
 from jsparse._surgery import check_rngs, copied
@@ -247,7 +249,7 @@ def _units(
     role = dataclasses.replace(VECTOR, stack=len(stack))
     with naming(name):
         units = Units(
-            Setting(jnp.broadcast_to(norms, stack + norms.shape)),
+            Setting(_along(jnp.broadcast_to(norms, stack + norms.shape), *spans[0])),
             with_role(span.rule, role),
             key=key,
             name=name,
@@ -257,6 +259,20 @@ def _units(
     if "price" in units.state_names:  # of each weight
         units.set_state({"price": units.price[...] * span.entries})
     return units
+
+
+def _along(norms: Array, slot: Slot, span: Span) -> Array:
+    """The norms, split over an Auto mesh as the units are in a weight that makes them.
+
+    The compiler places them like that after the first step, which would compile the second anew.
+    """
+    where = where_is(slot.value[...])
+    name = padded(where.spec, slot.value.ndim)[span.axis]
+    fits = name is not None and not span.units and norms.shape[-1] % shards(name, where.mesh) == 0
+    if not fits or AxisType.Explicit in where.mesh.axis_types:
+        return norms
+    spec = PartitionSpec(*(None,) * (norms.ndim - 1), name)
+    return placed(norms, NamedSharding(where.mesh, spec))
 
 
 def _check(pair: Any) -> None:

@@ -9,7 +9,8 @@ of its input, [n, window * channels]):
    compared across all outputs. For N:M, the N highest of each M inputs are kept for each output,
    chosen when the first of the M is reached.
 4. For input i, in order: e = (w_i - w_i * mask_i) / U_ii; the rest of the block becomes
-   w_j - U_ij e, j >= i. This is the optimal brain surgeon's update of the later weights.
+   w_j - U_ij e, j >= i. This is the optimal brain surgeon's update of the later weights. A weight
+   that was masked before starts at 0, whatever is stored.
 5. After a block, the same update is applied to all later inputs at once.
 6. The next layer is calibrated with the inputs that the pruned one gives it.
 
@@ -31,6 +32,7 @@ from jax import Array, lax
 from jsparse._checks import check_not_negative
 from jsparse._pattern import Groups, Scope, Whole
 from jsparse._sparse import Sparse
+from jsparse._step import masked
 from jsparse._topk import top
 from jsparse._values import by_density, check_whole, shown
 from jsparse.prune._calibration import ALONE, Forward, call, densities_of, in_order
@@ -120,8 +122,8 @@ def sparsegpt(
         )
         stack = part.rule.role.stack
         split = lambda array: matrices(part, array, gram.shape[stack])
-        wide = split(weight).astype(gram.dtype)
-        new, kept = over_stack(solve, stack + 1)(wide, split(mask), gram)
+        read = masked(weight, mask)  # or outputs would be restored that the model does not have
+        new, kept = over_stack(solve, stack + 1)(split(read).astype(gram.dtype), split(mask), gram)
         if not bool(jnp.isfinite(new).all()):
             raise ValueError(
                 f"H of a weight {weight.shape} cannot be inverted: its inputs are too similar; "

@@ -33,6 +33,7 @@ TOLD = {
     "lars": by("lars"),
     "adafactor": lambda: optax.adafactor(1e-3, weight_decay_rate=DECAY),
     "schedule_free": lambda: optax.contrib.schedule_free_adamw(1e-3, weight_decay=DECAY),
+    "prodigy": lambda: optax.contrib.prodigy(1.0, weight_decay=DECAY),
 }
 
 
@@ -95,11 +96,12 @@ def test_decay_after_many_accumulated_steps_is_found() -> None:
     assert js.Optimizer(net(), tx).tx is not tx
 
 
-def test_rounding_is_no_decay() -> None:
-    """An update of x0 + 0 - x that is not quite 0."""
+@pytest.mark.parametrize("name", ["madgrad", "prodigy"])
+def test_neither_rounding_nor_a_rate_of_0_over_0_is_decay(name: str) -> None:
+    """An update of x0 + 0 - x that is not quite 0; one that is NaN without any gradient."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        js.Optimizer(net(), optax.contrib.madgrad(1e-3))
+        js.Optimizer(net(), getattr(optax.contrib, name)(1e-3))
 
 
 def test_a_cost_left_out_is_said_and_one_read_is_not() -> None:

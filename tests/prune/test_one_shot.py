@@ -97,6 +97,19 @@ def test_sparsegpt_is_least_squares_where_the_first_inputs_fall() -> None:
     np.testing.assert_allclose(small[3:], exact, rtol=1e-3)
 
 
+def test_sparsegpt_restores_what_the_masked_model_computes() -> None:
+    """In a second round, or after training: what is stored under the mask is not part of it."""
+    model, x = linear(12, 6), correlated(64, 12)
+    model = js.prune.random(model, density=0.5, key=jax.random.key(1))
+    rest = 1 - model.kernel.mask[...]
+    again = js.prune.sparsegpt(model, [x], density=1.0)
+    np.testing.assert_allclose(*(weights(m)["kernel"] for m in (again, model)), atol=1e-6)
+    small = js.prune.sparsegpt(model, [x], density=0.25)
+    model.kernel[...] = model.kernel[...] + rest * 1e3
+    other = js.prune.sparsegpt(model, [x], density=0.25)
+    np.testing.assert_array_equal(*(weights(m)["kernel"] for m in (other, small)))
+
+
 def test_sparsegpt_keeps_outputs_better_than_wanda_and_wanda_than_magnitude() -> None:
     model, x = linear(32, 16), correlated(200, 32)
     target = x @ weights(model)["kernel"]

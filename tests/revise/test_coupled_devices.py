@@ -82,13 +82,14 @@ def history(model: nnx.Module, name: str, x: Array) -> tuple[list[float], np.nda
     model = js.prune.magnitude(model, density=density, choose=js.prune.by_layer())
     tx = js.revise(optax.adam(1e-2), (".*", by), roles=js.roles(model))
     optimizer = js.Optimizer(model, tx, wrt=BOTH)
-    before = jax.tree.map(lambda x: x.sharding, nnx.state(model, nnx.Param))
+    before = jax.tree.map(lambda x: x.sharding, nnx.state(model))
     losses, masks = [], []
     for _ in range(STEPS):
         losses.append(float(step(model, optimizer, x)))
         own = [jax.device_get(part.mask[...]) for part in held_groups(model).values()]
         masks.append(np.concatenate(own))
-    for a, there in zip(*map(jax.tree.leaves, (nnx.state(model, nnx.Param), before)), strict=True):
+    # what moved, masks and norms of units too, would compile the second step anew
+    for a, there in zip(*map(jax.tree.leaves, (nnx.state(model), before)), strict=True):
         assert a.sharding.is_equivalent_to(there, a.ndim)
     return losses, np.array(masks)
 

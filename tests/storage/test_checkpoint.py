@@ -51,6 +51,16 @@ def test_modules_are_filled_in_place(tmp_path) -> None:
     same_bits(leaves(model), leaves(run["model"]))
 
 
+def test_an_optimizer_without_controls_may_have_had_an_empty_memory(tmp_path) -> None:
+    checkpoints, run = js.Checkpoints(tmp_path), layer(0)
+    del run["optimizer"].memory  # None, which is no variable
+    run["optimizer"].memory = js.Setting(jnp.zeros(0))
+    checkpoints.save(1, run)
+    other = layer(1)
+    checkpoints.restore(other)
+    same_bits(leaves(other["model"]), leaves(run["model"]))
+
+
 def test_every_kind_of_leaf_comes_back(tmp_path) -> None:
     checkpoints = js.Checkpoints(tmp_path)
     checkpoints.save(np.int64(3), small(2.0))
