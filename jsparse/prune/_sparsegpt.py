@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from jsparse._checks import check_not_negative
+from jsparse._checks import all_finite, check_not_negative
 from jsparse._pattern import Groups, Scope, Whole
 from jsparse._sparse import Sparse
 from jsparse._topk import top
@@ -122,7 +122,7 @@ def sparsegpt(
         split = lambda array: matrices(part, array, gram.shape[stack])
         wide = split(weight).astype(gram.dtype)
         new, kept = over_stack(solve, stack + 1)(wide, split(mask), gram)
-        if not bool(jnp.isfinite(new).all()):
+        if not bool(all_finite(new)):
             raise ValueError(
                 f"H of a weight {weight.shape} cannot be inverted: its inputs are too similar; "
                 f"raise damping, now {damping}, or use more calibration data"
