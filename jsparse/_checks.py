@@ -3,6 +3,7 @@
 import importlib.util
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -147,3 +148,15 @@ def _installed(package: str) -> bool:
     parts = package.split("-")
     names = [".".join(parts[: n + 1]) for n in range(len(parts))]
     return all(importlib.util.find_spec(name) is not None for name in names)
+
+
+@jax.jit
+def all_finite(x: Array) -> Array:
+    """Whether no number is NaN or infinite: bool []. Outside jit a single program, as below."""
+    return jnp.isfinite(x).all()
+
+
+@jax.jit
+def zeros_and_ones(mask: Array) -> Array:
+    """Whether a mask has only 0 and 1: bool []."""
+    return ((mask == 0) | (mask == 1)).all()

@@ -93,7 +93,11 @@ def portion(fraction: float | Array, size: int | Array) -> Array:
     """
     if isinstance(fraction, Real) and isinstance(size, int):
         return jnp.asarray(np.uint32(round(float(fraction) * size)))
-    fraction, size = jnp.asarray(fraction, jnp.float32), jnp.asarray(size, jnp.uint32)
+    return _portion(jnp.asarray(fraction, jnp.float32), jnp.asarray(size, jnp.uint32))
+
+
+@functools.partial(jax.jit, inline=True)
+def _portion(fraction: Array, size: Array) -> Array:
     bits = lax.bitcast_convert_type(fraction, jnp.uint32) & jnp.uint32(0xFFFFF000)
     coarse = lax.bitcast_convert_type(bits, jnp.float32)
     whole, rest = jnp.zeros_like(size), jnp.zeros(size.shape, jnp.float32)

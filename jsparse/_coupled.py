@@ -8,8 +8,8 @@ from flax import nnx
 from jax import Array
 
 from jsparse._sparse import Sparse
-from jsparse.rules._coupled import Follows
-from jsparse.rules._rule import State, applied, masking, over_stack, settled
+from jsparse.rules._coupled import Follows, finished
+from jsparse.rules._rule import State, applied, masking, settled
 
 
 class Units(Sparse):
@@ -84,8 +84,8 @@ class Member(Sparse):
 
     def read_final(self) -> Array:
         """The weight without sampling, with zeros for all that belongs to dropped units: [...]."""
-        final = over_stack(self.rule.final, self._stack)
-        return final(self.weight[...], self._of_groups(final=True))
+        state = self._of_groups(final=True)
+        return finished(self.rule, self._stack, self.weight[...], state)
 
     def read_final_mask(self) -> Array:
         """The mask without sampling: [...] like the weight."""

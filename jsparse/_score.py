@@ -21,6 +21,7 @@ def squares(weight: Array) -> Array:
     return weight.astype(wide(weight.dtype)) ** 2
 
 
+@partial(jax.jit, inline=True)
 def root(mean: Array) -> Array:
     """Square roots, with gradient 0 at 0: [...]."""
     empty = mean == 0

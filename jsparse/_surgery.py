@@ -11,6 +11,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jsparse._bridge import fit_bridges
+from jsparse._checks import zeros_and_ones
 from jsparse._events import advance_in_place, share_cuts_in_place
 from jsparse._paths import match, naming, pairs
 from jsparse._roles import fit
@@ -289,7 +290,7 @@ def _mask(path: str, given: Any, dtype: Any) -> Array:
     except (TypeError, ValueError) as error:
         raise TypeError(f"{path}: {what}; got {shown(given)}") from error
     real = mask if jnp.iscomplexobj(mask) or mask.dtype == dtype else mask.astype(dtype)
-    if jnp.iscomplexobj(mask) or not bool(((real == 0) | (real == 1)).all()):
+    if jnp.iscomplexobj(mask) or not bool(zeros_and_ones(real)):
         raise ValueError(f"{path}: {what}; got {shown(mask)}")
     return real
 

@@ -246,6 +246,7 @@ def common_cut_at(scores: Sequence[Array], keep: Array, stacks: tuple[int, ...])
     return found
 
 
+@partial(jax.jit, inline=True)  # outside jit one program instead of one for each operation
 def above_cut(score: Array, cut: Array) -> Array:
     """Which units are kept by the cut of a whole model: score [grid], cut [4] -> bool [grid]."""
     early = reversed_index(score.shape, tuple(range(score.ndim)))

@@ -50,7 +50,7 @@ def complaint(call: Call, name: str, value: Any) -> str:
     """What is wrong with how a wrong argument is answered; empty if nothing is."""
     kind = KINDS[call.kinds[name]]
     try:
-        call.function(**call.good | {name: value})
+        call.function(**call.arguments() | {name: value})
     except REFUSALS as error:
         where = traceback.extract_tb(error.__traceback__)[-1].filename
         words = str(error)
@@ -83,7 +83,7 @@ def ways_to_show(value: Any) -> set[str]:
 @pytest.mark.parametrize("name", CALLS)
 def test_the_good_call_passes_and_every_wrong_argument_is_refused(name: str) -> None:
     call = CALLS[name]
-    call.function(**call.good)
+    call.function(**call.arguments())
     found = {
         f"{argument}={value!r}": words
         for argument, kind in call.kinds.items()

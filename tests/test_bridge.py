@@ -103,11 +103,12 @@ def test_boxed_weights_match_by_their_path() -> None:
         assert list(js.masks(model)) == ["Dense_0/kernel", "Dense_1/kernel"]
         np.testing.assert_allclose(model(X, train=False), js.fold(model)(X, train=False), atol=1e-6)
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    boxed = Net(boxed=True).init(keys, X)
+    boxed = jax.jit(Net(boxed=True).init)(keys, X)
     plan = js.tree.plan(boxed["params"], (".*/kernel", js.Top(density=0.5)))
     assert sorted(plan) == ["Dense_0/kernel", "Dense_1/kernel"]
     learned, held = js.tree.init(plan, boxed["params"], jax.random.key(2))
     masked = js.tree.apply(plan, boxed["params"], learned, held)
     assert isinstance(masked["Dense_0"]["kernel"], nn.LogicallyPartitioned)
     assert int((masked["Dense_0"]["kernel"].value == 0).sum()) == 24
-    Net(boxed=True).apply(boxed | {"params": masked}, X, train=False)
+    run = jax.jit(lambda variables: Net(boxed=True).apply(variables, X, train=False))
+    run(boxed | {"params": masked})

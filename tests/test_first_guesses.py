@@ -59,13 +59,14 @@ def test_revisions_come_as_a_dict() -> None:
     assert js.revise(optax.sgd(0.1), {".*": by}).revisions == ((".*", by),)
 
 
-HELD = js.sparsify(MLP(nnx.Rngs(0)), (".*/kernel", js.Held()))
 SPARSITY: dict[str, Callable[..., Any]] = {
     "rule": js.Top,
     "curve": js.Movement,
     "revision": lambda **named: js.Gradual(last=9, **named),
     "control": lambda **named: js.TargetDensity(steps=9, **named),
-    "pruning": lambda **named: js.prune.magnitude(HELD, **named),
+    "pruning": lambda **named: js.prune.magnitude(
+        js.sparsify(MLP(nnx.Rngs(0)), (".*/kernel", js.Held())), **named
+    ),
 }
 
 

@@ -16,6 +16,7 @@ import optax
 from jax import Array
 from jax.core import Tracer
 
+from jsparse._checks import zeros_and_ones
 from jsparse._paths import match, path_of
 from jsparse._pattern import Role, Weight, Whole
 from jsparse._revise.layers import CoupledLayer, Layer
@@ -209,7 +210,7 @@ def check_mask(mask: Any) -> None:
     """Refuse masks that are not 0 or 1, if their values are known."""
     if isinstance(mask, Tracer | jax.ShapeDtypeStruct):
         return
-    if not bool(((mask == 0) | (mask == 1)).all()):
+    if not bool(zeros_and_ones(mask)):
         raise ValueError(
             f"a mask to revise may contain only 0 and 1; got {shown(mask)} with others, so make it "
             "with Held, jsparse.hold or jsparse.prune"

@@ -12,11 +12,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jsparse._checks import check_density
+from jsparse._checks import all_finite, check_density
 from jsparse._paths import listed, naming
 from jsparse._pure import calling, taken_apart
 from jsparse._slots import slots, sparse_parts
@@ -119,7 +118,7 @@ def in_order(
     for paths, moments in zip(groups, sweep.run(steps), strict=True):
         for path in paths:
             part, seen = parts[path], moments[path]
-            if not bool(jnp.isfinite(seen).all()):
+            if not bool(all_finite(seen)):
                 raise ValueError(f"{path}: its inputs are not finite; look for NaN in the batches")
             new = prune(path, part, seen)
             part.weight[...], part.mask[...] = new

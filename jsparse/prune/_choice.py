@@ -8,8 +8,10 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -182,13 +184,13 @@ def keep_highest(model: Model, scores: Arrays, density: float, choose: Choice = 
             layers[name] = score[place]
             shapes[name] = role_shape(score[place].shape, part.rule.role)
     kept = choose(layers, density, shapes)
-    kept = {name: kept[name] & (score > -jnp.inf) for name, score in layers.items()}
+    kept = {name: still_there(kept[name], score) for name, score in layers.items()}
     check_alive(kept, density)
     names = iter(kept)
     for part in parts.values():
         shape = own(part, part.weight).shape
         here = [kept[next(names)] for _ in np.ndindex(shape[: stack_of(part)])]
-        mask = jnp.stack(here).reshape(shape).astype(part.mask[...].dtype)
+        mask = _stacked(here, shape, part.mask[...].dtype)
         whole = part.each(mask) if isinstance(part, Units) else mask
         part.mask[...] = beside(whole, part.weight[...])
     share_cuts_in_place(model)
@@ -243,11 +245,30 @@ def _score(part: Sparse, scores: Arrays, path: str) -> Array:
     score = jnp.asarray(scores[path])
     if score.shape != weight.shape:
         raise ValueError(f"the scores have shape {score.shape}, but the weight {weight.shape}")
-    if bool(jnp.isnan(score).any()):
+    there, lost = _where_kept(score, own(part, part.mask))
+    if lost:
         raise ValueError(
             "scores are NaN; look for NaN in the weights, or in the loss on the batches"
         )
-    return jnp.where(own(part, part.mask) > 0, score, -jnp.inf)
+    return there
+
+
+@jax.jit
+def _where_kept(score: Array, mask: Array) -> tuple[Array, Array]:
+    """Scores, -inf where a weight is masked; and whether any score is NaN."""
+    return jnp.where(mask > 0, score, -jnp.inf), jnp.isnan(score).any()
+
+
+@jax.jit
+def still_there(kept: Array, score: Array) -> Array:
+    """What is kept, without what was masked before, whose score is -inf."""
+    return kept & (score > -jnp.inf)
+
+
+@partial(jax.jit, static_argnames=("shape", "dtype"))
+def _stacked(layers: list[Array], shape: tuple[int, ...], dtype: Any) -> Array:
+    """The mask of a weight from those of its stacked layers: [...] of this shape."""
+    return jnp.stack(layers).reshape(shape).astype(dtype)
 
 
 def role_shape(shape: tuple[int, ...], role: Role) -> tuple[int, ...]:

@@ -36,6 +36,7 @@ from jsparse.prune._choice import (
     check_choice,
     globally,
     held_parts,
+    still_there,
 )
 from jsparse.prune._folder import Keep, Nowhere
 from jsparse.prune._rounds import Restart, Rewind, Round, Train, in_rounds
@@ -143,7 +144,7 @@ def drop_units(
         there = parts[path].mask[...].max(axis=tuple(set(range(parts[path].mask.ndim)) - set(axes)))
         layers[path] = jnp.where(there > 0, scores[path], -jnp.inf)
     kept = choose(layers, density, shapes)
-    kept = {path: kept[path] & (score > -jnp.inf) for path, score in layers.items()}
+    kept = {path: still_there(kept[path], score) for path, score in layers.items()}
     check_alive(kept, density)
     masks = {}
     for path, others in units.items():

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from jsparse._checks import all_finite
 from jsparse._pure import calling, taken_apart
 from jsparse._slots import check_module, walk_modules
 from jsparse._surgery import copied
@@ -153,6 +154,6 @@ def _write(model: nnx.Module, watched: nnx.Module) -> None:
         for name, total in (("mean", "total_mean"), ("var", "total_var")):
             variable = getattr(own[path], name)
             average = getattr(layer, total)[...] / jnp.maximum(layer.total_calls[...], 1.0)  # type: ignore[attr-defined]
-            if not bool(jnp.isfinite(average).all()):
+            if not bool(all_finite(average)):
                 raise ValueError(f"{path}/{name} is not finite; look for NaN in the batches")
             write(variable, average.astype(variable[...].dtype))

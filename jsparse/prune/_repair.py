@@ -23,7 +23,7 @@ import numpy as np
 from flax import nnx
 from jax import Array, lax
 
-from jsparse._checks import check_not_negative
+from jsparse._checks import all_finite, check_not_negative
 from jsparse._paths import naming
 from jsparse._roles import role_of
 from jsparse._slots import Slot, check_module, slots, sparse_parts
@@ -142,7 +142,7 @@ def _checked(new: Array) -> Array:
     Raises:
       ValueError: it is not finite.
     """
-    if not bool(jnp.isfinite(new).all()):
+    if not bool(all_finite(new)):
         raise ValueError(
             "H cannot be inverted: the inputs are too similar; raise damping, or use more "
             "calibration data"

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from jsparse._checks import check_not_negative
+from jsparse._checks import all_finite, check_not_negative
 from jsparse._pattern import Groups, Scope, Whole
 from jsparse._sparse import Sparse
 from jsparse._step import masked
@@ -123,8 +123,9 @@ def sparsegpt(
         stack = part.rule.role.stack
         split = lambda array: matrices(part, array, gram.shape[stack])
         read = masked(weight, mask)  # or outputs would be restored that the model does not have
-        new, kept = over_stack(solve, stack + 1)(split(read).astype(gram.dtype), split(mask), gram)
-        if not bool(jnp.isfinite(new).all()):
+        wide = split(read).astype(gram.dtype)
+        new, kept = over_stack(solve, stack + 1)(wide, split(mask), gram)
+        if not bool(all_finite(new)):
             raise ValueError(
                 f"H of a weight {weight.shape} cannot be inverted: its inputs are too similar; "
                 f"raise damping, now {damping}, or use more calibration data"

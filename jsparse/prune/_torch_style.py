@@ -231,9 +231,14 @@ def _units(part: Sparse, path: str, by: Worth, unit: Unit) -> tuple[tuple[int, .
             f"the units have shape {alive.shape}, but the scores {score.shape}; give one score "
             "for each unit"
         )
-    if not bool(jnp.where(alive, jnp.isfinite(score), True).all()):
+    if not bool(_sound(score, alive)):
         raise ValueError("a score is NaN or infinite; look for NaN in the weights")
     return tile, score, alive
+
+
+@jax.jit
+def _sound(score: Array, alive: Array) -> Array:
+    return jnp.where(alive, jnp.isfinite(score), True).all()
 
 
 def _masked(part: Sparse, kept: Array, tile: tuple[int, ...]) -> Array:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -27,7 +28,7 @@ from jsparse._pattern import Role
 from jsparse._score import root, squares
 from jsparse._sharding import beside, everywhere
 from jsparse._step import known_norm, masked, straight_through
-from jsparse.rules._rule import Rule, State
+from jsparse.rules._rule import Rule, State, as_one, over_stack
 
 NEEDED = (
     "Group() is a unit of several weights, which one weight alone does not show: call "
@@ -177,6 +178,16 @@ class Follows:
     def advance(self, weight: Array, state: State) -> State:
         """The state, unchanged."""
         return state
+
+
+def finished(rule: Follows, stack: int, weight: Array, state: Mapping[str, State]) -> Array:
+    """`rule.final` over a stack of layers."""
+    return as_one(_finished, weight)(rule, stack, weight, state)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _finished(rule: Follows, stack: int, weight: Array, state: Mapping[str, State]) -> Array:
+    return over_stack(rule.final, stack)(weight, state)
 
 
 def rule_name(rule: Rule) -> str:

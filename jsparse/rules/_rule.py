@@ -218,7 +218,7 @@ def applied(rule: Rule, stack: int, weight: Array, state: State) -> Array:
 
 def masking(rule: Any, stack: int, weight: Array, state: Mapping) -> Array:
     """`rule.mask` over a stack of layers."""
-    return _as_one(_masking, weight)(rule, stack, weight, state)
+    return as_one(_masking, weight)(rule, stack, weight, state)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -226,7 +226,7 @@ def _masking(rule: Rule, stack: int, weight: Array, state: State) -> Array:
     return over_stack(rule.mask, stack)(weight, state)
 
 
-def _as_one(jitted: Any, weight: Array) -> Callable:
+def as_one(jitted: Any, weight: Array) -> Callable:
     """One program instead of one for each operation, if the weight is on one device.
 
     On several, each operation places its result like its inputs, which a single program might not.
@@ -274,7 +274,7 @@ def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
         )
     key, stack = jax.random.fold_in(key, APART), weight.shape[: rule.role.stack]
     keys = jax.random.split(key, stack) if stack else key
-    return _as_one(_initial, weight)(rule, len(stack), weight, keys)
+    return as_one(_initial, weight)(rule, len(stack), weight, keys)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -28,7 +28,7 @@ from jsparse.export import (
 from jsparse.export._packing import compiled, convolution
 from jsparse.export._packing.autotune import FORMATS, _worth_trying
 from jsparse.export._packing.convolution import as_matrix, whole_kernel
-from jsparse.export._packing.formats import csr_arrays, csr_places
+from jsparse.export._packing.formats import CsrArrays, csr_arrays, csr_places
 from jsparse.export._packing.layers import packed_layers, put_packed
 from tests.support import convolving
 from tests.support.packing import draw, needs_compiler, outputs_and_gradients
@@ -65,16 +65,22 @@ def compare_with_numpy(choice: random.Random) -> None:
         y = convolving.forward(window, kernel, x)
         dy = np.float32(drawn.standard_normal(y.shape))
         dx, dkernel = convolving.backward(window, kernel, x, dy)
-        structure = arrays.indices, arrays.starts
-        places = csr_places(arrays, window.outputs, window.width * window.taps)
+        *found, places = jax.jit(products, static_argnums=0)(window, arrays, x, dy)
         dvalues = as_matrix(dkernel)[places]
-        for got, expected in [
-            (convolution._product(window, arrays.values, x, *structure), y),
-            (convolution._transposed(window, arrays.values, dy, *structure), dx),
-            (convolution._outer(window, x, dy, *structure), dvalues),
-        ]:
+        for got, expected in zip(found, (y, dx, dvalues), strict=True):
             small = 1e-5 * max(1.0, np.abs(expected).max(initial=0.0))
             np.testing.assert_allclose(got, expected, atol=small, rtol=1e-4, err_msg=str(window))
+
+
+def products(window: convolving.Window, arrays: CsrArrays, x, dy) -> tuple:
+    """y, dx, the gradient of the values, and their places; in one program."""
+    structure = arrays.indices, arrays.starts
+    return (
+        convolution._product(window, arrays.values, x, *structure),
+        convolution._transposed(window, arrays.values, dy, *structure),
+        convolution._outer(window, x, dy, *structure),
+        csr_places(arrays, window.outputs, window.width * window.taps),
+    )
 
 
 @needs_compiler

@@ -22,7 +22,7 @@ from jsparse.export._shrinking.groups import described, free, try_each
 from jsparse.export._shrinking.units import Units, same_outputs
 from tests.support.sampled import one_in
 from tests.support.zoo import modules
-from tests.support.zoo_cases import CASES
+from tests.support.zoo_cases import CASES, prepared
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
 # (group, width, the weights that shrink with it, all or some); from the code of each net
@@ -62,7 +62,7 @@ WANTED = {
 
 def tried(name: str) -> Units:
     """The units of a net, of which some can be cut, with the outputs of zeros in their place."""
-    units = Units(fold(CASES[name].make(rngs=nnx.Rngs(0))), (CASES[name].inputs(0, 2),), stock)
+    units = Units(fold(prepared(CASES[name].make, {})), (CASES[name].inputs(0, 2),), stock)
     try_each(units)
     gone = {n: [0] for n in free(units)}
     assert gone
@@ -89,7 +89,7 @@ def test_the_groups_of_other_nets_can_be_cut(name: str) -> None:
 
 
 def test_a_group_that_stays_says_which_operation_holds_it(tmp_path: Path) -> None:
-    found = js.groups(CASES["padded shortcut"].make(rngs=nnx.Rngs(0)), (2, 8, 8, 3))
+    found = js.groups(prepared(CASES["padded shortcut"].make, {}), (2, 8, 8, 3))
     assert "`pad` at tests/support/zoo.py" in found["a/kernel:3"].held
     assert found["head/kernel:1"].held == "the model returns them"
     assert found["stem/kernel:2"].held == "it is an input of the model"
@@ -300,7 +300,7 @@ def test_outputs_of_grouped_convolutions_stay() -> None:
 
 
 def test_sums_over_units_are_named_and_heads_count_as_their_width() -> None:
-    found = js.groups(CASES["decoder"].make(rngs=nnx.Rngs(0)), CASES["decoder"].inputs(0, 2))
+    found = js.groups(prepared(CASES["decoder"].make, {}), CASES["decoder"].inputs(0, 2))
     heads, width = (found[f"attentions/0/query/kernel:{axis}"].members for axis in (1, 2))
     stream = found["embed/embedding:1"].members
     for members, size in ((heads, 2), (width, 4), (stream, 1)):  # 4 heads of width 2

@@ -154,22 +154,34 @@ def tied(shared: bool) -> nnx.Module:
 
 
 MISMATCHES = {
-    "paths": (lone(), tied(False), "'bias' is only in the target; make the target from the model"),
+    "paths": (
+        lambda: (lone(), tied(False)),
+        "'bias' is only in the target; make the target from the model",
+    ),
     "shapes": (
-        lone(),
-        lone(out=3),
+        lambda: (lone(), lone(out=3)),
         r"'bias' has shape \(4,\) in the target and \(3,\) in the model",
     ),
-    "rule": (lone(js.Threshold()), lone(js.Threshold()), "'kernel' is Threshold in the target"),
-    "dense target": (lone(), lone(js.Held()), "a dense weight in the target and Held in the model"),
-    "dense model": (lone(js.Held()), lone(), "Held in the target and a dense weight in the model"),
-    "shared": (tied(True), tied(False), "one weight in the target and two in the model"),
+    "rule": (
+        lambda: (lone(js.Threshold()), lone(js.Threshold())),
+        "'kernel' is Threshold in the target",
+    ),
+    "dense target": (
+        lambda: (lone(), lone(js.Held())),
+        "a dense weight in the target and Held in the model",
+    ),
+    "dense model": (
+        lambda: (lone(js.Held()), lone()),
+        "Held in the target and a dense weight in the model",
+    ),
+    "shared": (lambda: (tied(True), tied(False)), "one weight in the target and two in the model"),
 }
 
 
 @pytest.mark.parametrize("case", MISMATCHES)
 def test_what_does_not_fit_is_refused(case: str) -> None:
-    target, model, words = MISMATCHES[case]
+    make, words = MISMATCHES[case]
+    target, model = make()
     with pytest.raises(ValueError, match=words):
         js.average(target, model, 0.1)
 

@@ -10,7 +10,7 @@ import pytest
 
 import jsparse as js
 from jsparse._packed_training.moving import Drawn, draw, moved, places_to_draw, starts_at, taken
-from jsparse.export import random_csr
+from jsparse.export import Csr, random_csr
 from jsparse.export._packing.formats import CsrArrays, csr_matrix, csr_places
 from jsparse.export._packing.structure import CsrSizes
 
@@ -24,8 +24,12 @@ BY = {
     "below": js.Below(quality=1.0, last=9, every=1),
 }
 INPUTS, OUTPUTS, LINKS = 23, 11, 4
-LAYER = random_csr(INPUTS, OUTPUTS, links=LINKS, key=KEY, width=8)
 KEPT, PLACES = LINKS * OUTPUTS, INPUTS * OUTPUTS
+
+
+@functools.cache
+def layer() -> Csr:
+    return random_csr(INPUTS, OUTPUTS, links=LINKS, key=KEY, width=8)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -33,8 +37,8 @@ def move(by: Any, count: int, arrays: CsrArrays, key: jax.Array) -> Any:
     """A move with `count` places drawn; their scores and, under RigL, those of links are random."""
     at, of_drawn, of_links = jax.random.split(key, 3)
     scores = jax.random.uniform(of_links, (KEPT,)) if by.by_gradient else jnp.full(KEPT, -1.0)
-    drawn = Drawn(*draw(at, count, LAYER.plan), jax.random.uniform(of_drawn, (count,)))
-    return moved(by, arrays, scores, drawn, LAYER.plan, STEP), scores, drawn
+    drawn = Drawn(*draw(at, count, layer().plan), jax.random.uniform(of_drawn, (count,)))
+    return moved(by, arrays, scores, drawn, layer().plan, STEP), scores, drawn
 
 
 def inputs_and_outputs(parts: jax.Array, indices: jax.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +57,7 @@ def check(arrays: CsrArrays) -> int:
 @pytest.mark.parametrize("name", BY)
 @pytest.mark.parametrize("count", [40, 3])
 def test_links_stay_valid_and_values_follow(name, count):
-    by, arrays = BY[name], LAYER.arrays(LAYER.values[...])
+    by, arrays = BY[name], layer().arrays(layer().values[...])
     for key in jax.random.split(KEY, 3):
         new = move(by, count, arrays, key)[0]
         found = CsrArrays(taken(arrays.values, new.sources), new.indices, new.starts)
@@ -70,9 +74,9 @@ def test_links_stay_valid_and_values_follow(name, count):
 
 @pytest.mark.parametrize("name", BY)
 def test_with_all_places_the_mask_is_that_of_a_dense_layer(name):
-    by, arrays = BY[name], LAYER.arrays(LAYER.values[...])
+    by, arrays = BY[name], layer().arrays(layer().values[...])
     new, scores, drawn = move(by, PLACES, arrays, KEY)
-    weight = np.asarray(LAYER.kernel_matrix())
+    weight = np.asarray(layer().kernel_matrix())
     growth = np.full((INPUTS, OUTPUTS), -1.0, np.float32)
     growth[inputs_and_outputs(drawn.parts, drawn.indices)] = drawn.scores
     if by.by_gradient:  # of the two scores of a link the higher one counts
@@ -89,7 +93,7 @@ def test_with_all_places_the_mask_is_that_of_a_dense_layer(name):
 
 
 def test_places_are_drawn_from_the_whole_matrix_alike():
-    parts, indices = draw(KEY, 50 * PLACES + 1, LAYER.plan)
+    parts, indices = draw(KEY, 50 * PLACES + 1, layer().plan)
     drawn = inputs_and_outputs(parts, indices)
     counts = np.zeros((INPUTS, OUTPUTS))
     np.add.at(counts, drawn, 1)

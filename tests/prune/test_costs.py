@@ -1,6 +1,7 @@
 """Costs of masked models: equal to what the reports count, traced or not."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
@@ -28,8 +29,9 @@ class Net(nnx.Module):
         return self.head(self.plain(self.conv(x).mean(axis=(1, 2))))
 
 
-MODEL = js.sparsify(Net(), ("(conv|head)/kernel", js.Top(density=0.3)))
-MASKS = {path: np.asarray(mask) for path, mask in js.masks(MODEL).items()}
+@cache
+def sparse() -> Net:
+    return js.sparsify(Net(), ("(conv|head)/kernel", js.Top(density=0.3)))
 
 
 def padded_tiles(mask: np.ndarray, rows: int, columns: int) -> int:
@@ -41,29 +43,31 @@ def padded_tiles(mask: np.ndarray, rows: int, columns: int) -> int:
 
 
 def test_costs_are_those_of_the_reports_and_can_be_traced() -> None:
-    counted, summary = js.report.costs(MODEL, X), js.summary(MODEL)
+    model = sparse()
+    counted, summary = js.report.costs(model, X), js.summary(model)
+    masks = [np.asarray(mask) for mask in js.masks(model).values()]
     wanted = {
         costs.parameters: summary.kept + summary.dense,
         costs.flops(X): counted.flops,
         costs.flops((2, 6, 6, 3)): counted.flops,
         costs.bytes(): counted.bytes,
-        costs.tiles(4, 8): sum(padded_tiles(mask, 4, 8) for mask in MASKS.values()),
+        costs.tiles(4, 8): sum(padded_tiles(mask, 4, 8) for mask in masks),
         costs.tiles(64, 64): 9 + 1,
     }
-    graph, state = nnx.split(MODEL)
+    graph, state = nnx.split(model)
     traced = jax.jit(lambda state: [cost(nnx.merge(graph, state)) for cost in wanted])
     for cost, found, value in zip(wanted, traced(state), wanted.values(), strict=True):
-        assert float(cost(MODEL)) == pytest.approx(value, rel=1e-6)
+        assert float(cost(model)) == pytest.approx(value, rel=1e-6)
         assert float(found) == pytest.approx(value, rel=1e-6)
-    half = costs.bytes(jnp.bfloat16)(MODEL)
+    half = costs.bytes(jnp.bfloat16)(model)
     assert float(half) < 0.6 * counted.bytes
 
 
 def test_a_latency_is_measured_and_never_traced() -> None:
     small = lambda model: js.shrink(js.fold(model), X)[0]
     for x in (X, X.shape):
-        assert 0 < costs.latency(x, form=small, calls=2)(MODEL) < 10
-    graph, state = nnx.split(MODEL)
+        assert 0 < costs.latency(x, form=small, calls=2)(sparse()) < 10
+    graph, state = nnx.split(sparse())
     with pytest.raises(TypeError, match="traced model cannot be measured; pass traced=False"):
         jax.jit(lambda state: costs.latency(X)(nnx.merge(graph, state)))(state)
 

@@ -17,7 +17,7 @@ from jsparse import importance
 from jsparse._slots import slots
 from jsparse.export import Record, rebuild
 from jsparse.prune import costs, units
-from tests.support.zoo_cases import CASES, outputs, shapes
+from tests.support.zoo_cases import CASES, outputs, prepared, shapes
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
 
@@ -41,12 +41,12 @@ SLOW = sorted({*CASES} - MEANS - {"resnet"})
 )
 def test_the_outputs_are_those_of_the_masked_model(name: str) -> None:
     case = CASES[name]
-    model = case.make(rngs=nnx.Rngs(0))
+    model = prepared(case.make, {})
     small, record = units(model, case.inputs(0, 2), density=0.6)
     fresh = case.inputs(1, 3)
     expected = outputs(masked(model, record), fresh)
     np.testing.assert_allclose(outputs(small, fresh), expected, rtol=1e-4, atol=1e-5)
-    again = rebuild(case.make(rngs=nnx.Rngs(1)), Record.from_dict(record.to_dict()))
+    again = rebuild(prepared(case.make, {}), Record.from_dict(record.to_dict()))
     assert shapes(again) == shapes(small) != shapes(model)
 
 

@@ -13,22 +13,24 @@ import optax
 from flax import linen, nnx
 
 import jsparse as js
-from tests.support.bad_inputs import CLASSES, KEY, ROWS, Call, Two, X, call, held, kernel
+from tests.support.bad_inputs import CLASSES, KEY, ROWS, Call, Made, Two, X, call, held, kernel
 
 FRACTION = (0.5, "fraction")
 COUNT = (2, "count")
-DENSE, HELD = kernel(), held()
-TRAINED = js.sparsify(DENSE, ("kernel", js.Threshold(alpha=0.1)))
-PRUNED = js.sparsify(DENSE, ("kernel", js.Top(density=0.1)))
-TWO = js.sparsify(Two(), (".*", js.Held()))
-PLAIN = js.fold(TWO)
+DENSE, HELD = Made(kernel), Made(held)
+TRAINED = Made(lambda: js.sparsify(DENSE(), ("kernel", js.Threshold(alpha=0.1))))
+PRUNED = Made(lambda: js.sparsify(DENSE(), ("kernel", js.Top(density=0.1))))
+TWO = Made(lambda: js.sparsify(Two(), (".*", js.Held())))
+FIRST_HELD = Made(lambda: js.sparsify(Two(), ("a/.*", js.Held())))
+PLAIN = Made(lambda: js.fold(TWO()))
 TRIED = js.prune.Tried(("kernel",), np.ones((2, 1)), np.ones(2), np.ones(2), ("a", "a"), 1.0)
-PLAN = js.tree.plan({"kernel": jnp.ones((3, 4))}, ("kernel", js.Threshold()))
-STATES = js.tree.init(PLAN, {"kernel": jnp.ones((3, 4))}, KEY)
 MASKS = {"kernel": jnp.ones((3, 4))}
-RECORD = js.shrink(PLAIN, X)[1]
-BRIDGED = nnx.bridge.ToNNX(linen.Dense(3), rngs=nnx.Rngs(0)).lazy_init(X)
-CUT = js.prune.units(PLAIN, X, density=0.5)
+PLAN = js.tree.plan(MASKS, ("kernel", js.Threshold()))
+STATES = Made(lambda: js.tree.init(PLAN, MASKS, KEY))
+RECORD = Made(lambda: js.shrink(PLAIN(), X)[1])
+BRIDGED = Made(lambda: nnx.bridge.ToNNX(linen.Dense(3), rngs=nnx.Rngs(0)).lazy_init(X))
+CUT = Made(lambda: js.prune.units(PLAIN(), X, density=0.5))
+GROUPS = Made(lambda: js.groups(PLAIN(), X))
 FOLDER = Path(tempfile.mkdtemp())  # good calls write below it, each to a place of its own
 RUN = FOLDER / "run"
 RUN.mkdir()
@@ -51,7 +53,7 @@ def new(name: str) -> Any:
 
 def saved() -> Path:
     folder = new("saved")
-    js.export.save(folder, DENSE, X)
+    js.export.save(folder, DENSE(), X)
     return folder
 
 
@@ -259,7 +261,7 @@ OPTIM = {
         warmup_epochs=(1.0, "number"),
     ),
     "optim.task_gradients": call(
-        lambda model: js.optim.task_gradients(model, nnx.grad(js.cost)(TRAINED)),
+        lambda model: js.optim.task_gradients(model, nnx.grad(js.cost)(TRAINED())),
         model=(TRAINED, "model"),
     ),
     "optim.threshold_parts": call(js.optim.threshold_parts, model=(TRAINED, "model")),
@@ -274,7 +276,10 @@ SURGERY = {
     "fill": call(js.fill, model=(TRAINED, "model"), weights=(DENSE, "weights")),
     "hold": call(js.hold, model=(HELD, "model"), new=(MASKS, "masks")),
     "Sparse": call(
-        js.Sparse, weight=(DENSE.kernel, "param"), rule=(js.Held(), "rule"), key=(KEY, "key")
+        js.Sparse,
+        weight=(Made(lambda: DENSE().kernel), "param"),
+        rule=(js.Held(), "rule"),
+        key=(KEY, "key"),
     ),
 } | {
     one.__name__: call(one, model=(TRAINED, "model"))
@@ -307,9 +312,13 @@ LAYERS = {
         rngs=(nnx.Rngs(0), "rngs"),
     ),
     "layers.Recall.__call__": call(
-        js.layers.Recall(3, rngs=nnx.Rngs(0)), h=(X, "recalled"), memory=([X, X], "memory")
+        lambda **rest: js.layers.Recall(3, rngs=nnx.Rngs(0))(**rest),
+        h=(X, "recalled"),
+        memory=([X, X], "memory"),
     ),
 }
+LEARNED = (Made(lambda: STATES()[0]), "states")
+HELD_STATES = (Made(lambda: STATES()[1]), "states")
 TREE: dict[str, Call] = {
     "tree.plan": call(
         spread(js.tree.plan, "rules"),
@@ -317,17 +326,15 @@ TREE: dict[str, Call] = {
         rules=([("kernel", js.Threshold())], "rules"),
     ),
     "tree.init": call(js.tree.init, plan=(PLAN, "plan"), params=(MASKS, ""), key=(KEY, "key")),
-    "tree.cost": call(
-        js.tree.cost, plan=(PLAN, "plan"), learned=(STATES[0], "states"), held=(STATES[1], "states")
-    ),
-    "tree.settled": call(js.tree.settled, held=(STATES[1], "named")),
+    "tree.cost": call(js.tree.cost, plan=(PLAN, "plan"), learned=LEARNED, held=HELD_STATES),
+    "tree.settled": call(js.tree.settled, held=(Made(lambda: STATES()[1]), "named")),
 } | {
     f"tree.{one.__name__}": call(
         one,
         plan=(PLAN, "plan"),
         params=(MASKS, ""),
-        learned=(STATES[0], "states"),
-        held=(STATES[1], "states"),
+        learned=LEARNED,
+        held=HELD_STATES,
     )
     for one in (js.tree.apply, js.tree.mask, js.tree.advance)
 }
@@ -411,13 +418,13 @@ PRUNE = (
         ),
         "prune.dropnet": call(
             js.prune.dropnet,
-            **ROUNDS | {"model": (js.sparsify(Two(), ("a/.*", js.Held())), "model")},
+            **ROUNDS | {"model": (FIRST_HELD, "model")},
             score=(js.prune.AnyUnit(0), "function"),
             along=({}, "named"),
         ),
         "prune.drop_units": call(
             js.prune.drop_units,
-            model=(js.sparsify(Two(), ("a/.*", js.Held())), "model"),
+            model=(FIRST_HELD, "model"),
             scores=({"a/kernel": jnp.arange(4.0)}, "named"),
             along=({}, "named"),
             **CHOSEN,
@@ -472,7 +479,7 @@ PRUNE = (
         "prune.costs.bytes": call(js.prune.costs.bytes, dtype=(jnp.float32, "dtype")),
         "prune.costs.tiles": call(js.prune.costs.tiles, rows=COUNT, columns=COUNT),
         "prune.costs.flops": call(
-            lambda inputs: js.prune.costs.flops(*inputs)(HELD), inputs=((X,), "inputs")
+            lambda inputs: js.prune.costs.flops(*inputs)(HELD()), inputs=((X,), "inputs")
         ),
         "prune.costs.latency": call(
             js.prune.costs.latency, form=(js.fold, "function"), calls=COUNT
@@ -520,21 +527,21 @@ PRUNE |= {
     "prune.group_lasso": call(
         lambda tx, groups, strengths: js.prune.group_lasso(tx, groups, strengths),
         tx=(optax.adam(0.1), "transform"),
-        groups=(js.groups(PLAIN, X), "groups"),
+        groups=(GROUPS, "groups"),
         strengths=([(".*kernel.*", 0.1)], "strengths"),
     ),
     "prune.repair": call(
         js.prune.repair,
         model=(PLAIN, "model"),
-        small=(CUT[0], "model"),
-        record=(CUT[1], "record"),
+        small=(Made(lambda: CUT()[0]), "model"),
+        record=(Made(lambda: CUT()[1]), "record"),
         batches=BATCHES,
         forward=(lambda model, x: model(x), "function"),
         damping=(0.1, "number"),
     ),
     "prune.influence": call(
         js.prune.influence,
-        model=(nnx.Sequential(nnx.Linear(3, 3, rngs=nnx.Rngs(0))), "model"),
+        model=(Made(lambda: nnx.Sequential(nnx.Linear(3, 3, rngs=nnx.Rngs(0)))), "model"),
         batches=BATCHES,
         pattern=("layers/0", "pattern"),
         forward=(lambda model, x: model(x), "function"),
@@ -547,7 +554,7 @@ PRUNE |= {
     "couple": call(
         lambda model, groups, rules, rngs: js.couple(model, groups, rules, rngs=rngs),
         model=(PLAIN, "model"),
-        groups=(js.groups(PLAIN, X), "groups"),
+        groups=(GROUPS, "groups"),
         rules=([(".*", js.Top(density=0.5, unit=js.Group()))], "rules"),
         rngs=(nnx.Rngs(0), "rngs"),
     ),
@@ -563,7 +570,7 @@ PRUNE |= {
     ),
     "recalibrate": call(
         js.recalibrate,
-        model=(nnx.BatchNorm(3, rngs=nnx.Rngs(0)), "model"),
+        model=(Made(lambda: nnx.BatchNorm(3, rngs=nnx.Rngs(0))), "model"),
         batches=([jnp.arange(6.0).reshape(2, 3)], "fitting batches"),
         forward=(lambda model, x: model(x), "function"),
     ),
@@ -598,8 +605,9 @@ DRAWN = {
     "scale": (1.0, "positive"),
     "width": (0, "size"),
 }
-LINKS = js.export.random_csr(3, 4, links=2, key=KEY)
-MOVING = js.PackedOptimizer(LINKS, js.revise(optax.sgd(0.1), ("kernel", js.SET(last=100))))
+LINKS = Made(lambda: js.export.random_csr(3, 4, links=2, key=KEY))
+SET = js.revise(optax.sgd(0.1), ("kernel", js.SET(last=100)))
+MOVING = Made(lambda: js.PackedOptimizer(LINKS(), SET))
 EXPORT = {
     "shrink": call(
         spread(js.shrink, "example_inputs"),
@@ -618,24 +626,20 @@ EXPORT = {
             model, optimizer, *example_inputs
         ),
         model=(HELD, "model"),
-        optimizer=(js.Optimizer(HELD, optax.sgd(0.1)), "optimizer"),
+        optimizer=(Made(lambda: js.Optimizer(HELD(), optax.sgd(0.1))), "optimizer"),
         example_inputs=((X,), "inputs"),
     ),
     "PackedOptimizer": call(
         js.PackedOptimizer,
         model=(LINKS, "model"),
-        tx=(js.revise(optax.sgd(0.1), ("kernel", js.SET(last=100))), "transform of revise"),
+        tx=(SET, "transform of revise"),
         candidates=(2.0, "at least 1, inf too"),
     ),
     "pack_training": call(
         js.pack_training,
         model=(HELD, "model"),
         optimizer=(
-            js.Optimizer(
-                HELD,
-                js.revise(optax.sgd(0.1), ("kernel", js.SET(last=100))),
-                wrt=(nnx.Param, js.Mask),
-            ),
+            Made(lambda: js.Optimizer(HELD(), SET, wrt=(nnx.Param, js.Mask))),
             "optimizer",
         ),
         width=(0, "size"),
@@ -761,7 +765,7 @@ REPORT = {
     ),
     "report.transfer": call(
         js.report.transfer,
-        models=({"a": DENSE}, "models"),
+        models=(Made(lambda: {"a": DENSE()}), "models"),
         features=(lambda model, x: model(x), "function"),
         inputs=(ROWS, ""),
         targets=(CLASSES, "transfer targets"),
@@ -799,8 +803,8 @@ REPORT = {
 }
 GIVEN = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
 LABELS = (GIVEN[:, 0] > 0).astype(int) + 2 * (GIVEN[:, 1] > 0)  # four classes
-HEADS_PATH = js.heads.elastic_net_path(GIVEN, LABELS, points=2, key=KEY)
-HEAD = HEADS_PATH.points[1]
+HEADS_PATH = Made(lambda: js.heads.elastic_net_path(GIVEN, LABELS, points=2, key=KEY))
+HEAD = Made(lambda: HEADS_PATH().points[1])
 EDITED = {"model": MODEL, "path": ("kernel", "kernel path")}
 HEADS = {
     "heads.elastic_net_path": call(
@@ -816,8 +820,8 @@ HEADS = {
         batch=(1024, "count"),
         key=(KEY, "key"),
     ),
-    "heads.Path.choose": call(HEADS_PATH.choose, drop=(0.01, "share")),
-    "heads.Path.at": call(HEADS_PATH.at, features_per_class=(2, "number")),
+    "heads.Path.choose": call(lambda **rest: HEADS_PATH().choose(**rest), drop=(0.01, "share")),
+    "heads.Path.at": call(lambda **rest: HEADS_PATH().at(**rest), features_per_class=(2, "number")),
     "heads.replace": call(js.heads.replace, point=(HEAD, "head"), **EDITED),
     "heads.ablate": call(
         js.heads.ablate,

@@ -7,6 +7,7 @@ name adds one line to `CALLS`.
 
 from collections.abc import Callable
 from fractions import Fraction
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -252,6 +253,16 @@ KINDS: dict[str, Kind] = {
 }  # fmt: skip
 
 
+class Made:
+    """A value that is made when a call first needs it, not when the table is imported."""
+
+    def __init__(self, make: Callable[[], Any]):
+        self._make = cache(make)
+
+    def __call__(self) -> Any:
+        return self._make()
+
+
 class Call(NamedTuple):
     """A function, good arguments, and their kinds."""
 
@@ -259,8 +270,12 @@ class Call(NamedTuple):
     good: dict[str, Any]
     kinds: dict[str, str]
 
+    def arguments(self) -> dict[str, Any]:
+        """The good arguments, with those that have to be made."""
+        return {k: one() if isinstance(one, Made) else one for k, one in self.good.items()}
+
 
 def call(function: Callable[..., Any], **arguments: tuple[Any, str]) -> Call:
-    """A call from pairs of a good value, or a function that makes it, and a kind."""
+    """A call from pairs of a good value, or what makes it (`Made`), and a kind."""
     good = {name: value for name, (value, _) in arguments.items()}
     return Call(function, good, {name: kind for name, (_, kind) in arguments.items() if kind})

@@ -6,6 +6,7 @@ A new rule adds one line to RULES.
 import importlib.util
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -194,10 +195,15 @@ LAYERS = {
 }
 
 
+@cache
+def dense(layer: str) -> nnx.Module:
+    """The layer without a rule, made once; `sparsify` copies it."""
+    return LAYERS[layer].make(nnx.Rngs(0))
+
+
 def sparse(rule: str, layer: str) -> nnx.Module:
     """The layer under the rule, with weights of size about 1 and thresholds that cut some."""
-    case = LAYERS[layer]
-    model = js.sparsify(case.make(nnx.Rngs(0)), (case.pattern, RULES[rule]))
+    model = js.sparsify(dense(layer), (LAYERS[layer].pattern, RULES[rule]))
     for path, part in enumerate(parts(model)):
         draw = np.random.default_rng((2, path))  # by NumPy, which compiles nothing
         part.weight[...] = jnp.asarray(draw.standard_normal(part.weight.shape, np.float32))

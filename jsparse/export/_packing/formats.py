@@ -1,6 +1,7 @@
 """The kept part of a matrix as plain arrays: single weights (`csr_arrays`) or blocks."""
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -121,6 +122,7 @@ def csr_places(arrays: CsrArrays, outputs: int, width: int) -> tuple[Array, Arra
     return inputs, segment % outputs
 
 
+@partial(jax.jit, static_argnames=("shape", "width"), inline=True)
 def csr_matrix(arrays: CsrArrays, shape: tuple[int, int], width: int) -> Array:
     """The whole matrix [in, out], with zeros where nothing is kept."""
     places = csr_places(arrays, shape[1], width)
@@ -146,6 +148,7 @@ def block_columns(arrays: BlockArrays) -> Array:
     return segments(arrays.starts, arrays.rows.shape[0])
 
 
+@partial(jax.jit, static_argnames="shape", inline=True)
 def block_matrix(arrays: BlockArrays, shape: tuple[int, int]) -> Array:
     """The whole matrix [in, out], with zeros where nothing is kept."""
     _, wide, high = arrays.values.shape

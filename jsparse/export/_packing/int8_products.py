@@ -78,6 +78,7 @@ def _least_scale(kind: np.dtype) -> np.ndarray:
     return np.asarray(least, kind)
 
 
+@functools.partial(jax.jit, inline=True)
 def unscaled(arrays: CsrInt8Arrays) -> CsrArrays:
     """Q, with the places where outputs begin."""
     ends = jnp.cumsum(arrays.counts, dtype=jnp.int32)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -194,8 +195,9 @@ def _quantized(plain: Packed, matrix: np.ndarray, settings: dict[str, Any]) -> A
         width = plain.width if plain.width <= MOST_INT8 else _even(plain.in_features)
         arrays = csr_arrays(matrix, width)
         made = CsrInt8(*features, kept=len(arrays.values), width=width, **settings)
-        made.indices[...] = arrays.indices.astype(jnp.uint8)
-        made.counts[...] = jnp.diff(arrays.starts).astype(jnp.uint8)
+        counts = np.diff(np.asarray(arrays.starts)).astype(np.uint8)
+        made.indices[...] = jax.device_put(np.asarray(arrays.indices).astype(np.uint8))
+        made.counts[...] = jax.device_put(counts)
     elif isinstance(plain, BlockSparse):
         if plain.product is not block_dot:
             raise ValueError("int8 blocks take no custom product; give blocks(...) without one")
