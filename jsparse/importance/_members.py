@@ -1,6 +1,7 @@
-"""From the weights of a group to one score for each of its units."""
+"""From the weights of a group to one score for each of its units, and from scores to an order."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -10,13 +11,16 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from jsparse._pattern import Scope, WholeModel
 from jsparse._pure import calling, evaluated, taken_apart
-from jsparse._values import check_batches, check_function, check_is
+from jsparse._values import check_batches, check_function, check_is, shown
 from jsparse.export._shrinking.groups import UnitAxis, UnitGroup
 from jsparse.export._shrinking.uses import Use
 
 Statistic = Callable[..., Any]
 """numpy.sum, numpy.mean or numpy.max."""
+Scores = dict[int, np.ndarray]
+"""Of the units of each group, by its number."""
 Loss = Callable[[Any, Any], Array]
 """loss(model, batch) -> [], the mean over the batch."""
 
@@ -202,3 +206,50 @@ def checked(loss: Any, batches: Any, joined: Any) -> None:
     check_function(loss=loss)
     check_batches(batches)
     check_is(Joined, "a Joined", joined=joined)
+
+
+def scored(importance: Importance, model: nnx.Module, groups: Mapping[int, UnitGroup]) -> Scores:
+    """What each unit of each group is worth, as numbers that can be compared.
+
+    Raises:
+      ValueError: the function gives scores of another shape, or NaN.
+    """
+    found = importance(model, list(groups.values()))
+    scores = {}
+    if not isinstance(found, list | tuple) or len(found) != len(groups):
+        raise ValueError(
+            f"importance must give a list of scores, one array for each of {len(groups)} groups; "
+            f"got {shown(found)}"
+        )
+    for (n, group), one in zip(groups.items(), found, strict=True):
+        score = np.asarray(one, np.float64)
+        if score.shape != (group.width,):
+            raise ValueError(
+                f"importance must give {group.width} scores for {group.name}; got {shown(score)}"
+            )
+        if np.isnan(score).any():
+            raise ValueError(
+                f"the scores of {group.name} are NaN; look for NaN in the weights, or in the loss"
+            )
+        scores[n] = score
+    return scores
+
+
+def ranked(scores: Scores, scope: Scope) -> Scores:
+    """The rank of each unit among all of its scope, in (0, 1): of n, the k-th is at (k + 1/2) / n.
+
+    Example:
+      >>> from jsparse import Whole
+      >>> ranked({0: np.array([3.0, 1.0]), 1: np.array([np.inf, 2.0])}, Whole())
+      {0: array([0.75, 0.25]), 1: array([ inf, 0.25])}
+    """
+    sizes = np.cumsum([0, *map(len, scores.values())])
+    flat = np.concatenate([*scores.values(), np.zeros(0)])
+    parts = list(itertools.pairwise(sizes))
+    places = np.zeros(len(flat))
+    everyone = [(0, len(flat))] if isinstance(scope, WholeModel) else []
+    for start, end in [*parts, *everyone]:  # of equals, those lowest in their own group
+        rank = np.argsort(np.lexsort((places[start:end], flat[start:end])), kind="stable")
+        places[start:end] = (rank + 0.5) / max(end - start, 1)
+    places = np.where(np.isposinf(flat), np.inf, places)
+    return {n: places[start:end] for n, (start, end) in zip(scores, parts, strict=True)}

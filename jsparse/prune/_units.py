@@ -34,7 +34,7 @@ from jsparse.export._shrinking.units import Smaller, Units, same_outputs
 from jsparse.export._shrinking.uses import Use
 from jsparse.export._shrinking.widths import Widths
 from jsparse.importance import Importance, Norm
-from jsparse.importance._scores import Scores, ranked, scored
+from jsparse.importance._members import Scores, ranked, scored
 
 Model = TypeVar("Model", bound=nnx.Module)
 Cost = Callable[[Sizes], Any]
