@@ -3,7 +3,7 @@
 Claim: on 8,000 x 512 features the path takes at most a fifth of the time of the authors' GLM-SAGA,
     compiling included, and each head is closer to its optimum than theirs.
 Command: python -m experiments.bench.heads --authors PYTHON
-    a Python with torch and glm_saga (pip install glm_saga torch numpy), which may be this one.
+    a Python with torch and glm_saga (pip install glm_saga torch numpy tqdm), which may be this one.
 Minutes: 5 on one core.
 
 Features are those of random ReLU units on images of MNIST, standardized by us for both; no row is

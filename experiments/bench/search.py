@@ -5,9 +5,7 @@ against 960 calls of the compiled score of one masked model, in turns. A search 
 programs each time, which counts unless JAX caches them (JAX_COMPILATION_CACHE_DIR). What is
 compiled once in a process is left out: 6 processor seconds for the agent of `Lagrangian`.
 
-Claim: the search adds about 30 % to its scores (goal: at most 30 %). About half of what it adds
-    compiles the two programs, and most of the rest is about 2,800 evaluations of the cost by the
-    projection.
+Claim: the search adds about 20 % to its scores (goal: at most 30 %).
 Command: python -m experiments.bench.search [--rounds 11]
 """
 
