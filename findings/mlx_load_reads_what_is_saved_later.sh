@@ -7,7 +7,7 @@
 # What happens: mx.load reads names, types and shapes only, and each array keeps the open file and its offset until
 #   it is first evaluated (load_safetensors in mlx/io/safetensors.cpp). mx.save_safetensors writes into the same file
 #   in place. What was not evaluated in between is read from the new content. load_weights of mlx.nn does the same, and
-#   so does mx.load of what mx.save wrote.
+#   so does mx.load of what mx.save wrote. (That loading is lazy is documented, as a way to save memory.)
 # Who is hurt: whoever loads the last or the best checkpoint to compare with, or to go back to, and goes on saving under
 #   that name: old and new weights are equal, their difference is 0, the reset has no effect. Nothing is raised.
 # Remedy: mx.eval(arrays) directly after mx.load; or save under a new name and rename, which leaves the old file to

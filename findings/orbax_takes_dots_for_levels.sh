@@ -7,7 +7,7 @@
 # What happens: an array is stored under its keys joined by dots (param_name_from_keypath in
 #   orbax/checkpoint/_src/tree/utils.py), so {"a": {"b": x}, "a.b": y} has two arrays of one name. Both are written, and
 #   the one that is written last stays, which differs from run to run. The tree comes back complete, with and
-#   without a template, and has the same array at both places. Nothing is raised or logged. A slash is harmless.
+#   without a template, and has the same array at both places. Nothing is raised. A slash is harmless.
 # Who is hurt: trees that hold flat names beside nested ones: a model with a table of masks, norms or averages by dotted
 #   path next to its layers, or the state dict of a PyTorch model of which some modules were taken apart.
 # Remedy: keep the flat names under a key of their own ({"model": ..., "masks": {"layer.kernel": ...}}), or write
@@ -24,7 +24,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet orbax-checkpoint==0.12.8 jax==0.10.2 jaxlib==0.10.2 numpy==2.4.6 ml_dtypes==0.6.0
-JAX_PLATFORMS=cpu "$folder/venv/bin/python" -W ignore - "$folder" 2>/dev/null <<'PYTHON'
+JAX_PLATFORMS=cpu "$folder/venv/bin/python" -W ignore - "$folder" 2>"$folder/log" <<'PYTHON' || { cat "$folder/log" >&2; exit 1; }
 import sys
 
 import jax

@@ -148,7 +148,7 @@ class Optimizer(nnx.Optimizer):
             if found.spared:
                 inner = spared(inner, found.spared)
                 self.tx = tx.around(inner) if isinstance(tx, Revise) else inner
-        self.trained = learned - found.frozen
+        self.trained = frozenset(learned - found.frozen)
         self.due = costs_due(model, self.trained)
         for control in controls:
             if isinstance(control, TargetDensity):

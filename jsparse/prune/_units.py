@@ -81,7 +81,8 @@ def units(
       round_to: widths become the nearest for which the inputs and outputs of matrices are a
         multiple of it, where a head counts as its width; a group whose own width is nearer stays
         whole. The record's `widths` gives the new width of each group.
-      least_width: no group becomes narrower than this, nor one under a layer norm than 2.
+      least_width: no group becomes narrower than this, under an RMS norm than 2,
+        under a layer norm than 3.
       keep: patterns of weights, as in `sparsify`, whose groups stay whole.
       mend: as for `shrink`.
       **options: arguments by name, as for `shrink`.
@@ -222,11 +223,19 @@ class _Chosen:
         return gone
 
     def spared(self, gone: Mapping[int, list[int]], small: Smaller) -> bool:
-        """Keep two units where a mean was left over a single one, which a norm makes 0."""
-        sums = {n: self.units.families[n].sums for n in gone}
-        lone = [n for n, ops in sums.items() if any(small.means.get(op) == 1 for op in ops)]
-        self._least.update(dict.fromkeys(lone, 2))
-        return bool(lone)
+        """Whether groups have to keep more units, or the norms over them would say little.
+
+        Two numbers less their mean become 1 and -1, whatever they were; one by its root mean
+        square becomes its sign.
+        """
+        before = dict(self._least)
+        for n in gone:
+            for op in self.units.families[n].sums:
+                shape = small.removal.kept_shape(op.inputs[0])
+                least = 3 if op in small.means else 2
+                if math.prod(shape[axis] for axis in op.params["axes"]) < least:
+                    self._least[n] = max(least, self._least.get(n, 1))
+        return self._least != before
 
     def _alike(self, numbers: Iterable[int]) -> list[tuple[int, ...]]:
         """Groups that keep the same width, together."""

@@ -65,16 +65,37 @@ class LayerNormed(Normed):
         self.norm = nnx.LayerNorm(18, rngs=rngs)
 
 
-@pytest.mark.parametrize("layers", [LayerNormed, LinenNormed])
-def test_a_mean_keeps_two_units_as_one_less_its_mean_is_zero(layers: type) -> None:
-    if layers is LinenNormed:
+@pytest.mark.parametrize(("norm", "least"), [("layer", 3), ("rms", 2), ("linen", 3)])
+def test_a_norm_keeps_enough_units_to_tell_inputs_apart(norm: str, least: int) -> None:
+    if norm == "linen":
         model = nnx.bridge.lazy_init(nnx.bridge.ToNNX(LinenNormed(), rngs=nnx.Rngs(0)), X)
     else:
-        model = layers(nnx.Rngs(0))
+        model = Normed(18, 1, nnx.Rngs(0))
+        kind = nnx.LayerNorm if norm == "layer" else nnx.RMSNorm
+        model.norm = kind(18, rngs=nnx.Rngs(0))
     small, record = js.prune.units(model, X, density=0.05)
     (width,) = record.widths.values()
-    assert " -> 2 (rounded from " in width
+    assert f" -> {least} (rounded from " in width
     many = jax.random.normal(jax.random.key(1), (64, 4))
-    assert np.std(small(many), axis=0).min() > 0.01
+    assert len(np.unique(np.round(small(many), 3), axis=0)) > 2  # of one, less its mean, one
     with pytest.raises(ValueError, match="at the least widths"):
         js.prune.units(model, X, budget=0.01)
+
+
+class Mapped(nnx.Module):
+    """The last axis of what the norm gets is one that it is mapped over."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.norm = nnx.GroupNorm(4, num_groups=2, use_scale=False, use_bias=False, rngs=rngs)
+        self.enter, self.leave = nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 2, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        many = jax.numpy.stack([x, 2 * x, x + 1], -1)
+        x = jax.vmap(self.norm, in_axes=-1, out_axes=-1)(many).sum(-1)
+        return self.leave(nnx.relu(self.enter(x)))
+
+
+def test_a_norm_that_is_mapped_over_another_axis_keeps_its_groups() -> None:
+    small, record = js.prune.units(model := Mapped(nnx.Rngs(0)), X, density=0.5)
+    assert small.enter.out_features == 4 and "norm" not in record.attributes
+    assert small(X).shape == model(X).shape

@@ -168,6 +168,20 @@ class Pieces(nnx.Module):
         return self.out(jnp.concatenate(jnp.split(q + weights @ v, 2, axis=0), axis=-1))
 
 
+class Fused(nnx.Module):
+    """One projection makes queries, which are normalized, keys and values of two heads."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.qkv, self.out = nnx.Linear(4, 36, rngs=rngs), nnx.Linear(12, 3, rngs=rngs)
+        self.norm = nnx.BatchNorm(6, use_running_average=True, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        q, k, v = jnp.moveaxis(self.qkv(x).reshape(*x.shape[:-1], 3, 2, -1), -3, 0)
+        q = self.norm(q) * q.shape[-1] ** -0.5
+        weights = nnx.softmax(jnp.einsum("bthk,bshk->bhts", q, k), axis=-1)
+        return self.out(jnp.einsum("bhts,bshk->bthk", weights, v).reshape(*x.shape[:-1], -1))
+
+
 class Looked(nnx.Module):
     """An embedding times the root of its width, and tied to the head."""
 
@@ -188,10 +202,11 @@ class Looked(nnx.Module):
     [
         (Experts, (5, 4), {"enter/kernel:1": 6, "up:2": 8}),
         (Pieces, (2, 5, 4), {"query/kernel:1": 6}),
+        (Fused, (2, 5, 4), {"qkv/kernel:1": 6}),
         (functools.partial(Looked, nnx.LayerNorm), (2, 5), {"embed/embedding:1": 8}),
         (functools.partial(Looked, nnx.RMSNorm), (2, 5), {"embed/embedding:1": 8}),
     ],
-    ids=["experts", "pieces", "layer norm", "root mean square"],
+    ids=["experts", "pieces", "fused", "layer norm", "root mean square"],
 )
 def test_factors_go_to_parts_of_weights_and_through_lookups(
     kind: Callable[[nnx.Rngs], nnx.Module], shape: tuple[int, ...], wanted: dict[str, int]
@@ -201,6 +216,12 @@ def test_factors_go_to_parts_of_weights_and_through_lookups(
     found = {group.name: group.width for group in described(units).values() if not group.held}
     assert found.items() >= wanted.items()
     assert units.smaller({n: [1] for n in free(units)}, [same_outputs]).faults == []
+
+
+def test_statistics_of_a_norm_take_no_factor() -> None:
+    small, record = js.prune.units(Fused(nnx.Rngs(0)), (2, 5, 4), density=0.5)
+    assert record.factors.keys() == {"norm/scale", "norm/bias"}
+    assert (small.norm.mean[...] == 0).all() and small.norm.scale.shape == (3,)
 
 
 class Beside(nnx.Module):

@@ -33,10 +33,16 @@ def _marking(kind: type, mark: str) -> type:
     return type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
 
 
-def marked(graph: Graph, removal: Removal) -> dict[str, int]:
-    """How many features remain of each of them, by path of the module."""
-    return {
-        op.params["name"].removeprefix(PREFIX): removal.kept_shape(op.outputs[0])[-1]
-        for op in every(graph.ops)
-        if op.name == "name" and op.params["name"].startswith(PREFIX)
-    }
+def marked(model: nnx.Module, graph: Graph, removal: Removal) -> dict[str, int]:
+    """How many features remain of each that loses some, by path of the module."""
+    norms = {p: m for p, m in walk_modules(model) if isinstance(m, nnx.GroupNorm)}
+    found = {}
+    for op in every(graph.ops):
+        if op.name != "name" or not op.params["name"].startswith(PREFIX):
+            continue
+        path = op.params["name"].removeprefix(PREFIX)
+        features = norms[path].num_groups * norms[path].group_size
+        before, left = op.outputs[0].shape[-1], removal.kept_shape(op.outputs[0])[-1]
+        if left < before == features:  # under a vmap the last axis may be another one
+            found[path] = left
+    return found

@@ -9,7 +9,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -110,13 +110,14 @@ class Number(NamedTuple):
 
 
 class Ways:
-    """What leads to each array of a computation, and from it."""
+    """What leads to each array of a computation, and from it; no factor goes to `fixed` ones."""
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph, fixed: Collection[str] = ()):
         ops = every(graph.ops)
         self.readers = readers_in(ops)
         self.order = {op: n for n, op in enumerate(ops)}
         self.ends = {*graph.outputs}
+        self._fixed = fixed
         self._makers = {node: op for op in ops for node in op.outputs}
         self._outside: dict[Node, Node] = {}
         for op in ops:
@@ -149,7 +150,8 @@ class Ways:
         if not _is_real(node) or node in self.ends or not self._read_once(node, where):
             return None
         if node.path:
-            return [Part(node.path, 0.0, where)] if node.value is not None else None
+            known = node.value is not None and node.path not in self._fixed
+            return [Part(node.path, 0.0, where)] if known else None
         if (outer := self._outside.get(node)) is not None:  # the same, or one slice of it
             return self.weights(
                 outer, None if where is None else np.broadcast_to(where, outer.shape)

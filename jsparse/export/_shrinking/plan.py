@@ -162,7 +162,7 @@ class Plan:
             if (constant := self.foldable[op]).any():
                 more = taken_up(op, sink, removal, self.knowledge, constant)
                 add[sink.bias.path] = add.get(sink.bias.path, np.zeros_like(more)) + more
-        return Cutting(cuts, add, groups_of(self.graph, removal))
+        return Cutting(cuts, add, groups_of(self.model, self.graph, removal))
 
     def small(self, removal: Removal) -> tuple[Any, Record]:
         """The smaller model, and its record."""
@@ -264,13 +264,13 @@ def cuts_of(graph: Graph, removal: Removal) -> dict[str, Cut]:
     return cuts
 
 
-def groups_of(graph: Graph, removal: Removal) -> dict[str, int]:
+def groups_of(model: nnx.Module, graph: Graph, removal: Removal) -> dict[str, int]:
     """How many groups remain of each grouped convolution, by path of the kernel.
 
     Also how many features of each group normalization without weights, by its path.
     """
     origins = graph.origins()
-    return marked(graph, removal) | {
+    return marked(model, graph, removal) | {
         origins[op.inputs[1]].path: removal.kept_shape(op.extra[0])[0]
         for op in every(graph.ops)
         if op.extra and op.inputs[1] in origins

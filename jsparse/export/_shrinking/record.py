@@ -96,7 +96,8 @@ class Record:
         for path, values in later.attributes.items():
             attributes[path] = attributes.get(path, {}) | values
         factors = dict(self.factors)
-        for path, factor in later.factors.items():
+        for name, factor in later.factors.items():
+            path = _in_whole(name, self.cuts)
             factors[path] = factors.get(path, 1.0) * factor
         cost = (self.cost[0], later.cost[1]) if self.cost and later.cost else later.cost
         changes = {"cuts": cuts, "attributes": attributes, "factors": factors, "cost": cost}
@@ -149,6 +150,24 @@ def _reasons(data: Mapping[str, Any], name: str) -> Mapping[str, str]:
     if wrong := [path for path, why in found.items() if not isinstance(why, str)]:
         raise ValueError(f"this record is damaged: {name} has no reason for {wrong[0]!r:.80}")
     return found
+
+
+def _in_whole(name: str, cuts: Mapping[str, Cut]) -> str:
+    """The name of a weight, or of its part, with the places that it had before it was cut.
+
+    Example:
+      >>> _in_whole("qkv[:, 1:3]", {"qkv": Cut(shape=(2, 6), keep={1: (0, 2, 3)})})
+      'qkv[:, 2:4]'
+    """
+    path, _, places = name.partition("[")
+    if not places or path not in cuts:
+        return name
+    spans = places.removesuffix("]").split(", ")
+    for axis, kept in cuts[path].keep.items():
+        if spans[axis] not in (":", "some"):
+            first, end = map(int, spans[axis].split(":"))
+            spans[axis] = f"{kept[first]}:{kept[end - 1] + 1}"
+    return f"{path}[{', '.join(spans)}]"
 
 
 def _cut(path: str, cut: Any) -> Cut:

@@ -90,7 +90,8 @@ class Rescale:
     """
 
     def __init__(self, model: nnx.Module, graph: Graph):
-        self._model, self._ways = model, Ways(graph)
+        statistics = {s.path for s in slots(model) if isinstance(s.value, nnx.BatchStat)}
+        self._model, self._ways = model, Ways(graph, statistics)
         self._fixed: set[Op] = set()
 
     def made_up(
@@ -256,7 +257,8 @@ def _changed(
 
 def _fixed(made: Made) -> set[Op]:
     """The operations whose number should have changed, and did not."""
-    return {fault.op for fault in made.faults if fault.op in made.changes.numbers}
+    numbers = made.changes.numbers
+    return {fault.op for fault in made.faults if fault.factor and fault.op in numbers}
 
 
 def change_in_place(model: nnx.Module, cuts: Mapping[str, Cut], changes: Changes) -> None:

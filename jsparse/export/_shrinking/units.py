@@ -11,7 +11,6 @@
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -64,7 +63,7 @@ class Smaller:
       cuts: by path of the variable.
       attributes: new values by path of the module and name.
       factors: that weights were multiplied by, by path, as a number in the code follows a width.
-      means: sums over units that are divided by how many are left, and of how many terms.
+      means: sums over units that are divided by how many are left.
       faults: where it does not compute what the full model would without these units.
     """
 
@@ -74,7 +73,7 @@ class Smaller:
     cuts: dict[str, Cut]
     attributes: Attributes
     factors: dict[str, float]
-    means: Mapping[Op, int]
+    means: frozenset[Op]
     faults: list[Fault]
 
 
@@ -227,7 +226,7 @@ class Units:
         small = nnx.clone(self.model)
         cuts = cuts_of(self.graph, removal)
         cut_in_place(small, cuts, {})
-        attributes = mend_in_place(small, groups_of(self.graph, removal), self.mend)
+        attributes = mend_in_place(small, groups_of(self.model, self.graph, removal), self.mend)
         same = functools.partial(compared, self.graph, self.inputs, removal)
         partial = functools.cache(lambda: self._partial(removal, cuts))
         small, graph, changes, found = self._rescale.made_up(small, cuts, same, partial)
@@ -237,15 +236,13 @@ class Units:
             for node in self.graph.nodes()
             if 0 in removal.kept_shape(node) and 0 not in node.shape
         ][:1]
-        means: dict[Op, int] = {}
-        averaged: set[Fault] = set()
-        for sum_op, divides, before, after in self._means(removal):
-            ratios = [after / before, before / after]
-            near = {f for f in found if f.op is divides and np.isclose(f.factor, ratios).any()}
-            averaged |= near
-            means |= dict.fromkeys([sum_op] if near else [], after)
-        found = [fault for fault in found if fault not in averaged]
-        one = Smaller(small, graph, removal, cuts, attributes, changes.factors, means, found)
+        means: dict[Fault, Op] = {}
+        for sum_op, divides, ratio in self._means(removal):
+            near = [f for f in found if f.op is divides]
+            means |= {f: sum_op for f in near if np.isclose(f.factor, [ratio, 1 / ratio]).any()}
+        found = [fault for fault in found if fault not in means]
+        averaged = frozenset(means.values())
+        one = Smaller(small, graph, removal, cuts, attributes, changes.factors, averaged, found)
         if found:
             return one
         return dataclasses.replace(one, faults=[f for test in tests for f in test(self.graph, one)])
@@ -279,15 +276,15 @@ class Units:
                     waiting += reader.outputs
         return found
 
-    def _means(self, removal: Removal) -> Iterator[tuple[Op, Op, int, int]]:
-        """Sums of which terms go, what may divide each by their number, and the old and new one."""
+    def _means(self, removal: Removal) -> Iterator[tuple[Op, Op, float]]:
+        """Sums of which terms go, what may divide each by their number, and how that changes."""
         readers = readers_in(every(self.graph.ops))
         made = {out: op for op in every(self.graph.ops) for out in op.outputs}
         for (node, _), ops in self._sums.items():
             for op in ops:
                 axes = op.params["axes"]
-                before = math.prod(node.shape[axis] for axis in axes)
-                after = math.prod(removal.kept_shape(node)[axis] for axis in axes)
+                before = np.prod([node.shape[axis] for axis in axes])
+                after = np.prod([removal.kept_shape(node)[axis] for axis in axes])
                 if before == after or not after:
                     continue
                 waiting = list(op.outputs)
@@ -298,7 +295,7 @@ class Units:
                         elif reader.name in ("div", "mul"):  # by n, or by n - ddof
                             by = (made[n] for n in reader.inputs if n in made)
                             for divides in (reader, *(one for one in by if one.name == "sub")):
-                                yield op, divides, before, after
+                                yield op, divides, float(after / before)
 
 
 def zeroed(graph: Graph, cuts: Mapping[str, Cut]) -> dict[str, np.ndarray]:
