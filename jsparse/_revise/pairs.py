@@ -179,7 +179,7 @@ def check_revisions(revisions: Sequence[Any], roles: Any) -> None:
 
     Raises:
       TypeError: the second element of a pair is not a revision, or roles is not a mapping of roles.
-      ValueError: an entry is not a pair, or there are no pairs.
+      ValueError: there are no pairs, or an entry is something else.
     """
     for pair in revisions:
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):

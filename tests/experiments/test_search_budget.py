@@ -16,6 +16,21 @@ pytestmark = pytest.mark.standard_dtypes
 
 
 @pytest.mark.slow
+def test_a_dense_network_that_got_twice_as_fast_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
+    seconds = iter([1.0, 1.0, 1.0])  # of the dense network, then of all others
+    latency = lambda x, form: lambda model: next(seconds, 0.1)
+    monkeypatch.setattr(search_budget.prune.costs, "latency", latency)
+    settings = dataclasses.replace(search_budget.QUICK, samples=1400, out=str(tmp_path))
+    task = search_budget.Task("lenet-300-100", settings)
+    with pytest.raises(ValueError, match=r"took 1 s and then 0\.1 s.*with nothing else running"):
+        search_budget.search(task, task.make(1), "latency", 0.5, "random", 1, tmp_path / "it")
+    assert not (tmp_path / "it").exists()
+
+
+@pytest.mark.slow
 def test_all_arms_meet_the_budget_and_a_second_run_adds_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

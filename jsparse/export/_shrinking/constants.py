@@ -40,7 +40,7 @@ Seen = dict[Node, list[np.ndarray]]  # see Graph.partly_read
 
 
 def know(graph: Graph, given: Mapping[str, Known | None]) -> Knowledge:
-    """What is known of each node for all inputs, if they are finite; `given`: of variables."""
+    """What is known of each node for all finite inputs, given what is known of variables by path."""
     found = {node: given[node.path] for node in graph.variables if node.path in given}
     _evaluate_all(graph.ops, found, graph.partly_read())
     return found | {n: _of(n, found) for n in graph.variables}
@@ -223,8 +223,8 @@ def _gather(op: Op, rows: Known | None) -> Known | None:
         return None
     rest, onto = gathered(op)
     first = first_along(rows.value, rest)
-    differs = (rows.unknown | (rows.value != first)).any(axis=rest, keepdims=True)
-    return _partly(onto(first), onto(differs))
+    differ = (rows.unknown | (rows.value != first)).any(axis=rest, keepdims=True)
+    return _partly(onto(first), onto(differ))
 
 
 def _updated(op: Op, args: list[Known | None]) -> Known | None:

@@ -20,7 +20,7 @@ from jsparse.export._shrinking.contractions import LINKS
 from jsparse.export._shrinking.cut import Cut
 from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
 from jsparse.export._shrinking.operations import PRODUCTS
-from jsparse.export._shrinking.places import Nowhere, Part, Where, before, parted, spans
+from jsparse.export._shrinking.places import Nowhere, Part, Where, before, named, parted, spans
 from jsparse.export._shrinking.source import place
 
 REARRANGED = LINKS | {"transpose", "stop_gradient"}
@@ -63,22 +63,12 @@ class Scaled:
         each = self.factor * np.where(where, factor, 1.0)
         return float(each.flat[0]) if (each == each.flat[0]).all() else each
 
-    def told(self, path: str) -> dict[str, float]:
+    def by_path(self, path: str) -> dict[str, float]:
         """The factor by path of the weight, or of its parts, such as `kernel[:, 0:16]`."""
         if not isinstance(self.factor, np.ndarray):
             return {path: self.factor}
         values = [float(one) for one in np.unique(self.factor) if one != 1]
-        return {f"{path}[{_span(self.factor == one)}]": one for one in values}
-
-
-def _span(where: np.ndarray) -> str:
-    found = []
-    for axis, length in enumerate(where.shape):
-        rest = tuple(k for k in range(where.ndim) if k != axis)
-        (there,) = np.nonzero(where.any(axis=rest))
-        whole, dense = len(there) == length, len(there) == there[-1] - there[0] + 1
-        found.append(":" if whole else f"{there[0]}:{there[-1] + 1}" if dense else "some")
-    return ", ".join(found)
+        return {f"{path}[{named(self.factor == one)}]": one for one in values}
 
 
 class Stuck(NamedTuple):
@@ -162,7 +152,7 @@ class Ways:
         if op.name in ("concatenate", "stack"):
             pieces = [None] * len(op.inputs) if where is None else parted(op, where)
             return self._all(zip(op.inputs, pieces, strict=True))
-        if op.name == "add" or op.name == "sub":
+        if op.name in ("add", "sub"):
             return self._of_sum(op, where)
         if where is None and op.name in LOOKUPS:  # rows of a table, as of an embedding
             beyond = op.params.get("fill_value") or 0.0

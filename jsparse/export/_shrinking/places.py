@@ -110,3 +110,20 @@ def spans(op: Op) -> tuple[slice, ...]:
     steps = op.params["strides"] or [1] * len(op.params["start_indices"])
     limits = zip(op.params["start_indices"], op.params["limit_indices"], steps, strict=True)
     return tuple(slice(int(a), int(b), int(step)) for a, b, step in limits)
+
+
+def named(where: np.ndarray) -> str:
+    """Where elements are, axis by axis; runs along an axis are joined by "+".
+
+    Example:
+      >>> named(np.tile([True, True, False, True], (3, 1)))
+      ':, 0:2+3:4'
+    """
+    found = []
+    for axis, length in enumerate(where.shape):
+        rest = tuple(k for k in range(where.ndim) if k != axis)
+        (there,) = np.nonzero(where.any(axis=rest))
+        runs = np.split(there, np.flatnonzero(np.diff(there) > 1) + 1)
+        text = "+".join(f"{run[0]}:{run[-1] + 1}" for run in runs)
+        found.append(":" if len(there) == length else text)
+    return ", ".join(found)

@@ -164,9 +164,9 @@ def _in_whole(name: str, cuts: Mapping[str, Cut]) -> str:
         return name
     spans = places.removesuffix("]").split(", ")
     for axis, kept in cuts[path].keep.items():
-        if spans[axis] not in (":", "some"):
-            first, end = map(int, spans[axis].split(":"))
-            spans[axis] = f"{kept[first]}:{kept[end - 1] + 1}"
+        if spans[axis] != ":":
+            runs = [tuple(map(int, run.split(":"))) for run in spans[axis].split("+")]
+            spans[axis] = "+".join(f"{kept[first]}:{kept[end - 1] + 1}" for first, end in runs)
     return f"{path}[{', '.join(spans)}]"
 
 

@@ -46,7 +46,7 @@ class Changes:
     @property
     def factors(self) -> dict[str, float]:
         """By which each weight is multiplied, by path, or by path and places of a part of it."""
-        return {k: v for path, one in self.weights.items() for k, v in one.told(path).items()}
+        return {k: v for path, one in self.weights.items() for k, v in one.by_path(path).items()}
 
 
 Compared = Callable[[nnx.Module, Numbers], tuple[Graph, list[Fault]]]
