@@ -40,7 +40,7 @@ Seen = dict[Node, list[np.ndarray]]  # see Graph.partly_read
 
 
 def know(graph: Graph, given: Mapping[str, Known | None]) -> Knowledge:
-    """What is known of each node for all finite inputs, given what is known of variables by path."""
+    """What is known of each node for all finite inputs, given what is known of some variables."""
     found = {node: given[node.path] for node in graph.variables if node.path in given}
     _evaluate_all(graph.ops, found, graph.partly_read())
     return found | {n: _of(n, found) for n in graph.variables}
