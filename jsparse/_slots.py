@@ -77,11 +77,7 @@ class _Tuple:
 
 
 def check_module(model: Any, name: str = "model") -> None:
-    """Refuse anything but an nnx.Module.
-
-    Raises:
-      TypeError: it is something else, such as a class of modules or a Linen module.
-    """
+    """Refuse anything but an nnx.Module."""
     if isinstance(model, nnx.Module):
         return
     if isinstance(model, type) and issubclass(model, nnx.Module):
@@ -192,11 +188,7 @@ def coupled_units(model: nnx.Module) -> dict[str, Units]:
 
 
 def refuse_wrapped(slot: Slot) -> None:
-    """Refuse a sparse weight inside a layer that writes weights.
-
-    Raises:
-      ValueError: nnx.WeightNorm or nnx.SpectralNorm is around it.
-    """
+    """Refuse a sparse weight inside a layer that writes weights."""
     if slot.wrapper:
         raise ValueError(f"{slot.path}: {overwrites(slot.wrapper)}")
 
@@ -207,9 +199,6 @@ def refuse_unseen(slot: Slot, params: Sequence[Slot]) -> None:
     Args:
       slot: the weight.
       params: all parameters of the model.
-
-    Raises:
-      TypeError: qwix has converted the model, unless its LoRA is on other weights.
     """
     if not hasattr(slot.parent, "qwix_path") or LORA in str(slot.key):
         return

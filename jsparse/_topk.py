@@ -271,11 +271,7 @@ def _beside(orders: Sequence[Array], last: Array) -> tuple[Array, Array]:
 
 
 def _keep(density: float | Array, size: int) -> Array:
-    """The number of `size` scores that a density keeps: at least one.
-
-    Raises:
-      ValueError: more scores compete than can be counted.
-    """
+    """The number of `size` scores that a density keeps: at least one."""
     if size > MOST:
         raise ValueError(
             f"{size} units compete, and at most {MOST} can be counted; use the scope PerOutput(), "

@@ -41,9 +41,6 @@ def check_together(name: str, part: Any, weight: Any) -> None:
       name: of the part.
       part: array or variable, [...] like the weight.
       weight: likewise.
-
-    Raises:
-      ValueError: they have different shapes.
     """
     if part.shape != weight.shape:
         raise ValueError(
@@ -60,9 +57,6 @@ def check_entry(name: str, value: Any, own: tuple[str, ...]) -> None:
       name: of the attribute.
       value: to set.
       own: names of the weight's variables.
-
-    Raises:
-      ValueError: it is of the kinds that a state has, and has another name.
     """
     if isinstance(value, Learned | Mask | Setting) and name not in own:
         raise ValueError(

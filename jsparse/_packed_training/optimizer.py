@@ -262,11 +262,7 @@ def _pausable(inner: Any) -> optax.GradientTransformationExtraArgs:
 
 
 def _check_single(layers: Mapping[str, Csr], path: str) -> None:
-    """Refuse layers whose links cannot change independently.
-
-    Raises:
-      ValueError: a stack of layers, or one that shares its kernel.
-    """
+    """Refuse layers whose links cannot change independently."""
     layer = layers[path]
     if layer.stack:
         raise ValueError(f"a stack of {layer.stack} layers, whose links cannot change yet")
@@ -293,11 +289,7 @@ def _gradients(path: str, grads: dict[str, Array]) -> tuple[Array, Array]:
 
 
 def check_revision(by: Any) -> None:
-    """Refuse revisions that packed layers cannot follow.
-
-    Raises:
-      ValueError: it needs a mask, or another unit or scope.
-    """
+    """Refuse revisions that packed layers cannot follow."""
     name = type(by).__name__
     if not hasattr(by, "moved"):
         raise ValueError(

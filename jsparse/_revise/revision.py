@@ -110,12 +110,7 @@ class ByUnit(Protocol):
 
 
 def check_competition(by: ByUnit) -> None:
-    """Refuse scopes in which the units of one layer do not compete.
-
-    Raises:
-      TypeError: the unit, scope or role is a class or another object.
-      ValueError: the scope is `Each` or `WholeModel`.
-    """
+    """Refuse scopes in which the units of one layer do not compete."""
     name = type(by).__name__
     check_structure(by)
     check_rivalry(name, by.scope)
@@ -142,11 +137,7 @@ class Exchange(ByUnit, Protocol):
 
 
 def check_steps(least: int = 1, **steps: int) -> None:
-    """Refuse numbers of steps that are not whole numbers.
-
-    Raises:
-      ValueError: a number is not whole, or below `least`.
-    """
+    """Refuse numbers of steps that are not whole numbers."""
     for name, step in steps.items():
         if not is_whole(step) or step < least:
             raise ValueError(
@@ -155,11 +146,7 @@ def check_steps(least: int = 1, **steps: int) -> None:
 
 
 def check_exchange(by: Exchange) -> None:
-    """Refuse settings under which nothing would be exchanged.
-
-    Raises:
-      ValueError: steps or a fraction out of range, or a scope in which units do not compete.
-    """
+    """Refuse settings under which nothing would be exchanged."""
     check_steps(every=by.every, last=by.last)
     check_steps(0, first=by.first)
     if by.last < (by.first or by.every):

@@ -169,11 +169,7 @@ def _places(model: nnx.Module, paths: Iterable[str]) -> list[Slot]:
 
 
 def _matching(model: nnx.Module, pattern: str) -> list[str]:
-    """The paths of modules that a pattern matches.
-
-    Raises:
-      ValueError: none.
-    """
+    """The paths of modules that a pattern matches."""
     paths = [path for path, _ in walk_modules(model) if path]
     found = [path for path in paths if re.fullmatch(pattern, path)]
     if not found:

@@ -157,11 +157,7 @@ def _put(array: Array, rows: Array, part: _Part) -> Array:
 
 
 def _chosen(groups: UnitGroups, strengths: Sequence[tuple[str, Strength]]) -> list[_Chosen]:
-    """The groups that are penalized.
-
-    Raises:
-      ValueError: a pattern that matches no group that can shrink; two that share a weight.
-    """
+    """The groups that are penalized."""
     by = chosen_groups(groups, strengths, "strengths", "penalize")
     found = [_Chosen(n, strength, _parts(groups[n])) for n, strength in by.items()]
     owners: dict[str, tuple[str, _Part]] = {}

@@ -106,11 +106,7 @@ def _outliers(sizes: list[np.ndarray], times: float) -> float:
 
 
 def _layers(paths: Collection[str], layers: str) -> dict[str, list[str]]:
-    """The paths of each layer, by what the expression matches in them.
-
-    Raises:
-      ValueError: it matches in none.
-    """
+    """The paths of each layer, by what the expression matches in them."""
     expression = re.compile(layers)
     found = {path: expression.match(path) for path in paths}
     if not any(found.values()):

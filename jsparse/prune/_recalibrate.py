@@ -137,11 +137,7 @@ def _adding(kind: type) -> type:
 
 
 def _write(model: nnx.Module, watched: nnx.Module) -> None:
-    """Write the averages into the model.
-
-    Raises:
-      ValueError: no layer was called in train mode; an average is not finite.
-    """
+    """Write the averages into the model."""
     seen = {p: layer for p, layer in _norms(watched).items() if layer.total_calls[...].any()}  # type: ignore[attr-defined]
     if not seen:
         raise ValueError(

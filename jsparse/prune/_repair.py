@@ -137,11 +137,7 @@ def _solved(damping: float, weight: Array, stays: Array, gram: Array) -> Array:
 
 
 def _checked(new: Array) -> Array:
-    """The same array.
-
-    Raises:
-      ValueError: it is not finite.
-    """
+    """The same array."""
     if not bool(all_finite(new)):
         raise ValueError(
             "H cannot be inverted: the inputs are too similar; raise damping, or use more "
@@ -164,11 +160,7 @@ def _removed_inputs(slot: Slot, record: Record) -> dict[int, tuple[int, ...]]:
 
 
 def _check_sizes(slot: Slot, record: Record, own: Mapping[str, Any]) -> None:
-    """Refuse models of other sizes than the record says.
-
-    Raises:
-      ValueError: a weight is not there, or has another shape.
-    """
+    """Refuse models of other sizes than the record says."""
     cut = record.cuts.get(slot.path)
     if cut is None:
         return

@@ -62,11 +62,7 @@ class Restart(Protocol):
 
 
 def check_step(restart: Restart, step: int) -> None:
-    """Refuse anything but a step of a schedule.
-
-    Raises:
-      ValueError: the step is below 0, or not a whole number.
-    """
+    """Refuse anything but a step of a schedule."""
     check_whole(0, step=step)
 
 

@@ -33,9 +33,6 @@ def check_about(content: Any, where: str) -> None:
     Args:
       content: of model.json.
       where: begins every error.
-
-    Raises:
-      CorruptCheckpoint: it names the field.
     """
     check_fields(content, FIELDS, where)
     check_fields(content, {name: MEASURED[name] for name in MEASURED if name in content}, where)

@@ -175,11 +175,7 @@ def sensitivity(
 
 
 def _checked(densities: Any) -> tuple[float, ...]:
-    """The densities, highest first.
-
-    Raises:
-      TypeError, ValueError: none, or one that is not a density.
-    """
+    """The densities, highest first."""
     if isinstance(densities, str | Mapping) or not isinstance(densities, Collection):
         hint = f"; pass ({densities},)" if is_number(densities) else ""
         raise TypeError(f"densities must be a tuple of fractions; got {shown(densities)}{hint}")

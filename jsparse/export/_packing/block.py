@@ -120,12 +120,7 @@ _product = with_gradients(_forward)
 
 
 def check_block(block: tuple[int, int]) -> None:
-    """Refuse anything but the two sides of a block.
-
-    Raises:
-      TypeError: it is not a tuple of whole numbers.
-      ValueError: a side below 1, or not two.
-    """
+    """Refuse anything but the two sides of a block."""
     if len(check_shape("block", block)) != 2:
         raise ValueError(f"block must be a tuple of two sides of at least 1; got {block}")
 

@@ -126,12 +126,7 @@ class Packed(nnx.Module):
     def _set_features(
         self, in_features: int | Sequence[int], out_features: int | Sequence[int]
     ) -> None:
-        """Set the sizes of both sides.
-
-        Raises:
-          TypeError: a size is not a whole number.
-          ValueError: a size is below 0, or there is none.
-        """
+        """Set the sizes of both sides."""
         self.in_shape = as_shape(in_features=in_features)
         self.out_shape = as_shape(out_features=out_features)
         self.in_features, self.out_features = math.prod(self.in_shape), math.prod(self.out_shape)

@@ -113,9 +113,6 @@ def check_packed(
       packed: settings by path, from `read_about`.
       weights: all arrays of the file, by path.
       where: the file, for errors.
-
-    Raises:
-      CorruptCheckpoint: sizes, shapes, dtypes or positions are wrong.
     """
     for path, settings in packed.items():
         own = _below(settings.get("kernel_of", path), weights) | _below(path, weights)

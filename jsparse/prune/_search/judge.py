@@ -235,11 +235,7 @@ def _traced(name: str, value: Any) -> Array:
 
 
 def _checked(name: str, value: Any) -> float:
-    """The number as a float.
-
-    Raises:
-      ValueError: it is not a finite number, or is a cost below 0.
-    """
+    """The number as a float."""
     array = np.asarray(value) if hasattr(value, "dtype") else value
     if isinstance(array, np.ndarray) and array.shape == ():
         array = array.item()
