@@ -20,6 +20,10 @@ FAILURES = (TypeError, ValueError, AttributeError, LookupError)
 """What a model raises that is called with something else than it takes."""
 
 
+Forward = Callable[[Any, Any], Any]
+"""forward(model, batch): runs the model."""
+
+
 class SizesByName(TypeError):
     """An error of a model that got sizes by name; its cause is what the model raised."""
 
@@ -230,6 +234,11 @@ def calling(name: str, inputs: Any) -> Iterator[None]:
         raise kind(
             f"{name} must be what a call of the model takes; it fails with {given}: {error}"
         ) from error
+
+
+def call(model: Any, batch: Any) -> Any:
+    """Run a model whose input is the batch itself."""
+    return model(batch)
 
 
 def evaluated(model: Model) -> Model:

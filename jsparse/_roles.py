@@ -74,6 +74,12 @@ def role_of(layer: Any, key: str | int, ndim: int) -> Role:
     return dataclasses.replace(role, stack=max(0, ndim - layer_ndim))
 
 
+def multiplies_inputs(layer: Any, key: str | int) -> bool:
+    """Whether a weight is a kernel with which a stock layer multiplies its inputs."""
+    general = isinstance(layer, nnx.LinearGeneral) and not getattr(layer, "batch_axis", ())
+    return key == "kernel" and (general or isinstance(layer, nnx.Linear | nnx.Conv))
+
+
 def _kernel_axes(equation: Any, ndim: int) -> str:
     """The axes of the kernel, the second operand of an equation; "" if it is not one."""
     if not isinstance(equation, str) or not re.fullmatch(r"[^,]*,[^,]*->[^,]*", equation):

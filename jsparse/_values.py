@@ -7,7 +7,7 @@ A value of another kind is a TypeError, one that is not allowed a ValueError; `c
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ import numpy as np
 Made = TypeVar("Made", bound=Callable)
 SHOWN = 60
 """Characters of a value in an error."""
+NO_BATCHES = "no batches; pass a list with at least one"
 
 
 def is_number(value: Any) -> bool:
@@ -220,7 +221,18 @@ def check_batches(batches: Any) -> None:
     if single or not isinstance(batches, Iterable):
         raise TypeError(f"batches must be a list of batches, such as [x]; got {shown(batches)}")
     if isinstance(batches, Sized) and not len(batches):
-        raise ValueError("no batches; pass a list with at least one")
+        raise ValueError(NO_BATCHES)
+
+
+def each_batch(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield the batches; an iterator without any is refused at its end, as an empty list is."""
+    check_batches(batches)
+    empty = True
+    for batch in batches:
+        empty = False
+        yield batch
+    if empty:
+        raise ValueError(NO_BATCHES)
 
 
 def check_floating(**dtypes: Any) -> None:

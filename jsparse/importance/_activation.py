@@ -8,7 +8,7 @@ A group that no linear or convolutional layer reads has no score and stays.
 Numbers: no experiment yet.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jsparse._pure import Forward, call
 from jsparse._values import check_batches, check_function, check_is
 from jsparse.export._shrinking.groups import UnitGroup
-from jsparse.importance._activations import activation_scores, call
+from jsparse.importance._activations import activation_scores
 from jsparse.importance._members import Joined
 
 
@@ -36,7 +37,7 @@ class MeanActivation:
     """
 
     batches: Iterable[Any] = field(repr=False)
-    run: Callable[[Any, Any], Any] = call
+    run: Forward = call
     joined: Joined = field(default_factory=Joined)
 
     def __post_init__(self) -> None:

@@ -17,28 +17,27 @@ from jax import Array
 
 from jsparse._checks import all_finite, check_density
 from jsparse._paths import listed, naming
-from jsparse._pure import calling, taken_apart
+from jsparse._pure import Forward, calling, taken_apart
 from jsparse._slots import slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import hold
-from jsparse._values import check_batches, check_function, check_mapping, check_pattern
+from jsparse._values import (
+    check_batches,
+    check_function,
+    check_mapping,
+    check_pattern,
+    each_batch,
+)
 from jsparse.prune._choice import held_parts
 from jsparse.prune._inputs import Moment, seen_by, watch_inputs
 from jsparse.prune._sweep import Sweep
 
 Model = TypeVar("Model", bound=nnx.Module)
-Forward = Callable[[Any, Any], Any]
-"""forward(model, batch): runs the model."""
 Prune = Callable[[str, Sparse, Array], tuple[Array, Array]]
 """From a path, its weight and the moment of its inputs [stack..., groups, of a layer], the new
 weight and mask."""
 ALONE = ".*"
 """Each weight is calibrated by itself."""
-
-
-def call(model: Any, batch: Any) -> Any:
-    """Run a model whose input is the batch itself."""
-    return model(batch)
 
 
 def densities_of(model: nnx.Module, density: Any) -> dict[str, float]:
@@ -89,9 +88,7 @@ def in_order(
     check_batches(batches)
     check_function(forward=forward)
     check_pattern(together=together)
-    batches = list(batches)
-    if not batches:
-        raise ValueError("no batches; pass a list with at least one")
+    batches = list(each_batch(batches))
     watched = hold(model)
     watched.eval()
     parts = held_parts(watched)

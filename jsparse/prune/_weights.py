@@ -11,7 +11,7 @@ from jsparse._pure import calling, taken_apart
 from jsparse._score import wide
 from jsparse._slots import slots
 from jsparse._surgery import fold
-from jsparse._values import check_batches, check_function
+from jsparse._values import check_function, each_batch
 from jsparse.prune._choice import Arrays, held_parts
 
 Loss = Callable[[Any, Any], Array]
@@ -82,15 +82,12 @@ def mean_over(batches: Iterable[Any], score: Callable[[Any], dict[str, Array]]) 
     Raises:
       ValueError: no batches.
     """
-    check_batches(batches)
     total: dict[str, Array] = {}
     count = 0
-    for batch in batches:
+    for batch in each_batch(batches):
+        count += 1
         with calling("batches", batch):
             found = score(batch)
         new = {path: g.astype(wide(g.dtype)) for path, g in found.items()}
-        total = {path: total[path] + g for path, g in new.items()} if count else new
-        count += 1
-    if not count:
-        raise ValueError("no batches; pass a list with at least one")
+        total = {path: total[path] + g for path, g in new.items()} if total else new
     return {path: g / count for path, g in total.items()}

@@ -23,9 +23,9 @@ from jsparse._pure import calling
 from jsparse._slots import check_module
 from jsparse._surgery import fold, hold, masks, sparsify
 from jsparse._values import (
-    check_batches,
     check_function,
     check_path,
+    each_batch,
     is_number,
     patterns_of,
     shown,
@@ -142,10 +142,7 @@ def sensitivity(
     """
     check_module(model)
     check_function(score=score)
-    check_batches(batches)
-    batches = list(batches)
-    if not batches:
-        raise ValueError("no batches; pass a list with at least one")
+    batches = list(each_batch(batches))
     if isinstance(scope, WholeModel):
         raise ValueError("scope is within a layer, as one is pruned at a time; got WholeModel()")
     wanted = _checked(densities)
