@@ -170,11 +170,7 @@ def by_position(model: Model, inputs: tuple, options: Mapping[str, Any]) -> tupl
 
 @contextlib.contextmanager
 def settings(**own: Any) -> Iterator[None]:
-    """Say in errors raised in the block that an input with the name of a setting goes by position.
-
-    Args:
-      **own: the settings that are checked there.
-    """
+    """Say in errors of the block that an input with the name of a setting goes by position."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -217,12 +213,7 @@ def _positional(kind: type, names: tuple[str, ...], fixed: tuple[tuple[str, Any]
 
 @contextlib.contextmanager
 def calling(name: str, inputs: Any) -> Iterator[None]:
-    """Add the inputs of a model to errors raised in the block.
-
-    Args:
-      name: of the argument that holds them.
-      inputs: tree of arrays.
-    """
+    """Add the inputs of a model to errors raised in the block."""
     try:
         yield
     except FAILURES as error:

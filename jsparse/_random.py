@@ -34,11 +34,7 @@ def draw_key(draw: Array) -> Array:
 
 
 def next_draw(draw: Array) -> Array:
-    """The source for the next train step.
-
-    Raises:
-      TypeError: the draw was cast to a narrower type, which cannot count train steps.
-    """
+    """The source for the next train step."""
     return counted("draw", draw) + jnp.array([0.0, 1.0], draw.dtype)
 
 

@@ -12,16 +12,7 @@ from jsparse.rules._rule import Rule, with_role
 
 
 def fit(rule: Rule, slot: Slot, weight: nnx.Param) -> Rule:
-    """The rule, with the role that the layer gives to its weight.
-
-    Args:
-      rule: any rule; a role other than the default is kept.
-      slot: where the weight is.
-      weight: [...].
-
-    Returns:
-      The rule, or a copy of it with another role.
-    """
+    """The rule, with the role that the layer gives to its weight unless it has one of its own."""
     if rule.role != Role():
         return rule
     role = dataclasses.replace(

@@ -194,12 +194,7 @@ def refuse_wrapped(slot: Slot) -> None:
 
 
 def refuse_unseen(slot: Slot, params: Sequence[Slot]) -> None:
-    """Refuse a rule on a weight that qwix quantizes or adapts at each call.
-
-    Args:
-      slot: the weight.
-      params: all parameters of the model.
-    """
+    """Refuse a rule on a weight that qwix quantizes or adapts at each call."""
     if not hasattr(slot.parent, "qwix_path") or LORA in str(slot.key):
         return
     adapted = {other.path.partition(LORA)[0] for other in params if LORA in other.path}

@@ -30,17 +30,6 @@ def activation_scores(
     """The mean over samples and places of a score of what layers read of each unit.
 
     Groups that are read only by layers whose inputs cannot be seen have no score.
-
-    Args:
-      model: without rules.
-      groups: whose units are scored.
-      batches: each counts the same.
-      run: of a model and a batch.
-      worth: elementwise.
-      joined: how layers that read the same units are taken together.
-
-    Raises:
-      ValueError: no batches; a layer runs inside a loop or a compiled function.
     """
     model = evaluated(model)
     places = {slot.path: slot for slot in slots(model) if _readable(slot)}

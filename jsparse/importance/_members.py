@@ -113,9 +113,6 @@ def gradients(
       loss: loss(model, batch) -> [].
       batches: one or more, of the same shape.
       score: of the gradient as a function, the weights by path and the batch.
-
-    Raises:
-      ValueError: no batches.
     """
     build, variables, _ = taken_apart(evaluated(model))
     numbers = {p: v for p, v in variables.items() if jnp.issubdtype(v.dtype, jnp.inexact)}

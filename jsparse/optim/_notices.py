@@ -84,11 +84,7 @@ def warn_of_decay(paths: frozenset[str]) -> None:
 def warn_of_reach(model: nnx.Module, travel: dict[str, float], density: float, steps: int) -> None:
     """Warn that thresholds cannot move far enough for a density, where all of this is known.
 
-    Args:
-      model: the model before its first step.
-      travel: how far each threshold can move in these steps, by path.
-      density: the target, of the weights of layers in `travel`.
-      steps: train steps of the run.
+    `travel`: how far each threshold can move in these steps, by path.
     """
     parts = ruled_parts(model)
     ways = {path: travel[f"{path}/threshold"] for path in parts if f"{path}/threshold" in travel}

@@ -216,11 +216,7 @@ def _tile(shape: tuple[int, ...], unit: Unit, role: Role) -> tuple[int, ...]:
 
 
 def checked_strengths(strengths: tuple) -> tuple[tuple[str, float | Schedule], ...]:
-    """The pairs, if they are.
-
-    Raises:
-      ValueError: none, one that is not a pair, or a strength below 0.
-    """
+    """The pairs, if they are."""
     found = pairs(strengths) if strengths else ()
     example = 'pass pairs of a pattern and a strength, such as (".*", 0.05)'
     if not found:

@@ -25,11 +25,7 @@ def eventful(model: Any) -> list[str]:
 
 
 def warn_where_stock(ours: Callable[[Any], bool]) -> None:
-    """Wrap the constructor of `nnx.Optimizer`, if it is not wrapped yet.
-
-    Args:
-      ours: whether an optimizer runs the events itself.
-    """
+    """Wrap the constructor of `nnx.Optimizer`, if it is not; `ours` run the events themselves."""
     given = nnx.Optimizer.__init__
     if hasattr(given, "warns_of_events"):
         return

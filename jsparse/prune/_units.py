@@ -139,14 +139,7 @@ def units(
 
 
 class _Chosen:
-    """Which units are removed.
-
-    Args:
-      units: of the model.
-      keep: paths of weights whose groups stay whole.
-      widths: that are allowed.
-      cost: of a model.
-    """
+    """Which units are removed."""
 
     def __init__(self, units: Units, keep: Collection[str], widths: Widths, cost: Cost):
         self.units, self._widths, self._cost = units, widths, cost

@@ -36,9 +36,6 @@ def apart(model: nnx.Module) -> Weights:
     """Take a model apart; dropout is off, batch norm uses the statistics of the batch.
 
     Anything the model writes in a forward pass is lost. Tied weights have one value.
-
-    Args:
-      model: with weights under `Held`.
     """
     plain = scoring(model)
     return split(plain, held_parts(model))
@@ -77,11 +74,7 @@ def slope(loss: Loss, build: Callable[[Arrays, Any], nnx.Module]) -> Callable[..
 
 
 def mean_over(batches: Iterable[Any], score: Callable[[Any], dict[str, Array]]) -> dict[str, Array]:
-    """The mean of arrays by path over batches, float32 or wider.
-
-    Raises:
-      ValueError: no batches.
-    """
+    """The mean of arrays by path over batches, float32 or wider."""
     total: dict[str, Array] = {}
     count = 0
     for batch in each_batch(batches):

@@ -112,15 +112,7 @@ _product, _, _outer = bilinear(
 
 
 def gradients_at(plan: Plan, indices: Array, starts: Array, x: Array, dy: Array) -> Array:
-    """The gradient x^T dy of y = x W at these places only, float32 [places].
-
-    Args:
-      plan: the sizes.
-      indices: [places], as in `CsrArrays`.
-      starts: likewise.
-      x: [batch, in].
-      dy: [batch, out].
-    """
+    """The gradient x^T dy of y = x W at these places only, as in `CsrArrays`: float32 [places]."""
     given = x.astype(jnp.float32), dy.astype(jnp.float32), indices, starts
     product = _plain_weights if on_mesh(*given) or not has_kernel(given[0]) else _outer
     return product(plan, *given)

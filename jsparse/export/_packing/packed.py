@@ -199,12 +199,7 @@ class Packed(nnx.Module):
 
 
 def features(in_features: Any, out_features: Any) -> tuple[int, int]:
-    """Inputs and outputs of the matrix of a layer with these features.
-
-    Raises:
-      TypeError: a size is not a whole number.
-      ValueError: a size is below 0, or there is none.
-    """
+    """Inputs and outputs of the matrix of a layer with these features."""
     shapes = as_shape(in_features=in_features), as_shape(out_features=out_features)
     return math.prod(shapes[0]), math.prod(shapes[1])
 

@@ -80,11 +80,7 @@ def in_order(
 
 
 def whole_numbers(name: str, given: Any) -> np.ndarray:
-    """A vector of whole numbers, int64.
-
-    Raises:
-      TypeError: it is something else.
-    """
+    """A vector of whole numbers, int64."""
     found = np.asarray(given)
     if found.ndim != 1 or not (np.issubdtype(found.dtype, np.integer) or not found.size):
         raise TypeError(

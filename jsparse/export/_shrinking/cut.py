@@ -126,11 +126,9 @@ def cut_in_place(
 
 
 def _cut_groups(places: Sequence[Slot], cuts: Mapping[int, Cut]) -> dict[str, Cut]:
-    """Cut what the weights of groups share, before them; return what was cut, at each place.
+    """Cut what the weights of groups share, before them; `cuts` are by identity.
 
-    Args:
-      places: of the model.
-      cuts: of the weights, by their identity.
+    Returns what was cut, at each place.
     """
     members = members_of(places)
     pairs = [(member, cuts[one].keep if one in cuts else {}) for one, member in members.items()]

@@ -75,12 +75,7 @@ def store_in_place(part: Sparse, name: str, value: Array) -> None:
 
 
 def renumber_in_place(pairs: Pairs, stays: Mapping[str, np.ndarray]) -> None:
-    """Record in weights which units are where, after the groups were cut.
-
-    Args:
-      pairs: as before the cut.
-      stays: from `staying`.
-    """
+    """Record in weights which units are where, after the groups were cut."""
     for member, keep in pairs:
         spans = []
         for span, group in _spans(member):

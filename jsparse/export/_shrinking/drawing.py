@@ -22,18 +22,7 @@ COLORS = 7
 
 
 def write_groups(groups: Sequence[UnitGroup], order: Sequence[str], out: str | Path) -> Path:
-    """Write the page.
-
-    Args:
-      groups: of a model.
-      order: paths of its weights, as the model reads them.
-      out: the file.
-
-    Raises:
-      TypeError: out is not a path.
-      IsADirectoryError: out is a folder.
-      ImportError: Jinja2 is not installed.
-    """
+    """Write the page of `UnitGroups.page`; `order` is that in which the model reads weights."""
     require("jinja2", "report", "a page")
     check_path(out=out)
     if Path(out).is_dir():

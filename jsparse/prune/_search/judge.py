@@ -71,14 +71,7 @@ def key_of(key: Array, counts: np.ndarray, n: int) -> Array:
 
 
 class Compiled:
-    """Traces each function once; every candidate runs the same programs.
-
-    Args:
-      model: under `Held`.
-      layers: of the model.
-      asked: the user's functions.
-      key: for recovery.
-    """
+    """Traces each function once; every candidate runs the same programs."""
 
     def __init__(self, model: nnx.Module, layers: Layers, asked: Asked, key: Array):
         self.layers, self.key = layers, key
@@ -145,7 +138,7 @@ class Compiled:
 
 
 class Called:
-    """Calls each function in Python, each time on a new model; arguments as for `Compiled`."""
+    """Calls each function in Python, each time on a new model."""
 
     def __init__(self, model: nnx.Module, layers: Layers, asked: Asked, key: Array):
         self.start, self.layers, self.key = model, layers, key
