@@ -21,7 +21,7 @@ from jsparse._packed_training.moving import (
     starts_at,
     taken,
 )
-from jsparse._paths import match, naming, path_of
+from jsparse._paths import match, named, naming, path_of
 from jsparse._pattern import Role, Weight, Whole
 from jsparse._revise.moments import followed
 from jsparse._revise.pause import pausing
@@ -122,7 +122,7 @@ class PackedOptimizer(Optimizer):
           ValueError: under `RigL`, the gradients lack those of the drawn places.
         """
         layers, step = self._layers(model), self.step[...] + 1
-        found = _by_path(grads)
+        found = named(arrays_of(grads))
         pausers = {by for _, by in layers.values() if by.pauses}
         if pausers:
             kwargs["pause"] = jnp.any(jnp.array([by.due(step) for by in pausers]))
@@ -269,11 +269,6 @@ def _check_single(layers: Mapping[str, Csr], path: str) -> None:
     for other, one in layers.items():
         if one is not layer and one.values is layer.values:
             raise ValueError(f"its kernel is shared with {other}, so its links cannot change yet")
-
-
-def _by_path(grads: Any) -> dict[str, Array]:
-    pairs, _ = jax.tree_util.tree_flatten_with_path(arrays_of(grads))
-    return {path_of(keys): leaf for keys, leaf in pairs}
 
 
 def _gradients(path: str, grads: dict[str, Array]) -> tuple[Array, Array]:

@@ -8,10 +8,10 @@ from jax import Array
 
 from jsparse._checks import check_rivalry
 from jsparse._counting import count, portion
-from jsparse._pattern import Role, Scope, Unit, WholeModel
+from jsparse._pattern import Role, WholeModel
 from jsparse._topk import highest, rivals, winners
 from jsparse._values import check_in, is_whole, shown
-from jsparse.rules._rule import check_structure, to_weights, unit_magnitude
+from jsparse.rules._rule import Scoped, check_structure, to_weights, unit_magnitude
 
 
 class Revision(Protocol):
@@ -57,7 +57,7 @@ class Revision(Protocol):
         ...
 
 
-class MovesLinks(Revision, Protocol):
+class MovesLinks(Revision, Scoped, Protocol):
     """A revision that can also move the links of packed layers, which have no mask.
 
     There the places of a layer form a vector: its links, and places that may become links.
@@ -68,12 +68,6 @@ class MovesLinks(Revision, Protocol):
     """
 
     by_gradient: ClassVar[bool]
-
-    @property
-    def unit(self) -> Unit: ...
-
-    @property
-    def scope(self) -> Scope: ...
 
     @property
     def grown(self) -> float: ...
@@ -96,20 +90,7 @@ Revisions = tuple[str, Revision] | Sequence[tuple[str, Revision]] | Mapping[str,
 """Pairs of a pattern and a revision: one, several, or a dict of them."""
 
 
-class ByUnit(Protocol):
-    """A revision whose units compete within a scope."""
-
-    @property
-    def unit(self) -> Unit: ...
-
-    @property
-    def scope(self) -> Scope: ...
-
-    @property
-    def role(self) -> Role: ...
-
-
-def check_competition(by: ByUnit) -> None:
+def check_competition(by: Scoped) -> None:
     """Refuse scopes in which the units of one layer do not compete."""
     name = type(by).__name__
     check_structure(by)
@@ -120,7 +101,7 @@ def check_competition(by: ByUnit) -> None:
         )
 
 
-class Exchange(ByUnit, Protocol):
+class Exchange(Scoped, Protocol):
     """A revision that exchanges a fraction of the units periodically."""
 
     @property
@@ -163,13 +144,13 @@ def periodic(by: Exchange, step: Array) -> Array:
     return (step >= by.first) & (step <= by.last) & ((step - by.first) % by.every == 0)
 
 
-def largest(by: ByUnit, weight: Array, density: float | Array) -> Array:
+def largest(by: Scoped, weight: Array, density: float | Array) -> Array:
     """The units of largest magnitude within each group of the scope: bool, [grid of units]."""
     return winners(unit_magnitude(by, weight), density, by.scope, by.role)
 
 
 def exchange(
-    by: ByUnit,
+    by: Scoped,
     mask: Array,
     weight: Array,
     growth: Array,

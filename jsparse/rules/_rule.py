@@ -103,7 +103,7 @@ class Tiled(Protocol):
 
 
 class Scoped(Tiled, Protocol):
-    """A rule whose units compete, or share a number, within a scope."""
+    """A rule or a revision whose units compete, or share a number, within a scope."""
 
     @property
     def scope(self) -> Scope: ...
