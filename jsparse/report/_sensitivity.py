@@ -24,14 +24,13 @@ from jsparse._slots import check_module
 from jsparse._surgery import fold, hold, masks, sparsify
 from jsparse._values import (
     check_function,
-    check_path,
     each_batch,
     is_number,
     patterns_of,
     shown,
 )
 from jsparse.report._figures import Line, chart
-from jsparse.report._page import MOST_LAYERS, write_page
+from jsparse.report._page import MOST_LAYERS, check_out, write_page
 from jsparse.report._table import table
 from jsparse.report._units import percent
 from jsparse.rules._held import Held
@@ -69,11 +68,7 @@ class Sensitivity:
           ImportError: matplotlib or Jinja2 is not installed.
         """
         require("jinja2 matplotlib", "report", "a page")
-        check_path(out=out)
-        if Path(out).is_dir():
-            raise IsADirectoryError(
-                f"{out} is a folder; pass a file, such as {Path(out, 'a.html')}"
-            )
+        check_out(out, "a.html")
         # the layers that fall furthest first, as there may be more than fit
         paths = sorted(self.scores, key=lambda path: self.scores[path].min())[:MOST_LAYERS]
         x = np.array([1.0, *self.densities])
