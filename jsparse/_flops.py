@@ -145,13 +145,11 @@ def _walk(
     for eqn in jaxpr.eqns:
         ins = [origin(v) for v in eqn.invars]
         name = eqn.primitive.name
-        if name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            depth = math.prod(_shape(eqn.invars[0])[a] for a in contracted)
-            uses = math.prod(_shape(eqn.outvars[0])) * depth * times
-            _add(tally, _single(ins), uses, {})
-        elif name == "ragged_dot_general":  # each row by the matrix of one group
-            (contracted, _), _ = eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
+        if name in ("dot_general", "ragged_dot_general"):
+            dims = eqn.params.get("dimension_numbers")
+            # ragged: each row by the matrix of one group
+            dims = dims or eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
+            (contracted, _), _ = dims
             depth = math.prod(_shape(eqn.invars[0])[a] for a in contracted)
             uses = math.prod(_shape(eqn.outvars[0])) * depth * times
             _add(tally, _single(ins), uses, {})

@@ -211,7 +211,7 @@ def roles(model: nnx.Module) -> dict[str, Role]:
     spans: dict[str, list[tuple[str, Span]]] = {}
     for path, part in parts.items():
         if isinstance(part, Member):
-            for span, group in zip(part.rule.spans, part.groups.values(), strict=True):
+            for span, group in part.pairs:
                 spans.setdefault(group.name, []).append((path, span))
     return {path: part.rule.role for path, part in parts.items()} | {
         path: dataclasses.replace(

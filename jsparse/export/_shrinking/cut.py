@@ -20,6 +20,7 @@ from jsparse.export._shrinking.cut_groups import (
     staying,
     store_in_place,
 )
+from jsparse.export._shrinking.products import along
 from jsparse.rules._remaining import gone_after, left_after
 from jsparse.rules._rule import grown, with_role
 
@@ -79,7 +80,7 @@ class Cut:
         """An array of that shape with zeros where it is cut."""
         for axis, kept in self.keep.items():
             stays = np.isin(np.arange(self.shape[axis]), kept)
-            value = value * stays.reshape([-1 if a == axis else 1 for a in range(value.ndim)])
+            value = value * along(stays, axis, value.ndim)
         return value
 
 
@@ -156,8 +157,8 @@ def _cut_part(part: Sparse, cut: Cut) -> dict[str, Cut]:
     longer, stack = grown(part.rule, weight), role.stack
     follow = followed(longer, stack, axes, state, lambda axis, n: n == weight.shape[axis])
     found = {"weight": cut}
-    for name, along in follow.items():
-        keep = {k: cut.keep[axis] for k, axis in enumerate(along) if axis in cut.keep}
+    for name, places in follow.items():
+        keep = {k: cut.keep[axis] for k, axis in enumerate(places) if axis in cut.keep}
         if keep:
             found[name] = Cut(shape=state[name].shape, keep=keep)
     gone = gone_after(part.rule, weight, state, cut.keep)
