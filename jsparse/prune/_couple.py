@@ -30,9 +30,8 @@ from jsparse._sparse import Sparse
 from jsparse._surgery import check_rngs, copied
 from jsparse._values import check_is, check_pattern, shown
 from jsparse._variables import Setting
-from jsparse.export._shrinking.groups import UnitGroups
-from jsparse.export._shrinking.members import UnitAxis, UnitGroup
-from jsparse.prune._by_name import chosen_groups
+from jsparse.export._shrinking.groups import UnitGroups, chosen_groups
+from jsparse.export._shrinking.uses import UnitAxis, UnitGroup
 from jsparse.rules._coupled import (
     VECTOR,
     Coupled,

@@ -27,10 +27,9 @@ from jax import Array
 from jsparse._paths import listed, named
 from jsparse._schedule import Schedule
 from jsparse._values import check_is, check_transform
-from jsparse.export._shrinking.groups import UnitGroup, UnitGroups
+from jsparse.export._shrinking.groups import UnitGroup, UnitGroups, chosen_groups
 from jsparse.export._shrinking.uses import Use
 from jsparse.optim._proximal import Strength, checked_strengths, followed_by, prox
-from jsparse.prune._by_name import chosen_groups
 
 
 class _Part(NamedTuple):

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from jsparse._checks import require
 from jsparse._versions import versions
-from jsparse.export._shrinking.members import UnitGroup
-from jsparse.export._shrinking.uses import Use
+from jsparse.export._shrinking.uses import UnitGroup, Use
 from jsparse.report._page import check_out, write_page
 
 ROW, COLUMN, LETTER, TOP = 20, 26, 7.5, 26
