@@ -152,6 +152,7 @@ class BlockSparse(Packed):
 
     format = "blocks"
     products = Products(block_dot, plain_block_dot)
+    array_kind = BlockArrays
 
     def __init__(
         self,
@@ -179,17 +180,12 @@ class BlockSparse(Packed):
     @property
     def sizes(self) -> BlockSizes:
         """Of the matrix."""
-        kept, *sides = self.values.shape
-        return BlockSizes(self.in_features, self.out_features, kept, *sides)
+        return BlockSizes(self.in_features, self.out_features, *self.values.shape)
 
     @property
     def plan(self) -> int:
         """The number of outputs."""
         return self.out_features
-
-    def arrays(self, floats: Array) -> BlockArrays:
-        """These values with their input blocks and where each output block begins."""
-        return BlockArrays(floats, self.rows[...], self.starts[...])
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out], with zeros where nothing is kept."""

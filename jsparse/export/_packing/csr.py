@@ -53,9 +53,6 @@ def csr_dot(arrays: CsrArrays, x: Array, plan: Plan) -> Array:
       arrays: what is kept of W.
       x: [..., in], of the same dtype as the values.
       plan: the sizes.
-
-    Returns:
-      [..., out].
     """
     if not arrays.values.size or on_mesh(x, *arrays) or not has_kernel(x):
         return plain_csr_dot(arrays, x, plan)
@@ -153,6 +150,7 @@ class Csr(Packed):
 
     format = "csr"
     products = Products(csr_dot, plain_csr_dot)
+    array_kind = CsrArrays
     probe: Any = None
     """A `Probe` where a `jsparse.PackedOptimizer` grows links by gradient, or None."""
 
@@ -210,10 +208,6 @@ class Csr(Packed):
     def plan(self) -> Plan:
         """The sizes."""
         return Plan(self.in_features, self.out_features, self.width)
-
-    def arrays(self, floats: Array) -> CsrArrays:
-        """These values with their inputs and where each output begins."""
-        return CsrArrays(floats, self.indices[...], self.starts[...])
 
     def _multiplied(self, x: Array, floats: Array) -> Array:
         check_together("indices", self.indices, self.values)

@@ -74,6 +74,8 @@ class Packed(nnx.Module):
     format: str
     """What files call it."""
     products: Products
+    array_kind: type
+    """Of what the products read: its fields are the names of the layer's variables."""
 
     in_features: int
     """Inputs of the matrix."""
@@ -140,7 +142,10 @@ class Packed(nnx.Module):
 
     def arrays(self, floats: Array) -> Any:
         """What the product reads, with these numbers instead of `floats`."""
-        raise NotImplementedError
+        own = {name: getattr(self, name) for name in self.array_kind._fields}  # type: ignore
+        return self.array_kind(
+            **{name: floats if one is self.floats else one[...] for name, one in own.items()}
+        )
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out], with zeros where nothing is kept."""

@@ -63,7 +63,7 @@ def _share(owner: Any, layer: Any, path: str) -> None:
             f"{form(layer)[1]}; use one format for both"
         )
     packed = isinstance(layer, Packed)
-    for name in layer.arrays(layer.floats[...])._fields if packed else ("kernel",):
+    for name in layer.array_kind._fields if packed else ("kernel",):
         setattr(layer, name, getattr(owner, name))
 
 
