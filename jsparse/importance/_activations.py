@@ -1,7 +1,8 @@
 """What flows through units: the inputs of the layers that read them, as the model runs."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import jax
 import jax.core
@@ -9,41 +10,51 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jsparse._pure import Forward, calling, evaluated
+from jsparse._pure import Forward, call, calling, evaluated
 from jsparse._roles import multiplies_inputs
 from jsparse._slots import Slot, slots
-from jsparse._values import each_batch
+from jsparse._values import check_batches, check_function, check_is, each_batch
 from jsparse._watch import watch_in_place
 from jsparse.export._shrinking.groups import UnitAxis, UnitGroup
 from jsparse.export._shrinking.uses import Use
 from jsparse.importance._members import Joined
 
 
-def activation_scores(
-    model: nnx.Module,
-    groups: Sequence[UnitGroup],
-    batches: Iterable[Any],
-    run: Forward,
-    worth: Callable[[jax.Array], jax.Array],
-    joined: Joined,
-) -> list[np.ndarray]:
+@dataclass(frozen=True)
+class OfActivations:
     """The mean over samples and places of a score of what layers read of each unit.
 
     Groups that are read only by layers whose inputs cannot be seen have no score.
     """
-    model = evaluated(model)
-    places = {slot.path: slot for slot in slots(model) if _readable(slot)}
-    seen: dict[str, list[list[np.ndarray]]] = {}
-    paths = {m.path for group in groups for m in group.members if Use.READS in m.use}
-    for path in paths & places.keys():
-        watch_in_place(places[path].parent, _seeing(path, seen.setdefault(path, []), worth))
-    for batch in each_batch(batches):
-        with calling("batches", batch):
-            run(model, batch)
-    return [
-        joined([_mean(m, seen[m.path], group.width) for m in _seen(group, seen)], group.width)
-        for group in groups
-    ]
+
+    batches: Iterable[Any] = field(repr=False)
+    run: Forward = call
+    joined: Joined = field(default_factory=Joined)
+    worth: ClassVar[Callable[[jax.Array], jax.Array]]
+
+    def __post_init__(self) -> None:
+        check_batches(self.batches)
+        check_function(run=self.run)
+        check_is(Joined, "a Joined", joined=self.joined)
+
+    def __call__(self, model: nnx.Module, groups: Sequence[UnitGroup]) -> list[np.ndarray]:
+        """[units] for each group: see `Importance`."""
+        model = evaluated(model)
+        places = {slot.path: slot for slot in slots(model) if _readable(slot)}
+        seen: dict[str, list[list[np.ndarray]]] = {}
+        paths = {m.path for group in groups for m in group.members if Use.READS in m.use}
+        for path in paths & places.keys():
+            found = seen.setdefault(path, [])
+            watch_in_place(places[path].parent, _seeing(path, found, type(self).worth))
+        for batch in each_batch(self.batches):
+            with calling("batches", batch):
+                self.run(model, batch)
+        return [
+            self.joined(
+                [_mean(m, seen[m.path], group.width) for m in _seen(group, seen)], group.width
+            )
+            for group in groups
+        ]
 
 
 def _readable(slot: Slot) -> bool:
