@@ -1,7 +1,7 @@
 """The places in a model that hold variables, by path: surgery reads and writes them."""
 
 import dataclasses
-from collections.abc import Iterator, MutableSequence, Sequence
+from collections.abc import Container, Iterator, MutableSequence, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from flax import nnx
@@ -167,6 +167,12 @@ def sparse_parts(model: nnx.Module) -> dict[str, Sparse]:
             refuse_wrapped(slot)
             first.setdefault(id(slot.value), (slot.path, slot.value))
     return dict(first.values())
+
+
+def state_paths(model: nnx.Module, variables: Container[str]) -> dict[int, str]:
+    """The path under which variables are listed of each Sparse, which may be tied; by identity."""
+    places = slots(model, Sparse)
+    return {id(one.value): one.path for one in places if f"{one.path}/weight" in variables}
 
 
 def ruled_parts(model: nnx.Module) -> dict[str, Sparse]:

@@ -20,7 +20,7 @@ from jax import Array
 from jsparse._checks import uncalled
 from jsparse._paths import named
 from jsparse._pure import taken_apart
-from jsparse._slots import check_module, slots
+from jsparse._slots import check_module, slots, state_paths
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, hold
 from jsparse._values import is_number, shown
@@ -76,7 +76,8 @@ class Compiled:
     def __init__(self, model: nnx.Module, layers: Layers, asked: Asked, key: Array):
         self.layers, self.key = layers, key
         build, self.variables, _ = taken_apart(model)
-        at = _mask_paths(model, self.variables)
+        own = state_paths(model, self.variables)
+        at = {slot.path: f"{own[id(slot.value)]}/mask" for slot in slots(model, Sparse)}
         masks = {path: self.variables[at[path]] for path in layers.places}
         some_dropped = {path: mask for path, mask in masks.items() if not np.asarray(mask).all()}
 
@@ -189,13 +190,6 @@ def _masks(model: nnx.Module, kept: Mapping[str, Array]) -> dict[str, Array]:
     """Masks of a candidate: those of the model, without what is not kept."""
     parts = {slot.path: slot.value for slot in slots(model) if slot.path in kept}
     return {path: jnp.where(kept[path], part.mask[...], 0) for path, part in parts.items()}
-
-
-def _mask_paths(model: nnx.Module, variables: Mapping[str, Any]) -> dict[str, str]:
-    """Where each mask is among the variables: a tied weight is listed by one of its paths."""
-    places = [slot for slot in slots(model) if isinstance(slot.value, Sparse)]
-    names = {id(s.value): f"{s.path}/mask" for s in places if f"{s.path}/mask" in variables}
-    return {slot.path: names[id(slot.value)] for slot in places if id(slot.value) in names}
 
 
 @contextlib.contextmanager
