@@ -115,9 +115,6 @@ def count(jaxpr: ClosedJaxpr, paths: Sequence[str]) -> Tally:
     Args:
       jaxpr: of a function whose first arguments are the weights.
       paths: names of these arguments, in order.
-
-    Returns:
-      A Tally.
     """
     inner = jaxpr.jaxpr
     shapes = {p: _shape(v) for p, v in zip(paths, inner.invars, strict=False)}

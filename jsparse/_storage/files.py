@@ -133,16 +133,13 @@ def newest_whole(
     tell: Callable[[str], None],
     advice: str,
 ) -> tuple[Path, Content] | None:
-    """The newest checkpoint that can be read, and its content.
+    """The newest checkpoint that can be read, and its content; None if there are no checkpoints.
 
     Args:
       paths: checkpoints, oldest first.
       read: raises `CorruptCheckpoint` if a checkpoint is damaged.
       tell: receives one line for each checkpoint that is refused.
       advice: what the user can do if all are damaged.
-
-    Returns:
-      Path and content; None if there are no checkpoints.
 
     Raises:
       CorruptCheckpoint: there are checkpoints and all are damaged.
