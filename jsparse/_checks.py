@@ -22,11 +22,7 @@ def uncalled(value: Any) -> str:
 
 
 def check_rivalry(name: str, scope: Scope) -> None:
-    """Refuse a scope in which no unit competes with another.
-
-    Raises:
-      ValueError: the scope is `Each`.
-    """
+    """Refuse a scope in which no unit competes with another."""
     if isinstance(scope, Each):
         raise ValueError(
             f"with scope Each() no unit competes, so {name} would keep all; use Whole(), "
@@ -35,11 +31,7 @@ def check_rivalry(name: str, scope: Scope) -> None:
 
 
 def check_own(name: str, scope: Scope, units: str) -> None:
-    """Refuse a scope in which units compete, for rules whose units do not compete.
-
-    Raises:
-      ValueError: the scope is `Groups` or `WholeModel`.
-    """
+    """Refuse a scope in which units compete, for rules whose units do not compete."""
     if isinstance(scope, Groups | WholeModel):
         raise ValueError(
             f"{units}, got scope {scope}; use PerOutput(), Whole() or Each() with {name}, or "
@@ -48,41 +40,24 @@ def check_own(name: str, scope: Scope, units: str) -> None:
 
 
 def check_unit(unit: Unit) -> None:
-    """Refuse anything but a unit.
-
-    Raises:
-      TypeError: it is a class or something else.
-    """
+    """Refuse anything but a unit."""
     if isinstance(unit, type) or not hasattr(unit, "tile"):
         raise TypeError(f"unit must be a unit, such as Filter(); got {shown(unit)}")
 
 
 def check_scope(scope: Scope) -> None:
-    """Refuse anything but a scope.
-
-    Raises:
-      TypeError: it is a class or something else.
-    """
+    """Refuse anything but a scope."""
     if isinstance(scope, type) or not hasattr(scope, "axes"):
         raise TypeError(f"scope must be a scope, such as PerOutput(); got {shown(scope)}")
 
 
 def check_not_negative(**numbers: float) -> None:
-    """Refuse anything but finite numbers of 0 or more.
-
-    Raises:
-      ValueError: a value is negative, infinite, NaN or not a number.
-    """
+    """Refuse anything but finite numbers of 0 or more."""
     check_in("[0, inf)", **numbers)
 
 
 def check_weight(weight: Array) -> None:
-    """Refuse a weight that cannot be masked.
-
-    Raises:
-      TypeError: the weight is not of a floating type.
-      ValueError: the weight has no axes.
-    """
+    """Refuse a weight that cannot be masked."""
     if not jnp.issubdtype(weight.dtype, jnp.floating):
         raise TypeError(
             f"a rule needs a floating-point weight, got {weight.dtype} of shape {weight.shape}; "
@@ -110,11 +85,7 @@ def check_density(density: float) -> float:
 
 
 def check_hashable(rule: object) -> None:
-    """Refuse a rule that cannot be hashed, since compiled programs are cached by their rules.
-
-    Raises:
-      TypeError: it is a dataclass that is not frozen, or holds a list or an array.
-    """
+    """Refuse a rule that cannot be hashed, since compiled programs are cached by their rules."""
     try:
         hash(rule)
     except TypeError as error:

@@ -54,12 +54,6 @@ def anywhere(when: Array) -> Array:
     `anywhere(when)` the expensive branch runs only if an element needs it, and then for all: it
     must give the other branch's result where `when` is false.
 
-    Args:
-      when: bool, [].
-
-    Returns:
-      bool, [], not batched.
-
     Example:
       >>> long = lambda x: lax.fori_loop(0, 100, lambda _, x: jnp.minimum(2 * x, 8.0), x)
       >>> grow = lambda x: lax.cond(anywhere(x < 8), long, lambda x: x, x)

@@ -8,7 +8,7 @@ from flax import nnx
 from jax import Array
 
 from jsparse._sparse import Sparse
-from jsparse.rules._coupled import Follows, finished
+from jsparse.rules._coupled import Follows, Span, finished
 from jsparse.rules._rule import State, applied, masking, settled
 
 
@@ -73,6 +73,11 @@ class Member(Sparse):
     def groups(self) -> dict[str, Units]:
         """The groups of the spans, by the attribute that holds them."""
         return {f"units{n}": getattr(self, f"units{n}") for n in range(len(self.rule.spans))}
+
+    @property
+    def pairs(self) -> list[tuple[Span, Units]]:
+        """Each span with its group."""
+        return list(zip(self.rule.spans, self.groups.values(), strict=True))
 
     def read(self) -> Array:
         """The weight as the layer reads it, with gates where it closes units: [...]."""

@@ -41,7 +41,7 @@ def share_norms_in_place(model: nnx.Module) -> None:
     for part in sparse_parts(model).values():
         if not isinstance(part, Member):
             continue
-        for span, group in zip(part.rule.spans, part.groups.values(), strict=True):
+        for span, group in part.pairs:
             if span.own:
                 own = mean_square(span, part.weight[...])
                 totals[group.name] = totals[group.name] + own if group.name in totals else own

@@ -115,9 +115,6 @@ def count(jaxpr: ClosedJaxpr, paths: Sequence[str]) -> Tally:
     Args:
       jaxpr: of a function whose first arguments are the weights.
       paths: names of these arguments, in order.
-
-    Returns:
-      A Tally.
     """
     inner = jaxpr.jaxpr
     shapes = {p: _shape(v) for p, v in zip(paths, inner.invars, strict=False)}
@@ -145,13 +142,11 @@ def _walk(
     for eqn in jaxpr.eqns:
         ins = [origin(v) for v in eqn.invars]
         name = eqn.primitive.name
-        if name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            depth = math.prod(_shape(eqn.invars[0])[a] for a in contracted)
-            uses = math.prod(_shape(eqn.outvars[0])) * depth * times
-            _add(tally, _single(ins), uses, {})
-        elif name == "ragged_dot_general":  # each row by the matrix of one group
-            (contracted, _), _ = eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
+        if name in ("dot_general", "ragged_dot_general"):
+            dims = eqn.params.get("dimension_numbers")
+            # ragged: each row by the matrix of one group
+            dims = dims or eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
+            (contracted, _), _ = dims
             depth = math.prod(_shape(eqn.invars[0])[a] for a in contracted)
             uses = math.prod(_shape(eqn.outvars[0])) * depth * times
             _add(tally, _single(ins), uses, {})

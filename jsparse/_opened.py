@@ -1,4 +1,4 @@
-"""Operations of a jaxpr that only wrap others."""
+"""Operations of a jaxpr: what those wrap that only wrap others, and running one."""
 
 from typing import Any
 
@@ -20,3 +20,11 @@ def opened(eqn: Any) -> ClosedJaxpr | None:
             inner = inner if hasattr(inner, "consts") else ClosedJaxpr(inner, [])
             return inner if len(inner.jaxpr.invars) == len(eqn.invars) else None
     return None
+
+
+def results(primitive: Any, settings: dict[str, Any], *inputs: Any) -> list[Any]:
+    """What an operation with the settings of a jaxpr gives."""
+    bound = primitive.get_bind_params(settings)
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)
+    made = primitive.bind(*functions, *inputs, **params)
+    return made if primitive.multiple_results else [made]

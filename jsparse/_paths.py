@@ -19,13 +19,6 @@ def match(names: Iterable[str], rules: Sequence[tuple[str, Ruled]]) -> dict[str,
 
     A path is also tried with a slash in front, so ".*/kernel" also finds a top-level kernel.
 
-    Args:
-      names: the paths.
-      rules: pairs of a regular expression and a rule.
-
-    Returns:
-      Rule by path, for the paths that match.
-
     Raises:
       TypeError: the second element of a pair is not a rule.
       ValueError: no rules, an entry that is not a pair, or an expression that is invalid or matches

@@ -222,6 +222,11 @@ def grid_shape(shape: tuple[int, ...], tile: tuple[int, ...]) -> tuple[int, ...]
     return tuple(-(-n // t) for n, t in zip(shape, tile, strict=True))
 
 
+def stacked_tile(unit: Unit, shape: tuple[int, ...], role: Role) -> tuple[int, ...]:
+    """The tile of a unit in a weight [stack..., layer...], 1 along the axes that stack layers."""
+    return (1,) * role.stack + tuple(unit.tile(shape[role.stack :], role))
+
+
 def pool(x: Array, tile: tuple[int, ...], by: Callable = jnp.sum) -> Array:
     """Sum over each tile: [shape] -> [grid_shape(shape, tile)]; a ragged edge sums fewer.
 

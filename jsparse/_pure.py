@@ -20,6 +20,10 @@ FAILURES = (TypeError, ValueError, AttributeError, LookupError)
 """What a model raises that is called with something else than it takes."""
 
 
+Forward = Callable[[Any, Any], Any]
+"""forward(model, batch): runs the model."""
+
+
 class SizesByName(TypeError):
     """An error of a model that got sizes by name; its cause is what the model raised."""
 
@@ -166,11 +170,7 @@ def by_position(model: Model, inputs: tuple, options: Mapping[str, Any]) -> tupl
 
 @contextlib.contextmanager
 def settings(**own: Any) -> Iterator[None]:
-    """Say in errors raised in the block that an input with the name of a setting goes by position.
-
-    Args:
-      **own: the settings that are checked there.
-    """
+    """Say in errors of the block that an input with the name of a setting goes by position."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -213,12 +213,7 @@ def _positional(kind: type, names: tuple[str, ...], fixed: tuple[tuple[str, Any]
 
 @contextlib.contextmanager
 def calling(name: str, inputs: Any) -> Iterator[None]:
-    """Add the inputs of a model to errors raised in the block.
-
-    Args:
-      name: of the argument that holds them.
-      inputs: tree of arrays.
-    """
+    """Add the inputs of a model to errors raised in the block."""
     try:
         yield
     except FAILURES as error:
@@ -230,6 +225,11 @@ def calling(name: str, inputs: Any) -> Iterator[None]:
         raise kind(
             f"{name} must be what a call of the model takes; it fails with {given}: {error}"
         ) from error
+
+
+def call(model: Any, batch: Any) -> Any:
+    """Run a model whose input is the batch itself."""
+    return model(batch)
 
 
 def evaluated(model: Model) -> Model:

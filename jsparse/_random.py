@@ -34,11 +34,7 @@ def draw_key(draw: Array) -> Array:
 
 
 def next_draw(draw: Array) -> Array:
-    """The source for the next train step.
-
-    Raises:
-      TypeError: the draw was cast to a narrower type, which cannot count train steps.
-    """
+    """The source for the next train step."""
     return counted("draw", draw) + jnp.array([0.0, 1.0], draw.dtype)
 
 
@@ -57,14 +53,7 @@ def counted(name: str, value: Array) -> Array:
 
 
 def folded(seed: Array, number: Array) -> Array:
-    """`jax.random.fold_in(jax.random.key(seed), number)`, whatever generator is JAX's default.
-
-    Args:
-      seed: uint32, [].
-      number: uint32, [].
-
-    Returns:
-      A key of the generator "threefry2x32", [].
+    """`jax.random.fold_in(jax.random.key(seed), number)`, of threefry whatever JAX's default is.
 
     Example:
       >>> one, two = folded(jnp.uint32(3), jnp.uint32(5)), jax.random.fold_in(jax.random.key(3), 5)
@@ -84,9 +73,6 @@ def uniform(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
       shape: of the result.
       dtype: floating.
 
-    Returns:
-      [shape].
-
     Example:
       >>> key = folded(jnp.uint32(3), jnp.uint32(5))
       >>> uniform(key, (2,), jnp.float32).tolist() == jax.random.uniform(key, (2,)).tolist()
@@ -101,6 +87,12 @@ def uniform(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     mantissa = (high ^ low) >> 9
     from_1_to_2 = lax.bitcast_convert_type(mantissa | np.uint32(0x3F800000), jnp.float32)
     return from_1_to_2 - 1.0
+
+
+def numpy_generator(key: Array) -> np.random.Generator:
+    """NumPy's generator, seeded by a key of the new style or the old one."""
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return np.random.default_rng(np.asarray(jax.random.key_data(key) if typed else key))
 
 
 @jax.jit  # or the rounds would be traced for each layer

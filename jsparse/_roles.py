@@ -12,16 +12,7 @@ from jsparse.rules._rule import Rule, with_role
 
 
 def fit(rule: Rule, slot: Slot, weight: nnx.Param) -> Rule:
-    """The rule, with the role that the layer gives to its weight.
-
-    Args:
-      rule: any rule; a role other than the default is kept.
-      slot: where the weight is.
-      weight: [...].
-
-    Returns:
-      The rule, or a copy of it with another role.
-    """
+    """The rule, with the role that the layer gives to its weight unless it has one of its own."""
     if rule.role != Role():
         return rule
     role = dataclasses.replace(
@@ -72,6 +63,12 @@ def role_of(layer: Any, key: str | int, ndim: int) -> Role:
                 return Role()
             role, layer_ndim = _einsum_role(equation, len(axes)), len(axes)
     return dataclasses.replace(role, stack=max(0, ndim - layer_ndim))
+
+
+def multiplies_inputs(layer: Any, key: str | int) -> bool:
+    """Whether a weight is a kernel with which a stock layer multiplies its inputs."""
+    general = isinstance(layer, nnx.LinearGeneral) and not getattr(layer, "batch_axis", ())
+    return key == "kernel" and (general or isinstance(layer, nnx.Linear | nnx.Conv))
 
 
 def _kernel_axes(equation: Any, ndim: int) -> str:

@@ -241,10 +241,6 @@ def check_curve(interval: str, **values: float | Schedule) -> None:
     """Refuse a number, or a curve at any step, outside an interval, or NaN.
 
     Curves are computed at once at every step up to 4096, and at some up to 2^24.
-
-    Raises:
-      TypeError: a value is neither a number nor a curve, or the curve fails.
-      ValueError: a value is outside the interval.
     """
     for name, value in values.items():
         if isinstance(value, type) or not (callable(value) or is_number(value)):

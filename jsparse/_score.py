@@ -69,14 +69,9 @@ def magnitude(weight: Array, tile: tuple[int, ...]) -> Array:
 
 
 def unit_scales(weight: Array, tile: tuple[int, ...]) -> Array:
-    """A power of two near the largest |w| of each unit, by which division is exact; 1 if that is 0.
+    """A power of two near the largest |w| of each unit, [grid of units]; 1 if that is 0.
 
-    Args:
-      weight: [...], float32 or wider.
-      tile: extent of one unit along each axis.
-
-    Returns:
-      [grid of units].
+    Division by it is exact.
     """
     largest = pool(jnp.abs(weight), tile, jnp.max)
     scale = lax.reduce_precision(largest / 2, jnp.finfo(weight.dtype).nexp, 0)

@@ -18,15 +18,8 @@ Grown = Sequence[Mapping[str, tuple[int, ...]]]
 def follow(grown: Grown, stack: int, state: State, where: NamedSharding) -> dict[str, Array]:
     """The state of a rule, sharded like its weight.
 
-    Args:
-      grown: by axis of the weight [stack..., layer...], the shapes of the state if that axis were
-        twice as long.
-      stack: number of leading axes that stack layers.
-      state: the rule's arrays; those that share no axis with the weight are put on all devices.
-      where: the sharding of the weight over a mesh, from `where_is`.
-
-    Returns:
-      The state, moved to the devices of the weight.
+    Arguments as in `followed`, and the sharding of the weight, from `where_is`. Arrays that share
+    no axis with the weight are put on all devices.
     """
     mesh, names = where.mesh, tuple(where.spec)
 
@@ -51,9 +44,6 @@ def followed(grown: Grown, stack: int, names: tuple, state: State, fits: Fits) -
       state: its arrays, or their shapes.
       fits: whether an axis of the state with a given length can take the name of a given axis of
         the weight.
-
-    Returns:
-      Names by entry, one for each axis.
     """
     found: dict[str, list] = {name: [None] * value.ndim for name, value in state.items()}
     for axis, name in enumerate(names):

@@ -1,7 +1,7 @@
 """The places in a model that hold variables, by path: surgery reads and writes them."""
 
 import dataclasses
-from collections.abc import Iterator, MutableSequence, Sequence
+from collections.abc import Container, Iterator, MutableSequence, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from flax import nnx
@@ -77,11 +77,7 @@ class _Tuple:
 
 
 def check_module(model: Any, name: str = "model") -> None:
-    """Refuse anything but an nnx.Module.
-
-    Raises:
-      TypeError: it is something else, such as a class of modules or a Linen module.
-    """
+    """Refuse anything but an nnx.Module."""
     if isinstance(model, nnx.Module):
         return
     if isinstance(model, type) and issubclass(model, nnx.Module):
@@ -173,6 +169,12 @@ def sparse_parts(model: nnx.Module) -> dict[str, Sparse]:
     return dict(first.values())
 
 
+def state_paths(model: nnx.Module, variables: Container[str]) -> dict[int, str]:
+    """The path under which variables are listed of each Sparse, which may be tied; by identity."""
+    places = slots(model, Sparse)
+    return {id(one.value): one.path for one in places if f"{one.path}/weight" in variables}
+
+
 def ruled_parts(model: nnx.Module) -> dict[str, Sparse]:
     """Each Sparse of the model by its first path, and each group of coupled units once by its."""
     groups = coupled_units(model)
@@ -192,25 +194,13 @@ def coupled_units(model: nnx.Module) -> dict[str, Units]:
 
 
 def refuse_wrapped(slot: Slot) -> None:
-    """Refuse a sparse weight inside a layer that writes weights.
-
-    Raises:
-      ValueError: nnx.WeightNorm or nnx.SpectralNorm is around it.
-    """
+    """Refuse a sparse weight inside a layer that writes weights."""
     if slot.wrapper:
         raise ValueError(f"{slot.path}: {overwrites(slot.wrapper)}")
 
 
 def refuse_unseen(slot: Slot, params: Sequence[Slot]) -> None:
-    """Refuse a rule on a weight that qwix quantizes or adapts at each call.
-
-    Args:
-      slot: the weight.
-      params: all parameters of the model.
-
-    Raises:
-      TypeError: qwix has converted the model, unless its LoRA is on other weights.
-    """
+    """Refuse a rule on a weight that qwix quantizes or adapts at each call."""
     if not hasattr(slot.parent, "qwix_path") or LORA in str(slot.key):
         return
     adapted = {other.path.partition(LORA)[0] for other in params if LORA in other.path}
@@ -227,7 +217,7 @@ def roles(model: nnx.Module) -> dict[str, Role]:
     spans: dict[str, list[tuple[str, Span]]] = {}
     for path, part in parts.items():
         if isinstance(part, Member):
-            for span, group in zip(part.rule.spans, part.groups.values(), strict=True):
+            for span, group in part.pairs:
                 spans.setdefault(group.name, []).append((path, span))
     return {path: part.rule.role for path, part in parts.items()} | {
         path: dataclasses.replace(

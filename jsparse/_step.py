@@ -1,5 +1,7 @@
 """Custom gradients: the 0/1 step, masked products, a signed power.
 
+Weights are [...], and masks 0 or 1 of the same shape and type.
+
 The only others are those of magnitudes, in `_score`, and of the cost of `Threshold`.
 
 All except `refined` work under `grad`, `jvp`, `hessian`, `vmap` and `scan`; its docstring says why.
@@ -20,8 +22,7 @@ def long_tailed(x: Array) -> Array:
 
         H(x) = 2 - 4|x|  for |x| <= 0.4;   0.4  for 0.4 < |x| <= 1;   0  beyond.
 
-    Its antiderivative from 0 is the odd function `long_tailed_integral`; the integral over the
-    real line is 1.44.
+    Its integral over the real line is 1.44.
 
     Args:
       x: [...], a score minus its threshold.
@@ -38,23 +39,6 @@ def long_tailed(x: Array) -> Array:
     """
     size = jnp.abs(x)
     return lax.select(size <= 1.0, jnp.maximum(2.0 - 4.0 * size, 0.4), jnp.zeros_like(size))
-
-
-def long_tailed_integral(x: Array) -> Array:
-    """Antiderivative of `long_tailed`, zero at zero; the tests compare gradients with it.
-
-    Args:
-      x: [...].
-
-    Returns:
-      [...], between -0.72 and 0.72.
-
-    Reference: Liu et al., Dynamic Sparse Training, ICLR 2020, equation 3 (integrated here).
-    """
-    size = jnp.abs(x)
-    near = 2.0 * size - 2.0 * size**2
-    far = 0.48 + 0.4 * (jnp.minimum(size, 1.0) - 0.4)
-    return jnp.sign(x) * jnp.where(size <= 0.4, near, far)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -97,9 +81,6 @@ def masked(weight: Array, mask: Array) -> Array:
       weight: [...].
       mask: same shape and type; 0 or 1, or a gate in between.
 
-    Returns:
-      [...], the masked weight.
-
     Example:
       >>> import jax.numpy as jnp
       >>> masked(jnp.array([-2.0, jnp.inf, -3.0]), jnp.array([0.0, 0.0, 1.0])).tolist()
@@ -125,13 +106,6 @@ def gate(weight: Array, mask: Array) -> Array:
     With g the gradient of the result: d weight = g * mask, d mask = g. The mask thus receives the
     gradient that the dense weight would have had, which growth criteria (RigL) read. Do not use it
     for a learned mask, which would get a wrong gradient; use the plain product.
-
-    Args:
-      weight: [...].
-      mask: same shape, 0 or 1, same type.
-
-    Returns:
-      [...], the masked weight.
     """
     return masked(weight, mask)
 
@@ -176,13 +150,6 @@ def _known_norm_jvp(mean_square: Callable, primals: tuple, tangents: tuple) -> t
 def straight_through(weight: Array, mask: Array) -> Array:
     """`masked`, whose weight receives the dense gradient and whose mask receives none.
 
-    Args:
-      weight: [...].
-      mask: same shape, 0 or 1, same type.
-
-    Returns:
-      [...], the masked weight.
-
     Reference: Bengio et al., Estimating or propagating gradients through stochastic neurons, 2013.
     """
     return masked(weight, mask)
@@ -202,14 +169,6 @@ def refined(weight: Array, mask: Array, decay: float) -> Array:
     second term does not depend on g, so this is not the derivative of any function: there is no
     forward-mode rule (`jvp`, `hessian`), and each read of a weight adds the term once more. If
     layers share a weight or a scan reads it repeatedly, use `resolve` to read it once per pass.
-
-    Args:
-      weight: [...].
-      mask: same shape, 0 or 1, same type.
-      decay: how strongly masked weights decay toward 0.
-
-    Returns:
-      [...], the masked weight.
 
     Reference: Zhou et al., Learning N:M fine-grained structured sparse networks, 2021, section 3.
     """
@@ -235,9 +194,6 @@ def passed_on(mask: Array, score: Array) -> Array:
       mask: [...], 0 or 1, treated as a constant by differentiation.
       score: same shape, finite, same type.
 
-    Returns:
-      [...], the mask.
-
     Example:
       >>> import jax, jax.numpy as jnp
       >>> jax.value_and_grad(passed_on, 1)(jnp.array(1.0), jnp.array(0.3))[1].item()
@@ -253,9 +209,6 @@ def signed_power(x: Array, exponent: float) -> Array:
     Args:
       x: [...].
       exponent: above 0; 1 or more if differentiated.
-
-    Returns:
-      [...].
 
     Example:
       >>> import jax, jax.numpy as jnp

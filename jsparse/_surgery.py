@@ -99,11 +99,7 @@ def sparsify_in_place(model: nnx.Module, *rules: Rules, rngs: nnx.Rngs | None = 
 
 
 def check_rngs(rngs: Any) -> None:
-    """Refuse anything but `nnx.Rngs` that can draw for parameters.
-
-    Raises:
-      TypeError: it is something else, or has no such stream.
-    """
+    """Refuse anything but `nnx.Rngs` that can draw for parameters."""
     if not isinstance(rngs, nnx.Rngs) or not {"params", "default"} & set(vars(rngs)):
         streams = f"nnx.Rngs without params: {list(rngs)}" if isinstance(rngs, nnx.Rngs) else rngs
         raise TypeError(f"rngs must be nnx.Rngs, such as nnx.Rngs(0); got {shown(streams)}")

@@ -86,9 +86,6 @@ def top(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
       density: fraction to keep, [] and in (0, 1]; may be traced.
       axes: the axes along which scores compete; () keeps all.
 
-    Returns:
-      bool [...], True = kept.
-
     Example:
       >>> import jax.numpy as jnp
       >>> top(jnp.array([3.0, 1.0, 3.0, 3.0]), 0.5, (0,)).tolist()
@@ -106,9 +103,6 @@ def highest(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
       keep: integer, [] or shaped like the score with length 1 along axes; from 0 to the number of
         scores that compete; may be traced.
       axes: the axes along which scores compete; () keeps all.
-
-    Returns:
-      bool [...], True = kept.
 
     Example:
       >>> import jax.numpy as jnp
@@ -271,11 +265,7 @@ def _beside(orders: Sequence[Array], last: Array) -> tuple[Array, Array]:
 
 
 def _keep(density: float | Array, size: int) -> Array:
-    """The number of `size` scores that a density keeps: at least one.
-
-    Raises:
-      ValueError: more scores compete than can be counted.
-    """
+    """The number of `size` scores that a density keeps: at least one."""
     if size > MOST:
         raise ValueError(
             f"{size} units compete, and at most {MOST} can be counted; use the scope PerOutput(), "

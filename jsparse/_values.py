@@ -1,9 +1,13 @@
-"""Checks of plain values; each error names the argument, what it got and what is allowed."""
+"""Checks of plain values; each error names the argument, what it got and what is allowed.
+
+A value of another kind is a TypeError, one that is not allowed a ValueError; `check_in` and
+`check_whole` raise ValueError for both.
+"""
 
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +20,7 @@ import numpy as np
 Made = TypeVar("Made", bound=Callable)
 SHOWN = 60
 """Characters of a value in an error."""
+NO_BATCHES = "no batches; pass a list with at least one"
 
 
 def is_number(value: Any) -> bool:
@@ -61,9 +66,6 @@ def known(**values: Any) -> dict[str, Any]:
 def check_in(interval: str, **numbers: float) -> None:
     """Refuse anything but numbers in an interval, written as "(0, 1]" or "[0, inf)".
 
-    Raises:
-      ValueError: a value is outside, NaN, a bool or not a number.
-
     Example:
       >>> check_in("(0, 1]", ramp=1.5)
       Traceback (most recent call last):
@@ -90,22 +92,14 @@ def _allowed(interval: str, value: Any) -> str:
 
 
 def check_whole(least: int = 1, **numbers: int) -> None:
-    """Refuse anything but whole numbers of at least `least`.
-
-    Raises:
-      ValueError: a value is below, a bool or not a whole number.
-    """
+    """Refuse anything but whole numbers of at least `least`."""
     for name, value in numbers.items():
         if not is_whole(value) or value < least:
             raise ValueError(f"{name} must be a whole number, {least} or more; got {shown(value)}")
 
 
 def check_flag(**flags: bool) -> None:
-    """Refuse anything but True and False.
-
-    Raises:
-      TypeError: a value is something else.
-    """
+    """Refuse anything but True and False."""
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False; got {shown(value)}")
@@ -126,11 +120,7 @@ def check_shape(name: str, shape: Any, *, least: int = 1) -> tuple[int, ...]:
 
 
 def check_function(**functions: Any) -> None:
-    """Refuse anything but functions; a class does not count as one.
-
-    Raises:
-      TypeError: a value cannot be called, or is a class.
-    """
+    """Refuse anything but functions; a class does not count as one."""
     for name, value in functions.items():
         if isinstance(value, type) or not callable(value):
             raise TypeError(f"{name} must be a function; got {shown(value)}")
@@ -143,9 +133,6 @@ def check_is(kinds: Any, what: str, **values: Any) -> None:
       kinds: a class or several.
       what: describes them, such as "a Role".
       **values: by the name of the argument.
-
-    Raises:
-      TypeError: a value is something else.
     """
     for name, value in values.items():
         if not isinstance(value, kinds):
@@ -153,11 +140,7 @@ def check_is(kinds: Any, what: str, **values: Any) -> None:
 
 
 def check_transform(**transforms: Any) -> None:
-    """Refuse anything but optax transforms, which have `init` and `update`.
-
-    Raises:
-      TypeError: a value is something else, such as a rate or a function that makes a transform.
-    """
+    """Refuse anything but optax transforms, which have `init` and `update`."""
     for name, value in transforms.items():
         if isinstance(value, type) or not (hasattr(value, "init") and hasattr(value, "update")):
             raise TypeError(
@@ -166,11 +149,7 @@ def check_transform(**transforms: Any) -> None:
 
 
 def check_mapping(what: str, **values: Any) -> None:
-    """Refuse anything but mappings whose keys are strings.
-
-    Raises:
-      TypeError: a value is something else.
-    """
+    """Refuse anything but mappings whose keys are strings."""
     check_is(Mapping, what, **values)
     for name, value in values.items():
         if wrong := [key for key in value if not isinstance(key, str)]:
@@ -178,12 +157,7 @@ def check_mapping(what: str, **values: Any) -> None:
 
 
 def check_path(**paths: Any) -> None:
-    """Refuse anything but paths.
-
-    Raises:
-      TypeError: a value is neither a str nor a path.
-      ValueError: it is empty, or holds a character that no path may hold.
-    """
+    """Refuse anything but paths."""
     check_is(str | os.PathLike, "a path: a str or a pathlib.Path", **paths)
     for name, path in paths.items():
         if not os.fspath(path) or "\0" in os.fspath(path):
@@ -191,12 +165,7 @@ def check_path(**paths: Any) -> None:
 
 
 def check_folder(**folders: Any) -> None:
-    """Refuse a path that cannot become a folder, as it, or one above it, is a file.
-
-    Raises:
-      TypeError, ValueError: as `check_path`.
-      NotADirectoryError: a file is in the way.
-    """
+    """Refuse a path that cannot become a folder, as it, or one above it, is a file."""
     check_path(**folders)
     for name, given in folders.items():
         path = Path(given).absolute()
@@ -208,12 +177,7 @@ def check_folder(**folders: Any) -> None:
 
 
 def check_pattern(**patterns: Any) -> None:
-    """Refuse anything but regular expressions.
-
-    Raises:
-      TypeError: a value is not a str.
-      ValueError: it is not a regular expression.
-    """
+    """Refuse anything but regular expressions."""
     for name, pattern in patterns.items():
         if not isinstance(pattern, str):
             raise TypeError(f"{name} must be a str, a regular expression; got {shown(pattern)}")
@@ -240,11 +204,7 @@ def patterns_of(**patterns: Any) -> tuple[str, ...]:
 
 
 def check_key(**keys: Any) -> None:
-    """Refuse anything but single random keys, of the new style or the old one.
-
-    Raises:
-      TypeError: a value is something else, such as a seed or several keys.
-    """
+    """Refuse anything but single random keys, of the new style or the old one."""
     for name, key in keys.items():
         dtype = key.dtype if isinstance(key, jax.Array | np.ndarray) else bool
         typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
@@ -256,25 +216,27 @@ def check_key(**keys: Any) -> None:
 
 
 def check_batches(batches: Any) -> None:
-    """Refuse anything but several batches; an array would be read as one batch per row.
-
-    Raises:
-      TypeError: it is an array, a mapping, a str or not iterable.
-      ValueError: it is empty.
-    """
+    """Refuse anything but several batches; an array would be read as one batch per row."""
     single = isinstance(batches, str | bytes | Mapping) or hasattr(batches, "shape")
     if single or not isinstance(batches, Iterable):
         raise TypeError(f"batches must be a list of batches, such as [x]; got {shown(batches)}")
     if isinstance(batches, Sized) and not len(batches):
-        raise ValueError("no batches; pass a list with at least one")
+        raise ValueError(NO_BATCHES)
+
+
+def each_batch(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield the batches; an iterator without any is refused at its end, as an empty list is."""
+    check_batches(batches)
+    empty = True
+    for batch in batches:
+        empty = False
+        yield batch
+    if empty:
+        raise ValueError(NO_BATCHES)
 
 
 def check_floating(**dtypes: Any) -> None:
-    """Refuse anything but floating-point dtypes.
-
-    Raises:
-      TypeError: a value is something else.
-    """
+    """Refuse anything but floating-point dtypes."""
     for name, dtype in dtypes.items():
         try:
             fits = dtype is not None and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)

@@ -35,16 +35,7 @@ def unseen(path: str) -> str:
 
 
 def check_together(name: str, part: Any, weight: Any) -> None:
-    """Refuse a part and weight that a scan or vmap split differently.
-
-    Args:
-      name: of the part.
-      part: array or variable, [...] like the weight.
-      weight: likewise.
-
-    Raises:
-      ValueError: they have different shapes.
-    """
+    """Refuse a part and weight that a scan or vmap split differently."""
     if part.shape != weight.shape:
         raise ValueError(
             f"the weight has shape {weight.shape} and its {name} {part.shape}: a scan or vmap "
@@ -54,16 +45,7 @@ def check_together(name: str, part: Any, weight: Any) -> None:
 
 
 def check_entry(name: str, value: Any, own: tuple[str, ...]) -> None:
-    """Refuse an entry of another rule's state, which `nnx.update` sets silently.
-
-    Args:
-      name: of the attribute.
-      value: to set.
-      own: names of the weight's variables.
-
-    Raises:
-      ValueError: it is of the kinds that a state has, and has another name.
-    """
+    """Refuse an entry of another rule's state, which `nnx.update` sets silently."""
     if isinstance(value, Learned | Mask | Setting) and name not in own:
         raise ValueError(
             f"this sparse weight has {', '.join(own)} and no {name}, which is in the state of "

@@ -40,7 +40,6 @@ CONTRACT = {  # the exceptions: what the methods of a room share
     "jsparse.prune._sweep",
     "jsparse.prune._choice",
     "jsparse.prune._weights",
-    "jsparse.prune._by_name",
     "jsparse.prune._folder",
     "jsparse.prune._rounds",
     "jsparse.prune._search",

@@ -4,10 +4,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax import Array
 
-from jsparse._step import gate, long_tailed, long_tailed_integral, step, straight_through
+from jsparse._step import gate, long_tailed, step, straight_through
 
 numbers = st.floats(-2, 2, width=32, allow_subnormal=False)
+
+
+def long_tailed_integral(x: Array) -> Array:
+    """The antiderivative of `long_tailed` that is zero at zero, between -0.72 and 0.72."""
+    size = jnp.abs(x)
+    near = 2.0 * size - 2.0 * size**2
+    far = 0.48 + 0.4 * (jnp.minimum(size, 1.0) - 0.4)
+    return jnp.sign(x) * jnp.where(size <= 0.4, near, far)
 
 
 def test_long_tailed_is_the_published_slope() -> None:

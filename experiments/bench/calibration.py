@@ -35,7 +35,8 @@ from experiments import common
 from experiments.bench.pruners import HEADS, LAYERS
 from experiments.bench.rounds import Load
 from experiments.common.settings import environment
-from jsparse.prune._calibration import call, in_order
+from jsparse._pure import call
+from jsparse.prune._calibration import in_order
 
 BLOCKS = "blocks/[0-9]+"
 METHODS = {"wanda": jsparse.prune.wanda, "sparsegpt": jsparse.prune.sparsegpt}

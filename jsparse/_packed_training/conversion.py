@@ -213,11 +213,7 @@ def _checked(model: Any, optimizer: Any, kind: type[Optimizer]) -> Revise:
 
 
 def _check_layer(layer: Any, path: str, model: nnx.Module) -> None:
-    """Refuse weights that are not the kernel of a layer that can be packed.
-
-    Raises:
-      ValueError: it is not.
-    """
+    """Refuse weights that are not the kernel of a layer that can be packed."""
     why = "it is not the kernel of a layer" if layer is None else fault(layer)
     if layer is not None and not why and (has_window(layer) or stack_of(layer)):
         kind = "a convolution with a window" if has_window(layer) else "a stack of layers"

@@ -75,13 +75,7 @@ def places_to_draw(by: MovesLinks, kept: int, plan: Plan, candidates: float) -> 
 
 
 def draw(key: Array, count: int, plan: Plan) -> tuple[Array, Array]:
-    """(parts, indices) of places drawn uniformly, in order; all of them if so many are asked for.
-
-    Args:
-      key: [].
-      count: of places.
-      plan: the sizes.
-    """
+    """(parts, indices) of places drawn uniformly, in order; all of them for so large a count."""
     if count == plan.inputs * plan.outputs:
         rows, outputs = jnp.divmod(jnp.arange(count, dtype=jnp.int32), plan.outputs or 1)
     else:
@@ -161,11 +155,9 @@ def _merged(arrays: CsrArrays, drawn: Drawn) -> Array:
 
 
 def starts_at(parts: Array, total: int) -> Array:
-    """Where each part begins: int32 [total + 1]; entries of part `total` are room.
+    """Where each part begins, from the parts of entries in any order: int32 [total + 1].
 
-    Args:
-      parts: int32 [n], in any order.
-      total: number of parts.
+    Entries of part `total` are room.
     """
     counts = jnp.zeros((total + 1,), jnp.int32).at[parts + 1].add(1, mode="drop")
     return jnp.cumsum(counts, dtype=jnp.int32)

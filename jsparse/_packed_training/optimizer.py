@@ -21,7 +21,7 @@ from jsparse._packed_training.moving import (
     starts_at,
     taken,
 )
-from jsparse._paths import match, naming, path_of
+from jsparse._paths import match, named, naming, path_of
 from jsparse._pattern import Role, Weight, Whole
 from jsparse._revise.moments import followed
 from jsparse._revise.pause import pausing
@@ -122,7 +122,7 @@ class PackedOptimizer(Optimizer):
           ValueError: under `RigL`, the gradients lack those of the drawn places.
         """
         layers, step = self._layers(model), self.step[...] + 1
-        found = _by_path(grads)
+        found = named(arrays_of(grads))
         pausers = {by for _, by in layers.values() if by.pauses}
         if pausers:
             kwargs["pause"] = jnp.any(jnp.array([by.due(step) for by in pausers]))
@@ -262,22 +262,13 @@ def _pausable(inner: Any) -> optax.GradientTransformationExtraArgs:
 
 
 def _check_single(layers: Mapping[str, Csr], path: str) -> None:
-    """Refuse layers whose links cannot change independently.
-
-    Raises:
-      ValueError: a stack of layers, or one that shares its kernel.
-    """
+    """Refuse layers whose links cannot change independently."""
     layer = layers[path]
     if layer.stack:
         raise ValueError(f"a stack of {layer.stack} layers, whose links cannot change yet")
     for other, one in layers.items():
         if one is not layer and one.values is layer.values:
             raise ValueError(f"its kernel is shared with {other}, so its links cannot change yet")
-
-
-def _by_path(grads: Any) -> dict[str, Array]:
-    pairs, _ = jax.tree_util.tree_flatten_with_path(arrays_of(grads))
-    return {path_of(keys): leaf for keys, leaf in pairs}
 
 
 def _gradients(path: str, grads: dict[str, Array]) -> tuple[Array, Array]:
@@ -293,11 +284,7 @@ def _gradients(path: str, grads: dict[str, Array]) -> tuple[Array, Array]:
 
 
 def check_revision(by: Any) -> None:
-    """Refuse revisions that packed layers cannot follow.
-
-    Raises:
-      ValueError: it needs a mask, or another unit or scope.
-    """
+    """Refuse revisions that packed layers cannot follow."""
     name = type(by).__name__
     if not hasattr(by, "moved"):
         raise ValueError(

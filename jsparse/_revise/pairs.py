@@ -125,11 +125,7 @@ def find_layers(
 def _coupled(
     group: Joint, masks: tuple[int, ...], place: Mapping[str, int], leaves: list[Any]
 ) -> CoupledLayer:
-    """The layer of a group.
-
-    Raises:
-      ValueError: one of its weights is not in the tree, or has another size there.
-    """
+    """The layer of a group."""
     spans = []
     for path, span in group.spans:
         weight = f"{path}/weight"
@@ -152,11 +148,7 @@ def _coupled(
 
 
 def _fitted(by: Any, layer: Layer | CoupledLayer, roles: Mapping[str, Role]) -> Any:
-    """The revision with the role of its layer, unless it has its own.
-
-    Raises:
-      ValueError: it is for groups and the layer is not one, or the reverse.
-    """
+    """The revision with the role of its layer, unless it has its own."""
     coupled, name = isinstance(layer, CoupledLayer), type(by).__name__
     unit = getattr(by, "unit", Weight())
     if coupled != (unit == Group()):
@@ -175,12 +167,7 @@ def _fitted(by: Any, layer: Layer | CoupledLayer, roles: Mapping[str, Role]) -> 
 
 
 def check_revisions(revisions: Sequence[Any], roles: Any) -> None:
-    """Refuse anything but pairs of a pattern and a revision, and roles by path.
-
-    Raises:
-      TypeError: the second element of a pair is not a revision, or roles is not a mapping of roles.
-      ValueError: there are no pairs, or an entry is something else.
-    """
+    """Refuse anything but pairs of a pattern and a revision, and roles by path."""
     for pair in revisions:
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
             raise ValueError(

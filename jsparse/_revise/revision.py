@@ -8,10 +8,10 @@ from jax import Array
 
 from jsparse._checks import check_rivalry
 from jsparse._counting import count, portion
-from jsparse._pattern import Role, Scope, Unit, WholeModel
+from jsparse._pattern import Role, WholeModel
 from jsparse._topk import highest, rivals, winners
 from jsparse._values import check_in, is_whole, shown
-from jsparse.rules._rule import check_structure, to_weights, unit_magnitude
+from jsparse.rules._rule import Scoped, check_structure, to_weights, unit_magnitude
 
 
 class Revision(Protocol):
@@ -57,7 +57,7 @@ class Revision(Protocol):
         ...
 
 
-class MovesLinks(Revision, Protocol):
+class MovesLinks(Revision, Scoped, Protocol):
     """A revision that can also move the links of packed layers, which have no mask.
 
     There the places of a layer form a vector: its links, and places that may become links.
@@ -68,12 +68,6 @@ class MovesLinks(Revision, Protocol):
     """
 
     by_gradient: ClassVar[bool]
-
-    @property
-    def unit(self) -> Unit: ...
-
-    @property
-    def scope(self) -> Scope: ...
 
     @property
     def grown(self) -> float: ...
@@ -96,26 +90,8 @@ Revisions = tuple[str, Revision] | Sequence[tuple[str, Revision]] | Mapping[str,
 """Pairs of a pattern and a revision: one, several, or a dict of them."""
 
 
-class ByUnit(Protocol):
-    """A revision whose units compete within a scope."""
-
-    @property
-    def unit(self) -> Unit: ...
-
-    @property
-    def scope(self) -> Scope: ...
-
-    @property
-    def role(self) -> Role: ...
-
-
-def check_competition(by: ByUnit) -> None:
-    """Refuse scopes in which the units of one layer do not compete.
-
-    Raises:
-      TypeError: the unit, scope or role is a class or another object.
-      ValueError: the scope is `Each` or `WholeModel`.
-    """
+def check_competition(by: Scoped) -> None:
+    """Refuse scopes in which the units of one layer do not compete."""
     name = type(by).__name__
     check_structure(by)
     check_rivalry(name, by.scope)
@@ -125,7 +101,7 @@ def check_competition(by: ByUnit) -> None:
         )
 
 
-class Exchange(ByUnit, Protocol):
+class Exchange(Scoped, Protocol):
     """A revision that exchanges a fraction of the units periodically."""
 
     @property
@@ -142,11 +118,7 @@ class Exchange(ByUnit, Protocol):
 
 
 def check_steps(least: int = 1, **steps: int) -> None:
-    """Refuse numbers of steps that are not whole numbers.
-
-    Raises:
-      ValueError: a number is not whole, or below `least`.
-    """
+    """Refuse numbers of steps that are not whole numbers."""
     for name, step in steps.items():
         if not is_whole(step) or step < least:
             raise ValueError(
@@ -155,11 +127,7 @@ def check_steps(least: int = 1, **steps: int) -> None:
 
 
 def check_exchange(by: Exchange) -> None:
-    """Refuse settings under which nothing would be exchanged.
-
-    Raises:
-      ValueError: steps or a fraction out of range, or a scope in which units do not compete.
-    """
+    """Refuse settings under which nothing would be exchanged."""
     check_steps(every=by.every, last=by.last)
     check_steps(0, first=by.first)
     if by.last < (by.first or by.every):
@@ -176,13 +144,13 @@ def periodic(by: Exchange, step: Array) -> Array:
     return (step >= by.first) & (step <= by.last) & ((step - by.first) % by.every == 0)
 
 
-def largest(by: ByUnit, weight: Array, density: float | Array) -> Array:
+def largest(by: Scoped, weight: Array, density: float | Array) -> Array:
     """The units of largest magnitude within each group of the scope: bool, [grid of units]."""
     return winners(unit_magnitude(by, weight), density, by.scope, by.role)
 
 
 def exchange(
-    by: ByUnit,
+    by: Scoped,
     mask: Array,
     weight: Array,
     growth: Array,

@@ -32,9 +32,6 @@ def check_fields(content: Any, fields: Mapping[str, Any], where: str) -> None:
       fields: the kind of each: a type such as `int | float`, `dict[str, kind]` for an object with
         any names, `list[kind]`, `tuple[kind, kind]` for a list of that length.
       where: as for `parse`.
-
-    Raises:
-      CorruptCheckpoint: it names the first such field.
     """
     if not isinstance(content, dict):
         kind = type(content).__name__

@@ -248,11 +248,7 @@ class Checkpoints:
 
 
 def _check(path: Path) -> int:
-    """The step of a checkpoint that is whole.
-
-    Raises:
-      CorruptCheckpoint: it is not.
-    """
+    """The step of a checkpoint that is whole."""
     facts = manifest.check(path, FIELDS)
     found = NAME.fullmatch(path.name)
     if found is None or facts["step"] != int(found[1]):

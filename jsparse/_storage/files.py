@@ -26,11 +26,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write some files: all under temporary names first, so that a full disk changes none.
-
-    Raises:
-      OSError: as for `write_whole`.
-    """
+    """Write some files: all under temporary names first, so that a full disk changes none."""
     parts = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in contents}
     folders = {path.parent for path in contents}
     with contextlib.ExitStack() as made:
@@ -53,11 +49,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
 
 
 def add_line(path: Path, line: bytes) -> None:
-    """Append a line to a file and force it to disk, whole or not at all.
-
-    Raises:
-      OSError: as for `write_whole`.
-    """
+    """Append a line to a file and force it to disk, whole or not at all."""
     there = path.exists()
     before = path.stat().st_size if there else 0
     with told_if_full(path, len(line)):
@@ -119,13 +111,7 @@ def told_if_full(path: Path, size: int) -> Iterator[None]:
 
 
 def no_room(path: Path, size: int, number: int) -> OSError:
-    """The error of a full disk.
-
-    Args:
-      path: what was to be written.
-      size: how many bytes that is; 0 if it is not known.
-      number: of the system's error.
-    """
+    """The error of a full disk; arguments as for `told_if_full`, and the number of the error."""
     what = f"{size:,} bytes" if size else "it"
     why = f"{os.strerror(number)}: there is no room for {what}, and nothing was written; free some"
     return OSError(number, f"{why} and run again", str(path))
@@ -147,16 +133,13 @@ def newest_whole(
     tell: Callable[[str], None],
     advice: str,
 ) -> tuple[Path, Content] | None:
-    """The newest checkpoint that can be read, and its content.
+    """The newest checkpoint that can be read, and its content; None if there are no checkpoints.
 
     Args:
       paths: checkpoints, oldest first.
       read: raises `CorruptCheckpoint` if a checkpoint is damaged.
       tell: receives one line for each checkpoint that is refused.
       advice: what the user can do if all are damaged.
-
-    Returns:
-      Path and content; None if there are no checkpoints.
 
     Raises:
       CorruptCheckpoint: there are checkpoints and all are damaged.

@@ -35,11 +35,7 @@ def _unnamed(paths: Iterable[str]) -> str:
 
 
 def check_kinds(arrays: Mapping[str, Any]) -> None:
-    """Refuse arrays of a type that Orbax files cannot store.
-
-    Raises:
-      TypeError: it names the array and the type.
-    """
+    """Refuse arrays of a type that Orbax files cannot store."""
     import tensorstore
 
     for path, array in arrays.items():

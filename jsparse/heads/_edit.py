@@ -97,11 +97,7 @@ def ablate(
 
 
 def _means(means: ArrayLike | Sequence[float], features: int) -> np.ndarray:
-    """The means, [features]; [0] if none are given.
-
-    Raises:
-      ValueError: they are not one finite number for each feature.
-    """
+    """The means, [features]; [0] if none are given."""
     try:
         given = np.asarray(means, float)
         right = given.shape in ((0,), (features,)) and bool(np.isfinite(given).all())

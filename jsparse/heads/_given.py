@@ -12,12 +12,7 @@ TARGETS = "targets must be whole numbers [rows], or floats [rows] or [rows, outp
 
 
 def check_features(features: Any) -> None:
-    """Refuse anything but two axes of real numbers.
-
-    Raises:
-      TypeError: it has no shape, type or rows by slices; or holds something other than numbers.
-      ValueError: other than two axes, less than two rows, or no features.
-    """
+    """Refuse anything but two axes of real numbers."""
     lacking = [n for n in ("shape", "dtype", "__getitem__") if not hasattr(features, n)]
     if isinstance(features, type) or lacking:
         raise TypeError(f"{FEATURES}; got {shown(features)}")

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from jsparse._checks import require
-from jsparse._values import check_is, check_path, check_whole, shown
+from jsparse._values import check_is, check_whole, shown
 from jsparse._versions import versions
 from jsparse.heads._given import check_features, read_places
 from jsparse.heads._point import Point, words_of
-from jsparse.report._page import write_page
+from jsparse.report._page import check_out, write_page
 
 GAP = 2
 """Pixels between two images."""
@@ -61,10 +61,8 @@ def page(
     require("jinja2 matplotlib", "report", "a page")
     check_is(Point, "a Point, such as path.choose()", point=point)
     check_features(features)
-    check_path(out=out)
+    check_out(out, "head.html")
     check_whole(most=most, beside=beside)
-    if Path(out).is_dir():
-        raise IsADirectoryError(f"{out} is a folder; pass a file, such as {Path(out, 'head.html')}")
     values, pictures = np.asarray(features), _bytes(images, len(features))
     _check_fit(point, values)
     titles = _titles(point, names)

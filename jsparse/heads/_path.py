@@ -226,11 +226,7 @@ def _empty(rows: Rows, problem: Problem, labels: bool, features: int) -> Fit:
 
 
 def _largest(problem: Problem, empty: Fit, wanted: np.ndarray, std: np.ndarray) -> float:
-    """The first lambda, given the targets of the training rows and the features' deviation.
-
-    Raises:
-      ValueError: it is 0 up to rounding or not finite, so no path can begin.
-    """
+    """The first lambda, given the targets of the training rows and the features' deviation."""
     largest = float(problem.largest(empty.slope))
     residual = problem.residual(empty.outputs)
     rows = jnp.count_nonzero(problem.share)
@@ -260,11 +256,7 @@ def _accuracy(outputs: np.ndarray, wanted: np.ndarray, held: np.ndarray, labels:
 
 
 def _check_related(wanted: np.ndarray, std: np.ndarray) -> None:
-    """Refuse training rows from which nothing can be learned.
-
-    Raises:
-      ValueError: the targets are constant, or each feature is.
-    """
+    """Refuse training rows from which nothing can be learned."""
     if not np.ptp(wanted, axis=0).any():
         raise ValueError(f"targets must vary; got {wanted[0]} in each training row")
     if not std.any():

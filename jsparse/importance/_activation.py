@@ -8,22 +8,15 @@ A group that no linear or convolutional layer reads has no score and stays.
 Numbers: no experiment yet.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import jax.numpy as jnp
-import numpy as np
-from flax import nnx
 
-from jsparse._values import check_batches, check_function, check_is
-from jsparse.export._shrinking.groups import UnitGroup
-from jsparse.importance._activations import activation_scores, call
-from jsparse.importance._members import Joined
+from jsparse.importance._activations import OfActivations
 
 
 @dataclass(frozen=True)
-class MeanActivation:
+class MeanActivation(OfActivations):
     """The mean absolute value of a unit.
 
     Args:
@@ -35,16 +28,4 @@ class MeanActivation:
     inference, ICLR 2017, section 2.2 (activation).
     """
 
-    batches: Iterable[Any] = field(repr=False)
-    run: Callable[[Any, Any], Any] = call
-    joined: Joined = field(default_factory=Joined)
-
-    def __post_init__(self) -> None:
-        check_batches(self.batches)
-        check_function(run=self.run)
-        check_is(Joined, "a Joined", joined=self.joined)
-
-    def __call__(self, model: nnx.Module, groups: Sequence[UnitGroup]) -> list[np.ndarray]:
-        """[units] for each group: see `Importance`."""
-        args = (self.batches, self.run, jnp.abs, self.joined)
-        return activation_scores(model, groups, *args)
+    worth = staticmethod(jnp.abs)

@@ -1,7 +1,8 @@
 """What flows through units: the inputs of the layers that read them, as the model runs."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import jax
 import jax.core
@@ -9,70 +10,57 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jsparse._pure import calling, evaluated
-from jsparse._slots import slots
+from jsparse._pure import Forward, call, calling, evaluated
+from jsparse._roles import multiplies_inputs
+from jsparse._slots import Slot, slots
+from jsparse._values import check_batches, check_function, check_is, each_batch
 from jsparse._watch import watch_in_place
 from jsparse.export._shrinking.groups import UnitAxis, UnitGroup
 from jsparse.export._shrinking.uses import Use
 from jsparse.importance._members import Joined
 
-Batches = Iterable[Any]
-Run = Callable[[Any, Any], Any]
 
-
-def call(model: Any, batch: Any) -> Any:
-    """Run the model on a batch that is its input."""
-    return model(batch)
-
-
-def activation_scores(
-    model: nnx.Module,
-    groups: Sequence[UnitGroup],
-    batches: Batches,
-    run: Run,
-    worth: Callable[[jax.Array], jax.Array],
-    joined: Joined,
-) -> list[np.ndarray]:
+@dataclass(frozen=True)
+class OfActivations:
     """The mean over samples and places of a score of what layers read of each unit.
 
     Groups that are read only by layers whose inputs cannot be seen have no score.
-
-    Args:
-      model: without rules.
-      groups: whose units are scored.
-      batches: each counts the same.
-      run: of a model and a batch.
-      worth: elementwise.
-      joined: how layers that read the same units are taken together.
-
-    Raises:
-      ValueError: no batches; a layer runs inside a loop or a compiled function.
     """
-    model = evaluated(model)
-    places = {slot.path: slot for slot in slots(model) if _readable(slot.parent, slot.key)}
-    seen: dict[str, list[list[np.ndarray]]] = {}
-    paths = {m.path for group in groups for m in group.members if Use.READS in m.use}
-    for path in paths & places.keys():
-        watch_in_place(places[path].parent, _seeing(path, seen.setdefault(path, []), worth))
-    count = 0
-    for batch in batches:
-        count += 1
-        with calling("batches", batch):
-            run(model, batch)
-    if not count:
-        raise ValueError("no batches; pass a list with at least one")
-    return [
-        joined([_mean(m, seen[m.path], group.width) for m in _seen(group, seen)], group.width)
-        for group in groups
-    ]
+
+    batches: Iterable[Any] = field(repr=False)
+    run: Forward = call
+    joined: Joined = field(default_factory=Joined)
+    worth: ClassVar[Callable[[jax.Array], jax.Array]]
+
+    def __post_init__(self) -> None:
+        check_batches(self.batches)
+        check_function(run=self.run)
+        check_is(Joined, "a Joined", joined=self.joined)
+
+    def __call__(self, model: nnx.Module, groups: Sequence[UnitGroup]) -> list[np.ndarray]:
+        """[units] for each group: see `Importance`."""
+        model = evaluated(model)
+        places = {slot.path: slot for slot in slots(model) if _readable(slot)}
+        seen: dict[str, list[list[np.ndarray]]] = {}
+        paths = {m.path for group in groups for m in group.members if Use.READS in m.use}
+        for path in paths & places.keys():
+            found = seen.setdefault(path, [])
+            watch_in_place(places[path].parent, _seeing(path, found, type(self).worth))
+        for batch in each_batch(self.batches):
+            with calling("batches", batch):
+                self.run(model, batch)
+        return [
+            self.joined(
+                [_mean(m, seen[m.path], group.width) for m in _seen(group, seen)], group.width
+            )
+            for group in groups
+        ]
 
 
-def _readable(layer: Any, key: Any) -> bool:
+def _readable(slot: Slot) -> bool:
     """Whether the inputs of a layer lie along the axes of its weight."""
-    if key != "kernel" or getattr(layer, "feature_group_count", 1) > 1:
-        return False
-    general = isinstance(layer, nnx.LinearGeneral) and not getattr(layer, "batch_axis", ())
-    return general or isinstance(layer, nnx.Linear | nnx.Conv)
+    grouped = getattr(slot.parent, "feature_group_count", 1) > 1
+    return multiplies_inputs(slot.parent, slot.key) and not grouped
 
 
 def _seeing(path: str, seen: list, worth: Callable[[jax.Array], jax.Array]) -> Callable:

@@ -9,22 +9,17 @@ A group that no linear or convolutional layer reads has no score and stays.
 Numbers: no experiment yet.
 """
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from jsparse._values import check_batches, check_function, check_is
-from jsparse.export._shrinking.groups import UnitGroup
-from jsparse.importance._activations import activation_scores, call
+from jsparse.importance._activations import OfActivations
 from jsparse.importance._members import Joined
 
 
 @dataclass(frozen=True)
-class APoZ:
+class APoZ(OfActivations):
     """How often a unit is other than 0: 1 less the average percentage of zeros.
 
     Args:
@@ -36,16 +31,5 @@ class APoZ:
     Reference: Hu et al., Network trimming, 2016, equation 1.
     """
 
-    batches: Iterable[Any] = field(repr=False)
-    run: Callable[[Any, Any], Any] = call
     joined: Joined = field(default_factory=lambda: Joined(reduce=np.mean, scale=None))
-
-    def __post_init__(self) -> None:
-        check_batches(self.batches)
-        check_function(run=self.run)
-        check_is(Joined, "a Joined", joined=self.joined)
-
-    def __call__(self, model: nnx.Module, groups: Sequence[UnitGroup]) -> list[np.ndarray]:
-        """[units] for each group: see `Importance`."""
-        worth = lambda a: (a != 0).astype(jnp.float32)
-        return activation_scores(model, groups, self.batches, self.run, worth, self.joined)
+    worth = staticmethod(lambda a: (a != 0).astype(jnp.float32))

@@ -13,7 +13,7 @@ from jax import Array
 
 from jsparse._pattern import Scope, WholeModel
 from jsparse._pure import calling, evaluated, taken_apart
-from jsparse._values import check_batches, check_function, check_is, shown
+from jsparse._values import check_batches, check_function, check_is, each_batch, shown
 from jsparse.export._shrinking.groups import UnitAxis, UnitGroup
 from jsparse.export._shrinking.uses import Use
 
@@ -113,9 +113,6 @@ def gradients(
       loss: loss(model, batch) -> [].
       batches: one or more, of the same shape.
       score: of the gradient as a function, the weights by path and the batch.
-
-    Raises:
-      ValueError: no batches.
     """
     build, variables, _ = taken_apart(evaluated(model))
     numbers = {p: v for p, v in variables.items() if jnp.issubdtype(v.dtype, jnp.inexact)}
@@ -125,14 +122,11 @@ def gradients(
         slope = jax.grad(lambda values, batch: loss(build(rest | values), batch))
         return score(lambda batch: slope(numbers, batch), numbers, batch)
 
-    compiled, count = jax.jit(of), 0
-    for batch in batches:
-        count += 1
+    compiled = jax.jit(of)
+    for batch in each_batch(batches):
         with calling("batches", batch):
             found = compiled(numbers, rest, batch)
         yield jax.tree.map(np.asarray, found)
-    if not count:
-        raise ValueError("no batches; pass a list with at least one")
 
 
 def gate_slopes(

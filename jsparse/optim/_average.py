@@ -100,11 +100,7 @@ def average(
 
 
 def _check(rate: Any, keep: Any) -> None:
-    """Refuse rates outside [0, 1] and unknown words.
-
-    Raises:
-      ValueError: one of the two is not allowed.
-    """
+    """Refuse rates outside [0, 1] and unknown words."""
     check_in("[0, 1]", **known(rate=rate))
     if jnp.ndim(rate):
         raise ValueError(f"rate must be a number in [0, 1]; got {shown(rate)}")
@@ -113,11 +109,7 @@ def _check(rate: Any, keep: Any) -> None:
 
 
 def _pairs(target: nnx.Module, model: nnx.Module) -> dict[str, tuple[Any, Any]]:
-    """Each variable or Sparse of the target by its first path, and the model's at this path.
-
-    Raises:
-      ValueError: paths, shapes, shared weights or rules do not fit.
-    """
+    """Each variable or Sparse of the target by its first path, and the model's at this path."""
     mine, theirs = (
         {s.path: s.value for s in slots(m) if not isinstance(s.value, nnx.Intermediate)}
         for m in (target, model)
@@ -156,11 +148,7 @@ def _check_pair(path: str, mine: Any, theirs: Any) -> None:
 
 
 def _check_single(both: dict[str, tuple[Any, Any]]) -> None:
-    """Refuse to count the links of weights whose units are coupled.
-
-    Raises:
-      ValueError: the model has coupled units.
-    """
+    """Refuse to count the links of weights whose units are coupled."""
     for path, (_, theirs) in both.items():
         if isinstance(theirs, Sparse) and isinstance(theirs.rule, Follows):
             raise ValueError(

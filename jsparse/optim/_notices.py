@@ -2,8 +2,9 @@
 
 import sys
 import warnings
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
+from functools import partial, wraps
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from flax import nnx
 from jax import Array
 from jax.core import Tracer
 
+from jsparse._coupled import Units
 from jsparse._paths import listed
 from jsparse._pattern import Role
 from jsparse._slots import ruled_parts
@@ -84,11 +86,7 @@ def warn_of_decay(paths: frozenset[str]) -> None:
 def warn_of_reach(model: nnx.Module, travel: dict[str, float], density: float, steps: int) -> None:
     """Warn that thresholds cannot move far enough for a density, where all of this is known.
 
-    Args:
-      model: the model before its first step.
-      travel: how far each threshold can move in these steps, by path.
-      density: the target, of the weights of layers in `travel`.
-      steps: train steps of the run.
+    `travel`: how far each threshold can move in these steps, by path.
     """
     parts = ruled_parts(model)
     ways = {path: travel[f"{path}/threshold"] for path in parts if f"{path}/threshold" in travel}
@@ -103,6 +101,30 @@ def warn_of_reach(model: nnx.Module, travel: dict[str, float], density: float, s
             f"{density:.1%} will hardly be met. Train for more steps, or give thresholds a higher "
             "rate: jsparse.route(model, tx, optax.adam(1e-2))"
         )
+
+
+def warn_where_stock(ours: Callable[[Any], bool]) -> None:
+    """Let a stock `nnx.Optimizer` warn when it is made for a model whose rules have events.
+
+    NNX has no hook for this, so the constructor is wrapped, once; `ours` run the events themselves.
+    """
+    given = nnx.Optimizer.__init__
+    if hasattr(given, "warns_of_events"):
+        return
+
+    @wraps(given)
+    def init(self: Any, model: Any = None, *args: Any, **settings: Any) -> None:
+        given(self, model, *args, **settings)
+        parts = ruled_parts(model) if isinstance(model, nnx.Module) and not ours(self) else {}
+        if paths := [path for path, part in parts.items() if _has_events(part)]:
+            tell(
+                f"the rules of {listed(paths, 3)} have events after each step (resets, new "
+                "samples, schedules), which nnx.Optimizer does not run; use jsparse.Optimizer, or "
+                "call jsparse.advance(model) after each update and ignore this warning"
+            )
+
+    init.warns_of_events = True  # type: ignore[attr-defined]
+    nnx.Optimizer.__init__ = init  # type: ignore[method-assign]
 
 
 def _learned(part: Sparse) -> list[str]:
@@ -120,3 +142,18 @@ def _mask_at(part: Sparse, way: float) -> jax.Array:
 def _range(ways: dict[str, float]) -> str:
     low, high = np.min(list(ways.values())), np.max(list(ways.values()))
     return f"{high:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
+def _has_events(part: Sparse) -> bool:
+    """Whether the rule's `advance` returns anything but what it was given, or cuts are shared."""
+    shared = "cut" in part.state_names or isinstance(part, Units)  # whose norms change
+    changed = ["cut"] if shared else []
+
+    def look(weight: Any, state: Any) -> None:
+        new = part.rule.advance(weight, state)
+        changed.extend(name for name in state if new[name] is not state[name])
+
+    stack = part.rule.role.stack
+    one = lambda a: jax.ShapeDtypeStruct(a.shape[stack:], a.dtype)
+    jax.eval_shape(look, one(part.weight[...]), jax.tree.map(one, part.state))
+    return bool(changed)

@@ -24,8 +24,8 @@ from jsparse.optim._notices import (
     warn_of_decay,
     warn_of_reach,
     warn_of_unread,
+    warn_where_stock,
 )
-from jsparse.optim._stock import warn_where_stock
 from jsparse.optim._study import spared, study, travel
 from jsparse.optim._task import arrays_of, clipped, task_gradients
 

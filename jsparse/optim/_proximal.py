@@ -23,7 +23,7 @@ from jax import Array, lax
 
 from jsparse._checks import check_unit, check_weight
 from jsparse._paths import match, named, naming, pairs, path_of
-from jsparse._pattern import Role, Unit, Weight, pool, spread, unit_sizes
+from jsparse._pattern import Role, Unit, Weight, pool, spread, stacked_tile, unit_sizes
 from jsparse._schedule import Schedule, at, check_curve
 from jsparse._values import check_is, check_pattern, check_transform, shown
 from jsparse.optim._response import Ones, check_responds, go_on, response, start
@@ -113,7 +113,7 @@ def proximal(
         for path in match(arrays, chosen):
             with naming(path):
                 check_weight(arrays[path])
-                _tile(arrays[path].shape, unit, role)
+                stacked_tile(unit, arrays[path].shape, role)
 
     def after(params: Any, moves: Any, steps: Any, count: Array) -> Any:
         by = match(named(params), chosen)
@@ -122,7 +122,7 @@ def proximal(
             if (path := path_of(keys)) not in by:
                 return moved
             wide = weight.astype(jnp.float32)
-            tile = _tile(weight.shape, unit, role)
+            tile = stacked_tile(unit, weight.shape, role)
             new = prox(wide + moved, step.astype(jnp.float32) * by[path].at(count), tile)
             return (new - wide).astype(moved.dtype)  # of a zero exactly -w
 
@@ -211,16 +211,8 @@ def _even(tile: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(n if n % t == 0 else t for t, n in zip(tile, shape, strict=True))
 
 
-def _tile(shape: tuple[int, ...], unit: Unit, role: Role) -> tuple[int, ...]:
-    return (1,) * role.stack + unit.tile(shape[role.stack :], role)
-
-
 def checked_strengths(strengths: tuple) -> tuple[tuple[str, float | Schedule], ...]:
-    """The pairs, if they are.
-
-    Raises:
-      ValueError: none, one that is not a pair, or a strength below 0.
-    """
+    """The pairs, if they are."""
     found = pairs(strengths) if strengths else ()
     example = 'pass pairs of a pattern and a strength, such as (".*", 0.05)'
     if not found:

@@ -72,19 +72,7 @@ def go_on(tx: optax.GradientTransformation, ones: Ones) -> Ones:
 
 
 def response(tx: Any, before: Any, after: Any, ones: Ones, params: Any, extra: dict) -> Any:
-    """The step of each weight.
-
-    Args:
-      tx: the transform.
-      before: its state before the update.
-      after: its state after the update.
-      ones: before the update.
-      params: tree of weights.
-      extra: further arguments of the update.
-
-    Returns:
-      Tree of steps, 0 or more, each like its weight.
-    """
+    """The step of each weight, 0 or more, by the states before and after the update."""
     zero = jnp.zeros(())
     decayed = tx.update(zero, _filled(ones.state, zero, 1.0), zero)[1]
     state = _trial(before, after, ones.state, decayed)

@@ -70,12 +70,7 @@ def spared(tx: optax.GradientTransformation, paths: frozenset[str]) -> Any:
 
 
 def study(tx: optax.GradientTransformation, params: Any, learned: frozenset[str]) -> Study:
-    """Try a transform on parameters like these.
-
-    Args:
-      tx: any optax transform.
-      params: tree of arrays; only its structure, ranks and types are read.
-      learned: paths of what rules learn.
+    """Try a transform on parameters of the structure, ranks and types of these.
 
     Returns:
       What was found; nothing, if the transform does not accept one element per array.

@@ -57,14 +57,7 @@ def task_gradients(model: nnx.Module, grads: Any) -> dict[str, Array]:
 def clipped(model: nnx.Module, grads: Any, task: dict[str, Array], most: float) -> Any:
     """The gradients, with the task's part scaled to a global norm of at most `most`.
 
-    Args:
-      model: the model as it was when the gradients were taken.
-      grads: gradients of the loss, cost included.
-      task: `task_gradients` of both.
-      most: largest norm.
-
-    Returns:
-      Gradients like `grads`, with the cost's part as it was.
+    The model is as it was when they were taken; `task` are the `task_gradients` of both.
     """
     homes, _ = _homes(model)
     excess = 1 - jnp.minimum(1.0, most / jnp.maximum(norm(task.values()), 1e-30))

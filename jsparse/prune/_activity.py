@@ -44,7 +44,26 @@ class _Mean:
         check_batches(self.batches)
 
     def __call__(self, model: nnx.Module, shapes: Shapes) -> Arrays:
-        return unit_means(self.activations, self.batches, type(self).worth, model, shapes)
+        """float32 [units] by path of the weight, of a copy of the model in eval mode.
+
+        Raises:
+          ValueError: no batches, no activations of a weight, or of another shape.
+        """
+        model = hold(model)
+        model.eval()
+        totals = {path: np.zeros(shape) for path, shape in shapes.items()}
+        counts = dict.fromkeys(shapes, 0)
+        for batch in self.batches:
+            found = self.activations(model, batch)
+            for path, shape in shapes.items():
+                values = _read(found, path, shape)
+                places = tuple(range(values.ndim - len(shape)))
+                mean = np.asarray(type(self).worth(values).mean(axis=places), np.float64)
+                size = len(values)
+                totals[path], counts[path] = totals[path] + size * mean, counts[path] + size
+        if not all(counts.values()):
+            raise ValueError("no batches; pass a list, which can be read again")
+        return {path: jnp.asarray(totals[path] / counts[path], jnp.float32) for path in shapes}
 
 
 class Minimum(_Mean):
@@ -97,54 +116,22 @@ class AnyUnit:
         return {path: jax.random.uniform(key, shape) for (path, shape), key in pairs}
 
 
-def unit_means(
-    activations: Activations,
-    batches: Iterable[Any],
-    worth: Callable[[Array], Array],
-    model: nnx.Module,
-    shapes: Shapes,
-) -> dict[str, Array]:
-    """The mean over all samples and places of a score of each unit's activations.
-
-    Args:
-      activations: of a model and a batch.
-      batches: of samples, each counted once.
-      worth: elementwise.
-      model: copied and put in eval mode.
-      shapes: of the units of each weight, by path.
-
-    Returns:
-      float32 [units], by path.
-
-    Raises:
-      ValueError: no batches, no activations of a weight, or of another shape.
-    """
-    model = hold(model)
-    model.eval()
-    totals = {path: np.zeros(shape) for path, shape in shapes.items()}
-    counts = dict.fromkeys(shapes, 0)
-    for batch in batches:
-        found = activations(model, batch)
-        for path, shape in shapes.items():
-            if path not in found:
-                raise ValueError(
-                    f"{path} has no activations; available: {listed(found)}. Give those after the "
-                    "nonlinearity under the path of the weight that computes them, or do not put "
-                    "the weight under Held"
-                )
-            values = jnp.asarray(found[path], jnp.float32)
-            places = values.ndim - len(shape)
-            if places < 1 or values.shape[places:] != shape or not values.size:
-                raise ValueError(
-                    f"{path}: the activations have shape {values.shape}; the last axes are the "
-                    f"units {shape}, after one or more of samples and places"
-                )
-            mean = np.asarray(worth(values).mean(axis=tuple(range(places))), np.float64)
-            size = len(values)
-            totals[path], counts[path] = totals[path] + size * mean, counts[path] + size
-    if not all(counts.values()):
-        raise ValueError("no batches; pass a list, which can be read again")
-    return {path: jnp.asarray(totals[path] / counts[path], jnp.float32) for path in shapes}
+def _read(found: Arrays, path: str, shape: tuple[int, ...]) -> Array:
+    """The activations of a weight's units, float32 [samples, ..., units]."""
+    if path not in found:
+        raise ValueError(
+            f"{path} has no activations; available: {listed(found)}. Give those after the "
+            "nonlinearity under the path of the weight that computes them, or do not put "
+            "the weight under Held"
+        )
+    values = jnp.asarray(found[path], jnp.float32)
+    places = values.ndim - len(shape)
+    if places < 1 or values.shape[places:] != shape or not values.size:
+        raise ValueError(
+            f"{path}: the activations have shape {values.shape}; the last axes are the "
+            f"units {shape}, after one or more of samples and places"
+        )
+    return values
 
 
 @dataclass(frozen=True)

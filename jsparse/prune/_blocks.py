@@ -21,7 +21,7 @@ from flax import nnx
 from jax import Array
 
 from jsparse._paths import listed
-from jsparse._pure import calling, evaluated, taken_apart
+from jsparse._pure import Forward, call, calling, evaluated, taken_apart
 from jsparse._slots import Slot, check_module, slots, walk_modules
 from jsparse._surgery import copied
 from jsparse._values import (
@@ -34,7 +34,6 @@ from jsparse._values import (
     shown,
 )
 from jsparse._watch import watch_in_place
-from jsparse.prune._calibration import Forward, call
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -169,11 +168,7 @@ def _places(model: nnx.Module, paths: Iterable[str]) -> list[Slot]:
 
 
 def _matching(model: nnx.Module, pattern: str) -> list[str]:
-    """The paths of modules that a pattern matches.
-
-    Raises:
-      ValueError: none.
-    """
+    """The paths of modules that a pattern matches."""
     paths = [path for path, _ in walk_modules(model) if path]
     found = [path for path in paths if re.fullmatch(pattern, path)]
     if not found:

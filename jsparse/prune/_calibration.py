@@ -17,28 +17,27 @@ from jax import Array
 
 from jsparse._checks import all_finite, check_density
 from jsparse._paths import listed, naming
-from jsparse._pure import calling, taken_apart
-from jsparse._slots import slots, sparse_parts
+from jsparse._pure import Forward, calling, taken_apart
+from jsparse._slots import sparse_parts, state_paths
 from jsparse._sparse import Sparse
 from jsparse._surgery import hold
-from jsparse._values import check_batches, check_function, check_mapping, check_pattern
+from jsparse._values import (
+    check_batches,
+    check_function,
+    check_mapping,
+    check_pattern,
+    each_batch,
+)
 from jsparse.prune._choice import held_parts
 from jsparse.prune._inputs import Moment, seen_by, watch_inputs
 from jsparse.prune._sweep import Sweep
 
 Model = TypeVar("Model", bound=nnx.Module)
-Forward = Callable[[Any, Any], Any]
-"""forward(model, batch): runs the model."""
 Prune = Callable[[str, Sparse, Array], tuple[Array, Array]]
 """From a path, its weight and the moment of its inputs [stack..., groups, of a layer], the new
 weight and mask."""
 ALONE = ".*"
 """Each weight is calibrated by itself."""
-
-
-def call(model: Any, batch: Any) -> Any:
-    """Run a model whose input is the batch itself."""
-    return model(batch)
 
 
 def densities_of(model: nnx.Module, density: Any) -> dict[str, float]:
@@ -79,9 +78,6 @@ def in_order(
       together: a regular expression for the beginning of a path; weights in which it matches the
         same text are calibrated before any of them is pruned.
 
-    Returns:
-      The model with new weights and stored masks.
-
     Raises:
       ValueError: a weight of another layer, or of one that is not called; no batch; a moment that
         is not finite; an expression that is invalid or matches no path.
@@ -89,9 +85,7 @@ def in_order(
     check_batches(batches)
     check_function(forward=forward)
     check_pattern(together=together)
-    batches = list(batches)
-    if not batches:
-        raise ValueError("no batches; pass a list with at least one")
+    batches = list(each_batch(batches))
     watched = hold(model)
     watched.eval()
     parts = held_parts(watched)
@@ -111,7 +105,7 @@ def in_order(
             f"{', '.join(missed)}: no layer that reads it is called; leave it out of the pattern "
             "of sparsify, or give a `forward` that calls it"
         )
-    own = _own_names(watched, variables)
+    own = state_paths(watched, variables)
     changes = lambda path: [f"{own[id(parts[path])]}/{name}" for name in ("weight", "mask")]
     groups = _groups(order, together)
     steps = [(paths, [name for path in paths for name in changes(path)]) for paths in groups]
@@ -127,13 +121,6 @@ def in_order(
     for path, part in held_parts(pruned).items():
         part.weight[...] = parts[path].weight[...]
     return pruned
-
-
-def _own_names(model: nnx.Module, variables: Iterable[str]) -> dict[int, str]:
-    """The path under which the variables of each Sparse are listed, by its identity."""
-    listed = set(variables)
-    places = slots(model, Sparse)
-    return {id(slot.value): slot.path for slot in places if f"{slot.path}/weight" in listed}
 
 
 def _groups(order: Iterable[str], together: str) -> list[list[str]]:

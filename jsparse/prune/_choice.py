@@ -208,11 +208,7 @@ def stack_of(part: Sparse) -> int:
 
 
 def check_choice(choose: Choice) -> None:
-    """Refuse a budget or a class in place of a choice.
-
-    Raises:
-      TypeError: it is a budget, a class or not callable.
-    """
+    """Refuse a budget or a class in place of a choice."""
     budget = choose in (uniform, erdos_renyi, erdos_renyi_kernel)
     budget |= isinstance(choose, erdos_renyi_links)
     if budget or isinstance(choose, type) or not callable(choose):
@@ -223,11 +219,7 @@ def check_choice(choose: Choice) -> None:
 
 
 def check_alive(kept: Arrays, density: float) -> None:
-    """Refuse masks that drop a whole layer.
-
-    Raises:
-      ValueError: a layer would lose all its weights.
-    """
+    """Refuse masks that drop a whole layer."""
     dead = [name for name, mask in kept.items() if mask.size and not bool(mask.any())]
     if dead:
         raise ValueError(

@@ -30,9 +30,8 @@ from jsparse._sparse import Sparse
 from jsparse._surgery import check_rngs, copied
 from jsparse._values import check_is, check_pattern, shown
 from jsparse._variables import Setting
-from jsparse.export._shrinking.groups import UnitGroups
-from jsparse.export._shrinking.members import UnitAxis, UnitGroup
-from jsparse.prune._by_name import chosen_groups
+from jsparse.export._shrinking.groups import UnitGroups, chosen_groups
+from jsparse.export._shrinking.uses import UnitAxis, UnitGroup
 from jsparse.rules._coupled import (
     VECTOR,
     Coupled,
@@ -188,11 +187,7 @@ def _entries(slot: Slot, member: UnitAxis, width: int) -> int:
 
 
 def _place(member: UnitAxis, name: str, places: Places) -> Slot:
-    """The first slot of a weight.
-
-    Raises:
-      ValueError: the weight is not there, or cannot be coupled.
-    """
+    """The first slot of a weight."""
     if member.path not in places:
         raise ValueError(
             f"groups: {name} has the weight {member.path}, which is not in the model; its weights "
@@ -220,11 +215,7 @@ def _role(slot: Slot) -> Role:
 
 
 def _check_stack(slot: Slot, member: UnitAxis, name: str, rule: Any) -> None:
-    """Refuse stacked layers that cannot have the same units.
-
-    Raises:
-      ValueError: the units are layers of the stack, or the rule learns something of them.
-    """
+    """Refuse stacked layers that cannot have the same units."""
     stack = _role(slot).stack
     if stack and member.axis < stack:
         raise ValueError(
@@ -276,12 +267,7 @@ def _along(norms: Array, slot: Slot, span: Span) -> Array:
 
 
 def _check(pair: Any) -> None:
-    """Refuse anything but a pair of a pattern and a rule that can decide about groups.
-
-    Raises:
-      TypeError: the second is not a rule.
-      ValueError: it is not a pair; the rule has another unit, or cannot take groups.
-    """
+    """Refuse anything but a pair of a pattern and a rule that can decide about groups."""
     if not (isinstance(pair, tuple) and len(pair) == 2):
         raise ValueError(
             "rules: each is a pair of a pattern and a rule, such as "

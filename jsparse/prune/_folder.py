@@ -59,11 +59,7 @@ class Keep(Protocol):
 
 
 def check_keep(keep: Keep) -> None:
-    """Refuse anything but a place for rounds.
-
-    Raises:
-      TypeError: it is a path, a class or something else.
-    """
+    """Refuse anything but a place for rounds."""
     if isinstance(keep, type) or not hasattr(keep, "open"):
         raise TypeError(
             f"keep must be jsparse.prune.Folder('runs/a') or Nowhere(); got {shown(keep)}"

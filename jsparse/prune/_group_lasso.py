@@ -27,10 +27,9 @@ from jax import Array
 from jsparse._paths import listed, named
 from jsparse._schedule import Schedule
 from jsparse._values import check_is, check_transform
-from jsparse.export._shrinking.groups import UnitGroup, UnitGroups
+from jsparse.export._shrinking.groups import UnitGroup, UnitGroups, chosen_groups
 from jsparse.export._shrinking.uses import Use
 from jsparse.optim._proximal import Strength, checked_strengths, followed_by, prox
-from jsparse.prune._by_name import chosen_groups
 
 
 class _Part(NamedTuple):
@@ -157,11 +156,7 @@ def _put(array: Array, rows: Array, part: _Part) -> Array:
 
 
 def _chosen(groups: UnitGroups, strengths: Sequence[tuple[str, Strength]]) -> list[_Chosen]:
-    """The groups that are penalized.
-
-    Raises:
-      ValueError: a pattern that matches no group that can shrink; two that share a weight.
-    """
+    """The groups that are penalized."""
     by = chosen_groups(groups, strengths, "strengths", "penalize")
     found = [_Chosen(n, strength, _parts(groups[n])) for n, strength in by.items()]
     owners: dict[str, tuple[str, _Part]] = {}

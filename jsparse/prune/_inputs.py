@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+from jsparse._roles import multiplies_inputs
 from jsparse._score import wide
 from jsparse._slots import Slot, slots
 from jsparse._sparse import Sparse
@@ -21,9 +22,18 @@ from jsparse._watch import watch_in_place
 
 Moment = Callable[[Array], Array]
 """From the inputs of a layer [n, inputs], a sum over n."""
-
 SEEN = "inputs_seen"
 """Name of the variable that a weight is given for the moment of its inputs."""
+
+
+def squares(x: Array) -> Array:
+    """The sum of the squares of each input, [inputs], from [n, inputs]."""
+    return (x**2).sum(0)
+
+
+def gram(x: Array) -> Array:
+    """X^T X of the inputs [n, inputs] of a layer."""
+    return jnp.matmul(x.T, x, precision=lax.Precision.HIGHEST)
 
 
 class Sum(nnx.Variable):
@@ -119,8 +129,7 @@ def _windows(layer: nnx.Conv, inputs: Array) -> Array:
 
 def _check(slot: Slot) -> None:
     layer = slot.parent
-    general = isinstance(layer, nnx.LinearGeneral) and not getattr(layer, "batch_axis", ())
-    if slot.key != "kernel" or not (general or isinstance(layer, nnx.Linear | nnx.Conv)):
+    if not multiplies_inputs(layer, slot.key):
         raise ValueError(
             f"{slot.path} of {type(layer).__name__} is not pruned by its inputs; kernels of "
             "nnx.Linear, nnx.Conv and nnx.LinearGeneral (attention has these) without batch axes "

@@ -28,7 +28,7 @@ from jsparse.prune._choice import (
     magnitudes,
 )
 from jsparse.prune._folder import Keep, Nowhere
-from jsparse.prune._rounds import Restart, Rewind, Round, Train, check_step, in_rounds
+from jsparse.prune._rounds import Restart, Rewind, Round, Train, in_rounds
 
 Model = TypeVar("Model", bound=nnx.Module)
 REWIND, NOWHERE = Rewind(), Nowhere()
@@ -97,7 +97,7 @@ class _AsTrained:
     step: int
 
     def __post_init__(self) -> None:
-        check_step(self, self.step)
+        check_whole(0, step=self.step)
 
     def first(self, number: int) -> int:
         return self.step if number else 0

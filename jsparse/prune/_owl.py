@@ -20,10 +20,11 @@ from jax import Array
 
 from jsparse._checks import check_density
 from jsparse._paths import listed
+from jsparse._pure import Forward, call
 from jsparse._sparse import Sparse
 from jsparse._values import by_density, check_in, check_pattern
-from jsparse.prune._calibration import Forward, call, in_order
-from jsparse.prune._inputs import matrices
+from jsparse.prune._calibration import in_order
+from jsparse.prune._inputs import matrices, squares
 
 
 @by_density
@@ -77,15 +78,15 @@ def owl(
     check_pattern(layers=layers)
     found: dict[str, np.ndarray] = {}
 
-    def note(path: str, part: Sparse, squares: Array) -> tuple[Array, Array]:
+    def note(path: str, part: Sparse, seen: Array) -> tuple[Array, Array]:
         weight, mask = part.weight[...], part.mask[...]
-        norm = np.sqrt(np.asarray(squares, np.float64))[..., None]
+        norm = np.sqrt(np.asarray(seen, np.float64))[..., None]
         groups = norm.shape[part.rule.role.stack]
         size = np.abs(np.asarray(matrices(part, weight, groups), np.float64)) * norm  # (1)
         found[path] = size[np.asarray(matrices(part, mask, groups)) > 0]
         return weight, mask
 
-    in_order(model, batches, forward, lambda x: (x**2).sum(0), note, "")
+    in_order(model, batches, forward, squares, note, "")
     of = _layers(found, layers)
     counts = np.array([sum(found[path].size for path in own) for own in of.values()])
     parts = np.array([_outliers([found[path] for path in own], outlier) for own in of.values()])
@@ -106,11 +107,7 @@ def _outliers(sizes: list[np.ndarray], times: float) -> float:
 
 
 def _layers(paths: Collection[str], layers: str) -> dict[str, list[str]]:
-    """The paths of each layer, by what the expression matches in them.
-
-    Raises:
-      ValueError: it matches in none.
-    """
+    """The paths of each layer, by what the expression matches in them."""
     expression = re.compile(layers)
     found = {path: expression.match(path) for path in paths}
     if not any(found.values()):

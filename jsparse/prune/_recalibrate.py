@@ -20,12 +20,11 @@ from flax import nnx
 from jax import Array
 
 from jsparse._checks import all_finite
-from jsparse._pure import calling, taken_apart
+from jsparse._pure import Forward, call, calling, taken_apart
 from jsparse._slots import check_module, walk_modules
 from jsparse._surgery import copied
-from jsparse._values import check_batches, check_function
+from jsparse._values import check_batches, check_function, each_batch
 from jsparse._variables import write
-from jsparse.prune._calibration import Forward, call
 
 Model = TypeVar("Model", bound=nnx.Module)
 TOTALS = ("total_mean", "total_var", "total_calls")
@@ -89,12 +88,9 @@ def recalibrate(model: Model, batches: Iterable[Any], *, forward: Forward = call
         after = taken_apart(merged).variables
         return {path: after[path] for path in totals}
 
-    number = -1
-    for number, batch in enumerate(batches):  # noqa: B007
+    for batch in each_batch(batches):
         with calling("batches", batch):
             totals = add(totals, variables, batch)
-    if number < 0:
-        raise ValueError("no batches; pass a list with at least one")
     new = copied(model)
     _write(new, build(variables | totals))
     return new
@@ -137,11 +133,7 @@ def _adding(kind: type) -> type:
 
 
 def _write(model: nnx.Module, watched: nnx.Module) -> None:
-    """Write the averages into the model.
-
-    Raises:
-      ValueError: no layer was called in train mode; an average is not finite.
-    """
+    """Write the averages into the model."""
     seen = {p: layer for p, layer in _norms(watched).items() if layer.total_calls[...].any()}  # type: ignore[attr-defined]
     if not seen:
         raise ValueError(

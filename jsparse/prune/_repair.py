@@ -21,19 +21,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import Array, lax
+from jax import Array
 
 from jsparse._checks import all_finite, check_not_negative
 from jsparse._paths import naming
-from jsparse._roles import role_of
+from jsparse._pure import Forward, call
+from jsparse._roles import multiplies_inputs, role_of
 from jsparse._slots import Slot, check_module, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, fold, sparsify
 from jsparse._values import check_batches, check_function, check_is
 from jsparse.export._shrinking.cut import Cut, placed_like
 from jsparse.export._shrinking.record import Record
-from jsparse.prune._calibration import Forward, call, in_order
-from jsparse.prune._inputs import from_matrices, matrices
+from jsparse.prune._calibration import in_order
+from jsparse.prune._inputs import from_matrices, gram, matrices
 from jsparse.rules._held import Held
 from jsparse.rules._rule import over_stack
 
@@ -101,28 +102,23 @@ def repair(
         return fixed
     held = sparsify(plain, *((re.escape(path), Held()) for path in cuts))
 
-    def solve(path: str, part: Sparse, gram: Array) -> tuple[Array, Array]:
+    def solve(path: str, part: Sparse, seen: Array) -> tuple[Array, Array]:
         weight, stack = part.weight[...], part.rule.role.stack
-        stays = jnp.asarray(cuts[path].zeroed(np.ones(weight.shape)), gram.dtype)
-        split = lambda array: matrices(part, array, gram.shape[stack])
-        whole = split(weight.astype(gram.dtype))
+        stays = jnp.asarray(cuts[path].zeroed(np.ones(weight.shape)), seen.dtype)
+        split = lambda array: matrices(part, array, seen.shape[stack])
+        whole = split(weight.astype(seen.dtype))
         one = over_stack(partial(_solved, damping), stack + 1)
         with naming(path):
-            new = _checked(one(whole, split(stays), gram))
+            new = _checked(one(whole, split(stays), seen))
         return from_matrices(part, new).astype(weight.dtype), stays.astype(weight.dtype)
 
-    full = sparse_parts(in_order(held, batches, forward, gram_of, solve))
+    full = sparse_parts(in_order(held, batches, forward, gram, solve))
     before = {slot.path: slot.value for slot in slots(plain)}
     for path in cuts:
         cut = record.cuts[path]
         now, old = (cut.of(np.asarray(one[...])) for one in (full[path].weight, before[path]))
         own[path][...] = placed_like(now * _factor(own[path][...], old), own[path][...])
     return fixed
-
-
-def gram_of(x: Array) -> Array:
-    """X^T X of the inputs [n, inputs] of a layer."""
-    return jnp.matmul(x.T, x, precision=lax.Precision.HIGHEST)
 
 
 @jax.default_matmul_precision("highest")
@@ -137,11 +133,7 @@ def _solved(damping: float, weight: Array, stays: Array, gram: Array) -> Array:
 
 
 def _checked(new: Array) -> Array:
-    """The same array.
-
-    Raises:
-      ValueError: it is not finite.
-    """
+    """The same array."""
     if not bool(all_finite(new)):
         raise ValueError(
             "H cannot be inverted: the inputs are too similar; raise damping, or use more "
@@ -153,10 +145,7 @@ def _checked(new: Array) -> Array:
 def _removed_inputs(slot: Slot, record: Record) -> dict[int, tuple[int, ...]]:
     """What stays of the input axes of a kernel from which some were cut; empty for others."""
     layer, path = slot.parent, slot.path
-    general = isinstance(layer, nnx.LinearGeneral) and not getattr(layer, "batch_axis", ())
-    if not (general or isinstance(layer, nnx.Linear | nnx.Conv)) or slot.key != "kernel":
-        return {}
-    if path not in record.cuts:
+    if not multiplies_inputs(layer, slot.key) or path not in record.cuts:
         return {}
     ndim = slot.value.ndim
     inputs = role_of(layer, slot.key, ndim).input_axes(ndim)
@@ -164,11 +153,7 @@ def _removed_inputs(slot: Slot, record: Record) -> dict[int, tuple[int, ...]]:
 
 
 def _check_sizes(slot: Slot, record: Record, own: Mapping[str, Any]) -> None:
-    """Refuse models of other sizes than the record says.
-
-    Raises:
-      ValueError: a weight is not there, or has another shape.
-    """
+    """Refuse models of other sizes than the record says."""
     cut = record.cuts.get(slot.path)
     if cut is None:
         return

@@ -61,15 +61,6 @@ class Restart(Protocol):
         ...
 
 
-def check_step(restart: Restart, step: int) -> None:
-    """Refuse anything but a step of a schedule.
-
-    Raises:
-      ValueError: the step is below 0, or not a whole number.
-    """
-    check_whole(0, step=step)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Rewind:
     """Reset all variables except the masks to their values at the start of round 0.
@@ -90,7 +81,7 @@ class Rewind:
     step: int = 0
 
     def __post_init__(self) -> None:
-        check_step(self, self.step)
+        check_whole(0, step=self.step)
 
     def first(self, number: int) -> int:
         return self.step

@@ -31,12 +31,13 @@ from jax import Array, lax
 
 from jsparse._checks import all_finite, check_not_negative
 from jsparse._pattern import Groups, Scope, Whole
+from jsparse._pure import Forward, call
 from jsparse._sparse import Sparse
 from jsparse._step import masked
 from jsparse._topk import top
 from jsparse._values import by_density, check_whole, shown
-from jsparse.prune._calibration import ALONE, Forward, call, densities_of, in_order
-from jsparse.prune._inputs import from_matrices, inputs_of, matrices
+from jsparse.prune._calibration import ALONE, densities_of, in_order
+from jsparse.prune._inputs import from_matrices, gram, inputs_of, matrices
 from jsparse.rules._rule import over_stack
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -107,7 +108,7 @@ def sparsegpt(
 
     densities = densities_of(model, density)
 
-    def prune(path: str, part: Sparse, gram: Array) -> tuple[Array, Array]:
+    def prune(path: str, part: Sparse, seen: Array) -> tuple[Array, Array]:
         weight, mask = part.weight[...], part.mask[...]
         axes = part.rule.role.input_axes(weight.ndim)
         if isinstance(scope, Groups) and weight.shape[axes[-1]] % group:
@@ -121,10 +122,10 @@ def sparsegpt(
             w, m, h, densities[path], damping, size, min(group, size), together
         )
         stack = part.rule.role.stack
-        split = lambda array: matrices(part, array, gram.shape[stack])
+        split = lambda array: matrices(part, array, seen.shape[stack])
         read = masked(weight, mask)  # or outputs would be restored that the model does not have
-        wide = split(read).astype(gram.dtype)
-        new, kept = over_stack(solve, stack + 1)(wide, split(mask), gram)
+        wide = split(read).astype(seen.dtype)
+        new, kept = over_stack(solve, stack + 1)(wide, split(mask), seen)
         if not bool(all_finite(new)):
             raise ValueError(
                 f"H of a weight {weight.shape} cannot be inverted: its inputs are too similar; "
@@ -134,11 +135,7 @@ def sparsegpt(
         new = jnp.where(kept > 0, from_matrices(part, new).astype(weight.dtype), weight)
         return new, kept
 
-    return in_order(model, batches, forward, _gram, prune, together)
-
-
-def _gram(x: Array) -> Array:
-    return jnp.matmul(x.T, x, precision=lax.Precision.HIGHEST)
+    return in_order(model, batches, forward, gram, prune, together)
 
 
 @partial(jax.jit, static_argnames=("block", "group", "together"))

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.extend.core import Literal
 
-from jsparse._opened import opened
+from jsparse._opened import opened, results
 
 
 class Op(NamedTuple):
@@ -231,11 +231,8 @@ def _compiled() -> Callable[[Part, Sequence[Any]], list[Any]]:
         at_hand = dict(zip(part.reads, values, strict=True))
         read = lambda atom: atom.val if isinstance(atom, Literal) else at_hand[atom]
         for eqn, inputs, outputs in part.ops:
-            bound = eqn.primitive.get_bind_params(eqn.params)
-            functions, params = bound if isinstance(bound, tuple) else ((), bound)
             with eqn.ctx.manager:
-                made = eqn.primitive.bind(*functions, *map(read, inputs), **params)
-            made = made if eqn.primitive.multiple_results else [made]
+                made = results(eqn.primitive, eqn.params, *map(read, inputs))
             at_hand.update(zip(outputs, made, strict=True))
         return [at_hand[value] for value in part.makes]
 

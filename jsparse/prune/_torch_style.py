@@ -20,7 +20,7 @@ from jax import Array
 
 from jsparse._checks import check_unit
 from jsparse._paths import match, naming
-from jsparse._pattern import Unit, Weight, by_unit, pool, spread
+from jsparse._pattern import Unit, Weight, by_unit, pool, spread, stacked_tile
 from jsparse._score import unit_scales, wide
 from jsparse._sparse import Sparse
 from jsparse._surgery import hold
@@ -223,7 +223,7 @@ def _matched(model: nnx.Module, pattern: str) -> dict[str, Sparse]:
 def _units(part: Sparse, path: str, by: Worth, unit: Unit) -> tuple[tuple[int, ...], Array, Array]:
     """The tile of a weight's units, their scores, and which of them still keep a weight."""
     weight, mask, role = part.weight[...], part.mask[...], part.rule.role
-    tile = (1,) * role.stack + unit.tile(weight.shape[role.stack :], role)
+    tile = stacked_tile(unit, weight.shape, role)
     alive = pool(mask, tile) > 0
     score = by(path, weight * mask, tile)
     if score.shape != alive.shape:

@@ -28,11 +28,10 @@ from jsparse.export._shrinking.attributes import Mend, stock
 from jsparse.export._shrinking.groups import described, free, try_each
 from jsparse.export._shrinking.liveness import ENDS
 from jsparse.export._shrinking.record import Record
-from jsparse.export._shrinking.sizes import Sizes, sizes_after
+from jsparse.export._shrinking.sizes import Sizes, Widths, sizes_after
 from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.units import Smaller, Units, same_outputs
 from jsparse.export._shrinking.uses import Use
-from jsparse.export._shrinking.widths import Widths
 from jsparse.importance import Importance, Norm
 from jsparse.importance._members import Scores, ranked, scored
 
@@ -139,14 +138,7 @@ def units(
 
 
 class _Chosen:
-    """Which units are removed.
-
-    Args:
-      units: of the model.
-      keep: paths of weights whose groups stay whole.
-      widths: that are allowed.
-      cost: of a model.
-    """
+    """Which units are removed."""
 
     def __init__(self, units: Units, keep: Collection[str], widths: Widths, cost: Cost):
         self.units, self._widths, self._cost = units, widths, cost

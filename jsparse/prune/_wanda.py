@@ -21,12 +21,13 @@ from jax import Array
 
 from jsparse._checks import check_rivalry, check_scope
 from jsparse._pattern import PerOutput, Scope, WholeModel
+from jsparse._pure import Forward, call
 from jsparse._score import wide
 from jsparse._sparse import Sparse
 from jsparse._topk import winners
 from jsparse._values import by_density
-from jsparse.prune._calibration import ALONE, Forward, call, densities_of, in_order
-from jsparse.prune._inputs import from_matrices, matrices
+from jsparse.prune._calibration import ALONE, densities_of, in_order
+from jsparse.prune._inputs import from_matrices, matrices, squares
 from jsparse.rules._rule import over_stack
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -91,9 +92,9 @@ def wanda(
 
     densities = densities_of(model, density)
 
-    def prune(path: str, part: Sparse, squares: Array) -> tuple[Array, Array]:
+    def prune(path: str, part: Sparse, seen: Array) -> tuple[Array, Array]:
         weight, mask = part.weight[...], part.mask[...]
-        norm = jnp.sqrt(squares)[..., None]  # (1)
+        norm = jnp.sqrt(seen)[..., None]  # (1)
         groups = norm.shape[part.rule.role.stack]
         size = jnp.abs(matrices(part, weight.astype(wide(weight.dtype)), groups))
         score = jnp.where(mask > 0, from_matrices(part, size * norm), -jnp.inf)  # (2)
@@ -101,4 +102,4 @@ def wanda(
         kept = over_stack(best, part.rule.role.stack)(score)  # (3)
         return weight, mask * kept.astype(mask.dtype)
 
-    return in_order(model, batches, forward, lambda x: (x**2).sum(0), prune, together)
+    return in_order(model, batches, forward, squares, prune, together)

@@ -11,11 +11,9 @@ from jsparse._pure import calling, taken_apart
 from jsparse._score import wide
 from jsparse._slots import slots
 from jsparse._surgery import fold
-from jsparse._values import check_batches, check_function
+from jsparse._values import check_function, each_batch
+from jsparse.importance._members import Loss
 from jsparse.prune._choice import Arrays, held_parts
-
-Loss = Callable[[Any, Any], Array]
-"""loss(model, batch) -> [], the mean over the batch."""
 
 
 class Weights(NamedTuple):
@@ -36,9 +34,6 @@ def apart(model: nnx.Module) -> Weights:
     """Take a model apart; dropout is off, batch norm uses the statistics of the batch.
 
     Anything the model writes in a forward pass is lost. Tied weights have one value.
-
-    Args:
-      model: with weights under `Held`.
     """
     plain = scoring(model)
     return split(plain, held_parts(model))
@@ -77,20 +72,13 @@ def slope(loss: Loss, build: Callable[[Arrays, Any], nnx.Module]) -> Callable[..
 
 
 def mean_over(batches: Iterable[Any], score: Callable[[Any], dict[str, Array]]) -> dict[str, Array]:
-    """The mean of arrays by path over batches, float32 or wider.
-
-    Raises:
-      ValueError: no batches.
-    """
-    check_batches(batches)
+    """The mean of arrays by path over batches, float32 or wider."""
     total: dict[str, Array] = {}
     count = 0
-    for batch in batches:
+    for batch in each_batch(batches):
+        count += 1
         with calling("batches", batch):
             found = score(batch)
         new = {path: g.astype(wide(g.dtype)) for path, g in found.items()}
-        total = {path: total[path] + g for path, g in new.items()} if count else new
-        count += 1
-    if not count:
-        raise ValueError("no batches; pass a list with at least one")
+        total = {path: total[path] + g for path, g in new.items()} if total else new
     return {path: g / count for path, g in total.items()}

@@ -28,15 +28,7 @@ MOST = 1e30
 
 
 def check_about(content: Any, where: str) -> None:
-    """Refuse the description of a model in which a field that a page reads is missing or absurd.
-
-    Args:
-      content: of model.json.
-      where: begins every error.
-
-    Raises:
-      CorruptCheckpoint: it names the field.
-    """
+    """Refuse the description of a model in which a field that a page reads is missing or absurd."""
     check_fields(content, FIELDS, where)
     check_fields(content, {name: MEASURED[name] for name in MEASURED if name in content}, where)
     for name in ("layers", "total", "dense", "learned", *MEASURED):

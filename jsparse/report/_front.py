@@ -6,9 +6,9 @@ from typing import Protocol
 import numpy as np
 
 from jsparse._checks import require
-from jsparse._values import check_path, shown
+from jsparse._values import shown
 from jsparse.report._figures import Line, chart
-from jsparse.report._page import MOST_LAYERS, write_page
+from jsparse.report._page import MOST_LAYERS, check_out, write_page
 from jsparse.report._units import percent
 
 MOST_ROWS = 60
@@ -46,15 +46,13 @@ def front(tried: Searched, out: str | Path = "front.html") -> Path:
       ImportError: matplotlib or Jinja2 is not installed.
     """
     require("jinja2 matplotlib", "report", "a page")
-    check_path(out=out)
+    check_out(out, "out.html")
     names = ("layers", "densities", "score", "cost", "by", "budget", "front")
     if isinstance(tried, type) or not all(hasattr(tried, name) for name in names):
         raise TypeError(
             "tried must be `tried` of what jsparse.prune.search found, such as found.tried; "
             f"got {shown(tried)}"
         )
-    if Path(out).is_dir():
-        raise IsADirectoryError(f"{out} is a folder; pass a file, such as {Path(out, 'out.html')}")
     if not len(tried.score):
         raise ValueError("tried has no candidate that was scored; nothing can be drawn")
     rows = tried.front()

@@ -309,11 +309,7 @@ def read_classes(name: str, labels: ArrayLike, samples: int, whole: bool = True)
 
 
 def check_length(name: str, values: np.ndarray, samples: int) -> None:
-    """Refuse targets of another length than the features.
-
-    Raises:
-      ValueError: it is another.
-    """
+    """Refuse targets of another length than the features."""
     if len(values) != samples:
         raise ValueError(
             f"{name} must be one for each of the {samples} samples [samples]; got {shown(values)}"

@@ -147,11 +147,7 @@ def overlap(first: Masks, second: Masks) -> Overlap:
 
 
 def read_mask(path: str, mask: ArrayLike) -> np.ndarray:
-    """A mask as bool.
-
-    Raises:
-      ValueError: it contains values other than 0 and 1.
-    """
+    """A mask as bool, if it contains only 0 and 1."""
     values = np.asarray(mask)
     kept = values == 1
     if np.iscomplexobj(values) or not np.all(kept | (values == 0)):

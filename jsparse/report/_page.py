@@ -101,9 +101,7 @@ def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html")
         )
     for folder in run_folders:
         check_path(run_folders=folder)
-    check_path(out=out)
-    if Path(out).is_dir():
-        raise IsADirectoryError(f"{out} is a folder; pass a file, such as {Path(out, 'out.html')}")
+    check_out(out, "out.html")
     paths = [Path(folder).resolve() for folder in run_folders]
     if not paths or len(set(paths)) < len(paths):
         given = [str(path) for path in paths]
@@ -129,6 +127,13 @@ def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html")
         "versions": (head, _differences([_newest(run) for run in runs.values()])),
     }
     return write_page(Path(out), content)
+
+
+def check_out(out: str | Path, example: str) -> None:
+    """Refuse anything but the path of a file."""
+    check_path(out=out)
+    if Path(out).is_dir():
+        raise IsADirectoryError(f"{out} is a folder; pass a file, such as {Path(out, example)}")
 
 
 def write_page(path: Path, content: dict[str, Any]) -> Path:

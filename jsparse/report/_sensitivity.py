@@ -23,15 +23,14 @@ from jsparse._pure import calling
 from jsparse._slots import check_module
 from jsparse._surgery import fold, hold, masks, sparsify
 from jsparse._values import (
-    check_batches,
     check_function,
-    check_path,
+    each_batch,
     is_number,
     patterns_of,
     shown,
 )
 from jsparse.report._figures import Line, chart
-from jsparse.report._page import MOST_LAYERS, write_page
+from jsparse.report._page import MOST_LAYERS, check_out, write_page
 from jsparse.report._table import table
 from jsparse.report._units import percent
 from jsparse.rules._held import Held
@@ -69,11 +68,7 @@ class Sensitivity:
           ImportError: matplotlib or Jinja2 is not installed.
         """
         require("jinja2 matplotlib", "report", "a page")
-        check_path(out=out)
-        if Path(out).is_dir():
-            raise IsADirectoryError(
-                f"{out} is a folder; pass a file, such as {Path(out, 'a.html')}"
-            )
+        check_out(out, "a.html")
         # the layers that fall furthest first, as there may be more than fit
         paths = sorted(self.scores, key=lambda path: self.scores[path].min())[:MOST_LAYERS]
         x = np.array([1.0, *self.densities])
@@ -142,10 +137,7 @@ def sensitivity(
     """
     check_module(model)
     check_function(score=score)
-    check_batches(batches)
-    batches = list(batches)
-    if not batches:
-        raise ValueError("no batches; pass a list with at least one")
+    batches = list(each_batch(batches))
     if isinstance(scope, WholeModel):
         raise ValueError("scope is within a layer, as one is pruned at a time; got WholeModel()")
     wanted = _checked(densities)
@@ -175,11 +167,7 @@ def sensitivity(
 
 
 def _checked(densities: Any) -> tuple[float, ...]:
-    """The densities, highest first.
-
-    Raises:
-      TypeError, ValueError: none, or one that is not a density.
-    """
+    """The densities, highest first."""
     if isinstance(densities, str | Mapping) or not isinstance(densities, Collection):
         hint = f"; pass ({densities},)" if is_number(densities) else ""
         raise TypeError(f"densities must be a tuple of fractions; got {shown(densities)}{hint}")

@@ -18,9 +18,6 @@ def table(
       text: this many columns hold text, aligned to the left; the others are numbers, aligned to
         the right. All hold text unless given.
 
-    Returns:
-      The lines; with a total all of the same length.
-
     Example:
       >>> print(table(["layer", "kept"], [["first", "120"]], ["total", "120"], 1))
       layer  kept

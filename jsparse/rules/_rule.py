@@ -103,7 +103,7 @@ class Tiled(Protocol):
 
 
 class Scoped(Tiled, Protocol):
-    """A rule whose units compete, or share a number, within a scope."""
+    """A rule or a revision whose units compete, or share a number, within a scope."""
 
     @property
     def scope(self) -> Scope: ...
@@ -242,11 +242,7 @@ def advanced(rule: Rule, stack: int, weight: Array, state: State) -> State:
 
 
 def check_structure(rule: object) -> None:
-    """Refuse a rule or a revision whose unit, scope or role is not valid.
-
-    Raises:
-      TypeError: a unit, scope or role is a class, a string or another object.
-    """
+    """Refuse a rule or a revision whose unit, scope or role is not valid."""
     for name, method, example in (("unit", "tile", Filter()), ("scope", "axes", PerOutput())):
         given = getattr(rule, name, example)
         if isinstance(given, type):

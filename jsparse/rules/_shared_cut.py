@@ -18,15 +18,7 @@ def share_cuts(
 ) -> list[State]:
     """The states of layers whose units compete over the whole model, with their global cut.
 
-    Layers compete if their rules are equal apart from the role.
-
-    Args:
-      rules: the rule of each layer, with scope `WholeModel`.
-      states: the state of each layer.
-      scores: the scores of each layer, [stack..., grid of units].
-
-    Returns:
-      The states, in order.
+    Layers compete if their rules are equal apart from the role. Scores are [stack..., grid].
     """
     groups: dict[Rival, list[int]] = {}
     for n, rule in enumerate(rules):

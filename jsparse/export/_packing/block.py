@@ -120,12 +120,7 @@ _product = with_gradients(_forward)
 
 
 def check_block(block: tuple[int, int]) -> None:
-    """Refuse anything but the two sides of a block.
-
-    Raises:
-      TypeError: it is not a tuple of whole numbers.
-      ValueError: a side below 1, or not two.
-    """
+    """Refuse anything but the two sides of a block."""
     if len(check_shape("block", block)) != 2:
         raise ValueError(f"block must be a tuple of two sides of at least 1; got {block}")
 
@@ -157,6 +152,7 @@ class BlockSparse(Packed):
 
     format = "blocks"
     products = Products(block_dot, plain_block_dot)
+    array_kind = BlockArrays
 
     def __init__(
         self,
@@ -184,17 +180,12 @@ class BlockSparse(Packed):
     @property
     def sizes(self) -> BlockSizes:
         """Of the matrix."""
-        kept, *sides = self.values.shape
-        return BlockSizes(self.in_features, self.out_features, kept, *sides)
+        return BlockSizes(self.in_features, self.out_features, *self.values.shape)
 
     @property
     def plan(self) -> int:
         """The number of outputs."""
         return self.out_features
-
-    def arrays(self, floats: Array) -> BlockArrays:
-        """These values with their input blocks and where each output block begins."""
-        return BlockArrays(floats, self.rows[...], self.starts[...])
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out], with zeros where nothing is kept."""

@@ -127,9 +127,6 @@ def build(compiler: str, folder: Path) -> Path:
       compiler: path.
       folder: where libraries are kept; if it is not writable, a temporary one is used.
 
-    Returns:
-      The library's path.
-
     Raises:
       OSError: the compiler does not start.
       RuntimeError: it fails; with the end of its output.

@@ -74,9 +74,6 @@ def conv_dot(arrays: CsrArrays, x: Array, window: Window) -> Array:
       arrays: of the kernel as a matrix [features * taps, outputs].
       x: [batch, height, width, features], of the same dtype as the values.
       window: the rest.
-
-    Returns:
-      [batch, height, width, outputs].
     """
     if not (arrays.values.size and window.fits() and has_kernel(x)) or on_mesh(x, *arrays):
         return plain_conv_dot(arrays, x, window)

@@ -53,9 +53,6 @@ def csr_dot(arrays: CsrArrays, x: Array, plan: Plan) -> Array:
       arrays: what is kept of W.
       x: [..., in], of the same dtype as the values.
       plan: the sizes.
-
-    Returns:
-      [..., out].
     """
     if not arrays.values.size or on_mesh(x, *arrays) or not has_kernel(x):
         return plain_csr_dot(arrays, x, plan)
@@ -112,15 +109,7 @@ _product, _, _outer = bilinear(
 
 
 def gradients_at(plan: Plan, indices: Array, starts: Array, x: Array, dy: Array) -> Array:
-    """The gradient x^T dy of y = x W at these places only, float32 [places].
-
-    Args:
-      plan: the sizes.
-      indices: [places], as in `CsrArrays`.
-      starts: likewise.
-      x: [batch, in].
-      dy: [batch, out].
-    """
+    """The gradient x^T dy of y = x W at these places only, as in `CsrArrays`: float32 [places]."""
     given = x.astype(jnp.float32), dy.astype(jnp.float32), indices, starts
     product = _plain_weights if on_mesh(*given) or not has_kernel(given[0]) else _outer
     return product(plan, *given)
@@ -161,6 +150,7 @@ class Csr(Packed):
 
     format = "csr"
     products = Products(csr_dot, plain_csr_dot)
+    array_kind = CsrArrays
     probe: Any = None
     """A `Probe` where a `jsparse.PackedOptimizer` grows links by gradient, or None."""
 
@@ -218,10 +208,6 @@ class Csr(Packed):
     def plan(self) -> Plan:
         """The sizes."""
         return Plan(self.in_features, self.out_features, self.width)
-
-    def arrays(self, floats: Array) -> CsrArrays:
-        """These values with their inputs and where each output begins."""
-        return CsrArrays(floats, self.indices[...], self.starts[...])
 
     def _multiplied(self, x: Array, floats: Array) -> Array:
         check_together("indices", self.indices, self.values)

@@ -47,6 +47,7 @@ class CsrConv(Packed):
 
     format = "csr conv"
     products = Products(conv_dot, plain_conv_dot)
+    array_kind = CsrArrays
 
     geometry: Geometry
     """The window."""
@@ -102,10 +103,6 @@ class CsrConv(Packed):
     def kept(self) -> int:
         """Weights that are stored."""
         return self.values.size
-
-    def arrays(self, floats: Array) -> CsrArrays:
-        """These values with their positions and where each output begins."""
-        return CsrArrays(floats, self.indices[...], self.starts[...])
 
     def kernel_matrix(self) -> Array:
         """The whole kernel as a matrix [features * taps, outputs], with zeros."""

@@ -82,6 +82,7 @@ class CsrInt8(_Int8):
 
     format = "csr int8"
     products = Products(csr_int8_dot, plain_csr_int8_dot)
+    array_kind = CsrInt8Arrays
 
     def __init__(
         self,
@@ -120,10 +121,6 @@ class CsrInt8(_Int8):
         """The sizes."""
         return Plan(self.in_features, self.out_features, self.width)
 
-    def arrays(self, floats: Array) -> CsrInt8Arrays:
-        """The values and their positions, with these scales."""
-        return CsrInt8Arrays(self.values[...], self.indices[...], self.counts[...], floats)
-
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out] in floats, with zeros where nothing is kept."""
         matrix = unscaled(self.arrays(self.scale[...]))
@@ -155,6 +152,7 @@ class BlockSparseInt8(_Int8):
 
     format = "blocks int8"
     products = Products(block_int8_dot, plain_block_int8_dot)
+    array_kind = BlockInt8Arrays
 
     def __init__(
         self,
@@ -180,17 +178,12 @@ class BlockSparseInt8(_Int8):
     @property
     def sizes(self) -> BlockInt8Sizes:
         """Of the matrix."""
-        kept, *sides = self.values.shape
-        return BlockInt8Sizes(self.in_features, self.out_features, kept, *sides)
+        return BlockInt8Sizes(self.in_features, self.out_features, *self.values.shape)
 
     @property
     def plan(self) -> int:
         """The number of outputs."""
         return self.out_features
-
-    def arrays(self, floats: Array) -> BlockInt8Arrays:
-        """The values and their positions, with these scales."""
-        return BlockInt8Arrays(self.values[...], self.rows[...], self.starts[...], floats)
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out] in floats, with zeros where nothing is kept."""

@@ -86,16 +86,7 @@ def unscaled(arrays: CsrInt8Arrays) -> CsrArrays:
 
 
 def csr_int8_dot(arrays: CsrInt8Arrays, x: Array, plan: Plan) -> Array:
-    """s (x Q) where single weights are kept.
-
-    Args:
-      arrays: what is kept.
-      x: [..., in].
-      plan: the sizes.
-
-    Returns:
-      [..., out].
-    """
+    """s (x Q) where single weights are kept: `csr_dot` with a scale for each output."""
     if not arrays.values.size or on_mesh(x, *arrays) or not has_kernel(x):
         return plain_csr_int8_dot(arrays, x, plan)
     return _scaled(_csr_product(plan), arrays, x)

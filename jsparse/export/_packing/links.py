@@ -1,18 +1,24 @@
-"""Layers of links, made without a dense matrix: drawn at random, or given."""
+"""Layers of links, made without a dense matrix: drawn, given, or left after training."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
 
+from jsparse._surgery import copied
 from jsparse._values import check_in, check_key, check_whole, shown
 from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.formats import width_at
 from jsparse.export._packing.packed import features
+from jsparse.export._packing.packers import settings_of
 from jsparse.export._packing.places import anywhere, in_order, per_output, whole_numbers
+from jsparse.export._packing.replacing import places_of, put_in_place
+
+Model = TypeVar("Model", bound=nnx.Module)
 
 
 def random_csr(
@@ -175,3 +181,47 @@ def _drawn(
         width=width,
         **settings,
     )
+
+
+def trim(model: Model) -> Model:
+    """A copy whose packed layers hold their links and nothing else, to save or to train with.
+
+    After `Gradual` or `Below` has dropped links, arrays have room at the end, as their shapes stay
+    the same within a compiled train step; and layers under `RigL` hold the places where links may
+    grow. Other layers are copied as they are.
+
+    Args:
+      model: any NNX module; not changed. After a `jsparse.PackedOptimizer` has trained it, the
+        copy needs a new one.
+
+    Returns:
+      The copy.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jsparse.export import random_csr
+      >>> layer = random_csr(8, 4, links=3, key=jax.random.key(0))
+      >>> layer.starts[...] = jnp.minimum(layer.starts[...], 7)
+      >>> trim(layer).values.shape
+      (7,)
+    """
+    copy = copied(model)
+    return put_in_place(copy, places_of(copy, Csr), lambda place: _trimmed(place.value))
+
+
+def _trimmed(layer: Csr) -> Csr:
+    if not layer.loose:
+        return layer
+    kept = layer.kept
+    made = Csr(
+        layer.in_shape,
+        layer.out_shape,
+        kept=kept,
+        width=layer.width,
+        product=layer.product,
+        **settings_of(layer, layer.param_dtype),
+    )
+    made.values[...], made.indices[...] = layer.values[...][:kept], layer.indices[...][:kept]
+    made.starts[...], made.bias = layer.starts[...], layer.bias
+    made.check()
+    return made

@@ -50,9 +50,6 @@ def mosaic_dot(
       outputs: of W.
       tile: rows of x at a time, a multiple of 64.
       interpret: `InterpretGPUParams`, to test it on a CPU.
-
-    Returns:
-      [batch, out].
     """
     arrays = inside_matrix(arrays, x.shape[1])
     kept, wide, high = arrays.values.shape

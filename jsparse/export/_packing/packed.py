@@ -74,6 +74,8 @@ class Packed(nnx.Module):
     format: str
     """What files call it."""
     products: Products
+    array_kind: type
+    """Of what the products read: its fields are the names of the layer's variables."""
 
     in_features: int
     """Inputs of the matrix."""
@@ -126,12 +128,7 @@ class Packed(nnx.Module):
     def _set_features(
         self, in_features: int | Sequence[int], out_features: int | Sequence[int]
     ) -> None:
-        """Set the sizes of both sides.
-
-        Raises:
-          TypeError: a size is not a whole number.
-          ValueError: a size is below 0, or there is none.
-        """
+        """Set the sizes of both sides."""
         self.in_shape = as_shape(in_features=in_features)
         self.out_shape = as_shape(out_features=out_features)
         self.in_features, self.out_features = math.prod(self.in_shape), math.prod(self.out_shape)
@@ -145,7 +142,10 @@ class Packed(nnx.Module):
 
     def arrays(self, floats: Array) -> Any:
         """What the product reads, with these numbers instead of `floats`."""
-        raise NotImplementedError
+        own = {name: getattr(self, name) for name in self.array_kind._fields}  # type: ignore
+        return self.array_kind(
+            **{name: floats if one is self.floats else one[...] for name, one in own.items()}
+        )
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out], with zeros where nothing is kept."""
@@ -204,12 +204,7 @@ class Packed(nnx.Module):
 
 
 def features(in_features: Any, out_features: Any) -> tuple[int, int]:
-    """Inputs and outputs of the matrix of a layer with these features.
-
-    Raises:
-      TypeError: a size is not a whole number.
-      ValueError: a size is below 0, or there is none.
-    """
+    """Inputs and outputs of the matrix of a layer with these features."""
     shapes = as_shape(in_features=in_features), as_shape(out_features=out_features)
     return math.prod(shapes[0]), math.prod(shapes[1])
 

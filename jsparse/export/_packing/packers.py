@@ -176,11 +176,7 @@ def _refuse_others(layer: Any, what: str) -> None:
 
 
 def check_format(format: Any, name: str = "format") -> None:
-    """Refuse anything but a function from a layer to a packed one.
-
-    Raises:
-      TypeError: it is not a function, or is one of this module that was not called.
-    """
+    """Refuse anything but a function from a layer to a packed one."""
     if format in (csr, blocks, int8):
         raise TypeError(f"{name} is {shown(format)}; call it: {format.__name__}(...)")
     if isinstance(format, str):

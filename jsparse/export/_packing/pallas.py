@@ -95,9 +95,6 @@ def tpu_dot(
       outputs: of W.
       tile: rows of x at a time.
       interpret: run it on any platform, to test it.
-
-    Returns:
-      [batch, out].
     """
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu as pltpu

@@ -6,12 +6,11 @@ more than half are kept, those that are not kept are drawn instead.
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from jsparse._random import numpy_generator
 from jsparse._values import shown
 from jsparse.export._packing.formats import starts_of
 
@@ -80,11 +79,7 @@ def in_order(
 
 
 def whole_numbers(name: str, given: Any) -> np.ndarray:
-    """A vector of whole numbers, int64.
-
-    Raises:
-      TypeError: it is something else.
-    """
+    """A vector of whole numbers, int64."""
     found = np.asarray(given)
     if found.ndim != 1 or not (np.issubdtype(found.dtype, np.integer) or not found.size):
         raise TypeError(
@@ -107,8 +102,7 @@ def _numbers(key: Array) -> np.random.Generator:
             "key is traced, and places are drawn in NumPy; make the layer outside of jax.jit, "
             "nnx.jit, vmap and eval_shape"
         )
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return np.random.default_rng(np.asarray(jax.random.key_data(key) if typed else key))
+    return numpy_generator(key)
 
 
 def _distinct(numbers: np.random.Generator, rows: int, size: int, end: int) -> np.ndarray:

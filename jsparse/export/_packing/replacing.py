@@ -54,11 +54,7 @@ def _weights(layer: Any) -> nnx.Variable:
 
 
 def _share(owner: Any, layer: Any, path: str) -> None:
-    """Give a new layer, in place, the kernel of another one.
-
-    Raises:
-      ValueError: they hold it in different ways.
-    """
+    """Give a new layer, in place, the kernel of another one."""
     form = lambda one: (type(one), one.sizes if isinstance(one, Packed) else one.kernel.shape)
     if form(owner) != form(layer):
         raise ValueError(
@@ -67,7 +63,7 @@ def _share(owner: Any, layer: Any, path: str) -> None:
             f"{form(layer)[1]}; use one format for both"
         )
     packed = isinstance(layer, Packed)
-    for name in layer.arrays(layer.floats[...])._fields if packed else ("kernel",):
+    for name in layer.array_kind._fields if packed else ("kernel",):
         setattr(layer, name, getattr(owner, name))
 
 

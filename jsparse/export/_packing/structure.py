@@ -31,11 +31,7 @@ class CsrSizes(NamedTuple):
     stack: tuple[int, ...] = ()
 
     def check(self) -> None:
-        """Refuse sizes that no matrix has.
-
-        Raises:
-          ValueError: it names the size.
-        """
+        """Refuse sizes that no matrix has."""
         _check_width(self.width, MOST)
         _check_sizes(self.inputs, self.outputs, self.kept, self.inputs * self.outputs)
 
@@ -99,11 +95,7 @@ class BlockSizes(NamedTuple):
     high: int
 
     def check(self) -> None:
-        """Refuse sizes that no matrix has.
-
-        Raises:
-          ValueError: it names the size.
-        """
+        """Refuse sizes that no matrix has."""
         if min(self.wide, self.high) < 1:
             raise ValueError(f"a block of {self.wide} by {self.high}; its sides are at least 1")
         down, across = -(-self.inputs // self.wide), -(-self.outputs // self.high)

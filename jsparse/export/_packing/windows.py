@@ -106,11 +106,7 @@ def geometry_from(
 
 
 def geometry_in(settings: Mapping[str, Any]) -> Geometry:
-    """The window in the settings of a packed layer, as a file has them.
-
-    Raises:
-      TypeError, ValueError: as for `geometry_from`.
-    """
+    """The window in the settings of a packed layer, as a file has them."""
     return geometry_from(*(settings[name] for name in Geometry._fields))
 
 

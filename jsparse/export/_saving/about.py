@@ -107,16 +107,7 @@ def _is_floating(name: Any) -> bool:
 def check_packed(
     packed: Mapping[str, Mapping[str, Any]], weights: Mapping[str, Any], where: str
 ) -> None:
-    """Refuse packed layers whose arrays in the file are not what their settings say.
-
-    Args:
-      packed: settings by path, from `read_about`.
-      weights: all arrays of the file, by path.
-      where: the file, for errors.
-
-    Raises:
-      CorruptCheckpoint: sizes, shapes, dtypes or positions are wrong.
-    """
+    """Refuse packed layers whose arrays in the file are not what their settings say."""
     for path, settings in packed.items():
         own = _below(settings.get("kernel_of", path), weights) | _below(path, weights)
         kind = settings["param_dtype"]

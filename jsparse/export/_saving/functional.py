@@ -118,9 +118,6 @@ def compare(expected: Any, found: Any, what: str, within: Sequence[Any] = ()) ->
       found: another, with the same leaves.
       what: gave them, for the error.
       within: values inside the model, with dtypes that round more than those of its outputs.
-
-    Raises:
-      ValueError: they are further apart than rounding explains, or floats of another dtype.
     """
     for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         if jnp.issubdtype(one.dtype, jnp.inexact) and other.dtype != one.dtype:

@@ -147,11 +147,7 @@ def load(folder: str | Path) -> Loaded:
 
 
 def _check_program(program: Exported, about: Mapping[str, Any], where: str) -> None:
-    """Refuse a program of another model, and one that would run code of this process.
-
-    Raises:
-      DamagedModel: arguments or results are not those of model.json, or it calls back into Python.
-    """
+    """Refuse a program of another model, and one that would run code of this process."""
     if calls := CALLS.search(program.mlir_module_serialized):
         raise DamagedModel(f"{where} calls {calls[0].decode()}: code of the process that wrote it")
     found, results = (list(map(array_about, x)) for x in (program.in_avals, program.out_avals))

@@ -16,10 +16,9 @@ from jsparse._pure import Pure, by_position, examples
 from jsparse._storage.files import write_whole
 from jsparse._values import check_flag, check_path
 from jsparse.export._packing.layers import unpack
-from jsparse.export._saving.conversion import converted, run
+from jsparse.export._saving.conversion import converted, leave_out_zeros_in_place, run
 from jsparse.export._saving.functional import compare, off_mesh, outputs, saved
 from jsparse.export._saving.operations import every, low, needed, plainer
-from jsparse.export._saving.sparse_weights import leave_out_zeros_in_place
 from jsparse.export._saving.stablehlo import input_specs
 from jsparse.export._saving.unwritten import unwritten
 

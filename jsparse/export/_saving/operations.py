@@ -10,7 +10,7 @@ from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
-from jsparse._opened import opened
+from jsparse._opened import opened, results
 
 BODIES = {"scan": ("jaxpr",), "while": ("cond_jaxpr", "body_jaxpr"), "cond": ("branches",)}
 AS_THEY_ARE = {"convert_element_type", "bitcast_convert_type"}  # these are about the dtype itself
@@ -118,10 +118,7 @@ def outputs_of(eqn: Any, *inputs: Any) -> list[Any]:
         combine, start = POOLINGS[name]
         outputs = [_pooled(inputs[0], combine, start, params)]
     else:
-        bound = eqn.primitive.get_bind_params(params)
-        functions, params = bound if isinstance(bound, tuple) else ((), bound)
-        outputs = eqn.primitive.bind(*functions, *inputs, **params)
-        outputs = outputs if eqn.primitive.multiple_results else [outputs]
+        outputs = results(eqn.primitive, params, *inputs)
     return [
         lax.convert_element_type(x, atom.aval.dtype) if low(atom.aval) else x
         for atom, x in zip(eqn.outvars, outputs, strict=True)

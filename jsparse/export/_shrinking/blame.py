@@ -12,7 +12,7 @@ import numpy as np
 from flax.errors import ScopeParamShapeError
 
 from jsparse._pure import SizesByName
-from jsparse.export._shrinking.constants import Knowledge
+from jsparse.export._shrinking.constants import Knowledge, holding
 from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
 from jsparse.export._shrinking.liveness import (
     COUNTS,
@@ -174,10 +174,8 @@ def _dead(
         if not op.extra:
             ends += [(pair[side], op.inputs[1 - side], pair[1 - side]) for pair in shape.summed]
         for axis, node, to in ends:
-            rest = tuple(k for k in range(known.value.ndim) if k != axis)
-            dead = (~known.unknown & (known.value == 0)).all(axis=rest)
-            if dead.any():
-                yield side, node, to, np.asarray(dead)
+            if (dead := holding(known, axis)).any():
+                yield side, node, to, dead
 
 
 def _closed(
@@ -191,10 +189,8 @@ def _closed(
         if known is None or known.value.ndim < 2 or node not in weights:
             continue
         for axis in range(known.value.ndim):
-            rest = tuple(k for k in range(known.value.ndim) if k != axis)
-            dead = (~known.unknown & (known.value == 0)).all(axis=rest)
-            if dead.any():
-                yield side, node, axis, np.asarray(dead)
+            if (dead := holding(known, axis)).any():
+                yield side, node, axis, dead
 
 
 class _Ways:

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsparse.export._shrinking.graph import Graph
-from jsparse.export._shrinking.members import UnitAxis, UnitGroup
-from jsparse.export._shrinking.uses import Use
+from jsparse.export._shrinking.uses import UnitAxis, UnitGroup, Use
 from jsparse.export._shrinking.verify import apart, rounding
 
 

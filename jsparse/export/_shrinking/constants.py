@@ -180,7 +180,7 @@ def _zeros(op: Op, given: Known | None, weight: Known | None) -> np.ndarray | No
     if (may[known].any(axis=0) & ~reached).any():
         return None
     out = op.outputs[0].shape
-    ends = [free[axis] for axis in free]
+    ends = list(free.values())
     spread = reached.reshape([weight.value.shape[axis] for axis in free])
     spread = spread.transpose(np.argsort(ends))
     return np.broadcast_to(spread.reshape([n if k in ends else 1 for k, n in enumerate(out)]), out)
@@ -189,15 +189,16 @@ def _zeros(op: Op, given: Known | None, weight: Known | None) -> np.ndarray | No
 def neutral(op: Op, node: Node, axis: int, knowledge: Knowledge) -> np.ndarray:
     """Positions of an axis that change nothing where it is reduced, as zeros do in a sum: [n]."""
     known = knowledge.get(node)
-    if (
-        op.name not in NEUTRAL
-        or known is None
-        or node is not op.inputs[0]
-        or axis not in op.params["axes"]
-    ):
+    reduced = op.name in NEUTRAL and node is op.inputs[0] and axis in op.params["axes"]
+    if known is None or not reduced:
         return np.zeros(node.shape[axis], bool)
-    rest = tuple(k for k in range(len(node.shape)) if k != axis)
-    return np.asarray((~known.unknown & (known.value == NEUTRAL[op.name])).all(axis=rest))
+    return holding(known, axis, NEUTRAL[op.name])
+
+
+def holding(known: Known, axis: int, value: float = 0) -> np.ndarray:
+    """Positions of an axis at which all elements are known to have this value: [n]."""
+    rest = tuple(k for k in range(known.value.ndim) if k != axis)
+    return np.asarray((~known.unknown & (known.value == value)).all(axis=rest))
 
 
 def _empty(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:

@@ -1,11 +1,11 @@
-"""How each operation couples the axes of its inputs and outputs (see `Ties`)."""
+"""How operations couple the axes of their inputs and outputs (see `Ties`), and what stays whole."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from jsparse.export._shrinking.graph import Node, Op
-from jsparse.export._shrinking.liveness import Axis, Ties
+from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
+from jsparse.export._shrinking.liveness import ENDS, WHOLE, Axis, Reason, Ties
 from jsparse.export._shrinking.operations import (
     CUMULATIVE,
     ELEMENTWISE,
@@ -246,3 +246,40 @@ def _bodies(op: Op, ties: Ties) -> None:
             ties.pin(outer, 0)
             for axis in range(len(inner.shape)):
                 ties.tie([(outer, axis + 1)], [(inner, axis)])
+
+
+def pin_ends(graph: Graph, fixed: Iterable[tuple[str, int, str]], ties: Ties) -> None:
+    """Keep what is not an axis of weights, or may mean something else in other calls.
+
+    Args:
+      graph: of the model.
+      fixed: the path, an axis that is kept whole, and why.
+      ties: gets it.
+    """
+    read = {node for op in every(graph.ops) for node in op.inputs}
+    readers = readers_in(every(graph.ops))
+    for node in graph.nodes():
+        if node in graph.variables:
+            if node.value is None or node not in read:
+                why = "is not a weight: calls write it, or shrink does not open what holds it"
+                ties.because(Reason(WHOLE, None, f"{node.path} {why}"))
+                ties.pin(node)
+        elif node.value is not None and node.shape:
+            op = next(iter(readers.get(node, [])), None)
+            ties.because(Reason(WHOLE, op, f"reads a constant array of shape {node.shape}"))
+            ties.pin(node)
+    ties.because(Reason(ENDS))
+    for node in graph.inputs:
+        ties.pin(node)
+    ties.because(Reason(ENDS, None, "the model returns them"))
+    for node in graph.outputs:
+        ties.pin(node)
+    for node in graph.variables:
+        for path, axis, why in fixed:
+            if node.path == path:
+                ties.because(Reason(WHOLE, None, why))
+                ties.pin(node, axis % len(node.shape))
+    ties.because(Reason(WHOLE, None, "longer inputs may read more of it"))
+    for node, seen in graph.partly_read().items():
+        for axis, mask in enumerate(seen):
+            ties.narrow(node, axis, mask)

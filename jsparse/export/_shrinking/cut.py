@@ -20,6 +20,7 @@ from jsparse.export._shrinking.cut_groups import (
     staying,
     store_in_place,
 )
+from jsparse.export._shrinking.products import along
 from jsparse.rules._remaining import gone_after, left_after
 from jsparse.rules._rule import grown, with_role
 
@@ -79,7 +80,7 @@ class Cut:
         """An array of that shape with zeros where it is cut."""
         for axis, kept in self.keep.items():
             stays = np.isin(np.arange(self.shape[axis]), kept)
-            value = value * stays.reshape([-1 if a == axis else 1 for a in range(value.ndim)])
+            value = value * along(stays, axis, value.ndim)
         return value
 
 
@@ -126,11 +127,9 @@ def cut_in_place(
 
 
 def _cut_groups(places: Sequence[Slot], cuts: Mapping[int, Cut]) -> dict[str, Cut]:
-    """Cut what the weights of groups share, before them; return what was cut, at each place.
+    """Cut what the weights of groups share, before them; `cuts` are by identity.
 
-    Args:
-      places: of the model.
-      cuts: of the weights, by their identity.
+    Returns what was cut, at each place.
     """
     members = members_of(places)
     pairs = [(member, cuts[one].keep if one in cuts else {}) for one, member in members.items()]
@@ -158,8 +157,8 @@ def _cut_part(part: Sparse, cut: Cut) -> dict[str, Cut]:
     longer, stack = grown(part.rule, weight), role.stack
     follow = followed(longer, stack, axes, state, lambda axis, n: n == weight.shape[axis])
     found = {"weight": cut}
-    for name, along in follow.items():
-        keep = {k: cut.keep[axis] for k, axis in enumerate(along) if axis in cut.keep}
+    for name, places in follow.items():
+        keep = {k: cut.keep[axis] for k, axis in enumerate(places) if axis in cut.keep}
         if keep:
             found[name] = Cut(shape=state[name].shape, keep=keep)
     gone = gone_after(part.rule, weight, state, cut.keep)

@@ -8,7 +8,6 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +17,7 @@ from jsparse._coupled import Member, Units
 from jsparse._slots import Slot
 from jsparse._sparse import Sparse
 from jsparse._variables import Setting
+from jsparse.export._shrinking.products import along
 from jsparse.rules._coupled import Span, mean_square
 from jsparse.rules._remaining import Keep
 from jsparse.rules._rule import with_role
@@ -56,7 +56,7 @@ def note_gone_in_place(pairs: Pairs) -> None:
     groups: dict[int, Units] = {}
     more: dict[str, Array] = {}
     for member, keep in pairs:
-        for span, group in _spans(member):
+        for span, group in member.pairs:
             groups[id(group)] = group
             inside = {a: kept for a, kept in keep.items() if a != span.axis + member.ndim}
             if inside and span.own and getattr(group.rule, "measures", False):
@@ -75,37 +75,25 @@ def store_in_place(part: Sparse, name: str, value: Array) -> None:
 
 
 def renumber_in_place(pairs: Pairs, stays: Mapping[str, np.ndarray]) -> None:
-    """Record in weights which units are where, after the groups were cut.
-
-    Args:
-      pairs: as before the cut.
-      stays: from `staying`.
-    """
+    """Record in weights which units are where, after the groups were cut."""
     for member, keep in pairs:
         spans = []
-        for span, group in _spans(member):
+        for span, group in member.pairs:
             at = _at(span)
             kept = keep.get(span.axis + member.ndim, range(len(at)))
             new = np.append(np.cumsum(stays[group.name]) - 1, -1)  # no unit stays no unit
             at, width = new[at[list(kept)]], int(stays[group.name].sum())
+            left = group.rule.role.left
             spans.append(
                 dataclasses.replace(
                     span,
                     units=() if np.array_equal(at, np.arange(width)) else tuple(at.tolist()),
                     width=width,
-                    rule=_as_left(span.rule, group.rule),
+                    # the remaining units of its group's rule
+                    rule=with_role(span.rule, dataclasses.replace(span.rule.role, left=left)),
                 )
             )
         member.rule = dataclasses.replace(member.rule, spans=tuple(spans))
-
-
-def _as_left(rule: Any, group: Any) -> Any:
-    """The rule of a span, with the remaining units of its group's rule."""
-    return with_role(rule, dataclasses.replace(rule.role, left=group.role.left))
-
-
-def _spans(member: Member) -> Iterator[tuple[Span, Units]]:
-    return zip(member.rule.spans, member.groups.values(), strict=True)
 
 
 def _at(span: Span) -> np.ndarray:
@@ -115,7 +103,7 @@ def _at(span: Span) -> np.ndarray:
 def _positions(pairs: Pairs) -> Iterator[tuple[Units, Span, np.ndarray, np.ndarray]]:
     """Each group and span, the unit at each position (-1 for none), and whether it stays."""
     for member, keep in pairs:
-        for span, group in _spans(member):
+        for span, group in member.pairs:
             at = _at(span)
             axis = span.axis + member.ndim
             kept = keep.get(axis, range(len(at)))
@@ -127,5 +115,5 @@ def _removed(weight: Array, keep: Keep) -> Array:
     stays = jnp.ones((), bool)
     for axis, kept in keep.items():
         there = np.isin(np.arange(weight.shape[axis]), kept)
-        stays = stays & there.reshape([-1 if a == axis else 1 for a in range(weight.ndim)])
+        stays = stays & along(there, axis, weight.ndim)
     return jnp.where(stays, jnp.zeros((), weight.dtype), weight)

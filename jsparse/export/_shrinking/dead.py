@@ -57,10 +57,6 @@ def settle_in_place(model: nnx.Module, inputs: tuple) -> None:
 
     In train mode a normalization uses the statistics of the batch, so a unit without weights
     becomes its bias; with settled statistics it does so in eval mode too.
-
-    Args:
-      model: without rules.
-      inputs: of a call.
     """
     leaves, form = jax.tree.flatten(nnx.state(model, nnx.BatchStat))
     if not leaves:

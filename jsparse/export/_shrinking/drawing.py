@@ -9,11 +9,9 @@ from html import escape
 from pathlib import Path
 
 from jsparse._checks import require
-from jsparse._values import check_path
 from jsparse._versions import versions
-from jsparse.export._shrinking.members import UnitGroup
-from jsparse.export._shrinking.uses import Use
-from jsparse.report._page import write_page
+from jsparse.export._shrinking.uses import UnitGroup, Use
+from jsparse.report._page import check_out, write_page
 
 ROW, COLUMN, LETTER, TOP = 20, 26, 7.5, 26
 """Pixels: of a row, a column, a letter, and above the first row."""
@@ -22,24 +20,9 @@ COLORS = 7
 
 
 def write_groups(groups: Sequence[UnitGroup], order: Sequence[str], out: str | Path) -> Path:
-    """Write the page.
-
-    Args:
-      groups: of a model.
-      order: paths of its weights, as the model reads them.
-      out: the file.
-
-    Raises:
-      TypeError: out is not a path.
-      IsADirectoryError: out is a folder.
-      ImportError: Jinja2 is not installed.
-    """
+    """Write the page of `UnitGroups.page`; `order` is that in which the model reads weights."""
     require("jinja2", "report", "a page")
-    check_path(out=out)
-    if Path(out).is_dir():
-        raise IsADirectoryError(
-            f"{out} is a folder; pass a file, such as {Path(out, 'groups.html')}"
-        )
+    check_out(out, "groups.html")
     free = [group for group in groups if not group.held]
     head = ("", "group", "units", "parameters", "")
     rows = [

@@ -7,14 +7,15 @@ the smaller model still computes the same.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from flax import nnx
 
-from jsparse._paths import listed
+from jsparse._paths import listed, match
 from jsparse._pure import by_position, calling, examples, settings
 from jsparse._slots import slots
 from jsparse._surgery import fold
@@ -25,12 +26,13 @@ from jsparse.export._shrinking.closing import with_closers
 from jsparse.export._shrinking.drawing import noted, write_groups
 from jsparse.export._shrinking.graph import Node, every
 from jsparse.export._shrinking.liveness import ENDS, SINGLE, Axis, Reason
-from jsparse.export._shrinking.members import UnitAxis, UnitGroup
 from jsparse.export._shrinking.operations import is_closed
 from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.units import Family, Units
-from jsparse.export._shrinking.uses import NOTHING, Use, uses
+from jsparse.export._shrinking.uses import NOTHING, UnitAxis, UnitGroup, Use, uses
 from jsparse.report._table import table
+
+Value = TypeVar("Value")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,6 +92,33 @@ class UnitGroups:
 def _members(group: UnitGroup) -> str:
     paths = dict.fromkeys(member.path for member in group.members)
     return listed([path for path in paths if path != group.name.rpartition(":")[0]], 4)
+
+
+def chosen_groups(
+    groups: UnitGroups, given: Sequence[tuple[str, Value]], name: str, verb: str
+) -> dict[str, Value]:
+    """What each group is given, by name, for groups that can shrink.
+
+    Args:
+      groups: of the model.
+      given: pairs of a pattern for names and a value; the first match wins.
+      name: of the argument that holds them.
+      verb: what is done with them, for errors.
+
+    Raises:
+      ValueError: a pattern that matches no group that can shrink.
+    """
+    free = {group.name: group for group in groups if not group.held}
+    if not free:
+        raise ValueError(f"groups has none that can shrink, so there is nothing to {verb}")
+    for pattern, _ in given:
+        if not any(re.fullmatch(pattern, at) for one in free for at in (one, f"/{one}")):
+            raise ValueError(
+                f"{name}: {pattern!r} matches no group that can shrink, of which there are "
+                f"{listed(free)}; it is a regular expression for the whole name, such as "
+                "'.*/kernel:.*'"
+            )
+    return match(free, given)
 
 
 def groups(

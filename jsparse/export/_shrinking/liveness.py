@@ -7,6 +7,7 @@ its outputs, cut. The arrays of an operation that is not understood stay whole.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -197,17 +198,10 @@ class Removal:
 
     def _why_grid(self, side: Sequence[Axis]) -> np.ndarray:
         """A reason for each position of a grid: [...]."""
-        grid = np.zeros([node.shape[axis] for node, axis in side], np.int32)
-        for k, (node, axis) in enumerate(side):
-            spread = [1] * len(side)
-            spread[k] = -1
-            grid = np.maximum(grid, self.numbers(node, axis).reshape(spread))
-        return grid
+        numbers = [self.numbers(*axis) for axis in side]
+        return functools.reduce(np.maximum.outer, numbers, np.zeros((), np.int32))
 
     def _grid(self, side: Sequence[Axis]) -> np.ndarray:
-        grid = np.zeros([node.shape[axis] for node, axis in side], bool)
-        for k, (node, axis) in enumerate(side):
-            spread = [1] * len(side)
-            spread[k] = -1
-            grid |= self.removed(node, axis).reshape(spread)
-        return grid
+        """Which positions of a grid are removed: [...]."""
+        masks = [self.removed(*axis) for axis in side]
+        return functools.reduce(np.logical_or.outer, masks, np.zeros((), bool))

@@ -144,7 +144,7 @@ def windows_of(op: Op) -> dict[int, int]:
     if op.name == "dynamic_update_slice":
         return {axis: axis for axis in range(len(op.inputs[0].shape))}
     dims = op.params["dimension_numbers"]
-    gone = {*dims.inserted_window_dims, *getattr(dims, "operand_batching_dims", ())}
+    gone = {*dims.inserted_window_dims, *dims.operand_batching_dims}
     axes = [axis for axis in range(len(op.inputs[0].shape)) if axis not in gone]
     return dict(zip(axes, dims.update_window_dims, strict=True))
 
@@ -153,18 +153,14 @@ def lanes_of(op: Op) -> list[tuple[int, int, int]]:
     """Triples of axes of a gather: of the array, of its indices and of the output, [n] each."""
     dims = op.params["dimension_numbers"]
     batch = [a for a in range(len(op.outputs[0].shape)) if a not in dims.offset_dims]
-    pairs = zip(
-        getattr(dims, "operand_batching_dims", ()),
-        getattr(dims, "start_indices_batching_dims", ()),
-        strict=True,
-    )
+    pairs = zip(dims.operand_batching_dims, dims.start_indices_batching_dims, strict=True)
     return [(axis, along, batch[along]) for axis, along in pairs]
 
 
 def whole_axes_of(op: Op) -> list[tuple[int, int]]:
     """Axes of an array that a gather takes whole, and those of the output."""
     dims, sizes = op.params["dimension_numbers"], op.params["slice_sizes"]
-    dropped = {*dims.collapsed_slice_dims, *getattr(dims, "operand_batching_dims", ())}
+    dropped = {*dims.collapsed_slice_dims, *dims.operand_batching_dims}
     shape = op.inputs[0].shape
     taken = zip((a for a in range(len(shape)) if a not in dropped), dims.offset_dims, strict=True)
     return [(axis, to) for axis, to in taken if sizes[axis] == shape[axis]]

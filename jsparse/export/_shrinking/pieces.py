@@ -97,13 +97,7 @@ def pieces_of(ops: Sequence[Op], outputs: Sequence[Node]) -> list[Piece]:
 def run_pieces(
     pieces: Sequence[Piece], outputs: Sequence[Node], given: Mapping[Node, Any]
 ) -> list[Any]:
-    """What the pieces compute.
-
-    Args:
-      pieces: in order.
-      outputs: what to return.
-      given: the arrays from which they start.
-    """
+    """What the pieces compute, in order, from given arrays."""
     values = dict(given)
     value = lambda node: values.get(node, node.value)
     for piece in pieces:

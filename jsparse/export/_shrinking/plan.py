@@ -15,9 +15,8 @@ from jsparse.export._shrinking.attributes import Mend, head_dim, heads, mend_in_
 from jsparse.export._shrinking.blame import Groups, at_error, explain, removed_near
 from jsparse.export._shrinking.constants import Knowledge, know, neutral
 from jsparse.export._shrinking.contractions import foldable, sinks, taken_up, tie_product
-from jsparse.export._shrinking.couplings import tie
+from jsparse.export._shrinking.couplings import pin_ends, tie
 from jsparse.export._shrinking.cut import Cut, cut_in_place
-from jsparse.export._shrinking.ends import pin_ends
 from jsparse.export._shrinking.graph import Graph, Node, Op, every
 from jsparse.export._shrinking.liveness import (
     ENDS,

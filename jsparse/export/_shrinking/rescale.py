@@ -82,12 +82,7 @@ class _End(NamedTuple):
 
 
 class Rescale:
-    """What a model has that can compensate for factors.
-
-    Args:
-      model: without rules.
-      graph: what it computes.
-    """
+    """What a model has that can compensate for factors."""
 
     def __init__(self, model: nnx.Module, graph: Graph):
         statistics = {s.path for s in slots(model) if isinstance(s.value, nnx.BatchStat)}

@@ -100,11 +100,7 @@ def shrink(
 
 
 def check_outputs(expected: Graph, small: Graph) -> None:
-    """Compare a smaller model with one of full size.
-
-    Raises:
-      ValueError: it gives other outputs.
-    """
+    """Refuse a smaller model whose outputs are not those of one of full size."""
     off = apart(expected.run({}), small.run({}))
     allowed = rounding(expected.variables)
     if not off <= allowed:

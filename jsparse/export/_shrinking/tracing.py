@@ -126,12 +126,7 @@ def _alone(arrays: Sequence[Any], ops: Sequence[Op], given: Sequence[Node]) -> b
 
 
 def closed(model: nnx.Module, cut: Collection[str]) -> dict[str, str]:
-    """Why weights are not cut that an object holds instead of a variable, by its path.
-
-    Args:
-      model: without rules.
-      cut: paths of variables that are.
-    """
+    """Why weights are not cut that an object holds instead of a variable, by its path."""
     _, variables, kinds = pure(model)
     opened_ones = {slot.path for slot in slots(model)}
     modules = [f"{path}/" if path else "" for path, _ in walk_modules(model)]

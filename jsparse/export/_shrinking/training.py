@@ -195,7 +195,7 @@ def _chosen(plan: Plan, model: nnx.Module) -> tuple[Removal, Record]:
         if not whole:
             return removal, record
         for path, part in members.items():
-            for span, group in zip(part.rule.spans, part.groups.values(), strict=True):
+            for span, group in part.pairs:
                 if group.name in whole:
                     why = f"a part of the units of {group.name} would go"
                     plan.fixed.append((path, span.axis + part.ndim, why))

@@ -21,9 +21,8 @@ from jsparse.export._shrinking.attributes import Attributes, Mend, heads, mend_i
 from jsparse.export._shrinking.blame import removed_near
 from jsparse.export._shrinking.constants import Known, know, nonzero
 from jsparse.export._shrinking.contractions import LINKS, tie_unsummed
-from jsparse.export._shrinking.couplings import tie
+from jsparse.export._shrinking.couplings import pin_ends, tie
 from jsparse.export._shrinking.cut import Cut, cut_in_place
-from jsparse.export._shrinking.ends import pin_ends
 from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
 from jsparse.export._shrinking.links import Links
 from jsparse.export._shrinking.liveness import NEEDS_WHOLE, WHOLE, Axis, Reason, Removal

@@ -60,11 +60,7 @@ def contest(
 
 
 def _checked(rows: Rows, dense: np.ndarray, traced: bool) -> Fit:
-    """The projection, if the budget can be met by a cost that decreases as units are removed.
-
-    Raises:
-      ValueError: it cannot, or the cost rises.
-    """
+    """The projection, if the budget can be met by a cost that decreases as units are removed."""
     line = [rows.layers.counts(np.full((1, dense.size), one)) for one in LINE] if traced else []
     names = ["the model as given", *(f"density {one:g}" for one in LINE[: len(line)])]
     candidates = np.concatenate([dense, *line, np.ones_like(dense)])

@@ -20,7 +20,7 @@ from jax import Array
 from jsparse._checks import uncalled
 from jsparse._paths import named
 from jsparse._pure import taken_apart
-from jsparse._slots import check_module, slots
+from jsparse._slots import check_module, slots, state_paths
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, hold
 from jsparse._values import is_number, shown
@@ -71,19 +71,13 @@ def key_of(key: Array, counts: np.ndarray, n: int) -> Array:
 
 
 class Compiled:
-    """Traces each function once; every candidate runs the same programs.
-
-    Args:
-      model: under `Held`.
-      layers: of the model.
-      asked: the user's functions.
-      key: for recovery.
-    """
+    """Traces each function once; every candidate runs the same programs."""
 
     def __init__(self, model: nnx.Module, layers: Layers, asked: Asked, key: Array):
         self.layers, self.key = layers, key
         build, self.variables, _ = taken_apart(model)
-        at = _mask_paths(model, self.variables)
+        own = state_paths(model, self.variables)
+        at = {slot.path: f"{own[id(slot.value)]}/mask" for slot in slots(model, Sparse)}
         masks = {path: self.variables[at[path]] for path in layers.places}
         some_dropped = {path: mask for path, mask in masks.items() if not np.asarray(mask).all()}
 
@@ -145,7 +139,7 @@ class Compiled:
 
 
 class Called:
-    """Calls each function in Python, each time on a new model; arguments as for `Compiled`."""
+    """Calls each function in Python, each time on a new model."""
 
     def __init__(self, model: nnx.Module, layers: Layers, asked: Asked, key: Array):
         self.start, self.layers, self.key = model, layers, key
@@ -198,13 +192,6 @@ def _masks(model: nnx.Module, kept: Mapping[str, Array]) -> dict[str, Array]:
     return {path: jnp.where(kept[path], part.mask[...], 0) for path, part in parts.items()}
 
 
-def _mask_paths(model: nnx.Module, variables: Mapping[str, Any]) -> dict[str, str]:
-    """Where each mask is among the variables: a tied weight is listed by one of its paths."""
-    places = [slot for slot in slots(model) if isinstance(slot.value, Sparse)]
-    names = {id(s.value): f"{s.path}/mask" for s in places if f"{s.path}/mask" in variables}
-    return {slot.path: names[id(slot.value)] for slot in places if id(slot.value) in names}
-
-
 @contextlib.contextmanager
 def answering(name: str) -> Iterator[None]:
     """Say in errors raised in the block which of the user's functions raised them."""
@@ -235,11 +222,7 @@ def _traced(name: str, value: Any) -> Array:
 
 
 def _checked(name: str, value: Any) -> float:
-    """The number as a float.
-
-    Raises:
-      ValueError: it is not a finite number, or is a cost below 0.
-    """
+    """The number as a float."""
     array = np.asarray(value) if hasattr(value, "dtype") else value
     if isinstance(array, np.ndarray) and array.shape == ():
         array = array.item()

@@ -15,7 +15,7 @@ from jax import Array
 
 from jsparse._budget import erdos_renyi_kernel
 from jsparse._paths import listed, naming
-from jsparse._pattern import Unit, grid_shape, pool, spread, unit_sizes
+from jsparse._pattern import Unit, grid_shape, pool, spread, stacked_tile, unit_sizes
 from jsparse._score import wide
 from jsparse._sparse import Sparse
 from jsparse._values import check_mapping
@@ -159,8 +159,7 @@ def _units(
     if bool(jnp.isnan(given).any()):
         raise ValueError("the importance is NaN; look for NaN in the weights, or in the batches")
     stack = weight.shape[: role.stack]
-    tile = unit.tile(weight.shape[role.stack :], role)
-    place = Place(first, stack, (1,) * len(stack) + tuple(tile), weight.shape)
+    place = Place(first, stack, stacked_tile(unit, weight.shape, role), weight.shape)
     total = pool(given, place.tile) / unit_sizes(weight.shape, place.tile).astype(given.dtype)
     there = pool(mask.astype(jnp.float32), place.tile, jnp.max) > 0
     values = np.asarray(jnp.where(there, total, -jnp.inf))

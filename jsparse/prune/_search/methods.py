@@ -8,11 +8,10 @@ import dataclasses
 from collections.abc import Generator
 from typing import NamedTuple, Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jsparse._random import numpy_generator
 from jsparse._values import check_in, check_whole
 from jsparse.prune._search.layers import Layers
 
@@ -85,7 +84,7 @@ class Random:
         return (budget,)
 
     def propose(self, layers: Layers, key: Array) -> Generator[np.ndarray, Outcome, None]:
-        rng = _generator(key)
+        rng = numpy_generator(key)
         while True:
             shape = (self.population, len(layers.names))
             yield np.exp(rng.uniform(np.log(self.least), 0.0, shape))
@@ -129,7 +128,7 @@ class CrossEntropy:
         return tightening(self.tighten, dense, budget)
 
     def propose(self, layers: Layers, key: Array) -> Generator[np.ndarray, Outcome, None]:
-        rng = _generator(key)
+        rng = numpy_generator(key)
         mean = np.zeros(len(layers.names))
         spread = np.full(len(mean), self.spread)
         while True:
@@ -152,9 +151,3 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 def logit(density: np.ndarray) -> np.ndarray:
     """The inverse of `sigmoid`; a dense layer has 4."""
     return np.clip(np.log(density) - np.log1p(-np.minimum(density, 1 - 1e-6)), -14.0, 4.0)
-
-
-def _generator(key: Array) -> np.random.Generator:
-    """NumPy's generator, seeded by a key."""
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return np.random.default_rng(np.asarray(jax.random.key_data(key) if typed else key))
