@@ -25,7 +25,10 @@ def pin_ends(graph: Graph, fixed: Iterable[tuple[str, int, str]], ties: Ties) ->
         elif node.value is not None and node.shape:
             op = next(iter(readers.get(node, [])), None)
             ties.because(Reason(WHOLE, op, f"reads a constant array of shape {node.shape}"))
-            ties.pin(node)
+            for axis in range(len(node.shape)):
+                first = node.value.take([0], axis) if node.shape[axis] else node.value
+                if not (node.value == first).all():  # else the code may follow the width
+                    ties.pin(node, axis)
     ties.because(Reason(ENDS))
     for node in graph.inputs:
         ties.pin(node)
