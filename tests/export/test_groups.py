@@ -218,6 +218,26 @@ def test_factors_go_to_parts_of_weights_and_through_lookups(
     assert units.smaller({n: [1] for n in free(units)}, [same_outputs]).faults == []
 
 
+class Again(nnx.Module):
+    """One attention that is called twice."""
+
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.enter, self.leave = nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        x = self.attention(self.enter(x))
+        return self.leave(self.attention(x))
+
+
+def test_weights_that_several_calls_share_take_a_factor() -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 5, 4))
+    small, record = js.prune.units(Again(), x, density=0.5)
+    assert small.attention.head_dim == 2
+    assert {round(one, 4) for one in record.factors.values()} == {round(0.5**0.5, 4)}
+
+
 def test_statistics_of_a_norm_take_no_factor() -> None:
     small, record = js.prune.units(Fused(nnx.Rngs(0)), (2, 5, 4), density=0.5)
     assert record.factors.keys() == {"norm/scale", "norm/bias"}

@@ -19,7 +19,7 @@ def pin_ends(graph: Graph, fixed: Iterable[tuple[str, int, str]], ties: Ties) ->
     for node in graph.nodes():
         if node in graph.variables:
             if node.value is None or node not in read:
-                why = "is not a weight: calls write it, or shrink does not open what holds it"
+                why = "is no weight: calls write it, or it is in no nnx.Variable that shrink opens"
                 ties.because(Reason(WHOLE, None, f"{node.path} {why}"))
                 ties.pin(node)
         elif node.value is not None and node.shape:
