@@ -80,6 +80,15 @@ THROUGH: dict[str, Callable[[Array], Array]] = {
     "rows by the matrix of their group": lambda h: (
         h * lax.ragged_dot(h, jnp.ones((2, h.shape[1], 1)), jnp.array([1, 3]))
     ),
+    "convolutions, each with a kernel of its own": lambda h: jax.vmap(
+        lambda row: lax.conv_general_dilated(
+            row[None, None],
+            row.sum() * jnp.ones((1, h.shape[1], 16)),
+            (1,),
+            "SAME",
+            dimension_numbers=("NWC", "WIO", "NWC"),
+        )[0, 0]
+    )(h),
     "depthwise convolution": lambda h: lax.conv_general_dilated(
         h[None],
         jnp.ones((3, 1, h.shape[1])),

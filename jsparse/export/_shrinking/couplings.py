@@ -149,7 +149,7 @@ def _elementwise(op: Op, ties: Ties) -> None:
 
 def _reshape(op: Op, ties: Ties) -> None:
     node, out = op.inputs[0], op.outputs[0]
-    if op.params.get("dimensions") is not None or 0 in node.shape:
+    if 0 in node.shape:
         ties.pin(node)
         ties.pin(out)
         return

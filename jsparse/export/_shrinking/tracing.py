@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core.primitives import reshape_p, transpose_p
 
 from jsparse._opened import WRAPPERS, opened
 from jsparse._paths import named
@@ -207,14 +208,28 @@ def _inline(
             outputs = _inline(inner.jaxpr, inner.consts, inputs, ops, source)
         else:
             outputs = [_node(var) for var in eqn.outvars]
+            params, inputs = _turned_before(eqn, inputs, ops, source)
             bodies = _bodies(eqn, len(inputs), source)
             extra = _groups(eqn, inputs)
-            ops.append(Op(eqn.primitive, eqn.params, inputs, outputs, extra, bodies, source))
+            ops.append(Op(eqn.primitive, params, inputs, outputs, extra, bodies, source))
         at.update(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
 def _groups(eqn: Any, inputs: list[Node]) -> tuple[Node, ...]:
+def _turned_before(
+    eqn: Any, inputs: list[Node], ops: list[Op], source: tuple
+) -> tuple[dict[str, Any], list[Node]]:
+    """The settings and inputs of an operation, for a reshape after the transposition in it."""
+    order = eqn.params.get("dimensions") if eqn.primitive is reshape_p else None
+    if order is None:
+        return eqn.params, inputs
+    node = inputs[0]
+    turned = Node(tuple(node.shape[axis] for axis in order), node.dtype)
+    ops.append(Op(transpose_p, {"permutation": tuple(order)}, [node], [turned], source=source))
+    return eqn.params | {"dimensions": None}, [turned]
+
+
     """The groups of a grouped convolution and the outputs of a group."""
     groups = eqn.params.get("feature_group_count", 1)
     if eqn.primitive.name != "conv_general_dilated" or groups == 1:
