@@ -8,14 +8,14 @@
 """
 
 import functools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from jsparse.export._shrinking.contractions import LINKS
-from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
+from jsparse.export._shrinking.graph import Body, Graph, Node, Op, every, readers_in
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.places import Nowhere, Part, Where, before, parted, spans
 from jsparse.export._shrinking.scaled import Scaled
@@ -74,12 +74,19 @@ class Ways:
         self._outside: dict[Node, Node] = {}
         for op in ops:
             for body in op.bodies:
-                self.ends |= {*body.outputs}
+                self.ends |= {*self._returned(op, body)}
                 pairs = zip(body.inputs, body.reads, strict=True)
                 carried = {*body.carried.values()}
                 if op.name == "scan":  # the same at each step, or one slice of it
                     same = [pair for k, pair in enumerate(pairs) if k not in carried]
                     self._outside |= {inner: op.inputs[n] for inner, n in same}
+
+    def _returned(self, op: Op, body: Body) -> Iterator[Node]:
+        """What a body returns, without what nothing reads, as weights that come back unchanged."""
+        for k, node in enumerate(body.outputs):
+            out = op.outputs[body.makes[k]] if k < len(body.makes) else None
+            if out is None or k in body.carried or out in self.readers or out in self.ends:
+                yield node
 
     def number(self, op: Op, node: Node) -> tuple[Op, np.ndarray] | None:
         """The number that an array is filled with, [], and the operation that reads it.

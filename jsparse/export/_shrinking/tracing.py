@@ -18,7 +18,7 @@ from jsparse._pure import evaluated, pure
 from jsparse._slots import slots, walk_modules
 from jsparse._storage.leaves import is_key
 from jsparse._variables import WRAPPERS as NORMALIZING
-from jsparse.export._shrinking.graph import Body, Graph, Node, Op
+from jsparse.export._shrinking.graph import Body, Graph, Node, Op, every
 from jsparse.export._shrinking.marks import mark_in_place
 from jsparse.export._shrinking.pieces import LEVEL, pieces_of, run_pieces
 
@@ -102,7 +102,8 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
     given = [Node(tuple(leaf.shape), leaf.dtype) for leaf in arrays]
     ops: list[Op] = []
     outputs = _inline(closed.jaxpr, closed.consts, [*nodes, *given], ops, ())[:made]
-    ops = _needed(ops, outputs)
+    weights = [node for node in nodes if node.value is not None]
+    ops = _needed(ops, [*outputs, *_beside(ops, outputs, weights)])
     whole = functools.cache(lambda: _quick(program.lower()))
     pieces = functools.cache(lambda: pieces_of(ops, outputs))
 
@@ -278,6 +279,16 @@ def _counts(params: dict[str, Any]) -> tuple[int, int]:
         return params["num_consts"], params["num_carry"]
     consts, carry, _ = params["ft_in"].unpack()  # since jax 0.12
     return len(consts.vals), len(carry.vals)
+
+
+def _beside(ops: list[Op], outputs: list[Node], weights: list[Node]) -> set[Node]:
+    """What is made of weights that no output depends on: the code computes it all the same."""
+    read = {node for op in every(_needed(ops, outputs)) for node in op.inputs}
+    found = {node for node in weights if node not in read}
+    for op in ops:
+        if not found.isdisjoint(op.inputs):
+            found.update(op.outputs)
+    return found
 
 
 def _needed(ops: list[Op], outputs: list[Node]) -> list[Op]:
