@@ -312,6 +312,6 @@ def same_outputs(full: Graph, small: Smaller) -> list[Fault]:
     if small.means:
         return []
     off = apart(full.run(zeroed(full, small.cuts)), small.graph.run({}))
-    if off <= rounding(full.variables):
+    if off <= rounding(full.nodes()):
         return []
     return [Fault(f"gives outputs that are off by {off:.1e} of the largest if they are cut")]
