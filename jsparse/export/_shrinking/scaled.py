@@ -15,7 +15,8 @@ class Scaled:
     """The change of a weight w: factor * (w + plus) - plus.
 
     Attributes:
-      factor: one for all elements, or one for each, [...] as the weight of full size.
+      factor: one for all elements, or one for each, [...] as the weight of full size, but of
+        length 1 along axes where they are the same.
       plus: what is added to the weight before it is used.
     """
 
@@ -28,7 +29,9 @@ class Scaled:
         given = value if value.dtype == wide else value.astype(wide)
         factor = self.factor
         if isinstance(factor, np.ndarray):
-            factor = jnp.asarray(cut.of(factor) if cut else factor, wide)
+            for axis, kept in cut.keep.items() if cut else ():
+                factor = factor.take(kept, axis) if factor.shape[axis] > 1 else factor
+            factor = jnp.asarray(factor, wide)
         made = factor * (given + self.plus) - self.plus
         return made if value.dtype == wide else made.astype(value.dtype)
 
@@ -36,6 +39,9 @@ class Scaled:
         """The factor times another one at some places: one number where all are the same."""
         if where is None:
             return self.factor * factor
+        for axis in range(where.ndim):
+            first = where.take([0], axis)
+            where = first if (where == first).all() else where
         each = self.factor * np.where(where, factor, 1.0)
         return float(each.flat[0]) if (each == each.flat[0]).all() else each
 
