@@ -208,8 +208,8 @@ def _inline(
         if inner is not None:
             outputs = _inline(inner.jaxpr, inner.consts, inputs, ops, source)
         else:
-            outputs = [_node(var) for var in eqn.outvars]
             params, inputs = _turned_before(eqn, inputs, ops, source)
+            outputs = [_node(var) for var in eqn.outvars]
             bodies = _bodies(eqn, len(inputs), source)
             extra = _groups(eqn, inputs)
             ops.append(Op(eqn.primitive, params, inputs, outputs, extra, bodies, source))
@@ -217,7 +217,6 @@ def _inline(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _groups(eqn: Any, inputs: list[Node]) -> tuple[Node, ...]:
 def _turned_before(
     eqn: Any, inputs: list[Node], ops: list[Op], source: tuple
 ) -> tuple[dict[str, Any], list[Node]]:
@@ -231,6 +230,7 @@ def _turned_before(
     return eqn.params | {"dimensions": None}, [turned]
 
 
+def _groups(eqn: Any, inputs: list[Node]) -> tuple[Node, ...]:
     """The groups of a grouped convolution and the outputs of a group."""
     groups = eqn.params.get("feature_group_count", 1)
     if eqn.primitive.name != "conv_general_dilated" or groups == 1:
