@@ -19,7 +19,7 @@ def pin_ends(graph: Graph, fixed: Iterable[tuple[str, int, str]], ties: Ties) ->
     for node in graph.nodes():
         if node in graph.variables:
             if node.value is None or node not in read:
-                why = "is no weight: calls write it, or it is in no nnx.Variable that shrink opens"
+                why = "is not a weight: calls write it, or it is in no nnx.Variable of the model"
                 ties.because(Reason(WHOLE, None, f"{node.path} {why}"))
                 ties.pin(node)
         elif node.value is not None and node.shape:

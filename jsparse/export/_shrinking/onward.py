@@ -203,7 +203,7 @@ class Walk:
         self._ways = ways
         self._factors: dict[Node, float] = {}
         self._origins: dict[Node, Origins] = {}
-        self._calls: dict[str, dict[Op, Scaled]] = {}
+        self._calls: dict[str, dict[Op, float]] = {}
         self.weights: dict[str, Scaled] = {}
         self.of: dict[str, Origins] = {}
         self.numbers: dict[Op, float] = {}
@@ -216,8 +216,12 @@ class Walk:
         """
         found = self._ways.weights(node, None, op)
         for path, plus, where, call in found or ():
-            by, key = (self._calls.setdefault(path, {}), call) if call else (self.weights, path)
-            by[key] = Scaled(by.get(key, Scaled(1.0)).times(1 / factor, where), plus)
+            if call:  # it reads all of the weight, and nothing is added before
+                by = self._calls.setdefault(path, {})
+                by[call] = by.get(call, 1.0) / factor
+            else:
+                scaled = self.weights.get(path, Scaled(1.0))
+                self.weights[path] = Scaled(scaled.times(1 / factor, where), plus)
             self.of[path] = self.of.get(path, frozenset()) | origins
         return found is not None
 
@@ -255,7 +259,7 @@ class Walk:
         """Scale weights that several calls read, unless these need different factors."""
         stuck = []
         for path, by in self._calls.items():
-            factors = [scaled.factor for scaled in by.values()]
+            factors = [*by.values()]
             everywhere = len(by) == len(self._ways.calls(path))
             if everywhere and np.allclose(factors, factors[0], rtol=ROUNDING, atol=0):
                 self.weights[path] = Scaled(factors[0])
