@@ -132,10 +132,11 @@ def _children(node: Any) -> Iterator[tuple[str | int, Any]]:
     elif isinstance(node, _Tuple):
         yield from enumerate(node.items)
     else:
+        listed = isinstance(node, MutableSequence)
         for name, value in vars(node).items():
             name = str(name)  # flax 0.12.1 keeps the items of a List under whole numbers
             if not name.startswith(("_pytree__", "_object__")):  # internals of nnx
-                yield (int(name) if name.isdigit() else name), value
+                yield (int(name) if listed and name.isdigit() else name), value
 
 
 def walk_modules(model: nnx.Module, path: str = "") -> Iterator[tuple[str, nnx.Module]]:

@@ -49,6 +49,17 @@ def test_paths_and_first_match_wins() -> None:
     }
 
 
+class Keyed(nnx.Module):
+    def __init__(self) -> None:
+        layers = {"01": nnx.Linear(4, 3, rngs=nnx.Rngs(0))}
+        self.layers = nnx.Dict(layers) if hasattr(nnx, "Dict") else layers
+
+
+def test_keys_of_digits_keep_their_leading_zeros() -> None:
+    model = js.sparsify(Keyed(), ("layers/01/kernel", RULE))
+    assert isinstance(model.layers["01"].kernel, js.Sparse)
+
+
 def test_the_model_given_is_left_alone() -> None:
     model = net()
     before = jax.tree.map(jnp.copy, nnx.state(model))

@@ -93,3 +93,40 @@ def test_a_norm_that_is_mapped_over_another_axis_keeps_its_groups() -> None:
     small, record = js.prune.units(model := Mapped(nnx.Rngs(0)), X, density=0.5)
     assert small.enter.out_features == 4 and "norm" not in record.attributes
     assert small(X).shape == model(X).shape
+
+
+class Twice(Normed):
+    """One norm over two streams, which must have as many groups."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        super().__init__(16, 4, rngs, weights=False)
+        self.between = nnx.Linear(16, 16, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.between(nnx.relu(self.norm(self.enter(x)[:, None])[:, 0]))
+        return self.leave(nnx.relu(self.norm(x[:, None])[:, 0]))
+
+
+def test_streams_under_one_norm_lose_as_many_groups() -> None:
+    small, _ = js.prune.units(Twice(nnx.Rngs(0)), X, density=0.5)
+    assert small.between.kernel.shape == (8, 8) and small.norm.num_groups == 2
+
+
+class Standardized(nnx.Module):
+    """The weights of the last layer are standardized over its inputs: Brock et al. 2021."""
+
+    def __init__(self) -> None:
+        self.enter = nnx.Linear(4, 8, rngs=nnx.Rngs(0))
+        self.kernel = nnx.Param(jax.random.normal(jax.random.key(1), (8, 2)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        w = self.kernel[...]
+        mean, variance = w.mean(0, keepdims=True), w.var(0, keepdims=True)
+        scale = jax.lax.rsqrt(jax.numpy.maximum(variance * len(w), 1e-4))
+        return nnx.relu(self.enter(x)) @ ((w - mean) * scale)
+
+
+def test_standardized_weights_lose_inputs() -> None:
+    small, record = js.prune.units(Standardized(), X, density=0.5)
+    assert small.kernel.shape == (4, 2)
+    assert "is over what is left" in record.widths["enter/kernel:1"]

@@ -218,6 +218,72 @@ def test_factors_go_to_parts_of_weights_and_through_lookups(
     assert units.smaller({n: [1] for n in free(units)}, [same_outputs]).faults == []
 
 
+class Again(nnx.Module):
+    """One attention that is called twice."""
+
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.enter, self.leave = nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        x = self.attention(self.enter(x))
+        return self.leave(self.attention(x))
+
+
+def test_weights_that_several_calls_share_take_a_factor() -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 5, 4))
+    small, record = js.prune.units(Again(), x, density=0.5)
+    assert small.attention.head_dim == 2
+    assert {round(one, 4) for one in record.factors.values()} == {round(0.5**0.5, 4)}
+
+
+class Rematerialized(nnx.Module):
+    """Layers in a scan that gives their weights back, as it does around `nnx.remat`."""
+
+    def __init__(self) -> None:
+        @nnx.split_rngs(splits=2)
+        @nnx.vmap
+        def make(rngs: nnx.Rngs) -> nnx.MultiHeadAttention:
+            return nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
+
+        self.layers = make(nnx.Rngs(0))
+
+    def __call__(self, x: Array) -> Array:
+        @nnx.scan(in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
+        @nnx.remat
+        def run(layer: nnx.MultiHeadAttention, x: Array) -> Array:
+            return layer(x)
+
+        return run(self.layers, x)
+
+
+def test_weights_of_layers_under_remat_take_a_factor() -> None:
+    small, record = js.prune.units(Rematerialized(), jnp.ones((2, 5, 8)), density=0.5)
+    assert small.layers.head_dim == 2
+    assert {round(one, 4) for one in record.factors.values()} == {round(0.5**0.5, 4)}
+
+
+class Unused(nnx.Module):
+    """Computes more than it returns, as the last block of N-BEATS does."""
+
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.enter, self.back = nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 4, rngs=rngs)
+        self.leave = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        h = nnx.relu(self.enter(x))
+        x = x - self.back(h)
+        return self.leave(h)
+
+
+def test_weights_that_no_output_needs_shrink_with_what_they_read() -> None:
+    small, record = js.prune.units(Unused(), jnp.ones((2, 4)), density=0.5)
+    assert small.back.kernel.shape == (4, 4)
+    assert dict(record.stayed) == {}
+
+
 def test_statistics_of_a_norm_take_no_factor() -> None:
     small, record = js.prune.units(Fused(nnx.Rngs(0)), (2, 5, 4), density=0.5)
     assert record.factors.keys() == {"norm/scale", "norm/bias"}

@@ -52,6 +52,16 @@ class Net(nnx.Module):
         return self.b(self.norm(0.1 * self.a(x)))
 
 
+def test_layers_that_compute_in_half_precision_may_round_as_such() -> None:
+    norm: Any = lambda width, rngs: nnx.RMSNorm(width, dtype=jnp.bfloat16, rngs=rngs)
+    model = Net(norm, nnx.Rngs(0))
+    model.a.dtype = model.b.dtype = jnp.bfloat16
+    model.a.kernel[...] = model.a.kernel[...].at[:, 5:].set(0.0)
+    small, _ = js.shrink(model, X)
+    assert small.norm.num_features == 5
+    np.testing.assert_allclose(small(X), model(X), rtol=0.05, atol=0.02)
+
+
 def layer(width: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """A layer norm in which units 1, 4 and 6 are dead."""
     scale = np.ones(width, np.float32)

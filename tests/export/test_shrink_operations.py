@@ -74,11 +74,21 @@ THROUGH: dict[str, Callable[[Array], Array]] = {
     "loop": halved,
     "loop of unknown length": counted,
     "l2 norm": lambda h: h / jnp.linalg.norm(h, axis=-1, keepdims=True),
+    "constants of its width": lambda h: h * np.full((1, h.shape[1]), 0.5, np.float32),
     "barrier": lambda h: lax.optimization_barrier(h),
     "half of a gate": lambda h: jax.nn.glu(jnp.concatenate([h, 1 + h], axis=-1)),
     "rows by the matrix of their group": lambda h: (
         h * lax.ragged_dot(h, jnp.ones((2, h.shape[1], 1)), jnp.array([1, 3]))
     ),
+    "convolutions, each with a kernel of its own": lambda h: jax.vmap(
+        lambda row: lax.conv_general_dilated(
+            row[None, None],
+            row.sum() * jnp.ones((1, h.shape[1], 16)),
+            (1,),
+            "SAME",
+            dimension_numbers=("NWC", "WIO", "NWC"),
+        )[0, 0]
+    )(h),
     "depthwise convolution": lambda h: lax.conv_general_dilated(
         h[None],
         jnp.ones((3, 1, h.shape[1])),
@@ -116,6 +126,10 @@ def written(h: Array) -> Array:
     return h + jnp.zeros((1, 16))
 
 
+def constant(h: Array) -> Array:
+    return h * np.full((1, 16), 0.5, np.float32)
+
+
 def branching(h: Array) -> Array:
     return h if h.shape[-1] == 16 else jnp.tanh(h)
 
@@ -136,6 +150,7 @@ STOPS = {
     along_units: "`cumsum` .* needs the axis whole",
     gated: "`add` .* joins it with values that count",
     written: "`add` .* fixes a size in the code",
+    constant: "`mul` .* fixes a size in the code",
     unknown: "`fft` .* needs the axis whole",
     branching: "`dot_general` .* the smaller model calls `tanh` in its place",
 }

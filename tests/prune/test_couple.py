@@ -186,6 +186,26 @@ class Text(nnx.Module):
         return self.head(self.norm(self.block(self.embed(x))))
 
 
+class Scored(nnx.Module):
+    """Attention of a head without its projections of values and outputs."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.query, self.key = (nnx.Linear(4, 6, use_bias=False, rngs=rngs) for _ in range(2))
+        self.head = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        logits = jnp.einsum("qi,ki->qk", self.query(x), self.key(x))
+        return self.head(nnx.softmax(logits) @ x)
+
+
+def test_units_that_logits_sum_over_close_where_they_are_made_whatever_the_inputs() -> None:
+    model: Any = Scored(nnx.Rngs(0))
+    rule = js.Top(density=0.5, unit=js.Group())
+    found = js.groups(model, X[:1])  # the softmax over one token is 1, whatever the logits are
+    model = js.couple(model, found, ("query/kernel:1", rule))
+    np.testing.assert_allclose(js.fold(model)(X), model(X), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_heads_their_width_and_the_stream_of_a_transformer() -> None:
     tokens = jnp.arange(14).reshape(2, 7) % 11

@@ -17,27 +17,29 @@ from jsparse.export._shrinking.uses import UnitAxis, UnitGroup, Use
 from jsparse.export._shrinking.verify import apart, rounding
 
 
-def with_closers(graph: Graph, params: Collection[str], group: UnitGroup) -> UnitGroup:
+def with_closers(graph: Graph, params: Collection[str], group: UnitGroup, mixed: bool) -> UnitGroup:
     """The group, whose members say whether they close its units.
 
     Args:
       graph: of the model.
       params: paths of what is trained, unlike the statistics of a normalization.
       group: of its units.
+      mixed: whether the model sums over them without a weight: then zeros in the weights that read
+        them are not enough, whatever the outputs for these inputs.
     """
     own = [member for member in group.members if member.path in params]
-    closing = [] if group.held else _fewest(graph, own)
+    closing = [] if group.held else _fewest(graph, own, mixed)
     members = tuple(dataclasses.replace(m, closes=m in closing) for m in group.members)
     return dataclasses.replace(group, members=members)
 
 
-def _fewest(graph: Graph, own: list[UnitAxis]) -> list[UnitAxis]:
+def _fewest(graph: Graph, own: list[UnitAxis], mixed: bool) -> list[UnitAxis]:
     """Those that read the units, those that make them, or all: the first set that is enough."""
     values = _disturbed(graph, {member.path for member in own})
     expected = graph.run(_closed(values, own))
     reads = [member for member in own if Use.READS in member.use]
     makes = [member for member in own if Use.MAKES in member.use or Use.READS not in member.use]
-    for closing in (reads, makes):
+    for closing in (makes,) if mixed else (reads, makes):
         off = apart(expected, graph.run(_closed(values, closing)))
         if off <= rounding(graph.variables):
             return closing

@@ -149,7 +149,7 @@ def _elementwise(op: Op, ties: Ties) -> None:
 
 def _reshape(op: Op, ties: Ties) -> None:
     node, out = op.inputs[0], op.outputs[0]
-    if op.params.get("dimensions") is not None or 0 in node.shape:
+    if 0 in node.shape:
         ties.pin(node)
         ties.pin(out)
         return
@@ -261,13 +261,16 @@ def pin_ends(graph: Graph, fixed: Iterable[tuple[str, int, str]], ties: Ties) ->
     for node in graph.nodes():
         if node in graph.variables:
             if node.value is None or node not in read:
-                why = "is not a weight: calls write it, or shrink does not open what holds it"
+                why = "is not a weight: calls write it, or it is in no nnx.Variable of the model"
                 ties.because(Reason(WHOLE, None, f"{node.path} {why}"))
                 ties.pin(node)
         elif node.value is not None and node.shape:
             op = next(iter(readers.get(node, [])), None)
             ties.because(Reason(WHOLE, op, f"reads a constant array of shape {node.shape}"))
-            ties.pin(node)
+            for axis in range(len(node.shape)):
+                first = node.value.take([0], axis) if node.shape[axis] else node.value
+                if not (node.value == first).all():  # else the code may follow the width
+                    ties.pin(node, axis)
     ties.because(Reason(ENDS))
     for node in graph.inputs:
         ties.pin(node)

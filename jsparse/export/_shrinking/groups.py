@@ -29,7 +29,7 @@ from jsparse.export._shrinking.liveness import ENDS, SINGLE, Axis, Reason
 from jsparse.export._shrinking.operations import is_closed
 from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.units import Family, Units
-from jsparse.export._shrinking.uses import NOTHING, UnitAxis, UnitGroup, Use, uses
+from jsparse.export._shrinking.uses import NOTHING, UnitAxis, UnitGroup, Use, summed, uses
 from jsparse.report._table import table
 
 Value = TypeVar("Value")
@@ -160,7 +160,11 @@ def groups(
         units = Units(plain, inputs, mend)
     try_each(units)
     params = {slot.path for slot in slots(plain) if isinstance(slot.value, nnx.Param)}
-    found = [with_closers(units.graph, params, group) for group in described(units).values()]
+    sums = summed(units.graph)
+    found = [
+        with_closers(units.graph, params, group, not sums.isdisjoint(units.families[n].axes))
+        for n, group in described(units).items()
+    ]
     read = [node.path for op in every(units.graph.ops) for node in op.inputs if node.path]
     groups = sorted(found, key=lambda group: bool(group.held))
     return UnitGroups(tuple(groups), tuple(dict.fromkeys(read)))

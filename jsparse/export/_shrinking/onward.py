@@ -7,20 +7,18 @@
 3. Any other operation, and outputs of the model, of loops and of branches, cannot have a factor.
 """
 
-import dataclasses
 import functools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jsparse.export._shrinking.contractions import LINKS
-from jsparse.export._shrinking.cut import Cut
-from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
+from jsparse.export._shrinking.graph import Body, Graph, Node, Op, every, readers_in
 from jsparse.export._shrinking.operations import PRODUCTS
-from jsparse.export._shrinking.places import Nowhere, Part, Where, before, named, parted, spans
+from jsparse.export._shrinking.places import Nowhere, Part, Where, before, parted, spans
+from jsparse.export._shrinking.scaled import Scaled
 from jsparse.export._shrinking.source import place
 
 REARRANGED = LINKS | {"transpose", "stop_gradient"}
@@ -32,43 +30,6 @@ LOOKUPS = {"gather", "dynamic_slice"}
 ROUNDING = 1e-9
 Origins = frozenset[int]
 """Where a factor comes from: the numbers of faults."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Scaled:
-    """The change of a weight w: factor * (w + plus) - plus.
-
-    Attributes:
-      factor: one for all elements, or one for each, [...] as the weight of full size.
-      plus: what is added to the weight before it is used.
-    """
-
-    factor: float | np.ndarray
-    plus: float = 0.0
-
-    def of(self, value: jax.Array, cut: Cut | None) -> jax.Array:
-        """The weight, cut already, after it in its dtype; a weakly typed one stays so."""
-        wide = jnp.promote_types(value.dtype, jnp.float32)
-        given = value if value.dtype == wide else value.astype(wide)
-        factor = self.factor
-        if isinstance(factor, np.ndarray):
-            factor = jnp.asarray(cut.of(factor) if cut else factor, wide)
-        made = factor * (given + self.plus) - self.plus
-        return made if value.dtype == wide else made.astype(value.dtype)
-
-    def times(self, factor: float, where: Where) -> float | np.ndarray:
-        """The factor times another one at some places: one number where all are the same."""
-        if where is None:
-            return self.factor * factor
-        each = self.factor * np.where(where, factor, 1.0)
-        return float(each.flat[0]) if (each == each.flat[0]).all() else each
-
-    def by_path(self, path: str) -> dict[str, float]:
-        """The factor by path of the weight, or of its parts, such as `kernel[:, 0:16]`."""
-        if not isinstance(self.factor, np.ndarray):
-            return {path: self.factor}
-        values = [float(one) for one in np.unique(self.factor) if one != 1]
-        return {f"{path}[{named(self.factor == one)}]": one for one in values}
 
 
 class Stuck(NamedTuple):
@@ -108,16 +69,24 @@ class Ways:
         self.order = {op: n for n, op in enumerate(ops)}
         self.ends = {*graph.outputs}
         self._fixed = fixed
+        self._variables = {node.path: node for node in graph.variables}
         self._makers = {node: op for op in ops for node in op.outputs}
         self._outside: dict[Node, Node] = {}
         for op in ops:
             for body in op.bodies:
-                self.ends |= {*body.outputs}
+                self.ends |= {*self._returned(op, body)}
                 pairs = zip(body.inputs, body.reads, strict=True)
                 carried = {*body.carried.values()}
                 if op.name == "scan":  # the same at each step, or one slice of it
                     same = [pair for k, pair in enumerate(pairs) if k not in carried]
                     self._outside |= {inner: op.inputs[n] for inner, n in same}
+
+    def _returned(self, op: Op, body: Body) -> Iterator[Node]:
+        """What a body returns, without what nothing reads, as weights that come back unchanged."""
+        for k, node in enumerate(body.outputs):
+            out = op.outputs[body.makes[k]] if k < len(body.makes) else None
+            if out is None or k in body.carried or out in self.readers or out in self.ends:
+                yield node
 
     def number(self, op: Op, node: Node) -> tuple[Op, np.ndarray] | None:
         """The number that an array is filled with, [], and the operation that reads it.
@@ -132,16 +101,20 @@ class Ways:
             return None
         return op, node.value.reshape(())
 
-    def weights(self, node: Node, where: Where = None) -> list[Part] | None:
+    def weights(
+        self, node: Node, where: Where = None, reader: Op | None = None
+    ) -> list[Part] | None:
         """What scales an array, or its elements at some places: parts of weights.
 
-        None where nothing scales it alone.
+        None where nothing scales it alone. `reader`: for which operation.
         """
-        if not _is_real(node) or node in self.ends or not self._read_once(node, where):
+        call = reader if where is None and reader in self.calls(node.path) else None
+        once = call is not None or self._read_once(node, where)
+        if not _is_real(node) or node in self.ends or not once:
             return None
         if node.path:
             known = node.value is not None and node.path not in self._fixed
-            return [Part(node.path, 0.0, where)] if known else None
+            return [Part(node.path, 0.0, where, call)] if known else None
         if (outer := self._outside.get(node)) is not None:  # the same, or one slice of it
             return self.weights(
                 outer, None if where is None else np.broadcast_to(where, outer.shape)
@@ -151,26 +124,32 @@ class Ways:
             return None
         if op.name in ("concatenate", "stack"):
             pieces = [None] * len(op.inputs) if where is None else parted(op, where)
-            return self._all(zip(op.inputs, pieces, strict=True))
+            return self._all(op, zip(op.inputs, pieces, strict=True))
         if op.name in ("add", "sub"):
             return self._of_sum(op, where)
         if where is None and op.name in LOOKUPS:  # rows of a table, as of an embedding
             beyond = op.params.get("fill_value") or 0.0
-            return self.weights(op.inputs[0]) if beyond == 0 or beyond != beyond else None
+            return self.weights(op.inputs[0], None, op) if beyond == 0 or beyond != beyond else None
         back = functools.partial(before, op, node, where)
         if op.name in SAME or op.name in ("div", "split", "unstack", "slice"):
-            return self._all([(op.inputs[0], back(0))])
+            return self._all(op, [(op.inputs[0], back(0))])
         if op.name == "mul" or op.name in PRODUCTS:
-            first = self._all([(op.inputs[0], back(0))])
-            if first and all(part.where is None for part in first):
+            first = self._all(op, [(op.inputs[0], back(0))])
+            if first and all(part.where is None and not part.call for part in first):
                 return first
-            return self._all([(op.inputs[1], back(1))]) or first  # rather than parts
+            return self._all(op, [(op.inputs[1], back(1))]) or first  # rather than some of it
         return None
 
-    def _all(self, pairs: Iterable[tuple[Node, Where | Nowhere]]) -> list[Part] | None:
-        """The parts that scale several arrays; None where one has none."""
+    def calls(self, path: str) -> list[Op]:
+        """The operations that read a weight, if these are several calls of one layer."""
+        ops = self.readers.get(self._variables[path], ()) if path else ()
+        kinds = {(op.name, str(op.params.get("dimension_numbers"))) for op in ops}
+        return list(ops) if len(kinds) == 1 < len(ops) == len({*ops}) else []
+
+    def _all(self, op: Op, pairs: Iterable[tuple[Node, Where | Nowhere]]) -> list[Part] | None:
+        """The parts that scale several inputs of an operation; None where one has none."""
         found = [
-            None if isinstance(where, Nowhere) else self.weights(node, where)
+            None if isinstance(where, Nowhere) else self.weights(node, where, op)
             for node, where in pairs
             if where is None or isinstance(where, Nowhere) or where.any()
         ]
@@ -189,7 +168,7 @@ class Ways:
                 path = self._plain(other) if where is None else ""
                 return [Part(path, float(given[1]), None)] if path else None
         back = functools.partial(before, op, op.outputs[0], where)
-        return self._all((node, back(side)) for side, node in enumerate(op.inputs))
+        return self._all(op, ((node, back(side)) for side, node in enumerate(op.inputs)))
 
     def _plain(self, node: Node) -> str:
         """The path of the weight that an array is, but for its shape and type."""
@@ -224,17 +203,25 @@ class Walk:
         self._ways = ways
         self._factors: dict[Node, float] = {}
         self._origins: dict[Node, Origins] = {}
+        self._calls: dict[str, dict[Op, float]] = {}
         self.weights: dict[str, Scaled] = {}
         self.of: dict[str, Origins] = {}
         self.numbers: dict[Op, float] = {}
         self.added: list[Number] = []
 
-    def scaled(self, node: Node, factor: float, origins: Origins) -> bool:
-        """Divide weights by the factor of an array that they scale; False if there are none."""
-        found = self._ways.weights(node)
-        for path, plus, where in found or ():
-            scaled = self.weights.get(path, Scaled(1.0))
-            self.weights[path] = Scaled(scaled.times(1 / factor, where), plus)
+    def scaled(self, node: Node, factor: float, origins: Origins, op: Op) -> bool:
+        """Divide weights by the factor of an array that they scale; False if there are none.
+
+        The array has it in an operation, `op`.
+        """
+        found = self._ways.weights(node, None, op)
+        for path, plus, where, call in found or ():
+            if call:  # it reads all of the weight, and nothing is added before
+                by = self._calls.setdefault(path, {})
+                by[call] = by.get(call, 1.0) / factor
+            else:
+                scaled = self.weights.get(path, Scaled(1.0))
+                self.weights[path] = Scaled(scaled.times(1 / factor, where), plus)
             self.of[path] = self.of.get(path, frozenset()) | origins
         return found is not None
 
@@ -265,14 +252,27 @@ class Walk:
                 self.start(out, factor, origins)
                 ops |= {order[one]: one for one in self._ways.readers.get(out, ())}
         last = [n for n, factor in self._factors.items() if factor != 1 and n in self._ways.ends]
-        return stuck + [Stuck(self._origins[node], "before the outputs") for node in last]
+        stuck += [Stuck(self._origins[node], "before the outputs") for node in last]
+        return stuck + self._shared()
+
+    def _shared(self) -> list[Stuck]:
+        """Scale weights that several calls read, unless these need different factors."""
+        stuck = []
+        for path, by in self._calls.items():
+            factors = [*by.values()]
+            everywhere = len(by) == len(self._ways.calls(path))
+            if everywhere and np.allclose(factors, factors[0], rtol=ROUNDING, atol=0):
+                self.weights[path] = Scaled(factors[0])
+            else:
+                stuck.append(Stuck(self.of[path], f"in {path}, which other calls need as it is"))
+        return stuck
 
     def _ended(self, op: Op, given: Sequence[float], factor: float, origins: Origins) -> bool:
         """Whether an operation multiplies by weights that end the factor."""
         if op.name != "mul" and op.name not in PRODUCTS:
             return False
         free = [node for node, one in zip(op.inputs[:2], given, strict=False) if one == 1]
-        return any(self.scaled(node, factor, origins) for node in free)
+        return any(self.scaled(node, factor, origins, op) for node in free)
 
     def _made(self, op: Op, given: Sequence[float], origins: Origins) -> float | None:
         """The factor of what an operation makes of arrays with these; None where it has none."""
@@ -300,7 +300,7 @@ class Walk:
             number = self._ways.number(op, node)
             if number is None:
                 same = np.isclose(one, factor, rtol=ROUNDING, atol=0)
-                if not same and not (one == 1 and self.scaled(node, 1 / factor, origins)):
+                if not same and not (one == 1 and self.scaled(node, 1 / factor, origins, op)):
                     return None
             elif number[1] != 0 and np.isfinite(number[1]):
                 self.added.append(Number(*number, factor, origins))

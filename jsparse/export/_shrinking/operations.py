@@ -79,8 +79,7 @@ def rearrange(op: Op, *values: np.ndarray) -> list[np.ndarray]:
         case "split":
             return np.split(value, np.cumsum(params["sizes"])[:-1], axis=params["axis"])
         case _:  # reshape, squeeze, expand_dims, layout_constraint
-            first = params.get("dimensions") if op.name == "reshape" else None
-            return [(value if first is None else value.transpose(first)).reshape(out)]
+            return [value.reshape(out)]
 
 
 def bind(op: Op, *values: Any, **params: Any) -> list[np.ndarray]:

@@ -23,11 +23,13 @@ class Part(NamedTuple):
       path: of the weight.
       plus: what is added to it before it is used.
       where: the elements.
+      call: the operation that reads it, if others read it too, each by a call of the same layer.
     """
 
     path: str
     plus: float
     where: Where
+    call: Op | None = None
 
 
 class Nowhere:

@@ -23,8 +23,9 @@ from jsparse._slots import slots, walk_modules
 from jsparse.export._shrinking.attributes import Attributes, holders
 from jsparse.export._shrinking.cut import Cut
 from jsparse.export._shrinking.graph import Graph, Node, Op
-from jsparse.export._shrinking.onward import SAME, Scaled, Stuck, Walk, Ways
+from jsparse.export._shrinking.onward import SAME, Stuck, Walk, Ways
 from jsparse.export._shrinking.operations import bind
+from jsparse.export._shrinking.scaled import Scaled
 from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.verify import Fault, Numbers
 
@@ -146,7 +147,7 @@ class Rescale:
                 continue
             walk.numbers[fault.op] = fault.factor
             for op, array, factor in ends:
-                if array is None or not walk.scaled(array, factor, mine):
+                if array is None or not walk.scaled(array, factor, mine, op):
                     walk.start(op.outputs[0], factor, mine)
         stuck += walk.run()
         changes = Changes(walk.weights, walk.numbers)

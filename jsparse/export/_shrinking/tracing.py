@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core.primitives import reshape_p, transpose_p
 
 from jsparse._opened import WRAPPERS, opened
 from jsparse._paths import named
@@ -17,7 +18,7 @@ from jsparse._pure import evaluated, pure
 from jsparse._slots import slots, walk_modules
 from jsparse._storage.leaves import is_key
 from jsparse._variables import WRAPPERS as NORMALIZING
-from jsparse.export._shrinking.graph import Body, Graph, Node, Op
+from jsparse.export._shrinking.graph import Body, Graph, Node, Op, every
 from jsparse.export._shrinking.marks import mark_in_place
 from jsparse.export._shrinking.pieces import LEVEL, pieces_of, run_pieces
 
@@ -101,7 +102,8 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
     given = [Node(tuple(leaf.shape), leaf.dtype) for leaf in arrays]
     ops: list[Op] = []
     outputs = _inline(closed.jaxpr, closed.consts, [*nodes, *given], ops, ())[:made]
-    ops = _needed(ops, outputs)
+    weights = [node for node in nodes if node.value is not None]
+    ops = _needed(ops, [*outputs, *_beside(ops, outputs, weights)])
     whole = functools.cache(lambda: _quick(program.lower()))
     pieces = functools.cache(lambda: pieces_of(ops, outputs))
 
@@ -201,12 +203,26 @@ def _inline(
         if inner is not None:
             outputs = _inline(inner.jaxpr, inner.consts, inputs, ops, source)
         else:
+            params, inputs = _turned_before(eqn, inputs, ops, source)
             outputs = [_node(var) for var in eqn.outvars]
             bodies = _bodies(eqn, len(inputs), source)
             extra = _groups(eqn, inputs)
-            ops.append(Op(eqn.primitive, eqn.params, inputs, outputs, extra, bodies, source))
+            ops.append(Op(eqn.primitive, params, inputs, outputs, extra, bodies, source))
         at.update(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _turned_before(
+    eqn: Any, inputs: list[Node], ops: list[Op], source: tuple
+) -> tuple[dict[str, Any], list[Node]]:
+    """The settings and inputs of an operation, for a reshape after the transposition in it."""
+    order = eqn.params.get("dimensions") if eqn.primitive is reshape_p else None
+    if order is None:
+        return eqn.params, inputs
+    node = inputs[0]
+    turned = Node(tuple(node.shape[axis] for axis in order), node.dtype)
+    ops.append(Op(transpose_p, {"permutation": tuple(order)}, [node], [turned], source=source))
+    return eqn.params | {"dimensions": None}, [turned]
 
 
 def _groups(eqn: Any, inputs: list[Node]) -> tuple[Node, ...]:
@@ -258,6 +274,16 @@ def _counts(params: dict[str, Any]) -> tuple[int, int]:
         return params["num_consts"], params["num_carry"]
     consts, carry, _ = params["ft_in"].unpack()  # since jax 0.12
     return len(consts.vals), len(carry.vals)
+
+
+def _beside(ops: list[Op], outputs: list[Node], weights: list[Node]) -> set[Node]:
+    """What is made of weights that no output depends on: the code computes it all the same."""
+    read = {node for op in every(_needed(ops, outputs)) for node in op.inputs}
+    found = {node for node in weights if node not in read}
+    for op in ops:
+        if not found.isdisjoint(op.inputs):
+            found.update(op.outputs)
+    return found
 
 
 def _needed(ops: list[Op], outputs: list[Node]) -> list[Op]:

@@ -177,11 +177,12 @@ class Units:
             for n in dict.fromkeys(suspects):
                 if n in good or n in held:
                     continue
-                tested = self.smaller({k: gone[k] for k in (*good, n)}, tests)
+                mine = {n}.union(*(one & gone.keys() for one in self.alike if n in one))
+                tested = self.smaller({k: gone[k] for k in (*good, *mine)}, tests)
                 if tested.faults:
-                    held[n] = tested, tested.faults[0]
+                    held |= dict.fromkeys(mine, (tested, tested.faults[0]))
                 else:
-                    good.append(n)
+                    good += mine
             if held:
                 break
         held = held or dict.fromkeys(good, (one, one.faults[0]))
@@ -289,12 +290,14 @@ class Units:
                 waiting = list(op.outputs)
                 while waiting:
                     for reader in readers.get(waiting.pop(), ()):
-                        if reader.name in LINKS:
+                        if reader.name in LINKS | {"select_n"}:
                             waiting += reader.outputs
                         elif reader.name in ("div", "mul"):  # by n, or by n - ddof
                             by = (made[n] for n in reader.inputs if n in made)
                             for divides in (reader, *(one for one in by if one.name == "sub")):
                                 yield op, divides, float(after / before)
+                            if any(not n.shape for n in reader.inputs):
+                                waiting += reader.outputs  # as where a variance is summed again
 
 
 def zeroed(graph: Graph, cuts: Mapping[str, Cut]) -> dict[str, np.ndarray]:
@@ -311,6 +314,6 @@ def same_outputs(full: Graph, small: Smaller) -> list[Fault]:
     if small.means:
         return []
     off = apart(full.run(zeroed(full, small.cuts)), small.graph.run({}))
-    if off <= rounding(full.variables):
+    if off <= rounding(full.nodes()):
         return []
     return [Fault(f"gives outputs that are off by {off:.1e} of the largest if they are cut")]

@@ -87,10 +87,9 @@ def uses(graph: Graph) -> dict[Axis, Use]:
     at: dict[Node, Places] = {
         node: {k: ((node, k),) for k in range(len(node.shape))} for node in graph.variables
     }
-    same = {*graph.variables}  # at each call, whatever the inputs are
+    same = fixed(graph)
     for op in every(graph.ops):
         of_weights = all(node in same or node.value is not None for node in op.inputs)
-        same.update(op.outputs if of_weights and not op.bodies else ())
         for n, node in enumerate(op.inputs):
             if node not in at:
                 continue
@@ -98,7 +97,6 @@ def uses(graph: Graph) -> dict[Axis, Use]:
                 for own in at[node].get(axis, ()):
                     found[own] = found.get(own, NOTHING) | use
         for inner, outer, drop in _within(op):
-            same.update({inner} if outer in same else ())
             if outer in at:
                 at[inner] = {k - drop: own for k, own in at[outer].items() if k >= drop}
         for n, node in enumerate(op.inputs):
@@ -111,6 +109,31 @@ def uses(graph: Graph) -> dict[Axis, Use]:
                     for axis in to.get(k, ()):
                         made[axis] = (*made.get(axis, ()), *own)
                 at.setdefault(op.outputs[0], made)
+    return found
+
+
+def fixed(graph: Graph) -> set[Node]:
+    """What is computed from variables and constants alone: the same whatever the inputs are."""
+    found = {*graph.variables}
+    for op in every(graph.ops):
+        if not op.bodies and all(node in found or node.value is not None for node in op.inputs):
+            found.update(op.outputs)
+        for body in op.bodies:
+            carried = {*body.carried.values()}
+            read = enumerate(zip(body.inputs, body.reads, strict=True))
+            same = [inner for k, (inner, n) in read if k not in carried and op.inputs[n] in found]
+            found.update(same)
+    return found
+
+
+def summed(graph: Graph) -> set[Axis]:
+    """Axes that the model sums over without a weight, as logits of attention do over a head."""
+    same, found = fixed(graph), set()
+    for op in every(graph.ops):
+        if op.name in PRODUCTS and same.isdisjoint(op.inputs[:2]):
+            found.update((op.inputs[0], pair[0]) for pair in shape_of(op).summed)
+        elif op.name == "reduce_sum" and op.inputs[0] not in same:
+            found.update((op.inputs[0], axis) for axis in op.params["axes"])
     return found
 
 

@@ -140,7 +140,8 @@ def _apart(a: Node, b: Node, pairs: dict[Node, Node], removal: Removal) -> bool:
         return pairs.get(a) is not b
     if b.value is None or b.path:
         return True
-    return not _equal(a.value, b.value)
+    kept = [removal.kept(a, axis) for axis in range(len(a.shape))]
+    return not _equal(a.value[np.ix_(*kept)] if kept else a.value, b.value)
 
 
 def _equal(a: Any, b: Any) -> bool:
