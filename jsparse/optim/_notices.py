@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import partial
 
 import jax
@@ -67,6 +67,24 @@ def warn_of_unread(due: Due) -> None:
         tell(
             f"nothing has read the cost of the rules of {listed(missing, 3)}, which then prune "
             "little or nothing; add it to the loss: loss + jsparse.cost(model)"
+        )
+
+
+def warn_of_untrained(model: nnx.Module, trained: Collection[str]) -> None:
+    """Warn of rules whose weight is trained, but nothing of what they learn."""
+    missing = [
+        path
+        for path, part in ruled_parts(model).items()
+        if f"{path}/weight" in trained
+        and (learned := _learned(part))
+        and not any(f"{path}/{name}" in trained for name in learned)
+    ]
+    if missing:
+        tell(
+            f"this optimizer trains {listed(missing, 3)}, but not what the rules there learn, so "
+            "masks will hardly change; a filter by type, such as nnx.LoRAParam, needs "
+            "jsparse.Learned beside it, for the optimizer and the gradient: "
+            "wrt=(nnx.LoRAParam, jsparse.Learned)"
         )
 
 

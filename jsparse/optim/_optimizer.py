@@ -25,8 +25,9 @@ from jsparse.optim._notices import (
     warn_of_decay,
     warn_of_reach,
     warn_of_unread,
+    warn_of_untrained,
 )
-from jsparse.optim._stock import warn_where_stock
+from jsparse.optim._stock import warn_where_stock, wrong_masks
 from jsparse.optim._study import spared, study, travel
 from jsparse.optim._task import arrays_of, clipped, task_gradients
 
@@ -78,7 +79,8 @@ class Optimizer(nnx.Optimizer):
       TypeError: the model is not a module, tx is not an optax transform, or controls is
         not a tuple of them.
       ValueError: `revise` is in a chain or another transform that changes its updates, or lacks
-        the roles of stacked layers; clip_task is not above 0.
+        the roles of stacked layers; wrt has masks, which tx would train like weights; clip_task is
+        not above 0.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -121,6 +123,8 @@ class Optimizer(nnx.Optimizer):
             )
         super().__init__(model, tx, wrt=wrt)
         _check_around(self.opt_state)
+        if words := wrong_masks(self, model):
+            raise ValueError(words)
         if isinstance(tx, Revise):
             _check_stacks(model, tx)
         self.made_for = _checksum(named(nnx.state(model, self.wrt)))
@@ -143,6 +147,7 @@ class Optimizer(nnx.Optimizer):
         # masks in an inner transform are never seen by it
         filters = (self.wrt, nnx.Not(Mask)) if inner is not tx else (self.wrt,)
         params = arrays_of(nnx.state(model, nnx.All(*filters)))
+        warn_of_untrained(model, named(params).keys())
         learned = learned_paths(model) & named(params).keys()
         found = study(inner, params, learned)
         if not hasattr(inner.update, "routed"):  # route decides about decay itself

@@ -12,9 +12,11 @@ import jax
 from flax import nnx
 
 from jsparse._coupled import Units
-from jsparse._paths import listed
+from jsparse._paths import listed, named
+from jsparse._revise.transform import Revised
 from jsparse._slots import ruled_parts
 from jsparse._sparse import Sparse
+from jsparse._variables import Mask
 from jsparse.optim._notices import tell
 
 
@@ -22,6 +24,20 @@ def eventful(model: Any) -> list[str]:
     """Paths of the weights whose rules have events: something that changes after each step."""
     parts = ruled_parts(model) if isinstance(model, nnx.Module) else {}
     return [path for path, part in parts.items() if _has_events(part)]
+
+
+def wrong_masks(optimizer: Any, model: nnx.Module) -> str:
+    """What is wrong with an optimizer that trains masks like weights, and what to do; or ""."""
+    is_revised = lambda part: isinstance(part, Revised)
+    if any(map(is_revised, jax.tree.leaves(optimizer.opt_state, is_leaf=is_revised))):
+        return ""
+    masks = named(nnx.state(model, nnx.All(optimizer.wrt, Mask)))
+    if not masks:
+        return ""
+    return (
+        f"wrt has {listed(masks, 3)}, and without a revision the transform trains masks like "
+        "weights; leave jsparse.Mask out of wrt, or pass jsparse.revise(tx, ...)"
+    )
 
 
 def warn_where_stock(ours: Callable[[Any], bool]) -> None:
@@ -37,7 +53,11 @@ def warn_where_stock(ours: Callable[[Any], bool]) -> None:
     @functools.wraps(given)
     def init(self: Any, model: Any = None, *args: Any, **settings: Any) -> None:
         given(self, model, *args, **settings)
-        if not ours(self) and (paths := eventful(model)):
+        if ours(self):
+            return
+        if isinstance(model, nnx.Module) and (words := wrong_masks(self, model)):
+            tell(words)
+        if paths := eventful(model):
             tell(
                 f"the rules of {listed(paths, 3)} have events after each step (resets, new "
                 "samples, schedules), which nnx.Optimizer does not run; use jsparse.Optimizer, or "
