@@ -143,6 +143,26 @@ def test_groups_and_their_removal_take_inputs_by_name() -> None:
     assert fewer.a.out_features == 4
 
 
+def test_every_call_with_example_inputs_takes_them_by_name() -> None:
+    by_name = {"mask": MASK, "double": True}
+    scope = js.Groups(4, skip=True)
+    ordered, _ = js.prune.permute(Masked(), X, density=0.5, scope=scope, **by_name)
+    assert type(ordered) is Masked
+    np.testing.assert_allclose(ordered(X, **by_name), Masked()(X, **by_name), rtol=1e-4, atol=1e-6)
+    model = js.sparsify(Masked(), (".*kernel", js.Held()))
+    of = lambda units: jnp.arange(8)[None] < units
+    some, all_units = (
+        js.prune.synflow_scores(model, (1, 6), mask=of(units), double=True)["b/kernel"]
+        for units in (2, 8)
+    )
+    np.testing.assert_allclose(some, np.where(of(2).T, all_units, 0.0), rtol=1e-6)
+    assert js.prune.synflow(model, (1, 6), density=0.5, rounds=1, **by_name)
+    model = js.hold(model, {"a/kernel": jnp.ones((6, 8)).at[:, :2].set(0.0)})
+    optimizer = js.Optimizer(model, optax.sgd(0.1))
+    small, _, _ = js.shrink_training(model, optimizer, X, **by_name)
+    assert type(small) is Masked and small.a.kernel.weight.shape == (6, 1)
+
+
 class Clashing(Masked):
     """Arguments of a call have the names of settings."""
 
@@ -154,6 +174,10 @@ CLASHES = {
     "shrink keep": lambda: js.shrink(Clashing(), X, keep=MASK),
     "groups mend": lambda: js.groups(Clashing(), X, mend=MASK),
     "units keep": lambda: js.prune.units(Clashing(), X, density=0.5, keep=MASK),
+    "permute weights": lambda: js.prune.permute(
+        Clashing(), X, density=0.5, scope=js.Groups(4), weights=MASK
+    ),
+    "shrink_training mend": lambda: js.shrink_training(Clashing(), None, X, mend=MASK),
     "pick formats": lambda: js.export.pick(Clashing(), X, formats=MASK),
     "save shapes": lambda: js.export.save("model", Clashing(), X, shapes=MASK),
     "stablehlo shapes": lambda: js.export.stablehlo(Clashing(), X, shapes=MASK),

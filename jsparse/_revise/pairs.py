@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.core import Tracer
@@ -37,6 +38,42 @@ def without(form: Any, leaves: Sequence[Any], masks: set[int]) -> Any:
     kept = [_Gone if n in masks else leaf for n, leaf in enumerate(leaves)]
     tree = jax.tree_util.tree_unflatten(form, kept)
     return jax.tree.map(lambda x: optax.MaskedNode() if _is_gone(x) else x, tree, is_leaf=_is_gone)
+
+
+def inside(
+    extra: Mapping[str, Any], form: Any, leaves: Sequence[Array], masks: set[int]
+) -> dict[str, Any]:
+    """Further arguments of an update as the inner transform needs them: without masks.
+
+    A tree with masks loses them. A function of such a tree, such as `value_fn` of a line search,
+    gets the masks of the present step back, and what it returns loses them again.
+
+    Args:
+      extra: arguments by name: trees, functions or anything else.
+      form: structure of the tree to train.
+      leaves: of this tree.
+      masks: positions of masks in it.
+    """
+    bare = jax.tree.structure(without(form, leaves, masks))
+
+    def stripped(tree: Any) -> Any:
+        whole = lambda part: jax.tree.structure(part) == form
+        strip = lambda part: without(form, jax.tree.leaves(part), masks) if whole(part) else part
+        return jax.tree.map(strip, tree, is_leaf=whole)
+
+    def filled(tree: Any) -> Any:
+        if jax.tree.structure(tree) != bare:
+            return tree
+        rest = iter(jax.tree.leaves(tree))
+        all_leaves = [leaf if n in masks else next(rest) for n, leaf in enumerate(leaves)]
+        return jax.tree.unflatten(form, all_leaves)
+
+    def called(function: Any) -> Any:
+        return lambda *args, **named: stripped(
+            function(*map(filled, args), **{name: filled(one) for name, one in named.items()})
+        )
+
+    return {name: called(one) if callable(one) else stripped(one) for name, one in extra.items()}
 
 
 class _Gone:
@@ -194,13 +231,21 @@ def check_seed(seed: Any) -> None:
 
 
 def check_mask(mask: Any) -> None:
-    """Refuse masks that are not 0 or 1, if their values are known."""
+    """Refuse masks of other types than floating ones, and other values than 0 and 1 if known.
+
+    Raises:
+      TypeError: of another type; a mask has a gradient, which whole numbers and texts have not.
+      ValueError: other values.
+    """
+    made = "so make it with Held, jsparse.hold or jsparse.prune"
+    kind = mask.dtype if hasattr(mask, "dtype") else np.asarray(mask).dtype
+    if not jnp.issubdtype(kind, jnp.inexact):
+        raise TypeError(f"a mask to revise has the type of its weight; got {shown(mask)}, {made}")
     if isinstance(mask, Tracer | jax.ShapeDtypeStruct):
         return
     if not bool(zeros_and_ones(mask)):
         raise ValueError(
-            f"a mask to revise may contain only 0 and 1; got {shown(mask)} with others, so make it "
-            "with Held, jsparse.hold or jsparse.prune"
+            f"a mask to revise may contain only 0 and 1; got {shown(mask)} with others, {made}"
         )
 
 

@@ -83,7 +83,17 @@ class RigL:
     def __call__(
         self, mask: Array, weight: Array, gradient: Array, *, step: Array, key: Array
     ) -> Array:
-        """2. and 3. [...], the mask after an exchange."""
+        """2. and 3. [...], the mask after an exchange.
+
+        Raises:
+          ValueError: the gradient has another shape, as for each example.
+        """
+        if gradient.shape != mask.shape:
+            raise ValueError(
+                f"RigL got a gradient of shape {gradient.shape} for a mask {mask.shape}; average "
+                "the gradients of single examples before revise (masks chosen by them without "
+                "noise are not private), or use SET"
+            )
         growth = unit_magnitude(self, gradient)
         return self.moved(mask, weight, growth, step=step, size=mask.size)
 

@@ -34,6 +34,7 @@ from jsparse._revise.pairs import (
     check_start,
     find_layers,
     flatten,
+    inside,
     matching,
     stacked,
     without,
@@ -105,13 +106,12 @@ def revise(
     """Train the weights with `inner`, and revise their stored masks.
 
     For NNX models, build the optimizer with `wrt=(nnx.Param, jsparse.Mask)` and take gradients with
-    `argnums=nnx.DiffState(0, (nnx.Param, jsparse.Mask))`; with Linen, train the tuple
-    (params, held). Put clipping by a global norm into `inner`, since outside it would count the
-    gradients of the masks. The same holds for anything that scales or clips updates, which would
-    change masks: put the chain inside, `revise(optax.chain(...), ...)`. Only MultiSteps,
-    apply_if_finite, masked, partition and inject_hyperparams of optax may be around it. On steps
-    that pause, the state of `inner` does not change, so its schedules count only the steps that
-    train.
+    `argnums=nnx.DiffState(0, (nnx.Param, jsparse.Mask))`; with Linen, train the tuple (params,
+    held). Put clipping by a global norm, and all else that scales or clips updates, into `inner`:
+    `revise(optax.chain(...), ...)`. Outside, it would count the gradients of the masks, or change
+    the masks. Only MultiSteps, apply_if_finite, masked, partition and inject_hyperparams of optax
+    may be around it. Steps that pause leave the state of `inner` as it is, so its schedules count
+    only the steps that train.
 
     Args:
       inner: any optax transform.
@@ -224,6 +224,7 @@ class _Run(NamedTuple):
             seen[w] = jnp.where(on, seen[w], 0.0).astype(seen[w].dtype)
 
         given, weights = (without(self.form, tree, self.masks) for tree in (gradients, seen))
+        extra = inside(extra, self.form, self.leaves, self.masks)
         update = lambda state: self.inner.update(given, state, weights, **extra)
         pauses = [layer for layer, by in self.revised if by.pauses]
         pause = self._due(pauses)

@@ -41,6 +41,7 @@ def lamb(
     phi(|w|) / |u|, where phi clips |w| to `bounds`, or by 1 where a norm is 0. All parameters other
     than weights of layers (see `route`) take Adam's own step at the same rate. `optax.lamb` differs
     in applying the trust ratio to every parameter; thresholds that start at 0 then hardly move.
+    What a stored mask hides is in no norm under `jsparse.Optimizer`; other optimizers see it.
 
     Args:
       model: nnx.Module, or another tree of arrays to train.

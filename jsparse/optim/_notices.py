@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial, wraps
 from typing import Any
 
@@ -14,10 +14,12 @@ from jax import Array
 from jax.core import Tracer
 
 from jsparse._coupled import Units
-from jsparse._paths import listed
+from jsparse._paths import listed, named
 from jsparse._pattern import Role
+from jsparse._revise.transform import Revised
 from jsparse._slots import ruled_parts
 from jsparse._sparse import COSTS_READ, Sparse
+from jsparse._variables import Mask
 from jsparse.optim._task import cost_gradient
 from jsparse.rules._rule import Rule, State, over_stack, with_role
 
@@ -72,6 +74,24 @@ def warn_of_unread(due: Due) -> None:
         )
 
 
+def warn_of_untrained(model: nnx.Module, trained: Collection[str]) -> None:
+    """Warn of rules whose weight is trained, but nothing of what they learn."""
+    missing = [
+        path
+        for path, part in ruled_parts(model).items()
+        if f"{path}/weight" in trained
+        and (learned := _learned(part))
+        and not any(f"{path}/{name}" in trained for name in learned)
+    ]
+    if missing:
+        tell(
+            f"this optimizer trains {listed(missing, 3)}, but not what the rules there learn, so "
+            "masks will hardly change; a filter by type, such as nnx.LoRAParam, needs "
+            "jsparse.Learned beside it, for the optimizer and the gradient: "
+            "wrt=(nnx.LoRAParam, jsparse.Learned)"
+        )
+
+
 def warn_of_decay(paths: frozenset[str]) -> None:
     """Warn that decay of learned parameters could not be removed."""
     if paths:
@@ -103,6 +123,20 @@ def warn_of_reach(model: nnx.Module, travel: dict[str, float], density: float, s
         )
 
 
+def wrong_masks(optimizer: Any, model: nnx.Module) -> str:
+    """What is wrong with an optimizer that trains masks like weights, and what to do; or ""."""
+    is_revised = lambda part: isinstance(part, Revised)
+    if any(map(is_revised, jax.tree.leaves(optimizer.opt_state, is_leaf=is_revised))):
+        return ""
+    masks = named(nnx.state(model, nnx.All(optimizer.wrt, Mask)))
+    if not masks:
+        return ""
+    return (
+        f"wrt has {listed(masks, 3)}, and without a revision the transform trains masks like "
+        "weights; leave jsparse.Mask out of wrt, or pass jsparse.revise(tx, ...)"
+    )
+
+
 def warn_where_stock(ours: Callable[[Any], bool]) -> None:
     """Let a stock `nnx.Optimizer` warn when it is made for a model whose rules have events.
 
@@ -115,8 +149,11 @@ def warn_where_stock(ours: Callable[[Any], bool]) -> None:
     @wraps(given)
     def init(self: Any, model: Any = None, *args: Any, **settings: Any) -> None:
         given(self, model, *args, **settings)
-        parts = ruled_parts(model) if isinstance(model, nnx.Module) and not ours(self) else {}
-        if paths := [path for path, part in parts.items() if _has_events(part)]:
+        if ours(self) or not isinstance(model, nnx.Module):
+            return
+        if words := wrong_masks(self, model):
+            tell(words)
+        if paths := [path for path, part in ruled_parts(model).items() if _has_events(part)]:
             tell(
                 f"the rules of {listed(paths, 3)} have events after each step (resets, new "
                 "samples, schedules), which nnx.Optimizer does not run; use jsparse.Optimizer, or "

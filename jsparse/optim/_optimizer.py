@@ -1,7 +1,7 @@
 """Training: an optimizer that also runs the events of sparse training."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from numbers import Real
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from jsparse._revise.transform import Revise, Revised
 from jsparse._slots import check_module, held_groups, sparse_parts
 from jsparse._values import check_transform, shown
 from jsparse._variables import Mask, Setting, write
+from jsparse.optim._closed import closed, masked_weights, without_masked
 from jsparse.optim._density import TargetDensity
 from jsparse.optim._notices import (
     costs_due,
@@ -24,7 +25,9 @@ from jsparse.optim._notices import (
     warn_of_decay,
     warn_of_reach,
     warn_of_unread,
+    warn_of_untrained,
     warn_where_stock,
+    wrong_masks,
 )
 from jsparse.optim._study import spared, study, travel
 from jsparse.optim._task import arrays_of, clipped, task_gradients
@@ -59,7 +62,8 @@ class Optimizer(nnx.Optimizer):
 
     After updating the weights, it resets dead layers, draws new samples and applies the controls,
     so you need not remember to. Weight decay in `tx` is for weights: what rules learn (thresholds,
-    logits, scores) is not decayed, unless `route` asks for it. It warns where decay cannot be
+    logits, scores) is not decayed, unless `route` asks for it. Weights that a stored mask hides are
+    0 for `tx` and keep their values. It warns where decay cannot be
     removed, where nothing has read the cost of a rule, and where `TargetDensity` asks for more than
     thresholds can reach in the given steps. Train steps without this class can use the pure
     function `advance` and the `apply` method of each control.
@@ -76,7 +80,8 @@ class Optimizer(nnx.Optimizer):
       TypeError: the model is not a module, tx is not an optax transform, or controls is
         not a tuple of them.
       ValueError: `revise` is in a chain or another transform that changes its updates, or lacks
-        the roles of stacked layers; clip_task is not above 0.
+        the roles of stacked layers; wrt has masks, which tx would train like weights; clip_task is
+        not above 0.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -119,9 +124,11 @@ class Optimizer(nnx.Optimizer):
             )
         super().__init__(model, tx, wrt=wrt)
         _check_around(self.opt_state)
+        if words := wrong_masks(self, model):
+            raise ValueError(words)
         if isinstance(tx, Revise):
             _check_stacks(model, tx)
-        self.made_for = _variables(model, self.wrt)
+        self.made_for = _checksum(named(nnx.state(model, self.wrt)))
         self._settle(model, tx, controls)
         share_cuts_in_place(model)
         self.controls = controls
@@ -141,6 +148,7 @@ class Optimizer(nnx.Optimizer):
         # masks in an inner transform are never seen by it
         filters = (self.wrt, nnx.Not(Mask)) if inner is not tx else (self.wrt,)
         params = arrays_of(nnx.state(model, nnx.All(*filters)))
+        warn_of_untrained(model, named(params).keys())
         learned = learned_paths(model) & named(params).keys()
         found = study(inner, params, learned)
         if not hasattr(inner.update, "routed"):  # route decides about decay itself
@@ -171,13 +179,15 @@ class Optimizer(nnx.Optimizer):
           ValueError: the model has other variables than the one of the optimizer.
           TypeError: the gradients are not those of the model's variables.
         """
-        if _variables(model, self.wrt) != self.made_for:
-            found = listed(named(nnx.state(model, self.wrt)))
+        paths = named(nnx.state(model, self.wrt)).keys()
+        if _checksum(paths) != self.made_for:
             raise ValueError(
                 "this optimizer was made for a model with other variables; make one for this model,"
-                f" Optimizer(model, tx): it has {found}"
+                f" Optimizer(model, tx): it has {listed(paths)}"
             )
-        _check_gradients(model, grads, self.wrt)
+        _check_gradients(paths, grads, self.wrt)
+        masked = masked_weights(model, paths)
+        grads = without_masked(grads, masked)
         step, result = self.step[...], None
         warn_of_unread(self.due)
         task: dict[str, Array] = {}
@@ -187,14 +197,15 @@ class Optimizer(nnx.Optimizer):
             grads = clipped(model, grads, task, self.clip_task)
         steered = {path: task[path] for path in self.trained if path in task}
         grads = nnx.state(grads, self.wrt)  # Flax 0.11 passes on those of masks as well
-        if isinstance(self.tx, Revise):
-            trees = grads, self.opt_state, nnx.state(model, self.wrt)
-            tree, state = self.tx.apply(*map(arrays_of, trees), **arrays_of(kwargs))
-            nnx.update(model, tree)
-            nnx.update(self.opt_state, nnx.state(state))
-            write(self.step, step + 1)
-        else:
-            result = super().update(model, grads, **kwargs)
+        with closed(masked):
+            if isinstance(self.tx, Revise):
+                trees = grads, self.opt_state, nnx.state(model, self.wrt)
+                tree, state = self.tx.apply(*map(arrays_of, trees), **arrays_of(kwargs))
+                nnx.update(model, tree)
+                nnx.update(self.opt_state, nnx.state(state))
+                write(self.step, step + 1)
+            else:
+                result = super().update(model, grads, **kwargs)
         advance_in_place(model)
         if self.controls:
             memories = zip(self.controls, self.memory[...], strict=True)
@@ -206,15 +217,13 @@ class Optimizer(nnx.Optimizer):
 warn_where_stock(lambda optimizer: isinstance(optimizer, Optimizer))
 
 
-def _variables(model: nnx.Module, wrt: Any) -> str:
-    """The paths of the variables to train, as a checksum: quick to compare at each call."""
-    paths = "\n".join(named(nnx.state(model, wrt)))
-    return hashlib.sha256(paths.encode()).hexdigest()
+def _checksum(paths: Iterable[str]) -> str:
+    """Of the paths of the variables to train: quick to compare at each call."""
+    return hashlib.sha256("\n".join(paths).encode()).hexdigest()
 
 
-def _check_gradients(model: nnx.Module, grads: Any, wrt: Any) -> None:
-    """Refuse anything but gradients of the variables of this model."""
-    paths = named(nnx.state(model, wrt)).keys()
+def _check_gradients(paths: Set[str], grads: Any, wrt: Any) -> None:
+    """Refuse anything but gradients of the variables of this model, by path."""
     tree = isinstance(grads, nnx.State | nnx.Module)
     found = named(nnx.state(grads, wrt)).keys() if tree else paths - paths
     dense = [path for path in found - paths if any(one.startswith(f"{path}/") for one in paths)]

@@ -12,6 +12,7 @@ from jsparse._paths import named, path_of
 from jsparse._slots import ruled_parts, slots
 from jsparse._sparse import Mask, Sparse
 from jsparse._variables import stored
+from jsparse.optim._closed import masked_weights, without_masked
 from jsparse.rules._rule import Rule, State, stacked_cost
 
 
@@ -19,8 +20,8 @@ def task_gradients(model: nnx.Module, grads: Any) -> dict[str, Array]:
     """The gradient of the task's loss, by path.
 
     A gradient of `task + jsparse.cost(model)` has a part that only pushes what the rules learn, and
-    under `revise` it has the dense gradients of masks. A norm over all of it is not that of the
-    task:
+    it has dense gradients where masks are 0: those of masks under `revise`, and of coupled units. A
+    norm over all of it is not that of the task:
 
         optax.tree.norm(jsparse.optim.task_gradients(model, grads))
 
@@ -29,7 +30,8 @@ def task_gradients(model: nnx.Module, grads: Any) -> dict[str, Array]:
       grads: gradients of the loss, cost included.
 
     Returns:
-      Arrays by path; masks are left out, and a variable shared between places has its first path.
+      Arrays by path, 0 where a stored mask is 0; masks are left out, and a variable shared between
+      places has its first path.
 
     Example:
       >>> import jax.numpy as jnp
@@ -43,6 +45,7 @@ def task_gradients(model: nnx.Module, grads: Any) -> dict[str, Array]:
     """
     homes, priced = _homes(model)
     found: dict[str, Array] = {}
+    grads = without_masked(grads, masked_weights(model, [path for path in homes if homes[path]]))
     for path, leaf in named(arrays_of(grads)).items():
         home = homes.get(path, path)
         if home is not None:
@@ -59,13 +62,14 @@ def clipped(model: nnx.Module, grads: Any, task: dict[str, Array], most: float) 
 
     The model is as it was when they were taken; `task` are the `task_gradients` of both.
     """
-    homes, _ = _homes(model)
+    homes, priced = _homes(model)
+    learned = {f"{path}/{name}" for path, part in priced.items() for name in part.rule.learned}
     excess = 1 - jnp.minimum(1.0, most / jnp.maximum(norm(task.values()), 1e-30))
 
     def scaled(keys: tuple, leaf: Any) -> Any:
         home = homes.get(path_of(keys), path_of(keys))
         array = leaf[...] if isinstance(leaf, nnx.Variable) else leaf
-        own = array if home is None else task[home]
+        own = task[home] if home in learned else array
         new = array - (excess * own).astype(array.dtype)
         return leaf.replace(new) if isinstance(leaf, nnx.Variable) else new
 

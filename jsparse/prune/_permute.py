@@ -27,7 +27,7 @@ from flax import nnx
 from jsparse._checks import check_density
 from jsparse._paths import named, naming
 from jsparse._pattern import Groups
-from jsparse._pure import by_position, calling, examples
+from jsparse._pure import by_name, by_position, calling, examples, settings
 from jsparse._roles import role_of
 from jsparse._slots import slots, sparse_parts
 from jsparse._topk import rivals
@@ -76,6 +76,7 @@ def permute(
     density: float,
     scope: Groups,
     weights: str | Collection[str] = ".*kernel",
+    **options: Any,
 ) -> tuple[Model, dict[str, tuple[float, float]]]:
     """Reorder the units of a trained model so that N:M sparsity keeps more of its weights.
 
@@ -91,6 +92,7 @@ def permute(
       density: N / M.
       scope: `Groups(M)`; with `skip=True` weights that M does not divide are left out.
       weights: patterns, as in `sparsify`, of the weights that will be sparse.
+      **options: arguments by name, as for `shrink`.
 
     Returns:
       (the reordered model, the fraction of the summed magnitude of each weight that N:M keeps
@@ -109,15 +111,17 @@ def permute(
       >>> [f"{before:.3f} -> {after:.3f}" for before, after in kept.values()]
       ['0.673 -> 0.673', '0.699 -> 0.727']
     """
-    check_density(density)
-    check_is(Groups, "Groups(M), such as Groups(4) for 2:4", scope=scope)
-    model, inputs = by_position(model, example_inputs, {})
+    with settings(density=density, scope=scope, weights=weights):
+        check_density(density)
+        check_is(Groups, "Groups(M), such as Groups(4) for 2:4", scope=scope)
+        patterns = patterns_of(weights=weights)
+    model, inputs = by_position(model, example_inputs, options)
     if held := [*sparse_parts(model)]:
         raise ValueError(
             f"{held[0]} is under a rule; permute the dense model, then use sparsify. "
             "jsparse.fold(model) has no rules"
         )
-    reads, before = _reads(model, density, scope, alive_paths(model, patterns_of(weights=weights)))
+    reads, before = _reads(model, density, scope, alive_paths(model, patterns))
     inputs = examples(inputs)
     with calling("example_inputs", inputs):
         found = Units(model, inputs, stock)
@@ -125,7 +129,7 @@ def permute(
     small = nnx.clone(model)
     cut_in_place(small, _checked(found, orders), {})
     after = _reads(small, density, scope, frozenset(before))[1]
-    return small, {path: (before[path], after[path]) for path in before}
+    return by_name(small), {path: (before[path], after[path]) for path in before}
 
 
 Orders = list[dict[tuple[str, int], np.ndarray]]

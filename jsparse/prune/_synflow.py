@@ -16,6 +16,7 @@ Numbers: the rows "SynFlow" of experiments/at_birth.py.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -45,6 +46,7 @@ def synflow(
     density: float,
     rounds: int = 100,
     choose: Choice = globally,
+    **options: Any,
 ) -> Model:
     """A copy of the model that keeps the weights with the highest synaptic flow.
 
@@ -56,6 +58,7 @@ def synflow(
       density: fraction of the weights to keep, in (0, 1].
       rounds: number of pruning rounds.
       choose: which weights compete: `globally`, or `by_layer(budget)`.
+      **options: further arguments of the call by name, passed as they are: masks, settings.
 
     Returns:
       The model with new stored masks.
@@ -79,7 +82,7 @@ def synflow(
     check_density(density)
     check_whole(rounds=rounds)
     check_choice(choose)
-    flow = _Flow(model, shape)
+    flow = _Flow(model, shape, options)
     masks = {path: part.mask[...] for path, part in held_parts(model).items()}
     size = sum(mask.size for mask in masks.values())
     start = sum(int((mask > 0).sum()) for mask in masks.values()) / size
@@ -90,16 +93,16 @@ def synflow(
     return model
 
 
-def synflow_scores(model: nnx.Module, shape: tuple[int, ...]) -> dict[str, Array]:
+def synflow_scores(model: nnx.Module, shape: tuple[int, ...], **options: Any) -> dict[str, Array]:
     """The scores of one `synflow` round by path, [...] like the weights, up to a power of two."""
     masks = {path: part.mask[...] for path, part in held_parts(model).items()}
-    return _Flow(model, shape)(masks)
+    return _Flow(model, shape, options)(masks)
 
 
 class _Flow:
     """The scores of a model under given masks, scaled as for the previous masks."""
 
-    def __init__(self, model: nnx.Module, shape: tuple[int, ...]):
+    def __init__(self, model: nnx.Module, shape: tuple[int, ...], options: Mapping[str, Any]):
         shape = check_shape("shape", shape)
         self.values, self.rest, build = _linear(model)
         self.exponent, self.example = 0, jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -109,7 +112,8 @@ class _Flow:
             scale = jnp.exp2(exponent)
 
             def total(values: Arrays) -> Array:  # (2)
-                outputs = build(values, rest)(jnp.full(shape, scale))  # type: ignore[operator]
+                linear: Any = build(values, rest)
+                outputs = linear(jnp.full(shape, scale), **options)
                 leaves = [leaf for leaf in jax.tree.leaves(outputs) if _real(leaf)]
                 return scale * sum((x.astype(jnp.float32).sum() for x in leaves), jnp.zeros(()))
 

@@ -48,6 +48,10 @@ class Movement:
 
         W' = W * top(S),   dL/dW = G * top(S),   dL/dS_u = sum_{i in u} G_i W_i
 
+    Under sign descent and Lion all scores move equally far, so many are equal, and of those the
+    first units are kept. Give scores another optimizer there:
+    `route(model, optax.lion(1e-3), optax.adam(1e-2))`.
+
     Args:
       density: fraction of the units of each group to keep, in (0, 1], or its curve over the train
         steps, such as `schedule.cubic(1.0, 0.1, first, last)`.

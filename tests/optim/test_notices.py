@@ -141,6 +141,26 @@ def test_a_stock_optimizer_without_events_is_told_nothing() -> None:
             nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
 
 
+def test_masks_are_not_trained_like_weights() -> None:
+    model, wrt = net(js.Held()), (nnx.Param, js.Mask)
+    words = r"wrt has layers/0/kernel/mask, .* leave jsparse.Mask out"
+    with pytest.raises(ValueError, match=words):
+        js.Optimizer(model, optax.adam(1e-3), wrt=wrt)
+    with pytest.warns(UserWarning, match=words):
+        nnx.Optimizer(model, optax.adam(1e-3), wrt=wrt)
+    tx = js.revise(optax.adam(1e-3), (".*", js.RigL(last=9, every=3)))
+    for kind in (js.Optimizer, nnx.Optimizer):
+        kind(model, optax.MultiSteps(tx, 2), wrt=wrt)
+
+
+def test_what_a_filter_by_type_leaves_out_of_a_rule_is_said() -> None:
+    lora = nnx.LoRA(4, 2, 3, base_module=nnx.Linear(4, 3, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(1))
+    model = js.sparsify(lora, ("lora_b", js.Threshold()))
+    with pytest.warns(UserWarning, match=r"trains lora_b, but not what .*nnx.LoRAParam, jsparse.L"):
+        js.Optimizer(model, optax.adam(1e-3), wrt=nnx.LoRAParam)
+    js.Optimizer(model, optax.adam(1e-3), wrt=(nnx.LoRAParam, js.Learned))
+
+
 @pytest.mark.parametrize(("steps", "says"), [(50, True), (500, False)])
 def test_a_target_out_of_reach_is_announced_with_numbers(steps: int, says: bool) -> None:
     control = js.TargetDensity(density=0.1, steps=steps)

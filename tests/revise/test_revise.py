@@ -264,10 +264,27 @@ def test_seeds_of_one_program() -> None:
         np.testing.assert_array_equal(many[seed], alone(seed))
 
 
-# What is refused.
-
 PAIR = {"weight": jnp.ones((2, 3)), "mask": jnp.ones((2, 3))}
 MOVES = (".*", REVISIONS["rigl"])
+
+
+def test_further_arguments_come_without_masks() -> None:
+    """Those of a line search: gradients, and a function of the whole tree."""
+    forms = set()
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        value, slopes = extra["value_fn"](params, scale=2.0)
+        forms.update(jax.tree.structure(one) for one in (params, extra["grad"], slopes))
+        return jax.tree.map(lambda update: value * update, updates), state
+
+    tx = js.revise(optax.GradientTransformationExtraArgs(lambda _: (), update), MOVES)
+    value_fn = lambda tree, scale: (scale * tree["mask"].sum(), tree)
+    found, _ = tx.update(PAIR, tx.init(PAIR), PAIR, grad=PAIR, value_fn=value_fn, value=3.0)
+    assert len(forms) == 1 and (found["weight"] == 12).all()
+
+
+# What is refused.
+
 REFUSED = {
     "no pairs": (lambda: js.revise(optax.sgd(0.1)), ValueError, "no revisions given"),
     "not a pair": (
@@ -297,6 +314,21 @@ REFUSED = {
         ValueError,
         r"a: the mask has shape \(3,\)",
     ),
+    "gradients of single examples": (
+        lambda: MOVES[1](*PAIR.values(), jnp.ones((5, 2, 3)), step=jnp.array(2), key=None),
+        ValueError,
+        r"RigL got a gradient of shape \(5, 2, 3\) for a mask \(2, 3\); average",
+    ),
+    **{
+        f"mask of {kind}": (
+            lambda kind=kind: js.revise(optax.sgd(0.1), MOVES).init(
+                {"a": PAIR | {"mask": np.ones((2, 3), kind)}}
+            ),
+            TypeError,
+            r"a: a mask to revise has the type of its weight; got an array .*\[2, 3\], so make",
+        )
+        for kind in ("str", "object", "bool", "int8")
+    },
     "gradients": (
         lambda: (tx := js.revise(optax.sgd(0.1), MOVES)).update(
             {"weight": PAIR["weight"]}, tx.init(PAIR), PAIR

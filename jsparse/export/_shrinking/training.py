@@ -19,10 +19,11 @@ from flax import nnx
 
 from jsparse._coupled import Member
 from jsparse._paths import named, path_of
-from jsparse._pure import calling, examples, shaped
+from jsparse._pure import by_name, by_position, calling, examples, settings
 from jsparse._slots import roles, ruled_parts, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, fold
+from jsparse._values import check_function
 from jsparse.export._shrinking.attributes import Mend, mend_in_place, stock
 from jsparse.export._shrinking.cut import Cut, cut_in_place
 from jsparse.export._shrinking.cut_groups import divided
@@ -44,7 +45,7 @@ Optim = TypeVar("Optim", bound=nnx.Optimizer)
 
 
 def shrink_training(
-    model: Model, optimizer: Optim, *example_inputs: Any, mend: Mend = stock
+    model: Model, optimizer: Optim, *example_inputs: Any, mend: Mend = stock, **options: Any
 ) -> tuple[Model, Optim, Record]:
     """Remove dead units from a model in training, keeping its rules and optimizer state.
 
@@ -73,6 +74,7 @@ def shrink_training(
       optimizer: of this model; not changed.
       *example_inputs: as for `shrink`.
       mend: as for `shrink`.
+      **options: arguments by name, as for `shrink`.
 
     Returns:
       (the smaller model, its optimizer at the same step, the record). A compiled train step is
@@ -100,25 +102,28 @@ def shrink_training(
       >>> model.layers[0].kernel.weight.shape, model.layers[2].kernel.mask.shape
       ((4, 2), (2, 3))
     """
-    _check(model, optimizer, example_inputs)
-    example_inputs = examples(shaped(example_inputs))
-    with calling("example_inputs", example_inputs):
-        plan = _plan(model, example_inputs, mend)
+    with settings(mend=mend):
+        check_function(mend=mend)
+    called, inputs = by_position(model, example_inputs, options)
+    _check(model, optimizer, inputs)
+    inputs = examples(inputs)
+    with calling("example_inputs", inputs):
+        plan = _plan(called, inputs, mend)
     removal, record = _chosen(plan, model)
     cuts, add, groups = plan.cutting(removal)
     if not cuts:
         return model, optimizer, record
     lost = _loses(plan, removal)
-    expected = trace(_held(plan, removal), example_inputs) if lost else plan.graph
-    small = copied(model)
+    expected = trace(_held(plan, removal), inputs) if lost else plan.graph
+    small = copied(called)
     paths = _by_path(nnx.state(small))
     cut = cut_in_place(small, cuts, add)
     attributes = mend_in_place(small, groups, mend)
     plain = _folded(small)
-    settle_in_place(plain, example_inputs)
-    check_outputs(expected, trace(plain, example_inputs))
+    settle_in_place(plain, inputs)
+    check_outputs(expected, trace(plain, inputs))
     smaller = _smaller(optimizer, small, paths, cut)
-    return small, smaller, Record(cuts=cuts, attributes=attributes, stayed=record.stayed)
+    return by_name(small), smaller, Record(cuts=cuts, attributes=attributes, stayed=record.stayed)
 
 
 def _check(model: Any, optimizer: Any, inputs: tuple) -> None:

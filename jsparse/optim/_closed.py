@@ -1,0 +1,97 @@
+"""Weights that a stored mask closes and the optimizer does not change.
+
+The model reads 0 there, whatever is stored. A norm over the layer, such as that of a trust ratio,
+must not depend on it. So these weights and their gradients are 0 for the update, and get what was
+stored back after it. `revise` does the same for the masks in its tree.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from functools import reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jsparse._coupled import Member
+from jsparse._paths import path_of
+from jsparse._slots import coupled_units, slots
+from jsparse._sparse import Sparse
+from jsparse._variables import write
+from jsparse.rules._held import Held
+
+
+class Masked(NamedTuple):
+    """A weight under a stored mask.
+
+    Attributes:
+      weight: its variable.
+      on: bool, [...] like the weight: where the mask is 1.
+    """
+
+    weight: nnx.Variable
+    on: Array
+
+    def over(self, inside: Array, outside: Any) -> Array:
+        """One array where the mask is 1, another elsewhere: [...], or [n, ...] for n examples."""
+        on = jnp.broadcast_to(self.on, inside.shape)
+        return jnp.where(on, inside, outside).astype(inside.dtype)
+
+
+def masked_weights(model: nnx.Module, trained: Collection[str]) -> dict[str, Masked]:
+    """The weights under stored masks that are not trained themselves, by each of their paths.
+
+    Args:
+      model: any NNX module.
+      trained: paths of what is trained, masks included.
+    """
+    groups = coupled_units(model).items()
+    fixed = {id(g) for p, g in groups if _stored(g) and f"{p}/mask" not in trained}
+    places: dict[int, list[str]] = {}
+    for slot in (found := slots(model, Sparse)):
+        places.setdefault(id(slot.value), []).append(slot.path)
+    weights: dict[str, Masked] = {}
+    for part in {id(slot.value): slot.value for slot in found}.values():
+        paths = places[id(part)]
+        weight, masks = part.weight[...], []
+        if isinstance(part, Member):
+            members = zip(part.rule.spans, part.groups.values(), strict=True)
+            both = [(span, group) for span, group in members if id(group) in fixed]
+            masks = [span.spread(group.one(group.mask[...]), weight) for span, group in both]
+        elif _stored(part) and not any(f"{path}/mask" in trained for path in paths):
+            masks = [part.mask[...]]
+        if masks and any(f"{path}/weight" in trained for path in paths):
+            one = Masked(part.weight, reduce(jnp.multiply, masks) > 0)
+            weights |= {f"{path}/weight": one for path in paths}
+    return weights
+
+
+@contextmanager
+def closed(weights: Mapping[str, Masked]) -> Iterator[None]:
+    """Meanwhile, the weights are 0 where they are masked."""
+    stored = [(one, one.weight[...]) for one in {id(one): one for one in weights.values()}.values()]
+    for one, array in stored:
+        write(one.weight, one.over(array, 0))
+    try:
+        yield
+    finally:
+        for one, array in stored:
+            write(one.weight, one.over(one.weight[...], array))
+
+
+def without_masked(grads: Any, weights: Mapping[str, Masked]) -> Any:
+    """The gradients, 0 for weights that are masked; coupled units have others there."""
+
+    def seen(keys: tuple, leaf: Any) -> Any:
+        if (one := weights.get(path_of(keys))) is None:
+            return leaf
+        return leaf.replace(one.over(leaf[...], 0)) if is_variable(leaf) else one.over(leaf, 0)
+
+    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
+    return jax.tree_util.tree_map_with_path(seen, grads, is_leaf=is_variable)
+
+
+def _stored(part: Sparse) -> bool:
+    return isinstance(part.rule, Held)
