@@ -72,6 +72,24 @@ def compare_with_numpy(choice: random.Random) -> None:
             np.testing.assert_allclose(got, expected, atol=small, rtol=1e-4, err_msg=str(window))
 
 
+@needs_compiler
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_images_of_any_side(lanes):
+    """Planes that many weights read are copied, shifted, in one of two ways or not at all."""
+    assert compiled.load()
+    drawn = np.random.default_rng(lanes)
+    for side, stride, size in [(1, 1, 3), (2, 1, 3), (4, 1, 3), (7, 2, 3), (8, 1, 5), (33, 1, 3)]:
+        around = ((size // 2, size // 2),) * 2
+        sides = (side, side), (size, size), (stride, stride), (1, 1)
+        window = convolving.Window(6, 40, 4, *sides, around, lanes)
+        kernel = np.float32(drawn.standard_normal((size, size, 6, 40)))
+        kernel *= drawn.random(kernel.shape) < 0.9
+        arrays = csr_arrays(as_matrix(kernel), 4 * size**2)
+        x = np.float32(drawn.standard_normal((2, side, side, 6)))
+        y = convolution._product(window, arrays.values, x, arrays.indices, arrays.starts)
+        np.testing.assert_allclose(y, convolving.forward(window, kernel, x), atol=2e-4)
+
+
 def products(window: convolving.Window, arrays: CsrArrays, x, dy) -> tuple:
     """y, dx, the gradient of the values, and their places; in one program."""
     structure = arrays.indices, arrays.starts

@@ -37,6 +37,7 @@ DENSE, SHRUNK, PACKED = "dense", "shrunk", "packed"
 FORMATS: Mapping[str, Format] = {
     "csr": csr(),
     "csr, no groups": csr(1 << 16),
+    "csr, wide groups": csr(1152),  # of 128 features with a 3x3 window: suits single images
     "blocks 32": blocks((32, 32)),
     "blocks 64": blocks((64, 64)),
     "blocks 128": blocks((128, 128)),

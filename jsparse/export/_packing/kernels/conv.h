@@ -1,206 +1,12 @@
 // Sparse convolutions over two axes: y[n, i, j, o] sums w x[n, s i + d k - p, ..., c] over the kept
 // weights w of (c, k), and the gradients. Included by sparse.cc.
 //
-// Arrays are [batch, height, width, features] and lie either image by image, plane by plane, or with
-// the batch innermost. A worker takes an image (or as many as a cell has floats) and a band of rows,
-// copies the planes to a grid with zeros around them, and sums tile by tile.
-//
-// Rows of a grid follow each other with just the zeros between that both need, so a tile is any run
-// of cells; what it computes between two rows is dropped. Where tiles of a row leave less to drop,
-// they are. With a stride, a plane is dealt to `stride` planes an axis, its phases, so that
-// neighbors of y read neighbors on the grid. The gradient for x is a convolution too: of dy, with
-// the weights sorted by the plane they read.
+// The gradient for x is a convolution too: of dy, with the weights sorted by the plane they read.
 
-constexpr int64_t kBand = 384 << 10;  // floats of a grid, about
-constexpr int64_t kResults = 128;     // planes of a tile whose sums are kept near
-constexpr int64_t kOutputs = 32;      // of a group, in the gradient for x
-constexpr int64_t kMost = 65536;      // of anything that a window has
+#include "grid.h"
 
-int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
-int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
-
-// How planes lie in an array: cell i of phase a is at i * stride + a - pad, on each axis.
-struct View {
-  int64_t planes, size[2], stride[2], pad[2];
-  int64_t phases() const { return stride[0] * stride[1]; }
-  // The cells first <= i < last that the array has, of 0 <= i < end.
-  int64_t first(int axis, int64_t phase, int64_t end) const {
-    return std::clamp(ceil_div(pad[axis] - phase, stride[axis]), int64_t{0}, end);
-  }
-  int64_t last(int axis, int64_t phase, int64_t end) const {
-    return std::clamp(ceil_div(size[axis] + pad[axis] - phase, stride[axis]), int64_t{0}, end);
-  }
-};
-
-// A sum over taps: result [i, j] reads sources [i, j] to [i + reach[0], j + reach[1]].
-struct Problem {
-  View from, to;
-  int64_t rows, columns, reach[2], batch;
-  bool batch_last;
-};
-
-// What is known of a convolution besides its weights.
-struct Window {
-  int64_t size[2], stride[2], dilation[2], pad[2];
-  int64_t taps() const { return size[0] * size[1]; }
-  int64_t phases() const { return stride[0] * stride[1]; }
-  int64_t reach(int axis) const { return (size[axis] - 1) * dilation[axis] / stride[axis]; }
-  int64_t at(int axis, int64_t tap) const {
-    return (axis ? tap % size[1] : tap / size[1]) * dilation[axis];
-  }
-  int64_t shift(int axis, int64_t tap) const { return at(axis, tap) / stride[axis]; }
-  int64_t phase(int64_t tap) const {
-    return at(0, tap) % stride[0] * stride[1] + at(1, tap) % stride[1];
-  }
-};
-
-// How a problem is cut, for vectors of k.lanes.
-struct Grid {
-  Grid(const Kernels& k, const Problem& p) : problem(p) {
-    const View& from = p.from;
-    const int64_t across = p.columns + p.reach[1];
-    int64_t head = across, end = p.columns;
-    for (int64_t b = 0; b < from.stride[1]; ++b) {
-      head = std::min(head, from.first(1, b, across));
-      end = std::max(end, from.last(1, b, across));
-    }
-    wide = std::max(end, across - head);
-    if (p.batch_last) {
-      cell = k.lanes;
-      while (cell < p.batch && cell < (p.rows * p.columns < 4 ? 4 : 2) * k.lanes) cell *= 2;
-    }
-    chunks = ceil_div(p.batch, cell);
-    const double row = static_cast<double>(planes()) * wide * cell;
-    const auto fit = static_cast<int64_t>(kBand / std::max(1.0, row));
-    bands = ceil_div(p.rows, std::max<int64_t>(1, fit - p.reach[0]));
-    band = ceil_div(p.rows, bands);
-    const int64_t cells = std::max<int64_t>(1, k.lanes / cell);  // a tile is a multiple of them
-    const int64_t each = cells * cell / k.lanes, most = k.conv.tile / each;
-    auto cut = [&](int64_t run) {
-      const int64_t units = ceil_div(run, cells);
-      return ceil_div(units, ceil_div(units, most)) * cells;
-    };
-    tile = cut(span(band));
-    // tiles that end with their row compute nothing between rows, if they are not much smaller
-    const int64_t of_row = cut(p.columns), parts = ceil_div(p.columns, of_row);
-    if (parts * of_row <= wide && 4 * of_row >= 3 * tile &&
-        band * parts * of_row <= tiles(band) * tile) {
-      tile = of_row;
-      in_row = parts;
-    }
-    vectors = tile * cell / k.lanes;
-    // what the last tile reads is within the plane, so what it drops is not of another one
-    plane = (begin(tiles(band) - 1) + tile + p.reach[0] * wide + p.reach[1]) * cell;
-    plane = std::max(plane, (band + p.reach[0]) * wide * cell);
-    plane = ceil_div(plane, 16) * 16;
-    if (plane % 1024 == 0) plane += 16;  // planes a page apart would share few lines of a cache
-  }
-  int64_t span(int64_t rows) const { return (rows - 1) * wide + problem.columns; }
-  int64_t tiles(int64_t rows) const { return in_row ? rows * in_row : ceil_div(span(rows), tile); }
-  int64_t begin(int64_t n) const {
-    return in_row ? n / in_row * wide + n % in_row * tile : n * tile;
-  }
-  int64_t planes() const { return problem.from.planes * problem.from.phases(); }
-  int64_t floats() const { return plane * planes(); }
-  bool fits(int64_t group) const {
-    const double size = plane;
-    return size * planes() < INT32_MAX && size * group < INT32_MAX;
-  }
-  int64_t held(int64_t band_number) const {
-    return std::min(band, problem.rows - band_number * band);
-  }
-
-  const Problem& problem;
-  int64_t cell = 1, wide, chunks, band, bands, tile, vectors, plane;
-  int64_t in_row = 0;  // tiles of a row; 0: they run on over the ends of rows
-};
-
-// Narrower kernels where many places of wide vectors would be empty: for small images.
-const Kernels& fitting(const Kernels& k, const Problem& p) {
-  if (p.batch_last || k.lanes <= 8) return k;
-  const Kernels& narrow = kernels(8);
-  const Grid g(k, p);
-  const int64_t span = g.span(g.band);
-  return 2 * ceil_div(span, narrow.lanes) <= 3 * ceil_div(span, k.lanes) ? narrow : k;
-}
-
-// Where the images of a chunk lie in an array.
-struct Place {
-  Place(const Grid& g, const View& v, int64_t chunk)
-      : batch(g.problem.batch_last ? g.problem.batch : 1),
-        here(g.problem.batch_last ? std::min(g.cell, batch - chunk * g.cell) : 1),
-        plane(v.size[0] * v.size[1] * batch),
-        begin(g.problem.batch_last ? chunk * g.cell : chunk * v.planes * plane) {}
-  int64_t batch, here, plane, begin;
-};
-
-// The cells [first, last) of row i, beginning at `grid`, as far as the array has them.
-void add_row(const View& v, const Place& place, int64_t cell, int64_t phase, int64_t i,
-             int64_t first, int64_t last, int64_t grid, std::vector<Piece>* pieces) {
-  const int64_t a = phase / v.stride[1], b = phase % v.stride[1];
-  const int64_t row = i * v.stride[0] + a - v.pad[0];
-  const int64_t begin = std::max(first, v.first(1, b, last)), end = v.last(1, b, last);
-  if (row < 0 || row >= v.size[0] || begin >= end) return;
-  const int64_t step = v.stride[1] * place.batch;
-  const int64_t at = (row * v.size[1] + begin * v.stride[1] + b - v.pad[1]) * place.batch;
-  grid += (begin - first) * cell;
-  if (place.here == cell && place.batch == cell && (cell == 1 || v.stride[1] == 1)) {
-    pieces->push_back({grid, at, (end - begin) * cell, cell == 1 ? step : 1});
-    return;
-  }
-  for (int64_t j = 0; j < end - begin; ++j)
-    pieces->push_back({grid + j * cell, at + j * step, place.here, 1});
-}
-
-// The sources of a band on the grid, and the lists of pieces they were copied by.
-class Sources {
- public:
-  void fill(const Kernels& k, const Grid& g, int64_t chunk, int64_t band, const float* x,
-            float* grid) {
-    const View& v = g.problem.from;
-    const Place place(g, v, chunk);
-    const int64_t top = band * g.band, rows = g.held(band) + g.problem.reach[0];
-    for (int64_t phase = 0; phase < v.phases(); ++phase) {
-      pieces_.clear();
-      for (int64_t i = 0; i < rows; ++i)
-        add_row(v, place, g.cell, phase, top + i, 0, g.problem.columns + g.problem.reach[1],
-                i * g.wide * g.cell, &pieces_);
-      for (int64_t p = 0; p < v.planes; ++p)
-        k.conv.to_grid(pieces_.data(), pieces_.size(), x + place.begin + p * place.plane, g.plane,
-                       grid + (p * v.phases() + phase) * g.plane);
-    }
-  }
-
- private:
-  std::vector<Piece> pieces_;
-};
-
-// The results of a tile, by phase.
-class Results {
- public:
-  void set(const Grid& g, int64_t chunk, int64_t band, int64_t tile) {
-    const View& v = g.problem.to;
-    pieces_.resize(v.phases());
-    const Place place(g, v, chunk);
-    place_begin_ = place.begin, place_plane_ = place.plane, phases_ = v.phases();
-    const int64_t begin = g.begin(tile), end = begin + g.tile, rows = g.held(band);
-    for (int64_t phase = 0; phase < v.phases(); ++phase) {
-      pieces_[phase].clear();
-      for (int64_t i = begin / g.wide; i < rows && i * g.wide < end; ++i) {
-        const int64_t first = std::max<int64_t>(0, begin - i * g.wide);
-        const int64_t last = std::min(g.problem.columns, end - i * g.wide);
-        add_row(v, place, g.cell, phase, band * g.band + i, first, last,
-                (i * g.wide + first - begin) * g.cell, &pieces_[phase]);
-      }
-    }
-  }
-  const std::vector<Piece>& pieces(int64_t result) const { return pieces_[result % phases_]; }
-  int64_t begin(int64_t result) const { return place_begin_ + result / phases_ * place_plane_; }
-
- private:
-  std::vector<std::vector<Piece>> pieces_;
-  int64_t place_begin_ = 0, place_plane_ = 0, phases_ = 1;
-};
+constexpr int64_t kResults = 128;  // planes of a tile whose sums are kept near
+constexpr int64_t kOutputs = 32;   // of a group, in the gradient for x
 
 // Results from sources: items are chunks and bands, and parts of the results where those are few.
 void conv_product(const Kernels& k, ffi::ThreadPool pool, const Grid& g, const Taps& m,
@@ -360,12 +166,14 @@ struct Turned {
 
 // Where each index of a group reads, from the first plane of the group on.
 std::vector<int32_t> reads(const Window& w, const Grid& g, int64_t width, bool back) {
-  const int64_t taps = w.taps(), step = back ? g.plane : w.phases() * g.plane;
+  const int64_t taps = w.taps(), step = g.parts() * g.plane;
   std::vector<int32_t> found(width * taps);
   for (int64_t tap = 0; tap < taps; ++tap) {
     const int64_t down = w.shift(0, tap), across = w.shift(1, tap);
     const int64_t i = back ? w.reach(0) - down : down, j = back ? w.reach(1) - across : across;
-    const int64_t first = (back ? 0 : w.phase(tap) * g.plane) + (i * g.wide + j) * g.cell;
+    int64_t first = (back ? 0 : w.phase(tap) * g.plane) + (i * g.wide + j) * g.cell;
+    if (!g.copies.empty())  // which are of x, and shifted themselves
+      first = w.copy(g.whole, tap) * g.plane + (g.whole ? 0 : down * g.wide);
     for (int64_t plane = 0; plane < width; ++plane)
       found[plane * taps + tap] = static_cast<int32_t>(first + plane * step);
   }
@@ -415,12 +223,14 @@ ffi::Error conv_forward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::U1
   ffi::Error error = conv(values, indices, starts, x, *y, window, width, widest, &m, &w);
   if (error.failure() || !y->element_count()) return error;
   const Problem p = forward_problem(w, x.dimensions().begin(), y->dimensions().begin(), batch_last);
-  const Kernels& k = fitting(widest, p);
-  const Grid g(k, p);
-  if (!g.fits(width * w.phases())) return too_large();
-  const auto table = reads(w, g, width, false);
-  const Taps taps = {m.values, m.indices, m.starts, table.data(), m.outputs, m.groups,
-                     width * w.phases() * g.plane};
+  const Aligned aligned = alignment(widest, p, w, values.element_count());
+  const Kernels& k = aligned.wide ? kernels(aligned.lanes) : fitting(widest, p);
+  const Grid g(k, p, aligned, copies_of(w, p, aligned));
+  if (!g.fits(width * g.parts())) return too_large();
+  std::vector<int32_t> table;
+  if (!g.whole || g.vectors > kSmall) table = reads(w, g, width, false);
+  const Taps taps = {m.values, m.indices, m.starts, table.empty() ? nullptr : table.data(),
+                     m.outputs, m.groups, width * g.parts() * g.plane};
   conv_product(k, pool, g, taps, x.typed_data(), y->typed_data());
   return ffi::Error::Success();
 }

@@ -48,7 +48,7 @@ using BlocksInt8 = BlocksOf<int8_t>;
 
 // A convolution as a sum over taps: output o of group g is the sum of values[n] times the plane and
 // place that reads[indices[n]] says, from starts[g * outputs + o] on. `group` is how far the planes
-// of a group are from those of the next.
+// of a group are from those of the next. Without `reads` an index is that of a tile.
 struct Taps {
   const float* values;
   const uint16_t* indices;
@@ -63,11 +63,13 @@ struct Piece {
 };
 
 constexpr int kTiles = 16;
+constexpr int kSmall = 2;  // vectors of a tile, at most, that is found without a table
 struct ConvKernels {
   int64_t tile;  // vectors, at most
   void (*forward[kTiles])(const Taps&, const float*, int64_t, int64_t, float*);
   void (*weights[kTiles])(const Taps&, const float*, const float*, int64_t, int64_t, float*);
   void (*to_grid)(const Piece*, int64_t, const float*, int64_t, float*);
+  void (*shift)(const float*, int64_t, const int32_t*, int64_t, float*);
   void (*from_grid)(const Piece*, int64_t, const float*, float*);
 };
 
@@ -211,7 +213,7 @@ class Scratch {
   float* data_ = nullptr;
   int64_t size_ = 0;
 };
-thread_local Scratch tile_memory, out_memory;
+thread_local Scratch tile_memory, out_memory, plane_memory;
 
 // Calls work(next) on the threads of the pool and on this one; next() gives 0, 1, ..., items - 1 and
 // then -1. The pool may be busy: whoever comes finds what is left, and nobody waits for a thread that
