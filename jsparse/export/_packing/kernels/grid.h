@@ -269,26 +269,23 @@ class Sources {
     int64_t margin = 0;
     for (const Copy& c : g.copies)
       margin = std::max(margin, ceil_div(std::abs(c.down * g.wide + c.across), 16) * 16);
-    std::vector<int32_t> masks(g.copies.size() * period);
-    for (size_t c = 0; c < g.copies.size(); ++c)
+    const int64_t apart = g.used + 2 * margin;  // what is read beyond a plane is masked
+    Shifts shifts = {g.used, period, g.plane};
+    for (const Copy& c : g.copies) {
+      shifts.from.push_back(c.phase * apart + c.down * g.wide + c.across);
       for (int64_t i = 0; i < period / g.wide; ++i)
         for (int64_t j = 0; j < g.wide; ++j) {
-          const int64_t row = i + g.copies[c].down, column = j + g.copies[c].across;
-          const bool rows_end = row < 0 || row >= period / g.wide;
-          if (!rows_end && column >= 0 && column < g.wide) masks[c * period + i * g.wide + j] = -1;
+          const int64_t row = i + c.down, column = j + c.across;
+          const bool inside = row >= 0 && row < period / g.wide && column >= 0 && column < g.wide;
+          shifts.masks.push_back(inside ? -1 : 0);
         }
-    const int64_t apart = g.used + 2 * margin;  // what is read beyond a plane is masked
+    }
     float* planes = plane_memory.floats(v.phases() * apart) + margin;
     for (int64_t p = 0; p < v.planes; ++p) {
       for (int64_t phase = 0; phase < v.phases(); ++phase)
         k.conv.to_grid(pieces[phase].data(), pieces[phase].size(),
                        x + place.begin + p * place.plane, g.used, planes + phase * apart);
-      for (size_t n = 0; n < g.copies.size(); ++n) {
-        const Copy& c = g.copies[n];
-        k.conv.shift(planes + c.phase * apart + c.down * g.wide + c.across, g.used,
-                     masks.data() + n * period, period, grid);
-        grid += g.plane;
-      }
+      k.conv.shift(shifts, planes, grid + p * g.parts() * g.plane);
     }
   }
 

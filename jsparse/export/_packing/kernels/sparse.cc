@@ -62,6 +62,14 @@ struct Piece {
   int64_t grid, memory, count, step;
 };
 
+// Copies of planes: each has `floats` of what begins at from[n], where its mask, of `period` floats,
+// is not 0, else 0; the next one begins `apart` floats later.
+struct Shifts {
+  int64_t floats, period, apart;
+  std::vector<int64_t> from;
+  std::vector<int32_t> masks;
+};
+
 constexpr int kTiles = 16;
 constexpr int kSmall = 2;  // vectors of a tile, at most, that is found without a table
 struct ConvKernels {
@@ -69,7 +77,7 @@ struct ConvKernels {
   void (*forward[kTiles])(const Taps&, const float*, int64_t, int64_t, float*);
   void (*weights[kTiles])(const Taps&, const float*, const float*, int64_t, int64_t, float*);
   void (*to_grid)(const Piece*, int64_t, const float*, int64_t, float*);
-  void (*shift)(const float*, int64_t, const int32_t*, int64_t, float*);
+  void (*shift)(const Shifts&, const float*, float*);
   void (*from_grid)(const Piece*, int64_t, const float*, float*);
 };
 
