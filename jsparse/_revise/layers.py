@@ -127,3 +127,11 @@ def both(found: Iterable[At]) -> At:
         for weight, values in one.items():
             joint[weight] = joint[weight] & values if weight in joint else values
     return joint
+
+
+def only(where: At, leaves: Sequence[Array]) -> list[Array]:
+    """The leaves of a tree, 0 where these do not hold."""
+    found = list(leaves)
+    for n, values in where.items():
+        found[n] = jnp.where(values, found[n], 0.0).astype(found[n].dtype)
+    return found

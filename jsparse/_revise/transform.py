@@ -25,7 +25,7 @@ from jax import Array, lax
 from jsparse._counting import anywhere
 from jsparse._paths import naming, pairs
 from jsparse._pattern import Role
-from jsparse._revise.layers import At, CoupledLayer, Layer, both
+from jsparse._revise.layers import At, CoupledLayer, Layer, both, only
 from jsparse._revise.moments import cleared
 from jsparse._revise.pairs import (
     check_mask,
@@ -158,9 +158,10 @@ def revise(
             with naming(layer.path):
                 check_mask(layer.mask_of(leaves))
                 check_start(layer.by, layer.mask_of(leaves))
-        masks = {mask for layer in layers for mask in layer.masks}
-        given = inner.init(without(form, leaves, masks))
-        return Revised(jnp.zeros((), jnp.int32), jnp.asarray(seed), given)
+        run = _Run(inner, layers, form, leaves, [], jnp.zeros((), jnp.int32), jnp.asarray(seed))
+        abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+        seen = leaves if abstract else only(run.trained(), leaves)
+        return Revised(run.step, run.seed, inner.init(without(form, seen, run.masks)))
 
     def begin(gradients: Any, state: Revised, params: Any) -> _Run:
         if params is None:
@@ -212,18 +213,18 @@ class _Run(NamedTuple):
     def tree(self, leaves: Sequence[Array]) -> Any:
         return jax.tree_util.tree_unflatten(self.form, leaves)
 
+    def trained(self) -> At:
+        """Where each weight that has a mask is trained."""
+        return both(layer.over(self._trained(layer), self.leaves) for layer in self.layers)
+
     def train(self, state: Any, extra: Mapping[str, Any]) -> tuple[list[Array], Any]:
         """Updates and state of the inner transform; updates are 0 for masks and frozen weights."""
-        seen, gradients = list(self.leaves), list(self.gradients)
-        trained = both(layer.over(self._trained(layer), self.leaves) for layer in self.layers)
+        gradients, trained = list(self.gradients), self.trained()
         for layer in self.layers:
             for w, dense in layer.hidden(self.leaves, self.gradients).items():
                 gradients[w] = gradients[w] + dense
-        for w, on in trained.items():
-            gradients[w] = jnp.where(on, gradients[w], 0.0).astype(self.gradients[w].dtype)
-            seen[w] = jnp.where(on, seen[w], 0.0).astype(seen[w].dtype)
-
-        given, weights = (without(self.form, tree, self.masks) for tree in (gradients, seen))
+        seen, given = only(trained, self.leaves), only(trained, gradients)
+        given, weights = (without(self.form, tree, self.masks) for tree in (given, seen))
         extra = inside(extra, self.form, self.leaves, self.masks)
         update = lambda state: self.inner.update(given, state, weights, **extra)
         pauses = [layer for layer, by in self.revised if by.pauses]
@@ -231,8 +232,7 @@ class _Run(NamedTuple):
         result, state = pausing(update, state, pause) if pauses else update(state)
         rest = iter(jax.tree.leaves(result))
         updates = [jnp.zeros_like(x) if n in self.masks else next(rest) for n, x in enumerate(seen)]
-        for w, on in trained.items():
-            updates[w] = jnp.where(on, updates[w], 0.0).astype(updates[w].dtype)
+        updates = only(trained, updates)
         if pauses:
             updates = [jnp.where(pause, jnp.zeros_like(u), u) for u in updates]
         return updates, state

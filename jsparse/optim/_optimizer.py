@@ -63,10 +63,10 @@ class Optimizer(nnx.Optimizer):
     After updating the weights, it resets dead layers, draws new samples and applies the controls,
     so you need not remember to. Weight decay in `tx` is for weights: what rules learn (thresholds,
     logits, scores) is not decayed, unless `route` asks for it. Weights that a stored mask hides are
-    0 for `tx` and keep their values. It warns where decay cannot be
-    removed, where nothing has read the cost of a rule, and where `TargetDensity` asks for more than
-    thresholds can reach in the given steps. Train steps without this class can use the pure
-    function `advance` and the `apply` method of each control.
+    0 for `tx` and keep their values. It warns where decay cannot be removed, where nothing has read
+    the cost of a rule, and where `TargetDensity` asks for more than thresholds can reach in the
+    given steps. Train steps without this class can use the pure function `advance` and the `apply`
+    method of each control.
 
     Args:
       model: the model to train.
@@ -122,7 +122,8 @@ class Optimizer(nnx.Optimizer):
             raise ValueError(
                 f"clip_task is the largest norm of the task's gradient, above 0; got {clip_task!r}"
             )
-        super().__init__(model, tx, wrt=wrt)
+        with closed(masked_weights(model, named(nnx.state(model, wrt)).keys())):
+            super().__init__(model, tx, wrt=wrt)
         _check_around(self.opt_state)
         if words := wrong_masks(self, model):
             raise ValueError(words)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 from flax import nnx
 
@@ -49,6 +50,7 @@ CASES: dict[str, tuple[Callable, Callable]] = {
     "lamb": (layer, lambda model: js.lamb(model, 0.1)),
     "lars": (layer, lambda model: js.lars(model, 1.0)),
     "adafactor": (layer, lambda _: optax.adafactor(0.1)),
+    "distance from the start": (layer, lambda _: optax.contrib.dog(1.0)),
     "decay": (layer, lambda _: optax.adamw(0.1, weight_decay=0.5)),
     "clipped units": (units, lambda _: optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(1.0))),
 }

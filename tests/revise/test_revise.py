@@ -283,6 +283,13 @@ def test_further_arguments_come_without_masks() -> None:
     assert len(forms) == 1 and (found["weight"] == 12).all()
 
 
+def test_the_inner_transform_starts_without_masked_weights() -> None:
+    keeps = optax.GradientTransformation(lambda params: params, lambda *given: given[:2])
+    tree = PAIR | {"mask": jnp.array([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0]])}
+    start = js.revise(keeps, MOVES).init(tree).inner["weight"]
+    np.testing.assert_array_equal(start, tree["mask"])
+
+
 # What is refused.
 
 REFUSED = {
