@@ -122,6 +122,11 @@ def gated(h: Array) -> Array:
     return jnp.roll(h, 8, axis=1) + h
 
 
+def shared(h: Array) -> Array:
+    scale = np.full((1, 16), 2.0, np.float32)
+    return (h * scale).sum(axis=-1, keepdims=True) * scale
+
+
 def written(h: Array) -> Array:
     return h + jnp.zeros((1, 16))
 
@@ -149,6 +154,7 @@ STOPS = {
     blended: "`sub` .* joins it with values that count",
     along_units: "`cumsum` .* needs the axis whole",
     gated: "`add` .* joins it with values that count",
+    shared: "`mul` .* joins it with an array that counts elsewhere",
     written: "`add` .* fixes a size in the code",
     constant: "`mul` .* fixes a size in the code",
     unknown: "`fft` .* needs the axis whole",

@@ -30,6 +30,7 @@ from jsparse.export._shrinking.verify import Fault
 
 CONSTANT = "reads it as a constant that no bias can absorb"
 MIXES = "joins it with values that count"
+SHARED = "joins it with an array that counts elsewhere"
 OF_LINEN = re.compile(r'parameter "(.+?)" in "/?(.*?)"')
 
 
@@ -230,7 +231,11 @@ class _Ways:
         return False
 
     def mixing(self, node: Node, axis: int, dead: np.ndarray) -> Reason | None:
-        """The first operation at which dead units stop being constants, or are read as ones."""
+        """The first operation at which dead units stop being constants, or are read as ones.
+
+        Otherwise the first that joins them with a weight or a constant that others read too.
+        """
+        shared = None
         marks = {node: np.broadcast_to(along(dead, axis, len(node.shape)), node.shape)}
         waiting = {self._order[op]: op for op in self._readers.get(node, [])}
         while waiting:
@@ -241,6 +246,8 @@ class _Ways:
                 return Reason(WHOLE, op, CONSTANT)
             if op.name in NEUTRAL and self._changes_nothing(op, marks[op.inputs[0]]):
                 continue
+            if shared is None and any(map(self._is_shared, op.inputs)):
+                shared = Reason(WHOLE, op, SHARED)
             given = [marks.get(n, np.zeros(n.shape, bool)) for n in op.inputs]
             made = None if op.bodies else touched(op, given)
             if made is None:
@@ -252,7 +259,13 @@ class _Ways:
                 marks[out] = mask
                 if mask.any():
                     waiting |= {self._order[o]: o for o in self._readers.get(out, [])}
-        return None
+        return shared
+
+    def _is_shared(self, node: Node) -> bool:
+        """Whether a node is a weight or a constant, but for its shape, that is read repeatedly."""
+        while node.value is None and len(before := self._before.get(node, ())) == 1:
+            node = before[0]
+        return node.value is not None and bool(node.shape) and len(self._readers[node]) > 1
 
     def _changes_nothing(self, op: Op, marks: np.ndarray) -> bool:
         known = self._knowledge.get(op.inputs[0])
