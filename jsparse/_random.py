@@ -53,7 +53,7 @@ def counted(name: str, value: Array) -> Array:
 
 
 def folded(seed: Array, number: Array) -> Array:
-    """`jax.random.fold_in(jax.random.key(seed), number)`, of threefry whatever JAX's default is.
+    """`jax.random.fold_in(jax.random.key(seed), number)` with threefry, whatever JAX's default is.
 
     Example:
       >>> one, two = folded(jnp.uint32(3), jnp.uint32(5)), jax.random.fold_in(jax.random.key(3), 5)

@@ -234,7 +234,7 @@ def check_mask(mask: Any) -> None:
     """Refuse masks of other types than floating ones, and other values than 0 and 1 if known.
 
     Raises:
-      TypeError: of another type; a mask has a gradient, which whole numbers and texts have not.
+      TypeError: of another type; a mask has a gradient, which whole numbers and text do not.
       ValueError: other values.
     """
     made = "so make it with Held, jsparse.hold or jsparse.prune"

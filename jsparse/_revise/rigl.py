@@ -86,7 +86,7 @@ class RigL:
         """2. and 3. [...], the mask after an exchange.
 
         Raises:
-          ValueError: the gradient has another shape, as for each example.
+          ValueError: the gradient has another shape, as gradients of single examples do.
         """
         if gradient.shape != mask.shape:
             raise ValueError(

@@ -57,8 +57,7 @@ def masked_weights(model: nnx.Module, trained: Collection[str]) -> dict[str, Mas
         paths = places[id(part)]
         weight, masks = part.weight[...], []
         if isinstance(part, Member):
-            members = zip(part.rule.spans, part.groups.values(), strict=True)
-            both = [(span, group) for span, group in members if id(group) in fixed]
+            both = [(span, group) for span, group in part.pairs if id(group) in fixed]
             masks = [span.spread(group.one(group.mask[...]), weight) for span, group in both]
         elif _stored(part) and not any(f"{path}/mask" in trained for path in paths):
             masks = [part.mask[...]]

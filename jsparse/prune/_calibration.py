@@ -22,7 +22,6 @@ from jsparse._slots import sparse_parts, state_paths
 from jsparse._sparse import Sparse
 from jsparse._surgery import hold
 from jsparse._values import (
-    check_batches,
     check_function,
     check_mapping,
     check_pattern,
@@ -82,7 +81,6 @@ def in_order(
       ValueError: a weight of another layer, or of one that is not called; no batch; a moment that
         is not finite; an expression that is invalid or matches no path.
     """
-    check_batches(batches)
     check_function(forward=forward)
     check_pattern(together=together)
     batches = list(each_batch(batches))
