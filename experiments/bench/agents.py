@@ -10,7 +10,7 @@ Command: python -m experiments.bench.agents --authors FOLDER --python PATH
     the updates alone. With --baselines PATH, a Python with stable-baselines3: PPO on mazes, too.
     With --games PATH, a Python with torch: self-play of brick tic-tac-toe.
     With --torch PATH, a Python with torch: self-play Pong.
-Minutes: 2 for the updates; 5 to 10 more for both trainings, on two cores.
+Minutes: 2 for the updates; 5 more for both trainings, on two cores.
 
 An update is the mean of 1,000, in which masks change once, on a replay of random transitions of
 HalfCheetah's sizes; arms take turns, in processor seconds. Trainings are 20,000 steps of
@@ -174,13 +174,9 @@ def main(settings: Settings) -> None:
         if settings.out:
             settings.out.write_text(json.dumps(numbers | made_with, indent=1))
         return
-    taken = updates(settings)
-    first = settings.arms[0]
-    rows = [[arm, f"{np.median(ms):.2f}", *ratio(ms, taken[first])] for arm, ms in taken.items()]
-    print(f"{jax.default_backend()}, {os.cpu_count()} cores, {made_with['commit']}; {load}\n")
-    print(common.table(["update", "processor [ms]", f"/ {first}", "quartiles"], rows), flush=True)
+    print(f"{jax.default_backend()}, {os.cpu_count()} cores, {made_with['commit']}\n")
     sides: dict[str, dict] = {}
-    if settings.authors:
+    if settings.authors:  # first, while this process is small: its memory counts in theirs, too
         for name, side in {"ours": ours, "theirs": theirs}.items():
             with tempfile.TemporaryDirectory() as folder:
                 sides[name] = side(settings, folder)
@@ -189,8 +185,13 @@ def main(settings: Settings) -> None:
         rows.append(
             ["ratio", *(f"{sides['theirs'][k] / sides['ours'][k]:.2f}" for k in head[:3]), ""]
         )
-        print(f"\n{settings.steps:,} steps of HalfCheetah-v5, {settings.random:,} random:\n")
-        print(common.table(["training", *head], rows))
+        print(f"{settings.steps:,} steps of HalfCheetah-v5, {settings.random:,} random; {load}:\n")
+        print(common.table(["training", *head], rows), "\n", flush=True)
+    load = Load()
+    taken = updates(settings)
+    first = settings.arms[0]
+    rows = [[arm, f"{np.median(ms):.2f}", *ratio(ms, taken[first])] for arm, ms in taken.items()]
+    print(common.table(["update", "processor [ms]", f"/ {first}", "quartiles"], rows), f"\n{load}")
     if settings.out:
         numbers = {"updates [ms]": {arm: ms.tolist() for arm, ms in taken.items()}}
         settings.out.write_text(json.dumps(numbers | {"trainings": sides} | made_with, indent=1))
