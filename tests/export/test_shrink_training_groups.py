@@ -20,7 +20,7 @@ from jsparse._slots import coupled_units, sparse_parts
 from jsparse._surgery import copied
 from jsparse.export import Cut, Record, rebuild_training
 from jsparse.export._shrinking import training
-from jsparse.export._shrinking.cut_groups import divided
+from jsparse.export._shrinking.cut import divided
 from tests.support.coupled import X, coupled
 from tests.support.sampled import one_in
 from tests.support.stacks import takes_masked

@@ -19,11 +19,12 @@ from jsparse.export._shrinking.operations import (
     SCATTERS,
     UPDATES,
     bind,
+    first_along,
     gathered,
+    shape_of,
     touched,
     updated,
 )
-from jsparse.export._shrinking.products import first_along, shape_of
 
 PASSES = 20  # of a loop's body until what its carry holds is settled
 

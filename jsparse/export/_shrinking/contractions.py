@@ -13,8 +13,15 @@ import numpy as np
 from jsparse.export._shrinking.constants import Knowledge, nonzero
 from jsparse.export._shrinking.graph import Graph, Node, Op, readers_in
 from jsparse.export._shrinking.liveness import COUNTS, NEEDS_WHOLE, WHOLE, Reason, Removal, Ties
-from jsparse.export._shrinking.operations import STRUCTURAL, bind, rearrange
-from jsparse.export._shrinking.products import Shape, along, first_along, shape_of
+from jsparse.export._shrinking.operations import (
+    STRUCTURAL,
+    Shape,
+    along,
+    bind,
+    first_along,
+    rearrange,
+    shape_of,
+)
 
 GROUPS = "gives each group equally many inputs, so one is removed only if it is dead in all groups"
 LINKS = {"reshape", "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type", "copy"}

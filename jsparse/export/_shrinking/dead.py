@@ -13,8 +13,7 @@ from flax import nnx
 
 from jsparse.export._shrinking.constants import Knowledge, know
 from jsparse.export._shrinking.graph import Graph, Node, Op
-from jsparse.export._shrinking.operations import PRODUCTS, touched
-from jsparse.export._shrinking.products import shape_of
+from jsparse.export._shrinking.operations import PRODUCTS, shape_of, touched
 from jsparse.export._shrinking.tracing import trace_statistics
 
 Dead = dict[Node, np.ndarray]

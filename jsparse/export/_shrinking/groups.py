@@ -21,15 +21,22 @@ from jsparse._slots import slots
 from jsparse._surgery import fold
 from jsparse._values import check_function
 from jsparse.export._shrinking.attributes import Mend, stock
-from jsparse.export._shrinking.blame import said
-from jsparse.export._shrinking.closing import with_closers
 from jsparse.export._shrinking.drawing import noted, write_groups
 from jsparse.export._shrinking.graph import Node, every
 from jsparse.export._shrinking.liveness import ENDS, SINGLE, Axis, Reason
 from jsparse.export._shrinking.operations import is_closed
 from jsparse.export._shrinking.source import place
+from jsparse.export._shrinking.stayed import said
 from jsparse.export._shrinking.units import Family, Units
-from jsparse.export._shrinking.uses import NOTHING, UnitAxis, UnitGroup, Use, summed, uses
+from jsparse.export._shrinking.uses import (
+    NOTHING,
+    UnitAxis,
+    UnitGroup,
+    Use,
+    summed,
+    uses,
+    with_closers,
+)
 from jsparse.report._table import table
 
 Value = TypeVar("Value")

@@ -17,8 +17,7 @@ import numpy as np
 from jsparse.export._shrinking.contractions import LINKS
 from jsparse.export._shrinking.graph import Body, Graph, Node, Op, every, readers_in
 from jsparse.export._shrinking.operations import PRODUCTS
-from jsparse.export._shrinking.places import Nowhere, Part, Where, before, parted, spans
-from jsparse.export._shrinking.scaled import Scaled
+from jsparse.export._shrinking.places import Nowhere, Part, Scaled, Where, before, parted, spans
 from jsparse.export._shrinking.source import place
 
 REARRANGED = LINKS | {"transpose", "stop_gradient"}

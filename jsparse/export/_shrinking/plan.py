@@ -12,7 +12,7 @@ from flax import nnx
 
 from jsparse.export._shrinking.alive import all_zeros, went
 from jsparse.export._shrinking.attributes import Mend, head_dim, heads, mend_in_place, stored_as
-from jsparse.export._shrinking.blame import Groups, at_error, explain, removed_near
+from jsparse.export._shrinking.blame import Groups, at_error, removed_near
 from jsparse.export._shrinking.constants import Knowledge, know, neutral
 from jsparse.export._shrinking.contractions import foldable, sinks, taken_up, tie_product
 from jsparse.export._shrinking.couplings import pin_ends, tie
@@ -30,8 +30,8 @@ from jsparse.export._shrinking.marks import marked
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.rescale import Compared, Made, merged
-from jsparse.export._shrinking.stacked import partly_dead
-from jsparse.export._shrinking.tracing import closed, trace
+from jsparse.export._shrinking.stayed import closed, explain, partly_dead
+from jsparse.export._shrinking.tracing import trace
 from jsparse.export._shrinking.verify import Fault, Numbers, faults
 
 ROUNDS = 8  # of tracing a smaller model; each settles every fault that it shows

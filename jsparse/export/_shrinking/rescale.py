@@ -25,7 +25,7 @@ from jsparse.export._shrinking.cut import Cut
 from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.onward import SAME, Stuck, Walk, Ways
 from jsparse.export._shrinking.operations import bind
-from jsparse.export._shrinking.scaled import Scaled
+from jsparse.export._shrinking.places import Scaled
 from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.verify import Fault, Numbers
 

@@ -8,8 +8,7 @@ from flax import nnx
 
 from jsparse.export._shrinking.graph import Graph, Op
 from jsparse.export._shrinking.liveness import Removal
-from jsparse.export._shrinking.operations import PRODUCTS
-from jsparse.export._shrinking.products import shape_of
+from jsparse.export._shrinking.operations import PRODUCTS, shape_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,6 @@ from jsparse._paths import named
 from jsparse._pure import evaluated, pure
 from jsparse._slots import slots, walk_modules
 from jsparse._storage.leaves import is_key
-from jsparse._variables import WRAPPERS as NORMALIZING
 from jsparse.export._shrinking.graph import Body, Graph, Node, Op, every
 from jsparse.export._shrinking.marks import mark_in_place
 from jsparse.export._shrinking.pieces import LEVEL, pieces_of, run_pieces
@@ -125,36 +124,6 @@ def _alone(arrays: Sequence[Any], ops: Sequence[Op], given: Sequence[Node]) -> b
         return False
     known = {*given, *(node for op in ops for node in op.outputs)}
     return all(n.value is not None or n in known for op in ops for n in op.inputs)
-
-
-def closed(model: nnx.Module, cut: Collection[str]) -> dict[str, str]:
-    """Why weights are not cut that an object holds instead of a variable, by its path."""
-    _, variables, kinds = pure(model)
-    opened_ones = {slot.path for slot in slots(model)}
-    modules = [f"{path}/" if path else "" for path, _ in walk_modules(model)]
-    found, inside = {}, []
-    for path, module in walk_modules(model):
-        own = f"{path}/".lstrip("/")
-        if isinstance(module, NORMALIZING):
-            inside.append(own)
-            if not any(one.startswith(own) for one in cut):
-                found[path or "the model"] = (
-                    f"{type(module).__name__} computes the weights of the layer in it at each call;"
-                    " call the model once, put that layer (layer_instance) in its place, and shrink"
-                    " again"
-                )
-    for path in sorted(variables.keys() - opened_ones):
-        if not issubclass(kinds[path], nnx.RngState) and not path.startswith((*inside,)):
-            above = max(filter(path.startswith, modules), key=len)
-            name = path[len(above) :].split("/")[0]
-            if above + name != path or issubclass(kinds[path], nnx.Variable):
-                found[above + name] = (
-                    "an object holds it that shrink does not open, such as those of qwix; "
-                    "shrink the model first, and quantize the smaller one"
-                )
-            elif variables[path].size > 1 and jnp.issubdtype(variables[path].dtype, jnp.floating):
-                found[path] = "a plain array, which shrink does not cut: hold it in an nnx.Variable"
-    return found
 
 
 def _quick(program: Any) -> Callable[..., Any]:

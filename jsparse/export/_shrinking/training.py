@@ -25,12 +25,11 @@ from jsparse._sparse import Sparse
 from jsparse._surgery import copied, fold
 from jsparse._values import check_function
 from jsparse.export._shrinking.attributes import Mend, mend_in_place, stock
-from jsparse.export._shrinking.cut import Cut, cut_in_place
-from jsparse.export._shrinking.cut_groups import divided
+from jsparse.export._shrinking.cut import Cut, cut_in_place, divided
 from jsparse.export._shrinking.dead import droppable, settle_in_place
 from jsparse.export._shrinking.liveness import Removal
+from jsparse.export._shrinking.operations import shape_of
 from jsparse.export._shrinking.plan import Plan
-from jsparse.export._shrinking.products import shape_of
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.rescale import as_cut
 from jsparse.export._shrinking.shrink import check_outputs

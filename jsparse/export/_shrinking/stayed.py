@@ -1,0 +1,285 @@
+"""Why dead units stay: the operations that keep them, where these are called, and the weights.
+
+1. A unit is dead where a product's weights into it are all zeros, or those out of it.
+2. Positions that are kept have a reason, passed on from where they were first un-marked.
+3. A dead unit that a product needs is followed to the operation that mixes it with other values.
+4. A scan runs the same code for all its layers, and all heads of a product have one width, so a
+   unit that is dead in some layers or heads is removed only if it is dead in every one.
+5. Weights that an object holds instead of a variable are not cut.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jsparse._pure import pure
+from jsparse._slots import slots, walk_modules
+from jsparse._variables import WRAPPERS as NORMALIZING
+from jsparse.export._shrinking.constants import Knowledge, holding
+from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
+from jsparse.export._shrinking.liveness import COUNTS, ENDS, NEEDS_WHOLE, WHOLE, Reason, Removal
+from jsparse.export._shrinking.operations import (
+    NEUTRAL,
+    PRODUCTS,
+    along,
+    is_closed,
+    shape_of,
+    touched,
+)
+from jsparse.export._shrinking.source import place
+
+CONSTANT = "reads it as a constant that no bias can absorb"
+MIXES = "joins it with values that count"
+SHARED = "joins it with an array that counts elsewhere"
+
+
+def explain(
+    graph: Graph, knowledge: Knowledge, removal: Removal, foldable: Mapping[Op, np.ndarray]
+) -> dict[str, str]:
+    """Why weights with dead units were not cut there, by path.
+
+    `foldable`: positions that may be removed as constants, by product: [n], or [].
+    """
+    texts: dict[str, dict[str, None]] = {}
+    ways, weights = _Ways(graph, knowledge, foldable), graph.origins()
+    for op in every(graph.ops):
+        found = _dead if op.name in PRODUCTS else _closed
+        for side, node, axis, dead in found(op, knowledge, weights):
+            kept = dead & removal.kept(node, axis)
+            if not kept.any() or node.shape[axis] < 2:
+                continue
+            made = node is op.outputs[0]
+            reasons = [r for r, k in zip(removal.why(node, axis), kept, strict=True) if k]
+            hidden = made and ways.leads_on(node)
+            shown = {WHOLE: True, COUNTS: made, ENDS: hidden}
+            reasons = [r for r in reasons if shown[r.kind] and (r.text or r.kind == COUNTS)]
+            for reason in dict.fromkeys(reasons):
+                if reason.kind == COUNTS:
+                    reason = ways.mixing(node, axis, kept)
+                if reason is None:
+                    continue
+                count = f"{int(kept.sum())} of {len(kept)} dead units stay"
+                for path in ways.paths(op.inputs[side]):
+                    texts.setdefault(path, {})[f"{count}: {said(reason)}"] = None
+    return {path: "; ".join(found) for path, found in texts.items()}
+
+
+def said(reason: Reason) -> str:
+    if reason.op is None:
+        return reason.text
+    return f"`{reason.op.name}` at {place(reason.op)} {reason.text}"
+
+
+def _dead(
+    op: Op, knowledge: Knowledge, weights: Collection[Node]
+) -> Iterator[tuple[int, Node, int, np.ndarray]]:
+    """Where a product's weights are all zeros: which factor they are, and a node's axis, [n].
+
+    Of layers that a loop runs, where those of all layers are.
+    """
+    shape = shape_of(op)
+    for side in (0, 1):
+        known = knowledge.get(op.inputs[side])
+        if known is None or known.value.ndim < 2:
+            continue
+        if known.unknown.any() and op.inputs[side] not in weights:
+            continue
+        ends = [(axis, op.outputs[0], to) for axis, to in shape.free[side].items()]
+        if not op.extra:
+            ends += [(pair[side], op.inputs[1 - side], pair[1 - side]) for pair in shape.summed]
+        for axis, node, to in ends:
+            if (dead := holding(known, axis)).any():
+                yield side, node, to, dead
+
+
+def _closed(
+    op: Op, knowledge: Knowledge, weights: Collection[Node]
+) -> Iterator[tuple[int, Node, int, np.ndarray]]:
+    """The same for an operation that is not understood: where a weight that it reads is zeros."""
+    if not is_closed(op):
+        return
+    for side, node in enumerate(op.inputs):
+        known = knowledge.get(node)
+        if known is None or known.value.ndim < 2 or node not in weights:
+            continue
+        for axis in range(known.value.ndim):
+            if (dead := holding(known, axis)).any():
+                yield side, node, axis, dead
+
+
+class _Ways:
+    """Which nodes lead to which, back to variables and on to readers."""
+
+    def __init__(self, graph: Graph, knowledge: Knowledge, foldable: Mapping[Op, np.ndarray]):
+        ops = every(graph.ops)
+        self._foldable = foldable
+        self._knowledge, self._readers = knowledge, readers_in(ops)
+        self._order = {op: n for n, op in enumerate(ops)}
+        self._before: dict[Node, list[Node]] = {}
+        for op in ops:
+            self._before |= dict.fromkeys(op.outputs, op.inputs)
+            for body in op.bodies:
+                for n, inner in zip(body.reads, body.inputs, strict=True):
+                    self._before[inner] = [op.inputs[n]]
+
+    def paths(self, node: Node) -> list[str]:
+        """Of all variables from which a node is computed."""
+        found, waiting = dict.fromkeys([node]), [node]
+        while waiting:
+            for before in self._before.get(waiting.pop(), ()):
+                if before not in found:
+                    found[before] = None
+                    waiting.append(before)
+        return [one.path for one in found if one.path]
+
+    def leads_on(self, node: Node) -> bool:
+        """Whether another product reads what is computed from a node."""
+        found, waiting = {node}, [node]
+        while waiting:
+            for op in self._readers.get(waiting.pop(), ()):
+                if op.name in PRODUCTS or op.bodies:
+                    return True
+                waiting += [out for out in op.outputs if out not in found]
+                found.update(op.outputs)
+        return False
+
+    def mixing(self, node: Node, axis: int, dead: np.ndarray) -> Reason | None:
+        """The first operation at which dead units stop being constants, or are read as ones.
+
+        Otherwise the first that joins them with a weight or a constant that others read too.
+        """
+        shared = None
+        marks = {node: np.broadcast_to(along(dead, axis, len(node.shape)), node.shape)}
+        waiting = {self._order[op]: op for op in self._readers.get(node, [])}
+        while waiting:
+            op = waiting.pop(min(waiting))
+            if op.name in PRODUCTS:
+                if self._folds(op, marks):
+                    continue
+                return Reason(WHOLE, op, CONSTANT)
+            if op.name in NEUTRAL and self._changes_nothing(op, marks[op.inputs[0]]):
+                continue
+            if shared is None and any(map(self._is_shared, op.inputs)):
+                shared = Reason(WHOLE, op, SHARED)
+            given = [marks.get(n, np.zeros(n.shape, bool)) for n in op.inputs]
+            made = None if op.bodies else touched(op, given)
+            if made is None:
+                return Reason(WHOLE, op, NEEDS_WHOLE)
+            for out, mask in zip(op.outputs, made, strict=True):
+                known = self._knowledge.get(out)
+                if mask.any() and (known is None or (mask & known.unknown).any()):
+                    return Reason(WHOLE, op, MIXES)
+                marks[out] = mask
+                if mask.any():
+                    waiting |= {self._order[o]: o for o in self._readers.get(out, [])}
+        return shared
+
+    def _is_shared(self, node: Node) -> bool:
+        """Whether a node is a weight or a constant, but for its shape, that is read repeatedly."""
+        while node.value is None and len(before := self._before.get(node, ())) == 1:
+            node = before[0]
+        return node.value is not None and bool(node.shape) and len(self._readers[node]) > 1
+
+    def _changes_nothing(self, op: Op, marks: np.ndarray) -> bool:
+        known = self._knowledge.get(op.inputs[0])
+        return known is not None and bool((known.value[marks] == NEUTRAL[op.name]).all())
+
+    def _folds(self, op: Op, marks: Mapping[Node, np.ndarray]) -> bool:
+        """Whether a product passes all marked units of its inputs to a bias."""
+        taken = self._foldable.get(op, np.zeros((), bool))
+        for side, node in enumerate(op.inputs[:2]):
+            if taken.ndim and node in marks:
+                axis = shape_of(op).summed[0][side]
+                rest = tuple(k for k in range(len(node.shape)) if k != axis)
+                if (marks[node].any(axis=rest) & ~taken).any():
+                    return False
+        return bool(taken.ndim)
+
+
+def partly_dead(graph: Graph, knowledge: Knowledge, removal: Removal) -> dict[str, str]:
+    """Why they stay, by path of the stacked weight."""
+    found: dict[str, str] = {}
+    sources = _sources(graph)
+    for op in every(graph.ops):
+        if op.name not in PRODUCTS:
+            continue
+        shape = shape_of(op)
+        for side, node in enumerate(op.inputs[:2]):
+            source, path = sources.get(node, (node, ""))
+            known = knowledge.get(source)
+            if known is None or known.unknown.any() or not path:
+                continue
+            more = known.value.ndim - len(node.shape)  # one slice of a stack is read
+            stack = [*range(more), *(more + axes[side] for axes in shape.batch)]
+            made = [more + axis for axis in shape.free[side]]
+            ends = [(axis, [*stack, *(a for a in made if a != axis)]) for axis in made]
+            ends += [(more + pair[side], stack) for pair in shape.summed]
+            kept = [removal.kept(source, axis) for axis in range(known.value.ndim)]
+            left = known.value[np.ix_(*kept)]
+            for axis, others in ends:
+                dead = _all_zeros(left, others, axis)
+                if count := int((dead.any(axis=0) & ~dead.all(axis=0)).sum()):
+                    where = "layers of the stack" if others == stack else "heads or layers"
+                    found[path] = (
+                        f"{count} of {dead.shape[1]} units are dead in some {where} only, and "
+                        f"`{op.name}` at {place(op)} has one width for all of them"
+                    )
+    return found
+
+
+def _sources(graph: Graph) -> dict[Node, tuple[Node, str]]:
+    """The array outside all loops that a node is, or is a slice of, and the path of its variable.
+
+    It is the variable itself, or that with its axes in the order that `vmap` gives them.
+    """
+    found = {node: (node, node.path) for node in graph.variables}
+    for op in every(graph.ops):
+        for node in op.inputs[:1]:
+            if op.name == "convert_element_type" and node in found:
+                found[op.outputs[0]] = found[node]
+            if op.name == "transpose" and node in found:
+                found[op.outputs[0]] = op.outputs[0], found[node][1]
+        for body in op.bodies:
+            for inner, n in zip(body.inputs, body.reads, strict=True):
+                if op.inputs[n] in found:
+                    found[inner] = found[op.inputs[n]]
+    return found
+
+
+def _all_zeros(value: np.ndarray, stack: list[int], axis: int) -> np.ndarray:
+    """Which positions of an axis are all zeros, in each layer: bool [layers, n]."""
+    first = np.moveaxis(value, [*stack, axis], range(len(stack) + 1))
+    layers = int(np.prod(first.shape[: len(stack)]))
+    return (first.reshape(layers, value.shape[axis], -1) == 0).all(axis=2)
+
+
+def closed(model: nnx.Module, cut: Collection[str]) -> dict[str, str]:
+    """Why weights are not cut that an object holds instead of a variable, by its path."""
+    _, variables, kinds = pure(model)
+    opened_ones = {slot.path for slot in slots(model)}
+    modules = [f"{path}/" if path else "" for path, _ in walk_modules(model)]
+    found, inside = {}, []
+    for path, module in walk_modules(model):
+        own = f"{path}/".lstrip("/")
+        if isinstance(module, NORMALIZING):
+            inside.append(own)
+            if not any(one.startswith(own) for one in cut):
+                found[path or "the model"] = (
+                    f"{type(module).__name__} computes the weights of the layer in it at each call;"
+                    " call the model once, put that layer (layer_instance) in its place, and shrink"
+                    " again"
+                )
+    for path in sorted(variables.keys() - opened_ones):
+        if not issubclass(kinds[path], nnx.RngState) and not path.startswith((*inside,)):
+            above = max(filter(path.startswith, modules), key=len)
+            name = path[len(above) :].split("/")[0]
+            if above + name != path or issubclass(kinds[path], nnx.Variable):
+                found[above + name] = (
+                    "an object holds it that shrink does not open, such as those of qwix; "
+                    "shrink the model first, and quantize the smaller one"
+                )
+            elif variables[path].size > 1 and jnp.issubdtype(variables[path].dtype, jnp.floating):
+                found[path] = "a plain array, which shrink does not cut: hold it in an nnx.Variable"
+    return found
