@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from jsparse._opened import interpreted
 from jsparse._pure import by_position, calling, evaluated, pure
 from jsparse._slots import slots
 from jsparse._sparse import Sparse
@@ -116,11 +117,11 @@ def count(jaxpr: ClosedJaxpr, paths: Sequence[str]) -> Tally:
       jaxpr: of a function whose first arguments are the weights.
       paths: names of these arguments, in order.
     """
-    inner = jaxpr.jaxpr
-    shapes = {p: _shape(v) for p, v in zip(paths, inner.invars, strict=False)}
+    invars = jaxpr.jaxpr.invars
+    shapes = {p: _shape(v) for p, v in zip(paths, invars, strict=False)}
     origins = [Origin(path, tuple(range(len(shape)))) for path, shape in shapes.items()]
     tally = _empty(shapes)
-    _walk(inner, [*origins, *[None] * (len(inner.invars) - len(origins))], 1, tally)
+    _walk(jaxpr, [*origins, *[None] * (len(invars) - len(origins))], 1, tally)
     return tally
 
 
@@ -133,15 +134,13 @@ def _empty(shapes: Mapping[str, tuple[int, ...]]) -> Tally:
 
 
 def _walk(
-    jaxpr: Jaxpr, origins: Sequence[Origin | None], times: int, tally: Tally
+    jaxpr: ClosedJaxpr, origins: Sequence[Origin | None], times: int, tally: Tally
 ) -> list[Origin | None]:
     """Count a jaxpr that runs this many times; return which of its results are weights."""
-    known: dict[Any, Origin] = {}
-    known.update((v, o) for v, o in zip(jaxpr.invars, origins, strict=True) if o is not None)
-    origin = lambda v: None if isinstance(v, Literal) else known.get(v)
-    for eqn in jaxpr.eqns:
-        ins = [origin(v) for v in eqn.invars]
+
+    def counted(eqn: Any, ins: list[Origin | None], _: tuple) -> list[Origin | None]:
         name = eqn.primitive.name
+        nothing: list[Origin | None] = [None] * len(eqn.outvars)
         if name in ("dot_general", "ragged_dot_general"):
             dims = eqn.params.get("dimension_numbers")
             # ragged: each row by the matrix of one group
@@ -161,11 +160,12 @@ def _walk(
             values, out = _shape(eqn.invars[0]), _shape(eqn.outvars[0])
             _add(tally, _single(ins), math.prod(values) * math.prod(out[:-1]) * times, {})
         elif inner := list(_inside(eqn.params.values())):
-            outs = _enter(eqn, inner, ins, times, tally)
-            known.update((v, o) for v, o in zip(eqn.outvars, outs, strict=True) if o)
-        elif any(ins) and (kept := _followed(eqn, ins)):
-            known[eqn.outvars[0]] = kept
-    return [origin(v) for v in jaxpr.outvars]
+            return _enter(eqn, inner, ins, times, tally)
+        elif any(ins):
+            return [_followed(eqn, ins), *nothing[1:]]
+        return nothing
+
+    return interpreted(jaxpr, origins, counted, lambda value, atom: None)
 
 
 def _single(ins: Sequence[Origin | None]) -> Origin | None:
@@ -241,19 +241,19 @@ def _followed(eqn: Any, ins: Sequence[Origin | None]) -> Origin | None:
     return None
 
 
-def _inside(values: Iterable[Any]) -> Iterable[Jaxpr]:
-    """The jaxprs among the parameters of an operation."""
+def _inside(values: Iterable[Any]) -> Iterable[ClosedJaxpr]:
+    """The jaxprs among the parameters of an operation; constants play no part."""
     for value in values:
         if isinstance(value, ClosedJaxpr):
-            yield value.jaxpr
-        elif isinstance(value, Jaxpr):
             yield value
+        elif isinstance(value, Jaxpr):
+            yield ClosedJaxpr(value, [None] * len(value.constvars))
         elif isinstance(value, tuple | list):
             yield from _inside(value)
 
 
 def _enter(
-    eqn: Any, inner: list[Jaxpr], ins: list[Origin | None], times: int, tally: Tally
+    eqn: Any, inner: list[ClosedJaxpr], ins: list[Origin | None], times: int, tally: Tally
 ) -> list[Origin | None]:
     """Count an operation that contains jaxprs; return which of its results are weights."""
     nothing: list[Origin | None] = [None] * len(eqn.outvars)
@@ -262,16 +262,16 @@ def _enter(
             # what is scanned is read slice by slice: its first axis is gone
             read = [
                 o and dataclasses.replace(o, axes=o.axes[len(o.axes) - len(_shape(v)) :])
-                for o, v in zip(ins, inner[0].invars, strict=True)
+                for o, v in zip(ins, inner[0].jaxpr.invars, strict=True)
             ]
             _walk(inner[0], read, times * eqn.params["length"], tally)
             return nothing
         case "while":
             first, second = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
             carry = ins[first + second :]
-            _walk(eqn.params["cond_jaxpr"].jaxpr, ins[:first] + carry, times, tally)
+            _walk(eqn.params["cond_jaxpr"], ins[:first] + carry, times, tally)
             own = ins[first : first + second]
-            _walk(eqn.params["body_jaxpr"].jaxpr, own + carry, times, tally)
+            _walk(eqn.params["body_jaxpr"], own + carry, times, tally)
             return nothing
         case "cond" if platforms := eqn.params.get("branches_platforms"):
             # Pallas kernels do not say how often they multiply; the default branch does
@@ -287,8 +287,8 @@ def _enter(
             for path, uses in most.uses.items():
                 tally.uses[path] = tally.uses[path] + uses
             return nothing
-        case _:  # a compiled, rematerialized or custom-gradient function: its first jaxpr runs
-            body = inner[0]
-            known = ins if len(body.invars) == len(ins) else [None] * len(body.invars)
+        case _:  # a function over devices, a solver, a kernel: its first jaxpr runs
+            body, count = inner[0], len(inner[0].jaxpr.invars)
+            known = ins if count == len(ins) else [None] * count
             outs = _walk(body, known, times, tally)
             return outs if len(outs) == len(eqn.outvars) else nothing

@@ -1,9 +1,12 @@
-"""Operations of a jaxpr: what those wrap that only wrap others, and running one."""
+"""Walks of a computation: through the operations of a jaxpr, or from one to what it leads to."""
 
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, Literal
 
+Value = TypeVar("Value")
+One = TypeVar("One")
 WRAPPERS = {
     "pjit", "jit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call",
     "custom_vjp_call", "custom_vjp_call_jaxpr", "composite",
@@ -20,6 +23,64 @@ def opened(eqn: Any) -> ClosedJaxpr | None:
             inner = inner if hasattr(inner, "consts") else ClosedJaxpr(inner, [])
             return inner if len(inner.jaxpr.invars) == len(eqn.invars) else None
     return None
+
+
+def interpreted(
+    closed: ClosedJaxpr,
+    inputs: Sequence[Value],
+    each: Callable[[Any, list[Value], tuple], Sequence[Value]],
+    constant: Callable[[Any, Any], Value],
+    above: tuple = (),
+) -> list[Value]:
+    """What a jaxpr gives if each operation is replaced by a function of its own.
+
+    Operations that only wrap others are opened in place; loops and branches are not.
+
+    Args:
+      closed: the computation.
+      inputs: what stands for the arrays that it gets.
+      each: function of an operation, what it reads, and the tracebacks of the calls around it and
+        its own, from the outermost one inwards, to what it makes.
+      constant: function of an array and its `Literal` or variable to what stands for it.
+      above: tracebacks of the callers of the whole.
+
+    Example:
+      >>> import jax
+      >>> closed = jax.make_jaxpr(jax.jit(lambda x: x + 1.0))(2.0)
+      >>> says = lambda eqn, read, _: [f"{eqn.primitive.name}({', '.join(read)})"]
+      >>> interpreted(closed, ["x"], says, lambda value, atom: str(value))
+      ['add(x, 1.0)']
+    """
+    jaxpr = closed.jaxpr
+    at: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
+    constants = zip(jaxpr.constvars, closed.consts, strict=True)
+    at |= {var: constant(value, var) for var, value in constants}
+    read = lambda atom: constant(atom.val, atom) if isinstance(atom, Literal) else at[atom]
+    for eqn in jaxpr.eqns:
+        given, source = list(map(read, eqn.invars)), (*above, eqn.source_info.traceback)
+        inner = opened(eqn)
+        if inner is None:
+            made = each(eqn, given, source)
+        else:
+            made = interpreted(inner, given, each, constant, source)
+        at.update(zip(eqn.outvars, made, strict=True))
+    return list(map(read, jaxpr.outvars))
+
+
+def reached(start: Iterable[One], onward: Callable[[One], Iterable[One]]) -> dict[One, None]:
+    """All that steps lead to, each once, in the order in which it is found; the start included.
+
+    Example:
+      >>> list(reached([4, 5], lambda n: [n // 2] if n else []))
+      [4, 5, 2, 1, 0]
+    """
+    found = dict.fromkeys(start)
+    waiting = list(found)
+    while waiting:
+        more = {one: None for one in onward(waiting.pop()) if one not in found}
+        found |= more
+        waiting += more
+    return found
 
 
 def results(primitive: Any, settings: dict[str, Any], *inputs: Any) -> list[Any]:

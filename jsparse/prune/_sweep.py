@@ -9,7 +9,7 @@
 """
 
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.extend.core import Literal
 
-from jsparse._opened import opened, results
+from jsparse._opened import interpreted, reached, results
 
 
 class Op(NamedTuple):
@@ -143,26 +143,19 @@ def traced(function: Callable[..., Any], *args: Any) -> Traced:
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
     numbers, ops, constants = itertools.count(), [], {}
 
-    def inline(inner: Any, inputs: Sequence[Any]) -> list[Any]:
-        known = dict(zip(inner.jaxpr.invars, inputs, strict=True))
-        for var, value in zip(inner.jaxpr.constvars, inner.consts, strict=True):
-            known[var] = next(numbers)
-            constants[known[var]] = value
-        read = lambda atom: atom if isinstance(atom, Literal) else known[atom]
-        for eqn in inner.jaxpr.eqns:
-            given = tuple(map(read, eqn.invars))
-            deeper = opened(eqn)
-            if deeper is None:
-                made: Sequence[Any] = tuple(next(numbers) for _ in eqn.outvars)
-                ops.append(Op(eqn, given, tuple(made)))
-            else:
-                made = inline(deeper, given)
-            known.update(zip(eqn.outvars, made, strict=True))
-        return list(map(read, inner.jaxpr.outvars))
+    def listed(eqn: Any, inputs: list[Any], _: tuple) -> tuple[int, ...]:
+        ops.append(Op(eqn, tuple(inputs), tuple(itertools.islice(numbers, len(eqn.outvars)))))
+        return ops[-1].outputs
 
-    inputs = [next(numbers) for _ in closed.jaxpr.invars]
-    results = dict(zip(sorted(shapes), inline(closed, inputs), strict=True))
-    return Traced(ops, inputs, results, constants)
+    def constant(value: Any, atom: Any) -> Any:
+        if isinstance(atom, Literal):
+            return atom
+        constants[number := next(numbers)] = value
+        return number
+
+    inputs = list(itertools.islice(numbers, len(closed.jaxpr.invars)))
+    made = interpreted(closed, inputs, listed, constant)
+    return Traced(ops, inputs, dict(zip(sorted(shapes), made, strict=True)), constants)
 
 
 def cut(ops: Sequence[Op], groups: Iterable[Group]) -> list[Part]:
@@ -174,37 +167,14 @@ def cut(ops: Sequence[Op], groups: Iterable[Group]) -> list[Part]:
             readers.setdefault(value, []).append(n)
     done: set[int] = set()
     chosen = []
+    to_do = lambda values: [maker[v] for v in values if v in maker and maker[v] not in done]
+    stale = lambda values: [n for v in values for n in readers.get(v, ()) if n in done]
     for group in groups:
-        now = _needed(ops, maker, done, _numbers(group.results))
+        now = reached(to_do(_numbers(group.results)), lambda n: to_do(_numbers(ops[n].inputs)))
         chosen.append([ops[n] for n in sorted(now)])
-        done |= now
-        _out_of_date(ops, readers, done, group.changes)
+        done |= now.keys()
+        done -= reached(stale(group.changes), lambda n: stale(ops[n].outputs)).keys()
     return _with_last_uses(chosen, [_numbers(group.results) for group in groups])
-
-
-def _needed(
-    ops: Sequence[Op], maker: Mapping[int, int], done: set[int], wanted: list[int]
-) -> set[int]:
-    """The operations still to be done for some values."""
-    wanted, now = list(wanted), set()
-    while wanted:
-        n = maker.get(wanted.pop())
-        if n is not None and n not in done and n not in now:
-            now.add(n)
-            wanted += _numbers(ops[n].inputs)
-    return now
-
-
-def _out_of_date(
-    ops: Sequence[Op], readers: Mapping[int, list[int]], done: set[int], changed: Sequence[int]
-) -> None:
-    """Undo what was computed from values that have changed."""
-    changed = list(changed)
-    while changed:
-        for n in readers.get(changed.pop(), ()):
-            if n in done:
-                done.remove(n)
-                changed += ops[n].outputs
 
 
 def _with_last_uses(chosen: Sequence[Sequence[Op]], results: Sequence[list[int]]) -> list[Part]:

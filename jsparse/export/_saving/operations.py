@@ -1,16 +1,16 @@
 """A function as operations that ONNX and its runtimes know."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
-from jsparse._opened import opened, results
+from jsparse._opened import interpreted, results
 
 BODIES = {"scan": ("jaxpr",), "while": ("cond_jaxpr", "body_jaxpr"), "cond": ("branches",)}
 AS_THEY_ARE = {"convert_element_type", "bitcast_convert_type"}  # these are about the dtype itself
@@ -43,18 +43,18 @@ def plainer(closed: ClosedJaxpr) -> Callable[..., list[Any]]:
     return jaxpr_as_fun(_plainer(closed))
 
 
-def every(closed: ClosedJaxpr, above: tuple = ()) -> Iterator[tuple[Any, tuple]]:
-    """Yield (operation, tracebacks of its callers and itself), those inside of loops first."""
-    for eqn in closed.jaxpr.eqns:
-        source = (*above, eqn.source_info.traceback)
-        if (inner := opened(eqn)) is not None:
-            yield from every(inner, source)
-            continue
-        for name in BODIES.get(eqn.primitive.name, ()):
-            bodies = eqn.params[name]
-            for body in bodies if isinstance(bodies, tuple) else (bodies,):
-                yield from every(body, source)
-        yield eqn, source
+def every(closed: ClosedJaxpr, above: tuple = ()) -> list[tuple[Any, tuple]]:
+    """(operation, tracebacks of its callers and itself) of each, those inside of loops first."""
+    found = []
+
+    def listed(eqn: Any, _: list, source: tuple) -> list:
+        for body in jax.tree.leaves([eqn.params[n] for n in BODIES.get(eqn.primitive.name, ())]):
+            found.extend(every(body, source))
+        found.append((eqn, source))
+        return eqn.outvars
+
+    interpreted(closed, closed.jaxpr.invars, listed, lambda value, atom: atom, above)
+    return found
 
 
 def low(value: Any) -> bool:
@@ -65,17 +65,17 @@ def low(value: Any) -> bool:
 
 def _plainer(closed: ClosedJaxpr) -> ClosedJaxpr:
     specs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars]
-    return jax.make_jaxpr(_run(closed.jaxpr, closed.consts))(*specs)
+    return jax.make_jaxpr(lambda *arrays: _run(closed, arrays))(*specs)
 
 
 def _body(closed: ClosedJaxpr) -> ClosedJaxpr:
     """The body of a loop or a branch, taking and returning float32 instead of narrower floats."""
-    run, variables = _run(closed.jaxpr, closed.consts), closed.jaxpr.invars
+    variables = closed.jaxpr.invars
 
     def body(*arrays: Any) -> list[Any]:
         inputs = [lax.convert_element_type(x, v.aval.dtype) if low(v.aval) else x
                   for x, v in zip(arrays, variables, strict=True)]  # fmt: skip
-        return list(map(_wide, run(*inputs)))
+        return list(map(_wide, _run(closed, inputs)))
 
     specs = [
         jax.ShapeDtypeStruct(
@@ -90,23 +90,14 @@ def _wide(x: Any) -> Any:
     return lax.convert_element_type(x, jnp.float32) if low(x) else x
 
 
-def _run(jaxpr: Jaxpr, consts: Sequence[Any]) -> Callable[..., list[Any]]:
-    def run(*arrays: Any) -> list[Any]:
-        at: dict[Any, Any] = dict(zip(jaxpr.invars, arrays, strict=True))
-        # not from NumPy, which jax 0.12 would widen before the trace, and in the file
-        at |= {var: jnp.asarray(c) for var, c in zip(jaxpr.constvars, consts, strict=True)}
-        read = lambda atom: atom.val if isinstance(atom, Literal) else at[atom]
-        for eqn in jaxpr.eqns:
-            at.update(zip(eqn.outvars, outputs_of(eqn, *map(read, eqn.invars)), strict=True))
-        return list(map(read, jaxpr.outvars))
-
-    return run
+def _run(closed: ClosedJaxpr, arrays: Sequence[Any]) -> list[Any]:
+    # not from NumPy, which jax 0.12 would widen before the trace, and in the file
+    constant = lambda value, atom: value if isinstance(atom, Literal) else jnp.asarray(value)
+    return interpreted(closed, arrays, lambda eqn, read, _: outputs_of(eqn, *read), constant)
 
 
 def outputs_of(eqn: Any, *inputs: Any) -> list[Any]:
     """Outputs of an operation, given its inputs."""
-    if (inner := opened(eqn)) is not None:
-        return _run(inner.jaxpr, inner.consts)(*inputs)
     name, params = eqn.primitive.name, dict(eqn.params)
     if name in BODIES:
         params |= {body: jax.tree.map(_body, params[body]) for body in BODIES[name]}

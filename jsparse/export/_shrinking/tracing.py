@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr
 from jax.extend.core.primitives import reshape_p, transpose_p
 
-from jsparse._opened import WRAPPERS, opened
+from jsparse._opened import WRAPPERS, interpreted
 from jsparse._paths import named
 from jsparse._pure import evaluated, pure
 from jsparse._slots import slots, walk_modules
@@ -100,7 +100,7 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
     ]
     given = [Node(tuple(leaf.shape), leaf.dtype) for leaf in arrays]
     ops: list[Op] = []
-    outputs = _inline(closed.jaxpr, closed.consts, [*nodes, *given], ops, ())[:made]
+    outputs = _listed(closed, [*nodes, *given], ops, ())[:made]
     weights = [node for node in nodes if node.value is not None]
     ops = _needed(ops, [*outputs, *_beside(ops, outputs, weights)])
     whole = functools.cache(lambda: _quick(program.lower()))
@@ -145,40 +145,26 @@ def _node(var: Any) -> Node:
     return Node(tuple(getattr(var.aval, "shape", ())), getattr(var.aval, "dtype", None))
 
 
-def _constant(value: Any, aval: Any) -> Node:
-    if jnp.issubdtype(aval.dtype, jax.dtypes.extended):
+def _constant(value: Any, atom: Any) -> Node:
+    dtype = atom.aval.dtype
+    if jnp.issubdtype(dtype, jax.dtypes.extended):
         data = np.asarray(jax.random.key_data(value))
-        return Node(value.shape, aval.dtype, key=data.tobytes())
-    value = np.asarray(value, aval.dtype)
+        return Node(value.shape, dtype, key=data.tobytes())
+    value = np.asarray(value, dtype)
     return Node(value.shape, value.dtype, value=value)
 
 
-def _inline(
-    jaxpr: Jaxpr, consts: Sequence[Any], args: list[Node], ops: list[Op], above: tuple
-) -> list[Node]:
+def _listed(closed: ClosedJaxpr, args: list[Node], ops: list[Op], above: tuple) -> list[Node]:
     """Append the operations of a jaxpr; return its outputs. `above`: tracebacks of its callers."""
-    at: dict[Any, Node] = dict(zip(jaxpr.invars, args, strict=True))
-    at |= {
-        var: _constant(value, var.aval) for var, value in zip(jaxpr.constvars, consts, strict=True)
-    }
 
-    def read(atom: Any) -> Node:
-        return _constant(atom.val, atom.aval) if isinstance(atom, Literal) else at[atom]
+    def listed(eqn: Any, inputs: list[Node], source: tuple) -> list[Node]:
+        params, inputs = _turned_before(eqn, inputs, ops, source)
+        outputs = [_node(var) for var in eqn.outvars]
+        bodies, extra = _bodies(eqn, len(inputs), source), _groups(eqn, inputs)
+        ops.append(Op(eqn.primitive, params, inputs, outputs, extra, bodies, source))
+        return outputs
 
-    for eqn in jaxpr.eqns:
-        inputs = [read(atom) for atom in eqn.invars]
-        inner = opened(eqn)
-        source = (*above, eqn.source_info.traceback)
-        if inner is not None:
-            outputs = _inline(inner.jaxpr, inner.consts, inputs, ops, source)
-        else:
-            params, inputs = _turned_before(eqn, inputs, ops, source)
-            outputs = [_node(var) for var in eqn.outvars]
-            bodies = _bodies(eqn, len(inputs), source)
-            extra = _groups(eqn, inputs)
-            ops.append(Op(eqn.primitive, params, inputs, outputs, extra, bodies, source))
-        at.update(zip(eqn.outvars, outputs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+    return interpreted(closed, args, listed, _constant, above)
 
 
 def _turned_before(
@@ -233,7 +219,7 @@ def _bodies(eqn: Any, count: int, source: tuple) -> tuple[Body, ...]:
 def _body(inner: ClosedJaxpr, reads: range | tuple[int, ...], source: tuple) -> Body:
     args = [_node(var) for var in inner.jaxpr.invars]
     ops: list[Op] = []
-    made = _inline(inner.jaxpr, inner.consts, args, ops, source)
+    made = _listed(inner, args, ops, source)
     return Body(_needed(ops, made), args, made, reads)
 
 
