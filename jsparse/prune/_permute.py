@@ -32,10 +32,10 @@ from jsparse._roles import role_of
 from jsparse._slots import slots, sparse_parts
 from jsparse._topk import rivals
 from jsparse._values import by_density, check_is, patterns_of
-from jsparse.export._shrinking.alive import alive_paths
 from jsparse.export._shrinking.attributes import stock
 from jsparse.export._shrinking.cut import Cut, cut_in_place
 from jsparse.export._shrinking.groups import UnitAxis, described
+from jsparse.export._shrinking.shrink import alive_paths
 from jsparse.export._shrinking.units import Units
 from jsparse.export._shrinking.verify import apart, rounding
 

@@ -23,11 +23,11 @@ from jsparse._pattern import Scope, Whole, WholeModel
 from jsparse._pure import by_name, by_position, calling, examples, settings
 from jsparse._surgery import fold
 from jsparse._values import by_density, check_function, check_in, check_whole, is_number, shown
-from jsparse.export._shrinking.alive import alive_paths
 from jsparse.export._shrinking.attributes import Mend, stock
 from jsparse.export._shrinking.groups import described, free, try_each
 from jsparse.export._shrinking.liveness import ENDS
 from jsparse.export._shrinking.record import Record
+from jsparse.export._shrinking.shrink import alive_paths
 from jsparse.export._shrinking.sizes import Sizes, Widths, sizes_after
 from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.units import Smaller, Units, same_outputs

@@ -4,8 +4,9 @@ import re
 
 from flax.errors import ScopeParamShapeError
 
+from jsparse._opened import reached
 from jsparse._pure import SizesByName
-from jsparse.export._shrinking.graph import Graph, Node, every
+from jsparse.export._shrinking.graph import Graph, Node, every, makers_in
 from jsparse.export._shrinking.liveness import (
     Axis,
     Removal,
@@ -18,7 +19,7 @@ OF_LINEN = re.compile(r'parameter "(.+?)" in "/?(.*?)"')
 
 def removed_near(graph: Graph, removal: Removal, fault: Fault) -> list[Axis]:
     """Axes with removed positions: of the nodes at fault, or of the nearest that led to them."""
-    makers = {node: op for op in every(graph.ops) for node in op.outputs}
+    makers = makers_in(every(graph.ops))
     seen = dict.fromkeys(fault.nodes)
     layer = list(seen)
     while layer:
@@ -38,8 +39,7 @@ class Groups:
         self._removal = removal
         self._next: dict[Node, set[Node]] = {}
         for op in every(graph.ops):
-            inner = [node for body in op.bodies for node in (*body.inputs, *body.outputs)]
-            near = [n for n in (*op.inputs, *op.outputs, *inner) if _removed_axes(removal, n)]
+            near = [n for n in op.nodes if n not in op.extra and _removed_axes(removal, n)]
             for node in near:
                 self._next.setdefault(node, set()).update(near)
         self._found: dict[Node, tuple[set[int], set[str]]] = {}
@@ -47,17 +47,10 @@ class Groups:
     def around(self, node: Node) -> tuple[set[int], set[str]]:
         """The lengths and the paths of variables of the group of a node."""
         if node not in self._found:
-            found: tuple[set[int], set[str]] = (set(), set())
-            waiting = [node]
-            self._found[node] = found
-            while waiting:
-                one = waiting.pop()
-                found[0].update(n.shape[axis] for n, axis in _removed_axes(self._removal, one))
-                found[1].update([one.path] if one.path else [])
-                for other in self._next.get(one, ()):
-                    if other not in self._found:
-                        self._found[other] = found
-                        waiting.append(other)
+            group = reached([node], lambda one: self._next.get(one, ()))
+            axes = [axis for one in group for axis in _removed_axes(self._removal, one)]
+            found = {n.shape[axis] for n, axis in axes}, {one.path for one in group if one.path}
+            self._found |= dict.fromkeys(group, found)
         return self._found[node]
 
 

@@ -21,7 +21,9 @@ from jsparse.export._shrinking.operations import (
     bind,
     first_along,
     gathered,
+    others,
     shape_of,
+    spread,
     touched,
     updated,
 )
@@ -169,7 +171,7 @@ def _zeros(op: Op, given: Known | None, weight: Known | None) -> np.ndarray | No
     if len(shape.summed) != 1 or shape.batch:
         return None
     ((mine, theirs),) = shape.summed
-    rest = tuple(k for k in range(given.value.ndim) if k != mine)
+    rest = others(given.value.ndim, mine)
     if (given.unknown != first_along(given.unknown, rest)).any():
         return None
     unknown = first_along(given.unknown, rest).ravel()
@@ -180,11 +182,8 @@ def _zeros(op: Op, given: Known | None, weight: Known | None) -> np.ndarray | No
     reached = may[unknown].any(axis=0)
     if (may[known].any(axis=0) & ~reached).any():
         return None
-    out = op.outputs[0].shape
-    ends = list(free.values())
-    spread = reached.reshape([weight.value.shape[axis] for axis in free])
-    spread = spread.transpose(np.argsort(ends))
-    return np.broadcast_to(spread.reshape([n if k in ends else 1 for k, n in enumerate(out)]), out)
+    reached = reached.reshape([weight.value.shape[axis] for axis in free])
+    return spread(reached, list(free.values()), op.outputs[0].shape)
 
 
 def neutral(op: Op, node: Node, axis: int, knowledge: Knowledge) -> np.ndarray:
@@ -198,8 +197,8 @@ def neutral(op: Op, node: Node, axis: int, knowledge: Knowledge) -> np.ndarray:
 
 def holding(known: Known, axis: int, value: float = 0) -> np.ndarray:
     """Positions of an axis at which all elements are known to have this value: [n]."""
-    rest = tuple(k for k in range(known.value.ndim) if k != axis)
-    return np.asarray((~known.unknown & (known.value == value)).all(axis=rest))
+    same = ~known.unknown & (known.value == value)
+    return np.asarray(same.all(axis=others(same.ndim, axis)))
 
 
 def _empty(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
@@ -209,14 +208,10 @@ def _empty(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
     if known is None:
         return None
     free = shape_of(op).to_output(side)
-    rest = tuple(axis for axis in range(known.value.ndim) if axis not in free)
-    some = (known.unknown | (known.value != 0)).any(axis=rest)
+    some = (known.unknown | (known.value != 0)).any(axis=others(known.value.ndim, *free))
     if some.all():
         return None
-    out = op.outputs[0].shape
-    to = [free[axis] for axis in sorted(free)]
-    spread = [n if axis in to else 1 for axis, n in enumerate(out)]
-    return [np.broadcast_to(some.transpose(np.argsort(to)).reshape(spread), out)]
+    return [spread(some, [free[axis] for axis in sorted(free)], op.outputs[0].shape)]
 
 
 def _gather(op: Op, rows: Known | None) -> Known | None:

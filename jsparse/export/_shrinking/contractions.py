@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from jsparse.export._shrinking.constants import Knowledge, nonzero
-from jsparse.export._shrinking.graph import Graph, Node, Op, readers_in
+from jsparse.export._shrinking.graph import Graph, Node, Op, makers_in, readers_in
 from jsparse.export._shrinking.liveness import COUNTS, NEEDS_WHOLE, WHOLE, Reason, Removal, Ties
 from jsparse.export._shrinking.operations import (
     STRUCTURAL,
@@ -19,6 +19,7 @@ from jsparse.export._shrinking.operations import (
     along,
     bind,
     first_along,
+    others,
     rearrange,
     shape_of,
 )
@@ -102,7 +103,7 @@ def _counts(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape, which:
             kept = removal.kept(op.outputs[0], to)
             may = may if kept.all() else may & along(kept, axis, may.ndim)
         axes = [pair[side] for pair in order]
-        rest = [k for k in range(may.ndim) if k not in axes]
+        rest = others(may.ndim, *axes)
         both &= may.transpose(*axes, *rest).any(axis=tuple(range(len(axes), may.ndim)))
     for k, (x, _) in enumerate(order[1:], 1):
         both = both & along(removal.kept(op.inputs[0], x), k, both.ndim)
@@ -135,8 +136,7 @@ def _narrow_groups(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape)
     reaches = np.ones((count, depth), bool)
     may = nonzero(a, knowledge)
     if may is not None:
-        rest = tuple(k for k in range(may.ndim) if k != channel)
-        reaches &= may.any(axis=rest).reshape(count, depth)
+        reaches &= may.any(axis=others(may.ndim, channel)).reshape(count, depth)
     may = nonzero(b, knowledge)
     if may is not None:
         flat = np.moveaxis(may, (outer, inner), (0, 1)).reshape(b.shape[outer], depth, -1)
@@ -166,7 +166,7 @@ class Sink:
 def sinks(graph: Graph) -> dict[Op, Sink]:
     """The parameter that absorbs constants, for each top-level product that has one."""
     readers = readers_in(graph.ops)
-    makers = {node: op for op in graph.ops for node in op.outputs}
+    makers = makers_in(graph.ops)
     for node in graph.outputs:  # the caller reads them, so nothing may change there
         readers.pop(node, None)
     found = {}
@@ -243,7 +243,7 @@ def foldable(op: Op, sink: Sink, knowledge: Knowledge) -> np.ndarray:
             continue
         if op.name != "dot_general" and side == 1:
             continue
-        rest = tuple(k for k in range(given.value.ndim) if k != shape.summed[0][side])
+        rest = others(given.value.ndim, shape.summed[0][side])
         same = (given.value == first_along(given.value, rest)).all(axis=rest)
         return same & ~given.unknown.any(axis=rest)
     return nothing

@@ -79,7 +79,7 @@ def _in_lanes(op: Op, ties: Ties, spare: Spare) -> None:
         groups = [[(node, axis), (out, to)] for axis, to in whole_axes_of(op)]
         groups += [[(node, a), (indices, b), (out, c)] for a, b, c in lanes_of(op)]
     else:
-        pairs = _same_axes(op) if op.inputs else []
+        pairs = same_axes(op) if op.inputs else []
         groups = [[(op.inputs[0], a), *((out, to) for out in op.outputs)] for a, to in pairs]
     for group in groups:
         ties.tie(*([axis] for axis in group))
@@ -100,7 +100,7 @@ def _updated_axes(op: Op) -> list[list[Axis]]:
     ]
 
 
-def _same_axes(op: Op) -> list[tuple[int, int]]:
+def same_axes(op: Op) -> list[tuple[int, int]]:
     """Axes of the first input with the same positions as axes of the output, in pairs.
 
     All other axes of the operation stay whole.

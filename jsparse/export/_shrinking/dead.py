@@ -13,7 +13,7 @@ from flax import nnx
 
 from jsparse.export._shrinking.constants import Knowledge, know
 from jsparse.export._shrinking.graph import Graph, Node, Op
-from jsparse.export._shrinking.operations import PRODUCTS, shape_of, touched
+from jsparse.export._shrinking.operations import PRODUCTS, others, shape_of, touched
 from jsparse.export._shrinking.tracing import trace_statistics
 
 Dead = dict[Node, np.ndarray]
@@ -27,8 +27,8 @@ def droppable(graph: Graph, knowledge: Knowledge) -> dict[Op, np.ndarray]:
         if op.name in PRODUCTS and not op.extra and len((shape := shape_of(op)).summed) == 1:
             for side, axis in enumerate(shape.summed[0]):
                 if (mine := dead.get(op.inputs[side])) is not None:
-                    rest = tuple(k for k in range(mine.ndim) if k != axis)
-                    found[op] = found.get(op, False) | mine.all(axis=rest)
+                    here = mine.all(axis=others(mine.ndim, axis))
+                    found[op] = found.get(op, False) | here
         for node, mask in zip(op.outputs, _constants(op, dead), strict=True):
             known = knowledge.get(node)
             if known is None or mask is None:

@@ -59,6 +59,12 @@ class Op:
         """The primitive's name."""
         return self.primitive.name
 
+    @property
+    def nodes(self) -> list[Node]:
+        """All that it reads and makes, and the inputs and outputs of its bodies, each once."""
+        inner = [n for body in self.bodies for n in (*body.inputs, *body.outputs)]
+        return list(dict.fromkeys([*self.inputs, *self.outputs, *self.extra, *inner]))
+
 
 @dataclasses.dataclass(eq=False)
 class Body:
@@ -84,13 +90,19 @@ class Body:
     sliced: range = range(0)
     stacked: range = range(0)
 
+    def given(self, op: Op) -> list[tuple[Node, Node]]:
+        """Each input, and the input of the operation that it is, or is a slice of, at the start."""
+        return [(inner, op.inputs[n]) for inner, n in zip(self.inputs, self.reads, strict=True)]
+
+    def uncarried(self, op: Op) -> list[tuple[Node, Node]]:
+        """The same without what changes from step to step."""
+        carried = {*self.carried.values()}
+        return [pair for k, pair in enumerate(self.given(op)) if k not in carried]
+
     def same(self, op: Op) -> list[tuple[Node, Node]]:
         """Pairs of nodes inside and outside, or of two steps, that are the same array."""
-        pairs = [
-            (op.inputs[outer], self.inputs[inner])
-            for inner, outer in enumerate(self.reads)
-            if inner not in self.sliced
-        ]
+        given = enumerate(self.given(op))
+        pairs = [(outer, inner) for k, (inner, outer) in given if k not in self.sliced]
         pairs += [
             (op.outputs[outer], self.outputs[inner])
             for inner, outer in enumerate(self.makes)
@@ -126,8 +138,7 @@ class Graph:
         """Every node once: variables, inputs, then in the order in which they are made."""
         found = dict.fromkeys([*self.variables, *self.inputs])
         for op in every(self.ops):
-            inner = [n for body in op.bodies for n in (*body.inputs, *body.outputs)]
-            found.update(dict.fromkeys([*op.inputs, *op.outputs, *op.extra, *inner]))
+            found.update(dict.fromkeys(op.nodes))
         found.update(dict.fromkeys(self.outputs))
         return list(found)
 
@@ -138,10 +149,7 @@ class Graph:
             if op.name == "convert_element_type" and op.inputs[0] in found:
                 found[op.outputs[0]] = found[op.inputs[0]]
             for body in op.bodies:
-                pairs = [
-                    (inner, op.inputs[n]) for inner, n in zip(body.inputs, body.reads, strict=True)
-                ]
-                found.update({inner: found[outer] for inner, outer in pairs if outer in found})
+                found |= {inner: found[n] for inner, n in body.given(op) if n in found}
         return found
 
     def partly_read(self) -> dict[Node, list[np.ndarray]]:
@@ -179,6 +187,11 @@ def readers_in(ops: Iterable[Op]) -> dict[Node, list[Op]]:
         for node in op.inputs:
             readers.setdefault(node, []).append(op)
     return readers
+
+
+def makers_in(ops: Iterable[Op]) -> dict[Node, Op]:
+    """The operation that makes each node."""
+    return {node: op for op in ops for node in op.outputs}
 
 
 def every(ops: Iterable[Op]) -> list[Op]:

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsparse.export._shrinking.contractions import LINKS
-from jsparse.export._shrinking.graph import Body, Graph, Node, Op, every, readers_in
-from jsparse.export._shrinking.operations import PRODUCTS
-from jsparse.export._shrinking.places import Nowhere, Part, Scaled, Where, before, parted, spans
+from jsparse.export._shrinking.graph import Body, Graph, Node, Op, every, makers_in, readers_in
+from jsparse.export._shrinking.operations import PRODUCTS, spans
+from jsparse.export._shrinking.places import Nowhere, Part, Scaled, Where, before, parted
 from jsparse.export._shrinking.source import place
 
 REARRANGED = LINKS | {"transpose", "stop_gradient"}
@@ -69,16 +69,13 @@ class Ways:
         self.ends = {*graph.outputs}
         self._fixed = fixed
         self._variables = {node.path: node for node in graph.variables}
-        self._makers = {node: op for op in ops for node in op.outputs}
+        self._makers = makers_in(ops)
         self._outside: dict[Node, Node] = {}
         for op in ops:
             for body in op.bodies:
                 self.ends |= {*self._returned(op, body)}
-                pairs = zip(body.inputs, body.reads, strict=True)
-                carried = {*body.carried.values()}
                 if op.name == "scan":  # the same at each step, or one slice of it
-                    same = [pair for k, pair in enumerate(pairs) if k not in carried]
-                    self._outside |= {inner: op.inputs[n] for inner, n in same}
+                    self._outside |= dict(body.uncarried(op))
 
     def _returned(self, op: Op, body: Body) -> Iterator[Node]:
         """What a body returns, without what nothing reads, as weights that come back unchanged."""

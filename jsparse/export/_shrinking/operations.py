@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jsparse._opened import results
 from jsparse.export._shrinking.graph import Op
 
 ELEMENTWISE = {
@@ -62,9 +63,7 @@ def rearrange(op: Op, *values: np.ndarray) -> list[np.ndarray]:
                 spread[to] = value.shape[axis]
             return [np.broadcast_to(value.reshape(spread), out)]
         case "slice":
-            steps = params["strides"] or [1] * value.ndim
-            limits = zip(params["start_indices"], params["limit_indices"], steps, strict=True)
-            return [value[tuple(slice(int(a), int(b), int(s)) for a, b, s in limits)]]
+            return [value[spans(op)]]
         case "rev":
             return [np.flip(value, tuple(map(int, params["dimensions"])))]
         case "optimization_barrier":
@@ -90,8 +89,7 @@ def bind(op: Op, *values: Any, **params: Any) -> list[np.ndarray]:
     if op.name in NUMPY:
         with np.errstate(all="ignore"):
             return [np.asarray(NUMPY[op.name](*values))]
-    out = op.primitive.bind(*values, **(op.params | params))
-    return [np.asarray(o) for o in (out if op.primitive.multiple_results else [out])]
+    return list(map(np.asarray, results(op.primitive, op.params | params, *values)))
 
 
 def touched(op: Op, masks: Sequence[np.ndarray]) -> list[np.ndarray] | None:
@@ -175,22 +173,17 @@ def gathered(op: Op) -> tuple[tuple[int, ...], Onto]:
     Returns:
       (axes, function from the array, of length 1 along these axes, to the output).
     """
-    kept = whole_axes_of(op) + [(axis, to) for axis, _, to in lanes_of(op)]
-    order = [axis for axis, _ in sorted(kept, key=lambda pair: pair[1])]
-    rest = tuple(a for a in range(len(op.inputs[0].shape)) if a not in order)
-    out, ends = op.outputs[0].shape, [to for _, to in kept]
-    spread = [n if to in ends else 1 for to, n in enumerate(out)]
-    return rest, lambda part: np.broadcast_to(part.transpose(*order, *rest).reshape(spread), out)
+    kept = dict(whole_axes_of(op)) | {axis: to for axis, _, to in lanes_of(op)}
+    rest, to = others(len(op.inputs[0].shape), *kept), [kept[axis] for axis in sorted(kept)]
+    return rest, lambda part: spread(part.squeeze(rest), to, op.outputs[0].shape)
 
 
 def updated(op: Op) -> tuple[tuple[int, ...], Onto]:
     """The same for updates: their axes that lie anywhere, and what spreads them on the array."""
     whole, update = op.inputs[0].shape, op.inputs[UPDATES[op.name]].shape
-    order = [to for axis, to in windows_of(op).items() if whole[axis] == update[to]]
-    axes = [axis for axis, to in windows_of(op).items() if whole[axis] == update[to]]
-    rest = tuple(k for k in range(len(update)) if k not in order)
-    spread = [n if axis in axes else 1 for axis, n in enumerate(whole)]
-    return rest, lambda part: part.transpose(*order, *rest).reshape(spread)
+    kept = {k: axis for axis, k in windows_of(op).items() if whole[axis] == update[k]}
+    rest, to = others(len(update), *kept), [kept[axis] for axis in sorted(kept)]
+    return rest, lambda part: spread(part.squeeze(rest), to, whole)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +243,29 @@ def _ragged(op: Op) -> Shape:
     pinned = (tuple(rows), groups, tuple(ends.pop(axis) for axis in rows))
     batch = tuple((a, b, n) for n, (a, b) in enumerate(pairs[1]))
     return Shape(pairs[0], batch, (ends, free), pinned)
+
+
+def spans(op: Op) -> tuple[slice, ...]:
+    """What a slice reads."""
+    steps = op.params["strides"] or [1] * len(op.params["start_indices"])
+    limits = zip(op.params["start_indices"], op.params["limit_indices"], steps, strict=True)
+    return tuple(slice(int(a), int(b), int(step)) for a, b, step in limits)
+
+
+def others(ndim: int, *axes: int) -> tuple[int, ...]:
+    """All axes of an array of that rank but some."""
+    return tuple(k for k in range(ndim) if k not in axes)
+
+
+def spread(part: np.ndarray, to: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
+    """An array whose axes are those of a larger one, in any order, repeated along its others.
+
+    Example:
+      >>> spread(np.array([[1, 2, 3], [4, 5, 6]]), [2, 0], (3, 4, 2))[:, 0].tolist()
+      [[1, 4], [2, 5], [3, 6]]
+    """
+    lengths = [n if axis in to else 1 for axis, n in enumerate(shape)]
+    return np.broadcast_to(part.transpose(np.argsort(to)).reshape(lengths), shape)
 
 
 def along(mask: np.ndarray, axis: int, ndim: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jsparse._opened import results
 from jsparse.export._shrinking.graph import Node, Op
 from jsparse.export._shrinking.operations import PRODUCTS
 
@@ -117,8 +118,7 @@ def _compiled(kind: Kind) -> Callable[..., list[Any]]:
 def _apply(kind: Kind, *given: Any) -> list[Any]:
     values = list(given)
     for primitive, settings, inputs in kind.rows:
-        made = primitive.bind(*(values[n] for n in inputs), **settings.params)
-        values += made if primitive.multiple_results else [made]
+        values += results(primitive, settings.params, *(values[n] for n in inputs))
     return [values[n] for n in kind.makes]
 
 

@@ -13,7 +13,14 @@ import numpy as np
 
 from jsparse.export._shrinking.cut import Cut
 from jsparse.export._shrinking.graph import Node, Op
-from jsparse.export._shrinking.operations import PRODUCTS, first_along, shape_of
+from jsparse.export._shrinking.operations import (
+    PRODUCTS,
+    first_along,
+    others,
+    shape_of,
+    spans,
+    spread,
+)
 
 Where = np.ndarray | None
 """The elements of an array: bool, [...] as it; None for all of them."""
@@ -90,15 +97,11 @@ def _in_whole(op: Op, node: Node, where: np.ndarray) -> np.ndarray:
 def _in_factor(op: Op, where: np.ndarray, side: int) -> Where | Nowhere:
     """Of a factor of a product, along the axes that it gives to the output."""
     ends = {} if op.extra and side == 0 else shape_of(op).to_output(side)
-    others = [k for k in range(where.ndim) if k not in ends.values()]
-    first = first_along(where, others)
+    rest = others(where.ndim, *ends.values())
+    first = first_along(where, rest)
     if (first != where).any():
         return Nowhere()
-    order = sorted(ends)
-    first = first.transpose(*(ends[axis] for axis in order), *others)
-    shape = op.inputs[side].shape
-    spread = [shape[axis] if axis in ends else 1 for axis in range(len(shape))]
-    return np.broadcast_to(first.reshape(spread), shape)
+    return spread(first.squeeze(rest), sorted(ends, key=ends.__getitem__), op.inputs[side].shape)
 
 
 def parted(op: Op, where: np.ndarray) -> list[np.ndarray]:
@@ -110,13 +113,6 @@ def parted(op: Op, where: np.ndarray) -> list[np.ndarray]:
     return np.split(where, ends, axis=along)
 
 
-def spans(op: Op) -> tuple[slice, ...]:
-    """What a slice reads."""
-    steps = op.params["strides"] or [1] * len(op.params["start_indices"])
-    limits = zip(op.params["start_indices"], op.params["limit_indices"], steps, strict=True)
-    return tuple(slice(int(a), int(b), int(step)) for a, b, step in limits)
-
-
 def named(where: np.ndarray) -> str:
     """Where elements are, axis by axis; runs along an axis are joined by "+".
 
@@ -126,8 +122,7 @@ def named(where: np.ndarray) -> str:
     """
     found = []
     for axis, length in enumerate(where.shape):
-        rest = tuple(k for k in range(where.ndim) if k != axis)
-        (there,) = np.nonzero(where.any(axis=rest))
+        (there,) = np.nonzero(where.any(axis=others(where.ndim, axis)))
         runs = np.split(there, np.flatnonzero(np.diff(there) > 1) + 1)
         text = "+".join(f"{run[0]}:{run[-1] + 1}" for run in runs)
         found.append(":" if len(there) == length else text)

@@ -3,14 +3,13 @@
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
 
-from jsparse.export._shrinking.alive import all_zeros, went
 from jsparse.export._shrinking.attributes import Mend, head_dim, heads, mend_in_place, stored_as
 from jsparse.export._shrinking.blame import Groups, at_error, removed_near
 from jsparse.export._shrinking.constants import Knowledge, know, neutral
@@ -95,8 +94,7 @@ class Plan:
         self._next_to: dict[Node, list[Op]] = {}
         for n, op in enumerate(every(self.graph.ops)):
             self._order[op] = n
-            inner = [node for body in op.bodies for node in (*body.inputs, *body.outputs)]
-            for node in dict.fromkeys([*op.inputs, *op.outputs, *op.extra, *inner]):
+            for node in op.nodes:
                 self._next_to.setdefault(node, []).append(op)
         self.droppable: Mapping[Op, np.ndarray] = {}
 
@@ -273,4 +271,28 @@ def groups_of(model: nnx.Module, graph: Graph, removal: Removal) -> dict[str, in
         origins[op.inputs[1]].path: removal.kept_shape(op.extra[0])[0]
         for op in every(graph.ops)
         if op.extra and op.inputs[1] in origins
+    }
+
+
+def all_zeros(graph: Graph) -> frozenset[str]:
+    """The paths of the weights, of two axes or more, that hold only zeros."""
+    weights = [node for node in graph.variables if node.value is not None and len(node.shape) > 1]
+    return frozenset(node.path for node in weights if not node.value.any())  # type: ignore[union-attr]
+
+
+def went(
+    zeros: Collection[str], cuts: Mapping[str, Cut], less: Mapping[str, Cut]
+) -> dict[str, str]:
+    """What is removed only because a weight is all zeros, by path of that weight.
+
+    Args:
+      zeros: such weights.
+      cuts: what is removed.
+      less: what would be removed if they counted as alive.
+    """
+    return {
+        path: f"all values are 0, so {cuts[path].left} is left of {cuts[path].shape}; "
+        f"keep={path!r} counts it as alive"
+        for path in sorted(zeros)
+        if path in cuts and cuts[path] != less.get(path)
     }

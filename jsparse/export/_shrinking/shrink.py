@@ -18,16 +18,18 @@ from typing import Any, TypeVar
 
 from flax import nnx
 
+from jsparse._paths import match
 from jsparse._pure import by_name, by_position, calling, examples, settings
+from jsparse._slots import slots
 from jsparse._surgery import fold
-from jsparse._values import check_function
-from jsparse.export._shrinking.alive import alive_paths
+from jsparse._values import check_function, shown
 from jsparse.export._shrinking.attributes import Mend, stock
 from jsparse.export._shrinking.graph import Graph
 from jsparse.export._shrinking.plan import Plan
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.rescale import Rescale
 from jsparse.export._shrinking.verify import apart, rounding
+from jsparse.rules._keep import Keep
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -108,3 +110,21 @@ def check_outputs(expected: Graph, small: Graph) -> None:
             f"the smaller model's outputs are off by {off:.1e} of the largest, more than "
             f"{allowed:.1e}; keep the folded model, and please report the model"
         )
+
+
+def alive_paths(model: nnx.Module, keep: str | Collection[str]) -> frozenset[str]:
+    """The parameters that the patterns match, with all paths of shared ones.
+
+    Raises:
+      TypeError: keep holds something other than strings.
+      ValueError: a pattern that matches no parameter.
+    """
+    patterns = (keep,) if isinstance(keep, str) else tuple(keep)
+    if not patterns:
+        return frozenset()
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(f"keep holds patterns of paths, such as ('.*/lora_b',); got {shown(keep)}")
+    places = [slot for slot in slots(model) if isinstance(slot.value, nnx.Param)]
+    found = match([slot.path for slot in places], [(pattern, Keep()) for pattern in patterns])
+    mine = {id(slot.value) for slot in places if slot.path in found}
+    return frozenset(slot.path for slot in places if id(slot.value) in mine)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jsparse._opened import reached
 from jsparse._pure import pure
 from jsparse._slots import slots, walk_modules
 from jsparse._variables import WRAPPERS as NORMALIZING
@@ -25,6 +26,7 @@ from jsparse.export._shrinking.operations import (
     PRODUCTS,
     along,
     is_closed,
+    others,
     shape_of,
     touched,
 )
@@ -121,29 +123,19 @@ class _Ways:
         for op in ops:
             self._before |= dict.fromkeys(op.outputs, op.inputs)
             for body in op.bodies:
-                for n, inner in zip(body.reads, body.inputs, strict=True):
-                    self._before[inner] = [op.inputs[n]]
+                self._before |= {inner: [outer] for inner, outer in body.given(op)}
 
     def paths(self, node: Node) -> list[str]:
         """Of all variables from which a node is computed."""
-        found, waiting = dict.fromkeys([node]), [node]
-        while waiting:
-            for before in self._before.get(waiting.pop(), ()):
-                if before not in found:
-                    found[before] = None
-                    waiting.append(before)
+        found = reached([node], lambda one: self._before.get(one, ()))
         return [one.path for one in found if one.path]
 
     def leads_on(self, node: Node) -> bool:
         """Whether another product reads what is computed from a node."""
-        found, waiting = {node}, [node]
-        while waiting:
-            for op in self._readers.get(waiting.pop(), ()):
-                if op.name in PRODUCTS or op.bodies:
-                    return True
-                waiting += [out for out in op.outputs if out not in found]
-                found.update(op.outputs)
-        return False
+        ends = lambda op: op.name in PRODUCTS or bool(op.bodies)
+        after = lambda node: self._readers.get(node, [])
+        onward = lambda op: () if ends(op) else [o for out in op.outputs for o in after(out)]
+        return any(map(ends, reached(after(node), onward)))
 
     def mixing(self, node: Node, axis: int, dead: np.ndarray) -> Reason | None:
         """The first operation at which dead units stop being constants, or are read as ones.
@@ -192,8 +184,7 @@ class _Ways:
         for side, node in enumerate(op.inputs[:2]):
             if taken.ndim and node in marks:
                 axis = shape_of(op).summed[0][side]
-                rest = tuple(k for k in range(len(node.shape)) if k != axis)
-                if (marks[node].any(axis=rest) & ~taken).any():
+                if (marks[node].any(axis=others(len(node.shape), axis)) & ~taken).any():
                     return False
         return bool(taken.ndim)
 
@@ -218,10 +209,10 @@ def partly_dead(graph: Graph, knowledge: Knowledge, removal: Removal) -> dict[st
             ends += [(more + pair[side], stack) for pair in shape.summed]
             kept = [removal.kept(source, axis) for axis in range(known.value.ndim)]
             left = known.value[np.ix_(*kept)]
-            for axis, others in ends:
-                dead = _all_zeros(left, others, axis)
+            for axis, beside in ends:
+                dead = _all_zeros(left, beside, axis)
                 if count := int((dead.any(axis=0) & ~dead.all(axis=0)).sum()):
-                    where = "layers of the stack" if others == stack else "heads or layers"
+                    where = "layers of the stack" if beside == stack else "heads or layers"
                     found[path] = (
                         f"{count} of {dead.shape[1]} units are dead in some {where} only, and "
                         f"`{op.name}` at {place(op)} has one width for all of them"
@@ -242,9 +233,7 @@ def _sources(graph: Graph) -> dict[Node, tuple[Node, str]]:
             if op.name == "transpose" and node in found:
                 found[op.outputs[0]] = op.outputs[0], found[node][1]
         for body in op.bodies:
-            for inner, n in zip(body.inputs, body.reads, strict=True):
-                if op.inputs[n] in found:
-                    found[inner] = found[op.inputs[n]]
+            found |= {inner: found[n] for inner, n in body.given(op) if n in found}
     return found
 
 

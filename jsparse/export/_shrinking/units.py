@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
+from jsparse._opened import reached
 from jsparse.export._shrinking.attributes import Attributes, Mend, heads, mend_in_place
 from jsparse.export._shrinking.blame import removed_near
 from jsparse.export._shrinking.constants import Known, know, nonzero
 from jsparse.export._shrinking.contractions import LINKS, tie_unsummed
 from jsparse.export._shrinking.couplings import pin_ends, tie
 from jsparse.export._shrinking.cut import Cut, cut_in_place
-from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
+from jsparse.export._shrinking.graph import Graph, Node, Op, every, makers_in, readers_in
 from jsparse.export._shrinking.links import Links
 from jsparse.export._shrinking.liveness import NEEDS_WHOLE, WHOLE, Axis, Reason, Removal
 from jsparse.export._shrinking.operations import PRODUCTS
@@ -268,18 +269,20 @@ class Units:
             if gone.any() and (may is None or np.moveaxis(may, axis, 0)[gone].any()):
                 found.update(out for op in ops for out in op.outputs)
         readers = readers_in(every(self.graph.ops))
-        waiting = [*found]
-        while waiting:
-            for reader in readers.get(waiting.pop(), ()):
-                if reader.name in LINKS:
-                    found.update(reader.outputs)
-                    waiting += reader.outputs
-        return found
+        links = lambda node: [op for op in readers.get(node, ()) if op.name in LINKS]
+        return {*reached(found, lambda node: [out for op in links(node) for out in op.outputs])}
 
     def _means(self, removal: Removal) -> Iterator[tuple[Op, Op, float]]:
         """Sums of which terms go, what may divide each by their number, and how that changes."""
         readers = readers_in(every(self.graph.ops))
-        made = {out: op for op in every(self.graph.ops) for out in op.outputs}
+        made = makers_in(every(self.graph.ops))
+        read_by = lambda op: [reader for out in op.outputs for reader in readers.get(out, ())]
+
+        def onward(reader: Op) -> list[Op]:
+            number = reader.name in ("div", "mul") and any(not n.shape for n in reader.inputs)
+            # a number: as where a variance is summed again
+            return read_by(reader) if number or reader.name in LINKS | {"select_n"} else []
+
         for (node, _), ops in self._sums.items():
             for op in ops:
                 axes = op.params["axes"]
@@ -287,17 +290,11 @@ class Units:
                 after = np.prod([removal.kept_shape(node)[axis] for axis in axes])
                 if before == after or not after:
                     continue
-                waiting = list(op.outputs)
-                while waiting:
-                    for reader in readers.get(waiting.pop(), ()):
-                        if reader.name in LINKS | {"select_n"}:
-                            waiting += reader.outputs
-                        elif reader.name in ("div", "mul"):  # by n, or by n - ddof
-                            by = (made[n] for n in reader.inputs if n in made)
-                            for divides in (reader, *(one for one in by if one.name == "sub")):
-                                yield op, divides, float(after / before)
-                            if any(not n.shape for n in reader.inputs):
-                                waiting += reader.outputs  # as where a variance is summed again
+                for reader in reached(read_by(op), onward):
+                    if reader.name in ("div", "mul"):  # by n, or by n - ddof
+                        by = (made[n] for n in reader.inputs if n in made)
+                        for divides in (reader, *(one for one in by if one.name == "sub")):
+                            yield op, divides, float(after / before)
 
 
 def zeroed(graph: Graph, cuts: Mapping[str, Cut]) -> dict[str, np.ndarray]:

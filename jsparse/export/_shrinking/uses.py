@@ -14,7 +14,7 @@ from collections.abc import Collection
 import jax.numpy as jnp
 import numpy as np
 
-from jsparse.export._shrinking.couplings import joined_axes
+from jsparse.export._shrinking.couplings import joined_axes, same_axes
 from jsparse.export._shrinking.graph import Graph, Node, Op, every
 from jsparse.export._shrinking.liveness import Axis
 from jsparse.export._shrinking.operations import ELEMENTWISE, PRODUCTS, shape_of, whole_axes_of
@@ -128,10 +128,7 @@ def fixed(graph: Graph) -> set[Node]:
         if not op.bodies and all(node in found or node.value is not None for node in op.inputs):
             found.update(op.outputs)
         for body in op.bodies:
-            carried = {*body.carried.values()}
-            read = enumerate(zip(body.inputs, body.reads, strict=True))
-            same = [inner for k, (inner, n) in read if k not in carried and op.inputs[n] in found]
-            found.update(same)
+            found.update(inner for inner, outer in body.uncarried(op) if outer in found)
     return found
 
 
@@ -167,11 +164,11 @@ def _used(op: Op, n: int, of_weights: bool) -> dict[int, Use]:
 
 def _within(op: Op) -> list[tuple[Node, Node, int]]:
     """Arrays inside loops and branches, those outside that they are, and how many axes go."""
-    found = []
-    for body in op.bodies:
-        for k, n in enumerate(body.reads):
-            found.append((body.inputs[k], op.inputs[n], int(k in body.sliced)))
-    return found
+    return [
+        (inner, outer, int(k in body.sliced))
+        for body in op.bodies
+        for k, (inner, outer) in enumerate(body.given(op))
+    ]
 
 
 def _followed(op: Op, n: int) -> dict[int, tuple[int, ...]]:
@@ -179,16 +176,13 @@ def _followed(op: Op, n: int) -> dict[int, tuple[int, ...]]:
     node, out = op.inputs[n], op.outputs[0]
     axes = range(len(node.shape))
     match op.name:
-        case "transpose":
-            return {int(a): (k,) for k, a in enumerate(op.params["permutation"])}
+        case "transpose" | "squeeze":
+            return {axis: (to,) for axis, to in same_axes(op)}
         case "broadcast_in_dim":
             return {k: (int(to),) for k, to in enumerate(op.params["broadcast_dimensions"])}
         case "reshape":
             runs = joined_axes(node.shape, out.shape) if 0 not in node.shape else []
             return {a: tuple(new) for old, new in runs for a in old}
-        case "squeeze":
-            gone = [a % len(axes) for a in op.params["dimensions"]]
-            return {a: (k,) for k, a in enumerate(a for a in axes if a not in gone)}
         case "rev" | "slice":
             return {a: (a,) for a in axes}
         case name if name in ELEMENTWISE and len(axes) > 1 and node.shape == out.shape:
