@@ -9,7 +9,8 @@ from jax import Array
 
 from jsparse._sparse import Sparse
 from jsparse.rules._coupled import Follows, Span, finished
-from jsparse.rules._rule import State, applied, masking, settled
+from jsparse.rules._rule import State, settled
+from jsparse.rules._stacked import applied, masking
 
 
 class Units(Sparse):

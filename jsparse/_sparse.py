@@ -14,16 +14,13 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from jsparse._sharding import Grown, follow, followed, padded, shards, where_is
 from jsparse._values import check_is, check_key, shown
 from jsparse._variables import Learned, Mask, Setting, Unseen, check_entry, check_together, write
-from jsparse.rules._rule import (
-    Rule,
-    State,
+from jsparse.rules._rule import Rule, State, rival, settled
+from jsparse.rules._stacked import (
     advanced,
     applied,
     grown,
     masking,
     over_stack,
-    rival,
-    settled,
     stacked_cost,
     stacked_init,
 )

@@ -16,20 +16,10 @@ from jsparse._paths import match, named, naming, pairs, path_of
 from jsparse._sharding import follow, where_is
 from jsparse._values import check_key, check_mapping, shown
 from jsparse.rules._keep import where_it_fits
-from jsparse.rules._rule import (
-    Rule,
-    Rules,
-    State,
-    advanced,
-    grown,
-    over_stack,
-    rival,
-    stacked_cost,
-    stacked_init,
-    total_cost,
-)
+from jsparse.rules._rule import Rule, Rules, State, rival, total_cost
 from jsparse.rules._rule import settled as settled_state
 from jsparse.rules._shared_cut import share_cuts
+from jsparse.rules._stacked import advanced, grown, over_stack, stacked_cost, stacked_init
 
 Plan = Mapping[str, Rule]
 States = dict[str, State]

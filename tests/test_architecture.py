@@ -25,6 +25,7 @@ LIBRARIES["_revise"] = {"jax", "numpy", "optax"}
 OPEN = {"rules", "_revise", "importance", "prune"}  # one method per file, without one another
 CONTRACT = {  # the exceptions: what the methods of a room share
     "jsparse.rules._rule",
+    "jsparse.rules._stacked",
     "jsparse.rules._remaining",
     "jsparse.rules._shared_cut",
     "jsparse.rules._coupled",

@@ -90,7 +90,7 @@ def test_every_rule_revision_and_pruning_method_is_described() -> None:
     shown = set(re.findall(r"^```\{steps\} jsparse\.(\S+)$", described, re.MULTILINE))
     shared = {"rule", "shared_cut", "revision", "transform", "pairs", "pause", "keep"}  # no steps
     shared |= {"activity", "torch_style", "calibration", "choice", "folder", "rounds", "weights"}
-    shared |= {"remaining", "moments", "magnitude", "random", "__init__"}  # no steps
+    shared |= {"remaining", "stacked", "moments", "magnitude", "random", "__init__"}  # no steps
     shared |= {"inputs", "sweep"}  # of the calibration
     shared |= {"by_name", "layers"}  # groups for rules and penalties, and under revisions
     shared |= {"costs"}  # of a search

@@ -24,7 +24,8 @@ from jsparse._revise.layers import CoupledLayer, Layer
 from jsparse._revise.revision import Revision
 from jsparse._values import check_is, check_mapping, is_whole, shown
 from jsparse.rules._coupled import VECTOR, Coupled, Group, Joint
-from jsparse.rules._rule import over_stack, unit_magnitude
+from jsparse.rules._rule import unit_magnitude
+from jsparse.rules._stacked import over_stack
 
 
 def flatten(tree: Any) -> tuple[list[str], list[Array], Any]:

@@ -42,7 +42,7 @@ from jsparse._revise.pairs import (
 from jsparse._revise.pause import pausing
 from jsparse._revise.revision import Revision, Revisions
 from jsparse._values import check_transform
-from jsparse.rules._rule import over_stack
+from jsparse.rules._stacked import over_stack
 
 
 class Revised(NamedTuple):

@@ -21,7 +21,8 @@ from jsparse._slots import ruled_parts
 from jsparse._sparse import COSTS_READ, Sparse
 from jsparse._variables import Mask
 from jsparse.optim._task import cost_gradient
-from jsparse.rules._rule import Rule, State, over_stack, with_role
+from jsparse.rules._rule import Rule, State, with_role
+from jsparse.rules._stacked import over_stack
 
 Due = tuple[tuple[str, Rule], ...]
 """Paths and rules."""

@@ -13,7 +13,8 @@ from jsparse._slots import ruled_parts, slots
 from jsparse._sparse import Mask, Sparse
 from jsparse._variables import stored
 from jsparse.optim._closed import masked_weights, without_masked
-from jsparse.rules._rule import Rule, State, stacked_cost
+from jsparse.rules._rule import Rule, State
+from jsparse.rules._stacked import stacked_cost
 
 
 def task_gradients(model: nnx.Module, grads: Any) -> dict[str, Array]:

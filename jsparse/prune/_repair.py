@@ -36,7 +36,7 @@ from jsparse.export._shrinking.record import Record
 from jsparse.prune._calibration import in_order
 from jsparse.prune._inputs import from_matrices, gram, matrices
 from jsparse.rules._held import Held
-from jsparse.rules._rule import over_stack
+from jsparse.rules._stacked import over_stack
 
 Model = TypeVar("Model", bound=nnx.Module)
 

@@ -38,7 +38,7 @@ from jsparse._topk import top
 from jsparse._values import by_density, check_whole, shown
 from jsparse.prune._calibration import ALONE, densities_of, in_order
 from jsparse.prune._inputs import from_matrices, gram, inputs_of, matrices
-from jsparse.rules._rule import over_stack
+from jsparse.rules._stacked import over_stack
 
 Model = TypeVar("Model", bound=nnx.Module)
 WHOLE = Whole()

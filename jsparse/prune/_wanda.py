@@ -28,7 +28,7 @@ from jsparse._topk import winners
 from jsparse._values import by_density
 from jsparse.prune._calibration import ALONE, densities_of, in_order
 from jsparse.prune._inputs import from_matrices, matrices, squares
-from jsparse.rules._rule import over_stack
+from jsparse.rules._stacked import over_stack
 
 Model = TypeVar("Model", bound=nnx.Module)
 EACH_OUTPUT = PerOutput()

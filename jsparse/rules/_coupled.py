@@ -28,7 +28,8 @@ from jsparse._pattern import Role
 from jsparse._score import root, squares
 from jsparse._sharding import beside, everywhere
 from jsparse._step import known_norm, masked, straight_through
-from jsparse.rules._rule import Rule, State, as_one, over_stack
+from jsparse.rules._rule import Rule, State, no_cost, unchanged
+from jsparse.rules._stacked import as_one, over_stack
 
 NEEDED = (
     "Group() is a unit of several weights, which one weight alone does not show: call "
@@ -171,13 +172,8 @@ class Follows:
         """[...], the weight with its gates, and zeros for whatever belongs to dropped units."""
         return masked(self.apply(weight, state), self.mask(weight, state))
 
-    def cost(self, state: State) -> Array:
-        """[], 0: the groups have the costs."""
-        return jnp.zeros(())
-
-    def advance(self, weight: Array, state: State) -> State:
-        """The state, unchanged."""
-        return state
+    cost = no_cost
+    advance = unchanged
 
 
 def finished(rule: Follows, stack: int, weight: Array, state: Mapping[str, State]) -> Array:

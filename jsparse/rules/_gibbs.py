@@ -52,7 +52,15 @@ from jsparse._schedule import Schedule, at, check_curve, geometric
 from jsparse._step import masked
 from jsparse._values import by_density, check_flag, check_whole
 from jsparse.rules._coupled import Coupled
-from jsparse.rules._rule import State, check_structure, compete, cut_of, unit_magnitude, with_cut
+from jsparse.rules._rule import (
+    State,
+    check_structure,
+    compete,
+    cut_of,
+    no_cost,
+    unit_magnitude,
+    with_cut,
+)
 
 LARGE = 2.0**90
 """Fields are limited to this size, far beyond that of a certain spin."""
@@ -159,17 +167,13 @@ class Gibbs:
             kept = self._halves(key, field, tile, factor * beta, compete(self, score, state))
         return kept.astype(weight.dtype)
 
-    def gates(self, weight: Array, state: State) -> Array:
-        """[units] of a group, the mask."""
-        return self.mask(weight, state)
+    gates = mask  # [units] of a group
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""
         return masked(weight, self.mask(weight, state))
 
-    def cost(self, state: State) -> Array:
-        """[], 0: nothing is learned."""
-        return jnp.zeros(())
+    cost = no_cost
 
     def advance(self, weight: Array, state: State) -> State:
         """The next draw."""

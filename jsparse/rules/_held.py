@@ -17,7 +17,7 @@ from jax import Array
 from jsparse._checks import check_weight
 from jsparse._pattern import Role
 from jsparse._step import gate
-from jsparse.rules._rule import State, check_structure
+from jsparse.rules._rule import State, check_structure, no_cost, unchanged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +54,11 @@ class Held:
         """[...], the stored mask."""
         return state["mask"]
 
-    def gates(self, weight: Array, state: State) -> Array:
-        """[units] of a group, the stored mask."""
-        return state["mask"]
+    gates = mask  # [units] of a group
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the masked weight."""
         return gate(weight, state["mask"])
 
-    def cost(self, state: State) -> Array:
-        """[], 0: nothing is learned."""
-        return jnp.zeros(())
-
-    def advance(self, weight: Array, state: State) -> State:
-        """The state, unchanged."""
-        return state
+    cost = no_cost
+    advance = unchanged

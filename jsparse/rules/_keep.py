@@ -11,7 +11,7 @@ from jax import Array
 
 from jsparse._checks import check_weight
 from jsparse._pattern import Groups, Role, grid_shape
-from jsparse.rules._rule import Rule, State, check_structure, unit_of
+from jsparse.rules._rule import Rule, State, check_structure, no_cost, unchanged, unit_of
 
 
 def where_it_fits(rule: Rule, shape: tuple[int, ...]) -> Rule:
@@ -63,10 +63,5 @@ class Keep:
         """[...], the weight itself."""
         return weight
 
-    def cost(self, state: State) -> Array:
-        """[], 0: nothing is learned."""
-        return jnp.zeros(())
-
-    def advance(self, weight: Array, state: State) -> State:
-        """The state, unchanged."""
-        return state
+    cost = no_cost
+    advance = unchanged

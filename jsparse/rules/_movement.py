@@ -35,7 +35,9 @@ from jsparse.rules._rule import (
     Tiled,
     check_structure,
     compete,
+    no_cost,
     to_weights,
+    unchanged,
     unit_magnitude,
     with_cut,
 )
@@ -108,17 +110,13 @@ class Movement:
         won = compete(self, lax.stop_gradient(state["scores"]), state)
         return learned_mask(self, weight, won, state)
 
-    def gates(self, weight: Array, state: State) -> Array:
-        """[units] of a group, the mask."""
-        return self.mask(weight, state)
+    gates = mask  # [units] of a group
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""
         return masked(weight, self.mask(weight, state))
 
-    def cost(self, state: State) -> Array:
-        """[], 0: the rule has no cost."""
-        return jnp.zeros(())
+    cost = no_cost
 
     def advance(self, weight: Array, state: State) -> State:
         """The state, with one more step counted."""
@@ -179,9 +177,7 @@ class SoftMovement:
         won = (jax.nn.sigmoid(scores) > self.tau) | winners(scores, self.least, Whole(), self.role)
         return learned_mask(self, weight, won, state)
 
-    def gates(self, weight: Array, state: State) -> Array:
-        """[units] of a group, the mask."""
-        return self.mask(weight, state)
+    gates = mask  # [units] of a group
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""
@@ -191,9 +187,7 @@ class SoftMovement:
         """[], lam times the mean of sigmoid(S)."""
         return self.lam * jax.nn.sigmoid(state["scores"]).sum() / max(1, state["scores"].size)
 
-    def advance(self, weight: Array, state: State) -> State:
-        """The state, unchanged."""
-        return state
+    advance = unchanged
 
 
 def first_scores(rule: Tiled, weight: Array, key: Array) -> Array:

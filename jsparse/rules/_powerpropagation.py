@@ -12,14 +12,21 @@ on small networks. No figure is published for units larger than a single weight.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax.numpy as jnp
 from jax import Array
 
 from jsparse._checks import check_density, check_rivalry, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._step import masked, signed_power
 from jsparse._values import by_density, check_in
-from jsparse.rules._rule import State, check_structure, unit_magnitude, winning, with_cut
+from jsparse.rules._rule import (
+    State,
+    check_structure,
+    no_cost,
+    unchanged,
+    unit_magnitude,
+    winning,
+    with_cut,
+)
 
 
 @by_density
@@ -95,10 +102,5 @@ class Powerpropagation:
         """[...], the masked power of theta."""
         return masked(signed_power(weight, self.alpha), self.mask(weight, state))
 
-    def cost(self, state: State) -> Array:
-        """[], 0: nothing is learned besides theta."""
-        return jnp.zeros(())
-
-    def advance(self, weight: Array, state: State) -> State:
-        """The state, unchanged."""
-        return state
+    cost = no_cost
+    advance = unchanged

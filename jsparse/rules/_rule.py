@@ -4,17 +4,13 @@ Throughout: mask 1 = kept, score high = kept, density = fraction kept.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any, ClassVar, Protocol, TypeVar, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar, Protocol, TypeVar, cast
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.core import Tracer
 from jax.typing import DTypeLike
 
-from jsparse._checks import check_hashable
 from jsparse._pattern import (
     Filter,
     PerOutput,
@@ -134,6 +130,16 @@ def rival(rule: Rule) -> Rival:
     return cast(Rival, rule)
 
 
+def no_cost(rule: Rule, state: State) -> Array:
+    """[], 0: nothing is learned."""
+    return jnp.zeros(())
+
+
+def unchanged(rule: Rule, weight: Array, state: State) -> State:
+    """The state, unchanged."""
+    return state
+
+
 def with_role(rule: AnyRule, role: Role) -> AnyRule:
     """The rule with another role."""
     return dataclasses.replace(rule, role=role)  # type: ignore[type-var]
@@ -203,44 +209,6 @@ def settled(state: State) -> State:
     return {name: value for name, value in state.items() if name != "draw"}
 
 
-def over_stack(method: Callable, stack: int) -> Callable:
-    """A method of a rule, mapped over the leading axes that stack whole layers."""
-    for _ in range(stack):
-        method = jax.vmap(method)
-    return method
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def applied(rule: Rule, stack: int, weight: Array, state: State) -> Array:
-    """`rule.apply` over a stack of layers; jitted, so equal layers of a model are traced once."""
-    return over_stack(rule.apply, stack)(weight, state)
-
-
-def masking(rule: Any, stack: int, weight: Array, state: Mapping) -> Array:
-    """`rule.mask` over a stack of layers."""
-    return as_one(_masking, weight)(rule, stack, weight, state)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _masking(rule: Rule, stack: int, weight: Array, state: State) -> Array:
-    return over_stack(rule.mask, stack)(weight, state)
-
-
-def as_one(jitted: Any, weight: Array) -> Callable:
-    """One program instead of one for each operation, if the weight is on one device.
-
-    On several, each operation places its result like its inputs, which a single program might not.
-    """
-    concrete = isinstance(weight, Array) and not isinstance(weight, Tracer)
-    return jitted if concrete and len(weight.devices()) == 1 else jitted.__wrapped__
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def advanced(rule: Rule, stack: int, weight: Array, state: State) -> State:
-    """`rule.advance` over a stack of layers; jitted, as `applied` is."""
-    return over_stack(rule.advance, stack)(weight, state)
-
-
 def check_structure(rule: object) -> None:
     """Refuse a rule or a revision whose unit, scope or role is not valid."""
     for name, method, example in (("unit", "tile", Filter()), ("scope", "axes", PerOutput())):
@@ -252,42 +220,6 @@ def check_structure(rule: object) -> None:
     check_is(Role, "a Role, such as Role()", role=getattr(rule, "role", Role()))
 
 
-def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
-    """The state of a stack of layers, each with its own key: weight [stack..., layer...]."""
-    check_hashable(rule)
-    if rule.role.stack and rule.role.stack >= weight.ndim:
-        raise ValueError(
-            f"the rule's role has {rule.role.stack} stacked axes, but the weight {weight.shape} "
-            f"has only {weight.ndim} axes; give the role a smaller stack"
-        )
-    check_structure(rule)
-    own = rule.role.outputs + (rule.role.inputs if rule.role.inputs != Role().inputs else ())
-    lost = [axis for axis in own if axis < rule.role.stack - weight.ndim]
-    if weight.ndim and lost:
-        raise ValueError(
-            f"the rule's role names axis {lost[0]}, but the weight {weight.shape} has only "
-            f"{weight.ndim - rule.role.stack} axes; give it the role of this weight"
-        )
-    key, stack = jax.random.fold_in(key, APART), weight.shape[: rule.role.stack]
-    keys = jax.random.split(key, stack) if stack else key
-    return as_one(_initial, weight)(rule, len(stack), weight, keys)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _initial(rule: Rule, stack: int, weight: Array, keys: Array) -> State:
-    return over_stack(rule.init, stack)(weight, keys)
-
-
-@partial(jax.jit, static_argnums=(0, 2))
-def stacked_cost(rule: Rule, state: State, stack: int) -> Array:
-    """The total cost of a stack of layers, []; a rule without state has nothing to map over.
-
-    Jitted, as `applied` is.
-    """
-    cost = over_stack(rule.cost, stack if state else 0)(state)
-    return cost.sum() if cost.ndim else cost
-
-
 def total_cost(costs: Iterable[Array], kinds: Iterable[DTypeLike]) -> Array:
     """The sum of the costs of layers, [], in the widest of the types, or in any if there are none.
 
@@ -296,18 +228,3 @@ def total_cost(costs: Iterable[Array], kinds: Iterable[DTypeLike]) -> Array:
     widest = max(kinds, key=lambda kind: jnp.finfo(kind).bits, default=None)
     # 0.0 is weakly typed: the cost of a dense model can be added to a loss of any type
     return sum((c if widest is None else c.astype(widest) for c in costs), jnp.asarray(0.0))
-
-
-def grown(rule: Rule, weight: Array) -> list[dict[str, tuple[int, ...]]]:
-    """By axis of the weight, the shapes of the state if that axis were twice as long."""
-
-    def shapes(axis: int) -> dict[str, tuple[int, ...]]:
-        shape = tuple(2 * n if a == axis else n for a, n in enumerate(weight.shape))
-        longer = jax.ShapeDtypeStruct(shape, weight.dtype)
-        try:
-            state = jax.eval_shape(lambda w: stacked_init(rule, w, jax.random.key(0)), longer)
-        except ValueError:  # a single unit would become several, each alone: no axis grows
-            return {}
-        return {name: value.shape for name, value in state.items()}
-
-    return [shapes(axis) for axis in range(weight.ndim)]

@@ -24,7 +24,14 @@ from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._step import masked
 from jsparse._values import check_in
 from jsparse.rules._remaining import lasting_magnitude
-from jsparse.rules._rule import State, check_structure, sharing, to_weights, unit_magnitude
+from jsparse.rules._rule import (
+    State,
+    check_structure,
+    sharing,
+    to_weights,
+    unchanged,
+    unit_magnitude,
+)
 
 NEGLIGIBLE = -16.0
 """Up to here the threshold counts as 0: it is 1e-7, the resolution of a weight of 1."""
@@ -105,9 +112,7 @@ class SoftThreshold:
         """[], the decay of s."""
         return self.decay / 2 * (state["s"] ** 2).sum()
 
-    def advance(self, weight: Array, state: State) -> State:
-        """The state, unchanged."""
-        return state
+    advance = unchanged
 
     def _left(self, weight: Array, state: State) -> Array:
         """The remaining fraction of each unit, relu(1 - g(s) / rms): [grid of units]."""

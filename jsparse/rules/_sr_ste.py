@@ -11,14 +11,21 @@ measures N of 8 on a small network.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax.numpy as jnp
 from jax import Array
 
 from jsparse._checks import check_density, check_not_negative, check_rivalry, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._step import refined
 from jsparse._values import by_density
-from jsparse.rules._rule import State, check_structure, unit_magnitude, winning, with_cut
+from jsparse.rules._rule import (
+    State,
+    check_structure,
+    no_cost,
+    unchanged,
+    unit_magnitude,
+    winning,
+    with_cut,
+)
 
 
 @by_density
@@ -92,10 +99,5 @@ class SRSTE:
         """[...], the masked weight; the gradient is that of step 2."""
         return refined(weight, self.mask(weight, state), self.decay)
 
-    def cost(self, state: State) -> Array:
-        """[], 0: nothing is learned."""
-        return jnp.zeros(())
-
-    def advance(self, weight: Array, state: State) -> State:
-        """The state, unchanged."""
-        return state
+    cost = no_cost
+    advance = unchanged

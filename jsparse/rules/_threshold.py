@@ -116,9 +116,7 @@ class Threshold:
         )
         return to_weights(self, step(score - threshold, self.slope), weight)
 
-    def gates(self, weight: Array, state: State) -> Array:
-        """[units] of a group, the mask."""
-        return self.mask(weight, state)
+    gates = mask  # [units] of a group
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the true product of weight and mask."""

@@ -10,14 +10,21 @@ Numbers: the baseline of other methods' experiments; no figure of its own is pub
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax.numpy as jnp
 from jax import Array
 
 from jsparse._checks import check_density, check_rivalry, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._step import straight_through
 from jsparse._values import by_density
-from jsparse.rules._rule import State, check_structure, unit_magnitude, winning, with_cut
+from jsparse.rules._rule import (
+    State,
+    check_structure,
+    no_cost,
+    unchanged,
+    unit_magnitude,
+    winning,
+    with_cut,
+)
 
 
 @by_density
@@ -84,18 +91,11 @@ class Top:
         """[...] like the weight, 0 or 1; constant for differentiation."""
         return winning(self, weight, state)
 
-    def gates(self, weight: Array, state: State) -> Array:
-        """[units] of a group, the mask."""
-        return self.mask(weight, state)
+    gates = mask  # [units] of a group
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the masked weight; the gradient passes straight through to the dense weight."""
         return straight_through(weight, self.mask(weight, state))
 
-    def cost(self, state: State) -> Array:
-        """[], 0: nothing is learned."""
-        return jnp.zeros(())
-
-    def advance(self, weight: Array, state: State) -> State:
-        """The state, unchanged."""
-        return state
+    cost = no_cost
+    advance = unchanged

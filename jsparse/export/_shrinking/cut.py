@@ -28,7 +28,8 @@ from jsparse._variables import Setting
 from jsparse.export._shrinking.operations import along
 from jsparse.rules._coupled import Span, mean_square
 from jsparse.rules._remaining import Keep, gone_after, left_after
-from jsparse.rules._rule import grown, with_role
+from jsparse.rules._rule import with_role
+from jsparse.rules._stacked import grown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
