@@ -7,18 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from flax.nnx.spmd import get_var_pspec
 from jax import Array, core
-from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from jsparse._sharding import Grown, follow, followed, padded, shards, where_is
+from jsparse._placing import placed
 from jsparse._values import check_is, check_key, shown
 from jsparse._variables import Learned, Mask, Setting, Unseen, check_entry, check_together, write
 from jsparse.rules._rule import Rule, State, rival, settled
 from jsparse.rules._stacked import (
     advanced,
     applied,
-    grown,
     masking,
     over_stack,
     stacked_cost,
@@ -29,8 +26,6 @@ KINDS = {"mask": Mask}
 COSTS_READ: set[Rule] = set()
 """Rules whose cost was read in a trace: `Optimizer` warns if a loss seems to lack it."""
 LIGHT = ("shape", "dtype", "ndim", "size")  # the mask does not change them
-SHARDING = ("out_sharding", "sharding_names")  # names of axes in flax 0.12 and in 0.11
-NAMES = (tuple, list, PartitionSpec)
 
 
 class Sparse(nnx.Module):
@@ -70,7 +65,7 @@ class Sparse(nnx.Module):
         self.rule = rule
         self.layer_ndim = weight.ndim - rule.role.stack
         self.deterministic = False
-        state, names = _placed(weight, rule, stacked_init(rule, weight[...], key))
+        state, names = placed(weight, rule, stacked_init(rule, weight[...], key))
         self.reparameterized = "weight" in state
         if self.reparameterized:
             weight[...] = state.pop("weight")
@@ -240,51 +235,6 @@ class Sparse(nnx.Module):
         if not of_array and not of_weight:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(weight if of_weight or name in LIGHT else self.read(), name)
-
-
-def _where(weight: nnx.Param) -> NamedSharding:
-    """The sharding of the weight; under jit on an Auto mesh, which hides it, the one it names."""
-    where, named = where_is(weight[...]), _on_mesh(weight)
-    hidden = isinstance(where.mesh, AbstractMesh) and not any(where.spec)
-    if not hidden or AxisType.Explicit in where.mesh.axis_types:
-        return where
-    known = all(shards(name, where.mesh) for name in named)
-    return NamedSharding(where.mesh, PartitionSpec(*named) if known else PartitionSpec())
-
-
-def _placed(weight: nnx.Param, rule: Rule, state: State) -> tuple[State, dict[str, dict[str, Any]]]:
-    """The state, sharded like the weight, and by entry the metadata that names its axes."""
-    where, named, stack = _where(weight), _on_mesh(weight), rule.role.stack
-    if where.mesh.empty and not named:
-        return state, {}
-    longer = grown(rule, weight[...])
-    if not where.mesh.empty:
-        state = follow(longer, stack, state, where)
-    return state, _names(weight, named, longer, stack, state) if named else {}
-
-
-def _names(
-    weight: nnx.Param, named: tuple, longer: Grown, stack: int, state: State
-) -> dict[str, dict[str, Any]]:
-    """Metadata by entry of the state: the names of its axes, taken from the weight's."""
-    metadata = weight.get_metadata()
-    mesh = metadata.get("mesh") or where_is(weight[...]).mesh
-
-    def fits(axis: int, n: int) -> bool:
-        devices = shards(named[axis], mesh)
-        return n == weight.shape[axis] or (devices > 0 and n % devices == 0)
-
-    (kind,) = [kind for kind in SHARDING if kind in metadata]
-    specs = followed(longer, stack, padded(metadata[kind], weight.ndim), state, fits)
-    also = {name: metadata[name] for name in ("mesh", "sharding_rules") if name in metadata}
-    return {name: {kind: spec} | also for name, spec in specs.items() if any(spec)}
-
-
-def _on_mesh(weight: nnx.Param) -> tuple:
-    """The mesh axes that the names of the weight's axes refer to; () if it has no names."""
-    metadata = weight.get_metadata()
-    given = [metadata[kind] for kind in SHARDING if isinstance(metadata.get(kind), NAMES)]
-    return padded(get_var_pspec(weight) or (), weight.ndim) if given and any(given[0]) else ()
 
 
 def _operator(name: str) -> Callable:

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jsparse._packed_training.carrying import carry
 from jsparse._packed_training.optimizer import PackedOptimizer, check_revision
-from jsparse._paths import match, named, naming, path_of
+from jsparse._paths import match, named, naming
 from jsparse._revise.transform import Revise
 from jsparse._slots import Slot, check_module, slots, sparse_parts
 from jsparse._sparse import Sparse
@@ -133,7 +134,7 @@ def pack_training(
         f"{path}/values".lstrip("/"): (f"{path}/kernel/weight".lstrip("/"), links.packing)
         for path, links in layers.items()
     }
-    _carry(named(state.inner), packed, made, ways, lambda new: new)
+    carry(named(state.inner), packed, made, ways, lambda new: new)
     write(made.step, state.steps.astype(made.step[...].dtype))
     write(made.seed, state.seed)
     made.memory = jax.tree.map(jnp.copy, optimizer.memory)
@@ -189,7 +190,7 @@ def unpack_training(model: Model, optimizer: PackedOptimizer) -> tuple[Model, Op
     }
     steps, seed = optimizer.step[...].astype(jnp.int32), optimizer.seed[...]
     whole = lambda inner: type(arrays_of(made.opt_state))(steps, seed, inner)
-    _carry(named(arrays_of(optimizer.opt_state)), masked, made, ways, whole)
+    carry(named(arrays_of(optimizer.opt_state)), masked, made, ways, whole)
     write(made.step, optimizer.step[...])
     made.memory = jax.tree.map(jnp.copy, optimizer.memory)
     return masked, made
@@ -266,51 +267,3 @@ def _unpacked(layer: Csr) -> Links:
 def _with_places(dense: Any, layer: Csr) -> Links:
     places = csr_places(layer.arrays(layer.values[...]), layer.out_features, layer.width)
     return Links(dense, layer, *map(np.asarray, places))
-
-
-def _carry(
-    old: Mapping[str, Any],
-    model: nnx.Module,
-    made: Optimizer,
-    ways: Mapping[str, tuple[str, Callable]],
-    whole: Callable[[Any], Any],
-) -> None:
-    """Give a new optimizer what an old one had.
-
-    Args:
-      old: state of the old transform, by path.
-      model: the new one.
-      made: its optimizer, in place.
-      ways: path of a parameter of the new model -> that in the old one, and the change between
-        them; the others are as they were.
-      whole: the state of the new transform around that of its inner one.
-    """
-    state = arrays_of(made.opt_state)
-    inner = state.inner if isinstance(made.tx, Revise) else state
-    stays = {path: (path, lambda array: array) for path in named(nnx.state(model, made.wrt))}
-    ways = {**stays, **ways}
-
-    def carried(keys: Any, new: Any) -> Any:
-        path = path_of(keys)
-        name, change = _way(path, ways)
-        found = old.get(name)
-        found = None if found is None else jnp.asarray(change(found))
-        if found is None or found.shape != jnp.shape(new):
-            raise ValueError(
-                f"the optimizer's state at {path} does not mirror its parameter; give the "
-                "optimizer of this model, and a transform whose moments are like the weights, as "
-                "Adam's are and factored ones are not"
-            )
-        return found.astype(new.dtype)
-
-    new = whole(jax.tree_util.tree_map_with_path(carried, inner))
-    nnx.update(made.opt_state, nnx.state(new))
-
-
-def _way(path: str, ways: Mapping[str, tuple[str, Callable]]) -> tuple[str, Callable]:
-    """Where the old state stores an entry of the new one, and the change between them."""
-    ends = [end for end in ways if f"/{path}".endswith(f"/{end}")]
-    if not ends:
-        return path, lambda array: array
-    end = max(ends, key=len)
-    return path.removesuffix(end) + ways[end][0], ways[end][1]

@@ -1,32 +1,17 @@
-"""The optax transform that runs revisions on a tree.
+"""The optax transform that runs revisions on a tree: see `step` for what a train step does."""
 
-1. The inner transform gets the trained weights and all dense leaves, but no masks. For weights
-   outside the mask, the gradient is the dense one, which `Held` passes to the mask.
-2. Weights that are not trained are frozen: neither momentum nor decay moves them.
-3. On the steps that a revision selects, the update of the mask is the new mask minus the old one.
-   If the revision says so, weights that are dropped or grown are set to 0, and so are their
-   moments.
-
-On most steps the masks do not change. `update`, like any optax transform, then adds zeros to them;
-`apply` does not touch them, as one branch contains everything that a revision changes, and XLA runs
-it in place.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array, lax
+from jax import Array
 
-from jsparse._counting import anywhere
 from jsparse._paths import naming, pairs
 from jsparse._pattern import Role
-from jsparse._revise.layers import At, CoupledLayer, Layer, both, only
-from jsparse._revise.moments import cleared
+from jsparse._revise.layers import only
 from jsparse._revise.pairs import (
     check_mask,
     check_revisions,
@@ -34,15 +19,12 @@ from jsparse._revise.pairs import (
     check_start,
     find_layers,
     flatten,
-    inside,
     matching,
-    stacked,
     without,
 )
-from jsparse._revise.pause import pausing
 from jsparse._revise.revision import Revision, Revisions
+from jsparse._revise.step import Run
 from jsparse._values import check_transform
-from jsparse.rules._stacked import over_stack
 
 
 class Revised(NamedTuple):
@@ -158,18 +140,18 @@ def revise(
             with naming(layer.path):
                 check_mask(layer.mask_of(leaves))
                 check_start(layer.by, layer.mask_of(leaves))
-        run = _Run(inner, layers, form, leaves, [], jnp.zeros((), jnp.int32), jnp.asarray(seed))
+        run = Run(inner, layers, form, leaves, [], jnp.zeros((), jnp.int32), jnp.asarray(seed))
         abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
         seen = leaves if abstract else only(run.trained(), leaves)
         return Revised(run.step, run.seed, inner.init(without(form, seen, run.masks)))
 
-    def begin(gradients: Any, state: Revised, params: Any) -> _Run:
+    def begin(gradients: Any, state: Revised, params: Any) -> Run:
         if params is None:
             raise ValueError("revise needs the tree itself: tx.update(gradients, state, tree)")
         names, leaves, form = flatten(params)
         layers = find_layers(names, leaves, chosen, roles)
         given = matching(gradients, names)
-        return _Run(inner, layers, form, leaves, given, state.steps + 1, state.seed)
+        return Run(inner, layers, form, leaves, given, state.steps + 1, state.seed)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         run = begin(updates, state, params)
@@ -189,132 +171,3 @@ def revise(
     around = lambda inner, roles=roles: revise(inner, *revisions, roles=roles, seed=seed)
     update.around = around  # type: ignore
     return Revise(init, update)
-
-
-class _Run(NamedTuple):
-    """One train step, on flat lists of leaves."""
-
-    inner: Any
-    layers: Sequence[Layer | CoupledLayer]
-    form: Any
-    leaves: list[Array]
-    gradients: list[Array]
-    step: Array
-    seed: Array
-
-    @property
-    def masks(self) -> set[int]:
-        return {mask for layer in self.layers for mask in layer.masks}
-
-    @property
-    def revised(self) -> list[tuple[Layer | CoupledLayer, Revision]]:
-        return [(layer, layer.by) for layer in self.layers if layer.by]
-
-    def tree(self, leaves: Sequence[Array]) -> Any:
-        return jax.tree_util.tree_unflatten(self.form, leaves)
-
-    def trained(self) -> At:
-        """Where each weight that has a mask is trained."""
-        return both(layer.over(self._trained(layer), self.leaves) for layer in self.layers)
-
-    def train(self, state: Any, extra: Mapping[str, Any]) -> tuple[list[Array], Any]:
-        """Updates and state of the inner transform; updates are 0 for masks and frozen weights."""
-        gradients, trained = list(self.gradients), self.trained()
-        for layer in self.layers:
-            for w, dense in layer.hidden(self.leaves, self.gradients).items():
-                gradients[w] = gradients[w] + dense
-        seen, given = only(trained, self.leaves), only(trained, gradients)
-        given, weights = (without(self.form, tree, self.masks) for tree in (given, seen))
-        extra = inside(extra, self.form, self.leaves, self.masks)
-        update = lambda state: self.inner.update(given, state, weights, **extra)
-        pauses = [layer for layer, by in self.revised if by.pauses]
-        pause = self._due(pauses)
-        result, state = pausing(update, state, pause) if pauses else update(state)
-        rest = iter(jax.tree.leaves(result))
-        updates = [jnp.zeros_like(x) if n in self.masks else next(rest) for n, x in enumerate(seen)]
-        updates = only(trained, updates)
-        if pauses:
-            updates = [jnp.where(pause, jnp.zeros_like(u), u) for u in updates]
-        return updates, state
-
-    def change(self, updates: list[Array], state: Any) -> tuple[list[Array], Any]:
-        """The updates and the inner state, with the changes of the revisions that are due."""
-        jumps = self._jumps(lambda w: optax.apply_updates(self.leaves[w], updates[w]))
-        new = list(updates)
-        for (layer, _), jump in zip(self.revised, jumps, strict=True):
-            for m, change in layer.jumps(jump, self.leaves).items():
-                new[m] = change
-        for w, still in self._zeroed(jumps).items():
-            new[w] = jnp.where(still, new[w], -self.leaves[w]).astype(new[w].dtype)
-        return new, self._cleared(state, jumps)
-
-    def apply(self, updates: list[Array], state: Any) -> tuple[list[Array], Any]:
-        """The leaves and the inner state after the step."""
-        keep = lambda n, leaf: leaf if n in self.masks else optax.apply_updates(leaf, updates[n])
-        leaves = [keep(n, leaf) for n, leaf in enumerate(self.leaves)]
-
-        def finish(now: tuple[list[Array], Any]) -> tuple[list[Array], Any]:
-            leaves, state = now
-            jumps = self._jumps(lambda w: leaves[w])
-            new = list(leaves)
-            for (layer, _), jump in zip(self.revised, jumps, strict=True):
-                for m, change in layer.jumps(jump, leaves).items():
-                    new[m] = new[m] + change
-            for w, still in self._zeroed(jumps).items():
-                new[w] = jnp.where(still, new[w], 0.0).astype(new[w].dtype)
-            return new, self._cleared(state, jumps)
-
-        due = self._due([layer for layer, _ in self.revised])
-        return lax.cond(anywhere(due), finish, lambda now: now, (leaves, state))
-
-    def _jumps(self, trained: Callable[[int], Any]) -> list[Array]:
-        """The new mask minus the old one for each revised layer: int8, to move few bytes.
-
-        Args:
-          trained: position of a weight -> the weight after the step.
-        """
-        key = jax.random.fold_in(jax.random.key(self.seed), self.step)
-
-        def jump(n: int, layer: Layer | CoupledLayer, by: Revision) -> Array:
-            mask, key_here = layer.mask_of(self.leaves), jax.random.fold_in(key, n)
-            one = stacked(by, self.step, key_here)
-            with naming(layer.path):
-                weight = jnp.asarray(layer.seen(trained))
-                moved = one(mask, weight, layer.growth(self.gradients)) - mask
-                return jnp.where(by.due(self.step), moved, 0).astype(jnp.int8)
-
-        stay = lambda layer: jnp.zeros_like(layer.mask_of(self.leaves), jnp.int8)
-        return [  # one branch per layer takes less memory than one for all
-            lax.cond(anywhere(by.due(self.step)), partial(jump, n, layer, by), partial(stay, layer))
-            for n, (layer, by) in enumerate(self.revised)
-        ]
-
-    def _trained(self, layer: Layer | CoupledLayer) -> Array:
-        """bool, [...] like the mask of a layer: what is trained."""
-        mask, by = layer.mask_of(self.leaves), layer.by
-        if by is None:
-            return mask > 0
-        return over_stack(by.trained, by.role.stack)(mask, layer.seen(self.leaves.__getitem__)) > 0
-
-    def _stay(self, jumps: list[Array]) -> list[tuple[Layer | CoupledLayer, Array]]:
-        """What of each layer is not cleared."""
-        pairs = zip(self.revised, jumps, strict=True)
-        return [(layer, jump == 0) for (layer, by), jump in pairs if by.clears]
-
-    def _zeroed(self, jumps: list[Array]) -> At:
-        """Where the weights keep their values; elsewhere they become 0."""
-        return both(layer.closing(stay, self.leaves) for layer, stay in self._stay(jumps))
-
-    def _cleared(self, state: Any, jumps: list[Array]) -> Any:
-        """The inner state, with moments of 0 for weights that are dropped or grown."""
-        still = both(layer.over(stay, self.leaves) for layer, stay in self._stay(jumps))
-        if not still:
-            return state
-        all_still = [still.get(n, jnp.ones((), bool)) for n in range(len(self.leaves))]
-        kept = without(self.form, all_still, self.masks)
-        return cleared(state, kept)
-
-    def _due(self, layers: Sequence[Layer | CoupledLayer]) -> Array:
-        """bool []: whether a revision of these layers is due."""
-        different = dict.fromkeys(layer.by for layer in layers if layer.by)
-        return jnp.any(jnp.array([by.due(self.step) for by in different], bool))

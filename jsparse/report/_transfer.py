@@ -15,7 +15,8 @@ from jax.typing import ArrayLike
 from jsparse._pure import calling, evaluated
 from jsparse._slots import check_module
 from jsparse._values import check_function, check_mapping, shown
-from jsparse.report._logme import logme, read_classes, read_table
+from jsparse.report._logme import logme
+from jsparse.report._samples import read_classes, read_table
 from jsparse.report._summary import summary
 from jsparse.report._table import table
 

@@ -1,0 +1,61 @@
+"""The state of an optimizer, carried over to one whose parameters have other forms."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jsparse._paths import named, path_of
+from jsparse._revise.transform import Revise
+from jsparse.optim import Optimizer
+from jsparse.optim._task import arrays_of
+
+
+def carry(
+    old: Mapping[str, Any],
+    model: nnx.Module,
+    made: Optimizer,
+    ways: Mapping[str, tuple[str, Callable]],
+    whole: Callable[[Any], Any],
+) -> None:
+    """Give a new optimizer what an old one had.
+
+    Args:
+      old: state of the old transform, by path.
+      model: the new one.
+      made: its optimizer, in place.
+      ways: path of a parameter of the new model -> that in the old one, and the change between
+        them; the others are as they were.
+      whole: the state of the new transform around that of its inner one.
+    """
+    state = arrays_of(made.opt_state)
+    inner = state.inner if isinstance(made.tx, Revise) else state
+    stays = {path: (path, lambda array: array) for path in named(nnx.state(model, made.wrt))}
+    ways = {**stays, **ways}
+
+    def carried(keys: Any, new: Any) -> Any:
+        path = path_of(keys)
+        name, change = _way(path, ways)
+        found = old.get(name)
+        found = None if found is None else jnp.asarray(change(found))
+        if found is None or found.shape != jnp.shape(new):
+            raise ValueError(
+                f"the optimizer's state at {path} does not mirror its parameter; give the "
+                "optimizer of this model, and a transform whose moments are like the weights, as "
+                "Adam's are and factored ones are not"
+            )
+        return found.astype(new.dtype)
+
+    new = whole(jax.tree_util.tree_map_with_path(carried, inner))
+    nnx.update(made.opt_state, nnx.state(new))
+
+
+def _way(path: str, ways: Mapping[str, tuple[str, Callable]]) -> tuple[str, Callable]:
+    """Where the old state stores an entry of the new one, and the change between them."""
+    ends = [end for end in ways if f"/{path}".endswith(f"/{end}")]
+    if not ends:
+        return path, lambda array: array
+    end = max(ends, key=len)
+    return path.removesuffix(end) + ways[end][0], ways[end][1]
