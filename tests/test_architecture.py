@@ -37,6 +37,7 @@ CONTRACT = {  # the exceptions: what the methods of a room share
     "jsparse._revise.step",
     "jsparse.importance._members",
     "jsparse.importance._activations",
+    "jsparse.importance._gradients",
     "jsparse.prune._calibration",
     "jsparse.prune._inputs",
     "jsparse.prune._sweep",

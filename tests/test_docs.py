@@ -94,7 +94,7 @@ def test_every_rule_revision_and_pruning_method_is_described() -> None:
     shared |= {"inputs", "sweep"}  # of the calibration
     shared |= {"by_name", "layers"}  # groups for rules and penalties, and under revisions
     shared |= {"costs"}  # of a search
-    shared |= {"members", "activations"}  # of importances
+    shared |= {"members", "activations", "gradients"}  # of importances
     for room in ("rules", "_revise", "importance", "prune"):
         for file in (ROOT / "jsparse" / room).glob("*.py"):
             known = file.stem in shared or file.stem.lstrip("_") in shared

@@ -19,7 +19,7 @@ from jax import Array
 
 from jsparse._checks import check_density
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
-from jsparse._revise.revision import check_competition, check_steps, largest
+from jsparse._revise.revision import check_competition, check_steps, largest, only_kept
 from jsparse._values import by_density
 from jsparse.rules._rule import to_weights
 
@@ -83,9 +83,7 @@ class ACDC:
         """True where a phase begins."""
         return self.sparse(step) != self.sparse(step - 1)
 
-    def trained(self, mask: Array, weight: Array) -> Array:
-        """[...], the mask."""
-        return mask
+    trained = only_kept
 
     def __call__(
         self, mask: Array, weight: Array, gradient: Array, *, step: Array, key: Array

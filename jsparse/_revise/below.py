@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
-from jsparse._revise.revision import check_steps
+from jsparse._revise.revision import check_steps, only_kept, periodic
 from jsparse._values import check_in
 from jsparse.rules._rule import check_structure
 
@@ -81,14 +81,8 @@ class Below:
         """0: nothing is grown."""
         return 0.0
 
-    def due(self, step: Array) -> Array:
-        """2. Every `every` steps from `first` up to `last`."""
-        late = (step >= self.first) & ((step - self.first) % self.every == 0)
-        return late & (step <= self.last)
-
-    def trained(self, mask: Array, weight: Array) -> Array:
-        """[...], the mask."""
-        return mask
+    due = periodic  # 2.
+    trained = only_kept
 
     def __call__(
         self, mask: Array, weight: Array, gradient: Array, *, step: Array, key: Array

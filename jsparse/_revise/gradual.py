@@ -18,7 +18,7 @@ from jax import Array
 from jsparse._checks import check_density
 from jsparse._counting import MOST, count, portion
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
-from jsparse._revise.revision import check_competition, check_steps, largest
+from jsparse._revise.revision import check_competition, check_steps, largest, only_kept
 from jsparse._schedule import cubic
 from jsparse._topk import highest
 from jsparse._values import by_density, check_in
@@ -79,9 +79,7 @@ class Gradual:
         periodic = (step - self.first) % self.every == 0
         return (step >= self.first) & (step <= self.last) & (periodic | (step == self.last))
 
-    def trained(self, mask: Array, weight: Array) -> Array:
-        """[...], the mask."""
-        return mask
+    trained = only_kept
 
     def __call__(
         self, mask: Array, weight: Array, gradient: Array, *, step: Array, key: Array

@@ -101,8 +101,8 @@ def check_competition(by: Scoped) -> None:
         )
 
 
-class Exchange(Scoped, Protocol):
-    """A revision that exchanges a fraction of the units periodically."""
+class Periodic(Protocol):
+    """A revision that is due at `first` plus multiples of `every`, up to `last`."""
 
     @property
     def first(self) -> int: ...
@@ -112,6 +112,10 @@ class Exchange(Scoped, Protocol):
 
     @property
     def last(self) -> int: ...
+
+
+class Exchange(Periodic, Scoped, Protocol):
+    """A revision that exchanges a fraction of the units periodically."""
 
     @property
     def fraction(self) -> float: ...
@@ -139,9 +143,14 @@ def check_exchange(by: Exchange) -> None:
     check_competition(by)
 
 
-def periodic(by: Exchange, step: Array) -> Array:
+def periodic(by: Periodic, step: Array) -> Array:
     """bool []: whether a step is `first` plus a multiple of `every`, up to `last`."""
     return (step >= by.first) & (step <= by.last) & ((step - by.first) % by.every == 0)
+
+
+def only_kept(by: Revision, mask: Array, weight: Array) -> Array:
+    """[...], the mask: what is kept is trained, and nothing else."""
+    return mask
 
 
 def largest(by: Scoped, weight: Array, density: float | Array) -> Array:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
-from jsparse._revise.revision import check_exchange, exchange, periodic
+from jsparse._revise.revision import check_exchange, exchange, only_kept, periodic
 from jsparse.rules._rule import unit_magnitude
 
 
@@ -67,13 +67,8 @@ class RigL:
     def __post_init__(self) -> None:
         check_exchange(self)
 
-    def due(self, step: Array) -> Array:
-        """2. Every `every` steps from `first` up to `last`."""
-        return periodic(self, step)
-
-    def trained(self, mask: Array, weight: Array) -> Array:
-        """[...], the mask."""
-        return mask
+    due = periodic  # 2.
+    trained = only_kept
 
     def dropped(self, step: Array) -> Array:
         """[], the fraction of the kept units to exchange at a step."""

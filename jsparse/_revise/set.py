@@ -21,7 +21,7 @@ import jax
 from jax import Array
 
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
-from jsparse._revise.revision import check_exchange, exchange, periodic
+from jsparse._revise.revision import check_exchange, exchange, only_kept, periodic
 from jsparse._values import check_flag
 from jsparse.rules._rule import unit_magnitude
 
@@ -81,13 +81,8 @@ class SET:
                 f"{self.unit}. Leave out one of the two"
             )
 
-    def due(self, step: Array) -> Array:
-        """2. Every `every` steps from `first` up to `last`."""
-        return periodic(self, step)
-
-    def trained(self, mask: Array, weight: Array) -> Array:
-        """[...], the mask."""
-        return mask
+    due = periodic  # 2.
+    trained = only_kept
 
     def __call__(
         self, mask: Array, weight: Array, gradient: Array, *, step: Array, key: Array

@@ -29,6 +29,7 @@ from jax import Array
 
 from jsparse._checks import check_density
 from jsparse._pattern import Role
+from jsparse._revise.revision import only_kept
 from jsparse._topk import highest
 from jsparse._values import by_density, check_is, check_key, check_shape
 
@@ -68,9 +69,7 @@ class USN:
         """4. At the first step."""
         return step == 1
 
-    def trained(self, mask: Array, weight: Array) -> Array:
-        """[...], the mask."""
-        return mask
+    trained = only_kept
 
     def __call__(
         self, mask: Array, weight: Array, gradient: Array, *, step: Array, key: Array

@@ -7,27 +7,18 @@
 Numbers: no experiment yet.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
-from flax import nnx
 
 from jsparse.export._shrinking.groups import UnitGroup
-from jsparse.importance._members import (
-    Joined,
-    Loss,
-    checked,
-    gate_slopes,
-    gradients,
-    over_batches,
-)
+from jsparse.importance._gradients import OfGradients, Slope, gate_slopes
 
 
 @dataclass(frozen=True)
-class Taylor:
+class Taylor(OfGradients):
     """The squared first-order change of the loss when a unit is removed.
 
     Args:
@@ -39,19 +30,8 @@ class Taylor:
     equation 8 and section 3.1 (of groups of weights).
     """
 
-    loss: Loss
-    batches: Iterable[Any] = field(repr=False)
-    joined: Joined = field(default_factory=Joined)
-
-    def __post_init__(self) -> None:
-        checked(self.loss, self.batches, self.joined)
-
-    def __call__(self, model: nnx.Module, groups: Sequence[UnitGroup]) -> list[np.ndarray]:
-        """[units] for each group: see `Importance`."""
-
-        def score(slope: Any, weights: Any, batch: Any) -> list:
-            slopes = gate_slopes(slope(batch), weights, groups)  # (1)
-            return jax.tree.map(lambda total: total**2, slopes)  # (2)
-
-        found = gradients(model, self.loss, self.batches, score)
-        return over_batches(found, groups, self.joined)
+    @staticmethod
+    def worth(slope: Slope, weights: Any, batch: Any, groups: Sequence[UnitGroup]) -> Any:
+        """[units] of each weight of each group."""
+        slopes = gate_slopes(slope(batch), weights, groups)  # (1)
+        return jax.tree.map(lambda total: total**2, slopes)  # (2)

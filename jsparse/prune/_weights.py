@@ -12,7 +12,7 @@ from jsparse._score import wide
 from jsparse._slots import slots
 from jsparse._surgery import fold
 from jsparse._values import check_function, each_batch
-from jsparse.importance._members import Loss
+from jsparse.importance._gradients import Loss
 from jsparse.prune._choice import Arrays, held_parts
 
 
