@@ -28,8 +28,8 @@ from flax import nnx
 
 import jsparse
 from experiments import common
-from jsparse._pattern import grid_shape, spread
 from jsparse._slots import sparse_parts
+from jsparse._tiles import grid_shape, spread
 from jsparse._topk import winners
 
 Structure = Literal["weight", "kernel", "filter"]

@@ -8,7 +8,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from jsparse._counting import anywhere
-from jsparse._pattern import pool, spread, unit_sizes
+from jsparse._tiles import pool, spread, unit_sizes
 
 
 def wide(dtype: DTypeLike) -> DTypeLike:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ["_versions", "_values", "_step", "_sharding", "_pattern", "_counting", "_random"]
-ROOMS += ["_topk", "_score", "_schedule", "_checks", "_budget", "schedule", "_paths"]
+ROOMS = ["_versions", "_values", "_step", "_sharding", "_pattern", "_tiles", "_counting"]
+ROOMS += ["_random", "_topk", "_score", "_schedule", "_checks", "_budget", "schedule", "_paths"]
 ROOMS += ["rules", "_tree", "tree", "_variables", "_placing", "_sparse", "_coupled", "_slots"]
 ROOMS += ["_linen", "_bridge", "_roles", "_events", "_surgery", "_pure"]
 ROOMS += ["_opened", "_flops", "_timing", "_watch", "_layers", "_recall", "layers", "_revise"]

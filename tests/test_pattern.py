@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jsparse as js
-from jsparse._pattern import by_unit, from_units, grid_shape, pool, spread, unit_sizes
+from jsparse._tiles import by_unit, from_units, grid_shape, pool, spread, unit_sizes
 from jsparse._topk import highest, top
 from tests.support.sampled import one_in
 

@@ -23,8 +23,9 @@ from jax import Array, lax
 
 from jsparse._checks import check_unit, check_weight
 from jsparse._paths import match, named, naming, pairs, path_of
-from jsparse._pattern import Role, Unit, Weight, pool, spread, stacked_tile, unit_sizes
+from jsparse._pattern import Role, Unit, Weight
 from jsparse._schedule import Schedule, at, check_curve
+from jsparse._tiles import pool, spread, stacked_tile, unit_sizes
 from jsparse._values import check_is, check_pattern, check_transform, shown
 from jsparse.optim._response import Ones, check_responds, go_on, response, start
 

@@ -20,11 +20,11 @@ from jax.typing import DTypeLike
 
 from jsparse._counting import count
 from jsparse._flops import count_call
-from jsparse._pattern import pool
 from jsparse._pure import calling
 from jsparse._slots import check_module, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import fold
+from jsparse._tiles import pool
 from jsparse._timing import clock
 from jsparse._values import check_floating, check_function, check_whole
 from jsparse.export._shrinking.sizes import Sizes

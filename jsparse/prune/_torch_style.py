@@ -20,10 +20,11 @@ from jax import Array
 
 from jsparse._checks import check_unit
 from jsparse._paths import match, naming
-from jsparse._pattern import Unit, Weight, by_unit, pool, spread, stacked_tile
+from jsparse._pattern import Unit, Weight
 from jsparse._score import unit_scales, wide
 from jsparse._sparse import Sparse
 from jsparse._surgery import hold
+from jsparse._tiles import by_unit, pool, spread, stacked_tile
 from jsparse._topk import above_cut, common_cut_at, highest
 from jsparse._values import (
     check_function,

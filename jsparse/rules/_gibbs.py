@@ -35,21 +35,11 @@ import numpy as np
 from jax import Array, lax
 
 from jsparse._checks import check_density, check_not_negative, check_rivalry, check_weight
-from jsparse._pattern import (
-    Role,
-    Scope,
-    Unit,
-    Weight,
-    Whole,
-    by_unit,
-    from_units,
-    pool,
-    spread,
-    unit_sizes,
-)
+from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._random import draw_key, new_draw, next_draw, uniform
 from jsparse._schedule import Schedule, at, check_curve, geometric
 from jsparse._step import masked
+from jsparse._tiles import by_unit, from_units, pool, spread, unit_sizes
 from jsparse._values import by_density, check_flag, check_whole
 from jsparse.rules._coupled import Coupled
 from jsparse.rules._rule import (

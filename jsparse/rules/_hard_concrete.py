@@ -23,9 +23,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsparse._checks import check_not_negative, check_weight
-from jsparse._pattern import Each, Role, Scope, Unit, Weight, grid_shape, unit_sizes
+from jsparse._pattern import Each, Role, Scope, Unit, Weight
 from jsparse._random import draw_key, new_draw, next_draw
 from jsparse._step import masked
+from jsparse._tiles import grid_shape, unit_sizes
 from jsparse._values import check_in
 from jsparse.rules._remaining import what_is_left, whole_shape
 from jsparse.rules._rule import State, check_structure, to_weights, unit_magnitude

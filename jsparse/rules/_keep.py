@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse._checks import check_weight
-from jsparse._pattern import Groups, Role, grid_shape
+from jsparse._pattern import Groups, Role
+from jsparse._tiles import grid_shape
 from jsparse.rules._rule import Rule, State, check_structure, no_cost, unchanged, unit_of
 
 

@@ -23,8 +23,9 @@ from collections.abc import Mapping
 import numpy as np
 from jax import Array
 
-from jsparse._pattern import Role, pool
+from jsparse._pattern import Role
 from jsparse._score import root, squares, wide
+from jsparse._tiles import pool
 from jsparse.rules._rule import Rule, State, Tiled, unit_magnitude, unit_of
 
 Keep = Mapping[int, tuple[int, ...]]

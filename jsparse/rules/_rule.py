@@ -11,18 +11,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from jsparse._pattern import (
-    Filter,
-    PerOutput,
-    Role,
-    Scope,
-    Unit,
-    Weight,
-    WholeModel,
-    grid_shape,
-    spread,
-)
+from jsparse._pattern import Filter, PerOutput, Role, Scope, Unit, Weight, WholeModel
 from jsparse._score import magnitude
+from jsparse._tiles import grid_shape, spread
 from jsparse._topk import above_cut, common_cut, cuts, rivals, winners
 from jsparse._values import check_is, shown
 

@@ -12,7 +12,7 @@ from jax import lax
 from sklearn import linear_model
 
 import jsparse as js
-from jsparse._pattern import pool
+from jsparse._tiles import pool
 from jsparse.optim._proximal import prox
 from jsparse.optim._response import go_on, response, start
 from tests.support.sampled import one_in

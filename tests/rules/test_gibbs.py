@@ -16,7 +16,7 @@ from scipy.stats import chi2
 
 import jsparse as js
 from jsparse import schedule
-from jsparse._pattern import spread
+from jsparse._tiles import spread
 from jsparse._topk import cuts
 
 KEY = jax.random.key(0)

@@ -15,9 +15,10 @@ from jax import Array
 
 from jsparse._budget import erdos_renyi_kernel
 from jsparse._paths import listed, naming
-from jsparse._pattern import Unit, grid_shape, pool, spread, stacked_tile, unit_sizes
+from jsparse._pattern import Unit
 from jsparse._score import wide
 from jsparse._sparse import Sparse
+from jsparse._tiles import grid_shape, pool, spread, stacked_tile, unit_sizes
 from jsparse._values import check_mapping
 from jsparse.prune._choice import Arrays, held_parts, role_shape
 
