@@ -229,14 +229,23 @@ def check_alive(kept: Arrays, density: float) -> None:
         )
 
 
-def _score(part: Sparse, scores: Arrays, path: str) -> Array:
-    """The scores of a weight, -inf where it is masked."""
-    weight = own(part, part.weight)
+def score_of(scores: Mapping[str, Any], path: str, shape: tuple[int, ...]) -> Array:
+    """The scores of a weight of this shape: [...].
+
+    Raises:
+      ValueError: there are none, or of another shape.
+    """
     if path not in scores:
         raise ValueError(f"has no score; available: {', '.join(scores) or 'none'}")
     score = jnp.asarray(scores[path])
-    if score.shape != weight.shape:
-        raise ValueError(f"the scores have shape {score.shape}, but the weight {weight.shape}")
+    if score.shape != shape:
+        raise ValueError(f"the scores have shape {score.shape}, but the weight {shape}")
+    return score
+
+
+def _score(part: Sparse, scores: Arrays, path: str) -> Array:
+    """The scores of a weight, -inf where it is masked."""
+    score = score_of(scores, path, own(part, part.weight).shape)
     there, lost = _where_kept(score, own(part, part.mask))
     if lost:
         raise ValueError(

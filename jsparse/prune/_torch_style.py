@@ -35,7 +35,7 @@ from jsparse._values import (
     is_whole,
     shown,
 )
-from jsparse.prune._choice import held_parts
+from jsparse.prune._choice import held_parts, score_of
 from jsparse.rules._held import Held
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -81,12 +81,7 @@ def norm_of(scores: Mapping[str, Array], n: float) -> Worth:
     _check_power(n)
 
     def worth(path: str, weight: Array, tile: tuple[int, ...]) -> Array:
-        if path not in scores:
-            raise ValueError(f"has no score; available: {', '.join(scores) or 'none'}")
-        score = jnp.asarray(scores[path])
-        if score.shape != weight.shape:
-            raise ValueError(f"the scores have shape {score.shape}, but the weight {weight.shape}")
-        return _norm(score, n, tile)
+        return _norm(score_of(scores, path, weight.shape), n, tile)
 
     return worth
 

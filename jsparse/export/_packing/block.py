@@ -125,7 +125,43 @@ def check_block(block: tuple[int, int]) -> None:
         raise ValueError(f"block must be a tuple of two sides of at least 1; got {block}")
 
 
-class BlockSparse(Packed):
+class Blocks(Packed):
+    """What layers of blocks have in common: where these are. Abstract."""
+
+    sizes_of: type[BlockSizes]
+    block: tuple[int, int]
+
+    def _lay_out(
+        self,
+        in_features: int | Sequence[int],
+        out_features: int | Sequence[int],
+        block: tuple[int, int],
+        kept: int,
+        product: Any,
+        **settings: Any,
+    ) -> None:
+        """Set the sizes, the product, the values and the positions."""
+        self._set_features(in_features, out_features)
+        self.check_settings(kept, **settings)
+        self.block = (block[0], block[1])
+        self.sizes_of(self.in_features, self.out_features, kept, *block).check()
+        self.product = product
+        self._settle((kept, *block), **settings)
+        self.rows = Structure(jnp.zeros((kept,), jnp.int32))
+        self.starts = Structure(jnp.zeros((-(-self.out_features // block[1]) + 1,), jnp.int32))
+
+    @property
+    def sizes(self) -> BlockSizes:
+        """Of the matrix."""
+        return self.sizes_of(self.in_features, self.out_features, *self.values.shape)
+
+    @property
+    def plan(self) -> int:
+        """The number of outputs."""
+        return self.out_features
+
+
+class BlockSparse(Blocks):
     """A linear layer that holds only the blocks it keeps: y = x W + b.
 
     `pack(model, blocks((64, 64)))` makes it from a trained layer; a new one is all zeros, to be
@@ -153,6 +189,7 @@ class BlockSparse(Packed):
     format = "blocks"
     products = Products(block_dot, plain_block_dot)
     array_kind = BlockArrays
+    sizes_of = BlockSizes
 
     def __init__(
         self,
@@ -168,24 +205,8 @@ class BlockSparse(Packed):
     ):
         check_block(block)
         check_function(product=product)
-        self._set_features(in_features, out_features)
-        self.check_settings(kept, use_bias, dtype, param_dtype)
-        self.block = tuple(block)
-        BlockSizes(self.in_features, self.out_features, kept, *block).check()
-        self.product = product
-        self._settle((kept, *block), use_bias, dtype, param_dtype)
-        self.rows = Structure(jnp.zeros((kept,), jnp.int32))
-        self.starts = Structure(jnp.zeros((-(-self.out_features // block[1]) + 1,), jnp.int32))
-
-    @property
-    def sizes(self) -> BlockSizes:
-        """Of the matrix."""
-        return BlockSizes(self.in_features, self.out_features, *self.values.shape)
-
-    @property
-    def plan(self) -> int:
-        """The number of outputs."""
-        return self.out_features
+        settings = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype}
+        self._lay_out(in_features, out_features, block, kept, product, **settings)
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out], with zeros where nothing is kept."""

@@ -9,7 +9,7 @@ from jax import Array
 
 from jsparse._score import wide as wide_type
 from jsparse._values import check_whole
-from jsparse.export._packing.block import check_block
+from jsparse.export._packing.block import Blocks, check_block
 from jsparse.export._packing.csr import Plan
 from jsparse.export._packing.formats import BlockArrays, block_matrix, csr_matrix
 from jsparse.export._packing.int8_products import (
@@ -127,7 +127,7 @@ class CsrInt8(_Int8):
         return self._whole(csr_matrix(matrix, (self.in_features, self.out_features), self.width))
 
 
-class BlockSparseInt8(_Int8):
+class BlockSparseInt8(_Int8, Blocks):
     """A linear layer that holds only the blocks it keeps, as int8: y = s (x Q) + b.
 
     `pack(model, int8(blocks((64, 64))))` makes it from a trained layer; a new one is all zeros, to
@@ -153,6 +153,7 @@ class BlockSparseInt8(_Int8):
     format = "blocks int8"
     products = Products(block_int8_dot, plain_block_int8_dot)
     array_kind = BlockInt8Arrays
+    sizes_of = BlockInt8Sizes
 
     def __init__(
         self,
@@ -166,24 +167,9 @@ class BlockSparseInt8(_Int8):
         param_dtype: Any = jnp.float32,
     ):
         check_block(block)
-        self._set_features(in_features, out_features)
-        self.check_settings(kept, use_bias, dtype, param_dtype)
-        self.block = tuple(block)
-        BlockInt8Sizes(self.in_features, self.out_features, kept, *block).check()
-        self.product = self.products.kernel
-        self._settle((kept, *block), use_bias, dtype, param_dtype)
-        self.rows = Structure(jnp.zeros((kept,), jnp.int32))
-        self.starts = Structure(jnp.zeros((-(-self.out_features // block[1]) + 1,), jnp.int32))
-
-    @property
-    def sizes(self) -> BlockInt8Sizes:
-        """Of the matrix."""
-        return BlockInt8Sizes(self.in_features, self.out_features, *self.values.shape)
-
-    @property
-    def plan(self) -> int:
-        """The number of outputs."""
-        return self.out_features
+        settings = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype}
+        product = self.products.kernel
+        self._lay_out(in_features, out_features, block, kept, product, **settings)
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out] in floats, with zeros where nothing is kept."""
