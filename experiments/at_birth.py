@@ -21,7 +21,6 @@ Number: with --quick at 2 % of the weights, 3 seeds: random 77.25, SNIP 83.51, G
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -146,8 +145,9 @@ def main(settings: Settings) -> None:
     images = (common.mnist if mnist else common.cifar10)(settings.data)
     images = common.first_samples(images, settings.samples)
     settings.check_batch(images)
-    out = Path(settings.out or f"runs/at_birth/{settings.network}{'-quick' * settings.quick}")
-    settings = dataclasses.replace(settings, out=str(out))
+    settings, out = settings.in_folder(
+        f"runs/at_birth/{settings.network}{'-quick' * settings.quick}"
+    )
     inputs = common.standardized(images, None if mnist else common.pad_crop_flip)
     steps = settings.epochs * (len(images.train_x) // settings.batch)
     tx = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, steps))

@@ -210,8 +210,7 @@ def _draw_grid(axes: Any, grid: grids.Grid, visits: np.ndarray) -> None:
 
 def main(settings: Settings) -> None:
     """Learn what is not learned yet; print the tables and draw the pictures."""
-    out = Path(settings.out or f"runs/automaton{'/quick' * settings.quick}")
-    settings = dataclasses.replace(settings, out=str(out))
+    settings, out = settings.in_folder(f"runs/automaton{'/quick' * settings.quick}")
     run = common.open_run(out, settings)
     rows = [row["job"] for row in run.rows()]
     progress = common.Epochs(len(rows), len(settings.tasks), "automaton", "task")

@@ -17,7 +17,6 @@ Command: python -m experiments.automaton_masks            (two seeds, 1.5 minute
 """
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 
@@ -66,8 +65,7 @@ QUICK = Settings(
 
 def main(settings: Settings) -> None:
     """Train what is not trained yet and print the table."""
-    out = Path(settings.out or f"runs/automaton_masks{'/quick' * settings.quick}")
-    settings = dataclasses.replace(settings, out=str(out))
+    settings, out = settings.in_folder(f"runs/automaton_masks{'/quick' * settings.quick}")
     grid, automaton = grids.task(settings.task)
     made = grids.product(grid, automaton)
     device, best = tabular.on_device(made), exact.best(made)[0][made.start]

@@ -219,8 +219,7 @@ def over(share: np.ndarray, top: float) -> np.ndarray:
 
 def main(settings: Settings) -> None:
     """Train what is not trained yet; print the tables and draw the pictures."""
-    out = Path(settings.out or f"runs/battery_car{'/quick' * settings.quick}")
-    settings = dataclasses.replace(settings, out=str(out))
+    settings, out = settings.in_folder(f"runs/battery_car{'/quick' * settings.quick}")
     jobs, rows = arms(), {}
     progress = common.Epochs(0, len(jobs), "cars", "arm")
     for number in progress:

@@ -19,7 +19,6 @@ Needs the extra `rl`.
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -52,8 +51,7 @@ QUICK = Settings(expert=30_000, steps=28_000, quick=True)
 
 def main(settings: Settings) -> None:
     """Train what is not trained yet; print the table and draw the picture."""
-    out = Path(settings.out or f"runs/cheetah_wall{'/quick' * settings.quick}")
-    settings = dataclasses.replace(settings, out=str(out))
+    settings, out = settings.in_folder(f"runs/cheetah_wall{'/quick' * settings.quick}")
     run = common.open_run(out, settings)
     if not run.complete:
         objective = partial(inverse.loss, delta=settings.delta)

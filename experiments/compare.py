@@ -25,7 +25,6 @@ import itertools
 import re
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -290,8 +289,9 @@ def main(settings: Settings) -> None:
     mnist = settings.network == "lenet-300-100"
     images = (common.mnist if mnist else common.cifar10)(settings.data)
     images = common.first_samples(images, settings.samples)
-    out = Path(settings.out or f"runs/compare/{settings.network}{'-quick' * settings.quick}")
-    settings = dataclasses.replace(settings, out=str(out))
+    settings, out = settings.in_folder(
+        f"runs/compare/{settings.network}{'-quick' * settings.quick}"
+    )
     settings.check_batch(images)
     inputs = common.standardized(images, None if mnist else common.pad_crop_flip)
     steps = settings.epochs * (len(images.train_x) // settings.batch)

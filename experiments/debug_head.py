@@ -260,8 +260,7 @@ def load(name: str, settings: Settings) -> tuple[tuple, str]:
 
 def main(settings: Settings) -> None:
     """Paths of all networks, then the planted shortcut; prints tables and draws pictures."""
-    out = Path(settings.out or f"runs/debug_head{'/quick' * settings.quick}")
-    settings = dataclasses.replace(settings, out=str(out))
+    settings, out = settings.in_folder(f"runs/debug_head{'/quick' * settings.quick}")
     sets = {name: load(name, settings) for name in settings.networks}
     digits = load("MLP", settings)
     named = {name: what for name, (_, what) in sets.items()} | {"shortcut": digits[1]}

@@ -227,8 +227,7 @@ def learned(case: str, density: float, seed: int, settings: Settings) -> dict[st
 
 def main(settings: Settings) -> None:
     """Learn what is not learned yet; print the tables and draw the pictures."""
-    out = Path(settings.out or f"runs/density_constrained{'/quick' * settings.quick}")
-    settings = dataclasses.replace(settings, out=str(out))
+    settings, out = settings.in_folder(f"runs/density_constrained{'/quick' * settings.quick}")
     run = common.open_run(out, settings)
     rows, jobs = [row["job"] for row in run.rows()], [(case, "greedy", 0) for case in CASES]
     seeds = range(1, settings.seeds + 1)

@@ -277,8 +277,7 @@ def study(model: Model, settings: Settings) -> dict[str, dict]:
     """All methods on a model: prints its table; the curves of each panel of the picture."""
     images = (common.cifar10 if model == "C" else common.mnist)(settings.data)
     images = common.first_samples(images, settings.samples)
-    few = slice(settings.test_samples)
-    images = dataclasses.replace(images, test_x=images.test_x[few], test_y=images.test_y[few])
+    images = common.first_tests(images, settings.test_samples)
     settings.check_batch(images)
     rest = len(images.train_x) - len(images.train_x) // 10
     held_out = (jnp.asarray(images.train_x[rest:]), jnp.asarray(images.train_y[rest:]))

@@ -116,11 +116,7 @@ def learning_rate(settings: Settings, samples: int) -> optax.Schedule:
 def main(settings: Settings) -> None:
     """Train the dense and the sparse networks and print them with the paper's figures."""
     images = common.first_samples(common.cifar10(settings.data), settings.samples)
-    images = dataclasses.replace(
-        images,
-        test_x=images.test_x[: settings.tested],
-        test_y=images.test_y[: settings.tested],
-    )
+    images = common.first_tests(images, settings.tested)
     rate = learning_rate(settings, len(images.train_x))
     out = settings.out or f"runs/dst_cifar/{settings.network}{'/quick' * settings.quick}"
     common.study(

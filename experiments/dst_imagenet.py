@@ -295,8 +295,7 @@ def show(settings: Settings, final: dict[str, Any], name: str) -> None:
 def main(settings: Settings) -> None:
     """Train, plot and print."""
     connect(settings)
-    out = Path(settings.out or "runs/dst_imagenet")
-    settings = dataclasses.replace(settings, out=str(out))
+    settings, out = settings.in_folder("runs/dst_imagenet")
     process = jax.process_index()
     data = data_of(settings)
     # each process has its own log; the checkpoints are of all of them together

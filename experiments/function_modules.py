@@ -255,8 +255,7 @@ def draw_shifts(found: dict[str, dict], path: Path) -> None:
 def main(settings: Settings) -> None:
     """Train all arms, print the tables and draw the pictures."""
     images = common.first_samples(common.mnist(settings.data), settings.samples)
-    few = slice(settings.tested)
-    images = dataclasses.replace(images, test_x=images.test_x[few], test_y=images.test_y[few])
+    images = common.first_tests(images, settings.tested)
     settings.check_batch(images)
     size = "quick" if settings.quick else "study"
     settings = dataclasses.replace(settings, out=settings.out or f"runs/function_modules/{size}")

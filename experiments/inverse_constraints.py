@@ -292,8 +292,7 @@ def folder(arm: str) -> str:
 
 def main(settings: Settings) -> None:
     """Train what is not trained yet; print the tables, draw the pictures and write the pages."""
-    out = Path(settings.out or f"runs/inverse_constraints{'/quick' * settings.quick}")
-    settings = dataclasses.replace(settings, out=str(out))
+    settings, out = settings.in_folder(f"runs/inverse_constraints{'/quick' * settings.quick}")
     rows, zetas = {}, {}
     progress = common.Epochs(0, len(settings.arms), "constraints", "arm")
     for number in progress:

@@ -371,8 +371,7 @@ def shown(result: Result) -> str:
 
 def main(settings: Settings) -> None:
     """Train, print a table for each task and network, and draw the pictures."""
-    out = Path(settings.out or f"runs/large_batch{'/quick' * settings.quick}")
-    settings = dataclasses.replace(settings, out=str(out))
+    settings, out = settings.in_folder(f"runs/large_batch{'/quick' * settings.quick}")
     results: Results = {}
     labels = {}
     for task in settings.tasks:

@@ -327,8 +327,7 @@ def main(settings: Settings) -> None:
     """Prune with all methods, print the table and draw the picture."""
     images = common.first_samples(common.mnist(settings.data), settings.samples)
     settings.check_batch(images)
-    out = Path(settings.out or f"runs/mask_similarity/{settings.network}")
-    settings = dataclasses.replace(settings, out=str(out))
+    settings, out = settings.in_folder(f"runs/mask_similarity/{settings.network}")
     network = NETWORKS[settings.network]
     make = lambda rngs: jsparse.sparsify(network(rngs), (ALL, jsparse.Held()))
     over = common.side_by_side if network is common.LeNet300 else common.turns_on_cpu()

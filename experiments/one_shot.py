@@ -20,7 +20,6 @@ Number: with --quick, 2 seeds, perplexity at 2:4: dense 10.25, magnitude 12.72, 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -194,8 +193,7 @@ def perplexity(model: nnx.Module, tested: Array) -> float:
 def main(settings: Settings) -> None:
     """Train, prune by each method, print the table and draw the picture."""
     known, new, characters, name = common.shakespeare(settings.data)
-    out = Path(settings.out or f"runs/one_shot{'/quick' * settings.quick}")
-    settings = dataclasses.replace(settings, out=str(out))
+    settings, out = settings.in_folder(f"runs/one_shot{'/quick' * settings.quick}")
     run = common.open_run(out, settings, text=name)
     if not run.complete:
         trainer = Trainer(settings, characters, known)

@@ -185,8 +185,7 @@ def show(rows: dict[str, dict[str, Any]], out: Path) -> None:
 
 def main(settings: Settings) -> None:
     """Train what is not trained yet; print the tables and draw the picture."""
-    out = Path(settings.out or f"runs/scheduled_auxiliary{'/quick' * settings.quick}")
-    settings = dataclasses.replace(settings, out=str(out))
+    settings, out = settings.in_folder(f"runs/scheduled_auxiliary{'/quick' * settings.quick}")
     rows = {}
     for arm in settings.arms:
         run = common.open_run(out / arm.replace(" %", ""), settings, trained=arm)

@@ -313,8 +313,7 @@ def with_densities(dense: nnx.Module, densities: dict[str, float], cost: str) ->
 
 def main(settings: Settings) -> None:
     """Run what is not done yet, print the tables and draw the picture."""
-    out = Path(settings.out or f"runs/search_budget{'/quick' * settings.quick}")
-    settings = dataclasses.replace(settings, out=str(out))
+    settings, out = settings.in_folder(f"runs/search_budget{'/quick' * settings.quick}")
     tasks = {name: Task(name, settings) for name in settings.networks}
     run = common.open_run(out, settings, images=sorted({task.data for task in tasks.values()}))
     if not run.complete:

@@ -13,7 +13,6 @@ Command: python -m experiments.set_rigl            (a GPU; WRN-22-2, 250 epochs,
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -123,8 +122,7 @@ def main(settings: Settings) -> None:
     small = settings.network == "lenet-300-100"
     images = (common.mnist if small else common.cifar10)(settings.data)
     images = common.first_samples(images, settings.samples)
-    out = Path(settings.out or f"runs/set_rigl/{settings.network}")
-    settings = dataclasses.replace(settings, out=str(out))
+    settings, out = settings.in_folder(f"runs/set_rigl/{settings.network}")
     inputs = common.standardized(images, None if small else common.pad_crop_flip)
     steps = settings.epochs * max(1, len(images.train_x) // settings.batch)
     rate = optax.cosine_decay_schedule(settings.learning_rate, steps)

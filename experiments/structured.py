@@ -14,7 +14,6 @@ Command: python -m experiments.structured            (a GPU; ResNet-20 on CIFAR-
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import optax
@@ -130,8 +129,7 @@ def main(settings: Settings) -> None:
     small = settings.network == "small"
     images = (common.mnist if small else common.cifar10)(settings.data)
     images = common.first_samples(images, settings.samples)
-    out = Path(settings.out or f"runs/structured/{settings.network}")
-    settings = dataclasses.replace(settings, out=str(out))
+    settings, out = settings.in_folder(f"runs/structured/{settings.network}")
     inputs = common.standardized(images, None if small else common.pad_crop_flip)
     steps = settings.epochs * max(1, len(images.train_x) // settings.batch)
     rate = optax.piecewise_constant_schedule(settings.learning_rate, {round(0.8 * steps): 0.1})

@@ -358,8 +358,7 @@ def timed(found: list[dict[str, Any]], settings: Settings, out: Path) -> None:
 
 def main(settings: Settings) -> None:
     """Prune each network by each method, print the table and draw the picture."""
-    out = Path(settings.out or f"runs/structured_one_call{'/quick' * settings.quick}")
-    settings = dataclasses.replace(settings, out=str(out))
+    settings, out = settings.in_folder(f"runs/structured_one_call{'/quick' * settings.quick}")
     with common.stock_operations():
         kinds = {name: rows(name, settings, out) for name in settings.networks}
         for found in kinds.values():

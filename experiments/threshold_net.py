@@ -188,8 +188,7 @@ def divided(settings: Settings) -> str:
 def main(settings: Settings) -> None:
     """Count, time and train; print the tables and draw the picture."""
     images = common.first_samples(common.cifar10(settings.data), settings.samples)
-    few = slice(settings.tested)
-    images = dataclasses.replace(images, test_x=images.test_x[few], test_y=images.test_y[few])
+    images = common.first_tests(images, settings.tested)
     settings.check_batch(images)
     size = "quick" if settings.quick else "study"
     settings = dataclasses.replace(settings, out=settings.out or f"runs/threshold_net/{size}")

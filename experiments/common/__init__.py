@@ -22,6 +22,7 @@ from experiments.common.data.mnist import mnist as mnist
 from experiments.common.data.sources import DataError as DataError
 from experiments.common.data.sources import Images as Images
 from experiments.common.data.sources import first_samples as first_samples
+from experiments.common.data.sources import first_tests as first_tests
 from experiments.common.data.text import Text as Text
 from experiments.common.data.text import shakespeare as shakespeare
 from experiments.common.data.text import stretches as stretches

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import jax
 import numpy as np
@@ -38,6 +38,11 @@ class RunSettings:
         default="", metadata=FREE
     )
     """Run folder, by default runs/EXPERIMENT/...; a killed run continues from there."""
+
+    def in_folder(self, folder: str) -> tuple[Self, Path]:
+        """The settings with a run folder, which is `folder` unless they name one; and its path."""
+        out = Path(self.out or folder)
+        return dataclasses.replace(self, out=str(out)), out
 
     def check_positive(self, *names: str) -> None:
         """Refuse numbers below 1.

@@ -65,6 +65,11 @@ def first_samples(images: Images, samples: int) -> Images:
     )
 
 
+def first_tests(images: Images, count: int) -> Images:
+    """The images with at most `count` test images, the first ones."""
+    return dataclasses.replace(images, test_x=images.test_x[:count], test_y=images.test_y[:count])
+
+
 def locate(folder: str, find: Callable[[Path], Found], download: Callable[[Path], Found]) -> Found:
     """The data's place: in `folder`, else in JSPARSE_DATA, else the cache, else downloaded to it.
 
