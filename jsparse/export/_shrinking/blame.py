@@ -6,7 +6,7 @@ from flax.errors import ScopeParamShapeError
 
 from jsparse._opened import reached
 from jsparse._pure import SizesByName
-from jsparse.export._shrinking.graph import Graph, Node, every, makers_in
+from jsparse.export._shrinking.graph import Graph, Node, every
 from jsparse.export._shrinking.liveness import (
     Axis,
     Removal,
@@ -19,14 +19,13 @@ OF_LINEN = re.compile(r'parameter "(.+?)" in "/?(.*?)"')
 
 def removed_near(graph: Graph, removal: Removal, fault: Fault) -> list[Axis]:
     """Axes with removed positions: of the nodes at fault, or of the nearest that led to them."""
-    makers = makers_in(every(graph.ops))
     seen = dict.fromkeys(fault.nodes)
     layer = list(seen)
     while layer:
         found = [axis for node in layer for axis in _removed_axes(removal, node)]
         if found:
             return found
-        before = [n for node in layer if node in makers for n in makers[node].inputs]
+        before = [n for node in layer if node in graph.makers for n in graph.makers[node].inputs]
         layer = [node for node in dict.fromkeys(before) if node not in seen]
         seen |= dict.fromkeys(layer)
     return []
@@ -38,7 +37,7 @@ class Groups:
     def __init__(self, graph: Graph, removal: Removal):
         self._removal = removal
         self._next: dict[Node, set[Node]] = {}
-        for op in every(graph.ops):
+        for op in graph.all_ops:
             near = [n for n in op.nodes if n not in op.extra and _removed_axes(removal, n)]
             for node in near:
                 self._next.setdefault(node, set()).update(near)

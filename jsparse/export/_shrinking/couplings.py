@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
+from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.liveness import ENDS, WHOLE, Axis, Reason, Ties
 from jsparse.export._shrinking.operations import (
     CUMULATIVE,
@@ -256,16 +256,14 @@ def pin_ends(graph: Graph, fixed: Iterable[tuple[str, int, str]], ties: Ties) ->
       fixed: the path, an axis that is kept whole, and why.
       ties: gets it.
     """
-    read = {node for op in every(graph.ops) for node in op.inputs}
-    readers = readers_in(every(graph.ops))
     for node in graph.nodes():
         if node in graph.variables:
-            if node.value is None or node not in read:
+            if node.value is None or node not in graph.readers:
                 why = "is not a weight: calls write it, or it is in no nnx.Variable of the model"
                 ties.because(Reason(WHOLE, None, f"{node.path} {why}"))
                 ties.pin(node)
         elif node.value is not None and node.shape:
-            op = next(iter(readers.get(node, [])), None)
+            op = next(iter(graph.readers.get(node, [])), None)
             ties.because(Reason(WHOLE, op, f"reads a constant array of shape {node.shape}"))
             for axis in range(len(node.shape)):
                 first = node.value.take([0], axis) if node.shape[axis] else node.value

@@ -5,6 +5,7 @@ lists of their own. What the outputs do not depend on is left out.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -134,10 +135,40 @@ class Graph:
     outputs: list[Node]
     run: Callable[[Mapping[str, Any]], list[Any]]
 
+    @functools.cached_property
+    def all_ops(self) -> list[Op]:
+        """The operations in order, each loop and branch before those of its bodies."""
+        return every(self.ops)
+
+    @functools.cached_property
+    def order(self) -> dict[Op, int]:
+        """The place of each among all operations."""
+        return {op: n for n, op in enumerate(self.all_ops)}
+
+    @functools.cached_property
+    def readers(self) -> dict[Node, list[Op]]:
+        """The operations that read each node, one entry for each time they do."""
+        return readers_in(self.all_ops)
+
+    @functools.cached_property
+    def makers(self) -> dict[Node, Op]:
+        """The operation that makes each node."""
+        return makers_in(self.all_ops)
+
+    @functools.cached_property
+    def before(self) -> dict[Node, list[Node]]:
+        """What each node is made of; inputs of bodies are what these are given."""
+        found = {}
+        for op in self.all_ops:
+            found |= dict.fromkeys(op.outputs, op.inputs)
+            for body in op.bodies:
+                found |= {inner: [outer] for inner, outer in body.given(op)}
+        return found
+
     def nodes(self) -> list[Node]:
         """Every node once: variables, inputs, then in the order in which they are made."""
         found = dict.fromkeys([*self.variables, *self.inputs])
-        for op in every(self.ops):
+        for op in self.all_ops:
             found.update(dict.fromkeys(op.nodes))
         found.update(dict.fromkeys(self.outputs))
         return list(found)
@@ -145,7 +176,7 @@ class Graph:
     def origins(self) -> dict[Node, Node]:
         """The variable that a node is but for its type, as in half precision or inside a loop."""
         found = {node: node for node in self.variables}
-        for op in every(self.ops):
+        for op in self.all_ops:
             if op.name == "convert_element_type" and op.inputs[0] in found:
                 found[op.outputs[0]] = found[op.inputs[0]]
             for body in op.bodies:
@@ -158,7 +189,7 @@ class Graph:
         Longer inputs may read the others, as in a table of positions.
         """
         found = {}
-        for node, ops in readers_in(every(self.ops)).items():
+        for node, ops in self.readers.items():
             slices = [op.name in SLICES and op.inputs[0] is node for op in ops]
             if all(slices):
                 seen = [np.zeros(n, bool) for n in node.shape]

@@ -22,7 +22,7 @@ from jsparse._surgery import fold
 from jsparse._values import check_function
 from jsparse.export._shrinking.attributes import Mend, stock
 from jsparse.export._shrinking.drawing import noted, write_groups
-from jsparse.export._shrinking.graph import Node, every
+from jsparse.export._shrinking.graph import Node
 from jsparse.export._shrinking.liveness import ENDS, SINGLE, Axis, Reason
 from jsparse.export._shrinking.operations import is_closed
 from jsparse.export._shrinking.source import place
@@ -172,7 +172,7 @@ def groups(
         with_closers(units.graph, params, group, not sums.isdisjoint(units.families[n].axes))
         for n, group in described(units).items()
     ]
-    read = [node.path for op in every(units.graph.ops) for node in op.inputs if node.path]
+    read = [node.path for op in units.graph.all_ops for node in op.inputs if node.path]
     groups = sorted(found, key=lambda group: bool(group.held))
     return UnitGroups(tuple(groups), tuple(dict.fromkeys(read)))
 
@@ -195,7 +195,7 @@ def described(units: Units) -> dict[int, UnitGroup]:
     """The groups by the number of the family, those that are not units of layers left out."""
     used = uses(units.graph)
     first: dict[str, int] = {}
-    for n, op in enumerate(every(units.graph.ops)):
+    for n, op in enumerate(units.graph.all_ops):
         for node in op.inputs:
             if node.path:
                 first.setdefault(node.path, n)

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jsparse._slots import walk_modules
-from jsparse.export._shrinking.graph import Graph, every
+from jsparse.export._shrinking.graph import Graph
 from jsparse.export._shrinking.liveness import Removal
 
 PREFIX = "jsparse.features:"
@@ -37,7 +37,7 @@ def marked(model: nnx.Module, graph: Graph, removal: Removal) -> dict[str, int]:
     """How many features remain of each that loses some, by path of the module."""
     norms = {p: m for p, m in walk_modules(model) if isinstance(m, nnx.GroupNorm)}
     found = {}
-    for op in every(graph.ops):
+    for op in graph.all_ops:
         if op.name != "name" or not op.params["name"].startswith(PREFIX):
             continue
         path = op.params["name"].removeprefix(PREFIX)

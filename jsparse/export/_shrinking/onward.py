@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsparse.export._shrinking.contractions import LINKS
-from jsparse.export._shrinking.graph import Body, Graph, Node, Op, every, makers_in, readers_in
+from jsparse.export._shrinking.graph import Body, Graph, Node, Op
 from jsparse.export._shrinking.operations import PRODUCTS, spans
 from jsparse.export._shrinking.places import Nowhere, Part, Scaled, Where, before, parted
 from jsparse.export._shrinking.source import place
@@ -63,15 +63,13 @@ class Ways:
     """What leads to each array of a computation, and from it; no factor goes to `fixed` ones."""
 
     def __init__(self, graph: Graph, fixed: Collection[str] = ()):
-        ops = every(graph.ops)
-        self.readers = readers_in(ops)
-        self.order = {op: n for n, op in enumerate(ops)}
+        self.readers, self.order = graph.readers, graph.order
         self.ends = {*graph.outputs}
         self._fixed = fixed
         self._variables = {node.path: node for node in graph.variables}
-        self._makers = makers_in(ops)
+        self._makers = graph.makers
         self._outside: dict[Node, Node] = {}
-        for op in ops:
+        for op in graph.all_ops:
             for body in op.bodies:
                 self.ends |= {*self._returned(op, body)}
                 if op.name == "scan":  # the same at each step, or one slice of it

@@ -16,7 +16,7 @@ from jsparse.export._shrinking.constants import Knowledge, know, neutral
 from jsparse.export._shrinking.contractions import foldable, sinks, taken_up, tie_product
 from jsparse.export._shrinking.couplings import pin_ends, tie
 from jsparse.export._shrinking.cut import Cut, cut_in_place
-from jsparse.export._shrinking.graph import Graph, Node, Op, every
+from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.liveness import (
     ENDS,
     NEEDS_WHOLE,
@@ -90,10 +90,8 @@ class Plan:
         self.sinks = {op: sink for op, sink in found if sink.bias.path not in rigid}
         self._learn(alive)
         self.fixed = [(path, axis, head_dim(path)) for path, axis in chain(*heads(model))]
-        self._order: dict[Op, int] = {}
         self._next_to: dict[Node, list[Op]] = {}
-        for n, op in enumerate(every(self.graph.ops)):
-            self._order[op] = n
+        for op in self.graph.all_ops:
             for node in op.nodes:
                 self._next_to.setdefault(node, []).append(op)
         self.droppable: Mapping[Op, np.ndarray] = {}
@@ -115,7 +113,7 @@ class Plan:
         """The largest removable set."""
         removal = Removal(self.graph)
         pin_ends(self.graph, self.fixed, removal)
-        self._settle(removal, every(self.graph.ops))
+        self._settle(removal, self.graph.all_ops)
         return removal
 
     def _settle(self, removal: Removal, ops: Iterable[Op]) -> None:
@@ -129,13 +127,14 @@ class Plan:
 
     def _spread(self, removal: Removal, ops: Iterable[Op]) -> None:
         """Apply operations until nothing changes: last ones first, as they decide what counts."""
-        waiting = {self._order[op]: op for op in ops}
+        order = self.graph.order
+        waiting = {order[op]: op for op in ops}
         while waiting:
             for turn in (sorted(waiting, reverse=True), None):
                 for n in turn if turn is not None else sorted(waiting):
                     self._apply(waiting.pop(n), removal)
                     if removal.changed:
-                        waiting.update((self._order[op], op) for op in self._around(removal))
+                        waiting.update((order[op], op) for op in self._around(removal))
 
     def _apply(self, op: Op, removal: Removal) -> None:
         if op.name in PRODUCTS:
@@ -269,7 +268,7 @@ def groups_of(model: nnx.Module, graph: Graph, removal: Removal) -> dict[str, in
     origins = graph.origins()
     return marked(model, graph, removal) | {
         origins[op.inputs[1]].path: removal.kept_shape(op.extra[0])[0]
-        for op in every(graph.ops)
+        for op in graph.all_ops
         if op.extra and op.inputs[1] in origins
     }
 

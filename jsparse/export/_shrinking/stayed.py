@@ -19,7 +19,7 @@ from jsparse._pure import pure
 from jsparse._slots import slots, walk_modules
 from jsparse._variables import WRAPPERS as NORMALIZING
 from jsparse.export._shrinking.constants import Knowledge, holding
-from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
+from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.liveness import COUNTS, ENDS, NEEDS_WHOLE, WHOLE, Reason, Removal
 from jsparse.export._shrinking.operations import (
     NEUTRAL,
@@ -46,7 +46,7 @@ def explain(
     """
     texts: dict[str, dict[str, None]] = {}
     ways, weights = _Ways(graph, knowledge, foldable), graph.origins()
-    for op in every(graph.ops):
+    for op in graph.all_ops:
         found = _dead if op.name in PRODUCTS else _closed
         for side, node, axis, dead in found(op, knowledge, weights):
             kept = dead & removal.kept(node, axis)
@@ -115,15 +115,8 @@ class _Ways:
     """Which nodes lead to which, back to variables and on to readers."""
 
     def __init__(self, graph: Graph, knowledge: Knowledge, foldable: Mapping[Op, np.ndarray]):
-        ops = every(graph.ops)
-        self._foldable = foldable
-        self._knowledge, self._readers = knowledge, readers_in(ops)
-        self._order = {op: n for n, op in enumerate(ops)}
-        self._before: dict[Node, list[Node]] = {}
-        for op in ops:
-            self._before |= dict.fromkeys(op.outputs, op.inputs)
-            for body in op.bodies:
-                self._before |= {inner: [outer] for inner, outer in body.given(op)}
+        self._foldable, self._knowledge = foldable, knowledge
+        self._readers, self._order, self._before = graph.readers, graph.order, graph.before
 
     def paths(self, node: Node) -> list[str]:
         """Of all variables from which a node is computed."""
@@ -193,7 +186,7 @@ def partly_dead(graph: Graph, knowledge: Knowledge, removal: Removal) -> dict[st
     """Why they stay, by path of the stacked weight."""
     found: dict[str, str] = {}
     sources = _sources(graph)
-    for op in every(graph.ops):
+    for op in graph.all_ops:
         if op.name not in PRODUCTS:
             continue
         shape = shape_of(op)
@@ -226,7 +219,7 @@ def _sources(graph: Graph) -> dict[Node, tuple[Node, str]]:
     It is the variable itself, or that with its axes in the order that `vmap` gives them.
     """
     found = {node: (node, node.path) for node in graph.variables}
-    for op in every(graph.ops):
+    for op in graph.all_ops:
         for node in op.inputs[:1]:
             if op.name == "convert_element_type" and node in found:
                 found[op.outputs[0]] = found[node]

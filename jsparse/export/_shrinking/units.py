@@ -24,7 +24,7 @@ from jsparse.export._shrinking.constants import Known, know, nonzero
 from jsparse.export._shrinking.contractions import LINKS, tie_unsummed
 from jsparse.export._shrinking.couplings import pin_ends, tie
 from jsparse.export._shrinking.cut import Cut, cut_in_place
-from jsparse.export._shrinking.graph import Graph, Node, Op, every, makers_in, readers_in
+from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.links import Links
 from jsparse.export._shrinking.liveness import NEEDS_WHOLE, WHOLE, Axis, Reason, Removal
 from jsparse.export._shrinking.operations import PRODUCTS
@@ -115,7 +115,7 @@ class Units:
         for axes in heads(self.model):
             there = [(nodes[path], len(nodes[path].shape) + axis) for path, axis in axes]
             links.tie(*([axis] for axis in there))
-        for op in every(self.graph.ops):
+        for op in self.graph.all_ops:
             if op.name not in PRODUCTS:
                 links.because(Reason(WHOLE, op, NEEDS_WHOLE))
                 tie(op, links, self._summed)
@@ -268,14 +268,13 @@ class Units:
             gone = removal.removed(node, axis)
             if gone.any() and (may is None or np.moveaxis(may, axis, 0)[gone].any()):
                 found.update(out for op in ops for out in op.outputs)
-        readers = readers_in(every(self.graph.ops))
+        readers = self.graph.readers
         links = lambda node: [op for op in readers.get(node, ()) if op.name in LINKS]
         return {*reached(found, lambda node: [out for op in links(node) for out in op.outputs])}
 
     def _means(self, removal: Removal) -> Iterator[tuple[Op, Op, float]]:
         """Sums of which terms go, what may divide each by their number, and how that changes."""
-        readers = readers_in(every(self.graph.ops))
-        made = makers_in(every(self.graph.ops))
+        readers, made = self.graph.readers, self.graph.makers
         read_by = lambda op: [reader for out in op.outputs for reader in readers.get(out, ())]
 
         def onward(reader: Op) -> list[Op]:

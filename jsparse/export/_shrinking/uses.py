@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsparse.export._shrinking.couplings import joined_axes, same_axes
-from jsparse.export._shrinking.graph import Graph, Node, Op, every
+from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.liveness import Axis
 from jsparse.export._shrinking.operations import ELEMENTWISE, PRODUCTS, shape_of, whole_axes_of
 from jsparse.export._shrinking.verify import apart, rounding
@@ -97,7 +97,7 @@ def uses(graph: Graph) -> dict[Axis, Use]:
         node: {k: ((node, k),) for k in range(len(node.shape))} for node in graph.variables
     }
     same = fixed(graph)
-    for op in every(graph.ops):
+    for op in graph.all_ops:
         of_weights = all(node in same or node.value is not None for node in op.inputs)
         for n, node in enumerate(op.inputs):
             if node not in at:
@@ -124,7 +124,7 @@ def uses(graph: Graph) -> dict[Axis, Use]:
 def fixed(graph: Graph) -> set[Node]:
     """What is computed from variables and constants alone: the same whatever the inputs are."""
     found = {*graph.variables}
-    for op in every(graph.ops):
+    for op in graph.all_ops:
         if not op.bodies and all(node in found or node.value is not None for node in op.inputs):
             found.update(op.outputs)
         for body in op.bodies:
@@ -135,7 +135,7 @@ def fixed(graph: Graph) -> set[Node]:
 def summed(graph: Graph) -> set[Axis]:
     """Axes that the model sums over without a weight, as logits of attention do over a head."""
     same, found = fixed(graph), set()
-    for op in every(graph.ops):
+    for op in graph.all_ops:
         if op.name in PRODUCTS and same.isdisjoint(op.inputs[:2]):
             found.update((op.inputs[0], pair[0]) for pair in shape_of(op).summed)
         elif op.name == "reduce_sum" and op.inputs[0] not in same:
