@@ -48,6 +48,7 @@ from jsparse.rules._rule import (
     compete,
     cut_of,
     no_cost,
+    the_mask,
     unit_magnitude,
     with_cut,
 )
@@ -157,7 +158,7 @@ class Gibbs:
             kept = self._halves(key, field, tile, factor * beta, compete(self, score, state))
         return kept.astype(weight.dtype)
 
-    gates = mask  # [units] of a group
+    gates = the_mask
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""

@@ -36,6 +36,7 @@ from jsparse.rules._rule import (
     check_structure,
     compete,
     no_cost,
+    the_mask,
     to_weights,
     unchanged,
     unit_magnitude,
@@ -110,7 +111,7 @@ class Movement:
         won = compete(self, lax.stop_gradient(state["scores"]), state)
         return learned_mask(self, weight, won, state)
 
-    gates = mask  # [units] of a group
+    gates = the_mask
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""
@@ -177,7 +178,7 @@ class SoftMovement:
         won = (jax.nn.sigmoid(scores) > self.tau) | winners(scores, self.least, Whole(), self.role)
         return learned_mask(self, weight, won, state)
 
-    gates = mask  # [units] of a group
+    gates = the_mask
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""

@@ -131,6 +131,11 @@ def unchanged(rule: Rule, weight: Array, state: State) -> State:
     return state
 
 
+def the_mask(rule: Rule, weight: Array, state: State) -> Array:
+    """[units] of a group, the mask."""
+    return rule.mask(weight, state)
+
+
 def with_role(rule: AnyRule, role: Role) -> AnyRule:
     """The rule with another role."""
     return dataclasses.replace(rule, role=role)  # type: ignore[type-var]

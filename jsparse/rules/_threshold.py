@@ -34,7 +34,7 @@ from jsparse._score import wide
 from jsparse._step import Slope, long_tailed, masked, step
 from jsparse._values import check_function, check_in, is_number
 from jsparse.rules._remaining import lasting_magnitude, whole_shape
-from jsparse.rules._rule import State, check_structure, sharing, to_weights
+from jsparse.rules._rule import State, check_structure, sharing, the_mask, to_weights
 
 LOWEST = -1.0
 """Any lower threshold has the same effect: all weights are kept and the slope is 0."""
@@ -116,7 +116,7 @@ class Threshold:
         )
         return to_weights(self, step(score - threshold, self.slope), weight)
 
-    gates = mask  # [units] of a group
+    gates = the_mask
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the true product of weight and mask."""

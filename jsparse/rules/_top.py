@@ -20,6 +20,7 @@ from jsparse.rules._rule import (
     State,
     check_structure,
     no_cost,
+    the_mask,
     unchanged,
     unit_magnitude,
     winning,
@@ -91,7 +92,7 @@ class Top:
         """[...] like the weight, 0 or 1; constant for differentiation."""
         return winning(self, weight, state)
 
-    gates = mask  # [units] of a group
+    gates = the_mask
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the masked weight; the gradient passes straight through to the dense weight."""
