@@ -61,8 +61,8 @@ def _removed_axes(removal: Removal, node: Node) -> list[Axis]:
 def at_error(graph: Graph, removal: Removal, error: BaseException) -> list[Fault]:
     """The operations where the smaller model's code raised an error.
 
-    They are looked for by file and line: as the innermost call first, then anywhere. Of those at
-    one line, the ones that the error names come first, then those that share most of its lines.
+    They are looked for by the call that raised it, then by its line. Of those found, the ones that
+    the error names come first, then those that share most of its calls.
     """
     if isinstance(error, SizesByName):
         error = error.__cause__ or error
@@ -72,9 +72,11 @@ def at_error(graph: Graph, removal: Removal, error: BaseException) -> list[Fault
     text = f"fixes a size in the code ({type(error).__name__}: {first})"
     lines = raised(error.__traceback__)
     calls = {op: frames(op) for op in every(graph.ops)}
+    ways = [(exact, end) for exact in (True, False) for end in (1, None)]  # innermost calls first
     for line in lines:
-        for innermost in (True, False):
-            ops = [op for op, found in calls.items() if line in found[: 1 if innermost else None]]
+        for exact, end in ways:
+            part = slice(None if exact else 2)  # without a place in the line
+            ops = [o for o, f in calls.items() if line[part] in [one[part] for one in f[:end]]]
             ops.sort(key=lambda op: (op.name not in first, -len({*calls[op]} & {*lines})))
             found = [Fault(text, op, (*op.inputs, *op.outputs)) for op in ops]
             if found := [f for f in found if any(_removed_axes(removal, n) for n in f.nodes)]:

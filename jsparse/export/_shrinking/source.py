@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -14,8 +14,21 @@ import jaxlib
 from jsparse import _pure
 from jsparse.export._shrinking.graph import Op
 
-Frame = tuple[str, int]
-"""A file and a line."""
+
+class Frame(NamedTuple):
+    """A call in the code.
+
+    Attributes:
+      file: of the code.
+      line: in it.
+      at: which of the calls of that line it is: an offset into the compiled function.
+    """
+
+    file: str
+    line: int
+    at: int
+
+
 FLAX = str(Path(flax.__file__).parent)
 JAX = (
     *(str(Path(str(package.__file__)).parent) for package in (jax, jaxlib)),
@@ -39,12 +52,13 @@ def called(source: Sequence[Any]) -> list[Frame]:
     """The same, given the tracebacks of the callers of an operation and its own."""
     found: list[Frame] = []
     for depth, traceback in reversed(list(enumerate(source))):
-        for frame in getattr(traceback, "frames", ()):
+        places = zip(traceback.frames, traceback.raw_frames()[1], strict=True) if traceback else ()
+        for frame, at in places:
             file = frame.file_name
             if file in ENTRIES or (depth and file.endswith(CACHED)):
                 break
             if not file.startswith(JAX):
-                found.append((file, frame.line_num))
+                found.append(Frame(file, frame.line_num, at))
     return found
 
 
@@ -52,10 +66,11 @@ def raised(traceback: TracebackType | None) -> list[Frame]:
     """Where an error was raised, the innermost call first, without JAX itself."""
     found: list[Frame] = []
     while traceback is not None:
-        found.append((traceback.tb_frame.f_code.co_filename, traceback.tb_lineno))
+        file = traceback.tb_frame.f_code.co_filename
+        found.append(Frame(file, traceback.tb_lineno, traceback.tb_lasti))
         traceback = traceback.tb_next
-    inner = itertools.takewhile(lambda frame: frame[0] not in ENTRIES, found[::-1])
-    return [frame for frame in inner if not frame[0].startswith(JAX)]
+    inner = itertools.takewhile(lambda frame: frame.file not in ENTRIES, found[::-1])
+    return [frame for frame in inner if not frame.file.startswith(JAX)]
 
 
 def place(op: Op) -> str:
@@ -66,9 +81,9 @@ def place(op: Op) -> str:
 def told(found: Iterable[Frame]) -> str:
     """The first frame outside Flax, or the first one."""
     found = list(found)
-    own = [frame for frame in found if not frame[0].startswith(FLAX)]
-    for file, line in (own or found)[:1]:
-        return f"{_short(Path(file))}:{line}"
+    own = [frame for frame in found if not frame.file.startswith(FLAX)]
+    for frame in (own or found)[:1]:
+        return f"{_short(Path(frame.file))}:{frame.line}"
     return "an unknown place"
 
 
