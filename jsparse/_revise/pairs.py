@@ -27,6 +27,9 @@ from jsparse.rules._coupled import VECTOR, Coupled, Group, Joint
 from jsparse.rules._rule import unit_magnitude
 from jsparse.rules._stacked import over_stack
 
+TAKEN: set[str] = set()
+"""Paths of the masks that a revision was given; whoever asks empties it first."""
+
 
 def flatten(tree: Any) -> tuple[list[str], list[Array], Any]:
     """The paths and leaves of a tree, and its structure."""
@@ -153,6 +156,7 @@ def find_layers(
             "optimizer with wrt=(nnx.Param, jsparse.Mask), or train the tuple (params, held); "
             "packed layers have none, and their optimizer is jsparse.PackedOptimizer"
         )
+    TAKEN.update(names[m] for layer in found.values() for m in layer.masks)
     chosen = match(found, revisions)  # type: ignore[arg-type]
     return [
         layer._replace(by=_fitted(chosen[path], layer, roles)) if path in chosen else layer

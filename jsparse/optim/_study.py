@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
-from jax.extend.core import Literal
+from jax.extend.core import ClosedJaxpr, Literal
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from jsparse._paths import path_of
 
@@ -81,6 +82,16 @@ def study(tx: optax.GradientTransformation, params: Any, learned: frozenset[str]
         except Exception:  # any code of others may run here
             continue
     return Study()
+
+
+def trained(tx: optax.GradientTransformation, params: Any, paths: frozenset[str]) -> frozenset[str]:
+    """Those of these paths whose update depends on gradients, as far as that can be tried."""
+    for extra in EXTRA:
+        try:
+            return _Trial(tx, params, paths, extra).driven()
+        except Exception:  # any code of others may run here
+            continue
+    return frozenset()
 
 
 def travel(
@@ -148,8 +159,8 @@ class _Trial:
     learned: frozenset[str]
     extra: dict[str, float]
 
-    def depends(self) -> tuple[frozenset[str], frozenset[str]]:
-        """The learned parameters whose update depends on gradients, and on parameters."""
+    def _traced(self) -> tuple[ClosedJaxpr, list[str], int]:
+        """The update of learned parameters, their paths, and how many gradients it has."""
         seen = self._filled(VALUE)
         state = jax.eval_shape(self.tx.init, seen)
 
@@ -157,7 +168,11 @@ class _Trial:
             return self._named(self.tx.update(given, state, seen, **self._extras())[0])
 
         closed, shapes = jax.make_jaxpr(update, return_shape=True)(seen, seen, state)
-        number = len(jax.tree.leaves(seen))
+        return closed, sorted(shapes), len(jax.tree.leaves(seen))
+
+    def depends(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The learned parameters whose update depends on gradients, and on parameters."""
+        closed, shapes, number = self._traced()
         inputs = {var: n for n, var in enumerate(closed.jaxpr.invars[: 2 * number])}
         reach: dict[Any, set[int]] = {var: {n} for var, n in inputs.items()}
         of = lambda var: set() if isinstance(var, Literal) else reach.get(var, set())
@@ -169,6 +184,12 @@ class _Trial:
             frozenset(p for p, found in by_path.items() if any(n < number for n in found)),
             frozenset(p for p, found in by_path.items() if any(n >= number for n in found)),
         )
+
+    def driven(self) -> frozenset[str]:
+        """The learned parameters whose update needs a gradient, of which branches are known."""
+        closed, shapes, number = self._traced()
+        needs = lambda one: dce_jaxpr(closed.jaxpr, [name == one for name in shapes])[1][:number]
+        return frozenset(one for one in shapes if any(needs(one)))
 
     def remembers(self) -> bool:
         """Whether the state holds parameters, with which later ones may be compared."""

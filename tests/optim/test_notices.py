@@ -1,6 +1,7 @@
 """What the optimizer says, and decay that does not reach what rules learn."""
 
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -188,6 +189,21 @@ def test_what_a_transform_freezes_is_not_steered() -> None:
     parts = {"frozen": optax.set_to_zero(), "trained": optax.adam(1e-3)}
     tx = optax.partition(parts, lambda tree: jax.tree.map_with_path(label, tree))
     assert js.Optimizer(model, tx).trained == {"layers/1/kernel/threshold"}
+
+
+@takes_masked
+@pytest.mark.parametrize("rest", [optax.adam(1e-3), optax.MultiSteps(optax.sgd(0.1), 2)])
+def test_masks_that_no_revision_takes_are_refused_unless_frozen(rest: Any) -> None:
+    model = nnx.Sequential(*(nnx.Linear(4, 4, rngs=nnx.Rngs(n)) for n in range(2)))
+    model = js.sparsify(model, (".*/kernel", js.Held()))
+    label = lambda path, _: "rest" if path[1].key == 0 else "revised"
+    labels = lambda tree: jax.tree.map_with_path(label, tree)
+    parts = {"revised": js.revise(optax.sgd(0.1), (".*", js.SET(last=9, every=1)))}
+    wrt = (nnx.Param, js.Mask)
+    with pytest.raises(ValueError, match=r"no revision takes layers/0/kernel/mask"):
+        js.Optimizer(model, optax.partition(parts | {"rest": rest}, labels), wrt=wrt)
+    frozen = optax.partition(parts | {"rest": optax.set_to_zero()}, labels)
+    js.Optimizer(model, optax.MultiSteps(frozen, 2), wrt=wrt)
 
 
 def test_a_cost_that_is_first_read_after_units_went_is_known() -> None:
