@@ -66,7 +66,9 @@ def role_of(layer: Any, key: str | int, ndim: int) -> Role:
 
 
 def multiplies_inputs(layer: Any, key: str | int) -> bool:
-    """Whether a weight is a kernel with which a stock layer multiplies its inputs."""
+    """Whether a weight is a kernel with which a stock layer multiplies its inputs, all of it."""
+    if getattr(layer, "mask", None) is not None:
+        return False
     general = isinstance(layer, nnx.LinearGeneral) and not getattr(layer, "batch_axis", ())
     return key == "kernel" and (general or isinstance(layer, nnx.Linear | nnx.Conv))
 

@@ -1,10 +1,15 @@
 """The places in a model that hold variables, by path: surgery reads and writes them."""
 
 import dataclasses
-from collections.abc import Container, Iterator, MutableSequence, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Container, Iterable, Iterator, MutableSequence, Sequence
+from functools import wraps
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 from jsparse._coupled import Member, Units
 from jsparse._paths import named
@@ -14,6 +19,8 @@ from jsparse._values import shown
 from jsparse._variables import LORA, WRAPPERS, overwrites, stored, unseen
 from jsparse.rules._coupled import Joint, Span
 
+CONVOLUTIONS = (nnx.Conv, nnx.ConvTranspose)
+Made = TypeVar("Made", bound=Callable)
 HOLDERS = (nnx.Pytree, list, dict)
 """Types that may hold variables; a module is an nnx.Pytree."""
 NOT_OPENED = (Sparse, nnx.Rngs, nnx.RngStream)
@@ -92,6 +99,28 @@ def check_module(model: Any, name: str = "model") -> None:
     )
 
 
+def outside_jit(made: Made) -> Made:
+    """Decorate a function so that a model or another argument that is traced is refused."""
+
+    @wraps(made)
+    def told(*args: Any, **named: Any) -> Any:
+        check_known(made.__name__, *args, *named.values())
+        return made(*args, **named)
+
+    return told  # type: ignore[return-value]
+
+
+def check_known(name: str, *values: Any) -> None:
+    """Refuse values that are traced, or hold arrays that are, for the function of this name."""
+    for value in values:
+        state = nnx.state(value) if isinstance(value, nnx.Pytree) else value
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(state)):
+            raise TypeError(
+                f"{name} got {type(value).__name__} traced, as in jax.jit, nnx.jit, grad or vmap, "
+                f"where no values are known; call {name} outside of them"
+            )
+
+
 def slots(model: nnx.Module, kinds: Any = nnx.Variable | Sparse) -> list[Slot]:
     """Every place that holds a variable or a Sparse, in order; shared values once per place.
 
@@ -154,6 +183,28 @@ def _modules(node: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str
         if isinstance(value, (*HOLDERS, tuple)) and not isinstance(value, nnx.Rngs | nnx.RngStream):
             inner = f"{path}/{key}" if path else str(key)
             yield from _modules(value, inner, (*above, id(node)))
+
+
+def own_masks(model: nnx.Module) -> dict[str, Any]:
+    """The convolutions that multiply their kernel by a mask of Flax's, by path of that array."""
+    return {
+        f"{path}/mask".lstrip("/"): module
+        for path, module in walk_modules(model)
+        if isinstance(module, CONVOLUTIONS) and isinstance(module.mask, jax.Array | np.ndarray)
+    }
+
+
+def clear_hidden_in_place(places: Iterable[Slot]) -> None:
+    """Set weights to 0 that masks of Flax's hide in all of these places, so that they rank last."""
+    shown: dict[int, tuple[nnx.Variable, Any]] = {}
+    for slot in places:
+        weight = slot.value.weight if isinstance(slot.value, Sparse) else slot.value
+        mask = slot.parent.mask if isinstance(slot.parent, CONVOLUTIONS) else None
+        here = True if mask is None or slot.key != "kernel" else jnp.asarray(mask[...]) != 0
+        shown[id(weight)] = weight, here | shown.get(id(weight), (weight, False))[1]
+    for weight, where in shown.values():
+        if where is not True and jnp.shape(where) == weight.shape:
+            weight[...] = jnp.where(where, weight[...], 0).astype(weight.dtype)
 
 
 def sparse_parts(model: nnx.Module) -> dict[str, Sparse]:

@@ -19,7 +19,9 @@ from jsparse._score import wide
 from jsparse._sharding import beside
 from jsparse._slots import (
     Slot,
+    check_known,
     check_module,
+    clear_hidden_in_place,
     refuse_unseen,
     refuse_wrapped,
     ruled_parts,
@@ -83,6 +85,7 @@ def sparsify_in_place(model: nnx.Module, *rules: Rules, rngs: nnx.Rngs | None = 
         if slot.path in chosen:
             refuse_wrapped(slot)
             refuse_unseen(slot, found)
+    clear_hidden_in_place(slot for slot in found if slot.path in chosen)
     order = {id(rule): n for n, (_, rule) in enumerate(given)}
     best: dict[int, Slot] = {}
     for slot in found:
@@ -250,6 +253,7 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
     parts = sparse_parts(copy)
     if new is not None:
         check_mapping("masks by path, such as {'kernel': mask}", new=new)
+        check_known("hold", model, dict(new))
     new = {} if new is None else dict(new)
     for path in new:
         if path not in parts:

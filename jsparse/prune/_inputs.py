@@ -133,5 +133,5 @@ def _check(slot: Slot) -> None:
         raise ValueError(
             f"{slot.path} of {type(layer).__name__} is not pruned by its inputs; kernels of "
             "nnx.Linear, nnx.Conv and nnx.LinearGeneral (attention has these) without batch axes "
-            "are: leave it out of the pattern of sparsify"
+            "and without a mask of Flax's are: leave it out of the pattern of sparsify"
         )

@@ -126,7 +126,10 @@ def window_fault(layer: nnx.Conv) -> str:
             "kernel"
         )
     if layer.mask is not None:
-        return "it has its own mask"
+        return (
+            "it has a mask of Flax's, which packed layers do not apply; multiply its kernel by the "
+            "mask, set its mask to None, and pack again"
+        )
     if np.any(np.asarray(layer.input_dilation or 1) != 1):
         return f"it dilates its input by {layer.input_dilation}"
     if len(layer.kernel_size) not in AXES:

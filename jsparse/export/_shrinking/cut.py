@@ -21,7 +21,7 @@ from jsparse._bridge import fit_linen_in_place
 from jsparse._coupled import Member, Units
 from jsparse._events import share_norms_in_place
 from jsparse._sharding import followed
-from jsparse._slots import Slot, slots
+from jsparse._slots import Slot, own_masks, slots
 from jsparse._sparse import Sparse
 from jsparse._values import check_is, check_shape, is_whole
 from jsparse._variables import Setting
@@ -109,6 +109,10 @@ def cut_in_place(
     made: dict[int, nnx.Variable] = {}
     done: dict[int, dict[str, Cut]] = {}
     found = _cut_groups(places, {one: cuts[path] for one, path in chosen.items() if path in cuts})
+    for layer in own_masks(model).values():
+        if (path := chosen.get(id(layer.kernel))) in cuts and layer.mask.shape == cuts[path].shape:
+            cut = cuts[path].placed if isinstance(layer.mask, jax.Array) else cuts[path].of
+            layer.mask = cut(layer.mask)
     for slot in places:
         held, path = slot.value, chosen.get(id(slot.value))
         if path is None:

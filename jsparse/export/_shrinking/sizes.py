@@ -35,7 +35,7 @@ class Sizes:
 
 def sizes_after(graph: Graph, removal: Removal, model: Callable[[], nnx.Module]) -> Sizes:
     """The size of what is left; `model` gives it."""
-    weights = [node for node in graph.variables if node.value is not None]
+    weights = [node for node in graph.variables if node.value is not None and node.path]
     shapes = {node.path: removal.kept_shape(node) for node in weights}
     return Sizes(shapes, _products(graph.ops, removal), model)
 

@@ -16,7 +16,7 @@ from flax import nnx
 
 from jsparse._opened import reached
 from jsparse._pure import pure
-from jsparse._slots import slots, walk_modules
+from jsparse._slots import own_masks, slots, walk_modules
 from jsparse._variables import WRAPPERS as NORMALIZING
 from jsparse.export._shrinking.constants import Knowledge, holding
 from jsparse.export._shrinking.graph import Graph, Node, Op
@@ -253,7 +253,7 @@ def closed(model: nnx.Module, cut: Collection[str]) -> dict[str, str]:
                     " call the model once, put that layer (layer_instance) in its place, and shrink"
                     " again"
                 )
-    for path in sorted(variables.keys() - opened_ones):
+    for path in sorted(variables.keys() - opened_ones - own_masks(model).keys()):
         if not issubclass(kinds[path], nnx.RngState) and not path.startswith((*inside,)):
             above = max(filter(path.startswith, modules), key=len)
             name = path[len(above) :].split("/")[0]

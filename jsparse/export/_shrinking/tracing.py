@@ -15,7 +15,7 @@ from jax.extend.core.primitives import reshape_p, transpose_p
 from jsparse._opened import WRAPPERS, interpreted
 from jsparse._paths import named
 from jsparse._pure import evaluated, pure
-from jsparse._slots import slots, walk_modules
+from jsparse._slots import own_masks, slots, walk_modules
 from jsparse._storage.leaves import is_key
 from jsparse.export._shrinking.graph import Body, Graph, Node, Op, every
 from jsparse.export._shrinking.marks import mark_in_place
@@ -94,8 +94,14 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
     unwritten = {path for path, (a, b) in zip(paths, ends, strict=True) if a is b}
     kinds = {s.path: type(s.value) for s in slots(model) if not is_key(variables.get(s.path))}
     fixed = {path for path in paths if _fixed(kinds.get(path, nnx.RngState), path in unwritten)}
+    masks = own_masks(model).keys()  # cut with their kernels, so no variables
     nodes = [
-        Node(tuple(leaf.shape), leaf.dtype, path, np.asarray(leaf) if path in fixed else None)
+        Node(
+            tuple(leaf.shape),
+            leaf.dtype,
+            "" if path in masks else path,
+            np.asarray(leaf) if path in fixed | masks else None,
+        )
         for path, leaf in ((path, variables[path]) for path in paths)
     ]
     given = [Node(tuple(leaf.shape), leaf.dtype) for leaf in arrays]
