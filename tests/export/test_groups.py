@@ -423,26 +423,73 @@ def test_groups_that_stay_are_found_in_one_pass(
 
 
 class OwnHeads(nnx.Module):
-    """Has a number of heads that nothing but `mend` sets."""
+    """Has a number of heads, and the most that it may have."""
 
-    def __init__(self) -> None:
-        self.heads, rngs = 4, nnx.Rngs(0)
+    def __init__(self, most: int) -> None:
+        self.heads, self.most, rngs = 4, most, nnx.Rngs(0)
         self.key = nnx.Linear(6, 12, use_bias=False, rngs=rngs)
         self.leave = nnx.Linear(12, 5, use_bias=False, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        apart = self.key(x).reshape(*x.shape[:-1], self.heads, 3)
+        apart = self.key(x).reshape(*x.shape[:-1], min(self.heads, self.most), 3)
         return self.leave(nnx.softmax(apart).reshape(*x.shape[:-1], -1))
 
 
 def test_a_group_that_stays_names_the_attribute_to_mend() -> None:
     x = jnp.ones((2, 6))
-    held = {group.width: group.held for group in js.groups(OwnHeads(), x)}
-    assert held[4].startswith("`reshape` at ") and held[4].endswith("; `mend` may set heads (4)")
+    held = {group.width: group.held for group in js.groups(OwnHeads(4), x)}
+    assert held[4].startswith("`reshape` at ")
+    assert held[4].endswith("; `mend` may set heads (4), most (4)")
 
     def mend(module: nnx.Module) -> dict[str, int]:
         return {"heads": module.key.kernel.shape[1] // 3} if isinstance(module, OwnHeads) else {}
 
-    assert {group.width: group.held for group in js.groups(OwnHeads(), x, mend=mend)}[4] == ""
-    small, _ = js.prune.units(OwnHeads(), x, density=0.5, mend=mend)
-    assert small.heads == 2 and small(x).shape == (2, 5)
+    for most, given in ((4, mend), (9, stock)):  # the latter is certain, and found by trying
+        assert {g.width: g.held for g in js.groups(OwnHeads(most), x, mend=given)}[4] == ""
+        small, _ = js.prune.units(OwnHeads(most), x, density=0.5, mend=given)
+        assert small.heads == 2 and small(x).shape == (2, 5)
+
+
+class Linear(nnx.Module):
+    """Linear attention, whose queries and keys are never 0."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.heads, self.width = 2, 3
+        self.q, self.k, self.v, self.out = (nnx.Linear(6, 6, rngs=rngs) for _ in range(4))
+
+    def __call__(self, x: Array) -> Array:
+        apart = lambda y: y.reshape(*x.shape[:-1], self.heads, self.width)
+        q, k, v = nnx.elu(apart(self.q(x))) + 1, nnx.elu(apart(self.k(x))) + 1, apart(self.v(x))
+        total = jnp.einsum("btnd,bnd->btn", q, k.sum(1))
+        read = jnp.einsum("btnd,bsnd,bsne->btne", q, k, v) / total[..., None]
+        return self.out(read.reshape(x.shape))
+
+
+def test_groups_are_free_only_where_units_can_be_removed() -> None:
+    model, x = Linear(nnx.Rngs(0)), jax.random.normal(jax.random.key(0), (2, 5, 6))
+    found = {group.name for group in js.groups(model, x) if not group.held}
+    small, record = js.prune.units(model, x, density=0.5)
+    assert found == {"q/kernel:1"} == record.widths.keys()  # the heads, not the width of queries
+    assert small.heads == 1
+
+
+class Joined(nnx.Module):
+    """Several layers are called in one line, and the code fixes a size of one of them."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.a, self.b, self.c = (nnx.Linear(4, 8, rngs=rngs) for _ in range(3))
+        self.out = nnx.Linear(24, 3, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        ends = jnp.concatenate([jnp.tanh(self.a(x)), self.b(x) * jnp.ones(8), -self.c(x)], axis=-1)
+        return self.out(ends)
+
+
+def test_of_several_operations_in_one_line_the_one_that_fails_is_named() -> None:
+    model, x = Joined(nnx.Rngs(0)), jnp.ones((2, 4))
+    for layer in (model.a, model.b, model.c):
+        layer.kernel[...] = layer.kernel[...].at[:, 5:].set(0.0)
+    small, record = js.shrink(model, x)
+    assert [layer.kernel.shape[1] for layer in (small.a, small.b, small.c)] == [5, 8, 5]
+    (why,) = record.stayed.values()
+    assert "`mul` at" in why and "fixes a size in the code" in why

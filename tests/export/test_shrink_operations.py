@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from jax import Array, lax
@@ -261,8 +262,21 @@ class Sized(nnx.Module):
         return self.last(nnx.sigmoid(gate) * a * b)
 
 
-def sized() -> Sized:
-    model = Sized(nnx.Rngs(0))
+class Doubtful(Sized):
+    """Splits at the smaller one of two sizes that it stores."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        super().__init__(rngs)
+        self.most = 8
+
+    def __call__(self, x: Array) -> Array:
+        width = min(self.width, self.most)
+        gate, a, b = jnp.split(self.both(x), [width, 2 * width], axis=-1)
+        return self.last(nnx.sigmoid(gate) * a * b)
+
+
+def sized(kind: type[Sized] = Sized) -> Sized:
+    model = kind(nnx.Rngs(0))
     model.last.kernel[...] = model.last.kernel[...].at[jnp.array([1, 5])].set(0.0)
     return model
 
@@ -272,17 +286,30 @@ def widths(module: nnx.Module) -> dict[str, Any]:
 
 
 def test_sizes_of_own_modules_are_named_and_mended() -> None:
-    model, x = sized(), vectors(0, 4)
+    model, x = sized(Doubtful), vectors(0, 4)
     small, record = js.shrink(model, x)
     assert small.last.in_features == 8
     assert "`mul` at" in record.stayed["last/kernel"]
-    assert "`mend` may set width (8)" in record.stayed["last/kernel"]
+    assert "`mend` may set width (8), most (8)" in record.stayed["last/kernel"]
+    check_narrow(model, *js.shrink(model, x, mend=widths))
 
-    small, record = js.shrink(model, x, mend=widths)
+
+def test_the_only_size_that_makes_the_smaller_model_right_is_found() -> None:
+    model = sized()
+    check_narrow(model, *js.shrink(model, vectors(0, 4)))
+    held = js.sparsify(model, ("last/kernel", js.Held()))
+    held = js.hold(held, {"last/kernel": (model.last.kernel[...] != 0).astype(float)})
+    small, _, record = js.shrink_training(held, js.Optimizer(held, optax.sgd(0.1)), vectors(0, 4))
+    assert small.width == 6 and record.attributes[""] == {"width": 6}
+
+
+def check_narrow(model: Sized, small: Any, record: js.export.Record) -> None:
+    """Check that 2 of 8 units are gone, and that the record says how."""
+    x = vectors(1, 4)
     assert (small.width, small.last.in_features, small.both.out_features) == (6, 6, 18)
     assert record.attributes[""] == {"width": 6} and not record.stayed
     np.testing.assert_allclose(small(x), model(x), rtol=1e-5, atol=1e-6)
-    again = js.export.rebuild(sized(), js.export.Record.from_dict(record.to_dict()))
+    again = js.export.rebuild(model, js.export.Record.from_dict(record.to_dict()))
     nnx.update(again, nnx.state(small))
     np.testing.assert_array_equal(again(x), small(x))
 

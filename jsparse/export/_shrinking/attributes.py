@@ -55,6 +55,12 @@ def mend_in_place(model: nnx.Module, groups: Mapping[str, int], mend: Mend) -> A
     return changed
 
 
+def set_in_place(model: nnx.Module, values: Attributes) -> None:
+    """Set attributes of modules."""
+    for path, module in walk_modules(model):
+        set_attributes(module, values.get(path, {}))
+
+
 def _check(given: Any, module: nnx.Module, path: str) -> None:
     place = f"mend of {path or 'the model'} ({type(module).__name__})"
     if not isinstance(given, Mapping):

@@ -17,7 +17,7 @@ from flax import nnx
 
 from jsparse._paths import listed, match
 from jsparse._pure import by_position, calling, examples, settings
-from jsparse._slots import slots
+from jsparse._slots import outside_jit, slots
 from jsparse._surgery import fold
 from jsparse._values import check_function
 from jsparse.export._shrinking.attributes import Mend, stock
@@ -27,7 +27,7 @@ from jsparse.export._shrinking.liveness import ENDS, SINGLE, Axis, Reason
 from jsparse.export._shrinking.operations import is_closed
 from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.stayed import said
-from jsparse.export._shrinking.units import Family, Units
+from jsparse.export._shrinking.units import Family, Units, same_outputs
 from jsparse.export._shrinking.uses import (
     NOTHING,
     UnitAxis,
@@ -128,6 +128,7 @@ def chosen_groups(
     return match(free, given)
 
 
+@outside_jit
 def groups(
     model: nnx.Module, *example_inputs: Any, mend: Mend = stock, **options: Any
 ) -> UnitGroups:
@@ -184,10 +185,10 @@ def free(units: Units) -> list[int]:
 
 
 def try_each(units: Units) -> None:
-    """Remove one unit of each family, and hold those that this breaks."""
+    """Remove one unit of each family, and hold those that this breaks or whose outputs differ."""
     while True:
         gone = {n: [len(units.families[n].units) - 1] for n in free(units)}
-        if not gone or units.tried(gone, ()):
+        if not gone or units.tried(gone, [same_outputs]):
             return
 
 

@@ -17,6 +17,7 @@ from jsparse.export._shrinking.contractions import foldable, sinks, taken_up, ti
 from jsparse.export._shrinking.couplings import pin_ends, tie
 from jsparse.export._shrinking.cut import Cut, cut_in_place
 from jsparse.export._shrinking.graph import Graph, Node, Op
+from jsparse.export._shrinking.guessing import Guesses
 from jsparse.export._shrinking.liveness import (
     ENDS,
     NEEDS_WHOLE,
@@ -95,6 +96,7 @@ class Plan:
             for node in op.nodes:
                 self._next_to.setdefault(node, []).append(op)
         self.droppable: Mapping[Op, np.ndarray] = {}
+        self._guesses = Guesses(self.graph)
 
     def _learn(self, alive: frozenset[str]) -> None:
         self.knowledge: Knowledge = know(self.graph, dict.fromkeys(alive))
@@ -184,11 +186,12 @@ class Plan:
         graph = self.graph
         for turn in range(ROUNDS):
             same = functools.partial(compared, self.graph, self.inputs, removal)
-            made = made_up(small, record.cuts, same)
+            again = lambda one, cuts=record.cuts, same=same: made_up(one, cuts, same)
+            made, guessed = self._guesses.made(small, removal, again)
             graph = made.graph
             if not made.faults:
                 small, changes = made.small, made.changes
-                attributes = merged(record.attributes, changes.attributes)
+                attributes = merged(merged(record.attributes, guessed), changes.attributes)
                 record = dataclasses.replace(record, attributes=attributes, factors=changes.factors)
                 break
             self._give_way(removal, made.faults, everywhere=turn == ROUNDS - 1)
@@ -255,7 +258,7 @@ def cuts_of(graph: Graph, removal: Removal) -> dict[str, Cut]:
             for axis in range(len(node.shape))
             if removal.removed(node, axis).any()
         }
-        if keep:
+        if keep and node.path:
             cuts[node.path] = Cut(shape=node.shape, keep=keep)
     return cuts
 

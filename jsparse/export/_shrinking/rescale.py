@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
-from jsparse._slots import slots, walk_modules
-from jsparse.export._shrinking.attributes import Attributes, holders
+from jsparse._slots import slots
+from jsparse.export._shrinking.attributes import Attributes, holders, set_in_place
 from jsparse.export._shrinking.cut import Cut
 from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.onward import SAME, Stuck, Walk, Ways
@@ -263,9 +263,7 @@ def change_in_place(model: nnx.Module, cuts: Mapping[str, Cut], changes: Changes
         if slot.path in changes.weights:
             scaled = changes.weights[slot.path]
             slot.value[...] = scaled.of(slot.value[...], cuts.get(slot.path))
-    for path, module in walk_modules(model):
-        for name, value in changes.attributes.get(path, {}).items():
-            setattr(module, name, value)
+    set_in_place(model, changes.attributes)
 
 
 def merged(first: Attributes, then: Attributes) -> Attributes:

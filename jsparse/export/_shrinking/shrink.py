@@ -20,7 +20,7 @@ from flax import nnx
 
 from jsparse._paths import match
 from jsparse._pure import by_name, by_position, calling, examples, settings
-from jsparse._slots import slots
+from jsparse._slots import outside_jit, slots
 from jsparse._surgery import fold
 from jsparse._values import check_function, shown
 from jsparse.export._shrinking.attributes import Mend, stock
@@ -34,6 +34,7 @@ from jsparse.rules._keep import Keep
 Model = TypeVar("Model", bound=nnx.Module)
 
 
+@outside_jit
 def shrink(
     model: Model,
     *example_inputs: Any,
@@ -52,8 +53,9 @@ def shrink(
     that the call in eval mode does not use. The record's `stayed` says, by path of the weight,
     which operation keeps a dead unit, and in which file and line the model calls it.
 
-    Sizes that stock layers store are set to those of the smaller parameters. A module of your own
-    that stores sizes and computes with them needs `mend`; `stayed` names such attributes.
+    Sizes that stock layers store are set to those of the smaller parameters. So is an int that a
+    module of your own stores and computes with, where only that one makes the smaller model right;
+    the record's `attributes` has it. Other sizes need `mend`; `stayed` names such attributes.
 
     Args:
       model: any NNX module, sparse or folded; not changed.

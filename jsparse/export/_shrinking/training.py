@@ -20,11 +20,11 @@ from flax import nnx
 from jsparse._coupled import Member
 from jsparse._paths import named, path_of
 from jsparse._pure import by_name, by_position, calling, examples, settings
-from jsparse._slots import roles, ruled_parts, slots, sparse_parts
+from jsparse._slots import outside_jit, roles, ruled_parts, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, fold
 from jsparse._values import check_function
-from jsparse.export._shrinking.attributes import Mend, mend_in_place, stock
+from jsparse.export._shrinking.attributes import Mend, mend_in_place, set_in_place, stock
 from jsparse.export._shrinking.cut import Cut, cut_in_place, divided
 from jsparse.export._shrinking.dead import droppable, settle_in_place
 from jsparse.export._shrinking.liveness import Removal
@@ -43,6 +43,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 Optim = TypeVar("Optim", bound=nnx.Optimizer)
 
 
+@outside_jit
 def shrink_training(
     model: Model, optimizer: Optim, *example_inputs: Any, mend: Mend = stock, **options: Any
 ) -> tuple[Model, Optim, Record]:
@@ -117,12 +118,14 @@ def shrink_training(
     small = copied(called)
     paths = _by_path(nnx.state(small))
     cut = cut_in_place(small, cuts, add)
-    attributes = mend_in_place(small, groups, mend)
+    mend_in_place(small, groups, mend)
+    set_in_place(small, record.attributes)  # with sizes that were found by trying
     plain = _folded(small)
     settle_in_place(plain, inputs)
     check_outputs(expected, trace(plain, inputs))
     smaller = _smaller(optimizer, small, paths, cut)
-    return by_name(small), smaller, Record(cuts=cuts, attributes=attributes, stayed=record.stayed)
+    record = Record(cuts=cuts, attributes=record.attributes, stayed=record.stayed)
+    return by_name(small), smaller, record
 
 
 def _check(model: Any, optimizer: Any, inputs: tuple) -> None:

@@ -25,6 +25,7 @@ from jsparse.export._shrinking.contractions import LINKS, tie_unsummed
 from jsparse.export._shrinking.couplings import pin_ends, tie
 from jsparse.export._shrinking.cut import Cut, cut_in_place
 from jsparse.export._shrinking.graph import Graph, Node, Op
+from jsparse.export._shrinking.guessing import Guesses
 from jsparse.export._shrinking.links import Links
 from jsparse.export._shrinking.liveness import NEEDS_WHOLE, WHOLE, Axis, Reason, Removal
 from jsparse.export._shrinking.operations import PRODUCTS
@@ -104,7 +105,7 @@ class Units:
         self._say()
         classes = self._links.solved()
         self._label = classes.label
-        self._rescale = Rescale(model, self.graph)
+        self._rescale, self._guesses = Rescale(model, self.graph), Guesses(self.graph)
         self.families = self._families(classes.units())
         self.alike: list[set[int]] = []
 
@@ -230,8 +231,9 @@ class Units:
         attributes = mend_in_place(small, groups_of(self.model, self.graph, removal), self.mend)
         same = functools.partial(compared, self.graph, self.inputs, removal)
         partial = functools.cache(lambda: self._partial(removal, cuts))
-        small, graph, changes, found = self._rescale.made_up(small, cuts, same, partial)
-        attributes = merged(attributes, changes.attributes)
+        again = lambda one: self._rescale.made_up(one, cuts, same, partial)
+        (small, graph, changes, found), guessed = self._guesses.made(small, removal, again)
+        attributes = merged(merged(attributes, guessed), changes.attributes)
         found += [
             Fault("would leave no position of an axis", None, (node,))
             for node in self.graph.nodes()
@@ -244,9 +246,8 @@ class Units:
         found = [fault for fault in found if fault not in means]
         averaged = frozenset(means.values())
         one = Smaller(small, graph, removal, cuts, attributes, changes.factors, averaged, found)
-        if found:
-            return one
-        return dataclasses.replace(one, faults=[f for test in tests for f in test(self.graph, one)])
+        more = () if found else (fault for test in tests for fault in test(self.graph, one))
+        return dataclasses.replace(one, faults=[*found, *more])
 
     def _blamed(self, smaller: Smaller, fault: Fault, gone: Gone) -> list[int]:
         """The families of which a unit was removed near a fault; all if none is known."""

@@ -1,0 +1,179 @@
+"""Sizes that custom modules store, found by trying.
+
+1. An operation at fault has axes that lose positions. An attribute of a module around it that is as
+   large as such an axis was may be the size that the code has there.
+2. In a copy, such an attribute is set to the new length, in all modules of its class at once, and
+   the copy is traced again. If the operation then does the same and none before it is at fault, it
+   is a size that the code reads there.
+3. An attribute is set if it is the only one that is right, or if none is and it is one of the only
+   two that are right together. The next fault follows, until none is left or nothing is certain.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from flax import nnx
+
+from jsparse._bridge import is_own
+from jsparse._slots import walk_modules
+from jsparse.export._shrinking.attributes import Attributes, set_in_place, sizes_stored
+from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
+from jsparse.export._shrinking.liveness import Removal
+from jsparse.export._shrinking.rescale import Made, merged
+from jsparse.export._shrinking.verify import Fault
+
+MOST = 4  # attributes that are tried in pairs
+Key = tuple[type, str]
+"""A class of modules, and the name of an attribute."""
+Lengths = Mapping[int, int]
+"""What the lengths of axes become."""
+
+
+class Option(NamedTuple):
+    """Attributes that may be set.
+
+    Attributes:
+      keys: which.
+      values: by path and name.
+      ops: the operations that are at fault without it.
+    """
+
+    keys: frozenset[Key]
+    values: Attributes
+    ops: frozenset[Op]
+
+
+class Guesses:
+    """Finds sizes that modules store; remembers what was tried in vain.
+
+    Args:
+      graph: of the full model.
+    """
+
+    def __init__(self, graph: Graph):
+        ops = every(graph.ops)
+        self._order = {op: n for n, op in enumerate(ops)}
+        self._readers = readers_in(ops)
+        self._before: dict[Node, Sequence[Node]] = {}
+        for op in ops:
+            self._before |= dict.fromkeys(op.outputs, op.inputs)
+            for body in op.bodies:
+                for n, inner in zip(body.reads, body.inputs, strict=True):
+                    self._before[inner] = [op.inputs[n]]
+        self._nodes = graph.nodes()
+        self._vain: set[tuple[frozenset[Key], frozenset[Op], bytes]] = set()
+
+    def made(
+        self, small: nnx.Module, removal: Removal, again: Callable[[Any], Made]
+    ) -> tuple[Made, Attributes]:
+        """A smaller model with the sizes that it needs, and which were set.
+
+        Args:
+          small: not changed.
+          removal: what was removed.
+          again: what a smaller model computes, and its faults.
+        """
+        made, found = again(small), dict[str, dict[str, Any]]()
+        while made.faults and (chosen := self._next(made.faults, small, removal, again)):
+            made, small, values = chosen
+            found = merged(found, values)
+        return made, found
+
+    def _next(
+        self, faults: list[Fault], small: nnx.Module, removal: Removal, again: Callable[[Any], Made]
+    ) -> tuple[Made, nnx.Module, Attributes] | None:
+        """The only attribute, or pair, that mends some of the faults; None if it is not certain."""
+        near = self._options(faults, small, lambda fault: _lengths(_ends(fault), removal))
+        every = _lengths(self._nodes, removal)
+        all_of_them = self._options(faults, small, lambda fault: every)
+        cut = repr([removal.kept_shape(node) for node in self._nodes]).encode()
+        for single in (near, all_of_them):
+            pairs = itertools.combinations(single, 2) if len(single) <= MOST else ()
+            for options in (single, [_both(*two) for two in pairs]):
+                right = []
+                for keys, values, ops in options:
+                    if (keys, ops, cut) in self._vain:
+                        continue
+                    changed = nnx.clone(small)
+                    set_in_place(changed, values)
+                    made = again(changed)
+                    if self._mends(made.faults, faults, ops):
+                        right.append((made, changed, values))
+                    else:
+                        self._vain.add((keys, ops, cut))
+                if right:
+                    return right[0] if len(right) == 1 else None
+        return None
+
+    def _mends(self, now: list[Fault], before: list[Fault], ops: Iterable[Op]) -> bool:
+        """Whether faults at some operations are gone, and no other came before them."""
+        known = {fault.op for fault in before} - {*ops}
+        new = [fault.op for fault in now if fault.op not in known]
+        first = min(self._order[op] for op in ops)
+        return all(op is not None and op not in ops and self._order[op] > first for op in new)
+
+    def _options(
+        self, faults: list[Fault], small: nnx.Module, lengths: Callable[[Fault], Lengths]
+    ) -> list[Option]:
+        """Attributes around operations at fault that are as large as an axis was."""
+        modules = [(path, module) for path, module in walk_modules(small) if is_own(module)]
+        found: dict[Key, Option] = {}
+        doubtful: set[Key] = set()
+        for fault in faults:
+            if fault.op is None or not (new := lengths(fault)):
+                continue
+            near = self._near(fault.op)
+            for path, module in modules:
+                inside = f"{path}/" if path else ""
+                if not any(one.startswith(inside) for one in near):
+                    continue
+                for name, value in sizes_stored(module).items():
+                    if not isinstance(value, int) or value not in new:
+                        continue
+                    key = type(module), name
+                    one = found.get(key, Option(frozenset([key]), {}, frozenset()))
+                    found[key] = one._replace(ops=one.ops | {fault.op})
+                    if one.values.setdefault(path, {}).setdefault(name, new[value]) != new[value]:
+                        doubtful.add(key)
+        return [one for key, one in found.items() if key not in doubtful]
+
+    def _near(self, op: Op) -> list[str]:
+        """The paths of the variables nearest before an operation, or else after it."""
+        for start, step in ((op.inputs, self._back), (op.outputs, self._on)):
+            seen, layer = dict.fromkeys(start), list(start)
+            while layer:
+                if paths := [node.path for node in layer if node.path]:
+                    return paths
+                layer = [n for n in dict.fromkeys(step(layer)) if n not in seen]
+                seen |= dict.fromkeys(layer)
+        return []
+
+    def _back(self, layer: list[Node]) -> Iterable[Node]:
+        return (before for node in layer for before in self._before.get(node, ()))
+
+    def _on(self, layer: list[Node]) -> Iterable[Node]:
+        ops = (op for node in layer for op in self._readers.get(node, ()))
+        return (node for op in ops for node in (*op.inputs, *op.outputs))
+
+
+def _ends(fault: Fault) -> tuple[Node, ...]:
+    return (*fault.op.inputs, *fault.op.outputs) if fault.op else ()
+
+
+def _lengths(nodes: Iterable[Node], removal: Removal) -> Lengths:
+    """What the lengths of axes that lose positions become, where all of one length lose as many."""
+    pairs = {
+        (before, after)
+        for node in nodes
+        for before, after in zip(node.shape, removal.kept_shape(node), strict=True)
+        if before != after
+    }
+    several = Counter(before for before, _ in pairs)
+    return {before: after for before, after in pairs if several[before] == 1}
+
+
+def _both(first: Option, second: Option) -> Option:
+    values = merged(first.values, second.values)
+    return Option(first.keys | second.keys, values, first.ops | second.ops)
