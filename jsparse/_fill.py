@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jsparse._paths import named, naming
-from jsparse._slots import check_module, slots
+from jsparse._slots import check_module, outside_jit, slots
 from jsparse._sparse import Sparse
 from jsparse._storage.leaves import check_fit, describe, filled, plain
 from jsparse._surgery import copied, share_cuts_in_place
@@ -21,6 +21,7 @@ ADVICE = (
 )
 
 
+@outside_jit
 def fill(model: Model, weights: nnx.Module | Mapping[str, Any]) -> Model:
     """A copy with given weights; its rules, masks, thresholds and scores stay.
 

@@ -19,7 +19,7 @@ from jsparse._packed_training.carrying import carry
 from jsparse._packed_training.optimizer import PackedOptimizer, check_revision
 from jsparse._paths import match, named, naming
 from jsparse._revise.transform import Revise
-from jsparse._slots import Slot, check_module, slots, sparse_parts
+from jsparse._slots import Slot, check_module, outside_jit, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, fold, sparsify
 from jsparse._values import check_whole, shown
@@ -70,6 +70,7 @@ class Links(NamedTuple):
         return whole.reshape(self.dense.kernel.shape)
 
 
+@outside_jit
 def pack_training(
     model: Model, optimizer: Optimizer, *, width: int = 0, candidates: float = 2.0
 ) -> tuple[Model, PackedOptimizer]:
@@ -142,6 +143,7 @@ def pack_training(
     return packed, made
 
 
+@outside_jit
 def unpack_training(model: Model, optimizer: PackedOptimizer) -> tuple[Model, Optimizer]:
     """Convert a truly sparse run back to the masked model and optimizer: undo `pack_training`.
 

@@ -22,7 +22,7 @@ from jax import Array
 
 from jsparse._paths import listed
 from jsparse._pure import Forward, call, calling, evaluated, taken_apart
-from jsparse._slots import Slot, check_module, slots, walk_modules
+from jsparse._slots import Slot, check_module, outside_jit, slots, walk_modules
 from jsparse._surgery import copied
 from jsparse._values import (
     check_batches,
@@ -45,6 +45,7 @@ class Skip(nnx.Module):
         return x
 
 
+@outside_jit
 def influence(
     model: nnx.Module, batches: Iterable[Any], pattern: str, *, forward: Forward = call
 ) -> dict[str, float]:

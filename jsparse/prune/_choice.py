@@ -25,7 +25,7 @@ from jsparse._paths import naming
 from jsparse._pattern import Role
 from jsparse._score import wide
 from jsparse._sharding import beside
-from jsparse._slots import ruled_parts
+from jsparse._slots import outside_jit, ruled_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied
 from jsparse._topk import above_cut, common_cut, top
@@ -150,6 +150,7 @@ def magnitudes(model: nnx.Module) -> dict[str, Array]:
     return {path: jnp.abs(w.astype(wide(w.dtype))) for path, w in weights.items()}
 
 
+@outside_jit
 def keep_highest(model: Model, scores: Arrays, density: float, choose: Choice = globally) -> Model:
     """A copy of the model that keeps the weights with the highest scores.
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jsparse._checks import check_density
-from jsparse._slots import slots
+from jsparse._slots import outside_jit, slots
 from jsparse._sparse import Sparse
 from jsparse._surgery import hold
 from jsparse._values import check_function, check_mapping
@@ -54,6 +54,7 @@ class UnitScore(Protocol):
         ...
 
 
+@outside_jit
 def dropnet(
     model: Model,
     train: Train,
@@ -103,6 +104,7 @@ def dropnet(
     return in_rounds(model, train, prune, restart, densities, keep, settings)
 
 
+@outside_jit
 def drop_units(
     model: Model,
     scores: Arrays,

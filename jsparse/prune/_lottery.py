@@ -17,6 +17,7 @@ from typing import TypeVar
 import jax
 from flax import nnx
 
+from jsparse._slots import outside_jit
 from jsparse._surgery import hold, masks
 from jsparse._values import check_function, check_whole
 from jsparse.prune._choice import (
@@ -34,6 +35,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 REWIND, NOWHERE = Rewind(), Nowhere()
 
 
+@outside_jit
 def lottery(
     model: Model,
     train: Train,

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from flax import nnx
 
+from jsparse._slots import outside_jit
 from jsparse._values import by_density
 from jsparse.prune._choice import Choice, globally, keep_highest, magnitudes
 
@@ -19,6 +20,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 @by_density
+@outside_jit
 def magnitude(model: Model, *, density: float, choose: Choice = globally) -> Model:
     """A copy of the model that keeps its largest weights.
 

@@ -21,6 +21,7 @@ from jax import Array
 from jsparse._checks import check_density
 from jsparse._paths import listed
 from jsparse._pure import Forward, call
+from jsparse._slots import outside_jit
 from jsparse._sparse import Sparse
 from jsparse._values import by_density, check_in, check_pattern
 from jsparse.prune._calibration import in_order
@@ -28,6 +29,7 @@ from jsparse.prune._inputs import matrices, squares
 
 
 @by_density
+@outside_jit
 def owl(
     model: nnx.Module,
     batches: Iterable[Any],

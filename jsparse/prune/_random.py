@@ -12,6 +12,7 @@ import jax
 from flax import nnx
 from jax import Array
 
+from jsparse._slots import outside_jit
 from jsparse._values import by_density, check_key
 from jsparse.prune._choice import Choice, by_layer, keep_highest, own, stored_parts
 from jsparse.rules._rule import APART
@@ -21,6 +22,7 @@ EVENLY = by_layer()
 
 
 @by_density
+@outside_jit
 def random(model: Model, *, density: float, key: Array, choose: Choice = EVENLY) -> Model:
     """A copy of the model that keeps random weights.
 

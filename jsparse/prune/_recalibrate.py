@@ -21,7 +21,7 @@ from jax import Array
 
 from jsparse._checks import all_finite
 from jsparse._pure import Forward, call, calling, taken_apart
-from jsparse._slots import check_module, walk_modules
+from jsparse._slots import check_module, outside_jit, walk_modules
 from jsparse._surgery import copied
 from jsparse._values import check_batches, check_function, each_batch
 from jsparse._variables import write
@@ -30,6 +30,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 TOTALS = ("total_mean", "total_var", "total_calls")
 
 
+@outside_jit
 def recalibrate(model: Model, batches: Iterable[Any], *, forward: Forward = call) -> Model:
     """A copy in which the running statistics of every `nnx.BatchNorm` are recomputed.
 

@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 
 from jsparse._paths import named
+from jsparse._slots import outside_jit
 from jsparse._storage.described import described
 from jsparse._storage.tree_file import take
 from jsparse._surgery import hold, masks
@@ -109,6 +110,7 @@ def each_round(kept: float, rounds: int) -> tuple[float, ...]:
     return tuple(kept**n for n in range(1, rounds + 1))
 
 
+@outside_jit
 def in_rounds(
     model: Model,
     train: Train,

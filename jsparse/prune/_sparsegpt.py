@@ -32,6 +32,7 @@ from jax import Array, lax
 from jsparse._checks import all_finite, check_not_negative
 from jsparse._pattern import Groups, Scope, Whole
 from jsparse._pure import Forward, call
+from jsparse._slots import outside_jit
 from jsparse._sparse import Sparse
 from jsparse._step import masked
 from jsparse._topk import top
@@ -45,6 +46,7 @@ WHOLE = Whole()
 
 
 @by_density
+@outside_jit
 def sparsegpt(
     model: Model,
     batches: Iterable[Any],

@@ -27,7 +27,7 @@ from jax import Array
 from jsparse._checks import check_density
 from jsparse._pure import calling
 from jsparse._score import wide
-from jsparse._slots import slots
+from jsparse._slots import outside_jit, slots
 from jsparse._surgery import fold
 from jsparse._values import by_density, check_shape, check_whole
 from jsparse.prune._choice import Arrays, Choice, check_choice, globally, held_parts, keep_highest
@@ -39,6 +39,7 @@ LARGEST = 120
 
 
 @by_density
+@outside_jit
 def synflow(
     model: Model,
     shape: tuple[int, ...],
@@ -93,6 +94,7 @@ def synflow(
     return model
 
 
+@outside_jit
 def synflow_scores(model: nnx.Module, shape: tuple[int, ...], **options: Any) -> dict[str, Array]:
     """The scores of one `synflow` round by path, [...] like the weights, up to a power of two."""
     masks = {path: part.mask[...] for path, part in held_parts(model).items()}

@@ -22,6 +22,7 @@ from jsparse._checks import check_unit
 from jsparse._paths import match, naming
 from jsparse._pattern import Unit, Weight
 from jsparse._score import unit_scales, wide
+from jsparse._slots import outside_jit
 from jsparse._sparse import Sparse
 from jsparse._surgery import hold
 from jsparse._tiles import by_unit, pool, spread, stacked_tile
@@ -121,6 +122,7 @@ def _norm(weight: Array, n: float, tile: tuple[int, ...]) -> Array:
     return scale * pool(part ** float(n), tile) ** (1 / n)
 
 
+@outside_jit
 def drop_lowest(model: Model, pattern: str, amount: float, by: Worth, unit: Unit = SINGLE) -> Model:
     """A copy that drops an amount of the remaining units of each matched weight, the lowest ones.
 
@@ -168,6 +170,7 @@ def drop_lowest(model: Model, pattern: str, amount: float, by: Worth, unit: Unit
     return hold(model, masks)
 
 
+@outside_jit
 def drop_lowest_globally(model: Model, pattern: str, amount: float, by: Worth) -> Model:
     """`drop_lowest` over all matched weights together: an amount of all their remaining weights.
 

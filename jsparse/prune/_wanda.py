@@ -23,6 +23,7 @@ from jsparse._checks import check_rivalry, check_scope
 from jsparse._pattern import PerOutput, Scope, WholeModel
 from jsparse._pure import Forward, call
 from jsparse._score import wide
+from jsparse._slots import outside_jit
 from jsparse._sparse import Sparse
 from jsparse._topk import winners
 from jsparse._values import by_density
@@ -35,6 +36,7 @@ EACH_OUTPUT = PerOutput()
 
 
 @by_density
+@outside_jit
 def wanda(
     model: Model,
     batches: Iterable[Any],

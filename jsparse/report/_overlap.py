@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from jsparse._slots import check_module, slots, sparse_parts
+from jsparse._slots import check_module, outside_jit, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._values import check_mapping, shown
 from jsparse.report._table import table
@@ -201,6 +201,7 @@ class Stability:
         return table(head, lines[:-1], lines[-1], 1)
 
 
+@outside_jit
 def stability(before: nnx.Module, after: nnx.Module) -> Stability:
     """How far training moved the weights that are kept in the end.
 

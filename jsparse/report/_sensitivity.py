@@ -20,7 +20,7 @@ from jax import Array
 from jsparse._checks import check_density, require
 from jsparse._pattern import Scope, Unit, Weight, Whole, WholeModel
 from jsparse._pure import calling
-from jsparse._slots import check_module
+from jsparse._slots import check_module, outside_jit
 from jsparse._surgery import fold, hold, masks, sparsify
 from jsparse._values import (
     check_function,
@@ -96,6 +96,7 @@ class Sensitivity:
         return write_page(Path(out), content)
 
 
+@outside_jit
 def sensitivity(
     model: nnx.Module,
     score: Callable[[Any, Any], Array],

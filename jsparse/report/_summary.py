@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 from flax import nnx
 
-from jsparse._slots import Packed, ruled_parts, slots
+from jsparse._slots import Packed, outside_jit, ruled_parts, slots
 from jsparse._sparse import Sparse
 from jsparse.report._table import table
 from jsparse.report._units import percent, times
@@ -106,6 +106,7 @@ class Summary:
         return f"<table>{body}</table><p>and {self.dense:,} parameters without a rule</p>"
 
 
+@outside_jit
 def summary(model: nnx.Module) -> Summary:
     """Count the weights that each sparse weight of a model keeps when folded; shared ones once.
 

@@ -18,7 +18,7 @@ from flax import nnx
 
 from jsparse._paths import naming
 from jsparse._pure import by_name, by_position, calling, examples, pure, settings
-from jsparse._slots import Slot
+from jsparse._slots import Slot, outside_jit
 from jsparse._surgery import fold
 from jsparse._timing import clock, in_turns
 from jsparse._values import check_mapping
@@ -48,6 +48,7 @@ ROUNDS, SAMPLE = 7, 0.01
 """Samples of each candidate, and how many seconds each sample takes."""
 
 
+@outside_jit
 def pick(
     model: Model, *example_inputs: Any, formats: Mapping[str, Format] = FORMATS, **options: Any
 ) -> Picked[Model]:

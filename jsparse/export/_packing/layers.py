@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jsparse._slots import Slot
+from jsparse._slots import Slot, outside_jit
 from jsparse._surgery import fold
 from jsparse._values import check_pattern
 from jsparse.export._packing.block import BlockSparse
@@ -29,6 +29,7 @@ SHOWN = 8
 """Layers named in one warning."""
 
 
+@outside_jit
 def pack(model: Model, format: Format, where: str = ".*") -> Model:
     """A plain model whose layers hold only the kept weights.
 

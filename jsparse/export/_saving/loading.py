@@ -13,7 +13,7 @@ from jax.export import Exported
 
 from jsparse._checks import require
 from jsparse._paths import named
-from jsparse._slots import check_module
+from jsparse._slots import check_module, outside_jit
 from jsparse._storage import manifest
 from jsparse._storage.files import CorruptCheckpoint
 from jsparse._storage.leaves import check_fit, describe, filled, plain
@@ -175,6 +175,7 @@ def _has_kernels(about: Mapping[str, Any]) -> bool:
     )
 
 
+@outside_jit
 def restore(folder: str | Path, model: Model) -> Model:
     """Restore a saved model into its own class: smaller or packed, as it was.
 

@@ -13,6 +13,7 @@ from flax import nnx
 
 from jsparse._checks import require
 from jsparse._pure import Pure, by_position, examples
+from jsparse._slots import outside_jit
 from jsparse._storage.files import write_whole
 from jsparse._values import check_flag, check_path
 from jsparse.export._packing.layers import unpack
@@ -27,6 +28,7 @@ POOLINGS = {n: inspect.signature(getattr(nnx, n)) for n in ("max_pool", "min_poo
 
 
 @off_mesh()
+@outside_jit
 def onnx(
     path: str | Path,
     model: nnx.Module,

@@ -11,6 +11,7 @@ from jax.export import Exported
 
 from jsparse._paths import named
 from jsparse._pure import Pure, by_position, examples, settings
+from jsparse._slots import outside_jit
 from jsparse._values import shown
 from jsparse.export._packing import compiled
 from jsparse.export._saving.functional import (
@@ -75,6 +76,7 @@ def kernel_program(model: nnx.Module, options: Mapping[str, Any], specs: tuple) 
         return exporter(_shapes(split.variables), *specs)
 
 
+@outside_jit
 def stablehlo(
     model: nnx.Module, *inputs: Any, shapes: Sequence[str] = (), **options: Any
 ) -> Exported:

@@ -8,6 +8,7 @@ from jax import Array
 
 from jsparse._checks import check_unit
 from jsparse._pattern import Unit, Weight
+from jsparse._slots import outside_jit
 from jsparse._storage.described import described
 from jsparse._surgery import hold
 from jsparse._values import check_flag, check_function, check_in, check_key, check_whole, shown
@@ -27,6 +28,7 @@ LEAST = 16
 """Evaluations, at least: the dense model, the controls and a few candidates."""
 
 
+@outside_jit
 def search(
     model: Model,
     score: Callable[[Model], Any],

@@ -1,0 +1,65 @@
+"""Functions that read values refuse a model inside a transformation of JAX, in one line."""
+
+from typing import Any
+
+import jax
+import pytest
+from flax import nnx
+
+import jsparse as js
+from tests.support.bad_calls import CALLS
+
+RUN_TRACED = {
+    *(
+        "average",
+        "Optimizer",
+        "lamb",
+        "lars",
+        "route",
+        "fold",
+        "resolve",
+        "advance",
+        "cost",
+        "masks",
+    ),
+    *(
+        "roles",
+        "optim.threshold_parts",
+        "prune.held_parts",
+        "prune.magnitudes",
+        "prune.snip_scores",
+    ),
+    *("prune.grasp_scores", "prune.costs.parameters", "prune.drop_blocks", "PackedOptimizer"),
+    *("export.trim", "export.unpack", "export.left_dense", "export.linen", "export.rebuild"),
+    *("export.rebuild_training", "report.costs", "report.save", "heads.replace", "heads.ablate"),
+}
+DRAWING = {"sparsify", "couple", "optim.task_gradients"}
+"""Flax refuses random numbers and gradients from outside the transformation, in one line."""
+
+
+MODELS = {"model", "small", "before", "after"}
+READING = [n for n, one in CALLS.items() if MODELS & {*one.kinds} and n not in RUN_TRACED | DRAWING]
+QUICK = {"prune.random", "shrink", "summary"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in READING]
+)
+def test_a_traced_model_is_refused_in_one_line(name: str) -> None:
+    given = CALLS[name].arguments()
+    for key in [key for key in given if key in MODELS and isinstance(given[key], nnx.Module)]:
+        form, state = nnx.split(given[key])
+
+        def run(state: Any) -> None:
+            traced = given | {key: nnx.merge(form, state)}  # noqa: B023
+            CALLS[name].function(**traced)
+
+        with pytest.raises(TypeError, match=r"traced, as in jax\.jit") as caught:
+            jax.eval_shape(run, state)
+        assert "\n" not in str(caught.value)
+
+
+def test_traced_batches_are_refused_too() -> None:
+    model = js.sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", js.Held()))
+    with pytest.raises(TypeError, match=r"shrink got .* traced"):
+        jax.eval_shape(lambda x: js.shrink(model, x), jax.ShapeDtypeStruct((1, 4), "float32"))
