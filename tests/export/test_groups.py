@@ -462,7 +462,7 @@ class Linear(nnx.Module):
         q, k, v = nnx.elu(apart(self.q(x))) + 1, nnx.elu(apart(self.k(x))) + 1, apart(self.v(x))
         total = jnp.einsum("btnd,bnd->btn", q, k.sum(1))
         read = jnp.einsum("btnd,bsnd,bsne->btne", q, k, v) / total[..., None]
-        return self.out(read.reshape(x.shape))
+        return self.out(read.reshape(*x.shape[:-1], -1))
 
 
 def test_groups_are_free_only_where_units_can_be_removed() -> None:
@@ -481,7 +481,9 @@ class Joined(nnx.Module):
         self.out = nnx.Linear(24, 3, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        ends = jnp.concatenate([jnp.tanh(self.a(x)), self.b(x) * jnp.ones(8), -self.c(x)], axis=-1)
+        ends = jnp.concatenate(
+            [jnp.tanh(self.a(x)), self.b(x) * jnp.ones((1, 8)), -self.c(x)], axis=-1
+        )
         return self.out(ends)
 
 

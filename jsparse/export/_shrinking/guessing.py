@@ -1,7 +1,8 @@
 """Sizes that custom modules store, found by trying.
 
 1. An operation at fault has axes that lose positions. An attribute of a module around it that is as
-   large as such an axis was may be the size that the code has there.
+   large as such an axis was may be the size that the code has there; or else one that is as large
+   as any axis that does.
 2. In a copy, such an attribute is set to the new length, in all modules of its class at once, and
    the copy is traced again. If the operation then does the same and none before it is at fault, it
    is a size that the code reads there.
@@ -63,7 +64,7 @@ class Guesses:
                 for n, inner in zip(body.reads, body.inputs, strict=True):
                     self._before[inner] = [op.inputs[n]]
         self._nodes = graph.nodes()
-        self._vain: set[tuple[frozenset[Key], frozenset[Op], bytes]] = set()
+        self._vain: set[tuple] = set()
 
     def made(
         self, small: nnx.Module, removal: Removal, again: Callable[[Any], Made]
@@ -86,10 +87,10 @@ class Guesses:
     ) -> tuple[Made, nnx.Module, Attributes] | None:
         """The only attribute, or pair, that mends some of the faults; None if it is not certain."""
         near = self._options(faults, small, lambda fault: _lengths(_ends(fault), removal))
-        every = _lengths(self._nodes, removal)
-        all_of_them = self._options(faults, small, lambda fault: every)
-        cut = repr([removal.kept_shape(node) for node in self._nodes]).encode()
-        for single in (near, all_of_them):
+        everywhere = _lengths(self._nodes, removal)
+        far = self._options(faults, small, lambda fault: everywhere)
+        cut = tuple(map(removal.kept_shape, self._nodes))
+        for single in (near, far):
             pairs = itertools.combinations(single, 2) if len(single) <= MOST else ()
             for options in (single, [_both(*two) for two in pairs]):
                 right = []
