@@ -110,9 +110,10 @@ def cut_in_place(
     done: dict[int, dict[str, Cut]] = {}
     found = _cut_groups(places, {one: cuts[path] for one, path in chosen.items() if path in cuts})
     for layer in own_masks(model).values():
-        if (path := chosen.get(id(layer.kernel))) in cuts and layer.mask.shape == cuts[path].shape:
-            cut = cuts[path].placed if isinstance(layer.mask, jax.Array) else cuts[path].of
-            layer.mask = cut(layer.mask)
+        cut = cuts.get(chosen.get(id(layer.kernel), ""))
+        if cut and layer.mask.shape == cut.shape:  # else it was cut with the same layer elsewhere
+            array = isinstance(layer.mask, jax.Array)
+            layer.mask = cut.placed(layer.mask) if array else cut.of(layer.mask)
     for slot in places:
         held, path = slot.value, chosen.get(id(slot.value))
         if path is None:
