@@ -114,7 +114,8 @@ def check_known(name: str, *values: Any) -> None:
     """Refuse values that are traced, or hold arrays that are, for the function of this name."""
     for value in values:
         state = nnx.state(value) if isinstance(value, nnx.Pytree) else value
-        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(state)):
+        leaves = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, Iterator))
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
             raise TypeError(
                 f"{name} got {type(value).__name__} traced, as in jax.jit, nnx.jit, grad or vmap, "
                 f"where no values are known; call {name} outside of them"
