@@ -6,7 +6,7 @@ from flax.errors import ScopeParamShapeError
 
 from jsparse._opened import reached
 from jsparse._pure import SizesByName
-from jsparse.export._shrinking.graph import Graph, Node, every
+from jsparse.export._shrinking.graph import Graph, Node
 from jsparse.export._shrinking.liveness import (
     Axis,
     Removal,
@@ -71,7 +71,7 @@ def at_error(graph: Graph, removal: Removal, error: BaseException) -> list[Fault
         return found
     text = f"fixes a size in the code ({type(error).__name__}: {first})"
     lines = raised(error.__traceback__)
-    calls = {op: frames(op) for op in every(graph.ops)}
+    calls = {op: frames(op) for op in graph.all_ops}
     ways = [(exact, end) for exact in (True, False) for end in (1, None)]  # innermost calls first
     for line in lines:
         for exact, end in ways:

@@ -12,7 +12,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -20,7 +20,7 @@ from flax import nnx
 from jsparse._bridge import is_own
 from jsparse._slots import walk_modules
 from jsparse.export._shrinking.attributes import Attributes, set_in_place, sizes_stored
-from jsparse.export._shrinking.graph import Graph, Node, Op, every, readers_in
+from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.liveness import Removal
 from jsparse.export._shrinking.rescale import Made, merged
 from jsparse.export._shrinking.verify import Fault
@@ -54,15 +54,7 @@ class Guesses:
     """
 
     def __init__(self, graph: Graph):
-        ops = every(graph.ops)
-        self._order = {op: n for n, op in enumerate(ops)}
-        self._readers = readers_in(ops)
-        self._before: dict[Node, Sequence[Node]] = {}
-        for op in ops:
-            self._before |= dict.fromkeys(op.outputs, op.inputs)
-            for body in op.bodies:
-                for n, inner in zip(body.reads, body.inputs, strict=True):
-                    self._before[inner] = [op.inputs[n]]
+        self._graph = graph
         self._nodes = graph.nodes()
         self._vain: set[tuple] = set()
 
@@ -112,8 +104,8 @@ class Guesses:
         """Whether faults at some operations are gone, and no other came before them."""
         known = {fault.op for fault in before} - {*ops}
         new = [fault.op for fault in now if fault.op not in known]
-        first = min(self._order[op] for op in ops)
-        return all(op is not None and op not in ops and self._order[op] > first for op in new)
+        first = min(self._graph.order[op] for op in ops)
+        return all(op is not None and op not in ops and self._graph.order[op] > first for op in new)
 
     def _options(
         self, faults: list[Fault], small: nnx.Module, lengths: Callable[[Fault], Lengths]
@@ -152,10 +144,10 @@ class Guesses:
         return []
 
     def _back(self, layer: list[Node]) -> Iterable[Node]:
-        return (before for node in layer for before in self._before.get(node, ()))
+        return (before for node in layer for before in self._graph.before.get(node, ()))
 
     def _on(self, layer: list[Node]) -> Iterable[Node]:
-        ops = (op for node in layer for op in self._readers.get(node, ()))
+        ops = (op for node in layer for op in self._graph.readers.get(node, ()))
         return (node for op in ops for node in (*op.inputs, *op.outputs))
 
 
