@@ -5,8 +5,10 @@ leaf at `a` in the first element of a tuple such as (params, held), as in `jspar
 coupled units are in the role at `a`.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -27,8 +29,18 @@ from jsparse.rules._coupled import VECTOR, Coupled, Group, Joint
 from jsparse.rules._rule import unit_magnitude
 from jsparse.rules._stacked import over_stack
 
-TAKEN: set[str] = set()
-"""Paths of the masks that a revision was given; whoever asks empties it first."""
+NOTED: ContextVar[set[str] | None] = ContextVar("noted", default=None)
+
+
+@contextlib.contextmanager
+def noting_masks() -> Iterator[set[str]]:
+    """Collect the paths of all masks that revisions are given meanwhile."""
+    noted = set[str]()
+    token = NOTED.set(noted)
+    try:
+        yield noted
+    finally:
+        NOTED.reset(token)
 
 
 def flatten(tree: Any) -> tuple[list[str], list[Array], Any]:
@@ -156,7 +168,8 @@ def find_layers(
             "optimizer with wrt=(nnx.Param, jsparse.Mask), or train the tuple (params, held); "
             "packed layers have none, and their optimizer is jsparse.PackedOptimizer"
         )
-    TAKEN.update(names[m] for layer in found.values() for m in layer.masks)
+    if (noted := NOTED.get()) is not None:
+        noted.update(names[m] for layer in found.values() for m in layer.masks)
     chosen = match(found, revisions)  # type: ignore[arg-type]
     return [
         layer._replace(by=_fitted(chosen[path], layer, roles)) if path in chosen else layer

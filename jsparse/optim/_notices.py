@@ -16,12 +16,11 @@ from jax.core import Tracer
 from jsparse._coupled import Units
 from jsparse._paths import listed, named
 from jsparse._pattern import Role
-from jsparse._revise.pairs import TAKEN
 from jsparse._revise.transform import Revised
 from jsparse._slots import ruled_parts
 from jsparse._sparse import COSTS_READ, Sparse
 from jsparse._variables import Mask
-from jsparse.optim._study import trained
+from jsparse.optim._study import trained_masks
 from jsparse.optim._task import arrays_of, cost_gradient
 from jsparse.rules._rule import Rule, State, with_role
 from jsparse.rules._stacked import over_stack
@@ -131,9 +130,8 @@ def wrong_masks(optimizer: Any, model: nnx.Module) -> str:
     masks = named(nnx.state(model, nnx.All(optimizer.wrt, Mask))).keys()
     is_revised = lambda part: isinstance(part, Revised)
     if any(map(is_revised, jax.tree.leaves(optimizer.opt_state, is_leaf=is_revised))):
-        left = frozenset(masks - TAKEN)
         params = arrays_of(nnx.state(model, optimizer.wrt))
-        if not left or not (found := trained(optimizer.tx, params, left)):
+        if not (found := trained_masks(optimizer.tx, params, masks)):
             return ""
         return (
             f"no revision takes {listed(sorted(found), 3)}, so the transform trains these masks "
@@ -159,7 +157,6 @@ def warn_where_stock(ours: Callable[[Any], bool]) -> None:
 
     @wraps(given)
     def init(self: Any, model: Any = None, *args: Any, **settings: Any) -> None:
-        TAKEN.clear()
         given(self, model, *args, **settings)
         if ours(self) or not isinstance(model, nnx.Module):
             return

@@ -13,7 +13,7 @@
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from jsparse._paths import path_of
+from jsparse._revise.pairs import noting_masks
 
 VALUE, LESS = 0.125, 0.7
 COUNTS = (*range(1024), 10_000, 100_000)
@@ -84,11 +85,16 @@ def study(tx: optax.GradientTransformation, params: Any, learned: frozenset[str]
     return Study()
 
 
-def trained(tx: optax.GradientTransformation, params: Any, paths: frozenset[str]) -> frozenset[str]:
-    """Those of these paths whose update depends on gradients, as far as that can be tried."""
+def trained_masks(
+    tx: optax.GradientTransformation, params: Any, masks: Collection[str]
+) -> frozenset[str]:
+    """Masks that no revision takes and gradients move, as far as that can be tried."""
     for extra in EXTRA:
         try:
-            return _Trial(tx, params, paths, extra).driven()
+            with noting_masks() as taken:
+                jax.eval_shape(tx.init, params)
+            left = frozenset(masks) - taken
+            return _Trial(tx, params, left, extra).driven() if left else left
         except Exception:  # any code of others may run here
             continue
     return frozenset()
