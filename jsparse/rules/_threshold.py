@@ -111,9 +111,8 @@ class Threshold:
     def mask(self, weight: Array, state: State) -> Array:
         """[...] like the weight, 0 or 1; differentiable in weight and threshold."""
         score = lasting_magnitude(self, weight, state)
-        threshold = _below_0(state["threshold"]).reshape(
-            [1 if along else n for n, along in sharing(self, weight.shape)]
-        )
+        own = tuple(a for a, (_, along) in enumerate(sharing(self, weight.shape)) if not along)
+        threshold = lax.broadcast_in_dim(_below_0(state["threshold"]), score.shape, own)
         return to_weights(self, step(score - threshold, self.slope), weight)
 
     gates = the_mask
@@ -138,7 +137,7 @@ class Threshold:
         dead = self._keeps_at_most(limit * size, weight, state)
         return state | {"threshold": lax.select(dead, jnp.zeros_like(threshold), threshold)}
 
-    @partial(jax.jit, static_argnums=(0, 1))
+    @partial(jax.jit, static_argnums=(0, 1), inline=True)
     def _keeps_at_most(self, limit: float, weight: Array, state: State) -> Array:
         """Whether no more than `limit` weights are kept, [].
 
@@ -169,19 +168,22 @@ class Threshold:
 
 
 def _below_0(threshold: Array) -> Array:
-    """Thresholds, of which 0 becomes the next lower number, so that a score of 0 exceeds it."""
-    least = jnp.finfo(threshold.dtype).tiny
-    return threshold - (threshold == 0).astype(threshold.dtype) * least
+    """Thresholds, of which 0 becomes the next lower number, so that a score of 0 exceeds it.
+
+    Others stay as they are, since the smallest number is lost in rounding.
+    """
+    return threshold - jnp.finfo(threshold.dtype).tiny
 
 
 @jax.custom_jvp
 def _price(threshold: Array) -> Array:
     """exp(-t), and below -1 its tangent there: [...]."""
-    bounded = jnp.maximum(threshold, LOWEST)
-    return jnp.exp(-bounded) * (1 + (bounded - threshold))
+    return _price_jvp((threshold,), (threshold,))[0]
 
 
 @_price.defjvp
 def _price_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (threshold,), (change,) = primals, tangents
-    return _price(threshold), -jnp.exp(-jnp.maximum(threshold, LOWEST)) * change
+    bounded = jnp.maximum(threshold, LOWEST)
+    there = jnp.exp(-bounded)
+    return there * (1 + (bounded - threshold)), -there * change
