@@ -232,7 +232,7 @@ def first_kept(marked: Array, keep: Array, axes: tuple[int, ...]) -> Array:
       6
     """
     early, none = reversed_index(marked.shape, axes), zeros(marked.astype(jnp.uint32), axes)
-    counted = lambda trial: count((early >= lax.expand_dims(trial, axes)) & marked, axes)
+    counted = lambda trial: count((early >= along(trial, axes)) & marked, axes)
     size = math.prod(marked.shape[a] for a in axes)
     keep = jnp.squeeze(keep, axes) if keep.ndim else keep
     found = earliest(counted, keep, none, size, jnp.array(True))
@@ -263,7 +263,7 @@ def ordered(score: Array) -> Array:
 def score_of(order: Array) -> Array:
     """The inverse of `ordered`, float32."""
     sign = jnp.uint32(1 << 31)
-    return lax.bitcast_convert_type(jnp.where(order >= sign, order ^ sign, ~order), jnp.float32)
+    return lax.bitcast_convert_type(pick(order >= sign, order ^ sign, ~order), jnp.float32)
 
 
 def reversed_index(shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
@@ -274,13 +274,16 @@ def reversed_index(shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
 
 def index_along(shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
     """uint32 index along the competing axes, counting up from 0: [shape]."""
-    if not axes:
-        return jnp.zeros(shape, jnp.uint32)
-    return jnp.broadcast_to(functools.reduce(jnp.add, _places(shape, axes)), shape)
+    stride, places = math.prod(shape[a] for a in axes), []
+    for axis in axes:
+        stride //= max(1, shape[axis])
+        place = lax.broadcasted_iota(jnp.uint32, shape, axis)
+        places.append(place if stride == 1 else place * np.uint32(stride))
+    return functools.reduce(jnp.add, places) if places else jnp.zeros(shape, jnp.uint32)
 
 
 def later(shape: tuple[int, ...], axes: tuple[int, ...], first: Array) -> Array:
-    """Which entries have a `reversed_index` below `first`: bool, [shape].
+    """Which entries have a `reversed_index` below `first`, [groups...]: bool, [shape].
 
     Rows are compared with columns, so that a loop over `first` stores no index for each entry.
 
@@ -288,18 +291,18 @@ def later(shape: tuple[int, ...], axes: tuple[int, ...], first: Array) -> Array:
       >>> later((2, 3), (0, 1), jnp.uint32(5)).astype(int).tolist()
       [[0, 0, 1], [1, 1, 1]]
     """
-    row, *columns = _places(shape, axes)
-    left = np.uint32(math.prod(shape[a] for a in axes)) - row
-    column = jnp.minimum(sum(columns, jnp.zeros((1,) * len(shape), jnp.uint32)), ~first)
-    return left < first + column  # by the minimum, this does not overflow
+    row, *rest = axes
+    size = np.uint32(math.prod(shape[a] for a in axes))
+    stride = np.uint32(math.prod(shape[a] for a in rest))
+    left = size - lax.iota(jnp.uint32, shape[row]) * stride
+    others = tuple(a for a in range(len(shape)) if a != row)
+    within = tuple(others.index(a) for a in rest)
+    first = along(first, within)
+    column = index_along(tuple(shape[a] for a in others), within)
+    below = first + jnp.minimum(column, ~first)  # by the minimum, this does not overflow
+    return lax.broadcast_in_dim(left, shape, (row,)) < lax.broadcast_in_dim(below, shape, others)
 
 
-def _places(shape: tuple[int, ...], axes: tuple[int, ...]) -> list[Array]:
-    """What each axis adds to the index along all: uint32, of length 1 along the other axes."""
-    stride, places = math.prod(shape[a] for a in axes), []
-    for axis in axes:
-        stride //= max(1, shape[axis])
-        alone = [n if a == axis else 1 for a, n in enumerate(shape)]
-        place = lax.broadcasted_iota(jnp.uint32, alone, axis)
-        places.append(place if stride == 1 else place * np.uint32(stride))
-    return places
+def along(value: Array, axes: tuple[int, ...]) -> Array:
+    """A value per group, to compare with the entries along axes; a scalar fits as it is."""
+    return lax.expand_dims(value, axes) if value.ndim else value

@@ -12,6 +12,7 @@ from jax import Array, lax
 from jsparse._counting import (
     HIGHEST,
     MOST,
+    along,
     count,
     earliest,
     first_kept,
@@ -72,8 +73,8 @@ def winners(score: Array, density: float | Array, scope: Scope, role: Role) -> A
 def cuts(score: Array, density: float | Array, scope: Scope, role: Role) -> Array:
     """The `cut` of each unit's group: float32, [grid] like the score."""
     shape, axes = rivals(score.shape, scope, role)
-    found = cut(score.reshape(shape), density, axes)
-    return jnp.broadcast_to(found, shape).reshape(score.shape)
+    found = _cut(score.reshape(shape), _keep(density, math.prod(shape[a] for a in axes)), axes)
+    return jnp.broadcast_to(along(found, axes), shape).reshape(score.shape)
 
 
 def top(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
@@ -94,7 +95,7 @@ def top(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
     return highest(score, _keep(density, math.prod(score.shape[a] for a in axes)), axes)
 
 
-@partial(jax.jit, static_argnames="axes")  # or each call outside jit would recompile the loop
+@partial(jax.jit, static_argnames="axes", inline=True)  # outside jit one program for all calls
 def highest(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     """`top` by number: exactly the `keep` highest scores along `axes`.
 
@@ -114,12 +115,12 @@ def highest(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     size = math.prod(score.shape[a] for a in axes)
     order, keep = ordered(score), jnp.asarray(keep).astype(jnp.uint32)
     keep = jnp.squeeze(keep, axes) if keep.ndim else keep
-    none, along = zeros(order, axes), lambda trial: lax.expand_dims(trial, axes)
-    last, exact = reaching(lambda trial: count(order >= along(trial), axes), keep, none, size)
+    none = zeros(order, axes)
+    last, exact = reaching(lambda trial: count(order >= along(trial, axes), axes), keep, none, size)
 
     def kept(first: Array) -> Array:
-        late = later(score.shape, axes, along(first))
-        return order >= along(last) + late.astype(jnp.uint32)
+        late = later(score.shape, axes, first)
+        return order >= along(last, axes) + late.astype(jnp.uint32)
 
     # ties at the cut are rare: only then are positions compared
     ties = ~jnp.all(exact)
@@ -145,26 +146,28 @@ def cut(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
       >>> cut(jnp.array([3.0, 1.0, 2.0, 4.0]), 0.5, (0,)).tolist()
       [2.5]
     """
-    return _cut(score, _keep(density, math.prod(score.shape[a] for a in axes)), axes)
+    found = _cut(score, _keep(density, math.prod(score.shape[a] for a in axes)), axes)
+    return lax.expand_dims(found, axes)
 
 
-@partial(jax.jit, static_argnames="axes")
+@partial(jax.jit, static_argnames="axes", inline=True)
 def _cut(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
+    """`cut` by number, without the axes: float32 [groups...]."""
     if score.size == 0:
-        return jnp.zeros([1 if a in axes else n for a, n in enumerate(score.shape)], jnp.float32)
+        return jnp.zeros([n for a, n in enumerate(score.shape) if a not in axes], jnp.float32)
     size, order = math.prod(score.shape[a] for a in axes), ordered(score)
     keep = jnp.squeeze(keep, axes) if keep.ndim else keep
-    counted = lambda trial: count(order >= lax.expand_dims(trial, axes), axes)
+    counted = lambda trial: count(order >= along(trial, axes), axes)
     reached, exact = reaching(counted, keep, zeros(order, axes), size)
-    enough = order >= lax.expand_dims(reached, axes)
-    last = jnp.where(enough, order, HIGHEST).min(axis=axes)
-    lower = jnp.where(enough, jnp.uint32(0), order).max(axis=axes)
+    enough = order >= along(reached, axes)
+    last = lax.select(enough, order, jnp.full_like(order, HIGHEST)).min(axis=axes)
+    lower = lax.select(enough, jnp.zeros_like(order), order).max(axis=axes)
     high = score_of(last)
     # if all are kept: as far below the lowest as that is from 0
     low = pick(lower == 0, high - jnp.abs(high), score_of(lower))
     low = pick(exact, low, high)
     room = jnp.maximum(jnp.abs(high) * 2.0**-22, 2.0**-126)
-    return lax.expand_dims(jnp.minimum((high + low) / 2, high - room), axes)
+    return jnp.minimum((high + low) / 2, high - room)
 
 
 def common_cut(
