@@ -5,6 +5,7 @@ rounds are written out, which halves the time to compile a draw and cuts its run
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,18 @@ def new_draw(key: Array) -> Array:
 def draw_key(draw: Array) -> Array:
     """The key of the current draw, []."""
     return folded(*draw.astype(jnp.uint32))
+
+
+def unmixed_key(draw: Array) -> Array:
+    """A key of the current draw, []: its seed and number as they are, for Threefry mixes them.
+
+    Compared with `draw_key` it saves as many operations as `uniform` takes.
+
+    Example:
+      >>> jax.random.key_data(unmixed_key(jnp.array([3.0, 5.0]))).tolist()
+      [3, 5]
+    """
+    return jax.random.wrap_key_data(draw.astype(jnp.uint32), impl="threefry2x32")
 
 
 def next_draw(draw: Array) -> Array:
@@ -83,7 +96,7 @@ def uniform(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         return jax.random.uniform(key, shape, dtype)
     one, two = jax.random.key_data(key)
     index = index_along(shape, tuple(range(len(shape))))
-    high, low = _threefry(one, two, jnp.zeros_like(index), index)
+    high, low = _threefry(one, two, jnp.zeros_like(one), index)
     mantissa = (high ^ low) >> 9
     from_1_to_2 = lax.bitcast_convert_type(mantissa | np.uint32(0x3F800000), jnp.float32)
     return from_1_to_2 - 1.0
@@ -95,9 +108,9 @@ def numpy_generator(key: Array) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key) if typed else key))
 
 
-@jax.jit  # or the rounds would be traced for each layer
+@partial(jax.jit, inline=True)  # outside jit one program instead of one for each operation
 def _threefry(key_0: Array, key_1: Array, x: Array, y: Array) -> tuple[Array, Array]:
-    """Threefry-2x32 with 20 rounds: keys uint32 [], x and y uint32 [...] -> two of uint32 [...].
+    """Threefry-2x32 with 20 rounds: keys and x uint32 [], y uint32 [...] -> two of uint32 [...].
 
     Reference: Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011, section 3.3.
     """
@@ -107,5 +120,5 @@ def _threefry(key_0: Array, key_1: Array, x: Array, y: Array) -> tuple[Array, Ar
         for bits in ROTATIONS[group % 2]:
             x = x + y
             y = x ^ (y << np.uint32(bits) | y >> np.uint32(32 - bits))
-        x, y = x + keys[(group + 1) % 3], y + keys[(group + 2) % 3] + np.uint32(group + 1)
+        x, y = x + keys[(group + 1) % 3], y + (keys[(group + 2) % 3] + np.uint32(group + 1))
     return x, y

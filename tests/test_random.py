@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jsparse._random import folded, uniform
+from jsparse._random import folded, uniform, unmixed_key
 
 
 def theirs(seed: int, number: int) -> jax.Array:
@@ -36,3 +36,14 @@ def test_masks_do_not_depend_on_the_default_generator() -> None:
     with jax.default_prng_impl("rbg"):
         key = folded(jnp.uint32(3), jnp.uint32(4))
     assert key == theirs(3, 4)
+
+
+def test_draws_of_other_seeds_and_steps_are_independent() -> None:
+    grid = jnp.stack(jnp.meshgrid(jnp.arange(8.0), jnp.arange(8.0)), axis=-1).reshape(-1, 2)
+    draw = lambda one: uniform(unmixed_key(one), (4000,), jnp.float32)
+    rows = jax.jit(jax.vmap(draw))(grid)
+    assert (rows[9] == jax.random.uniform(unmixed_key(grid[9]), (4000,))).all()
+    spread = 12**0.5 * (rows - 0.5)  # mean 0, variance 1
+    together = spread @ spread.T / 4000 - jnp.eye(64)
+    # 64 means and 2080 correlations, each normal with a deviation of at most 4000^-0.5
+    assert jnp.abs(jnp.append(together, spread.mean(axis=1))).max() < 5.5 * 4000**-0.5
