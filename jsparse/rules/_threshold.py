@@ -168,11 +168,9 @@ class Threshold:
 
 
 def _below_0(threshold: Array) -> Array:
-    """Thresholds, of which 0 becomes the next lower number, so that a score of 0 exceeds it.
-
-    Others stay as they are, since the smallest number is lost in rounding.
-    """
-    return threshold - jnp.finfo(threshold.dtype).tiny
+    """Thresholds, of which 0 becomes the next lower number, so that a score of 0 exceeds it."""
+    least = jnp.finfo(threshold.dtype).tiny
+    return threshold - (threshold == 0).astype(threshold.dtype) * least
 
 
 @jax.custom_jvp
