@@ -26,6 +26,7 @@ from tests.support.sampled import one_in
 from tests.support.sharded import (
     AXES,
     LAYOUTS,
+    SEED,
     STEPS,
     Net,
     Run,
@@ -233,7 +234,7 @@ def test_names_of_stacked_layers_survive_a_scan(rule: str) -> None:
 
 @cache
 def one_device() -> tuple[list[float], dict[str, np.ndarray]]:
-    return train(start(Net(LAYOUTS["data parallel"], nnx.Rngs(0)), *map(jnp.asarray, data())))
+    return train(start(Net(LAYOUTS["data parallel"], nnx.Rngs(SEED)), *map(jnp.asarray, data())))
 
 
 @nnx.jit
@@ -247,7 +248,7 @@ def rooms(net: Net) -> tuple[Array, Array, Array]:
 
 
 def test_no_weight_is_on_an_edge() -> None:
-    run = start(Net(LAYOUTS["data parallel"], nnx.Rngs(0)), *map(jnp.asarray, data()))
+    run = start(Net(LAYOUTS["data parallel"], nnx.Rngs(SEED)), *map(jnp.asarray, data()))
     found = []
     for _ in range(STEPS):
         step(*run)

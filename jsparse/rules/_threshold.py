@@ -111,8 +111,9 @@ class Threshold:
     def mask(self, weight: Array, state: State) -> Array:
         """[...] like the weight, 0 or 1; differentiable in weight and threshold."""
         score = lasting_magnitude(self, weight, state)
-        own = tuple(a for a, (_, along) in enumerate(sharing(self, weight.shape)) if not along)
-        threshold = lax.broadcast_in_dim(_below_0(state["threshold"]), score.shape, own)
+        threshold = _below_0(state["threshold"]).reshape(
+            [1 if along else n for n, along in sharing(self, weight.shape)]
+        )
         return to_weights(self, step(score - threshold, self.slope), weight)
 
     gates = the_mask
