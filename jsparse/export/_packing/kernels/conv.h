@@ -4,34 +4,35 @@
 // The gradient for x is a convolution too: of dy, with the weights sorted by the plane they read.
 
 #include "grid.h"
+#include "pieces.h"
 
 constexpr int64_t kResults = 128;  // planes of a tile whose sums are kept near
 constexpr int64_t kOutputs = 32;   // of a group, in the gradient for x
 
-// Results from sources: items are chunks and bands, and parts of the results where those are few.
+// Results from sources: items are blocks, and parts of the results where those are few.
 void conv_product(const Kernels& k, ffi::ThreadPool pool, const Grid& g, const Taps& m,
                   const float* x, float* y) {
-  const int64_t items = g.chunks * g.bands;
-  const Cut cut(items, 1, m.outputs, std::max<int64_t>(1, pool.num_threads()));
-  const auto kernel = k.conv.forward[g.vectors - 1];
-  const int64_t size = g.vectors * k.lanes;
-  share(pool, items * cut.parts, [&](auto next) {
+  const Cut cut(g.items(), 1, m.outputs, std::max<int64_t>(1, pool.num_threads()));
+  share(pool, g.items() * cut.parts, [&](auto next) {
     float* grid = tile_memory.floats(g.floats());
-    float* out = out_memory.floats(kResults * size);
+    float* out = out_memory.floats(kResults * kTiles * k.lanes);
     Sources sources;
     Results results;
     int64_t held = -1;
     for (int64_t item; (item = next()) >= 0;) {
-      const int64_t chunk = item % items / g.bands, band = item % items % g.bands;
-      if (held != item % items) sources.fill(k, g, chunk, band, x, grid);
-      held = item % items;
-      const int64_t begin = item / items * cut.part;
+      const Block block = g.block(item % g.items());
+      if (held != item % g.items()) sources.fill(k, g, block, x, grid);
+      held = item % g.items();
+      const int64_t begin = item / g.items() * cut.part;
       const int64_t end = std::min(m.outputs, begin + cut.part);
-      for (int64_t tile = 0; tile < g.tiles(g.held(band)); ++tile) {
-        results.set(g, chunk, band, tile);
+      for (int64_t n = 0; n < g.tiles(block); ++n) {
+        const Tile tile = g.at(block, n);
+        const int64_t size = tile.rows * tile.columns * g.cell;
+        const auto kernel = k.conv.forward[tile.rows - 1][g.row_vectors(tile) - 1];
+        results.set(g, block, tile);
         for (int64_t first = begin; first < end; first += kResults) {
           const int64_t last = std::min(end, first + kResults);
-          kernel(m, grid + g.begin(tile) * g.cell, first, last, out);
+          kernel(m, grid + tile.begin * g.cell, first, last, out);
           for (int64_t r = first; r < last; ++r) {
             const auto& pieces = results.pieces(r);
             k.conv.from_grid(pieces.data(), pieces.size(), out + (r - first) * size,
@@ -47,20 +48,21 @@ void conv_product(const Kernels& k, ffi::ThreadPool pool, const Grid& g, const T
 void conv_gradient(const Kernels& k, ffi::ThreadPool pool, const Grid& g, const Taps& m,
                    const float* x, const float* dy, float* dw) {
   const Cut cut(1, 1, m.outputs, std::max<int64_t>(1, pool.num_threads()));
-  const auto kernel = k.conv.weights[g.vectors - 1];
-  const int64_t size = g.vectors * k.lanes;
   share(pool, cut.parts, [&](auto next) {
     float* grid = tile_memory.floats(g.floats());
-    float* from = out_memory.floats(kResults * size);
+    float* from = out_memory.floats(kResults * kTiles * k.lanes);
     Sources sources;
     Results results;
     for (int64_t i; (i = next()) >= 0;) {
       const int64_t begin = i * cut.part, end = std::min(m.outputs, begin + cut.part);
-      for (int64_t item = 0; item < g.chunks * g.bands && begin < end; ++item) {
-        const int64_t chunk = item / g.bands, band = item % g.bands;
-        sources.fill(k, g, chunk, band, x, grid);
-        for (int64_t tile = 0; tile < g.tiles(g.held(band)); ++tile) {
-          results.set(g, chunk, band, tile);
+      for (int64_t item = 0; item < g.items() && begin < end; ++item) {
+        const Block block = g.block(item);
+        sources.fill(k, g, block, x, grid);
+        for (int64_t n = 0; n < g.tiles(block); ++n) {
+          const Tile tile = g.at(block, n);
+          const int64_t size = tile.rows * tile.columns * g.cell;
+          const auto kernel = k.conv.weights[tile.rows - 1][g.row_vectors(tile) - 1];
+          results.set(g, block, tile);
           for (int64_t first = begin; first < end; first += kResults) {
             const int64_t last = std::min(end, first + kResults);
             for (int64_t r = first; r < last; ++r) {
@@ -68,7 +70,7 @@ void conv_gradient(const Kernels& k, ffi::ThreadPool pool, const Grid& g, const 
               k.conv.to_grid(pieces.data(), pieces.size(), dy + results.begin(r), size,
                              from + (r - first) * size);
             }
-            kernel(m, grid + g.begin(tile) * g.cell, from, first, last, dw);
+            kernel(m, grid + tile.begin * g.cell, from, first, last, dw);
           }
         }
       }
@@ -164,8 +166,9 @@ struct Turned {
   int64_t width, groups;
 };
 
-// Where each index of a group reads, from the first plane of the group on.
-std::vector<int32_t> reads(const Window& w, const Grid& g, int64_t width, bool back) {
+// Where each of the weights reads, from the first plane of its group on.
+std::vector<int32_t> reads(const Window& w, const Grid& g, int64_t width, bool back,
+                           const Csr& m) {
   const int64_t taps = w.taps(), step = g.parts() * g.plane;
   std::vector<int32_t> found(width * taps);
   for (int64_t tap = 0; tap < taps; ++tap) {
@@ -177,7 +180,10 @@ std::vector<int32_t> reads(const Window& w, const Grid& g, int64_t width, bool b
     for (int64_t plane = 0; plane < width; ++plane)
       found[plane * taps + tap] = static_cast<int32_t>(first + plane * step);
   }
-  return found;
+  const int64_t begin = m.starts[0], end = m.starts[m.groups * m.outputs];
+  std::vector<int32_t> all(end);
+  for (int64_t n = begin; n < end; ++n) all[n] = found[m.indices[n]];
+  return all;
 }
 
 // Far from where products of sizes would overflow.
@@ -225,12 +231,12 @@ ffi::Error conv_forward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::U1
   const Problem p = forward_problem(w, x.dimensions().begin(), y->dimensions().begin(), batch_last);
   const Aligned aligned = alignment(widest, p, w, values.element_count());
   const Kernels& k = aligned.wide ? kernels(aligned.lanes) : fitting(widest, p);
-  const Grid g(k, p, aligned, copies_of(w, p, aligned));
+  const Grid g(k, p, width * w.phases(), aligned, copies_of(w, p, aligned));
   if (!g.fits(width * g.parts())) return too_large();
-  std::vector<int32_t> table;
-  if (!g.whole || g.vectors > kSmall) table = reads(w, g, width, false);
-  const Taps taps = {m.values, m.indices, m.starts, table.empty() ? nullptr : table.data(),
-                     m.outputs, m.groups, width * g.parts() * g.plane};
+  std::vector<int32_t> places;
+  if (!g.whole || g.tile > kSmall * k.lanes) places = reads(w, g, width, false, m);
+  const Taps taps = {m.values,  m.indices, m.starts, places.empty() ? nullptr : places.data(),
+                     m.outputs, m.groups,  width * g.parts() * g.plane, g.wide * g.cell};
   conv_product(k, pool, g, taps, x.typed_data(), y->typed_data());
   return ffi::Error::Success();
 }
@@ -247,14 +253,15 @@ ffi::Error conv_backward(ffi::ThreadPool pool, Floats values, ffi::Buffer<ffi::U
   const Problem p =
       backward_problem(w, dx->dimensions().begin(), dy.dimensions().begin(), batch_last);
   const Kernels& k = fitting(widest, p);
-  const Grid g(k, p);
   const int64_t outputs = std::clamp<int64_t>(65536 / w.taps(), 1, kOutputs);
+  const Grid g(k, p, outputs);
   if (!g.fits(outputs)) return too_large();
   const Turned turned(m, w, outputs);
-  const auto table = reads(w, g, turned.width, true);
-  const Taps taps = {turned.values.data(), turned.indices.data(), turned.starts.data(),
-                     table.data(), m.inputs / w.taps() * w.phases(), turned.groups,
-                     turned.width * g.plane};
+  const Csr back = {turned.values.data(), turned.indices.data(), turned.starts.data(), 0,
+                    m.inputs / w.taps() * w.phases(), outputs, turned.groups};
+  const auto places = reads(w, g, outputs, true, back);
+  const Taps taps = {back.values, back.indices, back.starts, places.data(), back.outputs,
+                     back.groups, outputs * g.plane, g.wide * g.cell};
   conv_product(k, pool, g, taps, dy.typed_data(), dx->typed_data());
   return ffi::Error::Success();
 }
@@ -272,11 +279,11 @@ ffi::Error conv_weights(ffi::ThreadPool pool, ffi::Buffer<ffi::U16> indices,
   if (!dy.element_count()) return error;
   const Problem p = forward_problem(w, x.dimensions().begin(), dy.dimensions().begin(), batch_last);
   const Kernels& k = fitting(widest, p);
-  const Grid g(k, p);
+  const Grid g(k, p, width * w.phases());
   if (!g.fits(width * w.phases())) return too_large();
-  const auto table = reads(w, g, width, false);
-  const Taps taps = {nullptr, m.indices, m.starts, table.data(), m.outputs, m.groups,
-                     width * w.phases() * g.plane};
+  const auto places = reads(w, g, width, false, m);
+  const Taps taps = {nullptr,   m.indices, m.starts, places.data(),
+                     m.outputs, m.groups,  width * w.phases() * g.plane, g.wide * g.cell};
   conv_gradient(k, pool, g, taps, x.typed_data(), dy.typed_data(), dw->typed_data());
   conv_gradient_alone(m, w, x.dimensions().begin(), dy.dimensions().begin(), batch_last,
                       x.typed_data(), dy.typed_data(), dw->typed_data());

@@ -1,19 +1,25 @@
-// How convolutions over two axes are laid out and cut, for the kernels in conv.inc. Included by conv.h.
+// How convolutions over two axes are laid out and cut, for the kernels in conv.inc. Included by
+// conv.h.
 //
-// Arrays are [batch, height, width, features] and lie either image by image, plane by plane, or with
-// the batch innermost. A worker takes an image (or as many as a cell has floats) and a band of rows,
-// copies the planes to a grid with zeros around them, and sums tile by tile.
+// Arrays are [batch, height, width, features] and lie either image by image, plane by plane, or
+// with the batch innermost. A worker copies a block of the planes to a grid with zeros around it,
+// and sums tile by tile. With a stride, a plane is dealt to `stride` planes an axis, its phases, so
+// that neighbors of y read neighbors on the grid.
 //
-// Rows of a grid follow each other with just the zeros between that both need, so a tile is any run
-// of cells; what it computes between two rows is dropped. Where tiles of a row leave less to drop,
-// they are. With a stride, a plane is dealt to `stride` planes an axis, its phases, so that
-// neighbors of y read neighbors on the grid.
+// With the batch innermost, cells are vectors over the batch, and a tile is a row or two of a few
+// cells. What weights read for neighbors overlaps: the squarer and smaller a tile, the more planes
+// of it the nearest cache holds. Sums that read from the next one take half as long again.
 //
-// A vector that begins anywhere in a row is mostly read from two lines of the cache. So where cells
-// are floats and planes are read by many weights, there is a copy of a plane for each column of the
-// window, shifted by it, whose rows begin a vector; or one for each tap, if images are small.
+// Of single images cells are floats, and a block is a band of whole rows. They follow each other
+// with just the zeros between that both need, so a tile is any run of cells; what it computes
+// between two rows is dropped. Where tiles of a row leave less to drop, they are. A vector that
+// begins anywhere in a row is mostly read from two lines of the cache. So where planes are read by
+// many weights, there is a copy of a plane for each column of the window, shifted by it, whose rows
+// begin a vector; or one for each tap, if images are small.
 
 constexpr int64_t kBand = 384 << 10;  // floats of a grid, about
+constexpr int64_t kCache = 11 << 10;  // floats that a group reads for a tile, to stay near
+constexpr int64_t kRow = 4;           // vectors in a row of a tile; twice that, if it stays near
 constexpr int64_t kMost = 65536;      // of anything that a window has
 constexpr int64_t kNear = 8;          // vectors of a tile that is read from copies of planes
 constexpr int64_t kLeast = 3;         // weights for each copy, for them to pay
@@ -82,51 +88,49 @@ struct Copy {
   int64_t phase, down, across;
 };
 
-// How a problem is cut, for vectors of k.lanes.
+// Part of the results of an image, or of the images that share cells.
+struct Block {
+  int64_t chunk, top, left, rows, columns;
+};
+
+// What a kernel computes at once: rows of a block, or a run of cells; from which cell on.
+struct Tile {
+  int64_t begin, rows, columns;
+};
+
+// As even as possible, at most so long.
+int64_t even(int64_t length, int64_t most) { return ceil_div(length, ceil_div(length, most)); }
+
+// How a problem is cut, for vectors of k.lanes. `group` planes are read together.
 struct Grid {
-  Grid(const Kernels& k, const Problem& p, const Aligned& a = {}, std::vector<Copy> of_plane = {})
-      : problem(p), copies(std::move(of_plane)), whole(a.whole) {
-    wide = a.wide ? a.wide : with_zeros();
-    if (p.batch_last) {
-      cell = k.lanes;
-      while (cell < p.batch && cell < (p.rows * p.columns < 4 ? 4 : 2) * k.lanes) cell *= 2;
-    }
-    chunks = ceil_div(p.batch, cell);
-    const double row = static_cast<double>(planes()) * wide * cell;
-    const auto fit = static_cast<int64_t>(kBand / std::max(1.0, row));
-    bands = whole ? 1 : ceil_div(p.rows, std::max<int64_t>(1, fit - p.reach[0]));
-    band = ceil_div(p.rows, bands);
-    // a tile is a multiple of so many: of rows, where they begin a vector
-    const int64_t cells = a.wide && !whole ? wide : std::max<int64_t>(1, k.lanes / cell);
-    const int64_t each = cells * cell / k.lanes;
-    const int64_t most = (a.wide ? std::max(kNear, each) : k.conv.tile) / each;
-    auto cut = [&](int64_t run) {
-      const int64_t units = ceil_div(run, cells);
-      return ceil_div(units, ceil_div(units, most)) * cells;
-    };
-    tile = cut(whole ? std::max(band, p.sources(0)) * wide : span(band));
-    // tiles that end with their row compute nothing between rows, if they are not much smaller
-    const int64_t of_row = cut(p.columns), parts = ceil_div(p.columns, of_row);
-    if (!a.wide && parts * of_row <= wide && 4 * of_row >= 3 * tile &&
-        band * parts * of_row <= tiles(band) * tile) {
-      tile = of_row;
-      in_row = parts;
-    }
-    vectors = tile * cell / k.lanes;
-    // what the last tile reads is within the plane, so what it drops is not of another one
-    const int64_t down = whole ? 0 : p.reach[0], across = a.wide ? 0 : p.reach[1];
-    used = (begin(tiles(band) - 1) + tile + down * wide + across) * cell;
-    if (!a.wide) used = std::max(used, (band + down) * wide * cell);
-    plane = used;
+  Grid(const Kernels& k, const Problem& p, int64_t group, const Aligned& a = {},
+       std::vector<Copy> of_plane = {})
+      : problem(p), copies(std::move(of_plane)), whole(a.whole), lanes(k.lanes) {
+    p.batch_last ? cut_in_blocks(k, group) : cut_in_runs(k, a);
     if (whole) return;
     plane = ceil_div(plane, 16) * 16;
     if (plane % 1024 == 0) plane += 16;  // planes a page apart would share few lines of a cache
   }
-  int64_t span(int64_t rows) const { return (rows - 1) * wide + problem.columns; }
-  int64_t tiles(int64_t rows) const { return in_row ? rows * in_row : ceil_div(span(rows), tile); }
-  int64_t begin(int64_t n) const {
-    return in_row ? n / in_row * wide + n % in_row * tile : n * tile;
+  int64_t items() const { return chunks * bands * strips; }
+  Block block(int64_t item) const {
+    const int64_t at = item / chunks;  // the chunks of a place lie together
+    const int64_t top = at / strips * band, left = at % strips * strip;
+    return {item % chunks, top, left, std::min(band, problem.rows - top),
+            std::min(strip, problem.columns - left)};
   }
+  int64_t span(int64_t rows) const { return (rows - 1) * wide + problem.columns; }
+  int64_t tiles(const Block& b) const {
+    if (problem.batch_last) return ceil_div(b.rows, tile_rows) * ceil_div(b.columns, tile);
+    return in_row ? b.rows * in_row : ceil_div(span(b.rows), tile);
+  }
+  Tile at(const Block& b, int64_t n) const {
+    if (!problem.batch_last)
+      return {in_row ? n / in_row * wide + n % in_row * tile : n * tile, 1, tile};
+    const int64_t across = ceil_div(b.columns, tile);
+    const int64_t i = n / across * tile_rows, j = n % across * tile;
+    return {i * wide + j, std::min(tile_rows, b.rows - i), std::min(tile, b.columns - j)};
+  }
+  int64_t row_vectors(const Tile& t) const { return t.columns * cell / lanes; }
   // Cells from a row to the next: its own, and the zeros that both need.
   int64_t with_zeros() const {
     const View& from = problem.from;
@@ -146,15 +150,75 @@ struct Grid {
     const double size = plane;
     return size * planes() < INT32_MAX && size * group < INT32_MAX;
   }
-  int64_t held(int64_t band_number) const {
-    return std::min(band, problem.rows - band_number * band);
-  }
 
   const Problem& problem;
   const std::vector<Copy> copies;
   const bool whole;
-  int64_t cell = 1, wide, chunks, band, bands, tile, vectors, used, plane;
+  const int64_t lanes;
+  int64_t cell = 1, wide, chunks, band, bands, strip, strips = 1, tile, tile_rows = 1, used, plane;
   int64_t in_row = 0;  // tiles of a row; 0: they run on over the ends of rows
+
+ private:
+  // Cells are floats, and tiles are runs of them in bands of whole rows.
+  void cut_in_runs(const Kernels& k, const Aligned& a) {
+    const Problem& p = problem;
+    wide = a.wide ? a.wide : with_zeros();
+    chunks = p.batch;
+    strip = p.columns;
+    const double row = static_cast<double>(planes()) * wide;
+    const auto fit = static_cast<int64_t>(kBand / std::max(1.0, row));
+    bands = whole ? 1 : ceil_div(p.rows, std::max<int64_t>(1, fit - p.reach[0]));
+    band = ceil_div(p.rows, bands);
+    // a tile is a multiple of so many cells: of rows, where they begin a vector
+    const int64_t unit = a.wide && !whole ? wide : lanes, each = unit / lanes;
+    const int64_t most = (a.wide ? std::max(kNear, each) : k.conv.tile) / each;
+    auto cut = [&](int64_t run) { return even(ceil_div(run, unit), most) * unit; };
+    tile = cut(whole ? std::max(band, p.sources(0)) * wide : span(band));
+    // tiles that end with their row compute nothing between rows, if they are not much smaller
+    const int64_t of_row = cut(p.columns), parts = ceil_div(p.columns, of_row);
+    const Block first = block(0);
+    if (!a.wide && parts * of_row <= wide && 4 * of_row >= 3 * tile &&
+        band * parts * of_row <= tiles(first) * tile) {
+      tile = of_row;
+      in_row = parts;
+    }
+    // what the last tile reads is within the plane, so what it drops is not of another one
+    const int64_t down = whole ? 0 : p.reach[0], across = a.wide ? 0 : p.reach[1];
+    used = at(first, tiles(first) - 1).begin + tile + down * wide + across;
+    if (!a.wide) used = std::max(used, (band + down) * wide);
+    plane = used;
+  }
+
+  // Cells are vectors over the batch, more than one where images are small. Blocks are a few tiles,
+  // which share what lies around them, each way at least as long as the window reaches.
+  void cut_in_blocks(const Kernels& k, int64_t group) {
+    const Problem& p = problem;
+    cell = lanes;
+    while (cell < p.batch && p.columns * cell < kRow * lanes &&
+           p.rows * p.columns * cell < 2 * kRow * lanes)
+      cell *= 2;
+    chunks = ceil_div(p.batch, cell);
+    tile_rows = std::min<int64_t>(2, p.rows);
+    auto floats = [&](double planes, int64_t rows, int64_t columns) {
+      return planes * (rows + p.reach[0]) * (columns + p.reach[1]) * cell;
+    };
+    int64_t most = std::min(k.conv.tile / tile_rows, 2 * kRow) * lanes / cell;
+    if (floats(group, tile_rows, most) > kCache) most = std::min(most, kRow * lanes / cell);
+    tile = even(p.columns, most);
+    band = tile_rows, strip = tile;
+    while (band < p.rows || strip < p.columns) {
+      const bool down = strip >= p.columns || (band < p.rows && band < strip);
+      const int64_t rows = band + down * tile_rows, columns = strip + !down * tile;
+      const bool large = floats(planes(), rows, columns) > kBand;
+      if (large && band >= p.reach[0] && strip >= p.reach[1]) break;
+      band = rows, strip = columns;
+    }
+    band = ceil_div(even(p.rows, band), tile_rows) * tile_rows;
+    strip = ceil_div(even(p.columns, strip), tile) * tile;
+    bands = ceil_div(p.rows, band), strips = ceil_div(p.columns, strip);
+    wide = strip + p.reach[1];
+    plane = used = (band + p.reach[0]) * wide * cell;
+  }
 };
 
 // Vectors and rows for copies of planes, or none where these take longer than they save.
@@ -191,130 +255,7 @@ std::vector<Copy> copies_of(const Window& w, const Problem& p, const Aligned& al
 const Kernels& fitting(const Kernels& k, const Problem& p) {
   if (p.batch_last || k.lanes <= 8) return k;
   const Kernels& narrow = kernels(8);
-  const Grid g(k, p);
+  const Grid g(k, p, 1);
   const int64_t span = g.span(g.band);
   return 2 * ceil_div(span, narrow.lanes) <= 3 * ceil_div(span, k.lanes) ? narrow : k;
 }
-
-// Where the images of a chunk lie in an array.
-struct Place {
-  Place(const Grid& g, const View& v, int64_t chunk)
-      : batch(g.problem.batch_last ? g.problem.batch : 1),
-        here(g.problem.batch_last ? std::min(g.cell, batch - chunk * g.cell) : 1),
-        plane(v.size[0] * v.size[1] * batch),
-        begin(g.problem.batch_last ? chunk * g.cell : chunk * v.planes * plane) {}
-  int64_t batch, here, plane, begin;
-};
-
-// The cells [first, last) of row i, beginning at `grid`, as far as the array has them.
-void add_row(const View& v, const Place& place, int64_t cell, int64_t phase, int64_t i,
-             int64_t first, int64_t last, int64_t grid, std::vector<Piece>* pieces) {
-  const int64_t a = phase / v.stride[1], b = phase % v.stride[1];
-  const int64_t row = i * v.stride[0] + a - v.pad[0];
-  const int64_t begin = std::max(first, v.first(1, b, last)), end = v.last(1, b, last);
-  if (row < 0 || row >= v.size[0] || begin >= end) return;
-  const int64_t step = v.stride[1] * place.batch;
-  const int64_t at = (row * v.size[1] + begin * v.stride[1] + b - v.pad[1]) * place.batch;
-  grid += (begin - first) * cell;
-  if (place.here == cell && place.batch == cell && (cell == 1 || v.stride[1] == 1)) {
-    const Piece piece = {grid, at, (end - begin) * cell, cell == 1 ? step : 1};
-    Piece* before = pieces->empty() ? nullptr : &pieces->back();
-    if (before && before->step == 1 && piece.step == 1 && before->grid + before->count == grid &&
-        before->memory + before->count == at)
-      before->count += piece.count;
-    else
-      pieces->push_back(piece);
-    return;
-  }
-  for (int64_t j = 0; j < end - begin; ++j)
-    pieces->push_back({grid + j * cell, at + j * step, place.here, 1});
-}
-
-// The sources of a band on the grid, and the lists of pieces they were copied by.
-class Sources {
- public:
-  void fill(const Kernels& k, const Grid& g, int64_t chunk, int64_t band, const float* x,
-            float* grid) {
-    const View& v = g.problem.from;
-    if (!g.copies.empty()) return fill_copies(k, g, chunk, band, x, grid);
-    const Place place(g, v, chunk);
-    const int64_t top = band * g.band, rows = g.held(band) + g.problem.reach[0];
-    for (int64_t phase = 0; phase < v.phases(); ++phase) {
-      pieces_.clear();
-      for (int64_t i = 0; i < rows; ++i)
-        add_row(v, place, g.cell, phase, top + i, 0, g.problem.columns + g.problem.reach[1],
-                i * g.wide * g.cell, &pieces_);
-      for (int64_t p = 0; p < v.planes; ++p)
-        k.conv.to_grid(pieces_.data(), pieces_.size(), x + place.begin + p * place.plane, g.plane,
-                       grid + (p * v.phases() + phase) * g.plane);
-    }
-  }
-
- private:
-  // Each plane goes to memory nearby, and from there to its copies.
-  void fill_copies(const Kernels& k, const Grid& g, int64_t chunk, int64_t band, const float* x,
-                   float* grid) {
-    const View& v = g.problem.from;
-    const Place place(g, v, chunk);
-    const int64_t rows = g.held(band) + g.problem.reach[0], period = g.whole ? g.tile : g.wide;
-    const int64_t across = g.problem.columns + g.problem.reach[1];
-    std::vector<std::vector<Piece>> pieces(v.phases());
-    for (int64_t phase = 0; phase < v.phases(); ++phase) {
-      const int64_t left = g.problem.first(1, phase % v.stride[1]);
-      const int64_t above = g.whole ? g.problem.first(0, phase / v.stride[1]) : 0;
-      for (int64_t i = above; i < rows; ++i)
-        add_row(v, place, 1, phase, band * g.band + i, left, across, (i - above) * g.wide,
-                &pieces[phase]);
-    }
-    int64_t margin = 0;
-    for (const Copy& c : g.copies)
-      margin = std::max(margin, ceil_div(std::abs(c.down * g.wide + c.across), 16) * 16);
-    const int64_t apart = g.used + 2 * margin;  // what is read beyond a plane is masked
-    Shifts shifts = {g.used, period, g.plane};
-    for (const Copy& c : g.copies) {
-      shifts.from.push_back(c.phase * apart + c.down * g.wide + c.across);
-      for (int64_t i = 0; i < period / g.wide; ++i)
-        for (int64_t j = 0; j < g.wide; ++j) {
-          const int64_t row = i + c.down, column = j + c.across;
-          const bool inside = row >= 0 && row < period / g.wide && column >= 0 && column < g.wide;
-          shifts.masks.push_back(inside ? -1 : 0);
-        }
-    }
-    float* planes = plane_memory.floats(v.phases() * apart) + margin;
-    for (int64_t p = 0; p < v.planes; ++p) {
-      for (int64_t phase = 0; phase < v.phases(); ++phase)
-        k.conv.to_grid(pieces[phase].data(), pieces[phase].size(),
-                       x + place.begin + p * place.plane, g.used, planes + phase * apart);
-      k.conv.shift(shifts, planes, grid + p * g.parts() * g.plane);
-    }
-  }
-
-  std::vector<Piece> pieces_;
-};
-
-// The results of a tile, by phase.
-class Results {
- public:
-  void set(const Grid& g, int64_t chunk, int64_t band, int64_t tile) {
-    const View& v = g.problem.to;
-    pieces_.resize(v.phases());
-    const Place place(g, v, chunk);
-    place_begin_ = place.begin, place_plane_ = place.plane, phases_ = v.phases();
-    const int64_t begin = g.begin(tile), end = begin + g.tile, rows = g.held(band);
-    for (int64_t phase = 0; phase < v.phases(); ++phase) {
-      pieces_[phase].clear();
-      for (int64_t i = begin / g.wide; i < rows && i * g.wide < end; ++i) {
-        const int64_t first = std::max<int64_t>(0, begin - i * g.wide);
-        const int64_t last = std::min(g.problem.columns, end - i * g.wide);
-        add_row(v, place, g.cell, phase, band * g.band + i, first, last,
-                (i * g.wide + first - begin) * g.cell, &pieces_[phase]);
-      }
-    }
-  }
-  const std::vector<Piece>& pieces(int64_t result) const { return pieces_[result % phases_]; }
-  int64_t begin(int64_t result) const { return place_begin_ + result / phases_ * place_plane_; }
-
- private:
-  std::vector<std::vector<Piece>> pieces_;
-  int64_t place_begin_ = 0, place_plane_ = 0, phases_ = 1;
-};

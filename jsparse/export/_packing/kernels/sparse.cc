@@ -46,20 +46,21 @@ struct BlocksOf {
 using Blocks = BlocksOf<float>;
 using BlocksInt8 = BlocksOf<int8_t>;
 
-// A convolution as a sum over taps: output o of group g is the sum of values[n] times the plane and
-// place that reads[indices[n]] says, from starts[g * outputs + o] on. `group` is how far the planes
-// of a group are from those of the next. Without `reads` an index is that of a tile.
+// A convolution as a sum over taps: output o of group g is the sum of values[n] times what is
+// reads[n] from the first plane of the group, from starts[g * outputs + o] on. `group` is how far
+// the planes of a group are from those of the next, `pitch` how far rows are. Without `reads` an
+// index is that of a tile.
 struct Taps {
   const float* values;
   const uint16_t* indices;
   const int32_t* starts;
   const int32_t* reads;
-  int64_t outputs, groups, group;
+  int64_t outputs, groups, group, pitch;
 };
 
-// `count` floats together on a grid, and `step` floats apart in an array.
+// `count` cells of `size` floats, together on a grid, and `step` floats apart in an array.
 struct Piece {
-  int64_t grid, memory, count, step;
+  int64_t grid, memory, count, size, step;
 };
 
 // Copies of planes: each has `floats` of what begins at from[n], where its mask, of `period` floats,
@@ -71,11 +72,13 @@ struct Shifts {
 };
 
 constexpr int kTiles = 16;
-constexpr int kSmall = 2;  // vectors of a tile, at most, that is found without a table
+constexpr int kSmall = 2;  // vectors of a tile, at most, that is found by its index
+using ConvForward = void (*)(const Taps&, const float*, int64_t, int64_t, float*);
+using ConvWeights = void (*)(const Taps&, const float*, const float*, int64_t, int64_t, float*);
 struct ConvKernels {
   int64_t tile;  // vectors, at most
-  void (*forward[kTiles])(const Taps&, const float*, int64_t, int64_t, float*);
-  void (*weights[kTiles])(const Taps&, const float*, const float*, int64_t, int64_t, float*);
+  ConvForward forward[2][kTiles];  // for tiles of one or two rows, by the vectors of a row
+  ConvWeights weights[2][kTiles];
   void (*to_grid)(const Piece*, int64_t, const float*, int64_t, float*);
   void (*shift)(const Shifts&, const float*, float*);
   void (*from_grid)(const Piece*, int64_t, const float*, float*);
