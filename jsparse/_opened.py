@@ -1,19 +1,19 @@
 """Walks of a computation: through the operations of a jaxpr, or from one to what it leads to."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from jax.extend.core import ClosedJaxpr, Literal
 
 Value = TypeVar("Value")
-One = TypeVar("One")
+Item = TypeVar("Item")
 WRAPPERS = {
     "pjit", "jit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call",
     "custom_vjp_call", "custom_vjp_call_jaxpr", "composite",
 }  # fmt: skip
 
 
-def opened(eqn: Any) -> ClosedJaxpr | None:
+def _opened(eqn: Any) -> ClosedJaxpr | None:
     """What an operation wraps (`jit`, `remat`, a custom gradient), or None for other operations."""
     if eqn.primitive.name not in WRAPPERS:
         return None
@@ -32,17 +32,20 @@ def interpreted(
     constant: Callable[[Any, Any], Value],
     above: tuple = (),
 ) -> list[Value]:
-    """What a jaxpr gives if each operation is replaced by a function of its own.
+    """The outputs of a jaxpr in which a function stands for each operation.
 
     Operations that only wrap others are opened in place; loops and branches are not.
 
     Args:
       closed: the computation.
       inputs: what stands for the arrays that it gets.
-      each: function of an operation, what it reads, and the tracebacks of the calls around it and
-        its own, from the outermost one inwards, to what it makes.
-      constant: function of an array and its `Literal` or variable to what stands for it.
+      each: function of an operation, of what stands for its inputs, and of the tracebacks of the
+        calls around it and its own, the outermost first; returns what stands for its outputs.
+      constant: function of an array and its `Literal` or variable; returns what stands for it.
       above: tracebacks of the callers of the whole.
+
+    Returns:
+      What stands for the outputs.
 
     Example:
       >>> import jax
@@ -58,7 +61,7 @@ def interpreted(
     read = lambda atom: constant(atom.val, atom) if isinstance(atom, Literal) else at[atom]
     for eqn in jaxpr.eqns:
         given, source = list(map(read, eqn.invars)), (*above, eqn.source_info.traceback)
-        inner = opened(eqn)
+        inner = _opened(eqn)
         if inner is None:
             made = each(eqn, given, source)
         else:
@@ -67,8 +70,12 @@ def interpreted(
     return list(map(read, jaxpr.outvars))
 
 
-def reached(start: Iterable[One], onward: Callable[[One], Iterable[One]]) -> dict[One, None]:
-    """All that steps lead to, each once, in the order in which it is found; the start included.
+def reached(start: Iterable[Item], onward: Callable[[Item], Iterable[Item]]) -> dict[Item, None]:
+    """The start and all that steps from it lead to, each once, in the order in which it is found.
+
+    Args:
+      start: where the walk begins.
+      onward: from an item to those one step further.
 
     Example:
       >>> list(reached([4, 5], lambda n: [n // 2] if n else []))
@@ -81,6 +88,24 @@ def reached(start: Iterable[One], onward: Callable[[One], Iterable[One]]) -> dic
         found |= more
         waiting += more
     return found
+
+
+def by_distance(
+    start: Iterable[Item], onward: Callable[[Item], Iterable[Item]]
+) -> Iterator[list[Item]]:
+    """The same as lists: the start, then what is one step away from it, then two, and so on.
+
+    Example:
+      >>> list(by_distance([4, 5], lambda n: [n // 2] if n else []))
+      [[4, 5], [2], [1], [0]]
+    """
+    found = dict.fromkeys(start)
+    items = list(found)
+    while items:
+        yield items
+        after = dict.fromkeys(more for item in items for more in onward(item))
+        items = [item for item in after if item not in found]
+        found |= dict.fromkeys(items)
 
 
 def results(primitive: Any, settings: dict[str, Any], *inputs: Any) -> list[Any]:

@@ -1,16 +1,13 @@
-"""Which removed units a fault comes from: those nearest to it, or at the line of an error."""
+"""Which removed units a fault comes from: those nearest to it, or to the call that failed."""
 
 import re
 
 from flax.errors import ScopeParamShapeError
 
-from jsparse._opened import reached
+from jsparse._opened import by_distance, reached
 from jsparse._pure import SizesByName
 from jsparse.export._shrinking.graph import Graph, Node
-from jsparse.export._shrinking.liveness import (
-    Axis,
-    Removal,
-)
+from jsparse.export._shrinking.liveness import Axis, Removal
 from jsparse.export._shrinking.source import frames, raised, told
 from jsparse.export._shrinking.verify import Fault
 
@@ -19,15 +16,11 @@ OF_LINEN = re.compile(r'parameter "(.+?)" in "/?(.*?)"')
 
 def removed_near(graph: Graph, removal: Removal, fault: Fault) -> list[Axis]:
     """Axes with removed positions: of the nodes at fault, or of the nearest that led to them."""
-    seen = dict.fromkeys(fault.nodes)
-    layer = list(seen)
-    while layer:
-        found = [axis for node in layer for axis in _removed_axes(removal, node)]
-        if found:
+    makers = graph.makers
+    before = lambda node: makers[node].inputs if node in makers else []
+    for nodes in by_distance(fault.nodes, before):
+        if found := [axis for node in nodes for axis in _removed_axes(removal, node)]:
             return found
-        before = [n for node in layer if node in graph.makers for n in graph.makers[node].inputs]
-        layer = [node for node in dict.fromkeys(before) if node not in seen]
-        seen |= dict.fromkeys(layer)
     return []
 
 

@@ -132,21 +132,26 @@ def cut_in_place(
         slot.put(made[id(held)])
         if path in cuts:
             found[slot.path] = cuts[path]
-    if members_of(places):
+    if _members_of(places):
         share_norms_in_place(model)
     fit_linen_in_place(model, found)
     return found
 
 
 def _cut_groups(places: Sequence[Slot], cuts: Mapping[int, Cut]) -> dict[str, Cut]:
-    """Cut what the weights of groups share, before them; `cuts` are by identity.
+    """Cut what the weights of groups share, before the weights themselves.
 
-    Returns what was cut, at each place.
+    Args:
+      places: of the model.
+      cuts: of the weights, by their identity.
+
+    Returns:
+      What was cut, by path, at each place.
     """
-    members = members_of(places)
+    members = _members_of(places)
     pairs = [(member, cuts[one].keep if one in cuts else {}) for one, member in members.items()]
-    stays = staying(pairs)
-    note_gone_in_place(pairs)
+    stays = _staying(pairs)
+    _note_gone_in_place(pairs)
     done: dict[int, dict[str, Cut]] = {}
     found: dict[str, Cut] = {}
     for slot in places:
@@ -158,7 +163,7 @@ def _cut_groups(places: Sequence[Slot], cuts: Mapping[int, Cut]) -> dict[str, Cu
                 cut = Cut(shape=shape, keep={len(shape) - 1: tuple(np.flatnonzero(kept).tolist())})
                 done[id(group)] = {} if kept.all() else _cut_part(group, cut)
             found |= {f"{slot.path}/{key}/{name}": c for name, c in done[id(group)].items()}
-    renumber_in_place(pairs, stays)
+    _renumber_in_place(pairs, stays)
     return found
 
 
@@ -180,7 +185,7 @@ def _cut_part(part: Sparse, cut: Cut) -> dict[str, Cut]:
         old = getattr(part, name)
         setattr(part, name, old.replace(one.placed(old[...])))
     for name, value in gone.items():
-        store_in_place(part, name, placed_like(value, weight))
+        _store_in_place(part, name, placed_like(value, weight))
     return found
 
 
@@ -206,12 +211,12 @@ Pairs = Iterable[tuple[Member, Keep]]
 """Weights of groups, each once, and the positions that stay on the axes that are cut."""
 
 
-def members_of(places: Iterable[Slot]) -> dict[int, Member]:
+def _members_of(places: Iterable[Slot]) -> dict[int, Member]:
     """Weights of groups by identity."""
     return {id(slot.value): slot.value for slot in places if isinstance(slot.value, Member)}
 
 
-def staying(pairs: Pairs) -> dict[str, np.ndarray]:
+def _staying(pairs: Pairs) -> dict[str, np.ndarray]:
     """Which units of each group have a position that stays: bool [units], by name."""
     found: dict[str, np.ndarray] = {}
     for group, span, at, stays in _positions(pairs):
@@ -223,7 +228,7 @@ def staying(pairs: Pairs) -> dict[str, np.ndarray]:
 def divided(pairs: Pairs) -> set[str]:
     """The groups with units of which some positions stay and others are cut."""
     pairs = list(pairs)
-    there = staying(pairs)
+    there = _staying(pairs)
     return {
         group.name
         for group, _, at, stays in _positions(pairs)
@@ -231,7 +236,7 @@ def divided(pairs: Pairs) -> set[str]:
     }
 
 
-def note_gone_in_place(pairs: Pairs) -> None:
+def _note_gone_in_place(pairs: Pairs) -> None:
     """Add to the state of each group what is cut from units which stay; before the cut."""
     groups: dict[int, Units] = {}
     more: dict[str, Array] = {}
@@ -245,16 +250,16 @@ def note_gone_in_place(pairs: Pairs) -> None:
     for group in groups.values():
         if group.name in more:
             before = group.state.get("gone", 0)
-            store_in_place(group, "gone", group.each(more[group.name]) + before)
+            _store_in_place(group, "gone", group.each(more[group.name]) + before)
 
 
-def store_in_place(part: Sparse, name: str, value: Array) -> None:
+def _store_in_place(part: Sparse, name: str, value: Array) -> None:
     """Store an entry of the state, which may be one that the rule did not start with."""
     part.state_names = tuple(dict.fromkeys((*part.state_names, name)))
     setattr(part, name, Setting(value))
 
 
-def renumber_in_place(pairs: Pairs, stays: Mapping[str, np.ndarray]) -> None:
+def _renumber_in_place(pairs: Pairs, stays: Mapping[str, np.ndarray]) -> None:
     """Record in weights which units are where, after the groups were cut."""
     for member, keep in pairs:
         spans = []
@@ -269,7 +274,7 @@ def renumber_in_place(pairs: Pairs, stays: Mapping[str, np.ndarray]) -> None:
                     span,
                     units=() if np.array_equal(at, np.arange(width)) else tuple(at.tolist()),
                     width=width,
-                    # the remaining units of its group's rule
+                    # the rule of the group has the remaining units already
                     rule=with_role(span.rule, dataclasses.replace(span.rule.role, left=left)),
                 )
             )

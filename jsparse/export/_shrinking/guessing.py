@@ -1,13 +1,14 @@
 """Sizes that custom modules store, found by trying.
 
 1. An operation at fault has axes that lose positions. An attribute of a module around it that is as
-   large as such an axis was may be the size that the code has there; or else one that is as large
-   as any axis that does.
+   large as such an axis was may be the size that the code has there. If none is right, one that is
+   as large as any axis that loses positions may be.
 2. In a copy, such an attribute is set to the new length, in all modules of its class at once, and
-   the copy is traced again. If the operation then does the same and none before it is at fault, it
-   is a size that the code reads there.
-3. An attribute is set if it is the only one that is right, or if none is and it is one of the only
-   two that are right together. The next fault follows, until none is left or nothing is certain.
+   the copy is traced again. If the operation then does the same and none before it is at fault, the
+   code reads the attribute there.
+3. An attribute is set if it is the only one that is right. If none is, two are set if they are the
+   only ones that are right together. The next fault follows, until none is left or nothing is
+   certain.
 """
 
 import itertools
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 from flax import nnx
 
 from jsparse._bridge import is_own
+from jsparse._opened import by_distance
 from jsparse._slots import walk_modules
 from jsparse.export._shrinking.attributes import Attributes, set_in_place, sizes_stored
 from jsparse.export._shrinking.graph import Graph, Node, Op
@@ -25,19 +27,19 @@ from jsparse.export._shrinking.liveness import Removal
 from jsparse.export._shrinking.rescale import Made, merged
 from jsparse.export._shrinking.verify import Fault
 
-MOST = 4  # attributes that are tried in pairs
+MOST = 4  # attributes, beyond which no pairs are tried
 Key = tuple[type, str]
 """A class of modules, and the name of an attribute."""
 Lengths = Mapping[int, int]
-"""What the lengths of axes become."""
+"""What axes of one length become as long as."""
 
 
 class Option(NamedTuple):
-    """Attributes that may be set.
+    """Attributes that may be set together.
 
     Attributes:
       keys: which.
-      values: by path and name.
+      values: the new ones, by path and name.
       ops: the operations that are at fault without it.
     """
 
@@ -61,12 +63,12 @@ class Guesses:
     def made(
         self, small: nnx.Module, removal: Removal, again: Callable[[Any], Made]
     ) -> tuple[Made, Attributes]:
-        """A smaller model with the sizes that it needs, and which were set.
+        """A smaller model with the sizes that it needs, and the attributes that were set.
 
         Args:
-          small: not changed.
+          small: the smaller model; not changed.
           removal: what was removed.
-          again: what a smaller model computes, and its faults.
+          again: from a smaller model to what it computes, and its faults.
         """
         made, found = again(small), dict[str, dict[str, Any]]()
         while made.faults and (chosen := self._next(made.faults, small, removal, again)):
@@ -101,7 +103,7 @@ class Guesses:
         return None
 
     def _mends(self, now: list[Fault], before: list[Fault], ops: Iterable[Op]) -> bool:
-        """Whether faults at some operations are gone, and no other came before them."""
+        """Whether the faults at some operations are gone, and no new one is before them."""
         known = {fault.op for fault in before} - {*ops}
         new = [fault.op for fault in now if fault.op not in known]
         first = min(self._graph.order[op] for op in ops)
@@ -134,21 +136,15 @@ class Guesses:
 
     def _near(self, op: Op) -> list[str]:
         """The paths of the variables nearest before an operation, or else after it."""
-        for start, step in ((op.inputs, self._back), (op.outputs, self._on)):
-            seen, layer = dict.fromkeys(start), list(start)
-            while layer:
-                if paths := [node.path for node in layer if node.path]:
+        back = lambda node: self._graph.before.get(node, ())
+        on = lambda node: [
+            n for op in self._graph.readers.get(node, ()) for n in (*op.inputs, *op.outputs)
+        ]
+        for start, onward in ((op.inputs, back), (op.outputs, on)):
+            for nodes in by_distance(start, onward):
+                if paths := [node.path for node in nodes if node.path]:
                     return paths
-                layer = [n for n in dict.fromkeys(step(layer)) if n not in seen]
-                seen |= dict.fromkeys(layer)
         return []
-
-    def _back(self, layer: list[Node]) -> Iterable[Node]:
-        return (before for node in layer for before in self._graph.before.get(node, ()))
-
-    def _on(self, layer: list[Node]) -> Iterable[Node]:
-        ops = (op for node in layer for op in self._graph.readers.get(node, ()))
-        return (node for op in ops for node in (*op.inputs, *op.outputs))
 
 
 def _ends(fault: Fault) -> tuple[Node, ...]:
@@ -156,7 +152,7 @@ def _ends(fault: Fault) -> tuple[Node, ...]:
 
 
 def _lengths(nodes: Iterable[Node], removal: Removal) -> Lengths:
-    """What the lengths of axes that lose positions become, where all of one length lose as many."""
+    """The new lengths of axes that lose positions, where all axes of one length lose as many."""
     pairs = {
         (before, after)
         for node in nodes

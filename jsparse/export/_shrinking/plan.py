@@ -104,12 +104,12 @@ class Plan:
 
     def zeros(self, cuts: Mapping[str, Cut]) -> dict[str, str]:
         """What is removed only because a weight is all zeros, by path of that weight."""
-        found = all_zeros(self.graph) & cuts.keys()
+        found = _zero_weights(self.graph) & cuts.keys()
         if not found:
             return {}
         other = copy.copy(self)
         other._learn(self.alive | found)
-        return went(found, cuts, other.cutting(other.removal()).cuts)
+        return _removed_for_zeros(found, cuts, other.cutting(other.removal()).cuts)
 
     def removal(self) -> Removal:
         """The largest removable set."""
@@ -276,13 +276,13 @@ def groups_of(model: nnx.Module, graph: Graph, removal: Removal) -> dict[str, in
     }
 
 
-def all_zeros(graph: Graph) -> frozenset[str]:
+def _zero_weights(graph: Graph) -> frozenset[str]:
     """The paths of the weights, of two axes or more, that hold only zeros."""
     weights = [node for node in graph.variables if node.value is not None and len(node.shape) > 1]
     return frozenset(node.path for node in weights if not node.value.any())  # type: ignore[union-attr]
 
 
-def went(
+def _removed_for_zeros(
     zeros: Collection[str], cuts: Mapping[str, Cut], less: Mapping[str, Cut]
 ) -> dict[str, str]:
     """What is removed only because a weight is all zeros, by path of that weight.
