@@ -25,6 +25,7 @@ Whether it is right, and what it takes:
   places        which elements of weights an array is made of
   cut           variables, rules and states, cut
   attributes    the sizes that layers store
+  guessing      the sizes that modules of your own store, found by trying
   record        what was removed, as plain data
 
 Units that are removed together, dead or not:

@@ -56,7 +56,7 @@ def mend_in_place(model: nnx.Module, groups: Mapping[str, int], mend: Mend) -> A
 
 
 def set_in_place(model: nnx.Module, values: Attributes) -> None:
-    """Set attributes of modules."""
+    """Set attributes: values by path of the module and name."""
     for path, module in walk_modules(model):
         set_attributes(module, values.get(path, {}))
 

@@ -142,7 +142,7 @@ class Graph:
 
     @functools.cached_property
     def order(self) -> dict[Op, int]:
-        """The place of each among all operations."""
+        """The position of each operation in `all_ops`."""
         return {op: n for n, op in enumerate(self.all_ops)}
 
     @functools.cached_property
@@ -174,7 +174,7 @@ class Graph:
         return list(found)
 
     def origins(self) -> dict[Node, Node]:
-        """The variable that a node is but for its type, as in half precision or inside a loop."""
+        """The variable that a node is, also inside a loop or in another type."""
         found = {node: node for node in self.variables}
         for op in self.all_ops:
             if op.name == "convert_element_type" and op.inputs[0] in found:

@@ -58,10 +58,10 @@ def rearrange(op: Op, *values: np.ndarray) -> list[np.ndarray]:
         case "transpose":
             return [value.transpose(params["permutation"])]
         case "broadcast_in_dim":
-            spread = [1] * len(out)
+            lengths = [1] * len(out)
             for axis, to in enumerate(params["broadcast_dimensions"]):
-                spread[to] = value.shape[axis]
-            return [np.broadcast_to(value.reshape(spread), out)]
+                lengths[to] = value.shape[axis]
+            return [np.broadcast_to(value.reshape(lengths), out)]
         case "slice":
             return [value[spans(op)]]
         case "rev":
@@ -111,16 +111,15 @@ def touched(op: Op, masks: Sequence[np.ndarray]) -> list[np.ndarray] | None:
     if op.name in REDUCTIONS:
         return [np.asarray(masks[0].any(axis=tuple(op.params["axes"])))]
     if op.name in CUMULATIVE:
-        along = op.params["axis"]
-        back = op.params.get("reverse", False)
-        mask = np.flip(masks[0], along) if back else masks[0]
-        mask = np.logical_or.accumulate(mask, axis=along)
-        return [np.flip(mask, along) if back else mask]
+        axis, back = op.params["axis"], op.params.get("reverse", False)
+        mask = np.flip(masks[0], axis) if back else masks[0]
+        mask = np.logical_or.accumulate(mask, axis=axis)
+        return [np.flip(mask, axis) if back else mask]
     if op.name in ("sort", "top_k", "fft"):
-        along = op.params.get("dimension", op.params.get("axis", -1))
+        axes = op.params.get("dimension", op.params.get("axis", -1))
         if op.name == "fft":
-            along = tuple(range(-len(op.params["fft_lengths"]), 0))
-        lanes = np.asarray(functools.reduce(np.logical_or, masks).any(axis=along, keepdims=True))
+            axes = tuple(range(-len(op.params["fft_lengths"]), 0))
+        lanes = np.asarray(functools.reduce(np.logical_or, masks).any(axis=axes, keepdims=True))
         return [np.broadcast_to(lanes, node.shape) for node in op.outputs]
     if op.name == "gather":
         rest, onto = gathered(op)
@@ -165,13 +164,14 @@ def whole_axes_of(op: Op) -> list[tuple[int, int]]:
 
 
 Onto = Callable[[np.ndarray], np.ndarray]
+"""Spreads what is left of an array, with length 1 along some axes, over another array."""
 
 
 def gathered(op: Op) -> tuple[tuple[int, ...], Onto]:
-    """The axes of an array along which a gather takes anything, and what spreads the rest of it.
+    """The axes of an array along which a gather takes any positions.
 
     Returns:
-      (axes, function from the array, of length 1 along these axes, to the output).
+      (axes, function that spreads an array of length 1 along them over the output).
     """
     kept = dict(whole_axes_of(op)) | {axis: to for axis, _, to in lanes_of(op)}
     rest, to = others(len(op.inputs[0].shape), *kept), [kept[axis] for axis in sorted(kept)]
@@ -179,7 +179,11 @@ def gathered(op: Op) -> tuple[tuple[int, ...], Onto]:
 
 
 def updated(op: Op) -> tuple[tuple[int, ...], Onto]:
-    """The same for updates: their axes that lie anywhere, and what spreads them on the array."""
+    """The axes of updates along which they may go anywhere.
+
+    Returns:
+      (axes, function that spreads updates of length 1 along them over the updated array).
+    """
     whole, update = op.inputs[0].shape, op.inputs[UPDATES[op.name]].shape
     kept = {k: axis for axis, k in windows_of(op).items() if whole[axis] == update[k]}
     rest, to = others(len(update), *kept), [kept[axis] for axis in sorted(kept)]
@@ -193,7 +197,7 @@ class Shape:
     Attributes:
       summed: pairs of axes, one of each factor.
       batch: triples of axes: of each factor and of the output.
-      free: by factor, its axes that are axes of the output alone, and which.
+      free: for each factor, its axes that only the output has, too, and which these are there.
       pinned: axes that stay, of each factor and of the output.
     """
 

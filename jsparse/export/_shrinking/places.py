@@ -50,9 +50,9 @@ def before(op: Op, node: Node, where: Where, side: int) -> Where | Nowhere:
     """The elements of an input that some elements of an output are made of.
 
     Args:
-      op: that makes it, and is linear in that input.
+      op: the operation; linear in that input.
       node: the output.
-      where: elements of it.
+      where: elements of the output.
       side: which input.
     """
     source = op.inputs[side]
@@ -80,7 +80,7 @@ def before(op: Op, node: Node, where: Where, side: int) -> Where | Nowhere:
 
 
 def _in_whole(op: Op, node: Node, where: np.ndarray) -> np.ndarray:
-    """Of the array that a part was taken from."""
+    """The elements of the array that a part was taken from."""
     found = np.zeros(op.inputs[0].shape, bool)
     if op.name == "slice":
         found[spans(op)] = where
@@ -95,7 +95,7 @@ def _in_whole(op: Op, node: Node, where: np.ndarray) -> np.ndarray:
 
 
 def _in_factor(op: Op, where: np.ndarray, side: int) -> Where | Nowhere:
-    """Of a factor of a product, along the axes that it gives to the output."""
+    """The elements of a factor of a product, along the axes that it gives to the output."""
     ends = {} if op.extra and side == 0 else shape_of(op).to_output(side)
     rest = others(where.ndim, *ends.values())
     first = first_along(where, rest)
@@ -143,7 +143,12 @@ class Scaled:
     plus: float = 0.0
 
     def of(self, value: jax.Array, cut: Cut | None) -> jax.Array:
-        """The weight, cut already, after it in its dtype; a weakly typed one stays so."""
+        """The changed weight, in its dtype; weak types stay weak.
+
+        Args:
+          value: the weight, cut already.
+          cut: how it was cut, if it was.
+        """
         wide = jnp.promote_types(value.dtype, jnp.float32)
         given = value if value.dtype == wide else value.astype(wide)
         factor = self.factor

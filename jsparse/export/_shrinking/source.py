@@ -21,7 +21,7 @@ class Frame(NamedTuple):
     Attributes:
       file: of the code.
       line: in it.
-      at: which of the calls of that line it is: an offset into the compiled function.
+      at: which of the calls of that line it is: an offset into the bytecode of the function.
     """
 
     file: str
@@ -87,7 +87,7 @@ def told(found: Iterable[Frame]) -> str:
     return "an unknown place"
 
 
-def _short(file: Path) -> Any:
+def _short(file: Path) -> Path:
     """A path from the working directory or the installed packages on, or in full."""
     for folder in (Path.cwd(), Path(FLAX).parent):
         if file.is_relative_to(folder):

@@ -42,7 +42,11 @@ def explain(
 ) -> dict[str, str]:
     """Why weights with dead units were not cut there, by path.
 
-    `foldable`: positions that may be removed as constants, by product: [n], or [].
+    Args:
+      graph: of the model.
+      knowledge: what is constant in it.
+      removal: what is removed.
+      foldable: by product, which positions may be removed as constants: [n]; [] for none.
     """
     texts: dict[str, dict[str, None]] = {}
     ways, weights = _Ways(graph, knowledge, foldable), graph.origins()
@@ -69,6 +73,7 @@ def explain(
 
 
 def said(reason: Reason) -> str:
+    """A reason in words, with the operation and where it is called."""
     if reason.op is None:
         return reason.text
     return f"`{reason.op.name}` at {place(reason.op)} {reason.text}"
@@ -162,7 +167,7 @@ class _Ways:
         return shared
 
     def _is_shared(self, node: Node) -> bool:
-        """Whether a node is a weight or a constant, but for its shape, that is read repeatedly."""
+        """Whether a node is a weight or a constant, or one reshaped, that is read repeatedly."""
         while node.value is None and len(before := self._before.get(node, ())) == 1:
             node = before[0]
         return node.value is not None and bool(node.shape) and len(self._readers[node]) > 1
@@ -183,7 +188,7 @@ class _Ways:
 
 
 def partly_dead(graph: Graph, knowledge: Knowledge, removal: Removal) -> dict[str, str]:
-    """Why they stay, by path of the stacked weight."""
+    """Why units that are dead in some layers or heads only stay, by path of the stacked weight."""
     found: dict[str, str] = {}
     sources = _sources(graph)
     for op in graph.all_ops:
@@ -216,7 +221,7 @@ def partly_dead(graph: Graph, knowledge: Knowledge, removal: Removal) -> dict[st
 def _sources(graph: Graph) -> dict[Node, tuple[Node, str]]:
     """The array outside all loops that a node is, or is a slice of, and the path of its variable.
 
-    It is the variable itself, or that with its axes in the order that `vmap` gives them.
+    The array is the variable itself, or the variable with its axes in the order of `vmap`.
     """
     found = {node: (node, node.path) for node in graph.variables}
     for op in graph.all_ops:

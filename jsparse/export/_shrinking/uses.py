@@ -144,11 +144,15 @@ def summed(graph: Graph) -> set[Axis]:
 
 
 def _stays_itself(op: Op, variable: Node) -> bool:
-    """A kernel may be normalized before it is used; a variance is not a scale."""
+    """Whether what an operation makes of a variable is used as the variable would be.
+
+    A kernel may be normalized before it is used, but a variance is not a scale.
+    """
     return len(variable.shape) > 1 or op.name not in ELEMENTWISE or op.name in LINEAR
 
 
 def _used(op: Op, n: int, of_weights: bool) -> dict[int, Use]:
+    """What an operation does with its n-th input, by axis; whether it reads weights alone."""
     node = op.inputs[n]
     if op.name in PRODUCTS and n < 2:
         shape = shape_of(op)
@@ -163,7 +167,7 @@ def _used(op: Op, n: int, of_weights: bool) -> dict[int, Use]:
 
 
 def _within(op: Op) -> list[tuple[Node, Node, int]]:
-    """Arrays inside loops and branches, those outside that they are, and how many axes go."""
+    """Arrays inside loops and branches, what they are outside, and how many leading axes go."""
     return [
         (inner, outer, int(k in body.sliced))
         for body in op.bodies
@@ -209,7 +213,7 @@ def with_closers(graph: Graph, params: Collection[str], group: UnitGroup, mixed:
 
 
 def _fewest(graph: Graph, own: list[UnitAxis], mixed: bool) -> list[UnitAxis]:
-    """Those that read the units, those that make them, or all: the first set that is enough."""
+    """The weights that read the units, those that make them, or all: the first that are enough."""
     values = _disturbed(graph, {member.path for member in own})
     expected = graph.run(_closed(values, own))
     reads = [member for member in own if Use.READS in member.use]
@@ -222,7 +226,7 @@ def _fewest(graph: Graph, own: list[UnitAxis], mixed: bool) -> list[UnitAxis]:
 
 
 def _disturbed(graph: Graph, paths: Collection[str]) -> dict[str, np.ndarray]:
-    """The values of weights, shifted so that none is 0 or 1 only because training starts there."""
+    """The values of weights, moved so that none is 0 or 1 only because training starts there."""
     draw = np.random.default_rng(0)
     found = {}
     for node in graph.variables:
