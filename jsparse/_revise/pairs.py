@@ -30,11 +30,12 @@ from jsparse.rules._rule import unit_magnitude
 from jsparse.rules._stacked import over_stack
 
 NOTED: ContextVar[set[str] | None] = ContextVar("noted", default=None)
+"""Collects the paths of masks within `noting_masks`."""
 
 
 @contextlib.contextmanager
 def noting_masks() -> Iterator[set[str]]:
-    """Collect the paths of all masks that revisions are given meanwhile."""
+    """Collect the paths of all masks that `find_layers` finds meanwhile, in any transform."""
     noted = set[str]()
     token = NOTED.set(noted)
     try:
@@ -277,15 +278,3 @@ def check_start(by: Any, mask: Any) -> None:
             f"the mask keeps parts of {by.unit}; start with whole units, as "
             "jsparse.prune.drop_lowest(model, pattern, 0.9, jsparse.prune.noise(key), unit) does"
         )
-
-
-def stacked(by: Revision, step: Array, key: Array) -> Any:
-    """The revision at one step, mapped over stacked layers with separate keys."""
-
-    def revised(mask: Array, weight: Array, gradient: Array) -> Array:
-        shape = mask.shape[: by.role.stack]
-        one = lambda m, w, g, k: by(m, w, g, step=step, key=k)
-        keys = jax.random.split(key, shape) if shape else key
-        return over_stack(one, len(shape))(mask, weight, gradient, keys)
-
-    return revised

@@ -25,14 +25,24 @@ from jsparse._counting import anywhere
 from jsparse._paths import naming
 from jsparse._revise.layers import At, CoupledLayer, Layer, both, only
 from jsparse._revise.moments import cleared
-from jsparse._revise.pairs import inside, stacked, without
+from jsparse._revise.pairs import inside, without
 from jsparse._revise.pause import pausing
 from jsparse._revise.revision import Revision
 from jsparse.rules._stacked import over_stack
 
 
 class Run(NamedTuple):
-    """One train step, on flat lists of leaves."""
+    """One train step, on flat lists of leaves.
+
+    Attributes:
+      inner: the transform that trains the weights.
+      layers: the masks, with their weights and revisions.
+      form: structure of the tree to train.
+      leaves: of this tree.
+      gradients: of the leaves; empty at the start.
+      step: number of this step, int32 [].
+      seed: of the random numbers, [].
+    """
 
     inner: Any
     layers: Sequence[Layer | CoupledLayer]
@@ -44,13 +54,16 @@ class Run(NamedTuple):
 
     @property
     def masks(self) -> set[int]:
+        """Positions of the masks among the leaves."""
         return {mask for layer in self.layers for mask in layer.masks}
 
     @property
     def revised(self) -> list[tuple[Layer | CoupledLayer, Revision]]:
+        """The layers that have a revision, and it."""
         return [(layer, layer.by) for layer in self.layers if layer.by]
 
     def tree(self, leaves: Sequence[Array]) -> Any:
+        """The tree with these leaves."""
         return jax.tree_util.tree_unflatten(self.form, leaves)
 
     def trained(self) -> At:
@@ -117,7 +130,7 @@ class Run(NamedTuple):
 
         def jump(n: int, layer: Layer | CoupledLayer, by: Revision) -> Array:
             mask, key_here = layer.mask_of(self.leaves), jax.random.fold_in(key, n)
-            one = stacked(by, self.step, key_here)
+            one = _stacked(by, self.step, key_here)
             with naming(layer.path):
                 weight = jnp.asarray(layer.seen(trained))
                 moved = one(mask, weight, layer.growth(self.gradients)) - mask
@@ -137,7 +150,7 @@ class Run(NamedTuple):
         return over_stack(by.trained, by.role.stack)(mask, layer.seen(self.leaves.__getitem__)) > 0
 
     def _stay(self, jumps: list[Array]) -> list[tuple[Layer | CoupledLayer, Array]]:
-        """What of each layer is not cleared."""
+        """Where the mask stays as it is, of each layer whose revision clears what it changes."""
         pairs = zip(self.revised, jumps, strict=True)
         return [(layer, jump == 0) for (layer, by), jump in pairs if by.clears]
 
@@ -158,3 +171,15 @@ class Run(NamedTuple):
         """bool []: whether a revision of these layers is due."""
         different = dict.fromkeys(layer.by for layer in layers if layer.by)
         return jnp.any(jnp.array([by.due(self.step) for by in different], bool))
+
+
+def _stacked(by: Revision, step: Array, key: Array) -> Any:
+    """The revision at one step, mapped over stacked layers with separate keys."""
+
+    def revised(mask: Array, weight: Array, gradient: Array) -> Array:
+        shape = mask.shape[: by.role.stack]
+        one = lambda m, w, g, k: by(m, w, g, step=step, key=k)
+        keys = jax.random.split(key, shape) if shape else key
+        return over_stack(one, len(shape))(mask, weight, gradient, keys)
+
+    return revised
