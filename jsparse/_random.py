@@ -35,9 +35,10 @@ def draw_key(draw: Array) -> Array:
 
 
 def unmixed_key(draw: Array) -> Array:
-    """A key of the current draw, []: its seed and number as they are, for Threefry mixes them.
+    """Another key of the current draw, []: its seed and number as they are.
 
-    Compared with `draw_key` it saves as many operations as `uniform` takes.
+    Threefry mixes them when numbers are drawn. `draw_key` mixes them once more before, which takes
+    as many operations as to draw.
 
     Example:
       >>> jax.random.key_data(unmixed_key(jnp.array([3.0, 5.0]))).tolist()

@@ -20,7 +20,7 @@ from jsparse._variables import LORA, WRAPPERS, overwrites, stored, unseen
 from jsparse.rules._coupled import Joint, Span
 
 CONVOLUTIONS = (nnx.Conv, nnx.ConvTranspose)
-Made = TypeVar("Made", bound=Callable)
+Function = TypeVar("Function", bound=Callable)
 HOLDERS = (nnx.Pytree, list, dict)
 """Types that may hold variables; a module is an nnx.Pytree."""
 NOT_OPENED = (Sparse, nnx.Rngs, nnx.RngStream)
@@ -99,19 +99,19 @@ def check_module(model: Any, name: str = "model") -> None:
     )
 
 
-def outside_jit(made: Made) -> Made:
+def outside_jit(function: Function) -> Function:
     """Decorate a function so that a model or another argument that is traced is refused."""
 
-    @wraps(made)
-    def told(*args: Any, **named: Any) -> Any:
-        check_known(made.__name__, *args, *named.values())
-        return made(*args, **named)
+    @wraps(function)
+    def checked(*args: Any, **named: Any) -> Any:
+        check_known(function.__name__, *args, *named.values())
+        return function(*args, **named)
 
-    return told  # type: ignore[return-value]
+    return checked  # type: ignore[return-value]
 
 
 def check_known(name: str, *values: Any) -> None:
-    """Refuse values that are traced, or hold arrays that are, for the function of this name."""
+    """Refuse values that are traced, or hold traced arrays, for the function of this name."""
     for value in values:
         state = nnx.state(value) if isinstance(value, nnx.Pytree) else value
         leaves = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, Iterator))
@@ -197,13 +197,13 @@ def own_masks(model: nnx.Module) -> dict[str, Any]:
 
 def clear_hidden_in_place(places: Iterable[Slot]) -> None:
     """Set weights to 0 that masks of Flax's hide in all of these places, so that they rank last."""
-    shown: dict[int, tuple[nnx.Variable, Any]] = {}
+    read: dict[int, tuple[nnx.Variable, Any]] = {}
     for slot in places:
         weight = slot.value.weight if isinstance(slot.value, Sparse) else slot.value
         mask = slot.parent.mask if isinstance(slot.parent, CONVOLUTIONS) else None
         here = True if mask is None or slot.key != "kernel" else jnp.asarray(mask[...]) != 0
-        shown[id(weight)] = weight, here | shown.get(id(weight), (weight, False))[1]
-    for weight, where in shown.values():
+        read[id(weight)] = weight, here | read.get(id(weight), (weight, False))[1]
+    for weight, where in read.values():
         if where is not True and jnp.shape(where) == weight.shape:
             weight[...] = jnp.where(where, weight[...], 0).astype(weight.dtype)
 

@@ -23,13 +23,13 @@ Slope = Callable[[Any], dict[str, Array]]
 
 @dataclass(frozen=True)
 class OfGradients:
-    """The mean over batches of a score from the gradients of a loss."""
+    """The mean over batches of a score from the gradients of a loss. Abstract: see `worth`."""
 
     loss: Loss
     batches: Iterable[Any] = field(repr=False)
     joined: Joined = field(default_factory=Joined)
     worth: ClassVar[Callable[[Slope, dict[str, Array], Any, Sequence[UnitGroup]], Any]]
-    """From the gradient as a function, the weights by path, a batch and the groups."""
+    """(gradient as a function, weights by path, batch, groups) -> [units] by group and weight."""
 
     def __post_init__(self) -> None:
         check_function(loss=self.loss)
@@ -54,7 +54,10 @@ def gradients(
       model: without rules; in eval mode, so that units behave as they will in use.
       loss: loss(model, batch) -> [].
       batches: one or more, of the same shape.
-      score: of the gradient as a function, the weights by path and the batch.
+      score: function of the gradient as a function, the weights by path and the batch.
+
+    Yields:
+      What `score` returns, as NumPy arrays.
     """
     build, variables, _ = taken_apart(evaluated(model))
     numbers = {p: v for p, v in variables.items() if jnp.issubdtype(v.dtype, jnp.inexact)}
@@ -74,14 +77,19 @@ def gradients(
 def gate_slopes(
     slopes: Mapping[str, Array], weights: Mapping[str, Array], groups: Sequence[UnitGroup]
 ) -> list[list[Array]]:
-    """How the loss changes with a factor on all that belongs to a unit: [units] each.
+    """How the loss changes with a factor on a unit, for each weight of each group: [units].
 
-    sum over s of w_s dL/dw_s, over the entries s of the unit, and over real and imaginary parts; of
-    each weight of each group.
+    It is the sum over s of w_s dL/dw_s, s being the entries of the unit in that weight, real and
+    imaginary parts apart.
+
+    Args:
+      slopes: dL/dw by path, [...] like the weight.
+      weights: by path.
+      groups: of units.
     """
     return [
         [
-            _gate(jnp.real(weights[m.path] * slopes[m.path]), m, group.width)
+            _by_unit(jnp.real(weights[m.path] * slopes[m.path]), m, group.width)
             for m in group.members
             if m.path in weights and weighs(m, weights[m.path])
         ]
@@ -89,7 +97,8 @@ def gate_slopes(
     ]
 
 
-def _gate(product: Array, member: UnitAxis, width: int) -> Array:
+def _by_unit(product: Array, member: UnitAxis, width: int) -> Array:
+    """The sum over the entries of each unit: [...] like the weight -> [units]."""
     along = product.sum(tuple(k for k in range(product.ndim) if k != member.axis))
     there = np.flatnonzero(member.units >= 0)
     return jnp.zeros(width, along.dtype).at[member.units[there]].add(along[there])
@@ -98,7 +107,13 @@ def _gate(product: Array, member: UnitAxis, width: int) -> Array:
 def over_batches(
     found: Iterable[list[list[np.ndarray]]], groups: Sequence[UnitGroup], joined: Joined
 ) -> list[np.ndarray]:
-    """The mean over batches of scores of each weight of each group, then joined."""
+    """The mean over batches of scores, joined over the weights of each group: [units] each.
+
+    Args:
+      found: for each batch, group and weight, scores [units].
+      groups: of units.
+      joined: how.
+    """
     each = list(found)
     means = [
         [np.mean([np.asarray(b[g][m], np.float64) for b in each], axis=0) for m in range(len(own))]

@@ -88,7 +88,7 @@ def study(tx: optax.GradientTransformation, params: Any, learned: frozenset[str]
 def trained_masks(
     tx: optax.GradientTransformation, params: Any, masks: Collection[str]
 ) -> frozenset[str]:
-    """Masks that no revision takes and gradients move, as far as that can be tried."""
+    """The masks that gradients move and no revision takes, as far as that can be tried."""
     for extra in EXTRA:
         try:
             with noting_masks() as taken:
@@ -106,8 +106,8 @@ def travel(
     """How far a parameter moves from 0 in these steps, by path, where gradients do not decide that.
 
     Under Adam and similar optimizers a step is the learning rate, however large the gradient; under
-    Adafactor it is a fraction of the parameter, and tiny where that is 0.
-    Transforms whose steps grow with the gradient are left out, and so are runs above `LONG` steps.
+    Adafactor it is a fraction of the parameter, and tiny where that is 0. Transforms whose steps
+    grow with the gradient are left out, and so are runs above `LONG` steps.
     """
     try:
         trial = _Trial(tx, params, learned, {})
@@ -166,7 +166,10 @@ class _Trial:
     extra: dict[str, float]
 
     def _traced(self) -> tuple[ClosedJaxpr, list[str], int]:
-        """The update of learned parameters, their paths, and how many gradients it has."""
+        """The update of learned parameters, their paths, and how many gradients it reads.
+
+        Its inputs are the gradients, as many parameters, and the state.
+        """
         seen = self._filled(VALUE)
         state = jax.eval_shape(self.tx.init, seen)
 
@@ -178,24 +181,27 @@ class _Trial:
 
     def depends(self) -> tuple[frozenset[str], frozenset[str]]:
         """The learned parameters whose update depends on gradients, and on parameters."""
-        closed, shapes, number = self._traced()
+        closed, paths, number = self._traced()
         inputs = {var: n for n, var in enumerate(closed.jaxpr.invars[: 2 * number])}
         reach: dict[Any, set[int]] = {var: {n} for var, n in inputs.items()}
         of = lambda var: set() if isinstance(var, Literal) else reach.get(var, set())
         for equation in closed.jaxpr.eqns:
             together = set().union(*map(of, equation.invars))
             reach |= dict.fromkeys(equation.outvars, together)
-        by_path = dict(zip(shapes, map(of, closed.jaxpr.outvars), strict=True))
+        by_path = dict(zip(paths, map(of, closed.jaxpr.outvars), strict=True))
         return (
             frozenset(p for p, found in by_path.items() if any(n < number for n in found)),
             frozenset(p for p, found in by_path.items() if any(n >= number for n in found)),
         )
 
     def driven(self) -> frozenset[str]:
-        """The learned parameters whose update needs a gradient, of which branches are known."""
-        closed, shapes, number = self._traced()
-        needs = lambda one: dce_jaxpr(closed.jaxpr, [name == one for name in shapes])[1][:number]
-        return frozenset(one for one in shapes if any(needs(one)))
+        """The learned parameters whose update needs a gradient.
+
+        Unlike `depends`, this looks into loops and branches.
+        """
+        closed, paths, number = self._traced()
+        needs = lambda one: dce_jaxpr(closed.jaxpr, [path == one for path in paths])[1][:number]
+        return frozenset(one for one in paths if any(needs(one)))
 
     def remembers(self) -> bool:
         """Whether the state holds parameters, with which later ones may be compared."""

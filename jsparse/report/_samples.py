@@ -1,4 +1,4 @@
-"""Tables of numbers and classes of samples, as arrays; what is neither is refused."""
+"""Tables of numbers, and classes of samples, as arrays; anything else is refused."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +8,7 @@ from jsparse._values import shown
 
 
 def as_numbers(value: ArrayLike) -> np.ndarray:
-    """An array of NumPy's own types; of objects otherwise."""
+    """The value as an array of one of NumPy's own types; an array of objects if it is none."""
     try:
         array = np.asarray(value)
         kind = jnp.float64 if jnp.issubdtype(array.dtype, jnp.floating) else array.dtype

@@ -122,17 +122,17 @@ def rival(rule: Rule) -> Rival:
 
 
 def no_cost(rule: Rule, state: State) -> Array:
-    """[], 0: nothing is learned."""
+    """[], 0: the rule adds nothing to the loss. The method `cost` of such rules."""
     return jnp.zeros(())
 
 
 def unchanged(rule: Rule, weight: Array, state: State) -> State:
-    """The state, unchanged."""
+    """The state as it is: no event changes it. The method `advance` of such rules."""
     return state
 
 
 def the_mask(rule: Rule, weight: Array, state: State) -> Array:
-    """[units] of a group, the mask."""
+    """[units] of a group: their mask. The method `gates` of rules that scale nothing."""
     return rule.mask(weight, state)
 
 
