@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A boolean mask that went through BCOO is int32: x[mask] then gathers, and ~mask is never 0 where it should be.
+# A boolean mask that went through BCOO is int32: x[mask] then gathers, and ~mask is nowhere 0.
 #
 # Guess: BCOO.fromdense(mask).todense() is the mask, with its dtype, as scipy.sparse keeps it.
 # Versions: jax 0.10.2; the same with jax 0.12.0.1.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Equinox's AdaptiveAvgPool has other windows than PyTorch's unless the size is a multiple: outputs differ, silently.
+# Equinox's AdaptiveAvgPool has other windows than PyTorch's unless the output's size divides the input's.
 #
 # Guess: a layer with the name, arguments and purpose of torch.nn.AdaptiveAvgPool computes the same, so weights of a
 #   ported network can be used as they are.
@@ -9,7 +9,7 @@
 #   0-3, 3-6 and 6-9, Equinox 0-3, 4-6 and 7-9. The same holds for maxima, and in each axis of an image.
 # Who is hurt: whoever ports pyramid pooling (bins 1, 2, 3, 6), VGG, AlexNet or SqueezeNet and feeds another size of
 #   image than 224: features are shifted, with the right shape.
-# Remedy: average over PyTorch's windows by hand, or resize so that the sizes are multiples.
+# Remedy: average over PyTorch's windows by hand, or resize so that the number of outputs divides that of inputs.
 #
 # Output seen:
 #   10 entries in 3 windows: PyTorch [1.5, 4.5, 7.5], Equinox [1.5, 5.0, 8.0]

@@ -4,9 +4,9 @@
 # Guess: a sum of sparse arrays has the dtype that NumPy promotes both to, as with CSR, CSC and COO.
 # Versions: SciPy 1.17.1, NumPy 2.4.6.
 # What happens: where the diagonals of one array are among those of the other, the sum is made in a copy of the
-#   data of the array with more diagonals, in its dtype. int32 + int8 is int8 and wraps, float64 + float32 is
-#   float32; where NumPy refuses to cast (int8 and float64), an error is raised. With equal diagonals, or with
-#   diagonals that neither array has all of, the dtype is right.
+#   data of the array with more diagonals, in its dtype. So int32 + int8 may be int8 and wrap, float64 + float32 be
+#   float32; where NumPy refuses to cast (int8 and float64), an error is raised. Where both have the same diagonals,
+#   or each has one that the other lacks, the dtype is right.
 # Who is hurt: whoever adds a diagonal to a banded matrix, such as degrees to the negated adjacency of a chain or
 #   a grid kept in few bytes, or a ridge to a banded Gram matrix.
 # Remedy: convert both to one dtype first, or add in CSR.

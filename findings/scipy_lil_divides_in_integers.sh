@@ -5,7 +5,8 @@
 #   whatever its format.
 # Versions: SciPy 1.17.1, NumPy 2.4.6.
 # What happens: COO, CSR, CSC, DIA and BSR give floats. LIL and DOK promote the dtype with that of the scalar, as a
-#   sum would, and round toward zero; entries that become 0 stay stored. Times 0.5, and divided by 2.0, is right.
+#   sum would, and round toward zero; entries that become 0 stay stored. A product with 0.5 is right, and so is
+#   division by 2.0.
 # Who is hurt: whoever fills a matrix of counts in LIL or DOK, which SciPy recommends for that, and halves or
 #   normalizes it before the conversion to CSR: all counts below the divisor are lost.
 # Remedy: convert to CSR first, or divide by a float.

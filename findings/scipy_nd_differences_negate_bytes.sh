@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Zero minus a sparse array of bytes with three axes is positive in SciPy: 0 - 200 is 56.
+# In SciPy, zero minus a sparse array of bytes is positive if there are three axes: 0 - 200 is 56.
 #
 # Guess: a difference of sparse arrays has the values of the dense difference; int64 minus uint8 is int64.
 # Versions: SciPy 1.17.1, NumPy 2.4.6.
-# What happens: with three axes or more, b is negated in its own dtype, and then added to a in the dtype of both.
+# What happens: in a - b with three axes or more, b is negated in its own dtype, then added to a in the dtype of both.
 #   Unsigned values wrap while they are negated, and the result has the right dtype with 256 too much; -128 of int8
 #   keeps its sign. With one and two axes it is right.
 # Who is hurt: whoever subtracts stored frames, counts or labels in unsigned integers, as sparse stacks of images

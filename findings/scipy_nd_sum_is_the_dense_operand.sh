@@ -3,9 +3,9 @@
 #
 # Guess: SciPy's arrays of more than two axes add to NumPy arrays as those of two do.
 # Versions: SciPy 1.17.1, NumPy 2.4.6.
-# What happens: the sparse values are added into a flattened copy, which is a view only of an array in C or
-#   Fortran order. After a transposition such as (1, 0, 2), or broadcasting a row (a bias) to all positions, it is
-#   a copy, and what was added there is dropped; no error, and the shape and dtype are right. The order of the
+# What happens: the sparse values are added into the flattened NumPy array, which is a view of it in C or Fortran
+#   order alone. After a transposition such as (1, 0, 2), or broadcasting a row (a bias) to all positions, it is a
+#   copy, and what was added there is dropped; no error, and the shape and dtype are right. The order of the
 #   operands does not matter. A difference is right, and so are arrays of two axes.
 # Who is hurt: whoever adds a bias, a positional encoding or a transposed activation to a sparse tensor.
 # Remedy: np.ascontiguousarray(np.broadcast_to(b, a.shape)) before adding.

@@ -6,8 +6,8 @@
 # Versions: sparse 0.19.3, NumPy 2.4.6.
 # What happens: every axis of length 1 is removed with it, for COO, GCXS and DOK, argmax and argmin. The maximum
 #   itself (`a.max(axis=1)`) keeps them. With keepdims=True all axes stay.
-# Who is hurt: whoever predicts classes of sparse scores, works for months, and meets a batch of one; then loops
-#   fail on a scalar, or [1, n, 1] broadcasts against the labels to [n, n].
+# Who is hurt: whoever predicts classes from sparse scores, at the first batch of one: loops fail on a scalar. Where
+#   another axis has length 1, the result [n] broadcasts against labels [n, 1] to [n, n].
 # Remedy: argmax(..., keepdims=True), then reshape.
 #
 # Output seen:

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# A list of positions with a negative one reads zeros from sparse's DOK arrays, and writes a second entry.
+# In sparse's DOK arrays, negative positions in a list read zeros, and write a second entry.
 #
 # Guess: `a[[0, -1]]` is the first and the last entry, as in NumPy, and as `a[-1]` is in the same array.
 # Versions: sparse 0.19.3, NumPy 2.4.6.
-# What happens: only single numbers are wrapped. A list looks up the position -1 itself, under which nothing is
-#   stored, so the fill value is read. What is written goes there, too: the dense array shows it at the end, but
-#   reading the last entry does not, and three positions hold four stored entries; the conversion to COO, and with
-#   it most operations, then raises an error that does not say why.
+# What happens: only single numbers count from the end. A list looks up the position -1 itself, under which nothing
+#   is stored, so the fill value is read. What is written goes there, too: the dense array shows it at the end, but
+#   the last entry still reads as before, and an array of length 3 has four stored entries; the conversion to COO,
+#   and with it most operations, then raises an error that does not say why.
 # Who is hurt: whoever gathers the last k, or relative positions, of a matrix under construction.
 # Remedy: positions % length.
 #
