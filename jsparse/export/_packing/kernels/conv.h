@@ -78,8 +78,8 @@ void conv_gradient(const Kernels& k, ffi::ThreadPool pool, const Grid& g, const 
   });
 }
 
-// dw anew, term by term, where its sum is no number: the grid has zeros of dy between rows, and zero
-// times what is not finite is none.
+// dw anew, term by term, where its sum is NaN: the grid has zeros of dy between rows, and zero
+// times what is not finite is NaN.
 void conv_gradient_alone(const Csr& m, const Window& w, const int64_t* in, const int64_t* out,
                          bool batch_last, const float* x, const float* dy, float* dw) {
   auto at = [&](const int64_t* size, int64_t n, int64_t i, int64_t j, int64_t plane) {

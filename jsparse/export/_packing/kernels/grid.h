@@ -7,22 +7,22 @@
 // that neighbors of y read neighbors on the grid.
 //
 // With the batch innermost, cells are vectors over the batch, and a tile is a row or two of a few
-// cells. What weights read for neighbors overlaps: the squarer and smaller a tile, the more planes
-// of it the nearest cache holds. Sums that read from the next one take half as long again.
+// cells. What weights read for neighbors overlaps, so the nearest cache holds more planes of small
+// and square tiles. Sums that read from the next cache take half as long again.
 //
-// Of single images cells are floats, and a block is a band of whole rows. They follow each other
-// with just the zeros between that both need, so a tile is any run of cells; what it computes
-// between two rows is dropped. Where tiles of a row leave less to drop, they are. A vector that
-// begins anywhere in a row is mostly read from two lines of the cache. So where planes are read by
-// many weights, there is a copy of a plane for each column of the window, shifted by it, whose rows
-// begin a vector; or one for each tap, if images are small.
+// With single images cells are floats, and a block is a band of whole rows. Between two rows are
+// just the zeros that both need, so a tile is any run of cells; what it computes there is dropped.
+// Tiles end with their row where that drops less. A vector that begins anywhere in a row is mostly
+// read from two lines of the cache. So where many weights read a plane, there is a copy of it for
+// each column of the window, shifted by it, in which each row begins with a whole vector; or a copy
+// for each tap, if images are small.
 
 constexpr int64_t kBand = 384 << 10;  // floats of a grid, about
-constexpr int64_t kCache = 11 << 10;  // floats that a group reads for a tile, to stay near
-constexpr int64_t kRow = 4;           // vectors in a row of a tile; twice that, if it stays near
+constexpr int64_t kCache = 11 << 10;  // floats of a group for a tile that the nearest cache holds
+constexpr int64_t kRow = 4;           // vectors in a row of a tile; twice that, if kCache allows it
 constexpr int64_t kMost = 65536;      // of anything that a window has
 constexpr int64_t kNear = 8;          // vectors of a tile that is read from copies of planes
-constexpr int64_t kLeast = 3;         // weights for each copy, for them to pay
+constexpr int64_t kLeast = 3;         // weights that read a copy, or it costs more than it saves
 
 int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
 int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
@@ -76,14 +76,14 @@ struct Window {
   }
 };
 
-// How copies of planes lie for vectors of `lanes`, with rows of `wide` floats; 0: there are none.
-// `whole` images are tiles, in which a row need not begin a vector.
+// How copies of planes lie: for vectors of `lanes`, with rows of `wide` floats; 0 without copies.
+// If `whole`, a tile is an image, and only its first row begins with a whole vector.
 struct Aligned {
   int64_t lanes = 0, wide = 0;
   bool whole = false;
 };
 
-// What a copy has at cell [i, j]: that of a phase which is `down` and `across` from its first.
+// A copy has at cell [i, j] what a phase has at [i + down, j + across], from its first cell on.
 struct Copy {
   int64_t phase, down, across;
 };
@@ -98,7 +98,7 @@ struct Tile {
   int64_t begin, rows, columns;
 };
 
-// As even as possible, at most so long.
+// The length of equal parts, as few as possible, that are at most so long.
 int64_t even(int64_t length, int64_t most) { return ceil_div(length, ceil_div(length, most)); }
 
 // How a problem is cut, for vectors of k.lanes. `group` planes are read together.
@@ -221,7 +221,7 @@ struct Grid {
   }
 };
 
-// Vectors and rows for copies of planes, or none where these take longer than they save.
+// How copies of planes lie; without any where they would take longer than they save.
 Aligned alignment(const Kernels& k, const Problem& p, const Window& w, double kept) {
   const int64_t columns = std::max(p.columns, p.sources(1)), rows = std::max(p.rows, p.sources(0));
   const double each = kept / std::max<int64_t>(1, p.from.planes);  // that read a plane

@@ -1,7 +1,8 @@
 // How planes are copied to a grid, and results from it: by lists of pieces that lie together in
 // both. Included by conv.h.
 
-// Where the images of a chunk lie in an array.
+// Where the images of a chunk lie in an array: `here` of the `batch` images are side by side, from
+// `begin` on, and planes are `plane` floats apart.
 struct Place {
   Place(const Grid& g, const View& v, int64_t chunk)
       : batch(g.problem.batch_last ? g.problem.batch : 1),
@@ -11,7 +12,7 @@ struct Place {
   int64_t batch, here, plane, begin;
 };
 
-// The cells [first, last) of row i, beginning at `grid`, as far as the array has them.
+// Adds the cells [first, last) of row i, beginning at `grid`, as far as the array has them.
 void add_row(const View& v, const Place& place, int64_t cell, int64_t phase, int64_t i,
              int64_t first, int64_t last, int64_t grid, std::vector<Piece>* pieces) {
   const int64_t a = phase / v.stride[1], b = phase % v.stride[1];
@@ -27,14 +28,14 @@ void add_row(const View& v, const Place& place, int64_t cell, int64_t phase, int
     return;
   }
   Piece* before = pieces->empty() ? nullptr : &pieces->back();
-  const int64_t gone = before ? before->count * cell : 0;
-  if (before && step == cell && before->grid + gone == grid && before->memory + gone == at)
+  const int64_t length = before ? before->count * cell : 0;
+  if (before && step == cell && before->grid + length == grid && before->memory + length == at)
     before->count += end - begin;
   else
     pieces->push_back({grid, at, end - begin, cell, step});
 }
 
-// The sources of a band on the grid, and the lists of pieces they were copied by.
+// The sources of a block, copied to the grid.
 class Sources {
  public:
   void fill(const Kernels& k, const Grid& g, const Block& block, const float* x, float* grid) {
@@ -96,7 +97,7 @@ class Sources {
   std::vector<Piece> pieces_;
 };
 
-// The results of a tile, by phase.
+// Where the results of a tile go, as a list of pieces for each phase.
 class Results {
  public:
   void set(const Grid& g, const Block& block, const Tile& tile) {

@@ -46,10 +46,10 @@ struct BlocksOf {
 using Blocks = BlocksOf<float>;
 using BlocksInt8 = BlocksOf<int8_t>;
 
-// A convolution as a sum over taps: output o of group g is the sum of values[n] times what is
-// reads[n] from the first plane of the group, from starts[g * outputs + o] on. `group` is how far
-// the planes of a group are from those of the next, `pitch` how far rows are. Without `reads` an
-// index is that of a tile.
+// A convolution as a sum over taps: group g adds to output o the sum over n, from
+// starts[g * outputs + o] on, of values[n] times what lies reads[n] after the first plane of the
+// group. The planes of two groups are `group` floats apart, the rows of a tile `pitch`. Without
+// `reads` a weight reads the tile with the number indices[n].
 struct Taps {
   const float* values;
   const uint16_t* indices;
