@@ -234,8 +234,7 @@ def first_kept(marked: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     early, none = reversed_index(marked.shape, axes), zeros(marked.astype(jnp.uint32), axes)
     counted = lambda trial: count((early >= along(trial, axes)) & marked, axes)
     size = math.prod(marked.shape[a] for a in axes)
-    keep = jnp.squeeze(keep, axes) if keep.ndim else keep
-    found = earliest(counted, keep, none, size, jnp.array(True))
+    found = earliest(counted, by_group(keep, axes), none, size, jnp.array(True))
     return lax.expand_dims(found, axes)
 
 
@@ -306,3 +305,8 @@ def later(shape: tuple[int, ...], axes: tuple[int, ...], first: Array) -> Array:
 def along(value: Array, axes: tuple[int, ...]) -> Array:
     """A value per group, to compare with the entries along axes; a scalar fits as it is."""
     return lax.expand_dims(value, axes) if value.ndim else value
+
+
+def by_group(value: Array, axes: tuple[int, ...]) -> Array:
+    """The inverse of `along`: a value of length 1 along axes, without them."""
+    return jnp.squeeze(value, axes) if value.ndim else value

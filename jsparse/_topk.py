@@ -13,6 +13,7 @@ from jsparse._counting import (
     HIGHEST,
     MOST,
     along,
+    by_group,
     count,
     earliest,
     first_kept,
@@ -113,8 +114,7 @@ def highest(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     if not axes or score.size == 0:
         return jnp.ones(score.shape, bool)
     size = math.prod(score.shape[a] for a in axes)
-    order, keep = ordered(score), jnp.asarray(keep).astype(jnp.uint32)
-    keep = jnp.squeeze(keep, axes) if keep.ndim else keep
+    order, keep = ordered(score), by_group(jnp.asarray(keep).astype(jnp.uint32), axes)
     none = zeros(order, axes)
     last, exact = reaching(lambda trial: count(order >= along(trial, axes), axes), keep, none, size)
 
@@ -156,7 +156,7 @@ def _cut(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     if score.size == 0:
         return jnp.zeros([n for a, n in enumerate(score.shape) if a not in axes], jnp.float32)
     size, order = math.prod(score.shape[a] for a in axes), ordered(score)
-    keep = jnp.squeeze(keep, axes) if keep.ndim else keep
+    keep = by_group(keep, axes)
     counted = lambda trial: count(order >= along(trial, axes), axes)
     reached, exact = reaching(counted, keep, zeros(order, axes), size)
     enough = order >= along(reached, axes)

@@ -121,18 +121,19 @@ def rival(rule: Rule) -> Rival:
     return cast(Rival, rule)
 
 
+# Methods that many rules share: `cost = no_cost`, `advance = unchanged`, `gates = the_mask`.
 def no_cost(rule: Rule, state: State) -> Array:
-    """[], 0: the rule adds nothing to the loss. The method `cost` of such rules."""
+    """[], 0: the rule adds nothing to the loss."""
     return jnp.zeros(())
 
 
 def unchanged(rule: Rule, weight: Array, state: State) -> State:
-    """The state as it is: no event changes it. The method `advance` of such rules."""
+    """The state as it is: no event changes it."""
     return state
 
 
 def the_mask(rule: Rule, weight: Array, state: State) -> Array:
-    """[units] of a group: their mask. The method `gates` of rules that scale nothing."""
+    """[units] of a group, the mask of its units."""
     return rule.mask(weight, state)
 
 

@@ -177,7 +177,7 @@ def _below_0(threshold: Array) -> Array:
 @jax.custom_jvp
 def _price(threshold: Array) -> Array:
     """exp(-t), and below -1 its tangent there: [...]."""
-    return _price_jvp((threshold,), (threshold,))[0]
+    return _price_jvp((threshold,), (threshold,))[0]  # the value, for any tangent
 
 
 @_price.defjvp
