@@ -258,7 +258,7 @@ def main(settings: Settings) -> None:
     images = common.first_tests(images, settings.tested)
     settings.check_batch(images)
     size = "quick" if settings.quick else "study"
-    settings = dataclasses.replace(settings, out=settings.out or f"runs/function_modules/{size}")
+    settings, folder = settings.in_folder(f"runs/function_modules/{size}")
     found = {name: trained(name, make, settings, images) for name, make in arms(settings).items()}
     kinds = list(found[PLAIN]["accuracy"])
     rows = [
@@ -281,7 +281,6 @@ def main(settings: Settings) -> None:
     print(
         "\nResults that get over 5 % of a module's attention:", ", ".join(f"{n:.0f}" for n in used)
     )
-    folder = Path(settings.out)
     draw_reading(found[reading]["read"], folder / "reading.png")
     draw_shifts(found, folder / "shifts.png")
     common.show_pages(list(found), folder, folder / "reading.png", folder / "shifts.png")

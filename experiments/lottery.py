@@ -210,7 +210,7 @@ def main(settings: Settings) -> None:
     images = common.first_samples(common.mnist(settings.data), settings.samples)
     settings.check_batch(images)
     name = "quick" if settings.quick else "lenet-300-100"
-    settings = dataclasses.replace(settings, out=settings.out or f"runs/lottery/{name}")
+    settings, out = settings.in_folder(f"runs/lottery/{name}")
     training = common.SeedTraining(images, settings.batch)
     made = ways(settings, training.steps)
     found = {name: pruned(name, way, settings, training, images) for name, way in made.items()}
@@ -231,7 +231,7 @@ def main(settings: Settings) -> None:
         panels.setdefault(way.panel, {})[name] = curve
     # its rate falls in each round, beside those that are made to differ
     panels[made["SILO"].panel]["falling"] = panels[made["first weights"].panel]["first weights"]
-    path = Path(settings.out) / "lottery.png"
+    path = out / "lottery.png"
     common.draw(panels, path, "weights left [%]", "test accuracy [%]", log="x")
     common.show_pages(made, path.parent, path)
 

@@ -233,8 +233,8 @@ def claims(scores: np.ndarray, curves: dict[str, np.ndarray], probes: dict[str, 
 def main(settings: Settings) -> None:
     """Train and measure what is not done yet; print the tables and draw the pictures."""
     folder = f"runs/selfplay_pong{'/quick' * settings.quick}{'/atari' * settings.atari}"
-    settings = dataclasses.replace(settings, out=str(settings.out or folder))
-    run = common.open_run(settings.out, settings)
+    settings, out = settings.in_folder(folder)
+    run = common.open_run(out, settings)
     if settings.atari:
         return atari.main(run, settings.dqn, settings.simulators, settings.frames)
     seeds, width = settings.seeds, settings.dqn.width

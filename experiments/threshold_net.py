@@ -191,7 +191,7 @@ def main(settings: Settings) -> None:
     images = common.first_tests(images, settings.tested)
     settings.check_batch(images)
     size = "quick" if settings.quick else "study"
-    settings = dataclasses.replace(settings, out=settings.out or f"runs/threshold_net/{size}")
+    settings, out = settings.in_folder(f"runs/threshold_net/{size}")
     side = images.train_x.shape[1]
     print("\nFull width, an image of 224 x 224; HarDNets with 1000 classes, ThreshNets with 10:\n")
     print(full(), flush=True)
@@ -208,7 +208,7 @@ def main(settings: Settings) -> None:
     print(f"\n{images.name}, ThreshNet79, {divided(settings)}, {settings.extent}:\n")
     print(common.table([*HEAD, f"ms / {TIMED} images", "error [%]", "best epoch"], rows))
     print("\nTimes are processor time of thin convolutions, and say nothing about a GPU.")
-    path = Path(settings.out) / "threshold.png"
+    path = out / "threshold.png"
     panel = {f"ThreshNet79, {divided(settings)}": curves}
     common.draw(panel, path, "epoch", "test accuracy [%]")
     common.show_pages(list(made), path.parent, path)

@@ -297,12 +297,12 @@ def main(settings: Settings) -> None:
     source, target = split(common.mnist(settings.data), settings)
     settings.check_batch(target)
     name = "quick" if settings.quick else "zoo"
-    settings = dataclasses.replace(settings, out=settings.out or f"runs/transfer_score/{name}")
+    settings, out = settings.in_folder(f"runs/transfer_score/{name}")
     rows: dict[str, dict] = {}
     for n in range(len(settings.widths)):
         rows |= group(n, settings, source, target)["rows"]
     show(rows, settings, target)
-    path = Path(settings.out) / "transfer.png"
+    path = out / "transfer.png"
     draw(rows, path)
     names = sorted(found.parent.name for found in path.parent.glob("*/final.json"))
     common.show_pages(names, path.parent, path)
