@@ -92,7 +92,7 @@ def trained_masks(
     for extra in EXTRA:
         try:
             with noting_masks() as taken:
-                jax.eval_shape(tx.init, params)
+                jax.eval_shape(lambda tree: tx.init(tree), params)  # a new function: not cached
             left = frozenset(masks) - taken
             return _Trial(tx, params, left, extra).driven() if left else left
         except Exception:  # any code of others may run here
