@@ -26,7 +26,7 @@ def promotion() -> Iterator[None]:
 def test_published_models_lose_their_dead_units(name: str) -> None:
     case = MODELS[name]
     model = prepared(case.make, case.dead)
-    small, record = js.shrink(model, case.inputs(0, 2), mend=case.mend)
+    small, record = js.shrink(model, case.inputs(0, 2))
     expected = {key: n - case.stayed.get(key, 0) for key, n in case.units.items()}
     assert removed(model, small, case.units) == expected
     assert set(record.stayed) == set(case.why)

@@ -203,7 +203,9 @@ def test_masks_that_no_revision_takes_are_refused_unless_frozen(rest: Any) -> No
     with pytest.raises(ValueError, match=r"no revision takes layers/0/kernel/mask"):
         js.Optimizer(model, optax.partition(parts | {"rest": rest}, labels), wrt=wrt)
     frozen = optax.partition(parts | {"rest": optax.set_to_zero()}, labels)
-    js.Optimizer(model, optax.MultiSteps(frozen, 2), wrt=wrt)
+    whole = optax.MultiSteps(frozen, 2)
+    for _ in range(2):  # what JAX keeps of the first trace does not hide the second
+        js.Optimizer(model, whole, wrt=wrt)
 
 
 def test_a_cost_that_is_first_read_after_units_went_is_known() -> None:

@@ -5,7 +5,7 @@ Long because it is one table.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flax import nnx
 from jax import Array
@@ -28,7 +28,6 @@ class Published(NamedTuple):
       units: how many units that is, by path and axis of a weight that loses them.
       stayed: how many of them stay, by the same.
       why: what `stayed` of the record says, by path.
-      mend: see `shrink`.
       layout: whose it is, for the guide.
       note: what stays, for the guide.
     """
@@ -41,7 +40,6 @@ class Published(NamedTuple):
     note: str = ""
     stayed: Mapping[tuple[str, int], int] = {}
     why: Mapping[str, str] = {}
-    mend: Callable[[nnx.Module], Mapping[str, Any]] = lambda module: {}
 
 
 def rows(key: int, batch: int, length: int = 7, width: int = 3) -> Array:
@@ -50,12 +48,6 @@ def rows(key: int, batch: int, length: int = 7, width: int = 3) -> Array:
 
 def nodes(key: int, batch: int) -> Array:
     return vectors(key, 4)  # of one graph
-
-
-def mamba2_sizes(module: nnx.Module) -> dict[str, int]:
-    if isinstance(module, sequences.Mamba2Mixer):
-        return {"states": (module.conv.kernel.shape[-1] - module.inner) // 2}
-    return {}
 
 
 def last(*places: int) -> tuple:
@@ -73,7 +65,6 @@ MODELS = {
         },
         {("mixers/0/enter/kernel", 1): 4},
         "Dao and Gu 2024",
-        mend=mamba2_sizes,
     ),
     "GPT-2": Published(
         sequences.GPT2,
