@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from jsparse._opened import interpreted
+from jsparse._jaxprs import interpreted
 from jsparse._pure import by_position, calling, evaluated, pure
 from jsparse._slots import slots
 from jsparse._sparse import Sparse

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.extend.core import Literal
 
-from jsparse._opened import interpreted, reached, results
+from jsparse._jaxprs import interpreted, reached, results
 
 
 class Op(NamedTuple):

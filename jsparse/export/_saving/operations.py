@@ -10,7 +10,7 @@ from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
-from jsparse._opened import interpreted, results
+from jsparse._jaxprs import interpreted, results
 
 BODIES = {"scan": ("jaxpr",), "while": ("cond_jaxpr", "body_jaxpr"), "cond": ("branches",)}
 AS_THEY_ARE = {"convert_element_type", "bitcast_convert_type"}  # these are about the dtype itself

@@ -4,7 +4,7 @@ import re
 
 from flax.errors import ScopeParamShapeError
 
-from jsparse._opened import by_distance, reached
+from jsparse._jaxprs import by_distance, reached
 from jsparse._pure import SizesByName
 from jsparse.export._shrinking.graph import Graph, Node
 from jsparse.export._shrinking.liveness import Axis, Removal

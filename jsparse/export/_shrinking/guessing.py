@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from flax import nnx
 
 from jsparse._bridge import is_own
-from jsparse._opened import by_distance
+from jsparse._jaxprs import by_distance
 from jsparse._slots import walk_modules
 from jsparse.export._shrinking.attributes import Attributes, set_in_place, sizes_stored
 from jsparse.export._shrinking.graph import Graph, Node, Op

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jsparse._opened import results
+from jsparse._jaxprs import results
 from jsparse.export._shrinking.graph import Op
 
 ELEMENTWISE = {

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jsparse._opened import results
+from jsparse._jaxprs import results
 from jsparse.export._shrinking.graph import Node, Op
 from jsparse.export._shrinking.operations import PRODUCTS
 

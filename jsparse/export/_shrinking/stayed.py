@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jsparse._opened import reached
+from jsparse._jaxprs import reached
 from jsparse._pure import pure
 from jsparse._slots import own_masks, slots, walk_modules
 from jsparse._variables import WRAPPERS as NORMALIZING

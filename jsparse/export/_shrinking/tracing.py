@@ -12,7 +12,7 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr
 from jax.extend.core.primitives import reshape_p, transpose_p
 
-from jsparse._opened import WRAPPERS, interpreted
+from jsparse._jaxprs import WRAPPERS, interpreted
 from jsparse._paths import named
 from jsparse._pure import evaluated, pure
 from jsparse._slots import own_masks, slots, walk_modules

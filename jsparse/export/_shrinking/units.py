@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
-from jsparse._opened import reached
+from jsparse._jaxprs import reached
 from jsparse.export._shrinking.attributes import Attributes, Mend, heads, mend_in_place
 from jsparse.export._shrinking.blame import removed_near
 from jsparse.export._shrinking.constants import Known, know, nonzero
