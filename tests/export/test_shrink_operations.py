@@ -305,6 +305,31 @@ def test_the_only_size_that_makes_the_smaller_model_right_is_found() -> None:
     assert small.width == 6 and record.attributes[""] == {"width": 6}
 
 
+class Refusing(Sized):
+    """Lets nobody change its width."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "width" and hasattr(self, name):
+            raise AttributeError("the width is fixed")
+        super().__setattr__(name, value)
+
+
+class Calling(Sized):
+    """Reads its width in code that no trace shows."""
+
+    def __call__(self, x: Array) -> Array:
+        y, width = super().__call__(x), self.width
+        return jax.pure_callback(lambda y: np.asarray(y) * np.float32(width), y, y)
+
+
+@pytest.mark.parametrize("kind", [Refusing, Calling])
+def test_sizes_that_cannot_be_tried_stay(kind: type[Sized]) -> None:
+    model, x = sized(kind), vectors(0, 4)
+    small, record = js.shrink(model, x)
+    assert small.width == small.last.in_features == 8 and record.stayed
+    np.testing.assert_array_equal(small(x), model(x))
+
+
 def check_narrow(model: Sized, small: Any, record: js.export.Record) -> None:
     """Check that 2 of 8 units are gone, and that the record says how."""
     x = vectors(1, 4)

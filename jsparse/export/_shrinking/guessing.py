@@ -28,6 +28,7 @@ from jsparse.export._shrinking.rescale import Made, merged
 from jsparse.export._shrinking.verify import Fault
 
 MOST = 4  # attributes, beyond which no pairs are tried
+UNSEEN = {"pure_callback", "io_callback"}  # run code that may read any attribute
 Key = tuple[type, str]
 """A class of modules, and the name of an attribute."""
 Lengths = Mapping[int, int]
@@ -58,6 +59,7 @@ class Guesses:
     def __init__(self, graph: Graph):
         self._graph = graph
         self._nodes = graph.nodes()
+        self._unseen = any(op.name in UNSEEN for op in graph.all_ops)
         self._vain: set[tuple] = set()
 
     def made(
@@ -80,6 +82,8 @@ class Guesses:
         self, faults: list[Fault], small: nnx.Module, removal: Removal, again: Callable[[Any], Made]
     ) -> tuple[Made, nnx.Module, Attributes] | None:
         """The only attribute, or pair, that mends some of the faults; None if it is not certain."""
+        if self._unseen:
+            return None
         near = self._options(faults, small, lambda fault: _lengths(_ends(fault), removal))
         everywhere = _lengths(self._nodes, removal)
         far = self._options(faults, small, lambda fault: everywhere)
@@ -91,10 +95,9 @@ class Guesses:
                 for keys, values, ops in options:
                     if (keys, ops, cut) in self._vain:
                         continue
-                    changed = nnx.clone(small)
-                    set_in_place(changed, values)
-                    made = again(changed)
-                    if self._mends(made.faults, faults, ops):
+                    changed = _with(small, values)
+                    made = again(changed) if changed else None
+                    if made and self._mends(made.faults, faults, ops):
                         right.append((made, changed, values))
                     else:
                         self._vain.add((keys, ops, cut))
@@ -145,6 +148,16 @@ class Guesses:
                 if paths := [node.path for node in nodes if node.path]:
                     return paths
         return []
+
+
+def _with(small: nnx.Module, values: Attributes) -> nnx.Module | None:
+    """A copy with attributes set; None if a module refuses them."""
+    changed = nnx.clone(small)
+    try:
+        set_in_place(changed, values)
+    except Exception:  # the `__setattr__` of others may raise anything
+        return None
+    return changed
 
 
 def _ends(fault: Fault) -> tuple[Node, ...]:
