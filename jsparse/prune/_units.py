@@ -26,6 +26,7 @@ from jsparse._surgery import fold
 from jsparse._values import by_density, check_function, check_in, check_whole, is_number, shown
 from jsparse.export._shrinking.attributes import Mend, stock
 from jsparse.export._shrinking.groups import described, free, try_each
+from jsparse.export._shrinking.guessing import tell_of_guesses
 from jsparse.export._shrinking.liveness import ENDS
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.shrink import alive_paths
@@ -286,5 +287,6 @@ def _record(chosen: _Chosen, gone: Mapping[int, list[int]], small: Smaller) -> R
         if means := [place(op) for op in families[n].sums if op in small.means]:
             text += f"; the mean at {', '.join(dict.fromkeys(means))} is over what is left"
         widths[group.name] = text
+    tell_of_guesses(small.guessed)
     made = {"cuts": small.cuts, "attributes": small.attributes, "factors": small.factors}
     return Record(**made, stayed=chosen.stayed(), widths=widths, cost=chosen.cost(gone))

@@ -297,12 +297,18 @@ def test_sizes_of_own_modules_are_named_and_mended() -> None:
 
 
 def test_the_only_size_that_makes_the_smaller_model_right_is_found() -> None:
-    model = sized()
-    check_narrow(model, *js.shrink(model, vectors(0, 4)))
+    model, found = sized(), pytest.warns(UserWarning, match=r"^width: set to the new size")
+    with found:
+        check_narrow(model, *js.shrink(model, vectors(0, 4)))
     held = js.sparsify(model, ("last/kernel", js.Held()))
     held = js.hold(held, {"last/kernel": (model.last.kernel[...] != 0).astype(float)})
-    small, _, record = js.shrink_training(held, js.Optimizer(held, optax.sgd(0.1)), vectors(0, 4))
+    with found:
+        small, _, record = js.shrink_training(
+            held, js.Optimizer(held, optax.sgd(0.1)), vectors(0, 4)
+        )
     assert small.width == 6 and record.attributes[""] == {"width": 6}
+    with found:
+        js.prune.units(model, vectors(0, 4), density=0.5)
 
 
 class Refusing(Sized):

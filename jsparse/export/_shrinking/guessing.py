@@ -20,12 +20,14 @@ from flax import nnx
 
 from jsparse._bridge import is_own
 from jsparse._jaxprs import by_distance
+from jsparse._paths import listed
 from jsparse._slots import walk_modules
 from jsparse.export._shrinking.attributes import Attributes, set_in_place, sizes_stored
 from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.liveness import Removal
 from jsparse.export._shrinking.rescale import Made, merged
 from jsparse.export._shrinking.verify import Fault
+from jsparse.optim._notices import tell
 
 MOST = 4  # attributes, beyond which no pairs are tried
 UNSEEN = {"pure_callback", "io_callback"}  # run code that may read any attribute
@@ -158,6 +160,17 @@ def _with(small: nnx.Module, values: Attributes) -> nnx.Module | None:
     except Exception:  # the `__setattr__` of others may raise anything
         return None
     return changed
+
+
+def tell_of_guesses(guessed: Attributes) -> None:
+    """Warn that sizes were found by trying; the rest of the code may read them otherwise."""
+    names = [f"{path}.{name}".lstrip(".") for path, own in guessed.items() for name in own]
+    if names:
+        tell(
+            f"{listed(names, 3)}: set to the new size because that is right for the example "
+            "inputs. Where the code also uses it otherwise (in another method, in a branch, for "
+            "inputs of another shape), results change; then say with mend=... what sizes to store"
+        )
 
 
 def _ends(fault: Fault) -> tuple[Node, ...]:

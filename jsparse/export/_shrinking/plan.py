@@ -17,7 +17,7 @@ from jsparse.export._shrinking.contractions import foldable, sinks, taken_up, ti
 from jsparse.export._shrinking.couplings import pin_ends, tie
 from jsparse.export._shrinking.cut import Cut, cut_in_place
 from jsparse.export._shrinking.graph import Graph, Node, Op
-from jsparse.export._shrinking.guessing import Guesses
+from jsparse.export._shrinking.guessing import Guesses, tell_of_guesses
 from jsparse.export._shrinking.liveness import (
     ENDS,
     NEEDS_WHOLE,
@@ -193,6 +193,7 @@ class Plan:
                 small, changes = made.small, made.changes
                 attributes = merged(merged(record.attributes, guessed), changes.attributes)
                 record = dataclasses.replace(record, attributes=attributes, factors=changes.factors)
+                tell_of_guesses(guessed)
                 break
             self._give_way(removal, made.faults, everywhere=turn == ROUNDS - 1)
             small, record = self.small(removal)

@@ -63,6 +63,7 @@ class Smaller:
       removal: what was removed.
       cuts: by path of the variable.
       attributes: new values by path of the module and name.
+      guessed: those of them that were found by trying.
       factors: that weights were multiplied by, by path, as a number in the code follows a width.
       means: sums over units that are divided by how many are left.
       faults: where it does not compute what the full model would without these units.
@@ -73,6 +74,7 @@ class Smaller:
     removal: Removal
     cuts: dict[str, Cut]
     attributes: Attributes
+    guessed: Attributes
     factors: dict[str, float]
     means: frozenset[Op]
     faults: list[Fault]
@@ -245,7 +247,8 @@ class Units:
             means |= {f: sum_op for f in near if np.isclose(f.factor, [ratio, 1 / ratio]).any()}
         found = [fault for fault in found if fault not in means]
         averaged = frozenset(means.values())
-        one = Smaller(small, graph, removal, cuts, attributes, changes.factors, averaged, found)
+        made = attributes, guessed, changes.factors
+        one = Smaller(small, graph, removal, cuts, *made, averaged, found)
         more = () if found else (fault for test in tests for fault in test(self.graph, one))
         return dataclasses.replace(one, faults=[*found, *more])
 
