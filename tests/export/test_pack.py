@@ -298,6 +298,12 @@ def test_a_layer_that_would_not_be_smaller_stays_dense():
     assert type(csr()(net.layers[2])).__name__ == "Csr"  # asked for, whatever its size
 
 
+def test_a_format_refuses_a_layer_that_it_cannot_hold():
+    layer = nnx.Conv(4, 6, (3, 3), feature_group_count=2, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="Conv cannot be packed: its features are in 2 groups"):
+        csr()(layer)
+
+
 @pytest.mark.slow
 @pytest.mark.standard_dtypes
 def test_packed_layers_train_with_their_mask_fixed():

@@ -91,13 +91,15 @@ def is_between(
 
 
 def kernel_of(layer: Dense) -> np.ndarray:
-    """The kernel of a layer that can be packed, [in, out], in being each tap of each feature.
+    """The kernel of a layer, [in, out], where each tap of each feature counts as an input.
 
     A stack of layers has its axes before these.
 
     Raises:
-      ValueError: its kernel is not a matrix.
+      ValueError: it cannot be packed, and why.
     """
+    if why := fault(layer):
+        raise ValueError(f"{type(layer).__name__} cannot be packed: {why}")
     if has_window(layer):
         return as_matrix(np.asarray(layer.kernel[...]))
     return matrix_of(layer, layer.kernel[...])
