@@ -89,20 +89,20 @@ class Guesses:
         near = self._options(faults, small, lambda fault: _lengths(_ends(fault), removal))
         everywhere = _lengths(self._nodes, removal)
         far = self._options(faults, small, lambda fault: everywhere)
-        cut = tuple(map(removal.kept_shape, self._nodes))
+        here = frozenset(f.op for f in faults), tuple(map(removal.kept_shape, self._nodes))
         for single in (near, far):
             pairs = itertools.combinations(single, 2) if len(single) <= MOST else ()
             for options in (single, [_both(*two) for two in pairs]):
                 right = []
                 for keys, values, ops in options:
-                    if (keys, ops, cut) in self._vain:
+                    if (keys, ops, *here) in self._vain:
                         continue
                     changed = _with(small, values)
                     made = again(changed) if changed else None
                     if made and self._mends(made.faults, faults, ops):
                         right.append((made, changed, values))
                     else:
-                        self._vain.add((keys, ops, cut))
+                        self._vain.add((keys, ops, *here))
                 if right:
                     return right[0] if len(right) == 1 else None
         return None
