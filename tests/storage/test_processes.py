@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from tests.support.processes import run
-from tests.support.sharded import LAYOUTS, Net, data, start, train
+from tests.support.sharded import LAYOUTS, SEED, Net, data, start, train
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from tests.support.sharded import LAYOUTS, Net, data, start, train
     ],
 )
 def test_processes_train_as_one(layout: str, count: int) -> None:
-    net = Net(LAYOUTS[layout], nnx.Rngs(0))
+    net = Net(LAYOUTS[layout], nnx.Rngs(SEED))
     losses, masks = train(start(net, *map(jnp.asarray, data())))
     found = run("tests.support.processes", layout, count=count)
     assert all(each == found[0] for each in found)
