@@ -5,8 +5,8 @@ Claim: the first step (tracing, lowering and compiling) of a 24-block transforme
     masks, summary and shrink are linear in depth.
 Command: python -m experiments.bench.depth [--json FILE]
 Minutes: 10 on two cores that do nothing else, half of them for the last depth.
-Number: at 24 blocks Held 1.14, Threshold 1.84, Top 2.27, Gibbs 3.38, with other work running; the
-    goal of 1.5 is met by Held alone, and docs/results/14_depth.json says what the others compile.
+Number: at 24 blocks Held 1.10, Threshold 1.66, Top 1.92, Gibbs 2.40; the goal of 1.5 is met by
+    Held alone, and docs/results/14_depth.json says what the others compile.
 
 Seconds are those of all processors, which other work on the machine disturbs less than the clock;
 each is the least of the rounds, and caches of programs are emptied before each. The table is
