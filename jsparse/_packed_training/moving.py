@@ -75,7 +75,7 @@ def places_to_draw(by: MovesLinks, kept: int, plan: Plan, candidates: float) -> 
 
 
 def draw(key: Array, count: int, plan: Plan) -> tuple[Array, Array]:
-    """(parts, indices) of so many places, drawn uniformly, in order; or of all there are."""
+    """(parts, indices) of `count` places, drawn uniformly, in order; all, if there are no more."""
     if count == plan.inputs * plan.outputs:
         rows, outputs = jnp.divmod(jnp.arange(count, dtype=jnp.int32), plan.outputs or 1)
     else:

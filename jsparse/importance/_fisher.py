@@ -10,18 +10,28 @@
 Numbers: no experiment yet.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import numpy as np
+from flax import nnx
 
 from jsparse.export._shrinking.groups import UnitGroup
-from jsparse.importance._gradients import OfGradients, Slope, gate_slopes
+from jsparse.importance._gradients import (
+    Loss,
+    Slope,
+    check_loss,
+    gate_slopes,
+    gradients,
+    over_batches,
+)
+from jsparse.importance._members import Joined
 
 
 @dataclass(frozen=True)
-class Fisher(OfGradients):
+class Fisher:
     """Half the mean squared derivative of a sample's loss with respect to a unit.
 
     Args:
@@ -34,13 +44,23 @@ class Fisher(OfGradients):
     section 2.1, equations 8 and 9.
     """
 
-    @staticmethod
-    def worth(slope: Slope, weights: Any, batch: Any, groups: Sequence[UnitGroup]) -> Any:
-        """[units] of each weight of each group."""
+    loss: Loss
+    batches: Iterable[Any] = field(repr=False)
+    joined: Joined = field(default_factory=Joined)
 
-        def of(sample: Any) -> list:
-            single = jax.tree.map(lambda leaf: leaf[None], sample)
-            return gate_slopes(slope(single), weights, groups)  # (1)
+    def __post_init__(self) -> None:
+        check_loss(self.loss, self.batches, self.joined)
 
-        each = jax.lax.map(of, batch)
-        return jax.tree.map(lambda total: (total**2).mean(axis=0) / 2, each)  # (2)
+    def __call__(self, model: nnx.Module, groups: Sequence[UnitGroup]) -> list[np.ndarray]:
+        """[units] for each group: see `Importance`."""
+
+        def score(slope: Slope, weights: Any, batch: Any) -> list:
+            def of(sample: Any) -> list:
+                single = jax.tree.map(lambda leaf: leaf[None], sample)
+                return gate_slopes(slope(single), weights, groups)  # (1)
+
+            each = jax.lax.map(of, batch)
+            return jax.tree.map(lambda total: (total**2).mean(axis=0) / 2, each)  # (2)
+
+        found = gradients(model, self.loss, self.batches, score)
+        return over_batches(found, groups, self.joined)

@@ -1,8 +1,7 @@
 """How the loss changes with units, from its gradients on batches."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,25 +20,11 @@ Slope = Callable[[Any], dict[str, Array]]
 """From a batch to the gradient of its loss by path."""
 
 
-@dataclass(frozen=True)
-class OfGradients:
-    """The mean over batches of a score from the gradients of a loss. Abstract: see `worth`."""
-
-    loss: Loss
-    batches: Iterable[Any] = field(repr=False)
-    joined: Joined = field(default_factory=Joined)
-    worth: ClassVar[Callable[[Slope, dict[str, Array], Any, Sequence[UnitGroup]], Any]]
-    """(gradient as a function, weights by path, batch, groups) -> [units] by group and weight."""
-
-    def __post_init__(self) -> None:
-        check_function(loss=self.loss)
-        check_batches(self.batches)
-        check_is(Joined, "a Joined", joined=self.joined)
-
-    def __call__(self, model: nnx.Module, groups: Sequence[UnitGroup]) -> list[np.ndarray]:
-        """[units] for each group: see `Importance`."""
-        score = lambda slope, weights, batch: type(self).worth(slope, weights, batch, groups)
-        return over_batches(gradients(model, self.loss, self.batches, score), groups, self.joined)
+def check_loss(loss: Any, batches: Any, joined: Any) -> None:
+    """Refuse arguments that are not a loss, batches or a Joined."""
+    check_function(loss=loss)
+    check_batches(batches)
+    check_is(Joined, "a Joined", joined=joined)
 
 
 def gradients(

@@ -7,18 +7,28 @@
 Numbers: no experiment yet.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import numpy as np
+from flax import nnx
 
 from jsparse.export._shrinking.groups import UnitGroup
-from jsparse.importance._gradients import OfGradients, Slope, gate_slopes
+from jsparse.importance._gradients import (
+    Loss,
+    Slope,
+    check_loss,
+    gate_slopes,
+    gradients,
+    over_batches,
+)
+from jsparse.importance._members import Joined
 
 
 @dataclass(frozen=True)
-class Taylor(OfGradients):
+class Taylor:
     """The squared first-order change of the loss when a unit is removed.
 
     Args:
@@ -30,8 +40,19 @@ class Taylor(OfGradients):
     equation 8 and section 3.1 (of groups of weights).
     """
 
-    @staticmethod
-    def worth(slope: Slope, weights: Any, batch: Any, groups: Sequence[UnitGroup]) -> Any:
-        """[units] of each weight of each group."""
-        slopes = gate_slopes(slope(batch), weights, groups)  # (1)
-        return jax.tree.map(lambda total: total**2, slopes)  # (2)
+    loss: Loss
+    batches: Iterable[Any] = field(repr=False)
+    joined: Joined = field(default_factory=Joined)
+
+    def __post_init__(self) -> None:
+        check_loss(self.loss, self.batches, self.joined)
+
+    def __call__(self, model: nnx.Module, groups: Sequence[UnitGroup]) -> list[np.ndarray]:
+        """[units] for each group: see `Importance`."""
+
+        def score(slope: Slope, weights: Any, batch: Any) -> list:
+            slopes = gate_slopes(slope(batch), weights, groups)  # (1)
+            return jax.tree.map(lambda total: total**2, slopes)  # (2)
+
+        found = gradients(model, self.loss, self.batches, score)
+        return over_batches(found, groups, self.joined)
