@@ -55,7 +55,8 @@ def shrink(
 
     Sizes that stock layers store are set to those of the smaller parameters. So is an int that a
     module of your own stores and computes with, where only that one makes the smaller model right;
-    the record's `attributes` has it. Other sizes need `mend`; `stayed` names such attributes.
+    a warning and the record's `attributes` name it. Other sizes need `mend`; `stayed` names such
+    attributes.
 
     Args:
       model: any NNX module, sparse or folded; not changed.
