@@ -1,5 +1,6 @@
 """A command run within a time limit, and its output: the log and the tables."""
 
+import contextlib
 import os
 import re
 import signal
@@ -48,13 +49,26 @@ def within(
 
 
 def _end(process: subprocess.Popen) -> None:
-    """Ends the rest of a program and of those that it started."""
+    """Ends the rest of a program and of those that it started, and waits until they have ended."""
     for kind in (signal.SIGTERM, signal.SIGKILL):
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, kind)
-            process.wait(PATIENCE)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
+        limit = time.monotonic() + PATIENCE
+        while (process.poll() is None or _runs(process.pid)) and time.monotonic() < limit:
+            time.sleep(0.02)
+
+
+def _runs(group: int) -> bool:
+    """Whether a process of a group runs; one that has ended and is not yet collected does not.
+
+    A killed process holds its files and the memory of its card until the kernel has ended it.
+    """
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            state, _, its_group = file.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "XZ":
+                return True
+    return False
 
 
 def tables(text: str) -> list[dict[str, list]]:
