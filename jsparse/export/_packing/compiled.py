@@ -223,6 +223,7 @@ def _run(command: list[str]) -> str:
             printed, errors = process.communicate(timeout=SECONDS)
         except subprocess.TimeoutExpired as error:
             os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()  # until all that held its output have ended
             raise RuntimeError(f"{command[0]} took more than {SECONDS} seconds") from error
     if process.returncode:
         raise RuntimeError("\n".join([f"{' '.join(command)} failed", errors[-1500:]]))
