@@ -30,18 +30,10 @@ def new_draw(key: Array) -> Array:
 
 
 def draw_key(draw: Array) -> Array:
-    """The key of the current draw, []."""
-    return folded(*draw.astype(jnp.uint32))
-
-
-def unmixed_key(draw: Array) -> Array:
-    """Another key of the current draw, []: its seed and number as they are.
-
-    Threefry mixes them when numbers are drawn. `draw_key` mixes them once more before, which takes
-    as many operations as to draw.
+    """The key of the current draw, []: its seed and number, which Threefry mixes when it is used.
 
     Example:
-      >>> jax.random.key_data(unmixed_key(jnp.array([3.0, 5.0]))).tolist()
+      >>> jax.random.key_data(draw_key(jnp.array([3.0, 5.0]))).tolist()
       [3, 5]
     """
     return jax.random.wrap_key_data(draw.astype(jnp.uint32), impl="threefry2x32")
@@ -66,29 +58,16 @@ def counted(name: str, value: Array) -> Array:
     return value
 
 
-def folded(seed: Array, number: Array) -> Array:
-    """`jax.random.fold_in(jax.random.key(seed), number)` with threefry, whatever JAX's default is.
-
-    Example:
-      >>> one, two = folded(jnp.uint32(3), jnp.uint32(5)), jax.random.fold_in(jax.random.key(3), 5)
-      >>> bool(one == two)
-      True
-    """
-    zero = jnp.zeros_like(seed)
-    words = jnp.stack(_threefry(zero, seed, zero, number))
-    return jax.random.wrap_key_data(words, impl="threefry2x32")
-
-
 def uniform(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """`jax.random.uniform`, in [0, 1): fast for float32 and fewer than 2^32 numbers.
 
     Args:
-      key: as `folded` returns, [].
+      key: as `draw_key` returns, [].
       shape: of the result.
       dtype: floating.
 
     Example:
-      >>> key = folded(jnp.uint32(3), jnp.uint32(5))
+      >>> key = draw_key(jnp.array([3.0, 5.0]))
       >>> uniform(key, (2,), jnp.float32).tolist() == jax.random.uniform(key, (2,)).tolist()
       True
     """

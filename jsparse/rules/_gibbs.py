@@ -36,7 +36,7 @@ from jax import Array, lax
 
 from jsparse._checks import check_density, check_not_negative, check_rivalry, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
-from jsparse._random import new_draw, next_draw, uniform, unmixed_key
+from jsparse._random import draw_key, new_draw, next_draw, uniform
 from jsparse._schedule import Schedule, at, check_curve, geometric
 from jsparse._step import masked
 from jsparse._tiles import by_unit, from_units, pool, spread, unit_sizes
@@ -148,7 +148,7 @@ class Gibbs:
         cut = cut_of(self, score, state)
         field = _field(spread(cut, tile, weight.shape).astype(score.dtype), weight)
         beta = at(self.beta, state["draw"][1]).astype(score.dtype)
-        key = unmixed_key(state["draw"])
+        key = draw_key(state["draw"])
         factor = 2.0 if self.exact else 1.0
         if self.unit in (Weight(), Coupled()):
             kept = _bits(key, -factor * beta * field)
