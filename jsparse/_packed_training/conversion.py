@@ -191,7 +191,8 @@ def unpack_training(model: Model, optimizer: PackedOptimizer) -> tuple[Model, Op
         for path, links in kernels.items()
     }
     steps, seed = optimizer.step[...].astype(jnp.int32), optimizer.seed[...]
-    whole = lambda inner: type(arrays_of(made.opt_state))(steps, seed, inner)
+    state = arrays_of(made.opt_state)
+    whole = lambda inner: state._replace(steps=steps, seed=seed, inner=inner)
     carry(named(arrays_of(optimizer.opt_state)), masked, made, ways, whole)
     write(made.step, optimizer.step[...])
     made.memory = jax.tree.map(jnp.copy, optimizer.memory)

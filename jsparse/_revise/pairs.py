@@ -5,10 +5,8 @@ leaf at `a` in the first element of a tuple such as (params, held), as in `jspar
 coupled units are in the role at `a`.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,20 +26,6 @@ from jsparse._values import check_is, check_mapping, is_whole, shown
 from jsparse.rules._coupled import VECTOR, Coupled, Group, Joint
 from jsparse.rules._rule import unit_magnitude
 from jsparse.rules._stacked import over_stack
-
-NOTED: ContextVar[set[str] | None] = ContextVar("noted", default=None)
-"""Collects the paths of masks within `noting_masks`."""
-
-
-@contextlib.contextmanager
-def noting_masks() -> Iterator[set[str]]:
-    """Collect the paths of all masks that `find_layers` finds meanwhile, in any transform."""
-    noted = set[str]()
-    token = NOTED.set(noted)
-    try:
-        yield noted
-    finally:
-        NOTED.reset(token)
 
 
 def flatten(tree: Any) -> tuple[list[str], list[Array], Any]:
@@ -169,8 +153,6 @@ def find_layers(
             "optimizer with wrt=(nnx.Param, jsparse.Mask), or train the tuple (params, held); "
             "packed layers have none, and their optimizer is jsparse.PackedOptimizer"
         )
-    if (noted := NOTED.get()) is not None:
-        noted.update(names[m] for layer in found.values() for m in layer.masks)
     chosen = match(found, revisions)  # type: ignore[arg-type]
     return [
         layer._replace(by=_fitted(chosen[path], layer, roles)) if path in chosen else layer

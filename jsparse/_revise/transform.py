@@ -34,11 +34,13 @@ class Revised(NamedTuple):
       steps: number of train steps so far.
       seed: seed of the random numbers; replace it to vary it between runs of one program.
       inner: state of the inner transform.
+      masks: the masks in its tree by path, each an empty `optax.MaskedNode`.
     """
 
     steps: Array
     seed: Array
     inner: Any
+    masks: dict[str, optax.MaskedNode]
 
 
 class Revise(optax.GradientTransformationExtraArgs):
@@ -143,7 +145,8 @@ def revise(
         run = Run(inner, layers, form, leaves, [], jnp.zeros((), jnp.int32), jnp.asarray(seed))
         abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
         seen = leaves if abstract else only(run.trained(), leaves)
-        return Revised(run.step, run.seed, inner.init(without(form, seen, run.masks)))
+        masks = {names[m]: optax.MaskedNode() for m in run.masks}
+        return Revised(run.step, run.seed, inner.init(without(form, seen, run.masks)), masks)
 
     def begin(gradients: Any, state: Revised, params: Any) -> Run:
         if params is None:
@@ -156,18 +159,14 @@ def revise(
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         run = begin(updates, state, params)
         changes, inner_state = run.change(*run.train(state.inner, extra))
-        return run.tree(changes), Revised(run.step, state.seed, inner_state)
+        return run.tree(changes), state._replace(steps=run.step, inner=inner_state)
 
     def apply(gradients: Any, state: Any, params: Any, **extra: Any) -> tuple[Any, Any]:
         run = begin(gradients, state, params)
         leaves, inner_state = run.apply(*run.train(state.inner, extra))
-        return run.tree(leaves), Revised(run.step, state.seed, inner_state)
+        return run.tree(leaves), state._replace(steps=run.step, inner=inner_state)
 
-    update.apply = apply  # type: ignore
-    update.revisions = chosen  # type: ignore
-    update.roles = roles  # type: ignore
-    update.seed = seed  # type: ignore
-    update.inner = inner  # type: ignore
     around = lambda inner, roles=roles: revise(inner, *revisions, roles=roles, seed=seed)
-    update.around = around  # type: ignore
+    vars(update).update(apply=apply, around=around)
+    vars(update).update(revisions=chosen, roles=roles, seed=seed, inner=inner)
     return Revise(init, update)

@@ -20,7 +20,7 @@ from jsparse._revise.transform import Revised
 from jsparse._slots import ruled_parts
 from jsparse._sparse import COSTS_READ, Sparse
 from jsparse._variables import Mask
-from jsparse.optim._study import trained_masks
+from jsparse.optim._study import driven
 from jsparse.optim._task import arrays_of, cost_gradient
 from jsparse.rules._rule import Rule, State, with_role
 from jsparse.rules._stacked import over_stack
@@ -129,9 +129,10 @@ def wrong_masks(optimizer: Any, model: nnx.Module) -> str:
     """What is wrong with an optimizer that trains masks like weights, and what to do; or ""."""
     masks = named(nnx.state(model, nnx.All(optimizer.wrt, Mask))).keys()
     is_revised = lambda part: isinstance(part, Revised)
-    if any(map(is_revised, jax.tree.leaves(optimizer.opt_state, is_leaf=is_revised))):
+    states = jax.tree.leaves(optimizer.opt_state, is_leaf=is_revised)
+    if revised := [state.masks for state in states if is_revised(state)]:
         params = arrays_of(nnx.state(model, optimizer.wrt))
-        if not (found := trained_masks(optimizer.tx, params, masks)):
+        if not (found := driven(optimizer.tx, params, frozenset(masks).difference(*revised))):
             return ""
         return (
             f"no revision takes {listed(sorted(found), 3)}, so the transform trains these masks "

@@ -13,7 +13,7 @@
 """
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,7 +25,6 @@ from jax.extend.core import ClosedJaxpr, Literal
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from jsparse._paths import path_of
-from jsparse._revise.pairs import noting_masks
 
 VALUE, LESS = 0.125, 0.7
 COUNTS = (*range(1024), 10_000, 100_000)
@@ -85,16 +84,11 @@ def study(tx: optax.GradientTransformation, params: Any, learned: frozenset[str]
     return Study()
 
 
-def trained_masks(
-    tx: optax.GradientTransformation, params: Any, masks: Collection[str]
-) -> frozenset[str]:
-    """The masks that gradients move and no revision takes, as far as that can be tried."""
-    for extra in EXTRA:
+def driven(tx: optax.GradientTransformation, params: Any, paths: frozenset[str]) -> frozenset[str]:
+    """Which of these parameters the gradients move, as far as that can be tried."""
+    for extra in EXTRA if paths else ():
         try:
-            with noting_masks() as taken:
-                jax.eval_shape(lambda tree: tx.init(tree), params)  # a new function: not cached
-            left = frozenset(masks) - taken
-            return _Trial(tx, params, left, extra).driven() if left else left
+            return _Trial(tx, params, paths, extra).driven()
         except Exception:  # any code of others may run here
             continue
     return frozenset()
