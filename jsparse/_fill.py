@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jsparse._paths import named, naming
-from jsparse._slots import check_module, outside_jit, slots
+from jsparse._slots import check_module, slots
 from jsparse._sparse import Sparse
 from jsparse._storage.leaves import check_fit, describe, filled, plain
 from jsparse._surgery import copied, share_cuts_in_place
+from jsparse._untraced import outside_jit
 from jsparse._values import check_is
 from jsparse._variables import store, stored
 

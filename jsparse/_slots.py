@@ -1,15 +1,13 @@
 """The places in a model that hold variables, by path: surgery reads and writes them."""
 
 import dataclasses
-from collections.abc import Callable, Container, Iterable, Iterator, MutableSequence, Sequence
-from functools import wraps
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from collections.abc import Container, Iterable, Iterator, MutableSequence, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.core import Tracer
 
 from jsparse._coupled import Member, Units
 from jsparse._paths import named
@@ -20,7 +18,6 @@ from jsparse._variables import LORA, WRAPPERS, overwrites, stored, unseen
 from jsparse.rules._coupled import Joint, Span
 
 CONVOLUTIONS = (nnx.Conv, nnx.ConvTranspose)
-Function = TypeVar("Function", bound=Callable)
 HOLDERS = (nnx.Pytree, list, dict)
 """Types that may hold variables; a module is an nnx.Pytree."""
 NOT_OPENED = (Sparse, nnx.Rngs, nnx.RngStream)
@@ -97,29 +94,6 @@ def check_module(model: Any, name: str = "model") -> None:
         f"{name}: expected an nnx.Module, got {what}; for Linen params or another tree of arrays "
         "use jsparse.tree"
     )
-
-
-def outside_jit(function: Function) -> Function:
-    """Decorate a function so that a model or another argument that is traced is refused."""
-
-    @wraps(function)
-    def checked(*args: Any, **named: Any) -> Any:
-        check_known(function.__name__, *args, *named.values())
-        return function(*args, **named)
-
-    return checked  # type: ignore[return-value]
-
-
-def check_known(name: str, *values: Any) -> None:
-    """Refuse values that are traced, or hold traced arrays, for the function of this name."""
-    for value in values:
-        state = nnx.state(value) if isinstance(value, nnx.Pytree) else value
-        leaves = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, Iterator))
-        if any(isinstance(leaf, Tracer) for leaf in leaves):
-            raise TypeError(
-                f"{name} got {type(value).__name__} traced, as in jax.jit, nnx.jit, grad or vmap, "
-                f"where no values are known; call {name} outside of them"
-            )
 
 
 def slots(model: nnx.Module, kinds: Any = nnx.Variable | Sparse) -> list[Slot]:

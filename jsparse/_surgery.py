@@ -19,7 +19,6 @@ from jsparse._score import wide
 from jsparse._sharding import beside
 from jsparse._slots import (
     Slot,
-    check_known,
     check_module,
     clear_hidden_in_place,
     refuse_unseen,
@@ -29,6 +28,7 @@ from jsparse._slots import (
     sparse_parts,
 )
 from jsparse._sparse import Sparse
+from jsparse._untraced import refuse_traced
 from jsparse._values import check_mapping, shown
 from jsparse._variables import stored
 from jsparse.rules._held import Held
@@ -253,7 +253,7 @@ def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
     parts = sparse_parts(copy)
     if new is not None:
         check_mapping("masks by path, such as {'kernel': mask}", new=new)
-        check_known("hold", model, dict(new))
+        refuse_traced("hold", model, dict(new))
     new = {} if new is None else dict(new)
     for path in new:
         if path not in parts:

@@ -15,8 +15,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = ["_versions", "_values", "_step", "_sharding", "_pattern", "_tiles", "_counting"]
 ROOMS += ["_random", "_topk", "_score", "_schedule", "_checks", "_budget", "schedule", "_paths"]
-ROOMS += ["rules", "_tree", "tree", "_variables", "_placing", "_sparse", "_coupled", "_slots"]
-ROOMS += ["_linen", "_bridge", "_roles", "_events", "_surgery", "_pure"]
+ROOMS += ["rules", "_tree", "tree", "_variables", "_untraced", "_placing", "_sparse"]
+ROOMS += ["_coupled", "_slots", "_linen", "_bridge", "_roles", "_events", "_surgery", "_pure"]
 ROOMS += ["_jaxprs", "_flops", "_timing", "_watch", "_layers", "_recall", "layers", "_revise"]
 ROOMS += ["optim", "_storage", "_fill", "report", "heads", "export._shrinking", "importance"]
 ROOMS += ["prune", "export._packing", "export._saving", "export", "_packed_training"]

@@ -19,9 +19,10 @@ from jsparse._packed_training.carrying import carry
 from jsparse._packed_training.optimizer import PackedOptimizer, check_revision
 from jsparse._paths import match, named, naming
 from jsparse._revise.transform import Revise
-from jsparse._slots import Slot, check_module, outside_jit, slots, sparse_parts
+from jsparse._slots import Slot, check_module, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, fold, sparsify
+from jsparse._untraced import outside_jit
 from jsparse._values import check_whole, shown
 from jsparse._variables import Mask, write
 from jsparse.export._packing.csr import Csr

@@ -22,8 +22,9 @@ from jax import Array
 
 from jsparse._paths import listed
 from jsparse._pure import Forward, call, calling, evaluated, taken_apart
-from jsparse._slots import Slot, check_module, outside_jit, slots, walk_modules
+from jsparse._slots import Slot, check_module, slots, walk_modules
 from jsparse._surgery import copied
+from jsparse._untraced import outside_jit
 from jsparse._values import (
     check_batches,
     check_function,

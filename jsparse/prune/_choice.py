@@ -25,10 +25,11 @@ from jsparse._paths import naming
 from jsparse._pattern import Role
 from jsparse._score import wide
 from jsparse._sharding import beside
-from jsparse._slots import outside_jit, ruled_parts
+from jsparse._slots import ruled_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied
 from jsparse._topk import above_cut, common_cut, top
+from jsparse._untraced import outside_jit
 from jsparse._values import check_mapping, shown
 from jsparse.rules._coupled import Follows, rule_name
 from jsparse.rules._held import Held

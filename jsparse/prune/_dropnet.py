@@ -25,9 +25,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jsparse._checks import check_density
-from jsparse._slots import outside_jit, slots
+from jsparse._slots import slots
 from jsparse._sparse import Sparse
 from jsparse._surgery import hold
+from jsparse._untraced import outside_jit
 from jsparse._values import check_function, check_mapping
 from jsparse.prune._choice import (
     Arrays,

@@ -23,7 +23,7 @@ from flax import nnx
 from jax import Array
 
 from jsparse._checks import check_density
-from jsparse._slots import outside_jit
+from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_batches
 from jsparse.prune._choice import Arrays, Choice, check_choice, globally, held_parts, keep_highest
 from jsparse.prune._weights import Loss, apart, mean_over, slope

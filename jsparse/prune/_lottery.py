@@ -17,8 +17,8 @@ from typing import TypeVar
 import jax
 from flax import nnx
 
-from jsparse._slots import outside_jit
 from jsparse._surgery import hold, masks
+from jsparse._untraced import outside_jit
 from jsparse._values import check_function, check_whole
 from jsparse.prune._choice import (
     Arrays,

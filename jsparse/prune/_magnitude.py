@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from flax import nnx
 
-from jsparse._slots import outside_jit
+from jsparse._untraced import outside_jit
 from jsparse._values import by_density
 from jsparse.prune._choice import Choice, globally, keep_highest, magnitudes
 

@@ -21,8 +21,8 @@ from jax import Array
 from jsparse._checks import check_density
 from jsparse._paths import listed
 from jsparse._pure import Forward, call
-from jsparse._slots import outside_jit
 from jsparse._sparse import Sparse
+from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_in, check_pattern
 from jsparse.prune._calibration import in_order
 from jsparse.prune._inputs import matrices, squares

@@ -29,8 +29,9 @@ from jsparse._paths import named, naming
 from jsparse._pattern import Groups
 from jsparse._pure import by_name, by_position, calling, examples, settings
 from jsparse._roles import role_of
-from jsparse._slots import outside_jit, slots, sparse_parts
+from jsparse._slots import slots, sparse_parts
 from jsparse._topk import rivals
+from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_is, patterns_of
 from jsparse.export._shrinking.attributes import stock
 from jsparse.export._shrinking.cut import Cut, cut_in_place

@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 from jax import Array
 
-from jsparse._slots import outside_jit
+from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_key
 from jsparse.prune._choice import Choice, by_layer, keep_highest, own, stored_parts
 from jsparse.rules._rule import APART

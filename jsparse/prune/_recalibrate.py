@@ -21,8 +21,9 @@ from jax import Array
 
 from jsparse._checks import all_finite
 from jsparse._pure import Forward, call, calling, taken_apart
-from jsparse._slots import check_module, outside_jit, walk_modules
+from jsparse._slots import check_module, walk_modules
 from jsparse._surgery import copied
+from jsparse._untraced import outside_jit
 from jsparse._values import check_batches, check_function, each_batch
 from jsparse._variables import write
 

@@ -27,9 +27,10 @@ from jsparse._checks import all_finite, check_not_negative
 from jsparse._paths import naming
 from jsparse._pure import Forward, call
 from jsparse._roles import multiplies_inputs, role_of
-from jsparse._slots import Slot, check_module, outside_jit, slots, sparse_parts
+from jsparse._slots import Slot, check_module, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, fold, sparsify
+from jsparse._untraced import outside_jit
 from jsparse._values import check_batches, check_function, check_is
 from jsparse.export._shrinking.cut import Cut, placed_like
 from jsparse.export._shrinking.record import Record

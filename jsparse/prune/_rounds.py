@@ -18,10 +18,10 @@ import numpy as np
 from flax import nnx
 
 from jsparse._paths import named
-from jsparse._slots import outside_jit
 from jsparse._storage.described import described
 from jsparse._storage.tree_file import take
 from jsparse._surgery import hold, masks
+from jsparse._untraced import outside_jit
 from jsparse._values import check_function, check_in, check_whole, shown
 from jsparse.prune._choice import held_parts
 from jsparse.prune._folder import Keep, check_keep, with_stored

@@ -19,7 +19,7 @@ from flax import nnx
 from jax import Array
 
 from jsparse._checks import check_density
-from jsparse._slots import outside_jit
+from jsparse._untraced import outside_jit
 from jsparse._values import by_density
 from jsparse.prune._choice import Choice, check_choice, globally, keep_highest
 from jsparse.prune._weights import Loss, apart, mean_over, slope

@@ -32,10 +32,10 @@ from jax import Array, lax
 from jsparse._checks import all_finite, check_not_negative
 from jsparse._pattern import Groups, Scope, Whole
 from jsparse._pure import Forward, call
-from jsparse._slots import outside_jit
 from jsparse._sparse import Sparse
 from jsparse._step import masked
 from jsparse._topk import top
+from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_whole, shown
 from jsparse.prune._calibration import ALONE, densities_of, in_order
 from jsparse.prune._inputs import from_matrices, gram, inputs_of, matrices

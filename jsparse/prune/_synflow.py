@@ -27,8 +27,9 @@ from jax import Array
 from jsparse._checks import check_density
 from jsparse._pure import calling
 from jsparse._score import wide
-from jsparse._slots import outside_jit, slots
+from jsparse._slots import slots
 from jsparse._surgery import fold
+from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_shape, check_whole
 from jsparse.prune._choice import Arrays, Choice, check_choice, globally, held_parts, keep_highest
 from jsparse.prune._weights import Weights, split

@@ -22,11 +22,11 @@ from jsparse._checks import check_unit
 from jsparse._paths import match, naming
 from jsparse._pattern import Unit, Weight
 from jsparse._score import unit_scales, wide
-from jsparse._slots import outside_jit
 from jsparse._sparse import Sparse
 from jsparse._surgery import hold
 from jsparse._tiles import by_unit, pool, spread, stacked_tile
 from jsparse._topk import above_cut, common_cut_at, highest
+from jsparse._untraced import outside_jit
 from jsparse._values import (
     check_function,
     check_key,

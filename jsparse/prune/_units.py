@@ -21,8 +21,8 @@ from flax import nnx
 from jsparse._checks import check_density, uncalled
 from jsparse._pattern import Scope, Whole, WholeModel
 from jsparse._pure import by_name, by_position, calling, examples, settings
-from jsparse._slots import outside_jit
 from jsparse._surgery import fold
+from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_function, check_in, check_whole, is_number, shown
 from jsparse.export._shrinking.attributes import Mend, stock
 from jsparse.export._shrinking.groups import described, free, try_each

@@ -23,9 +23,9 @@ from jsparse._checks import check_rivalry, check_scope
 from jsparse._pattern import PerOutput, Scope, WholeModel
 from jsparse._pure import Forward, call
 from jsparse._score import wide
-from jsparse._slots import outside_jit
 from jsparse._sparse import Sparse
 from jsparse._topk import winners
+from jsparse._untraced import outside_jit
 from jsparse._values import by_density
 from jsparse.prune._calibration import ALONE, densities_of, in_order
 from jsparse.prune._inputs import from_matrices, matrices, squares

@@ -12,8 +12,9 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from jsparse._slots import check_module, outside_jit, slots, sparse_parts
+from jsparse._slots import check_module, slots, sparse_parts
 from jsparse._sparse import Sparse
+from jsparse._untraced import outside_jit
 from jsparse._values import check_mapping, shown
 from jsparse.report._table import table
 

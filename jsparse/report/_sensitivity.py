@@ -20,8 +20,9 @@ from jax import Array
 from jsparse._checks import check_density, require
 from jsparse._pattern import Scope, Unit, Weight, Whole, WholeModel
 from jsparse._pure import calling
-from jsparse._slots import check_module, outside_jit
+from jsparse._slots import check_module
 from jsparse._surgery import fold, hold, masks, sparsify
+from jsparse._untraced import outside_jit
 from jsparse._values import (
     check_function,
     each_batch,

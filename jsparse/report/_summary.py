@@ -7,8 +7,9 @@ from html import escape
 import numpy as np
 from flax import nnx
 
-from jsparse._slots import Packed, outside_jit, ruled_parts, slots
+from jsparse._slots import Packed, ruled_parts, slots
 from jsparse._sparse import Sparse
+from jsparse._untraced import outside_jit
 from jsparse.report._table import table
 from jsparse.report._units import percent, times
 from jsparse.rules._coupled import rule_name

@@ -18,9 +18,10 @@ from flax import nnx
 
 from jsparse._paths import naming
 from jsparse._pure import by_name, by_position, calling, examples, pure, settings
-from jsparse._slots import Slot, outside_jit
+from jsparse._slots import Slot
 from jsparse._surgery import fold
 from jsparse._timing import clock, in_turns
+from jsparse._untraced import outside_jit
 from jsparse._values import check_mapping
 from jsparse._watch import watch_in_place
 from jsparse.export._packing.arrangement import Arrangement, arranged

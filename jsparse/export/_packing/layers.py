@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jsparse._slots import Slot, outside_jit
+from jsparse._slots import Slot
 from jsparse._surgery import fold
+from jsparse._untraced import outside_jit
 from jsparse._values import check_pattern
 from jsparse.export._packing.block import BlockSparse
 from jsparse.export._packing.csr import Csr

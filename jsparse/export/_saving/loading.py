@@ -13,10 +13,11 @@ from jax.export import Exported
 
 from jsparse._checks import require
 from jsparse._paths import named
-from jsparse._slots import check_module, outside_jit
+from jsparse._slots import check_module
 from jsparse._storage import manifest
 from jsparse._storage.files import CorruptCheckpoint
 from jsparse._storage.leaves import check_fit, describe, filled, plain
+from jsparse._untraced import outside_jit
 from jsparse._values import check_path
 from jsparse.export._packing import compiled
 from jsparse.export._packing.layers import put_packed

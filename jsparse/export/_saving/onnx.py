@@ -13,8 +13,8 @@ from flax import nnx
 
 from jsparse._checks import require
 from jsparse._pure import Pure, by_position, examples
-from jsparse._slots import outside_jit
 from jsparse._storage.files import write_whole
+from jsparse._untraced import outside_jit
 from jsparse._values import check_flag, check_path
 from jsparse.export._packing.layers import unpack
 from jsparse.export._saving.conversion import converted, leave_out_zeros_in_place, run

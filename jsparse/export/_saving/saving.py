@@ -28,9 +28,10 @@ from jax.export import Exported
 
 from jsparse._checks import require
 from jsparse._pure import Pure, by_position, examples, settings
-from jsparse._slots import check_module, outside_jit, walk_modules
+from jsparse._slots import check_module, walk_modules
 from jsparse._storage import manifest
 from jsparse._storage.files import making, to_disk, told_if_full, write_whole
+from jsparse._untraced import outside_jit
 from jsparse._values import check_flag, check_folder, check_is
 from jsparse._versions import versions
 from jsparse.export._packing import compiled

@@ -11,7 +11,7 @@ from jax.export import Exported
 
 from jsparse._paths import named
 from jsparse._pure import Pure, by_position, examples, settings
-from jsparse._slots import outside_jit
+from jsparse._untraced import outside_jit
 from jsparse._values import shown
 from jsparse.export._packing import compiled
 from jsparse.export._saving.functional import (

@@ -17,8 +17,9 @@ from flax import nnx
 
 from jsparse._paths import listed, match
 from jsparse._pure import by_position, calling, examples, settings
-from jsparse._slots import outside_jit, slots
+from jsparse._slots import slots
 from jsparse._surgery import fold
+from jsparse._untraced import outside_jit
 from jsparse._values import check_function
 from jsparse.export._shrinking.attributes import Mend, stock
 from jsparse.export._shrinking.drawing import noted, write_groups

@@ -20,9 +20,10 @@ from flax import nnx
 from jsparse._coupled import Member
 from jsparse._paths import named, path_of
 from jsparse._pure import by_name, by_position, calling, examples, settings
-from jsparse._slots import outside_jit, roles, ruled_parts, slots, sparse_parts
+from jsparse._slots import roles, ruled_parts, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, fold
+from jsparse._untraced import outside_jit
 from jsparse._values import check_function
 from jsparse.export._shrinking.attributes import Mend, mend_in_place, set_in_place, stock
 from jsparse.export._shrinking.cut import Cut, cut_in_place, divided

@@ -8,9 +8,9 @@ from jax import Array
 
 from jsparse._checks import check_unit
 from jsparse._pattern import Unit, Weight
-from jsparse._slots import outside_jit
 from jsparse._storage.described import described
 from jsparse._surgery import hold
+from jsparse._untraced import outside_jit
 from jsparse._values import check_flag, check_function, check_in, check_key, check_whole, shown
 from jsparse.prune._choice import Arrays, held_parts, magnitudes
 from jsparse.prune._folder import Keep, Nowhere, check_keep
