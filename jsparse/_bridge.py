@@ -7,7 +7,7 @@ from typing import Any
 from flax import nnx
 from flax.nnx.bridge import variables as bridge_variables
 
-from jsparse._linen import fitted
+from jsparse._linen import sized_by_variables
 from jsparse._slots import slots, walk_modules
 from jsparse._sparse import Sparse
 
@@ -49,7 +49,7 @@ def fit_linen_in_place(model: nnx.Module, cut: Collection[str]) -> None:
     for path, module in walk_modules(model):
         inside = f"{path}/" if path else ""
         if isinstance(module, nnx.bridge.ToNNX) and any(one.startswith(inside) for one in cut):
-            _set_linen(module, fitted(linen_module(module)))
+            _set_linen(module, sized_by_variables(linen_module(module)))
 
 
 def linen_variables(bridge: nnx.bridge.ToNNX) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def attributes(module: nnx.Module) -> dict[str, Any]:
     return {name: getattr(linen, name) for name in sorted(names - {"parent", "name"})}
 
 
-def is_own(module: nnx.Module) -> bool:
+def is_user_code(module: nnx.Module) -> bool:
     """Whether a module, or the Linen module in a ToNNX, is of the user's code, not of Flax's."""
     inner = linen_module(module) if isinstance(module, nnx.bridge.ToNNX) else module
     return not type(inner).__module__.startswith("flax.")

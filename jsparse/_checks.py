@@ -11,11 +11,11 @@ from jsparse._pattern import Each, Groups, Scope, Unit, WholeModel
 from jsparse._values import check_in, is_number, shown
 
 
-def uncalled(value: Any) -> str:
+def uncalled_hint(value: Any) -> str:
     """What to add to an error where a cost gave a function in place of a number.
 
     Example:
-      >>> uncalled(0.5), uncalled(lambda model: 0.5)
+      >>> uncalled_hint(0.5), uncalled_hint(lambda model: 0.5)
       ('', '. It makes a cost: call it first, as in cost=costs.flops(x)')
     """
     return ". It makes a cost: call it first, as in cost=costs.flops(x)" if callable(value) else ""

@@ -47,7 +47,7 @@ def count(marked: Array, axes: tuple[int, ...]) -> Array:
 
 
 @custom_vmap
-def anywhere(when: Array) -> Array:
+def any_under_vmap(when: Array) -> Array:
     """`when`; under vmap, whether it is true in any element, so that `lax.cond` stays a branch.
 
     With a batched predicate `lax.cond` runs both branches for every element, at every step. With
@@ -56,19 +56,19 @@ def anywhere(when: Array) -> Array:
 
     Example:
       >>> long = lambda x: lax.fori_loop(0, 100, lambda _, x: jnp.minimum(2 * x, 8.0), x)
-      >>> grow = lambda x: lax.cond(anywhere(x < 8), long, lambda x: x, x)
+      >>> grow = lambda x: lax.cond(any_under_vmap(x < 8), long, lambda x: x, x)
       >>> jax.vmap(grow)(jnp.array([8.0, 3.0])).tolist()
       [8.0, 8.0]
     """
     return when
 
 
-@anywhere.def_vmap
+@any_under_vmap.def_vmap
 def _anywhere_batched(size: int, batched: list[bool], when: Array) -> tuple[Array, bool]:
-    return anywhere(when.any(axis=0)), False
+    return any_under_vmap(when.any(axis=0)), False
 
 
-def portion(fraction: float | Array, size: int | Array) -> Array:
+def rounded_fraction(fraction: float | Array, size: int | Array) -> Array:
     """round(fraction * size), exactly; half is rounded to even.
 
     For a Python number the product is computed in float64. A float32 has only 24 bits, so for an
@@ -82,7 +82,8 @@ def portion(fraction: float | Array, size: int | Array) -> Array:
       uint32 [...] like the size.
 
     Example:
-      >>> int(portion(0.9, 4096 * 4099)), int(portion(jnp.float32(0.75), 2**32 - 2))
+      >>> of = lambda fraction, size: int(rounded_fraction(fraction, size))
+      >>> of(0.9, 4096 * 4099), of(jnp.float32(0.75), 2**32 - 2)
       (15110554, 3221225470)
     """
     if isinstance(fraction, Real) and isinstance(size, int):
@@ -106,7 +107,7 @@ def _portion(fraction: Array, size: Array) -> Array:
     return whole + up.astype(jnp.uint32)
 
 
-def reaching(
+def kth_largest(
     counted: Callable[[Array], Any], keep: Array, zero: Array, size: int
 ) -> tuple[Array, Array]:
     """Find a value that exactly `keep` orders reach, or otherwise the `keep`-th largest order.
@@ -138,14 +139,14 @@ def reaching(
     is closed), 0 reach 32 (midpoint) and 4 reach 4 (midpoint): done after five counts.
       >>> order = ordered(jnp.array([[3.0, 1.0, 2.0], [8.0, 5.0, 1.0], [0.5, 6.0, 4.0]]))
       >>> counted = lambda trial: count(order >= trial, (0, 1))
-      >>> found, exact = reaching(counted, jnp.uint32(4), jnp.uint32(0), 9)
+      >>> found, exact = kth_largest(counted, jnp.uint32(4), jnp.uint32(0), 9)
       >>> score_of(found).item(), exact.item()
       (4.0, True)
 
     With ties no value may have exactly `keep`. In the next array 3 scores lie above 2 and 7 reach
     it, so for `keep` = 4 the 4th largest order is found, that of 2.
       >>> order = ordered(jnp.array([[3.0, 2.0, 2.0], [8.0, 2.0, 1.0], [0.5, 6.0, 2.0]]))
-      >>> found, exact = reaching(counted, jnp.uint32(4), jnp.uint32(0), 9)
+      >>> found, exact = kth_largest(counted, jnp.uint32(4), jnp.uint32(0), 9)
       >>> score_of(found).item(), exact.item()
       (2.0, False)
 
@@ -159,22 +160,22 @@ def reaching(
         low, high, over, under, rose, turn = state
         width = high - low
         line = (over + 0.5) / (over + under + 1.0)
-        part = pick((width > 2 * OCTAVE) | (lax.rem(turn, np.uint32(5)) == 4), 0.5, line)
+        part = select((width > 2 * OCTAVE) | (lax.rem(turn, np.uint32(5)) == 4), 0.5, line)
         step = jnp.minimum((part * width.astype(jnp.float32)).astype(jnp.uint32), width - 1)
-        step = pick(high == highest, jnp.minimum(step, low - np.uint32(FIRST - FAR)), step)
+        step = select(high == highest, jnp.minimum(step, low - np.uint32(FIRST - FAR)), step)
         back = jnp.minimum(width - step, np.uint32(FIRST + FAR) - high)
-        step = pick(low == 0, width - back, step)
-        step = pick(turn == 0, zero + np.uint32(FIRST), jnp.maximum(step, 1))
+        step = select(low == 0, width - back, step)
+        step = select(turn == 0, zero + np.uint32(FIRST), jnp.maximum(step, 1))
         if zero.ndim:  # a finished group stays as it is while others continue
             step = jnp.where(searching(*state), step, zero)
         trial = low + step
         reached = counted(trial)
         rise = reached >= keep
-        gap = pick(rise, reached - keep, keep - reached).astype(jnp.float32)
-        old = pick(rise, over, under)
-        scale = pick(rise == rose, old / jnp.maximum(old + gap, 1.0), 1.0)
-        low, high = pick(rise, trial, low), pick(rise, high, trial)
-        over, under = pick(rise, gap, over * scale), pick(rise, under * scale, gap)
+        gap = select(rise, reached - keep, keep - reached).astype(jnp.float32)
+        old = select(rise, over, under)
+        scale = select(rise == rose, old / jnp.maximum(old + gap, 1.0), 1.0)
+        low, high = select(rise, trial, low), select(rise, high, trial)
+        over, under = select(rise, gap, over * scale), select(rise, under * scale, gap)
         return low, high, over, under, rise, turn + 1
 
     over, under = ((n + zero).astype(jnp.float32) for n in (np.uint32(size) - keep, keep))
@@ -205,14 +206,14 @@ def earliest(
     def set_bit(state: tuple) -> tuple:
         bit, found = state
         trial = found | bit
-        return bit >> 1, pick(counted(trial) >= keep, trial, found)
+        return bit >> 1, select(counted(trial) >= keep, trial, found)
 
     highest = jnp.uint32(1 << min(size.bit_length(), 31))  # beyond the index, for keep = 0
-    first = pick(ties, highest, jnp.uint32(0))
+    first = select(ties, highest, jnp.uint32(0))
     return lax.while_loop(lambda state: state[0] > 0, set_bit, (first, zero))[1]
 
 
-def pick(when: Array, one: Any, other: Any) -> Array:
+def select(when: Array, one: Any, other: Any) -> Array:
     """`jnp.where`, which for scalars is a single operation."""
     if when.ndim:
         return jnp.where(when, one, other)
@@ -262,7 +263,7 @@ def ordered(score: Array) -> Array:
 def score_of(order: Array) -> Array:
     """The inverse of `ordered`, float32."""
     sign = jnp.uint32(1 << 31)
-    return lax.bitcast_convert_type(pick(order >= sign, order ^ sign, ~order), jnp.float32)
+    return lax.bitcast_convert_type(select(order >= sign, order ^ sign, ~order), jnp.float32)
 
 
 def reversed_index(shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:

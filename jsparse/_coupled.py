@@ -1,4 +1,4 @@
-"""Models with coupled units: one `Units` for each group, a `Member` for each of its weights."""
+"""Coupled units: a `CoupledUnits` for each group, a `CoupledSparse` for each of its weights."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from jax import Array
 
 from jsparse._sparse import Sparse
 from jsparse.rules._coupled import Follows, Span, finished
-from jsparse.rules._rule import State, settled
-from jsparse.rules._stacked import applied, masking
+from jsparse.rules._rule import State, without_draw
+from jsparse.rules._stacked import stacked_apply, stacked_mask
 
 
-class Units(Sparse):
+class CoupledUnits(Sparse):
     """The units of a group, and the rule that closes some: shared by all its weights.
 
     There is one, plus one for each depth of stacked weights, with the same numbers for every layer:
@@ -41,17 +41,17 @@ class Units(Sparse):
         stack = self.weight.shape[: self._stack]
         return jnp.broadcast_to(value.reshape((1,) * len(stack) + value.shape), stack + value.shape)
 
-    def follow(self, other: "Units") -> None:
+    def follow(self, other: "CoupledUnits") -> None:
         """Take the state of the same group for weights of another depth."""
         self.set_state({name: self.each(other.one(value)) for name, value in other.state.items()})
 
 
-def once(part: Sparse, value: Array) -> Array:
+def shared_value(part: Sparse, value: Array) -> Array:
     """A value of a Sparse, [...]; of a group of coupled units that of all layers of a stack."""
-    return part.one(value) if isinstance(part, Units) else value
+    return part.one(value) if isinstance(part, CoupledUnits) else value
 
 
-class Member(Sparse):
+class CoupledSparse(Sparse):
     """A weight whose units are those of groups: a `Sparse` that is masked by them.
 
     Args:
@@ -60,7 +60,7 @@ class Member(Sparse):
       groups: of the rule's spans, in their order.
     """
 
-    def __init__(self, weight: nnx.Param, rule: Follows, groups: Sequence[Units]):
+    def __init__(self, weight: nnx.Param, rule: Follows, groups: Sequence[CoupledUnits]):
         self.weight = weight
         self.rule = rule
         self.layer_ndim = weight.ndim - rule.role.stack
@@ -71,22 +71,22 @@ class Member(Sparse):
             setattr(self, f"units{n}", group)
 
     @property
-    def groups(self) -> dict[str, Units]:
+    def groups(self) -> dict[str, CoupledUnits]:
         """The groups of the spans, by the attribute that holds them."""
         return {f"units{n}": getattr(self, f"units{n}") for n in range(len(self.rule.spans))}
 
     @property
-    def pairs(self) -> list[tuple[Span, Units]]:
+    def pairs(self) -> list[tuple[Span, CoupledUnits]]:
         """Each span with its group."""
         return list(zip(self.rule.spans, self.groups.values(), strict=True))
 
     def read(self) -> Array:
         """The weight as the layer reads it, with gates where it closes units: [...]."""
-        return applied(self.rule, self._stack, self.weight[...], self._seen)
+        return stacked_apply(self.rule, self._stack, self.weight[...], self._seen)
 
     def read_mask(self) -> Array:
         """The mask, [...] like the weight: 1 where none of its units is dropped."""
-        return masking(self.rule, self._stack, self.weight[...], self._seen)
+        return stacked_mask(self.rule, self._stack, self.weight[...], self._seen)
 
     def read_final(self) -> Array:
         """The weight without sampling, with zeros for all that belongs to dropped units: [...]."""
@@ -95,7 +95,7 @@ class Member(Sparse):
 
     def read_final_mask(self) -> Array:
         """The mask without sampling: [...] like the weight."""
-        return masking(self.rule, self._stack, self.weight[...], self._of_groups(final=True))
+        return stacked_mask(self.rule, self._stack, self.weight[...], self._of_groups(final=True))
 
     @property
     def _seen(self) -> Any:
@@ -103,6 +103,7 @@ class Member(Sparse):
 
     def _of_groups(self, *, final: bool) -> dict[str, State]:
         return {
-            str(n): (settled(group.state) if final else group._seen) | {"norms": group.weight[...]}
+            str(n): (without_draw(group.state) if final else group._seen)
+            | {"norms": group.weight[...]}
             for n, group in enumerate(self.groups.values())
         }

@@ -5,7 +5,7 @@ from collections import Counter
 from flax import nnx
 from jax import Array
 
-from jsparse._coupled import Member, Units, once
+from jsparse._coupled import CoupledSparse, CoupledUnits, shared_value
 from jsparse._score import root
 from jsparse._sharding import beside
 from jsparse._slots import coupled_units, ruled_parts, sparse_parts
@@ -39,7 +39,7 @@ def share_norms_in_place(model: nnx.Module) -> None:
     totals: dict[str, Array] = {}
     entries: Counter[str] = Counter()
     for part in sparse_parts(model).values():
-        if not isinstance(part, Member):
+        if not isinstance(part, CoupledSparse):
             continue
         for span, group in part.pairs:
             if span.own:
@@ -59,7 +59,7 @@ def share_norms_in_place(model: nnx.Module) -> None:
 
 def _share_stacks(model: nnx.Module) -> None:
     """Give each layer of a stack the state of its groups."""
-    first: dict[str, Units] = {}
+    first: dict[str, CoupledUnits] = {}
     for group in coupled_units(model).values():
         if group is not first.setdefault(group.name, group):
             group.follow(first[group.name])
@@ -69,9 +69,9 @@ def _share_cuts(model: nnx.Module) -> None:
     parts = [part for part in ruled_parts(model).values() if "cut" in part.state_names]
     shared = share_cuts(
         [part.rule for part in parts],
-        [{name: once(part, value) for name, value in part.state.items()} for part in parts],
-        [once(part, part.score()) for part in parts],
+        [{name: shared_value(part, value) for name, value in part.state.items()} for part in parts],
+        [shared_value(part, part.score()) for part in parts],
     )
     for part, state in zip(parts, shared, strict=True):
-        all_layers = part.each if isinstance(part, Units) else lambda value: value
+        all_layers = part.each if isinstance(part, CoupledUnits) else lambda value: value
         part.set_state({name: all_layers(value) for name, value in state.items()})

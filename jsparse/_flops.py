@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from jsparse._jaxprs import interpreted
+from jsparse._jaxprs import interpret
 from jsparse._pure import by_position, calling, evaluated, pure
 from jsparse._slots import slots
 from jsparse._sparse import Sparse
@@ -165,7 +165,7 @@ def _walk(
             return [_followed(eqn, ins), *nothing[1:]]
         return nothing
 
-    return interpreted(jaxpr, origins, counted, lambda value, atom: None)
+    return interpret(jaxpr, origins, counted, lambda value, atom: None)
 
 
 def _single(ins: Sequence[Origin | None]) -> Origin | None:

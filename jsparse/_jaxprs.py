@@ -25,7 +25,7 @@ def _opened(eqn: Any) -> ClosedJaxpr | None:
     return None
 
 
-def interpreted(
+def interpret(
     closed: ClosedJaxpr,
     inputs: Sequence[Value],
     each: Callable[[Any, list[Value], tuple], Sequence[Value]],
@@ -51,7 +51,7 @@ def interpreted(
       >>> import jax
       >>> closed = jax.make_jaxpr(jax.jit(lambda x: x + 1.0))(2.0)
       >>> says = lambda eqn, read, _: [f"{eqn.primitive.name}({', '.join(read)})"]
-      >>> interpreted(closed, ["x"], says, lambda value, atom: str(value))
+      >>> interpret(closed, ["x"], says, lambda value, atom: str(value))
       ['add(x, 1.0)']
     """
     jaxpr = closed.jaxpr
@@ -65,12 +65,12 @@ def interpreted(
         if inner is None:
             made = each(eqn, given, source)
         else:
-            made = interpreted(inner, given, each, constant, source)
+            made = interpret(inner, given, each, constant, source)
         at.update(zip(eqn.outvars, made, strict=True))
     return list(map(read, jaxpr.outvars))
 
 
-def reached(start: Iterable[Item], onward: Callable[[Item], Iterable[Item]]) -> dict[Item, None]:
+def reachable(start: Iterable[Item], onward: Callable[[Item], Iterable[Item]]) -> dict[Item, None]:
     """The start and all that steps from it lead to, each once, in the order in which it is found.
 
     Args:
@@ -78,7 +78,7 @@ def reached(start: Iterable[Item], onward: Callable[[Item], Iterable[Item]]) -> 
       onward: from an item to those one step further.
 
     Example:
-      >>> list(reached([4, 5], lambda n: [n // 2] if n else []))
+      >>> list(reachable([4, 5], lambda n: [n // 2] if n else []))
       [4, 5, 2, 1, 0]
     """
     found = dict.fromkeys(start)
@@ -108,7 +108,7 @@ def by_distance(
         found |= dict.fromkeys(items)
 
 
-def results(primitive: Any, settings: dict[str, Any], *inputs: Any) -> list[Any]:
+def evaluate(primitive: Any, settings: dict[str, Any], *inputs: Any) -> list[Any]:
     """What an operation with the settings of a jaxpr gives."""
     bound = primitive.get_bind_params(settings)
     functions, params = bound if isinstance(bound, tuple) else ((), bound)

@@ -13,13 +13,13 @@ from typing import Any
 from flax import linen as nn
 
 
-def fitted(module: nn.Module) -> nn.Module:
+def sized_by_variables(module: nn.Module) -> nn.Module:
     """A copy for which `apply` takes the sizes of Linen's layers from the variables that it gets.
 
     Example:
       >>> import jax.numpy as jnp
       >>> params = {"kernel": jnp.ones((4, 2)), "bias": jnp.zeros(2)}
-      >>> fitted(nn.Dense(3)).apply({"params": params}, jnp.ones((1, 4))).shape
+      >>> sized_by_variables(nn.Dense(3)).apply({"params": params}, jnp.ones((1, 4))).shape
       (1, 2)
     """
     return _of_kind(module, _fitted_kind(type(module)))
@@ -42,7 +42,9 @@ def _fitted_kind(kind: type[nn.Module]) -> type[nn.Module]:
 
     @nn.nowrap
     def reduced(self: Any) -> tuple[Callable[[nn.Module], nn.Module], tuple[nn.Module]]:
-        return fitted, (_of_kind(self, kind),)  # pickle finds the user's class, not this one
+        return sized_by_variables, (
+            _of_kind(self, kind),
+        )  # pickle finds the user's class, not this one
 
     same = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     own = {"apply": apply, "__reduce__": reduced, "_fits": True}

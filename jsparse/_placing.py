@@ -8,7 +8,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from jsparse._sharding import Grown, follow, followed, padded, shards, where_is
 from jsparse.rules._rule import Rule, State
-from jsparse.rules._stacked import grown
+from jsparse.rules._stacked import shapes_if_doubled
 
 SHARDING = ("out_sharding", "sharding_names")  # names of axes in flax 0.12 and in 0.11
 NAMES = (tuple, list, PartitionSpec)
@@ -29,7 +29,7 @@ def placed(weight: nnx.Param, rule: Rule, state: State) -> tuple[State, dict[str
     where, named, stack = _where(weight), _on_mesh(weight), rule.role.stack
     if where.mesh.empty and not named:
         return state, {}
-    longer = grown(rule, weight[...])
+    longer = shapes_if_doubled(rule, weight[...])
     if not where.mesh.empty:
         state = follow(longer, stack, state, where)
     return state, _names(weight, named, longer, stack, state) if named else {}

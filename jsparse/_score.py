@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from jsparse._counting import anywhere
+from jsparse._counting import any_under_vmap
 from jsparse._tiles import pool, spread, unit_sizes
 
 
@@ -92,7 +92,7 @@ def _root_mean_square(weight: Array, tile: tuple[int, ...]) -> Array:
     # what underflows is at most 2^-24 of a mean of this size
     least = float(jnp.finfo(weight.dtype).tiny) * 2.0**26
     risky = jnp.any((mean < least) | ~jnp.isfinite(mean))
-    return lax.cond(anywhere(risky), scaled, lambda: jnp.sqrt(mean))
+    return lax.cond(any_under_vmap(risky), scaled, lambda: jnp.sqrt(mean))
 
 
 @_root_mean_square.defjvp

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jsparse._coupled import Member, Units
+from jsparse._coupled import CoupledSparse, CoupledUnits
 from jsparse._paths import named
 from jsparse._pattern import Role
 from jsparse._sparse import Sparse
 from jsparse._values import shown
-from jsparse._variables import LORA, WRAPPERS, overwrites, stored, unseen
+from jsparse._variables import LORA, WRAPPERS, overwrites_message, stored, unseen_message
 from jsparse.rules._coupled import Joint, Span
 
 CONVOLUTIONS = (nnx.Conv, nnx.ConvTranspose)
@@ -209,9 +209,9 @@ def ruled_parts(model: nnx.Module) -> dict[str, Sparse]:
     return sparse_parts(model) | {path: groups[path] for path in reversed(first.values())}
 
 
-def coupled_units(model: nnx.Module) -> dict[str, Units]:
+def coupled_units(model: nnx.Module) -> dict[str, CoupledUnits]:
     """The groups of coupled units by path; those for stacked weights after those for others."""
-    members = [part for part in sparse_parts(model).values() if isinstance(part, Member)]
+    members = [part for part in sparse_parts(model).values() if isinstance(part, CoupledSparse)]
     groups = {id(stored(g.weight)): g for part in members for g in part.groups.values()}
     if not groups:
         return {}
@@ -223,7 +223,7 @@ def coupled_units(model: nnx.Module) -> dict[str, Units]:
 def refuse_wrapped(slot: Slot) -> None:
     """Refuse a sparse weight inside a layer that writes weights."""
     if slot.wrapper:
-        raise ValueError(f"{slot.path}: {overwrites(slot.wrapper)}")
+        raise ValueError(f"{slot.path}: {overwrites_message(slot.wrapper)}")
 
 
 def refuse_unseen(slot: Slot, params: Sequence[Slot]) -> None:
@@ -232,7 +232,7 @@ def refuse_unseen(slot: Slot, params: Sequence[Slot]) -> None:
         return
     adapted = {other.path.partition(LORA)[0] for other in params if LORA in other.path}
     if not adapted or slot.path in adapted:
-        raise TypeError(unseen(slot.path))
+        raise TypeError(unseen_message(slot.path))
 
 
 def roles(model: nnx.Module) -> dict[str, Role]:
@@ -243,7 +243,7 @@ def roles(model: nnx.Module) -> dict[str, Role]:
     parts = sparse_parts(model)
     spans: dict[str, list[tuple[str, Span]]] = {}
     for path, part in parts.items():
-        if isinstance(part, Member):
+        if isinstance(part, CoupledSparse):
             for span, group in part.pairs:
                 spans.setdefault(group.name, []).append((path, span))
     return {path: part.rule.role for path, part in parts.items()} | {
@@ -255,10 +255,10 @@ def roles(model: nnx.Module) -> dict[str, Role]:
     }
 
 
-def held_groups(model: nnx.Module) -> dict[str, Units]:
+def held_groups(model: nnx.Module) -> dict[str, CoupledUnits]:
     """The groups of coupled units with a stored mask, by name."""
     return {
         part.name: part
         for part in ruled_parts(model).values()
-        if isinstance(part, Units) and "mask" in part.state_names
+        if isinstance(part, CoupledUnits) and "mask" in part.state_names
     }

@@ -12,14 +12,14 @@ from jax import Array, core
 from jsparse._placing import placed
 from jsparse._values import check_is, check_key, shown
 from jsparse._variables import Learned, Mask, Setting, Unseen, check_entry, check_together, write
-from jsparse.rules._rule import Rule, State, rival, settled
+from jsparse.rules._rule import Rule, State, rival, without_draw
 from jsparse.rules._stacked import (
-    advanced,
-    applied,
-    masking,
     over_stack,
+    stacked_advance,
+    stacked_apply,
     stacked_cost,
     stacked_init,
+    stacked_mask,
 )
 
 KINDS = {"mask": Mask}
@@ -92,19 +92,19 @@ class Sparse(nnx.Module):
 
     def read(self) -> Array:
         """The masked weight, which the layer reads: [...] like the weight."""
-        return applied(self.rule, self._stack, self.weight[...], self._seen)
+        return stacked_apply(self.rule, self._stack, self.weight[...], self._seen)
 
     def read_mask(self) -> Array:
         """The mask, [...] like the weight: 1 kept, 0 dropped."""
-        return masking(self.rule, self._stack, self.weight[...], self._seen)
+        return stacked_mask(self.rule, self._stack, self.weight[...], self._seen)
 
     def read_final(self) -> Array:
         """The masked weight without sampling, as in eval mode: [...] like the weight."""
-        return applied(self.rule, self._stack, self.weight[...], settled(self.state))
+        return stacked_apply(self.rule, self._stack, self.weight[...], without_draw(self.state))
 
     def read_final_mask(self) -> Array:
         """The mask without sampling, as in eval mode: [...] like the weight."""
-        return masking(self.rule, self._stack, self.weight[...], settled(self.state))
+        return stacked_mask(self.rule, self._stack, self.weight[...], without_draw(self.state))
 
     def score(self) -> Array:
         """The scores of the units, [stack..., grid of units]; for rules whose units compete."""
@@ -118,14 +118,14 @@ class Sparse(nnx.Module):
 
     def advanced(self) -> State:
         """The rule's state after the events of a train step."""
-        return advanced(self.rule, self._stack, self.weight[...], self.state)
+        return stacked_advance(self.rule, self._stack, self.weight[...], self.state)
 
     @property
     def _seen(self) -> State:
         """The state on which the mask depends in the current mode."""
         state = self.state
         check_together("mask", state.get("mask", self.weight), self.weight)
-        return settled(state) if self.deterministic else state
+        return without_draw(state) if self.deterministic else state
 
     @property
     def _stack(self) -> int:

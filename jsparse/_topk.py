@@ -17,13 +17,13 @@ from jsparse._counting import (
     count,
     earliest,
     first_kept,
+    kth_largest,
     later,
     ordered,
-    pick,
-    portion,
-    reaching,
     reversed_index,
+    rounded_fraction,
     score_of,
+    select,
     zeros,
 )
 from jsparse._pattern import Groups, Role, Scope
@@ -116,7 +116,9 @@ def highest(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     size = math.prod(score.shape[a] for a in axes)
     order, keep = ordered(score), by_group(jnp.asarray(keep).astype(jnp.uint32), axes)
     none = zeros(order, axes)
-    last, exact = reaching(lambda trial: count(order >= along(trial, axes), axes), keep, none, size)
+    last, exact = kth_largest(
+        lambda trial: count(order >= along(trial, axes), axes), keep, none, size
+    )
 
     def kept(first: Array) -> Array:
         late = later(score.shape, axes, first)
@@ -158,14 +160,14 @@ def _cut(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     size, order = math.prod(score.shape[a] for a in axes), ordered(score)
     keep = by_group(keep, axes)
     counted = lambda trial: count(order >= along(trial, axes), axes)
-    reached, exact = reaching(counted, keep, zeros(order, axes), size)
+    reached, exact = kth_largest(counted, keep, zeros(order, axes), size)
     enough = order >= along(reached, axes)
     last = lax.select(enough, order, jnp.full_like(order, HIGHEST)).min(axis=axes)
     lower = lax.select(enough, jnp.zeros_like(order), order).max(axis=axes)
     high = score_of(last)
     # if all are kept: as far below the lowest as that is from 0
-    low = pick(lower == 0, high - jnp.abs(high), score_of(lower))
-    low = pick(exact, low, high)
+    low = select(lower == 0, high - jnp.abs(high), score_of(lower))
+    low = select(exact, low, high)
     room = jnp.maximum(jnp.abs(high) * 2.0**-22, 2.0**-126)
     return jnp.minimum((high + low) / 2, high - room)
 
@@ -219,7 +221,7 @@ def common_cut_at(scores: Sequence[Array], keep: Array, stacks: tuple[int, ...])
     total = lambda marks: sum((mark.sum(dtype=jnp.uint32) for mark in marks), jnp.uint32(0))
     counted = lambda trial: total(order >= trial for order in orders)
     size = sum(order.size for order in orders)
-    reached, _ = reaching(counted, keep, jnp.uint32(0), size)
+    reached, _ = kth_largest(counted, keep, jnp.uint32(0), size)
     last = jnp.asarray(HIGHEST)
     for order in orders:
         if order.size:
@@ -274,4 +276,4 @@ def _keep(density: float | Array, size: int) -> Array:
             f"{size} units compete, and at most {MOST} can be counted; use the scope PerOutput(), "
             "Whole() or Groups(m), or a larger unit"
         )
-    return lax.clamp(np.uint32(1), portion(density, size), np.uint32(max(1, size)))
+    return lax.clamp(np.uint32(1), rounded_fraction(density, size), np.uint32(max(1, size)))

@@ -16,10 +16,15 @@ from jsparse._paths import match, named, naming, pairs, path_of
 from jsparse._sharding import follow, where_is
 from jsparse._values import check_key, check_mapping, shown
 from jsparse.rules._keep import where_it_fits
-from jsparse.rules._rule import Rule, Rules, State, rival, total_cost
-from jsparse.rules._rule import settled as settled_state
+from jsparse.rules._rule import Rule, Rules, State, rival, total_cost, without_draw
 from jsparse.rules._shared_cut import share_cuts
-from jsparse.rules._stacked import advanced, grown, over_stack, stacked_cost, stacked_init
+from jsparse.rules._stacked import (
+    over_stack,
+    shapes_if_doubled,
+    stacked_advance,
+    stacked_cost,
+    stacked_init,
+)
 
 Plan = Mapping[str, Rule]
 States = dict[str, State]
@@ -84,7 +89,7 @@ def init(plan: Plan, params: Any, key: Array) -> tuple[States, States]:
             state = stacked_init(rule, leaves[path], part)
             where = where_is(leaves[path])
             if not where.mesh.empty:
-                state = follow(grown(rule, leaves[path]), rule.role.stack, state, where)
+                state = follow(shapes_if_doubled(rule, leaves[path]), rule.role.stack, state, where)
         # a reparameterized weight is trained in place of the leaf, so it is learned
         mine = (*rule.learned, "weight")
         learned[path] = {n: v for n, v in state.items() if n in mine}
@@ -130,7 +135,7 @@ def advance(plan: Plan, params: Any, learned: States, held: States) -> tuple[Sta
     new_held: States = {}
     for path, rule in plan.items():
         weight, state = _entry(leaves[path], learned[path] | held[path])
-        state = learned[path] | advanced(rule, rule.role.stack, weight, state)
+        state = learned[path] | stacked_advance(rule, rule.role.stack, weight, state)
         new_learned[path] = {n: state[n] for n in learned[path]}
         new_held[path] = {n: state[n] for n in held[path]}
     return new_learned, _shared(plan, leaves, new_learned, new_held)
@@ -139,7 +144,7 @@ def advance(plan: Plan, params: Any, learned: States, held: States) -> tuple[Sta
 def settled(held: States) -> States:
     """`held` without the draws, to pass to `apply` and `mask` for evaluation."""
     _check_states({}, held=held)
-    return {path: settled_state(state) for path, state in held.items()}
+    return {path: without_draw(state) for path, state in held.items()}
 
 
 def _replace(

@@ -16,7 +16,7 @@ LORA = "_lora_"
 """In the names of the parameters that qwix adds to a layer."""
 
 
-def overwrites(wrapper: str) -> str:
+def overwrites_message(wrapper: str) -> str:
     """What is wrong with a sparse weight inside such a layer, and what to do."""
     return (
         f"nnx.{wrapper} writes normalized values into the variables of the layer it wraps at each "
@@ -25,7 +25,7 @@ def overwrites(wrapper: str) -> str:
     )
 
 
-def unseen(path: str) -> str:
+def unseen_message(path: str) -> str:
     """What is wrong with a rule on a weight that qwix is to quantize or adapt, and what to do."""
     return (
         f"{path}: qwix looks for nnx.Params, so it would silently neither quantize a weight with a "
@@ -62,7 +62,7 @@ class Unseen:
         raise AttributeError("qwix_path")
 
     def __set__(self, part: object, path: tuple[str | int, ...]) -> None:
-        raise TypeError(unseen("/".join(map(str, path))))
+        raise TypeError(unseen_message("/".join(map(str, path))))
 
 
 class _Apart:
@@ -81,7 +81,7 @@ class _Apart:
         if WRAPPERS and caller.f_globals.get("__name__") == WRAPPERS[0].__module__:
             wrapper = type(caller.f_locals.get("self")).__name__
             if ndim > 1 or wrapper == "WeightNorm":  # the other one leaves vectors alone
-                raise TypeError(overwrites(wrapper))
+                raise TypeError(overwrites_message(wrapper))
         return ndim
 
 

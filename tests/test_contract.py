@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 import jsparse as js
-from jsparse.rules._rule import settled
+from jsparse.rules._rule import without_draw
 from tests.support.cases import CELLS, LAYERS, RULES, WHOLE, enable_x64, parts, sparse
 
 SCALING = (js.HardConcrete, js.SoftThreshold, js.Powerpropagation)
@@ -62,14 +62,14 @@ def test_every_rule_on_every_layer(rule: str, layer: str) -> None:
         drawn = [case.call(m) for m in (model, js.resolve(model))]
         reads = [(part.weight[...], part.read_mask(), part.read()) for part in parts(model)]
         model.eval()
-        settled = [case.call(m) for m in (model, js.hold(model))]
+        without_draw = [case.call(m) for m in (model, js.hold(model))]
         model.train()
         folded = js.fold(model)
         assert not parts(folded)
-        settled.append(case.call(folded))
+        without_draw.append(case.call(folded))
         grads = nnx.grad(loss)(model, case.call)
         optimizer.update(model, grads)
-        return (drawn, settled), reads, grads
+        return (drawn, without_draw), reads, grads
 
     outs, reads, grads = jax.device_get(run(model, optimizer))  # checked without compiling
     for weight, mask, read in reads:
@@ -246,7 +246,7 @@ def test_units_rank_alike_at_any_size(rule: str) -> None:
     def mask(weight: jax.Array) -> jax.Array:
         state = made.init(weight, jax.random.key(0))
         weight = state.pop("weight", weight)
-        return made.mask(weight, settled(state))
+        return made.mask(weight, without_draw(state))
 
     want = mask(weight)
     for size in (1e20, 1e-25):

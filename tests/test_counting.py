@@ -11,7 +11,7 @@ from flax import nnx
 from jax import Array, lax
 
 import jsparse as js
-from jsparse._counting import anywhere, count
+from jsparse._counting import any_under_vmap, count
 from jsparse._topk import top
 
 
@@ -28,7 +28,7 @@ def test_a_branch_runs_if_one_element_needs_it() -> None:
         return jnp.minimum(x, 8.0)
 
     def bounded(x: Array) -> Array:
-        return lax.cond(anywhere(x > 8), costly, lambda x: x, x)
+        return lax.cond(any_under_vmap(x > 8), costly, lambda x: x, x)
 
     for x, runs in (([1.0, 2.0], 0), ([1.0, 9.0], 1)):
         ran.clear()
@@ -40,7 +40,7 @@ def test_a_branch_runs_if_one_element_needs_it() -> None:
 
 def test_nested_maps_gradients_and_loops_keep_the_branch() -> None:
     def wave(x: Array) -> Array:
-        return lax.cond(anywhere(x.sum() < 8), lambda: jnp.sin(x), lambda: jnp.sin(x))
+        return lax.cond(any_under_vmap(x.sum() < 8), lambda: jnp.sin(x), lambda: jnp.sin(x))
 
     x = jnp.arange(24.0).reshape(2, 3, 4)
     nested = jax.vmap(jax.vmap(wave))

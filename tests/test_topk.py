@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jsparse as js
-from jsparse._counting import MOST, ordered, portion
+from jsparse._counting import MOST, ordered, rounded_fraction
 from jsparse._topk import above_cut, common_cut, highest, top
 from tests.support.sampled import one_in
 
@@ -28,14 +28,15 @@ SHAPES = {
 )
 def test_a_portion_is_the_exact_product_rounded(fraction: float, size: int) -> None:
     want = round(Fraction(fraction) * size)
-    assert int(portion(jnp.float32(fraction), size)) == want
-    assert abs(int(portion(fraction, size)) - want) <= (1 if size > 2**29 else 0)
+    assert int(rounded_fraction(jnp.float32(fraction), size)) == want
+    assert abs(int(rounded_fraction(fraction, size)) - want) <= (1 if size > 2**29 else 0)
 
 
 @pytest.mark.parametrize("half", [0.5, 0.25, 0.75])
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 6, 7, 10, 2**24 + 1, 2**24 + 2, 2**31 + 7])
 def test_of_two_equally_near_integers_it_is_the_even_one(half: float, size: int) -> None:
-    assert int(portion(jnp.float32(half), size)) == int(portion(half, size)) == round(half * size)
+    found = [int(rounded_fraction(number, size)) for number in (jnp.float32(half), half)]
+    assert found == [round(half * size)] * 2
 
 
 @pytest.mark.parametrize("density", one_in(3, [1 / 3, 0.9, 0.1]))

@@ -36,7 +36,7 @@ from experiments.bench.pruners import HEADS, LAYERS
 from experiments.bench.rounds import Load
 from experiments.common.settings import environment
 from jsparse._pure import call
-from jsparse.prune._calibration import in_order
+from jsparse.prune._calibration import prune_in_order
 
 BLOCKS = "blocks/[0-9]+"
 METHODS = {"wanda": jsparse.prune.wanda, "sparsegpt": jsparse.prune.sparsegpt}
@@ -149,7 +149,7 @@ def measure(settings: Settings, depth: int) -> None:
     squares = lambda x: (x**2).sum(0)
     work = {
         "forward pass": lambda: [forward(model, x) for x in batches],
-        "sweep": lambda: nnx.state(in_order(sparse, batches, call, squares, same)),
+        "sweep": lambda: nnx.state(prune_in_order(sparse, batches, call, squares, same)),
     }
     for name in settings.methods:
         way = METHODS[name]

@@ -27,7 +27,7 @@ from typing import Any
 import jsparse
 from experiments.common.settings import Diverged, environment, flatten, plain
 from jsparse._storage.files import add_line, write_whole
-from jsparse._storage.writers import claim, or_abandoned
+from jsparse._storage.writers import abandon_on_error, claim
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,7 +170,7 @@ def open_run(folder: str | Path, settings: Any, **facts: Any) -> Run:
             )
         environments = [now]
     settings_now = {"held": held, "free": free, "environments": environments}
-    with or_abandoned(run.folder):
+    with abandon_on_error(run.folder):
         write_whole(path, _json(settings_now, indent=1))
     run.tidy()
     if run.complete:

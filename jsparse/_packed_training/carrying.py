@@ -13,7 +13,7 @@ from jsparse.optim import Optimizer
 from jsparse.optim._task import arrays_of
 
 
-def carry(
+def carry_state(
     old: Mapping[str, Any],
     model: nnx.Module,
     made: Optimizer,
@@ -37,7 +37,7 @@ def carry(
 
     def carried(keys: Any, new: Any) -> Any:
         path = path_of(keys)
-        name, change = _way(path, ways)
+        name, change = _counterpart(path, ways)
         found = old.get(name)
         found = None if found is None else jnp.asarray(change(found))
         if found is None or found.shape != jnp.shape(new):
@@ -52,7 +52,7 @@ def carry(
     nnx.update(made.opt_state, nnx.state(new))
 
 
-def _way(path: str, ways: Mapping[str, tuple[str, Callable]]) -> tuple[str, Callable]:
+def _counterpart(path: str, ways: Mapping[str, tuple[str, Callable]]) -> tuple[str, Callable]:
     """Where the old state stores an entry of the new one, and the change between them."""
     ends = [end for end in ways if f"/{path}".endswith(f"/{end}")]
     if not ends:

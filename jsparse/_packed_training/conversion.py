@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jsparse._packed_training.carrying import carry
+from jsparse._packed_training.carrying import carry_state
 from jsparse._packed_training.optimizer import PackedOptimizer, check_revision
 from jsparse._paths import match, named, naming
 from jsparse._revise.transform import Revise
@@ -26,7 +26,7 @@ from jsparse._untraced import outside_jit
 from jsparse._values import check_whole, shown
 from jsparse._variables import Mask, write
 from jsparse.export._packing.csr import Csr
-from jsparse.export._packing.dense import fault, features_of, has_window, matrix_of, stack_of
+from jsparse.export._packing.dense import features_of, has_window, matrix_of, stack_of, why_dense
 from jsparse.export._packing.formats import csr_places
 from jsparse.export._packing.layers import dense_layer
 from jsparse.export._packing.links import csr_from_arrays
@@ -39,7 +39,7 @@ from jsparse.rules._held import Held
 Model = TypeVar("Model", bound=nnx.Module)
 
 
-class Links(NamedTuple):
+class StoredLinks(NamedTuple):
     """A layer and the places of its links in the order in which they are stored.
 
     Attributes:
@@ -136,7 +136,7 @@ def pack_training(
         f"{path}/values".lstrip("/"): (f"{path}/kernel/weight".lstrip("/"), links.packing)
         for path, links in layers.items()
     }
-    carry(named(state.inner), packed, made, ways, lambda new: new)
+    carry_state(named(state.inner), packed, made, ways, lambda new: new)
     write(made.step, state.steps.astype(made.step[...].dtype))
     write(made.seed, state.seed)
     made.memory = jax.tree.map(jnp.copy, optimizer.memory)
@@ -194,7 +194,7 @@ def unpack_training(model: Model, optimizer: PackedOptimizer) -> tuple[Model, Op
     steps, seed = optimizer.step[...].astype(jnp.int32), optimizer.seed[...]
     state = arrays_of(made.opt_state)
     whole = lambda inner: state._replace(steps=steps, seed=seed, inner=inner)
-    carry(named(arrays_of(optimizer.opt_state)), masked, made, ways, whole)
+    carry_state(named(arrays_of(optimizer.opt_state)), masked, made, ways, whole)
     write(made.step, optimizer.step[...])
     made.memory = jax.tree.map(jnp.copy, optimizer.memory)
     return masked, made
@@ -219,7 +219,7 @@ def _checked(model: Any, optimizer: Any, kind: type[Optimizer]) -> Revise:
 
 def _check_layer(layer: Any, path: str, model: nnx.Module) -> None:
     """Refuse weights that are not the kernel of a layer that can be packed."""
-    why = "it is not the kernel of a layer" if layer is None else fault(layer)
+    why = "it is not the kernel of a layer" if layer is None else why_dense(layer)
     if layer is not None and not why and (has_window(layer) or stack_of(layer)):
         kind = "a convolution with a window" if has_window(layer) else "a stack of layers"
         why = f"{kind}, whose links cannot change yet"
@@ -235,7 +235,10 @@ def _check_layer(layer: Any, path: str, model: nnx.Module) -> None:
 
 
 def _put(
-    model: Any, places: list[Slot], layers: Mapping[str, Links], form: Callable[[Links], Any]
+    model: Any,
+    places: list[Slot],
+    layers: Mapping[str, StoredLinks],
+    form: Callable[[StoredLinks], Any],
 ) -> Any:
     """The model itself with layers, which are given by their first path, in another form."""
     first: dict[int, str] = {}
@@ -249,7 +252,7 @@ def _put(
     return put_in_place(model, [p for p in places if homes[p.path] in layers], made)
 
 
-def _packed(dense: Any, part: Sparse, width: int) -> Links:
+def _packed(dense: Any, part: Sparse, width: int) -> StoredLinks:
     """The links that the mask of a layer keeps."""
     weight = matrix_of(dense, part.weight[...])
     rows, columns = np.nonzero(matrix_of(dense, part.mask[...]))
@@ -264,10 +267,10 @@ def _packed(dense: Any, part: Sparse, width: int) -> Links:
     return _with_places(dense, layer)
 
 
-def _unpacked(layer: Csr) -> Links:
+def _unpacked(layer: Csr) -> StoredLinks:
     return _with_places(dense_layer(layer), layer)
 
 
-def _with_places(dense: Any, layer: Csr) -> Links:
+def _with_places(dense: Any, layer: Csr) -> StoredLinks:
     places = csr_places(layer.arrays(layer.values[...]), layer.out_features, layer.width)
-    return Links(dense, layer, *map(np.asarray, places))
+    return StoredLinks(dense, layer, *map(np.asarray, places))

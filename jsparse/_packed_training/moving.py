@@ -74,7 +74,7 @@ def places_to_draw(by: MovesLinks, kept: int, plan: Plan, candidates: float) -> 
     return count
 
 
-def draw(key: Array, count: int, plan: Plan) -> tuple[Array, Array]:
+def draw_places(key: Array, count: int, plan: Plan) -> tuple[Array, Array]:
     """(parts, indices) of `count` places, drawn uniformly, in order; all, if there are no more."""
     if count == plan.inputs * plan.outputs:
         rows, outputs = jnp.divmod(jnp.arange(count, dtype=jnp.int32), plan.outputs or 1)
@@ -163,6 +163,6 @@ def starts_at(parts: Array, total: int) -> Array:
     return jnp.cumsum(counts, dtype=jnp.int32)
 
 
-def taken(array: Array, sources: Array) -> Array:
+def carried_over(array: Array, sources: Array) -> Array:
     """What moved with the links, [kept]; 0 where a link is new, and in room."""
     return jnp.where(sources < 0, 0, array[sources]).astype(array.dtype)

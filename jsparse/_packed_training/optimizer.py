@@ -10,16 +10,16 @@ import optax
 from flax import nnx
 from jax import Array, lax
 
-from jsparse._counting import anywhere
+from jsparse._counting import any_under_vmap
 from jsparse._packed_training.moving import (
     Drawn,
     Moved,
-    draw,
+    carried_over,
+    draw_places,
     moved,
     parts_of,
     places_to_draw,
     starts_at,
-    taken,
 )
 from jsparse._paths import match, named, naming, path_of
 from jsparse._pattern import Role, Weight, Whole
@@ -178,7 +178,7 @@ class PackedOptimizer(Optimizer):
         return places_to_draw(by, layer.values.shape[0], layer.plan, self.candidates)
 
     def _drawn(self, key: Array, layer: Csr, by: MovesLinks) -> tuple[Array, Array]:
-        return draw(key, self._count(layer, by), layer.plan)
+        return draw_places(key, self._count(layer, by), layer.plan)
 
     def _move(
         self, model: nnx.Module, layers: Layers, grads: dict[str, Array], step: Array
@@ -198,7 +198,7 @@ class PackedOptimizer(Optimizer):
         )
         state = arrays_of(self.opt_state)
         follow = lambda state: followed(state, trained)
-        state = lax.cond(anywhere(due), follow, lambda state: state, state)
+        state = lax.cond(any_under_vmap(due), follow, lambda state: state, state)
         nnx.update(self.opt_state, nnx.state(state))
 
     def _move_layer(
@@ -222,7 +222,7 @@ class PackedOptimizer(Optimizer):
                 seen = Drawn(parts, indices, jax.random.uniform(key, parts.shape))
                 again = places
             new = moved(by, arrays, own, seen, plan, step)
-            return new, taken(arrays.values, new.sources), again
+            return new, carried_over(arrays.values, new.sources), again
 
         def stay() -> tuple:
             same = Moved(arrays.indices, arrays.starts, lax.iota(jnp.int32, kept))
@@ -231,7 +231,7 @@ class PackedOptimizer(Optimizer):
         def chosen() -> tuple:  # under vmap some elements may not be due
             return jax.tree.map(lambda new, old: jnp.where(due, new, old), move(), stay())
 
-        found: Any = lax.cond(anywhere(due), chosen, stay)
+        found: Any = lax.cond(any_under_vmap(due), chosen, stay)
         new, values, places = found
         write(layer.values, values)
         write(layer.indices, new.indices)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse._checks import check_density
-from jsparse._counting import MOST, count, portion
+from jsparse._counting import MOST, count, rounded_fraction
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._revise.revision import check_competition, check_steps, largest, only_kept
 from jsparse._schedule import cubic
@@ -105,5 +105,7 @@ class Gradual:
                 f"more than {MOST:,}; split the layer, or use Below, which needs no count"
             )
         on = mask > 0
-        keep = jnp.minimum(portion(self.curve(step).astype(jnp.float32), size), count(on, (0,)))
+        keep = jnp.minimum(
+            rounded_fraction(self.curve(step).astype(jnp.float32), size), count(on, (0,))
+        )
         return highest(jnp.where(on, jnp.abs(weight), -1.0), keep, (0,)).astype(mask.dtype)

@@ -129,7 +129,7 @@ def both(found: Iterable[At]) -> At:
     return joint
 
 
-def only(where: At, leaves: Sequence[Array]) -> list[Array]:
+def zero_outside(where: At, leaves: Sequence[Array]) -> list[Array]:
     """The leaves of a tree, 0 where these do not hold."""
     found = list(leaves)
     for n, values in where.items():

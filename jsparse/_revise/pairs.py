@@ -41,7 +41,7 @@ def without(form: Any, leaves: Sequence[Any], masks: set[int]) -> Any:
     return jax.tree.map(lambda x: optax.MaskedNode() if _is_gone(x) else x, tree, is_leaf=_is_gone)
 
 
-def inside(
+def without_masks_inside(
     extra: Mapping[str, Any], form: Any, leaves: Sequence[Array], masks: set[int]
 ) -> dict[str, Any]:
     """Further arguments of an update as the inner transform needs them: without masks.

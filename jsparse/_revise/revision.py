@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse._checks import check_rivalry
-from jsparse._counting import count, portion
+from jsparse._counting import count, rounded_fraction
 from jsparse._pattern import Role, WholeModel
 from jsparse._topk import highest, rivals, winners
 from jsparse._values import check_in, is_whole, shown
@@ -192,7 +192,7 @@ def exchange(
     size = unit_magnitude(by, weight).reshape(shape)
     for own in [on & units.reshape(shape) for units in apart] or [on]:
         among = jnp.expand_dims(count(own, axes), axes)
-        left = among - portion(fraction, among)
+        left = among - rounded_fraction(fraction, among)
         stay |= highest(jnp.where(own, size, -1.0), left, axes)
         free -= left
     growth = jnp.where(jnp.isnan(growth), -1.0, growth)  # before units that stay; may be infinite

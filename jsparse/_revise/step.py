@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from jsparse._counting import anywhere
+from jsparse._counting import any_under_vmap
 from jsparse._paths import naming
-from jsparse._revise.layers import At, CoupledLayer, Layer, both, only
+from jsparse._revise.layers import At, CoupledLayer, Layer, both, zero_outside
 from jsparse._revise.moments import cleared
-from jsparse._revise.pairs import inside, without
+from jsparse._revise.pairs import without, without_masks_inside
 from jsparse._revise.pause import pausing
 from jsparse._revise.revision import Revision
 from jsparse.rules._stacked import over_stack
@@ -76,16 +76,16 @@ class Run(NamedTuple):
         for layer in self.layers:
             for w, dense in layer.hidden(self.leaves, self.gradients).items():
                 gradients[w] = gradients[w] + dense
-        seen, given = only(trained, self.leaves), only(trained, gradients)
+        seen, given = zero_outside(trained, self.leaves), zero_outside(trained, gradients)
         given, weights = (without(self.form, tree, self.masks) for tree in (given, seen))
-        extra = inside(extra, self.form, self.leaves, self.masks)
+        extra = without_masks_inside(extra, self.form, self.leaves, self.masks)
         update = lambda state: self.inner.update(given, state, weights, **extra)
         pauses = [layer for layer, by in self.revised if by.pauses]
         pause = self._due(pauses)
         result, state = pausing(update, state, pause) if pauses else update(state)
         rest = iter(jax.tree.leaves(result))
         updates = [jnp.zeros_like(x) if n in self.masks else next(rest) for n, x in enumerate(seen)]
-        updates = only(trained, updates)
+        updates = zero_outside(trained, updates)
         if pauses:
             updates = [jnp.where(pause, jnp.zeros_like(u), u) for u in updates]
         return updates, state
@@ -118,7 +118,7 @@ class Run(NamedTuple):
             return new, self._cleared(state, jumps)
 
         due = self._due([layer for layer, _ in self.revised])
-        return lax.cond(anywhere(due), finish, lambda now: now, (leaves, state))
+        return lax.cond(any_under_vmap(due), finish, lambda now: now, (leaves, state))
 
     def _jumps(self, trained: Callable[[int], Any]) -> list[Array]:
         """The new mask minus the old one for each revised layer: int8, to move few bytes.
@@ -138,7 +138,9 @@ class Run(NamedTuple):
 
         stay = lambda layer: jnp.zeros_like(layer.mask_of(self.leaves), jnp.int8)
         return [  # one branch per layer takes less memory than one for all
-            lax.cond(anywhere(by.due(self.step)), partial(jump, n, layer, by), partial(stay, layer))
+            lax.cond(
+                any_under_vmap(by.due(self.step)), partial(jump, n, layer, by), partial(stay, layer)
+            )
             for n, (layer, by) in enumerate(self.revised)
         ]
 

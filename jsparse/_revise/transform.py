@@ -11,7 +11,7 @@ from jax import Array
 
 from jsparse._paths import naming, pairs
 from jsparse._pattern import Role
-from jsparse._revise.layers import only
+from jsparse._revise.layers import zero_outside
 from jsparse._revise.pairs import (
     check_mask,
     check_revisions,
@@ -144,7 +144,7 @@ def revise(
                 check_start(layer.by, layer.mask_of(leaves))
         run = Run(inner, layers, form, leaves, [], jnp.zeros((), jnp.int32), jnp.asarray(seed))
         abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
-        seen = leaves if abstract else only(run.trained(), leaves)
+        seen = leaves if abstract else zero_outside(run.trained(), leaves)
         masks = {names[m]: optax.MaskedNode() for m in run.masks}
         return Revised(run.step, run.seed, inner.init(without(form, seen, run.masks)), masks)
 

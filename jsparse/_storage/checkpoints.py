@@ -28,9 +28,9 @@ from jsparse._paths import named
 from jsparse._storage import manifest, orbax_arrays, position
 from jsparse._storage.files import (
     CorruptCheckpoint,
+    explain_full_disk,
     newest_whole,
     to_disk,
-    told_if_full,
     write_whole,
 )
 from jsparse._storage.leaves import check_fit, describe, filled, plain
@@ -218,7 +218,7 @@ class Checkpoints:
         self._bring_back()
         for path in self.folder.glob(".step_*"):
             _remove(path)
-        with told_if_full(part, 0):
+        with explain_full_disk(part, 0):
             (part / "data").mkdir(parents=True)
         return NONE
 

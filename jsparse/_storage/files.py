@@ -31,10 +31,10 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     folders = {path.parent for path in contents}
     with contextlib.ExitStack() as made:
         for folder in folders:
-            made.enter_context(making(folder))
+            made.enter_context(make_folders(folder))
         try:
             for path, part in parts.items():
-                with told_if_full(path, len(contents[path])), part.open("wb") as file:
+                with explain_full_disk(path, len(contents[path])), part.open("wb") as file:
                     file.write(contents[path])
                     file.flush()
                     os.fsync(file.fileno())
@@ -52,7 +52,7 @@ def add_line(path: Path, line: bytes) -> None:
     """Append a line to a file and force it to disk, whole or not at all."""
     there = path.exists()
     before = path.stat().st_size if there else 0
-    with told_if_full(path, len(line)):
+    with explain_full_disk(path, len(line)):
         try:
             with path.open("ab") as file:
                 file.write(line)
@@ -67,14 +67,14 @@ def add_line(path: Path, line: bytes) -> None:
 
 
 @contextlib.contextmanager
-def making(folder: Path) -> Iterator[None]:
+def make_folders(folder: Path) -> Iterator[None]:
     """Make a folder and those above it; after an OSError in the block, remove those it made.
 
     Folders that hold something by then stay.
     """
     new = missing(folder)
     try:
-        with told_if_full(folder, 0):
+        with explain_full_disk(folder, 0):
             folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError:
@@ -95,7 +95,7 @@ def remove_empty(folders: Sequence[Path]) -> None:
 
 
 @contextlib.contextmanager
-def told_if_full(path: Path, size: int) -> Iterator[None]:
+def explain_full_disk(path: Path, size: int) -> Iterator[None]:
     """Turn the error of a full disk into one that says what did not fit; others pass unchanged.
 
     Args:
@@ -107,11 +107,11 @@ def told_if_full(path: Path, size: int) -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise no_room(path, size, error.errno) from None
+        raise full_disk_error(path, size, error.errno) from None
 
 
-def no_room(path: Path, size: int, number: int) -> OSError:
-    """The error of a full disk; arguments as for `told_if_full`, and the number of the error."""
+def full_disk_error(path: Path, size: int, number: int) -> OSError:
+    """The error of a full disk; `number` is that of the system."""
     what = f"{size:,} bytes" if size else "it"
     why = f"{os.strerror(number)}: there is no room for {what}, and nothing was written; free some"
     return OSError(number, f"{why} and run again", str(path))

@@ -13,7 +13,7 @@ from jsparse._storage.files import CorruptCheckpoint
 SHOWN = 8  # faults in one error
 
 
-def called(name: str) -> str:
+def place_name(name: str) -> str:
     """The path of a leaf for an error, also where the tree is that leaf and the path is empty."""
     return name or "the tree itself"
 
@@ -38,7 +38,7 @@ def plain(name: str, leaf: Any) -> jax.Array | np.ndarray:
     array = np.asarray(leaf)
     if array.dtype.kind in "OUSM":
         raise TypeError(
-            f"{called(name)} is a {type(leaf).__name__}; arrays, typed keys and numbers can be "
+            f"{place_name(name)} is a {type(leaf).__name__}; arrays, typed keys and numbers can be "
             "saved: leave it out of the tree"
         )
     return array
@@ -76,10 +76,10 @@ def check_fit(
     faults = []
     for name, want in wanted.items():
         if name not in stored:
-            faults.append(f"{called(name)}: missing")
+            faults.append(f"{place_name(name)}: missing")
         elif stored[name] != want:
-            faults.append(f"{called(name)}: got {stored[name]}, expected {want}")
-    faults += [f"{called(name)}: unexpected" for name in stored if name not in wanted]
+            faults.append(f"{place_name(name)}: got {stored[name]}, expected {want}")
+    faults += [f"{place_name(name)}: unexpected" for name in stored if name not in wanted]
     if faults:
         more = [f"... and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
         lines = [f"{where} does not have the expected structure:", *faults[:SHOWN], *more]

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jsparse._storage.files import FULL, CorruptCheckpoint, no_room
+from jsparse._storage.files import FULL, CorruptCheckpoint, full_disk_error
 from jsparse._storage.leaves import plain
 
 OS_ERROR = re.compile(r"os_error_code='(\d+)'")
@@ -59,7 +59,7 @@ def write(path: Path, arrays: Mapping[str, Any]) -> None:
     filled = {name or unnamed: one for name, one in arrays.items() if one.size}
     with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as writer:
         log = logging.getLogger("absl")
-        log.addFilter(_is_news)
+        log.addFilter(_says_more)
         try:
             writer.save(path, args=orbax.args.PyTreeSave(filled))
         except Exception as error:  # how TensorStore reports a full disk depends on its version
@@ -68,13 +68,13 @@ def write(path: Path, arrays: Mapping[str, Any]) -> None:
                 raise
             size = sum(one.nbytes for one in filled.values())
             if number in FULL:
-                raise no_room(path, size, number) from None
+                raise full_disk_error(path, size, number) from None
             raise OSError(number, os.strerror(number), str(path)) from error
         finally:
-            log.removeFilter(_is_news)
+            log.removeFilter(_says_more)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _says_more(record: logging.LogRecord) -> bool:
     """Whether a log line says more than our error will: Orbax's threads log theirs at length."""
     return OS_ERROR.search(record.getMessage()) is None
 

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-from jsparse._storage.files import making, missing, remove_empty, told_if_full
+from jsparse._storage.files import explain_full_disk, make_folders, missing, remove_empty
 
 try:
     import fcntl
@@ -64,7 +64,7 @@ def claim(folder: Path, owner: object) -> None:
 
 
 @contextlib.contextmanager
-def or_abandoned(folder: Path) -> Iterator[None]:
+def abandon_on_error(folder: Path) -> Iterator[None]:
     """After an OSError in the block, give up a claimed folder in which nothing was written."""
     try:
         yield
@@ -96,7 +96,7 @@ def _is_there(file: int, path: str) -> bool:
 def _locked(folder: Path) -> int:
     """The open file of a lock that this process now has."""
     assert fcntl is not None
-    with making(folder), told_if_full(folder / LOCK, 0):
+    with make_folders(folder), explain_full_disk(folder / LOCK, 0):
         file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -31,7 +31,7 @@ CHECKED = 10
 GROWTH = 1.1
 
 Loop = Callable[[Callable, Callable, Any], Any]
-"""`jax.lax.while_loop`, or `in_turn` for rows that are read from elsewhere."""
+"""`jax.lax.while_loop`, or `python_loop` for rows that are read from elsewhere."""
 
 
 class State(NamedTuple):
@@ -44,7 +44,7 @@ class State(NamedTuple):
     passes: Array
 
 
-def in_turn(cond: Callable, body: Callable, state: Any) -> Any:
+def python_loop(cond: Callable, body: Callable, state: Any) -> Any:
     """`jax.lax.while_loop`, one round after the other in Python."""
     while cond(state):
         state = body(state)

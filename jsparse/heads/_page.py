@@ -13,7 +13,7 @@ from jsparse._values import check_is, check_whole, shown
 from jsparse._versions import versions
 from jsparse.heads._given import check_features, read_places
 from jsparse.heads._point import Point, words_of
-from jsparse.report._page import check_out, write_page
+from jsparse.report._page import check_html_path, write_page
 
 GAP = 2
 """Pixels between two images."""
@@ -61,7 +61,7 @@ def page(
     require("jinja2 matplotlib", "report", "a page")
     check_is(Point, "a Point, such as path.choose()", point=point)
     check_features(features)
-    check_out(out, "head.html")
+    check_html_path(out, "head.html")
     check_whole(most=most, beside=beside)
     values, pictures = np.asarray(features), _bytes(images, len(features))
     _check_fit(point, values)

@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 
 from jsparse._values import check_flag, check_in, check_key, check_whole
-from jsparse.heads._fista import fista, in_turn, whole
+from jsparse.heads._fista import fista, python_loop, whole
 from jsparse.heads._given import check_features, held_out, read_targets
 from jsparse.heads._point import Point, inverse, words_of
 from jsparse.heads._problem import Fit, Problem, Rows, identity, norms
@@ -199,7 +199,7 @@ def _fits(
     for lam in jnp.asarray(lams, fit.weight.dtype):
         if isinstance(rows, Blocks):
             fit, step = saga(rows, problem, fit, lam, step, (tolerance, MOST), rng)
-            fit = fista(rows, problem, fit, lam, tolerance, MOST, in_turn)
+            fit = fista(rows, problem, fit, lam, tolerance, MOST, python_loop)
         else:
             fit = whole(rows, problem, fit, lam, tolerance, MOST, jax.lax.while_loop)
         yield fit

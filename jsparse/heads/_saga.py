@@ -57,7 +57,7 @@ def saga(
     """
     tolerance, most = stop
     first = float(problem.violation(start.weight, start.slope, lam))
-    state, table = _begun(problem, start)
+    state, table = _initial(problem, start)
     best, since, epochs = first, 0, 0
     while best > tolerance and since < PATIENCE and epochs < most:
         for n in rng.permutation(len(rows)):
@@ -67,7 +67,7 @@ def saga(
         epochs += 1
         now = float(problem.violation(state[0], state[2:], lam))
         if not now <= WORSE * max(first, 1.0):  # NaN too
-            state, table = _begun(problem, start)
+            state, table = _initial(problem, start)
             step, best, since = step / 2, first, 0
             continue
         since = 0 if now < PROGRESS * best else since + 1
@@ -80,7 +80,7 @@ def saga(
     return fit, step * (1.0 if best <= tolerance else 0.5)
 
 
-def _begun(problem: Problem, start: Fit) -> tuple[tuple, np.ndarray]:
+def _initial(problem: Problem, start: Fit) -> tuple[tuple, np.ndarray]:
     """Weight, bias, gradients, and the table that goes with them (1)."""
     return (start.weight, start.bias, *start.slope), np.array(problem.residual(start.outputs))
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from jsparse._counting import anywhere, count
+from jsparse._counting import any_under_vmap, count
 from jsparse._paths import naming
 from jsparse._slots import check_module, slots
 from jsparse._sparse import Sparse
@@ -166,7 +166,7 @@ def _move(mine: Sparse, theirs: Sparse, rate: float | Array, keep: Links) -> Non
         axes = tuple(range(mine.ndim - mine.layer_ndim, mine.ndim))
         number = jnp.expand_dims(count(asked, axes), axes)
         size = jnp.where(links, jnp.abs(new), -1.0)
-        many = anywhere((count(links, axes) > count(asked, axes)).any())
+        many = any_under_vmap((count(links, axes) > count(asked, axes)).any())
         links = lax.cond(many, lambda: highest(size, number, axes), lambda: links)
     write(mine.weight, jnp.where(links, new, jnp.zeros_like(new)))  # 3
     write(mine.mask, links.astype(mine.mask.dtype))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jsparse._coupled import Member
+from jsparse._coupled import CoupledSparse
 from jsparse._paths import path_of
 from jsparse._slots import coupled_units, slots
 from jsparse._sparse import Sparse
@@ -56,7 +56,7 @@ def masked_weights(model: nnx.Module, trained: Collection[str]) -> dict[str, Mas
     for part in {id(slot.value): slot.value for slot in found}.values():
         paths = places[id(part)]
         weight, masks = part.weight[...], []
-        if isinstance(part, Member):
+        if isinstance(part, CoupledSparse):
             both = [(span, group) for span, group in part.pairs if id(group) in fixed]
             masks = [span.spread(group.one(group.mask[...]), weight) for span, group in both]
         elif _stored(part) and not any(f"{path}/mask" in trained for path in paths):
@@ -68,7 +68,7 @@ def masked_weights(model: nnx.Module, trained: Collection[str]) -> dict[str, Mas
 
 
 @contextmanager
-def closed(weights: Mapping[str, Masked]) -> Iterator[None]:
+def masked_at_zero(weights: Mapping[str, Masked]) -> Iterator[None]:
     """Meanwhile, the weights are 0 where they are masked."""
     stored = [(one, one.weight[...]) for one in {id(one): one for one in weights.values()}.values()]
     for one, array in stored:

@@ -11,7 +11,7 @@ from flax import nnx
 from jax import Array, lax
 
 from jsparse._checks import check_density
-from jsparse._counting import anywhere
+from jsparse._counting import any_under_vmap
 from jsparse._schedule import cubic
 from jsparse._slots import ruled_parts
 from jsparse._sparse import Sparse
@@ -139,7 +139,7 @@ class TargetDensity:
             push = push * jnp.clip(1.0 + distance / BELOW, 0.0, 1.0) * float(self.density < 1)
             pull = norm(pulls)
             peak = jnp.where(jnp.isfinite(pull), jnp.maximum(memory[1], pull), memory[1])
-            bound = jnp.maximum(1.0, MOVES * peak / norm(map(_pressure, parts.values())))
+            bound = jnp.maximum(1.0, MOVES * peak / norm(map(_cost_slope, parts.values())))
             grown = jnp.where(push > bound, jnp.minimum(grown, memory[0]), grown)
             push = jnp.minimum(push, bound)
             alphas = [push * _alpha(part, k) for part, k in zip(parts.values(), kept, strict=True)]
@@ -149,7 +149,7 @@ class TargetDensity:
         def stay(_: None) -> tuple[Array, list[Array]]:
             return memory, [part.alpha[...] for part in parts.values()]
 
-        memory, alphas = lax.cond(anywhere(due), steer, stay, None)
+        memory, alphas = lax.cond(any_under_vmap(due), steer, stay, None)
         for part, alpha in zip(parts.values(), alphas, strict=True):
             write(part.alpha, alpha)
         return memory
@@ -176,7 +176,7 @@ def _size(part: Sparse) -> int:
     return math.prod(shape[:stack]) * math.prod(whole_shape(part.rule, shape[stack:]))
 
 
-def _pressure(part: Sparse) -> Array:
+def _cost_slope(part: Sparse) -> Array:
     """The gradient of the cost at the rule's own alpha, without its sign: like the thresholds."""
     return _rule(part).alpha * jnp.exp(-part.threshold[...])
 

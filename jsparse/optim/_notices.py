@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 from jax.core import Tracer
 
-from jsparse._coupled import Units
+from jsparse._coupled import CoupledUnits
 from jsparse._paths import listed, named
 from jsparse._pattern import Role
 from jsparse._revise.transform import Revised
@@ -29,7 +29,7 @@ Due = tuple[tuple[str, Rule], ...]
 """Paths and rules."""
 
 
-def tell(text: str) -> None:
+def warn_at_caller(text: str) -> None:
     """Warn at the line of the caller's program: frames of jsparse and Flax are passed over."""
     frame, level = sys._getframe(1), 2
     while frame.f_back and frame.f_globals.get("__name__", "").startswith(("jsparse.", "flax.")):
@@ -70,7 +70,7 @@ def _has_slope(rule: Rule, names: tuple[str, ...], state: State) -> Array:
 def warn_of_unread(due: Due) -> None:
     """Warn that nothing read the cost of some rules, so their gradient lacks it."""
     if missing := [path for path, rule in due if rule not in COSTS_READ]:
-        tell(
+        warn_at_caller(
             f"nothing has read the cost of the rules of {listed(missing, 3)}, which then prune "
             "little or nothing; add it to the loss: loss + jsparse.cost(model)"
         )
@@ -86,7 +86,7 @@ def warn_of_untrained(model: nnx.Module, trained: Collection[str]) -> None:
         and not any(f"{path}/{name}" in trained for name in learned)
     ]
     if missing:
-        tell(
+        warn_at_caller(
             f"this optimizer trains {listed(missing, 3)}, but not what the rules there learn, so "
             "masks will hardly change; a filter by type, such as nnx.LoRAParam, needs "
             "jsparse.Learned beside it, for the optimizer and the gradient: "
@@ -97,7 +97,7 @@ def warn_of_untrained(model: nnx.Module, trained: Collection[str]) -> None:
 def warn_of_decay(paths: frozenset[str]) -> None:
     """Warn that decay of learned parameters could not be removed."""
     if paths:
-        tell(
+        warn_at_caller(
             f"this optimizer decays what rules learn toward 0 ({listed(sorted(paths), 3)}), and "
             "its steps depend on the size or the history of a parameter. Give them an optimizer of "
             "their own: jsparse.route(model, tx, optax.adam(1e-3)); in place of optax.lamb and "
@@ -117,7 +117,7 @@ def warn_of_reach(model: nnx.Module, travel: dict[str, float], density: float, s
     kept = sum(float(_mask_at(parts[path], way).sum()) for path, way in ways.items())
     left = kept / sum(parts[path].weight.size for path in ways)
     if left > 1.1 * density:
-        tell(
+        warn_at_caller(
             f"TargetDensity: in {steps} steps this optimizer moves a threshold by {_range(ways)} "
             f"at most, beyond which {left:.1%} of the weights lie as they are now; a density of "
             f"{density:.1%} will hardly be met. Train for more steps, or give thresholds a higher "
@@ -162,9 +162,9 @@ def warn_where_stock(ours: Callable[[Any], bool]) -> None:
         if ours(self) or not isinstance(model, nnx.Module):
             return
         if words := wrong_masks(self, model):
-            tell(words)
+            warn_at_caller(words)
         if paths := [path for path, part in ruled_parts(model).items() if _has_events(part)]:
-            tell(
+            warn_at_caller(
                 f"the rules of {listed(paths, 3)} have events after each step (resets, new "
                 "samples, schedules), which nnx.Optimizer does not run; use jsparse.Optimizer, or "
                 "call jsparse.advance(model) after each update and ignore this warning"
@@ -193,7 +193,7 @@ def _range(ways: dict[str, float]) -> str:
 
 def _has_events(part: Sparse) -> bool:
     """Whether the rule's `advance` returns anything but what it was given, or cuts are shared."""
-    shared = "cut" in part.state_names or isinstance(part, Units)  # whose norms change
+    shared = "cut" in part.state_names or isinstance(part, CoupledUnits)  # whose norms change
     changed = ["cut"] if shared else []
 
     def look(weight: Any, state: Any) -> None:

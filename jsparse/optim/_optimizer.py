@@ -17,7 +17,7 @@ from jsparse._revise.transform import Revise, Revised
 from jsparse._slots import check_module, held_groups, sparse_parts
 from jsparse._values import check_transform, shown
 from jsparse._variables import Mask, Setting, write
-from jsparse.optim._closed import closed, masked_weights, without_masked
+from jsparse.optim._closed import masked_at_zero, masked_weights, without_masked
 from jsparse.optim._density import TargetDensity
 from jsparse.optim._notices import (
     costs_due,
@@ -29,7 +29,7 @@ from jsparse.optim._notices import (
     warn_where_stock,
     wrong_masks,
 )
-from jsparse.optim._study import spared, study, travel
+from jsparse.optim._study import reach, study, without_decay
 from jsparse.optim._task import arrays_of, clipped, task_gradients
 
 MAY_BE_AROUND = {
@@ -122,7 +122,7 @@ class Optimizer(nnx.Optimizer):
             raise ValueError(
                 f"clip_task is the largest norm of the task's gradient, above 0; got {clip_task!r}"
             )
-        with closed(masked_weights(model, named(nnx.state(model, wrt)).keys())):
+        with masked_at_zero(masked_weights(model, named(nnx.state(model, wrt)).keys())):
             super().__init__(model, tx, wrt=wrt)
         _check_around(self.opt_state)
         if words := wrong_masks(self, model):
@@ -155,14 +155,14 @@ class Optimizer(nnx.Optimizer):
         if not hasattr(inner.update, "routed"):  # route decides about decay itself
             warn_of_decay(found.decayed)
             if found.spared:
-                inner = spared(inner, found.spared)
+                inner = without_decay(inner, found.spared)
                 self.tx = tx.around(inner) if isinstance(tx, Revise) else inner
         self.trained = frozenset(learned - found.frozen)
         self.due = costs_due(model, self.trained)
         for control in controls:
             if isinstance(control, TargetDensity):
                 moving = self.trained - found.decayed
-                ways = travel(inner, params, moving, control.steps) if moving else {}
+                ways = reach(inner, params, moving, control.steps) if moving else {}
                 warn_of_reach(model, ways, control.density, control.steps)
 
     def update(self, model: nnx.Module, grads: Any, /, **kwargs: Any) -> Any:
@@ -198,7 +198,7 @@ class Optimizer(nnx.Optimizer):
             grads = clipped(model, grads, task, self.clip_task)
         steered = {path: task[path] for path in self.trained if path in task}
         grads = nnx.state(grads, self.wrt)  # Flax 0.11 passes on those of masks as well
-        with closed(masked):
+        with masked_at_zero(masked):
             if isinstance(self.tx, Revise):
                 trees = grads, self.opt_state, nnx.state(model, self.wrt)
                 tree, state = self.tx.apply(*map(arrays_of, trees), **arrays_of(kwargs))

@@ -27,7 +27,7 @@ from jsparse._pattern import Role, Unit, Weight
 from jsparse._schedule import Schedule, at, check_curve
 from jsparse._tiles import pool, spread, stacked_tile, unit_sizes
 from jsparse._values import check_is, check_pattern, check_transform, shown
-from jsparse.optim._response import Ones, check_responds, go_on, response, start
+from jsparse.optim._response import Ones, check_responds, initial_state, next_state, response
 
 EACH, PLAIN = Weight(), Role()
 MOST = 50
@@ -155,7 +155,7 @@ def followed_by(
 
     def init(params: Any) -> ProximalState:
         check(params)
-        return ProximalState(whole.init(params), start(tx), jnp.zeros((), jnp.int32))
+        return ProximalState(whole.init(params), initial_state(tx), jnp.zeros((), jnp.int32))
 
     def update(
         updates: Any, state: Any, params: Any = None, **extra: Any
@@ -164,7 +164,7 @@ def followed_by(
             raise ValueError(f"{name} needs the weights: call update(grads, state, params)")
         moves, inner = whole.update(updates, state.inner, params, **extra)
         steps = response(whole, state.inner, inner, state.ones, params, extra)
-        new = ProximalState(inner, go_on(tx, state.ones), state.taken + 1)
+        new = ProximalState(inner, next_state(tx, state.ones), state.taken + 1)
         return after(params, moves, steps, state.taken), new
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -46,7 +46,7 @@ def check_responds(tx: optax.GradientTransformation) -> None:
     """
     with jax.ensure_compile_time_eval():
         try:
-            start(tx)
+            initial_state(tx)
             state = tx.init(jnp.zeros(TRIED))
             names = list(_names(state))
             if unknown := [name for name in names if name not in LINEAR + METRIC]:
@@ -61,12 +61,12 @@ def check_responds(tx: optax.GradientTransformation) -> None:
             ) from error
 
 
-def start(tx: optax.GradientTransformation) -> Ones:
+def initial_state(tx: optax.GradientTransformation) -> Ones:
     """Before the first gradient."""
     return Ones(tx.init(jnp.zeros(())))
 
 
-def go_on(tx: optax.GradientTransformation, ones: Ones) -> Ones:
+def next_state(tx: optax.GradientTransformation, ones: Ones) -> Ones:
     """After one more gradient."""
     return Ones(tx.update(jnp.ones(()), ones.state, jnp.zeros(()))[1])
 

@@ -64,7 +64,7 @@ class Spared:
         return self.update(updates, state, seen, **extra)
 
 
-def spared(tx: optax.GradientTransformation, paths: frozenset[str]) -> Any:
+def without_decay(tx: optax.GradientTransformation, paths: frozenset[str]) -> Any:
     """The transform, without decay of some parameters."""
     whole = optax.with_extra_args_support(tx)
     return optax.GradientTransformationExtraArgs(whole.init, Spared(whole.update, paths))
@@ -94,7 +94,7 @@ def driven(tx: optax.GradientTransformation, params: Any, paths: frozenset[str])
     return frozenset()
 
 
-def travel(
+def reach(
     tx: optax.GradientTransformation, params: Any, learned: frozenset[str], steps: int
 ) -> dict[str, float]:
     """How far a parameter moves from 0 in these steps, by path, where gradients do not decide that.

@@ -58,7 +58,7 @@ def densities_of(model: nnx.Module, density: Any) -> dict[str, float]:
     return dict(density)
 
 
-def in_order(
+def prune_in_order(
     model: Model,
     batches: Iterable[Any],
     forward: Forward,

@@ -19,7 +19,7 @@ from jax import Array
 
 from jsparse._budget import Shapes, erdos_renyi, erdos_renyi_kernel, erdos_renyi_links, uniform
 from jsparse._checks import check_density
-from jsparse._coupled import Units, once
+from jsparse._coupled import CoupledUnits, shared_value
 from jsparse._events import share_cuts_in_place
 from jsparse._paths import naming
 from jsparse._pattern import Role
@@ -107,7 +107,7 @@ def held_parts(model: nnx.Module) -> dict[str, Sparse]:
       ValueError: no weight is under `Held`, or one is under another rule or of coupled units.
     """
     parts = stored_parts(model)
-    if coupled := [name for name, part in parts.items() if isinstance(part, Units)]:
+    if coupled := [name for name, part in parts.items() if isinstance(part, CoupledUnits)]:
         raise ValueError(
             f"the units of {coupled[0]} are coupled, and this method scores single weights; choose "
             "units with jsparse.prune.magnitude, random or keep_highest, or store a mask of each "
@@ -124,7 +124,7 @@ def stored_parts(model: nnx.Module) -> dict[str, Sparse]:
       ValueError: there is none, or a weight or group is under another rule than `Held` or `Keep`.
     """
     parts = {
-        part.name if isinstance(part, Units) else path: part
+        part.name if isinstance(part, CoupledUnits) else path: part
         for path, part in ruled_parts(model).items()
         if not isinstance(part.rule, Keep | Follows)
     }
@@ -147,7 +147,7 @@ def magnitudes(model: nnx.Module) -> dict[str, Array]:
 
     Of groups of coupled units under `Held`, by name: the root mean square of each unit, [units].
     """
-    weights = {path: own(part, part.weight) for path, part in stored_parts(model).items()}
+    weights = {path: own_value(part, part.weight) for path, part in stored_parts(model).items()}
     return {path: jnp.abs(w.astype(wide(w.dtype))) for path, w in weights.items()}
 
 
@@ -186,27 +186,27 @@ def keep_highest(model: Model, scores: Arrays, density: float, choose: Choice = 
             layers[name] = score[place]
             shapes[name] = role_shape(score[place].shape, part.rule.role)
     kept = choose(layers, density, shapes)
-    kept = {name: still_there(kept[name], score) for name, score in layers.items()}
+    kept = {name: without_masked_before(kept[name], score) for name, score in layers.items()}
     check_alive(kept, density)
     names = iter(kept)
     for part in parts.values():
-        shape = own(part, part.weight).shape
+        shape = own_value(part, part.weight).shape
         here = [kept[next(names)] for _ in np.ndindex(shape[: stack_of(part)])]
         mask = _stacked(here, shape, part.mask[...].dtype)
-        whole = part.each(mask) if isinstance(part, Units) else mask
+        whole = part.each(mask) if isinstance(part, CoupledUnits) else mask
         part.mask[...] = beside(whole, part.weight[...])
     share_cuts_in_place(model)
     return model
 
 
-def own(part: Sparse, variable: nnx.Variable) -> Array:
+def own_value(part: Sparse, variable: nnx.Variable) -> Array:
     """A weight or a mask, [...]; of a group of coupled units that of all layers, [units]."""
-    return once(part, variable[...])
+    return shared_value(part, variable[...])
 
 
 def stack_of(part: Sparse) -> int:
     """The number of stacked axes of what a weight has of its own."""
-    return 0 if isinstance(part, Units) else part.rule.role.stack
+    return 0 if isinstance(part, CoupledUnits) else part.rule.role.stack
 
 
 def check_choice(choose: Choice) -> None:
@@ -247,8 +247,8 @@ def score_of(scores: Mapping[str, Any], path: str, shape: tuple[int, ...]) -> Ar
 
 def _score(part: Sparse, scores: Arrays, path: str) -> Array:
     """The scores of a weight, -inf where it is masked."""
-    score = score_of(scores, path, own(part, part.weight).shape)
-    there, lost = _where_kept(score, own(part, part.mask))
+    score = score_of(scores, path, own_value(part, part.weight).shape)
+    there, lost = _where_kept(score, own_value(part, part.mask))
     if lost:
         raise ValueError(
             "scores are NaN; look for NaN in the weights, or in the loss on the batches"
@@ -263,7 +263,7 @@ def _where_kept(score: Array, mask: Array) -> tuple[Array, Array]:
 
 
 @jax.jit
-def still_there(kept: Array, score: Array) -> Array:
+def without_masked_before(kept: Array, score: Array) -> Array:
     """What is kept, without what was masked before, whose score is -inf."""
     return kept & (score > -jnp.inf)
 

@@ -19,7 +19,7 @@ from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jsparse._bridge import fit_bridges
-from jsparse._coupled import Member, Units
+from jsparse._coupled import CoupledSparse, CoupledUnits
 from jsparse._events import share_cuts_in_place
 from jsparse._paths import listed, naming, pairs
 from jsparse._pattern import Role
@@ -115,9 +115,9 @@ def _couple_in_place(
     for slot in slots(model):
         at.setdefault(id(slot.value), []).append(slot)
     places = {slot.path: own for own in at.values() for slot in own}
-    spans: dict[int, list[tuple[Span, Units]]] = {}
+    spans: dict[int, list[tuple[Span, CoupledUnits]]] = {}
     for group, rule in chosen:
-        new = _spans(group, _over_vector(rule), places)
+        new = _spans(group, _vector_rule(rule), places)
         key, units = rngs.params(), {}
         for slot, span in new:
             stack = slot.value.shape[: _role(slot).stack]
@@ -130,14 +130,14 @@ def _couple_in_place(
         refuse_unseen(slot, params)
         role = dataclasses.replace(_role(slot), recurrent=slot.recurrent)
         rule = Follows(tuple(span for span, _ in several), role=role)
-        part = Member(slot.value, rule, [units for _, units in several])
+        part = CoupledSparse(slot.value, rule, [units for _, units in several])
         for slot in at[one]:
             slot.put(part)
     fit_bridges(model)
     share_cuts_in_place(model)
 
 
-def _over_vector(rule: Any) -> Any:
+def _vector_rule(rule: Any) -> Any:
     """The rule for the vector that represents the units of a group."""
     units = {} if isinstance(rule, Held) else {"unit": Coupled()}  # of Held, each is a unit anyway
     return dataclasses.replace(rule, role=VECTOR, **units)
@@ -233,13 +233,13 @@ def _check_stack(slot: Slot, member: UnitAxis, name: str, rule: Any) -> None:
 
 def _units(
     name: str, spans: Sequence[tuple[Slot, Span]], stack: tuple[int, ...], key: Array
-) -> Units:
+) -> CoupledUnits:
     """The units of a group, with their rule; one for each layer of a stack."""
     norms = root_mean_square((span, slot.value[...]) for slot, span in spans if span.own)
     span = spans[0][1]
     role = dataclasses.replace(VECTOR, stack=len(stack))
     with naming(name):
-        units = Units(
+        units = CoupledUnits(
             Setting(_along(jnp.broadcast_to(norms, stack + norms.shape), *spans[0])),
             with_role(span.rule, role),
             key=key,

@@ -37,7 +37,7 @@ from jsparse.prune._choice import (
     check_choice,
     globally,
     held_parts,
-    still_there,
+    without_masked_before,
 )
 from jsparse.prune._folder import Keep, Nowhere
 from jsparse.prune._rounds import Restart, Rewind, Round, Train, in_rounds
@@ -94,7 +94,7 @@ def dropnet(
     check_choice(choose)  # report errors at once
     check_function(score=score)
     check_mapping("names of parameters by path of the weight", along=along)
-    with_units(model, along)
+    check_unit_shapes(model, along)
 
     def prune(trained: Model, asked: float, number: int) -> Model:
         return drop_units(
@@ -132,7 +132,7 @@ def drop_units(
     check_choice(choose)
     check_mapping("scores of units by path of their weight", scores=scores)
     check_mapping("names of parameters by path of the weight", along=along)
-    parts, units = held_parts(model), with_units(model, along)
+    parts, units = held_parts(model), check_unit_shapes(model, along)
     shapes = unit_shapes(model, along)
     layers = {}
     for path, shape in shapes.items():
@@ -147,7 +147,7 @@ def drop_units(
         there = parts[path].mask[...].max(axis=tuple(set(range(parts[path].mask.ndim)) - set(axes)))
         layers[path] = jnp.where(there > 0, scores[path], -jnp.inf)
     kept = choose(layers, density, shapes)
-    kept = {path: still_there(kept[path], score) for path, score in layers.items()}
+    kept = {path: without_masked_before(kept[path], score) for path, score in layers.items()}
     check_alive(kept, density)
     masks = {}
     for path, others in units.items():
@@ -163,10 +163,10 @@ def unit_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """The shape of the output units of each weight that loses units, by path."""
     parts = held_parts(model)
-    return {path: _unit_shape(parts[path]) for path in with_units(model, along)}
+    return {path: _unit_shape(parts[path]) for path in check_unit_shapes(model, along)}
 
 
-def with_units(
+def check_unit_shapes(
     model: nnx.Module, along: Mapping[str, Sequence[str]] = ALONE
 ) -> dict[str, list[str]]:
     """Each weight that loses units, and what is dropped with them: the layer's bias and `along`.

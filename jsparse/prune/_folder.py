@@ -20,7 +20,7 @@ from jsparse._storage.checked_json import check_fields, parse
 from jsparse._storage.described import described
 from jsparse._storage.files import CorruptCheckpoint, add_line, write_whole
 from jsparse._storage.tree_file import Stored, fill, read, write
-from jsparse._storage.writers import claim, or_abandoned
+from jsparse._storage.writers import abandon_on_error, claim
 from jsparse._values import check_folder, check_mapping, shown
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -136,7 +136,7 @@ class Folder:
             left = sorted(file.name for file in folder.glob("round_*"))
             if left:
                 raise ValueError(f"{folder} holds {left[0]} but no settings.json; {ANOTHER}")
-            with or_abandoned(folder):
+            with abandon_on_error(folder):
                 write_whole(path, json.dumps(now, indent=1).encode())
             return
         try:

@@ -26,7 +26,7 @@ from jsparse._checks import check_density
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_batches
 from jsparse.prune._choice import Arrays, Choice, check_choice, globally, held_parts, keep_highest
-from jsparse.prune._weights import Loss, apart, mean_over, slope
+from jsparse.prune._weights import Loss, mean_over, slope, weights_of
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -77,7 +77,7 @@ def grasp(
 
 def grasp_scores(model: nnx.Module, loss: Loss, batches: Iterable[Any]) -> dict[str, Array]:
     """The scores of `grasp` by path, [...] like the weights."""
-    values, rest, build = apart(model)
+    values, rest, build = weights_of(model)
     masks = {path: part.mask[...] for path, part in held_parts(model).items()}
     check_batches(batches)
     batches = list(batches)

@@ -24,7 +24,7 @@ from jsparse._pure import Forward, call
 from jsparse._sparse import Sparse
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_in, check_pattern
-from jsparse.prune._calibration import in_order
+from jsparse.prune._calibration import prune_in_order
 from jsparse.prune._inputs import matrices, squares
 
 
@@ -88,7 +88,7 @@ def owl(
         found[path] = size[np.asarray(matrices(part, mask, groups)) > 0]
         return weight, mask
 
-    in_order(model, batches, forward, squares, note, "")
+    prune_in_order(model, batches, forward, squares, note, "")
     of = _layers(found, layers)
     counts = np.array([sum(found[path].size for path in own) for own in of.values()])
     parts = np.array([_outliers([found[path] for path in own], outlier) for own in of.values()])

@@ -34,7 +34,7 @@ from jsparse._untraced import outside_jit
 from jsparse._values import check_batches, check_function, check_is
 from jsparse.export._shrinking.cut import Cut, placed_like
 from jsparse.export._shrinking.record import Record
-from jsparse.prune._calibration import in_order
+from jsparse.prune._calibration import prune_in_order
 from jsparse.prune._inputs import from_matrices, gram, matrices
 from jsparse.rules._held import Held
 from jsparse.rules._stacked import over_stack
@@ -114,7 +114,7 @@ def repair(
             new = _checked(one(whole, split(stays), seen))
         return from_matrices(part, new).astype(weight.dtype), stays.astype(weight.dtype)
 
-    full = sparse_parts(in_order(held, batches, forward, gram, solve))
+    full = sparse_parts(prune_in_order(held, batches, forward, gram, solve))
     before = {slot.path: slot.value for slot in slots(plain)}
     for path in cuts:
         cut = record.cuts[path]

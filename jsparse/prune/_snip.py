@@ -22,7 +22,7 @@ from jsparse._checks import check_density
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density
 from jsparse.prune._choice import Choice, check_choice, globally, keep_highest
-from jsparse.prune._weights import Loss, apart, mean_over, slope
+from jsparse.prune._weights import Loss, mean_over, slope, weights_of
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -68,7 +68,7 @@ def snip(
 
 def snip_scores(model: nnx.Module, loss: Loss, batches: Iterable[Any]) -> dict[str, Array]:
     """The scores of `snip` by path, [...] like the weights."""
-    values, rest, build = apart(model)
+    values, rest, build = weights_of(model)
     gradient = jax.jit(slope(loss, build))
     g = mean_over(batches, lambda batch: dict(gradient(values, rest, batch)))  # (1)
     return {path: jnp.abs(g[path] * value.astype(g[path].dtype)) for path, value in values.items()}

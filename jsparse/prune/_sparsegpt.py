@@ -37,7 +37,7 @@ from jsparse._step import masked
 from jsparse._topk import top
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_whole, shown
-from jsparse.prune._calibration import ALONE, densities_of, in_order
+from jsparse.prune._calibration import ALONE, densities_of, prune_in_order
 from jsparse.prune._inputs import from_matrices, gram, inputs_of, matrices
 from jsparse.rules._stacked import over_stack
 
@@ -137,7 +137,7 @@ def sparsegpt(
         new = jnp.where(kept > 0, from_matrices(part, new).astype(weight.dtype), weight)
         return new, kept
 
-    return in_order(model, batches, forward, gram, prune, together)
+    return prune_in_order(model, batches, forward, gram, prune, together)
 
 
 @partial(jax.jit, static_argnames=("block", "group", "together"))

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.extend.core import Literal
 
-from jsparse._jaxprs import interpreted, reached, results
+from jsparse._jaxprs import evaluate, interpret, reachable
 
 
 class Op(NamedTuple):
@@ -154,7 +154,7 @@ def traced(function: Callable[..., Any], *args: Any) -> Traced:
         return number
 
     inputs = list(itertools.islice(numbers, len(closed.jaxpr.invars)))
-    made = interpreted(closed, inputs, listed, constant)
+    made = interpret(closed, inputs, listed, constant)
     return Traced(ops, inputs, dict(zip(sorted(shapes), made, strict=True)), constants)
 
 
@@ -170,10 +170,10 @@ def cut(ops: Sequence[Op], groups: Iterable[Group]) -> list[Part]:
     to_do = lambda values: [maker[v] for v in values if v in maker and maker[v] not in done]
     stale = lambda values: [n for v in values for n in readers.get(v, ()) if n in done]
     for group in groups:
-        now = reached(to_do(_numbers(group.results)), lambda n: to_do(_numbers(ops[n].inputs)))
+        now = reachable(to_do(_numbers(group.results)), lambda n: to_do(_numbers(ops[n].inputs)))
         chosen.append([ops[n] for n in sorted(now)])
         done |= now.keys()
-        done -= reached(stale(group.changes), lambda n: stale(ops[n].outputs)).keys()
+        done -= reachable(stale(group.changes), lambda n: stale(ops[n].outputs)).keys()
     return _with_last_uses(chosen, [_numbers(group.results) for group in groups])
 
 
@@ -202,7 +202,7 @@ def _compiled() -> Callable[[Part, Sequence[Any]], list[Any]]:
         read = lambda atom: atom.val if isinstance(atom, Literal) else at_hand[atom]
         for eqn, inputs, outputs in part.ops:
             with eqn.ctx.manager:
-                made = results(eqn.primitive, eqn.params, *map(read, inputs))
+                made = evaluate(eqn.primitive, eqn.params, *map(read, inputs))
             at_hand.update(zip(outputs, made, strict=True))
         return [at_hand[value] for value in part.makes]
 

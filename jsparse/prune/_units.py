@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jsparse._checks import check_density, uncalled
+from jsparse._checks import check_density, uncalled_hint
 from jsparse._pattern import Scope, Whole, WholeModel
 from jsparse._pure import by_name, by_position, calling, examples, settings
 from jsparse._surgery import fold
@@ -248,7 +248,7 @@ class _Chosen:
             scalar = isinstance(spent, jax.Array | np.ndarray) and spent.ndim == 0
             spent = spent.item() if scalar else spent
             if not is_number(spent) or not spent >= 0:
-                got = f"{shown(spent)}{uncalled(spent)}"
+                got = f"{shown(spent)}{uncalled_hint(spent)}"
                 raise ValueError(f"cost must give a number, 0 or more; got {got}")
             self._spent[key] = float(spent)
         return self._spent[key]

@@ -27,7 +27,7 @@ from jsparse._sparse import Sparse
 from jsparse._topk import winners
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density
-from jsparse.prune._calibration import ALONE, densities_of, in_order
+from jsparse.prune._calibration import ALONE, densities_of, prune_in_order
 from jsparse.prune._inputs import from_matrices, matrices, squares
 from jsparse.rules._stacked import over_stack
 
@@ -104,4 +104,4 @@ def wanda(
         kept = over_stack(best, part.rule.role.stack)(score)  # (3)
         return weight, mask * kept.astype(mask.dtype)
 
-    return in_order(model, batches, forward, squares, prune, together)
+    return prune_in_order(model, batches, forward, squares, prune, together)

@@ -30,7 +30,7 @@ class Weights(NamedTuple):
     build: Callable[[Arrays, Any], nnx.Module]
 
 
-def apart(model: nnx.Module) -> Weights:
+def weights_of(model: nnx.Module) -> Weights:
     """Take a model apart; dropout is off, batch norm uses the statistics of the batch.
 
     Anything the model writes in a forward pass is lost. Tied weights have one value.

@@ -8,7 +8,7 @@ import numpy as np
 from jsparse._checks import require
 from jsparse._values import shown
 from jsparse.report._figures import Line, chart
-from jsparse.report._page import MOST_LAYERS, check_out, write_page
+from jsparse.report._page import MOST_LAYERS, check_html_path, write_page
 from jsparse.report._units import percent
 
 MOST_ROWS = 60
@@ -46,7 +46,7 @@ def front(tried: Searched, out: str | Path = "front.html") -> Path:
       ImportError: matplotlib or Jinja2 is not installed.
     """
     require("jinja2 matplotlib", "report", "a page")
-    check_out(out, "out.html")
+    check_html_path(out, "out.html")
     names = ("layers", "densities", "score", "cost", "by", "budget", "front")
     if isinstance(tried, type) or not all(hasattr(tried, name) for name in names):
         raise TypeError(

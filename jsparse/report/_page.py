@@ -101,7 +101,7 @@ def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html")
         )
     for folder in run_folders:
         check_path(run_folders=folder)
-    check_out(out, "out.html")
+    check_html_path(out, "out.html")
     paths = [Path(folder).resolve() for folder in run_folders]
     if not paths or len(set(paths)) < len(paths):
         given = [str(path) for path in paths]
@@ -129,7 +129,7 @@ def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html")
     return write_page(Path(out), content)
 
 
-def check_out(out: str | Path, example: str) -> None:
+def check_html_path(out: str | Path, example: str) -> None:
     """Refuse anything but the path of a file."""
     check_path(out=out)
     if Path(out).is_dir():

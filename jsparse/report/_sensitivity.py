@@ -31,7 +31,7 @@ from jsparse._values import (
     shown,
 )
 from jsparse.report._figures import Line, chart
-from jsparse.report._page import MOST_LAYERS, check_out, write_page
+from jsparse.report._page import MOST_LAYERS, check_html_path, write_page
 from jsparse.report._table import table
 from jsparse.report._units import percent
 from jsparse.rules._held import Held
@@ -69,7 +69,7 @@ class Sensitivity:
           ImportError: matplotlib or Jinja2 is not installed.
         """
         require("jinja2 matplotlib", "report", "a page")
-        check_out(out, "a.html")
+        check_html_path(out, "a.html")
         # the layers that fall furthest first, as there may be more than fit
         paths = sorted(self.scores, key=lambda path: self.scores[path].min())[:MOST_LAYERS]
         x = np.array([1.0, *self.densities])

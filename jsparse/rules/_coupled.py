@@ -29,7 +29,7 @@ from jsparse._score import root, squares
 from jsparse._sharding import beside, everywhere
 from jsparse._step import known_norm, masked, straight_through
 from jsparse.rules._rule import Rule, State, no_cost, unchanged
-from jsparse.rules._stacked import as_one, over_stack
+from jsparse.rules._stacked import compiled_as_one, over_stack
 
 NEEDED = (
     "Group() is a unit of several weights, which one weight alone does not show: call "
@@ -178,7 +178,7 @@ class Follows:
 
 def finished(rule: Follows, stack: int, weight: Array, state: Mapping[str, State]) -> Array:
     """`rule.final` over a stack of layers."""
-    return as_one(_finished, weight)(rule, stack, weight, state)
+    return compiled_as_one(_finished, weight)(rule, stack, weight, state)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

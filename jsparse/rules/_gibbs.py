@@ -47,8 +47,8 @@ from jsparse.rules._rule import (
     check_structure,
     compete,
     cut_of,
+    mask_as_gates,
     no_cost,
-    the_mask,
     unit_magnitude,
     with_cut,
 )
@@ -158,7 +158,7 @@ class Gibbs:
             kept = self._halves(key, field, tile, factor * beta, compete(self, score, state))
         return kept.astype(weight.dtype)
 
-    gates = the_mask
+    gates = mask_as_gates
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""

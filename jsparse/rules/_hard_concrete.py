@@ -28,7 +28,7 @@ from jsparse._random import draw_key, new_draw, next_draw
 from jsparse._step import masked
 from jsparse._tiles import grid_shape, unit_sizes
 from jsparse._values import check_in
-from jsparse.rules._remaining import what_is_left, whole_shape
+from jsparse.rules._remaining import select_remaining, whole_shape
 from jsparse.rules._rule import State, check_structure, to_weights, unit_magnitude
 
 GAMMA, ZETA, BETA = -0.1, 1.1, 2 / 3
@@ -132,6 +132,6 @@ class HardConcrete:
             grid = grid_shape(shape, self.unit.tile(shape, self.role))
             key = draw_key(state["draw"])
             u = jax.random.uniform(key, grid, logits.dtype, MARGIN, 1 - MARGIN)
-            u = what_is_left(self, u)
+            u = select_remaining(self, u)
             logits = (jnp.log(u) - jnp.log1p(-u) + logits) / BETA
         return jnp.clip(jax.nn.sigmoid(logits) * (ZETA - GAMMA) + GAMMA, 0.0, 1.0)

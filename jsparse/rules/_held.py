@@ -17,7 +17,7 @@ from jax import Array
 from jsparse._checks import check_weight
 from jsparse._pattern import Role
 from jsparse._step import gate
-from jsparse.rules._rule import State, check_structure, no_cost, the_mask, unchanged
+from jsparse.rules._rule import State, check_structure, mask_as_gates, no_cost, unchanged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Held:
         """[...], the stored mask."""
         return state["mask"]
 
-    gates = the_mask
+    gates = mask_as_gates
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the masked weight."""

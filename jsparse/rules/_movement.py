@@ -35,8 +35,8 @@ from jsparse.rules._rule import (
     Tiled,
     check_structure,
     compete,
+    mask_as_gates,
     no_cost,
-    the_mask,
     to_weights,
     unchanged,
     unit_magnitude,
@@ -111,7 +111,7 @@ class Movement:
         won = compete(self, lax.stop_gradient(state["scores"]), state)
         return learned_mask(self, weight, won, state)
 
-    gates = the_mask
+    gates = mask_as_gates
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""
@@ -178,7 +178,7 @@ class SoftMovement:
         won = (jax.nn.sigmoid(scores) > self.tau) | winners(scores, self.least, Whole(), self.role)
         return learned_mask(self, weight, won, state)
 
-    gates = the_mask
+    gates = mask_as_gates
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the product of weight and mask."""

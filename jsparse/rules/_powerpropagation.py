@@ -21,10 +21,10 @@ from jsparse._values import by_density, check_in
 from jsparse.rules._rule import (
     State,
     check_structure,
+    mask_of_winners,
     no_cost,
     unchanged,
     unit_magnitude,
-    winning,
     with_cut,
 )
 
@@ -96,7 +96,7 @@ class Powerpropagation:
 
     def mask(self, weight: Array, state: State) -> Array:
         """[...] like theta, 0 or 1; constant for differentiation."""
-        return winning(self, weight, state)
+        return mask_of_winners(self, weight, state)
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the masked power of theta."""

@@ -49,7 +49,7 @@ def whole_shape(rule: Rule | Tiled, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(map(len, rule.role.left)) or shape
 
 
-def what_is_left(rule: Tiled, units: Array) -> Array:
+def select_remaining(rule: Tiled, units: Array) -> Array:
     """Select the remaining units from values for all original units: [original grid] -> [grid]."""
     for axis, places in enumerate(rule.role.left):
         if units.shape[axis] == len(places):

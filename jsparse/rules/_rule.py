@@ -132,7 +132,7 @@ def unchanged(rule: Rule, weight: Array, state: State) -> State:
     return state
 
 
-def the_mask(rule: Rule, weight: Array, state: State) -> Array:
+def mask_as_gates(rule: Rule, weight: Array, state: State) -> Array:
     """[units] of a group, the mask of its units."""
     return rule.mask(weight, state)
 
@@ -169,7 +169,7 @@ def compete(rule: Rival, score: Array, state: State) -> Array:
     return winners(score, kept, rule.scope, rule.role)
 
 
-def winning(rule: Rival, weight: Array, state: State) -> Array:
+def mask_of_winners(rule: Rival, weight: Array, state: State) -> Array:
     """[...] like the weight: 1 where its unit is kept, else 0; constant for differentiation."""
     score = lax.stop_gradient(rule.score(weight, state))
     return to_weights(rule, compete(rule, score, state), weight)
@@ -201,7 +201,7 @@ def with_cut(rule: Rival, weight: Array, state: State) -> State:
     return state | {"cut": common_cut([score], rule.kept(state), (0,))[0]}
 
 
-def settled(state: State) -> State:
+def without_draw(state: State) -> State:
     """The state without its draw, which makes a rule deterministic."""
     return {name: value for name, value in state.items() if name != "draw"}
 

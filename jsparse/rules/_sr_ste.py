@@ -20,10 +20,10 @@ from jsparse._values import by_density
 from jsparse.rules._rule import (
     State,
     check_structure,
+    mask_of_winners,
     no_cost,
     unchanged,
     unit_magnitude,
-    winning,
     with_cut,
 )
 
@@ -93,7 +93,7 @@ class SRSTE:
 
     def mask(self, weight: Array, state: State) -> Array:
         """[...] like the weight, 0 or 1; constant for differentiation."""
-        return winning(self, weight, state)
+        return mask_of_winners(self, weight, state)
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the masked weight; the gradient is that of step 2."""

@@ -21,22 +21,22 @@ def over_stack(method: Callable, stack: int) -> Callable:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def applied(rule: Rule, stack: int, weight: Array, state: State) -> Array:
+def stacked_apply(rule: Rule, stack: int, weight: Array, state: State) -> Array:
     """`rule.apply` over a stack of layers; jitted, so equal layers of a model are traced once."""
     return over_stack(rule.apply, stack)(weight, state)
 
 
-def masking(rule: Any, stack: int, weight: Array, state: Mapping) -> Array:
+def stacked_mask(rule: Any, stack: int, weight: Array, state: Mapping) -> Array:
     """`rule.mask` over a stack of layers."""
-    return as_one(_masking, weight)(rule, stack, weight, state)
+    return compiled_as_one(_stacked_mask, weight)(rule, stack, weight, state)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _masking(rule: Rule, stack: int, weight: Array, state: State) -> Array:
+def _stacked_mask(rule: Rule, stack: int, weight: Array, state: State) -> Array:
     return over_stack(rule.mask, stack)(weight, state)
 
 
-def as_one(jitted: Any, weight: Array) -> Callable:
+def compiled_as_one(jitted: Any, weight: Array) -> Callable:
     """One program instead of one for each operation, if the weight is on one device.
 
     On several, each operation places its result like its inputs, which a single program might not.
@@ -46,8 +46,8 @@ def as_one(jitted: Any, weight: Array) -> Callable:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def advanced(rule: Rule, stack: int, weight: Array, state: State) -> State:
-    """`rule.advance` over a stack of layers; jitted, as `applied` is."""
+def stacked_advance(rule: Rule, stack: int, weight: Array, state: State) -> State:
+    """`rule.advance` over a stack of layers; jitted, as `stacked_apply` is."""
     return over_stack(rule.advance, stack)(weight, state)
 
 
@@ -69,7 +69,7 @@ def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
         )
     key, stack = jax.random.fold_in(key, APART), weight.shape[: rule.role.stack]
     keys = jax.random.split(key, stack) if stack else key
-    return as_one(_initial, weight)(rule, len(stack), weight, keys)
+    return compiled_as_one(_initial, weight)(rule, len(stack), weight, keys)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -81,13 +81,13 @@ def _initial(rule: Rule, stack: int, weight: Array, keys: Array) -> State:
 def stacked_cost(rule: Rule, state: State, stack: int) -> Array:
     """The total cost of a stack of layers, []; a rule without state has nothing to map over.
 
-    Jitted, as `applied` is.
+    Jitted, as `stacked_apply` is.
     """
     cost = over_stack(rule.cost, stack if state else 0)(state)
     return cost.sum() if cost.ndim else cost
 
 
-def grown(rule: Rule, weight: Array) -> list[dict[str, tuple[int, ...]]]:
+def shapes_if_doubled(rule: Rule, weight: Array) -> list[dict[str, tuple[int, ...]]]:
     """By axis of the weight, the shapes of the state if that axis were twice as long."""
 
     def shapes(axis: int) -> dict[str, tuple[int, ...]]:

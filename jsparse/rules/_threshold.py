@@ -28,13 +28,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsparse._checks import check_own, check_weight
-from jsparse._counting import anywhere, count
+from jsparse._counting import any_under_vmap, count
 from jsparse._pattern import PerOutput, Role, Scope, Unit, Weight
 from jsparse._score import wide
 from jsparse._step import Slope, long_tailed, masked, step
 from jsparse._values import check_function, check_in, is_number
 from jsparse.rules._remaining import lasting_magnitude, whole_shape
-from jsparse.rules._rule import State, check_structure, sharing, the_mask, to_weights
+from jsparse.rules._rule import State, check_structure, mask_as_gates, sharing, to_weights
 
 LOWEST = -1.0
 """Any lower threshold has the same effect: all weights are kept and the slope is 0."""
@@ -116,7 +116,7 @@ class Threshold:
         )
         return to_weights(self, step(score - threshold, self.slope), weight)
 
-    gates = the_mask
+    gates = mask_as_gates
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the true product of weight and mask."""
@@ -152,7 +152,7 @@ class Threshold:
         quarter = self._quarter(weight)
         if quarter is weight:
             return few(weight)
-        return lax.cond(anywhere(few(quarter)), lambda: few(weight), lambda: jnp.array(False))
+        return lax.cond(any_under_vmap(few(quarter)), lambda: few(weight), lambda: jnp.array(False))
 
     def _quarter(self, weight: Array) -> Array:
         """Every fourth weight along the longest axis that shares its thresholds.

@@ -19,11 +19,11 @@ from jsparse._values import by_density
 from jsparse.rules._rule import (
     State,
     check_structure,
+    mask_as_gates,
+    mask_of_winners,
     no_cost,
-    the_mask,
     unchanged,
     unit_magnitude,
-    winning,
     with_cut,
 )
 
@@ -90,9 +90,9 @@ class Top:
 
     def mask(self, weight: Array, state: State) -> Array:
         """[...] like the weight, 0 or 1; constant for differentiation."""
-        return winning(self, weight, state)
+        return mask_of_winners(self, weight, state)
 
-    gates = the_mask
+    gates = mask_as_gates
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the masked weight; the gradient passes straight through to the dense weight."""

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from jsparse.export import Csr, csr_from_arrays, erdos_renyi_csr, random_csr
-from jsparse.export._packing.places import anywhere, per_output
+from jsparse.export._packing.places import per_output, uniform_places
 
 KEY = jax.random.key(0)
 
@@ -32,7 +32,7 @@ def test_erdos_renyi_has_its_number_of_links(factor, kept):
 
 def test_every_place_has_the_same_chance():
     keys = jax.random.split(KEY, 600)
-    for draw, size in ((anywhere, 6), (lambda *a: per_output(*a), 2), (anywhere, 9)):
+    for draw, size in ((uniform_places, 6), (lambda *a: per_output(*a), 2), (uniform_places, 9)):
         counts = np.zeros((4, 3))
         for key in keys:
             np.add.at(counts, draw(4, 3, size, key), 1)

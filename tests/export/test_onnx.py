@@ -13,7 +13,7 @@ from jax import Array
 
 import jsparse as js
 from jsparse.export._saving import conversion
-from jsparse.export._saving.functional import compare
+from jsparse.export._saving.functional import check_outputs_agree
 from jsparse.export._saving.operations import every, needed, plainer
 from tests.support.saved import draw, net
 from tests.support.zoo_cases import CASES, outputs
@@ -83,10 +83,10 @@ def test_unused_random_keys_are_left_out() -> None:
 def test_a_change_of_dtype_is_refused() -> None:
     x = draw(3).astype(jnp.bfloat16)
     with pytest.raises(ValueError, match="onnxruntime gives float32 where the model gives bfloat"):
-        compare(x, [x.astype(jnp.float32)], "onnxruntime")
+        check_outputs_agree(x, [x.astype(jnp.float32)], "onnxruntime")
     with pytest.raises(ValueError, match="off by"):
-        compare(draw(3), [draw(3) * 1.01], "onnxruntime")
-    compare(draw(3), [draw(3) * 1.01], "onnxruntime", [x])
+        check_outputs_agree(draw(3), [draw(3) * 1.01], "onnxruntime")
+    check_outputs_agree(draw(3), [draw(3) * 1.01], "onnxruntime", [x])
 
 
 def test_what_is_not_installed_is_named(tmp_path, monkeypatch) -> None:

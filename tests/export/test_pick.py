@@ -8,7 +8,7 @@ from flax import nnx
 import jsparse as js
 from jsparse.export import blocks, csr
 from jsparse.export._packing import autotune
-from jsparse.export._packing.arrangement import TRIES, arranged
+from jsparse.export._packing.arrangement import TRIES, fastest_arrangement
 from jsparse.export._packing.packed import Packed
 from jsparse.export._packing.replacing import places_of
 from tests.support.packing import draw, linear, matrix
@@ -117,7 +117,7 @@ def test_few_arrangements_are_tried(best, found):
         compared.append(two)
         return tuple(1 + len(set(best) ^ set(stored)) for stored in two)
 
-    assert set(arranged(gains, dict.fromkeys(gains, "csr"), 1.1, seconds)) == set(found)
+    assert set(fastest_arrangement(gains, dict.fromkeys(gains, "csr"), 1.1, seconds)) == set(found)
     assert len(compared) == 1 + TRIES
 
 
@@ -125,9 +125,9 @@ def test_few_arrangements_are_tried(best, found):
 def test_where_no_layer_gains_alone_packing_must_gain_too(best, found):
     gains = {"a": 0.3, "b": 0.9, "c": 1.0}
     seconds = lambda *two: tuple(1 + len(set(best) ^ set(stored)) for stored in two)
-    assert set(arranged(gains, dict.fromkeys(gains, "csr"), 1.1, seconds)) == set(found)
+    assert set(fastest_arrangement(gains, dict.fromkeys(gains, "csr"), 1.1, seconds)) == set(found)
     same = lambda *two: (1.0, 1.0)  # no faster, so nothing is packed
-    assert not arranged(gains, dict.fromkeys(gains, "csr"), 1.1, same)
+    assert not fastest_arrangement(gains, dict.fromkeys(gains, "csr"), 1.1, same)
 
 
 @pytest.mark.parametrize("format", [js.export.csr, js.export.blocks, js.export.int8])

@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse as js
-from jsparse._coupled import Units
+from jsparse._coupled import CoupledUnits
 from jsparse._events import share_norms_in_place
 from jsparse._paths import named
 from jsparse._slots import coupled_units, sparse_parts
@@ -45,14 +45,14 @@ def inputs(n: int) -> Array:
     return jax.random.normal(jax.random.key(n), X.shape)
 
 
-def close(group: Units, units: Iterable[int]) -> None:
+def close(group: CoupledUnits, units: Iterable[int]) -> None:
     """Bring units to where their rule closes them."""
     (name,) = DEAD.keys() & set(group.state_names)
     variable = getattr(group, name)
     variable[...] = variable[...].at[jnp.asarray(units, int)].set(DEAD[name])
 
 
-def units_of(model: Any) -> tuple[Units, Units]:
+def units_of(model: Any) -> tuple[CoupledUnits, CoupledUnits]:
     """Those of the stream, and those inside the block."""
     return model.a.kernel.units0, model.norm.scale.units0
 

@@ -14,7 +14,7 @@ from sklearn import linear_model
 import jsparse as js
 from jsparse._tiles import pool
 from jsparse.optim._proximal import prox
-from jsparse.optim._response import go_on, response, start
+from jsparse.optim._response import initial_state, next_state, response
 from tests.support.sampled import one_in
 
 pytestmark = pytest.mark.standard_dtypes
@@ -191,14 +191,14 @@ def test_a_weight_under_a_rule_moves_and_all_else_stays_as_it_was() -> None:
 
 def test_the_step_is_that_of_adam_in_any_scale_of_gradients() -> None:
     tx = optax.adam(3e-3)
-    weight, ones, state = jnp.ones(4), start(tx), tx.init(jnp.ones(4))
+    weight, ones, state = jnp.ones(4), initial_state(tx), tx.init(jnp.ones(4))
     for count in range(1, 4):
         gradient = jnp.asarray(RNG.normal(size=4) * np.array([0.0, 1e-5, 1.0, 1e4]), jnp.float32)
         after: Any = tx.update(gradient, state, weight)[1]
         got = response(tx, state, after, ones, weight, {})
         want = 3e-3 / (np.sqrt(np.asarray(after[0].nu) / (1 - 0.999**count)) + 1e-8)
         np.testing.assert_allclose(got, want, rtol=1e-4)
-        state, ones = after, go_on(tx, ones)
+        state, ones = after, next_state(tx, ones)
 
 
 def test_bad_patterns_and_units_are_refused_by_path() -> None:

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 import jsparse as js
-from jsparse._packed_training.moving import Drawn, draw, moved, places_to_draw, starts_at, taken
+from jsparse._packed_training.moving import (
+    Drawn,
+    carried_over,
+    draw_places,
+    moved,
+    places_to_draw,
+    starts_at,
+)
 from jsparse.export import Csr, random_csr
 from jsparse.export._packing.formats import CsrArrays, csr_matrix, csr_places
 from jsparse.export._packing.structure import CsrSizes
@@ -37,7 +44,7 @@ def move(by: Any, count: int, arrays: CsrArrays, key: jax.Array) -> Any:
     """A move with `count` places drawn; their scores and, under RigL, those of links are random."""
     at, of_drawn, of_links = jax.random.split(key, 3)
     scores = jax.random.uniform(of_links, (KEPT,)) if by.by_gradient else jnp.full(KEPT, -1.0)
-    drawn = Drawn(*draw(at, count, layer().plan), jax.random.uniform(of_drawn, (count,)))
+    drawn = Drawn(*draw_places(at, count, layer().plan), jax.random.uniform(of_drawn, (count,)))
     return moved(by, arrays, scores, drawn, layer().plan, STEP), scores, drawn
 
 
@@ -60,7 +67,7 @@ def test_links_stay_valid_and_values_follow(name, count):
     by, arrays = BY[name], layer().arrays(layer().values[...])
     for key in jax.random.split(KEY, 3):
         new = move(by, count, arrays, key)[0]
-        found = CsrArrays(taken(arrays.values, new.sources), new.indices, new.starts)
+        found = CsrArrays(carried_over(arrays.values, new.sources), new.indices, new.starts)
         live = check(found)
         assert live == KEPT if name not in ("gradual", "below") else live < KEPT
         before, after = (csr_matrix(a, (INPUTS, OUTPUTS), 8) for a in (arrays, found))
@@ -93,7 +100,7 @@ def test_with_all_places_the_mask_is_that_of_a_dense_layer(name):
 
 
 def test_places_are_drawn_from_the_whole_matrix_alike():
-    parts, indices = draw(KEY, 50 * PLACES + 1, layer().plan)
+    parts, indices = draw_places(KEY, 50 * PLACES + 1, layer().plan)
     drawn = inputs_and_outputs(parts, indices)
     counts = np.zeros((INPUTS, OUTPUTS))
     np.add.at(counts, drawn, 1)

@@ -15,7 +15,7 @@ Arrangement = Mapping[str, str]
 """The format of each layer that is packed, by path; the others are dense."""
 
 
-def arranged(
+def fastest_arrangement(
     gains: Mapping[str, float],
     formats: Arrangement,
     asked: float,
@@ -35,7 +35,7 @@ def arranged(
     Example:
       >>> cost = lambda stored: 1.0 + 3 * (len(stored) == 1) - 0.1 * len(stored)
       >>> gains, formats = {"a": 2.0, "b": 0.6}, {"a": "csr", "b": "csr"}
-      >>> arranged(gains, formats, 1.1, lambda *two: tuple(map(cost, two)))
+      >>> fastest_arrangement(gains, formats, 1.1, lambda *two: tuple(map(cost, two)))
       {'a': 'csr', 'b': 'csr'}
     """
 

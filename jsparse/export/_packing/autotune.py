@@ -24,7 +24,7 @@ from jsparse._timing import clock, in_turns
 from jsparse._untraced import outside_jit
 from jsparse._values import check_mapping
 from jsparse._watch import watch_in_place
-from jsparse.export._packing.arrangement import Arrangement, arranged
+from jsparse.export._packing.arrangement import Arrangement, fastest_arrangement
 from jsparse.export._packing.dense import kernel_of, sides_of, stack_of
 from jsparse.export._packing.layers import bytes_of, left_dense
 from jsparse.export._packing.packed import Packed
@@ -186,7 +186,9 @@ def _arrange(
 
     measured = {layer.path: _best(layer) for layer in layers if layer.seconds}
     gains = {path: gain for path, (_, gain) in measured.items()}
-    return arranged(gains, {path: name for path, (name, _) in measured.items()}, GAIN, seconds)
+    return fastest_arrangement(
+        gains, {path: name for path, (name, _) in measured.items()}, GAIN, seconds
+    )
 
 
 def _best(layer: Choice) -> tuple[str, float]:

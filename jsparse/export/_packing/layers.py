@@ -16,11 +16,11 @@ from jsparse._values import check_pattern
 from jsparse.export._packing.block import BlockSparse
 from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.csr_conv import CsrConv
-from jsparse.export._packing.dense import fault, has_window, is_between
+from jsparse.export._packing.dense import has_window, is_between, why_dense
 from jsparse.export._packing.int8 import BlockSparseInt8, CsrInt8
 from jsparse.export._packing.packed import Packed
 from jsparse.export._packing.packers import Format, NotStored, check_format, settings_of
-from jsparse.export._packing.replacing import layers_of, places_of, put_in_place, torn
+from jsparse.export._packing.replacing import layers_of, places_of, put_in_place, shared_with_dense
 from jsparse.export._packing.structure import features_in
 from jsparse.export._packing.windows import Geometry, geometry_in, geometry_of
 
@@ -71,10 +71,10 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
     check_pattern(where=where)
     plain = fold(model)
     places = [place for place in layers_of(plain) if re.fullmatch(where, place.path)]
-    cannot = {place.path: why for place in places if (why := fault(place.value))}
+    cannot = {place.path: why for place in places if (why := why_dense(place.value))}
     made, larger = _tried([place for place in places if place.path not in cannot], format)
     left = cannot | larger
-    shared = torn(plain, [place for place in places if place.path not in left])
+    shared = shared_with_dense(plain, [place for place in places if place.path not in left])
     left |= shared
     able = [place for place in places if place.path not in left]
     if not made or (shared and not able):
@@ -202,7 +202,7 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
             if isinstance(layer, Packed):
                 own = f"a packed layer {_sides(layer.in_shape, layer.out_shape, _window(layer))}"
             else:
-                own = f"a kernel {list(layer.kernel.shape)}{_said(_window(layer))}"
+                own = f"a kernel {list(layer.kernel.shape)}{_window_text(_window(layer))}"
             raise ValueError(
                 f"{place.path or 'the model'} is packed in the file, {given}, and the model has "
                 f"{own} there; it is of another model"
@@ -226,7 +226,7 @@ def _window(layer: Any) -> Geometry | None:
     """Of a layer that is packed or can be; None for matrices."""
     if isinstance(layer, CsrConv):
         return layer.geometry
-    return geometry_of(layer) if has_window(layer) and not fault(layer) else None
+    return geometry_of(layer) if has_window(layer) and not why_dense(layer) else None
 
 
 def _window_in(settings: Mapping[str, Any]) -> Geometry | None:
@@ -234,10 +234,10 @@ def _window_in(settings: Mapping[str, Any]) -> Geometry | None:
 
 
 def _sides(ins: tuple[int, ...], outs: tuple[int, ...], window: Geometry | None) -> str:
-    return f"from {_size(ins)} to {_size(outs)} features{_said(window)}"
+    return f"from {_size(ins)} to {_size(outs)} features{_window_text(window)}"
 
 
-def _said(window: Geometry | None) -> str:
+def _window_text(window: Geometry | None) -> str:
     settings = window.as_json().items() if window else ()
     return "".join(f", {name} {value}" for name, value in settings)
 
@@ -258,8 +258,8 @@ def left_dense(model: nnx.Module, *formats: Format) -> dict[str, str]:
     """
     plain = fold(model)
     places = layers_of(plain)
-    faults = {place.path: fault(place.value) for place in places}
-    why = {path: fault for path, fault in faults.items() if fault}
+    faults = {place.path: why_dense(place.value) for place in places}
+    why = {path: why_dense for path, why_dense in faults.items() if why_dense}
     able = [place for place in places if place.path not in why]
     for format in formats:
         check_format(format)
@@ -268,7 +268,7 @@ def left_dense(model: nnx.Module, *formats: Format) -> dict[str, str]:
         reasons = [one[place.path] for one in larger if place.path in one]
         if formats and len(reasons) == len(formats):
             why[place.path] = "; ".join(dict.fromkeys(reasons))
-    return why | torn(plain, [place for place in places if place.path not in why])
+    return why | shared_with_dense(plain, [place for place in places if place.path not in why])
 
 
 def dense_layer(layer: Packed) -> nnx.Linear | nnx.LinearGeneral | nnx.Conv:

@@ -15,7 +15,7 @@ from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.formats import width_at
 from jsparse.export._packing.packed import features
 from jsparse.export._packing.packers import settings_of
-from jsparse.export._packing.places import anywhere, in_order, per_output, whole_numbers
+from jsparse.export._packing.places import ordered_places, per_output, uniform_places, whole_numbers
 from jsparse.export._packing.replacing import places_of, put_in_place
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -105,7 +105,7 @@ def erdos_renyi_csr(
     inputs, outputs = features(in_features, out_features)
     where, of_values = jax.random.split(key)
     kept = round(min(inputs * outputs, float(factor) * (inputs + outputs)))
-    places = anywhere(inputs, outputs, kept, where)
+    places = uniform_places(inputs, outputs, kept, where)
     return _drawn(in_features, out_features, places, of_values, scale, width, settings)
 
 
@@ -149,7 +149,7 @@ def csr_from_arrays(
             f"values must be a vector with one number for each of {kept} rows; got {shown(values)}"
         )
     width = width or width_at(kept / max(1, inputs * outputs), inputs)
-    places = in_order(rows, columns, inputs, outputs, width)
+    places = ordered_places(rows, columns, inputs, outputs, width)
     made = Csr(in_features, out_features, kept=kept, width=width, **settings)
     indices, starts = places.structure(inputs, outputs, width)
     made.indices[...], made.starts[...] = jnp.asarray(indices), starts

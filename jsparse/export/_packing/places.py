@@ -46,13 +46,15 @@ def per_output(inputs: int, outputs: int, links: int, key: Array) -> tuple[np.nd
     return rows.ravel(), np.repeat(np.arange(outputs), links)
 
 
-def anywhere(inputs: int, outputs: int, kept: int, key: Array) -> tuple[np.ndarray, np.ndarray]:
+def uniform_places(
+    inputs: int, outputs: int, kept: int, key: Array
+) -> tuple[np.ndarray, np.ndarray]:
     """(rows, columns) of `kept` links, at places drawn uniformly from the whole matrix."""
     columns, rows = np.divmod(_distinct(_numbers(key), 1, kept, inputs * outputs)[0], inputs or 1)
     return rows, columns
 
 
-def in_order(
+def ordered_places(
     rows: np.ndarray, columns: np.ndarray, inputs: int, outputs: int, width: int
 ) -> Places:
     """Places by group of inputs, then by output, then by input.

@@ -67,7 +67,7 @@ def _share(owner: Any, layer: Any, path: str) -> None:
         setattr(layer, name, getattr(owner, name))
 
 
-def torn(model: nnx.Module, places: Iterable[Slot]) -> dict[str, str]:
+def shared_with_dense(model: nnx.Module, places: Iterable[Slot]) -> dict[str, str]:
     """Why layers cannot be replaced although each alone could: others share the kernel.
 
     Args:

@@ -109,7 +109,7 @@ def check_packed(
 ) -> None:
     """Refuse packed layers whose arrays in the file are not what their settings say."""
     for path, settings in packed.items():
-        own = _below(settings.get("kernel_of", path), weights) | _below(path, weights)
+        own = _arrays_of(settings.get("kernel_of", path), weights) | _arrays_of(path, weights)
         kind = settings["param_dtype"]
         bias = (*settings.get("stack", ()), *features_in(settings)[1])
         try:
@@ -125,13 +125,13 @@ def check_packed(
             raise CorruptCheckpoint(f"{where}: {path or 'the model'}: {error}") from error
 
 
-def _below(path: str, weights: Mapping[str, Any]) -> dict[str, Any]:
+def _arrays_of(path: str, weights: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays of the layer at a path, by their names in it."""
     prefix = f"{path}/" if path else ""
     return {name.removeprefix(prefix): x for name, x in weights.items() if name.startswith(prefix)}
 
 
-def same(told: list[dict[str, Any]], found: list[dict[str, Any]]) -> bool:
+def same_arrays(told: list[dict[str, Any]], found: list[dict[str, Any]]) -> bool:
     """Whether two descriptions of arrays agree in shapes and dtypes."""
     plain = lambda arrays: [(one["shape"], one["dtype"]) for one in json.loads(json.dumps(arrays))]
     return plain(told) == plain(found)

@@ -97,7 +97,7 @@ def outputs(split: Pure, inputs: tuple) -> Any:
     with calling("inputs", inputs):
         first, after = run(split.variables, *inputs)
     second, _ = run(after, *inputs)
-    by, allowed = _off(first, second)
+    by, allowed = _difference(first, second)
     if by > allowed:
         weights = split.variables.items()
         changed = [path for path, x in weights if not np.array_equal(x, after[path])]
@@ -110,7 +110,7 @@ def outputs(split: Pure, inputs: tuple) -> Any:
     return first
 
 
-def compare(expected: Any, found: Any, what: str, within: Sequence[Any] = ()) -> None:
+def check_outputs_agree(expected: Any, found: Any, what: str, within: Sequence[Any] = ()) -> None:
     """Refuse outputs that differ from the model's.
 
     Args:
@@ -122,7 +122,7 @@ def compare(expected: Any, found: Any, what: str, within: Sequence[Any] = ()) ->
     for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         if jnp.issubdtype(one.dtype, jnp.inexact) and other.dtype != one.dtype:
             raise ValueError(f"{what} gives {other.dtype} where the model gives {one.dtype}")
-    by, allowed = _off(expected, found)
+    by, allowed = _difference(expected, found)
     allowed = max(allowed, rounding(within))
     if not by <= allowed:
         raise ValueError(
@@ -130,7 +130,7 @@ def compare(expected: Any, found: Any, what: str, within: Sequence[Any] = ()) ->
         )
 
 
-def _off(expected: Any, found: Any) -> tuple[float, float]:
+def _difference(expected: Any, found: Any) -> tuple[float, float]:
     """How far outputs are apart, and how much of that rounding explains."""
     leaves = jax.tree.leaves(expected)
     return apart(leaves, jax.tree.leaves(found)), rounding(leaves)

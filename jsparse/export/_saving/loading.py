@@ -21,7 +21,7 @@ from jsparse._untraced import outside_jit
 from jsparse._values import check_path
 from jsparse.export._packing import compiled
 from jsparse.export._packing.layers import put_packed
-from jsparse.export._saving.about import check_packed, read_about, same
+from jsparse.export._saving.about import check_packed, read_about, same_arrays
 from jsparse.export._saving.saving import (
     ABOUT,
     DTYPES,
@@ -156,8 +156,8 @@ def _check_program(program: Exported, about: Mapping[str, Any], where: str) -> N
     count = len(shapes)
     if not (
         [one["shape"] for one in found[:count]] == shapes  # of 64 bits some have 32 here
-        and same(about["inputs"], found[count:])
-        and same(about["outputs"], results)
+        and same_arrays(about["inputs"], found[count:])
+        and same_arrays(about["outputs"], results)
     ):
         raise DamagedModel(f"{where} does not take and return what {ABOUT} says")
 

@@ -18,8 +18,8 @@ from jsparse._untraced import outside_jit
 from jsparse._values import check_flag, check_path
 from jsparse.export._packing.layers import unpack
 from jsparse.export._saving.conversion import converted, leave_out_zeros_in_place, run
-from jsparse.export._saving.functional import compare, off_mesh, outputs, saved
-from jsparse.export._saving.operations import every, low, needed, plainer
+from jsparse.export._saving.functional import check_outputs_agree, off_mesh, outputs, saved
+from jsparse.export._saving.operations import every, is_narrow_float, needed, plainer
 from jsparse.export._saving.stablehlo import input_specs
 from jsparse.export._saving.unwritten import unwritten
 
@@ -73,7 +73,7 @@ def onnx(
     require("jax2onnx onnx", "onnx", "writing ONNX")
     closed = needed(_model(split, inputs), jax.tree.leaves(inputs))
     values = [atom.aval for eqn, _ in every(closed) for atom in (*eqn.invars, *eqn.outvars)]
-    reduced = [value for value in values if low(value)]
+    reduced = [value for value in values if is_narrow_float(value)]
     faults = []
     for specs in candidates:
         # jax2onnx makes better files of whole layers, but computes those in float32
@@ -84,11 +84,13 @@ def onnx(
                     leave_out_zeros_in_place(proto)
                 made = proto.SerializeToString()
                 if importlib.util.find_spec("onnxruntime"):
-                    compare(expected, run(made, inputs), "onnxruntime", reduced)
+                    check_outputs_agree(expected, run(made, inputs), "onnxruntime", reduced)
                     if specs is not candidates[-1]:
                         more = _one_more(inputs)
                         wider = jax.jit(split.run)(split.variables, *more)[0]
-                        compare(wider, run(made, more), "onnxruntime, at a larger batch,", reduced)
+                        check_outputs_agree(
+                            wider, run(made, more), "onnxruntime, at a larger batch,", reduced
+                        )
             except Exception as error:  # jax2onnx and onnxruntime may raise anything
                 faults.append(f"{type(error).__name__}: {error}".split("\n")[0])
             else:

@@ -10,7 +10,7 @@ from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from jax.interpreters import partial_eval
 
-from jsparse._jaxprs import interpreted, results
+from jsparse._jaxprs import evaluate, interpret
 
 BODIES = {"scan": ("jaxpr",), "while": ("cond_jaxpr", "body_jaxpr"), "cond": ("branches",)}
 AS_THEY_ARE = {"convert_element_type", "bitcast_convert_type"}  # these are about the dtype itself
@@ -53,11 +53,11 @@ def every(closed: ClosedJaxpr, above: tuple = ()) -> list[tuple[Any, tuple]]:
         found.append((eqn, source))
         return eqn.outvars
 
-    interpreted(closed, closed.jaxpr.invars, listed, lambda value, atom: atom, above)
+    interpret(closed, closed.jaxpr.invars, listed, lambda value, atom: atom, above)
     return found
 
 
-def low(value: Any) -> bool:
+def is_narrow_float(value: Any) -> bool:
     """Whether an array, or what is known of one, is a float of fewer bits than float32."""
     kind = getattr(value, "dtype", None)
     return kind is not None and jnp.issubdtype(kind, jnp.floating) and kind.itemsize < 4
@@ -73,13 +73,15 @@ def _body(closed: ClosedJaxpr) -> ClosedJaxpr:
     variables = closed.jaxpr.invars
 
     def body(*arrays: Any) -> list[Any]:
-        inputs = [lax.convert_element_type(x, v.aval.dtype) if low(v.aval) else x
+        inputs = [lax.convert_element_type(x, v.aval.dtype) if is_narrow_float(v.aval) else x
                   for x, v in zip(arrays, variables, strict=True)]  # fmt: skip
         return list(map(_wide, _run(closed, inputs)))
 
     specs = [
         jax.ShapeDtypeStruct(
-            v.aval.shape, jnp.float32 if low(v.aval) else v.aval.dtype, weak_type=v.aval.weak_type
+            v.aval.shape,
+            jnp.float32 if is_narrow_float(v.aval) else v.aval.dtype,
+            weak_type=v.aval.weak_type,
         )
         for v in variables
     ]
@@ -87,13 +89,13 @@ def _body(closed: ClosedJaxpr) -> ClosedJaxpr:
 
 
 def _wide(x: Any) -> Any:
-    return lax.convert_element_type(x, jnp.float32) if low(x) else x
+    return lax.convert_element_type(x, jnp.float32) if is_narrow_float(x) else x
 
 
 def _run(closed: ClosedJaxpr, arrays: Sequence[Any]) -> list[Any]:
     # not from NumPy, which jax 0.12 would widen before the trace, and in the file
     constant = lambda value, atom: value if isinstance(atom, Literal) else jnp.asarray(value)
-    return interpreted(closed, arrays, lambda eqn, read, _: outputs_of(eqn, *read), constant)
+    return interpret(closed, arrays, lambda eqn, read, _: outputs_of(eqn, *read), constant)
 
 
 def outputs_of(eqn: Any, *inputs: Any) -> list[Any]:
@@ -102,16 +104,18 @@ def outputs_of(eqn: Any, *inputs: Any) -> list[Any]:
     if name in BODIES:
         params |= {body: jax.tree.map(_body, params[body]) for body in BODIES[name]}
         inputs = tuple(map(_wide, inputs))
-    elif name not in AS_THEY_ARE and any(low(atom.aval) for atom in (*eqn.invars, *eqn.outvars)):
+    elif name not in AS_THEY_ARE and any(
+        is_narrow_float(atom.aval) for atom in (*eqn.invars, *eqn.outvars)
+    ):
         inputs = tuple(map(_wide, inputs))
         params |= {key: jnp.dtype("float32") for key in DTYPES if params.get(key) is not None}
     if name in POOLINGS:
         combine, start = POOLINGS[name]
         outputs = [_pooled(inputs[0], combine, start, params)]
     else:
-        outputs = results(eqn.primitive, params, *inputs)
+        outputs = evaluate(eqn.primitive, params, *inputs)
     return [
-        lax.convert_element_type(x, atom.aval.dtype) if low(atom.aval) else x
+        lax.convert_element_type(x, atom.aval.dtype) if is_narrow_float(atom.aval) else x
         for atom, x in zip(eqn.outvars, outputs, strict=True)
     ]
 

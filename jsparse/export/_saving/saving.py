@@ -30,7 +30,7 @@ from jsparse._checks import require
 from jsparse._pure import Pure, by_position, examples, settings
 from jsparse._slots import check_module, walk_modules
 from jsparse._storage import manifest
-from jsparse._storage.files import making, to_disk, told_if_full, write_whole
+from jsparse._storage.files import explain_full_disk, make_folders, to_disk, write_whole
 from jsparse._untraced import outside_jit
 from jsparse._values import check_flag, check_folder, check_is
 from jsparse._versions import versions
@@ -117,7 +117,7 @@ def save(
     made = program(split, inputs, shapes)
     about = _describe(model, split, made, inputs, record)
     part = folder.with_name(f".{folder.name}.{os.getpid()}-{threading.get_ident()}.part")
-    with making(folder.parent), _unfinished(part):
+    with make_folders(folder.parent), _unfinished(part):
         write_whole(part / WEIGHTS, _serialized(split.variables))
         write_whole(part / PROGRAM, _bytes(made.exported))
         if about["packed"] and jax.default_backend() == "cpu" and compiled.load():
@@ -140,7 +140,7 @@ def _unfinished(part: Path) -> Iterator[None]:
     """Make a folder to write in; what is left of it at the end is removed."""
     shutil.rmtree(part, ignore_errors=True)
     try:
-        with told_if_full(part, 0):
+        with explain_full_disk(part, 0):
             part.mkdir()
         yield
     finally:

@@ -15,7 +15,7 @@ from jsparse._untraced import outside_jit
 from jsparse._values import shown
 from jsparse.export._packing import compiled
 from jsparse.export._saving.functional import (
-    compare,
+    check_outputs_agree,
     off_mesh,
     outputs,
     portable,
@@ -59,7 +59,9 @@ def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
     else:
         exported, specs = _export(split, last), last
     found = jax.jit(exported.call)(split.variables, *inputs)
-    compare(expected, found, "the program with free sizes (the code of the model asks for sizes)")
+    check_outputs_agree(
+        expected, found, "the program with free sizes (the code of the model asks for sizes)"
+    )
     return Program(exported, specs, why)
 
 

@@ -10,9 +10,9 @@ from jax.extend.core import ClosedJaxpr, Literal
 
 from jsparse._pure import examples
 from jsparse.export._saving.conversion import converted, run
-from jsparse.export._saving.functional import compare
+from jsparse.export._saving.functional import check_outputs_agree
 from jsparse.export._saving.operations import every, outputs_of
-from jsparse.export._shrinking.source import called, told
+from jsparse.export._shrinking.source import called, called_at
 
 
 def unwritten(closed: ClosedJaxpr) -> str:
@@ -34,7 +34,7 @@ def unwritten(closed: ClosedJaxpr) -> str:
             read = dict.fromkeys(str(getattr(aval, "dtype", aval)) for aval in avals)
             dtypes = ", ".join(read) or "no input"
             fault = (str(error).splitlines() or [""])[0]
-            name, place = eqn.primitive.name, told(called(source))
+            name, place = eqn.primitive.name, called_at(called(source))
             return f"`{name}` of {dtypes} at {place}: {type(error).__name__}: {fault}"
     return ""
 
@@ -56,4 +56,6 @@ def _check(function: Callable[..., list[Any]], inputs: list[Any]) -> None:
     made = converted(function, inputs).SerializeToString()
     if importlib.util.find_spec("onnxruntime"):
         expected = function(*inputs)
-        compare(list(map(np.asarray, expected)), run(made, inputs), "onnxruntime", expected)
+        check_outputs_agree(
+            list(map(np.asarray, expected)), run(made, inputs), "onnxruntime", expected
+        )

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jsparse._bridge import attributes, is_own, set_attributes
+from jsparse._bridge import attributes, is_user_code, set_attributes
 from jsparse._slots import walk_modules
 
 NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.RMSNorm)
@@ -92,7 +92,7 @@ def sizes_stored(module: nnx.Module) -> dict[str, Any]:
 
 def numbers_stored(module: nnx.Module) -> dict[str, float]:
     """The numbers that a module stores and may add to a mean; in stock layers the epsilon."""
-    own = is_own(module)
+    own = is_user_code(module)
     return {
         name: value
         for name, value in vars(module).items()
@@ -141,7 +141,7 @@ def stored_as(model: nnx.Module, paths: Iterable[str], lengths: Collection[int])
     found = []
     for path, module in walk_modules(model):
         inside = any(place == path or place.startswith(f"{path}/") or not path for place in around)
-        if inside and is_own(module):
+        if inside and is_user_code(module):
             found += [
                 f"{path}.{name} ({value})" if path else f"{name} ({value})"
                 for name, value in sizes_stored(module).items()

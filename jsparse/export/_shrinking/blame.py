@@ -4,11 +4,11 @@ import re
 
 from flax.errors import ScopeParamShapeError
 
-from jsparse._jaxprs import by_distance, reached
+from jsparse._jaxprs import by_distance, reachable
 from jsparse._pure import SizesByName
 from jsparse.export._shrinking.graph import Graph, Node
 from jsparse.export._shrinking.liveness import Axis, Removal
-from jsparse.export._shrinking.source import frames, raised, told
+from jsparse.export._shrinking.source import called_at, frames, raised
 from jsparse.export._shrinking.verify import Fault
 
 OF_LINEN = re.compile(r'parameter "(.+?)" in "/?(.*?)"')
@@ -39,7 +39,7 @@ class Groups:
     def around(self, node: Node) -> tuple[set[int], set[str]]:
         """The lengths and the paths of variables of the group of a node."""
         if node not in self._found:
-            group = reached([node], lambda one: self._next.get(one, ()))
+            group = reachable([node], lambda one: self._next.get(one, ()))
             axes = [axis for one in group for axis in _removed_axes(self._removal, one)]
             found = {n.shape[axis] for n, axis in axes}, {one.path for one in group if one.path}
             self._found |= dict.fromkeys(group, found)
@@ -74,7 +74,7 @@ def at_error(graph: Graph, removal: Removal, error: BaseException) -> list[Fault
             found = [Fault(text, op, (*op.inputs, *op.outputs)) for op in ops]
             if found := [f for f in found if any(_removed_axes(removal, n) for n in f.nodes)]:
                 return found
-    return [Fault(f"{text} at {told(lines)}")]
+    return [Fault(f"{text} at {called_at(lines)}")]
 
 
 def _at_weight(graph: Graph, removal: Removal, text: str) -> list[Fault]:

@@ -18,7 +18,7 @@ from flax import nnx
 from jax import Array
 
 from jsparse._bridge import fit_linen_in_place
-from jsparse._coupled import Member, Units
+from jsparse._coupled import CoupledSparse, CoupledUnits
 from jsparse._events import share_norms_in_place
 from jsparse._sharding import followed
 from jsparse._slots import Slot, own_masks, slots
@@ -29,7 +29,7 @@ from jsparse.export._shrinking.operations import along
 from jsparse.rules._coupled import Span, mean_square
 from jsparse.rules._remaining import Keep, gone_after, left_after
 from jsparse.rules._rule import with_role
-from jsparse.rules._stacked import grown
+from jsparse.rules._stacked import shapes_if_doubled
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,7 +171,7 @@ def _cut_part(part: Sparse, cut: Cut) -> dict[str, Cut]:
     """Cut the weight, the rule's state and role; return what was cut."""
     weight, state, role = part.weight[...], part.state, part.rule.role
     axes = tuple(range(weight.ndim))
-    longer, stack = grown(part.rule, weight), role.stack
+    longer, stack = shapes_if_doubled(part.rule, weight), role.stack
     follow = followed(longer, stack, axes, state, lambda axis, n: n == weight.shape[axis])
     found = {"weight": cut}
     for name, places in follow.items():
@@ -207,13 +207,13 @@ def _made_like(value: np.ndarray, like: jax.Array) -> jax.Array:
     return placed_like(made, like)
 
 
-Pairs = Iterable[tuple[Member, Keep]]
+Pairs = Iterable[tuple[CoupledSparse, Keep]]
 """Weights of groups, each once, and the positions that stay on the axes that are cut."""
 
 
-def _members_of(places: Iterable[Slot]) -> dict[int, Member]:
+def _members_of(places: Iterable[Slot]) -> dict[int, CoupledSparse]:
     """Weights of groups by identity."""
-    return {id(slot.value): slot.value for slot in places if isinstance(slot.value, Member)}
+    return {id(slot.value): slot.value for slot in places if isinstance(slot.value, CoupledSparse)}
 
 
 def _staying(pairs: Pairs) -> dict[str, np.ndarray]:
@@ -238,7 +238,7 @@ def divided(pairs: Pairs) -> set[str]:
 
 def _note_gone_in_place(pairs: Pairs) -> None:
     """Add to the state of each group what is cut from units which stay; before the cut."""
-    groups: dict[int, Units] = {}
+    groups: dict[int, CoupledUnits] = {}
     more: dict[str, Array] = {}
     for member, keep in pairs:
         for span, group in member.pairs:
@@ -285,7 +285,7 @@ def _at(span: Span) -> np.ndarray:
     return np.asarray(span.units or range(span.width))
 
 
-def _positions(pairs: Pairs) -> Iterator[tuple[Units, Span, np.ndarray, np.ndarray]]:
+def _positions(pairs: Pairs) -> Iterator[tuple[CoupledUnits, Span, np.ndarray, np.ndarray]]:
     """Each group and span, the unit at each position (-1 for none), and whether it stays."""
     for member, keep in pairs:
         for span, group in member.pairs:

@@ -11,7 +11,7 @@ from pathlib import Path
 from jsparse._checks import require
 from jsparse._versions import versions
 from jsparse.export._shrinking.uses import UnitGroup, Use
-from jsparse.report._page import check_out, write_page
+from jsparse.report._page import check_html_path, write_page
 
 ROW, COLUMN, LETTER, TOP = 20, 26, 7.5, 26
 """Pixels: of a row, a column, a letter, and above the first row."""
@@ -22,7 +22,7 @@ COLORS = 7
 def write_groups(groups: Sequence[UnitGroup], order: Sequence[str], out: str | Path) -> Path:
     """Write the page of `UnitGroups.page`; `order` is that in which the model reads weights."""
     require("jinja2", "report", "a page")
-    check_out(out, "groups.html")
+    check_html_path(out, "groups.html")
     free = [group for group in groups if not group.held]
     head = ("", "group", "units", "parameters", "")
     rows = [

@@ -27,7 +27,7 @@ from jsparse.export._shrinking.graph import Node
 from jsparse.export._shrinking.liveness import ENDS, SINGLE, Axis, Reason
 from jsparse.export._shrinking.operations import is_closed
 from jsparse.export._shrinking.source import place
-from jsparse.export._shrinking.stayed import said
+from jsparse.export._shrinking.stayed import reason_text
 from jsparse.export._shrinking.units import Family, Units, same_outputs
 from jsparse.export._shrinking.uses import (
     NOTHING,
@@ -272,7 +272,7 @@ def _beside(node: Node, axis: int, used: Mapping[Axis, Use]) -> int:
 def _why(reason: Reason) -> str:
     if reason.kind == ENDS and not reason.text:
         return "it is an input of the model"
-    return said(reason)
+    return reason_text(reason)
 
 
 def _parameters(members: tuple[UnitAxis, ...], shapes: dict[str, tuple[int, ...]]) -> int:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 
-from jsparse._bridge import is_own
+from jsparse._bridge import is_user_code
 from jsparse._jaxprs import by_distance
 from jsparse._paths import listed
 from jsparse._slots import walk_modules
@@ -27,7 +27,7 @@ from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.liveness import Removal
 from jsparse.export._shrinking.rescale import Made, merged
 from jsparse.export._shrinking.verify import Fault
-from jsparse.optim._notices import tell
+from jsparse.optim._notices import warn_at_caller
 
 MOST = 4  # attributes, beyond which no pairs are tried
 UNSEEN = {"pure_callback", "io_callback"}  # run code that may read any attribute
@@ -118,7 +118,7 @@ class Guesses:
         self, faults: list[Fault], small: nnx.Module, lengths: Callable[[Fault], Lengths]
     ) -> list[Option]:
         """Attributes around operations at fault that are as large as an axis was."""
-        modules = [(path, module) for path, module in walk_modules(small) if is_own(module)]
+        modules = [(path, module) for path, module in walk_modules(small) if is_user_code(module)]
         found: dict[Key, Option] = {}
         doubtful: set[Key] = set()
         for fault in faults:
@@ -166,7 +166,7 @@ def tell_of_guesses(guessed: Attributes) -> None:
     """Warn that sizes were found by trying; the rest of the code may read them otherwise."""
     names = [f"{path}.{name}".lstrip(".") for path, own in guessed.items() for name in own]
     if names:
-        tell(
+        warn_at_caller(
             f"{listed(names, 3)}: set to the new size because that is right for the example "
             "inputs. Where the code also uses it otherwise (in another method, in a branch, for "
             "inputs of another shape), results change; then say with mend=... what sizes to store"

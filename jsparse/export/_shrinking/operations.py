@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jsparse._jaxprs import results
+from jsparse._jaxprs import evaluate
 from jsparse.export._shrinking.graph import Op
 
 ELEMENTWISE = {
@@ -89,7 +89,7 @@ def bind(op: Op, *values: Any, **params: Any) -> list[np.ndarray]:
     if op.name in NUMPY:
         with np.errstate(all="ignore"):
             return [np.asarray(NUMPY[op.name](*values))]
-    return list(map(np.asarray, results(op.primitive, op.params | params, *values)))
+    return list(map(np.asarray, evaluate(op.primitive, op.params | params, *values)))
 
 
 def touched(op: Op, masks: Sequence[np.ndarray]) -> list[np.ndarray] | None:

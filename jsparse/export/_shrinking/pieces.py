@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jsparse._jaxprs import results
+from jsparse._jaxprs import evaluate
 from jsparse.export._shrinking.graph import Node, Op
 from jsparse.export._shrinking.operations import PRODUCTS
 
@@ -118,7 +118,7 @@ def _compiled(kind: Kind) -> Callable[..., list[Any]]:
 def _apply(kind: Kind, *given: Any) -> list[Any]:
     values = list(given)
     for primitive, settings, inputs in kind.rows:
-        values += results(primitive, settings.params, *(values[n] for n in inputs))
+        values += evaluate(primitive, settings.params, *(values[n] for n in inputs))
     return [values[n] for n in kind.makes]
 
 

@@ -30,7 +30,7 @@ from jsparse.export._shrinking.marks import marked
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.rescale import Compared, Made, merged
-from jsparse.export._shrinking.stayed import closed, explain, partly_dead
+from jsparse.export._shrinking.stayed import explain, not_opened, partly_dead
 from jsparse.export._shrinking.tracing import trace
 from jsparse.export._shrinking.verify import Fault, Numbers, faults
 
@@ -198,7 +198,7 @@ class Plan:
             self._give_way(removal, made.faults, everywhere=turn == ROUNDS - 1)
             small, record = self.small(removal)
         stayed = explain(self.graph, self.knowledge, removal, self.foldable)
-        stayed |= closed(self.model, record.cuts)
+        stayed |= not_opened(self.model, record.cuts)
         for path, text in partly_dead(self.graph, self.knowledge, removal).items():
             stayed[path] = f"{stayed[path]}; {text}" if path in stayed else text
         return Choice(removal, small, graph, dataclasses.replace(record, stayed=stayed))

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from flax import nnx
 
-from jsparse._bridge import attributes, is_own, set_attributes
+from jsparse._bridge import attributes, is_user_code, set_attributes
 from jsparse._paths import naming
 from jsparse._slots import slots, walk_modules
 from jsparse._surgery import copied, fold
@@ -257,7 +257,7 @@ def _check_attributes(path: str, module: nnx.Module, values: Mapping[str, Any]) 
 
     It also sets the numbers that they add to a mean, such as an epsilon.
     """
-    able = sizes_stored(module) if is_own(module) else sizes(module, 1)
+    able = sizes_stored(module) if is_user_code(module) else sizes(module, 1)
     able = {**able, **numbers_stored(module)}
     able |= {"num_features": 0} if isinstance(module, NORMS) else {}  # also without a scale
     for name, value in values.items():

@@ -75,10 +75,10 @@ def raised(traceback: TracebackType | None) -> list[Frame]:
 
 def place(op: Op) -> str:
     """The file and line of the model's code that calls an operation, as `file.py:12`."""
-    return told(frames(op))
+    return called_at(frames(op))
 
 
-def told(found: Iterable[Frame]) -> str:
+def called_at(found: Iterable[Frame]) -> str:
     """The first frame outside Flax, or the first one."""
     found = list(found)
     own = [frame for frame in found if not frame.file.startswith(FLAX)]

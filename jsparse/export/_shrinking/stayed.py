@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jsparse._jaxprs import reached
+from jsparse._jaxprs import reachable
 from jsparse._pure import pure
 from jsparse._slots import own_masks, slots, walk_modules
 from jsparse._variables import WRAPPERS as NORMALIZING
@@ -68,11 +68,11 @@ def explain(
                     continue
                 count = f"{int(kept.sum())} of {len(kept)} dead units stay"
                 for path in ways.paths(op.inputs[side]):
-                    texts.setdefault(path, {})[f"{count}: {said(reason)}"] = None
+                    texts.setdefault(path, {})[f"{count}: {reason_text(reason)}"] = None
     return {path: "; ".join(found) for path, found in texts.items()}
 
 
-def said(reason: Reason) -> str:
+def reason_text(reason: Reason) -> str:
     """A reason in words, with the operation and where it is called."""
     if reason.op is None:
         return reason.text
@@ -125,7 +125,7 @@ class _Ways:
 
     def paths(self, node: Node) -> list[str]:
         """Of all variables from which a node is computed."""
-        found = reached([node], lambda one: self._before.get(one, ()))
+        found = reachable([node], lambda one: self._before.get(one, ()))
         return [one.path for one in found if one.path]
 
     def leads_on(self, node: Node) -> bool:
@@ -133,7 +133,7 @@ class _Ways:
         ends = lambda op: op.name in PRODUCTS or bool(op.bodies)
         after = lambda node: self._readers.get(node, [])
         onward = lambda op: () if ends(op) else [o for out in op.outputs for o in after(out)]
-        return any(map(ends, reached(after(node), onward)))
+        return any(map(ends, reachable(after(node), onward)))
 
     def mixing(self, node: Node, axis: int, dead: np.ndarray) -> Reason | None:
         """The first operation at which dead units stop being constants, or are read as ones.
@@ -242,7 +242,7 @@ def _all_zeros(value: np.ndarray, stack: list[int], axis: int) -> np.ndarray:
     return (first.reshape(layers, value.shape[axis], -1) == 0).all(axis=2)
 
 
-def closed(model: nnx.Module, cut: Collection[str]) -> dict[str, str]:
+def not_opened(model: nnx.Module, cut: Collection[str]) -> dict[str, str]:
     """Why weights are not cut that an object holds instead of a variable, by its path."""
     _, variables, kinds = pure(model)
     opened_ones = {slot.path for slot in slots(model)}

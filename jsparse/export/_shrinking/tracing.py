@@ -12,7 +12,7 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr
 from jax.extend.core.primitives import reshape_p, transpose_p
 
-from jsparse._jaxprs import WRAPPERS, interpreted
+from jsparse._jaxprs import WRAPPERS, interpret
 from jsparse._paths import named
 from jsparse._pure import evaluated, pure
 from jsparse._slots import own_masks, slots, walk_modules
@@ -170,7 +170,7 @@ def _listed(closed: ClosedJaxpr, args: list[Node], ops: list[Op], above: tuple) 
         ops.append(Op(eqn.primitive, params, inputs, outputs, extra, bodies, source))
         return outputs
 
-    return interpreted(closed, args, listed, _constant, above)
+    return interpret(closed, args, listed, _constant, above)
 
 
 def _turned_before(

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jsparse._coupled import Member
+from jsparse._coupled import CoupledSparse
 from jsparse._paths import named, path_of
 from jsparse._pure import by_name, by_position, calling, examples, settings
 from jsparse._slots import roles, ruled_parts, slots, sparse_parts
@@ -194,7 +194,7 @@ def _plan(model: nnx.Module, inputs: tuple, mend: Mend) -> Plan:
 def _chosen(plan: Plan, model: nnx.Module) -> tuple[Removal, Record]:
     """The largest removable set that divides no unit of several weights."""
     parts = sparse_parts(model)
-    members = {path: part for path, part in parts.items() if isinstance(part, Member)}
+    members = {path: part for path, part in parts.items() if isinstance(part, CoupledSparse)}
     while True:
         removal, _, _, record = plan.choose(as_cut)
         cuts = plan.cutting(removal).cuts

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
-from jsparse._jaxprs import reached
+from jsparse._jaxprs import reachable
 from jsparse.export._shrinking.attributes import Attributes, Mend, heads, mend_in_place
 from jsparse.export._shrinking.blame import removed_near
 from jsparse.export._shrinking.constants import Known, know, nonzero
@@ -274,7 +274,7 @@ class Units:
                 found.update(out for op in ops for out in op.outputs)
         readers = self.graph.readers
         links = lambda node: [op for op in readers.get(node, ()) if op.name in LINKS]
-        return {*reached(found, lambda node: [out for op in links(node) for out in op.outputs])}
+        return {*reachable(found, lambda node: [out for op in links(node) for out in op.outputs])}
 
     def _means(self, removal: Removal) -> Iterator[tuple[Op, Op, float]]:
         """Sums of which terms go, what may divide each by their number, and how that changes."""
@@ -293,7 +293,7 @@ class Units:
                 after = np.prod([removal.kept_shape(node)[axis] for axis in axes])
                 if before == after or not after:
                     continue
-                for reader in reached(read_by(op), onward):
+                for reader in reachable(read_by(op), onward):
                     if reader.name in ("div", "mul"):  # by n, or by n - ddof
                         by = (made[n] for n in reader.inputs if n in made)
                         for divides in (reader, *(one for one in by if one.name == "sub")):

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jsparse._checks import uncalled
+from jsparse._checks import uncalled_hint
 from jsparse._paths import named
 from jsparse._pure import taken_apart
 from jsparse._slots import check_module, slots, state_paths
@@ -35,7 +35,7 @@ TOGETHER = 64
 """Candidates whose costs one call finds, at most."""
 
 
-class Asked(NamedTuple):
+class UserFunctions(NamedTuple):
     """The user's functions."""
 
     score: Function
@@ -59,7 +59,7 @@ class Judge(Protocol):
         ...
 
 
-def unchanged(model: Model, key: Array) -> Model:
+def no_recovery(model: Model, key: Array) -> Model:
     """The model as it is: no recovery."""
     return model
 
@@ -73,7 +73,7 @@ def key_of(key: Array, counts: np.ndarray, n: int) -> Array:
 class Compiled:
     """Traces each function once; every candidate runs the same programs."""
 
-    def __init__(self, model: nnx.Module, layers: Layers, asked: Asked, key: Array):
+    def __init__(self, model: nnx.Module, layers: Layers, asked: UserFunctions, key: Array):
         self.layers, self.key = layers, key
         build, self.variables, _ = taken_apart(model)
         own = state_paths(model, self.variables)
@@ -91,7 +91,7 @@ class Compiled:
         def judged(
             name: str, function: Function, variables: Any, ranks: Any, counts: Array
         ) -> Array:
-            with answering(name):
+            with naming_the_function(name):
                 return _traced(name, function(build(masked(variables, ranks, counts))))
 
         def priced(variables: Any, ranks: Any, counts: Array, number: Array) -> Array:
@@ -101,14 +101,14 @@ class Compiled:
             return jax.lax.fori_loop(0, number, add, jnp.zeros(len(counts), kind.dtype))
 
         def recovered(variables: Any, ranks: Any, counts: Array, key: Array) -> dict[str, Any]:
-            with answering("recover"):
+            with naming_the_function("recover"):
                 after = asked.recover(build(masked(variables, ranks, counts)), key)
                 return _variables(after, variables)
 
         self._build, self._masked = build, masked
         self._ranks = {**layers.ranks, "masks": some_dropped}
         self._cost, self._score = jax.jit(priced), jax.jit(partial(judged, "score", asked.score))
-        self._recovers, self._recover = asked.recover is not unchanged, jax.jit(recovered)
+        self._recovers, self._recover = asked.recover is not no_recovery, jax.jit(recovered)
 
     def costs(self, counts: np.ndarray) -> Iterator[float]:
         for n in range(0, len(counts), TOGETHER):
@@ -141,7 +141,7 @@ class Compiled:
 class Called:
     """Calls each function in Python, each time on a new model."""
 
-    def __init__(self, model: nnx.Module, layers: Layers, asked: Asked, key: Array):
+    def __init__(self, model: nnx.Module, layers: Layers, asked: UserFunctions, key: Array):
         self.start, self.layers, self.key = model, layers, key
         self.score, self.cost, self.recover = asked
         self._names = named(nnx.state(model))
@@ -149,21 +149,21 @@ class Called:
 
     def costs(self, counts: np.ndarray) -> Iterator[float]:
         for one in counts:
-            with answering("cost"):
+            with naming_the_function("cost"):
                 cost = self.cost(self._masked(self.start, one))
             yield _checked("cost", cost)
 
     def scores(self, counts: np.ndarray, times: int) -> Iterator[float]:
         for one in counts:
             model = self.model(one, times)
-            with answering("score"):
+            with naming_the_function("score"):
                 score = self.score(model)
             yield _checked("score", score)
 
     def model(self, counts: np.ndarray, times: int) -> Any:
         model = self._masked(self.start, counts)
-        for n in range(times if self.recover is not unchanged else 0):
-            with answering("recover"):
+        for n in range(times if self.recover is not no_recovery else 0):
+            with naming_the_function("recover"):
                 after = self.recover(model, key_of(self.key, counts, n))
                 _variables(after, self._names)
             model = copied(self.start)  # in the mode in which it was given
@@ -193,7 +193,7 @@ def _masks(model: nnx.Module, kept: Mapping[str, Array]) -> dict[str, Array]:
 
 
 @contextlib.contextmanager
-def answering(name: str) -> Iterator[None]:
+def naming_the_function(name: str) -> Iterator[None]:
     """Say in errors raised in the block which of the user's functions raised them."""
     try:
         yield
@@ -214,7 +214,7 @@ def _traced(name: str, value: Any) -> Array:
         number = jnp.asarray(value)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"it must return one number; got {shown(value)}{uncalled(value)}"
+            f"it must return one number; got {shown(value)}{uncalled_hint(value)}"
         ) from error
     if number.shape or jnp.iscomplexobj(number):
         raise TypeError(f"it must return one number; got {shown(value)}")
@@ -227,7 +227,7 @@ def _checked(name: str, value: Any) -> float:
     if isinstance(array, np.ndarray) and array.shape == ():
         array = array.item()
     if not is_number(array):
-        raise ValueError(f"{name} must return one number; got {shown(value)}{uncalled(value)}")
+        raise ValueError(f"{name} must return one number; got {shown(value)}{uncalled_hint(value)}")
     number = float(array)
     if not math.isfinite(number):
         advice = "the worst possible number for a model that fails, such as the loss clipped at 10"

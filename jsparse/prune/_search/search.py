@@ -16,7 +16,7 @@ from jsparse.prune._choice import Arrays, held_parts, magnitudes
 from jsparse.prune._folder import Keep, Nowhere, check_keep
 from jsparse.prune._search.contest import contest
 from jsparse.prune._search.found import Found, SearchStopped
-from jsparse.prune._search.judge import Asked, Called, Compiled, unchanged
+from jsparse.prune._search.judge import Called, Compiled, UserFunctions, no_recovery
 from jsparse.prune._search.lagrangian import Lagrangian
 from jsparse.prune._search.layers import layers_of
 from jsparse.prune._search.methods import Method
@@ -99,7 +99,7 @@ def search(
       reinforcement learning, ICPR 2022; projection, controls, stages and halving are ours.
     """
     held_parts(model)
-    recovers, recover = recover is not None, unchanged if recover is None else recover
+    recovers, recover = recover is not None, no_recovery if recover is None else recover
     check_function(score=score, cost=cost, importance=importance, recover=recover)
     limit: Any = budget.item() if isinstance(budget, Array) and not budget.ndim else budget
     check_in("(0, inf)", budget=limit)
@@ -119,7 +119,9 @@ def search(
             | {"recover": recover, "traced": traced, "start": start}
         )
     )
-    judge = (Compiled if traced else Called)(start, layers, Asked(score, cost, recover), key)
+    judge = (Compiled if traced else Called)(
+        start, layers, UserFunctions(score, cost, recover), key
+    )
     rows = Rows(layers, judge, keep, float(limit))
     try:
         return contest(rows, method, evaluations, key, recovers=recovers, traced=traced)
