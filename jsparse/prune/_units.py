@@ -136,6 +136,7 @@ def units(
         gone = chosen.lowest(ranked(scores, scope), density, budget)
         small = found.tried(gone, [same_outputs])
         if small and not chosen.spared(gone, small):
+            tell_of_guesses(small.guessed)
             return by_name(small.model), _record(chosen, gone, small)
         scores = {n: own for n, own in scores.items() if n in chosen.free()}
 
@@ -287,6 +288,5 @@ def _record(chosen: _Chosen, gone: Mapping[int, list[int]], small: Smaller) -> R
         if means := [place(op) for op in families[n].sums if op in small.means]:
             text += f"; the mean at {', '.join(dict.fromkeys(means))} is over what is left"
         widths[group.name] = text
-    tell_of_guesses(small.guessed)
     made = {"cuts": small.cuts, "attributes": small.attributes, "factors": small.factors}
     return Record(**made, stayed=chosen.stayed(), widths=widths, cost=chosen.cost(gone))

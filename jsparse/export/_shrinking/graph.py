@@ -173,15 +173,25 @@ class Graph:
         found.update(dict.fromkeys(self.outputs))
         return list(found)
 
-    def origins(self) -> dict[Node, Node]:
-        """The variable that a node is, also inside a loop or in another type."""
-        found = {node: node for node in self.variables}
+    def sources(self) -> dict[Node, tuple[Node, str]]:
+        """The array outside all loops that a node is, or is a slice of, and its variable's path.
+
+        The array is the variable itself, or the variable with its axes in the order of `vmap`.
+        """
+        found = {node: (node, node.path) for node in self.variables}
         for op in self.all_ops:
-            if op.name == "convert_element_type" and op.inputs[0] in found:
-                found[op.outputs[0]] = found[op.inputs[0]]
+            for node in op.inputs[:1]:
+                if op.name == "convert_element_type" and node in found:
+                    found[op.outputs[0]] = found[node]
+                if op.name == "transpose" and node in found:
+                    found[op.outputs[0]] = op.outputs[0], found[node][1]
             for body in op.bodies:
                 found |= {inner: found[n] for inner, n in body.given(op) if n in found}
         return found
+
+    def origins(self) -> dict[Node, Node]:
+        """The variable that a node is, also inside a loop or in another type."""
+        return {node: array for node, (array, _) in self.sources().items() if array.path}
 
     def partly_read(self) -> dict[Node, list[np.ndarray]]:
         """Which positions of each axis are read, of arrays that only slices read: [n] each.
@@ -194,21 +204,20 @@ class Graph:
             if all(slices):
                 seen = [np.zeros(n, bool) for n in node.shape]
                 for op in ops:
-                    for mask, span in zip(seen, _spans(op), strict=True):
+                    for mask, span in zip(seen, spans(op), strict=True):
                         mask[span] = True
                 found[node] = seen
         return found
 
 
-def _spans(op: Op) -> list[slice]:
+def spans(op: Op) -> tuple[slice, ...]:
     """What a slice reads along each axis, whatever the input; nothing where that depends on it."""
     if op.name == "slice":
-        return [
-            slice(*map(int, span))
-            for span in zip(op.params["start_indices"], op.params["limit_indices"], strict=True)
-        ]
+        steps = op.params["strides"] or [1] * len(op.params["start_indices"])
+        limits = zip(op.params["start_indices"], op.params["limit_indices"], steps, strict=True)
+        return tuple(slice(*map(int, limit)) for limit in limits)
     sizes = zip(op.inputs[0].shape, op.params["slice_sizes"], strict=True)
-    return [slice(0, n if n == size else 0) for n, size in sizes]
+    return tuple(slice(0, n if n == size else 0) for n, size in sizes)
 
 
 def readers_in(ops: Iterable[Op]) -> dict[Node, list[Op]]:

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsparse.export._shrinking.contractions import LINKS
-from jsparse.export._shrinking.graph import Body, Graph, Node, Op
-from jsparse.export._shrinking.operations import PRODUCTS, spans
+from jsparse.export._shrinking.graph import Body, Graph, Node, Op, spans
+from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.places import Nowhere, Part, Scaled, Where, before, parted
 from jsparse.export._shrinking.source import place
 

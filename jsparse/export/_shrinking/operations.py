@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jsparse._jaxprs import evaluate
-from jsparse.export._shrinking.graph import Op
+from jsparse.export._shrinking.graph import Op, spans
 
 ELEMENTWISE = {
     "add", "sub", "mul", "div", "rem", "max", "min", "pow", "integer_pow", "neg", "exp", "exp2",
@@ -247,13 +247,6 @@ def _ragged(op: Op) -> Shape:
     pinned = (tuple(rows), groups, tuple(ends.pop(axis) for axis in rows))
     batch = tuple((a, b, n) for n, (a, b) in enumerate(pairs[1]))
     return Shape(pairs[0], batch, (ends, free), pinned)
-
-
-def spans(op: Op) -> tuple[slice, ...]:
-    """What a slice reads."""
-    steps = op.params["strides"] or [1] * len(op.params["start_indices"])
-    limits = zip(op.params["start_indices"], op.params["limit_indices"], steps, strict=True)
-    return tuple(slice(int(a), int(b), int(step)) for a, b, step in limits)
 
 
 def others(ndim: int, *axes: int) -> tuple[int, ...]:

@@ -12,13 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsparse.export._shrinking.cut import Cut
-from jsparse.export._shrinking.graph import Node, Op
+from jsparse.export._shrinking.graph import Node, Op, spans
 from jsparse.export._shrinking.operations import (
     PRODUCTS,
     first_along,
     others,
     shape_of,
-    spans,
     spread,
 )
 

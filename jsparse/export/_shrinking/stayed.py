@@ -49,7 +49,7 @@ def explain(
       foldable: by product, which positions may be removed as constants: [n]; [] for none.
     """
     texts: dict[str, dict[str, None]] = {}
-    ways, weights = _Ways(graph, knowledge, foldable), graph.origins()
+    ways, weights = _DataFlow(graph, knowledge, foldable), graph.origins()
     for op in graph.all_ops:
         found = _dead if op.name in PRODUCTS else _closed
         for side, node, axis, dead in found(op, knowledge, weights):
@@ -116,7 +116,7 @@ def _closed(
                 yield side, node, axis, dead
 
 
-class _Ways:
+class _DataFlow:
     """Which nodes lead to which, back to variables and on to readers."""
 
     def __init__(self, graph: Graph, knowledge: Knowledge, foldable: Mapping[Op, np.ndarray]):
@@ -190,7 +190,7 @@ class _Ways:
 def partly_dead(graph: Graph, knowledge: Knowledge, removal: Removal) -> dict[str, str]:
     """Why units that are dead in some layers or heads only stay, by path of the stacked weight."""
     found: dict[str, str] = {}
-    sources = _sources(graph)
+    sources = graph.sources()
     for op in graph.all_ops:
         if op.name not in PRODUCTS:
             continue
@@ -215,23 +215,6 @@ def partly_dead(graph: Graph, knowledge: Knowledge, removal: Removal) -> dict[st
                         f"{count} of {dead.shape[1]} units are dead in some {where} only, and "
                         f"`{op.name}` at {place(op)} has one width for all of them"
                     )
-    return found
-
-
-def _sources(graph: Graph) -> dict[Node, tuple[Node, str]]:
-    """The array outside all loops that a node is, or is a slice of, and the path of its variable.
-
-    The array is the variable itself, or the variable with its axes in the order of `vmap`.
-    """
-    found = {node: (node, node.path) for node in graph.variables}
-    for op in graph.all_ops:
-        for node in op.inputs[:1]:
-            if op.name == "convert_element_type" and node in found:
-                found[op.outputs[0]] = found[node]
-            if op.name == "transpose" and node in found:
-                found[op.outputs[0]] = op.outputs[0], found[node][1]
-        for body in op.bodies:
-            found |= {inner: found[n] for inner, n in body.given(op) if n in found}
     return found
 
 
