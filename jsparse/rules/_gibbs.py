@@ -38,7 +38,6 @@ from jsparse._checks import check_density, check_not_negative, check_rivalry, ch
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._random import draw_key, new_draw, next_draw, uniform
 from jsparse._schedule import Schedule, at, check_curve, geometric
-from jsparse._step import masked
 from jsparse._tiles import by_unit, from_units, pool, spread, unit_sizes
 from jsparse._values import by_density, check_flag, check_whole
 from jsparse.rules._coupled import Coupled
@@ -49,7 +48,9 @@ from jsparse.rules._rule import (
     cut_of,
     mask_as_gates,
     no_cost,
+    own_density,
     unit_magnitude,
+    weight_times_mask,
     with_cut,
 )
 
@@ -135,9 +136,7 @@ class Gibbs:
         """[grid of units], the magnitude, which ranks as the mean square does."""
         return unit_magnitude(self, lax.stop_gradient(weight))
 
-    def kept(self, state: State) -> float:
-        """The density."""
-        return self.density
+    kept = own_density
 
     def mask(self, weight: Array, state: State) -> Array:
         """[...] like the weight, 0 or 1; constant for differentiation."""
@@ -159,11 +158,7 @@ class Gibbs:
         return kept.astype(weight.dtype)
 
     gates = mask_as_gates
-
-    def apply(self, weight: Array, state: State) -> Array:
-        """[...], the product of weight and mask."""
-        return masked(weight, self.mask(weight, state))
-
+    apply = weight_times_mask
     cost = no_cost
 
     def advance(self, weight: Array, state: State) -> State:

@@ -27,7 +27,7 @@ from jsparse._checks import check_not_negative, check_rivalry, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._random import counted
 from jsparse._schedule import Schedule, at, check_curve
-from jsparse._step import masked, passed_on
+from jsparse._step import passed_on
 from jsparse._topk import winners
 from jsparse._values import by_density, check_in
 from jsparse.rules._rule import (
@@ -40,6 +40,7 @@ from jsparse.rules._rule import (
     to_weights,
     unchanged,
     unit_magnitude,
+    weight_times_mask,
     with_cut,
 )
 
@@ -112,11 +113,7 @@ class Movement:
         return learned_mask(self, weight, won, state)
 
     gates = mask_as_gates
-
-    def apply(self, weight: Array, state: State) -> Array:
-        """[...], the product of weight and mask."""
-        return masked(weight, self.mask(weight, state))
-
+    apply = weight_times_mask
     cost = no_cost
 
     def advance(self, weight: Array, state: State) -> State:
@@ -179,10 +176,7 @@ class SoftMovement:
         return learned_mask(self, weight, won, state)
 
     gates = mask_as_gates
-
-    def apply(self, weight: Array, state: State) -> Array:
-        """[...], the product of weight and mask."""
-        return masked(weight, self.mask(weight, state))
+    apply = weight_times_mask
 
     def cost(self, state: State) -> Array:
         """[], lam times the mean of sigmoid(S)."""

@@ -23,8 +23,9 @@ from jsparse.rules._rule import (
     check_structure,
     mask_of_winners,
     no_cost,
+    own_density,
+    score_by_magnitude,
     unchanged,
-    unit_magnitude,
     with_cut,
 )
 
@@ -86,17 +87,9 @@ class Powerpropagation:
         theta = signed_power(weight, 1 / self.alpha)
         return with_cut(self, theta, {"weight": theta})
 
-    def score(self, weight: Array, state: State) -> Array:
-        """[grid of units], the magnitude of theta."""
-        return unit_magnitude(self, weight)
-
-    def kept(self, state: State) -> float:
-        """The density."""
-        return self.density
-
-    def mask(self, weight: Array, state: State) -> Array:
-        """[...] like theta, 0 or 1; constant for differentiation."""
-        return mask_of_winners(self, weight, state)
+    score = score_by_magnitude
+    kept = own_density
+    mask = mask_of_winners
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the masked power of theta."""

@@ -5,14 +5,16 @@ Throughout: mask 1 = kept, score high = kept, density = fraction kept.
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from jsparse._checks import check_weight
 from jsparse._pattern import Filter, PerOutput, Role, Scope, Unit, Weight, WholeModel
 from jsparse._score import magnitude
+from jsparse._step import masked
 from jsparse._tiles import grid_shape, spread
 from jsparse._topk import above_cut, common_cut, cuts, rivals, winners
 from jsparse._values import check_is, shown
@@ -121,7 +123,7 @@ def rival(rule: Rule) -> Rival:
     return cast(Rival, rule)
 
 
-# Methods that many rules share: `cost = no_cost`, `advance = unchanged`, `gates = the_mask`.
+# Methods that many rules share, as in `cost = no_cost`.
 def no_cost(rule: Rule, state: State) -> Array:
     """[], 0: the rule adds nothing to the loss."""
     return jnp.zeros(())
@@ -135,6 +137,37 @@ def unchanged(rule: Rule, weight: Array, state: State) -> State:
 def mask_as_gates(rule: Rule, weight: Array, state: State) -> Array:
     """[units] of a group, the mask of its units."""
     return rule.mask(weight, state)
+
+
+def init_by_magnitude(rule: Rival, weight: Array, key: Array) -> State:
+    """No state; with scope `WholeModel` the cut, [4].
+
+    Raises:
+      ValueError: the group size of the scope does not divide the length of its axis.
+    """
+    check_weight(weight)
+    return with_cut(rule, weight, {})
+
+
+def score_by_magnitude(rule: Tiled, weight: Array, state: State) -> Array:
+    """[grid of units], the magnitude."""
+    return unit_magnitude(rule, weight)
+
+
+def own_density(rule: Any, state: State) -> float:
+    """The density of the rule."""
+    return rule.density
+
+
+def mask_of_winners(rule: Rival, weight: Array, state: State) -> Array:
+    """[...] like the weight: 1 where its unit is kept, else 0; constant for differentiation."""
+    score = lax.stop_gradient(rule.score(weight, state))
+    return to_weights(rule, compete(rule, score, state), weight)
+
+
+def weight_times_mask(rule: Rule, weight: Array, state: State) -> Array:
+    """[...], the product of weight and mask."""
+    return masked(weight, rule.mask(weight, state))
 
 
 def with_role(rule: AnyRule, role: Role) -> AnyRule:
@@ -167,12 +200,6 @@ def compete(rule: Rival, score: Array, state: State) -> Array:
     if "cut" in state:
         return above_cut(score, state["cut"])
     return winners(score, kept, rule.scope, rule.role)
-
-
-def mask_of_winners(rule: Rival, weight: Array, state: State) -> Array:
-    """[...] like the weight: 1 where its unit is kept, else 0; constant for differentiation."""
-    score = lax.stop_gradient(rule.score(weight, state))
-    return to_weights(rule, compete(rule, score, state), weight)
 
 
 def cut_of(rule: Rival, score: Array, state: State) -> Array:

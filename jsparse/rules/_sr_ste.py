@@ -13,18 +13,19 @@ from typing import ClassVar
 
 from jax import Array
 
-from jsparse._checks import check_density, check_not_negative, check_rivalry, check_weight
+from jsparse._checks import check_density, check_not_negative, check_rivalry
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._step import refined
 from jsparse._values import by_density
 from jsparse.rules._rule import (
     State,
     check_structure,
+    init_by_magnitude,
     mask_of_winners,
     no_cost,
+    own_density,
+    score_by_magnitude,
     unchanged,
-    unit_magnitude,
-    with_cut,
 )
 
 
@@ -74,26 +75,10 @@ class SRSTE:
         check_not_negative(decay=self.decay)
         check_rivalry("SRSTE", self.scope)
 
-    def init(self, weight: Array, key: Array) -> State:
-        """No state; with scope `WholeModel` the cut, [4].
-
-        Raises:
-          ValueError: the group size of the scope does not divide the length of its axis.
-        """
-        check_weight(weight)
-        return with_cut(self, weight, {})
-
-    def score(self, weight: Array, state: State) -> Array:
-        """[grid of units], the magnitude."""
-        return unit_magnitude(self, weight)
-
-    def kept(self, state: State) -> float:
-        """The density."""
-        return self.density
-
-    def mask(self, weight: Array, state: State) -> Array:
-        """[...] like the weight, 0 or 1; constant for differentiation."""
-        return mask_of_winners(self, weight, state)
+    init = init_by_magnitude
+    score = score_by_magnitude
+    kept = own_density
+    mask = mask_of_winners
 
     def apply(self, weight: Array, state: State) -> Array:
         """[...], the masked weight; the gradient is that of step 2."""

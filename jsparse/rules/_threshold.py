@@ -31,10 +31,17 @@ from jsparse._checks import check_own, check_weight
 from jsparse._counting import any_under_vmap, count
 from jsparse._pattern import PerOutput, Role, Scope, Unit, Weight
 from jsparse._score import wide
-from jsparse._step import Slope, long_tailed, masked, step
+from jsparse._step import Slope, long_tailed, step
 from jsparse._values import check_function, check_in, is_number
 from jsparse.rules._remaining import lasting_magnitude, whole_shape
-from jsparse.rules._rule import State, check_structure, mask_as_gates, sharing, to_weights
+from jsparse.rules._rule import (
+    State,
+    check_structure,
+    mask_as_gates,
+    sharing,
+    to_weights,
+    weight_times_mask,
+)
 
 LOWEST = -1.0
 """Any lower threshold has the same effect: all weights are kept and the slope is 0."""
@@ -117,10 +124,7 @@ class Threshold:
         return to_weights(self, step(score - threshold, self.slope), weight)
 
     gates = mask_as_gates
-
-    def apply(self, weight: Array, state: State) -> Array:
-        """[...], the true product of weight and mask."""
-        return masked(weight, self.mask(weight, state))
+    apply = weight_times_mask
 
     def cost(self, state: State) -> Array:
         """[], alpha * sum(exp(-t)); alpha itself receives no gradient."""

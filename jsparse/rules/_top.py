@@ -12,19 +12,20 @@ from typing import ClassVar
 
 from jax import Array
 
-from jsparse._checks import check_density, check_rivalry, check_weight
+from jsparse._checks import check_density, check_rivalry
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._step import straight_through
 from jsparse._values import by_density
 from jsparse.rules._rule import (
     State,
     check_structure,
+    init_by_magnitude,
     mask_as_gates,
     mask_of_winners,
     no_cost,
+    own_density,
+    score_by_magnitude,
     unchanged,
-    unit_magnitude,
-    with_cut,
 )
 
 
@@ -71,27 +72,10 @@ class Top:
         check_density(self.density)
         check_rivalry("Top", self.scope)
 
-    def init(self, weight: Array, key: Array) -> State:
-        """No state; with scope `WholeModel` the cut, [4].
-
-        Raises:
-          ValueError: the group size of the scope does not divide the length of its axis.
-        """
-        check_weight(weight)
-        return with_cut(self, weight, {})
-
-    def score(self, weight: Array, state: State) -> Array:
-        """[grid of units], the magnitude."""
-        return unit_magnitude(self, weight)
-
-    def kept(self, state: State) -> float:
-        """The density."""
-        return self.density
-
-    def mask(self, weight: Array, state: State) -> Array:
-        """[...] like the weight, 0 or 1; constant for differentiation."""
-        return mask_of_winners(self, weight, state)
-
+    init = init_by_magnitude
+    score = score_by_magnitude
+    kept = own_density
+    mask = mask_of_winners
     gates = mask_as_gates
 
     def apply(self, weight: Array, state: State) -> Array:
