@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
-from jsparse._revise.revision import check_steps, only_kept, periodic
+from jsparse._revise.revision import check_periodic, only_kept, periodic
 from jsparse._values import check_in
 from jsparse.rules._rule import check_structure
 
@@ -54,32 +54,14 @@ class Below:
     pauses: ClassVar[bool] = False
     clears: ClassVar[bool] = True
     by_gradient: ClassVar[bool] = False
+    grown: ClassVar[float] = 0.0
+    unit: ClassVar[Unit] = Weight()
+    scope: ClassVar[Scope] = Whole()
 
     def __post_init__(self) -> None:
         check_in("(0, inf)", quality=self.quality)
         check_structure(self)
-        check_steps(every=self.every, last=self.last)
-        check_steps(0, first=self.first)
-        if self.last < (self.first or self.every):
-            raise ValueError(
-                f"Below got first={self.first}, every={self.every}, last={self.last}: no step "
-                "would drop anything; last is a step of the run"
-            )
-
-    @property
-    def unit(self) -> Unit:
-        """Single weights."""
-        return Weight()
-
-    @property
-    def scope(self) -> Scope:
-        """The whole layer."""
-        return Whole()
-
-    @property
-    def grown(self) -> float:
-        """0: nothing is grown."""
-        return 0.0
+        check_periodic(self, "drop anything")
 
     due = periodic  # 2.
     trained = only_kept

@@ -55,6 +55,7 @@ class Gradual:
     pauses: ClassVar[bool] = False
     clears: ClassVar[bool] = False
     by_gradient: ClassVar[bool] = False
+    grown: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         check_density(self.density)
@@ -87,11 +88,6 @@ class Gradual:
         """[...], the mask of the largest units."""
         kept = largest(self, weight, self.curve(step).astype(jnp.float32))
         return to_weights(self, kept, mask)
-
-    @property
-    def grown(self) -> float:
-        """0: nothing is grown."""
-        return 0.0
 
     def moved(self, mask: Array, weight: Array, growth: Array, *, step: Array, size: int) -> Array:
         """[n], the mask of the largest links; links that a packed layer drops cannot return.

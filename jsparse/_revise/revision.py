@@ -1,7 +1,7 @@
 """The interface of a revision, and code that several revisions share."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax.numpy as jnp
 from jax import Array
@@ -101,26 +101,6 @@ def check_competition(by: Scoped) -> None:
         )
 
 
-class Periodic(Protocol):
-    """A revision that is due at `first` plus multiples of `every`, up to `last`."""
-
-    @property
-    def first(self) -> int: ...
-
-    @property
-    def every(self) -> int: ...
-
-    @property
-    def last(self) -> int: ...
-
-
-class Exchange(Periodic, Scoped, Protocol):
-    """A revision that exchanges a fraction of the units periodically."""
-
-    @property
-    def fraction(self) -> float: ...
-
-
 def check_steps(least: int = 1, **steps: int) -> None:
     """Refuse numbers of steps that are not whole numbers."""
     for name, step in steps.items():
@@ -130,20 +110,25 @@ def check_steps(least: int = 1, **steps: int) -> None:
             )
 
 
-def check_exchange(by: Exchange) -> None:
-    """Refuse settings under which nothing would be exchanged."""
+def check_periodic(by: Any, what: str) -> None:
+    """Refuse settings `first`, `every` and `last` under which `what` would never happen."""
     check_steps(every=by.every, last=by.last)
     check_steps(0, first=by.first)
     if by.last < (by.first or by.every):
         raise ValueError(
             f"{type(by).__name__} got first={by.first}, every={by.every}, last={by.last}: no step "
-            "would exchange anything; last is a step of the run, for example at three quarters"
+            f"would {what}; last is a step of the run, for example at three quarters"
         )
+
+
+def check_exchange(by: Any) -> None:
+    """Refuse settings under which nothing would be exchanged."""
+    check_periodic(by, "exchange anything")
     check_in("(0, 1]", fraction=by.fraction)
     check_competition(by)
 
 
-def periodic(by: Periodic, step: Array) -> Array:
+def periodic(by: Any, step: Array) -> Array:
     """bool []: whether a step is `first` plus a multiple of `every`, up to `last`."""
     return (step >= by.first) & (step <= by.last) & ((step - by.first) % by.every == 0)
 
