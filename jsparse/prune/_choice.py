@@ -147,7 +147,9 @@ def magnitudes(model: nnx.Module) -> dict[str, Array]:
 
     Of groups of coupled units under `Held`, by name: the root mean square of each unit, [units].
     """
-    weights = {path: own_value(part, part.weight) for path, part in stored_parts(model).items()}
+    weights = {
+        path: shared_value(part, part.weight[...]) for path, part in stored_parts(model).items()
+    }
     return {path: jnp.abs(w.astype(wide(w.dtype))) for path, w in weights.items()}
 
 
@@ -190,18 +192,13 @@ def keep_highest(model: Model, scores: Arrays, density: float, choose: Choice = 
     check_alive(kept, density)
     names = iter(kept)
     for part in parts.values():
-        shape = own_value(part, part.weight).shape
+        shape = shared_value(part, part.weight[...]).shape
         here = [kept[next(names)] for _ in np.ndindex(shape[: stack_of(part)])]
         mask = _stacked(here, shape, part.mask[...].dtype)
         whole = part.each(mask) if isinstance(part, CoupledUnits) else mask
         part.mask[...] = beside(whole, part.weight[...])
     share_cuts_in_place(model)
     return model
-
-
-def own_value(part: Sparse, variable: nnx.Variable) -> Array:
-    """A weight or a mask, [...]; of a group of coupled units that of all layers, [units]."""
-    return shared_value(part, variable[...])
 
 
 def stack_of(part: Sparse) -> int:
@@ -247,8 +244,8 @@ def score_of(scores: Mapping[str, Any], path: str, shape: tuple[int, ...]) -> Ar
 
 def _score(part: Sparse, scores: Arrays, path: str) -> Array:
     """The scores of a weight, -inf where it is masked."""
-    score = score_of(scores, path, own_value(part, part.weight).shape)
-    there, lost = _where_kept(score, own_value(part, part.mask))
+    score = score_of(scores, path, shared_value(part, part.weight[...]).shape)
+    there, lost = _where_kept(score, shared_value(part, part.mask[...]))
     if lost:
         raise ValueError(
             "scores are NaN; look for NaN in the weights, or in the loss on the batches"

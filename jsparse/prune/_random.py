@@ -12,9 +12,10 @@ import jax
 from flax import nnx
 from jax import Array
 
+from jsparse._coupled import shared_value
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_key
-from jsparse.prune._choice import Choice, by_layer, keep_highest, own_value, stored_parts
+from jsparse.prune._choice import Choice, by_layer, keep_highest, stored_parts
 from jsparse.rules._rule import APART
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -54,7 +55,9 @@ def random(model: Model, *, density: float, key: Array, choose: Choice = EVENLY)
     check_key(key=key)
     key = jax.random.fold_in(key, APART)  # or Rngs(0) and key(0) draw weights and mask alike
     scores = {
-        path: jax.random.uniform(jax.random.fold_in(key, n), own_value(part, part.weight).shape)
+        path: jax.random.uniform(
+            jax.random.fold_in(key, n), shared_value(part, part.weight[...]).shape
+        )
         for n, (path, part) in enumerate(stored_parts(model).items())
     }
     return keep_highest(model, scores, density, choose)

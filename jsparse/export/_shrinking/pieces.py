@@ -24,19 +24,12 @@ FEW = 8
 """This many pieces of a kind justify compiling it separately: a kind takes about 30 ms."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Settings:
-    """Settings of an operation, equal only to themselves."""
-
-    params: dict[str, Any]
-
-
 @dataclasses.dataclass(frozen=True)
-class Comparable(Settings):
-    """Settings that equal others."""
+class Settings:
+    """Settings of an operation; `key` is what they are compared by."""
 
     params: dict[str, Any] = dataclasses.field(compare=False)
-    ordered: tuple[tuple[str, Any], ...]
+    key: Any
 
 
 class Kind(NamedTuple):
@@ -137,5 +130,5 @@ def _settings(op: Op) -> Settings:
     try:
         hash(ordered)
     except TypeError:
-        return Settings(op.params)
-    return Comparable(op.params, ordered)
+        return Settings(op.params, object())  # equal only to themselves
+    return Settings(op.params, ordered)
