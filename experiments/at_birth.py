@@ -37,7 +37,7 @@ Name = Literal["random", "magnitude", "SNIP", "GraSP", "SynFlow"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(common.TrainSettings):
+class Settings(common.ImageSettings):
     """All densities and seeds of a method are trained in one program."""
 
     network: Literal["lenet-300-100", "small"] = "lenet-300-100"
@@ -55,8 +55,6 @@ class Settings(common.TrainSettings):
     batch: int = 100
     learning_rate: float = 1.2e-3
     """Of Adam, falling to 0 along a cosine."""
-    samples: int = 60_000
-    """Number of training images to use, the first ones."""
     quick: bool = False
     """LeNet-300-100 on a part of MNIST."""
 
@@ -142,9 +140,7 @@ class Pruner:
 def main(settings: Settings) -> None:
     """Train all, print the table and draw the picture."""
     mnist = settings.network == "lenet-300-100"
-    images = (common.mnist if mnist else common.cifar10)(settings.data)
-    images = common.first_samples(images, settings.samples)
-    settings.check_batch(images)
+    images = settings.images(common.mnist if mnist else common.cifar10)
     settings, out = settings.in_folder(
         f"runs/at_birth/{settings.network}{'-quick' * settings.quick}"
     )

@@ -41,7 +41,7 @@ Network = Literal["lenet-300-100", "small", "resnet-20"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(common.TrainSettings):
+class Settings(common.ImageSettings):
     """The residual network needs a GPU."""
 
     network: Network = "lenet-300-100"
@@ -55,8 +55,6 @@ class Settings(common.TrainSettings):
     batch: int = 100
     learning_rate: float = 1.2e-3
     """Of Adam, falling to 0 along a cosine."""
-    samples: int = 60_000
-    """Number of training images to use, the first ones."""
     quick: bool = False
     """LeNet-300-100 on a part of MNIST."""
 
@@ -287,12 +285,10 @@ def main(settings: Settings) -> None:
     if unknown:
         raise ValueError(f"--methods got {unknown[0]!r}; there are {', '.join(known)}")
     mnist = settings.network == "lenet-300-100"
-    images = (common.mnist if mnist else common.cifar10)(settings.data)
-    images = common.first_samples(images, settings.samples)
+    images = settings.images(common.mnist if mnist else common.cifar10)
     settings, out = settings.in_folder(
         f"runs/compare/{settings.network}{'-quick' * settings.quick}"
     )
-    settings.check_batch(images)
     inputs = common.standardized(images, None if mnist else common.pad_crop_flip)
     steps = settings.epochs * (len(images.train_x) // settings.batch)
     rate = optax.cosine_decay_schedule(settings.learning_rate, steps)

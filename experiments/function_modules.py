@@ -43,7 +43,7 @@ from jsparse.layers import Recall
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(common.TrainSettings):
+class Settings(common.ImageSettings):
     """The networks and their training."""
 
     width: int = 64
@@ -58,7 +58,6 @@ class Settings(common.TrainSettings):
     learning_rate: float = 2e-3
     """Of Adam."""
     samples: int = 10_000
-    """Number of training images to use, the first ones."""
     tested: int = 5000
     """Number of test images to use, the first ones."""
     quick: bool = False
@@ -254,9 +253,8 @@ def draw_shifts(found: dict[str, dict], path: Path) -> None:
 
 def main(settings: Settings) -> None:
     """Train all arms, print the tables and draw the pictures."""
-    images = common.first_samples(common.mnist(settings.data), settings.samples)
+    images = settings.images(common.mnist)
     images = common.first_tests(images, settings.tested)
-    settings.check_batch(images)
     size = "quick" if settings.quick else "study"
     settings, folder = settings.in_folder(f"runs/function_modules/{size}")
     found = {name: trained(name, make, settings, images) for name, make in arms(settings).items()}

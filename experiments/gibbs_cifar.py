@@ -36,7 +36,7 @@ Structure = Literal["weight", "kernel", "filter"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(common.TrainSettings):
+class Settings(common.ImageSettings):
     """The defaults are the authors'."""
 
     network: Literal["resnet-20", "resnet-56", "small"] = "resnet-20"
@@ -55,7 +55,6 @@ class Settings(common.TrainSettings):
     falls: tuple[float, ...] = (0.405, 0.605, 0.805)
     """Parts of the run after which the learning rate is a tenth."""
     samples: int = 50_000
-    """Number of training images to use, the first ones."""
     quick: bool = False
     """A small net on a part of MNIST, two minutes on two cores."""
 
@@ -159,8 +158,7 @@ def optimizer(settings: Settings, steps: int) -> optax.GradientTransformation:
 def main(settings: Settings) -> None:
     """Train all contestants, print the table and draw the picture."""
     small = settings.network == "small"
-    images = (common.mnist if small else common.cifar10)(settings.data)
-    images = common.first_samples(images, settings.samples)
+    images = settings.images(common.mnist if small else common.cifar10)
     out = Path(settings.out or f"runs/gibbs_cifar/{settings.network}")
     settings = dataclasses.replace(
         settings, out=str(out), epochs=settings.epochs * settings.stretch

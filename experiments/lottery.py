@@ -42,7 +42,7 @@ from jsparse.schedule import silo, triangle, warm_stairs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(common.TrainSettings):
+class Settings(common.ImageSettings):
     """The defaults are those of OpenLTH, with falls of the learning rate added."""
 
     seeds: int = 5
@@ -57,8 +57,6 @@ class Settings(common.TrainSettings):
     rounds: int = 20
     rewind_epoch: int = 1
     """The epoch that late rewinding returns to."""
-    samples: int = 60_000
-    """Number of training images to use, the first ones."""
     quick: bool = False
     """Few epochs on a part of MNIST, few rounds that halve the weights."""
 
@@ -207,8 +205,7 @@ def pruned(
 
 def main(settings: Settings) -> None:
     """Prune in all ways, print the table and draw the picture."""
-    images = common.first_samples(common.mnist(settings.data), settings.samples)
-    settings.check_batch(images)
+    images = settings.images(common.mnist)
     name = "quick" if settings.quick else "lenet-300-100"
     settings, out = settings.in_folder(f"runs/lottery/{name}")
     training = common.SeedTraining(images, settings.batch)

@@ -54,7 +54,7 @@ RESTARTS: tuple[Restart, ...] = ("rewind", "fine-tune")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(common.TrainSettings):
+class Settings(common.ImageSettings):
     """The defaults are the paper's recipe."""
 
     network: Literal["lenet", "lenet-300-100"] = "lenet"
@@ -68,8 +68,6 @@ class Settings(common.TrainSettings):
     batch: int = 32
     learning_rate: float = 0.01
     """Of SGD, constant."""
-    samples: int = 60_000
-    """Number of training images to use, the first ones."""
     quick: bool = False
     """LeNet-300-100, 8 rounds, a part of MNIST."""
 
@@ -325,8 +323,7 @@ def compare_masks(study: Study, found: Mapping[tuple[str, Restart], common.Run])
 
 def main(settings: Settings) -> None:
     """Prune with all methods, print the table and draw the picture."""
-    images = common.first_samples(common.mnist(settings.data), settings.samples)
-    settings.check_batch(images)
+    images = settings.images(common.mnist)
     settings, out = settings.in_folder(f"runs/mask_similarity/{settings.network}")
     network = NETWORKS[settings.network]
     make = lambda rngs: jsparse.sparsify(network(rngs), (ALL, jsparse.Held()))

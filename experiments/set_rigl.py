@@ -25,7 +25,7 @@ from jsparse import prune, schedule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(common.TrainSettings):
+class Settings(common.ImageSettings):
     """The wide network needs a GPU."""
 
     network: Literal["wrn-22-2", "lenet-300-100"] = "wrn-22-2"
@@ -44,7 +44,6 @@ class Settings(common.TrainSettings):
     decay: float = 5e-4
     """Of the weights."""
     samples: int = 50_000
-    """Number of training images to use, the first ones."""
     quick: bool = False
     """LeNet-300-100 on a part of MNIST."""
 
@@ -120,8 +119,7 @@ def contestants(settings: Settings, steps: int) -> dict[str, common.Contestant]:
 def main(settings: Settings) -> None:
     """Train all contestants, print the table and draw the picture."""
     small = settings.network == "lenet-300-100"
-    images = (common.mnist if small else common.cifar10)(settings.data)
-    images = common.first_samples(images, settings.samples)
+    images = settings.images(common.mnist if small else common.cifar10)
     settings, out = settings.in_folder(f"runs/set_rigl/{settings.network}")
     inputs = common.standardized(images, None if small else common.pad_crop_flip)
     steps = settings.epochs * max(1, len(images.train_x) // settings.batch)

@@ -39,7 +39,7 @@ from jsparse.export import Cut, Record, shrink_training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(common.TrainSettings):
+class Settings(common.ImageSettings):
     """The thresholds have their own learning rate, or a short run would end before they matter."""
 
     network: Literal["vgg-16", "mlp"] = "vgg-16"
@@ -60,7 +60,6 @@ class Settings(common.TrainSettings):
     learning_rate: float = 1e-3
     """Of the weights (Adam)."""
     samples: int = 50_000
-    """Number of training images to use, the first ones."""
     double: bool = False
     """In float64, where rounding does not bring units over their thresholds."""
     quick: bool = False
@@ -333,9 +332,7 @@ def compared(
 
 def main(settings: Settings) -> None:
     """Train dense, masked and shrunk; print the table and draw the picture."""
-    images = (common.mnist if settings.network == "mlp" else common.cifar10)(settings.data)
-    images = common.first_samples(images, settings.samples)
-    settings.check_batch(images)
+    images = settings.images(common.mnist if settings.network == "mlp" else common.cifar10)
     name = settings.network + "-double" * settings.double
     out = Path(settings.out or f"runs/shrink_training/{name}")
     run = common.open_run(out, dataclasses.replace(settings, out=str(out)), images=images.name)

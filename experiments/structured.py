@@ -27,7 +27,7 @@ Name = Literal["DST", "Gibbs", "magnitude", "L0", "SR-STE"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(common.TrainSettings):
+class Settings(common.ImageSettings):
     """The small net trains in seconds, the residual one needs a GPU."""
 
     network: Literal["resnet-20", "small"] = "resnet-20"
@@ -44,7 +44,6 @@ class Settings(common.TrainSettings):
     learning_rate: float = 1e-3
     """Of Adam; a tenth over the last fifth of the run."""
     samples: int = 50_000
-    """Number of training images to use, the first ones."""
     quick: bool = False
     """A small net on a part of MNIST."""
 
@@ -127,8 +126,7 @@ def contestants(settings: Settings, steps: int) -> dict[str, common.Contestant]:
 def main(settings: Settings) -> None:
     """Train all contestants, print the table and draw the picture."""
     small = settings.network == "small"
-    images = (common.mnist if small else common.cifar10)(settings.data)
-    images = common.first_samples(images, settings.samples)
+    images = settings.images(common.mnist if small else common.cifar10)
     settings, out = settings.in_folder(f"runs/structured/{settings.network}")
     inputs = common.standardized(images, None if small else common.pad_crop_flip)
     steps = settings.epochs * max(1, len(images.train_x) // settings.batch)

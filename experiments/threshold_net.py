@@ -47,7 +47,7 @@ from experiments.common.train import results
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings(common.TrainSettings):
+class Settings(common.ImageSettings):
     """The defaults are a quarter of the widths on a tenth of the data."""
 
     networks: tuple[str, ...] = ("dense", "harmonic", "threshold")
@@ -62,7 +62,6 @@ class Settings(common.TrainSettings):
     learning_rate: float = 1e-3
     """Of Adam, halved after 3/8 and 3/4 of the run."""
     samples: int = 5000
-    """Number of training images to use, the first ones."""
     tested: int = 2000
     """Number of test images to use, the first ones."""
     rounds: int = 11
@@ -187,9 +186,8 @@ def divided(settings: Settings) -> str:
 
 def main(settings: Settings) -> None:
     """Count, time and train; print the tables and draw the picture."""
-    images = common.first_samples(common.cifar10(settings.data), settings.samples)
+    images = settings.images(common.cifar10)
     images = common.first_tests(images, settings.tested)
-    settings.check_batch(images)
     size = "quick" if settings.quick else "study"
     settings, out = settings.in_folder(f"runs/threshold_net/{size}")
     side = images.train_x.shape[1]

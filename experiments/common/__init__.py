@@ -54,6 +54,7 @@ from experiments.common.seeds import per_seed as per_seed
 from experiments.common.settings import FREE as FREE
 from experiments.common.settings import ArmSettings as ArmSettings
 from experiments.common.settings import Diverged as Diverged
+from experiments.common.settings import ImageSettings as ImageSettings
 from experiments.common.settings import RunSettings as RunSettings
 from experiments.common.settings import StudySettings as StudySettings
 from experiments.common.settings import TrainSettings as TrainSettings

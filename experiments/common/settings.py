@@ -15,7 +15,7 @@ import optax
 import tyro
 
 import jsparse
-from experiments.common.data.sources import Images
+from experiments.common.data.sources import Images, first_samples
 from experiments.common.show import counted
 from jsparse.report import versions
 
@@ -118,6 +118,24 @@ class TrainSettings(RunSettings):
                 f"--batch got {self.batch}; give at most the {len(images.train_x)} training "
                 f"samples of {images.name}"
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSettings(TrainSettings):
+    """What experiments on images can set."""
+
+    samples: int = 60_000
+    """Number of training images to use, the first ones."""
+
+    def images(self, load: Callable[[str], Images]) -> Images:
+        """The first training images, at least a batch, and all test images.
+
+        Raises:
+          ValueError: fewer are wanted, or there.
+        """
+        images = first_samples(load(self.data), self.samples)
+        self.check_batch(images)
+        return images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
