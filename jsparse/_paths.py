@@ -3,7 +3,7 @@
 import contextlib
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -116,6 +116,17 @@ def named(tree: Any) -> dict[str, Any]:
             raise ValueError(f"two leaves have the path {name!r}; rename a key with a slash")
         leaves[name] = leaf
     return leaves
+
+
+def map_by_path(function: Callable, tree: Any, *rest: Any, is_leaf: Any = None) -> Any:
+    """`jax.tree.map` of a function that is given the path of each leaf first.
+
+    Example:
+      >>> map_by_path(lambda path, leaf: f"{path} {leaf}", {"a": {"b": 1, "c": [2.0]}})
+      {'a': {'b': 'a/b 1', 'c': ['a/c/0 2.0']}}
+    """
+    at = lambda keys, *leaves: function(path_of(keys), *leaves)
+    return jax.tree_util.tree_map_with_path(at, tree, *rest, is_leaf=is_leaf)
 
 
 def listed(names: Iterable[Any], most: int = 8) -> str:

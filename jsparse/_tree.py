@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsparse._paths import match, named, naming, pairs, path_of
+from jsparse._paths import map_by_path, match, named, naming, pairs
 from jsparse._sharding import follow, where_is
 from jsparse._values import check_key, check_mapping, shown
 from jsparse.rules._keep import where_it_fits
@@ -213,4 +213,4 @@ def _check_states(plan: Plan, **states: Any) -> None:
 
 
 def _with_leaves(params: Any, new: Mapping[str, Array]) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda keys, leaf: new.get(path_of(keys), leaf), params)
+    return map_by_path(new.get, params)

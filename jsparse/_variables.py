@@ -1,12 +1,15 @@
 """The kinds of variables in a rule's state, writing them, and layers that would overwrite them."""
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.core import Tracer
+
+from jsparse._paths import map_by_path
 
 WRAPPERS = tuple(getattr(nnx, n) for n in ("WeightNorm", "SpectralNorm") if hasattr(nnx, n))
 """Layers that write the variables of the layer in them at each call; flax 0.11 has none."""
@@ -108,6 +111,17 @@ def store(variable: nnx.Variable, value: Any) -> None:
         variable.set_value(value)
     else:
         variable.value = value
+
+
+def map_arrays(function: Callable[[str, Any], Any], tree: Any) -> Any:
+    """The tree with a function of path and array applied to its leaves, or inside its variables."""
+
+    def at(path: str, leaf: Any) -> Any:
+        if isinstance(leaf, nnx.Variable):
+            return leaf.replace(function(path, stored(leaf)))
+        return function(path, leaf)
+
+    return map_by_path(at, tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
 
 def write(variable: nnx.Variable, value: Array) -> None:

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jsparse._paths import named, path_of
+from jsparse._paths import map_by_path, named
 from jsparse._revise.transform import Revise
 from jsparse.optim import Optimizer
 from jsparse.optim._task import arrays_of
@@ -35,8 +34,7 @@ def carry_state(
     stays = {path: (path, lambda array: array) for path in named(nnx.state(model, made.wrt))}
     ways = {**stays, **ways}
 
-    def carried(keys: Any, new: Any) -> Any:
-        path = path_of(keys)
+    def carried(path: str, new: Any) -> Any:
         name, change = _counterpart(path, ways)
         found = old.get(name)
         found = None if found is None else jnp.asarray(change(found))
@@ -48,7 +46,7 @@ def carry_state(
             )
         return found.astype(new.dtype)
 
-    new = whole(jax.tree_util.tree_map_with_path(carried, inner))
+    new = whole(map_by_path(carried, inner))
     nnx.update(made.opt_state, nnx.state(new))
 
 

@@ -21,7 +21,7 @@ from jsparse._packed_training.moving import (
     places_to_draw,
     starts_at,
 )
-from jsparse._paths import match, named, naming, path_of
+from jsparse._paths import map_by_path, match, named, naming
 from jsparse._pattern import Role, Weight, Whole
 from jsparse._revise.moments import followed
 from jsparse._revise.pause import pausing
@@ -192,10 +192,8 @@ class PackedOptimizer(Optimizer):
         due = jnp.any(jnp.array([by.due(step) for _, by in layers.values()]))
         moves = {f"{path}/values".lstrip("/"): source for path, source in sources.items()}
         stayed = jnp.zeros((), jnp.int32)
-        trained = jax.tree_util.tree_map_with_path(
-            lambda keys, _: moves.get(path_of(keys), stayed),
-            arrays_of(nnx.state(model, self.wrt)),
-        )
+        source = lambda path, _: moves.get(path, stayed)
+        trained = map_by_path(source, arrays_of(nnx.state(model, self.wrt)))
         state = arrays_of(self.opt_state)
         follow = lambda state: followed(state, trained)
         state = lax.cond(any_under_vmap(due), follow, lambda state: state, state)

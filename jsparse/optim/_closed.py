@@ -10,16 +10,14 @@ from contextlib import contextmanager
 from functools import reduce
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
 from jsparse._coupled import CoupledSparse
-from jsparse._paths import path_of
 from jsparse._slots import coupled_units, slots
 from jsparse._sparse import Sparse
-from jsparse._variables import write
+from jsparse._variables import map_arrays, write
 from jsparse.rules._held import Held
 
 
@@ -82,14 +80,8 @@ def masked_at_zero(weights: Mapping[str, Masked]) -> Iterator[None]:
 
 def without_masked(grads: Any, weights: Mapping[str, Masked]) -> Any:
     """The gradients, 0 for weights that are masked; coupled units have others there."""
-
-    def seen(keys: tuple, leaf: Any) -> Any:
-        if (one := weights.get(path_of(keys))) is None:
-            return leaf
-        return leaf.replace(one.over(leaf[...], 0)) if is_variable(leaf) else one.over(leaf, 0)
-
-    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
-    return jax.tree_util.tree_map_with_path(seen, grads, is_leaf=is_variable)
+    seen = lambda path, grad: weights[path].over(grad, 0) if path in weights else grad
+    return map_arrays(seen, grads)
 
 
 def _stored(part: Sparse) -> bool:

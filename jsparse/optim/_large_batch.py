@@ -8,13 +8,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import Array
 
-from jsparse._paths import path_of
+from jsparse._paths import map_by_path, named
 from jsparse._roles import role_of
 from jsparse._schedule import check_curve
 from jsparse._slots import slots
@@ -174,11 +173,8 @@ def route(
     stacks = _weight_stacks(model)
 
     def labels(params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda keys, _: "weights" if path_of(keys) in stacks else "rest",
-            params,
-            is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
-        )
+        label = lambda path, _: "weights" if path in stacks else "rest"
+        return map_by_path(label, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
 
     tx = optax.partition({"weights": weights, "rest": rest}, labels)
     tx.update.routed = True  # type: ignore[attr-defined]  # decay is as asked for: see Optimizer
@@ -250,13 +246,8 @@ def _by_layer(
     """Scale the step of each weight by a function of step, weight and number of stacked axes."""
 
     def scale(steps: Any, weights: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda keys, step, weight: scaled(step, weight, stacks[path_of(keys)]).astype(
-                step.dtype
-            ),
-            steps,
-            weights,
-        )
+        one = lambda path, step, weight: scaled(step, weight, stacks[path]).astype(step.dtype)
+        return map_by_path(one, steps, weights)
 
     return optax.stateless(scale)
 
@@ -297,10 +288,9 @@ def _in_module(model: nnx.Module) -> dict[str, int]:
 
 
 def _in_tree(tree: Any) -> dict[str, int]:
-    leaves = {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     return {
         path: 0
-        for path, leaf in leaves.items()
+        for path, leaf in named(tree).items()
         if jnp.ndim(leaf) >= 2
         and path.rpartition("/")[2] not in ("bias", "scale")
         and (not isinstance(tree, tuple) or path.startswith("0/"))

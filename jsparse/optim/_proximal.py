@@ -16,13 +16,12 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
 from jsparse._checks import check_unit, check_weight
-from jsparse._paths import match, named, naming, pairs, path_of
+from jsparse._paths import map_by_path, match, named, naming, pairs
 from jsparse._pattern import Role, Unit, Weight
 from jsparse._schedule import Schedule, at, check_curve
 from jsparse._tiles import pool, spread, stacked_tile, unit_sizes
@@ -119,15 +118,15 @@ def proximal(
     def after(params: Any, moves: Any, steps: Any, count: Array) -> Any:
         by = match(named(params), chosen)
 
-        def move(keys: Any, weight: Array, moved: Array, step: Array) -> Array:
-            if (path := path_of(keys)) not in by:
+        def move(path: str, weight: Array, moved: Array, step: Array) -> Array:
+            if path not in by:
                 return moved
             wide = weight.astype(jnp.float32)
             tile = stacked_tile(unit, weight.shape, role)
             new = prox(wide + moved, step.astype(jnp.float32) * by[path].at(count), tile)
             return (new - wide).astype(moved.dtype)  # of a zero exactly -w
 
-        return jax.tree_util.tree_map_with_path(move, params, moves, steps)
+        return map_by_path(move, params, moves, steps)
 
     return followed_by(tx, "proximal", check, after)
 

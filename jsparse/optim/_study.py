@@ -24,7 +24,7 @@ from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Literal
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from jsparse._paths import path_of
+from jsparse._paths import map_by_path, path_of
 
 VALUE, LESS = 0.125, 0.7
 COUNTS = (*range(1024), 10_000, 100_000)
@@ -59,8 +59,8 @@ class Spared:
         self, updates: Any, state: Any, params: Any = None, **extra: Any
     ) -> tuple[Any, Any]:
         """(updates, state, params) -> (updates, state)."""
-        shown = lambda keys, a: jnp.zeros_like(a) if path_of(keys) in self.paths else a
-        seen = None if params is None else jax.tree_util.tree_map_with_path(shown, params)
+        shown = lambda path, a: jnp.zeros_like(a) if path in self.paths else a
+        seen = None if params is None else map_by_path(shown, params)
         return self.update(updates, state, seen, **extra)
 
 
@@ -260,10 +260,9 @@ class _Trial:
         return {path: u.ravel()[0] for path, u in self._named(updates).items()}, state
 
     def _filled(self, rest: Any, learned: Any = VALUE) -> Any:
-        fill = lambda keys, a: jnp.full(
-            (1,) * a.ndim, learned if path_of(keys) in self.learned else rest, a.dtype
-        )
-        return jax.tree_util.tree_map_with_path(fill, self.params)
+        value = lambda path: learned if path in self.learned else rest
+        fill = lambda path, a: jnp.full((1,) * a.ndim, value(path), a.dtype)
+        return map_by_path(fill, self.params)
 
     def _named(self, updates: Any) -> dict[str, Array]:
         leaves = jax.tree_util.tree_leaves_with_path(updates)

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jsparse._paths import named, path_of
+from jsparse._paths import named
 from jsparse._slots import ruled_parts, slots
 from jsparse._sparse import Mask, Sparse
-from jsparse._variables import stored
+from jsparse._variables import map_arrays, stored
 from jsparse.optim._closed import masked_weights, without_masked
 from jsparse.rules._rule import Rule, State
 from jsparse.rules._stacked import stacked_cost
@@ -67,15 +67,12 @@ def clipped(model: nnx.Module, grads: Any, task: dict[str, Array], most: float) 
     learned = {f"{path}/{name}" for path, part in priced.items() for name in part.rule.learned}
     excess = 1 - jnp.minimum(1.0, most / jnp.maximum(norm(task.values()), 1e-30))
 
-    def scaled(keys: tuple, leaf: Any) -> Any:
-        home = homes.get(path_of(keys), path_of(keys))
-        array = leaf[...] if isinstance(leaf, nnx.Variable) else leaf
-        own = task[home] if home in learned else array
-        new = array - (excess * own).astype(array.dtype)
-        return leaf.replace(new) if isinstance(leaf, nnx.Variable) else new
+    def scaled(path: str, grad: Array) -> Array:
+        home = homes.get(path, path)
+        own = task[home] if home in learned else grad
+        return grad - (excess * own).astype(grad.dtype)
 
-    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)
-    return jax.tree_util.tree_map_with_path(scaled, grads, is_leaf=is_variable)
+    return map_arrays(scaled, grads)
 
 
 def norm(arrays: Iterable[Array]) -> Array:

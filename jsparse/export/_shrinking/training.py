@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from jsparse._coupled import CoupledSparse
-from jsparse._paths import named, path_of
+from jsparse._paths import map_by_path, named
 from jsparse._pure import by_name, by_position, calling, examples, settings
 from jsparse._slots import roles, ruled_parts, slots, sparse_parts
 from jsparse._sparse import Sparse
@@ -243,13 +243,13 @@ def _smaller(
     graphdef, state = nnx.split(optimizer)
     mirrors = _mirrors(_by_path(state), paths)
 
-    def smaller(keys: Any, leaf: Any) -> Any:
-        mirrored = mirrors.get(path_of(keys), "")
+    def smaller(path: str, leaf: Any) -> Any:
+        mirrored = mirrors.get(path, "")
         if mirrored in cuts and np.shape(leaf) == cuts[mirrored].shape:
             return cuts[mirrored].placed(leaf)
         return leaf.copy() if isinstance(leaf, jax.Array) else leaf
 
-    made = nnx.merge(graphdef, jax.tree_util.tree_map_with_path(smaller, state))
+    made = nnx.merge(graphdef, map_by_path(smaller, state))
     made.tx = _fitted(made.tx, small)
     if isinstance(made, Optimizer):  # a stock one knows of no costs
         parts = ruled_parts(small)
