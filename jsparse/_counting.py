@@ -137,7 +137,7 @@ def kth_largest(
     Example: the 4 largest of 9 scores. Reading the trials as scores, 9 of them reach 2^-7 (too
     many, so low = 2^-7), 9 reach 2^-1 (6 octaves up), 0 reach 2^11 (12 octaves up, so the bracket
     is closed), 0 reach 32 (midpoint) and 4 reach 4 (midpoint): done after five counts.
-      >>> order = ordered(jnp.array([[3.0, 1.0, 2.0], [8.0, 5.0, 1.0], [0.5, 6.0, 4.0]]))
+      >>> order = sort_keys(jnp.array([[3.0, 1.0, 2.0], [8.0, 5.0, 1.0], [0.5, 6.0, 4.0]]))
       >>> counted = lambda trial: count(order >= trial, (0, 1))
       >>> found, exact = kth_largest(counted, jnp.uint32(4), jnp.uint32(0), 9)
       >>> score_of(found).item(), exact.item()
@@ -145,7 +145,7 @@ def kth_largest(
 
     With ties no value may have exactly `keep`. In the next array 3 scores lie above 2 and 7 reach
     it, so for `keep` = 4 the 4th largest order is found, that of 2.
-      >>> order = ordered(jnp.array([[3.0, 2.0, 2.0], [8.0, 2.0, 1.0], [0.5, 6.0, 2.0]]))
+      >>> order = sort_keys(jnp.array([[3.0, 2.0, 2.0], [8.0, 2.0, 1.0], [0.5, 6.0, 2.0]]))
       >>> found, exact = kth_largest(counted, jnp.uint32(4), jnp.uint32(0), 9)
       >>> score_of(found).item(), exact.item()
       (2.0, False)
@@ -246,7 +246,7 @@ def zeros(order: Array, axes: tuple[int, ...]) -> Array:
     return (order & jnp.uint32(0)).max(axis=axes)
 
 
-def ordered(score: Array) -> Array:
+def sort_keys(score: Array) -> Array:
     """uint32 values that sort like the scores; 0 for NaN.
 
     Uses integers only: XLA:CPU merges `isnan` and the test for zero bits into one comparison of
@@ -261,7 +261,7 @@ def ordered(score: Array) -> Array:
 
 
 def score_of(order: Array) -> Array:
-    """The inverse of `ordered`, float32."""
+    """The inverse of `sort_keys`, float32."""
     sign = jnp.uint32(1 << 31)
     return lax.bitcast_convert_type(select(order >= sign, order ^ sign, ~order), jnp.float32)
 
@@ -282,13 +282,13 @@ def index_along(shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
     return functools.reduce(jnp.add, places) if places else jnp.zeros(shape, jnp.uint32)
 
 
-def later(shape: tuple[int, ...], axes: tuple[int, ...], first: Array) -> Array:
+def index_below(shape: tuple[int, ...], axes: tuple[int, ...], first: Array) -> Array:
     """Which entries have a `reversed_index` below `first`, [groups...]: bool, [shape].
 
     Rows are compared with columns, so that a loop over `first` stores no index for each entry.
 
     Example: the reversed indices of a 2x3 array are 6 5 4 / 3 2 1.
-      >>> later((2, 3), (0, 1), jnp.uint32(5)).astype(int).tolist()
+      >>> index_below((2, 3), (0, 1), jnp.uint32(5)).astype(int).tolist()
       [[0, 0, 1], [1, 1, 1]]
     """
     row, *rest = axes

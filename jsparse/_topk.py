@@ -17,13 +17,13 @@ from jsparse._counting import (
     count,
     earliest,
     first_kept,
+    index_below,
     kth_largest,
-    later,
-    ordered,
     reversed_index,
     rounded_fraction,
     score_of,
     select,
+    sort_keys,
     zeros,
 )
 from jsparse._pattern import Groups, Role, Scope
@@ -114,14 +114,14 @@ def highest(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     if not axes or score.size == 0:
         return jnp.ones(score.shape, bool)
     size = math.prod(score.shape[a] for a in axes)
-    order, keep = ordered(score), by_group(jnp.asarray(keep).astype(jnp.uint32), axes)
+    order, keep = sort_keys(score), by_group(jnp.asarray(keep).astype(jnp.uint32), axes)
     none = zeros(order, axes)
     last, exact = kth_largest(
         lambda trial: count(order >= along(trial, axes), axes), keep, none, size
     )
 
     def kept(first: Array) -> Array:
-        late = later(score.shape, axes, first)
+        late = index_below(score.shape, axes, first)
         return order >= along(last, axes) + late.astype(jnp.uint32)
 
     # ties at the cut are rare: only then are positions compared
@@ -157,7 +157,7 @@ def _cut(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     """`cut` by number, without the axes: float32 [groups...]."""
     if score.size == 0:
         return jnp.zeros([n for a, n in enumerate(score.shape) if a not in axes], jnp.float32)
-    size, order = math.prod(score.shape[a] for a in axes), ordered(score)
+    size, order = math.prod(score.shape[a] for a in axes), sort_keys(score)
     keep = by_group(keep, axes)
     counted = lambda trial: count(order >= along(trial, axes), axes)
     reached, exact = kth_largest(counted, keep, zeros(order, axes), size)
@@ -217,7 +217,7 @@ def common_cut_at(scores: Sequence[Array], keep: Array, stacks: tuple[int, ...])
       >>> above_cut(b, cut_b).astype(int).tolist()
       [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
     """
-    orders = [ordered(score) for score in scores]
+    orders = [sort_keys(score) for score in scores]
     total = lambda marks: sum((mark.sum(dtype=jnp.uint32) for mark in marks), jnp.uint32(0))
     counted = lambda trial: total(order >= trial for order in orders)
     size = sum(order.size for order in orders)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jsparse as js
-from jsparse._counting import MOST, ordered, rounded_fraction
+from jsparse._counting import MOST, rounded_fraction, sort_keys
 from jsparse._topk import above_cut, common_cut, highest, top
 from tests.support.sampled import one_in
 
@@ -81,5 +81,5 @@ def test_subnormal_scores_rank_by_size() -> None:
     rank = np.random.default_rng(0).permutation(64)
     many = jnp.asarray(rank.astype(np.float32) * np.float32(1e-42))
     optimized: dict = {"xla_backend_optimization_level": 3}  # as it is outside tests
-    order = jax.jit(ordered).lower(many).compile(optimized)(many)
+    order = jax.jit(sort_keys).lower(many).compile(optimized)(many)
     assert (np.argsort(order) == np.argsort(rank)).all()

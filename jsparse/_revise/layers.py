@@ -112,15 +112,15 @@ class CoupledLayer(NamedTuple):
 
     def over(self, values: Array, leaves: Sequence[Array]) -> At:
         """Where values hold for all units that an entry belongs to."""
-        return both({w: span.spread(values, leaves[w]) > 0} for w, span in self.spans)
+        return intersected({w: span.spread(values, leaves[w]) > 0} for w, span in self.spans)
 
     def closing(self, values: Array, leaves: Sequence[Array]) -> At:
         """The same, in the weights that are read as 0 where units are closed."""
         spans = [(w, span) for w, span in self.spans if span.closes]
-        return both({w: span.spread(values, leaves[w]) > 0} for w, span in spans)
+        return intersected({w: span.spread(values, leaves[w]) > 0} for w, span in spans)
 
 
-def both(found: Iterable[At]) -> At:
+def intersected(found: Iterable[At]) -> At:
     """Where all of several hold."""
     joint: At = {}
     for one in found:

@@ -34,7 +34,7 @@ def flatten(tree: Any) -> tuple[list[str], list[Array], Any]:
     return [path_of(keys) for keys, _ in pairs], [leaf for _, leaf in pairs], form
 
 
-def without(form: Any, leaves: Sequence[Any], masks: set[int]) -> Any:
+def without_masks(form: Any, leaves: Sequence[Any], masks: set[int]) -> Any:
     """The tree with `optax.MaskedNode` in place of masks, and of variables that hold masks."""
     kept = [_Gone if n in masks else leaf for n, leaf in enumerate(leaves)]
     tree = jax.tree_util.tree_unflatten(form, kept)
@@ -55,12 +55,12 @@ def without_masks_inside(
       leaves: of this tree.
       masks: positions of masks in it.
     """
-    bare = jax.tree.structure(without(form, leaves, masks))
+    bare = jax.tree.structure(without_masks(form, leaves, masks))
 
     def stripped(tree: Any) -> Any:
         whole = lambda part: jax.tree.structure(part) == form
-        strip = lambda part: without(form, jax.tree.leaves(part), masks) if whole(part) else part
-        return jax.tree.map(strip, tree, is_leaf=whole)
+        strip = lambda part: without_masks(form, jax.tree.leaves(part), masks)
+        return jax.tree.map(lambda part: strip(part) if whole(part) else part, tree, is_leaf=whole)
 
     def filled(tree: Any) -> Any:
         if jax.tree.structure(tree) != bare:
@@ -87,7 +87,7 @@ def _is_gone(node: Any) -> bool:
     return node is _Gone
 
 
-def matching(gradients: Any, names: list[str]) -> list[Array]:
+def matching_leaves(gradients: Any, names: list[str]) -> list[Array]:
     """The leaves of the gradients, which must have the same paths as the tree.
 
     Raises:

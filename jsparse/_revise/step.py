@@ -23,9 +23,9 @@ from jax import Array, lax
 
 from jsparse._counting import any_under_vmap
 from jsparse._paths import naming
-from jsparse._revise.layers import At, CoupledLayer, Layer, both, zero_outside
+from jsparse._revise.layers import At, CoupledLayer, Layer, intersected, zero_outside
 from jsparse._revise.moments import cleared
-from jsparse._revise.pairs import without, without_masks_inside
+from jsparse._revise.pairs import without_masks, without_masks_inside
 from jsparse._revise.pause import pausing
 from jsparse._revise.revision import Revision
 from jsparse.rules._stacked import over_stack
@@ -68,7 +68,7 @@ class Run(NamedTuple):
 
     def trained(self) -> At:
         """Where each weight that has a mask is trained."""
-        return both(layer.over(self._trained(layer), self.leaves) for layer in self.layers)
+        return intersected(layer.over(self._trained(layer), self.leaves) for layer in self.layers)
 
     def train(self, state: Any, extra: Mapping[str, Any]) -> tuple[list[Array], Any]:
         """Updates and state of the inner transform; updates are 0 for masks and frozen weights."""
@@ -77,7 +77,7 @@ class Run(NamedTuple):
             for w, dense in layer.hidden(self.leaves, self.gradients).items():
                 gradients[w] = gradients[w] + dense
         seen, given = zero_outside(trained, self.leaves), zero_outside(trained, gradients)
-        given, weights = (without(self.form, tree, self.masks) for tree in (given, seen))
+        given, weights = (without_masks(self.form, tree, self.masks) for tree in (given, seen))
         extra = without_masks_inside(extra, self.form, self.leaves, self.masks)
         update = lambda state: self.inner.update(given, state, weights, **extra)
         pauses = [layer for layer, by in self.revised if by.pauses]
@@ -158,15 +158,15 @@ class Run(NamedTuple):
 
     def _zeroed(self, jumps: list[Array]) -> At:
         """Where the weights keep their values; elsewhere they become 0."""
-        return both(layer.closing(stay, self.leaves) for layer, stay in self._stay(jumps))
+        return intersected(layer.closing(stay, self.leaves) for layer, stay in self._stay(jumps))
 
     def _cleared(self, state: Any, jumps: list[Array]) -> Any:
         """The inner state, with moments of 0 for weights that are dropped or grown."""
-        still = both(layer.over(stay, self.leaves) for layer, stay in self._stay(jumps))
+        still = intersected(layer.over(stay, self.leaves) for layer, stay in self._stay(jumps))
         if not still:
             return state
         all_still = [still.get(n, jnp.ones((), bool)) for n in range(len(self.leaves))]
-        kept = without(self.form, all_still, self.masks)
+        kept = without_masks(self.form, all_still, self.masks)
         return cleared(state, kept)
 
     def _due(self, layers: Sequence[Layer | CoupledLayer]) -> Array:

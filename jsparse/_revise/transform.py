@@ -19,8 +19,8 @@ from jsparse._revise.pairs import (
     check_start,
     find_layers,
     flatten,
-    matching,
-    without,
+    matching_leaves,
+    without_masks,
 )
 from jsparse._revise.revision import Revision, Revisions
 from jsparse._revise.step import Run
@@ -146,14 +146,14 @@ def revise(
         abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
         seen = leaves if abstract else zero_outside(run.trained(), leaves)
         masks = {names[m]: optax.MaskedNode() for m in run.masks}
-        return Revised(run.step, run.seed, inner.init(without(form, seen, run.masks)), masks)
+        return Revised(run.step, run.seed, inner.init(without_masks(form, seen, run.masks)), masks)
 
     def begin(gradients: Any, state: Revised, params: Any) -> Run:
         if params is None:
             raise ValueError("revise needs the tree itself: tx.update(gradients, state, tree)")
         names, leaves, form = flatten(params)
         layers = find_layers(names, leaves, chosen, roles)
-        given = matching(gradients, names)
+        given = matching_leaves(gradients, names)
         return Run(inner, layers, form, leaves, given, state.steps + 1, state.seed)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:

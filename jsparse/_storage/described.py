@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from jsparse._storage.leaves import describe
-from jsparse._storage.tree_file import take
+from jsparse._storage.tree_file import snapshot
 
 
 def described(value: Any) -> Any:
@@ -30,11 +30,11 @@ def described(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): described(one) for name, one in value.items()}
     if isinstance(value, nnx.Module):
-        return f"{type(value).__qualname__} {take(nnx.state(value)).sha256[:16]}"
+        return f"{type(value).__qualname__} {snapshot(nnx.state(value)).sha256[:16]}"
     if isinstance(value, np.ndarray) and value.dtype.kind in "OUSM":  # of text, dates, objects
         return described(value.tolist())
     if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return f"{describe(value)} {take(value).sha256[:16]}"
+        return f"{describe(value)} {snapshot(value).sha256[:16]}"
     if isinstance(value, list | tuple):
         return [described(one) for one in value]
     if isinstance(value, AnySet):

@@ -55,7 +55,7 @@ class Stored(NamedTuple):
     sha256: str
 
 
-def take(tree: Any, facts: Mapping[str, Any] | None = None) -> Stored:
+def snapshot(tree: Any, facts: Mapping[str, Any] | None = None) -> Stored:
     """What `write` stores; arguments and errors are the same."""
     found, noted = named(tree), dict(facts or {})
     arrays = {name: storable(np.asarray(plain(name, leaf))) for name, leaf in found.items()}
@@ -82,7 +82,7 @@ def write(tree: Any, facts: Mapping[str, Any] | None = None) -> bytes:
       TypeError: a leaf is something else, or JSON cannot hold a fact.
       ValueError: two leaves have the same path.
     """
-    arrays, leaves, facts, total = take(tree, facts)
+    arrays, leaves, facts, total = snapshot(tree, facts)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, array in arrays.items():  # a ZipInfo made like this does not note the time
@@ -130,7 +130,7 @@ def fill(tree: Tree, stored: Stored, where: Path | str, advice: str) -> Tree:
 
     Args:
       tree: gives structure, kinds of leaves, shapes, types and devices.
-      stored: from `read` or `take`.
+      stored: from `read` or `snapshot`.
       where: the file, for errors.
       advice: what the user can do if the two do not match.
 

@@ -25,7 +25,7 @@ from jsparse.heads._fista import fista, python_loop, whole
 from jsparse.heads._given import check_features, held_out, read_targets
 from jsparse.heads._point import Point, inverse, words_of
 from jsparse.heads._problem import Fit, Problem, Rows, identity, norms
-from jsparse.heads._rows import ROUNDING, Blocks, Whole, in_memory, moments, standardized
+from jsparse.heads._rows import ROUNDING, Blockwise, InMemory, in_memory, moments, standardized
 from jsparse.heads._saga import STEP, saga
 from jsparse.report._table import table
 
@@ -197,7 +197,7 @@ def _fits(
     """The solution at each lambda (4)."""
     step = STEP
     for lam in jnp.asarray(lams, fit.weight.dtype):
-        if isinstance(rows, Blocks):
+        if isinstance(rows, Blockwise):
             fit, step = saga(rows, problem, fit, lam, step, (tolerance, MOST), rng)
             fit = fista(rows, problem, fit, lam, tolerance, MOST, python_loop)
         else:
@@ -210,8 +210,8 @@ def _rows(features: Any, mean: np.ndarray, std: np.ndarray, batch: int, dtype: A
     scale = jnp.asarray(inverse(std), dtype)
     near = jnp.asarray(mean, dtype)
     if in_memory(features):
-        return Whole(standardized(jnp.asarray(features), near, scale))
-    return Blocks(features, batch, near, scale)
+        return InMemory(standardized(jnp.asarray(features), near, scale))
+    return Blockwise(features, batch, near, scale)
 
 
 def _empty(rows: Rows, problem: Problem, labels: bool, features: int) -> Fit:

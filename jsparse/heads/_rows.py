@@ -33,7 +33,7 @@ def slopes_of(x: Array, residual: Array) -> tuple[Array, Array]:
 
 @partial(jax.tree_util.register_dataclass, data_fields=["x"], meta_fields=[])
 @dataclass(frozen=True)
-class Whole:
+class InMemory:
     """Standardized features in memory, [rows, features]."""
 
     x: Array
@@ -48,7 +48,7 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class Blocks:
+class Blockwise:
     """Features that are read and standardized a block of rows at a time.
 
     Attributes:

@@ -22,7 +22,7 @@ import numpy as np
 from jax import Array
 
 from jsparse.heads._problem import Fit, Problem
-from jsparse.heads._rows import Blocks, outputs_of, slopes_of
+from jsparse.heads._rows import Blockwise, outputs_of, slopes_of
 
 STEP = 0.1
 """The first one, the authors'."""
@@ -33,7 +33,7 @@ WORSE = 10.0
 
 
 def saga(
-    rows: Blocks,
+    rows: Blockwise,
     problem: Problem,
     start: Fit,
     lam: Array,

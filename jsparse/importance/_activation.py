@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from jsparse.importance._activations import OfActivations
+from jsparse.importance._activations import ActivationScore
 
 
 @dataclass(frozen=True)
-class MeanActivation(OfActivations):
+class MeanActivation(ActivationScore):
     """The mean absolute value of a unit.
 
     Args:

@@ -21,7 +21,7 @@ from jsparse.importance._members import Joined
 
 
 @dataclass(frozen=True)
-class OfActivations:
+class ActivationScore:
     """The mean over samples and places of a score of what layers read of each unit.
 
     Groups that are read only by layers whose inputs cannot be seen have no score.

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import jax.numpy as jnp
 import numpy as np
 
-from jsparse.importance._activations import OfActivations
+from jsparse.importance._activations import ActivationScore
 from jsparse.importance._members import Joined
 
 
 @dataclass(frozen=True)
-class APoZ(OfActivations):
+class APoZ(ActivationScore):
     """How often a unit is other than 0: 1 less the average percentage of zeros.
 
     Args:

@@ -39,7 +39,7 @@ from jsparse.prune._choice import (
     held_parts,
     without_masked_before,
 )
-from jsparse.prune._folder import Keep, Nowhere
+from jsparse.prune._folder import Nowhere, RoundStore
 from jsparse.prune._rounds import Restart, Rewind, Round, Train, in_rounds
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -65,7 +65,7 @@ def dropnet(
     restart: Restart = REWIND,
     choose: Choice = globally,
     along: Mapping[str, Sequence[str]] = ALONE,
-    keep: Keep = NOWHERE,
+    keep: RoundStore = NOWHERE,
 ) -> Iterator[tuple[Round, Model]]:
     """Alternate between training and dropping units.
 

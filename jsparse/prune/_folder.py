@@ -30,7 +30,7 @@ FIELDS = {"asked": int | float, "after": str}  # in the notes of a round
 COST, SCORE = {"cost": int | float}, {"times": int, "score": int | float}  # in a row
 
 
-class Keep(Protocol):
+class RoundStore(Protocol):
     """Where rounds are stored: `Folder` or `Nowhere`."""
 
     def open(self, settings: Mapping[str, Any]) -> None:
@@ -58,7 +58,7 @@ class Keep(Protocol):
         ...
 
 
-def check_keep(keep: Keep) -> None:
+def check_keep(keep: RoundStore) -> None:
     """Refuse anything but a place for rounds."""
     if isinstance(keep, type) or not hasattr(keep, "open"):
         raise TypeError(

@@ -28,7 +28,7 @@ from jsparse.prune._choice import (
     keep_highest,
     magnitudes,
 )
-from jsparse.prune._folder import Keep, Nowhere
+from jsparse.prune._folder import Nowhere, RoundStore
 from jsparse.prune._rounds import Restart, Rewind, Round, Train, in_rounds
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -44,7 +44,7 @@ def lottery(
     restart: Restart = REWIND,
     choose: Choice = globally,
     score: Callable[[Model], Arrays] = magnitudes,
-    keep: Keep = NOWHERE,
+    keep: RoundStore = NOWHERE,
 ) -> Iterator[tuple[Round, Model]]:
     """Alternate between training and pruning; each round yields a ticket.
 

@@ -19,12 +19,12 @@ from flax import nnx
 
 from jsparse._paths import named
 from jsparse._storage.described import described
-from jsparse._storage.tree_file import take
+from jsparse._storage.tree_file import snapshot
 from jsparse._surgery import hold, masks
 from jsparse._untraced import outside_jit
 from jsparse._values import check_function, check_in, check_whole, shown
 from jsparse.prune._choice import held_parts
-from jsparse.prune._folder import Keep, check_keep, with_stored
+from jsparse.prune._folder import RoundStore, check_keep, with_stored
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -117,7 +117,7 @@ def in_rounds(
     prune: Prune,
     restart: Restart,
     densities: Sequence[float],
-    keep: Keep,
+    keep: RoundStore,
     settings: Mapping[str, Any],
 ) -> Iterator[tuple[Round, Model]]:
     """The loop of a method: train, prune, restore, train, ...
@@ -170,7 +170,7 @@ def _rounds(
     prune: Prune,
     restart: Restart,
     densities: Sequence[float],
-    keep: Keep,
+    keep: RoundStore,
 ) -> Iterator[tuple[Round, Model]]:
     trained = start
     for number, asked in enumerate(densities):
@@ -206,7 +206,7 @@ def _checked(trained: Model, start: Model, before: Mapping[str, np.ndarray]) -> 
     wanted = named(nnx.state(start))  # variables that training added are left out
     found = {path: leaf for path, leaf in named(nnx.state(trained)).items() if path in wanted}
     advice = "train must return a model of the same structure"
-    trained = with_stored(start, take(found), "the model that train returned", advice)
+    trained = with_stored(start, snapshot(found), "the model that train returned", advice)
     after = masks(trained)
     changed = [path for path in before if not np.array_equal(before[path], after[path])]
     if changed:

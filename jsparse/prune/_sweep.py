@@ -20,7 +20,7 @@ from jax.extend.core import Literal
 from jsparse._jaxprs import evaluate, interpret, reachable
 
 
-class Op(NamedTuple):
+class Equation(NamedTuple):
     """An operation on numbered values, or on constants (`Literal`)."""
 
     eqn: Any
@@ -38,7 +38,7 @@ class Traced(NamedTuple):
       constants: values by number.
     """
 
-    ops: list[Op]
+    ops: list[Equation]
     inputs: list[int]
     results: dict[str, Any]
     constants: dict[int, Any]
@@ -57,7 +57,7 @@ class Part:
     """
 
     form: Hashable
-    ops: Sequence[Op] = field(compare=False, repr=False)
+    ops: Sequence[Equation] = field(compare=False, repr=False)
     reads: tuple[int, ...] = field(compare=False)
     makes: tuple[int, ...] = field(compare=False)
     stays: frozenset[int] = field(compare=False)
@@ -144,7 +144,7 @@ def traced(function: Callable[..., Any], *args: Any) -> Traced:
     numbers, ops, constants = itertools.count(), [], {}
 
     def listed(eqn: Any, inputs: list[Any], _: tuple) -> tuple[int, ...]:
-        ops.append(Op(eqn, tuple(inputs), tuple(itertools.islice(numbers, len(eqn.outvars)))))
+        ops.append(Equation(eqn, tuple(inputs), tuple(itertools.islice(numbers, len(eqn.outvars)))))
         return ops[-1].outputs
 
     def constant(value: Any, atom: Any) -> Any:
@@ -158,7 +158,7 @@ def traced(function: Callable[..., Any], *args: Any) -> Traced:
     return Traced(ops, inputs, dict(zip(sorted(shapes), made, strict=True)), constants)
 
 
-def cut(ops: Sequence[Op], groups: Iterable[Group]) -> list[Part]:
+def cut(ops: Sequence[Equation], groups: Iterable[Group]) -> list[Part]:
     """The parts of a computation, one for each group (2, 3, 4)."""
     maker = {value: n for n, op in enumerate(ops) for value in op.outputs}
     readers: dict[int, list[int]] = {}
@@ -177,7 +177,9 @@ def cut(ops: Sequence[Op], groups: Iterable[Group]) -> list[Part]:
     return _with_last_uses(chosen, [_numbers(group.results) for group in groups])
 
 
-def _with_last_uses(chosen: Sequence[Sequence[Op]], results: Sequence[list[int]]) -> list[Part]:
+def _with_last_uses(
+    chosen: Sequence[Sequence[Equation]], results: Sequence[list[int]]
+) -> list[Part]:
     parts = []
     later: frozenset[int] = frozenset()
     for ops, wanted in zip(reversed(chosen), reversed(results), strict=True):
@@ -213,7 +215,7 @@ def _numbers(atoms: Iterable[Any]) -> list[int]:
     return [atom for atom in atoms if not isinstance(atom, Literal)]
 
 
-def _listed(ops: Sequence[Op], reads: Sequence[int], makes: Sequence[int]) -> Hashable:
+def _listed(ops: Sequence[Equation], reads: Sequence[int], makes: Sequence[int]) -> Hashable:
     """What a part does, whatever the numbers of its values."""
     own = {value: n for n, value in enumerate(reads)}
     rows = []

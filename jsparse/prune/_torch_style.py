@@ -43,7 +43,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 SINGLE = Weight()
 
 
-class Worth(Protocol):
+class UnitScorer(Protocol):
     """Scores units: a function such as `norm(1)`."""
 
     def __call__(self, path: str, weight: Array, tile: tuple[int, ...]) -> Array:
@@ -57,7 +57,7 @@ class Worth(Protocol):
         ...
 
 
-def norm(n: float) -> Worth:
+def norm(n: float) -> UnitScorer:
     """The Ln norm of a unit's weights, |w| for a single weight; n is any number, or ±infinity.
 
     Example:
@@ -69,7 +69,7 @@ def norm(n: float) -> Worth:
     return lambda path, weight, tile: _norm(weight, n, tile)
 
 
-def norm_of(scores: Mapping[str, Array], n: float) -> Worth:
+def norm_of(scores: Mapping[str, Array], n: float) -> UnitScorer:
     """The Ln norm of your own scores instead of the weights, by path: [...] like the weight.
 
     Example:
@@ -87,7 +87,7 @@ def norm_of(scores: Mapping[str, Array], n: float) -> Worth:
     return worth
 
 
-def noise(key: Array) -> Worth:
+def noise(key: Array) -> UnitScorer:
     """Random scores, which drop random units; they differ between paths.
 
     Args:
@@ -123,7 +123,9 @@ def _norm(weight: Array, n: float, tile: tuple[int, ...]) -> Array:
 
 
 @outside_jit
-def drop_lowest(model: Model, pattern: str, amount: float, by: Worth, unit: Unit = SINGLE) -> Model:
+def drop_lowest(
+    model: Model, pattern: str, amount: float, by: UnitScorer, unit: Unit = SINGLE
+) -> Model:
     """A copy that drops an amount of the remaining units of each matched weight, the lowest ones.
 
     Args:
@@ -171,7 +173,7 @@ def drop_lowest(model: Model, pattern: str, amount: float, by: Worth, unit: Unit
 
 
 @outside_jit
-def drop_lowest_globally(model: Model, pattern: str, amount: float, by: Worth) -> Model:
+def drop_lowest_globally(model: Model, pattern: str, amount: float, by: UnitScorer) -> Model:
     """`drop_lowest` over all matched weights together: an amount of all their remaining weights.
 
     Units are single weights, because norms of units of different sizes are not comparable.
@@ -219,7 +221,9 @@ def _matched(model: nnx.Module, pattern: str) -> dict[str, Sparse]:
     return {path: parts[path] for path in match(parts, [(pattern, Held())])}
 
 
-def _units(part: Sparse, path: str, by: Worth, unit: Unit) -> tuple[tuple[int, ...], Array, Array]:
+def _units(
+    part: Sparse, path: str, by: UnitScorer, unit: Unit
+) -> tuple[tuple[int, ...], Array, Array]:
     """The tile of a weight's units, their scores, and which of them still keep a weight."""
     weight, mask, role = part.weight[...], part.mask[...], part.rule.role
     tile = stacked_tile(unit, weight.shape, role)

@@ -159,7 +159,7 @@ def _template() -> Any:
     return environment.get_template("_page.html.j2")
 
 
-class Kind(NamedTuple):
+class SeedGroup(NamedTuple):
     """The runs of a folder that have all but the seed in common.
 
     Attributes:
@@ -193,15 +193,15 @@ class Kind(NamedTuple):
         return f"{100 * series.mean[-1]:.2f}%", spread
 
 
-def _kinds(runs: dict[str, Run]) -> list[Kind]:
+def _kinds(runs: dict[str, Run]) -> list[SeedGroup]:
     found: list[tuple[str, str, Run]] = []
     for name, run in runs.items():
         labels = dict.fromkeys(label for number in run.names for label in run.series(number))
         found += [(name, label, run) for label in [one for one in labels if one] or [""]]
-    return [Kind(*one, style) for style, one in enumerate(found)]
+    return [SeedGroup(*one, style) for style, one in enumerate(found)]
 
 
-def _end(kind: Kind) -> Line | None:
+def _end(kind: SeedGroup) -> Line | None:
     """The point where these runs end: x is the density, y the accuracy."""
     ends = [one for name in ("density", "accuracy") if (one := kind.series(name))]
     if len(ends) < 2 or not all(np.isfinite(one.mean[-1]) for one in ends):
@@ -231,9 +231,9 @@ def _frontier(points: Sequence[Line]) -> Figure | None:
     return chart(title, [*lines, *points], "density at the end", "density", "accuracy")
 
 
-def _curves(name: str, kinds: Sequence[Kind]) -> Figure:
+def _curves(name: str, kinds: Sequence[SeedGroup]) -> Figure:
     """A number of all runs over the steps of their logs."""
-    found: dict[str, tuple[Kind, Series]] = {}
+    found: dict[str, tuple[SeedGroup, Series]] = {}
     for kind in kinds:
         series = kind.run.series(name)
         own = kind if kind.label in series else kind._replace(label="")  # a number of all its runs

@@ -14,7 +14,7 @@ from flax import nnx
 
 import jsparse as js
 from jsparse._storage.described import described
-from jsparse._storage.tree_file import read, take, write
+from jsparse._storage.tree_file import read, snapshot, write
 from jsparse.prune import Folder, Rewind, Round, each_round, lottery
 from jsparse.prune._folder import with_stored
 from tests.support.tree_files import rewritten, unpacked
@@ -41,7 +41,7 @@ def net(seed: int = 0) -> nnx.Module:
 
 
 def variables(model: nnx.Module) -> dict[str, np.ndarray]:
-    return take(nnx.state(model)).arrays
+    return snapshot(nnx.state(model)).arrays
 
 
 def noise(model: nnx.Module, seed: int) -> nnx.Module:
@@ -371,7 +371,7 @@ def test_a_model_is_filled_on_its_devices() -> None:
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "x"))
     model = net()
     model.first.kernel.weight[...] = jax.device_put(model.first.kernel.weight[...], place)
-    copy = with_stored(model, take(nnx.state(model)), "memory", "advice")
+    copy = with_stored(model, snapshot(nnx.state(model)), "memory", "advice")
     assert same(copy, model)
     assert copy.first.kernel.weight[...].sharding == place
 

@@ -11,7 +11,7 @@ import pytest
 
 from jsparse._storage import tree_file
 from jsparse._storage.files import CorruptCheckpoint
-from jsparse._storage.tree_file import fill, read, take, write
+from jsparse._storage.tree_file import fill, read, snapshot, write
 from tests.support.checkpoint_trees import assert_same, small
 from tests.support.tree_files import rewritten
 
@@ -27,7 +27,7 @@ def test_every_kind_of_leaf_comes_back(tmp_path: Path) -> None:
     stored = read(path)
     assert stored.facts == {"step": 3, "done": True, "rate": None}
     assert_same(fill(small(1.0), stored, path, "advice"), small(2.0))
-    assert_same(fill(small(1.0), take(small(2.0)), "memory", "advice"), small(2.0))
+    assert_same(fill(small(1.0), snapshot(small(2.0)), "memory", "advice"), small(2.0))
     assert write(small(2.0)) == write(small(2.0)) != write(small(1.0))
 
 
@@ -79,7 +79,7 @@ def array(value: Any) -> bytes:
 
 def resealed(**arrays: Any) -> bytes:
     """A file whose checksum is right, with arrays that its notes do not describe."""
-    stored = take({"a": jnp.ones(2), "n": 1})
+    stored = snapshot({"a": jnp.ones(2), "n": 1})
     put = {name: np.asarray(one) for name, one in arrays.items() if one is not None}
     total = tree_file._sum(put, stored.leaves, {})
     parts = {f"{name}.npy": None if one is None else array(one) for name, one in arrays.items()}
@@ -127,7 +127,7 @@ def test_a_file_that_is_whole_and_wrong_is_refused(tmp_path: Path, case: str) ->
 
 
 def test_other_trees_are_refused_leaf_by_leaf() -> None:
-    stored = take({"a": jnp.ones(2), "b": 1, "c": 1.0})
+    stored = snapshot({"a": jnp.ones(2), "b": 1, "c": 1.0})
     with pytest.raises(ValueError) as caught:
         fill({"a": jnp.ones(3), "c": 1.0, "d": 1}, stored, "tree.npz", "Train again.")
     assert str(caught.value).split("\n") == [
@@ -138,7 +138,7 @@ def test_other_trees_are_refused_leaf_by_leaf() -> None:
         "Train again.",
     ]
     with pytest.raises(ValueError, match="and 12 more"):
-        fill([1.0] * 20, take([]), "tree.npz", "advice")
+        fill([1.0] * 20, snapshot([]), "tree.npz", "advice")
 
 
 def test_what_cannot_be_stored_is_named() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from jsparse.export._shrinking.contractions import LINKS
 from jsparse.export._shrinking.graph import Body, Graph, Node, Op, spans
 from jsparse.export._shrinking.operations import PRODUCTS
-from jsparse.export._shrinking.places import Nowhere, Part, Scaled, Where, before, parted
+from jsparse.export._shrinking.places import NoSource, Part, Scaled, Where, before, parted
 from jsparse.export._shrinking.source import place
 
 REARRANGED = LINKS | {"transpose", "stop_gradient"}
@@ -140,12 +140,12 @@ class Ways:
         kinds = {(op.name, str(op.params.get("dimension_numbers"))) for op in ops}
         return list(ops) if len(kinds) == 1 < len(ops) == len({*ops}) else []
 
-    def _all(self, op: Op, pairs: Iterable[tuple[Node, Where | Nowhere]]) -> list[Part] | None:
+    def _all(self, op: Op, pairs: Iterable[tuple[Node, Where | NoSource]]) -> list[Part] | None:
         """The parts that scale several inputs of an operation; None where one has none."""
         found = [
-            None if isinstance(where, Nowhere) else self.weights(node, where, op)
+            None if isinstance(where, NoSource) else self.weights(node, where, op)
             for node, where in pairs
-            if where is None or isinstance(where, Nowhere) or where.any()
+            if where is None or isinstance(where, NoSource) or where.any()
         ]
         return None if None in found else [part for parts in found for part in parts or ()]
 

@@ -41,11 +41,11 @@ class Part(NamedTuple):
     call: Op | None = None
 
 
-class Nowhere:
+class NoSource:
     """No elements of an input correspond to those of the output alone."""
 
 
-def before(op: Op, node: Node, where: Where, side: int) -> Where | Nowhere:
+def before(op: Op, node: Node, where: Where, side: int) -> Where | NoSource:
     """The elements of an input that some elements of an output are made of.
 
     Args:
@@ -71,11 +71,11 @@ def before(op: Op, node: Node, where: Where, side: int) -> Where | Nowhere:
     else:  # an axis of 1 against one of n
         to = range(where.ndim)
     if len(to) != len(source.shape):
-        return Nowhere()
+        return NoSource()
     new = [k for k in range(where.ndim) if k not in to]
     new += [k for axis, k in enumerate(to) if source.shape[axis] != where.shape[k]]
     first = first_along(where, new)
-    return first.reshape(source.shape) if (first == where).all() else Nowhere()
+    return first.reshape(source.shape) if (first == where).all() else NoSource()
 
 
 def _in_whole(op: Op, node: Node, where: np.ndarray) -> np.ndarray:
@@ -93,13 +93,13 @@ def _in_whole(op: Op, node: Node, where: np.ndarray) -> np.ndarray:
     return found
 
 
-def _in_factor(op: Op, where: np.ndarray, side: int) -> Where | Nowhere:
+def _in_factor(op: Op, where: np.ndarray, side: int) -> Where | NoSource:
     """The elements of a factor of a product, along the axes that it gives to the output."""
     ends = {} if op.extra and side == 0 else shape_of(op).to_output(side)
     rest = others(where.ndim, *ends.values())
     first = first_along(where, rest)
     if (first != where).any():
-        return Nowhere()
+        return NoSource()
     return spread(first.squeeze(rest), sorted(ends, key=ends.__getitem__), op.inputs[side].shape)
 
 

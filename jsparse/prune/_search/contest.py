@@ -11,7 +11,7 @@ from jax import Array
 from jsparse.prune._search.fit import TINY, Fit, Fitted
 from jsparse.prune._search.found import Found
 from jsparse.prune._search.methods import Method, Outcome
-from jsparse.prune._search.rows import Rows
+from jsparse.prune._search.rows import Trials
 
 FINALISTS = 8
 """Half of them are left after each round: this takes 14 scores."""
@@ -22,7 +22,7 @@ LINE = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
 
 
 def contest(
-    rows: Rows, method: Method, evaluations: int, key: Array, *, recovers: bool, traced: bool
+    rows: Trials, method: Method, evaluations: int, key: Array, *, recovers: bool, traced: bool
 ) -> Found[Any]:
     """Run all of it.
 
@@ -59,7 +59,7 @@ def contest(
     return _found(rows, counts[0], times)
 
 
-def _checked(rows: Rows, dense: np.ndarray, traced: bool) -> Fit:
+def _checked(rows: Trials, dense: np.ndarray, traced: bool) -> Fit:
     """The projection, if the budget can be met by a cost that decreases as units are removed."""
     line = [rows.layers.counts(np.full((1, dense.size), one)) for one in LINE] if traced else []
     names = ["the model as given", *(f"density {one:g}" for one in LINE[: len(line)])]
@@ -87,7 +87,9 @@ def _checked(rows: Rows, dense: np.ndarray, traced: bool) -> Fit:
     return Fit(rows.layers, rows.costs, least, whole, steps, slack)
 
 
-def _populations(rows: Rows, fit: Fit, method: Method, count: int, times: int, key: Array) -> None:
+def _populations(
+    rows: Trials, fit: Fit, method: Method, count: int, times: int, key: Array
+) -> None:
     """Score what the method proposes: the limit falls in the first half, and then is the budget."""
     limits = method.limits(fit.dense, rows.budget)
     total = math.ceil(count / method.population)
@@ -111,7 +113,7 @@ def _populations(rows: Rows, fit: Fit, method: Method, count: int, times: int, k
             densities = proposals.send(Outcome(found, scores, excess))
 
 
-def _best(rows: Rows, number: int, controls: list[np.ndarray]) -> np.ndarray:
+def _best(rows: Trials, number: int, controls: list[np.ndarray]) -> np.ndarray:
     """Of those within the budget the highest scores, [number, L]; the controls are in a final."""
     tried = rows.tried()
     order = np.argsort(-tried.score, kind="stable")
@@ -120,7 +122,7 @@ def _best(rows: Rows, number: int, controls: list[np.ndarray]) -> np.ndarray:
     return np.array(list(dict.fromkeys([*first, *names]))[:number], np.int32)
 
 
-def _warn_of_silence(rows: Rows) -> None:
+def _warn_of_silence(rows: Trials) -> None:
     """Warn where nearly all candidates score the same."""
     tried = rows.tried()
     fits = tried.cost <= rows.budget
@@ -135,7 +137,7 @@ def _warn_of_silence(rows: Rows) -> None:
         )
 
 
-def _found(rows: Rows, counts: np.ndarray, times: int) -> Found[Any]:
+def _found(rows: Trials, counts: np.ndarray, times: int) -> Found[Any]:
     name = tuple(counts.tolist())
     return Found(
         model=rows.model(counts, times),

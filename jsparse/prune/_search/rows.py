@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jsparse.prune._folder import Keep
+from jsparse.prune._folder import RoundStore
 from jsparse.prune._search.found import Tried
 from jsparse.prune._search.judge import Judge
 from jsparse.prune._search.layers import Layers
@@ -13,7 +13,7 @@ from jsparse.prune._search.layers import Layers
 Named = tuple[tuple[int, ...], int]
 
 
-class Rows:
+class Trials:
     """Scores and costs by candidate, and the table of all that was tried.
 
     After a kill the method draws the same candidates again, and finds their results here.
@@ -25,7 +25,7 @@ class Rows:
       budget: of the search.
     """
 
-    def __init__(self, layers: Layers, judge: Judge, keep: Keep, budget: float):
+    def __init__(self, layers: Layers, judge: Judge, keep: RoundStore, budget: float):
         self.layers, self.judge, self.keep, self.budget = layers, judge, keep, budget
         self.cost: dict[tuple[int, ...], float] = {}
         self.score: dict[Named, float] = {}

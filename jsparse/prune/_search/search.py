@@ -13,14 +13,14 @@ from jsparse._surgery import hold
 from jsparse._untraced import outside_jit
 from jsparse._values import check_flag, check_function, check_in, check_key, check_whole, shown
 from jsparse.prune._choice import Arrays, held_parts, magnitudes
-from jsparse.prune._folder import Keep, Nowhere, check_keep
+from jsparse.prune._folder import Nowhere, RoundStore, check_keep
 from jsparse.prune._search.contest import contest
 from jsparse.prune._search.found import Found, SearchStopped
 from jsparse.prune._search.judge import Called, Compiled, UserFunctions, no_recovery
 from jsparse.prune._search.lagrangian import Lagrangian
 from jsparse.prune._search.layers import layers_of
 from jsparse.prune._search.methods import Method
-from jsparse.prune._search.rows import Rows
+from jsparse.prune._search.rows import Trials
 
 Model = TypeVar("Model", bound=nnx.Module)
 ALONE, PPO, NOWHERE = Weight(), Lagrangian(), Nowhere()
@@ -42,7 +42,7 @@ def search(
     evaluations: int = 2000,
     key: Array,
     traced: bool = True,
-    keep: Keep = NOWHERE,
+    keep: RoundStore = NOWHERE,
 ) -> Found[Model]:
     """Find the densities of layers that keep the best score while the cost meets a budget.
 
@@ -122,7 +122,7 @@ def search(
     judge = (Compiled if traced else Called)(
         start, layers, UserFunctions(score, cost, recover), key
     )
-    rows = Rows(layers, judge, keep, float(limit))
+    rows = Trials(layers, judge, keep, float(limit))
     try:
         return contest(rows, method, evaluations, key, recovers=recovers, traced=traced)
     except Exception as error:
