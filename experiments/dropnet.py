@@ -32,7 +32,7 @@ from jax import Array
 
 import jsparse
 from experiments import common
-from jsparse.prune import AnyUnit, APoZ, Folder, Maximum, Minimum, Round, after
+from jsparse.prune import APoZ, Folder, Maximum, Minimum, RandomUnits, Round
 
 Name = Literal["minimum", "maximum", "random", "APoZ"]
 Model = Literal["A", "B", "C"]
@@ -178,7 +178,7 @@ def network(model: Model, narrow: int) -> Callable[[nnx.Rngs], nnx.Module]:
 
 def reading(layers: tuple[str, ...]) -> Callable[[common.Seeds, Array], dict[str, Array]]:
     """Activations of all seeds, by path."""
-    one = after(nnx.relu, *layers)
+    one = jsparse.prune.activations(nnx.relu, *layers)
 
     @nnx.jit
     def activations(model: common.Seeds, batch: Array) -> dict[str, Array]:
@@ -238,7 +238,7 @@ def dropped(
     start = jsparse.sparsify(start, (pattern, jsparse.Held()))
     kinds = {"minimum": Minimum, "maximum": Maximum, "APoZ": APoZ}
     batches = [training.x[n : n + 1000] for n in range(0, len(training.x), 1000)]
-    score = kinds[name](reading(layers), batches) if name in kinds else AnyUnit(settings.seeds)
+    score = kinds[name](reading(layers), batches) if name in kinds else RandomUnits(settings.seeds)
     choose = jsparse.prune.globally if scope == WHOLE else jsparse.prune.by_layer()
     rounds = jsparse.prune.dropnet(
         start,

@@ -1,11 +1,11 @@
 """Pruning before training, after training or between whole runs: one method per file."""
 
 from jsparse.prune import costs as costs
-from jsparse.prune._activity import AnyUnit as AnyUnit
 from jsparse.prune._activity import APoZ as APoZ
 from jsparse.prune._activity import Maximum as Maximum
 from jsparse.prune._activity import Minimum as Minimum
-from jsparse.prune._activity import after as after
+from jsparse.prune._activity import RandomUnits as RandomUnits
+from jsparse.prune._activity import activations as activations
 from jsparse.prune._blocks import drop_blocks as drop_blocks
 from jsparse.prune._blocks import influence as influence
 from jsparse.prune._choice import by_layer as by_layer

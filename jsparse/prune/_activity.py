@@ -101,7 +101,7 @@ class APoZ(_Mean):
 
 
 @dataclass(frozen=True)
-class AnyUnit:
+class RandomUnits:
     """Drop units at random; the seed decides the order."""
 
     seed: int
@@ -135,12 +135,12 @@ def _read(found: Arrays, path: str, shape: tuple[int, ...]) -> Array:
 
 
 @dataclass(frozen=True)
-class after:
+class activations:
     """Activations of layers: their outputs, put through a nonlinearity, as the model runs.
 
     The layers are modules with a `kernel` that the model calls once per pass. Compile it for speed:
-    `nnx.jit(after(nnx.relu, "fc1", "fc2"))`. Where this does not fit (an activation after a norm,
-    scanned layers) write the function yourself.
+    `nnx.jit(activations(nnx.relu, "fc1", "fc2"))`. Where this does not fit (an activation after a
+    norm, scanned layers) write the function yourself.
 
     Args:
       nonlinearity: as the model applies it.
@@ -148,7 +148,7 @@ class after:
 
     Example:
       >>> net = nnx.Sequential(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.relu)
-      >>> found = after(nnx.relu, "layers/0")(net, jnp.ones((4, 2)))
+      >>> found = activations(nnx.relu, "layers/0")(net, jnp.ones((4, 2)))
       >>> {path: a.shape for path, a in found.items()}
       {'layers/0/kernel': (4, 3)}
     """

@@ -4,8 +4,8 @@
 2. Run it on the training data. The score of a unit is its mean absolute activation after the
    nonlinearity; for a filter, the mean over its feature map.
 3. Drop the units with the lowest scores (`Minimum`), the highest scores (`Maximum`) or at random
-   (`AnyUnit`), from the whole network or from each layer; or the units that are most often exactly
-   0 (`APoZ`).
+   (`RandomUnits`), from the whole network or from each layer; or the units that are most often
+   exactly 0 (`APoZ`).
 4. Rewind the weights and repeat, until few units remain or the accuracy is too low.
 
 In the authors' code a mask multiplies the activations, so a dropped unit outputs 0. Here the masks
@@ -73,7 +73,7 @@ def dropnet(
       model: a model with the kernels and biases of the layers that lose units under `Held`, but
         not those of the last layer, whose outputs are needed.
       train: train(model, round) returns the trained model.
-      score: `Minimum(...)`, `Maximum(...)`, `APoZ(...)` or `AnyUnit(seed)`.
+      score: `Minimum(...)`, `Maximum(...)`, `APoZ(...)` or `RandomUnits(seed)`.
       densities: fraction of the units, not of the weights, to keep after each round, such as
         `each_round(0.8, 10)`. (`round.density` is the density of the weights under `Held`.)
       restart: `Rewind()`, or another restart.

@@ -155,7 +155,7 @@ def test_means_of_units_need_one_pass() -> None:
     runs: list[int] = []
     model = Counted(3, runs, nnx.Rngs(0))
     batches = [jax.random.normal(jax.random.key(n), (5, 8)) for n in range(2)]
-    score = js.prune.Minimum(js.prune.after(jnp.tanh, "blocks/0/0", "blocks/2/1"), batches)
+    score = js.prune.Minimum(js.prune.activations(jnp.tanh, "blocks/0/0", "blocks/2/1"), batches)
     score(model, {"blocks/0/0/kernel": (8,), "blocks/2/1/kernel": (8,)})
     assert len(runs) == 2 * 6
 

@@ -12,7 +12,16 @@ from flax import nnx
 from jax import Array
 
 import jsparse as js
-from jsparse.prune import AnyUnit, APoZ, Maximum, Minimum, after, drop_units, dropnet, each_round
+from jsparse.prune import (
+    APoZ,
+    Maximum,
+    Minimum,
+    RandomUnits,
+    activations,
+    drop_units,
+    dropnet,
+    each_round,
+)
 from jsparse.prune._dropnet import unit_shapes
 from tests.support.sampled import one_in
 
@@ -34,7 +43,7 @@ class Net(nnx.Module):
 
 
 PATTERN = "(conv|fc)/(kernel|bias)"
-read = after(nnx.relu, "conv", "fc")
+read = activations(nnx.relu, "conv", "fc")
 
 
 def net(seed: int = 0) -> nnx.Module:
@@ -59,7 +68,7 @@ SCORES: Mapping[str, Any] = {
     "minimum": Minimum(read, [X]),
     "maximum": Maximum(read, [X]),
     "APoZ": APoZ(read, [X]),
-    "random": AnyUnit(3),
+    "random": RandomUnits(3),
 }
 
 
@@ -142,7 +151,7 @@ def test_weights_are_rewound_by_default() -> None:
         return train(model, round)
 
     parts = js.prune.held_parts
-    list(dropnet(net(), noting, AnyUnit(0), (0.5, 0.3)))
+    list(dropnet(net(), noting, RandomUnits(0), (0.5, 0.3)))
     for one in given:
         assert all(np.array_equal(one[path], given[0][path]) for path in one)
 
@@ -218,15 +227,15 @@ class Twice(nnx.Module):
 
 REFUSED = {
     "bias": (
-        lambda: dropnet(only_kernels(), train, AnyUnit(0), (0.5,)),
+        lambda: dropnet(only_kernels(), train, RandomUnits(0), (0.5,)),
         r"conv/bias would reactivate dropped units.*kernel\|bias",
     ),
     "bias alone": (
-        lambda: dropnet(with_head(), train, AnyUnit(0), (0.5,)),
+        lambda: dropnet(with_head(), train, RandomUnits(0), (0.5,)),
         "out/bias does not belong to any units",
     ),
     "along": (
-        lambda: dropnet(net(), train, AnyUnit(0), (0.5,), along={"nothing": ()}),
+        lambda: dropnet(net(), train, RandomUnits(0), (0.5,), along={"nothing": ()}),
         "nothing does not belong to any units",
     ),
     "collapse": (
@@ -243,16 +252,16 @@ REFUSED = {
     ),
     "no batches": (lambda: Minimum(read, [])(net(), {"fc/kernel": (20,)}), "no batches"),
     "absent": (
-        lambda: Minimum(after(nnx.relu, "fc"), [X])(net(), {"conv/kernel": (10,)}),
+        lambda: Minimum(activations(nnx.relu, "fc"), [X])(net(), {"conv/kernel": (10,)}),
         "conv/kernel has no activations",
     ),
     "shape": (
         lambda: Minimum(read, [X])(net(), {"fc/kernel": (21,)}),
         r"fc/kernel: the activations have shape \(6, 20\)",
     ),
-    "no layer": (lambda: after(nnx.relu, "fc9")(net(), X), "'fc9' is not a layer"),
+    "no layer": (lambda: activations(nnx.relu, "fc9")(net(), X), "'fc9' is not a layer"),
     "twice": (
-        lambda: after(nnx.relu, "fc")(Twice(nnx.Rngs(0)), jnp.ones((2, 5))),
+        lambda: activations(nnx.relu, "fc")(Twice(nnx.Rngs(0)), jnp.ones((2, 5))),
         "called 2 times",
     ),
 }

@@ -419,7 +419,7 @@ PRUNE = (
         "prune.dropnet": call(
             js.prune.dropnet,
             **ROUNDS | {"model": (FIRST_HELD, "model")},
-            score=(js.prune.AnyUnit(0), "function"),
+            score=(js.prune.RandomUnits(0), "function"),
             along=({}, "named"),
         ),
         "prune.drop_units": call(
@@ -436,8 +436,8 @@ PRUNE = (
         "prune.Reinitialize": call(
             js.prune.Reinitialize, make=(kernel, "function"), seed=(0, "size")
         ),
-        "prune.AnyUnit": call(js.prune.AnyUnit, seed=(0, "size")),
-        "prune.after": call(js.prune.after, nonlinearity=(nnx.relu, "function")),
+        "prune.RandomUnits": call(js.prune.RandomUnits, seed=(0, "size")),
+        "prune.activations": call(js.prune.activations, nonlinearity=(nnx.relu, "function")),
         "prune.search": call(
             js.prune.search,
             model=(HELD, "model"),
