@@ -30,12 +30,12 @@ def check_rivalry(name: str, scope: Scope) -> None:
         )
 
 
-def check_own(name: str, scope: Scope, units: str) -> None:
+def check_shares_threshold(name: str, scope: Scope) -> None:
     """Refuse a scope in which units compete, for rules whose units do not compete."""
     if isinstance(scope, Groups | WholeModel):
         raise ValueError(
-            f"{units}, got scope {scope}; use PerOutput(), Whole() or Each() with {name}, or "
-            f"Top(density=..., scope={scope})"
+            f"groups and whole models cannot share a threshold, got scope {scope}; use "
+            f"PerOutput(), Whole() or Each() with {name}, or Top(density=..., scope={scope})"
         )
 
 

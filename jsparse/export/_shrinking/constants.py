@@ -294,13 +294,12 @@ def _run(
     return [given[body.carried[o]] if o in body.carried else m for o, m in enumerate(made)]
 
 
-def _common(stack: Known | None, axis: int = 0) -> Known | None:
-    """What the slices along an axis have in common."""
-    if stack is None or stack.value.shape[axis] == 0:
+def _common(stack: Known | None) -> Known | None:
+    """What the slices along the first axis have in common."""
+    if stack is None or not len(stack.value):
         return None
-    first = stack.value.take(0, axis=axis)
-    differ = (stack.value != np.expand_dims(first, axis)).any(axis=axis)
-    return _partly(first, stack.unknown.any(axis=axis) | differ)
+    first = stack.value[0]
+    return _partly(first, (stack.unknown | (stack.value != first)).any(axis=0))
 
 
 def _join(a: Known | None, b: Known | None) -> Known | None:
