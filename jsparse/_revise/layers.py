@@ -35,7 +35,7 @@ class Layer(NamedTuple):
 
     @property
     def masks(self) -> tuple[int, ...]:
-        """The position of the mask."""
+        """Where its masks are in the flat tree: a weight has one."""
         return (self.mask,)
 
     def mask_of(self, leaves: Sequence[Array]) -> Array:

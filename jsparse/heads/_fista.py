@@ -91,7 +91,7 @@ def fista(
 
 
 def _iterated(rows: Rows, problem: Problem, state: State, lam: Array, loop: Loop) -> State:
-    """One iteration."""
+    """The state after an iteration: steps 1 to 3."""
     weight, bias, outputs = state.ahead
     residual = problem.residual(outputs)
     slope = rows.backward(residual)

@@ -89,7 +89,7 @@ def matrices(part: Sparse, array: Array, groups: int) -> Array:
 
 
 def from_matrices(part: Sparse, array: Array) -> Array:
-    """The inverse of `matrices`."""
+    """The inverse of `matrices`: back to the shape of the weight."""
     return jnp.moveaxis(array, -3, -2).reshape(part.weight[...].shape)
 
 

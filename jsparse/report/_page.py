@@ -176,7 +176,7 @@ class SeedGroup(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For legends."""
+        """What legends call these runs."""
         return ", ".join(filter(None, (self.folder, self.label)))
 
     def series(self, name: str) -> Series | None:

@@ -33,7 +33,7 @@ def times(shape: Sequence[int]) -> str:
 
 
 def written(value: Any) -> str:
-    """A setting."""
+    """A setting as text: numbers with few digits, lists separated by commas."""
     if isinstance(value, list):
         return ", ".join(map(written, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -155,7 +155,7 @@ def score_by_magnitude(rule: Tiled, weight: Array, state: State) -> Array:
 
 
 def own_density(rule: Any, state: State) -> float:
-    """The density of the rule."""
+    """The fraction of the units to keep, the same at every step."""
     return rule.density
 
 

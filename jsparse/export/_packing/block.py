@@ -152,7 +152,7 @@ class Blocks(Packed):
 
     @property
     def sizes(self) -> BlockSizes:
-        """Of the matrix."""
+        """Of the matrix: inputs, outputs, kept blocks, and the sides of a block."""
         return self.sizes_of(self.in_features, self.out_features, *self.values.shape)
 
     @property

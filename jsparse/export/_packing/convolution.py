@@ -56,7 +56,7 @@ class Window(NamedTuple):
 
     @property
     def taps(self) -> int:
-        """Of the window."""
+        """The number of places in the window."""
         return self.size[0] * self.size[1]
 
     def fits(self) -> bool:

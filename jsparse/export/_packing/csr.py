@@ -185,7 +185,7 @@ class Csr(Packed):
 
     @property
     def sizes(self) -> CsrSizes:
-        """Of the matrix."""
+        """Of the matrix: inputs, outputs, room for links, and inputs a group."""
         kept = self.values.shape[-1]
         return CsrSizes(self.in_features, self.out_features, kept, self.width, self.stack)
 
@@ -206,7 +206,7 @@ class Csr(Packed):
 
     @property
     def plan(self) -> Plan:
-        """The sizes."""
+        """What the product needs besides the arrays."""
         return Plan(self.in_features, self.out_features, self.width)
 
     def _multiplied(self, x: Array, floats: Array) -> Array:

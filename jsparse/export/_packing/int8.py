@@ -113,12 +113,12 @@ class CsrInt8(_Int8):
 
     @property
     def sizes(self) -> CsrInt8Sizes:
-        """Of the matrix."""
+        """Of the matrix: inputs, outputs, kept weights, and inputs a group."""
         return CsrInt8Sizes(self.in_features, self.out_features, self.values.size, self.width)
 
     @property
     def plan(self) -> Plan:
-        """The sizes."""
+        """What the product needs besides the arrays."""
         return Plan(self.in_features, self.out_features, self.width)
 
     def kernel_matrix(self) -> Array:
