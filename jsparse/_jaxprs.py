@@ -71,7 +71,7 @@ def interpret(
 
 
 def reachable(start: Iterable[Item], onward: Callable[[Item], Iterable[Item]]) -> dict[Item, None]:
-    """The start and all that steps from it lead to, each once, in the order in which it is found.
+    """The start and all that steps from it lead to, each once, the nearest first.
 
     Args:
       start: where the walk begins.
@@ -81,13 +81,7 @@ def reachable(start: Iterable[Item], onward: Callable[[Item], Iterable[Item]]) -
       >>> list(reachable([4, 5], lambda n: [n // 2] if n else []))
       [4, 5, 2, 1, 0]
     """
-    found = dict.fromkeys(start)
-    waiting = list(found)
-    while waiting:
-        more = {one: None for one in onward(waiting.pop()) if one not in found}
-        found |= more
-        waiting += more
-    return found
+    return {item: None for items in by_distance(start, onward) for item in items}
 
 
 def by_distance(

@@ -13,6 +13,7 @@ from flax import nnx
 from jsparse._paths import named
 from jsparse._slots import check_module
 from jsparse._values import is_whole, shown
+from jsparse._variables import stored
 
 Model = TypeVar("Model", bound=nnx.Module)
 ARRAYS = jax.Array | np.ndarray | jax.ShapeDtypeStruct
@@ -85,10 +86,10 @@ def taken_apart(model: nnx.Module) -> Apart:
 def _refuse_several(state: Any, holder: nnx.Variable) -> None:
     same = jax.tree.map(lambda leaf: leaf is holder, state, is_leaf=lambda leaf: leaf is holder)
     path = next(path for path, found in named(same).items() if found is True)
-    kept = holder.get_value() if hasattr(holder, "get_value") else holder.value
     raise TypeError(
-        f"{path} holds a {type(kept).__name__}, and a variable must hold one array; store a dense "
-        "one, such as .todense() of a sparse array, whose zeros shrink and pack remove"
+        f"{path} holds a {type(stored(holder)).__name__}, and a variable must hold one array; "
+        "store a dense one, such as .todense() of a sparse array, whose zeros shrink and pack "
+        "remove"
     )
 
 
