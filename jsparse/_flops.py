@@ -57,10 +57,14 @@ class Tally:
     uses: dict[str, np.ndarray]
     others: float = 0.0
 
+    def of(self, path: str) -> float:
+        """Multiplications of all entries of a weight."""
+        uses = self.uses[path]
+        return float(uses.sum()) * math.prod(self.shapes[path]) / uses.size
+
     def total(self) -> float:
         """All multiplications."""
-        own = (u.sum() * math.prod(self.shapes[p]) / u.size for p, u in self.uses.items())
-        return self.others + float(sum(own))
+        return self.others + sum(map(self.of, self.uses))
 
 
 class Counted(NamedTuple):

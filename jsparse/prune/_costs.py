@@ -81,10 +81,7 @@ def flops(*inputs: Any, **options: Any) -> Measure:
     def cost(model: nnx.Module | Sizes) -> Array:
         model = _whole(model)
         tally, sparse, dense = count_call(model, inputs, options)
-        fixed = tally.others
-        for path, weight in dense.items():
-            fixed += float(tally.uses[path].sum()) * weight.size / tally.uses[path].size
-        total = jnp.float32(fixed)
+        total = jnp.float32(tally.others + sum(map(tally.of, dense)))
         for path, part in sparse.items():
             uses = tally.uses[path]
             same = tuple(axis for axis, n in enumerate(uses.shape) if n == 1)

@@ -165,13 +165,10 @@ def costs(model: nnx.Module, *inputs: Any, **options: Any) -> Costs:
     rows = {}
     for path, part in sparse.items():
         mask, uses = np.asarray(part.read_final_mask()) > 0, tally.uses[path]
-        all_of_it = 2 * float(uses.sum()) * mask.size / uses.size
         flops = 2 * float((mask * uses).sum())
         size = part.weight[...].dtype.itemsize
-        rows[path] = Cost(mask.size, int(mask.sum()), all_of_it, flops, size)
-    other = 2 * tally.others
-    for path, weight in dense.items():
-        other += 2 * float(tally.uses[path].sum()) * weight.size / tally.uses[path].size
+        rows[path] = Cost(mask.size, int(mask.sum()), 2 * tally.of(path), flops, size)
+    other = 2 * (tally.others + sum(map(tally.of, dense)))
     return Costs(rows, other, sum(weight.nbytes for weight in dense.values()))
 
 
