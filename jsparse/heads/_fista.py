@@ -116,5 +116,5 @@ def _iterated(rows: Rows, problem: Problem, state: State, lam: Array, loop: Loop
     return State(new, ahead, momentum, step * GROWTH, state.passes + 1)
 
 
-whole = jax.jit(fista, static_argnames=("most", "loop"))
+compiled_fista = jax.jit(fista, static_argnames=("most", "loop"))
 """`fista` in one compiled program, for features that are in memory."""

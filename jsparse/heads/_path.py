@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 
 from jsparse._values import check_flag, check_in, check_key, check_whole
-from jsparse.heads._fista import fista, python_loop, whole
+from jsparse.heads._fista import compiled_fista, fista, python_loop
 from jsparse.heads._given import check_features, held_out, read_targets
 from jsparse.heads._point import Point, inverse, words_of
 from jsparse.heads._problem import Fit, Problem, Rows, identity, norms
@@ -201,7 +201,7 @@ def _fits(
             fit, step = saga(rows, problem, fit, lam, step, (tolerance, MOST), rng)
             fit = fista(rows, problem, fit, lam, tolerance, MOST, python_loop)
         else:
-            fit = whole(rows, problem, fit, lam, tolerance, MOST, jax.lax.while_loop)
+            fit = compiled_fista(rows, problem, fit, lam, tolerance, MOST, jax.lax.while_loop)
         yield fit
 
 

@@ -54,7 +54,7 @@ def check_responds(tx: optax.GradientTransformation) -> None:
             if "TraceState" in names and set(names) & set(METRIC):
                 raise ValueError("it has momentum as well as second moments")
             for count in (0, 1, 100):
-                _try(tx, _at(state, count))
+                _check_linear(tx, _at_count(state, count))
         except (TypeError, ValueError, AttributeError, LookupError) as error:
             raise ValueError(
                 f"proximal cannot determine the step of tx: {error}; {REMEDY}"
@@ -126,14 +126,14 @@ def _names(state: Any) -> Any:
         yield from _names(part)
 
 
-def _at(state: Any, count: int) -> Any:
+def _at_count(state: Any, count: int) -> Any:
     """A state at some count, second moments 1 and first moments 0."""
     counted = lambda a: jnp.issubdtype(jnp.result_type(a), jnp.integer)
     new = jax.tree.map(lambda a: jnp.full_like(a, count) if counted(a) else a, state)
     return _filled(new, 0.0, 1.0)
 
 
-def _try(tx: optax.GradientTransformation, state: Any) -> None:
+def _check_linear(tx: optax.GradientTransformation, state: Any) -> None:
     """Refuse updates that are not linear in the gradient, weight by weight.
 
     Args:

@@ -121,17 +121,19 @@ def _study(trial: "_Trial") -> Study:
         return Study(frozen=frozen)
     given = [(0.0, VALUE), (0.0, LESS * VALUE), (0.0, 0.0), (1.0, VALUE), (1.0, 0.0)]
     moves = trial.moves(*((g, v, n) for g, v in given for n in COUNTS))
-    found = _sorted({path: moves[path].reshape(len(given), -1) for path in moves.keys() - frozen})
+    found = _classified(
+        {path: moves[path].reshape(len(given), -1) for path in moves.keys() - frozen}
+    )
     certain = set() if trial.remembers() else set().union(*found.values())
     if unseen := sized - frozen - certain:
         walks = [trial.walk(FEW, *case) for case in given]
         later = {path: np.stack([walk[path] for walk in walks]) for path in unseen}
-        later = _sorted(later, tiny=True)
+        later = _classified(later, tiny=True)
         found = {name: paths - unseen | later[name] for name, paths in found.items()}
     return Study(**found, frozen=frozen)
 
 
-def _sorted(moves: dict[str, np.ndarray], tiny: bool = False) -> dict[str, frozenset[str]]:
+def _classified(moves: dict[str, np.ndarray], tiny: bool = False) -> dict[str, frozenset[str]]:
     """Which parameters are spared and which decayed, given their updates.
 
     Args:

@@ -152,7 +152,7 @@ def _spans(group: UnitGroup, rule: Any, places: Places) -> list[tuple[Slot, Span
             found.append((slot, member))
     for slot, member in found:
         _check_stack(slot, member, group.name, rule)
-    sizes = [_entries(slot, member, group.width) for slot, member in found]
+    sizes = [_entries_per_unit(slot, member, group.width) for slot, member in found]
     total = sum(sizes)
     if not total:
         raise ValueError(
@@ -164,7 +164,7 @@ def _spans(group: UnitGroup, rule: Any, places: Places) -> list[tuple[Slot, Span
             slot,
             Span(
                 axis=member.axis - slot.value.ndim,
-                units=() if _in_order(member, group.width) else tuple(member.units.tolist()),
+                units=() if _is_identity(member, group.width) else tuple(member.units.tolist()),
                 width=group.width,
                 entries=total,
                 own=size,
@@ -176,11 +176,11 @@ def _spans(group: UnitGroup, rule: Any, places: Places) -> list[tuple[Slot, Span
     ]
 
 
-def _in_order(member: UnitAxis, width: int) -> bool:
+def _is_identity(member: UnitAxis, width: int) -> bool:
     return np.array_equal(member.units, np.arange(width))
 
 
-def _entries(slot: Slot, member: UnitAxis, width: int) -> int:
+def _entries_per_unit(slot: Slot, member: UnitAxis, width: int) -> int:
     """How many entries of a weight each unit has; 0 if they differ in that."""
     often = np.bincount(member.units[member.units >= 0], minlength=width)
     return slot.value.size // len(member.units) * int(often[0]) if len({*often}) == 1 else 0

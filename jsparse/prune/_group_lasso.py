@@ -107,15 +107,15 @@ def group_lasso(
     chosen = _chosen(groups, pairs)
 
     def after(params: Any, moves: Any, steps: Any, taken: Array) -> Any:
-        new = _moved(chosen, named(params), named(moves), named(steps), taken)
+        new = _penalized(chosen, named(params), named(moves), named(steps), taken)
         leaves = [new.get(path, move) for path, move in named(moves).items()]
         return jax.tree.unflatten(jax.tree.structure(moves), leaves)
 
-    check = lambda params: _there(chosen, named(params))
+    check = lambda params: _check_parameters(chosen, named(params))
     return followed_by(tx, "group_lasso", check, after)
 
 
-def _moved(
+def _penalized(
     chosen: Sequence[_Chosen],
     weights: Mapping[str, Array],
     moves: Mapping[str, Array],
@@ -136,7 +136,7 @@ def _moved(
         for part in parts:
             count = found[part.path].shape[part.axis]
             size = len(part.places) * (found[part.path].size // count)
-            found[part.path] = _put(found[part.path], new[:, :size], part)
+            found[part.path] = _with_rows(found[part.path], new[:, :size], part)
             new = new[:, size:]
     return {path: (new - wide[path]).astype(moves[path].dtype) for path, new in found.items()}
 
@@ -147,7 +147,7 @@ def _rows(array: Array, part: _Part) -> Array:
     return jnp.moveaxis(first, 1, 0).reshape(part.places.shape[1], -1)
 
 
-def _put(array: Array, rows: Array, part: _Part) -> Array:
+def _with_rows(array: Array, rows: Array, part: _Part) -> Array:
     """The inverse: the array with these entries."""
     first = jnp.moveaxis(array, part.axis, 0)
     shape = (part.places.shape[1], len(part.places), *first.shape[1:])
@@ -185,7 +185,7 @@ def _parts(group: UnitGroup) -> tuple[_Part, ...]:
     return tuple(parts.values())
 
 
-def _there(chosen: Sequence[_Chosen], params: Mapping[str, Any]) -> None:
+def _check_parameters(chosen: Sequence[_Chosen], params: Mapping[str, Any]) -> None:
     """Refuse parameters that lack a weight by which units of a group live, or have another size."""
     for group in chosen:
         for part in group.parts:

@@ -93,7 +93,7 @@ def lottery(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _AsTrained:
+class _WeightsAsTrained:
     """Weights stay as trained; rounds after round 0 start at a given step of the schedule."""
 
     step: int
@@ -109,7 +109,7 @@ class _AsTrained:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewindRate(_AsTrained):
+class RewindRate(_WeightsAsTrained):
     """Weights stay as trained; the learning-rate schedule is rewound.
 
     Args:
@@ -126,7 +126,7 @@ class RewindRate(_AsTrained):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTune(_AsTrained):
+class FineTune(_WeightsAsTrained):
     """Weights stay as trained, and training continues with the final learning rate.
 
     Args:

@@ -107,7 +107,7 @@ class _Flow:
 
     def __init__(self, model: nnx.Module, shape: tuple[int, ...], options: Mapping[str, Any]):
         shape = check_shape("shape", shape)
-        self.values, self.rest, build = _linear(model)
+        self.values, self.rest, build = _linearized(model)
         self.exponent, self.example = 0, jax.ShapeDtypeStruct(shape, jnp.float32)
 
         @jax.jit
@@ -117,7 +117,7 @@ class _Flow:
             def total(values: Arrays) -> Array:  # (2)
                 linear: Any = build(values, rest)
                 outputs = linear(jnp.full(shape, scale), **options)
-                leaves = [leaf for leaf in jax.tree.leaves(outputs) if _real(leaf)]
+                leaves = [leaf for leaf in jax.tree.leaves(outputs) if _is_floating(leaf)]
                 return scale * sum((x.astype(jnp.float32).sum() for x in leaves), jnp.zeros(()))
 
             values = {path: value * masks[path] for path, value in values.items()}
@@ -152,18 +152,18 @@ class _Flow:
         )
 
 
-def _linear(model: nnx.Module) -> Weights:
+def _linearized(model: nnx.Module) -> Weights:
     """The model with absolute values and without offsets (1), split into its parts."""
     plain = fold(model)
     plain.eval()
     for slot in slots(plain):
         value = slot.value[...]
-        if _real(value):
+        if _is_floating(value):
             value = jnp.abs(value.astype(wide(value.dtype)))
             offset = slot.key in ("bias", "mean")
             slot.value[...] = jnp.zeros_like(value) if offset else value
     return split(plain, held_parts(model))
 
 
-def _real(value: Any) -> bool:
+def _is_floating(value: Any) -> bool:
     return isinstance(value, Array) and jnp.issubdtype(value.dtype, jnp.floating)

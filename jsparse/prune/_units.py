@@ -135,7 +135,7 @@ def units(
     while True:
         gone = chosen.lowest(ranked(scores, scope), density, budget)
         small = found.tried(gone, [same_outputs])
-        if small and not chosen.spared(gone, small):
+        if small and not chosen.needs_more_units(gone, small):
             tell_of_guesses(small.guessed)
             return by_name(small.model), _record(chosen, gone, small)
         scores = {n: own for n, own in scores.items() if n in chosen.free()}
@@ -172,37 +172,37 @@ class _Chosen:
           ValueError: there are none, or too few.
         """
         if not order:
-            raise ValueError(f"no unit can be removed: {self._held()}")
+            raise ValueError(f"no unit can be removed: {self._why_held()}")
         cuts = np.unique([1 - density, *(one for own in order.values() for one in own)])
         cuts = [*cuts[(cuts >= 1 - density) & (cuts < 1)], 1.0]
         if budget == 1:
-            return self._at(cuts[0], order)
-        whole = self._spends({})
+            return self._removed_at(cuts[0], order)
+        whole = self._cost_of({})
         if not 0 < whole < math.inf:
             raise ValueError(
                 f"the cost of the whole model is {whole:g}, of which no fraction can be kept; give "
                 "one that counts weights without rules, as costs.parameters does and costs.tiles "
                 "does not"
             )
-        least = self._at(cuts[-1], order)
-        if self._spends(least) > budget * whole:
+        least = self._removed_at(cuts[-1], order)
+        if self._cost_of(least) > budget * whole:
             raise ValueError(
                 f"budget {budget} cannot be met: at the least widths "
-                f"{self._spends(least) / whole:.3g} of the cost remains; allow narrower groups by "
-                f"least_width or round_to; {self._held()}"
+                f"{self._cost_of(least) / whole:.3g} of the cost remains; allow narrower groups by "
+                f"least_width or round_to; {self._why_held()}"
             )
         low, high = 0, len(cuts) - 1
         while low < high:
             middle = (low + high) // 2
-            if self._spends(self._at(cuts[middle], order)) <= budget * whole:
+            if self._cost_of(self._removed_at(cuts[middle], order)) <= budget * whole:
                 high = middle
             else:
                 low = middle + 1
-        return self._at(cuts[low], order)
+        return self._removed_at(cuts[low], order)
 
-    def _at(self, cut: float, order: Scores) -> dict[int, list[int]]:
+    def _removed_at(self, cut: float, order: Scores) -> dict[int, list[int]]:
         gone = {}
-        for together in self._alike(order):
+        for together in self._equally_wide(order):
             own = [order[n] for n in together]
             wanted = [int((one >= cut - 1e-9).sum()) for one in own]
             self.wanted.update(zip(together, wanted, strict=True))
@@ -218,7 +218,7 @@ class _Chosen:
                     gone[n] = sorted(lowest.tolist())
         return gone
 
-    def spared(self, gone: Mapping[int, list[int]], small: Smaller) -> bool:
+    def needs_more_units(self, gone: Mapping[int, list[int]], small: Smaller) -> bool:
         """Whether groups have to keep more units, or the norms over them would say little.
 
         Two numbers less their mean become 1 and -1, whatever they were; one by its root mean
@@ -233,13 +233,13 @@ class _Chosen:
                     self._least[n] = max(least, self._least.get(n, 1))
         return self._least != before
 
-    def _alike(self, numbers: Iterable[int]) -> list[tuple[int, ...]]:
+    def _equally_wide(self, numbers: Iterable[int]) -> list[tuple[int, ...]]:
         """Groups that keep the same width, together."""
         sets = {n: {n} for n in numbers}
         sets.update((n, one) for one in self.units.alike for n in one & sets.keys())
         return sorted({tuple(sorted(one)) for one in sets.values()})
 
-    def _spends(self, gone: Mapping[int, list[int]]) -> float:
+    def _cost_of(self, gone: Mapping[int, list[int]]) -> float:
         key = tuple((n, *own) for n, own in gone.items())
         if key not in self._spent:  # a measurement would give another number each time
             families, graph = self.units.families, self.units.graph
@@ -256,7 +256,7 @@ class _Chosen:
 
     def cost(self, gone: Mapping[int, list[int]]) -> tuple[float, ...]:
         """Of the whole model and of the one without these units, where a budget asked for it."""
-        return (self._spends({}), self._spends(gone)) if self._spent else ()
+        return (self._cost_of({}), self._cost_of(gone)) if self._spent else ()
 
     def stayed(self) -> dict[str, str]:
         """Why groups cannot shrink, by path of the weight; inputs and outputs left out."""
@@ -266,7 +266,7 @@ class _Chosen:
                 found.setdefault(group.members[0].path, {})[group.held] = None
         return {path: "; ".join(texts) for path, texts in found.items()}
 
-    def _held(self) -> str:
+    def _why_held(self) -> str:
         found = [f"{path}: {why}" for path, why in self.stayed().items()]
         found += [f"{self._all[n].name}: named by keep" for n in sorted(self._stay)]
         bound = {*free(self.units)} & self._all.keys() - self._stay - {*self.free()}

@@ -118,7 +118,7 @@ class Threshold:
     def mask(self, weight: Array, state: State) -> Array:
         """[...] like the weight, 0 or 1; differentiable in weight and threshold."""
         score = lasting_magnitude(self, weight, state)
-        threshold = _below_0(state["threshold"]).reshape(
+        threshold = _zero_lowered(state["threshold"]).reshape(
             [1 if along else n for n, along in sharing(self, weight.shape)]
         )
         return to_weights(self, step(score - threshold, self.slope), weight)
@@ -153,12 +153,12 @@ class Threshold:
             kept = count(self.mask(part, state) > 0, tuple(range(part.ndim)))
             return kept.astype(jnp.float32) <= limit
 
-        quarter = self._quarter(weight)
+        quarter = self._every_fourth(weight)
         if quarter is weight:
             return few(weight)
         return lax.cond(any_under_vmap(few(quarter)), lambda: few(weight), lambda: jnp.array(False))
 
-    def _quarter(self, weight: Array) -> Array:
+    def _every_fourth(self, weight: Array) -> Array:
         """Every fourth weight along the longest axis that shares its thresholds.
 
         The whole weight if it is small or split over devices, if its units are larger than one
@@ -172,7 +172,7 @@ class Threshold:
         return lax.slice_in_dim(weight, 0, weight.shape[axis], 4, axis)
 
 
-def _below_0(threshold: Array) -> Array:
+def _zero_lowered(threshold: Array) -> Array:
     """Thresholds, of which 0 becomes the next lower number, so that a score of 0 exceeds it."""
     least = jnp.finfo(threshold.dtype).tiny
     return threshold - (threshold == 0).astype(threshold.dtype) * least

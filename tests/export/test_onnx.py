@@ -14,7 +14,7 @@ from jax import Array
 import jsparse as js
 from jsparse.export._saving import conversion
 from jsparse.export._saving.functional import check_outputs_agree
-from jsparse.export._saving.operations import every, needed, plainer
+from jsparse.export._saving.operations import decomposed, every, without_unused
 from tests.support.saved import draw, net
 from tests.support.zoo_cases import CASES, outputs
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
 
 def same(function: Any, *inputs: Any) -> set[str]:
     """The operations of the plainer function, whose values and dtypes must be the same."""
-    plain = plainer(needed(function, inputs))
+    plain = decomposed(without_unused(function, inputs))
     for one, other in zip(jax.tree.leaves(function(*inputs)), plain(*inputs), strict=True):
         assert one.dtype == other.dtype
         np.testing.assert_allclose(np.float64(one), np.float64(other), rtol=1e-2, atol=1e-3)
@@ -67,7 +67,7 @@ def test_few_bits_are_computed_in_float32(dtype) -> None:
 
     x, w = draw(3, 4).astype(dtype), draw(4, 4, seed=1).astype(dtype)
     same(function, x, w)
-    plain = plainer(needed(function, (x, w)))
+    plain = decomposed(without_unused(function, (x, w)))
     for eqn, _ in every(jax.make_jaxpr(plain)(x, w)):
         few = [one.aval.dtype == dtype for one in (*eqn.invars, *eqn.outvars)]
         assert not any(few) or eqn.primitive.name == "convert_element_type"

@@ -112,7 +112,9 @@ def pick(
     seconds = seconds_of(models, *example_inputs)
     chosen = _fastest(seconds)
     kept = stored if chosen == PACKED else {}
-    settled = {path: _settled(layer, kept.get(path, DENSE)) for path, layer in tried.items()}
+    settled = {
+        path: _choice_in_words(layer, kept.get(path, DENSE)) for path, layer in tried.items()
+    }
     layers = [dataclasses.replace(settled[first[_kernel(one)]], path=one.path) for one in places]
     return Picked(
         model=by_name(models[chosen]),
@@ -198,7 +200,7 @@ def _best(layer: Choice) -> tuple[str, float]:
     return best, layer.seconds[DENSE] / others[best]
 
 
-def _settled(layer: Choice, chosen: str) -> Choice:
+def _choice_in_words(layer: Choice, chosen: str) -> Choice:
     """The choice for a layer that was measured, in words."""
     if not layer.seconds:
         return layer

@@ -133,10 +133,10 @@ def why_dense(layer: Any) -> str:
         return f"a stack of convolutions: its kernel has {layer.kernel.ndim} axes"
     if has_window(layer) and (why := window_fault(layer)):
         return why
-    return _misshapen(layer) or _unusual(layer)
+    return _shape_fault(layer) or _product_fault(layer)
 
 
-def _misshapen(layer: Any) -> str:
+def _shape_fault(layer: Any) -> str:
     """Why a kernel and a bias have shapes other than the layer says; empty if they do not."""
     stack, sides = stack_of(layer), features_of(layer)
     told = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
@@ -149,7 +149,7 @@ def _misshapen(layer: Any) -> str:
     return ""
 
 
-def _unusual(layer: Any) -> str:
+def _product_fault(layer: Any) -> str:
     """What a matrix layer computes differently from packed ones; empty if nothing."""
     stock = {
         "conv_general_dilated": jax.lax.conv_general_dilated,

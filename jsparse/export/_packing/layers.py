@@ -72,7 +72,7 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
     plain = fold(model)
     places = [place for place in layers_of(plain) if re.fullmatch(where, place.path)]
     cannot = {place.path: why for place in places if (why := why_dense(place.value))}
-    made, larger = _tried([place for place in places if place.path not in cannot], format)
+    made, larger = _packed_or_why([place for place in places if place.path not in cannot], format)
     left = cannot | larger
     shared = shared_with_dense(plain, [place for place in places if place.path not in left])
     left |= shared
@@ -93,7 +93,9 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
     return put_in_place(plain, able, lambda place: made[id(place.value)])
 
 
-def _tried(places: Sequence[Slot], format: Format) -> tuple[dict[int, Packed], dict[str, str]]:
+def _packed_or_why(
+    places: Sequence[Slot], format: Format
+) -> tuple[dict[int, Packed], dict[str, str]]:
     """Layers in a format, by the id of the dense one; and why not, by path, if not smaller."""
     made: dict[int, Packed] = {}
     larger: dict[str, str] = {}
@@ -197,7 +199,7 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
     chosen = [places[path] for path in layers]
     for place in chosen:
         settings, layer = layers[place.path], place.value
-        if not _takes(layer, settings):
+        if not _fits(layer, settings):
             given = _sides(*features_in(settings), _window_in(settings))
             if isinstance(layer, Packed):
                 own = f"a packed layer {_sides(layer.in_shape, layer.out_shape, _window(layer))}"
@@ -210,7 +212,7 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
     return put_in_place(plain, chosen, lambda place: _empty(layers[place.path]))
 
 
-def _takes(layer: Any, settings: Mapping[str, Any]) -> bool:
+def _fits(layer: Any, settings: Mapping[str, Any]) -> bool:
     """Whether a packed layer with such settings may stand where another layer does."""
     ins, outs = features_in(settings)
     window, stack = _window_in(settings), tuple(settings.get("stack", ()))
@@ -263,7 +265,7 @@ def left_dense(model: nnx.Module, *formats: Format) -> dict[str, str]:
     able = [place for place in places if place.path not in why]
     for format in formats:
         check_format(format)
-    larger = [_tried(able, format)[1] for format in formats]
+    larger = [_packed_or_why(able, format)[1] for format in formats]
     for place in able:
         reasons = [one[place.path] for one in larger if place.path in one]
         if formats and len(reasons) == len(formats):

@@ -64,7 +64,7 @@ def read_about(content: bytes, where: str) -> tuple[dict[str, Any], Record]:
         check_fields(one, VARIABLE, f"{where}: variables, {path!r:.80}")
     for path, one in about["packed"].items():
         at = f"{where}: packed, {path!r:.80}"
-        _check_packed(one, at)
+        _check_packed_settings(one, at)
         if (owner := one.get("kernel_of", path)) not in about["packed"]:
             raise CorruptCheckpoint(
                 f"{at}: kernel_of is {owner!r:.80}, expected the path of a packed layer"
@@ -75,7 +75,7 @@ def read_about(content: bytes, where: str) -> tuple[dict[str, Any], Record]:
         raise CorruptCheckpoint(f"{where}: record: {error}") from error
 
 
-def _check_packed(settings: Any, where: str) -> None:
+def _check_packed_settings(settings: Any, where: str) -> None:
     check_fields(settings, PACKED, where)
     if settings["format"] not in OF_FORMAT:
         formats = " or ".join(map(repr, OF_FORMAT))
@@ -104,7 +104,7 @@ def _is_floating(name: Any) -> bool:
     return isinstance(kind, type(jnp.float32)) and jnp.issubdtype(kind, jnp.floating)
 
 
-def check_packed(
+def check_packed_arrays(
     packed: Mapping[str, Mapping[str, Any]], weights: Mapping[str, Any], where: str
 ) -> None:
     """Refuse packed layers whose arrays in the file are not what their settings say."""

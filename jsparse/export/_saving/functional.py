@@ -43,7 +43,7 @@ def saved(model: nnx.Module, options: Mapping[str, Any]) -> Pure:
         )
     run, variables, kinds = pure(evaluated(model), **options)
     streams = {p: x for p, x in variables.items() if issubclass(kinds[p], nnx.RngState)}
-    weights = {p: _host(p, x) for p, x in variables.items() if p not in streams}
+    weights = {p: _on_host(p, x) for p, x in variables.items() if p not in streams}
     return Pure(lambda given, *inputs: run({**streams, **given}, *inputs), weights, kinds)
 
 
@@ -76,7 +76,7 @@ def _with_products(model: Model, choose: Callable[[Products], Any]) -> Model:
     return copy
 
 
-def _host(path: str, leaf: Any) -> np.ndarray:
+def _on_host(path: str, leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         raise ValueError(f"{path} is spread over processes; gather it to one first")
     if is_key(leaf):
@@ -87,7 +87,7 @@ def _host(path: str, leaf: Any) -> np.ndarray:
     return np.asarray(leaf)
 
 
-def outputs(split: Pure, inputs: tuple) -> Any:
+def checked_outputs(split: Pure, inputs: tuple) -> Any:
     """The outputs of a model, which must be the same at every call.
 
     Raises:

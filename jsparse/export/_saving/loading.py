@@ -21,7 +21,7 @@ from jsparse._untraced import outside_jit
 from jsparse._values import check_path
 from jsparse.export._packing import compiled
 from jsparse.export._packing.layers import put_packed
-from jsparse.export._saving.about import check_packed, read_about, same_arrays
+from jsparse.export._saving.about import check_packed_arrays, read_about, same_arrays
 from jsparse.export._saving.saving import (
     ABOUT,
     DTYPES,
@@ -246,7 +246,7 @@ def _read(folder: Path) -> _Read:
             raise CorruptCheckpoint(f"{where}: its manifest lacks {', '.join(sorted(missing))}")
         about, record = read_about((folder / ABOUT).read_bytes(), f"{where}: {ABOUT}")
         weights = _weights(folder / WEIGHTS, about["variables"])
-        check_packed(about["packed"], weights, f"{where}: {WEIGHTS}")
+        check_packed_arrays(about["packed"], weights, f"{where}: {WEIGHTS}")
     except CorruptCheckpoint as error:
         raise DamagedModel(str(error)) from error
     return _Read(about, record, weights, files)

@@ -18,10 +18,10 @@ from jsparse._untraced import outside_jit
 from jsparse._values import check_flag, check_path
 from jsparse.export._packing.layers import unpack
 from jsparse.export._saving.conversion import converted, leave_out_zeros_in_place, run
-from jsparse.export._saving.functional import check_outputs_agree, off_mesh, outputs, saved
-from jsparse.export._saving.operations import every, is_narrow_float, needed, plainer
+from jsparse.export._saving.functional import check_outputs_agree, checked_outputs, off_mesh, saved
+from jsparse.export._saving.operations import decomposed, every, is_narrow_float, without_unused
 from jsparse.export._saving.stablehlo import input_specs
-from jsparse.export._saving.unwritten import unwritten
+from jsparse.export._saving.unwritten import first_failure
 
 Function = Callable[..., list[Any]]
 POOLINGS = {n: inspect.signature(getattr(nnx, n)) for n in ("max_pool", "min_pool", "avg_pool")}
@@ -69,9 +69,9 @@ def onnx(
     model, given = by_position(unpack(model), inputs, options)
     inputs, split = examples(given), saved(model, {})
     candidates, _ = input_specs(inputs, shapes)
-    expected = outputs(split, inputs)
+    expected = checked_outputs(split, inputs)
     require("jax2onnx onnx", "onnx", "writing ONNX")
-    closed = needed(_model(split, inputs), jax.tree.leaves(inputs))
+    closed = without_unused(_model(split, inputs), jax.tree.leaves(inputs))
     values = [atom.aval for eqn, _ in every(closed) for atom in (*eqn.invars, *eqn.outvars)]
     reduced = [value for value in values if is_narrow_float(value)]
     faults = []
@@ -95,7 +95,7 @@ def onnx(
                 faults.append(f"{type(error).__name__}: {error}".split("\n")[0])
             else:
                 return write_whole(Path(path).absolute(), made)
-    fault = unwritten(closed) or "; ".join(dict.fromkeys(faults))
+    fault = first_failure(closed) or "; ".join(dict.fromkeys(faults))
     raise NotImplementedError(
         f"jax2onnx does not write this model: {fault}. Compute it by other operations, or call "
         "`export.save`, which writes StableHLO"
@@ -123,15 +123,15 @@ def _by_layer(split: Pure, specs: tuple) -> Function:
 
     def function(*arrays: Any) -> list[Any]:
         with _poolings_by_name():
-            closed = needed(_model(split, specs), arrays)
-        return plainer(closed)(*arrays)
+            closed = without_unused(_model(split, specs), arrays)
+        return decomposed(closed)(*arrays)
 
     return function
 
 
 def _by_operation(split: Pure, specs: tuple) -> Function:
     """The same as single operations of JAX."""
-    return plainer(needed(_model(split, specs), jax.tree.leaves(specs)))
+    return decomposed(without_unused(_model(split, specs), jax.tree.leaves(specs)))
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ POOLINGS = {
 WINDOW = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
 
 
-def needed(function: Callable[..., Any], specs: Sequence[Any]) -> ClosedJaxpr:
+def without_unused(function: Callable[..., Any], specs: Sequence[Any]) -> ClosedJaxpr:
     """The operations of a function of arrays, without unused ones, such as random keys."""
     closed = jax.make_jaxpr(function)(*specs)
     wanted = [True] * len(closed.jaxpr.outvars)
@@ -31,7 +31,7 @@ def needed(function: Callable[..., Any], specs: Sequence[Any]) -> ClosedJaxpr:
     return ClosedJaxpr(jaxpr, closed.consts)
 
 
-def plainer(closed: ClosedJaxpr) -> Callable[..., list[Any]]:
+def decomposed(closed: ClosedJaxpr) -> Callable[..., list[Any]]:
     """The same function by other operations.
 
     1. Calls that only wrap others, such as `jit`, are opened.

@@ -16,8 +16,8 @@ from jsparse._values import shown
 from jsparse.export._packing import compiled
 from jsparse.export._saving.functional import (
     check_outputs_agree,
+    checked_outputs,
     off_mesh,
-    outputs,
     portable,
     saved,
     with_kernels,
@@ -48,7 +48,7 @@ def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
       ValueError: the model has state, or its code takes another path if sizes are free.
     """
     candidates, why = input_specs(inputs, shapes)
-    expected = outputs(split, inputs)
+    expected = checked_outputs(split, inputs)
     *free, last = candidates
     for specs in free:
         try:

@@ -15,7 +15,7 @@ from jsparse.export._saving.operations import every, outputs_of
 from jsparse.export._shrinking.source import called, called_at
 
 
-def unwritten(closed: ClosedJaxpr) -> str:
+def first_failure(closed: ClosedJaxpr) -> str:
     """The first operation that fails when it is written alone: its dtypes, place and fault.
 
     Empty if each is written. Sizes are not free.
@@ -29,7 +29,7 @@ def unwritten(closed: ClosedJaxpr) -> str:
             continue
         tried.add(kind)
         try:
-            _check(*_alone(eqn, weights))
+            _check(*_single_operation(eqn, weights))
         except Exception as error:  # jax2onnx and onnxruntime may raise anything
             read = dict.fromkeys(str(getattr(aval, "dtype", aval)) for aval in avals)
             dtypes = ", ".join(read) or "no input"
@@ -39,7 +39,9 @@ def unwritten(closed: ClosedJaxpr) -> str:
     return ""
 
 
-def _alone(eqn: Any, weights: dict[Any, Any]) -> tuple[Callable[..., list[Any]], list[Any]]:
+def _single_operation(
+    eqn: Any, weights: dict[Any, Any]
+) -> tuple[Callable[..., list[Any]], list[Any]]:
     """A function that is one operation, and inputs for it; weights and literals are constants."""
     free = [v for v in eqn.invars if not isinstance(v, Literal) and v not in weights]
     free = list(dict.fromkeys(free))
