@@ -25,7 +25,7 @@ from jsparse.export._packing.packed import (
     has_kernel,
     on_cpu,
 )
-from jsparse.export._packing.structure import BlockSizes
+from jsparse.export._packing.structure import BlockInt8Sizes, BlockSizes
 
 Product = Callable[[BlockArrays, Array, int], Array]
 
@@ -128,7 +128,7 @@ def check_block(block: tuple[int, int]) -> None:
 class Blocks(Packed):
     """What layers of blocks have in common: where these are. Abstract."""
 
-    sizes_of: type[BlockSizes]
+    sizes_of: type[BlockSizes] | type[BlockInt8Sizes]
     block: tuple[int, int]
 
     def _lay_out(
@@ -151,7 +151,7 @@ class Blocks(Packed):
         self.starts = Structure(jnp.zeros((-(-self.out_features // block[1]) + 1,), jnp.int32))
 
     @property
-    def sizes(self) -> BlockSizes:
+    def sizes(self) -> BlockSizes | BlockInt8Sizes:
         """Of the matrix: inputs, outputs, kept blocks, and the sides of a block."""
         return self.sizes_of(self.in_features, self.out_features, *self.values.shape)
 

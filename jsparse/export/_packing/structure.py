@@ -119,13 +119,18 @@ class BlockSizes(NamedTuple):
         _check_places("rows", rows, np.full(self.kept, down), part)
 
 
-class CsrInt8Sizes(CsrSizes):
-    """Of a matrix whose kept weights are stored one by one, as int8."""
+class CsrInt8Sizes(NamedTuple):
+    """Of a matrix whose kept weights are stored one by one, as int8; see `CsrSizes`."""
+
+    inputs: int
+    outputs: int
+    kept: int
+    width: int
 
     def check(self) -> None:
-        """Refuse sizes that no matrix has: see `CsrSizes.check`."""
+        """Refuse sizes that no matrix has."""
         _check_width(self.width, MOST_INT8)
-        super().check()
+        CsrSizes(*self).check()
 
     def check_arrays(self, arrays: Mapping[str, Any]) -> None:
         """Refuse arrays that are not such a matrix.
@@ -146,11 +151,21 @@ class CsrInt8Sizes(CsrSizes):
         if (total := int(counts.sum(dtype=np.int64))) != self.kept:
             raise ValueError(f"counts add up to {total}, expected {self.kept}, those that are kept")
         part = np.repeat(np.arange(parts), counts)
-        _check_places("indices", indices, self.ends(part), part)
+        _check_places("indices", indices, CsrSizes(*self).ends(part), part)
 
 
-class BlockInt8Sizes(BlockSizes):
-    """Of a matrix whose kept blocks are stored, as int8."""
+class BlockInt8Sizes(NamedTuple):
+    """Of a matrix whose kept blocks are stored, as int8; see `BlockSizes`."""
+
+    inputs: int
+    outputs: int
+    kept: int
+    wide: int
+    high: int
+
+    def check(self) -> None:
+        """Refuse sizes that no matrix has."""
+        BlockSizes(*self).check()
 
     def check_arrays(self, arrays: Mapping[str, Any]) -> None:
         """Refuse arrays that are not such a matrix.
@@ -162,12 +177,12 @@ class BlockInt8Sizes(BlockSizes):
         Raises:
           ValueError: as for `BlockSizes.check_arrays`; a scale is infinite or NaN.
         """
-        super().check_arrays(arrays)
+        BlockSizes(*self).check_arrays(arrays)
         _check_array(arrays, "values", (self.kept, self.wide, self.high), "int8")
         _check_scale(arrays, self.outputs)
 
 
-Sizes = CsrSizes | BlockSizes
+Sizes = CsrSizes | BlockSizes | CsrInt8Sizes | BlockInt8Sizes
 
 
 def conv_sizes(features: int, outputs: int, kept: int, width: int, size: Sequence[int]) -> CsrSizes:
