@@ -141,6 +141,7 @@ class Blocks(Packed):
         **settings: Any,
     ) -> None:
         """Set the sizes, the product, the values and the positions."""
+        check_block(block)
         self._set_features(in_features, out_features)
         self.check_settings(kept, **settings)
         self.block = (block[0], block[1])
@@ -203,7 +204,6 @@ class BlockSparse(Blocks):
         param_dtype: Any = jnp.float32,
         product: Product = block_dot,
     ):
-        check_block(block)
         check_function(product=product)
         settings = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype}
         self._lay_out(in_features, out_features, block, kept, product, **settings)

@@ -9,7 +9,7 @@ from jax import Array
 
 from jsparse._score import wide as wide_type
 from jsparse._values import check_whole
-from jsparse.export._packing.block import Blocks, check_block
+from jsparse.export._packing.block import Blocks
 from jsparse.export._packing.csr import Plan
 from jsparse.export._packing.formats import BlockArrays, block_matrix, csr_matrix
 from jsparse.export._packing.int8_products import (
@@ -166,7 +166,6 @@ class BlockSparseInt8(_Int8, Blocks):
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
     ):
-        check_block(block)
         settings = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype}
         product = self.products.kernel
         self._lay_out(in_features, out_features, block, kept, product, **settings)
