@@ -15,7 +15,7 @@ import jsparse as js
 from jsparse._surgery import fold
 from jsparse.export._shrinking.attributes import stock
 from jsparse.export._shrinking.groups import described, free, try_each
-from jsparse.export._shrinking.units import Units, same_outputs
+from jsparse.export._shrinking.units import TESTS, Units
 from tests.support.zoo import modules
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
@@ -103,7 +103,7 @@ def test_factors_go_to_parts_of_weights_and_through_lookups(
     try_each(units)
     found = {group.name: group.width for group in described(units).values() if not group.held}
     assert found.items() >= wanted.items()
-    assert units.smaller({n: [1] for n in free(units)}, [same_outputs]).faults == []
+    assert units.smaller({n: [1] for n in free(units)}, TESTS).faults == []
 
 
 class Again(nnx.Module):

@@ -1,6 +1,7 @@
 """Groups that stay, and the operation that holds each of them."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -156,6 +157,43 @@ def test_groups_are_free_only_where_units_can_be_removed() -> None:
     small, record = js.prune.units(model, x, density=0.5)
     assert found == {"q/kernel:1"} == record.widths.keys()  # the heads, not the width of queries
     assert small.heads == 1
+
+
+def just_above_zero(x: Array) -> Array:
+    return nnx.relu(x) + 1e-3  # two removed units would still give 1e-6
+
+
+class Features(nnx.Module):
+    """The same behind a layer."""
+
+    def __init__(self, feature: Callable[[Array], Array], norm: nnx.Module):
+        rngs = nnx.Rngs(0)
+        self.feature, self.norm, self.enter = feature, norm, nnx.Linear(6, 6, rngs=rngs)
+        self.q, self.k, self.v, self.out = (nnx.Linear(6, 6, rngs=rngs) for _ in range(4))
+
+    def __call__(self, x: Array) -> Array:
+        x = self.norm(self.enter(x))
+        q, k = self.feature(self.q(x)), self.feature(self.k(x))
+        return self.out(q @ (k.mT @ self.v(x)) / 5)
+
+
+@pytest.mark.parametrize(
+    ("feature", "norm"),
+    [
+        (just_above_zero, nnx.Linear(6, 6, rngs=nnx.Rngs(0))),
+        (lambda x: nnx.elu(x) + 1, nnx.LayerNorm(6, rngs=nnx.Rngs(0))),
+    ],
+    ids=["less than rounding", "beside a layer norm"],
+)
+def test_units_stay_whose_products_would_be_lost(
+    feature: Callable[[Array], Array], norm: nnx.Module
+) -> None:
+    model, x = Features(feature, norm), jax.random.normal(jax.random.key(0), (2, 5, 6))
+    _, record = js.prune.units(model, x, density=0.5)
+    assert {"enter/kernel:1", "v/kernel:1"} <= record.widths.keys()
+    assert "q/kernel:1" not in record.widths
+    assert "`dot_general` at tests/export/test_groups_held.py" in record.stayed["q/kernel"]
+    assert record.stayed["q/kernel"].endswith("would lose terms other than 0 if they are cut")
 
 
 class Joined(nnx.Module):

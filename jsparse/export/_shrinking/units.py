@@ -11,7 +11,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,6 @@ from flax import nnx
 from jsparse._jaxprs import reached
 from jsparse.export._shrinking.attributes import Attributes, Mend, heads, mend_in_place
 from jsparse.export._shrinking.blame import removed_near
-from jsparse.export._shrinking.constants import Known, know, nonzero
 from jsparse.export._shrinking.contractions import LINKS, tie_unsummed
 from jsparse.export._shrinking.couplings import pin_ends, tie
 from jsparse.export._shrinking.cut import Cut, cut_in_place
@@ -31,9 +30,11 @@ from jsparse.export._shrinking.liveness import NEEDS_WHOLE, WHOLE, Axis, Reason,
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.plan import compared, cuts_of, groups_of, with_sizes
 from jsparse.export._shrinking.rescale import Rescale, merged
+from jsparse.export._shrinking.terms import lossy, partial_sums, zeroed
 from jsparse.export._shrinking.tracing import trace
 from jsparse.export._shrinking.verify import Fault, apart, rounding
 
+LOSES = "would lose terms other than 0 if they are cut"
 NEAREST = 4  # families of the same width that are tried as a pair
 
 
@@ -170,7 +171,8 @@ class Units:
         """The model without some units; None if families turned out to be held, or alike."""
         one = self.smaller(gone, tests)
         if not one.faults:
-            return one
+            rest = self._beside(one.means, gone) if one.means else {}
+            return one if not rest or self.tried(rest, tests) else None
         blamed = [self._blamed(one, fault, gone) for fault in one.faults]
         sure = [found[0] for found in blamed if len(found) == 1]
         # a fault may follow from another one: each by itself, with those that are good together;
@@ -194,11 +196,18 @@ class Units:
         for n, (tested, fault) in held.items():
             self._pair(n, {k: gone[k] for k in good}, fault, tests)
             if not any(n in one for one in self.alike if one not in before):
-                near = removed_near(self.graph, tested.removal, fault)
+                sizes = fault.text != LOSES
+                near = removed_near(self.graph, tested.removal, fault) if sizes else []
                 told = with_sizes(self.model, self.graph, tested.removal, [fault], [near])
                 reason = Reason(WHOLE, fault.op, next(told))
                 self.families[n] = self.families[n]._replace(held=reason)
         return None
+
+    def _beside(self, means: Collection[Op], gone: Gone) -> Gone:
+        """Those that are not averaged over, so that the outputs without them can be compared."""
+        over = {n for n in gone if not set(means).isdisjoint(self.families[n].sums)}
+        over.update(*(one for one in self.alike if one & over))
+        return {n: units for n, units in gone.items() if n not in over}
 
     def _pair(self, n: int, good: Gone, fault: Fault, tests: Tests) -> None:
         """Find a family with which this one shrinks if both keep the same width.
@@ -232,7 +241,7 @@ class Units:
         cut_in_place(small, cuts, {})
         attributes = mend_in_place(small, groups_of(self.model, self.graph, removal), self.mend)
         same = functools.partial(compared, self.graph, self.inputs, removal)
-        partial = functools.cache(lambda: self._partial(removal, cuts))
+        partial = functools.cache(lambda: partial_sums(self.graph, removal, cuts))
         again = lambda one: self._rescale.made_up(one, cuts, same, partial)
         (small, graph, changes, found), guessed = self._guesses.made(small, removal, again)
         attributes = merged(merged(attributes, guessed), changes.attributes)
@@ -249,7 +258,7 @@ class Units:
         averaged = frozenset(means.values())
         made = attributes, guessed, changes.factors
         one = Smaller(small, graph, removal, cuts, *made, averaged, found)
-        more = () if found else (fault for test in tests for fault in test(self.graph, one))
+        more = [] if found else next(filter(None, (test(self.graph, one) for test in tests)), [])
         return dataclasses.replace(one, faults=[*found, *more])
 
     def _blamed(self, smaller: Smaller, fault: Fault, gone: Gone) -> list[int]:
@@ -260,21 +269,6 @@ class Units:
             near.update(labels[smaller.removal.removed(node, axis)].tolist())
         units = {n: np.concatenate([self.families[n].units[u] for u in gone[n]]) for n in gone}
         return [n for n, classes in units.items() if near.intersection(classes.tolist())] or [*gone]
-
-    def _partial(self, removal: Removal, cuts: Mapping[str, Cut]) -> set[Node]:
-        """Sums that lose terms other than zeros, with zeros where something is cut."""
-        values = zeroed(self.graph, cuts)
-        given = {path: Known(v, np.zeros(v.shape, bool)) for path, v in values.items()}
-        knowledge = know(self.graph, given)
-        found: set[Node] = set()
-        for (node, axis), ops in self._sums.items():
-            may = nonzero(node, knowledge)
-            gone = removal.removed(node, axis)
-            if gone.any() and (may is None or np.moveaxis(may, axis, 0)[gone].any()):
-                found.update(out for op in ops for out in op.outputs)
-        readers = self.graph.readers
-        links = lambda node: [op for op in readers.get(node, ()) if op.name in LINKS]
-        return {*reached(found, lambda node: [out for op in links(node) for out in op.outputs])}
 
     def _means(self, removal: Removal) -> Iterator[tuple[Op, Op, float]]:
         """Sums of which terms go, what may divide each by their number, and how that changes."""
@@ -300,10 +294,10 @@ class Units:
                             yield op, divides, float(after / before)
 
 
-def zeroed(graph: Graph, cuts: Mapping[str, Cut]) -> dict[str, np.ndarray]:
-    """The variables that are cut, with zeros in place of what goes, by path."""
-    values = {n.path: n.value for n in graph.variables if n.path in cuts}
-    return {path: cuts[path].zeroed(v) for path, v in values.items() if v is not None}
+def same_sums(full: Graph, small: Smaller) -> list[Fault]:
+    """Faults where a model without units leaves out terms that zeros in their place would not."""
+    ops = lossy(full, small.removal, small.cuts)
+    return [Fault(LOSES, op, tuple(op.inputs)) for op in ops if op not in small.means]
 
 
 def same_outputs(full: Graph, small: Smaller) -> list[Fault]:
@@ -317,3 +311,6 @@ def same_outputs(full: Graph, small: Smaller) -> list[Fault]:
     if off <= rounding(full.nodes()):
         return []
     return [Fault(f"gives outputs that are off by {off:.1e} of the largest if they are cut")]
+
+
+TESTS: Tests = (same_sums, same_outputs)
