@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -156,3 +157,54 @@ def test_statistics_of_a_norm_take_no_factor() -> None:
     small, record = js.prune.units(Fused(nnx.Rngs(0)), (2, 5, 4), density=0.5)
     assert record.factors.keys() == {"norm/scale", "norm/bias"}
     assert (small.norm.mean[...] == 0).all() and small.norm.scale.shape == (3,)
+
+
+class Gate(nnx.Module):
+    """The largest channel and their mean, as in the spatial attention of CBAM."""
+
+    def __init__(self, act: Callable[[Array], Array], join: Callable[..., Array]):
+        rngs = nnx.Rngs(0)
+        self.act, self.join = act, join
+        self.enter, self.leave = nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
+        self.gate = nnx.Conv(2, 1, (3,), rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        x = self.act(self.enter(x))
+        joined = self.join([x.max(-1, keepdims=True), x.mean(-1, keepdims=True)])
+        return self.leave(x * nnx.sigmoid(self.gate(joined)))
+
+
+def stacked(parts: list[Array]) -> Array:
+    return jnp.stack([part[..., 0] for part in parts], axis=-1)
+
+
+@pytest.mark.parametrize("join", [lambda parts: jnp.concatenate(parts, -1), stacked])
+def test_a_maximum_and_a_mean_of_channels_shrink_behind_a_relu(join: Callable[..., Array]) -> None:
+    model, x = Gate(nnx.relu, join), jax.random.normal(jax.random.key(0), (2, 5, 4))
+    small, record = js.prune.units(model, x, density=0.5)
+    assert small.leave.in_features == 4 and record.factors == {"gate/kernel[:, 1:2, :]": 0.5}
+    dead = nnx.clone(model)
+    for path, cut in record.cuts.items():
+        layer, name = path.split("/")
+        weight = getattr(getattr(dead, layer), name)
+        weight[...] = jnp.asarray(cut.zeroed(np.asarray(weight[...])))
+    fresh = jax.random.normal(jax.random.key(1), (3, 7, 4))
+    np.testing.assert_allclose(small(fresh), dead(fresh), rtol=1e-5, atol=1e-6)
+    shrunk, _ = js.shrink(dead, x)
+    assert shrunk.leave.in_features == 4
+    np.testing.assert_allclose(shrunk(fresh), dead(fresh), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("act", "why"),
+    [
+        (nnx.gelu, "needs the axis whole, as far as is known"),  # all others may be below 0
+        (nnx.sigmoid, "would lose terms other than 0 if they are cut"),
+    ],
+)
+def test_a_maximum_holds_channels_where_zeros_would_count(
+    act: Callable[[Array], Array], why: str
+) -> None:
+    groups = js.groups(Gate(act, stacked), (2, 5, 4))
+    assert f"`reduce_max` at tests/export/{Path(__file__).name}" in groups["enter/kernel:1"].held
+    assert groups["enter/kernel:1"].held.endswith(why)

@@ -1,4 +1,4 @@
-"""Terms of sums: which go with the units, though they would not be 0 in their place."""
+"""Terms of sums and maxima: which go with the units, though they would not be 0 themselves."""
 
 from collections.abc import Mapping
 
@@ -12,6 +12,8 @@ from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.liveness import Axis, Removal
 from jsparse.export._shrinking.operations import PRODUCTS, others, shape_of
 
+REDUCED = {"reduce_sum", "reduce_max"}
+
 
 def zeroed(graph: Graph, cuts: Mapping[str, Cut]) -> dict[str, np.ndarray]:
     """The variables that are cut, with zeros in place of what goes, by path."""
@@ -20,14 +22,14 @@ def zeroed(graph: Graph, cuts: Mapping[str, Cut]) -> dict[str, np.ndarray]:
 
 
 def lossy(graph: Graph, removal: Removal, cuts: Mapping[str, Cut]) -> list[Op]:
-    """The operations that would sum over terms other than 0 if what goes were zeros.
+    """The operations that would read terms other than 0 if what goes were zeros.
 
     A weight is 0 there itself, so its products are as they were, and need no look.
     """
     weights = graph.origins()
     shorter = []
     for op in graph.all_ops:
-        looked_at = op.name == "reduce_sum" or (
+        looked_at = op.name in REDUCED or (
             op.name in PRODUCTS and weights.keys().isdisjoint(op.inputs[:2])
         )
         if looked_at and any(removal.removed(*axes[0]).any() for axes in _summed(op)):
@@ -50,8 +52,8 @@ def partial_sums(graph: Graph, removal: Removal, cuts: Mapping[str, Cut]) -> set
 
 
 def _summed(op: Op) -> list[tuple[Axis, ...]]:
-    """The axes that are summed over; of a product, those of the second factor first."""
-    if op.name == "reduce_sum":
+    """The axes that are summed, or reduced; of a product, those of the second factor first."""
+    if op.name in REDUCED:
         return [((op.inputs[0], axis),) for axis in op.params["axes"]]
     if op.params.get("batch_group_count", 1) > 1:  # it stays whole
         return []

@@ -30,6 +30,7 @@ from jsparse.export._shrinking.liveness import NEEDS_WHOLE, WHOLE, Axis, Reason,
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.plan import compared, cuts_of, groups_of, with_sizes
 from jsparse.export._shrinking.rescale import Rescale, merged
+from jsparse.export._shrinking.signs import not_negative
 from jsparse.export._shrinking.terms import lossy, partial_sums, zeroed
 from jsparse.export._shrinking.tracing import trace
 from jsparse.export._shrinking.verify import Fault, apart, rounding
@@ -105,6 +106,7 @@ class Units:
         self.graph = trace(model, inputs)
         self._links = Links(self.graph)
         self._sums: dict[Axis, list[Op]] = {}
+        self._least = not_negative(self.graph)
         self._say()
         classes = self._links.solved()
         self._label = classes.label
@@ -128,11 +130,12 @@ class Units:
                     links.tie([(op.inputs[0], x)], [(op.inputs[1], y)])
 
     def _summed(self, op: Op, node: Node, axis: int) -> np.ndarray:
-        """A sum can do without any of its terms."""
+        """A sum can do without any of its terms, and so can a maximum of what is at least 0."""
         sums = op.name == "reduce_sum" and axis in op.params["axes"]
         if sums:
             self._sums.setdefault((node, axis), []).append(op)
-        return np.full(node.shape[axis], sums)
+        most = op.name == "reduce_max" and axis in op.params["axes"] and node in self._least
+        return np.full(node.shape[axis], sums or most)
 
     def _families(self, units: list[Any]) -> list[Family]:
         order = np.argsort(self._label, kind="stable")
