@@ -243,3 +243,24 @@ def test_groups_that_stay_are_found_in_one_pass(
     assert within == [f"layers/{3 * n}/kernel" for n in range(blocks)]
     assert len(groups) == 2 * blocks + 2
     assert len(tries) <= 7 * blocks + 3
+
+
+class Prenormed(nnx.Module):
+    """A layer norm, then heads whose number the module stores."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.heads, self.norm = 2, nnx.LayerNorm(8, rngs=rngs)
+        self.enter, self.value, self.out, self.leave = (
+            nnx.Linear(n, m, rngs=rngs) for n, m in ((4, 8), (8, 8), (8, 8), (8, 3))
+        )
+
+    def __call__(self, x: Array) -> Array:
+        x = self.enter(x)
+        heads = self.value(self.norm(x)).reshape(len(x), self.heads, -1)
+        return self.leave(x + self.out(nnx.relu(heads).reshape(len(x), -1)))
+
+
+def test_a_mean_before_heads_does_not_hide_which_size_to_set() -> None:
+    groups = js.groups(Prenormed(nnx.Rngs(0)), (2, 4))
+    found = {group.name: group.width for group in groups if not group.held}
+    assert found == {"enter/kernel:1": 8, "value/kernel:1": 2, "value/kernel:1#2": 4}

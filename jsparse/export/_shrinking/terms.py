@@ -1,6 +1,6 @@
-"""Terms of sums and maxima: which go with the units, though they would not be 0 themselves."""
+"""Terms of sums and maxima that go with the units: which are not 0, and which make up a mean."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from jsparse.export._shrinking.cut import Cut
 from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.liveness import Axis, Removal
 from jsparse.export._shrinking.operations import PRODUCTS, others, shape_of
+from jsparse.export._shrinking.verify import Fault
 
 REDUCED = {"reduce_sum", "reduce_max"}
 
@@ -73,3 +74,42 @@ def _loses_terms(op: Op, removal: Removal, knowledge: Knowledge) -> bool:
         if gone.any():
             return True
     return False
+
+
+Sums = Mapping[Axis, Collection[Op]]
+"""The operations that sum over each axis."""
+
+
+def averaged_at(
+    graph: Graph, sums: Sums, removal: Removal, found: Collection[Fault]
+) -> dict[Fault, Op]:
+    """The faults that are only means over fewer units, and the sum of each."""
+    means: dict[Fault, Op] = {}
+    for sum_op, divides, ratio in _means(graph, sums, removal):
+        near = [f for f in found if f.op is divides]
+        means |= {f: sum_op for f in near if np.isclose(f.factor, [ratio, 1 / ratio]).any()}
+    return means
+
+
+def _means(graph: Graph, sums: Sums, removal: Removal) -> Iterator[tuple[Op, Op, float]]:
+    """Sums of which terms go, what may divide each by their number, and how that changes."""
+    readers, made = graph.readers, graph.makers
+    read_by = lambda op: [reader for out in op.outputs for reader in readers.get(out, ())]
+
+    def onward(reader: Op) -> list[Op]:
+        number = reader.name in ("div", "mul") and any(not n.shape for n in reader.inputs)
+        # a number: as where a variance is summed again
+        return read_by(reader) if number or reader.name in LINKS | {"select_n"} else []
+
+    for (node, _), ops in sums.items():
+        for op in ops:
+            axes = op.params["axes"]
+            before = np.prod([node.shape[axis] for axis in axes])
+            after = np.prod([removal.kept_shape(node)[axis] for axis in axes])
+            if before == after or not after:
+                continue
+            for reader in reached(read_by(op), onward):
+                if reader.name in ("div", "mul"):  # by n, or by n - ddof
+                    by = (made[n] for n in reader.inputs if n in made)
+                    for divides in (reader, *(one for one in by if one.name == "sub")):
+                        yield op, divides, float(after / before)

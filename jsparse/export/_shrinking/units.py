@@ -11,16 +11,15 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
 
-from jsparse._jaxprs import reached
 from jsparse.export._shrinking.attributes import Attributes, Mend, heads, mend_in_place
 from jsparse.export._shrinking.blame import removed_near
-from jsparse.export._shrinking.contractions import LINKS, tie_unsummed
+from jsparse.export._shrinking.contractions import tie_unsummed
 from jsparse.export._shrinking.couplings import pin_ends, tie
 from jsparse.export._shrinking.cut import Cut, cut_in_place
 from jsparse.export._shrinking.graph import Graph, Node, Op
@@ -29,9 +28,9 @@ from jsparse.export._shrinking.links import Links
 from jsparse.export._shrinking.liveness import NEEDS_WHOLE, WHOLE, Axis, Reason, Removal
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.plan import compared, cuts_of, groups_of, with_sizes
-from jsparse.export._shrinking.rescale import Rescale, merged
+from jsparse.export._shrinking.rescale import Made, Rescale, merged
 from jsparse.export._shrinking.signs import not_negative
-from jsparse.export._shrinking.terms import lossy, partial_sums, zeroed
+from jsparse.export._shrinking.terms import averaged_at, lossy, partial_sums, zeroed
 from jsparse.export._shrinking.tracing import trace
 from jsparse.export._shrinking.verify import Fault, apart, rounding
 
@@ -245,7 +244,14 @@ class Units:
         attributes = mend_in_place(small, groups_of(self.model, self.graph, removal), self.mend)
         same = functools.partial(compared, self.graph, self.inputs, removal)
         partial = functools.cache(lambda: partial_sums(self.graph, removal, cuts))
-        again = lambda one: self._rescale.made_up(one, cuts, same, partial)
+        averaged: dict[Graph, frozenset[Op]] = {}
+
+        def again(one: nnx.Module) -> Made:
+            made = self._rescale.made_up(one, cuts, same, partial)
+            means = averaged_at(self.graph, self._sums, removal, made.faults)
+            averaged[made.graph] = frozenset(means.values())
+            return made._replace(faults=[fault for fault in made.faults if fault not in means])
+
         (small, graph, changes, found), guessed = self._guesses.made(small, removal, again)
         attributes = merged(merged(attributes, guessed), changes.attributes)
         found += [
@@ -253,14 +259,8 @@ class Units:
             for node in self.graph.nodes()
             if 0 in removal.kept_shape(node) and 0 not in node.shape
         ][:1]
-        means: dict[Fault, Op] = {}
-        for sum_op, divides, ratio in self._means(removal):
-            near = [f for f in found if f.op is divides]
-            means |= {f: sum_op for f in near if np.isclose(f.factor, [ratio, 1 / ratio]).any()}
-        found = [fault for fault in found if fault not in means]
-        averaged = frozenset(means.values())
         made = attributes, guessed, changes.factors
-        one = Smaller(small, graph, removal, cuts, *made, averaged, found)
+        one = Smaller(small, graph, removal, cuts, *made, averaged[graph], found)
         more = [] if found else next(filter(None, (test(self.graph, one) for test in tests)), [])
         return dataclasses.replace(one, faults=[*found, *more])
 
@@ -272,29 +272,6 @@ class Units:
             near.update(labels[smaller.removal.removed(node, axis)].tolist())
         units = {n: np.concatenate([self.families[n].units[u] for u in gone[n]]) for n in gone}
         return [n for n, classes in units.items() if near.intersection(classes.tolist())] or [*gone]
-
-    def _means(self, removal: Removal) -> Iterator[tuple[Op, Op, float]]:
-        """Sums of which terms go, what may divide each by their number, and how that changes."""
-        readers, made = self.graph.readers, self.graph.makers
-        read_by = lambda op: [reader for out in op.outputs for reader in readers.get(out, ())]
-
-        def onward(reader: Op) -> list[Op]:
-            number = reader.name in ("div", "mul") and any(not n.shape for n in reader.inputs)
-            # a number: as where a variance is summed again
-            return read_by(reader) if number or reader.name in LINKS | {"select_n"} else []
-
-        for (node, _), ops in self._sums.items():
-            for op in ops:
-                axes = op.params["axes"]
-                before = np.prod([node.shape[axis] for axis in axes])
-                after = np.prod([removal.kept_shape(node)[axis] for axis in axes])
-                if before == after or not after:
-                    continue
-                for reader in reached(read_by(op), onward):
-                    if reader.name in ("div", "mul"):  # by n, or by n - ddof
-                        by = (made[n] for n in reader.inputs if n in made)
-                        for divides in (reader, *(one for one in by if one.name == "sub")):
-                            yield op, divides, float(after / before)
 
 
 def same_sums(full: Graph, small: Smaller) -> list[Fault]:
