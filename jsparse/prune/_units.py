@@ -32,7 +32,7 @@ from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.shrink import alive_paths
 from jsparse.export._shrinking.sizes import Sizes, Widths, sizes_after
 from jsparse.export._shrinking.source import place
-from jsparse.export._shrinking.units import Smaller, Units, same_outputs
+from jsparse.export._shrinking.units import TESTS, Smaller, Units
 from jsparse.export._shrinking.uses import Use
 from jsparse.importance import Importance, Norm
 from jsparse.importance._members import Scores, ranked, scored
@@ -134,7 +134,7 @@ def units(
     scores = scored(importance, fold(model) if options else plain, chosen.groups)
     while True:
         gone = chosen.lowest(ranked(scores, scope), density, budget)
-        small = found.tried(gone, [same_outputs])
+        small = found.tried(gone, TESTS)
         if small and not chosen.needs_more_units(gone, small):
             tell_of_guesses(small.guessed)
             return by_name(small.model), _record(chosen, gone, small)

@@ -10,6 +10,7 @@ The model as a computation:
 What can be removed:
   operations    what each operation does to single positions, and what the axes of a product mean
   constants     which elements are the same for every input
+  signs         which arrays are at least 0
   liveness      the positions to remove, from all down to those that nothing needs
   couplings     which axes an operation ties together
   contractions  where a product stops needing a unit
@@ -33,5 +34,6 @@ Units that are removed together, dead or not:
   units         families of units, and the model without some
   uses          what weights do with them
   groups        the table of them, and their picture (`drawing`)
+  terms         what sums and maxima would lose
   sizes         how large a model without some is
 """

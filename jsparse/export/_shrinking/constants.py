@@ -5,7 +5,7 @@ unknown element times a known zero is a known zero, so the output of a filter wi
 known, and so are its bias, normalization and activation.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -186,13 +186,18 @@ def _zeros(op: Op, given: Known | None, weight: Known | None) -> np.ndarray | No
     return spread(reached, list(free.values()), op.outputs[0].shape)
 
 
-def neutral(op: Op, node: Node, axis: int, knowledge: Knowledge) -> np.ndarray:
-    """Positions of an axis that change nothing where it is reduced, as zeros do in a sum: [n]."""
-    known = knowledge.get(node)
-    reduced = op.name in NEUTRAL and node is op.inputs[0] and axis in op.params["axes"]
+def neutral(
+    op: Op, node: Node, axis: int, knowledge: Knowledge, least: Collection[Node]
+) -> np.ndarray:
+    """Positions of an axis that change nothing where it is reduced, as zeros do in a sum: [n].
+
+    So do zeros in a maximum of what is in `least`, which is at least 0.
+    """
+    known, idle = knowledge.get(node), NEUTRAL | ({"reduce_max": 0} if node in least else {})
+    reduced = op.name in idle and node is op.inputs[0] and axis in op.params["axes"]
     if known is None or not reduced:
         return np.zeros(node.shape[axis], bool)
-    return holding(known, axis, NEUTRAL[op.name])
+    return holding(known, axis, idle[op.name])
 
 
 def holding(known: Known, axis: int, value: float = 0) -> np.ndarray:

@@ -28,7 +28,7 @@ from jsparse.export._shrinking.liveness import ENDS, SINGLE, Axis, Reason
 from jsparse.export._shrinking.operations import is_closed
 from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.stayed import reason_text
-from jsparse.export._shrinking.units import Family, Units, same_outputs
+from jsparse.export._shrinking.units import TESTS, Family, Units
 from jsparse.export._shrinking.uses import (
     NOTHING,
     UnitAxis,
@@ -189,7 +189,7 @@ def try_each(units: Units) -> None:
     """Remove one unit of each family, and hold those that this breaks or whose outputs differ."""
     while True:
         gone = {n: [len(units.families[n].units) - 1] for n in free(units)}
-        if not gone or units.tried(gone, [same_outputs]):
+        if not gone or units.tried(gone, TESTS):
             return
 
 

@@ -3,7 +3,7 @@
 1. A product or quotient of arrays has the product or quotient of their factors, a root the root; a
    sum has the factor that all its terms have. Numbers among them must take it too.
 2. Where an array with a factor is multiplied by weights that nothing else reads, these are divided
-   by it, and the factor ends there.
+   by it, and the factor ends there; parts of them, where pieces that are joined differ.
 3. Any other operation, and outputs of the model, of loops and of branches, cannot have a factor.
 """
 
@@ -17,14 +17,15 @@ import numpy as np
 from jsparse.export._shrinking.contractions import LINKS
 from jsparse.export._shrinking.graph import Body, Graph, Node, Op, spans
 from jsparse.export._shrinking.operations import PRODUCTS
-from jsparse.export._shrinking.places import NoSource, Part, Scaled, Where, before, parted
+from jsparse.export._shrinking.places import NoSource, Part, Scaled, Where, before, parted, piece
 from jsparse.export._shrinking.source import place
 
 REARRANGED = LINKS | {"transpose", "stop_gradient"}
 SAME = REARRANGED | {"neg"}
+JOINS = {"concatenate", "stack"}
 POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "cbrt": 1 / 3, "square": 2.0}
 POWERS |= dict.fromkeys((*SAME, "abs", "slice", "rev", "reduce_sum", "reduce_max"), 1.0)
-SUMS = {"add", "sub", "add_any", "max", "min", "concatenate"}
+SUMS = {"add", "sub", "add_any", "max", "min"} | JOINS
 LOOKUPS = {"gather", "dynamic_slice"}
 ROUNDING = 1e-9
 Origins = frozenset[int]
@@ -116,7 +117,7 @@ class Ways:
         op = self._makers.get(node)
         if op is None or op.bodies:
             return None
-        if op.name in ("concatenate", "stack"):
+        if op.name in JOINS:
             pieces = [None] * len(op.inputs) if where is None else parted(op, where)
             return self._all(op, zip(op.inputs, pieces, strict=True))
         if op.name in ("add", "sub"):
@@ -204,12 +205,13 @@ class Walk:
         self.added: list[Number] = []
 
     def scaled(self, node: Node, factor: float, origins: Origins, op: Op) -> bool:
-        """Divide weights by the factor of an array that they scale; False if there are none.
-
-        The array has it in an operation, `op`.
-        """
+        """Divide weights that scale an array by its factor in an operation; False if none do."""
         found = self._ways.weights(node, None, op)
-        for path, plus, where, call in found or ():
+        self._scale(found or (), factor, origins)
+        return found is not None
+
+    def _scale(self, parts: Iterable[Part], factor: float, origins: Origins) -> None:
+        for path, plus, where, call in parts:
             if call:  # it reads all of the weight, and nothing is added before
                 by = self._calls.setdefault(path, {})
                 by[call] = by.get(call, 1.0) / factor
@@ -217,7 +219,6 @@ class Walk:
                 scaled = self.weights.get(path, Scaled(1.0))
                 self.weights[path] = Scaled(scaled.times(1 / factor, where), plus)
             self.of[path] = self.of.get(path, frozenset()) | origins
-        return found is not None
 
     def start(self, node: Node, factor: float, origins: Origins) -> None:
         """Give an array a factor."""
@@ -235,11 +236,11 @@ class Walk:
             given = [self._factors.get(node, 1.0) for node in op.inputs]
             if all(one == 1 for one in given):
                 continue
-            nobody: Origins = frozenset()
-            origins = nobody.union(*(self._origins.get(node, nobody) for node in op.inputs))
+            origins = frozenset[int]().union(*(self._origins.get(n, ()) for n in op.inputs))
             factor = self._made(op, given, origins)
             if factor is None:
-                stuck.append(Stuck(origins, f"after `{op.name}` at {place(op)}"))
+                if not self._ended_by_pieces(op, given, origins):
+                    stuck.append(Stuck(origins, f"after `{op.name}` at {place(op)}"))
                 continue
             out = op.outputs[0]
             if abs(factor - 1) > ROUNDING and not self._ended(op, given, factor, origins):
@@ -267,6 +268,22 @@ class Walk:
             return False
         free = [node for node, one in zip(op.inputs[:2], given, strict=False) if one == 1]
         return any(self.scaled(node, factor, origins, op) for node in free)
+
+    def _ended_by_pieces(self, op: Op, given: Sequence[float], origins: Origins) -> bool:
+        """Whether parts of weights that read a concatenation, or a stack, end all factors."""
+        parts, out = [], op.outputs[0]
+        if op.name not in JOINS or out in self._ways.ends:
+            return False
+        for reader in self._ways.readers.get(out, ()):
+            for n, one in enumerate(given):
+                where = piece(op, n, reader)
+                found = None if where is None else self._ways.weights(reader.inputs[1], where)
+                if found is None:
+                    return False
+                parts.append((found, one))
+        for found, one in parts:
+            self._scale(found, one, origins)
+        return True
 
     def _made(self, op: Op, given: Sequence[float], origins: Origins) -> float | None:
         """The factor of what an operation makes of arrays with these; None where it has none."""

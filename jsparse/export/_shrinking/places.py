@@ -15,6 +15,7 @@ from jsparse.export._shrinking.cut import Cut
 from jsparse.export._shrinking.graph import Node, Op, spans
 from jsparse.export._shrinking.operations import (
     PRODUCTS,
+    along,
     first_along,
     others,
     shape_of,
@@ -84,12 +85,12 @@ def _in_whole(op: Op, node: Node, where: np.ndarray) -> np.ndarray:
     if op.name == "slice":
         found[spans(op)] = where
         return found
-    n, along = op.outputs.index(node), op.params["axis"]
+    n, axis = op.outputs.index(node), op.params["axis"]
     if op.name == "unstack":
-        np.moveaxis(found, along, 0)[n] = where
+        np.moveaxis(found, axis, 0)[n] = where
         return found
     start = sum(op.params["sizes"][:n])
-    np.moveaxis(found, along, 0)[start : start + node.shape[along]] = np.moveaxis(where, along, 0)
+    np.moveaxis(found, axis, 0)[start : start + node.shape[axis]] = np.moveaxis(where, axis, 0)
     return found
 
 
@@ -107,9 +108,30 @@ def parted(op: Op, where: np.ndarray) -> list[np.ndarray]:
     """Elements of each input of a concatenation or a stack."""
     if op.name == "stack":
         return list(np.moveaxis(where, op.params["axis"], 0))
-    along = op.params["dimension"]
-    ends = np.cumsum([node.shape[along] for node in op.inputs])[:-1]
-    return np.split(where, ends, axis=along)
+    axis = op.params["dimension"]
+    ends = np.cumsum([node.shape[axis] for node in op.inputs])[:-1]
+    return np.split(where, ends, axis=axis)
+
+
+def piece(op: Op, n: int, reader: Op) -> Where:
+    """Which elements of the second factor of a product meet a piece of the first one.
+
+    Args:
+      op: the concatenation, or stack, that makes the first factor.
+      n: the number of the piece.
+      reader: the product.
+
+    Returns:
+      [...] like the second factor; None if it does not sum over the axis of the pieces.
+    """
+    if reader.name not in PRODUCTS or reader.extra or reader.inputs[0] is not op.outputs[0]:
+        return None
+    stack = op.name == "stack"
+    axis = op.params["axis" if stack else "dimension"]
+    lengths = [1 if stack else node.shape[axis] for node in op.inputs]
+    inside, shape = np.repeat(np.arange(len(lengths)) == n, lengths), reader.inputs[1].shape
+    found = [y for x, y in shape_of(reader).summed if x == axis]
+    return np.broadcast_to(along(inside, found[0], len(shape)), shape) if found else None
 
 
 def named(where: np.ndarray) -> str:

@@ -30,6 +30,7 @@ from jsparse.export._shrinking.marks import marked
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.rescale import Compared, Made, merged
+from jsparse.export._shrinking.signs import not_negative
 from jsparse.export._shrinking.stayed import explain, not_opened, partly_dead
 from jsparse.export._shrinking.tracing import trace
 from jsparse.export._shrinking.verify import Fault, Numbers, faults
@@ -96,7 +97,7 @@ class Plan:
             for node in op.nodes:
                 self._next_to.setdefault(node, []).append(op)
         self.droppable: Mapping[Op, np.ndarray] = {}
-        self._guesses = Guesses(self.graph)
+        self._guesses, self._least = Guesses(self.graph), not_negative(self.graph)
 
     def _learn(self, alive: frozenset[str]) -> None:
         self.knowledge: Knowledge = know(self.graph, dict.fromkeys(alive))
@@ -145,7 +146,10 @@ class Plan:
             tie_product(op, removal, self.knowledge, may)
         else:
             removal.because(Reason(WHOLE, op, NEEDS_WHOLE))
-            tie(op, removal, functools.partial(neutral, knowledge=self.knowledge))
+            tie(op, removal, self._spare)
+
+    def _spare(self, op: Op, node: Node, axis: int) -> np.ndarray:
+        return neutral(op, node, axis, self.knowledge, self._least)
 
     def _around(self, removal: Removal) -> list[Op]:
         """The operations next to what changed last."""

@@ -11,17 +11,15 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
 
-from jsparse._jaxprs import reachable
 from jsparse.export._shrinking.attributes import Attributes, Mend, heads, mend_in_place
 from jsparse.export._shrinking.blame import removed_near
-from jsparse.export._shrinking.constants import Known, know, nonzero
-from jsparse.export._shrinking.contractions import LINKS, tie_unsummed
+from jsparse.export._shrinking.contractions import tie_unsummed
 from jsparse.export._shrinking.couplings import pin_ends, tie
 from jsparse.export._shrinking.cut import Cut, cut_in_place
 from jsparse.export._shrinking.graph import Graph, Node, Op
@@ -30,10 +28,13 @@ from jsparse.export._shrinking.links import Links
 from jsparse.export._shrinking.liveness import NEEDS_WHOLE, WHOLE, Axis, Reason, Removal
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.plan import compared, cuts_of, groups_of, with_sizes
-from jsparse.export._shrinking.rescale import Rescale, merged
+from jsparse.export._shrinking.rescale import Made, Rescale, merged
+from jsparse.export._shrinking.signs import not_negative
+from jsparse.export._shrinking.terms import averaged_at, lossy, partial_sums, zeroed
 from jsparse.export._shrinking.tracing import trace
 from jsparse.export._shrinking.verify import Fault, apart, rounding
 
+LOSES = "would lose terms other than 0 if they are cut"
 NEAREST = 4  # families of the same width that are tried as a pair
 
 
@@ -104,6 +105,7 @@ class Units:
         self.graph = trace(model, inputs)
         self._links = Links(self.graph)
         self._sums: dict[Axis, list[Op]] = {}
+        self._least = not_negative(self.graph)
         self._say()
         classes = self._links.solved()
         self._label = classes.label
@@ -127,11 +129,12 @@ class Units:
                     links.tie([(op.inputs[0], x)], [(op.inputs[1], y)])
 
     def _summed(self, op: Op, node: Node, axis: int) -> np.ndarray:
-        """A sum can do without any of its terms."""
+        """A sum can do without any of its terms, and so can a maximum of what is at least 0."""
         sums = op.name == "reduce_sum" and axis in op.params["axes"]
         if sums:
             self._sums.setdefault((node, axis), []).append(op)
-        return np.full(node.shape[axis], sums)
+        most = op.name == "reduce_max" and axis in op.params["axes"] and node in self._least
+        return np.full(node.shape[axis], sums or most)
 
     def _families(self, units: list[Any]) -> list[Family]:
         order = np.argsort(self._label, kind="stable")
@@ -170,7 +173,8 @@ class Units:
         """The model without some units; None if families turned out to be held, or alike."""
         one = self.smaller(gone, tests)
         if not one.faults:
-            return one
+            rest = self._beside(one.means, gone) if one.means else {}
+            return one if not rest or self.tried(rest, tests) else None
         blamed = [self._blamed(one, fault, gone) for fault in one.faults]
         sure = [found[0] for found in blamed if len(found) == 1]
         # a fault may follow from another one: each by itself, with those that are good together;
@@ -194,11 +198,18 @@ class Units:
         for n, (tested, fault) in held.items():
             self._pair(n, {k: gone[k] for k in good}, fault, tests)
             if not any(n in one for one in self.alike if one not in before):
-                near = removed_near(self.graph, tested.removal, fault)
+                sizes = fault.text != LOSES
+                near = removed_near(self.graph, tested.removal, fault) if sizes else []
                 told = with_sizes(self.model, self.graph, tested.removal, [fault], [near])
                 reason = Reason(WHOLE, fault.op, next(told))
                 self.families[n] = self.families[n]._replace(held=reason)
         return None
+
+    def _beside(self, means: Collection[Op], gone: Gone) -> Gone:
+        """Those that are not averaged over, so that the outputs without them can be compared."""
+        over = {n for n in gone if not set(means).isdisjoint(self.families[n].sums)}
+        over.update(*(one for one in self.alike if one & over))
+        return {n: units for n, units in gone.items() if n not in over}
 
     def _pair(self, n: int, good: Gone, fault: Fault, tests: Tests) -> None:
         """Find a family with which this one shrinks if both keep the same width.
@@ -232,8 +243,15 @@ class Units:
         cut_in_place(small, cuts, {})
         attributes = mend_in_place(small, groups_of(self.model, self.graph, removal), self.mend)
         same = functools.partial(compared, self.graph, self.inputs, removal)
-        partial = functools.cache(lambda: self._partial(removal, cuts))
-        again = lambda one: self._rescale.made_up(one, cuts, same, partial)
+        partial = functools.cache(lambda: partial_sums(self.graph, removal, cuts))
+        averaged: dict[Graph, frozenset[Op]] = {}
+
+        def again(one: nnx.Module) -> Made:
+            made = self._rescale.made_up(one, cuts, same, partial)
+            means = averaged_at(self.graph, self._sums, removal, made.faults)
+            averaged[made.graph] = frozenset(means.values())
+            return made._replace(faults=[fault for fault in made.faults if fault not in means])
+
         (small, graph, changes, found), guessed = self._guesses.made(small, removal, again)
         attributes = merged(merged(attributes, guessed), changes.attributes)
         found += [
@@ -241,15 +259,9 @@ class Units:
             for node in self.graph.nodes()
             if 0 in removal.kept_shape(node) and 0 not in node.shape
         ][:1]
-        means: dict[Fault, Op] = {}
-        for sum_op, divides, ratio in self._means(removal):
-            near = [f for f in found if f.op is divides]
-            means |= {f: sum_op for f in near if np.isclose(f.factor, [ratio, 1 / ratio]).any()}
-        found = [fault for fault in found if fault not in means]
-        averaged = frozenset(means.values())
         made = attributes, guessed, changes.factors
-        one = Smaller(small, graph, removal, cuts, *made, averaged, found)
-        more = () if found else (fault for test in tests for fault in test(self.graph, one))
+        one = Smaller(small, graph, removal, cuts, *made, averaged[graph], found)
+        more = [] if found else next(filter(None, (test(self.graph, one) for test in tests)), [])
         return dataclasses.replace(one, faults=[*found, *more])
 
     def _blamed(self, smaller: Smaller, fault: Fault, gone: Gone) -> list[int]:
@@ -261,49 +273,11 @@ class Units:
         units = {n: np.concatenate([self.families[n].units[u] for u in gone[n]]) for n in gone}
         return [n for n, classes in units.items() if near.intersection(classes.tolist())] or [*gone]
 
-    def _partial(self, removal: Removal, cuts: Mapping[str, Cut]) -> set[Node]:
-        """Sums that lose terms other than zeros, with zeros where something is cut."""
-        values = zeroed(self.graph, cuts)
-        given = {path: Known(v, np.zeros(v.shape, bool)) for path, v in values.items()}
-        knowledge = know(self.graph, given)
-        found: set[Node] = set()
-        for (node, axis), ops in self._sums.items():
-            may = nonzero(node, knowledge)
-            gone = removal.removed(node, axis)
-            if gone.any() and (may is None or np.moveaxis(may, axis, 0)[gone].any()):
-                found.update(out for op in ops for out in op.outputs)
-        readers = self.graph.readers
-        links = lambda node: [op for op in readers.get(node, ()) if op.name in LINKS]
-        return {*reachable(found, lambda node: [out for op in links(node) for out in op.outputs])}
 
-    def _means(self, removal: Removal) -> Iterator[tuple[Op, Op, float]]:
-        """Sums of which terms go, what may divide each by their number, and how that changes."""
-        readers, made = self.graph.readers, self.graph.makers
-        read_by = lambda op: [reader for out in op.outputs for reader in readers.get(out, ())]
-
-        def onward(reader: Op) -> list[Op]:
-            number = reader.name in ("div", "mul") and any(not n.shape for n in reader.inputs)
-            # a number: as where a variance is summed again
-            return read_by(reader) if number or reader.name in LINKS | {"select_n"} else []
-
-        for (node, _), ops in self._sums.items():
-            for op in ops:
-                axes = op.params["axes"]
-                before = np.prod([node.shape[axis] for axis in axes])
-                after = np.prod([removal.kept_shape(node)[axis] for axis in axes])
-                if before == after or not after:
-                    continue
-                for reader in reachable(read_by(op), onward):
-                    if reader.name in ("div", "mul"):  # by n, or by n - ddof
-                        by = (made[n] for n in reader.inputs if n in made)
-                        for divides in (reader, *(one for one in by if one.name == "sub")):
-                            yield op, divides, float(after / before)
-
-
-def zeroed(graph: Graph, cuts: Mapping[str, Cut]) -> dict[str, np.ndarray]:
-    """The variables that are cut, with zeros in place of what goes, by path."""
-    values = {n.path: n.value for n in graph.variables if n.path in cuts}
-    return {path: cuts[path].zeroed(v) for path, v in values.items() if v is not None}
+def same_sums(full: Graph, small: Smaller) -> list[Fault]:
+    """Faults where a model without units leaves out terms that zeros in their place would not."""
+    ops = lossy(full, small.removal, small.cuts)
+    return [Fault(LOSES, op, tuple(op.inputs)) for op in ops if op not in small.means]
 
 
 def same_outputs(full: Graph, small: Smaller) -> list[Fault]:
@@ -317,3 +291,6 @@ def same_outputs(full: Graph, small: Smaller) -> list[Fault]:
     if off <= rounding(full.nodes()):
         return []
     return [Fault(f"gives outputs that are off by {off:.1e} of the largest if they are cut")]
+
+
+TESTS: Tests = (same_sums, same_outputs)

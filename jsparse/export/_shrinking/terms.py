@@ -1,0 +1,115 @@
+"""Terms of sums and maxima that go with the units: which are not 0, and which make up a mean."""
+
+from collections.abc import Collection, Iterator, Mapping
+
+import numpy as np
+
+from jsparse._jaxprs import reachable
+from jsparse.export._shrinking.constants import Knowledge, Known, know, nonzero
+from jsparse.export._shrinking.contractions import LINKS
+from jsparse.export._shrinking.cut import Cut
+from jsparse.export._shrinking.graph import Graph, Node, Op
+from jsparse.export._shrinking.liveness import Axis, Removal
+from jsparse.export._shrinking.operations import PRODUCTS, others, shape_of
+from jsparse.export._shrinking.verify import Fault
+
+REDUCED = {"reduce_sum", "reduce_max"}
+
+
+def zeroed(graph: Graph, cuts: Mapping[str, Cut]) -> dict[str, np.ndarray]:
+    """The variables that are cut, with zeros in place of what goes, by path."""
+    values = {n.path: n.value for n in graph.variables if n.path in cuts}
+    return {path: cuts[path].zeroed(v) for path, v in values.items() if v is not None}
+
+
+def lossy(graph: Graph, removal: Removal, cuts: Mapping[str, Cut]) -> list[Op]:
+    """The operations that would read terms other than 0 if what goes were zeros.
+
+    A weight is 0 there itself, so its products are as they were, and need no look.
+    """
+    weights = graph.origins()
+    shorter = []
+    for op in graph.all_ops:
+        looked_at = op.name in REDUCED or (
+            op.name in PRODUCTS and weights.keys().isdisjoint(op.inputs[:2])
+        )
+        if looked_at and any(removal.removed(*axes[0]).any() for axes in _summed(op)):
+            shorter.append(op)
+    if not shorter:
+        return []
+    values = zeroed(graph, cuts)
+    given = {path: Known(v, np.zeros(v.shape, bool)) for path, v in values.items()}
+    knowledge = know(graph, given)
+    return [op for op in shorter if _loses_terms(op, removal, knowledge)]
+
+
+def partial_sums(graph: Graph, removal: Removal, cuts: Mapping[str, Cut]) -> set[Node]:
+    """Sums that lose terms other than zeros, in any shape or type."""
+    readers = graph.readers
+    links = lambda node: [op for op in readers.get(node, ()) if op.name in LINKS]
+    sums = [op for op in lossy(graph, removal, cuts) if op.name == "reduce_sum"]
+    start = [out for op in sums for out in op.outputs]
+    return {*reachable(start, lambda node: [out for op in links(node) for out in op.outputs])}
+
+
+def _summed(op: Op) -> list[tuple[Axis, ...]]:
+    """The axes that are summed, or reduced; of a product, those of the second factor first."""
+    if op.name in REDUCED:
+        return [((op.inputs[0], axis),) for axis in op.params["axes"]]
+    if op.params.get("batch_group_count", 1) > 1:  # it stays whole
+        return []
+    a, b = op.inputs[:2]
+    return [((b, y), (a, x)) for x, y in shape_of(op).summed]
+
+
+def _loses_terms(op: Op, removal: Removal, knowledge: Knowledge) -> bool:
+    """Whether at a position that goes no factor is known to be 0."""
+    for axes in _summed(op):
+        gone = removal.removed(*axes[0])
+        for node, axis in axes:
+            may = nonzero(node, knowledge)
+            if may is not None:  # channels of a grouped convolution: the same ones of each group
+                may = may.any(axis=others(may.ndim, axis)).reshape(-1, len(gone)).any(axis=0)
+                gone = gone & may
+        if gone.any():
+            return True
+    return False
+
+
+Sums = Mapping[Axis, Collection[Op]]
+"""The operations that sum over each axis."""
+
+
+def averaged_at(
+    graph: Graph, sums: Sums, removal: Removal, found: Collection[Fault]
+) -> dict[Fault, Op]:
+    """The faults that are only means over fewer units, and the sum of each."""
+    means: dict[Fault, Op] = {}
+    for sum_op, divides, ratio in _means(graph, sums, removal):
+        near = [f for f in found if f.op is divides]
+        means |= {f: sum_op for f in near if np.isclose(f.factor, [ratio, 1 / ratio]).any()}
+    return means
+
+
+def _means(graph: Graph, sums: Sums, removal: Removal) -> Iterator[tuple[Op, Op, float]]:
+    """Sums of which terms go, what may divide each by their number, and how that changes."""
+    readers, made = graph.readers, graph.makers
+    read_by = lambda op: [reader for out in op.outputs for reader in readers.get(out, ())]
+
+    def onward(reader: Op) -> list[Op]:
+        number = reader.name in ("div", "mul") and any(not n.shape for n in reader.inputs)
+        # a number: as where a variance is summed again
+        return read_by(reader) if number or reader.name in LINKS | {"select_n"} else []
+
+    for (node, _), ops in sums.items():
+        for op in ops:
+            axes = op.params["axes"]
+            before = np.prod([node.shape[axis] for axis in axes])
+            after = np.prod([removal.kept_shape(node)[axis] for axis in axes])
+            if before == after or not after:
+                continue
+            for reader in reachable(read_by(op), onward):
+                if reader.name in ("div", "mul"):  # by n, or by n - ddof
+                    by = (made[n] for n in reader.inputs if n in made)
+                    for divides in (reader, *(one for one in by if one.name == "sub")):
+                        yield op, divides, float(after / before)
