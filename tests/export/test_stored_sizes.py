@@ -78,6 +78,25 @@ def test_the_only_size_that_makes_the_smaller_model_right_is_found() -> None:
         js.prune.units(model, vectors(0, 4), density=0.5)
 
 
+class Heads(nnx.Module):
+    """Heads whose number and width it stores, after a mean over a stream."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.heads, self.dim = 4, 3
+        self.first, self.norm = nnx.Linear(5, 6, rngs=rngs), nnx.LayerNorm(6, rngs=rngs)
+        self.wide, self.last = nnx.Linear(6, 12, rngs=rngs), nnx.Linear(12, 2, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        heads = self.wide(self.norm(self.first(x))).reshape(len(x), self.heads, self.dim)
+        return self.last(nnx.softmax(heads).reshape(len(x), -1))
+
+
+def test_a_mean_before_an_error_does_not_hide_the_sizes() -> None:
+    found = js.groups(Heads(nnx.Rngs(0)), (2, 5))
+    free = {group.name: group.width for group in found if not group.held}
+    assert free == {"first/kernel:1": 6, "wide/kernel:1": 4}
+
+
 class Refusing(Sized):
     """Lets nobody change its width."""
 

@@ -108,11 +108,19 @@ class Guesses:
         return None
 
     def _mends(self, now: list[Fault], before: list[Fault], ops: Iterable[Op]) -> bool:
-        """Whether the faults at some operations are gone, and no new one is before them."""
+        """Whether the faults at some operations are gone, and no new one is before them.
+
+        An error hides what is before it, so numbers there may turn out to follow a width.
+        """
         known = {fault.op for fault in before} - {*ops}
-        new = [fault.op for fault in now if fault.op not in known]
-        first = min(self._graph.order[op] for op in ops)
-        return all(op is not None and op not in ops and self._graph.order[op] > first for op in new)
+        new = [fault for fault in now if fault.op not in known]
+        order, first = self._graph.order, min(self._graph.order[op] for op in ops)
+        return all(
+            fault.op is not None
+            and fault.op not in ops
+            and (order[fault.op] > first or fault.factor)
+            for fault in new
+        )
 
     def _options(
         self, faults: list[Fault], small: nnx.Module, lengths: Callable[[Fault], Lengths]
