@@ -96,7 +96,7 @@ class Plan:
             for node in op.nodes:
                 self._next_to.setdefault(node, []).append(op)
         self.droppable: Mapping[Op, np.ndarray] = {}
-        self._guesses = Guesses(self.graph)
+        self._guesses = Guesses(model, inputs, self.graph)
 
     def _learn(self, alive: frozenset[str]) -> None:
         self.knowledge: Knowledge = know(self.graph, dict.fromkeys(alive))
@@ -187,7 +187,7 @@ class Plan:
         for turn in range(ROUNDS):
             same = functools.partial(compared, self.graph, self.inputs, removal)
             again = lambda one, cuts=record.cuts, same=same: made_up(one, cuts, same)
-            made, guessed = self._guesses.made(small, removal, again)
+            made, guessed = self._guesses.held(small, removal, again)
             graph = made.graph
             if not made.faults:
                 small, changes = made.small, made.changes

@@ -107,7 +107,7 @@ class Units:
         self._say()
         classes = self._links.solved()
         self._label = classes.label
-        self._rescale, self._guesses = Rescale(model, self.graph), Guesses(self.graph)
+        self._rescale, self._guesses = Rescale(model, self.graph), Guesses(model, inputs, self.graph)
         self.families = self._families(classes.units())
         self.alike: list[set[int]] = []
 
@@ -167,10 +167,13 @@ class Units:
         return Removal.of(self.graph, at)
 
     def tried(self, gone: Gone, tests: Tests) -> Smaller | None:
-        """The model without some units; None if families turned out to be held, or alike."""
+        """The model without some units; None if families turned out to be held, or alike.
+
+        Also if sizes that were found are wrong for other inputs, and will not be tried again.
+        """
         one = self.smaller(gone, tests)
         if not one.faults:
-            return one
+            return one if self._guesses.hold(one.model, one.graph, one.guessed) else None
         blamed = [self._blamed(one, fault, gone) for fault in one.faults]
         sure = [found[0] for found in blamed if len(found) == 1]
         # a fault may follow from another one: each by itself, with those that are good together;
