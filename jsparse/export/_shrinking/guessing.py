@@ -113,7 +113,9 @@ class Guesses:
             for name in own
         }
         old = {path: attributes(modules[path]) for path in guessed}
-        sizes = {(old[path][name], new) for path, own in guessed.items() for name, new in own.items()}
+        sizes = {
+            (old[path][name], new) for path, own in guessed.items() for name, new in own.items()
+        }
         wrong = self._others.unlike(small, graph, sizes) if sizes else None
         if wrong is None:
             return True

@@ -3,7 +3,8 @@
 An int that is a width may also be the limit of a length, which a short example does not show.
 
 1. Find the axes of the inputs that may be longer: the model can be traced with twice their length.
-2. Give them lengths around the size: 1, the new size, the old one and twice that.
+2. Give them short lengths, those of the new and the old size, and long ones. Not 1, nor another in
+   place of 1, as JAX then does other operations.
 3. There the smaller model must do the same operations as the full one. Each number in which they
    differ (a length, a setting, a constant) must differ as it does at this place of the code in the
    example: by the same factor, or by the same amount.
@@ -18,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 from jsparse.export._shrinking.graph import Graph, Node, Op
-from jsparse.export._shrinking.source import frames
+from jsparse.export._shrinking.source import called
 from jsparse.export._shrinking.tracing import trace
 from jsparse.export._shrinking.verify import OTHER, SIZES
 
@@ -58,7 +59,9 @@ class OtherShapes:
           None if it follows everywhere; no operation where its code fails.
         """
         ways: Ways = {}
-        for length in sorted({1, *(n for old, new in sizes for n in (new, old, 2 * old))}):
+        pairs = list(sizes)
+        lengths = {n for pair in pairs for n in pair} | {2 * max(old for old, _ in pairs)}
+        for length in sorted((lengths | ({2} if min(lengths) > 3 else set())) - {1}):
             for inputs, full in self._with_length(length):
                 ways = ways or _ways(self._graph.ops, graph.ops)
                 told = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(inputs) if _axes(leaf))
@@ -89,6 +92,7 @@ class OtherShapes:
             for n, leaf in enumerate(self._leaves):
                 for axis in _axes(leaf):
                     same.setdefault(leaf.shape[axis], []).append((n, axis))
+            same.pop(1, None)
             for length, axes in same.items():
                 for one in (tuple(axes), *((axis,) for axis in axes)):
                     _, graph = self._changed(one, 2 * length)
@@ -127,8 +131,7 @@ def _ways(old: Sequence[Op], new: Sequence[Op]) -> Ways:
     found: Ways = {}
     for a, b in zip(old, new, strict=True):
         for place, x, y in _numbers(a, b):
-            if x != y:
-                found.setdefault(place, set()).update(_between(x, y))
+            found.setdefault(place, set()).update(_between(x, y))
         for one, other in zip(a.bodies, b.bodies, strict=True):
             for place, ways in _ways(one.ops, other.ops).items():
                 found.setdefault(place, set()).update(ways)
@@ -141,7 +144,7 @@ def _first_unlike(old: Sequence[Op], new: Sequence[Op], ways: Ways) -> Op | None
         if a.name != b.name or len(a.inputs) != len(b.inputs):
             return a
         for place, x, y in _numbers(a, b):
-            if x != y and ways.get(place, set()).isdisjoint(_between(x, y)):
+            if ways.get(place, set()).isdisjoint(_between(x, y)):
                 return a
         for one, other in zip(a.bodies, b.bodies, strict=True):
             if (op := _first_unlike(one.ops, other.ops, ways)) is not None:
@@ -155,10 +158,12 @@ def _between(x: float, y: float) -> set[tuple[str, float]]:
 
 
 def _numbers(a: Op, b: Op) -> Iterator[tuple[tuple, float, float]]:
-    """The numbers of an operation, by place, in the old and in the new computation."""
-    where = (a.name, *frames(a))
+    """The numbers of an operation that differ, by place, in the old and the new computation."""
+    # the call in the model: what is inside a cached function has the place of its first call
+    where = (a.name, *((frame.file, frame.line) for frame in called(a.source[:1])))
     for n, (x, y) in enumerate(zip(_all(a), _all(b), strict=False)):
-        yield (*where, n), x, y
+        if x != y and not (x != x and y != y):  # two nan are the same
+            yield (*where, n), x, y
 
 
 def _all(op: Op) -> list[float]:
