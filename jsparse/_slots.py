@@ -16,7 +16,7 @@ from jsparse._paths import named
 from jsparse._pattern import Role
 from jsparse._sparse import Sparse
 from jsparse._values import shown
-from jsparse._variables import LORA, WRAPPERS, overwrites, stored, unseen
+from jsparse._variables import LORA, WRAPPERS, on_values, overwrites, stored, unseen
 from jsparse.rules._coupled import Joint, Span
 
 CONVOLUTIONS = (nnx.Conv, nnx.ConvTranspose)
@@ -99,13 +99,22 @@ def check_module(model: Any, name: str = "model") -> None:
     )
 
 
+class Traced(TypeError):
+    """A function of values got traced ones."""
+
+
 def outside_jit(function: Function) -> Function:
     """Decorate a function so that a model or another argument that is traced is refused."""
+    name = function.__name__
+    valued = on_values(function)
 
     @wraps(function)
     def checked(*args: Any, **named: Any) -> Any:
-        check_known(function.__name__, *args, *named.values())
-        return function(*args, **named)
+        check_known(name, *args, *named.values())
+        try:
+            return valued(*args, **named)
+        except Traced:  # of a function that it calls
+            raise _traced(name, "values") from None
 
     return checked  # type: ignore[return-value]
 
@@ -116,10 +125,14 @@ def check_known(name: str, *values: Any) -> None:
         state = nnx.state(value) if isinstance(value, nnx.Pytree) else value
         leaves = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, Iterator))
         if any(isinstance(leaf, Tracer) for leaf in leaves):
-            raise TypeError(
-                f"{name} got {type(value).__name__} traced, as in jax.jit, nnx.jit, grad or vmap, "
-                f"where no values are known; call {name} outside of them"
-            )
+            raise _traced(name, type(value).__name__)
+
+
+def _traced(name: str, got: str) -> Traced:
+    return Traced(
+        f"{name} got {got} traced, as in jax.jit, nnx.jit, grad or vmap, where no values are "
+        f"known; call {name} outside of them"
+    )
 
 
 def slots(model: nnx.Module, kinds: Any = nnx.Variable | Sparse) -> list[Slot]:

@@ -1,13 +1,17 @@
-"""The kinds of variables in a rule's state, writing them, and layers that would overwrite them."""
+"""The kinds of variables in a rule's state, writing them, and what variables cannot serve."""
 
 import sys
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from jax.core import Tracer
 
+Function = TypeVar("Function", bound=Callable)
 WRAPPERS = tuple(getattr(nnx, n) for n in ("WeightNorm", "SpectralNorm") if hasattr(nnx, n))
 """Layers that write the variables of the layer in them at each call; flax 0.11 has none."""
 
@@ -123,3 +127,29 @@ def write(variable: nnx.Variable, value: Array) -> None:
         variable.set_value(value)
     else:
         variable[...] = value
+
+
+def on_values(function: Function) -> Function:
+    """Decorate a function so that it says so when it fails for a model that has only shapes."""
+    name = function.__qualname__.removesuffix(".__init__")
+
+    @wraps(function)
+    def checked(*args: Any, **named: Any) -> Any:
+        try:
+            return function(*args, **named)
+        except Exception as error:
+            models = [one for one in (*args, *named.values()) if isinstance(one, nnx.Module)]
+            if (model := next(filter(is_abstract, models), None)) is None:
+                raise
+            raise TypeError(
+                f"{name} got {type(model).__name__} with shapes in place of arrays, as "
+                f"nnx.eval_shape makes it; give {name} a model with values, or call it in the "
+                "function that nnx.eval_shape gets, if it can be traced"
+            ) from error
+
+    return checked  # type: ignore[return-value]
+
+
+def is_abstract(model: nnx.Module) -> bool:
+    """Whether a model has shapes in place of arrays."""
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model)))

@@ -14,6 +14,7 @@ from jsparse._slots import Slot, check_module, slots
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, sparsify
 from jsparse._values import check_is, shown
+from jsparse._variables import on_values
 from jsparse.heads._given import read_places
 from jsparse.heads._point import Point, put
 from jsparse.rules._held import Held
@@ -50,6 +51,7 @@ def replace(model: Model, path: str, point: Point) -> Model:
     return copy
 
 
+@on_values
 def ablate(
     model: Model,
     path: str,

@@ -29,7 +29,7 @@ from jsparse._sparse import Sparse
 from jsparse._surgery import copied
 from jsparse._topk import highest
 from jsparse._values import check_in, known, shown
-from jsparse._variables import store, stored, write
+from jsparse._variables import on_values, store, stored, write
 from jsparse.rules._coupled import Follows, rule_name
 from jsparse.rules._held import Held
 from jsparse.rules._keep import Keep
@@ -39,6 +39,7 @@ Links = Literal["mask", "count"] | None
 MAKE = "make the target from the model: target = jsparse.hold(model)"
 
 
+@on_values
 def average(
     target: Model, model: nnx.Module, rate: float | Array, *, keep: Links = "mask"
 ) -> Model:

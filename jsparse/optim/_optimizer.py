@@ -16,7 +16,7 @@ from jsparse._pattern import Role
 from jsparse._revise.transform import Revise, Revised
 from jsparse._slots import check_module, held_groups, sparse_parts
 from jsparse._values import check_transform, shown
-from jsparse._variables import Mask, Setting, write
+from jsparse._variables import Mask, Setting, on_values, write
 from jsparse.optim._closed import closed, masked_weights, without_masked
 from jsparse.optim._density import TargetDensity
 from jsparse.optim._notices import (
@@ -96,6 +96,7 @@ class Optimizer(nnx.Optimizer):
       1
     """
 
+    @on_values
     def __init__(
         self,
         model: nnx.Module,

@@ -11,12 +11,13 @@ from jax import Array
 from jsparse._paths import named, path_of
 from jsparse._slots import ruled_parts, slots
 from jsparse._sparse import Mask, Sparse
-from jsparse._variables import stored
+from jsparse._variables import on_values, stored
 from jsparse.optim._closed import masked_weights, without_masked
 from jsparse.rules._rule import Rule, State
 from jsparse.rules._stacked import stacked_cost
 
 
+@on_values
 def task_gradients(model: nnx.Module, grads: Any) -> dict[str, Array]:
     """The gradient of the task's loss, by path.
 

@@ -29,7 +29,7 @@ from jsparse._slots import Slot, refuse_unseen, refuse_wrapped, slots
 from jsparse._sparse import Sparse
 from jsparse._surgery import check_rngs, copied
 from jsparse._values import check_is, check_pattern, shown
-from jsparse._variables import Setting
+from jsparse._variables import Setting, on_values
 from jsparse.export._shrinking.groups import UnitGroups, chosen_groups
 from jsparse.export._shrinking.uses import UnitAxis, UnitGroup
 from jsparse.rules._coupled import (
@@ -50,6 +50,7 @@ Places = Mapping[str, Sequence[Slot]]
 """The slots of the variable that a path names, by any of its paths."""
 
 
+@on_values
 def couple(model: Model, groups: UnitGroups, *rules: Rules, rngs: nnx.Rngs | None = None) -> Model:
     """A copy of the model in which each chosen group of coupled units has a rule.
 

@@ -25,6 +25,7 @@ from jax import Array
 from jsparse._checks import check_density
 from jsparse._slots import outside_jit
 from jsparse._values import by_density, check_batches
+from jsparse._variables import on_values
 from jsparse.prune._choice import Arrays, Choice, check_choice, globally, held_parts, keep_highest
 from jsparse.prune._weights import Loss, apart, mean_over, slope
 
@@ -75,6 +76,7 @@ def grasp(
     return keep_highest(model, grasp_scores(model, loss, batches), density, choose)
 
 
+@on_values
 def grasp_scores(model: nnx.Module, loss: Loss, batches: Iterable[Any]) -> dict[str, Array]:
     """The scores of `grasp` by path, [...] like the weights."""
     values, rest, build = apart(model)

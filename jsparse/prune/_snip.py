@@ -21,6 +21,7 @@ from jax import Array
 from jsparse._checks import check_density
 from jsparse._slots import outside_jit
 from jsparse._values import by_density
+from jsparse._variables import on_values
 from jsparse.prune._choice import Choice, check_choice, globally, keep_highest
 from jsparse.prune._weights import Loss, apart, mean_over, slope
 
@@ -66,6 +67,7 @@ def snip(
     return keep_highest(model, snip_scores(model, loss, batches), density, choose)
 
 
+@on_values
 def snip_scores(model: nnx.Module, loss: Loss, batches: Iterable[Any]) -> dict[str, Array]:
     """The scores of `snip` by path, [...] like the weights."""
     values, rest, build = apart(model)
