@@ -23,6 +23,8 @@ from jsparse.export._shrinking.source import called
 from jsparse.export._shrinking.tracing import trace
 from jsparse.export._shrinking.verify import OTHER, SIZES
 
+MOVES = {"broadcast_in_dim", "dot_general", "reshape", "squeeze", "transpose"}
+"""Operations of which JAX does others where an axis inside the model has a length of 1."""
 UNROLLED = 4  # times the example's length, beyond which code that loops over it is not traced
 Axes = tuple[tuple[int, int], ...]
 """Axes of inputs that have one length: the number of the input, and the axis."""
@@ -130,6 +132,8 @@ def _ways(old: Sequence[Op], new: Sequence[Op]) -> Ways:
     """In which ways the numbers at each place differ."""
     found: Ways = {}
     for a, b in zip(old, new, strict=True):
+        if a.name in MOVES:
+            found.setdefault(_place(a), set())
         for place, x, y in _numbers(a, b):
             found.setdefault(place, set()).update(_between(x, y))
         for one, other in zip(a.bodies, b.bodies, strict=True):
@@ -144,7 +148,8 @@ def _first_unlike(old: Sequence[Op], new: Sequence[Op], ways: Ways) -> Op | None
         if a.name != b.name or len(a.inputs) != len(b.inputs):
             return a
         for place, x, y in _numbers(a, b):
-            if ways.get(place, set()).isdisjoint(_between(x, y)):
+            known = a.name not in MOVES or place in ways
+            if known and ways.get(place, set()).isdisjoint(_between(x, y)):
                 return a
         for one, other in zip(a.bodies, b.bodies, strict=True):
             if (op := _first_unlike(one.ops, other.ops, ways)) is not None:
@@ -159,11 +164,15 @@ def _between(x: float, y: float) -> set[tuple[str, float]]:
 
 def _numbers(a: Op, b: Op) -> Iterator[tuple[tuple, float, float]]:
     """The numbers of an operation that differ, by place, in the old and the new computation."""
-    # the call in the model: what is inside a cached function has the place of its first call
-    where = (a.name, *((frame.file, frame.line) for frame in called(a.source[:1])))
+    where = _place(a)
     for n, (x, y) in enumerate(zip(_all(a), _all(b), strict=False)):
         if x != y and not (x != x and y != y):  # two nan are the same
-            yield (*where, n), x, y
+            yield where if a.name in MOVES else (*where, n), x, y
+
+
+def _place(op: Op) -> tuple:
+    """Its call in the model: what is inside a cached function has the place of its first call."""
+    return op.name, *((frame.file, frame.line) for frame in called(op.source[:1]))
 
 
 def _all(op: Op) -> list[float]:
