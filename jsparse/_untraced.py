@@ -1,4 +1,4 @@
-"""Functions that need values, and so refuse models and arrays that are traced."""
+"""Functions that need values, and so refuse models and arrays that are traced or only shapes."""
 
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -11,13 +11,43 @@ from jax.core import Tracer
 Function = TypeVar("Function", bound=Callable)
 
 
+class Traced(TypeError):
+    """A function of values got traced ones."""
+
+
 def outside_jit(function: Function) -> Function:
     """Decorate a function so that a model or another argument that is traced is refused."""
+    name = function.__name__
+    valued = on_values(function)
 
     @wraps(function)
     def checked(*args: Any, **named: Any) -> Any:
-        refuse_traced(function.__name__, *args, *named.values())
-        return function(*args, **named)
+        refuse_traced(name, *args, *named.values())
+        try:
+            return valued(*args, **named)
+        except Traced:  # of a function that it calls
+            raise _traced(name, "values") from None
+
+    return checked  # type: ignore[return-value]
+
+
+def on_values(function: Function) -> Function:
+    """Decorate a function so that it says so when it fails for a model that has only shapes."""
+    name = function.__qualname__.removesuffix(".__init__")
+
+    @wraps(function)
+    def checked(*args: Any, **named: Any) -> Any:
+        try:
+            return function(*args, **named)
+        except Exception as error:
+            models = [one for one in (*args, *named.values()) if isinstance(one, nnx.Module)]
+            if (model := next(filter(is_abstract, models), None)) is None:
+                raise
+            raise TypeError(
+                f"{name} got {type(model).__name__} with shapes in place of arrays, as "
+                f"nnx.eval_shape makes it; give {name} a model with values, or call it in the "
+                "function that nnx.eval_shape gets, if it can be traced"
+            ) from error
 
     return checked  # type: ignore[return-value]
 
@@ -28,7 +58,16 @@ def refuse_traced(name: str, *values: Any) -> None:
         state = nnx.state(value) if isinstance(value, nnx.Pytree) else value
         leaves = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, Iterator))
         if any(isinstance(leaf, Tracer) for leaf in leaves):
-            raise TypeError(
-                f"{name} got {type(value).__name__} traced, as in jax.jit, nnx.jit, grad or vmap, "
-                f"where no values are known; call {name} outside of them"
-            )
+            raise _traced(name, type(value).__name__)
+
+
+def _traced(name: str, got: str) -> Traced:
+    return Traced(
+        f"{name} got {got} traced, as in jax.jit, nnx.jit, grad or vmap, where no values are "
+        f"known; call {name} outside of them"
+    )
+
+
+def is_abstract(model: nnx.Module) -> bool:
+    """Whether a model has shapes in place of arrays."""
+    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model)))

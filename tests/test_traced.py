@@ -1,4 +1,4 @@
-"""Functions that read values refuse a model inside a transformation of JAX, in one line."""
+"""Functions of values refuse a model in a transformation of JAX, or of shapes, in one line."""
 
 from typing import Any
 
@@ -47,3 +47,38 @@ def test_traced_batches_are_refused_too() -> None:
     model = js.sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", js.Held()))
     with pytest.raises(TypeError, match=r"shrink got .* traced"):
         jax.eval_shape(lambda x: js.shrink(model, x), jax.ShapeDtypeStruct((1, 4), "float32"))
+
+
+def test_the_function_that_was_called_names_itself() -> None:
+    model = js.sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", js.Held()))
+    with pytest.raises(TypeError, match=r"^magnitude got values traced"):
+        jax.eval_shape(lambda: js.prune.magnitude(model, density=0.5).kernel[...])
+
+
+OF_SHAPES = {
+    "PackedOptimizer", "export.left_dense", "export.linen", "export.rebuild", "export.trim",
+    "export.rebuild_training", "export.unpack", "heads.replace", "optim.threshold_parts", "roles",
+    "prune.drop_blocks", "prune.held_parts",
+}  # fmt: skip
+"""Functions that need no values."""
+READING_ARRAYS = [n for n, one in CALLS.items() if MODELS & {*one.kinds} and n not in OF_SHAPES]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in READING_ARRAYS]
+)
+def test_a_model_of_shapes_is_refused_in_one_line(name: str) -> None:
+    given = CALLS[name].arguments()
+    if given.get("folder") == "saved":
+        given["folder"] = saved()
+    for key in [key for key in given if key in MODELS and isinstance(given[key], nnx.Module)]:
+        form, state = nnx.split(given[key])
+        shapes = nnx.merge(form, jax.eval_shape(lambda state: state, state))
+        with pytest.raises(TypeError, match=r"nnx\.eval_shape") as caught:
+            CALLS[name].function(**given | {key: shapes})
+        assert "\n" not in str(caught.value)
+
+
+def test_a_summary_of_a_dense_model_of_shapes() -> None:
+    model = nnx.eval_shape(lambda: nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
+    assert js.summary(model).dense == 15

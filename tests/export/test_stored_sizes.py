@@ -78,6 +78,73 @@ def test_the_only_size_that_makes_the_smaller_model_right_is_found() -> None:
         js.prune.units(model, vectors(0, 4), density=0.5)
 
 
+class Heads(nnx.Module):
+    """Heads whose number and width it stores, after a mean over a stream."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.heads, self.dim = 4, 3
+        self.first, self.norm = nnx.Linear(5, 6, rngs=rngs), nnx.LayerNorm(6, rngs=rngs)
+        self.wide, self.last = nnx.Linear(6, 12, rngs=rngs), nnx.Linear(12, 2, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        heads = self.wide(self.norm(self.first(x))).reshape(len(x), self.heads, self.dim)
+        return self.last(nnx.softmax(heads).reshape(len(x), -1))
+
+
+def test_a_mean_before_an_error_does_not_hide_the_sizes() -> None:
+    found = js.groups(Heads(nnx.Rngs(0)), (2, 5))
+    free = {group.name: group.width for group in found if not group.held}
+    assert free == {"first/kernel:1": 6, "wide/kernel:1": 4}
+
+
+class Limited(Sized):
+    """Reads its width as a limit of a length too."""
+
+    def limited(self, x: Array) -> Array:
+        return x[: self.width]
+
+    def __call__(self, x: Array) -> Array:
+        return super().__call__(self.limited(x))
+
+
+class Latest(Limited):
+    def limited(self, x: Array) -> Array:
+        return x[-2 * self.width :]
+
+
+class Longer(Limited):
+    def limited(self, x: Array) -> Array:
+        return x[::-1] if len(x) > self.width else x
+
+
+class Shorter(Limited):
+    def limited(self, x: Array) -> Array:
+        return x if len(x) > 4 and len(x) < self.width else x[::-1]
+
+
+class AtLeast(Limited):
+    def limited(self, x: Array) -> Array:
+        return x / max(len(x), self.width - 4)
+
+
+class InParts(Limited):
+    def limited(self, x: Array) -> Array:
+        size = min(len(x), self.width)
+        return (x.reshape(-1, size, 6) / size).reshape(x.shape)
+
+
+@pytest.mark.parametrize("kind", [Limited, Latest, Longer, Shorter, AtLeast, InParts])
+def test_sizes_that_also_limit_a_length_are_refused_by_name(kind: type[Sized]) -> None:
+    small, record = js.shrink(sized(kind), vectors(0, 4))
+    assert small.width == 8
+    assert "width fits the example, but not inputs of shape (" in record.stayed["last/kernel"]
+
+
+def test_no_group_goes_by_a_size_that_also_limits_a_length() -> None:
+    groups = js.groups(sized(Limited), vectors(0, 4))
+    assert "width fits the example" in groups["both/kernel:1"].held
+
+
 class Refusing(Sized):
     """Lets nobody change its width."""
 

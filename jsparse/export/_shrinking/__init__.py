@@ -27,6 +27,7 @@ Whether it is right, and what it takes:
   cut           variables, rules and states, cut
   attributes    the sizes that layers store
   guessing      the sizes that modules of your own store, found by trying
+  other_shapes  whether these are right for inputs of other shapes
   record        what was removed, as plain data
 
 Units that are removed together, dead or not:

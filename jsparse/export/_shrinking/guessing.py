@@ -9,8 +9,11 @@
 3. An attribute is set if it is the only one that is right. If none is, two are set if they are the
    only ones that are right together. The next fault follows, until none is left or nothing is
    certain.
+4. What makes the example right is tested on inputs of other shapes (`other_shapes`). Attributes
+   with which the smaller model is another one there are not tried again.
 """
 
+import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -18,14 +21,16 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 
-from jsparse._bridge import is_user_code
+from jsparse._bridge import attributes, is_user_code
 from jsparse._jaxprs import by_distance
 from jsparse._paths import listed
 from jsparse._slots import walk_modules
 from jsparse.export._shrinking.attributes import Attributes, set_in_place, sizes_stored
 from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.liveness import Removal
+from jsparse.export._shrinking.other_shapes import OtherShapes
 from jsparse.export._shrinking.rescale import Made, merged
+from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.verify import Fault
 from jsparse.optim._notices import warn_at_caller
 
@@ -55,11 +60,15 @@ class Guesses:
     """Finds sizes that modules store; remembers what was tried in vain.
 
     Args:
+      model: the full one.
+      inputs: of the example.
       graph: of the full model.
     """
 
-    def __init__(self, graph: Graph):
-        self._graph = graph
+    def __init__(self, model: nnx.Module, inputs: tuple, graph: Graph):
+        self._model, self._graph = model, graph
+        self._others = OtherShapes(model, inputs, graph)
+        self._refused: dict[Key, str] = {}
         self._nodes = graph.nodes()
         self._unseen = any(op.name in UNSEEN for op in graph.all_ops)
         self._vain: set[tuple] = set()
@@ -78,7 +87,50 @@ class Guesses:
         while made.faults and (chosen := self._next(made.faults, small, removal, again)):
             made, small, values = chosen
             found = merged(found, values)
-        return made, found
+        return made._replace(faults=list(map(self._naming_refused, made.faults))), found
+
+    def held(
+        self, small: nnx.Module, removal: Removal, again: Callable[[Any], Made]
+    ) -> tuple[Made, Attributes]:
+        """The same, where the attributes are right for other inputs too."""
+        while True:
+            made, found = self.made(small, removal, again)
+            if made.faults or self.hold(made.small, made.graph, found):
+                return made, found
+
+    def hold(self, small: nnx.Module, graph: Graph, guessed: Attributes) -> bool:
+        """Whether attributes that were set are right for other inputs; if not, refuse them.
+
+        Args:
+          small: the smaller model.
+          graph: what it computes for the example.
+          guessed: the attributes.
+        """
+        modules = dict(walk_modules(self._model))
+        keys = {
+            (type(modules[path]), name): f"{path}.{name}".lstrip(".")
+            for path, own in guessed.items()
+            for name in own
+        }
+        old = {path: attributes(modules[path]) for path in guessed}
+        sizes = {
+            (old[path][name], new) for path, own in guessed.items() for name, new in own.items()
+        }
+        wrong = self._others.unlike(small, graph, sizes) if sizes else None
+        if wrong is None:
+            return True
+        inputs, op = wrong
+        at = f" at {place(op)}" if op else ""
+        for key, name in keys.items():
+            self._refused[key] = f"{name} fits the example, but not inputs of shape {inputs}{at}"
+        return False
+
+    def _naming_refused(self, fault: Fault) -> Fault:
+        """The fault, with the attributes around it that were refused."""
+        near = self._near(fault.op) if fault.op and self._refused else []
+        kinds = {type(module) for path, module in walk_modules(self._model) if _around(path, near)}
+        told = [text for (kind, _), text in self._refused.items() if kind in kinds]
+        return dataclasses.replace(fault, text="; ".join([fault.text, *told])) if told else fault
 
     def _next(
         self, faults: list[Fault], small: nnx.Module, removal: Removal, again: Callable[[Any], Made]
@@ -108,11 +160,19 @@ class Guesses:
         return None
 
     def _mends(self, now: list[Fault], before: list[Fault], ops: Iterable[Op]) -> bool:
-        """Whether the faults at some operations are gone, and no new one is before them."""
+        """Whether the faults at some operations are gone, and no new one is before them.
+
+        An error hides what is before it, so numbers there may turn out to follow a width.
+        """
         known = {fault.op for fault in before} - {*ops}
-        new = [fault.op for fault in now if fault.op not in known]
-        first = min(self._graph.order[op] for op in ops)
-        return all(op is not None and op not in ops and self._graph.order[op] > first for op in new)
+        new = [fault for fault in now if fault.op not in known]
+        order, first = self._graph.order, min(self._graph.order[op] for op in ops)
+        return all(
+            fault.op is not None
+            and fault.op not in ops
+            and (order[fault.op] > first or fault.factor)
+            for fault in new
+        )
 
     def _options(
         self, faults: list[Fault], small: nnx.Module, lengths: Callable[[Fault], Lengths]
@@ -126,13 +186,12 @@ class Guesses:
                 continue
             near = self._near(fault.op)
             for path, module in modules:
-                inside = f"{path}/" if path else ""
-                if not any(one.startswith(inside) for one in near):
+                if not _around(path, near):
                     continue
                 for name, value in sizes_stored(module).items():
-                    if not isinstance(value, int) or value not in new:
-                        continue
                     key = type(module), name
+                    if not isinstance(value, int) or value not in new or key in self._refused:
+                        continue
                     one = found.get(key, Option(frozenset([key]), {}, frozenset()))
                     found[key] = one._replace(ops=one.ops | {fault.op})
                     if one.values.setdefault(path, {}).setdefault(name, new[value]) != new[value]:
@@ -150,6 +209,12 @@ class Guesses:
                 if paths := [node.path for node in nodes if node.path]:
                     return paths
         return []
+
+
+def _around(path: str, variables: Iterable[str]) -> bool:
+    """Whether a module holds any of some variables."""
+    inside = f"{path}/" if path else ""
+    return any(one.startswith(inside) for one in variables)
 
 
 def _with(small: nnx.Module, values: Attributes) -> nnx.Module | None:

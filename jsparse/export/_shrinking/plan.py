@@ -97,7 +97,8 @@ class Plan:
             for node in op.nodes:
                 self._next_to.setdefault(node, []).append(op)
         self.droppable: Mapping[Op, np.ndarray] = {}
-        self._guesses, self._least = Guesses(self.graph), not_negative(self.graph)
+        self._guesses = Guesses(model, inputs, self.graph)
+        self._least = not_negative(self.graph)
 
     def _learn(self, alive: frozenset[str]) -> None:
         self.knowledge: Knowledge = know(self.graph, dict.fromkeys(alive))
@@ -191,7 +192,7 @@ class Plan:
         for turn in range(ROUNDS):
             same = functools.partial(compared, self.graph, self.inputs, removal)
             again = lambda one, cuts=record.cuts, same=same: made_up(one, cuts, same)
-            made, guessed = self._guesses.made(small, removal, again)
+            made, guessed = self._guesses.held(small, removal, again)
             graph = made.graph
             if not made.faults:
                 small, changes = made.small, made.changes

@@ -17,6 +17,7 @@ from jsparse._paths import named
 from jsparse._pure import evaluated, pure
 from jsparse._slots import own_masks, slots, walk_modules
 from jsparse._storage.leaves import is_key
+from jsparse._untraced import is_abstract
 from jsparse.export._shrinking.graph import Body, Graph, Node, Op, every
 from jsparse.export._shrinking.marks import mark_in_place
 from jsparse.export._shrinking.pieces import LEVEL, pieces_of, run_pieces
@@ -79,6 +80,8 @@ def trace_statistics(model: nnx.Module, inputs: tuple) -> Graph:
 
 
 def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) -> Graph:
+    if is_abstract(model):
+        raise TypeError("the model has shapes in place of arrays")
     mark_in_place(model)
     run, variables, arrays = call(model, inputs)
 

@@ -109,7 +109,8 @@ class Units:
         self._say()
         classes = self._links.solved()
         self._label = classes.label
-        self._rescale, self._guesses = Rescale(model, self.graph), Guesses(self.graph)
+        self._rescale = Rescale(model, self.graph)
+        self._guesses = Guesses(model, inputs, self.graph)
         self.families = self._families(classes.units())
         self.alike: list[set[int]] = []
 
@@ -170,9 +171,11 @@ class Units:
         return Removal.of(self.graph, at)
 
     def tried(self, gone: Gone, tests: Tests) -> Smaller | None:
-        """The model without some units; None if families turned out to be held, or alike."""
+        """The model without some units; None if families, or sizes found, turned out wrong."""
         one = self.smaller(gone, tests)
         if not one.faults:
+            if not self._guesses.hold(one.model, one.graph, one.guessed):
+                return None
             rest = self._beside(one.means, gone) if one.means else {}
             return one if not rest or self.tried(rest, tests) else None
         blamed = [self._blamed(one, fault, gone) for fault in one.faults]
@@ -281,10 +284,7 @@ def same_sums(full: Graph, small: Smaller) -> list[Fault]:
 
 
 def same_outputs(full: Graph, small: Smaller) -> list[Fault]:
-    """A fault if a model without units gives other outputs than one with zeros in their place.
-
-    A mean over units does: it is then over those that are left.
-    """
+    """A fault if a model gives other outputs than one with zeros; a mean over what is left may."""
     if small.means:
         return []
     off = apart(full.run(zeroed(full, small.cuts)), small.graph.run({}))

@@ -1,0 +1,193 @@
+"""Sizes found by trying, tested on inputs of other shapes than the example's.
+
+An int that is a width may also be the limit of a length, which a short example does not show.
+
+1. Find the axes of the inputs that may be longer: the model can be traced with twice their length.
+2. Give them short lengths, those of the new and the old size, and long ones. Not 1, nor another in
+   place of 1, as JAX then does other operations.
+3. There the smaller model must do the same operations as the full one. Each number in which they
+   differ (a length, a setting, a constant) must differ as it does at this place of the code in the
+   example: by the same factor, or by the same amount.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jsparse.export._shrinking.graph import Graph, Node, Op
+from jsparse.export._shrinking.source import called
+from jsparse.export._shrinking.tracing import trace
+from jsparse.export._shrinking.verify import OTHER, SIZES
+
+MOVES = {"broadcast_in_dim", "dot_general", "reshape", "squeeze", "transpose"}
+"""Operations of which JAX does others where an axis inside the model has a length of 1."""
+UNROLLED = 4  # times the example's length, beyond which code that loops over it is not traced
+Axes = tuple[tuple[int, int], ...]
+"""Axes of inputs that have one length: the number of the input, and the axis."""
+Ways = dict[tuple, set[tuple[str, float]]]
+"""How a number differs between two computations, by the place of its operation and which it is."""
+
+
+class OtherShapes:
+    """The full model on inputs of other shapes, each traced once.
+
+    Args:
+      model: of full size.
+      inputs: of the example.
+      graph: of the model, for these.
+    """
+
+    def __init__(self, model: nnx.Module, inputs: tuple, graph: Graph):
+        self._model, self._graph = model, graph
+        self._leaves, self._form = jax.tree.flatten(inputs)
+        self._traced: dict[tuple, tuple[tuple, Graph | None]] = {}
+        self._found: dict[Axes, float] | None = None
+
+    def unlike(
+        self, small: nnx.Module, graph: Graph, sizes: Iterable[tuple[int, int]]
+    ) -> tuple[str, Op | None] | None:
+        """The inputs, and the operation, for which a smaller model does not follow the full one.
+
+        Args:
+          small: the smaller model.
+          graph: what it computes for the example.
+          sizes: each size that was found, before and after.
+
+        Returns:
+          None if it follows everywhere; no operation where its code fails.
+        """
+        ways: Ways = {}
+        pairs = list(sizes)
+        lengths = {n for pair in pairs for n in pair} | {2 * max(old for old, _ in pairs)}
+        for length in sorted((lengths | ({2} if min(lengths) > 3 else set())) - {1}):
+            for inputs, full in self._with_length(length):
+                ways = ways or _ways(self._graph.ops, graph.ops)
+                arrays = filter(_axes, jax.tree.leaves(inputs))
+                shapes = ", ".join(str(array.shape) for array in arrays)
+                try:
+                    found = trace(small, inputs)
+                except Exception:  # the model's own code may raise anything
+                    return shapes, None
+                if (op := _first_unlike(full.ops, found.ops, ways)) is not None:
+                    return shapes, op
+        return None
+
+    def _with_length(self, length: int) -> Iterator[tuple[tuple, Graph]]:
+        """Inputs with this length along all axes that may have it, or else along each alone."""
+        axes = [one for one, most in self._flexible().items() if length <= most]
+        together = tuple(axis for one in axes for axis in one)
+        for one in (together, *axes) if axes else ():
+            inputs, graph = self._changed(one, length)
+            if graph is not None:
+                yield inputs, graph
+                if one is together:
+                    return
+
+    def _flexible(self) -> dict[Axes, float]:
+        """The axes that may be longer, those of one length together, and up to which length."""
+        if self._found is None:
+            self._found = {}
+            same: dict[int, list[tuple[int, int]]] = {}
+            for n, leaf in enumerate(self._leaves):
+                for axis in _axes(leaf):
+                    same.setdefault(leaf.shape[axis], []).append((n, axis))
+            same.pop(1, None)
+            for length, axes in same.items():
+                for one in (tuple(axes), *((axis,) for axis in axes)):
+                    _, graph = self._changed(one, 2 * length)
+                    if graph is not None:
+                        loops = len(graph.all_ops) > len(self._graph.all_ops)
+                        self._found[one] = UNROLLED * length if loops else np.inf
+                        if one == tuple(axes):
+                            break
+        return self._found
+
+    def _changed(self, axes: Axes, length: int) -> tuple[tuple, Graph | None]:
+        """Inputs with a length along axes, and what the model computes; None if it takes none."""
+        key = axes, length
+        if key not in self._traced:
+            leaves = list(self._leaves)
+            for n, axis in axes:
+                shape = list(leaves[n].shape)
+                shape[axis] = length
+                leaves[n] = np.zeros(shape, leaves[n].dtype)  # only shapes count
+            inputs = jax.tree.unflatten(self._form, leaves)
+            try:
+                self._traced[key] = inputs, trace(self._model, inputs)
+            except Exception:  # the model's own code may raise anything
+                self._traced[key] = inputs, None
+        return self._traced[key]
+
+
+def _axes(leaf: Any) -> range:
+    """The axes that may get another length."""
+    array = isinstance(leaf, jax.Array | np.ndarray)
+    return range(leaf.ndim if array and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else 0)
+
+
+def _ways(old: Sequence[Op], new: Sequence[Op]) -> Ways:
+    """In which ways the numbers at each place differ."""
+    found: Ways = {}
+    for a, b in zip(old, new, strict=True):
+        if a.name in MOVES:
+            found.setdefault(_place(a), set())
+        for place, x, y in _numbers(a, b):
+            found.setdefault(place, set()).update(_between(x, y))
+        for one, other in zip(a.bodies, b.bodies, strict=True):
+            for place, ways in _ways(one.ops, other.ops).items():
+                found.setdefault(place, set()).update(ways)
+    return found
+
+
+def _first_unlike(old: Sequence[Op], new: Sequence[Op], ways: Ways) -> Op | None:
+    """The first operation at which numbers differ in another way, or that has no counterpart."""
+    for a, b in zip(old, new, strict=False):
+        if a.name != b.name or len(a.inputs) != len(b.inputs):
+            return a
+        for place, x, y in _numbers(a, b):
+            known = a.name not in MOVES or place in ways
+            if known and ways.get(place, set()).isdisjoint(_between(x, y)):
+                return a
+        for one, other in zip(a.bodies, b.bodies, strict=True):
+            if (op := _first_unlike(one.ops, other.ops, ways)) is not None:
+                return op
+    longer = max(old, new, key=len)
+    return longer[min(len(old), len(new))] if len(old) != len(new) else None
+
+
+def _between(x: float, y: float) -> set[tuple[str, float]]:
+    return {("plus", round(y - x, 9)), ("times", float(f"{y / x:.9g}") if x else np.inf)}
+
+
+def _numbers(a: Op, b: Op) -> Iterator[tuple[tuple, float, float]]:
+    """The numbers of an operation that differ, by place, in the old and the new computation."""
+    where = _place(a)
+    for n, (x, y) in enumerate(zip(_all(a), _all(b), strict=False)):
+        if x != y and not (x != x and y != y):  # two nan are the same
+            yield where if a.name in MOVES else (*where, n), x, y
+
+
+def _place(op: Op) -> tuple:
+    """Its call in the model: what is inside a cached function has the place of its first call."""
+    return op.name, *((frame.file, frame.line) for frame in called(op.source[:1]))
+
+
+def _all(op: Op) -> list[float]:
+    found = [float(n) for node in op.outputs for n in node.shape]
+    for node in op.inputs:
+        found += _constant(node)
+    settings = {n: v for n, v in op.params.items() if n not in SIZES | OTHER}
+    numbers = [v for v in jax.tree.leaves(settings) if isinstance(v, int | float)]
+    return found + [float(v) for v in numbers]
+
+
+def _constant(node: Node) -> list[float]:
+    """Of an array that the code holds: its shape, and a number itself."""
+    if node.value is None or node.path:
+        return []
+    lone = node.value.size == 1 and not jnp.iscomplexobj(node.value)
+    return [*map(float, node.shape), *([float(node.value.item())] if lone else [])]
