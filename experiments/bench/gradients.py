@@ -5,9 +5,9 @@ Claim: forward pass, gradient for x and gradients for the weights that are kept 
 Command: python -m experiments.bench.gradients --torch PATH
     PATH is a Python with torch, which need not be ours.
 Minutes: 6, on a machine that does nothing else.
-Number (one core of an AMD EPYC): with 10 and 5 % of the weights 6.6 and 11.7 times as fast at 512
-    channels, 4.1 and 7.0 at 256, 3.4 and 5.0 at 128, 3.3 and 4.3 at 64; at ResNet-20's sizes 2.2
-    to 3.9 and 2.8 to 6.8.
+Number (one core of an AMD EPYC): with 10 and 5 % of the weights 5.9 and 10.2 times as fast at 512
+    channels, 5.4 and 8.9 at 256, 4.6 and 6.7 at 128, 4.1 and 5.3 at 64; at ResNet-20's sizes 4.1
+    to 4.8 and 4.0 to 7.2.
 
 The sizes are those of inner convolutions of VGG-16 and ResNet-20. Weights are kept at random.
 Images lie in memory as each side wants them, as they do between layers of its own: with the batch
