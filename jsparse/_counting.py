@@ -51,8 +51,8 @@ def any_under_vmap(when: Array) -> Array:
     """`when`; under vmap, whether it is true in any element, so that `lax.cond` stays a branch.
 
     With a batched predicate `lax.cond` runs both branches for every element, at every step. With
-    `anywhere(when)` the expensive branch runs only if an element needs it, and then for all: it
-    must give the other branch's result where `when` is false.
+    `any_under_vmap(when)` the expensive branch runs only if an element needs it, and then for all:
+    it must give the other branch's result where `when` is false.
 
     Example:
       >>> long = lambda x: lax.fori_loop(0, 100, lambda _, x: jnp.minimum(2 * x, 8.0), x)
@@ -64,7 +64,7 @@ def any_under_vmap(when: Array) -> Array:
 
 
 @any_under_vmap.def_vmap
-def _anywhere_batched(size: int, batched: list[bool], when: Array) -> tuple[Array, bool]:
+def _any_over_batch(size: int, batched: list[bool], when: Array) -> tuple[Array, bool]:
     return any_under_vmap(when.any(axis=0)), False
 
 
@@ -88,11 +88,11 @@ def rounded_fraction(fraction: float | Array, size: int | Array) -> Array:
     """
     if isinstance(fraction, Real) and isinstance(size, int):
         return jnp.asarray(np.uint32(round(float(fraction) * size)))
-    return _portion(jnp.asarray(fraction, jnp.float32), jnp.asarray(size, jnp.uint32))
+    return _rounded_product(jnp.asarray(fraction, jnp.float32), jnp.asarray(size, jnp.uint32))
 
 
 @functools.partial(jax.jit, inline=True)
-def _portion(fraction: Array, size: Array) -> Array:
+def _rounded_product(fraction: Array, size: Array) -> Array:
     bits = lax.bitcast_convert_type(fraction, jnp.uint32) & jnp.uint32(0xFFFFF000)
     coarse = lax.bitcast_convert_type(bits, jnp.float32)
     whole, rest = jnp.zeros_like(size), jnp.zeros(size.shape, jnp.float32)

@@ -22,7 +22,7 @@ def sized_by_variables(module: nn.Module) -> nn.Module:
       >>> sized_by_variables(nn.Dense(3)).apply({"params": params}, jnp.ones((1, 4))).shape
       (1, 2)
     """
-    return _of_kind(module, _fitted_kind(type(module)))
+    return _of_kind(module, _sized_kind(type(module)))
 
 
 def _of_kind(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
@@ -31,7 +31,7 @@ def _of_kind(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
 
 
 @functools.cache
-def _fitted_kind(kind: type[nn.Module]) -> type[nn.Module]:
+def _sized_kind(kind: type[nn.Module]) -> type[nn.Module]:
     if getattr(kind, "_fits", False):
         return kind
 
@@ -42,9 +42,8 @@ def _fitted_kind(kind: type[nn.Module]) -> type[nn.Module]:
 
     @nn.nowrap
     def reduced(self: Any) -> tuple[Callable[[nn.Module], nn.Module], tuple[nn.Module]]:
-        return sized_by_variables, (
-            _of_kind(self, kind),
-        )  # pickle finds the user's class, not this one
+        # pickle finds the user's class, not this one
+        return sized_by_variables, (_of_kind(self, kind),)
 
     same = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     own = {"apply": apply, "__reduce__": reduced, "_fits": True}

@@ -26,7 +26,7 @@ SHAPES = {
     fraction=st.floats(0.0, 1.0, width=32, allow_subnormal=False),
     size=st.integers(0, MOST),
 )
-def test_a_portion_is_the_exact_product_rounded(fraction: float, size: int) -> None:
+def test_a_rounded_fraction_is_the_exact_product_rounded(fraction: float, size: int) -> None:
     want = round(Fraction(fraction) * size)
     assert int(rounded_fraction(jnp.float32(fraction), size)) == want
     assert abs(int(rounded_fraction(fraction, size)) - want) <= (1 if size > 2**29 else 0)

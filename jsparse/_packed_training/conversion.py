@@ -26,7 +26,13 @@ from jsparse._untraced import outside_jit
 from jsparse._values import check_whole, shown
 from jsparse._variables import Mask, write
 from jsparse.export._packing.csr import Csr
-from jsparse.export._packing.dense import features_of, has_window, matrix_of, stack_of, why_dense
+from jsparse.export._packing.dense import (
+    features_of,
+    has_window,
+    matrix_of,
+    stack_of,
+    why_not_packable,
+)
 from jsparse.export._packing.formats import csr_places
 from jsparse.export._packing.layers import dense_layer
 from jsparse.export._packing.links import csr_from_arrays
@@ -219,7 +225,7 @@ def _checked(model: Any, optimizer: Any, kind: type[Optimizer]) -> Revise:
 
 def _check_layer(layer: Any, path: str, model: nnx.Module) -> None:
     """Refuse weights that are not the kernel of a layer that can be packed."""
-    why = "it is not the kernel of a layer" if layer is None else why_dense(layer)
+    why = "it is not the kernel of a layer" if layer is None else why_not_packable(layer)
     if layer is not None and not why and (has_window(layer) or stack_of(layer)):
         kind = "a convolution with a window" if has_window(layer) else "a stack of layers"
         why = f"{kind}, whose links cannot change yet"

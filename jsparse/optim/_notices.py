@@ -105,13 +105,13 @@ def warn_of_decay(paths: frozenset[str]) -> None:
         )
 
 
-def warn_of_reach(model: nnx.Module, travel: dict[str, float], density: float, steps: int) -> None:
+def warn_of_reach(model: nnx.Module, reach: dict[str, float], density: float, steps: int) -> None:
     """Warn that thresholds cannot move far enough for a density, where all of this is known.
 
-    `travel`: how far each threshold can move in these steps, by path.
+    `reach`: how far each threshold can move in these steps, by path.
     """
     parts = ruled_parts(model)
-    ways = {path: travel[f"{path}/threshold"] for path in parts if f"{path}/threshold" in travel}
+    ways = {path: reach[f"{path}/threshold"] for path in parts if f"{path}/threshold" in reach}
     if not ways or any(isinstance(parts[path].weight[...], Tracer) for path in ways):
         return
     kept = sum(float(_mask_at(parts[path], way).sum()) for path, way in ways.items())

@@ -91,10 +91,10 @@ def dropnet(
 
     Reference: Tan and Motani, DropNet, ICML 2020.
     """
-    check_choice(choose)  # report errors at once
+    check_choice(choose)
     check_function(score=score)
     check_mapping("names of parameters by path of the weight", along=along)
-    check_unit_shapes(model, along)
+    dropped_together(model, along)  # report errors at once
 
     def prune(trained: Model, asked: float, number: int) -> Model:
         return drop_units(
@@ -132,7 +132,7 @@ def drop_units(
     check_choice(choose)
     check_mapping("scores of units by path of their weight", scores=scores)
     check_mapping("names of parameters by path of the weight", along=along)
-    parts, units = held_parts(model), check_unit_shapes(model, along)
+    parts, units = held_parts(model), dropped_together(model, along)
     shapes = unit_shapes(model, along)
     layers = {}
     for path, shape in shapes.items():
@@ -163,10 +163,10 @@ def unit_shapes(
 ) -> dict[str, tuple[int, ...]]:
     """The shape of the output units of each weight that loses units, by path."""
     parts = held_parts(model)
-    return {path: _unit_shape(parts[path]) for path in check_unit_shapes(model, along)}
+    return {path: _unit_shape(parts[path]) for path in dropped_together(model, along)}
 
 
-def check_unit_shapes(
+def dropped_together(
     model: nnx.Module, along: Mapping[str, Sequence[str]] = ALONE
 ) -> dict[str, list[str]]:
     """Each weight that loses units, and what is dropped with them: the layer's bias and `along`.

@@ -112,9 +112,7 @@ def pick(
     seconds = seconds_of(models, *example_inputs)
     chosen = _fastest(seconds)
     kept = stored if chosen == PACKED else {}
-    settled = {
-        path: _choice_in_words(layer, kept.get(path, DENSE)) for path, layer in tried.items()
-    }
+    settled = {path: _with_choice(layer, kept.get(path, DENSE)) for path, layer in tried.items()}
     layers = [dataclasses.replace(settled[first[_kernel(one)]], path=one.path) for one in places]
     return Picked(
         model=by_name(models[chosen]),
@@ -200,8 +198,8 @@ def _best(layer: Choice) -> tuple[str, float]:
     return best, layer.seconds[DENSE] / others[best]
 
 
-def _choice_in_words(layer: Choice, chosen: str) -> Choice:
-    """The choice for a layer that was measured, in words."""
+def _with_choice(layer: Choice, chosen: str) -> Choice:
+    """The layer with the format chosen for it, and why, in words; unchanged if not measured."""
     if not layer.seconds:
         return layer
     best, gain = _best(layer)

@@ -98,7 +98,7 @@ def kernel_of(layer: Dense) -> np.ndarray:
     Raises:
       ValueError: it cannot be packed, and why.
     """
-    if why := why_dense(layer):
+    if why := why_not_packable(layer):
         raise ValueError(f"{type(layer).__name__} cannot be packed: {why}")
     if has_window(layer):
         return as_matrix(np.asarray(layer.kernel[...]))
@@ -113,7 +113,7 @@ def matrix_of(layer: Dense, array: Any) -> np.ndarray:
     return np.moveaxis(np.asarray(array), (*ins, *outs), tuple(last)).reshape(shape)
 
 
-def why_dense(layer: Any) -> str:
+def why_not_packable(layer: Any) -> str:
     """Why a layer cannot be packed; empty if it can."""
     if type(layer) not in STOCK:
         names = [f"nnx.{kind.__name__}" for kind in STOCK]

@@ -16,7 +16,7 @@ from jsparse._values import check_pattern
 from jsparse.export._packing.block import BlockSparse
 from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.csr_conv import CsrConv
-from jsparse.export._packing.dense import has_window, is_between, why_dense
+from jsparse.export._packing.dense import has_window, is_between, why_not_packable
 from jsparse.export._packing.int8 import BlockSparseInt8, CsrInt8
 from jsparse.export._packing.packed import Packed
 from jsparse.export._packing.packers import Format, NotStored, check_format, settings_of
@@ -71,7 +71,7 @@ def pack(model: Model, format: Format, where: str = ".*") -> Model:
     check_pattern(where=where)
     plain = fold(model)
     places = [place for place in layers_of(plain) if re.fullmatch(where, place.path)]
-    cannot = {place.path: why for place in places if (why := why_dense(place.value))}
+    cannot = {place.path: why for place in places if (why := why_not_packable(place.value))}
     made, larger = _packed_or_why([place for place in places if place.path not in cannot], format)
     left = cannot | larger
     shared = shared_with_dense(plain, [place for place in places if place.path not in left])
@@ -228,7 +228,7 @@ def _window(layer: Any) -> Geometry | None:
     """Of a layer that is packed or can be; None for matrices."""
     if isinstance(layer, CsrConv):
         return layer.geometry
-    return geometry_of(layer) if has_window(layer) and not why_dense(layer) else None
+    return geometry_of(layer) if has_window(layer) and not why_not_packable(layer) else None
 
 
 def _window_in(settings: Mapping[str, Any]) -> Geometry | None:
@@ -260,8 +260,7 @@ def left_dense(model: nnx.Module, *formats: Format) -> dict[str, str]:
     """
     plain = fold(model)
     places = layers_of(plain)
-    faults = {place.path: why_dense(place.value) for place in places}
-    why = {path: why_dense for path, why_dense in faults.items() if why_dense}
+    why = {place.path: text for place in places if (text := why_not_packable(place.value))}
     able = [place for place in places if place.path not in why]
     for format in formats:
         check_format(format)
