@@ -35,6 +35,6 @@ Units that are removed together, dead or not:
   units         families of units, and the model without some
   uses          what weights do with them
   groups        the table of them, and their picture (`drawing`)
-  terms         what sums and maxima would lose
+  terms         which sums, maxima and products lose more than zeros, and which sums are means
   sizes         how large a model without some is
 """

@@ -187,13 +187,14 @@ def _zeros(op: Op, given: Known | None, weight: Known | None) -> np.ndarray | No
 
 
 def neutral(
-    op: Op, node: Node, axis: int, knowledge: Knowledge, least: Collection[Node]
+    op: Op, node: Node, axis: int, knowledge: Knowledge, not_negative: Collection[Node]
 ) -> np.ndarray:
     """Positions of an axis that change nothing where it is reduced, as zeros do in a sum: [n].
 
-    So do zeros in a maximum of what is in `least`, which is at least 0.
+    So do zeros in a maximum of an array in `not_negative`, whose elements are all at least 0.
     """
-    known, idle = knowledge.get(node), NEUTRAL | ({"reduce_max": 0} if node in least else {})
+    known = knowledge.get(node)
+    idle = NEUTRAL | ({"reduce_max": 0} if node in not_negative else {})
     reduced = op.name in idle and node is op.inputs[0] and axis in op.params["axes"]
     if known is None or not reduced:
         return np.zeros(node.shape[axis], bool)

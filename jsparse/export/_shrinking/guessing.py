@@ -89,17 +89,17 @@ class Guesses:
             found = merged(found, values)
         return made._replace(faults=list(map(self._naming_refused, made.faults))), found
 
-    def held(
+    def made_for_other_shapes(
         self, small: nnx.Module, removal: Removal, again: Callable[[Any], Made]
     ) -> tuple[Made, Attributes]:
-        """The same, where the attributes are right for other inputs too."""
+        """The same, with attributes that are right for inputs of other shapes too."""
         while True:
             made, found = self.made(small, removal, again)
-            if made.faults or self.hold(made.small, made.graph, found):
+            if made.faults or self.fit_other_shapes(made.small, made.graph, found):
                 return made, found
 
-    def hold(self, small: nnx.Module, graph: Graph, guessed: Attributes) -> bool:
-        """Whether attributes that were set are right for other inputs; if not, refuse them.
+    def fit_other_shapes(self, small: nnx.Module, graph: Graph, guessed: Attributes) -> bool:
+        """Whether attributes that were set fit inputs of other shapes; if not, refuse them.
 
         Args:
           small: the smaller model.

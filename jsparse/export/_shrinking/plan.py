@@ -98,7 +98,7 @@ class Plan:
                 self._next_to.setdefault(node, []).append(op)
         self.droppable: Mapping[Op, np.ndarray] = {}
         self._guesses = Guesses(model, inputs, self.graph)
-        self._least = not_negative(self.graph)
+        self._not_negative = not_negative(self.graph)
 
     def _learn(self, alive: frozenset[str]) -> None:
         self.knowledge: Knowledge = know(self.graph, dict.fromkeys(alive))
@@ -150,7 +150,7 @@ class Plan:
             tie(op, removal, self._spare)
 
     def _spare(self, op: Op, node: Node, axis: int) -> np.ndarray:
-        return neutral(op, node, axis, self.knowledge, self._least)
+        return neutral(op, node, axis, self.knowledge, self._not_negative)
 
     def _around(self, removal: Removal) -> list[Op]:
         """The operations next to what changed last."""
@@ -192,7 +192,7 @@ class Plan:
         for turn in range(ROUNDS):
             same = functools.partial(compared, self.graph, self.inputs, removal)
             again = lambda one, cuts=record.cuts, same=same: made_up(one, cuts, same)
-            made, guessed = self._guesses.held(small, removal, again)
+            made, guessed = self._guesses.made_for_other_shapes(small, removal, again)
             graph = made.graph
             if not made.faults:
                 small, changes = made.small, made.changes

@@ -14,6 +14,8 @@ from jsparse.export._shrinking.operations import PRODUCTS, others, shape_of
 from jsparse.export._shrinking.verify import Fault
 
 REDUCED = {"reduce_sum", "reduce_max"}
+Sums = Mapping[Axis, Collection[Op]]
+"""The operations that sum over each axis."""
 
 
 def zeroed(graph: Graph, cuts: Mapping[str, Cut]) -> dict[str, np.ndarray]:
@@ -22,18 +24,17 @@ def zeroed(graph: Graph, cuts: Mapping[str, Cut]) -> dict[str, np.ndarray]:
     return {path: cuts[path].zeroed(v) for path, v in values.items() if v is not None}
 
 
-def lossy(graph: Graph, removal: Removal, cuts: Mapping[str, Cut]) -> list[Op]:
-    """The operations that would read terms other than 0 if what goes were zeros.
+def ops_losing_terms(graph: Graph, removal: Removal, cuts: Mapping[str, Cut]) -> list[Op]:
+    """The sums, maxima and products that lose terms which are not 0 even if what goes is zeros.
 
-    A weight is 0 there itself, so its products are as they were, and need no look.
+    Products with a weight are left out: the weight itself is 0 there.
     """
     weights = graph.origins()
     shorter = []
     for op in graph.all_ops:
-        looked_at = op.name in REDUCED or (
-            op.name in PRODUCTS and weights.keys().isdisjoint(op.inputs[:2])
-        )
-        if looked_at and any(removal.removed(*axes[0]).any() for axes in _summed(op)):
+        product = op.name in PRODUCTS and weights.keys().isdisjoint(op.inputs[:2])
+        axes = _summed(op) if product or op.name in REDUCED else []
+        if any(removal.removed(*first).any() for first, *_ in axes):
             shorter.append(op)
     if not shorter:
         return []
@@ -44,10 +45,10 @@ def lossy(graph: Graph, removal: Removal, cuts: Mapping[str, Cut]) -> list[Op]:
 
 
 def partial_sums(graph: Graph, removal: Removal, cuts: Mapping[str, Cut]) -> set[Node]:
-    """Sums that lose terms other than zeros, in any shape or type."""
+    """The arrays of sums that lose terms other than 0, reshaped or converted ones included."""
     readers = graph.readers
     links = lambda node: [op for op in readers.get(node, ()) if op.name in LINKS]
-    sums = [op for op in lossy(graph, removal, cuts) if op.name == "reduce_sum"]
+    sums = [op for op in ops_losing_terms(graph, removal, cuts) if op.name == "reduce_sum"]
     start = [out for op in sums for out in op.outputs]
     return {*reachable(start, lambda node: [out for op in links(node) for out in op.outputs])}
 
@@ -76,17 +77,13 @@ def _loses_terms(op: Op, removal: Removal, knowledge: Knowledge) -> bool:
     return False
 
 
-Sums = Mapping[Axis, Collection[Op]]
-"""The operations that sum over each axis."""
-
-
 def averaged_at(
-    graph: Graph, sums: Sums, removal: Removal, found: Collection[Fault]
+    graph: Graph, sums: Sums, removal: Removal, faults: Collection[Fault]
 ) -> dict[Fault, Op]:
     """The faults that are only means over fewer units, and the sum of each."""
     means: dict[Fault, Op] = {}
     for sum_op, divides, ratio in _means(graph, sums, removal):
-        near = [f for f in found if f.op is divides]
+        near = [f for f in faults if f.op is divides]
         means |= {f: sum_op for f in near if np.isclose(f.factor, [ratio, 1 / ratio]).any()}
     return means
 

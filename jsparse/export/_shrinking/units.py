@@ -30,7 +30,7 @@ from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.plan import compared, cuts_of, groups_of, with_sizes
 from jsparse.export._shrinking.rescale import Made, Rescale, merged
 from jsparse.export._shrinking.signs import not_negative
-from jsparse.export._shrinking.terms import averaged_at, lossy, partial_sums, zeroed
+from jsparse.export._shrinking.terms import averaged_at, ops_losing_terms, partial_sums, zeroed
 from jsparse.export._shrinking.tracing import trace
 from jsparse.export._shrinking.verify import Fault, apart, rounding
 
@@ -105,8 +105,8 @@ class Units:
         self.graph = trace(model, inputs)
         self._links = Links(self.graph)
         self._sums: dict[Axis, list[Op]] = {}
-        self._least = not_negative(self.graph)
-        self._say()
+        self._not_negative = not_negative(self.graph)
+        self._tie_axes()
         classes = self._links.solved()
         self._label = classes.label
         self._rescale = Rescale(model, self.graph)
@@ -114,7 +114,7 @@ class Units:
         self.families = self._families(classes.units())
         self.alike: list[set[int]] = []
 
-    def _say(self) -> None:
+    def _tie_axes(self) -> None:
         links = self._links
         pin_ends(self.graph, (), links)
         nodes = {node.path: node for node in self.graph.variables}
@@ -131,11 +131,11 @@ class Units:
 
     def _summed(self, op: Op, node: Node, axis: int) -> np.ndarray:
         """A sum can do without any of its terms, and so can a maximum of what is at least 0."""
-        sums = op.name == "reduce_sum" and axis in op.params["axes"]
-        if sums:
+        reduced = axis in op.params.get("axes", ())
+        if summed := reduced and op.name == "reduce_sum":
             self._sums.setdefault((node, axis), []).append(op)
-        most = op.name == "reduce_max" and axis in op.params["axes"] and node in self._least
-        return np.full(node.shape[axis], sums or most)
+        maximum = reduced and op.name == "reduce_max" and node in self._not_negative
+        return np.full(node.shape[axis], summed or maximum)
 
     def _families(self, units: list[Any]) -> list[Family]:
         order = np.argsort(self._label, kind="stable")
@@ -174,9 +174,9 @@ class Units:
         """The model without some units; None if families, or sizes found, turned out wrong."""
         one = self.smaller(gone, tests)
         if not one.faults:
-            if not self._guesses.hold(one.model, one.graph, one.guessed):
+            if not self._guesses.fit_other_shapes(one.model, one.graph, one.guessed):
                 return None
-            rest = self._beside(one.means, gone) if one.means else {}
+            rest = self._not_averaged(one.means, gone) if one.means else {}
             return one if not rest or self.tried(rest, tests) else None
         blamed = [self._blamed(one, fault, gone) for fault in one.faults]
         sure = [found[0] for found in blamed if len(found) == 1]
@@ -208,8 +208,8 @@ class Units:
                 self.families[n] = self.families[n]._replace(held=reason)
         return None
 
-    def _beside(self, means: Collection[Op], gone: Gone) -> Gone:
-        """Those that are not averaged over, so that the outputs without them can be compared."""
+    def _not_averaged(self, means: Collection[Op], gone: Gone) -> Gone:
+        """The units that are in no mean, so that the outputs without them can be compared."""
         over = {n for n in gone if not set(means).isdisjoint(self.families[n].sums)}
         over.update(*(one for one in self.alike if one & over))
         return {n: units for n, units in gone.items() if n not in over}
@@ -278,13 +278,13 @@ class Units:
 
 
 def same_sums(full: Graph, small: Smaller) -> list[Fault]:
-    """Faults where a model without units leaves out terms that zeros in their place would not."""
-    ops = lossy(full, small.removal, small.cuts)
+    """A fault at each operation that loses terms which are not 0 even if the units are zeros."""
+    ops = ops_losing_terms(full, small.removal, small.cuts)
     return [Fault(LOSES, op, tuple(op.inputs)) for op in ops if op not in small.means]
 
 
 def same_outputs(full: Graph, small: Smaller) -> list[Fault]:
-    """A fault if a model gives other outputs than one with zeros; a mean over what is left may."""
+    """A fault if the outputs are not those with zeros; none where a mean may change them."""
     if small.means:
         return []
     off = apart(full.run(zeroed(full, small.cuts)), small.graph.run({}))
