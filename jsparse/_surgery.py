@@ -28,7 +28,7 @@ from jsparse._slots import (
     sparse_parts,
 )
 from jsparse._sparse import Sparse
-from jsparse._untraced import on_values, refuse_traced
+from jsparse._untraced import explain_abstract_model, refuse_traced
 from jsparse._values import check_mapping, shown
 from jsparse._variables import stored
 from jsparse.rules._held import Held
@@ -164,20 +164,20 @@ def _own(leaf: Any) -> Any:
     return jax.device_put(leaf, may_alias=False)  # copy() would compile a program for each shape
 
 
-@on_values
+@explain_abstract_model
 def cost(model: nnx.Module) -> Array:
     """The term that the rules add to the loss, []: summed over every Sparse, 0 in a dense model."""
     parts = ruled_parts(model).values()
     return total_cost((part.cost() for part in parts), [wide(part.dtype) for part in parts])
 
 
-@on_values
+@explain_abstract_model
 def masks(model: nnx.Module) -> dict[str, Array]:
     """The mask of each sparse weight by path: [...] like the weight, 1 kept, 0 dropped."""
     return {path: part.read_mask() for path, part in sparse_parts(model).items()}
 
 
-@on_values
+@explain_abstract_model
 def resolve(model: Model) -> Model:
     """A copy in which each Sparse is replaced by its masked weight; gradients flow through it.
 
@@ -211,7 +211,7 @@ def _plain(model: Model, read: Callable[[Sparse], Array]) -> Model:
     return copy
 
 
-@on_values
+@explain_abstract_model
 def fold(model: Model) -> Model:
     """A plain dense copy in which dropped weights are 0; it has no rules and shares nothing.
 
@@ -233,7 +233,7 @@ def fold(model: Model) -> Model:
     return copied(_plain(model, lambda part: part.read_final()))
 
 
-@on_values
+@explain_abstract_model
 def hold(model: Model, new: Mapping[str, Array] | None = None) -> Model:
     """A copy in which each Sparse stores its mask: its own, as in eval mode, or a given one.
 
@@ -299,7 +299,7 @@ def _mask(path: str, given: Any, dtype: Any) -> Array:
     return real
 
 
-@on_values
+@explain_abstract_model
 def advance(model: Model) -> Model:
     """The model after the events of a train step: resets, new samples, temperatures.
 

@@ -11,28 +11,28 @@ from jax.core import Tracer
 Function = TypeVar("Function", bound=Callable)
 
 
-class Traced(TypeError):
-    """A function of values got traced ones."""
+class TracedInput(TypeError):
+    """A function that needs values got traced arrays."""
 
 
 def outside_jit(function: Function) -> Function:
     """Decorate a function so that a model or another argument that is traced is refused."""
     name = function.__name__
-    valued = on_values(function)
+    explained = explain_abstract_model(function)
 
     @wraps(function)
     def checked(*args: Any, **named: Any) -> Any:
         refuse_traced(name, *args, *named.values())
         try:
-            return valued(*args, **named)
-        except Traced:  # of a function that it calls
+            return explained(*args, **named)
+        except TracedInput:  # of a function that it calls
             raise _traced(name, "values") from None
 
     return checked  # type: ignore[return-value]
 
 
-def on_values(function: Function) -> Function:
-    """Decorate a function so that it says so when it fails for a model that has only shapes."""
+def explain_abstract_model(function: Function) -> Function:
+    """Decorate a function to say so if it fails as a model has shapes in place of arrays."""
     name = function.__qualname__.removesuffix(".__init__")
 
     @wraps(function)
@@ -61,8 +61,8 @@ def refuse_traced(name: str, *values: Any) -> None:
             raise _traced(name, type(value).__name__)
 
 
-def _traced(name: str, got: str) -> Traced:
-    return Traced(
+def _traced(name: str, got: str) -> TracedInput:
+    return TracedInput(
         f"{name} got {got} traced, as in jax.jit, nnx.jit, grad or vmap, where no values are "
         f"known; call {name} outside of them"
     )

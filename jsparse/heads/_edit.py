@@ -13,7 +13,7 @@ from jsparse._paths import listed
 from jsparse._slots import Slot, check_module, slots
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, sparsify
-from jsparse._untraced import on_values
+from jsparse._untraced import explain_abstract_model
 from jsparse._values import check_is, shown
 from jsparse.heads._given import read_places
 from jsparse.heads._point import Point, put
@@ -51,7 +51,7 @@ def replace(model: Model, path: str, point: Point) -> Model:
     return copy
 
 
-@on_values
+@explain_abstract_model
 def ablate(
     model: Model,
     path: str,

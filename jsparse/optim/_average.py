@@ -28,7 +28,7 @@ from jsparse._slots import check_module, slots
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied
 from jsparse._topk import highest
-from jsparse._untraced import on_values
+from jsparse._untraced import explain_abstract_model
 from jsparse._values import check_in, known, shown
 from jsparse._variables import store, stored, write
 from jsparse.rules._coupled import Follows, rule_name
@@ -40,7 +40,7 @@ Links = Literal["mask", "count"] | None
 MAKE = "make the target from the model: target = jsparse.hold(model)"
 
 
-@on_values
+@explain_abstract_model
 def average(
     target: Model, model: nnx.Module, rate: float | Array, *, keep: Links = "mask"
 ) -> Model:

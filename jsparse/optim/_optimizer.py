@@ -15,7 +15,7 @@ from jsparse._paths import listed, match, named
 from jsparse._pattern import Role
 from jsparse._revise.transform import Revise, Revised
 from jsparse._slots import check_module, held_groups, sparse_parts
-from jsparse._untraced import on_values
+from jsparse._untraced import explain_abstract_model
 from jsparse._values import check_transform, shown
 from jsparse._variables import Mask, Setting, write
 from jsparse.optim._closed import masked_at_zero, masked_weights, without_masked
@@ -97,7 +97,7 @@ class Optimizer(nnx.Optimizer):
       1
     """
 
-    @on_values
+    @explain_abstract_model
     def __init__(
         self,
         model: nnx.Module,

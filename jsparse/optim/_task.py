@@ -11,14 +11,14 @@ from jax import Array
 from jsparse._paths import named
 from jsparse._slots import ruled_parts, slots
 from jsparse._sparse import Mask, Sparse
-from jsparse._untraced import on_values
+from jsparse._untraced import explain_abstract_model
 from jsparse._variables import map_arrays, stored
 from jsparse.optim._closed import masked_weights, without_masked
 from jsparse.rules._rule import Rule, State
 from jsparse.rules._stacked import stacked_cost
 
 
-@on_values
+@explain_abstract_model
 def task_gradients(model: nnx.Module, grads: Any) -> dict[str, Array]:
     """The gradient of the task's loss, by path.
 

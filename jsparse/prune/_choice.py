@@ -29,7 +29,7 @@ from jsparse._slots import ruled_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied
 from jsparse._topk import above_cut, common_cut, top
-from jsparse._untraced import on_values, outside_jit
+from jsparse._untraced import explain_abstract_model, outside_jit
 from jsparse._values import check_mapping, shown
 from jsparse.rules._coupled import Follows, rule_name
 from jsparse.rules._held import Held
@@ -142,7 +142,7 @@ def stored_parts(model: nnx.Module) -> dict[str, Sparse]:
     return parts
 
 
-@on_values
+@explain_abstract_model
 def magnitudes(model: nnx.Module) -> dict[str, Array]:
     """|w| of each weight under `Held` by path: float32 or wider, [...].
 

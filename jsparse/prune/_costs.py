@@ -26,7 +26,7 @@ from jsparse._sparse import Sparse
 from jsparse._surgery import fold
 from jsparse._tiles import pool
 from jsparse._timing import clock
-from jsparse._untraced import on_values
+from jsparse._untraced import explain_abstract_model
 from jsparse._values import check_floating, check_function, check_whole
 from jsparse.export._shrinking.sizes import Sizes
 
@@ -36,7 +36,7 @@ Measure = Callable[[nnx.Module | Sizes], Any]
 """The same, also for `prune.units`, which asks about sizes."""
 
 
-@on_values
+@explain_abstract_model
 def parameters(model: nnx.Module | Sizes) -> Array:
     """Number of parameters: the weights kept, and all parameters without a rule.
 

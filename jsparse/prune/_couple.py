@@ -28,7 +28,7 @@ from jsparse._sharding import padded, placed, shards, where_is
 from jsparse._slots import Slot, refuse_unseen, refuse_wrapped, slots
 from jsparse._sparse import Sparse
 from jsparse._surgery import check_rngs, copied
-from jsparse._untraced import on_values
+from jsparse._untraced import explain_abstract_model
 from jsparse._values import check_is, check_pattern, shown
 from jsparse._variables import Setting
 from jsparse.export._shrinking.groups import UnitGroups, chosen_groups
@@ -51,7 +51,7 @@ Places = Mapping[str, Sequence[Slot]]
 """The slots of the variable that a path names, by any of its paths."""
 
 
-@on_values
+@explain_abstract_model
 def couple(model: Model, groups: UnitGroups, *rules: Rules, rngs: nnx.Rngs | None = None) -> Model:
     """A copy of the model in which each chosen group of coupled units has a rule.
 

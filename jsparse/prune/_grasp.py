@@ -23,7 +23,7 @@ from flax import nnx
 from jax import Array
 
 from jsparse._checks import check_density
-from jsparse._untraced import on_values, outside_jit
+from jsparse._untraced import explain_abstract_model, outside_jit
 from jsparse._values import by_density, check_batches
 from jsparse.prune._choice import Arrays, Choice, check_choice, globally, held_parts, keep_highest
 from jsparse.prune._weights import Loss, mean_over, slope, weights_of
@@ -75,7 +75,7 @@ def grasp(
     return keep_highest(model, grasp_scores(model, loss, batches), density, choose)
 
 
-@on_values
+@explain_abstract_model
 def grasp_scores(model: nnx.Module, loss: Loss, batches: Iterable[Any]) -> dict[str, Array]:
     """The scores of `grasp` by path, [...] like the weights."""
     values, rest, build = weights_of(model)

@@ -19,7 +19,7 @@ from flax import nnx
 from jax import Array
 
 from jsparse._checks import check_density
-from jsparse._untraced import on_values, outside_jit
+from jsparse._untraced import explain_abstract_model, outside_jit
 from jsparse._values import by_density
 from jsparse.prune._choice import Choice, check_choice, globally, keep_highest
 from jsparse.prune._weights import Loss, mean_over, slope, weights_of
@@ -66,7 +66,7 @@ def snip(
     return keep_highest(model, snip_scores(model, loss, batches), density, choose)
 
 
-@on_values
+@explain_abstract_model
 def snip_scores(model: nnx.Module, loss: Loss, batches: Iterable[Any]) -> dict[str, Array]:
     """The scores of `snip` by path, [...] like the weights."""
     values, rest, build = weights_of(model)

@@ -11,7 +11,7 @@ from flax import nnx
 from jsparse._checks import check_density
 from jsparse._flops import count_call
 from jsparse._paths import listed
-from jsparse._untraced import on_values
+from jsparse._untraced import explain_abstract_model
 from jsparse._values import check_in, check_mapping, is_number, shown
 from jsparse.report._table import table
 
@@ -130,7 +130,7 @@ def _cells(one: Cost | Costs) -> tuple[str, ...]:
     return flops, dense_flops, f"{share:.2%}", size, dense_size
 
 
-@on_values
+@explain_abstract_model
 def costs(model: nnx.Module, *inputs: Any, **options: Any) -> Costs:
     """What one call `model(*inputs)` costs, in eval mode: counted in the traced computation.
 

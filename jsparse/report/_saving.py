@@ -14,7 +14,7 @@ from flax import nnx
 from jsparse._slots import check_module, sparse_parts
 from jsparse._storage.files import write_together
 from jsparse._timing import latencies
-from jsparse._untraced import on_values
+from jsparse._untraced import explain_abstract_model
 from jsparse._values import check_folder, check_mapping
 from jsparse._versions import versions
 from jsparse.report._efficiency import costs
@@ -24,7 +24,7 @@ FORMAT, VERSION = "jsparse.report", 1
 NO_FORMS: Mapping[str, nnx.Module] = MappingProxyType({})
 
 
-@on_values
+@explain_abstract_model
 def save(
     model: nnx.Module,
     folder: str | Path,

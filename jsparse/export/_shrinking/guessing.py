@@ -116,7 +116,7 @@ class Guesses:
         sizes = {
             (old[path][name], new) for path, own in guessed.items() for name, new in own.items()
         }
-        wrong = self._others.unlike(small, graph, sizes) if sizes else None
+        wrong = self._others.first_difference(small, graph, sizes) if sizes else None
         if wrong is None:
             return True
         inputs, op = wrong

@@ -28,8 +28,8 @@ MOVES = {"broadcast_in_dim", "dot_general", "reshape", "squeeze", "transpose"}
 UNROLLED = 4  # times the example's length, beyond which code that loops over it is not traced
 Axes = tuple[tuple[int, int], ...]
 """Axes of inputs that have one length: the number of the input, and the axis."""
-Ways = dict[tuple, set[tuple[str, float]]]
-"""How a number differs between two computations, by the place of its operation and which it is."""
+Changes = dict[tuple, set[tuple[str, float]]]
+"""How a number changes between two computations, by the place of its operation and its position."""
 
 
 class OtherShapes:
@@ -47,7 +47,7 @@ class OtherShapes:
         self._traced: dict[tuple, tuple[tuple, Graph | None]] = {}
         self._found: dict[Axes, float] | None = None
 
-    def unlike(
+    def first_difference(
         self, small: nnx.Module, graph: Graph, sizes: Iterable[tuple[int, int]]
     ) -> tuple[str, Op | None] | None:
         """The inputs, and the operation, for which a smaller model does not follow the full one.
@@ -60,28 +60,28 @@ class OtherShapes:
         Returns:
           None if it follows everywhere; no operation where its code fails.
         """
-        ways: Ways = {}
+        changes: Changes = {}
         pairs = list(sizes)
         lengths = {n for pair in pairs for n in pair} | {2 * max(old for old, _ in pairs)}
         for length in sorted((lengths | ({2} if min(lengths) > 3 else set())) - {1}):
-            for inputs, full in self._with_length(length):
-                ways = ways or _ways(self._graph.ops, graph.ops)
-                arrays = filter(_axes, jax.tree.leaves(inputs))
+            for inputs, full in self._resized(length):
+                changes = changes or _changes(self._graph.ops, graph.ops)
+                arrays = filter(_resizable_axes, jax.tree.leaves(inputs))
                 shapes = ", ".join(str(array.shape) for array in arrays)
                 try:
                     found = trace(small, inputs)
                 except Exception:  # the model's own code may raise anything
                     return shapes, None
-                if (op := _first_unlike(full.ops, found.ops, ways)) is not None:
+                if (op := _first_difference(full.ops, found.ops, changes)) is not None:
                     return shapes, op
         return None
 
-    def _with_length(self, length: int) -> Iterator[tuple[tuple, Graph]]:
+    def _resized(self, length: int) -> Iterator[tuple[tuple, Graph]]:
         """Inputs with this length along all axes that may have it, or else along each alone."""
         axes = [one for one, most in self._flexible().items() if length <= most]
         together = tuple(axis for one in axes for axis in one)
         for one in (together, *axes) if axes else ():
-            inputs, graph = self._changed(one, length)
+            inputs, graph = self._with_length(one, length)
             if graph is not None:
                 yield inputs, graph
                 if one is together:
@@ -93,12 +93,12 @@ class OtherShapes:
             self._found = {}
             same: dict[int, list[tuple[int, int]]] = {}
             for n, leaf in enumerate(self._leaves):
-                for axis in _axes(leaf):
+                for axis in _resizable_axes(leaf):
                     same.setdefault(leaf.shape[axis], []).append((n, axis))
             same.pop(1, None)
             for length, axes in same.items():
                 for one in (tuple(axes), *((axis,) for axis in axes)):
-                    _, graph = self._changed(one, 2 * length)
+                    _, graph = self._with_length(one, 2 * length)
                     if graph is not None:
                         loops = len(graph.all_ops) > len(self._graph.all_ops)
                         self._found[one] = UNROLLED * length if loops else np.inf
@@ -106,7 +106,7 @@ class OtherShapes:
                             break
         return self._found
 
-    def _changed(self, axes: Axes, length: int) -> tuple[tuple, Graph | None]:
+    def _with_length(self, axes: Axes, length: int) -> tuple[tuple, Graph | None]:
         """Inputs with a length along axes, and what the model computes; None if it takes none."""
         key = axes, length
         if key not in self._traced:
@@ -123,50 +123,50 @@ class OtherShapes:
         return self._traced[key]
 
 
-def _axes(leaf: Any) -> range:
+def _resizable_axes(leaf: Any) -> range:
     """The axes that may get another length."""
     array = isinstance(leaf, jax.Array | np.ndarray)
     return range(leaf.ndim if array and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else 0)
 
 
-def _ways(old: Sequence[Op], new: Sequence[Op]) -> Ways:
-    """In which ways the numbers at each place differ."""
-    found: Ways = {}
+def _changes(old: Sequence[Op], new: Sequence[Op]) -> Changes:
+    """How the numbers at each place change from one computation to the other."""
+    found: Changes = {}
     for a, b in zip(old, new, strict=True):
         if a.name in MOVES:
             found.setdefault(_place(a), set())
         for place, x, y in _numbers(a, b):
-            found.setdefault(place, set()).update(_between(x, y))
+            found.setdefault(place, set()).update(_change(x, y))
         for one, other in zip(a.bodies, b.bodies, strict=True):
-            for place, ways in _ways(one.ops, other.ops).items():
-                found.setdefault(place, set()).update(ways)
+            for place, changes in _changes(one.ops, other.ops).items():
+                found.setdefault(place, set()).update(changes)
     return found
 
 
-def _first_unlike(old: Sequence[Op], new: Sequence[Op], ways: Ways) -> Op | None:
-    """The first operation at which numbers differ in another way, or that has no counterpart."""
+def _first_difference(old: Sequence[Op], new: Sequence[Op], changes: Changes) -> Op | None:
+    """The first operation whose numbers change in another way, or that has no counterpart."""
     for a, b in zip(old, new, strict=False):
         if a.name != b.name or len(a.inputs) != len(b.inputs):
             return a
         for place, x, y in _numbers(a, b):
-            known = a.name not in MOVES or place in ways
-            if known and ways.get(place, set()).isdisjoint(_between(x, y)):
+            known = a.name not in MOVES or place in changes
+            if known and changes.get(place, set()).isdisjoint(_change(x, y)):
                 return a
         for one, other in zip(a.bodies, b.bodies, strict=True):
-            if (op := _first_unlike(one.ops, other.ops, ways)) is not None:
+            if (op := _first_difference(one.ops, other.ops, changes)) is not None:
                 return op
     longer = max(old, new, key=len)
     return longer[min(len(old), len(new))] if len(old) != len(new) else None
 
 
-def _between(x: float, y: float) -> set[tuple[str, float]]:
+def _change(x: float, y: float) -> set[tuple[str, float]]:
     return {("plus", round(y - x, 9)), ("times", float(f"{y / x:.9g}") if x else np.inf)}
 
 
 def _numbers(a: Op, b: Op) -> Iterator[tuple[tuple, float, float]]:
     """The numbers of an operation that differ, by place, in the old and the new computation."""
     where = _place(a)
-    for n, (x, y) in enumerate(zip(_all(a), _all(b), strict=False)):
+    for n, (x, y) in enumerate(zip(_all_numbers(a), _all_numbers(b), strict=False)):
         if x != y and not (x != x and y != y):  # two nan are the same
             yield where if a.name in MOVES else (*where, n), x, y
 
@@ -176,16 +176,16 @@ def _place(op: Op) -> tuple:
     return op.name, *((frame.file, frame.line) for frame in called(op.source[:1]))
 
 
-def _all(op: Op) -> list[float]:
+def _all_numbers(op: Op) -> list[float]:
     found = [float(n) for node in op.outputs for n in node.shape]
     for node in op.inputs:
-        found += _constant(node)
+        found += _constant_numbers(node)
     settings = {n: v for n, v in op.params.items() if n not in SIZES | OTHER}
     numbers = [v for v in jax.tree.leaves(settings) if isinstance(v, int | float)]
     return found + [float(v) for v in numbers]
 
 
-def _constant(node: Node) -> list[float]:
+def _constant_numbers(node: Node) -> list[float]:
     """Of an array that the code holds: its shape, and a number itself."""
     if node.value is None or node.path:
         return []
