@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# dm_pix.random_flip_left_right of a batch flips all images or none, and the other augmentations draw once, too.
+# dm_pix.random_flip_left_right of a batch flips all images or none, and other augmentations draw once too.
 #
 # Guess: the functions are those of tf.image for JAX and take leading axes (...HWC), so a batch is augmented image by
 #   image, as tf.image.random_flip_left_right does with four axes.
 # Versions: dm-pix 0.4.5, jax 0.10.2, chex 0.1.92, NumPy 2.4.6.
 # What happens: one number is drawn from the key and holds for every image: one coin for the flip, one delta for
 #   brightness, one offset for all crops. The documentation calls the argument an image, of shape ...HWC or ...CHW.
-# Who is hurt: whoever augments in the training step, after batching: the shape is right, the average over steps too,
-#   but within a batch there is no variety, and batch statistics and gradients swing from step to step.
+# Who is hurt: whoever augments in the training step, after batching: the shape and the average over steps are
+#   right, but within a batch there is no variety, and batch statistics and gradients swing from step to step.
 # Remedy: jax.vmap(augment)(jax.random.split(key, len(images)), images).
 #
 # Output seen (64 equal images, 20 keys):

@@ -5,8 +5,8 @@
 #   two of them, and 0 from a distribution to itself. An exhaustive search with k equal to the number of stored
 #   vectors returns them all.
 # Versions: faiss-cpu 1.15.1, SciPy 1.17.1, NumPy 2.4.6.
-# What happens: 0 log(m / 0) is NaN, so is the sum. No comparison with NaN is true, so such a vector never gets on the
-#   list of results: it is missing from all answers, and as a query it has no answer but the index -1 with the
+# What happens: 0 log(m / 0) is NaN, and so is the sum. No comparison with NaN is true, so such a vector never gets on
+#   the list of results: it is missing from all answers, and as a query it has no answer but the index -1 with the
 #   distance 3.4e38. METRIC_Canberra does the same where two vectors have a zero at the same place. The header says
 #   that these metrics are those of scipy.spatial.distance; there zeros count 0.
 # Who is hurt: searches among sparse histograms (word counts, topics, sparse activations, a softmax that underflows):

@@ -5,7 +5,7 @@
 # Versions: IREE 3.13.0 (compiler and runtime, CPU backend), JAX 0.10.2, NumPy 2.4.6.
 # What happens: the sum is kept in float16, whose numbers near 256 are 0.25 apart: a term of 0.1 is rounded away.
 #   `jnp.sum` of the same terms is right, and so is a product with `preferred_element_type=jnp.float32`.
-# Who is hurt: whoever deploys a model in float16 with wide layers or long sums, means by products with ones included.
+# Who is hurt: whoever deploys a model in float16 with wide layers or long sums, such as means as products with ones.
 #   The error depends on the size and sign of the terms, so narrow layers look right.
 # Remedy: `preferred_element_type=jnp.float32` in products (also an argument of `nnx.Linear`), then a cast.
 #

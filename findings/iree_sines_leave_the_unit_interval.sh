@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# IREE's sine of a large number is wrong, and of a very large one it is no longer between -1 and 1.
+# In IREE the sine of a large number is wrong, and that of a very large one does not lie between -1 and 1.
 #
-# Guess: the sine of a float32 is right to some bits, whatever its size, as in XLA and NumPy, or at least in [-1, 1].
+# Guess: the sine of a float32 is right but for its last bits, whatever its size, as in XLA and NumPy, or at least in
+#   [-1, 1].
 # Versions: IREE 3.13.0 (compiler and runtime, CPU backend), JAX 0.10.2, NumPy 2.4.6.
 # What happens: the error grows with the number: 5e-6 at 100, 4e-3 at 1e5, 2e-2 at 1e6; at 1e9 the sine is 1.8e12.
 # Who is hurt: whoever deploys position or time embeddings of large numbers (time stamps, byte positions, Fourier

@@ -7,7 +7,7 @@
 # What happens: with many ties the order among them changes; with all keys equal it does not, so a small check passes.
 #   A sort of distinct keys is right.
 # Who is hurt: whoever deploys a model that ranks or groups by integers or rounded scores (experts, buckets, masks of
-#   0 and 1): other entries are first, and results differ from those of XLA, with no error.
+#   0 and 1): other entries come first, and results differ from those of XLA, with no error.
 # Remedy: sort pairs of key and position, `jax.lax.sort((key, position), num_keys=2)`.
 #
 # Output seen:

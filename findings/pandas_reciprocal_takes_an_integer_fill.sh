@@ -4,7 +4,7 @@
 # Guess: a column of dtype Sparse[float64] holds floats; whether its fill value is written 3 or 3.0 does not matter.
 # Versions: pandas 3.1.1, NumPy 2.4.6.
 # What happens: SparseArray(values, fill_value=3) keeps the Python integer beside float64 entries, and a ufunc is
-#   applied to the entries and to the fill value apart from each other. The reciprocal of an integer is an integer, so
+#   applied to the entries and, separately, to the fill value. The reciprocal of an integer is an integer, so
 #   1/3 becomes 0, and 1/0 is an integer and not inf. The dtype is Sparse[float64] before and after.
 #   `1 / column` is right; so are exp, sqrt and others that make floats of integers.
 # Who is hurt: whoever scales by inverse counts or degrees in a sparse column: fill_value=0 and fill_value=1 are what

@@ -6,7 +6,8 @@
 # Versions: pandas 3.1.1, NumPy 2.4.6.
 # What happens: in a sparse column only the stored entries do so; the fill value, 0 for counts and one-hot columns,
 #   stays what it is when the dict does not have it. So unmapped zeros come out as 0, among the new values. Where
-#   a stored entry is mapped to that very number, an error is raised, else nothing tells. A function is right.
+#   a stored entry is mapped to that very number, an error is raised; otherwise nothing is said. With a function in
+#   place of the dict, the result is right.
 # Who is hurt: whoever renames classes or looks up weights of a sparse column: with 0 as "unknown", left out of the
 #   dict, dropna() and isna() find nothing, and the examples are kept as class 0.
 # Remedy: dense = series.sparse.to_dense() before map, or a dict with all values.

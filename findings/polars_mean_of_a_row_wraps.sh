@@ -5,8 +5,8 @@
 #   as Polars' sum and mean of a column, a list or an array do.
 # Versions: Polars 2.1.0.
 # What happens: along a row the columns are added in their own dtype, which wraps, and the wrong sum is then divided
-#   in float64. Int8, UInt8, Int16, Int32 and so on do so; Float32 and Boolean are right. The documentation gives
-#   the widening for `sum` and says nothing of rows.
+#   in float64. Int8, UInt8, Int16, Int32 and the like all wrap; Float32 and Boolean are right. The documentation of
+#   `sum` says that it widens them, and that of rows says nothing.
 # Who is hurt: frames with small integers (pixels, ratings, quantized activations or labels of several annotators)
 #   that are averaged across columns: the means look like numbers and are negative or too small.
 # Remedy: cast to Float64 first, or pl.concat_list(columns).list.mean().

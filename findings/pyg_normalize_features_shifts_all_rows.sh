@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# PyTorch Geometric's NormalizeFeatures makes no sums of one: it subtracts the least feature of the graph first.
+# PyTorch Geometric's NormalizeFeatures does not make rows sum to 1: it first subtracts the graph's least feature.
 #
 # Guess: NormalizeFeatures "row-normalizes the attributes to sum-up to one": each row is divided by its sum, whatever
 #   the others are, and a zero stays a zero.
@@ -8,8 +8,8 @@
 #   whichever is larger. With a zero and no negative entry the first step does nothing, so bags of words are
 #   right; otherwise one entry moves every row, and a row that is the minimum throughout becomes 0. Rows that
 #   sum to less than 1, as tf-idf or fractions do, are left as they are.
-# Who is hurt: whoever puts it into every pipeline, as the examples do. Sparse features get dense by a single negative
-#   entry; the same node has other features in another subgraph or batch, so training and inference disagree.
+# Who is hurt: whoever puts it into every pipeline, as the examples do. A single negative entry makes sparse features
+#   dense; the same node has other features in another subgraph or batch, so training and inference disagree.
 # Remedy: x / x.sum(-1, keepdim=True).clamp(min=1e-12), or torch.nn.functional.normalize(x, p=1, dim=-1).
 #
 # Output seen:

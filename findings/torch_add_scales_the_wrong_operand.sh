@@ -3,7 +3,7 @@
 #
 # Guess: torch.add(a, b, alpha=s) is a + s * b, whatever the layouts.
 # Versions: torch 2.13.0, NumPy 2.4.6, on a CPU.
-# What happens: with a CSR or CSC tensor first and a dense one second, the two are exchanged, and alpha with them: it
+# What happens: with a CSR or CSC tensor first and a dense one second, the two are exchanged but alpha is not: it
 #   scales the sparse tensor. The result is dense and has the right shape. With the dense tensor first it is right,
 #   and so are two sparse ones; COO refuses sparse + dense.
 # Who is hurt: csr - dense raises, so a difference is written as torch.add with alpha=-1, and has the wrong sign:

@@ -7,8 +7,8 @@
 # What happens: if one score lies outside [0, 1] a sigmoid is applied to all, as the documentation says. In float32 it
 #   is exactly 1 above 17 and 0 at -200, so all such scores are ties. In bfloat16 it already confuses 7 with 9.
 #   Several classes or labels go through the same (softmax or sigmoid). Nothing is raised.
-# Who is hurt: whoever ranks by what is no logit: distances, energies, anomaly scores, log-likelihoods, percents; and
-#   sure networks, whose best examples become ties.
+# Who is hurt: whoever ranks by anything but logits (distances, energies, anomaly scores, log-likelihoods, percents),
+#   and confident networks, whose best examples become ties.
 # Remedy: pass ranks divided by their number, or scores in float64.
 #
 # Output seen:
