@@ -32,7 +32,7 @@ def outside_jit(function: Function) -> Function:
 
 
 def explain_abstract_model(function: Function) -> Function:
-    """Decorate a function to say so if it fails as a model has shapes in place of arrays."""
+    """Decorate a function: if it fails for a model that has only shapes, the error says so."""
     name = function.__qualname__.removesuffix(".__init__")
 
     @wraps(function)

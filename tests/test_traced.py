@@ -1,4 +1,4 @@
-"""Functions of values refuse a model in a transformation of JAX, or of shapes, in one line."""
+"""Functions that need values refuse traced models, and models of shapes, in one line."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ def test_traced_batches_are_refused_too() -> None:
         jax.eval_shape(lambda x: js.shrink(model, x), jax.ShapeDtypeStruct((1, 4), "float32"))
 
 
-def test_the_function_that_was_called_names_itself() -> None:
+def test_an_error_names_the_function_that_was_called() -> None:
     model = js.sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", js.Held()))
     with pytest.raises(TypeError, match=r"^magnitude got values traced"):
         jax.eval_shape(lambda: js.prune.magnitude(model, density=0.5).kernel[...])
@@ -79,6 +79,6 @@ def test_a_model_of_shapes_is_refused_in_one_line(name: str) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_summary_of_a_dense_model_of_shapes() -> None:
+def test_a_dense_model_of_shapes_has_a_summary() -> None:
     model = nnx.eval_shape(lambda: nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
     assert js.summary(model).dense == 15

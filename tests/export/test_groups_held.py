@@ -185,7 +185,7 @@ class Features(nnx.Module):
     ],
     ids=["less than rounding", "beside a layer norm"],
 )
-def test_units_stay_whose_products_would_be_lost(
+def test_units_whose_products_would_be_lost_stay(
     feature: Callable[[Array], Array], norm: nnx.Module
 ) -> None:
     model, x = Features(feature, norm), jax.random.normal(jax.random.key(0), (2, 5, 6))

@@ -140,7 +140,7 @@ def test_sizes_that_also_limit_a_length_are_refused_by_name(kind: type[Sized]) -
     assert "width fits the example, but not inputs of shape (" in record.stayed["last/kernel"]
 
 
-def test_no_group_goes_by_a_size_that_also_limits_a_length() -> None:
+def test_a_size_that_also_limits_a_length_holds_its_group() -> None:
     groups = js.groups(sized(Limited), vectors(0, 4))
     assert "width fits the example" in groups["both/kernel:1"].held
 

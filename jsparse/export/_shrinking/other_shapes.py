@@ -3,8 +3,8 @@
 An int that is a width may also be the limit of a length, which a short example does not show.
 
 1. Find the axes of the inputs that may be longer: the model can be traced with twice their length.
-2. Give them short lengths, those of the new and the old size, and long ones. Not 1, nor another in
-   place of 1, as JAX then does other operations.
+2. Give them short lengths, those of the new and the old size, and long ones. Lengths of 1 are
+   neither given nor replaced, as JAX then does other operations.
 3. There the smaller model must do the same operations as the full one. Each number in which they
    differ (a length, a setting, a constant) must differ as it does at this place of the code in the
    example: by the same factor, or by the same amount.
@@ -24,7 +24,7 @@ from jsparse.export._shrinking.tracing import trace
 from jsparse.export._shrinking.verify import OTHER, SIZES
 
 MOVES = {"broadcast_in_dim", "dot_general", "reshape", "squeeze", "transpose"}
-"""Operations of which JAX does others where an axis inside the model has a length of 1."""
+"""Operations that JAX replaces by others where an axis inside the model has a length of 1."""
 UNROLLED = 4  # times the example's length, beyond which code that loops over it is not traced
 Axes = tuple[tuple[int, int], ...]
 """Axes of inputs that have one length: the number of the input, and the axis."""

@@ -20,7 +20,7 @@ KEEPING -= {"cumlogsumexp"}
 
 
 def not_negative(graph: Graph) -> set[Node]:
-    """The arrays without a negative element; none that loops make."""
+    """The arrays without a negative element; those that loops make are left out."""
     found: set[Node] = set()
     for op in graph.all_ops:
         found.update(node for node in op.inputs if _constant(node))

@@ -1,4 +1,4 @@
-"""Terms of sums and maxima that go with the units: which are not 0, and which make up a mean."""
+"""What sums, maxima and products lose with the units: terms other than 0, and terms of means."""
 
 from collections.abc import Collection, Iterator, Mapping
 
@@ -64,7 +64,7 @@ def _summed(op: Op) -> list[tuple[Axis, ...]]:
 
 
 def _loses_terms(op: Op, removal: Removal, knowledge: Knowledge) -> bool:
-    """Whether at a position that goes no factor is known to be 0."""
+    """Whether there is a removed position at which no factor is known to be 0."""
     for axes in _summed(op):
         gone = removal.removed(*axes[0])
         for node, axis in axes:
