@@ -47,7 +47,7 @@ def page(run_folder: str | Path) -> Path:
     require("jinja2 matplotlib", "report", "a page")
     check_path(run_folder=run_folder)
     run = read_run(run_folder)
-    kinds = _kinds({"": run})
+    groups = _seed_groups({"": run})
     seeds = sum(one.values.shape[1] for n in run.names[:1] for one in run.series(n).values())
     about = [run.end, f"{seeds} runs" if seeds > 1 else ""]
     about += [str(run.settings.get(name, "")) for name in ("dataset", "network")]
@@ -57,12 +57,12 @@ def page(run_folder: str | Path) -> Path:
         "missing": [*run.missing, *run.diverged()],
         "run": run,
         "reached": [
-            (kind.last(name), f"{name}, {kind.label}" if kind.label else name)
+            (group.last(name), f"{name}, {group.label}" if group.label else name)
             for name in FRACTIONS
             if name in run.names
-            for kind in kinds
+            for group in groups
         ],
-        "curves": [_curves(name, kinds) for name in run.names],
+        "curves": [_curves(name, groups) for name in run.names],
         "layer_curves": _layer_curves(run),
         "pictures": _pictures(run),
         "drawn": [
@@ -107,8 +107,8 @@ def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html")
         given = [str(path) for path in paths]
         raise ValueError(f"run_folders: got the folders {given}; pass one or more, each once")
     runs = dict(zip(_short(paths), map(read_run, paths), strict=True))
-    kinds = _kinds(runs)
-    points = [point for kind in kinds if (point := _end(kind))]
+    groups = _seed_groups(runs)
+    points = [point for group in groups if (point := _end(group))]
     front = [point.name for point in best(points)]
     names = dict.fromkeys(name for run in runs.values() for name in run.names)
     head, count = ("name", *runs), len(runs)
@@ -120,9 +120,9 @@ def compare(run_folders: Sequence[str | Path], out: str | Path = "compare.html")
             if (lost := [what for what in FRACTIONS if what not in run.names])
         ],
         "frontier": _frontier(points),
-        "kinds": kinds,
+        "seed_groups": groups,
         "front": front,
-        "curves": [_curves(name, kinds) for name in names],
+        "curves": [_curves(name, groups) for name in names],
         "settings": (head, _differences([run.settings for run in runs.values()])),
         "versions": (head, _differences([_newest(run) for run in runs.values()])),
     }
@@ -193,7 +193,7 @@ class SeedGroup(NamedTuple):
         return f"{100 * series.mean[-1]:.2f}%", spread
 
 
-def _kinds(runs: dict[str, Run]) -> list[SeedGroup]:
+def _seed_groups(runs: dict[str, Run]) -> list[SeedGroup]:
     found: list[tuple[str, str, Run]] = []
     for name, run in runs.items():
         labels = dict.fromkeys(label for number in run.names for label in run.series(number))
@@ -201,14 +201,14 @@ def _kinds(runs: dict[str, Run]) -> list[SeedGroup]:
     return [SeedGroup(*one, style) for style, one in enumerate(found)]
 
 
-def _end(kind: SeedGroup) -> Line | None:
+def _end(group: SeedGroup) -> Line | None:
     """The point where these runs end: x is the density, y the accuracy."""
-    ends = [one for name in ("density", "accuracy") if (one := kind.series(name))]
+    ends = [one for name in ("density", "accuracy") if (one := group.series(name))]
     if len(ends) < 2 or not all(np.isfinite(one.mean[-1]) for one in ends):
         return None
     spread = np.array([0.0 if one.spread is None else one.spread[-1] for one in ends])
     x, y = (one.mean[-1:] for one in ends)
-    return Line(kind.name, x, y, spread, kind.style, point=True)
+    return Line(group.name, x, y, spread, group.style, point=True)
 
 
 def best(points: Sequence[Line]) -> list[Line]:
@@ -231,20 +231,21 @@ def _frontier(points: Sequence[Line]) -> Figure | None:
     return chart(title, [*lines, *points], "density at the end", "density", "accuracy")
 
 
-def _curves(name: str, kinds: Sequence[SeedGroup]) -> Figure:
+def _curves(name: str, groups: Sequence[SeedGroup]) -> Figure:
     """A number of all runs over the steps of their logs."""
     found: dict[str, tuple[SeedGroup, Series]] = {}
-    for kind in kinds:
-        series = kind.run.series(name)
-        own = kind if kind.label in series else kind._replace(label="")  # a number of all its runs
-        if own.label in series:
-            found.setdefault(own.name, (own, series[own.label]))
-    lines = [_line(label, one, kind.style) for label, (kind, one) in found.items()]
+    for group in groups:
+        series = group.run.series(name)
+        if group.label not in series:  # a number of all its runs
+            group = group._replace(label="")
+        if group.label in series:
+            found.setdefault(group.name, (group, series[group.label]))
+    lines = [_line(label, one, group.style) for label, (group, one) in found.items()]
     seeds = {one.values.shape[1] for _, one in found.values()}
     many = ": mean ± 1 deviation" if max(seeds) > 1 else ""
     count = f" of {max(seeds)} runs" if many and len(seeds) == 1 else ""
     title = f"{name[:1].upper()}{name[1:].replace('_', ' ')}{many}{count}"
-    units = sorted({kind.run.unit for kind, _ in found.values()})
+    units = sorted({group.run.unit for group, _ in found.values()})
     return chart(title, lines, " or ".join(units), y=name)
 
 

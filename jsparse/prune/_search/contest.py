@@ -11,7 +11,7 @@ from jax import Array
 from jsparse.prune._search.fit import TINY, Fit, Fitted
 from jsparse.prune._search.found import Found
 from jsparse.prune._search.methods import Method, Outcome
-from jsparse.prune._search.rows import Trials
+from jsparse.prune._search.trials import Trials
 
 FINALISTS = 8
 """Half of them are left after each round: this takes 14 scores."""
@@ -22,49 +22,49 @@ LINE = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
 
 
 def contest(
-    rows: Trials, method: Method, evaluations: int, key: Array, *, recovers: bool, traced: bool
+    trials: Trials, method: Method, evaluations: int, key: Array, *, recovers: bool, traced: bool
 ) -> Found[Any]:
     """Run all of it.
 
     Args:
-      rows: evaluates candidates.
+      trials: evaluates candidates.
       method: proposes them.
       evaluations: of the score, at most.
       key: for the method.
       recovers: whether candidates are recovered before they are scored.
       traced: whether the cost is exact and quick.
     """
-    times, dense = int(recovers), rows.layers.alive.astype(np.int32)[None]
-    fit = _checked(rows, dense, traced)
-    rows.scores(dense, ["dense"], times)
-    if fit.dense <= rows.budget:
-        return _found(rows, dense[0], times)
-    layers = rows.layers
+    times, dense = int(recovers), trials.layers.alive.astype(np.int32)[None]
+    fit = _checked(trials, dense, traced)
+    trials.scores(dense, ["dense"], times)
+    if fit.dense <= trials.budget:
+        return _found(trials, dense[0], times)
+    layers = trials.layers
     controls = {
         "uniform": lambda density: layers.counts(np.full(len(layers.names), density)),
         "global": layers.globally,
         "erk": layers.erdos_renyi,
     }
-    fitted = [fit.single(family, rows.budget).counts[0] for family in controls.values()]
-    rows.scores(np.stack(fitted), list(controls), times)
+    fitted = [fit.single(family, trials.budget).counts[0] for family in controls.values()]
+    trials.scores(np.stack(fitted), list(controls), times)
     final = 2 * FINALISTS - 2 if recovers and evaluations > 4 * FINALISTS else 0
-    _populations(rows, fit, method, evaluations - len(controls) - 1 - final, times, key)
-    _warn_of_silence(rows)
-    counts = _best(rows, FINALISTS if final else 1, fitted)
+    _populations(trials, fit, method, evaluations - len(controls) - 1 - final, times, key)
+    _warn_of_silence(trials)
+    counts = _best(trials, FINALISTS if final else 1, fitted)
     while len(counts) > 1:
         times *= 2
-        scores = rows.scores(counts, ["final"] * len(counts), times)
+        scores = trials.scores(counts, ["final"] * len(counts), times)
         order = np.argsort(-scores, kind="stable")
         counts = counts[order[: math.ceil(len(counts) / 2)]]
-    return _found(rows, counts[0], times)
+    return _found(trials, counts[0], times)
 
 
-def _checked(rows: Trials, dense: np.ndarray, traced: bool) -> Fit:
+def _checked(trials: Trials, dense: np.ndarray, traced: bool) -> Fit:
     """The projection, if the budget can be met by a cost that decreases as units are removed."""
-    line = [rows.layers.counts(np.full((1, dense.size), one)) for one in LINE] if traced else []
+    line = [trials.layers.counts(np.full((1, dense.size), one)) for one in LINE] if traced else []
     names = ["the model as given", *(f"density {one:g}" for one in LINE[: len(line)])]
     candidates = np.concatenate([dense, *line, np.ones_like(dense)])
-    costs = rows.costs(candidates)
+    costs = trials.costs(candidates)
     for at, (before, after) in enumerate(itertools.pairwise(costs)):
         if after > before * (1 + 1e-6):
             advice = "pass what is to be low, such as jsparse.prune.costs.parameters"
@@ -77,24 +77,24 @@ def _checked(rows: Trials, dense: np.ndarray, traced: bool) -> Fit:
                 f"({then[1]}); {advice}"
             )
     least, whole = float(costs[-1]), float(costs[0])
-    if least > rows.budget:
+    if least > trials.budget:
         raise ValueError(
-            f"nothing meets the budget {rows.budget:g}: the smallest cost seen, with one unit in "
+            f"nothing meets the budget {trials.budget:g}: the smallest cost seen, with one unit in "
             f"each layer, is {least:g}, and that of the model as given {whole:g}; pass a budget in "
             "the unit of the cost, or put more weights under Held"
         )
     steps, slack = (16, 0.004) if traced else (6, 0.05)
-    return Fit(rows.layers, rows.costs, least, whole, steps, slack)
+    return Fit(trials.layers, trials.costs, least, whole, steps, slack)
 
 
 def _populations(
-    rows: Trials, fit: Fit, method: Method, count: int, times: int, key: Array
+    trials: Trials, fit: Fit, method: Method, count: int, times: int, key: Array
 ) -> None:
     """Score what the method proposes: the limit falls in the first half, and then is the budget."""
-    limits = method.limits(fit.dense, rows.budget)
+    limits = method.limits(fit.dense, trials.budget)
     total = math.ceil(count / method.population)
-    by, size = type(method).__name__.lower(), len(rows.layers.names)
-    proposals = method.propose(rows.layers, key)
+    by, size = type(method).__name__.lower(), len(trials.layers.names)
+    proposals = method.propose(trials.layers, key)
     densities = next(proposals)
     for n in range(total):
         last = len(limits) - 1
@@ -106,27 +106,27 @@ def _populations(
             )
         some = densities[: count - n * method.population]
         fitted: Fitted = fit.scaled(some, limits[stage])
-        scores = rows.scores(fitted.counts, [by] * len(some), times)
+        scores = trials.scores(fitted.counts, [by] * len(some), times)
         excess = np.log(np.maximum(fitted.proposed, TINY) / limits[stage])
         if n + 1 < total:
-            found = rows.layers.densities(fitted.counts)
+            found = trials.layers.densities(fitted.counts)
             densities = proposals.send(Outcome(found, scores, excess))
 
 
-def _best(rows: Trials, number: int, controls: list[np.ndarray]) -> np.ndarray:
+def _best(trials: Trials, number: int, controls: list[np.ndarray]) -> np.ndarray:
     """Of those within the budget the highest scores, [number, L]; the controls are in a final."""
-    tried = rows.tried()
+    tried = trials.tried()
     order = np.argsort(-tried.score, kind="stable")
-    names = [rows.table[n][0] for n in order if tried.cost[n] <= rows.budget]
+    names = [trials.table[n][0] for n in order if tried.cost[n] <= trials.budget]
     first = [tuple(one.tolist()) for one in controls] if number > 1 else []
     return np.array(list(dict.fromkeys([*first, *names]))[:number], np.int32)
 
 
-def _warn_of_silence(rows: Trials) -> None:
+def _warn_of_silence(trials: Trials) -> None:
     """Warn where nearly all candidates score the same."""
-    tried = rows.tried()
-    fits = tried.cost <= rows.budget
-    different = len({row[0] for row, fit in zip(rows.table, fits, strict=True) if fit})
+    tried = trials.tried()
+    fits = tried.cost <= trials.budget
+    different = len({row[0] for row, fit in zip(trials.table, fits, strict=True) if fit})
     values = len(np.unique(tried.score[fits]))
     if different >= 20 and values < max(2, FEW * different):
         warnings.warn(
@@ -137,12 +137,12 @@ def _warn_of_silence(rows: Trials) -> None:
         )
 
 
-def _found(rows: Trials, counts: np.ndarray, times: int) -> Found[Any]:
+def _found(trials: Trials, counts: np.ndarray, times: int) -> Found[Any]:
     name = tuple(counts.tolist())
     return Found(
-        model=rows.model(counts, times),
-        densities=rows.layers.named(counts),
-        score=rows.score[name, times],
-        cost=rows.cost[name],
-        tried=rows.tried(),
+        model=trials.model(counts, times),
+        densities=trials.layers.named(counts),
+        score=trials.score[name, times],
+        cost=trials.cost[name],
+        tried=trials.tried(),
     )

@@ -20,7 +20,7 @@ from jsparse.prune._search.judge import Called, Compiled, UserFunctions, no_reco
 from jsparse.prune._search.lagrangian import Lagrangian
 from jsparse.prune._search.layers import layers_of
 from jsparse.prune._search.methods import Method
-from jsparse.prune._search.rows import Trials
+from jsparse.prune._search.trials import Trials
 
 Model = TypeVar("Model", bound=nnx.Module)
 ALONE, PPO, NOWHERE = Weight(), Lagrangian(), Nowhere()
@@ -122,10 +122,10 @@ def search(
     judge = (Compiled if traced else Called)(
         start, layers, UserFunctions(score, cost, recover), key
     )
-    rows = Trials(layers, judge, keep, float(limit))
+    trials = Trials(layers, judge, keep, float(limit))
     try:
-        return contest(rows, method, evaluations, key, recovers=recovers, traced=traced)
+        return contest(trials, method, evaluations, key, recovers=recovers, traced=traced)
     except Exception as error:
-        tried = rows.tried()
+        tried = trials.tried()
         lost = f"`tried` of this error has the {len(tried.score)} candidates scored so far"
         raise SearchStopped(f"{error}; {lost}", tried) from error
