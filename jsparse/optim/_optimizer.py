@@ -18,8 +18,8 @@ from jsparse._slots import check_module, held_groups, sparse_parts
 from jsparse._untraced import explain_abstract_model
 from jsparse._values import check_transform, shown
 from jsparse._variables import Mask, Setting, write
-from jsparse.optim._closed import masked_at_zero, masked_weights, without_masked
 from jsparse.optim._density import TargetDensity
+from jsparse.optim._masked import masked_at_zero, masked_weights, without_masked
 from jsparse.optim._notices import (
     costs_due,
     learned_paths,

@@ -13,7 +13,7 @@ from jsparse._slots import ruled_parts, slots
 from jsparse._sparse import Mask, Sparse
 from jsparse._untraced import explain_abstract_model
 from jsparse._variables import map_arrays, stored
-from jsparse.optim._closed import masked_weights, without_masked
+from jsparse.optim._masked import masked_weights, without_masked
 from jsparse.rules._rule import Rule, State
 from jsparse.rules._stacked import stacked_cost
 

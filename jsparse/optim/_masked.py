@@ -1,4 +1,4 @@
-"""Weights that a stored mask closes and the optimizer does not change.
+"""Weights that a stored mask hides and the optimizer does not change.
 
 The model reads 0 there, whatever is stored. A norm over the layer, such as that of a trust ratio,
 must not depend on it. So these weights and their gradients are 0 for the update, and get what was
