@@ -73,7 +73,7 @@ def key_of(key: Array, counts: np.ndarray, n: int) -> Array:
 class Compiled:
     """Traces each function once; every candidate runs the same programs."""
 
-    def __init__(self, model: nnx.Module, layers: Layers, asked: UserFunctions, key: Array):
+    def __init__(self, model: nnx.Module, layers: Layers, functions: UserFunctions, key: Array):
         self.layers, self.key = layers, key
         build, self.variables, _ = taken_apart(model)
         own = state_paths(model, self.variables)
@@ -92,23 +92,26 @@ class Compiled:
             name: str, function: Function, variables: Any, ranks: Any, counts: Array
         ) -> Array:
             with naming_the_function(name):
-                return _traced(name, function(build(masked(variables, ranks, counts))))
+                return _traced(function(build(masked(variables, ranks, counts))))
 
         def priced(variables: Any, ranks: Any, counts: Array, number: Array) -> Array:
-            one = lambda n: judged("cost", asked.cost, variables, ranks, counts[n])
+            one = lambda n: judged("cost", functions.cost, variables, ranks, counts[n])
             kind = jax.eval_shape(one, number)
             add = lambda n, costs: costs.at[n].set(one(n))
             return jax.lax.fori_loop(0, number, add, jnp.zeros(len(counts), kind.dtype))
 
         def recovered(variables: Any, ranks: Any, counts: Array, key: Array) -> dict[str, Any]:
             with naming_the_function("recover"):
-                after = asked.recover(build(masked(variables, ranks, counts)), key)
+                after = functions.recover(build(masked(variables, ranks, counts)), key)
                 return _variables(after, variables)
 
         self._build, self._masked = build, masked
         self._ranks = {**layers.ranks, "masks": some_dropped}
-        self._cost, self._score = jax.jit(priced), jax.jit(partial(judged, "score", asked.score))
-        self._recovers, self._recover = asked.recover is not no_recovery, jax.jit(recovered)
+        self._cost, self._score = (
+            jax.jit(priced),
+            jax.jit(partial(judged, "score", functions.score)),
+        )
+        self._recovers, self._recover = functions.recover is not no_recovery, jax.jit(recovered)
 
     def costs(self, counts: np.ndarray) -> Iterator[float]:
         for n in range(0, len(counts), TOGETHER):
@@ -141,9 +144,9 @@ class Compiled:
 class Called:
     """Calls each function in Python, each time on a new model."""
 
-    def __init__(self, model: nnx.Module, layers: Layers, asked: UserFunctions, key: Array):
+    def __init__(self, model: nnx.Module, layers: Layers, functions: UserFunctions, key: Array):
         self.start, self.layers, self.key = model, layers, key
-        self.score, self.cost, self.recover = asked
+        self.score, self.cost, self.recover = functions
         self._names = named(nnx.state(model))
         self._masks = jax.jit(layers.masks)
 
@@ -208,7 +211,7 @@ def naming_the_function(name: str) -> Iterator[None]:
         raise ValueError(f"{name} raised {type(error).__name__}: {why}; {advice}") from error
 
 
-def _traced(name: str, value: Any) -> Array:
+def _traced(value: Any) -> Array:
     """The number as a traced scalar."""
     try:
         number = jnp.asarray(value)
