@@ -30,8 +30,8 @@ def check_rivalry(name: str, scope: Scope) -> None:
         )
 
 
-def check_shares_threshold(name: str, scope: Scope) -> None:
-    """Refuse a scope in which units compete, for rules whose units do not compete."""
+def check_threshold_scope(name: str, scope: Scope) -> None:
+    """Refuse a scope whose weights cannot share a threshold, for rules that learn thresholds."""
     if isinstance(scope, Groups | WholeModel):
         raise ValueError(
             f"groups and whole models cannot share a threshold, got scope {scope}; use "

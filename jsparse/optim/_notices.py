@@ -20,7 +20,7 @@ from jsparse._revise.transform import Revised
 from jsparse._slots import ruled_parts
 from jsparse._sparse import COSTS_READ, Sparse
 from jsparse._variables import Mask
-from jsparse.optim._study import driven
+from jsparse.optim._study import moved_by_gradients
 from jsparse.optim._task import arrays_of, cost_gradient
 from jsparse.rules._rule import Rule, State, with_role
 from jsparse.rules._stacked import over_stack
@@ -132,7 +132,8 @@ def wrong_masks(optimizer: Any, model: nnx.Module) -> str:
     states = jax.tree.leaves(optimizer.opt_state, is_leaf=is_revised)
     if revised := [state.masks for state in states if is_revised(state)]:
         params = arrays_of(nnx.state(model, optimizer.wrt))
-        if not (found := driven(optimizer.tx, params, frozenset(masks).difference(*revised))):
+        unrevised = frozenset(masks).difference(*revised)
+        if not (found := moved_by_gradients(optimizer.tx, params, unrevised)):
             return ""
         return (
             f"no revision takes {listed(sorted(found), 3)}, so the transform trains these masks "

@@ -84,7 +84,9 @@ def study(tx: optax.GradientTransformation, params: Any, learned: frozenset[str]
     return Study()
 
 
-def driven(tx: optax.GradientTransformation, params: Any, paths: frozenset[str]) -> frozenset[str]:
+def moved_by_gradients(
+    tx: optax.GradientTransformation, params: Any, paths: frozenset[str]
+) -> frozenset[str]:
     """Which of these parameters the gradients move, as far as that can be tried."""
     for extra in EXTRA if paths else ():
         try:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsparse._checks import check_not_negative, check_shares_threshold, check_weight
+from jsparse._checks import check_not_negative, check_threshold_scope, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._step import masked
 from jsparse._values import check_in
@@ -86,7 +86,7 @@ class SoftThreshold:
         check_structure(self)
         check_not_negative(decay=self.decay)
         check_in("(-inf, inf)", s_init=self.s_init)
-        check_shares_threshold("SoftThreshold", self.scope)
+        check_threshold_scope("SoftThreshold", self.scope)
 
     def init(self, weight: Array, key: Array) -> State:
         """s, one per group of the scope: [] by default."""

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsparse._checks import check_shares_threshold, check_weight
+from jsparse._checks import check_threshold_scope, check_weight
 from jsparse._counting import any_under_vmap, count
 from jsparse._pattern import PerOutput, Role, Scope, Unit, Weight
 from jsparse._score import wide
@@ -100,7 +100,7 @@ class Threshold:
                 f"alpha, the weight of the cost, is a number, 0 or more; got {self.alpha!r}. To "
                 "change it during training, pass Optimizer a control such as TargetDensity"
             )
-        check_shares_threshold("Threshold", self.scope)
+        check_threshold_scope("Threshold", self.scope)
         check_in("[0, 1)", reset=self.reset, reset_recurrent=self.reset_recurrent)
 
     @property

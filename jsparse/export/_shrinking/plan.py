@@ -31,7 +31,7 @@ from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.rescale import Compared, Made, merged
 from jsparse.export._shrinking.signs import not_negative
-from jsparse.export._shrinking.stayed import explain, not_opened, partly_dead
+from jsparse.export._shrinking.stayed import explain, hidden_weights, partly_dead
 from jsparse.export._shrinking.tracing import trace
 from jsparse.export._shrinking.verify import Fault, Numbers, faults
 
@@ -147,9 +147,9 @@ class Plan:
             tie_product(op, removal, self.knowledge, may)
         else:
             removal.because(Reason(WHOLE, op, NEEDS_WHOLE))
-            tie(op, removal, self._spare)
+            tie(op, removal, self._neutral)
 
-    def _spare(self, op: Op, node: Node, axis: int) -> np.ndarray:
+    def _neutral(self, op: Op, node: Node, axis: int) -> np.ndarray:
         return neutral(op, node, axis, self.knowledge, self._not_negative)
 
     def _around(self, removal: Removal) -> list[Op]:
@@ -203,7 +203,7 @@ class Plan:
             self._give_way(removal, made.faults, everywhere=turn == ROUNDS - 1)
             small, record = self.small(removal)
         stayed = explain(self.graph, self.knowledge, removal, self.foldable)
-        stayed |= not_opened(self.model, record.cuts)
+        stayed |= hidden_weights(self.model, record.cuts)
         for path, text in partly_dead(self.graph, self.knowledge, removal).items():
             stayed[path] = f"{stayed[path]}; {text}" if path in stayed else text
         return Choice(removal, small, graph, dataclasses.replace(record, stayed=stayed))

@@ -225,8 +225,8 @@ def _all_zeros(value: np.ndarray, stack: list[int], axis: int) -> np.ndarray:
     return (first.reshape(layers, value.shape[axis], -1) == 0).all(axis=2)
 
 
-def not_opened(model: nnx.Module, cut: Collection[str]) -> dict[str, str]:
-    """Why weights are not cut that an object holds instead of a variable, by its path."""
+def hidden_weights(model: nnx.Module, cut: Collection[str]) -> dict[str, str]:
+    """Why weights are not cut that are in objects or that a layer computes, by path."""
     _, variables, kinds = pure(model)
     opened_ones = {slot.path for slot in slots(model)}
     modules = [f"{path}/" if path else "" for path, _ in walk_modules(model)]
