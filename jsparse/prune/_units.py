@@ -67,8 +67,8 @@ def units(
     A unit is removed with all that belongs to it: see `jsparse.groups`, which lists the groups. The
     outputs are those of the model with zeros in place of the units, to float tolerance: where the
     model divides by a number that follows a width, as attention and RMS norms do, weights and an
-    epsilon absorb the difference. A mean in a layer norm is over the units that are left. Train the
-    smaller model on afterwards, with a new optimizer.
+    epsilon absorb the difference. Any other mean over units, as in a layer norm, is over those that
+    are left. Train the smaller model on afterwards, with a new optimizer.
 
     Args:
       model: any NNX module, sparse or plain; not changed.

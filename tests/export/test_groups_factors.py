@@ -208,3 +208,16 @@ def test_a_maximum_holds_channels_where_zeros_would_count(
     groups = js.groups(Gate(act, stacked), (2, 5, 4))
     assert f"`reduce_max` at tests/export/{Path(__file__).name}" in groups["enter/kernel:1"].held
     assert groups["enter/kernel:1"].held.endswith(why)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda x: (jnp.abs(1e6 * x).astype(jnp.int32) ** 2).astype(jnp.float32),  # wraps around
+        lambda x: jnp.abs(x) * jax.lax.clamp(jnp.float32(0), x, -jnp.abs(x).max()),
+    ],
+    ids=["integers", "clamp"],
+)
+def test_a_maximum_holds_channels_that_may_be_negative(act: Callable[[Array], Array]) -> None:
+    groups = js.groups(Gate(act, stacked), (2, 5, 4))
+    assert "`reduce_max` at" in groups["enter/kernel:1"].held

@@ -133,7 +133,20 @@ class InParts(Limited):
         return (x.reshape(-1, size, 6) / size).reshape(x.shape)
 
 
-@pytest.mark.parametrize("kind", [Limited, Latest, Longer, Shorter, AtLeast, InParts])
+class Added(Sized):
+    def __call__(self, x: Array) -> Array:
+        return super().__call__(x) * (len(x) + self.width)
+
+
+class Halved(Sized):
+    def __call__(self, x: Array) -> Array:
+        return super().__call__(x) * (1.0 if len(x) < self.width - 3 else 0.5)
+
+
+KINDS = [Limited, Latest, Longer, Shorter, AtLeast, InParts, Added, Halved]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_sizes_that_also_limit_a_length_are_refused_by_name(kind: type[Sized]) -> None:
     small, record = js.shrink(sized(kind), vectors(0, 4))
     assert small.width == 8

@@ -5,9 +5,10 @@ An int that is a width may also be the limit of a length, which a short example 
 1. Find the axes of the inputs that may be longer: the model can be traced with twice their length.
 2. Give them short lengths, those of the new and the old size, and long ones. Lengths of 1 are
    neither given nor replaced, as JAX then does other operations.
-3. There the smaller model must do the same operations as the full one. Each number in which they
-   differ (a length, a setting, a constant) must differ as it does at this place of the code in the
-   example: by the same factor, or by the same amount.
+3. There the smaller model must do the same operations as the full one. Each length or setting in
+   which they differ must differ as it does at this place of the code in the example: by the same
+   factor, or by the same amount. A weight compensates for a constant that differs, so elsewhere it
+   must differ by the same factor, and be equal only where it is in the example.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ from jsparse.export._shrinking.verify import OTHER, SIZES
 
 MOVES = {"broadcast_in_dim", "dot_general", "reshape", "squeeze", "transpose"}
 """Operations that JAX replaces by others where an axis inside the model has a length of 1."""
+SAME = {("times", 1.0)}
 UNROLLED = 4  # times the example's length, beyond which code that loops over it is not traced
 Axes = tuple[tuple[int, int], ...]
 """Axes of inputs that have one length: the number of the input, and the axis."""
@@ -135,8 +137,8 @@ def _changes(old: Sequence[Op], new: Sequence[Op]) -> Changes:
     for a, b in zip(old, new, strict=True):
         if a.name in MOVES:
             found.setdefault(_place(a), set())
-        for place, x, y in _numbers(a, b):
-            found.setdefault(place, set()).update(_change(x, y))
+        for place, change in _numbers(a, b):
+            found.setdefault(place, set()).update(change)
         for one, other in zip(a.bodies, b.bodies, strict=True):
             for place, changes in _changes(one.ops, other.ops).items():
                 found.setdefault(place, set()).update(changes)
@@ -148,9 +150,9 @@ def _first_difference(old: Sequence[Op], new: Sequence[Op], changes: Changes) ->
     for a, b in zip(old, new, strict=False):
         if a.name != b.name or len(a.inputs) != len(b.inputs):
             return a
-        for place, x, y in _numbers(a, b):
-            known = a.name not in MOVES or place in changes
-            if known and changes.get(place, set()).isdisjoint(_change(x, y)):
+        for place, change in _numbers(a, b):
+            known = place in changes or not (a.name in MOVES or change == SAME)
+            if known and changes.get(place, set()).isdisjoint(change):
                 return a
         for one, other in zip(a.bodies, b.bodies, strict=True):
             if (op := _first_difference(one.ops, other.ops, changes)) is not None:
@@ -159,16 +161,23 @@ def _first_difference(old: Sequence[Op], new: Sequence[Op], changes: Changes) ->
     return longer[min(len(old), len(new))] if len(old) != len(new) else None
 
 
-def _change(x: float, y: float) -> set[tuple[str, float]]:
-    return {("plus", round(y - x, 9)), ("times", float(f"{y / x:.9g}") if x else np.inf)}
-
-
-def _numbers(a: Op, b: Op) -> Iterator[tuple[tuple, float, float]]:
-    """The numbers of an operation that differ, by place, in the old and the new computation."""
+def _numbers(a: Op, b: Op) -> Iterator[tuple[tuple, set[tuple[str, float]]]]:
+    """How lengths and settings change that differ, and all constants, by place."""
     where = _place(a)
-    for n, (x, y) in enumerate(zip(_all_numbers(a), _all_numbers(b), strict=False)):
-        if x != y and not (x != x and y != y):  # two nan are the same
-            yield where if a.name in MOVES else (*where, n), x, y
+    for n, (x, y) in enumerate(zip(_sizes(a), _sizes(b), strict=False)):
+        if (times := _ratio(x, y)) != 1:
+            place = where if a.name in MOVES else (*where, n)
+            yield place, {("plus", round(y - x, 9)), ("times", times)}
+    for n, pair in enumerate(zip(a.inputs, b.inputs, strict=True)):
+        x, y = map(_constant, pair)
+        if x is not None and y is not None:
+            yield (*where, "constant", n), {("times", _ratio(x, y))}
+
+
+def _ratio(x: float, y: float) -> float:
+    if x == y or (x != x and y != y):  # two nan are the same
+        return 1.0
+    return float(f"{y / x:.9g}") if x else np.inf
 
 
 def _place(op: Op) -> tuple:
@@ -176,18 +185,16 @@ def _place(op: Op) -> tuple:
     return op.name, *((frame.file, frame.line) for frame in called(op.source[:1]))
 
 
-def _all_numbers(op: Op) -> list[float]:
-    found = [float(n) for node in op.outputs for n in node.shape]
-    for node in op.inputs:
-        found += _constant_numbers(node)
+def _sizes(op: Op) -> list[float]:
+    """Lengths and settings."""
+    arrays = [*op.outputs, *(n for n in op.inputs if n.value is not None and not n.path)]
     settings = {n: v for n, v in op.params.items() if n not in SIZES | OTHER}
     numbers = [v for v in jax.tree.leaves(settings) if isinstance(v, int | float)]
-    return found + [float(v) for v in numbers]
+    return [float(n) for node in arrays for n in node.shape] + [float(v) for v in numbers]
 
 
-def _constant_numbers(node: Node) -> list[float]:
-    """Of an array that the code holds: its shape, and a number itself."""
-    if node.value is None or node.path:
-        return []
-    lone = node.value.size == 1 and not jnp.iscomplexobj(node.value)
-    return [*map(float, node.shape), *([float(node.value.item())] if lone else [])]
+def _constant(node: Node) -> float | None:
+    """A number that the code holds."""
+    if node.value is None or node.path or node.value.size != 1 or jnp.iscomplexobj(node.value):
+        return None
+    return float(node.value.item())

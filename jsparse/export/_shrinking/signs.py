@@ -4,6 +4,7 @@ Zeros change nothing in a maximum over others that are at least 0, as in the spa
 CBAM behind a ReLU.
 """
 
+import jax.numpy as jnp
 import numpy as np
 
 from jsparse.export._shrinking.graph import Graph, Node, Op
@@ -37,12 +38,14 @@ def _constant(node: Node) -> bool:
 
 
 def _makes(op: Op, found: set[Node]) -> bool:
+    if any(jnp.issubdtype(node.dtype, jnp.signedinteger) for node in op.outputs):
+        return False  # they wrap around
     known = [node in found for node in op.inputs]
     match op.name:
         case "max":
             return any(known)
         case "clamp":  # (lowest, array, highest)
-            return known[0] or all(known)
+            return known[2] and (known[0] or known[1])
         case "select_n":
             return all(known[1:])
         case "integer_pow" if op.params["y"] % 2 == 0:
