@@ -65,7 +65,7 @@ def _runs(group: int) -> bool:
     """
     for file in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
-            state, _, its_group = file.read_text().rpartition(")")[2].split()[:3]
+            state, _, its_group = file.read_text(errors="replace").rpartition(")")[2].split()[:3]
             if int(its_group) == group and state not in "XZ":
                 return True
     return False
