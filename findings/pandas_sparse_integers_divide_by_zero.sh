@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A sparse column of integers in pandas has 7 // 0 = 0 and 7 % 0 = 0; a dense one has inf and NaN.
 #
-# Guess: pandas does not take over NumPy's 7 // 0 = 0: a division of integers by zero is infinite and a remainder NaN,
+# Guess: pandas does not have the 7 // 0 = 0 of NumPy: a division of integers by zero is infinite and a remainder NaN,
 #   so isna() and isinf() find them, and the storage does not change results.
 # Versions: pandas 3.1.1, NumPy 2.4.6.
 # What happens: for a number and a sparse column, from either side, the ufunc of NumPy is applied to the stored
