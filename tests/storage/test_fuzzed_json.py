@@ -54,8 +54,8 @@ def test_notes_of_trees_and_rounds(tmp_path: Path) -> None:
 
     def load() -> None:
         if keep.has(0, 1.0):
-            got = tree_file.take(nnx.state(keep.load(0, model)))
-            assert got.sha256 == tree_file.take(nnx.state(model)).sha256
+            got = tree_file.snapshot(nnx.state(keep.load(0, model)))
+            assert got.sha256 == tree_file.snapshot(nnx.state(model)).sha256
 
     passed = 0
     for _ in range(300):
