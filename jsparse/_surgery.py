@@ -204,7 +204,8 @@ def resolve(model: Model) -> Model:
 def _plain(model: Model, read: Callable[[Sparse], Array]) -> Model:
     parts = sparse_parts(model).values()
     dense = {id(p): p.weight.replace(beside(read(p), p.weight[...])) for p in parts}
-    shared, copy = {s.path: dense.get(id(s.value), s.value) for s in slots(model)}, nnx.clone(model)
+    shared = {slot.path: dense.get(id(slot.value), slot.value) for slot in slots(model)}
+    copy = nnx.clone(model)
     for slot in slots(copy):  # by path: the attributes of a clone are in another order
         slot.put(shared[slot.path])
     fit_bridges(copy)
