@@ -9,7 +9,8 @@ Command: python -m experiments.bench.agents --authors FOLDER --python PATH
     GitHub, PATH a Python with torch and gymnasium[mujoco], which need not be ours. Without them:
     the updates alone. With --baselines PATH, a Python with stable-baselines3: PPO on mazes, too.
     With --games PATH, a Python with torch: self-play of brick tic-tac-toe.
-    With --torch PATH, a Python with torch: self-play Pong.
+    With --torch PATH, a Python with torch: self-play Pong; in an environment with
+    PJRT_NPROC=1, as one thread is the fastest for both sides.
 Minutes: 2 for the updates; 5 more for both trainings, on two cores.
 
 An update is the mean of 1,000, in which masks change once, on a replay of random transitions of

@@ -35,7 +35,7 @@ def begun(arm: overfit_maze.Arm) -> tuple[Trainer, Learner, maze.Maze]:
     own = overfit_maze.trainer(arm, Ppo(), overfit_maze.Settings.alpha, stretches=10**6)
     levels, _ = overfit_maze.mazes(LEVELS, 0.0, (1,))
     learner, _ = own.learn(own.begin((1,), levels), levels, iterations=SAMPLE)
-    return own, learner, levels
+    return own, jax.block_until_ready(learner), levels
 
 
 def iterations(arms: tuple[overfit_maze.Arm, ...], rounds: int) -> dict[str, np.ndarray]:
