@@ -17,6 +17,7 @@ from jsparse import importance
 from jsparse._slots import slots
 from jsparse.export import Record, rebuild
 from jsparse.prune import costs, units
+from tests.support.zoo import modules
 from tests.support.zoo_cases import CASES, outputs, prepared, shapes
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
@@ -162,6 +163,35 @@ def test_groups_that_the_code_wants_alike_keep_the_same_width() -> None:
     assert record.widths["q/kernel:2"] == "6 -> 3 (rounded from 2)" and not record.stayed
     with pytest.raises(ValueError, match=r"keep; q/kernel:2: as wide as one that stays"):
         units(Values(nnx.Rngs(0)), (1, 4, 3), density=0.6, keep="v/kernel")
+
+
+class Divided(nnx.Module):
+    """Hidden units in parts, with a layer for each."""
+
+    def __init__(self, ends: Callable[[int], Any], lengths: list[int], rngs: nnx.Rngs):
+        self.ends, self.a = ends, nnx.Linear(3, sum(lengths), rngs=rngs)
+        self.layers = modules([nnx.Linear(length, 2, rngs=rngs) for length in lengths])
+
+    def __call__(self, x: Array) -> Array:
+        x = nnx.relu(self.a(x))
+        parts = jnp.split(x, self.ends(x.shape[-1]), axis=-1)
+        made = [layer(part) for layer, part in zip(self.layers, parts, strict=True)]
+        return jnp.stack(made).sum(0)
+
+
+PARTS = [(lambda width: 3, [4, 4, 4], [2, 2, 2]), (lambda width: [width // 3], [3, 6], [1, 2])]
+
+
+@pytest.mark.parametrize(("ends", "lengths", "expected"), PARTS)
+def test_parts_of_an_axis_keep_their_shares(
+    ends: Callable[[int], Any], lengths: list[int], expected: list[int]
+) -> None:
+    model = Divided(ends, lengths, nnx.Rngs(0))
+    by = scores(*([float(n)] * length for n, length in enumerate(lengths)))  # the first goes first
+    small, record = units(model, (1, 3), density=0.5, importance=by, scope=js.WholeModel())
+    assert left(record) == expected and not record.stayed
+    x = jax.random.normal(jax.random.key(0), (5, 3))
+    np.testing.assert_allclose(small(x), masked(model, record)(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("density", "width"), [(0.5, 8), (0.1, 8), (0.65, 16), (0.95, 20)])
