@@ -194,6 +194,38 @@ def test_parts_of_an_axis_keep_their_shares(
     np.testing.assert_allclose(small(x), masked(model, record)(x), rtol=1e-4, atol=1e-5)
 
 
+def shuffled(a: Array, b: Array) -> Array:
+    return jnp.concatenate([a, b], -1).reshape(len(a), 2, -1).swapaxes(1, 2).reshape(len(a), -1)
+
+
+class Stage(nnx.Module):
+    """A stage of ShuffleNet v2, of linear layers: each block passes half of its inputs on."""
+
+    def __init__(self, width: int, blocks: int, rngs: nnx.Rngs):
+        half = width // 2
+        self.a, self.b = (nnx.Linear(3, half, rngs=rngs) for _ in range(2))
+        self.blocks = modules([nnx.Linear(half, half, rngs=rngs) for _ in range(blocks - 1)])
+        self.out = nnx.Linear(width, 2, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        x = shuffled(nnx.relu(self.a(x)), self.b(x))
+        for block in self.blocks:
+            half = x.shape[-1] // 2
+            x = shuffled(x[:, :half], nnx.relu(block(x[:, half:])))
+        return self.out(x)
+
+
+def test_stages_of_shuffled_halves_shrink_if_they_are_wide_enough() -> None:
+    model = Stage(16, 3, nnx.Rngs(0))
+    small, record = units(model, (1, 3), density=0.5)
+    assert small.out.kernel.shape == (8, 2)  # of 16, in steps of 2 to the power of 3
+    assert left(record) == [1, 1, 2]
+    x = jax.random.normal(jax.random.key(0), (5, 3))
+    np.testing.assert_allclose(small(x), masked(model, record)(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="no unit can be removed"):
+        units(Stage(8, 3, nnx.Rngs(0)), (1, 3), density=0.5)
+
+
 @pytest.mark.parametrize(("density", "width"), [(0.5, 8), (0.1, 8), (0.65, 16), (0.95, 20)])
 def test_widths_are_rounded_to_the_nearest_that_is_allowed(density: float, width: int) -> None:
     by = scores(list(range(20)))

@@ -15,7 +15,7 @@ import itertools
 import math
 import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from flax import nnx
@@ -27,7 +27,7 @@ from jsparse.export._shrinking.couplings import pin_ends, tie
 from jsparse.export._shrinking.cut import cut_in_place
 from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.guessing import Guesses
-from jsparse.export._shrinking.links import Links
+from jsparse.export._shrinking.links import Classes, Links
 from jsparse.export._shrinking.liveness import NEEDS_WHOLE, WHOLE, Axis, Reason, Removal
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.plan import compared, cuts_of, groups_of, with_sizes
@@ -85,12 +85,11 @@ class Units:
         self._sums: dict[Axis, list[Op]] = {}
         self._not_negative = not_negative(self.graph)
         self._tie_axes()
-        classes = self._links.solved()
-        self._label = classes.label
         self._parts = Parts(self.graph, self._links)
         self._rescale = Rescale(model, self.graph)
         self._guesses = Guesses(model, inputs, self.graph)
-        self.families = self._families(classes.units())
+        found = [(one.label, self._families(one)) for one in self._links.solutions()]
+        self._label, self.families = max(found, key=lambda one: _removable(one[1]))
         self.alike: list[Step] = []
 
     def _tie_axes(self) -> None:
@@ -116,13 +115,14 @@ class Units:
         maximum = reduced and op.name == "reduce_max" and node in self._not_negative
         return np.full(node.shape[axis], summed or maximum)
 
-    def _families(self, units: list[Any]) -> list[Family]:
-        order = np.argsort(self._label, kind="stable")
-        starts = np.searchsorted(self._label[order], np.arange(self._label.max(initial=-1) + 2))
+    def _families(self, solution: Classes) -> list[Family]:
+        label = solution.label
+        order = np.argsort(label, kind="stable")
+        starts = np.searchsorted(label[order], np.arange(label.max(initial=-1) + 2))
         on = lambda n: order[starts[n] : starts[n + 1]]
         weights = {k for k, (node, _) in enumerate(self._links.axes) if node.path}
         found: dict[tuple, list[np.ndarray]] = {}
-        for unit in units:
+        for unit in solution.units():
             spread = self._parts.spread(np.concatenate([on(n) for n in unit.classes]))
             if weights.intersection(self._parts.owner[spread.parts].tolist()):
                 key = (*(part.tobytes() for part in spread), unit.held)
@@ -287,3 +287,9 @@ class Units:
             near.update(labels[smaller.removal.removed(node, axis)].tolist())
         units = {n: np.concatenate([self.families[n].units[u] for u in gone[n]]) for n in gone}
         return [n for n, classes in units.items() if near.intersection(classes.tolist())] or [*gone]
+
+
+def _removable(families: Iterable[Family]) -> int:
+    """How many units may go, as far as is known."""
+    several = (one for one in families if one.held is None and len(one.units) > 1)
+    return sum(len(one.units) for one in several)
