@@ -11,7 +11,7 @@ Numbers: tests/prune/test_units.py compares with the masked model on nets of eve
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -29,10 +29,12 @@ from jsparse.export._shrinking.groups import described, free, try_each
 from jsparse.export._shrinking.guessing import tell_of_guesses
 from jsparse.export._shrinking.liveness import ENDS
 from jsparse.export._shrinking.record import Record
+from jsparse.export._shrinking.shares import Step
 from jsparse.export._shrinking.shrink import alive_paths
-from jsparse.export._shrinking.sizes import Sizes, Widths, sizes_after
+from jsparse.export._shrinking.sizes import Narrowed, Sizes, Widths, sizes_after
+from jsparse.export._shrinking.smaller import TESTS, Smaller
 from jsparse.export._shrinking.source import place
-from jsparse.export._shrinking.units import TESTS, Smaller, Units
+from jsparse.export._shrinking.units import Units
 from jsparse.export._shrinking.uses import Use
 from jsparse.importance import Importance, Norm
 from jsparse.importance._members import Scores, ranked, scored
@@ -158,7 +160,9 @@ class _Chosen:
     def free(self) -> list[int]:
         """The numbers of the groups whose units may be removed."""
         loose = {n for n in free(self.units) if n in self._all and n not in self._stay}
-        return sorted(loose.difference(*(one for one in self.units.alike if not one <= loose)))
+        return sorted(
+            loose.difference(*(one for one in self.units.alike if not one.keys() <= loose))
+        )
 
     def lowest(self, order: Scores, density: float, budget: float) -> dict[int, list[int]]:
         """The units to remove by the number of their group, which meets density and budget.
@@ -202,21 +206,21 @@ class _Chosen:
 
     def _removed_at(self, cut: float, order: Scores) -> dict[int, list[int]]:
         gone = {}
-        for together in self._equally_wide(order):
-            own = [order[n] for n in together]
-            wanted = [int((one >= cut - 1e-9).sum()) for one in own]
-            self.wanted.update(zip(together, wanted, strict=True))
-            members = [m for n in together for m in self._all[n].members]
-            across = {m.across for m in members if m.use & (Use.MAKES | Use.READS)} or {1}
-            stay = max(int(np.isinf(one).sum()) for one in own)
-            stay = max(stay, *(self._least.get(n, 1) for n in together))
-            width, mean = len(own[0]), round(sum(wanted) / len(wanted))
-            left = self._widths.of(mean, width, stay, across)
-            for n, one in zip(together, own, strict=True):
-                lowest = np.argsort(one, kind="stable")[: width - left]
-                if len(lowest):
-                    gone[n] = sorted(lowest.tolist())
+        for step in self._steps(order):
+            own = {n: order[n] for n in step}
+            lowest = {n: int((one >= cut - 1e-9).sum()) for n, one in own.items()}
+            self.wanted.update(lowest)
+            removed = [(len(own[n]) - lowest[n]) / count for n, count in step.items()]
+            groups = [self._narrowed(n, own[n], count) for n, count in step.items()]
+            steps = self._widths.steps(sum(removed) / len(removed), groups)
+            for n, count in step.items() if steps else ():
+                gone[n] = sorted(np.argsort(own[n], kind="stable")[: steps * count].tolist())
         return gone
+
+    def _narrowed(self, n: int, order: np.ndarray, step: int) -> Narrowed:
+        members = [m for m in self._all[n].members if m.use & (Use.MAKES | Use.READS)]
+        stay = max(int(np.isinf(order).sum()), self._least.get(n, 1))
+        return Narrowed(len(order), step, stay, {m.across for m in members} or {1})
 
     def needs_more_units(self, gone: Mapping[int, list[int]], small: Smaller) -> bool:
         """Whether groups have to keep more units, or the norms over them would say little.
@@ -233,11 +237,10 @@ class _Chosen:
                     self._least[n] = max(least, self._least.get(n, 1))
         return self._least != before
 
-    def _equally_wide(self, numbers: Iterable[int]) -> list[tuple[int, ...]]:
-        """Groups that keep the same width, together."""
-        sets = {n: {n} for n in numbers}
-        sets.update((n, one) for one in self.units.alike for n in one & sets.keys())
-        return sorted({tuple(sorted(one)) for one in sets.values()})
+    def _steps(self, numbers: Collection[int]) -> list[Step]:
+        """How many units groups lose together, in the order of their numbers."""
+        found = [self.units.step(n) for n in sorted(numbers)]
+        return [step for n, step in enumerate(found) if step not in found[:n]]
 
     def _cost_of(self, gone: Mapping[int, list[int]]) -> float:
         key = tuple((n, *own) for n, own in gone.items())
@@ -270,7 +273,10 @@ class _Chosen:
         found = [f"{path}: {why}" for path, why in self.stayed().items()]
         found += [f"{self._all[n].name}: named by keep" for n in sorted(self._stay)]
         bound = {*free(self.units)} & self._all.keys() - self._stay - {*self.free()}
-        found += [f"{self._all[n].name}: as wide as one that stays" for n in sorted(bound)]
+        found += [
+            f"{self._all[n].name}: as wide as one that stays, or in proportion to it"
+            for n in sorted(bound)
+        ]
         if found:
             return "held are " + "; ".join(found[:4])
         return "nothing else is held; inputs, outputs and groups of one unit keep their width"

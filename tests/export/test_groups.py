@@ -12,7 +12,8 @@ from jsparse._surgery import fold
 from jsparse.export import Use
 from jsparse.export._shrinking.attributes import stock
 from jsparse.export._shrinking.groups import described, free, try_each
-from jsparse.export._shrinking.units import TESTS, Units
+from jsparse.export._shrinking.smaller import TESTS
+from jsparse.export._shrinking.units import Units
 from tests.support.sampled import one_in
 from tests.support.zoo_cases import CASES, prepared
 

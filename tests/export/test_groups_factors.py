@@ -16,7 +16,8 @@ import jsparse as js
 from jsparse._surgery import fold
 from jsparse.export._shrinking.attributes import stock
 from jsparse.export._shrinking.groups import described, free, try_each
-from jsparse.export._shrinking.units import TESTS, Units
+from jsparse.export._shrinking.smaller import TESTS
+from jsparse.export._shrinking.units import Units
 from tests.support.zoo import modules
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers

@@ -17,6 +17,7 @@ from jsparse import importance
 from jsparse._slots import slots
 from jsparse.export import Record, rebuild
 from jsparse.prune import costs, units
+from tests.support.zoo import modules
 from tests.support.zoo_cases import CASES, outputs, prepared, shapes
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
@@ -162,6 +163,67 @@ def test_groups_that_the_code_wants_alike_keep_the_same_width() -> None:
     assert record.widths["q/kernel:2"] == "6 -> 3 (rounded from 2)" and not record.stayed
     with pytest.raises(ValueError, match=r"keep; q/kernel:2: as wide as one that stays"):
         units(Values(nnx.Rngs(0)), (1, 4, 3), density=0.6, keep="v/kernel")
+
+
+class Divided(nnx.Module):
+    """Hidden units in parts, with a layer for each."""
+
+    def __init__(self, ends: Callable[[int], Any], lengths: list[int], rngs: nnx.Rngs):
+        self.ends, self.a = ends, nnx.Linear(3, sum(lengths), rngs=rngs)
+        self.layers = modules([nnx.Linear(length, 2, rngs=rngs) for length in lengths])
+
+    def __call__(self, x: Array) -> Array:
+        x = nnx.relu(self.a(x))
+        parts = jnp.split(x, self.ends(x.shape[-1]), axis=-1)
+        made = [layer(part) for layer, part in zip(self.layers, parts, strict=True)]
+        return jnp.stack(made).sum(0)
+
+
+PARTS = [(lambda width: 3, [4, 4, 4], [2, 2, 2]), (lambda width: [width // 3], [3, 6], [1, 2])]
+
+
+@pytest.mark.parametrize(("ends", "lengths", "expected"), PARTS)
+def test_parts_of_an_axis_keep_their_shares(
+    ends: Callable[[int], Any], lengths: list[int], expected: list[int]
+) -> None:
+    model = Divided(ends, lengths, nnx.Rngs(0))
+    by = scores(*([float(n)] * length for n, length in enumerate(lengths)))  # the first goes first
+    small, record = units(model, (1, 3), density=0.5, importance=by, scope=js.WholeModel())
+    assert left(record) == expected and not record.stayed
+    x = jax.random.normal(jax.random.key(0), (5, 3))
+    np.testing.assert_allclose(small(x), masked(model, record)(x), rtol=1e-4, atol=1e-5)
+
+
+def shuffled(a: Array, b: Array) -> Array:
+    return jnp.concatenate([a, b], -1).reshape(len(a), 2, -1).swapaxes(1, 2).reshape(len(a), -1)
+
+
+class Stage(nnx.Module):
+    """A stage of ShuffleNet v2, of linear layers: each block passes half of its inputs on."""
+
+    def __init__(self, width: int, blocks: int, rngs: nnx.Rngs):
+        half = width // 2
+        self.a, self.b = (nnx.Linear(3, half, rngs=rngs) for _ in range(2))
+        self.blocks = modules([nnx.Linear(half, half, rngs=rngs) for _ in range(blocks - 1)])
+        self.out = nnx.Linear(width, 2, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        x = shuffled(nnx.relu(self.a(x)), self.b(x))
+        for block in self.blocks:
+            half = x.shape[-1] // 2
+            x = shuffled(x[:, :half], nnx.relu(block(x[:, half:])))
+        return self.out(x)
+
+
+def test_stages_of_shuffled_halves_shrink_if_they_are_wide_enough() -> None:
+    model = Stage(16, 3, nnx.Rngs(0))
+    small, record = units(model, (1, 3), density=0.5)
+    assert small.out.kernel.shape == (8, 2)  # of 16, in steps of 2 to the power of 3
+    assert left(record) == [1, 1, 2]
+    x = jax.random.normal(jax.random.key(0), (5, 3))
+    np.testing.assert_allclose(small(x), masked(model, record)(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="no unit can be removed"):
+        units(Stage(8, 3, nnx.Rngs(0)), (1, 3), density=0.5)
 
 
 @pytest.mark.parametrize(("density", "width"), [(0.5, 8), (0.1, 8), (0.65, 16), (0.95, 20)])

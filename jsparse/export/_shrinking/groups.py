@@ -26,9 +26,10 @@ from jsparse.export._shrinking.drawing import noted, write_groups
 from jsparse.export._shrinking.graph import Node
 from jsparse.export._shrinking.liveness import ENDS, SINGLE, Axis, Reason
 from jsparse.export._shrinking.operations import is_closed
+from jsparse.export._shrinking.smaller import TESTS
 from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.stayed import reason_text
-from jsparse.export._shrinking.units import TESTS, Family, Units
+from jsparse.export._shrinking.units import Family, Units
 from jsparse.export._shrinking.uses import (
     NOTHING,
     UnitAxis,
@@ -186,9 +187,9 @@ def free(units: Units) -> list[int]:
 
 
 def try_each(units: Units) -> None:
-    """Remove one unit of each family, and hold those that this breaks or whose outputs differ."""
+    """Remove a unit or step of each family; hold those that this breaks or whose outputs differ."""
     while True:
-        gone = {n: [len(units.families[n].units) - 1] for n in free(units)}
+        gone = {n: units.last(units.step(n))[n] for n in free(units)}
         if not gone or units.tried(gone, TESTS):
             return
 

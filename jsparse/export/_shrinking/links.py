@@ -6,10 +6,13 @@ The operations say the same about axes as to `Removal`, for positions instead of
 2. A reshape makes a grid of several axes: a position of the grid is removed with any of its axes,
    so it has no class of its own. A grid with a single axis that may shrink is a case of 1.
 3. A position that an operation needs holds all of its class, and all that it is a grid of.
+4. A grid that is read row by row and column by column is a shuffle of channels. If more can go
+   without whole parts, these stay, and a shuffle is a case of 1.
 """
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,6 +24,7 @@ from jsparse.export._shrinking.liveness import ENDS, SINGLE, Axis, Reason
 Grid = tuple[list[list[np.ndarray]], Reason]
 """For each side the positions along its axes, [cells] each; and the operation that joins them."""
 CROSSES = "ties its units to parts of others"
+SHUFFLES = "shuffles as many parts as the code says"
 
 
 class Links:
@@ -84,14 +88,23 @@ class Links:
         many = self.at(copies)
         self._pairs.append((np.resize(self.at(one), len(many)), many))
 
-    def solved(self) -> "Classes":
-        """The classes of positions that are removed together."""
+    def solutions(self) -> "list[Classes]":
+        """The classes of positions that are removed together; of channel shuffles in two ways.
+
+        A shuffle takes channels for a grid of parts, and returns them column by column. In the
+        second solution no whole part may go.
+        """
+        first = self._solved(self._pins)
+        parts = first.shuffled()
+        return [first, self._solved([*self._pins, *parts])] if parts else [first]
+
+    def _solved(self, pins: Sequence[tuple[np.ndarray, Reason]]) -> "Classes":
         pairs, grids = list(self._pairs), list(self._grids)
         while True:
             known = len(pairs)
             label = self._joined(pairs)
             reasons: list[Reason | None] = [None] * (int(label.max(initial=-1)) + 1)
-            for positions, reason in self._pins:
+            for positions, reason in pins:
                 for one in np.unique(label[positions]):
                     reasons[one] = reasons[one] or reason
             held = np.array([reason is not None for reason in reasons], bool)
@@ -183,6 +196,28 @@ class Classes:
         covered = {int(n) for unit in found if len(unit.classes) > 1 for n in unit.classes}
         rest = [n for n in self._made if n not in covered]
         return found + [Unit(np.array([n]), self._reasons[n] or self._made[n]) for n in rest]
+
+    def shuffled(self) -> list[tuple[np.ndarray, Reason]]:
+        """The positions of axes that reshapes have before and after a longer one, and the reason.
+
+        Left out are channels in groups of a convolution, where whole groups may go.
+        """
+        numbers = [np.concatenate([a for side in sides for a in side]) for sides, _ in self._grids]
+        makers = [reason.op.name if reason.op else "" for _, reason in self._grids]
+        grouped = [own for own, op in zip(numbers, makers, strict=True) if op != "reshape"]
+        orders: set[tuple[bytes, bytes]] = set()
+        found = []
+        for (sides, reason), own in zip(self._grids, numbers, strict=True):
+            if any(np.isin(own, one).any() for one in grouped):
+                continue
+            for one, two in (pair for side in sides for pair in itertools.combinations(side, 2)):
+                first, second = (np.unique(axis).tobytes() for axis in (one, two))
+                orders.add((first, second))
+                if first != second and (second, first) in orders:
+                    short = min(one, two, key=lambda axis: len(np.unique(axis)))
+                    parts = np.flatnonzero(np.isin(self.label, short))
+                    found.append((parts, dataclasses.replace(reason, text=SHUFFLES)))
+        return found
 
     @functools.cached_property
     def _sizes(self) -> list[list[list[tuple[np.ndarray, np.ndarray]]]]:

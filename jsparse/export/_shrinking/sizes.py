@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
 
 from flax import nnx
 
@@ -62,6 +63,22 @@ def _product(op: Op, removal: Removal) -> float:
     return out * math.prod(kernel) / max(made, 1) / spread
 
 
+class Narrowed(NamedTuple):
+    """A group that loses units in steps.
+
+    Attributes:
+      width: of the whole group.
+      step: how many of its units go at once.
+      stay: how many must stay.
+      across: how much of a side of each matrix a unit is.
+    """
+
+    width: int
+    step: int
+    stay: int
+    across: Collection[int]
+
+
 @dataclasses.dataclass(frozen=True)
 class Widths:
     """At least `least`, and multiples as sides of matrices."""
@@ -69,24 +86,27 @@ class Widths:
     least: int
     round_to: int
 
-    def of(self, wanted: int, width: int, stay: int, across: Iterable[int]) -> int:
-        """The width nearest to the wanted one; of two, the larger one.
+    def steps(self, wanted: float, groups: Collection[Narrowed]) -> int:
+        """The allowed number of steps nearest to the wanted one; of two, the smaller one.
 
         Args:
-          wanted: how many units would be kept.
-          width: of the whole group.
-          stay: how many must stay.
-          across: how much of a side of each matrix a unit is.
+          wanted: how many steps would be taken.
+          groups: that take them together.
 
         Example:
-          >>> [Widths(1, 8).of(wanted, 20, 0, [1]) for wanted in (20, 10, 12, 2)]
+          >>> alone = lambda width, wanted, across: width - Widths(1, 8).steps(
+          ...     width - wanted, [Narrowed(width, 1, 0, [across])]
+          ... )
+          >>> [alone(20, wanted, 1) for wanted in (20, 10, 12, 2)]
           [20, 8, 16, 8]
-          >>> [Widths(1, 8).of(3, 6, 0, [size]) for size in (1, 4, 16)]  # of a matrix
+          >>> [alone(6, 3, size) for size in (1, 4, 16)]  # of a matrix
           [6, 4, 3]
         """
-        if wanted == width:
-            return width
-        least = max(self.least, stay, 1)
-        step = math.lcm(*(self.round_to // math.gcd(self.round_to, size) for size in across))
-        allowed = [n for n in range(step, width, step) if n >= least]
-        return min([*allowed, width], key=lambda n: (abs(n - wanted), -n))
+        most = min((one.width - 1) // one.step for one in groups)
+        allowed = [n for n in range(1, most + 1) if all(self._allows(n, one) for one in groups)]
+        return min([0, *allowed], key=lambda n: (abs(n - wanted), n))
+
+    def _allows(self, steps: int, one: Narrowed) -> bool:
+        width = one.width - steps * one.step
+        multiple = math.lcm(*(self.round_to // math.gcd(self.round_to, k) for k in one.across))
+        return width >= max(self.least, one.stay, 1) and width % multiple == 0

@@ -1,90 +1,67 @@
 """The units of a model: which positions are removed together, and the model without some.
 
 1. Trace the model; let each operation say which positions it joins (`links`).
-2. Units with the same axes are a family: the width of a residual stream, the heads of an attention.
+2. Units with as many positions on the same axes are a family: the width of a residual stream, the
+   heads of an attention.
 3. Cut some units of some families, trace the smaller model, and compare it operation by operation
    with the cut one (`verify`). Where a number follows a width, weights compensate for it
    (`rescale`), or a mean is over the units that are left. Families at other faults are held, by the
-   operation where it shows.
+   operation where it shows, unless others have to lose units with them (`shares`).
 """
 
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+import math
+import operator
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from flax import nnx
 
-from jsparse.export._shrinking.attributes import Attributes, Mend, heads, mend_in_place
+from jsparse.export._shrinking.attributes import Mend, heads, mend_in_place
 from jsparse.export._shrinking.blame import removed_near
 from jsparse.export._shrinking.contractions import tie_unsummed
 from jsparse.export._shrinking.couplings import pin_ends, tie
-from jsparse.export._shrinking.cut import Cut, cut_in_place
+from jsparse.export._shrinking.cut import cut_in_place
 from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.guessing import Guesses
-from jsparse.export._shrinking.links import Links
+from jsparse.export._shrinking.links import Classes, Links
 from jsparse.export._shrinking.liveness import NEEDS_WHOLE, WHOLE, Axis, Reason, Removal
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.plan import compared, cuts_of, groups_of, with_sizes
 from jsparse.export._shrinking.rescale import Made, Rescale, merged
+from jsparse.export._shrinking.shares import Parts, Spread, Step
 from jsparse.export._shrinking.signs import not_negative
-from jsparse.export._shrinking.terms import averaged_at, ops_losing_terms, partial_sums, zeroed
+from jsparse.export._shrinking.smaller import LOSES, Smaller, Tests
+from jsparse.export._shrinking.terms import averaged_at, partial_sums
 from jsparse.export._shrinking.tracing import trace
-from jsparse.export._shrinking.verify import Fault, apart, rounding
+from jsparse.export._shrinking.verify import Fault
 
-LOSES = "would lose terms other than 0 if they are cut"
 NEAREST = 4  # families of the same width that are tried as a pair
 
 
 class Family(NamedTuple):
-    """Units that have the same axes.
+    """Units with as many positions on the same axes.
 
     Attributes:
       axes: that the units have positions on.
       units: the classes of each.
       held: what holds them; none if nothing does.
       sums: the operations that sum over them.
+      spread: where each of them has its positions.
     """
 
     axes: tuple[Axis, ...]
     units: tuple[np.ndarray, ...]
     held: Reason | None
     sums: tuple[Op, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Smaller:
-    """A model without some units.
-
-    Attributes:
-      model: smaller.
-      graph: what it computes.
-      removal: what was removed.
-      cuts: by path of the variable.
-      attributes: new values by path of the module and name.
-      guessed: those of them that were found by trying.
-      factors: that weights were multiplied by, by path, as a number in the code follows a width.
-      means: sums over units that are divided by how many are left.
-      faults: where it does not compute what the full model would without these units.
-    """
-
-    model: Any
-    graph: Graph
-    removal: Removal
-    cuts: dict[str, Cut]
-    attributes: Attributes
-    guessed: Attributes
-    factors: dict[str, float]
-    means: frozenset[Op]
-    faults: list[Fault]
+    spread: Spread
 
 
 Gone = Mapping[int, Sequence[int]]
 """Units, by the number of their family."""
-Tests = Sequence[Callable[[Graph, Smaller], list[Fault]]]
-"""What is tested in a smaller model besides its operations."""
 
 
 class Units:
@@ -97,7 +74,8 @@ class Units:
 
     Attributes:
       families: of all units that have axes of variables.
-      alike: sets of families, by number, that the code requires to have the same width.
+      alike: steps of families that the code requires to lose units together, without families in
+        common.
     """
 
     def __init__(self, model: nnx.Module, inputs: tuple, mend: Mend):
@@ -107,12 +85,12 @@ class Units:
         self._sums: dict[Axis, list[Op]] = {}
         self._not_negative = not_negative(self.graph)
         self._tie_axes()
-        classes = self._links.solved()
-        self._label = classes.label
+        self._parts = Parts(self.graph, self._links)
         self._rescale = Rescale(model, self.graph)
         self._guesses = Guesses(model, inputs, self.graph)
-        self.families = self._families(classes.units())
-        self.alike: list[set[int]] = []
+        found = [(one.label, self._families(one)) for one in self._links.solutions()]
+        self._label, self.families = max(found, key=lambda one: _removable(one[1]))
+        self.alike: list[Step] = []
 
     def _tie_axes(self) -> None:
         links = self._links
@@ -137,22 +115,25 @@ class Units:
         maximum = reduced and op.name == "reduce_max" and node in self._not_negative
         return np.full(node.shape[axis], summed or maximum)
 
-    def _families(self, units: list[Any]) -> list[Family]:
-        order = np.argsort(self._label, kind="stable")
-        starts = np.searchsorted(self._label[order], np.arange(self._label.max(initial=-1) + 2))
-        owner = self._links.owner[order]
-        on = lambda n: np.unique(owner[starts[n] : starts[n + 1]])
+    def _families(self, solution: Classes) -> list[Family]:
+        label = solution.label
+        order = np.argsort(label, kind="stable")
+        starts = np.searchsorted(label[order], np.arange(label.max(initial=-1) + 2))
+        on = lambda n: order[starts[n] : starts[n + 1]]
         weights = {k for k, (node, _) in enumerate(self._links.axes) if node.path}
         found: dict[tuple, list[np.ndarray]] = {}
-        for unit in units:
-            axes = np.unique(np.concatenate([on(n) for n in unit.classes]))
-            if weights.intersection(axes.tolist()):
-                found.setdefault((axes.tobytes(), unit.held), []).append(unit.classes)
+        for unit in solution.units():
+            spread = self._parts.spread(np.concatenate([on(n) for n in unit.classes]))
+            if weights.intersection(self._parts.owner[spread.parts].tolist()):
+                key = (*(part.tobytes() for part in spread), unit.held)
+                found.setdefault(key, []).append(unit.classes)
         made = []
-        for (axes, held), classes in found.items():
-            mine = tuple(self._links.axes[n] for n in np.frombuffer(axes, int))
-            sums = [op for axis in mine for op in self._sums.get(axis, ())]
-            made.append(Family(mine, tuple(classes), held, tuple(dict.fromkeys(sums))))
+        for (parts, counts, held), classes in found.items():
+            spread = Spread(np.frombuffer(parts, int), np.frombuffer(counts, int))
+            axes = np.unique(self._parts.owner[spread.parts])
+            mine = tuple(self._links.axes[n] for n in axes)
+            sums = tuple(dict.fromkeys(op for axis in mine for op in self._sums.get(axis, ())))
+            made.append(Family(mine, tuple(classes), held, sums, spread))
         return made
 
     def on(self, family: Family, axis: Axis) -> np.ndarray:
@@ -188,7 +169,7 @@ class Units:
             for n in dict.fromkeys(suspects):
                 if n in good or n in held:
                     continue
-                mine = {n}.union(*(one & gone.keys() for one in self.alike if n in one))
+                mine = self.step(n).keys() & gone.keys()
                 tested = self.smaller({k: gone[k] for k in (*good, *mine)}, tests)
                 if tested.faults:
                     held |= dict.fromkeys(mine, (tested, tested.faults[0]))
@@ -199,8 +180,13 @@ class Units:
         held = held or dict.fromkeys(good, (one, one.faults[0]))
         before = [*self.alike]
         for n, (tested, fault) in held.items():
-            self._pair(n, {k: gone[k] for k in good}, fault, tests)
-            if not any(n in one for one in self.alike if one not in before):
+            others = {k: gone[k] for k in good}
+            joins = lambda n=n: any(n in one for one in self.alike if one not in before)
+            if not joins():
+                self._share(n, others, tests)
+            if not joins():
+                self._pair(n, others, fault, tests)
+            if not joins():
                 sizes = fault.text != LOSES
                 near = removed_near(self.graph, tested.removal, fault) if sizes else []
                 told = with_sizes(self.model, self.graph, tested.removal, [fault], [near])
@@ -211,8 +197,29 @@ class Units:
     def _not_averaged(self, means: Collection[Op], gone: Gone) -> Gone:
         """The units that are in no mean, so that the outputs without them can be compared."""
         over = {n for n in gone if not set(means).isdisjoint(self.families[n].sums)}
-        over.update(*(one for one in self.alike if one & over))
+        over.update(*(one for one in self.alike if one.keys() & over))
         return {n: units for n, units in gone.items() if n not in over}
+
+    def step(self, n: int) -> Step:
+        """What is removed together with a unit of a family."""
+        return next((one for one in self.alike if n in one), {n: 1})
+
+    def last(self, step: Step) -> Gone:
+        """The last units of some families."""
+        widths = {n: len(self.families[n].units) for n in step}
+        return {n: range(widths[n] - k, widths[n]) for n, k in step.items()}
+
+    def _share(self, n: int, good: Gone, tests: Tests) -> None:
+        """Find families with which this one keeps the proportions in which axes are divided."""
+        free = {k: one for k, one in enumerate(self.families) if one.held is None}
+        own = self.step(n)
+        others = [one for one in self.alike if n not in one and one.keys() <= free.keys()]
+        others += [{k: 1} for k in free if k != n and not any(k in one for one in self.alike)]
+        spreads = {k: one.spread for k, one in free.items()}
+        widths = {k: len(one.units) for k, one in free.items()}
+        step = self._parts.joined([own, *others], spreads, widths)
+        if len(step) > len(own):
+            self._join(step, good, tests)
 
     def _pair(self, n: int, good: Gone, fault: Fault, tests: Tests) -> None:
         """Find a family with which this one shrinks if both keep the same width.
@@ -220,22 +227,27 @@ class Units:
         Attention may require queries and values of the same width. If the fault of this family
         remains even when each of the others loses a unit as well, none of them is its partner.
         """
-        width = len(self.families[n].units)
-        same = [k for k, one in enumerate(self.families) if one.held is None and k != n]
+        own, width = self.step(n), len(self.families[n].units)
+        same = [k for k, one in enumerate(self.families) if one.held is None and k not in own]
         same = [k for k in same if len(self.families[k].units) == width]
         near = sorted(same, key=lambda k: abs(k - n))[:NEAREST]
-        near = [k for k in near if not any({n, k} <= one for one in self.alike)]
-        all_of_them = {n, *near}.union(*(one for one in self.alike if one & {n, *near}))
-        without = {**good, **dict.fromkeys(all_of_them, (width - 1,))}
-        if len(near) > 1 and fault in self.smaller(without, ()).faults:
+        without = functools.reduce(operator.or_, map(self.last, map(self.step, (n, *near))))
+        if len(near) > 1 and fault in self.smaller({**good, **without}, ()).faults:
             return
         for k in near:
-            joined = [one for one in self.alike if one & {n, k}]
-            both = {n, k}.union(*joined)
-            last = dict.fromkeys(both, (width - 1,))
-            if not self.smaller({**good, **last}, tests).faults:
-                self.alike = [one for one in self.alike if one not in joined] + [both]
+            other = self.step(k)
+            units = math.lcm(own[n], other[k])
+            both = {m: count * units // own[n] for m, count in own.items()}
+            both |= {m: count * units // other[k] for m, count in other.items()}
+            if self._join(both, good, tests):
                 return
+
+    def _join(self, step: Step, good: Gone, tests: Tests) -> bool:
+        """Remove these units together from now on, if that is right."""
+        right = not self.smaller({**good, **self.last(step)}, tests).faults
+        if right:
+            self.alike = [one for one in self.alike if not one.keys() & step.keys()] + [step]
+        return right
 
     def smaller(self, gone: Gone, tests: Tests) -> Smaller:
         """The model without some units, and what is wrong with it."""
@@ -277,20 +289,7 @@ class Units:
         return [n for n, classes in units.items() if near.intersection(classes.tolist())] or [*gone]
 
 
-def same_sums(full: Graph, small: Smaller) -> list[Fault]:
-    """A fault at each operation that loses terms which are not 0 even if the units are zeros."""
-    ops = ops_losing_terms(full, small.removal, small.cuts)
-    return [Fault(LOSES, op, tuple(op.inputs)) for op in ops if op not in small.means]
-
-
-def same_outputs(full: Graph, small: Smaller) -> list[Fault]:
-    """A fault if the outputs are not those with zeros; none where a mean may change them."""
-    if small.means:
-        return []
-    off = apart(full.run(zeroed(full, small.cuts)), small.graph.run({}))
-    if off <= rounding(full.nodes()):
-        return []
-    return [Fault(f"gives outputs that are off by {off:.1e} of the largest if they are cut")]
-
-
-TESTS: Tests = (same_sums, same_outputs)
+def _removable(families: Iterable[Family]) -> int:
+    """How many units may go, as far as is known."""
+    several = (one for one in families if one.held is None and len(one.units) > 1)
+    return sum(len(one.units) for one in several)
