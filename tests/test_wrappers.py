@@ -85,6 +85,11 @@ def test_shrink_names_the_wrapper_and_cuts_the_layer_in_its_place(wrap: str) -> 
     net = Net()
     y = net(X)
     small, record = js.shrink(net, X)
+    if any(isinstance(scale, nnx.Param) for scale in getattr(net.a, "scales", {}).values()):
+        # so in Flax 0.12.12: all that the wrapper computes with can be cut
+        assert small.a.layer_instance.kernel.shape == (6, 2) and not record.stayed
+        np.testing.assert_allclose(small(X), y, rtol=1e-5, atol=1e-6)
+        return
     assert small.b.kernel.shape == (4, 2)
     assert f"{wrap} computes the weights of the layer in it at each call" in record.stayed["a"]
     net.a = net.a.layer_instance
