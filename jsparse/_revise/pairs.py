@@ -147,6 +147,12 @@ def find_layers(
                 f"{jnp.shape(leaves[w])}; make masks with the rule Held"
             )
         found[path] = Layer(path, w, m, None)
+    if not names:
+        raise ValueError(
+            "the tree to train has no arrays; optax.tree_map_params passes such a tree to find the "
+            "trees in a state, and cannot look into revise: give it tx.inner and state.inner, "
+            "whose trees have no masks"
+        )
     if not found:
         raise ValueError(
             "the tree to train has no masks; put the rule Held on the weights and build the "
