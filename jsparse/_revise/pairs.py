@@ -116,6 +116,7 @@ def find_layers(
       ValueError: no masks, a mask without a weight or of another shape, a pattern without a match,
         a revision whose unit does not suit its mask.
     """
+    _check_not_empty(names)
     place = {name: n for n, name in enumerate(names)}
     found: dict[str, Layer | CoupledLayer] = {}
     for name, m in place.items():
@@ -158,6 +159,15 @@ def find_layers(
         layer._replace(by=_fitted(chosen[path], layer, roles)) if path in chosen else layer
         for path, layer in found.items()
     ]
+
+
+def _check_not_empty(names: list[str]) -> None:
+    if not names:
+        raise ValueError(
+            "the tree to train has no arrays; optax.tree_map_params passes such a tree to find the "
+            "trees in a state, and cannot look into revise: give it tx.inner and state.inner, "
+            "whose trees have no masks"
+        )
 
 
 def _coupled(

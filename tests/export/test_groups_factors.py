@@ -222,3 +222,41 @@ def test_a_maximum_holds_channels_where_zeros_would_count(
 def test_a_maximum_holds_channels_that_may_be_negative(act: Callable[[Array], Array]) -> None:
     groups = js.groups(Gate(act, stacked), (2, 5, 4))
     assert "`reduce_max` at" in groups["enter/kernel:1"].held
+
+
+class Scaled(nnx.Module):
+    """A hidden layer times a number made of its length and its width."""
+
+    def __init__(self, number: Callable[[int, int], float]):
+        rngs = nnx.Rngs(0)
+        self.number = number
+        self.enter, self.leave = nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        y = self.enter(x)
+        return self.leave(y * self.number(x.shape[1], y.shape[-1]))
+
+
+@pytest.mark.parametrize(
+    ("number", "width"),
+    [
+        (lambda length, width: length // width, 8),
+        (lambda length, width: jnp.sqrt(float(length + width)), 8),
+        (lambda length, width: length**-0.5 * width, 4),
+    ],
+    ids=["quotient", "sum", "product"],
+)
+def test_a_number_that_follows_a_length_too_is_made_up_for_only_if_that_is_right_for_all(
+    number: Callable[[int, int], float], width: int
+) -> None:
+    model, x = Scaled(number), jnp.ones((1, 16, 4))
+    model.leave.kernel[...] = model.leave.kernel[...].at[4:].set(0.0)
+    small, record = js.shrink(model, x)
+    assert small.leave.in_features == width
+    for n in (3, 40):
+        x = jax.random.normal(jax.random.key(n), (2, n, 4))
+        np.testing.assert_allclose(small(x), model(x), rtol=1e-5, atol=1e-6)
+    if width == 8:
+        assert "not for inputs of shape (1, " in record.stayed["leave/kernel"]
+        with pytest.raises(ValueError, match="follows a width and a length"):
+            js.prune.units(model, (1, 16, 4), density=0.5)

@@ -109,6 +109,17 @@ def test_dead_units_go_through(name: str) -> None:
     np.testing.assert_allclose(small(x), model(x), rtol=1e-5, atol=1e-6)
 
 
+def test_units_of_two_summed_axes_stay_where_the_first_ones_are_dead() -> None:
+    rngs, alive = nnx.Rngs(0), jnp.outer(jnp.arange(4), jnp.arange(3))[None] > 0
+    first = nnx.LinearGeneral(6, (4, 3), rngs=rngs)
+    last = nnx.LinearGeneral((4, 3), 2, axis=(-2, -1), rngs=rngs)
+    first.kernel[...] = jnp.where(alive, first.kernel[...], 0.0)
+    model, x = nnx.Sequential(first, last), vectors(0, 4)
+    small, _ = js.shrink(model, x)
+    assert small.layers[0].out_features == (3, 2)
+    np.testing.assert_allclose(small(x), model(x), rtol=1e-5, atol=1e-6)
+
+
 def blended(h: Array) -> Array:
     return h - h.mean(axis=-1, keepdims=True)
 

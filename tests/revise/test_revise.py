@@ -384,3 +384,12 @@ def test_a_parameter_of_ones_own_may_be_called_mask() -> None:
     tx = js.revise(optax.sgd(0.1), (".*", js.SET(last=5, every=1)))
     state = tx.init((params, held))
     assert int(state.steps) == 0
+
+
+def test_optax_maps_over_the_state_of_the_inner_transform() -> None:
+    tx = js.revise(optax.adam(0.1), (".*", js.SET(last=5, every=1)))
+    state = tx.init({"weight": jnp.ones(4), "mask": jnp.ones(4)})
+    with pytest.raises(ValueError, match=r"has no arrays.*give it tx\.inner and state\.inner"):
+        optax.tree_map_params(tx, jnp.zeros_like, state)
+    mapped = optax.tree_map_params(tx.inner, jnp.ones_like, state.inner)
+    assert mapped[0].mu["weight"].tolist() == [1] * 4

@@ -105,7 +105,7 @@ def _counts(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape, which:
         axes = [pair[side] for pair in order]
         rest = others(may.ndim, *axes)
         both &= may.transpose(*axes, *rest).any(axis=tuple(range(len(axes), may.ndim)))
-    for k, (x, _) in enumerate(order[1:], 1):
+    for k, (x, _, _) in enumerate(shape.batch, len(shape.summed)):
         both = both & along(removal.kept(op.inputs[0], x), k, both.ndim)
     return np.asarray(both.any(axis=tuple(range(1, both.ndim))))
 

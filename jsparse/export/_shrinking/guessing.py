@@ -10,7 +10,9 @@
    only ones that are right together. The next fault follows, until none is left or nothing is
    certain.
 4. What makes the example right is tested on inputs of other shapes (`other_shapes`). Attributes
-   with which the smaller model is another one there are not tried again.
+   with which the smaller model is another one there are not tried again. A number that changes
+   otherwise there is at fault, though weights compensate for it in the example; a power of a
+   width needs no test.
 """
 
 import dataclasses
@@ -19,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from flax import nnx
 
 from jsparse._bridge import attributes, is_user_code
@@ -87,6 +90,8 @@ class Guesses:
         while made.faults and (chosen := self._next(made.faults, small, removal, again)):
             made, small, values = chosen
             found = merged(found, values)
+        if not made.faults and not found:
+            made = made._replace(faults=self._wrong_numbers(made, removal))
         return made._replace(faults=list(map(self._naming_refused, made.faults))), found
 
     def made_for_other_shapes(
@@ -116,7 +121,11 @@ class Guesses:
         sizes = {
             (old[path][name], new) for path, own in guessed.items() for name, new in own.items()
         }
-        wrong = self._others.first_difference(small, graph, sizes) if sizes else None
+        if not sizes:
+            return True
+        lengths = {n for pair in sizes for n in pair} | {2 * max(old for old, _ in sizes)}
+        lengths |= {2} if min(lengths) > 3 else set()
+        wrong = self._others.first_difference(small, graph, lengths - {1})
         if wrong is None:
             return True
         inputs, op = wrong
@@ -124,6 +133,22 @@ class Guesses:
         for key, name in keys.items():
             self._refused[key] = f"{name} fits the example, but not inputs of shape {inputs}{at}"
         return False
+
+    def _wrong_numbers(self, made: Made, removal: Removal) -> list[Fault]:
+        """The numbers that weights compensate for in the example, but not at other lengths."""
+        weights = [n for n in self._graph.variables if n.path in made.changes.weights]
+        widths = _pairs(weights, removal)
+        doubtful = [op for op, by in made.changes.numbers.items() if not _is_power(op, by, widths)]
+        if not doubtful:
+            return []
+        lengths = {2, 2 * max((before for before, _ in widths), default=1)}
+        ops = self._others.changed_by_lengths(doubtful, lengths)
+        wrong = self._others.first_difference(made.small, made.graph, lengths) if ops else None
+        if wrong is None:
+            return []
+        text = "reads a number that follows a width and a length, for which weights make up in the "
+        text += f"example, but not for inputs of shape {wrong[0]}"
+        return [Fault(text, op, _arrays_met(self._graph, op)) for op in ops]
 
     def _naming_refused(self, fault: Fault) -> Fault:
         """The fault, with the attributes around it that were refused."""
@@ -211,6 +236,15 @@ class Guesses:
         return []
 
 
+def _arrays_met(graph: Graph, op: Op) -> tuple[Node, ...]:
+    """The arrays beside a number, at the operation that reads it or at the next ones."""
+    onward = lambda op: [reader for out in op.outputs for reader in graph.readers.get(out, ())]
+    near = (
+        tuple(n for op in ops for n in op.inputs if n.shape) for ops in by_distance([op], onward)
+    )
+    return next(filter(None, near), ())
+
+
 def _around(path: str, variables: Iterable[str]) -> bool:
     """Whether a module holds any of some variables."""
     inside = f"{path}/" if path else ""
@@ -244,14 +278,26 @@ def _ends(fault: Fault) -> tuple[Node, ...]:
 
 def _lengths(nodes: Iterable[Node], removal: Removal) -> Lengths:
     """The new lengths of axes that lose positions, where all axes of one length lose as many."""
-    pairs = {
+    pairs = _pairs(nodes, removal)
+    several = Counter(before for before, _ in pairs)
+    return {before: after for before, after in pairs if several[before] == 1}
+
+
+def _pairs(nodes: Iterable[Node], removal: Removal) -> set[tuple[int, int]]:
+    """The lengths of axes that lose positions, before and after."""
+    return {
         (before, after)
         for node in nodes
         for before, after in zip(node.shape, removal.kept_shape(node), strict=True)
         if before != after
     }
-    several = Counter(before for before, _ in pairs)
-    return {before: after for before, after in pairs if several[before] == 1}
+
+
+def _is_power(op: Op, factor: float, widths: Iterable[tuple[int, int]]) -> bool:
+    """Whether a number that an operation reads is a width, its root, or one over them."""
+    numbers = [n.value.item() for n in op.inputs if n.value is not None and not n.shape]
+    powers = [(float(w) ** p, (k / w) ** p) for w, k in widths for p in (1, 0.5, -0.5, -1)]
+    return any(np.allclose([n, factor], one, rtol=1e-6) for n in numbers for one in powers)
 
 
 def _both(first: Option, second: Option) -> Option:

@@ -1,6 +1,7 @@
-"""Sizes found by trying, tested on inputs of other shapes than the example's.
+"""Sizes found by trying, and factors, tested on inputs of other shapes than the example's.
 
-An int that is a width may also be the limit of a length, which a short example does not show.
+An int that is a width may also be the limit of a length, which a short example does not show. A
+number that weights compensate for may follow a width and a length together.
 
 1. Find the axes of the inputs that may be longer: the model can be traced with twice their length.
 2. Give them short lengths, those of the new and the old size, and long ones. Lengths of 1 are
@@ -9,9 +10,11 @@ An int that is a width may also be the limit of a length, which a short example 
    which they differ must differ as it does at this place of the code in the example: by the same
    factor, or by the same amount. A weight compensates for a constant that differs, so elsewhere it
    must differ by the same factor, and be equal only where it is in the example.
+4. Of factors alone, the smaller model is traced only if the number in the full one changes with the
+   lengths. A short and a long one show that.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -32,6 +35,8 @@ Axes = tuple[tuple[int, int], ...]
 """Axes of inputs that have one length: the number of the input, and the axis."""
 Changes = dict[tuple, set[tuple[str, float]]]
 """How a number changes between two computations, by the place of its operation and its position."""
+Constants = dict[tuple, set[float]]
+"""The numbers that the code holds, by the place of the operation that reads them."""
 
 
 class OtherShapes:
@@ -47,25 +52,24 @@ class OtherShapes:
         self._model, self._graph = model, graph
         self._leaves, self._form = jax.tree.flatten(inputs)
         self._traced: dict[tuple, tuple[tuple, Graph | None]] = {}
+        self._constants: dict[Graph, Constants] = {}
         self._found: dict[Axes, float] | None = None
 
     def first_difference(
-        self, small: nnx.Module, graph: Graph, sizes: Iterable[tuple[int, int]]
+        self, small: nnx.Module, graph: Graph, lengths: Collection[int]
     ) -> tuple[str, Op | None] | None:
         """The inputs, and the operation, for which a smaller model does not follow the full one.
 
         Args:
           small: the smaller model.
           graph: what it computes for the example.
-          sizes: each size that was found, before and after.
+          lengths: to be given to axes of the inputs.
 
         Returns:
           None if it follows everywhere; no operation where its code fails.
         """
         changes: Changes = {}
-        pairs = list(sizes)
-        lengths = {n for pair in pairs for n in pair} | {2 * max(old for old, _ in pairs)}
-        for length in sorted((lengths | ({2} if min(lengths) > 3 else set())) - {1}):
+        for length in sorted(lengths):
             for inputs, full in self._resized(length):
                 changes = changes or _changes(self._graph.ops, graph.ops)
                 arrays = filter(_resizable_axes, jax.tree.leaves(inputs))
@@ -77,6 +81,23 @@ class OtherShapes:
                 if (op := _first_difference(full.ops, found.ops, changes)) is not None:
                     return shapes, op
         return None
+
+    def changed_by_lengths(self, ops: Iterable[Op], lengths: Iterable[int]) -> list[Op]:
+        """The operations, of some of the example, that read other numbers at other lengths."""
+        for length in lengths:
+            list(self._resized(length))
+        graphs = [graph for _, graph in self._traced.values() if graph is not None]
+        here = self._constants_in(self._graph)
+        others = [self._constants_in(graph) for graph in graphs]
+        return [op for op in ops if any(here[_place(op)] != one.get(_place(op)) for one in others)]
+
+    def _constants_in(self, graph: Graph) -> Constants:
+        if graph not in self._constants:
+            found = self._constants[graph] = {}
+            for op in graph.all_ops:
+                if values := {v for node in op.inputs if (v := _constant(node)) is not None}:
+                    found.setdefault(_place(op), set()).update(values)
+        return self._constants[graph]
 
     def _resized(self, length: int) -> Iterator[tuple[tuple, Graph]]:
         """Inputs with this length along all axes that may have it, or else along each alone."""
@@ -152,7 +173,7 @@ def _first_difference(old: Sequence[Op], new: Sequence[Op], changes: Changes) ->
             return a
         for place, change in _numbers(a, b):
             known = place in changes or not (a.name in MOVES or change == SAME)
-            if known and changes.get(place, set()).isdisjoint(change):
+            if known and not _alike(a, change, changes.get(place, set())):
                 return a
         for one, other in zip(a.bodies, b.bodies, strict=True):
             if (op := _first_difference(one.ops, other.ops, changes)) is not None:
@@ -172,6 +193,14 @@ def _numbers(a: Op, b: Op) -> Iterator[tuple[tuple, set[tuple[str, float]]]]:
         x, y = map(_constant, pair)
         if x is not None and y is not None:
             yield (*where, "constant", n), {("times", _ratio(x, y))}
+
+
+def _alike(op: Op, change: set[tuple[str, float]], known: set[tuple[str, float]]) -> bool:
+    """Whether a change is among those that are known, up to the rounding of the constants."""
+    kinds = [node.dtype for node in op.inputs if jnp.issubdtype(node.dtype, jnp.floating)]
+    rounding = 8 * max((float(jnp.finfo(kind).eps) for kind in kinds), default=0.0)
+    pairs = [(a, b) for how, a in change for name, b in known if how == name]
+    return any(a == b or abs(a - b) <= rounding * abs(b) for a, b in pairs)
 
 
 def _ratio(x: float, y: float) -> float:
