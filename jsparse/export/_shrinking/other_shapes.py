@@ -173,7 +173,8 @@ def _first_difference(old: Sequence[Op], new: Sequence[Op], changes: Changes) ->
             return a
         for place, change in _numbers(a, b):
             known = place in changes or not (a.name in MOVES or change == SAME)
-            if known and not _alike(a, change, changes.get(place, set())):
+            rounding = _rounding(a) if "constant" in place else 0.0
+            if known and not _alike(change, changes.get(place, set()), rounding):
                 return a
         for one, other in zip(a.bodies, b.bodies, strict=True):
             if (op := _first_difference(one.ops, other.ops, changes)) is not None:
@@ -195,12 +196,16 @@ def _numbers(a: Op, b: Op) -> Iterator[tuple[tuple, set[tuple[str, float]]]]:
             yield (*where, "constant", n), {("times", _ratio(x, y))}
 
 
-def _alike(op: Op, change: set[tuple[str, float]], known: set[tuple[str, float]]) -> bool:
-    """Whether a change is among those that are known, up to the rounding of the constants."""
-    kinds = [node.dtype for node in op.inputs if jnp.issubdtype(node.dtype, jnp.floating)]
-    rounding = 8 * max((float(jnp.finfo(kind).eps) for kind in kinds), default=0.0)
+def _alike(change: set[tuple[str, float]], known: set[tuple[str, float]], rounding: float) -> bool:
+    """Whether a change is among those that are known, up to rounding."""
     pairs = [(a, b) for how, a in change for name, b in known if how == name]
     return any(a == b or abs(a - b) <= rounding * abs(b) for a, b in pairs)
+
+
+def _rounding(op: Op) -> float:
+    """By how much two ratios of constants may differ that would be equal, if rounded as here."""
+    kinds = [node.dtype for node in op.inputs if jnp.issubdtype(node.dtype, jnp.floating)]
+    return 2 * max((float(jnp.finfo(kind).eps) for kind in kinds), default=0.0)
 
 
 def _ratio(x: float, y: float) -> float:
