@@ -275,6 +275,9 @@ def pin_ends(graph: Graph, fixed: Iterable[tuple[str, int, str]], ties: Ties) ->
     ties.because(Reason(ENDS, None, "the model returns them"))
     for node in graph.outputs:
         ties.pin(node)
+    ties.because(Reason(ENDS, None, "the model computes them for other calls"))
+    for node in graph.unread:
+        ties.pin(node)
     for node in graph.variables:
         for path, axis, why in fixed:
             if node.path == path:

@@ -6,7 +6,7 @@ lists of their own. What the outputs do not depend on is left out.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -151,6 +151,12 @@ class Graph:
         return readers_in(self.all_ops)
 
     @functools.cached_property
+    def unread(self) -> list[Node]:
+        """What the code computes and nothing reads, from weights that no output depends on."""
+        beside = set(self.ops).difference(needed(self.ops, self.outputs))
+        return [node for op in beside for node in op.outputs if node not in self.readers]
+
+    @functools.cached_property
     def makers(self) -> dict[Node, Op]:
         """The operation that makes each node."""
         return makers_in(self.all_ops)
@@ -237,3 +243,14 @@ def makers_in(ops: Iterable[Op]) -> dict[Node, Op]:
 def every(ops: Iterable[Op]) -> list[Op]:
     """The operations and those of the bodies of loops and branches."""
     return [o for op in ops for o in (op, *(i for body in op.bodies for i in every(body.ops)))]
+
+
+def needed(ops: Sequence[Op], outputs: Iterable[Node]) -> list[Op]:
+    """The operations on which the outputs depend."""
+    wanted = set(outputs)
+    kept = []
+    for op in reversed(ops):
+        if wanted.intersection(op.outputs):
+            kept.append(op)
+            wanted.update(op.inputs)
+    return kept[::-1]

@@ -18,7 +18,7 @@ from jsparse._pure import evaluated, pure
 from jsparse._slots import own_masks, slots, walk_modules
 from jsparse._storage.leaves import is_key
 from jsparse._untraced import is_abstract
-from jsparse.export._shrinking.graph import Body, Graph, Node, Op, every
+from jsparse.export._shrinking.graph import Body, Graph, Node, Op, every, needed
 from jsparse.export._shrinking.marks import mark_in_place
 from jsparse.export._shrinking.pieces import LEVEL, pieces_of, run_pieces
 
@@ -111,7 +111,7 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
     ops: list[Op] = []
     outputs = _listed(closed, [*nodes, *given], ops, ())[:made]
     weights = [node for node in nodes if node.value is not None]
-    ops = _needed(ops, [*outputs, *_beside(ops, outputs, weights)])
+    ops = needed(ops, [*outputs, *_beside(ops, outputs, weights)])
     whole = functools.cache(lambda: _quick(program.lower()))
     pieces = functools.cache(lambda: pieces_of(ops, outputs))
 
@@ -229,7 +229,7 @@ def _body(inner: ClosedJaxpr, reads: range | tuple[int, ...], source: tuple) -> 
     args = [_node(var) for var in inner.jaxpr.invars]
     ops: list[Op] = []
     made = _listed(inner, args, ops, source)
-    return Body(_needed(ops, made), args, made, reads)
+    return Body(needed(ops, made), args, made, reads)
 
 
 def _counts(params: dict[str, Any]) -> tuple[int, int]:
@@ -242,20 +242,9 @@ def _counts(params: dict[str, Any]) -> tuple[int, int]:
 
 def _beside(ops: list[Op], outputs: list[Node], weights: list[Node]) -> set[Node]:
     """What is made of weights that no output depends on: the code computes it all the same."""
-    read = {node for op in every(_needed(ops, outputs)) for node in op.inputs}
+    read = {node for op in every(needed(ops, outputs)) for node in op.inputs}
     found = {node for node in weights if node not in read}
     for op in ops:
         if not found.isdisjoint(op.inputs):
             found.update(op.outputs)
     return found
-
-
-def _needed(ops: list[Op], outputs: list[Node]) -> list[Op]:
-    """The operations on which the outputs depend."""
-    wanted = set(outputs)
-    kept = []
-    for op in reversed(ops):
-        if wanted.intersection(op.outputs):
-            kept.append(op)
-            wanted.update(op.inputs)
-    return kept[::-1]
