@@ -1,5 +1,6 @@
 """What must shrink together, on nets of every kind: found, cut, and the same outputs."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -107,6 +108,32 @@ def test_halves_go_together_and_a_softmax_holds_its_units() -> None:
     assert small.faults == []
     factors = {"down/kernel": 0.75**0.5, "down/bias": 0.75**0.5}  # x is over the root of 6, not 8
     assert small.factors == pytest.approx(factors)
+
+
+class Encoder(nnx.Module):
+    """Computes two codes, of which it returns one; training needs both."""
+
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.body, self.mean = nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
+        self.deviation = nnx.Linear(8, 3, rngs=rngs)
+        self.body.kernel[...] = self.body.kernel[...].at[:, 4:].set(0.0)
+
+    def codes(self, x: Array) -> tuple[Array, Array]:
+        h = nnx.relu(self.body(x))
+        return self.mean(h), self.deviation(h)
+
+    def __call__(self, x: Array) -> Array:
+        return self.codes(x)[0]
+
+
+def test_what_the_call_computes_and_does_not_return_keeps_its_width() -> None:
+    model, x = Encoder(), jax.random.normal(jax.random.key(0), (2, 4))
+    small, _ = js.shrink(model, x)
+    assert small.deviation.kernel.shape == (4, 3)
+    np.testing.assert_allclose(small.codes(x), model.codes(x), atol=1e-6)
+    cut, _ = js.prune.units(model, x, density=0.5)
+    assert cut.deviation.kernel.shape == (4, 3)
 
 
 class Unused(nnx.Module):
