@@ -14,12 +14,12 @@ Arms: dense; pruned by SNIP, GraSP, SynFlow, magnitude, or at random (Erdos-Reny
     ours: SET from the Erdos-Renyi masks. Methods that take all of a layer ("collapsed") are not
     trained. Scores: 100 (R - R_random) / (R_expert - R_random), with D4RL's constants.
 
-Number (BC, 3 seeds, D4RL score): dense 46.9 ± 1.9; at 5 % SNIP 45.8 ± 3.4, GraSP 44.2 ± 3.1, random
-    13.7 ± 6.9; at 1 % GraSP 14.2 ± 5.4, random 2.0 ± 0.1. TD3+BC, 3 seeds: 41.1 ± 5.2; at 5 % SNIP
-    38.9 ± 4.9, GraSP 31.2 ± 9.9, random 11.5 ± 8.8; at 1 % GraSP 13.7 ± 10.8. IQL, 3 seeds, data of
-    another agent: 51.7 ± 1.2; at 5 % Erdos-Renyi 50.6 ± 1.1, SNIP 44.6 ± 6.4, GraSP 39.8 ± 13.8; at
-    1 % GraSP 11.9 ± 11.4. BC on these data: 50.2 ± 0.3; at 5 and 1 % SET 50.6 ± 1.2 and 25.4 ± 6.8,
-    SynFlow 47.1 ± 6.0 and 40.7 ± 13.0. 20 and 2 %, other tasks: not run.
+Number (BC, 3 seeds, D4RL score): dense 50.2 ± 0.3; at 5 % Erdos-Renyi 50.6 ± 0.9, SNIP 48.7 ± 2.8,
+    GraSP 46.6 ± 6.2, random 32.0 ± 7.8; at 1 % SynFlow 40.7 ± 13.0, GraSP 9.2 ± 6.1, random 1.5 ±
+    0.1. IQL on the same data: 51.7 ± 1.2; at 5 % Erdos-Renyi 50.6 ± 1.1, SNIP 44.6 ± 6.4, GraSP
+    39.8 ± 13.8; at 1 % GraSP 11.9 ± 11.4. TD3+BC on data of another agent: 41.1 ± 5.2; at 5 % SNIP
+    38.9 ± 4.9, GraSP 31.2 ± 9.9, random 11.5 ± 8.8; at 1 % GraSP 13.7 ± 10.8. TD3+BC and IQL at 20
+    and 2 %, other tasks: not run.
 
 Command: python -m experiments.offline_prune       (BC and TD3+BC, 3 seeds; hours; --algorithms IQL)
          python -m experiments.offline_prune --quick                (BC, keeps 5 and 1 %, 1 seed)
