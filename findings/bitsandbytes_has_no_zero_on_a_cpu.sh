@@ -4,7 +4,7 @@
 # Guess: the 256 codes of create_dynamic_map have an exact 0, which is the nearest to 0, so quantize_blockwise keeps
 #   zeros, as its kernel for GPUs does; Adam8bit leaves a weight alone whose gradient is always 0.
 # Versions: bitsandbytes 0.50.2, torch 2.13.0, numpy 2.4.6, on an x86 CPU.
-# What happens: the search of the CPU's library (quantize_blockwise_cpu) is approximate for small numbers: 0 gets code
+# What happens: the search of the CPU's library (cquantize_blockwise_cpu_fp32) is approximate near 0: 0 itself gets code
 #   131, four above that of 0, and is read back as 2e-5 of the largest number of its block. In float16 and bfloat16
 #   and for other codes the same. Moments of Adam8bit that are 0 come back positive in the same way, so every weight
 #   moves in one direction, by a step of the learning rate in 400 steps.
