@@ -173,6 +173,15 @@ def test_methods_prune_to_a_density_or_collapse() -> None:
     assert offline_prune.pruned((actor,), "magnitude", 0.02) is None
 
 
+def test_random_masks_are_compared_with_an_agent_that_has_learned() -> None:
+    settings = offline_prune.Settings()  # a score is 124 units of HalfCheetah's return
+    runs = lambda dense, near: {"dense": [{"score": dense}], "random, 5 %": [{"score": near}]}
+    text = lambda *scores: offline_prune.on_random_masks(runs(*scores), settings)
+    assert "reach 91% of the dense score: close" in text(6000.0, 5430.0)
+    assert "reach 50% of the dense score: not close" in text(6000.0, 2860.0)
+    assert "too little" in text(-200.0, 300.0) and "too little" in text(6000.0, None)
+
+
 @pytest.mark.slow
 def test_the_study_runs_and_is_not_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
