@@ -260,3 +260,16 @@ def test_a_number_that_follows_a_length_too_is_made_up_for_only_if_that_is_right
         assert "not for inputs of shape (1, " in record.stayed["leave/kernel"]
         with pytest.raises(ValueError, match="follows a width and a length"):
             js.prune.units(model, (1, 16, 4), density=0.5)
+
+
+class Triples(Scaled):
+    """Three positions at a time."""
+
+    def __call__(self, x: Array) -> Array:
+        y = super().__call__(x)
+        return y.reshape(len(x), -1, 3, y.shape[-1]).sum(axis=2)
+
+
+def test_numbers_are_tested_at_lengths_that_are_multiples_of_the_examples() -> None:
+    with pytest.raises(ValueError, match="follows a width and a length"):
+        js.prune.units(Triples(lambda length, width: length + width), (1, 9, 4), density=0.5)

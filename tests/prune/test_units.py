@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -179,19 +180,34 @@ class Divided(nnx.Module):
         return jnp.stack(made).sum(0)
 
 
-PARTS = [(lambda width: 3, [4, 4, 4], [2, 2, 2]), (lambda width: [width // 3], [3, 6], [1, 2])]
+PARTS = [
+    (lambda width: 3, [4, 4, 4], [2, 2, 2]),
+    (lambda width: [width // 3], [3, 6], [1, 2]),
+    (lambda width: [width * 5 // 16], [10, 22], [5, 11]),
+]
 
 
 @pytest.mark.parametrize(("ends", "lengths", "expected"), PARTS)
 def test_parts_of_an_axis_keep_their_shares(
-    ends: Callable[[int], Any], lengths: list[int], expected: list[int]
+    ends: Callable[[int], Any],
+    lengths: list[int],
+    expected: list[int],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     model = Divided(ends, lengths, nnx.Rngs(0))
     by = scores(*([float(n)] * length for n, length in enumerate(lengths)))  # the first goes first
     small, record = units(model, (1, 3), density=0.5, importance=by, scope=js.WholeModel())
     assert left(record) == expected and not record.stayed
+    assert not capfd.readouterr().out
     x = jax.random.normal(jax.random.key(0), (5, 3))
     np.testing.assert_allclose(small(x), masked(model, record)(x), rtol=1e-4, atol=1e-5)
+
+
+def test_parts_whose_proportions_the_code_changes_stay() -> None:
+    model = Divided(lambda width: [math.isqrt(width)], [4, 12], nnx.Rngs(0))  # 2 of 8 by chance
+    assert left(units(model, (1, 3), density=0.5)[1]) == [2, 6]
+    with pytest.raises(ValueError, match=r"no unit can be removed: held are a/kernel: "):
+        units(model, (1, 3), density=0.3)
 
 
 def shuffled(a: Array, b: Array) -> Array:

@@ -141,7 +141,7 @@ class Guesses:
         doubtful = [op for op, by in made.changes.numbers.items() if not _is_power(op, by, widths)]
         if not doubtful:
             return []
-        lengths = {2, 2 * max((before for before, _ in widths), default=1)}
+        lengths = {2, 2 * max((before for before, _ in widths), default=1), *self._others.doubled()}
         ops = self._others.changed_by_lengths(doubtful, lengths)
         wrong = self._others.first_difference(made.small, made.graph, lengths) if ops else None
         if wrong is None:

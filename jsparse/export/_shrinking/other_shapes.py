@@ -11,7 +11,7 @@ number that weights compensate for may follow a width and a length together.
    factor, or by the same amount. A weight compensates for a constant that differs, so elsewhere it
    must differ by the same factor, and be equal only where it is in the example.
 4. Of factors alone, the smaller model is traced only if the number in the full one changes with the
-   lengths. A short and a long one show that.
+   lengths. A short one, a long one and twice the example's show that.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -90,6 +90,10 @@ class OtherShapes:
         here = self._constants_in(self._graph)
         others = [self._constants_in(graph) for graph in graphs]
         return [op for op in ops if any(here[_place(op)] != one.get(_place(op)) for one in others)]
+
+    def doubled(self) -> set[int]:
+        """Twice the lengths of axes that may be longer; code may take multiples alone."""
+        return {2 * self._leaves[n].shape[axis] for one in self._flexible() for n, axis in one}
 
     def _constants_in(self, graph: Graph) -> Constants:
         if graph not in self._constants:

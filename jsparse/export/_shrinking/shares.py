@@ -15,6 +15,7 @@ import numpy as np
 from jsparse.export._shrinking.graph import Graph
 from jsparse.export._shrinking.links import Links
 
+SECONDS = 5  # after which the search ends; it takes some thousandths unless no step is right
 Step = Mapping[int, int]
 """How many units are removed together, by the number of their family."""
 
@@ -74,17 +75,18 @@ class Parts:
         if not rows[:, 0].any():
             return {}
         most = [min((widths[n] - 1) // k for n, k in step.items()) for step in steps]
-        least = [1] + [0] * (len(steps) - 1)
         found = milp(
             [sum(k / widths[n] for n, k in step.items()) for step in steps],
             integrality=1,
-            bounds=(least, most),
+            bounds=([1] + [0] * (len(steps) - 1), np.inf),  # SciPy 1.17 prints at upper ones
             constraints=LinearConstraint(rows, 0, 0),
+            options={"time_limit": SECONDS},
         )
-        if found.x is None or (rows @ (times := np.rint(found.x).astype(int))).any():
+        times = np.zeros(len(steps), int) if found.x is None else np.rint(found.x).astype(int)
+        if not times[0] or (times > most).any() or (rows @ times).any():
             return {}
         taken = zip(steps, times.tolist(), strict=True)
-        return {n: k * times for step, times in taken if times for n, k in step.items()}
+        return {n: k * several for step, several in taken if several for n, k in step.items()}
 
     def _unequal(self, steps: Sequence[Step], spreads: Mapping[int, Spread]) -> np.ndarray:
         """By how much each step disturbs each proportion: [proportions, steps]."""

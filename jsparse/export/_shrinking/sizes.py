@@ -102,11 +102,9 @@ class Widths:
           >>> [alone(6, 3, size) for size in (1, 4, 16)]  # of a matrix
           [6, 4, 3]
         """
-        most = min((one.width - 1) // one.step for one in groups)
-        allowed = [n for n in range(1, most + 1) if all(self._allows(n, one) for one in groups)]
+        most = min((one.width - max(self.least, one.stay, 1)) // one.step for one in groups)
+        allowed = [*range(1, most + 1)]
+        for one in groups:
+            multiple = math.lcm(*(self.round_to // math.gcd(self.round_to, k) for k in one.across))
+            allowed = [n for n in allowed if (one.width - n * one.step) % multiple == 0]
         return min([0, *allowed], key=lambda n: (abs(n - wanted), n))
-
-    def _allows(self, steps: int, one: Narrowed) -> bool:
-        width = one.width - steps * one.step
-        multiple = math.lcm(*(self.round_to // math.gcd(self.round_to, k) for k in one.across))
-        return width >= max(self.least, one.stay, 1) and width % multiple == 0

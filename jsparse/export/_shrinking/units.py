@@ -211,8 +211,10 @@ class Units:
 
     def _share(self, n: int, good: Gone, tests: Tests) -> None:
         """Find families with which this one keeps the proportions in which axes are divided."""
-        free = {k: one for k, one in enumerate(self.families) if one.held is None}
         own = self.step(n)
+        free = {k: one for k, one in enumerate(self.families) if one.held is None}
+        if not own.keys() <= free.keys():
+            return
         others = [one for one in self.alike if n not in one and one.keys() <= free.keys()]
         others += [{k: 1} for k in free if k != n and not any(k in one for one in self.alike)]
         spreads = {k: one.spread for k, one in free.items()}
