@@ -273,3 +273,21 @@ class Triples(Scaled):
 def test_numbers_are_tested_at_lengths_that_are_multiples_of_the_examples() -> None:
     with pytest.raises(ValueError, match="follows a width and a length"):
         js.prune.units(Triples(lambda length, width: length + width), (1, 9, 4), density=0.5)
+
+
+class Positions(nnx.Module):
+    """A number of its length and its width, and learned positions up to the example's length."""
+
+    def __init__(self) -> None:
+        rngs = nnx.Rngs(0)
+        self.enter, self.leave = nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
+        self.places = nnx.Param(jnp.ones((6, 8)))
+
+    def __call__(self, x: Array) -> Array:
+        y = self.enter(x) + self.places[None, : x.shape[1]]
+        return self.leave(y * (x.shape[1] + y.shape[-1]))
+
+
+def test_lengths_below_that_of_the_example_are_tried_where_none_can_be_greater() -> None:
+    with pytest.raises(ValueError, match="follows a width and a length"):
+        js.prune.units(Positions(), (2, 6, 4), density=0.5)

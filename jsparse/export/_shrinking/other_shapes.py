@@ -3,7 +3,8 @@
 An int that is a width may also be the limit of a length, which a short example does not show. A
 number that weights compensate for may follow a width and a length together.
 
-1. Find the axes of the inputs that may be longer: the model can be traced with twice their length.
+1. Find the axes of the inputs that may have another length: the model can be traced with twice
+   theirs, or else with half of it.
 2. Give them short lengths, those of the new and the old size, and long ones. Lengths of 1 are
    neither given nor replaced, as JAX then does other operations.
 3. There the smaller model must do the same operations as the full one. Each length or setting in
@@ -115,7 +116,7 @@ class OtherShapes:
                     return
 
     def _flexible(self) -> dict[Axes, float]:
-        """The axes that may be longer, those of one length together, and up to which length."""
+        """The axes that may have other lengths, those of one length together, and the greatest."""
         if self._found is None:
             self._found = {}
             same: dict[int, list[tuple[int, int]]] = {}
@@ -125,13 +126,19 @@ class OtherShapes:
             same.pop(1, None)
             for length, axes in same.items():
                 for one in (tuple(axes), *((axis,) for axis in axes)):
-                    _, graph = self._with_length(one, 2 * length)
-                    if graph is not None:
-                        loops = len(graph.all_ops) > len(self._graph.all_ops)
-                        self._found[one] = UNROLLED * length if loops else np.inf
+                    if (most := self._greatest(one, length)) > 0:
+                        self._found[one] = most
                         if one == tuple(axes):
                             break
         return self._found
+
+    def _greatest(self, axes: Axes, length: int) -> float:
+        """The greatest length to try along axes; 0 if they can only have that of the example."""
+        _, graph = self._with_length(axes, 2 * length)
+        if graph is None:  # the example may have the greatest, as that of learned positions
+            return length if length > 3 and self._with_length(axes, length // 2)[1] else 0
+        loops = len(graph.all_ops) > len(self._graph.all_ops)
+        return UNROLLED * length if loops else np.inf
 
     def _with_length(self, axes: Axes, length: int) -> tuple[tuple, Graph | None]:
         """Inputs with a length along axes, and what the model computes; None if it takes none."""

@@ -246,6 +246,8 @@ class Units:
 
     def _join(self, step: Step, good: Gone, tests: Tests) -> bool:
         """Remove these units together from now on, if that is right."""
+        if any(k >= len(self.families[n].units) for n, k in step.items()):
+            return False
         right = not self.smaller({**good, **self.last(step)}, tests).faults
         if right:
             self.alike = [one for one in self.alike if not one.keys() & step.keys()] + [step]
