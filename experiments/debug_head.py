@@ -35,6 +35,7 @@ from flax import nnx
 
 import jsparse
 from experiments import common
+from experiments.common.networks.modules import modules
 from jsparse import heads
 
 
@@ -88,7 +89,7 @@ class ColorNet(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs):
         conv = partial(nnx.Conv, conv_general_dilated=common.convolution(), rngs=rngs)
-        self.convs = nnx.List([conv(n, m, (3, 3)) for n, m in ((3, 16), (16, 32), (32, 64))])
+        self.convs = modules([conv(n, m, (3, 3)) for n, m in ((3, 16), (16, 32), (32, 64))])
         self.fc1 = nnx.Linear(1024, 256, rngs=rngs)
         self.fc2 = nnx.Linear(256, 10, rngs=rngs)
 

@@ -37,6 +37,7 @@ from flax import nnx
 
 import jsparse
 from experiments import common
+from experiments.common.networks.modules import modules
 from experiments.common.show import COLORS
 from experiments.common.train import results
 from jsparse.layers import Recall
@@ -92,11 +93,11 @@ class Net(nnx.Module):
     def __init__(self, width: int, passes: int, top: int, rngs: nnx.Rngs):
         self.passes, self.reads = passes, top > 0
         self.inputs = nnx.Linear(784, width, rngs=rngs)
-        self.parts = nnx.List([nnx.Linear(width, width, rngs=rngs) for _ in range(MODULES)])
+        self.parts = modules([nnx.Linear(width, width, rngs=rngs) for _ in range(MODULES)])
         self.head = nnx.Linear(width, 10, rngs=rngs)
         if top:
             made = [Recall(width, top=top, rngs=rngs) for _ in range(MODULES)]
-            self.recalls = nnx.List(made)
+            self.recalls = modules(made)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Images [n, 28, 28] to logits [n, 10]."""

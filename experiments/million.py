@@ -34,6 +34,7 @@ from jax import Array
 
 import jsparse
 from experiments import common
+from experiments.common.networks.modules import modules
 from experiments.common.settings import environment
 from jsparse.export import random_csr
 
@@ -84,7 +85,7 @@ class Net(nnx.Module):
         inputs, width = sizes(neurons)
         keys, ends = jax.random.split(jax.random.key(0), 3), (inputs, width, width, width)
         rngs = nnx.Rngs(1)
-        self.hidden = nnx.List(
+        self.hidden = modules(
             [
                 random_csr(i, o, links=links, key=key, scale=2.0)
                 if links

@@ -34,6 +34,7 @@ import jsparse
 from experiments import common
 from experiments.bench.pruners import HEADS, LAYERS
 from experiments.bench.rounds import Load
+from experiments.common.networks.modules import modules
 from experiments.common.settings import environment
 from jsparse._pure import call
 from jsparse.prune._calibration import prune_in_order
@@ -94,7 +95,7 @@ class Transformer(nnx.Module):
 
     def __init__(self, weights: dict[str, np.ndarray], rngs: nnx.Rngs):
         depth = sum(name.endswith("/q") for name in weights)
-        self.blocks = nnx.List([Block(weights, n, rngs) for n in range(depth)])
+        self.blocks = modules([Block(weights, n, rngs) for n in range(depth)])
 
     def __call__(self, x: Array) -> Array:
         for block in self.blocks:

@@ -22,6 +22,7 @@ import tyro
 from flax import nnx
 
 import jsparse
+from experiments.common.networks.modules import modules
 from jsparse._pure import evaluated, pure
 from jsparse._slots import slots
 
@@ -47,11 +48,11 @@ class Bottleneck(nnx.Module):
 
     def __init__(self, i: int, width: int, stride: int, rngs: nnx.Rngs):
         sizes = [(i, width, 1, 1), (width, width, 3, stride), (width, 4 * width, 1, 1)]
-        self.convs = nnx.List(
+        self.convs = modules(
             [nnx.Conv(a, b, (k, k), strides=s, use_bias=False, rngs=rngs) for a, b, k, s in sizes]
         )
-        self.norms = nnx.List([nnx.BatchNorm(b, rngs=rngs) for _, b, _, _ in sizes])
-        self.short = nnx.List([])
+        self.norms = modules([nnx.BatchNorm(b, rngs=rngs) for _, b, _, _ in sizes])
+        self.short = modules([])
         if i != 4 * width:
             self.short.append(
                 nnx.Conv(i, 4 * width, (1, 1), strides=stride, use_bias=False, rngs=rngs)
@@ -73,7 +74,7 @@ class ResNet50(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
         self.stem = nnx.Conv(3, 64, (7, 7), strides=2, use_bias=False, rngs=rngs)
         self.norm = nnx.BatchNorm(64, rngs=rngs)
-        self.blocks, i = nnx.List([]), 64
+        self.blocks, i = modules([]), 64
         for stage, count in enumerate((3, 4, 6, 3)):
             for n in range(count):
                 stride = 2 if stage and n == 0 else 1
@@ -93,7 +94,7 @@ class Layer(nnx.Module):
     """Attention and two dense layers, normalized first."""
 
     def __init__(self, width: int, rngs: nnx.Rngs):
-        self.norms = nnx.List([nnx.LayerNorm(width, rngs=rngs) for _ in range(2)])
+        self.norms = modules([nnx.LayerNorm(width, rngs=rngs) for _ in range(2)])
         self.attention = nnx.MultiHeadAttention(width // 32, width, decode=False, rngs=rngs)
         self.up = nnx.Linear(width, 4 * width, rngs=rngs)
         self.down = nnx.Linear(4 * width, width, rngs=rngs)
@@ -108,7 +109,7 @@ class Transformer(nnx.Module):
 
     def __init__(self, depth: int, width: int, rngs: nnx.Rngs):
         self.embed = nnx.Embed(256, width, rngs=rngs)
-        self.layers = nnx.List([Layer(width, rngs) for _ in range(depth)])
+        self.layers = modules([Layer(width, rngs) for _ in range(depth)])
         self.head = nnx.Linear(width, 256, rngs=rngs)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from experiments.common.networks.modules import modules
+
 
 class DenseNet(nnx.Module):
     """Stages of layers that each add channels to a concatenation."""
@@ -20,8 +22,8 @@ class DenseNet(nnx.Module):
             convs = [nnx.Conv(w, growth, (3, 3), rngs=rngs) for w in widths[:-1]]
             width = widths[-1] // 2
             convs.append(nnx.Conv(widths[-1], width, (1, 1), rngs=rngs))
-            stages.append(nnx.List([nnx.List(norms), nnx.List(convs)]))
-        self.stages, self.head = nnx.List(stages), nnx.Linear(width, 10, rngs=rngs)
+            stages.append(modules([modules(norms), modules(convs)]))
+        self.stages, self.head = modules(stages), nnx.Linear(width, 10, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         """Images [n, h, w, 3] to logits [n, 10]."""

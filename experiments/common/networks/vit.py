@@ -7,6 +7,8 @@ import jax
 from flax import nnx
 from jax import Array
 
+from experiments.common.networks.modules import modules
+
 
 class Encoder(nnx.Module):
     """A block of a vision transformer."""
@@ -30,7 +32,7 @@ class ViT(nnx.Module):
         self.patches = nnx.Conv(3, width, (4, 4), strides=4, rngs=rngs)
         start = 0.02 * jax.random.normal(rngs.params(), ((side // 4) ** 2, width))
         self.places = nnx.Param(start)
-        self.blocks = nnx.List([Encoder(width, rngs) for _ in range(blocks)])
+        self.blocks = modules([Encoder(width, rngs) for _ in range(blocks)])
         self.norm, self.head = nnx.LayerNorm(width, rngs=rngs), nnx.Linear(width, 10, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
