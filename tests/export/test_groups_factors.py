@@ -246,7 +246,7 @@ class Scaled(nnx.Module):
     ],
     ids=["quotient", "sum", "product"],
 )
-def test_a_number_that_follows_a_length_too_is_made_up_for_only_if_that_is_right_for_all(
+def test_weights_compensate_for_a_number_that_follows_a_length_only_if_right_for_all(
     number: Callable[[int, int], float], width: int
 ) -> None:
     model, x = Scaled(number), jnp.ones((1, 16, 4))
@@ -258,7 +258,7 @@ def test_a_number_that_follows_a_length_too_is_made_up_for_only_if_that_is_right
         np.testing.assert_allclose(small(x), model(x), rtol=1e-5, atol=1e-6)
     if width == 8:
         assert "not for inputs of shape (1, " in record.stayed["leave/kernel"]
-        with pytest.raises(ValueError, match="follows a width and a length"):
+        with pytest.raises(ValueError, match="depends on a width and a length"):
             js.prune.units(model, (1, 16, 4), density=0.5)
 
 
@@ -271,7 +271,7 @@ class Triples(Scaled):
 
 
 def test_numbers_are_tested_at_lengths_that_are_multiples_of_the_examples() -> None:
-    with pytest.raises(ValueError, match="follows a width and a length"):
+    with pytest.raises(ValueError, match="depends on a width and a length"):
         js.prune.units(Triples(lambda length, width: length + width), (1, 9, 4), density=0.5)
 
 
@@ -289,5 +289,5 @@ class Positions(nnx.Module):
 
 
 def test_lengths_below_that_of_the_example_are_tried_where_none_can_be_greater() -> None:
-    with pytest.raises(ValueError, match="follows a width and a length"):
+    with pytest.raises(ValueError, match="depends on a width and a length"):
         js.prune.units(Positions(), (2, 6, 4), density=0.5)

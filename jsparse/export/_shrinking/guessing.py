@@ -146,8 +146,8 @@ class Guesses:
         wrong = self._others.first_difference(made.small, made.graph, lengths) if ops else None
         if wrong is None:
             return []
-        text = "reads a number that follows a width and a length, for which weights make up in the "
-        text += f"example, but not for inputs of shape {wrong[0]}"
+        text = "reads a number that depends on a width and a length; weights can compensate for it "
+        text += f"in the example, but not for inputs of shape {wrong[0]}"
         return [Fault(text, op, _arrays_met(self._graph, op)) for op in ops]
 
     def _naming_refused(self, fault: Fault) -> Fault:
