@@ -15,6 +15,8 @@ from flax import nnx
 import jsparse as js
 from jsparse import prune
 from jsparse.prune import costs
+from jsparse.prune._search.layers import layers_of
+from jsparse.prune._search.methods import Outcome
 
 pytestmark = pytest.mark.standard_dtypes  # optax mixes dtypes
 KEY = jax.random.key(0)
@@ -300,6 +302,19 @@ def test_a_budget_may_be_a_share_of_what_a_cost_gives() -> None:
     assert run(budget=share).densities == run(budget=float(share)).densities
     with pytest.raises(ValueError, match=r"budget must be a number above 0; got an array"):
         run(budget=share[None])
+
+
+def test_the_unit_of_the_score_does_not_matter() -> None:
+    layers = layers_of(DENSE, prune.magnitudes, js.Weight())
+    scores = np.random.default_rng(0).random(8)
+
+    def proposed(unit: float) -> np.ndarray:
+        method = METHODS["lagrangian"].propose(layers, KEY)
+        return method.send(Outcome(next(method), unit * scores, np.zeros(8)))
+
+    wanted = proposed(1.0)
+    for unit in (2.0**-60, 2.0**500):  # a small error, and beyond float32
+        np.testing.assert_array_equal(proposed(unit), wanted)
 
 
 @dataclasses.dataclass(frozen=True)

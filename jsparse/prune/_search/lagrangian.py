@@ -86,5 +86,11 @@ class Lagrangian:
             rollout = act(agent.params, known, first, self.population)
             outcome = yield sigmoid(np.asarray(rollout.taken, np.float64).T)
             nu = nu.update(float(np.exp(outcome.excess).mean()))
-            reward, cost = (jnp.asarray(x, jnp.float32) for x in (outcome.score, outcome.excess))
+            scores = _in_float32(outcome.score), outcome.excess
+            reward, cost = (jnp.asarray(x, jnp.float32) for x in scores)
             agent = learn(agent, rollout, reward, cost, nu.value, second, settings)
+
+
+def _in_float32(scores: np.ndarray) -> np.ndarray:
+    """Scores times a power of two, [n], that brings the largest to about 1: only ratios matter."""
+    return np.ldexp(scores, -np.frexp(np.abs(scores).max())[1])
