@@ -95,8 +95,8 @@ class Recall(nnx.Module):
         if not stored.shape[0]:
             return h
         weights = self._weights(h, stored)
-        read = jnp.einsum("m...h,m...hd->...hd", weights, self.value(stored))
-        return h + self.gate[...].astype(h.dtype) * self.out(read)
+        read = self.out(jnp.einsum("m...h,m...hd->...hd", weights, self.value(stored)))
+        return h + self.gate[...].astype(read.dtype) * read
 
     def weights(self, h: Array, memory: Memory) -> Array:
         """How much of each stored result is read, [m, ..., heads]: sums to 1 over m.

@@ -66,6 +66,13 @@ def test_a_memory_may_be_of_numpy_or_a_list_of_flax() -> None:
         np.testing.assert_array_equal(layer.weights(H, memory), layer.weights(H, MEMORY))
 
 
+@pytest.mark.standard_dtypes  # a layer norm mixes them
+def test_whole_numbers_are_read_like_floats() -> None:
+    layer, h, memory = made(2), jnp.arange(12).reshape(2, 6), jnp.arange(36).reshape(3, 2, 6) % 5
+    expected = layer(h.astype(jnp.float32), memory.astype(jnp.float32))
+    np.testing.assert_allclose(layer(h, memory), expected, atol=1e-6)
+
+
 def test_each_head_reads_exactly_the_top() -> None:
     layer = made(3)
     for memory in (MEMORY, jnp.ones_like(MEMORY), jnp.zeros_like(MEMORY)):  # ties too
