@@ -360,7 +360,8 @@ def show(rows: list[dict[str, Any]], settings: Settings, tasks: dict[str, Task],
         print(common.table(head, lines))
         panels[f"{name}, {what}"] = curves
     print(f"\npublished: {PUBLISHED}")
-    common.draw(panels, out / "search_budget.png", "budget", "accuracy after fine-tuning [%]")
+    axes = "budget", "accuracy after fine-tuning [%]"
+    common.draw(panels, out / "search_budget.png", *axes, columns=1)  # each with its own scale
     print(f"picture: {out / 'search_budget.png'}\npages of searches: {out}/*/*.html")
 
 
