@@ -69,6 +69,10 @@ SMALL_NET = "experiments.compare --out {out} --network small --seeds 1 --epochs 
 GIBBS = "experiments.gibbs_cifar --out {out}"
 FRONTIER = "experiments.frontier --out {out}"
 SMALL = "--quick --seeds 1 --epochs 1 --samples 256"
+ONE_CALL = "experiments.structured_one_call --out {out}"
+SMALL_CALL = f"{ONE_CALL} --quick --networks resnet --steps 4 --samples 512"
+LARGE, SEARCH = "experiments.large_batch --out {out}", "experiments.search_budget --out {out}"
+BRICK = "experiments.brick_tictactoe --out {out}"
 STEP, FEW = "experiments.bench.step --only", "experiments.bench.step --rounds 2 --only"
 ROWS = (
     Row(
@@ -128,6 +132,17 @@ ROWS = (
     Row("DropNet, model C", "experiments.dropnet --out {out} --models C", "experiments.dropnet "
         "--out {out} --quick --models A --methods minimum --seeds 1 --epochs 1 --rounds 1 "
         "--samples 200 --test-samples 200", 9),
+    Row("structured, one call", ONE_CALL, SMALL_CALL, 9),
+    Row("large batches", LARGE, f"{LARGE} --quick --tasks images --networks dense --ways LAMB "
+        "--batches 128 --samples 256 --tested 100 --epochs 1", 9),
+    Row("search, VGG-16", f"{SEARCH} --networks vgg-16 --narrow 1 --samples 50000 --budgets 0.1"
+        " --evaluations 3000 --recover 32 --fine-tune 100", f"{SEARCH} --quick --costs parameters "
+        "--budgets 0.1 --evaluations 8 --samples 1000 --epochs 1 --fine-tune 1", 9),
+    Row("DST, WRN-28-8", f"{CIFAR} --network wrn-28-8 --alphas 1.1e-5 2.5e-5", SMALL_CIFAR, 9),
+    Row("structured, one call, ResNet-56", f"{ONE_CALL} --networks resnet --depth 56 --steps 80000",
+        SMALL_CALL, 9),
+    Row("brick tic-tac-toe, 7x7", f"{BRICK} --board 7 --az.games 1024 --iterations 1000",
+        f"{BRICK} --quick --iterations 2 --games 5 --tries 2", 9),
 )  # fmt: skip
 
 

@@ -8,14 +8,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 python=${JSPARSE_PYTHON:-}
 if [[ -z $python ]]; then
-  extras=test
+  extras=test,rl
   if [[ ${JSPARSE_DEVICE:-gpu} != cpu ]]; then
     if ! driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null); then
       echo "error: no GPU: nvidia-smi finds none; JSPARSE_DEVICE=cpu rehearses without one" >&2
       exit 2
     fi
-    extras=test,cuda12
-    ((${driver%%.*} < 580)) || extras=test,cuda13 # CUDA 13 needs this driver
+    extras=test,rl,cuda12
+    ((${driver%%.*} < 580)) || extras=test,rl,cuda13 # CUDA 13 needs this driver
   fi
   python=.venv-gpu/bin/python
   if [[ ! -e .venv-gpu/has-$extras ]]; then

@@ -21,12 +21,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from flax import nnx
 from jax import Array
 
@@ -40,6 +39,7 @@ from jsparse._pure import call
 from jsparse.prune._calibration import prune_in_order
 
 BLOCKS = "blocks/[0-9]+"
+Method = Literal["wanda", "sparsegpt"]
 METHODS = {"wanda": jsparse.prune.wanda, "sparsegpt": jsparse.prune.sparsegpt}
 ROOT = Path(__file__).parents[2]
 
@@ -58,12 +58,26 @@ class Settings:
     """Of each."""
     batch: int = 4
     """Sequences that jsparse runs at once; the authors' code runs one."""
-    methods: tuple[str, ...] = ("wanda", "sparsegpt")
-    """"wanda" and "sparsegpt"."""
+    methods: tuple[Method, ...] = ("wanda", "sparsegpt")
+    """What to measure beside the sweep."""
     rounds: int = 3
     """Runs of each."""
     authors: str = ""
     """Checkout of github.com/locuslab/wanda."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "sequences", "tokens", "batch", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} got {getattr(self, name)}; give 1 or more")
+        if not self.depths or min(self.depths) < 1:
+            raise ValueError(f"--depths got {self.depths}; give one or more of at least 1")
+        if self.width % HEADS:
+            raise ValueError(f"--width got {self.width}; give a multiple of {HEADS}, the heads")
+        if self.sequences % self.batch:
+            raise ValueError(
+                f"--sequences got {self.sequences}, --batch {self.batch}; give a multiple of the "
+                "batch"
+            )
 
 
 def norm(x: Array) -> Array:
@@ -212,4 +226,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    common.start(main, Settings, __doc__)

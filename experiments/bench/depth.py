@@ -20,12 +20,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from flax import nnx
 
 import jsparse
@@ -40,7 +39,9 @@ RULES = {
     "Top": jsparse.Top(density=0.1),
     "Gibbs": jsparse.Gibbs(density=0.1, beta=10.0),
 }
+Rule = Literal["Held", "Threshold", "Top", "Gibbs"]
 KERNELS = "blocks/.*/kernel"
+HEADS = 4
 PARTS = ("trace", "lower", "compile")
 SURGERY = ("sparsify", "masks", "summary", "fold", "shrink")
 TEXT = jnp.zeros((8, 33), jnp.int32)
@@ -55,7 +56,7 @@ class Settings:
     """Blocks."""
     width: int = 64
     """Of a block."""
-    rules: tuple[str, ...] = tuple(RULES)
+    rules: tuple[Rule, ...] = get_args(Rule)
     """Beside the dense model."""
     rounds: int = 1
     """Runs of each."""
@@ -66,11 +67,20 @@ class Settings:
     json: str = ""
     """File to write the tables to, as in docs/results."""
 
+    def __post_init__(self) -> None:
+        if not self.depths or min(self.rounds, *self.depths) < 1:
+            raise ValueError(
+                f"--depths got {self.depths}, --rounds {self.rounds}; give at least one depth, "
+                "and numbers of 1 or more"
+            )
+        if self.width < HEADS or self.width % HEADS:
+            raise ValueError(f"--width got {self.width}; give a multiple of {HEADS}, the heads")
+
 
 def make(settings: Settings, depth: int) -> nnx.Module:
     """The dense model."""
     return common.Transformer(
-        128, nnx.Rngs(0), width=settings.width, blocks=depth, heads=4, context=32
+        128, nnx.Rngs(0), width=settings.width, blocks=depth, heads=HEADS, context=32
     )
 
 
@@ -212,4 +222,4 @@ def write(
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    common.start(main, Settings, __doc__)

@@ -10,6 +10,7 @@ from flax import nnx
 
 import jsparse
 from experiments import common
+from experiments.common.networks.modules import modules
 
 KERNELS = ".*/kernel"
 """The weights that become sparse: all kernels, of attention too."""
@@ -21,7 +22,7 @@ class MLP(nnx.Module):
     """Four dense layers of 1024 x 1024 with ReLU."""
 
     def __init__(self, rngs: nnx.Rngs):
-        self.layers = nnx.List([nnx.Linear(1024, 1024, rngs=rngs) for _ in range(4)])
+        self.layers = modules([nnx.Linear(1024, 1024, rngs=rngs) for _ in range(4)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Features [n, 1024] to logits [n, 1024]."""

@@ -38,6 +38,7 @@ from jax import Array
 import jsparse
 from experiments import common
 from experiments.bench.rounds import Load, ratio
+from experiments.common.networks.modules import modules
 from experiments.common.settings import environment
 from jsparse.export import random_csr
 
@@ -78,7 +79,7 @@ class Net(nnx.Module):
         width, key = settings.width, jax.random.key(0)
         ends = zip((settings.inputs, width, width), jax.random.split(key, 3), strict=True)
         links = dict(links=settings.links, scale=2.0)
-        self.hidden = nnx.List([random_csr(i, width, key=of, **links) for i, of in ends])
+        self.hidden = modules([random_csr(i, width, key=of, **links) for i, of in ends])
         self.head = nnx.Linear(width, CLASSES, rngs=nnx.Rngs(1))
 
     def __call__(self, x: Array) -> Array:

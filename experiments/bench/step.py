@@ -28,7 +28,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
 
 import jsparse
@@ -66,6 +65,10 @@ class Settings:
     """Checkout of the PyTorch code of Dynamic Sparse Training."""
     jaxpruner: str = ""
     """Checkout of jaxpruner."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ValueError(f"--rounds got {self.rounds}; give 1 or more")
 
 
 def train_step(graphdef: Any, state: Any, x: jax.Array, y: jax.Array) -> tuple[Any, jax.Array]:
@@ -124,7 +127,7 @@ def measure(name: str, network: Network, rounds: int) -> None:
     scanned = [1, SCANNED] if name.startswith("lenet") else [1]
     Step(network.make(nnx.Rngs(0)), x, y)  # what compiles first pays for more than itself
     for what, model in variants(network).items():
-        for count in scanned if what != "Held" else [1]:
+        for count in scanned:
             steps[_label(what, count)] = Step(model, x, y, count)
     losses = [step.loss for step in steps.values()]
     if network.rules is MASKS and not np.allclose(losses, losses[0], rtol=1e-4):
@@ -244,4 +247,4 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings, description=__doc__))
+    common.start(main, Settings, __doc__)

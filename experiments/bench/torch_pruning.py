@@ -28,6 +28,7 @@ import tyro
 from flax import nnx
 
 import jsparse
+from experiments.common.networks.modules import modules
 from jsparse import importance
 from jsparse._paths import named
 from jsparse._slots import walk_modules
@@ -68,8 +69,8 @@ class VGG(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
         widths = [size for size in VGG16 if isinstance(size, int)]
         pairs = list(zip([3, *widths], widths, strict=False))
-        self.convs = nnx.List([conv(i, o, 3, rngs) for i, o in pairs])
-        self.norms = nnx.List([nnx.BatchNorm(o, rngs=rngs) for o in widths])
+        self.convs = modules([conv(i, o, 3, rngs) for i, o in pairs])
+        self.norms = modules([nnx.BatchNorm(o, rngs=rngs) for o in widths])
         self.head = nnx.Linear(widths[-1], 10, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -90,7 +91,7 @@ class Block(nnx.Module):
     def __init__(self, i: int, o: int, rngs: nnx.Rngs):
         self.a, self.an = conv(i, o, 3, rngs, 1 if i == o else 2), nnx.BatchNorm(o, rngs=rngs)
         self.b, self.bn = conv(o, o, 3, rngs), nnx.BatchNorm(o, rngs=rngs)
-        self.skip = nnx.List([] if i == o else [conv(i, o, 1, rngs, 2)])
+        self.skip = modules([] if i == o else [conv(i, o, 1, rngs, 2)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[n, h, w, i] to [n, h', w', o]."""
@@ -107,7 +108,7 @@ class ResNet(nnx.Module):
         self.stem, self.norm = conv(3, 16, 3, rngs), nnx.BatchNorm(16, rngs=rngs)
         outs = [size for size in (16, 32, 64) for _ in range(3)]
         pairs = zip([16, *outs], outs, strict=False)
-        self.blocks = nnx.List([Block(i, o, rngs) for i, o in pairs])
+        self.blocks = modules([Block(i, o, rngs) for i, o in pairs])
         self.head = nnx.Linear(64, 10, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:

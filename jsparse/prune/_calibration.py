@@ -17,7 +17,7 @@ from jax import Array
 
 from jsparse._checks import all_finite, check_density
 from jsparse._paths import listed, naming
-from jsparse._pure import Forward, calling, taken_apart
+from jsparse._pure import Forward, taken_apart
 from jsparse._slots import sparse_parts, state_paths
 from jsparse._sparse import Sparse
 from jsparse._surgery import hold
@@ -78,8 +78,8 @@ def prune_in_order(
         same text are calibrated before any of them is pruned.
 
     Raises:
-      ValueError: a weight of another layer, or of one that is not called; no batch; a moment that
-        is not finite; an expression that is invalid or matches no path.
+      ValueError: a weight of another layer, or of one that is not called; no batch, or an empty
+        one; a moment that is not finite; an expression that is invalid or matches no path.
     """
     check_function(forward=forward)
     check_pattern(together=together)
@@ -96,8 +96,7 @@ def prune_in_order(
         forward(copy, batch)
         return {path: seen_by(part)[...] for path, part in sparse_parts(copy).items()}
 
-    with calling("batches", batches[0]):
-        sweep = Sweep(measure, variables, batches)
+    sweep = Sweep(measure, variables, batches)
     if missed := [path for path in parts if path not in order]:
         raise ValueError(
             f"{', '.join(missed)}: no layer that reads it is called; leave it out of the pattern "

@@ -17,6 +17,7 @@ from jsparse._roles import multiplies_inputs
 from jsparse._score import wide
 from jsparse._slots import Slot, slots
 from jsparse._sparse import Sparse
+from jsparse._values import shown
 from jsparse._variables import write
 from jsparse._watch import watch_in_place
 
@@ -64,6 +65,8 @@ def watch_inputs(model: nnx.Module, moment: Moment, order: dict[str, None]) -> N
             order.setdefault(path)
             seen = seen_by(layer.kernel)
             rows = _windows(layer, inputs) if isinstance(layer, nnx.Conv) else _rows(layer, inputs)
+            if not rows.shape[1]:
+                raise ValueError(f"{path} gets no inputs: {shown(inputs)}; leave empty batches out")
             new = [moment(one.astype(wide(one.dtype))) for one in rows]
             write(seen, seen[...] + jnp.stack(new))
 

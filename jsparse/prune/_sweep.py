@@ -18,6 +18,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from jsparse._jaxprs import evaluate, interpret, reachable
+from jsparse._pure import calling
 
 
 class Equation(NamedTuple):
@@ -80,6 +81,9 @@ class Sweep:
       function: (variables, batch) -> arrays by path.
       variables: its first argument.
       batches: each new shape is traced and compiled by itself.
+
+    Raises:
+      TypeError, ValueError: the function fails with a batch; the message names its arrays.
     """
 
     def __init__(
@@ -89,7 +93,10 @@ class Sweep:
         self.leaves = list(map(jax.tree.leaves, batches))
         first = dict(zip(reversed(self.kinds), reversed(batches), strict=True))
         first = {kind: first[kind] for kind in dict.fromkeys(self.kinds)}  # in order
-        self.traces = {k: traced(function, variables, one) for k, one in first.items()}
+        self.traces = {}
+        for kind, one in first.items():
+            with calling("batches", one):
+                self.traces[kind] = traced(function, variables, one)
 
     def run(
         self, groups: Sequence[tuple[Sequence[str], Sequence[str]]]

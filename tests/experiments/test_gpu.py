@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -33,6 +34,18 @@ def test_each_command_is_one_that_its_experiment_takes() -> None:
             quick = {"default": found.QUICK} if "--quick" in given else {}
             settings = tyro.cli(found.Settings, args=given, **quick)
             assert getattr(settings, "out", "{out}") == "{out}", row.name  # goes on from there
+
+
+def test_all_that_waits_for_a_gpu_is_a_row() -> None:
+    """Each command in the table of experiments that says so, with other settings beside or not."""
+    planned = [set(shlex.split(row.command)) for row in gpu.ROWS]
+    table = (ROOT / "experiments/README.md").read_text().splitlines()
+    waiting = [line.split("|")[2] for line in table if re.search(r"\| not run \([^|]*GPU", line)]
+    commands = [words for cell in waiting for words in re.findall("`([^`]+)`", cell)]
+    assert len(commands) > 10
+    for words in commands:
+        wanted = set(shlex.split(f"experiments.{words}"))
+        assert any(wanted <= row for row in planned), words
 
 
 def test_names_are_files_of_their_own() -> None:

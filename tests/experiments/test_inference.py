@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 
-from experiments.bench import calls, gradients, inference, runtimes
+from experiments.bench import calibration, calls, depth, gradients, inference, runtimes, step
 from experiments.common.record import tables
 
 pytestmark = pytest.mark.standard_dtypes
@@ -118,3 +118,21 @@ def test_a_network_that_cannot_be_exported_is_said_by_name(
     (table,) = tables(printed)
     assert table["rows"][0][2:5] == ["-", "-", "-"] and float(table["rows"][0][1]) > 0
     assert "lenet-300-100: ONNX Runtime, OpenVINO, OpenVINO bf16 not exported: no such" in printed
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "words"),
+    [
+        (depth.Settings, {"depths": ()}, "give at least one depth"),
+        (depth.Settings, {"rounds": 0}, "--rounds 0"),
+        (depth.Settings, {"width": 30}, "--width got 30; give a multiple of 4"),
+        (step.Settings, {"rounds": 0}, "--rounds got 0; give 1 or more"),
+        (calibration.Settings, {"batch": 5}, "--sequences got 16, --batch 5; give a multiple"),
+        (calibration.Settings, {"depths": (0,)}, "--depths got"),
+        (calibration.Settings, {"width": 100}, "--width got 100; give a multiple of 8"),
+        (calibration.Settings, {"tokens": 0}, "--tokens got 0; give 1 or more"),
+    ],
+)
+def test_settings_that_cannot_be_measured(kind: type, given: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        kind(**given)

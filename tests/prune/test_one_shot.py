@@ -221,6 +221,10 @@ X = jnp.ones((2, 8))
 REFUSED: dict[str, tuple[Callable, str]] = {
     "density": (lambda way, m: way(m, [X], density=0.0), "fraction of weights kept"),
     "no batch": (lambda way, m: way(m, [], density=0.5), "no batches"),
+    "empty batch": (
+        lambda way, m: way(m, [X, X[:0]], density=0.5),
+        r"kernel gets no inputs: an array float32\[0, 8\]; leave empty batches out",
+    ),
     "nan": (lambda way, m: way(m, [jnp.nan * X], density=0.5), "kernel: its inputs are not finite"),
     "not called": (
         lambda way, m: way(m, [X], density=0.5, forward=lambda model, x: x),
@@ -254,6 +258,11 @@ def test_what_is_refused(method: str, case: str) -> None:
     call, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
         call(METHODS[method], linear(8, 4))
+
+
+def test_an_error_names_the_batch_that_fails() -> None:
+    with pytest.raises((TypeError, ValueError), match=r"fails with an array float32\[2, 7\]"):
+        js.prune.wanda(linear(8, 4), [X, X[:, :7]], density=0.5)
 
 
 def test_what_sparsegpt_refuses() -> None:
