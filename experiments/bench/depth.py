@@ -4,8 +4,8 @@ Claim: the first step (tracing, lowering and compiling) of a 24-block transforme
     at most 1.5 times the dense one's, and as much again for each further block; sparsify, fold,
     masks, summary and shrink are linear in depth.
 Command: python -m experiments.bench.depth [--json FILE]
-Minutes: 10 on two cores that do nothing else, half of them for the last depth.
-Number: at 24 blocks Held 1.10, Threshold 1.66, Top 1.92, Gibbs 2.40; the goal of 1.5 is met by
+Minutes: 5.5 on two cores that do nothing else, half of them for the last depth.
+Number: at 24 blocks Held 1.06, Threshold 1.68, Top 1.82, Gibbs 2.31; the goal of 1.5 is met by
     Held alone, and docs/results/14_depth.json says what the others compile.
 
 Seconds are those of all processors, which other work on the machine disturbs less than the clock;
