@@ -12,8 +12,12 @@ from jsparse._tiles import pool, spread, unit_sizes
 
 
 def wide(dtype: DTypeLike) -> DTypeLike:
-    """The type, or float32 if it is narrower: bfloat16 cannot resolve scores and thresholds."""
-    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+    """The type, or float32 if it is narrower: bfloat16 cannot resolve scores and thresholds.
+
+    Whole numbers, such as inputs that a layer converts, become float32 too.
+    """
+    floats = jnp.issubdtype(dtype, jnp.inexact)
+    return dtype if floats and jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
 def squares(weight: Array) -> Array:

@@ -260,6 +260,17 @@ def test_what_is_refused(method: str, case: str) -> None:
         call(METHODS[method], linear(8, 4))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_whole_numbers_are_inputs_like_floats(method: str) -> None:
+    """Such as pixels, which the layers themselves convert."""
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 8), np.uint8)
+    kept = [
+        js.masks(METHODS[method](linear(8, 4), [batch], density=0.5))["kernel"]
+        for batch in (pixels, pixels.astype(np.float32))
+    ]
+    np.testing.assert_array_equal(*kept)
+
+
 def test_an_error_names_the_batch_that_fails() -> None:
     with pytest.raises((TypeError, ValueError), match=r"fails with an array float32\[2, 7\]"):
         js.prune.wanda(linear(8, 4), [X, X[:, :7]], density=0.5)
