@@ -55,6 +55,6 @@ def test_the_violation_is_zero_where_nothing_pulls() -> None:
     labels = np.arange(60) % 2
     slope = np.abs(x.T @ (np.eye(2)[labels] - 0.5)).max() / 60
     none, even = np.zeros((3, 2)), np.zeros(2)
-    assert bench.violation(x, labels, none, even, slope / bench.MIX) == pytest.approx(0, abs=1e-9)
-    assert bench.violation(x, labels, none, even, slope) == pytest.approx(1 - bench.MIX)
-    assert bench.violation(x, labels, none, np.array([0.0, 1.0]), slope) > 0.1
+    assert bench.judged(x, labels, none, even, slope / bench.MIX)[0] == pytest.approx(0, abs=1e-9)
+    assert bench.judged(x, labels, none, even, slope)[0] == pytest.approx(1 - bench.MIX)
+    assert bench.judged(x, labels, none, np.array([0.0, 1.0]), slope)[0] > 0.1
