@@ -25,18 +25,12 @@ from jsparse._surgery import copied, fold, sparsify
 from jsparse._untraced import outside_jit
 from jsparse._values import check_whole, shown
 from jsparse._variables import Mask, write
-from jsparse.export._packing.csr import Csr
-from jsparse.export._packing.dense import (
-    features_of,
-    has_window,
-    matrix_of,
-    stack_of,
-    why_not_packable,
-)
+from jsparse.export._packing.convolution import as_kernel
+from jsparse.export._packing.dense import has_window, matrix_of, stack_of, why_not_packable
 from jsparse.export._packing.formats import csr_places
 from jsparse.export._packing.layers import dense_layer
-from jsparse.export._packing.links import csr_from_arrays
-from jsparse.export._packing.packers import settings_of
+from jsparse.export._packing.linked import Linked
+from jsparse.export._packing.packers import csr
 from jsparse.export._packing.replacing import layers_of, places_of, put_in_place
 from jsparse.optim import Optimizer
 from jsparse.optim._task import arrays_of
@@ -51,12 +45,13 @@ class StoredLinks(NamedTuple):
     Attributes:
       dense: the layer with a whole kernel.
       packed: the layer of links.
-      rows: [kept], inputs; past all of them where there is room.
+      rows: [kept], inputs, each tap of each feature of a convolution being one; past all of them
+        where there is room.
       columns: [kept], outputs.
     """
 
     dense: Any
-    packed: Csr
+    packed: Linked
     rows: np.ndarray
     columns: np.ndarray
 
@@ -64,17 +59,19 @@ class StoredLinks(NamedTuple):
         """[...] like the kernel -> [kept], of its links; an array of another shape as it is."""
         if jnp.shape(array) != self.dense.kernel.shape:
             return array
-        found, live = matrix_of(self.dense, array), self.rows < self.packed.in_features
+        found, live = matrix_of(self.dense, array), self.rows < self.packed.sizes.inputs
         return np.where(live, found[np.where(live, self.rows, 0), self.columns * live], 0)
 
     def unpacking(self, array: Any) -> np.ndarray:
         """[kept] -> [...] like the kernel, 0 where no link is; another shape as it is."""
         if jnp.shape(array) != self.rows.shape:
             return array
-        live = self.rows < self.packed.in_features
-        whole = np.zeros((self.packed.in_features, self.packed.out_features), array.dtype)
+        sizes = self.packed.sizes
+        live = self.rows < sizes.inputs
+        whole = np.zeros((sizes.inputs, sizes.outputs), array.dtype)
         whole[self.rows[live], self.columns[live]] = np.asarray(array)[live]
-        return whole.reshape(self.dense.kernel.shape)
+        window = tuple(self.dense.kernel_size) if has_window(self.dense) else ()
+        return as_kernel(whole, window).reshape(self.dense.kernel.shape)
 
 
 @outside_jit
@@ -92,7 +89,8 @@ def pack_training(
     positions differ.
 
     Args:
-      model: with `Held` weights in layers that `jsparse.export.pack` takes; not changed.
+      model: with `Held` weights in linear layers and convolutions that `jsparse.export.pack` takes
+        and that are not stacked; not changed.
       optimizer: of this model, with `jsparse.revise`; not changed.
       width: inputs a group, as in `jsparse.export.csr`.
       candidates: as in `jsparse.PackedOptimizer`.
@@ -154,8 +152,8 @@ def pack_training(
 def unpack_training(model: Model, optimizer: PackedOptimizer) -> tuple[Model, Optimizer]:
     """Convert a truly sparse run back to the masked model and optimizer: undo `pack_training`.
 
-    Layers become `nnx.Linear`, or `nnx.LinearGeneral` where features have several axes. Weights
-    without a link are 0, and so are their moments.
+    Layers become `nnx.Linear`, or `nnx.LinearGeneral` where features have several axes, or
+    `nnx.Conv` where they have a window. Weights without a link are 0, and so are their moments.
 
     Args:
       model: with packed layers; not changed. Those without a revision stay packed.
@@ -183,7 +181,7 @@ def unpack_training(model: Model, optimizer: PackedOptimizer) -> tuple[Model, Op
     tx = _checked(model, optimizer, PackedOptimizer)
     layers = {path: _unpacked(layer) for path, layer in optimizer.revised(model).items()}
     copy: Any = copied(model)
-    copy = _put(copy, places_of(copy, Csr), layers, lambda links: links.dense)
+    copy = _put(copy, places_of(copy, Linked), layers, lambda links: links.dense)
     kernels = {f"{path}/kernel".lstrip("/"): links for path, links in layers.items()}
     masked = sparsify(copy, *((re.escape(path), Held()) for path in kernels))
     for path, part in sparse_parts(masked).items():
@@ -226,9 +224,8 @@ def _checked(model: Any, optimizer: Any, kind: type[Optimizer]) -> Revise:
 def _check_layer(layer: Any, path: str, model: nnx.Module) -> None:
     """Refuse weights that are not the kernel of a layer that can be packed."""
     why = "it is not the kernel of a layer" if layer is None else why_not_packable(layer)
-    if layer is not None and not why and (has_window(layer) or stack_of(layer)):
-        kind = "a convolution with a window" if has_window(layer) else "a stack of layers"
-        why = f"{kind}, whose links cannot change yet"
+    if layer is not None and not why and stack_of(layer):
+        why = "a stack of layers, whose links cannot change yet"
     if not why:
         mine = sparse_parts(model)[path]
         users = {id(slot.parent): slot.path for slot in slots(model, Sparse) if slot.value is mine}
@@ -259,24 +256,19 @@ def _put(
 
 
 def _packed(dense: Any, part: Sparse, width: int) -> StoredLinks:
-    """The links that the mask of a layer keeps."""
-    weight = matrix_of(dense, part.weight[...])
-    rows, columns = np.nonzero(matrix_of(dense, part.mask[...]))
-    layer = csr_from_arrays(
-        *features_of(dense),
-        rows=rows,
-        columns=columns,
-        values=weight[rows, columns],
-        width=width,
-        **settings_of(dense, weight.dtype),
-    )
-    return _with_places(dense, layer)
+    """The links that the mask of a layer keeps; the kernel of the dense layer becomes the mask."""
+    weight = part.weight[...]
+    dense.kernel[...] = part.mask[...].astype(weight.dtype)
+    links = _with_places(dense, csr(width)(dense))
+    links.packed.values[...] = jnp.asarray(links.packing(weight))
+    return links
 
 
-def _unpacked(layer: Csr) -> StoredLinks:
+def _unpacked(layer: Linked) -> StoredLinks:
     return _with_places(dense_layer(layer), layer)
 
 
-def _with_places(dense: Any, layer: Csr) -> StoredLinks:
-    places = csr_places(layer.arrays(layer.values[...]), layer.out_features, layer.width)
+def _with_places(dense: Any, layer: Linked) -> StoredLinks:
+    sizes = layer.sizes
+    places = csr_places(layer.arrays(layer.values[...]), sizes.outputs, sizes.width)
     return StoredLinks(dense, layer, *map(np.asarray, places))

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jsparse._revise.revision import MovesLinks
-from jsparse.export._packing.csr import Plan
 from jsparse.export._packing.formats import MOST_KEPT, CsrArrays, segments
+from jsparse.export._packing.structure import CsrSizes
 
 
 class Drawn(NamedTuple):
@@ -46,12 +46,12 @@ class Moved(NamedTuple):
     sources: Array
 
 
-def parts_of(plan: Plan) -> int:
+def parts_of(sizes: CsrSizes) -> int:
     """Groups of inputs times outputs."""
-    return -(-plan.inputs // plan.width) * plan.outputs
+    return -(-sizes.inputs // sizes.width) * sizes.outputs
 
 
-def places_to_draw(by: MovesLinks, kept: int, plan: Plan, candidates: float) -> int:
+def places_to_draw(by: MovesLinks, kept: int, sizes: CsrSizes, candidates: float) -> int:
     """How many places are drawn for a layer: all, if that is at most twice as many.
 
     Enough are drawn for all links that grow at random, as some drawn places are links or are drawn
@@ -60,7 +60,7 @@ def places_to_draw(by: MovesLinks, kept: int, plan: Plan, candidates: float) -> 
     Raises:
       ValueError: more than can be counted.
     """
-    size, most = plan.inputs * plan.outputs, math.ceil(by.grown * kept)
+    size, most = sizes.inputs * sizes.outputs, math.ceil(by.grown * kept)
     if not most:
         return 0
     if not by.by_gradient and candidates < math.inf:
@@ -74,26 +74,26 @@ def places_to_draw(by: MovesLinks, kept: int, plan: Plan, candidates: float) -> 
     return count
 
 
-def draw_places(key: Array, count: int, plan: Plan) -> tuple[Array, Array]:
+def draw_places(key: Array, count: int, sizes: CsrSizes) -> tuple[Array, Array]:
     """(parts, indices) of `count` places, drawn uniformly, in order; all, if there are no more."""
-    if count == plan.inputs * plan.outputs:
-        rows, outputs = jnp.divmod(jnp.arange(count, dtype=jnp.int32), plan.outputs or 1)
+    if count == sizes.inputs * sizes.outputs:
+        rows, outputs = jnp.divmod(jnp.arange(count, dtype=jnp.int32), sizes.outputs or 1)
     else:
         of_rows, of_outputs = jax.random.split(key)
-        rows = jax.random.randint(of_rows, (count,), 0, plan.inputs, jnp.int32)
-        outputs = jax.random.randint(of_outputs, (count,), 0, plan.outputs, jnp.int32)
-    groups, indices = jnp.divmod(rows, plan.width)
-    parts = groups * plan.outputs + outputs
-    if parts_of(plan) * plan.width <= 2**32:  # one number a place is sorted five times as fast
-        places = jnp.sort(parts.astype(jnp.uint32) * plan.width + indices.astype(jnp.uint32))
-        parts, indices = jnp.divmod(places, plan.width)
+        rows = jax.random.randint(of_rows, (count,), 0, sizes.inputs, jnp.int32)
+        outputs = jax.random.randint(of_outputs, (count,), 0, sizes.outputs, jnp.int32)
+    groups, indices = jnp.divmod(rows, sizes.width)
+    parts = groups * sizes.outputs + outputs
+    if parts_of(sizes) * sizes.width <= 2**32:  # one number a place is sorted five times as fast
+        places = jnp.sort(parts.astype(jnp.uint32) * sizes.width + indices.astype(jnp.uint32))
+        parts, indices = jnp.divmod(places, sizes.width)
         return parts.astype(jnp.int32), indices.astype(jnp.uint16)
     found: Any = lax.sort((parts, indices.astype(jnp.uint16)), num_keys=2)
     return found
 
 
 def moved(
-    by: MovesLinks, arrays: CsrArrays, scores: Array, drawn: Drawn, plan: Plan, step: Array
+    by: MovesLinks, arrays: CsrArrays, scores: Array, drawn: Drawn, sizes: CsrSizes, step: Array
 ) -> Moved:
     """The links after a revision.
 
@@ -103,10 +103,10 @@ def moved(
       scores: float32 [kept], those of links that were dropped and may be grown at once; -1 where
         they may not unless they are drawn.
       drawn: places that may become links.
-      plan: the sizes.
+      sizes: of the matrix; each tap of each feature of a convolution is an input.
       step: [], of training.
     """
-    kept, total = arrays.values.shape[0], parts_of(plan)
+    kept, total = arrays.values.shape[0], parts_of(sizes)
     # 1.
     parts = jnp.concatenate([segments(arrays.starts, kept), drawn.parts])
     indices = jnp.concatenate([arrays.indices, drawn.indices]).astype(jnp.uint16)
@@ -122,7 +122,7 @@ def moved(
     beside = jnp.pad(beside, (0, 1), constant_values=-1.0)
     growth = jnp.where(here, jnp.maximum(growth, jnp.where(on, beside, growth)), -jnp.inf)
     mask = by.moved(
-        on.astype(jnp.float32), weight, growth, step=step, size=plan.inputs * plan.outputs
+        on.astype(jnp.float32), weight, growth, step=step, size=sizes.inputs * sizes.outputs
     )
     new = here & (mask > 0)
     # 3.

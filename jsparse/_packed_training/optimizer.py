@@ -30,14 +30,14 @@ from jsparse._revise.transform import Revise
 from jsparse._slots import check_module, slots
 from jsparse._values import is_number, shown
 from jsparse._variables import Mask, Setting, write
-from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.formats import segments
+from jsparse.export._packing.linked import Linked
 from jsparse.export._packing.probe import Probe
 from jsparse.optim import Optimizer
 from jsparse.optim._task import arrays_of
 from jsparse.rules._coupled import Group
 
-Layers = dict[str, tuple[Csr, MovesLinks]]
+Layers = dict[str, tuple[Linked, MovesLinks]]
 
 
 class PackedOptimizer(Optimizer):
@@ -131,16 +131,16 @@ class PackedOptimizer(Optimizer):
 
     def _layers(self, model: nnx.Module) -> Layers:
         """Packed layers with their revisions, by path; a shared one has its first path."""
-        if isinstance(model, Csr):
+        if isinstance(model, Linked):
             found = {"": model}
         else:
-            found = {slot.path: slot.value for slot in slots(model, Csr)}
+            found = {slot.path: slot.value for slot in slots(model, Linked)}
         first = {id(layer): path for path, layer in reversed(found.items())}
         kernels = {f"{path}/kernel".lstrip("/"): path for path in found}
         if not kernels:
             raise ValueError(
-                "the model has no packed layers (Csr); make them with jsparse.export.random_csr or "
-                "pack, or train a masked model with jsparse.Optimizer"
+                "the model has no packed layers (Csr, CsrConv); make them with "
+                "jsparse.export.random_csr or pack, or train a masked model with jsparse.Optimizer"
             )
         chosen: dict[str, Any] = match(kernels, self.given.revisions)
         for path, by in chosen.items():
@@ -153,7 +153,7 @@ class PackedOptimizer(Optimizer):
             if kernel in chosen and first[id(found[path])] == path
         }
 
-    def revised(self, model: nnx.Module) -> dict[str, Csr]:
+    def revised(self, model: nnx.Module) -> dict[str, Linked]:
         """The packed layers whose links change, by path."""
         return {path: layer for path, (layer, _) in self._layers(model).items()}
 
@@ -165,20 +165,20 @@ class PackedOptimizer(Optimizer):
             if by.by_gradient:
                 with naming(path or "the model"):
                     count = self._count(layer, by)
-                layer.probe = Probe(count, parts_of(layer.plan))
+                layer.probe = Probe(count, parts_of(layer.sizes))
                 key = jax.random.fold_in(self._key(step), n)
                 parts, layer.probe.indices[...] = self._drawn(key, layer, by)
-                layer.probe.starts[...] = starts_at(parts, parts_of(layer.plan))
+                layer.probe.starts[...] = starts_at(parts, parts_of(layer.sizes))
                 layer.probe.due[...] = jnp.asarray(by.due(step + 1), bool)
 
     def _key(self, step: Array) -> Array:
         return jax.random.fold_in(jax.random.key(self.seed[...]), step)
 
-    def _count(self, layer: Csr, by: MovesLinks) -> int:
-        return places_to_draw(by, layer.values.shape[0], layer.plan, self.candidates)
+    def _count(self, layer: Linked, by: MovesLinks) -> int:
+        return places_to_draw(by, layer.values.shape[0], layer.sizes, self.candidates)
 
-    def _drawn(self, key: Array, layer: Csr, by: MovesLinks) -> tuple[Array, Array]:
-        return draw_places(key, self._count(layer, by), layer.plan)
+    def _drawn(self, key: Array, layer: Linked, by: MovesLinks) -> tuple[Array, Array]:
+        return draw_places(key, self._count(layer, by), layer.sizes)
 
     def _move(
         self, model: nnx.Module, layers: Layers, grads: dict[str, Array], step: Array
@@ -200,10 +200,10 @@ class PackedOptimizer(Optimizer):
         nnx.update(self.opt_state, nnx.state(state))
 
     def _move_layer(
-        self, layer: Csr, by: MovesLinks, path: str, grads: dict, step: Array, key: Array
+        self, layer: Linked, by: MovesLinks, path: str, grads: dict, step: Array, key: Array
     ) -> Array:
         """Change the links of a layer if it is due; return where each was before."""
-        plan, kept, due = layer.plan, layer.values.shape[0], by.due(step)
+        sizes, kept, due = layer.sizes, layer.values.shape[0], by.due(step)
         arrays = layer.arrays(layer.values[...])
         places: tuple = ()  # of a probe
         own, scores = jnp.full((kept,), -1.0), jnp.zeros(0)
@@ -215,11 +215,11 @@ class PackedOptimizer(Optimizer):
             parts, indices = self._drawn(key, layer, by)
             if by.by_gradient:
                 seen = Drawn(segments(places[1], scores.shape[0]), places[0], scores)
-                again = indices, starts_at(parts, parts_of(plan))
+                again = indices, starts_at(parts, parts_of(sizes))
             else:
                 seen = Drawn(parts, indices, jax.random.uniform(key, parts.shape))
                 again = places
-            new = moved(by, arrays, own, seen, plan, step)
+            new = moved(by, arrays, own, seen, sizes, step)
             return new, carried_over(arrays.values, new.sources), again
 
         def stay() -> tuple:
@@ -259,7 +259,7 @@ def _pausable(inner: Any) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(whole.init, update)
 
 
-def _check_single(layers: Mapping[str, Csr], path: str) -> None:
+def _check_single(layers: Mapping[str, Linked], path: str) -> None:
     """Refuse layers whose links cannot change independently."""
     layer = layers[path]
     if layer.stack:

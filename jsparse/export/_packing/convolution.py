@@ -143,7 +143,8 @@ def _plain_weights(window: Window, x: Array, dy: Array, indices: Array, starts: 
     arrays = CsrArrays(indices, indices, starts)
     places = csr_places(arrays, window.outputs, window.width * window.taps)
     product = lambda kernel: _plain(window, kernel, x)
-    return as_matrix(jax.linear_transpose(product, _kernel(window))(dy)[0])[places]
+    whole = as_matrix(jax.linear_transpose(product, _kernel(window))(dy)[0])
+    return whole.at[places].get(mode="fill", fill_value=0)
 
 
 def _forward(window: Window, values: Array, x: Array, *structure: Array) -> Array:
@@ -166,6 +167,13 @@ _product, _transposed, _outer = bilinear(
     Contraction(_backward, _plain_backward),
     Contraction(_weights, _plain_weights),
 )
+
+
+def conv_gradients_at(window: Window, indices: Array, starts: Array, x: Array, dy: Array) -> Array:
+    """The gradient of the kernel at these places only, as in `CsrArrays`: float32 [places]."""
+    given = x.astype(jnp.float32), dy.astype(jnp.float32), indices, starts
+    able = window.fits() and has_kernel(given[0]) and not on_mesh(*given)
+    return (_outer if able else _plain_weights)(window, *given)
 
 
 def _call(name: str, shape: tuple[int, ...], window: Window, *args: Array) -> Array:

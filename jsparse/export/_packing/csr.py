@@ -16,9 +16,9 @@ from jsparse._values import check_function, check_whole
 from jsparse._variables import check_together
 from jsparse.export._packing.bilinear import Contraction, bilinear
 from jsparse.export._packing.formats import MOST, CsrArrays, csr_matrix, csr_places, on_mesh
+from jsparse.export._packing.linked import Linked
 from jsparse.export._packing.packed import (
     WIDEST,
-    Packed,
     Products,
     Structure,
     as_shape,
@@ -110,7 +110,8 @@ _product, _, _outer = bilinear(
 
 def gradients_at(plan: Plan, indices: Array, starts: Array, x: Array, dy: Array) -> Array:
     """The gradient x^T dy of y = x W at these places only, as in `CsrArrays`: float32 [places]."""
-    given = x.astype(jnp.float32), dy.astype(jnp.float32), indices, starts
+    rows = x.reshape(-1, plan.inputs), dy.reshape(-1, plan.outputs)
+    given = *(array.astype(jnp.float32) for array in rows), indices, starts
     product = _plain_weights if on_mesh(*given) or not has_kernel(given[0]) else _outer
     return product(plan, *given)
 
@@ -120,7 +121,7 @@ def _call(name: str, shape: tuple[int, ...], plan: Plan, *args: Array) -> Array:
     return call(*args, width=np.int64(plan.width), lanes=np.int64(plan.lanes))
 
 
-class Csr(Packed):
+class Csr(Linked):
     """A linear layer that holds only the weights it keeps: y = x W + b.
 
     `pack(model, csr())` makes it from a trained layer; `random_csr`, `erdos_renyi_csr` and
@@ -150,9 +151,6 @@ class Csr(Packed):
 
     format = "csr"
     products = Products(csr_dot, plain_csr_dot)
-    array_kind = CsrArrays
-    probe: Any = None
-    """A `Probe` where a `jsparse.PackedOptimizer` grows links by gradient, or None."""
 
     def __init__(
         self,
@@ -195,16 +193,6 @@ class Csr(Packed):
         return self.values.shape[:-1]
 
     @property
-    def kept(self) -> int:
-        """Links, including those whose value is 0, but not the room for dropped links."""
-        return int(self.starts[...][..., -1].sum())
-
-    @property
-    def loose(self) -> bool:
-        """Whether it holds more than its links: see `jsparse.export.trim`."""
-        return self.probe is not None or (not self.stack and self.kept != self.values.size)
-
-    @property
     def plan(self) -> Plan:
         """What the product needs besides the arrays."""
         return Plan(self.in_features, self.out_features, self.width)
@@ -212,7 +200,7 @@ class Csr(Packed):
     def _multiplied(self, x: Array, floats: Array) -> Array:
         check_together("indices", self.indices, self.values)
         y = super()._multiplied(x, floats)
-        return y if self.probe is None else self.probe(y, x, self.plan)
+        return y if self.probe is None else self.probe(y, x, gradients_at, self.plan)
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [*stack, in, out], with zeros where nothing is kept."""

@@ -9,19 +9,26 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse._values import check_whole
-from jsparse.export._packing.convolution import as_kernel, conv_dot, plain_conv_dot
-from jsparse.export._packing.formats import MOST, CsrArrays, csr_matrix
-from jsparse.export._packing.packed import Packed, Products, Structure
+from jsparse.export._packing.convolution import (
+    as_kernel,
+    conv_dot,
+    conv_gradients_at,
+    plain_conv_dot,
+)
+from jsparse.export._packing.formats import MOST, csr_matrix
+from jsparse.export._packing.linked import Linked
+from jsparse.export._packing.packed import Products, Structure
 from jsparse.export._packing.structure import CsrSizes, conv_sizes
 from jsparse.export._packing.windows import Geometry, geometry_from
 
 
-class CsrConv(Packed):
+class CsrConv(Linked):
     """A convolution over one or two axes that holds only the weights it keeps, with a bias.
 
     `pack(model, csr())` makes it from a trained `nnx.Conv`; a new one is all zeros, to be filled
-    from a file. It can be trained like any layer: the mask is fixed, the values and the bias are
-    its parameters. Its kernel is stored as a matrix with a row for each feature and tap.
+    from a file. It can be trained like any layer: the values and the bias are its parameters, and
+    the mask is fixed unless a `jsparse.PackedOptimizer` changes it. Its kernel is stored as a
+    matrix with a row for each feature and tap.
 
     Args:
       in_features: of x.
@@ -47,7 +54,6 @@ class CsrConv(Packed):
 
     format = "csr conv"
     products = Products(conv_dot, plain_conv_dot)
-    array_kind = CsrArrays
 
     geometry: Geometry
     """The window."""
@@ -91,18 +97,13 @@ class CsrConv(Packed):
 
     @property
     def sizes(self) -> CsrSizes:
-        """Of the matrix [features * taps, outputs]."""
+        """Of the matrix [features * taps, outputs]: `kept` is the room for links."""
         return self._sizes(self.values.size)
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
         """Of the dense kernel, [*window, features, outputs]."""
         return (*self.geometry.kernel_size, self.in_features, self.out_features)
-
-    @property
-    def kept(self) -> int:
-        """Weights that are stored."""
-        return self.values.size
 
     def kernel_matrix(self) -> Array:
         """The whole kernel as a matrix [features * taps, outputs], with zeros."""
@@ -138,9 +139,10 @@ class CsrConv(Packed):
         x, pads = self.geometry.padded(x)
         outer = self.in_features, self.out_features, self.width
         window = self.geometry.window(x.shape[1:-1], pads, outer)
-        y = self.product(
-            self.arrays(floats), x.reshape(x.shape[0], *window.image, self.in_features), window
-        )
+        x = x.reshape(x.shape[0], *window.image, self.in_features)
+        y = self.product(self.arrays(floats), x, window)
+        if self.probe is not None:
+            y = self.probe(y, x, conv_gradients_at, window)
         y = y.reshape(*before, *y.shape[3 - axes : 3], self.out_features)
         if out_sharding is not None:
             y = jax.sharding.reshard(y, out_sharding)

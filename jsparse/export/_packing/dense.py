@@ -100,13 +100,16 @@ def kernel_of(layer: Dense) -> np.ndarray:
     """
     if why := why_not_packable(layer):
         raise ValueError(f"{type(layer).__name__} cannot be packed: {why}")
-    if has_window(layer):
-        return as_matrix(np.asarray(layer.kernel[...]))
     return matrix_of(layer, layer.kernel[...])
 
 
 def matrix_of(layer: Dense, array: Any) -> np.ndarray:
-    """An array in the shape of the kernel of a layer that can be packed, as [*stack, in, out]."""
+    """An array in the shape of the kernel of a layer that can be packed, as [*stack, in, out].
+
+    Each tap of each feature counts as an input.
+    """
+    if has_window(layer):
+        return as_matrix(np.asarray(array))
     ins, outs = sides_of(layer)
     shape = (*stack_of(layer), *map(math.prod, features_of(layer)))
     last = range(-len(ins) - len(outs), 0)

@@ -18,6 +18,7 @@ from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.csr_conv import CsrConv
 from jsparse.export._packing.dense import has_window, is_between, why_not_packable
 from jsparse.export._packing.int8 import BlockSparseInt8, CsrInt8
+from jsparse.export._packing.linked import Linked
 from jsparse.export._packing.packed import Packed
 from jsparse.export._packing.packers import Format, NotStored, check_format, settings_of
 from jsparse.export._packing.replacing import layers_of, places_of, put_in_place, shared_with_dense
@@ -144,7 +145,7 @@ def packed_layers(model: nnx.Module) -> dict[str, dict[str, Any]]:
     """
     places = places_of(model, Packed)
     for place in places:
-        if isinstance(place.value, Csr) and place.value.loose:
+        if isinstance(place.value, Linked) and place.value.loose:
             raise ValueError(
                 f"{place.path or 'the model'} has room for links that were dropped, or places "
                 "where links may grow; save jsparse.export.trim(model)"

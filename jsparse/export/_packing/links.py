@@ -12,7 +12,9 @@ from jax import Array
 from jsparse._surgery import copied
 from jsparse._values import check_in, check_key, check_whole, shown
 from jsparse.export._packing.csr import Csr
+from jsparse.export._packing.csr_conv import CsrConv
 from jsparse.export._packing.formats import width_at
+from jsparse.export._packing.linked import Linked
 from jsparse.export._packing.packed import features
 from jsparse.export._packing.packers import settings_of
 from jsparse.export._packing.places import ordered_places, per_output, uniform_places, whole_numbers
@@ -206,21 +208,20 @@ def trim(model: Model) -> Model:
       (7,)
     """
     copy = copied(model)
-    return put_in_place(copy, places_of(copy, Csr), lambda place: _trimmed(place.value))
+    return put_in_place(copy, places_of(copy, Linked), lambda place: _trimmed(place.value))
 
 
-def _trimmed(layer: Csr) -> Csr:
+def _trimmed(layer: Linked) -> Linked:
     if not layer.loose:
         return layer
     kept = layer.kept
-    made = Csr(
-        layer.in_shape,
-        layer.out_shape,
-        kept=kept,
-        width=layer.width,
-        product=layer.product,
-        **settings_of(layer, layer.param_dtype),
-    )
+    settings = {"kept": kept, "width": layer.width, **settings_of(layer, layer.param_dtype)}
+    if isinstance(layer, CsrConv):
+        window = layer.geometry._asdict()
+        made: Linked = CsrConv(layer.in_features, layer.out_features, **window, **settings)
+    else:
+        made = Csr(layer.in_shape, layer.out_shape, **settings)
+    made.product = layer.product
     made.values[...], made.indices[...] = layer.values[...][:kept], layer.indices[...][:kept]
     made.starts[...], made.bias = layer.starts[...], layer.bias
     made.check()

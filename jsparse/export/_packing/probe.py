@@ -1,10 +1,11 @@
 """The gradient of places without a link, for growing links by gradient.
 
 A forward pass does not see these places. When a revision is due, the backward pass also computes
-their gradients, x^T dy there, with the kernel that computes those of the links.
+their gradients, such as x^T dy there, with the kernel that computes those of the links.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,8 +14,9 @@ from flax import nnx
 from jax import Array
 
 from jsparse._variables import Mask
-from jsparse.export._packing.csr import Plan, gradients_at
 from jsparse.export._packing.packed import Structure
+
+Gradients = Callable[[Any, Array, Array, Array, Array], Array]
 
 
 class Probe(nnx.Module):
@@ -38,30 +40,37 @@ class Probe(nnx.Module):
         self.starts = Structure(jnp.zeros(parts + 1, jnp.int32))
         self.due = Structure(jnp.zeros((), bool))
 
-    def __call__(self, y: Array, x: Array, plan: Plan) -> Array:
-        """y itself; its gradient also reaches `drawn`."""
-        rows = jax.lax.stop_gradient(x.reshape(-1, plan.inputs))
+    def __call__(self, y: Array, x: Array, gradients: Gradients, plan: Any) -> Array:
+        """y itself; its gradient also reaches `drawn`.
+
+        Args:
+          y: what the layer makes of x.
+          x: what it multiplies.
+          gradients: (plan, indices, starts, x, dy) -> float32 [count].
+          plan: of the product.
+        """
         structure = self.indices[...], self.starts[...], self.due[...]
-        return _seen(plan, y, self.drawn[...], rows, *structure)
+        return _seen(gradients, plan, y, self.drawn[...], jax.lax.stop_gradient(x), *structure)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _seen(plan: Plan, y: Array, drawn: Array, rows: Array, *structure: Array) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _seen(
+    gradients: Gradients, plan: Any, y: Array, drawn: Array, x: Array, *structure: Array
+) -> Array:
     return y
 
 
-def _ahead(plan: Plan, y: Array, drawn: Array, *given: Array) -> tuple[Array, Any]:
+def _ahead(
+    gradients: Gradients, plan: Any, y: Array, drawn: Array, *given: Array
+) -> tuple[Array, Any]:
     return y, given
 
 
-def _back(plan: Plan, given: Any, dy: Array) -> tuple:
-    rows, indices, starts, due = given
-
-    def found() -> Array:
-        return gradients_at(plan, indices, starts, rows, dy.reshape(-1, plan.outputs))
-
+def _back(gradients: Gradients, plan: Any, given: Any, dy: Array) -> tuple:
+    x, indices, starts, due = given
+    found = lambda: gradients(plan, indices, starts, x, dy)
     none = lambda: jnp.zeros(indices.shape, jnp.float32)
-    return dy, jax.lax.cond(due, found, none), jnp.zeros_like(rows), None, None, None
+    return dy, jax.lax.cond(due, found, none), jnp.zeros_like(x), None, None, None
 
 
 _seen.defvjp(_ahead, _back)
