@@ -189,6 +189,14 @@ def torch_conv(folder: str, asked: str) -> Callable[[], Any]:
     return lambda: next(iter(call().values()))
 
 
+def torch_network(file: str, asked: str) -> Callable[[], Any]:
+    """A dense network in PyTorch; asked for are its name and a number of threads."""
+    from experiments.bench.torch_networks import call
+
+    name, cores = asked.split()
+    return call(file, name, int(cores))
+
+
 def onnxruntime(file: str, cores: str) -> Callable[[], Any]:
     """A network in ONNX Runtime, on the inputs that `runtimes.write` left beside its file."""
     import onnxruntime
@@ -238,6 +246,7 @@ def jsparse_conv(folder: str, asked: str) -> Callable[[], Any]:
 STEPS = {
     "torch-csr": torch_csr,
     "torch-conv": torch_conv,
+    "torch": torch_network,
     "onnxruntime": onnxruntime,
     "openvino": openvino,
     "jsparse": jsparse_network,
