@@ -243,6 +243,13 @@ def jsparse_conv(folder: str, asked: str) -> Callable[[], Any]:
     return packed(folder, asked)
 
 
+def jsparse_trained(folder: str, name: str) -> Callable[[], Any]:
+    """A network that was trained sparse, as `jsparse.export.pick` stores it."""
+    from experiments.bench.trained import stored
+
+    return stored(folder, name)
+
+
 STEPS = {
     "torch-csr": torch_csr,
     "torch-conv": torch_conv,
@@ -251,6 +258,7 @@ STEPS = {
     "openvino": openvino,
     "jsparse": jsparse_network,
     "jsparse-conv": jsparse_conv,
+    "trained": jsparse_trained,
     "authors": authors,
     "jaxpruner-static": jaxpruner_static,
     "jaxpruner-magnitude": jaxpruner_magnitude,
