@@ -3,7 +3,8 @@
     python docs/results.py
 
 The JSON file of a run has its numbers, command, hardware and seeds. `recorded_in` is the
-commit that recorded the run; `readme` says which rows and columns those two show.
+commit that recorded the run; `picture` is a file in docs/ and what it shows; `readme` says which
+rows and columns README.md and deploy.md show.
 """
 
 import json
@@ -43,7 +44,8 @@ def section(name: str, result: dict) -> str:
     known = [f"{fact.replace('_', ' ')}: {result[fact]}" for fact in FACTS if fact in result]
     facts = "; ".join(known)
     command = [f"```sh\n{result['command']}\n```"] if "command" in result else []
-    parts = [f"({name})=\n## {result['title']}", result["about"], *command, table(result)]
+    picture = [f"![{result['picture'][1]}]({result['picture'][0]})"] if "picture" in result else []
+    parts = [f"({name})=\n## {result['title']}", result["about"], *command, table(result), *picture]
     return "\n\n".join([*parts, f"{facts[0].upper()}{facts[1:]}.", *result.get("notes", ())])
 
 

@@ -40,20 +40,28 @@ PUBLISHED = {
 NETWORKS = {"lenet-300-100": common.LeNet300, "lenet-5": common.LeNet5}
 
 
+def sweeps(settings: Settings, images: common.Images) -> tuple[common.Sweep, common.Sweep]:
+    """Of the dense network and of the sparse one."""
+    *recipe, over = _recipe(settings, images)
+    return common.sweeps(settings, *recipe, images, over)
+
+
+def _recipe(settings: Settings, images: common.Images) -> tuple:
+    """The network, its sparse weights, the optax transform, and how runs share a program."""
+    rate = common.learning_rate(settings, len(images.train_x))
+    dense = settings.network == "lenet-300-100"
+    over = common.side_by_side if dense else common.turns_on_cpu()
+    return NETWORKS[settings.network], ".*/kernel", optax.sgd(rate, momentum=0.9), over
+
+
 def main(settings: Settings) -> None:
     """Train the dense and the sparse network and print them with the paper's figures."""
     images = common.mnist(settings.data)
-    rate = common.learning_rate(settings, len(images.train_x))
-    out = settings.out or f"runs/dst_mnist/{settings.network}"
-    common.study(
-        dataclasses.replace(settings, out=out),
-        NETWORKS[settings.network],
-        ".*/kernel",
-        optax.sgd(rate, momentum=0.9),
-        images,
-        [PUBLISHED[settings.network]],
-        common.side_by_side if settings.network == "lenet-300-100" else common.turns_on_cpu(),
+    settings = dataclasses.replace(
+        settings, out=settings.out or f"runs/dst_mnist/{settings.network}"
     )
+    *recipe, over = _recipe(settings, images)
+    common.study(settings, *recipe, images, [PUBLISHED[settings.network]], over)
 
 
 if __name__ == "__main__":

@@ -180,22 +180,26 @@ def in_process(settings: Settings, neurons: int, steps: int) -> dict[str, Any]:
 
 
 def picture(found: list[dict[str, Any]], path: Path) -> None:
-    """Seconds and bytes against neurons, dense and sparse."""
+    """Seconds and memory against neurons, with links alone and dense, as far as that goes."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
-    for axis, name, title in zip(
-        axes,
-        ("seconds a step", "peak bytes"),
-        ("processor seconds a step", "peak memory, bytes"),
-        strict=True,
-    ):
+    figure, axes = plt.subplots(1, 2, figsize=(6.6, 2.6), layout="constrained")
+    drawn = (
+        ("seconds a step", 1.0, "processor seconds a step"),
+        ("peak bytes", 1e-9, "peak memory, GB"),
+    )
+    for axis, (name, unit, title) in zip(axes, drawn, strict=True):
         for dense, label in ((False, "links"), (True, "dense")):
             some = [one for one in found if one["dense"] == dense]
-            axis.loglog([o["neurons"] for o in some], [o[name] for o in some], "o-", label=label)
+            sizes = [one["neurons"] for one in some]
+            axis.loglog(sizes, [unit * one[name] for one in some], "o-", label=label)
         axis.set_xlabel("neurons")
-        axis.set_title(title)
-        axis.legend()
+        axis.set_title(title, fontsize=10)
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
+        axis.grid(alpha=0.3)
+    axes[1].set_yticks((0.5, 1, 2, 4))
+    axes[0].legend()
     common.save(figure, path)
 
 

@@ -4,19 +4,21 @@ Claim: on a 4096x4096 matrix at batch 512, layers of kept weights (`Csr`) are at
     13 times as fast as XLA's dense product at 90, 95 and 98 % zeros. There is no claim about
     networks: `runtimes` shows what the best dense runtime takes, and what a sparse network takes.
 Command: python -m experiments.bench.inference
-         python -m experiments.bench.inference --only networks
-    The other runtimes need `pip install "jsparse[bench]"`; without it they are left out.
+         python -m experiments.bench.inference --only networks --torch PATH
+    PATH is a Python with torch, which need not be ours; ONNX Runtime and OpenVINO need
+    `pip install "jsparse[bench]"`. Without them they are left out.
 Minutes: 5 for products and 40 for networks, on two cores that do nothing else.
 
 The mask of a product is random, by weight or by block of 64; x and y are stored by rows, as in
 layers. SciPy and PyTorch (MKL) take x already transposed and return y transposed, which is in their
-favor; PyTorch, ONNX Runtime and OpenVINO run in their own processes, the last two dense. Ratios
-are medians over rounds of the ratio within a round.
+favor; PyTorch, ONNX Runtime and OpenVINO run in their own processes, the last two dense, as are all
+three in networks. Ratios are medians over rounds of the ratio within a round.
 """
 
 import dataclasses
 import importlib.util
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -66,6 +68,8 @@ class Settings:
     """Of a network, a call."""
     cores: tuple[int, ...] = (1, 2)
     """That all keep to, for networks."""
+    torch: Path | None = None
+    """A Python with torch, if it is not this one."""
 
     def __post_init__(self) -> None:
         there = usable_cores()
@@ -75,6 +79,12 @@ class Settings:
             raise ValueError(f"--densities got {self.densities}; give fractions in (0, 1)")
         if min(self.rounds, *self.batches, *self.inputs) < 1:
             raise ValueError("--rounds, --batches and --inputs are 1 or more")
+
+    @property
+    def python(self) -> str:
+        """The Python with torch; empty if there is none."""
+        own = sys.executable if importlib.util.find_spec("torch") else ""
+        return str(self.torch or own)
 
 
 def layers(size: tuple[int, int], density: float) -> dict[str, nnx.Module]:
@@ -149,10 +159,10 @@ def measure(size: tuple[int, int], batch: int, settings: Settings, folder: Path)
             ways["SciPy"] = scipy_call(np.asarray(made["dense"].kernel[...]), x)
         candidates: dict[str, Candidate] = {n: _candidate(call) for n, call in ways.items()}
         with ExitStack() as stack:
-            if importlib.util.find_spec("torch"):
+            if settings.python:
                 case = f"{size[0]} {size[1]} {density} {batch}"
                 candidates["PyTorch CSR"] = stack.enter_context(
-                    closing(There("torch-csr", "", case))
+                    closing(There("torch-csr", "", case, python=settings.python))
                 )
             if len(runtimes.absent()) < len(runtimes.OTHERS):
                 file = folder / f"{size[0]}-{size[1]}-{batch}.onnx"
@@ -184,14 +194,8 @@ def main(settings: Settings) -> None:
                 measure(size, batch, settings, Path(folder))
         for cores in settings.cores if "networks" in settings.only else ():
             for batch in settings.inputs:
-                runtimes.compare(
-                    settings.networks,
-                    batch,
-                    cores,
-                    settings.densities,
-                    settings.rounds,
-                    Path(folder),
-                )
+                how = settings.densities, settings.rounds, Path(folder), settings.python
+                runtimes.compare(settings.networks, batch, runtimes.Setup(cores, *how))
 
 
 if __name__ == "__main__":

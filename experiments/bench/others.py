@@ -189,6 +189,14 @@ def torch_conv(folder: str, asked: str) -> Callable[[], Any]:
     return lambda: next(iter(call().values()))
 
 
+def torch_network(file: str, asked: str) -> Callable[[], Any]:
+    """A dense network in PyTorch; asked for are its name and a number of threads."""
+    from experiments.bench.torch_networks import call
+
+    name, cores = asked.split()
+    return call(file, name, int(cores))
+
+
 def onnxruntime(file: str, cores: str) -> Callable[[], Any]:
     """A network in ONNX Runtime, on the inputs that `runtimes.write` left beside its file."""
     import onnxruntime
@@ -235,13 +243,22 @@ def jsparse_conv(folder: str, asked: str) -> Callable[[], Any]:
     return packed(folder, asked)
 
 
+def jsparse_trained(folder: str, name: str) -> Callable[[], Any]:
+    """A network that was trained sparse, as `jsparse.export.pick` stores it."""
+    from experiments.bench.trained import stored
+
+    return stored(folder, name)
+
+
 STEPS = {
     "torch-csr": torch_csr,
     "torch-conv": torch_conv,
+    "torch": torch_network,
     "onnxruntime": onnxruntime,
     "openvino": openvino,
     "jsparse": jsparse_network,
     "jsparse-conv": jsparse_conv,
+    "trained": jsparse_trained,
     "authors": authors,
     "jaxpruner-static": jaxpruner_static,
     "jaxpruner-magnitude": jaxpruner_magnitude,

@@ -1,8 +1,9 @@
-"""Whole networks at inference: packed by jsparse, and dense in XLA, ONNX Runtime and OpenVINO.
+"""Whole networks at inference: packed by jsparse, and dense in XLA and in other runtimes.
 
 Each runs in its own process on a fixed number of cores (`experiments.bench.others`). The dense
 networks have random weights; a sparse one keeps the largest of them, layer by layer, and is stored
-as `jsparse.export.pick` chooses. Runtimes that are not installed are left out.
+as `jsparse.export.pick` chooses. ONNX Runtime and OpenVINO read the dense network from a file,
+PyTorch its weights (`torch_networks`). Runtimes that are not installed are left out.
 """
 
 import importlib.util
@@ -45,12 +46,32 @@ SERVED = {
     ),
     "transformer-512": Network(WIDE, tokens(1, 64), float("inf")),
 }
-FLOATS = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
-BFLOAT = "OpenVINO bf16"
-OTHERS = (*FLOATS, BFLOAT)
+FROM_FILE = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
+TORCH, BFLOAT = "PyTorch", "OpenVINO bf16"
+FLOATS = (*FROM_FILE, TORCH)
+"""In float32."""
+OTHERS = (*FROM_FILE, BFLOAT)
 INSTALL = 'pip install "jsparse[bench]"'
 TOLERANCE = {BFLOAT: 0.05}
 """Relative to the mean size of outputs of XLA in float32; 1e-3 where not given."""
+
+
+class Setup(NamedTuple):
+    """How networks are measured.
+
+    Attributes:
+      cores: that each process keeps to.
+      densities: parts of the weights that are kept.
+      rounds: samples of each way to run a network.
+      folder: for files that processes read.
+      python: a Python with torch; PyTorch is left out if it is empty.
+    """
+
+    cores: int
+    densities: Sequence[float]
+    rounds: int
+    folder: Path
+    python: str = ""
 
 
 class Row(NamedTuple):
@@ -61,8 +82,8 @@ class Row(NamedTuple):
 
 
 def absent() -> dict[str, str]:
-    """The other runtimes that cannot be asked here, each with why."""
-    needs = {name: ("jax2onnx", "onnx", module) for name, module in FLOATS.items()}
+    """The runtimes that read files and cannot be asked here, each with why."""
+    needs = {name: ("jax2onnx", "onnx", module) for name, module in FROM_FILE.items()}
     needs[BFLOAT] = needs["OpenVINO"]
     missing = {
         name: [one for one in packages if importlib.util.find_spec(one) is None]
@@ -142,56 +163,77 @@ def write(file: Path, model: nnx.Module, x: np.ndarray) -> None:
 
 
 def others(stack: ExitStack, file: Path, cores: int) -> tuple[dict[str, There], dict[str, str]]:
-    """The other runtimes on a file, started, and those that do not run it here."""
+    """The runtimes that read a file, started on it, and those that do not run it here."""
     missing = absent()
     asked = {"ONNX Runtime": ("onnxruntime", f"{cores}"), "OpenVINO": ("openvino", f"f32 {cores}")}
     asked[BFLOAT] = ("openvino", f"bf16 {cores}")
     started = {}
     for name, (step, what) in asked.items():
         if name not in missing:
-            try:
-                one = There(step, str(file), what, cores=cores)
-            except RuntimeError:
-                missing[name] = "does not run it on this processor, see above"
-            else:
-                started[name] = stack.enter_context(closing(one))
+            start = partial(There, step, str(file), what, cores=cores)
+            started |= _started(stack, name, start, missing)
     return started, missing
 
 
-def timed(
-    name: str, batch: int, cores: int, densities: Sequence[float], rounds: int, folder: Path
-) -> Row:
+def _started(
+    stack: ExitStack, name: str, start: Callable[[], There], missing: dict[str, str]
+) -> dict[str, There]:
+    """The process by name, or nothing and a word of it among the missing."""
+    try:
+        return {name: stack.enter_context(closing(start()))}
+    except RuntimeError:
+        missing[name] = "does not run it here, see above"
+        return {}
+
+
+def weights(model: nnx.Module) -> dict[str, np.ndarray]:
+    """Parameters and statistics by path."""
+    flat = nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat)))
+    return {"/".join(map(str, path)): np.asarray(one[...]) for path, one in flat}
+
+
+def timed(name: str, batch: int, setup: Setup) -> Row:
     """All ways to run a network, in turns.
 
     Raises:
       AssertionError: another runtime gives other outputs.
     """
-    file, x = folder / f"{name}-{batch}.onnx", inputs(name, batch)
+    cores = setup.cores
+    file, x = setup.folder / f"{name}-{batch}.onnx", inputs(name, batch)
     missing = absent()
-    if len(missing) < len(OTHERS) and not Path(f"{file}.npy").exists():
+    if not Path(f"{file}.npy").exists():
         with common.stock_operations():
             model = SERVED[name].make(nnx.Rngs(0))
             model.eval()
+            if setup.python:
+                np.savez(f"{file}.npz", **weights(model))
             try:
-                write(file, model, x)
+                if len(missing) < len(OTHERS):
+                    write(file, model, x)
             except NotImplementedError as error:
                 missing = dict.fromkeys(OTHERS, f"not exported: {error}")
     np.save(f"{file}.npy", x)
     with ExitStack() as stack:
-        ours = {"XLA": 1.0} | {f"{density:.0%}": density for density in densities}
+        ours = {"XLA": 1.0} | {f"{density:.0%}": density for density in setup.densities}
         ways = {
             way: stack.enter_context(
                 closing(There("jsparse", str(file), f"{name} {density}", cores=cores))
             )
             for way, density in ours.items()
         }
+        found: dict[str, There] = {}
         if file.exists():
             found, missing = others(stack, file, cores)
-            for way, one in found.items():
-                expected, allowed = ways["XLA"].loss, TOLERANCE.get(way, 1e-3)
-                np.testing.assert_allclose(one.loss, expected, rtol=allowed, err_msg=way)
-            ways |= found
-        return Row(in_turns(ways, rounds), missing)
+        if setup.python:
+            asked, python = f"{name} {cores}", setup.python
+            start = partial(There, "torch", str(file), asked, cores=cores, python=python)
+            found |= _started(stack, TORCH, start, missing)
+        else:
+            missing[TORCH] = "needs a Python with torch: --torch PATH"
+        for way, one in found.items():
+            expected, allowed = ways["XLA"].loss, TOLERANCE.get(way, 1e-3)
+            np.testing.assert_allclose(one.loss, expected, rtol=allowed, err_msg=way)
+        return Row(in_turns(ways | found, setup.rounds), missing)
 
 
 def cells(row: Row, densities: Sequence[float]) -> list[str]:
@@ -206,30 +248,22 @@ def cells(row: Row, densities: Sequence[float]) -> list[str]:
     return shown
 
 
-def compare(
-    names: Sequence[str],
-    batch: int,
-    cores: int,
-    densities: Sequence[float],
-    rounds: int,
-    folder: Path,
-) -> None:
+def compare(names: Sequence[str], batch: int, setup: Setup) -> None:
     """All networks at a batch on a number of cores; prints a table and what is missing in it."""
     rows, notes, load = [], {}, Load()
     for name in names:
-        row = timed(name, batch, cores, densities, rounds, folder)
-        rows.append([name, *cells(row, densities)])
+        row = timed(name, batch, setup)
+        rows.append([name, *cells(row, setup.densities)])
         for way, why in row.missing.items():
             notes.setdefault(why, {}).setdefault(name, []).append(way)
         print(f"{name}: {', '.join(rows[-1][1:])}", file=sys.stderr, flush=True)
-    clock = "processor time" if cores == 1 else "wall clock"
-    print(f"\nnetworks, batch {batch}, {common.counted(cores, 'core')}, ms of {clock}; {load}")
+    clock = "processor time" if setup.cores == 1 else "wall clock"
+    cores = common.counted(setup.cores, "core")
+    print(f"\nnetworks, batch {batch}, {cores}, ms of {clock}; {load}")
     head = ["network", "XLA", *FLOATS, BFLOAT]
-    for density in densities:
+    for density in setup.densities:
         head += [f"{density:.0%} kept", "/ float32", "/ bf16"]
     print(common.table(head, rows), flush=True)
-    print(
-        "\n/: times as fast as the fastest of the three dense ones in float32, as that in bfloat16"
-    )
+    print("\n/: times as fast as the fastest dense one in float32, as that in bfloat16")
     for why, left in notes.items():
         print("; ".join(f"{name}: {', '.join(ways)}" for name, ways in left.items()), why)

@@ -80,4 +80,5 @@ from experiments.common.sweep import turns_on_cpu as turns_on_cpu
 from experiments.common.train import Published as Published
 from experiments.common.train import results as results
 from experiments.common.train import study as study
+from experiments.common.train import sweeps as sweeps
 from experiments.common.train import train as train

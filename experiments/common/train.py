@@ -176,22 +176,13 @@ def study(
     lines = [["published", "dense", "", one.dense, ""] for one in published[:1]]
     found: dict[str, dict] = {}
     run = open_run(out / "sparse", settings, dataset=images.name)  # refused before hours of dense
+    dense_sweep, sweep = sweeps(settings, make, pattern, tx, images, over, inputs)
     dense_run = None
     if settings.dense:
         dense = dataclasses.replace(settings, alphas=(0.0,), density=1.0)
         dense_run = open_run(out / "dense", dense, dataset=images.name)
-        sweep = Sweep(make, tx, settings.batch, over, inputs=inputs)
-        found["dense"] = finish(dense_run, sweep, images, settings, [0.0])["0"]
+        found["dense"] = finish(dense_run, dense_sweep, images, settings, [0.0])["0"]
         lines.append(_line("here", "dense", found["dense"]))
-
-    def sparse(rngs: nnx.Rngs) -> nnx.Module:
-        return jsparse.sparsify(make(rngs), (pattern, jsparse.Threshold(alpha=settings.alphas[0])))
-
-    controls = []
-    if settings.density < 1:
-        steps = settings.epochs * (len(images.train_x) // settings.batch)
-        controls = [jsparse.TargetDensity(density=settings.density, steps=steps)]
-    sweep = Sweep(sparse, tx, settings.batch, over, controls, inputs)
     final = finish(run, sweep, images, settings, settings.alphas)
     lines += [["published", "sparse", one.density, one.sparse, ""] for one in published]
     for alpha in settings.alphas:
@@ -209,6 +200,48 @@ def study(
     print(f"\npage: {run.folder / 'page.html'}")
     print(f"compared: {jsparse.report.compare(folders, out / 'compare.html')}")
     return found | final
+
+
+def sweeps(
+    settings: StudySettings,
+    make: Callable[[nnx.Rngs], nnx.Module],
+    pattern: str,
+    tx: optax.GradientTransformation,
+    images: Images,
+    over: Callable[[Callable], Callable],
+    inputs: Inputs = PIXELS,
+) -> tuple[Sweep, Sweep]:
+    """Of the dense network and of the sparse one; the arguments are those of `study`."""
+
+    def sparse(rngs: nnx.Rngs) -> nnx.Module:
+        return jsparse.sparsify(make(rngs), (pattern, jsparse.Threshold(alpha=settings.alphas[0])))
+
+    controls = []
+    if settings.density < 1:
+        steps = settings.epochs * (len(images.train_x) // settings.batch)
+        controls = [jsparse.TargetDensity(density=settings.density, steps=steps)]
+    dense = Sweep(make, tx, settings.batch, over, inputs=inputs)
+    return dense, Sweep(sparse, tx, settings.batch, over, controls, inputs)
+
+
+def trained(
+    folder: Path, sweep: Sweep, seeds: Sequence[int], alphas: Sequence[float]
+) -> nnx.Module:
+    """The first model of a run folder of `study`, which trained these seeds of each alpha.
+
+    Raises:
+      FileNotFoundError: the run is not complete.
+    """
+    run = Run(folder=folder)
+    run.final()
+    pairs = _pairs(seeds, alphas)
+    _, state, _ = run.checkpoints.restore(sweep.start(*pairs))
+    return sweep.model(state, 0)
+
+
+def _pairs(seeds: Sequence[int], alphas: Sequence[float]) -> tuple[list[int], list[float]]:
+    """The seed and the alpha of each run."""
+    return [seed for _ in alphas for seed in seeds], [alpha for alpha in alphas for _ in seeds]
 
 
 def _speed(dense: Run, sparse: Run, alphas: int) -> str:
@@ -237,9 +270,9 @@ def finish(
     if run.complete:
         return run.final()
     seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
-    pairs = [(alpha, seed) for alpha in alphas for seed in seeds]
-    start = lambda: sweep.start([seed for _, seed in pairs], [alpha for alpha, _ in pairs])
-    names = [f"alpha {alpha:g}" for alpha, _ in pairs] if len(alphas) > 1 else []
+    pairs = _pairs(seeds, alphas)
+    start = lambda: sweep.start(*pairs)
+    names = [f"alpha {alpha:g}" for alpha in pairs[1]] if len(alphas) > 1 else []
     state = train(run, sweep, images, start=start, epochs=settings.epochs, names=names)
     numbers = {}
     for n, alpha in enumerate(alphas):

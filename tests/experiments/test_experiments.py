@@ -24,6 +24,7 @@ pytest.importorskip("matplotlib")
 
 from experiments import common, dst_lstm, dst_mnist, gibbs_cifar, structured
 from experiments.bench import blocks as bench_blocks
+from experiments.bench import runtimes, trained
 from experiments.common.train import train
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +62,12 @@ def test_dst_mnist(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "alpha 0.005" in page and "fc1/kernel" in page and "shrunk" in page
     dst_mnist.main(settings)  # complete: prints again, trains nothing
     assert capsys.readouterr().out == printed
+    images = common.mnist("")
+    dense, sparse = trained.pair(settings, images)  # of the first seed and alpha
+    assert trained.accuracy(sparse, images) == pytest.approx(100 * low["accuracy"][0])
+    kernels = [w for path, w in runtimes.weights(sparse).items() if path.endswith("kernel")]
+    kept = sum(map(np.count_nonzero, kernels)) / sum(w.size for w in kernels)
+    assert kept == pytest.approx(low["density"][0]) and trained.accuracy(dense, images) > 50
 
 
 @pytest.mark.parametrize(

@@ -32,12 +32,13 @@ def test_what_is_not_installed_is_named_with_the_line_that_installs_it(
 
 
 def test_gains_are_over_the_fastest_dense_runtime_in_float32() -> None:
-    ms = {"XLA": 4, "ONNX Runtime": 2, "OpenVINO": 3, "OpenVINO bf16": 1, "10%": 0.5}
+    ms = {"XLA": 4, "ONNX Runtime": 3, "OpenVINO": 5, "PyTorch": 2, "OpenVINO bf16": 1, "10%": 0.5}
     times = {name: np.full(3, one / 1e3) for name, one in ms.items()}
     row = runtimes.Row(times, {})
-    assert runtimes.cells(row, [0.1]) == ["4", "2", "3", "1", "0.5", "4", "2"]
-    del times["ONNX Runtime"], times["OpenVINO"], times["OpenVINO bf16"]
-    assert runtimes.cells(row, [0.1]) == ["4", "-", "-", "-", "0.5", "8", "-"]
+    assert runtimes.cells(row, [0.1]) == ["4", "3", "5", "2", "1", "0.5", "4", "2"]
+    for other in (*runtimes.FLOATS, runtimes.BFLOAT):
+        del times[other]
+    assert runtimes.cells(row, [0.1]) == ["4", "-", "-", "-", "-", "0.5", "8", "-"]
 
 
 def test_what_is_timed_is_the_network_with_its_largest_weights() -> None:
@@ -94,7 +95,7 @@ def test_bad_settings_of_inference(given: dict, words: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not HERE, reason="jax2onnx, onnx or onnxruntime is not installed")
 def test_runtimes_take_turns_and_agree(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    runtimes.compare(["lenet-300-100"], 2, 1, [0.1], 1, tmp_path)
+    runtimes.compare(["lenet-300-100"], 2, runtimes.Setup(1, [0.1], 1, tmp_path))
     printed = capsys.readouterr().out
     (table,) = tables(printed)
     (row,) = table["rows"]
@@ -102,6 +103,7 @@ def test_runtimes_take_turns_and_agree(tmp_path: Path, capsys: pytest.CaptureFix
     assert "batch 2, 1 core, ms of processor time" in table["title"]
     without = importlib.util.find_spec("openvino") is None
     assert (row[3] == "-") == without == ("needs openvino" in printed)
+    assert row[4] == "-" and "lenet-300-100: PyTorch needs a Python with torch: --torch" in printed
 
 
 @pytest.mark.slow
@@ -113,10 +115,10 @@ def test_a_network_that_cannot_be_exported_is_said_by_name(
         raise NotImplementedError("no such operation")
 
     monkeypatch.setattr(runtimes, "write", refuse)
-    runtimes.compare(["lenet-300-100"], 1, 1, [0.1], 1, tmp_path)
+    runtimes.compare(["lenet-300-100"], 1, runtimes.Setup(1, [0.1], 1, tmp_path))
     printed = capsys.readouterr().out
     (table,) = tables(printed)
-    assert table["rows"][0][2:5] == ["-", "-", "-"] and float(table["rows"][0][1]) > 0
+    assert table["rows"][0][2:6] == ["-", "-", "-", "-"] and float(table["rows"][0][1]) > 0
     assert "lenet-300-100: ONNX Runtime, OpenVINO, OpenVINO bf16 not exported: no such" in printed
 
 

@@ -1,6 +1,8 @@
 """Every C++ kernel gives the right numbers; without a compiler, or with a bad one, all goes on."""
 
 import functools
+import os
+import random
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ from jsparse.export._packing.csr import Plan, csr_dot
 from jsparse.export._packing.formats import (
     block_arrays,
     csr_arrays,
+    csr_places,
 )
 from tests.support.packing import BATCHES, draw, matrix, needs_compiler
 
@@ -44,6 +47,90 @@ def test_every_kernel_of_csr(lanes):
         np.testing.assert_allclose(dx, weight @ kernel.T, atol=1e-4)
         dense = csr_arrays(np.where(kernel != 0, x.T @ weight, 0), width).values
         np.testing.assert_allclose(dvalues, dense, atol=1e-4)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_csr_of_any_shape_against_numpy():
+    assert compiled.load()
+    for seed in range(8):
+        compare_with_numpy(random.Random(seed))
+
+
+@np.errstate(invalid="ignore")
+def compare_with_numpy(choice: random.Random) -> None:
+    """In float64; what is not finite reaches what reads it, and nothing else."""
+    for batch in (0, *choice.sample(range(1, 101), 3)):
+        inputs, outputs = choice.randint(1, 90), choice.randint(1, 70)
+        width, lanes = choice.choice([1, 7, inputs, 2 * inputs]), choice.choice([4, 8, 16])
+        drawn = np.random.default_rng(choice.randrange(2**32))
+        kept = drawn.random((inputs, outputs)) < choice.choice([0.02, 0.3, 1.0])
+        kept[:, drawn.random(outputs) < 0.2] = kept[drawn.random(inputs) < 0.2] = False
+        kernel = np.float32(drawn.standard_normal(kept.shape) * kept)
+        arrays, plan = csr_arrays(kernel, width), Plan(inputs, outputs, width, lanes)
+        rows, columns = csr_places(arrays, outputs, width)
+        x, dy = (np.float32(drawn.standard_normal((batch, n))) for n in (inputs, outputs))
+        if batch:
+            x[-1, 0], dy[0, -1] = choice.choice([np.nan, np.inf]), -np.inf
+        y, back = jax.vjp(
+            lambda v, x, a=arrays, p=plan: csr_dot(a._replace(values=v), x, p),
+            arrays.values,
+            jnp.asarray(x),
+        )
+        dvalues, dx = back(jnp.asarray(dy))
+        compare(y, x, kernel, kept)
+        compare(dx, dy, kernel.T, kept.T)
+        whole = x.T.astype(np.float64)[:, :, None] * dy[None]  # [inputs, batch, outputs]
+        np.testing.assert_allclose(dvalues, whole.sum(1)[rows, columns], rtol=1e-4, atol=1e-4)
+
+
+def compare(found, x: np.ndarray, kernel: np.ndarray, kept: np.ndarray) -> None:
+    """A product with a matrix in which what is not kept is not read."""
+    terms = x.astype(np.float64)[:, :, None] * kernel[None]
+    expected = np.where(kept[None], terms, 0).sum(1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+THREADED = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+from flax import nnx
+from jsparse.export import blocks, csr
+def numbers(*shape): return np.float32(np.random.default_rng(0).standard_normal(shape))
+def sparse(layer):
+    kernel = numbers(*layer.kernel.shape)
+    layer.kernel[...] = jnp.asarray(kernel * (abs(kernel) > 1))
+    return layer
+linear = sparse(nnx.Linear(300, 200, use_bias=False, rngs=nnx.Rngs(0)))
+conv = sparse(nnx.Conv(24, 40, (3, 3), use_bias=False, rngs=nnx.Rngs(0)))
+found = []
+for layer, batches, shape in (
+    (csr(64)(linear), (1, 33, 200), (300,)),
+    (blocks((4, 4))(linear), (1, 200), (300,)),
+    (csr()(conv), (1, 3, 50), (13, 11, 24)),
+):
+    graph, params, rest = nnx.split(layer, nnx.Param, ...)
+    square = lambda p, x: (nnx.merge(graph, p, rest)(x) ** 2).sum()
+    for batch in batches:
+        x = jnp.asarray(numbers(batch, *shape))
+        found += [layer(x), *jax.tree.leaves(jax.jit(jax.grad(square, (0, 1)))(params, x))]
+np.savez(sys.argv[1], *found)
+"""
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_results_do_not_depend_on_the_number_of_threads(tmp_path):
+    """Without biases, whose gradients XLA sums thread by thread."""
+    found = []
+    for count in ("1", "2", "7"):  # of XLA's pool
+        file = tmp_path / f"{count}.npz"
+        given = os.environ | {"NPROC": count, "XLA_FLAGS": ""}
+        subprocess.run([sys.executable, "-c", THREADED, file], env=given, check=True)
+        found.append(np.load(file))
+    assert len(found[0].files) > 20
+    for name in found[0].files:
+        assert all(np.array_equal(found[0][name], one[name]) for one in found[1:]), name
 
 
 @needs_compiler

@@ -357,3 +357,11 @@ def test_nothing_is_kept_and_nothing_is_given():
     np.testing.assert_array_equal(packed(x), layer(x))
     full = csr()(conv(4, 3, (3, 3)))
     assert full(x[:0]).shape == (0, 5, 5, 3)
+
+
+def test_a_wide_window_is_packed_whatever_it_keeps():
+    layer = nnx.Conv(3, 4, (7, 7), rngs=nnx.Rngs(0))
+    kernel = np.random.default_rng(0).standard_normal((7, 7, 3, 4), np.float32)
+    for kept in (kernel, kernel * (abs(kernel) > 0.7)):
+        layer.kernel[...] = jnp.asarray(kept)
+        np.testing.assert_array_equal(csr()(layer).kernel(), kept)

@@ -79,6 +79,8 @@ def test_wrong_links_are_refused():
         jax.eval_shape(lambda: random_csr(3, 2, links=1, key=KEY).values[...])
     with pytest.raises(ValueError, match="2 rows and 1 columns"):
         csr_from_arrays(3, 2, rows=[2, 0], columns=[1], values=np.ones(2))
+    with pytest.raises(ValueError, match=r"rows\[0\] is 9223372036854775808, expected 0 to 2"):
+        csr_from_arrays(3, 2, rows=np.uint64([2**63]), columns=[0], values=[1.0])
     with pytest.raises(ValueError, match="links=4, and an output has at most one for each of 3"):
         random_csr(3, 2, links=4, key=KEY)
 

@@ -32,7 +32,7 @@ class LeNet300(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Images [n, 28, 28] to logits [n, 10]."""
-        x = nnx.relu(self.fc1(x.reshape(len(x), -1)))
+        x = nnx.relu(self.fc1(x.reshape(x.shape[0], -1)))
         return self.fc3(nnx.relu(self.fc2(x)))
 
 
@@ -51,7 +51,7 @@ class LeNet5(nnx.Module):
         # pooling first is the same function, on a quarter of the values
         x = nnx.relu(max_pool(self.conv1(x[..., None])))
         x = nnx.relu(max_pool(self.conv2(x)))
-        return self.fc2(nnx.relu(self.fc1(x.reshape(len(x), -1))))
+        return self.fc2(nnx.relu(self.fc1(x.reshape(x.shape[0], -1))))
 
 
 batch_norm = partial(nnx.BatchNorm, momentum=0.9)

@@ -77,7 +77,7 @@ def features_a_group(matrix: np.ndarray, taps: int) -> int:
       A power of two from 32 on; at most all features, and what 16 bits can address.
     """
     density = max(np.count_nonzero(matrix), 1) / max(1, matrix.size)
-    width = max(32, 1 << round(math.log2(14 / (taps * density))))
+    width = 1 << max(5, round(math.log2(14 / (taps * density))))
     return max(1, min(width, matrix.shape[0] // taps, MOST // taps))
 
 

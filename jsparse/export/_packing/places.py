@@ -81,21 +81,22 @@ def ordered_places(
 
 
 def whole_numbers(name: str, given: Any) -> np.ndarray:
-    """A vector of whole numbers, int64."""
+    """A vector of whole numbers."""
     found = np.asarray(given)
     if found.ndim != 1 or not (np.issubdtype(found.dtype, np.integer) or not found.size):
         raise TypeError(
             f"{name} must be a vector of whole numbers, one for each link; got {shown(given)}"
         )
-    return found.astype(np.int64)
+    return found
 
 
 def _inside(name: str, found: np.ndarray, end: int) -> np.ndarray:
+    """The same numbers in int64, which wraps numbers that do not fit: checked first."""
     wrong = (found < 0) | (found >= end)
     if wrong.any():
         at = int(wrong.argmax())
         raise ValueError(f"{name}[{at}] is {found[at]}, expected 0 to {end - 1}")
-    return found
+    return found.astype(np.int64)
 
 
 def _numbers(key: Array) -> np.random.Generator:
