@@ -233,6 +233,27 @@ def test_shuffled_pixels_go_if_their_constants_are_one_number() -> None:
     assert re.match("4 of 12 .*`dot_general` at .* no bias", record.stayed["a/kernel"])
 
 
+class Called(nnx.Module):
+    """A block that is called twice, and what it reads the second time."""
+
+    def __init__(self, again: Callable[[Array], Array], rngs: nnx.Rngs):
+        self.a, self.b = nnx.Linear(6, 8, rngs=rngs), nnx.Linear(8, 6, rngs=rngs)
+        self.a.kernel[...] = self.a.kernel[...].at[:, 4:].set(0.0)
+        self.a.bias[...] = jnp.arange(8.0)
+        self.again = again
+
+    def __call__(self, x: Array) -> Array:
+        first = self.b(nnx.relu(self.a(x)))
+        return first + self.b(self.again(nnx.relu(self.a(first + x))))
+
+
+def test_constants_of_a_block_called_twice_go_if_they_are_the_same() -> None:
+    small, record = js.shrink(Called(lambda h: h, nnx.Rngs(0)), vectors(0, 4))
+    assert small.b.in_features == 4 and not record.stayed
+    small, record = js.shrink(Called(lambda h: 2.0 * h, nnx.Rngs(0)), vectors(0, 4))
+    assert small.b.in_features == 8 and "no bias" in record.stayed["a/kernel"]
+
+
 class Frozen(nnx.Variable):
     """A weight that no optimizer moves."""
 

@@ -14,6 +14,7 @@ What can be removed:
   liveness      the positions to remove, from all down to those that nothing needs
   couplings     which axes an operation ties together
   contractions  where a product stops needing a unit
+  sinks         the biases that take up the constants of units without weights
   plan          these, until nothing changes
   shrink        the result for a model, and for one in `training`
   dead          units whose constant no bias takes, and statistics that are constants

@@ -2,31 +2,18 @@
 
 1. A position that is summed over is removable where each product that reaches a kept output is 0
    whatever the input: the incoming weights, or the outgoing ones, are zeros.
-2. It is also removable where it is constant, if a bias follows that can absorb the constant.
+2. It is also removable where it is constant, if a bias follows that can absorb it (`sinks`).
 3. A position that is not summed over is removed only together with the output.
 """
-
-import dataclasses
 
 import numpy as np
 
 from jsparse.export._shrinking.constants import Knowledge, nonzero
-from jsparse.export._shrinking.graph import Graph, Node, Op, makers_in, readers_in
+from jsparse.export._shrinking.graph import Op
 from jsparse.export._shrinking.liveness import COUNTS, NEEDS_WHOLE, WHOLE, Reason, Removal, Ties
-from jsparse.export._shrinking.operations import (
-    STRUCTURAL,
-    Shape,
-    along,
-    bind,
-    first_along,
-    others,
-    rearrange,
-    shape_of,
-)
+from jsparse.export._shrinking.operations import Shape, along, others, shape_of
 
 GROUPS = "gives each group equally many inputs, so one is removed only if it is dead in all groups"
-LINKS = {"reshape", "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type", "copy"}
-LINKS |= {"copy_p", "name", "sharding_constraint", "reshard", "pvary"}
 
 
 def tie_product(op: Op, removal: Removal, knowledge: Knowledge, foldable: np.ndarray) -> None:
@@ -146,133 +133,3 @@ def _narrow_groups(op: Op, removal: Removal, knowledge: Knowledge, shape: Shape)
     if not counts.all(axis=0).all():
         removal.because(Reason(WHOLE, op, GROUPS))
     removal.narrow(b, inner, np.asarray(~counts.any(axis=0)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Sink:
-    """A parameter that is added to a product, and so can absorb the output of a constant unit.
-
-    Attributes:
-      bias: the parameter.
-      sign: of the product against the parameter, where they meet.
-      index: which element of the parameter each element of the product meets: [...] as it.
-    """
-
-    bias: Node
-    sign: int
-    index: np.ndarray
-
-
-def sinks(graph: Graph) -> dict[Op, Sink]:
-    """The parameter that absorbs constants, for each top-level product that has one."""
-    readers = readers_in(graph.ops)
-    makers = makers_in(graph.ops)
-    for node in graph.outputs:  # the caller reads them, so nothing may change there
-        readers.pop(node, None)
-    found = {}
-    for op in graph.ops:
-        if op.name in ("dot_general", "conv_general_dilated") and not op.extra:
-            sink = _sink(op, readers, makers)
-            if sink is not None:
-                found[op] = sink
-    return found
-
-
-def _sink(op: Op, readers: dict[Node, list[Op]], makers: dict[Node, Op]) -> Sink | None:
-    node, sign = op.outputs[0], 1
-    while len(readers.get(node, [])) == 1:
-        reader = readers[node][0]
-        if reader.name not in ("add", "sub") or reader.outputs[0].shape != node.shape:
-            return None
-        first = reader.inputs[0] is node
-        other = reader.inputs[1 if first else 0]
-        mine, theirs = (1, 1) if reader.name == "add" else (1, -1) if first else (-1, 1)
-        sign *= mine
-        chain = _chain(other, readers, makers)
-        if chain is not None and other.shape:
-            bias, links = chain
-            index = np.arange(int(np.prod(bias.shape)), dtype=np.int32).reshape(bias.shape)
-            for link in reversed(links):
-                if link.name in STRUCTURAL:
-                    (index,) = rearrange(link, index)
-            return Sink(bias, sign * theirs, np.broadcast_to(index, node.shape))
-        node = reader.outputs[0]
-    return None
-
-
-def _chain(
-    node: Node, readers: dict[Node, list[Op]], makers: dict[Node, Op]
-) -> tuple[Node, list[Op]] | None:
-    """The parameter behind a node, up to shape and type, and the operations between."""
-    links = []
-    while len(readers.get(node, [])) == 1:
-        if node.path and node.value is not None:
-            return node, links
-        maker = makers.get(node)
-        if maker is None or maker.name not in LINKS:
-            return None
-        links.append(maker)
-        node = maker.inputs[0]
-    return None
-
-
-def foldable(op: Op, sink: Sink, knowledge: Knowledge) -> np.ndarray:
-    """Which positions of the summed axis give the sink's elements a constant each: [n], or [].
-
-    One factor is known and the same along all axes of its own there, the other factor is known.
-
-    Example: x [3, 3] times W [3, 3] plus a bias [3], ? for what depends on the input. Position 1 of
-    the summed axis holds the constant 2 in each row of x, so 2 W[1] can move into the bias and the
-    position be removed; position 2 holds constants that differ between rows:
-
-        x: ? 2 5    W: a b c    b + 2 (d e f)    foldable: k = 1 alone
-           ? 2 6       d e f
-           ? 2 7       g h i
-    """
-    shape = shape_of(op)
-    nothing = np.zeros((), bool)
-    if len(shape.summed) != 1 or shape.batch or not _even(op):
-        return nothing
-    for side, free in enumerate(shape.free):
-        given, weight = (knowledge.get(op.inputs[k]) for k in (side, 1 - side))
-        if given is None or weight is None or weight.unknown.any():
-            continue
-        # each element of the bias meets one output feature, wherever that is
-        head = first_along(sink.index, {*free.values(), *(() if side else shape.pinned[2])})
-        if not (sink.index == head).all() or len(np.unique(head)) != head.size:
-            continue
-        if op.name != "dot_general" and side == 1:
-            continue
-        rest = others(given.value.ndim, shape.summed[0][side])
-        same = (given.value == first_along(given.value, rest)).all(axis=rest)
-        return same & ~given.unknown.any(axis=rest)
-    return nothing
-
-
-def _even(op: Op) -> bool:
-    """Whether all outputs see the same window: no padding, nothing dilated in between."""
-    if op.name == "dot_general":
-        return True
-    return all(p == (0, 0) for p in op.params["padding"]) and all(
-        d == 1 for d in op.params["lhs_dilation"]
-    )
-
-
-def taken_up(
-    op: Op, sink: Sink, removal: Removal, knowledge: Knowledge, foldable: np.ndarray
-) -> np.ndarray:
-    """What removed foldable units gave to the sink's parameter: [...] like the parameter."""
-    shape = shape_of(op)
-    factors = []
-    for side in (0, 1):
-        known = knowledge.get(op.inputs[side])
-        axis = shape.summed[0][side]
-        if known is None:
-            return np.zeros(sink.bias.shape, sink.bias.dtype)
-        goes = removal.removed(op.inputs[side], axis) & foldable
-        goes = along(goes, axis, known.value.ndim)
-        factors.append(np.where(goes, known.value, np.zeros((), known.value.dtype)))
-    (given,) = bind(op, *factors)
-    total = np.zeros(int(np.prod(sink.bias.shape)), given.dtype)
-    total[sink.index.ravel()] = given.ravel()
-    return sink.sign * total.reshape(sink.bias.shape)

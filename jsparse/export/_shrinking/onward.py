@@ -14,10 +14,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jsparse.export._shrinking.contractions import LINKS
 from jsparse.export._shrinking.graph import Body, Graph, Node, Op, spans
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.places import NoSource, Part, Scaled, Where, before, parted, piece
+from jsparse.export._shrinking.sinks import LINKS
 from jsparse.export._shrinking.source import place
 
 REARRANGED = LINKS | {"transpose", "stop_gradient"}

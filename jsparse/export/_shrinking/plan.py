@@ -13,7 +13,7 @@ from flax import nnx
 from jsparse.export._shrinking.attributes import Mend, head_dim, heads, mend_in_place, stored_as
 from jsparse.export._shrinking.blame import Groups, at_error, removed_near
 from jsparse.export._shrinking.constants import Knowledge, know, neutral
-from jsparse.export._shrinking.contractions import foldable, sinks, taken_up, tie_product
+from jsparse.export._shrinking.contractions import tie_product
 from jsparse.export._shrinking.couplings import pin_ends, tie
 from jsparse.export._shrinking.cut import Cut, cut_in_place
 from jsparse.export._shrinking.graph import Graph, Node, Op
@@ -31,6 +31,7 @@ from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.rescale import Compared, Made, merged
 from jsparse.export._shrinking.signs import not_negative
+from jsparse.export._shrinking.sinks import foldables, reads_of, sinks, taken_up
 from jsparse.export._shrinking.stayed import explain, hidden_weights, partly_dead
 from jsparse.export._shrinking.tracing import trace
 from jsparse.export._shrinking.verify import Fault, Numbers, faults
@@ -102,7 +103,7 @@ class Plan:
 
     def _learn(self, alive: frozenset[str]) -> None:
         self.knowledge: Knowledge = know(self.graph, dict.fromkeys(alive))
-        self.foldable = {op: foldable(op, sink, self.knowledge) for op, sink in self.sinks.items()}
+        self.foldable = foldables(self.graph, self.sinks, self.knowledge)
 
     def zeros(self, cuts: Mapping[str, Cut]) -> dict[str, str]:
         """What is removed only because a weight is all zeros, by path of that weight."""
@@ -161,10 +162,12 @@ class Plan:
         """The changes that remove it."""
         cuts = cuts_of(self.graph, removal)
         add: dict[str, np.ndarray] = {}
-        for op, sink in self.sinks.items():
-            if (constant := self.foldable[op]).any():
-                more = taken_up(op, sink, removal, self.knowledge, constant)
-                add[sink.bias.path] = add.get(sink.bias.path, np.zeros_like(more)) + more
+        for reads in reads_of(self.sinks).values():
+            for op in next(iter(reads.values())):  # the others give the same
+                if (constant := self.foldable[op]).any():
+                    sink = self.sinks[op]
+                    more = taken_up(op, sink, removal, self.knowledge, constant)
+                    add[sink.bias.path] = add.get(sink.bias.path, np.zeros_like(more)) + more
         return Cutting(cuts, add, groups_of(self.model, self.graph, removal))
 
     def small(self, removal: Removal) -> tuple[Any, Record]:

@@ -6,11 +6,11 @@ import numpy as np
 
 from jsparse._jaxprs import reachable
 from jsparse.export._shrinking.constants import Knowledge, Known, know, nonzero
-from jsparse.export._shrinking.contractions import LINKS
 from jsparse.export._shrinking.cut import Cut
 from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.liveness import Axis, Removal
 from jsparse.export._shrinking.operations import PRODUCTS, others, shape_of
+from jsparse.export._shrinking.sinks import LINKS
 from jsparse.export._shrinking.verify import Fault
 
 REDUCED = {"reduce_sum", "reduce_max"}
