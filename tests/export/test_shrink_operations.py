@@ -254,6 +254,24 @@ def test_constants_of_a_block_called_twice_go_if_they_are_the_same() -> None:
     assert small.b.in_features == 8 and "no bias" in record.stayed["a/kernel"]
 
 
+class Residual(nnx.Module):
+    """A stream that a layer reads before it adds to it."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        sizes = (6, 8), (8, 8), (8, 3)
+        self.a, self.b, self.c = (nnx.Linear(m, n, rngs=rngs) for m, n in sizes)
+        self.a.kernel[...] = self.a.kernel[...].at[:, 4:].set(0.0)
+
+    def __call__(self, x: Array) -> Array:
+        x = self.a(x)
+        return self.c(x + self.b(x))
+
+
+def test_zeros_that_a_product_reads_are_followed_to_what_keeps_them() -> None:
+    stayed = js.shrink(Residual(nnx.Rngs(0)), vectors(0, 4))[1].stayed["a/kernel"]
+    assert re.fullmatch("4 of 8 dead units stay: `add` at .* joins it with .*", stayed)
+
+
 class Frozen(nnx.Variable):
     """A weight that no optimizer moves."""
 

@@ -28,6 +28,7 @@ from jsparse.export._shrinking.operations import (
     is_closed,
     others,
     shape_of,
+    spread,
     touched,
 )
 from jsparse.export._shrinking.source import place
@@ -138,9 +139,10 @@ class _DataFlow:
     def mixing(self, node: Node, axis: int, dead: np.ndarray) -> Reason | None:
         """The first operation at which dead units stop being constants, or are read as ones.
 
-        Otherwise the first that joins them with a weight or a constant that others read too.
+        Otherwise the first that joins them with a weight or a constant that others read too, or
+        that reads them as zeros.
         """
-        shared = None
+        shared = zeros = None
         marks = {node: np.broadcast_to(along(dead, axis, len(node.shape)), node.shape)}
         waiting = {self._order[op]: op for op in self._readers.get(node, [])}
         while waiting:
@@ -148,13 +150,16 @@ class _DataFlow:
             if op.name in PRODUCTS:
                 if self._folds(op, marks):
                     continue
-                return Reason(WHOLE, op, CONSTANT)
+                constant = Reason(WHOLE, op, CONSTANT)
+                if not self._zero(op, marks):
+                    return constant
+                zeros = zeros or constant
             if op.name in NEUTRAL and self._changes_nothing(op, marks[op.inputs[0]]):
                 continue
             if shared is None and any(map(self._is_shared, op.inputs)):
                 shared = Reason(WHOLE, op, SHARED)
             given = [marks.get(n, np.zeros(n.shape, bool)) for n in op.inputs]
-            made = None if op.bodies else touched(op, given)
+            made = None if op.bodies else _passed(op, given)
             if made is None:
                 return Reason(WHOLE, op, NEEDS_WHOLE)
             for out, mask in zip(op.outputs, made, strict=True):
@@ -164,7 +169,7 @@ class _DataFlow:
                 marks[out] = mask
                 if mask.any():
                     waiting |= {self._order[o]: o for o in self._readers.get(out, [])}
-        return shared
+        return shared or zeros
 
     def _is_shared(self, node: Node) -> bool:
         """Whether a node is a weight or a constant, or one reshaped, that is read repeatedly."""
@@ -176,6 +181,12 @@ class _DataFlow:
         known = self._knowledge.get(op.inputs[0])
         return known is not None and bool((known.value[marks] == NEUTRAL[op.name]).all())
 
+    def _zero(self, op: Op, marks: Mapping[Node, np.ndarray]) -> bool:
+        """Whether all marked units of the inputs of a product are zeros."""
+        read = [(self._knowledge.get(n), marks[n]) for n in op.inputs[:2] if n in marks]
+        known = [k is not None and not (k.unknown | (k.value != 0))[mask].any() for k, mask in read]
+        return all(known) and not op.extra
+
     def _folds(self, op: Op, marks: Mapping[Node, np.ndarray]) -> bool:
         """Whether a product passes all marked units of its inputs to a bias."""
         taken = self._foldable.get(op, np.zeros((), bool))
@@ -185,6 +196,22 @@ class _DataFlow:
                 if (marks[node].any(axis=others(len(node.shape), axis)) & ~taken).any():
                     return False
         return bool(taken.ndim)
+
+
+def _passed(op: Op, masks: list[np.ndarray]) -> list[np.ndarray] | None:
+    """Where each output depends on marked units alone, which are zeros where a product reads them.
+
+    Returns:
+      A mask for each output, [...] as it; None if the operation is not understood.
+    """
+    if op.name not in PRODUCTS:
+        return touched(op, masks)
+    out = np.zeros(op.outputs[0].shape, bool)
+    for side in (0, 1):
+        to = shape_of(op).to_output(side)
+        part = masks[side].all(axis=others(masks[side].ndim, *to))
+        out |= spread(part, [to[axis] for axis in sorted(to)], out.shape)
+    return [out]
 
 
 def partly_dead(graph: Graph, knowledge: Knowledge, removal: Removal) -> dict[str, str]:
