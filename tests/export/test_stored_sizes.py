@@ -97,6 +97,27 @@ def test_a_mean_before_an_error_does_not_hide_the_sizes() -> None:
     assert free == {"first/kernel:1": 6, "wide/kernel:1": 4}
 
 
+class Three(nnx.Module):
+    """Linear attention that splits heads in one line by three sizes that it stores."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.heads, self.keys, self.values = 2, 6, 9
+        self.q, self.k = nnx.Linear(5, 12, rngs=rngs), nnx.Linear(5, 12, rngs=rngs)
+        self.v, self.o = nnx.Linear(5, 18, rngs=rngs), nnx.Linear(18, 3, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        split = lambda y, width: y.reshape(*x.shape[:-1], self.heads, width)
+        q, k, v = split(self.q(x), self.keys), split(self.k(x), self.keys), self.v(x)
+        a = jnp.einsum("blhk,bmhk->bhlm", q, k)
+        y = jnp.einsum("bhlm,bmhv->blhv", a, split(v, self.values))
+        return self.o(y.reshape(*x.shape[:-1], -1))
+
+
+def test_three_sizes_that_one_line_reads_are_found_together() -> None:
+    groups = js.groups(Three(nnx.Rngs(0)), (2, 7, 5))
+    assert {g.width for g in groups if not g.held} == {2, 6, 9}
+
+
 class Limited(Sized):
     """Reads its width as a limit of a length too."""
 

@@ -70,10 +70,12 @@ def at_error(graph: Graph, removal: Removal, error: BaseException) -> list[Fault
         for exact, end in ways:
             part = slice(None if exact else 2)  # without a place in the line
             ops = [o for o, f in calls.items() if line[part] in [one[part] for one in f[:end]]]
-            ops.sort(key=lambda op: (op.name not in first, -len({*calls[op]} & {*lines})))
-            found = [Fault(text, op, (*op.inputs, *op.outputs)) for op in ops]
-            if found := [f for f in found if any(_removed_axes(removal, n) for n in f.nodes)]:
-                return found
+            ends = {op: (*op.inputs, *op.outputs) for op in ops}
+            ops = [o for o in ops if any(_removed_axes(removal, n) for n in ends[o])]
+            apart = {op: (op.name not in first, -len({*calls[op]} & {*lines})) for op in ops}
+            ops.sort(key=apart.__getitem__)
+            if ops:
+                return [Fault(text, o, ends[o], sure=apart[o] == apart[ops[0]]) for o in ops]
     return [Fault(f"{text} at {called_at(lines)}")]
 
 

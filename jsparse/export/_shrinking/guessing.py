@@ -87,7 +87,8 @@ class Guesses:
           again: from a smaller model to what it computes, and its faults.
         """
         made, found = again(small), dict[str, dict[str, Any]]()
-        while made.faults and (chosen := self._next(made.faults, small, removal, again)):
+        sure = lambda faults: [fault for fault in faults if fault.sure]
+        while made.faults and (chosen := self._next(sure(made.faults), small, removal, again)):
             made, small, values = chosen
             found = merged(found, values)
         if not made.faults and not found:
@@ -190,7 +191,7 @@ class Guesses:
         An error hides what is before it, so numbers there may turn out to follow a width.
         """
         known = {fault.op for fault in before} - {*ops}
-        new = [fault for fault in now if fault.op not in known]
+        new = [fault for fault in now if fault.sure and fault.op not in known]
         order, first = self._graph.order, min(self._graph.order[op] for op in ops)
         return all(
             fault.op is not None

@@ -26,12 +26,14 @@ class Fault:
       op: of the full-size computation at which it shows; None if the outputs differ.
       nodes: of that computation in which something was removed that must stay.
       factor: by which a number that the operation reads changes; 0 if that is not what is wrong.
+      sure: whether it is this operation; else others are more likely by their calls.
     """
 
     text: str
     op: Op | None = None
     nodes: tuple[Node, ...] = ()
     factor: float = 0.0
+    sure: bool = True
 
 
 Numbers = Mapping[Op, float]
