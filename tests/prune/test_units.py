@@ -19,7 +19,7 @@ from jsparse._slots import slots
 from jsparse.export import Record, rebuild
 from jsparse.prune import costs, units
 from tests.support.zoo import modules
-from tests.support.zoo_cases import CASES, outputs, prepared, shapes
+from tests.support.zoo_cases import CASES, outputs, prepared, shapes, vectors
 
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
 
@@ -295,3 +295,23 @@ def test_what_cannot_be_done_is_said() -> None:
         units(model, (1, 3), density=0.5, importance=scores([1, 2, 3, np.nan]))
     with pytest.raises(TypeError, match=r"pass density=0\.3"):
         units(model, (1, 3), sparsity=0.7)
+
+
+class Fraction(nnx.Module):
+    """Heads as wide as a stream divided by their number, which the code has."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        sizes = (4, 8), (8, 8), (8, 8), (8, 3)
+        self.enter, self.value, self.out, self.leave = (nnx.Linear(*n, rngs=rngs) for n in sizes)
+
+    def __call__(self, x: Array) -> Array:
+        x = self.enter(x)
+        heads = self.value(x).reshape(len(x), 2, x.shape[-1] // 2)
+        return self.leave(x + self.out(nnx.relu(heads).reshape(len(x), -1)))
+
+
+def test_a_stream_shrinks_with_heads_that_are_a_fraction_of_it() -> None:
+    model, x = Fraction(nnx.Rngs(0)), vectors(0, 4, 4)
+    small, record = units(model, x, density=0.5)
+    assert small.value.kernel.shape == (4, 4)
+    np.testing.assert_allclose(small(x), masked(model, record)(x), atol=1e-5)

@@ -40,6 +40,7 @@ from jsparse.export._shrinking.tracing import trace
 from jsparse.export._shrinking.verify import Fault
 
 NEAREST = 4  # families of the same width that are tried as a pair
+LARGEST = 2  # families of which a width may be a fraction
 
 
 class Family(NamedTuple):
@@ -179,6 +180,8 @@ class Units:
                 break
         held = held or dict.fromkeys(good, (one, one.faults[0]))
         before = [*self.alike]
+        sized = [n for n, (_, fault) in held.items() if fault.text != LOSES]
+        self._fraction(sized, {k: gone[k] for k in good}, tests)
         for n, (tested, fault) in held.items():
             others = {k: gone[k] for k in good}
             joins = lambda n=n: any(n in one for one in self.alike if one not in before)
@@ -222,6 +225,22 @@ class Units:
         step = self._parts.joined([own, *others], spreads, widths)
         if len(step) > len(own):
             self._join(step, good, tests)
+
+    def _fraction(self, held: Collection[int], good: Gone, tests: Tests) -> None:
+        """Find a family of which the width of some that are at fault is a fraction in the code.
+
+        Heads may be as wide as the stream divided by their number.
+        """
+        free = [k for k, one in enumerate(self.families) if one.held is None]
+        single = [k for k in free if len(self.step(k)) == 1]
+        widths = {k: len(self.families[k].units) for k in single}
+        for part in sorted({widths[n] for n in held if n in widths}, reverse=True):
+            own = {n: 1 for n in held if widths.get(n) == part}
+            whole = [k for k in single if widths[k] > part > 1 and widths[k] % part == 0]
+            whole.sort(key=lambda k: -len(self.families[k].axes))
+            for k in whole[:LARGEST]:
+                if self._join({k: widths[k] // part, **own}, good, tests):
+                    return
 
     def _pair(self, n: int, good: Gone, fault: Fault, tests: Tests) -> None:
         """Find a family with which this one shrinks if both keep the same width.
