@@ -119,7 +119,13 @@ def pure(model: nnx.Module, **options: Any) -> Pure:
 
 
 def shaped(inputs: tuple) -> tuple:
-    """The inputs, with float32 shapes instead of tuples of sizes."""
+    """The inputs, with float32 shapes instead of tuples of sizes.
+
+    Raises:
+      ValueError: a negative size.
+    """
+    if wrong := [one for one in inputs if is_sizes(one) and min(one) < 0]:
+        raise ValueError(f"a shape in place of an input has sizes of 1 or more; got {wrong[0]}")
     return tuple(jax.ShapeDtypeStruct(one, np.float32) if is_sizes(one) else one for one in inputs)
 
 

@@ -92,6 +92,7 @@ def test_a_weight_that_lost_nothing_is_not_listed() -> None:
     [
         (".*/lorab", ValueError, "lorab"),
         ([3], TypeError, r"keep holds patterns of paths, such as .*; got \[3\]"),
+        (None, TypeError, "keep holds patterns of paths, such as .*; got None"),
     ],
 )
 def test_patterns_that_match_nothing_are_refused(keep, error, message: str) -> None:

@@ -13,7 +13,7 @@ layers.
 """
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, TypeVar
 
 from flax import nnx
@@ -123,7 +123,7 @@ def alive_paths(model: nnx.Module, keep: str | Collection[str]) -> frozenset[str
       TypeError: keep holds something other than strings.
       ValueError: a pattern that matches no parameter.
     """
-    patterns = (keep,) if isinstance(keep, str) else tuple(keep)
+    patterns = (keep,) if isinstance(keep, str) or not isinstance(keep, Iterable) else tuple(keep)
     if not patterns:
         return frozenset()
     if not all(isinstance(pattern, str) for pattern in patterns):
