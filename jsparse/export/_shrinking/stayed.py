@@ -209,7 +209,7 @@ def _passed(op: Op, masks: list[np.ndarray]) -> list[np.ndarray] | None:
     out = np.zeros(op.outputs[0].shape, bool)
     for side in (0, 1):
         to = shape_of(op).to_output(side)
-        part = masks[side].all(axis=others(masks[side].ndim, *to))
+        part = np.asarray(masks[side].all(axis=others(masks[side].ndim, *to)))
         out |= spread(part, [to[axis] for axis in sorted(to)], out.shape)
     return [out]
 
