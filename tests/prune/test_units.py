@@ -315,3 +315,32 @@ def test_a_stream_shrinks_with_heads_that_are_a_fraction_of_it() -> None:
     small, record = units(model, x, density=0.5)
     assert small.value.kernel.shape == (4, 4)
     np.testing.assert_allclose(small(x), masked(model, record)(x), atol=1e-5)
+
+
+class GroupedQueries(nnx.Module):
+    """Two heads of queries for each of keys, as wide as the stream divided by their number."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.heads, self.shared = 4, 2
+        sizes = (5, 24), (24, 24), (24, 12), (24, 12), (24, 24), (24, 3)
+        layers = (nnx.Linear(*n, use_bias=False, rngs=rngs) for n in sizes)
+        self.enter, self.query, self.key, self.value, self.out, self.leave = layers
+
+    def __call__(self, x: Array) -> Array:
+        x = self.enter(x)
+        wide = x.shape[-1] // self.heads
+        q = self.query(x).reshape(*x.shape[:2], self.heads, wide)
+        k, v = (
+            jnp.repeat(layer(x).reshape(*x.shape[:2], self.shared, wide), 2, axis=2)
+            for layer in (self.key, self.value)
+        )
+        near = nnx.softmax(jnp.einsum("bthd,bshd->bhts", q, k) * wide**-0.5, axis=-1)
+        heads = jnp.einsum("bhts,bshd->bthd", near, v)
+        return self.leave(x + self.out(heads.reshape(x.shape)))
+
+
+def test_a_stream_shrinks_with_heads_of_which_some_are_at_fault_later() -> None:
+    model, x = GroupedQueries(nnx.Rngs(0)), jax.random.normal(jax.random.key(0), (2, 5, 5))
+    small, record = units(model, x, density=0.5)
+    assert small.value.kernel.shape == (12, 6)
+    np.testing.assert_allclose(small(x), masked(model, record)(x), atol=1e-5)

@@ -235,12 +235,14 @@ class Units:
         single = [k for k in free if len(self.step(k)) == 1]
         widths = {k: len(self.families[k].units) for k in single}
         for part in sorted({widths[n] for n in held if n in widths}, reverse=True):
-            own = {n: 1 for n in held if widths.get(n) == part}
+            own = [n for n in held if widths.get(n) == part]
+            alike = [k for k in single if widths[k] == part]  # some may be at fault only later
             whole = [k for k in single if widths[k] > part > 1 and widths[k] % part == 0]
             whole.sort(key=lambda k: -len(self.families[k].axes))
             for k in whole[:LARGEST]:
-                if self._join({k: widths[k] // part, **own}, good, tests):
-                    return
+                for parts in (own, alike) if len(alike) > len(own) else (own,):
+                    if self._join({k: widths[k] // part, **dict.fromkeys(parts, 1)}, good, tests):
+                        return
 
     def _pair(self, n: int, good: Gone, fault: Fault, tests: Tests) -> None:
         """Find a family with which this one shrinks if both keep the same width.
