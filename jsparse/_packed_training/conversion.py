@@ -259,7 +259,8 @@ def _packed(dense: Any, part: Sparse, width: int) -> StoredLinks:
     """The links that the mask of a layer keeps; the kernel of the dense layer becomes the mask."""
     weight = part.weight[...]
     dense.kernel[...] = part.mask[...].astype(weight.dtype)
-    links = _with_places(dense, csr(width)(dense))
+    packed: Any = csr(width)(dense)
+    links = _with_places(dense, packed)
     links.packed.values[...] = jnp.asarray(links.packing(weight))
     return links
 

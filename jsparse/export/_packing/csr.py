@@ -110,8 +110,8 @@ _product, _, _outer = bilinear(
 
 def gradients_at(plan: Plan, indices: Array, starts: Array, x: Array, dy: Array) -> Array:
     """The gradient x^T dy of y = x W at these places only, as in `CsrArrays`: float32 [places]."""
-    rows = x.reshape(-1, plan.inputs), dy.reshape(-1, plan.outputs)
-    given = *(array.astype(jnp.float32) for array in rows), indices, starts
+    rows = x.reshape(-1, plan.inputs).astype(jnp.float32)
+    given = rows, dy.reshape(-1, plan.outputs).astype(jnp.float32), indices, starts
     product = _plain_weights if on_mesh(*given) or not has_kernel(given[0]) else _outer
     return product(plan, *given)
 

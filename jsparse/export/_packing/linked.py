@@ -4,7 +4,6 @@ from typing import Any
 
 from jsparse.export._packing.formats import CsrArrays
 from jsparse.export._packing.packed import Packed, Structure
-from jsparse.export._packing.structure import CsrSizes
 
 
 class Linked(Packed):
@@ -13,7 +12,6 @@ class Linked(Packed):
     array_kind = CsrArrays
     indices: Structure
     starts: Structure
-    sizes: CsrSizes
     width: int
     """Inputs, or features, a group."""
     probe: Any = None
