@@ -308,8 +308,8 @@ def test_a_linker_that_deletes_what_it_could_not_finish_is_heard(tmp_path, monke
 
 @needs_compiler
 def test_threads_load_once(monkeypatch):
-    registered = []
-    compiled._register.cache_clear()
+    registered, register = [], functools.cache(compiled._register.__wrapped__)
+    monkeypatch.setattr(compiled, "_register", register)  # the process keeps its own
     note = lambda name, *given, **options: registered.append(name)
     monkeypatch.setattr(jax.ffi, "register_ffi_target", note)
     threads = [threading.Thread(target=compiled.load.__wrapped__) for _ in range(4)]
