@@ -125,7 +125,7 @@ def shaped(inputs: tuple) -> tuple:
       ValueError: a negative size.
     """
     if wrong := [one for one in inputs if is_sizes(one) and min(one) < 0]:
-        raise ValueError(f"a shape in place of an input has sizes of 1 or more; got {wrong[0]}")
+        raise ValueError(f"a shape in place of an input has sizes of 0 or more; got {wrong[0]}")
     return tuple(jax.ShapeDtypeStruct(one, np.float32) if is_sizes(one) else one for one in inputs)
 
 

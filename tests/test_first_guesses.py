@@ -213,7 +213,7 @@ def test_a_shape_by_name_goes_by_position(name: str) -> None:
 
 
 def test_a_shape_without_a_size_for_the_batch_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"has sizes of 1 or more; got \(-1, 6\)"):
+    with pytest.raises(ValueError, match=r"has sizes of 0 or more; got \(-1, 6\)"):
         js.groups(MLP(nnx.Rngs(0)), (-1, 6))
 
 

@@ -8,11 +8,11 @@ Command: python -m experiments.bench.trained --rounds 0    (trains, as `dst_mnis
          python -m experiments.bench.trained               (measures what was trained)
          python -m experiments.bench.trained --quick       (one epoch of LeNet-300-100, one round)
     The other runtimes need `pip install "jsparse[bench]"`.
-Minutes: 2 and 20 to train LeNet-300-100 and LeNet-5, one seed, and less than 1 each to measure
-    them, on two cores that do nothing else.
+Minutes: 2 to train LeNet-300-100, one seed, and less than 1 to measure it, on two cores that do
+    nothing else; LeNet-5 takes about 20, by estimate.
 Number (one core of an AMD EPYC): LeNet-300-100 with 2.2 % of its weights, 97.93 % accurate (dense
     98.12), takes 0.023 ms at batch 1, as long as ONNX Runtime, and 0.030 at batch 32, 5.6 times as
-    fast; its weights have 3.2 % of the bytes of the dense file.
+    fast; its weights have 3.2 % of the bytes of the dense file. LeNet-5: not run.
 
 The dense network is written as ONNX. The sparse one is folded and stored as `jsparse.export.pick`
 chooses, and saved: the bytes are those of the saved weights and of the whole folder, which also
@@ -67,8 +67,11 @@ class Settings(common.RunSettings):
 
     def __post_init__(self) -> None:
         self.check_positive("epochs")
-        if self.rounds < 0 or min(self.inputs) < 1:
-            raise ValueError("--rounds is 0 or more, --inputs are 1 or more")
+        if self.rounds < 0 or min(self.inputs, default=0) < 1:
+            raise ValueError(
+                f"--rounds got {self.rounds}, --inputs {self.inputs}; give 0 or more rounds, and "
+                "at least one number of inputs, each 1 or more"
+            )
 
 
 def recipe(name: Name, settings: Settings) -> dst_mnist.Settings:
