@@ -9,6 +9,7 @@ Command: python -m experiments.bench.agents --authors FOLDER --python PATH
     GitHub, PATH a Python with torch and gymnasium[mujoco], which need not be ours. Without them:
     the updates alone. With --baselines PATH, a Python with stable-baselines3: PPO on mazes, too.
     With --games PATH, a Python with torch: self-play of brick tic-tac-toe.
+    With --auxiliary: rounds of agents with auxiliary tasks.
     With --torch PATH, a Python with torch: self-play Pong; in an environment with
     PJRT_NPROC=1, as one thread is the fastest for both sides.
 Minutes: 2 for the updates; 5 more for both trainings, on two cores.
@@ -26,16 +27,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import common, dynamic_td3
+from experiments import common, dynamic_td3, scheduled_auxiliary
 from experiments.bench import games, maze, selfplay
-from experiments.bench.rounds import Load, ratio
+from experiments.bench.rounds import Load, processor_ms, processor_table
 from experiments.common.settings import environment
+from experiments.rl import sac_x
 from experiments.rl.replay import Replay
 from experiments.rl.td3 import DELAY, Td3, Trainer
 
@@ -66,6 +69,8 @@ class Settings:
     """A Python with torch, for self-play of brick tic-tac-toe; all else is left out then."""
     torch: Path | None = None
     """A Python with torch, for self-play Pong; all else is left out then."""
+    auxiliary: bool = False
+    """Only rounds of agents with auxiliary tasks."""
     steps: int = 20_000
     """Of the environment, in both trainings."""
     random: int = 5000
@@ -98,6 +103,16 @@ def updates(settings: Settings) -> dict[str, np.ndarray]:
             found[arm].append(1000 * (time.process_time() - start) / td3.every)
             running[arm] = trainer, state
     return {arm: np.array(taken[1:]) for arm, taken in found.items()}  # the first also compiles
+
+
+def auxiliary(rounds: int) -> dict[str, np.ndarray]:
+    """Processor milliseconds of 16 episodes of SAC-X and the updates after them, [rounds]."""
+
+    def learning(arm: str) -> tuple[Callable[[sac_x.Learner], sac_x.Learner], sac_x.Learner]:
+        own = sac_x.Trainer(sac_x.SacX(), scheduled_auxiliary.ARMS[arm], rounds + 1)
+        return lambda learner: own.learn(learner, rounds=1)[0], own.begin((1,))
+
+    return processor_ms({arm: learning(arm) for arm in scheduled_auxiliary.SPARSE}, rounds)
 
 
 def training(command: list[str], folder: str) -> dict[str, float]:
@@ -155,8 +170,7 @@ def mazes(settings: Settings, python: Path) -> dict[str, Any]:
     print(common.table(["PPO on mazes", *head], rows), f"\n\nours is {fold:.1f} times as fast\n")
     arms = ("dense", "95 %", "SET 90 %", "thresholds")
     taken = maze.iterations(arms, settings.rounds)
-    rows = [[arm, f"{np.median(ms):.1f}", *ratio(ms, taken["dense"])] for arm, ms in taken.items()]
-    print(common.table(["an iteration", "processor [ms]", "/ dense", "quartiles"], rows))
+    print(processor_table("an iteration", taken))
     return {"mazes": sides, "iterations [ms]": {arm: ms.tolist() for arm, ms in taken.items()}}
 
 
@@ -165,13 +179,17 @@ def main(settings: Settings) -> None:
     if (settings.authors is None) != (settings.python is None):
         raise ValueError("--authors and --python go together; give both or none")
     load, made_with = Load(), environment()
-    if settings.baselines or settings.games or settings.torch:
+    if settings.baselines or settings.games or settings.torch or settings.auxiliary:
         numbers = mazes(settings, settings.baselines) if settings.baselines else {}
         if settings.games:
             numbers |= games.measured(settings.games, 5, settings.rounds)
         if settings.torch:
             compared = selfplay.compared(settings.torch, settings.rounds)
             numbers |= {"self-play [s / frame]": compared}
+        if settings.auxiliary:
+            taken = auxiliary(settings.rounds)
+            print(processor_table("a round of SAC-X", taken), f"\n{load}")
+            numbers |= {"auxiliary [ms]": {arm: ms.tolist() for arm, ms in taken.items()}}
         if settings.out:
             settings.out.write_text(json.dumps(numbers | made_with, indent=1))
         return
@@ -190,9 +208,7 @@ def main(settings: Settings) -> None:
         print(common.table(["training", *head], rows), "\n", flush=True)
     load = Load()
     taken = updates(settings)
-    first = settings.arms[0]
-    rows = [[arm, f"{np.median(ms):.2f}", *ratio(ms, taken[first])] for arm, ms in taken.items()]
-    print(common.table(["update", "processor [ms]", f"/ {first}", "quartiles"], rows), f"\n{load}")
+    print(processor_table("update", taken), f"\n{load}")
     if settings.out:
         numbers = {"updates [ms]": {arm: ms.tolist() for arm, ms in taken.items()}}
         settings.out.write_text(json.dumps(numbers | {"trainings": sides} | made_with, indent=1))

@@ -14,6 +14,7 @@ import os
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import jax
 import numpy as np
 
 from experiments import common
-from experiments.bench.rounds import Load, ratio
+from experiments.bench.rounds import Load, processor_ms, processor_table
 from experiments.rl.alphazero import AlphaZero, Trainer
 from experiments.rl.networks import kinds
 
@@ -29,14 +30,8 @@ THEIRS = Path(__file__).with_name("torch_games.py")
 SIZE, CENTER = 5, 12
 SAMPLE = 5
 """Iterations of a sample, in each of which masks change."""
+SETTINGS = AlphaZero(every=AlphaZero().updates)
 FOREVER = 10**6
-
-
-def begun(arm: str) -> tuple[Trainer, Any]:
-    """A trainer, and an agent that has learned for one sample."""
-    settings = AlphaZero(every=AlphaZero().updates)
-    own = Trainer(settings, kinds(0.1, 0.0)[arm], SIZE, (CENTER,), FOREVER)
-    return own, trained(own, own.start(1))
 
 
 def trained(own: Trainer, state: Any) -> Any:
@@ -48,14 +43,9 @@ def trained(own: Trainer, state: Any) -> Any:
 
 def iterations(arms: tuple[str, ...], rounds: int) -> dict[str, np.ndarray]:
     """Processor milliseconds of an iteration of each arm, [rounds]; arms take turns."""
-    running = {arm: begun(arm) for arm in arms}
-    found: dict[str, list[float]] = {arm: [] for arm in arms}
-    for _ in range(rounds):
-        for arm, (own, state) in running.items():
-            start = time.process_time()
-            running[arm] = own, trained(own, state)
-            found[arm].append(1000 * (time.process_time() - start) / SAMPLE)
-    return {arm: np.array(taken) for arm, taken in found.items()}
+    owns = {arm: Trainer(SETTINGS, kinds(0.1, 0.0)[arm], SIZE, (CENTER,), FOREVER) for arm in arms}
+    running = {arm: (partial(trained, own), own.start(1)) for arm, own in owns.items()}
+    return {arm: ms / SAMPLE for arm, ms in processor_ms(running, rounds).items()}
 
 
 def beside(python: Path, count: int) -> dict[str, dict[str, float]]:
@@ -107,8 +97,7 @@ def measured(python: Path, count: int, rounds: int) -> dict[str, Any]:
     print(f"{jax.default_backend()}, {os.cpu_count()} cores; {load}\n")
     print(common.table(["self-play", *head], rows), f"\n\nours is {fold:.1f} times as fast\n")
     taken = iterations(("dense", "Erdos-Renyi", "SET"), rounds)
-    rows = [[arm, f"{np.median(ms):.1f}", *ratio(ms, taken["dense"])] for arm, ms in taken.items()]
-    print(common.table(["an iteration", "processor [ms]", "/ dense", "quartiles"], rows))
+    print(processor_table("an iteration", taken))
     return {
         "games": sides,
         "iterations with search [ms]": {arm: ms.tolist() for arm, ms in taken.items()},

@@ -13,6 +13,7 @@ import json
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import overfit_maze
+from experiments.bench.rounds import processor_ms
 from experiments.rl.environments import maze
 from experiments.rl.ppo import Ppo, Trainer
 from experiments.rl.rollout import Learner
@@ -40,15 +42,13 @@ def begun(arm: overfit_maze.Arm) -> tuple[Trainer, Learner, maze.Maze]:
 
 def iterations(arms: tuple[overfit_maze.Arm, ...], rounds: int) -> dict[str, np.ndarray]:
     """Processor milliseconds of an iteration of each arm, [rounds]; arms take turns."""
-    running = {arm: begun(arm) for arm in arms}
-    found: dict[str, list[float]] = {arm: [] for arm in arms}
-    for _ in range(rounds):
-        for arm, (own, learner, levels) in running.items():
-            start = time.process_time()
-            learner, _ = jax.block_until_ready(own.learn(learner, levels, iterations=SAMPLE))
-            found[arm].append(1000 * (time.process_time() - start) / SAMPLE)
-            running[arm] = own, learner, levels
-    return {arm: np.array(taken) for arm, taken in found.items()}
+
+    def learning(arm: overfit_maze.Arm) -> tuple[Callable[[Learner], Learner], Learner]:
+        own, learner, levels = begun(arm)
+        return lambda learner: own.learn(learner, levels, iterations=SAMPLE)[0], learner
+
+    running = {arm: learning(arm) for arm in arms}
+    return {arm: ms / SAMPLE for arm, ms in processor_ms(running, rounds).items()}
 
 
 def beside(python: Path, count: int) -> dict[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from experiments import common
 from jsparse import _timing
 
 SAMPLE = 0.05
@@ -123,10 +124,36 @@ def in_turns(candidates: Mapping[str, Candidate], rounds: int) -> dict[str, np.n
     return {name: taken[name] / (one.whole * one.steps) for name, one in candidates.items()}
 
 
+def processor_ms(
+    running: Mapping[str, tuple[Callable[[Any], Any], Any]], rounds: int
+) -> dict[str, np.ndarray]:
+    """Processor milliseconds of a call of each candidate, [rounds].
+
+    Args:
+      running: function from a state to the next one, and the first state, which is given up.
+      rounds: calls of each, which take turns; one more before them, which compiles, is not counted.
+    """
+    states = {name: state for name, (_, state) in running.items()}
+    taken: dict[str, list[float]] = {name: [] for name in running}
+    for _ in range(rounds + 1):
+        for name, (call, _) in running.items():
+            start = time.process_time()
+            states[name] = jax.block_until_ready(call(states[name]))
+            taken[name].append(1000 * (time.process_time() - start))
+    return {name: np.array(times[1:]) for name, times in taken.items()}
+
+
 def ratio(times: np.ndarray, reference: np.ndarray) -> list[str]:
     """Median over rounds of the ratio within a round, and its quartiles, as text."""
     low, middle, high = np.quantile(times / reference, [0.25, 0.5, 0.75])
     return [f"{middle:.3f}", f"{low:.3f}-{high:.3f}"]
+
+
+def processor_table(what: str, taken: Mapping[str, np.ndarray]) -> str:
+    """Medians of `processor_ms`, and ratios to the first candidate."""
+    first = next(iter(taken))
+    rows = [[name, f"{np.median(ms):.2f}", *ratio(ms, taken[first])] for name, ms in taken.items()]
+    return common.table([what, "processor [ms]", f"/ {first}", "quartiles"], rows)
 
 
 class Load:
