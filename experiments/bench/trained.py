@@ -43,8 +43,8 @@ from experiments.common.train import trained
 from jsparse import export
 
 Name = Literal["lenet-300-100", "lenet-5"]
-DENSITIES = {"lenet-300-100": 0.023, "lenet-5": 0.0155}
-"""That `TargetDensity` steers to, for the published ones at the end."""
+PUBLISHED = {"lenet-300-100": 0.023, "lenet-5": 0.0155}
+"""What to steer to for about the published densities at the end."""
 DECAY = 0.3
 """Of the run, over which the learning rate falls to 0."""
 PART = 1000
@@ -56,6 +56,8 @@ class Settings(common.RunSettings):
     """What to train and to measure."""
 
     networks: tuple[Name, ...] = ("lenet-300-100", "lenet-5")
+    density: float | None = None
+    """That `TargetDensity` steers to; if None, about the published one of each network."""
     epochs: int = 20
     """Of training."""
     inputs: tuple[int, ...] = (1, 32)
@@ -76,14 +78,16 @@ class Settings(common.RunSettings):
 
 def recipe(name: Name, settings: Settings) -> dst_mnist.Settings:
     """How a network is trained: one seed of `dst_mnist`, steered to its density."""
+    published = settings.density is None
+    density = PUBLISHED[name] if published else settings.density
     return dst_mnist.Settings(
         network=name,
-        density=DENSITIES[name],
+        density=density,
         decay=DECAY,
         epochs=settings.epochs,
         seeds=1,
         data=settings.data,
-        out=f"{settings.out or 'runs/trained'}/{name}",
+        out=f"{settings.out or 'runs/trained'}/{name}{'' if published else f', {density:.3g}'}",
     )
 
 
