@@ -29,7 +29,8 @@ from jsparse.export._packing import compiled, convolution
 from jsparse.export._packing.autotune import FORMATS, _worth_trying
 from jsparse.export._packing.convolution import as_matrix, whole_kernel
 from jsparse.export._packing.formats import CsrArrays, csr_arrays, csr_places
-from jsparse.export._packing.layers import packed_layers, put_packed
+from jsparse.export._packing.layers import put_packed
+from jsparse.export._saving.saving import packed_layers
 from tests.support import convolving
 from tests.support.packing import draw, needs_compiler, outputs_and_gradients
 

@@ -11,7 +11,8 @@ from flax import nnx
 
 import jsparse as js
 from jsparse.export import random_csr, save, trim
-from jsparse.export._packing.layers import packed_layers, put_packed
+from jsparse.export._packing.layers import put_packed
+from jsparse.export._saving.saving import packed_layers
 from tests.support.cases import enable_x64
 from tests.support.packing import needs_compiler
 

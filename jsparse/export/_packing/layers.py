@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from jsparse._slots import Slot
@@ -18,11 +17,10 @@ from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.csr_conv import CsrConv
 from jsparse.export._packing.dense import has_window, is_between, why_not_packable
 from jsparse.export._packing.int8 import BlockSparseInt8, CsrInt8
-from jsparse.export._packing.linked import Linked
 from jsparse.export._packing.packed import Packed
 from jsparse.export._packing.packers import Format, NotStored, check_format, settings_of
 from jsparse.export._packing.replacing import layers_of, places_of, put_in_place, shared_with_dense
-from jsparse.export._packing.structure import features_in
+from jsparse.export._packing.structure import features_in, features_json
 from jsparse.export._packing.windows import Geometry, geometry_in, geometry_of
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -137,55 +135,12 @@ def unpack(model: Model) -> Model:
     return put_in_place(copy, places_of(copy, Packed), lambda place: dense_layer(place.value))
 
 
-def packed_layers(model: nnx.Module) -> dict[str, dict[str, Any]]:
-    """The settings of each packed layer, by path, ready for JSON: see `put_packed`.
-
-    Raises:
-      ValueError: a layer holds more than its links, after training in which they moved.
-    """
-    places = places_of(model, Packed)
-    for place in places:
-        if isinstance(place.value, Linked) and place.value.loose:
-            raise ValueError(
-                f"{place.path or 'the model'} has room for links that were dropped, or places "
-                "where links may grow; save jsparse.export.trim(model)"
-            )
-    settings = {place.path: _as_json(place.value) for place in places}
-    first = {id(place.value.values): place.path for place in reversed(places)}
-    for place in places:
-        if (owner := first[id(place.value.values)]) != place.path:
-            settings[place.path]["kernel_of"] = owner
-    return settings
-
-
-def _as_json(layer: Any) -> dict[str, Any]:
-    sides = {"block": list(layer.block)} if hasattr(layer, "block") else {"width": layer.width}
-    if isinstance(layer, CsrConv):
-        sides |= layer.geometry.as_json()
-    if layer.stack:
-        sides["stack"] = list(layer.stack)
-    return {
-        "format": layer.format,
-        **sides,
-        "in_features": _size(layer.in_shape),
-        "out_features": _size(layer.out_shape),
-        "kept": layer.sizes.kept,
-        "use_bias": layer.bias is not None,
-        "dtype": None if layer.dtype is None else jnp.dtype(layer.dtype).name,
-        "param_dtype": layer.floats[...].dtype.name,
-    }
-
-
-def _size(shape: tuple[int, ...]) -> int | list[int]:
-    return shape[0] if len(shape) == 1 else list(shape)
-
-
 def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
     """A copy of a model with empty packed layers, to be filled from a file.
 
     Args:
       model: any NNX module, sparse or folded, with dense or packed layers there; not changed.
-      layers: from `packed_layers`.
+      layers: the settings of each by path, as model.json has them.
 
     Raises:
       ValueError: the model has no such layer in such a place, or one of another size.
@@ -237,7 +192,7 @@ def _window_in(settings: Mapping[str, Any]) -> Geometry | None:
 
 
 def _sides(ins: tuple[int, ...], outs: tuple[int, ...], window: Geometry | None) -> str:
-    return f"from {_size(ins)} to {_size(outs)} features{_window_text(window)}"
+    return f"from {features_json(ins)} to {features_json(outs)} features{_window_text(window)}"
 
 
 def _window_text(window: Geometry | None) -> str:

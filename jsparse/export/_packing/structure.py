@@ -252,6 +252,11 @@ def features_in(settings: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int
     return ins, outs
 
 
+def features_json(shape: tuple[int, ...]) -> int | list[int]:
+    """The features of a side as `features_in` reads them: a number if there is one axis."""
+    return shape[0] if len(shape) == 1 else list(shape)
+
+
 def sizes_of(settings: Mapping[str, Any]) -> Sizes:
     """The sizes in the settings of a packed layer, as a file has them.
 

@@ -35,7 +35,11 @@ from jsparse._untraced import outside_jit
 from jsparse._values import check_flag, check_folder, check_is
 from jsparse._versions import versions
 from jsparse.export._packing import compiled
-from jsparse.export._packing.layers import packed_layers
+from jsparse.export._packing.csr_conv import CsrConv
+from jsparse.export._packing.linked import Linked
+from jsparse.export._packing.packed import Packed
+from jsparse.export._packing.replacing import places_of
+from jsparse.export._packing.structure import features_json
 from jsparse.export._saving.functional import portable, saved
 from jsparse.export._saving.stablehlo import Program, kernel_program, program
 from jsparse.export._shrinking.record import Record
@@ -226,6 +230,45 @@ def _describe(
         "layers": {path: _layer(layer) for path, layer in walk_modules(model)},
         "packed": packed_layers(model),
         "record": record.to_dict(),
+    }
+
+
+def packed_layers(model: nnx.Module) -> dict[str, dict[str, Any]]:
+    """The settings of each packed layer, by path, ready for JSON.
+
+    Raises:
+      ValueError: a layer holds more than its links, after training in which they moved.
+    """
+    places = places_of(model, Packed)
+    for place in places:
+        if isinstance(place.value, Linked) and place.value.loose:
+            raise ValueError(
+                f"{place.path or 'the model'} has room for links that were dropped, or places "
+                "where links may grow; save jsparse.export.trim(model)"
+            )
+    settings = {place.path: _packed_json(place.value) for place in places}
+    first = {id(place.value.values): place.path for place in reversed(places)}
+    for place in places:
+        if (owner := first[id(place.value.values)]) != place.path:
+            settings[place.path]["kernel_of"] = owner
+    return settings
+
+
+def _packed_json(layer: Any) -> dict[str, Any]:
+    sides = {"block": list(layer.block)} if hasattr(layer, "block") else {"width": layer.width}
+    if isinstance(layer, CsrConv):
+        sides |= layer.geometry.as_json()
+    if layer.stack:
+        sides["stack"] = list(layer.stack)
+    return {
+        "format": layer.format,
+        **sides,
+        "in_features": features_json(layer.in_shape),
+        "out_features": features_json(layer.out_shape),
+        "kept": layer.sizes.kept,
+        "use_bias": layer.bias is not None,
+        "dtype": None if layer.dtype is None else jnp.dtype(layer.dtype).name,
+        "param_dtype": layer.floats[...].dtype.name,
     }
 
 
