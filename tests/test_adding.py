@@ -84,10 +84,10 @@ METHOD = '''
 
 from flax import nnx
 
-from jsparse.prune._choice import Choice, globally, keep_highest, magnitudes
+from jsparse.prune._choice import Selector, globally, keep_highest, magnitudes
 
 
-def smallest(model: nnx.Module, *, density: float, choose: Choice = globally) -> nnx.Module:
+def smallest(model: nnx.Module, *, density: float, choose: Selector = globally) -> nnx.Module:
     """A copy of the model that keeps its smallest weights."""
     scores = {path: 1 / score for path, score in magnitudes(model).items()}
     return keep_highest(model, scores, density, choose)

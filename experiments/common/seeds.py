@@ -18,7 +18,7 @@ from jax import Array
 import jsparse
 from experiments.common.data.sources import Images
 from experiments.common.sweep import PIXELS, Inputs, side_by_side
-from jsparse.prune._choice import Choice
+from jsparse.prune._choice import Selector
 
 
 class Seeds(nnx.Module):
@@ -48,7 +48,7 @@ class per_seed:
       choose: such as `jsparse.prune.globally`.
     """
 
-    choose: Choice
+    choose: Selector
 
     def __call__(
         self, scores: Mapping[str, Array], density: float, shapes: Mapping[str, tuple[int, ...]]

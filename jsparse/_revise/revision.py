@@ -1,7 +1,7 @@
 """The interface of a revision, and code that several revisions share."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import jax.numpy as jnp
 from jax import Array
@@ -86,6 +86,26 @@ class MovesLinks(Revision, Scoped, Protocol):
         ...
 
 
+class Periodic(Protocol):
+    """A revision at `first`, every `every` steps after it, and not after `last`."""
+
+    @property
+    def first(self) -> int: ...
+
+    @property
+    def every(self) -> int: ...
+
+    @property
+    def last(self) -> int: ...
+
+
+class Exchanges(Periodic, Scoped, Protocol):
+    """A periodic revision that exchanges a fraction of the units."""
+
+    @property
+    def fraction(self) -> float: ...
+
+
 Revisions = tuple[str, Revision] | Sequence[tuple[str, Revision]] | Mapping[str, Revision]
 """Pairs of a pattern and a revision: one, several, or a dict of them."""
 
@@ -110,7 +130,7 @@ def check_steps(least: int = 1, **steps: int) -> None:
             )
 
 
-def check_periodic(by: Any, what: str) -> None:
+def check_periodic(by: Periodic, what: str) -> None:
     """Refuse settings `first`, `every` and `last` under which `what` would never happen."""
     check_steps(every=by.every, last=by.last)
     check_steps(0, first=by.first)
@@ -121,14 +141,14 @@ def check_periodic(by: Any, what: str) -> None:
         )
 
 
-def check_exchange(by: Any) -> None:
+def check_exchange(by: Exchanges) -> None:
     """Refuse settings under which nothing would be exchanged."""
     check_periodic(by, "exchange anything")
     check_in("(0, 1]", fraction=by.fraction)
     check_competition(by)
 
 
-def periodic(by: Any, step: Array) -> Array:
+def periodic(by: Periodic, step: Array) -> Array:
     """bool []: whether a step is `first` plus a multiple of `every`, up to `last`."""
     return (step >= by.first) & (step <= by.last) & ((step - by.first) % by.every == 0)
 

@@ -39,7 +39,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 Arrays = Mapping[str, Array]
 
 
-class Choice(Protocol):
+class Selector(Protocol):
     """Decides which weights are kept, from the scores of all layers: such as `globally`."""
 
     def __call__(self, scores: Arrays, density: float, shapes: Shapes) -> dict[str, Array]:
@@ -155,7 +155,9 @@ def magnitudes(model: nnx.Module) -> dict[str, Array]:
 
 
 @outside_jit
-def keep_highest(model: Model, scores: Arrays, density: float, choose: Choice = globally) -> Model:
+def keep_highest(
+    model: Model, scores: Arrays, density: float, choose: Selector = globally
+) -> Model:
     """A copy of the model that keeps the weights with the highest scores.
 
     Masked weights stay masked: a model can become sparser, never denser.
@@ -207,7 +209,7 @@ def stack_of(part: Sparse) -> int:
     return 0 if isinstance(part, CoupledUnits) else part.rule.role.stack
 
 
-def check_choice(choose: Choice) -> None:
+def check_choice(choose: Selector) -> None:
     """Refuse a budget or a class in place of a choice."""
     budget = choose in (uniform, erdos_renyi, erdos_renyi_kernel)
     budget |= isinstance(choose, erdos_renyi_links)

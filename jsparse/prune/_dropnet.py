@@ -32,7 +32,7 @@ from jsparse._untraced import outside_jit
 from jsparse._values import check_function, check_mapping
 from jsparse.prune._choice import (
     Arrays,
-    Choice,
+    Selector,
     check_alive,
     check_choice,
     globally,
@@ -63,7 +63,7 @@ def dropnet(
     densities: Sequence[float],
     *,
     restart: Restart = REWIND,
-    choose: Choice = globally,
+    choose: Selector = globally,
     along: Mapping[str, Sequence[str]] = ALONE,
     keep: RoundStore = NOWHERE,
 ) -> Iterator[tuple[Round, Model]]:
@@ -110,7 +110,7 @@ def drop_units(
     model: Model,
     scores: Arrays,
     density: float,
-    choose: Choice = globally,
+    choose: Selector = globally,
     along: Mapping[str, Sequence[str]] = ALONE,
 ) -> Model:
     """A copy of the model that keeps the units with the highest scores; dropped ones stay dropped.

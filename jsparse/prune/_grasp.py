@@ -25,7 +25,7 @@ from jax import Array
 from jsparse._checks import check_density
 from jsparse._untraced import explain_abstract_model, outside_jit
 from jsparse._values import by_density, check_batches
-from jsparse.prune._choice import Arrays, Choice, check_choice, globally, held_parts, keep_highest
+from jsparse.prune._choice import Arrays, Selector, check_choice, globally, held_parts, keep_highest
 from jsparse.prune._weights import Loss, mean_over, slope, weights_of
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -34,7 +34,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 @by_density
 @outside_jit
 def grasp(
-    model: Model, loss: Loss, batches: Iterable[Any], *, density: float, choose: Choice = globally
+    model: Model, loss: Loss, batches: Iterable[Any], *, density: float, choose: Selector = globally
 ) -> Model:
     """A copy of the model that keeps the weights that preserve gradient flow.
 

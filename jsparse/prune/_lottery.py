@@ -22,7 +22,7 @@ from jsparse._untraced import outside_jit
 from jsparse._values import check_function, check_whole
 from jsparse.prune._choice import (
     Arrays,
-    Choice,
+    Selector,
     check_choice,
     globally,
     keep_highest,
@@ -42,7 +42,7 @@ def lottery(
     densities: Sequence[float],
     *,
     restart: Restart = REWIND,
-    choose: Choice = globally,
+    choose: Selector = globally,
     score: Callable[[Model], Arrays] = magnitudes,
     keep: RoundStore = NOWHERE,
 ) -> Iterator[tuple[Round, Model]]:

@@ -14,14 +14,14 @@ from flax import nnx
 
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density
-from jsparse.prune._choice import Choice, globally, keep_highest, magnitudes
+from jsparse.prune._choice import Selector, globally, keep_highest, magnitudes
 
 Model = TypeVar("Model", bound=nnx.Module)
 
 
 @by_density
 @outside_jit
-def magnitude(model: Model, *, density: float, choose: Choice = globally) -> Model:
+def magnitude(model: Model, *, density: float, choose: Selector = globally) -> Model:
     """A copy of the model that keeps its largest weights.
 
     Args:

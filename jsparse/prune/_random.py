@@ -15,7 +15,7 @@ from jax import Array
 from jsparse._coupled import shared_value
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_key
-from jsparse.prune._choice import Choice, by_layer, keep_highest, stored_parts
+from jsparse.prune._choice import Selector, by_layer, keep_highest, stored_parts
 from jsparse.rules._rule import APART
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -24,7 +24,7 @@ EVENLY = by_layer()
 
 @by_density
 @outside_jit
-def random(model: Model, *, density: float, key: Array, choose: Choice = EVENLY) -> Model:
+def random(model: Model, *, density: float, key: Array, choose: Selector = EVENLY) -> Model:
     """A copy of the model that keeps random weights.
 
     With `choose=by_layer(jsparse.schedule.erdos_renyi_kernel)` thin layers keep more; SET and RigL

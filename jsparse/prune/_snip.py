@@ -21,7 +21,7 @@ from jax import Array
 from jsparse._checks import check_density
 from jsparse._untraced import explain_abstract_model, outside_jit
 from jsparse._values import by_density
-from jsparse.prune._choice import Choice, check_choice, globally, keep_highest
+from jsparse.prune._choice import Selector, check_choice, globally, keep_highest
 from jsparse.prune._weights import Loss, mean_over, slope, weights_of
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -30,7 +30,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 @by_density
 @outside_jit
 def snip(
-    model: Model, loss: Loss, batches: Iterable[Any], *, density: float, choose: Choice = globally
+    model: Model, loss: Loss, batches: Iterable[Any], *, density: float, choose: Selector = globally
 ) -> Model:
     """A copy of the model that keeps the weights with the highest connection sensitivity.
 

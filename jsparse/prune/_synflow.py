@@ -31,7 +31,7 @@ from jsparse._slots import slots
 from jsparse._surgery import fold
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_shape, check_whole
-from jsparse.prune._choice import Arrays, Choice, check_choice, globally, held_parts, keep_highest
+from jsparse.prune._choice import Arrays, Selector, check_choice, globally, held_parts, keep_highest
 from jsparse.prune._weights import Weights, split
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -47,7 +47,7 @@ def synflow(
     *,
     density: float,
     rounds: int = 100,
-    choose: Choice = globally,
+    choose: Selector = globally,
     **options: Any,
 ) -> Model:
     """A copy of the model that keeps the weights with the highest synaptic flow.

@@ -158,7 +158,7 @@ def _hold_grids(
                     held[number] = True
 
 
-class Unit(NamedTuple):
+class TiedClasses(NamedTuple):
     """Classes that are removed together, and what holds them; none if nothing does."""
 
     classes: np.ndarray
@@ -188,14 +188,14 @@ class Classes:
                         if several and len(side) == 1:
                             self._made.setdefault(number, reason)
 
-    def units(self) -> list[Unit]:
+    def units(self) -> list[TiedClasses]:
         """What goes together, each once; of positions of a grid, with the axes of the grid."""
         alone = [n for n in range(len(self._reasons)) if n not in self._made]
         around = [self._around(n) for n in alone]
         found = list({unit.classes.tobytes(): unit for unit in around}.values())
         covered = {int(n) for unit in found if len(unit.classes) > 1 for n in unit.classes}
         rest = [n for n in self._made if n not in covered]
-        return found + [Unit(np.array([n]), self._reasons[n] or self._made[n]) for n in rest]
+        return found + [TiedClasses(np.array([n]), self._reasons[n] or self._made[n]) for n in rest]
 
     def shuffled(self) -> list[tuple[np.ndarray, Reason]]:
         """The positions of axes that reshapes have before and after a longer one, and the reason.
@@ -224,10 +224,10 @@ class Classes:
         count = functools.partial(np.unique, return_counts=True)
         return [[[count(one) for one in side] for side in sides] for sides, _ in self._grids]
 
-    def _around(self, seed: int) -> Unit:
+    def _around(self, seed: int) -> TiedClasses:
         """The smallest set with this class that all grids allow."""
         if self._held[seed] or seed not in self._in:
-            return Unit(np.array([seed]), self._reasons[seed])
+            return TiedClasses(np.array([seed]), self._reasons[seed])
         gone = np.zeros(len(self._reasons), bool)
         gone[seed] = True
         waiting = set(self._in[seed])
@@ -235,12 +235,12 @@ class Classes:
             n = waiting.pop()
             added = self._demanded(n, gone)
             if added is None:
-                return Unit(np.array([seed]), self._grids[n][1])
+                return TiedClasses(np.array([seed]), self._grids[n][1])
             gone[added] = True
             waiting.update(k for one in added.tolist() for k in self._in.get(one, ()))
         classes = np.flatnonzero(gone)
         stuck = classes[self._held[classes]]
-        return Unit(classes, self._reasons[stuck[0]] if len(stuck) else None)
+        return TiedClasses(classes, self._reasons[stuck[0]] if len(stuck) else None)
 
     def _demanded(self, n: int, gone: np.ndarray) -> np.ndarray | None:
         """Classes that a grid demands in addition; None if it allows none."""

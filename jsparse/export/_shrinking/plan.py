@@ -54,7 +54,7 @@ class Cutting(NamedTuple):
     groups: dict[str, int]
 
 
-class Choice(NamedTuple):
+class Shrunk(NamedTuple):
     """What is removed, the smaller model, what it computes, and its record."""
 
     removal: Removal
@@ -181,7 +181,7 @@ class Plan:
 
     def choose(
         self, made_up: Callable[[nnx.Module, Mapping[str, Cut], Compared], Made]
-    ) -> "Choice":
+    ) -> "Shrunk":
         """The largest removable set without a fault, and why other dead units are kept.
 
         Each round keeps all axes at which the smaller model is not the cut one.
@@ -209,7 +209,7 @@ class Plan:
         stayed |= hidden_weights(self.model, record.cuts)
         for path, text in partly_dead(self.graph, self.knowledge, removal).items():
             stayed[path] = f"{stayed[path]}; {text}" if path in stayed else text
-        return Choice(removal, small, graph, dataclasses.replace(record, stayed=stayed))
+        return Shrunk(removal, small, graph, dataclasses.replace(record, stayed=stayed))
 
     def _give_way(self, removal: Removal, found: list[Fault], everywhere: bool) -> None:
         """Keep the axes at fault; all of them if that is not known, or `everywhere`."""
