@@ -182,7 +182,7 @@ class Entries:
         """Masks that are chosen before the first step."""
         held = lambda choice: common.Contestant(self.held, begin=choice)
         pick = lambda by, **more: held(lambda new, _, seed: by(new, density=density, **more))
-        seen = {"loss": loss, "batches": self.batches}
+        seen = {"loss": common.cross_entropy, "batches": self.batches}
 
         def even(new: nnx.Module, _: nnx.Module, seed: int) -> nnx.Module:
             budget = schedule.erdos_renyi_kernel(self.shapes, density)
@@ -246,13 +246,7 @@ class Entries:
         }
 
 
-def loss(model: Any, batch: tuple[jax.Array, jax.Array], temperature: float = 1.0) -> jax.Array:
-    """Cross entropy, []."""
-    x, y = batch
-    return optax.softmax_cross_entropy_with_integer_labels(model(x) / temperature, y).mean()
-
-
-calm_loss = partial(loss, temperature=200.0)
+calm_loss = partial(common.cross_entropy, temperature=200.0)
 """As in the code of GraSP's authors."""
 
 

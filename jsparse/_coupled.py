@@ -9,8 +9,7 @@ from jax import Array
 
 from jsparse._sparse import Sparse
 from jsparse.rules._coupled import Follows, Span, finished
-from jsparse.rules._rule import State, without_draw
-from jsparse.rules._stacked import stacked_apply, stacked_mask
+from jsparse.rules._rule import State
 
 
 class CoupledUnits(Sparse):
@@ -80,30 +79,20 @@ class CoupledSparse(Sparse):
         """Each span with its group."""
         return list(zip(self.rule.spans, self.groups.values(), strict=True))
 
-    def read(self) -> Array:
-        """The weight as the layer reads it, with gates where it closes units: [...]."""
-        return stacked_apply(self.rule, self._stack, self.weight[...], self._seen)
-
-    def read_mask(self) -> Array:
-        """The mask, [...] like the weight: 1 where none of its units is dropped."""
-        return stacked_mask(self.rule, self._stack, self.weight[...], self._seen)
-
     def read_final(self) -> Array:
         """The weight without sampling, with zeros for all that belongs to dropped units: [...]."""
-        state = self._of_groups(final=True)
-        return finished(self.rule, self._stack, self.weight[...], state)
-
-    def read_final_mask(self) -> Array:
-        """The mask without sampling: [...] like the weight."""
-        return stacked_mask(self.rule, self._stack, self.weight[...], self._of_groups(final=True))
+        return finished(self.rule, self._stack, self.weight[...], self._final)
 
     @property
     def _seen(self) -> Any:
-        return self._of_groups(final=False)
+        return self._of_groups("_seen")
 
-    def _of_groups(self, *, final: bool) -> dict[str, State]:
+    @property
+    def _final(self) -> Any:
+        return self._of_groups("_final")
+
+    def _of_groups(self, which: str) -> dict[str, State]:
         return {
-            str(n): (without_draw(group.state) if final else group._seen)
-            | {"norms": group.weight[...]}
+            str(n): getattr(group, which) | {"norms": group.weight[...]}
             for n, group in enumerate(self.groups.values())
         }

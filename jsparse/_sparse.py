@@ -100,11 +100,11 @@ class Sparse(nnx.Module):
 
     def read_final(self) -> Array:
         """The masked weight without sampling, as in eval mode: [...] like the weight."""
-        return stacked_apply(self.rule, self._stack, self.weight[...], without_draw(self.state))
+        return stacked_apply(self.rule, self._stack, self.weight[...], self._final)
 
     def read_final_mask(self) -> Array:
         """The mask without sampling, as in eval mode: [...] like the weight."""
-        return stacked_mask(self.rule, self._stack, self.weight[...], without_draw(self.state))
+        return stacked_mask(self.rule, self._stack, self.weight[...], self._final)
 
     def score(self) -> Array:
         """The scores of the units, [stack..., grid of units]; for rules whose units compete."""
@@ -126,6 +126,11 @@ class Sparse(nnx.Module):
         state = self.state
         check_together("mask", state.get("mask", self.weight), self.weight)
         return without_draw(state) if self.deterministic else state
+
+    @property
+    def _final(self) -> State:
+        """The state on which the mask depends in eval mode."""
+        return without_draw(self.state)
 
     @property
     def _stack(self) -> int:

@@ -36,7 +36,7 @@ import numpy as np
 
 from experiments import common, dynamic_td3, scheduled_auxiliary
 from experiments.bench import games, maze, selfplay
-from experiments.bench.rounds import Load, processor_ms, processor_table
+from experiments.bench.rounds import Load, processor_ms, processor_table, sides_table
 from experiments.common.settings import environment
 from experiments.rl import sac_x
 from experiments.rl.replay import Replay
@@ -163,11 +163,8 @@ def mazes(settings: Settings, python: Path) -> dict[str, Any]:
     """PPO on mazes against stable-baselines3, and the iterations of sparse agents."""
     load = Load()
     sides = maze.beside(python, settings.iterations)
-    head = list(sides["ours"])
-    rows = [[name, *(f"{one[key]:,.2f}" for key in head)] for name, one in sides.items()]
-    fold = sides["ours"]["steps / s"] / sides["stable-baselines3"]["steps / s"]
     print(f"{jax.default_backend()}, {os.cpu_count()} cores; {load}\n")
-    print(common.table(["PPO on mazes", *head], rows), f"\n\nours is {fold:.1f} times as fast\n")
+    print(sides_table("PPO on mazes", sides, "steps / s"))
     arms = ("dense", "95 %", "SET 90 %", "thresholds")
     taken = maze.iterations(arms, settings.rounds)
     print(processor_table("an iteration", taken))

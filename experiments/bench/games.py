@@ -21,8 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import common
-from experiments.bench.rounds import Load, processor_ms, processor_table
+from experiments.bench.rounds import Load, processor_ms, processor_table, sides_table
 from experiments.rl.alphazero import AlphaZero, Trainer
 from experiments.rl.networks import kinds
 
@@ -91,11 +90,8 @@ def _theirs(python: Path, *given: Any) -> dict[str, float]:
 def measured(python: Path, count: int, rounds: int) -> dict[str, Any]:
     """Print both tables; all numbers."""
     load, sides = Load(), beside(python, count)
-    head = list(sides["ours"])
-    rows = [[name, *(f"{one[key]:,.2f}" for key in head)] for name, one in sides.items()]
-    fold = sides["ours"]["games / s"] / sides["PyTorch"]["games / s"]
     print(f"{jax.default_backend()}, {os.cpu_count()} cores; {load}\n")
-    print(common.table(["self-play", *head], rows), f"\n\nours is {fold:.1f} times as fast\n")
+    print(sides_table("self-play", sides, "games / s"))
     taken = iterations(("dense", "Erdos-Renyi", "SET"), rounds)
     print(processor_table("an iteration", taken))
     return {

@@ -155,9 +155,9 @@ def first_masks(prune: Any, weights: Any, seed: int) -> Any:
 def main(settings: Settings) -> None:
     """Train all with all seeds and print them side by side."""
     pruner = import_jaxpruner(settings.jaxpruner)
-    images = common.mnist(settings.data)
+    images = common.first_samples(common.mnist(settings.data), settings.samples)
     flat = lambda x: jnp.asarray(x, jnp.float32).reshape(len(x), -1) / 255
-    x, y = flat(images.train_x[: settings.samples]), jnp.asarray(images.train_y[: settings.samples])
+    x, y = flat(images.train_x), jnp.asarray(images.train_y)
     test_x, test_y = flat(images.test_x), jnp.asarray(images.test_y)
     steps = settings.epochs * (len(x) // settings.batch)
     rows = []

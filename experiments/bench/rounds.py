@@ -156,6 +156,14 @@ def processor_table(what: str, taken: Mapping[str, np.ndarray]) -> str:
     return common.table([what, "processor [ms]", f"/ {first}", "quartiles"], rows)
 
 
+def sides_table(what: str, sides: Mapping[str, Mapping[str, Any]], unit: str) -> str:
+    """The numbers of ours and of one other side, and how many times as fast ours is in a unit."""
+    ours, other = sides.values()
+    rows = [[name, *(f"{one[key]:,.2f}" for key in ours)] for name, one in sides.items()]
+    fold = ours[unit] / other[unit]
+    return f"{common.table([what, *ours], rows)}\n\nours is {fold:.1f} times as fast\n"
+
+
 class Load:
     """What processes other than these used of the machine since it was made; Linux only."""
 

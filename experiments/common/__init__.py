@@ -78,6 +78,7 @@ from experiments.common.sweep import standardized as standardized
 from experiments.common.sweep import to_float as to_float
 from experiments.common.sweep import turns_on_cpu as turns_on_cpu
 from experiments.common.train import Published as Published
+from experiments.common.train import cross_entropy as cross_entropy
 from experiments.common.train import results as results
 from experiments.common.train import study as study
 from experiments.common.train import sweeps as sweeps

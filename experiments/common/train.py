@@ -7,7 +7,9 @@ the same seeds; a table compares the last epoch with the published figures.
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -22,6 +24,14 @@ from experiments.common.sweep import PIXELS, Inputs, Runs, Sweep, Trace, shown
 
 TIMED = 64
 """Inputs that a trained model is timed on."""
+
+
+def cross_entropy(
+    model: Any, batch: tuple[jax.Array, jax.Array], temperature: float = 1.0
+) -> jax.Array:
+    """The mean loss of a classifier whose outputs are divided by a temperature, []."""
+    x, y = batch
+    return optax.softmax_cross_entropy_with_integer_labels(model(x) / temperature, y).mean()
 
 
 def train(
