@@ -177,7 +177,7 @@ def by_position(model: Model, inputs: tuple, options: Mapping[str, Any]) -> tupl
 
 @contextlib.contextmanager
 def settings(**own: Any) -> Iterator[None]:
-    """Say in errors of the block that an input with the name of a setting goes by position."""
+    """Say in errors of the block that an input named like a setting is passed by position."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -185,7 +185,7 @@ def settings(**own: Any) -> Iterator[None]:
         if not arrays:
             raise
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{error}; an input of the model with that name goes by position") from error
+        raise kind(f"{error}; pass an input of the model with that name by position") from error
 
 
 def by_name(model: Model) -> Model:

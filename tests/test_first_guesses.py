@@ -188,7 +188,7 @@ CLASHES = {
 @pytest.mark.parametrize("name", CLASHES)
 def test_an_input_with_the_name_of_a_setting_goes_by_position(name: str) -> None:
     setting = name.split()[1]
-    hint = r"; an input of the model with that name goes by position$"
+    hint = r"; pass an input of the model with that name by position$"
     with pytest.raises(TypeError, match=rf"^{setting} (must|holds) .*{hint}"):
         CLASHES[name]()
 

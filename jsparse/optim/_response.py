@@ -42,7 +42,7 @@ def check_responds(tx: optax.GradientTransformation) -> None:
 
     Raises:
       ValueError: a state that is not known; steps that depend on the size of weights, on the
-        sign of gradients or on those of other weights, or that go up the gradient.
+        sign of gradients or on those of other weights, or that ascend the gradient.
     """
     with jax.ensure_compile_time_eval():
         try:
@@ -149,7 +149,7 @@ def _check_linear(tx: optax.GradientTransformation, state: Any) -> None:
     size = abs(one[0, 0])
     if one[0, 0] > 0:
         raise ValueError(
-            "its steps go up the gradient; end the chain with optax.scale_by_learning_rate"
+            "its steps ascend the gradient; end the chain with optax.scale_by_learning_rate"
         )
     if np.abs(one).sum() > 1.01 * size:
         raise ValueError("its steps depend on gradients of other weights")

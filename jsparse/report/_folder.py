@@ -139,11 +139,11 @@ def _masks(path: Path, model: dict[str, Any], missing: list[str]) -> dict[str, n
             for name, layer in model["layers"].items():
                 bits = file[f"masks/{name}"]
                 if bits.size != -(-layer["size"] // 8):
-                    raise ValueError(f"{name} has another size than model.json says")
+                    raise ValueError(f"{name} has a different size in model.json")
                 flat = np.unpackbits(bits, count=layer["size"]).astype(bool)
                 masks[name] = flat.reshape(layer["shape"])
                 if masks[name].sum() != layer["kept"]:
-                    raise ValueError(f"{name} keeps another number than model.json says")
+                    raise ValueError(f"{name} keeps a different number in model.json")
     except Exception as error:  # a flipped byte makes zipfile raise nearly anything
         raise ValueError(
             f"{path} is damaged or of another run ({error}); write it again with {SAVE}, or delete "

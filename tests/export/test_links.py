@@ -71,7 +71,7 @@ def test_the_same_key_draws_the_same_links():
 
 
 def test_wrong_links_are_refused():
-    with pytest.raises(ValueError, match="from input 2 to output 1 is there twice"):
+    with pytest.raises(ValueError, match="from input 2 to output 1 occurs twice"):
         csr_from_arrays(3, 2, rows=[2, 0, 2], columns=[1, 0, 1], values=np.ones(3))
     with pytest.raises(TypeError, match=r"key must be one random key.*got a Rngs"):
         random_csr(3, 2, links=1, key=nnx.Rngs(0))

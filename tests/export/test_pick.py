@@ -100,7 +100,7 @@ def test_a_shared_layer_is_measured_once_and_stays_shared(monkeypatch):
 
 
 def test_a_format_cannot_be_named_dense():
-    with pytest.raises(ValueError, match=r"formats\['dense'\]: .*; take another name"):
+    with pytest.raises(ValueError, match=r"formats\['dense'\]: .*; choose another"):
         js.export.pick(Shared(), jnp.ones((2, 12)), formats={"dense": csr()})
 
 

@@ -109,12 +109,12 @@ def test_a_record_sets_only_what_shrink_changes(path, name, value, message) -> N
 @pytest.mark.parametrize(
     ("path", "field", "value", "message"),
     [
-        ("a", "block", [2, 2], "the field 'block' is there, which 'csr' lacks"),
-        ("a", "padding", "SAME", "the field 'padding' is there, which 'csr' lacks"),
+        ("a", "block", [2, 2], "'csr' has no field 'block'"),
+        ("a", "padding", "SAME", "'csr' has no field 'padding'"),
         ("a", "stack", [], r"stack is \[\], expected the axes of a stack"),
         ("a", "kernel_of", "c", "kernel_of is 'c', expected the path of a packed layer"),
-        ("b", "stack", [2], "the field 'stack' is there, which 'blocks int8' lacks"),
-        ("b", "width", 3, "the field 'width' is there, which 'blocks int8' lacks"),
+        ("b", "stack", [2], "'blocks int8' has no field 'stack'"),
+        ("b", "width", 3, "'blocks int8' has no field 'width'"),
     ],
 )
 def test_packed_layers_have_the_fields_of_their_format(
@@ -135,7 +135,7 @@ def test_positions_of_a_record_rise() -> None:
     content = record()
     for places, message in (
         ([0, 0, 1], "the cut of 'a/bias': keep must hold each position once"),
-        ([1, 0, 2], "a/bias: the positions that the record keeps do not rise"),
+        ([1, 0, 2], "a/bias: the positions that the record keeps are not in increasing order"),
     ):
         content["cuts"]["a/bias"]["keep"]["0"] = places
         with pytest.raises(ValueError, match=message):

@@ -184,10 +184,10 @@ FAULTS: dict[str, tuple[dict[str, Any], int, str]] = {
     "nothing meets it": ({"budget": 6.5}, 0, r"budget 6\.5: the smallest cost seen, with one unit "
                          r"in each layer, is 7, and that of the model as given 772"),
     "cost rises": ({"cost": lambda m: 1e4 - costs.parameters(m).astype(jnp.float32)}, 0,
-                   r"cost must fall as units go, but rises from 9228 \(density 1\) to 9612 "
-                   r"\(density 0\.5\)"),
+                   r"cost must fall as units are removed, but rises from 9228 \(density 1\) "
+                   r"to 9612 \(density 0\.5\)"),
     "latency rises": ({"cost": lambda m: 1e4 - float(costs.parameters(m)), "traced": False}, 0,
-                      r"measure the form that gets faster as units go, such as costs\."),
+                      r"measure the form that gets faster as units are removed, such as costs\."),
     "negative": ({"cost": lambda m: -1.0}, 0, r"cost must return a number of 0 or more; got -1\.0"),
     "recovers nothing": ({"recover": lambda model, key: None}, 0,
                          r"recover raised TypeError: what recover returns"),

@@ -236,7 +236,7 @@ def test_masks_of_another_run_are_refused(run: Path, tmp_path: Path) -> None:
     other = js.sparsify(Net(nnx.Rngs(0)), (".*/kernel", js.Top(density=0.5)))
     save(other, tmp_path / "other")
     (tmp_path / "masks.npz").write_bytes((tmp_path / "other" / "masks.npz").read_bytes())
-    with pytest.raises(ValueError, match="keeps another number"):
+    with pytest.raises(ValueError, match="keeps a different number"):
         page(tmp_path)
 
 

@@ -79,7 +79,7 @@ def test_sizes_and_axes_fit_the_shape(run, tmp_path) -> None:
     layer = about["layers"]["fc1/kernel"]
     for wrong, message in (
         ({"size": 577}, r"size is 577, the shape is \[48, 12\]"),
-        ({"shape": [10**9, 10**9], "size": 10**18}, "fc1/kernel has another size"),
+        ({"shape": [10**9, 10**9], "size": 10**18}, "fc1/kernel has a different size"),
         ({"axes": {"stack": 0, "inputs": [7], "outputs": [1]}}, "axes are not those of the shape"),
         ({"axes": {"stack": 10**9, "inputs": [0], "outputs": [1]}}, "axes are not those"),
     ):

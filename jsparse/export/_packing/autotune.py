@@ -86,7 +86,9 @@ def pick(
     for name, format in formats.items():
         check_format(format, f"formats[{name!r}]")
     if DENSE in formats:
-        raise ValueError(f"formats[{DENSE!r}]: that is each layer as it is; take another name")
+        raise ValueError(
+            f"formats[{DENSE!r}]: this name stands for the layer as it is; choose another"
+        )
     model, given = by_position(model, example_inputs, options)
     example_inputs = examples(given)
     dense = fold(model)

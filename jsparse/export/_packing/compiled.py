@@ -85,7 +85,7 @@ def load() -> bool:
             _register(build(compiler, cache_folder()))
     except (OSError, AttributeError, RuntimeError) as error:
         warnings.warn(
-            f"the sparse kernels could not be compiled or loaded, plain JAX is used: {error}",
+            f"the sparse kernels could not be compiled or loaded; plain JAX is used: {error}",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -74,7 +74,7 @@ def ordered_places(
     if twice.any():
         at = int(twice.argmax())
         raise ValueError(
-            f"the link from input {rows[at]} to output {columns[at]} is there twice; give each "
+            f"the link from input {rows[at]} to output {columns[at]} occurs twice; give each "
             "place once, and add the values of duplicate links"
         )
     return Places(rows, columns, order)

@@ -87,9 +87,7 @@ def _check_packed_settings(settings: Any, where: str) -> None:
     some = OPTIONAL | (STACK if settings["format"] == Csr.format else {})
     check_fields(settings, {name: some[name] for name in some if name in settings}, where)
     if other := settings.keys() - PACKED.keys() - own.keys() - some.keys():
-        raise CorruptCheckpoint(
-            f"{where}: the field {min(other)!r:.80} is there, which {settings['format']!r} lacks"
-        )
+        raise CorruptCheckpoint(f"{where}: {settings['format']!r} has no field {min(other)!r:.80}")
     if not settings.get("stack", [1]):
         raise CorruptCheckpoint(f"{where}: stack is [], expected the axes of a stack")
     for name in ("dtype", "param_dtype"):

@@ -141,7 +141,7 @@ def save(
 
 @contextlib.contextmanager
 def _unfinished(part: Path) -> Iterator[None]:
-    """Make a folder to write in; what is left of it at the end is removed."""
+    """Make a folder to write in; it is removed at the end if it is still there."""
     shutil.rmtree(part, ignore_errors=True)
     try:
         with explain_full_disk(part, 0):

@@ -34,7 +34,7 @@ Whether it is right, and what it takes:
 Units that are removed together, dead or not:
   links         positions that belong together
   units         families of units, and the model without some (`smaller`)
-  shares        how many of each family go at once where an axis is divided in fixed proportions
+  shares        how many of each to remove at once where an axis is divided in fixed proportions
   uses          what weights do with them
   groups        the table of them, and their picture (`drawing`)
   terms         which sums, maxima and products lose more than zeros, and which sums are means

@@ -6,8 +6,8 @@ The operations say the same about axes as to `Removal`, for positions instead of
 2. A reshape makes a grid of several axes: a position of the grid is removed with any of its axes,
    so it has no class of its own. A grid with a single axis that may shrink is a case of 1.
 3. A position that an operation needs holds all of its class, and all that it is a grid of.
-4. A grid that is read row by row and column by column is a shuffle of channels. If more can go
-   without whole parts, these stay, and a shuffle is a case of 1.
+4. A grid that is read row by row and column by column is a shuffle of channels. If more can be
+   removed without whole parts, these stay, and a shuffle is a case of 1.
 """
 
 import dataclasses
@@ -189,7 +189,7 @@ class Classes:
                             self._made.setdefault(number, reason)
 
     def units(self) -> list[TiedClasses]:
-        """What goes together, each once; of positions of a grid, with the axes of the grid."""
+        """What is removed together, each once; positions of a grid with the axes of the grid."""
         alone = [n for n in range(len(self._reasons)) if n not in self._made]
         around = [self._around(n) for n in alone]
         found = list({unit.classes.tobytes(): unit for unit in around}.values())

@@ -61,7 +61,7 @@ class Number(NamedTuple):
 
 
 class Ways:
-    """What leads to each array of a computation, and from it; no factor goes to `fixed` ones."""
+    """What leads to each array of a computation, and from it; `fixed` ones take no factor."""
 
     def __init__(self, graph: Graph, fixed: Collection[str] = ()):
         self.readers, self.order = graph.readers, graph.order

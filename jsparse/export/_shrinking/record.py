@@ -296,7 +296,9 @@ def _rebuilt(small: Model, record: Record) -> Model:
             if not 0 <= axis < len(shape) or not all(0 <= k < shape[axis] for k in kept):
                 raise ValueError(f"{path}: the record keeps positions that {shape} does not have")
             if any(one >= other for one, other in itertools.pairwise(kept)):
-                raise ValueError(f"{path}: the positions that the record keeps do not rise")
+                raise ValueError(
+                    f"{path}: the positions that the record keeps are not in increasing order"
+                )
     modules = dict(walk_modules(small))
     for path, values in record.attributes.items():
         if path not in modules:

@@ -2,7 +2,7 @@
 
 1. Splits and slices divide an axis into parts, as into halves. Each remains the same share of the
    axis if all lose positions in proportion to their lengths.
-2. If k_f units of family f go, each with c_fp positions in part p of length l_p, that is
+2. If k_f units of family f are removed, each with c_fp positions in part p of length l_p, that is
    sum_f k_f (c_fp l_q - c_fq l_p) = 0 for all neighbors p and q.
 3. The solution in whole numbers that removes the least share of the families is one step.
 """

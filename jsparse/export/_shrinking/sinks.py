@@ -144,7 +144,7 @@ class _Gift(NamedTuple):
       at: whether a position gives a constant: [n], or [] for none.
       value: that each has in the known factor: [n], or [].
       weight: the other factor.
-      way: to which elements of the parameter it goes.
+      way: to which elements of the parameter it is added.
     """
 
     at: np.ndarray
@@ -208,9 +208,9 @@ def taken_up(
         axis = shape.summed[0][side]
         if known is None:
             return np.zeros(sink.bias.shape, sink.bias.dtype)
-        goes = removal.removed(op.inputs[side], axis) & foldable
-        goes = along(goes, axis, known.value.ndim)
-        factors.append(np.where(goes, known.value, np.zeros((), known.value.dtype)))
+        removed = removal.removed(op.inputs[side], axis) & foldable
+        removed = along(removed, axis, known.value.ndim)
+        factors.append(np.where(removed, known.value, np.zeros((), known.value.dtype)))
     (given,) = bind(op, *factors)
     total = np.zeros(int(np.prod(sink.bias.shape)), given.dtype)
     total[sink.index.ravel()] = given.ravel()

@@ -68,7 +68,7 @@ class Narrowed(NamedTuple):
 
     Attributes:
       width: of the whole group.
-      step: how many of its units go at once.
+      step: how many of its units are removed at once.
       stay: how many must stay.
       across: how much of a side of each matrix a unit is.
     """

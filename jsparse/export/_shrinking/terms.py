@@ -19,13 +19,13 @@ Sums = Mapping[Axis, Collection[Op]]
 
 
 def zeroed(graph: Graph, cuts: Mapping[str, Cut]) -> dict[str, np.ndarray]:
-    """The variables that are cut, with zeros in place of what goes, by path."""
+    """The variables that are cut, with zeros in place of what is removed, by path."""
     values = {n.path: n.value for n in graph.variables if n.path in cuts}
     return {path: cuts[path].zeroed(v) for path, v in values.items() if v is not None}
 
 
 def ops_losing_terms(graph: Graph, removal: Removal, cuts: Mapping[str, Cut]) -> list[Op]:
-    """The sums, maxima and products that lose terms which are not 0 even if what goes is zeros.
+    """The sums, maxima and products that lose terms other than 0 even if what is removed is zeros.
 
     Products with a weight are left out: the weight itself is 0 there.
     """

@@ -174,8 +174,8 @@ def _check_revisions(optimizer: nnx.Optimizer) -> None:
             until = f"after step {by.last}" if hasattr(by, "last") else "once it is over"
             raise ValueError(
                 f"{type(by).__name__} of {pattern!r} still brings masks to a density, after step "
-                f"{done}, and would count what is left as all; shrink {until}, or put masks that "
-                "stay and a new optimizer in its place"
+                f"{done}, and would take the remaining weights for all of them; shrink {until}, "
+                "or put masks that stay and a new optimizer in its place"
             )
 
 

@@ -69,12 +69,12 @@ def _checked(trials: Trials, dense: np.ndarray, traced: bool) -> Fit:
         if after > before * (1 + 1e-6):
             advice = "pass what is to be low, such as jsparse.prune.costs.parameters"
             if not traced:
-                advice += "; where it is measured, measure the form that gets faster as units go,"
-                advice += " such as costs.latency(x, form=...)"
+                advice += "; where it is measured, measure the form that gets faster as units are "
+                advice += "removed, such as costs.latency(x, form=...)"
             then = [*names, "one unit in each layer"][at : at + 2]
             raise ValueError(
-                f"cost must fall as units go, but rises from {before:g} ({then[0]}) to {after:g} "
-                f"({then[1]}); {advice}"
+                f"cost must fall as units are removed, but rises from {before:g} ({then[0]}) to "
+                f"{after:g} ({then[1]}); {advice}"
             )
     least, whole = float(costs[-1]), float(costs[0])
     if least > trials.budget:
