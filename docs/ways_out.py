@@ -1,4 +1,4 @@
-"""Tries which models leave as ONNX, StableHLO and safetensors, and how large ONNX files are.
+"""Tries which models can be written as ONNX, StableHLO and safetensors; how large ONNX files are.
 
     python docs/ways_out.py         # then python docs/results.py
 
@@ -168,9 +168,9 @@ def ways_out() -> None:
 def write(runs: dict[str, dict]) -> None:
     result = {
         "title": "Ways out",
-        "about": "Which layers leave as a file, of weights and inputs in float32, bfloat16 and "
-        "float16 (all, or those named). Each file is read back and compared: ONNX in onnxruntime, "
-        "StableHLO by `load`, the weights by `restore`, to the bit.",
+        "about": "Which layers can be written to a file, with weights and inputs in float32, "
+        "bfloat16 and float16 (all, or those named). Each file is read back and compared: ONNX in "
+        "onnxruntime, StableHLO by `load`, the weights by `restore`, to the bit.",
         "command": "python docs/ways_out.py",
         "hardware": HARDWARE,
         "software": "; ".join(sorted(runs)) + "; the same with each",
