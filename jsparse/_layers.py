@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from flax import nnx
 
-from jsparse._surgery import check_rngs, sparsify_in_place
+from jsparse._slots import check_rngs
+from jsparse._surgery import sparsify_in_place
 from jsparse._values import check_shape, check_whole, is_whole, shown
 from jsparse.rules._rule import Rule
 

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jsparse._surgery import check_rngs
+from jsparse._slots import check_rngs
 from jsparse._values import check_in, check_whole, shown
 
 Memory = Sequence[Array] | Array

@@ -96,6 +96,13 @@ def check_module(model: Any, name: str = "model") -> None:
     )
 
 
+def check_rngs(rngs: Any) -> None:
+    """Refuse anything but `nnx.Rngs` that can draw for parameters."""
+    if not isinstance(rngs, nnx.Rngs) or not {"params", "default"} & set(vars(rngs)):
+        streams = f"nnx.Rngs without params: {list(rngs)}" if isinstance(rngs, nnx.Rngs) else rngs
+        raise TypeError(f"rngs must be nnx.Rngs, such as nnx.Rngs(0); got {shown(streams)}")
+
+
 def slots(model: nnx.Module, kinds: Any = nnx.Variable | Sparse) -> list[Slot]:
     """Every place that holds a variable or a Sparse, in order; shared values once per place.
 

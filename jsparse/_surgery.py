@@ -20,6 +20,7 @@ from jsparse._sharding import beside
 from jsparse._slots import (
     Slot,
     check_module,
+    check_rngs,
     clear_hidden_in_place,
     refuse_unseen,
     refuse_wrapped,
@@ -99,13 +100,6 @@ def sparsify_in_place(model: nnx.Module, *rules: Rules, rngs: nnx.Rngs | None = 
             slot.put(made[id(slot.value)])
     fit_bridges(model)
     share_cuts_in_place(model)
-
-
-def check_rngs(rngs: Any) -> None:
-    """Refuse anything but `nnx.Rngs` that can draw for parameters."""
-    if not isinstance(rngs, nnx.Rngs) or not {"params", "default"} & set(vars(rngs)):
-        streams = f"nnx.Rngs without params: {list(rngs)}" if isinstance(rngs, nnx.Rngs) else rngs
-        raise TypeError(f"rngs must be nnx.Rngs, such as nnx.Rngs(0); got {shown(streams)}")
 
 
 def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:

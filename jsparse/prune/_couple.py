@@ -25,9 +25,9 @@ from jsparse._paths import listed, naming, pairs
 from jsparse._pattern import Role
 from jsparse._roles import role_of
 from jsparse._sharding import padded, placed, shards, where_is
-from jsparse._slots import Slot, refuse_unseen, refuse_wrapped, slots
+from jsparse._slots import Slot, check_rngs, refuse_unseen, refuse_wrapped, slots
 from jsparse._sparse import Sparse
-from jsparse._surgery import check_rngs, copied
+from jsparse._surgery import copied
 from jsparse._untraced import explain_abstract_model
 from jsparse._values import check_is, check_pattern, shown
 from jsparse._variables import Setting

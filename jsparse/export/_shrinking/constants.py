@@ -5,7 +5,7 @@ unknown element times a known zero is a known zero, so the output of a filter wi
 known, and so are its bias, normalization and activation.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -13,7 +13,6 @@ import numpy as np
 
 from jsparse.export._shrinking.graph import Body, Graph, Node, Op
 from jsparse.export._shrinking.operations import (
-    NEUTRAL,
     PRODUCTS,
     RAGGED,
     SCATTERS,
@@ -184,21 +183,6 @@ def _zeros(op: Op, given: Known | None, weight: Known | None) -> np.ndarray | No
         return None
     reached = reached.reshape([weight.value.shape[axis] for axis in free])
     return spread(reached, list(free.values()), op.outputs[0].shape)
-
-
-def neutral(
-    op: Op, node: Node, axis: int, knowledge: Knowledge, not_negative: Collection[Node]
-) -> np.ndarray:
-    """Positions of an axis that change nothing where it is reduced, as zeros do in a sum: [n].
-
-    So do zeros in a maximum of an array in `not_negative`, whose elements are all at least 0.
-    """
-    known = knowledge.get(node)
-    idle = NEUTRAL | ({"reduce_max": 0} if node in not_negative else {})
-    reduced = op.name in idle and node is op.inputs[0] and axis in op.params["axes"]
-    if known is None or not reduced:
-        return np.zeros(node.shape[axis], bool)
-    return holding(known, axis, idle[op.name])
 
 
 def holding(known: Known, axis: int, value: float = 0) -> np.ndarray:

@@ -26,10 +26,11 @@ from jsparse.export._shrinking.drawing import noted, write_groups
 from jsparse.export._shrinking.graph import Node
 from jsparse.export._shrinking.liveness import ENDS, SINGLE, Axis, Reason
 from jsparse.export._shrinking.operations import is_closed
+from jsparse.export._shrinking.shares import Family
 from jsparse.export._shrinking.smaller import TESTS
 from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.stayed import reason_text
-from jsparse.export._shrinking.units import Family, Units
+from jsparse.export._shrinking.units import Units
 from jsparse.export._shrinking.uses import (
     NOTHING,
     UnitAxis,

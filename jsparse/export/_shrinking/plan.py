@@ -12,7 +12,7 @@ from flax import nnx
 
 from jsparse.export._shrinking.attributes import Mend, head_dim, heads, mend_in_place, stored_as
 from jsparse.export._shrinking.blame import Groups, at_error, removed_near
-from jsparse.export._shrinking.constants import Knowledge, know, neutral
+from jsparse.export._shrinking.constants import Knowledge, know
 from jsparse.export._shrinking.contractions import tie_product
 from jsparse.export._shrinking.couplings import pin_ends, tie
 from jsparse.export._shrinking.cut import Cut, cut_in_place
@@ -30,7 +30,7 @@ from jsparse.export._shrinking.marks import marked
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.rescale import Compared, Made, merged
-from jsparse.export._shrinking.signs import not_negative
+from jsparse.export._shrinking.signs import neutral, not_negative
 from jsparse.export._shrinking.sinks import foldables, reads_of, sinks, taken_up
 from jsparse.export._shrinking.stayed import explain, hidden_weights, partly_dead
 from jsparse.export._shrinking.tracing import trace

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jsparse.export._shrinking.graph import Graph
+from jsparse.export._shrinking.graph import Graph, Op
 from jsparse.export._shrinking.links import Links
+from jsparse.export._shrinking.liveness import Axis, Reason
 
 SECONDS = 5  # after which the search ends; it takes some thousandths unless no step is right
 Step = Mapping[int, int]
@@ -25,6 +26,24 @@ class Spread(NamedTuple):
 
     parts: np.ndarray
     counts: np.ndarray
+
+
+class Family(NamedTuple):
+    """Units with as many positions on the same axes.
+
+    Attributes:
+      axes: that the units have positions on.
+      units: the classes of each.
+      held: what holds them; none if nothing does.
+      sums: the operations that sum over them.
+      spread: where each of them has its positions.
+    """
+
+    axes: tuple[Axis, ...]
+    units: tuple[np.ndarray, ...]
+    held: Reason | None
+    sums: tuple[Op, ...]
+    spread: Spread
 
 
 class Parts:

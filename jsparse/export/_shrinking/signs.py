@@ -4,11 +4,20 @@ Zeros change nothing in a maximum over others that are at least 0, as in the spa
 CBAM behind a ReLU.
 """
 
+from collections.abc import Collection
+
 import jax.numpy as jnp
 import numpy as np
 
+from jsparse.export._shrinking.constants import Knowledge, holding
 from jsparse.export._shrinking.graph import Graph, Node, Op
-from jsparse.export._shrinking.operations import CUMULATIVE, REDUCTIONS, STRUCTURAL, WINDOWS
+from jsparse.export._shrinking.operations import (
+    CUMULATIVE,
+    NEUTRAL,
+    REDUCTIONS,
+    STRUCTURAL,
+    WINDOWS,
+)
 
 POSITIVE = {"abs", "exp", "exp2", "logistic", "square", "sqrt", "rsqrt", "cosh", "erfc"}
 # of what is at least 0
@@ -30,6 +39,21 @@ def not_negative(graph: Graph) -> set[Node]:
         for body in op.bodies:
             found.update(inner for inner, outer in body.uncarried(op) if outer in found)
     return found
+
+
+def neutral(
+    op: Op, node: Node, axis: int, knowledge: Knowledge, not_negative: Collection[Node]
+) -> np.ndarray:
+    """Positions of an axis that change nothing where it is reduced, as zeros do in a sum: [n].
+
+    So do zeros in a maximum of an array in `not_negative`, whose elements are all at least 0.
+    """
+    known = knowledge.get(node)
+    idle = NEUTRAL | ({"reduce_max": 0} if node in not_negative else {})
+    reduced = op.name in idle and node is op.inputs[0] and axis in op.params["axes"]
+    if known is None or not reduced:
+        return np.zeros(node.shape[axis], bool)
+    return holding(known, axis, idle[op.name])
 
 
 def _constant(node: Node) -> bool:

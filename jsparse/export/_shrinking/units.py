@@ -15,7 +15,6 @@ import itertools
 import math
 import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from flax import nnx
@@ -32,7 +31,7 @@ from jsparse.export._shrinking.liveness import NEEDS_WHOLE, WHOLE, Axis, Reason,
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.plan import compared, cuts_of, groups_of, with_sizes
 from jsparse.export._shrinking.rescale import Made, Rescale, merged
-from jsparse.export._shrinking.shares import Parts, Spread, Step
+from jsparse.export._shrinking.shares import Family, Parts, Spread, Step
 from jsparse.export._shrinking.signs import not_negative
 from jsparse.export._shrinking.smaller import LOSES, Smaller, Tests
 from jsparse.export._shrinking.terms import averaged_at, partial_sums
@@ -41,24 +40,6 @@ from jsparse.export._shrinking.verify import Fault
 
 NEAREST = 4  # families of the same width that are tried as a pair
 LARGEST = 2  # families of which a width may be a fraction
-
-
-class Family(NamedTuple):
-    """Units with as many positions on the same axes.
-
-    Attributes:
-      axes: that the units have positions on.
-      units: the classes of each.
-      held: what holds them; none if nothing does.
-      sums: the operations that sum over them.
-      spread: where each of them has its positions.
-    """
-
-    axes: tuple[Axis, ...]
-    units: tuple[np.ndarray, ...]
-    held: Reason | None
-    sums: tuple[Op, ...]
-    spread: Spread
 
 
 Gone = Mapping[int, Sequence[int]]
