@@ -133,18 +133,8 @@ def narrowed(value: int, narrow: int) -> int:
     return max(2, value // narrow)
 
 
-def _stages(narrow: int, *rows: tuple[int, int, int, int, int]) -> list[Stage]:
-    few = lambda value: narrowed(value, narrow)
-    return [Stage(d, few(k), few(dense), few(out), bool(pool)) for d, k, dense, out, pool in rows]
-
-
-def hardnet(size: int, narrow: int = 1) -> list[Node]:
-    """HarDNet39, 68 or 85 with plain convolutions.
-
-    Args:
-      size: 39, 68 or 85.
-      narrow: divides all widths.
-    """
+def hardnet(size: int) -> list[Node]:
+    """HarDNet39, 68 or 85, by its size, with plain convolutions."""
     last = {39: (4, 160, 1024, 0), 68: (4, 160, 1024, 0), 85: (4, 256, 1280, 0)}
     rows = {
         39: [(4, 16, 96, 1), (16, 20, 320, 1), (8, 64, 640, 1)],
@@ -157,16 +147,11 @@ def hardnet(size: int, narrow: int = 1) -> list[Node]:
             (16, 48, 720, 1),
         ],
     }
-    if size not in rows or narrow < 1:
-        raise ValueError(
-            f"hardnet got size {size}, narrow {narrow}; give 39, 68 or 85, and 1 or up"
-        )
+    if size not in rows:
+        raise ValueError(f"hardnet got size {size}; give 39, 68 or 85")
     first = {39: 24, 68: 32, 85: 48}[size]
-    stem = narrowed(first, narrow), narrowed(2 * first, narrow)
-    stages = _stages(
-        narrow, *((d, k, 2, out, pool) for d, k, out, pool in (*rows[size], last[size]))
-    )
-    return wired(stem, stages, multiplier=1.6 if size == 39 else MULTIPLIER)
+    stages = [Stage(d, k, 2, out, bool(pool)) for d, k, out, pool in (*rows[size], last[size])]
+    return wired((first, 2 * first), stages, multiplier=1.6 if size == 39 else MULTIPLIER)
 
 
 def threshnet(
@@ -188,10 +173,14 @@ def threshnet(
             f"threshnet got size {size}, narrow {narrow}, shallow {shallow}; give 79 or 95, and 1 "
             "or more"
         )
-    growths = zip(few, (14, 16, 20), (32,) * 3, many, (1, 1, 0), strict=True)
-    stages = _stages(narrow, *growths, (16, 40, 40, 480, 1), (4, 160, 160, 960, 0))
-    stages = [one._replace(depth=max(2, 2 * round(one.depth / shallow / 2))) for one in stages]
-    return wired((narrowed(32, narrow), narrowed(64, narrow)), stages, threshold / shallow)
+    rows = [*zip(few, (14, 16, 20), (32,) * 3, many, (1, 1, 0), strict=True)]
+    rows += [(16, 40, 40, 480, 1), (4, 160, 160, 960, 0)]
+    of = lambda width: narrowed(width, narrow)
+    stages = [
+        Stage(max(2, 2 * round(depth / shallow / 2)), of(growth), of(dense), of(out), bool(pool))
+        for depth, growth, dense, out, pool in rows
+    ]
+    return wired((of(32), of(64)), stages, threshold / shallow)
 
 
 def densely(nodes: Sequence[Node]) -> list[Node]:
