@@ -39,7 +39,7 @@ def _shares(squares: np.ndarray) -> np.ndarray:
     order = np.argsort(squares, kind="stable")
     rising = squares[order]
     left = np.cumsum(rising[::-1])[::-1][np.searchsorted(rising, rising, side="left")]
-    shares = np.divide(rising, left, out=np.zeros_like(rising), where=left > 0)
+    shares = np.divide(rising, left, out=np.zeros_like(rising), where=left != 0)
     made = np.empty_like(shares)
     made[order] = shares
     return made

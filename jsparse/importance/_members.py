@@ -128,7 +128,8 @@ def scored(importance: Importance, model: nnx.Module, groups: Mapping[int, UnitG
     Raises:
       ValueError: the function gives scores of another shape, or NaN.
     """
-    found = importance(model, list(groups.values()))
+    with np.errstate(invalid="ignore"):  # NaN is refused below
+        found = importance(model, list(groups.values()))
     scores = {}
     if not isinstance(found, list | tuple) or len(found) != len(groups):
         raise ValueError(
@@ -141,12 +142,30 @@ def scored(importance: Importance, model: nnx.Module, groups: Mapping[int, UnitG
             raise ValueError(
                 f"importance must give {group.width} scores for {group.name}; got {shown(score)}"
             )
-        if np.isnan(score).any():
+        if bad := int(np.isnan(score).sum()):
             raise ValueError(
-                f"the scores of {group.name} are NaN; look for NaN in the weights, or in the loss"
+                f"{bad} of {len(score)} scores of {group.name} are NaN{_not_finite(model, group)}"
             )
         scores[n] = score
     return scores
+
+
+def _not_finite(model: nnx.Module, group: UnitGroup) -> str:
+    """Which weights of a group explain that its scores are NaN."""
+    weights = arrays(model)
+    own = {member.path: weights[member.path] for member in group.members if member.path in weights}
+    found = [
+        f"{int(odd.sum())} of {odd.size} entries of {path} are {kind}"
+        for path, weight in own.items()
+        for kind, odd in (("NaN", np.isnan(weight)), ("infinite", np.isinf(weight)))
+        if odd.any()
+    ]
+    if found:
+        return f": {', '.join(found)}; give finite weights"
+    return (
+        ", and its weights are finite; look for NaN in the loss or its batches, or give inf for a "
+        "unit that must stay"
+    )
 
 
 def ranked(scores: Scores, scope: Scope) -> Scores:

@@ -30,7 +30,7 @@ from jsparse.export._shrinking.guessing import tell_of_guesses
 from jsparse.export._shrinking.liveness import ENDS
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.shares import Step
-from jsparse.export._shrinking.shrink import alive_paths
+from jsparse.export._shrinking.shrink import alive_paths, check_called
 from jsparse.export._shrinking.sizes import Narrowed, Sizes, Widths, sizes_after
 from jsparse.export._shrinking.smaller import TESTS, Smaller
 from jsparse.export._shrinking.source import place
@@ -96,8 +96,8 @@ def units(
       With a budget, the record's `cost` is what both models cost, seconds of `costs.latency`.
 
     Raises:
-      TypeError, ValueError: wrong arguments, a pattern of keep that matches nothing, scores of
-        another shape or NaN.
+      TypeError, ValueError: wrong arguments, a pattern of keep that matches no weight that the call
+        uses, scores of another shape or NaN, as of weights that are not finite.
       ValueError: nothing can be removed, or not enough for the budget; the error says what prevents
         it. The cost is not a number, 0 or more; that of the whole model is 0 or infinite.
 
@@ -132,6 +132,7 @@ def units(
         try_each(found)  # a smaller model that is measured has to run
     with settings(keep=keep):
         stay = alive_paths(plain, keep)
+        check_called(found.graph, plain, keep)
     chosen = _Chosen(found, stay, Widths(least_width, round_to), cost)
     scores = scored(importance, fold(model) if options else plain, chosen.groups)
     while True:
@@ -175,26 +176,14 @@ class _Chosen:
         Raises:
           ValueError: there are none, or too few.
         """
-        if not order:
-            raise ValueError(f"no unit can be removed: {self._why_held()}")
+        if all(np.isinf(own).all() for own in order.values()):
+            raise ValueError(f"no unit can be removed: {self._why_held(order)}")
         cuts = np.unique([1 - density, *(one for own in order.values() for one in own)])
         cuts = [*cuts[(cuts >= 1 - density) & (cuts < 1)], 1.0]
         if budget == 1:
             return self._removed_at(cuts[0], order)
+        self._check_budget(budget, self._removed_at(cuts[-1], order), order)
         whole = self._cost_of({})
-        if not 0 < whole < math.inf:
-            raise ValueError(
-                f"the cost of the whole model is {whole:g}, of which no fraction can be kept; give "
-                "one that counts weights without rules, as costs.parameters does and costs.tiles "
-                "does not"
-            )
-        least = self._removed_at(cuts[-1], order)
-        if self._cost_of(least) > budget * whole:
-            raise ValueError(
-                f"budget {budget} cannot be met: at the least widths "
-                f"{self._cost_of(least) / whole:.3g} of the cost remains; allow narrower groups by "
-                f"least_width or round_to; {self._why_held()}"
-            )
         low, high = 0, len(cuts) - 1
         while low < high:
             middle = (low + high) // 2
@@ -203,6 +192,27 @@ class _Chosen:
             else:
                 low = middle + 1
         return self._removed_at(cuts[low], order)
+
+    def _check_budget(self, budget: float, least: dict[int, list[int]], order: Scores) -> None:
+        whole, left = self._cost_of({}), self._cost_of(least)
+        if not 0 < whole < math.inf:
+            raise ValueError(
+                f"the cost of the whole model is {whole:g}, of which no fraction can be kept; give "
+                "one that counts weights without rules, as costs.parameters does and costs.tiles "
+                "does not"
+            )
+        if left <= budget * whole:
+            return
+        if least and left >= whole:
+            raise ValueError(
+                f"budget {budget} cannot be met: the cost of the whole model is {whole:g}, and "
+                f"{left:g} at the least widths; give a cost that falls with the widths, such as "
+                "lambda sizes: sizes.parameters"
+            )
+        raise ValueError(
+            f"budget {budget} cannot be met: at the least widths {left / whole:.3g} of the cost "
+            f"remains; allow narrower groups by least_width or round_to; {self._why_held(order)}"
+        )
 
     def _removed_at(self, cut: float, order: Scores) -> dict[int, list[int]]:
         gone = {}
@@ -269,8 +279,14 @@ class _Chosen:
                 found.setdefault(group.members[0].path, {})[group.held] = None
         return {path: "; ".join(texts) for path, texts in found.items()}
 
-    def _why_held(self) -> str:
-        found = [f"{path}: {why}" for path, why in self.stayed().items()]
+    def _why_held(self, order: Scores) -> str:
+        never = {n: int(np.isinf(own).sum()) for n, own in order.items()}
+        found = [
+            f"{self._all[n].name}: {count} of {len(order[n])} scores are infinite, and keep units"
+            for n, count in never.items()
+            if count
+        ]
+        found += [f"{path}: {why}" for path, why in self.stayed().items()]
         found += [f"{self._all[n].name}: named by keep" for n in sorted(self._stay)]
         bound = {*free(self.units)} & self._all.keys() - self._stay - {*self.free()}
         found += [

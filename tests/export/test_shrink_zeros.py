@@ -1,5 +1,7 @@
 """Weights that are zeros since they are not trained yet: `shrink(..., keep=...)`."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,6 +100,16 @@ def test_a_weight_that_lost_nothing_is_not_listed() -> None:
 def test_patterns_that_match_nothing_are_refused(keep, error, message: str) -> None:
     with pytest.raises(error, match=message):
         js.shrink(adapted(), X, keep=keep)
+
+
+@pytest.mark.parametrize("apply", [js.shrink, functools.partial(js.prune.units, density=0.5)])
+def test_a_pattern_of_what_the_call_does_not_use_is_refused(apply) -> None:
+    model = net(nnx.Linear(8, 3, rngs=nnx.Rngs(1)))
+    model.unused = nnx.Linear(8, 5, rngs=nnx.Rngs(2))
+    with pytest.raises(ValueError, match=r"uses no weight that 'unused/\.\*' matches, of unused/b"):
+        apply(model, X, keep=(".*/kernel", "unused/.*"))
+    model.layers[2].kernel = model.unused.kernel = nnx.Param(jnp.ones((8, 3)))  # shared: used
+    assert js.shrink(model, X, keep="unused/kernel")[0].layers[2].kernel.shape == (5, 3)
 
 
 @pytest.mark.parametrize("axis", [None, "d"])

@@ -291,10 +291,34 @@ def test_what_cannot_be_done_is_said() -> None:
         units(model, (1, 3), budget=0.5, keep=".*")
     with pytest.raises(ValueError, match="importance must give 4 scores for layers/0/kernel:1"):
         units(model, (1, 3), density=0.5, importance=scores([1, 2]))
-    with pytest.raises(ValueError, match="are NaN"):
+    with pytest.raises(ValueError, match="1 of 4 scores of layers/0/kernel:1 are NaN, and its wei"):
         units(model, (1, 3), density=0.5, importance=scores([1, 2, 3, np.nan]))
     with pytest.raises(TypeError, match=r"pass density=0\.3"):
         units(model, (1, 3), sparsity=0.7)
+    with pytest.raises(ValueError, match="the whole model is 5, and 5 at the least widths; give a"):
+        units(model, (1, 3), budget=0.5, cost=lambda sizes: 5)
+    for given in ({"density": 0.5}, {"budget": 0.5}):
+        with pytest.raises(ValueError, match="layers/0/kernel:1: 4 of 4 scores are infinite"):
+            units(model, (1, 3), importance=scores([np.inf] * 4), **given)
+
+
+@pytest.mark.parametrize("value, kind", [(np.inf, "infinite"), (np.nan, "NaN")])
+def test_weights_that_are_not_finite_are_named(value: float, kind: str) -> None:
+    model = mlp(3, 4, 2)
+    kernel = model.layers[0].kernel
+    kernel[...] = kernel[...].at[1, 2].set(value)
+    for each in (importance.Norm(2), importance.LAMP(), importance.MedianDistance()):
+        with pytest.raises(ValueError, match=f": 1 of 12 entries of layers/0/kernel are {kind}"):
+            units(model, (1, 3), density=0.5, importance=each)
+
+
+def test_a_unit_that_is_not_finite_can_be_removed() -> None:
+    model = mlp(3, 4, 2)
+    bias = model.layers[0].bias
+    bias[...] = bias[...].at[1].set(np.inf)
+    small, record = units(model, (1, 3), density=0.5, importance=scores([2, -np.inf, 1, 3]))
+    assert record.cuts["layers/0/bias"].keep == {0: (0, 3)}
+    assert np.isfinite(small(jnp.ones((1, 3)))).all()
 
 
 class Fraction(nnx.Module):

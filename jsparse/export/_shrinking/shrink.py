@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from flax import nnx
 
-from jsparse._paths import match
+from jsparse._paths import listed, match
 from jsparse._pure import by_name, by_position, calling, examples, settings
 from jsparse._slots import slots
 from jsparse._surgery import fold
@@ -78,7 +78,7 @@ def shrink(
       TypeError, ValueError: `mend` gives what is not a size, or names no attribute of the module.
       TypeError: keep holds something other than strings.
       ValueError: the smaller model gives other outputs; please report it. A pattern of keep matches
-        no parameter; or the inputs are of an empty batch.
+        no parameter, or none that the call uses; or the inputs are of an empty batch.
 
     Example:
       >>> import jax.numpy as jnp
@@ -98,6 +98,8 @@ def shrink(
         alive = alive_paths(plain, keep)
     with calling("example_inputs", inputs):
         plan = Plan(plain, inputs, mend, alive=alive)
+    with settings(keep=keep):
+        check_called(plan.graph, plain, keep)
     _, small, graph, record = plan.choose(Rescale(plain, plan.graph).made_up)
     if record.cuts:
         check_outputs(plan.graph, graph)
@@ -123,7 +125,7 @@ def alive_paths(model: nnx.Module, keep: str | Collection[str]) -> frozenset[str
       TypeError: keep holds something other than strings.
       ValueError: a pattern that matches no parameter.
     """
-    patterns = (keep,) if isinstance(keep, str) or not isinstance(keep, Iterable) else tuple(keep)
+    patterns = _patterns(keep)
     if not patterns:
         return frozenset()
     if not all(isinstance(pattern, str) for pattern in patterns):
@@ -132,3 +134,24 @@ def alive_paths(model: nnx.Module, keep: str | Collection[str]) -> frozenset[str
     found = match([slot.path for slot in places], [(pattern, Keep()) for pattern in patterns])
     mine = {id(slot.value) for slot in places if slot.path in found}
     return frozenset(slot.path for slot in places if id(slot.value) in mine)
+
+
+def check_called(graph: Graph, model: nnx.Module, keep: str | Collection[str]) -> None:
+    """Refuse a pattern of which the call uses no weight: nothing changes for being kept.
+
+    Raises:
+      ValueError: there is one.
+    """
+    used = {node.path for op in graph.all_ops for node in op.inputs}
+    used.update(node.path for node in graph.outputs)
+    for pattern in _patterns(keep):
+        if used.isdisjoint(paths := alive_paths(model, pattern)):
+            raise ValueError(
+                f"keep: the call in eval mode uses no weight that {pattern!r} matches, of "
+                f"{listed(sorted(paths))}; such weights stay whole without it: leave it out, or "
+                "give inputs with which the model uses them"
+            )
+
+
+def _patterns(keep: Any) -> tuple[Any, ...]:
+    return (keep,) if isinstance(keep, str) or not isinstance(keep, Iterable) else tuple(keep)

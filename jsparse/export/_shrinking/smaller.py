@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from jsparse.export._shrinking.attributes import Attributes
 from jsparse.export._shrinking.cut import Cut
 from jsparse.export._shrinking.graph import Graph, Op
@@ -55,10 +57,17 @@ def same_outputs(full: Graph, small: Smaller) -> list[Fault]:
     """A fault if the outputs are not those with zeros; none where a mean may change them."""
     if small.means:
         return []
-    off = apart(full.run(zeroed(full, small.cuts)), small.graph.run({}))
+    expected, found = full.run(zeroed(full, small.cuts)), small.graph.run({})
+    off = apart(expected, found)
     if off <= rounding(full.nodes()):
         return []
+    if not _finite(expected) and _finite(found):
+        return [Fault("gives NaN or infinite outputs with zeros in place of units, as for 0 / 0")]
     return [Fault(f"gives outputs that are off by {off:.1e} of the largest if they are cut")]
+
+
+def _finite(arrays: Sequence[Any]) -> bool:
+    return all(np.isfinite(array).all() for array in arrays)
 
 
 TESTS: Tests = (same_sums, same_outputs)
