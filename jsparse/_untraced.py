@@ -5,10 +5,16 @@ from functools import wraps
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.core import Tracer
 
 Function = TypeVar("Function", bound=Callable)
+NO_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
 
 
 class TracedInput(TypeError):
@@ -27,8 +33,19 @@ def outside_jit(function: Function) -> Function:
             return explained(*args, **named)
         except TracedInput:  # of a function that it calls
             raise _traced(name, "values") from None
+        except Exception as error:
+            if not (_needs_values(error) and isinstance(jnp.ones(1) + 1, Tracer)):
+                raise
+            raise _traced(name, "values") from None
 
     return checked  # type: ignore[return-value]
+
+
+def _needs_values(error: BaseException | None) -> bool:
+    """Whether it is, or comes from, an error of JAX about a traced array without values."""
+    while error is not None and not isinstance(error, NO_VALUES):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def explain_abstract_model(function: Function) -> Function:

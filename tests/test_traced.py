@@ -55,6 +55,31 @@ def test_an_error_names_the_function_that_was_called() -> None:
         jax.eval_shape(lambda: js.prune.magnitude(model, density=0.5).kernel[...])
 
 
+def test_a_call_inside_jit_on_values_from_outside_is_refused_in_one_line() -> None:
+    model = js.sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", js.Held()))
+    how = {"budget": 6.0, "evaluations": 16, "key": jax.random.key(0)}
+    size = js.prune.costs.parameters
+    search = lambda: js.prune.search(model, lambda model: model.kernel.sum(), size, **how).cost
+    for name, call in (("search", search), ("summary", lambda: js.summary(model).kept)):
+        with pytest.raises(TypeError, match=f"^{name} got values traced, as in") as caught:
+            jax.eval_shape(call)
+        assert "\n" not in str(caught.value)
+
+
+def test_other_errors_of_tracing_stay_as_they_are() -> None:
+    model = js.sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", js.Held()))
+    score = lambda model: float(model.kernel.sum())
+    with pytest.raises(ValueError, match="traced array with shape float32"):
+        js.prune.search(
+            model,
+            score,
+            js.prune.costs.parameters,
+            budget=6.0,
+            evaluations=16,
+            key=jax.random.key(0),
+        )
+
+
 OF_SHAPES = {
     "PackedOptimizer", "export.left_dense", "export.linen", "export.rebuild", "export.trim",
     "export.rebuild_training", "export.unpack", "heads.replace", "optim.threshold_parts", "roles",

@@ -23,8 +23,11 @@ def test_a_group_that_stays_says_which_operation_holds_it(tmp_path: Path) -> Non
     assert "`pad` at tests/support/zoo.py" in found["a/kernel:3"].held
     assert found["head/kernel:1"].held == "the model returns them"
     assert found["stem/kernel:2"].held == "it is an input of the model"
-    with pytest.raises(KeyError, match=r"no group 'stem'; there are .*stem/kernel:2"):
+    with pytest.raises(KeyError, match=r"no group 'stem'; there are 4: .*stem/kernel:2"):
         found["stem"]
+    assert found[0] is next(iter(found)) and found[-1] is [*found][-1]
+    with pytest.raises(KeyError, match=r"no group 4; there are 4: stem/kernel:3, "):
+        found[4]
     text = found.page(tmp_path / "groups.html").read_text()
     layers = lambda group: {member.path.rpartition("/")[0] for member in group.members}
     assert text.count("<circle") == sum(len(layers(group)) for group in found)

@@ -47,7 +47,7 @@ Value = TypeVar("Value")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class UnitGroups:
-    """The groups of a model: print them, iterate over them, or get one by its name.
+    """The groups of a model: print them, iterate over them, or get one by its name or position.
 
     Attributes:
       groups: in the order in which the model reads their weights, then those that cannot shrink.
@@ -63,10 +63,13 @@ class UnitGroups:
     def __len__(self) -> int:
         return len(self.groups)
 
-    def __getitem__(self, name: str) -> UnitGroup:
+    def __getitem__(self, name: str | int) -> UnitGroup:
+        if isinstance(name, int) and -len(self) <= name < len(self):
+            return self.groups[name]
         found = [group for group in self.groups if group.name == name]
         if not found:
-            raise KeyError(f"no group {name!r}; there are {listed(g.name for g in self.groups)}")
+            there = listed(g.name for g in self.groups)
+            raise KeyError(f"no group {name!r}; there are {len(self)}: {there}")
         return found[0]
 
     def __str__(self) -> str:
