@@ -20,6 +20,8 @@ Spare = Callable[[Op, Node, int], np.ndarray]
 """Which positions of an axis an operation that joins them can do without: [n]."""
 WINDOWS = {"reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window"}
 
+UNREAD = "makes what nothing in the call reads, and another method may; leave it out if none does"
+
 
 def tie(op: Op, ties: Ties, spare: Spare) -> None:
     """Apply what one operation demands; products have their own file.
@@ -275,8 +277,8 @@ def pin_ends(graph: Graph, fixed: Iterable[tuple[str, int, str]], ties: Ties) ->
     ties.because(Reason(ENDS, None, "the model returns them"))
     for node in graph.outputs:
         ties.pin(node)
-    ties.because(Reason(ENDS, None, "the model computes them for other calls"))
     for node in graph.unread:
+        ties.because(Reason(WHOLE, graph.makers[node], UNREAD))
         ties.pin(node)
     for node in graph.variables:
         for path, axis, why in fixed:

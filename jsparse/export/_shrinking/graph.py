@@ -153,7 +153,8 @@ class Graph:
     @functools.cached_property
     def unread(self) -> list[Node]:
         """What the code computes and nothing reads, from weights that no output depends on."""
-        beside = set(self.ops).difference(needed(self.ops, self.outputs))
+        used = set(needed(self.ops, self.outputs))
+        beside = [op for op in self.ops if op not in used]
         return [node for op in beside for node in op.outputs if node not in self.readers]
 
     @functools.cached_property
