@@ -132,8 +132,11 @@ def test_what_the_call_computes_and_does_not_return_keeps_its_width() -> None:
     small, _ = js.shrink(model, x)
     assert small.deviation.kernel.shape == (4, 3)
     np.testing.assert_allclose(small.codes(x), model.codes(x), atol=1e-6)
-    cut, _ = js.prune.units(model, x, density=0.5)
+    cut, record = js.prune.units(model, x, density=0.5)
     assert cut.deviation.kernel.shape == (4, 3)
+    why = record.stayed["deviation/kernel"]
+    assert why.startswith("`add` at tests/export/test_groups.py:") and "nothing in the call" in why
+    assert js.groups(model, x)["deviation/kernel:1"].held == why
 
 
 class Unused(nnx.Module):

@@ -18,29 +18,6 @@ from tests.support.zoo_cases import CASES, prepared
 pytestmark = pytest.mark.standard_dtypes  # stock layers divide by integers
 
 
-class Deviations(nnx.Module):
-    """The deviations of a variational autoencoder, which only another method reads."""
-
-    def __init__(self, rngs: nnx.Rngs):
-        sizes = (4, 8), (8, 6), (8, 6), (6, 3)
-        self.enter, self.mean, self.spread, self.leave = (nnx.Linear(*n, rngs=rngs) for n in sizes)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = nnx.relu(self.enter(x))
-        mean, _ = self.mean(x), self.spread(x)
-        return self.leave(mean)
-
-
-def test_what_the_call_computes_and_does_not_read_stays_and_is_named() -> None:
-    model = Deviations(nnx.Rngs(0))
-    why = "`add` at tests/export/test_groups_held.py"
-    held = js.groups(model, (1, 4))["spread/kernel:1"].held
-    assert held.startswith(why) and "makes what nothing in the call reads" in held
-    small, record = js.prune.units(model, (1, 4), density=0.5)
-    assert small.spread.kernel.shape == (4, 6) and small.mean.kernel.shape == (4, 3)
-    assert record.stayed["spread/kernel"] == held
-
-
 def test_a_group_that_stays_says_which_operation_holds_it(tmp_path: Path) -> None:
     found = js.groups(prepared(CASES["padded shortcut"].make, {}), (2, 8, 8, 3))
     assert "`pad` at tests/support/zoo.py" in found["a/kernel:3"].held
