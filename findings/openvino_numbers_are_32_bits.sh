@@ -4,8 +4,8 @@
 # Guess: a model with int64 inputs and outputs works in int64: compiled ports say i64, arrays go in and come out as
 #   int64, and what a device cannot do is refused when the model is compiled. float64 has 53 bits.
 # Versions: openvino 2026.4.1, onnx 1.23.2, onnxruntime 1.32.0, numpy 2.4.6, on x86-64.
-# What happens: a pass of the plugin (ConvertPrecision) turns i64 into i32 and f64 into f32. Inputs lose their upper
-#   half: 2^40 + 5 is 5, even in a model that only gathers. Results are widened again, so the dtype is that of the
+# What happens: the plugin computes i64 in i32 and f64 in f32. Inputs lose their upper half: 2^40 + 5 is 5, even in a
+#   model that only gathers. Results are widened again, so the dtype is that of the
 #   model. A cast of a large float stops at -2^31, which is negative for 3e9 too. Nothing warns, at compilation or
 #   later. The documentation of the CPU device lists FP32 and INT32 among its precisions and none of 64 bits.
 # Who is hurt: hashed features, ids of users and time in milliseconds (above 2^31), positions in a flattened matrix of

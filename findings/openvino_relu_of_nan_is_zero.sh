@@ -4,8 +4,7 @@
 # Guess: NaN goes through a network, so that a bad input or a diverged weight is seen at the output, as in ONNX Runtime,
 #   PyTorch, JAX and NumPy.
 # Versions: openvino 2026.4.1, onnx 1.23.2, onnxruntime 1.32.0, numpy 2.4.6, on x86-64.
-# What happens: the CPU plugin's kernels use the processor's max and min, which return their second operand if one is
-#   NaN. Relu, Clip, HardSigmoid, Exp and ReduceMax end at a number, Max and Min where NaN is the first operand;
+# What happens: Relu, Clip, HardSigmoid, Exp and ReduceMax end at a number, Max and Min where NaN is the first operand;
 #   Sigmoid, Tanh, Elu, Gelu and AveragePool keep NaN, Softmax in its own place only. So it depends on the activation
 #   whether a broken model looks healthy.
 # Who is hurt: checks such as isnan(output) in monitoring; missing features coded as NaN, which become 0 after the first

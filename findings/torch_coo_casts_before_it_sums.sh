@@ -5,8 +5,8 @@
 #   ceil, round, relu, sign, abs and x ** 2 of the three entries are those of 1.8. So are .int(), .to(torch.int64) and
 #   .bool().
 # Versions: torch 2.13.0, numpy 2.4.6, on a CPU.
-# What happens: to(dtype) copies the list of values, converted one by one, and leaves the tensor uncoalesced (in
-#   aten's sparse copy), so parts are cut off or rounded before they are added. For bool the entries are then added by
+# What happens: to(dtype) copies the list of values, converted one by one, and leaves the tensor uncoalesced,
+#   so parts are cut off or rounded before they are added. For bool the entries are then added by
 #   "or": 1 and -1 make True where the sum is 0. is_coalesced() is the only hint; the documentation of torch.sparse
 #   says that several values at one place are to be read as their sum.
 # Who is hurt: weighted edges in several parts counted as integers; masks as (updates).bool() of accumulated sparse
