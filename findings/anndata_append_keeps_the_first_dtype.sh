@@ -2,14 +2,14 @@
 # AnnData's append to a sparse matrix on disk stores 0.5 as 0, if the first part was integers.
 #
 # Guess: sparse_dataset(group).append(matrix) refuses a dtype that does not fit the stored one, as it refuses another
-#   format or width, or ends at the common dtype, as scipy.sparse.vstack and anndata.concat do.
+#   format or width, or ends at the common dtype, as scipy.sparse.vstack does.
 # Versions: anndata 0.12.19, scipy 1.17.1, h5py 3.16.0, numpy 2.4.6.
 # What happens: the data array is resized and the new values assigned (anndata/_core/sparse_dataset.py, append), so
 #   the storage converts: fractions are cut off, and what is too large ends at 127 for int8. The entries
 #   stay, with the value 0, so nnz and the pattern look right. The index arrays are checked against overflow, the
 #   values against nothing; only backed mode and shapes raise errors.
 # Who is hurt: a file that is built batch by batch, the first with raw counts (integers) and a later one normalized or
-#   decoded; masks as int8 extended by weights. concat of the same matrices in memory is right.
+#   decoded; masks as int8 extended by weights.
 # Remedy: first.astype(np.result_type(...)) before the first write.
 #
 # Output seen (rows appended to a matrix of ones; the first row appended, as stored):

@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
-# matrix[[1, 3], [0, 4]] of AnnData's sparse matrix on disk is 2 x 2; in memory, or dense on disk, it is two numbers.
+# matrix[[1, 3], [0, 4]] of AnnData's sparse matrix on disk is 2 x 2; in memory, or dense in Zarr, it is two numbers.
 #
 # Guess: sparse_dataset(group) is "analogous to h5py.Dataset or zarr.Array, but for sparse matrices" and gives SciPy's
 #   matrices, so two lists of indices pick pairs, as in SciPy, NumPy and Zarr, or raise, as in h5py.
 # Versions: anndata 0.12.19, zarr 3.1.6, h5py 3.16.0, scipy 1.17.1, numpy 2.4.6.
 # What happens: two index arrays go through numpy.ix_ (anndata/_core/sparse_dataset.py, _normalize_index), which is the
-#   rule of AnnData objects, and a grid is returned. After to_memory() the same expression picks pairs. Broadcasting by
-#   rows[:, None], which gives the grid in NumPy and SciPy, raises ValueError.
+#   rule of AnnData objects, and a grid is returned. After to_memory() the same expression picks pairs.
 # Who is hurt: the values of a list of edges or of (row, label) pairs: with n pairs n x n are read and returned, the
 #   first row of which, or its sum, is taken for the pairs' values; scores of held-out entries in a recommender.
-# Remedy: matrix[rows].tocsr()[numpy.arange(len(rows)), columns]; matrix[rows][:, columns] for the grid.
+# Remedy: matrix.to_memory(), or the rows first and the pairs in memory.
 #
 # Output seen (numbers 0 to 29 in 5 rows; rows 1, 3 and columns 0, 4):
 #                        h5py                     zarr

@@ -26,7 +26,7 @@ trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet onnx-graphsurgeon==0.6.1 onnxsim==0.8.1 onnx==1.23.2 onnxruntime==1.32.0 \
     numpy==2.4.6
-"$folder/venv/bin/python" -W ignore - 2>/dev/null <<'PYTHON'
+"$folder/venv/bin/python" -W ignore - <<'PYTHON'
 import numpy as np
 import onnx_graphsurgeon
 import onnxruntime

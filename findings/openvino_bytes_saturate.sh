@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 # OpenVINO's int8 and uint8 arithmetic stops at 127 and 255 where ONNX Runtime wraps; 255 << 4 is 255.
 #
-# Guess: one model gives one result. ONNX's arithmetic of integers is that of NumPy, its reference, and wraps: 100 + 100
-#   in int8 is -56, 0 - 1 in uint8 is 255; a shift of bits moves bits.
+# Guess: one model gives one result. Integers wrap, as in NumPy: 100 + 100 in int8 is -56, 0 - 1 in uint8 is 255; a
+#   shift of bits moves bits.
 # Versions: openvino 2026.4.1, onnx 1.23.2, onnxruntime 1.32.0, numpy 2.4.6, on x86-64.
-# What happens: OpenVINO's CPU plugin stores results of 8 bits with saturation. int16, uint16 and int32 wrap or are
-#   stored in int32, so that 8 bits alone saturate. |-128| is 127, -128 in ONNX Runtime and NumPy.
+# What happens: OpenVINO's CPU plugin stores results of 8 bits with saturation; those of uint16 wrap.
 # Who is hurt: hashes, checksums, ring counters and differences of bytes (a - b in uint8 as "distance modulo 256"),
 #   codes packed by Mul 16 and Add, or BitShift; tests of a quantized model against ONNX Runtime, where saturation hides
 #   an overflow that other targets will show.

@@ -3,8 +3,8 @@
 #
 # Guess: integer operations are exact, as OpenVINO's own Add and Mul of int32 are; Div truncates, Mod is the remainder.
 # Versions: openvino 2026.4.1, onnx 1.23.2, onnxruntime 1.32.0, numpy 2.4.6, on x86-64.
-# What happens: Add, Sub, Mul, Max and CumSum have kernels in int32. Div, Mod, comparisons and ReduceMax convert to
-#   float32, which keeps 24 bits, and back, with int32 at both ends. Operands below 2^24 are right.
+# What happens: Add and Mul are exact. Div, Mod, Equal and ReduceMax convert to float32, which keeps 24 bits, and back,
+#   with int32 at both ends. Operands below 2^24 are right.
 # Who is hurt: positions in a flattened tensor taken apart by Div and Mod, hashes modulo a table's size, dates as
 #   seconds, ids compared with Equal: two ids above 16.7 million that follow each other are "equal".
 # Remedy: take large numbers apart before the model, or keep them below 2^24.
@@ -14,7 +14,6 @@
 #   123456789 / 3              41152264    41152263
 #   16777217 mod 2             0           1
 #   16777217 == 16777216       True        False
-#   16777219 > 16777218        True        True
 #   largest of 16777217, 5     16777216    16777217
 #   123456789 + 3              123456792   123456792
 #   123456789 x 3              370370367   370370367
@@ -52,7 +51,6 @@ found = {
     "123456789 / 3": both("Div", [123456789], [3]),
     "16777217 mod 2": both("Mod", [16777217], [2]),
     "16777217 == 16777216": both("Equal", [16777217], [16777216], kind=TensorProto.BOOL),
-    "16777219 > 16777218": both("Greater", [16777219], [16777218], kind=TensorProto.BOOL),
     "largest of 16777217, 5": both("ReduceMax", [16777217, 5], keepdims=0),
     "123456789 + 3": both("Add", [123456789], [3]),
     "123456789 x 3": both("Mul", [123456789], [3]),
@@ -60,8 +58,8 @@ found = {
 print(f"{'':<27}OpenVINO    ONNX Runtime")
 for name, pair in found.items():
     print(f"{name:<27}{pair[0]!s:<12}{pair[1]}")
-right = [41152263, 1, False, True, 16777217, 123456792, 370370367]
+right = [41152263, 1, False, 16777217, 123456792, 370370367]
 assert [pair[1] for pair in found.values()] == right
-wrong = [41152264, 0, True, True, 16777216, 123456792, 370370367]
+wrong = [41152264, 0, True, 16777216, 123456792, 370370367]
 assert [pair[0] for pair in found.values()] == wrong, "OpenVINO's integers are exact now"
 PYTHON

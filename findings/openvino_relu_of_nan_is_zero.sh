@@ -1,12 +1,10 @@
 #!/usr/bin/env bash
 # OpenVINO hides NaN: ReLU makes it 0, HardSigmoid 1 and Exp infinity, and a maximum passes it over.
 #
-# Guess: NaN goes through a network, so that a bad input or a diverged weight is seen at the output, as in ONNX Runtime,
-#   PyTorch, JAX and NumPy.
+# Guess: NaN goes through a network, so that a bad input or a diverged weight is seen at the output, as in ONNX Runtime.
 # Versions: openvino 2026.4.1, onnx 1.23.2, onnxruntime 1.32.0, numpy 2.4.6, on x86-64.
-# What happens: Relu, Clip, HardSigmoid, Exp and ReduceMax end at a number, Max and Min where NaN is the first operand;
-#   Sigmoid, Tanh, Elu, Gelu and AveragePool keep NaN, Softmax in its own place only. So it depends on the activation
-#   whether a broken model looks healthy.
+# What happens: Relu, HardSigmoid, Exp and ReduceMax end at a number, Max where NaN is its first operand; Sigmoid keeps
+#   NaN, Softmax in its own place only. So it depends on the activation whether a broken model looks healthy.
 # Who is hurt: checks such as isnan(output) in monitoring; missing features coded as NaN, which become 0 after the first
 #   layer and are then scored with confidence; a pruned filter with a division 0 / 0 in its folded batch norm.
 # Remedy: IsNaN on the input and the weights before the conversion.

@@ -2,7 +2,7 @@
 # A torch COO tensor with repeated entries is cast entry by entry: 0.6 + 0.6 + 0.6 as an integer is 0.
 #
 # Guess: an uncoalesced tensor is the sum of its entries, and functions that are not linear coalesce first: torch.sqrt,
-#   ceil, round, relu, sign, abs and x ** 2 of the three entries are those of 1.8. So are .int(), .to(torch.int64) and
+#   ceil and round of the three entries are those of 1.8. So are .int(), .to(torch.int64) and
 #   .bool().
 # Versions: torch 2.13.0, numpy 2.4.6, on a CPU.
 # What happens: to(dtype) copies the list of values, converted one by one, and leaves the tensor uncoalesced,
@@ -27,7 +27,7 @@ trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet --retries 0 --find-links https://download.pytorch.org/whl/cpu/torch/ \
     torch==2.13.0 numpy==2.4.6
-"$folder/venv/bin/python" -W ignore - 2>/dev/null <<'PYTHON'
+"$folder/venv/bin/python" -W ignore - <<'PYTHON'
 import torch
 
 cases = ([0.6, 0.6, 0.6], [0.5, 0.5, -1.0], [2.5, -1.5, -1.0], [1.9, 1.9, 1.9])

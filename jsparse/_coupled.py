@@ -1,6 +1,6 @@
 """Coupled units: a `CoupledUnits` for each group, a `CoupledSparse` for each of its weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -85,14 +85,14 @@ class CoupledSparse(Sparse):
 
     @property
     def _seen(self) -> Any:
-        return self._of_groups("_seen")
+        return self._of_groups(group._seen for group in self.groups.values())
 
     @property
     def _final(self) -> Any:
-        return self._of_groups("_final")
+        return self._of_groups(group._final for group in self.groups.values())
 
-    def _of_groups(self, which: str) -> dict[str, State]:
+    def _of_groups(self, states: Iterable[State]) -> dict[str, State]:
+        groups = zip(self.groups.values(), states, strict=True)
         return {
-            str(n): getattr(group, which) | {"norms": group.weight[...]}
-            for n, group in enumerate(self.groups.values())
+            str(n): state | {"norms": group.weight[...]} for n, (group, state) in enumerate(groups)
         }

@@ -1,5 +1,6 @@
 """Functions that need values, and so refuse models and arrays that are traced or only shapes."""
 
+import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, TypeVar
@@ -29,23 +30,27 @@ def outside_jit(function: Function) -> Function:
     @wraps(function)
     def checked(*args: Any, **named: Any) -> Any:
         refuse_traced(name, *args, *named.values())
+        handled = sys.exception()  # by the caller
         try:
             return explained(*args, **named)
         except TracedInput:  # of a function that it calls
             raise _traced(name, "values") from None
         except Exception as error:
-            if not (_needs_values(error) and isinstance(jnp.ones(1) + 1, Tracer)):
+            if not (_needs_values(error, handled) and isinstance(jnp.ones(1) + 1, Tracer)):
                 raise
             raise _traced(name, "values") from None
 
     return checked  # type: ignore[return-value]
 
 
-def _needs_values(error: BaseException | None) -> bool:
-    """Whether it is, or comes from, an error of JAX about a traced array without values."""
-    while error is not None and not isinstance(error, NO_VALUES):
-        error = error.__cause__ or error.__context__
-    return error is not None
+def _needs_values(error: BaseException | None, handled: BaseException | None) -> bool:
+    """Whether it is, or comes from, an error of JAX about a traced array without values.
+
+    One that was being handled before the call does not count.
+    """
+    while error is not None and error is not handled and not isinstance(error, NO_VALUES):
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return error is not None and error is not handled
 
 
 def explain_abstract_model(function: Function) -> Function:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import pytest
 from flax import nnx
 
@@ -78,6 +79,19 @@ def test_other_errors_of_tracing_stay_as_they_are() -> None:
             evaluations=16,
             key=jax.random.key(0),
         )
+
+
+def test_an_error_that_the_caller_handles_is_not_that_of_the_call() -> None:
+    model = js.sparsify(nnx.Linear(4, 3, rngs=nnx.Rngs(0)), ("kernel", js.Held()))
+
+    def call(x: jax.Array) -> None:
+        try:
+            int(x)
+        except jax.errors.ConcretizationTypeError:
+            js.prune.random(model, density=0.5, key=3)
+
+    with pytest.raises(TypeError, match=r"^key must"):
+        jax.eval_shape(call, jnp.ones(()))
 
 
 OF_SHAPES = {

@@ -31,7 +31,7 @@ class LAMP:
         """[units] for each group: see `Importance`."""
         squares = lambda w, member, width: summed(np.abs(w) ** 2, member, width)
         found = from_weights(model, groups, squares, Joined(scale=None))  # (1)
-        return [_shares(score) for score in found]
+        return [own if np.isposinf(own).all() else _shares(own) for own in found]  # inf: no weights
 
 
 def _shares(squares: np.ndarray) -> np.ndarray:

@@ -126,13 +126,14 @@ def units(
         )
     called, inputs = by_position(model, example_inputs, options)
     inputs, plain = examples(inputs), fold(called)
-    with calling("example_inputs", inputs):
-        found = Units(plain, inputs, mend)
-    if budget < 1 and cost is not _operations:
-        try_each(found)  # a smaller model that is measured has to run
     with settings(keep=keep):
         stay = alive_paths(plain, keep)
+    with calling("example_inputs", inputs):
+        found = Units(plain, inputs, mend)
+    with settings(keep=keep):
         check_called(found.graph, plain, keep)
+    if budget < 1 and cost is not _operations:
+        try_each(found)  # a smaller model that is measured has to run
     chosen = _Chosen(found, stay, Widths(least_width, round_to), cost)
     scores = scored(importance, fold(model) if options else plain, chosen.groups)
     while True:
@@ -194,20 +195,21 @@ class _Chosen:
         return self._removed_at(cuts[low], order)
 
     def _check_budget(self, budget: float, least: dict[int, list[int]], order: Scores) -> None:
-        whole, left = self._cost_of({}), self._cost_of(least)
+        whole = self._cost_of({})
         if not 0 < whole < math.inf:
             raise ValueError(
                 f"the cost of the whole model is {whole:g}, of which no fraction can be kept; give "
                 "one that counts weights without rules, as costs.parameters does and costs.tiles "
                 "does not"
             )
+        left = self._cost_of(least)
         if left <= budget * whole:
             return
         if least and left >= whole:
             raise ValueError(
                 f"budget {budget} cannot be met: the cost of the whole model is {whole:g}, and "
                 f"{left:g} at the least widths; give a cost that falls with the widths, such as "
-                "lambda sizes: sizes.parameters"
+                f"lambda sizes: sizes.parameters; {self._why_held(order)}"
             )
         raise ValueError(
             f"budget {budget} cannot be met: at the least widths {left / whole:.3g} of the cost "
@@ -282,7 +284,7 @@ class _Chosen:
     def _why_held(self, order: Scores) -> str:
         never = {n: int(np.isinf(own).sum()) for n, own in order.items()}
         found = [
-            f"{self._all[n].name}: {count} of {len(order[n])} scores are infinite, and keep units"
+            f"{self._all[n].name}: {count} of {len(order[n])} scores are infinite, so units stay"
             for n, count in never.items()
             if count
         ]

@@ -1,5 +1,6 @@
 """Each importance against the formula of its paper, in NumPy."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -136,7 +137,10 @@ def test_coupled_weights_are_joined_as_asked(net: Net, group: js.export.UnitGrou
 def test_a_group_without_such_a_weight_is_never_removed() -> None:
     rngs = nnx.Rngs(0)
     net = nnx.Sequential(nnx.Linear(4, 6, rngs=rngs), nnx.relu, nnx.Linear(6, 3, rngs=rngs))
-    (score,) = importance.NormScale()(net, [js.groups(net, X)["layers/0/kernel:1"]])
+    group = js.groups(net, X)["layers/0/kernel:1"]
+    (score,) = importance.NormScale()(net, [group])
+    assert np.isposinf(score).all()
+    (score,) = importance.LAMP()(net, [dataclasses.replace(group, members=())])
     assert np.isposinf(score).all()
 
 

@@ -20,7 +20,10 @@ Spare = Callable[[Op, Node, int], np.ndarray]
 """Which positions of an axis an operation that joins them can do without: [n]."""
 WINDOWS = {"reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window"}
 
-UNREAD = "makes what nothing in the call reads, and another method may; leave it out if none does"
+UNREAD = (
+    "computes what nothing in the call reads, though another method may; remove it from the call "
+    "if none does"
+)
 
 
 def tie(op: Op, ties: Ties, spare: Spare) -> None:

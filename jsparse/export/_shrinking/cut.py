@@ -87,7 +87,7 @@ class Cut:
         """An array of that shape with zeros where it is cut."""
         for axis, kept in self.keep.items():
             stays = np.isin(np.arange(self.shape[axis]), kept)
-            value = np.where(along(stays, axis, value.ndim), value, np.zeros_like(value))
+            value = np.where(along(stays, axis, value.ndim), value, np.zeros((), value.dtype))
         return value
 
 

@@ -137,7 +137,7 @@ def alive_paths(model: nnx.Module, keep: str | Collection[str]) -> frozenset[str
 
 
 def check_called(graph: Graph, model: nnx.Module, keep: str | Collection[str]) -> None:
-    """Refuse a pattern of which the call uses no weight: nothing changes for being kept.
+    """Refuse a pattern none of whose weights the call uses: keeping them would change nothing.
 
     Raises:
       ValueError: there is one.
@@ -147,9 +147,9 @@ def check_called(graph: Graph, model: nnx.Module, keep: str | Collection[str]) -
     for pattern in _patterns(keep):
         if used.isdisjoint(paths := alive_paths(model, pattern)):
             raise ValueError(
-                f"keep: the call in eval mode uses no weight that {pattern!r} matches, of "
-                f"{listed(sorted(paths))}; such weights stay whole without it: leave it out, or "
-                "give inputs with which the model uses them"
+                f"keep: the call in eval mode uses no weight that {pattern!r} matches "
+                f"({listed(sorted(paths))}); these keep their size anyway: leave the pattern out, "
+                "or give inputs with which the model uses them"
             )
 
 
