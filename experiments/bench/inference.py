@@ -6,7 +6,8 @@ Claim: on a 4096x4096 matrix at batch 512, layers of kept weights (`Csr`) are at
 Command: python -m experiments.bench.inference
          python -m experiments.bench.inference --only networks --torch PATH
     PATH is a Python with torch, which need not be ours; ONNX Runtime and OpenVINO need
-    `pip install "jsparse[bench]"`. Without them they are left out.
+    `pip install "jsparse[bench]"`. Without them they are left out. On two cores leave PyTorch to a
+    run of its own: beside its process the others took 0.2 to 0.6 ms longer a call.
 Minutes: 5 for products and 40 for networks, on two cores that do nothing else.
 
 The mask of a product is random, by weight or by block of 64; x and y are stored by rows, as in
