@@ -20,7 +20,7 @@ from jsparse._pure import by_position, calling, examples, settings
 from jsparse._slots import slots
 from jsparse._surgery import fold
 from jsparse._untraced import outside_jit
-from jsparse._values import check_function, is_whole
+from jsparse._values import check_function
 from jsparse.export._shrinking.attributes import Mend, stock
 from jsparse.export._shrinking.drawing import noted, write_groups
 from jsparse.export._shrinking.graph import Node
@@ -64,7 +64,7 @@ class UnitGroups:
         return len(self.groups)
 
     def __getitem__(self, name: str | int) -> UnitGroup:
-        if is_whole(name) and -len(self) <= name < len(self):
+        if isinstance(name, int | np.integer) and -len(self) <= name < len(self):
             return self.groups[name]
         found = [group for group in self.groups if group.name == name]
         if not found:
