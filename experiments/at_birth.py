@@ -30,7 +30,7 @@ import optax
 from flax import nnx
 
 import jsparse
-from experiments import common
+from experiments import common, datasets, networks
 from jsparse import prune
 
 Name = Literal["random", "magnitude", "SNIP", "GraSP", "SynFlow"]
@@ -72,8 +72,8 @@ QUICK = Settings(
     quick=True,
 )
 NETWORKS: dict[str, Callable[[nnx.Rngs], nnx.Module]] = {
-    "lenet-300-100": common.LeNet300,
-    "small": partial(common.SmallConvNet, channels=3),
+    "lenet-300-100": networks.LeNet300,
+    "small": partial(networks.SmallConvNet, channels=3),
 }
 TEMPERATURE = 200.0
 """By which GraSP divides the logits."""
@@ -88,7 +88,7 @@ class Pruner:
       prepare: turns them into the model's input.
     """
 
-    def __init__(self, settings: Settings, images: common.Images, prepare: Callable):
+    def __init__(self, settings: Settings, images: datasets.Images, prepare: Callable):
         self.settings, self.images, self.prepare = settings, images, prepare
         self.scores: dict[tuple[str, int], dict[str, jax.Array]] = {}
 
@@ -136,11 +136,11 @@ class Pruner:
 def main(settings: Settings) -> None:
     """Train all, print the table and draw the picture."""
     mnist = settings.network == "lenet-300-100"
-    images = settings.images(common.mnist if mnist else common.cifar10)
+    images = settings.images(datasets.mnist if mnist else datasets.cifar10)
     settings, out = settings.in_folder(
         f"runs/at_birth/{settings.network}{'-quick' * settings.quick}"
     )
-    inputs = common.standardized(images, None if mnist else common.pad_crop_flip)
+    inputs = common.standardized(images, None if mnist else datasets.pad_crop_flip)
     steps = settings.epochs * (len(images.train_x) // settings.batch)
     tx = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, steps))
     over = common.side_by_side if mnist else common.turns_on_cpu()

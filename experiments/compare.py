@@ -34,7 +34,7 @@ import optax
 from flax import nnx
 
 import jsparse
-from experiments import common
+from experiments import common, datasets, networks
 from jsparse import prune, schedule
 
 Network = Literal["lenet-300-100", "small", "resnet-20"]
@@ -67,9 +67,9 @@ class Settings(common.ImageSettings):
 
 QUICK = Settings(seeds=2, epochs=6, samples=10_000, quick=True)
 NETWORKS: dict[str, tuple[Callable[[nnx.Rngs], nnx.Module], str]] = {
-    "lenet-300-100": (common.LeNet300, ".*/kernel"),
-    "small": (partial(common.SmallConvNet, channels=3, norm=nnx.LayerNorm), "convs/.*/kernel"),
-    "resnet-20": (partial(common.ResNet, 20), "blocks/.*/kernel"),
+    "lenet-300-100": (networks.LeNet300, ".*/kernel"),
+    "small": (partial(networks.SmallConvNet, channels=3, norm=nnx.LayerNorm), "convs/.*/kernel"),
+    "resnet-20": (partial(networks.ResNet, 20), "blocks/.*/kernel"),
 }
 FAMILIES = {
     "masks from the weights": (
@@ -226,7 +226,7 @@ class Entries:
                 "Wanda": at_once(lambda trained: prune.wanda(trained, **seen)),
                 "SparseGPT": at_once(lambda trained: prune.sparsegpt(trained, **seen)),
             }
-            if self.network is common.LeNet300
+            if self.network is networks.LeNet300
             else {}
         )
 
@@ -279,11 +279,11 @@ def main(settings: Settings) -> None:
     if unknown:
         raise ValueError(f"--methods got {unknown[0]!r}; there are {', '.join(known)}")
     mnist = settings.network == "lenet-300-100"
-    images = settings.images(common.mnist if mnist else common.cifar10)
+    images = settings.images(datasets.mnist if mnist else datasets.cifar10)
     settings, out = settings.in_folder(
         f"runs/compare/{settings.network}{'-quick' * settings.quick}"
     )
-    inputs = common.standardized(images, None if mnist else common.pad_crop_flip)
+    inputs = common.standardized(images, None if mnist else datasets.pad_crop_flip)
     steps = settings.epochs * (len(images.train_x) // settings.batch)
     rate = optax.cosine_decay_schedule(settings.learning_rate, steps)
     looked_at = (

@@ -34,8 +34,8 @@ import optax
 from flax import nnx
 
 import jsparse
-from experiments import common
-from experiments.common.networks.modules import modules
+from experiments import common, datasets, networks
+from experiments.networks.modules import modules
 from jsparse import heads
 
 
@@ -88,7 +88,7 @@ class ColorNet(nnx.Module):
     """Three 3x3 convolutions and a hidden layer of 256 units."""
 
     def __init__(self, rngs: nnx.Rngs):
-        conv = partial(nnx.Conv, conv_general_dilated=common.convolution(), rngs=rngs)
+        conv = partial(nnx.Conv, conv_general_dilated=networks.convolution(), rngs=rngs)
         self.convs = modules([conv(n, m, (3, 3)) for n, m in ((3, 16), (16, 32), (32, 64))])
         self.fc1 = nnx.Linear(1024, 256, rngs=rngs)
         self.fc2 = nnx.Linear(256, 10, rngs=rngs)
@@ -96,14 +96,14 @@ class ColorNet(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Images [n, 32, 32, 3] to logits [n, 10]."""
         for layer in self.convs:
-            x = nnx.relu(common.max_pool(layer(x)))
+            x = nnx.relu(networks.max_pool(layer(x)))
         return self.fc2(nnx.relu(self.fc1(x.reshape(len(x), -1))))
 
 
 NETWORKS: dict[str, Callable[[nnx.Rngs], Any]] = {
     "MLP": MLP,
     "MLP at 5 %": MLP,
-    "LeNet-5": common.LeNet5,
+    "LeNet-5": networks.LeNet5,
     "CIFAR-10": ColorNet,
 }
 QUICK = Settings(networks=("MLP",), seeds=1, points=20, quick=True)
@@ -251,10 +251,10 @@ def removed(edited: list[list[float]]) -> bool:
 
 def load(name: str, settings: Settings) -> tuple[tuple, str]:
     """Training and test images, 0 to 1, with labels; and what they are."""
-    images = (common.cifar10 if name == "CIFAR-10" else common.mnist)(
+    images = (datasets.cifar10 if name == "CIFAR-10" else datasets.mnist)(
         settings.cifar if name == "CIFAR-10" else settings.data
     )
-    images = common.first_samples(images, settings.samples)
+    images = datasets.first_samples(images, settings.samples)
     real = lambda x: x.astype(np.float32) / 255
     return (real(images.train_x), images.train_y, real(images.test_x), images.test_y), images.name
 

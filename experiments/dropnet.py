@@ -31,7 +31,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse
-from experiments import common
+from experiments import common, datasets, networks
 from jsparse.prune import APoZ, Folder, Maximum, Minimum, RandomUnits, Round
 
 Name = Literal["minimum", "maximum", "random", "APoZ"]
@@ -145,7 +145,7 @@ class Convolutions(nnx.Module):
         self.layers = tuple(f"conv{n}" for n, _ in enumerate(filters, start=1))
         side, _, inputs = shape
         for name, width in zip(self.layers, filters, strict=True):
-            how = {"conv_general_dilated": common.convolution(), "kernel_init": start}
+            how = {"conv_general_dilated": networks.convolution(), "kernel_init": start}
             setattr(self, name, nnx.Conv(inputs, width, (3, 3), rngs=rngs, **how))
             side, inputs = side // 2, width
         widths = (side * side * inputs, *dense, 10)
@@ -159,7 +159,7 @@ class Convolutions(nnx.Module):
         for name in self.layers:
             x = getattr(self, name)(x)
             side = 2 * (x.shape[1] // 2)
-            x = nnx.relu(common.max_pool(x[:, :side, :side]))  # as pooling the ReLU
+            x = nnx.relu(networks.max_pool(x[:, :side, :side]))  # as pooling the ReLU
         x = x.reshape(len(x), -1)
         for name in self.heads[:-1]:
             x = nnx.relu(getattr(self, name)(x))
@@ -222,7 +222,7 @@ def dropped(
     scope: str,
     settings: Settings,
     training: common.SeedTraining,
-    images: common.Images,
+    images: datasets.Images,
     held_out: tuple[Array, Array],
 ) -> dict[str, Any]:
     """Accuracies of each round and seed, and the units left; from the run folder if it is done."""
@@ -275,9 +275,9 @@ def units_left(model: common.Seeds) -> float:
 
 def study(model: Model, settings: Settings) -> dict[str, dict]:
     """All methods on a model: prints its table; the curves of each panel of the picture."""
-    images = (common.cifar10 if model == "C" else common.mnist)(settings.data)
-    images = common.first_samples(images, settings.samples)
-    images = common.first_tests(images, settings.test_samples)
+    images = (datasets.cifar10 if model == "C" else datasets.mnist)(settings.data)
+    images = datasets.first_samples(images, settings.samples)
+    images = datasets.first_tests(images, settings.test_samples)
     settings.check_batch(images)
     rest = len(images.train_x) - len(images.train_x) // 10
     held_out = (jnp.asarray(images.train_x[rest:]), jnp.asarray(images.train_y[rest:]))

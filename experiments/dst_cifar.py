@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import common
+from experiments import common, datasets, networks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,10 +87,10 @@ MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 def network(settings: Settings):
     """What makes the dense network from `nnx.Rngs`."""
     if settings.network == "vgg-16":
-        return partial(common.VGG16, narrow=settings.narrow)
+        return partial(networks.VGG16, narrow=settings.narrow)
     depth = int(settings.network.split("-")[1])
     widen = 8 // settings.narrow
-    return lambda rngs: common.WideResNet(depth, widen, rngs, common.torch_init)
+    return lambda rngs: networks.WideResNet(depth, widen, rngs, networks.torch_init)
 
 
 def normalized(images: jax.Array) -> jax.Array:
@@ -100,7 +100,7 @@ def normalized(images: jax.Array) -> jax.Array:
 
 
 INPUTS = common.Inputs(  # black around the images, as in the paper's code
-    train=lambda key, images: normalized(common.pad_crop_flip(key, common.to_float(images))),
+    train=lambda key, images: normalized(datasets.pad_crop_flip(key, common.to_float(images))),
     test=lambda images: normalized(common.to_float(images)),
 )
 
@@ -115,8 +115,8 @@ def learning_rate(settings: Settings, samples: int) -> optax.Schedule:
 
 def main(settings: Settings) -> None:
     """Train the dense and the sparse networks and print them with the paper's figures."""
-    images = common.first_samples(common.cifar10(settings.data), settings.samples)
-    images = common.first_tests(images, settings.tested)
+    images = datasets.first_samples(datasets.cifar10(settings.data), settings.samples)
+    images = datasets.first_tests(images, settings.tested)
     rate = learning_rate(settings, len(images.train_x))
     out = settings.out or f"runs/dst_cifar/{settings.network}{'/quick' * settings.quick}"
     common.study(

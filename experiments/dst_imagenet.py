@@ -31,9 +31,10 @@ import optax
 from flax import nnx
 
 import jsparse
-from experiments import common
-from experiments.common.data.stream import Readers, Shard, Stream, in_order, synthetic, training
+from experiments import common, networks
 from experiments.common.parallel import DataParallel, Trained
+from experiments.datasets.imagenet import imagenet
+from experiments.datasets.stream import Readers, Shard, Stream, in_order, synthetic, training
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
@@ -157,7 +158,7 @@ def optimizer_of(settings: Settings, model: nnx.Module, samples: int) -> jsparse
 def make(settings: Settings, samples: int, seed: int) -> Trained:
     """The network, under thresholds unless it is to stay dense, and its optimizer."""
     dtype = jnp.bfloat16 if settings.bfloat16 else jnp.float32
-    model = common.BottleneckNet(
+    model = networks.BottleneckNet(
         nnx.Rngs(seed), settings.blocks, settings.width, settings.classes, dtype
     )
     if not settings.dense:
@@ -194,7 +195,7 @@ def data_of(settings: Settings) -> Data:
         name = f"made-up images ({stored * settings.batch} of {settings.side}x{settings.side})"
         samples = batches * settings.batch
         return Data(train=train, test=lambda: [next(test)], samples=samples, name=name)
-    found = common.imagenet(settings.data, settings.classes)
+    found = imagenet(settings.data, settings.classes)
     options = {"batch": settings.batch, "side": settings.side, "shard": shard}
     options |= {"readers": settings.readers}
     train = training(found.train, seed=settings.seed, **options)

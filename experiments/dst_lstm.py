@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from experiments import common
+from experiments import common, datasets, networks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,13 +62,13 @@ class Classifier(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Images [n, 28, 28] to logits [n, 10]."""
-        first = common.run_lstm(self.lstm1, x)
-        return self.out(common.run_lstm(self.lstm2, first.swapaxes(0, 1))[-1])
+        first = networks.run_lstm(self.lstm1, x)
+        return self.out(networks.run_lstm(self.lstm2, first.swapaxes(0, 1))[-1])
 
 
 def main(settings: Settings) -> None:
     """Train the dense and the sparse network and print them with the paper's figures."""
-    images = common.mnist(settings.data)
+    images = datasets.mnist(settings.data)
     rate = common.learning_rate(settings, len(images.train_x))
     out = settings.out or f"runs/dst_lstm/{settings.network}"
     common.study(

@@ -13,7 +13,7 @@ from typing import Literal
 
 import optax
 
-from experiments import common
+from experiments import common, datasets, networks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,16 +37,16 @@ PUBLISHED = {
 }
 
 
-NETWORKS = {"lenet-300-100": common.LeNet300, "lenet-5": common.LeNet5}
+NETWORKS = {"lenet-300-100": networks.LeNet300, "lenet-5": networks.LeNet5}
 
 
-def sweeps(settings: Settings, images: common.Images) -> tuple[common.Sweep, common.Sweep]:
+def sweeps(settings: Settings, images: datasets.Images) -> tuple[common.Sweep, common.Sweep]:
     """Of the dense network and of the sparse one."""
     *recipe, over = _recipe(settings, images)
     return common.sweeps(settings, *recipe, images, over)
 
 
-def _recipe(settings: Settings, images: common.Images) -> tuple:
+def _recipe(settings: Settings, images: datasets.Images) -> tuple:
     """The network, its sparse weights, the optax transform, and how runs share a program."""
     rate = common.learning_rate(settings, len(images.train_x))
     dense = settings.network == "lenet-300-100"
@@ -56,7 +56,7 @@ def _recipe(settings: Settings, images: common.Images) -> tuple:
 
 def main(settings: Settings) -> None:
     """Train the dense and the sparse network and print them with the paper's figures."""
-    images = common.mnist(settings.data)
+    images = datasets.mnist(settings.data)
     settings = dataclasses.replace(
         settings, out=settings.out or f"runs/dst_mnist/{settings.network}"
     )

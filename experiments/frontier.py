@@ -25,7 +25,7 @@ import optax
 from flax import nnx
 
 import jsparse
-from experiments import common
+from experiments import common, datasets, networks
 
 STEPS, ROUNDS = 100, 3
 """What is timed: the number of steps at a time, and how often."""
@@ -57,18 +57,18 @@ QUICK = Settings(alphas=(5e-4, 2e-3, 8e-3), seeds=2, epochs=5, samples=6_000, qu
 def mlp(rngs: nnx.Rngs) -> nnx.Module:
     """Images [n, 28, 28] to logits [n, 10] by three layers of 512 with ReLU."""
     sizes = itertools.pairwise((784, 512, 512, 512, 10))
-    layers = [nnx.Linear(n, m, rngs=rngs, **common.torch_init(n)) for n, m in sizes]
+    layers = [nnx.Linear(n, m, rngs=rngs, **networks.torch_init(n)) for n, m in sizes]
     inner = [step for layer in layers[:-1] for step in (layer, nnx.relu)]
     return nnx.Sequential(lambda x: x.reshape(len(x), -1), *inner, layers[-1])
 
 
-NETWORKS = {"lenet-300-100": common.LeNet300, "lenet-5": common.LeNet5, "mlp": mlp}
+NETWORKS = {"lenet-300-100": networks.LeNet300, "lenet-5": networks.LeNet5, "mlp": mlp}
 
 
 def seconds(
     settings: Settings,
     tx: optax.GradientTransformation,
-    images: common.Images,
+    images: datasets.Images,
     over: Callable[[Callable], Callable],
 ) -> dict[str, float]:
     """Of some steps of all runs in one program, and of one run alone: medians, taken in turn."""
@@ -108,7 +108,7 @@ def plot(found: Mapping[str, dict], settings: Settings, path: Path) -> None:
 
 def main(settings: Settings) -> None:
     """Train, time, draw and print."""
-    images = common.first_samples(common.mnist(settings.data), settings.samples)
+    images = datasets.first_samples(datasets.mnist(settings.data), settings.samples)
     settings.check_batch(images)
     out = Path(settings.out or f"runs/frontier/{settings.network}{'/quick' * settings.quick}")
     run = common.open_run(out, settings, dataset=images.name)

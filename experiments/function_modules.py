@@ -36,10 +36,10 @@ import optax
 from flax import nnx
 
 import jsparse
-from experiments import common
-from experiments.common.networks.modules import modules
+from experiments import common, datasets
 from experiments.common.show import COLORS
 from experiments.common.train import results
+from experiments.networks.modules import modules
 from jsparse.layers import Recall
 
 
@@ -166,7 +166,7 @@ def shifted(images: np.ndarray) -> dict[str, np.ndarray]:
     return {"upright": images, **turned, "occluded": hidden}
 
 
-def trained(name: str, make: Callable, settings: Settings, images: common.Images) -> dict:
+def trained(name: str, make: Callable, settings: Settings, images: datasets.Images) -> dict:
     """Accuracies by kind of test image and seed; from the run folder if it is done."""
     folder = Path(settings.out) / name
     run = common.open_run(folder, settings, dataset=images.name, arm=name)
@@ -254,8 +254,8 @@ def draw_shifts(found: dict[str, dict], path: Path) -> None:
 
 def main(settings: Settings) -> None:
     """Train all arms, print the tables and draw the pictures."""
-    images = settings.images(common.mnist)
-    images = common.first_tests(images, settings.tested)
+    images = settings.images(datasets.mnist)
+    images = datasets.first_tests(images, settings.tested)
     size = "quick" if settings.quick else "study"
     settings, folder = settings.in_folder(f"runs/function_modules/{size}")
     found = {name: trained(name, make, settings, images) for name, make in arms(settings).items()}

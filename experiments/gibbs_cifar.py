@@ -27,7 +27,7 @@ import optax
 from flax import nnx
 
 import jsparse
-from experiments import common
+from experiments import common, datasets, networks
 from jsparse._slots import sparse_parts
 from jsparse._tiles import grid_shape, spread
 from jsparse._topk import winners
@@ -79,9 +79,9 @@ QUICK = Settings(
     quick=True,
 )
 NETWORKS = {
-    "resnet-20": partial(common.ResNet, 20),
-    "resnet-56": partial(common.ResNet, 56),
-    "small": common.SmallConvNet,
+    "resnet-20": partial(networks.ResNet, 20),
+    "resnet-56": partial(networks.ResNet, 56),
+    "small": networks.SmallConvNet,
 }
 UNITS = {"weight": jsparse.Weight(), "kernel": jsparse.Kernel(), "filter": jsparse.Filter()}
 # The authors' inverse temperatures, at the start and the end, and couplings.
@@ -158,12 +158,12 @@ def optimizer(settings: Settings, steps: int) -> optax.GradientTransformation:
 def main(settings: Settings) -> None:
     """Train all contestants, print the table and draw the picture."""
     small = settings.network == "small"
-    images = settings.images(common.mnist if small else common.cifar10)
+    images = settings.images(datasets.mnist if small else datasets.cifar10)
     out = Path(settings.out or f"runs/gibbs_cifar/{settings.network}")
     settings = dataclasses.replace(
         settings, out=str(out), epochs=settings.epochs * settings.stretch
     )
-    inputs = common.standardized(images, None if small else common.shift_flip)
+    inputs = common.standardized(images, None if small else datasets.shift_flip)
     steps = max(1, len(images.train_x) // settings.batch)
     made, tx = contestants(settings, steps), optimizer(settings, steps)
     found = common.compare(settings, made, tx, images, inputs, common.turns_on_cpu())

@@ -35,7 +35,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse
-from experiments import common
+from experiments import common, datasets, networks
 
 Task = Literal["text", "images"]
 Way = Literal["LAMB", "LARS", "AdamW", "Nesterov SGD"]
@@ -172,14 +172,14 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
 def text(settings: Settings) -> Course:
     """Which character comes next."""
-    data = common.shakespeare(settings.data)
+    data = datasets.shakespeare(settings.data)
 
     def some(key: Array, number: int, source: Array) -> tuple[Array, Array]:
-        stretch = common.stretches(key, source, number, settings.context + 1)
+        stretch = datasets.stretches(key, source, number, settings.context + 1)
         return stretch[:, :-1], stretch[:, 1:]
 
     make = partial(
-        common.Transformer,
+        networks.Transformer,
         data.characters,
         width=settings.width,
         blocks=settings.blocks,
@@ -199,18 +199,18 @@ def text(settings: Settings) -> Course:
 
 def images(settings: Settings) -> Course:
     """What an image of CIFAR-10 shows."""
-    data = common.first_samples(common.cifar10(settings.data), settings.samples)
-    prepare = common.standardize_channels(data.train_x)
+    data = datasets.first_samples(datasets.cifar10(settings.data), settings.samples)
+    prepare = datasets.standardize_channels(data.train_x)
     x, y = jnp.asarray(data.train_x), jnp.asarray(data.train_y)
     last = min(settings.tested, len(data.test_x)) // 10 * 10
 
     def draw(key: Array, number: int) -> tuple[Array, Array]:
         which, changed = jax.random.split(key)
         index = jax.random.randint(which, (number,), 0, len(x))
-        return common.pad_crop_flip(changed, prepare(x[index])), y[index]
+        return datasets.pad_crop_flip(changed, prepare(x[index])), y[index]
 
     return Course(
-        lambda rngs: common.ResNet(settings.depth, rngs),
+        lambda rngs: networks.ResNet(settings.depth, rngs),
         jax.jit(draw, static_argnums=1),
         (prepare(jnp.asarray(data.test_x[:last])), jnp.asarray(data.test_y[:last])),
         lambda logits, labels: 100 * (logits.argmax(-1) == labels).mean(),

@@ -36,7 +36,7 @@ import numpy as np
 from flax import nnx
 
 import jsparse
-from experiments import common
+from experiments import common, datasets, networks
 from jsparse.prune import FineTune, Folder, Reinitialize, Restart, Rewind, RewindRate, Round
 from jsparse.schedule import silo, triangle, warm_stairs
 
@@ -108,7 +108,7 @@ def sparse(model: common.Seeds) -> common.Seeds:
 
 def drawn(rngs: nnx.Rngs, seeds: int) -> common.Seeds:
     """New networks from one stream of keys."""
-    return sparse(common.Seeds([common.LeNet300(rngs) for _ in range(seeds)]))
+    return sparse(common.Seeds([networks.LeNet300(rngs) for _ in range(seeds)]))
 
 
 def ways(settings: Settings, steps: int) -> dict[str, Way]:
@@ -169,13 +169,13 @@ def train(
 
 
 def pruned(
-    name: str, way: Way, settings: Settings, training: common.SeedTraining, images: common.Images
+    name: str, way: Way, settings: Settings, training: common.SeedTraining, images: datasets.Images
 ) -> dict[str, list]:
     """Accuracy of each round and seed, and the densities, of one way; its run folder's if done."""
     run = common.open_run(Path(settings.out) / name, settings, dataset=images.name, way=name)
     if run.complete:
         return run.final()
-    start = sparse(common.build(common.LeNet300, settings.seeds))
+    start = sparse(common.build(networks.LeNet300, settings.seeds))
     go = partial(train, training=training, rate=way.rate)
     epochs = settings.epochs
     if isinstance(way.restart, Rewind) and way.restart.step:
@@ -205,7 +205,7 @@ def pruned(
 
 def main(settings: Settings) -> None:
     """Prune in all ways, print the table and draw the picture."""
-    images = settings.images(common.mnist)
+    images = settings.images(datasets.mnist)
     name = "quick" if settings.quick else "lenet-300-100"
     settings, out = settings.in_folder(f"runs/lottery/{name}")
     training = common.SeedTraining(images, settings.batch)

@@ -40,10 +40,10 @@ import optax
 from flax import nnx
 
 import jsparse
-from experiments import common
-from experiments.common.networks.convolution import convolution, max_pool
-from experiments.common.networks.lenet import torch_init
+from experiments import common, datasets, networks
 from experiments.common.sweep import Runs
+from experiments.networks.lenet import torch_init
+from experiments.networks.operations import convolution, max_pool
 from jsparse import Channel
 from jsparse._storage.files import write_whole
 from jsparse.prune import drop_lowest, drop_lowest_globally, noise, norm
@@ -109,7 +109,7 @@ class LeNet(nnx.Module):
         return self.fc3(nnx.relu(self.fc2(x)))
 
 
-NETWORKS = {"lenet": LeNet, "lenet-300-100": common.LeNet300}
+NETWORKS = {"lenet": LeNet, "lenet-300-100": networks.LeNet300}
 CHAINS = {
     "lenet": [f"{name}/kernel" for name in ("conv1", "conv2", "fc1", "fc2", "fc3")],
     "lenet-300-100": [f"{name}/kernel" for name in ("fc1", "fc2", "fc3")],
@@ -143,7 +143,7 @@ class Study(NamedTuple):
 
     settings: Settings
     sweep: common.Sweep
-    images: common.Images
+    images: datasets.Images
     out: Path
     first: Runs
 
@@ -323,11 +323,11 @@ def compare_masks(study: Study, found: Mapping[tuple[str, Restart], common.Run])
 
 def main(settings: Settings) -> None:
     """Prune with all methods, print the table and draw the picture."""
-    images = settings.images(common.mnist)
+    images = settings.images(datasets.mnist)
     settings, out = settings.in_folder(f"runs/mask_similarity/{settings.network}")
     network = NETWORKS[settings.network]
     make = lambda rngs: jsparse.sparsify(network(rngs), (ALL, jsparse.Held()))
-    over = common.side_by_side if network is common.LeNet300 else common.turns_on_cpu()
+    over = common.side_by_side if network is networks.LeNet300 else common.turns_on_cpu()
     sweep = common.Sweep(make, optax.sgd(settings.learning_rate), settings.batch, over)
     seeds = range(1, settings.seeds + 1)
     first = sweep.start(seeds, [0.0] * settings.seeds)

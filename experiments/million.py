@@ -34,8 +34,8 @@ from jax import Array
 
 import jsparse
 from experiments import common
-from experiments.common.networks.modules import modules
 from experiments.common.settings import environment
+from experiments.networks.modules import modules
 from jsparse.export import random_csr
 
 CLASSES = 10

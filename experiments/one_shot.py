@@ -30,7 +30,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse
-from experiments import common
+from experiments import common, datasets, networks
 from jsparse import prune
 
 
@@ -82,7 +82,7 @@ class Trainer:
     def __init__(self, settings: Settings, characters: int, text: Array):
         self.settings, self.text = settings, text
         self.make = partial(
-            common.Transformer,
+            networks.Transformer,
             characters,
             width=settings.width,
             blocks=settings.blocks,
@@ -130,12 +130,12 @@ class Trainer:
 
         def step(state: tuple, key: Array) -> tuple:
             params, optimizer = state
-            text = common.stretches(key, self.text, self.settings.batch, length)
+            text = datasets.stretches(key, self.text, self.settings.batch, length)
 
             def loss(params: Any) -> Array:
                 model = self.make(nnx.Rngs(0))
                 nnx.update(model, params)
-                return common.next_character_loss(model, text)
+                return networks.next_character_loss(model, text)
 
             value, grads = jax.value_and_grad(loss)(params)
             updates, optimizer = self.tx.update(grads, optimizer, params)
@@ -185,26 +185,26 @@ SPARSE = "blocks/.*/kernel"
 def perplexity(model: nnx.Module, tested: Array) -> float:
     """Of the next character, on text [n, context + 1]."""
     graph, state = nnx.split(jsparse.fold(model))
-    loss = jax.jit(lambda state, text: common.next_character_loss(nnx.merge(graph, state), text))
+    loss = jax.jit(lambda state, text: networks.next_character_loss(nnx.merge(graph, state), text))
     parts = np.split(tested, max(1, len(tested) // PART))
     return float(np.exp(np.mean([loss(state, part) for part in parts])))
 
 
 def main(settings: Settings) -> None:
     """Train, prune by each method, print the table and draw the picture."""
-    known, new, characters, name = common.shakespeare(settings.data)
+    known, new, characters, name = datasets.shakespeare(settings.data)
     settings, out = settings.in_folder(f"runs/one_shot{'/quick' * settings.quick}")
     run = common.open_run(out, settings, text=name)
     if not run.complete:
         trainer = Trainer(settings, characters, known)
         params = trainer.train(run)
         length = settings.context + 1
-        tested = common.stretches(jax.random.key(0), new, TESTED, length)
+        tested = datasets.stretches(jax.random.key(0), new, TESTED, length)
         marks: dict[str, list[float]] = {}
         for seed in range(settings.seeds):
             held = jsparse.sparsify(trainer.model(params, seed), (SPARSE, jsparse.Held()))
             key = jax.random.fold_in(jax.random.key(1), seed)
-            seen = common.stretches(key, known, settings.calibration, settings.context)
+            seen = datasets.stretches(key, known, settings.calibration, settings.context)
             batches = jnp.split(seen, max(1, len(seen) // 32))
             marks.setdefault("dense", []).append(perplexity(held, tested))
             for (method, pattern), way in ways(settings.density).items():

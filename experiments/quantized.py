@@ -30,7 +30,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse
-from experiments import common
+from experiments import common, datasets, networks
 from jsparse import export
 from jsparse._slots import walk_modules
 
@@ -86,7 +86,7 @@ class Task(NamedTuple):
 
 def digits(settings: Settings) -> Task:
     """Which digit an image shows."""
-    images = common.mnist(settings.data)
+    images = datasets.mnist(settings.data)
     x, y = jnp.asarray(images.train_x), jnp.asarray(images.train_y)
 
     def draw(key: Array, number: int) -> tuple[Array, Array]:
@@ -94,17 +94,17 @@ def digits(settings: Settings) -> Task:
         return common.to_float(x[chosen]), y[chosen]
 
     test = common.to_float(jnp.asarray(images.test_x)), jnp.asarray(images.test_y)
-    return Task(common.LeNet5, ".*/kernel", draw, test, images.name)
+    return Task(networks.LeNet5, ".*/kernel", draw, test, images.name)
 
 
 def text(settings: Settings) -> Task:
     """Which character comes next."""
-    data = common.shakespeare(settings.data)
+    data = datasets.shakespeare(settings.data)
     size = {"width": settings.width, "blocks": BLOCKS, "heads": HEADS, "context": CONTEXT}
-    make = lambda rngs: common.Transformer(data.characters, rngs, **size)
+    make = lambda rngs: networks.Transformer(data.characters, rngs, **size)
 
     def draw(key: Array, number: int, source: Array = data.train) -> tuple[Array, Array]:
-        read = common.stretches(key, source, number, CONTEXT + 1)
+        read = datasets.stretches(key, source, number, CONTEXT + 1)
         return read[:, :-1], read[:, 1:]
 
     return Task(make, "blocks/.*/kernel", draw, draw(jax.random.key(0), 1000, data.test), data.name)

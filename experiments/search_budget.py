@@ -41,7 +41,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse
-from experiments import common
+from experiments import common, datasets, networks
 from jsparse import prune
 from jsparse.prune._search.layers import layers_of
 
@@ -137,8 +137,8 @@ class Task:
     """
 
     def __init__(self, name: str, settings: Settings):
-        images = common.cifar10 if name in PATTERNS else common.mnist
-        data = common.first_samples(images(settings.data), settings.samples)
+        images = datasets.cifar10 if name in PATTERNS else datasets.mnist
+        data = datasets.first_samples(images(settings.data), settings.samples)
         if len(data.train_x) < HELD_OUT + settings.batch:
             raise ValueError(f"--samples got {settings.samples}; give over {HELD_OUT} and a batch")
         self.settings, self.data, self.name = settings, data.name, name
@@ -156,10 +156,10 @@ class Task:
         """The network at its start, under `Held`."""
         narrow = self.settings.narrow
         made: dict[str, Callable[[nnx.Rngs], nnx.Module]] = {
-            "lenet-300-100": common.LeNet300,
+            "lenet-300-100": networks.LeNet300,
             "mlp-7": Deep,
-            "vgg-16": lambda rngs: common.VGG16(rngs, narrow),
-            "resnet-20": lambda rngs: common.ResNet(20, rngs, max(1, 64 // narrow)),
+            "vgg-16": lambda rngs: networks.VGG16(rngs, narrow),
+            "resnet-20": lambda rngs: networks.ResNet(20, rngs, max(1, 64 // narrow)),
         }
         return jsparse.sparsify(made[self.name](nnx.Rngs(seed)), (self.pattern, jsparse.Held()))
 

@@ -20,7 +20,7 @@ import optax
 from flax import nnx
 
 import jsparse
-from experiments import common
+from experiments import common, datasets, networks
 from jsparse import prune, schedule
 
 
@@ -64,8 +64,8 @@ QUICK = Settings(
     quick=True,
 )
 NETWORKS = {
-    "wrn-22-2": (partial(common.WideResNet, 22, 2), "blocks/.*/kernel"),
-    "lenet-300-100": (common.LeNet300, ".*/kernel"),
+    "wrn-22-2": (partial(networks.WideResNet, 22, 2), "blocks/.*/kernel"),
+    "lenet-300-100": (networks.LeNet300, ".*/kernel"),
 }
 BUDGETS = {
     "uniform": schedule.uniform,
@@ -119,9 +119,9 @@ def contestants(settings: Settings, steps: int) -> dict[str, common.Contestant]:
 def main(settings: Settings) -> None:
     """Train all contestants, print the table and draw the picture."""
     small = settings.network == "lenet-300-100"
-    images = settings.images(common.mnist if small else common.cifar10)
+    images = settings.images(datasets.mnist if small else datasets.cifar10)
     settings, out = settings.in_folder(f"runs/set_rigl/{settings.network}")
-    inputs = common.standardized(images, None if small else common.pad_crop_flip)
+    inputs = common.standardized(images, None if small else datasets.pad_crop_flip)
     steps = settings.epochs * max(1, len(images.train_x) // settings.batch)
     rate = optax.cosine_decay_schedule(settings.learning_rate, steps)
     tx = optax.chain(optax.add_decayed_weights(settings.decay), optax.sgd(rate, 0.9))

@@ -32,7 +32,7 @@ import optax
 from flax import nnx
 
 import jsparse
-from experiments import common
+from experiments import common, datasets, networks
 from jsparse._paths import path_of
 from jsparse._surgery import copied
 from jsparse.export import Cut, Record, shrink_training
@@ -91,7 +91,9 @@ class MLP(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
         sizes = {"fc1": (784, 1024), "fc2": (1024, 1024), "fc3": (1024, 10)}
         for name, (inputs, outputs) in sizes.items():
-            setattr(self, name, nnx.Linear(inputs, outputs, rngs=rngs, **common.torch_init(inputs)))
+            setattr(
+                self, name, nnx.Linear(inputs, outputs, rngs=rngs, **networks.torch_init(inputs))
+            )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Images [n, 28, 28] to logits [n, 10]."""
@@ -106,7 +108,7 @@ SPARSE = {"mlp": "fc[12]/kernel", "vgg-16": r"(conv\d+|fc1)/kernel"}
 def made(settings: Settings) -> tuple[nnx.Module, nnx.Module]:
     """The dense network and the sparse one, with the same weights."""
     rngs, mlp = nnx.Rngs(0), settings.network == "mlp"
-    dense = MLP(rngs) if mlp else common.VGG16(rngs, settings.narrow)
+    dense = MLP(rngs) if mlp else networks.VGG16(rngs, settings.narrow)
     rule = jsparse.Threshold(alpha=settings.alpha, unit=jsparse.Filter(), scope=jsparse.Each())
     both = dense, jsparse.sparsify(dense, (SPARSE[settings.network], rule))
     if settings.double:
@@ -234,10 +236,10 @@ def _leaves(model: nnx.Module) -> dict[str, Any]:
 
 
 def batches(
-    images: common.Images, settings: Settings
+    images: datasets.Images, settings: Settings
 ) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
     """The training set, reshuffled each epoch."""
-    random, prepare = np.random.default_rng(0), common.standardize(images.train_x)
+    random, prepare = np.random.default_rng(0), datasets.standardize(images.train_x)
     now = []
     for _ in range(settings.epochs):
         order = random.permutation(len(images.train_x))
@@ -250,17 +252,17 @@ def batches(
                 now = []
 
 
-def accuracy(model: nnx.Module, images: common.Images) -> float:
+def accuracy(model: nnx.Module, images: datasets.Images) -> float:
     """On the test images, in eval mode."""
     model = copied(jsparse.fold(model))
     model.eval()
-    call, prepare = nnx.jit(lambda model, x: model(x)), common.standardize(images.train_x)
+    call, prepare = nnx.jit(lambda model, x: model(x)), datasets.standardize(images.train_x)
     parts = [slice(n, n + 500) for n in range(0, len(images.test_x), 500)]
     right = [call(model, prepare(images.test_x[p])).argmax(-1) == images.test_y[p] for p in parts]
     return float(np.concatenate(right).mean())
 
 
-def train(settings: Settings, images: common.Images, run: common.Run) -> dict[str, Contestant]:
+def train(settings: Settings, images: datasets.Images, run: common.Run) -> dict[str, Contestant]:
     """Train all three in turns."""
     dense, sparse = made(settings)
     all_three = {name: Contestant(sparse, settings) for name in ("masked", "shrunk")}
@@ -310,7 +312,7 @@ def draw(all_three: Mapping[str, Contestant], settings: Settings, path: Path) ->
 
 
 def compared(
-    all_three: Mapping[str, Contestant], settings: Settings, images: common.Images, out: Path
+    all_three: Mapping[str, Contestant], settings: Settings, images: datasets.Images, out: Path
 ) -> dict[str, Any]:
     """Draw the picture; return how far apart the losses are, and what each network reached."""
     draw(all_three, settings, out / "loss.png")
@@ -332,7 +334,7 @@ def compared(
 
 def main(settings: Settings) -> None:
     """Train dense, masked and shrunk; print the table and draw the picture."""
-    images = settings.images(common.mnist if settings.network == "mlp" else common.cifar10)
+    images = settings.images(datasets.mnist if settings.network == "mlp" else datasets.cifar10)
     name = settings.network + "-double" * settings.double
     out = Path(settings.out or f"runs/shrink_training/{name}")
     run = common.open_run(out, dataclasses.replace(settings, out=str(out)), images=images.name)
@@ -343,7 +345,7 @@ def main(settings: Settings) -> None:
     show(run.final(), settings, images, out)
 
 
-def show(final: Mapping[str, Any], settings: Settings, images: common.Images, out: Path) -> None:
+def show(final: Mapping[str, Any], settings: Settings, images: datasets.Images, out: Path) -> None:
     """Print what a run reached."""
     print(f"{images.name}, {settings.network}, batch {settings.batch}:\n")
     dense = final["dense"]

@@ -20,7 +20,7 @@ import optax
 from flax import nnx
 
 import jsparse
-from experiments import common
+from experiments import common, datasets, networks
 from jsparse import Block, Channel, Each, Filter, Groups
 
 Name = Literal["DST", "Gibbs", "magnitude", "L0", "SR-STE"]
@@ -73,8 +73,8 @@ QUICK = Settings(
 # Layer norm in the small net: in a short run, batch statistics gathered under other masks do not
 # suit the last ones.
 NETWORKS = {
-    "resnet-20": partial(common.ResNet, 20),
-    "small": partial(common.SmallConvNet, norm=nnx.LayerNorm),
+    "resnet-20": partial(networks.ResNet, 20),
+    "small": partial(networks.SmallConvNet, norm=nnx.LayerNorm),
 }
 UNITS = {"filters": Filter(), "channels": Channel(), "4x4 blocks": Block((4, 4))}
 SMALL, LARGE = (1.0, 1e4, 0.01), (10**-2.5, 1.0, 1.0)
@@ -126,9 +126,9 @@ def contestants(settings: Settings, steps: int) -> dict[str, common.Contestant]:
 def main(settings: Settings) -> None:
     """Train all contestants, print the table and draw the picture."""
     small = settings.network == "small"
-    images = settings.images(common.mnist if small else common.cifar10)
+    images = settings.images(datasets.mnist if small else datasets.cifar10)
     settings, out = settings.in_folder(f"runs/structured/{settings.network}")
-    inputs = common.standardized(images, None if small else common.pad_crop_flip)
+    inputs = common.standardized(images, None if small else datasets.pad_crop_flip)
     steps = settings.epochs * max(1, len(images.train_x) // settings.batch)
     rate = optax.piecewise_constant_schedule(settings.learning_rate, {round(0.8 * steps): 0.1})
     made = contestants(settings, steps)

@@ -40,7 +40,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse
-from experiments import common
+from experiments import common, datasets, networks
 from experiments.common.settings import environment
 from jsparse._timing import latencies
 from jsparse.export import Record
@@ -140,10 +140,10 @@ class Task:
 def task(name: Name, settings: Settings) -> Task:
     """A network with its data: text for the transformer, images for the others."""
     if name == "transformer":
-        known, new, characters, source = common.shakespeare(settings.data)
-        draw = lambda key, text, n: common.stretches(key, text, n, CONTEXT + 1)
+        known, new, characters, source = datasets.shakespeare(settings.data)
+        draw = lambda key, text, n: datasets.stretches(key, text, n, CONTEXT + 1)
         cut = lambda text: (text[:, :-1], text[:, 1:])
-        make = lambda rngs: common.Transformer(
+        make = lambda rngs: networks.Transformer(
             characters, rngs, width=settings.width, blocks=2, heads=4, context=CONTEXT
         )
         batch = lambda random: cut(
@@ -151,8 +151,8 @@ def task(name: Name, settings: Settings) -> Task:
         )
         tested = cut(draw(jax.random.key(0), new, TESTED // 10))
         return Task(source, make, batch, tested, r".*wide/kernel:1")
-    images = (common.mnist if settings.quick or name == "lstm" else common.cifar10)(settings.data)
-    images = common.first_samples(images, settings.samples)
+    load = datasets.mnist if settings.quick or name == "lstm" else datasets.cifar10
+    images = datasets.first_samples(load(settings.data), settings.samples)
     prepare = common.standardized(images).test
 
     def shown(x: np.ndarray) -> Array:
@@ -165,9 +165,9 @@ def task(name: Name, settings: Settings) -> Task:
 
     side = images.train_x.shape[1]
     makes: dict[str, Callable[[nnx.Rngs], nnx.Module]] = {
-        "resnet": lambda rngs: common.ResNet(settings.depth, rngs),
-        "densenet": common.DenseNet,
-        "vit": lambda rngs: common.ViT(rngs, settings.width, side),
+        "resnet": lambda rngs: networks.ResNet(settings.depth, rngs),
+        "densenet": networks.DenseNet,
+        "vit": lambda rngs: networks.ViT(rngs, settings.width, side),
         "lstm": lambda rngs: LSTM(rngs, settings.width, 3 * side),
     }
     test = shown(images.test_x[:TESTED]), jnp.asarray(images.test_y[:TESTED])
@@ -359,7 +359,7 @@ def timed(found: list[dict[str, Any]], settings: Settings, out: Path) -> None:
 def main(settings: Settings) -> None:
     """Prune each network by each method, print the table and draw the picture."""
     settings, out = settings.in_folder(f"runs/structured_one_call{'/quick' * settings.quick}")
-    with common.stock_operations():
+    with networks.stock_operations():
         kinds = {name: rows(name, settings, out) for name in settings.networks}
         for found in kinds.values():
             timed(found, settings, out)

@@ -41,9 +41,9 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments import common
-from experiments.common.networks import hardnet as zoo
+from experiments import common, datasets
 from experiments.common.train import results
+from experiments.networks import hardnet as zoo
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,12 +156,12 @@ def learning_rate(settings: Settings, samples: int) -> optax.Schedule:
     return optax.piecewise_constant_schedule(settings.learning_rate, falls)
 
 
-def trained(name: str, nodes: list[zoo.Node], settings: Settings, images: common.Images) -> dict:
+def trained(name: str, nodes: list[zoo.Node], settings: Settings, images: datasets.Images) -> dict:
     """Accuracy of the last epoch and the best, by seed; from the run folder if it is done."""
     folder = Path(settings.out) / name
     run = common.open_run(folder, settings, dataset=images.name, network=name)
     if not run.complete:
-        flipped = lambda key, x: common.pad_crop_flip(key, common.to_float(x), pad=0)
+        flipped = lambda key, x: datasets.pad_crop_flip(key, common.to_float(x), pad=0)
         sweep = common.Sweep(
             partial(zoo.Wired, nodes),
             optax.adam(learning_rate(settings, len(images.train_x))),
@@ -186,8 +186,8 @@ def divided(settings: Settings) -> str:
 
 def main(settings: Settings) -> None:
     """Count, time and train; print the tables and draw the picture."""
-    images = settings.images(common.cifar10)
-    images = common.first_tests(images, settings.tested)
+    images = settings.images(datasets.cifar10)
+    images = datasets.first_tests(images, settings.tested)
     size = "quick" if settings.quick else "study"
     settings, out = settings.in_folder(f"runs/threshold_net/{size}")
     side = images.train_x.shape[1]

@@ -36,7 +36,7 @@ import numpy as np
 from flax import nnx
 
 import jsparse
-from experiments import common
+from experiments import common, datasets, networks
 from experiments.common.authors import authors_logme
 
 
@@ -107,7 +107,7 @@ class Net(nnx.Module):
     """784-width-width-5 with ReLU."""
 
     def __init__(self, width: int, rngs: nnx.Rngs):
-        linear = lambda a, b: nnx.Linear(a, b, rngs=rngs, **common.torch_init(a))
+        linear = lambda a, b: nnx.Linear(a, b, rngs=rngs, **networks.torch_init(a))
         self.fc1, self.fc2, self.head = linear(784, width), linear(width, width), linear(width, OLD)
 
     def features(self, x: jax.Array) -> jax.Array:
@@ -119,7 +119,7 @@ class Net(nnx.Module):
         return self.head(self.features(x))
 
 
-def split(images: common.Images, settings: Settings) -> tuple[common.Images, common.Images]:
+def split(images: datasets.Images, settings: Settings) -> tuple[datasets.Images, datasets.Images]:
     """The old classes, and the new ones, counted from 0."""
     parts = []
     for old, samples in ((True, settings.source_samples), (False, settings.target_samples)):
@@ -129,7 +129,7 @@ def split(images: common.Images, settings: Settings) -> tuple[common.Images, com
             mine = (y < OLD) == old
             arrays |= {f"{kind}_x": x[mine], f"{kind}_y": y[mine] - (0 if old else OLD)}
         name = f"{images.name}, classes {'0 to 4' if old else '5 to 9'}"
-        parts.append(common.first_samples(common.Images(**arrays, name=name), samples))
+        parts.append(datasets.first_samples(datasets.Images(**arrays, name=name), samples))
     return parts[0], parts[1]
 
 
@@ -152,7 +152,7 @@ def trained(
     return training.put(model, params), time.process_time() - start
 
 
-def zoo(width: int, epochs: int, settings: Settings, source: common.Images) -> common.Seeds:
+def zoo(width: int, epochs: int, settings: Settings, source: datasets.Images) -> common.Seeds:
     """A network for each density, trained on the old classes before and after it is pruned."""
     training = common.SeedTraining(source, settings.batch)
     dense = jsparse.sparsify(common.Seeds([Net(width, nnx.Rngs(1))]), (SPARSE, jsparse.Held()))
@@ -163,7 +163,7 @@ def zoo(width: int, epochs: int, settings: Settings, source: common.Images) -> c
 
 
 def fine_tuned(
-    models: list[nnx.Module], settings: Settings, target: common.Images
+    models: list[nnx.Module], settings: Settings, target: datasets.Images
 ) -> tuple[np.ndarray, float]:
     """Test accuracy of each network and seed, and the processor seconds of one fine-tuning."""
     training = common.SeedTraining(target, settings.batch)
@@ -182,7 +182,7 @@ def fine_tuned(
 
 
 def scores(
-    model: nnx.Module, target: common.Images, authors: Callable | None
+    model: nnx.Module, target: datasets.Images, authors: Callable | None
 ) -> tuple[dict[str, float], float]:
     """All scores of one network on the new data, and the processor seconds of LogME's."""
     x, y = common.to_float(jnp.asarray(target.train_x)), target.train_y
@@ -208,7 +208,7 @@ def scores(
     return found, seconds
 
 
-def group(n: int, settings: Settings, source: common.Images, target: common.Images) -> dict:
+def group(n: int, settings: Settings, source: datasets.Images, target: datasets.Images) -> dict:
     """Scores and accuracies of a group, by name of the network; from its folder if it is done."""
     width, epochs = settings.widths[n], settings.source_epochs[n]
     folder = Path(settings.out) / f"{n + 1}, width {width}, {common.counted(epochs, 'epoch')}"
@@ -250,7 +250,7 @@ def agreement(rows: dict[str, dict]) -> dict[str, list[float]]:
     return found
 
 
-def show(rows: dict[str, dict], settings: Settings, target: common.Images) -> None:
+def show(rows: dict[str, dict], settings: Settings, target: datasets.Images) -> None:
     """Print the tables."""
     found = agreement(rows)
     place = {n: k + 1 for k, n in enumerate(sorted(rows, key=lambda n: -rows[n]["LogME"]))}
@@ -294,7 +294,7 @@ def draw(rows: dict[str, dict], path: Path) -> None:
 
 def main(settings: Settings) -> None:
     """Build, score and fine-tune the zoo; print the tables and draw the picture."""
-    source, target = split(common.mnist(settings.data), settings)
+    source, target = split(datasets.mnist(settings.data), settings)
     settings.check_batch(target)
     name = "quick" if settings.quick else "zoo"
     settings, out = settings.in_folder(f"runs/transfer_score/{name}")

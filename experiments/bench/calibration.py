@@ -33,8 +33,8 @@ import jsparse
 from experiments import common
 from experiments.bench.pruners import HEADS, LAYERS
 from experiments.bench.rounds import Load
-from experiments.common.networks.modules import modules
 from experiments.common.settings import environment
+from experiments.networks.modules import modules
 from jsparse._pure import call
 from jsparse.prune._calibration import prune_in_order
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments import common
+from experiments import common, networks
 from experiments.bench import rounds, runtimes
 from experiments.common.settings import environment
 from jsparse import _timing, export
@@ -99,7 +99,7 @@ def main(settings: Settings) -> None:
             for batch in settings.inputs:
                 x = jnp.asarray(runtimes.inputs(name, batch))
                 for density in settings.densities:
-                    with common.stock_operations():
+                    with networks.stock_operations():
                         calls = ways(stored(name, x, density), x, Path(folder) / "model")
                         clocks = {way: clock(call) for way, call in calls.items()}
                         times = _timing.in_turns(clocks, settings.rounds, sample=rounds.SAMPLE)

@@ -28,7 +28,7 @@ import optax
 from flax import nnx
 
 import jsparse
-from experiments import common
+from experiments import common, networks
 from experiments.bench.rounds import Load
 from experiments.bench.step import _processor
 from experiments.common.settings import environment
@@ -79,7 +79,7 @@ class Settings:
 
 def make(settings: Settings, depth: int) -> nnx.Module:
     """The dense model."""
-    return common.Transformer(
+    return networks.Transformer(
         128, nnx.Rngs(0), width=settings.width, blocks=depth, heads=HEADS, context=32
     )
 
@@ -88,7 +88,7 @@ def step(model: nnx.Module, optimizer: nnx.Optimizer, text: jax.Array) -> jax.Ar
     """A train step; the loss of the characters, []."""
 
     def loss_of(model: nnx.Module) -> jax.Array:
-        return common.next_character_loss(model, text) + jsparse.cost(model)
+        return networks.next_character_loss(model, text) + jsparse.cost(model)
 
     loss, gradients = nnx.value_and_grad(loss_of)(model)
     optimizer.update(model, gradients)

@@ -40,7 +40,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse
-from experiments import common
+from experiments import common, datasets, networks
 from experiments.bench import rounds, runtimes
 from experiments.common.settings import environment
 from jsparse import _timing
@@ -109,7 +109,7 @@ def cuts(name: str, model: nnx.Module, x: Array) -> Iterator[tuple[str, nnx.Modu
 
 
 def train(
-    model: nnx.Module, images: common.Images, settings: Settings, seed: int, peak: float
+    model: nnx.Module, images: datasets.Images, settings: Settings, seed: int, peak: float
 ) -> nnx.Module:
     """The model, trained in place, and its batch statistics re-estimated."""
     prepare = common.standardized(images).test
@@ -135,9 +135,9 @@ def train(
 
 def accuracies(settings: Settings, seed: int) -> dict[str, tuple[float, float, float]]:
     """Of each way: the part of the operations left, of test images right, and after training on."""
-    images = common.cifar10(settings.data)
+    images = datasets.cifar10(settings.data)
     prepare = common.standardized(images).test
-    dense = common.ResNet(20, nnx.Rngs(seed))
+    dense = networks.ResNet(20, nnx.Rngs(seed))
     dense = train(dense, images, settings, seed, settings.learning_rate)
     x = prepare(jnp.asarray(images.train_x[:32]))
 
@@ -191,7 +191,7 @@ def times(name: str, inputs: int, settings: Settings) -> list[list[str]]:
 def main(settings: Settings) -> None:
     """Train, then measure."""
     print(f"{os.cpu_count()} cores, {environment()}")
-    with common.stock_operations():
+    with networks.stock_operations():
         if settings.steps:
             found = [accuracies(settings, seed) for seed in settings.seeds]
             table = [

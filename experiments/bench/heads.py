@@ -25,7 +25,7 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import common
+from experiments import common, datasets
 from experiments.bench.rounds import Load
 from experiments.common.settings import environment
 from jsparse import heads
@@ -58,7 +58,7 @@ class Settings:
 
 def draw(settings: Settings) -> tuple[np.ndarray, np.ndarray, str]:
     """Standardized features [rows, width], labels [rows], and the name of the data."""
-    images = common.first_samples(common.mnist(settings.data), settings.rows)
+    images = datasets.first_samples(datasets.mnist(settings.data), settings.rows)
     pixels = images.train_x.reshape(len(images.train_x), -1) / 255
     units = np.random.default_rng(0).standard_normal((pixels.shape[1], settings.width))
     features = np.maximum(pixels @ units, 0).astype(np.float32)

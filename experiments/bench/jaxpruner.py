@@ -27,7 +27,7 @@ import tyro
 from jax import Array
 
 import jsparse
-from experiments import common
+from experiments import common, datasets
 from experiments.bench.others import import_jaxpruner
 from experiments.common.settings import environment
 from jsparse._step import gate
@@ -155,7 +155,7 @@ def first_masks(prune: Any, weights: Any, seed: int) -> Any:
 def main(settings: Settings) -> None:
     """Train all with all seeds and print them side by side."""
     pruner = import_jaxpruner(settings.jaxpruner)
-    images = common.first_samples(common.mnist(settings.data), settings.samples)
+    images = datasets.first_samples(datasets.mnist(settings.data), settings.samples)
     flat = lambda x: jnp.asarray(x, jnp.float32).reshape(len(x), -1) / 255
     x, y = flat(images.train_x), jnp.asarray(images.train_y)
     test_x, test_y = flat(images.test_x), jnp.asarray(images.test_y)

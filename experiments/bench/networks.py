@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 
 import jsparse
-from experiments import common
-from experiments.common.networks.modules import modules
+from experiments import networks
+from experiments.networks.modules import modules
 
 KERNELS = ".*/kernel"
 """The weights that become sparse: all kernels, of attention too."""
@@ -64,15 +64,15 @@ class Network(NamedTuple):
 
 
 NETWORKS = {
-    "lenet-300-100": Network(common.LeNet300, features(64, 28, 28, classes=10), 1.2),
-    "lenet-5": Network(common.LeNet5, features(64, 28, 28, classes=10), 1.05),
-    "vgg-16": Network(common.VGG16, features(128, 32, 32, 3, classes=10), 1.05),
+    "lenet-300-100": Network(networks.LeNet300, features(64, 28, 28, classes=10), 1.2),
+    "lenet-5": Network(networks.LeNet5, features(64, 28, 28, classes=10), 1.05),
+    "vgg-16": Network(networks.VGG16, features(128, 32, 32, 3, classes=10), 1.05),
     "wrn-16-8": Network(
-        partial(common.WideResNet, 16, 8), features(128, 32, 32, 3, classes=10), 1.05
+        partial(networks.WideResNet, 16, 8), features(128, 32, 32, 3, classes=10), 1.05
     ),
     "mlp-1024": Network(MLP, features(128, 1024, classes=1024), float("inf")),
     "resnet-20": Network(
-        partial(common.ResNet, 20),
+        partial(networks.ResNet, 20),
         features(128, 32, 32, 3, classes=10),
         1.15,
         "blocks/.*/kernel",
@@ -85,7 +85,7 @@ NETWORKS = {
         },
     ),
     "transformer": Network(
-        partial(common.Transformer, 256, width=256, blocks=2, heads=4, context=64),
+        partial(networks.Transformer, 256, width=256, blocks=2, heads=4, context=64),
         tokens(16, 64),
         1.05,
     ),

@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 
 import jsparse
-from experiments import common
+from experiments import common, networks
 from experiments.bench.networks import KERNELS, NETWORKS, Network, features, tokens
 from experiments.bench.rounds import Here, Load, There, in_turns, ratio
 from jsparse import export
@@ -36,7 +36,7 @@ Name = Literal[
     "vgg-16",
     "wrn-16-8",
 ]
-WIDE = partial(common.Transformer, 256, width=512, blocks=4, heads=8, context=64)
+WIDE = partial(networks.Transformer, 256, width=512, blocks=4, heads=8, context=64)
 SERVED = {
     **NETWORKS,
     "linear-4096": Network(
@@ -106,7 +106,7 @@ def compiled(name: str, x: np.ndarray, density: float) -> Callable[[], Any]:
       AssertionError: what is stored otherwise gives other outputs.
     """
     given = jnp.asarray(x)
-    model, fast = kept(name, density), common.convolution(scanned=False)
+    model, fast = kept(name, density), networks.convolution(scanned=False)
     stored = convolved(nnx.clone(model) if density == 1 else picked(model, given), fast)
     expected = np.asarray(convolved(model, fast)(given))
     way = fastest(stored, given)
@@ -147,7 +147,7 @@ def fastest(model: nnx.Module, x: jax.Array) -> Here:
         jitted = jax.jit(lambda x: model(x), compiler_options=options)
         return Here(lambda state: (state, jitted(x)), None)
 
-    ways = {"XLA": way({}), "Eigen": way(common.compiler_options())}
+    ways = {"XLA": way({}), "Eigen": way(networks.compiler_options())}
     seconds = in_turns(ways, 5)
     return ways[min(ways, key=lambda name: np.median(seconds[name]))]
 
@@ -202,7 +202,7 @@ def timed(name: str, batch: int, setup: Setup) -> Row:
     file, x = setup.folder / f"{name}-{batch}.onnx", inputs(name, batch)
     missing = absent()
     if not Path(f"{file}.npy").exists():
-        with common.stock_operations():
+        with networks.stock_operations():
             model = SERVED[name].make(nnx.Rngs(0))
             model.eval()
             if setup.python:

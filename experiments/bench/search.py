@@ -22,7 +22,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse
-from experiments import common
+from experiments import common, networks
 from experiments.bench import rounds
 from jsparse import prune
 
@@ -53,7 +53,7 @@ def main(settings: Settings) -> None:
     settings.check_positive("rounds", "evaluations")
     x = jax.random.uniform(jax.random.key(0), (IMAGES, 28, 28))
     y = jnp.arange(IMAGES) % 10
-    model = jsparse.sparsify(common.LeNet300(nnx.Rngs(0)), (".*/kernel", jsparse.Held()))
+    model = jsparse.sparsify(networks.LeNet300(nnx.Rngs(0)), (".*/kernel", jsparse.Held()))
 
     def score(model: nnx.Module) -> Array:
         return -optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()

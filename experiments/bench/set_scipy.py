@@ -38,8 +38,8 @@ from jax import Array
 import jsparse
 from experiments import common
 from experiments.bench.rounds import Load, ratio
-from experiments.common.networks.modules import modules
 from experiments.common.settings import environment
+from experiments.networks.modules import modules
 from jsparse.export import random_csr
 
 SCRIPT = Path(__file__).with_name("official_set.py")

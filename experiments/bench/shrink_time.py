@@ -22,7 +22,7 @@ import tyro
 from flax import nnx
 
 import jsparse
-from experiments.common.networks.modules import modules
+from experiments.networks.modules import modules
 from jsparse._pure import evaluated, pure
 from jsparse._slots import slots
 

@@ -22,7 +22,7 @@ import tyro
 from flax import nnx
 
 import jsparse
-from experiments import common
+from experiments import common, networks
 from experiments.bench.networks import NETWORKS
 from experiments.bench.rounds import Here, Load, in_turns, ratio
 from experiments.bench.runtimes import convolved, fastest
@@ -65,7 +65,7 @@ def call(model: nnx.Module, x: jax.Array) -> Here:
     """The compiled forward pass in eval mode, with the convolution for calls of their own."""
     model = nnx.clone(model)
     model.eval()
-    return fastest(convolved(model, common.convolution(scanned=False)), x)
+    return fastest(convolved(model, networks.convolution(scanned=False)), x)
 
 
 def main(settings: Settings) -> None:

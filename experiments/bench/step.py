@@ -31,7 +31,7 @@ import optax
 from flax import nnx
 
 import jsparse
-from experiments import common
+from experiments import common, networks
 from experiments.bench.networks import KERNELS, MASKS, NETWORKS, Network, variants
 from experiments.bench.others import EVERY, MOMENTUM, RATE, data
 from experiments.bench.rounds import Candidate, Here, Load, There, in_turns, ratio
@@ -190,7 +190,7 @@ def seeds(rounds: int) -> None:
     y = jnp.asarray(np.tile(y, SCANNED))
 
     def make(rngs: nnx.Rngs) -> nnx.Module:
-        return jsparse.sparsify(common.LeNet300(rngs), (KERNELS, jsparse.Threshold()))
+        return jsparse.sparsify(networks.LeNet300(rngs), (KERNELS, jsparse.Threshold()))
 
     def epoch(count: int) -> Here:
         sweep = common.Sweep(make, TX, len(x) // SCANNED, common.side_by_side)

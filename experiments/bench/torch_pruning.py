@@ -28,7 +28,7 @@ import tyro
 from flax import nnx
 
 import jsparse
-from experiments.common.networks.modules import modules
+from experiments.networks.modules import modules
 from jsparse import importance
 from jsparse._paths import named
 from jsparse._slots import walk_modules

@@ -37,7 +37,7 @@ import numpy as np
 from flax import nnx
 
 import jsparse
-from experiments import common, dst_mnist
+from experiments import common, datasets, dst_mnist, networks
 from experiments.bench import runtimes
 from experiments.bench.rounds import Load, There, in_turns, ratio
 from experiments.common.settings import environment
@@ -93,7 +93,7 @@ def recipe(name: Name, settings: Settings) -> dst_mnist.Settings:
     )
 
 
-def pair(study: dst_mnist.Settings, images: common.Images) -> tuple[nnx.Module, nnx.Module]:
+def pair(study: dst_mnist.Settings, images: datasets.Images) -> tuple[nnx.Module, nnx.Module]:
     """The dense and the sparse network of a study that is done, the latter folded.
 
     Of several seeds and alphas, the first ones.
@@ -112,11 +112,11 @@ def stored(folder: str, name: str) -> Callable[[], Any]:
     model = runtimes.convolved(dst_mnist.NETWORKS[name](nnx.Rngs(0)), jax.lax.conv_general_dilated)
     picked = export.pick(export.restore(f"{folder}/sparse", model), x).model
     export.save(f"{folder}/picked", picked, x)
-    way = runtimes.fastest(runtimes.convolved(picked, common.convolution(scanned=False)), x)
+    way = runtimes.fastest(runtimes.convolved(picked, networks.convolution(scanned=False)), x)
     return lambda: jax.block_until_ready(way.call(way.state)[1])
 
 
-def accuracy(model: Callable[[jax.Array], jax.Array], images: common.Images) -> float:
+def accuracy(model: Callable[[jax.Array], jax.Array], images: datasets.Images) -> float:
     """On the test images, in percent."""
     size = min(PART, len(images.test_x))
     right = [
@@ -136,7 +136,7 @@ def size(path: Path) -> int:
 def measured(
     name: Name,
     pair: tuple[nnx.Module, nnx.Module],
-    images: common.Images,
+    images: datasets.Images,
     batch: int,
     rounds: int,
     folder: Path,
@@ -149,7 +149,7 @@ def measured(
     dense, sparse = pair
     x, file = np.float32(images.test_x[:batch]) / 255, folder / "dense.onnx"
     np.save(folder / "x.npy", x)
-    with common.stock_operations():
+    with networks.stock_operations():
         runtimes.write(file, runtimes.convolved(dense, jax.lax.conv_general_dilated), x)
     export.save(folder / "sparse", runtimes.convolved(sparse, jax.lax.conv_general_dilated), x)
     with ExitStack() as stack:
@@ -206,7 +206,7 @@ def main(settings: Settings) -> None:
     print(", ".join(f"{name} {value}" for name, value in environment().items()))
     for one, why in runtimes.absent().items():
         print(f"{one} is left out: it {why}")
-    images, found, load = common.mnist(settings.data), [], Load()
+    images, found, load = datasets.mnist(settings.data), [], Load()
     for name in settings.networks:
         study = recipe(name, settings)
         dst_mnist.main(study)

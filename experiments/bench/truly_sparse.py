@@ -27,7 +27,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse
-from experiments import common
+from experiments import common, datasets
 from experiments.common.settings import environment
 
 EVERY, FAR = 100, 10**9
@@ -91,7 +91,9 @@ def right(model: Any, x: Array, y: Array) -> Array:
     return (model(x).argmax(-1) == y).mean()
 
 
-def accuracy(settings: Settings, pair: tuple[Any, Any], images: common.Images, seed: int) -> float:
+def accuracy(
+    settings: Settings, pair: tuple[Any, Any], images: datasets.Images, seed: int
+) -> float:
     """Train to the end; the accuracy on the test images."""
     model, optimizer = pair
     rng = np.random.default_rng(seed)
@@ -145,7 +147,7 @@ def main(settings: Settings) -> None:
         jax.clear_caches()
     header = ["density", "dense, ms", "links, ms", "ratio", "quartiles", "a change, in steps"]
     print(common.table(header, rows), flush=True)
-    images = common.first_samples(common.mnist(settings.data), settings.samples)
+    images = datasets.first_samples(datasets.mnist(settings.data), settings.samples)
     steps = settings.epochs * (len(images.train_x) // settings.batch)
     rows = []
     for density in settings.densities if settings.seeds else ():

@@ -12,12 +12,12 @@ from flax import nnx
 
 import jsparse
 from experiments.common import record
-from experiments.common.data.sources import Images
 from experiments.common.run import Run, open_run
 from experiments.common.settings import TrainSettings
 from experiments.common.show import draw
 from experiments.common.sweep import Inputs, Runs, Sweep, in_turn
 from experiments.common.train import results, train
+from experiments.datasets.sources import Images
 from jsparse._slots import sparse_parts
 from jsparse._sparse import Learned
 from jsparse._storage.files import write_whole

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jsparse
-from experiments.common.data.stream import Batch
+from experiments.datasets.stream import Batch
 
 TOP = (1, 5)
 """An image counts as right if its class is among this many of the likeliest."""

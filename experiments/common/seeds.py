@@ -16,8 +16,8 @@ from flax import nnx
 from jax import Array
 
 import jsparse
-from experiments.common.data.sources import Images
 from experiments.common.sweep import PIXELS, Inputs, side_by_side
+from experiments.datasets.sources import Images
 from jsparse.prune._choice import Selector
 
 

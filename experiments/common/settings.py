@@ -15,8 +15,8 @@ import optax
 import tyro
 
 import jsparse
-from experiments.common.data.sources import Images, first_samples
 from experiments.common.show import counted
+from experiments.datasets.sources import Images, first_samples
 from jsparse.report import versions
 
 FREE = {"free": True}

@@ -20,8 +20,8 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import jsparse
-from experiments.common.data.augment import standardize
-from experiments.common.data.sources import Images
+from experiments.datasets.augment import standardize
+from experiments.datasets.sources import Images
 from jsparse import Revise, Revised
 from jsparse.optim import Control, task_gradients, threshold_parts
 

@@ -16,11 +16,11 @@ import optax
 from flax import nnx
 
 import jsparse
-from experiments.common.data.sources import Images
 from experiments.common.run import Run, check_finite, open_run
 from experiments.common.settings import StudySettings
 from experiments.common.show import Epochs, draw, header, mean_std, table
 from experiments.common.sweep import PIXELS, Inputs, Runs, Sweep, Trace, shown
+from experiments.datasets.sources import Images
 
 TIMED = 64
 """Inputs that a trained model is timed on."""

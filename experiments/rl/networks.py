@@ -11,7 +11,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse
-from experiments.common import torch_init
+from experiments.networks import torch_init
 from jsparse import prune, schedule
 
 HIDDEN = ".*fc[12]/kernel"

@@ -13,9 +13,9 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from experiments import at_birth, common, one_shot
-from experiments.common.data import text
-from experiments.common.data.sources import Unavailable
+from experiments import at_birth, datasets, networks, one_shot
+from experiments.datasets import text
+from experiments.datasets.sources import Unavailable
 
 pytestmark = pytest.mark.standard_dtypes
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.standard_dtypes
 def test_at_birth(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
+    monkeypatch.setattr(datasets, "mnist", lambda folder: datasets.digits())
     settings = dataclasses.replace(
         at_birth.QUICK,
         densities=(0.2, 0.01),
@@ -51,10 +51,10 @@ def test_at_birth(
 
 @pytest.mark.slow
 def test_each_seed_has_masks_of_its_own() -> None:
-    images = common.digits()
+    images = datasets.digits()
     settings = dataclasses.replace(at_birth.QUICK, seeds=2, batches=1, densities=(0.1,))
-    pruner = at_birth.Pruner(settings, images, common.standardize(images.train_x))
-    model = js.sparsify(common.LeNet300(nnx.Rngs(0)), (".*/kernel", js.Held()))
+    pruner = at_birth.Pruner(settings, images, datasets.standardize(images.train_x))
+    model = js.sparsify(networks.LeNet300(nnx.Rngs(0)), (".*/kernel", js.Held()))
     for method in ("random", "SNIP"):  # SNIP sees other images
         first, second = (js.masks(pruner.begin(method, model, run)) for run in (0, 1))
         assert any((first[path] != second[path]).any() for path in first)

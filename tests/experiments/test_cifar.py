@@ -19,9 +19,9 @@ from tests.support.cases import needs
 
 pytest.importorskip("tyro", reason="the experiments need their extra packages")
 
-from experiments import common
-from experiments.common import DataError, ResNet, cifar10
-from experiments.common.data import cifar
+from experiments import datasets
+from experiments.datasets import DataError, cifar, cifar10
+from experiments.networks import ResNet
 
 TRAIN, TEST = list(cifar.CIFAR10.digests)[:5], "test_batch.bin"
 ARCHIVE = cifar.CIFAR10.archive
@@ -215,14 +215,14 @@ def test_pad_crop_flip_gives_each_crop_of_the_padded_image():
 
 
 def pad_by_2(key, images):
-    return common.pad_crop_flip(key, images, pad=2)
+    return datasets.pad_crop_flip(key, images, pad=2)
 
 
 def test_shift_flip_moves_by_the_same_real_shift_and_repeats_edges():
     h, w, n = 20, 10, 500
     ramps = [np.arange(h)[:, None] + np.zeros(w), np.zeros((h, 1)) + np.arange(w)]
     images = jnp.repeat(jnp.asarray(np.stack(ramps, axis=-1), jnp.float32)[None], n, axis=0)
-    out = np.array(jax.jit(common.shift_flip)(jax.random.key(0), images))
+    out = np.array(jax.jit(datasets.shift_flip)(jax.random.key(0), images))
     assert out.min() >= 0 and (out.max(axis=(0, 1, 2)) <= (h - 1, w - 1)).all()
     flips = out[:, 0, -1, 1] < out[:, 0, 0, 1]
     out[flips] = out[flips][:, :, ::-1]
@@ -237,7 +237,7 @@ def test_shift_flip_moves_by_the_same_real_shift_and_repeats_edges():
     assert abs(flips.mean() - 0.5) < 5 * 0.5 / n**0.5
 
 
-@pytest.mark.parametrize("change", [common.pad_crop_flip, common.shift_flip])
+@pytest.mark.parametrize("change", [datasets.pad_crop_flip, datasets.shift_flip])
 def test_augmentation_is_pure_and_keeps_the_type(change):
     images = NUMBERED.astype(jnp.bfloat16)
     one, two = change(jax.random.key(1), images), change(jax.random.key(1), images)
@@ -250,10 +250,10 @@ def test_augmentation_is_pure_and_keeps_the_type(change):
 def test_standardized_training_images_have_mean_0_and_deviation_1():
     train = np.random.RandomState(0).randint(0, 200, (700, 4, 5, 3)).astype(np.uint8)
     train[..., 2] //= 2
-    whole = np.asarray(common.standardize(train)(jnp.asarray(train)))
+    whole = np.asarray(datasets.standardize(train)(jnp.asarray(train)))
     np.testing.assert_allclose([whole.mean(), whole.std()], [0, 1], atol=1e-4)
     assert abs(whole[..., 2].mean()) > 0.1  # one mean for all channels
-    each = np.asarray(common.standardize_channels(train)(jnp.asarray(train)))
+    each = np.asarray(datasets.standardize_channels(train)(jnp.asarray(train)))
     np.testing.assert_allclose(each.mean(axis=(0, 1, 2)), 0, atol=1e-4)
     np.testing.assert_allclose(each.std(axis=(0, 1, 2)), 1, atol=1e-4)
 

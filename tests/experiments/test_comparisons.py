@@ -15,14 +15,14 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from experiments import common, compare, set_rigl
+from experiments import compare, datasets, set_rigl
 
 pytestmark = pytest.mark.standard_dtypes
 
 
 @pytest.fixture(autouse=True)
 def _digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
+    monkeypatch.setattr(datasets, "mnist", lambda folder: datasets.digits())
 
 
 def finals(folder: Path) -> dict[str, dict]:

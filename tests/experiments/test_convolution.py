@@ -8,8 +8,8 @@ from flax import nnx
 
 pytest.importorskip("tyro")
 
-from experiments import common
-from experiments.common.networks.convolution import conv_as_matmul, convolution, max_pool
+from experiments import networks
+from experiments.networks.operations import conv_as_matmul, convolution, max_pool
 
 pytestmark = pytest.mark.standard_dtypes
 
@@ -40,7 +40,7 @@ def test_convolution_outside_a_scan(kernel: tuple[int, int]) -> None:
     """By XLA, and as a product where the kernel is larger than the map."""
     make = lambda **how: nnx.Conv(2, 3, kernel, rngs=nnx.Rngs(0), **how)
     layer = make(conv_general_dilated=convolution(scanned=False))
-    call = jax.jit(lambda x: layer(x), compiler_options=common.compiler_options())
+    call = jax.jit(lambda x: layer(x), compiler_options=networks.compiler_options())
     x = jax.random.normal(jax.random.key(0), (2, 4, 6, 2))
     np.testing.assert_allclose(call(x), make()(x), atol=1e-5)
     taken = [str(eqn.primitive) for eqn in jax.make_jaxpr(layer)(x).eqns]

@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("tyro", reason="the experiments need their extra packages")
 
-from experiments.common.data import mnist as data
-from experiments.common.data.mnist import DataError, digits, mnist
+from experiments.datasets import idx as data
+from experiments.datasets.idx import DataError, digits, mnist
 from tests.support.cases import needs
 
 TRAIN, LABELS, TEST, TEST_LABELS = data.DIGESTS

@@ -11,7 +11,7 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from experiments import common, debug_head
+from experiments import datasets, debug_head
 from experiments.bench import heads as bench
 
 pytestmark = pytest.mark.standard_dtypes
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.standard_dtypes
 def test_debug_head(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
+    monkeypatch.setattr(datasets, "mnist", lambda folder: datasets.digits())
     settings = dataclasses.replace(
         debug_head.QUICK, samples=1000, points=8, epochs=4, out=str(tmp_path)
     )
@@ -43,7 +43,7 @@ def test_debug_head(
 def test_the_benchmark_measures_our_path(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
+    monkeypatch.setattr(datasets, "mnist", lambda folder: datasets.digits())
     monkeypatch.setattr(bench.os, "sched_setaffinity", lambda *given: None)  # of the test process
     bench.main(bench.Settings(rows=300, width=20, points=3))
     printed = capsys.readouterr().out

@@ -21,9 +21,9 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from experiments import common, dst_cifar, large_batch
-from experiments.common.data import text
-from experiments.common.data.sources import Unavailable
+from experiments import datasets, dst_cifar, large_batch, networks
+from experiments.datasets import text
+from experiments.datasets.sources import Unavailable
 
 pytestmark = pytest.mark.standard_dtypes
 
@@ -36,7 +36,7 @@ def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         raise Unavailable("nothing is downloaded here")
 
     monkeypatch.setattr(text, "locate", nowhere)
-    monkeypatch.setattr(common, "cifar10", lambda folder: common.color_digits())
+    monkeypatch.setattr(datasets, "cifar10", lambda folder: datasets.color_digits())
 
 
 # ---------------------------------------------------------------- networks
@@ -65,7 +65,7 @@ def test_networks_have_the_papers_weights(network: str, weights: int, thresholds
 
 
 def test_vgg_starts_as_the_papers() -> None:
-    model = nnx.jit(lambda: common.VGG16(nnx.Rngs(0), narrow=16))()
+    model = nnx.jit(lambda: networks.VGG16(nnx.Rngs(0), narrow=16))()
     for n in range(1, 14):
         kernel = np.asarray(getattr(model, f"conv{n:02}").kernel[...])
         bound = (9 * kernel.shape[2]) ** -0.5
@@ -73,7 +73,7 @@ def test_vgg_starts_as_the_papers() -> None:
         assert (np.asarray(getattr(model, f"norm{n:02}").scale[...]) == 0.5).all()
     assert (np.asarray(model.norm.scale[...]) == 1).all()
     with pytest.raises(ValueError, match="got narrow 65; give a divisor from 1 to 64"):
-        common.VGG16(nnx.Rngs(0), narrow=65)
+        networks.VGG16(nnx.Rngs(0), narrow=65)
 
 
 # ---------------------------------------------------------------- recipe
@@ -160,11 +160,11 @@ def test_large_batch_images(tmp_path: Path) -> None:
     """
     program = f"""
 import dataclasses
-from experiments import common, large_batch
+from experiments import datasets, large_batch, networks
 
-digits = common.color_digits()
+digits = datasets.color_digits()
 half = {{side: getattr(digits, side)[:, ::2, ::2] for side in ("train_x", "test_x")}}
-common.cifar10 = lambda folder: dataclasses.replace(digits, **half)
+datasets.cifar10 = lambda folder: dataclasses.replace(digits, **half)
 settings = dataclasses.replace(
     large_batch.QUICK, tasks=("images",), networks=("thresholds",), ways=("LARS",),
     batches=(64,), part=64, samples=640, tested=100, epochs=20, out={str(tmp_path)!r},

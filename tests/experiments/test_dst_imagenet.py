@@ -20,9 +20,9 @@ pytest.importorskip("tyro", reason="the experiments need their extra packages")
 pytest.importorskip("grain", reason="reading ImageNet needs the extra packages of `imagenet`")
 pytest.importorskip("PIL")
 
-from experiments import common, dst_imagenet
-from experiments.common.data.stream import Stream
+from experiments import common, dst_imagenet, networks
 from experiments.common.parallel import likelier
+from experiments.datasets.stream import Stream
 from tests.support.imagenet_files import THREADS, put_converted, put_folder
 from tests.support.processes import quick_flags
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_network_is_resnet_50_and_all_its_kernels_are_sparse():
-    model = nnx.eval_shape(lambda: common.BottleneckNet(nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: networks.BottleneckNet(nnx.Rngs(0)))
     leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
     assert sum(leaf.size for leaf in leaves) == 25_557_032
     settings = dst_imagenet.Settings()
@@ -38,12 +38,12 @@ def test_the_network_is_resnet_50_and_all_its_kernels_are_sparse():
     masks = nnx.eval_shape(js.masks, both.model)
     assert len(masks) == 54 and sum(mask.size for mask in masks.values()) == 25_502_912
     with pytest.raises(ValueError, match=r"blocks \(3, 0\), width 64, classes 1000: give 1 or"):
-        common.BottleneckNet(nnx.Rngs(0), blocks=(3, 0))
+        networks.BottleneckNet(nnx.Rngs(0), blocks=(3, 0))
 
 
 @pytest.mark.standard_dtypes
 def test_activations_are_bfloat16_and_all_else_float32():
-    make = lambda: common.BottleneckNet(nnx.Rngs(0), (1, 1), 4, 10, jnp.bfloat16)
+    make = lambda: networks.BottleneckNet(nnx.Rngs(0), (1, 1), 4, 10, jnp.bfloat16)
     model = nnx.eval_shape(make)
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
     x = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
@@ -56,7 +56,7 @@ def test_activations_are_bfloat16_and_all_else_float32():
 def test_the_network_computes_what_the_same_weights_do_in_torch():
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional
-    model = nnx.jit(lambda: common.BottleneckNet(nnx.Rngs(0), (1, 2), 4, 10))()
+    model = nnx.jit(lambda: networks.BottleneckNet(nnx.Rngs(0), (1, 2), 4, 10))()
     model.eval()
 
     def conv(layer, norm, x, stride, pad):

@@ -22,7 +22,7 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from experiments import common, dst_lstm, dst_mnist, gibbs_cifar, structured
+from experiments import common, datasets, dst_lstm, dst_mnist, gibbs_cifar, networks, structured
 from experiments.bench import blocks as bench_blocks
 from experiments.bench import runtimes, trained
 from experiments.common.train import train
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.standard_dtypes
 
 @pytest.fixture(autouse=True)
 def _digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
+    monkeypatch.setattr(datasets, "mnist", lambda folder: datasets.digits())
 
 
 def test_dst_mnist(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -62,7 +62,7 @@ def test_dst_mnist(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "alpha 0.005" in page and "fc1/kernel" in page and "shrunk" in page
     dst_mnist.main(settings)  # complete: prints again, trains nothing
     assert capsys.readouterr().out == printed
-    images = common.mnist("")
+    images = datasets.mnist("")
     dense, sparse = trained.pair(settings, images)  # of the first seed and alpha
     assert trained.accuracy(sparse, images) == pytest.approx(100 * low["accuracy"][0])
     kernels = [w for path, w in runtimes.weights(sparse).items() if path.endswith("kernel")]
@@ -128,8 +128,8 @@ def test_a_lost_run_stops_with_step_and_densities(tmp_path: Path) -> None:
 
 def test_weights_lost_in_the_last_step_of_an_epoch_are_not_saved(tmp_path: Path) -> None:
     overflow = optax.stateless(lambda updates, _: jax.tree.map(lambda g: g * jnp.inf, updates))
-    images = common.first_samples(common.digits(), 64)
-    sweep = common.Sweep(common.LeNet300, overflow, 64, common.side_by_side)
+    images = datasets.first_samples(datasets.digits(), 64)
+    sweep = common.Sweep(networks.LeNet300, overflow, 64, common.side_by_side)
     run = common.open_run(tmp_path, dst_mnist.Settings())
     with pytest.raises(common.Diverged, match=r"a weight of run 1 is nan at step 0; .*0 is kept"):
         train(run, sweep, images, start=lambda: sweep.start([1, 2], [0.0, 0.0]), epochs=2)
@@ -196,7 +196,7 @@ def test_run_lstm_is_the_stock_cell_over_time() -> None:
     x = jax.random.normal(jax.random.key(1), (3, 6, 5))
 
     def loss(cell, ours):
-        out = common.run_lstm(cell, x) if ours else nnx.RNN(cell)(x).swapaxes(0, 1)
+        out = networks.run_lstm(cell, x) if ours else nnx.RNN(cell)(x).swapaxes(0, 1)
         return jnp.sin(out).sum()
 
     for a, b in zip(
@@ -206,11 +206,11 @@ def test_run_lstm_is_the_stock_cell_over_time() -> None:
 
 
 def test_runs_side_by_side_and_in_turn_agree() -> None:
-    images = common.digits()
+    images = datasets.digits()
     x, y = jnp.asarray(images.train_x[:256]), jnp.asarray(images.train_y[:256])
 
     def make(rngs):
-        return js.sparsify(common.LeNet300(rngs), (".*/kernel", js.Threshold()))
+        return js.sparsify(networks.LeNet300(rngs), (".*/kernel", js.Threshold()))
 
     losses = []
     for over in (common.side_by_side, common.in_turn):
@@ -312,7 +312,7 @@ def test_structured_quick(
 
 
 def test_random_masks_keep_their_density() -> None:
-    model = js.sparsify(common.SmallConvNet(nnx.Rngs(0)), (gibbs_cifar.SPARSE, js.Held()))
+    model = js.sparsify(networks.SmallConvNet(nnx.Rngs(0)), (gibbs_cifar.SPARSE, js.Held()))
     random = gibbs_cifar.with_random_masks(model, js.Kernel(), 0.1, jax.random.key(0))
     assert js.summary(random).density == pytest.approx(0.1, abs=1e-3)
 

@@ -18,7 +18,7 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from experiments import common, frontier
+from experiments import common, datasets, frontier
 
 pytestmark = pytest.mark.standard_dtypes
 SEEDS, ALPHAS = [1, 2, 1, 2, 3], [1e-3, 1e-3, 1e-2, 1e-2, 1e-2]
@@ -26,7 +26,7 @@ SEEDS, ALPHAS = [1, 2, 1, 2, 3], [1e-3, 1e-3, 1e-2, 1e-2, 1e-2]
 
 def trained(network: str, over, seeds, alphas, batch: int) -> tuple[np.ndarray, list[dict]]:
     """Losses [runs, 10] and the masks of each run, after two epochs of five steps."""
-    images = common.digits()
+    images = datasets.digits()
     x, y = jnp.asarray(images.train_x[: 5 * batch]), jnp.asarray(images.train_y[: 5 * batch])
 
     def make(rngs: nnx.Rngs) -> nnx.Module:
@@ -96,7 +96,7 @@ def plain(rngs: nnx.Rngs) -> nnx.Module:
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> frontier.Settings:
-    monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
+    monkeypatch.setattr(datasets, "mnist", lambda folder: datasets.digits())
     monkeypatch.setitem(frontier.NETWORKS, "mlp", plain)
     monkeypatch.setattr(frontier, "STEPS", 2)
     monkeypatch.setattr(frontier, "ROUNDS", 1)
@@ -171,7 +171,7 @@ def test_settings_without_a_frontier_are_refused(wrong: dict) -> None:
 
 def test_a_negative_number_of_samples_is_refused() -> None:
     with pytest.raises(ValueError, match="--samples got -5; give 1 or more"):
-        common.first_samples(common.digits(), -5)
+        datasets.first_samples(datasets.digits(), -5)
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

@@ -11,7 +11,7 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from experiments import common, function_modules
+from experiments import datasets, function_modules
 
 pytestmark = pytest.mark.standard_dtypes
 
@@ -56,7 +56,7 @@ def test_the_pictures_are_drawn(seeds: int, tmp_path: Path) -> None:
 def test_the_study_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
+    monkeypatch.setattr(datasets, "mnist", lambda folder: datasets.digits())
     settings = dataclasses.replace(
         function_modules.QUICK, width=8, seeds=1, epochs=1, tested=100, out=str(tmp_path)
     )

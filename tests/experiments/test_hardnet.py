@@ -11,7 +11,7 @@ import jsparse as js
 
 pytest.importorskip("tyro")
 
-from experiments.common.networks import hardnet as zoo
+from experiments.networks import hardnet as zoo
 
 pytestmark = pytest.mark.standard_dtypes
 NETWORKS = {  # parameters, and billions of operations at 224 x 224 where published

@@ -11,9 +11,9 @@ pytest.importorskip("tyro", reason="the experiments need their extra packages")
 pytest.importorskip("grain", reason="reading ImageNet needs the extra packages of `imagenet`")
 pytest.importorskip("PIL")
 
-from experiments.common.data.imagenet import imagenet
-from experiments.common.data.sources import DataError
-from experiments.common.data.stream import training
+from experiments.datasets.imagenet import imagenet
+from experiments.datasets.sources import DataError
+from experiments.datasets.stream import training
 from tests.support.imagenet_files import (
     LAYOUTS,
     NAMES,

@@ -14,14 +14,14 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from experiments import common, dropnet, lottery
+from experiments import common, datasets, dropnet, lottery
 
 pytestmark = pytest.mark.standard_dtypes
 
 
 @pytest.fixture(autouse=True)
 def _digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
+    monkeypatch.setattr(datasets, "mnist", lambda folder: datasets.digits())
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from experiments import common, mask_similarity
+from experiments import datasets, mask_similarity
 
 pytestmark = pytest.mark.standard_dtypes
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.standard_dtypes
 def test_masks_are_compared_and_a_killed_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
+    monkeypatch.setattr(datasets, "mnist", lambda folder: datasets.digits())
     names = ("L1", "random units")
     methods = {name: mask_similarity.METHODS[name] for name in names}
     monkeypatch.setattr(mask_similarity, "METHODS", methods)

@@ -9,13 +9,13 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from experiments import common, quantized
+from experiments import datasets, quantized
 
 pytestmark = [pytest.mark.standard_dtypes, pytest.mark.slow]
 
 
 def test_stages(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
+    monkeypatch.setattr(datasets, "mnist", lambda folder: datasets.digits())
     settings = quantized.Settings(networks=("lenet-5",), seeds=1, steps=20, out=str(tmp_path))
     quantized.main(settings)
     printed = capsys.readouterr().out

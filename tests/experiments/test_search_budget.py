@@ -10,7 +10,7 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from experiments import common, search_budget
+from experiments import datasets, search_budget
 
 pytestmark = pytest.mark.standard_dtypes
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.standard_dtypes
 def test_a_dense_network_that_got_twice_as_fast_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
+    monkeypatch.setattr(datasets, "mnist", lambda folder: datasets.digits())
     seconds = iter([1.0, 1.0, 1.0])  # of the dense network, then of all others
     latency = lambda x, form: lambda model: next(seconds, 0.1)
     monkeypatch.setattr(search_budget.prune.costs, "latency", latency)
@@ -34,7 +34,7 @@ def test_a_dense_network_that_got_twice_as_fast_says_so(
 def test_all_arms_meet_the_budget_and_a_second_run_adds_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
+    monkeypatch.setattr(datasets, "mnist", lambda folder: datasets.digits())
     settings = dataclasses.replace(
         search_budget.QUICK, costs=("parameters",), budgets=(0.1,), evaluations=40,
         recover=2, samples=1400, epochs=3, fine_tune=1, out=str(tmp_path),

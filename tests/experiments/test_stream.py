@@ -11,10 +11,10 @@ pytest.importorskip("PIL")
 
 from PIL import Image
 
-from experiments.common.data import stream
-from experiments.common.data.imagenet import Record
-from experiments.common.data.sources import DataError
-from experiments.common.data.stream import Readers, Shard, Stream, decode, in_order
+from experiments.datasets import stream
+from experiments.datasets.imagenet import Record
+from experiments.datasets.sources import DataError
+from experiments.datasets.stream import Readers, Shard, Stream, decode, in_order
 from tests.support.imagenet_files import ONE, THREADS, jpeg
 
 

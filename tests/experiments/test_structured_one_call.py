@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import jsparse as js
-from experiments import common
+from experiments import networks
 from experiments import structured_one_call as experiment
 
 pytestmark = pytest.mark.standard_dtypes
@@ -33,8 +33,8 @@ def test_every_way_ends_within_the_budget(
 @pytest.mark.slow
 def test_its_densenet_and_vit_are_pruned() -> None:
     for model in (
-        common.DenseNet(nnx.Rngs(0), layers=1, growth=4),
-        common.ViT(nnx.Rngs(0), 16, 8, blocks=1),
+        networks.DenseNet(nnx.Rngs(0), layers=1, growth=4),
+        networks.ViT(nnx.Rngs(0), 16, 8, blocks=1),
     ):
         small, record = js.prune.units(model, (1, 8, 8, 3), density=0.5)
         assert all(" -> " in text for text in record.widths.values())

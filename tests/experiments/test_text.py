@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("tyro", reason="the experiments need their extra packages")
 
-from experiments.common import DataError, shakespeare, stretches
+from experiments.datasets import DataError, shakespeare, stretches
 
 
 def test_another_text_has_another_name(tmp_path: Path) -> None:

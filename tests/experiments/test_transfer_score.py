@@ -11,7 +11,7 @@ pytest.importorskip("tyro")
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from experiments import common, transfer_score
+from experiments import datasets, transfer_score
 from experiments.common.authors import authors_logme
 
 pytestmark = pytest.mark.standard_dtypes
@@ -32,7 +32,7 @@ CIFAR = {  # fine-tuned accuracy [%] and LogME of the authors' library
 def test_the_zoo_is_scored_and_fine_tuned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
+    monkeypatch.setattr(datasets, "mnist", lambda folder: datasets.digits())
     settings = dataclasses.replace(SETTINGS, out=str(tmp_path))
     transfer_score.main(settings)
     printed = capsys.readouterr().out

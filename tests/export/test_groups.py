@@ -8,7 +8,7 @@ from flax import nnx
 from jax import Array
 
 import jsparse as js
-from experiments.common.networks import convolution
+from experiments.networks.operations import conv_as_matmul
 from jsparse._surgery import fold
 from jsparse.export import Use
 from jsparse.export._shrinking.attributes import stock
@@ -163,7 +163,7 @@ class Beside(nnx.Module):
     """A convolution as a matrix product; then a layer of width 1 beside a wider one."""
 
     def __init__(self, rngs: nnx.Rngs):
-        options = {"conv_general_dilated": convolution.conv_as_matmul, "rngs": rngs}
+        options = {"conv_general_dilated": conv_as_matmul, "rngs": rngs}
         self.a, self.b = (nnx.Conv(n, 6, (3, 3), **options) for n in (2, 6))
         self.one, self.wide = nnx.Linear(6, 1, rngs=rngs), nnx.Linear(6, 4, rngs=rngs)
         self.out = nnx.Linear(5, 3, rngs=rngs)

@@ -22,7 +22,7 @@ from tests.support import zoo
 from tests.support.sampled import one_in
 
 pytest.importorskip("tyro")
-from experiments import common
+from experiments import datasets
 from experiments import shrink_training as experiment
 from experiments.shrink_training import Held
 
@@ -305,7 +305,7 @@ def test_the_experiment_in_float64(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """Digits, with thresholds fast enough to close units in a few steps."""
-    monkeypatch.setattr(common, "mnist", lambda folder: common.digits())
+    monkeypatch.setattr(datasets, "mnist", lambda folder: datasets.digits())
     settings = experiment.Settings(
         network="mlp", batch=100, epochs=2, every=15, turn=5, threshold_rate=0.3, double=True,
         out=str(tmp_path),

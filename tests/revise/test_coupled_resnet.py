@@ -10,8 +10,8 @@ from flax import nnx
 pytest.importorskip("tyro")
 
 import jsparse as js
-from experiments.common.networks.convolution import stock_operations
-from experiments.common.networks.resnet import ResNet
+from experiments.networks.operations import stock_operations
+from experiments.networks.resnet import ResNet
 from jsparse._revise.revision import Revision
 from jsparse._slots import held_groups
 

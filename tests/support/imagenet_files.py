@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from experiments.common.data.stream import Readers, Shard
+from experiments.datasets.stream import Readers, Shard
 
 NAMES = ["n01", "n02", "n10"]
 COLORS = {"n01": (200, 30, 30), "n02": (30, 200, 30), "n10": (30, 30, 200)}

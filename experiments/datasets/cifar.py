@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.common.data.mnist import digits
-from experiments.common.data.sources import (
+from experiments.datasets.idx import digits
+from experiments.datasets.sources import (
     DataError,
     Images,
     Unavailable,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.common.data.sources import (
+from experiments.datasets.sources import (
     DataError,
     Images,
     Unavailable,

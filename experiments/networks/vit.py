@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 from jax import Array
 
-from experiments.common.networks.modules import modules
+from experiments.networks.modules import modules
 
 
 class Encoder(nnx.Module):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from experiments.common.networks.modules import modules
+from experiments.networks.modules import modules
 
 
 class DenseNet(nnx.Module):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.common.networks.convolution import conv
+from experiments.networks.operations import conv
 
 he_normal = jax.nn.initializers.he_normal()
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 
-from experiments.common.data.imagenet import Record, Source
-from experiments.common.data.sources import DataError, extra
+from experiments.datasets.imagenet import Record, Source
+from experiments.datasets.sources import DataError, extra
 
 TEST_PART = 224 / 256
 """Side of the square that is tested on, of the shorter side."""

@@ -3,8 +3,8 @@
 import jax
 from flax import nnx
 
-from experiments.common.networks.convolution import conv, max_pool
-from experiments.common.networks.lenet import batch_norm, torch_init
+from experiments.networks.lenet import batch_norm, torch_init
+from experiments.networks.operations import conv, max_pool
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments.common.data.sources import DataError, Unavailable, fetch, locate
+from experiments.datasets.sources import DataError, Unavailable, fetch, locate
 from jsparse._storage.files import write_whole
 
 SOURCE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.common.networks.convolution import conv, convolution, max_pool
+from experiments.networks.operations import conv, convolution, max_pool
 
 
 def torch_init(fan_in: int) -> dict[str, Any]:

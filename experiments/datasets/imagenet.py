@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from experiments.common.data.sources import DataError, Unavailable, extra, locate
+from experiments.datasets.sources import DataError, Unavailable, extra, locate
 
 CLASSES = 1000
 OFFICIAL = (1_281_167, 50_000)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments.common.networks.convolution import conv, max_pool
+from experiments.networks.operations import conv, max_pool
 
 MULTIPLIER = 1.7
 THRESHOLD = 57

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.common.networks.convolution import conv
+from experiments.networks.operations import conv
 
 Start = Callable[[int], dict[str, Any]]
 """From the inputs of a unit, the initializers of its layer."""

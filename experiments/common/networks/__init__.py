@@ -1,1 +1,0 @@
-"""The networks that are trained here, and convolutions that are fast on a CPU."""

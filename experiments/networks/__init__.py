@@ -1,0 +1,19 @@
+"""The networks of the published comparisons."""
+
+from experiments.networks.bottleneck import BottleneckNet as BottleneckNet
+from experiments.networks.densenet import DenseNet as DenseNet
+from experiments.networks.lenet import LeNet5 as LeNet5
+from experiments.networks.lenet import LeNet300 as LeNet300
+from experiments.networks.lenet import SmallConvNet as SmallConvNet
+from experiments.networks.lenet import torch_init as torch_init
+from experiments.networks.operations import compiler_options as compiler_options
+from experiments.networks.operations import convolution as convolution
+from experiments.networks.operations import max_pool as max_pool
+from experiments.networks.operations import stock_operations as stock_operations
+from experiments.networks.recurrence import run_lstm as run_lstm
+from experiments.networks.resnet import ResNet as ResNet
+from experiments.networks.transformer import Transformer as Transformer
+from experiments.networks.transformer import next_character_loss as next_character_loss
+from experiments.networks.vgg import VGG16 as VGG16
+from experiments.networks.vit import ViT as ViT
+from experiments.networks.wide_resnet import WideResNet as WideResNet
