@@ -11,7 +11,7 @@ from jsparse._sharding import beside
 from jsparse._slots import coupled_units, ruled_parts, sparse_parts
 from jsparse._variables import write
 from jsparse.rules._coupled import mean_square
-from jsparse.rules._shared_cut import share_cuts
+from jsparse.rules._rule import share_cuts
 
 
 def advance_in_place(model: nnx.Module) -> None:

@@ -16,8 +16,7 @@ from jsparse._paths import map_by_path, match, named, naming, pairs
 from jsparse._sharding import follow, where_is
 from jsparse._values import check_key, check_mapping, shown
 from jsparse.rules._keep import where_it_fits
-from jsparse.rules._rule import Rule, Rules, State, rival, total_cost, without_draw
-from jsparse.rules._shared_cut import share_cuts
+from jsparse.rules._rule import Rule, Rules, State, rival, share_cuts, total_cost, without_draw
 from jsparse.rules._stacked import (
     over_stack,
     shapes_if_doubled,
