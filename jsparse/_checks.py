@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse._pattern import Each, Groups, Scope, Unit, WholeModel
-from jsparse._values import check_in, is_number, shown
+from jsparse._values import is_number, shown
 
 
 def uncalled_hint(value: Any) -> str:
@@ -49,11 +49,6 @@ def check_scope(scope: Scope) -> None:
     """Refuse anything but a scope."""
     if isinstance(scope, type) or not hasattr(scope, "axes"):
         raise TypeError(f"scope must be a scope, such as PerOutput(); got {shown(scope)}")
-
-
-def check_not_negative(**numbers: float) -> None:
-    """Refuse anything but finite numbers of 0 or more."""
-    check_in("[0, inf)", **numbers)
 
 
 def check_weight(weight: Array) -> None:

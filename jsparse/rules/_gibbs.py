@@ -34,12 +34,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsparse._checks import check_density, check_not_negative, check_rivalry, check_weight
+from jsparse._checks import check_density, check_rivalry, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._random import draw_key, new_draw, next_draw, uniform
 from jsparse._schedule import Schedule, at, check_curve, geometric
 from jsparse._tiles import by_unit, from_units, pool, spread, unit_sizes
-from jsparse._values import by_density, check_flag, check_whole
+from jsparse._values import by_density, check_flag, check_in, check_whole
 from jsparse.rules._coupled import Coupled
 from jsparse.rules._rule import (
     State,
@@ -118,7 +118,7 @@ class Gibbs:
         check_structure(self)
         check_density(self.density)
         check_rivalry("Gibbs", self.scope)
-        check_not_negative(coupling=self.coupling)
+        check_in("[0, inf)", coupling=self.coupling)
         check_curve("[0, inf)", beta=self.beta)
         check_whole(sweeps=self.sweeps, pairs_up_to=self.pairs_up_to)
         check_flag(exact=self.exact)

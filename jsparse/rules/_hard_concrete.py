@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsparse._checks import check_not_negative, check_weight
+from jsparse._checks import check_weight
 from jsparse._pattern import Each, Role, Scope, Unit, Weight
 from jsparse._random import draw_key, new_draw, next_draw
 from jsparse._step import masked
@@ -81,7 +81,7 @@ class HardConcrete:
 
     def __post_init__(self) -> None:
         check_structure(self)
-        check_not_negative(lam=self.lam)
+        check_in("[0, inf)", lam=self.lam)
         check_in("(0, 1)", start=self.start)
         if self.scope != Each():
             raise ValueError(

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsparse._checks import check_not_negative, check_threshold_scope, check_weight
+from jsparse._checks import check_threshold_scope, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._step import masked
 from jsparse._values import check_in
@@ -84,7 +84,7 @@ class SoftThreshold:
 
     def __post_init__(self) -> None:
         check_structure(self)
-        check_not_negative(decay=self.decay)
+        check_in("[0, inf)", decay=self.decay)
         check_in("(-inf, inf)", s_init=self.s_init)
         check_threshold_scope("SoftThreshold", self.scope)
 
