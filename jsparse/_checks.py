@@ -65,11 +65,7 @@ def check_weight(weight: Array) -> None:
 
 
 def check_density(density: float) -> float:
-    """Return the density, if it is in (0, 1].
-
-    Raises:
-      ValueError: it is outside (0, 1], or not a number.
-    """
+    """Return the density, if it is a number in (0, 1]."""
     if not (is_number(density) and 0.0 < density <= 1.0):
         what = "curve, use Gradual" if callable(density) else "sparsity s, pass density = 1 - s"
         raise ValueError(
@@ -91,15 +87,9 @@ def check_hashable(rule: object) -> None:
 
 
 def require(packages: str, extra: str, what: str) -> None:
-    """Look for optional packages, without importing them.
+    """Refuse what needs a package, such as "saving a model", where one of them is not installed.
 
-    Args:
-      packages: separated by spaces, as pip names them.
-      extra: of jsparse, which installs them.
-      what: needs them, such as "saving a model".
-
-    Raises:
-      ImportError: one is not installed; with the lines that install it.
+    The packages, as pip names them, are separated by spaces; an extra of jsparse installs them.
     """
     missing = [package for package in packages.split() if not _installed(package)]
     if missing:

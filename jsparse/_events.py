@@ -30,11 +30,7 @@ def share_cuts_in_place(model: nnx.Module) -> None:
 
 
 def share_norms_in_place(model: nnx.Module) -> None:
-    """Recompute the norms of coupled units from their weights.
-
-    Raises:
-      ValueError: some of these weights are not in the model.
-    """
+    """Recompute the norms of coupled units from their weights, all of which must be there."""
     counted: dict[str, list[tuple[Span, Array]]] = defaultdict(list)
     for part in sparse_parts(model).values():
         for span, group in part.pairs if isinstance(part, CoupledSparse) else ():

@@ -71,11 +71,7 @@ def interpret(
 
 
 def reachable(start: Iterable[Item], onward: Callable[[Item], Iterable[Item]]) -> dict[Item, None]:
-    """The start and all that steps from it lead to, each once, the nearest first.
-
-    Args:
-      start: where the walk begins.
-      onward: from an item to those one step further.
+    """The start and all that steps `onward` from it lead to, each once, the nearest first.
 
     Example:
       >>> list(reachable([4, 5], lambda n: [n // 2] if n else []))

@@ -17,12 +17,8 @@ WHOLE = "pattern is a regular expression for the whole path, such as '.*/kernel'
 def match(names: Iterable[str], rules: Sequence[tuple[str, Ruled]]) -> dict[str, Ruled]:
     """For each path, the first rule whose pattern matches the whole path.
 
-    A path is also tried with a slash in front, so ".*/kernel" also finds a top-level kernel.
-
-    Raises:
-      TypeError: the second element of a pair is not a rule.
-      ValueError: no rules, an entry that is not a pair, or an expression that is invalid or matches
-        nothing.
+    A path is also tried with a slash in front, so ".*/kernel" also finds a top-level kernel. Pairs
+    without a rule are refused, and patterns that match nothing.
     """
     if not rules:
         raise ValueError('rules: none given; pass pairs such as (".*/kernel", Threshold())')
@@ -100,10 +96,7 @@ def joined(keys: tuple) -> str:
 
 
 def named(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by path, in order.
-
-    Raises:
-      ValueError: two leaves have the same path.
+    """The leaves of a tree by path, in order; two with the same path are refused.
 
     Example:
       >>> named({"a": {"b": 1, "c": [2.0]}})

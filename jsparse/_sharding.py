@@ -40,10 +40,9 @@ def followed(grown: Grown, stack: int, names: tuple, state: State, fits: Fits) -
       grown: by axis of the weight [stack..., layer...], the shapes of the state if that axis were
         twice as long.
       stack: number of leading axes that stack layers.
-      names: the name of each axis of the weight; None for an axis without a name.
+      names: the name of each axis of the weight, or None.
       state: its arrays, or their shapes.
-      fits: whether an axis of the state with a given length can take the name of a given axis of
-        the weight.
+      fits: (axis of the weight, length) -> whether an axis of this length can take its name.
     """
     found: dict[str, list] = {name: [None] * value.ndim for name, value in state.items()}
     for axis, name in enumerate(names):

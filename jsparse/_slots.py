@@ -106,12 +106,7 @@ def check_rngs(rngs: Any) -> None:
 def slots(model: nnx.Module, kinds: Any = nnx.Variable | Sparse) -> list[Slot]:
     """Every place that holds a variable or a Sparse, in order; shared values once per place.
 
-    Args:
-      model: any NNX module.
-      kinds: what to look for instead, such as a class of layers.
-
-    Raises:
-      TypeError: model is not an nnx.Module.
+    Or every place that holds other kinds, such as a class of layers.
     """
     check_module(model)
     return list(_walk(model, "", False, "", (), kinds))
@@ -190,11 +185,7 @@ def clear_hidden_in_place(places: Iterable[Slot]) -> None:
 
 
 def sparse_parts(model: nnx.Module) -> dict[str, Sparse]:
-    """Each Sparse of the model by its first path.
-
-    Raises:
-      ValueError: a Sparse is inside a layer that writes weights, such as nnx.WeightNorm.
-    """
+    """Each Sparse of the model by its first path; those inside nnx.WeightNorm are refused."""
     first: dict[int, tuple[str, Sparse]] = {}
     for slot in slots(model):
         if isinstance(slot.value, Sparse):
