@@ -75,17 +75,6 @@ def check_density(density: float) -> float:
     return float(density)
 
 
-def check_hashable(rule: object) -> None:
-    """Refuse a rule that cannot be hashed, since compiled programs are cached by their rules."""
-    try:
-        hash(rule)
-    except TypeError as error:
-        raise TypeError(
-            "a rule must be a frozen dataclass of numbers, with tuples instead of lists, and "
-            f"arrays in its state; got {shown(rule)}: {error}"
-        ) from error
-
-
 def require(packages: str, extra: str, what: str) -> None:
     """Refuse what needs a package, such as "saving a model", where one of them is not installed.
 

@@ -1,6 +1,6 @@
 """Coupled units: a `CoupledUnits` for each group, a `CoupledSparse` for each of its weights."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from flax import nnx
 from jax import Array
 
 from jsparse._sparse import Sparse
-from jsparse.rules._coupled import Follows, Span, finished
+from jsparse.rules._coupled import Follows, Span, stacked_final
 from jsparse.rules._rule import State
 
 
@@ -81,18 +81,18 @@ class CoupledSparse(Sparse):
 
     def read_final(self) -> Array:
         """The weight without sampling, with zeros for all that belongs to dropped units: [...]."""
-        return finished(self.rule, self._stack, self.weight[...], self._final)
+        return stacked_final(self.rule, self._stack, self.weight[...], self._final)
 
     @property
     def _seen(self) -> Any:
-        return self._of_groups(group._seen for group in self.groups.values())
+        return self._of_groups(lambda group: group._seen)
 
     @property
     def _final(self) -> Any:
-        return self._of_groups(group._final for group in self.groups.values())
+        return self._of_groups(lambda group: group._final)
 
-    def _of_groups(self, states: Iterable[State]) -> dict[str, State]:
-        groups = zip(self.groups.values(), states, strict=True)
+    def _of_groups(self, state: Callable[[CoupledUnits], State]) -> dict[str, State]:
         return {
-            str(n): state | {"norms": group.weight[...]} for n, (group, state) in enumerate(groups)
+            str(n): state(group) | {"norms": group.weight[...]}
+            for n, group in enumerate(self.groups.values())
         }

@@ -145,12 +145,10 @@ def _children(node: Any) -> Iterator[tuple[str | int, Any]]:
                 yield (int(name) if listed and name.isdigit() else name), value
 
 
-def walk_modules(model: nnx.Module, path: str = "") -> Iterator[tuple[str, nnx.Module]]:
+def walk_modules(
+    node: Any, path: str = "", above: tuple[int, ...] = ()
+) -> Iterator[tuple[str, nnx.Module]]:
     """Yield (path, module) for a model and the modules in it; shared modules once per place."""
-    yield from _modules(model, path, ())
-
-
-def _modules(node: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, nnx.Module]]:
     if id(node) in above:
         return
     if isinstance(node, nnx.Module):
@@ -159,7 +157,7 @@ def _modules(node: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str
     for key, value in held:
         if isinstance(value, (*HOLDERS, tuple)) and not isinstance(value, nnx.Rngs | nnx.RngStream):
             inner = f"{path}/{key}" if path else str(key)
-            yield from _modules(value, inner, (*above, id(node)))
+            yield from walk_modules(value, inner, (*above, id(node)))
 
 
 def own_masks(model: nnx.Module) -> dict[str, Any]:

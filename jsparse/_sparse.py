@@ -11,7 +11,7 @@ from jax import Array, core
 
 from jsparse._placing import placed
 from jsparse._values import check_is, check_key, shown
-from jsparse._variables import Learned, Mask, Setting, Unseen, check_entry, check_together, write
+from jsparse._variables import Learned, Mask, Setting, Unseen, check_together, write
 from jsparse.rules._rule import Rule, State, rival, without_draw
 from jsparse.rules._stacked import (
     over_stack,
@@ -137,7 +137,14 @@ class Sparse(nnx.Module):
         return self.weight.ndim - self.layer_ndim
 
     def __setattr__(self, name: str, value: Any) -> None:
-        check_entry(name, value, ("weight", *vars(self).get("state_names", (name,))))
+        own = ("weight", *vars(self).get("state_names", (name,)))
+        if isinstance(value, Learned | Mask | Setting) and name not in own:  # as nnx.update sets it
+            raise ValueError(
+                f"this sparse weight has {', '.join(own)} and no {name}, which is in the state of "
+                "another rule; load a state into a model with the rule that it was saved with "
+                "(other layers of this one may be loaded already), then give the model the new "
+                "one: sparsify(model, ...)"
+            )
         super().__setattr__(name, value)
 
     # The interface of a Param: it reads the masked weight and writes the dense one.
