@@ -84,10 +84,7 @@ class Counted(NamedTuple):
 def count_call(model: nnx.Module, inputs: tuple, options: Mapping[str, Any]) -> Counted:
     """Count one call `model(*inputs, **options)` in eval mode; masks play no part.
 
-    Args:
-      model: any NNX module; not changed. Its arrays may be traced.
-      inputs: arrays, `jax.ShapeDtypeStruct`, or shapes of float32.
-      options: further arguments of the call.
+    The model is not changed, and its arrays may be traced. Inputs may be shapes.
     """
     model, inputs = by_position(model, inputs, options)
     first: dict[int, str] = {}
@@ -117,9 +114,18 @@ def count(jaxpr: ClosedJaxpr, paths: Sequence[str]) -> Tally:
     they run is not known in advance. If the computation depends on the platform, the CPU's branch
     is counted on a CPU and the default branch elsewhere.
 
-    Args:
-      jaxpr: of a function whose first arguments are the weights.
-      paths: names of these arguments, in order.
+    The first arguments of the jaxpr are the weights, with these paths.
+
+    Example: a kernel of 3 weights slides over 4 inputs, padded by a 0 on either side to give 4
+    outputs. The middle weight meets an input at each of them, the outer ones at 3 (`_windows`), as
+    the padding is not multiplied. The following product of 4 outputs by a [4, 3] matrix is 12 more.
+      >>> from jax import lax, numpy as jnp
+      >>> kernel, matrix, x = jnp.ones((1, 1, 3)), jnp.ones((4, 3)), jnp.ones((1, 1, 4))
+      >>> slide = lambda w, x: lax.conv(x, w, (1,), "SAME")
+      >>> model = lambda kernel, matrix, x: slide(kernel, x)[0] @ matrix
+      >>> tally = count(jax.make_jaxpr(model)(kernel, matrix, x), ["kernel", "matrix"])
+      >>> tally.uses["kernel"].ravel().tolist(), tally.of("kernel"), tally.of("matrix")
+      ([3.0, 4.0, 3.0], 10.0, 12.0)
     """
     invars = jaxpr.jaxpr.invars
     shapes = {p: _shape(v) for p, v in zip(paths, invars, strict=False)}
@@ -260,7 +266,6 @@ def _enter(
     eqn: Any, inner: list[ClosedJaxpr], ins: list[Origin | None], times: int, tally: Tally
 ) -> list[Origin | None]:
     """Count an operation that contains jaxprs; return which of its results are weights."""
-    nothing: list[Origin | None] = [None] * len(eqn.outvars)
     match eqn.primitive.name:
         case "scan":
             # what is scanned is read slice by slice: its first axis is gone
@@ -269,19 +274,16 @@ def _enter(
                 for o, v in zip(ins, inner[0].jaxpr.invars, strict=True)
             ]
             _walk(inner[0], read, times * eqn.params["length"], tally)
-            return nothing
         case "while":
             first, second = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
             carry = ins[first + second :]
             _walk(eqn.params["cond_jaxpr"], ins[:first] + carry, times, tally)
             own = ins[first : first + second]
             _walk(eqn.params["body_jaxpr"], own + carry, times, tally)
-            return nothing
         case "cond" if platforms := eqn.params.get("branches_platforms"):
             # Pallas kernels do not say how often they multiply; the default branch does
             here = ("cpu",) if jax.default_backend() == "cpu" else None
             _walk(inner[platforms.index(here) if here in platforms else -1], ins[1:], times, tally)
-            return nothing
         case "cond":
             branches = [_empty(tally.shapes) for _ in inner]
             for branch, part in zip(inner, branches, strict=True):
@@ -290,9 +292,10 @@ def _enter(
             tally.others += most.others
             for path, uses in most.uses.items():
                 tally.uses[path] = tally.uses[path] + uses
-            return nothing
         case _:  # a function over devices, a solver, a kernel: its first jaxpr runs
             body, count = inner[0], len(inner[0].jaxpr.invars)
             known = ins if count == len(ins) else [None] * count
             outs = _walk(body, known, times, tally)
-            return outs if len(outs) == len(eqn.outvars) else nothing
+            if len(outs) == len(eqn.outvars):
+                return outs
+    return [None] * len(eqn.outvars)

@@ -44,9 +44,6 @@ def interpret(
       constant: function of an array and its `Literal` or variable; returns what stands for it.
       above: tracebacks of the callers of the whole.
 
-    Returns:
-      What stands for the outputs.
-
     Example:
       >>> import jax
       >>> closed = jax.make_jaxpr(jax.jit(lambda x: x + 1.0))(2.0)
