@@ -23,7 +23,7 @@ class CoupledUnits(Sparse):
       rule: of the group, with unit `Coupled()`, and a role with the number of stacked axes.
       key: for rules with a random initial state.
       name: of the group.
-      entries: how many entries a unit has, in all of its weights.
+      entries: of a unit, in all of its weights.
     """
 
     def __init__(self, norms: Any, rule: Any, *, key: Array, name: str, entries: int):
@@ -51,12 +51,9 @@ def shared_value(part: Sparse, value: Array) -> Array:
 
 
 class CoupledSparse(Sparse):
-    """A weight whose units are those of groups: a `Sparse` that is masked by them.
+    """A weight whose units are those of groups, in the order of the rule's spans, masked by them.
 
-    Args:
-      weight: the Param to replace; it is kept, not copied.
-      rule: where the units are.
-      groups: of the rule's spans, in their order.
+    The Param is kept, not copied, as by `Sparse`.
     """
 
     def __init__(self, weight: nnx.Param, rule: Follows, groups: Sequence[CoupledUnits]):

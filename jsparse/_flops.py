@@ -68,13 +68,7 @@ class Tally:
 
 
 class Counted(NamedTuple):
-    """One call of a model, counted.
-
-    Attributes:
-      tally: the multiplications, by the path of the parameter that takes part in them.
-      sparse: each Sparse, by path.
-      dense: the other parameters, by path.
-    """
+    """The multiplications of one call of a model, and by path each Sparse and other parameter."""
 
     tally: Tally
     sparse: dict[str, Sparse]

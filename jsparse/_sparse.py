@@ -22,7 +22,6 @@ from jsparse.rules._stacked import (
     stacked_mask,
 )
 
-KINDS = {"mask": Mask}
 COSTS_READ: set[Rule] = set()
 """Rules whose cost was read in a trace: `Optimizer` warns if a loss seems to lack it."""
 LIGHT = ("shape", "dtype", "ndim", "size")  # the mask does not change them
@@ -71,7 +70,7 @@ class Sparse(nnx.Module):
             weight[...] = state.pop("weight")
         self.state_names = tuple(state)
         for name, value in state.items():
-            kind = Learned if name in rule.learned else KINDS.get(name, Setting)
+            kind = Learned if name in rule.learned else Mask if name == "mask" else Setting
             # by replace: a Variable with names cannot be created outside a mesh
             setattr(self, name, kind(value).replace(value, **names.get(name, {})))
 

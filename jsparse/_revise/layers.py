@@ -19,14 +19,7 @@ At = dict[int, Array]
 
 
 class Layer(NamedTuple):
-    """A weight and its mask.
-
-    Attributes:
-      path: path of the weight.
-      weight: position of the weight in the flat tree.
-      mask: position of the mask.
-      by: the revision, or None for a fixed mask.
-    """
+    """A weight and its mask, by position in the flat tree; without a revision it is fixed."""
 
     path: str
     weight: int
@@ -69,13 +62,13 @@ class Layer(NamedTuple):
 
 
 class CoupledLayer(NamedTuple):
-    """A group of coupled units and their mask.
+    """A group of coupled units and their mask, by positions in the flat tree.
 
     Attributes:
       path: name of the group.
       spans: position of each weight, and where the units are in it; a weight may have several.
-      masks: positions of the mask, [units], and of those with copies of it for each layer of a
-        stack, [stack..., units].
+      masks: of the mask, [units], and of those with copies of it for each layer of a stack,
+        [stack..., units].
       by: the revision, or None for a fixed mask.
     """
 

@@ -117,11 +117,9 @@ def mean_square(span: Span, weight: Array) -> Array:
 
 
 class Joint(NamedTuple):
-    """A group whose mask a revision may change.
+    """A group whose mask a revision may change: by path of each weight, where its units are.
 
-    Attributes:
-      name: of the group.
-      spans: path of each weight, and where its units are; a weight may have several.
+    A weight may have several spans.
     """
 
     name: str
