@@ -4,12 +4,12 @@ Each function returns the `flax.nnx` layer of the same name, with its weights re
 All other keyword arguments are passed to the stock layer.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from flax import nnx
 
+from jsparse._roles import kernel_axes
 from jsparse._slots import check_rngs
 from jsparse._surgery import sparsify_in_place
 from jsparse._values import check_shape, check_whole, is_whole, shown
@@ -82,9 +82,8 @@ def Einsum(
 ) -> nnx.Einsum:
     """`nnx.Einsum` with a sparse kernel; its outputs are the axes that appear in the result."""
     kernel_shape = check_shape("kernel_shape", kernel_shape, least=0)
-    parts = re.fullmatch(r"[^,]*,([^,]*)->[^,]*", str(einsum_str))
-    axes = len(re.sub(r"\.\.\.| ", "", parts[1])) if parts else 0
-    if not parts or axes != len(kernel_shape):
+    axes = kernel_axes(einsum_str)
+    if not axes or len(axes) != len(kernel_shape):
         raise ValueError(
             "einsum_str must be an equation of an input and a kernel of this shape, such as "
             f"'ab,bc->ac' for (3, 4); got {shown(einsum_str)} and kernel_shape {kernel_shape}"

@@ -1,8 +1,4 @@
-"""What one mask belongs to: a weight, or the weights of a group of coupled units.
-
-Both kinds have the same interface: what the revision sees of the weights and their gradients, and
-where in them a value of the mask applies.
-"""
+"""What one mask belongs to: a weight, or the weights of a group of coupled units, alike to use."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
