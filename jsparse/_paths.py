@@ -20,20 +20,9 @@ def match(names: Iterable[str], rules: Sequence[tuple[str, Ruled]]) -> dict[str,
     A path is also tried with a slash in front, so ".*/kernel" also finds a top-level kernel. Pairs
     without a rule are refused, and patterns that match nothing.
     """
-    if not rules:
-        raise ValueError('rules: none given; pass pairs such as (".*/kernel", Threshold())')
+    check_pairs(rules, "rule", "role", "Threshold(alpha=5e-4)")
     chosen: dict[str, Ruled] = {}
-    for rule in rules:
-        if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)):
-            raise ValueError(
-                f'rules: each is a pair such as (".*/kernel", Threshold()); got {shown(rule)}'
-            )
-        pattern, choice = rule
-        if isinstance(choice, type) or not hasattr(choice, "role"):
-            raise TypeError(
-                f"rules: {shown(choice)} of {pattern!r} is not a rule; pass an instance, such as "
-                "Threshold(alpha=5e-4)"
-            )
+    for pattern, choice in rules:
         try:
             expression = re.compile(pattern)
         except re.error as error:
@@ -46,6 +35,21 @@ def match(names: Iterable[str], rules: Sequence[tuple[str, Ruled]]) -> dict[str,
         for name in found:
             chosen.setdefault(name, choice)
     return chosen
+
+
+def check_pairs(given: Sequence[Any], kind: str, member: str, example: str) -> None:
+    """Refuse anything but pairs of a pattern and an object of a kind, which has this member."""
+    pair = f'(".*/kernel", {example})'
+    if not given:
+        raise ValueError(f"{kind}s: none given; pass pairs such as {pair}")
+    for one in given:
+        if not (isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str)):
+            raise ValueError(f"{kind}s: each is a pair such as {pair}; got {shown(one)}")
+        if isinstance(one[1], type) or not hasattr(one[1], member):
+            raise TypeError(
+                f"{kind}s: {shown(one[1])} of {one[0]!r} is not a {kind}; pass an instance, such "
+                f"as {example}"
+            )
 
 
 def pairs(given: Sequence[Any]) -> tuple[Any, ...]:

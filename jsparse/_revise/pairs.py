@@ -18,7 +18,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jsparse._checks import zeros_and_ones
-from jsparse._paths import match, path_of
+from jsparse._paths import check_pairs, match, path_of
 from jsparse._pattern import Role, Weight, Whole
 from jsparse._revise.layers import CoupledLayer, Layer
 from jsparse._revise.revision import Revision
@@ -206,17 +206,7 @@ def _fitted(by: Any, layer: Layer | CoupledLayer, roles: Mapping[str, Role]) -> 
 
 def check_revisions(revisions: Sequence[Any], roles: Any) -> None:
     """Refuse anything but pairs of a pattern and a revision, and roles by path."""
-    for pair in revisions:
-        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
-            raise ValueError(
-                f'got {pair!r}; each revision is a pair such as (".*", RigL(last=750))'
-            )
-        if isinstance(pair[1], type) or not hasattr(pair[1], "trained"):
-            raise TypeError(
-                f"{pair[0]!r}: {pair[1]!r} is not a revision; pass an instance: RigL(last=750)"
-            )
-    if not revisions:
-        raise ValueError('no revisions given; pass pairs such as (".*", RigL(last=750))')
+    check_pairs(revisions, "revision", "trained", "RigL(last=750)")
     what = "a mapping of Roles by path, such as jsparse.roles(model)"
     check_mapping(what, roles=roles)
     for role in roles.values():
