@@ -41,14 +41,19 @@ def check_threshold_scope(name: str, scope: Scope) -> None:
 
 def check_unit(unit: Unit) -> None:
     """Refuse anything but a unit."""
-    if isinstance(unit, type) or not hasattr(unit, "tile"):
-        raise TypeError(f"unit must be a unit, such as Filter(); got {shown(unit)}")
+    _check_made("unit", unit, "tile", "Filter()")
 
 
 def check_scope(scope: Scope) -> None:
     """Refuse anything but a scope."""
-    if isinstance(scope, type) or not hasattr(scope, "axes"):
-        raise TypeError(f"scope must be a scope, such as PerOutput(); got {shown(scope)}")
+    _check_made("scope", scope, "axes", "PerOutput()")
+
+
+def _check_made(name: str, given: Any, method: str, example: str) -> None:
+    if isinstance(given, type):
+        raise TypeError(f"{name} is {shown(given)}; pass an instance: {given.__name__}()")
+    if not hasattr(given, method):
+        raise TypeError(f"{name} is {shown(given)}, not a {name}; pass one, such as {example}")
 
 
 def check_weight(weight: Array) -> None:

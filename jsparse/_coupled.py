@@ -37,8 +37,7 @@ class CoupledUnits(Sparse):
 
     def each(self, value: Array) -> Array:
         """The same for each layer: [n] -> [stack..., n]."""
-        stack = self.weight.shape[: self._stack]
-        return jnp.broadcast_to(value.reshape((1,) * len(stack) + value.shape), stack + value.shape)
+        return jnp.broadcast_to(value, self.weight.shape[: self._stack] + value.shape)
 
     def follow(self, other: "CoupledUnits") -> None:
         """Take the state of the same group for weights of another depth."""

@@ -227,22 +227,21 @@ def _followed(eqn: Any, ins: Sequence[Origin | None]) -> Origin | None:
     if name in SAME or name in ZERO_KEEPING:
         first = ins[0] is not None or name == "mul"
         return origin if len(axes) == out.ndim and first else None
-    if name == "transpose":
-        return dataclasses.replace(origin, axes=tuple(axes[a] for a in params["permutation"]))
-    if name == "squeeze":
-        left = tuple(a for n, a in enumerate(axes) if n not in params["dimensions"])
-        return dataclasses.replace(origin, axes=left)
-    if name == "broadcast_in_dim":
-        spread = [LOST] * out.ndim
-        for axis, place in zip(axes, params["broadcast_dimensions"], strict=True):
-            spread[place] = axis
-        return dataclasses.replace(origin, axes=tuple(spread))
     if name == "rev":
         turned = frozenset(axes[a] for a in params["dimensions"])
         return dataclasses.replace(origin, turned=origin.turned ^ turned)
-    if name in MIXING and ins[0] is not None:
-        return dataclasses.replace(origin, axes=(LOST,) * out.ndim)
-    return None
+    if name == "transpose":
+        axes = tuple(axes[a] for a in params["permutation"])
+    elif name == "squeeze":
+        axes = tuple(a for n, a in enumerate(axes) if n not in params["dimensions"])
+    elif name == "broadcast_in_dim":
+        at = dict(zip(params["broadcast_dimensions"], axes, strict=True))
+        axes = tuple(at.get(n, LOST) for n in range(out.ndim))
+    elif name in MIXING and ins[0] is not None:
+        axes = (LOST,) * out.ndim
+    else:
+        return None
+    return dataclasses.replace(origin, axes=axes)
 
 
 def _inside(values: Iterable[Any]) -> Iterable[ClosedJaxpr]:

@@ -43,10 +43,7 @@ class Pure(NamedTuple):
 
 
 def taken_apart(model: nnx.Module) -> Pure:
-    """Take the variables out of a model, which stays as it is.
-
-    Raises:
-      TypeError: a variable holds something other than one array, such as a BCOO.
+    """Take the variables, of one array each, out of a model, which stays as it is.
 
     Example:
       >>> build, variables, _ = taken_apart(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))

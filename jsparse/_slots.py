@@ -25,15 +25,10 @@ NOT_OPENED = (Sparse, nnx.Rngs, nnx.RngStream)
 
 @runtime_checkable
 class Packed(Protocol):
-    """A layer that stores only part of its kernel, as `jsparse.export.pack` makes them.
-
-    Attributes:
-      format: what files call it, such as "csr".
-      kernel_shape: of the dense kernel.
-      kept: number of weights of the kernel that it stores.
-    """
+    """A layer that stores only part of its kernel, as `jsparse.export.pack` makes them."""
 
     format: str
+    """What files call it, such as "csr"."""
 
     @property
     def kernel_shape(self) -> tuple[int, ...]: ...

@@ -36,8 +36,7 @@ def rivals(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The shape to give to the scores of a grid of units, and the axes along which they compete.
 
-    Raises:
-      ValueError: the group size of the scope does not divide the length of its axis.
+    The size of `Groups` must divide the length of its axis.
 
     Example:
       >>> rivals((8, 3), Groups(4), Role())

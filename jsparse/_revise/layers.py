@@ -82,8 +82,7 @@ class CoupledLayer(NamedTuple):
         """How the masks change, by position."""
         found = {}
         for m in self.masks:
-            one = jump.reshape((1,) * (leaves[m].ndim - 1) + jump.shape)
-            each = jnp.broadcast_to(one.astype(leaves[m].dtype), leaves[m].shape)
+            each = jnp.broadcast_to(jump.astype(leaves[m].dtype), leaves[m].shape)
             found[m] = beside(each, leaves[m])
         return found
 
