@@ -17,7 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from jsparse._jaxprs import interpret
 from jsparse._pure import by_position, calling, evaluated, pure
-from jsparse._slots import slots
+from jsparse._slots import slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import fold
 
@@ -83,7 +83,6 @@ def count_call(model: nnx.Module, inputs: tuple, options: Mapping[str, Any]) -> 
     model, inputs = by_position(model, inputs, options)
     first: dict[int, str] = {}
     names = {slot.path: first.setdefault(id(slot.value), slot.path) for slot in slots(model)}
-    parts = {slot.path: slot.value for slot in slots(model) if slot.path in first.values()}
     run, variables, kinds = pure(evaluated(fold(model)))
     params = [path for path, kind in kinds.items() if issubclass(kind, nnx.Param)]
     named = {names.get(path, path): variables[path] for path in params}
@@ -96,7 +95,7 @@ def count_call(model: nnx.Module, inputs: tuple, options: Mapping[str, Any]) -> 
     with calling("inputs", inputs):
         traced = jax.make_jaxpr(call)(weights, *inputs)
     tally = count(traced, sorted(weights))  # as a dictionary's leaves are
-    sparse = {path: part for path, part in parts.items() if isinstance(part, Sparse)}
+    sparse = sparse_parts(model)
     dense = {path: weight for path, weight in weights.items() if path not in sparse}
     return Counted(tally, sparse, dense)
 

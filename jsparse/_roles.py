@@ -15,10 +15,8 @@ def fit(rule: Rule, slot: Slot, weight: nnx.Param) -> Rule:
     """The rule, with the role that the layer gives to its weight unless it has one of its own."""
     if rule.role != Role():
         return rule
-    role = dataclasses.replace(
-        role_of(slot.parent, slot.key, weight.ndim), recurrent=slot.recurrent
-    )
-    return with_role(rule, role)
+    role = role_of(slot.parent, slot.key, weight.ndim)
+    return with_role(rule, dataclasses.replace(role, recurrent=slot.recurrent))
 
 
 def role_of(layer: Any, key: str | int, ndim: int) -> Role:

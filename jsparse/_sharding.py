@@ -63,12 +63,11 @@ def where_is(x: Any) -> NamedSharding:
 
     Under `jax.jit` the axes of an Explicit mesh are visible, those of an Auto mesh are not.
     """
-    if not isinstance(x, Tracer):
-        sharding = getattr(x, "sharding", None)
-        if not isinstance(sharding, NamedSharding):
-            return NamedSharding(jax.sharding.AbstractMesh((), ()), PartitionSpec())
-        return sharding
-    return jax.typeof(x).sharding
+    if isinstance(x, Tracer):
+        return jax.typeof(x).sharding
+    sharding = getattr(x, "sharding", None)
+    nowhere = NamedSharding(jax.sharding.AbstractMesh((), ()), PartitionSpec())
+    return sharding if isinstance(sharding, NamedSharding) else nowhere
 
 
 def beside(x: Array, other: Array) -> Array:

@@ -182,8 +182,7 @@ def _planned(plan: Plan, params: Any) -> dict[str, Array]:
     """The leaves by path; every path of the plan must be among them."""
     _check_plan(plan)
     leaves = named(params)
-    absent = [path for path in plan if path not in leaves]
-    if absent:
+    if absent := [path for path in plan if path not in leaves]:
         raise ValueError(f"params have no {absent[0]!r}, which is in the plan; call plan again")
     return leaves
 

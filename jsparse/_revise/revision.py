@@ -23,7 +23,6 @@ class Revision(Protocol):
     Attributes:
       pauses: whether training pauses on a step that revises.
       clears: whether weights that are dropped or grown, and their moments, are set to 0.
-      role: the meaning of the weight's axes.
     """
 
     pauses: ClassVar[bool]
