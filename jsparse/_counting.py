@@ -116,17 +116,15 @@ def kth_largest(
        same end moves twice in a row, the count of the other end is scaled down (Dowell and
        Jarratt), which makes that end move as well.
 
-    The loop is compiled once for each layer, so it is written with few operations and carries few
-    values: in a model of many layers nothing else is compiled as often.
+    The loop is compiled for each layer of a model, so it has few operations and carries few values.
 
     Args:
-      counted: uint32 [groups...] -> uint32 [groups...], the number of orders that reach a value.
+      counted: a value -> the number of orders that reach it, uint32 [groups...] both.
       keep: uint32, [groups...]; from 0 to the size.
       zero: uint32 [groups...], zeros that are sharded like the counts.
       size: number of orders in a group.
 
-    Returns:
-      The value, uint32 [groups...], and whether exactly `keep` reach it, bool [groups...].
+    It returns the value, uint32 [groups...], and whether exactly `keep` reach it, bool [groups...].
 
     Example: the 4 largest of 9 scores. Reading the trials as scores, 9 of them reach 2^-7 (too
     many, so low = 2^-7), 9 reach 2^-1 (6 octaves up), 0 reach 2^11 (12 octaves up, so the bracket

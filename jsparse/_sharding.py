@@ -21,11 +21,8 @@ def follow(grown: Grown, stack: int, state: State, where: NamedSharding) -> dict
     Arguments as in `followed`, and the sharding of the weight, from `where_is`. Arrays that share
     no axis with the weight are put on all devices.
     """
-    mesh, names = where.mesh, tuple(where.spec)
-
-    def fits(axis: int, length: int) -> bool:
-        return length % shards(names[axis], mesh) == 0
-
+    names = tuple(where.spec)
+    fits = lambda axis, length: length % shards(names[axis], where.mesh) == 0
     specs = followed(grown, stack, names, state, fits)
     return {name: placed(value, _with_spec(where, specs[name])) for name, value in state.items()}
 

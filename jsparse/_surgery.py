@@ -120,8 +120,11 @@ def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
         made = Sparse(weight, fitting, key=key)
     if isinstance(slot.value, Sparse):
         made.set_view(slot.value.deterministic)
-        if isinstance(rule, Held):
-            _keep_mask(slot.value, made)
+        if isinstance(rule, Held):  # with the mask, and the values that its rule gave, as in `hold`
+            old, dense = slot.value, made.weight[...]
+            mask, read = (beside(a, dense) for a in (old.read_final_mask(), old.read_final()))
+            made.mask[...] = mask
+            made.weight[...] = jnp.where(mask > 0, read, dense)
     if made.reparameterized and not isinstance(held, Tracer) and not made.weight[...].any():
         warnings.warn(
             f"{slot.path} is all zeros, which {type(rule).__name__} never changes: the gradient of "
@@ -130,14 +133,6 @@ def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
             stacklevel=4,
         )
     return made
-
-
-def _keep_mask(old: Sparse, held: Sparse) -> None:
-    """Store the mask of a weight, and the values that its rule gave it, as `hold` does."""
-    weight = held.weight[...]
-    mask, read = (beside(a, weight) for a in (old.read_final_mask(), old.read_final()))
-    held.mask[...] = mask
-    held.weight[...] = jnp.where(mask > 0, read, weight)
 
 
 def copied(model: Model) -> Model:

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
 
 
 def cleared(state: Any, kept: Any) -> Any:
@@ -26,10 +25,7 @@ def followed(state: Any, sources: Any) -> Any:
     where each of them was before, or -1 if it is new and its moment becomes 0; [] for leaves that
     stayed. Entries with a shape other than that of the weight are left unchanged.
     """
-
-    def follow(moment: Array, source: Array) -> Array:
-        return jnp.where(source < 0, 0, moment[source]).astype(moment.dtype)
-
+    follow = lambda moment, source: jnp.where(source < 0, 0, moment[source]).astype(moment.dtype)
     return _changed(state, sources, lambda source: source.shape or None, follow)
 
 

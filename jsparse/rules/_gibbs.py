@@ -206,9 +206,7 @@ class Gibbs:
         kept = jnp.arange(n + 1, dtype=field.dtype).reshape(-1, *(1 for _ in ratio.shape[1:]))
         last = -4.0 * beta * self.coupling * kept * (sizes[None] - kept)
         last = last + jnp.zeros_like(ratio[:1])  # sharded like the fields
-
-        def shift(z: Array) -> Array:
-            return jnp.concatenate([z[1:], z[-1:]])
+        shift = lambda z: jnp.concatenate([z[1:], z[-1:]])
 
         def back(z: Array, log_r: Array) -> tuple[Array, Array]:
             odds = log_r[None] + shift(z) - z
