@@ -71,7 +71,7 @@ def attributes(module: nnx.Module) -> dict[str, Any]:
 
 
 def is_user_code(module: nnx.Module) -> bool:
-    """Whether a module, or the Linen module in a ToNNX, is of the user's code, not of Flax's."""
+    """Whether a module, or the Linen module in a ToNNX, is the user's code and not Flax's."""
     inner = linen_module(module) if isinstance(module, nnx.bridge.ToNNX) else module
     return not type(inner).__module__.startswith("flax.")
 

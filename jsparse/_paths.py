@@ -127,7 +127,7 @@ def map_by_path(function: Callable, tree: Any, *rest: Any, is_leaf: Any = None) 
 
 
 def listed(names: Iterable[Any], most: int = 8) -> str:
-    """Names for an error, separated by commas, no more than so many.
+    """Names for an error, separated by commas: the first few, and how many more there are.
 
     Example:
       >>> listed(["a", "b", "c"], 2), listed([])

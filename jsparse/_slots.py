@@ -156,7 +156,7 @@ def walk_modules(
 
 
 def own_masks(model: nnx.Module) -> dict[str, Any]:
-    """The convolutions that multiply their kernel by a mask of Flax's, by path of that array."""
+    """The convolutions that multiply their kernel by Flax's own mask, by path of that array."""
     return {
         f"{path}/mask".lstrip("/"): module
         for path, module in walk_modules(model)
@@ -165,7 +165,7 @@ def own_masks(model: nnx.Module) -> dict[str, Any]:
 
 
 def clear_hidden_in_place(places: Iterable[Slot]) -> None:
-    """Set weights to 0 that masks of Flax's hide in all of these places, so that they rank last."""
+    """Set to 0 the weights that Flax's own masks hide in all of these places: they rank last."""
     read: dict[int, tuple[nnx.Variable, Any]] = {}
     for slot in places:
         weight = slot.value.weight if isinstance(slot.value, Sparse) else slot.value

@@ -186,8 +186,7 @@ def common_cut_at(scores: Sequence[Array], keep: Array, stacks: tuple[int, ...])
     reached, _ = kth_largest(counted, keep, jnp.uint32(0), size)
     last = jnp.asarray(HIGHEST)
     for order in orders:
-        if order.size:
-            last = jnp.minimum(last, jnp.where(order >= reached, order, HIGHEST).min())
+        last = jnp.minimum(last, jnp.where(order >= reached, order, HIGHEST).min(initial=HIGHEST))
     left = keep - total(o > last for o in orders)  # of the ties at the cut
     cut, level = _beside(orders, last)
     found = []
@@ -220,9 +219,8 @@ def _beside(orders: Sequence[Array], last: Array) -> tuple[Array, Array]:
     """Midpoints of a score and the next lower and higher one in several arrays: float32 [] each."""
     lower, higher = none, every = jnp.uint32(0), jnp.asarray(HIGHEST)
     for order in orders:
-        if order.size:
-            lower = jnp.maximum(lower, jnp.where(order < last, order, lower).max())
-            higher = jnp.minimum(higher, jnp.where(order > last, order, higher).min())
+        lower = jnp.maximum(lower, jnp.where(order < last, order, lower).max(initial=0))
+        higher = jnp.minimum(higher, jnp.where(order > last, order, higher).min(initial=HIGHEST))
     here, below, above = score_of(last), score_of(lower), score_of(higher)
     # if there is no lower score: as far below as the score is from 0
     below = jnp.where(lower == none, here - jnp.maximum(jnp.abs(here), 1e-30), below)

@@ -58,7 +58,7 @@ class Unseen:
 
 
 class _Apart:
-    """Variables of a rule's state, which unlike a layer's keep wrappers off."""
+    """Variables of a rule's state, which, unlike those of a layer, refuse wrappers."""
 
     __slots__ = ()
 
