@@ -18,9 +18,10 @@ from jsparse.rules._rule import share_cuts
 def advance_in_place(model: nnx.Module) -> None:
     """`jsparse.advance`, written into the model's own variables."""
     share_norms_in_place(model)
-    for part in ruled_parts(model).values():
+    parts = ruled_parts(model).values()
+    for part in parts:
         part.set_state(part.advanced())
-    _share(ruled_parts(model).values(), coupled_units(model).values())
+    _share(parts, coupled_units(model).values())
 
 
 def share_cuts_in_place(model: nnx.Module) -> None:
