@@ -49,7 +49,7 @@ def fit_linen_in_place(model: nnx.Module, cut: Collection[str]) -> None:
     for path, module in walk_modules(model):
         inside = f"{path}/" if path else ""
         if isinstance(module, nnx.bridge.ToNNX) and any(one.startswith(inside) for one in cut):
-            _set_linen(module, sized_by_variables(linen_module(module)))
+            setattr(module, _name(module), sized_by_variables(linen_module(module)))
 
 
 def linen_variables(bridge: nnx.bridge.ToNNX) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def attributes(module: nnx.Module) -> dict[str, Any]:
 
 
 def is_user_code(module: nnx.Module) -> bool:
-    """Whether a module, or the Linen module in a ToNNX, is of the user's code, not of Flax's."""
+    """Whether a module, or the Linen module in a ToNNX, is the user's code and not Flax's."""
     inner = linen_module(module) if isinstance(module, nnx.bridge.ToNNX) else module
     return not type(inner).__module__.startswith("flax.")
 
@@ -79,7 +79,7 @@ def is_user_code(module: nnx.Module) -> bool:
 def set_attributes(module: nnx.Module, values: Mapping[str, Any]) -> None:
     """Set some of them."""
     if isinstance(module, nnx.bridge.ToNNX) and values:
-        _set_linen(module, linen_module(module).clone(**values))
+        setattr(module, _name(module), linen_module(module).clone(**values))
     else:
         for name, value in values.items():
             setattr(module, name, value)
@@ -88,10 +88,6 @@ def set_attributes(module: nnx.Module, values: Mapping[str, Any]) -> None:
 def linen_module(bridge: nnx.bridge.ToNNX) -> Any:
     """The Linen module in a ToNNX."""
     return getattr(bridge, _name(bridge))
-
-
-def _set_linen(bridge: nnx.bridge.ToNNX, linen: Any) -> None:
-    setattr(bridge, _name(bridge), linen)
 
 
 def _name(bridge: nnx.bridge.ToNNX) -> str:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse._pattern import Each, Groups, Scope, Unit, WholeModel
-from jsparse._values import check_in, is_number, shown
+from jsparse._values import is_number, shown
 
 
 def uncalled_hint(value: Any) -> str:
@@ -41,19 +41,19 @@ def check_threshold_scope(name: str, scope: Scope) -> None:
 
 def check_unit(unit: Unit) -> None:
     """Refuse anything but a unit."""
-    if isinstance(unit, type) or not hasattr(unit, "tile"):
-        raise TypeError(f"unit must be a unit, such as Filter(); got {shown(unit)}")
+    _check_made("unit", unit, "tile", "Filter()")
 
 
 def check_scope(scope: Scope) -> None:
     """Refuse anything but a scope."""
-    if isinstance(scope, type) or not hasattr(scope, "axes"):
-        raise TypeError(f"scope must be a scope, such as PerOutput(); got {shown(scope)}")
+    _check_made("scope", scope, "axes", "PerOutput()")
 
 
-def check_not_negative(**numbers: float) -> None:
-    """Refuse anything but finite numbers of 0 or more."""
-    check_in("[0, inf)", **numbers)
+def _check_made(name: str, given: Any, method: str, example: str) -> None:
+    if isinstance(given, type):
+        raise TypeError(f"{name} is {shown(given)}; pass an instance: {given.__name__}()")
+    if not hasattr(given, method):
+        raise TypeError(f"{name} is {shown(given)}, not a {name}; pass one, such as {example}")
 
 
 def check_weight(weight: Array) -> None:
@@ -70,11 +70,7 @@ def check_weight(weight: Array) -> None:
 
 
 def check_density(density: float) -> float:
-    """Return the density, if it is in (0, 1].
-
-    Raises:
-      ValueError: it is outside (0, 1], or not a number.
-    """
+    """Return the density, if it is a number in (0, 1]."""
     if not (is_number(density) and 0.0 < density <= 1.0):
         what = "curve, use Gradual" if callable(density) else "sparsity s, pass density = 1 - s"
         raise ValueError(
@@ -84,27 +80,10 @@ def check_density(density: float) -> float:
     return float(density)
 
 
-def check_hashable(rule: object) -> None:
-    """Refuse a rule that cannot be hashed, since compiled programs are cached by their rules."""
-    try:
-        hash(rule)
-    except TypeError as error:
-        raise TypeError(
-            "a rule must be a frozen dataclass of numbers, with tuples instead of lists, and "
-            f"arrays in its state; got {shown(rule)}: {error}"
-        ) from error
-
-
 def require(packages: str, extra: str, what: str) -> None:
-    """Look for optional packages, without importing them.
+    """Refuse what needs a package, such as "saving a model", where one of them is not installed.
 
-    Args:
-      packages: separated by spaces, as pip names them.
-      extra: of jsparse, which installs them.
-      what: needs them, such as "saving a model".
-
-    Raises:
-      ImportError: one is not installed; with the lines that install it.
+    The packages, as pip names them, are separated by spaces; an extra of jsparse installs them.
     """
     missing = [package for package in packages.split() if not _installed(package)]
     if missing:

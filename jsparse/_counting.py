@@ -71,15 +71,9 @@ def _any_over_batch(size: int, batched: list[bool], when: Array) -> tuple[Array,
 def rounded_fraction(fraction: float | Array, size: int | Array) -> Array:
     """round(fraction * size), exactly; half is rounded to even.
 
+    The fraction is [], in [0, 1], and the size [...], up to `MOST`; the result is uint32 [...].
     For a Python number the product is computed in float64. A float32 has only 24 bits, so for an
     array the product is assembled from products of 12 by 12 bits, each of which is exact.
-
-    Args:
-      fraction: [], in [0, 1]; an array is used as float32.
-      size: integer, [...], from 0 to `MOST`.
-
-    Returns:
-      uint32 [...] like the size.
 
     Example:
       >>> of = lambda fraction, size: int(rounded_fraction(fraction, size))
@@ -122,17 +116,15 @@ def kth_largest(
        same end moves twice in a row, the count of the other end is scaled down (Dowell and
        Jarratt), which makes that end move as well.
 
-    The loop is compiled once for each layer, so it is written with few operations and carries few
-    values: in a model of many layers nothing else is compiled as often.
+    The loop is compiled for each layer of a model, so it has few operations and carries few values.
 
     Args:
-      counted: uint32 [groups...] -> uint32 [groups...], the number of orders that reach a value.
+      counted: a value -> the number of orders that reach it, uint32 [groups...] both.
       keep: uint32, [groups...]; from 0 to the size.
       zero: uint32 [groups...], zeros that are sharded like the counts.
       size: number of orders in a group.
 
-    Returns:
-      The value, uint32 [groups...], and whether exactly `keep` reach it, bool [groups...].
+    It returns the value, uint32 [groups...], and whether exactly `keep` reach it, bool [groups...].
 
     Example: the 4 largest of 9 scores. Reading the trials as scores, 9 of them reach 2^-7 (too
     many, so low = 2^-7), 9 reach 2^-1 (6 octaves up), 0 reach 2^11 (12 octaves up, so the bracket
@@ -188,19 +180,17 @@ def kth_largest(
 def earliest(
     counted: Callable[[Array], Any], keep: Array, zero: Array, size: int, ties: Array
 ) -> Array:
-    """The largest index that `keep` or more reach, by `reversed_index`; 0 without ties.
+    """The largest `reversed_index` that `keep` or more reach: uint32 [groups...]; 0 without ties.
 
-    Found bit by bit from the highest one.
+    Found bit by bit from the highest one. Arguments as in `kth_largest`, of reversed indices; if
+    `ties`, bool [], is false, nothing is counted.
 
-    Args:
-      counted: uint32 [groups...] -> uint32 [groups...], how many reach a reversed index.
-      keep: uint32, [groups...].
-      zero: uint32 [groups...], zeros that are sharded like the counts.
-      size: number of entries in a group.
-      ties: bool, []; if false, nothing is counted.
-
-    Returns:
-      uint32 [groups...].
+    Example: of 4 tied entries, whose reversed indices are 4 3 2 1, keep 3. The bits 4, 2 and 1 are
+    tried: 1 entry reaches 4 (too few), 3 reach 2 (set it), and 2 reach 3 (too few).
+      >>> indices = jnp.array([4, 3, 2, 1], jnp.uint32)
+      >>> counted = lambda trial: count(indices >= trial, (0,))
+      >>> earliest(counted, jnp.uint32(3), jnp.uint32(0), 4, jnp.array(True)).item()
+      2
     """
 
     def set_bit(state: tuple) -> tuple:

@@ -1,6 +1,6 @@
 """Coupled units: a `CoupledUnits` for each group, a `CoupledSparse` for each of its weights."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from flax import nnx
 from jax import Array
 
 from jsparse._sparse import Sparse
-from jsparse.rules._coupled import Follows, Span, finished
+from jsparse.rules._coupled import Follows, Span, stacked_final
 from jsparse.rules._rule import State
 
 
@@ -23,7 +23,7 @@ class CoupledUnits(Sparse):
       rule: of the group, with unit `Coupled()`, and a role with the number of stacked axes.
       key: for rules with a random initial state.
       name: of the group.
-      entries: how many entries a unit has, in all of its weights.
+      entries: of a unit, in all of its weights.
     """
 
     def __init__(self, norms: Any, rule: Any, *, key: Array, name: str, entries: int):
@@ -37,8 +37,7 @@ class CoupledUnits(Sparse):
 
     def each(self, value: Array) -> Array:
         """The same for each layer: [n] -> [stack..., n]."""
-        stack = self.weight.shape[: self._stack]
-        return jnp.broadcast_to(value.reshape((1,) * len(stack) + value.shape), stack + value.shape)
+        return jnp.broadcast_to(value, self.weight.shape[: self._stack] + value.shape)
 
     def follow(self, other: "CoupledUnits") -> None:
         """Take the state of the same group for weights of another depth."""
@@ -51,12 +50,9 @@ def shared_value(part: Sparse, value: Array) -> Array:
 
 
 class CoupledSparse(Sparse):
-    """A weight whose units are those of groups: a `Sparse` that is masked by them.
+    """A weight whose units are those of groups, in the order of the rule's spans, masked by them.
 
-    Args:
-      weight: the Param to replace; it is kept, not copied.
-      rule: where the units are.
-      groups: of the rule's spans, in their order.
+    The Param is kept, not copied, as by `Sparse`.
     """
 
     def __init__(self, weight: nnx.Param, rule: Follows, groups: Sequence[CoupledUnits]):
@@ -81,18 +77,18 @@ class CoupledSparse(Sparse):
 
     def read_final(self) -> Array:
         """The weight without sampling, with zeros for all that belongs to dropped units: [...]."""
-        return finished(self.rule, self._stack, self.weight[...], self._final)
+        return stacked_final(self.rule, self._stack, self.weight[...], self._final)
 
     @property
     def _seen(self) -> Any:
-        return self._of_groups(group._seen for group in self.groups.values())
+        return self._of_groups(lambda group: group._seen)
 
     @property
     def _final(self) -> Any:
-        return self._of_groups(group._final for group in self.groups.values())
+        return self._of_groups(lambda group: group._final)
 
-    def _of_groups(self, states: Iterable[State]) -> dict[str, State]:
-        groups = zip(self.groups.values(), states, strict=True)
+    def _of_groups(self, state: Callable[[CoupledUnits], State]) -> dict[str, State]:
         return {
-            str(n): state | {"norms": group.weight[...]} for n, (group, state) in enumerate(groups)
+            str(n): state(group) | {"norms": group.weight[...]}
+            for n, group in enumerate(self.groups.values())
         }

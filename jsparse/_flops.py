@@ -17,7 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from jsparse._jaxprs import interpret
 from jsparse._pure import by_position, calling, evaluated, pure
-from jsparse._slots import slots
+from jsparse._slots import slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import fold
 
@@ -68,13 +68,7 @@ class Tally:
 
 
 class Counted(NamedTuple):
-    """One call of a model, counted.
-
-    Attributes:
-      tally: the multiplications, by the path of the parameter that takes part in them.
-      sparse: each Sparse, by path.
-      dense: the other parameters, by path.
-    """
+    """The multiplications of one call of a model, and by path each Sparse and other parameter."""
 
     tally: Tally
     sparse: dict[str, Sparse]
@@ -84,15 +78,11 @@ class Counted(NamedTuple):
 def count_call(model: nnx.Module, inputs: tuple, options: Mapping[str, Any]) -> Counted:
     """Count one call `model(*inputs, **options)` in eval mode; masks play no part.
 
-    Args:
-      model: any NNX module; not changed. Its arrays may be traced.
-      inputs: arrays, `jax.ShapeDtypeStruct`, or shapes of float32.
-      options: further arguments of the call.
+    The model is not changed, and its arrays may be traced. Inputs may be shapes.
     """
     model, inputs = by_position(model, inputs, options)
     first: dict[int, str] = {}
     names = {slot.path: first.setdefault(id(slot.value), slot.path) for slot in slots(model)}
-    parts = {slot.path: slot.value for slot in slots(model) if slot.path in first.values()}
     run, variables, kinds = pure(evaluated(fold(model)))
     params = [path for path, kind in kinds.items() if issubclass(kind, nnx.Param)]
     named = {names.get(path, path): variables[path] for path in params}
@@ -105,7 +95,7 @@ def count_call(model: nnx.Module, inputs: tuple, options: Mapping[str, Any]) -> 
     with calling("inputs", inputs):
         traced = jax.make_jaxpr(call)(weights, *inputs)
     tally = count(traced, sorted(weights))  # as a dictionary's leaves are
-    sparse = {path: part for path, part in parts.items() if isinstance(part, Sparse)}
+    sparse = sparse_parts(model)
     dense = {path: weight for path, weight in weights.items() if path not in sparse}
     return Counted(tally, sparse, dense)
 
@@ -117,9 +107,18 @@ def count(jaxpr: ClosedJaxpr, paths: Sequence[str]) -> Tally:
     they run is not known in advance. If the computation depends on the platform, the CPU's branch
     is counted on a CPU and the default branch elsewhere.
 
-    Args:
-      jaxpr: of a function whose first arguments are the weights.
-      paths: names of these arguments, in order.
+    The first arguments of the jaxpr are the weights, with these paths.
+
+    Example: a kernel of 3 weights slides over 4 inputs, padded by a 0 on either side to give 4
+    outputs. The middle weight meets an input at each of them, the outer ones at 3 (`_windows`), as
+    the padding is not multiplied. The following product of 4 outputs by a [4, 3] matrix is 12 more.
+      >>> from jax import lax, numpy as jnp
+      >>> kernel, matrix, x = jnp.ones((1, 1, 3)), jnp.ones((4, 3)), jnp.ones((1, 1, 4))
+      >>> slide = lambda w, x: lax.conv(x, w, (1,), "SAME")
+      >>> model = lambda kernel, matrix, x: slide(kernel, x)[0] @ matrix
+      >>> tally = count(jax.make_jaxpr(model)(kernel, matrix, x), ["kernel", "matrix"])
+      >>> tally.uses["kernel"].ravel().tolist(), tally.of("kernel"), tally.of("matrix")
+      ([3.0, 4.0, 3.0], 10.0, 12.0)
     """
     invars = jaxpr.jaxpr.invars
     shapes = {p: _shape(v) for p, v in zip(paths, invars, strict=False)}
@@ -227,22 +226,21 @@ def _followed(eqn: Any, ins: Sequence[Origin | None]) -> Origin | None:
     if name in SAME or name in ZERO_KEEPING:
         first = ins[0] is not None or name == "mul"
         return origin if len(axes) == out.ndim and first else None
-    if name == "transpose":
-        return dataclasses.replace(origin, axes=tuple(axes[a] for a in params["permutation"]))
-    if name == "squeeze":
-        left = tuple(a for n, a in enumerate(axes) if n not in params["dimensions"])
-        return dataclasses.replace(origin, axes=left)
-    if name == "broadcast_in_dim":
-        spread = [LOST] * out.ndim
-        for axis, place in zip(axes, params["broadcast_dimensions"], strict=True):
-            spread[place] = axis
-        return dataclasses.replace(origin, axes=tuple(spread))
     if name == "rev":
         turned = frozenset(axes[a] for a in params["dimensions"])
         return dataclasses.replace(origin, turned=origin.turned ^ turned)
-    if name in MIXING and ins[0] is not None:
-        return dataclasses.replace(origin, axes=(LOST,) * out.ndim)
-    return None
+    if name == "transpose":
+        axes = tuple(axes[a] for a in params["permutation"])
+    elif name == "squeeze":
+        axes = tuple(a for n, a in enumerate(axes) if n not in params["dimensions"])
+    elif name == "broadcast_in_dim":
+        at = dict(zip(params["broadcast_dimensions"], axes, strict=True))
+        axes = tuple(at.get(n, LOST) for n in range(out.ndim))
+    elif name in MIXING and ins[0] is not None:
+        axes = (LOST,) * out.ndim
+    else:
+        return None
+    return dataclasses.replace(origin, axes=axes)
 
 
 def _inside(values: Iterable[Any]) -> Iterable[ClosedJaxpr]:
@@ -260,7 +258,6 @@ def _enter(
     eqn: Any, inner: list[ClosedJaxpr], ins: list[Origin | None], times: int, tally: Tally
 ) -> list[Origin | None]:
     """Count an operation that contains jaxprs; return which of its results are weights."""
-    nothing: list[Origin | None] = [None] * len(eqn.outvars)
     match eqn.primitive.name:
         case "scan":
             # what is scanned is read slice by slice: its first axis is gone
@@ -269,19 +266,16 @@ def _enter(
                 for o, v in zip(ins, inner[0].jaxpr.invars, strict=True)
             ]
             _walk(inner[0], read, times * eqn.params["length"], tally)
-            return nothing
         case "while":
             first, second = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
             carry = ins[first + second :]
             _walk(eqn.params["cond_jaxpr"], ins[:first] + carry, times, tally)
             own = ins[first : first + second]
             _walk(eqn.params["body_jaxpr"], own + carry, times, tally)
-            return nothing
         case "cond" if platforms := eqn.params.get("branches_platforms"):
             # Pallas kernels do not say how often they multiply; the default branch does
             here = ("cpu",) if jax.default_backend() == "cpu" else None
             _walk(inner[platforms.index(here) if here in platforms else -1], ins[1:], times, tally)
-            return nothing
         case "cond":
             branches = [_empty(tally.shapes) for _ in inner]
             for branch, part in zip(inner, branches, strict=True):
@@ -290,9 +284,10 @@ def _enter(
             tally.others += most.others
             for path, uses in most.uses.items():
                 tally.uses[path] = tally.uses[path] + uses
-            return nothing
         case _:  # a function over devices, a solver, a kernel: its first jaxpr runs
             body, count = inner[0], len(inner[0].jaxpr.invars)
             known = ins if count == len(ins) else [None] * count
             outs = _walk(body, known, times, tally)
-            return outs if len(outs) == len(eqn.outvars) else nothing
+            if len(outs) == len(eqn.outvars):
+                return outs
+    return [None] * len(eqn.outvars)

@@ -44,9 +44,6 @@ def interpret(
       constant: function of an array and its `Literal` or variable; returns what stands for it.
       above: tracebacks of the callers of the whole.
 
-    Returns:
-      What stands for the outputs.
-
     Example:
       >>> import jax
       >>> closed = jax.make_jaxpr(jax.jit(lambda x: x + 1.0))(2.0)
@@ -71,11 +68,7 @@ def interpret(
 
 
 def reachable(start: Iterable[Item], onward: Callable[[Item], Iterable[Item]]) -> dict[Item, None]:
-    """The start and all that steps from it lead to, each once, the nearest first.
-
-    Args:
-      start: where the walk begins.
-      onward: from an item to those one step further.
+    """The start and all that steps `onward` from it lead to, each once, the nearest first.
 
     Example:
       >>> list(reachable([4, 5], lambda n: [n // 2] if n else []))

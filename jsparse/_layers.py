@@ -4,36 +4,18 @@ Each function returns the `flax.nnx` layer of the same name, with its weights re
 All other keyword arguments are passed to the stock layer.
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from flax import nnx
 
+from jsparse._roles import kernel_axes
 from jsparse._slots import check_rngs
 from jsparse._surgery import sparsify_in_place
 from jsparse._values import check_shape, check_whole, is_whole, shown
 from jsparse.rules._rule import Rule
 
 Layer = TypeVar("Layer", bound=nnx.Module)
-
-
-def _with_rule(layer: Layer, pattern: str, rule: Rule, rngs: nnx.Rngs) -> Layer:
-    sparsify_in_place(layer, (pattern, rule), rngs=rngs)
-    return layer
-
-
-def _check(rngs: Any, **sizes: int) -> None:
-    check_rngs(rngs)
-    check_whole(**sizes)
-
-
-def _check_sizes(**sizes: int | Sequence[int]) -> None:
-    for name, size in sizes.items():
-        if is_whole(size):
-            check_whole(0, **{name: size})  # type: ignore[arg-type]
-        else:
-            check_shape(name, size, least=0)
 
 
 def Linear(
@@ -47,10 +29,8 @@ def Linear(
       >>> Linear(784, 300, rule=Threshold(), rngs=nnx.Rngs(0)).kernel.threshold.shape
       (300,)
     """
-    _check(rngs, in_features=in_features, out_features=out_features)
-    return _with_rule(
-        nnx.Linear(in_features, out_features, rngs=rngs, **stock), "kernel", rule, rngs
-    )
+    check_whole(in_features=in_features, out_features=out_features)
+    return _made(nnx.Linear, (in_features, out_features), rule, rngs, stock)
 
 
 def LinearGeneral(
@@ -62,10 +42,8 @@ def LinearGeneral(
     **stock: Any,
 ) -> nnx.LinearGeneral:
     """`nnx.LinearGeneral` with a sparse kernel [in..., out...]."""
-    _check(rngs)
     _check_sizes(in_features=in_features, out_features=out_features)
-    layer = nnx.LinearGeneral(in_features, out_features, rngs=rngs, **stock)
-    return _with_rule(layer, "kernel", rule, rngs)
+    return _made(nnx.LinearGeneral, (in_features, out_features), rule, rngs, stock)
 
 
 def Conv(
@@ -78,10 +56,9 @@ def Conv(
     **stock: Any,
 ) -> nnx.Conv:
     """`nnx.Conv` with a sparse kernel [spatial..., in / groups, out]."""
-    _check(rngs, in_features=in_features, out_features=out_features)
+    check_whole(in_features=in_features, out_features=out_features)
     _check_sizes(kernel_size=kernel_size)
-    layer = nnx.Conv(in_features, out_features, kernel_size, rngs=rngs, **stock)
-    return _with_rule(layer, "kernel", rule, rngs)
+    return _made(nnx.Conv, (in_features, out_features, kernel_size), rule, rngs, stock)
 
 
 def ConvTranspose(
@@ -94,72 +71,84 @@ def ConvTranspose(
     **stock: Any,
 ) -> nnx.ConvTranspose:
     """`nnx.ConvTranspose` with a sparse kernel [spatial..., in, out], or [spatial..., out, in]."""
-    _check(rngs, in_features=in_features, out_features=out_features)
+    check_whole(in_features=in_features, out_features=out_features)
     _check_sizes(kernel_size=kernel_size)
-    layer = nnx.ConvTranspose(in_features, out_features, kernel_size, rngs=rngs, **stock)
-    return _with_rule(layer, "kernel", rule, rngs)
+    sizes = in_features, out_features, kernel_size
+    return _made(nnx.ConvTranspose, sizes, rule, rngs, stock)
 
 
 def Einsum(
     einsum_str: str, kernel_shape: Sequence[int], *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.Einsum:
     """`nnx.Einsum` with a sparse kernel; its outputs are the axes that appear in the result."""
-    _check(rngs)
     kernel_shape = check_shape("kernel_shape", kernel_shape, least=0)
-    parts = re.fullmatch(r"[^,]*,([^,]*)->[^,]*", str(einsum_str))
-    axes = len(re.sub(r"\.\.\.| ", "", parts[1])) if parts else 0
-    if not parts or axes != len(kernel_shape):
+    axes = kernel_axes(einsum_str)
+    if not axes or len(axes) != len(kernel_shape):
         raise ValueError(
             "einsum_str must be an equation of an input and a kernel of this shape, such as "
             f"'ab,bc->ac' for (3, 4); got {shown(einsum_str)} and kernel_shape {kernel_shape}"
         )
-    layer = nnx.Einsum(einsum_str, kernel_shape, rngs=rngs, **stock)
-    return _with_rule(layer, "kernel", rule, rngs)
+    return _made(nnx.Einsum, (einsum_str, kernel_shape), rule, rngs, stock)
 
 
 def Embed(
     num_embeddings: int, features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.Embed:
     """`nnx.Embed` with a sparse embedding [num_embeddings, features]."""
-    _check(rngs, num_embeddings=num_embeddings, features=features)
-    return _with_rule(
-        nnx.Embed(num_embeddings, features, rngs=rngs, **stock), "embedding", rule, rngs
-    )
+    check_whole(num_embeddings=num_embeddings, features=features)
+    return _made(nnx.Embed, (num_embeddings, features), rule, rngs, stock, "embedding")
 
 
 def MultiHeadAttention(
     num_heads: int, in_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.MultiHeadAttention:
     """`nnx.MultiHeadAttention` with sparse query, key, value [in, heads, width] and out kernels."""
-    _check(rngs, num_heads=num_heads, in_features=in_features)
-    layer = nnx.MultiHeadAttention(num_heads, in_features, rngs=rngs, **stock)
-    return _with_rule(layer, ".*/kernel", rule, rngs)
+    check_whole(num_heads=num_heads, in_features=in_features)
+    return _made(nnx.MultiHeadAttention, (num_heads, in_features), rule, rngs, stock)
 
 
 def LSTMCell(
     in_features: int, hidden_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.LSTMCell:
     """`nnx.LSTMCell` with eight sparse kernels, two per gate."""
-    _check(rngs, in_features=in_features, hidden_features=hidden_features)
-    return _with_rule(
-        nnx.LSTMCell(in_features, hidden_features, rngs=rngs, **stock), ".*/kernel", rule, rngs
-    )
+    check_whole(in_features=in_features, hidden_features=hidden_features)
+    return _made(nnx.LSTMCell, (in_features, hidden_features), rule, rngs, stock)
 
 
 def OptimizedLSTMCell(
     in_features: int, hidden_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.OptimizedLSTMCell:
     """`nnx.OptimizedLSTMCell` with two sparse kernels [in, 4 hidden] and [hidden, 4 hidden]."""
-    _check(rngs, in_features=in_features, hidden_features=hidden_features)
-    layer = nnx.OptimizedLSTMCell(in_features, hidden_features, rngs=rngs, **stock)
-    return _with_rule(layer, ".*/kernel", rule, rngs)
+    check_whole(in_features=in_features, hidden_features=hidden_features)
+    return _made(nnx.OptimizedLSTMCell, (in_features, hidden_features), rule, rngs, stock)
 
 
 def GRUCell(
     in_features: int, hidden_features: int, *, rule: Rule, rngs: nnx.Rngs, **stock: Any
 ) -> nnx.GRUCell:
     """`nnx.GRUCell` with two sparse kernels [in, 3 hidden] and [hidden, 3 hidden]."""
-    _check(rngs, in_features=in_features, hidden_features=hidden_features)
-    return _with_rule(
-        nnx.GRUCell(in_features, hidden_features, rngs=rngs, **stock), ".*/kernel", rule, rngs
-    )
+    check_whole(in_features=in_features, hidden_features=hidden_features)
+    return _made(nnx.GRUCell, (in_features, hidden_features), rule, rngs, stock)
+
+
+def _made(
+    kind: Callable[..., Layer],
+    sizes: tuple,
+    rule: Rule,
+    rngs: nnx.Rngs,
+    stock: dict[str, Any],
+    pattern: str = ".*/kernel",
+) -> Layer:
+    """A stock layer of these sizes, with a rule on the weights that a pattern matches."""
+    check_rngs(rngs)
+    layer = kind(*sizes, rngs=rngs, **stock)
+    sparsify_in_place(layer, (pattern, rule), rngs=rngs)
+    return layer
+
+
+def _check_sizes(**sizes: int | Sequence[int]) -> None:
+    for name, size in sizes.items():
+        if is_whole(size):
+            check_whole(0, **{name: size})  # type: ignore[arg-type]
+        else:
+            check_shape(name, size, least=0)

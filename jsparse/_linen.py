@@ -69,9 +69,7 @@ def _sizes(module: nn.Module, *given: Any) -> Mapping[str, Any]:
             return {"num_heads": shape[-2], "qkv_features": shape[-2] * shape[-1]}
         case nn.Embed() if shape := _shape(module, "embedding"):
             return {"num_embeddings": shape[-2], "features": shape[-1]}
-    shape = _shape(module, "kernel")
-    match module:
-        case _ if not shape:
+        case _ if not (shape := _shape(module, "kernel")):
             return {}
         case nn.Dense() | nn.ConvLocal():
             return {"features": shape[-1]}

@@ -17,27 +17,12 @@ WHOLE = "pattern is a regular expression for the whole path, such as '.*/kernel'
 def match(names: Iterable[str], rules: Sequence[tuple[str, Ruled]]) -> dict[str, Ruled]:
     """For each path, the first rule whose pattern matches the whole path.
 
-    A path is also tried with a slash in front, so ".*/kernel" also finds a top-level kernel.
-
-    Raises:
-      TypeError: the second element of a pair is not a rule.
-      ValueError: no rules, an entry that is not a pair, or an expression that is invalid or matches
-        nothing.
+    A path is also tried with a slash in front, so ".*/kernel" also finds a top-level kernel. Pairs
+    without a rule are refused, and patterns that match nothing.
     """
-    if not rules:
-        raise ValueError('rules: none given; pass pairs such as (".*/kernel", Threshold())')
+    check_pairs(rules, "rule", "role", "Threshold(alpha=5e-4)")
     chosen: dict[str, Ruled] = {}
-    for rule in rules:
-        if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)):
-            raise ValueError(
-                f'rules: each is a pair such as (".*/kernel", Threshold()); got {shown(rule)}'
-            )
-        pattern, choice = rule
-        if isinstance(choice, type) or not hasattr(choice, "role"):
-            raise TypeError(
-                f"rules: {shown(choice)} of {pattern!r} is not a rule; pass an instance, such as "
-                "Threshold(alpha=5e-4)"
-            )
+    for pattern, choice in rules:
         try:
             expression = re.compile(pattern)
         except re.error as error:
@@ -50,6 +35,21 @@ def match(names: Iterable[str], rules: Sequence[tuple[str, Ruled]]) -> dict[str,
         for name in found:
             chosen.setdefault(name, choice)
     return chosen
+
+
+def check_pairs(given: Sequence[Any], kind: str, member: str, example: str) -> None:
+    """Refuse anything but pairs of a pattern and an object of a kind, which has this member."""
+    pair = f'(".*/kernel", {example})'
+    if not given:
+        raise ValueError(f"{kind}s: none given; pass pairs such as {pair}")
+    for one in given:
+        if not (isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str)):
+            raise ValueError(f"{kind}s: each is a pair such as {pair}; got {shown(one)}")
+        if isinstance(one[1], type) or not hasattr(one[1], member):
+            raise TypeError(
+                f"{kind}s: {shown(one[1])} of {one[0]!r} is not a {kind}; pass an instance, such "
+                f"as {example}"
+            )
 
 
 def pairs(given: Sequence[Any]) -> tuple[Any, ...]:
@@ -100,10 +100,7 @@ def joined(keys: tuple) -> str:
 
 
 def named(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by path, in order.
-
-    Raises:
-      ValueError: two leaves have the same path.
+    """The leaves of a tree by path, in order; two with the same path are refused.
 
     Example:
       >>> named({"a": {"b": 1, "c": [2.0]}})
@@ -130,7 +127,7 @@ def map_by_path(function: Callable, tree: Any, *rest: Any, is_leaf: Any = None) 
 
 
 def listed(names: Iterable[Any], most: int = 8) -> str:
-    """Names for an error, separated by commas, no more than so many.
+    """Names for an error, separated by commas: the first few, and how many more there are.
 
     Example:
       >>> listed(["a", "b", "c"], 2), listed([])

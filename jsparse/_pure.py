@@ -19,8 +19,6 @@ Model = TypeVar("Model", bound=nnx.Module)
 ARRAYS = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 FAILURES = (TypeError, ValueError, AttributeError, LookupError)
 """What a model raises that is called with something else than it takes."""
-
-
 Forward = Callable[[Any, Any], Any]
 """forward(model, batch): runs the model."""
 
@@ -33,35 +31,19 @@ class Pure(NamedTuple):
     """A model taken apart.
 
     Attributes:
-      run: (variables by path, *inputs) -> (output, the same variables after the call).
+      run: variables by path -> the model, of `taken_apart`; of `pure` a call of it,
+        (variables by path, *inputs) -> (output, the same variables after the call).
       variables: arrays by path; a shared one is listed once.
       kinds: the class of each variable, by path.
     """
 
-    run: Callable[..., tuple[Any, dict[str, Any]]]
+    run: Callable[..., Any]
     variables: dict[str, Any]
     kinds: dict[str, type]
 
 
-class Apart(NamedTuple):
-    """A model and its variables.
-
-    Attributes:
-      build: variables by path -> the model.
-      variables: arrays by path; a shared one is listed once.
-      kinds: the class of each variable, by path.
-    """
-
-    build: Callable[[Mapping[str, Any]], Any]
-    variables: dict[str, Any]
-    kinds: dict[str, type]
-
-
-def taken_apart(model: nnx.Module) -> Apart:
-    """Take the variables out of a model, which stays as it is.
-
-    Raises:
-      TypeError: a variable holds something other than one array, such as a BCOO.
+def taken_apart(model: nnx.Module) -> Pure:
+    """Take the variables, of one array each, out of a model, which stays as it is.
 
     Example:
       >>> build, variables, _ = taken_apart(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
@@ -80,7 +62,7 @@ def taken_apart(model: nnx.Module) -> Apart:
         leaves = [given[path] for path in variables]
         return nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))
 
-    return Apart(build, variables, kinds)
+    return Pure(build, variables, kinds)
 
 
 def _refuse_several(state: Any, holder: nnx.Variable) -> None:
@@ -94,14 +76,11 @@ def _refuse_several(state: Any, holder: nnx.Variable) -> None:
 
 
 def pure(model: nnx.Module, **options: Any) -> Pure:
-    """Take a model apart, in the mode it is in; it stays as it is.
+    """A model as a function of its variables, in the mode it is in; it stays as it is.
 
-    Args:
-      model: any NNX module.
-      **options: further arguments of each call.
+    The options are further arguments of each call.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> run, variables, _ = pure(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
       >>> list(variables), run(variables, jnp.ones((2, 4)))[0].shape
       (['bias', 'kernel'], (2, 3))
@@ -119,11 +98,7 @@ def pure(model: nnx.Module, **options: Any) -> Pure:
 
 
 def shaped(inputs: tuple) -> tuple:
-    """The inputs, with float32 shapes instead of tuples of sizes.
-
-    Raises:
-      ValueError: a negative size.
-    """
+    """The inputs, with float32 shapes instead of tuples of sizes; negative sizes are refused."""
     if wrong := [one for one in inputs if is_sizes(one) and min(one) < 0]:
         raise ValueError(f"a shape in place of an input has sizes of 0 or more; got {wrong[0]}")
     return tuple(jax.ShapeDtypeStruct(one, np.float32) if is_sizes(one) else one for one in inputs)
@@ -149,15 +124,10 @@ def examples(inputs: Any) -> Any:
 
 
 def by_position(model: Model, inputs: tuple, options: Mapping[str, Any]) -> tuple[Model, tuple]:
-    """A model called by position only, even where it takes arguments by name.
+    """A model called by position only, even where it takes arguments by name, and the inputs.
 
-    Args:
-      model: any NNX module; not changed.
-      inputs: arguments by position: arrays, or their shapes.
-      options: arguments by name; those without arrays are the same at each call.
-
-    Returns:
-      (a copy of the model if there are options, the inputs with those of the options added).
+    The inputs are arrays or their shapes. If there are options, the model is a copy: arrays among
+    them are added to the inputs, and the others are the same at each call.
     """
     check_module(model)
     holds = lambda value: any(isinstance(leaf, ARRAYS) for leaf in jax.tree.leaves(value))

@@ -45,11 +45,7 @@ def next_draw(draw: Array) -> Array:
 
 
 def counted(name: str, value: Array) -> Array:
-    """Return an entry of a state that counts train steps in floats, after checking its type.
-
-    Raises:
-      TypeError: it was cast to a narrower type, which cannot count train steps.
-    """
+    """A state's count of train steps, in floats; refused if it was cast to fewer bits."""
     if jnp.finfo(value.dtype).bits < 32:
         raise TypeError(
             f"the {name} of a rule has become {value.dtype}, which cannot count train steps; cast "
@@ -61,10 +57,7 @@ def counted(name: str, value: Array) -> Array:
 def uniform(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """`jax.random.uniform`, in [0, 1): fast for float32 and fewer than 2^32 numbers.
 
-    Args:
-      key: as `draw_key` returns, [].
-      shape: of the result.
-      dtype: floating.
+    The key is one of `draw_key`.
 
     Example:
       >>> key = draw_key(jnp.array([3.0, 5.0]))

@@ -15,10 +15,8 @@ def fit(rule: Rule, slot: Slot, weight: nnx.Param) -> Rule:
     """The rule, with the role that the layer gives to its weight unless it has one of its own."""
     if rule.role != Role():
         return rule
-    role = dataclasses.replace(
-        role_of(slot.parent, slot.key, weight.ndim), recurrent=slot.recurrent
-    )
-    return with_role(rule, role)
+    role = role_of(slot.parent, slot.key, weight.ndim)
+    return with_role(rule, dataclasses.replace(role, recurrent=slot.recurrent))
 
 
 def role_of(layer: Any, key: str | int, ndim: int) -> Role:
@@ -58,8 +56,8 @@ def role_of(layer: Any, key: str | int, ndim: int) -> Role:
             role, layer_ndim = Role(inputs=()), 1
         case _:
             equation: Any = getattr(layer, "einsum_str", None)  # in modules such as Gemma's
-            axes = _kernel_axes(equation, ndim) if key in ("w", "kernel") else ""
-            if not axes:
+            axes = kernel_axes(equation) if key in ("w", "kernel") else ""
+            if not 0 < len(axes) <= ndim:
                 return Role()
             role, layer_ndim = _einsum_role(equation, len(axes)), len(axes)
     return dataclasses.replace(role, stack=max(0, ndim - layer_ndim))
@@ -73,19 +71,16 @@ def multiplies_inputs(layer: Any, key: str | int) -> bool:
     return key == "kernel" and (general or isinstance(layer, nnx.Linear | nnx.Conv))
 
 
-def _kernel_axes(equation: Any, ndim: int) -> str:
+def kernel_axes(equation: Any) -> str:
     """The axes of the kernel, the second operand of an equation; "" if it is not one."""
-    if not isinstance(equation, str) or not re.fullmatch(r"[^,]*,[^,]*->[^,]*", equation):
-        return ""
-    axes = re.sub(r"\.\.\.|\s", "", equation.split("->")[0].split(",")[1])
-    return axes if len(axes) <= ndim else ""
+    parts = re.fullmatch(r"[^,]*,([^,]*)->[^,]*", equation) if isinstance(equation, str) else None
+    return re.sub(r"\.\.\.|\s", "", parts[1]) if parts else ""
 
 
 def _einsum_role(equation: str, ndim: int) -> Role:
     """The role of a kernel in an einsum: axes in the result are outputs, summed axes are inputs."""
-    operands, result = equation.replace(" ", "").split("->")
-    kernel = operands.split(",")[1]
-    axes = {n - ndim: letter in result for n, letter in enumerate(kernel.replace("...", ""))}
+    result = equation.partition("->")[2]
+    axes = {n - ndim: letter in result for n, letter in enumerate(kernel_axes(equation))}
     return Role(
         outputs=tuple(a for a, kept in axes.items() if kept),
         inputs=tuple(a for a, kept in axes.items() if not kept),

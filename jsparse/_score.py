@@ -54,12 +54,7 @@ def magnitude(weight: Array, tile: tuple[int, ...]) -> Array:
     first divided by a power of two, which is exact, so they rank correctly. In a unit of more than
     one weight, subnormal numbers (below 1.2e-38) count as 0 where XLA counts them so.
 
-    Args:
-      weight: [...].
-      tile: extent of one unit along each axis.
-
-    Returns:
-      float32 or wider, [grid of units]. A unit of zeros has score 0 and gradient 0.
+    The scores are float32 or wider, [grid of units]. A unit of zeros has score 0 and gradient 0.
 
     Example:
       >>> weight = jnp.array([[3.0, 0.0], [4.0, 0.0]])

@@ -21,11 +21,8 @@ def follow(grown: Grown, stack: int, state: State, where: NamedSharding) -> dict
     Arguments as in `followed`, and the sharding of the weight, from `where_is`. Arrays that share
     no axis with the weight are put on all devices.
     """
-    mesh, names = where.mesh, tuple(where.spec)
-
-    def fits(axis: int, length: int) -> bool:
-        return length % shards(names[axis], mesh) == 0
-
+    names = tuple(where.spec)
+    fits = lambda axis, length: length % shards(names[axis], where.mesh) == 0
     specs = followed(grown, stack, names, state, fits)
     return {name: placed(value, _with_spec(where, specs[name])) for name, value in state.items()}
 
@@ -40,10 +37,9 @@ def followed(grown: Grown, stack: int, names: tuple, state: State, fits: Fits) -
       grown: by axis of the weight [stack..., layer...], the shapes of the state if that axis were
         twice as long.
       stack: number of leading axes that stack layers.
-      names: the name of each axis of the weight; None for an axis without a name.
+      names: the name of each axis of the weight, or None.
       state: its arrays, or their shapes.
-      fits: whether an axis of the state with a given length can take the name of a given axis of
-        the weight.
+      fits: (axis of the weight, length) -> whether an axis of this length can take its name.
     """
     found: dict[str, list] = {name: [None] * value.ndim for name, value in state.items()}
     for axis, name in enumerate(names):
@@ -64,12 +60,11 @@ def where_is(x: Any) -> NamedSharding:
 
     Under `jax.jit` the axes of an Explicit mesh are visible, those of an Auto mesh are not.
     """
-    if not isinstance(x, Tracer):
-        sharding = getattr(x, "sharding", None)
-        if not isinstance(sharding, NamedSharding):
-            return NamedSharding(jax.sharding.AbstractMesh((), ()), PartitionSpec())
-        return sharding
-    return jax.typeof(x).sharding
+    if isinstance(x, Tracer):
+        return jax.typeof(x).sharding
+    sharding = getattr(x, "sharding", None)
+    nowhere = NamedSharding(jax.sharding.AbstractMesh((), ()), PartitionSpec())
+    return sharding if isinstance(sharding, NamedSharding) else nowhere
 
 
 def beside(x: Array, other: Array) -> Array:

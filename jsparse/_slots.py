@@ -25,15 +25,10 @@ NOT_OPENED = (Sparse, nnx.Rngs, nnx.RngStream)
 
 @runtime_checkable
 class Packed(Protocol):
-    """A layer that stores only part of its kernel, as `jsparse.export.pack` makes them.
-
-    Attributes:
-      format: what files call it, such as "csr".
-      kernel_shape: of the dense kernel.
-      kept: number of weights of the kernel that it stores.
-    """
+    """A layer that stores only part of its kernel, as `jsparse.export.pack` makes them."""
 
     format: str
+    """What files call it, such as "csr"."""
 
     @property
     def kernel_shape(self) -> tuple[int, ...]: ...
@@ -106,12 +101,7 @@ def check_rngs(rngs: Any) -> None:
 def slots(model: nnx.Module, kinds: Any = nnx.Variable | Sparse) -> list[Slot]:
     """Every place that holds a variable or a Sparse, in order; shared values once per place.
 
-    Args:
-      model: any NNX module.
-      kinds: what to look for instead, such as a class of layers.
-
-    Raises:
-      TypeError: model is not an nnx.Module.
+    Or every place that holds other kinds, such as a class of layers.
     """
     check_module(model)
     return list(_walk(model, "", False, "", (), kinds))
@@ -150,12 +140,10 @@ def _children(node: Any) -> Iterator[tuple[str | int, Any]]:
                 yield (int(name) if listed and name.isdigit() else name), value
 
 
-def walk_modules(model: nnx.Module, path: str = "") -> Iterator[tuple[str, nnx.Module]]:
+def walk_modules(
+    node: Any, path: str = "", above: tuple[int, ...] = ()
+) -> Iterator[tuple[str, nnx.Module]]:
     """Yield (path, module) for a model and the modules in it; shared modules once per place."""
-    yield from _modules(model, path, ())
-
-
-def _modules(node: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str, nnx.Module]]:
     if id(node) in above:
         return
     if isinstance(node, nnx.Module):
@@ -164,11 +152,11 @@ def _modules(node: Any, path: str, above: tuple[int, ...]) -> Iterator[tuple[str
     for key, value in held:
         if isinstance(value, (*HOLDERS, tuple)) and not isinstance(value, nnx.Rngs | nnx.RngStream):
             inner = f"{path}/{key}" if path else str(key)
-            yield from _modules(value, inner, (*above, id(node)))
+            yield from walk_modules(value, inner, (*above, id(node)))
 
 
 def own_masks(model: nnx.Module) -> dict[str, Any]:
-    """The convolutions that multiply their kernel by a mask of Flax's, by path of that array."""
+    """The convolutions that multiply their kernel by Flax's own mask, by path of that array."""
     return {
         f"{path}/mask".lstrip("/"): module
         for path, module in walk_modules(model)
@@ -177,7 +165,7 @@ def own_masks(model: nnx.Module) -> dict[str, Any]:
 
 
 def clear_hidden_in_place(places: Iterable[Slot]) -> None:
-    """Set weights to 0 that masks of Flax's hide in all of these places, so that they rank last."""
+    """Set to 0 the weights that Flax's own masks hide in all of these places: they rank last."""
     read: dict[int, tuple[nnx.Variable, Any]] = {}
     for slot in places:
         weight = slot.value.weight if isinstance(slot.value, Sparse) else slot.value
@@ -190,11 +178,7 @@ def clear_hidden_in_place(places: Iterable[Slot]) -> None:
 
 
 def sparse_parts(model: nnx.Module) -> dict[str, Sparse]:
-    """Each Sparse of the model by its first path.
-
-    Raises:
-      ValueError: a Sparse is inside a layer that writes weights, such as nnx.WeightNorm.
-    """
+    """Each Sparse of the model by its first path; those inside nnx.WeightNorm are refused."""
     first: dict[int, tuple[str, Sparse]] = {}
     for slot in slots(model):
         if isinstance(slot.value, Sparse):

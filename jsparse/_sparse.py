@@ -1,6 +1,6 @@
 """`Sparse`: a drop-in replacement for `nnx.Param` that reads as the masked weight."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from jax import Array, core
 
 from jsparse._placing import placed
 from jsparse._values import check_is, check_key, shown
-from jsparse._variables import Learned, Mask, Setting, Unseen, check_entry, check_together, write
+from jsparse._variables import Learned, Mask, Setting, Unseen, check_together, write
 from jsparse.rules._rule import Rule, State, rival, without_draw
 from jsparse.rules._stacked import (
     over_stack,
@@ -22,7 +22,6 @@ from jsparse.rules._stacked import (
     stacked_mask,
 )
 
-KINDS = {"mask": Mask}
 COSTS_READ: set[Rule] = set()
 """Rules whose cost was read in a trace: `Optimizer` warns if a loss seems to lack it."""
 LIGHT = ("shape", "dtype", "ndim", "size")  # the mask does not change them
@@ -71,7 +70,7 @@ class Sparse(nnx.Module):
             weight[...] = state.pop("weight")
         self.state_names = tuple(state)
         for name, value in state.items():
-            kind = Learned if name in rule.learned else KINDS.get(name, Setting)
+            kind = Learned if name in rule.learned else Mask if name == "mask" else Setting
             # by replace: a Variable with names cannot be created outside a mesh
             setattr(self, name, kind(value).replace(value, **names.get(name, {})))
 
@@ -137,7 +136,14 @@ class Sparse(nnx.Module):
         return self.weight.ndim - self.layer_ndim
 
     def __setattr__(self, name: str, value: Any) -> None:
-        check_entry(name, value, ("weight", *vars(self).get("state_names", (name,))))
+        own = ("weight", *vars(self).get("state_names", (name,)))
+        if isinstance(value, Learned | Mask | Setting) and name not in own:  # as nnx.update sets it
+            raise ValueError(
+                f"this sparse weight has {', '.join(own)} and no {name}, which is in the state of "
+                "another rule; load a state into a model with the rule that it was saved with "
+                "(other layers of this one may be loaded already), then give the model the new "
+                "one: sparsify(model, ...)"
+            )
         super().__setattr__(name, value)
 
     # The interface of a Param: it reads the masked weight and writes the dense one.
@@ -220,12 +226,6 @@ class Sparse(nnx.Module):
     def __len__(self) -> int:
         return len(self.weight[...])
 
-    def __iter__(self) -> Iterator[Array]:
-        return iter(self.read())
-
-    def __contains__(self, item: Any) -> bool:
-        return item in self.read()
-
     def __round__(self, ndigits: int = 0) -> Array:
         return self.read().round(ndigits)
 
@@ -265,7 +265,7 @@ def _in_place(name: str) -> Callable:
 BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "matmul")
 BINARY += ("and", "or", "xor", "lshift", "rshift")
 OTHERS = ("neg", "pos", "abs", "invert", "int", "float", "complex", "index", "trunc", "floor")
-OTHERS += ("ceil", "eq", "ne", "lt", "le", "gt", "ge")
+OTHERS += ("ceil", "eq", "ne", "lt", "le", "gt", "ge", "iter", "contains")
 for _name in (*BINARY, *(f"r{name}" for name in BINARY), *OTHERS):
     setattr(Sparse, f"__{_name}__", _operator(f"__{_name}__"))
 for _name in (f"__i{name}__" for name in BINARY if hasattr(nnx.Param, f"__i{name}__")):

@@ -2,7 +2,7 @@
 
 Weights are [...], and masks 0 or 1 of the same shape and type.
 
-The only others are those of magnitudes, in `_score`, and of the cost of `Threshold`.
+The only others are those of magnitudes, in `_score`.
 
 All except `refined` work under `grad`, `jvp`, `hessian`, `vmap` and `scan`; its docstring says why.
 """
@@ -22,16 +22,9 @@ def long_tailed(x: Array) -> Array:
 
         H(x) = 2 - 4|x|  for |x| <= 0.4;   0.4  for 0.4 < |x| <= 1;   0  beyond.
 
-    Its integral over the real line is 1.44.
-
-    Args:
-      x: [...], a score minus its threshold.
-
-    Returns:
-      [...], the slope used as the derivative of the step.
+    Here x is a score minus its threshold. The integral over the real line is 1.44.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> [round(float(h), 3) for h in long_tailed(jnp.array([0.0, 0.2, 0.4, 1.0, 1.01]))]
       [2.0, 1.2, 0.4, 0.4, 0.0]
 
@@ -43,18 +36,11 @@ def long_tailed(x: Array) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def step(x: Array, slope: Slope = long_tailed) -> Array:
-    """1 where x > 0, else 0; differentiated as if its derivative were `slope(x)`.
+    """1 where x > 0, else 0, in the type of x; differentiated as if its derivative were `slope(x)`.
 
-    Args:
-      x: [...], floating.
-      slope: the derivative to use; a named function, since a new lambda would be traced again at
-        every call.
-
-    Returns:
-      [...], 0 or 1 in the type of x.
+    The slope is a named function, since a new lambda would be traced again at every call.
 
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> step(jnp.array([-0.1, 0.0, 0.1])).tolist()
       [0.0, 0.0, 1.0]
       >>> float(jax.grad(step)(0.25))
@@ -75,14 +61,9 @@ def masked(weight: Array, mask: Array) -> Array:
 
     A plain product would give -0.0 for a negative weight, which compresses badly, and NaN for an
     infinite or NaN weight. The derivatives are those of the product: with g the gradient of
-    the result, d weight = g * mask and d mask = g * weight.
-
-    Args:
-      weight: [...].
-      mask: same shape and type; 0 or 1, or a gate in between.
+    the result, d weight = g * mask and d mask = g * weight. The mask may be a gate between 0 and 1.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> masked(jnp.array([-2.0, jnp.inf, -3.0]), jnp.array([0.0, 0.0, 1.0])).tolist()
       [0.0, 0.0, -3.0]
     """
@@ -120,16 +101,10 @@ def _gate_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 def known_norm(norm: Array, weight: Array, mean_square: Callable[[Array], Array]) -> Array:
     """The given norm, differentiated with respect to the weight as sqrt(mean_square(weight) + c).
 
-    Args:
-      norm: [units], the root of the mean square over this weight and others.
-      weight: [...].
-      mean_square: what the weight adds to it: [...] -> [units].
-
-    Returns:
-      [units], the norm. Where it is 0 the gradient is 0.
+    The norm, [units], is the root of the mean square over this weight and others, to which the
+    weight adds `mean_square(weight)`, [...] -> [units]. Where the norm is 0, so is the gradient.
 
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> of = lambda weight: known_norm(jnp.array([5.0]), weight, lambda w: w**2)[0]
       >>> [x.tolist() for x in jax.value_and_grad(of)(jnp.array([3.0]))]  # of sqrt(w^2 + 16)
       [5.0, [0.6000000238418579]]
@@ -188,14 +163,9 @@ refined.defvjp(_refined_forward, _refined_backward)
 
 
 def passed_on(mask: Array, score: Array) -> Array:
-    """The mask, differentiated as if it were the score from which it was computed.
-
-    Args:
-      mask: [...], 0 or 1, treated as a constant by differentiation.
-      score: same shape, finite, same type.
+    """The mask, differentiated as if it were the score from which it was computed: finite, [...].
 
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> jax.value_and_grad(passed_on, 1)(jnp.array(1.0), jnp.array(0.3))[1].item()
       1.0
     """
@@ -206,12 +176,9 @@ def passed_on(mask: Array, score: Array) -> Array:
 def signed_power(x: Array, exponent: float) -> Array:
     """sign(x) |x|^exponent, whose derivative exponent |x|^(exponent - 1) is finite at 0 as well.
 
-    Args:
-      x: [...].
-      exponent: above 0; 1 or more if differentiated.
+    The exponent is above 0, and 1 or more where this is differentiated.
 
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> signed_power(jnp.array([-2.0, 0.0, 3.0]), 2.0).tolist()
       [-4.0, 0.0, 9.0]
     """

@@ -1,6 +1,7 @@
 """Surgery on whole models: add rules by path, read the masked weights, remove the rules."""
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -82,18 +83,16 @@ def sparsify_in_place(model: nnx.Module, *rules: Rules, rngs: nnx.Rngs | None = 
     given = pairs(rules)
     found = [s for s in slots(model) if isinstance(s.value, nnx.Param | Sparse)]
     chosen = match([slot.path for slot in found], given)
+    places: dict[int, list[Slot]] = defaultdict(list)  # several where a parameter is shared
     for slot in found:
         if slot.path in chosen:
             refuse_wrapped(slot)
             refuse_unseen(slot, found)
-    clear_hidden_in_place(slot for slot in found if slot.path in chosen)
+            places[id(slot.value)].append(slot)
+    clear_hidden_in_place(slot for shared in places.values() for slot in shared)
     order = {id(rule): n for n, (_, rule) in enumerate(given)}
-    best: dict[int, Slot] = {}
-    for slot in found:
-        if slot.path in chosen:
-            now = best.setdefault(id(slot.value), slot)
-            if order[id(chosen[slot.path])] < order[id(chosen[now.path])]:
-                best[id(slot.value)] = slot
+    rank = lambda slot: order[id(chosen[slot.path])]
+    best = {one: min(shared, key=rank) for one, shared in places.items()}
     made = {one: _sparse(slot, chosen[slot.path], rngs.params()) for one, slot in best.items()}
     for slot in found:
         if id(slot.value) in made:
@@ -121,8 +120,11 @@ def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
         made = Sparse(weight, fitting, key=key)
     if isinstance(slot.value, Sparse):
         made.set_view(slot.value.deterministic)
-        if isinstance(rule, Held):
-            _keep_mask(slot.value, made)
+        if isinstance(rule, Held):  # with the mask, and the values that its rule gave, as in `hold`
+            old, dense = slot.value, made.weight[...]
+            mask, read = (beside(a, dense) for a in (old.read_final_mask(), old.read_final()))
+            made.mask[...] = mask
+            made.weight[...] = jnp.where(mask > 0, read, dense)
     if made.reparameterized and not isinstance(held, Tracer) and not made.weight[...].any():
         warnings.warn(
             f"{slot.path} is all zeros, which {type(rule).__name__} never changes: the gradient of "
@@ -131,14 +133,6 @@ def _sparse(slot: Slot, rule: Rule, key: Array) -> Sparse:
             stacklevel=4,
         )
     return made
-
-
-def _keep_mask(old: Sparse, held: Sparse) -> None:
-    """Store the mask of a weight, and the values that its rule gave it, as `hold` does."""
-    weight = held.weight[...]
-    mask, read = (beside(a, weight) for a in (old.read_final_mask(), old.read_final()))
-    held.mask[...] = mask
-    held.weight[...] = jnp.where(mask > 0, read, weight)
 
 
 def copied(model: Model) -> Model:

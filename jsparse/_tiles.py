@@ -1,8 +1,4 @@
-"""A weight as a grid of tiles, one per unit.
-
-`pool` reduces the weight to the grid of its units, and `spread` broadcasts a value per unit back to
-the weights.
-"""
+"""A weight as a grid of tiles, one per unit: from weights to units, and back."""
 
 from collections.abc import Callable
 
@@ -35,7 +31,6 @@ def pool(x: Array, tile: tuple[int, ...], by: Callable = jnp.sum) -> Array:
     `by` may be jnp.max instead, for x of 0 or more.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> pool(jnp.ones((5, 8)), (4, 4)).tolist()
       [[16.0, 16.0], [4.0, 4.0]]
     """
@@ -77,7 +72,6 @@ def by_unit(x: Array, tile: tuple[int, ...]) -> Array:
     """The weights of each unit along the first axis: [shape] -> [unit size, grid], 0 past an edge.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> by_unit(jnp.arange(6.0).reshape(2, 3), (2, 1)).tolist()
       [[[0.0, 1.0, 2.0]], [[3.0, 4.0, 5.0]]]
     """

@@ -24,9 +24,8 @@ def latencies(
 ) -> dict[str, dict[str, float]]:
     """Time calls `model(*inputs, **options)` in eval mode, compiled, the models in turns.
 
-    Returns:
-      By name the seconds per call: the median, the lower and upper quartile (low, high), and the
-      number of rounds: 30, or as many as fit into 3 seconds, at least 3.
+    By name, in seconds per call: the median, the lower and upper quartile (low, high), and the
+    number of rounds, which is 30, or as many as fit into 3 seconds, at least 3.
     """
     clocks = {name: clock(model, *inputs, **options) for name, model in models.items()}
     found = {}
@@ -66,18 +65,15 @@ def in_turns(
     rest: float = 0.0,
     limit: float = math.inf,
 ) -> dict[str, np.ndarray]:
-    """Seconds per call, in several rounds in which every candidate has its turn.
+    """Seconds per call by name, [rounds]: all have their turn in each, starting with another one.
 
     Args:
-      clocks: by name. Each round starts with a different one.
+      clocks: by name.
       rounds: number of them.
       sample: seconds that the calls of a turn should take; there is at least one call.
       rest: seconds to sleep before a turn, so that thread pools stop spinning; the first call
         afterwards is not counted.
       limit: seconds after which no further round begins, once there were 3.
-
-    Returns:
-      [rounds] by name.
     """
     calls = {}
     for name, seconds in clocks.items():

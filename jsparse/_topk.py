@@ -34,18 +34,9 @@ BASE = np.uint32(1 << 16)
 def rivals(
     grid: tuple[int, ...], scope: Scope, role: Role
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """How units are compared within a scope.
+    """The shape to give to the scores of a grid of units, and the axes along which they compete.
 
-    Args:
-      grid: number of units along each axis.
-      scope: which units compete.
-      role: the meaning of the axes.
-
-    Returns:
-      The shape to give to the scores, and the axes along which they then compete.
-
-    Raises:
-      ValueError: the group size of the scope does not divide the length of its axis.
+    The size of `Groups` must divide the length of its axis.
 
     Example:
       >>> rivals((8, 3), Groups(4), Role())
@@ -72,7 +63,17 @@ def winners(score: Array, density: float | Array, scope: Scope, role: Role) -> A
 
 
 def cuts(score: Array, density: float | Array, scope: Scope, role: Role) -> Array:
-    """The `cut` of each unit's group: float32, [grid] like the score."""
+    """For each unit the cut of its group: float32, [grid] like the score.
+
+    It is half-way between the lowest score that `winners` keeps and the highest that it drops, and
+    always below the lowest kept score: `score > cut` keeps everything that `winners` keeps, along
+    with any scores tied with the lowest.
+
+    Example:
+      >>> from jsparse._pattern import Whole
+      >>> cuts(jnp.array([3.0, 1.0, 2.0, 4.0]), 0.5, Whole(), Role()).tolist()
+      [2.5, 2.5, 2.5, 2.5]
+    """
     shape, axes = rivals(score.shape, scope, role)
     found = _cut(score.reshape(shape), _keep(density, math.prod(shape[a] for a in axes)), axes)
     return jnp.broadcast_to(along(found, axes), shape).reshape(score.shape)
@@ -81,15 +82,10 @@ def cuts(score: Array, density: float | Array, scope: Scope, role: Role) -> Arra
 def top(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
     """Mask of the highest scores along `axes`: exactly max(1, round(density * n)) of each n.
 
-    Ties are resolved in favor of the lower index. NaN counts as the lowest score.
-
-    Args:
-      score: [...], any real type; compared as float32.
-      density: fraction to keep, [] and in (0, 1]; may be traced.
-      axes: the axes along which scores compete; () keeps all.
+    Scores of any real type are compared as float32. Ties are resolved in favor of the lower index,
+    and NaN counts as the lowest score. Without axes all are kept.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> top(jnp.array([3.0, 1.0, 3.0, 3.0]), 0.5, (0,)).tolist()
       [True, False, True, False]
     """
@@ -100,14 +96,10 @@ def top(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
 def highest(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     """`top` by number: exactly the `keep` highest scores along `axes`.
 
-    Args:
-      score: [...], any real type; compared as float32.
-      keep: integer, [] or shaped like the score with length 1 along axes; from 0 to the number of
-        scores that compete; may be traced.
-      axes: the axes along which scores compete; () keeps all.
+    `keep` is [], or shaped like the score with length 1 along axes: from 0 to the number of scores
+    that compete.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> highest(jnp.array([3.0, 1.0, 2.0]), jnp.array(2), (0,)).tolist()
       [True, False, True]
     """
@@ -129,36 +121,12 @@ def highest(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
     return kept(earliest(lambda trial: count(kept(trial), axes), keep, none, size, ties))
 
 
-def cut(score: Array, density: float | Array, axes: tuple[int, ...]) -> Array:
-    """Half-way between the lowest score that `top` keeps and the highest that it drops.
-
-    The cut is always below the lowest kept score, so `score > cut` keeps everything that `top`
-    keeps, along with any scores tied with the lowest.
-
-    Args:
-      score: [...], finite; compared as float32.
-      density: fraction to keep, [] and in (0, 1]; may be traced.
-      axes: the axes along which scores compete.
-
-    Returns:
-      float32 [...], of length 1 along axes.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> cut(jnp.array([3.0, 1.0, 2.0, 4.0]), 0.5, (0,)).tolist()
-      [2.5]
-    """
-    found = _cut(score, _keep(density, math.prod(score.shape[a] for a in axes)), axes)
-    return lax.expand_dims(found, axes)
-
-
 @partial(jax.jit, static_argnames="axes", inline=True)
 def _cut(score: Array, keep: Array, axes: tuple[int, ...]) -> Array:
-    """`cut` by number, without the axes: float32 [groups...]."""
+    """The cut of each group by number: float32 [groups...]."""
     if score.size == 0:
         return jnp.zeros([n for a, n in enumerate(score.shape) if a not in axes], jnp.float32)
     size, order = math.prod(score.shape[a] for a in axes), sort_keys(score)
-    keep = by_group(keep, axes)
     counted = lambda trial: count(order >= along(trial, axes), axes)
     reached, exact = kth_largest(counted, keep, zeros(order, axes), size)
     enough = order >= along(reached, axes)
@@ -177,21 +145,15 @@ def common_cut(
 ) -> list[Array]:
     """Cut several arrays together, keeping exactly max(1, round(density * n)) of all n scores.
 
-    Ties are resolved in favor of the first arrays, and within an array of the lower index.
+    Ties are resolved in favor of the first arrays, and within an array of the lower index. Scores
+    are finite, [stack..., grid] each, with so many stacked axes.
 
-    Args:
-      scores: [stack..., grid] each, finite; compared as float32.
-      density: fraction to keep, [] and in (0, 1]; may be traced.
-      stacks: number of leading axes of each array that index whole layers.
-
-    Returns:
-      For each array float32 [stack..., 4], to pass to `above_cut`. With `last` the lowest kept
-      score: the midpoint of `last` and the next lower score, the midpoint of `last` and the next
-      higher score, and the `reversed_index` that scores equal to `last` must reach to be kept, as
-      two digits to the base 2^16.
+    The cut of an array, for `above_cut`, is float32 [stack..., 4]. With `last` the lowest kept
+    score: the midpoint of `last` and the next lower score, the midpoint of `last` and the next
+    higher score, and the `reversed_index` that scores equal to `last` must reach to be kept, as two
+    digits to the base 2^16.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> a, b = jnp.array([3.0, 1.0]), jnp.array([1.0, 1.0, 0.0])
       >>> [above_cut(s, c).tolist() for s, c in zip((a, b), common_cut([a, b], 0.6, (0, 0)))]
       [[True, True], [True, False, False]]
@@ -224,8 +186,7 @@ def common_cut_at(scores: Sequence[Array], keep: Array, stacks: tuple[int, ...])
     reached, _ = kth_largest(counted, keep, jnp.uint32(0), size)
     last = jnp.asarray(HIGHEST)
     for order in orders:
-        if order.size:
-            last = jnp.minimum(last, jnp.where(order >= reached, order, HIGHEST).min())
+        last = jnp.minimum(last, jnp.where(order >= reached, order, HIGHEST).min(initial=HIGHEST))
     left = keep - total(o > last for o in orders)  # of the ties at the cut
     cut, level = _beside(orders, last)
     found = []
@@ -258,9 +219,8 @@ def _beside(orders: Sequence[Array], last: Array) -> tuple[Array, Array]:
     """Midpoints of a score and the next lower and higher one in several arrays: float32 [] each."""
     lower, higher = none, every = jnp.uint32(0), jnp.asarray(HIGHEST)
     for order in orders:
-        if order.size:
-            lower = jnp.maximum(lower, jnp.where(order < last, order, lower).max())
-            higher = jnp.minimum(higher, jnp.where(order > last, order, higher).min())
+        lower = jnp.maximum(lower, jnp.where(order < last, order, lower).max(initial=0))
+        higher = jnp.minimum(higher, jnp.where(order > last, order, higher).min(initial=HIGHEST))
     here, below, above = score_of(last), score_of(lower), score_of(higher)
     # if there is no lower score: as far below as the score is from 0
     below = jnp.where(lower == none, here - jnp.maximum(jnp.abs(here), 1e-30), below)

@@ -16,8 +16,7 @@ from jsparse._paths import map_by_path, match, named, naming, pairs
 from jsparse._sharding import follow, where_is
 from jsparse._values import check_key, check_mapping, shown
 from jsparse.rules._keep import where_it_fits
-from jsparse.rules._rule import Rule, Rules, State, rival, total_cost, without_draw
-from jsparse.rules._shared_cut import share_cuts
+from jsparse.rules._rule import Rule, Rules, State, rival, share_cuts, total_cost, without_draw
 from jsparse.rules._stacked import (
     over_stack,
     shapes_if_doubled,
@@ -39,8 +38,8 @@ def plan(params: Any, *rules: Rules) -> dict[str, Rule]:
         or dict of them. The first match wins; a leaf without a match stays dense. Axes are taken to
         be [spatial..., in, out]; for other weights, such as the projections of attention, give the
         rule a `Role`. A tree does not show which cells are recurrent: mark them with
-        Role(recurrent=True), or `Threshold` also
-        resets the thresholds of those that keep 1 % or less.
+        Role(recurrent=True), or `Threshold` also resets the thresholds of those that keep 1 % or
+        less.
 
     Returns:
       Rule by path.
@@ -109,15 +108,14 @@ def apply(plan: Plan, params: Any, learned: States, held: States) -> Any:
     Returns:
       A tree like params.
     """
-    return _replace(plan, params, learned, held, lambda rule: rule.apply)
+    new = _each(plan, params, learned, held, lambda rule: rule.apply)
+    return map_by_path(new.get, params)
 
 
 def mask(plan: Plan, params: Any, learned: States, held: States) -> Any:
     """A tree of masks like params, 1 kept and 0 dropped; ones for leaves without a rule."""
-    ones = jax.tree.map(jnp.ones_like, params)
-    masks = _replace(plan, params, learned, held, lambda rule: rule.mask)
-    chosen = named(masks)
-    return _with_leaves(ones, {path: chosen[path] for path in plan})
+    new = _each(plan, params, learned, held, lambda rule: rule.mask)
+    return map_by_path(new.get, jax.tree.map(jnp.ones_like, params))
 
 
 def cost(plan: Plan, learned: States, held: States) -> Array:
@@ -147,16 +145,18 @@ def settled(held: States) -> States:
     return {path: without_draw(state) for path, state in held.items()}
 
 
-def _replace(
+def _each(
     plan: Plan, params: Any, learned: States, held: States, method: Callable[[Rule], Callable]
-) -> Any:
+) -> dict[str, Array]:
+    """What a method of the rules gives for each planned leaf, by path."""
     _check_states(plan, learned=learned, held=held)
     leaves = _planned(plan, params)
-    new = {
-        path: _map(rule, method(rule))(*_entry(leaves[path], learned[path] | held[path]))
+    return {
+        path: over_stack(method(rule), rule.role.stack)(
+            *_entry(leaves[path], learned[path] | held[path])
+        )
         for path, rule in plan.items()
     }
-    return _with_leaves(params, new)
 
 
 def _entry(leaf: Array, state: State) -> tuple[Array, State]:
@@ -170,7 +170,7 @@ def _shared(plan: Plan, leaves: Mapping[str, Array], learned: States, held: Stat
     paths = [path for path in plan if "cut" in held[path]]
     entries = [_entry(leaves[path], learned[path] | held[path]) for path in paths]
     scores = [
-        _map(plan[path], rival(plan[path]).score)(*entry)
+        over_stack(rival(plan[path]).score, plan[path].role.stack)(*entry)
         for path, entry in zip(paths, entries, strict=True)
     ]
     states = share_cuts([plan[path] for path in paths], [state for _, state in entries], scores)
@@ -178,16 +178,11 @@ def _shared(plan: Plan, leaves: Mapping[str, Array], learned: States, held: Stat
     return {path: state | cuts.get(path, {}) for path, state in held.items()}
 
 
-def _map(rule: Rule, method: Callable) -> Callable:
-    return over_stack(method, rule.role.stack)
-
-
 def _planned(plan: Plan, params: Any) -> dict[str, Array]:
     """The leaves by path; every path of the plan must be among them."""
     _check_plan(plan)
     leaves = named(params)
-    absent = [path for path in plan if path not in leaves]
-    if absent:
+    if absent := [path for path in plan if path not in leaves]:
         raise ValueError(f"params have no {absent[0]!r}, which is in the plan; call plan again")
     return leaves
 
@@ -210,7 +205,3 @@ def _check_states(plan: Plan, **states: Any) -> None:
                 f"{name} has nothing for {absent[0]!r}, which is in the plan; got {list(state)}: "
                 "pass what jsparse.tree.init of this plan returned"
             )
-
-
-def _with_leaves(params: Any, new: Mapping[str, Array]) -> Any:
-    return map_by_path(new.get, params)

@@ -106,12 +106,7 @@ def check_flag(**flags: bool) -> None:
 
 
 def check_shape(name: str, shape: Any, *, least: int = 1) -> tuple[int, ...]:
-    """The shape as a tuple, if it is a tuple or list of whole numbers of at least `least`.
-
-    Raises:
-      TypeError: it is something else.
-      ValueError: a number is below `least`.
-    """
+    """The shape as a tuple, if it is a tuple or list of whole numbers of at least `least`."""
     if not isinstance(shape, tuple | list) or not all(map(is_whole, shape)):
         raise TypeError(f"{name} must be a tuple of whole numbers; got {shown(shape)}")
     if any(n < least for n in shape):
@@ -127,13 +122,7 @@ def check_function(**functions: Any) -> None:
 
 
 def check_is(kinds: Any, what: str, **values: Any) -> None:
-    """Refuse anything but instances of some kinds.
-
-    Args:
-      kinds: a class or several.
-      what: describes them, such as "a Role".
-      **values: by the name of the argument.
-    """
+    """Refuse anything but instances of some kinds, described as "a Role" for example."""
     for name, value in values.items():
         if not isinstance(value, kinds):
             raise TypeError(f"{name} must be {what}; got {shown(value)}")
@@ -188,12 +177,7 @@ def check_pattern(**patterns: Any) -> None:
 
 
 def patterns_of(**patterns: Any) -> tuple[str, ...]:
-    """One regular expression or several, as several.
-
-    Raises:
-      TypeError: it is neither a str nor a collection of them, or there are none.
-      ValueError: one is not a regular expression.
-    """
+    """One regular expression or several, as several; anything else is refused."""
     ((name, given),) = patterns.items()
     found = (given,) if isinstance(given, str) else given
     if not isinstance(found, list | tuple | set | frozenset) or not found:

@@ -47,17 +47,6 @@ def check_together(name: str, part: Any, weight: Any) -> None:
         )
 
 
-def check_entry(name: str, value: Any, own: tuple[str, ...]) -> None:
-    """Refuse an entry of another rule's state, which `nnx.update` sets silently."""
-    if isinstance(value, Learned | Mask | Setting) and name not in own:
-        raise ValueError(
-            f"this sparse weight has {', '.join(own)} and no {name}, which is in the state of "
-            "another rule; load a state into a model with the rule that it was saved with (other "
-            "layers of this one may be loaded already), then give the model the new one: "
-            "sparsify(model, ...)"
-        )
-
-
 class Unseen:
     """The attribute that qwix sets on each module of a model it converts: a weight refuses it."""
 
@@ -69,7 +58,7 @@ class Unseen:
 
 
 class _Apart:
-    """Variables of a rule's state, which unlike a layer's keep wrappers off."""
+    """Variables of a rule's state, which, unlike those of a layer, refuse wrappers."""
 
     __slots__ = ()
 

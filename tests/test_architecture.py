@@ -27,7 +27,6 @@ CONTRACT = {  # the exceptions: what the methods of a room share
     "jsparse.rules._rule",
     "jsparse.rules._stacked",
     "jsparse.rules._remaining",
-    "jsparse.rules._shared_cut",
     "jsparse.rules._coupled",
     "jsparse._revise.revision",
     "jsparse._revise.moments",

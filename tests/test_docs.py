@@ -88,7 +88,7 @@ def test_every_rule_revision_and_pruning_method_is_described() -> None:
         (DOCS / f"{n}.md").read_text() for n in ("rules", "revisions", "pruning", "units")
     )
     shown = set(re.findall(r"^```\{steps\} jsparse\.(\S+)$", described, re.MULTILINE))
-    shared = {"rule", "shared_cut", "revision", "transform", "step", "pairs", "pause", "keep"}
+    shared = {"rule", "revision", "transform", "step", "pairs", "pause", "keep"}
     shared |= {"activity", "torch_style", "calibration", "choice", "folder", "rounds", "weights"}
     shared |= {"remaining", "stacked", "moments", "magnitude", "random", "__init__"}  # no steps
     shared |= {"inputs", "sweep"}  # of the calibration

@@ -1,8 +1,4 @@
-"""What one mask belongs to: a weight, or the weights of a group of coupled units.
-
-Both kinds have the same interface: what the revision sees of the weights and their gradients, and
-where in them a value of the mask applies.
-"""
+"""What one mask belongs to: a weight, or the weights of a group of coupled units, alike to use."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -19,14 +15,7 @@ At = dict[int, Array]
 
 
 class Layer(NamedTuple):
-    """A weight and its mask.
-
-    Attributes:
-      path: path of the weight.
-      weight: position of the weight in the flat tree.
-      mask: position of the mask.
-      by: the revision, or None for a fixed mask.
-    """
+    """A weight and its mask, by position in the flat tree; without a revision it is fixed."""
 
     path: str
     weight: int
@@ -69,13 +58,13 @@ class Layer(NamedTuple):
 
 
 class CoupledLayer(NamedTuple):
-    """A group of coupled units and their mask.
+    """A group of coupled units and their mask, by positions in the flat tree.
 
     Attributes:
       path: name of the group.
       spans: position of each weight, and where the units are in it; a weight may have several.
-      masks: positions of the mask, [units], and of those with copies of it for each layer of a
-        stack, [stack..., units].
+      masks: of the mask, [units], and of those with copies of it for each layer of a stack,
+        [stack..., units].
       by: the revision, or None for a fixed mask.
     """
 
@@ -93,8 +82,7 @@ class CoupledLayer(NamedTuple):
         """How the masks change, by position."""
         found = {}
         for m in self.masks:
-            one = jump.reshape((1,) * (leaves[m].ndim - 1) + jump.shape)
-            each = jnp.broadcast_to(one.astype(leaves[m].dtype), leaves[m].shape)
+            each = jnp.broadcast_to(jump.astype(leaves[m].dtype), leaves[m].shape)
             found[m] = beside(each, leaves[m])
         return found
 

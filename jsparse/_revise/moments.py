@@ -6,18 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
 
 
 def cleared(state: Any, kept: Any) -> Any:
     """An optax state whose moments are 0 where weights were dropped or grown.
 
-    Args:
-      state: any optax state.
-      kept: bool, in the structure of the trained tree: True where moments stay as they are.
-
-    Returns:
-      The state. Entries with a shape other than that of the weight are left unchanged.
+    `kept` is bool, in the structure of the trained tree: True where moments stay as they are. So do
+    entries with a shape other than that of the weight.
     """
     clear = lambda moment, kept: jnp.where(kept, moment, 0).astype(moment.dtype)
     return _changed(state, kept, lambda kept: getattr(kept, "shape", None), clear)
@@ -26,19 +21,11 @@ def cleared(state: Any, kept: Any) -> Any:
 def followed(state: Any, sources: Any) -> Any:
     """An optax state whose moments have moved with the weights of packed layers.
 
-    Args:
-      state: any optax state.
-      sources: whole numbers, in the structure of the trained tree: [n] for n weights that moved,
-        where each of them was before, or -1 if it is new; [] for leaves that stayed.
-
-    Returns:
-      The state, where moments of new weights are 0. Entries with a shape other than that of the
-      weight are left unchanged.
+    `sources` are whole numbers, in the structure of the trained tree: [n] for n weights that moved,
+    where each of them was before, or -1 if it is new and its moment becomes 0; [] for leaves that
+    stayed. Entries with a shape other than that of the weight are left unchanged.
     """
-
-    def follow(moment: Array, source: Array) -> Array:
-        return jnp.where(source < 0, 0, moment[source]).astype(moment.dtype)
-
+    follow = lambda moment, source: jnp.where(source < 0, 0, moment[source]).astype(moment.dtype)
     return _changed(state, sources, lambda source: source.shape or None, follow)
 
 

@@ -18,7 +18,7 @@ from jax import Array
 from jax.core import Tracer
 
 from jsparse._checks import zeros_and_ones
-from jsparse._paths import match, path_of
+from jsparse._paths import check_pairs, match, path_of
 from jsparse._pattern import Role, Weight, Whole
 from jsparse._revise.layers import CoupledLayer, Layer
 from jsparse._revise.revision import Revision
@@ -47,13 +47,8 @@ def without_masks_inside(
     """Further arguments of an update as the inner transform needs them: without masks.
 
     A tree with masks loses them. A function of such a tree, such as `value_fn` of a line search,
-    gets the masks of the present step back, and what it returns loses them again.
-
-    Args:
-      extra: arguments by name: trees, functions or anything else.
-      form: structure of the tree to train.
-      leaves: of this tree.
-      masks: positions of masks in it.
+    gets the masks of the present step back, and what it returns loses them again. The tree to train
+    has the structure `form` and these leaves, with masks at these positions.
     """
     bare = jax.tree.structure(without_masks(form, leaves, masks))
 
@@ -88,11 +83,7 @@ def _is_gone(node: Any) -> bool:
 
 
 def matching_leaves(gradients: Any, names: list[str]) -> list[Array]:
-    """The leaves of the gradients, which must have the same paths as the tree.
-
-    Raises:
-      ValueError: the paths differ.
-    """
+    """The leaves of the gradients, which must have the same paths as the tree."""
     found, leaves, _ = flatten(gradients)
     if found != names:
         absent = sorted(set(names) - set(found)) or sorted(set(found) - set(names))
@@ -112,9 +103,8 @@ def find_layers(
 ) -> list[Layer | CoupledLayer]:
     """Each mask of a flat tree with its weights and its revision.
 
-    Raises:
-      ValueError: no masks, a mask without a weight or of another shape, a pattern without a match,
-        a revision whose unit does not suit its mask.
+    Refused are trees without masks, a mask without a weight or of another shape, a pattern without
+    a match, and a revision whose unit does not suit its mask.
     """
     _check_not_empty(names)
     place = {name: n for n, name in enumerate(names)}
@@ -216,17 +206,7 @@ def _fitted(by: Any, layer: Layer | CoupledLayer, roles: Mapping[str, Role]) -> 
 
 def check_revisions(revisions: Sequence[Any], roles: Any) -> None:
     """Refuse anything but pairs of a pattern and a revision, and roles by path."""
-    for pair in revisions:
-        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)):
-            raise ValueError(
-                f'got {pair!r}; each revision is a pair such as (".*", RigL(last=750))'
-            )
-        if isinstance(pair[1], type) or not hasattr(pair[1], "trained"):
-            raise TypeError(
-                f"{pair[0]!r}: {pair[1]!r} is not a revision; pass an instance: RigL(last=750)"
-            )
-    if not revisions:
-        raise ValueError('no revisions given; pass pairs such as (".*", RigL(last=750))')
+    check_pairs(revisions, "revision", "trained", "RigL(last=750)")
     what = "a mapping of Roles by path, such as jsparse.roles(model)"
     check_mapping(what, roles=roles)
     for role in roles.values():
@@ -244,9 +224,7 @@ def check_seed(seed: Any) -> None:
 def check_mask(mask: Any) -> None:
     """Refuse masks of other types than floating ones, and other values than 0 and 1 if known.
 
-    Raises:
-      TypeError: of another type; a mask has a gradient, which whole numbers and text do not.
-      ValueError: other values.
+    A mask has a gradient, which whole numbers and text do not.
     """
     made = "so make it with Held, jsparse.hold or jsparse.prune"
     kind = mask.dtype if hasattr(mask, "dtype") else np.asarray(mask).dtype

@@ -19,16 +19,9 @@ from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 def pausing(update: Callable[[Any], tuple[Any, Any]], state: Any, pause: Array) -> tuple[Any, Any]:
     """`update(state)`, but on a pause the state is the old one and the updates are meaningless.
 
-    Args:
-      update: state -> (updates, next state of the same structure); it is traced.
-      state: any tree of arrays.
-      pause: bool [].
-
-    Returns:
-      The updates, which are those of `update` unless paused, and the state.
+    `update` is traced: state -> (updates, next state of the same structure).
 
     Example:
-      >>> import jax.numpy as jnp
       >>> counted = lambda state: (10 * (state + 1), state + 1)
       >>> [int(x) for x in pausing(counted, jnp.array(1), jnp.array(False))]
       [20, 2]

@@ -23,7 +23,6 @@ class Revision(Protocol):
     Attributes:
       pauses: whether training pauses on a step that revises.
       clears: whether weights that are dropped or grown, and their moments, are set to 0.
-      role: the meaning of the weight's axes.
     """
 
     pauses: ClassVar[bool]
@@ -177,17 +176,16 @@ def exchange(
     2. Of all units that are then not kept, the k with the highest growth are grown. These may
        include units that were just dropped.
 
+    Each group of the scope keeps as many units as before.
+
     Args:
       by: the revision, for its unit, scope and role.
-      mask: [...], 0 or 1, equal within each unit.
+      mask: [...], 0 or 1, equal within each unit; so is the result.
       weight: [...].
       growth: [grid of units], 0 or more; NaN, as of a gradient that is not finite, comes last.
       fraction: [], between 0 and 1.
       apart: disjoint sets of units, bool [grid of units] each. If there are any, step 1 is applied
         to each set separately, and kept units outside all of them are dropped.
-
-    Returns:
-      The new mask, [...]; each group keeps as many units as before.
     """
     on = unit_magnitude(by, mask) > 0
     shape, axes = rivals(on.shape, by.scope, by.role)

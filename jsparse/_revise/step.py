@@ -32,16 +32,9 @@ from jsparse.rules._stacked import over_stack
 
 
 class Run(NamedTuple):
-    """One train step, on flat lists of leaves.
+    """One train step of a tree with the structure `form`, on flat lists of its leaves.
 
-    Attributes:
-      inner: the transform that trains the weights.
-      layers: the masks, with their weights and revisions.
-      form: structure of the tree to train.
-      leaves: of this tree.
-      gradients: of the leaves; empty at the start.
-      step: number of this step, int32 [].
-      seed: of the random numbers, [].
+    `inner` trains the weights. The gradients are empty when the state is initialized.
     """
 
     inner: Any
@@ -130,10 +123,12 @@ class Run(NamedTuple):
 
         def jump(n: int, layer: Layer | CoupledLayer, by: Revision) -> Array:
             mask, key_here = layer.mask_of(self.leaves), jax.random.fold_in(key, n)
-            one = _stacked(by, self.step, key_here)
+            shape = mask.shape[: by.role.stack]  # stacked layers have separate keys
+            keys = jax.random.split(key_here, shape) if shape else key_here
+            one = over_stack(lambda m, w, g, k: by(m, w, g, step=self.step, key=k), len(shape))
             with naming(layer.path):
                 weight = jnp.asarray(layer.seen(trained))
-                moved = one(mask, weight, layer.growth(self.gradients)) - mask
+                moved = one(mask, weight, layer.growth(self.gradients), keys) - mask
                 return jnp.where(by.due(self.step), moved, 0).astype(jnp.int8)
 
         stay = lambda layer: jnp.zeros_like(layer.mask_of(self.leaves), jnp.int8)
@@ -173,15 +168,3 @@ class Run(NamedTuple):
         """bool []: whether a revision of these layers is due."""
         different = dict.fromkeys(layer.by for layer in layers if layer.by)
         return jnp.any(jnp.array([by.due(self.step) for by in different], bool))
-
-
-def _stacked(by: Revision, step: Array, key: Array) -> Any:
-    """The revision at one step, mapped over stacked layers with separate keys."""
-
-    def revised(mask: Array, weight: Array, gradient: Array) -> Array:
-        shape = mask.shape[: by.role.stack]
-        one = lambda m, w, g, k: by(m, w, g, step=step, key=k)
-        keys = jax.random.split(key, shape) if shape else key
-        return over_stack(one, len(shape))(mask, weight, gradient, keys)
-
-    return revised

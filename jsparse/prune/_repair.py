@@ -23,7 +23,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jsparse._checks import all_finite, check_not_negative
+from jsparse._checks import all_finite
 from jsparse._paths import naming
 from jsparse._pure import Forward, call
 from jsparse._roles import multiplies_inputs, role_of
@@ -31,7 +31,7 @@ from jsparse._slots import Slot, check_module, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._surgery import copied, fold, sparsify
 from jsparse._untraced import outside_jit
-from jsparse._values import check_batches, check_function, check_is
+from jsparse._values import check_batches, check_function, check_in, check_is
 from jsparse.export._shrinking.cut import Cut, placed_like
 from jsparse.export._shrinking.record import Record
 from jsparse.prune._calibration import prune_in_order
@@ -90,7 +90,7 @@ def repair(
     """
     check_module(small, "small")
     check_is(Record, "a Record, from prune.units", record=record)
-    check_not_negative(damping=damping)
+    check_in("[0, inf)", damping=damping)
     check_batches(batches)
     check_function(forward=forward)
     plain, fixed = fold(model), copied(small)

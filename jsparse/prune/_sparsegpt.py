@@ -29,14 +29,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from jsparse._checks import all_finite, check_not_negative
+from jsparse._checks import all_finite
 from jsparse._pattern import Groups, Scope, Whole
 from jsparse._pure import Forward, call
 from jsparse._sparse import Sparse
 from jsparse._step import masked
 from jsparse._topk import top
 from jsparse._untraced import outside_jit
-from jsparse._values import by_density, check_whole, shown
+from jsparse._values import by_density, check_in, check_whole, shown
 from jsparse.prune._calibration import ALONE, densities_of, prune_in_order
 from jsparse.prune._inputs import from_matrices, gram, inputs_of, matrices
 from jsparse.rules._stacked import over_stack
@@ -100,7 +100,7 @@ def sparsegpt(
     Reference: Frantar and Alistarh, SparseGPT: massive language models can be accurately pruned in
     one-shot, ICML 2023, algorithm 1 and section 3.4.
     """
-    check_not_negative(damping=damping)
+    check_in("[0, inf)", damping=damping)
     check_whole(block=block)
     if not isinstance(scope, Whole | Groups):
         raise ValueError(f"sparsegpt got scope {shown(scope)}; use Whole(), or Groups(m) for N:M")

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, NamedTuple, Protocol
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -29,7 +28,7 @@ from jsparse._score import root, squares
 from jsparse._sharding import beside, everywhere
 from jsparse._step import known_norm, masked, straight_through
 from jsparse.rules._rule import Rule, State, no_cost, unchanged
-from jsparse.rules._stacked import compiled_as_one, over_stack
+from jsparse.rules._stacked import compiled_as_one
 
 NEEDED = (
     "Group() is a unit of several weights, which one weight alone does not show: call "
@@ -118,11 +117,9 @@ def mean_square(span: Span, weight: Array) -> Array:
 
 
 class Joint(NamedTuple):
-    """A group whose mask a revision may change.
+    """A group whose mask a revision may change: by path of each weight, where its units are.
 
-    Attributes:
-      name: of the group.
-      spans: path of each weight, and where its units are; a weight may have several.
+    A weight may have several spans.
     """
 
     name: str
@@ -176,14 +173,7 @@ class Follows:
     advance = unchanged
 
 
-def finished(rule: Follows, stack: int, weight: Array, state: Mapping[str, State]) -> Array:
-    """`rule.final` over a stack of layers."""
-    return compiled_as_one(_finished, weight)(rule, stack, weight, state)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _finished(rule: Follows, stack: int, weight: Array, state: Mapping[str, State]) -> Array:
-    return over_stack(rule.final, stack)(weight, state)
+stacked_final = compiled_as_one(lambda rule: rule.final)
 
 
 def rule_name(rule: Rule) -> str:

@@ -34,12 +34,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jsparse._checks import check_density, check_not_negative, check_rivalry, check_weight
+from jsparse._checks import check_density, check_rivalry, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._random import draw_key, new_draw, next_draw, uniform
 from jsparse._schedule import Schedule, at, check_curve, geometric
 from jsparse._tiles import by_unit, from_units, pool, spread, unit_sizes
-from jsparse._values import by_density, check_flag, check_whole
+from jsparse._values import by_density, check_flag, check_in, check_whole
 from jsparse.rules._coupled import Coupled
 from jsparse.rules._rule import (
     State,
@@ -118,7 +118,7 @@ class Gibbs:
         check_structure(self)
         check_density(self.density)
         check_rivalry("Gibbs", self.scope)
-        check_not_negative(coupling=self.coupling)
+        check_in("[0, inf)", coupling=self.coupling)
         check_curve("[0, inf)", beta=self.beta)
         check_whole(sweeps=self.sweeps, pairs_up_to=self.pairs_up_to)
         check_flag(exact=self.exact)
@@ -145,12 +145,15 @@ class Gibbs:
         if "draw" not in state or weight.size == 0 or self.density == 1:
             return spread(compete(self, score, state).astype(weight.dtype), tile, weight.shape)
         cut = cut_of(self, score, state)
-        field = _field(spread(cut, tile, weight.shape).astype(score.dtype), weight)
+        cut = spread(cut, tile, weight.shape).astype(score.dtype)
+        size = jnp.abs(lax.stop_gradient(weight)).astype(cut.dtype)
+        field = lax.clamp(-LARGE, (cut - size) * (cut + size), LARGE)  # Q - w^2
         beta = at(self.beta, state["draw"][1]).astype(score.dtype)
         key = draw_key(state["draw"])
         factor = 2.0 if self.exact else 1.0
         if self.unit in (Weight(), Coupled()):
-            kept = _bits(key, -factor * beta * field)
+            log_odds = -factor * beta * field
+            kept = uniform(key, log_odds.shape, log_odds.dtype) < lax.logistic(log_odds)
         elif math.prod(tile) <= self.pairs_up_to:
             kept = self._pairs(key, field, tile, beta)
         else:
@@ -203,9 +206,7 @@ class Gibbs:
         kept = jnp.arange(n + 1, dtype=field.dtype).reshape(-1, *(1 for _ in ratio.shape[1:]))
         last = -4.0 * beta * self.coupling * kept * (sizes[None] - kept)
         last = last + jnp.zeros_like(ratio[:1])  # sharded like the fields
-
-        def shift(z: Array) -> Array:
-            return jnp.concatenate([z[1:], z[-1:]])
+        shift = lambda z: jnp.concatenate([z[1:], z[-1:]])
 
         def back(z: Array, log_r: Array) -> tuple[Array, Array]:
             odds = log_r[None] + shift(z) - z
@@ -227,8 +228,12 @@ class Gibbs:
     def _halves(
         self, key: Array, field: Array, tile: tuple[int, ...], beta: Array, wins: Array
     ) -> Array:
-        """Sample the halves of each unit alternately: bool [...] like the field."""
-        axis = self._split(tile)
+        """Sample the halves of each unit alternately: bool [...] like the field.
+
+        The axis to halve is that of the input channels, or else the longest.
+        """
+        inputs = [a for a in self.role.input_axes(len(tile)) if tile[a] > 1]
+        axis = inputs[-1] if inputs else max(range(len(tile)), key=lambda a: tile[a])
         length = tile[axis]
         place = np.arange(field.shape[axis])
         start = place - place % length
@@ -253,19 +258,3 @@ class Gibbs:
 
         start = spread(wins, tile, field.shape) | jnp.zeros_like(field, bool)  # and its sharding
         return lax.fori_loop(0, self.sweeps, sweep, start)
-
-    def _split(self, tile: tuple[int, ...]) -> int:
-        """The axis to halve: the input channels, or else the longest axis."""
-        inputs = [a for a in self.role.input_axes(len(tile)) if tile[a] > 1]
-        return inputs[-1] if inputs else max(range(len(tile)), key=lambda a: tile[a])
-
-
-def _field(cut: Array, weight: Array) -> Array:
-    """cut^2 - w^2, [...]; finite, since it is also multiplied by beta and added up."""
-    size = jnp.abs(lax.stop_gradient(weight)).astype(cut.dtype)
-    return lax.clamp(-LARGE, (cut - size) * (cut + size), LARGE)
-
-
-def _bits(key: Array, log_odds: Array) -> Array:
-    """Independent bits, True with probability sigmoid(log_odds)."""
-    return uniform(key, log_odds.shape, log_odds.dtype) < lax.logistic(log_odds)

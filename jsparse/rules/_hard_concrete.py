@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsparse._checks import check_not_negative, check_weight
+from jsparse._checks import check_weight
 from jsparse._pattern import Each, Role, Scope, Unit, Weight
 from jsparse._random import draw_key, new_draw, next_draw
 from jsparse._step import masked
@@ -81,7 +81,7 @@ class HardConcrete:
 
     def __post_init__(self) -> None:
         check_structure(self)
-        check_not_negative(lam=self.lam)
+        check_in("[0, inf)", lam=self.lam)
         check_in("(0, 1)", start=self.start)
         if self.scope != Each():
             raise ValueError(
@@ -104,27 +104,9 @@ class HardConcrete:
 
     def mask(self, weight: Array, state: State) -> Array:
         """[...] like the weight, 1 where the gate is open; constant for differentiation."""
-        return to_weights(self, self._gates(weight, state) > 0, weight)
+        return to_weights(self, self.gates(weight, state) > 0, weight)
 
     def gates(self, weight: Array, state: State) -> Array:
-        """[units] of a group, the gates."""
-        return self._gates(weight, state)
-
-    def apply(self, weight: Array, state: State) -> Array:
-        """[...], the product of weight and gates."""
-        return masked(weight, to_weights(self, self._gates(weight, state), weight))
-
-    def cost(self, state: State) -> Array:
-        """[], the sum of penalty times P(gate is open); penalties receive no gradient."""
-        opening = jax.nn.sigmoid(state["logits"] - BETA * math.log(-GAMMA / ZETA))
-        return (lax.stop_gradient(state["price"]) * opening).sum()
-
-    def advance(self, weight: Array, state: State) -> State:
-        """The state with clipped logits and the next draw."""
-        logits = jnp.clip(state["logits"], -LIMIT, LIMIT)
-        return state | {"logits": logits, "draw": next_draw(state["draw"])}
-
-    def _gates(self, weight: Array, state: State) -> Array:
         """The gates z, in [0, 1]: [grid of units]; sampled if the state has a draw."""
         logits = state["logits"]
         if "draw" in state:
@@ -135,3 +117,17 @@ class HardConcrete:
             u = select_remaining(self, u)
             logits = (jnp.log(u) - jnp.log1p(-u) + logits) / BETA
         return jnp.clip(jax.nn.sigmoid(logits) * (ZETA - GAMMA) + GAMMA, 0.0, 1.0)
+
+    def apply(self, weight: Array, state: State) -> Array:
+        """[...], the product of weight and gates."""
+        return masked(weight, to_weights(self, self.gates(weight, state), weight))
+
+    def cost(self, state: State) -> Array:
+        """[], the sum of penalty times P(gate is open); penalties receive no gradient."""
+        opening = jax.nn.sigmoid(state["logits"] - BETA * math.log(-GAMMA / ZETA))
+        return (lax.stop_gradient(state["price"]) * opening).sum()
+
+    def advance(self, weight: Array, state: State) -> State:
+        """The state with clipped logits and the next draw."""
+        logits = jnp.clip(state["logits"], -LIMIT, LIMIT)
+        return state | {"logits": logits, "draw": next_draw(state["draw"])}

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jsparse._checks import check_not_negative, check_rivalry, check_weight
+from jsparse._checks import check_rivalry, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._random import counted
 from jsparse._schedule import Schedule, at, check_curve
@@ -161,7 +161,7 @@ class SoftMovement:
 
     def __post_init__(self) -> None:
         check_structure(self)
-        check_not_negative(lam=self.lam)
+        check_in("[0, inf)", lam=self.lam)
         check_in("(0, 1]", least=self.least)
         check_in("(0, 1)", tau=self.tau)
 

@@ -79,11 +79,7 @@ def left_after(role: Role, shape: tuple[int, ...], keep: Keep) -> tuple[tuple[bo
 def gone_after(rule: Rule, weight: Array, state: State, keep: Keep) -> dict[str, np.ndarray]:
     """The entry `gone` of the state after one more cut; empty if the rule has no use for it.
 
-    Args:
-      rule: with the role before the cut.
-      weight: before the cut, [stack..., layer...].
-      state: before the cut.
-      keep: what stays.
+    The rule with its role, the weight [stack..., layer...] and its state are those before the cut.
     """
     stack, shape = rule.role.stack, weight.shape[rule.role.stack :]
     tile = unit_of(rule).tile(shape, rule.role)

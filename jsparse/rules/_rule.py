@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from jsparse._checks import check_weight
-from jsparse._pattern import Filter, PerOutput, Role, Scope, Unit, Weight, WholeModel
+from jsparse._checks import check_scope, check_unit, check_weight
+from jsparse._pattern import Role, Scope, Unit, Weight, Whole, WholeModel
 from jsparse._score import magnitude
 from jsparse._step import masked
 from jsparse._tiles import grid_shape, spread
 from jsparse._topk import above_cut, common_cut, cuts, rivals, winners
-from jsparse._values import check_is, shown
+from jsparse._values import check_is
 
 State = dict[str, Array]
 APART = 0x6A73
@@ -210,12 +210,7 @@ def cut_of(rule: Rival, score: Array, state: State) -> Array:
 
 
 def with_cut(rule: Rival, weight: Array, state: State) -> State:
-    """The initial state, with the cut that the scope `WholeModel` needs.
-
-    Raises:
-      ValueError: the group size of the scope does not divide the length of its axis, or no unit
-        competes with another.
-    """
+    """The initial state, with the cut that the scope `WholeModel` needs; units must compete."""
     score = rule.score(weight, state)
     shape, axes = rivals(score.shape, rule.scope, rule.role)
     if score.size > 1 and all(shape[a] == 1 for a in axes):
@@ -228,6 +223,26 @@ def with_cut(rule: Rival, weight: Array, state: State) -> State:
     return state | {"cut": common_cut([score], rule.kept(state), (0,))[0]}
 
 
+def share_cuts(
+    rules: Sequence[Rule], states: Sequence[State], scores: Sequence[Array]
+) -> list[State]:
+    """The states of layers whose units compete over the whole model, with their global cut.
+
+    Layers compete if their rules are equal apart from the role. Scores are [stack..., grid].
+    """
+    groups: dict[Rival, list[int]] = {}
+    for n, rule in enumerate(rules):
+        groups.setdefault(with_role(rival(rule), Role()), []).append(n)
+    new = list(states)
+    for rule, members in groups.items():
+        kept = jnp.ravel(jnp.asarray(rule.kept(states[members[0]])))[0]
+        stacks = tuple(new[n]["cut"].ndim - 1 for n in members)
+        found = common_cut([scores[n] for n in members], kept, stacks)
+        for n, cut in zip(members, found, strict=True):
+            new[n] = new[n] | {"cut": cut}
+    return new
+
+
 def without_draw(state: State) -> State:
     """The state without its draw, which makes a rule deterministic."""
     return {name: value for name, value in state.items() if name != "draw"}
@@ -235,12 +250,8 @@ def without_draw(state: State) -> State:
 
 def check_structure(rule: object) -> None:
     """Refuse a rule or a revision whose unit, scope or role is not valid."""
-    for name, method, example in (("unit", "tile", Filter()), ("scope", "axes", PerOutput())):
-        given = getattr(rule, name, example)
-        if isinstance(given, type):
-            raise TypeError(f"{name} is {shown(given)}; pass an instance: {given.__name__}()")
-        if not hasattr(given, method):
-            raise TypeError(f"{name} is {given!r}, not a {name}; pass one, such as {example}")
+    check_unit(getattr(rule, "unit", Weight()))
+    check_scope(getattr(rule, "scope", Whole()))
     check_is(Role, "a Role, such as Role()", role=getattr(rule, "role", Role()))
 
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsparse._checks import check_not_negative, check_threshold_scope, check_weight
+from jsparse._checks import check_threshold_scope, check_weight
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._step import masked
 from jsparse._values import check_in
@@ -84,7 +84,7 @@ class SoftThreshold:
 
     def __post_init__(self) -> None:
         check_structure(self)
-        check_not_negative(decay=self.decay)
+        check_in("[0, inf)", decay=self.decay)
         check_in("(-inf, inf)", s_init=self.s_init)
         check_threshold_scope("SoftThreshold", self.scope)
 
@@ -98,23 +98,9 @@ class SoftThreshold:
 
     def mask(self, weight: Array, state: State) -> Array:
         """[...] like the weight, 1 above the threshold; constant for differentiation."""
-        return to_weights(self, self._left(weight, state) > 0, weight)
+        return to_weights(self, self.gates(weight, state) > 0, weight)
 
     def gates(self, weight: Array, state: State) -> Array:
-        """[units] of a group, the remaining fraction of each."""
-        return self._left(weight, state)
-
-    def apply(self, weight: Array, state: State) -> Array:
-        """[...], the shrunk weight."""
-        return masked(weight, to_weights(self, self._left(weight, state), weight))
-
-    def cost(self, state: State) -> Array:
-        """[], the decay of s."""
-        return self.decay / 2 * (state["s"] ** 2).sum()
-
-    advance = unchanged
-
-    def _left(self, weight: Array, state: State) -> Array:
         """The remaining fraction of each unit, relu(1 - g(s) / rms): [grid of units]."""
         size = lasting_magnitude(self, weight, state)
         s = state["s"].reshape([1 if along else n for n, along in sharing(self, weight.shape)])
@@ -122,3 +108,13 @@ class SoftThreshold:
         # no division by 0 below the threshold, in either pass
         left = jnp.where(above > 0, above / jnp.where(above > 0, size, 1.0), 0.0)
         return jnp.where(s <= NEGLIGIBLE, 1.0, left)
+
+    def apply(self, weight: Array, state: State) -> Array:
+        """[...], the shrunk weight."""
+        return masked(weight, to_weights(self, self.gates(weight, state), weight))
+
+    def cost(self, state: State) -> Array:
+        """[], the decay of s."""
+        return self.decay / 2 * (state["s"] ** 2).sum()
+
+    advance = unchanged

@@ -13,10 +13,10 @@ from typing import ClassVar
 
 from jax import Array
 
-from jsparse._checks import check_density, check_not_negative, check_rivalry
+from jsparse._checks import check_density, check_rivalry
 from jsparse._pattern import Role, Scope, Unit, Weight, Whole
 from jsparse._step import refined
-from jsparse._values import by_density
+from jsparse._values import by_density, check_in
 from jsparse.rules._rule import (
     State,
     check_structure,
@@ -72,7 +72,7 @@ class SRSTE:
     def __post_init__(self) -> None:
         check_structure(self)
         check_density(self.density)
-        check_not_negative(decay=self.decay)
+        check_in("[0, inf)", decay=self.decay)
         check_rivalry("SRSTE", self.scope)
 
     init = init_by_magnitude

@@ -1,6 +1,6 @@
 """A rule over the leading axes that stack whole layers; equal rules and shapes share a program."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -8,8 +8,8 @@ import jax
 from jax import Array
 from jax.core import Tracer
 
-from jsparse._checks import check_hashable
 from jsparse._pattern import Role
+from jsparse._values import shown
 from jsparse.rules._rule import APART, Rule, State, check_structure
 
 
@@ -26,23 +26,28 @@ def stacked_apply(rule: Rule, stack: int, weight: Array, state: State) -> Array:
     return over_stack(rule.apply, stack)(weight, state)
 
 
-def stacked_mask(rule: Any, stack: int, weight: Array, state: Mapping) -> Array:
-    """`rule.mask` over a stack of layers."""
-    return compiled_as_one(_stacked_mask, weight)(rule, stack, weight, state)
+def compiled_as_one(method: Callable[[Any], Callable]) -> Callable[..., Any]:
+    """A method over a stack of layers: (rule, stack, weight, state or keys) -> what it gives.
 
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _stacked_mask(rule: Rule, stack: int, weight: Array, state: State) -> Array:
-    return over_stack(rule.mask, stack)(weight, state)
-
-
-def compiled_as_one(jitted: Any, weight: Array) -> Callable:
-    """One program instead of one for each operation, if the weight is on one device.
-
-    On several, each operation places its result like its inputs, which a single program might not.
+    It is one program instead of one for each operation, if the weight is on one device. On several,
+    each operation places its result like its inputs, which a single program might not.
     """
-    concrete = isinstance(weight, Array) and not isinstance(weight, Tracer)
-    return jitted if concrete and len(weight.devices()) == 1 else jitted.__wrapped__
+
+    def stacked(rule: Rule, stack: int, weight: Array, other: Any) -> Any:
+        return over_stack(method(rule), stack)(weight, other)
+
+    jitted = jax.jit(stacked, static_argnums=(0, 1))
+
+    def run(rule: Rule, stack: int, weight: Array, other: Any) -> Any:
+        concrete = isinstance(weight, Array) and not isinstance(weight, Tracer)
+        as_one = concrete and len(weight.devices()) == 1
+        return (jitted if as_one else stacked)(rule, stack, weight, other)
+
+    return run
+
+
+stacked_mask = compiled_as_one(lambda rule: rule.mask)
+_stacked_init = compiled_as_one(lambda rule: rule.init)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -53,7 +58,13 @@ def stacked_advance(rule: Rule, stack: int, weight: Array, state: State) -> Stat
 
 def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
     """The state of a stack of layers, each with its own key: weight [stack..., layer...]."""
-    check_hashable(rule)
+    try:
+        hash(rule)  # compiled programs are cached by their rules
+    except TypeError as error:
+        raise TypeError(
+            "a rule must be a frozen dataclass of numbers, with tuples instead of lists, and "
+            f"arrays in its state; got {shown(rule)}: {error}"
+        ) from error
     if rule.role.stack and rule.role.stack >= weight.ndim:
         raise ValueError(
             f"the rule's role has {rule.role.stack} stacked axes, but the weight {weight.shape} "
@@ -69,12 +80,7 @@ def stacked_init(rule: Rule, weight: Array, key: Array) -> State:
         )
     key, stack = jax.random.fold_in(key, APART), weight.shape[: rule.role.stack]
     keys = jax.random.split(key, stack) if stack else key
-    return compiled_as_one(_initial, weight)(rule, len(stack), weight, keys)
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _initial(rule: Rule, stack: int, weight: Array, keys: Array) -> State:
-    return over_stack(rule.init, stack)(weight, keys)
+    return _stacked_init(rule, len(stack), weight, keys)
 
 
 @partial(jax.jit, static_argnums=(0, 2))

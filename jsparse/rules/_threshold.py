@@ -178,15 +178,7 @@ def _zero_lowered(threshold: Array) -> Array:
     return threshold - (threshold == 0).astype(threshold.dtype) * least
 
 
-@jax.custom_jvp
 def _price(threshold: Array) -> Array:
     """exp(-t), and below -1 its tangent there: [...]."""
-    return _price_jvp((threshold,), (threshold,))[0]  # the value, for any tangent
-
-
-@_price.defjvp
-def _price_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    (threshold,), (change,) = primals, tangents
     bounded = jnp.maximum(threshold, LOWEST)
-    there = jnp.exp(-bounded)
-    return there * (1 + (bounded - threshold)), -there * change
+    return jnp.exp(-bounded) * (1 + (bounded - threshold))

@@ -293,7 +293,7 @@ def test_the_inner_transform_starts_without_masked_weights() -> None:
 # What is refused.
 
 REFUSED = {
-    "no pairs": (lambda: js.revise(optax.sgd(0.1)), ValueError, "no revisions given"),
+    "no pairs": (lambda: js.revise(optax.sgd(0.1)), ValueError, "revisions: none given"),
     "not a pair": (
         lambda: js.revise(optax.sgd(0.1), js.SET(last=100)),
         ValueError,
