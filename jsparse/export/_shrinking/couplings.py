@@ -53,14 +53,10 @@ def tie(op: Op, ties: Ties, spare: Spare) -> None:
             _windowed(op, ties)
         case "rev":
             _reverse(op, ties)
-        case "stack":
-            along = op.params["axis"]
-            for axis in range(len(op.inputs[0].shape)):
-                to = axis + (axis >= along)
-                ties.tie([(op.outputs[0], to)], *([(node, axis)] for node in op.inputs))
-            ties.pin(op.outputs[0], along)
-        case "tile":
-            _tile(op, ties)
+        case "tile":  # a position is removed from all copies or from none
+            node, out = op.inputs[0], op.outputs[0]
+            for axis, length in enumerate(node.shape):
+                ties.tie_at((node, axis), np.arange(out.shape[axis]) % length, (out, axis))
         case "iota":
             ties.pin(op.outputs[0], op.params["dimension"])
         case _:
@@ -79,6 +75,10 @@ def _in_lanes(op: Op, ties: Ties, spare: Spare) -> None:
         nodes = [*op.inputs, *op.outputs]
         axes = [axis for axis in range(len(nodes[0].shape)) if axis != along]
         groups = [[(node, axis) for node in nodes] for axis in axes]
+    elif op.name == "stack":
+        (out,), before = op.outputs, op.params["axis"]
+        axes = range(len(out.shape) - 1)
+        groups = [[(out, a + (a >= before)), *((n, a) for n in op.inputs)] for a in axes]
     elif op.name == "gather":  # axes that are taken whole, as the columns of an embedding
         node, indices, out = *op.inputs, op.outputs[0]
         groups = [[(node, axis), (out, to)] for axis, to in whole_axes_of(op)]
@@ -199,8 +199,9 @@ def _pieces(op: Op, ties: Ties) -> None:
         for axis in range(len(whole.shape)):
             if axis != along:
                 ties.tie([(whole, axis)], [(piece, axis)])
-        ties.tie_part((whole, along), start, (piece, along))
-        start += piece.shape[along]
+        end = start + piece.shape[along]
+        ties.tie_at((whole, along), np.arange(start, end), (piece, along))
+        start = end
 
 
 def _windowed(op: Op, ties: Ties) -> None:
@@ -219,27 +220,19 @@ def _windowed(op: Op, ties: Ties) -> None:
             ties.pin(node, axis)
             ties.pin(out, axis)
             continue
-        ties.tie_part((whole, axis), int(start), (part, axis))
+        inside = np.arange(start, start + part.shape[axis])
+        ties.tie_at((whole, axis), inside, (part, axis))
         if op.name == "pad":  # the program pads by a fixed number
-            inside = np.zeros(whole.shape[axis], bool)
-            inside[int(start) : int(start) + part.shape[axis]] = True
-            ties.narrow(whole, axis, inside)
+            ties.narrow(whole, axis, np.isin(np.arange(whole.shape[axis]), inside))
 
 
 def _reverse(op: Op, ties: Ties) -> None:
     node, out = op.inputs[0], op.outputs[0]
-    for axis in range(len(node.shape)):
+    for axis, length in enumerate(node.shape):
         if axis in op.params["dimensions"]:
-            ties.tie_reversed((node, axis), (out, axis))
+            ties.tie_at((node, axis), np.arange(length)[::-1], (out, axis))
         else:
             ties.tie([(node, axis)], [(out, axis)])
-
-
-def _tile(op: Op, ties: Ties) -> None:
-    """Copies one after another: a position is removed from all of them or from none."""
-    node, out = op.inputs[0], op.outputs[0]
-    for axis in range(len(op.params["reps"])):
-        ties.tie_copies((node, axis), (out, axis))
 
 
 def _bodies(op: Op, ties: Ties) -> None:
