@@ -110,16 +110,11 @@ class Links(Ties):
 
     def _joined(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """A number of its class for each position: [positions]."""
-        empty = [np.zeros(0, int)]
-        one, two = (np.concatenate([pair[k] for pair in pairs] or empty) for k in (0, 1))
-        first = np.arange(len(self.owner))  # the lowest position known to be in the class
-        while (first[one] != first[two]).any():
-            low = np.minimum(first[one], first[two])
-            for ends in (first[one], first[two]):
-                np.minimum.at(first, ends, low)
-            while (first != (lower := first[first])).any():
-                first = lower
-        return np.unique(first, return_inverse=True)[1].reshape(first.shape)
+        from scipy.sparse import coo_array, csgraph  # comes with jax
+
+        ends = np.concatenate([np.zeros((2, 0), int), *pairs], axis=1)
+        graph = coo_array((np.ones(len(ends.T), bool), tuple(ends)), 2 * self.owner.shape)
+        return csgraph.connected_components(graph, directed=False)[1]
 
 
 def _hold_grids(
