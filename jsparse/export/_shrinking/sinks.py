@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jsparse.export._shrinking.constants import Knowledge
-from jsparse.export._shrinking.graph import Graph, Node, Op, makers_in, readers_in
+from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.liveness import Removal
 from jsparse.export._shrinking.operations import (
     STRUCTURAL,
@@ -52,14 +52,12 @@ def sinks(graph: Graph) -> dict[Op, Sink]:
 
     A layer that is called several times has several; nothing else may read the parameter.
     """
-    readers = readers_in(graph.ops)
-    makers = makers_in(graph.ops)
-    for node in graph.outputs:  # the caller reads them, so nothing may change there
-        readers.pop(node, None)
+    ends = {*graph.outputs}  # the caller reads them, so nothing may change there
+    readers = {node: ops for node, ops in graph.readers.items() if node not in ends}
     found = {}
     for op in graph.ops:
         if op.name in ("dot_general", "conv_general_dilated") and not op.extra:
-            sink = _sink(op, readers, makers)
+            sink = _sink(op, readers, graph.makers)
             if sink is not None:
                 found[op] = sink
     reads = reads_of(found)
