@@ -27,7 +27,6 @@ from jsparse.export._shrinking.graph import Node
 from jsparse.export._shrinking.liveness import ENDS, SINGLE, Axis, Reason
 from jsparse.export._shrinking.operations import is_closed
 from jsparse.export._shrinking.shares import Family
-from jsparse.export._shrinking.smaller import TESTS
 from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.stayed import reason_text
 from jsparse.export._shrinking.units import Units
@@ -194,7 +193,7 @@ def try_each(units: Units) -> None:
     """Remove a unit or step of each family; hold those that this breaks or whose outputs differ."""
     while True:
         gone = {n: units.last(units.step(n))[n] for n in free(units)}
-        if not gone or units.tried(gone, TESTS):
+        if not gone or units.tried(gone):
             return
 
 

@@ -33,7 +33,7 @@ from jsparse.export._shrinking.plan import compared, cuts_of, groups_of, with_si
 from jsparse.export._shrinking.rescale import Made, Rescale, merged
 from jsparse.export._shrinking.shares import Family, Parts, Spread, Step
 from jsparse.export._shrinking.signs import not_negative
-from jsparse.export._shrinking.smaller import LOSES, Smaller, Tests
+from jsparse.export._shrinking.smaller import LOSES, Smaller, same_outputs, same_sums
 from jsparse.export._shrinking.terms import averaged_at, partial_sums
 from jsparse.export._shrinking.tracing import trace
 from jsparse.export._shrinking.verify import Fault
@@ -133,14 +133,14 @@ class Units:
         at = {axis: marks[self._label[self._links.at(axis)]] for axis in self._links.axes}
         return Removal.of(self.graph, at)
 
-    def tried(self, gone: Gone, tests: Tests) -> Smaller | None:
+    def tried(self, gone: Gone) -> Smaller | None:
         """The model without some units; None if families, or sizes found, turned out wrong."""
-        one = self.smaller(gone, tests)
+        one = self.checked(gone)
         if not one.faults:
             if not self._guesses.fit_other_shapes(one.model, one.graph, one.guessed):
                 return None
             rest = self._not_averaged(one.means, gone) if one.means else {}
-            return one if not rest or self.tried(rest, tests) else None
+            return one if not rest or self.tried(rest) else None
         blamed = [self._blamed(one, fault, gone) for fault in one.faults]
         sure = [found[0] for found in blamed if len(found) == 1]
         # a fault may follow from another one: each by itself, with those that are good together;
@@ -152,7 +152,7 @@ class Units:
                 if n in good or n in held:
                     continue
                 mine = self.step(n).keys() & gone.keys()
-                tested = self.smaller({k: gone[k] for k in (*good, *mine)}, tests)
+                tested = self.checked({k: gone[k] for k in (*good, *mine)})
                 if tested.faults:
                     held |= dict.fromkeys(mine, (tested, tested.faults[0]))
                 else:
@@ -162,14 +162,14 @@ class Units:
         held = held or dict.fromkeys(good, (one, one.faults[0]))
         before = [*self.alike]
         sized = [n for n, (_, fault) in held.items() if fault.text != LOSES]
-        self._fraction(sized, {k: gone[k] for k in good}, tests)
+        self._fraction(sized, {k: gone[k] for k in good})
         for n, (tested, fault) in held.items():
             others = {k: gone[k] for k in good}
             joins = lambda n=n: any(n in one for one in self.alike if one not in before)
             if not joins():
-                self._share(n, others, tests)
+                self._share(n, others)
             if not joins():
-                self._pair(n, others, fault, tests)
+                self._pair(n, others, fault)
             if not joins():
                 sizes = fault.text != LOSES
                 near = removed_near(self.graph, tested.removal, fault) if sizes else []
@@ -193,7 +193,7 @@ class Units:
         widths = {n: len(self.families[n].units) for n in step}
         return {n: range(widths[n] - k, widths[n]) for n, k in step.items()}
 
-    def _share(self, n: int, good: Gone, tests: Tests) -> None:
+    def _share(self, n: int, good: Gone) -> None:
         """Find families with which this one keeps the proportions in which axes are divided."""
         own = self.step(n)
         free = {k: one for k, one in enumerate(self.families) if one.held is None}
@@ -205,9 +205,9 @@ class Units:
         widths = {k: len(one.units) for k, one in free.items()}
         step = self._parts.joined([own, *others], spreads, widths)
         if len(step) > len(own):
-            self._join(step, good, tests)
+            self._join(step, good)
 
-    def _fraction(self, held: Collection[int], good: Gone, tests: Tests) -> None:
+    def _fraction(self, held: Collection[int], good: Gone) -> None:
         """Find a family of which the width of some that are at fault is a fraction in the code.
 
         Heads may be as wide as the stream divided by their number.
@@ -222,10 +222,10 @@ class Units:
             whole.sort(key=lambda k: -len(self.families[k].axes))
             for k in whole[:LARGEST]:
                 for parts in (own, alike) if len(alike) > len(own) else (own,):
-                    if self._join({k: widths[k] // part, **dict.fromkeys(parts, 1)}, good, tests):
+                    if self._join({k: widths[k] // part, **dict.fromkeys(parts, 1)}, good):
                         return
 
-    def _pair(self, n: int, good: Gone, fault: Fault, tests: Tests) -> None:
+    def _pair(self, n: int, good: Gone, fault: Fault) -> None:
         """Find a family with which this one shrinks if both keep the same width.
 
         Attention may require queries and values of the same width. If the fault of this family
@@ -236,27 +236,27 @@ class Units:
         same = [k for k in same if len(self.families[k].units) == width]
         near = sorted(same, key=lambda k: abs(k - n))[:NEAREST]
         without = functools.reduce(operator.or_, map(self.last, map(self.step, (n, *near))))
-        if len(near) > 1 and fault in self.smaller({**good, **without}, ()).faults:
+        if len(near) > 1 and fault in self.smaller({**good, **without}).faults:
             return
         for k in near:
             other = self.step(k)
             units = math.lcm(own[n], other[k])
             both = {m: count * units // own[n] for m, count in own.items()}
             both |= {m: count * units // other[k] for m, count in other.items()}
-            if self._join(both, good, tests):
+            if self._join(both, good):
                 return
 
-    def _join(self, step: Step, good: Gone, tests: Tests) -> bool:
+    def _join(self, step: Step, good: Gone) -> bool:
         """Remove these units together from now on, if that is right."""
         if any(k >= len(self.families[n].units) for n, k in step.items()):
             return False
-        right = not self.smaller({**good, **self.last(step)}, tests).faults
+        right = not self.checked({**good, **self.last(step)}).faults
         if right:
             self.alike = [one for one in self.alike if not one.keys() & step.keys()] + [step]
         return right
 
-    def smaller(self, gone: Gone, tests: Tests) -> Smaller:
-        """The model without some units, and what is wrong with it."""
+    def smaller(self, gone: Gone) -> Smaller:
+        """The model without some units, and what is wrong with its operations."""
         classes = [self.families[n].units[unit] for n, units in gone.items() for unit in units]
         removal = self.removal(classes)
         small = nnx.clone(self.model)
@@ -281,9 +281,13 @@ class Units:
             if 0 in removal.kept_shape(node) and 0 not in node.shape
         ][:1]
         made = attributes, guessed, changes.factors
-        one = Smaller(small, graph, removal, cuts, *made, averaged[graph], found)
-        more = [] if found else next(filter(None, (test(self.graph, one) for test in tests)), [])
-        return dataclasses.replace(one, faults=[*found, *more])
+        return Smaller(small, graph, removal, cuts, *made, averaged[graph], found)
+
+    def checked(self, gone: Gone) -> Smaller:
+        """The same, and where its operations are right, what is wrong with its sums or outputs."""
+        one = self.smaller(gone)
+        wrong = one.faults or same_sums(self.graph, one) or same_outputs(self.graph, one)
+        return dataclasses.replace(one, faults=wrong)
 
     def _blamed(self, smaller: Smaller, fault: Fault, gone: Gone) -> list[int]:
         """The families of which a unit was removed near a fault; all if none is known."""
