@@ -34,14 +34,15 @@ class Groups:
             near = [n for n in op.nodes if n not in op.extra and _removed_axes(removal, n)]
             for node in near:
                 self._next.setdefault(node, set()).update(near)
-        self._found: dict[Node, tuple[set[int], set[str]]] = {}
+        self._found: dict[Node, tuple[frozenset[str], frozenset[int]]] = {}
 
-    def around(self, node: Node) -> tuple[set[int], set[str]]:
-        """The lengths and the paths of variables of the group of a node."""
+    def around(self, node: Node) -> tuple[frozenset[str], frozenset[int]]:
+        """The paths of variables and the lengths of the group of a node."""
         if node not in self._found:
             group = reachable([node], lambda one: self._next.get(one, ()))
             axes = [axis for one in group for axis in _removed_axes(self._removal, one)]
-            found = {n.shape[axis] for n, axis in axes}, {one.path for one in group if one.path}
+            lengths = frozenset(n.shape[axis] for n, axis in axes)
+            found = frozenset(one.path for one in group if one.path), lengths
             self._found |= dict.fromkeys(group, found)
         return self._found[node]
 
