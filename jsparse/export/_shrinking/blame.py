@@ -8,7 +8,7 @@ from jsparse._jaxprs import by_distance, reachable
 from jsparse._pure import SizesByName
 from jsparse.export._shrinking.graph import Graph, Node
 from jsparse.export._shrinking.liveness import Axis, Removal
-from jsparse.export._shrinking.source import called_at, frames, raised
+from jsparse.export._shrinking.source import called, called_at, raised
 from jsparse.export._shrinking.verify import Fault
 
 OF_LINEN = re.compile(r'parameter "(.+?)" in "/?(.*?)"')
@@ -65,7 +65,7 @@ def at_error(graph: Graph, removal: Removal, error: BaseException) -> list[Fault
         return found
     text = f"fixes a size in the code ({type(error).__name__}: {first})"
     lines = raised(error.__traceback__)
-    calls = {op: frames(op) for op in graph.all_ops}
+    calls = {op: called(op.source) for op in graph.all_ops}
     ways = [(exact, end) for exact in (True, False) for end in (1, None)]  # innermost calls first
     for line in lines:
         for exact, end in ways:

@@ -86,7 +86,7 @@ class Body:
     inputs: list[Node]
     outputs: list[Node]
     reads: range | tuple[int, ...]
-    makes: range = range(0)
+    makes: range
     carried: dict[int, int] = dataclasses.field(default_factory=dict)
     sliced: range = range(0)
     stacked: range = range(0)

@@ -145,10 +145,11 @@ class Ways:
         found: list[Part] = []
         for side in sides:
             own = before(op, node, where, side)
-            if own is not None and not isinstance(own, NoSource) and not own.any():
+            if isinstance(own, NoSource):
+                return None
+            if own is not None and not own.any():
                 continue
-            parts = None if isinstance(own, NoSource) else self.weights(op.inputs[side], own, op)
-            if parts is None:
+            if (parts := self.weights(op.inputs[side], own, op)) is None:
                 return None
             found += parts
         return found

@@ -43,13 +43,11 @@ CACHED = "linear_util.py"
 """Frames from here on may be those of an earlier call of a compiled function."""
 
 
-def frames(op: Op) -> list[Frame]:
-    """Where an operation is called, the innermost call first, without JAX itself."""
-    return called(op.source)
-
-
 def called(source: Sequence[Any]) -> list[Frame]:
-    """The same, given the tracebacks of the callers of an operation and its own."""
+    """Where an operation is called, the innermost call first, without JAX itself.
+
+    `source`: the tracebacks of its callers and its own, the outermost first.
+    """
     found: list[Frame] = []
     for depth, traceback in reversed(list(enumerate(source))):
         places = zip(traceback.frames, traceback.raw_frames()[1], strict=True) if traceback else ()
@@ -75,7 +73,7 @@ def raised(traceback: TracebackType | None) -> list[Frame]:
 
 def place(op: Op) -> str:
     """The file and line of the model's code that calls an operation, as `file.py:12`."""
-    return called_at(frames(op))
+    return called_at(called(op.source))
 
 
 def called_at(found: Iterable[Frame]) -> str:

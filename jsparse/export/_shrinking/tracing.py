@@ -22,20 +22,15 @@ from jsparse.export._shrinking.graph import Body, Graph, Node, Op, every, needed
 from jsparse.export._shrinking.marks import mark_in_place
 from jsparse.export._shrinking.pieces import LEVEL, pieces_of, run_pieces
 
-STATES = tuple(
-    getattr(nnx, name)
-    for name in ("Cache", "RngState", "Intermediate", "Perturbation")
-    if hasattr(nnx, name)
-)
+STATES = nnx.Cache | nnx.RngState | nnx.Intermediate | nnx.Perturbation
 """Variables that calls or training write."""
 QUICK = [LEVEL | {"xla_cpu_use_fusion_emitters": False}, LEVEL]
 """Options of compilations that take as little time as possible; not all versions know the first."""
 FUNCTIONS = WRAPPERS | {"shard_map"}
 """Operations that contain functions and were not opened."""
-Run = tuple[Callable, dict[str, Any], list[Any]]
 
 
-def call(model: nnx.Module, inputs: tuple) -> Run:
+def call(model: nnx.Module, inputs: tuple) -> tuple[Callable, dict[str, Any], list[Any]]:
     """The model, in the mode it is in, as a function of variables and the arrays among its inputs.
 
     Returns:
@@ -98,27 +93,24 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
     kinds = {s.path: type(s.value) for s in slots(model) if not is_key(variables.get(s.path))}
     fixed = {path for path in paths if _fixed(kinds.get(path, nnx.RngState), path in unwritten)}
     masks = own_masks(model).keys()  # cut with their kernels, so no variables
-    nodes = [
-        Node(
-            tuple(leaf.shape),
-            leaf.dtype,
-            "" if path in masks else path,
-            np.asarray(leaf) if path in fixed | masks else None,
-        )
-        for path, leaf in ((path, variables[path]) for path in paths)
-    ]
+    nodes = []
+    for path in paths:
+        leaf, name = variables[path], "" if path in masks else path
+        value = np.asarray(leaf) if path in fixed | masks else None
+        nodes.append(Node(tuple(leaf.shape), leaf.dtype, name, value))
     given = [Node(tuple(leaf.shape), leaf.dtype) for leaf in arrays]
     ops: list[Op] = []
     outputs = _listed(closed, [*nodes, *given], ops, ())[:made]
     weights = [node for node in nodes if node.value is not None]
     ops = needed(ops, [*outputs, *_beside(ops, outputs, weights)])
     whole = functools.cache(lambda: _quick(program.lower()))
-    pieces = functools.cache(lambda: pieces_of(ops, outputs))
+    alone = functools.partial(_alone, [*variables.values(), *arrays], ops, [*nodes, *given])
+    pieces = functools.cache(lambda: pieces_of(ops, outputs) if alone() else [])
 
     def outcome(others: Mapping[str, Any]) -> list[Any]:
-        if not _alone([*variables.values(), *arrays], ops, [*nodes, *given]) or not pieces():
-            return whole()({**variables, **others}, arrays)[0]
         now = {**variables, **others}
+        if not pieces():
+            return whole()(now, arrays)[0]
         start = dict(zip([*nodes, *given], [*(now[path] for path in paths), *arrays], strict=True))
         return run_pieces(pieces(), outputs, start)
 
@@ -145,9 +137,8 @@ def _quick(program: Any) -> Callable[..., Any]:
 
 def _fixed(kind: type, unwritten: bool) -> bool:
     """Whether a variable is a weight: a parameter, or any other that calls leave as it is."""
-    if issubclass(kind, nnx.Param | nnx.BatchStat):
-        return True
-    return unwritten and not issubclass(kind, STATES)
+    weight = issubclass(kind, nnx.Param | nnx.BatchStat)
+    return weight or (unwritten and not issubclass(kind, STATES))
 
 
 def _node(var: Any) -> Node:
@@ -205,7 +196,6 @@ def _bodies(eqn: Any, count: int, source: tuple) -> tuple[Body, ...]:
         case "scan":
             consts, carries = _counts(params)
             body = _body(params["jaxpr"], range(count), source)
-            body.makes = range(len(body.outputs))
             body.carried = {n: consts + n for n in range(carries)}
             body.sliced = range(consts + carries, count)
             body.stacked = range(carries, len(body.outputs))
@@ -213,15 +203,13 @@ def _bodies(eqn: Any, count: int, source: tuple) -> tuple[Body, ...]:
         case "while":
             tests, consts = params["cond_nconsts"], params["body_nconsts"]
             carry = range(tests + consts, count)
+            test = _body(params["cond_jaxpr"], (*range(tests), *carry), source)
+            test.makes = range(0)
             body = _body(params["body_jaxpr"], range(tests, count), source)
-            body.makes = range(len(carry))
             body.carried = {n: consts + n for n in range(len(carry))}
-            return _body(params["cond_jaxpr"], (*range(tests), *carry), source), body
+            return test, body
         case "cond":
-            branches = [_body(inner, range(1, count), source) for inner in params["branches"]]
-            for branch in branches:
-                branch.makes = range(len(branch.outputs))
-            return tuple(branches)
+            return tuple(_body(inner, range(1, count), source) for inner in params["branches"])
     return ()
 
 
@@ -229,7 +217,7 @@ def _body(inner: ClosedJaxpr, reads: range | tuple[int, ...], source: tuple) -> 
     args = [_node(var) for var in inner.jaxpr.invars]
     ops: list[Op] = []
     made = _listed(inner, args, ops, source)
-    return Body(needed(ops, made), args, made, reads)
+    return Body(needed(ops, made), args, made, reads, range(len(made)))
 
 
 def _counts(params: dict[str, Any]) -> tuple[int, int]:
