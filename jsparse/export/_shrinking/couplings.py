@@ -5,21 +5,21 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from jsparse.export._shrinking.graph import Graph, Node, Op
-from jsparse.export._shrinking.liveness import ENDS, WHOLE, Axis, Reason, Ties
+from jsparse.export._shrinking.liveness import ENDS, WHOLE, Reason, Ties
 from jsparse.export._shrinking.operations import (
     CUMULATIVE,
     ELEMENTWISE,
     REDUCTIONS,
     UPDATES,
+    WINDOWS,
     lanes_of,
+    others,
+    updated_axes_of,
     whole_axes_of,
-    windows_of,
 )
 
 Spare = Callable[[Op, Node, int], np.ndarray]
 """Which positions of an axis an operation that joins them can do without: [n]."""
-WINDOWS = {"reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window"}
-
 UNREAD = (
     "computes what nothing in the call reads, though another method may; remove it from the call "
     "if none does"
@@ -69,11 +69,11 @@ def _in_lanes(op: Op, ties: Ties, spare: Spare) -> None:
     Of an axis that is reduced, positions go that change nothing: zeros of a sum.
     """
     if op.name in UPDATES:
-        groups = _updated_axes(op)
+        whole, update, out = op.inputs[0], op.inputs[UPDATES[op.name]], op.outputs[0]
+        groups = [[(whole, a), (update, b), (out, a)] for a, b in updated_axes_of(op)]
     elif op.name == "sort":
-        along = op.params["dimension"]
         nodes = [*op.inputs, *op.outputs]
-        axes = [axis for axis in range(len(nodes[0].shape)) if axis != along]
+        axes = others(len(nodes[0].shape), op.params["dimension"])
         groups = [[(node, axis) for node in nodes] for axis in axes]
     elif op.name == "stack":
         (out,), before = op.outputs, op.params["axis"]
@@ -95,45 +95,31 @@ def _in_lanes(op: Op, ties: Ties, spare: Spare) -> None:
                 ties.narrow(node, axis, spare(op, node, axis))
 
 
-def _updated_axes(op: Op) -> list[list[Axis]]:
-    """Of an array that is partly overwritten or added to, the axes that updates take whole."""
-    whole, update, out = op.inputs[0], op.inputs[UPDATES[op.name]], op.outputs[0]
-    return [
-        [(whole, axis), (update, along), (out, axis)]
-        for axis, along in windows_of(op).items()
-        if whole.shape[axis] == update.shape[along]
-    ]
-
-
 def same_axes(op: Op) -> list[tuple[int, int]]:
     """Axes of the first input with the same positions as axes of the output, in pairs.
 
     All other axes of the operation stay whole.
     """
     node, out, params = op.inputs[0], op.outputs[0], op.params
-    axes = range(len(node.shape))
-    equal = [a for a in axes if a < len(out.shape) and node.shape[a] == out.shape[a]]
+    rank = len(node.shape)
+    axes = range(rank)
+    numbered = lambda left: [(a, n) for n, a in enumerate(left)]
     match op.name:
         case "transpose":
-            return [(int(a), n) for n, a in enumerate(params["permutation"])]
+            return numbered(map(int, params["permutation"]))
         case "squeeze":
-            gone = [a % len(axes) for a in params["dimensions"]]
-            return [(a, n) for n, a in enumerate(a for a in axes if a not in gone)]
+            return numbered(others(rank, *(a % rank for a in params["dimensions"])))
         case name if name in REDUCTIONS:
-            return [(a, n) for n, a in enumerate(a for a in axes if a not in params["axes"])]
+            return numbered(others(rank, *params["axes"]))
         case "unstack":
-            along = params["axis"]
-            return [(a, a - (a > along)) for a in axes if a != along]
-        case name if name in CUMULATIVE:
-            return [(a, a) for a in axes if a != params["axis"]]
+            return numbered(others(rank, params["axis"]))
+        case name if name in CUMULATIVE | {"top_k"}:
+            return [(a, a) for a in others(rank, params.get("axis", -1) % rank)]
         case "fft":
-            return [(a, a) for a in axes if a < len(axes) - len(params["fft_lengths"])]
-        case "top_k":
-            along = params.get("axis", -1) % len(axes)
-            return [(a, a) for a in axes if a != along]
+            return [(a, a) for a in axes[: -len(params["fft_lengths"])]]
         case "dynamic_slice":  # at a place that may depend on the input
-            return [(a, a) for a in equal]
-        case name if name in WINDOWS:
+            return [(a, a) for a in axes if node.shape[a] == out.shape[a]]
+        case name if name in WINDOWS | {"reduce_window_min", "reduce_window"}:
             sizes = [params[k] for k in ("window_dimensions", "window_strides", "base_dilation")]
             plain = [all(s[a] == 1 for s in sizes) and not any(params["padding"][a]) for a in axes]
             return [(a, a) for a in axes if plain[a]]
@@ -249,10 +235,7 @@ def _bodies(op: Op, ties: Ties) -> None:
 def pin_ends(graph: Graph, fixed: Iterable[tuple[str, int, str]], ties: Ties) -> None:
     """Keep what is not an axis of weights, or may mean something else in other calls.
 
-    Args:
-      graph: of the model.
-      fixed: the path, an axis that is kept whole, and why.
-      ties: gets it.
+    `fixed`: the paths and axes of weights that are kept whole, and why.
     """
     for node in graph.nodes():
         if node in graph.variables:
@@ -276,11 +259,11 @@ def pin_ends(graph: Graph, fixed: Iterable[tuple[str, int, str]], ties: Ties) ->
     for node in graph.unread:
         ties.because(Reason(WHOLE, graph.makers[node], UNREAD))
         ties.pin(node)
-    for node in graph.variables:
-        for path, axis, why in fixed:
-            if node.path == path:
-                ties.because(Reason(WHOLE, None, why))
-                ties.pin(node, axis % len(node.shape))
+    variables = {node.path: node for node in graph.variables}
+    for path, axis, why in fixed:
+        if (node := variables.get(path)) is not None:
+            ties.because(Reason(WHOLE, None, why))
+            ties.pin(node, axis % len(node.shape))
     ties.because(Reason(WHOLE, None, "longer inputs may read more of it"))
     for node, seen in graph.partly_read().items():
         for axis, mask in enumerate(seen):

@@ -8,7 +8,7 @@ its outputs, cut. The arrays of an operation that is not understood stay whole.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -143,15 +143,23 @@ class Removal(Ties):
             first, *others = (self._removed[side[0][0]][side[0][1]] for side in sides)
             if all((first == other).all() for other in others):
                 return
-        grids = [self._grid(side).ravel() for side in sides]
+        grids = [self._grid(np.logical_or, self.removed, side) for side in sides]
         both = np.logical_and.reduce(grids)
         if not any((grid & ~both).any() for grid in grids):
             return
         why = np.zeros(both.shape, np.int32)
         for side, grid in zip(sides, grids, strict=True):
-            why = np.where(why == 0, np.where(grid, 0, self._why_grid(side).ravel()), why)
+            numbers = self._grid(np.maximum, self.numbers, side)
+            why = np.where(why == 0, np.where(grid, 0, numbers), why)
         for side in sides:
             self._narrow_grid(side, both, why)
+
+    @staticmethod
+    def _grid(
+        join: np.ufunc, of: Callable[[Node, int], np.ndarray], side: Sequence[Axis]
+    ) -> np.ndarray:
+        """What the positions of a grid have of those along its axes: [positions]."""
+        return functools.reduce(join.outer, [of(*axis) for axis in side]).ravel()
 
     def _narrow_grid(self, side: Sequence[Axis], both: np.ndarray, why: np.ndarray) -> None:
         shape = [node.shape[axis] for node, axis in side]
@@ -173,13 +181,3 @@ class Removal(Ties):
         np.maximum.at(why, at, self.numbers(*part))
         self.narrow(*whole, mask, why)
         self.narrow(*part, self.removed(*whole)[at], self.numbers(*whole)[at])
-
-    def _why_grid(self, side: Sequence[Axis]) -> np.ndarray:
-        """A reason for each position of a grid: [...]."""
-        numbers = [self.numbers(*axis) for axis in side]
-        return functools.reduce(np.maximum.outer, numbers, np.zeros((), np.int32))
-
-    def _grid(self, side: Sequence[Axis]) -> np.ndarray:
-        """Which positions of a grid are removed: [...]."""
-        masks = [self.removed(*axis) for axis in side]
-        return functools.reduce(np.logical_or.outer, masks, np.zeros((), bool))

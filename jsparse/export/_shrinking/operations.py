@@ -132,20 +132,21 @@ def is_closed(op: Op) -> bool:
     return not op.bodies and op.name not in UNDERSTOOD
 
 
-def windows_of(op: Op) -> dict[int, int]:
-    """Axes of an array that is partly overwritten, and the corresponding axes of the updates."""
-    if op.name == "dynamic_update_slice":
-        return {axis: axis for axis in range(len(op.inputs[0].shape))}
-    dims = op.params["dimension_numbers"]
-    gone = {*dims.inserted_window_dims, *dims.operand_batching_dims}
-    axes = [axis for axis in range(len(op.inputs[0].shape)) if axis not in gone]
-    return dict(zip(axes, dims.update_window_dims, strict=True))
+def updated_axes_of(op: Op) -> list[tuple[int, int]]:
+    """Axes of an array that its updates take whole, and those of the updates."""
+    whole, update = op.inputs[0].shape, op.inputs[UPDATES[op.name]].shape
+    axes = theirs = range(len(whole))
+    if op.name != "dynamic_update_slice":
+        dims = op.params["dimension_numbers"]
+        axes = others(len(whole), *dims.inserted_window_dims, *dims.operand_batching_dims)
+        theirs = dims.update_window_dims
+    return [(a, b) for a, b in zip(axes, theirs, strict=True) if whole[a] == update[b]]
 
 
 def lanes_of(op: Op) -> list[tuple[int, int, int]]:
     """Triples of axes of a gather: of the array, of its indices and of the output, [n] each."""
     dims = op.params["dimension_numbers"]
-    batch = [a for a in range(len(op.outputs[0].shape)) if a not in dims.offset_dims]
+    batch = others(len(op.outputs[0].shape), *dims.offset_dims)
     pairs = zip(dims.operand_batching_dims, dims.start_indices_batching_dims, strict=True)
     return [(axis, along, batch[along]) for axis, along in pairs]
 
@@ -153,10 +154,10 @@ def lanes_of(op: Op) -> list[tuple[int, int, int]]:
 def whole_axes_of(op: Op) -> list[tuple[int, int]]:
     """Axes of an array that a gather takes whole, and those of the output."""
     dims, sizes = op.params["dimension_numbers"], op.params["slice_sizes"]
-    dropped = {*dims.collapsed_slice_dims, *dims.operand_batching_dims}
     shape = op.inputs[0].shape
-    taken = zip((a for a in range(len(shape)) if a not in dropped), dims.offset_dims, strict=True)
-    return [(axis, to) for axis, to in taken if sizes[axis] == shape[axis]]
+    taken = others(len(shape), *dims.collapsed_slice_dims, *dims.operand_batching_dims)
+    pairs = zip(taken, dims.offset_dims, strict=True)
+    return [(axis, to) for axis, to in pairs if sizes[axis] == shape[axis]]
 
 
 Onto = Callable[[np.ndarray], np.ndarray]
@@ -172,10 +173,10 @@ def gathered(op: Op) -> tuple[tuple[int, ...], Onto]:
 
 def updated(op: Op) -> tuple[tuple[int, ...], Onto]:
     """The axes of updates along which they go anywhere; what spreads the rest on the array."""
-    whole, update = op.inputs[0].shape, op.inputs[UPDATES[op.name]].shape
-    kept = {k: axis for axis, k in windows_of(op).items() if whole[axis] == update[k]}
-    rest, to = others(len(update), *kept), [kept[axis] for axis in sorted(kept)]
-    return rest, lambda part: spread(part.squeeze(rest), to, whole)
+    kept = {along: axis for axis, along in updated_axes_of(op)}
+    rest = others(len(op.inputs[UPDATES[op.name]].shape), *kept)
+    to = [kept[axis] for axis in sorted(kept)]
+    return rest, lambda part: spread(part.squeeze(rest), to, op.inputs[0].shape)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,14 +50,7 @@ class NoSource:
 
 
 def before(op: Op, node: Node, where: Where, side: int) -> Where | NoSource:
-    """The elements of one input that some elements of an output are made of.
-
-    Args:
-      op: the operation; linear in that input.
-      node: the output.
-      where: elements of the output.
-      side: which input.
-    """
+    """The elements of one input of a linear operation that elements of an output are made of."""
     if where is None and op.name not in PARTS:
         return None
     where = np.ones(node.shape, bool) if where is None else where
@@ -89,15 +82,10 @@ def _in_factor(op: Op, where: np.ndarray, side: int) -> Where | NoSource:
 
 
 def piece(op: Op, n: int, reader: Op) -> Where:
-    """Which elements of the second factor of a product meet a piece of the first one.
+    """Which elements of the second factor of a product meet the n-th piece of the first one.
 
-    Args:
-      op: the concatenation, or stack, that makes the first factor.
-      n: the number of the piece.
-      reader: the product.
-
-    Returns:
-      [...] like the second factor; None if it does not sum over the axis of the pieces.
+    `op` is the concatenation, or stack, of the pieces; None if the product does not sum over their
+    axis.
     """
     if reader.name not in PRODUCTS or reader.extra or reader.inputs[0] is not op.outputs[0]:
         return None
@@ -139,12 +127,7 @@ class Scaled:
     plus: float = 0.0
 
     def of(self, value: jax.Array, cut: Cut | None) -> jax.Array:
-        """The changed weight, in its dtype; weak types stay weak.
-
-        Args:
-          value: the weight, cut already.
-          cut: how it was cut, if it was.
-        """
+        """The changed weight, which was cut already, in its dtype; weak types stay weak."""
         wide = jnp.promote_types(value.dtype, jnp.float32)
         given = value if value.dtype == wide else value.astype(wide)
         factor = self.factor

@@ -160,22 +160,17 @@ class Units:
             if held:
                 break
         held = held or dict.fromkeys(good, (one, one.faults[0]))
-        before = [*self.alike]
-        sized = [n for n, (_, fault) in held.items() if fault.text != LOSES]
-        self._fraction(sized, {k: gone[k] for k in good})
+        before, others = [*self.alike], {k: gone[k] for k in good}
+        self._fraction([n for n, (_, fault) in held.items() if fault.text != LOSES], others)
         for n, (tested, fault) in held.items():
-            others = {k: gone[k] for k in good}
-            joins = lambda n=n: any(n in one for one in self.alike if one not in before)
-            if not joins():
-                self._share(n, others)
-            if not joins():
-                self._pair(n, others, fault)
-            if not joins():
-                sizes = fault.text != LOSES
-                near = removed_near(self.graph, tested.removal, fault) if sizes else []
-                told = with_sizes(self.model, self.graph, tested.removal, [fault], [near])
-                reason = Reason(WHOLE, fault.op, next(told))
-                self.families[n] = self.families[n]._replace(held=reason)
+            if any(n in one for one in self.alike if one not in before):
+                continue
+            if self._share(n, others) or self._pair(n, others, fault):
+                continue
+            near = removed_near(self.graph, tested.removal, fault) if fault.text != LOSES else []
+            told = with_sizes(self.model, self.graph, tested.removal, [fault], [near])
+            reason = Reason(WHOLE, fault.op, next(told))
+            self.families[n] = self.families[n]._replace(held=reason)
         return None
 
     def _not_averaged(self, means: Collection[Op], gone: Gone) -> Gone:
@@ -193,19 +188,18 @@ class Units:
         widths = {n: len(self.families[n].units) for n in step}
         return {n: range(widths[n] - k, widths[n]) for n, k in step.items()}
 
-    def _share(self, n: int, good: Gone) -> None:
+    def _share(self, n: int, good: Gone) -> bool:
         """Find families with which this one keeps the proportions in which axes are divided."""
         own = self.step(n)
         free = {k: one for k, one in enumerate(self.families) if one.held is None}
         if not own.keys() <= free.keys():
-            return
+            return False
         others = [one for one in self.alike if n not in one and one.keys() <= free.keys()]
         others += [{k: 1} for k in free if k != n and not any(k in one for one in self.alike)]
         spreads = {k: one.spread for k, one in free.items()}
         widths = {k: len(one.units) for k, one in free.items()}
         step = self._parts.joined([own, *others], spreads, widths)
-        if len(step) > len(own):
-            self._join(step, good)
+        return len(step) > len(own) and self._join(step, good)
 
     def _fraction(self, held: Collection[int], good: Gone) -> None:
         """Find a family of which the width of some that are at fault is a fraction in the code.
@@ -225,7 +219,7 @@ class Units:
                     if self._join({k: widths[k] // part, **dict.fromkeys(parts, 1)}, good):
                         return
 
-    def _pair(self, n: int, good: Gone, fault: Fault) -> None:
+    def _pair(self, n: int, good: Gone, fault: Fault) -> bool:
         """Find a family with which this one shrinks if both keep the same width.
 
         Attention may require queries and values of the same width. If the fault of this family
@@ -237,14 +231,15 @@ class Units:
         near = sorted(same, key=lambda k: abs(k - n))[:NEAREST]
         without = functools.reduce(operator.or_, map(self.last, map(self.step, (n, *near))))
         if len(near) > 1 and fault in self.smaller({**good, **without}).faults:
-            return
+            return False
         for k in near:
             other = self.step(k)
             units = math.lcm(own[n], other[k])
             both = {m: count * units // own[n] for m, count in own.items()}
             both |= {m: count * units // other[k] for m, count in other.items()}
             if self._join(both, good):
-                return
+                return True
+        return False
 
     def _join(self, step: Step, good: Gone) -> bool:
         """Remove these units together from now on, if that is right."""
