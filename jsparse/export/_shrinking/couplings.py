@@ -52,7 +52,10 @@ def tie(op: Op, ties: Ties, spare: Spare) -> None:
         case "slice" | "pad":
             _windowed(op, ties)
         case "rev":
-            _reverse(op, ties)
+            node, out = op.inputs[0], op.outputs[0]
+            for axis, length in enumerate(node.shape):
+                at = np.arange(length)[:: -1 if axis in op.params["dimensions"] else 1]
+                ties.tie_at((node, axis), at, (out, axis))
         case "tile":  # a position is removed from all copies or from none
             node, out = op.inputs[0], op.outputs[0]
             for axis, length in enumerate(node.shape):
@@ -210,15 +213,6 @@ def _windowed(op: Op, ties: Ties) -> None:
         ties.tie_at((whole, axis), inside, (part, axis))
         if op.name == "pad":  # the program pads by a fixed number
             ties.narrow(whole, axis, np.isin(np.arange(whole.shape[axis]), inside))
-
-
-def _reverse(op: Op, ties: Ties) -> None:
-    node, out = op.inputs[0], op.outputs[0]
-    for axis, length in enumerate(node.shape):
-        if axis in op.params["dimensions"]:
-            ties.tie_at((node, axis), np.arange(length)[::-1], (out, axis))
-        else:
-            ties.tie([(node, axis)], [(out, axis)])
 
 
 def _bodies(op: Op, ties: Ties) -> None:

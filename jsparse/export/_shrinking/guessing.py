@@ -60,13 +60,7 @@ class Option(NamedTuple):
 
 
 class Guesses:
-    """Finds sizes that modules store; remembers what was tried in vain.
-
-    Args:
-      model: the full one.
-      inputs: of the example.
-      graph: of the full model.
-    """
+    """Finds sizes that modules of the full model store; remembers what was tried in vain."""
 
     def __init__(self, model: nnx.Module, inputs: tuple, graph: Graph):
         self._model, self._graph = model, graph
@@ -254,8 +248,7 @@ def _with(small: nnx.Module, values: Attributes) -> nnx.Module | None:
 
 def tell_of_guesses(guessed: Attributes) -> None:
     """Warn that sizes were found by trying; the rest of the code may read them otherwise."""
-    names = [f"{path}.{name}".lstrip(".") for path, own in guessed.items() for name in own]
-    if names:
+    if names := [f"{path}.{name}".lstrip(".") for path, own in guessed.items() for name in own]:
         warn_at_caller(
             f"{listed(names, 3)}: set to the new size because that is right for the example "
             "inputs. Where the code also uses it otherwise (in another method, in a branch, for "

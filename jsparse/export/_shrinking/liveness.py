@@ -60,10 +60,7 @@ class Ties(Protocol):
 
 
 class Removal(Ties):
-    """The masks, and which axes are coupled.
-
-    Args:
-      graph: what the model computes. Axes of length 1 are kept.
+    """The masks, and which axes are coupled. Axes of length 1 are kept.
 
     Attributes:
       changed: nodes with positions that were un-marked; whoever follows them empties it.

@@ -30,24 +30,6 @@ FUNCTIONS = WRAPPERS | {"shard_map"}
 """Operations that contain functions and were not opened."""
 
 
-def call(model: nnx.Module, inputs: tuple) -> tuple[Callable, dict[str, Any], list[Any]]:
-    """The model, in the mode it is in, as a function of variables and the arrays among its inputs.
-
-    Returns:
-      (function(variables, arrays) -> (output, variables after), variables by path, arrays).
-    """
-    run, variables, _ = pure(model)
-    leaves, form = jax.tree.flatten(inputs)
-    places = [n for n, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
-
-    def function(variables: dict[str, Any], arrays: list[Any]) -> tuple[Any, dict[str, Any]]:
-        given = dict(zip(places, arrays, strict=True))
-        full = [given.get(n, leaf) for n, leaf in enumerate(leaves)]
-        return run(variables, *jax.tree.unflatten(form, full))
-
-    return function, variables, [leaves[n] for n in places]
-
-
 def trace(model: nnx.Module, inputs: tuple) -> Graph:
     """The computation of a model without rules, in eval mode, on inputs of these shapes.
 
@@ -78,26 +60,21 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
     if is_abstract(model):
         raise TypeError("the model has shapes in place of arrays")
     mark_in_place(model)
-    run, variables, arrays = call(model, inputs)
+    run, variables, _ = pure(model)
+    leaves, form = jax.tree.flatten(inputs)
+    places = [n for n, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
+    arrays = [leaves[n] for n in places]
 
-    def traced(given: dict[str, Any], arrays: list[Any]) -> tuple[list[Any], dict[str, Any]]:
-        output, after = run(given, arrays)
+    def traced(variables: dict[str, Any], arrays: list[Any]) -> tuple[list[Any], dict[str, Any]]:
+        given = dict(zip(places, arrays, strict=True))
+        full = [given.get(n, leaf) for n, leaf in enumerate(leaves)]
+        output, after = run(variables, *jax.tree.unflatten(form, full))
         return jax.tree.leaves(result(output, after)), after
 
     program = jax.jit(traced).trace(variables, arrays)
     closed = program.jaxpr
-    paths = sorted(variables)  # as the leaves of a dict are
-    made = len(closed.jaxpr.outvars) - len(paths)
-    ends = zip(closed.jaxpr.invars, closed.jaxpr.outvars[made:], strict=False)
-    unwritten = {path for path, (a, b) in zip(paths, ends, strict=True) if a is b}
-    kinds = {s.path: type(s.value) for s in slots(model) if not is_key(variables.get(s.path))}
-    fixed = {path for path in paths if _fixed(kinds.get(path, nnx.RngState), path in unwritten)}
-    masks = own_masks(model).keys()  # cut with their kernels, so no variables
-    nodes = []
-    for path in paths:
-        leaf, name = variables[path], "" if path in masks else path
-        value = np.asarray(leaf) if path in fixed | masks else None
-        nodes.append(Node(tuple(leaf.shape), leaf.dtype, name, value))
+    made = len(closed.jaxpr.outvars) - len(variables)
+    nodes = _variables(model, variables, closed.jaxpr.invars, closed.jaxpr.outvars[made:])
     given = [Node(tuple(leaf.shape), leaf.dtype) for leaf in arrays]
     ops: list[Op] = []
     outputs = _listed(closed, [*nodes, *given], ops, ())[:made]
@@ -111,10 +88,28 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
         now = {**variables, **others}
         if not pieces():
             return whole()(now, arrays)[0]
-        start = dict(zip([*nodes, *given], [*(now[path] for path in paths), *arrays], strict=True))
+        values = [*(now[path] for path in sorted(now)), *arrays]
+        start = dict(zip([*nodes, *given], values, strict=True))
         return run_pieces(pieces(), outputs, start)
 
     return Graph(ops, nodes, given, outputs, outcome)
+
+
+def _variables(
+    model: nnx.Module, variables: Mapping[str, Any], given: Sequence[Any], after: Sequence[Any]
+) -> list[Node]:
+    """The variables, with the values of weights: of parameters, and others that calls leave."""
+    kinds = {s.path: type(s.value) for s in slots(model) if not is_key(variables.get(s.path))}
+    masks = own_masks(model).keys()  # cut with their kernels, so no variables
+    nodes = []
+    # the leaves of a dict are in this order; behind them are the arrays among the inputs
+    for path, before, now in zip(sorted(variables), given, after, strict=False):
+        kind, leaf = kinds.get(path, nnx.RngState), variables[path]
+        weight = issubclass(kind, nnx.Param | nnx.BatchStat)
+        weight |= before is now and not issubclass(kind, STATES)
+        value = np.asarray(leaf) if weight or path in masks else None
+        nodes.append(Node(tuple(leaf.shape), leaf.dtype, "" if path in masks else path, value))
+    return nodes
 
 
 def _alone(arrays: Sequence[Any], ops: Sequence[Op], given: Sequence[Node]) -> bool:
@@ -135,12 +130,6 @@ def _quick(program: Any) -> Callable[..., Any]:
     return program.compile()
 
 
-def _fixed(kind: type, unwritten: bool) -> bool:
-    """Whether a variable is a weight: a parameter, or any other that calls leave as it is."""
-    weight = issubclass(kind, nnx.Param | nnx.BatchStat)
-    return weight or (unwritten and not issubclass(kind, STATES))
-
-
 def _node(var: Any) -> Node:
     return Node(tuple(getattr(var.aval, "shape", ())), getattr(var.aval, "dtype", None))
 
@@ -158,7 +147,7 @@ def _listed(closed: ClosedJaxpr, args: list[Node], ops: list[Op], above: tuple) 
     """Append the operations of a jaxpr; return its outputs. `above`: tracebacks of its callers."""
 
     def listed(eqn: Any, inputs: list[Node], source: tuple) -> list[Node]:
-        params, inputs = _turned_before(eqn, inputs, ops, source)
+        params, inputs = _transposed_before(eqn, inputs, ops, source)
         outputs = [_node(var) for var in eqn.outvars]
         bodies, extra = _bodies(eqn, len(inputs), source), _groups(eqn, inputs)
         ops.append(Op(eqn.primitive, params, inputs, outputs, extra, bodies, source))
@@ -167,7 +156,7 @@ def _listed(closed: ClosedJaxpr, args: list[Node], ops: list[Op], above: tuple) 
     return interpret(closed, args, listed, _constant, above)
 
 
-def _turned_before(
+def _transposed_before(
     eqn: Any, inputs: list[Node], ops: list[Op], source: tuple
 ) -> tuple[dict[str, Any], list[Node]]:
     """The settings and inputs of an operation, for a reshape after the transposition in it."""
@@ -175,9 +164,9 @@ def _turned_before(
     if order is None:
         return eqn.params, inputs
     node = inputs[0]
-    turned = Node(tuple(node.shape[axis] for axis in order), node.dtype)
-    ops.append(Op(transpose_p, {"permutation": tuple(order)}, [node], [turned], source=source))
-    return eqn.params | {"dimensions": None}, [turned]
+    transposed = Node(tuple(node.shape[axis] for axis in order), node.dtype)
+    ops.append(Op(transpose_p, {"permutation": tuple(order)}, [node], [transposed], source=source))
+    return eqn.params | {"dimensions": None}, [transposed]
 
 
 def _groups(eqn: Any, inputs: list[Node]) -> tuple[Node, ...]:

@@ -47,12 +47,7 @@ Gone = Mapping[int, Sequence[int]]
 
 
 class Units:
-    """The units of a model without rules.
-
-    Args:
-      model: without rules.
-      inputs: of a call.
-      mend: see `shrink`.
+    """The units of a model without rules, called with some inputs; `mend`: see `shrink`.
 
     Attributes:
       families: of all units that have axes of variables.
