@@ -46,13 +46,7 @@ Lengths = Mapping[int, int]
 
 
 class Option(NamedTuple):
-    """Attributes that may be set together.
-
-    Attributes:
-      keys: which.
-      values: the new ones, by path and name.
-      ops: the operations that are at fault without it.
-    """
+    """Attributes to set together, their values, and the operations at fault without these."""
 
     keys: frozenset[Key]
     values: Attributes

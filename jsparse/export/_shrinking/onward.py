@@ -33,26 +33,14 @@ Origins = frozenset[int]
 
 
 class Stuck(NamedTuple):
-    """Factors that nothing ends.
-
-    Attributes:
-      origins: of them.
-      text: where they stay.
-    """
+    """The origins of factors that nothing ends, and where they stay."""
 
     origins: Origins
     text: str = ""
 
 
 class Number(NamedTuple):
-    """A number that must take a factor.
-
-    Attributes:
-      op: that reads it from the code.
-      value: [].
-      factor: that it takes.
-      origins: of the factor.
-    """
+    """A number, [], that an operation reads from the code, and the factor that it must take."""
 
     op: Op
     value: np.ndarray

@@ -16,13 +16,7 @@ from jsparse.export._shrinking.graph import Op
 
 
 class Frame(NamedTuple):
-    """A call in the code.
-
-    Attributes:
-      file: of the code.
-      line: in it.
-      at: which of the calls of that line it is: an offset into the bytecode of the function.
-    """
+    """A call in the code; `at`, an offset into the bytecode, tells the calls of a line apart."""
 
     file: str
     line: int

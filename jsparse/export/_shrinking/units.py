@@ -98,15 +98,14 @@ class Units:
         starts = np.searchsorted(label[order], np.arange(label.max(initial=-1) + 2))
         on = lambda n: order[starts[n] : starts[n + 1]]
         weights = {k for k, (node, _) in enumerate(self._links.axes) if node.path}
-        found: dict[tuple, list[np.ndarray]] = {}
+        found: dict[tuple, tuple[Spread, Reason | None, list[np.ndarray]]] = {}
         for unit in solution.units():
             spread = self._parts.spread(np.concatenate([on(n) for n in unit.classes]))
             if weights.intersection(self._parts.owner[spread.parts].tolist()):
                 key = (*(part.tobytes() for part in spread), unit.held)
-                found.setdefault(key, []).append(unit.classes)
+                found.setdefault(key, (spread, unit.held, []))[2].append(unit.classes)
         made = []
-        for (parts, counts, held), classes in found.items():
-            spread = Spread(np.frombuffer(parts, int), np.frombuffer(counts, int))
+        for spread, held, classes in found.values():
             axes = np.unique(self._parts.owner[spread.parts])
             mine = tuple(self._links.axes[n] for n in axes)
             sums = tuple(dict.fromkeys(op for axis in mine for op in self._sums.get(axis, ())))
