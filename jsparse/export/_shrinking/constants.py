@@ -117,8 +117,10 @@ def _evaluate(op: Op, args: list[Known | None]) -> list[Known | None]:
         Known(np.zeros(n.shape, n.dtype), np.ones(n.shape, bool)) if a is None else a
         for n, a in zip(op.inputs, args, strict=True)
     ]
-    partly = op.name == RAGGED or (op.name in PRODUCTS and any(a is None for a in args))
-    unknown = _empty(op, args) if partly else _unknown(op, given)
+    if op.name == RAGGED or (op.name in PRODUCTS and any(a is None for a in args)):
+        unknown = _empty(op, args)
+    else:
+        unknown = _unknown(op, given)
     if unknown is None or all(u.all() for u in unknown):
         return nothing
     values = [a.value for a in given]

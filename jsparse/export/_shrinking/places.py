@@ -24,7 +24,7 @@ from jsparse.export._shrinking.operations import (
     spread,
 )
 
-PARTS = {"split", "unstack", "slice"}
+PARTS = {"split", "unstack", "slice"}  # they leave other elements of their input out
 Where = np.ndarray | None
 """The elements of an array: bool, [...] as it; None for all of them."""
 
@@ -50,7 +50,15 @@ class NoSource:
 
 
 def before(op: Op, node: Node, where: Where, side: int) -> Where | NoSource:
-    """The elements of one input of a linear operation that elements of an output are made of."""
+    """The elements of one input of a linear operation that elements of an output are made of.
+
+    The elements of the input are numbered, and the numbers pass through the operation. Example: [3]
+    repeated over [2, 3], x for the elements of the output. Those in the middle are made of element
+    1 alone; on the right, of one that others are made of too, so they have no source:
+
+        0 1 2    . x .    . x .
+        0 1 2    . x .    . . .
+    """
     if where is None and op.name not in PARTS:
         return None
     where = np.ones(node.shape, bool) if where is None else where
@@ -67,7 +75,7 @@ def before(op: Op, node: Node, where: Where, side: int) -> Where | NoSource:
     inside, outside = np.zeros((2, numbers[side].size), bool)
     inside[at[where & (at >= 0)]] = True
     outside[at[~where & (at >= 0)]] = True
-    repeated = (inside & outside).any()  # as other elements too
+    repeated = (inside & outside).any()
     return NoSource() if repeated else inside.reshape(numbers[side].shape)
 
 

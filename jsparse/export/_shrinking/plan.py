@@ -183,9 +183,7 @@ class Plan:
             cuts=cuts, attributes=mend_in_place(small, groups, self.mend), stayed={}
         )
 
-    def choose(
-        self, made_up: Callable[[nnx.Module, Mapping[str, Cut], Compared], Made]
-    ) -> "Shrunk":
+    def choose(self, made_up: Callable[[nnx.Module, Mapping[str, Cut], Compared], Made]) -> Shrunk:
         """The largest removable set without a fault, and why other dead units are kept.
 
         Each round keeps all axes at which the smaller model is not the cut one.
