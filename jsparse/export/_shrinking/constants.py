@@ -5,6 +5,7 @@ unknown element times a known zero is a known zero, so the output of a filter wi
 known, and so are its bias, normalization and activation.
 """
 
+import functools
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
@@ -250,9 +251,7 @@ def _bodies(
 ) -> list[Known | None]:
     """What loops and branches compute, whichever is taken and however often."""
     ran = [_run(body, args, knowledge, partly) for body in op.bodies if body.makes]
-    made = ran[0]
-    for other in ran[1:]:
-        made = [_join(a, b) for a, b in zip(made, other, strict=True)]
+    made = [functools.reduce(_join, several) for several in zip(*ran, strict=True)]
     length = op.params.get("length", 0)  # of a scan
     stacked = op.bodies[-1].stacked
     return [

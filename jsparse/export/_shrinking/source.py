@@ -74,9 +74,10 @@ def called_at(found: Iterable[Frame]) -> str:
     """The first frame outside Flax, or the first one."""
     found = list(found)
     own = [frame for frame in found if not frame.file.startswith(FLAX)]
-    for frame in (own or found)[:1]:
-        return f"{_short(Path(frame.file))}:{frame.line}"
-    return "an unknown place"
+    if not found:
+        return "an unknown place"
+    frame = (own or found)[0]
+    return f"{_short(Path(frame.file))}:{frame.line}"
 
 
 def _short(file: Path) -> Path:
