@@ -1,5 +1,6 @@
 """How operations couple the axes of their inputs and outputs (see `Ties`), and what stays whole."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -148,8 +149,7 @@ def _reshape(op: Op, ties: Ties) -> None:
         ties.pin(out)
         return
     for old, new in joined_axes(node.shape, out.shape):
-        if old and new:
-            ties.tie([(node, a) for a in old], [(out, a) for a in new])
+        ties.tie([(node, a) for a in old], [(out, a) for a in new])
 
 
 def joined_axes(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
@@ -163,16 +163,13 @@ def joined_axes(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[i
     """
     a = [n for n, size in enumerate(old) if size > 1]
     b = [n for n, size in enumerate(new) if size > 1]
+    size = lambda shape, axes: math.prod(shape[n] for n in axes)
     runs = []
     while a and b:
         left, right = [a.pop(0)], [b.pop(0)]
-        while (
-            sizes := (int(np.prod([old[n] for n in left])), int(np.prod([new[n] for n in right])))
-        ) and sizes[0] != sizes[1]:
-            if sizes[0] < sizes[1]:
-                left.append(a.pop(0))
-            else:
-                right.append(b.pop(0))
+        while (before := size(old, left)) != (after := size(new, right)):
+            shorter, rest = (left, a) if before < after else (right, b)
+            shorter.append(rest.pop(0))
         runs.append((left, right))
     return runs
 

@@ -40,8 +40,6 @@ from jsparse.export._shrinking.verify import Fault
 
 NEAREST = 4  # families of the same width that are tried as a pair
 LARGEST = 2  # families of which a width may be a fraction
-
-
 Gone = Mapping[int, Sequence[int]]
 """Units, by the number of their family."""
 
