@@ -32,7 +32,7 @@ from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.shares import Step
 from jsparse.export._shrinking.shrink import alive_paths, check_called
 from jsparse.export._shrinking.sizes import Narrowed, Sizes, Widths, sizes_after
-from jsparse.export._shrinking.smaller import TESTS, Smaller
+from jsparse.export._shrinking.smaller import Smaller
 from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.units import Units
 from jsparse.export._shrinking.uses import Use
@@ -138,7 +138,7 @@ def units(
     scores = scored(importance, fold(model) if options else plain, chosen.groups)
     while True:
         gone = chosen.lowest(ranked(scores, scope), density, budget)
-        small = found.tried(gone, TESTS)
+        small = found.tried(gone)
         if small and not chosen.needs_more_units(gone, small):
             tell_of_guesses(small.guessed)
             return by_name(small.model), _record(chosen, gone, small)
@@ -259,7 +259,7 @@ class _Chosen:
         if key not in self._spent:  # a measurement would give another number each time
             families, graph = self.units.families, self.units.graph
             classes = (families[n].units[u] for n, own in gone.items() for u in own)
-            model = lambda: by_name(self.units.smaller(gone, ()).model)
+            model = lambda: by_name(self.units.smaller(gone).model)
             spent = self._cost(sizes_after(graph, self.units.removal(classes), model))
             scalar = isinstance(spent, jax.Array | np.ndarray) and spent.ndim == 0
             spent = spent.item() if scalar else spent

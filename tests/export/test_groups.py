@@ -13,7 +13,6 @@ from jsparse._surgery import fold
 from jsparse.export import Use
 from jsparse.export._shrinking.attributes import stock
 from jsparse.export._shrinking.groups import described, free, try_each
-from jsparse.export._shrinking.smaller import TESTS
 from jsparse.export._shrinking.units import Units
 from tests.support.sampled import one_in
 from tests.support.zoo_cases import CASES, prepared
@@ -60,7 +59,7 @@ def tried(name: str) -> Units:
     try_each(units)
     gone = {n: [0] for n in free(units)}
     assert gone
-    assert units.smaller(gone, TESTS).faults == []
+    assert units.checked(gone).faults == []
     return units
 
 
@@ -104,7 +103,7 @@ def test_halves_go_together_and_a_softmax_holds_its_units() -> None:
     assert "`reduce_max`" in found["mix/kernel:1"].held
     units = Units(fold(model), (jnp.ones((2, 4)),), stock)
     try_each(units)
-    small = units.smaller({n: [0, 3] for n in free(units)}, TESTS)
+    small = units.checked({n: [0, 3] for n in free(units)})
     assert small.faults == []
     factors = {"down/kernel": 0.75**0.5, "down/bias": 0.75**0.5}  # x is over the root of 6, not 8
     assert small.factors == pytest.approx(factors)

@@ -16,7 +16,6 @@ import jsparse as js
 from jsparse._surgery import fold
 from jsparse.export._shrinking.attributes import stock
 from jsparse.export._shrinking.groups import described, free, try_each
-from jsparse.export._shrinking.smaller import TESTS
 from jsparse.export._shrinking.units import Units
 from tests.support.zoo import modules
 
@@ -105,7 +104,7 @@ def test_factors_go_to_parts_of_weights_and_through_lookups(
     try_each(units)
     found = {group.name: group.width for group in described(units).values() if not group.held}
     assert found.items() >= wanted.items()
-    assert units.smaller({n: [1] for n in free(units)}, TESTS).faults == []
+    assert units.checked({n: [1] for n in free(units)}).faults == []
 
 
 class Again(nnx.Module):

@@ -8,7 +8,7 @@ from jsparse._jaxprs import by_distance, reachable
 from jsparse._pure import SizesByName
 from jsparse.export._shrinking.graph import Graph, Node
 from jsparse.export._shrinking.liveness import Axis, Removal
-from jsparse.export._shrinking.source import called_at, frames, raised
+from jsparse.export._shrinking.source import called, called_at, raised
 from jsparse.export._shrinking.verify import Fault
 
 OF_LINEN = re.compile(r'parameter "(.+?)" in "/?(.*?)"')
@@ -34,14 +34,15 @@ class Groups:
             near = [n for n in op.nodes if n not in op.extra and _removed_axes(removal, n)]
             for node in near:
                 self._next.setdefault(node, set()).update(near)
-        self._found: dict[Node, tuple[set[int], set[str]]] = {}
+        self._found: dict[Node, tuple[frozenset[str], frozenset[int]]] = {}
 
-    def around(self, node: Node) -> tuple[set[int], set[str]]:
-        """The lengths and the paths of variables of the group of a node."""
+    def around(self, node: Node) -> tuple[frozenset[str], frozenset[int]]:
+        """The paths of variables and the lengths of the group of a node."""
         if node not in self._found:
             group = reachable([node], lambda one: self._next.get(one, ()))
             axes = [axis for one in group for axis in _removed_axes(self._removal, one)]
-            found = {n.shape[axis] for n, axis in axes}, {one.path for one in group if one.path}
+            lengths = frozenset(n.shape[axis] for n, axis in axes)
+            found = frozenset(one.path for one in group if one.path), lengths
             self._found |= dict.fromkeys(group, found)
         return self._found[node]
 
@@ -64,7 +65,7 @@ def at_error(graph: Graph, removal: Removal, error: BaseException) -> list[Fault
         return found
     text = f"fixes a size in the code ({type(error).__name__}: {first})"
     lines = raised(error.__traceback__)
-    calls = {op: frames(op) for op in graph.all_ops}
+    calls = {op: called(op.source) for op in graph.all_ops}
     ways = [(exact, end) for exact in (True, False) for end in (1, None)]  # innermost calls first
     for line in lines:
         for exact, end in ways:

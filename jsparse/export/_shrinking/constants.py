@@ -5,7 +5,8 @@ unknown element times a known zero is a known zero, so the output of a filter wi
 known, and so are its bias, normalization and activation.
 """
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -36,6 +37,17 @@ class Known(NamedTuple):
     value: np.ndarray
     unknown: np.ndarray
 
+    @property
+    def nonzero(self) -> np.ndarray:
+        """Where the array may be other than 0: [...]."""
+        return self.unknown | (self.value != 0)
+
+    def first_along(self, axes: Collection[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The values at position 0 of some axes, and where others along them may differ."""
+        first = first_along(self.value, axes)
+        differ = self.unknown | (self.value != first)
+        return first, np.asarray(differ.any(axis=tuple(axes), keepdims=True))
+
 
 Knowledge = dict[Node, Known | None]  # None: nothing is known
 Seen = dict[Node, list[np.ndarray]]  # see Graph.partly_read
@@ -60,7 +72,7 @@ def _whatever_is_read(known: Known, seen: list[np.ndarray]) -> Known | None:
     unknown = known.unknown
     for axis, mask in enumerate(seen):
         if not mask.all():
-            first = known.value.take([0], axis=axis)
+            first = first_along(known.value, [axis])
             unknown = unknown | (known.value != first).any(axis=axis, keepdims=True)
     return _partly(known.value, unknown)
 
@@ -68,7 +80,7 @@ def _whatever_is_read(known: Known, seen: list[np.ndarray]) -> Known | None:
 def nonzero(node: Node, knowledge: Knowledge) -> np.ndarray | None:
     """Where a node may be other than 0, [...] as the node; None for everywhere."""
     known = _of(node, knowledge)
-    return None if known is None else known.unknown | (known.value != 0)
+    return None if known is None else known.nonzero
 
 
 def _of(node: Node, knowledge: Knowledge) -> Known | None:
@@ -102,22 +114,25 @@ def _evaluate(op: Op, args: list[Known | None]) -> list[Known | None]:
         return [_updated(op, args)]
     if op.name in PRODUCTS and (zeros := _zeros(op, *args[:2])) is not None:
         return [_partly(np.zeros(op.outputs[0].shape, op.outputs[0].dtype), zeros)]
-    unknown = _unknown(op, args)
-    if unknown is None or all(u.all() for u in unknown):
-        return nothing
-    values = [
-        np.zeros(n.shape, n.dtype) if a is None else a.value
+    given = [
+        Known(np.zeros(n.shape, n.dtype), np.ones(n.shape, bool)) if a is None else a
         for n, a in zip(op.inputs, args, strict=True)
     ]
+    if op.name == RAGGED or (op.name in PRODUCTS and any(a is None for a in args)):
+        unknown = _empty(op, args)
+    else:
+        unknown = _unknown(op, given)
+    if unknown is None or all(u.all() for u in unknown):
+        return nothing
+    values = [a.value for a in given]
     if op.name == "div":
-        divisor = np.ones((), bool) if args[1] is None else args[1].unknown
-        values[1] = np.where(divisor, np.ones((), values[1].dtype), values[1])
+        values[1] = np.where(given[1].unknown, np.ones((), values[1].dtype), values[1])
     with np.errstate(all="ignore"):
         made = bind(op, *values)
     return [_partly(m, u) for m, u in zip(made, unknown, strict=True)]
 
 
-def _unknown(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
+def _unknown(op: Op, args: list[Known]) -> list[np.ndarray] | None:
     """Where each output is unknown; None if this operation is not understood.
 
     A product is unknown where an unknown element meets one that may be other than 0; so it is
@@ -127,32 +142,17 @@ def _unknown(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
            ? 2 0       0 3 0         ? 6 0    meets zeros only, and output 2 has no weights.
            0 2 ?       0 0 0         0 6 0
     """
-    masks = [
-        np.ones(n.shape, bool) if a is None else a.unknown
-        for n, a in zip(op.inputs, args, strict=True)
-    ]
-    if op.name == RAGGED or (op.name in PRODUCTS and any(a is None for a in args)):
-        return _empty(op, args)
-    if op.name == "div" and args[0] is not None:
-        zero = ~args[0].unknown & (args[0].value == 0)  # over what may be anything but 0
-        return [(masks[0] | masks[1]) & ~(zero & masks[1])]
-    if op.name == "mul" or op.name in PRODUCTS:
-        may = [
-            np.ones(n.shape, bool) if a is None else a.unknown | (a.value != 0)
-            for n, a in zip(op.inputs, args, strict=True)
-        ]
-        if op.name == "mul":
-            return [(masks[0] & may[1]) | (may[0] & masks[1])]
-        count = lambda a, b: bind(
-            op,
-            a.astype(np.float32),
-            b.astype(np.float32),
-            preferred_element_type=None,
-            precision=None,
-        )[0]
-        return [(count(masks[0], may[1]) + count(may[0], masks[1])) > 0]
+    masks = [a.unknown for a in args]
+    if op.name == "div":  # 0 over what may be anything but 0 is 0
+        return [masks[0] | (args[0].nonzero & masks[1])]
+    if op.name == "mul":
+        return [(masks[0] & args[1].nonzero) | (args[0].nonzero & masks[1])]
+    if op.name in PRODUCTS:
+        plain = {"preferred_element_type": None, "precision": None}
+        count = lambda a, b: bind(op, a.astype(np.float32), b.astype(np.float32), **plain)[0]
+        return [(count(masks[0], args[1].nonzero) + count(args[0].nonzero, masks[1])) > 0]
     if op.name in ("dynamic_slice", "gather"):
-        starts = [a.value for a in args[1:] if a is not None and not a.unknown.any()]
+        starts = [a.value for a in args[1:] if not a.unknown.any()]
         whole = len(starts) == len(args) - 1
         return [m > 0 for m in bind(op, masks[0].astype(np.float32), *starts)] if whole else None
     return touched(op, masks)
@@ -174,7 +174,7 @@ def _zeros(op: Op, given: Known | None, weight: Known | None) -> np.ndarray | No
     if (given.unknown != first_along(given.unknown, rest)).any():
         return None
     unknown = first_along(given.unknown, rest).ravel()
-    known = ((given.value != 0) & ~given.unknown).any(axis=rest)
+    known = (given.value != 0).any(axis=rest)
     free = shape.free[1]
     may = (weight.value != 0).any(axis=shape.pinned[1], keepdims=True)
     may = may.transpose(theirs, *free, *shape.pinned[1]).reshape(len(unknown), -1)
@@ -198,7 +198,7 @@ def _empty(op: Op, args: list[Known | None]) -> list[np.ndarray] | None:
     if known is None:
         return None
     free = shape_of(op).to_output(side)
-    some = (known.unknown | (known.value != 0)).any(axis=others(known.value.ndim, *free))
+    some = np.asarray(known.nonzero.any(axis=others(known.value.ndim, *free)))
     if some.all():
         return None
     return [spread(some, [free[axis] for axis in sorted(free)], op.outputs[0].shape)]
@@ -209,8 +209,7 @@ def _gather(op: Op, rows: Known | None) -> Known | None:
     if rows is None or 0 in rows.value.shape:
         return None
     rest, onto = gathered(op)
-    first = first_along(rows.value, rest)
-    differ = (rows.unknown | (rows.value != first)).any(axis=rest, keepdims=True)
+    first, differ = rows.first_along(rest)
     return _partly(onto(first), onto(differ))
 
 
@@ -228,11 +227,10 @@ def _updated(op: Op, args: list[Known | None]) -> Known | None:
     if update.value.size == 0:
         return whole
     rest, onto = updated(op)
-    first = first_along(update.value, rest)
-    varies = (update.unknown | (update.value != first)).any(axis=rest, keepdims=True)
+    first, differ = update.first_along(rest)
     idle = {"scatter-add": 0, "scatter-sub": 0, "scatter-mul": 1}.get(op.name)
     same = onto(first) == (whole.value if idle is None else idle)
-    return _partly(whole.value, whole.unknown | onto(varies) | ~same)
+    return _partly(whole.value, whole.unknown | onto(differ) | ~same)
 
 
 def _scattered(op: Op, whole: Known, places: np.ndarray, update: Known) -> Known | None:
@@ -253,9 +251,7 @@ def _bodies(
 ) -> list[Known | None]:
     """What loops and branches compute, whichever is taken and however often."""
     ran = [_run(body, args, knowledge, partly) for body in op.bodies if body.makes]
-    made = ran[0]
-    for other in ran[1:]:
-        made = [_join(a, b) for a, b in zip(made, other, strict=True)]
+    made = [functools.reduce(_join, several) for several in zip(*ran, strict=True)]
     length = op.params.get("length", 0)  # of a scan
     stacked = op.bodies[-1].stacked
     return [
@@ -288,8 +284,8 @@ def _common(stack: Known | None) -> Known | None:
     """What the slices along the first axis have in common."""
     if stack is None or not len(stack.value):
         return None
-    first = stack.value[0]
-    return _partly(first, (stack.unknown | (stack.value != first)).any(axis=0))
+    first, differ = stack.first_along([0])
+    return _partly(first[0], differ[0])
 
 
 def _join(a: Known | None, b: Known | None) -> Known | None:

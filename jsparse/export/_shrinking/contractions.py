@@ -19,11 +19,7 @@ GROUPS = "gives each group equally many inputs, so one is removed only if it is 
 def tie_product(op: Op, removal: Removal, knowledge: Knowledge, foldable: np.ndarray) -> None:
     """Apply what a product demands.
 
-    Args:
-      op: of `PRODUCTS`.
-      removal: changed in place.
-      knowledge: of all nodes.
-      foldable: positions of its only summed axis that may be removed as constants, [n], or [].
+    `foldable`: positions of its only summed axis that may be removed as constants, [n], or [].
     """
     shape = tie_unsummed(op, removal)
     if shape is None:
@@ -41,8 +37,7 @@ def tie_product(op: Op, removal: Removal, knowledge: Knowledge, foldable: np.nda
 def tie_unsummed(op: Op, ties: Ties) -> Shape | None:
     """Apply what a product demands of all axes but those that it sums over alone.
 
-    Returns:
-      What its axes mean; None where all of them stay whole.
+    Returns what its axes mean; None where all of them stay whole.
     """
     a, b = op.inputs[:2]
     out = op.outputs[0]

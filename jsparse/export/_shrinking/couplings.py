@@ -1,25 +1,26 @@
 """How operations couple the axes of their inputs and outputs (see `Ties`), and what stays whole."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from jsparse.export._shrinking.graph import Graph, Node, Op
-from jsparse.export._shrinking.liveness import ENDS, WHOLE, Axis, Reason, Ties
+from jsparse.export._shrinking.liveness import ENDS, WHOLE, Reason, Ties
 from jsparse.export._shrinking.operations import (
     CUMULATIVE,
     ELEMENTWISE,
     REDUCTIONS,
     UPDATES,
+    WINDOWS,
     lanes_of,
+    others,
+    updated_axes_of,
     whole_axes_of,
-    windows_of,
 )
 
 Spare = Callable[[Op, Node, int], np.ndarray]
 """Which positions of an axis an operation that joins them can do without: [n]."""
-WINDOWS = {"reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window"}
-
 UNREAD = (
     "computes what nothing in the call reads, though another method may; remove it from the call "
     "if none does"
@@ -52,15 +53,14 @@ def tie(op: Op, ties: Ties, spare: Spare) -> None:
         case "slice" | "pad":
             _windowed(op, ties)
         case "rev":
-            _reverse(op, ties)
-        case "stack":
-            along = op.params["axis"]
-            for axis in range(len(op.inputs[0].shape)):
-                to = axis + (axis >= along)
-                ties.tie([(op.outputs[0], to)], *([(node, axis)] for node in op.inputs))
-            ties.pin(op.outputs[0], along)
-        case "tile":
-            _tile(op, ties)
+            node, out = op.inputs[0], op.outputs[0]
+            for axis, length in enumerate(node.shape):
+                at = np.arange(length)[:: -1 if axis in op.params["dimensions"] else 1]
+                ties.tie_at((node, axis), at, (out, axis))
+        case "tile":  # a position is removed from all copies or from none
+            node, out = op.inputs[0], op.outputs[0]
+            for axis, length in enumerate(node.shape):
+                ties.tie_at((node, axis), np.arange(out.shape[axis]) % length, (out, axis))
         case "iota":
             ties.pin(op.outputs[0], op.params["dimension"])
         case _:
@@ -73,12 +73,16 @@ def _in_lanes(op: Op, ties: Ties, spare: Spare) -> None:
     Of an axis that is reduced, positions go that change nothing: zeros of a sum.
     """
     if op.name in UPDATES:
-        groups = _updated_axes(op)
+        whole, update, out = op.inputs[0], op.inputs[UPDATES[op.name]], op.outputs[0]
+        groups = [[(whole, a), (update, b), (out, a)] for a, b in updated_axes_of(op)]
     elif op.name == "sort":
-        along = op.params["dimension"]
         nodes = [*op.inputs, *op.outputs]
-        axes = [axis for axis in range(len(nodes[0].shape)) if axis != along]
+        axes = others(len(nodes[0].shape), op.params["dimension"])
         groups = [[(node, axis) for node in nodes] for axis in axes]
+    elif op.name == "stack":
+        (out,), before = op.outputs, op.params["axis"]
+        axes = range(len(out.shape) - 1)
+        groups = [[(out, a + (a >= before)), *((n, a) for n in op.inputs)] for a in axes]
     elif op.name == "gather":  # axes that are taken whole, as the columns of an embedding
         node, indices, out = *op.inputs, op.outputs[0]
         groups = [[(node, axis), (out, to)] for axis, to in whole_axes_of(op)]
@@ -95,45 +99,31 @@ def _in_lanes(op: Op, ties: Ties, spare: Spare) -> None:
                 ties.narrow(node, axis, spare(op, node, axis))
 
 
-def _updated_axes(op: Op) -> list[list[Axis]]:
-    """Of an array that is partly overwritten or added to, the axes that updates take whole."""
-    whole, update, out = op.inputs[0], op.inputs[UPDATES[op.name]], op.outputs[0]
-    return [
-        [(whole, axis), (update, along), (out, axis)]
-        for axis, along in windows_of(op).items()
-        if whole.shape[axis] == update.shape[along]
-    ]
-
-
 def same_axes(op: Op) -> list[tuple[int, int]]:
     """Axes of the first input with the same positions as axes of the output, in pairs.
 
     All other axes of the operation stay whole.
     """
     node, out, params = op.inputs[0], op.outputs[0], op.params
-    axes = range(len(node.shape))
-    equal = [a for a in axes if a < len(out.shape) and node.shape[a] == out.shape[a]]
+    rank = len(node.shape)
+    axes = range(rank)
+    numbered = lambda left: [(a, n) for n, a in enumerate(left)]
     match op.name:
         case "transpose":
-            return [(int(a), n) for n, a in enumerate(params["permutation"])]
+            return numbered(map(int, params["permutation"]))
         case "squeeze":
-            gone = [a % len(axes) for a in params["dimensions"]]
-            return [(a, n) for n, a in enumerate(a for a in axes if a not in gone)]
+            return numbered(others(rank, *(a % rank for a in params["dimensions"])))
         case name if name in REDUCTIONS:
-            return [(a, n) for n, a in enumerate(a for a in axes if a not in params["axes"])]
+            return numbered(others(rank, *params["axes"]))
         case "unstack":
-            along = params["axis"]
-            return [(a, a - (a > along)) for a in axes if a != along]
-        case name if name in CUMULATIVE:
-            return [(a, a) for a in axes if a != params["axis"]]
+            return numbered(others(rank, params["axis"]))
+        case name if name in CUMULATIVE | {"top_k"}:
+            return [(a, a) for a in others(rank, params.get("axis", -1) % rank)]
         case "fft":
-            return [(a, a) for a in axes if a < len(axes) - len(params["fft_lengths"])]
-        case "top_k":
-            along = params.get("axis", -1) % len(axes)
-            return [(a, a) for a in axes if a != along]
+            return [(a, a) for a in axes[: -len(params["fft_lengths"])]]
         case "dynamic_slice":  # at a place that may depend on the input
-            return [(a, a) for a in equal]
-        case name if name in WINDOWS:
+            return [(a, a) for a in axes if node.shape[a] == out.shape[a]]
+        case name if name in WINDOWS | {"reduce_window_min", "reduce_window"}:
             sizes = [params[k] for k in ("window_dimensions", "window_strides", "base_dilation")]
             plain = [all(s[a] == 1 for s in sizes) and not any(params["padding"][a]) for a in axes]
             return [(a, a) for a in axes if plain[a]]
@@ -159,8 +149,7 @@ def _reshape(op: Op, ties: Ties) -> None:
         ties.pin(out)
         return
     for old, new in joined_axes(node.shape, out.shape):
-        if old and new:
-            ties.tie([(node, a) for a in old], [(out, a) for a in new])
+        ties.tie([(node, a) for a in old], [(out, a) for a in new])
 
 
 def joined_axes(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
@@ -174,16 +163,13 @@ def joined_axes(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[i
     """
     a = [n for n, size in enumerate(old) if size > 1]
     b = [n for n, size in enumerate(new) if size > 1]
+    size = lambda shape, axes: math.prod(shape[n] for n in axes)
     runs = []
     while a and b:
         left, right = [a.pop(0)], [b.pop(0)]
-        while (
-            sizes := (int(np.prod([old[n] for n in left])), int(np.prod([new[n] for n in right])))
-        ) and sizes[0] != sizes[1]:
-            if sizes[0] < sizes[1]:
-                left.append(a.pop(0))
-            else:
-                right.append(b.pop(0))
+        while (before := size(old, left)) != (after := size(new, right)):
+            shorter, rest = (left, a) if before < after else (right, b)
+            shorter.append(rest.pop(0))
         runs.append((left, right))
     return runs
 
@@ -199,8 +185,9 @@ def _pieces(op: Op, ties: Ties) -> None:
         for axis in range(len(whole.shape)):
             if axis != along:
                 ties.tie([(whole, axis)], [(piece, axis)])
-        ties.tie_part((whole, along), start, (piece, along))
-        start += piece.shape[along]
+        end = start + piece.shape[along]
+        ties.tie_at((whole, along), np.arange(start, end), (piece, along))
+        start = end
 
 
 def _windowed(op: Op, ties: Ties) -> None:
@@ -219,27 +206,10 @@ def _windowed(op: Op, ties: Ties) -> None:
             ties.pin(node, axis)
             ties.pin(out, axis)
             continue
-        ties.tie_part((whole, axis), int(start), (part, axis))
+        inside = np.arange(start, start + part.shape[axis])
+        ties.tie_at((whole, axis), inside, (part, axis))
         if op.name == "pad":  # the program pads by a fixed number
-            inside = np.zeros(whole.shape[axis], bool)
-            inside[int(start) : int(start) + part.shape[axis]] = True
-            ties.narrow(whole, axis, inside)
-
-
-def _reverse(op: Op, ties: Ties) -> None:
-    node, out = op.inputs[0], op.outputs[0]
-    for axis in range(len(node.shape)):
-        if axis in op.params["dimensions"]:
-            ties.tie_reversed((node, axis), (out, axis))
-        else:
-            ties.tie([(node, axis)], [(out, axis)])
-
-
-def _tile(op: Op, ties: Ties) -> None:
-    """Copies one after another: a position is removed from all of them or from none."""
-    node, out = op.inputs[0], op.outputs[0]
-    for axis in range(len(op.params["reps"])):
-        ties.tie_copies((node, axis), (out, axis))
+            ties.narrow(whole, axis, np.isin(np.arange(whole.shape[axis]), inside))
 
 
 def _bodies(op: Op, ties: Ties) -> None:
@@ -256,10 +226,7 @@ def _bodies(op: Op, ties: Ties) -> None:
 def pin_ends(graph: Graph, fixed: Iterable[tuple[str, int, str]], ties: Ties) -> None:
     """Keep what is not an axis of weights, or may mean something else in other calls.
 
-    Args:
-      graph: of the model.
-      fixed: the path, an axis that is kept whole, and why.
-      ties: gets it.
+    `fixed`: the paths and axes of weights that are kept whole, and why.
     """
     for node in graph.nodes():
         if node in graph.variables:
@@ -283,11 +250,11 @@ def pin_ends(graph: Graph, fixed: Iterable[tuple[str, int, str]], ties: Ties) ->
     for node in graph.unread:
         ties.because(Reason(WHOLE, graph.makers[node], UNREAD))
         ties.pin(node)
-    for node in graph.variables:
-        for path, axis, why in fixed:
-            if node.path == path:
-                ties.because(Reason(WHOLE, None, why))
-                ties.pin(node, axis % len(node.shape))
+    variables = {node.path: node for node in graph.variables}
+    for path, axis, why in fixed:
+        if (node := variables.get(path)) is not None:
+            ties.because(Reason(WHOLE, None, why))
+            ties.pin(node, axis % len(node.shape))
     ties.because(Reason(WHOLE, None, "longer inputs may read more of it"))
     for node, seen in graph.partly_read().items():
         for axis, mask in enumerate(seen):

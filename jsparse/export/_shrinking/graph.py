@@ -86,7 +86,7 @@ class Body:
     inputs: list[Node]
     outputs: list[Node]
     reads: range | tuple[int, ...]
-    makes: range = range(0)
+    makes: range
     carried: dict[int, int] = dataclasses.field(default_factory=dict)
     sliced: range = range(0)
     stacked: range = range(0)
@@ -148,7 +148,11 @@ class Graph:
     @functools.cached_property
     def readers(self) -> dict[Node, list[Op]]:
         """The operations that read each node, one entry for each time they do."""
-        return readers_in(self.all_ops)
+        readers: dict[Node, list[Op]] = {}
+        for op in self.all_ops:
+            for node in op.inputs:
+                readers.setdefault(node, []).append(op)
+        return readers
 
     @functools.cached_property
     def unread(self) -> list[Node]:
@@ -160,7 +164,7 @@ class Graph:
     @functools.cached_property
     def makers(self) -> dict[Node, Op]:
         """The operation that makes each node."""
-        return makers_in(self.all_ops)
+        return {node: op for op in self.all_ops for node in op.outputs}
 
     @functools.cached_property
     def before(self) -> dict[Node, list[Node]]:
@@ -174,11 +178,8 @@ class Graph:
 
     def nodes(self) -> list[Node]:
         """Every node once: variables, inputs, then in the order in which they are made."""
-        found = dict.fromkeys([*self.variables, *self.inputs])
-        for op in self.all_ops:
-            found.update(dict.fromkeys(op.nodes))
-        found.update(dict.fromkeys(self.outputs))
-        return list(found)
+        made = [node for op in self.all_ops for node in op.nodes]
+        return list(dict.fromkeys([*self.variables, *self.inputs, *made, *self.outputs]))
 
     def sources(self) -> dict[Node, tuple[Node, str]]:
         """The array outside all loops that a node is, or is a slice of, and its variable's path.
@@ -207,8 +208,7 @@ class Graph:
         """
         found = {}
         for node, ops in self.readers.items():
-            slices = [op.name in SLICES and op.inputs[0] is node for op in ops]
-            if all(slices):
+            if all(op.name in SLICES and op.inputs[0] is node for op in ops):
                 seen = [np.zeros(n, bool) for n in node.shape]
                 for op in ops:
                     for mask, span in zip(seen, spans(op), strict=True):
@@ -225,20 +225,6 @@ def spans(op: Op) -> tuple[slice, ...]:
         return tuple(slice(*map(int, limit)) for limit in limits)
     sizes = zip(op.inputs[0].shape, op.params["slice_sizes"], strict=True)
     return tuple(slice(0, n if n == size else 0) for n, size in sizes)
-
-
-def readers_in(ops: Iterable[Op]) -> dict[Node, list[Op]]:
-    """The operations that read each node, one entry for each time they do."""
-    readers: dict[Node, list[Op]] = {}
-    for op in ops:
-        for node in op.inputs:
-            readers.setdefault(node, []).append(op)
-    return readers
-
-
-def makers_in(ops: Iterable[Op]) -> dict[Node, Op]:
-    """The operation that makes each node."""
-    return {node: op for op in ops for node in op.outputs}
 
 
 def every(ops: Iterable[Op]) -> list[Op]:

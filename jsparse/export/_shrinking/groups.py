@@ -24,10 +24,9 @@ from jsparse._values import check_function
 from jsparse.export._shrinking.attributes import Mend, stock
 from jsparse.export._shrinking.drawing import noted, write_groups
 from jsparse.export._shrinking.graph import Node
-from jsparse.export._shrinking.liveness import ENDS, SINGLE, Axis, Reason
+from jsparse.export._shrinking.liveness import ENDS, SINGLE, Axis
 from jsparse.export._shrinking.operations import is_closed
 from jsparse.export._shrinking.shares import Family
-from jsparse.export._shrinking.smaller import TESTS
 from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.stayed import reason_text
 from jsparse.export._shrinking.units import Units
@@ -110,16 +109,9 @@ def _members(group: UnitGroup) -> str:
 def chosen_groups(
     groups: UnitGroups, given: Sequence[tuple[str, Value]], name: str, verb: str
 ) -> dict[str, Value]:
-    """What each group is given, by name, for groups that can shrink.
+    """What each group that can shrink is given, by name; the first pattern that matches wins.
 
-    Args:
-      groups: of the model.
-      given: pairs of a pattern for names and a value; the first match wins.
-      name: of the argument that holds them.
-      verb: what is done with them, for errors.
-
-    Raises:
-      ValueError: a pattern that matches no group that can shrink.
+    `name` is that of the argument, and `verb` what is done with the groups, for errors.
     """
     free = {group.name: group for group in groups if not group.held}
     if not free:
@@ -194,7 +186,7 @@ def try_each(units: Units) -> None:
     """Remove a unit or step of each family; hold those that this breaks or whose outputs differ."""
     while True:
         gone = {n: units.last(units.step(n))[n] for n in free(units)}
-        if not gone or units.tried(gone, TESTS):
+        if not gone or units.tried(gone):
             return
 
 
@@ -246,7 +238,7 @@ def _group(
         width=len(family.units),
         members=members,
         parameters=_parameters(members, shapes),
-        held=_why(family.held) if family.held else "" if len(family.units) > 1 else SINGLE,
+        held=_why(family),
         means=", ".join(dict.fromkeys(place(op) for op in family.sums)),
     )
 
@@ -274,19 +266,18 @@ def _beside(node: Node, axis: int, used: Mapping[Axis, Use]) -> int:
     return math.prod(node.shape[k] for k in same) if own & (Use.MAKES | Use.READS) else 1
 
 
-def _why(reason: Reason) -> str:
-    if reason.kind == ENDS and not reason.text:
+def _why(family: Family) -> str:
+    """Why its units cannot be removed; empty if they can."""
+    if family.held is None:
+        return "" if len(family.units) > 1 else SINGLE
+    if family.held.kind == ENDS and not family.held.text:
         return "it is an input of the model"
-    return reason_text(reason)
+    return reason_text(family.held)
 
 
 def _parameters(members: tuple[UnitAxis, ...], shapes: dict[str, tuple[int, ...]]) -> int:
     """How many entries of weights lie on the units."""
-    total = 0
-    for path in dict.fromkeys(member.path for member in members):
-        left = list(shapes[path])
-        for member in members:
-            if member.path == path:
-                left[member.axis] -= int((member.units >= 0).sum())
-        total += math.prod(shapes[path]) - math.prod(left)
-    return total
+    left = {member.path: list(shapes[member.path]) for member in members}
+    for member in members:
+        left[member.path][member.axis] -= int((member.units >= 0).sum())
+    return sum(math.prod(shapes[path]) - math.prod(rest) for path, rest in left.items())

@@ -46,13 +46,7 @@ Lengths = Mapping[int, int]
 
 
 class Option(NamedTuple):
-    """Attributes that may be set together.
-
-    Attributes:
-      keys: which.
-      values: the new ones, by path and name.
-      ops: the operations that are at fault without it.
-    """
+    """Attributes to set together, their values, and the operations at fault without these."""
 
     keys: frozenset[Key]
     values: Attributes
@@ -60,13 +54,7 @@ class Option(NamedTuple):
 
 
 class Guesses:
-    """Finds sizes that modules store; remembers what was tried in vain.
-
-    Args:
-      model: the full one.
-      inputs: of the example.
-      graph: of the full model.
-    """
+    """Finds sizes that modules of the full model store; remembers what was tried in vain."""
 
     def __init__(self, model: nnx.Module, inputs: tuple, graph: Graph):
         self._model, self._graph = model, graph
@@ -81,10 +69,7 @@ class Guesses:
     ) -> tuple[Made, Attributes]:
         """A smaller model with the sizes that it needs, and the attributes that were set.
 
-        Args:
-          small: the smaller model; not changed.
-          removal: what was removed.
-          again: from a smaller model to what it computes, and its faults.
+        `again`: from a smaller model to what it computes, and its faults.
         """
         made, found = again(small), dict[str, dict[str, Any]]()
         sure = lambda faults: [fault for fault in faults if fault.sure]
@@ -107,32 +92,24 @@ class Guesses:
     def fit_other_shapes(self, small: nnx.Module, graph: Graph, guessed: Attributes) -> bool:
         """Whether attributes that were set fit inputs of other shapes; if not, refuse them.
 
-        Args:
-          small: the smaller model.
-          graph: what it computes for the example.
-          guessed: the attributes.
+        `graph`: what the smaller model computes for the example.
         """
-        modules = dict(walk_modules(self._model))
-        keys = {
-            (type(modules[path]), name): f"{path}.{name}".lstrip(".")
-            for path, own in guessed.items()
-            for name in own
-        }
-        old = {path: attributes(modules[path]) for path in guessed}
-        sizes = {
-            (old[path][name], new) for path, own in guessed.items() for name, new in own.items()
-        }
-        if not sizes:
+        new = {(path, name): size for path, own in guessed.items() for name, size in own.items()}
+        if not new:
             return True
-        lengths = {n for pair in sizes for n in pair} | {2 * max(old for old, _ in sizes)}
+        modules = dict(walk_modules(self._model))
+        old = [attributes(modules[path])[name] for path, name in new]
+        lengths = {*old, *new.values(), 2 * max(old)}
         lengths |= {2} if min(lengths) > 3 else set()
         wrong = self._others.first_difference(small, graph, lengths - {1})
         if wrong is None:
             return True
         inputs, op = wrong
         at = f" at {place(op)}" if op else ""
-        for key, name in keys.items():
-            self._refused[key] = f"{name} fits the example, but not inputs of shape {inputs}{at}"
+        for path, name in new:
+            text = f"{path}.{name}".lstrip(".")
+            text += f" fits the example, but not inputs of shape {inputs}{at}"
+            self._refused[type(modules[path]), name] = text
         return False
 
     def _wrong_numbers(self, made: Made, removal: Removal) -> list[Fault]:
@@ -164,9 +141,10 @@ class Guesses:
         """The only attribute, or pair, that mends some of the faults; None if it is not certain."""
         if self._unseen:
             return None
-        near = self._options(faults, small, lambda fault: _lengths(_ends(fault), removal))
+        ends = lambda op: _lengths([*op.inputs, *op.outputs], removal)
         everywhere = _lengths(self._nodes, removal)
-        far = self._options(faults, small, lambda fault: everywhere)
+        near = self._options(faults, small, ends)
+        far = self._options(faults, small, lambda op: everywhere)
         here = frozenset(f.op for f in faults), tuple(map(removal.kept_shape, self._nodes))
         for single in (near, far):
             pairs = itertools.combinations(single, 2) if len(single) <= MOST else ()
@@ -201,14 +179,14 @@ class Guesses:
         )
 
     def _options(
-        self, faults: list[Fault], small: nnx.Module, lengths: Callable[[Fault], Lengths]
+        self, faults: list[Fault], small: nnx.Module, lengths: Callable[[Op], Lengths]
     ) -> list[Option]:
         """Attributes around operations at fault that are as large as an axis was."""
         modules = [(path, module) for path, module in walk_modules(small) if is_user_code(module)]
         found: dict[Key, Option] = {}
         doubtful: set[Key] = set()
         for fault in faults:
-            if fault.op is None or not (new := lengths(fault)):
+            if fault.op is None or not (new := lengths(fault.op)):
                 continue
             near = self._near(fault.op)
             for path, module in modules:
@@ -240,10 +218,10 @@ class Guesses:
 def _arrays_met(graph: Graph, op: Op) -> tuple[Node, ...]:
     """The arrays beside a number, at the operation that reads it or at the next ones."""
     onward = lambda op: [reader for out in op.outputs for reader in graph.readers.get(out, ())]
-    near = (
-        tuple(n for op in ops for n in op.inputs if n.shape) for ops in by_distance([op], onward)
-    )
-    return next(filter(None, near), ())
+    for ops in by_distance([op], onward):
+        if near := tuple(n for op in ops for n in op.inputs if n.shape):
+            return near
+    return ()
 
 
 def _around(path: str, variables: Iterable[str]) -> bool:
@@ -264,17 +242,12 @@ def _with(small: nnx.Module, values: Attributes) -> nnx.Module | None:
 
 def tell_of_guesses(guessed: Attributes) -> None:
     """Warn that sizes were found by trying; the rest of the code may read them otherwise."""
-    names = [f"{path}.{name}".lstrip(".") for path, own in guessed.items() for name in own]
-    if names:
+    if names := [f"{path}.{name}".lstrip(".") for path, own in guessed.items() for name in own]:
         warn_at_caller(
             f"{listed(names, 3)}: set to the new size because that is right for the example "
             "inputs. Where the code also uses it otherwise (in another method, in a branch, for "
             "inputs of another shape), results change; then say with mend=... what sizes to store"
         )
-
-
-def _ends(fault: Fault) -> tuple[Node, ...]:
-    return (*fault.op.inputs, *fault.op.outputs) if fault.op else ()
 
 
 def _lengths(nodes: Iterable[Node], removal: Removal) -> Lengths:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jsparse.export._shrinking.graph import Graph, Node
-from jsparse.export._shrinking.liveness import ENDS, SINGLE, Axis, Reason
+from jsparse.export._shrinking.liveness import ENDS, SINGLE, Axis, Reason, Ties
 
 Grid = tuple[list[list[np.ndarray]], Reason]
 """For each side the positions along its axes, [cells] each; and the operation that joins them."""
@@ -27,8 +27,8 @@ CROSSES = "ties its units to parts of others"
 SHUFFLES = "shuffles as many parts as the code says"
 
 
-class Links:
-    """Collects what operations say; the methods of `Ties`.
+class Links(Ties):
+    """Collects what operations say of the positions of axes.
 
     Attributes:
       axes: all axes, which the positions are numbered along, one after another.
@@ -60,10 +60,6 @@ class Links:
         if not mask.all():
             self._pins.append((self.at((node, axis))[~mask], self._reason))
 
-    def pin(self, node: Node, *axes: int) -> None:
-        for axis in axes or range(len(node.shape)):
-            self._pins.append((self.at((node, axis)), self._reason))
-
     def tie(self, *sides: Sequence[Axis]) -> None:
         long = [[axis for axis in side if axis[0].shape[axis[1]] != 1] for side in sides]
         cells = [np.meshgrid(*map(self.at, side), indexing="ij") for side in long]
@@ -73,20 +69,8 @@ class Links:
         elif all(flat):
             self._grids.append((flat, dataclasses.replace(self._reason, text=CROSSES)))
 
-    def tie_part(self, whole: Axis, start: int, part: Axis) -> None:
-        inside = self.at(part)
-        self._pairs.append((self.at(whole)[start : start + len(inside)], inside))
-
-    def tie_all(self, a: Node, b: Node) -> None:
-        for axis in range(len(a.shape)):
-            self.tie([(a, axis)], [(b, axis)])
-
-    def tie_reversed(self, a: Axis, b: Axis) -> None:
-        self._pairs.append((self.at(a)[::-1], self.at(b)))
-
-    def tie_copies(self, one: Axis, copies: Axis) -> None:
-        many = self.at(copies)
-        self._pairs.append((np.resize(self.at(one), len(many)), many))
+    def tie_at(self, whole: Axis, at: np.ndarray, part: Axis) -> None:
+        self._pairs.append((self.at(whole)[at], self.at(part)))
 
     def solutions(self) -> "list[Classes]":
         """The classes of positions that are removed together; of channel shuffles in two ways.
@@ -126,16 +110,11 @@ class Links:
 
     def _joined(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """A number of its class for each position: [positions]."""
-        empty = [np.zeros(0, int)]
-        one, two = (np.concatenate([pair[k] for pair in pairs] or empty) for k in (0, 1))
-        first = np.arange(len(self.owner))  # the lowest position known to be in the class
-        while (first[one] != first[two]).any():
-            low = np.minimum(first[one], first[two])
-            for ends in (first[one], first[two]):
-                np.minimum.at(first, ends, low)
-            while (first != (lower := first[first])).any():
-                first = lower
-        return np.unique(first, return_inverse=True)[1].reshape(first.shape)
+        from scipy.sparse import coo_array, csgraph  # comes with jax
+
+        ends = np.concatenate([np.zeros((2, 0), int), *pairs], axis=1)
+        graph = coo_array((np.ones(len(ends.T), bool), tuple(ends)), 2 * self.owner.shape)
+        return csgraph.connected_components(graph, directed=False)[1]
 
 
 def _hold_grids(

@@ -8,7 +8,7 @@ its outputs, cut. The arrays of an operation that is not understood stay whole.
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -45,19 +45,22 @@ class Ties(Protocol):
 
     def because(self, reason: Reason) -> None: ...
     def narrow(self, node: Node, axis: int, mask: np.ndarray) -> None: ...
-    def pin(self, node: Node, *axes: int) -> None: ...
     def tie(self, *sides: Sequence[Axis]) -> None: ...
-    def tie_part(self, whole: Axis, start: int, part: Axis) -> None: ...
-    def tie_all(self, a: Node, b: Node) -> None: ...
-    def tie_reversed(self, a: Axis, b: Axis) -> None: ...
-    def tie_copies(self, one: Axis, copies: Axis) -> None: ...
+    def tie_at(self, whole: Axis, at: np.ndarray, part: Axis) -> None: ...
+
+    def pin(self, node: Node, *axes: int) -> None:
+        """Keep these axes whole; if none are given, all of them."""
+        for axis in axes or range(len(node.shape)):
+            self.narrow(node, axis, np.zeros(node.shape[axis], bool))
+
+    def tie_all(self, a: Node, b: Node) -> None:
+        """Tie each axis of a node to that of another of the same shape."""
+        for axis in range(len(a.shape)):
+            self.tie([(a, axis)], [(b, axis)])
 
 
-class Removal:
-    """The masks, and which axes are coupled.
-
-    Args:
-      graph: what the model computes. Axes of length 1 are kept.
+class Removal(Ties):
+    """The masks, and which axes are coupled. Axes of length 1 are kept.
 
     Attributes:
       changed: nodes with positions that were un-marked; whoever follows them empties it.
@@ -118,11 +121,6 @@ class Removal:
             self._why[node, axis] = np.zeros(node.shape[axis], np.int32)
         return self._why[node, axis]
 
-    def pin(self, node: Node, *axes: int) -> None:
-        """Keep these axes whole; if none are given, all of them."""
-        for axis in axes or range(len(node.shape)):
-            self.narrow(node, axis, np.zeros(node.shape[axis], bool))
-
     def tie(self, *sides: Sequence[Axis]) -> None:
         """Couple several views of the same positions.
 
@@ -142,15 +140,23 @@ class Removal:
             first, *others = (self._removed[side[0][0]][side[0][1]] for side in sides)
             if all((first == other).all() for other in others):
                 return
-        grids = [self._grid(side).ravel() for side in sides]
+        grids = [self._grid(np.logical_or, self.removed, side) for side in sides]
         both = np.logical_and.reduce(grids)
         if not any((grid & ~both).any() for grid in grids):
             return
         why = np.zeros(both.shape, np.int32)
         for side, grid in zip(sides, grids, strict=True):
-            why = np.where(why == 0, np.where(grid, 0, self._why_grid(side).ravel()), why)
+            numbers = self._grid(np.maximum, self.numbers, side)
+            why = np.where(why == 0, np.where(grid, 0, numbers), why)
         for side in sides:
             self._narrow_grid(side, both, why)
+
+    @staticmethod
+    def _grid(
+        join: np.ufunc, of: Callable[[Node, int], np.ndarray], side: Sequence[Axis]
+    ) -> np.ndarray:
+        """What the positions of a grid have of those along its axes: [positions]."""
+        return functools.reduce(join.outer, [of(*axis) for axis in side]).ravel()
 
     def _narrow_grid(self, side: Sequence[Axis], both: np.ndarray, why: np.ndarray) -> None:
         shape = [node.shape[axis] for node, axis in side]
@@ -165,43 +171,10 @@ class Removal:
                     self.because(dataclasses.replace(self._reasons[-1], text=GRID))
                 self.narrow(node, axis, mask, np.where(mixed, 0, why.max(axis=others)))
 
-    def tie_part(self, whole: Axis, start: int, part: Axis) -> None:
-        """Couple the positions of an axis from `start` on with those of another."""
-        node, axis = whole
-        span = slice(start, start + part[0].shape[part[1]])
-        mask = np.ones(node.shape[axis], bool)
-        mask[span] = self.removed(*part)
-        why = np.zeros(node.shape[axis], np.int32)
-        why[span] = self.numbers(*part)
-        self.narrow(node, axis, mask, why)
-        self.narrow(*part, self.removed(node, axis)[span], self.numbers(node, axis)[span])
-
-    def tie_all(self, a: Node, b: Node) -> None:
-        """Tie each axis of a node to that of another of the same shape."""
-        for axis in range(len(a.shape)):
-            self.tie([(a, axis)], [(b, axis)])
-
-    def tie_reversed(self, a: Axis, b: Axis) -> None:
-        """Couple the positions of an axis with those of another from its end on."""
-        for (node, axis), (other, to) in ((a, b), (b, a)):
-            mask, why = self.removed(node, axis)[::-1], self.numbers(node, axis)[::-1]
-            self.narrow(other, to, mask, why)
-
-    def tie_copies(self, one: Axis, copies: Axis) -> None:
-        """Couple an axis with one that holds it several times, each copy after the last."""
-        (node, axis), (out, to) = one, copies
-        masks = self.removed(out, to).reshape(-1, node.shape[axis])
-        why = self.numbers(out, to).reshape(masks.shape).max(axis=0)
-        self.narrow(node, axis, np.asarray(masks.all(axis=0)), why)
-        mask, why = self.removed(node, axis), self.numbers(node, axis)
-        self.narrow(out, to, np.tile(mask, len(masks)), np.tile(why, len(masks)))
-
-    def _why_grid(self, side: Sequence[Axis]) -> np.ndarray:
-        """A reason for each position of a grid: [...]."""
-        numbers = [self.numbers(*axis) for axis in side]
-        return functools.reduce(np.maximum.outer, numbers, np.zeros((), np.int32))
-
-    def _grid(self, side: Sequence[Axis]) -> np.ndarray:
-        """Which positions of a grid are removed: [...]."""
-        masks = [self.removed(*axis) for axis in side]
-        return functools.reduce(np.logical_or.outer, masks, np.zeros((), bool))
+    def tie_at(self, whole: Axis, at: np.ndarray, part: Axis) -> None:
+        """Couple some positions of an axis, [n], with those of another of length n, in order."""
+        mask, why = np.ones_like(self.removed(*whole)), np.zeros_like(self.numbers(*whole))
+        np.logical_and.at(mask, at, self.removed(*part))
+        np.maximum.at(why, at, self.numbers(*part))
+        self.narrow(*whole, mask, why)
+        self.narrow(*part, self.removed(*whole)[at], self.numbers(*whole)[at])

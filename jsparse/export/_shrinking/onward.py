@@ -16,7 +16,7 @@ import numpy as np
 
 from jsparse.export._shrinking.graph import Body, Graph, Node, Op, spans
 from jsparse.export._shrinking.operations import PRODUCTS
-from jsparse.export._shrinking.places import NoSource, Part, Scaled, Where, before, parted, piece
+from jsparse.export._shrinking.places import PARTS, NoSource, Part, Scaled, Where, before, piece
 from jsparse.export._shrinking.sinks import LINKS
 from jsparse.export._shrinking.source import place
 
@@ -33,26 +33,14 @@ Origins = frozenset[int]
 
 
 class Stuck(NamedTuple):
-    """Factors that nothing ends.
-
-    Attributes:
-      origins: of them.
-      text: where they stay.
-    """
+    """The origins of factors that nothing ends, and where they stay."""
 
     origins: Origins
     text: str = ""
 
 
 class Number(NamedTuple):
-    """A number that must take a factor.
-
-    Attributes:
-      op: that reads it from the code.
-      value: [].
-      factor: that it takes.
-      origins: of the factor.
-    """
+    """A number, [], that an operation reads from the code, and the factor that it must take."""
 
     op: Op
     value: np.ndarray
@@ -117,22 +105,21 @@ class Ways:
         op = self._makers.get(node)
         if op is None or op.bodies:
             return None
+        of = functools.partial(self._all, op, node, where)
         if op.name in JOINS:
-            pieces = [None] * len(op.inputs) if where is None else parted(op, where)
-            return self._all(op, zip(op.inputs, pieces, strict=True))
+            return of(range(len(op.inputs)))
         if op.name in ("add", "sub"):
             return self._of_sum(op, where)
         if where is None and op.name in LOOKUPS:  # rows of a table, as of an embedding
             beyond = op.params.get("fill_value") or 0.0
             return self.weights(op.inputs[0], None, op) if beyond == 0 or beyond != beyond else None
-        back = functools.partial(before, op, node, where)
-        if op.name in SAME or op.name in ("div", "split", "unstack", "slice"):
-            return self._all(op, [(op.inputs[0], back(0))])
+        if op.name in SAME | PARTS | {"div"}:
+            return of([0])
         if op.name == "mul" or op.name in PRODUCTS:
-            first = self._all(op, [(op.inputs[0], back(0))])
+            first = of([0])
             if first and all(part.where is None and not part.call for part in first):
                 return first
-            return self._all(op, [(op.inputs[1], back(1))]) or first  # rather than some of it
+            return of([1]) or first  # rather than some of it
         return None
 
     def calls(self, path: str) -> list[Op]:
@@ -141,14 +128,19 @@ class Ways:
         kinds = {(op.name, str(op.params.get("dimension_numbers"))) for op in ops}
         return list(ops) if len(kinds) == 1 < len(ops) == len({*ops}) else []
 
-    def _all(self, op: Op, pairs: Iterable[tuple[Node, Where | NoSource]]) -> list[Part] | None:
-        """The parts that scale several inputs of an operation; None where one has none."""
-        found = [
-            None if isinstance(where, NoSource) else self.weights(node, where, op)
-            for node, where in pairs
-            if where is None or isinstance(where, NoSource) or where.any()
-        ]
-        return None if None in found else [part for parts in found for part in parts or ()]
+    def _all(self, op: Op, node: Node, where: Where, sides: Iterable[int]) -> list[Part] | None:
+        """The parts that scale some inputs of what makes an array; None where one has none."""
+        found: list[Part] = []
+        for side in sides:
+            own = before(op, node, where, side)
+            if isinstance(own, NoSource):
+                return None
+            if own is not None and not own.any():
+                continue
+            if (parts := self.weights(op.inputs[side], own, op)) is None:
+                return None
+            found += parts
+        return found
 
     def _read_once(self, node: Node, where: Where) -> bool:
         """Whether one operation alone reads these places of an array, others being slices."""
@@ -162,8 +154,7 @@ class Ways:
             if op.name == "add" and (given := self.number(op, number)):  # as in 1 + scale
                 path = self._plain(other) if where is None else ""
                 return [Part(path, float(given[1]), None)] if path else None
-        back = functools.partial(before, op, op.outputs[0], where)
-        return self._all(op, ((node, back(side)) for side, node in enumerate(op.inputs)))
+        return self._all(op, op.outputs[0], where, range(2))
 
     def _plain(self, node: Node) -> str:
         """The path of the weight that an array is, but for its shape and type."""

@@ -6,6 +6,7 @@ that it ties.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -93,14 +94,9 @@ def bind(op: Op, *values: Any, **params: Any) -> list[np.ndarray]:
 
 
 def touched(op: Op, masks: Sequence[np.ndarray]) -> list[np.ndarray] | None:
-    """Where each output depends on marked entries: [...] like the output.
+    """Where each output depends on marked entries of the inputs: [...] each, like the array.
 
-    Args:
-      op: not a product; for products it depends on zeros.
-      masks: the marks of each input, [...] like the input.
-
-    Returns:
-      A mask for each output; None if this operation is not understood.
+    None if this operation is not understood, or is a product, where it depends on zeros.
     """
     if op.name in ELEMENTWISE:
         return [functools.reduce(np.logical_or, masks, np.zeros(op.outputs[0].shape, bool))]
@@ -136,20 +132,21 @@ def is_closed(op: Op) -> bool:
     return not op.bodies and op.name not in UNDERSTOOD
 
 
-def windows_of(op: Op) -> dict[int, int]:
-    """Axes of an array that is partly overwritten, and the corresponding axes of the updates."""
-    if op.name == "dynamic_update_slice":
-        return {axis: axis for axis in range(len(op.inputs[0].shape))}
-    dims = op.params["dimension_numbers"]
-    gone = {*dims.inserted_window_dims, *dims.operand_batching_dims}
-    axes = [axis for axis in range(len(op.inputs[0].shape)) if axis not in gone]
-    return dict(zip(axes, dims.update_window_dims, strict=True))
+def updated_axes_of(op: Op) -> list[tuple[int, int]]:
+    """Axes of an array that its updates take whole, and those of the updates."""
+    whole, update = op.inputs[0].shape, op.inputs[UPDATES[op.name]].shape
+    axes = theirs = range(len(whole))
+    if op.name != "dynamic_update_slice":
+        dims = op.params["dimension_numbers"]
+        axes = others(len(whole), *dims.inserted_window_dims, *dims.operand_batching_dims)
+        theirs = dims.update_window_dims
+    return [(a, b) for a, b in zip(axes, theirs, strict=True) if whole[a] == update[b]]
 
 
 def lanes_of(op: Op) -> list[tuple[int, int, int]]:
     """Triples of axes of a gather: of the array, of its indices and of the output, [n] each."""
     dims = op.params["dimension_numbers"]
-    batch = [a for a in range(len(op.outputs[0].shape)) if a not in dims.offset_dims]
+    batch = others(len(op.outputs[0].shape), *dims.offset_dims)
     pairs = zip(dims.operand_batching_dims, dims.start_indices_batching_dims, strict=True)
     return [(axis, along, batch[along]) for axis, along in pairs]
 
@@ -157,10 +154,10 @@ def lanes_of(op: Op) -> list[tuple[int, int, int]]:
 def whole_axes_of(op: Op) -> list[tuple[int, int]]:
     """Axes of an array that a gather takes whole, and those of the output."""
     dims, sizes = op.params["dimension_numbers"], op.params["slice_sizes"]
-    dropped = {*dims.collapsed_slice_dims, *dims.operand_batching_dims}
     shape = op.inputs[0].shape
-    taken = zip((a for a in range(len(shape)) if a not in dropped), dims.offset_dims, strict=True)
-    return [(axis, to) for axis, to in taken if sizes[axis] == shape[axis]]
+    taken = others(len(shape), *dims.collapsed_slice_dims, *dims.operand_batching_dims)
+    pairs = zip(taken, dims.offset_dims, strict=True)
+    return [(axis, to) for axis, to in pairs if sizes[axis] == shape[axis]]
 
 
 Onto = Callable[[np.ndarray], np.ndarray]
@@ -168,26 +165,18 @@ Onto = Callable[[np.ndarray], np.ndarray]
 
 
 def gathered(op: Op) -> tuple[tuple[int, ...], Onto]:
-    """The axes of an array along which a gather takes any positions.
-
-    Returns:
-      (axes, function that spreads an array of length 1 along them over the output).
-    """
+    """The axes along which a gather takes any positions; what spreads the rest on its output."""
     kept = dict(whole_axes_of(op)) | {axis: to for axis, _, to in lanes_of(op)}
     rest, to = others(len(op.inputs[0].shape), *kept), [kept[axis] for axis in sorted(kept)]
     return rest, lambda part: spread(part.squeeze(rest), to, op.outputs[0].shape)
 
 
 def updated(op: Op) -> tuple[tuple[int, ...], Onto]:
-    """The axes of updates along which they may go anywhere.
-
-    Returns:
-      (axes, function that spreads updates of length 1 along them over the updated array).
-    """
-    whole, update = op.inputs[0].shape, op.inputs[UPDATES[op.name]].shape
-    kept = {k: axis for axis, k in windows_of(op).items() if whole[axis] == update[k]}
-    rest, to = others(len(update), *kept), [kept[axis] for axis in sorted(kept)]
-    return rest, lambda part: spread(part.squeeze(rest), to, whole)
+    """The axes of updates along which they go anywhere; what spreads the rest on the array."""
+    kept = {along: axis for axis, along in updated_axes_of(op)}
+    rest = others(len(op.inputs[UPDATES[op.name]].shape), *kept)
+    to = [kept[axis] for axis in sorted(kept)]
+    return rest, lambda part: spread(part.squeeze(rest), to, op.inputs[0].shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,40 +202,31 @@ class Shape:
 
 def shape_of(op: Op) -> Shape:
     """What the axes of a product of matrices or an ungrouped convolution mean."""
-    if op.name == RAGGED:
-        return _ragged(op)
-    dims = op.params["dimension_numbers"]
-    if op.name == "dot_general":
-        summed, batch = dims
-        pairs = [tuple(zip(*sides, strict=True)) for sides in (summed, batch)]
-        free, to = [], len(batch[0])
-        for side, node in enumerate(op.inputs[:2]):
-            rest = [a for a in range(len(node.shape)) if a not in (*summed[side], *batch[side])]
-            free.append({axis: to + k for k, axis in enumerate(rest)})
-            to += len(rest)
-        return Shape(pairs[0], tuple((a, b, n) for n, (a, b) in enumerate(pairs[1])), tuple(free))
-    a, b, out = dims.lhs_spec, dims.rhs_spec, dims.out_spec
-    free = ({a[0]: out[0]}, {b[0]: out[1]})
-    return Shape(((a[1], b[1]),), (), free, (tuple(a[2:]), tuple(b[2:]), tuple(out[2:])))
-
-
-def _ragged(op: Op) -> Shape:
-    """Of a product in which the rows are sorted by groups: rows and groups stay."""
-    numbers = op.params["ragged_dot_dimension_numbers"]
-    (summed, batch), rows = numbers.dot_dimension_numbers, numbers.lhs_ragged_dimensions
-    groups = tuple(numbers.rhs_group_dimensions)
+    if op.name == "conv_general_dilated":
+        dims = op.params["dimension_numbers"]
+        a, b, out = dims.lhs_spec, dims.rhs_spec, dims.out_spec
+        free = ({a[0]: out[0]}, {b[0]: out[1]})
+        return Shape(((a[1], b[1]),), (), free, (tuple(a[2:]), tuple(b[2:]), tuple(out[2:])))
+    rows, groups = (), ()
+    if op.name == RAGGED:  # rows are sorted by groups: both stay
+        numbers = op.params["ragged_dot_dimension_numbers"]
+        dims, rows = numbers.dot_dimension_numbers, tuple(numbers.lhs_ragged_dimensions)
+        groups = tuple(numbers.rhs_group_dimensions)
+    else:
+        dims = op.params["dimension_numbers"]
+    summed, batch = dims
     if {*rows} & {*summed[0], *batch[0]}:  # groups of what is summed, as in a gradient
         a, b, out = (tuple(range(len(n.shape))) for n in (*op.inputs[:2], *op.outputs))
         return Shape((), (), ({}, {}), (a, b, out))
-    pairs = [tuple(zip(*sides, strict=True)) for sides in (summed, batch)]
-    taken = [{*summed[0], *batch[0]}, {*summed[1], *batch[1], *groups}]
-    sides = zip(op.inputs[:2], taken, strict=True)
-    rest = [[a for a in range(len(node.shape)) if a not in gone] for node, gone in sides]
-    ends = {axis: len(pairs[1]) + k for k, axis in enumerate(rest[0])}
-    free = {axis: len(pairs[1]) + len(ends) + k for k, axis in enumerate(rest[1])}
-    pinned = (tuple(rows), groups, tuple(ends.pop(axis) for axis in rows))
-    batch = tuple((a, b, n) for n, (a, b) in enumerate(pairs[1]))
-    return Shape(pairs[0], batch, (ends, free), pinned)
+    to = itertools.count(len(batch[0]))  # the output has the other axes of both after the batch
+    taken = ({*summed[0], *batch[0]}, {*summed[1], *batch[1], *groups})
+    first, second = (
+        {axis: next(to) for axis in range(len(node.shape)) if axis not in gone}
+        for node, gone in zip(op.inputs[:2], taken, strict=True)
+    )
+    pinned = (rows, groups, tuple(first.pop(axis) for axis in rows))
+    triples = tuple(zip(*batch, range(len(batch[0])), strict=True))
+    return Shape(tuple(zip(*summed, strict=True)), triples, (first, second), pinned)
 
 
 def others(ndim: int, *axes: int) -> tuple[int, ...]:

@@ -12,16 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsparse.export._shrinking.cut import Cut
-from jsparse.export._shrinking.graph import Node, Op, spans
+from jsparse.export._shrinking.graph import Node, Op
 from jsparse.export._shrinking.operations import (
     PRODUCTS,
+    STRUCTURAL,
     along,
     first_along,
     others,
+    rearrange,
     shape_of,
     spread,
 )
 
+PARTS = {"split", "unstack", "slice"}  # they leave other elements of their input out
 Where = np.ndarray | None
 """The elements of an array: bool, [...] as it; None for all of them."""
 
@@ -47,51 +50,33 @@ class NoSource:
 
 
 def before(op: Op, node: Node, where: Where, side: int) -> Where | NoSource:
-    """The elements of an input that some elements of an output are made of.
+    """The elements of one input of a linear operation that elements of an output are made of.
 
-    Args:
-      op: the operation; linear in that input.
-      node: the output.
-      where: elements of the output.
-      side: which input.
+    The elements of the input are numbered, and the numbers pass through the operation. Example: [3]
+    repeated over [2, 3], x for the elements of the output. Those in the middle are made of element
+    1 alone; on the right, of one that others are made of too, so they have no source:
+
+        0 1 2    . x .    . x .
+        0 1 2    . x .    . . .
     """
-    source = op.inputs[side]
-    if op.name in ("split", "unstack", "slice"):
-        inner = np.ones(node.shape, bool) if where is None else where
-        return _in_whole(op, node, inner)
-    if where is None:
+    if where is None and op.name not in PARTS:
         return None
+    where = np.ones(node.shape, bool) if where is None else where
     if op.name in PRODUCTS:
         return _in_factor(op, where, side)
-    if op.name == "transpose":
-        return where.transpose(np.argsort(op.params["permutation"]))
-    if op.name == "broadcast_in_dim":
-        to = op.params["broadcast_dimensions"]
-    elif where.size == int(np.prod(source.shape)):
-        return where.reshape(source.shape)
-    else:  # an axis of 1 against one of n
-        to = range(where.ndim)
-    if len(to) != len(source.shape):
+    numbers = [np.full(one.shape, -1, np.int32) for one in op.inputs]
+    numbers[side] = np.arange(numbers[side].size, dtype=np.int32).reshape(numbers[side].shape)
+    if op.name in STRUCTURAL:
+        at = rearrange(op, *numbers)[op.outputs.index(node)]
+    elif numbers[side].ndim == where.ndim:  # an axis of 1 against one of n
+        at = np.broadcast_to(numbers[side], where.shape)
+    else:  # one number for all elements
         return NoSource()
-    new = [k for k in range(where.ndim) if k not in to]
-    new += [k for axis, k in enumerate(to) if source.shape[axis] != where.shape[k]]
-    first = first_along(where, new)
-    return first.reshape(source.shape) if (first == where).all() else NoSource()
-
-
-def _in_whole(op: Op, node: Node, where: np.ndarray) -> np.ndarray:
-    """The elements of the array that a part was taken from."""
-    found = np.zeros(op.inputs[0].shape, bool)
-    if op.name == "slice":
-        found[spans(op)] = where
-        return found
-    n, axis = op.outputs.index(node), op.params["axis"]
-    if op.name == "unstack":
-        np.moveaxis(found, axis, 0)[n] = where
-        return found
-    start = sum(op.params["sizes"][:n])
-    np.moveaxis(found, axis, 0)[start : start + node.shape[axis]] = np.moveaxis(where, axis, 0)
-    return found
+    inside, outside = np.zeros((2, numbers[side].size), bool)
+    inside[at[where & (at >= 0)]] = True
+    outside[at[~where & (at >= 0)]] = True
+    repeated = (inside & outside).any()
+    return NoSource() if repeated else inside.reshape(numbers[side].shape)
 
 
 def _in_factor(op: Op, where: np.ndarray, side: int) -> Where | NoSource:
@@ -104,25 +89,11 @@ def _in_factor(op: Op, where: np.ndarray, side: int) -> Where | NoSource:
     return spread(first.squeeze(rest), sorted(ends, key=ends.__getitem__), op.inputs[side].shape)
 
 
-def parted(op: Op, where: np.ndarray) -> list[np.ndarray]:
-    """Elements of each input of a concatenation or a stack."""
-    if op.name == "stack":
-        return list(np.moveaxis(where, op.params["axis"], 0))
-    axis = op.params["dimension"]
-    ends = np.cumsum([node.shape[axis] for node in op.inputs])[:-1]
-    return np.split(where, ends, axis=axis)
-
-
 def piece(op: Op, n: int, reader: Op) -> Where:
-    """Which elements of the second factor of a product meet a piece of the first one.
+    """Which elements of the second factor of a product meet the n-th piece of the first one.
 
-    Args:
-      op: the concatenation, or stack, that makes the first factor.
-      n: the number of the piece.
-      reader: the product.
-
-    Returns:
-      [...] like the second factor; None if it does not sum over the axis of the pieces.
+    `op` is the concatenation, or stack, of the pieces; None if the product does not sum over their
+    axis.
     """
     if reader.name not in PRODUCTS or reader.extra or reader.inputs[0] is not op.outputs[0]:
         return None
@@ -164,12 +135,7 @@ class Scaled:
     plus: float = 0.0
 
     def of(self, value: jax.Array, cut: Cut | None) -> jax.Array:
-        """The changed weight, in its dtype; weak types stay weak.
-
-        Args:
-          value: the weight, cut already.
-          cut: how it was cut, if it was.
-        """
+        """The changed weight, which was cut already, in its dtype; weak types stay weak."""
         wide = jnp.promote_types(value.dtype, jnp.float32)
         given = value if value.dtype == wide else value.astype(wide)
         factor = self.factor

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -107,12 +107,19 @@ class Plan:
 
     def zeros(self, cuts: Mapping[str, Cut]) -> dict[str, str]:
         """What is removed only because a weight is all zeros, by path of that weight."""
-        found = _zero_weights(self.graph) & cuts.keys()
+        weights = [n for n in self.graph.variables if n.path in cuts and len(n.shape) > 1]
+        found = [n.path for n in weights if n.value is not None and not n.value.any()]
         if not found:
             return {}
         other = copy.copy(self)
-        other._learn(self.alive | found)
-        return _removed_for_zeros(found, cuts, other.cutting(other.removal()).cuts)
+        other._learn(self.alive.union(found))
+        less = other.cutting(other.removal()).cuts  # if they counted as alive
+        return {
+            path: f"all values are 0, so {cuts[path].left} is left of {cuts[path].shape}; "
+            f"keep={path!r} counts it as alive"
+            for path in found
+            if cuts[path] != less.get(path)
+        }
 
     def removal(self) -> Removal:
         """The largest removable set."""
@@ -148,10 +155,7 @@ class Plan:
             tie_product(op, removal, self.knowledge, may)
         else:
             removal.because(Reason(WHOLE, op, NEEDS_WHOLE))
-            tie(op, removal, self._neutral)
-
-    def _neutral(self, op: Op, node: Node, axis: int) -> np.ndarray:
-        return neutral(op, node, axis, self.knowledge, self._not_negative)
+            tie(op, removal, functools.partial(neutral, self.knowledge, self._not_negative))
 
     def _around(self, removal: Removal) -> list[Op]:
         """The operations next to what changed last."""
@@ -179,9 +183,7 @@ class Plan:
             cuts=cuts, attributes=mend_in_place(small, groups, self.mend), stayed={}
         )
 
-    def choose(
-        self, made_up: Callable[[nnx.Module, Mapping[str, Cut], Compared], Made]
-    ) -> "Shrunk":
+    def choose(self, made_up: Callable[[nnx.Module, Mapping[str, Cut], Compared], Made]) -> Shrunk:
         """The largest removable set without a fault, and why other dead units are kept.
 
         Each round keeps all axes at which the smaller model is not the cut one.
@@ -235,15 +237,10 @@ def with_sizes(
 ) -> Iterator[str]:
     """Each fault, with the sizes that modules store around the axes near it."""
     groups = Groups(graph, removal)
-    by_group: dict[int, list[str]] = {}
+    stored = functools.cache(functools.partial(stored_as, model))
     for fault, near in zip(found, axes, strict=True):
-        stored: dict[str, None] = {}
-        for node, _ in near:
-            lengths, paths = group = groups.around(node)
-            if id(group) not in by_group:
-                by_group[id(group)] = stored_as(model, paths, lengths)
-            stored |= dict.fromkeys(by_group[id(group)])
-        names = ", ".join(list(stored)[:5])
+        sizes = dict.fromkeys(one for node, _ in near for one in stored(*groups.around(node)))
+        names = ", ".join(list(sizes)[:5])
         yield f"{fault.text}; `mend` may set {names}" if names else fault.text
 
 
@@ -282,28 +279,4 @@ def groups_of(model: nnx.Module, graph: Graph, removal: Removal) -> dict[str, in
         origins[op.inputs[1]].path: removal.kept_shape(op.extra[0])[0]
         for op in graph.all_ops
         if op.extra and op.inputs[1] in origins
-    }
-
-
-def _zero_weights(graph: Graph) -> frozenset[str]:
-    """The paths of the weights, of two axes or more, that hold only zeros."""
-    weights = [node for node in graph.variables if node.value is not None and len(node.shape) > 1]
-    return frozenset(node.path for node in weights if not node.value.any())  # type: ignore[union-attr]
-
-
-def _removed_for_zeros(
-    zeros: Collection[str], cuts: Mapping[str, Cut], less: Mapping[str, Cut]
-) -> dict[str, str]:
-    """What is removed only because a weight is all zeros, by path of that weight.
-
-    Args:
-      zeros: such weights.
-      cuts: what is removed.
-      less: what would be removed if they counted as alive.
-    """
-    return {
-        path: f"all values are 0, so {cuts[path].left} is left of {cuts[path].shape}; "
-        f"keep={path!r} counts it as alive"
-        for path in sorted(zeros)
-        if path in cuts and cuts[path] != less.get(path)
     }

@@ -49,10 +49,6 @@ class Family(NamedTuple):
 class Parts:
     """The parts of all axes.
 
-    Args:
-      graph: of the model.
-      links: that number its positions.
-
     Attributes:
       of: the number of the part of each position: [positions].
       owner: the number of the axis of each part: [parts].

@@ -42,7 +42,7 @@ def not_negative(graph: Graph) -> set[Node]:
 
 
 def neutral(
-    op: Op, node: Node, axis: int, knowledge: Knowledge, not_negative: Collection[Node]
+    knowledge: Knowledge, not_negative: Collection[Node], op: Op, node: Node, axis: int
 ) -> np.ndarray:
     """Positions of an axis that change nothing where it is reduced, as zeros do in a sum: [n].
 

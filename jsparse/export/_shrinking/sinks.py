@@ -14,9 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from jsparse.export._shrinking.constants import Knowledge
-from jsparse.export._shrinking.graph import Graph, Node, Op, makers_in, readers_in
+from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.liveness import Removal
 from jsparse.export._shrinking.operations import (
+    PRODUCTS,
+    RAGGED,
     STRUCTURAL,
     along,
     bind,
@@ -52,16 +54,11 @@ def sinks(graph: Graph) -> dict[Op, Sink]:
 
     A layer that is called several times has several; nothing else may read the parameter.
     """
-    readers = readers_in(graph.ops)
-    makers = makers_in(graph.ops)
-    for node in graph.outputs:  # the caller reads them, so nothing may change there
-        readers.pop(node, None)
-    found = {}
-    for op in graph.ops:
-        if op.name in ("dot_general", "conv_general_dilated") and not op.extra:
-            sink = _sink(op, readers, makers)
-            if sink is not None:
-                found[op] = sink
+    ends = {*graph.outputs}  # the caller reads them, so nothing may change there
+    readers = {node: ops for node, ops in graph.readers.items() if node not in ends}
+    products = [op for op in graph.ops if op.name in PRODUCTS - {RAGGED} and not op.extra]
+    tried = {op: _sink(op, readers, graph.makers) for op in products}
+    found = {op: sink for op, sink in tried.items() if sink is not None}
     reads = reads_of(found)
     return {op: s for op, s in found.items() if len(reads[s.bias]) == len(readers[s.bias])}
 
@@ -123,11 +120,13 @@ def foldables(graph: Graph, sinks: Mapping[Op, Sink], knowledge: Knowledge) -> d
     gifts = {op: _gift(op, sink, knowledge) for op, sink in sinks.items()}
     found = {op: gift.at for op, gift in gifts.items()}
     for reads in reads_of(sinks).values():
+        if len(reads) == 1:
+            continue
         alike: dict[tuple, list[Op]] = {}
         for op in itertools.chain(*reads.values()):
             gift = gifts[op]
             alike.setdefault((origins.get(gift.weight, gift.weight), gift.way), []).append(op)
-        for ops in alike.values() if len(reads) > 1 else ():
+        for ops in alike.values():
             same = np.zeros((), bool)
             if {sinks[op].read for op in ops} == reads.keys() and len(ops) == len(reads):
                 value = gifts[ops[0]].value
@@ -180,21 +179,16 @@ def _gift(op: Op, sink: Sink, knowledge: Knowledge) -> _Gift:
             continue
         if op.name != "dot_general" and side == 1:
             continue
-        rest = others(given.value.ndim, shape.summed[0][side])
-        value = first_along(given.value, rest)
-        same = (given.value == value).all(axis=rest) & ~given.unknown.any(axis=rest)
+        value, differ = given.first_along(others(given.value.ndim, shape.summed[0][side]))
         way = (shape.summed[0][1 - side], sink.sign, *head.ravel().tolist())
-        return _Gift(same, value.ravel(), op.inputs[1 - side], way)
+        return _Gift(~differ.ravel(), value.ravel(), op.inputs[1 - side], way)
     return nothing
 
 
 def _even(op: Op) -> bool:
     """Whether all outputs see the same window: no padding, nothing dilated in between."""
-    if op.name == "dot_general":
-        return True
-    return all(p == (0, 0) for p in op.params["padding"]) and all(
-        d == 1 for d in op.params["lhs_dilation"]
-    )
+    padding, dilation = op.params.get("padding", ()), op.params.get("lhs_dilation", ())
+    return all(p == (0, 0) for p in padding) and all(d == 1 for d in dilation)
 
 
 def taken_up(

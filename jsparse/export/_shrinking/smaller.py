@@ -1,7 +1,6 @@
 """A model without some units, and what is tested in it besides its operations."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,10 +42,6 @@ class Smaller:
     faults: list[Fault]
 
 
-Tests = Sequence[Callable[[Graph, Smaller], list[Fault]]]
-"""What is tested in a smaller model besides its operations."""
-
-
 def same_sums(full: Graph, small: Smaller) -> list[Fault]:
     """A fault at each operation that loses terms which are not 0 even if the units are zeros."""
     ops = ops_losing_terms(full, small.removal, small.cuts)
@@ -61,13 +56,7 @@ def same_outputs(full: Graph, small: Smaller) -> list[Fault]:
     off = apart(expected, found)
     if off <= rounding(full.nodes()):
         return []
-    if not _finite(expected) and _finite(found):
+    finite = lambda arrays: all(np.isfinite(array).all() for array in arrays)
+    if not finite(expected) and finite(found):
         return [Fault("gives NaN or infinite outputs with zeros in place of units, as for 0 / 0")]
     return [Fault(f"gives outputs that are off by {off:.1e} of the largest if they are cut")]
-
-
-def _finite(arrays: Sequence[Any]) -> bool:
-    return all(np.isfinite(array).all() for array in arrays)
-
-
-TESTS: Tests = (same_sums, same_outputs)

@@ -16,13 +16,7 @@ from jsparse.export._shrinking.graph import Op
 
 
 class Frame(NamedTuple):
-    """A call in the code.
-
-    Attributes:
-      file: of the code.
-      line: in it.
-      at: which of the calls of that line it is: an offset into the bytecode of the function.
-    """
+    """A call in the code; `at`, an offset into the bytecode, tells the calls of a line apart."""
 
     file: str
     line: int
@@ -43,13 +37,11 @@ CACHED = "linear_util.py"
 """Frames from here on may be those of an earlier call of a compiled function."""
 
 
-def frames(op: Op) -> list[Frame]:
-    """Where an operation is called, the innermost call first, without JAX itself."""
-    return called(op.source)
-
-
 def called(source: Sequence[Any]) -> list[Frame]:
-    """The same, given the tracebacks of the callers of an operation and its own."""
+    """Where an operation is called, the innermost call first, without JAX itself.
+
+    `source`: the tracebacks of its callers and its own, the outermost first.
+    """
     found: list[Frame] = []
     for depth, traceback in reversed(list(enumerate(source))):
         places = zip(traceback.frames, traceback.raw_frames()[1], strict=True) if traceback else ()
@@ -75,16 +67,17 @@ def raised(traceback: TracebackType | None) -> list[Frame]:
 
 def place(op: Op) -> str:
     """The file and line of the model's code that calls an operation, as `file.py:12`."""
-    return called_at(frames(op))
+    return called_at(called(op.source))
 
 
 def called_at(found: Iterable[Frame]) -> str:
     """The first frame outside Flax, or the first one."""
     found = list(found)
     own = [frame for frame in found if not frame.file.startswith(FLAX)]
-    for frame in (own or found)[:1]:
-        return f"{_short(Path(frame.file))}:{frame.line}"
-    return "an unknown place"
+    if not found:
+        return "an unknown place"
+    frame = (own or found)[0]
+    return f"{_short(Path(frame.file))}:{frame.line}"
 
 
 def _short(file: Path) -> Path:

@@ -46,11 +46,10 @@ def ops_losing_terms(graph: Graph, removal: Removal, cuts: Mapping[str, Cut]) ->
 
 def partial_sums(graph: Graph, removal: Removal, cuts: Mapping[str, Cut]) -> set[Node]:
     """The arrays of sums that lose terms other than 0, reshaped or converted ones included."""
-    readers = graph.readers
-    links = lambda node: [op for op in readers.get(node, ()) if op.name in LINKS]
+    links = lambda node: [op for op in graph.readers.get(node, ()) if op.name in LINKS]
     sums = [op for op in ops_losing_terms(graph, removal, cuts) if op.name == "reduce_sum"]
-    start = [out for op in sums for out in op.outputs]
-    return {*reachable(start, lambda node: [out for op in links(node) for out in op.outputs])}
+    made = lambda ops: [out for op in ops for out in op.outputs]
+    return {*reachable(made(sums), lambda node: made(links(node)))}
 
 
 def _summed(op: Op) -> list[tuple[Axis, ...]]:

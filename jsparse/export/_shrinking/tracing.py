@@ -22,35 +22,12 @@ from jsparse.export._shrinking.graph import Body, Graph, Node, Op, every, needed
 from jsparse.export._shrinking.marks import mark_in_place
 from jsparse.export._shrinking.pieces import LEVEL, pieces_of, run_pieces
 
-STATES = tuple(
-    getattr(nnx, name)
-    for name in ("Cache", "RngState", "Intermediate", "Perturbation")
-    if hasattr(nnx, name)
-)
+STATES = nnx.Cache | nnx.RngState | nnx.Intermediate | nnx.Perturbation
 """Variables that calls or training write."""
 QUICK = [LEVEL | {"xla_cpu_use_fusion_emitters": False}, LEVEL]
 """Options of compilations that take as little time as possible; not all versions know the first."""
 FUNCTIONS = WRAPPERS | {"shard_map"}
 """Operations that contain functions and were not opened."""
-Run = tuple[Callable, dict[str, Any], list[Any]]
-
-
-def call(model: nnx.Module, inputs: tuple) -> Run:
-    """The model, in the mode it is in, as a function of variables and the arrays among its inputs.
-
-    Returns:
-      (function(variables, arrays) -> (output, variables after), variables by path, arrays).
-    """
-    run, variables, _ = pure(model)
-    leaves, form = jax.tree.flatten(inputs)
-    places = [n for n, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
-
-    def function(variables: dict[str, Any], arrays: list[Any]) -> tuple[Any, dict[str, Any]]:
-        given = dict(zip(places, arrays, strict=True))
-        full = [given.get(n, leaf) for n, leaf in enumerate(leaves)]
-        return run(variables, *jax.tree.unflatten(form, full))
-
-    return function, variables, [leaves[n] for n in places]
 
 
 def trace(model: nnx.Module, inputs: tuple) -> Graph:
@@ -83,46 +60,56 @@ def _trace(model: nnx.Module, inputs: tuple, result: Callable[[Any, Any], Any]) 
     if is_abstract(model):
         raise TypeError("the model has shapes in place of arrays")
     mark_in_place(model)
-    run, variables, arrays = call(model, inputs)
+    run, variables, _ = pure(model)
+    leaves, form = jax.tree.flatten(inputs)
+    places = [n for n, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray)]
+    arrays = [leaves[n] for n in places]
 
-    def traced(given: dict[str, Any], arrays: list[Any]) -> tuple[list[Any], dict[str, Any]]:
-        output, after = run(given, arrays)
+    def traced(variables: dict[str, Any], arrays: list[Any]) -> tuple[list[Any], dict[str, Any]]:
+        given = dict(zip(places, arrays, strict=True))
+        full = [given.get(n, leaf) for n, leaf in enumerate(leaves)]
+        output, after = run(variables, *jax.tree.unflatten(form, full))
         return jax.tree.leaves(result(output, after)), after
 
     program = jax.jit(traced).trace(variables, arrays)
     closed = program.jaxpr
-    paths = sorted(variables)  # as the leaves of a dict are
-    made = len(closed.jaxpr.outvars) - len(paths)
-    ends = zip(closed.jaxpr.invars, closed.jaxpr.outvars[made:], strict=False)
-    unwritten = {path for path, (a, b) in zip(paths, ends, strict=True) if a is b}
-    kinds = {s.path: type(s.value) for s in slots(model) if not is_key(variables.get(s.path))}
-    fixed = {path for path in paths if _fixed(kinds.get(path, nnx.RngState), path in unwritten)}
-    masks = own_masks(model).keys()  # cut with their kernels, so no variables
-    nodes = [
-        Node(
-            tuple(leaf.shape),
-            leaf.dtype,
-            "" if path in masks else path,
-            np.asarray(leaf) if path in fixed | masks else None,
-        )
-        for path, leaf in ((path, variables[path]) for path in paths)
-    ]
+    made = len(closed.jaxpr.outvars) - len(variables)
+    nodes = _variables(model, variables, closed.jaxpr.invars, closed.jaxpr.outvars[made:])
     given = [Node(tuple(leaf.shape), leaf.dtype) for leaf in arrays]
     ops: list[Op] = []
     outputs = _listed(closed, [*nodes, *given], ops, ())[:made]
     weights = [node for node in nodes if node.value is not None]
     ops = needed(ops, [*outputs, *_beside(ops, outputs, weights)])
     whole = functools.cache(lambda: _quick(program.lower()))
-    pieces = functools.cache(lambda: pieces_of(ops, outputs))
+    alone = functools.partial(_alone, [*variables.values(), *arrays], ops, [*nodes, *given])
+    pieces = functools.cache(lambda: pieces_of(ops, outputs) if alone() else [])
 
     def outcome(others: Mapping[str, Any]) -> list[Any]:
-        if not _alone([*variables.values(), *arrays], ops, [*nodes, *given]) or not pieces():
-            return whole()({**variables, **others}, arrays)[0]
         now = {**variables, **others}
-        start = dict(zip([*nodes, *given], [*(now[path] for path in paths), *arrays], strict=True))
+        if not pieces():
+            return whole()(now, arrays)[0]
+        values = [*(now[path] for path in sorted(now)), *arrays]
+        start = dict(zip([*nodes, *given], values, strict=True))
         return run_pieces(pieces(), outputs, start)
 
     return Graph(ops, nodes, given, outputs, outcome)
+
+
+def _variables(
+    model: nnx.Module, variables: Mapping[str, Any], given: Sequence[Any], after: Sequence[Any]
+) -> list[Node]:
+    """The variables, with the values of weights: of parameters, and others that calls leave."""
+    kinds = {s.path: type(s.value) for s in slots(model) if not is_key(variables.get(s.path))}
+    masks = own_masks(model).keys()  # cut with their kernels, so no variables
+    nodes = []
+    # the leaves of a dict are in this order; behind them are the arrays among the inputs
+    for path, before, now in zip(sorted(variables), given, after, strict=False):
+        kind, leaf = kinds.get(path, nnx.RngState), variables[path]
+        weight = issubclass(kind, nnx.Param | nnx.BatchStat)
+        weight |= before is now and not issubclass(kind, STATES)
+        value = np.asarray(leaf) if weight or path in masks else None
+        nodes.append(Node(tuple(leaf.shape), leaf.dtype, "" if path in masks else path, value))
+    return nodes
 
 
 def _alone(arrays: Sequence[Any], ops: Sequence[Op], given: Sequence[Node]) -> bool:
@@ -143,13 +130,6 @@ def _quick(program: Any) -> Callable[..., Any]:
     return program.compile()
 
 
-def _fixed(kind: type, unwritten: bool) -> bool:
-    """Whether a variable is a weight: a parameter, or any other that calls leave as it is."""
-    if issubclass(kind, nnx.Param | nnx.BatchStat):
-        return True
-    return unwritten and not issubclass(kind, STATES)
-
-
 def _node(var: Any) -> Node:
     return Node(tuple(getattr(var.aval, "shape", ())), getattr(var.aval, "dtype", None))
 
@@ -167,7 +147,7 @@ def _listed(closed: ClosedJaxpr, args: list[Node], ops: list[Op], above: tuple) 
     """Append the operations of a jaxpr; return its outputs. `above`: tracebacks of its callers."""
 
     def listed(eqn: Any, inputs: list[Node], source: tuple) -> list[Node]:
-        params, inputs = _turned_before(eqn, inputs, ops, source)
+        params, inputs = _transposed_before(eqn, inputs, ops, source)
         outputs = [_node(var) for var in eqn.outvars]
         bodies, extra = _bodies(eqn, len(inputs), source), _groups(eqn, inputs)
         ops.append(Op(eqn.primitive, params, inputs, outputs, extra, bodies, source))
@@ -176,7 +156,7 @@ def _listed(closed: ClosedJaxpr, args: list[Node], ops: list[Op], above: tuple) 
     return interpret(closed, args, listed, _constant, above)
 
 
-def _turned_before(
+def _transposed_before(
     eqn: Any, inputs: list[Node], ops: list[Op], source: tuple
 ) -> tuple[dict[str, Any], list[Node]]:
     """The settings and inputs of an operation, for a reshape after the transposition in it."""
@@ -184,9 +164,9 @@ def _turned_before(
     if order is None:
         return eqn.params, inputs
     node = inputs[0]
-    turned = Node(tuple(node.shape[axis] for axis in order), node.dtype)
-    ops.append(Op(transpose_p, {"permutation": tuple(order)}, [node], [turned], source=source))
-    return eqn.params | {"dimensions": None}, [turned]
+    transposed = Node(tuple(node.shape[axis] for axis in order), node.dtype)
+    ops.append(Op(transpose_p, {"permutation": tuple(order)}, [node], [transposed], source=source))
+    return eqn.params | {"dimensions": None}, [transposed]
 
 
 def _groups(eqn: Any, inputs: list[Node]) -> tuple[Node, ...]:
@@ -205,7 +185,6 @@ def _bodies(eqn: Any, count: int, source: tuple) -> tuple[Body, ...]:
         case "scan":
             consts, carries = _counts(params)
             body = _body(params["jaxpr"], range(count), source)
-            body.makes = range(len(body.outputs))
             body.carried = {n: consts + n for n in range(carries)}
             body.sliced = range(consts + carries, count)
             body.stacked = range(carries, len(body.outputs))
@@ -213,15 +192,13 @@ def _bodies(eqn: Any, count: int, source: tuple) -> tuple[Body, ...]:
         case "while":
             tests, consts = params["cond_nconsts"], params["body_nconsts"]
             carry = range(tests + consts, count)
+            test = _body(params["cond_jaxpr"], (*range(tests), *carry), source)
+            test.makes = range(0)
             body = _body(params["body_jaxpr"], range(tests, count), source)
-            body.makes = range(len(carry))
             body.carried = {n: consts + n for n in range(len(carry))}
-            return _body(params["cond_jaxpr"], (*range(tests), *carry), source), body
+            return test, body
         case "cond":
-            branches = [_body(inner, range(1, count), source) for inner in params["branches"]]
-            for branch in branches:
-                branch.makes = range(len(branch.outputs))
-            return tuple(branches)
+            return tuple(_body(inner, range(1, count), source) for inner in params["branches"])
     return ()
 
 
@@ -229,7 +206,7 @@ def _body(inner: ClosedJaxpr, reads: range | tuple[int, ...], source: tuple) -> 
     args = [_node(var) for var in inner.jaxpr.invars]
     ops: list[Op] = []
     made = _listed(inner, args, ops, source)
-    return Body(needed(ops, made), args, made, reads)
+    return Body(needed(ops, made), args, made, reads, range(len(made)))
 
 
 def _counts(params: dict[str, Any]) -> tuple[int, int]:

@@ -33,26 +33,19 @@ from jsparse.export._shrinking.plan import compared, cuts_of, groups_of, with_si
 from jsparse.export._shrinking.rescale import Made, Rescale, merged
 from jsparse.export._shrinking.shares import Family, Parts, Spread, Step
 from jsparse.export._shrinking.signs import not_negative
-from jsparse.export._shrinking.smaller import LOSES, Smaller, Tests
+from jsparse.export._shrinking.smaller import LOSES, Smaller, same_outputs, same_sums
 from jsparse.export._shrinking.terms import averaged_at, partial_sums
 from jsparse.export._shrinking.tracing import trace
 from jsparse.export._shrinking.verify import Fault
 
 NEAREST = 4  # families of the same width that are tried as a pair
 LARGEST = 2  # families of which a width may be a fraction
-
-
 Gone = Mapping[int, Sequence[int]]
 """Units, by the number of their family."""
 
 
 class Units:
-    """The units of a model without rules.
-
-    Args:
-      model: without rules.
-      inputs: of a call.
-      mend: see `shrink`.
+    """The units of a model without rules, called with some inputs; `mend`: see `shrink`.
 
     Attributes:
       families: of all units that have axes of variables.
@@ -103,15 +96,14 @@ class Units:
         starts = np.searchsorted(label[order], np.arange(label.max(initial=-1) + 2))
         on = lambda n: order[starts[n] : starts[n + 1]]
         weights = {k for k, (node, _) in enumerate(self._links.axes) if node.path}
-        found: dict[tuple, list[np.ndarray]] = {}
+        found: dict[tuple, tuple[Spread, Reason | None, list[np.ndarray]]] = {}
         for unit in solution.units():
             spread = self._parts.spread(np.concatenate([on(n) for n in unit.classes]))
             if weights.intersection(self._parts.owner[spread.parts].tolist()):
                 key = (*(part.tobytes() for part in spread), unit.held)
-                found.setdefault(key, []).append(unit.classes)
+                found.setdefault(key, (spread, unit.held, []))[2].append(unit.classes)
         made = []
-        for (parts, counts, held), classes in found.items():
-            spread = Spread(np.frombuffer(parts, int), np.frombuffer(counts, int))
+        for spread, held, classes in found.values():
             axes = np.unique(self._parts.owner[spread.parts])
             mine = tuple(self._links.axes[n] for n in axes)
             sums = tuple(dict.fromkeys(op for axis in mine for op in self._sums.get(axis, ())))
@@ -133,14 +125,14 @@ class Units:
         at = {axis: marks[self._label[self._links.at(axis)]] for axis in self._links.axes}
         return Removal.of(self.graph, at)
 
-    def tried(self, gone: Gone, tests: Tests) -> Smaller | None:
+    def tried(self, gone: Gone) -> Smaller | None:
         """The model without some units; None if families, or sizes found, turned out wrong."""
-        one = self.smaller(gone, tests)
+        one = self.checked(gone)
         if not one.faults:
             if not self._guesses.fit_other_shapes(one.model, one.graph, one.guessed):
                 return None
             rest = self._not_averaged(one.means, gone) if one.means else {}
-            return one if not rest or self.tried(rest, tests) else None
+            return one if not rest or self.tried(rest) else None
         blamed = [self._blamed(one, fault, gone) for fault in one.faults]
         sure = [found[0] for found in blamed if len(found) == 1]
         # a fault may follow from another one: each by itself, with those that are good together;
@@ -152,7 +144,7 @@ class Units:
                 if n in good or n in held:
                     continue
                 mine = self.step(n).keys() & gone.keys()
-                tested = self.smaller({k: gone[k] for k in (*good, *mine)}, tests)
+                tested = self.checked({k: gone[k] for k in (*good, *mine)})
                 if tested.faults:
                     held |= dict.fromkeys(mine, (tested, tested.faults[0]))
                 else:
@@ -160,22 +152,17 @@ class Units:
             if held:
                 break
         held = held or dict.fromkeys(good, (one, one.faults[0]))
-        before = [*self.alike]
-        sized = [n for n, (_, fault) in held.items() if fault.text != LOSES]
-        self._fraction(sized, {k: gone[k] for k in good}, tests)
+        before, others = [*self.alike], {k: gone[k] for k in good}
+        self._fraction([n for n, (_, fault) in held.items() if fault.text != LOSES], others)
         for n, (tested, fault) in held.items():
-            others = {k: gone[k] for k in good}
-            joins = lambda n=n: any(n in one for one in self.alike if one not in before)
-            if not joins():
-                self._share(n, others, tests)
-            if not joins():
-                self._pair(n, others, fault, tests)
-            if not joins():
-                sizes = fault.text != LOSES
-                near = removed_near(self.graph, tested.removal, fault) if sizes else []
-                told = with_sizes(self.model, self.graph, tested.removal, [fault], [near])
-                reason = Reason(WHOLE, fault.op, next(told))
-                self.families[n] = self.families[n]._replace(held=reason)
+            if any(n in one for one in self.alike if one not in before):
+                continue
+            if self._share(n, others) or self._pair(n, others, fault):
+                continue
+            near = removed_near(self.graph, tested.removal, fault) if fault.text != LOSES else []
+            told = with_sizes(self.model, self.graph, tested.removal, [fault], [near])
+            reason = Reason(WHOLE, fault.op, next(told))
+            self.families[n] = self.families[n]._replace(held=reason)
         return None
 
     def _not_averaged(self, means: Collection[Op], gone: Gone) -> Gone:
@@ -193,21 +180,20 @@ class Units:
         widths = {n: len(self.families[n].units) for n in step}
         return {n: range(widths[n] - k, widths[n]) for n, k in step.items()}
 
-    def _share(self, n: int, good: Gone, tests: Tests) -> None:
+    def _share(self, n: int, good: Gone) -> bool:
         """Find families with which this one keeps the proportions in which axes are divided."""
         own = self.step(n)
         free = {k: one for k, one in enumerate(self.families) if one.held is None}
         if not own.keys() <= free.keys():
-            return
+            return False
         others = [one for one in self.alike if n not in one and one.keys() <= free.keys()]
         others += [{k: 1} for k in free if k != n and not any(k in one for one in self.alike)]
         spreads = {k: one.spread for k, one in free.items()}
         widths = {k: len(one.units) for k, one in free.items()}
         step = self._parts.joined([own, *others], spreads, widths)
-        if len(step) > len(own):
-            self._join(step, good, tests)
+        return len(step) > len(own) and self._join(step, good)
 
-    def _fraction(self, held: Collection[int], good: Gone, tests: Tests) -> None:
+    def _fraction(self, held: Collection[int], good: Gone) -> None:
         """Find a family of which the width of some that are at fault is a fraction in the code.
 
         Heads may be as wide as the stream divided by their number.
@@ -222,10 +208,10 @@ class Units:
             whole.sort(key=lambda k: -len(self.families[k].axes))
             for k in whole[:LARGEST]:
                 for parts in (own, alike) if len(alike) > len(own) else (own,):
-                    if self._join({k: widths[k] // part, **dict.fromkeys(parts, 1)}, good, tests):
+                    if self._join({k: widths[k] // part, **dict.fromkeys(parts, 1)}, good):
                         return
 
-    def _pair(self, n: int, good: Gone, fault: Fault, tests: Tests) -> None:
+    def _pair(self, n: int, good: Gone, fault: Fault) -> bool:
         """Find a family with which this one shrinks if both keep the same width.
 
         Attention may require queries and values of the same width. If the fault of this family
@@ -236,27 +222,28 @@ class Units:
         same = [k for k in same if len(self.families[k].units) == width]
         near = sorted(same, key=lambda k: abs(k - n))[:NEAREST]
         without = functools.reduce(operator.or_, map(self.last, map(self.step, (n, *near))))
-        if len(near) > 1 and fault in self.smaller({**good, **without}, ()).faults:
-            return
+        if len(near) > 1 and fault in self.smaller({**good, **without}).faults:
+            return False
         for k in near:
             other = self.step(k)
             units = math.lcm(own[n], other[k])
             both = {m: count * units // own[n] for m, count in own.items()}
             both |= {m: count * units // other[k] for m, count in other.items()}
-            if self._join(both, good, tests):
-                return
+            if self._join(both, good):
+                return True
+        return False
 
-    def _join(self, step: Step, good: Gone, tests: Tests) -> bool:
+    def _join(self, step: Step, good: Gone) -> bool:
         """Remove these units together from now on, if that is right."""
         if any(k >= len(self.families[n].units) for n, k in step.items()):
             return False
-        right = not self.smaller({**good, **self.last(step)}, tests).faults
+        right = not self.checked({**good, **self.last(step)}).faults
         if right:
             self.alike = [one for one in self.alike if not one.keys() & step.keys()] + [step]
         return right
 
-    def smaller(self, gone: Gone, tests: Tests) -> Smaller:
-        """The model without some units, and what is wrong with it."""
+    def smaller(self, gone: Gone) -> Smaller:
+        """The model without some units, and what is wrong with its operations."""
         classes = [self.families[n].units[unit] for n, units in gone.items() for unit in units]
         removal = self.removal(classes)
         small = nnx.clone(self.model)
@@ -281,9 +268,13 @@ class Units:
             if 0 in removal.kept_shape(node) and 0 not in node.shape
         ][:1]
         made = attributes, guessed, changes.factors
-        one = Smaller(small, graph, removal, cuts, *made, averaged[graph], found)
-        more = [] if found else next(filter(None, (test(self.graph, one) for test in tests)), [])
-        return dataclasses.replace(one, faults=[*found, *more])
+        return Smaller(small, graph, removal, cuts, *made, averaged[graph], found)
+
+    def checked(self, gone: Gone) -> Smaller:
+        """The same, and where its operations are right, what is wrong with its sums or outputs."""
+        one = self.smaller(gone)
+        wrong = one.faults or same_sums(self.graph, one) or same_outputs(self.graph, one)
+        return dataclasses.replace(one, faults=wrong)
 
     def _blamed(self, smaller: Smaller, fault: Fault, gone: Gone) -> list[int]:
         """The families of which a unit was removed near a fault; all if none is known."""

@@ -105,9 +105,11 @@ def uses(graph: Graph) -> dict[Axis, Use]:
             for axis, use in _used(op, n, of_weights).items():
                 for own in at[node].get(axis, ()):
                     found[own] = found.get(own, NOTHING) | use
-        for inner, outer, drop in _within(op):
-            if outer in at:
-                at[inner] = {k - drop: own for k, own in at[outer].items() if k >= drop}
+        for body in op.bodies:
+            for k, (inner, outer) in enumerate(body.given(op)):
+                if outer in at:
+                    first = int(k in body.sliced)  # a slice lacks the first axis
+                    at[inner] = {n - first: own for n, own in at[outer].items() if n >= first}
         for n, node in enumerate(op.inputs):
             if not (node in at and of_weights and len(op.outputs) == 1):
                 continue
@@ -166,15 +168,6 @@ def _used(op: Op, n: int, of_weights: bool) -> dict[int, Use]:
     return dict.fromkeys(axes, OF.get(op.name, NOTHING))
 
 
-def _within(op: Op) -> list[tuple[Node, Node, int]]:
-    """Arrays inside loops and branches, what they are outside, and how many leading axes go."""
-    return [
-        (inner, outer, int(k in body.sliced))
-        for body in op.bodies
-        for k, (inner, outer) in enumerate(body.given(op))
-    ]
-
-
 def _followed(op: Op, n: int) -> dict[int, tuple[int, ...]]:
     """The axes of the output that each axis of an input becomes; none if it is another array."""
     node, out = op.inputs[n], op.outputs[0]
@@ -187,24 +180,18 @@ def _followed(op: Op, n: int) -> dict[int, tuple[int, ...]]:
         case "reshape":
             runs = joined_axes(node.shape, out.shape) if 0 not in node.shape else []
             return {a: tuple(new) for old, new in runs for a in old}
-        case "rev" | "slice":
-            return {a: (a,) for a in axes}
-        case name if name in ELEMENTWISE and len(axes) > 1 and node.shape == out.shape:
-            return {a: (a,) for a in axes}
-        case "convert_element_type":
-            return {a: (a,) for a in axes}
+    same = op.name in ELEMENTWISE and len(axes) > 1 and node.shape == out.shape
+    if same or op.name in ("rev", "slice", "convert_element_type"):
+        return {a: (a,) for a in axes}
     return {}
 
 
 def with_closers(graph: Graph, params: Collection[str], group: UnitGroup, mixed: bool) -> UnitGroup:
     """The group, whose members say whether they close its units.
 
-    Args:
-      graph: of the model.
-      params: paths of what is trained, unlike the statistics of a normalization.
-      group: of its units.
-      mixed: whether the model sums over them without a weight: then zeros in the weights that read
-        them are not enough, whatever the outputs for these inputs.
+    `params`: paths of what is trained, unlike the statistics of a normalization. `mixed`: whether
+    the model sums over the units without a weight: then zeros in the weights that read them are not
+    enough, whatever the outputs for these inputs.
     """
     own = [member for member in group.members if member.path in params]
     closing = [] if group.held else _fewest(graph, own, mixed)
