@@ -1,6 +1,5 @@
 """model.json, checked field by field, with errors that name the file and the field."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -127,9 +126,3 @@ def _arrays_of(path: str, weights: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays of the layer at a path, by their names in it."""
     prefix = f"{path}/" if path else ""
     return {name.removeprefix(prefix): x for name, x in weights.items() if name.startswith(prefix)}
-
-
-def same_arrays(told: list[dict[str, Any]], found: list[dict[str, Any]]) -> bool:
-    """Whether two descriptions of arrays agree in shapes and dtypes."""
-    plain = lambda arrays: [(one["shape"], one["dtype"]) for one in json.loads(json.dumps(arrays))]
-    return plain(told) == plain(found)

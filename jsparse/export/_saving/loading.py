@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jsparse._untraced import outside_jit
 from jsparse._values import check_path
 from jsparse.export._packing import compiled
 from jsparse.export._packing.layers import put_packed
-from jsparse.export._saving.about import check_packed_arrays, read_about, same_arrays
+from jsparse.export._saving.about import check_packed_arrays, read_about
 from jsparse.export._saving.saving import (
     ABOUT,
     DTYPES,
@@ -140,7 +140,8 @@ def load(folder: str | Path) -> Loaded:
             "class"
         ) from error
     _check_program(program, about, f"{folder} is damaged: {file.name}")
-    if any(_canonical(x.dtype) != x.dtype for x in program.in_avals):
+    here = lambda dtype: jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
+    if any(here(x.dtype) != x.dtype for x in program.in_avals):
         raise ValueError(
             f"{folder} computes in 64 bits; first call jax.config.update('jax_enable_x64', True)"
         )
@@ -154,17 +155,13 @@ def _check_program(program: Exported, about: Mapping[str, Any], where: str) -> N
     found, results = (list(map(array_about, x)) for x in (program.in_avals, program.out_avals))
     shapes = [one["shape"] for _, one in sorted(about["variables"].items())]
     count = len(shapes)
+    kinds = lambda arrays: [(one["shape"], one["dtype"]) for one in arrays]
     if not (
         [one["shape"] for one in found[:count]] == shapes  # of 64 bits some have 32 here
-        and same_arrays(about["inputs"], found[count:])
-        and same_arrays(about["outputs"], results)
+        and kinds(found[count:]) == kinds(about["inputs"])
+        and kinds(results) == kinds(about["outputs"])
     ):
         raise DamagedModel(f"{where} does not take and return what {ABOUT} says")
-
-
-def _canonical(dtype: Any) -> Any:
-    """The dtype that an array gets when it is made here."""
-    return jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
 
 
 def _has_kernels(about: Mapping[str, Any]) -> bool:
@@ -225,15 +222,8 @@ def restore(folder: str | Path, model: Model) -> Model:
     return copy
 
 
-class _Read(NamedTuple):
-    about: dict[str, Any]
-    record: Record
-    weights: dict[str, np.ndarray]
-    files: Mapping[str, Any]
-
-
-def _read(folder: Path) -> _Read:
-    """The contents of a folder, if it is whole and consistent."""
+def _read(folder: Path) -> tuple[dict[str, Any], Record, dict[str, np.ndarray], set[str]]:
+    """The description in a folder, the record, the weights and the names of files, all checked."""
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder} is not a folder; give one that `jsparse.export.save` made"
@@ -241,15 +231,15 @@ def _read(folder: Path) -> _Read:
     _check_kind(folder)
     where = f"{folder} is damaged"
     try:
-        files = manifest.check(folder)["files"]
-        if missing := {ABOUT, WEIGHTS, PROGRAM} - set(files):
+        files = set(manifest.check(folder)["files"])
+        if missing := {ABOUT, WEIGHTS, PROGRAM} - files:
             raise CorruptCheckpoint(f"{where}: its manifest lacks {', '.join(sorted(missing))}")
         about, record = read_about((folder / ABOUT).read_bytes(), f"{where}: {ABOUT}")
         weights = _weights(folder / WEIGHTS, about["variables"])
         check_packed_arrays(about["packed"], weights, f"{where}: {WEIGHTS}")
     except CorruptCheckpoint as error:
         raise DamagedModel(str(error)) from error
-    return _Read(about, record, weights, files)
+    return about, record, weights, files
 
 
 def _check_kind(folder: Path) -> None:
