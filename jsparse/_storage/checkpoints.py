@@ -26,13 +26,7 @@ from flax import nnx
 from jsparse._checks import require
 from jsparse._paths import named
 from jsparse._storage import manifest, orbax_arrays, position
-from jsparse._storage.files import (
-    CorruptCheckpoint,
-    explain_full_disk,
-    newest_whole,
-    to_disk,
-    write_whole,
-)
+from jsparse._storage.files import CorruptCheckpoint, explain_full_disk, to_disk, write_whole
 from jsparse._storage.leaves import check_fit, describe, filled, plain
 from jsparse._storage.processes import by_first, check_seen, shared
 from jsparse._storage.writers import abandon, claim
@@ -202,15 +196,24 @@ class Checkpoints:
                 guest = Checkpoints(self.folder)
                 claim(self.folder, guest)
                 self._bring_back()
-        found = newest_whole(
-            [self._path(step) for step in self.steps()],
-            _check,
-            lambda line: warnings.warn(line, stacklevel=6),  # where `restore` is called
-            f"delete {self.folder} to start again, or choose another folder",
-        )
-        step = NONE if found is None else found[1]
-        self._refused = {later for later in self.steps() if later > step}
-        return step
+        faults: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            try:
+                _check(self._path(step), step)
+            except CorruptCheckpoint as error:
+                faults[step] = str(error)
+                line = f"refused: {error}; trying the previous one"
+                warnings.warn(line, stacklevel=4)  # where `restore` is called
+            else:
+                self._refused = {*faults}
+                return step
+        if faults:
+            raise CorruptCheckpoint(
+                f"no checkpoint is left: {'; '.join(faults.values())}; delete {self.folder} to "
+                "start again, or choose another folder"
+            )
+        self._refused = set()
+        return NONE
 
     def _clear(self, part: Path) -> int:
         """Remove the unfinished work of a killed process, and make an empty folder."""
@@ -247,16 +250,14 @@ class Checkpoints:
                 os.rename(old, path)
 
 
-def _check(path: Path) -> int:
-    """The step of a checkpoint that is whole."""
-    facts = manifest.check(path, FIELDS)
-    found = NAME.fullmatch(path.name)
-    if found is None or facts["step"] != int(found[1]):
+def _check(path: Path, step: int) -> None:
+    """Refuse a checkpoint that is damaged, or of another step."""
+    found = manifest.check(path, FIELDS)["step"]
+    if found != step:
         raise CorruptCheckpoint(
-            f"{path} is damaged: {manifest.MANIFEST}: step is {facts['step']}, expected that of "
-            "the folder's name"
+            f"{path} is damaged: {manifest.MANIFEST}: step is {found}, expected that of the "
+            "folder's name"
         )
-    return facts["step"]
 
 
 def _hide(path: Path, why: str) -> Path:

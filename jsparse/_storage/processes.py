@@ -9,8 +9,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jsparse._paths import listed
+
 FAILED = -2  # not the result of any task
-SHOWN = 8  # leaves in one error
 
 
 def by_first(task: Callable[[], int]) -> int:
@@ -67,7 +68,7 @@ def shared(arrays: Mapping[str, Any]) -> dict[str, Any]:
     differ = [name for n, name in enumerate(own) if len(set(everywhere[:, n].tolist())) > 1]
     if differ:
         raise ValueError(
-            f"each process has its own {', '.join(differ[:SHOWN])}, and they differ; make it one "
+            f"each process has its own {listed(differ)}, and they differ; make it one "
             "array over the devices of all processes, or leave it out of the tree"
         )
     return {**arrays, **own}

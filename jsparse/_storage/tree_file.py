@@ -72,11 +72,7 @@ def _sum(arrays: Mapping[str, np.ndarray], leaves: Any, facts: Any) -> str:
 
 
 def write(tree: Any, facts: Mapping[str, Any] | None = None) -> bytes:
-    """The content of a file for a tree; `files.write_whole` puts it on disk.
-
-    Args:
-      tree: arrays, typed keys and numbers, such as `nnx.state(model)`.
-      facts: notes to store with the tree; anything that JSON can hold.
+    """The content of a file for a tree and notes about it; `files.write_whole` puts it on disk.
 
     Raises:
       TypeError: a leaf is something else, or JSON cannot hold a fact.
@@ -127,12 +123,6 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 def fill(tree: Tree, stored: Stored, where: Path | str, advice: str) -> Tree:
     """A tree with its leaves replaced by stored ones, on the devices of the old ones.
-
-    Args:
-      tree: gives structure, kinds of leaves, shapes, types and devices.
-      stored: from `read` or `snapshot`.
-      where: the file, for errors.
-      advice: what the user can do if the two do not match.
 
     Raises:
       CorruptCheckpoint: an array is not what the notes say.
