@@ -49,7 +49,7 @@ class Cut:
         check_is(Mapping, "the positions to keep, by axis", keep=self.keep)
         for axis, kept in self.keep.items():
             there = is_whole(axis) and 0 <= axis < len(self.shape)
-            if not there or not set(kept) <= set(range(self.shape[axis])):
+            if not there or not all(is_whole(k) and 0 <= k < self.shape[axis] for k in kept):
                 raise ValueError(f"keep must hold positions that {self.shape} has, got {self.keep}")
             if len(set(kept)) < len(kept):
                 raise ValueError(f"keep must hold each position once, got {self.keep}")
@@ -94,15 +94,10 @@ class Cut:
 def cut_in_place(
     model: nnx.Module, cuts: Mapping[str, Cut], add: Mapping[str, np.ndarray]
 ) -> dict[str, Cut]:
-    """Cut each variable; shared ones stay shared.
+    """Cut each variable, of a Sparse with the state of its rule; shared ones stay shared.
 
-    Args:
-      model: plain, or with rules that are `alone`.
-      cuts: by path; for a Sparse its own path, for a shared variable one of its paths.
-      add: to a plain variable before it is cut, by path: [...] as it.
-
-    Returns:
-      What was cut, including the state of rules, by its path in `nnx.state(model)`, at each place.
+    A shared variable has one of its paths in `cuts`. What is in `add` is added to a plain variable
+    before it is cut. Returns what was cut, by its path in `nnx.state(model)`, at each place.
     """
     places = slots(model)
     chosen = {id(s.value): s.path for s in places if s.path in cuts or s.path in add}
@@ -139,15 +134,7 @@ def cut_in_place(
 
 
 def _cut_groups(places: Sequence[Slot], cuts: Mapping[int, Cut]) -> dict[str, Cut]:
-    """Cut what the weights of groups share, before the weights themselves.
-
-    Args:
-      places: of the model.
-      cuts: of the weights, by their identity.
-
-    Returns:
-      What was cut, by path, at each place.
-    """
+    """Cut what weights of groups share, before the weights, whose cuts are listed by identity."""
     members = _members_of(places)
     pairs = [(member, cuts[one].keep if one in cuts else {}) for one, member in members.items()]
     stays = _staying(pairs)
@@ -207,7 +194,7 @@ def _made_like(value: np.ndarray, like: jax.Array) -> jax.Array:
     return placed_like(made, like)
 
 
-Pairs = Iterable[tuple[CoupledSparse, Keep]]
+Pairs = Sequence[tuple[CoupledSparse, Keep]]
 """Weights of groups, each once, and the positions that stay on the axes that are cut."""
 
 
@@ -227,7 +214,6 @@ def _staying(pairs: Pairs) -> dict[str, np.ndarray]:
 
 def divided(pairs: Pairs) -> set[str]:
     """The groups with units of which some positions stay and others are cut."""
-    pairs = list(pairs)
     there = _staying(pairs)
     return {
         group.name

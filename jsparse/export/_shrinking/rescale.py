@@ -51,6 +51,7 @@ class Changes:
 
 
 Compared = Callable[[nnx.Module, Numbers], tuple[Graph, list[Fault]]]
+"""What a smaller model computes, and its faults, given numbers that change."""
 
 
 class Made(NamedTuple):
@@ -69,12 +70,9 @@ def as_cut(small: nnx.Module, cuts: Mapping[str, Cut], compared: Compared) -> Ma
 
 
 class _End(NamedTuple):
-    """An operation at which a factor meets an array.
+    """A product or a quotient at which a factor meets an array; its output gets the factor.
 
-    Attributes:
-      op: a product or a quotient.
-      array: which the number scales; none where it is divided by the array.
-      factor: that its output gets.
+    The array is none where the number is divided by it.
     """
 
     op: Op
@@ -99,11 +97,7 @@ class Rescale:
     ) -> Made:
         """A smaller model in which weights and numbers compensate for the factors of faults.
 
-        Args:
-          small: not changed.
-          cuts: that led to it, by path of the variable.
-          compared: what a smaller model computes, and its faults, given numbers that change.
-          partial: sums that lose terms other than zeros; no factor compensates for these.
+        None compensates for that of a sum in `partial`, which loses terms other than zeros.
         """
         graph, found = compared(small, {})
         while True:
@@ -245,8 +239,13 @@ def _with_what_is_read(
 def _changed(
     small: nnx.Module, cuts: Mapping[str, Cut], compared: Compared, changes: Changes
 ) -> Made:
+    """A smaller model with its weights scaled and its attributes set."""
     changed = nnx.clone(small)
-    change_in_place(changed, cuts, changes)
+    for slot in slots(changed):
+        if slot.path in changes.weights:
+            scaled = changes.weights[slot.path]
+            slot.value[...] = scaled.of(slot.value[...], cuts.get(slot.path))
+    set_in_place(changed, changes.attributes)
     graph, found = compared(changed, changes.numbers)
     return Made(changed, graph, changes, found)
 
@@ -255,17 +254,3 @@ def _fixed(made: Made) -> set[Op]:
     """The operations whose number should have changed, and did not."""
     numbers = made.changes.numbers
     return {fault.op for fault in made.faults if fault.factor and fault.op in numbers}
-
-
-def change_in_place(model: nnx.Module, cuts: Mapping[str, Cut], changes: Changes) -> None:
-    """Scale the weights of a model that was cut, and set its attributes."""
-    for slot in slots(model):
-        if slot.path in changes.weights:
-            scaled = changes.weights[slot.path]
-            slot.value[...] = scaled.of(slot.value[...], cuts.get(slot.path))
-    set_in_place(model, changes.attributes)
-
-
-def merged(first: Attributes, then: Attributes) -> Attributes:
-    """Attributes that were set, and others after them."""
-    return {path: first.get(path, {}) | then.get(path, {}) for path in {**first, **then}}
