@@ -215,7 +215,7 @@ class Checkpoints:
         self._refused = set()
         return NONE
 
-    def _clear(self, part: Path) -> int:
+    def _clear(self, part: Path) -> None:
         """Remove the unfinished work of a killed process, and make an empty folder."""
         claim(self.folder, self)
         self._bring_back()
@@ -223,9 +223,8 @@ class Checkpoints:
             _remove(path)
         with explain_full_disk(part, 0):
             (part / "data").mkdir(parents=True)
-        return NONE
 
-    def _finish(self, part: Path, step: int, kinds: Mapping[str, str]) -> int:
+    def _finish(self, part: Path, step: int, kinds: Mapping[str, str]) -> None:
         """Write the manifest, put the checkpoint in place, and remove others."""
         for path in [part, *part.rglob("*")]:
             to_disk(path)
@@ -240,7 +239,6 @@ class Checkpoints:
         for other in self.steps():  # later ones belong to a run that was restarted
             if other not in whole[-self.keep :]:
                 _remove(_hide(self._path(other), "gone"))
-        return NONE
 
     def _bring_back(self) -> None:
         """Undo the move of a checkpoint whose replacement was never finished."""

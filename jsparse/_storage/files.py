@@ -96,9 +96,7 @@ def remove_empty(folders: Sequence[Path]) -> None:
 def explain_full_disk(path: Path, size: int) -> Iterator[None]:
     """Turn the error of a full disk into one that says what did not fit; others pass unchanged.
 
-    Args:
-      path: of the file or folder to write.
-      size: how many bytes that is; 0 if it is not known.
+    A size of 0 bytes is one that is not known.
     """
     try:
         yield

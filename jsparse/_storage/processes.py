@@ -14,15 +14,15 @@ from jsparse._paths import listed
 FAILED = -2  # not the result of any task
 
 
-def by_first(task: Callable[[], int]) -> int:
-    """The result of a task that the first process runs while all others wait."""
+def by_first(task: Callable[[], int | None]) -> int:
+    """The result of a task, or 0, that the first process runs while all others wait."""
     if jax.process_count() == 1:
-        return task()
+        return task() or 0
     errors: list[Exception] = []
     result = FAILED
     if jax.process_index() == 0:
         try:
-            result = task()
+            result = task() or 0
         except Exception as error:  # the others must hear of it, or they would wait forever
             errors.append(error)
     result = int(multihost_utils.broadcast_one_to_all(np.int32(result)))

@@ -42,11 +42,7 @@ STACK = {"stack": list[int]}
 
 
 def read_about(content: bytes, where: str) -> tuple[dict[str, Any], Record]:
-    """The description of a saved model, and the record in it.
-
-    Args:
-      content: of model.json.
-      where: begins every error, such as "models/a is damaged: model.json".
+    """The description of a saved model, and the record in it; errors begin with `where`.
 
     Raises:
       CorruptCheckpoint: it is not JSON, or a field is missing or not as expected.
@@ -81,11 +77,10 @@ def _check_packed_settings(settings: Any, where: str) -> None:
         raise CorruptCheckpoint(
             f"{where}: format is {settings['format']!r:.80}, expected {formats}"
         )
-    own = OF_FORMAT[settings["format"]]
-    check_fields(settings, own, where)
     some = OPTIONAL | (STACK if settings["format"] == Csr.format else {})
-    check_fields(settings, {name: some[name] for name in some if name in settings}, where)
-    if other := settings.keys() - PACKED.keys() - own.keys() - some.keys():
+    own = OF_FORMAT[settings["format"]] | {name: some[name] for name in some if name in settings}
+    check_fields(settings, own, where)
+    if other := settings.keys() - PACKED.keys() - own.keys():
         raise CorruptCheckpoint(f"{where}: {settings['format']!r} has no field {min(other)!r:.80}")
     if not settings.get("stack", [1]):
         raise CorruptCheckpoint(f"{where}: stack is [], expected the axes of a stack")

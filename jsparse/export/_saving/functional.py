@@ -96,13 +96,9 @@ def checked_outputs(split: Pure, inputs: tuple) -> Any:
 
 
 def check_outputs_agree(expected: Any, found: Any, what: str, within: Sequence[Any] = ()) -> None:
-    """Refuse outputs that differ from the model's.
+    """Refuse outputs that differ from the model's, by more than the rounding of values in it.
 
-    Args:
-      expected: tree of arrays.
-      found: another, with the same leaves.
-      what: gave them, for the error.
-      within: values inside the model, with dtypes that round more than those of its outputs.
+    The error says what gave them.
     """
     for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         if jnp.issubdtype(one.dtype, jnp.inexact) and other.dtype != one.dtype:

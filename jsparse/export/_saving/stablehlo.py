@@ -19,12 +19,9 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 class Program(NamedTuple):
-    """A model as StableHLO.
+    """A model as StableHLO: a function (weights by path, *inputs) -> output.
 
-    Attributes:
-      exported: a function (weights by path, *inputs) -> output.
-      specs: of the inputs.
-      fixed: why all input sizes are those of the examples; empty if the batch is free.
+    `fixed` says why all input sizes are those of the examples; it is empty if the batch is free.
     """
 
     exported: Exported
@@ -105,14 +102,9 @@ def stablehlo(
 
 
 def input_specs(inputs: tuple, shapes: Sequence[str]) -> tuple[list[tuple], str]:
-    """Shapes and dtypes of inputs, with free sizes first.
+    """Candidates for shapes and dtypes of inputs, and why none of them has free sizes.
 
-    Args:
-      inputs: trees of arrays.
-      shapes: of each array; without any the first axes are free, or all sizes fixed.
-
-    Returns:
-      (candidates, why none of them has free sizes).
+    Without shapes given, the first axes are free in the first candidate, if they agree.
 
     Raises:
       TypeError: no inputs, or one that is not an array.
@@ -175,9 +167,10 @@ def _exported(split: Pure, specs: tuple, **options: Any) -> Exported:
     def model(weights: Mapping[str, Any], *inputs: Any) -> Any:
         return split.run(weights, *inputs)[0]
 
-    limit = jax.config.jax_traceback_in_locations_limit
-    jax.config.update("jax_traceback_in_locations_limit", 0)
+    name = "jax_traceback_in_locations_limit"
+    limit = getattr(jax.config, name)
+    jax.config.update(name, 0)
     try:
         return jax.export.export(jax.jit(model), **options)(split.variables, *specs)
     finally:
-        jax.config.update("jax_traceback_in_locations_limit", limit)
+        jax.config.update(name, limit)

@@ -43,11 +43,7 @@ def explain(
 ) -> dict[str, str]:
     """Why weights with dead units were not cut there, by path.
 
-    Args:
-      graph: of the model.
-      knowledge: what is constant in it.
-      removal: what is removed.
-      foldable: by product, which positions may be removed as constants: [n]; [] for none.
+    `foldable` has the positions that each product may lose as constants: [n]; [] for none.
     """
     texts: dict[str, dict[str, None]] = {}
     ways, weights = _DataFlow(graph, knowledge, foldable), graph.origins()
@@ -201,8 +197,7 @@ class _DataFlow:
 def _passed(op: Op, masks: list[np.ndarray]) -> list[np.ndarray] | None:
     """Where each output depends on marked units alone, which are zeros where a product reads them.
 
-    Returns:
-      A mask for each output, [...] as it; None if the operation is not understood.
+    None if the operation is not understood.
     """
     if op.name not in PRODUCTS:
         return touched(op, masks)
