@@ -23,7 +23,7 @@ def by_first(task: Callable[[], int | None]) -> int:
     if jax.process_index() == 0:
         try:
             result = task() or 0
-        except Exception as error:  # the others must hear of it, or they would wait forever
+        except Exception as error:  # the others must be told, or they would wait forever
             errors.append(error)
     result = int(multihost_utils.broadcast_one_to_all(np.int32(result)))
     if errors:

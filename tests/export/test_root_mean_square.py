@@ -104,7 +104,7 @@ def test_weights_and_an_epsilon_make_up_for_a_mean_over_dead_units(
     ("norm", "why"),
     [
         (layer, r"8\.0, which would become 5\.0, and weights .* for it after `sub` at "),
-        (Fixed, r"`add` at \S+ takes 0\.001, for which no attribute stands .* become 0\.0016"),
+        (Fixed, r"`add` at \S+ reads 0\.001, which cannot become 0\.0016, as no attribute"),
     ],
 )
 def test_what_nothing_can_make_up_for_stays_and_says_so(norm: Norm, why: str) -> None:

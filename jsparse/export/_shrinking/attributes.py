@@ -231,7 +231,7 @@ def _attention(module: nnx.MultiHeadAttention) -> dict[str, Any]:
 
 
 def heads(model: nnx.Module) -> list[list[tuple[str, int]]]:
-    """Of each attention, the axes of parameters that one attribute gives the width of heads."""
+    """For each attention, the axes of parameters that are as long as its heads are wide."""
     found = []
     for path, module in walk_modules(model):
         if isinstance(module, nnx.MultiHeadAttention):
@@ -241,7 +241,7 @@ def heads(model: nnx.Module) -> list[list[tuple[str, int]]]:
 
 
 def head_dim(path: str) -> str:
-    """Why the width of the heads that the weight at this path belongs to stays."""
+    """Why the heads of the attention that holds this weight keep their width."""
     module = "/".join(path.split("/")[:-2]) or "the model"
     return (
         f"queries, keys and values have one width, the attribute head_dim of {module}; "

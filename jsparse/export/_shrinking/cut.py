@@ -9,6 +9,7 @@ What the weights of a group share, its rule's state and where its units are, is 
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
@@ -85,10 +86,13 @@ class Cut:
 
     def zeroed(self, value: np.ndarray) -> np.ndarray:
         """An array of that shape with zeros where it is cut."""
-        for axis, kept in self.keep.items():
-            stays = np.isin(np.arange(self.shape[axis]), kept)
-            value = np.where(along(stays, axis, value.ndim), value, np.zeros((), value.dtype))
-        return value
+        return np.where(_stays(self.shape, self.keep), value, np.zeros((), value.dtype))
+
+
+def _stays(shape: tuple[int, ...], keep: Keep) -> np.ndarray:
+    """Which elements of an array stay: bool, with axes of length 1 where all do."""
+    masks = (along(np.isin(np.arange(shape[n]), kept), n, len(shape)) for n, kept in keep.items())
+    return functools.reduce(np.logical_and, masks, np.ones((), bool))
 
 
 def cut_in_place(
@@ -224,14 +228,15 @@ def divided(pairs: Pairs) -> set[str]:
 
 def _note_gone_in_place(pairs: Pairs) -> None:
     """Add to the state of each group what is cut from units which stay; before the cut."""
-    groups: dict[int, CoupledUnits] = {}
+    groups = {id(group): group for member, _ in pairs for _, group in member.pairs}
     more: dict[str, Array] = {}
     for member, keep in pairs:
         for span, group in member.pairs:
-            groups[id(group)] = group
             inside = {a: kept for a, kept in keep.items() if a != span.axis + member.ndim}
             if inside and span.own and getattr(group.rule, "measures", False):
-                own = mean_square(span, _removed(member.weight[...], inside))
+                weight = member.weight[...]
+                cut = jnp.where(_stays(weight.shape, inside), jnp.zeros((), weight.dtype), weight)
+                own = mean_square(span, cut)
                 more[group.name] = more.get(group.name, jnp.zeros_like(own)) + own
     for group in groups.values():
         if group.name in more:
@@ -249,11 +254,9 @@ def _renumber_in_place(pairs: Pairs, stays: Mapping[str, np.ndarray]) -> None:
     """Record in weights which units are where, after the groups were cut."""
     for member, keep in pairs:
         spans = []
-        for span, group in member.pairs:
-            at = _at(span)
-            kept = keep.get(span.axis + member.ndim, range(len(at)))
-            new = np.append(np.cumsum(stays[group.name]) - 1, -1)  # no unit stays no unit
-            at, width = new[at[list(kept)]], int(stays[group.name].sum())
+        for group, span, at, here in _positions([(member, keep)]):
+            new = np.append(np.cumsum(stays[group.name]) - 1, -1)  # -1, no unit, stays -1
+            at, width = new[at[here]], int(stays[group.name].sum())
             left = group.rule.role.left
             spans.append(
                 dataclasses.replace(
@@ -267,24 +270,10 @@ def _renumber_in_place(pairs: Pairs, stays: Mapping[str, np.ndarray]) -> None:
         member.rule = dataclasses.replace(member.rule, spans=tuple(spans))
 
 
-def _at(span: Span) -> np.ndarray:
-    return np.asarray(span.units or range(span.width))
-
-
 def _positions(pairs: Pairs) -> Iterator[tuple[CoupledUnits, Span, np.ndarray, np.ndarray]]:
     """Each group and span, the unit at each position (-1 for none), and whether it stays."""
     for member, keep in pairs:
         for span, group in member.pairs:
-            at = _at(span)
-            axis = span.axis + member.ndim
-            kept = keep.get(axis, range(len(at)))
+            at = np.asarray(span.units or range(span.width))
+            kept = keep.get(span.axis + member.ndim, range(len(at)))
             yield group, span, at, np.isin(np.arange(len(at)), list(kept))
-
-
-def _removed(weight: Array, keep: Keep) -> Array:
-    """The weight with zeros where it stays: [...]."""
-    stays = jnp.ones((), bool)
-    for axis, kept in keep.items():
-        there = np.isin(np.arange(weight.shape[axis]), kept)
-        stays = stays & along(there, axis, weight.ndim)
-    return jnp.where(stays, jnp.zeros((), weight.dtype), weight)

@@ -73,7 +73,7 @@ class OtherShapes:
         return None
 
     def changed_by_lengths(self, ops: Iterable[Op], lengths: Iterable[int]) -> list[Op]:
-        """The operations, of some of the example, that read other numbers at other lengths."""
+        """Those of some operations of the example that read other numbers at other lengths."""
         for length in lengths:
             list(self._resized(length))
         graphs = [graph for _, graph in self._traced.values() if graph is not None]

@@ -151,8 +151,8 @@ class Rescale:
             there = holders(self._model, paths, number.value, widths)
             if not there or number.op in self._fixed:
                 old = float(number.value)
-                text = f"as `{number.op.name}` at {place(number.op)} takes {old:.6g}, for which no "
-                text += f"attribute stands that could become {old * number.factor:.6g}; make the "
+                text = f"as `{number.op.name}` at {place(number.op)} reads {old:.6g}, which cannot "
+                text += f"become {old * number.factor:.6g}, as no attribute holds it; make the "
                 text += "number a float attribute of its module"
                 stuck.append(Stuck(number.origins, text))
             changes.numbers[number.op] = number.factor

@@ -79,9 +79,9 @@ def reason_text(reason: Reason) -> str:
 def _dead(
     op: Op, knowledge: Knowledge, weights: Collection[Node]
 ) -> Iterator[tuple[int, Node, int, np.ndarray]]:
-    """Where a product's weights are all zeros: which factor they are, and a node's axis, [n].
+    """The factor of a product that holds zeros, and which positions of a node's axis are dead: [n].
 
-    Of layers that a loop runs, where those of all layers are.
+    In a loop over layers, those that are dead in every layer.
     """
     shape = shape_of(op)
     for side in (0, 1):
@@ -101,7 +101,7 @@ def _dead(
 def _closed(
     op: Op, knowledge: Knowledge, weights: Collection[Node]
 ) -> Iterator[tuple[int, Node, int, np.ndarray]]:
-    """The same for an operation that is not understood: where a weight that it reads is zeros."""
+    """The same for an operation that is not understood, and reads a weight with zeros."""
     if not is_closed(op):
         return
     for side, node in enumerate(op.inputs):

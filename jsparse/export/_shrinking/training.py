@@ -267,7 +267,7 @@ def _fitted(tx: Any, small: nnx.Module) -> Any:
 def _mirrors(leaves: Iterable[str], paths: Collection[str]) -> dict[str, str]:
     """The variable that a leaf of the optimizer's state mirrors, by path.
 
-    A layer may have the name of a part of the state, such as `mu`: then that reading is right under
+    If a layer is named like a part of the state, such as `mu`, the right reading is the one under
     which most variables have a leaf.
     """
     readings = {}
