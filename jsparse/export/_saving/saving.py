@@ -106,6 +106,8 @@ def save(
         check_is(Record, "a Record, from shrink", record=record)
         check_flag(overwrite=overwrite)
     require("safetensors flatbuffers", "export", "saving a model")
+    import safetensors.numpy
+
     folder = Path(folder).absolute()
     _check_new(folder, overwrite)
     inputs, split = examples(given), saved(model)
@@ -116,10 +118,11 @@ def save(
             )
     _check_record(record, split.variables)
     made = program(split, inputs, shapes)
-    about = _describe(model, split, made, inputs, record)
+    about = _describe(dict(walk_modules(model)), split, made, inputs, record)
     part = folder.with_name(f".{folder.name}.{os.getpid()}-{threading.get_ident()}.part")
     with make_folders(folder.parent), _unfinished(part):
-        write_whole(part / WEIGHTS, _serialized(split.variables))
+        ordered = {path: np.asarray(x, order="C") for path, x in split.variables.items()}
+        write_whole(part / WEIGHTS, safetensors.numpy.save(ordered))
         write_whole(part / PROGRAM, _bytes(made.exported))
         if about["packed"] and jax.default_backend() == "cpu" and compiled.load():
             about["kernels"] = compiled.sources_key()
@@ -187,12 +190,6 @@ def _check_record(record: Record, weights: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def _serialized(weights: Mapping[str, np.ndarray]) -> bytes:
-    from safetensors.numpy import save
-
-    return save({name: np.asarray(array, order="C") for name, array in weights.items()})
-
-
 def _bytes(exported: Exported) -> bytes:
     try:
         return bytes(exported.serialize())
@@ -204,10 +201,10 @@ def _bytes(exported: Exported) -> bytes:
 
 
 def _describe(
-    model: nnx.Module, split: Pure, made: Program, inputs: tuple, record: Record
+    modules: Mapping[str, nnx.Module], split: Pure, made: Program, inputs: tuple, record: Record
 ) -> dict[str, Any]:
     """The content of model.json."""
-    exported, modules = made.exported, dict(walk_modules(model))
+    exported = made.exported
     arguments = exported.in_avals[len(split.variables) :]
     names = [jax.tree_util.keystr(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(inputs)]
     shown = zip(names, arguments, strict=True)
