@@ -28,13 +28,13 @@ from jsparse._values import check_function
 from jsparse.export._shrinking.attributes import Mend, mend_in_place, set_in_place, stock
 from jsparse.export._shrinking.cut import Cut, cut_in_place, divided
 from jsparse.export._shrinking.dead import droppable, settle_in_place
-from jsparse.export._shrinking.graph import Graph
 from jsparse.export._shrinking.liveness import Removal
 from jsparse.export._shrinking.operations import shape_of
 from jsparse.export._shrinking.plan import Plan
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.rescale import as_cut
 from jsparse.export._shrinking.shrink import check_outputs
+from jsparse.export._shrinking.terms import zeroed
 from jsparse.export._shrinking.tracing import trace
 from jsparse.optim._optimizer import Optimizer
 from jsparse.optim._task import arrays_of
@@ -122,7 +122,7 @@ def shrink_training(
     set_in_place(small, record.attributes)  # with sizes that were found by trying
     plain = _folded(small)
     settle_in_place(plain, inputs)
-    zeros = _zeroed(plan.graph, cuts, add) if _loses(plan, removal) else {}
+    zeros = zeroed(plan.graph, cuts, add) if _loses(plan, removal) else {}
     check_outputs(plan.graph, trace(plain, inputs), zeros)
     return by_name(small), _smaller(optimizer, small, paths, cut), record
 
@@ -214,18 +214,6 @@ def _loses(plan: Plan, removal: Removal) -> bool:
 
 
 _folded = nnx.jit(fold)  # one program, where each operation alone would be compiled
-
-
-def _zeroed(
-    graph: Graph, cuts: Mapping[str, Cut], add: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """The variables that change, by path: with constants added, and zeros for what is removed."""
-    values: dict[str, Any] = {node.path: node.value for node in graph.variables}
-    for path, more in add.items():
-        values[path] = values[path] + np.asarray(more, values[path].dtype)
-    for path, cut in cuts.items():
-        values[path] = cut.zeroed(values[path])
-    return {path: values[path] for path in {*cuts, *add}}
 
 
 def _smaller(
