@@ -40,13 +40,9 @@ FIELDS = {"sha256": str, "leaves": dict[str, str], "facts": dict[str, object]}
 
 
 class Stored(NamedTuple):
-    """A tree as a file holds it.
+    """A tree as a file holds it: its leaves by path, of types that numpy can store, and notes.
 
-    Attributes:
-      arrays: the leaves by path, of types that numpy can store.
-      leaves: type and shape of each, as `leaves.describe` writes them.
-      facts: notes stored with the tree.
-      sha256: checksum of all of these.
+    `leaves` has the type and shape of each, as `leaves.describe` writes them.
     """
 
     arrays: dict[str, np.ndarray]

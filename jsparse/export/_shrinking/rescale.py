@@ -32,12 +32,9 @@ from jsparse.export._shrinking.verify import Fault, Numbers
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """What compensates for numbers that change.
+    """What compensates for numbers that change: scaled weights, by path, and new attributes.
 
-    Attributes:
-      weights: how they are scaled, by path.
-      numbers: by which factor the number changes that an operation reads.
-      attributes: new values by path of the module and name.
+    `numbers` has the factor by which the number changes that an operation reads.
     """
 
     weights: dict[str, Scaled] = dataclasses.field(default_factory=dict)
