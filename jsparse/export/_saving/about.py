@@ -18,7 +18,6 @@ FIELDS = {
     "variables": dict[str, object], "layers": dict[str, object], "packed": dict[str, object],
     "record": dict[str, object],
 }  # fmt: skip
-VERSIONS = {"jax": str}
 VARIABLE = {"shape": list[int], "dtype": str, "kind": str}
 OUTPUT = {"shape": list[int | str], "dtype": str}
 INPUT = {"name": str, **OUTPUT}
@@ -49,7 +48,7 @@ def read_about(content: bytes, where: str) -> tuple[dict[str, Any], Record]:
     """
     about = parse(content, where)
     check_fields(about, FIELDS, where)
-    check_fields(about["versions"], VERSIONS, f"{where}: versions")
+    check_fields(about["versions"], {"jax": str}, f"{where}: versions")
     if not isinstance(about.get("kernels", ""), str):
         raise CorruptCheckpoint(f"{where}: kernels is {about['kernels']!r:.80}, expected str")
     for side, fields in (("inputs", INPUT), ("outputs", OUTPUT)):

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 import jax
@@ -20,16 +21,12 @@ from jsparse.export._shrinking.verify import apart, rounding
 SHOWN = 4  # paths in one error
 
 
-def plain_jax(products: Products) -> Any:
-    """What needs no kernel of a packed layer, for any machine."""
-    return products.plain
-
-
-def saved(model: nnx.Module, choose: Callable[[Products], Any] = plain_jax) -> Pure:
+def saved(model: nnx.Module, choose: Callable[[Products], Any] = attrgetter("plain")) -> Pure:
     """A plain model in eval mode, taken apart into its weights, in numpy, and a function of them.
 
-    Packed layers get the product that is chosen for them. Random streams are constants of the
-    function unless its first argument holds them, as what it returns does.
+    Packed layers get the product that is chosen for them: plain JAX, for any machine. Random
+    streams are constants of the function unless its first argument holds them, as what it returns
+    does.
 
     Raises:
       TypeError: a variable holds random keys.

@@ -127,7 +127,9 @@ def load(folder: str | Path) -> Loaded:
     require("safetensors flatbuffers", "export", "loading a model")
     folder = Path(folder).absolute()
     about, _, weights, files = _read(folder)
-    file = folder / (KERNELS if _has_kernels(about) else PROGRAM)
+    same = about.get("kernels") == compiled.sources_key()
+    kernels = same and jax.default_backend() == "cpu" and compiled.load()
+    file = folder / (KERNELS if kernels else PROGRAM)
     if file.name not in files:
         raise DamagedModel(f"{folder} is damaged: {file.name} is missing")
     content = file.read_bytes()
@@ -162,15 +164,6 @@ def _check_program(program: Exported, about: Mapping[str, Any], where: str) -> N
         and kinds(results) == kinds(about["outputs"])
     ):
         raise DamagedModel(f"{where} does not take and return what {ABOUT} says")
-
-
-def _has_kernels(about: Mapping[str, Any]) -> bool:
-    """Whether the program with kernels was saved, and the same kernels are compiled here."""
-    return (
-        about.get("kernels") == compiled.sources_key()
-        and jax.default_backend() == "cpu"
-        and compiled.load()
-    )
 
 
 @outside_jit

@@ -162,23 +162,21 @@ class Rescale:
 
     def _widths(self, fault: Fault) -> tuple[float, int]:
         """What the number at fault is, and what it becomes: the widths of a mean."""
-        number = self._number(fault)
-        old = float(number.value) if number and number.value is not None else 0.0
-        return old, round(old * fault.factor)
+        _, old = self._number(fault)
+        return float(old), round(float(old) * fault.factor)
 
     @staticmethod
-    def _number(fault: Fault) -> Node | None:
+    def _number(fault: Fault) -> tuple[Node, np.ndarray]:
         """The number at fault, which is not among the nodes in which something was removed."""
         assert fault.op is not None
-        number = next((n for n in fault.op.inputs if n not in fault.nodes), None)
-        return None if number is None or number.value is None else number
+        number = next(node for node in fault.op.inputs if node not in fault.nodes)
+        assert number.value is not None  # else it would have no factor
+        return number, number.value.reshape(())
 
     def _ends(self, fault: Fault) -> list[_End]:
         """Where the factor of a number meets arrays; none where it does something else."""
-        number = self._number(fault)
-        if fault.op is None or number is None or number.value is None:
-            return []
-        old = number.value.reshape(())
+        assert fault.op is not None
+        number, old = self._number(fault)
         new = np.asarray(old * fault.factor, old.dtype)
         return self._forward(fault.op, number, old, new) or []
 
