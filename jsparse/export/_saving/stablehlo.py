@@ -62,7 +62,7 @@ def kernel_program(model: nnx.Module, specs: tuple) -> Exported:
     """
     split = saved(model, lambda products: products.kernel)
     checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in compiled.TARGETS]
-    return _exported(split, specs, platforms=("cpu",), disabled_checks=checks)
+    return _exported(_function(split), split, specs, platforms=("cpu",), disabled_checks=checks)
 
 
 @outside_jit
@@ -155,22 +155,26 @@ def input_specs(inputs: tuple, shapes: Sequence[str]) -> tuple[list[tuple], str]
 
 def _on_all_platforms(split: Pure, specs: tuple) -> Exported:
     """Export for all platforms if possible, else for the current one."""
+    function = _function(split)  # traced once
     try:
-        return _exported(split, specs, platforms=PLATFORMS)
+        return _exported(function, split, specs, platforms=PLATFORMS)
     except Exception:  # in many ways where a platform is missing; others are raised again
-        return _exported(split, specs)
+        return _exported(function, split, specs)
 
 
-def _exported(split: Pure, specs: tuple, **options: Any) -> Exported:
-    """Export without the locations of source files, which name folders of this machine."""
-
+def _function(split: Pure) -> Any:
     def model(weights: Mapping[str, Any], *inputs: Any) -> Any:
         return split.run(weights, *inputs)[0]
 
+    return jax.jit(model)
+
+
+def _exported(function: Any, split: Pure, specs: tuple, **options: Any) -> Exported:
+    """Export without the locations of source files, which name folders of this machine."""
     name = "jax_traceback_in_locations_limit"
     limit = getattr(jax.config, name)
     jax.config.update(name, 0)
     try:
-        return jax.export.export(jax.jit(model), **options)(split.variables, *specs)
+        return jax.export.export(function, **options)(split.variables, *specs)
     finally:
         jax.config.update(name, limit)
