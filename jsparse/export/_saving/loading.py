@@ -221,22 +221,6 @@ def _read(folder: Path) -> tuple[dict[str, Any], Record, dict[str, np.ndarray], 
         raise FileNotFoundError(
             f"{folder} is not a folder; give one that `jsparse.export.save` made"
         )
-    _check_kind(folder)
-    where = f"{folder} is damaged"
-    try:
-        files = set(manifest.check(folder)["files"])
-        if missing := {ABOUT, WEIGHTS, PROGRAM} - files:
-            raise CorruptCheckpoint(f"{where}: its manifest lacks {', '.join(sorted(missing))}")
-        about, record = read_about((folder / ABOUT).read_bytes(), f"{where}: {ABOUT}")
-        weights = _weights(folder / WEIGHTS, about["variables"])
-        check_packed_arrays(about["packed"], weights, f"{where}: {WEIGHTS}")
-    except CorruptCheckpoint as error:
-        raise DamagedModel(str(error)) from error
-    return about, record, weights, files
-
-
-def _check_kind(folder: Path) -> None:
-    """Refuse a folder that holds something else, or has a later format."""
     try:
         facts = manifest.read(folder)
     except CorruptCheckpoint as error:
@@ -248,6 +232,17 @@ def _check_kind(folder: Path) -> None:
             f"{folder} has version {facts.get('version')} of the format, and this jsparse reads "
             f"{VERSION}; update jsparse"
         )
+    where = f"{folder} is damaged"
+    try:
+        files = set(manifest.check(folder)["files"])
+        if missing := {ABOUT, WEIGHTS, PROGRAM} - files:
+            raise CorruptCheckpoint(f"{where}: its manifest lacks {', '.join(sorted(missing))}")
+        about, record = read_about((folder / ABOUT).read_bytes(), f"{where}: {ABOUT}")
+        weights = _weights(folder / WEIGHTS, about["variables"])
+        check_packed_arrays(about["packed"], weights, f"{where}: {WEIGHTS}")
+    except CorruptCheckpoint as error:
+        raise DamagedModel(str(error)) from error
+    return about, record, weights, files
 
 
 def _weights(path: Path, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ What the weights of a group share, its rule's state and where its units are, is 
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -131,15 +131,14 @@ def cut_in_place(
         slot.put(made[id(held)])
         if path in cuts:
             found[slot.path] = cuts[path]
-    if _members_of(places):
-        share_norms_in_place(model)
+    share_norms_in_place(model)
     fit_linen_in_place(model, found)
     return found
 
 
 def _cut_groups(places: Sequence[Slot], cuts: Mapping[int, Cut]) -> dict[str, Cut]:
     """Cut what weights of groups share, before the weights, whose cuts are listed by identity."""
-    members = _members_of(places)
+    members = {id(s.value): s.value for s in places if isinstance(s.value, CoupledSparse)}
     pairs = [(member, cuts[one].keep if one in cuts else {}) for one, member in members.items()]
     stays = _staying(pairs)
     _note_gone_in_place(pairs)
@@ -200,11 +199,6 @@ def _made_like(value: np.ndarray, like: jax.Array) -> jax.Array:
 
 Pairs = Sequence[tuple[CoupledSparse, Keep]]
 """Weights of groups, each once, and the positions that stay on the axes that are cut."""
-
-
-def _members_of(places: Iterable[Slot]) -> dict[int, CoupledSparse]:
-    """Weights of groups by identity."""
-    return {id(slot.value): slot.value for slot in places if isinstance(slot.value, CoupledSparse)}
 
 
 def _staying(pairs: Pairs) -> dict[str, np.ndarray]:

@@ -32,11 +32,8 @@ from jsparse.export._shrinking.cut import Cut, cut_in_place
 Model = TypeVar("Model", bound=nnx.Module)
 FORMAT = "jsparse.shrink"
 VERSION = 1
-FIELDS = {
-    "cuts": dict[str, object], "attributes": dict[str, dict[str, object]],
-    "stayed": dict[str, object], "zeros": dict[str, object], "widths": dict[str, object],
-    "factors": dict[str, object], "cost": list[int | float],
-}  # fmt: skip
+FIELDS: dict[str, Any] = {"attributes": dict[str, dict[str, object]], "cost": list[int | float]}
+FIELDS |= dict.fromkeys(("cuts", "stayed", "zeros", "widths", "factors"), dict[str, object])
 CUT = {"shape": list[int], "keep": dict[str, list[int]]}
 DAMAGED = "this record is damaged"
 _AXIS = re.compile(r"[0-9]{1,4}")
