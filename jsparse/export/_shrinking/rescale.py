@@ -66,15 +66,9 @@ def as_cut(small: nnx.Module, cuts: Mapping[str, Cut], compared: Compared) -> Ma
     return Made(small, graph, Changes(), found)
 
 
-class _End(NamedTuple):
-    """A product or a quotient at which a factor meets an array; its output gets the factor.
-
-    The array is none where the number is divided by it.
-    """
-
-    op: Op
-    array: Node | None
-    factor: float
+End = tuple[Op, Node | None, float]
+"""Where a factor meets an array: the operation, the array unless it divides the number, and the
+factor that the output gets."""
 
 
 class Rescale:
@@ -132,7 +126,7 @@ class Rescale:
         for n, fault in faults.items():
             mine = frozenset([n])
             ends = self._ends(fault) if fault.factor > 0 and fault.op not in self._fixed else []
-            cannot = any(node in partial() for end in ends for node in end.op.inputs)
+            cannot = any(node in partial() for op, *_ in ends for node in op.inputs)
             if fault.op is None or not ends or cannot:
                 stuck.append(Stuck(mine))
                 continue
@@ -173,14 +167,14 @@ class Rescale:
         assert number.value is not None  # else it would have no factor
         return number, number.value.reshape(())
 
-    def _ends(self, fault: Fault) -> list[_End]:
+    def _ends(self, fault: Fault) -> list[End]:
         """Where the factor of a number meets arrays; none where it does something else."""
         assert fault.op is not None
         number, old = self._number(fault)
         new = np.asarray(old * fault.factor, old.dtype)
         return self._forward(fault.op, number, old, new) or []
 
-    def _forward(self, op: Op, number: Node, old: np.ndarray, new: np.ndarray) -> list[_End] | None:
+    def _forward(self, op: Op, number: Node, old: np.ndarray, new: np.ndarray) -> list[End] | None:
         """Where a number that an operation reads, and that changes, meets arrays."""
         spreads = bool(op.outputs[0].shape) and len(op.inputs) == 1
         if op.bodies or len(op.outputs) != 1 or (spreads and op.name not in SAME):
@@ -188,7 +182,7 @@ class Rescale:
         others = [node for node in op.inputs if node is not number]
         if all(node.value is not None and node.value.size == 1 for node in others):
             made = [self._made(op, number, value) for value in (old, new)]
-            found: list[_End] = []
+            found: list[End] = []
             for reader in self._ways.readers.get(op.outputs[0], ()):
                 one = self._forward(reader, op.outputs[0], *made)
                 if one is None:
@@ -198,9 +192,9 @@ class Rescale:
         if op.name not in ("mul", "div") or len(others) != 1 or not old or not new:
             return None
         if op.name == "div" and op.inputs[1] is number:
-            return [_End(op, others[0], float(old) / float(new))]
+            return [(op, others[0], float(old) / float(new))]
         array = others[0] if op.name == "mul" else None
-        return [_End(op, array, float(new) / float(old))]
+        return [(op, array, float(new) / float(old))]
 
     @staticmethod
     def _made(op: Op, number: Node, value: np.ndarray) -> np.ndarray:
