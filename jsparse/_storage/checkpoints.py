@@ -24,7 +24,7 @@ import jax.core
 from flax import nnx
 
 from jsparse._checks import require
-from jsparse._paths import named
+from jsparse._paths import map_by_path, named
 from jsparse._storage import manifest, orbax_arrays, position
 from jsparse._storage.files import CorruptCheckpoint, explain_full_disk, to_disk, write_whole
 from jsparse._storage.leaves import check_fit, describe, filled, plain
@@ -141,10 +141,9 @@ class Checkpoints:
             orbax_arrays.write(part / "arrays", values)
             kinds = {name: describe(leaf) for name, leaf in leaves.items()}
             by_first(lambda: self._finish(part, step, kinds))
-        except BlockingIOError:  # another process writes here
-            raise
-        except OSError:
-            if jax.process_count() == 1:  # other processes may still be writing
+        except OSError as error:
+            blocked = isinstance(error, BlockingIOError)  # another process writes here
+            if not blocked and jax.process_count() == 1:  # other processes may still be writing
                 shutil.rmtree(part, ignore_errors=True)
                 abandon(self.folder)
             raise
@@ -182,8 +181,8 @@ class Checkpoints:
         check_fit(stored, kinds, path, advice)
         data = position.read(path, facts["files"], facts["processes"])
         values = orbax_arrays.read(path / "arrays", leaves)
-        new = [filled(values[name], leaf, f"{path}: {name}") for name, leaf in leaves.items()]
-        states = jax.tree.unflatten(jax.tree.structure(states), new)
+        fill = lambda name, leaf: filled(values[name], leaf, f"{path}: {name}")
+        states = map_by_path(fill, states)
         return Restored(step, jax.tree.map(_put, like, states, is_leaf=_is_module), data)
 
     def _path(self, step: int) -> Path:

@@ -26,10 +26,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import jax
 import numpy as np
 
-from jsparse._paths import named
+from jsparse._paths import map_by_path, named
 from jsparse._storage.checked_json import check_fields, parse
 from jsparse._storage.files import CorruptCheckpoint
 from jsparse._storage.leaves import check_fit, describe, filled, plain, storable
@@ -124,7 +123,7 @@ def fill(tree: Tree, stored: Stored, where: Path | str, advice: str) -> Tree:
       CorruptCheckpoint: an array is not what the notes say.
       ValueError: paths, shapes or types differ; the error lists which.
     """
-    leaves = named(tree)
-    check_fit(stored.leaves, {name: describe(leaf) for name, leaf in leaves.items()}, where, advice)
-    new = [filled(stored.arrays[name], leaf, f"{where}: {name}") for name, leaf in leaves.items()]
-    return jax.tree.unflatten(jax.tree.structure(tree), new)
+    wanted = {name: describe(leaf) for name, leaf in named(tree).items()}
+    check_fit(stored.leaves, wanted, where, advice)
+    put = lambda name, leaf: filled(stored.arrays[name], leaf, f"{where}: {name}")
+    return map_by_path(put, tree)

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.export import Exported
 
 from jsparse._checks import require
-from jsparse._paths import named
+from jsparse._paths import map_by_path, named, naming
 from jsparse._slots import check_module
 from jsparse._storage import manifest
 from jsparse._storage.files import CorruptCheckpoint
@@ -197,21 +197,17 @@ def restore(folder: str | Path, model: Model) -> Model:
     require("safetensors", "export", "restoring a model")
     folder = Path(folder).absolute()
     about, record, weights, _ = _read(folder)
-    try:
+    with naming(str(folder)):
         copy = put_packed(rebuild(model, record), about["packed"])
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
     state = nnx.state(copy, nnx.Not(nnx.RngState))
-    leaves = named(state)
     advice = (
         "give the model as the training code makes it; one that was shrunk has to be saved with "
         "its record: save(folder, small, x, record=record)"
     )
     stored = {path: describe(array) for path, array in weights.items()}
-    wanted = {path: describe(plain(path, leaf)) for path, leaf in leaves.items()}
+    wanted = {path: describe(plain(path, leaf)) for path, leaf in named(state).items()}
     check_fit(stored, wanted, folder, advice)
-    new = [filled(weights[path], leaf) for path, leaf in leaves.items()]
-    nnx.update(copy, jax.tree.unflatten(jax.tree.structure(state), new))
+    nnx.update(copy, map_by_path(lambda path, leaf: filled(weights[path], leaf), state))
     return copy
 
 

@@ -170,10 +170,8 @@ def _cut(path: str, cut: Mapping[str, Any]) -> Cut:
     if not all(map(_AXIS.fullmatch, cut["keep"])):
         raise ValueError(f"{DAMAGED}: the cut of {path!r:.80} has no axes to keep")
     keep = {int(axis): tuple(places) for axis, places in cut["keep"].items()}
-    try:
+    with naming(f"{DAMAGED}: the cut of {path!r:.80}"):
         return Cut(shape=tuple(cut["shape"]), keep=keep)
-    except ValueError as error:
-        raise ValueError(f"{DAMAGED}: the cut of {path!r:.80}: {error}") from error
 
 
 def _sizes(path: str, values: Mapping[str, Any]) -> dict[str, Any]:
