@@ -232,12 +232,11 @@ def _attention(module: nnx.MultiHeadAttention) -> dict[str, Any]:
 
 def heads(model: nnx.Module) -> list[list[tuple[str, int]]]:
     """For each attention, the axes of parameters that are as long as its heads are wide."""
-    found = []
-    for path, module in walk_modules(model):
-        if isinstance(module, nnx.MultiHeadAttention):
-            prefix = f"{path}/" if path else ""
-            found.append([(f"{prefix}{name}/kernel", -1) for name in ("query", "key", "value")])
-    return found
+    return [
+        [(f"{path}/{name}/kernel".lstrip("/"), -1) for name in ("query", "key", "value")]
+        for path, module in walk_modules(model)
+        if isinstance(module, nnx.MultiHeadAttention)
+    ]
 
 
 def head_dim(path: str) -> str:

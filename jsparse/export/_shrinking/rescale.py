@@ -13,6 +13,7 @@ larger by W/K, and the scale by the root of it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -91,11 +92,12 @@ class Rescale:
         None compensates for that of a sum in `partial`, which loses terms other than zeros.
         """
         graph, found = compared(small, {})
+        with_changes = functools.partial(_changed, small, cuts, compared)
         while True:
             changes, left = self._canceled(found, partial)
             if not changes.numbers:
                 return Made(small, graph, changes, left)
-            made = _with_what_is_read(small, cuts, compared, changes)
+            made = _with_what_is_read(with_changes, changes)
             fixed = _fixed(made)
             if not fixed:
                 known = {(fault.op, fault.factor): fault for fault in left}
@@ -206,11 +208,9 @@ class Rescale:
             return bind(op, *given)[0]
 
 
-def _with_what_is_read(
-    small: nnx.Module, cuts: Mapping[str, Cut], compared: Compared, changes: Changes
-) -> Made:
+def _with_what_is_read(with_changes: Callable[[Changes], Made], changes: Changes) -> Made:
     """The changed model; of several attributes of a module with one value, those that it reads."""
-    made = _changed(small, cuts, compared, changes)
+    made = with_changes(changes)
     for path, values in changes.attributes.items():
         doubtful = values.keys() - {"num_features"}
         for name in sorted(doubtful) if len(doubtful) > 1 else ():
@@ -219,7 +219,7 @@ def _with_what_is_read(
             }
             attributes = made.changes.attributes | {path: rest}
             fewer = dataclasses.replace(changes, attributes=attributes)
-            other = _changed(small, cuts, compared, fewer)
+            other = with_changes(fewer)
             worse = [(len(_fixed(one)), len(one.faults)) for one in (made, other)]
             made = other if worse[1] <= worse[0] else made
     return made
