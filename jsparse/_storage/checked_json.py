@@ -9,11 +9,7 @@ from jsparse._storage.files import CorruptCheckpoint
 
 
 def parse(content: bytes, where: str) -> Any:
-    """The JSON value in the content of a file.
-
-    Args:
-      content: of the file.
-      where: begins every error, such as "runs/a is damaged: settings.json".
+    """The JSON value in a file; errors begin with `where`: "runs/a is damaged: settings.json".
 
     Raises:
       CorruptCheckpoint: it is not JSON, or is nested too deeply.
@@ -27,11 +23,8 @@ def parse(content: bytes, where: str) -> Any:
 def check_fields(content: Any, fields: Mapping[str, Any], where: str) -> None:
     """Refuse what is not an object, or has a required field missing or of another kind.
 
-    Args:
-      content: from `parse`.
-      fields: the kind of each: a type such as `int | float`, `dict[str, kind]` for an object with
-        any names, `list[kind]`, `tuple[kind, kind]` for a list of that length.
-      where: as for `parse`.
+    A kind is a type such as `int | float`, `dict[str, kind]` for an object with any names,
+    `list[kind]`, or `tuple[kind, kind]` for a list of that length.
     """
     if not isinstance(content, dict):
         kind = type(content).__name__
@@ -45,15 +38,13 @@ def check_fields(content: Any, fields: Mapping[str, Any], where: str) -> None:
 
 
 def _is(value: Any, kind: Any) -> bool:
-    if get_origin(kind) is dict:
-        inner = get_args(kind)[1]
-        return isinstance(value, dict) and all(_is(one, inner) for one in value.values())
-    if get_origin(kind) is list:
-        inner = get_args(kind)[0]
-        return isinstance(value, list) and all(_is(one, inner) for one in value)
-    if get_origin(kind) is tuple:
-        kinds = get_args(kind)
+    whole, kinds = get_origin(kind), get_args(kind)
+    if whole is dict:
+        return isinstance(value, dict) and all(_is(one, kinds[1]) for one in value.values())
+    if whole is list:
+        return isinstance(value, list) and all(_is(one, kinds[0]) for one in value)
+    if whole is tuple:
         return isinstance(value, list) and len(value) == len(kinds) and all(map(_is, value, kinds))
     if isinstance(kind, UnionType):
-        return any(_is(value, one) for one in get_args(kind))
+        return any(_is(value, one) for one in kinds)
     return isinstance(value, kind) and (not isinstance(value, bool) or kind in (bool, object))

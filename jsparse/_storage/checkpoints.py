@@ -24,15 +24,9 @@ import jax.core
 from flax import nnx
 
 from jsparse._checks import require
-from jsparse._paths import named
+from jsparse._paths import map_by_path, named
 from jsparse._storage import manifest, orbax_arrays, position
-from jsparse._storage.files import (
-    CorruptCheckpoint,
-    explain_full_disk,
-    newest_whole,
-    to_disk,
-    write_whole,
-)
+from jsparse._storage.files import CorruptCheckpoint, explain_full_disk, to_disk, write_whole
 from jsparse._storage.leaves import check_fit, describe, filled, plain
 from jsparse._storage.processes import by_first, check_seen, shared
 from jsparse._storage.writers import abandon, claim
@@ -147,10 +141,9 @@ class Checkpoints:
             orbax_arrays.write(part / "arrays", values)
             kinds = {name: describe(leaf) for name, leaf in leaves.items()}
             by_first(lambda: self._finish(part, step, kinds))
-        except BlockingIOError:  # another process writes here
-            raise
-        except OSError:
-            if jax.process_count() == 1:  # other processes may still be writing
+        except OSError as error:
+            blocked = isinstance(error, BlockingIOError)  # another process writes here
+            if not blocked and jax.process_count() == 1:  # other processes may still be writing
                 shutil.rmtree(part, ignore_errors=True)
                 abandon(self.folder)
             raise
@@ -188,8 +181,8 @@ class Checkpoints:
         check_fit(stored, kinds, path, advice)
         data = position.read(path, facts["files"], facts["processes"])
         values = orbax_arrays.read(path / "arrays", leaves)
-        new = [filled(values[name], leaf, f"{path}: {name}") for name, leaf in leaves.items()]
-        states = jax.tree.unflatten(jax.tree.structure(states), new)
+        fill = lambda name, leaf: filled(values[name], leaf, f"{path}: {name}")
+        states = map_by_path(fill, states)
         return Restored(step, jax.tree.map(_put, like, states, is_leaf=_is_module), data)
 
     def _path(self, step: int) -> Path:
@@ -202,17 +195,26 @@ class Checkpoints:
                 guest = Checkpoints(self.folder)
                 claim(self.folder, guest)
                 self._bring_back()
-        found = newest_whole(
-            [self._path(step) for step in self.steps()],
-            _check,
-            lambda line: warnings.warn(line, stacklevel=6),  # where `restore` is called
-            f"delete {self.folder} to start again, or choose another folder",
-        )
-        step = NONE if found is None else found[1]
-        self._refused = {later for later in self.steps() if later > step}
-        return step
+        faults: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            try:
+                _check(self._path(step), step)
+            except CorruptCheckpoint as error:
+                faults[step] = str(error)
+                line = f"refused: {error}; trying the previous one"
+                warnings.warn(line, stacklevel=4)  # where `restore` is called
+            else:
+                self._refused = {*faults}
+                return step
+        if faults:
+            raise CorruptCheckpoint(
+                f"no checkpoint is left: {'; '.join(faults.values())}; delete {self.folder} to "
+                "start again, or choose another folder"
+            )
+        self._refused = set()
+        return NONE
 
-    def _clear(self, part: Path) -> int:
+    def _clear(self, part: Path) -> None:
         """Remove the unfinished work of a killed process, and make an empty folder."""
         claim(self.folder, self)
         self._bring_back()
@@ -220,9 +222,8 @@ class Checkpoints:
             _remove(path)
         with explain_full_disk(part, 0):
             (part / "data").mkdir(parents=True)
-        return NONE
 
-    def _finish(self, part: Path, step: int, kinds: Mapping[str, str]) -> int:
+    def _finish(self, part: Path, step: int, kinds: Mapping[str, str]) -> None:
         """Write the manifest, put the checkpoint in place, and remove others."""
         for path in [part, *part.rglob("*")]:
             to_disk(path)
@@ -237,7 +238,6 @@ class Checkpoints:
         for other in self.steps():  # later ones belong to a run that was restarted
             if other not in whole[-self.keep :]:
                 _remove(_hide(self._path(other), "gone"))
-        return NONE
 
     def _bring_back(self) -> None:
         """Undo the move of a checkpoint whose replacement was never finished."""
@@ -247,16 +247,14 @@ class Checkpoints:
                 os.rename(old, path)
 
 
-def _check(path: Path) -> int:
-    """The step of a checkpoint that is whole."""
-    facts = manifest.check(path, FIELDS)
-    found = NAME.fullmatch(path.name)
-    if found is None or facts["step"] != int(found[1]):
+def _check(path: Path, step: int) -> None:
+    """Refuse a checkpoint that is damaged, or of another step."""
+    found = manifest.check(path, FIELDS)["step"]
+    if found != step:
         raise CorruptCheckpoint(
-            f"{path} is damaged: {manifest.MANIFEST}: step is {facts['step']}, expected that of "
-            "the folder's name"
+            f"{path} is damaged: {manifest.MANIFEST}: step is {found}, expected that of the "
+            "folder's name"
         )
-    return facts["step"]
 
 
 def _hide(path: Path, why: str) -> Path:

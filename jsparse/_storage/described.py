@@ -17,9 +17,7 @@ from jsparse._storage.tree_file import snapshot
 def described(value: Any) -> Any:
     """A setting as JSON: functions by name, objects by their fields, arrays by checksum.
 
-    Args:
-      value: a setting; an object with neither fields nor its own `repr` is described by its class
-        alone.
+    An object with neither fields nor its own `repr` is described by its class alone.
 
     Example:
       >>> described({"rate": 0.1, "sizes": (2, 3), "make": described})

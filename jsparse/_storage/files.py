@@ -3,11 +3,9 @@
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
-Content = TypeVar("Content")
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Errors of a full disk, a full quota, and a file larger than allowed."""
 
@@ -98,9 +96,7 @@ def remove_empty(folders: Sequence[Path]) -> None:
 def explain_full_disk(path: Path, size: int) -> Iterator[None]:
     """Turn the error of a full disk into one that says what did not fit; others pass unchanged.
 
-    Args:
-      path: of the file or folder to write.
-      size: how many bytes that is; 0 if it is not known.
+    A size of 0 bytes is one that is not known.
     """
     try:
         yield
@@ -125,32 +121,3 @@ def to_disk(path: Path) -> None:
             os.fsync(opened)
         finally:
             os.close(opened)
-
-
-def newest_whole(
-    paths: Sequence[Path],
-    read: Callable[[Path], Content],
-    tell: Callable[[str], None],
-    advice: str,
-) -> tuple[Path, Content] | None:
-    """The newest checkpoint that can be read, and its content; None if there are no checkpoints.
-
-    Args:
-      paths: checkpoints, oldest first.
-      read: raises `CorruptCheckpoint` if a checkpoint is damaged.
-      tell: receives one line for each checkpoint that is refused.
-      advice: what the user can do if all are damaged.
-
-    Raises:
-      CorruptCheckpoint: there are checkpoints and all are damaged.
-    """
-    faults = []
-    for path in reversed(paths):
-        try:
-            return path, read(path)
-        except CorruptCheckpoint as error:
-            faults.append(str(error))
-            tell(f"refused: {error}; trying the previous one")
-    if faults:
-        raise CorruptCheckpoint(f"no checkpoint is left: {'; '.join(faults)}; {advice}")
-    return None

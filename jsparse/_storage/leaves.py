@@ -24,11 +24,7 @@ def is_key(leaf: Any) -> bool:
 
 
 def plain(name: str, leaf: Any) -> jax.Array | np.ndarray:
-    """The array that a file stores for a leaf; for a typed key, its data.
-
-    Args:
-      name: the path, for errors.
-      leaf: an array, a typed key or a number.
+    """The array that a file stores for a leaf: an array, the data of a typed key, or a number.
 
     Raises:
       TypeError: the leaf is something else.
@@ -62,16 +58,10 @@ def describe(leaf: Any) -> str:
 def check_fit(
     stored: Mapping[str, str], wanted: Mapping[str, str], where: Path | str, advice: str
 ) -> None:
-    """Compare stored leaves with those of the tree to fill.
-
-    Args:
-      stored: by path, as `describe` writes them.
-      wanted: the same for the tree to fill.
-      where: the file, for errors.
-      advice: what the user can do about it.
+    """Compare stored leaves, by path as `describe` writes them, with those of the tree to fill.
 
     Raises:
-      ValueError: paths, shapes or types differ; the error lists which.
+      ValueError: paths, shapes or types differ; the error lists which, and ends with the advice.
     """
     faults = []
     for name, want in wanted.items():
@@ -89,13 +79,8 @@ def check_fit(
 def filled(stored: jax.Array | np.ndarray, leaf: Any, where: str = "the file") -> Any:
     """A stored array as a leaf of the same kind, type and devices as another leaf.
 
-    Args:
-      stored: an array from `plain`, or from `storable` of it.
-      leaf: gives kind, type and devices.
-      where: file and path, for errors.
-
-    Returns:
-      The leaf. It is committed to devices only if `leaf` is.
+    It comes from `plain`, or from `storable` of that. The new leaf is committed to devices only if
+    the other one is.
 
     Raises:
       CorruptCheckpoint: the array does not have the shape and type of `leaf`.

@@ -35,11 +35,7 @@ def _sealed(content: Mapping[str, Any]) -> bytes:
 
 
 def read(folder: Path, fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The manifest of a folder.
-
-    Args:
-      folder: with a manifest.
-      fields: kinds of the required facts, as for `check_fields`.
+    """The manifest of a folder, with the required facts in `fields`, as for `check_fields`.
 
     Raises:
       CorruptCheckpoint: the manifest is missing or damaged, or a field is not as expected.

@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -16,12 +15,6 @@ from jsparse._storage.leaves import plain
 
 OS_ERROR = re.compile(r"os_error_code='(\d+)'")
 """How TensorStore reports the system's error number."""
-
-
-def _orbax() -> ModuleType:
-    import orbax.checkpoint
-
-    return orbax.checkpoint
 
 
 def _unnamed(paths: Iterable[str]) -> str:
@@ -54,7 +47,8 @@ def write(path: Path, arrays: Mapping[str, Any]) -> None:
     Raises:
       OSError: the disk is full or not writable.
     """
-    orbax = _orbax()
+    from orbax import checkpoint as orbax
+
     unnamed = _unnamed(arrays)  # Orbax refuses empty names, and empty arrays
     filled = {name or unnamed: one for name, one in arrays.items() if one.size}
     with orbax.Checkpointer(orbax.PyTreeCheckpointHandler()) as writer:
@@ -93,10 +87,11 @@ def read(path: Path, leaves: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       CorruptCheckpoint: Orbax cannot find or decode an array.
     """
+    from orbax import checkpoint as orbax
+
     if not (path / "_METADATA").is_file():  # without it Orbax's threads fail one after another
         raise CorruptCheckpoint(f"{path} is damaged: Orbax cannot read it: no _METADATA")
-    orbax, unnamed = _orbax(), _unnamed(leaves)
-    plans, empty = {}, {}
+    plans, empty, unnamed = {}, {}, _unnamed(leaves)
     for name, leaf in leaves.items():
         array = plain(name, leaf)
         if array.size == 0:

@@ -44,11 +44,6 @@ def _check_json(value: Any, name: str) -> None:
 def read(folder: Path, files: Mapping[str, Any], processes: int) -> Any:
     """The position of this process; one that all processes share suits any number of them.
 
-    Args:
-      folder: of the checkpoint.
-      files: by name, from its manifest.
-      processes: how many processes saved it.
-
     Raises:
       CorruptCheckpoint: the position of a process is missing, or is not JSON.
       ValueError: positions differ between processes, and their number is another one now.

@@ -9,20 +9,21 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jsparse._paths import listed
+
 FAILED = -2  # not the result of any task
-SHOWN = 8  # leaves in one error
 
 
-def by_first(task: Callable[[], int]) -> int:
-    """The result of a task that the first process runs while all others wait."""
+def by_first(task: Callable[[], int | None]) -> int:
+    """The result of a task, or 0, that the first process runs while all others wait."""
     if jax.process_count() == 1:
-        return task()
+        return task() or 0
     errors: list[Exception] = []
     result = FAILED
     if jax.process_index() == 0:
         try:
-            result = task()
-        except Exception as error:  # the others must hear of it, or they would wait forever
+            result = task() or 0
+        except Exception as error:  # the others must be told, or they would wait forever
             errors.append(error)
     result = int(multihost_utils.broadcast_one_to_all(np.int32(result)))
     if errors:
@@ -67,7 +68,7 @@ def shared(arrays: Mapping[str, Any]) -> dict[str, Any]:
     differ = [name for n, name in enumerate(own) if len(set(everywhere[:, n].tolist())) > 1]
     if differ:
         raise ValueError(
-            f"each process has its own {', '.join(differ[:SHOWN])}, and they differ; make it one "
+            f"each process has its own {listed(differ)}, and they differ; make it one "
             "array over the devices of all processes, or leave it out of the tree"
         )
     return {**arrays, **own}

@@ -26,10 +26,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import jax
 import numpy as np
 
-from jsparse._paths import named
+from jsparse._paths import map_by_path, named
 from jsparse._storage.checked_json import check_fields, parse
 from jsparse._storage.files import CorruptCheckpoint
 from jsparse._storage.leaves import check_fit, describe, filled, plain, storable
@@ -40,13 +39,9 @@ FIELDS = {"sha256": str, "leaves": dict[str, str], "facts": dict[str, object]}
 
 
 class Stored(NamedTuple):
-    """A tree as a file holds it.
+    """A tree as a file holds it: its leaves by path, of types that numpy can store, and notes.
 
-    Attributes:
-      arrays: the leaves by path, of types that numpy can store.
-      leaves: type and shape of each, as `leaves.describe` writes them.
-      facts: notes stored with the tree.
-      sha256: checksum of all of these.
+    `leaves` has the type and shape of each, as `leaves.describe` writes them.
     """
 
     arrays: dict[str, np.ndarray]
@@ -72,11 +67,7 @@ def _sum(arrays: Mapping[str, np.ndarray], leaves: Any, facts: Any) -> str:
 
 
 def write(tree: Any, facts: Mapping[str, Any] | None = None) -> bytes:
-    """The content of a file for a tree; `files.write_whole` puts it on disk.
-
-    Args:
-      tree: arrays, typed keys and numbers, such as `nnx.state(model)`.
-      facts: notes to store with the tree; anything that JSON can hold.
+    """The content of a file for a tree and notes about it; `files.write_whole` puts it on disk.
 
     Raises:
       TypeError: a leaf is something else, or JSON cannot hold a fact.
@@ -128,17 +119,11 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 def fill(tree: Tree, stored: Stored, where: Path | str, advice: str) -> Tree:
     """A tree with its leaves replaced by stored ones, on the devices of the old ones.
 
-    Args:
-      tree: gives structure, kinds of leaves, shapes, types and devices.
-      stored: from `read` or `snapshot`.
-      where: the file, for errors.
-      advice: what the user can do if the two do not match.
-
     Raises:
       CorruptCheckpoint: an array is not what the notes say.
       ValueError: paths, shapes or types differ; the error lists which.
     """
-    leaves = named(tree)
-    check_fit(stored.leaves, {name: describe(leaf) for name, leaf in leaves.items()}, where, advice)
-    new = [filled(stored.arrays[name], leaf, f"{where}: {name}") for name, leaf in leaves.items()]
-    return jax.tree.unflatten(jax.tree.structure(tree), new)
+    wanted = {name: describe(leaf) for name, leaf in named(tree).items()}
+    check_fit(stored.leaves, wanted, where, advice)
+    put = lambda name, leaf: filled(stored.arrays[name], leaf, f"{where}: {name}")
+    return map_by_path(put, tree)

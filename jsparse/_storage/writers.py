@@ -7,6 +7,7 @@ without such locks (Windows, some network file systems) no writer is refused.
 """
 
 import contextlib
+import dataclasses
 import os
 import socket
 import threading
@@ -24,11 +25,13 @@ except ImportError:  # Windows
 LOCK = "lock"
 
 
+@dataclasses.dataclass
 class _Held:
-    def __init__(self, file: int, made: list[Path]):
-        self.file = file
-        self.made = made
-        self.owners: set[int] = set()
+    """The open file of a lock, the folders made for it, and who shares it, by identity."""
+
+    file: int
+    made: list[Path]
+    owners: set[int]
 
 
 _held: dict[str, _Held] = {}
@@ -36,11 +39,9 @@ _mutex = threading.RLock()  # a finalizer may run while this thread holds it
 
 
 def claim(folder: Path, owner: object) -> None:
-    """Make this process the writer of a folder for as long as `owner` lives.
+    """Make this process the writer of a folder, made where needed, for as long as `owner` lives.
 
-    Args:
-      folder: made where it does not exist.
-      owner: what writes to it; claiming twice does no harm.
+    Claiming twice does no harm.
 
     Raises:
       BlockingIOError: another process writes to the folder; it says which.
@@ -56,8 +57,7 @@ def claim(folder: Path, owner: object) -> None:
                 os.close(held.file)  # the folder was deleted and recreated
                 del _held[path]
             made = missing(Path(path))
-            held = _held[path] = _Held(_locked(Path(path)), made)
-            held.owners = owners
+            held = _held[path] = _Held(_locked(Path(path)), made, owners)
         if id(owner) not in held.owners:
             held.owners.add(id(owner))
             weakref.finalize(owner, _release, path, id(owner))

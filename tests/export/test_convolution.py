@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jsparse._slots import walk_modules
 from jsparse._storage import manifest
 from jsparse.export import (
     CsrConv,
@@ -275,7 +276,8 @@ def test_a_whole_model():
     back = unpack(packed)
     assert type(back.wide) is nnx.Conv and back.wide.strides == (2, 2)
     np.testing.assert_array_equal(back.wide.kernel[...], net.wide.kernel[...])
-    settings = json.loads(json.dumps(packed_layers(packed)))  # as a file has them
+    settings = packed_layers(dict(walk_modules(packed)))
+    settings = json.loads(json.dumps(settings))  # as a file has them
     empty = put_packed(Net(nnx.Rngs(1)), settings)
     nnx.update(empty, nnx.state(packed))
     empty.wide.check()

@@ -13,7 +13,7 @@ from flax import nnx
 
 import jsparse as js
 from jsparse._storage import manifest
-from jsparse.export import Record, blocks, csr, int8, load, pack, rebuild, restore, save
+from jsparse.export import Cut, Record, blocks, csr, int8, load, pack, rebuild, restore, save
 from tests.support.fuzz import check, mutated
 from tests.support.saved import draw, net, sparse
 
@@ -140,6 +140,12 @@ def test_positions_of_a_record_rise() -> None:
         content["cuts"]["a/bias"]["keep"]["0"] = places
         with pytest.raises(ValueError, match=message):
             rebuild(net(), Record.from_dict(content))
+
+
+def test_a_size_that_a_record_names_takes_no_memory() -> None:
+    assert Cut(shape=(2**40, 3), keep={0: (0, 5)}).left == (2, 3)
+    with pytest.raises(ValueError, match="keep must hold positions that"):
+        Cut(shape=(2**40,), keep={0: (2**40,)})
 
 
 def test_records_of_every_stock_layer_are_still_taken() -> None:

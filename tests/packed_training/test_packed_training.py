@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 import jsparse as js
+from jsparse._slots import walk_modules
 from jsparse.export import random_csr, save, trim
 from jsparse.export._packing.layers import put_packed
 from jsparse.export._saving.saving import packed_layers
@@ -107,7 +108,7 @@ def test_gradual_makes_room_and_trim_takes_it_out(tmp_path):
     assert small.layers[0].values.shape == (38,)
     assert jnp.allclose(small(X), model(X), atol=1e-6)
     assert jnp.allclose(small.layers[0].kernel_matrix(), layer.kernel_matrix())
-    settings = packed_layers(small)  # as `restore` reads them from a file
+    settings = packed_layers(dict(walk_modules(small)))  # as `restore` reads them from a file
     assert put_packed(model, settings).layers[0].values.shape == (38,)
     model.layers[0] = random_csr(24, 17, links=8, key=KEY)
     with pytest.raises(ValueError, match=r"16 features, .* packed layer from 24 to 17 features"):

@@ -1,6 +1,5 @@
 """model.json, checked field by field, with errors that name the file and the field."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,6 @@ FIELDS = {
     "variables": dict[str, object], "layers": dict[str, object], "packed": dict[str, object],
     "record": dict[str, object],
 }  # fmt: skip
-VERSIONS = {"jax": str}
 VARIABLE = {"shape": list[int], "dtype": str, "kind": str}
 OUTPUT = {"shape": list[int | str], "dtype": str}
 INPUT = {"name": str, **OUTPUT}
@@ -43,18 +41,14 @@ STACK = {"stack": list[int]}
 
 
 def read_about(content: bytes, where: str) -> tuple[dict[str, Any], Record]:
-    """The description of a saved model, and the record in it.
-
-    Args:
-      content: of model.json.
-      where: begins every error, such as "models/a is damaged: model.json".
+    """The description of a saved model, and the record in it; errors begin with `where`.
 
     Raises:
       CorruptCheckpoint: it is not JSON, or a field is missing or not as expected.
     """
     about = parse(content, where)
     check_fields(about, FIELDS, where)
-    check_fields(about["versions"], VERSIONS, f"{where}: versions")
+    check_fields(about["versions"], {"jax": str}, f"{where}: versions")
     if not isinstance(about.get("kernels", ""), str):
         raise CorruptCheckpoint(f"{where}: kernels is {about['kernels']!r:.80}, expected str")
     for side, fields in (("inputs", INPUT), ("outputs", OUTPUT)):
@@ -82,11 +76,10 @@ def _check_packed_settings(settings: Any, where: str) -> None:
         raise CorruptCheckpoint(
             f"{where}: format is {settings['format']!r:.80}, expected {formats}"
         )
-    own = OF_FORMAT[settings["format"]]
-    check_fields(settings, own, where)
     some = OPTIONAL | (STACK if settings["format"] == Csr.format else {})
-    check_fields(settings, {name: some[name] for name in some if name in settings}, where)
-    if other := settings.keys() - PACKED.keys() - own.keys() - some.keys():
+    own = OF_FORMAT[settings["format"]] | {name: some[name] for name in some if name in settings}
+    check_fields(settings, own, where)
+    if other := settings.keys() - PACKED.keys() - own.keys():
         raise CorruptCheckpoint(f"{where}: {settings['format']!r} has no field {min(other)!r:.80}")
     if not settings.get("stack", [1]):
         raise CorruptCheckpoint(f"{where}: stack is [], expected the axes of a stack")
@@ -127,9 +120,3 @@ def _arrays_of(path: str, weights: Mapping[str, Any]) -> dict[str, Any]:
     """The arrays of the layer at a path, by their names in it."""
     prefix = f"{path}/" if path else ""
     return {name.removeprefix(prefix): x for name, x in weights.items() if name.startswith(prefix)}
-
-
-def same_arrays(told: list[dict[str, Any]], found: list[dict[str, Any]]) -> bool:
-    """Whether two descriptions of arrays agree in shapes and dtypes."""
-    plain = lambda arrays: [(one["shape"], one["dtype"]) for one in json.loads(json.dumps(arrays))]
-    return plain(told) == plain(found)

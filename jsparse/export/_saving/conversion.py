@@ -71,9 +71,7 @@ def leave_out_zeros_in_place(model: Any) -> None:
     1. As a `Constant` with a `sparse_value`: OpenVINO has no sparse initializers.
     2. Positions count along the flattened weight and are stored as `int64_data`, in which a small
        number takes few bytes: 2.9 each for 300 x 784 weights. Raw data would take 8.
-
-    Args:
-      model: an `onnx.ModelProto`; weights in bodies of loops stay dense.
+    3. Weights in bodies of loops stay dense.
     """
     onnx = importlib.import_module("onnx")
     graph = model.graph

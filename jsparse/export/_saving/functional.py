@@ -1,8 +1,9 @@
 """A plain model as a pure function of its weights and inputs, and checks of its outputs."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +12,21 @@ from flax import nnx
 from jax.sharding import AbstractMesh, AxisType, get_abstract_mesh, use_abstract_mesh
 
 from jsparse._paths import listed
-from jsparse._pure import Pure, calling, evaluated, pure
-from jsparse._slots import check_module, sparse_parts, walk_modules
+from jsparse._pure import Pure, calling, pure
+from jsparse._slots import sparse_parts, walk_modules
 from jsparse._storage.leaves import is_key
 from jsparse.export._packing.packed import Packed, Products
 from jsparse.export._shrinking.verify import apart, rounding
 
-Model = TypeVar("Model", bound=nnx.Module)
 SHOWN = 4  # paths in one error
 
 
-def saved(model: nnx.Module, options: Mapping[str, Any]) -> Pure:
-    """A plain model in eval mode, taken apart into its weights and a function of them.
+def saved(model: nnx.Module, choose: Callable[[Products], Any] = attrgetter("plain")) -> Pure:
+    """A plain model in eval mode, taken apart into its weights, in numpy, and a function of them.
 
-    Args:
-      model: any NNX module; not changed.
-      options: further arguments of each call.
-
-    Returns:
-      Weights as numpy arrays. Random streams are constants of the function unless its first
-      argument holds them, as what it returns does.
+    Packed layers get the product that is chosen for them: plain JAX, for any machine. Random
+    streams are constants of the function unless its first argument holds them, as what it returns
+    does.
 
     Raises:
       TypeError: a variable holds random keys.
@@ -41,7 +37,12 @@ def saved(model: nnx.Module, options: Mapping[str, Any]) -> Pure:
             f"there are still rules on {listed(rules, SHOWN)}, which a file cannot hold; fold the "
             "model first: jsparse.fold(model)"
         )
-    run, variables, kinds = pure(evaluated(model), **options)
+    copy = nnx.clone(model)
+    copy.eval()
+    for _, module in walk_modules(copy):
+        if isinstance(module, Packed):
+            module.product = choose(module.products)
+    run, variables, kinds = pure(copy)
     streams = {p: x for p, x in variables.items() if issubclass(kinds[p], nnx.RngState)}
     weights = {p: _on_host(p, x) for p, x in variables.items() if p not in streams}
     return Pure(lambda given, *inputs: run({**streams, **given}, *inputs), weights, kinds)
@@ -55,25 +56,6 @@ def off_mesh() -> Iterator[None]:
         return
     with use_abstract_mesh(AbstractMesh((), ())):
         yield
-
-
-def with_kernels(model: Model) -> Model:
-    """A copy whose packed layers use the kernels for the CPU."""
-    return _with_products(model, lambda products: products.kernel)
-
-
-def portable(model: Model) -> Model:
-    """A copy whose packed layers need no kernel: plain JAX, for any machine."""
-    return _with_products(model, lambda products: products.plain)
-
-
-def _with_products(model: Model, choose: Callable[[Products], Any]) -> Model:
-    check_module(model)
-    copy = nnx.clone(model)
-    for _, module in walk_modules(copy):
-        if isinstance(module, Packed):
-            module.product = choose(module.products)
-    return copy
 
 
 def _on_host(path: str, leaf: Any) -> np.ndarray:
@@ -111,13 +93,9 @@ def checked_outputs(split: Pure, inputs: tuple) -> Any:
 
 
 def check_outputs_agree(expected: Any, found: Any, what: str, within: Sequence[Any] = ()) -> None:
-    """Refuse outputs that differ from the model's.
+    """Refuse outputs that differ from the model's, by more than the rounding of values in it.
 
-    Args:
-      expected: tree of arrays.
-      found: another, with the same leaves.
-      what: gave them, for the error.
-      within: values inside the model, with dtypes that round more than those of its outputs.
+    The error says what gave them.
     """
     for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         if jnp.issubdtype(one.dtype, jnp.inexact) and other.dtype != one.dtype:

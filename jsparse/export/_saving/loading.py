@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from flax import nnx
 from jax.export import Exported
 
 from jsparse._checks import require
-from jsparse._paths import named
+from jsparse._paths import map_by_path, named, naming
 from jsparse._slots import check_module
 from jsparse._storage import manifest
 from jsparse._storage.files import CorruptCheckpoint
@@ -21,7 +21,7 @@ from jsparse._untraced import outside_jit
 from jsparse._values import check_path
 from jsparse.export._packing import compiled
 from jsparse.export._packing.layers import put_packed
-from jsparse.export._saving.about import check_packed_arrays, read_about, same_arrays
+from jsparse.export._saving.about import check_packed_arrays, read_about
 from jsparse.export._saving.saving import (
     ABOUT,
     DTYPES,
@@ -127,7 +127,9 @@ def load(folder: str | Path) -> Loaded:
     require("safetensors flatbuffers", "export", "loading a model")
     folder = Path(folder).absolute()
     about, _, weights, files = _read(folder)
-    file = folder / (KERNELS if _has_kernels(about) else PROGRAM)
+    same = about.get("kernels") == compiled.sources_key()
+    kernels = same and jax.default_backend() == "cpu" and compiled.load()
+    file = folder / (KERNELS if kernels else PROGRAM)
     if file.name not in files:
         raise DamagedModel(f"{folder} is damaged: {file.name} is missing")
     content = file.read_bytes()
@@ -140,7 +142,8 @@ def load(folder: str | Path) -> Loaded:
             "class"
         ) from error
     _check_program(program, about, f"{folder} is damaged: {file.name}")
-    if any(_canonical(x.dtype) != x.dtype for x in program.in_avals):
+    here = lambda dtype: jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
+    if any(here(x.dtype) != x.dtype for x in program.in_avals):
         raise ValueError(
             f"{folder} computes in 64 bits; first call jax.config.update('jax_enable_x64', True)"
         )
@@ -154,26 +157,13 @@ def _check_program(program: Exported, about: Mapping[str, Any], where: str) -> N
     found, results = (list(map(array_about, x)) for x in (program.in_avals, program.out_avals))
     shapes = [one["shape"] for _, one in sorted(about["variables"].items())]
     count = len(shapes)
+    kinds = lambda arrays: [(one["shape"], one["dtype"]) for one in arrays]
     if not (
         [one["shape"] for one in found[:count]] == shapes  # of 64 bits some have 32 here
-        and same_arrays(about["inputs"], found[count:])
-        and same_arrays(about["outputs"], results)
+        and kinds(found[count:]) == kinds(about["inputs"])
+        and kinds(results) == kinds(about["outputs"])
     ):
         raise DamagedModel(f"{where} does not take and return what {ABOUT} says")
-
-
-def _canonical(dtype: Any) -> Any:
-    """The dtype that an array gets when it is made here."""
-    return jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True)
-
-
-def _has_kernels(about: Mapping[str, Any]) -> bool:
-    """Whether the program with kernels was saved, and the same kernels are compiled here."""
-    return (
-        about.get("kernels") == compiled.sources_key()
-        and jax.default_backend() == "cpu"
-        and compiled.load()
-    )
 
 
 @outside_jit
@@ -207,53 +197,26 @@ def restore(folder: str | Path, model: Model) -> Model:
     require("safetensors", "export", "restoring a model")
     folder = Path(folder).absolute()
     about, record, weights, _ = _read(folder)
-    try:
+    with naming(str(folder)):
         copy = put_packed(rebuild(model, record), about["packed"])
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
     state = nnx.state(copy, nnx.Not(nnx.RngState))
-    leaves = named(state)
     advice = (
         "give the model as the training code makes it; one that was shrunk has to be saved with "
         "its record: save(folder, small, x, record=record)"
     )
     stored = {path: describe(array) for path, array in weights.items()}
-    wanted = {path: describe(plain(path, leaf)) for path, leaf in leaves.items()}
+    wanted = {path: describe(plain(path, leaf)) for path, leaf in named(state).items()}
     check_fit(stored, wanted, folder, advice)
-    new = [filled(weights[path], leaf) for path, leaf in leaves.items()]
-    nnx.update(copy, jax.tree.unflatten(jax.tree.structure(state), new))
+    nnx.update(copy, map_by_path(lambda path, leaf: filled(weights[path], leaf), state))
     return copy
 
 
-class _Read(NamedTuple):
-    about: dict[str, Any]
-    record: Record
-    weights: dict[str, np.ndarray]
-    files: Mapping[str, Any]
-
-
-def _read(folder: Path) -> _Read:
-    """The contents of a folder, if it is whole and consistent."""
+def _read(folder: Path) -> tuple[dict[str, Any], Record, dict[str, np.ndarray], set[str]]:
+    """The description in a folder, the record, the weights and the names of files, all checked."""
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder} is not a folder; give one that `jsparse.export.save` made"
         )
-    _check_kind(folder)
-    where = f"{folder} is damaged"
-    try:
-        files = manifest.check(folder)["files"]
-        if missing := {ABOUT, WEIGHTS, PROGRAM} - set(files):
-            raise CorruptCheckpoint(f"{where}: its manifest lacks {', '.join(sorted(missing))}")
-        about, record = read_about((folder / ABOUT).read_bytes(), f"{where}: {ABOUT}")
-        weights = _weights(folder / WEIGHTS, about["variables"])
-        check_packed_arrays(about["packed"], weights, f"{where}: {WEIGHTS}")
-    except CorruptCheckpoint as error:
-        raise DamagedModel(str(error)) from error
-    return _Read(about, record, weights, files)
-
-
-def _check_kind(folder: Path) -> None:
-    """Refuse a folder that holds something else, or has a later format."""
     try:
         facts = manifest.read(folder)
     except CorruptCheckpoint as error:
@@ -265,6 +228,17 @@ def _check_kind(folder: Path) -> None:
             f"{folder} has version {facts.get('version')} of the format, and this jsparse reads "
             f"{VERSION}; update jsparse"
         )
+    where = f"{folder} is damaged"
+    try:
+        files = set(manifest.check(folder)["files"])
+        if missing := {ABOUT, WEIGHTS, PROGRAM} - files:
+            raise CorruptCheckpoint(f"{where}: its manifest lacks {', '.join(sorted(missing))}")
+        about, record = read_about((folder / ABOUT).read_bytes(), f"{where}: {ABOUT}")
+        weights = _weights(folder / WEIGHTS, about["variables"])
+        check_packed_arrays(about["packed"], weights, f"{where}: {WEIGHTS}")
+    except CorruptCheckpoint as error:
+        raise DamagedModel(str(error)) from error
+    return about, record, weights, files
 
 
 def _weights(path: Path, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -9,7 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.extend.core import ClosedJaxpr, Literal
 
 from jsparse._checks import require
 from jsparse._pure import Pure, by_position, examples
@@ -19,9 +21,15 @@ from jsparse._values import check_flag, check_path
 from jsparse.export._packing.layers import unpack
 from jsparse.export._saving.conversion import converted, leave_out_zeros_in_place, run
 from jsparse.export._saving.functional import check_outputs_agree, checked_outputs, off_mesh, saved
-from jsparse.export._saving.operations import decomposed, every, is_narrow_float, without_unused
+from jsparse.export._saving.operations import (
+    decomposed,
+    every,
+    is_narrow_float,
+    outputs_of,
+    without_unused,
+)
 from jsparse.export._saving.stablehlo import input_specs
-from jsparse.export._saving.unwritten import first_failure
+from jsparse.export._shrinking.source import called, called_at
 
 Function = Callable[..., list[Any]]
 POOLINGS = {n: inspect.signature(getattr(nnx, n)) for n in ("max_pool", "min_pool", "avg_pool")}
@@ -67,7 +75,7 @@ def onnx(
     check_path(path=path)
     check_flag(sparse=sparse)
     model, given = by_position(unpack(model), inputs, options)
-    inputs, split = examples(given), saved(model, {})
+    inputs, split = examples(given), saved(model)
     candidates, _ = input_specs(inputs, shapes)
     expected = checked_outputs(split, inputs)
     require("jax2onnx onnx", "onnx", "writing ONNX")
@@ -95,7 +103,7 @@ def onnx(
                 faults.append(f"{type(error).__name__}: {error}".split("\n")[0])
             else:
                 return write_whole(Path(path).absolute(), made)
-    fault = first_failure(closed) or "; ".join(dict.fromkeys(faults))
+    fault = _first_failure(closed) or "; ".join(dict.fromkeys(faults))
     raise NotImplementedError(
         f"jax2onnx does not write this model: {fault}. Compute it by other operations, or call "
         "`export.save`, which writes StableHLO"
@@ -132,6 +140,48 @@ def _by_layer(split: Pure, specs: tuple) -> Function:
 def _by_operation(split: Pure, specs: tuple) -> Function:
     """The same as single operations of JAX."""
     return decomposed(without_unused(_model(split, specs), jax.tree.leaves(specs)))
+
+
+def _first_failure(closed: ClosedJaxpr) -> str:
+    """The first operation that fails when it is written alone: its dtypes, place and fault.
+
+    Empty if each is written. Sizes are not free.
+    """
+    weights = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    tried = set()
+    for eqn, source in every(closed):
+        avals = [atom.aval for atom in eqn.invars]
+        kind = (eqn.primitive.name, str(eqn.params), *map(str, avals))
+        if kind in tried:
+            continue
+        tried.add(kind)
+        try:
+            function, inputs = _single_operation(eqn, weights)
+            made = converted(function, inputs).SerializeToString()
+            if importlib.util.find_spec("onnxruntime"):
+                expected = function(*inputs)
+                arrays = list(map(np.asarray, expected))
+                check_outputs_agree(arrays, run(made, inputs), "onnxruntime", expected)
+        except Exception as error:  # jax2onnx and onnxruntime may raise anything
+            read = dict.fromkeys(str(getattr(aval, "dtype", aval)) for aval in avals)
+            dtypes = ", ".join(read) or "no input"
+            fault = (str(error).splitlines() or [""])[0]
+            name, place = eqn.primitive.name, called_at(called(source))
+            return f"`{name}` of {dtypes} at {place}: {type(error).__name__}: {fault}"
+    return ""
+
+
+def _single_operation(eqn: Any, weights: dict[Any, Any]) -> tuple[Function, list[Any]]:
+    """A function that is one operation, and inputs for it; weights and literals are constants."""
+    free = [v for v in eqn.invars if not isinstance(v, Literal) and v not in weights]
+    free = list(dict.fromkeys(free))
+
+    def function(*arrays: Any) -> list[Any]:
+        at = weights | dict(zip(free, arrays, strict=True))
+        return outputs_of(eqn, *(v.val if isinstance(v, Literal) else at[v] for v in eqn.invars))
+
+    specs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in free]
+    return function, examples(specs)
 
 
 @contextlib.contextmanager

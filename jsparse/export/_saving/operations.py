@@ -40,7 +40,8 @@ def decomposed(closed: ClosedJaxpr) -> Callable[..., list[Any]]:
     3. A pooling becomes the largest, smallest or sum of slices, one axis after the other:
        runtimes pool three axes at most.
     """
-    return jaxpr_as_fun(_plainer(closed))
+    specs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars]
+    return jaxpr_as_fun(jax.make_jaxpr(lambda *arrays: _run(closed, arrays))(*specs))
 
 
 def every(closed: ClosedJaxpr, above: tuple = ()) -> list[tuple[Any, tuple]]:
@@ -63,19 +64,12 @@ def is_narrow_float(value: Any) -> bool:
     return kind is not None and jnp.issubdtype(kind, jnp.floating) and kind.itemsize < 4
 
 
-def _plainer(closed: ClosedJaxpr) -> ClosedJaxpr:
-    specs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars]
-    return jax.make_jaxpr(lambda *arrays: _run(closed, arrays))(*specs)
-
-
 def _body(closed: ClosedJaxpr) -> ClosedJaxpr:
     """The body of a loop or a branch, taking and returning float32 instead of narrower floats."""
     variables = closed.jaxpr.invars
 
     def body(*arrays: Any) -> list[Any]:
-        inputs = [lax.convert_element_type(x, v.aval.dtype) if is_narrow_float(v.aval) else x
-                  for x, v in zip(arrays, variables, strict=True)]  # fmt: skip
-        return list(map(_wide, _run(closed, inputs)))
+        return list(map(_wide, _run(closed, _rounded(arrays, variables))))
 
     specs = [
         jax.ShapeDtypeStruct(
@@ -86,6 +80,14 @@ def _body(closed: ClosedJaxpr) -> ClosedJaxpr:
         for v in variables
     ]
     return jax.make_jaxpr(body)(*specs)
+
+
+def _rounded(arrays: Sequence[Any], atoms: Sequence[Any]) -> list[Any]:
+    """The arrays in the dtypes of variables where these are narrow floats."""
+    return [
+        lax.convert_element_type(x, atom.aval.dtype) if is_narrow_float(atom.aval) else x
+        for x, atom in zip(arrays, atoms, strict=True)
+    ]
 
 
 def _wide(x: Any) -> Any:
@@ -114,10 +116,7 @@ def outputs_of(eqn: Any, *inputs: Any) -> list[Any]:
         outputs = [_pooled(inputs[0], combine, start, params)]
     else:
         outputs = evaluate(eqn.primitive, params, *inputs)
-    return [
-        lax.convert_element_type(x, atom.aval.dtype) if is_narrow_float(atom.aval) else x
-        for atom, x in zip(eqn.outvars, outputs, strict=True)
-    ]
+    return _rounded(outputs, eqn.outvars)
 
 
 def _pooled(x: Array, combine: Callable, start: float, params: dict[str, Any]) -> Array:

@@ -28,7 +28,7 @@ from jax.export import Exported
 
 from jsparse._checks import require
 from jsparse._pure import Pure, by_position, examples, settings
-from jsparse._slots import check_module, walk_modules
+from jsparse._slots import walk_modules
 from jsparse._storage import manifest
 from jsparse._storage.files import explain_full_disk, make_folders, to_disk, write_whole
 from jsparse._untraced import outside_jit
@@ -38,9 +38,8 @@ from jsparse.export._packing import compiled
 from jsparse.export._packing.csr_conv import CsrConv
 from jsparse.export._packing.linked import Linked
 from jsparse.export._packing.packed import Packed
-from jsparse.export._packing.replacing import places_of
 from jsparse.export._packing.structure import features_json
-from jsparse.export._saving.functional import portable, saved
+from jsparse.export._saving.functional import saved
 from jsparse.export._saving.stablehlo import Program, kernel_program, program
 from jsparse.export._shrinking.record import Record
 
@@ -102,16 +101,16 @@ def save(
       ['manifest.json', 'model.json', 'program.stablehlo', 'weights.safetensors']
     """
     check_folder(folder=folder)
-    check_module(model)
+    model, given = by_position(model, inputs, options)
     with settings(record=record, overwrite=overwrite):
         check_is(Record, "a Record, from shrink", record=record)
         check_flag(overwrite=overwrite)
     require("safetensors flatbuffers", "export", "saving a model")
+    import safetensors.numpy
+
     folder = Path(folder).absolute()
     _check_new(folder, overwrite)
-    model, given = by_position(model, inputs, options)
-    inputs = examples(given)
-    split = saved(portable(model), {})
+    inputs, split = examples(given), saved(model)
     for path, array in split.variables.items():
         if str(array.dtype) not in DTYPES:
             raise TypeError(
@@ -119,15 +118,15 @@ def save(
             )
     _check_record(record, split.variables)
     made = program(split, inputs, shapes)
-    about = _describe(model, split, made, inputs, record)
+    about = _describe(dict(walk_modules(model)), split, made, inputs, record)
     part = folder.with_name(f".{folder.name}.{os.getpid()}-{threading.get_ident()}.part")
     with make_folders(folder.parent), _unfinished(part):
-        write_whole(part / WEIGHTS, _serialized(split.variables))
+        ordered = {path: np.asarray(x, order="C") for path, x in split.variables.items()}
+        write_whole(part / WEIGHTS, safetensors.numpy.save(ordered))
         write_whole(part / PROGRAM, _bytes(made.exported))
         if about["packed"] and jax.default_backend() == "cpu" and compiled.load():
             about["kernels"] = compiled.sources_key()
-            kernels = kernel_program(model, {}, made.specs)
-            write_whole(part / KERNELS, _bytes(kernels))
+            write_whole(part / KERNELS, _bytes(kernel_program(model, made.specs)))
         write_whole(part / ABOUT, (_indented(about, 2) + "\n").encode())
         manifest.write(part, {"format": FORMAT, "version": VERSION})
         with _replaced(folder, part) if overwrite else contextlib.nullcontext():
@@ -191,12 +190,6 @@ def _check_record(record: Record, weights: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def _serialized(weights: Mapping[str, np.ndarray]) -> bytes:
-    from safetensors.numpy import save
-
-    return save({name: np.asarray(array, order="C") for name, array in weights.items()})
-
-
 def _bytes(exported: Exported) -> bytes:
     try:
         return bytes(exported.serialize())
@@ -208,7 +201,7 @@ def _bytes(exported: Exported) -> bytes:
 
 
 def _describe(
-    model: nnx.Module, split: Pure, made: Program, inputs: tuple, record: Record
+    modules: Mapping[str, nnx.Module], split: Pure, made: Program, inputs: tuple, record: Record
 ) -> dict[str, Any]:
     """The content of model.json."""
     exported = made.exported
@@ -227,30 +220,31 @@ def _describe(
             path: {**array_about(array), "kind": split.kinds[path].__name__}
             for path, array in split.variables.items()
         },
-        "layers": {path: _layer(layer) for path, layer in walk_modules(model)},
-        "packed": packed_layers(model),
+        "layers": {path: _layer(layer) for path, layer in modules.items()},
+        "packed": packed_layers(modules),
         "record": record.to_dict(),
     }
 
 
-def packed_layers(model: nnx.Module) -> dict[str, dict[str, Any]]:
-    """The settings of each packed layer, by path, ready for JSON.
+def packed_layers(modules: Mapping[str, nnx.Module]) -> dict[str, dict[str, Any]]:
+    """The settings of each packed layer among the modules of a model, by path, ready for JSON.
 
     Raises:
       ValueError: a layer holds more than its links, after training in which they moved.
     """
-    places = places_of(model, Packed)
-    for place in places:
-        if isinstance(place.value, Linked) and place.value.loose:
+    settings: dict[str, dict[str, Any]] = {}
+    owners: dict[int, str] = {}
+    for path, layer in modules.items():
+        if not isinstance(layer, Packed):
+            continue
+        if isinstance(layer, Linked) and layer.loose:
             raise ValueError(
-                f"{place.path or 'the model'} has room for links that were dropped, or places "
-                "where links may grow; save jsparse.export.trim(model)"
+                f"{path or 'the model'} has room for links that were dropped, or places where "
+                "links may grow; save jsparse.export.trim(model)"
             )
-    settings = {place.path: _packed_json(place.value) for place in places}
-    first = {id(place.value.values): place.path for place in reversed(places)}
-    for place in places:
-        if (owner := first[id(place.value.values)]) != place.path:
-            settings[place.path]["kernel_of"] = owner
+        settings[path] = _packed_json(layer)
+        if (owner := owners.setdefault(id(layer.values), path)) != path:
+            settings[path]["kernel_of"] = owner
     return settings
 
 

@@ -1,7 +1,6 @@
 """A plain model as a StableHLO program."""
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,25 +13,15 @@ from jsparse._pure import Pure, by_position, examples, settings
 from jsparse._untraced import outside_jit
 from jsparse._values import shown
 from jsparse.export._packing import compiled
-from jsparse.export._saving.functional import (
-    check_outputs_agree,
-    checked_outputs,
-    off_mesh,
-    portable,
-    saved,
-    with_kernels,
-)
+from jsparse.export._saving.functional import check_outputs_agree, checked_outputs, off_mesh, saved
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 class Program(NamedTuple):
-    """A model as StableHLO.
+    """A model as StableHLO: a function (weights by path, *inputs) -> output.
 
-    Attributes:
-      exported: a function (weights by path, *inputs) -> output.
-      specs: of the inputs.
-      fixed: why all input sizes are those of the examples; empty if the batch is free.
+    `fixed` says why all input sizes are those of the examples; it is empty if the batch is free.
     """
 
     exported: Exported
@@ -52,12 +41,12 @@ def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
     *free, last = candidates
     for specs in free:
         try:
-            exported = _export(split, specs)
+            exported = _on_all_platforms(split, specs)
             break
         except Exception as error:  # the model's own code may raise anything at a free size
             why = f"{type(error).__name__}: {error}".split("\n")[0]
     else:
-        exported, specs = _export(split, last), last
+        exported, specs = _on_all_platforms(split, last), last
     found = jax.jit(exported.call)(split.variables, *inputs)
     check_outputs_agree(
         expected, found, "the program with free sizes (the code of the model asks for sizes)"
@@ -66,16 +55,14 @@ def program(split: Pure, inputs: tuple, shapes: Sequence[str]) -> Program:
 
 
 @off_mesh()
-def kernel_program(model: nnx.Module, options: Mapping[str, Any], specs: tuple) -> Exported:
+def kernel_program(model: nnx.Module, specs: tuple) -> Exported:
     """The program of a packed model with the kernels for the CPU, which `compiled.load` registers.
 
     `specs` are those of the portable program.
     """
-    split = saved(with_kernels(model), options)
+    split = saved(model, lambda products: products.kernel)
     checks = [jax.export.DisabledSafetyCheck.custom_call(name) for name in compiled.TARGETS]
-    with _without_places():
-        exporter = jax.export.export(_function(split), platforms=("cpu",), disabled_checks=checks)
-        return exporter(_shapes(split.variables), *specs)
+    return _exported(_function(split), split, specs, platforms=("cpu",), disabled_checks=checks)
 
 
 @outside_jit
@@ -111,18 +98,13 @@ def stablehlo(
       (batch, 3)
     """
     model, given = by_position(model, inputs, options)
-    return program(saved(portable(model), {}), examples(given), shapes).exported
+    return program(saved(model), examples(given), shapes).exported
 
 
 def input_specs(inputs: tuple, shapes: Sequence[str]) -> tuple[list[tuple], str]:
-    """Shapes and dtypes of inputs, with free sizes first.
+    """Candidates for shapes and dtypes of inputs, and why none of them has free sizes.
 
-    Args:
-      inputs: trees of arrays.
-      shapes: of each array; without any the first axes are free, or all sizes fixed.
-
-    Returns:
-      (candidates, why none of them has free sizes).
+    Without shapes given, the first axes are free in the first candidate, if they agree.
 
     Raises:
       TypeError: no inputs, or one that is not an array.
@@ -171,26 +153,13 @@ def input_specs(inputs: tuple, shapes: Sequence[str]) -> tuple[list[tuple], str]
     return [specs(["batch, ..." if array.ndim else "" for array in arrays]), fixed], ""
 
 
-def _export(split: Pure, specs: tuple) -> Exported:
+def _on_all_platforms(split: Pure, specs: tuple) -> Exported:
     """Export for all platforms if possible, else for the current one."""
-    function, weights = _function(split), _shapes(split.variables)
-    with _without_places():
-        try:
-            return jax.export.export(function, platforms=PLATFORMS)(weights, *specs)
-        except Exception:  # in many ways where a platform is missing; others are raised again
-            return jax.export.export(function)(weights, *specs)
-
-
-@contextlib.contextmanager
-def _without_places() -> Iterator[None]:
-    """Keep the locations of source files, which name folders of this machine, out of programs."""
-    name = "jax_traceback_in_locations_limit"
-    old = getattr(jax.config, name)
-    jax.config.update(name, 0)
+    function = _function(split)  # traced once
     try:
-        yield
-    finally:
-        jax.config.update(name, old)
+        return _exported(function, split, specs, platforms=PLATFORMS)
+    except Exception:  # in many ways where a platform is missing; others are raised again
+        return _exported(function, split, specs)
 
 
 def _function(split: Pure) -> Any:
@@ -200,5 +169,12 @@ def _function(split: Pure) -> Any:
     return jax.jit(model)
 
 
-def _shapes(weights: Mapping[str, Any]) -> dict[str, Any]:
-    return jax.eval_shape(lambda same: same, dict(weights))  # with the dtypes that arrays get here
+def _exported(function: Any, split: Pure, specs: tuple, **options: Any) -> Exported:
+    """Export without the locations of source files, which name folders of this machine."""
+    name = "jax_traceback_in_locations_limit"
+    limit = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        return jax.export.export(function, **options)(split.variables, *specs)
+    finally:
+        jax.config.update(name, limit)

@@ -25,11 +25,8 @@ def stock(module: nnx.Module) -> Mapping[str, Any]:
 def mend_in_place(model: nnx.Module, groups: Mapping[str, int], mend: Mend) -> Attributes:
     """Set attributes to the sizes of the parameters, of stock layers first; return the changes.
 
-    Args:
-      model: changed.
-      groups: of grouped convolutions, how many, by path of the kernel; of group normalizations
-        without weights, how many features, by path.
-      mend: for all modules, inner ones first.
+    `groups` has how many a grouped convolution has, by path of the kernel, and how many features a
+    group normalization without weights, by its path.
 
     Raises:
       TypeError, ValueError: `mend` gives what is not a size, or not of the module.
@@ -51,7 +48,7 @@ def mend_in_place(model: nnx.Module, groups: Mapping[str, int], mend: Mend) -> A
         new = {name: value for name, value in given.items() if before[name] != value}
         set_attributes(module, new)
         if new:
-            changed[path] = changed.get(path, {}) | new
+            changed = merged(changed, {path: new})
     return changed
 
 
@@ -59,6 +56,11 @@ def set_in_place(model: nnx.Module, values: Attributes) -> None:
     """Set attributes: values by path of the module and name."""
     for path, module in walk_modules(model):
         set_attributes(module, values.get(path, {}))
+
+
+def merged(first: Attributes, then: Attributes) -> Attributes:
+    """Attributes that were set, and others after them."""
+    return {path: first.get(path, {}) | then.get(path, {}) for path in {**first, **then}}
 
 
 def _check(given: Any, module: nnx.Module, path: str) -> None:
@@ -107,10 +109,7 @@ def holders(
 
     Modules that hold one of the weights themselves come first; then those without variables that
     are nearest beside one, as a normalization without a scale. A width that these store must be
-    among `widths`.
-
-    Returns:
-      (path, module, name of the attribute) of each.
+    among `widths`. Each is a path, a module and the name of an attribute.
     """
     places = {path.rpartition("/")[0] for path in paths}
     modules = dict(walk_modules(model))
@@ -132,11 +131,7 @@ def holders(
 
 
 def stored_as(model: nnx.Module, paths: Iterable[str], lengths: Collection[int]) -> list[str]:
-    """Attributes of custom modules around some variables that store one of these sizes.
-
-    Returns:
-      Names for an error, such as `layers/0.width (64)`.
-    """
+    """Attributes of custom modules around variables with such a size: `layers/0.width (64)`."""
     around = {path.rpartition("/")[0] for path in paths}
     found = []
     for path, module in walk_modules(model):
@@ -236,17 +231,16 @@ def _attention(module: nnx.MultiHeadAttention) -> dict[str, Any]:
 
 
 def heads(model: nnx.Module) -> list[list[tuple[str, int]]]:
-    """Of each attention, the axes of parameters that one attribute gives the width of heads."""
-    found = []
-    for path, module in walk_modules(model):
-        if isinstance(module, nnx.MultiHeadAttention):
-            prefix = f"{path}/" if path else ""
-            found.append([(f"{prefix}{name}/kernel", -1) for name in ("query", "key", "value")])
-    return found
+    """For each attention, the axes of parameters that are as long as its heads are wide."""
+    return [
+        [(f"{path}/{name}/kernel".lstrip("/"), -1) for name in ("query", "key", "value")]
+        for path, module in walk_modules(model)
+        if isinstance(module, nnx.MultiHeadAttention)
+    ]
 
 
 def head_dim(path: str) -> str:
-    """Why the width of the heads that the weight at this path belongs to stays."""
+    """Why the heads of the attention that holds this weight keep their width."""
     module = "/".join(path.split("/")[:-2]) or "the model"
     return (
         f"queries, keys and values have one width, the attribute head_dim of {module}; "

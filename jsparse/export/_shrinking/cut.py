@@ -9,7 +9,8 @@ What the weights of a group share, its rule's state and where its units are, is 
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ class Cut:
         check_is(Mapping, "the positions to keep, by axis", keep=self.keep)
         for axis, kept in self.keep.items():
             there = is_whole(axis) and 0 <= axis < len(self.shape)
-            if not there or not set(kept) <= set(range(self.shape[axis])):
+            if not there or not all(is_whole(k) and 0 <= k < self.shape[axis] for k in kept):
                 raise ValueError(f"keep must hold positions that {self.shape} has, got {self.keep}")
             if len(set(kept)) < len(kept):
                 raise ValueError(f"keep must hold each position once, got {self.keep}")
@@ -85,24 +86,22 @@ class Cut:
 
     def zeroed(self, value: np.ndarray) -> np.ndarray:
         """An array of that shape with zeros where it is cut."""
-        for axis, kept in self.keep.items():
-            stays = np.isin(np.arange(self.shape[axis]), kept)
-            value = np.where(along(stays, axis, value.ndim), value, np.zeros((), value.dtype))
-        return value
+        return np.where(_stays(self.shape, self.keep), value, np.zeros((), value.dtype))
+
+
+def _stays(shape: tuple[int, ...], keep: Keep) -> np.ndarray:
+    """Which elements of an array stay: bool, with axes of length 1 where all do."""
+    masks = (along(np.isin(np.arange(shape[n]), kept), n, len(shape)) for n, kept in keep.items())
+    return functools.reduce(np.logical_and, masks, np.ones((), bool))
 
 
 def cut_in_place(
     model: nnx.Module, cuts: Mapping[str, Cut], add: Mapping[str, np.ndarray]
 ) -> dict[str, Cut]:
-    """Cut each variable; shared ones stay shared.
+    """Cut each variable, of a Sparse with the state of its rule; shared ones stay shared.
 
-    Args:
-      model: plain, or with rules that are `alone`.
-      cuts: by path; for a Sparse its own path, for a shared variable one of its paths.
-      add: to a plain variable before it is cut, by path: [...] as it.
-
-    Returns:
-      What was cut, including the state of rules, by its path in `nnx.state(model)`, at each place.
+    A shared variable has one of its paths in `cuts`. What is in `add` is added to a plain variable
+    before it is cut. Returns what was cut, by its path in `nnx.state(model)`, at each place.
     """
     places = slots(model)
     chosen = {id(s.value): s.path for s in places if s.path in cuts or s.path in add}
@@ -132,23 +131,14 @@ def cut_in_place(
         slot.put(made[id(held)])
         if path in cuts:
             found[slot.path] = cuts[path]
-    if _members_of(places):
-        share_norms_in_place(model)
+    share_norms_in_place(model)
     fit_linen_in_place(model, found)
     return found
 
 
 def _cut_groups(places: Sequence[Slot], cuts: Mapping[int, Cut]) -> dict[str, Cut]:
-    """Cut what the weights of groups share, before the weights themselves.
-
-    Args:
-      places: of the model.
-      cuts: of the weights, by their identity.
-
-    Returns:
-      What was cut, by path, at each place.
-    """
-    members = _members_of(places)
+    """Cut what weights of groups share, before the weights, whose cuts are listed by identity."""
+    members = {id(s.value): s.value for s in places if isinstance(s.value, CoupledSparse)}
     pairs = [(member, cuts[one].keep if one in cuts else {}) for one, member in members.items()]
     stays = _staying(pairs)
     _note_gone_in_place(pairs)
@@ -207,13 +197,8 @@ def _made_like(value: np.ndarray, like: jax.Array) -> jax.Array:
     return placed_like(made, like)
 
 
-Pairs = Iterable[tuple[CoupledSparse, Keep]]
+Pairs = Sequence[tuple[CoupledSparse, Keep]]
 """Weights of groups, each once, and the positions that stay on the axes that are cut."""
-
-
-def _members_of(places: Iterable[Slot]) -> dict[int, CoupledSparse]:
-    """Weights of groups by identity."""
-    return {id(slot.value): slot.value for slot in places if isinstance(slot.value, CoupledSparse)}
 
 
 def _staying(pairs: Pairs) -> dict[str, np.ndarray]:
@@ -227,7 +212,6 @@ def _staying(pairs: Pairs) -> dict[str, np.ndarray]:
 
 def divided(pairs: Pairs) -> set[str]:
     """The groups with units of which some positions stay and others are cut."""
-    pairs = list(pairs)
     there = _staying(pairs)
     return {
         group.name
@@ -238,14 +222,15 @@ def divided(pairs: Pairs) -> set[str]:
 
 def _note_gone_in_place(pairs: Pairs) -> None:
     """Add to the state of each group what is cut from units which stay; before the cut."""
-    groups: dict[int, CoupledUnits] = {}
+    groups = {id(group): group for member, _ in pairs for _, group in member.pairs}
     more: dict[str, Array] = {}
     for member, keep in pairs:
         for span, group in member.pairs:
-            groups[id(group)] = group
             inside = {a: kept for a, kept in keep.items() if a != span.axis + member.ndim}
             if inside and span.own and getattr(group.rule, "measures", False):
-                own = mean_square(span, _removed(member.weight[...], inside))
+                weight = member.weight[...]
+                cut = jnp.where(_stays(weight.shape, inside), jnp.zeros((), weight.dtype), weight)
+                own = mean_square(span, cut)
                 more[group.name] = more.get(group.name, jnp.zeros_like(own)) + own
     for group in groups.values():
         if group.name in more:
@@ -263,11 +248,9 @@ def _renumber_in_place(pairs: Pairs, stays: Mapping[str, np.ndarray]) -> None:
     """Record in weights which units are where, after the groups were cut."""
     for member, keep in pairs:
         spans = []
-        for span, group in member.pairs:
-            at = _at(span)
-            kept = keep.get(span.axis + member.ndim, range(len(at)))
-            new = np.append(np.cumsum(stays[group.name]) - 1, -1)  # no unit stays no unit
-            at, width = new[at[list(kept)]], int(stays[group.name].sum())
+        for group, span, at, here in _positions([(member, keep)]):
+            new = np.append(np.cumsum(stays[group.name]) - 1, -1)  # -1, no unit, stays -1
+            at, width = new[at[here]], int(stays[group.name].sum())
             left = group.rule.role.left
             spans.append(
                 dataclasses.replace(
@@ -281,24 +264,10 @@ def _renumber_in_place(pairs: Pairs, stays: Mapping[str, np.ndarray]) -> None:
         member.rule = dataclasses.replace(member.rule, spans=tuple(spans))
 
 
-def _at(span: Span) -> np.ndarray:
-    return np.asarray(span.units or range(span.width))
-
-
 def _positions(pairs: Pairs) -> Iterator[tuple[CoupledUnits, Span, np.ndarray, np.ndarray]]:
     """Each group and span, the unit at each position (-1 for none), and whether it stays."""
     for member, keep in pairs:
         for span, group in member.pairs:
-            at = _at(span)
-            axis = span.axis + member.ndim
-            kept = keep.get(axis, range(len(at)))
+            at = np.asarray(span.units or range(span.width))
+            kept = keep.get(span.axis + member.ndim, range(len(at)))
             yield group, span, at, np.isin(np.arange(len(at)), list(kept))
-
-
-def _removed(weight: Array, keep: Keep) -> Array:
-    """The weight with zeros where it stays: [...]."""
-    stays = jnp.ones((), bool)
-    for axis, kept in keep.items():
-        there = np.isin(np.arange(weight.shape[axis]), kept)
-        stays = stays & along(there, axis, weight.ndim)
-    return jnp.where(stays, jnp.zeros((), weight.dtype), weight)

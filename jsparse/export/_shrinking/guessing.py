@@ -28,11 +28,11 @@ from jsparse._bridge import attributes, is_user_code
 from jsparse._jaxprs import by_distance
 from jsparse._paths import listed
 from jsparse._slots import walk_modules
-from jsparse.export._shrinking.attributes import Attributes, set_in_place, sizes_stored
+from jsparse.export._shrinking.attributes import Attributes, merged, set_in_place, sizes_stored
 from jsparse.export._shrinking.graph import Graph, Node, Op
 from jsparse.export._shrinking.liveness import Removal
 from jsparse.export._shrinking.other_shapes import OtherShapes
-from jsparse.export._shrinking.rescale import Made, merged
+from jsparse.export._shrinking.rescale import Made
 from jsparse.export._shrinking.source import place
 from jsparse.export._shrinking.verify import Fault
 from jsparse.optim._notices import warn_at_caller

@@ -15,6 +15,7 @@ number that weights compensate for may follow a width and a length together.
    lengths. A short one, a long one and twice the example's show that.
 """
 
+import functools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -41,72 +42,51 @@ Constants = dict[tuple, set[float]]
 
 
 class OtherShapes:
-    """The full model on inputs of other shapes, each traced once.
-
-    Args:
-      model: of full size.
-      inputs: of the example.
-      graph: of the model, for these.
-    """
+    """The full model on inputs of other shapes than those of the example, each traced once."""
 
     def __init__(self, model: nnx.Module, inputs: tuple, graph: Graph):
         self._model, self._graph = model, graph
         self._leaves, self._form = jax.tree.flatten(inputs)
         self._traced: dict[tuple, tuple[tuple, Graph | None]] = {}
-        self._constants: dict[Graph, Constants] = {}
-        self._found: dict[Axes, float] | None = None
+        self._constants = functools.cache(_constants)
 
     def first_difference(
         self, small: nnx.Module, graph: Graph, lengths: Collection[int]
     ) -> tuple[str, Op | None] | None:
         """The inputs, and the operation, for which a smaller model does not follow the full one.
 
-        Args:
-          small: the smaller model.
-          graph: what it computes for the example.
-          lengths: to be given to axes of the inputs.
-
-        Returns:
-          None if it follows everywhere; no operation where its code fails.
+        Its graph is that of the example; axes of the inputs get each of the lengths. None if it
+        follows everywhere; no operation where its code fails.
         """
         changes: Changes = {}
         for length in sorted(lengths):
             for inputs, full in self._resized(length):
-                changes = changes or _changes(self._graph.ops, graph.ops)
+                changes = changes or _changes(self._graph.all_ops, graph.all_ops)
                 arrays = filter(_resizable_axes, jax.tree.leaves(inputs))
                 shapes = ", ".join(str(array.shape) for array in arrays)
                 try:
                     found = trace(small, inputs)
                 except Exception:  # the model's own code may raise anything
                     return shapes, None
-                if (op := _first_difference(full.ops, found.ops, changes)) is not None:
+                if (op := _first_difference(full.all_ops, found.all_ops, changes)) is not None:
                     return shapes, op
         return None
 
     def changed_by_lengths(self, ops: Iterable[Op], lengths: Iterable[int]) -> list[Op]:
-        """The operations, of some of the example, that read other numbers at other lengths."""
+        """Those of some operations of the example that read other numbers at other lengths."""
         for length in lengths:
             list(self._resized(length))
         graphs = [graph for _, graph in self._traced.values() if graph is not None]
-        here = self._constants_in(self._graph)
-        others = [self._constants_in(graph) for graph in graphs]
+        here, others = self._constants(self._graph), list(map(self._constants, graphs))
         return [op for op in ops if any(here[_place(op)] != one.get(_place(op)) for one in others)]
 
     def doubled(self) -> set[int]:
         """Twice the lengths of axes that may be longer; code may take multiples alone."""
-        return {2 * self._leaves[n].shape[axis] for one in self._flexible() for n, axis in one}
-
-    def _constants_in(self, graph: Graph) -> Constants:
-        if graph not in self._constants:
-            found = self._constants[graph] = {}
-            for op in graph.all_ops:
-                if values := {v for node in op.inputs if (v := _constant(node)) is not None}:
-                    found.setdefault(_place(op), set()).update(values)
-        return self._constants[graph]
+        return {2 * self._leaves[n].shape[axis] for one in self._flexible for n, axis in one}
 
     def _resized(self, length: int) -> Iterator[tuple[tuple, Graph]]:
         """Inputs with this length along all axes that may have it, or else along each alone."""
-        axes = [one for one, most in self._flexible().items() if length <= most]
+        axes = [one for one, most in self._flexible.items() if length <= most]
         together = tuple(axis for one in axes for axis in one)
         for one in (together, *axes) if axes else ():
             inputs, graph = self._with_length(one, length)
@@ -115,22 +95,22 @@ class OtherShapes:
                 if one is together:
                     return
 
+    @functools.cached_property
     def _flexible(self) -> dict[Axes, float]:
         """The axes that may have other lengths, those of one length together, and the greatest."""
-        if self._found is None:
-            self._found = {}
-            same: dict[int, list[tuple[int, int]]] = {}
-            for n, leaf in enumerate(self._leaves):
-                for axis in _resizable_axes(leaf):
-                    same.setdefault(leaf.shape[axis], []).append((n, axis))
-            same.pop(1, None)
-            for length, axes in same.items():
-                for one in (tuple(axes), *((axis,) for axis in axes)):
-                    if (most := self._greatest(one, length)) > 0:
-                        self._found[one] = most
-                        if one == tuple(axes):
-                            break
-        return self._found
+        same: dict[int, list[tuple[int, int]]] = {}
+        for n, leaf in enumerate(self._leaves):
+            for axis in _resizable_axes(leaf):
+                same.setdefault(leaf.shape[axis], []).append((n, axis))
+        same.pop(1, None)
+        found = {}
+        for length, axes in same.items():
+            for one in (tuple(axes), *((axis,) for axis in axes)):
+                if (most := self._greatest(one, length)) > 0:
+                    found[one] = most
+                    if one == tuple(axes):
+                        break
+        return found
 
     def _greatest(self, axes: Axes, length: int) -> float:
         """The greatest length to try along axes; 0 if they can only have that of the example."""
@@ -171,9 +151,6 @@ def _changes(old: Sequence[Op], new: Sequence[Op]) -> Changes:
             found.setdefault(_place(a), set())
         for place, change in _numbers(a, b):
             found.setdefault(place, set()).update(change)
-        for one, other in zip(a.bodies, b.bodies, strict=True):
-            for place, changes in _changes(one.ops, other.ops).items():
-                found.setdefault(place, set()).update(changes)
     return found
 
 
@@ -187,9 +164,6 @@ def _first_difference(old: Sequence[Op], new: Sequence[Op], changes: Changes) ->
             rounding = _rounding(a) if "constant" in place else 0.0
             if known and not _alike(change, changes.get(place, set()), rounding):
                 return a
-        for one, other in zip(a.bodies, b.bodies, strict=True):
-            if (op := _first_difference(one.ops, other.ops, changes)) is not None:
-                return op
     longer = max(old, new, key=len)
     return longer[min(len(old), len(new))] if len(old) != len(new) else None
 
@@ -236,6 +210,14 @@ def _sizes(op: Op) -> list[float]:
     settings = {n: v for n, v in op.params.items() if n not in SIZES | OTHER}
     numbers = [v for v in jax.tree.leaves(settings) if isinstance(v, int | float)]
     return [float(n) for node in arrays for n in node.shape] + [float(v) for v in numbers]
+
+
+def _constants(graph: Graph) -> Constants:
+    found: Constants = {}
+    for op in graph.all_ops:
+        if values := {v for node in op.inputs if (v := _constant(node)) is not None}:
+            found.setdefault(_place(op), set()).update(values)
+    return found
 
 
 def _constant(node: Node) -> float | None:

@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
-from jsparse.export._shrinking.attributes import Mend, head_dim, heads, mend_in_place, stored_as
+from jsparse.export._shrinking.attributes import (
+    Mend,
+    head_dim,
+    heads,
+    mend_in_place,
+    merged,
+    stored_as,
+)
 from jsparse.export._shrinking.blame import Groups, at_error, removed_near
 from jsparse.export._shrinking.constants import Knowledge, know
 from jsparse.export._shrinking.contractions import tie_product
@@ -29,7 +36,7 @@ from jsparse.export._shrinking.liveness import (
 from jsparse.export._shrinking.marks import marked
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.record import Record
-from jsparse.export._shrinking.rescale import Compared, Made, merged
+from jsparse.export._shrinking.rescale import Compared, Made
 from jsparse.export._shrinking.signs import neutral, not_negative
 from jsparse.export._shrinking.sinks import foldables, reads_of, sinks, taken_up
 from jsparse.export._shrinking.stayed import explain, hidden_weights, partly_dead

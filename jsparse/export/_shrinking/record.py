@@ -11,15 +11,19 @@ from typing import Any, TypeVar
 import numpy as np
 from flax import nnx
 
-from jsparse._bridge import attributes, is_user_code, set_attributes
+from jsparse._bridge import attributes, is_user_code
 from jsparse._paths import naming
 from jsparse._slots import slots, walk_modules
+from jsparse._storage.checked_json import check_fields
+from jsparse._storage.files import CorruptCheckpoint
 from jsparse._surgery import copied, fold
 from jsparse._values import check_is, check_mapping, is_number
 from jsparse.export._shrinking.attributes import (
     NORMS,
     Attributes,
+    merged,
     numbers_stored,
+    set_in_place,
     sizes,
     sizes_stored,
 )
@@ -28,6 +32,10 @@ from jsparse.export._shrinking.cut import Cut, cut_in_place
 Model = TypeVar("Model", bound=nnx.Module)
 FORMAT = "jsparse.shrink"
 VERSION = 1
+FIELDS: dict[str, Any] = {"attributes": dict[str, dict[str, object]], "cost": list[int | float]}
+FIELDS |= dict.fromkeys(("cuts", "stayed", "zeros", "widths", "factors"), dict[str, object])
+CUT = {"shape": list[int], "keep": dict[str, list[int]]}
+DAMAGED = "this record is damaged"
 _AXIS = re.compile(r"[0-9]{1,4}")
 
 
@@ -92,14 +100,12 @@ class Record:
         for path, cut in later.cuts.items():
             with naming(path):
                 cuts[path] = cuts[path].then(cut) if path in cuts else cut
-        attributes = dict(self.attributes)
-        for path, values in later.attributes.items():
-            attributes[path] = attributes.get(path, {}) | values
         factors = dict(self.factors)
         for name, factor in later.factors.items():
             path = _in_whole(name, self.cuts)
             factors[path] = factors.get(path, 1.0) * factor
         cost = (self.cost[0], later.cost[1]) if self.cost and later.cost else later.cost
+        attributes = merged(self.attributes, later.attributes)
         changes = {"cuts": cuts, "attributes": attributes, "factors": factors, "cost": cost}
         return dataclasses.replace(later, **changes)
 
@@ -122,34 +128,24 @@ class Record:
                 f"this record has version {data.get('version')!r}, this jsparse reads {VERSION}; "
                 "use the jsparse that wrote it"
             )
-        cuts = {path: _cut(path, cut) for path, cut in _object(data, "cuts").items()}
-        inside = _object(data, "attributes")
-        attributes = {path: _sizes(path, _object(inside, path)) for path in inside}
         missing = {"zeros": {}, "widths": {}, "factors": {}, "cost": []}  # in older records
         data = {**missing, **data}
-        texts = {name: _reasons(data, name) for name in ("stayed", "zeros", "widths")}
-        factors = _object(data, "factors")
-        if wrong := [path for path, factor in factors.items() if not _is_factor(factor)]:
-            raise ValueError(
-                f"this record is damaged: the factor of {wrong[0]!r:.80} is not a number above 0"
-            )
-        if not isinstance(data["cost"], list):
-            raise ValueError("this record is damaged: its cost is not a list")
-        cost = tuple(data["cost"])
-        return Record(cuts=cuts, attributes=attributes, factors=factors, cost=cost, **texts)
-
-
-def _object(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    if not isinstance(data.get(name), Mapping):
-        raise ValueError(f"this record is damaged: {name!r:.80} is missing or not an object")
-    return data[name]
-
-
-def _reasons(data: Mapping[str, Any], name: str) -> Mapping[str, str]:
-    found = _object(data, name)
-    if wrong := [path for path, why in found.items() if not isinstance(why, str)]:
-        raise ValueError(f"this record is damaged: {name} has no reason for {wrong[0]!r:.80}")
-    return found
+        try:
+            check_fields(data, FIELDS, DAMAGED)
+            for name in ("stayed", "zeros", "widths"):
+                check_fields(data[name], dict.fromkeys(data[name], str), f"{DAMAGED}: {name}")
+            for path, cut in data["cuts"].items():
+                check_fields(cut, CUT, f"{DAMAGED}: the cut of {path!r:.80}")
+        except CorruptCheckpoint as error:
+            raise ValueError(str(error)) from error
+        if wrong := [path for path, one in data["factors"].items() if not _is_factor(one)]:
+            raise ValueError(f"{DAMAGED}: the factor of {wrong[0]!r:.80} is not a number above 0")
+        return Record(
+            cuts={path: _cut(path, cut) for path, cut in data["cuts"].items()},
+            attributes={path: _sizes(path, sizes) for path, sizes in data["attributes"].items()},
+            cost=tuple(data["cost"]),
+            **{name: data[name] for name in ("stayed", "zeros", "widths", "factors")},
+        )
 
 
 def _in_whole(name: str, cuts: Mapping[str, Cut]) -> str:
@@ -170,35 +166,24 @@ def _in_whole(name: str, cuts: Mapping[str, Cut]) -> str:
     return f"{path}[{', '.join(spans)}]"
 
 
-def _cut(path: str, cut: Any) -> Cut:
-    keep = cut.get("keep") if isinstance(cut, Mapping) else None
-    if not isinstance(keep, Mapping) or not all(_AXIS.fullmatch(axis) for axis in keep):
-        raise ValueError(f"this record is damaged: the cut of {path!r:.80} has no axes to keep")
-    if not all(map(_is_sizes, (cut.get("shape"), *keep.values()))):
-        raise ValueError(
-            f"this record is damaged: the cut of {path!r:.80} has a shape or positions that are "
-            "not lists of whole numbers"
-        )
-    kept = {int(axis): tuple(places) for axis, places in keep.items()}
-    try:
-        return Cut(shape=tuple(cut["shape"]), keep=kept)
-    except ValueError as error:
-        raise ValueError(f"this record is damaged: the cut of {path!r:.80}: {error}") from error
+def _cut(path: str, cut: Mapping[str, Any]) -> Cut:
+    if not all(map(_AXIS.fullmatch, cut["keep"])):
+        raise ValueError(f"{DAMAGED}: the cut of {path!r:.80} has no axes to keep")
+    keep = {int(axis): tuple(places) for axis, places in cut["keep"].items()}
+    with naming(f"{DAMAGED}: the cut of {path!r:.80}"):
+        return Cut(shape=tuple(cut["shape"]), keep=keep)
 
 
 def _sizes(path: str, values: Mapping[str, Any]) -> dict[str, Any]:
     for name, size in values.items():
-        if not _is_sizes([size]) and not _is_sizes(size) and not _is_factor(size):
+        several = size if isinstance(size, list) else [size]
+        whole = all(type(one) is int and one >= 0 for one in several)
+        if not whole and not _is_factor(size):
             raise ValueError(
-                f"this record is damaged: {name!r:.80} of {path!r:.80} is {size!r:.80}, expected a "
-                "size, several, or a number above 0"
+                f"{DAMAGED}: {name!r:.80} of {path!r:.80} is {size!r:.80}, expected a size, "
+                "several, or a number above 0"
             )
     return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-
-
-def _is_sizes(value: Any) -> bool:
-    whole = isinstance(value, list | tuple)
-    return whole and all(type(one) is int and one >= 0 for one in value)
 
 
 def _is_factor(value: Any) -> bool:
@@ -292,19 +277,15 @@ def _rebuilt(small: Model, record: Record) -> Model:
                 f"{path}: the record is of shape {cut.shape}, the model has {shape}; rebuild from "
                 "a model of the original size"
             )
-        for axis, kept in cut.keep.items():
-            if not 0 <= axis < len(shape) or not all(0 <= k < shape[axis] for k in kept):
-                raise ValueError(f"{path}: the record keeps positions that {shape} does not have")
-            if any(one >= other for one, other in itertools.pairwise(kept)):
-                raise ValueError(
-                    f"{path}: the positions that the record keeps are not in increasing order"
-                )
+        if any(one >= other for k in cut.keep.values() for one, other in itertools.pairwise(k)):
+            raise ValueError(
+                f"{path}: the positions that the record keeps are not in increasing order"
+            )
     modules = dict(walk_modules(small))
     for path, values in record.attributes.items():
         if path not in modules:
             raise ValueError(f"the record names {path!r}, which this model lacks")
         _check_attributes(path, modules[path], values)
     cut_in_place(small, record.cuts, {})
-    for path, values in record.attributes.items():
-        set_attributes(modules[path], values)
+    set_in_place(small, record.attributes)
     return small

@@ -13,6 +13,7 @@ larger by W/K, and the scale by the root of it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -32,12 +33,9 @@ from jsparse.export._shrinking.verify import Fault, Numbers
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """What compensates for numbers that change.
+    """What compensates for numbers that change: scaled weights, by path, and new attributes.
 
-    Attributes:
-      weights: how they are scaled, by path.
-      numbers: by which factor the number changes that an operation reads.
-      attributes: new values by path of the module and name.
+    `numbers` has the factor by which the number changes that an operation reads.
     """
 
     weights: dict[str, Scaled] = dataclasses.field(default_factory=dict)
@@ -51,6 +49,7 @@ class Changes:
 
 
 Compared = Callable[[nnx.Module, Numbers], tuple[Graph, list[Fault]]]
+"""What a smaller model computes, and its faults, given numbers that change."""
 
 
 class Made(NamedTuple):
@@ -68,18 +67,9 @@ def as_cut(small: nnx.Module, cuts: Mapping[str, Cut], compared: Compared) -> Ma
     return Made(small, graph, Changes(), found)
 
 
-class _End(NamedTuple):
-    """An operation at which a factor meets an array.
-
-    Attributes:
-      op: a product or a quotient.
-      array: which the number scales; none where it is divided by the array.
-      factor: that its output gets.
-    """
-
-    op: Op
-    array: Node | None
-    factor: float
+End = tuple[Op, Node | None, float]
+"""Where a factor meets an array: the operation, the array unless it divides the number, and the
+factor that the output gets."""
 
 
 class Rescale:
@@ -99,18 +89,15 @@ class Rescale:
     ) -> Made:
         """A smaller model in which weights and numbers compensate for the factors of faults.
 
-        Args:
-          small: not changed.
-          cuts: that led to it, by path of the variable.
-          compared: what a smaller model computes, and its faults, given numbers that change.
-          partial: sums that lose terms other than zeros; no factor compensates for these.
+        None compensates for that of a sum in `partial`, which loses terms other than zeros.
         """
         graph, found = compared(small, {})
+        with_changes = functools.partial(_changed, small, cuts, compared)
         while True:
             changes, left = self._canceled(found, partial)
             if not changes.numbers:
                 return Made(small, graph, changes, left)
-            made = _with_what_is_read(small, cuts, compared, changes)
+            made = _with_what_is_read(with_changes, changes)
             fixed = _fixed(made)
             if not fixed:
                 known = {(fault.op, fault.factor): fault for fault in left}
@@ -141,7 +128,7 @@ class Rescale:
         for n, fault in faults.items():
             mine = frozenset([n])
             ends = self._ends(fault) if fault.factor > 0 and fault.op not in self._fixed else []
-            cannot = any(node in partial() for end in ends for node in end.op.inputs)
+            cannot = any(node in partial() for op, *_ in ends for node in op.inputs)
             if fault.op is None or not ends or cannot:
                 stuck.append(Stuck(mine))
                 continue
@@ -157,8 +144,8 @@ class Rescale:
             there = holders(self._model, paths, number.value, widths)
             if not there or number.op in self._fixed:
                 old = float(number.value)
-                text = f"as `{number.op.name}` at {place(number.op)} takes {old:.6g}, for which no "
-                text += f"attribute stands that could become {old * number.factor:.6g}; make the "
+                text = f"as `{number.op.name}` at {place(number.op)} reads {old:.6g}, which cannot "
+                text += f"become {old * number.factor:.6g}, as no attribute holds it; make the "
                 text += "number a float attribute of its module"
                 stuck.append(Stuck(number.origins, text))
             changes.numbers[number.op] = number.factor
@@ -171,27 +158,25 @@ class Rescale:
 
     def _widths(self, fault: Fault) -> tuple[float, int]:
         """What the number at fault is, and what it becomes: the widths of a mean."""
-        number = self._number(fault)
-        old = float(number.value) if number and number.value is not None else 0.0
-        return old, round(old * fault.factor)
+        _, old = self._number(fault)
+        return float(old), round(float(old) * fault.factor)
 
     @staticmethod
-    def _number(fault: Fault) -> Node | None:
+    def _number(fault: Fault) -> tuple[Node, np.ndarray]:
         """The number at fault, which is not among the nodes in which something was removed."""
         assert fault.op is not None
-        number = next((n for n in fault.op.inputs if n not in fault.nodes), None)
-        return None if number is None or number.value is None else number
+        number = next(node for node in fault.op.inputs if node not in fault.nodes)
+        assert number.value is not None  # else it would have no factor
+        return number, number.value.reshape(())
 
-    def _ends(self, fault: Fault) -> list[_End]:
+    def _ends(self, fault: Fault) -> list[End]:
         """Where the factor of a number meets arrays; none where it does something else."""
-        number = self._number(fault)
-        if fault.op is None or number is None or number.value is None:
-            return []
-        old = number.value.reshape(())
+        assert fault.op is not None
+        number, old = self._number(fault)
         new = np.asarray(old * fault.factor, old.dtype)
         return self._forward(fault.op, number, old, new) or []
 
-    def _forward(self, op: Op, number: Node, old: np.ndarray, new: np.ndarray) -> list[_End] | None:
+    def _forward(self, op: Op, number: Node, old: np.ndarray, new: np.ndarray) -> list[End] | None:
         """Where a number that an operation reads, and that changes, meets arrays."""
         spreads = bool(op.outputs[0].shape) and len(op.inputs) == 1
         if op.bodies or len(op.outputs) != 1 or (spreads and op.name not in SAME):
@@ -199,7 +184,7 @@ class Rescale:
         others = [node for node in op.inputs if node is not number]
         if all(node.value is not None and node.value.size == 1 for node in others):
             made = [self._made(op, number, value) for value in (old, new)]
-            found: list[_End] = []
+            found: list[End] = []
             for reader in self._ways.readers.get(op.outputs[0], ()):
                 one = self._forward(reader, op.outputs[0], *made)
                 if one is None:
@@ -209,9 +194,9 @@ class Rescale:
         if op.name not in ("mul", "div") or len(others) != 1 or not old or not new:
             return None
         if op.name == "div" and op.inputs[1] is number:
-            return [_End(op, others[0], float(old) / float(new))]
+            return [(op, others[0], float(old) / float(new))]
         array = others[0] if op.name == "mul" else None
-        return [_End(op, array, float(new) / float(old))]
+        return [(op, array, float(new) / float(old))]
 
     @staticmethod
     def _made(op: Op, number: Node, value: np.ndarray) -> np.ndarray:
@@ -223,11 +208,9 @@ class Rescale:
             return bind(op, *given)[0]
 
 
-def _with_what_is_read(
-    small: nnx.Module, cuts: Mapping[str, Cut], compared: Compared, changes: Changes
-) -> Made:
+def _with_what_is_read(with_changes: Callable[[Changes], Made], changes: Changes) -> Made:
     """The changed model; of several attributes of a module with one value, those that it reads."""
-    made = _changed(small, cuts, compared, changes)
+    made = with_changes(changes)
     for path, values in changes.attributes.items():
         doubtful = values.keys() - {"num_features"}
         for name in sorted(doubtful) if len(doubtful) > 1 else ():
@@ -236,7 +219,7 @@ def _with_what_is_read(
             }
             attributes = made.changes.attributes | {path: rest}
             fewer = dataclasses.replace(changes, attributes=attributes)
-            other = _changed(small, cuts, compared, fewer)
+            other = with_changes(fewer)
             worse = [(len(_fixed(one)), len(one.faults)) for one in (made, other)]
             made = other if worse[1] <= worse[0] else made
     return made
@@ -245,8 +228,13 @@ def _with_what_is_read(
 def _changed(
     small: nnx.Module, cuts: Mapping[str, Cut], compared: Compared, changes: Changes
 ) -> Made:
+    """A smaller model with its weights scaled and its attributes set."""
     changed = nnx.clone(small)
-    change_in_place(changed, cuts, changes)
+    for slot in slots(changed):
+        if slot.path in changes.weights:
+            scaled = changes.weights[slot.path]
+            slot.value[...] = scaled.of(slot.value[...], cuts.get(slot.path))
+    set_in_place(changed, changes.attributes)
     graph, found = compared(changed, changes.numbers)
     return Made(changed, graph, changes, found)
 
@@ -255,17 +243,3 @@ def _fixed(made: Made) -> set[Op]:
     """The operations whose number should have changed, and did not."""
     numbers = made.changes.numbers
     return {fault.op for fault in made.faults if fault.factor and fault.op in numbers}
-
-
-def change_in_place(model: nnx.Module, cuts: Mapping[str, Cut], changes: Changes) -> None:
-    """Scale the weights of a model that was cut, and set its attributes."""
-    for slot in slots(model):
-        if slot.path in changes.weights:
-            scaled = changes.weights[slot.path]
-            slot.value[...] = scaled.of(slot.value[...], cuts.get(slot.path))
-    set_in_place(model, changes.attributes)
-
-
-def merged(first: Attributes, then: Attributes) -> Attributes:
-    """Attributes that were set, and others after them."""
-    return {path: first.get(path, {}) | then.get(path, {}) for path in {**first, **then}}

@@ -13,9 +13,10 @@ layers.
 """
 
 import dataclasses
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
 from flax import nnx
 
 from jsparse._paths import listed, match
@@ -102,15 +103,15 @@ def shrink(
         check_called(plan.graph, plain, keep)
     _, small, graph, record = plan.choose(Rescale(plain, plan.graph).made_up)
     if record.cuts:
-        check_outputs(plan.graph, graph)
+        check_outputs(plan.graph, graph, {})
     record = dataclasses.replace(record, zeros=plan.zeros(record.cuts))
     return by_name(small) if options else small, record
 
 
-def check_outputs(expected: Graph, small: Graph) -> None:
-    """Refuse a smaller model whose outputs are not those of one of full size."""
-    off = apart(expected.run({}), small.run({}))
-    allowed = rounding(expected.nodes())  # weights may be more precise than what is computed
+def check_outputs(full: Graph, small: Graph, values: Mapping[str, np.ndarray]) -> None:
+    """Refuse a smaller model with other outputs than one of full size with these variables."""
+    off = apart(full.run(values), small.run({}))
+    allowed = rounding(full.nodes())  # weights may be more precise than what is computed
     if not off <= allowed:
         raise ValueError(
             f"the smaller model's outputs are off by {off:.1e} of the largest, more than "

@@ -89,10 +89,6 @@ class Widths:
     def steps(self, wanted: float, groups: Collection[Narrowed]) -> int:
         """The allowed number of steps nearest to the wanted one; of two, the smaller one.
 
-        Args:
-          wanted: how many steps would be taken.
-          groups: that take them together.
-
         Example:
           >>> alone = lambda width, wanted, across: width - Widths(1, 8).steps(
           ...     width - wanted, [Narrowed(width, 1, 0, [across])]

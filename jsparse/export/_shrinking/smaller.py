@@ -17,15 +17,10 @@ LOSES = "would lose terms other than 0 if they are cut"
 
 @dataclasses.dataclass(frozen=True)
 class Smaller:
-    """A model without some units.
+    """A model without some units, and what it computes.
 
     Attributes:
-      model: smaller.
-      graph: what it computes.
-      removal: what was removed.
-      cuts: by path of the variable.
-      attributes: new values by path of the module and name.
-      guessed: those of them that were found by trying.
+      guessed: the attributes that were found by trying.
       factors: that weights were multiplied by, by path, as a number in the code follows a width.
       means: sums over units that are divided by how many are left.
       faults: where it does not compute what the full model would without these units.
@@ -52,7 +47,7 @@ def same_outputs(full: Graph, small: Smaller) -> list[Fault]:
     """A fault if the outputs are not those with zeros; none where a mean may change them."""
     if small.means:
         return []
-    expected, found = full.run(zeroed(full, small.cuts)), small.graph.run({})
+    expected, found = full.run(zeroed(full, small.cuts, {})), small.graph.run({})
     off = apart(expected, found)
     if off <= rounding(full.nodes()):
         return []

@@ -43,11 +43,7 @@ def explain(
 ) -> dict[str, str]:
     """Why weights with dead units were not cut there, by path.
 
-    Args:
-      graph: of the model.
-      knowledge: what is constant in it.
-      removal: what is removed.
-      foldable: by product, which positions may be removed as constants: [n]; [] for none.
+    `foldable` has the positions that each product may lose as constants: [n]; [] for none.
     """
     texts: dict[str, dict[str, None]] = {}
     ways, weights = _DataFlow(graph, knowledge, foldable), graph.origins()
@@ -83,9 +79,9 @@ def reason_text(reason: Reason) -> str:
 def _dead(
     op: Op, knowledge: Knowledge, weights: Collection[Node]
 ) -> Iterator[tuple[int, Node, int, np.ndarray]]:
-    """Where a product's weights are all zeros: which factor they are, and a node's axis, [n].
+    """The factor of a product that holds zeros, and which positions of a node's axis are dead: [n].
 
-    Of layers that a loop runs, where those of all layers are.
+    In a loop over layers, those that are dead in every layer.
     """
     shape = shape_of(op)
     for side in (0, 1):
@@ -105,7 +101,7 @@ def _dead(
 def _closed(
     op: Op, knowledge: Knowledge, weights: Collection[Node]
 ) -> Iterator[tuple[int, Node, int, np.ndarray]]:
-    """The same for an operation that is not understood: where a weight that it reads is zeros."""
+    """The same for an operation that is not understood, and reads a weight with zeros."""
     if not is_closed(op):
         return
     for side, node in enumerate(op.inputs):
@@ -201,8 +197,7 @@ class _DataFlow:
 def _passed(op: Op, masks: list[np.ndarray]) -> list[np.ndarray] | None:
     """Where each output depends on marked units alone, which are zeros where a product reads them.
 
-    Returns:
-      A mask for each output, [...] as it; None if the operation is not understood.
+    None if the operation is not understood.
     """
     if op.name not in PRODUCTS:
         return touched(op, masks)

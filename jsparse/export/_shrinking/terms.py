@@ -18,10 +18,14 @@ Sums = Mapping[Axis, Collection[Op]]
 """The operations that sum over each axis."""
 
 
-def zeroed(graph: Graph, cuts: Mapping[str, Cut]) -> dict[str, np.ndarray]:
-    """The variables that are cut, with zeros in place of what is removed, by path."""
-    values = {n.path: n.value for n in graph.variables if n.path in cuts}
-    return {path: cuts[path].zeroed(v) for path, v in values.items() if v is not None}
+def zeroed(
+    graph: Graph, cuts: Mapping[str, Cut], add: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The variables that change, by path: with what is added, and zeros for what is removed."""
+    found = {n.path: n.value for n in graph.variables if n.value is not None}
+    found |= {path: found[path] + np.asarray(one, found[path].dtype) for path, one in add.items()}
+    found |= {path: cut.zeroed(found[path]) for path, cut in cuts.items() if path in found}
+    return {path: found[path] for path in {**cuts, **add} if path in found}
 
 
 def ops_losing_terms(graph: Graph, removal: Removal, cuts: Mapping[str, Cut]) -> list[Op]:
@@ -38,7 +42,7 @@ def ops_losing_terms(graph: Graph, removal: Removal, cuts: Mapping[str, Cut]) ->
             shorter.append(op)
     if not shorter:
         return []
-    values = zeroed(graph, cuts)
+    values = zeroed(graph, cuts, {})
     given = {path: Known(v, np.zeros(v.shape, bool)) for path, v in values.items()}
     knowledge = know(graph, given)
     return [op for op in shorter if _loses_terms(op, removal, knowledge)]

@@ -34,6 +34,7 @@ from jsparse.export._shrinking.plan import Plan
 from jsparse.export._shrinking.record import Record
 from jsparse.export._shrinking.rescale import as_cut
 from jsparse.export._shrinking.shrink import check_outputs
+from jsparse.export._shrinking.terms import zeroed
 from jsparse.export._shrinking.tracing import trace
 from jsparse.optim._optimizer import Optimizer
 from jsparse.optim._task import arrays_of
@@ -114,8 +115,6 @@ def shrink_training(
     cuts, add, groups = plan.cutting(removal)
     if not cuts:
         return model, optimizer, record
-    lost = _loses(plan, removal)
-    expected = trace(_held(plan, removal), inputs) if lost else plan.graph
     small = copied(called)
     paths = _by_path(nnx.state(small))
     cut = cut_in_place(small, cuts, add)
@@ -123,10 +122,9 @@ def shrink_training(
     set_in_place(small, record.attributes)  # with sizes that were found by trying
     plain = _folded(small)
     settle_in_place(plain, inputs)
-    check_outputs(expected, trace(plain, inputs))
-    smaller = _smaller(optimizer, small, paths, cut)
-    record = Record(cuts=cuts, attributes=record.attributes, stayed=record.stayed)
-    return by_name(small), smaller, record
+    zeros = zeroed(plan.graph, cuts, add) if _loses(plan, removal) else {}
+    check_outputs(plan.graph, trace(plain, inputs), zeros)
+    return by_name(small), _smaller(optimizer, small, paths, cut), record
 
 
 def _check(model: Any, optimizer: Any, inputs: tuple) -> None:
@@ -146,24 +144,20 @@ def _check(model: Any, optimizer: Any, inputs: tuple) -> None:
             "shrink_training got no example inputs; give the arguments of a call, such as one batch"
         )
     for path, part in parts.items():
-        name = rule_name(part.rule)
-        if not all(map(removable, _deciding(part.rule))):
+        rule = part.rule
+        deciding = [span.rule for span in rule.spans] if isinstance(rule, Follows) else [rule]
+        if not all(map(removable, deciding)):
             raise ValueError(
-                f"{path}: under {name} a unit may come back when others are dropped, so none can "
-                "be removed; fix its masks with model = jsparse.hold(model) and a new optimizer, "
-                "or use Threshold, SoftThreshold, HardConcrete or Held"
+                f"{path}: under {rule_name(rule)} a unit may come back when others are dropped, so "
+                "none can be removed; fix its masks with model = jsparse.hold(model) and a new "
+                "optimizer, or use Threshold, SoftThreshold, HardConcrete or Held"
             )
-    if _wanted(optimizer, model) != _shapes(optimizer):
+    if not _fits(optimizer, model):
         raise ValueError(
             "the optimizer's state does not fit this model's parameters; give the optimizer that "
             "trains this model"
         )
     _check_revisions(optimizer)
-
-
-def _deciding(rule: Any) -> list[Any]:
-    """The rules that decide about the units of a weight."""
-    return [span.rule for span in rule.spans] if isinstance(rule, Follows) else [rule]
 
 
 def _check_revisions(optimizer: nnx.Optimizer) -> None:
@@ -222,20 +216,6 @@ def _loses(plan: Plan, removal: Removal) -> bool:
 _folded = nnx.jit(fold)  # one program, where each operation alone would be compiled
 
 
-def _held(plan: Plan, removal: Removal) -> nnx.Module:
-    """The full-size model with zeros in place of what is removed."""
-    held = fold(plan.model)
-    cuts, add, _ = plan.cutting(removal)
-    for slot in slots(held):
-        value = np.asarray(slot.value[...])
-        if slot.path in add:
-            value = value + np.asarray(add[slot.path], value.dtype)
-        if slot.path in cuts:
-            value = cuts[slot.path].zeroed(value)
-        slot.value[...] = jax.numpy.asarray(value)
-    return held
-
-
 def _smaller(
     optimizer: Optim, small: nnx.Module, paths: Mapping[str, Any], cuts: Mapping[str, Cut]
 ) -> Optim:
@@ -254,7 +234,7 @@ def _smaller(
     if isinstance(made, Optimizer):  # a stock one knows of no costs
         parts = ruled_parts(small)
         made.due = tuple((path, parts[path].rule) for path, _ in made.due)
-    if _wanted(made, small) != _shapes(made):
+    if not _fits(made, small):
         raise ValueError(
             "the optimizer's state follows parameters in other shapes than theirs, as factored "
             "moments do; shrink_training cuts what mirrors a parameter, as Adam's moments do: use "
@@ -275,7 +255,7 @@ def _fitted(tx: Any, small: nnx.Module) -> Any:
 def _mirrors(leaves: Iterable[str], paths: Collection[str]) -> dict[str, str]:
     """The variable that a leaf of the optimizer's state mirrors, by path.
 
-    A layer may have the name of a part of the state, such as `mu`: then that reading is right under
+    If a layer is named like a part of the state, such as `mu`, the right reading is the one under
     which most variables have a leaf.
     """
     readings = {}
@@ -291,14 +271,11 @@ def _mirrors(leaves: Iterable[str], paths: Collection[str]) -> dict[str, str]:
     }
 
 
-def _wanted(optimizer: nnx.Optimizer, model: nnx.Module) -> dict[str, tuple[int, ...]]:
-    """Shapes of the state that the transform would start with, by path."""
+def _fits(optimizer: nnx.Optimizer, model: nnx.Module) -> bool:
+    """Whether the optimizer's state has the shapes with which it would start for this model."""
     params = arrays_of(nnx.state(model, optimizer.wrt))
-    return _by_path(jax.eval_shape(optimizer.tx.init, params))
-
-
-def _shapes(optimizer: nnx.Optimizer) -> dict[str, tuple[int, ...]]:
-    return _by_path(arrays_of(optimizer.opt_state))
+    start = jax.eval_shape(optimizer.tx.init, params)
+    return _by_path(start) == _by_path(arrays_of(optimizer.opt_state))
 
 
 def _by_path(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 from flax import nnx
 
-from jsparse.export._shrinking.attributes import Mend, heads, mend_in_place
+from jsparse.export._shrinking.attributes import Mend, heads, mend_in_place, merged
 from jsparse.export._shrinking.blame import removed_near
 from jsparse.export._shrinking.contractions import tie_unsummed
 from jsparse.export._shrinking.couplings import pin_ends, tie
@@ -30,7 +30,7 @@ from jsparse.export._shrinking.links import Classes, Links
 from jsparse.export._shrinking.liveness import NEEDS_WHOLE, WHOLE, Axis, Reason, Removal
 from jsparse.export._shrinking.operations import PRODUCTS
 from jsparse.export._shrinking.plan import compared, cuts_of, groups_of, with_sizes
-from jsparse.export._shrinking.rescale import Made, Rescale, merged
+from jsparse.export._shrinking.rescale import Made, Rescale
 from jsparse.export._shrinking.shares import Family, Parts, Spread, Step
 from jsparse.export._shrinking.signs import not_negative
 from jsparse.export._shrinking.smaller import LOSES, Smaller, same_outputs, same_sums

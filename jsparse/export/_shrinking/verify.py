@@ -201,8 +201,7 @@ def apart(expected: Sequence[Any], found: Sequence[Any]) -> float:
 def rounding(leaves: Iterable[Any]) -> float:
     """How far rounding may move outputs of a model, as a share of the largest.
 
-    Args:
-      leaves: arrays; the least precise dtype among them counts.
+    Of the arrays in the model, the least precise dtype counts.
     """
     kinds = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     return min(0.1, 1e3 * max([float(jnp.finfo(kind).eps) for kind in kinds], default=0.0))
