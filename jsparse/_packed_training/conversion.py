@@ -25,9 +25,8 @@ from jsparse._surgery import copied, fold, sparsify
 from jsparse._untraced import outside_jit
 from jsparse._values import check_whole, shown
 from jsparse._variables import Mask, write
-from jsparse.export._packing.convolution import as_kernel
 from jsparse.export._packing.dense import has_window, matrix_of, stack_of, why_not_packable
-from jsparse.export._packing.formats import csr_places
+from jsparse.export._packing.formats import as_kernel, csr_places
 from jsparse.export._packing.layers import dense_layer
 from jsparse.export._packing.linked import Linked
 from jsparse.export._packing.packers import csr
@@ -70,8 +69,8 @@ class StoredLinks(NamedTuple):
         live = self.rows < sizes.inputs
         whole = np.zeros((sizes.inputs, sizes.outputs), array.dtype)
         whole[self.rows[live], self.columns[live]] = np.asarray(array)[live]
-        window = tuple(self.dense.kernel_size) if has_window(self.dense) else ()
-        return as_kernel(whole, window).reshape(self.dense.kernel.shape)
+        shape = self.dense.kernel.shape
+        return as_kernel(whole, shape) if has_window(self.dense) else whole.reshape(shape)
 
 
 @outside_jit

@@ -14,8 +14,8 @@ from jax import Array
 
 from jsparse._values import check_function, check_whole
 from jsparse._variables import check_together
-from jsparse.export._packing.bilinear import Contraction, bilinear
-from jsparse.export._packing.formats import MOST, CsrArrays, csr_matrix, csr_places, on_mesh
+from jsparse.export._packing.bilinear import bilinear, dense_kernel, plain_outer
+from jsparse.export._packing.formats import MOST, CsrArrays, csr_matrix, on_mesh
 from jsparse.export._packing.linked import Linked
 from jsparse.export._packing.packed import (
     WIDEST,
@@ -42,7 +42,31 @@ class Plan(NamedTuple):
     width: int
     lanes: int = WIDEST
 
+    @property
+    def group(self) -> int:
+        """Inputs of the matrix that are stored together."""
+        return self.width
 
+    @property
+    def kernel_shape(self) -> tuple[int, int]:
+        """Of the matrix."""
+        return self.inputs, self.outputs
+
+    def x_shape(self, batch: Any) -> tuple[Any, int]:
+        """The shape of x."""
+        return batch, self.inputs
+
+    def multiply(self, kernel: Array, x: Array) -> Array:
+        """The product with a dense matrix."""
+        return x @ kernel
+
+    def by_kernel(self, name: str, shape: tuple[int, ...], *args: Array) -> Array:
+        """What a kernel for the CPU makes of float32 arrays."""
+        call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(shape, jnp.float32))
+        return call(*args, width=np.int64(self.width), lanes=np.int64(self.lanes))
+
+
+_product, _, _outer = bilinear("csr_product", "jsparse_csr")
 Product = Callable[[CsrArrays, Array, Plan], Array]
 
 
@@ -66,59 +90,15 @@ def plain_csr_dot(arrays: CsrArrays, x: Array, plan: Plan) -> Array:
     """`csr_dot` in plain JAX, for any platform: the matrix is filled in at each call."""
     if not arrays.values.size:
         return jnp.zeros((*x.shape[:-1], plan.outputs), x.dtype)
-    return x @ csr_matrix(arrays, (plan.inputs, plan.outputs), plan.width)
-
-
-def _matrix(plan: Plan, values: Array, indices: Array, starts: Array) -> Array:
-    return csr_matrix(CsrArrays(values, indices, starts), (plan.inputs, plan.outputs), plan.width)
-
-
-def _plain_forward(plan: Plan, values: Array, x: Array, *structure: Array) -> Array:
-    return x @ _matrix(plan, values, *structure)
-
-
-def _plain_backward(plan: Plan, values: Array, dy: Array, *structure: Array) -> Array:
-    return dy @ _matrix(plan, values, *structure).T
-
-
-def _plain_weights(plan: Plan, x: Array, dy: Array, indices: Array, starts: Array) -> Array:
-    places = csr_places(CsrArrays(indices, indices, starts), plan.outputs, plan.width)
-    return (x.T @ dy).at[places].get(mode="fill", fill_value=0)
-
-
-def _forward(plan: Plan, values: Array, x: Array, *structure: Array) -> Array:
-    shape = (x.shape[0], plan.outputs)
-    return _call("jsparse_csr_forward", shape, plan, values, *structure, x)
-
-
-def _backward(plan: Plan, values: Array, dy: Array, *structure: Array) -> Array:
-    shape = (dy.shape[0], plan.inputs)
-    return _call("jsparse_csr_backward", shape, plan, values, *structure, dy)
-
-
-def _weights(plan: Plan, x: Array, dy: Array, *structure: Array) -> Array:
-    return _call("jsparse_csr_weights", structure[0].shape, plan, *structure, x, dy)
-
-
-_product, _, _outer = bilinear(
-    "csr_product",
-    Contraction(_forward, _plain_forward),
-    Contraction(_backward, _plain_backward),
-    Contraction(_weights, _plain_weights),
-)
+    return x @ dense_kernel(arrays, plan)
 
 
 def gradients_at(plan: Plan, indices: Array, starts: Array, x: Array, dy: Array) -> Array:
     """The gradient x^T dy of y = x W at these places only, as in `CsrArrays`: float32 [places]."""
     rows = x.reshape(-1, plan.inputs).astype(jnp.float32)
     given = rows, dy.reshape(-1, plan.outputs).astype(jnp.float32), indices, starts
-    product = _plain_weights if on_mesh(*given) or not has_kernel(given[0]) else _outer
+    product = plain_outer if on_mesh(*given) or not has_kernel(given[0]) else _outer
     return product(plan, *given)
-
-
-def _call(name: str, shape: tuple[int, ...], plan: Plan, *args: Array) -> Array:
-    call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(shape, jnp.float32))
-    return call(*args, width=np.int64(plan.width), lanes=np.int64(plan.lanes))
 
 
 class Csr(Linked):

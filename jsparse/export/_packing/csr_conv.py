@@ -10,12 +10,11 @@ from jax import Array
 
 from jsparse._values import check_whole
 from jsparse.export._packing.convolution import (
-    as_kernel,
     conv_dot,
     conv_gradients_at,
     plain_conv_dot,
 )
-from jsparse.export._packing.formats import MOST, csr_matrix
+from jsparse.export._packing.formats import MOST, as_kernel, csr_matrix
 from jsparse.export._packing.linked import Linked
 from jsparse.export._packing.packed import Products, Structure
 from jsparse.export._packing.structure import CsrSizes, conv_sizes
@@ -113,7 +112,7 @@ class CsrConv(Linked):
 
     def kernel(self) -> Array:
         """The whole kernel [*window, features, outputs], as `nnx.Conv` has it."""
-        return as_kernel(self.kernel_matrix(), self.geometry.kernel_size)
+        return as_kernel(self.kernel_matrix(), self.kernel_shape)
 
     def __call__(self, x: Array, *, out_sharding: Any = None) -> Array:
         """[..., axes, features] -> [..., axes, outputs].

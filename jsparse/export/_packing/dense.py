@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 
-from jsparse.export._packing.convolution import as_matrix
+from jsparse.export._packing.formats import as_matrix
 from jsparse.export._packing.windows import window_fault
 
 Dense = nnx.Linear | nnx.LinearGeneral | nnx.Einsum | nnx.Conv

@@ -130,6 +130,19 @@ def csr_matrix(arrays: CsrArrays, shape: tuple[int, int], width: int) -> Array:
     return jnp.zeros(shape, arrays.values.dtype).at[places].set(arrays.values)
 
 
+def as_matrix(kernel: Any) -> Any:
+    """A kernel [..., features, outputs] as a matrix: features, then taps of each."""
+    *taps, features, outputs = kernel.shape
+    split = kernel.reshape(math.prod(taps), features, outputs)
+    return split.swapaxes(0, 1).reshape(len(split) * features, outputs)
+
+
+def as_kernel(matrix: Any, shape: tuple[int, ...]) -> Any:
+    """The kernel [..., features, outputs] of such a matrix."""
+    *taps, features, outputs = shape
+    return matrix.reshape(features, math.prod(taps), outputs).swapaxes(0, 1).reshape(shape)
+
+
 def block_arrays(kernel: np.ndarray, block: tuple[int, int]) -> BlockArrays:
     """The blocks of a matrix [in, out] that are not all zeros; they may extend past its edges."""
     wide, high = block
