@@ -10,20 +10,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jsparse._score import wide as wide_type
 from jsparse._values import check_function, check_shape
 from jsparse.export._packing.formats import BlockArrays, block_columns, block_matrix, on_mesh
 from jsparse.export._packing.packed import (
-    WIDEST,
     Packed,
     Products,
     Structure,
-    by_rows,
+    by_kernel,
     has_kernel,
-    on_cpu,
 )
 from jsparse.export._packing.structure import BlockInt8Sizes, BlockSizes
 
@@ -47,7 +44,7 @@ def block_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
         return plain_block_dot(arrays, x, outputs)
     rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     single = arrays._replace(values=arrays.values.astype(jnp.float32))
-    y: Any = _product(outputs, *single, rows)
+    y: Any = _product(outputs)(*single, rows)
     return y.astype(x.dtype).reshape(*x.shape[:-1], outputs)
 
 
@@ -80,43 +77,11 @@ def _pieces(x: Array, wide: int) -> Array:
     return x.reshape(x.shape[0], down, wide).transpose(1, 0, 2)
 
 
-def with_gradients(forward: Callable[[int], Any]) -> Any:
-    """The product (outputs, values, rows, starts, x) that `forward(outputs)` computes.
-
-    Its gradients are plain ones, for values and x [batch, in].
-    """
-
-    @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-    def product(outputs: int, *args: Array) -> Array:
-        return forward(outputs)(*args)
-
-    def ahead(outputs: int, *args: Array) -> tuple[Array, Any]:
-        return product(outputs, *args), args
-
-    def back(outputs: int, saved: Any, dy: Array) -> tuple:
-        values, rows, starts, x = saved
-        plain = lambda values, x: plain_dot(BlockArrays(values, rows, starts), x, outputs)
-        dvalues, dx = jax.vjp(plain, values, x)[1](dy)
-        return dvalues, None, None, dx
-
-    product.defvjp(ahead, back)
-    return product
-
-
 @functools.cache
-def _forward(outputs: int) -> Any:
+def _product(outputs: int) -> Any:
     """(values, rows, starts, x [batch, in]) -> [batch, out]."""
     plain = lambda *args: plain_dot(BlockArrays(*args[:3]), args[3], outputs)
-
-    def cpu(*args: Array) -> Array:
-        shape = jax.ShapeDtypeStruct((args[-1].shape[0], outputs), jnp.float32)
-        call = jax.ffi.ffi_call("jsparse_block_forward", shape)
-        return call(*args, lanes=np.int64(WIDEST))
-
-    return by_rows(on_cpu(cpu, plain), plain)
-
-
-_product = with_gradients(_forward)
+    return by_kernel("jsparse_block_forward", outputs, plain)
 
 
 def check_block(block: tuple[int, int]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from jsparse.export._packing.bilinear import bilinear, dense_kernel, plain_outer
-from jsparse.export._packing.formats import MOST, CsrArrays, on_mesh
+from jsparse.export._packing.formats import MOST, CsrArrays
 from jsparse.export._packing.packed import WIDEST, has_kernel
 
 BATCH_LAST, PLANES = (3, 1, 2, 0), (0, 3, 1, 2)
@@ -124,7 +124,7 @@ def conv_dot(arrays: CsrArrays, x: Array, window: Window) -> Array:
       x: [batch, height, width, features], of the same dtype as the values.
       window: the rest.
     """
-    if not (arrays.values.size and window.fits() and has_kernel(x)) or on_mesh(x, *arrays):
+    if not (arrays.values.size and window.fits() and has_kernel(x, *arrays)):
         return plain_conv_dot(arrays, x, window)
     values, images = arrays.values.astype(jnp.float32), x.astype(jnp.float32)
     y = _product(window, values, images, arrays.indices, arrays.starts)
@@ -139,5 +139,5 @@ def plain_conv_dot(arrays: CsrArrays, x: Array, window: Window) -> Array:
 def conv_gradients_at(window: Window, indices: Array, starts: Array, x: Array, dy: Array) -> Array:
     """The gradient of the kernel at these places only, as in `CsrArrays`: float32 [places]."""
     given = x.astype(jnp.float32), dy.astype(jnp.float32), indices, starts
-    able = window.fits() and has_kernel(given[0]) and not on_mesh(*given)
+    able = window.fits() and has_kernel(*given)
     return (_outer if able else plain_outer)(window, *given)

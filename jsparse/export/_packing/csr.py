@@ -15,7 +15,7 @@ from jax import Array
 from jsparse._values import check_function, check_whole
 from jsparse._variables import check_together
 from jsparse.export._packing.bilinear import bilinear, dense_kernel, plain_outer
-from jsparse.export._packing.formats import MOST, CsrArrays, csr_matrix, on_mesh
+from jsparse.export._packing.formats import MOST, CsrArrays, csr_matrix
 from jsparse.export._packing.linked import Linked
 from jsparse.export._packing.packed import (
     WIDEST,
@@ -78,7 +78,7 @@ def csr_dot(arrays: CsrArrays, x: Array, plan: Plan) -> Array:
       x: [..., in], of the same dtype as the values.
       plan: the sizes.
     """
-    if not arrays.values.size or on_mesh(x, *arrays) or not has_kernel(x):
+    if not arrays.values.size or not has_kernel(x, *arrays):
         return plain_csr_dot(arrays, x, plan)
     rows = x.reshape(-1, plan.inputs).astype(jnp.float32)
     values = arrays.values.astype(jnp.float32)
@@ -97,8 +97,7 @@ def gradients_at(plan: Plan, indices: Array, starts: Array, x: Array, dy: Array)
     """The gradient x^T dy of y = x W at these places only, as in `CsrArrays`: float32 [places]."""
     rows = x.reshape(-1, plan.inputs).astype(jnp.float32)
     given = rows, dy.reshape(-1, plan.outputs).astype(jnp.float32), indices, starts
-    product = plain_outer if on_mesh(*given) or not has_kernel(given[0]) else _outer
-    return product(plan, *given)
+    return (_outer if has_kernel(*given) else plain_outer)(plan, *given)
 
 
 class Csr(Linked):

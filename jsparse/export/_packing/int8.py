@@ -9,9 +9,10 @@ from jax import Array
 
 from jsparse._score import wide as wide_type
 from jsparse._values import check_whole
+from jsparse.export._packing.bilinear import dense_kernel
 from jsparse.export._packing.block import Blocks
 from jsparse.export._packing.csr import Plan
-from jsparse.export._packing.formats import BlockArrays, block_matrix, csr_matrix
+from jsparse.export._packing.formats import BlockArrays, CsrArrays, block_matrix
 from jsparse.export._packing.int8_products import (
     BlockInt8Arrays,
     CsrInt8Arrays,
@@ -19,7 +20,7 @@ from jsparse.export._packing.int8_products import (
     csr_int8_dot,
     plain_block_int8_dot,
     plain_csr_int8_dot,
-    unscaled,
+    starts_from,
 )
 from jsparse.export._packing.packed import Packed, Products, Structure
 from jsparse.export._packing.structure import BlockInt8Sizes, CsrInt8Sizes
@@ -123,8 +124,8 @@ class CsrInt8(_Int8):
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out] in floats, with zeros where nothing is kept."""
-        matrix = unscaled(self.arrays(self.scale[...]))
-        return self._whole(csr_matrix(matrix, (self.in_features, self.out_features), self.width))
+        arrays = CsrArrays(self.values[...], self.indices[...], starts_from(self.counts[...]))
+        return self._whole(dense_kernel(arrays, self.plan))
 
 
 class BlockSparseInt8(_Int8, Blocks):

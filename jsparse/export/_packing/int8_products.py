@@ -15,16 +15,11 @@ import numpy as np
 from jax import Array
 
 from jsparse._score import wide as wide_type
+from jsparse.export._packing.bilinear import dense_kernel
 from jsparse.export._packing.block import plain_dot
 from jsparse.export._packing.csr import Plan
-from jsparse.export._packing.formats import (
-    BlockArrays,
-    CsrArrays,
-    block_matrix,
-    csr_matrix,
-    on_mesh,
-)
-from jsparse.export._packing.packed import WIDEST, by_rows, has_kernel, on_cpu
+from jsparse.export._packing.formats import BlockArrays, CsrArrays, block_matrix, on_mesh
+from jsparse.export._packing.packed import by_kernel, has_kernel
 
 
 class CsrInt8Arrays(NamedTuple):
@@ -79,15 +74,14 @@ def _least_scale(kind: np.dtype) -> np.ndarray:
 
 
 @functools.partial(jax.jit, inline=True)
-def unscaled(arrays: CsrInt8Arrays) -> CsrArrays:
-    """Q, with the places where outputs begin."""
-    ends = jnp.cumsum(arrays.counts, dtype=jnp.int32)
-    return CsrArrays(*arrays[:2], jnp.concatenate([jnp.zeros((1,), jnp.int32), ends]))
+def starts_from(counts: Array) -> Array:
+    """The places where outputs begin, as `CsrArrays` has them."""
+    return jnp.pad(jnp.cumsum(counts, dtype=jnp.int32), (1, 0))
 
 
 def csr_int8_dot(arrays: CsrInt8Arrays, x: Array, plan: Plan) -> Array:
     """s (x Q) where single weights are kept: `csr_dot` with a scale for each output."""
-    if not arrays.values.size or on_mesh(x, *arrays) or not has_kernel(x):
+    if not arrays.values.size or not has_kernel(x, *arrays):
         return plain_csr_int8_dot(arrays, x, plan)
     return _scaled(_csr_product(plan), arrays, x)
 
@@ -123,8 +117,7 @@ def _scaled(product: Callable, arrays: CsrInt8Arrays | BlockInt8Arrays, x: Array
 
 
 def _plain_csr(plan: Plan, values: Array, indices: Array, counts: Array, x: Array) -> Array:
-    starts = unscaled(CsrInt8Arrays(values, indices, counts, values)).starts
-    whole = csr_matrix(CsrArrays(values, indices, starts), (plan.inputs, plan.outputs), plan.width)
+    whole = dense_kernel(CsrArrays(values, indices, starts_from(counts)), plan)
     return x @ whole.astype(x.dtype)
 
 
@@ -141,27 +134,10 @@ def _whole_block(outputs: int, values: Array, rows: Array, starts: Array, x: Arr
 def _csr_product(plan: Plan) -> Callable:
     plain = functools.partial(_plain_csr, plan)
     width = np.int64(plan.width)
-    return _by_kernel("jsparse_csr_int8_forward", plan.outputs, plain, width=width)
+    return by_kernel("jsparse_csr_int8_forward", plan.outputs, plain, width=width)
 
 
 @functools.cache
 def _block_product(outputs: int) -> Callable:
     plain = functools.partial(_plain_block, outputs)
-    return _by_kernel("jsparse_block_int8_forward", outputs, plain)
-
-
-def _by_kernel(name: str, outputs: int, plain: Callable, **settings: Any) -> Callable:
-    """(arrays of Q..., x [batch, in]) -> x Q by a kernel for the CPU; its gradient is plain JAX."""
-
-    def cpu(*args: Array) -> Array:
-        shape = jax.ShapeDtypeStruct((args[-1].shape[0], outputs), jnp.float32)
-        return jax.ffi.ffi_call(name, shape)(*args, lanes=np.int64(WIDEST), **settings)
-
-    product = jax.custom_vjp(by_rows(on_cpu(cpu, plain), plain))
-
-    def back(args: tuple, dy: Array) -> tuple:
-        *matrix, x = args
-        return *(None for _ in matrix), *jax.vjp(lambda x: plain(*matrix, x), x)[1](dy)
-
-    product.defvjp(lambda *args: (product(*args), args), back)
-    return product
+    return by_kernel("jsparse_block_int8_forward", outputs, plain)

@@ -15,43 +15,55 @@ from jax.custom_batching import custom_vmap
 from jsparse._values import check_flag, check_floating, check_whole, is_whole, shown
 from jsparse.export._packing import compiled
 from jsparse.export._packing.bilinear import as_one_batch
+from jsparse.export._packing.formats import on_mesh
 
 WIDEST = 16
 """Floats in a vector of the kernels for the CPU; the machine may have less."""
 
 
-def on_cpu(cpu: Any, plain: Any) -> Any:
-    """A function that is `cpu` when lowered for the CPU and `plain` elsewhere."""
-    return lambda *args: jax.lax.platform_dependent(*args, cpu=cpu, default=plain)
-
-
 def by_rows(product: Any, plain: Any) -> Any:
-    """A product whose last argument is rows (or images), also under vmap.
+    """A product whose last argument is rows, also under vmap and with a gradient.
 
     Args:
-      product: (matrix..., x [batch, ...]) -> [batch, ...].
+      product: (matrix..., x [batch, in]) -> [batch, out].
       plain: the same in plain JAX.
 
     Returns:
-      The product; under vmap over x alone it gets more rows, otherwise it is `plain`.
+      The product with the gradient of `plain`; under vmap over x alone it gets more rows, otherwise
+      it is `plain`.
     """
-    wrapped = custom_vmap(product)
+    batchable = custom_vmap(product)
 
-    @wrapped.def_vmap
+    @batchable.def_vmap
     def batched(size: int, in_batched: list, *args: Array) -> tuple[Array, bool]:
         *matrix, rows = args
         if any(in_batched[:-1]):
             axes = [0 if batched else None for batched in in_batched]
             return jax.vmap(plain, axes)(*args), True
-        return as_one_batch(lambda rows: wrapped(*matrix, rows), rows), True
+        return as_one_batch(lambda rows: batchable(*matrix, rows), rows), True
 
+    wrapped = jax.custom_vjp(batchable)
+    back = lambda args, dy: jax.vjp(plain, *args)[1](dy)
+    wrapped.defvjp(lambda *args: (wrapped(*args), args), back)
     return wrapped
 
 
-def has_kernel(x: Array) -> bool:
-    """Whether the kernels for the CPU can take such an x: dtype, platform, compiler."""
+def by_kernel(name: str, outputs: int, plain: Any, **settings: Any) -> Any:
+    """`by_rows` with a kernel for the CPU, and `plain` on other platforms."""
+
+    def cpu(*args: Array) -> Array:
+        shape = jax.ShapeDtypeStruct((args[-1].shape[0], outputs), jnp.float32)
+        return jax.ffi.ffi_call(name, shape)(*args, lanes=np.int64(WIDEST), **settings)
+
+    product = lambda *args: jax.lax.platform_dependent(*args, cpu=cpu, default=plain)
+    return by_rows(product, plain)
+
+
+def has_kernel(x: Array, *arrays: Array) -> bool:
+    """Whether the kernels for the CPU can take these: dtype of x, platform, compiler, no mesh."""
     kinds = (jnp.float32, jnp.bfloat16, jnp.float16)
-    return x.dtype in kinds and jax.default_backend() == "cpu" and compiled.load()
+    able = x.dtype in kinds and jax.default_backend() == "cpu" and compiled.load()
+    return able and not on_mesh(x, *arrays)
 
 
 class Structure(nnx.Variable):

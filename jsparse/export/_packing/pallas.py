@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsparse.export._packing.block import block_dot, plain_dot, with_gradients
+from jsparse.export._packing.block import block_dot, plain_dot
 from jsparse.export._packing.formats import (
     BlockArrays,
     block_columns,
@@ -48,12 +48,12 @@ def pallas_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
     """
     if not arrays.values.size or on_mesh(x, *arrays):
         return block_dot(arrays, x, outputs)
-    y: Any = _product(outputs, *arrays, x.reshape(-1, x.shape[-1]))
+    y: Any = _product(outputs)(*arrays, x.reshape(-1, x.shape[-1]))
     return y.reshape(*x.shape[:-1], outputs)
 
 
 @functools.cache
-def _forward(outputs: int) -> Any:
+def _product(outputs: int) -> Any:
     bound = lambda dot: lambda *args: dot(BlockArrays(*args[:3]), args[3], outputs)
     plain = bound(plain_dot)
 
@@ -69,9 +69,6 @@ def _forward(outputs: int) -> Any:
         return jax.lax.platform_dependent(*args, default=plain, **kernels)
 
     return by_rows(product, plain)
-
-
-_product = with_gradients(_forward)
 
 
 def takes_mosaic(values: Array) -> bool:
