@@ -17,7 +17,6 @@ from jsparse._packed_training.moving import (
     carried_over,
     draw_places,
     moved,
-    parts_of,
     places_to_draw,
     starts_at,
 )
@@ -165,10 +164,10 @@ class PackedOptimizer(Optimizer):
             if by.by_gradient:
                 with naming(path or "the model"):
                     count = self._count(layer, by)
-                layer.probe = Probe(count, parts_of(layer.sizes))
+                layer.probe = Probe(count, layer.sizes.parts)
                 key = jax.random.fold_in(self._key(step), n)
                 parts, layer.probe.indices[...] = self._drawn(key, layer, by)
-                layer.probe.starts[...] = starts_at(parts, parts_of(layer.sizes))
+                layer.probe.starts[...] = starts_at(parts, layer.sizes.parts)
                 layer.probe.due[...] = jnp.asarray(by.due(step + 1), bool)
 
     def _key(self, step: Array) -> Array:
@@ -215,7 +214,7 @@ class PackedOptimizer(Optimizer):
             parts, indices = self._drawn(key, layer, by)
             if by.by_gradient:
                 seen = Drawn(segments(places[1], scores.shape[0]), places[0], scores)
-                again = indices, starts_at(parts, parts_of(sizes))
+                again = indices, starts_at(parts, sizes.parts)
             else:
                 seen = Drawn(parts, indices, jax.random.uniform(key, parts.shape))
                 again = places

@@ -22,7 +22,7 @@ from jsparse.export._packing.packed import (
     by_kernel,
     has_kernel,
 )
-from jsparse.export._packing.structure import BlockInt8Sizes, BlockSizes
+from jsparse.export._packing.structure import BlockSizes
 
 Product = Callable[[BlockArrays, Array, int], Array]
 
@@ -93,33 +93,30 @@ def check_block(block: tuple[int, int]) -> None:
 class Blocks(Packed):
     """What layers of blocks have in common: where these are. Abstract."""
 
-    sizes_of: type[BlockSizes] | type[BlockInt8Sizes]
+    sizes_of: type[BlockSizes]
     block: tuple[int, int]
+    rows: Structure
+    starts: Structure
 
-    def _lay_out(
+    def _set_blocks(
         self,
         in_features: int | Sequence[int],
         out_features: int | Sequence[int],
         block: tuple[int, int],
-        kept: int,
         product: Any,
-        **settings: Any,
     ) -> None:
-        """Set the sizes, the product, the values and the positions."""
+        """Set the sizes of both sides and of a block, and the product."""
         check_block(block)
         self._set_features(in_features, out_features)
-        self.check_settings(kept, **settings)
-        self.block = (block[0], block[1])
-        self.sizes_of(self.in_features, self.out_features, kept, *block).check()
-        self.product = product
-        self._settle((kept, *block), **settings)
-        self.rows = Structure(jnp.zeros((kept,), jnp.int32))
-        self.starts = Structure(jnp.zeros((-(-self.out_features // block[1]) + 1,), jnp.int32))
+        self.block, self.product = (block[0], block[1]), product
+
+    def _sizes(self, kept: int) -> BlockSizes:
+        return self.sizes_of(self.in_features, self.out_features, kept, *self.block)
 
     @property
-    def sizes(self) -> BlockSizes | BlockInt8Sizes:
+    def sizes(self) -> BlockSizes:
         """Of the matrix: inputs, outputs, kept blocks, and the sides of a block."""
-        return self.sizes_of(self.in_features, self.out_features, *self.values.shape)
+        return self._sizes(self.values.shape[0])
 
     @property
     def plan(self) -> int:
@@ -170,8 +167,8 @@ class BlockSparse(Blocks):
         product: Product = block_dot,
     ):
         check_function(product=product)
-        settings = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype}
-        self._lay_out(in_features, out_features, block, kept, product, **settings)
+        self._set_blocks(in_features, out_features, block, product)
+        self._set_arrays(self._sizes(kept), use_bias, dtype, param_dtype)
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out], with zeros where nothing is kept."""

@@ -20,7 +20,6 @@ from jsparse.export._packing.linked import Linked
 from jsparse.export._packing.packed import (
     WIDEST,
     Products,
-    Structure,
     as_shape,
     has_kernel,
 )
@@ -149,16 +148,10 @@ class Csr(Linked):
             raise ValueError(f"width, a group of {width} inputs; allowed are 1 to {MOST}")
         check_function(product=product)
         self._set_features(in_features, out_features)
-        self.check_settings(kept, use_bias, dtype, param_dtype)
-        groups = -(-self.in_features // width)
-        self.width = width
-        CsrSizes(self.in_features, self.out_features, kept, width).check()
+        self.width, self.product = width, product
         stack = () if stack == () else as_shape(stack=stack)
-        self.product = product
-        self._settle((*stack, kept), use_bias, dtype, param_dtype)
-        self.indices = Structure(jnp.zeros((*stack, kept), jnp.uint16))
-        starts = groups * self.out_features + 1
-        self.starts = Structure(jnp.zeros((*stack, starts), jnp.int32))
+        sizes = CsrSizes(self.in_features, self.out_features, kept, width, stack)
+        self._set_arrays(sizes, use_bias, dtype, param_dtype)
 
     @property
     def sizes(self) -> CsrSizes:

@@ -16,7 +16,7 @@ from jsparse.export._packing.convolution import (
 )
 from jsparse.export._packing.formats import MOST, as_kernel, csr_matrix
 from jsparse.export._packing.linked import Linked
-from jsparse.export._packing.packed import Products, Structure
+from jsparse.export._packing.packed import Products
 from jsparse.export._packing.structure import CsrSizes, conv_sizes
 from jsparse.export._packing.windows import Geometry, geometry_from
 
@@ -74,7 +74,6 @@ class CsrConv(Linked):
     ):
         check_whole(in_features=in_features, out_features=out_features, width=width)
         self._set_features(in_features, out_features)
-        self.check_settings(kept, use_bias, dtype, param_dtype)
         self.geometry = geometry_from(kernel_size, strides, padding, kernel_dilation)
         self.width = width
         if (inputs := width * math.prod(self.geometry.kernel_size)) > MOST:
@@ -82,12 +81,8 @@ class CsrConv(Linked):
                 f"width, groups of {width} features, makes groups of {inputs} inputs with this "
                 f"window; allowed are 1 to {MOST}"
             )
-        self._sizes(kept).check()
         self.product = self.products.kernel
-        self._settle((kept,), use_bias, dtype, param_dtype)
-        groups = -(-self.in_features // width)
-        self.indices = Structure(jnp.zeros((kept,), jnp.uint16))
-        self.starts = Structure(jnp.zeros((groups * self.out_features + 1,), jnp.int32))
+        self._set_arrays(self._sizes(kept), use_bias, dtype, param_dtype)
 
     def _sizes(self, kept: int) -> CsrSizes:
         return conv_sizes(

@@ -84,8 +84,9 @@ def features_a_group(matrix: np.ndarray, taps: int) -> int:
 def csr_arrays(kernel: np.ndarray, width: int) -> CsrArrays:
     """The nonzero weights of a matrix [in, out], in groups of 1 to 65536 inputs."""
     inputs, outputs = kernel.shape
-    values, indices, counts = [], [], []
-    for first in range(0, max(1, inputs), width):
+    values, indices = [kernel[:0].ravel()], [np.zeros(0, np.uint16)]
+    counts = [np.zeros(0, np.int64)]
+    for first in range(0, inputs, width):
         group = np.ascontiguousarray(kernel[first : first + width].T)
         out, within = np.nonzero(group)
         values.append(group[out, within])
@@ -111,7 +112,7 @@ def stacked_csr_arrays(kernels: np.ndarray, width: int) -> CsrArrays:
             row[: len(array)] = array
         return jax.device_put(whole.reshape(*stack, length))
 
-    starts = together("starts", -(-max(1, inputs) // width) * outputs + 1, np.int32)
+    starts = together("starts", -(-inputs // width) * outputs + 1, np.int32)
     values, indices = together("values", room, kernels.dtype), together("indices", room, np.uint16)
     return CsrArrays(values, indices, starts)
 

@@ -16,6 +16,7 @@ from jsparse._values import check_flag, check_floating, check_whole, is_whole, s
 from jsparse.export._packing import compiled
 from jsparse.export._packing.bilinear import as_one_batch
 from jsparse.export._packing.formats import on_mesh
+from jsparse.export._packing.structure import Sizes
 
 WIDEST = 16
 """Floats in a vector of the kernels for the CPU; the machine may have less."""
@@ -125,18 +126,6 @@ class Packed(nnx.Module):
         """Weights that are stored; those of a block count if they are not zero."""
         return int(np.count_nonzero(self.values[...]))
 
-    @staticmethod
-    def check_settings(kept: int, use_bias: bool, dtype: Any, param_dtype: Any) -> None:
-        """Refuse settings that no packed layer can have.
-
-        Raises:
-          TypeError: use_bias is not a bool, or a dtype is not floating.
-          ValueError: kept is not a whole number.
-        """
-        check_whole(0, kept=kept)
-        check_flag(use_bias=use_bias)
-        check_floating(param_dtype=param_dtype, **({} if dtype is None else {"dtype": dtype}))
-
     def _set_features(
         self, in_features: int | Sequence[int], out_features: int | Sequence[int]
     ) -> None:
@@ -145,12 +134,23 @@ class Packed(nnx.Module):
         self.out_shape = as_shape(out_features=out_features)
         self.in_features, self.out_features = math.prod(self.in_shape), math.prod(self.out_shape)
 
-    def _settle(self, shape: tuple[int, ...], use_bias: bool, dtype: Any, param_dtype: Any) -> None:
-        """Set what every packed layer has: values of this shape, a bias, dtypes."""
+    def _set_arrays(self, sizes: Sizes, use_bias: bool, dtype: Any, param_dtype: Any) -> None:
+        """Set what every packed layer has: dtypes, a bias, and the arrays that sizes lay out.
+
+        Raises:
+          TypeError: use_bias is not a bool, or a dtype is not floating.
+          ValueError: sizes that no matrix has.
+        """
+        check_whole(0, kept=sizes.kept)
+        check_flag(use_bias=use_bias)
+        check_floating(param_dtype=param_dtype, **({} if dtype is None else {"dtype": dtype}))
+        sizes.check()
         self.dtype, self.param_dtype = dtype, param_dtype
-        self.values = nnx.Param(jnp.zeros(shape, param_dtype))
-        shape = (*self.stack, *self.out_shape)
-        self.bias = nnx.Param(jnp.zeros(shape, param_dtype)) if use_bias else None
+        for name, (shape, kind) in sizes.layout.items():
+            zeros = jnp.zeros(shape, kind or param_dtype)
+            setattr(self, name, Structure(zeros) if kind else nnx.Param(zeros))
+        bias = (*self.stack, *self.out_shape)
+        self.bias = nnx.Param(jnp.zeros(bias, param_dtype)) if use_bias else None
 
     def arrays(self, floats: Array) -> Any:
         """What the product reads, with these numbers instead of `floats`."""
