@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -27,7 +26,8 @@ class CsrConv(Linked):
     `pack(model, csr())` makes it from a trained `nnx.Conv`; a new one is all zeros, to be filled
     from a file. It can be trained like any layer: the values and the bias are its parameters, and
     the mask is fixed unless a `jsparse.PackedOptimizer` changes it. Its kernel is stored as a
-    matrix with a row for each feature and tap.
+    matrix with a row for each feature and tap. A call takes [..., axes, features] to
+    [..., axes, outputs].
 
     Args:
       in_features: of x.
@@ -109,25 +109,17 @@ class CsrConv(Linked):
         """The whole kernel [*window, features, outputs], as `nnx.Conv` has it."""
         return as_kernel(self.kernel_matrix(), self.kernel_shape)
 
-    def __call__(self, x: Array, *, out_sharding: Any = None) -> Array:
-        """[..., axes, features] -> [..., axes, outputs].
-
-        Args:
-          x: the input.
-          out_sharding: of the output, on a mesh with explicit axes.
-
-        Raises:
-          ValueError: x has another number of features, or fewer axes than the window.
-        """
+    def _check_input(self, x: Array) -> None:
         axes = len(self.geometry.kernel_size)
         if x.ndim <= axes or x.shape[-1] != self.in_features:
             raise ValueError(
                 f"x has shape {x.shape}, the layer takes [..., {self.in_features}] with "
                 f"{axes} axes for its window before that; give it {self.in_features} features"
             )
+
+    def _multiplied(self, x: Array, floats: Array) -> Array:
+        axes = len(self.geometry.kernel_size)
         before, image = x.shape[: -axes - 1], x.shape[-axes - 1 : -1]
-        bias = self.bias[...] if self.bias is not None else None
-        x, floats, bias = self._promoted(x, self.floats[...], bias)
         if len(before) != 1:
             x = x.reshape(math.prod(before), *image, self.in_features)
         x, pads = self.geometry.padded(x)
@@ -137,7 +129,4 @@ class CsrConv(Linked):
         y = self.product(self.arrays(floats), x, window)
         if self.probe is not None:
             y = self.probe(y, x, conv_gradients_at, window)
-        y = y.reshape(*before, *y.shape[3 - axes : 3], self.out_features)
-        if out_sharding is not None:
-            y = jax.sharding.reshard(y, out_sharding)
-        return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
+        return y.reshape(*before, *y.shape[3 - axes : 3], self.out_features)

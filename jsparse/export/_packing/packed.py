@@ -167,9 +167,22 @@ class Packed(nnx.Module):
         """All three in the dtype of the computation."""
         return promote_dtype((x, floats, bias), dtype=self.dtype)
 
+    def _check_input(self, x: Array) -> None:
+        """Refuse an input that does not end in the inputs of the layer."""
+        axes = len(self.in_shape)
+        if x.ndim < axes or x.shape[-axes:] != self.in_shape:
+            takes = ", ".join(map(str, self.in_shape))
+            raise ValueError(
+                f"x has shape {x.shape}, the layer takes [..., {takes}]; give it {takes} features"
+            )
+
     def _multiplied(self, x: Array, floats: Array) -> Array:
-        """[..., inputs] -> [..., outputs], without the bias."""
-        return self.product(self.arrays(floats), x, self.plan)
+        """What the layer computes, without the bias."""
+        before = x.shape[: -len(self.in_shape)]
+        if len(self.in_shape) > 1:
+            x = x.reshape(*before, self.in_features)
+        y = self.product(self.arrays(floats), x, self.plan)
+        return y.reshape(*before, *self.out_shape) if len(self.out_shape) > 1 else y
 
     def check(self) -> None:
         """Refuse positions that do not fit a matrix of this size, as in damaged files.
@@ -196,23 +209,13 @@ class Packed(nnx.Module):
                 f"a stack of {self.stack} layers was called; call one at a time, in nnx.scan or "
                 "nnx.vmap, as the dense stack"
             )
-        axes = len(self.in_shape)
-        if x.ndim < axes or x.shape[-axes:] != self.in_shape:
-            takes = ", ".join(map(str, self.in_shape))
-            raise ValueError(
-                f"x has shape {x.shape}, the layer takes [..., {takes}]; give it {takes} features"
-            )
-        before = x.shape[:-axes]
+        self._check_input(x)
         bias = self.bias[...] if self.bias is not None else None
         x, floats, bias = self._promoted(x, self.floats[...], bias)
-        if axes > 1:
-            x = x.reshape(*before, self.in_features)
         y = self._multiplied(x, floats)
-        if len(self.out_shape) > 1:
-            y = y.reshape(*before, *self.out_shape)
         if out_sharding is not None:
             y = jax.sharding.reshard(y, out_sharding)
-        return y if bias is None else y + bias.reshape((1,) * len(before) + self.out_shape)
+        return y if bias is None else y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
 
 
 def features(in_features: Any, out_features: Any) -> tuple[int, int]:
