@@ -285,6 +285,9 @@ def test_a_whole_model():
     said = r"8 features, kernel_size .*strides \[2, 2\].*strides \[1, 1\].*of another model"
     with pytest.raises(ValueError, match=said):
         put_packed(other, settings)
+    other.wide, other.head = Net(nnx.Rngs(1)).wide, nnx.Conv(8, 4, (3, 3), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"from 8 to 4 features, .*kernel \[3, 3, 8, 4\]"):
+        put_packed(other, settings)
 
 
 @pytest.mark.slow

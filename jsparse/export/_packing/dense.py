@@ -80,16 +80,6 @@ def stack_of(layer: Dense) -> tuple[int, ...]:
     return layer.kernel.shape[: layer.kernel.ndim - window - sum(map(len, sides_of(layer)))]
 
 
-def is_between(
-    layer: Any, ins: tuple[int, ...], outs: tuple[int, ...], stack: tuple[int, ...]
-) -> bool:
-    """Whether a layer has a matrix, or a stack of them, with these last axes of x and y."""
-    try:
-        return features_of(layer) == (ins, outs) and stack_of(layer) == stack
-    except ValueError:
-        return False
-
-
 def kernel_of(layer: Dense) -> np.ndarray:
     """The kernel of a layer, [in, out], where each tap of each feature counts as an input.
 
