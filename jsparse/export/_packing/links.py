@@ -13,12 +13,13 @@ from jsparse._surgery import copied
 from jsparse._values import check_in, check_key, check_whole, shown
 from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.csr_conv import CsrConv
-from jsparse.export._packing.formats import width_at
+from jsparse.export._packing.formats import CsrArrays, width_at
 from jsparse.export._packing.linked import Linked
 from jsparse.export._packing.packed import features
 from jsparse.export._packing.packers import settings_of
-from jsparse.export._packing.places import ordered_places, per_output, uniform_places, whole_numbers
+from jsparse.export._packing.places import in_order, per_output, uniform_places, whole_numbers
 from jsparse.export._packing.replacing import places_of, put_in_place
+from jsparse.export._packing.structure import CsrSizes
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -151,11 +152,9 @@ def csr_from_arrays(
             f"values must be a vector with one number for each of {kept} rows; got {shown(values)}"
         )
     width = width or width_at(kept / max(1, inputs * outputs), inputs)
-    places = ordered_places(rows, columns, inputs, outputs, width)
+    order, *structure = in_order(rows, columns, CsrSizes(inputs, outputs, kept, width))
     made = Csr(in_features, out_features, kept=kept, width=width, **settings)
-    indices, starts = places.structure(inputs, outputs, width)
-    made.indices[...], made.starts[...] = jnp.asarray(indices), starts
-    made.values[...] = jnp.asarray(found[places.order], made.values[...].dtype)
+    made.fill(CsrArrays(jnp.asarray(found[order], made.values[...].dtype), *structure))
     return made
 
 
@@ -174,15 +173,8 @@ def _drawn(
     fan_in = np.bincount(columns)[columns]
     normal = np.asarray(jax.random.normal(key, rows.shape))
     values = normal * np.sqrt(scale / fan_in).astype(np.float32)
-    return csr_from_arrays(
-        in_features,
-        out_features,
-        rows=rows,
-        columns=columns,
-        values=values,
-        width=width,
-        **settings,
-    )
+    links = {"rows": rows, "columns": columns, "values": values}
+    return csr_from_arrays(in_features, out_features, **links, width=width, **settings)
 
 
 def trim(model: Model) -> Model:
@@ -222,7 +214,7 @@ def _trimmed(layer: Linked) -> Linked:
     else:
         made = Csr(layer.in_shape, layer.out_shape, **settings)
     made.product = layer.product
-    made.values[...], made.indices[...] = layer.values[...][:kept], layer.indices[...][:kept]
-    made.starts[...], made.bias = layer.starts[...], layer.bias
+    made.fill(CsrArrays(layer.values[...][:kept], layer.indices[...][:kept], layer.starts[...]))
+    made.bias = layer.bias
     made.check()
     return made

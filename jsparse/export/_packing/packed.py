@@ -159,6 +159,11 @@ class Packed(nnx.Module):
             **{name: floats if one is self.floats else one[...] for name, one in own.items()}
         )
 
+    def fill(self, arrays: Any) -> None:
+        """Store what the product reads, in place."""
+        for name, array in arrays._asdict().items():
+            getattr(self, name)[...] = array
+
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out], with zeros where nothing is kept."""
         raise NotImplementedError
