@@ -178,7 +178,10 @@ def unpack_training(model: Model, optimizer: PackedOptimizer) -> tuple[Model, Op
       128
     """
     tx = _checked(model, optimizer, PackedOptimizer)
-    layers = {path: _unpacked(layer) for path, layer in optimizer.revised(model).items()}
+    layers = {
+        path: _stored_links(dense_layer(layer), layer)
+        for path, layer in optimizer.revised(model).items()
+    }
     copy: Any = copied(model)
     copy = _put(copy, places_of(copy, Linked), layers, lambda links: links.dense)
     kernels = {f"{path}/kernel".lstrip("/"): links for path, links in layers.items()}
@@ -259,16 +262,12 @@ def _packed(dense: Any, part: Sparse, width: int) -> StoredLinks:
     weight = part.weight[...]
     dense.kernel[...] = part.mask[...].astype(weight.dtype)
     packed: Any = csr(width)(dense)
-    links = _with_places(dense, packed)
+    links = _stored_links(dense, packed)
     links.packed.values[...] = jnp.asarray(links.packing(weight))
     return links
 
 
-def _unpacked(layer: Linked) -> StoredLinks:
-    return _with_places(dense_layer(layer), layer)
-
-
-def _with_places(dense: Any, layer: Linked) -> StoredLinks:
+def _stored_links(dense: Any, layer: Linked) -> StoredLinks:
     sizes = layer.sizes
     places = csr_places(layer.arrays(layer.values[...]), sizes.outputs, sizes.width)
     return StoredLinks(dense, layer, *map(np.asarray, places))

@@ -162,22 +162,18 @@ class PackedOptimizer(Optimizer):
         step = self.step[...]
         for n, (path, (layer, by)) in enumerate(layers.items()):
             if by.by_gradient:
-                with naming(path or "the model"):
-                    count = self._count(layer, by)
-                layer.probe = Probe(count, layer.sizes.parts)
                 key = jax.random.fold_in(self._key(step), n)
-                parts, layer.probe.indices[...] = self._drawn(key, layer, by)
-                layer.probe.starts[...] = starts_at(parts, layer.sizes.parts)
-                layer.probe.due[...] = jnp.asarray(by.due(step + 1), bool)
+                with naming(path or "the model"):
+                    parts, indices = self._drawn(key, layer, by)
+                starts = starts_at(parts, layer.sizes.parts)
+                layer.probe = Probe(indices, starts, by.due(step + 1))
 
     def _key(self, step: Array) -> Array:
         return jax.random.fold_in(jax.random.key(self.seed[...]), step)
 
-    def _count(self, layer: Linked, by: MovesLinks) -> int:
-        return places_to_draw(by, layer.values.shape[0], layer.sizes, self.candidates)
-
     def _drawn(self, key: Array, layer: Linked, by: MovesLinks) -> tuple[Array, Array]:
-        return draw_places(key, self._count(layer, by), layer.sizes)
+        count = places_to_draw(by, layer.values.shape[0], layer.sizes, self.candidates)
+        return draw_places(key, count, layer.sizes)
 
     def _move(
         self, model: nnx.Module, layers: Layers, grads: dict[str, Array], step: Array
