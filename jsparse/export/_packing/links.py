@@ -64,7 +64,8 @@ def random_csr(
     check_key(key=key)
     where, of_values = jax.random.split(key)
     places = per_output(*features(in_features, out_features), links, where)
-    return _drawn(in_features, out_features, places, of_values, scale, width, settings)
+    drawn = _with_values(places, of_values, scale)
+    return csr_from_arrays(in_features, out_features, **drawn, width=width, **settings)
 
 
 def erdos_renyi_csr(
@@ -109,7 +110,8 @@ def erdos_renyi_csr(
     where, of_values = jax.random.split(key)
     kept = round(min(inputs * outputs, float(factor) * (inputs + outputs)))
     places = uniform_places(inputs, outputs, kept, where)
-    return _drawn(in_features, out_features, places, of_values, scale, width, settings)
+    drawn = _with_values(places, of_values, scale)
+    return csr_from_arrays(in_features, out_features, **drawn, width=width, **settings)
 
 
 def csr_from_arrays(
@@ -158,23 +160,14 @@ def csr_from_arrays(
     return made
 
 
-def _drawn(
-    in_features: int | Sequence[int],
-    out_features: int | Sequence[int],
-    places: tuple[np.ndarray, np.ndarray],
-    key: Array,
-    scale: float,
-    width: int,
-    settings: dict[str, Any],
-) -> Csr:
-    """A layer with links at these places, and values scaled to their fan-in."""
+def _with_values(places: tuple[np.ndarray, np.ndarray], key: Array, scale: float) -> dict[str, Any]:
+    """Links at these places, with values scaled to the fan-in of their output."""
     check_in("(0, inf)", scale=scale)
     rows, columns = places
     fan_in = np.bincount(columns)[columns]
     normal = np.asarray(jax.random.normal(key, rows.shape))
     values = normal * np.sqrt(scale / fan_in).astype(np.float32)
-    links = {"rows": rows, "columns": columns, "values": values}
-    return csr_from_arrays(in_features, out_features, **links, width=width, **settings)
+    return {"rows": rows, "columns": columns, "values": values}
 
 
 def trim(model: Model) -> Model:
