@@ -38,9 +38,7 @@ def block_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
     Returns:
       [..., out].
     """
-    if arrays.values.size and on_mesh(x, *arrays):
-        return x @ block_matrix(arrays, (x.shape[-1], outputs))
-    if not arrays.values.size or not has_kernel(x):
+    if not arrays.values.size or not has_kernel(x, *arrays):
         return plain_block_dot(arrays, x, outputs)
     rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     single = arrays._replace(values=arrays.values.astype(jnp.float32))
@@ -52,6 +50,8 @@ def plain_block_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
     """`block_dot` in plain JAX, for any platform."""
     if not arrays.values.size:
         return jnp.zeros((*x.shape[:-1], outputs), x.dtype)
+    if on_mesh(x, *arrays):
+        return x @ block_matrix(arrays, (x.shape[-1], outputs))
     y = plain_dot(arrays, x.reshape(-1, x.shape[-1]), outputs)
     return y.reshape(*x.shape[:-1], outputs)
 

@@ -93,9 +93,7 @@ def plain_csr_int8_dot(arrays: CsrInt8Arrays, x: Array, plan: Plan) -> Array:
 
 def block_int8_dot(arrays: BlockInt8Arrays, x: Array, outputs: int) -> Array:
     """s (x Q) where blocks are kept: `block_dot` with a scale for each output."""
-    if on_mesh(x, *arrays):
-        return _scaled(functools.partial(_whole_block, outputs), arrays, x)
-    if not arrays.values.size or not has_kernel(x):
+    if not arrays.values.size or not has_kernel(x, *arrays):
         return plain_block_int8_dot(arrays, x, outputs)
     return _scaled(_block_product(outputs), arrays, x)
 
@@ -122,12 +120,10 @@ def _plain_csr(plan: Plan, values: Array, indices: Array, counts: Array, x: Arra
 
 
 def _plain_block(outputs: int, values: Array, rows: Array, starts: Array, x: Array) -> Array:
-    return plain_dot(BlockArrays(values.astype(x.dtype), rows, starts), x, outputs)
-
-
-def _whole_block(outputs: int, values: Array, rows: Array, starts: Array, x: Array) -> Array:
-    whole = block_matrix(BlockArrays(values, rows, starts), (x.shape[-1], outputs))
-    return x @ whole.astype(x.dtype)
+    arrays = BlockArrays(values.astype(x.dtype), rows, starts)
+    if on_mesh(x, *arrays):
+        return x @ block_matrix(arrays, (x.shape[-1], outputs))
+    return plain_dot(arrays, x, outputs)
 
 
 @functools.cache
