@@ -162,12 +162,9 @@ def _product_fault(layer: Any) -> str:
 
 def has_window(layer: Any) -> bool:
     """Whether a layer is a convolution that is more than a product over channels at each place."""
-    return isinstance(layer, nnx.Conv) and not _is_linear(layer)
-
-
-def _is_linear(layer: nnx.Conv) -> bool:
-    """Whether a convolution is a product over channels at each place."""
+    if not isinstance(layer, nnx.Conv):
+        return False
     ones = [layer.kernel_size, layer.strides, layer.kernel_dilation, layer.input_dilation]
+    wide = any(np.any(np.asarray(1 if one is None else one) != 1) for one in ones)
     padded = not isinstance(layer.padding, str) and np.any(np.asarray(layer.padding))
-    window = all(np.all(np.asarray(1 if one is None else one) == 1) for one in ones)
-    return window and not padded and layer.feature_group_count == 1 and layer.mask is None
+    return bool(wide or padded or layer.feature_group_count != 1 or layer.mask is not None)

@@ -239,13 +239,11 @@ def dense_layer(layer: Packed) -> nnx.Linear | nnx.LinearGeneral | nnx.Conv:
     if isinstance(layer, CsrConv):
         window: Any = layer.geometry._asdict()
         dense: Any = nnx.Conv(*ins, *outs, **window, **given)
-        dense.kernel[...] = layer.kernel()
-        dense.bias = layer.bias
-        return dense
-    if len(ins) == len(outs) == 1:
+    elif len(ins) == len(outs) == 1:
         dense = nnx.Linear(*ins, *outs, **given)
     else:
         dense = nnx.LinearGeneral(ins, outs, axis=tuple(range(-len(ins), 0)), **given)
-    dense.kernel = nnx.Param(layer.kernel_matrix().reshape(layer.kernel_shape))
+    kernel = layer.kernel() if isinstance(layer, CsrConv) else layer.kernel_matrix()
+    dense.kernel = nnx.Param(kernel.reshape(layer.kernel_shape))
     dense.bias = layer.bias
     return dense
