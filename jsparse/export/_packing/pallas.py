@@ -84,14 +84,9 @@ def has_triton() -> bool:
 def tpu_dot(
     arrays: BlockArrays, x: Array, outputs: int, *, tile: int = TPU_TILE, interpret: Any = False
 ) -> Array:
-    """x W on a TPU, for x [batch, in] and blocks whose sides are multiples of 128.
+    """x W on a TPU, for x [batch, in] and blocks whose sides are multiples of 128; one at least.
 
-    Args:
-      arrays: what is kept of W; at least one block.
-      x: [batch, in].
-      outputs: of W.
-      tile: rows of x at a time.
-      interpret: run it on any platform, to test it.
+    A program takes `tile` rows of x; with `interpret` it runs on any platform, to test it.
     """
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu as pltpu
