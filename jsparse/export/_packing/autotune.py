@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -161,9 +160,8 @@ def _choose(
     if not made:
         reason = f"no format stores less than {WORTH:.0%} of it"
         return dataclasses.replace(stays, why=reason)
-    x = jnp.asarray(np.random.default_rng(0).standard_normal(seen.shape), seen.dtype)
     forms, stack = {DENSE: layer, **made}, stack_of(layer)
-    seconds = seconds_of({name: _first_of(one, stack) for name, one in forms.items()}, x)
+    seconds = seconds_of({name: _first_of(one, stack) for name, one in forms.items()}, seen)
     sizes = {name: bytes_of(one) for name, one in forms.items()}
     return dataclasses.replace(stays, seconds=seconds, bytes=sizes)
 
@@ -187,10 +185,9 @@ def _arrange(
         return first, second
 
     measured = {layer.path: _best(layer) for layer in layers if layer.seconds}
+    best = {path: name for path, (name, _) in measured.items()}
     gains = {path: gain for path, (_, gain) in measured.items()}
-    return fastest_arrangement(
-        gains, {path: name for path, (name, _) in measured.items()}, GAIN, seconds
-    )
+    return fastest_arrangement(gains, best, GAIN, seconds)
 
 
 def _best(layer: Choice) -> tuple[str, float]:
