@@ -28,7 +28,7 @@ from jsparse._variables import Mask, write
 from jsparse.export._packing.dense import has_window, matrix_of, stack_of, why_not_packable
 from jsparse.export._packing.formats import as_kernel, csr_places
 from jsparse.export._packing.layers import dense_layer
-from jsparse.export._packing.linked import Linked
+from jsparse.export._packing.packed import Linked
 from jsparse.export._packing.packers import csr
 from jsparse.export._packing.replacing import layers_of, places_of, put_in_place
 from jsparse.optim import Optimizer

@@ -29,7 +29,7 @@ from jsparse._slots import check_module, slots
 from jsparse._values import is_number, shown
 from jsparse._variables import Mask, Setting, write
 from jsparse.export._packing.formats import segments
-from jsparse.export._packing.linked import Linked
+from jsparse.export._packing.packed import Linked
 from jsparse.export._packing.probe import Probe
 from jsparse.optim import Optimizer
 from jsparse.optim._task import arrays_of

@@ -14,8 +14,7 @@ from jsparse.export._packing.convolution import (
     plain_conv_dot,
 )
 from jsparse.export._packing.formats import MOST, as_kernel, csr_matrix
-from jsparse.export._packing.linked import Linked
-from jsparse.export._packing.packed import Products
+from jsparse.export._packing.packed import Linked, Products
 from jsparse.export._packing.structure import CsrSizes, conv_sizes
 from jsparse.export._packing.windows import Geometry, geometry_from
 

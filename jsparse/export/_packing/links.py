@@ -14,8 +14,7 @@ from jsparse._values import check_in, check_key, check_whole, shown
 from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.csr_conv import CsrConv
 from jsparse.export._packing.formats import CsrArrays, width_at
-from jsparse.export._packing.linked import Linked
-from jsparse.export._packing.packed import features
+from jsparse.export._packing.packed import Linked, features
 from jsparse.export._packing.packers import settings_of
 from jsparse.export._packing.places import in_order, per_output, uniform_places, whole_numbers
 from jsparse.export._packing.replacing import places_of, put_in_place

@@ -15,7 +15,7 @@ from jax.custom_batching import custom_vmap
 from jsparse._values import check_flag, check_floating, check_whole, is_whole, shown
 from jsparse.export._packing import compiled
 from jsparse.export._packing.bilinear import as_one_batch
-from jsparse.export._packing.formats import on_mesh
+from jsparse.export._packing.formats import CsrArrays, on_mesh
 from jsparse.export._packing.structure import Sizes
 
 WIDEST = 16
@@ -221,6 +221,28 @@ class Packed(nnx.Module):
         if out_sharding is not None:
             y = jax.sharding.reshard(y, out_sharding)
         return y if bias is None else y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+
+
+class Linked(Packed):
+    """A packed layer that holds its links one by one; abstract, `Csr` and `CsrConv` are not."""
+
+    array_kind = CsrArrays
+    indices: Structure
+    starts: Structure
+    width: int
+    """Inputs, or features, a group."""
+    probe: Any = None
+    """A `Probe` where a `jsparse.PackedOptimizer` grows links by gradient, or None."""
+
+    @property
+    def kept(self) -> int:
+        """Links, including those whose value is 0, but not the room for dropped links."""
+        return int(self.starts[...][..., -1].sum())
+
+    @property
+    def loose(self) -> bool:
+        """Whether it holds more than its links: see `jsparse.export.trim`."""
+        return self.probe is not None or (not self.stack and self.kept != self.values.size)
 
 
 def features(in_features: Any, out_features: Any) -> tuple[int, int]:
