@@ -19,15 +19,10 @@ def carry_state(
     ways: Mapping[str, tuple[str, Callable]],
     whole: Callable[[Any], Any],
 ) -> None:
-    """Give a new optimizer what an old one had.
+    """Give the optimizer `made` of a new model, in place, the state `old` of a transform, by path.
 
-    Args:
-      old: state of the old transform, by path.
-      model: the new one.
-      made: its optimizer, in place.
-      ways: path of a parameter of the new model -> that in the old one, and the change between
-        them; the others are as they were.
-      whole: the state of the new transform around that of its inner one.
+    `ways` has, for each parameter of the new model that is not as it was, its path in the old one
+    and the change between them; `whole` puts the new state around that of the inner transform.
     """
     state = arrays_of(made.opt_state)
     inner = state.inner if isinstance(made.tx, Revise) else state

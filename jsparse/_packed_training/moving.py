@@ -90,16 +90,10 @@ def draw_places(key: Array, count: int, sizes: CsrSizes) -> tuple[Array, Array]:
 def moved(
     by: MovesLinks, arrays: CsrArrays, scores: Array, drawn: Drawn, sizes: CsrSizes, step: Array
 ) -> Moved:
-    """The links after a revision.
+    """The links after a revision; there may be room at the end of the arrays.
 
-    Args:
-      by: the revision.
-      arrays: the links and their values; there may be room at the end.
-      scores: float32 [kept], those of links that were dropped and may be grown at once; -1 where
-        they may not unless they are drawn.
-      drawn: places that may become links.
-      sizes: of the matrix; each tap of each feature of a convolution is an input.
-      step: [], of training.
+    The scores, float32 [kept], are those with which dropped links may be grown at once; -1 where
+    they may not unless they are drawn.
     """
     kept, total = arrays.values.shape[0], sizes.parts
     # 1.

@@ -101,13 +101,7 @@ def _bound(primitive: Primitive, plan: Plan, *arrays: Array) -> Array:
 
 
 def _primitive(name: str, kernel: str, plain: Product) -> Primitive:
-    """One of the three with everything but derivatives.
-
-    Args:
-      name: what it is printed as.
-      kernel: the name of the kernel for the CPU.
-      plain: what it computes, in plain JAX.
-    """
+    """One of the three with everything but derivatives: a kernel for the CPU, `plain` elsewhere."""
     primitive = Primitive(name)
     primitive.def_impl(jax.jit(primitive.bind, static_argnames="plan"))
 
@@ -160,12 +154,10 @@ def _each(call: Callable[..., Array], arrays: Any, axes: Any) -> Array:
 
 
 def _differentiable(primitive: Primitive, by_one: Callable, by_other: Callable) -> None:
-    """Give a primitive its derivatives.
+    """Give a primitive, linear in its first two arrays, its derivatives.
 
-    Args:
-      primitive: linear in its first two arrays.
-      by_one: (cotangent, the other array) -> the primitive and the two arrays of the first one's.
-      by_other: (cotangent, the first array) -> likewise of the second one's.
+    For the cotangent of one of them, `by_one` and `by_other` take the cotangent of the result and
+    the other array, and return the primitive that computes it and its two arrays.
     """
 
     def jvp(primals: Any, tangents: Any, *, plan: Any) -> tuple[Array, Any]:

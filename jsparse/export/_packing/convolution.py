@@ -117,12 +117,9 @@ _product, _transposed, _outer = bilinear("csr_convolution", "jsparse_conv")
 
 
 def conv_dot(arrays: CsrArrays, x: Array, window: Window) -> Array:
-    """The convolution of x with what is kept of a kernel.
+    """The convolution of x with what is kept of a kernel, a matrix [features * taps, outputs].
 
-    Args:
-      arrays: of the kernel as a matrix [features * taps, outputs].
-      x: [batch, height, width, features], of the same dtype as the values.
-      window: the rest.
+    x is [batch, height, width, features], of the same dtype as the values.
     """
     if not (arrays.values.size and window.fits() and has_kernel(x, *arrays)):
         return plain_conv_dot(arrays, x, window)

@@ -56,7 +56,7 @@ class Plan(NamedTuple):
         return batch, self.inputs
 
     def multiply(self, kernel: Array, x: Array) -> Array:
-        """The product with a dense matrix."""
+        """The product in plain JAX."""
         return x @ kernel
 
     def by_kernel(self, name: str, shape: tuple[int, ...], *args: Array) -> Array:
@@ -70,13 +70,7 @@ Product = Callable[[CsrArrays, Array, Plan], Array]
 
 
 def csr_dot(arrays: CsrArrays, x: Array, plan: Plan) -> Array:
-    """x W for a sparse matrix W.
-
-    Args:
-      arrays: what is kept of W.
-      x: [..., in], of the same dtype as the values.
-      plan: the sizes.
-    """
+    """x W for a sparse matrix W and x [..., in], of the same dtype as the values."""
     if not arrays.values.size or not has_kernel(x, *arrays):
         return plain_csr_dot(arrays, x, plan)
     rows = x.reshape(-1, plan.inputs).astype(jnp.float32)

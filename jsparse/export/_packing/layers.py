@@ -138,9 +138,8 @@ def unpack(model: Model) -> Model:
 def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
     """A copy of a model with empty packed layers, to be filled from a file.
 
-    Args:
-      model: any NNX module, sparse or folded, with dense or packed layers there; not changed.
-      layers: the settings of each by path, as model.json has them.
+    The settings of each are given by its path, as model.json has them; the model has a dense or
+    packed layer there.
 
     Raises:
       ValueError: the model has no such layer in such a place, or one of another size.

@@ -68,15 +68,9 @@ def _share(owner: Any, layer: Any, path: str) -> None:
 
 
 def shared_with_dense(model: nnx.Module, places: Iterable[Slot]) -> dict[str, str]:
-    """Why layers cannot be replaced although each alone could: others share the kernel.
+    """Why layers in these places cannot be replaced although each alone could be, by path.
 
-    Args:
-      model: a plain module.
-      places: of the layers that would be replaced.
-
-    Returns:
-      The reason, by path, for those whose kernel is shared with a layer that stays, or that reads
-      it differently.
+    Their kernel is shared with a layer that stays, or with one that reads it differently.
     """
     users: dict[int, dict[int, str]] = {}
     for slot in slots(model, nnx.Variable):
