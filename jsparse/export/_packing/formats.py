@@ -46,13 +46,10 @@ class BlockArrays(NamedTuple):
 
 
 def group_width(kernel: np.ndarray) -> int:
-    """Inputs a group for batches: about ten weights per output, whose inputs fit the nearest cache.
+    """Inputs a group of [..., in, out] for batches: about ten weights per output.
 
-    Args:
-      kernel: [in, out], or a stack of such.
-
-    Returns:
-      256 or 512; all inputs (at most 65536) if so few are kept that groups cost more.
+    That is 256 or 512, whose inputs fit the nearest cache; all inputs (at most 65536) if so few
+    weights are kept that groups cost more.
     """
     return width_at(np.count_nonzero(kernel) / max(1, kernel.size), kernel.shape[-2])
 
@@ -67,14 +64,8 @@ def features_a_group(matrix: np.ndarray, taps: int) -> int:
     """Features a group of a convolution: at least about 14 weights per output, and 32 features.
 
     What a tile reads of 32 stays in the nearest cache. Chosen by runs on layers of VGG-16 with 10,
-    5 and 3 % of the weights, of 1 and 32 images.
-
-    Args:
-      matrix: [features * taps, outputs].
-      taps: of the window.
-
-    Returns:
-      A power of two from 32 on; at most all features, and what 16 bits can address.
+    5 and 3 % of the weights, of 1 and 32 images. It is a power of two, at most all features of the
+    matrix [features * taps, outputs], and what 16 bits can address.
     """
     density = max(np.count_nonzero(matrix), 1) / max(1, matrix.size)
     width = 1 << max(5, round(math.log2(14 / (taps * density))))
