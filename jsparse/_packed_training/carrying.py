@@ -30,8 +30,9 @@ def carry_state(
     ways = {**stays, **ways}
 
     def carried(path: str, new: Any) -> Any:
-        name, change = _counterpart(path, ways)
-        found = old.get(name)
+        end = max((end for end in ways if f"/{path}".endswith(f"/{end}")), key=len, default="")
+        before, change = ways.get(end, (end, lambda array: array))
+        found = old.get(path.removesuffix(end) + before)
         found = None if found is None else jnp.asarray(change(found))
         if found is None or found.shape != jnp.shape(new):
             raise ValueError(
@@ -43,12 +44,3 @@ def carry_state(
 
     new = whole(map_by_path(carried, inner))
     nnx.update(made.opt_state, nnx.state(new))
-
-
-def _counterpart(path: str, ways: Mapping[str, tuple[str, Callable]]) -> tuple[str, Callable]:
-    """Where the old state stores an entry of the new one, and the change between them."""
-    ends = [end for end in ways if f"/{path}".endswith(f"/{end}")]
-    if not ends:
-        return path, lambda array: array
-    end = max(ends, key=len)
-    return path.removesuffix(end) + ways[end][0], ways[end][1]

@@ -111,7 +111,8 @@ def pick(
     if stored:
         models[PACKED] = _packed(small, stored, formats)
     seconds = seconds_of(models, *example_inputs)
-    chosen = _fastest(seconds)
+    best = min(seconds, key=lambda name: seconds[name])
+    chosen = best if seconds[best] * GAIN <= seconds[DENSE] else DENSE
     kept = stored if chosen == PACKED else {}
     settled = {path: _with_choice(layer, kept.get(path, DENSE)) for path, layer in tried.items()}
     layers = [dataclasses.replace(settled[first[_kernel(one)]], path=one.path) for one in places]
@@ -240,11 +241,6 @@ def _worth_trying(layer: Any, formats: Mapping[str, Format]) -> dict[str, Packed
             found[name] = made
             stored.append(settings)
     return found
-
-
-def _fastest(seconds: Mapping[str, float]) -> str:
-    best = min(seconds, key=lambda name: seconds[name])
-    return best if seconds[best] * GAIN <= seconds[DENSE] else DENSE
 
 
 def _called_with(model: nnx.Module, inputs: tuple) -> dict[str, jax.ShapeDtypeStruct]:

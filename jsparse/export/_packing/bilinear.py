@@ -122,10 +122,8 @@ def _primitive(name: str, kernel: str, plain: Product) -> Primitive:
         first = (*structure, one) if plain is plain_outer else (one, *structure)
         return plan.by_kernel(kernel, _result(plain, plan, arrays).shape, *first, other)
 
-    def by_plain(*arrays: Array, plan: Plan) -> Array:
-        return plain(plan, *arrays)
-
     batching.primitive_batchers[primitive] = batched
+    by_plain = lambda *arrays, plan: plain(plan, *arrays)
     for platform, lowered in (("cpu", by_kernel), (None, by_plain)):
         rule = mlir.lower_fun(lowered, multiple_results=False)
         mlir.register_lowering(primitive, rule, platform=platform)

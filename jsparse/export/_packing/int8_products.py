@@ -59,18 +59,14 @@ def quantized(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not np.isfinite(exact).all():
         raise ValueError("a weight is infinite or NaN, which int8 cannot hold; repair the kernel")
     most = np.abs(exact).max(0, initial=0.0)
-    scale = np.maximum((most / 127).astype(kernel.dtype), _least_scale(kernel.dtype))
+    read_as_zero_below = jnp.finfo(wide_type(kernel.dtype)).tiny
+    least = max(float(jnp.finfo(kernel.dtype).smallest_subnormal), float(read_as_zero_below))
+    scale = np.maximum((most / 127).astype(kernel.dtype), np.asarray(least, kernel.dtype))
     larger = np.nextafter(scale, np.asarray(np.inf, scale.dtype))
     scale = np.where(most > 127.5 * scale.astype(np.float64), larger, scale)
     scale = np.where(most > 0, scale, 1).astype(kernel.dtype)
     rounded = np.round(exact / scale.astype(np.float64))
     return np.clip(rounded, -127, 127).astype(np.int8), scale
-
-
-def _least_scale(kind: np.dtype) -> np.ndarray:
-    """The least positive number of a dtype that is not read as zero in `wide_type`."""
-    least = max(float(jnp.finfo(kind).smallest_subnormal), float(jnp.finfo(wide_type(kind)).tiny))
-    return np.asarray(least, kind)
 
 
 @functools.partial(jax.jit, inline=True)

@@ -59,21 +59,17 @@ def _product(outputs: int) -> Any:
 
     def product(*args: Array) -> Array:
         sides = args[0].shape[1:]
+        by_mosaic = args[0].dtype.name in FLOATS and all(side in SIDES for side in sides)
         kernels = {"cpu": bound(block_dot)}
         if all(side % TPU_UNIT == 0 for side in sides):
             kernels["tpu"] = bound(tpu_dot)
         if has_triton() and all(side in GPU_SIDES for side in sides):
             kernels["cuda"] = bound(gpu_dot)
-        elif takes_mosaic(args[0]) and not has_triton() and runs_mosaic():
+        elif by_mosaic and not has_triton() and runs_mosaic():
             kernels["cuda"] = bound(mosaic_dot)
         return jax.lax.platform_dependent(*args, default=plain, **kernels)
 
     return by_rows(product, plain)
-
-
-def takes_mosaic(values: Array) -> bool:
-    """Whether these blocks are of a size and dtype that `mosaic_dot` multiplies."""
-    return values.dtype.name in FLOATS and all(side in SIDES for side in values.shape[1:])
 
 
 def has_triton() -> bool:
