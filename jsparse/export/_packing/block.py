@@ -115,7 +115,7 @@ class Blocks(Packed):
 
     @property
     def sizes(self) -> BlockSizes:
-        """Of the matrix: inputs, outputs, kept blocks, and the sides of a block."""
+        """Inputs and outputs of the matrix, kept blocks, and the sides of a block."""
         return self._sizes(self.values.shape[0])
 
     @property

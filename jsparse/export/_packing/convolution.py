@@ -72,7 +72,7 @@ class Window(NamedTuple):
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
-        """Of the dense kernel: [height, width, features, outputs]."""
+        """Shape of the dense kernel: [height, width, features, outputs]."""
         return (*self.size, self.features, self.outputs)
 
     def x_shape(self, batch: Any) -> tuple[Any, ...]:

@@ -48,7 +48,7 @@ class Plan(NamedTuple):
 
     @property
     def kernel_shape(self) -> tuple[int, int]:
-        """Of the matrix."""
+        """Shape of the matrix."""
         return self.inputs, self.outputs
 
     def x_shape(self, batch: Any) -> tuple[Any, int]:
@@ -149,7 +149,7 @@ class Csr(Linked):
 
     @property
     def sizes(self) -> CsrSizes:
-        """Of the matrix: inputs, outputs, room for links, and inputs a group."""
+        """Inputs and outputs of the matrix, room for links, and inputs a group."""
         kept = self.values.shape[-1]
         return CsrSizes(self.in_features, self.out_features, kept, self.width, self.stack)
 

@@ -90,12 +90,12 @@ class CsrConv(Linked):
 
     @property
     def sizes(self) -> CsrSizes:
-        """Of the matrix [features * taps, outputs]: `kept` is the room for links."""
+        """Sizes of the matrix [features * taps, outputs]: `kept` is the room for links."""
         return self._sizes(self.values.size)
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
-        """Of the dense kernel, [*window, features, outputs]."""
+        """Shape of the dense kernel, [*window, features, outputs]."""
         return (*self.geometry.kernel_size, self.in_features, self.out_features)
 
     def kernel_matrix(self) -> Array:

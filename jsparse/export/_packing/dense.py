@@ -54,7 +54,7 @@ def _general(layer: nnx.LinearGeneral) -> Sides:
 
 
 def _einsum(equation: str) -> Sides:
-    """Of "...d,hdk->...hk" and the like: x and y have the same axes before these."""
+    """The sides of "...d,hdk->...hk" and the like: x and y have the same axes before these."""
     operands, y = equation.replace(" ", "").replace("...", ".").split("->")
     x, kernel = operands.split(",")
     ins = "".join(letter for letter in x if letter in kernel)

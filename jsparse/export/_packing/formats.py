@@ -12,7 +12,7 @@ from jax import Array
 MOST = 1 << 16
 """Inputs that a 16-bit index can address."""
 MOST_INT8 = (1 << 8) - 1
-"""Inputs a group whose weights an 8-bit number can count."""
+"""Inputs of a group whose weights an 8-bit number can count."""
 MOST_KEPT = (1 << 31) - 1
 """Weights, or blocks, that a 32-bit index can count."""
 
@@ -91,7 +91,7 @@ def csr_arrays(kernel: np.ndarray, width: int) -> CsrArrays:
 
 
 def stacked_csr_arrays(kernels: np.ndarray, width: int) -> CsrArrays:
-    """Of a stack of matrices [*stack, in, out], with room in each for as many as in the fullest."""
+    """Arrays of a stack of matrices [*stack, in, out], each with room for the fullest one."""
     *stack, inputs, outputs = kernels.shape
     each = [csr_arrays(kernel, width) for kernel in kernels.reshape(-1, inputs, outputs)]
     room = max((len(one.values) for one in each), default=0)

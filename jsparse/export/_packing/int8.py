@@ -111,7 +111,7 @@ class CsrInt8(_Int8):
 
     @property
     def sizes(self) -> CsrInt8Sizes:
-        """Of the matrix: inputs, outputs, kept weights, and inputs a group."""
+        """Inputs and outputs of the matrix, kept weights, and inputs a group."""
         return CsrInt8Sizes(self.in_features, self.out_features, self.values.size, self.width)
 
     @property

@@ -115,7 +115,7 @@ def _packed_or_why(
 
 
 def bytes_of(model: nnx.Module) -> int:
-    """Of the variables of a layer or a model, without random streams."""
+    """Bytes of the variables of a layer or a model, without random streams."""
     state = nnx.state(model, nnx.Not(nnx.RngState))
     return sum(array.nbytes for array in jax.tree.leaves(state))
 
@@ -190,7 +190,7 @@ def _form_in(settings: Mapping[str, Any]) -> _Form:
 
 
 def _form_of(layer: Any) -> _Form | None:
-    """Of a packed layer, or a dense one that may become one; None for others."""
+    """The form of a packed layer, or of a dense one that may become one; None for others."""
     if isinstance(layer, Packed):
         window = layer.geometry if isinstance(layer, CsrConv) else None
         return _Form(layer.in_shape, layer.out_shape, layer.stack, window)

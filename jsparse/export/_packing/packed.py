@@ -118,7 +118,7 @@ class Packed(nnx.Module):
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
-        """Of the dense kernel: [*stack, inputs, outputs], or of the window before these."""
+        """Shape of the dense kernel: [*stack, inputs, outputs], or of the window before these."""
         return (*self.stack, *self.in_shape, *self.out_shape)
 
     @property

@@ -17,7 +17,7 @@ Layout = dict[str, tuple[tuple[int, ...], str]]
 
 
 class CsrSizes(NamedTuple):
-    """Of a matrix whose kept weights are stored one by one.
+    """Sizes of a matrix whose kept weights are stored one by one.
 
     Attributes:
       inputs: of the matrix.
@@ -40,7 +40,7 @@ class CsrSizes(NamedTuple):
 
     @property
     def layout(self) -> Layout:
-        """Of values, indices and starts."""
+        """Shape and dtype of values, indices and starts."""
         lengths = {
             "values": (self.kept, ""),
             "indices": (self.kept, "uint16"),
@@ -88,7 +88,7 @@ class CsrSizes(NamedTuple):
 
 
 class BlockSizes(NamedTuple):
-    """Of a matrix whose kept blocks are stored.
+    """Sizes of a matrix whose kept blocks are stored.
 
     Attributes:
       inputs: of the matrix.
@@ -106,12 +106,12 @@ class BlockSizes(NamedTuple):
 
     @property
     def blocks(self) -> tuple[int, int]:
-        """How many the whole matrix has on each side."""
+        """How many blocks the whole matrix has on each side."""
         return -(-self.inputs // self.wide), -(-self.outputs // self.high)
 
     @property
     def layout(self) -> Layout:
-        """Of values, rows and starts."""
+        """Shape and dtype of values, rows and starts."""
         return {
             "values": ((self.kept, self.wide, self.high), ""),
             "rows": ((self.kept,), "int32"),
@@ -134,11 +134,11 @@ class BlockSizes(NamedTuple):
 
 
 class CsrInt8Sizes(CsrSizes):
-    """The same with values and indices of 8 bits, counts in place of starts, and a scale."""
+    """`CsrSizes` with values and indices of 8 bits, counts in place of starts, and a scale."""
 
     @property
     def layout(self) -> Layout:
-        """Of values, indices, counts and scale."""
+        """Shape and dtype of values, indices, counts and scale."""
         return {
             "values": ((self.kept,), "int8"),
             "indices": ((self.kept,), "uint8"),
@@ -165,11 +165,11 @@ class CsrInt8Sizes(CsrSizes):
 
 
 class BlockInt8Sizes(BlockSizes):
-    """The same with values of 8 bits, and a scale."""
+    """`BlockSizes` with values of 8 bits, and a scale."""
 
     @property
     def layout(self) -> Layout:
-        """Of values, rows, starts and scale."""
+        """Shape and dtype of values, rows, starts and scale."""
         values = (self.kept, self.wide, self.high), "int8"
         return super().layout | {"values": values, "scale": ((self.outputs,), "")}
 
@@ -183,7 +183,7 @@ Sizes = CsrSizes | BlockSizes
 
 
 def conv_sizes(features: int, outputs: int, kept: int, width: int, size: Sequence[int]) -> CsrSizes:
-    """Of the matrix of a convolution: features times taps, outputs; the same for groups."""
+    """Sizes of the matrix of a convolution: each tap of each feature is an input, of groups too."""
     taps = math.prod(size)
     return CsrSizes(features * taps, outputs, kept, width * taps)
 

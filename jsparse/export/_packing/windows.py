@@ -72,7 +72,7 @@ class Geometry(NamedTuple):
         )
 
     def as_json(self) -> dict[str, Any]:
-        """By name, with lists."""
+        """The settings by name, with lists in place of tuples."""
         plain = lambda value: value if isinstance(value, str | int) else list(map(plain, value))
         return {name: plain(value) for name, value in self._asdict().items()}
 
