@@ -127,8 +127,7 @@ def pack_training(
     layers = {}
     for path in match(held, tx.revisions):
         with naming(path):
-            layer, _, name = f"/{path}".rpartition("/")
-            layer = layer.removeprefix("/")
+            layer, _, name = path.rpartition("/")
             _check_layer(plain.get(layer) if name == "kernel" else None, path, model)
             layers[layer] = _packed(plain[layer], held[path], width)
     packed = _put(copy, layers_of(copy), layers, lambda links: links.packed)
