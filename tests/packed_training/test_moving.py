@@ -111,7 +111,7 @@ def test_places_are_drawn_from_the_whole_matrix_alike():
 
 
 def test_as_many_places_are_drawn_as_growth_needs():
-    wide = random_csr(1000, 50, links=2, key=KEY).plan
+    wide = random_csr(1000, 50, links=2, key=KEY).sizes
     grad = js.RigL(last=9, every=1, fraction=0.5)
     half, none = js.SET(last=9, every=1, fraction=0.5), js.Below(quality=1.0, last=9, every=1)
     assert places_to_draw(grad, 100, wide, 3.0) == 150
