@@ -15,13 +15,7 @@ from jax import Array
 from jsparse._score import wide as wide_type
 from jsparse._values import check_function, check_shape
 from jsparse.export._packing.formats import BlockArrays, block_columns, block_matrix, on_mesh
-from jsparse.export._packing.packed import (
-    Packed,
-    Products,
-    Structure,
-    by_kernel,
-    has_kernel,
-)
+from jsparse.export._packing.packed import Packed, Products, Structure, by_kernel, has_kernel
 from jsparse.export._packing.structure import BlockSizes
 
 Product = Callable[[BlockArrays, Array, int], Array]

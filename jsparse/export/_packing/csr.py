@@ -16,13 +16,7 @@ from jsparse._values import check_function, check_whole
 from jsparse._variables import check_together
 from jsparse.export._packing.bilinear import bilinear, dense_kernel, plain_outer
 from jsparse.export._packing.formats import MOST, CsrArrays, csr_matrix
-from jsparse.export._packing.packed import (
-    WIDEST,
-    Linked,
-    Products,
-    as_shape,
-    has_kernel,
-)
+from jsparse.export._packing.packed import WIDEST, Linked, Products, as_shape, has_kernel
 from jsparse.export._packing.structure import CsrSizes
 
 

@@ -8,11 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jsparse._values import check_whole
-from jsparse.export._packing.convolution import (
-    conv_dot,
-    conv_gradients_at,
-    plain_conv_dot,
-)
+from jsparse.export._packing.convolution import conv_dot, conv_gradients_at, plain_conv_dot
 from jsparse.export._packing.formats import MOST, as_kernel, csr_matrix
 from jsparse.export._packing.packed import Linked, Products
 from jsparse.export._packing.structure import CsrSizes, conv_sizes
