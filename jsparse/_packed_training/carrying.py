@@ -19,15 +19,10 @@ def carry_state(
     ways: Mapping[str, tuple[str, Callable]],
     whole: Callable[[Any], Any],
 ) -> None:
-    """Give a new optimizer what an old one had.
+    """Give the optimizer `made` of a new model, in place, the state `old` of a transform, by path.
 
-    Args:
-      old: state of the old transform, by path.
-      model: the new one.
-      made: its optimizer, in place.
-      ways: path of a parameter of the new model -> that in the old one, and the change between
-        them; the others are as they were.
-      whole: the state of the new transform around that of its inner one.
+    `ways` has, for each parameter of the new model that is not as it was, its path in the old one
+    and the change between them; `whole` puts the new state around that of the inner transform.
     """
     state = arrays_of(made.opt_state)
     inner = state.inner if isinstance(made.tx, Revise) else state
@@ -35,8 +30,9 @@ def carry_state(
     ways = {**stays, **ways}
 
     def carried(path: str, new: Any) -> Any:
-        name, change = _counterpart(path, ways)
-        found = old.get(name)
+        end = max((end for end in ways if f"/{path}".endswith(f"/{end}")), key=len, default="")
+        before, change = ways.get(end, (end, lambda array: array))
+        found = old.get(path.removesuffix(end) + before)
         found = None if found is None else jnp.asarray(change(found))
         if found is None or found.shape != jnp.shape(new):
             raise ValueError(
@@ -48,12 +44,3 @@ def carry_state(
 
     new = whole(map_by_path(carried, inner))
     nnx.update(made.opt_state, nnx.state(new))
-
-
-def _counterpart(path: str, ways: Mapping[str, tuple[str, Callable]]) -> tuple[str, Callable]:
-    """Where the old state stores an entry of the new one, and the change between them."""
-    ends = [end for end in ways if f"/{path}".endswith(f"/{end}")]
-    if not ends:
-        return path, lambda array: array
-    end = max(ends, key=len)
-    return path.removesuffix(end) + ways[end][0], ways[end][1]

@@ -25,11 +25,10 @@ from jsparse._surgery import copied, fold, sparsify
 from jsparse._untraced import outside_jit
 from jsparse._values import check_whole, shown
 from jsparse._variables import Mask, write
-from jsparse.export._packing.convolution import as_kernel
 from jsparse.export._packing.dense import has_window, matrix_of, stack_of, why_not_packable
-from jsparse.export._packing.formats import csr_places
+from jsparse.export._packing.formats import as_kernel, csr_places
 from jsparse.export._packing.layers import dense_layer
-from jsparse.export._packing.linked import Linked
+from jsparse.export._packing.packed import Linked
 from jsparse.export._packing.packers import csr
 from jsparse.export._packing.replacing import layers_of, places_of, put_in_place
 from jsparse.optim import Optimizer
@@ -70,8 +69,8 @@ class StoredLinks(NamedTuple):
         live = self.rows < sizes.inputs
         whole = np.zeros((sizes.inputs, sizes.outputs), array.dtype)
         whole[self.rows[live], self.columns[live]] = np.asarray(array)[live]
-        window = tuple(self.dense.kernel_size) if has_window(self.dense) else ()
-        return as_kernel(whole, window).reshape(self.dense.kernel.shape)
+        shape = self.dense.kernel.shape
+        return as_kernel(whole, shape) if has_window(self.dense) else whole.reshape(shape)
 
 
 @outside_jit
@@ -128,8 +127,7 @@ def pack_training(
     layers = {}
     for path in match(held, tx.revisions):
         with naming(path):
-            layer, _, name = f"/{path}".rpartition("/")
-            layer = layer.removeprefix("/")
+            layer, _, name = path.rpartition("/")
             _check_layer(plain.get(layer) if name == "kernel" else None, path, model)
             layers[layer] = _packed(plain[layer], held[path], width)
     packed = _put(copy, layers_of(copy), layers, lambda links: links.packed)
@@ -179,7 +177,10 @@ def unpack_training(model: Model, optimizer: PackedOptimizer) -> tuple[Model, Op
       128
     """
     tx = _checked(model, optimizer, PackedOptimizer)
-    layers = {path: _unpacked(layer) for path, layer in optimizer.revised(model).items()}
+    layers = {
+        path: _stored_links(dense_layer(layer), layer)
+        for path, layer in optimizer.revised(model).items()
+    }
     copy: Any = copied(model)
     copy = _put(copy, places_of(copy, Linked), layers, lambda links: links.dense)
     kernels = {f"{path}/kernel".lstrip("/"): links for path, links in layers.items()}
@@ -260,16 +261,12 @@ def _packed(dense: Any, part: Sparse, width: int) -> StoredLinks:
     weight = part.weight[...]
     dense.kernel[...] = part.mask[...].astype(weight.dtype)
     packed: Any = csr(width)(dense)
-    links = _with_places(dense, packed)
+    links = _stored_links(dense, packed)
     links.packed.values[...] = jnp.asarray(links.packing(weight))
     return links
 
 
-def _unpacked(layer: Linked) -> StoredLinks:
-    return _with_places(dense_layer(layer), layer)
-
-
-def _with_places(dense: Any, layer: Linked) -> StoredLinks:
+def _stored_links(dense: Any, layer: Linked) -> StoredLinks:
     sizes = layer.sizes
     places = csr_places(layer.arrays(layer.values[...]), sizes.outputs, sizes.width)
     return StoredLinks(dense, layer, *map(np.asarray, places))

@@ -46,11 +46,6 @@ class Moved(NamedTuple):
     sources: Array
 
 
-def parts_of(sizes: CsrSizes) -> int:
-    """Groups of inputs times outputs."""
-    return -(-sizes.inputs // sizes.width) * sizes.outputs
-
-
 def places_to_draw(by: MovesLinks, kept: int, sizes: CsrSizes, candidates: float) -> int:
     """How many places are drawn for a layer: all, if that is at most twice as many.
 
@@ -84,7 +79,7 @@ def draw_places(key: Array, count: int, sizes: CsrSizes) -> tuple[Array, Array]:
         outputs = jax.random.randint(of_outputs, (count,), 0, sizes.outputs, jnp.int32)
     groups, indices = jnp.divmod(rows, sizes.width)
     parts = groups * sizes.outputs + outputs
-    if parts_of(sizes) * sizes.width <= 2**32:  # one number a place is sorted five times as fast
+    if sizes.parts * sizes.width <= 2**32:  # one number a place is sorted five times as fast
         places = jnp.sort(parts.astype(jnp.uint32) * sizes.width + indices.astype(jnp.uint32))
         parts, indices = jnp.divmod(places, sizes.width)
         return parts.astype(jnp.int32), indices.astype(jnp.uint16)
@@ -95,18 +90,12 @@ def draw_places(key: Array, count: int, sizes: CsrSizes) -> tuple[Array, Array]:
 def moved(
     by: MovesLinks, arrays: CsrArrays, scores: Array, drawn: Drawn, sizes: CsrSizes, step: Array
 ) -> Moved:
-    """The links after a revision.
+    """The links after a revision; there may be room at the end of the arrays.
 
-    Args:
-      by: the revision.
-      arrays: the links and their values; there may be room at the end.
-      scores: float32 [kept], those of links that were dropped and may be grown at once; -1 where
-        they may not unless they are drawn.
-      drawn: places that may become links.
-      sizes: of the matrix; each tap of each feature of a convolution is an input.
-      step: [], of training.
+    The scores, float32 [kept], are those with which dropped links may be grown at once; -1 where
+    they may not unless they are drawn.
     """
-    kept, total = arrays.values.shape[0], parts_of(sizes)
+    kept, total = arrays.values.shape[0], sizes.parts
     # 1.
     parts = jnp.concatenate([segments(arrays.starts, kept), drawn.parts])
     indices = jnp.concatenate([arrays.indices, drawn.indices]).astype(jnp.uint16)

@@ -13,11 +13,9 @@ from jax import Array, lax
 from jsparse._counting import any_under_vmap
 from jsparse._packed_training.moving import (
     Drawn,
-    Moved,
     carried_over,
     draw_places,
     moved,
-    parts_of,
     places_to_draw,
     starts_at,
 )
@@ -31,7 +29,7 @@ from jsparse._slots import check_module, slots
 from jsparse._values import is_number, shown
 from jsparse._variables import Mask, Setting, write
 from jsparse.export._packing.formats import segments
-from jsparse.export._packing.linked import Linked
+from jsparse.export._packing.packed import Linked
 from jsparse.export._packing.probe import Probe
 from jsparse.optim import Optimizer
 from jsparse.optim._task import arrays_of
@@ -163,22 +161,18 @@ class PackedOptimizer(Optimizer):
         step = self.step[...]
         for n, (path, (layer, by)) in enumerate(layers.items()):
             if by.by_gradient:
-                with naming(path or "the model"):
-                    count = self._count(layer, by)
-                layer.probe = Probe(count, parts_of(layer.sizes))
                 key = jax.random.fold_in(self._key(step), n)
-                parts, layer.probe.indices[...] = self._drawn(key, layer, by)
-                layer.probe.starts[...] = starts_at(parts, parts_of(layer.sizes))
-                layer.probe.due[...] = jnp.asarray(by.due(step + 1), bool)
+                with naming(path or "the model"):
+                    parts, indices = self._drawn(key, layer, by)
+                starts = starts_at(parts, layer.sizes.parts)
+                layer.probe = Probe(indices, starts, by.due(step + 1))
 
     def _key(self, step: Array) -> Array:
         return jax.random.fold_in(jax.random.key(self.seed[...]), step)
 
-    def _count(self, layer: Linked, by: MovesLinks) -> int:
-        return places_to_draw(by, layer.values.shape[0], layer.sizes, self.candidates)
-
     def _drawn(self, key: Array, layer: Linked, by: MovesLinks) -> tuple[Array, Array]:
-        return draw_places(key, self._count(layer, by), layer.sizes)
+        count = places_to_draw(by, layer.values.shape[0], layer.sizes, self.candidates)
+        return draw_places(key, count, layer.sizes)
 
     def _move(
         self, model: nnx.Module, layers: Layers, grads: dict[str, Array], step: Array
@@ -203,42 +197,38 @@ class PackedOptimizer(Optimizer):
         self, layer: Linked, by: MovesLinks, path: str, grads: dict, step: Array, key: Array
     ) -> Array:
         """Change the links of a layer if it is due; return where each was before."""
-        sizes, kept, due = layer.sizes, layer.values.shape[0], by.due(step)
+        sizes, due = layer.sizes, by.due(step)
         arrays = layer.arrays(layer.values[...])
-        places: tuple = ()  # of a probe
-        own, scores = jnp.full((kept,), -1.0), jnp.zeros(0)
+        variables = [layer.values, layer.indices, layer.starts]
+        own, scores = jnp.full(arrays.values.shape, -1.0), jnp.zeros(0)
         if by.by_gradient:
-            places = layer.probe.indices[...], layer.probe.starts[...]
+            variables += [layer.probe.indices, layer.probe.starts]
             own, scores = _gradients(path, grads)
+        before = [variable[...] for variable in variables]
 
-        def move() -> tuple:
+        def move() -> list[Array]:
             parts, indices = self._drawn(key, layer, by)
-            if by.by_gradient:
-                seen = Drawn(segments(places[1], scores.shape[0]), places[0], scores)
-                again = indices, starts_at(parts, parts_of(sizes))
+            if by.by_gradient:  # the places drawn before grow, and these are the next ones
+                seen = Drawn(segments(before[4], scores.shape[0]), before[3], scores)
+                again = [indices, starts_at(parts, sizes.parts)]
             else:
-                seen = Drawn(parts, indices, jax.random.uniform(key, parts.shape))
-                again = places
+                seen, again = Drawn(parts, indices, jax.random.uniform(key, parts.shape)), []
             new = moved(by, arrays, own, seen, sizes, step)
-            return new, carried_over(arrays.values, new.sources), again
+            values = carried_over(arrays.values, new.sources)
+            return [new.sources, values, new.indices, new.starts, *again]
 
-        def stay() -> tuple:
-            same = Moved(arrays.indices, arrays.starts, lax.iota(jnp.int32, kept))
-            return same, arrays.values, places
+        def stay() -> list[Array]:
+            return [lax.iota(jnp.int32, len(arrays.values)), *before]
 
-        def chosen() -> tuple:  # under vmap some elements may not be due
-            return jax.tree.map(lambda new, old: jnp.where(due, new, old), move(), stay())
+        def chosen() -> list[Array]:  # under vmap some elements may not be due
+            return [jnp.where(due, new, old) for new, old in zip(move(), stay(), strict=True)]
 
-        found: Any = lax.cond(any_under_vmap(due), chosen, stay)
-        new, values, places = found
-        write(layer.values, values)
-        write(layer.indices, new.indices)
-        write(layer.starts, new.starts)
+        after: Any = lax.cond(any_under_vmap(due), chosen, stay)
+        for variable, value in zip(variables, after[1:], strict=True):
+            write(variable, value)
         if by.by_gradient:
-            write(layer.probe.indices, places[0])
-            write(layer.probe.starts, places[1])
             write(layer.probe.due, jnp.asarray(by.due(step + 1), bool))
-        return new.sources
+        return after[0]
 
 
 def _pausable(inner: Any) -> optax.GradientTransformationExtraArgs:

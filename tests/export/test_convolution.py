@@ -28,8 +28,8 @@ from jsparse.export import (
 )
 from jsparse.export._packing import compiled, convolution
 from jsparse.export._packing.autotune import FORMATS, _worth_trying
-from jsparse.export._packing.convolution import as_matrix, whole_kernel
-from jsparse.export._packing.formats import CsrArrays, csr_arrays, csr_places
+from jsparse.export._packing.bilinear import dense_kernel
+from jsparse.export._packing.formats import CsrArrays, as_matrix, csr_arrays, csr_places
 from jsparse.export._packing.layers import put_packed
 from jsparse.export._saving.saving import packed_layers
 from tests.support import convolving
@@ -62,7 +62,7 @@ def compare_with_numpy(choice: random.Random) -> None:
         kernel = drawn.standard_normal((*window.size, window.features, window.outputs))
         kernel = np.float32(kernel * (drawn.random(kernel.shape) < choice.choice([0.1, 0.5, 1.0])))
         arrays = csr_arrays(as_matrix(kernel), window.width * window.taps)
-        np.testing.assert_array_equal(whole_kernel(arrays, window), kernel)
+        np.testing.assert_array_equal(dense_kernel(arrays, window), kernel)
         x = np.float32(drawn.standard_normal((batch, *window.image, window.features)))
         y = convolving.forward(window, kernel, x)
         dy = np.float32(drawn.standard_normal(y.shape))
@@ -286,6 +286,9 @@ def test_a_whole_model():
     other.wide = nnx.Conv(12, 8, (5, 5), padding="VALID", rngs=nnx.Rngs(0))
     said = r"8 features, kernel_size .*strides \[2, 2\].*strides \[1, 1\].*of another model"
     with pytest.raises(ValueError, match=said):
+        put_packed(other, settings)
+    other.wide, other.head = Net(nnx.Rngs(1)).wide, nnx.Conv(8, 4, (3, 3), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"from 8 to 4 features, .*kernel \[3, 3, 8, 4\]"):
         put_packed(other, settings)
 
 

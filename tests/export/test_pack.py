@@ -135,6 +135,13 @@ def test_more_weights_than_can_be_counted_are_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["csr", "blocks"])
+def test_a_layer_without_inputs_gives_its_bias(name):
+    layer = linear(np.zeros((0, 5), np.float32))
+    x = jnp.zeros((4, 0))
+    np.testing.assert_array_equal(FORMATS[name](layer)(x), layer(x))
+
+
+@pytest.mark.parametrize("name", ["csr", "blocks"])
 def test_a_layer_of_zeros_gives_its_bias(name):
     layer = linear(np.zeros((12, 5), np.float32))
     packed = pack(layer, FORMATS[name])

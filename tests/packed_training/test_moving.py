@@ -44,8 +44,8 @@ def move(by: Any, count: int, arrays: CsrArrays, key: jax.Array) -> Any:
     """A move with `count` places drawn; their scores and, under RigL, those of links are random."""
     at, of_drawn, of_links = jax.random.split(key, 3)
     scores = jax.random.uniform(of_links, (KEPT,)) if by.by_gradient else jnp.full(KEPT, -1.0)
-    drawn = Drawn(*draw_places(at, count, layer().plan), jax.random.uniform(of_drawn, (count,)))
-    return moved(by, arrays, scores, drawn, layer().plan, STEP), scores, drawn
+    drawn = Drawn(*draw_places(at, count, layer().sizes), jax.random.uniform(of_drawn, (count,)))
+    return moved(by, arrays, scores, drawn, layer().sizes, STEP), scores, drawn
 
 
 def inputs_and_outputs(parts: jax.Array, indices: jax.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +100,7 @@ def test_with_all_places_the_mask_is_that_of_a_dense_layer(name):
 
 
 def test_places_are_drawn_from_the_whole_matrix_alike():
-    parts, indices = draw_places(KEY, 50 * PLACES + 1, layer().plan)
+    parts, indices = draw_places(KEY, 50 * PLACES + 1, layer().sizes)
     drawn = inputs_and_outputs(parts, indices)
     counts = np.zeros((INPUTS, OUTPUTS))
     np.add.at(counts, drawn, 1)
@@ -111,7 +111,7 @@ def test_places_are_drawn_from_the_whole_matrix_alike():
 
 
 def test_as_many_places_are_drawn_as_growth_needs():
-    wide = random_csr(1000, 50, links=2, key=KEY).plan
+    wide = random_csr(1000, 50, links=2, key=KEY).sizes
     grad = js.RigL(last=9, every=1, fraction=0.5)
     half, none = js.SET(last=9, every=1, fraction=0.5), js.Below(quality=1.0, last=9, every=1)
     assert places_to_draw(grad, 100, wide, 3.0) == 150

@@ -14,8 +14,8 @@ from flax import nnx
 import jsparse as js
 from jsparse.export import CsrConv, csr, load, pack, restore, save, trim
 from jsparse.export._packing import convolution
-from jsparse.export._packing.convolution import as_matrix, whole_kernel
-from jsparse.export._packing.formats import CsrArrays, csr_arrays, csr_places
+from jsparse.export._packing.bilinear import dense_kernel
+from jsparse.export._packing.formats import CsrArrays, as_matrix, csr_arrays, csr_places
 from jsparse.export._packing.windows import geometry_from
 from tests.support.packing import needs_compiler
 
@@ -175,16 +175,16 @@ def total(layer, x):
     return (layer(x) ** 2).sum()
 
 
-@pytest.mark.parametrize("name", ["conv_gradients_at", "_plain_weights"])
+@pytest.mark.parametrize("name", ["conv_gradients_at", "plain_outer"])
 def test_gradients_at_places_are_those_of_a_dense_kernel(name):
     geometry = geometry_from((3, 2), (2, 1), ((1, 1), (1, 0)), (1, 2))
-    window = geometry.window((6, 5), geometry.padding, (5, 4, 2))
+    window = geometry.window((6, 5), geometry.padding, 5, 4, 2)
     x = jax.random.normal(KEY, (3, 6, 5, 5))
     arrays = csr_arrays(np.float32(np.random.default_rng(0).random((30, 4)) < 0.3), 12)
     kept = 2 * int(arrays.starts[-1])
     twice = CsrArrays(arrays.values, jnp.repeat(arrays.indices, 2), 2 * arrays.starts)
     places = csr_places(twice, 4, 12)
-    kernel = whole_kernel(arrays, window)
+    kernel = dense_kernel(arrays, window)
     product = lambda kernel: jax.lax.conv_general_dilated(
         x,
         kernel,

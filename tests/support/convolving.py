@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsparse.export._packing.convolution import Window, as_matrix, plain_conv_dot
-from jsparse.export._packing.formats import csr_arrays
+from jsparse.export._packing.convolution import Window, plain_conv_dot
+from jsparse.export._packing.formats import as_matrix, csr_arrays
 
 SIDES = (1, 2, 3, 7, 12)
 WRONG = 2**40

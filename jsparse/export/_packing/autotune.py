@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -112,7 +111,8 @@ def pick(
     if stored:
         models[PACKED] = _packed(small, stored, formats)
     seconds = seconds_of(models, *example_inputs)
-    chosen = _fastest(seconds)
+    best = min(seconds, key=lambda name: seconds[name])
+    chosen = best if seconds[best] * GAIN <= seconds[DENSE] else DENSE
     kept = stored if chosen == PACKED else {}
     settled = {path: _with_choice(layer, kept.get(path, DENSE)) for path, layer in tried.items()}
     layers = [dataclasses.replace(settled[first[_kernel(one)]], path=one.path) for one in places]
@@ -161,9 +161,8 @@ def _choose(
     if not made:
         reason = f"no format stores less than {WORTH:.0%} of it"
         return dataclasses.replace(stays, why=reason)
-    x = jnp.asarray(np.random.default_rng(0).standard_normal(seen.shape), seen.dtype)
     forms, stack = {DENSE: layer, **made}, stack_of(layer)
-    seconds = seconds_of({name: _first_of(one, stack) for name, one in forms.items()}, x)
+    seconds = seconds_of({name: _first_of(one, stack) for name, one in forms.items()}, seen)
     sizes = {name: bytes_of(one) for name, one in forms.items()}
     return dataclasses.replace(stays, seconds=seconds, bytes=sizes)
 
@@ -187,10 +186,9 @@ def _arrange(
         return first, second
 
     measured = {layer.path: _best(layer) for layer in layers if layer.seconds}
+    best = {path: name for path, (name, _) in measured.items()}
     gains = {path: gain for path, (_, gain) in measured.items()}
-    return fastest_arrangement(
-        gains, {path: name for path, (name, _) in measured.items()}, GAIN, seconds
-    )
+    return fastest_arrangement(gains, best, GAIN, seconds)
 
 
 def _best(layer: Choice) -> tuple[str, float]:
@@ -243,11 +241,6 @@ def _worth_trying(layer: Any, formats: Mapping[str, Format]) -> dict[str, Packed
             found[name] = made
             stored.append(settings)
     return found
-
-
-def _fastest(seconds: Mapping[str, float]) -> str:
-    best = min(seconds, key=lambda name: seconds[name])
-    return best if seconds[best] * GAIN <= seconds[DENSE] else DENSE
 
 
 def _called_with(model: nnx.Module, inputs: tuple) -> dict[str, jax.ShapeDtypeStruct]:

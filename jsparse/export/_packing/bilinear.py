@@ -6,8 +6,9 @@ order, and batching.
 """
 
 import functools
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,40 +16,51 @@ from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jsparse.export._packing.formats import CsrArrays, as_kernel, as_matrix, csr_matrix, csr_places
 
-class Contraction(NamedTuple):
-    """One of the three, as functions (plan, one, other, *structure) -> array.
+
+class Plan(Protocol):
+    """A product with a sparse matrix, as far as it is known when it is compiled.
 
     Attributes:
-      cpu: by a kernel.
-      plain: in plain JAX.
+      kernel_shape: of the dense kernel: [inputs, outputs], or of the window before these.
+      group: inputs of the matrix that are stored together.
+      x_shape: (batch) -> the shape of x.
+      multiply: (dense kernel, x) -> the product in plain JAX.
+      by_kernel: (name, shape, *arrays) -> what a kernel for the CPU makes of float32 arrays.
     """
 
-    cpu: Callable[..., Array]
-    plain: Callable[..., Array]
+    @property
+    def kernel_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def group(self) -> int: ...
+
+    def x_shape(self, batch: Any) -> tuple[Any, ...]: ...
+
+    def multiply(self, kernel: Array, x: Array) -> Array: ...
+
+    def by_kernel(self, name: str, shape: tuple[int, ...], *args: Array) -> Array: ...
 
 
 Product = Callable[..., Array]
 
 
-def bilinear(
-    name: str, product: Contraction, transposed: Contraction, outer: Contraction
-) -> tuple[Product, Product, Product]:
+def bilinear(name: str, kernels: str) -> tuple[Product, Product, Product]:
     """x W, dy W^T and x^T dy, which know their derivatives.
 
     Args:
       name: of what is printed of them.
-      product: of the values of W and of x [batch, ...].
-      transposed: of the values of W and of dy [batch, ...].
-      outer: of x and dy; only where W is kept.
+      kernels: what the names of their kernels for the CPU begin with.
 
     Returns:
-      The three, as functions (plan, one, other, *structure) -> array. Nothing is differentiated by
-      the structure, and the plan is known when they are compiled.
+      The three, as functions (plan, one, other, *structure) -> array: of the values of W and of
+      x [batch, ...]; of the values and of dy [batch, ...]; of x and dy, only where W is kept.
+      Nothing is differentiated by the structure, the indices and starts of `CsrArrays`.
     """
-    ahead = _primitive(name, product, rows=True)
-    back = _primitive(f"{name}_transposed", transposed, rows=True)
-    places = _primitive(f"{name}_outer", outer, rows=False)
+    ahead = _primitive(name, f"{kernels}_forward", _product)
+    back = _primitive(f"{name}_transposed", f"{kernels}_backward", _transposed)
+    places = _primitive(f"{name}_outer", f"{kernels}_weights", plain_outer)
     _differentiable(
         ahead, by_one=lambda dy, x: (places, x, dy), by_other=lambda dy, w: (back, w, dy)
     )
@@ -60,47 +72,67 @@ def bilinear(
     return one, two, three
 
 
-def _bound(primitive: Primitive, plan: Any, *arrays: Array) -> Array:
+def dense_kernel(arrays: CsrArrays, plan: Plan) -> Array:
+    """The whole kernel, with zeros where nothing is kept."""
+    shape = math.prod(plan.kernel_shape[:-1]), plan.kernel_shape[-1]
+    return as_kernel(csr_matrix(arrays, shape, plan.group), plan.kernel_shape)
+
+
+def _product(plan: Plan, values: Array, x: Array, *structure: Array) -> Array:
+    return plan.multiply(dense_kernel(CsrArrays(values, *structure), plan), x)
+
+
+def _transposed(plan: Plan, values: Array, dy: Array, *structure: Array) -> Array:
+    multiply = functools.partial(plan.multiply, dense_kernel(CsrArrays(values, *structure), plan))
+    x = jax.ShapeDtypeStruct(plan.x_shape(dy.shape[0]), dy.dtype)
+    return jax.linear_transpose(multiply, x)(dy)[0]
+
+
+def plain_outer(plan: Plan, x: Array, dy: Array, indices: Array, starts: Array) -> Array:
+    """x^T dy in plain JAX at these places, as in `CsrArrays`: [places]."""
+    kernel = jax.ShapeDtypeStruct(plan.kernel_shape, x.dtype)
+    whole = jax.linear_transpose(lambda kernel: plan.multiply(kernel, x), kernel)(dy)[0]
+    places = csr_places(CsrArrays(indices, indices, starts), kernel.shape[-1], plan.group)
+    return as_matrix(whole).at[places].get(mode="fill", fill_value=0)
+
+
+def _bound(primitive: Primitive, plan: Plan, *arrays: Array) -> Array:
     return primitive.bind(*arrays, plan=plan)
 
 
-def _primitive(name: str, contraction: Contraction, *, rows: bool) -> Primitive:
-    """With everything but derivatives.
-
-    Args:
-      name: what it is printed as.
-      contraction: what it computes.
-      rows: whether the other array and the result have rows, so that more of them can be one batch.
-    """
+def _primitive(name: str, kernel: str, plain: Product) -> Primitive:
+    """One of the three with everything but derivatives: a kernel for the CPU, `plain` elsewhere."""
     primitive = Primitive(name)
-
-    @functools.cache
-    def compiled(plan: Any) -> Callable[..., Array]:
-        return jax.jit(functools.partial(_bound, primitive, plan))
-
-    @primitive.def_impl
-    def called(*arrays: Array, plan: Any) -> Array:
-        return compiled(plan)(*arrays)
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames="plan"))
 
     @primitive.def_abstract_eval
-    def shaped(*arrays: Any, plan: Any) -> Any:
-        shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
-        found = jax.eval_shape(functools.partial(contraction.plain, plan), *shapes)
+    def shaped(*arrays: Any, plan: Plan) -> Any:
+        found = _result(plain, plan, arrays)
         return arrays[0].update(shape=found.shape, dtype=found.dtype, weak_type=False)
 
-    def batched(arrays: Any, axes: Any, *, plan: Any) -> tuple[Array, int]:
+    def batched(arrays: Any, axes: Any, *, plan: Plan) -> tuple[Array, int]:
         one, other, *structure = arrays
-        if rows and all(axis is None for axis in (axes[0], *axes[2:])):
+        if plain is not plain_outer and all(axis is None for axis in (axes[0], *axes[2:])):
             call = lambda rows: primitive.bind(one, rows, *structure, plan=plan)
             return as_one_batch(call, jnp.moveaxis(other, axes[1], 0)), 0
         return _each(functools.partial(_bound, primitive, plan), arrays, axes), 0
 
+    def by_kernel(*arrays: Array, plan: Plan) -> Array:
+        one, other, *structure = arrays
+        first = (*structure, one) if plain is plain_outer else (one, *structure)
+        return plan.by_kernel(kernel, _result(plain, plan, arrays).shape, *first, other)
+
     batching.primitive_batchers[primitive] = batched
-    for platform, compute in (("cpu", contraction.cpu), (None, contraction.plain)):
-        lowered = lambda *arrays, plan, compute=compute: compute(plan, *arrays)
+    by_plain = lambda *arrays, plan: plain(plan, *arrays)
+    for platform, lowered in (("cpu", by_kernel), (None, by_plain)):
         rule = mlir.lower_fun(lowered, multiple_results=False)
         mlir.register_lowering(primitive, rule, platform=platform)
     return primitive
+
+
+def _result(plain: Product, plan: Plan, arrays: Any) -> jax.ShapeDtypeStruct:
+    shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
+    return jax.eval_shape(functools.partial(plain, plan), *shapes)
 
 
 def as_one_batch(call: Callable[[Array], Array], several: Array) -> Array:
@@ -112,26 +144,18 @@ def as_one_batch(call: Callable[[Array], Array], several: Array) -> Array:
 
 def _each(call: Callable[..., Array], arrays: Any, axes: Any) -> Array:
     """One after another, as each has its own matrix."""
-    moving = [
-        jnp.moveaxis(a, axis, 0) for a, axis in zip(arrays, axes, strict=True) if axis is not None
-    ]
-
-    def one(taken: list[Array]) -> Array:
-        left = iter(taken)
-        return call(
-            *(a if axis is None else next(left) for a, axis in zip(arrays, axes, strict=True))
-        )
-
+    moving = {
+        n: jnp.moveaxis(arrays[n], axis, 0) for n, axis in enumerate(axes) if axis is not None
+    }
+    one = lambda taken: call(*(taken.get(n, array) for n, array in enumerate(arrays)))
     return jax.lax.map(one, moving)
 
 
 def _differentiable(primitive: Primitive, by_one: Callable, by_other: Callable) -> None:
-    """Give a primitive its derivatives.
+    """Give a primitive, linear in its first two arrays, its derivatives.
 
-    Args:
-      primitive: linear in its first two arrays.
-      by_one: (cotangent, the other array) -> the primitive and the two arrays of the first one's.
-      by_other: (cotangent, the first array) -> likewise of the second one's.
+    For the cotangent of one of them, `by_one` and `by_other` take the cotangent of the result and
+    the other array, and return the primitive that computes it and its two arrays.
     """
 
     def jvp(primals: Any, tangents: Any, *, plan: Any) -> tuple[Array, Any]:

@@ -10,22 +10,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jsparse._score import wide as wide_type
 from jsparse._values import check_function, check_shape
 from jsparse.export._packing.formats import BlockArrays, block_columns, block_matrix, on_mesh
-from jsparse.export._packing.packed import (
-    WIDEST,
-    Packed,
-    Products,
-    Structure,
-    by_rows,
-    has_kernel,
-    on_cpu,
-)
-from jsparse.export._packing.structure import BlockInt8Sizes, BlockSizes
+from jsparse.export._packing.packed import Packed, Products, Structure, by_kernel, has_kernel
+from jsparse.export._packing.structure import BlockSizes
 
 Product = Callable[[BlockArrays, Array, int], Array]
 
@@ -41,13 +32,11 @@ def block_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
     Returns:
       [..., out].
     """
-    if arrays.values.size and on_mesh(x, *arrays):
-        return x @ block_matrix(arrays, (x.shape[-1], outputs))
-    if not arrays.values.size or not has_kernel(x):
+    if not arrays.values.size or not has_kernel(x, *arrays):
         return plain_block_dot(arrays, x, outputs)
     rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     single = arrays._replace(values=arrays.values.astype(jnp.float32))
-    y: Any = _product(outputs, *single, rows)
+    y: Any = _product(outputs)(*single, rows)
     return y.astype(x.dtype).reshape(*x.shape[:-1], outputs)
 
 
@@ -55,6 +44,8 @@ def plain_block_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
     """`block_dot` in plain JAX, for any platform."""
     if not arrays.values.size:
         return jnp.zeros((*x.shape[:-1], outputs), x.dtype)
+    if on_mesh(x, *arrays):
+        return x @ block_matrix(arrays, (x.shape[-1], outputs))
     y = plain_dot(arrays, x.reshape(-1, x.shape[-1]), outputs)
     return y.reshape(*x.shape[:-1], outputs)
 
@@ -80,43 +71,11 @@ def _pieces(x: Array, wide: int) -> Array:
     return x.reshape(x.shape[0], down, wide).transpose(1, 0, 2)
 
 
-def with_gradients(forward: Callable[[int], Any]) -> Any:
-    """The product (outputs, values, rows, starts, x) that `forward(outputs)` computes.
-
-    Its gradients are plain ones, for values and x [batch, in].
-    """
-
-    @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-    def product(outputs: int, *args: Array) -> Array:
-        return forward(outputs)(*args)
-
-    def ahead(outputs: int, *args: Array) -> tuple[Array, Any]:
-        return product(outputs, *args), args
-
-    def back(outputs: int, saved: Any, dy: Array) -> tuple:
-        values, rows, starts, x = saved
-        plain = lambda values, x: plain_dot(BlockArrays(values, rows, starts), x, outputs)
-        dvalues, dx = jax.vjp(plain, values, x)[1](dy)
-        return dvalues, None, None, dx
-
-    product.defvjp(ahead, back)
-    return product
-
-
 @functools.cache
-def _forward(outputs: int) -> Any:
+def _product(outputs: int) -> Any:
     """(values, rows, starts, x [batch, in]) -> [batch, out]."""
     plain = lambda *args: plain_dot(BlockArrays(*args[:3]), args[3], outputs)
-
-    def cpu(*args: Array) -> Array:
-        shape = jax.ShapeDtypeStruct((args[-1].shape[0], outputs), jnp.float32)
-        call = jax.ffi.ffi_call("jsparse_block_forward", shape)
-        return call(*args, lanes=np.int64(WIDEST))
-
-    return by_rows(on_cpu(cpu, plain), plain)
-
-
-_product = with_gradients(_forward)
+    return by_kernel("jsparse_block_forward", outputs, plain)
 
 
 def check_block(block: tuple[int, int]) -> None:
@@ -128,33 +87,30 @@ def check_block(block: tuple[int, int]) -> None:
 class Blocks(Packed):
     """What layers of blocks have in common: where these are. Abstract."""
 
-    sizes_of: type[BlockSizes] | type[BlockInt8Sizes]
+    sizes_of: type[BlockSizes]
     block: tuple[int, int]
+    rows: Structure
+    starts: Structure
 
-    def _lay_out(
+    def _set_blocks(
         self,
         in_features: int | Sequence[int],
         out_features: int | Sequence[int],
         block: tuple[int, int],
-        kept: int,
         product: Any,
-        **settings: Any,
     ) -> None:
-        """Set the sizes, the product, the values and the positions."""
+        """Set the sizes of both sides and of a block, and the product."""
         check_block(block)
         self._set_features(in_features, out_features)
-        self.check_settings(kept, **settings)
-        self.block = (block[0], block[1])
-        self.sizes_of(self.in_features, self.out_features, kept, *block).check()
-        self.product = product
-        self._settle((kept, *block), **settings)
-        self.rows = Structure(jnp.zeros((kept,), jnp.int32))
-        self.starts = Structure(jnp.zeros((-(-self.out_features // block[1]) + 1,), jnp.int32))
+        self.block, self.product = (block[0], block[1]), product
+
+    def _sizes(self, kept: int) -> BlockSizes:
+        return self.sizes_of(self.in_features, self.out_features, kept, *self.block)
 
     @property
-    def sizes(self) -> BlockSizes | BlockInt8Sizes:
-        """Of the matrix: inputs, outputs, kept blocks, and the sides of a block."""
-        return self.sizes_of(self.in_features, self.out_features, *self.values.shape)
+    def sizes(self) -> BlockSizes:
+        """Inputs and outputs of the matrix, kept blocks, and the sides of a block."""
+        return self._sizes(self.values.shape[0])
 
     @property
     def plan(self) -> int:
@@ -205,8 +161,8 @@ class BlockSparse(Blocks):
         product: Product = block_dot,
     ):
         check_function(product=product)
-        settings = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype}
-        self._lay_out(in_features, out_features, block, kept, product, **settings)
+        self._set_blocks(in_features, out_features, block, product)
+        self._set_arrays(self._sizes(kept), use_bias, dtype, param_dtype)
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out], with zeros where nothing is kept."""

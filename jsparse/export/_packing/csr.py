@@ -14,16 +14,9 @@ from jax import Array
 
 from jsparse._values import check_function, check_whole
 from jsparse._variables import check_together
-from jsparse.export._packing.bilinear import Contraction, bilinear
-from jsparse.export._packing.formats import MOST, CsrArrays, csr_matrix, csr_places, on_mesh
-from jsparse.export._packing.linked import Linked
-from jsparse.export._packing.packed import (
-    WIDEST,
-    Products,
-    Structure,
-    as_shape,
-    has_kernel,
-)
+from jsparse.export._packing.bilinear import bilinear, dense_kernel, plain_outer
+from jsparse.export._packing.formats import MOST, CsrArrays, csr_matrix
+from jsparse.export._packing.packed import WIDEST, Linked, Products, as_shape, has_kernel
 from jsparse.export._packing.structure import CsrSizes
 
 
@@ -42,19 +35,37 @@ class Plan(NamedTuple):
     width: int
     lanes: int = WIDEST
 
+    @property
+    def group(self) -> int:
+        """Inputs of the matrix that are stored together."""
+        return self.width
 
+    @property
+    def kernel_shape(self) -> tuple[int, int]:
+        """Shape of the matrix."""
+        return self.inputs, self.outputs
+
+    def x_shape(self, batch: Any) -> tuple[Any, int]:
+        """The shape of x."""
+        return batch, self.inputs
+
+    def multiply(self, kernel: Array, x: Array) -> Array:
+        """The product in plain JAX."""
+        return x @ kernel
+
+    def by_kernel(self, name: str, shape: tuple[int, ...], *args: Array) -> Array:
+        """What a kernel for the CPU makes of float32 arrays."""
+        call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(shape, jnp.float32))
+        return call(*args, width=np.int64(self.width), lanes=np.int64(self.lanes))
+
+
+_product, _, _outer = bilinear("csr_product", "jsparse_csr")
 Product = Callable[[CsrArrays, Array, Plan], Array]
 
 
 def csr_dot(arrays: CsrArrays, x: Array, plan: Plan) -> Array:
-    """x W for a sparse matrix W.
-
-    Args:
-      arrays: what is kept of W.
-      x: [..., in], of the same dtype as the values.
-      plan: the sizes.
-    """
-    if not arrays.values.size or on_mesh(x, *arrays) or not has_kernel(x):
+    """x W for a sparse matrix W and x [..., in], of the same dtype as the values."""
+    if not arrays.values.size or not has_kernel(x, *arrays):
         return plain_csr_dot(arrays, x, plan)
     rows = x.reshape(-1, plan.inputs).astype(jnp.float32)
     values = arrays.values.astype(jnp.float32)
@@ -66,59 +77,14 @@ def plain_csr_dot(arrays: CsrArrays, x: Array, plan: Plan) -> Array:
     """`csr_dot` in plain JAX, for any platform: the matrix is filled in at each call."""
     if not arrays.values.size:
         return jnp.zeros((*x.shape[:-1], plan.outputs), x.dtype)
-    return x @ csr_matrix(arrays, (plan.inputs, plan.outputs), plan.width)
-
-
-def _matrix(plan: Plan, values: Array, indices: Array, starts: Array) -> Array:
-    return csr_matrix(CsrArrays(values, indices, starts), (plan.inputs, plan.outputs), plan.width)
-
-
-def _plain_forward(plan: Plan, values: Array, x: Array, *structure: Array) -> Array:
-    return x @ _matrix(plan, values, *structure)
-
-
-def _plain_backward(plan: Plan, values: Array, dy: Array, *structure: Array) -> Array:
-    return dy @ _matrix(plan, values, *structure).T
-
-
-def _plain_weights(plan: Plan, x: Array, dy: Array, indices: Array, starts: Array) -> Array:
-    places = csr_places(CsrArrays(indices, indices, starts), plan.outputs, plan.width)
-    return (x.T @ dy).at[places].get(mode="fill", fill_value=0)
-
-
-def _forward(plan: Plan, values: Array, x: Array, *structure: Array) -> Array:
-    shape = (x.shape[0], plan.outputs)
-    return _call("jsparse_csr_forward", shape, plan, values, *structure, x)
-
-
-def _backward(plan: Plan, values: Array, dy: Array, *structure: Array) -> Array:
-    shape = (dy.shape[0], plan.inputs)
-    return _call("jsparse_csr_backward", shape, plan, values, *structure, dy)
-
-
-def _weights(plan: Plan, x: Array, dy: Array, *structure: Array) -> Array:
-    return _call("jsparse_csr_weights", structure[0].shape, plan, *structure, x, dy)
-
-
-_product, _, _outer = bilinear(
-    "csr_product",
-    Contraction(_forward, _plain_forward),
-    Contraction(_backward, _plain_backward),
-    Contraction(_weights, _plain_weights),
-)
+    return x @ dense_kernel(arrays, plan)
 
 
 def gradients_at(plan: Plan, indices: Array, starts: Array, x: Array, dy: Array) -> Array:
     """The gradient x^T dy of y = x W at these places only, as in `CsrArrays`: float32 [places]."""
     rows = x.reshape(-1, plan.inputs).astype(jnp.float32)
     given = rows, dy.reshape(-1, plan.outputs).astype(jnp.float32), indices, starts
-    product = _plain_weights if on_mesh(*given) or not has_kernel(given[0]) else _outer
-    return product(plan, *given)
-
-
-def _call(name: str, shape: tuple[int, ...], plan: Plan, *args: Array) -> Array:
-    call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(shape, jnp.float32))
-    return call(*args, width=np.int64(plan.width), lanes=np.int64(plan.lanes))
+    return (_outer if has_kernel(*given) else plain_outer)(plan, *given)
 
 
 class Csr(Linked):
@@ -170,20 +136,14 @@ class Csr(Linked):
             raise ValueError(f"width, a group of {width} inputs; allowed are 1 to {MOST}")
         check_function(product=product)
         self._set_features(in_features, out_features)
-        self.check_settings(kept, use_bias, dtype, param_dtype)
-        groups = -(-self.in_features // width)
-        self.width = width
-        CsrSizes(self.in_features, self.out_features, kept, width).check()
+        self.width, self.product = width, product
         stack = () if stack == () else as_shape(stack=stack)
-        self.product = product
-        self._settle((*stack, kept), use_bias, dtype, param_dtype)
-        self.indices = Structure(jnp.zeros((*stack, kept), jnp.uint16))
-        starts = groups * self.out_features + 1
-        self.starts = Structure(jnp.zeros((*stack, starts), jnp.int32))
+        sizes = CsrSizes(self.in_features, self.out_features, kept, width, stack)
+        self._set_arrays(sizes, use_bias, dtype, param_dtype)
 
     @property
     def sizes(self) -> CsrSizes:
-        """Of the matrix: inputs, outputs, room for links, and inputs a group."""
+        """Inputs and outputs of the matrix, room for links, and inputs a group."""
         kept = self.values.shape[-1]
         return CsrSizes(self.in_features, self.out_features, kept, self.width, self.stack)
 

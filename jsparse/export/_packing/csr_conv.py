@@ -4,20 +4,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jsparse._values import check_whole
-from jsparse.export._packing.convolution import (
-    as_kernel,
-    conv_dot,
-    conv_gradients_at,
-    plain_conv_dot,
-)
-from jsparse.export._packing.formats import MOST, csr_matrix
-from jsparse.export._packing.linked import Linked
-from jsparse.export._packing.packed import Products, Structure
+from jsparse.export._packing.convolution import conv_dot, conv_gradients_at, plain_conv_dot
+from jsparse.export._packing.formats import MOST, as_kernel, csr_matrix
+from jsparse.export._packing.packed import Linked, Products
 from jsparse.export._packing.structure import CsrSizes, conv_sizes
 from jsparse.export._packing.windows import Geometry, geometry_from
 
@@ -28,7 +21,8 @@ class CsrConv(Linked):
     `pack(model, csr())` makes it from a trained `nnx.Conv`; a new one is all zeros, to be filled
     from a file. It can be trained like any layer: the values and the bias are its parameters, and
     the mask is fixed unless a `jsparse.PackedOptimizer` changes it. Its kernel is stored as a
-    matrix with a row for each feature and tap.
+    matrix with a row for each feature and tap. A call takes [..., axes, features] to
+    [..., axes, outputs].
 
     Args:
       in_features: of x.
@@ -75,7 +69,6 @@ class CsrConv(Linked):
     ):
         check_whole(in_features=in_features, out_features=out_features, width=width)
         self._set_features(in_features, out_features)
-        self.check_settings(kept, use_bias, dtype, param_dtype)
         self.geometry = geometry_from(kernel_size, strides, padding, kernel_dilation)
         self.width = width
         if (inputs := width * math.prod(self.geometry.kernel_size)) > MOST:
@@ -83,12 +76,8 @@ class CsrConv(Linked):
                 f"width, groups of {width} features, makes groups of {inputs} inputs with this "
                 f"window; allowed are 1 to {MOST}"
             )
-        self._sizes(kept).check()
         self.product = self.products.kernel
-        self._settle((kept,), use_bias, dtype, param_dtype)
-        groups = -(-self.in_features // width)
-        self.indices = Structure(jnp.zeros((kept,), jnp.uint16))
-        self.starts = Structure(jnp.zeros((groups * self.out_features + 1,), jnp.int32))
+        self._set_arrays(self._sizes(kept), use_bias, dtype, param_dtype)
 
     def _sizes(self, kept: int) -> CsrSizes:
         return conv_sizes(
@@ -97,12 +86,12 @@ class CsrConv(Linked):
 
     @property
     def sizes(self) -> CsrSizes:
-        """Of the matrix [features * taps, outputs]: `kept` is the room for links."""
+        """Sizes of the matrix [features * taps, outputs]: `kept` is the room for links."""
         return self._sizes(self.values.size)
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
-        """Of the dense kernel, [*window, features, outputs]."""
+        """Shape of the dense kernel, [*window, features, outputs]."""
         return (*self.geometry.kernel_size, self.in_features, self.out_features)
 
     def kernel_matrix(self) -> Array:
@@ -113,37 +102,26 @@ class CsrConv(Linked):
 
     def kernel(self) -> Array:
         """The whole kernel [*window, features, outputs], as `nnx.Conv` has it."""
-        return as_kernel(self.kernel_matrix(), self.geometry.kernel_size)
+        return as_kernel(self.kernel_matrix(), self.kernel_shape)
 
-    def __call__(self, x: Array, *, out_sharding: Any = None) -> Array:
-        """[..., axes, features] -> [..., axes, outputs].
-
-        Args:
-          x: the input.
-          out_sharding: of the output, on a mesh with explicit axes.
-
-        Raises:
-          ValueError: x has another number of features, or fewer axes than the window.
-        """
+    def _check_input(self, x: Array) -> None:
         axes = len(self.geometry.kernel_size)
         if x.ndim <= axes or x.shape[-1] != self.in_features:
             raise ValueError(
                 f"x has shape {x.shape}, the layer takes [..., {self.in_features}] with "
                 f"{axes} axes for its window before that; give it {self.in_features} features"
             )
+
+    def _multiplied(self, x: Array, floats: Array) -> Array:
+        axes = len(self.geometry.kernel_size)
         before, image = x.shape[: -axes - 1], x.shape[-axes - 1 : -1]
-        bias = self.bias[...] if self.bias is not None else None
-        x, floats, bias = self._promoted(x, self.floats[...], bias)
         if len(before) != 1:
             x = x.reshape(math.prod(before), *image, self.in_features)
         x, pads = self.geometry.padded(x)
-        outer = self.in_features, self.out_features, self.width
-        window = self.geometry.window(x.shape[1:-1], pads, outer)
+        sizes = self.in_features, self.out_features, self.width
+        window = self.geometry.window(x.shape[1:-1], pads, *sizes)
         x = x.reshape(x.shape[0], *window.image, self.in_features)
         y = self.product(self.arrays(floats), x, window)
         if self.probe is not None:
             y = self.probe(y, x, conv_gradients_at, window)
-        y = y.reshape(*before, *y.shape[3 - axes : 3], self.out_features)
-        if out_sharding is not None:
-            y = jax.sharding.reshard(y, out_sharding)
-        return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + bias.shape)
+        return y.reshape(*before, *y.shape[3 - axes : 3], self.out_features)

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 
-from jsparse.export._packing.convolution import as_matrix
+from jsparse.export._packing.formats import as_matrix
 from jsparse.export._packing.windows import window_fault
 
 Dense = nnx.Linear | nnx.LinearGeneral | nnx.Einsum | nnx.Conv
@@ -54,7 +54,7 @@ def _general(layer: nnx.LinearGeneral) -> Sides:
 
 
 def _einsum(equation: str) -> Sides:
-    """Of "...d,hdk->...hk" and the like: x and y have the same axes before these."""
+    """The sides of "...d,hdk->...hk" and the like: x and y have the same axes before these."""
     operands, y = equation.replace(" ", "").replace("...", ".").split("->")
     x, kernel = operands.split(",")
     ins = "".join(letter for letter in x if letter in kernel)
@@ -78,16 +78,6 @@ def stack_of(layer: Dense) -> tuple[int, ...]:
     """The first axes of the kernel of a layer that is a stack of layers; () for one layer."""
     window = len(layer.kernel_size) if isinstance(layer, nnx.Conv) else 0
     return layer.kernel.shape[: layer.kernel.ndim - window - sum(map(len, sides_of(layer)))]
-
-
-def is_between(
-    layer: Any, ins: tuple[int, ...], outs: tuple[int, ...], stack: tuple[int, ...]
-) -> bool:
-    """Whether a layer has a matrix, or a stack of them, with these last axes of x and y."""
-    try:
-        return features_of(layer) == (ins, outs) and stack_of(layer) == stack
-    except ValueError:
-        return False
 
 
 def kernel_of(layer: Dense) -> np.ndarray:
@@ -172,12 +162,9 @@ def _product_fault(layer: Any) -> str:
 
 def has_window(layer: Any) -> bool:
     """Whether a layer is a convolution that is more than a product over channels at each place."""
-    return isinstance(layer, nnx.Conv) and not _is_linear(layer)
-
-
-def _is_linear(layer: nnx.Conv) -> bool:
-    """Whether a convolution is a product over channels at each place."""
+    if not isinstance(layer, nnx.Conv):
+        return False
     ones = [layer.kernel_size, layer.strides, layer.kernel_dilation, layer.input_dilation]
+    wide = any(np.any(np.asarray(1 if one is None else one) != 1) for one in ones)
     padded = not isinstance(layer.padding, str) and np.any(np.asarray(layer.padding))
-    window = all(np.all(np.asarray(1 if one is None else one) == 1) for one in ones)
-    return window and not padded and layer.feature_group_count == 1 and layer.mask is None
+    return bool(wide or padded or layer.feature_group_count != 1 or layer.mask is not None)

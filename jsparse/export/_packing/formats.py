@@ -12,7 +12,7 @@ from jax import Array
 MOST = 1 << 16
 """Inputs that a 16-bit index can address."""
 MOST_INT8 = (1 << 8) - 1
-"""Inputs a group whose weights an 8-bit number can count."""
+"""Inputs of a group whose weights an 8-bit number can count."""
 MOST_KEPT = (1 << 31) - 1
 """Weights, or blocks, that a 32-bit index can count."""
 
@@ -46,13 +46,10 @@ class BlockArrays(NamedTuple):
 
 
 def group_width(kernel: np.ndarray) -> int:
-    """Inputs a group for batches: about ten weights per output, whose inputs fit the nearest cache.
+    """Inputs a group of [..., in, out] for batches: about ten weights per output.
 
-    Args:
-      kernel: [in, out], or a stack of such.
-
-    Returns:
-      256 or 512; all inputs (at most 65536) if so few are kept that groups cost more.
+    That is 256 or 512, whose inputs fit the nearest cache; all inputs (at most 65536) if so few
+    weights are kept that groups cost more.
     """
     return width_at(np.count_nonzero(kernel) / max(1, kernel.size), kernel.shape[-2])
 
@@ -67,14 +64,8 @@ def features_a_group(matrix: np.ndarray, taps: int) -> int:
     """Features a group of a convolution: at least about 14 weights per output, and 32 features.
 
     What a tile reads of 32 stays in the nearest cache. Chosen by runs on layers of VGG-16 with 10,
-    5 and 3 % of the weights, of 1 and 32 images.
-
-    Args:
-      matrix: [features * taps, outputs].
-      taps: of the window.
-
-    Returns:
-      A power of two from 32 on; at most all features, and what 16 bits can address.
+    5 and 3 % of the weights, of 1 and 32 images. It is a power of two, at most all features of the
+    matrix [features * taps, outputs], and what 16 bits can address.
     """
     density = max(np.count_nonzero(matrix), 1) / max(1, matrix.size)
     width = 1 << max(5, round(math.log2(14 / (taps * density))))
@@ -84,8 +75,9 @@ def features_a_group(matrix: np.ndarray, taps: int) -> int:
 def csr_arrays(kernel: np.ndarray, width: int) -> CsrArrays:
     """The nonzero weights of a matrix [in, out], in groups of 1 to 65536 inputs."""
     inputs, outputs = kernel.shape
-    values, indices, counts = [], [], []
-    for first in range(0, max(1, inputs), width):
+    values, indices = [kernel[:0].ravel()], [np.zeros(0, np.uint16)]
+    counts = [np.zeros(0, np.int64)]
+    for first in range(0, inputs, width):
         group = np.ascontiguousarray(kernel[first : first + width].T)
         out, within = np.nonzero(group)
         values.append(group[out, within])
@@ -99,7 +91,7 @@ def csr_arrays(kernel: np.ndarray, width: int) -> CsrArrays:
 
 
 def stacked_csr_arrays(kernels: np.ndarray, width: int) -> CsrArrays:
-    """Of a stack of matrices [*stack, in, out], with room in each for as many as in the fullest."""
+    """Arrays of a stack of matrices [*stack, in, out], each with room for the fullest one."""
     *stack, inputs, outputs = kernels.shape
     each = [csr_arrays(kernel, width) for kernel in kernels.reshape(-1, inputs, outputs)]
     room = max((len(one.values) for one in each), default=0)
@@ -111,7 +103,7 @@ def stacked_csr_arrays(kernels: np.ndarray, width: int) -> CsrArrays:
             row[: len(array)] = array
         return jax.device_put(whole.reshape(*stack, length))
 
-    starts = together("starts", -(-max(1, inputs) // width) * outputs + 1, np.int32)
+    starts = together("starts", -(-inputs // width) * outputs + 1, np.int32)
     values, indices = together("values", room, kernels.dtype), together("indices", room, np.uint16)
     return CsrArrays(values, indices, starts)
 
@@ -128,6 +120,19 @@ def csr_matrix(arrays: CsrArrays, shape: tuple[int, int], width: int) -> Array:
     """The whole matrix [in, out], with zeros where nothing is kept."""
     places = csr_places(arrays, shape[1], width)
     return jnp.zeros(shape, arrays.values.dtype).at[places].set(arrays.values)
+
+
+def as_matrix(kernel: Any) -> Any:
+    """A kernel [..., features, outputs] as a matrix: features, then taps of each."""
+    *taps, features, outputs = kernel.shape
+    split = kernel.reshape(math.prod(taps), features, outputs)
+    return split.swapaxes(0, 1).reshape(len(split) * features, outputs)
+
+
+def as_kernel(matrix: Any, shape: tuple[int, ...]) -> Any:
+    """The kernel [..., features, outputs] of such a matrix."""
+    *taps, features, outputs = shape
+    return matrix.reshape(features, math.prod(taps), outputs).swapaxes(0, 1).reshape(shape)
 
 
 def block_arrays(kernel: np.ndarray, block: tuple[int, int]) -> BlockArrays:

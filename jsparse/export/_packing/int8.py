@@ -9,9 +9,10 @@ from jax import Array
 
 from jsparse._score import wide as wide_type
 from jsparse._values import check_whole
+from jsparse.export._packing.bilinear import dense_kernel
 from jsparse.export._packing.block import Blocks
 from jsparse.export._packing.csr import Plan
-from jsparse.export._packing.formats import BlockArrays, block_matrix, csr_matrix
+from jsparse.export._packing.formats import BlockArrays, CsrArrays, block_matrix
 from jsparse.export._packing.int8_products import (
     BlockInt8Arrays,
     CsrInt8Arrays,
@@ -19,7 +20,7 @@ from jsparse.export._packing.int8_products import (
     csr_int8_dot,
     plain_block_int8_dot,
     plain_csr_int8_dot,
-    unscaled,
+    starts_from,
 )
 from jsparse.export._packing.packed import Packed, Products, Structure
 from jsparse.export._packing.structure import BlockInt8Sizes, CsrInt8Sizes
@@ -40,10 +41,10 @@ class _Int8(Packed):
         """The scale, which is trained."""
         return self.scale
 
-    def _settle(self, shape: tuple[int, ...], use_bias: bool, dtype: Any, param_dtype: Any) -> None:
-        super()._settle(shape, use_bias, dtype, param_dtype)
-        self.values = Quantized(jnp.zeros(shape, jnp.int8))
-        self.scale = nnx.Param(jnp.ones((self.out_features,), param_dtype))
+    def _set_arrays(self, sizes: Any, use_bias: bool, dtype: Any, param_dtype: Any) -> None:
+        super()._set_arrays(sizes, use_bias, dtype, param_dtype)
+        self.values = Quantized(self.values[...])
+        self.scale[...] = jnp.ones_like(self.scale[...])
 
     def _promoted(self, x: Array, floats: Array, bias: Array | None) -> Any:
         """x and the bias in the dtype of the computation; scales are too small for 16 bits."""
@@ -83,6 +84,8 @@ class CsrInt8(_Int8):
     format = "csr int8"
     products = Products(csr_int8_dot, plain_csr_int8_dot)
     array_kind = CsrInt8Arrays
+    indices: Structure
+    counts: Structure
 
     def __init__(
         self,
@@ -97,14 +100,9 @@ class CsrInt8(_Int8):
     ):
         check_whole(width=width)
         self._set_features(in_features, out_features)
-        self.check_settings(kept, use_bias, dtype, param_dtype)
-        self.width = width
-        CsrInt8Sizes(self.in_features, self.out_features, kept, width).check()
-        self.product = self.products.kernel
-        self._settle((kept,), use_bias, dtype, param_dtype)
-        groups = -(-self.in_features // width)
-        self.indices = Structure(jnp.zeros((kept,), jnp.uint8))
-        self.counts = Structure(jnp.zeros((groups * self.out_features,), jnp.uint8))
+        self.width, self.product = width, self.products.kernel
+        sizes = CsrInt8Sizes(self.in_features, self.out_features, kept, width)
+        self._set_arrays(sizes, use_bias, dtype, param_dtype)
 
     @property
     def kept(self) -> int:
@@ -113,7 +111,7 @@ class CsrInt8(_Int8):
 
     @property
     def sizes(self) -> CsrInt8Sizes:
-        """Of the matrix: inputs, outputs, kept weights, and inputs a group."""
+        """Inputs and outputs of the matrix, kept weights, and inputs a group."""
         return CsrInt8Sizes(self.in_features, self.out_features, self.values.size, self.width)
 
     @property
@@ -123,8 +121,8 @@ class CsrInt8(_Int8):
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out] in floats, with zeros where nothing is kept."""
-        matrix = unscaled(self.arrays(self.scale[...]))
-        return self._whole(csr_matrix(matrix, (self.in_features, self.out_features), self.width))
+        arrays = CsrArrays(self.values[...], self.indices[...], starts_from(self.counts[...]))
+        return self._whole(dense_kernel(arrays, self.plan))
 
 
 class BlockSparseInt8(_Int8, Blocks):
@@ -166,9 +164,8 @@ class BlockSparseInt8(_Int8, Blocks):
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
     ):
-        settings = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype}
-        product = self.products.kernel
-        self._lay_out(in_features, out_features, block, kept, product, **settings)
+        self._set_blocks(in_features, out_features, block, self.products.kernel)
+        self._set_arrays(self._sizes(kept), use_bias, dtype, param_dtype)
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out] in floats, with zeros where nothing is kept."""

@@ -15,16 +15,11 @@ import numpy as np
 from jax import Array
 
 from jsparse._score import wide as wide_type
+from jsparse.export._packing.bilinear import dense_kernel
 from jsparse.export._packing.block import plain_dot
 from jsparse.export._packing.csr import Plan
-from jsparse.export._packing.formats import (
-    BlockArrays,
-    CsrArrays,
-    block_matrix,
-    csr_matrix,
-    on_mesh,
-)
-from jsparse.export._packing.packed import WIDEST, by_rows, has_kernel, on_cpu
+from jsparse.export._packing.formats import BlockArrays, CsrArrays, block_matrix, on_mesh
+from jsparse.export._packing.packed import by_kernel, has_kernel
 
 
 class CsrInt8Arrays(NamedTuple):
@@ -64,7 +59,9 @@ def quantized(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not np.isfinite(exact).all():
         raise ValueError("a weight is infinite or NaN, which int8 cannot hold; repair the kernel")
     most = np.abs(exact).max(0, initial=0.0)
-    scale = np.maximum((most / 127).astype(kernel.dtype), _least_scale(kernel.dtype))
+    read_as_zero_below = jnp.finfo(wide_type(kernel.dtype)).tiny
+    least = max(float(jnp.finfo(kernel.dtype).smallest_subnormal), float(read_as_zero_below))
+    scale = np.maximum((most / 127).astype(kernel.dtype), np.asarray(least, kernel.dtype))
     larger = np.nextafter(scale, np.asarray(np.inf, scale.dtype))
     scale = np.where(most > 127.5 * scale.astype(np.float64), larger, scale)
     scale = np.where(most > 0, scale, 1).astype(kernel.dtype)
@@ -72,22 +69,15 @@ def quantized(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(rounded, -127, 127).astype(np.int8), scale
 
 
-def _least_scale(kind: np.dtype) -> np.ndarray:
-    """The least positive number of a dtype that is not read as zero in `wide_type`."""
-    least = max(float(jnp.finfo(kind).smallest_subnormal), float(jnp.finfo(wide_type(kind)).tiny))
-    return np.asarray(least, kind)
-
-
 @functools.partial(jax.jit, inline=True)
-def unscaled(arrays: CsrInt8Arrays) -> CsrArrays:
-    """Q, with the places where outputs begin."""
-    ends = jnp.cumsum(arrays.counts, dtype=jnp.int32)
-    return CsrArrays(*arrays[:2], jnp.concatenate([jnp.zeros((1,), jnp.int32), ends]))
+def starts_from(counts: Array) -> Array:
+    """The places where outputs begin, as `CsrArrays` has them."""
+    return jnp.pad(jnp.cumsum(counts, dtype=jnp.int32), (1, 0))
 
 
 def csr_int8_dot(arrays: CsrInt8Arrays, x: Array, plan: Plan) -> Array:
     """s (x Q) where single weights are kept: `csr_dot` with a scale for each output."""
-    if not arrays.values.size or on_mesh(x, *arrays) or not has_kernel(x):
+    if not arrays.values.size or not has_kernel(x, *arrays):
         return plain_csr_int8_dot(arrays, x, plan)
     return _scaled(_csr_product(plan), arrays, x)
 
@@ -99,9 +89,7 @@ def plain_csr_int8_dot(arrays: CsrInt8Arrays, x: Array, plan: Plan) -> Array:
 
 def block_int8_dot(arrays: BlockInt8Arrays, x: Array, outputs: int) -> Array:
     """s (x Q) where blocks are kept: `block_dot` with a scale for each output."""
-    if on_mesh(x, *arrays):
-        return _scaled(functools.partial(_whole_block, outputs), arrays, x)
-    if not arrays.values.size or not has_kernel(x):
+    if not arrays.values.size or not has_kernel(x, *arrays):
         return plain_block_int8_dot(arrays, x, outputs)
     return _scaled(_block_product(outputs), arrays, x)
 
@@ -123,45 +111,25 @@ def _scaled(product: Callable, arrays: CsrInt8Arrays | BlockInt8Arrays, x: Array
 
 
 def _plain_csr(plan: Plan, values: Array, indices: Array, counts: Array, x: Array) -> Array:
-    starts = unscaled(CsrInt8Arrays(values, indices, counts, values)).starts
-    whole = csr_matrix(CsrArrays(values, indices, starts), (plan.inputs, plan.outputs), plan.width)
+    whole = dense_kernel(CsrArrays(values, indices, starts_from(counts)), plan)
     return x @ whole.astype(x.dtype)
 
 
 def _plain_block(outputs: int, values: Array, rows: Array, starts: Array, x: Array) -> Array:
-    return plain_dot(BlockArrays(values.astype(x.dtype), rows, starts), x, outputs)
-
-
-def _whole_block(outputs: int, values: Array, rows: Array, starts: Array, x: Array) -> Array:
-    whole = block_matrix(BlockArrays(values, rows, starts), (x.shape[-1], outputs))
-    return x @ whole.astype(x.dtype)
+    arrays = BlockArrays(values.astype(x.dtype), rows, starts)
+    if on_mesh(x, *arrays):
+        return x @ block_matrix(arrays, (x.shape[-1], outputs))
+    return plain_dot(arrays, x, outputs)
 
 
 @functools.cache
 def _csr_product(plan: Plan) -> Callable:
     plain = functools.partial(_plain_csr, plan)
     width = np.int64(plan.width)
-    return _by_kernel("jsparse_csr_int8_forward", plan.outputs, plain, width=width)
+    return by_kernel("jsparse_csr_int8_forward", plan.outputs, plain, width=width)
 
 
 @functools.cache
 def _block_product(outputs: int) -> Callable:
     plain = functools.partial(_plain_block, outputs)
-    return _by_kernel("jsparse_block_int8_forward", outputs, plain)
-
-
-def _by_kernel(name: str, outputs: int, plain: Callable, **settings: Any) -> Callable:
-    """(arrays of Q..., x [batch, in]) -> x Q by a kernel for the CPU; its gradient is plain JAX."""
-
-    def cpu(*args: Array) -> Array:
-        shape = jax.ShapeDtypeStruct((args[-1].shape[0], outputs), jnp.float32)
-        return jax.ffi.ffi_call(name, shape)(*args, lanes=np.int64(WIDEST), **settings)
-
-    product = jax.custom_vjp(by_rows(on_cpu(cpu, plain), plain))
-
-    def back(args: tuple, dy: Array) -> tuple:
-        *matrix, x = args
-        return *(None for _ in matrix), *jax.vjp(lambda x: plain(*matrix, x), x)[1](dy)
-
-    product.defvjp(lambda *args: (product(*args), args), back)
-    return product
+    return by_kernel("jsparse_block_int8_forward", outputs, plain)

@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from flax import nnx
@@ -15,7 +15,7 @@ from jsparse._values import check_pattern
 from jsparse.export._packing.block import BlockSparse
 from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.csr_conv import CsrConv
-from jsparse.export._packing.dense import has_window, is_between, why_not_packable
+from jsparse.export._packing.dense import features_of, has_window, stack_of, why_not_packable
 from jsparse.export._packing.int8 import BlockSparseInt8, CsrInt8
 from jsparse.export._packing.packed import Packed
 from jsparse.export._packing.packers import Format, NotStored, check_format, settings_of
@@ -115,7 +115,7 @@ def _packed_or_why(
 
 
 def bytes_of(model: nnx.Module) -> int:
-    """Of the variables of a layer or a model, without random streams."""
+    """Bytes of the variables of a layer or a model, without random streams."""
     state = nnx.state(model, nnx.Not(nnx.RngState))
     return sum(array.nbytes for array in jax.tree.leaves(state))
 
@@ -138,9 +138,8 @@ def unpack(model: Model) -> Model:
 def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
     """A copy of a model with empty packed layers, to be filled from a file.
 
-    Args:
-      model: any NNX module, sparse or folded, with dense or packed layers there; not changed.
-      layers: the settings of each by path, as model.json has them.
+    The settings of each are given by its path, as model.json has them; the model has a dense or
+    packed layer there.
 
     Raises:
       ValueError: the model has no such layer in such a place, or one of another size.
@@ -154,50 +153,54 @@ def put_packed(model: Model, layers: Mapping[str, Mapping[str, Any]]) -> Model:
         )
     chosen = [places[path] for path in layers]
     for place in chosen:
-        settings, layer = layers[place.path], place.value
-        if not _fits(layer, settings):
-            given = _sides(*features_in(settings), _window_in(settings))
+        layer, wanted, found = place.value, _form_in(layers[place.path]), _form_of(place.value)
+        if found != wanted:
             if isinstance(layer, Packed):
-                own = f"a packed layer {_sides(layer.in_shape, layer.out_shape, _window(layer))}"
+                own = f"a packed layer {found}"
             else:
-                own = f"a kernel {list(layer.kernel.shape)}{_window_text(_window(layer))}"
+                own = f"a kernel {list(layer.kernel.shape)}{found.window_text() if found else ''}"
             raise ValueError(
-                f"{place.path or 'the model'} is packed in the file, {given}, and the model has "
+                f"{place.path or 'the model'} is packed in the file, {wanted}, and the model has "
                 f"{own} there; it is of another model"
             )
     return put_in_place(plain, chosen, lambda place: _empty(layers[place.path]))
 
 
-def _fits(layer: Any, settings: Mapping[str, Any]) -> bool:
-    """Whether a packed layer with such settings may stand where another layer does."""
-    ins, outs = features_in(settings)
-    window, stack = _window_in(settings), tuple(settings.get("stack", ()))
+class _Form(NamedTuple):
+    """What a packed layer has in common with a layer in whose place it may stand."""
+
+    ins: tuple[int, ...]
+    outs: tuple[int, ...]
+    stack: tuple[int, ...]
+    window: Geometry | None
+
+    def __str__(self) -> str:
+        sides = f"from {features_json(self.ins)} to {features_json(self.outs)} features"
+        return sides + self.window_text()
+
+    def window_text(self) -> str:
+        """The settings of the window, if there is one."""
+        settings = self.window.as_json().items() if self.window else ()
+        return "".join(f", {name} {value}" for name, value in settings)
+
+
+def _form_in(settings: Mapping[str, Any]) -> _Form:
+    window = geometry_in(settings) if settings["format"] == CsrConv.format else None
+    return _Form(*features_in(settings), tuple(settings.get("stack", ())), window)
+
+
+def _form_of(layer: Any) -> _Form | None:
+    """The form of a packed layer, or of a dense one that may become one; None for others."""
     if isinstance(layer, Packed):
-        own = layer.in_shape, layer.out_shape, _window(layer), layer.stack
-        return own == (ins, outs, window, stack)
-    if window is None:
-        return is_between(layer, ins, outs, stack)
-    return _window(layer) == window and layer.kernel.shape == (*window.kernel_size, *ins, *outs)
-
-
-def _window(layer: Any) -> Geometry | None:
-    """Of a layer that is packed or can be; None for matrices."""
-    if isinstance(layer, CsrConv):
-        return layer.geometry
-    return geometry_of(layer) if has_window(layer) and not why_not_packable(layer) else None
-
-
-def _window_in(settings: Mapping[str, Any]) -> Geometry | None:
-    return geometry_in(settings) if settings["format"] == CsrConv.format else None
-
-
-def _sides(ins: tuple[int, ...], outs: tuple[int, ...], window: Geometry | None) -> str:
-    return f"from {features_json(ins)} to {features_json(outs)} features{_window_text(window)}"
-
-
-def _window_text(window: Geometry | None) -> str:
-    settings = window.as_json().items() if window else ()
-    return "".join(f", {name} {value}" for name, value in settings)
+        window = layer.geometry if isinstance(layer, CsrConv) else None
+        return _Form(layer.in_shape, layer.out_shape, layer.stack, window)
+    if has_window(layer) and why_not_packable(layer):
+        return None
+    window = geometry_of(layer) if has_window(layer) else None
+    try:
+        return _Form(*features_of(layer), stack_of(layer), window)
+    except ValueError:
+        return None
 
 
 def _empty(settings: Mapping[str, Any]) -> Packed:
@@ -235,13 +238,11 @@ def dense_layer(layer: Packed) -> nnx.Linear | nnx.LinearGeneral | nnx.Conv:
     if isinstance(layer, CsrConv):
         window: Any = layer.geometry._asdict()
         dense: Any = nnx.Conv(*ins, *outs, **window, **given)
-        dense.kernel[...] = layer.kernel()
-        dense.bias = layer.bias
-        return dense
-    if len(ins) == len(outs) == 1:
+    elif len(ins) == len(outs) == 1:
         dense = nnx.Linear(*ins, *outs, **given)
     else:
         dense = nnx.LinearGeneral(ins, outs, axis=tuple(range(-len(ins), 0)), **given)
-    dense.kernel = nnx.Param(layer.kernel_matrix().reshape(layer.kernel_shape))
+    kernel = layer.kernel() if isinstance(layer, CsrConv) else layer.kernel_matrix()
+    dense.kernel = nnx.Param(kernel.reshape(layer.kernel_shape))
     dense.bias = layer.bias
     return dense

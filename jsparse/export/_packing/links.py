@@ -13,12 +13,12 @@ from jsparse._surgery import copied
 from jsparse._values import check_in, check_key, check_whole, shown
 from jsparse.export._packing.csr import Csr
 from jsparse.export._packing.csr_conv import CsrConv
-from jsparse.export._packing.formats import width_at
-from jsparse.export._packing.linked import Linked
-from jsparse.export._packing.packed import features
+from jsparse.export._packing.formats import CsrArrays, width_at
+from jsparse.export._packing.packed import Linked, features
 from jsparse.export._packing.packers import settings_of
-from jsparse.export._packing.places import ordered_places, per_output, uniform_places, whole_numbers
+from jsparse.export._packing.places import in_order, per_output, uniform_places, whole_numbers
 from jsparse.export._packing.replacing import places_of, put_in_place
+from jsparse.export._packing.structure import CsrSizes
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -63,7 +63,8 @@ def random_csr(
     check_key(key=key)
     where, of_values = jax.random.split(key)
     places = per_output(*features(in_features, out_features), links, where)
-    return _drawn(in_features, out_features, places, of_values, scale, width, settings)
+    drawn = _with_values(places, of_values, scale)
+    return csr_from_arrays(in_features, out_features, **drawn, width=width, **settings)
 
 
 def erdos_renyi_csr(
@@ -108,7 +109,8 @@ def erdos_renyi_csr(
     where, of_values = jax.random.split(key)
     kept = round(min(inputs * outputs, float(factor) * (inputs + outputs)))
     places = uniform_places(inputs, outputs, kept, where)
-    return _drawn(in_features, out_features, places, of_values, scale, width, settings)
+    drawn = _with_values(places, of_values, scale)
+    return csr_from_arrays(in_features, out_features, **drawn, width=width, **settings)
 
 
 def csr_from_arrays(
@@ -151,38 +153,20 @@ def csr_from_arrays(
             f"values must be a vector with one number for each of {kept} rows; got {shown(values)}"
         )
     width = width or width_at(kept / max(1, inputs * outputs), inputs)
-    places = ordered_places(rows, columns, inputs, outputs, width)
+    order, *structure = in_order(rows, columns, CsrSizes(inputs, outputs, kept, width))
     made = Csr(in_features, out_features, kept=kept, width=width, **settings)
-    indices, starts = places.structure(inputs, outputs, width)
-    made.indices[...], made.starts[...] = jnp.asarray(indices), starts
-    made.values[...] = jnp.asarray(found[places.order], made.values[...].dtype)
+    made.fill(CsrArrays(jnp.asarray(found[order], made.values[...].dtype), *structure))
     return made
 
 
-def _drawn(
-    in_features: int | Sequence[int],
-    out_features: int | Sequence[int],
-    places: tuple[np.ndarray, np.ndarray],
-    key: Array,
-    scale: float,
-    width: int,
-    settings: dict[str, Any],
-) -> Csr:
-    """A layer with links at these places, and values scaled to their fan-in."""
+def _with_values(places: tuple[np.ndarray, np.ndarray], key: Array, scale: float) -> dict[str, Any]:
+    """Links at these places, with values scaled to the fan-in of their output."""
     check_in("(0, inf)", scale=scale)
     rows, columns = places
     fan_in = np.bincount(columns)[columns]
     normal = np.asarray(jax.random.normal(key, rows.shape))
     values = normal * np.sqrt(scale / fan_in).astype(np.float32)
-    return csr_from_arrays(
-        in_features,
-        out_features,
-        rows=rows,
-        columns=columns,
-        values=values,
-        width=width,
-        **settings,
-    )
+    return {"rows": rows, "columns": columns, "values": values}
 
 
 def trim(model: Model) -> Model:
@@ -222,7 +206,7 @@ def _trimmed(layer: Linked) -> Linked:
     else:
         made = Csr(layer.in_shape, layer.out_shape, **settings)
     made.product = layer.product
-    made.values[...], made.indices[...] = layer.values[...][:kept], layer.indices[...][:kept]
-    made.starts[...], made.bias = layer.starts[...], layer.bias
+    made.fill(CsrArrays(layer.values[...][:kept], layer.indices[...][:kept], layer.starts[...]))
+    made.bias = layer.bias
     made.check()
     return made

@@ -42,14 +42,10 @@ def runs_mosaic() -> bool:
 def mosaic_dot(
     arrays: BlockArrays, x: Array, outputs: int, *, tile: int = TILE, interpret: Any = None
 ) -> Array:
-    """x W on a Hopper GPU, for 16-bit floats and blocks whose sides are 64 or 128.
+    """x W on a Hopper GPU, for x [batch, in], 16-bit floats and blocks whose sides are 64 or 128.
 
-    Args:
-      arrays: what is kept of W; at least one block.
-      x: [batch, in].
-      outputs: of W.
-      tile: rows of x at a time, a multiple of 64.
-      interpret: `InterpretGPUParams`, to test it on a CPU.
+    At least one block is kept. A tile is a multiple of 64 rows of x; to test it on a CPU, give
+    `InterpretGPUParams`.
     """
     arrays = inside_matrix(arrays, x.shape[1])
     kept, wide, high = arrays.values.shape
@@ -63,11 +59,8 @@ def mosaic_dot(
 def _kernel(sizes: tuple[int, int], sides: tuple[int, int, int], dtype: Any, interpret: Any) -> Any:
     """(starts, input blocks, weights [kept * wide, high], x [batch, in]) -> [batch, out].
 
-    Args:
-      sizes: tiles and output blocks.
-      sides: rows of a tile, inputs and outputs of a block.
-      dtype: of x.
-      interpret: as `mosaic_dot` has it.
+    The sizes are the numbers of tiles and output blocks, the sides (rows of a tile, inputs and
+    outputs of a block).
     """
     from jax.experimental import pallas as pl
 

@@ -15,43 +15,56 @@ from jax.custom_batching import custom_vmap
 from jsparse._values import check_flag, check_floating, check_whole, is_whole, shown
 from jsparse.export._packing import compiled
 from jsparse.export._packing.bilinear import as_one_batch
+from jsparse.export._packing.formats import CsrArrays, on_mesh
+from jsparse.export._packing.structure import Sizes
 
 WIDEST = 16
 """Floats in a vector of the kernels for the CPU; the machine may have less."""
 
 
-def on_cpu(cpu: Any, plain: Any) -> Any:
-    """A function that is `cpu` when lowered for the CPU and `plain` elsewhere."""
-    return lambda *args: jax.lax.platform_dependent(*args, cpu=cpu, default=plain)
-
-
 def by_rows(product: Any, plain: Any) -> Any:
-    """A product whose last argument is rows (or images), also under vmap.
+    """A product whose last argument is rows, also under vmap and with a gradient.
 
     Args:
-      product: (matrix..., x [batch, ...]) -> [batch, ...].
+      product: (matrix..., x [batch, in]) -> [batch, out].
       plain: the same in plain JAX.
 
     Returns:
-      The product; under vmap over x alone it gets more rows, otherwise it is `plain`.
+      The product with the gradient of `plain`; under vmap over x alone it gets more rows, otherwise
+      it is `plain`.
     """
-    wrapped = custom_vmap(product)
+    batchable = custom_vmap(product)
 
-    @wrapped.def_vmap
+    @batchable.def_vmap
     def batched(size: int, in_batched: list, *args: Array) -> tuple[Array, bool]:
         *matrix, rows = args
         if any(in_batched[:-1]):
             axes = [0 if batched else None for batched in in_batched]
             return jax.vmap(plain, axes)(*args), True
-        return as_one_batch(lambda rows: wrapped(*matrix, rows), rows), True
+        return as_one_batch(lambda rows: batchable(*matrix, rows), rows), True
 
+    wrapped = jax.custom_vjp(batchable)
+    back = lambda args, dy: jax.vjp(plain, *args)[1](dy)
+    wrapped.defvjp(lambda *args: (wrapped(*args), args), back)
     return wrapped
 
 
-def has_kernel(x: Array) -> bool:
-    """Whether the kernels for the CPU can take such an x: dtype, platform, compiler."""
+def by_kernel(name: str, outputs: int, plain: Any, **settings: Any) -> Any:
+    """`by_rows` with a kernel for the CPU, and `plain` on other platforms."""
+
+    def cpu(*args: Array) -> Array:
+        shape = jax.ShapeDtypeStruct((args[-1].shape[0], outputs), jnp.float32)
+        return jax.ffi.ffi_call(name, shape)(*args, lanes=np.int64(WIDEST), **settings)
+
+    product = lambda *args: jax.lax.platform_dependent(*args, cpu=cpu, default=plain)
+    return by_rows(product, plain)
+
+
+def has_kernel(x: Array, *arrays: Array) -> bool:
+    """Whether the kernels for the CPU can take these: dtype of x, platform, compiler, no mesh."""
     kinds = (jnp.float32, jnp.bfloat16, jnp.float16)
-    return x.dtype in kinds and jax.default_backend() == "cpu" and compiled.load()
+    able = x.dtype in kinds and jax.default_backend() == "cpu" and compiled.load()
+    return able and not on_mesh(x, *arrays)
 
 
 class Structure(nnx.Variable):
@@ -105,25 +118,13 @@ class Packed(nnx.Module):
 
     @property
     def kernel_shape(self) -> tuple[int, ...]:
-        """Of the dense kernel: [*stack, inputs, outputs], or of the window before these."""
+        """Shape of the dense kernel: [*stack, inputs, outputs], or of the window before these."""
         return (*self.stack, *self.in_shape, *self.out_shape)
 
     @property
     def kept(self) -> int:
         """Weights that are stored; those of a block count if they are not zero."""
         return int(np.count_nonzero(self.values[...]))
-
-    @staticmethod
-    def check_settings(kept: int, use_bias: bool, dtype: Any, param_dtype: Any) -> None:
-        """Refuse settings that no packed layer can have.
-
-        Raises:
-          TypeError: use_bias is not a bool, or a dtype is not floating.
-          ValueError: kept is not a whole number.
-        """
-        check_whole(0, kept=kept)
-        check_flag(use_bias=use_bias)
-        check_floating(param_dtype=param_dtype, **({} if dtype is None else {"dtype": dtype}))
 
     def _set_features(
         self, in_features: int | Sequence[int], out_features: int | Sequence[int]
@@ -133,12 +134,23 @@ class Packed(nnx.Module):
         self.out_shape = as_shape(out_features=out_features)
         self.in_features, self.out_features = math.prod(self.in_shape), math.prod(self.out_shape)
 
-    def _settle(self, shape: tuple[int, ...], use_bias: bool, dtype: Any, param_dtype: Any) -> None:
-        """Set what every packed layer has: values of this shape, a bias, dtypes."""
+    def _set_arrays(self, sizes: Sizes, use_bias: bool, dtype: Any, param_dtype: Any) -> None:
+        """Set what every packed layer has: dtypes, a bias, and the arrays that sizes lay out.
+
+        Raises:
+          TypeError: use_bias is not a bool, or a dtype is not floating.
+          ValueError: sizes that no matrix has.
+        """
+        check_whole(0, kept=sizes.kept)
+        check_flag(use_bias=use_bias)
+        check_floating(param_dtype=param_dtype, **({} if dtype is None else {"dtype": dtype}))
+        sizes.check()
         self.dtype, self.param_dtype = dtype, param_dtype
-        self.values = nnx.Param(jnp.zeros(shape, param_dtype))
-        shape = (*self.stack, *self.out_shape)
-        self.bias = nnx.Param(jnp.zeros(shape, param_dtype)) if use_bias else None
+        for name, (shape, kind) in sizes.layout.items():
+            zeros = jnp.zeros(shape, kind or param_dtype)
+            setattr(self, name, Structure(zeros) if kind else nnx.Param(zeros))
+        bias = (*self.stack, *self.out_shape)
+        self.bias = nnx.Param(jnp.zeros(bias, param_dtype)) if use_bias else None
 
     def arrays(self, floats: Array) -> Any:
         """What the product reads, with these numbers instead of `floats`."""
@@ -146,6 +158,11 @@ class Packed(nnx.Module):
         return self.array_kind(
             **{name: floats if one is self.floats else one[...] for name, one in own.items()}
         )
+
+    def fill(self, arrays: Any) -> None:
+        """Store what the product reads, in place."""
+        for name, array in arrays._asdict().items():
+            getattr(self, name)[...] = array
 
     def kernel_matrix(self) -> Array:
         """The whole kernel [in, out], with zeros where nothing is kept."""
@@ -155,9 +172,22 @@ class Packed(nnx.Module):
         """All three in the dtype of the computation."""
         return promote_dtype((x, floats, bias), dtype=self.dtype)
 
+    def _check_input(self, x: Array) -> None:
+        """Refuse an input that does not end in the inputs of the layer."""
+        axes = len(self.in_shape)
+        if x.ndim < axes or x.shape[-axes:] != self.in_shape:
+            takes = ", ".join(map(str, self.in_shape))
+            raise ValueError(
+                f"x has shape {x.shape}, the layer takes [..., {takes}]; give it {takes} features"
+            )
+
     def _multiplied(self, x: Array, floats: Array) -> Array:
-        """[..., inputs] -> [..., outputs], without the bias."""
-        return self.product(self.arrays(floats), x, self.plan)
+        """What the layer computes, without the bias."""
+        before = x.shape[: -len(self.in_shape)]
+        if len(self.in_shape) > 1:
+            x = x.reshape(*before, self.in_features)
+        y = self.product(self.arrays(floats), x, self.plan)
+        return y.reshape(*before, *self.out_shape) if len(self.out_shape) > 1 else y
 
     def check(self) -> None:
         """Refuse positions that do not fit a matrix of this size, as in damaged files.
@@ -184,23 +214,35 @@ class Packed(nnx.Module):
                 f"a stack of {self.stack} layers was called; call one at a time, in nnx.scan or "
                 "nnx.vmap, as the dense stack"
             )
-        axes = len(self.in_shape)
-        if x.ndim < axes or x.shape[-axes:] != self.in_shape:
-            takes = ", ".join(map(str, self.in_shape))
-            raise ValueError(
-                f"x has shape {x.shape}, the layer takes [..., {takes}]; give it {takes} features"
-            )
-        before = x.shape[:-axes]
+        self._check_input(x)
         bias = self.bias[...] if self.bias is not None else None
         x, floats, bias = self._promoted(x, self.floats[...], bias)
-        if axes > 1:
-            x = x.reshape(*before, self.in_features)
         y = self._multiplied(x, floats)
-        if len(self.out_shape) > 1:
-            y = y.reshape(*before, *self.out_shape)
         if out_sharding is not None:
             y = jax.sharding.reshard(y, out_sharding)
-        return y if bias is None else y + bias.reshape((1,) * len(before) + self.out_shape)
+        return y if bias is None else y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+
+
+class Linked(Packed):
+    """A packed layer that holds its links one by one; abstract, `Csr` and `CsrConv` are not."""
+
+    array_kind = CsrArrays
+    indices: Structure
+    starts: Structure
+    width: int
+    """Inputs, or features, a group."""
+    probe: Any = None
+    """A `Probe` where a `jsparse.PackedOptimizer` grows links by gradient, or None."""
+
+    @property
+    def kept(self) -> int:
+        """Links, including those whose value is 0, but not the room for dropped links."""
+        return int(self.starts[...][..., -1].sum())
+
+    @property
+    def loose(self) -> bool:
+        """Whether it holds more than its links: see `jsparse.export.trim`."""
+        return self.probe is not None or (not self.stack and self.kept != self.values.size)
 
 
 def features(in_features: Any, out_features: Any) -> tuple[int, int]:

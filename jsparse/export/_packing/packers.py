@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jsparse._values import check_function, check_whole, shown
@@ -16,8 +15,6 @@ from jsparse.export._packing.dense import Dense, features_of, has_window, kernel
 from jsparse.export._packing.formats import (
     MOST,
     MOST_INT8,
-    BlockArrays,
-    CsrArrays,
     block_arrays,
     csr_arrays,
     features_a_group,
@@ -25,7 +22,7 @@ from jsparse.export._packing.formats import (
     stacked_csr_arrays,
 )
 from jsparse.export._packing.int8 import BlockSparseInt8, CsrInt8
-from jsparse.export._packing.int8_products import quantized
+from jsparse.export._packing.int8_products import BlockInt8Arrays, CsrInt8Arrays, quantized
 from jsparse.export._packing.packed import Packed
 from jsparse.export._packing.windows import geometry_of
 
@@ -88,10 +85,9 @@ def _convolution(layer: Any, kernel: np.ndarray, width: int) -> CsrConv:
     return _filled(made, arrays, layer.bias)
 
 
-def _filled(made: Made, arrays: CsrArrays | BlockArrays, bias: Any) -> Made:
+def _filled(made: Made, arrays: Any, bias: Any) -> Made:
     """A new packed layer itself, with what it holds."""
-    for name, array in arrays._asdict().items():
-        getattr(made, name)[...] = array
+    made.fill(arrays)
     made.bias = bias
     made.check()
     return made
@@ -158,10 +154,7 @@ def int8(format: Format) -> Format:
         _refuse_others(layer, "8-bit weights")
         plain = format(layer)
         matrix, scale = quantized(kernel_of(layer))
-        made = _quantized(plain, matrix, settings_of(layer, scale.dtype))
-        made.scale[...], made.bias = jnp.asarray(scale), layer.bias
-        made.check()
-        return made
+        return _quantized(plain, matrix, scale, layer)
 
     return packed
 
@@ -184,27 +177,24 @@ def check_format(format: Any, name: str = "format") -> None:
     check_function(**{name: format})
 
 
-def _quantized(plain: Packed, matrix: np.ndarray, settings: dict[str, Any]) -> Any:
+def _quantized(plain: Packed, matrix: np.ndarray, scale: np.ndarray, layer: Dense) -> Packed:
     """A matrix of int8 in the format of a packed layer."""
-    features = plain.in_shape, plain.out_shape
+    features, settings = (plain.in_shape, plain.out_shape), settings_of(layer, scale.dtype)
     if isinstance(plain, Csr):
         width = plain.width if plain.width <= MOST_INT8 else _even(plain.in_features)
-        arrays = csr_arrays(matrix, width)
-        made = CsrInt8(*features, kept=len(arrays.values), width=width, **settings)
-        counts = np.diff(np.asarray(arrays.starts)).astype(np.uint8)
-        made.indices[...] = jax.device_put(np.asarray(arrays.indices).astype(np.uint8))
-        made.counts[...] = jax.device_put(counts)
+        values, indices, starts = map(np.asarray, csr_arrays(matrix, width))
+        eight = indices.astype(np.uint8), np.diff(starts).astype(np.uint8)
+        arrays: Any = CsrInt8Arrays(*map(jax.device_put, (values, *eight, scale)))
+        made: Packed = CsrInt8(*features, kept=len(values), width=width, **settings)
     elif isinstance(plain, BlockSparse):
         if plain.product is not block_dot:
             raise ValueError("int8 blocks take no custom product; give blocks(...) without one")
-        wide, high = plain.block
-        arrays = block_arrays(matrix, (wide, high))
-        made = BlockSparseInt8(*features, block=(wide, high), kept=len(arrays.values), **settings)
-        made.rows[...], made.starts[...] = arrays.rows, arrays.starts
+        arrays = BlockInt8Arrays(*block_arrays(matrix, plain.block), jax.device_put(scale))
+        kept = len(arrays.values)
+        made = BlockSparseInt8(*features, block=plain.block, kept=kept, **settings)
     else:
         raise TypeError(f"format makes a {type(plain).__name__}; int8 takes csr() and blocks()")
-    made.values[...] = arrays.values
-    return made
+    return _filled(made, arrays, layer.bias)
 
 
 def _even(inputs: int) -> int:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jsparse.export._packing.block import block_dot, plain_dot, with_gradients
+from jsparse.export._packing.block import block_dot, plain_dot
 from jsparse.export._packing.formats import (
     BlockArrays,
     block_columns,
@@ -48,35 +48,28 @@ def pallas_dot(arrays: BlockArrays, x: Array, outputs: int) -> Array:
     """
     if not arrays.values.size or on_mesh(x, *arrays):
         return block_dot(arrays, x, outputs)
-    y: Any = _product(outputs, *arrays, x.reshape(-1, x.shape[-1]))
+    y: Any = _product(outputs)(*arrays, x.reshape(-1, x.shape[-1]))
     return y.reshape(*x.shape[:-1], outputs)
 
 
 @functools.cache
-def _forward(outputs: int) -> Any:
+def _product(outputs: int) -> Any:
     bound = lambda dot: lambda *args: dot(BlockArrays(*args[:3]), args[3], outputs)
     plain = bound(plain_dot)
 
     def product(*args: Array) -> Array:
         sides = args[0].shape[1:]
+        by_mosaic = args[0].dtype.name in FLOATS and all(side in SIDES for side in sides)
         kernels = {"cpu": bound(block_dot)}
         if all(side % TPU_UNIT == 0 for side in sides):
             kernels["tpu"] = bound(tpu_dot)
         if has_triton() and all(side in GPU_SIDES for side in sides):
             kernels["cuda"] = bound(gpu_dot)
-        elif takes_mosaic(args[0]) and not has_triton() and runs_mosaic():
+        elif by_mosaic and not has_triton() and runs_mosaic():
             kernels["cuda"] = bound(mosaic_dot)
         return jax.lax.platform_dependent(*args, default=plain, **kernels)
 
     return by_rows(product, plain)
-
-
-_product = with_gradients(_forward)
-
-
-def takes_mosaic(values: Array) -> bool:
-    """Whether these blocks are of a size and dtype that `mosaic_dot` multiplies."""
-    return values.dtype.name in FLOATS and all(side in SIDES for side in values.shape[1:])
 
 
 def has_triton() -> bool:
@@ -87,14 +80,9 @@ def has_triton() -> bool:
 def tpu_dot(
     arrays: BlockArrays, x: Array, outputs: int, *, tile: int = TPU_TILE, interpret: Any = False
 ) -> Array:
-    """x W on a TPU, for x [batch, in] and blocks whose sides are multiples of 128.
+    """x W on a TPU, for x [batch, in] and blocks whose sides are multiples of 128; one at least.
 
-    Args:
-      arrays: what is kept of W; at least one block.
-      x: [batch, in].
-      outputs: of W.
-      tile: rows of x at a time.
-      interpret: run it on any platform, to test it.
+    A program takes `tile` rows of x; with `interpret` it runs on any platform, to test it.
     """
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu as pltpu

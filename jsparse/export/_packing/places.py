@@ -4,8 +4,9 @@ Numbers are drawn until enough are distinct, which gives every set of places the
 more than half are kept, those that are not kept are drawn instead.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.core import Tracer
@@ -13,27 +14,7 @@ from jax.core import Tracer
 from jsparse._random import numpy_generator
 from jsparse._values import shown
 from jsparse.export._packing.formats import starts_of
-
-
-class Places(NamedTuple):
-    """Input and output of each link, in the order in which they are stored.
-
-    Attributes:
-      rows: int64 [kept], the input.
-      columns: int64 [kept], the output.
-      order: int64 [kept], where each was before it was put in order.
-    """
-
-    rows: np.ndarray
-    columns: np.ndarray
-    order: np.ndarray
-
-    def structure(self, inputs: int, outputs: int, width: int) -> tuple[np.ndarray, Array]:
-        """The indices and the starts of `CsrArrays`, in groups of `width` inputs."""
-        groups = -(-inputs // width)
-        part = self.rows // width * outputs + self.columns
-        counts = np.bincount(part, minlength=groups * outputs)
-        return (self.rows % width).astype(np.uint16), starts_of(counts)
+from jsparse.export._packing.structure import CsrSizes
 
 
 def per_output(inputs: int, outputs: int, links: int, key: Array) -> tuple[np.ndarray, np.ndarray]:
@@ -54,21 +35,27 @@ def uniform_places(
     return rows, columns
 
 
-def ordered_places(
-    rows: np.ndarray, columns: np.ndarray, inputs: int, outputs: int, width: int
-) -> Places:
-    """Places by group of inputs, then by output, then by input.
+def in_order(
+    rows: np.ndarray, columns: np.ndarray, sizes: CsrSizes
+) -> tuple[np.ndarray, Array, Array]:
+    """Links as they are stored: by group of inputs, then by output, then by input.
+
+    Returns:
+      (the order of the links, their indices and starts as in `CsrArrays`).
 
     Raises:
-      ValueError: two arrays of other lengths, a place outside the matrix, or one given twice.
+      ValueError: rows and columns of different lengths, a place outside the matrix, or one given
+        twice.
     """
-    sides = {"rows": (rows, inputs), "columns": (columns, outputs)}
+    sides = {"rows": (rows, sizes.inputs), "columns": (columns, sizes.outputs)}
     rows, columns = (_inside(name, *side) for name, side in sides.items())
     if rows.shape != columns.shape:
         raise ValueError(
             f"{rows.size} rows and {columns.size} columns; give one of each for every link"
         )
-    order = np.argsort(((rows // width) * outputs + columns) * width + rows % width, kind="stable")
+    group, indices = np.divmod(rows, sizes.width)
+    parts = group * sizes.outputs + columns
+    order = np.argsort(parts * sizes.width + indices, kind="stable")
     rows, columns = rows[order], columns[order]
     twice = (rows[1:] == rows[:-1]) & (columns[1:] == columns[:-1])
     if twice.any():
@@ -77,7 +64,8 @@ def ordered_places(
             f"the link from input {rows[at]} to output {columns[at]} occurs twice; give each "
             "place once, and add the values of duplicate links"
         )
-    return Places(rows, columns, order)
+    starts = starts_of(np.bincount(parts, minlength=sizes.parts))
+    return order, jnp.asarray(indices[order].astype(np.uint16)), starts
 
 
 def whole_numbers(name: str, given: Any) -> np.ndarray:

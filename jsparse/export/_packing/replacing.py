@@ -68,30 +68,21 @@ def _share(owner: Any, layer: Any, path: str) -> None:
 
 
 def shared_with_dense(model: nnx.Module, places: Iterable[Slot]) -> dict[str, str]:
-    """Why layers cannot be replaced although each alone could: others share the kernel.
+    """Why layers in these places cannot be replaced although each alone could be, by path.
 
-    Args:
-      model: a plain module.
-      places: of the layers that would be replaced.
-
-    Returns:
-      The reason, by path, for those whose kernel is shared with a layer that stays, or that reads
-      it differently.
+    Their kernel is shared with a layer that stays, or with one that reads it differently.
     """
     users: dict[int, dict[int, str]] = {}
     for slot in slots(model, nnx.Variable):
         path = slot.path.rpartition("/")[0]
         users.setdefault(id(slot.value), {}).setdefault(id(slot.parent), path)
     layers: dict[int, Any] = {id(place.value): place.value for place in places}
+    reading = lambda layer: (features_of(layer), sides_of(layer))
     found = {}
     for place in places:
         for other, path in users.get(id(place.value.kernel), {}).items():
             if other not in layers:
                 found[place.path] = f"its kernel is shared with {path or 'the model'}, which stays"
-            elif _reading(layers[other]) != _reading(place.value):
+            elif reading(layers[other]) != reading(place.value):
                 found[place.path] = f"its kernel is shared with {path}, which reads it another way"
     return found
-
-
-def _reading(layer: Any) -> Any:
-    return features_of(layer), sides_of(layer)

@@ -12,9 +12,12 @@ import numpy as np
 
 from jsparse.export._packing.formats import MOST, MOST_INT8, MOST_KEPT
 
+Layout = dict[str, tuple[tuple[int, ...], str]]
+"""Shape and dtype of each array of a layer, by name; the dtype of floats is open: ""."""
+
 
 class CsrSizes(NamedTuple):
-    """Of a matrix whose kept weights are stored one by one.
+    """Sizes of a matrix whose kept weights are stored one by one.
 
     Attributes:
       inputs: of the matrix.
@@ -30,38 +33,43 @@ class CsrSizes(NamedTuple):
     width: int
     stack: tuple[int, ...] = ()
 
-    def check(self) -> None:
-        """Refuse sizes that no matrix has."""
-        _check_width(self.width, MOST)
+    @property
+    def parts(self) -> int:
+        """Groups of inputs times outputs."""
+        return -(-self.inputs // self.width) * self.outputs
+
+    @property
+    def layout(self) -> Layout:
+        """Shape and dtype of values, indices and starts."""
+        lengths = {
+            "values": (self.kept, ""),
+            "indices": (self.kept, "uint16"),
+            "starts": (self.parts + 1, "int32"),
+        }
+        return {name: ((*self.stack, n), dtype) for name, (n, dtype) in lengths.items()}
+
+    def check(self, most: int = MOST) -> None:
+        """Refuse sizes that no matrix has; groups have up to `most` inputs."""
+        if not 1 <= self.width <= most:
+            raise ValueError(f"a group of {self.width} inputs; allowed are 1 to {most}")
         _check_sizes(self.inputs, self.outputs, self.kept, self.inputs * self.outputs)
 
     def check_arrays(self, arrays: Mapping[str, Any]) -> None:
         """Refuse arrays that are not such a matrix.
 
-        Args:
-          arrays: values [kept], indices [kept] and starts [groups * outputs + 1]; the axes of a
-            stack come before.
-
         Raises:
-          ValueError: an array is missing, its shape or dtype is another one, a position is outside
-            the matrix or not after the one before it, or starts do not rise from 0 to `kept`.
+          ValueError: an array is missing, its shape or dtype is not that of `layout`, a position is
+            outside the matrix or not after the one before it, or starts do not rise from 0 to
+            `kept`.
         """
         self.check()
-        parts = -(-self.inputs // self.width) * self.outputs
+        found = _laid_out(arrays, self.layout)
         if self.stack:
-            given = ("values", self.kept, ""), ("indices", self.kept, "uint16")
-            found = {
-                name: _check_array(arrays, name, (*self.stack, length), dtype)
-                for name, length, dtype in (*given, ("starts", parts + 1, "int32"))
-            }
             for place in np.ndindex(self.stack):
                 self._check_one({name: array[place] for name, array in found.items()})
             return
-        _check_array(arrays, "values", (self.kept,))
-        indices = _check_array(arrays, "indices", (self.kept,), "uint16").astype(np.int32)
-        starts = _check_starts(arrays, parts, self.kept)
-        part = np.repeat(np.arange(parts), np.diff(starts))
-        _check_places("indices", indices, self.ends(part), part)
+        _check_starts(found["starts"], self.kept)
+        self._check_indices(found["indices"], np.diff(found["starts"]))
 
     def _check_one(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Check one matrix of a stack; entries after its last weight are not read."""
@@ -71,14 +79,16 @@ class CsrSizes(NamedTuple):
         used = {name: array if name == "starts" else array[:kept] for name, array in arrays.items()}
         CsrSizes(self.inputs, self.outputs, kept, self.width).check_arrays(used)
 
-    def ends(self, part: np.ndarray) -> np.ndarray:
-        """How many inputs the group of each part has."""
+    def _check_indices(self, indices: np.ndarray, counts: np.ndarray) -> None:
+        """Check indices of which each part has so many."""
+        part = np.repeat(np.arange(self.parts), counts)
         first = part // max(1, self.outputs) * self.width
-        return np.minimum(self.width, self.inputs - first)
+        ends = np.minimum(self.width, self.inputs - first)
+        _check_places("indices", indices.astype(np.int32), ends, part)
 
 
 class BlockSizes(NamedTuple):
-    """Of a matrix whose kept blocks are stored.
+    """Sizes of a matrix whose kept blocks are stored.
 
     Attributes:
       inputs: of the matrix.
@@ -94,110 +104,91 @@ class BlockSizes(NamedTuple):
     wide: int
     high: int
 
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """How many blocks the whole matrix has on each side."""
+        return -(-self.inputs // self.wide), -(-self.outputs // self.high)
+
+    @property
+    def layout(self) -> Layout:
+        """Shape and dtype of values, rows and starts."""
+        return {
+            "values": ((self.kept, self.wide, self.high), ""),
+            "rows": ((self.kept,), "int32"),
+            "starts": ((self.blocks[1] + 1,), "int32"),
+        }
+
     def check(self) -> None:
         """Refuse sizes that no matrix has."""
         if min(self.wide, self.high) < 1:
             raise ValueError(f"a block of {self.wide} by {self.high}; its sides are at least 1")
-        down, across = -(-self.inputs // self.wide), -(-self.outputs // self.high)
-        _check_sizes(self.inputs, self.outputs, self.kept, down * across)
+        _check_sizes(self.inputs, self.outputs, self.kept, math.prod(self.blocks))
 
     def check_arrays(self, arrays: Mapping[str, Any]) -> None:
-        """Refuse arrays that are not such a matrix.
-
-        Args:
-          arrays: values [kept, wide, high], rows [kept] and starts [output blocks + 1].
-
-        Raises:
-          ValueError: as for `CsrSizes.check_arrays`.
-        """
+        """Refuse arrays that are not such a matrix; raises as `CsrSizes.check_arrays`."""
         self.check()
-        down, across = -(-self.inputs // self.wide), -(-self.outputs // self.high)
-        _check_array(arrays, "values", (self.kept, self.wide, self.high))
-        rows = _check_array(arrays, "rows", (self.kept,), "int32")
-        starts = _check_starts(arrays, across, self.kept)
-        part = np.repeat(np.arange(across), np.diff(starts))
-        _check_places("rows", rows, np.full(self.kept, down), part)
+        found, (down, across) = _laid_out(arrays, self.layout), self.blocks
+        _check_starts(found["starts"], self.kept)
+        part = np.repeat(np.arange(across), np.diff(found["starts"]))
+        _check_places("rows", found["rows"], np.full(self.kept, down), part)
 
 
-class CsrInt8Sizes(NamedTuple):
-    """Of a matrix whose kept weights are stored one by one, as int8; see `CsrSizes`."""
+class CsrInt8Sizes(CsrSizes):
+    """`CsrSizes` with values and indices of 8 bits, counts in place of starts, and a scale."""
 
-    inputs: int
-    outputs: int
-    kept: int
-    width: int
+    @property
+    def layout(self) -> Layout:
+        """Shape and dtype of values, indices, counts and scale."""
+        return {
+            "values": ((self.kept,), "int8"),
+            "indices": ((self.kept,), "uint8"),
+            "counts": ((self.parts,), "uint8"),
+            "scale": ((self.outputs,), ""),
+        }
 
-    def check(self) -> None:
+    def check(self, most: int = MOST_INT8) -> None:
         """Refuse sizes that no matrix has."""
-        _check_width(self.width, MOST_INT8)
-        CsrSizes(*self).check()
+        super().check(most)
 
     def check_arrays(self, arrays: Mapping[str, Any]) -> None:
         """Refuse arrays that are not such a matrix.
 
-        Args:
-          arrays: values [kept], indices [kept], counts [groups * outputs] and scale [outputs].
-
         Raises:
-          ValueError: as for `CsrSizes.check_arrays`; counts do not add up to `kept`; a scale is
-            infinite or NaN.
+          ValueError: as for `CsrSizes`; counts do not add up to `kept`; a scale is infinite or NaN.
         """
         self.check()
-        parts = -(-self.inputs // self.width) * self.outputs
-        _check_array(arrays, "values", (self.kept,), "int8")
-        indices = _check_array(arrays, "indices", (self.kept,), "uint8").astype(np.int32)
-        counts = _check_array(arrays, "counts", (parts,), "uint8")
-        _check_scale(arrays, self.outputs)
-        if (total := int(counts.sum(dtype=np.int64))) != self.kept:
+        found = _laid_out(arrays, self.layout)
+        _check_scale(found["scale"])
+        if (total := int(found["counts"].sum(dtype=np.int64))) != self.kept:
             raise ValueError(f"counts add up to {total}, expected {self.kept}, those that are kept")
-        part = np.repeat(np.arange(parts), counts)
-        _check_places("indices", indices, CsrSizes(*self).ends(part), part)
+        self._check_indices(found["indices"], found["counts"])
 
 
-class BlockInt8Sizes(NamedTuple):
-    """Of a matrix whose kept blocks are stored, as int8; see `BlockSizes`."""
+class BlockInt8Sizes(BlockSizes):
+    """`BlockSizes` with values of 8 bits, and a scale."""
 
-    inputs: int
-    outputs: int
-    kept: int
-    wide: int
-    high: int
-
-    def check(self) -> None:
-        """Refuse sizes that no matrix has."""
-        BlockSizes(*self).check()
+    @property
+    def layout(self) -> Layout:
+        """Shape and dtype of values, rows, starts and scale."""
+        values = (self.kept, self.wide, self.high), "int8"
+        return super().layout | {"values": values, "scale": ((self.outputs,), "")}
 
     def check_arrays(self, arrays: Mapping[str, Any]) -> None:
-        """Refuse arrays that are not such a matrix.
-
-        Args:
-          arrays: values [kept, wide, high], rows [kept], starts [output blocks + 1] and scale
-            [outputs].
-
-        Raises:
-          ValueError: as for `BlockSizes.check_arrays`; a scale is infinite or NaN.
-        """
-        BlockSizes(*self).check_arrays(arrays)
-        _check_array(arrays, "values", (self.kept, self.wide, self.high), "int8")
-        _check_scale(arrays, self.outputs)
+        """Refuse arrays that are not such a matrix, also those with an infinite or NaN scale."""
+        super().check_arrays(arrays)
+        _check_scale(np.asarray(arrays["scale"]))
 
 
-Sizes = CsrSizes | BlockSizes | CsrInt8Sizes | BlockInt8Sizes
+Sizes = CsrSizes | BlockSizes
 
 
 def conv_sizes(features: int, outputs: int, kept: int, width: int, size: Sequence[int]) -> CsrSizes:
-    """Of the matrix of a convolution: features times taps, outputs; the same for groups."""
+    """Sizes of the matrix of a convolution: each tap of each feature is an input, of groups too."""
     taps = math.prod(size)
     return CsrSizes(features * taps, outputs, kept, width * taps)
 
 
-def _check_width(width: int, most: int) -> None:
-    if not 1 <= width <= most:
-        raise ValueError(f"a group of {width} inputs; allowed are 1 to {most}")
-
-
-def _check_scale(arrays: Mapping[str, Any], outputs: int) -> None:
-    scale = _check_array(arrays, "scale", (outputs,))
+def _check_scale(scale: np.ndarray) -> None:
     wrong = ~np.isfinite(scale.astype(np.float64))
     if wrong.any():
         at = int(wrong.argmax())
@@ -214,23 +205,21 @@ def _check_sizes(inputs: int, outputs: int, kept: int, most: int) -> None:
         )
 
 
-def _check_array(
-    arrays: Mapping[str, Any], name: str, shape: tuple[int, ...], dtype: str = ""
-) -> np.ndarray:
-    if name not in arrays:
-        raise ValueError(f"{name} is missing")
-    found = arrays[name]
-    if tuple(found.shape) != shape or (dtype and str(found.dtype) != dtype):
-        kind = f"{found.dtype}{list(found.shape)}"
-        raise ValueError(f"{name} is {kind}, expected {dtype or found.dtype}{list(shape)}")
-    return np.asarray(found)
+def _laid_out(arrays: Mapping[str, Any], layout: Layout) -> dict[str, np.ndarray]:
+    """The arrays of a layout, checked for their shapes and dtypes."""
+    for name, (shape, dtype) in layout.items():
+        if name not in arrays:
+            raise ValueError(f"{name} is missing")
+        found = arrays[name]
+        if tuple(found.shape) != shape or (dtype and str(found.dtype) != dtype):
+            kind = f"{found.dtype}{list(found.shape)}"
+            raise ValueError(f"{name} is {kind}, expected {dtype or found.dtype}{list(shape)}")
+    return {name: np.asarray(arrays[name]) for name in layout}
 
 
-def _check_starts(arrays: Mapping[str, Any], parts: int, kept: int) -> np.ndarray:
-    starts = _check_array(arrays, "starts", (parts + 1,), "int32")
+def _check_starts(starts: np.ndarray, kept: int) -> None:
     if starts[0] != 0 or starts[-1] != kept or (starts[1:] < starts[:-1]).any():
         raise ValueError(f"starts do not rise from 0 to {kept}, the number that is kept")
-    return starts
 
 
 def _check_places(name: str, places: np.ndarray, end: np.ndarray, part: np.ndarray) -> None:

@@ -55,21 +55,15 @@ class Geometry(NamedTuple):
         return x, tuple((known(before), known(after)) for before, after in pads)
 
     def window(
-        self, image: tuple[int, ...], pads: tuple[tuple[int, int], ...], outer: tuple[int, int, int]
+        self, image: tuple[int, ...], pads: tuple[tuple[int, int], ...], *sizes: int
     ) -> Window:
-        """Over two axes, of which the first is 1 for a window over one.
+        """Over two axes of an image, of which the first is 1 for a window over one.
 
-        Args:
-          image: the axes of x.
-          pads: from `padded`.
-          outer: features, outputs and features a group.
+        The pads are those of `padded`, the sizes features, outputs and features a group.
         """
         two = lambda given, fill: (fill, *given) if len(given) == 1 else tuple(given)
-        features, outputs, width = outer
         return Window(
-            features,
-            outputs,
-            width,
+            *sizes,
             image=two(image, 1),
             size=two(self.kernel_size, 1),
             strides=two(self.strides, 1),
@@ -78,7 +72,7 @@ class Geometry(NamedTuple):
         )
 
     def as_json(self) -> dict[str, Any]:
-        """By name, with lists."""
+        """The settings by name, with lists in place of tuples."""
         plain = lambda value: value if isinstance(value, str | int) else list(map(plain, value))
         return {name: plain(value) for name, value in self._asdict().items()}
 

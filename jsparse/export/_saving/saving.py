@@ -36,8 +36,7 @@ from jsparse._values import check_flag, check_folder, check_is
 from jsparse._versions import versions
 from jsparse.export._packing import compiled
 from jsparse.export._packing.csr_conv import CsrConv
-from jsparse.export._packing.linked import Linked
-from jsparse.export._packing.packed import Packed
+from jsparse.export._packing.packed import Linked, Packed
 from jsparse.export._packing.structure import features_json
 from jsparse.export._saving.functional import saved
 from jsparse.export._saving.stablehlo import Program, kernel_program, program
