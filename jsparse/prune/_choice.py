@@ -21,7 +21,7 @@ from jsparse._budget import Shapes, erdos_renyi, erdos_renyi_kernel, erdos_renyi
 from jsparse._checks import check_density
 from jsparse._coupled import CoupledUnits, shared_value
 from jsparse._events import share_cuts_in_place
-from jsparse._paths import naming
+from jsparse._paths import listed, naming
 from jsparse._pattern import Role
 from jsparse._score import wide
 from jsparse._sharding import beside
@@ -231,17 +231,19 @@ def check_alive(kept: Arrays, density: float) -> None:
         )
 
 
-def score_of(scores: Mapping[str, Any], path: str, shape: tuple[int, ...]) -> Array:
-    """The scores of a weight of this shape: [...].
+def score_of(
+    scores: Mapping[str, Any], path: str, shape: tuple[int, ...], name: str = "score"
+) -> Array:
+    """The scores of a weight of this shape: [...]; the name is that of one of them in errors.
 
     Raises:
       ValueError: there are none, or of another shape.
     """
     if path not in scores:
-        raise ValueError(f"has no score; available: {', '.join(scores) or 'none'}")
+        raise ValueError(f"has no {name}; available: {listed(scores)}")
     score = jnp.asarray(scores[path])
     if score.shape != shape:
-        raise ValueError(f"the scores have shape {score.shape}, but the weight {shape}")
+        raise ValueError(f"the {name} has shape {score.shape}, but the weight {shape}")
     return score
 
 

@@ -9,7 +9,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -36,27 +36,11 @@ TOGETHER = 64
 
 
 class UserFunctions(NamedTuple):
-    """The user's functions."""
+    """The functions that `search` was given."""
 
     score: Function
     cost: Function
     recover: Recover
-
-
-class Judge(Protocol):
-    """Gives candidates their cost and score."""
-
-    def costs(self, counts: np.ndarray) -> Iterator[float]:
-        """Of candidates [n, L], one after another."""
-        ...
-
-    def scores(self, counts: np.ndarray, times: int) -> Iterator[float]:
-        """Of candidates [n, L], each after so many recoveries."""
-        ...
-
-    def model(self, counts: np.ndarray, times: int) -> Any:
-        """The model of one candidate, [L], after so many recoveries."""
-        ...
 
 
 def no_recovery(model: Model, key: Array) -> Model:
@@ -107,13 +91,12 @@ class Compiled:
 
         self._build, self._masked = build, masked
         self._ranks = {**layers.ranks, "masks": some_dropped}
-        self._cost, self._score = (
-            jax.jit(priced),
-            jax.jit(partial(judged, "score", functions.score)),
-        )
+        self._cost = jax.jit(priced)
+        self._score = jax.jit(partial(judged, "score", functions.score))
         self._recovers, self._recover = functions.recover is not no_recovery, jax.jit(recovered)
 
     def costs(self, counts: np.ndarray) -> Iterator[float]:
+        """The costs of candidates [n, L], one after another."""
         for n in range(0, len(counts), TOGETHER):
             some = counts[n : n + TOGETHER]
             padded = np.pad(some, ((0, TOGETHER - len(some)), (0, 0)))
@@ -122,15 +105,16 @@ class Compiled:
                 yield _checked("cost", one)
 
     def scores(self, counts: np.ndarray, times: int) -> Iterator[float]:
-        start = self._score
+        """The scores of candidates [n, L], each after so many recoveries."""
         ahead = 1 if self._recovers else len(counts)  # what is recovered has variables of its own
         for n in range(0, len(counts), ahead):
             some = counts[n : n + ahead]
-            running = [start(self._after(one, times), self._ranks, one) for one in some]
+            running = [self._score(self._after(one, times), self._ranks, one) for one in some]
             for one in running:
                 yield _checked("score", one)
 
     def model(self, counts: np.ndarray, times: int) -> Any:
+        """The model of one candidate, [L], after so many recoveries."""
         variables = self._after(counts, times)
         return hold(self._build(self._masked(variables, self._ranks, jnp.asarray(counts))))
 
@@ -142,7 +126,7 @@ class Compiled:
 
 
 class Called:
-    """Calls each function in Python, each time on a new model."""
+    """Calls each function in Python, each time on a new model; methods as those of `Compiled`."""
 
     def __init__(self, model: nnx.Module, layers: Layers, functions: UserFunctions, key: Array):
         self.start, self.layers, self.key = model, layers, key
