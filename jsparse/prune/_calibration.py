@@ -21,12 +21,7 @@ from jsparse._pure import Forward, taken_apart
 from jsparse._slots import sparse_parts, state_paths
 from jsparse._sparse import Sparse
 from jsparse._surgery import hold
-from jsparse._values import (
-    check_function,
-    check_mapping,
-    check_pattern,
-    each_batch,
-)
+from jsparse._values import check_function, check_mapping, check_pattern, each_batch
 from jsparse.prune._choice import held_parts
 from jsparse.prune._inputs import Moment, seen_by, watch_inputs
 from jsparse.prune._sweep import Sweep
@@ -68,14 +63,8 @@ def prune_in_order(
 ) -> Model:
     """Prune one weight after the other, each with its inputs at that point.
 
-    Args:
-      model: with weights under `Held` in layers `nnx.Linear`, `nnx.LinearGeneral` or `nnx.Conv`.
-      batches: calibration data; each new shape is compiled again.
-      forward: runs the model on a batch; in eval mode.
-      moment: what `prune` needs to know of the inputs.
-      prune: of one weight.
-      together: a regular expression for the beginning of a path; weights in which it matches the
-        same text are calibrated before any of them is pruned.
+    `prune` gives a weight and its mask new values, from the moment of its inputs; the other
+    arguments are those of `wanda`.
 
     Raises:
       ValueError: a weight of another layer, or of one that is not called; no batch, or an empty
@@ -104,7 +93,7 @@ def prune_in_order(
         )
     own = state_paths(watched, variables)
     changes = lambda path: [f"{own[id(parts[path])]}/{name}" for name in ("weight", "mask")]
-    groups = _groups(order, together)
+    groups = grouped(order, together=together)
     steps = [(paths, [name for path in paths for name in changes(path)]) for paths in groups]
     for paths, moments in zip(groups, sweep.run(steps), strict=True):
         for path in paths:
@@ -120,16 +109,28 @@ def prune_in_order(
     return pruned
 
 
-def _groups(order: Iterable[str], together: str) -> list[list[str]]:
-    """The paths that are calibrated together, in the order of the first of each."""
-    expression = re.compile(together)
+def grouped(paths: Iterable[str], **patterns: str) -> list[list[str]]:
+    """Paths that begin with the same match of a pattern together, in the order of the first ones.
+
+    Args:
+      paths: one without a match is a group by itself.
+      **patterns: the regular expression, by the name of the argument that holds it.
+
+    Raises:
+      ValueError: it matches no path.
+
+    Example:
+      >>> grouped(["block/0/up", "block/0/down", "block/1/up", "head"], layers="block/[0-9]")
+      [['block/0/up', 'block/0/down'], ['block/1/up'], ['head']]
+    """
+    ((name, pattern),) = patterns.items()
     groups: dict[tuple[bool, str], list[str]] = {}
-    for path in order:
-        found = expression.match(path)
+    for path in paths:
+        found = re.match(pattern, path)
         groups.setdefault((bool(found), found[0] if found else path), []).append(path)
     if not any(matched for matched, _ in groups):
         raise ValueError(
-            f"together={together!r} matches no path; available: {listed(order)}. It is a regular "
+            f"{name}={pattern!r} matches no path; available: {listed(paths)}. It is a regular "
             "expression for the beginning of a path, such as 'blocks/[0-9]+'"
         )
     return list(groups.values())

@@ -42,12 +42,9 @@ class Sum(nnx.Variable):
 
 
 def watch_inputs(model: nnx.Module, moment: Moment, order: dict[str, None]) -> None:
-    """Make the layers sum their inputs, in a variable of the Sparse that they read.
+    """Make the layers sum a moment of their inputs, in a variable of the Sparse that they read.
 
-    Args:
-      model: changed in place.
-      moment: what is added up.
-      order: gets the path of each weight when a layer first reads it.
+    The order gets the path of each weight when a layer first reads it.
 
     Raises:
       ValueError: a weight of another layer than `nnx.Linear`, `nnx.LinearGeneral` or `nnx.Conv`.
@@ -94,6 +91,14 @@ def matrices(part: Sparse, array: Array, groups: int) -> Array:
 def from_matrices(part: Sparse, array: Array) -> Array:
     """The inverse of `matrices`: back to the shape of the weight."""
     return jnp.moveaxis(array, -3, -2).reshape(part.weight[...].shape)
+
+
+def times_inputs(part: Sparse, squares: Array) -> Array:
+    """|w_ij| times the norm of input j, [as the weight], from the sums of the squares of inputs."""
+    groups = squares.shape[part.rule.role.stack]
+    weight = part.weight[...]
+    size = jnp.abs(matrices(part, weight.astype(wide(weight.dtype)), groups))
+    return from_matrices(part, size * jnp.sqrt(squares)[..., None])
 
 
 def _rows(layer: Any, inputs: Array) -> Array:
