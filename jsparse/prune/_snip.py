@@ -13,7 +13,6 @@ Numbers: the rows "SNIP" of experiments/at_birth.py.
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -70,6 +69,5 @@ def snip(
 def snip_scores(model: nnx.Module, loss: Loss, batches: Iterable[Any]) -> dict[str, Array]:
     """The scores of `snip` by path, [...] like the weights."""
     values, rest, build = weights_of(model)
-    gradient = jax.jit(slope(loss, build))
-    g = mean_over(batches, lambda batch: dict(gradient(values, rest, batch)))  # (1)
+    g = mean_over(batches, slope(loss, build), values, rest)  # (1)
     return {path: jnp.abs(g[path] * value.astype(g[path].dtype)) for path, value in values.items()}
