@@ -113,8 +113,8 @@ def _add_up_in_place(layer: Any) -> None:
     for name, old in zip(TOTALS, (layer.mean, layer.var, layer.mean), strict=True):
         # of the shape of the old ones, so that nnx.vmap and nnx.scan split them in the same way
         setattr(layer, name, nnx.BatchStat(jnp.zeros_like(old[...], jnp.float32)))
-    write(layer.mean, jnp.zeros_like(layer.mean[...]))  # 0 times NaN would be NaN
-    write(layer.var, jnp.ones_like(layer.var[...]))
+    for variable in (layer.mean, layer.var):
+        write(variable, jnp.nan_to_num(variable[...]))  # 0 times NaN would be NaN
     object.__setattr__(layer, "__class__", _adding(type(layer)))
 
 
