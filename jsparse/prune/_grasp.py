@@ -25,8 +25,8 @@ from jax import Array
 from jsparse._checks import check_density
 from jsparse._untraced import explain_abstract_model, outside_jit
 from jsparse._values import by_density, each_batch
-from jsparse.prune._choice import Arrays, Selector, check_choice, globally, held_parts, keep_highest
-from jsparse.prune._weights import Loss, mean_over, slope, weights_of
+from jsparse.prune._choice import Arrays, Selector, check_choice, globally, keep_highest
+from jsparse.prune._weights import Loss, held_masks, mean_over, slope, weights_of
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -79,7 +79,7 @@ def grasp(
 def grasp_scores(model: nnx.Module, loss: Loss, batches: Iterable[Any]) -> dict[str, Array]:
     """The scores of `grasp` by path, [...] like the weights."""
     values, rest, build = weights_of(model)
-    masks = {path: part.mask[...] for path, part in held_parts(model).items()}
+    masks = held_masks(model)
     batches = list(each_batch(batches))
     gradient = slope(loss, build)
 

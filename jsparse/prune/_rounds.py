@@ -25,6 +25,7 @@ from jsparse._untraced import outside_jit
 from jsparse._values import check_function, check_in, check_whole, shown
 from jsparse.prune._choice import held_parts
 from jsparse.prune._folder import RoundStore, check_keep, with_stored
+from jsparse.prune._weights import held_masks, kept_share
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -89,6 +90,9 @@ class Rewind:
 
     def restore(self, pruned: Model, start: Model, number: int) -> Model:
         return hold(start, masks(pruned))
+
+
+REWIND = Rewind()
 
 
 def each_round(kept: float, rounds: int) -> tuple[float, ...]:
@@ -180,20 +184,14 @@ def _rounds(
             ticket = hold(start)
             if number:
                 ticket = restart.restore(prune(trained, asked, number), start, number)
-            before = {path: np.asarray(mask) for path, mask in masks(ticket).items()}
-            current = Round(number, density(ticket), restart.first(number))
+            before = {path: np.asarray(mask) for path, mask in held_masks(ticket).items()}
+            current = Round(number, kept_share(before), restart.first(number))
             trained = _checked(train(ticket, current), start, before)
             layers = {path: np.count_nonzero(mask) / mask.size for path, mask in before.items()}
             facts = {"round": number, "asked": asked, "density": current.density, "layers": layers}
             keep.save(number, trained, facts)
         # a copy, which the caller may change
-        yield Round(number, density(trained), restart.first(number)), hold(trained)
-
-
-def density(model: nnx.Module) -> float:
-    """The fraction of all weights under `Held` that are kept."""
-    found = [np.asarray(mask) for mask in masks(model).values()]
-    return sum(map(np.count_nonzero, found)) / sum(mask.size for mask in found)
+        yield Round(number, kept_share(held_masks(trained)), restart.first(number)), hold(trained)
 
 
 def _checked(trained: Model, start: Model, before: Mapping[str, np.ndarray]) -> Model:

@@ -1,6 +1,6 @@
 """A model as a function of its prunable weights: what scores are derivatives of."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -53,6 +53,17 @@ def split(plain: nnx.Module, paths: Iterable[str]) -> Weights:
         return build(rest | {at[path]: value for path, value in values.items()})
 
     return Weights({path: variables[at[path]] for path in at}, rest, whole)
+
+
+def held_masks(model: nnx.Module) -> dict[str, Array]:
+    """The masks of the prunable weights by path, [...] like the weights."""
+    return {path: part.mask[...] for path, part in held_parts(model).items()}
+
+
+def kept_share(masks: Mapping[str, Any]) -> float:
+    """The fraction of all weights that some masks keep."""
+    kept = sum(int((mask > 0).sum()) for mask in masks.values())
+    return kept / sum(mask.size for mask in masks.values())
 
 
 def slope(loss: Loss, build: Callable[[Arrays, Any], nnx.Module]) -> Callable[..., Arrays]:
