@@ -186,17 +186,15 @@ def keep_highest(
     for path, part in parts.items():
         with naming(path):
             score = _score(part, scores, path)
-        for place in np.ndindex(score.shape[: stack_of(part)]):
+        for place in np.ndindex(score.shape[: _stack(part)]):
             name = path + "".join(f"[{n}]" for n in place)
             layers[name] = score[place]
             shapes[name] = role_shape(score[place].shape, part.rule.role)
-    kept = choose(layers, density, shapes)
-    kept = {name: without_masked_before(kept[name], score) for name, score in layers.items()}
-    check_alive(kept, density)
+    kept = chosen(choose, layers, density, shapes)
     names = iter(kept)
     for part in parts.values():
         shape = shared_value(part, part.weight[...]).shape
-        here = [kept[next(names)] for _ in np.ndindex(shape[: stack_of(part)])]
+        here = [kept[next(names)] for _ in np.ndindex(shape[: _stack(part)])]
         mask = _stacked(here, shape, part.mask[...].dtype)
         whole = part.each(mask) if isinstance(part, CoupledUnits) else mask
         part.mask[...] = beside(whole, part.weight[...])
@@ -204,7 +202,7 @@ def keep_highest(
     return model
 
 
-def stack_of(part: Sparse) -> int:
+def _stack(part: Sparse) -> int:
     """The number of stacked axes of what a weight has of its own."""
     return 0 if isinstance(part, CoupledUnits) else part.rule.role.stack
 
@@ -220,8 +218,14 @@ def check_choice(choose: Selector) -> None:
         )
 
 
-def check_alive(kept: Arrays, density: float) -> None:
-    """Refuse masks that drop a whole layer."""
+def chosen(choose: Selector, scores: Arrays, density: float, shapes: Shapes) -> dict[str, Array]:
+    """What a selector keeps, bool by layer, without what was masked before, whose score is -inf.
+
+    Raises:
+      ValueError: a layer would lose all its weights.
+    """
+    kept = choose(scores, density, shapes)
+    kept = {name: _without_masked(kept[name], score) for name, score in scores.items()}
     dead = [name for name, mask in kept.items() if mask.size and not bool(mask.any())]
     if dead:
         raise ValueError(
@@ -229,6 +233,12 @@ def check_alive(kept: Arrays, density: float) -> None:
             "(layer collapse); keep more, or give each layer its share with "
             "choose=jsparse.prune.by_layer(jsparse.schedule.erdos_renyi_kernel)"
         )
+    return kept
+
+
+@jax.jit
+def _without_masked(kept: Array, score: Array) -> Array:
+    return kept & (score > -jnp.inf)
 
 
 def score_of(
@@ -262,12 +272,6 @@ def _score(part: Sparse, scores: Arrays, path: str) -> Array:
 def _where_kept(score: Array, mask: Array) -> tuple[Array, Array]:
     """Scores, -inf where a weight is masked; and whether any score is NaN."""
     return jnp.where(mask > 0, score, -jnp.inf), jnp.isnan(score).any()
-
-
-@jax.jit
-def without_masked_before(kept: Array, score: Array) -> Array:
-    """What is kept, without what was masked before, whose score is -inf."""
-    return kept & (score > -jnp.inf)
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))

@@ -96,6 +96,9 @@ class Nowhere:
         """Nothing is written."""
 
 
+NOWHERE = Nowhere()
+
+
 @dataclass(frozen=True)
 class Folder:
     """Stores the rounds in a folder: the density, masks and weights of each.

@@ -28,11 +28,10 @@ from jsparse.prune._choice import (
     keep_highest,
     magnitudes,
 )
-from jsparse.prune._folder import Nowhere, RoundStore
-from jsparse.prune._rounds import Restart, Rewind, Round, Train, in_rounds
+from jsparse.prune._folder import NOWHERE, RoundStore
+from jsparse.prune._rounds import REWIND, Restart, Round, Train, in_rounds
 
 Model = TypeVar("Model", bound=nnx.Module)
-REWIND, NOWHERE = Rewind(), Nowhere()
 
 
 @outside_jit

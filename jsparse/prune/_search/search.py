@@ -13,7 +13,7 @@ from jsparse._surgery import hold
 from jsparse._untraced import outside_jit
 from jsparse._values import check_flag, check_function, check_in, check_key, check_whole, shown
 from jsparse.prune._choice import Arrays, held_parts, magnitudes
-from jsparse.prune._folder import Nowhere, RoundStore, check_keep
+from jsparse.prune._folder import NOWHERE, RoundStore, check_keep
 from jsparse.prune._search.contest import contest
 from jsparse.prune._search.found import Found, SearchStopped
 from jsparse.prune._search.judge import Called, Compiled, UserFunctions, no_recovery
@@ -23,7 +23,7 @@ from jsparse.prune._search.methods import Method
 from jsparse.prune._search.trials import Trials
 
 Model = TypeVar("Model", bound=nnx.Module)
-ALONE, PPO, NOWHERE = Weight(), Lagrangian(), Nowhere()
+ALONE, PPO = Weight(), Lagrangian()
 LEAST = 16
 """Evaluations, at least: the dense model, the controls and a few candidates."""
 
