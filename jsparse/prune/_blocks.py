@@ -22,7 +22,7 @@ from jax import Array
 
 from jsparse._paths import listed
 from jsparse._pure import Forward, call, calling, evaluated, taken_apart
-from jsparse._slots import Slot, check_module, slots, walk_modules
+from jsparse._slots import check_module, slots, walk_modules
 from jsparse._surgery import copied
 from jsparse._untraced import outside_jit
 from jsparse._values import (
@@ -153,20 +153,13 @@ def drop_blocks(model: Model, scores: Mapping[str, float], *, drop: int) -> Mode
         )
     gone = sorted(scores, key=lambda path: scores[path])[:drop]
     copy = copied(model)
-    for slot in _places(copy, gone):
+    found = slots(copy, tuple({type(modules[path]) for path in gone}))
+    places = {slot.path: slot for slot in found if slot.path in gone}
+    if missed := sorted({*gone} - places.keys()):
+        raise ValueError(f"scores: {missed[0]!r} is inside another block; give one of the two")
+    for slot in places.values():
         slot.put(Skip())
     return copy
-
-
-def _places(model: nnx.Module, paths: Iterable[str]) -> list[Slot]:
-    """Where some modules are."""
-    modules = dict(walk_modules(model))
-    wanted = {path: modules[path] for path in paths}
-    found = slots(model, tuple({type(one) for one in wanted.values()}))
-    places = [slot for slot in found if slot.path in wanted]
-    if missed := sorted(wanted.keys() - {slot.path for slot in places}):
-        raise ValueError(f"scores: {missed[0]!r} is inside another block; give one of the two")
-    return places
 
 
 def _matching(model: nnx.Module, pattern: str) -> list[str]:

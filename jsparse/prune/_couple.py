@@ -119,7 +119,8 @@ def _couple_in_place(
     places = {slot.path: own for own in at.values() for slot in own}
     spans: dict[int, list[tuple[Span, CoupledUnits]]] = {}
     for group, rule in chosen:
-        new = _spans(group, _vector_rule(rule), places)
+        unit = {} if isinstance(rule, Held) else {"unit": Coupled()}  # of Held, each is one anyway
+        new = _spans(group, dataclasses.replace(rule, role=VECTOR, **unit), places)
         key, units = rngs.params(), {}
         for slot, span in new:
             stack = slot.value.shape[: _role(slot).stack]
@@ -139,19 +140,10 @@ def _couple_in_place(
     share_cuts_in_place(model)
 
 
-def _vector_rule(rule: Any) -> Any:
-    """The rule for the vector that represents the units of a group."""
-    units = {} if isinstance(rule, Held) else {"unit": Coupled()}  # of Held, each is a unit anyway
-    return dataclasses.replace(rule, role=VECTOR, **units)
-
-
 def _spans(group: UnitGroup, rule: Any, places: Places) -> list[tuple[Slot, Span]]:
     """Where the units of a group are in each of its parameters."""
-    found: list[tuple[Slot, UnitAxis]] = []
-    for member in group.members:
-        slot = _place(member, group.name, places)
-        if isinstance(slot.value, nnx.Param):
-            found.append((slot, member))
+    at = [(_place(member, group.name, places), member) for member in group.members]
+    found = [(slot, member) for slot, member in at if isinstance(slot.value, nnx.Param)]
     for slot, member in found:
         _check_stack(slot, member, group.name, rule)
     sizes = [_entries_per_unit(slot, member, group.width) for slot, member in found]
@@ -161,25 +153,20 @@ def _spans(group: UnitGroup, rule: Any, places: Places) -> list[tuple[Slot, Span
             f"groups: the units of {group.name} have no parameters, or different numbers of them; "
             "leave this group without a rule, by Keep() first"
         )
-    return [
-        (
-            slot,
-            Span(
-                axis=member.axis - slot.value.ndim,
-                units=() if _is_identity(member, group.width) else tuple(member.units.tolist()),
-                width=group.width,
-                entries=total,
-                own=size,
-                closes=member.closes,
-                rule=rule,
-            ),
+    spans = []
+    for (slot, member), size in zip(found, sizes, strict=True):
+        in_order = np.array_equal(member.units, np.arange(group.width))
+        span = Span(
+            axis=member.axis - slot.value.ndim,
+            units=() if in_order else tuple(member.units.tolist()),
+            width=group.width,
+            entries=total,
+            own=size,
+            closes=member.closes,
+            rule=rule,
         )
-        for (slot, member), size in zip(found, sizes, strict=True)
-    ]
-
-
-def _is_identity(member: UnitAxis, width: int) -> bool:
-    return np.array_equal(member.units, np.arange(width))
+        spans.append((slot, span))
+    return spans
 
 
 def _entries_per_unit(slot: Slot, member: UnitAxis, width: int) -> int:

@@ -64,10 +64,10 @@ class _Read(NamedTuple):
 
 
 class _View(NamedTuple):
-    """Where the units of a group are in a weight that reads them."""
+    """Where the units of a group are in a weight that reads them: [places of a unit, units]."""
 
     path: str
-    places: np.ndarray  # [places of a unit, units]
+    places: np.ndarray
 
 
 @by_density
@@ -290,8 +290,10 @@ def _checked(units: Units, orders: Orders) -> dict[str, Cut]:
         for (path, axis), moved in itertools.chain.from_iterable(o.items() for o in orders):
             before = keep.setdefault(path, {}).get(axis, np.arange(len(moved)))
             keep[path][axis] = before[moved]
-        return {p: Cut(shape=shapes[p], keep={a: tuple(o.tolist()) for a, o in k.items()})
-                for p, k in keep.items()}  # fmt: skip
+        return {
+            path: Cut(shape=shapes[path], keep={a: tuple(o.tolist()) for a, o in own.items()})
+            for path, own in keep.items()
+        }
 
     def same(orders: Orders) -> bool:
         moved = cuts(orders)

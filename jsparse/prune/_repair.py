@@ -24,7 +24,6 @@ from flax import nnx
 from jax import Array
 
 from jsparse._checks import all_finite, check_not_negative
-from jsparse._paths import naming
 from jsparse._pure import Forward, call
 from jsparse._roles import multiplies_inputs, role_of
 from jsparse._slots import Slot, check_module, slots, sparse_parts
@@ -110,8 +109,12 @@ def repair(
         split = lambda array: matrices(part, array, seen.shape[stack])
         whole = split(weight.astype(seen.dtype))
         one = over_stack(partial(_solved, damping), stack + 1)
-        with naming(path):
-            new = _checked(one(whole, split(stays), seen))
+        new = one(whole, split(stays), seen)
+        if not bool(all_finite(new)):
+            raise ValueError(
+                f"{path}: H cannot be inverted: the inputs are too similar; raise damping, or use "
+                "more calibration data"
+            )
         return from_matrices(part, new).astype(weight.dtype), stays.astype(weight.dtype)
 
     full = sparse_parts(prune_in_order(held, batches, forward, gram, solve))
@@ -132,16 +135,6 @@ def _solved(damping: float, weight: Array, stays: Array, gram: Array) -> Array:
     alone = jnp.where((kept[:, 0] > 0) & (jnp.diagonal(gram) > 0), level, 1.0)  # or it is singular
     change = jnp.linalg.solve(own + jnp.diag(alone), kept * (gram @ (weight * (1 - stays))))
     return (weight + change) * stays
-
-
-def _checked(new: Array) -> Array:
-    """The same array."""
-    if not bool(all_finite(new)):
-        raise ValueError(
-            "H cannot be inverted: the inputs are too similar; raise damping, or use more "
-            "calibration data"
-        )
-    return new
 
 
 def _removed_inputs(slot: Slot, record: Record) -> dict[int, tuple[int, ...]]:
