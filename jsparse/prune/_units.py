@@ -10,6 +10,7 @@
 Numbers: tests/prune/test_units.py compares with the masked model on nets of every kind.
 """
 
+import bisect
 import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
@@ -169,10 +170,7 @@ class _Chosen:
     def lowest(self, order: Scores, density: float, budget: float) -> dict[int, list[int]]:
         """The units to remove by the number of their group, which meets density and budget.
 
-        Args:
-          order: where each unit stands among all, in (0, 1), by group; inf for those that stay.
-          density: of units to keep.
-          budget: of the cost to keep.
+        The order says where each unit stands among all, in (0, 1), by group; inf if it stays.
 
         Raises:
           ValueError: there are none, or too few.
@@ -184,15 +182,10 @@ class _Chosen:
         if budget == 1:
             return self._removed_at(cuts[0], order)
         self._check_budget(budget, self._removed_at(cuts[-1], order), order)
-        whole = self._cost_of({})
-        low, high = 0, len(cuts) - 1
-        while low < high:
-            middle = (low + high) // 2
-            if self._cost_of(self._removed_at(cuts[middle], order)) <= budget * whole:
-                high = middle
-            else:
-                low = middle + 1
-        return self._removed_at(cuts[low], order)
+        limit = budget * self._cost_of({})
+        fits = lambda cut: self._cost_of(self._removed_at(cut, order)) <= limit
+        first = bisect.bisect_left(cuts, True, hi=len(cuts) - 1, key=fits)
+        return self._removed_at(cuts[first], order)
 
     def _check_budget(self, budget: float, least: dict[int, list[int]], order: Scores) -> None:
         whole = self._cost_of({})
@@ -282,11 +275,10 @@ class _Chosen:
         return {path: "; ".join(texts) for path, texts in found.items()}
 
     def _why_held(self, order: Scores) -> str:
-        never = {n: int(np.isinf(own).sum()) for n, own in order.items()}
         found = [
-            f"{self._all[n].name}: {count} of {len(order[n])} scores are infinite, so units stay"
-            for n, count in never.items()
-            if count
+            f"{self._all[n].name}: {count} of {len(own)} scores are infinite, so units stay"
+            for n, own in order.items()
+            if (count := int(np.isinf(own).sum()))
         ]
         found += [f"{path}: {why}" for path, why in self.stayed().items()]
         found += [f"{self._all[n].name}: named by keep" for n in sorted(self._stay)]
