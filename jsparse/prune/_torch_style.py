@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jsparse._checks import check_unit
+from jsparse._checks import all_finite, check_unit
 from jsparse._paths import match, naming
 from jsparse._pattern import Unit, Weight
 from jsparse._score import unit_scales, wide
@@ -234,14 +234,9 @@ def _units(
             f"the units have shape {alive.shape}, but the scores {score.shape}; give one score "
             "for each unit"
         )
-    if not bool(_sound(score, alive)):
+    if not bool(all_finite(jnp.where(alive, score, 0))):
         raise ValueError("a score is NaN or infinite; look for NaN in the weights")
     return tile, score, alive
-
-
-@jax.jit
-def _sound(score: Array, alive: Array) -> Array:
-    return jnp.where(alive, jnp.isfinite(score), True).all()
 
 
 def _masked(part: Sparse, kept: Array, tile: tuple[int, ...]) -> Array:
