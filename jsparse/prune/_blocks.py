@@ -13,7 +13,7 @@ billion weights.
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jax import Array
 from jsparse._paths import listed
 from jsparse._pure import Forward, call, calling, evaluated, taken_apart
 from jsparse._slots import check_module, slots, walk_modules
-from jsparse._surgery import copied
+from jsparse._surgery import Model, copied
 from jsparse._untraced import outside_jit
 from jsparse._values import (
     check_batches,
@@ -35,8 +35,6 @@ from jsparse._values import (
     shown,
 )
 from jsparse._watch import watch_in_place
-
-Model = TypeVar("Model", bound=nnx.Module)
 
 
 class Skip(nnx.Module):

@@ -10,7 +10,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from flax import nnx
 from jax import Array
@@ -20,13 +20,12 @@ from jsparse._paths import listed, naming
 from jsparse._pure import Forward, taken_apart
 from jsparse._slots import sparse_parts, state_paths
 from jsparse._sparse import Sparse
-from jsparse._surgery import hold
+from jsparse._surgery import Model, hold
 from jsparse._values import check_function, check_mapping, check_pattern, each_batch
 from jsparse.prune._choice import held_parts
 from jsparse.prune._inputs import Moment, seen_by, watch_inputs
 from jsparse.prune._sweep import Sweep
 
-Model = TypeVar("Model", bound=nnx.Module)
 Prune = Callable[[str, Sparse, Array], tuple[Array, Array]]
 """From a path, its weight and the moment of its inputs [stack..., groups, of a layer], the new
 weight and mask."""

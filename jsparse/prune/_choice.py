@@ -9,7 +9,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from jsparse._score import wide
 from jsparse._sharding import beside
 from jsparse._slots import ruled_parts
 from jsparse._sparse import Sparse
-from jsparse._surgery import copied
+from jsparse._surgery import Model, copied
 from jsparse._topk import above_cut, common_cut, top
 from jsparse._untraced import explain_abstract_model, outside_jit
 from jsparse._values import check_mapping, shown
@@ -35,7 +35,6 @@ from jsparse.rules._coupled import Follows, rule_name
 from jsparse.rules._held import Held
 from jsparse.rules._keep import Keep
 
-Model = TypeVar("Model", bound=nnx.Module)
 Arrays = Mapping[str, Array]
 
 

@@ -10,7 +10,7 @@ Numbers: tests/prune/test_couple.py trains small nets whose units die, and shrin
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +27,7 @@ from jsparse._roles import role_of
 from jsparse._sharding import padded, placed, shards, where_is
 from jsparse._slots import Slot, check_rngs, refuse_unseen, refuse_wrapped, slots
 from jsparse._sparse import Sparse
-from jsparse._surgery import copied
+from jsparse._surgery import Model, copied
 from jsparse._untraced import explain_abstract_model
 from jsparse._values import check_is, check_pattern, shown
 from jsparse._variables import Setting
@@ -46,7 +46,6 @@ from jsparse.rules._held import Held
 from jsparse.rules._keep import Keep
 from jsparse.rules._rule import Rules, unit_of, with_role
 
-Model = TypeVar("Model", bound=nnx.Module)
 Places = Mapping[str, Sequence[Slot]]
 """The slots of the variable that a path names, by any of its paths."""
 

@@ -19,7 +19,7 @@ Numbers: experiments/dropnet.py, Model C of the paper on CIFAR-10, next to its p
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import jax.numpy as jnp
 from flax import nnx
@@ -27,14 +27,13 @@ from flax import nnx
 from jsparse._checks import check_density
 from jsparse._slots import slots
 from jsparse._sparse import Sparse
-from jsparse._surgery import hold
+from jsparse._surgery import Model, hold
 from jsparse._untraced import outside_jit
 from jsparse._values import check_function, check_mapping
 from jsparse.prune._choice import Arrays, Selector, check_choice, chosen, globally, held_parts
 from jsparse.prune._folder import NOWHERE, RoundStore
 from jsparse.prune._rounds import REWIND, Restart, Round, Train, in_rounds
 
-Model = TypeVar("Model", bound=nnx.Module)
 ALONE: Mapping[str, Sequence[str]] = {}
 
 

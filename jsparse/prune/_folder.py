@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from flax import nnx
 
@@ -21,9 +21,9 @@ from jsparse._storage.described import described
 from jsparse._storage.files import CorruptCheckpoint, add_line, write_whole
 from jsparse._storage.tree_file import Stored, fill, read, write
 from jsparse._storage.writers import abandon_on_error, claim
+from jsparse._surgery import Model
 from jsparse._values import check_folder, check_mapping, shown
 
-Model = TypeVar("Model", bound=nnx.Module)
 ANOTHER = "choose another folder or delete this one"
 ROWS = "tried.jsonl"
 FIELDS = {"asked": int | float, "after": str}  # in the notes of a round

@@ -15,7 +15,7 @@ Numbers: the rows "GraSP" of experiments/at_birth.py.
 """
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,11 @@ from flax import nnx
 from jax import Array
 
 from jsparse._checks import check_density
+from jsparse._surgery import Model
 from jsparse._untraced import explain_abstract_model, outside_jit
 from jsparse._values import by_density, each_batch
 from jsparse.prune._choice import Arrays, Selector, check_choice, globally, keep_highest
 from jsparse.prune._weights import Loss, held_masks, mean_over, slope, weights_of
-
-Model = TypeVar("Model", bound=nnx.Module)
 
 
 @by_density

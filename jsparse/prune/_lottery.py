@@ -12,12 +12,11 @@ Numbers: experiments/lottery.py, LeNet-300-100 on MNIST; the paper's figures are
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import jax
 from flax import nnx
 
-from jsparse._surgery import hold, masks
+from jsparse._surgery import Model, hold, masks
 from jsparse._untraced import outside_jit
 from jsparse._values import check_function, check_whole
 from jsparse.prune._choice import (
@@ -30,8 +29,6 @@ from jsparse.prune._choice import (
 )
 from jsparse.prune._folder import NOWHERE, RoundStore
 from jsparse.prune._rounds import REWIND, Restart, Round, Train, in_rounds
-
-Model = TypeVar("Model", bound=nnx.Module)
 
 
 @outside_jit

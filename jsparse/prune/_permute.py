@@ -19,7 +19,7 @@ Numbers: the rows "permuted" of experiments/one_shot.py; none is published for t
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
@@ -30,6 +30,7 @@ from jsparse._pattern import Groups
 from jsparse._pure import by_name, by_position, calling, examples, settings
 from jsparse._roles import role_of
 from jsparse._slots import slots, sparse_parts
+from jsparse._surgery import Model
 from jsparse._topk import rivals
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_is, patterns_of
@@ -40,7 +41,6 @@ from jsparse.export._shrinking.shrink import alive_paths
 from jsparse.export._shrinking.units import Units
 from jsparse.export._shrinking.verify import apart, rounding
 
-Model = TypeVar("Model", bound=nnx.Module)
 TOGETHER = 512
 """Units whose swaps are compared at once."""
 SWEEPS, ENOUGH = 100, 1e-4

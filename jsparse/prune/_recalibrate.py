@@ -12,7 +12,7 @@ No figure is published for models of this library.
 
 import functools
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +22,11 @@ from jax import Array
 from jsparse._checks import all_finite
 from jsparse._pure import Forward, call, calling, taken_apart
 from jsparse._slots import check_module, walk_modules
-from jsparse._surgery import copied
+from jsparse._surgery import Model, copied
 from jsparse._untraced import outside_jit
 from jsparse._values import check_batches, check_function, each_batch
 from jsparse._variables import write
 
-Model = TypeVar("Model", bound=nnx.Module)
 TOTALS = ("total_mean", "total_var", "total_calls")
 
 

@@ -15,7 +15,7 @@ Numbers: tests/prune/test_repair.py has the least squares in NumPy; the paper ha
 import re
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from jsparse._pure import Forward, call
 from jsparse._roles import multiplies_inputs, role_of
 from jsparse._slots import Slot, check_module, slots, sparse_parts
 from jsparse._sparse import Sparse
-from jsparse._surgery import copied, fold, sparsify
+from jsparse._surgery import Model, copied, fold, sparsify
 from jsparse._untraced import outside_jit
 from jsparse._values import check_batches, check_function, check_is
 from jsparse.export._shrinking.cut import Cut, placed_like
@@ -37,8 +37,6 @@ from jsparse.prune._calibration import prune_in_order
 from jsparse.prune._inputs import from_matrices, gram, matrices
 from jsparse.rules._held import Held
 from jsparse.rules._stacked import over_stack
-
-Model = TypeVar("Model", bound=nnx.Module)
 
 
 @outside_jit

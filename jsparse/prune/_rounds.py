@@ -12,7 +12,7 @@ Numbers: no figure of its own; see the methods that use this loop.
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from flax import nnx
@@ -20,14 +20,12 @@ from flax import nnx
 from jsparse._paths import named
 from jsparse._storage.described import described
 from jsparse._storage.tree_file import snapshot
-from jsparse._surgery import hold, masks
+from jsparse._surgery import Model, hold, masks
 from jsparse._untraced import outside_jit
 from jsparse._values import check_function, check_in, check_whole, shown
 from jsparse.prune._choice import held_parts
 from jsparse.prune._folder import RoundStore, check_keep, with_stored
 from jsparse.prune._weights import held_masks, kept_share
-
-Model = TypeVar("Model", bound=nnx.Module)
 
 
 class Round(NamedTuple):

@@ -17,7 +17,7 @@ Numbers: the rows "SynFlow" of experiments/at_birth.py.
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +28,12 @@ from jsparse._checks import check_density
 from jsparse._pure import calling
 from jsparse._score import wide
 from jsparse._slots import slots
-from jsparse._surgery import fold
+from jsparse._surgery import Model, fold
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_shape, check_whole
 from jsparse.prune._choice import Arrays, Selector, check_choice, globally, held_parts, keep_highest
 from jsparse.prune._weights import Weights, held_masks, kept_share, split
 
-Model = TypeVar("Model", bound=nnx.Module)
 LARGEST = 120
 """Largest exponent of the scale."""
 

@@ -10,7 +10,7 @@ Numbers: no figure is published; tests compare the masks with PyTorch's.
 
 import zlib
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jsparse._paths import match, naming
 from jsparse._pattern import Unit, Weight
 from jsparse._score import unit_scales, wide
 from jsparse._sparse import Sparse
-from jsparse._surgery import hold
+from jsparse._surgery import Model, hold
 from jsparse._tiles import by_unit, pool, spread, stacked_tile
 from jsparse._topk import above_cut, common_cut_at, highest
 from jsparse._untraced import outside_jit
@@ -39,7 +39,6 @@ from jsparse._values import (
 from jsparse.prune._choice import held_parts, score_of
 from jsparse.rules._held import Held
 
-Model = TypeVar("Model", bound=nnx.Module)
 SINGLE = Weight()
 
 

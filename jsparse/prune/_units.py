@@ -13,16 +13,15 @@ Numbers: tests/prune/test_units.py compares with the masked model on nets of eve
 import bisect
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from jsparse._checks import check_density, uncalled_hint
 from jsparse._pattern import Scope, Whole, WholeModel
 from jsparse._pure import by_name, by_position, calling, examples, settings
-from jsparse._surgery import fold
+from jsparse._surgery import Model, fold
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_function, check_in, check_whole, is_number, shown
 from jsparse.export._shrinking.attributes import Mend, stock
@@ -40,7 +39,6 @@ from jsparse.export._shrinking.uses import Use
 from jsparse.importance import Importance, Norm
 from jsparse.importance._members import Scores, ranked, scored
 
-Model = TypeVar("Model", bound=nnx.Module)
 Cost = Callable[[Sizes], Any]
 L2, EACH = Norm(2), Whole()
 

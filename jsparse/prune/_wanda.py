@@ -13,16 +13,16 @@ Numbers: the rows "Wanda" of experiments/one_shot.py.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array
 
 from jsparse._checks import check_rivalry, check_scope
 from jsparse._pattern import PerOutput, Scope, WholeModel
 from jsparse._pure import Forward, call
 from jsparse._sparse import Sparse
+from jsparse._surgery import Model
 from jsparse._topk import winners
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density
@@ -30,7 +30,6 @@ from jsparse.prune._calibration import ALONE, densities_of, prune_in_order
 from jsparse.prune._inputs import squares, times_inputs
 from jsparse.rules._stacked import over_stack
 
-Model = TypeVar("Model", bound=nnx.Module)
 EACH_OUTPUT = PerOutput()
 
 

@@ -1,12 +1,11 @@
 """What a search gives: the model found, and everything that was tried."""
 
 import dataclasses
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import numpy as np
-from flax import nnx
 
-Model = TypeVar("Model", bound=nnx.Module)
+from jsparse._surgery import Model
 
 
 @dataclasses.dataclass(frozen=True)

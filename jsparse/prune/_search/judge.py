@@ -9,7 +9,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,10 @@ from jsparse._paths import named
 from jsparse._pure import taken_apart
 from jsparse._slots import check_module, slots, state_paths
 from jsparse._sparse import Sparse
-from jsparse._surgery import copied, hold
+from jsparse._surgery import Model, copied, hold
 from jsparse._values import is_number, shown
 from jsparse.prune._search.layers import Layers
 
-Model = TypeVar("Model", bound=nnx.Module)
 Function = Callable[[Any], Any]
 """From the masked model to a number."""
 Recover = Callable[[Any, Array], Any]
