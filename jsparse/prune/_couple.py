@@ -105,19 +105,13 @@ def couple(model: Model, groups: UnitGroups, *rules: Rules, rngs: nnx.Rngs | Non
         if not isinstance(rule, Keep)
     }
     copy = copied(model)
-    _couple_in_place(copy, [(groups[name], rule) for name, rule in chosen.items()], rngs)
-    return copy
-
-
-def _couple_in_place(
-    model: nnx.Module, chosen: Sequence[tuple[UnitGroup, Any]], rngs: nnx.Rngs
-) -> None:
     at: dict[int, list[Slot]] = {}
-    for slot in slots(model):
+    for slot in slots(copy):
         at.setdefault(id(slot.value), []).append(slot)
     places = {slot.path: own for own in at.values() for slot in own}
     spans: dict[int, list[tuple[Span, CoupledUnits]]] = {}
-    for group, rule in chosen:
+    for name, rule in chosen.items():
+        group = groups[name]
         unit = {} if isinstance(rule, Held) else {"unit": Coupled()}  # of Held, each is one anyway
         new = _spans(group, dataclasses.replace(rule, role=VECTOR, **unit), places)
         key, units = rngs.params(), {}
@@ -135,8 +129,9 @@ def _couple_in_place(
         part = CoupledSparse(slot.value, rule, [units for _, units in several])
         for slot in at[one]:
             slot.put(part)
-    fit_bridges(model)
-    share_cuts_in_place(model)
+    fit_bridges(copy)
+    share_cuts_in_place(copy)
+    return copy
 
 
 def _spans(group: UnitGroup, rule: Any, places: Places) -> list[tuple[Slot, Span]]:

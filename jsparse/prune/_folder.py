@@ -78,11 +78,7 @@ class Nowhere:
         return False
 
     def load(self, number: int, like: Model) -> Model:
-        """Nothing can be loaded.
-
-        Raises:
-          FileNotFoundError: always.
-        """
+        """Nothing can be loaded: a FileNotFoundError."""
         raise FileNotFoundError("rounds were not stored; pass keep=jsparse.prune.Folder('runs/a')")
 
     def save(self, number: int, model: nnx.Module, facts: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from jax import Array, lax
 
 from jsparse._roles import multiplies_inputs
 from jsparse._score import wide
-from jsparse._slots import Slot, slots
+from jsparse._slots import slots
 from jsparse._sparse import Sparse
 from jsparse._values import shown
 from jsparse._variables import write
@@ -52,7 +52,12 @@ def watch_inputs(model: nnx.Module, moment: Moment, order: dict[str, None]) -> N
     first: dict[int, str] = {}
     for slot in slots(model, Sparse):
         part, path = slot.value, first.setdefault(id(slot.value), slot.path)
-        _check(slot)
+        if not multiplies_inputs(slot.parent, slot.key):
+            raise ValueError(
+                f"{slot.path} of {type(slot.parent).__name__} is not pruned by its inputs; kernels "
+                "of nnx.Linear, nnx.Conv and nnx.LinearGeneral (attention has these) without batch "
+                "axes and without a mask of Flax's are: leave it out of the pattern of sparsify"
+            )
         stack = part.weight[...].shape[: part.rule.role.stack]
         groups = getattr(slot.parent, "feature_group_count", 1)
         one = jax.eval_shape(moment, jax.ShapeDtypeStruct((1, inputs_of(part)), jnp.float32))
@@ -133,13 +138,3 @@ def _windows(layer: nnx.Conv, inputs: Array) -> Array:
     nnx.Conv.__call__(layer, inputs)
     layer.conv_general_dilated = convolve
     return seen[0]
-
-
-def _check(slot: Slot) -> None:
-    layer = slot.parent
-    if not multiplies_inputs(layer, slot.key):
-        raise ValueError(
-            f"{slot.path} of {type(layer).__name__} is not pruned by its inputs; kernels of "
-            "nnx.Linear, nnx.Conv and nnx.LinearGeneral (attention has these) without batch axes "
-            "and without a mask of Flax's are: leave it out of the pattern of sparsify"
-        )

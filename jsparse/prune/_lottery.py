@@ -19,14 +19,7 @@ from flax import nnx
 from jsparse._surgery import Model, hold, masks
 from jsparse._untraced import outside_jit
 from jsparse._values import check_function, check_whole
-from jsparse.prune._choice import (
-    Arrays,
-    Selector,
-    check_choice,
-    globally,
-    keep_highest,
-    magnitudes,
-)
+from jsparse.prune._choice import Arrays, Selector, check_choice, globally, keep_highest, magnitudes
 from jsparse.prune._folder import NOWHERE, RoundStore
 from jsparse.prune._rounds import REWIND, Restart, Round, Train, in_rounds
 

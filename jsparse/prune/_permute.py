@@ -1,8 +1,8 @@
 """Channel permutations before N:M sparsity: an order of inputs in which N of M loses least.
 
-1. Of each M neighboring inputs of an output the N largest weights stay. Which inputs are
-   neighbors is free: the units of a group (`jsparse.groups`) may stand in any order, as long as it
-     is the same in all layers that make and read them. The model computes the same.
+1. Of each M neighboring inputs of an output the N largest weights stay. The units of a group
+   (`jsparse.groups`) may stand in any order, as long as it is the same in all layers that make and
+   read them, and so become other neighbors. The model computes the same.
 2. For two units in different neighborhoods, the gain of a swap is how much more magnitude N:M then
    keeps, over all weights that read them. The gains of all pairs are found at once: with t the N-th
    largest and S the sum of the N largest of the other M - 1 weights of a place, a weight x in that
@@ -170,7 +170,8 @@ def _searched(units: Units, reads: Mapping[str, _Read]) -> Orders:
     """The orders that keep most (2, 3), found one group after the other."""
     reads, orders = dict(reads), []
     for n, group in described(units).items():
-        found = {(m.path, m.axis): _places(m, group.width) for m in group.members}
+        members = {(m.path, m.axis): m for m in group.members}
+        found = {axis: _places(member, group.width) for axis, member in members.items()}
         places = {axis: at for axis, at in found.items() if at is not None}
         views = [
             _View(path, at)
@@ -184,8 +185,7 @@ def _searched(units: Units, reads: Mapping[str, _Read]) -> Orders:
             continue
         orders.append({})
         for axis, at in places.items():
-            length = max(m.units.size for m in group.members if (m.path, m.axis) == axis)
-            orders[-1][axis] = moved = np.arange(length)
+            orders[-1][axis] = moved = np.arange(members[axis].units.size)
             moved[at] = at[:, order]
         for view in views:
             one = reads[view.path]

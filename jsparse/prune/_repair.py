@@ -94,8 +94,7 @@ def repair(
     own = {slot.path: slot.value for slot in slots(fixed)}
     cuts: dict[str, Cut] = {}
     for slot in slots(plain):
-        _check_sizes(slot, record, own)
-        if keep := _removed_inputs(slot, record):
+        if keep := _removed_inputs(slot, record, own):
             cuts[slot.path] = Cut(shape=slot.value.shape, keep=keep)
     if not cuts:
         return fixed
@@ -135,21 +134,17 @@ def _solved(damping: float, weight: Array, stays: Array, gram: Array) -> Array:
     return (weight + change) * stays
 
 
-def _removed_inputs(slot: Slot, record: Record) -> dict[int, tuple[int, ...]]:
-    """What stays of the input axes of a kernel from which some were cut; empty for others."""
-    layer, path = slot.parent, slot.path
-    if not multiplies_inputs(layer, slot.key) or path not in record.cuts:
-        return {}
-    ndim = slot.value.ndim
-    inputs = role_of(layer, slot.key, ndim).input_axes(ndim)
-    return {axis: kept for axis, kept in record.cuts[path].keep.items() if axis in inputs}
+def _removed_inputs(
+    slot: Slot, record: Record, own: Mapping[str, Any]
+) -> dict[int, tuple[int, ...]]:
+    """What stays of the input axes of a kernel from which some were cut; empty for others.
 
-
-def _check_sizes(slot: Slot, record: Record, own: Mapping[str, Any]) -> None:
-    """Refuse models of other sizes than the record says."""
+    Raises:
+      ValueError: the models have other sizes than the record says.
+    """
     cut = record.cuts.get(slot.path)
     if cut is None:
-        return
+        return {}
     small = tuple(own[slot.path].shape) if slot.path in own else None
     if tuple(slot.value.shape) != cut.shape or small != cut.left:
         raise ValueError(
@@ -157,6 +152,10 @@ def _check_sizes(slot: Slot, record: Record, own: Mapping[str, Any]) -> None:
             f"{tuple(slot.value.shape)} and {small}; give the model that prune.units was given, "
             "and what it returned"
         )
+    if not multiplies_inputs(slot.parent, slot.key):
+        return {}
+    inputs = role_of(slot.parent, slot.key, len(cut.shape)).input_axes(len(cut.shape))
+    return {axis: kept for axis, kept in cut.keep.items() if axis in inputs}
 
 
 def _factor(small: Array, old: np.ndarray) -> float:

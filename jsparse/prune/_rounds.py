@@ -152,10 +152,10 @@ def in_rounds(
         )
     for density in densities:
         check_in("(0, 1]", densities=density)
-    densities = [1.0, *map(float, densities)]
-    if any(one <= other for one, other in itertools.pairwise(densities)):
+    targets = [1.0, *map(float, densities)]
+    if any(one <= other for one, other in itertools.pairwise(targets)):
         raise ValueError(
-            f"densities got {densities[1:]}; they must start below 1 and decrease from round to "
+            f"densities got {targets[1:]}; they must start below 1 and decrease from round to "
             "round, as in jsparse.prune.each_round(0.8, rounds=10)"
         )
     check_function(train=train, prune=prune)
@@ -163,7 +163,7 @@ def in_rounds(
     keep.open(
         {**described(dict(settings)), "restart": described(restart), "start": described(start)}
     )
-    return _rounds(start, train, prune, restart, densities, keep)
+    return _rounds(start, train, prune, restart, targets, keep)
 
 
 def _rounds(

@@ -30,10 +30,9 @@ class Equation(NamedTuple):
 
 
 class Traced(NamedTuple):
-    """A function as a list of operations.
+    """A function as a list of operations in order, on numbered values.
 
     Attributes:
-      ops: in order.
       inputs: numbers of the leaves of the arguments.
       results: numbers of the results by path, or constants.
       constants: values by number.
@@ -107,16 +106,13 @@ class Sweep:
         """
         numbers = {path: n for n, path in enumerate(sorted(self.variables))}
         names = {n: path for path, n in numbers.items()}
-        parts = {
-            kind: cut(
-                one.ops,
-                [
-                    Group([one.results[p] for p in wanted], [numbers[p] for p in changed])
-                    for wanted, changed in groups
-                ],
-            )
-            for kind, one in self.traces.items()
-        }
+        parts = {}
+        for kind, one in self.traces.items():
+            several = [
+                Group([one.results[p] for p in wanted], [numbers[p] for p in changed])
+                for wanted, changed in groups
+            ]
+            parts[kind] = cut(one.ops, several)
         at_hand = [
             dict(zip(self.traces[kind].inputs[len(numbers) :], leaves, strict=True))
             | self.traces[kind].constants

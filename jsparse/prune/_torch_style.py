@@ -79,11 +79,7 @@ def norm_of(scores: Mapping[str, Array], n: float) -> UnitScorer:
     """
     check_mapping("scores by path, [...] like the weights", scores=scores)
     _check_power(n)
-
-    def worth(path: str, weight: Array, tile: tuple[int, ...]) -> Array:
-        return _norm(score_of(scores, path, weight.shape), n, tile)
-
-    return worth
+    return lambda path, weight, tile: _norm(score_of(scores, path, weight.shape), n, tile)
 
 
 def noise(key: Array) -> UnitScorer:

@@ -5,7 +5,7 @@
 3. Remove the lowest until the density and the budget are met. Each group keeps a minimum of units,
    and its width is rounded to the nearest allowed one.
 4. Cut them, and compare the smaller model with the one that has zeros in their place: operation by
-   operation, and by its outputs. A group at fault stays, and 3. is done again without it.
+   operation, and by its outputs. A group at fault keeps its units, and step 3 is repeated.
 
 Numbers: tests/prune/test_units.py compares with the masked model on nets of every kind.
 """

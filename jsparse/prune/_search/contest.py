@@ -109,7 +109,7 @@ def _populations(
 
 
 def _best(trials: Trials, number: int, controls: list[np.ndarray]) -> np.ndarray:
-    """Of those within the budget the highest scores, [number, L]; the controls are in a final."""
+    """The highest scores within the budget, [number, L]; a final includes the controls."""
     tried = trials.tried()
     order = np.argsort(-tried.score, kind="stable")
     names = [trials.table[n][0] for n in order if tried.cost[n] <= trials.budget]
@@ -133,10 +133,10 @@ def _warn_of_silence(trials: Trials) -> None:
 
 
 def _found(trials: Trials, counts: np.ndarray, times: int) -> Found[Any]:
-    name = tuple(counts.tolist())
+    name, layers = tuple(counts.tolist()), trials.layers
     return Found(
-        model=trials.model(counts, times),
-        densities=trials.layers.named(counts),
+        model=trials.judge.model(counts, times),
+        densities=dict(zip(layers.names, layers.densities(counts).tolist(), strict=True)),
         score=trials.score[name, times],
         cost=trials.cost[name],
         tried=trials.tried(),

@@ -42,11 +42,10 @@ class Fit:
     def scaled(self, densities: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
         """Candidates in proportion to densities above 0, [n, L]; and their costs as proposed."""
         logs = np.log(np.maximum(densities, TINY))
-        units = np.log(self.layers.units)
         family = lambda t, which: self.layers.counts(
             np.exp(np.minimum(logs[which] + t[:, None], 0.0))
         )
-        low = -(logs + units[None]).max(axis=1) - 1.0  # where each layer has one unit
+        low = -(logs + np.log(self.layers.units)).max(axis=1) - 1.0  # where each layer has one unit
         return self._along(family, low, -logs.min(axis=1), np.zeros(len(logs)), limit)
 
     def single(self, family: Callable[[float], np.ndarray], limit: float) -> np.ndarray:

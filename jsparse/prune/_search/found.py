@@ -33,7 +33,7 @@ class Tried:
         """Rows that no other beats, being better in cost or score and as good in the other.
 
         Returns:
-          Their indices, from the lowest cost on.
+          Their indices, in order of cost.
 
         Example:
           >>> rows = np.array([[0.5], [0.2], [0.3]])

@@ -25,13 +25,14 @@ from jsparse._sparse import Sparse
 from jsparse._surgery import Model, copied, hold
 from jsparse._values import is_number, shown
 from jsparse.prune._search.layers import Layers
+from jsparse.prune._weights import held_masks
 
 Function = Callable[[Any], Any]
 """From the masked model to a number."""
 Recover = Callable[[Any, Array], Any]
 """(masked model, key) -> the same model after some repair, such as a few train steps."""
 TOGETHER = 64
-"""Candidates whose costs one call finds, at most."""
+"""Candidates whose costs one call computes, at most."""
 
 
 class UserFunctions(NamedTuple):
@@ -131,7 +132,7 @@ class Called:
         self.start, self.layers, self.key = model, layers, key
         self.score, self.cost, self.recover = functions
         self._names = named(nnx.state(model))
-        self._masks = jax.jit(layers.masks)
+        self._kept = jax.jit(layers.masks)
 
     def costs(self, counts: np.ndarray) -> Iterator[float]:
         for one in counts:
@@ -158,8 +159,9 @@ class Called:
         return model
 
     def _masked(self, model: Model, counts: np.ndarray) -> Model:
-        kept = self._masks(self.layers.ranks, counts)
-        return hold(model, _masks(self.start, kept))
+        kept = self._kept(self.layers.ranks, counts)
+        masks = held_masks(self.start)
+        return hold(model, {path: jnp.where(kept[path], mask, 0) for path, mask in masks.items()})
 
 
 def _variables(after: Any, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,12 +172,6 @@ def _variables(after: Any, known: Mapping[str, Any]) -> dict[str, Any]:
         odd = sorted(found.keys() ^ known.keys())
         raise ValueError(f"it returned a model with other variables: {odd[0]}")
     return found
-
-
-def _masks(model: nnx.Module, kept: Mapping[str, Array]) -> dict[str, Array]:
-    """Masks of a candidate: those of the model, without what is not kept."""
-    parts = {slot.path: slot.value for slot in slots(model) if slot.path in kept}
-    return {path: jnp.where(kept[path], part.mask[...], 0) for path, part in parts.items()}
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@
 4. As for the other methods the score is that of the proposal after projection; its cost is that
    before projection.
 
-From the paper are 1, the sizes of the networks and the settings of PPO except for the rate, which
-is ten times as high: the paper has 40,000 steps, this a thousand episodes. 3 and 4 are ours.
+Step 1, the sizes of the networks and the settings of PPO are the paper's, except that the rate is
+ten times as high: the paper has 40,000 steps, this a thousand episodes. Steps 3 and 4 are ours.
 
 Numbers: experiments/search_budget.py.
 """

@@ -77,10 +77,6 @@ class Layers:
         """The fraction of units kept, [n, L]."""
         return counts / self.units
 
-    def named(self, counts: np.ndarray) -> dict[str, float]:
-        """The densities of one candidate by layer; counts are [L]."""
-        return dict(zip(self.names, self.densities(counts).tolist(), strict=True))
-
     def globally(self, density: float) -> np.ndarray:
         """Counts [L] if a share of all units alive is kept, those of highest importance."""
         everything = np.concatenate(self.worth)
@@ -104,10 +100,8 @@ def layers_of(
 ) -> Layers:
     """The layers of a model with weights under `Held`.
 
-    Args:
-      model: whose masked weights are not alive.
-      importance: gives each weight a number, high = keep: [...] by path.
-      unit: what is kept or pruned together; its importance is the mean over its weights.
+    The importance gives each weight a number, high = keep: [...] by path. That of a unit is the
+    mean over its weights.
 
     Raises:
       ValueError: importance is missing, is NaN or has another shape; a weight without a unit left.

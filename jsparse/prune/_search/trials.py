@@ -52,10 +52,6 @@ class Trials:
             self.table.append((name[0], self.score[name], who))
         return np.array([self.score[name] for name in names], np.float64)
 
-    def model(self, counts: np.ndarray, times: int) -> Any:
-        """The model of one candidate, [L], as it was scored."""
-        return self.judge.model(counts, times)
-
     def tried(self) -> Tried:
         """The table so far."""
         kept = np.array([row[0] for row in self.table], np.int64)
