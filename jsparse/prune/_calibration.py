@@ -23,7 +23,7 @@ from jsparse._sparse import Sparse
 from jsparse._surgery import Model, hold
 from jsparse._values import check_function, check_mapping, check_pattern, each_batch
 from jsparse.prune._choice import held_parts
-from jsparse.prune._inputs import Moment, seen_by, watch_inputs
+from jsparse.prune._inputs import SEEN, Moment, watch_inputs
 from jsparse.prune._sweep import Sweep
 
 Prune = Callable[[str, Sparse, Array], tuple[Array, Array]]
@@ -82,7 +82,7 @@ def prune_in_order(
     def measure(variables: dict[str, Any], batch: Any) -> dict[str, Array]:
         copy = build(variables)
         forward(copy, batch)
-        return {path: seen_by(part)[...] for path, part in sparse_parts(copy).items()}
+        return {path: vars(part)[SEEN][...] for path, part in sparse_parts(copy).items()}
 
     sweep = Sweep(measure, variables, batches)
     if missed := [path for path in parts if path not in order]:

@@ -225,8 +225,7 @@ def chosen(choose: Selector, scores: Arrays, density: float, shapes: Shapes) -> 
     """
     kept = choose(scores, density, shapes)
     kept = {name: _without_masked(kept[name], score) for name, score in scores.items()}
-    dead = [name for name, mask in kept.items() if mask.size and not bool(mask.any())]
-    if dead:
+    if dead := [name for name, mask in kept.items() if mask.size and not bool(mask.any())]:
         raise ValueError(
             f"at density {density} {', '.join(dead)} would lose all weights and block the signal "
             "(layer collapse); keep more, or give each layer its share with "

@@ -24,7 +24,7 @@ from jsparse._watch import watch_in_place
 Moment = Callable[[Array], Array]
 """From the inputs of a layer [n, inputs], a sum over n."""
 SEEN = "inputs_seen"
-"""Name of the variable that a weight is given for the moment of its inputs."""
+"""Name of the variable of a Sparse that holds the moment of its inputs so far."""
 
 
 def squares(x: Array) -> Array:
@@ -65,7 +65,7 @@ def watch_inputs(model: nnx.Module, moment: Moment, order: dict[str, None]) -> N
 
         def add(layer: Any, inputs: Array, _: Array, path: str = path) -> None:
             order.setdefault(path)
-            seen = seen_by(layer.kernel)
+            seen = vars(layer.kernel)[SEEN]
             rows = _windows(layer, inputs) if isinstance(layer, nnx.Conv) else _rows(layer, inputs)
             if not rows.shape[1]:
                 raise ValueError(f"{path} gets no inputs: {shown(inputs)}; leave empty batches out")
@@ -73,11 +73,6 @@ def watch_inputs(model: nnx.Module, moment: Moment, order: dict[str, None]) -> N
             write(seen, seen[...] + jnp.stack(new))
 
         watch_in_place(slot.parent, add)
-
-
-def seen_by(part: Sparse) -> Sum:
-    """The moment of the weight's inputs so far."""
-    return vars(part)[SEEN]
 
 
 def inputs_of(part: Sparse) -> int:

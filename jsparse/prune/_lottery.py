@@ -73,10 +73,7 @@ def lottery(
     """
     check_choice(choose)
     check_function(score=score)
-
-    def prune(trained: Model, asked: float, number: int) -> Model:
-        return keep_highest(trained, score(trained), asked, choose)
-
+    prune = lambda trained, asked, number: keep_highest(trained, score(trained), asked, choose)
     settings = {"method": "lottery", "choose": choose, "score": score}
     return in_rounds(model, train, prune, restart, densities, keep, settings)
 

@@ -204,8 +204,7 @@ def _checked(trained: Model, start: Model, before: Mapping[str, np.ndarray]) -> 
     advice = "train must return a model of the same structure"
     trained = with_stored(start, snapshot(found), "the model that train returned", advice)
     after = masks(trained)
-    changed = [path for path in before if not np.array_equal(before[path], after[path])]
-    if changed:
+    if changed := [path for path in before if not np.array_equal(before[path], after[path])]:
         raise ValueError(
             f"train changed the mask of {changed[0]}, but masks must not change in a round; remove "
             "jsparse.revise, or weight decay of all variables, from its optimizer"

@@ -29,7 +29,6 @@ from jsparse.export._shrinking.groups import described, free, try_each
 from jsparse.export._shrinking.guessing import tell_of_guesses
 from jsparse.export._shrinking.liveness import ENDS
 from jsparse.export._shrinking.record import Record
-from jsparse.export._shrinking.shares import Step
 from jsparse.export._shrinking.shrink import alive_paths, check_called
 from jsparse.export._shrinking.sizes import Narrowed, Sizes, Widths, sizes_after
 from jsparse.export._shrinking.smaller import TESTS, Smaller
@@ -209,7 +208,8 @@ class _Chosen:
 
     def _removed_at(self, cut: float, order: Scores) -> dict[int, list[int]]:
         gone = {}
-        for step in self._steps(order):
+        together = [self.units.step(n) for n in sorted(order)]
+        for step in [one for k, one in enumerate(together) if one not in together[:k]]:
             own = {n: order[n] for n in step}
             lowest = {n: int((one >= cut - 1e-9).sum()) for n, one in own.items()}
             self.wanted.update(lowest)
@@ -239,11 +239,6 @@ class _Chosen:
                 if math.prod(shape[axis] for axis in op.params["axes"]) < least:
                     self._least[n] = max(least, self._least.get(n, 1))
         return self._least != before
-
-    def _steps(self, numbers: Collection[int]) -> list[Step]:
-        """How many units groups lose together, in the order of their numbers."""
-        found = [self.units.step(n) for n in sorted(numbers)]
-        return [step for n, step in enumerate(found) if step not in found[:n]]
 
     def _cost_of(self, gone: Mapping[int, list[int]]) -> float:
         key = tuple((n, *own) for n, own in gone.items())

@@ -24,7 +24,6 @@ class Fit:
     """Scales candidates.
 
     Args:
-      layers: of the model.
       cost_of: from candidates, counts [n, L], to their costs [n].
       least: cost of a single unit in each layer.
       dense: cost of the model as it was given.

@@ -10,8 +10,6 @@ from jsparse.prune._search.found import Tried
 from jsparse.prune._search.judge import Called, Compiled
 from jsparse.prune._search.layers import Layers
 
-Named = tuple[tuple[int, ...], int]
-
 
 class Trials:
     """Scores and costs by candidate, and the table of all that was tried.
@@ -22,7 +20,7 @@ class Trials:
     def __init__(self, layers: Layers, judge: Compiled | Called, keep: RoundStore, budget: float):
         self.layers, self.judge, self.keep, self.budget = layers, judge, keep, budget
         self.cost: dict[tuple[int, ...], float] = {}
-        self.score: dict[Named, float] = {}
+        self.score: dict[tuple[tuple[int, ...], int], float] = {}
         self.table: list[tuple[tuple[int, ...], float, str]] = []
         for row in keep.rows():
             kept = tuple(row["kept"])
