@@ -72,8 +72,8 @@ def couple(model: Model, groups: UnitGroups, *rules: Rules, rngs: nnx.Rngs | Non
       *rules: pairs of a pattern for names of groups, such as "stem/kernel:3", and a rule with
         `unit=Group()`: Top, Threshold, Gibbs, HardConcrete, SoftThreshold, Movement or
         SoftMovement; or `Held()`, whose masks a revision with `unit=Group()` may change. The first
-        match wins; groups without a match, those that cannot shrink and those under `Keep()` are
-        left.
+        match wins; groups without a match, those that cannot shrink and those under `Keep()` stay
+        as they are.
       rngs: for rules with a random initial state; by default a fixed key.
 
     Returns:

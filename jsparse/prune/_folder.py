@@ -132,8 +132,7 @@ class Folder:
         now = json.loads(json.dumps({**settings, "facts": described(self.facts)}))
         path = folder / "settings.json"
         if not path.exists():
-            left = sorted(file.name for file in folder.glob("round_*"))
-            if left:
+            if left := sorted(file.name for file in folder.glob("round_*")):
                 raise ValueError(f"{folder} holds {left[0]} but no settings.json; {ANOTHER}")
             with abandon_on_error(folder):
                 write_whole(path, json.dumps(now, indent=1).encode())

@@ -76,7 +76,7 @@ def group_lasso(
       groups: what `jsparse.groups` found; of the model that is trained.
       *strengths: pairs of a pattern for names of groups, such as "blocks/.*", and a strength of 0
         or more, or its curve over the steps; the first match wins. Groups without one, and those
-        that cannot shrink, are left.
+        that cannot shrink, are not penalized.
 
     Returns:
       An optax transform.
