@@ -112,7 +112,7 @@ def couple(model: Model, groups: UnitGroups, *rules: Rules, rngs: nnx.Rngs | Non
     spans: dict[int, list[tuple[Span, CoupledUnits]]] = {}
     for name, rule in chosen.items():
         group = groups[name]
-        unit = {} if isinstance(rule, Held) else {"unit": Coupled()}  # of Held, each is one anyway
+        unit = {} if isinstance(rule, Held) else {"unit": Coupled()}  # Held's are single entries
         new = _spans(group, dataclasses.replace(rule, role=VECTOR, **unit), places)
         key, units = rngs.params(), {}
         for slot, span in new:

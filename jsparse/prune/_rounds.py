@@ -203,7 +203,7 @@ def _checked(trained: Model, start: Model, before: Mapping[str, np.ndarray]) -> 
     found = {path: leaf for path, leaf in named(nnx.state(trained)).items() if path in wanted}
     advice = "train must return a model of the same structure"
     trained = with_stored(start, snapshot(found), "the model that train returned", advice)
-    after = masks(trained)
+    after = held_masks(trained)
     if changed := [path for path in before if not np.array_equal(before[path], after[path])]:
         raise ValueError(
             f"train changed the mask of {changed[0]}, but masks must not change in a round; remove "

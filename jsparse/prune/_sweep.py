@@ -216,7 +216,8 @@ def _listed(reads: Sequence[Any], ops: Iterable[tuple], makes: Sequence[Any]) ->
     rows = []
     for eqn, inputs, outputs in ops:
         rows.append((eqn.primitive, _form(eqn.params), tuple(map(at, inputs)), len(outputs)))
-        own |= {value: n for n, value in enumerate(outputs, len(own))}
+        for value in outputs:
+            own[value] = len(own)
     return tuple(rows), tuple(map(at, makes))
 
 
