@@ -6,7 +6,7 @@
 Numbers: experiments/dropnet.py.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from jsparse._budget import Shapes
 from jsparse._paths import listed
 from jsparse._slots import walk_modules
 from jsparse._surgery import hold
@@ -23,8 +24,6 @@ from jsparse._values import check_batches, check_function, check_is, check_whole
 from jsparse._watch import watch_in_place
 from jsparse.prune._choice import Arrays
 from jsparse.rules._rule import APART
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 Activations = Callable[[Any, Any], Arrays]
 """(model, batch) -> activations after the nonlinearity, [samples, ..., units], by the path of the

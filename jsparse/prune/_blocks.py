@@ -13,17 +13,18 @@ billion weights.
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
 from jsparse._paths import listed
 from jsparse._pure import Forward, call, calling, evaluated, taken_apart
-from jsparse._slots import Slot, check_module, slots, walk_modules
-from jsparse._surgery import copied
+from jsparse._slots import check_module, slots, walk_modules
+from jsparse._surgery import Model, copied
 from jsparse._untraced import outside_jit
 from jsparse._values import (
     check_batches,
@@ -35,8 +36,6 @@ from jsparse._values import (
     shown,
 )
 from jsparse._watch import watch_in_place
-
-Model = TypeVar("Model", bound=nnx.Module)
 
 
 class Skip(nnx.Module):
@@ -83,28 +82,26 @@ def influence(
     paths = _matching(model, pattern)
 
     @jax.jit
-    def seen(given: dict[str, Any], batch: Any) -> dict[str, tuple[Array, Array]]:
+    def seen(given: dict[str, Any], batch: Any) -> dict[str, Array]:
         own = build(given)
-        found: dict[str, tuple[Array, Array]] = {}
+        found: dict[str, Array] = {}
         for path, block in walk_modules(own):
             if path in paths:
                 watch_in_place(block, lambda _, x, y, path=path: _add(found, path, x, y))
         forward(own, batch)
         return found
 
-    totals = dict.fromkeys(paths, 0.0)
-    numbers = dict.fromkeys(paths, 0.0)
+    sums = {path: np.zeros(2) for path in paths}  # of the changes, and of positions
     for batch in batches:
         with calling("batches", batch):
             new = seen(variables, batch)
-        for path, (total, number) in new.items():
-            totals[path] += float(total)
-            numbers[path] += float(number)
-    if missed := [path for path in paths if not numbers[path]]:
+        for path, own in new.items():
+            sums[path] += np.asarray(own)
+    if missed := [path for path in paths if not sums[path][1]]:
         raise ValueError(
             f"pattern: no batch reached {listed(missed)}; leave out blocks that are not called"
         )
-    return {path: totals[path] / numbers[path] for path in paths}
+    return {path: float(total / number) for path, (total, number) in sums.items()}
 
 
 def drop_blocks(model: Model, scores: Mapping[str, float], *, drop: int) -> Model:
@@ -123,8 +120,8 @@ def drop_blocks(model: Model, scores: Mapping[str, float], *, drop: int) -> Mode
       The copy.
 
     Raises:
-      TypeError: scores is not a mapping of numbers.
-      ValueError: a path that is not that of a module; a score that is NaN; too many to drop.
+      TypeError: scores is not a mapping of numbers, or one is NaN.
+      ValueError: a path that is not that of a module; too many to drop; a block inside another.
 
     Example:
       >>> rngs = nnx.Rngs(0)
@@ -153,20 +150,13 @@ def drop_blocks(model: Model, scores: Mapping[str, float], *, drop: int) -> Mode
         )
     gone = sorted(scores, key=lambda path: scores[path])[:drop]
     copy = copied(model)
-    for slot in _places(copy, gone):
+    found = slots(copy, tuple({type(modules[path]) for path in gone}))
+    places = {slot.path: slot for slot in found if slot.path in gone}
+    if missed := sorted({*gone} - places.keys()):
+        raise ValueError(f"scores: {missed[0]!r} is inside another block; give one of the two")
+    for slot in places.values():
         slot.put(Skip())
     return copy
-
-
-def _places(model: nnx.Module, paths: Iterable[str]) -> list[Slot]:
-    """Where some modules are."""
-    modules = dict(walk_modules(model))
-    wanted = {path: modules[path] for path in paths}
-    found = slots(model, tuple({type(one) for one in wanted.values()}))
-    places = [slot for slot in found if slot.path in wanted]
-    if missed := sorted(wanted.keys() - {slot.path for slot in places}):
-        raise ValueError(f"scores: {missed[0]!r} is inside another block; give one of the two")
-    return places
 
 
 def _matching(model: nnx.Module, pattern: str) -> list[str]:
@@ -181,7 +171,7 @@ def _matching(model: nnx.Module, pattern: str) -> list[str]:
     return found
 
 
-def _add(found: dict[str, tuple[Array, Array]], path: str, x: Any, y: Any) -> None:
+def _add(found: dict[str, Array], path: str, x: Any, y: Any) -> None:
     """Add what one call of a block changes, and its number of positions."""
     if jnp.shape(x) != jnp.shape(y) or not jnp.ndim(x):
         raise ValueError(
@@ -191,5 +181,5 @@ def _add(found: dict[str, tuple[Array, Array]], path: str, x: Any, y: Any) -> No
     x, y = (one.astype(jnp.float32).reshape(-1, one.shape[-1]) for one in (x, y))
     sizes = jnp.linalg.norm(x, axis=1) * jnp.linalg.norm(y, axis=1)
     along = jnp.where(sizes > 0, (x * y).sum(1) / jnp.where(sizes > 0, sizes, 1.0), 1.0)
-    total, number = found.get(path, (jnp.zeros(()), jnp.zeros(())))
-    found[path] = (total + jnp.maximum(1 - along, 0.0).sum(), number + len(x))
+    new = jnp.stack([jnp.maximum(1 - along, 0.0).sum(), jnp.float32(len(x))])
+    found[path] = found.get(path, jnp.zeros(2)) + new

@@ -10,7 +10,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from flax import nnx
 from jax import Array
@@ -20,18 +20,12 @@ from jsparse._paths import listed, naming
 from jsparse._pure import Forward, taken_apart
 from jsparse._slots import sparse_parts, state_paths
 from jsparse._sparse import Sparse
-from jsparse._surgery import hold
-from jsparse._values import (
-    check_function,
-    check_mapping,
-    check_pattern,
-    each_batch,
-)
+from jsparse._surgery import Model, hold
+from jsparse._values import check_function, check_mapping, check_pattern, each_batch
 from jsparse.prune._choice import held_parts
-from jsparse.prune._inputs import Moment, seen_by, watch_inputs
+from jsparse.prune._inputs import SEEN, Moment, watch_inputs
 from jsparse.prune._sweep import Sweep
 
-Model = TypeVar("Model", bound=nnx.Module)
 Prune = Callable[[str, Sparse, Array], tuple[Array, Array]]
 """From a path, its weight and the moment of its inputs [stack..., groups, of a layer], the new
 weight and mask."""
@@ -68,14 +62,8 @@ def prune_in_order(
 ) -> Model:
     """Prune one weight after the other, each with its inputs at that point.
 
-    Args:
-      model: with weights under `Held` in layers `nnx.Linear`, `nnx.LinearGeneral` or `nnx.Conv`.
-      batches: calibration data; each new shape is compiled again.
-      forward: runs the model on a batch; in eval mode.
-      moment: what `prune` needs to know of the inputs.
-      prune: of one weight.
-      together: a regular expression for the beginning of a path; weights in which it matches the
-        same text are calibrated before any of them is pruned.
+    `prune` gives a weight and its mask new values, from the moment of its inputs; the other
+    arguments are those of `wanda`.
 
     Raises:
       ValueError: a weight of another layer, or of one that is not called; no batch, or an empty
@@ -94,7 +82,7 @@ def prune_in_order(
     def measure(variables: dict[str, Any], batch: Any) -> dict[str, Array]:
         copy = build(variables)
         forward(copy, batch)
-        return {path: seen_by(part)[...] for path, part in sparse_parts(copy).items()}
+        return {path: vars(part)[SEEN][...] for path, part in sparse_parts(copy).items()}
 
     sweep = Sweep(measure, variables, batches)
     if missed := [path for path in parts if path not in order]:
@@ -104,7 +92,7 @@ def prune_in_order(
         )
     own = state_paths(watched, variables)
     changes = lambda path: [f"{own[id(parts[path])]}/{name}" for name in ("weight", "mask")]
-    groups = _groups(order, together)
+    groups = grouped(order, together=together)
     steps = [(paths, [name for path in paths for name in changes(path)]) for paths in groups]
     for paths, moments in zip(groups, sweep.run(steps), strict=True):
         for path in paths:
@@ -120,16 +108,28 @@ def prune_in_order(
     return pruned
 
 
-def _groups(order: Iterable[str], together: str) -> list[list[str]]:
-    """The paths that are calibrated together, in the order of the first of each."""
-    expression = re.compile(together)
+def grouped(paths: Iterable[str], **patterns: str) -> list[list[str]]:
+    """Paths that begin with the same match of a pattern together, in the order of the first ones.
+
+    Args:
+      paths: one without a match is a group by itself.
+      **patterns: the regular expression, by the name of the argument that holds it.
+
+    Raises:
+      ValueError: it matches no path.
+
+    Example:
+      >>> grouped(["block/0/up", "block/0/down", "block/1/up", "head"], layers="block/[0-9]")
+      [['block/0/up', 'block/0/down'], ['block/1/up'], ['head']]
+    """
+    ((name, pattern),) = patterns.items()
     groups: dict[tuple[bool, str], list[str]] = {}
-    for path in order:
-        found = expression.match(path)
+    for path in paths:
+        found = re.match(pattern, path)
         groups.setdefault((bool(found), found[0] if found else path), []).append(path)
     if not any(matched for matched, _ in groups):
         raise ValueError(
-            f"together={together!r} matches no path; available: {listed(order)}. It is a regular "
+            f"{name}={pattern!r} matches no path; available: {listed(paths)}. It is a regular "
             "expression for the beginning of a path, such as 'blocks/[0-9]+'"
         )
     return list(groups.values())

@@ -9,7 +9,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,13 @@ from jsparse._budget import Shapes, erdos_renyi, erdos_renyi_kernel, erdos_renyi
 from jsparse._checks import check_density
 from jsparse._coupled import CoupledUnits, shared_value
 from jsparse._events import share_cuts_in_place
-from jsparse._paths import naming
+from jsparse._paths import listed, naming
 from jsparse._pattern import Role
 from jsparse._score import wide
 from jsparse._sharding import beside
 from jsparse._slots import ruled_parts
 from jsparse._sparse import Sparse
-from jsparse._surgery import copied
+from jsparse._surgery import Model, copied
 from jsparse._topk import above_cut, common_cut, top
 from jsparse._untraced import explain_abstract_model, outside_jit
 from jsparse._values import check_mapping, shown
@@ -35,7 +35,6 @@ from jsparse.rules._coupled import Follows, rule_name
 from jsparse.rules._held import Held
 from jsparse.rules._keep import Keep
 
-Model = TypeVar("Model", bound=nnx.Module)
 Arrays = Mapping[str, Array]
 
 
@@ -186,17 +185,15 @@ def keep_highest(
     for path, part in parts.items():
         with naming(path):
             score = _score(part, scores, path)
-        for place in np.ndindex(score.shape[: stack_of(part)]):
+        for place in np.ndindex(score.shape[: _stack(part)]):
             name = path + "".join(f"[{n}]" for n in place)
             layers[name] = score[place]
             shapes[name] = role_shape(score[place].shape, part.rule.role)
-    kept = choose(layers, density, shapes)
-    kept = {name: without_masked_before(kept[name], score) for name, score in layers.items()}
-    check_alive(kept, density)
+    kept = chosen(choose, layers, density, shapes)
     names = iter(kept)
     for part in parts.values():
         shape = shared_value(part, part.weight[...]).shape
-        here = [kept[next(names)] for _ in np.ndindex(shape[: stack_of(part)])]
+        here = [kept[next(names)] for _ in np.ndindex(shape[: _stack(part)])]
         mask = _stacked(here, shape, part.mask[...].dtype)
         whole = part.each(mask) if isinstance(part, CoupledUnits) else mask
         part.mask[...] = beside(whole, part.weight[...])
@@ -204,7 +201,7 @@ def keep_highest(
     return model
 
 
-def stack_of(part: Sparse) -> int:
+def _stack(part: Sparse) -> int:
     """The number of stacked axes of what a weight has of its own."""
     return 0 if isinstance(part, CoupledUnits) else part.rule.role.stack
 
@@ -220,28 +217,41 @@ def check_choice(choose: Selector) -> None:
         )
 
 
-def check_alive(kept: Arrays, density: float) -> None:
-    """Refuse masks that drop a whole layer."""
-    dead = [name for name, mask in kept.items() if mask.size and not bool(mask.any())]
-    if dead:
+def chosen(choose: Selector, scores: Arrays, density: float, shapes: Shapes) -> dict[str, Array]:
+    """What a selector keeps, bool by layer, without what was masked before, whose score is -inf.
+
+    Raises:
+      ValueError: a layer would lose all its weights.
+    """
+    kept = choose(scores, density, shapes)
+    kept = {name: _without_masked(kept[name], score) for name, score in scores.items()}
+    if dead := [name for name, mask in kept.items() if mask.size and not bool(mask.any())]:
         raise ValueError(
             f"at density {density} {', '.join(dead)} would lose all weights and block the signal "
             "(layer collapse); keep more, or give each layer its share with "
             "choose=jsparse.prune.by_layer(jsparse.schedule.erdos_renyi_kernel)"
         )
+    return kept
 
 
-def score_of(scores: Mapping[str, Any], path: str, shape: tuple[int, ...]) -> Array:
-    """The scores of a weight of this shape: [...].
+@jax.jit
+def _without_masked(kept: Array, score: Array) -> Array:
+    return kept & (score > -jnp.inf)
+
+
+def score_of(
+    scores: Mapping[str, Any], path: str, shape: tuple[int, ...], name: str = "score"
+) -> Array:
+    """The scores of a weight of this shape: [...]; the name is that of one of them in errors.
 
     Raises:
       ValueError: there are none, or of another shape.
     """
     if path not in scores:
-        raise ValueError(f"has no score; available: {', '.join(scores) or 'none'}")
+        raise ValueError(f"has no {name}; available: {listed(scores)}")
     score = jnp.asarray(scores[path])
     if score.shape != shape:
-        raise ValueError(f"the scores have shape {score.shape}, but the weight {shape}")
+        raise ValueError(f"the {name} has shape {score.shape}, but the weight {shape}")
     return score
 
 
@@ -260,12 +270,6 @@ def _score(part: Sparse, scores: Arrays, path: str) -> Array:
 def _where_kept(score: Array, mask: Array) -> tuple[Array, Array]:
     """Scores, -inf where a weight is masked; and whether any score is NaN."""
     return jnp.where(mask > 0, score, -jnp.inf), jnp.isnan(score).any()
-
-
-@jax.jit
-def without_masked_before(kept: Array, score: Array) -> Array:
-    """What is kept, without what was masked before, whose score is -inf."""
-    return kept & (score > -jnp.inf)
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))

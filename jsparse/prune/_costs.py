@@ -162,15 +162,9 @@ def tiles(rows: int = 8, columns: int = 128) -> Cost:
         model = _whole(model)
         total = jnp.uint32(0)
         for part in sparse_parts(model).values():
-            mask = (part.read_final_mask() > 0).astype(jnp.float32)
-            mask = mask[None] if mask.ndim == 1 else mask
-            tile = (
-                *(1,) * (mask.ndim - 2),
-                min(rows, mask.shape[-2]),
-                min(columns, mask.shape[-1]),
-            )
-            worked = pool(mask, tile, jnp.max) > 0
-            total += count(worked, tuple(range(worked.ndim)))
+            mask = jnp.atleast_2d(part.read_final_mask() > 0).astype(jnp.float32)
+            sides = map(min, (rows, columns), mask.shape[-2:])
+            total += _number(pool(mask, (*(1,) * (mask.ndim - 2), *sides), jnp.max) > 0)
         return total
 
     return cost
@@ -231,11 +225,14 @@ def _whole(model: nnx.Module | Sizes) -> nnx.Module:
 
 def _kept(part: Sparse) -> Array:
     """Number of weights kept, []: uint32."""
-    kept = part.read_final_mask() > 0
-    return count(kept, tuple(range(kept.ndim)))
+    return _number(part.read_final_mask() > 0)
+
+
+def _number(true: Array) -> Array:
+    return count(true, tuple(range(true.ndim)))
 
 
 def _dense(model: nnx.Module) -> int:
     """Number of parameters without a rule."""
     dense = {id(s.value): s.value for s in slots(model) if isinstance(s.value, nnx.Param)}
-    return sum(int(np.prod(np.shape(one[...]), dtype=np.int64)) for one in dense.values())
+    return sum(math.prod(np.shape(one[...])) for one in dense.values())

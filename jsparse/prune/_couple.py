@@ -10,7 +10,7 @@ Numbers: tests/prune/test_couple.py trains small nets whose units die, and shrin
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +27,7 @@ from jsparse._roles import role_of
 from jsparse._sharding import padded, placed, shards, where_is
 from jsparse._slots import Slot, check_rngs, refuse_unseen, refuse_wrapped, slots
 from jsparse._sparse import Sparse
-from jsparse._surgery import copied
+from jsparse._surgery import Model, copied
 from jsparse._untraced import explain_abstract_model
 from jsparse._values import check_is, check_pattern, shown
 from jsparse._variables import Setting
@@ -46,7 +46,6 @@ from jsparse.rules._held import Held
 from jsparse.rules._keep import Keep
 from jsparse.rules._rule import Rules, unit_of, with_role
 
-Model = TypeVar("Model", bound=nnx.Module)
 Places = Mapping[str, Sequence[Slot]]
 """The slots of the variable that a path names, by any of its paths."""
 
@@ -73,8 +72,8 @@ def couple(model: Model, groups: UnitGroups, *rules: Rules, rngs: nnx.Rngs | Non
       *rules: pairs of a pattern for names of groups, such as "stem/kernel:3", and a rule with
         `unit=Group()`: Top, Threshold, Gibbs, HardConcrete, SoftThreshold, Movement or
         SoftMovement; or `Held()`, whose masks a revision with `unit=Group()` may change. The first
-        match wins; groups without a match, those that cannot shrink and those under `Keep()` are
-        left.
+        match wins; groups without a match, those that cannot shrink and those under `Keep()` stay
+        as they are.
       rngs: for rules with a random initial state; by default a fixed key.
 
     Returns:
@@ -106,20 +105,15 @@ def couple(model: Model, groups: UnitGroups, *rules: Rules, rngs: nnx.Rngs | Non
         if not isinstance(rule, Keep)
     }
     copy = copied(model)
-    _couple_in_place(copy, [(groups[name], rule) for name, rule in chosen.items()], rngs)
-    return copy
-
-
-def _couple_in_place(
-    model: nnx.Module, chosen: Sequence[tuple[UnitGroup, Any]], rngs: nnx.Rngs
-) -> None:
     at: dict[int, list[Slot]] = {}
-    for slot in slots(model):
+    for slot in slots(copy):
         at.setdefault(id(slot.value), []).append(slot)
     places = {slot.path: own for own in at.values() for slot in own}
     spans: dict[int, list[tuple[Span, CoupledUnits]]] = {}
-    for group, rule in chosen:
-        new = _spans(group, _vector_rule(rule), places)
+    for name, rule in chosen.items():
+        group = groups[name]
+        unit = {} if isinstance(rule, Held) else {"unit": Coupled()}  # Held's are single entries
+        new = _spans(group, dataclasses.replace(rule, role=VECTOR, **unit), places)
         key, units = rngs.params(), {}
         for slot, span in new:
             stack = slot.value.shape[: _role(slot).stack]
@@ -135,23 +129,15 @@ def _couple_in_place(
         part = CoupledSparse(slot.value, rule, [units for _, units in several])
         for slot in at[one]:
             slot.put(part)
-    fit_bridges(model)
-    share_cuts_in_place(model)
-
-
-def _vector_rule(rule: Any) -> Any:
-    """The rule for the vector that represents the units of a group."""
-    units = {} if isinstance(rule, Held) else {"unit": Coupled()}  # of Held, each is a unit anyway
-    return dataclasses.replace(rule, role=VECTOR, **units)
+    fit_bridges(copy)
+    share_cuts_in_place(copy)
+    return copy
 
 
 def _spans(group: UnitGroup, rule: Any, places: Places) -> list[tuple[Slot, Span]]:
     """Where the units of a group are in each of its parameters."""
-    found: list[tuple[Slot, UnitAxis]] = []
-    for member in group.members:
-        slot = _place(member, group.name, places)
-        if isinstance(slot.value, nnx.Param):
-            found.append((slot, member))
+    at = [(_place(member, group.name, places), member) for member in group.members]
+    found = [(slot, member) for slot, member in at if isinstance(slot.value, nnx.Param)]
     for slot, member in found:
         _check_stack(slot, member, group.name, rule)
     sizes = [_entries_per_unit(slot, member, group.width) for slot, member in found]
@@ -161,25 +147,20 @@ def _spans(group: UnitGroup, rule: Any, places: Places) -> list[tuple[Slot, Span
             f"groups: the units of {group.name} have no parameters, or different numbers of them; "
             "leave this group without a rule, by Keep() first"
         )
-    return [
-        (
-            slot,
-            Span(
-                axis=member.axis - slot.value.ndim,
-                units=() if _is_identity(member, group.width) else tuple(member.units.tolist()),
-                width=group.width,
-                entries=total,
-                own=size,
-                closes=member.closes,
-                rule=rule,
-            ),
+    spans = []
+    for (slot, member), size in zip(found, sizes, strict=True):
+        in_order = np.array_equal(member.units, np.arange(group.width))
+        span = Span(
+            axis=member.axis - slot.value.ndim,
+            units=() if in_order else tuple(member.units.tolist()),
+            width=group.width,
+            entries=total,
+            own=size,
+            closes=member.closes,
+            rule=rule,
         )
-        for (slot, member), size in zip(found, sizes, strict=True)
-    ]
-
-
-def _is_identity(member: UnitAxis, width: int) -> bool:
-    return np.array_equal(member.units, np.arange(width))
+        spans.append((slot, span))
+    return spans
 
 
 def _entries_per_unit(slot: Slot, member: UnitAxis, width: int) -> int:

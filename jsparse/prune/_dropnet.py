@@ -19,7 +19,7 @@ Numbers: experiments/dropnet.py, Model C of the paper on CIFAR-10, next to its p
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import jax.numpy as jnp
 from flax import nnx
@@ -27,23 +27,13 @@ from flax import nnx
 from jsparse._checks import check_density
 from jsparse._slots import slots
 from jsparse._sparse import Sparse
-from jsparse._surgery import hold
+from jsparse._surgery import Model, hold
 from jsparse._untraced import outside_jit
 from jsparse._values import check_function, check_mapping
-from jsparse.prune._choice import (
-    Arrays,
-    Selector,
-    check_alive,
-    check_choice,
-    globally,
-    held_parts,
-    without_masked_before,
-)
-from jsparse.prune._folder import Nowhere, RoundStore
-from jsparse.prune._rounds import Restart, Rewind, Round, Train, in_rounds
+from jsparse.prune._choice import Arrays, Selector, check_choice, chosen, globally, held_parts
+from jsparse.prune._folder import NOWHERE, RoundStore
+from jsparse.prune._rounds import REWIND, Restart, Round, Train, in_rounds
 
-Model = TypeVar("Model", bound=nnx.Module)
-REWIND, NOWHERE = Rewind(), Nowhere()
 ALONE: Mapping[str, Sequence[str]] = {}
 
 
@@ -97,9 +87,8 @@ def dropnet(
     dropped_together(model, along)  # report errors at once
 
     def prune(trained: Model, asked: float, number: int) -> Model:
-        return drop_units(
-            trained, score(trained, unit_shapes(trained, along)), asked, choose, along
-        )
+        scores = score(trained, unit_shapes(trained, along))
+        return drop_units(trained, scores, asked, choose, along)
 
     settings = {"method": "dropnet", "score": score, "choose": choose, "along": along}
     return in_rounds(model, train, prune, restart, densities, keep, settings)
@@ -133,7 +122,7 @@ def drop_units(
     check_mapping("scores of units by path of their weight", scores=scores)
     check_mapping("names of parameters by path of the weight", along=along)
     parts, units = held_parts(model), dropped_together(model, along)
-    shapes = unit_shapes(model, along)
+    shapes = {path: _unit_shape(parts[path]) for path in units}
     layers = {}
     for path, shape in shapes.items():
         if path not in scores or jnp.shape(scores[path]) != shape:
@@ -143,18 +132,14 @@ def drop_units(
             )
         if bool(jnp.isnan(scores[path]).any()):
             raise ValueError(f"{path}: scores are NaN; look for NaN in the weights or the batches")
-        axes = _axes(parts[path])
-        there = parts[path].mask[...].max(axis=tuple(set(range(parts[path].mask.ndim)) - set(axes)))
+        there = parts[path].mask[...].max(axis=_inner_axes(parts[path]))
         layers[path] = jnp.where(there > 0, scores[path], -jnp.inf)
-    kept = choose(layers, density, shapes)
-    kept = {path: without_masked_before(kept[path], score) for path, score in layers.items()}
-    check_alive(kept, density)
+    kept = chosen(choose, layers, density, shapes)
     masks = {}
     for path, others in units.items():
         for name in (path, *others):
-            mask, axes = parts[name].mask[...], _axes(parts[name])
-            spread = jnp.expand_dims(kept[path], tuple(set(range(mask.ndim)) - set(axes)))
-            masks[name] = mask * spread.astype(mask.dtype)
+            whole = jnp.expand_dims(kept[path], _inner_axes(parts[name]))
+            masks[name] = jnp.where(whole, parts[name].mask[...], 0)
     return hold(model, masks)
 
 
@@ -194,9 +179,9 @@ def dropped_together(
                     "jsparse.sparsify(model, ('.*/(kernel|bias)', jsparse.Held()))"
                 )
             units[slot.path].append(bias)
-    falling = [*units, *(name for names in units.values() for name in names)]
-    lost = [name for name in (*along, *falling) if name not in parts]
-    lost += [name for name in parts if name not in falling]
+    dropped = [*units, *(name for names in units.values() for name in names)]
+    lost = [name for name in (*along, *dropped) if name not in parts]
+    lost += [name for name in parts if name not in dropped]
     if lost:
         raise ValueError(
             f"{lost[0]} does not belong to any units; put only weights, their biases and the "
@@ -213,11 +198,13 @@ def dropped_together(
     return units
 
 
-def _axes(part: Sparse) -> tuple[int, ...]:
-    """The axes that index units: the outputs of a weight, all axes of a bias or scale."""
-    role, ndim = part.rule.role, part.weight.ndim
-    return role.output_axes(ndim) if role.input_axes(ndim) else tuple(range(ndim))
+def _inner_axes(part: Sparse) -> tuple[int, ...]:
+    """The axes inside a unit: all but the outputs of a weight, none of a bias or scale."""
+    role, axes = part.rule.role, range(part.weight.ndim)
+    outputs = role.output_axes(len(axes)) if role.input_axes(len(axes)) else axes
+    return tuple(axis for axis in axes if axis not in outputs)
 
 
 def _unit_shape(part: Sparse) -> tuple[int, ...]:
-    return tuple(part.weight.shape[axis] for axis in _axes(part))
+    inner = _inner_axes(part)
+    return tuple(n for axis, n in enumerate(part.weight.shape) if axis not in inner)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from flax import nnx
 
@@ -21,9 +21,9 @@ from jsparse._storage.described import described
 from jsparse._storage.files import CorruptCheckpoint, add_line, write_whole
 from jsparse._storage.tree_file import Stored, fill, read, write
 from jsparse._storage.writers import abandon_on_error, claim
+from jsparse._surgery import Model
 from jsparse._values import check_folder, check_mapping, shown
 
-Model = TypeVar("Model", bound=nnx.Module)
 ANOTHER = "choose another folder or delete this one"
 ROWS = "tried.jsonl"
 FIELDS = {"asked": int | float, "after": str}  # in the notes of a round
@@ -78,11 +78,7 @@ class Nowhere:
         return False
 
     def load(self, number: int, like: Model) -> Model:
-        """Nothing can be loaded.
-
-        Raises:
-          FileNotFoundError: always.
-        """
+        """Nothing can be loaded: a FileNotFoundError."""
         raise FileNotFoundError("rounds were not stored; pass keep=jsparse.prune.Folder('runs/a')")
 
     def save(self, number: int, model: nnx.Module, facts: Mapping[str, Any]) -> None:
@@ -94,6 +90,9 @@ class Nowhere:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Nothing is written."""
+
+
+NOWHERE = Nowhere()
 
 
 @dataclass(frozen=True)
@@ -133,8 +132,7 @@ class Folder:
         now = json.loads(json.dumps({**settings, "facts": described(self.facts)}))
         path = folder / "settings.json"
         if not path.exists():
-            left = sorted(file.name for file in folder.glob("round_*"))
-            if left:
+            if left := sorted(file.name for file in folder.glob("round_*")):
                 raise ValueError(f"{folder} holds {left[0]} but no settings.json; {ANOTHER}")
             with abandon_on_error(folder):
                 write_whole(path, json.dumps(now, indent=1).encode())

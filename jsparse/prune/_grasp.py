@@ -15,7 +15,7 @@ Numbers: the rows "GraSP" of experiments/at_birth.py.
 """
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,11 @@ from flax import nnx
 from jax import Array
 
 from jsparse._checks import check_density
+from jsparse._surgery import Model
 from jsparse._untraced import explain_abstract_model, outside_jit
-from jsparse._values import by_density, check_batches
-from jsparse.prune._choice import Arrays, Selector, check_choice, globally, held_parts, keep_highest
-from jsparse.prune._weights import Loss, mean_over, slope, weights_of
-
-Model = TypeVar("Model", bound=nnx.Module)
+from jsparse._values import by_density, each_batch
+from jsparse.prune._choice import Arrays, Selector, check_choice, globally, keep_highest
+from jsparse.prune._weights import Loss, held_masks, mean_over, slope, weights_of
 
 
 @by_density
@@ -79,13 +78,11 @@ def grasp(
 def grasp_scores(model: nnx.Module, loss: Loss, batches: Iterable[Any]) -> dict[str, Array]:
     """The scores of `grasp` by path, [...] like the weights."""
     values, rest, build = weights_of(model)
-    masks = {path: part.mask[...] for path, part in held_parts(model).items()}
-    check_batches(batches)
-    batches = list(batches)
+    masks = held_masks(model)
+    batches = list(each_batch(batches))
     gradient = slope(loss, build)
 
-    @jax.jit
-    def product(values: Arrays, rest: Any, batch: Any, g: Arrays) -> Arrays:
+    def product(values: Arrays, rest: Any, g: Arrays, batch: Any) -> Arrays:
         # reverse mode twice: forward mode fails for rules with only a custom backward pass
         def along(values: Arrays) -> Array:
             slopes = gradient(values, rest, batch)
@@ -93,8 +90,7 @@ def grasp_scores(model: nnx.Module, loss: Loss, batches: Iterable[Any]) -> dict[
 
         return jax.grad(along)(values)
 
-    first = jax.jit(gradient)
-    g = mean_over(batches, lambda batch: dict(first(values, rest, batch)))  # (1)
+    g = mean_over(batches, gradient, values, rest)  # (1)
     g = {path: (masks[path] * g[path]).astype(value.dtype) for path, value in values.items()}
-    hg = mean_over(batches, lambda batch: dict(product(values, rest, batch, g)))  # (2)
+    hg = mean_over(batches, product, values, rest, g)  # (2)
     return {path: values[path].astype(hg[path].dtype) * hg[path] for path in values}  # (3)

@@ -33,13 +33,10 @@ from jsparse.optim._proximal import Strength, checked_strengths, followed_by, pr
 
 
 class _Part(NamedTuple):
-    """A weight that makes the units of a group.
+    """A weight that makes the units of a group, along an axis of some length.
 
     Attributes:
-      path: of it.
-      axis: of the weight, along which the units are.
-      length: of that axis.
-      places: where they are, [places of a unit, units].
+      places: where they are on that axis, [places of a unit, units].
       needed: whether units depend on it, as on a kernel; not on a bias or a statistic.
     """
 
@@ -79,7 +76,7 @@ def group_lasso(
       groups: what `jsparse.groups` found; of the model that is trained.
       *strengths: pairs of a pattern for names of groups, such as "blocks/.*", and a strength of 0
         or more, or its curve over the steps; the first match wins. Groups without one, and those
-        that cannot shrink, are left.
+        that cannot shrink, are not penalized.
 
     Returns:
       An optax transform.
@@ -134,8 +131,7 @@ def _penalized(
         step = jnp.concatenate([_rows(r, p) for r, p in zip(rates, parts, strict=True)], 1)
         new = prox(z, step.astype(jnp.float32) * group.strength.at(taken), (1, z.shape[1]))
         for part in parts:
-            count = found[part.path].shape[part.axis]
-            size = len(part.places) * (found[part.path].size // count)
+            size = len(part.places) * (found[part.path].size // part.length)
             found[part.path] = _with_rows(found[part.path], new[:, :size], part)
             new = new[:, size:]
     return {path: (new - wide[path]).astype(moves[path].dtype) for path, new in found.items()}
@@ -186,7 +182,7 @@ def _parts(group: UnitGroup) -> tuple[_Part, ...]:
 
 
 def _check_parameters(chosen: Sequence[_Chosen], params: Mapping[str, Any]) -> None:
-    """Refuse parameters that lack a weight by which units of a group live, or have another size."""
+    """Refuse parameters of another size, or without a weight that the units of a group need."""
     for group in chosen:
         for part in group.parts:
             shape = np.shape(params[part.path]) if part.path in params else ()

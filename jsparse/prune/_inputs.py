@@ -15,7 +15,7 @@ from jax import Array, lax
 
 from jsparse._roles import multiplies_inputs
 from jsparse._score import wide
-from jsparse._slots import Slot, slots
+from jsparse._slots import slots
 from jsparse._sparse import Sparse
 from jsparse._values import shown
 from jsparse._variables import write
@@ -24,7 +24,7 @@ from jsparse._watch import watch_in_place
 Moment = Callable[[Array], Array]
 """From the inputs of a layer [n, inputs], a sum over n."""
 SEEN = "inputs_seen"
-"""Name of the variable that a weight is given for the moment of its inputs."""
+"""Name of the variable of a Sparse that holds the moment of its inputs so far."""
 
 
 def squares(x: Array) -> Array:
@@ -42,12 +42,9 @@ class Sum(nnx.Variable):
 
 
 def watch_inputs(model: nnx.Module, moment: Moment, order: dict[str, None]) -> None:
-    """Make the layers sum their inputs, in a variable of the Sparse that they read.
+    """Make the layers sum a moment of their inputs, in a variable of the Sparse that they read.
 
-    Args:
-      model: changed in place.
-      moment: what is added up.
-      order: gets the path of each weight when a layer first reads it.
+    The order gets the path of each weight when a layer first reads it.
 
     Raises:
       ValueError: a weight of another layer than `nnx.Linear`, `nnx.LinearGeneral` or `nnx.Conv`.
@@ -55,7 +52,12 @@ def watch_inputs(model: nnx.Module, moment: Moment, order: dict[str, None]) -> N
     first: dict[int, str] = {}
     for slot in slots(model, Sparse):
         part, path = slot.value, first.setdefault(id(slot.value), slot.path)
-        _check(slot)
+        if not multiplies_inputs(slot.parent, slot.key):
+            raise ValueError(
+                f"{slot.path} of {type(slot.parent).__name__} is not pruned by its inputs; kernels "
+                "of nnx.Linear, nnx.Conv and nnx.LinearGeneral (attention has these) without batch "
+                "axes and without a mask of Flax's are: leave it out of the pattern of sparsify"
+            )
         stack = part.weight[...].shape[: part.rule.role.stack]
         groups = getattr(slot.parent, "feature_group_count", 1)
         one = jax.eval_shape(moment, jax.ShapeDtypeStruct((1, inputs_of(part)), jnp.float32))
@@ -63,7 +65,7 @@ def watch_inputs(model: nnx.Module, moment: Moment, order: dict[str, None]) -> N
 
         def add(layer: Any, inputs: Array, _: Array, path: str = path) -> None:
             order.setdefault(path)
-            seen = seen_by(layer.kernel)
+            seen = vars(layer.kernel)[SEEN]
             rows = _windows(layer, inputs) if isinstance(layer, nnx.Conv) else _rows(layer, inputs)
             if not rows.shape[1]:
                 raise ValueError(f"{path} gets no inputs: {shown(inputs)}; leave empty batches out")
@@ -71,11 +73,6 @@ def watch_inputs(model: nnx.Module, moment: Moment, order: dict[str, None]) -> N
             write(seen, seen[...] + jnp.stack(new))
 
         watch_in_place(slot.parent, add)
-
-
-def seen_by(part: Sparse) -> Sum:
-    """The moment of the weight's inputs so far."""
-    return vars(part)[SEEN]
 
 
 def inputs_of(part: Sparse) -> int:
@@ -94,6 +91,14 @@ def matrices(part: Sparse, array: Array, groups: int) -> Array:
 def from_matrices(part: Sparse, array: Array) -> Array:
     """The inverse of `matrices`: back to the shape of the weight."""
     return jnp.moveaxis(array, -3, -2).reshape(part.weight[...].shape)
+
+
+def times_inputs(part: Sparse, squares: Array) -> Array:
+    """|w_ij| times the norm of input j, [as the weight], from the sums of the squares of inputs."""
+    groups = squares.shape[part.rule.role.stack]
+    weight = part.weight[...]
+    size = jnp.abs(matrices(part, weight.astype(wide(weight.dtype)), groups))
+    return from_matrices(part, size * jnp.sqrt(squares)[..., None])
 
 
 def _rows(layer: Any, inputs: Array) -> Array:
@@ -128,13 +133,3 @@ def _windows(layer: nnx.Conv, inputs: Array) -> Array:
     nnx.Conv.__call__(layer, inputs)
     layer.conv_general_dilated = convolve
     return seen[0]
-
-
-def _check(slot: Slot) -> None:
-    layer = slot.parent
-    if not multiplies_inputs(layer, slot.key):
-        raise ValueError(
-            f"{slot.path} of {type(layer).__name__} is not pruned by its inputs; kernels of "
-            "nnx.Linear, nnx.Conv and nnx.LinearGeneral (attention has these) without batch axes "
-            "and without a mask of Flax's are: leave it out of the pattern of sparsify"
-        )

@@ -12,27 +12,16 @@ Numbers: experiments/lottery.py, LeNet-300-100 on MNIST; the paper's figures are
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import jax
 from flax import nnx
 
-from jsparse._surgery import hold, masks
+from jsparse._surgery import Model, hold, masks
 from jsparse._untraced import outside_jit
 from jsparse._values import check_function, check_whole
-from jsparse.prune._choice import (
-    Arrays,
-    Selector,
-    check_choice,
-    globally,
-    keep_highest,
-    magnitudes,
-)
-from jsparse.prune._folder import Nowhere, RoundStore
-from jsparse.prune._rounds import Restart, Rewind, Round, Train, in_rounds
-
-Model = TypeVar("Model", bound=nnx.Module)
-REWIND, NOWHERE = Rewind(), Nowhere()
+from jsparse.prune._choice import Arrays, Selector, check_choice, globally, keep_highest, magnitudes
+from jsparse.prune._folder import NOWHERE, RoundStore
+from jsparse.prune._rounds import REWIND, Restart, Round, Train, in_rounds
 
 
 @outside_jit
@@ -84,10 +73,7 @@ def lottery(
     """
     check_choice(choose)
     check_function(score=score)
-
-    def prune(trained: Model, asked: float, number: int) -> Model:
-        return keep_highest(trained, score(trained), asked, choose)
-
+    prune = lambda trained, asked, number: keep_highest(trained, score(trained), asked, choose)
     settings = {"method": "lottery", "choose": choose, "score": score}
     return in_rounds(model, train, prune, restart, densities, keep, settings)
 

@@ -8,15 +8,10 @@ Before training it prunes the initial values; in a trained model it is the one-s
 Numbers: the rows "magnitude" of experiments/at_birth.py and experiments/one_shot.py.
 """
 
-from typing import TypeVar
-
-from flax import nnx
-
+from jsparse._surgery import Model
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density
 from jsparse.prune._choice import Selector, globally, keep_highest, magnitudes
-
-Model = TypeVar("Model", bound=nnx.Module)
 
 
 @by_density

@@ -10,8 +10,7 @@
 Numbers: the rows "OWL" of experiments/one_shot.py; none is published for a model of that size.
 """
 
-import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,12 @@ from flax import nnx
 from jax import Array
 
 from jsparse._checks import check_density
-from jsparse._paths import listed
 from jsparse._pure import Forward, call
 from jsparse._sparse import Sparse
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_in, check_pattern
-from jsparse.prune._calibration import prune_in_order
-from jsparse.prune._inputs import matrices, squares
+from jsparse.prune._calibration import grouped, prune_in_order
+from jsparse.prune._inputs import squares, times_inputs
 
 
 @by_density
@@ -82,16 +80,14 @@ def owl(
 
     def note(path: str, part: Sparse, seen: Array) -> tuple[Array, Array]:
         weight, mask = part.weight[...], part.mask[...]
-        norm = np.sqrt(np.asarray(seen, np.float64))[..., None]
-        groups = norm.shape[part.rule.role.stack]
-        size = np.abs(np.asarray(matrices(part, weight, groups), np.float64)) * norm  # (1)
-        found[path] = size[np.asarray(matrices(part, mask, groups)) > 0]
+        size = np.asarray(times_inputs(part, seen), np.float64)  # (1)
+        found[path] = size[np.asarray(mask) > 0]
         return weight, mask
 
     prune_in_order(model, batches, forward, squares, note, "")
-    of = _layers(found, layers)
-    counts = np.array([sum(found[path].size for path in own) for own in of.values()])
-    parts = np.array([_outliers([found[path] for path in own], outlier) for own in of.values()])
+    of = grouped(found, layers=layers)
+    counts = np.array([sum(found[path].size for path in own) for own in of])
+    parts = np.array([_outliers([found[path] for path in own], outlier) for own in of])
     middle, wide = (parts * counts).sum() / max(counts.sum(), 1), np.ptp(parts)
     each = density + (2 * spread * (parts - middle) / wide if wide else np.zeros(len(parts)))  # (3)
     if each.min() <= 0 or each.max() > 1:
@@ -99,25 +95,10 @@ def owl(
             f"spread {spread} gives densities from {each.min():.3g} to {each.max():.3g}, and they "
             f"must be in (0, 1]; use a smaller spread for density {density}"
         )
-    return {path: one for own, one in zip(of.values(), each.tolist(), strict=True) for path in own}
+    return {path: one for own, one in zip(of, each.tolist(), strict=True) for path in own}
 
 
 def _outliers(sizes: list[np.ndarray], times: float) -> float:
     """The share of the entries of a layer that exceed a multiple of their mean (2)."""
     joined = np.concatenate(sizes)
     return float((joined > times * joined.mean()).mean()) if len(joined) else 0.0
-
-
-def _layers(paths: Collection[str], layers: str) -> dict[str, list[str]]:
-    """The paths of each layer, by what the expression matches in them."""
-    expression = re.compile(layers)
-    found = {path: expression.match(path) for path in paths}
-    if not any(found.values()):
-        raise ValueError(
-            f"layers={layers!r} matches no path; available: {listed(paths)}. It is a regular "
-            "expression for the beginning of a path, such as 'blocks/[0-9]+'"
-        )
-    of: dict[str, list[str]] = {}
-    for path, match in found.items():
-        of.setdefault(match[0] if match else path, []).append(path)
-    return of

@@ -1,8 +1,8 @@
 """Channel permutations before N:M sparsity: an order of inputs in which N of M loses least.
 
-1. Of each M neighboring inputs of an output the N largest weights stay. Which inputs are
-   neighbors is free: the units of a group (`jsparse.groups`) may stand in any order, as long as it
-     is the same in all layers that make and read them. The model computes the same.
+1. Of each M neighboring inputs of an output the N largest weights stay. The order of the inputs is
+   free: units of a group (`jsparse.groups`) may stand in any order, if it is the same in all layers
+   that make and read them. The model computes the same.
 2. For two units in different neighborhoods, the gain of a swap is how much more magnitude N:M then
    keeps, over all weights that read them. The gains of all pairs are found at once: with t the N-th
    largest and S the sum of the N largest of the other M - 1 weights of a place, a weight x in that
@@ -19,7 +19,7 @@ Numbers: the rows "permuted" of experiments/one_shot.py; none is published for t
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
@@ -30,6 +30,7 @@ from jsparse._pattern import Groups
 from jsparse._pure import by_name, by_position, calling, examples, settings
 from jsparse._roles import role_of
 from jsparse._slots import slots, sparse_parts
+from jsparse._surgery import Model
 from jsparse._topk import rivals
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_is, patterns_of
@@ -40,7 +41,6 @@ from jsparse.export._shrinking.shrink import alive_paths
 from jsparse.export._shrinking.units import Units
 from jsparse.export._shrinking.verify import apart, rounding
 
-Model = TypeVar("Model", bound=nnx.Module)
 TOGETHER = 512
 """Units whose swaps are compared at once."""
 SWEEPS, ENOUGH = 100, 1e-4
@@ -64,10 +64,10 @@ class _Read(NamedTuple):
 
 
 class _View(NamedTuple):
-    """Where the units of a group are in a weight that reads them."""
+    """A weight that reads the units of a group, and where they are: [places of a unit, units]."""
 
-    path: str
-    places: np.ndarray  # [places of a unit, units]
+    read: _Read
+    places: np.ndarray
 
 
 @by_density
@@ -170,27 +170,22 @@ def _searched(units: Units, reads: Mapping[str, _Read]) -> Orders:
     """The orders that keep most (2, 3), found one group after the other."""
     reads, orders = dict(reads), []
     for n, group in described(units).items():
-        found = {(m.path, m.axis): _places(m, group.width) for m in group.members}
+        members = {(m.path, m.axis): m for m in group.members}
+        found = {axis: _places(member, group.width) for axis, member in members.items()}
         places = {axis: at for axis, at in found.items() if at is not None}
-        views = [
-            _View(path, at)
-            for (path, axis), at in places.items()
-            if path in reads and axis == reads[path].axis
-        ]
-        if units.families[n].held or not views or len(places) < len(found):
+        own = [(path, k) for path, k in places if path in reads and k == reads[path].axis]
+        if units.families[n].held or not own or len(places) < len(found):
             continue
-        order = _swapped(reads, views, group.width)
+        order = _swapped([_View(reads[path], places[path, k]) for path, k in own], group.width)
         if (order == np.arange(group.width)).all():
             continue
         orders.append({})
         for axis, at in places.items():
-            length = max(m.units.size for m in group.members if (m.path, m.axis) == axis)
-            orders[-1][axis] = moved = np.arange(length)
+            orders[-1][axis] = moved = np.arange(members[axis].units.size)
             moved[at] = at[:, order]
-        for view in views:
-            one = reads[view.path]
-            moved = orders[-1][view.path, one.axis]
-            reads[view.path] = one._replace(size=one.size[:, moved])
+        for path, axis in own:
+            one = reads[path]
+            reads[path] = one._replace(size=one.size[:, orders[-1][path, axis]])
     return orders
 
 
@@ -200,18 +195,18 @@ def _places(member: UnitAxis, width: int) -> np.ndarray | None:
     return np.stack(at, 1) if len({len(one) for one in at}) == 1 else None
 
 
-def _swapped(reads: Mapping[str, _Read], views: Sequence[_View], width: int) -> np.ndarray:
+def _swapped(views: Sequence[_View], width: int) -> np.ndarray:
     """The order of the units after swaps that gain: [units]."""
     order, draw = np.arange(width), np.random.default_rng(0)
-    best = _total(reads, views, order)
+    best = _total(views, order)
     for _ in range(SWEEPS):
         new = order.copy()
         spots = draw.permutation(width) if width > TOGETHER else np.arange(width)
         for start in range(0, width, TOGETHER):
             part = np.sort(spots[start : start + TOGETHER])
-            for a, b in _disjoint(_gains(reads, views, order, part), reads, views, part, best):
+            for a, b in _disjoint(_gains(views, order, part), views, part, best):
                 new[[a, b]] = new[[b, a]]
-        total = _total(reads, views, new)
+        total = _total(views, new)
         if total <= best:  # a swap next to another one may lose
             return order
         order, before, best = new, best, total
@@ -220,13 +215,14 @@ def _swapped(reads: Mapping[str, _Read], views: Sequence[_View], width: int) -> 
     return order
 
 
-def _total(reads: Mapping[str, _Read], views: Sequence[_View], order: np.ndarray) -> float:
+def _total(views: Sequence[_View], order: np.ndarray) -> float:
     """The magnitude that N:M keeps in the weights that read the units in this order."""
-    return sum(float(_neighbors(reads[v.path], v, order)[0].sum()) for v in views)
+    return sum(float(_neighbors(view, order)[0].sum()) for view in views)
 
 
-def _neighbors(read: _Read, view: _View, order: np.ndarray) -> tuple[np.ndarray, ...]:
+def _neighbors(view: _View, order: np.ndarray) -> tuple[np.ndarray, ...]:
     """(kept by each neighborhood [others, n], weights [others, inputs], sorted [others, n, M])."""
+    read = view.read
     moved = np.arange(read.size.shape[1])
     moved[view.places] = view.places[:, order]
     size = read.size[:, moved]
@@ -234,16 +230,14 @@ def _neighbors(read: _Read, view: _View, order: np.ndarray) -> tuple[np.ndarray,
     return high[..., : read.keep].sum(-1), size, high
 
 
-def _gains(
-    reads: Mapping[str, _Read], views: Sequence[_View], order: np.ndarray, part: np.ndarray
-) -> np.ndarray:
+def _gains(views: Sequence[_View], order: np.ndarray, part: np.ndarray) -> np.ndarray:
     """How much more is kept if two spots among some exchange their units: [spots, spots] (2)."""
     from scipy.spatial.distance import cdist  # comes with jax; `import jsparse` does without
 
     gains = np.zeros((len(part), len(part)))
     for view in views:
-        read = reads[view.path]
-        kept, size, high = _neighbors(read, view, order)
+        read = view.read
+        kept, size, high = _neighbors(view, order)
         for places in view.places[:, part]:
             own = places // read.of  # the neighborhood of each spot
             x, last, next_ = size[:, places], high[:, own, read.keep - 1], high[:, own, read.keep]
@@ -260,16 +254,12 @@ def _gains(
 
 
 def _disjoint(
-    gains: np.ndarray,
-    reads: Mapping[str, _Read],
-    views: Sequence[_View],
-    part: np.ndarray,
-    total: float,
+    gains: np.ndarray, views: Sequence[_View], part: np.ndarray, total: float
 ) -> Iterable[tuple[int, int]]:
     """The best swaps of which none touches a neighborhood of another one (3)."""
     touched: set[tuple[int, int]] = set()
     near = [
-        {(n, int(p)) for n, v in enumerate(views) for p in v.places[:, spot] // reads[v.path].of}
+        {(n, int(p)) for n, v in enumerate(views) for p in v.places[:, spot] // v.read.of}
         for spot in part
     ]
     above, right = np.nonzero(np.triu(gains > 1e-7 * total, 1))
@@ -290,8 +280,10 @@ def _checked(units: Units, orders: Orders) -> dict[str, Cut]:
         for (path, axis), moved in itertools.chain.from_iterable(o.items() for o in orders):
             before = keep.setdefault(path, {}).get(axis, np.arange(len(moved)))
             keep[path][axis] = before[moved]
-        return {p: Cut(shape=shapes[p], keep={a: tuple(o.tolist()) for a, o in k.items()})
-                for p, k in keep.items()}  # fmt: skip
+        return {
+            path: Cut(shape=shapes[path], keep={a: tuple(o.tolist()) for a, o in own.items()})
+            for path, own in keep.items()
+        }
 
     def same(orders: Orders) -> bool:
         moved = cuts(orders)

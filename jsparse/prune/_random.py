@@ -6,19 +6,16 @@
 Numbers: the rows "random" of experiments/at_birth.py.
 """
 
-from typing import TypeVar
-
 import jax
-from flax import nnx
 from jax import Array
 
 from jsparse._coupled import shared_value
+from jsparse._surgery import Model
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_key
 from jsparse.prune._choice import Selector, by_layer, keep_highest, stored_parts
 from jsparse.rules._rule import APART
 
-Model = TypeVar("Model", bound=nnx.Module)
 EVENLY = by_layer()
 
 

@@ -12,7 +12,7 @@ No figure is published for models of this library.
 
 import functools
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +22,11 @@ from jax import Array
 from jsparse._checks import all_finite
 from jsparse._pure import Forward, call, calling, taken_apart
 from jsparse._slots import check_module, walk_modules
-from jsparse._surgery import copied
+from jsparse._surgery import Model, copied
 from jsparse._untraced import outside_jit
 from jsparse._values import check_batches, check_function, each_batch
 from jsparse._variables import write
 
-Model = TypeVar("Model", bound=nnx.Module)
 TOTALS = ("total_mean", "total_var", "total_calls")
 
 
@@ -113,8 +112,8 @@ def _add_up_in_place(layer: Any) -> None:
     for name, old in zip(TOTALS, (layer.mean, layer.var, layer.mean), strict=True):
         # of the shape of the old ones, so that nnx.vmap and nnx.scan split them in the same way
         setattr(layer, name, nnx.BatchStat(jnp.zeros_like(old[...], jnp.float32)))
-    write(layer.mean, jnp.zeros_like(layer.mean[...]))  # 0 times NaN would be NaN
-    write(layer.var, jnp.ones_like(layer.var[...]))
+    for variable in (layer.mean, layer.var):
+        write(variable, jnp.nan_to_num(variable[...]))  # 0 times NaN would be NaN
     object.__setattr__(layer, "__class__", _adding(type(layer)))
 
 

@@ -15,7 +15,7 @@ Numbers: tests/prune/test_repair.py has the least squares in NumPy; the paper ha
 import re
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from jsparse._pure import Forward, call
 from jsparse._roles import multiplies_inputs, role_of
 from jsparse._slots import Slot, check_module, slots, sparse_parts
 from jsparse._sparse import Sparse
-from jsparse._surgery import copied, fold, sparsify
+from jsparse._surgery import Model, copied, fold, sparsify
 from jsparse._untraced import outside_jit
 from jsparse._values import check_batches, check_function, check_in, check_is
 from jsparse.export._shrinking.cut import Cut, placed_like
@@ -38,8 +38,6 @@ from jsparse.prune._calibration import prune_in_order
 from jsparse.prune._inputs import from_matrices, gram, matrices
 from jsparse.rules._held import Held
 from jsparse.rules._stacked import over_stack
-
-Model = TypeVar("Model", bound=nnx.Module)
 
 
 @outside_jit
@@ -97,8 +95,7 @@ def repair(
     own = {slot.path: slot.value for slot in slots(fixed)}
     cuts: dict[str, Cut] = {}
     for slot in slots(plain):
-        _check_sizes(slot, record, own)
-        if keep := _removed_inputs(slot, record):
+        if keep := _removed_inputs(slot, record, own):
             cuts[slot.path] = Cut(shape=slot.value.shape, keep=keep)
     if not cuts:
         return fixed
@@ -110,8 +107,12 @@ def repair(
         split = lambda array: matrices(part, array, seen.shape[stack])
         whole = split(weight.astype(seen.dtype))
         one = over_stack(partial(_solved, damping), stack + 1)
-        with naming(path):
-            new = _checked(one(whole, split(stays), seen))
+        new = one(whole, split(stays), seen)
+        if not bool(all_finite(new)):
+            raise ValueError(
+                f"{path}: H cannot be inverted: the inputs are too similar; raise damping, or use "
+                "more calibration data"
+            )
         return from_matrices(part, new).astype(weight.dtype), stays.astype(weight.dtype)
 
     full = sparse_parts(prune_in_order(held, batches, forward, gram, solve))
@@ -134,31 +135,17 @@ def _solved(damping: float, weight: Array, stays: Array, gram: Array) -> Array:
     return (weight + change) * stays
 
 
-def _checked(new: Array) -> Array:
-    """The same array."""
-    if not bool(all_finite(new)):
-        raise ValueError(
-            "H cannot be inverted: the inputs are too similar; raise damping, or use more "
-            "calibration data"
-        )
-    return new
+def _removed_inputs(
+    slot: Slot, record: Record, own: Mapping[str, Any]
+) -> dict[int, tuple[int, ...]]:
+    """What stays of the input axes of a kernel from which some were cut; empty for others.
 
-
-def _removed_inputs(slot: Slot, record: Record) -> dict[int, tuple[int, ...]]:
-    """What stays of the input axes of a kernel from which some were cut; empty for others."""
-    layer, path = slot.parent, slot.path
-    if not multiplies_inputs(layer, slot.key) or path not in record.cuts:
-        return {}
-    ndim = slot.value.ndim
-    inputs = role_of(layer, slot.key, ndim).input_axes(ndim)
-    return {axis: kept for axis, kept in record.cuts[path].keep.items() if axis in inputs}
-
-
-def _check_sizes(slot: Slot, record: Record, own: Mapping[str, Any]) -> None:
-    """Refuse models of other sizes than the record says."""
+    Raises:
+      ValueError: the models have other sizes than the record says.
+    """
     cut = record.cuts.get(slot.path)
     if cut is None:
-        return
+        return {}
     small = tuple(own[slot.path].shape) if slot.path in own else None
     if tuple(slot.value.shape) != cut.shape or small != cut.left:
         raise ValueError(
@@ -166,6 +153,10 @@ def _check_sizes(slot: Slot, record: Record, own: Mapping[str, Any]) -> None:
             f"{tuple(slot.value.shape)} and {small}; give the model that prune.units was given, "
             "and what it returned"
         )
+    if not multiplies_inputs(slot.parent, slot.key):
+        return {}
+    inputs = role_of(slot.parent, slot.key, len(cut.shape)).input_axes(len(cut.shape))
+    return {axis: kept for axis, kept in cut.keep.items() if axis in inputs}
 
 
 def _factor(small: Array, old: np.ndarray) -> float:

@@ -12,7 +12,7 @@ Numbers: no figure of its own; see the methods that use this loop.
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from flax import nnx
@@ -20,13 +20,12 @@ from flax import nnx
 from jsparse._paths import named
 from jsparse._storage.described import described
 from jsparse._storage.tree_file import snapshot
-from jsparse._surgery import hold, masks
+from jsparse._surgery import Model, hold, masks
 from jsparse._untraced import outside_jit
 from jsparse._values import check_function, check_in, check_whole, shown
 from jsparse.prune._choice import held_parts
 from jsparse.prune._folder import RoundStore, check_keep, with_stored
-
-Model = TypeVar("Model", bound=nnx.Module)
+from jsparse.prune._weights import held_masks, kept_share
 
 
 class Round(NamedTuple):
@@ -91,6 +90,9 @@ class Rewind:
         return hold(start, masks(pruned))
 
 
+REWIND = Rewind()
+
+
 def each_round(kept: float, rounds: int) -> tuple[float, ...]:
     """Densities if each round keeps the same fraction of the remaining weights: kept, kept^2, ...
 
@@ -150,10 +152,10 @@ def in_rounds(
         )
     for density in densities:
         check_in("(0, 1]", densities=density)
-    densities = [1.0, *map(float, densities)]
-    if any(one <= other for one, other in itertools.pairwise(densities)):
+    targets = [1.0, *map(float, densities)]
+    if any(one <= other for one, other in itertools.pairwise(targets)):
         raise ValueError(
-            f"densities got {densities[1:]}; they must start below 1 and decrease from round to "
+            f"densities got {targets[1:]}; they must start below 1 and decrease from round to "
             "round, as in jsparse.prune.each_round(0.8, rounds=10)"
         )
     check_function(train=train, prune=prune)
@@ -161,7 +163,7 @@ def in_rounds(
     keep.open(
         {**described(dict(settings)), "restart": described(restart), "start": described(start)}
     )
-    return _rounds(start, train, prune, restart, densities, keep)
+    return _rounds(start, train, prune, restart, targets, keep)
 
 
 def _rounds(
@@ -180,20 +182,14 @@ def _rounds(
             ticket = hold(start)
             if number:
                 ticket = restart.restore(prune(trained, asked, number), start, number)
-            before = {path: np.asarray(mask) for path, mask in masks(ticket).items()}
-            current = Round(number, density(ticket), restart.first(number))
+            before = {path: np.asarray(mask) for path, mask in held_masks(ticket).items()}
+            current = Round(number, kept_share(before), restart.first(number))
             trained = _checked(train(ticket, current), start, before)
             layers = {path: np.count_nonzero(mask) / mask.size for path, mask in before.items()}
             facts = {"round": number, "asked": asked, "density": current.density, "layers": layers}
             keep.save(number, trained, facts)
         # a copy, which the caller may change
-        yield Round(number, density(trained), restart.first(number)), hold(trained)
-
-
-def density(model: nnx.Module) -> float:
-    """The fraction of all weights under `Held` that are kept."""
-    found = [np.asarray(mask) for mask in masks(model).values()]
-    return sum(map(np.count_nonzero, found)) / sum(mask.size for mask in found)
+        yield Round(number, kept_share(held_masks(trained)), restart.first(number)), hold(trained)
 
 
 def _checked(trained: Model, start: Model, before: Mapping[str, np.ndarray]) -> Model:
@@ -207,9 +203,8 @@ def _checked(trained: Model, start: Model, before: Mapping[str, np.ndarray]) -> 
     found = {path: leaf for path, leaf in named(nnx.state(trained)).items() if path in wanted}
     advice = "train must return a model of the same structure"
     trained = with_stored(start, snapshot(found), "the model that train returned", advice)
-    after = masks(trained)
-    changed = [path for path in before if not np.array_equal(before[path], after[path])]
-    if changed:
+    after = held_masks(trained)
+    if changed := [path for path in before if not np.array_equal(before[path], after[path])]:
         raise ValueError(
             f"train changed the mask of {changed[0]}, but masks must not change in a round; remove "
             "jsparse.revise, or weight decay of all variables, from its optimizer"

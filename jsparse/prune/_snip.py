@@ -11,20 +11,18 @@ Numbers: the rows "SNIP" of experiments/at_birth.py.
 """
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
 from jsparse._checks import check_density
+from jsparse._surgery import Model
 from jsparse._untraced import explain_abstract_model, outside_jit
 from jsparse._values import by_density
 from jsparse.prune._choice import Selector, check_choice, globally, keep_highest
 from jsparse.prune._weights import Loss, mean_over, slope, weights_of
-
-Model = TypeVar("Model", bound=nnx.Module)
 
 
 @by_density
@@ -70,6 +68,5 @@ def snip(
 def snip_scores(model: nnx.Module, loss: Loss, batches: Iterable[Any]) -> dict[str, Array]:
     """The scores of `snip` by path, [...] like the weights."""
     values, rest, build = weights_of(model)
-    gradient = jax.jit(slope(loss, build))
-    g = mean_over(batches, lambda batch: dict(gradient(values, rest, batch)))  # (1)
+    g = mean_over(batches, slope(loss, build), values, rest)  # (1)
     return {path: jnp.abs(g[path] * value.astype(g[path].dtype)) for path, value in values.items()}

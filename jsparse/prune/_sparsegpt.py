@@ -22,11 +22,10 @@ Numbers: the rows "SparseGPT" of experiments/one_shot.py.
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array, lax
 
 from jsparse._checks import all_finite
@@ -34,6 +33,7 @@ from jsparse._pattern import Groups, Scope, Whole
 from jsparse._pure import Forward, call
 from jsparse._sparse import Sparse
 from jsparse._step import masked
+from jsparse._surgery import Model
 from jsparse._topk import top
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_in, check_whole, shown
@@ -41,7 +41,6 @@ from jsparse.prune._calibration import ALONE, densities_of, prune_in_order
 from jsparse.prune._inputs import from_matrices, gram, inputs_of, matrices
 from jsparse.rules._stacked import over_stack
 
-Model = TypeVar("Model", bound=nnx.Module)
 WHOLE = Whole()
 
 

@@ -30,10 +30,9 @@ class Equation(NamedTuple):
 
 
 class Traced(NamedTuple):
-    """A function as a list of operations.
+    """A function as a list of operations in order, on numbered values.
 
     Attributes:
-      ops: in order.
       inputs: numbers of the leaves of the arguments.
       results: numbers of the results by path, or constants.
       constants: values by number.
@@ -91,12 +90,11 @@ class Sweep:
     ):
         self.variables, self.kinds = variables, list(map(_kind, batches))
         self.leaves = list(map(jax.tree.leaves, batches))
-        first = dict(zip(reversed(self.kinds), reversed(batches), strict=True))
-        first = {kind: first[kind] for kind in dict.fromkeys(self.kinds)}  # in order
-        self.traces = {}
-        for kind, one in first.items():
-            with calling("batches", one):
-                self.traces[kind] = traced(function, variables, one)
+        self.traces: dict[Hashable, Traced] = {}
+        for kind, one in zip(self.kinds, batches, strict=True):
+            if kind not in self.traces:
+                with calling("batches", one):
+                    self.traces[kind] = traced(function, variables, one)
 
     def run(
         self, groups: Sequence[tuple[Sequence[str], Sequence[str]]]
@@ -108,22 +106,19 @@ class Sweep:
         """
         numbers = {path: n for n, path in enumerate(sorted(self.variables))}
         names = {n: path for path, n in numbers.items()}
-        parts = {
-            kind: cut(
-                one.ops,
-                [
-                    Group([one.results[p] for p in wanted], [numbers[p] for p in changed])
-                    for wanted, changed in groups
-                ],
-            )
-            for kind, one in self.traces.items()
-        }
+        parts = {}
+        for kind, one in self.traces.items():
+            several = [
+                Group([one.results[p] for p in wanted], [numbers[p] for p in changed])
+                for wanted, changed in groups
+            ]
+            parts[kind] = cut(one.ops, several)
         at_hand = [
             dict(zip(self.traces[kind].inputs[len(numbers) :], leaves, strict=True))
             | self.traces[kind].constants
             for kind, leaves in zip(self.kinds, self.leaves, strict=True)
         ]
-        do = _compiled()
+        do = jax.jit(lambda part, read: _made(part, read), static_argnums=0)  # freed with the sweep
         for k, (wanted, _) in enumerate(groups):
             sums: dict[str, Any] = {}
             for n, kind in enumerate(self.kinds):
@@ -194,44 +189,36 @@ def _with_last_uses(
         read = {value for op in ops for value in _numbers(op.inputs)} - made
         reads = tuple(sorted(read))
         makes = tuple(sorted(made & (later | set(wanted))))
-        form = _listed(ops, reads, makes)
-        parts.append(Part(form, ops, reads, makes, later))
+        parts.append(Part(_listed(reads, ops, makes), ops, reads, makes, later))
         later = (later - made) | read | (set(wanted) - made)
     return parts[::-1]
 
 
-def _compiled() -> Callable[[Part, Sequence[Any]], list[Any]]:
-    """A function that does a part: (part, the values it reads) -> the values it makes.
-
-    Made for one sweep, so its compiled programs are freed with it.
-    """
-
-    def do(part: Part, values: Sequence[Any]) -> list[Any]:
-        at_hand = dict(zip(part.reads, values, strict=True))
-        read = lambda atom: atom.val if isinstance(atom, Literal) else at_hand[atom]
-        for eqn, inputs, outputs in part.ops:
-            with eqn.ctx.manager:
-                made = evaluate(eqn.primitive, eqn.params, *map(read, inputs))
-            at_hand.update(zip(outputs, made, strict=True))
-        return [at_hand[value] for value in part.makes]
-
-    return jax.jit(do, static_argnums=0)
+def _made(part: Part, values: Sequence[Any]) -> list[Any]:
+    """The values that a part makes from those it reads."""
+    at_hand = dict(zip(part.reads, values, strict=True))
+    read = lambda atom: atom.val if isinstance(atom, Literal) else at_hand[atom]
+    for eqn, inputs, outputs in part.ops:
+        with eqn.ctx.manager:
+            made = evaluate(eqn.primitive, eqn.params, *map(read, inputs))
+        at_hand.update(zip(outputs, made, strict=True))
+    return [at_hand[value] for value in part.makes]
 
 
 def _numbers(atoms: Iterable[Any]) -> list[int]:
     return [atom for atom in atoms if not isinstance(atom, Literal)]
 
 
-def _listed(ops: Sequence[Equation], reads: Sequence[int], makes: Sequence[int]) -> Hashable:
-    """What a part does, whatever the numbers of its values."""
+def _listed(reads: Sequence[Any], ops: Iterable[tuple], makes: Sequence[Any]) -> Hashable:
+    """What operations do, whatever their values are called: equal for equal blocks."""
     own = {value: n for n, value in enumerate(reads)}
+    at = lambda atom: _form(atom) if isinstance(atom, Literal) else own[atom]
     rows = []
     for eqn, inputs, outputs in ops:
+        rows.append((eqn.primitive, _form(eqn.params), tuple(map(at, inputs)), len(outputs)))
         for value in outputs:
             own[value] = len(own)
-        given = tuple(_form(a) if isinstance(a, Literal) else own[a] for a in inputs)
-        rows.append((eqn.primitive, _form(eqn.params), given, len(outputs)))
-    return tuple(rows), tuple(own[value] for value in makes)
+    return tuple(rows), tuple(map(at, makes))
 
 
 def _form(value: Any) -> Hashable:
@@ -255,16 +242,8 @@ def _form(value: Any) -> Hashable:
 
 def _jaxpr_form(value: Any) -> Hashable:
     jaxpr = getattr(value, "jaxpr", value)
-    own: dict[Any, int] = {}
-    for var in [*jaxpr.constvars, *jaxpr.invars]:
-        own[var] = len(own)
-    shapes = tuple(str(var.aval) for var in own)
-    read = lambda atom: _form(atom) if isinstance(atom, Literal) else own[atom]
-    rows = []
-    for eqn in jaxpr.eqns:
-        given = tuple(map(read, eqn.invars))
-        for var in eqn.outvars:
-            own[var] = len(own)
-        rows.append((eqn.primitive, _form(eqn.params), given))
+    inputs = [*jaxpr.constvars, *jaxpr.invars]
+    ops = [(eqn, eqn.invars, eqn.outvars) for eqn in jaxpr.eqns]
+    shapes = tuple(str(var.aval) for var in inputs)
     consts = tuple(map(id, getattr(value, "consts", ())))
-    return shapes, tuple(rows), tuple(map(read, jaxpr.outvars)), consts
+    return shapes, _listed(inputs, ops, jaxpr.outvars), consts

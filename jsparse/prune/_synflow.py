@@ -17,7 +17,7 @@ Numbers: the rows "SynFlow" of experiments/at_birth.py.
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +28,12 @@ from jsparse._checks import check_density
 from jsparse._pure import calling
 from jsparse._score import wide
 from jsparse._slots import slots
-from jsparse._surgery import fold
+from jsparse._surgery import Model, fold
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_shape, check_whole
 from jsparse.prune._choice import Arrays, Selector, check_choice, globally, held_parts, keep_highest
-from jsparse.prune._weights import Weights, split
+from jsparse.prune._weights import Weights, held_masks, kept_share, split
 
-Model = TypeVar("Model", bound=nnx.Module)
 LARGEST = 120
 """Largest exponent of the scale."""
 
@@ -85,21 +84,17 @@ def synflow(
     check_whole(rounds=rounds)
     check_choice(choose)
     flow = _Flow(model, shape, options)
-    masks = {path: part.mask[...] for path, part in held_parts(model).items()}
-    size = sum(mask.size for mask in masks.values())
-    start = sum(int((mask > 0).sum()) for mask in masks.values()) / size
+    start = kept_share(held_masks(model))
     for k in range(1, rounds + 1):
         part = min(1.0, start * (density / start) ** (k / rounds)) if density < start else density
-        model = keep_highest(model, flow(masks), part, choose)  # (4)
-        masks = {path: part.mask[...] for path, part in held_parts(model).items()}
+        model = keep_highest(model, flow(held_masks(model)), part, choose)  # (4)
     return model
 
 
 @outside_jit
 def synflow_scores(model: nnx.Module, shape: tuple[int, ...], **options: Any) -> dict[str, Array]:
     """The scores of one `synflow` round by path, [...] like the weights, up to a power of two."""
-    masks = {path: part.mask[...] for path, part in held_parts(model).items()}
-    return _Flow(model, shape, options)(masks)
+    return _Flow(model, shape, options)(held_masks(model))
 
 
 class _Flow:

@@ -10,7 +10,7 @@ Numbers: no figure is published; tests compare the masks with PyTorch's.
 
 import zlib
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,12 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jsparse._checks import check_unit
+from jsparse._checks import all_finite, check_unit
 from jsparse._paths import match, naming
 from jsparse._pattern import Unit, Weight
 from jsparse._score import unit_scales, wide
 from jsparse._sparse import Sparse
-from jsparse._surgery import hold
+from jsparse._surgery import Model, hold
 from jsparse._tiles import by_unit, pool, spread, stacked_tile
 from jsparse._topk import above_cut, common_cut_at, highest
 from jsparse._untraced import outside_jit
@@ -39,7 +39,6 @@ from jsparse._values import (
 from jsparse.prune._choice import held_parts, score_of
 from jsparse.rules._held import Held
 
-Model = TypeVar("Model", bound=nnx.Module)
 SINGLE = Weight()
 
 
@@ -80,11 +79,7 @@ def norm_of(scores: Mapping[str, Array], n: float) -> UnitScorer:
     """
     check_mapping("scores by path, [...] like the weights", scores=scores)
     _check_power(n)
-
-    def worth(path: str, weight: Array, tile: tuple[int, ...]) -> Array:
-        return _norm(score_of(scores, path, weight.shape), n, tile)
-
-    return worth
+    return lambda path, weight, tile: _norm(score_of(scores, path, weight.shape), n, tile)
 
 
 def noise(key: Array) -> UnitScorer:
@@ -234,14 +229,9 @@ def _units(
             f"the units have shape {alive.shape}, but the scores {score.shape}; give one score "
             "for each unit"
         )
-    if not bool(_sound(score, alive)):
+    if not bool(all_finite(jnp.where(alive, score, 0))):
         raise ValueError("a score is NaN or infinite; look for NaN in the weights")
     return tile, score, alive
-
-
-@jax.jit
-def _sound(score: Array, alive: Array) -> Array:
-    return jnp.where(alive, jnp.isfinite(score), True).all()
 
 
 def _masked(part: Sparse, kept: Array, tile: tuple[int, ...]) -> Array:

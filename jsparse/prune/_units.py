@@ -5,23 +5,23 @@
 3. Remove the lowest until the density and the budget are met. Each group keeps a minimum of units,
    and its width is rounded to the nearest allowed one.
 4. Cut them, and compare the smaller model with the one that has zeros in their place: operation by
-   operation, and by its outputs. A group at fault stays, and 3. is done again without it.
+   operation, and by its outputs. A group at fault keeps its units, and step 3 is repeated.
 
 Numbers: tests/prune/test_units.py compares with the masked model on nets of every kind.
 """
 
+import bisect
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from jsparse._checks import check_density, uncalled_hint
 from jsparse._pattern import Scope, Whole, WholeModel
 from jsparse._pure import by_name, by_position, calling, examples, settings
-from jsparse._surgery import fold
+from jsparse._surgery import Model, fold
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density, check_function, check_in, check_whole, is_number, shown
 from jsparse.export._shrinking.attributes import Mend, stock
@@ -29,7 +29,6 @@ from jsparse.export._shrinking.groups import described, free, try_each
 from jsparse.export._shrinking.guessing import tell_of_guesses
 from jsparse.export._shrinking.liveness import ENDS
 from jsparse.export._shrinking.record import Record
-from jsparse.export._shrinking.shares import Step
 from jsparse.export._shrinking.shrink import alive_paths, check_called
 from jsparse.export._shrinking.sizes import Narrowed, Sizes, Widths, sizes_after
 from jsparse.export._shrinking.smaller import Smaller
@@ -39,7 +38,6 @@ from jsparse.export._shrinking.uses import Use
 from jsparse.importance import Importance, Norm
 from jsparse.importance._members import Scores, ranked, scored
 
-Model = TypeVar("Model", bound=nnx.Module)
 Cost = Callable[[Sizes], Any]
 L2, EACH = Norm(2), Whole()
 
@@ -169,10 +167,7 @@ class _Chosen:
     def lowest(self, order: Scores, density: float, budget: float) -> dict[int, list[int]]:
         """The units to remove by the number of their group, which meets density and budget.
 
-        Args:
-          order: where each unit stands among all, in (0, 1), by group; inf for those that stay.
-          density: of units to keep.
-          budget: of the cost to keep.
+        The order says where each unit stands among all, in (0, 1), by group; inf if it stays.
 
         Raises:
           ValueError: there are none, or too few.
@@ -184,15 +179,10 @@ class _Chosen:
         if budget == 1:
             return self._removed_at(cuts[0], order)
         self._check_budget(budget, self._removed_at(cuts[-1], order), order)
-        whole = self._cost_of({})
-        low, high = 0, len(cuts) - 1
-        while low < high:
-            middle = (low + high) // 2
-            if self._cost_of(self._removed_at(cuts[middle], order)) <= budget * whole:
-                high = middle
-            else:
-                low = middle + 1
-        return self._removed_at(cuts[low], order)
+        limit = budget * self._cost_of({})
+        fits = lambda cut: self._cost_of(self._removed_at(cut, order)) <= limit
+        first = bisect.bisect_left(cuts, True, hi=len(cuts) - 1, key=fits)
+        return self._removed_at(cuts[first], order)
 
     def _check_budget(self, budget: float, least: dict[int, list[int]], order: Scores) -> None:
         whole = self._cost_of({})
@@ -218,7 +208,8 @@ class _Chosen:
 
     def _removed_at(self, cut: float, order: Scores) -> dict[int, list[int]]:
         gone = {}
-        for step in self._steps(order):
+        together = [self.units.step(n) for n in sorted(order)]
+        for step in [one for k, one in enumerate(together) if one not in together[:k]]:
             own = {n: order[n] for n in step}
             lowest = {n: int((one >= cut - 1e-9).sum()) for n, one in own.items()}
             self.wanted.update(lowest)
@@ -249,11 +240,6 @@ class _Chosen:
                     self._least[n] = max(least, self._least.get(n, 1))
         return self._least != before
 
-    def _steps(self, numbers: Collection[int]) -> list[Step]:
-        """How many units groups lose together, in the order of their numbers."""
-        found = [self.units.step(n) for n in sorted(numbers)]
-        return [step for n, step in enumerate(found) if step not in found[:n]]
-
     def _cost_of(self, gone: Mapping[int, list[int]]) -> float:
         key = tuple((n, *own) for n, own in gone.items())
         if key not in self._spent:  # a measurement would give another number each time
@@ -282,11 +268,10 @@ class _Chosen:
         return {path: "; ".join(texts) for path, texts in found.items()}
 
     def _why_held(self, order: Scores) -> str:
-        never = {n: int(np.isinf(own).sum()) for n, own in order.items()}
         found = [
-            f"{self._all[n].name}: {count} of {len(order[n])} scores are infinite, so units stay"
-            for n, count in never.items()
-            if count
+            f"{self._all[n].name}: {count} of {len(own)} scores are infinite, so units stay"
+            for n, own in order.items()
+            if (count := int(np.isinf(own).sum()))
         ]
         found += [f"{path}: {why}" for path, why in self.stayed().items()]
         found += [f"{self._all[n].name}: named by keep" for n in sorted(self._stay)]

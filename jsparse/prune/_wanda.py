@@ -13,25 +13,23 @@ Numbers: the rows "Wanda" of experiments/one_shot.py.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array
 
 from jsparse._checks import check_rivalry, check_scope
 from jsparse._pattern import PerOutput, Scope, WholeModel
 from jsparse._pure import Forward, call
-from jsparse._score import wide
 from jsparse._sparse import Sparse
+from jsparse._surgery import Model
 from jsparse._topk import winners
 from jsparse._untraced import outside_jit
 from jsparse._values import by_density
 from jsparse.prune._calibration import ALONE, densities_of, prune_in_order
-from jsparse.prune._inputs import from_matrices, matrices, squares
+from jsparse.prune._inputs import squares, times_inputs
 from jsparse.rules._stacked import over_stack
 
-Model = TypeVar("Model", bound=nnx.Module)
 EACH_OUTPUT = PerOutput()
 
 
@@ -96,10 +94,7 @@ def wanda(
 
     def prune(path: str, part: Sparse, seen: Array) -> tuple[Array, Array]:
         weight, mask = part.weight[...], part.mask[...]
-        norm = jnp.sqrt(seen)[..., None]  # (1)
-        groups = norm.shape[part.rule.role.stack]
-        size = jnp.abs(matrices(part, weight.astype(wide(weight.dtype)), groups))
-        score = jnp.where(mask > 0, from_matrices(part, size * norm), -jnp.inf)  # (2)
+        score = jnp.where(mask > 0, times_inputs(part, seen), -jnp.inf)  # (1, 2)
         best = lambda score: winners(score, densities[path], scope, part.rule.role)
         kept = over_stack(best, part.rule.role.stack)(score)  # (3)
         return weight, mask * kept.astype(mask.dtype)

@@ -1,6 +1,6 @@
 """A model as a function of its prunable weights: what scores are derivatives of."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -35,16 +35,10 @@ def weights_of(model: nnx.Module) -> Weights:
 
     Anything the model writes in a forward pass is lost. Tied weights have one value.
     """
-    plain = scoring(model)
-    return split(plain, held_parts(model))
-
-
-def scoring(model: nnx.Module) -> nnx.Module:
-    """A plain copy in the mode in which gradients are scored."""
     plain = fold(model)
     plain.train()
     plain.set_attributes(deterministic=True, raise_if_not_found=False)
-    return plain
+    return split(plain, held_parts(model))
 
 
 def split(plain: nnx.Module, paths: Iterable[str]) -> Weights:
@@ -61,24 +55,34 @@ def split(plain: nnx.Module, paths: Iterable[str]) -> Weights:
     return Weights({path: variables[at[path]] for path in at}, rest, whole)
 
 
+def held_masks(model: nnx.Module) -> dict[str, Array]:
+    """The masks of the prunable weights by path, [...] like the weights."""
+    return {path: part.mask[...] for path, part in held_parts(model).items()}
+
+
+def kept_share(masks: Mapping[str, Any]) -> float:
+    """The fraction of all weights that some masks keep."""
+    kept = sum(int((mask > 0).sum()) for mask in masks.values())
+    return kept / sum(mask.size for mask in masks.values())
+
+
 def slope(loss: Loss, build: Callable[[Arrays, Any], nnx.Module]) -> Callable[..., Arrays]:
     """The gradient of a loss: (values, rest, batch) -> [...] by path, as the values."""
     check_function(loss=loss)
-
-    def gradient(values: Arrays, rest: Any, batch: Any) -> Arrays:
-        return jax.grad(lambda values: loss(build(values, rest), batch))(values)
-
-    return gradient
+    return jax.grad(lambda values, rest, batch: loss(build(values, rest), batch))
 
 
-def mean_over(batches: Iterable[Any], score: Callable[[Any], dict[str, Array]]) -> dict[str, Array]:
-    """The mean of arrays by path over batches, float32 or wider."""
+def mean_over(
+    batches: Iterable[Any], function: Callable[..., Arrays], *given: Any
+) -> dict[str, Array]:
+    """The mean over batches of function(*given, batch), arrays by path; float32 or wider."""
+    compiled = jax.jit(function)
     total: dict[str, Array] = {}
     count = 0
     for batch in each_batch(batches):
         count += 1
         with calling("batches", batch):
-            found = score(batch)
+            found = compiled(*given, batch)
         new = {path: g.astype(wide(g.dtype)) for path, g in found.items()}
         total = {path: total[path] + g for path, g in new.items()} if total else new
     return {path: g / count for path, g in total.items()}

@@ -84,7 +84,7 @@ REFUSED = {
     "absent": (lambda m, s: js.prune.keep_highest(m, {}, 0.5), "layers/0/kernel: has no score"),
     "shape": (
         lambda m, s: js.prune.keep_highest(m, s | {"layers/0/kernel": jnp.ones(3)}, 0.5),
-        r"layers/0/kernel: the scores have shape \(3,\), but the weight \(12, 20\)",
+        r"layers/0/kernel: the score has shape \(3,\), but the weight \(12, 20\)",
     ),
     "nan": (
         lambda m, s: js.prune.keep_highest(m, {p: x * jnp.nan for p, x in s.items()}, 0.5),

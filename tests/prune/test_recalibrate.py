@@ -110,3 +110,13 @@ def test_what_cannot_be_recalibrated_is_refused() -> None:
         js.recalibrate(Net(), iter(()))
     with pytest.raises(ValueError, match="mean is not finite"):
         js.recalibrate(Net(), [x[0] * jnp.nan])
+
+
+def test_a_layer_that_uses_its_running_statistics_keeps_them() -> None:
+    first, second = (nnx.BatchNorm(4, rngs=nnx.Rngs(0)) for _ in range(2))
+    first.mean[...], first.var[...] = jnp.full(4, 2.0), jnp.full(4, 9.0)
+    forward = lambda model, x: model[1](model[0](x, use_running_average=True))
+    new = js.recalibrate(nnx.List([first, second]), [jnp.asarray(X[0])], forward=forward)
+    np.testing.assert_array_equal(new[0].mean[...], first.mean[...])
+    want = (X[0] - 2.0) / np.sqrt(9.0 + 1e-5)
+    np.testing.assert_allclose(new[1].mean[...], want.mean(0), rtol=1e-4, atol=1e-5)

@@ -381,3 +381,9 @@ def test_narrow_types_are_counted_exactly() -> None:
     model = js.sparsify(layer, ("kernel", js.Held()))
     rounds = js.prune.lottery(model, lambda model, round: model, (0.5, 0.25))
     assert [round.density for round, _ in rounds] == [1.0, 0.5, 0.25]
+
+
+def test_weights_under_keep_do_not_count() -> None:
+    model = js.sparsify(Net(nnx.Rngs(0)), ("last/kernel", js.Keep()), ("first/kernel", js.Held()))
+    rounds = js.prune.lottery(model, lambda model, round: model, (0.5,))
+    assert [round.density for round, _ in rounds] == [1.0, 0.5]

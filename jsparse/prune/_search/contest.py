@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jax import Array
 
-from jsparse.prune._search.fit import TINY, Fit, Fitted
+from jsparse.prune._search.fit import TINY, Fit
 from jsparse.prune._search.found import Found
 from jsparse.prune._search.methods import Method, Outcome
 from jsparse.prune._search.trials import Trials
@@ -24,15 +24,10 @@ LINE = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
 def contest(
     trials: Trials, method: Method, evaluations: int, key: Array, *, recovers: bool, traced: bool
 ) -> Found[Any]:
-    """Run all of it.
+    """Run the controls, the populations and the final, with so many evaluations of the score.
 
-    Args:
-      trials: evaluates candidates.
-      method: proposes them.
-      evaluations: of the score, at most.
-      key: for the method.
-      recovers: whether candidates are recovered before they are scored.
-      traced: whether the cost is exact and quick.
+    `recovers` says that candidates are recovered before they are scored, `traced` that the cost is
+    exact and quick.
     """
     times, dense = int(recovers), trials.layers.alive.astype(np.int32)[None]
     fit = _checked(trials, dense, traced)
@@ -45,7 +40,7 @@ def contest(
         "global": layers.globally,
         "erk": layers.erdos_renyi,
     }
-    fitted = [fit.single(family, trials.budget).counts[0] for family in controls.values()]
+    fitted = [fit.single(family, trials.budget) for family in controls.values()]
     trials.scores(np.stack(fitted), list(controls), times)
     final = 2 * FINALISTS - 2 if recovers and evaluations > 4 * FINALISTS else 0
     _populations(trials, fit, method, evaluations - len(controls) - 1 - final, times, key)
@@ -105,16 +100,16 @@ def _populations(
                 f"{(method.population, size)}, one density per layer"
             )
         some = densities[: count - n * method.population]
-        fitted: Fitted = fit.scaled(some, limits[stage])
-        scores = trials.scores(fitted.counts, [by] * len(some), times)
-        excess = np.log(np.maximum(fitted.proposed, TINY) / limits[stage])
+        counts, proposed = fit.scaled(some, limits[stage])
+        scores = trials.scores(counts, [by] * len(some), times)
+        excess = np.log(np.maximum(proposed, TINY) / limits[stage])
         if n + 1 < total:
-            found = trials.layers.densities(fitted.counts)
+            found = trials.layers.densities(counts)
             densities = proposals.send(Outcome(found, scores, excess))
 
 
 def _best(trials: Trials, number: int, controls: list[np.ndarray]) -> np.ndarray:
-    """Of those within the budget the highest scores, [number, L]; the controls are in a final."""
+    """The highest scores within the budget, [number, L]; a final includes the controls."""
     tried = trials.tried()
     order = np.argsort(-tried.score, kind="stable")
     names = [trials.table[n][0] for n in order if tried.cost[n] <= trials.budget]
@@ -138,10 +133,10 @@ def _warn_of_silence(trials: Trials) -> None:
 
 
 def _found(trials: Trials, counts: np.ndarray, times: int) -> Found[Any]:
-    name = tuple(counts.tolist())
+    name, layers = tuple(counts.tolist()), trials.layers
     return Found(
-        model=trials.model(counts, times),
-        densities=trials.layers.named(counts),
+        model=trials.judge.model(counts, times),
+        densities=dict(zip(layers.names, layers.densities(counts).tolist(), strict=True)),
         score=trials.score[name, times],
         cost=trials.cost[name],
         tried=trials.tried(),

@@ -16,24 +16,7 @@ import numpy as np
 
 from jsparse.prune._search.layers import Layers
 
-CostOf = Callable[[np.ndarray], np.ndarray]
-"""Costs [n] of candidates, counts [n, L]."""
 TINY = 1e-30
-
-
-@dataclasses.dataclass(frozen=True)
-class Fitted:
-    """Candidates that meet a limit.
-
-    Attributes:
-      counts: [n, L].
-      costs: [n].
-      proposed: costs before scaling, [n].
-    """
-
-    counts: np.ndarray
-    costs: np.ndarray
-    proposed: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +24,7 @@ class Fit:
     """Scales candidates.
 
     Args:
-      layers: of the model.
-      cost_of: the cost.
+      cost_of: from candidates, counts [n, L], to their costs [n].
       least: cost of a single unit in each layer.
       dense: cost of the model as it was given.
       steps: evaluations of the cost for each candidate, at most.
@@ -50,36 +32,35 @@ class Fit:
     """
 
     layers: Layers
-    cost_of: CostOf
+    cost_of: Callable[[np.ndarray], np.ndarray]
     least: float
     dense: float
     steps: int
     slack: float
 
-    def scaled(self, densities: np.ndarray, limit: float) -> Fitted:
-        """Candidates in proportion to some densities: [n, L], above 0."""
+    def scaled(self, densities: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
+        """Candidates in proportion to densities above 0, [n, L]; and their costs as proposed."""
         logs = np.log(np.maximum(densities, TINY))
-        units = np.log(self.layers.units)
         family = lambda t, which: self.layers.counts(
             np.exp(np.minimum(logs[which] + t[:, None], 0.0))
         )
-        low = -(logs + units[None]).max(axis=1) - 1.0  # where each layer has one unit
+        low = -(logs + np.log(self.layers.units)).max(axis=1) - 1.0  # where each layer has one unit
         return self._along(family, low, -logs.min(axis=1), np.zeros(len(logs)), limit)
 
-    def single(self, family: Callable[[float], np.ndarray], limit: float) -> Fitted:
-        """One candidate of a family of the total density, in (0, 1]: [1, L]."""
+    def single(self, family: Callable[[float], np.ndarray], limit: float) -> np.ndarray:
+        """The candidate of a family of the total density, in (0, 1]: [L]."""
         lowest = np.log(1.0 / self.layers.units.sum())
         start = np.clip(np.log(limit / self.dense), lowest, 0.0)
         one = lambda t, _: np.stack([family(float(np.exp(min(each, 0.0)))) for each in t])
-        return self._along(one, np.array([lowest]), np.zeros(1), np.array([start]), limit)
+        return self._along(one, np.array([lowest]), np.zeros(1), np.array([start]), limit)[0][0]
 
     def _along(
         self, family: Callable, low: np.ndarray, high: np.ndarray, t: np.ndarray, limit: float
-    ) -> Fitted:
-        """Search each t in [low, high], from a start on."""
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Search each t in [low, high], from a start on: counts [n, L], costs at the start [n]."""
         n, aim = len(t), -0.5 * self.slack
-        nothing = np.ones((n, len(self.layers.names)), np.int32)
-        counts, costs, proposed = nothing, np.full(n, self.least), np.full(n, self.least)
+        counts = np.ones((n, len(self.layers.names)), np.int32)
+        costs, proposed = np.full(n, self.least), np.full(n, self.least)
         t, low, high = np.clip(t, low, high), low.copy(), high.copy()
         before_t, before = np.full(n, np.nan), np.full(n, np.nan)
         going = np.arange(n)
@@ -104,4 +85,4 @@ class Fit:
             going = going[left]
             if not going.size:
                 break
-        return Fitted(counts, costs, proposed)
+        return counts, proposed

@@ -1,12 +1,11 @@
 """What a search gives: the model found, and everything that was tried."""
 
 import dataclasses
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import numpy as np
-from flax import nnx
 
-Model = TypeVar("Model", bound=nnx.Module)
+from jsparse._surgery import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Tried:
         """Rows that no other beats, being better in cost or score and as good in the other.
 
         Returns:
-          Their indices, from the lowest cost on.
+          Their indices, in order of cost.
 
         Example:
           >>> rows = np.array([[0.5], [0.2], [0.3]])

@@ -9,7 +9,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,41 +22,25 @@ from jsparse._paths import named
 from jsparse._pure import taken_apart
 from jsparse._slots import check_module, slots, state_paths
 from jsparse._sparse import Sparse
-from jsparse._surgery import copied, hold
+from jsparse._surgery import Model, copied, hold
 from jsparse._values import is_number, shown
 from jsparse.prune._search.layers import Layers
+from jsparse.prune._weights import held_masks
 
-Model = TypeVar("Model", bound=nnx.Module)
 Function = Callable[[Any], Any]
 """From the masked model to a number."""
 Recover = Callable[[Any, Array], Any]
 """(masked model, key) -> the same model after some repair, such as a few train steps."""
 TOGETHER = 64
-"""Candidates whose costs one call finds, at most."""
+"""Candidates whose costs one call computes, at most."""
 
 
 class UserFunctions(NamedTuple):
-    """The user's functions."""
+    """The functions that `search` was given."""
 
     score: Function
     cost: Function
     recover: Recover
-
-
-class Judge(Protocol):
-    """Gives candidates their cost and score."""
-
-    def costs(self, counts: np.ndarray) -> Iterator[float]:
-        """Of candidates [n, L], one after another."""
-        ...
-
-    def scores(self, counts: np.ndarray, times: int) -> Iterator[float]:
-        """Of candidates [n, L], each after so many recoveries."""
-        ...
-
-    def model(self, counts: np.ndarray, times: int) -> Any:
-        """The model of one candidate, [L], after so many recoveries."""
-        ...
 
 
 def no_recovery(model: Model, key: Array) -> Model:
@@ -107,13 +91,12 @@ class Compiled:
 
         self._build, self._masked = build, masked
         self._ranks = {**layers.ranks, "masks": some_dropped}
-        self._cost, self._score = (
-            jax.jit(priced),
-            jax.jit(partial(judged, "score", functions.score)),
-        )
+        self._cost = jax.jit(priced)
+        self._score = jax.jit(partial(judged, "score", functions.score))
         self._recovers, self._recover = functions.recover is not no_recovery, jax.jit(recovered)
 
     def costs(self, counts: np.ndarray) -> Iterator[float]:
+        """The costs of candidates [n, L], one after another."""
         for n in range(0, len(counts), TOGETHER):
             some = counts[n : n + TOGETHER]
             padded = np.pad(some, ((0, TOGETHER - len(some)), (0, 0)))
@@ -122,15 +105,16 @@ class Compiled:
                 yield _checked("cost", one)
 
     def scores(self, counts: np.ndarray, times: int) -> Iterator[float]:
-        start = self._score
+        """The scores of candidates [n, L], each after so many recoveries."""
         ahead = 1 if self._recovers else len(counts)  # what is recovered has variables of its own
         for n in range(0, len(counts), ahead):
             some = counts[n : n + ahead]
-            running = [start(self._after(one, times), self._ranks, one) for one in some]
+            running = [self._score(self._after(one, times), self._ranks, one) for one in some]
             for one in running:
                 yield _checked("score", one)
 
     def model(self, counts: np.ndarray, times: int) -> Any:
+        """The model of one candidate, [L], after so many recoveries."""
         variables = self._after(counts, times)
         return hold(self._build(self._masked(variables, self._ranks, jnp.asarray(counts))))
 
@@ -142,13 +126,13 @@ class Compiled:
 
 
 class Called:
-    """Calls each function in Python, each time on a new model."""
+    """Calls each function in Python, each time on a new model; methods as those of `Compiled`."""
 
     def __init__(self, model: nnx.Module, layers: Layers, functions: UserFunctions, key: Array):
         self.start, self.layers, self.key = model, layers, key
         self.score, self.cost, self.recover = functions
         self._names = named(nnx.state(model))
-        self._masks = jax.jit(layers.masks)
+        self._kept = jax.jit(layers.masks)
 
     def costs(self, counts: np.ndarray) -> Iterator[float]:
         for one in counts:
@@ -175,8 +159,9 @@ class Called:
         return model
 
     def _masked(self, model: Model, counts: np.ndarray) -> Model:
-        kept = self._masks(self.layers.ranks, counts)
-        return hold(model, _masks(self.start, kept))
+        kept = self._kept(self.layers.ranks, counts)
+        masks = held_masks(self.start)
+        return hold(model, {path: jnp.where(kept[path], mask, 0) for path, mask in masks.items()})
 
 
 def _variables(after: Any, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,12 +172,6 @@ def _variables(after: Any, known: Mapping[str, Any]) -> dict[str, Any]:
         odd = sorted(found.keys() ^ known.keys())
         raise ValueError(f"it returned a model with other variables: {odd[0]}")
     return found
-
-
-def _masks(model: nnx.Module, kept: Mapping[str, Array]) -> dict[str, Array]:
-    """Masks of a candidate: those of the model, without what is not kept."""
-    parts = {slot.path: slot.value for slot in slots(model) if slot.path in kept}
-    return {path: jnp.where(kept[path], part.mask[...], 0) for path, part in parts.items()}
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ for each candidate, where a selection would count or sort again.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,13 +15,13 @@ from flax import nnx
 from jax import Array
 
 from jsparse._budget import erdos_renyi_kernel
-from jsparse._paths import listed, naming
+from jsparse._paths import naming
 from jsparse._pattern import Unit
 from jsparse._score import wide
 from jsparse._sparse import Sparse
 from jsparse._tiles import grid_shape, pool, spread, stacked_tile, unit_sizes
 from jsparse._values import check_mapping
-from jsparse.prune._choice import Arrays, held_parts, role_shape
+from jsparse.prune._choice import Arrays, held_parts, role_shape, score_of
 
 
 class Place(NamedTuple):
@@ -40,10 +41,8 @@ class Place(NamedTuple):
 
     def spread(self, ranks: Array, counts: Array) -> Array:
         """Which weights are in the units kept: bool, [...] like the weight."""
-        size = int(np.prod(self.stack, dtype=np.int64))
-        kept = counts[self.first : self.first + size].reshape(
-            self.stack + (1,) * (ranks.ndim - len(self.stack))
-        )
+        kept = counts[self.first : self.first + math.prod(self.stack)]
+        kept = kept.reshape(self.stack + (1,) * (ranks.ndim - len(self.stack)))
         return spread(ranks < kept, self.tile, self.shape)
 
 
@@ -78,10 +77,6 @@ class Layers:
         """The fraction of units kept, [n, L]."""
         return counts / self.units
 
-    def named(self, counts: np.ndarray) -> dict[str, float]:
-        """The densities of one candidate by layer; counts are [L]."""
-        return dict(zip(self.names, self.densities(counts).tolist(), strict=True))
-
     def globally(self, density: float) -> np.ndarray:
         """Counts [L] if a share of all units alive is kept, those of highest importance."""
         everything = np.concatenate(self.worth)
@@ -105,10 +100,8 @@ def layers_of(
 ) -> Layers:
     """The layers of a model with weights under `Held`.
 
-    Args:
-      model: the model.
-      importance: gives each weight a number, high = keep: [...] by path.
-      unit: what is kept or pruned together; its importance is the mean over its weights.
+    The importance gives each weight a number, high = keep: [...] by path. That of a unit is the
+    mean over its weights.
 
     Raises:
       ValueError: importance is missing, is NaN or has another shape; a weight without a unit left.
@@ -127,9 +120,7 @@ def layers_of(
         for index in np.ndindex(place.stack):
             own = values[index].ravel()
             order = np.argsort(-own, kind="stable")
-            ranked = np.empty(own.size, np.int32)
-            ranked[order] = np.arange(own.size, dtype=np.int32)
-            found[index] = ranked.reshape(values[index].shape)
+            found[index].reshape(-1)[order] = np.arange(own.size)
             names.append(path + "".join(f"[{n}]" for n in index))
             shapes.append(role_shape(place.shape[len(place.stack) :], part.rule.role))
             living = own[own > -np.inf]
@@ -147,16 +138,9 @@ def _units(
     part: Sparse, scores: Mapping[str, Array], path: str, unit: Unit, first: int
 ) -> tuple[np.ndarray, Place]:
     """Mean importance of each unit, -inf where it is masked: [stack..., grid]; and the place."""
-    if path not in scores:
-        raise ValueError(
-            f"has no importance; there is one for {listed(scores) if scores else 'none'}"
-        )
-    given = jnp.asarray(scores[path])
     weight, mask, role = part.weight[...], part.mask[...] > 0, part.rule.role
-    if given.shape != weight.shape:
-        raise ValueError(f"the importance has shape {given.shape}, but the weight {weight.shape}")
-    floating = jnp.issubdtype(given.dtype, jnp.floating)
-    given = jnp.where(mask, given.astype(wide(given.dtype) if floating else jnp.float32), 0)
+    given = score_of(scores, path, weight.shape, "importance")
+    given = jnp.where(mask, given.astype(wide(given.dtype)), 0)
     if bool(jnp.isnan(given).any()):
         raise ValueError("the importance is NaN; look for NaN in the weights, or in the batches")
     stack = weight.shape[: role.stack]

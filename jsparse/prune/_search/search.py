@@ -1,19 +1,18 @@
 """The search itself: controls, stages, projection, halving; see the package's docstring."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-from flax import nnx
 from jax import Array
 
 from jsparse._checks import check_unit
 from jsparse._pattern import Unit, Weight
 from jsparse._storage.described import described
-from jsparse._surgery import hold
+from jsparse._surgery import Model, hold
 from jsparse._untraced import outside_jit
 from jsparse._values import check_flag, check_function, check_in, check_key, check_whole, shown
 from jsparse.prune._choice import Arrays, held_parts, magnitudes
-from jsparse.prune._folder import Nowhere, RoundStore, check_keep
+from jsparse.prune._folder import NOWHERE, RoundStore, check_keep
 from jsparse.prune._search.contest import contest
 from jsparse.prune._search.found import Found, SearchStopped
 from jsparse.prune._search.judge import Called, Compiled, UserFunctions, no_recovery
@@ -22,8 +21,7 @@ from jsparse.prune._search.layers import layers_of
 from jsparse.prune._search.methods import Method
 from jsparse.prune._search.trials import Trials
 
-Model = TypeVar("Model", bound=nnx.Module)
-ALONE, PPO, NOWHERE = Weight(), Lagrangian(), Nowhere()
+ALONE, PPO = Weight(), Lagrangian()
 LEAST = 16
 """Evaluations, at least: the dense model, the controls and a few candidates."""
 

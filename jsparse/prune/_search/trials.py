@@ -7,28 +7,20 @@ import numpy as np
 
 from jsparse.prune._folder import RoundStore
 from jsparse.prune._search.found import Tried
-from jsparse.prune._search.judge import Judge
+from jsparse.prune._search.judge import Called, Compiled
 from jsparse.prune._search.layers import Layers
-
-Named = tuple[tuple[int, ...], int]
 
 
 class Trials:
     """Scores and costs by candidate, and the table of all that was tried.
 
     After a kill the method draws the same candidates again, and finds their results here.
-
-    Args:
-      layers: of the model.
-      judge: evaluates unknown candidates.
-      keep: where evaluations are stored.
-      budget: of the search.
     """
 
-    def __init__(self, layers: Layers, judge: Judge, keep: RoundStore, budget: float):
+    def __init__(self, layers: Layers, judge: Compiled | Called, keep: RoundStore, budget: float):
         self.layers, self.judge, self.keep, self.budget = layers, judge, keep, budget
         self.cost: dict[tuple[int, ...], float] = {}
-        self.score: dict[Named, float] = {}
+        self.score: dict[tuple[tuple[int, ...], int], float] = {}
         self.table: list[tuple[tuple[int, ...], float, str]] = []
         for row in keep.rows():
             kept = tuple(row["kept"])
@@ -38,7 +30,7 @@ class Trials:
                 self.score[kept, row["times"]] = row["score"]
 
     def costs(self, counts: np.ndarray) -> np.ndarray:
-        """Of candidates [n, L]: [n]."""
+        """The costs of candidates [n, L]: [n]."""
         names = [tuple(one) for one in counts.tolist()]
         found = self.judge.costs(counts[_first(names, self.cost)])
         for name in names:
@@ -48,7 +40,7 @@ class Trials:
         return np.array([self.cost[name] for name in names], np.float64)
 
     def scores(self, counts: np.ndarray, by: Sequence[str], times: int) -> np.ndarray:
-        """Of candidates [n, L] after so many recoveries: [n]; each is a row of the table."""
+        """The scores of candidates [n, L] after so many recoveries: [n]; each is a table row."""
         names = [(tuple(one), times) for one in counts.tolist()]
         found = self.judge.scores(counts[_first(names, self.score)], times)
         for name, who in zip(names, by, strict=True):
@@ -57,10 +49,6 @@ class Trials:
                 self.keep.add({"kept": name[0], "times": times, "score": self.score[name]})
             self.table.append((name[0], self.score[name], who))
         return np.array([self.score[name] for name in names], np.float64)
-
-    def model(self, counts: np.ndarray, times: int) -> Any:
-        """The model of one candidate, [L], as it was scored."""
-        return self.judge.model(counts, times)
 
     def tried(self) -> Tried:
         """The table so far."""
