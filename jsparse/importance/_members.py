@@ -48,9 +48,9 @@ class Joined:
     scale: Statistic | None = dataclasses.field(default_factory=lambda: np.mean)
 
     def __post_init__(self) -> None:
-        check_function(
-            reduce=self.reduce, **({"scale": self.scale} if self.scale is not None else {})
-        )
+        check_function(reduce=self.reduce)
+        if self.scale is not None:
+            check_function(scale=self.scale)
 
     def __call__(self, scores: Sequence[np.ndarray], width: int) -> np.ndarray:
         """One score for each unit, [units]: inf where no weight has any."""
@@ -101,25 +101,15 @@ def from_weights(
 ) -> list[np.ndarray]:
     """The scores of groups from the weights alone.
 
-    Args:
-      model: without rules.
-      groups: whose units are scored.
-      score: of a weight [...], an axis of it and the number of units: [units].
-      joined: how those of coupled weights are taken together.
-      counts: which weights have a score.
+    `score` is of a weight [...], an axis of it and the number of units: [units]. `counts` says
+    which weights have one.
     """
-    weights = arrays(model)
-    return [
-        joined(
-            [
-                score(weights[m.path], m, group.width)
-                for m in group.members
-                if m.path in weights and counts(m, weights[m.path])
-            ],
-            group.width,
-        )
-        for group in groups
-    ]
+    weights, scores = arrays(model), []
+    for group in groups:
+        own = [(m, weights[m.path]) for m in group.members if m.path in weights]
+        each = [score(weight, m, group.width) for m, weight in own if counts(m, weight)]
+        scores.append(joined(each, group.width))
+    return scores
 
 
 def scored(importance: Importance, model: nnx.Module, groups: Mapping[int, UnitGroup]) -> Scores:
@@ -169,7 +159,7 @@ def _not_finite(model: nnx.Module, group: UnitGroup) -> str:
 
 
 def ranked(scores: Scores, scope: Scope) -> Scores:
-    """The rank of each unit among all of its scope, in (0, 1): of n, the k-th is at (k + 1/2) / n.
+    """The rank of each unit among all of its scope, in (0, 1): (k + 1/2) / n for the k-th of n.
 
     Example:
       >>> from jsparse import Whole
