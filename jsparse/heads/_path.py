@@ -22,7 +22,7 @@ from jax import Array
 
 from jsparse._values import check_flag, check_in, check_key, check_whole
 from jsparse.heads._fista import compiled_fista, fista, python_loop
-from jsparse.heads._given import check_features, held_out, read_targets
+from jsparse.heads._given import check_features, held_out, read_columns
 from jsparse.heads._point import Point, inverse, words_of
 from jsparse.heads._problem import Fit, Problem, Rows, identity, norms
 from jsparse.heads._rows import ROUNDING, Blockwise, InMemory, in_memory, moments, standardized
@@ -155,7 +155,7 @@ def elastic_net_path(
     check_flag(grouped=grouped)
     check_key(key=key)
     check_features(features)
-    wanted, labels = read_targets(targets, features.shape[0])
+    wanted, labels = read_columns(targets, features.shape[0])
     rng = np.random.default_rng(np.asarray(jax.random.bits(key, (4,), jnp.uint32)))
     held = held_out(wanted, labels, validation, rng)
     mean, std = moments(features, ~held, batch)  # 1
