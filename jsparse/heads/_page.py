@@ -1,6 +1,5 @@
 """A page about a head: for each class its features, with the images that excite them most."""
 
-import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from jsparse._values import check_is, check_whole, shown
 from jsparse._versions import versions
 from jsparse.heads._given import check_features, read_places
 from jsparse.heads._point import Point, words_of
+from jsparse.report._figures import in_page
 from jsparse.report._page import check_html_path, write_page
 
 GAP = 2
@@ -81,7 +81,6 @@ def page(
         "classes": [
             _class(n, point, titles, values, pictures, (most, beside), strips) for n in chosen
         ],
-        "settings": ((), ()),
         "versions": (("name", "value"), [[name, str(one)] for name, one in versions().items()]),
     }
     return write_page(Path(out), content)
@@ -131,8 +130,7 @@ def _strip(pictures: np.ndarray) -> dict[str, Any]:
         sheet[:, n * step : n * step + wide * times] = one
     content = io.BytesIO()
     Image.fromarray(sheet[..., 0] if channels == 1 else sheet).save(content, "PNG", optimize=True)
-    uri = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
-    return {"uri": uri, "wide": sheet.shape[1], "high": sheet.shape[0]}
+    return {"uri": in_page(content.getvalue()), "wide": sheet.shape[1], "high": sheet.shape[0]}
 
 
 def _bytes(images: Any, rows: int) -> np.ndarray:

@@ -300,5 +300,9 @@ def _picture(title: str, values: np.ndarray, words: str) -> Figure:
     opacity = bytes(round(255 * level / 254) for level in range(GAP)) + bytes((70,))
     content = io.BytesIO()
     image.save(content, "PNG", optimize=True, transparency=opacity)
-    uri = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
-    return {"title": title, "uri": uri, "size": image.size, "words": words}
+    return {"title": title, "uri": in_page(content.getvalue()), "size": image.size, "words": words}
+
+
+def in_page(png: bytes) -> str:
+    """A PNG file as an address that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
