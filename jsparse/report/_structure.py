@@ -9,7 +9,7 @@ import numpy as np
 from jsparse._pattern import Channel, Filter, Kernel, Role, Unit
 from jsparse._values import check_is, check_mapping, shown
 from jsparse.report._overlap import Masks, read_mask
-from jsparse.report._table import table
+from jsparse.report._table import cells, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +65,7 @@ class Effective:
     def __str__(self) -> str:
         head = ("layer", "kept", "used", "of", "sparsity", "effective")
         lines = [
-            (
-                path,
-                *(f"{n:,}" for n in (r.kept, r.used, r.size)),
-                f"{r.sparsity:.2%}",
-                f"{r.effective_sparsity:.2%}",
-            )
+            cells("s , , , .2% .2%", path, r.kept, r.used, r.size, r.sparsity, r.effective_sparsity)
             for path, r in [*self.rows.items(), ("total", self.total)]
         ]
         return table(head, lines[:-1], lines[-1], 1)
@@ -232,7 +227,7 @@ class Structure:
         }
 
     def __str__(self) -> str:
-        cells = lambda e: (f"{e.empty:,}", f"{e.chance:,.1f} ± {e.spread:,.1f}", f"{e.units:,}")
+        texts = lambda e: (f"{e.empty:,}", f"{e.chance:,.1f} ± {e.spread:,.1f}", f"{e.units:,}")
         all_of = [one for kinds in self.rows.values() for one in kinds.values()]
         total = Empty(
             sum(e.units for e in all_of),
@@ -242,11 +237,11 @@ class Structure:
         )
         head = ("layer", "unit", "empty", "by chance", "of")
         body = [
-            (path, kind, *cells(one))
+            (path, kind, *texts(one))
             for path, kinds in self.rows.items()
             for kind, one in kinds.items()
         ]
-        return table(head, body, ("total", "", *cells(total)), 2)
+        return table(head, body, ("total", "", *texts(total)), 2)
 
 
 UNITS: dict[str, Unit] = {"filters": Filter(), "channels": Channel(), "kernels": Kernel()}
