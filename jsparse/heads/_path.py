@@ -13,6 +13,7 @@ Numbers: `experiments/debug_head.py`; speed: `experiments/bench/heads.py`.
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -164,20 +165,18 @@ def elastic_net_path(
         rows = read_rows(features, mean, std, batch, dtype)
     empty = _empty(rows, problem, labels, features.shape[1])
     largest = _largest(problem, empty, wanted[~held], std)  # 2
+    solved = partial(Point, mean=mean, std=std, regression=not labels)
     lams, found = np.geomspace(largest, smallest * largest, points), []
     for lam, fit in zip(lams, _fits(rows, problem, empty, lams, tolerance, rng), strict=True):  # 3
         weight, outputs = np.asarray(fit.weight), np.asarray(fit.outputs)
         found.append(
-            Point(
+            solved(
                 weight=weight,
                 bias=np.asarray(fit.bias),
                 lam=float(lam),
                 kept=int(np.count_nonzero(weight)),
                 accuracy=_accuracy(outputs, wanted, held, labels),
-                regression=not labels,
                 optimality=float(fit.optimality),
-                mean=mean,
-                std=std,
             )
         )
     _warn(found, tolerance)
