@@ -4,11 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from jsparse._paths import listed
 from jsparse._values import is_whole, shown
+from jsparse.report._samples import read_targets
 
 FEATURES = "features must be an array of numbers [rows, features]"
-TARGETS = "targets must be whole numbers [rows], or floats [rows] or [rows, outputs]"
 
 
 def check_features(features: Any) -> None:
@@ -26,66 +25,18 @@ def check_features(features: Any) -> None:
         raise ValueError(f"{FEATURES}, two rows or more; got {shown(features)}")
 
 
-def read_targets(targets: Any, rows: int) -> tuple[np.ndarray, bool]:
-    """The targets as [rows, outputs], and whether they are labels.
-
-    Raises:
-      TypeError: something other than numbers.
-      ValueError: another number of rows, values that are NaN or infinite, or labels that are not 0,
-        1, ... with each class present.
-    """
-    given = _array(targets)
-    labels, axes = given.dtype.kind in "biu", given.ndim
-    if axes != 1 and (labels or axes != 2 or not given.shape[1]):
-        raise ValueError(f"{TARGETS}; got {shown(given)}")
-    if len(given) != rows:
-        raise ValueError(f"targets must be one for each of {rows} rows; got {shown(given)}")
-    if labels:
-        return _one_hot(given), True
-    wanted = given.astype(np.float64).reshape(rows, -1)
-    if not np.isfinite(wanted).all():
-        row = int(np.argwhere(~np.isfinite(wanted))[0, 0])
-        raise ValueError(
-            f"targets must be finite numbers; got {wanted[row].max()} in row {row} of "
-            f"{shown(given)}; leave such rows out"
-        )
-    return wanted, False
-
-
-def _array(targets: Any) -> np.ndarray:
-    """Targets as an array of numbers."""
-    try:
-        given = np.asarray(targets)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{TARGETS}; got {shown(targets)}") from error
-    if given.dtype.kind not in "biuf" and "float" not in str(given.dtype):
-        raise TypeError(f"{TARGETS}; got {shown(targets)}")
-    return given
-
-
-def _one_hot(labels: np.ndarray) -> np.ndarray:
-    """[rows, classes], 1 for the class of a row."""
-    there = np.unique(labels)
-    missing = [n for n in range(len(there)) if n not in there]
-    if there[0] < 0 or missing or len(there) < 2:
-        lacks = f"no row of class {listed(missing)}" if missing else f"classes {listed(there)}"
-        lacks = f"the label {there[0]}" if there[0] < 0 else lacks
-        raise ValueError(
-            "targets must be labels 0, 1, ... of two classes or more, each with a row; got "
-            f"{shown(labels)} with {lacks}; np.unique(targets, return_inverse=True)[1] numbers the "
-            "classes that occur"
-        )
-    return np.eye(len(there), dtype=np.float32)[labels.astype(int)]
+def read_columns(targets: Any, rows: int) -> tuple[np.ndarray, bool]:
+    """Targets as [rows, outputs], 1 for the class of a row, and whether they are labels."""
+    given = read_targets(targets, rows)
+    if given.ndim == 2:
+        return given, False
+    return np.eye(given.max() + 1, dtype=np.float32)[given], True
 
 
 def held_out(
     wanted: np.ndarray, labels: bool, validation: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Which rows are held out, bool [rows]: the same share of each class, but never its only row.
-
-    Raises:
-      ValueError: none could be.
-    """
+    """Which rows are held out, bool [rows]: an equal share of each class, never its only row."""
     rows = len(wanted)
     if not validation:
         return np.zeros(rows, bool)
@@ -105,18 +56,14 @@ def held_out(
     return held
 
 
-def read_places(name: str, given: Any, count: int) -> list[int]:
-    """Places on an axis as a list, even if one number is given.
-
-    Raises:
-      ValueError: something other than whole numbers from 0 below the length of the axis.
-    """
-    places = [given]
+def read_indices(name: str, given: Any, count: int) -> list[int]:
+    """Indices on an axis as a list, even if one number is given."""
+    indices = [given]
     if getattr(given, "ndim", 0) == 1 or isinstance(given, list | tuple | range):
-        places = list(given)
-    if not all(is_whole(n) and 0 <= n < count for n in places):
+        indices = list(given)
+    if not all(is_whole(n) and 0 <= n < count for n in indices):
         raise ValueError(
-            f"{name} must be whole numbers from 0 to {count - 1}, places on its axis; got "
+            f"{name} must be whole numbers from 0 to {count - 1}, indices on its axis; got "
             f"{shown(given)}"
         )
-    return [int(n) for n in places]
+    return [int(n) for n in indices]

@@ -40,21 +40,21 @@ class ActivationScore:
     def __call__(self, model: nnx.Module, groups: Sequence[UnitGroup]) -> list[np.ndarray]:
         """[units] for each group: see `Importance`."""
         model = evaluated(model)
-        places = {slot.path: slot for slot in slots(model) if _readable(slot)}
+        read = {m.path for group in groups for m in group.members if Use.READS in m.use}
         seen: dict[str, list[list[np.ndarray]]] = {}
-        paths = {m.path for group in groups for m in group.members if Use.READS in m.use}
-        for path in paths & places.keys():
-            found = seen.setdefault(path, [])
-            watch_in_place(places[path].parent, _seeing(path, found, type(self).worth))
+        for slot in slots(model):
+            if slot.path in read and _readable(slot):
+                found = seen[slot.path] = []
+                watch_in_place(slot.parent, _seeing(slot.path, found, type(self).worth))
         for batch in each_batch(self.batches):
             with calling("batches", batch):
                 self.run(model, batch)
-        return [
-            self.joined(
-                [_mean(m, seen[m.path], group.width) for m in _seen(group, seen)], group.width
-            )
-            for group in groups
-        ]
+        scores = []
+        for group in groups:
+            reads = [m for m in group.members if Use.READS in m.use]
+            means = [_mean(m, seen.get(m.path, []), group.width) for m in reads]
+            scores.append(self.joined([one for one in means if one is not None], group.width))
+        return scores
 
 
 def _readable(slot: Slot) -> bool:
@@ -82,19 +82,14 @@ def _seeing(path: str, seen: list, worth: Callable[[jax.Array], jax.Array]) -> C
     return see
 
 
-def _seen(group: UnitGroup, seen: dict[str, list]) -> list[UnitAxis]:
-    reads = [m for m in group.members if Use.READS in m.use and seen.get(m.path)]
-    return [m for m in reads if _along(m, seen[m.path][0]) is not None]
-
-
-def _along(member: UnitAxis, found: list[np.ndarray]) -> np.ndarray | None:
-    """The means along the member's axis of the input: [length]."""
-    fits = found[member.axis : member.axis + 1] if len(found) > 1 else found
-    return next((one for one in fits if len(one) == len(member.units)), None)
-
-
-def _mean(member: UnitAxis, seen: list[list[np.ndarray]], width: int) -> np.ndarray:
-    each = [one for found in seen if (one := _along(member, found)) is not None]
+def _mean(member: UnitAxis, seen: list[list[np.ndarray]], width: int) -> np.ndarray | None:
+    """Of the calls in which an axis of the input is as long as the member's: [units]."""
+    each = []
+    for found in seen:
+        fits = found[member.axis : member.axis + 1] if len(found) > 1 else found
+        each += [one for one in fits if len(one) == len(member.units)]
+    if not each:
+        return None
     along, there = np.mean(each, axis=0), member.units >= 0
     total = np.bincount(member.units[there], weights=along[there], minlength=width)
     return total / np.bincount(member.units[there], minlength=width)

@@ -10,28 +10,17 @@
 Numbers: no experiment yet.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
-from flax import nnx
 
-from jsparse.export._shrinking.groups import UnitGroup
-from jsparse.importance._gradients import (
-    Loss,
-    Slope,
-    check_loss,
-    gate_slopes,
-    gradients,
-    over_batches,
-)
-from jsparse.importance._members import Joined
+from jsparse.importance._gradients import GradientScore, Slopes
 
 
 @dataclass(frozen=True)
-class Fisher:
+class Fisher(GradientScore):
     """Half the mean squared derivative of a sample's loss with respect to a unit.
 
     Args:
@@ -44,23 +33,9 @@ class Fisher:
     section 2.1, equations 8 and 9.
     """
 
-    loss: Loss
-    batches: Iterable[Any] = field(repr=False)
-    joined: Joined = field(default_factory=Joined)
-
-    def __post_init__(self) -> None:
-        check_loss(self.loss, self.batches, self.joined)
-
-    def __call__(self, model: nnx.Module, groups: Sequence[UnitGroup]) -> list[np.ndarray]:
-        """[units] for each group: see `Importance`."""
-
-        def score(slope: Slope, weights: Any, batch: Any) -> list:
-            def of(sample: Any) -> list:
-                single = jax.tree.map(lambda leaf: leaf[None], sample)
-                return gate_slopes(slope(single), weights, groups)  # (1)
-
-            each = jax.lax.map(of, batch)
-            return jax.tree.map(lambda total: (total**2).mean(axis=0) / 2, each)  # (2)
-
-        found = gradients(model, self.loss, self.batches, score)
-        return over_batches(found, groups, self.joined)
+    @staticmethod
+    def of_batch(slopes: Callable[[Any], Slopes], batch: Any) -> Slopes:
+        """The scores of a batch."""
+        single = lambda sample: jax.tree.map(lambda leaf: leaf[None], sample)
+        each = jax.lax.map(lambda sample: slopes(single(sample)), batch)  # (1)
+        return jax.tree.map(lambda total: (total**2).mean(axis=0) / 2, each)  # (2)

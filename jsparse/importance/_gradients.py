@@ -1,7 +1,9 @@
 """How the loss changes with units, from its gradients on batches."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,70 +18,58 @@ from jsparse.importance._members import Joined, weighs
 
 Loss = Callable[[Any, Any], Array]
 """loss(model, batch) -> [], the mean over the batch."""
-Slope = Callable[[Any], dict[str, Array]]
-"""From a batch to the gradient of its loss by path."""
+Slopes = list[list[Array]]
+"""How the loss changes with a factor on a unit, for each weight of each group: [units].
+
+It is the sum over s of w_s dL/dw_s, s being the entries of the unit in that weight, real and
+imaginary parts apart.
+"""
 
 
-def check_loss(loss: Any, batches: Any, joined: Any) -> None:
-    """Refuse arguments that are not a loss, batches or a Joined."""
-    check_function(loss=loss)
-    check_batches(batches)
-    check_is(Joined, "a Joined", joined=joined)
+@dataclass(frozen=True)
+class GradientScore:
+    """The mean over batches of a score made of the slopes of the loss of a batch.
 
-
-def gradients(
-    model: nnx.Module,
-    loss: Loss,
-    batches: Iterable[Any],
-    score: Callable[[Slope, dict[str, Array], Any], Any],
-) -> Iterator[Any]:
-    """A score of each batch, from the gradients of its loss, compiled once.
-
-    Args:
-      model: without rules; in eval mode, so that units behave as they will in use.
-      loss: loss(model, batch) -> [].
-      batches: one or more, of the same shape.
-      score: function of the gradient as a function, the weights by path and the batch.
-
-    Yields:
-      What `score` returns, as NumPy arrays.
+    `of_batch` computes it: (function from a batch to its slopes, batch) -> arrays like the slopes.
     """
-    build, variables, _ = taken_apart(evaluated(model))
-    numbers = {p: v for p, v in variables.items() if jnp.issubdtype(v.dtype, jnp.inexact)}
-    rest = {path: leaf for path, leaf in variables.items() if path not in numbers}
 
-    def of(numbers: dict[str, Array], rest: dict[str, Any], batch: Any) -> Any:
-        slope = jax.grad(lambda values, batch: loss(build(rest | values), batch))
-        return score(lambda batch: slope(numbers, batch), numbers, batch)
+    loss: Loss
+    batches: Iterable[Any] = field(repr=False)
+    joined: Joined = field(default_factory=Joined)
+    of_batch: ClassVar[Callable[[Callable[[Any], Slopes], Any], Slopes]]
 
-    compiled = jax.jit(of)
-    for batch in each_batch(batches):
-        with calling("batches", batch):
-            found = compiled(numbers, rest, batch)
-        yield jax.tree.map(np.asarray, found)
+    def __post_init__(self) -> None:
+        check_function(loss=self.loss)
+        check_batches(self.batches)
+        check_is(Joined, "a Joined", joined=self.joined)
 
+    def __call__(self, model: nnx.Module, groups: Sequence[UnitGroup]) -> list[np.ndarray]:
+        """[units] for each group: see `Importance`."""
+        build, variables, _ = taken_apart(evaluated(model))
+        numbers = {p: v for p, v in variables.items() if jnp.issubdtype(v.dtype, jnp.inexact)}
+        rest = {path: leaf for path, leaf in variables.items() if path not in numbers}
 
-def gate_slopes(
-    slopes: Mapping[str, Array], weights: Mapping[str, Array], groups: Sequence[UnitGroup]
-) -> list[list[Array]]:
-    """How the loss changes with a factor on a unit, for each weight of each group: [units].
+        def slopes(numbers: dict[str, Array], rest: dict[str, Any], batch: Any) -> Slopes:
+            gradients = jax.grad(lambda values: self.loss(build(rest | values), batch))(numbers)
+            return [
+                [
+                    _by_unit(jnp.real(numbers[m.path] * gradients[m.path]), m, group.width)
+                    for m in group.members
+                    if m.path in numbers and weighs(m, numbers[m.path])
+                ]
+                for group in groups
+            ]
 
-    It is the sum over s of w_s dL/dw_s, s being the entries of the unit in that weight, real and
-    imaginary parts apart.
+        @jax.jit
+        def scored(numbers: dict[str, Array], rest: dict[str, Any], batch: Any) -> Slopes:
+            return type(self).of_batch(partial(slopes, numbers, rest), batch)
 
-    Args:
-      slopes: dL/dw by path, [...] like the weight.
-      weights: by path.
-      groups: of units.
-    """
-    return [
-        [
-            _by_unit(jnp.real(weights[m.path] * slopes[m.path]), m, group.width)
-            for m in group.members
-            if m.path in weights and weighs(m, weights[m.path])
-        ]
-        for group in groups
-    ]
+        each = []
+        for batch in each_batch(self.batches):
+            with calling("batches", batch):
+                each.append(jax.tree.map(np.asarray, scored(numbers, rest, batch)))
+        means = jax.tree.map(lambda *own: np.mean(np.asarray(own, np.float64), axis=0), *each)
+        return [self.joined(own, group.width) for own, group in zip(means, groups, strict=True)]
 
 
 def _by_unit(product: Array, member: UnitAxis, width: int) -> Array:
@@ -87,21 +77,3 @@ def _by_unit(product: Array, member: UnitAxis, width: int) -> Array:
     along = product.sum(tuple(k for k in range(product.ndim) if k != member.axis))
     there = np.flatnonzero(member.units >= 0)
     return jnp.zeros(width, along.dtype).at[member.units[there]].add(along[there])
-
-
-def over_batches(
-    found: Iterable[list[list[np.ndarray]]], groups: Sequence[UnitGroup], joined: Joined
-) -> list[np.ndarray]:
-    """The mean over batches of scores, joined over the weights of each group: [units] each.
-
-    Args:
-      found: for each batch, group and weight, scores [units].
-      groups: of units.
-      joined: how.
-    """
-    each = list(found)
-    means = [
-        [np.mean([np.asarray(b[g][m], np.float64) for b in each], axis=0) for m in range(len(own))]
-        for g, own in enumerate(each[0])
-    ]
-    return [joined(own, group.width) for own, group in zip(means, groups, strict=True)]

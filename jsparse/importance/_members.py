@@ -36,21 +36,21 @@ class Importance(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Joined:
-    """How scores of coupled weights become one.
+    """How the scores of coupled weights are combined.
 
     Args:
       reduce: of the scores of a unit in each weight: numpy.sum, numpy.mean or numpy.max.
       scale: the scores of a group are divided by it, so that groups compare: numpy.mean, numpy.max
-        or None, which leaves them.
+        or None to leave them as they are.
     """
 
     reduce: Statistic = dataclasses.field(default_factory=lambda: np.sum)
     scale: Statistic | None = dataclasses.field(default_factory=lambda: np.mean)
 
     def __post_init__(self) -> None:
-        check_function(
-            reduce=self.reduce, **({"scale": self.scale} if self.scale is not None else {})
-        )
+        check_function(reduce=self.reduce)
+        if self.scale is not None:
+            check_function(scale=self.scale)
 
     def __call__(self, scores: Sequence[np.ndarray], width: int) -> np.ndarray:
         """One score for each unit, [units]: inf where no weight has any."""
@@ -101,33 +101,19 @@ def from_weights(
 ) -> list[np.ndarray]:
     """The scores of groups from the weights alone.
 
-    Args:
-      model: without rules.
-      groups: whose units are scored.
-      score: of a weight [...], an axis of it and the number of units: [units].
-      joined: how those of coupled weights are taken together.
-      counts: which weights have a score.
+    `score` is of a weight [...], an axis of it and the number of units: [units]. `counts` says
+    which weights have one.
     """
-    weights = arrays(model)
-    return [
-        joined(
-            [
-                score(weights[m.path], m, group.width)
-                for m in group.members
-                if m.path in weights and counts(m, weights[m.path])
-            ],
-            group.width,
-        )
-        for group in groups
-    ]
+    weights, scores = arrays(model), []
+    for group in groups:
+        own = [(m, weights[m.path]) for m in group.members if m.path in weights]
+        each = [score(weight, m, group.width) for m, weight in own if counts(m, weight)]
+        scores.append(joined(each, group.width))
+    return scores
 
 
 def scored(importance: Importance, model: nnx.Module, groups: Mapping[int, UnitGroup]) -> Scores:
-    """What each unit of each group is worth, as numbers that can be compared.
-
-    Raises:
-      ValueError: the function gives scores of another shape, or NaN.
-    """
+    """What each unit of each group is worth; scores of another shape, or NaN, are refused."""
     with np.errstate(invalid="ignore"):  # NaN is refused below
         found = importance(model, list(groups.values()))
     scores = {}
@@ -169,7 +155,7 @@ def _not_finite(model: nnx.Module, group: UnitGroup) -> str:
 
 
 def ranked(scores: Scores, scope: Scope) -> Scores:
-    """The rank of each unit among all of its scope, in (0, 1): of n, the k-th is at (k + 1/2) / n.
+    """The rank of each unit among all of its scope, in (0, 1): (k + 1/2) / n for the k-th of n.
 
     Example:
       >>> from jsparse import Whole
@@ -181,7 +167,7 @@ def ranked(scores: Scores, scope: Scope) -> Scores:
     parts = list(itertools.pairwise(sizes))
     places = np.zeros(len(flat))
     everyone = [(0, len(flat))] if isinstance(scope, WholeModel) else []
-    for start, end in [*parts, *everyone]:  # of equals, those lowest in their own group
+    for start, end in [*parts, *everyone]:  # ties go by the rank in their own group
         rank = np.argsort(np.lexsort((places[start:end], flat[start:end])), kind="stable")
         places[start:end] = (rank + 0.5) / max(end - start, 1)
     places = np.where(np.isposinf(flat), np.inf, places)

@@ -7,28 +7,17 @@
 Numbers: no experiment yet.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
-from flax import nnx
 
-from jsparse.export._shrinking.groups import UnitGroup
-from jsparse.importance._gradients import (
-    Loss,
-    Slope,
-    check_loss,
-    gate_slopes,
-    gradients,
-    over_batches,
-)
-from jsparse.importance._members import Joined
+from jsparse.importance._gradients import GradientScore, Slopes
 
 
 @dataclass(frozen=True)
-class Taylor:
+class Taylor(GradientScore):
     """The squared first-order change of the loss when a unit is removed.
 
     Args:
@@ -40,19 +29,7 @@ class Taylor:
     equation 8 and section 3.1 (of groups of weights).
     """
 
-    loss: Loss
-    batches: Iterable[Any] = field(repr=False)
-    joined: Joined = field(default_factory=Joined)
-
-    def __post_init__(self) -> None:
-        check_loss(self.loss, self.batches, self.joined)
-
-    def __call__(self, model: nnx.Module, groups: Sequence[UnitGroup]) -> list[np.ndarray]:
-        """[units] for each group: see `Importance`."""
-
-        def score(slope: Slope, weights: Any, batch: Any) -> list:
-            slopes = gate_slopes(slope(batch), weights, groups)  # (1)
-            return jax.tree.map(lambda total: total**2, slopes)  # (2)
-
-        found = gradients(model, self.loss, self.batches, score)
-        return over_batches(found, groups, self.joined)
+    @staticmethod
+    def of_batch(slopes: Callable[[Any], Slopes], batch: Any) -> Slopes:
+        """The scores of a batch."""
+        return jax.tree.map(lambda total: total**2, slopes(batch))  # (1), (2)

@@ -10,8 +10,9 @@ import numpy as np
 
 from jsparse._storage.checked_json import check_fields
 from jsparse._storage.files import CorruptCheckpoint
+from jsparse._values import is_number
 from jsparse.report._about import check_about
-from jsparse.report._run import Run, is_number
+from jsparse.report._run import Run
 from jsparse.report._saving import FORMAT, VERSION
 
 SAVE = "jsparse.report.save(model, folder, x)"
@@ -20,12 +21,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def read_run(path: str | Path) -> Run:
-    """Read the folder of a run.
-
-    Raises:
-      FileNotFoundError: no such folder, or nothing of a run in it.
-      ValueError: a file is damaged, or of another format.
-    """
+    """Read the folder of a run."""
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder; pass the folder of a run")
@@ -158,14 +154,14 @@ def _tables(path: Path) -> list[dict[str, Any]]:
     remedy = "write a list of objects with title, columns and rows, all texts, or delete it"
     try:
         tables = json.loads(path.read_bytes())
-        for n, table in enumerate(tables if isinstance(tables, list) else [tables]):
+        if not isinstance(tables, list):
+            raise ValueError("it is not a list")
+        for n, table in enumerate(tables):
             check_fields(table, TABLE, f"table {n + 1}")
             if any(len(row) != len(table["columns"]) for row in table["rows"]):
                 raise ValueError(f"table {n + 1} has a row with more or fewer cells than columns")
     except (CorruptCheckpoint, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
-    if not isinstance(tables, list):
-        raise ValueError(f"{path} holds an object; {remedy}")
     return tables
 
 

@@ -1,7 +1,7 @@
 """The page of a search: score by cost, and the densities along the front."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from jsparse.report._units import percent
 MOST_ROWS = 60
 
 
+@runtime_checkable
 class Searched(Protocol):
     """What `jsparse.prune.search` tried; see `jsparse.prune.Tried`."""
 
@@ -47,8 +48,7 @@ def front(tried: Searched, out: str | Path = "front.html") -> Path:
     """
     require("jinja2 matplotlib", "report", "a page")
     check_html_path(out, "out.html")
-    names = ("layers", "densities", "score", "cost", "by", "budget", "front")
-    if isinstance(tried, type) or not all(hasattr(tried, name) for name in names):
+    if isinstance(tried, type) or not isinstance(tried, Searched):
         raise TypeError(
             "tried must be `tried` of what jsparse.prune.search found, such as found.tried; "
             f"got {shown(tried)}"
@@ -61,21 +61,19 @@ def front(tried: Searched, out: str | Path = "front.html") -> Path:
         "title": "A search within a budget",
         "about": f"{count} candidates, {len(tried.layers)} layers, budget {tried.budget:g}",
         "search": {"charts": _charts(tried, rows), "front": _table(tried, rows)},
-        "settings": ((), []),
-        "versions": ((), []),
     }
     return write_page(Path(out), content)
 
 
 def _charts(tried: Searched, rows: np.ndarray) -> list:
     """Score by cost, and density by cost along the front."""
-    kinds = {name: np.array([by == name for by in tried.by]) for name in dict.fromkeys(tried.by)}
-    clouds = [
-        Line(name, tried.cost[own], tried.score[own], style=style + (7 if own.sum() == 1 else 0))
-        for style, (name, own) in enumerate(kinds.items())
-    ]
-    points = [Line(c.name, c.x, c.y, style=c.style, point=True) for c in clouds]
-    limit = Line("budget", np.full(2, tried.budget), _ends(tried.score), style=11)
+    points, by = [], np.array(tried.by)
+    for n, name in enumerate(dict.fromkeys(tried.by)):
+        own = by == name
+        style = n + (7 if own.sum() == 1 else 0)
+        points.append(Line(name, tried.cost[own], tried.score[own], style=style, point=True))
+    ends = np.array([tried.score.min(), tried.score.max()])
+    limit = Line("budget", np.full(2, tried.budget), ends, style=11)
     joined = [Line("front", tried.cost[rows], tried.score[rows], style=4)] if len(rows) > 1 else []
     charts = [chart("Score by cost", [*points, *joined, limit], "cost", "cost", "score")]
     if len(rows) > 1:
@@ -87,10 +85,6 @@ def _charts(tried: Searched, rows: np.ndarray) -> list:
         title = "Density of each layer along the front" + (f", the first {len(lines)}" * bool(more))
         charts.append(chart(title, lines, "cost", "cost", "density"))
     return charts
-
-
-def _ends(values: np.ndarray) -> np.ndarray:
-    return np.array([values.min(), values.max()])
 
 
 def _table(tried: Searched, rows: np.ndarray) -> tuple[tuple[str, ...], list[list[str]]]:

@@ -17,7 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jsparse._values import shown
-from jsparse.report._samples import as_numbers, check_length, read_classes, read_table
+from jsparse.report._samples import read_table, read_targets
 
 CUT = 1e-8
 """Singular values below this fraction of the largest one are zeros."""
@@ -101,39 +101,34 @@ def logme(features: ArrayLike, targets: ArrayLike) -> Evidence:
 
 
 class _Directions(NamedTuple):
-    """Features and targets in the directions in which the features differ from 0.
+    """Features and targets in the k directions in which the features differ from 0."""
 
-    Attributes:
-      sigma: squared singular values, [k].
-      along: part of each target along each direction, [k, columns].
-      rest: squared length of what no direction reaches, [columns].
-      back: from [k, columns] along the directions to [features, columns].
-    """
-
-    sigma: np.ndarray
-    along: np.ndarray
-    rest: np.ndarray
-    back: Callable[[np.ndarray], np.ndarray]
+    sigma: np.ndarray  # squared singular values, [k]
+    along: np.ndarray  # part of each target along each direction, [k, columns]
+    rest: np.ndarray  # squared length of what no direction reaches, [columns]
+    back: Callable[[np.ndarray], np.ndarray]  # [k, columns] -> [features, columns]
 
 
 class _Fit(NamedTuple):
-    """The maximum of each column: [columns], and weights [features, columns]."""
+    """The maximum of each column: [columns], and weights [features, columns].
+
+    `certainty` is the least share, of all columns, of t in the largest eigenvalue and of the
+    residual in the target.
+    """
 
     evidence: np.ndarray
     t: np.ndarray
     beta: np.ndarray
     weights: np.ndarray
+    certainty: float
 
 
 def _fitted(f: np.ndarray, y: np.ndarray) -> _Fit:
-    samples, width = f.shape
-    if samples >= width:  # half the work of a decomposition of F, at half the digits
-        found = _maximum(_by_eigenvalues(f, y), samples)
-        if found is not None:
+    if len(f) >= f.shape[1]:  # half the work of a decomposition of F, at half the digits
+        found = _maximum(_by_eigenvalues(f, y), len(f))
+        if found.certainty >= TRUSTED:
             return found
-    found = _maximum(_by_singular_values(f, y), samples, trusted=0.0)
-    assert found is not None
-    return found
+    return _maximum(_by_singular_values(f, y), len(f))
 
 
 def _by_eigenvalues(f: np.ndarray, y: np.ndarray) -> _Directions:  # 2
@@ -177,8 +172,8 @@ def _by_singular_values(f: np.ndarray, y: np.ndarray) -> _Directions:  # 2
     return _Directions(s[kept] ** 2, along[kept], rest, lambda some: vh[kept].T @ some)
 
 
-def _maximum(directions: _Directions, samples: int, trusted: float = TRUSTED) -> _Fit | None:
-    """The best t of each column; None if one, or its residual, is too small to be reliable.
+def _maximum(directions: _Directions, samples: int) -> _Fit:
+    """The best t of each column.
 
     With beta at its best for a given t, N / Q, the evidence is
         -N/2 (log(Q / N) + 1 + log 2 pi) + 1/2 sum_i log(t / (t + sigma_i)),
@@ -210,25 +205,16 @@ def _maximum(directions: _Directions, samples: int, trusted: float = TRUSTED) ->
         low, high = np.where(rises, middle, low), np.where(rises, high, middle)
     share, t = kept(low), top * np.exp(low)
     left = q((squares.T * share).sum(1))
-    if min(t.min() / top, (left / (squares.sum(0) + rest)).min()) < trusted:
-        return None
+    certainty = min(t.min() / top, (left / (squares.sum(0) + rest)).min())
     weights = back(along * (np.sqrt(sigma)[:, None] / (t + sigma[:, None])))
-    return _Fit(evidence(share, left), t, samples / left, weights)
+    return _Fit(evidence(share, left), t, samples / left, weights, certainty)
 
 
 def _columns(targets: ArrayLike, samples: int) -> np.ndarray:
     """The targets as float64 columns, [samples, columns]."""
-    y = as_numbers(targets)
-    if y.dtype.kind in "biu" and y.ndim == 1:
-        y = read_classes("targets", targets, samples)
+    y = read_targets(targets, samples)
+    if y.ndim == 1:
         return np.eye(y.max() + 1)[y]
-    if y.dtype.kind != "f" or y.ndim not in (1, 2):
-        raise TypeError(
-            "targets must be integers [samples], classes from 0 on, or floats [samples] or "
-            f"[samples, columns] to be regressed on; got {shown(targets)}"
-        )
-    y = read_table("targets", y if y.ndim == 2 else y[:, None])
-    check_length("targets", y, samples)
     if (empty := ~y.any(0)).any():
         raise ValueError(
             "targets must not have a column of zeros, whose evidence has no maximum; got "

@@ -16,7 +16,7 @@ from jsparse._slots import check_module, slots, sparse_parts
 from jsparse._sparse import Sparse
 from jsparse._untraced import outside_jit
 from jsparse._values import check_mapping, shown
-from jsparse.report._table import table
+from jsparse.report._table import cells, table
 
 Masks = Mapping[str, ArrayLike]
 
@@ -90,14 +90,9 @@ class Overlap:
 
     def __str__(self) -> str:
         head = ("layer", "first", "second", "both", "overlap", "distance", "by chance")
+        numbers = lambda r: (r.first, r.second, r.both, r.fraction, r.distance, r.chance)
         lines = [
-            (
-                path,
-                *(f"{n:,}" for n in (row.first, row.second, row.both)),
-                f"{row.fraction:.2%}",
-                f"{row.distance:.3f}",
-                f"{row.chance:.3f}",
-            )
+            cells("s , , , .2% .3f .3f", path, *numbers(row))
             for path, row in [*self.rows.items(), ("total", self.total)]
         ]
         return table(head, lines[:-1], lines[-1], 1)
@@ -196,7 +191,7 @@ class Stability:
     def __str__(self) -> str:
         head = ("layer", "kept", "moved", "cosine", "same sign")
         lines = [
-            (path, f"{c.kept:,}", f"{c.moved:.3f}", f"{c.cosine:.3f}", f"{c.same_sign:.2%}")
+            cells("s , .3f .3f .2%", path, c.kept, c.moved, c.cosine, c.same_sign)
             for path, c in [*self.rows.items(), ("total", self.total)]
         ]
         return table(head, lines[:-1], lines[-1], 1)

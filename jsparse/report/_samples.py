@@ -17,17 +17,14 @@ def as_numbers(value: ArrayLike) -> np.ndarray:
         return np.array(None, object)
 
 
-def read_table(name: str, table: ArrayLike) -> np.ndarray:
-    """A table of numbers as float64 [rows, columns].
-
-    Raises:
-      TypeError: it is something else.
-      ValueError: it has another number of axes, is empty or holds NaN or infinite numbers.
-    """
+def read_table(name: str, table: ArrayLike, column: bool = False) -> np.ndarray:
+    """A table of finite numbers as float64 [rows, columns]; `column`: [rows] is one with one."""
     values = as_numbers(table)
     if values.dtype.kind not in "fiu":
         raise TypeError(f"{name} must be real numbers, [samples, columns]; got {shown(table)}")
     values = values.astype(np.float64, copy=False)
+    if column and values.ndim == 1:
+        values = values[:, None]
     if values.ndim != 2 or not values.size:
         raise ValueError(
             f"{name} must be [samples, columns] with at least one of each; got {shown(table)}"
@@ -43,18 +40,7 @@ def read_table(name: str, table: ArrayLike) -> np.ndarray:
 
 
 def read_classes(name: str, labels: ArrayLike, samples: int, whole: bool = True) -> np.ndarray:
-    """Classes as integers [samples].
-
-    Args:
-      name: of the argument.
-      labels: classes from 0 on.
-      samples: how many there must be.
-      whole: whether each class up to the highest must have a sample, and there must be two.
-
-    Raises:
-      TypeError: they are not integers [samples].
-      ValueError: another length, a class below 0, a class without a sample, a single class.
-    """
+    """Classes from 0 on as integers [samples]; `whole`: two or more, each with a sample."""
     y = as_numbers(labels)
     if y.dtype.kind not in "biu" or y.ndim != 1:
         raise TypeError(
@@ -63,8 +49,11 @@ def read_classes(name: str, labels: ArrayLike, samples: int, whole: bool = True)
     check_length(name, y, samples)
     y = y.astype(np.int64)
     present = np.unique(y)
+    remedy = f"renumber them by np.unique({name}, return_inverse=True)[1]"
     if present[0] < 0:
-        raise ValueError(f"{name} must be classes from 0 on; got {shown(labels)} with {present[0]}")
+        raise ValueError(
+            f"{name} must be classes from 0 on; got {shown(labels)} with {present[0]}: {remedy}"
+        )
     if whole and len(present) < 2:
         raise ValueError(
             f"{name} must have two classes or more; got {shown(labels)} of class {present[0]} only"
@@ -73,8 +62,23 @@ def read_classes(name: str, labels: ArrayLike, samples: int, whole: bool = True)
         gap = int(np.argmax(present != np.arange(len(present))))
         raise ValueError(
             f"{name} must be classes 0 to {present[-1]}, each with a sample; got {shown(labels)} "
-            f"without class {gap}: renumber them by np.unique({name}, return_inverse=True)[1]"
+            f"without class {gap}: {remedy}"
         )
+    return y
+
+
+def read_targets(targets: ArrayLike, samples: int) -> np.ndarray:
+    """Classes as int64 [samples], targets of a regression as float64 [samples, columns]."""
+    y = as_numbers(targets)
+    if y.dtype.kind in "biu" and y.ndim == 1:
+        return read_classes("targets", targets, samples)
+    if y.dtype.kind != "f" or y.ndim not in (1, 2):
+        raise TypeError(
+            "targets must be integers [samples], classes from 0 on, or floats [samples] or "
+            f"[samples, columns] to be regressed on; got {shown(targets)}"
+        )
+    y = read_table("targets", targets, column=True)
+    check_length("targets", y, samples)
     return y
 
 

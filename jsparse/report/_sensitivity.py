@@ -23,13 +23,7 @@ from jsparse._pure import calling
 from jsparse._slots import check_module
 from jsparse._surgery import fold, hold, masks, sparsify
 from jsparse._untraced import outside_jit
-from jsparse._values import (
-    check_function,
-    each_batch,
-    is_number,
-    patterns_of,
-    shown,
-)
+from jsparse._values import check_function, each_batch, is_number, patterns_of, shown
 from jsparse.report._figures import Line, chart
 from jsparse.report._page import MOST_LAYERS, check_html_path, write_page
 from jsparse.report._table import table
@@ -54,10 +48,14 @@ class Sensitivity:
     densities: tuple[float, ...]
     scores: Mapping[str, np.ndarray]
 
-    def __str__(self) -> str:
-        head = ("layer", *map(percent, self.densities))
+    def _cells(self) -> tuple[tuple[str, ...], list[list[str]]]:
+        """The scores as text: a row for each layer, below the densities."""
         rows = [[path, *(f"{one:.4g}" for one in own)] for path, own in self.scores.items()]
-        return table(head, rows, ("none", *[f"{self.whole:.4g}"] * len(self.densities)), 1)
+        return ("layer", *map(percent, self.densities)), rows
+
+    def __str__(self) -> str:
+        whole = [f"{self.whole:.4g}"] * len(self.densities)
+        return table(*self._cells(), ("none", *whole), 1)
 
     def page(self, out: str | Path = "sensitivity.html") -> Path:
         """Write one HTML page: a line for each layer, score by density. It needs no network.
@@ -80,19 +78,14 @@ class Sensitivity:
         title = "Score by density of one layer"
         if len(paths) < len(self.scores):
             title += f", the {len(paths)} that fall furthest"
-        rows = [[p, *(f"{one:.4g}" for one in own)] for p, own in self.scores.items()]
-        head = ("layer", *map(percent, self.densities))
-        section = {
-            "heading": "One layer at a time",
-            "charts": [chart(title, lines, "density of the layer", "density", "score")],
-            "front": (head, rows),
-        }
         content = {
             "title": "Sensitivity of the layers",
             "about": f"{len(self.scores)} layers; the whole model scores {self.whole:.4g}",
-            "search": section,
-            "settings": ((), []),
-            "versions": ((), []),
+            "search": {
+                "heading": "One layer at a time",
+                "charts": [chart(title, lines, "density of the layer", "density", "score")],
+                "front": self._cells(),
+            },
         }
         return write_page(Path(out), content)
 

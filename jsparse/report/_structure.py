@@ -9,7 +9,7 @@ import numpy as np
 from jsparse._pattern import Channel, Filter, Kernel, Role, Unit
 from jsparse._values import check_is, check_mapping, shown
 from jsparse.report._overlap import Masks, read_mask
-from jsparse.report._table import table
+from jsparse.report._table import cells, table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +65,7 @@ class Effective:
     def __str__(self) -> str:
         head = ("layer", "kept", "used", "of", "sparsity", "effective")
         lines = [
-            (
-                path,
-                *(f"{n:,}" for n in (r.kept, r.used, r.size)),
-                f"{r.sparsity:.2%}",
-                f"{r.effective_sparsity:.2%}",
-            )
+            cells("s , , , .2% .2%", path, r.kept, r.used, r.size, r.sparsity, r.effective_sparsity)
             for path, r in [*self.rows.items(), ("total", self.total)]
         ]
         return table(head, lines[:-1], lines[-1], 1)
@@ -124,22 +119,18 @@ def effective(masks: Masks, roles: Mapping[str, Role], chain: Sequence[str]) -> 
     joined = [links[0]]
     for n in range(1, len(links)):
         joined.append(_join(joined[-1].shape[1], links[n], chain[n - 1], chain[n]))
-    reached = [np.ones(joined[0].shape[0], bool)]
-    for n, link in enumerate(joined):
-        out = link[reached[n]].any(axis=0)
-        if n + 1 < len(joined):
-            reached.append(np.tile(out, len(joined[n + 1]) // out.size))
-    reaching = [np.ones(joined[-1].shape[1], bool)]
-    for n in range(len(joined) - 1, 0, -1):
-        ins = joined[n][:, reaching[0]].any(axis=1)
-        whole = np.reshape(ins, (-1, joined[n - 1].shape[1]))
-        reaching.insert(0, np.asarray(whole.any(axis=0)))
+    live = np.ones(len(joined[0]), bool)
+    for n, link in enumerate(joined):  # from the input on: drop what reads a dead unit
+        joined[n] = link & np.resize(live, len(link))[:, None]
+        live = joined[n].any(axis=0)
+    live = np.ones(joined[-1].shape[1], bool)
+    for n in reversed(range(len(joined))):  # and back: drop what makes a unit that nothing reads
+        joined[n] = joined[n] & live.reshape(-1, max(1, joined[n].shape[1])).any(axis=0)
+        live = joined[n].any(axis=1)
     rows = {}
-    for n, path in enumerate(chain):
+    for path, link, on_path in zip(chain, links, joined, strict=True):
         mask = read_mask(path, masks[path])
-        role = roles.get(path, Role())
-        on_path = joined[n] & reached[n][:, None] & reaching[n]
-        used = mask & _spread(on_path, links[n].shape[0], mask.shape, role)
+        used = mask & _spread(on_path, len(link), mask.shape, roles.get(path, Role()))
         rows[path] = Used(int(mask.sum()), int(used.sum()), mask.size, used)
     return Effective(rows)
 
@@ -183,18 +174,16 @@ def _join(before: int, link: np.ndarray, first: str, second: str) -> np.ndarray:
             "which do not match; list the layers in order, with masks of ones for those without "
             "a rule"
         )
-    parts = link.reshape(inputs, groups, outputs // groups)
-    whole = np.zeros((groups, inputs, groups, outputs // groups), bool)
-    for group in range(groups):
-        whole[group, :, group] = parts[:, group]
+    whole, each = np.zeros((groups, inputs, groups, outputs // groups), bool), range(groups)
+    whole[each, :, each] = link.reshape(inputs, groups, -1).swapaxes(0, 1)
     return whole.reshape(before, outputs)
 
 
 def _spread(on_path: np.ndarray, inputs: int, shape: tuple[int, ...], role: Role) -> np.ndarray:
     """[inputs of all groups, outputs] -> an array that broadcasts to the shape of the weight."""
     groups, outputs = len(on_path) // inputs, on_path.shape[1]
-    parts = on_path.reshape(groups, inputs, groups, outputs // groups)
-    own = np.stack([parts[group, :, group] for group in range(groups)], axis=1)
+    parts, each = on_path.reshape(groups, inputs, groups, outputs // groups), range(groups)
+    own = parts[each, :, each].swapaxes(0, 1)
     ins, outs = role.input_axes(len(shape)), role.output_axes(len(shape))
     ordered = own.reshape([shape[a] for a in ins + outs])
     # from (inputs, outputs) back to the order of the weight's axes
@@ -238,7 +227,7 @@ class Structure:
         }
 
     def __str__(self) -> str:
-        cells = lambda e: (f"{e.empty:,}", f"{e.chance:,.1f} ± {e.spread:,.1f}", f"{e.units:,}")
+        texts = lambda e: (f"{e.empty:,}", f"{e.chance:,.1f} ± {e.spread:,.1f}", f"{e.units:,}")
         all_of = [one for kinds in self.rows.values() for one in kinds.values()]
         total = Empty(
             sum(e.units for e in all_of),
@@ -248,11 +237,11 @@ class Structure:
         )
         head = ("layer", "unit", "empty", "by chance", "of")
         body = [
-            (path, kind, *cells(one))
+            (path, kind, *texts(one))
             for path, kinds in self.rows.items()
             for kind, one in kinds.items()
         ]
-        return table(head, body, ("total", "", *cells(total)), 2)
+        return table(head, body, ("total", "", *texts(total)), 2)
 
 
 UNITS: dict[str, Unit] = {"filters": Filter(), "channels": Channel(), "kernels": Kernel()}

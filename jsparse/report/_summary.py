@@ -10,7 +10,7 @@ from flax import nnx
 from jsparse._slots import Packed, ruled_parts, slots
 from jsparse._sparse import Sparse
 from jsparse._untraced import outside_jit
-from jsparse.report._table import table
+from jsparse.report._table import cells, table
 from jsparse.report._units import percent, times
 from jsparse.rules._coupled import rule_name
 
@@ -74,18 +74,12 @@ class Summary:
 
     def __str__(self) -> str:
         head = ("layer", "shape", "rule", "density", "kept", "of")
+        numbers = lambda r: cells(".2% , ,", r.density, r.kept, r.size)
         body = [
-            (
-                path,
-                "x".join(map(str, r.shape)),
-                r.rule,
-                f"{r.density:.2%}",
-                f"{r.kept:,}",
-                f"{r.size:,}",
-            )
+            (path, "x".join(map(str, r.shape)), r.rule, *numbers(r))
             for path, r in self.rows.items()
         ]
-        total = ("total", "", "", f"{self.density:.2%}", f"{self.kept:,}", f"{self.size:,}")
+        total = ("total", "", "", *numbers(self))
         foot = f"and {self.dense:,} parameters without a rule"
         return f"{table(head, body, total, 3)}\n{foot}"
 

@@ -1,6 +1,17 @@
 """A table as text: what every report prints."""
 
 from collections.abc import Sequence
+from typing import Any
+
+
+def cells(formats: str, *values: Any) -> list[str]:
+    """Values as text, each in its format.
+
+    Example:
+      >>> cells("s , .1%", "first", 1200, 0.5)
+      ['first', '1,200', '50.0%']
+    """
+    return [format(value, one) for value, one in zip(values, formats.split(), strict=True)]
 
 
 def table(
@@ -9,14 +20,10 @@ def table(
     total: Sequence[str] = (),
     text: int | None = None,
 ) -> str:
-    """Lines with aligned columns, the total under a rule.
+    """Lines with aligned columns, the total under a rule; without a total there are no rules.
 
-    Args:
-      head: names of the columns.
-      body: rows of cells.
-      total: the last row; without it there are no rules.
-      text: this many columns hold text, aligned to the left; the others are numbers, aligned to
-        the right. All hold text unless given.
+    The first `text` columns, or all, hold text, aligned to the left; the others hold numbers,
+    aligned to the right.
 
     Example:
       >>> print(table(["layer", "kept"], [["first", "120"]], ["total", "120"], 1))

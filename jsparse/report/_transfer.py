@@ -18,7 +18,7 @@ from jsparse._values import check_function, check_mapping, shown
 from jsparse.report._logme import logme
 from jsparse.report._samples import read_classes, read_table
 from jsparse.report._summary import summary
-from jsparse.report._table import table
+from jsparse.report._table import cells, table
 
 
 def leep(probabilities: ArrayLike, targets: ArrayLike) -> float:
@@ -135,14 +135,8 @@ class Transfer:
     def __str__(self) -> str:
         head = ("model", "LogME", "features", "live", "density", "parameters")
         lines = [
-            (
-                name,
-                f"{row.score:.4f}",
-                *(f"{n:,}" for n in (row.features, row.live)),
-                f"{row.density:.2%}",
-                f"{row.parameters:,}",
-            )
-            for name, row in self.rows.items()
+            cells("s .4f , , .2% ,", name, r.score, r.features, r.live, r.density, r.parameters)
+            for name, r in self.rows.items()
         ]
         return table(head, lines, text=1)
 

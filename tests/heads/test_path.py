@@ -185,10 +185,10 @@ def test_features_in_a_file_give_the_same_heads(tmp_path, monkeypatch) -> None:
 
 
 def test_rows_are_held_out_evenly_and_never_the_only_one_of_a_class() -> None:
-    from jsparse.heads._given import held_out, read_targets
+    from jsparse.heads._given import held_out, read_columns
 
     labels = np.repeat([0, 1, 2], [100, 50, 1])
-    held = held_out(*read_targets(labels, 151), 0.2, np.random.default_rng(0))
+    held = held_out(*read_columns(labels, 151), 0.2, np.random.default_rng(0))
     assert np.bincount(labels[held], minlength=3).tolist()[:2] in ([20, 10], [19, 10], [20, 9])
     assert not held[-1]
 
@@ -200,11 +200,11 @@ def nan(features: np.ndarray) -> np.ndarray:
 
 BAD = {
     "NaN features": (lambda x, y: (nan(x), y), {}, "got nan in row 7, feature 2"),
-    "other length": (lambda x, y: (x, y[:-1]), {}, r"one for each of 120 rows; got .*\[119\]"),
-    "a class missing": (lambda x, y: (x, np.where(y == 1, 2, y)), {}, "no row of class 1"),
+    "other length": (lambda x, y: (x, y[:-1]), {}, r"each of the 120 samples .* got .*\[119\]"),
+    "a class missing": (lambda x, y: (x, np.where(y == 1, 2, y)), {}, "without class 1: renumber"),
     "one class": (lambda x, y: (x, 0 * y), {}, "two classes or more"),
-    "negative labels": (lambda x, y: (x, y - 1), {}, "with the label -1; np"),
-    "NaN targets": (lambda x, y: (x, np.where(y == 1, np.nan, 1.0)), {}, "finite numbers; got nan"),
+    "negative labels": (lambda x, y: (x, y - 1), {}, "classes from 0 on; got .* with -1"),
+    "NaN targets": (lambda x, y: (x, np.where(y == 1, np.nan, 1.0)), {}, "nan in row"),
     "constant targets": (lambda x, y: (x, 0.3 + 0.0 * y), {}, "targets must vary"),
     "constant features": (lambda x, y: (0 * x + 3, y), {}, "6 that are each constant"),
     "features out of range": (lambda x, y: (1e-60 * x.astype(float), y), {}, "float32 can hold"),
@@ -214,7 +214,7 @@ BAD = {
         "no feature is correlated",
     ),
     "nothing to hold out": (lambda x, y: (x[:9], np.arange(9) % 2), {}, "of 9 rows"),
-    "words": (lambda x, y: (x, np.array(["a"] * len(y))), {}, "whole numbers"),
+    "words": (lambda x, y: (x, np.array(["a"] * len(y))), {}, "integers"),
 }
 
 

@@ -67,7 +67,7 @@ def test_the_evidence_is_the_highest(case: str) -> None:
     f, targets = CASES[case]
     found, y = logme(f, targets), _columns(targets, len(f))
     assert found.score == pytest.approx(np.mean([directly(f, one) for one in y.T]), abs=1e-6)
-    slowly = _maximum(_by_singular_values(f, y), len(f), trusted=0.0)
+    slowly = _maximum(_by_singular_values(f, y), len(f))
     assert found.score == pytest.approx(slowly.evidence.mean() / len(f), abs=1e-7)
 
 

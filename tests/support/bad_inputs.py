@@ -210,7 +210,7 @@ KINDS: dict[str, Kind] = {
     "targets": Kind(
         [None, 3, "x", ["a"], np.ones((40, 2), int), np.ones(39, int), np.full(40, NAN),
          np.arange(40) - 1, np.zeros(40, int), np.ones((40, 2), complex)],
-        "whole numbers|each of 40 rows|finite|labels 0, 1",
+        r"\[samples|each of the 40 samples|finite|classes",
     ),
     "kernel path": Kind([None, 3, "", "bias", "kernle", ["kernel"]], "kernel of an nnx.Linear"),
     "head": Kind([None, 3, "x", np.ones((3, 4)), js.heads.Point], "a Point"),
