@@ -6,11 +6,12 @@ own part of it. So the number of batches done fixes the position, and a run may 
 different number of processes, threads or workers.
 """
 
+import contextlib
 import dataclasses
 import io
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -81,7 +82,7 @@ class Readers:
             raise ValueError(f"workers are 0 or more, threads and ahead 1 or more; got {self}")
 
 
-class Stream:
+class Stream(Iterator[Batch], contextlib.AbstractContextManager):
     """Batches without end; a position is the number of batches handed out.
 
     Args:
@@ -99,18 +100,12 @@ class Stream:
         self._read, self._batches, self._step = read, None, 0
         self._order = {"records": records, "batch": batch, "seed": seed}
 
-    def __iter__(self) -> Self:
-        return self
-
     def __next__(self) -> Batch:
         if self._batches is None:
             self._batches = self._read(self._step)
         batch = Batch(*next(self._batches))
         self._step += 1
         return batch
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: Any) -> None:
         self.close()
@@ -181,12 +176,9 @@ def in_order(
     total = -(-len(source) // batch) * batch
     numbers = _grain().MapDataset.range(total)[shard.index :: shard.count]
     made = numbers.map(partial(_testing_image, source=source, side=side)).batch(shard.part(batch))
-    iterator = _read_ahead(made, readers)
-    try:
-        for _ in range(total // batch):
-            yield Batch(*next(iterator))
-    finally:
-        iterator.close()
+    with contextlib.closing(_read_ahead(made, readers)) as batches:
+        for some in batches:
+            yield Batch(*some)
 
 
 def synthetic(
