@@ -13,13 +13,13 @@ from experiments.datasets.sources import (
     Images,
     Unavailable,
     again,
-    fetch,
+    download,
+    find_together,
     locate,
     mark,
     unpack,
     warn,
 )
-from jsparse._storage.files import write_whole
 
 SIDE = 28
 SUBFOLDERS = ("", "mnist", "MNIST/raw")
@@ -92,41 +92,19 @@ def _enlarge(images: np.ndarray, side: int = SIDE) -> np.ndarray:
 
 
 def _find(folder: Path) -> dict[str, Path]:
-    """The path of each file: all four from the first sub-folder that holds them all."""
-    places = [folder / sub for sub in SUBFOLDERS]
-    missing = list(DIGESTS)
-    for place in places:
-        found = {
-            name: path
-            for name in DIGESTS
-            for path in (place / name, place / f"{name}.gz")
-            if path.is_file()
-        }
-        if len(found) == len(DIGESTS):
-            return found
-        missing = min(missing, [name for name in DIGESTS if name not in found], key=len)
-    raise DataError(
-        f"{', '.join(missing)} (with or without .gz) not found; looked in "
-        f"{', '.join(str(place) for place in places)}; all four of {', '.join(DIGESTS)} must be in "
-        "one of these: put them there, point --data or JSPARSE_DATA at their folder, or leave both "
-        "empty to download them"
-    )
+    return find_together(folder, SUBFOLDERS, DIGESTS, ".gz")
 
 
 def _download(cache: Path) -> dict[str, Path]:
     """Fetches the four files from the first source that answers, checked before they are kept."""
     refused = []
+    unpacked = lambda content: unpack(content, _promise)
     for source in SOURCES:
         try:
-            for name in DIGESTS:
+            for name, digest in DIGESTS.items():
                 path = cache / f"{name}.gz"
-                if path.is_file():
-                    continue
-                content = fetch(f"{source}{name}.gz")
-                got = hashlib.sha256(unpack(content, _promise)).hexdigest()
-                if got != DIGESTS[name]:
-                    raise ValueError(f"{path.name} has SHA-256 {got}, not {DIGESTS[name]}")
-                write_whole(path, content)
+                if not path.is_file():
+                    download(f"{source}{name}.gz", path, digest, "sha256", unpacked)
             return _find(cache)
         except (OSError, ValueError, http.client.HTTPException) as error:
             refused.append(f"{source}: {error}")
