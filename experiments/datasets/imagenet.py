@@ -119,7 +119,7 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 class Folder:
-    """Images in one folder for each class; a class may be missing, no other may be there."""
+    """Images in one folder for each class; a class may be missing, another is a DataError."""
 
     def __init__(self, folder: Path, classes: Sequence[str]):
         self.folder, self.classes = folder, list(classes)
@@ -162,7 +162,7 @@ def _images(folder: Path) -> list[str]:
 
 
 class ArrayRecords:
-    """Images in tf.train.Example messages in array-record files, read by Grain."""
+    """Images in tf.train.Example messages in array-record files; a damaged one is a DataError."""
 
     def __init__(self, paths: Sequence[Path], classes: int):
         self.folder, self.classes = paths[0].parent, classes

@@ -43,7 +43,7 @@ class Shard:
     count: int = dataclasses.field(default_factory=jax.process_count)
 
     def part(self, batch: int) -> int:
-        """How many images of a batch are this process's."""
+        """How many images of a batch are this process's; a ValueError if it has no even part."""
         if batch < 1 or batch % self.count:
             raise ValueError(
                 f"a batch of {batch} cannot be shared out to {self.count} processes; give a "
@@ -194,7 +194,7 @@ def _made_up(numbers: np.ndarray, patterns: np.ndarray, side: int, seed: int) ->
 
 
 def decode(record: Record) -> Any:
-    """The image of a record in RGB, of Pillow."""
+    """The image of a record in RGB, of Pillow; a DataError if it cannot be decoded."""
     from PIL import Image
 
     try:
