@@ -166,6 +166,12 @@ def tradeoff(
     show_pages(found, out, out / "tradeoff.png")
 
 
+def logged(out: Path) -> list[str]:
+    """The folders below one that hold a complete run with a log, in order."""
+    folders = (path.parent for path in out.rglob("final.json"))
+    return sorted(str(f.relative_to(out)) for f in folders if (f / "log.jsonl").is_file())
+
+
 def show_pages(names: Iterable[str], out: Path, *pictures: Path, tables: str = "") -> None:
     """Write page.html of each run and compare.html of all, and say where pictures and pages are.
 

@@ -3,7 +3,6 @@
 Every array has a leading axis of runs; an epoch is a few compiled loops inside a `vmap` over the
 runs, with the data on the device. Each run shuffles the data with its own key. Where a layer has no
 fast batched form on the CPU (convolutions, recurrences) the runs of the same program take turns.
-Several devices divide the runs among themselves.
 """
 
 import itertools
@@ -132,13 +131,12 @@ class Sweep:
     The model is in train mode for the loss and in eval mode for accuracy and density.
 
     Args:
-      make: builds the model from `nnx.Rngs`.
+      make: builds the model.
       tx: optax transform.
       batch: samples per step.
-      over: how the epoch of one run becomes that of all: `side_by_side`, `in_turn` or
-        `over_devices`.
+      over: how the epoch of one run becomes that of all: `side_by_side`, `in_turn`, `over_devices`.
       controls: at most one control, such as `jsparse.TargetDensity`.
-      inputs: how images are prepared; by default pixels become [0, 1].
+      inputs: how images are prepared.
       wrt: which variables `tx` trains; (nnx.Param, jsparse.Mask) for `jsparse.revise`.
     """
 
@@ -176,12 +174,12 @@ class Sweep:
                 part.alpha[...] = jnp.full_like(part.alpha[...], alpha)
             memory = [control.init(model) for control in self.controls] or [jnp.zeros(())]
             _, params, rest = nnx.split(model, self.wrt, ...)
-            shuffle = jax.random.fold_in(key, 1)
             optimizer = self.tx.init(params)
             if isinstance(optimizer, Revised):  # random mask changes differ between runs
                 seed = jax.random.randint(jax.random.fold_in(key, 2), (), 0, 2**31 - 1)
                 optimizer = optimizer._replace(seed=seed)
-            return Runs(params, rest, optimizer, memory[0], jnp.zeros((), int), shuffle)
+            key = jax.random.fold_in(key, 1)
+            return Runs(params, rest, optimizer, memory[0], jnp.zeros((), int), key)
 
         keys = jax.vmap(jax.random.key)(jnp.array(seeds))
         return jax.jit(jax.vmap(one))(keys, jnp.array(alphas))
@@ -191,21 +189,19 @@ class Sweep:
     ) -> tuple[Runs, Trace]:
         """One pass over the data, uint8 images x [n, ...] and labels y [n]; `runs` is used up.
 
-        It runs in several parts; after each, `tell` receives the steps done and those of the whole
-        epoch.
+        After each of its parts, `tell` receives the steps done and those of the whole epoch.
         """
         count, steps = len(runs.step), len(x) // self.batch
         before = runs.step.min()
         runs, plan = self._planned(runs, len(x))
         trace = jnp.zeros((count, steps)), jnp.zeros((count, steps, len(self.layers)))
         at = (runs, plan, trace)
-        for first, last in itertools.pairwise(
-            np.linspace(0, steps, min(PARTS, steps) + 1, dtype=int)
-        ):
+        ends = np.linspace(0, steps, min(PARTS, steps) + 1, dtype=int)
+        for first, last in itertools.pairwise(ends):
             at = jax.block_until_ready(self._part(at, x, (y, before, first, last)))
             tell(int(last), steps)
-        runs, _, (loss, density) = at
-        return runs, Trace(np.asarray(loss), np.asarray(density))
+        runs, _, measured = at
+        return runs, Trace(*map(np.asarray, measured))
 
     def accuracy(self, runs: Runs, x: Array, y: Array) -> np.ndarray:
         """Fraction right of each run, [runs]."""
@@ -221,8 +217,7 @@ class Sweep:
 
     def changed(self, runs: Runs, change: Callable[[nnx.Module, int], nnx.Module]) -> Runs:
         """The runs with `change(model, run)` for each model; optimizer and steps as they were."""
-        count = len(runs.step)
-        models = [change(self.model(runs, run), run) for run in range(count)]
+        models = [change(self.model(runs, run), run) for run in range(len(runs.step))]
         states = [nnx.split(model, self.wrt, ...)[1:] for model in models]
         params, rest = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
         return runs._replace(params=params, rest=rest)
