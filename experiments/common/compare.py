@@ -19,7 +19,6 @@ from experiments.common.show import draw
 from experiments.common.sweep import Inputs, Sweep, in_turn
 from experiments.common.train import results, train, trained
 from experiments.datasets.sources import Images
-from jsparse._slots import sparse_parts
 from jsparse._sparse import Learned
 from jsparse._storage.files import write_whole
 from jsparse.optim import Control
@@ -130,14 +129,11 @@ def channels_left(model: nnx.Module) -> float:
     Only these need be computed with; a channel counts once as an output of its own layer and once
     as an input of the next.
     """
-    left = total = 0
-    for part in sparse_parts(model).values():
-        mask = np.asarray(part.read_final_mask())
-        role = part.rule.role
-        for axes in (role.output_axes(mask.ndim), role.input_axes(mask.ndim)):
-            alive = mask.any(axis=tuple(a for a in range(mask.ndim) if a not in axes))
-            left, total = left + int(alive.sum()), total + alive.size
-    return left / total if total else 1.0
+    held = jsparse.hold(model)  # gates are between 0 and 1
+    rows = jsparse.report.structure(jsparse.masks(held), jsparse.roles(held)).rows.values()
+    found = [row[kind] for row in rows for kind in ("filters", "channels")]
+    total = sum(one.units for one in found)
+    return sum(one.units - one.empty for one in found) / total if total else 1.0
 
 
 def tradeoff(

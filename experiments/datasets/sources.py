@@ -32,21 +32,14 @@ class Unavailable(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Images:
-    """Images with their classes, split for training and test.
+    """Images with their classes, split for training and test."""
 
-    Args:
-        train_x: uint8 `[n, height, width]`, or `[n, height, width, 3]` in color.
-        train_y: int32 `[n]`, 0 to 9.
-        test_x: uint8, `[m, ...]` as `train_x`.
-        test_y: int32 `[m]`.
-        name: What the data are; results must be reported under this name.
-    """
-
-    train_x: np.ndarray
-    train_y: np.ndarray
-    test_x: np.ndarray
-    test_y: np.ndarray
+    train_x: np.ndarray  # uint8 [n, height, width], or [n, height, width, 3] in color
+    train_y: np.ndarray  # int32 [n], from 0
+    test_x: np.ndarray  # uint8, [m, ...] as train_x
+    test_y: np.ndarray  # int32 [m]
     name: str
+    """What the data are; results must be reported under this name."""
 
 
 def first_samples(images: Images, samples: int) -> Images:
