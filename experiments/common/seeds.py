@@ -24,19 +24,19 @@ class Seeds(nnx.Module):
     """Networks side by side: seed0, seed1, ...; they share nothing."""
 
     def __init__(self, networks: Sequence[nnx.Module]):
+        self.count = len(networks)
         for n, network in enumerate(networks):
             setattr(self, f"seed{n}", network)
 
 
-def build(make: Callable[[nnx.Rngs], nnx.Module], seeds: int, first: int = 1) -> Seeds:
-    """A network for each seed: first, first + 1, ..."""
-    return Seeds([make(nnx.Rngs(first + n)) for n in range(seeds)])
+def build(make: Callable[[nnx.Rngs], nnx.Module], seeds: int) -> Seeds:
+    """A network for each seed: 1, 2, ..."""
+    return Seeds([make(nnx.Rngs(n + 1)) for n in range(seeds)])
 
 
 def networks(model: Seeds) -> list[nnx.Module]:
     """Those of a `Seeds`, in order."""
-    names = [name for name in vars(model) if name.startswith("seed")]
-    return [getattr(model, name) for name in sorted(names, key=lambda name: int(name[4:]))]
+    return [getattr(model, f"seed{n}") for n in range(model.count)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class per_seed:
         self, scores: Mapping[str, Array], density: float, shapes: Mapping[str, tuple[int, ...]]
     ) -> dict[str, Array]:
         kept: dict[str, Array] = {}
-        for seed in {name.split("/")[0] for name in scores}:
+        for seed in dict.fromkeys(name.split("/")[0] for name in scores):
             mine = {name: s for name, s in scores.items() if name.split("/")[0] == seed}
             kept |= self.choose(mine, density, {name: shapes[name] for name in mine})
         return {name: kept[name] for name in scores}
