@@ -42,7 +42,7 @@ class Run:
         return (self.folder / "final.json").is_file()
 
     def final(self) -> dict[str, Any]:
-        """The numbers given to `finish`; a FileNotFoundError before that."""
+        """The numbers given to `finish`; a FileNotFoundError if the run is not complete."""
         if not self.complete:
             raise FileNotFoundError(f"{self.folder} has no final.json: the run is not complete")
         return json.loads((self.folder / "final.json").read_text())
@@ -56,7 +56,7 @@ class Run:
         add_line(self.folder / "log.jsonl", _json({"step": int(step), **numbers}))
 
     def rows(self) -> list[dict[str, Any]]:
-        """The logged lines, oldest first; a torn last one is left out, another is a ValueError."""
+        """The logged lines, oldest first, without a torn last one; others raise a ValueError."""
         path = self.folder / "log.jsonl"
         if not path.is_file():
             return []

@@ -181,7 +181,7 @@ def learning_rate(settings: StudySettings, samples: int) -> optax.Schedule:
 
 
 def plain(value: Any, name: str) -> Any:
-    """`value` in a form that JSON preserves; a TypeError with its name where there is none."""
+    """`value` in a form that JSON preserves; a TypeError that names it if there is none."""
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         return np.asarray(value).tolist()
     if value is None or isinstance(value, str | bool | int | float):

@@ -119,7 +119,7 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 class Folder:
-    """Images in one folder for each class; a class may be missing, another is a DataError."""
+    """Images in one folder for each class; one may be missing, an unknown one is a DataError."""
 
     def __init__(self, folder: Path, classes: Sequence[str]):
         self.folder, self.classes = folder, list(classes)

@@ -43,7 +43,7 @@ class Shard:
     count: int = dataclasses.field(default_factory=jax.process_count)
 
     def part(self, batch: int) -> int:
-        """How many images of a batch are this process's; a ValueError if it has no even part."""
+        """How many images of a batch are this process's; a ValueError if it cannot be split."""
         if batch < 1 or batch % self.count:
             raise ValueError(
                 f"a batch of {batch} cannot be shared out to {self.count} processes; give a "
